@@ -1,0 +1,55 @@
+//! What the Raft log carries, apart from Raft's own entries.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Address, ClusterId, InstanceId, NodeId};
+
+/// A change of the replicated state. Every member applies the same commands in the same order (`state.rs`).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "kind")]
+pub enum Command {
+    /// The first command of a cluster: its identity, its founder, who is also its first primary.
+    Init {
+        /// The new cluster.
+        cluster: ClusterId,
+        /// The node that `pgraft_init()` was called on.
+        node: NodeId,
+        /// Where its Raft member listens.
+        address: Address,
+    },
+    /// A node joins: a learner from here on, a voter when it has caught up.
+    Join {
+        /// The newcomer; an id that no member has or had.
+        node: NodeId,
+        /// Where its Raft member listens.
+        address: Address,
+    },
+    /// A node leaves. Its id is never used again.
+    Remove {
+        /// Who leaves.
+        node: NodeId,
+    },
+    /// What a member tells the group about itself, once it is in and whenever it changes.
+    Describe {
+        /// Who speaks.
+        node: NodeId,
+        /// Its Raft directory.
+        instance: InstanceId,
+        /// Its Postgres server.
+        postgres: Address,
+        /// Its failure domain; empty when nobody said.
+        zone: String,
+    },
+}
+
+impl Command {
+    /// The word that `pgraft_log()` shows in its column `kind`.
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::Init { .. } => "init",
+            Self::Join { .. } => "join",
+            Self::Remove { .. } => "remove",
+            Self::Describe { .. } => "describe",
+        }
+    }
+}

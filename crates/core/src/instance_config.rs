@@ -1,0 +1,168 @@
+//! The instance manager's configuration file: written by hand on a plain host, rendered by the operator on Kubernetes.
+//!
+//! What differs from node to node stands on the command line (`--node-id`, `--advertise-address`, `--founder`), so that one file serves all.
+
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// `pgraft-instance run --config FILE`, in YAML.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct InstanceConfig {
+    /// PGDATA. Its parent must be writable: a clone is made beside it.
+    pub data_directory: String,
+    /// `pgraft.data_dir`. Outside of [`Self::data_directory`]: a base backup must never copy a node's identity.
+    pub raft_directory: String,
+    /// Where `initdb`, `postgres` and `pg_basebackup` are.
+    pub bin_directory: String,
+    /// Where Postgres puts its Unix socket.
+    pub socket_directory: String,
+    /// The Postgres server.
+    pub postgresql: PostgresqlConfig,
+    /// The Raft member.
+    #[serde(default)]
+    pub raft: RaftConfig,
+    /// `host:port` of the HTTP listener (`/livez /readyz /status`).
+    pub http_listen: String,
+    /// `host:port` of other nodes' HTTP listeners, asked for the primary by a node that has no data yet. A name may stand for many addresses.
+    #[serde(default)]
+    pub peers: Vec<String>,
+    /// The first database, made by the founder.
+    #[serde(default)]
+    pub bootstrap: BootstrapConfig,
+    /// A directory with one file a password: `replication-password`, and where wanted `owner-password`, `operator-password` and
+    /// `superuser-password`. Files that change are read again.
+    pub secrets_directory: String,
+}
+
+/// The Postgres server's part of [`InstanceConfig`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct PostgresqlConfig {
+    /// TCP port.
+    pub port: u16,
+    /// As Postgres' own setting.
+    pub listen_addresses: String,
+    /// Settings of the user's. None of [`RESERVED_PARAMETERS`].
+    #[serde(default)]
+    pub parameters: BTreeMap<String, String>,
+    /// Lines of `pg_hba.conf`, put after pgraft's own and before the closing `host all all all scram-sha-256`.
+    #[serde(default)]
+    pub pg_hba: Vec<String>,
+}
+
+/// The Raft member's part of [`InstanceConfig`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
+pub struct RaftConfig {
+    /// `pgraft.port`.
+    pub port: u16,
+    /// `pgraft.listen_address`.
+    pub listen_address: String,
+    /// `pgraft.heartbeat_interval`, with Postgres' units.
+    pub heartbeat_interval: String,
+    /// `pgraft.election_timeout`, with Postgres' units.
+    pub election_timeout: String,
+}
+
+impl Default for RaftConfig {
+    fn default() -> Self {
+        Self { port: 7001, listen_address: "0.0.0.0".into(), heartbeat_interval: "100ms".into(), election_timeout: "1s".into() }
+    }
+}
+
+/// The founder's first database.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
+pub struct BootstrapConfig {
+    /// Database name.
+    pub database: String,
+    /// The role that owns it.
+    pub owner: String,
+}
+
+impl Default for BootstrapConfig {
+    fn default() -> Self {
+        Self { database: "app".into(), owner: "app".into() }
+    }
+}
+
+/// Settings that pgraft itself makes; a user's value would break the cluster. Everything that begins with `pgraft.` as well.
+pub const RESERVED_PARAMETERS: &[&str] = &[
+    "archive_cleanup_command",
+    "cluster_name",
+    "config_file",
+    "data_directory",
+    "external_pid_file",
+    "hba_file",
+    "hot_standby",
+    "ident_file",
+    "listen_addresses",
+    "log_destination",
+    "log_line_prefix",
+    "logging_collector",
+    "port",
+    "primary_conninfo",
+    "primary_slot_name",
+    "recovery_target",
+    "recovery_target_action",
+    "recovery_target_inclusive",
+    "recovery_target_lsn",
+    "recovery_target_name",
+    "recovery_target_time",
+    "recovery_target_timeline",
+    "recovery_target_xid",
+    "restart_after_crash",
+    "restore_command",
+    "shared_preload_libraries",
+    "synchronous_standby_names",
+    "unix_socket_directories",
+    "wal_level",
+    "wal_log_hints",
+];
+
+/// The first reserved one of these names, if there is one.
+pub fn reserved_parameter<'a>(names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    names.into_iter().find(|n| n.to_ascii_lowercase().starts_with("pgraft.") || RESERVED_PARAMETERS.iter().any(|r| r.eq_ignore_ascii_case(n)))
+}
+
+/// The role that the operator connects as: reads `pgraft_*`, may add and remove nodes, owns nothing.
+pub const OPERATOR_ROLE: &str = "pgraft_operator";
+
+/// The role that standbys stream as.
+pub const REPLICATION_ROLE: &str = "pgraft_replication";
+
+/// The name of a node's replication slot and of its standby connection.
+pub fn replication_name(node: crate::NodeId) -> String {
+    format!("pgraft_{node}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_example_of_the_docs_is_read() {
+        let text = "
+dataDirectory: /var/lib/pgraft/pgdata
+raftDirectory: /var/lib/pgraft/raft
+binDirectory: /usr/lib/postgresql/17/bin
+socketDirectory: /var/run/postgresql
+httpListen: 0.0.0.0:8008
+secretsDirectory: /etc/pgraft/secrets
+peers: [demo-pods:8008]
+postgresql: {port: 5432, listenAddresses: '*', parameters: {work_mem: 8MB}}
+";
+        let config: InstanceConfig = serde_saphyr::from_str(text).unwrap();
+        assert_eq!(config.raft, RaftConfig::default());
+        assert_eq!(config.bootstrap.database, "app");
+        assert!(serde_saphyr::from_str::<InstanceConfig>(&format!("{text}\nfoo: 1")).is_err());
+    }
+
+    #[test]
+    fn reserved_names_are_found_in_any_case() {
+        assert_eq!(reserved_parameter(["work_mem", "PORT"]), Some("PORT"));
+        assert_eq!(reserved_parameter(["pgraft.node_id"]), Some("pgraft.node_id"));
+        assert_eq!(reserved_parameter(["work_mem"]), None);
+    }
+}

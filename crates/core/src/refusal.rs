@@ -1,0 +1,163 @@
+//! Every "no" that a caller can hear, with its SQLSTATE, its words and the next step to take.
+//!
+//! One place for all of them: the extension turns a refusal into an `ERROR`, the operator reads the SQLSTATE, the docs list them.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Address, ClusterId, NodeId};
+
+/// Why a command was not carried out. Nothing has changed when one of these comes back, except where its own words say otherwise.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[serde(rename_all = "snake_case")]
+pub enum Refusal {
+    /// A node id outside 1..=2147483647.
+    #[error("invalid node_id {0}: it must be between 1 and 2147483647")]
+    BadNodeId(i64),
+    /// A host that is no host.
+    #[error("invalid address \"{host}\": {why}")]
+    BadAddress {
+        /// What was given (at most its first 64 characters).
+        host: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// A port outside 1..=65535.
+    #[error("invalid port {0}: it must be between 1 and 65535")]
+    BadPort(i64),
+    /// The host name does not resolve on the leader.
+    #[error("could not resolve address \"{0}\"")]
+    Unresolvable(String),
+    /// `pgraft_init()` where a cluster is.
+    #[error("this node is already a member of cluster {0}")]
+    AlreadyInitialized(ClusterId),
+    /// Anything but `pgraft_init()` where no cluster is.
+    #[error("this node is in no pgraft cluster yet")]
+    NotInitialized,
+    /// `pgraft_add_node` on another node than the leader: the words that users know.
+    #[error("Cannot add node - this node is not the leader. Node addition must be performed on the leader.")]
+    AddOnFollower {
+        /// The leader, when this node knows one.
+        leader: Option<(NodeId, Address)>,
+    },
+    /// `pgraft_remove_node` on another node than the leader.
+    #[error("Cannot remove node - this node is not the leader. Node removal must be performed on the leader.")]
+    RemoveOnFollower {
+        /// The leader, when this node knows one.
+        leader: Option<(NodeId, Address)>,
+    },
+    /// The id belongs to a member that lives elsewhere.
+    #[error("node {node} is already a member, at {at}")]
+    OtherAddress {
+        /// The id that was asked for.
+        node: NodeId,
+        /// Where its member is.
+        at: Address,
+    },
+    /// The address belongs to a member with another id.
+    #[error("address {address} already belongs to node {node}")]
+    AddressTaken {
+        /// The address that was asked for.
+        address: Address,
+        /// Whose it is.
+        node: NodeId,
+    },
+    /// The id belonged to a member that was removed.
+    #[error("node id {0} was removed from this cluster, and an id is never used again")]
+    IdRetired(NodeId),
+    /// Nobody has this id.
+    #[error("node {0} is not a member of this cluster")]
+    UnknownNode(NodeId),
+    /// A newcomer that is not a voter yet.
+    #[error("a membership change is under way: node {0} is joining")]
+    JoinUnderWay(NodeId),
+    /// A member that is not out yet.
+    #[error("a membership change is under way: node {0} is being removed")]
+    RemovalUnderWay(NodeId),
+    /// The primary can't be removed.
+    #[error("node {0} is the primary and can't be removed")]
+    IsPrimary(NodeId),
+    /// Removing this node would leave a group that can't decide anything.
+    #[error("removing node {node} would leave {alive} reachable of {voters} voters, and {required} are needed")]
+    NoMajorityLeft {
+        /// Who was to leave.
+        node: NodeId,
+        /// Voters that answer, of those that would remain.
+        alive: usize,
+        /// Voters that would remain.
+        voters: usize,
+        /// The majority of them.
+        required: usize,
+    },
+    /// More members than the status page has room for.
+    #[error("the cluster already has {0} members, which is the most it can have")]
+    TooManyMembers(usize),
+    /// No majority confirmed the entry in time. It may still be committed later, once a majority is back.
+    #[error("no majority of the voters confirmed the change within {seconds} s")]
+    NoQuorum {
+        /// How long was waited.
+        seconds: u64,
+    },
+    /// The change is committed and goes on by itself, but was not complete in time.
+    #[error("the change is committed but not complete after {seconds} s: it goes on in the background")]
+    StillUnderWay {
+        /// How long was waited.
+        seconds: u64,
+    },
+    /// The Raft member is stopping or has stopped.
+    #[error("the Raft member of this node is not running: {0}")]
+    Stopped(String),
+}
+
+impl Refusal {
+    /// Stable, so that drivers and the operator can act on it. Class 55 and 22 are Postgres' own; `PGR..` are ours.
+    pub const fn sqlstate(&self) -> &'static str {
+        match self {
+            Self::BadNodeId(_) | Self::BadAddress { .. } | Self::BadPort(_) | Self::Unresolvable(_) => "22023",
+            Self::AlreadyInitialized(_) | Self::NotInitialized => "55000",
+            Self::AddOnFollower { .. } | Self::RemoveOnFollower { .. } => "PGR01",
+            Self::OtherAddress { .. } | Self::AddressTaken { .. } => "42710",
+            Self::IdRetired(_) => "PGR02",
+            Self::UnknownNode(_) => "42704",
+            Self::JoinUnderWay(_) | Self::RemovalUnderWay(_) => "PGR03",
+            Self::IsPrimary(_) | Self::NoMajorityLeft { .. } => "55006",
+            Self::TooManyMembers(_) => "54000",
+            Self::NoQuorum { .. } => "PGR04",
+            Self::StillUnderWay { .. } => "PGR05",
+            Self::Stopped(_) => "PGR06",
+        }
+    }
+
+    /// The next step, in words.
+    pub fn hint(&self) -> String {
+        match self {
+            Self::BadNodeId(_) => "Give the new node a number that no node of this cluster has had.".into(),
+            Self::BadAddress { .. } => "Give a host name or an IP address that every member can reach.".into(),
+            Self::BadPort(_) => "The port is the new node's pgraft.port, 7001 unless it was changed.".into(),
+            Self::Unresolvable(_) => "Every member must be able to resolve the name; check it on this host, or give an IP address.".into(),
+            Self::AlreadyInitialized(_) => "Other nodes join with pgraft_add_node() on the leader.".into(),
+            Self::NotInitialized => {
+                "Call pgraft_init() on the first node of a new cluster, or have the leader of an existing one call pgraft_add_node() for this node.".into()
+            }
+            Self::AddOnFollower { leader } | Self::RemoveOnFollower { leader } => match leader {
+                Some((id, address)) => format!("The leader is node {id} ({address})."),
+                None => "There is no leader at the moment; try again when pgraft_get_leader() returns one.".into(),
+            },
+            Self::OtherAddress { .. } => "Use a new node id, or remove the member first.".into(),
+            Self::AddressTaken { node, .. } => format!("Remove node {node} first, or give the new node's own address."),
+            Self::IdRetired(_) => "Use a new node id: a returning id could vote twice.".into(),
+            Self::UnknownNode(_) => "SELECT * FROM pgraft_get_nodes() lists the members.".into(),
+            Self::JoinUnderWay(id) => {
+                format!("One node joins at a time. Try again when pgraft_members shows node {id} as a voter, or take it out with pgraft_remove_node({id}).")
+            }
+            Self::RemovalUnderWay(id) => format!("Try again when node {id} is gone from pgraft_members."),
+            Self::IsPrimary(_) => "The primary leaves the cluster last.".into(),
+            Self::NoMajorityLeft { .. } => "Bring unreachable voters back first, or remove those; pgraft_members shows who is reachable.".into(),
+            Self::TooManyMembers(_) => "Remove members that are no longer needed.".into(),
+            Self::NoQuorum { .. } => {
+                "The change may still be made when a majority is back: look at pgraft_get_nodes() before you try again. The same call again is safe.".into()
+            }
+            Self::StillUnderWay { .. } => "pgraft_members shows how far it is. The same call again is safe.".into(),
+            Self::Stopped(_) => "The server log says why; the worker is started again within a second.".into(),
+        }
+    }
+}

@@ -1,0 +1,228 @@
+//! The replicated state, and what each command makes of it. Every member applies the same commands in the same order, so `apply` looks at
+//! nothing but the state and the command.
+
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use crate::{Address, ClusterId, Command, InstanceId, MAX_MEMBERS, MAX_VOTERS, NodeId, Refusal};
+
+/// What all members agree on.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClusterState {
+    /// None before [`Command::Init`].
+    pub cluster: Option<ClusterId>,
+    /// Counts the primaries; 0 before the first.
+    pub epoch: u64,
+    /// Who takes writes.
+    pub primary: Option<NodeId>,
+    /// Who is in.
+    pub members: BTreeMap<NodeId, Member>,
+    /// Who was in. Their ids are spent: a wiped node that came back under its old id could vote twice in one term.
+    pub retired: BTreeSet<NodeId>,
+}
+
+/// One member of the cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Member {
+    /// Where its Raft member listens.
+    pub address: Address,
+    /// What it is in the group.
+    pub role: Role,
+    /// What it has told about itself; None until it has.
+    pub told: Option<Told>,
+}
+
+/// What a member tells the group about itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Told {
+    /// Its Raft directory.
+    pub instance: InstanceId,
+    /// Its Postgres server.
+    pub postgres: Address,
+    /// Its failure domain, or empty.
+    pub zone: String,
+}
+
+/// A member's part in the group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// Receives the log and has no vote yet.
+    Learner,
+    /// Votes.
+    Voter,
+    /// Is being taken out.
+    Leaving,
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Learner => "learner",
+            Self::Voter => "voter",
+            Self::Leaving => "leaving",
+        })
+    }
+}
+
+/// What a command did, when it was not refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// The state is changed.
+    Changed,
+    /// The state was already so: the same call a second time.
+    AlreadySo,
+}
+
+/// Raft's own membership, as far as this crate needs it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RaftMembership {
+    /// Who votes; in a joint configuration whoever votes in either half.
+    pub voters: BTreeSet<NodeId>,
+    /// Who receives the log without a vote.
+    pub learners: BTreeSet<NodeId>,
+    /// Between two configurations: both must agree to everything.
+    pub joint: bool,
+}
+
+impl RaftMembership {
+    /// Whether Raft sends the log to this node.
+    pub fn contains(&self, node: NodeId) -> bool {
+        self.voters.contains(&node) || self.learners.contains(&node)
+    }
+}
+
+impl ClusterState {
+    /// Applies one command.
+    ///
+    /// # Errors
+    /// A [`Refusal`]; the state is then what it was.
+    pub fn apply(&mut self, command: &Command) -> Result<Outcome, Refusal> {
+        match command {
+            Command::Init { cluster, node, address } => self.init(*cluster, *node, address),
+            Command::Join { node, address } => self.join(*node, address),
+            Command::Remove { node } => self.remove(*node),
+            Command::Describe { node, instance, postgres, zone } => {
+                self.describe(*node, Told { instance: *instance, postgres: postgres.clone(), zone: zone.clone() })
+            }
+        }
+    }
+
+    /// Follows Raft's own membership: a learner that votes now is a voter, and a leaving member that is out is retired.
+    pub fn apply_membership(&mut self, raft: &RaftMembership) {
+        if raft.joint {
+            return; // neither half is in force alone
+        }
+        let gone: Vec<NodeId> = self.members.iter().filter(|(id, m)| m.role == Role::Leaving && !raft.contains(**id)).map(|(id, _)| *id).collect();
+        for id in gone {
+            self.members.remove(&id);
+            self.retired.insert(id);
+        }
+        for (id, member) in &mut self.members {
+            if member.role == Role::Learner && raft.voters.contains(id) {
+                member.role = Role::Voter;
+            }
+        }
+    }
+
+    /// The change that is not finished, if there is one: a removal, or a newcomer that is to vote and does not yet.
+    pub fn change_under_way(&self) -> Option<Refusal> {
+        if let Some((id, _)) = self.members.iter().find(|(_, m)| m.role == Role::Leaving) {
+            return Some(Refusal::RemovalUnderWay(*id));
+        }
+        if self.voters() >= MAX_VOTERS {
+            return None; // who joins now stays a learner
+        }
+        self.members.iter().find(|(_, m)| m.role == Role::Learner).map(|(id, _)| Refusal::JoinUnderWay(*id))
+    }
+
+    /// How many members vote or are on their way out of voting.
+    pub fn voters(&self) -> usize {
+        self.members.values().filter(|m| m.role == Role::Voter).count()
+    }
+
+    /// The lowest id above all that were ever used.
+    pub fn next_node_id(&self) -> u32 {
+        let members = self.members.keys().next_back();
+        let retired = self.retired.iter().next_back();
+        members.max(retired).map_or(1, |id| id.get().saturating_add(1))
+    }
+
+    fn init(&mut self, cluster: ClusterId, node: NodeId, address: &Address) -> Result<Outcome, Refusal> {
+        if let Some(existing) = self.cluster {
+            return Err(Refusal::AlreadyInitialized(existing));
+        }
+        self.cluster = Some(cluster);
+        self.epoch = 1;
+        self.primary = Some(node);
+        self.members.insert(node, Member { address: address.clone(), role: Role::Voter, told: None });
+        Ok(Outcome::Changed)
+    }
+
+    fn join(&mut self, node: NodeId, address: &Address) -> Result<Outcome, Refusal> {
+        if self.cluster.is_none() {
+            return Err(Refusal::NotInitialized);
+        }
+        if self.retired.contains(&node) {
+            return Err(Refusal::IdRetired(node));
+        }
+        match self.members.get(&node) {
+            Some(m) if m.role == Role::Leaving => return Err(Refusal::RemovalUnderWay(node)),
+            Some(m) if m.address == *address => return Ok(Outcome::AlreadySo),
+            Some(m) => return Err(Refusal::OtherAddress { node, at: m.address.clone() }),
+            None => {}
+        }
+        if let Some((other, _)) = self.members.iter().find(|(_, m)| m.address == *address) {
+            return Err(Refusal::AddressTaken { address: address.clone(), node: *other });
+        }
+        if let Some(change) = self.change_under_way() {
+            return Err(change);
+        }
+        if self.members.len() >= MAX_MEMBERS {
+            return Err(Refusal::TooManyMembers(self.members.len()));
+        }
+        self.members.insert(node, Member { address: address.clone(), role: Role::Learner, told: None });
+        Ok(Outcome::Changed)
+    }
+
+    fn remove(&mut self, node: NodeId) -> Result<Outcome, Refusal> {
+        if self.cluster.is_none() {
+            return Err(Refusal::NotInitialized);
+        }
+        if self.retired.contains(&node) {
+            return Ok(Outcome::AlreadySo);
+        }
+        if self.primary == Some(node) {
+            return Err(Refusal::IsPrimary(node));
+        }
+        let change = self.change_under_way();
+        let Some(member) = self.members.get_mut(&node) else { return Err(Refusal::UnknownNode(node)) };
+        match (member.role, change) {
+            (Role::Leaving, _) => Ok(Outcome::AlreadySo),
+            // A newcomer that never arrives must not bar its own way out.
+            (_, Some(Refusal::JoinUnderWay(joining))) if joining == node => {
+                member.role = Role::Leaving;
+                Ok(Outcome::Changed)
+            }
+            (_, Some(change)) => Err(change),
+            (_, None) => {
+                member.role = Role::Leaving;
+                Ok(Outcome::Changed)
+            }
+        }
+    }
+
+    fn describe(&mut self, node: NodeId, told: Told) -> Result<Outcome, Refusal> {
+        let Some(member) = self.members.get_mut(&node) else { return Err(Refusal::UnknownNode(node)) };
+        if member.told.as_ref() == Some(&told) {
+            return Ok(Outcome::AlreadySo);
+        }
+        member.told = Some(told);
+        Ok(Outcome::Changed)
+    }
+}
+
+#[cfg(test)]
+mod tests;
