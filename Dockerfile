@@ -1,0 +1,58 @@
+# Everything that is built or shipped, by target:
+#   dev        what the tests run in: Rust, Postgres 17 with its headers, just
+#   postgres   ships: one member, Postgres 17 with the extension under the instance manager
+#   operator   ships: the operator, and nothing else
+# BuildKit builds it (the default of today's clients; DOCKER_BUILDKIT=1 for older ones).
+
+FROM rust:1.95-slim-trixie AS dev
+RUN apt-get update -qq \
+ && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+      postgresql-17 postgresql-server-dev-17 just git pkg-config make iproute2 procps docker-cli \
+ && apt-get clean && rm -rf /var/lib/apt/lists/* /var/lib/postgresql/17
+# Some builds of the base image have these, some have rustup to fetch them with.
+RUN cargo clippy --version >/dev/null 2>&1 && cargo fmt --version >/dev/null 2>&1 || rustup component add clippy rustfmt
+ENV PATH=/usr/lib/postgresql/17/bin:$PATH \
+    PGRX_PG_CONFIG_PATH=/usr/lib/postgresql/17/bin/pg_config \
+    LANG=C.UTF-8
+WORKDIR /src
+
+FROM dev AS build
+COPY . .
+RUN --mount=type=cache,id=pgraft-registry,target=/usr/local/cargo/registry \
+    --mount=type=cache,id=pgraft-release,target=/src/target \
+    cargo build --release --locked -p pgraft -p pgraft-instance -p pgraft-operator \
+ && mkdir /out && cp target/release/libpgraft.so target/release/pgraft-instance target/release/pgraft-operator /out/
+# The operator and the libraries that it is linked to, as the root of an image without anything else.
+RUN mkdir /operator && for file in /out/pgraft-operator $(ldd /out/pgraft-operator | grep -o '/[^ ]*'); do \
+      install -D "$file" "/operator/$([ "$file" = /out/pgraft-operator ] && echo usr/local/bin/pgraft-operator || echo "$file")"; done
+
+FROM debian:trixie-slim AS postgres
+# The ids are fixed: volumes belong to them. Nobody makes a cluster here but the instance manager.
+# Postgres' JIT compiler would bring LLVM, half of the image; without its library Postgres goes on without it by itself, so a package of
+# that name that holds nothing keeps apt content.
+RUN groupadd --system --gid 999 postgres \
+ && useradd --system --uid 999 --gid 999 --home-dir /var/lib/pgraft --create-home --shell /bin/bash postgres \
+ && mkdir -p /etc/postgresql-common /tmp/llvm/DEBIAN \
+ && echo 'create_main_cluster = false' > /etc/postgresql-common/createcluster.conf \
+ && printf '%s\n' 'Package: libllvm19' 'Version: 1:19.99~none' "Architecture: $(dpkg --print-architecture)" 'Multi-Arch: same' \
+      'Maintainer: pgraft' 'Description: empty: this image has no JIT compiler' > /tmp/llvm/DEBIAN/control \
+ && dpkg-deb --build /tmp/llvm /tmp/llvm.deb >/dev/null && dpkg -i /tmp/llvm.deb >/dev/null \
+ && apt-get update -qq \
+ && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends postgresql-17 >/dev/null \
+ && apt-get clean \
+ && rm -rf /usr/lib/postgresql/17/lib/llvmjit* /usr/lib/postgresql/17/lib/bitcode /tmp/llvm* /var/lib/apt/lists/* /var/cache/debconf/* /var/log/* \
+      /usr/share/man /usr/share/locale /usr/share/i18n /usr/share/info /etc/ssl/private/ssl-cert-snakeoil.key /etc/ssl/certs/ssl-cert-snakeoil.pem \
+ && find /usr/share/doc -type f ! -name copyright -delete \
+ && install -d -o 999 -g 999 /var/lib/pgraft /var/run/postgresql
+COPY --from=build /out/libpgraft.so /usr/lib/postgresql/17/lib/pgraft.so
+COPY extension/pgraft.control extension/sql/*.sql /usr/share/postgresql/17/extension/
+COPY --from=build /out/pgraft-instance /usr/local/bin/
+ENV PATH=/usr/lib/postgresql/17/bin:$PATH LANG=C.UTF-8
+USER 999:999
+EXPOSE 5432 7001 8008
+ENTRYPOINT ["pgraft-instance"]
+
+FROM scratch AS operator
+COPY --from=build /operator/ /
+USER 10001:10001
+ENTRYPOINT ["/usr/local/bin/pgraft-operator"]
