@@ -1,5 +1,5 @@
 # Sourced by the scripts of this folder, by quickstart and by test: how they speak, wait and find Docker. Changes nothing by itself.
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2034 # what it sets is used by who sources it
 set -euo pipefail
 
 KIND_DIR=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
