@@ -1,1 +1,2 @@
-//! Placeholder.
+//! The extension.
+pgrx::pg_module_magic!();

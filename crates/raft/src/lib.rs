@@ -1,1 +1,26 @@
-//! Placeholder.
+//! A Raft member of a pgraft cluster. The only crate that names openraft: everybody else sees [`Node`] and the types of `pgraft-core`.
+//!
+//! ```text
+//!  control.sock ─▶ control ─▶ node::commands ─▶ openraft ─▶ transport ─▶ the other members
+//!                                  ▲               │
+//!            node::driver (leader) ┘               ├─▶ store::log            raft-log: log, vote, commit index
+//!            node::tell   (member) ┘               └─▶ store::state_machine  core::ClusterState, snapshot.json
+//!                                                          │ applied
+//!                          node::publish ◀─────────────────┘ ─▶ NodeStatus (shared memory), instance.json
+//! ```
+//!
+//! It decides nothing about membership: `pgraft_core::state` and `pgraft_core::membership` do, this crate carries it out.
+
+mod control;
+mod files;
+mod identity;
+mod node;
+mod settings;
+mod store;
+mod transport;
+mod types;
+
+pub use control::call as control_call;
+pub use identity::{Identity, IdentityError};
+pub use node::{Hooks, Node, StartError};
+pub use settings::{Settings, SettingsError};

@@ -1,0 +1,108 @@
+//! Whose directory this is: `identity.json`, written when the directory is first used and checked at every start. It is what keeps one
+//! identity from living twice.
+
+use std::fs::DirBuilder;
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use pgraft_core::{ClusterId, InstanceId, NodeId};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::files;
+
+const FILE_NAME: &str = "identity.json";
+const FORMAT: u32 = 1;
+
+/// A member's identity, as it stands on disk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    format: u32,
+    /// Whose directory it is.
+    pub node_id: NodeId,
+    /// Made at random with the directory.
+    pub instance: InstanceId,
+    /// None until the node is in a cluster; never changes after that.
+    pub cluster: Option<ClusterId>,
+}
+
+/// Why a directory can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum IdentityError {
+    /// It could not be read or written.
+    #[error("can't use pgraft.data_dir {path}: {source}")]
+    Io {
+        /// The file or directory.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// It belongs to another node.
+    #[error("pgraft.data_dir {path} belongs to node {found}, but pgraft.node_id is {wanted}: give every node a directory of its own")]
+    OtherNode {
+        /// The directory.
+        path: PathBuf,
+        /// Its owner.
+        found: NodeId,
+        /// Who wants to use it.
+        wanted: NodeId,
+    },
+    /// It was written by a version that this one does not know.
+    #[error("pgraft.data_dir {path} has format {found}, and this version reads format {FORMAT}")]
+    Format {
+        /// The directory.
+        path: PathBuf,
+        /// What it has.
+        found: u32,
+    },
+}
+
+impl Identity {
+    /// Reads the directory's identity, or gives a new directory one.
+    pub fn open(dir: &Path, node_id: NodeId) -> Result<Self, IdentityError> {
+        let io = |path: &Path| {
+            let path = path.to_owned();
+            move |source| IdentityError::Io { path, source }
+        };
+        DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(io(dir))?;
+        let path = dir.join(FILE_NAME);
+        match files::read_json::<Self>(&path).map_err(io(&path))? {
+            Some(found) if found.format != FORMAT => Err(IdentityError::Format { path: dir.to_owned(), found: found.format }),
+            Some(found) if found.node_id != node_id => {
+                Err(IdentityError::OtherNode { path: dir.to_owned(), found: found.node_id, wanted: node_id })
+            }
+            Some(found) => Ok(found),
+            None => {
+                let new = Self { format: FORMAT, node_id, instance: InstanceId(Uuid::new_v4()), cluster: None };
+                files::replace_json(&path, &new).map_err(io(&path))?;
+                Ok(new)
+            }
+        }
+    }
+
+    /// Binds the directory to a cluster, on disk first.
+    pub fn join(&mut self, dir: &Path, cluster: ClusterId) -> io::Result<()> {
+        let joined = Self { cluster: Some(cluster), ..self.clone() };
+        files::replace_json(&dir.join(FILE_NAME), &joined)?;
+        *self = joined;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_identity_is_made_once_and_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let (one, two) = (NodeId::new(1).unwrap(), NodeId::new(2).unwrap());
+        let mut first = Identity::open(dir.path(), one).unwrap();
+        assert_eq!(Identity::open(dir.path(), one).unwrap(), first);
+        first.join(dir.path(), ClusterId(Uuid::nil())).unwrap();
+        assert_eq!(Identity::open(dir.path(), one).unwrap(), first);
+        let error = Identity::open(dir.path(), two).unwrap_err();
+        assert!(matches!(error, IdentityError::OtherNode { .. }), "{error}");
+    }
+}

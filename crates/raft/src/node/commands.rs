@@ -1,0 +1,285 @@
+//! What a person or the operator can tell a member to do. Every command checks first, changes the log once, and waits until the change is
+//! committed, applied and published here; each can be called again at any time.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use openraft::ReadPolicy;
+use openraft::async_runtime::watch::WatchReceiver;
+use openraft::errors::{ClientWriteError, LinearizableReadError, RaftError};
+use pgraft_core::control::{LogRow, Request, Response};
+use pgraft_core::membership::majority;
+use pgraft_core::{Address, ClusterId, Command, NodeId, NodeStatus, Outcome, Refusal, Role};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+use uuid::Uuid;
+
+use super::Shared;
+use crate::store::AppliedState;
+use crate::types::{Applied, Endpoint, LogCommand, node_id, raft_id};
+
+/// How long a command may take.
+const DEADLINE: Duration = Duration::from_secs(10);
+/// How long a name may take to be resolved.
+const RESOLVE_TIMEOUT: Duration = Duration::from_secs(2);
+/// Right after an election a write is refused until the first majority has answered: a moment later it goes through.
+const RETRY: Duration = Duration::from_millis(5);
+/// Entries that `pgraft_log()` can show.
+const LOG_LIMIT: usize = 1000;
+
+/// Who was asked is not the leader.
+struct NotLeader(Option<(NodeId, Address)>);
+
+enum Failed {
+    NotLeader(NotLeader),
+    Refused(Refusal),
+}
+
+impl From<Refusal> for Failed {
+    fn from(no: Refusal) -> Self {
+        Self::Refused(no)
+    }
+}
+
+impl Failed {
+    fn or(self, on_follower: impl FnOnce(Option<(NodeId, Address)>) -> Refusal) -> Refusal {
+        match self {
+            Self::NotLeader(NotLeader(leader)) => on_follower(leader),
+            Self::Refused(no) => no,
+        }
+    }
+}
+
+impl Shared {
+    /// Answers one request of the control socket.
+    pub(crate) async fn answer(&self, request: Request) -> Response {
+        let done = |notice: Result<Option<String>, Refusal>| notice.map_or_else(Response::from, |notice| Response::Done { notice });
+        match request {
+            Request::Init => done(self.init().await.map_err(|f| f.or(|_| Refusal::NotInitialized)).map(|()| None)),
+            Request::AddNode { node_id, address, port } => {
+                done(self.add_node(node_id, &address, port).await.map_err(|f| f.or(|leader| Refusal::AddOnFollower { leader })))
+            }
+            Request::RemoveNode { node_id } => {
+                done(self.remove_node(node_id).await.map_err(|f| f.or(|leader| Refusal::RemoveOnFollower { leader })))
+            }
+            Request::Status => Response::Status(Box::new(NodeStatus::clone(&self.status.borrow()))),
+            Request::Log { limit } => match self.log_rows(limit.min(LOG_LIMIT)) {
+                Ok(entries) => Response::Log { entries },
+                Err(error) => Refusal::Stopped(error.to_string()).into(),
+            },
+        }
+    }
+
+    /// Makes a cluster of this one node. A crash half way is finished by the next call: the cluster's id is on disk before anything else.
+    async fn init(&self) -> Result<(), Failed> {
+        let deadline = Instant::now() + DEADLINE;
+        if let Some(cluster) = self.applied.borrow().cluster.cluster {
+            return Err(Refusal::AlreadyInitialized(cluster).into());
+        }
+        let raft_has_members = self.raft.is_initialized().await.map_err(|e| Refusal::Stopped(e.to_string()))?;
+        let me = raft_id(self.settings.node_id);
+        let cluster = match self.local.identity().cluster {
+            // Called by a leader of that cluster, or by a first try that broke off before Raft's first entry.
+            Some(cluster) if raft_has_members && !self.is_sole_voter() => return Err(Refusal::AlreadyInitialized(cluster).into()),
+            Some(cluster) => cluster,
+            None => {
+                let cluster = ClusterId(Uuid::new_v4());
+                self.local.join(cluster).map_err(|e| Refusal::Stopped(e.to_string()))?;
+                cluster
+            }
+        };
+        if !raft_has_members {
+            let first = std::collections::BTreeMap::from([(me, Endpoint::from(&self.settings.advertise))]);
+            self.raft.initialize(first).await.map_err(|e| Refusal::Stopped(e.to_string()))?;
+        }
+        self.leads(deadline).await?;
+        let command = Command::Init { cluster, node: self.settings.node_id, address: self.settings.advertise.clone() };
+        self.write(command, deadline).await.map(drop)
+    }
+
+    /// Waits until the only voter has elected itself.
+    async fn leads(&self, deadline: Instant) -> Result<(), Failed> {
+        let mut metrics = self.raft.metrics();
+        while !self.raft.is_leader() {
+            match timeout_at(deadline, metrics.changed()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) => return Err(Refusal::Stopped("it is shutting down".into()).into()),
+                Err(_) => return Err(Refusal::NoQuorum { seconds: DEADLINE.as_secs() }.into()),
+            }
+        }
+        Ok(())
+    }
+
+    fn is_sole_voter(&self) -> bool {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        metrics.membership_config.voter_ids().eq([raft_id(self.settings.node_id)])
+    }
+
+    async fn add_node(&self, node: i64, host: &str, port: i64) -> Result<Option<String>, Failed> {
+        let deadline = Instant::now() + DEADLINE;
+        let node = NodeId::new(node)?;
+        let address = Address::new(host, port)?;
+        let applied = self.read(deadline).await?;
+        let command = Command::Join { node, address: address.clone() };
+        // Asked of the present state first, so that a "no" leaves no entry in the log.
+        if applied.cluster.clone().apply(&command)? == Outcome::AlreadySo {
+            return Ok(Some(format!("node {node} is already a member, at {address}")));
+        }
+        resolve(&address).await?;
+        match self.write(command, deadline).await? {
+            Outcome::Changed => Ok(None),
+            Outcome::AlreadySo => Ok(Some(format!("node {node} is already a member, at {address}"))),
+        }
+    }
+
+    async fn remove_node(&self, node: i64) -> Result<Option<String>, Failed> {
+        let deadline = Instant::now() + DEADLINE;
+        let node = NodeId::new(node)?;
+        let applied = self.read(deadline).await?;
+        let command = Command::Remove { node };
+        let outcome = applied.cluster.clone().apply(&command)?;
+        if applied.cluster.retired.contains(&node) {
+            return Ok(Some(format!("node {node} was removed before")));
+        }
+        if outcome == Outcome::Changed {
+            self.keeps_a_majority(node)?;
+            self.write(command, deadline).await?;
+        }
+        self.gone(node, deadline).await
+    }
+
+    /// Refuses to leave a group behind that can't decide anything.
+    fn keeps_a_majority(&self, node: NodeId) -> Result<(), Refusal> {
+        let status = self.status.borrow().clone();
+        let rest = || status.members.iter().filter(|m| m.node_id != node && m.role == Role::Voter);
+        let alive = rest().filter(|m| m.reachable == Some(true)).count();
+        let (voters, required) = (rest().count(), majority(rest().count()));
+        if alive < required { Err(Refusal::NoMajorityLeft { node, alive, voters, required }) } else { Ok(()) }
+    }
+
+    /// Waits until the member is out.
+    async fn gone(&self, node: NodeId, deadline: Instant) -> Result<Option<String>, Failed> {
+        let mut status = self.status.subscribe();
+        loop {
+            if !status.borrow_and_update().members.iter().any(|m| m.node_id == node) {
+                return Ok(None);
+            }
+            if node == self.settings.node_id && !self.raft.is_leader() {
+                return Ok(Some(format!("node {node} has handed over the lead; the new leader takes it out")));
+            }
+            match timeout_at(deadline.min(Instant::now() + Duration::from_millis(100)), status.changed()).await {
+                Ok(Err(_)) => return Err(Refusal::Stopped("it is shutting down".into()).into()),
+                Ok(Ok(())) => {}
+                Err(_) if Instant::now() >= deadline => return Err(Refusal::StillUnderWay { seconds: DEADLINE.as_secs() }.into()),
+                Err(_) => {}
+            }
+        }
+    }
+
+    /// The applied state, once it holds everything that was committed before this call. On the leader only.
+    async fn read(&self, deadline: Instant) -> Result<Arc<AppliedState>, Failed> {
+        if self.applied.borrow().cluster.cluster.is_none() {
+            return Err(Refusal::NotInitialized.into());
+        }
+        loop {
+            match timeout_at(deadline, self.raft.get_read_linearizer(ReadPolicy::LeaseRead)).await {
+                Err(_) => return Err(Refusal::NoQuorum { seconds: DEADLINE.as_secs() }.into()),
+                Ok(Ok(linearizer)) => {
+                    let ready = timeout_at(deadline, linearizer.await_ready(&self.raft)).await;
+                    ready.map_err(|_| Refusal::NoQuorum { seconds: DEADLINE.as_secs() })?.map_err(|e| Refusal::Stopped(e.to_string()))?;
+                    return Ok(self.applied.borrow().clone());
+                }
+                Ok(Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(forward)))) => self.or_elsewhere(forward.leader_id)?,
+                Ok(Err(RaftError::APIError(LinearizableReadError::QuorumNotEnough(_)))) => {}
+                Ok(Err(RaftError::Fatal(fatal))) => return Err(Refusal::Stopped(fatal.to_string()).into()),
+            }
+            self.retry(deadline).await?;
+        }
+    }
+
+    /// Appends the command and waits until it is committed, applied and published here.
+    async fn write(&self, command: Command, deadline: Instant) -> Result<Outcome, Failed> {
+        loop {
+            match timeout_at(deadline, self.raft.client_write(LogCommand(command.clone()))).await {
+                Err(_) => return Err(Refusal::NoQuorum { seconds: DEADLINE.as_secs() }.into()),
+                Ok(Ok(written)) => {
+                    self.published(written.log_id.index, deadline).await?;
+                    return match written.data {
+                        Applied::Command(result) => Ok(result?),
+                        Applied::Raft => Err(Refusal::Stopped("a command was applied as something else".into()).into()),
+                    };
+                }
+                Ok(Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward)))) => self.or_elsewhere(forward.leader_id)?,
+                // Dropped for another leader's log: it may be there or not, and the same command again finds out.
+                Ok(Err(RaftError::APIError(_))) => {}
+                Ok(Err(RaftError::Fatal(fatal))) => return Err(Refusal::Stopped(fatal.to_string()).into()),
+            }
+            self.retry(deadline).await?;
+        }
+    }
+
+    /// Another node leads: say so. None or this one: a moment's patience.
+    fn or_elsewhere(&self, leader: Option<u64>) -> Result<(), Failed> {
+        match leader.and_then(node_id) {
+            Some(leader) if leader != self.settings.node_id => {
+                // Raft remembers the last leader for ever; the status says whether it is still heard.
+                let heard = self.compose(None).leader == Some(leader);
+                let address = self.applied.borrow().cluster.members.get(&leader).map(|m| m.address.clone());
+                Err(Failed::NotLeader(NotLeader(address.filter(|_| heard).map(|a| (leader, a)))))
+            }
+            // A follower that knows of no leader has nothing to wait for.
+            None if !self.raft.is_leader() && self.raft.metrics().borrow_watched().state != openraft::ServerState::Candidate => {
+                Err(Failed::NotLeader(NotLeader(None)))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    async fn retry(&self, deadline: Instant) -> Result<(), Failed> {
+        if Instant::now() + RETRY >= deadline {
+            return Err(Refusal::NoQuorum { seconds: DEADLINE.as_secs() }.into());
+        }
+        sleep(RETRY).await;
+        Ok(())
+    }
+
+    /// Waits until backends of this server see what was applied.
+    async fn published(&self, index: u64, deadline: Instant) -> Result<(), Failed> {
+        let mut status = self.status.subscribe();
+        let seen = status.wait_for(|s| s.applied_index >= index);
+        match timeout_at(deadline, seen).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_)) => Err(Refusal::Stopped("it is shutting down".into()).into()),
+            Err(_) => Err(Refusal::StillUnderWay { seconds: DEADLINE.as_secs() }.into()),
+        }
+    }
+
+    fn log_rows(&self, limit: usize) -> std::io::Result<Vec<LogRow>> {
+        let applied = self.applied.borrow().clone();
+        let committed = self.raft.metrics().borrow_watched().local_committed.map_or(0, |id| id.index);
+        let row = |entry: crate::types::Entry| {
+            let (kind, data) = match &entry.payload {
+                openraft::EntryPayload::Blank => ("blank", "{}".to_owned()),
+                openraft::EntryPayload::Normal(command) => (command.0.kind(), serde_json::to_string(command)?),
+                openraft::EntryPayload::Membership(membership) => ("membership", serde_json::to_string(membership)?),
+            };
+            let index = entry.log_id.index;
+            Ok(LogRow {
+                index,
+                term: entry.log_id.committed_leader_id().term,
+                kind: kind.to_owned(),
+                data,
+                committed: index <= committed,
+                applied_at: applied.times.iter().rev().find(|(i, _)| *i == index).map(|(_, at)| *at),
+            })
+        };
+        self.log.tail(limit)?.into_iter().map(row).collect()
+    }
+}
+
+async fn resolve(address: &Address) -> Result<(), Refusal> {
+    let unresolvable = || Refusal::Unresolvable(address.host().to_owned());
+    let found = timeout(RESOLVE_TIMEOUT, tokio::net::lookup_host((address.host(), address.port()))).await;
+    let mut addresses = found.map_err(|_| unresolvable())?.map_err(|_| unresolvable())?;
+    addresses.next().map(drop).ok_or_else(unresolvable)
+}

@@ -1,0 +1,241 @@
+//! One running member: openraft with its store and transport, and the tasks around it.
+//!
+//! | task | what it does | who decides |
+//! |---|---|---|
+//! | server | answers the other members | `transport::handshake` |
+//! | control | answers backends and the instance manager | `commands` |
+//! | driver | on the leader: membership follows the state | `pgraft_core::membership` |
+//! | tell | tells the group about this node | here, `tell` |
+//! | probe | on the leader: who answers, and how far its WAL is | – |
+//! | publish | composes `NodeStatus` on every change | `compose` |
+//! | files | writes `instance.json` when it changes | `publish` |
+
+mod commands;
+mod compose;
+mod driver;
+mod probe;
+mod publish;
+mod tell;
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use openraft::async_runtime::watch::WatchReceiver;
+use openraft::{Config, SnapshotPolicy};
+use pgraft_core::status::WalPosition;
+use pgraft_core::{Address, NodeStatus};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use crate::control;
+use crate::identity::{Identity, IdentityError};
+use crate::settings::Settings;
+use crate::store::{AppliedState, LogStore, StateMachine};
+use crate::transport::{self, Local, PeerFactory};
+use crate::types::{Raft, raft_id};
+
+/// A snapshot is made after so many entries, and about as many stay in the log behind it.
+const SNAPSHOT_EVERY: u64 = 1000;
+
+/// What the member needs from its surroundings. Called from the runtime's threads: neither may call into Postgres.
+pub struct Hooks {
+    /// Where this server's WAL ends.
+    pub wal: Arc<dyn Fn() -> Option<WalPosition> + Send + Sync>,
+    /// Told on every change of the status, and twice a second.
+    pub publish: Box<dyn Fn(&NodeStatus) + Send + Sync>,
+}
+
+/// Why a member did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The Raft directory is not this node's.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// The log or the snapshot can't be read.
+    #[error(
+        "can't read the Raft log or snapshot in {path}: {source}. Nothing was changed. If the disk is at fault, this node can't come back under its \
+         old id: remove it on the leader with pgraft_remove_node, and add a new node with an empty directory and a new id"
+    )]
+    Store {
+        /// The directory.
+        path: PathBuf,
+        /// What is wrong.
+        source: io::Error,
+    },
+    /// The Raft port or the control socket is not to be had.
+    #[error("can't listen on {at}: {source}")]
+    Listen {
+        /// Where.
+        at: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Openraft refused its configuration or its state.
+    #[error("can't start Raft: {0}")]
+    Raft(String),
+}
+
+impl StartError {
+    /// Whether a later try can go better without anybody's help.
+    pub const fn is_temporary(&self) -> bool {
+        matches!(self, Self::Listen { .. })
+    }
+}
+
+/// A running member. Dropping it ends its tasks; [`Node::shutdown`] is the orderly way.
+pub struct Node {
+    shared: Arc<Shared>,
+    tasks: JoinSet<&'static str>,
+}
+
+/// What the tasks share.
+pub struct Shared {
+    settings: Settings,
+    raft: Raft,
+    log: LogStore,
+    local: Arc<Local>,
+    peers: PeerFactory,
+    applied: watch::Receiver<Arc<AppliedState>>,
+    probes: watch::Sender<probe::Probes>,
+    status: watch::Sender<Arc<NodeStatus>>,
+    contact: Arc<LeaderContact>,
+}
+
+/// When the leader was last heard of, by a follower.
+pub struct LeaderContact {
+    since: Instant,
+    last_ms: AtomicU64,
+}
+
+impl LeaderContact {
+    fn new() -> Self {
+        Self { since: Instant::now(), last_ms: AtomicU64::new(0) }
+    }
+
+    /// The leader has just been heard.
+    pub fn touch(&self) {
+        let now = u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.last_ms.store(now.max(1), Ordering::Relaxed);
+    }
+
+    /// How long ago that was; None when it never was.
+    fn age(&self) -> Option<Duration> {
+        match self.last_ms.load(Ordering::Relaxed) {
+            0 => None,
+            ms => Some(self.since.elapsed().saturating_sub(Duration::from_millis(ms))),
+        }
+    }
+}
+
+impl Node {
+    /// Starts a member on the current Tokio runtime.
+    pub async fn start(settings: Settings, hooks: Hooks) -> Result<Self, StartError> {
+        let dir = settings.data_dir.clone();
+        let identity = Identity::open(&dir, settings.node_id)?;
+        let store = |source| StartError::Store { path: dir.clone(), source };
+        let log = LogStore::open(&dir).map_err(store)?;
+        let state_machine = StateMachine::open(&dir).map_err(store)?;
+        let listener = listen(&settings.listen).await?;
+
+        let local = Arc::new(Local::new(dir.clone(), identity));
+        let applied = state_machine.watch();
+        let peers = PeerFactory { local: Arc::clone(&local), applied: applied.clone() };
+        let config = Arc::new(config(&settings).validate().map_err(|e| StartError::Raft(e.to_string()))?);
+        let raft = Raft::new(raft_id(settings.node_id), config, peers.clone(), log.clone(), state_machine)
+            .await
+            .map_err(|e| StartError::Raft(e.to_string()))?;
+        let contact = Arc::new(LeaderContact::new());
+        let shared = Arc::new(Shared {
+            status: watch::channel(Arc::new(compose::unknown(settings.node_id))).0,
+            probes: watch::channel(probe::Probes::default()).0,
+            settings,
+            raft,
+            log,
+            local,
+            peers,
+            applied,
+            contact,
+        });
+        let mut node = Self { shared, tasks: JoinSet::new() };
+        node.spawn(listener, hooks)?;
+        Ok(node)
+    }
+
+    fn spawn(&mut self, listener: TcpListener, hooks: Hooks) -> Result<(), StartError> {
+        let shared = &self.shared;
+        let socket = shared.settings.socket();
+        let control = control::listen(&socket).map_err(|source| StartError::Listen { at: socket.display().to_string(), source })?;
+        let Hooks { wal, publish } = hooks;
+        let server = transport::Server { raft: shared.raft.clone(), local: Arc::clone(&shared.local), wal: Arc::clone(&wal), contact: Arc::clone(&shared.contact) };
+        let task = |name: &'static str, task: std::pin::Pin<Box<dyn Future<Output = ()> + Send>>| async move {
+            task.await;
+            name
+        };
+        self.tasks.spawn(task("server", Box::pin(transport::serve(listener, server))));
+        self.tasks.spawn(task("control", Box::pin(control::serve(control, Arc::clone(shared)))));
+        self.tasks.spawn(task("driver", Box::pin(driver::run(Arc::clone(shared)))));
+        self.tasks.spawn(task("tell", Box::pin(tell::run(Arc::clone(shared)))));
+        self.tasks.spawn(task("probe", Box::pin(probe::run(Arc::clone(shared)))));
+        self.tasks.spawn(task("publish", Box::pin(publish::run(Arc::clone(shared), wal, publish))));
+        self.tasks.spawn(task("files", Box::pin(publish::write_instance_file(Arc::clone(shared)))));
+        Ok(())
+    }
+
+    /// Returns when the member can't go on, with the reason: its process must end then.
+    pub async fn failed(&mut self) -> String {
+        let mut metrics = self.shared.raft.metrics();
+        loop {
+            if let Err(fatal) = &metrics.borrow_watched().running_state {
+                return format!("Raft has stopped: {fatal}");
+            }
+            tokio::select! {
+                ended = self.tasks.join_next() => return match ended {
+                    Some(Ok(task)) => format!("task {task} ended"),
+                    Some(Err(error)) => format!("a task failed: {error}"),
+                    None => "all tasks ended".into(),
+                },
+                changed = metrics.changed() => if changed.is_err() { return "Raft has stopped".into() },
+            }
+        }
+    }
+
+    /// Stops Raft and every task.
+    pub async fn shutdown(mut self) {
+        if let Err(error) = self.shared.raft.shutdown().await {
+            tracing::warn!("Raft did not stop cleanly: {error}");
+        }
+        self.tasks.shutdown().await;
+    }
+
+    /// Follows what this member knows.
+    pub fn status(&self) -> watch::Receiver<Arc<NodeStatus>> {
+        self.shared.status.subscribe()
+    }
+}
+
+async fn listen(at: &Address) -> Result<TcpListener, StartError> {
+    TcpListener::bind((at.host(), at.port())).await.map_err(|source| StartError::Listen { at: at.to_string(), source })
+}
+
+fn config(settings: &Settings) -> Config {
+    let ms = |d: Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
+    let election = ms(settings.election_timeout);
+    Config {
+        cluster_name: "pgraft".into(),
+        heartbeat_interval: ms(settings.heartbeat_interval),
+        election_timeout_min: election,
+        election_timeout_max: election + election / 2,
+        install_snapshot_timeout: 5_000,
+        max_payload_entries: 64,
+        snapshot_policy: SnapshotPolicy::LogsSinceLast(SNAPSHOT_EVERY),
+        max_in_snapshot_log_to_keep: SNAPSHOT_EVERY,
+        // A node that was cut off comes back without an election that nobody needs.
+        enable_pre_vote: Some(true),
+        ..Config::default()
+    }
+}

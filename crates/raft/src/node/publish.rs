@@ -1,0 +1,100 @@
+//! Composes the status on every change and hands it on: to the extension's shared memory, to the control socket, to `instance.json`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use openraft::async_runtime::watch::WatchReceiver;
+use pgraft_core::NodeStatus;
+use pgraft_core::instance_file::{FILE_NAME, FORMAT, InstanceFile, InstanceMember};
+
+use super::Shared;
+use super::compose::{compose, raft_facts};
+use crate::files;
+use crate::transport::WalSource;
+
+/// Ages (last contact, lag) are shown no older than this.
+const TICK: Duration = Duration::from_millis(500);
+
+/// Publishes for as long as it is polled.
+pub async fn run(shared: Arc<Shared>, wal: WalSource, publish: Box<dyn Fn(&NodeStatus) + Send + Sync>) {
+    let mut metrics = shared.raft.metrics();
+    let mut applied = shared.applied.clone();
+    let mut probes = shared.probes.subscribe();
+    let mut tick = tokio::time::interval(TICK);
+    loop {
+        let status = shared.compose(wal());
+        publish(&status);
+        shared.status.send_if_modified(|old| {
+            let changed = **old != status;
+            *old = Arc::new(status);
+            changed
+        });
+        let open = tokio::select! {
+            r = metrics.changed() => r.is_ok(),
+            r = applied.changed() => r.is_ok(),
+            r = probes.changed() => r.is_ok(),
+            _ = tick.tick() => true,
+        };
+        if !open {
+            return;
+        }
+    }
+}
+
+impl Shared {
+    /// What this member knows right now.
+    pub(super) fn compose(&self, own_wal: Option<pgraft_core::status::WalPosition>) -> NodeStatus {
+        let facts = self.raft_facts();
+        let applied = self.applied.borrow().clone();
+        let probes = self.probes.borrow().facts();
+        compose(self.settings.node_id, self.local.identity().cluster, &facts, &applied, &probes, own_wal)
+    }
+
+    /// Raft's side of it.
+    pub(super) fn raft_facts(&self) -> super::compose::RaftFacts {
+        let ms = |d: Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
+        raft_facts(&self.raft.metrics().borrow_watched(), self.contact.age().map(ms), ms(self.settings.election_timeout))
+    }
+}
+
+/// Keeps `instance.json` as the applied state says. A disk that refuses it is reported and tried again with the next change: the file is a
+/// convenience for the next start, and no promise hangs on it.
+pub async fn write_instance_file(shared: Arc<Shared>) {
+    let path = shared.settings.data_dir.join(FILE_NAME);
+    let mut applied = shared.applied.clone();
+    let mut written: Option<InstanceFile> = None;
+    loop {
+        let wanted = shared.instance_file();
+        if wanted.is_some() && wanted != written {
+            let (path, file) = (path.clone(), wanted.clone());
+            match tokio::task::spawn_blocking(move || files::replace_json(&path, &file)).await {
+                Ok(Ok(())) => written = wanted,
+                Ok(Err(error)) => tracing::warn!("can't write {FILE_NAME}: {error}"),
+                Err(error) => tracing::warn!("can't write {FILE_NAME}: {error}"),
+            }
+        }
+        if applied.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+impl Shared {
+    fn instance_file(&self) -> Option<InstanceFile> {
+        let applied = self.applied.borrow();
+        let state = &applied.cluster;
+        Some(InstanceFile {
+            format: FORMAT,
+            cluster_id: state.cluster?,
+            node_id: self.settings.node_id,
+            epoch: state.epoch,
+            primary: state.primary,
+            members: state
+                .members
+                .iter()
+                .map(|(&node_id, m)| InstanceMember { node_id, postgres: m.told.as_ref().map(|t| t.postgres.clone()) })
+                .collect(),
+            retired: state.retired.iter().copied().collect(),
+        })
+    }
+}

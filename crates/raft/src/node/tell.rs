@@ -1,0 +1,61 @@
+//! Tells the group where this node's Postgres is and which directory it lives in, once it is a member and whenever that changes. Whoever
+//! adds a node needs to know only its id and its Raft address.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use pgraft_core::state::Told;
+use pgraft_core::{Command, Role};
+
+use super::Shared;
+use crate::transport::{Reply, Rpc};
+use crate::types::{LogCommand, node_id};
+
+const RETRY: Duration = Duration::from_millis(300);
+const TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Tells for as long as it is polled.
+pub async fn run(shared: Arc<Shared>) {
+    let mut applied = shared.applied.clone();
+    loop {
+        if shared.has_something_to_tell() {
+            if let Err(why) = shared.tell().await {
+                tracing::debug!("could not tell the group about this node yet: {why}");
+            }
+            tokio::select! {
+                changed = applied.changed() => if changed.is_err() { return },
+                () = tokio::time::sleep(RETRY) => {}
+            }
+        } else if applied.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+impl Shared {
+    fn told(&self) -> Told {
+        Told { instance: self.local.identity().instance, postgres: self.settings.postgres.clone(), zone: self.settings.zone.clone() }
+    }
+
+    fn has_something_to_tell(&self) -> bool {
+        let applied = self.applied.borrow();
+        let member = applied.cluster.members.get(&self.settings.node_id);
+        member.is_some_and(|m| m.role != Role::Leaving && m.told.as_ref() != Some(&self.told()))
+    }
+
+    async fn tell(&self) -> Result<(), String> {
+        let Told { instance, postgres, zone } = self.told();
+        let command = Command::Describe { node: self.settings.node_id, instance, postgres, zone };
+        let leader = self.raft.current_leader().await.ok_or("there is no leader")?;
+        if node_id(leader) == Some(self.settings.node_id) {
+            let written = tokio::time::timeout(TIMEOUT, self.raft.client_write(LogCommand(command))).await;
+            return written.map_err(|_| "not committed in time".to_owned())?.map(drop).map_err(|e| e.to_string());
+        }
+        let endpoint = self.applied.borrow().membership.membership().get_node(&leader).cloned().ok_or("the leader's address is not known yet")?;
+        match self.peers.peer(leader, endpoint).call(&Rpc::Propose(command), TIMEOUT).await {
+            Ok(Reply::Proposed(_)) => Ok(()),
+            Ok(other) => Err(format!("an answer to another question: {other:?}")),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! The applied state: `ClusterState` in memory, rebuilt at start from the snapshot and the committed log, and told to whoever watches.
+
+use std::collections::VecDeque;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use futures::{Stream, TryStreamExt};
+use openraft::storage::{EntryResponder, RaftStateMachine, Snapshot};
+use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder};
+use pgraft_core::ClusterState;
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+
+use crate::files;
+use crate::types::{Applied, LogId, Membership, SnapshotMeta, TypeConfig, core_membership};
+
+const FILE_NAME: &str = "snapshot.json";
+const FORMAT: u32 = 1;
+/// For how many applied entries `pgraft_log()` knows the time.
+const TIMES_KEPT: usize = 1024;
+
+/// What this member has applied.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct AppliedState {
+    pub cluster: ClusterState,
+    pub last_applied: Option<LogId>,
+    pub membership: Membership,
+    /// Log index and microseconds since the epoch, youngest last.
+    pub times: VecDeque<(u64, i64)>,
+}
+
+/// The state machine. Clones share one state.
+#[derive(Clone)]
+pub struct StateMachine {
+    path: PathBuf,
+    state: Arc<watch::Sender<Arc<AppliedState>>>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct SnapshotFile {
+    format: u32,
+    meta: SnapshotMeta,
+    cluster: ClusterState,
+}
+
+impl StateMachine {
+    /// Starts from the snapshot in the Raft directory, or from nothing.
+    pub fn open(dir: &Path) -> io::Result<Self> {
+        let path = dir.join(FILE_NAME);
+        let mut state = AppliedState::default();
+        if let Some(SnapshotFile { format, meta, cluster }) = files::read_json(&path)? {
+            if format != FORMAT {
+                return Err(io::Error::new(io::ErrorKind::InvalidData, format!("snapshot has format {format}, this version reads {FORMAT}")));
+            }
+            state = AppliedState { cluster, last_applied: meta.last_log_id, membership: meta.last_membership, times: VecDeque::new() };
+        }
+        Ok(Self { path, state: Arc::new(watch::channel(Arc::new(state)).0) })
+    }
+
+    /// Follows the applied state.
+    pub fn watch(&self) -> watch::Receiver<Arc<AppliedState>> {
+        self.state.subscribe()
+    }
+
+    fn current(&self) -> Arc<AppliedState> {
+        self.state.borrow().clone()
+    }
+}
+
+impl RaftStateMachine<TypeConfig> for StateMachine {
+    type SnapshotData = Vec<u8>;
+    type SnapshotBuilder = Self;
+
+    async fn applied_state(&mut self) -> io::Result<(Option<LogId>, Membership)> {
+        let state = self.current();
+        Ok((state.last_applied, state.membership.clone()))
+    }
+
+    async fn apply<S>(&mut self, mut entries: S) -> io::Result<()>
+    where
+        S: Stream<Item = io::Result<EntryResponder<TypeConfig>>> + Unpin + OptionalSend,
+    {
+        while let Some((entry, responder)) = entries.try_next().await? {
+            let mut next = AppliedState::clone(&self.state.borrow());
+            let applied = match entry.payload {
+                EntryPayload::Blank => Applied::Raft,
+                EntryPayload::Normal(command) => Applied::Command(next.cluster.apply(&command.0)),
+                EntryPayload::Membership(membership) => {
+                    next.membership = Membership::new(Some(entry.log_id), membership);
+                    next.cluster.apply_membership(&core_membership(&next.membership));
+                    Applied::Raft
+                }
+            };
+            next.last_applied = Some(entry.log_id);
+            if next.times.len() >= TIMES_KEPT {
+                next.times.pop_front();
+            }
+            next.times.push_back((entry.log_id.index, now_us()));
+            self.state.send_replace(Arc::new(next));
+            if let Some(responder) = responder {
+                responder.send(applied);
+            }
+        }
+        Ok(())
+    }
+
+    async fn get_snapshot_builder(&mut self) -> Self {
+        self.clone()
+    }
+
+    async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: Vec<u8>) -> io::Result<()> {
+        let cluster: ClusterState = serde_json::from_slice(&snapshot)?;
+        files::replace_json(&self.path, &SnapshotFile { format: FORMAT, meta: meta.clone(), cluster: cluster.clone() })?;
+        self.state.send_replace(Arc::new(AppliedState {
+            cluster,
+            last_applied: meta.last_log_id,
+            membership: meta.last_membership.clone(),
+            times: VecDeque::new(),
+        }));
+        Ok(())
+    }
+
+    async fn get_current_snapshot(&mut self) -> io::Result<Option<Snapshot<openraft::alias::CommittedLeaderIdOf<TypeConfig>, u64, crate::types::Endpoint, Vec<u8>>>> {
+        let Some(SnapshotFile { meta, cluster, .. }) = files::read_json(&self.path)? else { return Ok(None) };
+        Ok(Some(Snapshot { meta, snapshot: serde_json::to_vec(&cluster)? }))
+    }
+}
+
+impl RaftSnapshotBuilder<TypeConfig> for StateMachine {
+    type SnapshotData = Vec<u8>;
+
+    async fn build_snapshot(&mut self) -> io::Result<Snapshot<openraft::alias::CommittedLeaderIdOf<TypeConfig>, u64, crate::types::Endpoint, Vec<u8>>> {
+        let state = self.current();
+        let meta = SnapshotMeta { last_log_id: state.last_applied, last_membership: state.membership.clone() };
+        files::replace_json(&self.path, &SnapshotFile { format: FORMAT, meta: meta.clone(), cluster: state.cluster.clone() })?;
+        Ok(Snapshot { meta, snapshot: serde_json::to_vec(&state.cluster)? })
+    }
+}
+
+fn now_us() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).ok().and_then(|d| i64::try_from(d.as_micros()).ok()).unwrap_or(0)
+}

@@ -1,0 +1,105 @@
+//! The listening side.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use openraft::raft::AppendEntriesResponse;
+use openraft::storage::Snapshot;
+use pgraft_core::status::WalPosition;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use super::handshake::{Hello, Local, Welcome};
+use super::{MAX_FRAME, Reply, Rpc, read_json, write_json};
+use crate::node::LeaderContact;
+use crate::types::{LogCommand, Raft};
+
+/// Connections at a time: a member of a full cluster needs four from each peer.
+const MAX_CONNECTIONS: usize = 512;
+/// From the connection to its hello.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(2);
+/// From one request to the next; the leader sends heartbeats and probes all the time.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+/// Longer than any caller waits for a proposal.
+const PROPOSE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Where this member's WAL ends.
+pub type WalSource = Arc<dyn Fn() -> Option<WalPosition> + Send + Sync>;
+
+/// What the listening side works with.
+#[derive(Clone)]
+pub struct Server {
+    pub raft: Raft,
+    pub local: Arc<Local>,
+    pub wal: WalSource,
+    pub contact: Arc<LeaderContact>,
+}
+
+/// Answers the other members for as long as it is polled.
+pub async fn serve(listener: TcpListener, server: Server) {
+    // Held here, so that they end with this task: a stopped member must not go on answering.
+    let mut connections = JoinSet::new();
+    loop {
+        while connections.try_join_next().is_some() {}
+        let (stream, from) = match listener.accept().await {
+            Ok(accepted) if connections.len() < MAX_CONNECTIONS => accepted,
+            Ok(_) => continue,
+            Err(error) => {
+                // Out of file descriptors, as a rule: take a breath instead of spinning.
+                tracing::warn!("can't accept a connection: {error}");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        let server = server.clone();
+        connections.spawn(async move {
+            if let Err(error) = connection(stream, &server).await {
+                tracing::debug!("connection from {from}: {error}");
+            }
+        });
+    }
+}
+
+async fn connection(mut stream: TcpStream, server: &Server) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let Some(hello) = timeout(HELLO_TIMEOUT, read_json::<_, Hello>(&mut stream, MAX_FRAME)).await?? else { return Ok(()) };
+    if let Err(no) = server.local.answer(&hello)? {
+        tracing::debug!("refused node {} of cluster {}: {no}", hello.from, hello.cluster);
+        return write_json(&mut stream, &Welcome::Refused { why: no.to_string() }, MAX_FRAME).await;
+    }
+    write_json(&mut stream, &Welcome::Accepted, MAX_FRAME).await?;
+    while let Some(rpc) = timeout(IDLE_TIMEOUT, read_json::<_, Rpc>(&mut stream, MAX_FRAME)).await?? {
+        let reply = answer(server, rpc).await;
+        write_json(&mut stream, &reply, MAX_FRAME).await?;
+    }
+    Ok(())
+}
+
+async fn answer(server: &Server, rpc: Rpc) -> Reply {
+    let raft = &server.raft;
+    fn or_failed<T, E: std::fmt::Display>(result: Result<T, E>, reply: impl FnOnce(T) -> Reply) -> Reply {
+        result.map_or_else(|e| Reply::Failed(e.to_string()), reply)
+    }
+    match rpc {
+        Rpc::Append(request) => {
+            let answer = raft.append_entries(request).await;
+            if answer.as_ref().is_ok_and(|a| !matches!(a, AppendEntriesResponse::HigherVote(_))) {
+                server.contact.touch();
+            }
+            or_failed(answer, Reply::Append)
+        }
+        Rpc::Vote(request) => or_failed(raft.vote(request).await, Reply::Vote),
+        Rpc::PreVote(request) => or_failed(raft.pre_vote(request).await, Reply::Vote),
+        Rpc::Snapshot { vote, meta, data } => {
+            or_failed(raft.install_full_snapshot(vote, Snapshot { meta, snapshot: data }).await, Reply::Snapshot)
+        }
+        Rpc::Transfer(request) => or_failed(raft.handle_transfer_leader(request).await, Reply::Transfer),
+        Rpc::Propose(command) => match timeout(PROPOSE_TIMEOUT, raft.client_write(LogCommand(command))).await {
+            Ok(written) => or_failed(written, |w| Reply::Proposed(w.data)),
+            Err(_) => Reply::Failed("not committed in time".into()),
+        },
+        Rpc::Probe => Reply::Probe { wal: (server.wal)() },
+    }
+}

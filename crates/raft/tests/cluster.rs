@@ -1,0 +1,276 @@
+//! Several members in one process, over real sockets and real files: what the SQL functions do, without Postgres.
+
+#![allow(missing_docs)]
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use pgraft_core::control::{LogRow, Request, Response};
+use pgraft_core::status::WalPosition;
+use pgraft_core::{Address, NodeId, NodeState, NodeStatus, Role};
+use pgraft_raft::{Hooks, Node, Settings, StartError, control_call};
+use tempfile::TempDir;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// One member that can be stopped and started again on its own directory.
+struct Member {
+    settings: Settings,
+    node: Option<Node>,
+}
+
+struct Cluster {
+    dir: TempDir,
+    members: Vec<Member>,
+}
+
+fn free_port() -> u16 {
+    // Below the ephemeral range, so that no outgoing connection of somebody else takes it meanwhile.
+    let start = 20_000 + (std::process::id() as u16 % 200) * 40;
+    static NEXT: std::sync::atomic::AtomicU16 = std::sync::atomic::AtomicU16::new(0);
+    loop {
+        let port = start + NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+}
+
+impl Cluster {
+    fn new() -> Self {
+        Self { dir: tempfile::tempdir().unwrap(), members: Vec::new() }
+    }
+
+    async fn start(&mut self, id: i64) -> usize {
+        self.start_in(id, self.dir.path().join(format!("node-{id}"))).await.unwrap()
+    }
+
+    async fn start_in(&mut self, id: i64, data_dir: PathBuf) -> Result<usize, StartError> {
+        let port = free_port();
+        let at = Address::new("127.0.0.1", i64::from(port)).unwrap();
+        let settings = Settings {
+            node_id: NodeId::new(id).unwrap(),
+            listen: at.clone(),
+            advertise: at,
+            data_dir,
+            heartbeat_interval: Duration::from_millis(50),
+            election_timeout: Duration::from_millis(400),
+            postgres: Address::new("127.0.0.1", 5432).unwrap(),
+            zone: String::new(),
+        };
+        self.members.push(Member { settings: settings.clone(), node: None });
+        self.run(self.members.len() - 1).await?;
+        Ok(self.members.len() - 1)
+    }
+
+    async fn run(&mut self, n: usize) -> Result<(), StartError> {
+        let hooks = Hooks { wal: Arc::new(|| Some(WalPosition { timeline: 1, lsn: 100 })), publish: Box::new(|_| {}) };
+        self.members[n].node = Some(Node::start(self.members[n].settings.clone(), hooks).await?);
+        Ok(())
+    }
+
+    async fn stop(&mut self, n: usize) {
+        self.members[n].node.take().unwrap().shutdown().await;
+    }
+
+    async fn ask(&self, n: usize, request: Request) -> Response {
+        control_call(&self.members[n].settings.socket(), &request).await.unwrap()
+    }
+
+    async fn status(&self, n: usize) -> NodeStatus {
+        match self.ask(n, Request::Status).await {
+            Response::Status(status) => *status,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn log(&self, n: usize) -> Vec<LogRow> {
+        match self.ask(n, Request::Log { limit: 1000 }).await {
+            Response::Log { entries } => entries,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn add(&self, leader: usize, newcomer: usize) -> Response {
+        let s = &self.members[newcomer].settings;
+        self.add_as(leader, i64::from(s.node_id), s.advertise.port()).await
+    }
+
+    async fn add_as(&self, leader: usize, node_id: i64, port: u16) -> Response {
+        self.ask(leader, Request::AddNode { node_id, address: "127.0.0.1".into(), port: i64::from(port) }).await
+    }
+
+    async fn wait(&self, n: usize, what: &str, ready: impl Fn(&NodeStatus) -> bool) -> NodeStatus {
+        let start = Instant::now();
+        loop {
+            let status = self.status(n).await;
+            if ready(&status) {
+                return status;
+            }
+            assert!(start.elapsed() < PATIENCE, "waited for {what}, and there is {status:#?}");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// Founder 1, then 2..=size, all voters.
+    async fn of(size: i64) -> Self {
+        let mut cluster = Self::new();
+        cluster.start(1).await;
+        assert_eq!(cluster.ask(0, Request::Init).await, Response::Done { notice: None });
+        for id in 2..=size {
+            let newcomer = cluster.start(id).await;
+            assert_eq!(cluster.add(0, newcomer).await, Response::Done { notice: None });
+            cluster.wait(0, "the vote", |s| s.voters == usize::try_from(id).unwrap()).await;
+        }
+        cluster
+    }
+}
+
+fn refusal(response: Response) -> (String, String, String) {
+    match response {
+        Response::Refused { sqlstate, message, hint } => (sqlstate, message, hint),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn nodes(status: &NodeStatus) -> Vec<(u32, u16)> {
+    status.members.iter().map(|m| (m.node_id.get(), m.address.port())).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_add_on_the_leader_and_every_member_has_the_row() {
+    let mut c = Cluster::of(3).await;
+    let four = c.start(4).await;
+    assert_eq!(c.status(four).await.state, NodeState::Uninitialized);
+
+    let (sqlstate, message, hint) = refusal(c.add(1, four).await);
+    assert_eq!(message, "Cannot add node - this node is not the leader. Node addition must be performed on the leader.");
+    let leader_port = c.members[0].settings.advertise.port();
+    assert_eq!((sqlstate.as_str(), hint), ("PGR01", format!("The leader is node 1 (127.0.0.1:{leader_port}).")));
+
+    assert_eq!(c.add(0, four).await, Response::Done { notice: None });
+    let rows = nodes(&c.status(0).await);
+    assert_eq!(rows.len(), 4, "it is on the leader when the call returns");
+    for n in 0..4 {
+        c.wait(n, "the same rows", |s| nodes(s) == rows).await;
+        c.wait(n, "four voters", |s| s.voters == 4 && s.quorum == 3).await;
+    }
+    let told = c.wait(0, "what node 4 tells", |s| s.members[3].postgres.is_some() && s.members[3].reachable == Some(true)).await;
+    assert_eq!(told.members[3].lag_bytes, Some(0));
+
+    // The same call again, and every way to get it wrong.
+    assert!(matches!(c.add(0, four).await, Response::Done { notice: Some(n) } if n.contains("already a member")));
+    let port = c.members[four].settings.advertise.port();
+    assert_eq!(refusal(c.add_as(0, 4, 1).await).0, "42710");
+    assert_eq!(refusal(c.add_as(0, 5, port).await).0, "42710");
+    assert_eq!(refusal(c.add_as(0, 0, port).await).0, "22023");
+    assert_eq!(refusal(c.ask(0, Request::AddNode { node_id: 5, address: "no.such.host.invalid".into(), port: 1 }).await).0, "22023");
+    assert_eq!(refusal(c.ask(0, Request::Init).await).0, "55000");
+    let joins = c.log(2).await.iter().filter(|r| r.kind == "join" && r.data.contains("\"node\":4")).count();
+    assert_eq!(joins, 1, "one join entry, however often it was asked for");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_change_at_a_time_and_a_newcomer_that_never_comes_can_be_taken_out() {
+    let mut c = Cluster::of(2).await;
+    let nobody = free_port();
+    assert_eq!(c.add_as(0, 3, nobody).await, Response::Done { notice: None });
+    let four = c.start(4).await;
+    let (sqlstate, message, _) = refusal(c.add(0, four).await);
+    assert_eq!((sqlstate.as_str(), message.as_str()), ("PGR03", "a membership change is under way: node 3 is joining"));
+    assert_eq!(c.status(0).await.members[2].role, Role::Learner);
+    assert_eq!(c.ask(0, Request::RemoveNode { node_id: 3 }).await, Response::Done { notice: None });
+    assert_eq!(refusal(c.add_as(0, 3, nobody).await).0, "PGR02");
+    assert_eq!(c.add(0, four).await, Response::Done { notice: None });
+    c.wait(four, "its vote", |s| s.voters == 3).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_seeds_recovery_story() {
+    let mut c = Cluster::of(3).await;
+    c.stop(2).await;
+    for id in [4, 5] {
+        let newcomer = c.start(id).await;
+        assert_eq!(c.add(0, newcomer).await, Response::Done { notice: None });
+        c.wait(0, "the vote", |s| s.voters == usize::try_from(id).unwrap()).await;
+    }
+    c.run(2).await.unwrap();
+    let rows = nodes(&c.status(0).await);
+    assert_eq!(rows.len(), 5);
+    c.wait(2, "the rows that it missed", |s| nodes(s) == rows && s.voters == 5).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn members_survive_a_restart_and_the_death_of_their_leader() {
+    let mut c = Cluster::of(3).await;
+    let rows = nodes(&c.status(0).await);
+    c.stop(0).await;
+    let status = c.wait(1, "a new leader", |s| s.leader.is_some_and(|l| l.get() != 1)).await;
+    let leader = usize::try_from(status.leader.unwrap().get() - 1).unwrap();
+    let four = c.start(4).await;
+    assert_eq!(c.add(leader, four).await, Response::Done { notice: None });
+    c.run(0).await.unwrap();
+    c.wait(0, "what it missed", |s| s.members.len() == 4 && s.leader.is_some()).await;
+
+    for n in 0..4 {
+        c.stop(n).await;
+    }
+    // Alone it knows what it knew, and decides nothing.
+    c.run(1).await.unwrap();
+    let alone = c.wait(1, "its own rows", |s| s.members.len() == 4).await;
+    assert_eq!(nodes(&alone)[..3], rows[..]);
+    assert_eq!(alone.leader, None);
+    let (sqlstate, _, hint) = refusal(c.add_as(1, 9, free_port()).await);
+    assert_eq!((sqlstate.as_str(), hint.as_str()), ("PGR01", "There is no leader at the moment; try again when pgraft_get_leader() returns one."));
+    for n in [0, 2, 3] {
+        c.run(n).await.unwrap();
+    }
+    for n in 0..4 {
+        c.wait(n, "a leader", |s| s.leader.is_some() && s.members.len() == 4).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn removing_members_down_to_the_founder() {
+    let mut c = Cluster::of(3).await;
+    assert_eq!(refusal(c.ask(0, Request::RemoveNode { node_id: 1 }).await).1, "node 1 is the primary and can't be removed");
+    assert_eq!(refusal(c.ask(0, Request::RemoveNode { node_id: 7 }).await).0, "42704");
+    assert_eq!(refusal(c.ask(1, Request::RemoveNode { node_id: 3 }).await).0, "PGR01");
+    c.stop(2).await;
+    c.wait(0, "its silence", |s| s.members[2].reachable == Some(false)).await;
+    let (sqlstate, message, _) = refusal(c.ask(0, Request::RemoveNode { node_id: 2 }).await);
+    assert_eq!((sqlstate.as_str(), message.as_str()), ("55006", "removing node 2 would leave 1 reachable of 2 voters, and 2 are needed"));
+    // The dead one may go.
+    assert_eq!(c.ask(0, Request::RemoveNode { node_id: 3 }).await, Response::Done { notice: None });
+    assert!(matches!(c.ask(0, Request::RemoveNode { node_id: 3 }).await, Response::Done { notice: Some(_) }));
+    assert_eq!(c.ask(0, Request::RemoveNode { node_id: 2 }).await, Response::Done { notice: None });
+    let last = c.wait(0, "one voter", |s| s.voters == 1 && s.leader.is_some()).await;
+    assert_eq!((last.members.len(), last.next_node_id), (1, 4));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn strangers_and_copies_are_refused() {
+    let mut c = Cluster::of(2).await;
+    let other = Cluster::of(1).await;
+    // A node of another cluster is added: it never gets in.
+    let foreign = other.members[0].settings.advertise.port();
+    let answer = c.add_as(0, 3, foreign).await;
+    assert_eq!(answer, Response::Done { notice: None });
+    assert_eq!(nodes(&other.status(0).await).len(), 1, "the other cluster is untouched");
+    assert_eq!(c.status(0).await.members[2].role, Role::Learner);
+    assert_eq!(c.ask(0, Request::RemoveNode { node_id: 3 }).await, Response::Done { notice: None });
+
+    // A node that lost its directory is not let back in under its old id.
+    c.wait(0, "what node 2 tells", |s| s.members[1].postgres.is_some()).await;
+    c.stop(1).await;
+    let dir = c.members[1].settings.data_dir.clone();
+    std::fs::rename(&dir, dir.with_extension("lost")).unwrap();
+    c.run(1).await.unwrap();
+    c.wait(0, "node 2 out of reach", |s| s.members[1].reachable != Some(true)).await;
+    assert_eq!(c.status(1).await.state, NodeState::Uninitialized);
+
+    // A directory of another node is refused.
+    let error = c.start_in(9, dir.with_extension("lost")).await.unwrap_err();
+    assert!(error.to_string().contains("belongs to node 2"), "{error}");
+}
