@@ -12,7 +12,8 @@ verify:
     cargo fmt --all --check
     cargo clippy --workspace --all-targets --locked -- -D warnings
     shellcheck --severity=warning quickstart test .ci/run e2e/in-dev e2e/kind/lib.sh $(grep -lI '^#!/bin/bash' e2e/kind/* e2e/kind/node/* 2>/dev/null)
-    cargo run --quiet --locked -p pgraft-operator -- crd | diff -u crds/pgraft.io_pgraftclusters.yaml -
+    cargo run --quiet --locked -p pgraft-operator -- crd | diff -u crds/pgraftclusters.yaml -
+    diff -u crds/pgraftclusters.yaml charts/pgraft-operator/files/pgraftclusters.yaml
     if command -v helm >/dev/null; then helm lint --strict charts/pgraft-operator; fi
 
 # Unit tests, then tests with real Postgres servers. The extension is installed into the Postgres of pg_config, so it runs as root.
@@ -37,7 +38,8 @@ images:
 
 # Writes the generated files anew.
 generate:
-    cargo run --quiet -p pgraft-operator -- crd > crds/pgraft.io_pgraftclusters.yaml
+    cargo run --quiet -p pgraft-operator -- crd > crds/pgraftclusters.yaml
+    cp crds/pgraftclusters.yaml charts/pgraft-operator/files/
 
 # Formats, and mends what clippy can mend.
 fix:

@@ -1,0 +1,37 @@
+//! The application's data: written on the primary, looked for on every pod.
+
+use std::time::Duration;
+
+use crate::cluster::Cluster;
+use crate::failure::Failure;
+use crate::wait::{Look, until};
+
+const TABLE: &str = "create table if not exists ledger (id bigint generated always as identity primary key, entry text not null)";
+const DIGEST: &str = "select count(*) || ' rows, ' || coalesce(md5(string_agg(id || entry, ',' order by id)), '') from ledger";
+
+/// Adds rows, as the application, on this node, which must be the primary.
+///
+/// # Errors
+/// [`Failure::Sql`].
+pub async fn write(cluster: &Cluster, primary: i32, rows: i32) -> Result<(), Failure> {
+    let session = cluster.app(primary).await?;
+    session.run(TABLE).await?;
+    session.rows("insert into ledger (entry) select 'entry ' || n from generate_series(1, $1::int) n", &[&rows]).await.map(drop)
+}
+
+/// Waits until every one of these nodes has just what the primary has.
+///
+/// # Errors
+/// [`Failure::Deadline`] with what was there instead.
+pub async fn same_on(cluster: &Cluster, primary: i32, nodes: &[i32]) -> Result<(), Failure> {
+    let written: String = cluster.app(primary).await?.value(DIGEST, &[]).await?;
+    for &node in nodes {
+        let written = &written;
+        until(&format!("{}: node {node} has {written}", cluster.namespace), Duration::from_mins(1), || async move {
+            let found: String = cluster.app(node).await?.value(DIGEST, &[]).await?;
+            Ok(if found == *written { Look::Yes(()) } else { Look::NotYet(found) })
+        })
+        .await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,42 @@
+//! What is kept of a scenario that failed: the custom resources, pods, events and logs, as files that people read.
+
+use std::path::{Path, PathBuf};
+
+use crate::cluster::Cluster;
+use crate::command::run;
+use crate::failure::Failure;
+
+/// Writes all of it into a folder named after the scenario, and returns that folder. What can't be had is written as the error that came instead.
+///
+/// # Errors
+/// [`Failure::Io`] when the folder can't be written.
+pub async fn keep(folder: &Path, scenario: &str, cluster: &Cluster) -> Result<PathBuf, Failure> {
+    let folder = folder.join(scenario);
+    tokio::fs::create_dir_all(&folder).await?;
+    let namespace = cluster.namespace.as_str();
+    let looks: [(&str, &[&str]); 6] = [
+        ("resources.yaml", &["get", "pgr,configmaps,services,pdb,pvc", "--output=yaml", "--namespace", namespace]),
+        ("pods.yaml", &["get", "pods", "--output=yaml", "--namespace", namespace]),
+        ("pods.txt", &["get", "pods,pvc,pgr", "--output=wide", "--namespace", namespace]),
+        ("events.txt", &["get", "events", "--sort-by=.metadata.creationTimestamp", "--namespace", namespace]),
+        ("nodes.txt", &["describe", "nodes"]),
+        ("operator.log", &["logs", "--namespace=pgraft-system", "--selector=app.kubernetes.io/name=pgraft-operator", "--tail=5000"]),
+    ];
+    for (file, arguments) in looks {
+        write(&folder.join(file), arguments).await?;
+    }
+    for node in cluster.pods().await.unwrap_or_default().into_keys() {
+        let pod = crate::cluster::pod_name(node);
+        write(&folder.join(format!("{pod}.log")), &["logs", &pod, "--all-containers", "--namespace", namespace]).await?;
+        write(&folder.join(format!("{pod}.previous.log")), &["logs", &pod, "--previous", "--namespace", namespace]).await?;
+        let statements = "select * from pgraft_status(); select * from pgraft_members; select * from pgraft_log()";
+        let psql = ["exec", &pod, "--container=postgres", "--namespace", namespace, "--", "psql", "-U", "postgres", "-x", "-c", statements];
+        write(&folder.join(format!("{pod}.sql.txt")), &psql).await?;
+    }
+    Ok(folder)
+}
+
+async fn write(file: &Path, arguments: &[&str]) -> Result<(), Failure> {
+    let text = run("kubectl", arguments).await.unwrap_or_else(|failure| failure.to_string());
+    Ok(tokio::fs::write(file, text).await?)
+}

@@ -1,0 +1,108 @@
+//! `pgraft-e2e`: scenarios on a real Kubernetes cluster, the one of KUBECONFIG, with kubectl and helm on PATH and the images in reach.
+//!
+//! ```text
+//!  main ──▶ helm install ──▶ scenarios, some side by side, some alone ──▶ report
+//!              each: a namespace, a PgRaftCluster (cluster.rs), SQL through port-forwards (sql.rs), waiting for conditions (wait.rs);
+//!              when it fails: logs, events and resources in a folder (evidence.rs)
+//! ```
+
+mod cluster;
+mod command;
+mod data;
+mod evidence;
+mod failure;
+mod report;
+mod scenario;
+mod scenarios;
+mod sql;
+mod wait;
+
+use clap::Parser;
+use futures::StreamExt;
+use kube::Client;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use failure::Failure;
+use scenario::{Scenario, Setting, Verdict};
+
+/// Scenarios on the Kubernetes cluster of KUBECONFIG.
+#[derive(Parser)]
+struct Arguments {
+    /// Which ones; all when none is named.
+    scenarios: Vec<String>,
+    /// Prints their names and does nothing.
+    #[arg(long)]
+    list: bool,
+    /// How many run side by side, of those that can.
+    #[arg(long, default_value_t = 2)]
+    together: usize,
+    /// Leaves the namespaces of failed scenarios standing.
+    #[arg(long)]
+    keep: bool,
+    /// Where the traces of failed scenarios go.
+    #[arg(long, default_value = ".work/e2e")]
+    traces: PathBuf,
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    if arguments.list {
+        for scenario in scenarios::ALL {
+            println!("{}", scenario.name);
+        }
+        return ExitCode::SUCCESS;
+    }
+    match run(arguments).await {
+        Ok(verdicts) => {
+            print!("{}", report::summary(&verdicts));
+            if verdicts.iter().all(|v| v.result.is_ok()) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        }
+        Err(failure) => {
+            eprintln!("pgraft-e2e: {failure}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(arguments: Arguments) -> Result<Vec<Verdict>, Failure> {
+    let chosen = choose(&arguments.scenarios)?;
+    let setting = Setting {
+        client: Client::try_from(kube::Config::infer().await?)?,
+        traces: arguments.traces,
+        keep: arguments.keep,
+        run: run_number(),
+    };
+    println!("installing the operator");
+    command::run(
+        "helm",
+        &["upgrade", "--install", "pgraft", "charts/pgraft-operator", "--namespace", "pgraft-system", "--create-namespace", "--wait"],
+    )
+    .await?;
+
+    let (alone, together): (Vec<_>, Vec<_>) = chosen.into_iter().partition(|s| s.alone);
+    let side_by_side =
+        futures::stream::iter(together).map(|s| scenario::run(setting.clone(), s)).buffer_unordered(arguments.together.max(1));
+    let mut verdicts: Vec<Verdict> = side_by_side.collect().await;
+    for scenario in alone {
+        verdicts.push(scenario::run(setting.clone(), scenario).await);
+    }
+    Ok(verdicts)
+}
+
+/// Tells this run's namespaces from those of earlier ones, which may still be on their way out.
+fn run_number() -> u64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_secs() % 1_000_000)
+}
+
+fn choose(names: &[String]) -> Result<Vec<Scenario>, Failure> {
+    if names.is_empty() {
+        return Ok(scenarios::ALL.to_vec());
+    }
+    let find = |name: &String| {
+        let unknown = || Failure::Wrong(format!("no scenario is called {name}; --list names them"));
+        scenarios::ALL.iter().find(|s| s.name == name).copied().ok_or_else(unknown)
+    };
+    names.iter().map(find).collect()
+}

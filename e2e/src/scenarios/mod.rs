@@ -1,0 +1,25 @@
+//! The scenarios, one file each, readable from top to bottom.
+
+mod bad_specs;
+mod leader_lost;
+mod operator_killed;
+mod quickstart;
+mod recovery;
+mod refusals;
+mod scaling;
+mod speed;
+
+use crate::scenario::Scenario;
+
+/// All of them, in the order in which they are run.
+pub const ALL: &[Scenario] = &[
+    Scenario { name: "quickstart", alone: false, body: |c| Box::pin(quickstart::run(c)) },
+    Scenario { name: "refusals", alone: false, body: |c| Box::pin(refusals::run(c)) },
+    Scenario { name: "scaling-delete", alone: false, body: |c| Box::pin(scaling::run(c, scaling::Policy::Delete)) },
+    Scenario { name: "scaling-retain", alone: false, body: |c| Box::pin(scaling::run(c, scaling::Policy::Retain)) },
+    Scenario { name: "bad-specs", alone: false, body: |c| Box::pin(bad_specs::run(c)) },
+    Scenario { name: "leader-lost", alone: false, body: |c| Box::pin(leader_lost::run(c)) },
+    Scenario { name: "operator-killed", alone: true, body: |c| Box::pin(operator_killed::run(c)) },
+    Scenario { name: "recovery", alone: true, body: |c| Box::pin(recovery::run(c)) },
+    Scenario { name: "speed", alone: true, body: |c| Box::pin(speed::run(c)) },
+];

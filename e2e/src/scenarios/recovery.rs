@@ -1,0 +1,55 @@
+//! Recovery: node 3 is down while nodes 4 and 5 are added. When it is back it knows of both, and has all that was written.
+
+use serde_json::json;
+
+use crate::cluster::{Cluster, PATIENCE, is_ready, pod_name};
+use crate::data;
+use crate::ensure;
+use crate::failure::Failure;
+use crate::scenario::Figure;
+use crate::wait::{Look, until};
+
+pub async fn run(cluster: Cluster) -> Result<Vec<Figure>, Failure> {
+    cluster.create(3, &json!({})).await?;
+    data::write(&cluster, 1, 100).await?;
+    let pods = cluster.pods().await?;
+    let host = pods.get(&3).and_then(|pod| pod.spec.as_ref()?.node_name.clone()).unwrap_or_default();
+
+    // Down: its volume is on a host that takes no pods.
+    cluster.cordon(&host, true).await?;
+    let story = while_down(&cluster).await;
+    cluster.cordon(&host, false).await?;
+    story?;
+
+    cluster.settled(5).await?;
+    cluster.same_everywhere(&[1, 2, 3, 4, 5]).await?;
+    data::same_on(&cluster, 1, &[1, 2, 3, 4, 5]).await?;
+    let joined = "select array_agg((data->>'node')::int order by index) from pgraft_log() where kind = 'join' and committed";
+    let order: Vec<i32> = cluster.superuser(3).await?.value(joined, &[]).await?;
+    ensure!(order.ends_with(&[4, 5]), "node 3 has the joins {order:?}, and 4 and 5 should be the last");
+    Ok(Vec::new())
+}
+
+async fn while_down(cluster: &Cluster) -> Result<(), Failure> {
+    let before = cluster.pods().await?.get(&3).and_then(|pod| pod.metadata.uid.clone());
+    cluster.delete_pod(3).await?;
+    until("the pod of node 3 is made again and finds no host", PATIENCE, || async {
+        let pod = cluster.pod_api().get(&pod_name(3)).await?;
+        let phase = pod.status.as_ref().and_then(|s| s.phase.clone()).unwrap_or_default();
+        let new = pod.metadata.uid != before;
+        Ok(if new && phase == "Pending" { Look::Yes(()) } else { Look::NotYet(phase) })
+    })
+    .await?;
+
+    cluster.scale(5).await?;
+    until("nodes 4 and 5 are voters while node 3 is down", PATIENCE, || async {
+        let members = cluster.members().await?;
+        let voters: Vec<i64> = members.iter().filter(|m| m.role == "voter").map(|m| m.id).collect();
+        let unreachable = members.iter().any(|m| m.id == 3 && m.reachable == Some(false));
+        Ok(if voters == [1, 2, 3, 4, 5] && unreachable { Look::Yes(()) } else { Look::NotYet(format!("{members:?}")) })
+    })
+    .await?;
+    ensure!(!is_ready(&cluster.pod_api().get(&pod_name(3)).await?), "node 3 was not down");
+    cluster.same_rows_on(&[1, 2, 4, 5], &[1, 2, 3, 4, 5]).await?;
+    data::write(cluster, 1, 100).await
+}

@@ -1,0 +1,48 @@
+//! 1 → 3 → 5 → 3 → 1 → 3: after each step the data is in every pod, the rows are the same everywhere, ids are never used again, and volumes
+//! went or stayed as the policy says.
+
+use serde_json::json;
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use crate::cluster::Cluster;
+use crate::data;
+use crate::failure::Failure;
+use crate::scenario::Figure;
+use crate::wait::{Look, until};
+
+/// `persistentVolumeClaimRetentionPolicy.whenScaled`.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Policy {
+    Delete,
+    Retain,
+}
+
+pub async fn run(cluster: Cluster, policy: Policy) -> Result<Vec<Figure>, Failure> {
+    let word = if policy == Policy::Delete { "Delete" } else { "Retain" };
+    cluster.create(1, &json!({"persistentVolumeClaimRetentionPolicy": {"whenScaled": word}})).await?;
+    let mut ever = BTreeSet::new();
+    let steps: [&[i32]; 6] = [&[1], &[1, 2, 3], &[1, 2, 3, 4, 5], &[1, 2, 3], &[1], &[1, 6, 7]];
+    for (step, ids) in steps.into_iter().enumerate() {
+        if step > 0 {
+            let replicas = i32::try_from(ids.len()).unwrap_or_default();
+            cluster.scale(replicas).await?;
+            cluster.settled(replicas).await?;
+        }
+        ever.extend(ids.iter().copied());
+        data::write(&cluster, 1, 100).await?;
+        data::same_on(&cluster, 1, ids).await?;
+        cluster.same_everywhere(ids).await?;
+        let volumes = if policy == Policy::Delete { ids.iter().copied().collect() } else { ever.clone() };
+        volumes_are(&cluster, &volumes).await?;
+    }
+    Ok(Vec::new())
+}
+
+async fn volumes_are(cluster: &Cluster, expected: &BTreeSet<i32>) -> Result<(), Failure> {
+    until(&format!("{}: the volumes are {expected:?}", cluster.namespace), Duration::from_mins(1), || async {
+        let volumes = cluster.volumes().await?;
+        Ok(if volumes == *expected { Look::Yes(()) } else { Look::NotYet(format!("{volumes:?}")) })
+    })
+    .await
+}

@@ -1,0 +1,72 @@
+//! A connection to one pod's Postgres, through the API server, so that it works on any cluster.
+
+use k8s_openapi::api::core::v1::Pod;
+use kube::Api;
+use kube::api::Portforwarder;
+use tokio_postgres::types::{FromSqlOwned, ToSql};
+use tokio_postgres::{NoTls, Row};
+
+use crate::failure::Failure;
+
+/// Whom to connect as, to which database.
+#[derive(Debug, Clone)]
+pub struct Login {
+    /// Role.
+    pub user: String,
+    /// Its password.
+    pub password: String,
+    /// Database.
+    pub database: String,
+}
+
+/// One connection; gone when it is dropped.
+pub struct Session {
+    pod: String,
+    client: tokio_postgres::Client,
+    _forward: Portforwarder,
+}
+
+impl Session {
+    /// # Errors
+    /// [`Failure::Kube`] when the pod can't be reached, [`Failure::Sql`] when Postgres does not let us in.
+    pub async fn open(pods: &Api<Pod>, pod: &str, login: &Login) -> Result<Self, Failure> {
+        let mut forward = pods.portforward(pod, &[5432]).await?;
+        let stream = forward.take_stream(5432).ok_or_else(|| Failure::Wrong(format!("{pod}: no stream to port 5432")))?;
+        let sql = |source| Failure::Sql { pod: pod.to_owned(), source };
+        let (client, connection) = tokio_postgres::Config::new()
+            .user(&login.user)
+            .password(&login.password)
+            .dbname(&login.database)
+            .application_name("pgraft-e2e")
+            .connect_raw(stream, NoTls)
+            .await
+            .map_err(sql)?;
+        tokio::spawn(connection); // ends with the client
+        Ok(Self { pod: pod.to_owned(), client, _forward: forward })
+    }
+
+    /// All rows.
+    ///
+    /// # Errors
+    /// [`Failure::Sql`].
+    pub async fn rows(&self, statement: &str, parameters: &[&(dyn ToSql + Sync)]) -> Result<Vec<Row>, Failure> {
+        self.client.query(statement, parameters).await.map_err(|source| Failure::Sql { pod: self.pod.clone(), source })
+    }
+
+    /// The first column of the only row.
+    ///
+    /// # Errors
+    /// [`Failure::Sql`], also for another type or no row.
+    pub async fn value<T: FromSqlOwned>(&self, statement: &str, parameters: &[&(dyn ToSql + Sync)]) -> Result<T, Failure> {
+        let sql = |source| Failure::Sql { pod: self.pod.clone(), source };
+        self.client.query_one(statement, parameters).await.and_then(|row| row.try_get(0)).map_err(sql)
+    }
+
+    /// Statements without a result.
+    ///
+    /// # Errors
+    /// [`Failure::Sql`].
+    pub async fn run(&self, statements: &str) -> Result<(), Failure> {
+        self.client.batch_execute(statements).await.map_err(|source| Failure::Sql { pod: self.pod.clone(), source })
+    }
+}

@@ -1,0 +1,53 @@
+//! Waiting: for a condition, with a deadline; never for a time.
+
+use std::future::Future;
+use std::time::{Duration, Instant};
+
+use crate::failure::Failure;
+
+/// What a look at the world came to.
+pub enum Look<T> {
+    /// It is so.
+    Yes(T),
+    /// It is not so yet; the words go into the failure when it never is.
+    NotYet(String),
+}
+
+/// Looks again and again until it is so. What goes wrong while looking is one more "not yet": pods come and go in these scenarios.
+///
+/// # Errors
+/// [`Failure::Deadline`] with what was seen last.
+pub async fn until<T, F, Fut>(what: &str, limit: Duration, mut look: F) -> Result<T, Failure>
+where
+    F: FnMut() -> Fut,
+    Fut: Future<Output = Result<Look<T>, Failure>>,
+{
+    let begun = Instant::now();
+    let mut last = "nothing".to_owned();
+    loop {
+        let left = limit.saturating_sub(begun.elapsed());
+        match tokio::time::timeout(left, look()).await {
+            Ok(Ok(Look::Yes(value))) => return Ok(value),
+            Ok(Ok(Look::NotYet(words))) => last = words,
+            Ok(Err(failure)) => last = failure.to_string(),
+            Err(_) => return Err(Failure::Deadline { what: what.to_owned(), limit, last }),
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await; // between two looks
+    }
+}
+
+/// As [`until`], for a plain yes or no.
+///
+/// # Errors
+/// As [`until`].
+pub async fn until_true<F, Fut>(what: &str, limit: Duration, mut look: F) -> Result<(), Failure>
+where
+    F: FnMut() -> Fut,
+    Fut: Future<Output = Result<bool, Failure>>,
+{
+    until(what, limit, || {
+        let look = look();
+        async move { Ok(if look.await? { Look::Yes(()) } else { Look::NotYet("no".to_owned()) }) }
+    })
+    .await
+}
