@@ -1,2 +1,36 @@
-//! The extension.
+//! The extension: settings, SQL functions, and a background worker that is a member of the cluster's Raft group.
+//!
+//! ```text
+//!  backend ── sql ──▶ shmem  (reads: no round trip)             ┌─ worker ──────────────────────────────────────────┐
+//!          └─ pg::command ──▶ control socket (changes) ────────▶│ tokio threads: pgraft_raft::Node                   │
+//!                                 shmem ◀── publish ────────────│ main thread:   Postgres calls only (worker::main_loop) │
+//!                                                               └────────────────────────────────────────────────────┘
+//! ```
+//!
+//! `unsafe` stands in `shmem.rs` and `pg/` alone, and where pgrx's macros put it.
+
+mod gucs;
+mod pg;
+mod shmem;
+mod sql;
+mod worker;
+
+use pgrx::prelude::*;
+
 pgrx::pg_module_magic!();
+
+/// Called by Postgres when it loads the library.
+#[pg_guard]
+#[allow(unsafe_code, non_snake_case, reason = "Postgres looks for this symbol by name")]
+pub extern "C-unwind" fn _PG_init() {
+    if !pg::is_preloading() {
+        pg::ereport::error(
+            PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            "pgraft must be loaded when the server starts",
+            "Add pgraft to shared_preload_libraries and restart the server.",
+        );
+    }
+    gucs::define();
+    shmem::request();
+    worker::register();
+}

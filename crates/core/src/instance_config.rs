@@ -123,7 +123,9 @@ pub const RESERVED_PARAMETERS: &[&str] = &[
 
 /// The first reserved one of these names, if there is one.
 pub fn reserved_parameter<'a>(names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    names.into_iter().find(|n| n.to_ascii_lowercase().starts_with("pgraft.") || RESERVED_PARAMETERS.iter().any(|r| r.eq_ignore_ascii_case(n)))
+    names
+        .into_iter()
+        .find(|n| n.to_ascii_lowercase().starts_with("pgraft.") || RESERVED_PARAMETERS.iter().any(|r| r.eq_ignore_ascii_case(n)))
 }
 
 /// The role that the operator connects as: reads `pgraft_*`, may add and remove nodes, owns nothing.

@@ -115,7 +115,8 @@ impl ClusterState {
         if raft.joint {
             return; // neither half is in force alone
         }
-        let gone: Vec<NodeId> = self.members.iter().filter(|(id, m)| m.role == Role::Leaving && !raft.contains(**id)).map(|(id, _)| *id).collect();
+        let gone: Vec<NodeId> =
+            self.members.iter().filter(|(id, m)| m.role == Role::Leaving && !raft.contains(**id)).map(|(id, _)| *id).collect();
         for id in gone {
             self.members.remove(&id);
             self.retired.insert(id);

@@ -222,7 +222,10 @@ async fn members_survive_a_restart_and_the_death_of_their_leader() {
     assert_eq!(nodes(&alone)[..3], rows[..]);
     assert_eq!(alone.leader, None);
     let (sqlstate, _, hint) = refusal(c.add_as(1, 9, free_port()).await);
-    assert_eq!((sqlstate.as_str(), hint.as_str()), ("PGR01", "There is no leader at the moment; try again when pgraft_get_leader() returns one."));
+    assert_eq!(
+        (sqlstate.as_str(), hint.as_str()),
+        ("PGR01", "There is no leader at the moment; try again when pgraft_get_leader() returns one.")
+    );
     for n in [0, 2, 3] {
         c.run(n).await.unwrap();
     }

@@ -72,7 +72,8 @@ impl Shared {
 
     async fn carry_out(&self, step: Step) -> Result<(), String> {
         let one = |id| BTreeSet::from([raft_id(id)]);
-        let change = |members, retain| async move { self.raft.change_membership(members, retain).await.map(drop).map_err(|e| e.to_string()) };
+        let change =
+            |members, retain| async move { self.raft.change_membership(members, retain).await.map(drop).map_err(|e| e.to_string()) };
         match step {
             Step::Nothing | Step::WaitFor(_) => Ok(()),
             Step::FinishJoint => change(ChangeMembers::AddVoterIds(BTreeSet::new()), true).await,

@@ -171,7 +171,12 @@ impl Node {
         let socket = shared.settings.socket();
         let control = control::listen(&socket).map_err(|source| StartError::Listen { at: socket.display().to_string(), source })?;
         let Hooks { wal, publish } = hooks;
-        let server = transport::Server { raft: shared.raft.clone(), local: Arc::clone(&shared.local), wal: Arc::clone(&wal), contact: Arc::clone(&shared.contact) };
+        let server = transport::Server {
+            raft: shared.raft.clone(),
+            local: Arc::clone(&shared.local),
+            wal: Arc::clone(&wal),
+            contact: Arc::clone(&shared.contact),
+        };
         let task = |name: &'static str, task: std::pin::Pin<Box<dyn Future<Output = ()> + Send>>| async move {
             task.await;
             name

@@ -86,6 +86,12 @@ impl Shared {
     /// Every member but this one.
     fn others(&self) -> BTreeMap<NodeId, Endpoint> {
         let applied = self.applied.borrow();
-        applied.cluster.members.iter().filter(|(id, _)| **id != self.settings.node_id).map(|(id, m)| (*id, Endpoint::from(&m.address))).collect()
+        applied
+            .cluster
+            .members
+            .iter()
+            .filter(|(id, _)| **id != self.settings.node_id)
+            .map(|(id, m)| (*id, Endpoint::from(&m.address)))
+            .collect()
     }
 }

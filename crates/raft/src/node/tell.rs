@@ -51,7 +51,8 @@ impl Shared {
             let written = tokio::time::timeout(TIMEOUT, self.raft.client_write(LogCommand(command))).await;
             return written.map_err(|_| "not committed in time".to_owned())?.map(drop).map_err(|e| e.to_string());
         }
-        let endpoint = self.applied.borrow().membership.membership().get_node(&leader).cloned().ok_or("the leader's address is not known yet")?;
+        let endpoint =
+            self.applied.borrow().membership.membership().get_node(&leader).cloned().ok_or("the leader's address is not known yet")?;
         match self.peers.peer(leader, endpoint).call(&Rpc::Propose(command), TIMEOUT).await {
             Ok(Reply::Proposed(_)) => Ok(()),
             Ok(other) => Err(format!("an answer to another question: {other:?}")),

@@ -52,7 +52,10 @@ impl StateMachine {
         let mut state = AppliedState::default();
         if let Some(SnapshotFile { format, meta, cluster }) = files::read_json(&path)? {
             if format != FORMAT {
-                return Err(io::Error::new(io::ErrorKind::InvalidData, format!("snapshot has format {format}, this version reads {FORMAT}")));
+                return Err(io::Error::new(
+                    io::ErrorKind::InvalidData,
+                    format!("snapshot has format {format}, this version reads {FORMAT}"),
+                ));
             }
             state = AppliedState { cluster, last_applied: meta.last_log_id, membership: meta.last_membership, times: VecDeque::new() };
         }
@@ -122,7 +125,9 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         Ok(())
     }
 
-    async fn get_current_snapshot(&mut self) -> io::Result<Option<Snapshot<openraft::alias::CommittedLeaderIdOf<TypeConfig>, u64, crate::types::Endpoint, Vec<u8>>>> {
+    async fn get_current_snapshot(
+        &mut self,
+    ) -> io::Result<Option<Snapshot<openraft::alias::CommittedLeaderIdOf<TypeConfig>, u64, crate::types::Endpoint, Vec<u8>>>> {
         let Some(SnapshotFile { meta, cluster, .. }) = files::read_json(&self.path)? else { return Ok(None) };
         Ok(Some(Snapshot { meta, snapshot: serde_json::to_vec(&cluster)? }))
     }
@@ -131,7 +136,9 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
 impl RaftSnapshotBuilder<TypeConfig> for StateMachine {
     type SnapshotData = Vec<u8>;
 
-    async fn build_snapshot(&mut self) -> io::Result<Snapshot<openraft::alias::CommittedLeaderIdOf<TypeConfig>, u64, crate::types::Endpoint, Vec<u8>>> {
+    async fn build_snapshot(
+        &mut self,
+    ) -> io::Result<Snapshot<openraft::alias::CommittedLeaderIdOf<TypeConfig>, u64, crate::types::Endpoint, Vec<u8>>> {
         let state = self.current();
         let meta = SnapshotMeta { last_log_id: state.last_applied, last_membership: state.membership.clone() };
         files::replace_json(&self.path, &SnapshotFile { format: FORMAT, meta: meta.clone(), cluster: state.cluster.clone() })?;

@@ -10,7 +10,9 @@ use openraft::RaftNetworkFactory;
 use openraft::errors::{RPCError, ReplicationClosed, StreamingError, Unreachable};
 use openraft::network::{RPCOption, RaftNetworkV2};
 
-use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderError, TransferLeaderRequest, VoteRequest, VoteResponse};
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderError, TransferLeaderRequest, VoteRequest, VoteResponse,
+};
 use openraft::storage::Snapshot;
 use pgraft_core::NodeId;
 use tokio::net::TcpStream;
@@ -119,8 +121,7 @@ impl Peer {
         let io = |source| CallError::Io { peer, endpoint: self.endpoint.clone(), source };
         let identity = self.factory.local.identity();
         let cluster = identity.cluster.ok_or(CallError::NoCluster)?;
-        let to_instance =
-            self.factory.applied.borrow().cluster.members.get(&peer).and_then(|m| m.told.as_ref()).map(|told| told.instance);
+        let to_instance = self.factory.applied.borrow().cluster.members.get(&peer).and_then(|m| m.told.as_ref()).map(|told| told.instance);
         let hello = Hello { version: PROTOCOL_VERSION, cluster, from: identity.node_id, to: peer, to_instance };
 
         let mut stream = TcpStream::connect((host.as_str(), *port)).await.map_err(io)?;
@@ -178,7 +179,11 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         }
     }
 
-    async fn pre_vote(&mut self, rpc: VoteRequest<TypeConfig>, option: RPCOption) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
+    async fn pre_vote(
+        &mut self,
+        rpc: VoteRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
         match self.raft_call(&Rpc::PreVote(rpc), &option).await? {
             Reply::Vote(response) => Ok(response),
             other => Err(unexpected(&other)),
@@ -200,7 +205,9 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         };
         match reply {
             Ok(Reply::Snapshot(response)) => Ok(response),
-            Ok(other) => Err(StreamingError::Unreachable(Unreachable::new(&AnyError::error(format!("an answer to another question: {other:?}"))))),
+            Ok(other) => {
+                Err(StreamingError::Unreachable(Unreachable::new(&AnyError::error(format!("an answer to another question: {other:?}")))))
+            }
             Err(e) => Err(StreamingError::Unreachable(Unreachable::new(&e))),
         }
     }

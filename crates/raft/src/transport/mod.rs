@@ -19,8 +19,9 @@ pub use frame::{read_json, write_json};
 pub use handshake::Local;
 pub use server::{Server, WalSource, serve};
 
-
-use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderError, TransferLeaderRequest, VoteRequest, VoteResponse};
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderError, TransferLeaderRequest, VoteRequest, VoteResponse,
+};
 use pgraft_core::Command;
 use pgraft_core::status::WalPosition;
 use serde::{Deserialize, Serialize};
@@ -39,7 +40,11 @@ pub enum Rpc {
     Append(AppendEntriesRequest<TypeConfig>),
     Vote(VoteRequest<TypeConfig>),
     PreVote(VoteRequest<TypeConfig>),
-    Snapshot { vote: Vote, meta: SnapshotMeta, data: Vec<u8> },
+    Snapshot {
+        vote: Vote,
+        meta: SnapshotMeta,
+        data: Vec<u8>,
+    },
     Transfer(TransferLeaderRequest<TypeConfig>),
     /// To the leader: append this command.
     Propose(Command),
@@ -55,7 +60,9 @@ pub enum Reply {
     Snapshot(SnapshotResponse<TypeConfig>),
     Transfer(Result<(), TransferLeaderError<TypeConfig>>),
     Proposed(Applied),
-    Probe { wal: Option<WalPosition> },
+    Probe {
+        wal: Option<WalPosition>,
+    },
     /// The member could not do it; in its own words.
     Failed(String),
 }

@@ -1,0 +1,64 @@
+-- pgraft 0.1.0. Once released this file never changes: what comes later is an upgrade script (pgraft--0.1.0--<next>.sql).
+\echo Use "CREATE EXTENSION pgraft" to load this file. \quit
+
+-- What changes the cluster.
+
+CREATE FUNCTION pgraft_init() RETURNS boolean
+    LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'pgraft_init';
+COMMENT ON FUNCTION pgraft_init() IS 'makes a cluster of this one node';
+
+CREATE FUNCTION pgraft_add_node(node_id integer, address text, port integer) RETURNS boolean
+    LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'pgraft_add_node';
+COMMENT ON FUNCTION pgraft_add_node(integer, text, integer) IS 'adds a node; on the leader: true once a majority has committed it';
+
+CREATE FUNCTION pgraft_remove_node(node_id integer) RETURNS boolean
+    LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'pgraft_remove_node';
+COMMENT ON FUNCTION pgraft_remove_node(integer) IS 'takes a node out for good; on the leader';
+
+-- What shows it.
+
+CREATE FUNCTION pgraft_get_leader() RETURNS bigint
+    LANGUAGE c VOLATILE PARALLEL SAFE AS 'MODULE_PATHNAME', 'pgraft_get_leader_wrapper';
+COMMENT ON FUNCTION pgraft_get_leader() IS 'the id of the Raft leader, NULL when there is none';
+
+CREATE FUNCTION pgraft_is_leader() RETURNS boolean
+    LANGUAGE c VOLATILE PARALLEL SAFE AS 'MODULE_PATHNAME', 'pgraft_is_leader_wrapper';
+COMMENT ON FUNCTION pgraft_is_leader() IS 'whether this node is the Raft leader';
+
+CREATE FUNCTION pgraft_get_term() RETURNS bigint
+    LANGUAGE c VOLATILE PARALLEL SAFE AS 'MODULE_PATHNAME', 'pgraft_get_term_wrapper';
+COMMENT ON FUNCTION pgraft_get_term() IS 'Raft''s current term';
+
+CREATE FUNCTION pgraft_get_nodes(OUT node_id integer, OUT address text, OUT port integer) RETURNS SETOF record
+    LANGUAGE c VOLATILE PARALLEL SAFE ROWS 5 AS 'MODULE_PATHNAME', 'pgraft_get_nodes_wrapper';
+COMMENT ON FUNCTION pgraft_get_nodes() IS 'the members, learners too, as this node has applied them';
+
+CREATE FUNCTION pgraft_status(
+    OUT cluster_id uuid, OUT node_id integer, OUT state text, OUT term bigint, OUT leader integer, OUT epoch bigint,
+    OUT primary_node integer, OUT commit_index bigint, OUT applied_index bigint, OUT gate text, OUT lease_remaining interval,
+    OUT sync_standbys text, OUT sync_required integer, OUT voters integer, OUT quorum integer, OUT next_node_id integer
+) RETURNS SETOF record
+    LANGUAGE c VOLATILE PARALLEL SAFE ROWS 1 AS 'MODULE_PATHNAME', 'pgraft_status_wrapper';
+COMMENT ON FUNCTION pgraft_status() IS 'what this node knows, in one row';
+
+CREATE FUNCTION pgraft_get_members(
+    OUT node_id integer, OUT address text, OUT port integer, OUT role text, OUT is_leader boolean, OUT is_primary boolean,
+    OUT reachable boolean, OUT last_contact interval, OUT match_index bigint, OUT lag_bytes bigint, OUT timeline integer,
+    OUT flush_lsn pg_lsn, OUT zone text
+) RETURNS SETOF record
+    LANGUAGE c VOLATILE PARALLEL SAFE ROWS 5 AS 'MODULE_PATHNAME', 'pgraft_get_members_wrapper';
+COMMENT ON FUNCTION pgraft_get_members() IS 'the rows of pgraft_members';
+
+CREATE VIEW pgraft_members AS SELECT * FROM pgraft_get_members();
+COMMENT ON VIEW pgraft_members IS 'the members with their state; liveness columns are the leader''s and NULL elsewhere';
+
+CREATE FUNCTION pgraft_log(
+    OUT index bigint, OUT term bigint, OUT kind text, OUT data jsonb, OUT committed boolean, OUT applied_at timestamptz
+) RETURNS SETOF record
+    LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 100 AS 'MODULE_PATHNAME', 'pgraft_log_wrapper';
+COMMENT ON FUNCTION pgraft_log() IS 'the youngest entries of this node''s Raft log';
+
+REVOKE EXECUTE ON FUNCTION pgraft_init(), pgraft_add_node(integer, text, integer), pgraft_remove_node(integer),
+    pgraft_get_nodes(), pgraft_status(), pgraft_get_members(), pgraft_log() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION pgraft_get_nodes(), pgraft_status(), pgraft_get_members(), pgraft_log() TO pg_monitor;
+GRANT SELECT ON pgraft_members TO pg_monitor;

@@ -1,0 +1,141 @@
+//! The settings, all read once when the server starts.
+
+use std::ffi::CString;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use pgraft_core::{Address, NodeId};
+use pgraft_raft::{Settings, SettingsError};
+use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting};
+
+static NODE_ID: GucSetting<i32> = GucSetting::<i32>::new(0);
+static LISTEN_ADDRESS: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c"localhost"));
+static PORT: GucSetting<i32> = GucSetting::<i32>::new(7001);
+static ADVERTISE_ADDRESS: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
+static DATA_DIR: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
+static HEARTBEAT_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(100);
+static ELECTION_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(1000);
+static ZONE: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
+
+/// Defines the settings; in the postmaster only.
+pub fn define() {
+    GucRegistry::define_int_guc(
+        c"pgraft.node_id",
+        c"This node's id in its cluster.",
+        c"A number that no node of the cluster has or had. 0 keeps pgraft from starting.",
+        &NODE_ID,
+        0,
+        i32::MAX,
+        GucContext::Postmaster,
+        GucFlags::default(),
+    );
+    GucRegistry::define_string_guc(
+        c"pgraft.listen_address",
+        c"The host name or IP address that the Raft member listens on.",
+        c"\"*\" stands for all addresses of this host.",
+        &LISTEN_ADDRESS,
+        GucContext::Postmaster,
+        GucFlags::default(),
+    );
+    GucRegistry::define_int_guc(
+        c"pgraft.port",
+        c"The TCP port that the Raft member listens on.",
+        c"",
+        &PORT,
+        1,
+        65535,
+        GucContext::Postmaster,
+        GucFlags::default(),
+    );
+    GucRegistry::define_string_guc(
+        c"pgraft.advertise_address",
+        c"The host name or IP address under which the other members reach this node.",
+        c"pgraft.listen_address when empty.",
+        &ADVERTISE_ADDRESS,
+        GucContext::Postmaster,
+        GucFlags::default(),
+    );
+    GucRegistry::define_string_guc(
+        c"pgraft.data_dir",
+        c"The directory of the Raft member.",
+        c"An absolute path outside the data directory, of this node alone.",
+        &DATA_DIR,
+        GucContext::Postmaster,
+        GucFlags::default(),
+    );
+    GucRegistry::define_int_guc(
+        c"pgraft.heartbeat_interval",
+        c"How often the Raft leader shows that it is there.",
+        c"",
+        &HEARTBEAT_INTERVAL,
+        10,
+        60_000,
+        GucContext::Postmaster,
+        GucFlags::UNIT_MS,
+    );
+    GucRegistry::define_int_guc(
+        c"pgraft.election_timeout",
+        c"After how long without the leader a new one is elected.",
+        c"At least three times pgraft.heartbeat_interval.",
+        &ELECTION_TIMEOUT,
+        100,
+        600_000,
+        GucContext::Postmaster,
+        GucFlags::UNIT_MS,
+    );
+    GucRegistry::define_string_guc(
+        c"pgraft.zone",
+        c"The failure domain that this node is in, for people to look at.",
+        c"",
+        &ZONE,
+        GucContext::Postmaster,
+        GucFlags::default(),
+    );
+}
+
+/// The settings as a member wants them, checked. `postgres_port` and `pgdata` are the server's own.
+pub fn settings(postgres_port: i32, pgdata: &Path) -> Result<Settings, SettingsError> {
+    let value = |setting| move |why| SettingsError::Value { setting, why };
+    if NODE_ID.get() == 0 {
+        return Err(SettingsError::Missing("pgraft.node_id"));
+    }
+    let node_id = NodeId::new(i64::from(NODE_ID.get())).map_err(value("pgraft.node_id"))?;
+    let data_dir = PathBuf::from(text(&DATA_DIR));
+    if data_dir.as_os_str().is_empty() {
+        return Err(SettingsError::Missing("pgraft.data_dir"));
+    }
+    let (listen, advertise) = (text(&LISTEN_ADDRESS), text(&ADVERTISE_ADDRESS));
+    let any = matches!(listen.as_str(), "*" | "0.0.0.0" | "::");
+    if advertise.is_empty() && any {
+        return Err(SettingsError::Missing("pgraft.advertise_address (pgraft.listen_address stands for many addresses)"));
+    }
+    let port = i64::from(PORT.get());
+    let listen_host = if listen == "*" { "0.0.0.0" } else { &listen };
+    let advertise_host = if advertise.is_empty() { &listen } else { &advertise };
+    let settings = Settings {
+        node_id,
+        listen: Address::new(listen_host, port).map_err(value("pgraft.listen_address"))?,
+        advertise: Address::new(advertise_host, port).map_err(value("pgraft.advertise_address"))?,
+        data_dir,
+        heartbeat_interval: milliseconds(&HEARTBEAT_INTERVAL),
+        election_timeout: milliseconds(&ELECTION_TIMEOUT),
+        postgres: Address::new(advertise_host, i64::from(postgres_port)).map_err(value("port"))?,
+        zone: text(&ZONE),
+    };
+    settings.check(Some(pgdata))?;
+    Ok(settings)
+}
+
+/// Where the control socket is, for backends; None where no directory was set.
+pub fn control_socket() -> Option<PathBuf> {
+    let dir = text(&DATA_DIR);
+    (!dir.is_empty()).then(|| Path::new(&dir).join(pgraft_core::control::SOCKET_NAME))
+}
+
+fn text(setting: &GucSetting<Option<CString>>) -> String {
+    setting.get().map(|s| s.to_string_lossy().into_owned()).unwrap_or_default()
+}
+
+fn milliseconds(setting: &GucSetting<i32>) -> Duration {
+    Duration::from_millis(u64::from(setting.get().unsigned_abs()))
+}

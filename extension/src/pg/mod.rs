@@ -1,0 +1,61 @@
+//! The calls into Postgres that need `unsafe`: one file a concern, one sound step a block.
+
+#![allow(unsafe_code, reason = "this is where Postgres' own functions are called")]
+
+pub mod command;
+pub mod ereport;
+mod functions;
+pub mod wal;
+
+use std::ffi::CStr;
+use std::path::PathBuf;
+
+use nix::sys::signal::{SigSet, SigmaskHow};
+use nix::sys::time::TimeValLike;
+use nix::time::{ClockId, clock_gettime};
+use pgrx::pg_sys;
+
+/// Whether the postmaster is loading `shared_preload_libraries`.
+pub fn is_preloading() -> bool {
+    // SAFETY: a plain read of a variable that only this thread writes.
+    unsafe { pg_sys::process_shared_preload_libraries_in_progress }
+}
+
+/// The server's own port.
+pub fn port() -> i32 {
+    // SAFETY: set once by the postmaster before any worker starts.
+    unsafe { pg_sys::PostPortNumber }
+}
+
+/// The server's data directory.
+pub fn data_directory() -> PathBuf {
+    // SAFETY: set once by the postmaster, zero-terminated, never freed.
+    let path = unsafe { CStr::from_ptr(pg_sys::DataDir) };
+    PathBuf::from(path.to_string_lossy().into_owned())
+}
+
+/// Reads the configuration files again, as every process does on SIGHUP.
+pub fn reload() {
+    // SAFETY: on the main thread, outside of a transaction.
+    unsafe { pg_sys::ProcessConfigFile(pg_sys::GucContext::PGC_SIGHUP) }
+}
+
+/// Ends this process. 1 has the postmaster start the worker again, 0 never.
+pub fn exit(code: i32) -> ! {
+    // SAFETY: on the main thread; runs Postgres' exit callbacks and does not return.
+    unsafe { pg_sys::proc_exit(code) }
+}
+
+/// Milliseconds of a clock that never goes back, goes on while the host sleeps, and is the same for every process of this host.
+pub fn monotonic_ms() -> i64 {
+    clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(0, |now| now.num_milliseconds())
+}
+
+/// Runs `make` with all signals blocked, so that the threads that it starts inherit that: signals are the main thread's, and a thread that
+/// took one would run Postgres' handler.
+pub fn with_signals_blocked<T>(make: impl FnOnce() -> T) -> nix::Result<T> {
+    let before = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK)?;
+    let made = make();
+    before.thread_set_mask()?;
+    Ok(made)
+}

@@ -1,0 +1,79 @@
+//! From the member's threads to Postgres' log: a bounded queue that the main thread empties, since no other thread may call Postgres.
+
+use std::fmt::{self, Write};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tracing::field::{Field, Visit};
+use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
+use tracing_subscriber::{EnvFilter, Registry};
+
+/// Lines that wait for the main thread; more are dropped and counted.
+const QUEUE: usize = 1024;
+/// The same line is written once in this time: a member that is away would fill the log otherwise.
+const REPEAT_AFTER: Duration = Duration::from_secs(30);
+/// Distinct lines that are remembered for that.
+const REMEMBERED: usize = 64;
+/// openraft's own words are for its developers; its errors are ours too.
+const FILTER: &str = "warn,pgraft=info,pgraft_raft=info,openraft=off,raft_log=warn,chunked_wal=warn";
+
+/// One line for Postgres' log.
+pub struct Line {
+    pub level: Level,
+    pub text: String,
+}
+
+/// Routes `tracing` of this process to the returned queue.
+pub fn install() -> Receiver<Line> {
+    let (queue, lines) = sync_channel(QUEUE);
+    let bridge = Bridge { queue, recent: Mutex::new(Vec::new()) };
+    let subscriber = Registry::default().with(EnvFilter::new(FILTER)).with(bridge);
+    // Set once a process: a second call can only come from a second call of this function.
+    let _ = tracing::subscriber::set_global_default(subscriber);
+    lines
+}
+
+struct Bridge {
+    queue: SyncSender<Line>,
+    recent: Mutex<Vec<(String, Instant)>>,
+}
+
+impl Bridge {
+    fn is_repeated(&self, text: &str) -> bool {
+        let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        recent.retain(|(_, at)| at.elapsed() < REPEAT_AFTER);
+        if recent.iter().any(|(known, _)| known == text) {
+            return true;
+        }
+        if recent.len() < REMEMBERED {
+            recent.push((text.to_owned(), Instant::now()));
+        }
+        false
+    }
+}
+
+impl<S: Subscriber> Layer<S> for Bridge {
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+        let mut text = Text(String::new());
+        event.record(&mut text);
+        let level = *event.metadata().level();
+        if level <= Level::WARN && self.is_repeated(&text.0) {
+            return;
+        }
+        match self.queue.try_send(Line { level, text: text.0 }) {
+            // Better a lost line than a member that waits for the log.
+            Ok(()) | Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {}
+        }
+    }
+}
+
+struct Text(String);
+
+impl Visit for Text {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        let written = if field.name() == "message" { write!(self.0, "{value:?}") } else { write!(self.0, " {}={value:?}", field.name()) };
+        debug_assert!(written.is_ok(), "a String takes everything");
+    }
+}

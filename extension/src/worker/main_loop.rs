@@ -1,0 +1,126 @@
+//! The worker's main thread: starts the member, keeps Postgres' side of it, and ends the process when the member can't go on.
+//!
+//! Exit codes: 0 takes the worker out until the server is restarted (settings that make no sense, a directory that is not ours: a person
+//! must act); 1 has it started again after a second. A panic of the member ends this process, never the server.
+
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, TryRecvError};
+use std::time::Duration;
+
+use pgraft_raft::{Hooks, Node, Settings, StartError};
+use pgrx::bgworkers::{BackgroundWorker, SignalWakeFlags};
+use pgrx::{log, warning};
+use tokio::runtime::{Builder, Runtime};
+use tracing::Level;
+
+use super::bridge::{self, Line};
+use crate::{gucs, pg, shmem};
+
+/// How often the main thread looks at WAL position and log lines.
+const TICK: Duration = Duration::from_millis(100);
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(3);
+const THREADS: usize = 2;
+
+enum End {
+    /// The server stops or the worker was told to.
+    Asked,
+    /// The member can't go on.
+    Failed(String),
+}
+
+/// Runs until the process ends.
+pub fn run() -> ! {
+    BackgroundWorker::attach_signal_handlers(SignalWakeFlags::SIGHUP | SignalWakeFlags::SIGTERM);
+    let settings = match gucs::settings(pg::port(), &pg::data_directory()) {
+        Ok(settings) => settings,
+        Err(error) => stop_for_good(&error.to_string()),
+    };
+    let lines = bridge::install();
+    let runtime = pg::with_signals_blocked(|| {
+        Builder::new_multi_thread().worker_threads(THREADS).max_blocking_threads(2).thread_name("pgraft").enable_all().build()
+    });
+    let runtime = match runtime {
+        Ok(Ok(runtime)) => runtime,
+        Ok(Err(error)) => fail(&format!("can't start its threads: {error}")),
+        Err(error) => fail(&format!("can't block its signals: {error}")),
+    };
+    let node = match start(&runtime, settings) {
+        Ok(node) => node,
+        Err(error) if error.is_temporary() => {
+            warning!("pgraft: {error}; the worker tries again in a second");
+            pg::exit(1)
+        }
+        Err(error) => stop_for_good(&error.to_string()),
+    };
+    match keep(&runtime, node, &lines) {
+        End::Asked => {
+            runtime.shutdown_timeout(SHUTDOWN_TIMEOUT);
+            write(&lines);
+            pg::exit(1)
+        }
+        End::Failed(why) => fail(&why),
+    }
+}
+
+fn start(runtime: &Runtime, settings: Settings) -> Result<Node, StartError> {
+    let (id, at) = (settings.node_id, settings.advertise.clone());
+    let hooks = Hooks { wal: Arc::new(shmem::wal), publish: Box::new(shmem::publish) };
+    // Blocking threads are made later, from threads whose mask is already full.
+    let node = runtime.block_on(Node::start(settings, hooks))?;
+    log!("pgraft: node {id} listens at {at}");
+    Ok(node)
+}
+
+/// Keeps Postgres' side until the member or the server ends.
+fn keep(runtime: &Runtime, mut node: Node, lines: &Receiver<Line>) -> End {
+    let (tell_end, ended) = std::sync::mpsc::channel();
+    let (stop, stopping) = tokio::sync::oneshot::channel::<()>();
+    let watcher = runtime.spawn(async move {
+        tokio::select! {
+            why = node.failed() => { let _ = tell_end.send(why); }
+            _ = stopping => node.shutdown().await,
+        }
+    });
+    loop {
+        if let Some(position) = pg::wal::position() {
+            shmem::set_wal(position);
+        }
+        write(lines);
+        if !BackgroundWorker::wait_latch(Some(TICK)) {
+            let _ = stop.send(());
+            let _ = runtime.block_on(async { tokio::time::timeout(SHUTDOWN_TIMEOUT, watcher).await });
+            return End::Asked;
+        }
+        if BackgroundWorker::sighup_received() {
+            pg::reload();
+        }
+        match ended.try_recv() {
+            Ok(why) => return End::Failed(why),
+            Err(TryRecvError::Disconnected) => return End::Failed("its watcher ended".into()),
+            Err(TryRecvError::Empty) => {}
+        }
+    }
+}
+
+fn write(lines: &Receiver<Line>) {
+    while let Ok(Line { level, text }) = lines.try_recv() {
+        if level <= Level::WARN {
+            warning!("pgraft: {text}");
+        } else {
+            log!("pgraft: {text}");
+        }
+    }
+}
+
+/// For what only a person can mend. Postgres goes on without pgraft.
+fn stop_for_good(why: &str) -> ! {
+    log!("pgraft: the worker does not start: {why}");
+    shmem::publish_stopped(why);
+    pg::exit(0)
+}
+
+/// For what may go better the next time.
+fn fail(why: &str) -> ! {
+    warning!("pgraft: the worker ends and is started again: {why}");
+    pg::exit(1)
+}
