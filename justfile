@@ -18,7 +18,7 @@ verify:
 
 # Unit tests, then tests with real Postgres servers. The extension is installed into the Postgres of pg_config, so it runs as root.
 test: install
-    cargo test --workspace --locked --no-fail-fast
+    PGRAFT_TEST_BINDIR="$($PGRX_PG_CONFIG_PATH --bindir)" cargo test --workspace --locked --no-fail-fast
 
 # Builds the extension and installs it into the Postgres of pg_config.
 install:
