@@ -7,7 +7,7 @@
 FROM rust:1.95-slim-trixie AS dev
 RUN apt-get update -qq \
  && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
-      postgresql-17 postgresql-server-dev-17 just shellcheck git pkg-config make iproute2 procps docker-cli \
+      postgresql-17 postgresql-server-dev-17 just shellcheck git pkg-config make iproute2 procps \
  && apt-get clean && rm -rf /var/lib/apt/lists/* /var/lib/postgresql/17
 # Some builds of the base image have these, some have rustup to fetch them with.
 RUN cargo clippy --version >/dev/null 2>&1 && cargo fmt --version >/dev/null 2>&1 || rustup component add clippy rustfmt

@@ -51,6 +51,9 @@ install_packages() {
   DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >/dev/null
 }
 
+# What a minimal machine lacks and every download needs.
+need_certificates() { [ -s /etc/ssl/certs/ca-certificates.crt ] || install_packages ca-certificates; }
+
 # need COMMAND PACKAGE
 need() { have "$1" || install_packages "$2"; }
 
@@ -91,6 +94,7 @@ find_go() {
   local dir
   if ! have go && [ -x /usr/local/go/bin/go ]; then PATH=$PATH:/usr/local/go/bin; fi
   need go golang-go
+  need_certificates
   export GOTOOLCHAIN=local CGO_ENABLED=0
   case $(go env GOVERSION) in go1.[0-9] | go1.[0-9].* | go1.1[0-9]* | go1.2[0-3]*) ;; *) return 0 ;; esac
   say "fetching $GO_TOOLCHAIN: $(go env GOVERSION) is too old"
