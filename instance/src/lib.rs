@@ -1,1 +1,109 @@
-//! Placeholder.
+//! Runs one Postgres server of a pgraft cluster: PID 1 of a pod, and as good a service of a plain host.
+//!
+//! ```text
+//!  main ▸ run ▸ settings, host          checked once
+//!               supervisor               pure: (state, event) -> (state, commands)
+//!               driver                   commands out, events in
+//!               ├─ facts                 what is on the disk
+//!               ├─ postgres/             initdb, clone, config (pure), process, leftovers, log (pure)
+//!               ├─ prepare               the files that Postgres reads
+//!               ├─ duties                roles, databases, extension, slots: inside the running server
+//!               ├─ watch                 files that change
+//!               ├─ observe ▸ http        /livez /readyz /status
+//!               └─ reaper                every child's exit
+//! ```
+//!
+//! It never decides who the primary is: that is `instance.json`'s word, which the Raft member writes.
+
+pub mod cli;
+pub mod control;
+pub mod driver;
+pub mod duties;
+pub mod facts;
+pub mod files;
+pub mod heartbeat;
+pub mod host;
+pub mod http;
+pub mod logging;
+pub mod observe;
+pub mod paths;
+pub mod peers;
+pub mod postgres;
+pub mod prepare;
+pub mod reaper;
+pub mod secrets;
+pub mod settings;
+pub mod sql;
+pub mod status;
+pub mod supervisor;
+pub mod upstream;
+pub mod view;
+pub mod watch;
+
+use std::sync::Arc;
+use tokio::net::TcpListener;
+
+use cli::RunArgs;
+use driver::Driver;
+use heartbeat::Heartbeat;
+use host::HostError;
+use http::Http;
+use logging::Sink;
+use reaper::Reaper;
+use settings::{Settings, SettingsError};
+use supervisor::Phase;
+use view::View;
+use watch::Fingerprint;
+
+/// Why the process can't do its work at all.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The command line or the configuration file.
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
+    /// The host.
+    #[error(transparent)]
+    Host(#[from] HostError),
+    /// The HTTP listener.
+    #[error("httpListen {address}: {source}")]
+    Listen {
+        /// As configured.
+        address: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Signals, or the reaper.
+    #[error("could not set up signals: {0}")]
+    Signals(#[from] std::io::Error),
+}
+
+impl RunError {
+    /// 2 where somebody must change the configuration or the host first; 1 where another try may do.
+    pub const fn exit_code(&self) -> u8 {
+        match self {
+            Self::Host(HostError::Locked(_) | HostError::File(_)) | Self::Listen { .. } | Self::Signals(_) => 1,
+            Self::Settings(_) | Self::Host(_) => 2,
+        }
+    }
+}
+
+/// `pgraft-instance run`, until SIGTERM or SIGINT.
+pub async fn run(args: RunArgs, sink: Sink) -> Result<(), RunError> {
+    let settings = Settings::load(&args)?;
+    let os_user = host::check(&settings)?;
+    let _lock = host::lock(&settings.paths)?;
+    let seen = Fingerprint::take(&args.config, &settings);
+    let reaper = Reaper::start()?;
+    let address = settings.config.http_listen.clone();
+    let listener = TcpListener::bind(&address).await.map_err(|source| RunError::Listen { address, source })?;
+    tracing::info!(node = %settings.node, version = env!("CARGO_PKG_VERSION"), data = %settings.paths.data.display(), "pgraft-instance starts");
+
+    let (view, shown) = tokio::sync::watch::channel(View { settings: Arc::new(settings.clone()), phase: Phase::Clearing });
+    let heartbeat = Heartbeat::default();
+    tokio::spawn(http::serve(listener, Http { view: shown, heartbeat: heartbeat.clone() }));
+    let driver = Driver::new(args.clone(), os_user, reaper, sink, view, heartbeat);
+    tokio::spawn(watch::watch(args.config, settings, seen, driver.events()));
+    driver.run().await?;
+    tracing::info!("pgraft-instance ends");
+    Ok(())
+}

@@ -1,0 +1,104 @@
+//! Asks the worker over its control socket (`pgraft_core::control`).
+
+use pgraft_core::control::{MAX_FRAME, Request, Response};
+use pgraft_core::{NodeStatus, control};
+use std::path::Path;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum ControlError {
+    /// The worker isn't there.
+    #[error("the pgraft worker does not answer on its control socket: {0}")]
+    Io(#[from] std::io::Error),
+    /// It is there and says nothing.
+    #[error("the pgraft worker does not answer on its control socket in time")]
+    Deadline,
+    /// Another version's words.
+    #[error("the pgraft worker's answer can't be read: {0}")]
+    Json(#[from] serde_json::Error),
+    /// A frame that is too long.
+    #[error("the pgraft worker's answer has {0} bytes, more than {max} are not read", max = control::MAX_FRAME)]
+    TooLong(usize),
+    /// The worker said no.
+    #[error("the pgraft worker refused ({sqlstate}): {message}")]
+    Refused {
+        /// Five characters.
+        sqlstate: String,
+        /// What is wrong.
+        message: String,
+    },
+    /// An answer to another question.
+    #[error("the pgraft worker answered another question")]
+    Mismatch,
+}
+
+/// One request and its answer.
+pub async fn ask(socket: &Path, request: &Request, deadline: Duration) -> Result<Response, ControlError> {
+    match tokio::time::timeout(deadline, exchange(socket, request)).await {
+        Ok(Ok(Response::Refused { sqlstate, message, .. })) => Err(ControlError::Refused { sqlstate, message }),
+        Ok(answer) => answer,
+        Err(_) => Err(ControlError::Deadline),
+    }
+}
+
+/// What the node knows.
+pub async fn status(socket: &Path, deadline: Duration) -> Result<NodeStatus, ControlError> {
+    match ask(socket, &Request::Status, deadline).await? {
+        Response::Status(status) => Ok(*status),
+        _ => Err(ControlError::Mismatch),
+    }
+}
+
+async fn exchange(socket: &Path, request: &Request) -> Result<Response, ControlError> {
+    let mut stream = UnixStream::connect(socket).await?;
+    let body = serde_json::to_vec(request)?;
+    let length = u32::try_from(body.len()).map_err(|_| ControlError::TooLong(body.len()))?;
+    stream.write_all(&length.to_be_bytes()).await?;
+    stream.write_all(&body).await?;
+    let length = usize::try_from(stream.read_u32().await?).unwrap_or(usize::MAX);
+    if length > MAX_FRAME {
+        return Err(ControlError::TooLong(length));
+    }
+    let mut body = vec![0; length];
+    stream.read_exact(&mut body).await?;
+    Ok(serde_json::from_slice(&body)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::net::UnixListener;
+
+    const SOON: Duration = Duration::from_secs(20);
+
+    #[tokio::test]
+    async fn every_answer_that_is_none_has_its_words() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("control.sock");
+        assert!(matches!(status(&path, SOON).await, Err(ControlError::Io(_))));
+        let listener = UnixListener::bind(&path).unwrap();
+        let refused: Vec<u8> = br#"{"response":"refused","sqlstate":"PGR01","message":"no","hint":""}"#.to_vec();
+        let frame = |body: &[u8]| [&u32::try_from(body.len()).unwrap().to_be_bytes(), body].concat();
+        let answers = [frame(&refused), frame(br#"{"response":"done","notice":null}"#), frame(b"{}"), u32::MAX.to_be_bytes().to_vec()];
+        let server = tokio::spawn(async move {
+            for answer in answers {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let length = stream.read_u32().await.unwrap();
+                let mut request = vec![0; usize::try_from(length).unwrap()];
+                stream.read_exact(&mut request).await.unwrap();
+                assert_eq!(request, br#"{"request":"status"}"#);
+                stream.write_all(&answer).await.unwrap();
+            }
+            listener
+        });
+        assert!(matches!(status(&path, SOON).await, Err(ControlError::Refused { .. })));
+        assert!(matches!(status(&path, SOON).await, Err(ControlError::Mismatch)));
+        assert!(matches!(status(&path, SOON).await, Err(ControlError::Json(_))));
+        assert!(matches!(status(&path, SOON).await, Err(ControlError::TooLong(_))));
+        let _listener = server.await.unwrap();
+        assert!(matches!(status(&path, Duration::from_millis(1)).await, Err(ControlError::Deadline)), "it is not accepted any more");
+    }
+}

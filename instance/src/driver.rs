@@ -1,0 +1,290 @@
+//! Carries the supervisor's commands out, and turns what happens into its events. Decides nothing.
+//!
+//! ```text
+//!   signals, files, exits, jobs ──▶ events ──▶ supervisor::step ──▶ commands ──▶ perform
+//! ```
+//!
+//! The loop itself never waits for anything but the next event: what takes time is a job, and there is one at most.
+
+use nix::sys::signal::Signal;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+
+use crate::cli::RunArgs;
+use crate::duties;
+use crate::facts;
+use crate::heartbeat::{BEAT, Heartbeat};
+use crate::logging::Sink;
+use crate::postgres::clone::CloneError;
+use crate::postgres::process::Server;
+use crate::postgres::{clone, initdb, leftovers};
+use crate::prepare;
+use crate::reaper::Reaper;
+use crate::settings::Settings;
+use crate::supervisor::{self, Command, Event, Mode, State};
+use crate::view::View;
+
+/// After this many answers of "nobody knows a primary" the log says so again.
+const SAY_AGAIN: u32 = 15;
+
+/// Everything that commands need.
+pub struct Driver {
+    args: RunArgs,
+    os_user: String,
+    reaper: Reaper,
+    sink: Sink,
+    view: watch::Sender<View>,
+    heartbeat: Heartbeat,
+    events: mpsc::UnboundedSender<Event>,
+    queue: mpsc::UnboundedReceiver<Event>,
+    job: Option<JoinHandle<()>>,
+    server: Option<Server>,
+    unanswered: Arc<std::sync::atomic::AtomicU32>,
+}
+
+impl Driver {
+    /// Nothing happens yet.
+    pub fn new(args: RunArgs, os_user: String, reaper: Reaper, sink: Sink, view: watch::Sender<View>, heartbeat: Heartbeat) -> Self {
+        let (events, queue) = mpsc::unbounded_channel();
+        Self { args, os_user, reaper, sink, view, heartbeat, events, queue, job: None, server: None, unanswered: Arc::default() }
+    }
+
+    /// Where others put what happened.
+    pub fn events(&self) -> mpsc::UnboundedSender<Event> {
+        self.events.clone()
+    }
+
+    /// Runs until everything is stopped.
+    pub async fn run(mut self) -> std::io::Result<()> {
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut hangup = signal(SignalKind::hangup())?;
+        let mut beat = tokio::time::interval(BEAT);
+        let (mut state, mut commands) = supervisor::begin();
+        loop {
+            for command in commands {
+                if command == Command::Exit {
+                    return Ok(());
+                }
+                self.perform(command);
+            }
+            let event = tokio::select! {
+                Some(event) = self.queue.recv() => event,
+                _ = terminate.recv() => Event::Shutdown,
+                _ = interrupt.recv() => Event::Shutdown,
+                _ = hangup.recv() => self.hung_up(),
+                _ = beat.tick() => {
+                    self.heartbeat.beat();
+                    commands = vec![];
+                    continue;
+                }
+            };
+            let next = supervisor::step(state, event);
+            self.follow(state, event, next.0);
+            (state, commands) = next;
+        }
+    }
+
+    /// Tells the rest of the process, and the log.
+    fn follow(&mut self, old: State, event: Event, new: State) {
+        if event == Event::FilesChanged {
+            self.read_settings();
+        }
+        if matches!(event, Event::Exited { .. } | Event::StartFailed) {
+            self.server = None;
+        }
+        if event == Event::Shutdown {
+            tracing::info!("told to stop");
+        }
+        if old.phase != new.phase {
+            tracing::debug!(from = old.phase.word(), to = new.phase.word(), failures = new.failures, "supervisor");
+        }
+        self.view.send_if_modified(|view| {
+            let changed = view.phase != new.phase;
+            view.phase = new.phase;
+            changed
+        });
+    }
+
+    fn hung_up(&self) -> Event {
+        if let Some(server) = &self.server {
+            server.child.signal(Signal::SIGHUP);
+        }
+        Event::FilesChanged
+    }
+
+    /// A file that can't be used changes nothing.
+    fn read_settings(&self) {
+        let old = self.settings();
+        match Settings::load(&self.args) {
+            Ok(new) => {
+                let (next, fixed) = old.reloaded(new);
+                if !fixed.is_empty() {
+                    tracing::warn!(keys = fixed.join(", "), "changed settings take effect when pgraft-instance is started again");
+                }
+                self.view.send_modify(|view| view.settings = Arc::new(next));
+            }
+            Err(error) => {
+                tracing::error!(%error, "the changed configuration is not used");
+                // A secret or instance.json may have changed all the same.
+                self.view.send_modify(|_| ());
+            }
+        }
+    }
+
+    fn settings(&self) -> Arc<Settings> {
+        Arc::clone(&self.view.borrow().settings)
+    }
+
+    fn perform(&mut self, command: Command) {
+        let settings = self.settings();
+        match command {
+            Command::Clear => self.job(async move {
+                match leftovers::clear(&settings.paths, settings.stop_timeout).await {
+                    Ok(()) => Event::Cleared,
+                    Err(error) => failed(&error, Event::ClearFailed),
+                }
+            }),
+            Command::Inspect => self.job(async move {
+                match facts::inspect(&settings).await {
+                    Ok(facts) => Event::Inspected(facts),
+                    Err(error) => failed(&error, Event::InspectFailed),
+                }
+            }),
+            Command::InitDb => self.init_db(settings),
+            Command::Clone => self.clone_primary(settings),
+            Command::Start(mode) => self.start(&settings, mode),
+            Command::Reload => self.reload(&settings),
+            Command::Explain(why) => tracing::error!("{why}"),
+            Command::Wait(time) => self.job(async move {
+                tokio::time::sleep(time).await;
+                Event::Woke
+            }),
+            Command::Stop => self.stop(settings.stop_timeout),
+            Command::StopNow => {
+                if let Some(server) = &self.server {
+                    server.child.signal(Signal::SIGQUIT);
+                }
+            }
+            Command::AbortJob => self.abort_job(),
+            Command::Exit => {}
+        }
+    }
+
+    /// Runs one job; whatever ran before it is dropped, and with it what it started.
+    fn job(&mut self, work: impl Future<Output = Event> + Send + 'static) {
+        let events = self.events();
+        let job = tokio::spawn(async move {
+            let event = work.await;
+            let _ = events.send(event);
+        });
+        if let Some(old) = self.job.replace(job) {
+            old.abort();
+        }
+    }
+
+    fn abort_job(&mut self) {
+        let (job, events) = (self.job.take(), self.events());
+        tokio::spawn(async move {
+            if let Some(job) = job {
+                job.abort();
+                let _ = job.await;
+            }
+            let _ = events.send(Event::JobEnded);
+        });
+    }
+
+    fn init_db(&mut self, settings: Arc<Settings>) {
+        let (reaper, sink) = (self.reaper.clone(), self.sink.clone());
+        tracing::info!("making a new data directory");
+        self.job(async move {
+            match initdb::make(&settings, &reaper, &sink).await {
+                Ok(()) => Event::Initialized,
+                Err(error) => failed(&error, Event::InitFailed),
+            }
+        });
+    }
+
+    fn clone_primary(&mut self, settings: Arc<Settings>) {
+        use std::sync::atomic::Ordering::Relaxed;
+        let (reaper, sink, unanswered) = (self.reaper.clone(), self.sink.clone(), Arc::clone(&self.unanswered));
+        self.job(async move {
+            match clone::make(&settings, &reaper, &sink).await {
+                Ok(()) => {
+                    tracing::info!("the clone is whole and in place");
+                    Event::Cloned
+                }
+                Err(error @ (CloneError::NoPrimary { .. } | CloneError::NotPrimary(_))) => {
+                    if unanswered.fetch_add(1, Relaxed) % SAY_AGAIN == 0 {
+                        tracing::warn!(%error, "waiting for a primary to clone");
+                    }
+                    Event::NoPrimary
+                }
+                Err(error) => failed(&error, Event::CloneFailed),
+            }
+        });
+    }
+
+    fn start(&mut self, settings: &Arc<Settings>, mode: Mode) {
+        // Nobody waits on a Wait any more, and the last job has told.
+        self.job = None;
+        let started = prepare::write_files(settings, &self.os_user)
+            .and_then(|_| prepare::data_directory(&settings.paths.data, mode))
+            .map_err(|e| e.to_string())
+            .and_then(|()| Server::start(settings, &self.reaper, &self.sink).map_err(|e| e.to_string()));
+        let server = match started {
+            Ok(server) => server,
+            Err(error) => {
+                tracing::error!(error, "Postgres could not be started");
+                let _ = self.events.send(Event::StartFailed);
+                return;
+            }
+        };
+        tracing::info!(?mode, pid = server.child.pid, "started Postgres");
+        let duties = tokio::spawn(duties::run(self.view.subscribe()));
+        let (mut child, events, ours) = (server.child.clone(), self.events(), server.clone());
+        tokio::spawn(async move {
+            let ending = child.wait().await;
+            duties.abort();
+            let ran_for = ours.ran_for();
+            tracing::info!(%ending, seconds = ran_for.as_secs(), "Postgres has ended");
+            let _ = events.send(Event::Exited { ran_for });
+        });
+        self.server = Some(server);
+    }
+
+    fn reload(&self, settings: &Settings) {
+        match prepare::write_files(settings, &self.os_user) {
+            Ok(true) => {
+                if let Some(server) = &self.server {
+                    server.child.signal(Signal::SIGHUP);
+                }
+            }
+            Ok(false) => {}
+            Err(error) => tracing::error!(%error, "the server's configuration could not be written again"),
+        }
+    }
+
+    fn stop(&self, fast: Duration) {
+        if let Some(server) = self.server.clone() {
+            tokio::spawn(server.stop(fast));
+        }
+    }
+}
+
+fn failed(error: &dyn std::error::Error, event: Event) -> Event {
+    tracing::error!(%error, "{}", what_failed(event));
+    event
+}
+
+const fn what_failed(event: Event) -> &'static str {
+    match event {
+        Event::ClearFailed => "an earlier server is not gone",
+        Event::InspectFailed => "the state on disk can't be read",
+        Event::InitFailed => "initdb did not make a data directory",
+        _ => "the primary could not be cloned",
+    }
+}

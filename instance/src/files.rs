@@ -1,0 +1,108 @@
+//! Files that are there whole or not at all, also after a crash of the machine: temp, fsync, rename, fsync of the directory.
+
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+/// What went wrong with which file.
+#[derive(Debug, thiserror::Error)]
+#[error("could not {what} {}: {source}", path.display())]
+pub struct FileError {
+    what: &'static str,
+    path: PathBuf,
+    source: io::Error,
+}
+
+impl FileError {
+    /// Adds the file and the deed to an IO error.
+    pub fn at(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self { what, path, source }
+    }
+}
+
+/// Writes a file of mode 0600, unless it already reads so. Returns whether it was written.
+pub fn write_whole(path: &Path, content: &[u8]) -> Result<bool, FileError> {
+    if fs::read(path).is_ok_and(|old| old == content) {
+        return Ok(false);
+    }
+    let mut temp = path.as_os_str().to_owned();
+    temp.push(".tmp");
+    let temp = PathBuf::from(temp);
+    let mut file =
+        OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temp).map_err(FileError::at("create", &temp))?;
+    file.write_all(content).and_then(|()| file.sync_all()).map_err(FileError::at("write", &temp))?;
+    rename(&temp, path)?;
+    Ok(true)
+}
+
+/// Renames and makes that durable.
+pub fn rename(from: &Path, to: &Path) -> Result<(), FileError> {
+    fs::rename(from, to).map_err(FileError::at("rename", from))?;
+    sync_directory(to.parent().unwrap_or_else(|| Path::new("/")))
+}
+
+/// Makes the names in a directory durable.
+pub fn sync_directory(path: &Path) -> Result<(), FileError> {
+    File::open(path).and_then(|d| d.sync_all()).map_err(FileError::at("sync", path))
+}
+
+/// Reads a file; None where there is none.
+pub fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>, FileError> {
+    match fs::read(path) {
+        Ok(content) => Ok(Some(content)),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(FileError::at("read", path)(e)),
+    }
+}
+
+/// Removes a file durably; one that isn't there is fine.
+pub fn remove_file(path: &Path) -> Result<(), FileError> {
+    match fs::remove_file(path) {
+        Ok(()) => sync_directory(path.parent().unwrap_or_else(|| Path::new("/"))),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(e) => Err(FileError::at("remove", path)(e)),
+    }
+}
+
+/// Removes a directory and all that is in it; one that isn't there is fine.
+pub fn remove_directory(path: &Path) -> Result<(), FileError> {
+    match fs::remove_dir_all(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(FileError::at("remove", path)(e)),
+        _ => Ok(()),
+    }
+}
+
+/// Makes a directory (and those above it) that only its owner can enter. One that is there keeps its content and gets that mode.
+pub fn private_directory(path: &Path) -> Result<(), FileError> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(FileError::at("create", path))?;
+    fs::set_permissions(path, Permissions::from_mode(0o700)).map_err(FileError::at("set the mode of", path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_written_once_and_private() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("f");
+        assert!(write_whole(&path, b"a").unwrap());
+        assert!(!write_whole(&path, b"a").unwrap());
+        assert!(write_whole(&path, b"b").unwrap());
+        assert_eq!(fs::read(&path).unwrap(), b"b");
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "no temp file stays");
+    }
+
+    #[test]
+    fn what_is_not_there_is_fine() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x");
+        remove_file(&path).unwrap();
+        remove_directory(&path).unwrap();
+        assert_eq!(read_if_there(&path).unwrap(), None);
+        assert!(write_whole(&path.join("y"), b"").unwrap_err().to_string().starts_with("could not create"));
+    }
+}

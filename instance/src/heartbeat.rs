@@ -1,0 +1,32 @@
+//! Whether the driver's loop still goes round: it beats, `/livez` looks.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// How often the loop beats.
+pub const BEAT: Duration = Duration::from_secs(1);
+
+/// A loop that did not beat for so long hangs.
+const LONGEST: Duration = Duration::from_secs(15);
+
+/// Clones share the beat.
+#[derive(Clone)]
+pub struct Heartbeat(Arc<Mutex<Instant>>);
+
+impl Default for Heartbeat {
+    fn default() -> Self {
+        Self(Arc::new(Mutex::new(Instant::now())))
+    }
+}
+
+impl Heartbeat {
+    /// The loop is here.
+    pub fn beat(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+
+    /// Whether it was lately.
+    pub fn is_fresh(&self) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).elapsed() < LONGEST
+    }
+}

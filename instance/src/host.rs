@@ -1,0 +1,107 @@
+//! What must be right about the host before anything is begun, and the lock that keeps a second manager away from the same PGDATA.
+
+use nix::unistd::{Uid, User, geteuid};
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use crate::files::{self, FileError};
+use crate::paths::Paths;
+use crate::settings::Settings;
+
+/// What is wrong with the host.
+#[derive(Debug, thiserror::Error)]
+pub enum HostError {
+    /// Postgres refuses to run as root, and so does its manager.
+    #[error("pgraft-instance must not run as root: run it as the user that Postgres is to run as")]
+    Root,
+    /// `initdb` and peer authentication need a name.
+    #[error("the user id {0} has no name in the user database, and Postgres needs one")]
+    NoName(Uid),
+    /// Somebody else's data.
+    #[error("{} belongs to user id {owner}, and this is user id {this}: Postgres only runs on its own user's data", path.display())]
+    Owner {
+        /// The directory.
+        path: PathBuf,
+        /// Whose it is.
+        owner: u32,
+        /// Who we are.
+        this: u32,
+    },
+    /// `binDirectory` holds no Postgres.
+    #[error("binDirectory: there is no {}", .0.display())]
+    NoProgram(PathBuf),
+    /// A second manager.
+    #[error("another pgraft-instance runs on {}", .0.display())]
+    Locked(PathBuf),
+    /// Disk.
+    #[error(transparent)]
+    File(#[from] FileError),
+}
+
+/// The name of the user that this process, and so Postgres, runs as.
+pub fn check(settings: &Settings) -> Result<String, HostError> {
+    let uid = geteuid();
+    if uid.is_root() {
+        return Err(HostError::Root);
+    }
+    let user = User::from_uid(uid).ok().flatten().ok_or(HostError::NoName(uid))?;
+    for name in ["postgres", "initdb", "pg_basebackup"] {
+        let program = settings.paths.program(name);
+        if !program.is_file() {
+            return Err(HostError::NoProgram(program));
+        }
+    }
+    for directory in [&settings.paths.data, &settings.paths.work, &settings.paths.raft] {
+        owned(directory, uid)?;
+    }
+    Ok(user.name)
+}
+
+fn owned(path: &Path, uid: Uid) -> Result<(), HostError> {
+    match fs::metadata(path) {
+        Ok(meta) if meta.uid() != uid.as_raw() => Err(HostError::Owner { path: path.to_owned(), owner: meta.uid(), this: uid.as_raw() }),
+        Ok(_) => Ok(()),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(e) => Err(FileError::at("look at", path)(e).into()),
+    }
+}
+
+/// Makes the directories, and locks them for as long as the returned file is open.
+pub fn lock(paths: &Paths) -> Result<File, HostError> {
+    files::private_directory(&paths.work)?;
+    files::private_directory(&paths.raft)?;
+    let path = paths.lock();
+    let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path).map_err(FileError::at("open", &path))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(HostError::Locked(paths.data.clone())),
+        Err(TryLockError::Error(e)) => Err(FileError::at("lock", &path)(e).into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_managers_do_not_share_a_directory() {
+        let dir = tempfile::tempdir().unwrap();
+        let base = crate::settings::tests::example().paths;
+        let paths = Paths { data: dir.path().join("d"), work: dir.path().join("d.pgraft"), raft: dir.path().join("r"), ..base };
+        let first = lock(&paths).unwrap();
+        assert!(matches!(lock(&paths), Err(HostError::Locked(_))));
+        drop(first);
+        lock(&paths).unwrap();
+    }
+
+    #[test]
+    fn somebody_elses_data_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let other = Uid::from_raw(geteuid().as_raw() + 1);
+        assert!(matches!(owned(dir.path(), other), Err(HostError::Owner { .. })));
+        owned(dir.path(), geteuid()).unwrap();
+        owned(&dir.path().join("none"), other).unwrap();
+    }
+}

@@ -1,0 +1,97 @@
+//! `/livez`, `/readyz` and `/status`, for the kubelet, other nodes and people. Answers nothing that is secret, takes no orders.
+
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use serde_json::json;
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::sync::{Semaphore, watch};
+
+use crate::heartbeat::Heartbeat;
+use crate::observe;
+use crate::view::View;
+
+/// Connections at a time; each look at the server is one of Postgres's connections.
+const MOST: usize = 32;
+
+/// For a request's head, and for an idle connection.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What the answers are made from.
+#[derive(Clone)]
+pub struct Http {
+    /// What the driver shows.
+    pub view: watch::Receiver<View>,
+    /// Whether the driver's loop runs.
+    pub heartbeat: Heartbeat,
+}
+
+/// Serves until the process ends.
+pub async fn serve(listener: TcpListener, http: Http) {
+    let room = Arc::new(Semaphore::new(MOST));
+    loop {
+        let Ok(permit) = Arc::clone(&room).acquire_owned().await else { return };
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                tracing::warn!(%error, "could not accept an HTTP connection");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        let http = http.clone();
+        tokio::spawn(async move {
+            let _permit = permit;
+            let service = service_fn(|request| answer(&http, request));
+            let mut builder = hyper::server::conn::http1::Builder::new();
+            builder.timer(TokioTimer::new()).header_read_timeout(PATIENCE).keep_alive(false);
+            // A client that goes away is its own business.
+            let _ = builder.serve_connection(TokioIo::new(stream), service).await;
+        });
+    }
+}
+
+async fn answer(http: &Http, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
+    if request.method() != Method::GET && request.method() != Method::HEAD {
+        return Ok(respond(StatusCode::METHOD_NOT_ALLOWED, &json!({"error": "only GET"})));
+    }
+    Ok(match request.uri().path() {
+        "/livez" => live(http),
+        "/readyz" => ready(http).await,
+        "/status" => status(http).await,
+        _ => respond(StatusCode::NOT_FOUND, &json!({"error": "there are /livez, /readyz and /status"})),
+    })
+}
+
+fn live(http: &Http) -> Response<Full<Bytes>> {
+    let view = http.view.borrow();
+    let alive = http.heartbeat.is_fresh();
+    let code = if alive { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    respond(code, &json!({"live": alive, "phase": view.phase.word()}))
+}
+
+async fn ready(http: &Http) -> Response<Full<Bytes>> {
+    let view = http.view.borrow().clone();
+    let seen = observe::observe(&view).await;
+    let code = if seen.status.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    respond(code, &json!({"ready": seen.status.ready, "phase": view.phase.word(), "missing": seen.missing}))
+}
+
+async fn status(http: &Http) -> Response<Full<Bytes>> {
+    let view = http.view.borrow().clone();
+    let seen = observe::observe(&view).await;
+    respond(StatusCode::OK, &json!(seen.status))
+}
+
+fn respond(code: StatusCode, body: &serde_json::Value) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from(format!("{body}\n"))));
+    *response.status_mut() = code;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}

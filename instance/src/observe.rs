@@ -1,0 +1,103 @@
+//! Looks at the local server and its Raft member: what `/readyz` and `/status` say. Reads only, and never for longer than [`DEADLINE`].
+
+use pgraft_core::NodeStatus;
+use std::time::Duration;
+use tokio::time::timeout;
+
+use crate::control;
+use crate::paths;
+use crate::settings::Settings;
+use crate::sql::{self, SqlError};
+use crate::status::{Postgres, Role, Status};
+use crate::supervisor::Phase;
+use crate::upstream::{self, Upstream};
+use crate::view::View;
+
+/// For everything that one answer needs.
+pub const DEADLINE: Duration = Duration::from_secs(2);
+
+const QUERY: &str = "
+SELECT r, w.status = 'streaming',
+       CASE WHEN r THEN coalesce(w.received_tli, c.timeline_id)
+            ELSE ('x' || substr(pg_walfile_name(pg_current_wal_flush_lsn()), 1, 8))::bit(32)::integer END,
+       CASE WHEN r THEN pg_last_wal_receive_lsn()::text END,
+       CASE WHEN NOT r THEN pg_current_wal_flush_lsn()::text END,
+       EXISTS (SELECT FROM pg_settings WHERE pending_restart)
+  FROM pg_is_in_recovery() AS r
+ CROSS JOIN pg_control_checkpoint() AS c
+  LEFT JOIN pg_stat_wal_receiver AS w ON true";
+
+/// What is there, and why it is not ready if it isn't.
+pub struct Seen {
+    /// The body of `/status`.
+    pub status: Status,
+    /// Empty when ready.
+    pub missing: Vec<String>,
+}
+
+/// One look.
+pub async fn observe(view: &View) -> Seen {
+    let settings = &view.settings;
+    let (server, raft) = tokio::join!(server(settings, view.phase), raft(settings));
+    let mut missing = vec![];
+    let postgres = server.unwrap_or_else(|why| {
+        missing.push(why);
+        Postgres { running: matches!(view.phase, Phase::Running(_)), ..Postgres::default() }
+    });
+    let raft = raft.unwrap_or_else(|why| {
+        missing.push(why);
+        None
+    });
+    if settings.extension && paths::founding_mark(&settings.paths.data).exists() {
+        // Whoever waits for the founder can rely on its roles, its databases and its cluster.
+        missing.push("the cluster is not founded yet".into());
+    }
+    let role = match postgres.in_recovery {
+        None => Role::Starting,
+        Some(true) => Role::Standby,
+        Some(false) => Role::Primary,
+    };
+    let primary = primary(settings, role);
+    Seen { status: Status { node_id: settings.node, role, ready: missing.is_empty(), postgres, raft, primary }, missing }
+}
+
+async fn server(settings: &Settings, phase: Phase) -> Result<Postgres, String> {
+    if !matches!(phase, Phase::Running(_)) {
+        return Err(format!("Postgres is not running: {}", phase.word()));
+    }
+    let look = async {
+        let client = sql::local(settings, "postgres", DEADLINE).await?;
+        let row = client.query_one(QUERY, &[]).await?;
+        let timeline: Option<i32> = row.try_get(2)?;
+        Ok::<_, SqlError>(Postgres {
+            running: true,
+            in_recovery: Some(row.try_get(0)?),
+            streaming: Some(row.try_get::<_, Option<bool>>(1)?.unwrap_or(false)),
+            timeline: timeline.map(i32::cast_unsigned),
+            receive_lsn: row.try_get(3)?,
+            flush_lsn: row.try_get(4)?,
+            pending_restart: Some(row.try_get(5)?),
+        })
+    };
+    match timeout(DEADLINE, look).await {
+        Ok(seen) => seen.map_err(|e| format!("Postgres does not answer: {e}")),
+        Err(_) => Err("Postgres does not answer in time".into()),
+    }
+}
+
+async fn raft(settings: &Settings) -> Result<Option<NodeStatus>, String> {
+    if !settings.extension {
+        return Ok(None);
+    }
+    control::status(&settings.paths.control_socket(), DEADLINE).await.map(Some).map_err(|e| e.to_string())
+}
+
+/// This node itself where it takes writes; else whom it follows.
+fn primary(settings: &Settings, role: Role) -> Option<Upstream> {
+    if role == Role::Primary {
+        return Some(Upstream { node_id: settings.node, host: settings.postgres.host().to_owned(), port: settings.postgres.port() });
+    }
+    let file = upstream::instance_file(&settings.paths, settings.node).ok()?;
+    let last = upstream::last(&settings.paths).ok()?;
+    upstream::follow(settings.node, file.as_ref(), last)
+}

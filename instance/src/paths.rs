@@ -1,0 +1,114 @@
+//! Every file that the instance manager reads or writes, derived from the configuration once.
+//!
+//! ```text
+//! <dataDirectory>             PGDATA: whole, or not there
+//! <dataDirectory>.pgraft/     the manager's own, mode 0700, on the same file system
+//!   lock                      held while a manager runs
+//!   new/                      an initdb or a clone that is not whole yet
+//!   postgresql.conf           what Postgres reads (`config_file`); PGDATA's own is not read, since a base backup copies it
+//!   pg_hba.conf  pg_ident.conf  pgpass
+//!   upstream.json             the primary that was cloned or followed last
+//! <raftDirectory>/            the worker's: instance.json, control.sock
+//! ```
+
+use pgraft_core::{control, instance_config::InstanceConfig, instance_file};
+use std::path::{Path, PathBuf};
+
+/// The files of one node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Paths {
+    /// PGDATA.
+    pub data: PathBuf,
+    /// The manager's own directory beside it.
+    pub work: PathBuf,
+    /// `pgraft.data_dir`.
+    pub raft: PathBuf,
+    /// Postgres's programs.
+    pub bin: PathBuf,
+    /// Where Postgres's Unix socket is.
+    pub socket: PathBuf,
+    /// One file a password.
+    pub secrets: PathBuf,
+}
+
+impl Paths {
+    /// No IO.
+    pub fn new(config: &InstanceConfig) -> Self {
+        let data = PathBuf::from(&config.data_directory);
+        let mut name = data.file_name().unwrap_or_default().to_os_string();
+        name.push(".pgraft");
+        Self {
+            work: data.with_file_name(name),
+            data,
+            raft: PathBuf::from(&config.raft_directory),
+            bin: PathBuf::from(&config.bin_directory),
+            socket: PathBuf::from(&config.socket_directory),
+            secrets: PathBuf::from(&config.secrets_directory),
+        }
+    }
+
+    /// The directory that holds PGDATA.
+    pub fn parent(&self) -> &Path {
+        self.data.parent().unwrap_or_else(|| Path::new("/"))
+    }
+
+    /// Held while a manager runs.
+    pub fn lock(&self) -> PathBuf {
+        self.work.join("lock")
+    }
+
+    /// A PGDATA that is not whole yet.
+    pub fn fresh(&self) -> PathBuf {
+        self.work.join("new")
+    }
+
+    /// `config_file`.
+    pub fn conf(&self) -> PathBuf {
+        self.work.join("postgresql.conf")
+    }
+
+    /// `hba_file`.
+    pub fn hba(&self) -> PathBuf {
+        self.work.join("pg_hba.conf")
+    }
+
+    /// `ident_file`.
+    pub fn ident(&self) -> PathBuf {
+        self.work.join("pg_ident.conf")
+    }
+
+    /// The password of the replication role, as libpq reads it.
+    pub fn passfile(&self) -> PathBuf {
+        self.work.join("pgpass")
+    }
+
+    /// The primary that was cloned or followed last.
+    pub fn upstream(&self) -> PathBuf {
+        self.work.join("upstream.json")
+    }
+
+    /// Written by the worker.
+    pub fn instance_file(&self) -> PathBuf {
+        self.raft.join(instance_file::FILE_NAME)
+    }
+
+    /// Where the worker answers.
+    pub fn control_socket(&self) -> PathBuf {
+        self.raft.join(control::SOCKET_NAME)
+    }
+
+    /// One of Postgres's programs.
+    pub fn program(&self, name: &str) -> PathBuf {
+        self.bin.join(name)
+    }
+}
+
+/// `standby.signal` within a PGDATA.
+pub fn standby_signal(data: &Path) -> PathBuf {
+    data.join("standby.signal")
+}
+
+/// Within a PGDATA that `initdb` made for a founder whose cluster does not know so yet: the founder's node id. A clone takes it out.
+pub fn founding_mark(data: &Path) -> PathBuf {
+    data.join("pgraft.founding")
+}

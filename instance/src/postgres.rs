@@ -1,0 +1,8 @@
+//! One Postgres server: its files, its making, its processes and its log.
+
+pub mod clone;
+pub mod config;
+pub mod initdb;
+pub mod leftovers;
+pub mod log;
+pub mod process;

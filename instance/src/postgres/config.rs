@@ -1,0 +1,205 @@
+//! Renders what Postgres reads, from settings to text. Pure.
+//!
+//! Three layers: pgraft's defaults, the user's parameters over them (both in `postgresql.conf`), and on the command line what nobody may
+//! override, be it by `ALTER SYSTEM` or by what a base backup copied. What must change while the server runs (`primary_conninfo`) can't
+//! stand on the command line; `scrubbed_auto_conf` keeps it out of `postgresql.auto.conf` instead.
+
+use pgraft_core::instance_config::{OPERATOR_ROLE, REPLICATION_ROLE, replication_name, reserved_parameter};
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use crate::settings::Settings;
+use crate::upstream::Upstream;
+
+/// The least number of walsenders and slots: every member of the largest group, and room for backups and clones.
+const LEAST_SENDERS: u32 = 16;
+
+/// Between the fields of a log line; Postgres writes none of its own at a line's first place but before a continued message.
+pub const LOG_LINE_PREFIX: &str = "pgraft\t%n\t%p\t%e\t%b\t%q%u\t%d\t";
+
+/// What a user may override.
+fn defaults() -> BTreeMap<&'static str, String> {
+    let own = [
+        ("datestyle", "iso, mdy"),
+        ("dynamic_shared_memory_type", "posix"),
+        ("lc_messages", "C"),
+        ("log_timezone", "Etc/UTC"),
+        ("max_replication_slots", "16"),
+        ("max_wal_senders", "16"),
+        ("password_encryption", "scram-sha-256"),
+        ("timezone", "Etc/UTC"),
+        ("wal_keep_size", "512MB"),
+        ("wal_receiver_timeout", "5s"),
+        ("wal_retrieve_retry_interval", "200ms"),
+        ("wal_sender_timeout", "5s"),
+    ];
+    own.into_iter().map(|(name, value)| (name, value.to_owned())).collect()
+}
+
+/// A text, and what was left out or changed in it that the user should hear of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rendered {
+    /// The file.
+    pub text: String,
+    /// One line each.
+    pub notes: Vec<String>,
+}
+
+/// `postgresql.conf`.
+pub fn postgresql_conf(settings: &Settings, upstream: Option<&Upstream>) -> Rendered {
+    let mut notes = vec![];
+    let mut merged: BTreeMap<String, String> = defaults().into_iter().map(|(k, v)| (k.to_owned(), v)).collect();
+    for (name, value) in &settings.config.postgresql.parameters {
+        if reserved_parameter([name.as_str()]).is_some() {
+            notes.push(format!("parameter {name} is pgraft's own: the configured value \"{value}\" is ignored"));
+            continue;
+        }
+        let name = name.to_ascii_lowercase();
+        let too_few = value.trim().parse::<u32>().is_ok_and(|n| n < LEAST_SENDERS);
+        if too_few && ["max_wal_senders", "max_replication_slots"].contains(&name.as_str()) {
+            notes.push(format!("parameter {name}: {value} is too few for a cluster, {LEAST_SENDERS} is used"));
+            continue;
+        }
+        merged.insert(name, value.clone());
+    }
+    merged.insert("primary_conninfo".into(), upstream.map(|u| primary_conninfo(settings, u)).unwrap_or_default());
+    merged.insert("primary_slot_name".into(), replication_name(settings.node));
+    let mut text = String::from("# Written by pgraft-instance. Changes are lost: set postgresql.parameters in its configuration.\n");
+    for (name, value) in &merged {
+        let _ = writeln!(text, "{name} = {}", quoted(value));
+    }
+    Rendered { text, notes }
+}
+
+/// The server's command line, without the program's name.
+pub fn command_line(settings: &Settings) -> Vec<String> {
+    let Settings { node, postgres, extension, config, paths, .. } = settings;
+    let mut set: Vec<(&str, String)> = vec![
+        ("config_file", paths.conf().display().to_string()),
+        ("hba_file", paths.hba().display().to_string()),
+        ("ident_file", paths.ident().display().to_string()),
+        ("listen_addresses", config.postgresql.listen_addresses.clone()),
+        ("port", config.postgresql.port.to_string()),
+        ("unix_socket_directories", quoted_list_item(&config.socket_directory)),
+        ("cluster_name", replication_name(*node)),
+        ("hot_standby", "on".into()),
+        ("wal_level", "replica".into()),
+        ("wal_log_hints", "on".into()),
+        ("restart_after_crash", "on".into()),
+        ("logging_collector", "off".into()),
+        ("log_destination", "stderr".into()),
+        ("log_line_prefix", LOG_LINE_PREFIX.into()),
+    ];
+    if *extension {
+        set.extend([
+            ("shared_preload_libraries", "pgraft".to_owned()),
+            ("pgraft.node_id", node.to_string()),
+            ("pgraft.listen_address", config.raft.listen_address.clone()),
+            ("pgraft.port", config.raft.port.to_string()),
+            ("pgraft.advertise_address", postgres.host().to_owned()),
+            ("pgraft.data_dir", paths.raft.display().to_string()),
+            ("pgraft.heartbeat_interval", config.raft.heartbeat_interval.clone()),
+            ("pgraft.election_timeout", config.raft.election_timeout.clone()),
+        ]);
+    }
+    let mut line = vec!["-D".to_owned(), paths.data.display().to_string()];
+    for (name, value) in set {
+        line.push("-c".into());
+        line.push(format!("{name}={value}"));
+    }
+    line
+}
+
+/// How a standby, a clone or a slot's making reaches the primary.
+pub fn primary_conninfo(settings: &Settings, upstream: &Upstream) -> String {
+    let mut parts = vec![
+        ("host", upstream.host.clone()),
+        ("port", upstream.port.to_string()),
+        ("user", REPLICATION_ROLE.to_owned()),
+        ("passfile", settings.paths.passfile().display().to_string()),
+        ("application_name", replication_name(settings.node)),
+    ];
+    // A primary whose host is gone is noticed within seconds, not by the kernel's defaults.
+    let fixed = [
+        ("connect_timeout", "5"),
+        ("keepalives_idle", "5"),
+        ("keepalives_interval", "1"),
+        ("keepalives_count", "5"),
+        ("tcp_user_timeout", "5000"),
+        ("gssencmode", "disable"),
+    ];
+    parts.extend(fixed.map(|(k, v)| (k, v.to_owned())));
+    let parts: Vec<String> = parts.iter().map(|(k, v)| format!("{k}='{}'", v.replace('\\', "\\\\").replace('\'', "\\'"))).collect();
+    parts.join(" ")
+}
+
+/// The passfile: the replication role's password, for every host.
+pub fn passfile(replication: Option<&str>) -> String {
+    replication.map(|p| format!("*:*:*:{REPLICATION_ROLE}:{}\n", p.replace('\\', "\\\\").replace(':', "\\:"))).unwrap_or_default()
+}
+
+/// `pg_hba.conf`: pgraft's own ways in first, so that no line of the user's can shut them.
+pub fn hba(settings: &Settings) -> String {
+    let mut text = format!(
+        "# Written by pgraft-instance. Changes are lost: set postgresql.pgHba in its configuration.
+local all all peer map=pgraft
+host replication {REPLICATION_ROLE} all scram-sha-256
+host postgres {REPLICATION_ROLE} all scram-sha-256
+host postgres {OPERATOR_ROLE} all scram-sha-256
+"
+    );
+    for line in &settings.config.postgresql.pg_hba {
+        text.push_str(line.trim());
+        text.push('\n');
+    }
+    text.push_str("host all all all scram-sha-256\n");
+    text
+}
+
+/// `pg_ident.conf`: over the Unix socket the user that Postgres runs as is the superuser, the owner and the operator; nobody else is anybody.
+pub fn ident(settings: &Settings, os_user: &str) -> String {
+    let roles = ["postgres", OPERATOR_ROLE, &settings.config.bootstrap.owner];
+    let lines = roles.map(|role| format!("pgraft {} {}\n", hba_word(os_user), hba_word(role)));
+    format!("# Written by pgraft-instance.\n{}", lines.concat())
+}
+
+/// `postgresql.auto.conf` without what is pgraft's own; None when nothing of that is in it. A base backup copies the file, and
+/// `ALTER SYSTEM` would win over what is rendered here.
+pub fn scrubbed_auto_conf(text: &str) -> Option<String> {
+    let keeps = |line: &&str| {
+        let name = line.trim_start().split(|c: char| c == '=' || c.is_whitespace()).next().unwrap_or_default();
+        reserved_parameter([name]).is_none()
+    };
+    let kept: String = text.split_inclusive('\n').filter(keeps).collect();
+    (kept != text).then_some(kept)
+}
+
+/// A value as `postgresql.conf` wants it.
+fn quoted(value: &str) -> String {
+    let mut out = String::with_capacity(value.len() + 2);
+    out.push('\'');
+    for c in value.chars() {
+        match c {
+            '\'' => out.push_str("''"),
+            '\\' => out.push_str("\\\\"),
+            '\n' => out.push_str("\\n"),
+            '\r' => out.push_str("\\r"),
+            c => out.push(c),
+        }
+    }
+    out.push('\'');
+    out
+}
+
+/// One item of a list setting: quoted, so that a comma or a blank in it is nobody's separator.
+fn quoted_list_item(value: &str) -> String {
+    format!("\"{}\"", value.replace('"', "\"\""))
+}
+
+/// A word in `pg_hba.conf` or `pg_ident.conf`: quoted, so that it means nothing but itself.
+fn hba_word(value: &str) -> String {
+    format!("\"{}\"", value.replace('"', "\"\""))
+}
+
+#[cfg(test)]
+mod tests;

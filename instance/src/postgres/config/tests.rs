@@ -1,0 +1,76 @@
+//! Every file that Postgres reads, as a whole.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::settings::tests::example;
+
+fn upstream() -> Upstream {
+    Upstream { node_id: pgraft_core::NodeId::new(1).unwrap(), host: "db-1.example".into(), port: 5432 }
+}
+
+#[test]
+fn all_files_of_a_standby() {
+    let settings = example();
+    let conf = postgresql_conf(&settings, Some(&upstream()));
+    let text = format!(
+        "--- postgresql.conf\n{}--- notes\n{}\n--- pg_hba.conf\n{}--- pg_ident.conf\n{}--- pgpass\n{}--- command line\n{}\n",
+        conf.text,
+        conf.notes.join("\n"),
+        hba(&settings),
+        ident(&settings, "postgres"),
+        passfile(Some("a:b\\c")),
+        command_line(&settings).join("\n").replace('\t', "<tab>"),
+    );
+    insta::assert_snapshot!(text);
+}
+
+#[test]
+fn without_a_primary_there_is_nobody_to_follow() {
+    assert!(postgresql_conf(&example(), None).text.contains("primary_conninfo = ''\n"));
+    assert_eq!(passfile(None), "");
+}
+
+#[test]
+fn what_alter_system_may_not_set_is_taken_out() {
+    let text = "# Do not edit\nwork_mem = '8MB'\nprimary_conninfo = 'host=x'\nPort=7\nshared_preload_libraries\t= ''\n";
+    assert_eq!(scrubbed_auto_conf(text).unwrap(), "# Do not edit\nwork_mem = '8MB'\n");
+    assert_eq!(scrubbed_auto_conf("work_mem = '8MB'\n"), None);
+}
+
+/// What Postgres' own reader (guc-file.l, `DeescapeQuotedString`) makes of a quoted value.
+fn unquoted(text: &str) -> String {
+    let inner = text.strip_prefix('\'').unwrap().strip_suffix('\'').unwrap();
+    let (mut out, mut chars) = (String::new(), inner.chars());
+    while let Some(c) = chars.next() {
+        match c {
+            '\\' => match chars.next().unwrap() {
+                'n' => out.push('\n'),
+                'r' => out.push('\r'),
+                c => out.push(c),
+            },
+            '\'' => out.push(chars.next().unwrap()),
+            c => out.push(c),
+        }
+    }
+    out
+}
+
+proptest! {
+    #[test]
+    fn a_value_is_one_line_and_reads_as_it_was(value in any::<String>()) {
+        let text = quoted(&value);
+        prop_assert!(!text.contains(['\n', '\r']));
+        prop_assert_eq!(unquoted(&text), value);
+    }
+
+    #[test]
+    fn no_parameter_of_the_users_gets_past_the_reserved_ones(name in "(port|pgraft\\.[a-z]+|wal_level|primary_conninfo|synchronous_standby_names|[Pp][Oo][Rr][Tt]|WAL_LEVEL)", value in any::<String>()) {
+        let mut settings = example();
+        settings.config.postgresql.parameters = [(name.clone(), value)].into();
+        let rendered = postgresql_conf(&settings, None);
+        prop_assert_eq!(rendered.notes.len(), 1);
+        settings.config.postgresql.parameters.clear();
+        prop_assert_eq!(rendered.text, postgresql_conf(&settings, None).text);
+    }
+}

@@ -1,0 +1,57 @@
+//! Makes the founder's PGDATA: in a fresh directory, renamed into place when it is whole.
+//!
+//! Roles, databases and the extension are not made here but at every start of a primary (`duties.rs`), since each step of that can be
+//! repeated; only the data directory itself has to come in one piece.
+
+use std::path::Path;
+
+use crate::files::{self, FileError};
+use crate::logging::Sink;
+use crate::paths;
+use crate::postgres::process::{self, ProcessError};
+use crate::reaper::Reaper;
+use crate::settings::Settings;
+
+/// Why there is no PGDATA yet.
+#[derive(Debug, thiserror::Error)]
+pub enum InitError {
+    /// Disk.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// `initdb`.
+    #[error(transparent)]
+    Process(#[from] ProcessError),
+}
+
+/// Runs `initdb`. The mark says that the cluster does not know of this PGDATA yet, and travels with it by the same rename.
+pub async fn make(settings: &Settings, reaper: &Reaper, sink: &Sink) -> Result<(), InitError> {
+    let fresh = empty_fresh(settings)?;
+    let mut command = process::program(settings, "initdb", &fresh);
+    command.arg("-D").arg(&fresh).args([
+        "--username=postgres",
+        "--data-checksums",
+        "--encoding=UTF8",
+        "--locale=C.UTF-8",
+        "--auth-local=peer",
+        "--auth-host=scram-sha-256",
+        "--no-instructions",
+    ]);
+    process::run(reaper, sink, "initdb", command).await?;
+    files::write_whole(&paths::founding_mark(&fresh), format!("{}\n", settings.node).as_bytes())?;
+    put_in_place(&fresh, &settings.paths.data)?;
+    Ok(())
+}
+
+/// An empty directory for a data directory to be; whatever an earlier try left there is gone.
+pub fn empty_fresh(settings: &Settings) -> Result<std::path::PathBuf, FileError> {
+    let fresh = settings.paths.fresh();
+    files::remove_directory(&fresh)?;
+    files::private_directory(&fresh)?;
+    Ok(fresh)
+}
+
+/// The rename that makes it PGDATA. Everything in it was synced by the program that wrote it.
+pub fn put_in_place(fresh: &Path, data: &Path) -> Result<(), FileError> {
+    files::sync_directory(fresh)?;
+    files::rename(fresh, data)
+}

@@ -1,0 +1,210 @@
+//! Postgres's stderr, line by line, to records: one JSON object for one message with its DETAIL, HINT, STATEMENT and so on.
+//!
+//! Pure but for [`pump`]. The prefix (`config::LOG_LINE_PREFIX`) starts each line; a line break within a message is followed by a tab, so a
+//! message can't pretend to be another one (elog.c, `append_with_tabs`). What comes without a prefix (a library's own words, output of
+//! `archive_command`) is a record of its own.
+
+use jiff::Timestamp;
+use serde_json::{Map, Value};
+use std::time::Duration;
+use tokio::io::AsyncReadExt;
+use tokio::net::unix::pipe;
+
+use crate::logging::{Sink, head};
+
+/// A message longer than this is split, so that memory stays bounded.
+const LONGEST: usize = 1 << 20;
+
+/// How long the last message waits for lines that belong to it.
+const IDLE: Duration = Duration::from_millis(50);
+
+/// One message.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Record {
+    /// Seconds since the epoch as Postgres wrote them (`%n`), where there is a prefix.
+    pub at: Option<String>,
+    /// Postgres's own word: LOG, ERROR, FATAL … LOG where there is no prefix.
+    pub level: String,
+    /// Who wrote it.
+    pub pid: Option<u64>,
+    /// Five characters; `00000` is left out.
+    pub sqlstate: Option<String>,
+    /// Postgres's name for the kind of process.
+    pub backend_type: Option<String>,
+    /// The session's role.
+    pub user: Option<String>,
+    /// The session's database.
+    pub database: Option<String>,
+    /// The message; its lines without the tabs.
+    pub msg: String,
+    /// `detail`, `hint`, `statement`, `context` …, in the order they came.
+    pub more: Vec<(String, String)>,
+}
+
+/// Puts lines together to records.
+#[derive(Debug, Default)]
+pub struct Assembler {
+    bytes: Vec<u8>,
+    open: Option<Record>,
+    size: usize,
+}
+
+/// What a line is.
+enum Line<'a> {
+    /// The first of a message.
+    Message(Record),
+    /// DETAIL and the like of the same process.
+    More(u64, &'a str, &'a str),
+    /// A further line of what came before.
+    Continued(&'a str),
+    /// Without a prefix.
+    Bare(&'a str),
+}
+
+impl Assembler {
+    /// Takes bytes as they come; gives the records that are complete.
+    pub fn feed(&mut self, bytes: &[u8]) -> Vec<Record> {
+        self.bytes.extend_from_slice(bytes);
+        let mut done = vec![];
+        let mut start = 0;
+        while let Some(length) = self.bytes[start..].iter().position(|b| *b == b'\n') {
+            let line = String::from_utf8_lossy(&self.bytes[start..start + length]).into_owned();
+            start += length + 1;
+            self.line(&line, &mut done);
+        }
+        self.bytes.drain(..start);
+        if self.bytes.len() > LONGEST {
+            let line = String::from_utf8_lossy(&std::mem::take(&mut self.bytes)).into_owned();
+            self.line(&line, &mut done);
+        }
+        done
+    }
+
+    /// The message that nothing more came for. A line without its end stays, until the pipe closes.
+    pub fn idle(&mut self) -> Option<Record> {
+        self.size = 0;
+        self.open.take()
+    }
+
+    /// Everything that is left.
+    pub fn close(&mut self) -> Vec<Record> {
+        let mut done = vec![];
+        if !self.bytes.is_empty() {
+            let line = String::from_utf8_lossy(&std::mem::take(&mut self.bytes)).into_owned();
+            self.line(&line, &mut done);
+        }
+        done.extend(self.idle());
+        done
+    }
+
+    fn line(&mut self, line: &str, done: &mut Vec<Record>) {
+        if self.size + line.len() > LONGEST {
+            done.extend(self.idle());
+        }
+        self.size += line.len();
+        match (classify(line), &mut self.open) {
+            (Line::More(pid, name, text), Some(open)) if open.pid == Some(pid) => {
+                open.more.push((name.to_ascii_lowercase(), text.to_owned()));
+            }
+            (Line::Continued(text), Some(open)) => {
+                let last = open.more.last_mut().map_or(&mut open.msg, |(_, text)| text);
+                last.push('\n');
+                last.push_str(text);
+            }
+            (Line::Message(record), open) => done.extend(open.replace(record)),
+            (Line::Continued(text) | Line::Bare(text) | Line::More(_, _, text), open) => {
+                done.extend(open.replace(Record { level: "LOG".into(), msg: text.to_owned(), ..Record::default() }));
+            }
+        }
+        if self.open.is_none() {
+            self.size = 0;
+        }
+    }
+}
+
+fn classify(line: &str) -> Line<'_> {
+    if let Some(text) = line.strip_prefix('\t') {
+        return Line::Continued(text);
+    }
+    prefixed(line).unwrap_or(Line::Bare(line))
+}
+
+fn prefixed(line: &str) -> Option<Line<'_>> {
+    let mut fields = line.strip_prefix("pgraft\t")?.splitn(5, '\t');
+    let (at, pid, sqlstate, backend) = (fields.next()?, fields.next()?.parse().ok()?, fields.next()?, fields.next()?);
+    let rest = fields.next()?;
+    let (user, database, rest) = if severity(rest).is_some() {
+        (None, None, rest)
+    } else {
+        let mut session = rest.splitn(3, '\t');
+        (Some(session.next()?), Some(session.next()?), session.next()?)
+    };
+    let (severity, text) = severity(rest)?;
+    if matches!(severity, "DETAIL" | "HINT" | "QUERY" | "CONTEXT" | "LOCATION" | "BACKTRACE" | "STATEMENT") {
+        return Some(Line::More(pid, severity, text));
+    }
+    let some = |text: &str| (!text.is_empty() && text != "[unknown]").then(|| text.to_owned());
+    Some(Line::Message(Record {
+        at: Some(at.to_owned()),
+        level: severity.to_owned(),
+        pid: Some(pid),
+        sqlstate: some(sqlstate).filter(|s| s != "00000"),
+        backend_type: some(backend),
+        user: user.and_then(some),
+        database: database.and_then(some),
+        msg: text.to_owned(),
+        more: vec![],
+    }))
+}
+
+/// `LOG:  text` in its two parts.
+fn severity(text: &str) -> Option<(&str, &str)> {
+    let (word, text) = text.split_once(":  ")?;
+    (!word.is_empty() && word.chars().all(|c| c.is_ascii_uppercase() || c.is_ascii_digit())).then_some((word, text))
+}
+
+/// A record as it is printed.
+fn printed(record: Record, logger: &str) -> Map<String, Value> {
+    let Record { at, level, pid, sqlstate, backend_type, user, database, msg, more } = record;
+    let at = at.and_then(|at| at.replace('.', "").parse().ok()).and_then(|ms| Timestamp::from_millisecond(ms).ok());
+    let mut out = head(at.unwrap_or_else(Timestamp::now), &level, logger);
+    out.insert("msg".into(), msg.into());
+    out.extend(pid.map(|pid| ("pid".to_owned(), pid.into())));
+    let named = [("sqlstate", sqlstate), ("backend_type", backend_type), ("user", user), ("database", database)];
+    out.extend(named.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?.into()))));
+    out.extend(more.into_iter().map(|(name, text)| (name, text.into())));
+    out
+}
+
+/// Reads the pipe until its last writer is gone. Nothing here waits for anybody but the pipe.
+pub async fn pump(mut pipe: pipe::Receiver, logger: &'static str, sink: Sink) {
+    let mut assembler = Assembler::default();
+    let mut buffer = Vec::with_capacity(1 << 16);
+    loop {
+        let records = match tokio::time::timeout(IDLE, pipe.read_buf(&mut buffer)).await {
+            Err(_) => {
+                let last: Vec<Record> = assembler.idle().into_iter().collect();
+                if last.is_empty() {
+                    match pipe.read_buf(&mut buffer).await {
+                        Ok(n) if n > 0 => assembler.feed(&buffer),
+                        _ => break,
+                    }
+                } else {
+                    last
+                }
+            }
+            Ok(Ok(n)) if n > 0 => assembler.feed(&buffer),
+            Ok(_) => break,
+        };
+        buffer.clear();
+        for record in records {
+            sink.record(&printed(record, logger));
+        }
+    }
+    for record in assembler.close() {
+        sink.record(&printed(record, logger));
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,110 @@
+//! Starts and stops processes of Postgres: the server, and the programs that make a data directory.
+
+use nix::sys::signal::Signal;
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use crate::logging::Sink;
+use crate::postgres::{config, log};
+use crate::reaper::{Child, Ending, Reaper};
+use crate::settings::Settings;
+
+/// How long an immediate shutdown may take.
+const IMMEDIATE: Duration = Duration::from_secs(5);
+
+/// What went wrong with a program.
+#[derive(Debug, thiserror::Error)]
+pub enum ProcessError {
+    /// It isn't there, or can't be started.
+    #[error("could not start {program}: {source}")]
+    Start {
+        /// Its path.
+        program: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// It ended otherwise than with 0; its own words stand in the log.
+    #[error("{program} failed ({ending}): the records before this one say why")]
+    Failed {
+        /// Its name.
+        program: &'static str,
+        /// How.
+        ending: Ending,
+    },
+}
+
+/// A running postmaster.
+#[derive(Clone)]
+pub struct Server {
+    /// The postmaster.
+    pub child: Child,
+    started: Instant,
+}
+
+impl Server {
+    /// Starts Postgres; its files must be written.
+    pub fn start(settings: &Settings, reaper: &Reaper, sink: &Sink) -> Result<Self, ProcessError> {
+        let mut command = program(settings, "postgres", settings.paths.parent());
+        command.args(config::command_line(settings));
+        let (child, pipe) = spawn(reaper, command)?;
+        tokio::spawn(log::pump(pipe, "postgres", sink.clone()));
+        Ok(Self { child, started: Instant::now() })
+    }
+
+    /// Since its start.
+    pub fn ran_for(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// Fast, then immediate, then killed. What is left of its children after that is `leftovers`' work.
+    pub async fn stop(mut self, fast: Duration) -> Ending {
+        for (signal, longest) in [(Signal::SIGINT, fast), (Signal::SIGQUIT, IMMEDIATE)] {
+            self.child.signal(signal);
+            if let Ok(ending) = tokio::time::timeout(longest, self.child.wait()).await {
+                return ending;
+            }
+            tracing::warn!(%signal, seconds = longest.as_secs(), "Postgres did not stop in time");
+        }
+        self.child.signal(Signal::SIGKILL);
+        self.child.wait().await
+    }
+}
+
+/// A program of Postgres, with nothing of this process's environment that would change what it does.
+pub fn program(settings: &Settings, name: &str, directory: &Path) -> Command {
+    let mut command = Command::new(settings.paths.program(name));
+    for (variable, _) in std::env::vars_os() {
+        // PGDATA, PGHOST, PGPASSWORD, PGOPTIONS … and what changes the language of messages.
+        let text = variable.to_string_lossy();
+        if text.starts_with("PG") || text.starts_with("LC_") || text.starts_with("LANG") {
+            command.env_remove(&variable);
+        }
+    }
+    command.env("LC_ALL", "C.UTF-8").current_dir(directory);
+    command
+}
+
+/// Runs one of the programs that make a data directory to its end. Dropping this ends it, and what it started.
+pub async fn run(reaper: &Reaper, sink: &Sink, name: &'static str, command: Command) -> Result<(), ProcessError> {
+    let (child, pipe) = spawn(reaper, command)?;
+    let mut guard = EndOnDrop(child);
+    let output = tokio::spawn(log::pump(pipe, name, sink.clone()));
+    let ending = guard.0.wait().await;
+    // Its words first, then what is said about them; a grandchild that holds the pipe must not hold this.
+    let _ = tokio::time::timeout(Duration::from_secs(1), output).await;
+    if ending == Ending::Code(0) { Ok(()) } else { Err(ProcessError::Failed { program: name, ending }) }
+}
+
+fn spawn(reaper: &Reaper, command: Command) -> Result<(Child, tokio::net::unix::pipe::Receiver), ProcessError> {
+    let program = command.get_program().to_string_lossy().into_owned();
+    reaper.spawn(command).map_err(|source| ProcessError::Start { program, source })
+}
+
+struct EndOnDrop(Child);
+
+impl Drop for EndOnDrop {
+    fn drop(&mut self) {
+        self.0.signal_group(Signal::SIGKILL);
+    }
+}

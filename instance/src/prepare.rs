@@ -1,0 +1,66 @@
+//! Writes what Postgres reads before it starts, and again when something of it changed.
+
+use std::path::Path;
+
+use crate::files::{self, FileError};
+use crate::paths;
+use crate::postgres::config;
+use crate::secrets::Secrets;
+use crate::settings::Settings;
+use crate::supervisor::Mode;
+use crate::upstream::{self, UpstreamError};
+
+/// Why the files are not what they should be.
+#[derive(Debug, thiserror::Error)]
+pub enum PrepareError {
+    /// Disk.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// Whom to follow.
+    #[error(transparent)]
+    Upstream(#[from] UpstreamError),
+    /// The supervisor said primary, and the disk says otherwise by now.
+    #[error("standby.signal is there, so this server is not started as the primary")]
+    StandbySignal,
+}
+
+/// Writes all files. Returns whether the server must read one of them again.
+pub fn write_files(settings: &Settings, os_user: &str) -> Result<bool, PrepareError> {
+    let paths = &settings.paths;
+    let secrets = Secrets::read(&paths.secrets)?;
+    let file = upstream::instance_file(paths, settings.node)?;
+    let primary = upstream::follow(settings.node, file.as_ref(), upstream::last(paths)?);
+    if let Some(primary) = &primary {
+        upstream::remember(paths, primary)?;
+    }
+    let conf = config::postgresql_conf(settings, primary.as_ref());
+    files::write_whole(&paths.passfile(), config::passfile(secrets.replication.as_deref()).as_bytes())?;
+    let mut changed = files::write_whole(&paths.conf(), conf.text.as_bytes())?;
+    changed |= files::write_whole(&paths.hba(), config::hba(settings).as_bytes())?;
+    changed |= files::write_whole(&paths.ident(), config::ident(settings, os_user).as_bytes())?;
+    if changed {
+        for note in &conf.notes {
+            tracing::warn!("{note}");
+        }
+        let follows = primary.map_or_else(|| "nobody".to_owned(), |p| format!("node {} ({}:{})", p.node_id, p.host, p.port));
+        tracing::info!(follows, "wrote the server's configuration");
+    }
+    Ok(changed)
+}
+
+/// Makes PGDATA ready for a start in this mode.
+pub fn data_directory(data: &Path, mode: Mode) -> Result<(), PrepareError> {
+    match mode {
+        Mode::Standby => drop(files::write_whole(&paths::standby_signal(data), b"")?),
+        Mode::Primary if paths::standby_signal(data).exists() => return Err(PrepareError::StandbySignal),
+        Mode::Primary => {}
+    }
+    let auto = data.join("postgresql.auto.conf");
+    if let Some(text) = files::read_if_there(&auto)?
+        && let Some(kept) = config::scrubbed_auto_conf(&String::from_utf8_lossy(&text))
+    {
+        files::write_whole(&auto, kept.as_bytes())?;
+        tracing::warn!("took settings out of postgresql.auto.conf that are pgraft's own");
+    }
+    Ok(())
+}

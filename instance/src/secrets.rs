@@ -1,0 +1,69 @@
+//! The passwords, one file each in `secretsDirectory`. A file that is missing or empty means: no password.
+
+use std::fmt;
+use std::path::Path;
+
+use crate::files::{self, FileError};
+
+/// The passwords as they stand in the directory now. `Debug` doesn't show them.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Secrets {
+    /// Of `pgraft_replication`.
+    pub replication: Option<String>,
+    /// Of `pgraft_operator`.
+    pub operator: Option<String>,
+    /// Of the application's owner.
+    pub owner: Option<String>,
+    /// Of `postgres`.
+    pub superuser: Option<String>,
+}
+
+impl Secrets {
+    /// Reads the directory.
+    pub fn read(directory: &Path) -> Result<Self, FileError> {
+        let read = |name: &str| -> Result<Option<String>, FileError> {
+            let Some(bytes) = files::read_if_there(&directory.join(name))? else { return Ok(None) };
+            let text = String::from_utf8_lossy(&bytes);
+            // Whoever made the file with an editor didn't mean the line break at its end.
+            let text = text.strip_suffix('\n').unwrap_or(&text);
+            let text = text.strip_suffix('\r').unwrap_or(text);
+            Ok((!text.is_empty()).then(|| text.to_owned()))
+        };
+        Ok(Self {
+            replication: read("replication-password")?,
+            operator: read("operator-password")?,
+            owner: read("owner-password")?,
+            superuser: read("superuser-password")?,
+        })
+    }
+}
+
+impl fmt::Debug for Secrets {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { replication, operator, owner, superuser } = self;
+        let shown = |s: &Option<String>| if s.is_some() { "set" } else { "none" };
+        write!(
+            f,
+            "Secrets {{ replication: {}, operator: {}, owner: {}, superuser: {} }}",
+            shown(replication),
+            shown(operator),
+            shown(owner),
+            shown(superuser)
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn missing_and_empty_files_are_no_password() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("replication-password"), "s3 cret\n").unwrap();
+        std::fs::write(dir.path().join("owner-password"), "").unwrap();
+        let secrets = Secrets::read(dir.path()).unwrap();
+        assert_eq!(secrets, Secrets { replication: Some("s3 cret".into()), ..Secrets::default() });
+        assert!(!format!("{secrets:?}").contains("s3"));
+    }
+}

@@ -1,0 +1,211 @@
+//! The command line and the configuration file, checked: nobody after this asks whether a value makes sense.
+
+use pgraft_core::{Address, NodeId, Refusal, instance_config::InstanceConfig};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::cli::RunArgs;
+use crate::paths::Paths;
+
+/// What a node runs with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// This node.
+    pub node: NodeId,
+    /// Where other nodes reach its Postgres server.
+    pub postgres: Address,
+    /// `--founder`.
+    pub founder: bool,
+    /// Whether the extension is loaded and asked. False in tests only.
+    pub extension: bool,
+    /// For a fast shutdown.
+    pub stop_timeout: Duration,
+    /// The file itself.
+    pub config: InstanceConfig,
+    /// What follows from it.
+    pub paths: Paths,
+}
+
+/// What is wrong with the command line or the configuration file.
+#[derive(Debug, thiserror::Error)]
+pub enum SettingsError {
+    /// The file can't be read.
+    #[error("could not read {}: {source}", path.display())]
+    Unreadable {
+        /// `--config`.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The file is not what it should be.
+    #[error("{}: {why}", path.display())]
+    Syntax {
+        /// `--config`.
+        path: PathBuf,
+        /// In one line.
+        why: String,
+    },
+    /// Node id or address.
+    #[error(transparent)]
+    Identity(#[from] Refusal),
+    /// A directory that must be given as an absolute path.
+    #[error("{name}: \"{value}\" is not an absolute path")]
+    NotAbsolute {
+        /// The key.
+        name: &'static str,
+        /// Its value.
+        value: String,
+    },
+    /// One of the two directories lies in the other.
+    #[error("raftDirectory and dataDirectory must not lie within each other: a base backup would copy the node's identity")]
+    Nested,
+    /// Not `host:port`.
+    #[error("{name}: \"{value}\" is not host:port")]
+    NotHostPort {
+        /// The key.
+        name: &'static str,
+        /// Its value.
+        value: String,
+    },
+    /// A port 0.
+    #[error("postgresql.port: 0 is no port")]
+    NoPort,
+    /// A name that can't stand in `postgresql.conf`.
+    #[error("postgresql.parameters: \"{0}\" is no parameter's name")]
+    ParameterName(String),
+    /// A line that is more than one.
+    #[error("postgresql.pgHba: a line must not contain a line break: {0:?}")]
+    HbaLine(String),
+    /// A database or role name that can't be one.
+    #[error("bootstrap.{name}: \"{value}\" can't be the name")]
+    Name {
+        /// `database` or `owner`.
+        name: &'static str,
+        /// Its value.
+        value: String,
+    },
+}
+
+impl Settings {
+    /// Reads the file.
+    pub fn load(args: &RunArgs) -> Result<Self, SettingsError> {
+        let path = args.config.clone();
+        let text = std::fs::read_to_string(&path).map_err(|source| SettingsError::Unreadable { path: path.clone(), source })?;
+        let config = serde_saphyr::from_str(&text).map_err(|e| SettingsError::Syntax { path, why: one_line(&e.to_string()) })?;
+        Self::check(args, config)
+    }
+
+    /// No IO.
+    pub fn check(args: &RunArgs, config: InstanceConfig) -> Result<Self, SettingsError> {
+        directories(&config)?;
+        if config.postgresql.port == 0 {
+            return Err(SettingsError::NoPort);
+        }
+        for value in std::iter::once(&config.http_listen).chain(&config.peers) {
+            let name = if value == &config.http_listen { "httpListen" } else { "peers" };
+            host_port(value).ok_or_else(|| SettingsError::NotHostPort { name, value: value.clone() })?;
+        }
+        if let Some(name) = config.postgresql.parameters.keys().find(|n| !is_parameter(n)) {
+            return Err(SettingsError::ParameterName(name.clone()));
+        }
+        if let Some(line) = config.postgresql.pg_hba.iter().find(|l| l.contains(['\n', '\r'])) {
+            return Err(SettingsError::HbaLine(line.clone()));
+        }
+        for (name, value) in [("database", &config.bootstrap.database), ("owner", &config.bootstrap.owner)] {
+            // NAMEDATALEN - 1; and what Postgres or pgraft keep for themselves.
+            let reserved = value.starts_with("pg_") || (name == "owner" && (value.starts_with("pgraft_") || value == "postgres"));
+            if value.is_empty()
+                || value.len() > 63
+                || value.contains('\0')
+                || reserved
+                || ["template0", "template1"].contains(&value.as_str())
+            {
+                return Err(SettingsError::Name { name, value: value.clone() });
+            }
+        }
+        Ok(Self {
+            node: NodeId::new(args.node_id)?,
+            postgres: Address::new(&args.advertise_address, config.postgresql.port.into())?,
+            founder: args.founder,
+            extension: !args.without_extension,
+            stop_timeout: Duration::from_secs(args.stop_timeout),
+            paths: Paths::new(&config),
+            config,
+        })
+    }
+}
+
+impl Settings {
+    /// What of a changed file takes effect while this process runs. The rest stays as it is, and is named: it needs a restart.
+    #[must_use]
+    pub fn reloaded(&self, new: Self) -> (Self, Vec<&'static str>) {
+        let InstanceConfig {
+            data_directory,
+            raft_directory,
+            bin_directory,
+            socket_directory,
+            postgresql,
+            raft,
+            http_listen,
+            peers: _,
+            bootstrap: _,
+            secrets_directory,
+        } = &self.config;
+        let fixed = [
+            ("dataDirectory", *data_directory != new.config.data_directory),
+            ("raftDirectory", *raft_directory != new.config.raft_directory),
+            ("binDirectory", *bin_directory != new.config.bin_directory),
+            ("socketDirectory", *socket_directory != new.config.socket_directory),
+            ("secretsDirectory", *secrets_directory != new.config.secrets_directory),
+            ("httpListen", *http_listen != new.config.http_listen),
+            ("postgresql.port", postgresql.port != new.config.postgresql.port),
+            ("postgresql.listenAddresses", postgresql.listen_addresses != new.config.postgresql.listen_addresses),
+            ("raft", *raft != new.config.raft),
+        ];
+        let mut next = self.clone();
+        next.config.postgresql.parameters = new.config.postgresql.parameters;
+        next.config.postgresql.pg_hba = new.config.postgresql.pg_hba;
+        next.config.peers = new.config.peers;
+        next.config.bootstrap = new.config.bootstrap;
+        (next, fixed.into_iter().filter_map(|(name, changed)| changed.then_some(name)).collect())
+    }
+}
+
+fn directories(config: &InstanceConfig) -> Result<(), SettingsError> {
+    let named = [
+        ("dataDirectory", &config.data_directory),
+        ("raftDirectory", &config.raft_directory),
+        ("binDirectory", &config.bin_directory),
+        ("socketDirectory", &config.socket_directory),
+        ("secretsDirectory", &config.secrets_directory),
+    ];
+    for (name, value) in named {
+        // A control character would break the lines of postgresql.conf and pgpass.
+        if !Path::new(value).is_absolute() || Path::new(value).file_name().is_none() || value.chars().any(char::is_control) {
+            return Err(SettingsError::NotAbsolute { name, value: value.clone() });
+        }
+    }
+    let (data, raft) = (Path::new(&config.data_directory), Path::new(&config.raft_directory));
+    if data.starts_with(raft) || raft.starts_with(data) { Err(SettingsError::Nested) } else { Ok(()) }
+}
+
+/// Splits `host:port`; the host may be an IPv6 address in brackets.
+pub fn host_port(text: &str) -> Option<(&str, u16)> {
+    let (host, port) = text.rsplit_once(':')?;
+    let port = port.parse().ok().filter(|p| *p > 0)?;
+    let host = host.strip_prefix('[').and_then(|h| h.strip_suffix(']')).unwrap_or(host);
+    (!host.is_empty()).then_some((host, port))
+}
+
+fn is_parameter(name: &str) -> bool {
+    let mut chars = name.chars();
+    chars.next().is_some_and(|c| c.is_ascii_alphabetic() || c == '_')
+        && chars.all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '$'))
+}
+
+fn one_line(text: &str) -> String {
+    text.lines().map(str::trim).find(|l| !l.is_empty()).unwrap_or("unreadable").to_owned()
+}
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -1,0 +1,99 @@
+//! What is taken, and in which words the rest is refused.
+
+use super::*;
+
+/// Settings of node 2 that pass every check.
+pub(crate) fn example() -> Settings {
+    Settings::check(&args(), config("")).unwrap()
+}
+
+fn args() -> RunArgs {
+    RunArgs {
+        config: "/etc/pgraft/instance.yaml".into(),
+        node_id: 2,
+        advertise_address: "db-2.example".into(),
+        founder: false,
+        stop_timeout: 25,
+        without_extension: false,
+    }
+}
+
+fn config(more: &str) -> InstanceConfig {
+    serde_saphyr::from_str(&format!(
+        "
+dataDirectory: /var/lib/pgraft/pgdata
+raftDirectory: /var/lib/pgraft/raft
+binDirectory: /usr/lib/postgresql/17/bin
+socketDirectory: /var/run/postgresql
+httpListen: 0.0.0.0:8008
+secretsDirectory: /etc/pgraft/secrets
+peers: [db-1.example:8008, '[::1]:8008']
+postgresql:
+  port: 5432
+  listenAddresses: '*'
+  parameters: {{work_mem: 8MB, max_wal_senders: '4', port: '1'}}
+  pgHba: ['hostssl all all 10.0.0.0/8 cert']
+{more}"
+    ))
+    .unwrap()
+}
+
+fn refused(change: impl FnOnce(&mut RunArgs, &mut InstanceConfig)) -> String {
+    let (mut args, mut config) = (args(), config(""));
+    change(&mut args, &mut config);
+    Settings::check(&args, config).unwrap_err().to_string()
+}
+
+#[test]
+fn the_own_directory_lies_beside_the_data() {
+    let settings = example();
+    assert_eq!(settings.paths.work, Path::new("/var/lib/pgraft/pgdata.pgraft"));
+    assert_eq!(settings.paths.parent(), Path::new("/var/lib/pgraft"));
+    assert_eq!(settings.postgres.to_string(), "db-2.example:5432");
+}
+
+#[test]
+fn bad_input_is_refused_in_one_line_each() {
+    let all = [
+        refused(|a, _| a.node_id = 0),
+        refused(|a, _| a.advertise_address = String::new()),
+        refused(|_, c| c.data_directory = "pgdata".into()),
+        refused(|_, c| c.raft_directory = "/var/lib/pgraft/pgdata/raft".into()),
+        refused(|_, c| c.raft_directory = "/var/lib/pgraft/pgdata".into()),
+        refused(|_, c| c.http_listen = "8008".into()),
+        refused(|_, c| c.peers = vec!["db-1:0".into()]),
+        refused(|_, c| c.postgresql.port = 0),
+        refused(|_, c| drop(c.postgresql.parameters.insert("a b".into(), "1".into()))),
+        refused(|_, c| c.postgresql.pg_hba = vec!["local all all trust\nhost all all all trust".into()]),
+        refused(|_, c| c.bootstrap.owner = "postgres".into()),
+        refused(|_, c| c.bootstrap.database = String::new()),
+    ];
+    insta::assert_snapshot!(all.join("\n"));
+    assert!(all.iter().all(|m| m.lines().count() == 1));
+}
+
+#[test]
+fn a_syntax_error_is_one_line_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("c.yaml");
+    std::fs::write(&file, "dataDirectory: /a\nfoo: 1\n").unwrap();
+    let error = Settings::load(&RunArgs { config: file, ..args() }).unwrap_err().to_string();
+    assert!(error.contains("foo"), "{error}");
+    assert_eq!(error.lines().count(), 1);
+    let missing = Settings::load(&RunArgs { config: dir.path().join("none"), ..args() }).unwrap_err().to_string();
+    assert!(missing.contains("No such file"), "{missing}");
+}
+
+#[test]
+fn what_a_running_server_can_t_change_waits_for_a_restart() {
+    let settings = example();
+    let mut new = config("bootstrap: {database: shop}");
+    new.postgresql.port = 5433;
+    new.data_directory = "/elsewhere/pgdata".into();
+    new.postgresql.parameters.clear();
+    let (next, fixed) = settings.reloaded(Settings::check(&args(), new).unwrap());
+    assert_eq!(fixed, ["dataDirectory", "postgresql.port"]);
+    assert_eq!((next.paths, next.config.postgresql.port), (settings.paths, 5432));
+    assert!(next.config.postgresql.parameters.is_empty());
+    assert_eq!(next.config.bootstrap.database, "shop");
+}

@@ -1,0 +1,54 @@
+//! The body of `/status`: what this node is, as other nodes, the operator and people read it.
+
+use pgraft_core::{NodeId, NodeStatus};
+use serde::{Deserialize, Serialize};
+
+use crate::upstream::Upstream;
+
+/// The body of `/status`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// This node.
+    pub node_id: NodeId,
+    /// What its Postgres server does.
+    pub role: Role,
+    /// What `/readyz` says.
+    pub ready: bool,
+    /// Its Postgres server.
+    pub postgres: Postgres,
+    /// Its Raft member; null when it doesn't answer.
+    pub raft: Option<NodeStatus>,
+    /// Who takes writes, as far as this node knows.
+    pub primary: Option<Upstream>,
+}
+
+/// What a Postgres server does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// Takes writes.
+    Primary,
+    /// Follows.
+    Standby,
+    /// Doesn't answer yet, or not now.
+    Starting,
+}
+
+/// The Postgres server's part of [`Status`].
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Postgres {
+    /// A postmaster is there.
+    pub running: bool,
+    /// None while it doesn't answer, like all that follow.
+    pub in_recovery: Option<bool>,
+    /// A standby's walreceiver is streaming.
+    pub streaming: Option<bool>,
+    /// Of the WAL that is written or received.
+    pub timeline: Option<u32>,
+    /// Standby: the end of the WAL that was received and flushed.
+    pub receive_lsn: Option<String>,
+    /// Primary: the end of the WAL that was flushed.
+    pub flush_lsn: Option<String>,
+    /// A changed setting takes effect at the next restart only.
+    pub pending_restart: Option<bool>,
+}

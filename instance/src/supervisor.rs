@@ -1,0 +1,312 @@
+//! What to do next: a pure `(State, Event) -> (State, Vec<Command>)`. No disk, clock or process is touched here; `driver.rs` carries the
+//! commands out and turns what happens into events.
+//!
+//! ```text
+//!             ┌──────────────────── Woke, FilesChanged ────────────────────┐
+//!             ▼                                                            │
+//!         Clearing ─▶ Inspecting ─▶ Running(primary | standby) ─ Exited ─▶ Waiting
+//!        (no old       │   ▲  ▲                                            ▲
+//!         process      │   │  └── Cloned ──── Cloning ── CloneFailed ──────┤
+//!         lives)       │   └───── Initialized ─ Initializing ─ InitFailed ─┤
+//!                      └─────── nothing can be done now, NoPrimary ────────┘
+//!   from everywhere: Shutdown ─▶ Stopping ─▶ Ended
+//! ```
+//!
+//! Whatever was done to the disk is inspected again before the next step, so that no step relies on what an earlier one meant to do.
+
+use std::time::Duration;
+
+/// How long a server must have run for its end to count as a first failure again.
+pub const HEALTHY_RUN: Duration = Duration::from_mins(1);
+
+/// The first wait after a failure; it doubles with each further one.
+pub const FIRST_WAIT: Duration = Duration::from_millis(500);
+
+/// No wait is longer.
+pub const LONGEST_WAIT: Duration = Duration::from_secs(15);
+
+/// How long a node with nothing to copy waits before it asks again: no failure, the primary is on its way.
+pub const ASK_AGAIN: Duration = Duration::from_secs(1);
+
+/// Where the supervisor stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct State {
+    /// The step under way.
+    pub phase: Phase,
+    /// Failures in a row, for the backoff.
+    pub failures: u32,
+}
+
+/// The step under way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// Makes sure that no process of an earlier server lives.
+    Clearing,
+    /// Reads the disk.
+    Inspecting,
+    /// `initdb` runs.
+    Initializing,
+    /// A primary is looked for, then copied.
+    Cloning,
+    /// Postgres runs.
+    Running(Mode),
+    /// A failure is slept off.
+    Waiting,
+    /// Everything is being stopped.
+    Stopping,
+    /// Nothing runs any more.
+    Ended,
+}
+
+impl Phase {
+    /// As logs and `/livez` show it.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Clearing => "clearing",
+            Self::Inspecting => "inspecting",
+            Self::Initializing => "initializing",
+            Self::Cloning => "cloning",
+            Self::Running(Mode::Primary) => "running as primary",
+            Self::Running(Mode::Standby) => "running as standby",
+            Self::Waiting => "waiting",
+            Self::Stopping => "stopping",
+            Self::Ended => "ended",
+        }
+    }
+}
+
+/// How Postgres is started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Without `standby.signal`: takes writes.
+    Primary,
+    /// With `standby.signal`.
+    Standby,
+}
+
+/// What stands on the disk, and what the cluster said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Facts {
+    /// PGDATA.
+    pub data: Data,
+    /// Whom `instance.json` names as the primary.
+    pub named: Named,
+    /// `--founder` was given.
+    pub founder: bool,
+    /// A peer that answered is in a cluster or knows a primary. Looked into only where `initdb` would be next.
+    pub cluster_elsewhere: bool,
+}
+
+/// What PGDATA is. It comes into place by one rename only, so that there is no half of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Data {
+    /// Missing, or an empty directory.
+    Empty,
+    /// A whole data directory.
+    Whole {
+        /// It was made here by `initdb`, and the cluster that it founds does not know so yet.
+        founding: bool,
+        /// `standby.signal` is there: it has never been promoted since it was a standby.
+        standby_signal: bool,
+    },
+    /// Something else is there; it is nobody's to overwrite.
+    Foreign,
+}
+
+/// What `instance.json` says of the primary.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Named {
+    /// There is no `instance.json`: this node is in no cluster yet.
+    Nothing,
+    /// A cluster without a primary.
+    Nobody,
+    /// This node.
+    This,
+    /// Another node.
+    Other,
+}
+
+/// What happened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Event {
+    /// No process of an earlier server lives.
+    Cleared,
+    /// That could not be brought about.
+    ClearFailed,
+    /// The disk was read.
+    Inspected(Facts),
+    /// The disk could not be read.
+    InspectFailed,
+    /// A fresh PGDATA is in place.
+    Initialized,
+    /// It is not.
+    InitFailed,
+    /// A copy of the primary is in place.
+    Cloned,
+    /// It is not.
+    CloneFailed,
+    /// Nobody says who the primary is.
+    NoPrimary,
+    /// Postgres could not be started at all.
+    StartFailed,
+    /// The postmaster's exit was collected.
+    Exited {
+        /// Since its start.
+        ran_for: Duration,
+    },
+    /// The wait is over.
+    Woke,
+    /// Configuration, secrets or `instance.json` are not what they were; or SIGHUP.
+    FilesChanged,
+    /// SIGTERM or SIGINT.
+    Shutdown,
+    /// The job that was to be broken off is gone, and its processes with it.
+    JobEnded,
+}
+
+/// What is to be done. Each command leads to one of the events that its phase waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Command {
+    /// Make sure that no process of an earlier server lives.
+    Clear,
+    /// Read the disk (and ask the peers, where `initdb` would be next).
+    Inspect,
+    /// Make PGDATA by `initdb`.
+    InitDb,
+    /// Find the primary and make PGDATA by `pg_basebackup`.
+    Clone,
+    /// Start Postgres.
+    Start(Mode),
+    /// Read the configuration again, write the files, SIGHUP the postmaster.
+    Reload,
+    /// Say why nothing can be done now.
+    Explain(Why),
+    /// Send [`Event::Woke`] after this.
+    Wait(Duration),
+    /// Stop Postgres: fast, and harder when that takes too long.
+    Stop,
+    /// Stop Postgres at once.
+    StopNow,
+    /// End the job under way and its processes.
+    AbortJob,
+    /// End this process.
+    Exit,
+}
+
+/// Why nothing can be done now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Why {
+    /// PGDATA is not empty, and not PGDATA.
+    #[error("the data directory is not empty and holds no Postgres server: empty it, or name another one")]
+    ForeignData,
+    /// The Raft directory outlived PGDATA on the primary.
+    #[error("the cluster names this node as its primary, but its data directory is empty: put the data back, or give the node a new id")]
+    DataLost,
+    /// `--founder` on an empty disk, while the cluster is alive elsewhere.
+    #[error(
+        "--founder was given and the data directory is empty, but other nodes are already in a cluster: a second one is not founded; give the node a new id without --founder"
+    )]
+    ClusterElsewhere,
+}
+
+/// The beginning, and the first command.
+pub fn begin() -> (State, Vec<Command>) {
+    (State { phase: Phase::Clearing, failures: 0 }, vec![Command::Clear])
+}
+
+/// One step. An event that the phase does not wait for changes nothing.
+pub fn step(state: State, event: Event) -> (State, Vec<Command>) {
+    match (state.phase, event) {
+        (Phase::Ended, _) => stay(state),
+        (Phase::Stopping, event) => stopping(state, event),
+        (Phase::Running(_), Event::Shutdown) => go(state, Phase::Stopping, vec![Command::Stop]),
+        (_, Event::Shutdown) => go(state, Phase::Stopping, vec![Command::AbortJob]),
+
+        (Phase::Clearing, Event::Cleared) => go(state, Phase::Inspecting, vec![Command::Inspect]),
+        (Phase::Initializing, Event::Initialized) | (Phase::Cloning, Event::Cloned) => {
+            (State { phase: Phase::Inspecting, failures: 0 }, vec![Command::Inspect])
+        }
+        (Phase::Inspecting, Event::Inspected(facts)) => decided(state, next(facts)),
+
+        (Phase::Clearing, Event::ClearFailed)
+        | (Phase::Inspecting, Event::InspectFailed)
+        | (Phase::Initializing, Event::InitFailed)
+        | (Phase::Cloning, Event::CloneFailed)
+        | (Phase::Running(_), Event::StartFailed) => failed(state, vec![]),
+
+        (Phase::Cloning, Event::NoPrimary) => go(state, Phase::Waiting, vec![Command::Wait(ASK_AGAIN)]),
+        (Phase::Running(_), Event::Exited { ran_for }) => {
+            let failures = if ran_for >= HEALTHY_RUN { 0 } else { state.failures };
+            failed(State { failures, ..state }, vec![])
+        }
+        (Phase::Running(_), Event::FilesChanged) => (state, vec![Command::Reload]),
+        (Phase::Waiting, Event::Woke | Event::FilesChanged) => go(state, Phase::Clearing, vec![Command::Clear]),
+        _ => stay(state),
+    }
+}
+
+/// What the facts lead to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Next {
+    InitDb,
+    Clone,
+    Start(Mode),
+    Refuse(Why),
+}
+
+/// Writes are taken only where `instance.json` names this node and a promotion (or `initdb`) was finished on this very PGDATA, or where
+/// the founder's `initdb` was made and no cluster exists yet. `initdb` runs only on nothing, for a founder, with no trace of a cluster.
+const fn next(facts: Facts) -> Next {
+    match (facts.data, facts.named) {
+        (Data::Foreign, _) => Next::Refuse(Why::ForeignData),
+        (Data::Empty, Named::This) => Next::Refuse(Why::DataLost),
+        (Data::Empty, Named::Nothing) if facts.founder && facts.cluster_elsewhere => Next::Refuse(Why::ClusterElsewhere),
+        (Data::Empty, Named::Nothing) if facts.founder => Next::InitDb,
+        (Data::Empty, _) => Next::Clone,
+        (Data::Whole { standby_signal: false, .. }, Named::This)
+        | (Data::Whole { standby_signal: false, founding: true }, Named::Nothing) => Next::Start(Mode::Primary),
+        (Data::Whole { .. }, _) => Next::Start(Mode::Standby),
+    }
+}
+
+fn decided(state: State, next: Next) -> (State, Vec<Command>) {
+    match next {
+        Next::InitDb => go(state, Phase::Initializing, vec![Command::InitDb]),
+        Next::Clone => go(state, Phase::Cloning, vec![Command::Clone]),
+        Next::Start(mode) => go(state, Phase::Running(mode), vec![Command::Start(mode)]),
+        Next::Refuse(why) => failed(state, vec![Command::Explain(why)]),
+    }
+}
+
+/// The first `Exited` or `JobEnded` leads to a last look for processes, and that to the end. A second signal is an order to hurry.
+fn stopping(state: State, event: Event) -> (State, Vec<Command>) {
+    match event {
+        Event::Exited { .. } | Event::StartFailed | Event::JobEnded => (state, vec![Command::Clear]),
+        Event::Cleared | Event::ClearFailed => go(state, Phase::Ended, vec![Command::Exit]),
+        Event::Shutdown => (state, vec![Command::StopNow]),
+        _ => stay(state),
+    }
+}
+
+fn failed(state: State, mut commands: Vec<Command>) -> (State, Vec<Command>) {
+    let failures = state.failures.saturating_add(1);
+    commands.push(Command::Wait(wait_after(failures)));
+    (State { phase: Phase::Waiting, failures }, commands)
+}
+
+/// 0.5 s, 1 s, 2 s … and never more than [`LONGEST_WAIT`].
+fn wait_after(failures: u32) -> Duration {
+    let doublings = failures.saturating_sub(1).min(16);
+    FIRST_WAIT.saturating_mul(1 << doublings).min(LONGEST_WAIT)
+}
+
+fn go(state: State, phase: Phase, commands: Vec<Command>) -> (State, Vec<Command>) {
+    (State { phase, ..state }, commands)
+}
+
+const fn stay(state: State) -> (State, Vec<Command>) {
+    (state, vec![])
+}
+
+#[cfg(test)]
+mod tests;

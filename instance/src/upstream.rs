@@ -1,0 +1,108 @@
+//! Whom a standby follows: what `instance.json` names, else what was followed last. Also what the peers' `/status` say of the primary.
+
+use pgraft_core::NodeId;
+use pgraft_core::instance_file::{FORMAT, InstanceFile};
+use serde::{Deserialize, Serialize};
+
+use crate::files::{self, FileError};
+use crate::paths::Paths;
+use crate::status::{Role, Status};
+
+/// A primary's Postgres server.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Upstream {
+    /// Its node.
+    pub node_id: NodeId,
+    /// Host name or address.
+    pub host: String,
+    /// TCP port.
+    pub port: u16,
+}
+
+/// Why what the disk says could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum UpstreamError {
+    /// IO.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// Not JSON, or not what it should be. Nothing is guessed: a primary must not be taken for a standby or the other way round.
+    #[error("{file} can't be read: {source}")]
+    Syntax {
+        /// Its name.
+        file: &'static str,
+        /// Where and why.
+        source: serde_json::Error,
+    },
+    /// Written by another version.
+    #[error("instance.json has format {0}, this version reads {FORMAT}: run the version that wrote it")]
+    Format(u32),
+    /// A copied or misplaced directory.
+    #[error("instance.json belongs to node {found}, this is node {this}: the Raft directory is another node's")]
+    OtherNode {
+        /// Whose it is.
+        found: NodeId,
+        /// `--node-id`.
+        this: NodeId,
+    },
+}
+
+/// What every format begins with.
+#[derive(Deserialize)]
+struct Head {
+    format: u32,
+}
+
+/// Reads `instance.json`; None before this node is in a cluster.
+pub fn instance_file(paths: &Paths, this: NodeId) -> Result<Option<InstanceFile>, UpstreamError> {
+    let Some(bytes) = files::read_if_there(&paths.instance_file())? else { return Ok(None) };
+    let syntax = |source| UpstreamError::Syntax { file: "instance.json", source };
+    let Head { format } = serde_json::from_slice(&bytes).map_err(syntax)?;
+    if format != FORMAT {
+        return Err(UpstreamError::Format(format));
+    }
+    let file: InstanceFile = serde_json::from_slice(&bytes).map_err(syntax)?;
+    if file.node_id == this { Ok(Some(file)) } else { Err(UpstreamError::OtherNode { found: file.node_id, this }) }
+}
+
+/// What was followed last.
+pub fn last(paths: &Paths) -> Result<Option<Upstream>, UpstreamError> {
+    let Some(bytes) = files::read_if_there(&paths.upstream())? else { return Ok(None) };
+    serde_json::from_slice(&bytes).map(Some).map_err(|source| UpstreamError::Syntax { file: "upstream.json", source })
+}
+
+/// Keeps it for a start with nobody to ask.
+pub fn remember(paths: &Paths, upstream: &Upstream) -> Result<bool, FileError> {
+    files::write_whole(&paths.upstream(), &serde_json::to_vec(upstream).unwrap_or_default())
+}
+
+/// Whom to follow. Never this node itself.
+pub fn follow(this: NodeId, file: Option<&InstanceFile>, last: Option<Upstream>) -> Option<Upstream> {
+    let named = file.and_then(|f| Some((f.primary?, f.primary_postgres())));
+    match named {
+        Some((primary, _)) if primary == this => None,
+        Some((primary, Some(at))) => Some(Upstream { node_id: primary, host: at.host().to_owned(), port: at.port() }),
+        // The cluster's word on who it is counts, an old address of somebody else does not.
+        Some((primary, None)) => last.filter(|u| u.node_id == primary),
+        None => last.filter(|u| u.node_id != this),
+    }
+}
+
+/// Whom the peers call the primary: one that says so itself before one that others name, and the youngest epoch of those.
+pub fn named_by_peers(this: NodeId, answers: &[Status]) -> Option<Upstream> {
+    answers
+        .iter()
+        .filter_map(|status| Some((status, status.primary.as_ref().filter(|p| p.node_id != this)?)))
+        .max_by_key(|(status, primary)| {
+            let epoch = status.raft.as_ref().map_or(0, |r| r.epoch);
+            (status.role == Role::Primary && status.node_id == primary.node_id, epoch)
+        })
+        .map(|(_, primary)| primary.clone())
+}
+
+/// Whether any other node is already in a cluster: then a founder founds nothing.
+pub fn cluster_among(this: NodeId, answers: &[Status]) -> bool {
+    answers.iter().filter(|s| s.node_id != this).any(|s| s.primary.is_some() || s.raft.as_ref().is_some_and(|r| r.cluster_id.is_some()))
+}
+
+#[cfg(test)]
+mod tests;

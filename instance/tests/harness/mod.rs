@@ -1,0 +1,278 @@
+//! Real nodes on one host: each with its own directories, ports and instance manager, all run as `postgres` where the tests run as root.
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, User, geteuid};
+use pgraft_instance::status::Status;
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::chown;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+use tokio_postgres::NoTls;
+
+/// For everything that a test waits for: generous, since a condition ends the wait.
+pub const SOON: Duration = Duration::from_secs(90);
+
+/// Where Postgres's programs are, or None with a word on why nothing is tested.
+pub fn bin_directory() -> Option<PathBuf> {
+    let Some(directory) = std::env::var_os("PGRAFT_TEST_BINDIR") else {
+        eprintln!("skipped: PGRAFT_TEST_BINDIR does not name the programs of a Postgres that has the pgraft extension");
+        return None;
+    };
+    Some(directory.into())
+}
+
+/// Whether the installation has the extension; without it, everything but the Raft member is tested.
+pub fn without_extension() -> bool {
+    std::env::var_os("PGRAFT_TEST_WITHOUT_EXTENSION").is_some()
+}
+
+/// Waits for a condition.
+pub async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + SOON;
+    loop {
+        if let Some(seen) = look().await {
+            return seen;
+        }
+        assert!(Instant::now() < deadline, "waited in vain for {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Some nodes that know of each other.
+pub struct Nodes {
+    directory: Option<tempfile::TempDir>,
+    pub nodes: Vec<Node>,
+}
+
+/// One node.
+pub struct Node {
+    pub id: u32,
+    pub directory: PathBuf,
+    bin: PathBuf,
+    ports: [u16; 3],
+    peers: Vec<u16>,
+    pub parameters: BTreeMap<String, String>,
+    manager: Option<Child>,
+}
+
+impl Nodes {
+    pub fn new(bin: &Path, count: u32) -> Self {
+        let directory = tempfile::Builder::new().prefix("pgraft-test-").tempdir().unwrap();
+        give(directory.path());
+        let ports: Vec<[u16; 3]> = (0..count).map(|_| free_ports()).collect();
+        let peers: Vec<u16> = ports.iter().map(|p| p[2]).collect();
+        let nodes = (1..=count).zip(ports).map(|(id, ports)| Node::new(id, directory.path(), bin, ports, peers.clone())).collect();
+        Self { directory: Some(directory), nodes }
+    }
+}
+
+impl Drop for Nodes {
+    fn drop(&mut self) {
+        for node in &mut self.nodes {
+            node.stop_hard();
+        }
+        if std::thread::panicking()
+            && let Some(directory) = self.directory.take()
+        {
+            let kept = directory.keep();
+            for node in &self.nodes {
+                eprintln!("--- the last records of node {} ({})", node.id, kept.display());
+                let log = node.log();
+                let lines: Vec<&str> = log.lines().collect();
+                eprintln!("{}", lines[lines.len().saturating_sub(30)..].join("\n"));
+            }
+        }
+    }
+}
+
+impl Node {
+    fn new(id: u32, base: &Path, bin: &Path, ports: [u16; 3], peers: Vec<u16>) -> Self {
+        let directory = base.join(format!("node{id}"));
+        fs::create_dir(&directory).unwrap();
+        give(&directory);
+        for name in ["secrets", "socket"] {
+            fs::create_dir(directory.join(name)).unwrap();
+            give(&directory.join(name));
+        }
+        let small = [("shared_buffers", "16MB"), ("max_connections", "30"), ("fsync", "off")];
+        let parameters = small.map(|(k, v)| (k.to_owned(), v.to_owned())).into();
+        let node = Self { id, directory, bin: bin.to_owned(), ports, peers, parameters, manager: None };
+        for name in ["replication", "operator", "owner", "superuser"] {
+            node.set_password(name, &format!("{name}-1"));
+        }
+        node
+    }
+
+    pub fn set_password(&self, whose: &str, password: &str) {
+        let file = self.directory.join(format!("secrets/{whose}-password"));
+        fs::write(&file, password).unwrap();
+        give(&file);
+    }
+
+    pub fn write_config(&self) -> PathBuf {
+        let at = |name: &str| self.directory.join(name).display().to_string();
+        let peers: Vec<String> = self.peers.iter().map(|p| format!("127.0.0.1:{p}")).collect();
+        let config = serde_json::json!({
+            "dataDirectory": at("pgdata"),
+            "raftDirectory": at("raft"),
+            "binDirectory": self.bin.display().to_string(),
+            "socketDirectory": at("socket"),
+            "secretsDirectory": at("secrets"),
+            "httpListen": format!("127.0.0.1:{}", self.ports[2]),
+            "peers": peers,
+            "postgresql": {"port": self.ports[0], "listenAddresses": "127.0.0.1", "parameters": self.parameters},
+            "raft": {"port": self.ports[1], "listenAddress": "127.0.0.1", "heartbeatInterval": "100ms", "electionTimeout": "1s"},
+        });
+        // JSON is YAML.
+        let (file, temp) = (self.directory.join("instance.yaml"), self.directory.join("instance.yaml.new"));
+        fs::write(&temp, config.to_string()).unwrap();
+        fs::rename(&temp, &file).unwrap();
+        file
+    }
+
+    pub fn start(&mut self) {
+        assert!(self.manager.is_none());
+        let log = fs::OpenOptions::new().create(true).append(true).open(self.directory.join("log")).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_pgraft-instance"));
+        command.args(["run", "--node-id", &self.id.to_string(), "--advertise-address", "127.0.0.1", "--config"]).arg(self.write_config());
+        if self.id == 1 {
+            command.arg("--founder");
+        }
+        if without_extension() {
+            command.arg("--without-extension");
+        }
+        command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log).current_dir("/");
+        if geteuid().is_root() {
+            let user = User::from_name("postgres").unwrap().expect("the tests run as root and there is no user postgres");
+            command.uid(user.uid.as_raw()).gid(user.gid.as_raw());
+        }
+        self.manager = Some(command.spawn().unwrap());
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        let pid = self.manager.as_ref().unwrap().id();
+        kill(Pid::from_raw(pid.cast_signed()), signal).unwrap();
+    }
+
+    /// `kill -9` of the instance manager; its children live on.
+    pub fn kill_manager(&mut self) {
+        let mut manager = self.manager.take().unwrap();
+        manager.kill().unwrap();
+        manager.wait().unwrap();
+    }
+
+    /// SIGTERM, and the wait for its end.
+    pub async fn terminate(&mut self) -> ExitStatus {
+        self.signal(Signal::SIGTERM);
+        self.ended().await
+    }
+
+    pub async fn ended(&mut self) -> ExitStatus {
+        let mut manager = self.manager.take().unwrap();
+        until("the instance manager's end", async || manager.try_wait().unwrap()).await
+    }
+
+    fn stop_hard(&mut self) {
+        if let Some(mut manager) = self.manager.take() {
+            let _ = kill(Pid::from_raw(manager.id().cast_signed()), Signal::SIGTERM);
+            let deadline = Instant::now() + Duration::from_secs(20);
+            while Instant::now() < deadline && matches!(manager.try_wait(), Ok(None)) {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            let _ = manager.kill();
+            let _ = manager.wait();
+        }
+        if let Some(pid) = self.postmaster() {
+            let _ = kill(Pid::from_raw(pid), Signal::SIGQUIT);
+        }
+    }
+
+    pub fn postmaster(&self) -> Option<i32> {
+        fs::read_to_string(self.directory.join("pgdata/postmaster.pid")).ok()?.lines().next()?.trim().parse().ok()
+    }
+
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.directory.join("log")).unwrap_or_default()
+    }
+
+    /// One GET: the code and the body.
+    pub fn get(&self, path: &str) -> Option<(u16, Value)> {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.ports[2])).ok()?;
+        stream.set_read_timeout(Some(Duration::from_secs(10))).ok()?;
+        stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").as_bytes()).ok()?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text).ok()?;
+        let code = text.split(' ').nth(1)?.parse().ok()?;
+        Some((code, serde_json::from_str(text.split_once("\r\n\r\n")?.1).ok()?))
+    }
+
+    pub fn status(&self) -> Option<Status> {
+        let (code, body) = self.get("/status")?;
+        assert_eq!(code, 200);
+        Some(serde_json::from_value(body).unwrap())
+    }
+
+    pub async fn ready(&self) -> Status {
+        let what = format!("node {} to be ready", self.id);
+        until(&what, async || self.get("/readyz").filter(|(code, _)| *code == 200)).await;
+        self.status().unwrap()
+    }
+
+    pub async fn streaming(&self) -> Status {
+        let what = format!("node {} to stream", self.id);
+        until(&what, async || self.status().filter(|s| s.postgres.streaming == Some(true))).await
+    }
+
+    /// Over TCP, with a password.
+    pub async fn connect(&self, user: &str, password: &str, database: &str) -> Result<tokio_postgres::Client, tokio_postgres::Error> {
+        let mut config = tokio_postgres::Config::new();
+        config.host("127.0.0.1").port(self.ports[0]).user(user).password(password).dbname(database);
+        let (client, connection) = config.connect(NoTls).await?;
+        tokio::spawn(connection);
+        Ok(client)
+    }
+
+    /// One statement as superuser, the first column of its first row.
+    pub async fn sql(&self, statement: &str) -> Result<Option<String>, tokio_postgres::Error> {
+        let client = self.connect("postgres", "superuser-1", "postgres").await?;
+        let rows = client.simple_query(statement).await?;
+        Ok(rows
+            .iter()
+            .find_map(|m| if let tokio_postgres::SimpleQueryMessage::Row(row) = m { row.get(0).map(str::to_owned) } else { None }))
+    }
+
+    pub async fn wait_for(&self, statement: &str, want: &str) {
+        let what = format!("{statement} = {want} on node {}", self.id);
+        until(&what, async || self.sql(statement).await.ok().flatten().filter(|got| got == want)).await;
+    }
+
+    /// What `pg_controldata` calls the state of the data directory.
+    pub fn control_state(&self) -> String {
+        let mut command = Command::new(self.bin.join("pg_controldata"));
+        let output = command.env("LC_ALL", "C").arg(self.directory.join("pgdata")).output().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        text.lines().find_map(|l| l.strip_prefix("Database cluster state:")).unwrap().trim().to_owned()
+    }
+}
+
+fn give(path: &Path) {
+    if geteuid().is_root() {
+        let user = User::from_name("postgres").unwrap().expect("the tests run as root and there is no user postgres");
+        chown(path, Some(user.uid.as_raw()), Some(user.gid.as_raw())).unwrap();
+    }
+}
+
+/// Three ports that nobody listens on, below the range from which outgoing connections take theirs.
+fn free_ports() -> [u16; 3] {
+    let seed =
+        u64::from(std::process::id()) * 7919 + u64::try_from(std::time::UNIX_EPOCH.elapsed().unwrap().as_nanos() % 1_000_003).unwrap();
+    let candidates = (0_u64..).map(|i| 20_000 + u16::try_from((seed + i * 7) % 12_000).unwrap());
+    let free: Vec<u16> = candidates.filter(|p| TcpListener::bind(("127.0.0.1", *p)).is_ok()).take(3).collect();
+    [free[0], free[1], free[2]]
+}

@@ -1,0 +1,203 @@
+//! Whole nodes with a real Postgres: what a kill, a restart, a changed secret leave behind.
+//!
+//! Runs where `PGRAFT_TEST_BINDIR` names the programs of a Postgres that has the extension; `just test` sets it in the dev image.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "this is a test through and through")]
+
+mod harness;
+
+use harness::{Nodes, bin_directory, until, without_extension};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use pgraft_instance::status::Role;
+
+/// A founder that is ready.
+async fn founder(count: u32) -> Option<Nodes> {
+    let mut nodes = Nodes::new(&bin_directory()?, count);
+    nodes.nodes[0].start();
+    nodes.nodes[0].ready().await;
+    nodes.nodes[0].wait_for("SELECT count(*) FROM pg_database WHERE datname = 'app'", "1").await;
+    Some(nodes)
+}
+
+/// A founder and a standby that streams from it.
+async fn pair() -> Option<Nodes> {
+    let mut nodes = founder(2).await?;
+    nodes.nodes[0].sql("CREATE TABLE t AS SELECT 1 AS n").await.unwrap();
+    nodes.nodes[1].start();
+    nodes.nodes[1].streaming().await;
+    Some(nodes)
+}
+
+#[tokio::test]
+async fn a_founder_comes_up_and_a_second_node_follows() {
+    let Some(mut nodes) = pair().await else { return };
+    let [one, two] = &mut nodes.nodes[..] else { panic!() };
+    let status = one.ready().await;
+    assert_eq!((status.role, status.primary.map(|p| p.node_id.get())), (Role::Primary, Some(1)));
+    assert_eq!(status.raft.is_some(), !without_extension());
+    let status = two.ready().await;
+    assert_eq!((status.role, status.primary.map(|p| p.node_id.get())), (Role::Standby, Some(1)));
+    assert_eq!(status.postgres.timeline, Some(1));
+    two.wait_for("SELECT n FROM t", "1").await;
+    one.wait_for("SELECT active FROM pg_replication_slots WHERE slot_name = 'pgraft_2'", "t").await;
+    one.wait_for("SHOW data_checksums", "on").await;
+
+    // The roles are what they should be.
+    one.connect("app", "owner-1", "app").await.unwrap().batch_execute("CREATE TABLE mine ()").await.unwrap();
+    let operator = one.connect("pgraft_operator", "operator-1", "postgres").await.unwrap();
+    assert!(operator.batch_execute("CREATE TABLE nope ()").await.is_err());
+    assert!(operator.query_one("SELECT pg_has_role('pg_monitor', 'usage')", &[]).await.unwrap().get::<_, bool>(0));
+    one.connect("pgraft_replication", "wrong", "postgres").await.unwrap_err();
+
+    // Everything in the log is one JSON object a line.
+    for line in one.log().lines() {
+        let record: serde_json::Value = serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"));
+        assert!(record["ts"].is_string() && record["level"].is_string() && record["msg"].is_string(), "{line}");
+    }
+
+    assert!(two.terminate().await.success());
+    assert_eq!(two.control_state(), "shut down in recovery");
+    assert!(one.terminate().await.success());
+    assert_eq!(one.control_state(), "shut down");
+}
+
+#[tokio::test]
+async fn a_killed_postmaster_comes_back() {
+    let Some(nodes) = pair().await else { return };
+    for node in &nodes.nodes {
+        let old = node.postmaster().unwrap();
+        kill(Pid::from_raw(old), Signal::SIGKILL).unwrap();
+        until("a new postmaster", async || node.postmaster().filter(|pid| *pid != old)).await;
+        node.ready().await;
+        assert_eq!(node.sql("SELECT n FROM t").await.unwrap().as_deref(), Some("1"));
+    }
+    nodes.nodes[1].streaming().await;
+    nodes.nodes[0].sql("INSERT INTO t VALUES (2)").await.unwrap();
+    nodes.nodes[1].wait_for("SELECT max(n) FROM t", "2").await;
+}
+
+#[tokio::test]
+async fn a_manager_killed_in_the_middle_of_a_clone_begins_anew() {
+    let Some(mut nodes) = founder(2).await else { return };
+    let [one, two] = &mut nodes.nodes[..] else { panic!() };
+    // Enough that the copy takes a moment.
+    one.sql("CREATE TABLE t AS SELECT n, repeat('x', 500) FROM generate_series(1, 200000) AS n").await.unwrap();
+    let (fresh, data) = (two.directory.join("pgdata.pgraft/new"), two.directory.join("pgdata"));
+    for _ in 0..3 {
+        two.start();
+        until("a clone that has begun", async || (fresh.join("base").exists() || data.exists()).then_some(())).await;
+        two.kill_manager();
+    }
+    two.start();
+    two.streaming().await;
+    two.wait_for("SELECT count(*) FROM t", "200000").await;
+    assert!(!fresh.exists());
+    one.wait_for("SELECT count(*) FROM pg_replication_slots", "1").await;
+}
+
+#[tokio::test]
+async fn a_killed_manager_leaves_no_second_server() {
+    let Some(mut nodes) = pair().await else { return };
+    for node in &mut nodes.nodes {
+        let old = node.postmaster().unwrap();
+        node.kill_manager();
+        assert_eq!(node.sql("SELECT n FROM t").await.unwrap().as_deref(), Some("1"), "the server lives on");
+        node.start();
+        until("a new postmaster", async || node.postmaster().filter(|pid| *pid != old)).await;
+        node.ready().await;
+        assert!(!is_alive(old), "the old server is gone");
+    }
+    nodes.nodes[1].streaming().await;
+}
+
+#[tokio::test]
+async fn both_come_back_from_their_own_disks_with_nobody_to_ask() {
+    let Some(mut nodes) = pair().await else { return };
+    let [one, two] = &mut nodes.nodes[..] else { panic!() };
+    two.wait_for("SELECT n FROM t", "1").await;
+    assert!(one.terminate().await.success());
+    assert!(two.terminate().await.success());
+    two.start();
+    let status = two.ready().await;
+    assert_eq!((status.role, status.postgres.streaming), (Role::Standby, Some(false)));
+    assert_eq!(status.primary.map(|p| p.node_id.get()), Some(1), "it still knows whom to follow");
+    assert_eq!(two.sql("SELECT n FROM t").await.unwrap().as_deref(), Some("1"));
+    assert!(two.terminate().await.success());
+    one.start();
+    assert_eq!(one.ready().await.role, Role::Primary);
+    two.start();
+    two.streaming().await;
+    one.sql("INSERT INTO t VALUES (2)").await.unwrap();
+    two.wait_for("SELECT max(n) FROM t", "2").await;
+}
+
+#[tokio::test]
+async fn changed_secrets_and_settings_take_effect_by_themselves() {
+    let Some(mut nodes) = pair().await else { return };
+    let [one, two] = &mut nodes.nodes[..] else { panic!() };
+    for node in [&*one, &*two] {
+        node.set_password("replication", "replication-2");
+        node.set_password("owner", "owner: \\ 'two'");
+    }
+    until("the new password to open", async || one.connect("app", "owner: \\ 'two'", "app").await.ok()).await;
+    one.connect("app", "owner-1", "app").await.unwrap_err();
+    assert!(!one.log().contains("owner: "), "a password stands in the log");
+    // The standby's next connection uses the new one.
+    let receiver = two.sql("SELECT pid FROM pg_stat_wal_receiver").await.unwrap();
+    one.sql("SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = 'pgraft_2'").await.unwrap();
+    let changed = async || {
+        two.sql("SELECT pid FROM pg_stat_wal_receiver WHERE status = 'streaming'")
+            .await
+            .ok()
+            .flatten()
+            .filter(|p| Some(p) != receiver.as_ref())
+    };
+    until("a new walreceiver", changed).await;
+
+    one.parameters.insert("work_mem".into(), "7MB".into());
+    one.parameters.insert("listen_addresses".into(), "nowhere".into());
+    one.write_config();
+    one.wait_for("SHOW work_mem", "7MB").await;
+    one.signal(Signal::SIGHUP);
+    one.ready().await;
+    // What nobody can use changes nothing.
+    std::fs::write(one.directory.join("instance.yaml"), "nonsense: [").unwrap();
+    until("a word on it", async || one.log().contains("the changed configuration is not used").then_some(())).await;
+    one.ready().await;
+}
+
+#[tokio::test]
+async fn a_slot_that_was_dropped_is_made_again() {
+    let Some(nodes) = pair().await else { return };
+    let [one, two] = &nodes.nodes[..] else { panic!() };
+    // The slot is free only for a moment.
+    let drop = "SELECT pg_terminate_backend(active_pid, 5000), pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = 'pgraft_2'";
+    until("the slot to go", async || one.sql(drop).await.ok()).await;
+    two.streaming().await;
+    one.wait_for("SELECT active FROM pg_replication_slots WHERE slot_name = 'pgraft_2'", "t").await;
+}
+
+#[tokio::test]
+async fn a_founder_founds_no_second_cluster() {
+    let Some(mut nodes) = pair().await else { return };
+    let [one, two] = &mut nodes.nodes[..] else { panic!() };
+    assert!(one.terminate().await.success());
+    for name in ["pgdata", "pgdata.pgraft", "raft"] {
+        std::fs::remove_dir_all(one.directory.join(name)).unwrap();
+    }
+    two.ready().await;
+    one.start();
+    until("its refusal", async || one.log().contains("a second one is not founded").then_some(())).await;
+    assert!(!one.directory.join("pgdata").exists());
+    let (code, body) = one.get("/readyz").unwrap();
+    assert_eq!((code, body["ready"].as_bool()), (503, Some(false)));
+    assert_eq!(one.get("/livez").unwrap().0, 200);
+    assert!(one.terminate().await.success());
+}
+
+/// A zombie that nobody has collected yet is not.
+fn is_alive(pid: i32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('Z'))
+}
