@@ -1,0 +1,116 @@
+//! `PgRaftCluster`: one Postgres cluster that keeps itself available.
+
+use k8s_openapi::api::core::v1::{Affinity, ResourceRequirements, Toleration, TopologySpreadConstraint};
+use kube::{CustomResource, KubeSchema};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+use super::parts::{
+    BootstrapSpec, InheritedMetadata, LocalObjectReference, PostgresqlSpec, PullPolicy, RaftSpec, StorageSpec, VolumeRetention,
+};
+use super::status::PgRaftClusterStatus;
+
+/// What a user wants.
+#[derive(CustomResource, KubeSchema, Serialize, Deserialize, Debug, Clone, PartialEq)]
+#[kube(
+    group = "pgraft.io",
+    version = "v1alpha1",
+    kind = "PgRaftCluster",
+    plural = "pgraftclusters",
+    shortname = "pgr",
+    category = "all",
+    namespaced,
+    status = "PgRaftClusterStatus",
+    derive = "PartialEq",
+    doc = "A Postgres cluster whose members agree by Raft on who they are, and who takes writes.",
+    // The chart ships the CRD as a template, so that an upgrade brings the new one; uninstalling the operator must not take the clusters along.
+    annotation("helm.sh/resource-policy", "keep"),
+    scale(spec_replicas_path = ".spec.replicas", status_replicas_path = ".status.replicas", label_selector_path = ".status.selector"),
+    printcolumn(name = "Replicas", type_ = "integer", json_path = ".spec.replicas", description = "How many members are wanted"),
+    printcolumn(name = "Ready", type_ = "integer", json_path = ".status.readyReplicas", description = "Members whose pod is ready"),
+    printcolumn(name = "Status", type_ = "string", json_path = ".status.phase", description = "What is going on"),
+    printcolumn(name = "Leader", type_ = "string", json_path = ".status.leader", description = "The Raft leader's pod"),
+    printcolumn(name = "Primary", type_ = "string", json_path = ".status.primary", description = "The pod that takes writes"),
+    printcolumn(name = "Quorum", type_ = "string", json_path = ".status.quorum.summary", description = "Voters that answer / voters that must agree"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    validation = Rule::new("self.metadata.name.size() <= 50").message("metadata.name must be at most 50 characters long: a member's pod is called <name>-<node id>"),
+    validation = Rule::new("self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')")
+        .message("metadata.name must be made of lower-case letters, digits and hyphens and begin with a letter: Services are named after it")
+)]
+#[serde(rename_all = "camelCase")]
+pub struct PgRaftClusterSpec {
+    /// How many members the cluster has. Members beyond the seventh follow without a vote. `kubectl scale` sets this.
+    #[serde(default = "default_replicas")]
+    #[x_kube(validation = Rule::new("self >= 1").message("replicas must be at least 1: to stop a cluster, delete it; its volumes stay unless you asked otherwise"))]
+    #[x_kube(validation = Rule::new("self <= 64").message("replicas must be at most 64"))]
+    pub replicas: i32,
+
+    /// The image that members run; the operator's default when it is not set. A pod takes a new image when it is next made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 1024))]
+    pub image: Option<String>,
+
+    /// When the image is pulled.
+    #[serde(default)]
+    pub image_pull_policy: PullPolicy,
+
+    /// Secrets with the credentials for the image's registry.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub image_pull_secrets: Vec<LocalObjectReference>,
+
+    /// Postgres settings.
+    #[serde(default)]
+    pub postgresql: PostgresqlSpec,
+
+    /// The volume of each member.
+    pub storage: StorageSpec,
+
+    /// What the Postgres container asks for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resources: Option<ResourceRequirements>,
+
+    /// Where pods may run. Without a podAntiAffinity of your own, members are kept on different hosts where that is possible.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub affinity: Option<Affinity>,
+
+    /// Taints that the pods tolerate.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    pub tolerations: Vec<Toleration>,
+
+    /// Labels that a host must have.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 64))]
+    pub node_selector: BTreeMap<String, String>,
+
+    /// How members are spread over zones or hosts.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub topology_spread_constraints: Vec<TopologySpreadConstraint>,
+
+    /// How the first database comes to be. Read once, when the cluster is made.
+    #[serde(default)]
+    #[x_kube(validation = Rule::new("self == oldSelf").message("bootstrap is read once, when the cluster is made, and can't be changed afterwards"))]
+    pub bootstrap: BootstrapSpec,
+
+    /// Whether the role `postgres` gets a password, in the Secret `<name>-superuser`.
+    #[serde(default)]
+    pub enable_superuser_access: bool,
+
+    /// What becomes of a member's volume.
+    #[serde(default)]
+    pub persistent_volume_claim_retention_policy: VolumeRetention,
+
+    /// Raft's timing.
+    #[serde(default)]
+    pub raft: RaftSpec,
+
+    /// Labels and annotations for everything that the operator makes for this cluster.
+    #[serde(default, skip_serializing_if = "InheritedMetadata::is_empty")]
+    pub inherited_metadata: InheritedMetadata,
+}
+
+const fn default_replicas() -> i32 {
+    3
+}

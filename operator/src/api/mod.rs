@@ -1,0 +1,17 @@
+//! The API that users write: `PgRaftCluster`, its status, and the CRD that is generated from both.
+//!
+//! Types only: what a value means is decided in `core`, after `core::validate` has parsed it. What can be said in OpenAPI or CEL is said
+//! here, so that the API server refuses it with words that a person understands.
+
+mod cluster;
+mod crd;
+mod parts;
+mod status;
+
+pub use cluster::{PgRaftCluster, PgRaftClusterSpec};
+pub use crd::{crd, crd_yaml};
+pub use parts::{
+    BootstrapSpec, InheritedMetadata, InitdbSpec, LocalObjectReference, PostgresqlSpec, PullPolicy, RaftSpec, RetentionPolicy, StorageSpec,
+    VolumeRetention,
+};
+pub use status::{MemberStatus, PgRaftClusterStatus, QuorumStatus};

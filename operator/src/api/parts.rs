@@ -1,0 +1,210 @@
+//! The parts of the spec.
+
+use kube::KubeSchema;
+use kube::core::{Message, Rule};
+use pgraft_core::instance_config::RESERVED_PARAMETERS;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// The name of an object in the same namespace.
+#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, PartialEq, Eq)]
+pub struct LocalObjectReference {
+    /// Its name.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+}
+
+/// When an image is pulled.
+#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum PullPolicy {
+    /// On every start of a container.
+    Always,
+    /// When the host does not have it.
+    #[default]
+    IfNotPresent,
+    /// Never: the host has it, or the pod does not start.
+    Never,
+}
+
+/// Postgres settings.
+#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, PartialEq, Eq, Default)]
+#[serde(rename_all = "camelCase")]
+pub struct PostgresqlSpec {
+    /// `postgresql.conf`, name by name. What pgraft itself sets is refused.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 256, "x-kubernetes-validations" = parameter_rules()))]
+    pub parameters: BTreeMap<String, ParameterValue>,
+
+    /// Lines of `pg_hba.conf`, read after pgraft's own and before the closing `host all all all scram-sha-256`.
+    #[serde(default, rename = "pg_hba", skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 128))]
+    pub pg_hba: Vec<HbaLine>,
+}
+
+/// The value of a setting, as `postgresql.conf` would have it, without quotes.
+#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[serde(transparent)]
+pub struct ParameterValue(#[schemars(length(max = 8192), regex(pattern = r"^[^\n\r]*$"))] pub String);
+
+/// One line.
+#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, PartialEq, Eq)]
+#[serde(transparent)]
+pub struct HbaLine(#[schemars(length(min = 1, max = 1024), regex(pattern = r"^[^\n\r]*$"))] pub String);
+
+/// One rule a reserved name: its cost does not depend on how long the user's names are, and its message says which one it is.
+fn parameter_rules() -> Vec<Rule> {
+    let reserved = RESERVED_PARAMETERS.iter().map(|name| {
+        Rule::new(format!("!('{name}' in self)"))
+            .message(Message::Message(format!("postgresql.parameters must not set {name}: pgraft sets it itself")))
+    });
+    let own = Rule::new("self.all(name, !name.startsWith('pgraft.'))")
+        .message("postgresql.parameters must not set pgraft.*: pgraft sets these itself, and spec.raft has what can be chosen");
+    reserved.chain([own]).collect()
+}
+
+/// The volume of each member.
+#[derive(Serialize, Deserialize, KubeSchema, Debug, Clone, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("has(self.storageClass) == has(oldSelf.storageClass) && (!has(self.storageClass) || self.storageClass == oldSelf.storageClass)")
+    .message("storage.storageClass can't be changed: existing volumes would stay where they are"))]
+pub struct StorageSpec {
+    /// Bytes, in Kubernetes' units: `10Gi`. May grow where the storage class can expand volumes; never shrinks.
+    #[schemars(length(min = 1, max = 32))]
+    #[x_kube(validation = Rule::new("isQuantity(self) && quantity(self).compareTo(quantity('128Mi')) >= 0")
+        .message("storage.size must be a size such as 10Gi, and at least 128Mi"))]
+    #[x_kube(validation = Rule::new("!isQuantity(self) || !isQuantity(oldSelf) || quantity(self).compareTo(quantity(oldSelf)) >= 0")
+        .message("storage.size can't shrink: a volume only grows"))]
+    pub size: String,
+
+    /// The storage class; the Kubernetes cluster's default when it is not set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 253))]
+    pub storage_class: Option<String>,
+}
+
+/// How the first database comes to be.
+#[derive(Serialize, Deserialize, KubeSchema, Debug, Clone, PartialEq, Eq, Default)]
+#[serde(rename_all = "camelCase")]
+pub struct BootstrapSpec {
+    /// An empty cluster.
+    #[serde(default)]
+    pub initdb: InitdbSpec,
+}
+
+/// A fresh cluster's first database.
+#[derive(Serialize, Deserialize, KubeSchema, Debug, Clone, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct InitdbSpec {
+    /// Its name.
+    #[serde(default = "app")]
+    #[schemars(length(max = 63), regex(pattern = r"^[a-zA-Z_][a-zA-Z0-9_-]*$"))]
+    #[x_kube(validation = Rule::new("!(self in ['postgres', 'template0', 'template1'])").message("bootstrap.initdb.database must be a database of your own, not one that initdb makes"))]
+    pub database: String,
+
+    /// The role that owns it.
+    #[serde(default = "app")]
+    #[schemars(length(max = 63), regex(pattern = r"^[a-zA-Z_][a-zA-Z0-9_-]*$"))]
+    #[x_kube(validation = Rule::new("self != 'postgres' && !self.startsWith('pg_') && !self.startsWith('pgraft_')")
+        .message("bootstrap.initdb.owner must be a role of your own: not postgres, and nothing that begins with pg_ or pgraft_"))]
+    pub owner: String,
+}
+
+impl Default for InitdbSpec {
+    fn default() -> Self {
+        Self { database: app(), owner: app() }
+    }
+}
+
+fn app() -> String {
+    "app".to_owned()
+}
+
+/// What becomes of a member's volume.
+#[derive(Serialize, Deserialize, KubeSchema, Debug, Clone, Copy, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct VolumeRetention {
+    /// When its member was scaled away. Its node id is never used again, so a retained volume is an archive, not a start for the next member.
+    #[serde(default = "delete")]
+    pub when_scaled: RetentionPolicy,
+
+    /// When the PgRaftCluster is deleted. `Retain` keeps the Secrets as well, and a PgRaftCluster made again under the same name goes on with the same data.
+    #[serde(default = "retain")]
+    pub when_deleted: RetentionPolicy,
+}
+
+/// What becomes of a volume.
+#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RetentionPolicy {
+    /// It stays.
+    Retain,
+    /// It is deleted, and the data in it.
+    Delete,
+}
+
+const fn delete() -> RetentionPolicy {
+    RetentionPolicy::Delete
+}
+
+const fn retain() -> RetentionPolicy {
+    RetentionPolicy::Retain
+}
+
+impl Default for VolumeRetention {
+    fn default() -> Self {
+        Self { when_scaled: delete(), when_deleted: retain() }
+    }
+}
+
+/// Raft's timing. A pod takes a change when it is next made.
+#[derive(Serialize, Deserialize, KubeSchema, Debug, Clone, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("duration(self.heartbeatInterval) < duration(self.electionTimeout)")
+    .message("raft.heartbeatInterval must be shorter than raft.electionTimeout, or every pause looks like a dead leader"))]
+pub struct RaftSpec {
+    /// How often the leader speaks.
+    #[serde(default = "default_heartbeat")]
+    #[schemars(length(max = 12), regex(pattern = r"^[1-9][0-9]{0,5}(ms|s)$"))]
+    pub heartbeat_interval: String,
+
+    /// How long a member waits for the leader before it asks for votes.
+    #[serde(default = "default_election")]
+    #[schemars(length(max = 12), regex(pattern = r"^[1-9][0-9]{0,5}(ms|s)$"))]
+    pub election_timeout: String,
+}
+
+fn default_heartbeat() -> String {
+    "100ms".to_owned()
+}
+
+fn default_election() -> String {
+    "1s".to_owned()
+}
+
+impl Default for RaftSpec {
+    fn default() -> Self {
+        Self { heartbeat_interval: default_heartbeat(), election_timeout: default_election() }
+    }
+}
+
+/// Labels and annotations for everything that the operator makes.
+#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, PartialEq, Eq, Default)]
+#[serde(rename_all = "camelCase")]
+pub struct InheritedMetadata {
+    /// Labels. The operator's own win.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 64))]
+    pub labels: BTreeMap<String, String>,
+
+    /// Annotations. The operator's own win.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 64))]
+    pub annotations: BTreeMap<String, String>,
+}
+
+impl InheritedMetadata {
+    /// Whether there is nothing to inherit.
+    pub fn is_empty(&self) -> bool {
+        self.labels.is_empty() && self.annotations.is_empty()
+    }
+}

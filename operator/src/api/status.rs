@@ -1,0 +1,111 @@
+//! What the operator has seen.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// What was seen in the last pass; never what was meant.
+#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, PartialEq, Default)]
+#[serde(rename_all = "camelCase")]
+pub struct PgRaftClusterStatus {
+    /// The generation of the spec that this status answers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+
+    /// Pods, ready or not.
+    #[serde(default)]
+    pub replicas: i32,
+
+    /// Voters (and, beyond the seventh member, followers without a vote) whose pod is ready.
+    #[serde(default)]
+    pub ready_replicas: i32,
+
+    /// The label selector of the pods, for the scale subresource.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub selector: String,
+
+    /// What is going on, in a few words, for people. Programs read the conditions.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub phase: String,
+
+    /// The cluster's identity, from the first `pgraft_init()` on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster_id: Option<String>,
+
+    /// The pod of the Raft leader; for a member outside of this operator's pods, its address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leader: Option<String>,
+
+    /// The pod that takes writes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub primary: Option<String>,
+
+    /// Raft's term.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub term: Option<i64>,
+
+    /// The members, as the leader sees them, or as any member that answers does.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["id"]))]
+    pub members: Vec<MemberStatus>,
+
+    /// How many must agree, and how many can.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quorum: Option<QuorumStatus>,
+
+    /// Ready, Available, Progressing, Degraded, QuorumHealthy.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    pub conditions: Vec<Condition>,
+}
+
+/// One member of the Raft group.
+#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct MemberStatus {
+    /// Its node id; never used again after it has left.
+    pub id: i64,
+
+    /// Its pod, or its host when it is none of this operator's.
+    pub name: String,
+
+    /// Where its Raft member listens.
+    pub address: String,
+
+    /// The port of that.
+    pub port: i32,
+
+    /// learner, voter or leaving.
+    pub role: String,
+
+    /// Whether it is the Raft leader.
+    pub leader: bool,
+
+    /// Whether it takes writes.
+    pub primary: bool,
+
+    /// Whether the leader heard of it lately. Not set when no leader was there to ask.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reachable: Option<bool>,
+
+    /// Bytes of WAL that the primary has and it has not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lag_bytes: Option<i64>,
+}
+
+/// How many voters must agree, and how many can.
+#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct QuorumStatus {
+    /// Members that vote.
+    pub voters: i32,
+
+    /// How many of them must agree to anything.
+    pub required: i32,
+
+    /// How many of them answer.
+    pub available: i32,
+
+    /// `available/required`, for the column QUORUM: `3/2` is three that answer where two are needed.
+    pub summary: String,
+}

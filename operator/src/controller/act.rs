@@ -1,0 +1,137 @@
+//! Takes one step. Writes only; decides nothing.
+
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, Secret};
+use kube::Api;
+use pgraft_core::{Address, NodeId};
+use rand::distr::{Alphanumeric, SampleString};
+use serde_json::{Value, json};
+
+use super::apply::Writer;
+use super::context::Context;
+use super::error::Error;
+use super::observe::{operator_password, targets, version};
+use super::sql::SqlError;
+use crate::core::names::{self, ObjectKey, RAFT_PORT, SecretKind};
+use crate::core::render::{self, Object, Passwords};
+use crate::core::step::{Change, Possession, Step, Why};
+use crate::core::{Cluster, Observed};
+
+const PASSWORD_LENGTH: usize = 32;
+
+/// Takes the step and returns it; a change that the leader refuses comes back as the wait for a better moment.
+///
+/// # Errors
+/// The step was not taken, or not wholly; every one of them can be taken again.
+pub async fn act(ctx: &Context, want: &Cluster, seen: &Observed, step: Step) -> Result<Step, Error> {
+    let actor = Actor { ctx, want, seen, writer: Writer::new(&ctx.client, &want.namespace) };
+    match &step {
+        Step::Wait(_) | Step::Steady => {}
+        Step::CreateSecrets(kinds) => actor.create_secrets(kinds).await?,
+        Step::ApplyObjects(keys) => actor.apply(keys).await?,
+        Step::SetOwners(owners) => actor.set_owners(owners).await?,
+        Step::LabelPods(pods) => {
+            for (node, role) in pods {
+                actor.label::<Pod>(*node, names::LABEL_ROLE, role.as_str()).await?;
+            }
+        }
+        Step::CreateVolume(node) => actor.writer.create(&render::pvc(want, *node)).await?,
+        Step::CreatePod { node, founder } => actor.writer.create(&render::pod(want, *node, *founder)).await?,
+        Step::ClearPod(node) | Step::DeletePod(node) => actor.delete_pod(*node).await?,
+        Step::DeleteVolume(node) => actor.delete_volume(*node).await?,
+        Step::RetireVolume(node) => actor.label::<PersistentVolumeClaim>(*node, names::LABEL_RETIRED, "true").await?,
+        Step::GrowVolume(node) => actor.grow_volume(*node).await?,
+        Step::AddNode(node) => return actor.change(Change::Add(*node), step).await,
+        Step::RemoveNode(node) => return actor.change(Change::Remove(*node), step).await,
+    }
+    Ok(step)
+}
+
+struct Actor<'a> {
+    ctx: &'a Context,
+    want: &'a Cluster,
+    seen: &'a Observed,
+    writer: Writer,
+}
+
+impl Actor<'_> {
+    async fn create_secrets(&self, kinds: &[SecretKind]) -> Result<(), Error> {
+        for kind in kinds {
+            let passwords = Passwords(std::array::from_fn(|_| Alphanumeric.sample_string(&mut rand::rng(), PASSWORD_LENGTH)));
+            self.writer.create(&render::secret(self.want, *kind, &passwords)).await?;
+        }
+        Ok(())
+    }
+
+    async fn apply(&self, keys: &[ObjectKey]) -> Result<(), Error> {
+        let members = self.seen.group.as_ref().map_or(0, |g| g.members.len());
+        for object in render::objects(self.want, members).into_iter().filter(|o| keys.contains(&o.key())) {
+            let metadata = match &object {
+                Object::ConfigMap(o) => self.writer.apply(o).await?,
+                Object::Service(o) => self.writer.apply(&**o).await?,
+                Object::PodDisruptionBudget(o) => self.writer.apply(o).await?,
+            };
+            self.ctx.remember(&self.want.uid, object.key(), object.fingerprint(), version(&metadata).unwrap_or_default());
+        }
+        Ok(())
+    }
+
+    async fn set_owners(&self, owners: &[(Possession, bool)]) -> Result<(), Error> {
+        let owner = render::owner_reference(&self.want.name, &self.want.uid);
+        for (what, owned) in owners {
+            let references: Value = if *owned { json!([owner]) } else { Value::Null };
+            let patch = json!({ "metadata": { "ownerReferences": references } });
+            match what {
+                Possession::Pod(node) => self.writer.merge::<Pod>(&self.pod(*node), &patch).await?,
+                Possession::Volume(node) => self.writer.merge::<PersistentVolumeClaim>(&self.pod(*node), &patch).await?,
+                Possession::Secret(kind) => self.writer.merge::<Secret>(&kind.name(&self.want.name), &patch).await?,
+            }
+        }
+        Ok(())
+    }
+
+    async fn label<K: super::apply::Writable>(&self, node: NodeId, label: &str, value: &str) -> Result<(), Error> {
+        self.writer.merge::<K>(&self.pod(node), &json!({ "metadata": { "labels": { label: value } } })).await
+    }
+
+    async fn delete_pod(&self, node: NodeId) -> Result<(), Error> {
+        let pod = self.seen.pods.get(&node).ok_or_else(|| Error::MovedOn(format!("pod {}", self.pod(node))))?;
+        self.writer.delete::<Pod>(&self.pod(node), &pod.uid).await
+    }
+
+    async fn delete_volume(&self, node: NodeId) -> Result<(), Error> {
+        let volume = self.seen.volumes.get(&node).ok_or_else(|| Error::MovedOn(format!("volume {}", self.pod(node))))?;
+        self.writer.delete::<PersistentVolumeClaim>(&self.pod(node), &volume.uid).await
+    }
+
+    async fn grow_volume(&self, node: NodeId) -> Result<(), Error> {
+        let patch = json!({ "spec": { "resources": { "requests": { "storage": self.want.storage.size } } } });
+        self.writer.merge::<PersistentVolumeClaim>(&self.pod(node), &patch).await
+    }
+
+    /// One call on the leader. What it refuses is looked at anew in the next pass, and asked again if it still makes sense.
+    async fn change(&self, change: Change, step: Step) -> Result<Step, Error> {
+        let leader = self.seen.group.as_ref().and_then(|g| g.leader);
+        let target = targets(&self.seen.pods).into_iter().find(|t| Some(t.node) == leader);
+        let target = target.ok_or_else(|| Error::MovedOn("the leader's pod".into()))?;
+        let password = self.password().await?;
+        let (Change::Add(node) | Change::Remove(node)) = change;
+        let host = names::host(&self.want.name, &self.want.namespace, node);
+        let address = Address::new(&host, i64::from(RAFT_PORT)).map_err(|_| Error::MovedOn(format!("the name of node {node}")))?;
+        match self.ctx.raft.change(&target, &password, change, &address).await {
+            Ok(()) => Ok(step),
+            Err(SqlError::Refused { code, message }) => Ok(Step::Wait(Why::Refused { change, code, message })),
+            Err(source) => Err(Error::Sql { node: target.node, source }),
+        }
+    }
+
+    async fn password(&self) -> Result<String, Error> {
+        let name = SecretKind::Internal.name(&self.want.name);
+        let api: Api<Secret> = Api::namespaced(self.ctx.client.clone(), &self.want.namespace);
+        let secret = api.get(&name).await.map_err(Error::kube(format!("read Secret {name}")))?;
+        operator_password(&[secret], &self.want.name).ok_or_else(|| Error::MovedOn(format!("the password in Secret {name}")))
+    }
+
+    fn pod(&self, node: NodeId) -> String {
+        names::pod(&self.want.name, node)
+    }
+}

@@ -1,0 +1,73 @@
+//! What can go wrong between a decision and the world.
+
+use std::time::Duration;
+
+use super::sql::SqlError;
+
+/// Something that should have worked did not.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The API server, or the way to it.
+    #[error("could not {what}: {source}")]
+    Kube {
+        /// What was tried.
+        what: String,
+        /// What came back.
+        source: kube::Error,
+    },
+    /// A member, or the way to it.
+    #[error("node {node}: {source}")]
+    Sql {
+        /// Who was asked.
+        node: pgraft_core::NodeId,
+        /// What came back.
+        source: SqlError,
+    },
+    /// The plan names something that the world does not have any more: it has moved on since it was observed.
+    #[error("{0} is gone since it was observed")]
+    MovedOn(String),
+}
+
+impl Error {
+    /// Adds what was tried to an error of the client's.
+    pub fn kube(what: impl Into<String>) -> impl FnOnce(kube::Error) -> Self {
+        let what = what.into();
+        move |source| Self::Kube { what, source }
+    }
+
+    /// A word for events and logs, out of a closed set.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Kube { source: kube::Error::Api(status), .. } => match status.code {
+                403 => "Forbidden",
+                409 => "Conflict",
+                422 => "RefusedByApiServer",
+                _ => "ApiServerError",
+            },
+            Self::Kube { .. } => "ApiServerUnreachable",
+            Self::Sql { .. } => "MemberUnreachable",
+            Self::MovedOn(_) => "MovedOn",
+        }
+    }
+
+    /// When to try again.
+    pub fn retry(&self) -> Duration {
+        match self {
+            Self::MovedOn(_) => Duration::from_millis(50),
+            // Nothing changes until a person does something.
+            Self::Kube { source: kube::Error::Api(status), .. } if matches!(status.code, 403 | 422) => Duration::from_secs(15),
+            Self::Kube { .. } => Duration::from_secs(2),
+            Self::Sql { .. } => Duration::from_secs(1),
+        }
+    }
+}
+
+/// Whether the API server says that the object is not there.
+pub fn is_gone(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if status.code == 404)
+}
+
+/// Whether the API server says that the object is not the one that was meant any more.
+pub fn is_conflict(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if status.code == 409)
+}

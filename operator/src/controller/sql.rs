@@ -1,0 +1,226 @@
+//! How the operator talks to the Raft group: SQL to a pod's Postgres, as the role that may read `pgraft_*` and add and remove nodes.
+//!
+//! Sessions are kept, one a pod; each question has its own deadline, since a host that froze still accepts connections.
+
+use futures::future::BoxFuture;
+use pgraft_core::instance_config::OPERATOR_ROLE;
+use pgraft_core::{Address, ClusterId, NodeId, NodeState, Role};
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::time::timeout;
+use tokio_postgres::{Client, Config, NoTls, Row};
+
+use crate::core::group::{Answer, MemberSeen};
+use crate::core::names::POSTGRES_PORT;
+use crate::core::step::Change;
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+const ASK_TIMEOUT: Duration = Duration::from_secs(2);
+/// A change waits for a majority; the server gives up before this does.
+const CHANGE_TIMEOUT: Duration = Duration::from_secs(20);
+
+const STATUS: &str =
+    "select cluster_id::text, state, term, pgraft_get_leader() as leader, primary_node, applied_index, next_node_id from pgraft_status()";
+const MEMBERS: &str = "select node_id, address, port, role, reachable, lag_bytes::bigint as lag_bytes from pgraft_members order by node_id";
+
+/// A pod to talk to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Target {
+    /// Its node.
+    pub node: NodeId,
+    /// Its identity: a new pod under the same name is another server.
+    pub uid: String,
+    /// Where it is.
+    pub ip: IpAddr,
+}
+
+/// The Raft group, as far as the operator uses it. A trait, so that tests can be the group.
+pub trait RaftGroup: Send + Sync {
+    /// What this pod knows.
+    fn ask<'a>(&'a self, target: &'a Target, password: &'a str) -> BoxFuture<'a, Result<Answer, SqlError>>;
+    /// One call of `pgraft_add_node` or `pgraft_remove_node` on this pod, never a second one.
+    fn change<'a>(
+        &'a self,
+        target: &'a Target,
+        password: &'a str,
+        change: Change,
+        address: &'a Address,
+    ) -> BoxFuture<'a, Result<(), SqlError>>;
+}
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum SqlError {
+    /// No connection, or it broke.
+    #[error("{0}")]
+    Connection(#[source] tokio_postgres::Error),
+    /// No answer in time.
+    #[error("no answer within {} s", .0.as_secs())]
+    Late(Duration),
+    /// The server said no.
+    #[error("{message} ({code})")]
+    Refused {
+        /// SQLSTATE.
+        code: String,
+        /// Its words, with the hint.
+        message: String,
+    },
+    /// The server said something that this version does not understand.
+    #[error("unexpected answer: {0}")]
+    Unexpected(String),
+}
+
+impl From<tokio_postgres::Error> for SqlError {
+    fn from(error: tokio_postgres::Error) -> Self {
+        let Some(db) = error.as_db_error() else { return Self::Connection(error) };
+        let hint = db.hint().map(|hint| format!(" {hint}")).unwrap_or_default();
+        Self::Refused { code: db.code().code().to_owned(), message: format!("{}{hint}", db.message()) }
+    }
+}
+
+/// Sessions over TCP, kept between passes.
+#[derive(Default)]
+pub struct Sessions {
+    open: Mutex<HashMap<String, Arc<Client>>>,
+}
+
+impl Sessions {
+    async fn session(&self, target: &Target, password: &str) -> Result<Arc<Client>, SqlError> {
+        if let Some(client) = self.kept(&target.uid) {
+            return Ok(client);
+        }
+        let mut config = Config::new();
+        config
+            .hostaddr(target.ip)
+            .port(POSTGRES_PORT)
+            .user(OPERATOR_ROLE)
+            .password(password)
+            .dbname("postgres")
+            .application_name("pgraft-operator")
+            .options("-c statement_timeout=15s -c idle_session_timeout=60s")
+            .connect_timeout(CONNECT_TIMEOUT)
+            .tcp_user_timeout(Duration::from_secs(5));
+        // The deadline holds for the whole of the handshake, which connect_timeout does not.
+        let (client, connection) = timeout(CONNECT_TIMEOUT, config.connect(NoTls)).await.map_err(|_| SqlError::Late(CONNECT_TIMEOUT))??;
+        let node = target.node;
+        tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(%node, %error, "session ended");
+            }
+        });
+        let client = Arc::new(client);
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        open.retain(|_, kept| !kept.is_closed());
+        open.insert(target.uid.clone(), client.clone());
+        Ok(client)
+    }
+
+    fn kept(&self, uid: &str) -> Option<Arc<Client>> {
+        let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        open.get(uid).filter(|client| !client.is_closed()).cloned()
+    }
+
+    /// A session that did not answer in time is not asked again.
+    fn drop_session(&self, uid: &str) {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
+    }
+
+    async fn ask(&self, target: &Target, password: &str) -> Result<Answer, SqlError> {
+        let client = self.session(target, password).await?;
+        // Both questions are on the wire at once.
+        let (status, members) = futures::try_join!(client.query_one(STATUS, &[]), client.query(MEMBERS, &[]))?;
+        answer(target.node, &status, &members)
+    }
+
+    async fn change(&self, target: &Target, password: &str, change: Change, address: &Address) -> Result<(), SqlError> {
+        let client = self.session(target, password).await?;
+        match change {
+            Change::Add(node) => {
+                let port = i32::from(address.port());
+                client.execute("select pgraft_add_node($1, $2, $3)", &[&node.as_i32(), &address.host(), &port]).await?;
+            }
+            Change::Remove(node) => {
+                client.execute("select pgraft_remove_node($1)", &[&node.as_i32()]).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn in_time<T>(
+        &self,
+        target: &Target,
+        limit: Duration,
+        question: impl Future<Output = Result<T, SqlError>>,
+    ) -> Result<T, SqlError> {
+        let result = timeout(limit, question).await.unwrap_or(Err(SqlError::Late(limit)));
+        if matches!(result, Err(SqlError::Late(_) | SqlError::Connection(_))) {
+            self.drop_session(&target.uid);
+        }
+        result
+    }
+}
+
+impl RaftGroup for Sessions {
+    fn ask<'a>(&'a self, target: &'a Target, password: &'a str) -> BoxFuture<'a, Result<Answer, SqlError>> {
+        Box::pin(self.in_time(target, ASK_TIMEOUT, self.ask(target, password)))
+    }
+
+    fn change<'a>(
+        &'a self,
+        target: &'a Target,
+        password: &'a str,
+        change: Change,
+        address: &'a Address,
+    ) -> BoxFuture<'a, Result<(), SqlError>> {
+        Box::pin(self.in_time(target, CHANGE_TIMEOUT, self.change(target, password, change, address)))
+    }
+}
+
+fn answer(node: NodeId, status: &Row, members: &[Row]) -> Result<Answer, SqlError> {
+    let cluster_id: Option<String> = status.try_get("cluster_id")?;
+    let state: String = status.try_get("state")?;
+    let id = |column: &str| -> Result<Option<NodeId>, SqlError> { optional_id(status, column) };
+    Ok(Answer {
+        node,
+        cluster_id: cluster_id.map(|text| read::<ClusterId>(&text)).transpose()?,
+        state: read::<NodeState>(&state)?,
+        term: unsigned(status, "term")?,
+        leader: status.try_get::<_, Option<i64>>("leader")?.map(node_id).transpose()?,
+        primary: id("primary_node")?,
+        applied_index: unsigned(status, "applied_index")?,
+        next_node_id: status.try_get::<_, Option<i32>>("next_node_id")?.and_then(|n| u32::try_from(n).ok()).unwrap_or(1),
+        members: members.iter().map(member).collect::<Result<_, _>>()?,
+    })
+}
+
+fn member(row: &Row) -> Result<MemberSeen, SqlError> {
+    let host: String = row.try_get("address")?;
+    let port: i32 = row.try_get("port")?;
+    let role: String = row.try_get("role")?;
+    Ok(MemberSeen {
+        id: node_id(i64::from(row.try_get::<_, i32>("node_id")?))?,
+        address: Address::new(&host, i64::from(port)).map_err(|e| SqlError::Unexpected(e.to_string()))?,
+        role: read::<Role>(&role)?,
+        reachable: row.try_get("reachable")?,
+        lag_bytes: row.try_get::<_, Option<i64>>("lag_bytes")?.and_then(|n| u64::try_from(n).ok()),
+    })
+}
+
+fn optional_id(row: &Row, column: &str) -> Result<Option<NodeId>, SqlError> {
+    row.try_get::<_, Option<i32>>(column)?.map(|n| node_id(i64::from(n))).transpose()
+}
+
+fn unsigned(row: &Row, column: &str) -> Result<u64, SqlError> {
+    Ok(row.try_get::<_, Option<i64>>(column)?.and_then(|n| u64::try_from(n).ok()).unwrap_or(0))
+}
+
+fn node_id(id: i64) -> Result<NodeId, SqlError> {
+    NodeId::new(id).map_err(|e| SqlError::Unexpected(e.to_string()))
+}
+
+/// A word, read as the core's serde names it.
+fn read<T: serde::de::DeserializeOwned>(word: &str) -> Result<T, SqlError> {
+    serde_json::from_value(serde_json::Value::String(word.to_owned())).map_err(|e| SqlError::Unexpected(e.to_string()))
+}

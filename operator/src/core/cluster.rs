@@ -1,0 +1,82 @@
+//! What is wanted, parsed: nothing is optional here that need not be. Made by `validate` only.
+
+use k8s_openapi::api::core::v1::{Affinity, ResourceRequirements, Toleration, TopologySpreadConstraint};
+use std::collections::BTreeMap;
+
+use crate::api::{PullPolicy, VolumeRetention};
+
+/// One cluster, as it is wanted.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Cluster {
+    /// Its name: a DNS label of at most 50 characters.
+    pub name: String,
+    /// Where it lives.
+    pub namespace: String,
+    /// The identity of the PgRaftCluster, for owner references.
+    pub uid: String,
+    /// Members; 1 or more.
+    pub replicas: usize,
+    /// What the pods run.
+    pub image: Image,
+    /// Postgres settings.
+    pub parameters: BTreeMap<String, String>,
+    /// Lines of `pg_hba.conf`.
+    pub pg_hba: Vec<String>,
+    /// The volume of each member.
+    pub storage: Storage,
+    /// Where and how pods run.
+    pub scheduling: Scheduling,
+    /// The first database.
+    pub database: String,
+    /// Its owner.
+    pub owner: String,
+    /// Whether the role `postgres` gets a password.
+    pub superuser: bool,
+    /// What becomes of volumes.
+    pub retention: VolumeRetention,
+    /// `pgraft.heartbeat_interval`.
+    pub heartbeat_interval: String,
+    /// `pgraft.election_timeout`.
+    pub election_timeout: String,
+    /// For everything that is made.
+    pub inherited_labels: BTreeMap<String, String>,
+    /// For everything that is made.
+    pub inherited_annotations: BTreeMap<String, String>,
+}
+
+/// What the pods run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Image {
+    /// Its name.
+    pub name: String,
+    /// When it is pulled.
+    pub pull_policy: PullPolicy,
+    /// Secrets for its registry.
+    pub pull_secrets: Vec<String>,
+}
+
+/// The volume of each member.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Storage {
+    /// As the user wrote it.
+    pub size: String,
+    /// The same in bytes.
+    pub bytes: u128,
+    /// None is the Kubernetes cluster's default.
+    pub class: Option<String>,
+}
+
+/// Where and how pods run.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Scheduling {
+    /// CPU and memory.
+    pub resources: ResourceRequirements,
+    /// The user's; pod anti-affinity is added when it has none.
+    pub affinity: Affinity,
+    /// Taints to tolerate.
+    pub tolerations: Vec<Toleration>,
+    /// Labels that a host must have.
+    pub node_selector: BTreeMap<String, String>,
+    /// Spreading over zones or hosts.
+    pub topology_spread: Vec<TopologySpreadConstraint>,
+}

@@ -1,0 +1,109 @@
+//! For tests: a cluster as it is wanted, and a world in which all is well.
+
+use jiff::Timestamp;
+use pgraft_core::{Address, ClusterId, NodeId, Role};
+use serde_json::json;
+use std::collections::BTreeMap;
+use uuid::Uuid;
+
+use super::cluster::Cluster;
+use super::group::{Group, MemberSeen};
+use super::names::{self, PodRole, SecretKind};
+use super::observed::{ObjectSeen, Observed, Owned, PodPhase, PodSeen, VolumeSeen};
+use super::render::objects;
+use super::validate::{Defaults, validate};
+use crate::api::PgRaftCluster;
+
+pub fn id(n: u32) -> NodeId {
+    NodeId::new(i64::from(n)).unwrap()
+}
+
+pub fn cluster_id() -> ClusterId {
+    ClusterId(Uuid::from_u128(7))
+}
+
+/// A PgRaftCluster `demo` in `default` with this spec.
+pub fn cr(spec: &serde_json::Value) -> PgRaftCluster {
+    let object = json!({
+        "apiVersion": "pgraft.io/v1alpha1", "kind": "PgRaftCluster",
+        "metadata": {"name": "demo", "namespace": "default", "uid": "uid-of-demo", "generation": 1}, "spec": spec,
+    });
+    serde_json::from_value(object).unwrap()
+}
+
+pub fn parsed(spec: &serde_json::Value) -> Cluster {
+    validate(&cr(spec), &Defaults { image: "pgraft/postgres:test".into() }).unwrap()
+}
+
+pub fn wanted(replicas: usize) -> Cluster {
+    parsed(&json!({"replicas": replicas, "storage": {"size": "1Gi"}}))
+}
+
+pub fn member(n: u32, role: Role) -> MemberSeen {
+    let address = Address::new(&names::host("demo", "default", id(n)), 7001).unwrap();
+    MemberSeen { id: id(n), address, role, reachable: Some(true), lag_bytes: Some(0) }
+}
+
+pub fn group(members: &[MemberSeen], next_node_id: u32) -> Group {
+    let available = members.iter().filter(|m| m.role == Role::Voter && m.reachable == Some(true)).count();
+    let mut group = Group {
+        cluster_id: cluster_id(),
+        term: 1,
+        leader: Some(id(1)),
+        primary: Some(id(1)),
+        next_node_id,
+        members: members.to_vec(),
+        authoritative: false,
+        available,
+        strangers: Vec::new(),
+    };
+    group.authoritative = available >= group.required();
+    group
+}
+
+pub fn pod(primary: bool) -> PodSeen {
+    PodSeen {
+        uid: "uid-of-pod".into(),
+        phase: PodPhase::Ready,
+        terminating: false,
+        ip: Some("198.18.0.1".parse().unwrap()),
+        role: Some(if primary { PodRole::Primary } else { PodRole::Replica }),
+        owned: Owned::Yes,
+    }
+}
+
+pub fn volume() -> VolumeSeen {
+    VolumeSeen { uid: "uid-of-volume".into(), terminating: false, retired: false, requested: 1 << 30, owned: Owned::No }
+}
+
+/// Nothing at all.
+pub fn empty() -> Observed {
+    Observed {
+        now: "2026-01-02T03:04:05Z".parse::<Timestamp>().unwrap(),
+        pods: BTreeMap::new(),
+        volumes: BTreeMap::new(),
+        objects: BTreeMap::new(),
+        secrets: BTreeMap::new(),
+        group: None,
+        known: None,
+    }
+}
+
+/// Voters 1 to `members` with their pods and volumes, and all objects as `want` has them.
+pub fn healthy(want: &Cluster, members: u32) -> Observed {
+    let all: Vec<MemberSeen> = (1..=members).map(|n| member(n, Role::Voter)).collect();
+    let mut seen = empty();
+    seen.pods = (1..=members).map(|n| (id(n), pod(n == 1))).collect();
+    seen.volumes = (1..=members).map(|n| (id(n), volume())).collect();
+    seen.group = Some(group(&all, members + 1));
+    seen.known = Some(cluster_id());
+    settle(want, &mut seen);
+    seen
+}
+
+/// Secrets and objects as they should be.
+pub fn settle(want: &Cluster, seen: &mut Observed) {
+    seen.secrets = BTreeMap::from([(SecretKind::Internal, Owned::No), (SecretKind::App, Owned::No)]);
+    let members = seen.group.as_ref().map_or(0, |g| g.members.len());
+    seen.objects = objects(want, members).iter().map(|o| (o.key(), ObjectSeen::AsApplied(o.fingerprint()))).collect();
+}

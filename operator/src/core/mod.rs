@@ -1,0 +1,27 @@
+//! What the operator decides, as pure functions: no client, no clock, no randomness.
+//!
+//! ```text
+//!  PgRaftCluster ──▶ validate ──▶ Cluster ─┐
+//!  pods, volumes, objects ──▶ Observed ────┼──▶ plan::next_step ──▶ Step ──▶ (controller::act) ──▶ Outcome
+//!  answers over SQL ──▶ group::merge ──▶ Group                                                        │
+//!                                           Observed + Outcome ──▶ status::derive ──▶ PgRaftClusterStatus
+//! ```
+
+pub mod cluster;
+#[cfg(test)]
+pub(crate) mod fixtures;
+pub mod group;
+pub mod names;
+pub mod news;
+pub mod observed;
+pub mod plan;
+pub mod quantity;
+pub mod render;
+pub mod status;
+pub mod step;
+pub mod validate;
+
+pub use cluster::Cluster;
+pub use group::Group;
+pub use observed::Observed;
+pub use step::{Outcome, Step, Why};

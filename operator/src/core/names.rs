@@ -1,0 +1,160 @@
+//! What things are called, and the labels that find them again. Said once; everybody else asks here.
+
+use pgraft_core::NodeId;
+use std::collections::BTreeMap;
+use std::fmt;
+
+/// Which cluster an object belongs to. The operator watches nothing that does not carry it.
+pub const LABEL_CLUSTER: &str = "pgraft.io/cluster";
+/// A member's number, on its pod and its volume.
+pub const LABEL_NODE: &str = "pgraft.io/node-id";
+/// [`PodRole`], on pods.
+pub const LABEL_ROLE: &str = "pgraft.io/role";
+/// `true` on a volume whose member has left: it gets no pod again.
+pub const LABEL_RETIRED: &str = "pgraft.io/retired";
+
+/// The one field manager.
+pub const FIELD_MANAGER: &str = "pgraft-operator";
+
+/// Postgres' port in every pod and Service.
+pub const POSTGRES_PORT: u16 = 5432;
+/// Raft's port in every pod.
+pub const RAFT_PORT: u16 = 7001;
+/// The instance manager's port in every pod.
+pub const HTTP_PORT: u16 = 8008;
+
+/// What a pod is to those who look for one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum PodRole {
+    /// Takes writes.
+    Primary,
+    /// Follows.
+    Replica,
+}
+
+impl PodRole {
+    /// The label's value.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Primary => "primary",
+            Self::Replica => "replica",
+        }
+    }
+
+    /// The role of a label's value.
+    pub fn parse(value: &str) -> Option<Self> {
+        [Self::Primary, Self::Replica].into_iter().find(|role| role.as_str() == value)
+    }
+}
+
+/// The kinds of object that the operator applies and keeps as rendered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    /// The instance manager's configuration.
+    ConfigMap,
+    /// `-rw -ro -r -pods`.
+    Service,
+    /// Keeps the quorum through drains.
+    PodDisruptionBudget,
+}
+
+/// One object among those of a cluster.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ObjectKey {
+    /// Its kind.
+    pub kind: Kind,
+    /// Its name.
+    pub name: String,
+}
+
+impl fmt::Display for ObjectKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?} {}", self.kind, self.name)
+    }
+}
+
+/// The Secrets of a cluster: made once, with random passwords, and never written again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum SecretKind {
+    /// Passwords that only pgraft uses.
+    Internal,
+    /// What an application needs to connect.
+    App,
+    /// The password of the role `postgres`, when it was asked for.
+    Superuser,
+}
+
+impl SecretKind {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Internal, Self::App, Self::Superuser];
+
+    /// The Secret's name.
+    pub fn name(self, cluster: &str) -> String {
+        match self {
+            Self::Internal => format!("{cluster}-internal"),
+            Self::App => format!("{cluster}-app"),
+            Self::Superuser => format!("{cluster}-superuser"),
+        }
+    }
+}
+
+/// The pod of a member, and its volume.
+pub fn pod(cluster: &str, node: NodeId) -> String {
+    format!("{cluster}-{node}")
+}
+
+/// The headless Service that gives each pod its host name.
+pub fn pods_service(cluster: &str) -> String {
+    format!("{cluster}-pods")
+}
+
+/// The Service that leads to the primary.
+pub fn rw_service(cluster: &str) -> String {
+    format!("{cluster}-rw")
+}
+
+/// The Service that leads to the followers.
+pub fn ro_service(cluster: &str) -> String {
+    format!("{cluster}-ro")
+}
+
+/// The Service that leads to any member.
+pub fn r_service(cluster: &str) -> String {
+    format!("{cluster}-r")
+}
+
+/// The ConfigMap with `instance.yaml`.
+pub fn instance_config(cluster: &str) -> String {
+    format!("{cluster}-instance")
+}
+
+/// The host name under which a member is known in the group, the same for as long as it lives.
+pub fn host(cluster: &str, namespace: &str, node: NodeId) -> String {
+    format!("{}.{}.{namespace}.svc", pod(cluster, node), pods_service(cluster))
+}
+
+/// The selector that finds all pods of a cluster, for the scale subresource and for lists.
+pub fn selector(cluster: &str) -> String {
+    format!("{LABEL_CLUSTER}={cluster}")
+}
+
+/// The labels of everything that belongs to a cluster.
+pub fn labels(cluster: &str) -> BTreeMap<String, String> {
+    [
+        ("app.kubernetes.io/name", "postgresql"),
+        ("app.kubernetes.io/instance", cluster),
+        ("app.kubernetes.io/component", "database"),
+        ("app.kubernetes.io/managed-by", "pgraft-operator"),
+        (LABEL_CLUSTER, cluster),
+    ]
+    .into_iter()
+    .map(|(k, v)| (k.to_owned(), v.to_owned()))
+    .collect()
+}
+
+/// The labels of what belongs to one member.
+pub fn node_labels(cluster: &str, node: NodeId) -> BTreeMap<String, String> {
+    let mut labels = labels(cluster);
+    labels.insert(LABEL_NODE.to_owned(), node.to_string());
+    labels
+}

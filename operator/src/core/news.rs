@@ -1,0 +1,166 @@
+//! What is worth an Event: steps that were taken, and changes that were seen.
+
+use super::names;
+use super::step::{Outcome, Step, Why};
+use crate::api::PgRaftClusterStatus;
+
+/// The reasons of Events. Closed: people filter by these words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Headline {
+    /// Secrets were made.
+    SecretsCreated,
+    /// Services, ConfigMap or PodDisruptionBudget were brought up to date.
+    ObjectsApplied,
+    /// Services point to other pods.
+    ServicesSwitched,
+    /// A volume was made.
+    CreatingVolume,
+    /// A pod was made.
+    CreatingPod,
+    /// A pod that had ended was taken away, to be made again.
+    ClearingPod,
+    /// The leader was asked to add a node, and did.
+    NodeAdded,
+    /// A member votes.
+    NodeVotes,
+    /// The leader was asked to remove a node, and did.
+    NodeRemoved,
+    /// The pod of a node that is no member was deleted.
+    DeletingPod,
+    /// Its volume was deleted.
+    DeletingVolume,
+    /// Its volume stays.
+    RetainingVolume,
+    /// A larger volume was asked for.
+    GrowingVolume,
+    /// All members are ready.
+    ClusterReady,
+    /// Another member leads.
+    LeaderChanged,
+    /// Too few voters answer.
+    QuorumLost,
+    /// Enough voters answer again.
+    QuorumRegained,
+    /// The leader said no.
+    ChangeRefused,
+    /// Volumes and pods are gone.
+    DataLost,
+    /// A pod is in another cluster.
+    ForeignCluster,
+    /// The spec makes no sense.
+    InvalidSpec,
+    /// Something that should have worked did not.
+    OperationFailed,
+}
+
+impl Headline {
+    /// Whether somebody should look.
+    pub fn is_warning(self) -> bool {
+        match self {
+            Self::QuorumLost | Self::ChangeRefused | Self::DataLost | Self::ForeignCluster | Self::InvalidSpec | Self::OperationFailed => {
+                true
+            }
+            Self::SecretsCreated
+            | Self::ObjectsApplied
+            | Self::ServicesSwitched
+            | Self::CreatingVolume
+            | Self::CreatingPod
+            | Self::ClearingPod
+            | Self::NodeAdded
+            | Self::NodeVotes
+            | Self::NodeRemoved
+            | Self::DeletingPod
+            | Self::DeletingVolume
+            | Self::RetainingVolume
+            | Self::GrowingVolume
+            | Self::ClusterReady
+            | Self::LeaderChanged
+            | Self::QuorumRegained => false,
+        }
+    }
+}
+
+/// One Event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct News {
+    /// Its reason.
+    pub headline: Headline,
+    /// For people.
+    pub note: String,
+}
+
+/// What a pass has to tell. The same trouble is told once, not in every pass.
+pub fn news(cluster: &str, outcome: &Outcome, before: &PgRaftClusterStatus, after: &PgRaftClusterStatus) -> Vec<News> {
+    let mut all: Vec<News> = of_step(cluster, outcome).into_iter().filter(|n| !n.headline.is_warning() || is_new(before, after)).collect();
+    for member in after.members.iter().filter(|m| m.role == "voter") {
+        if before.members.iter().any(|m| m.id == member.id && m.role == "learner") {
+            all.push(News { headline: Headline::NodeVotes, note: format!("Node {} has caught up and votes", member.id) });
+        }
+    }
+    if let (Some(old), Some(new)) = (&before.leader, &after.leader)
+        && old != new
+    {
+        all.push(News { headline: Headline::LeaderChanged, note: format!("{new} leads now; before it was {old}") });
+    }
+    let turned = |type_: &str, from: &str, to: &str| holds(before, type_) == Some(from) && holds(after, type_) == Some(to);
+    if turned("QuorumHealthy", "True", "False") {
+        all.push(News { headline: Headline::QuorumLost, note: message(after, "QuorumHealthy") });
+    }
+    if turned("QuorumHealthy", "False", "True") {
+        all.push(News { headline: Headline::QuorumRegained, note: message(after, "QuorumHealthy") });
+    }
+    if holds(after, "Ready") == Some("True") && holds(before, "Ready") != Some("True") {
+        all.push(News { headline: Headline::ClusterReady, note: message(after, "Ready") });
+    }
+    all
+}
+
+fn of_step(cluster: &str, outcome: &Outcome) -> Option<News> {
+    let step = match outcome {
+        Outcome::Invalid(invalid) => return Some(News { headline: Headline::InvalidSpec, note: invalid.to_string() }),
+        Outcome::Failed { message, .. } => return Some(News { headline: Headline::OperationFailed, note: message.clone() }),
+        Outcome::Took(step) => step,
+    };
+    let pod = |node| names::pod(cluster, node);
+    let (headline, note) = match step {
+        Step::CreateSecrets(kinds) => {
+            let names: Vec<String> = kinds.iter().map(|kind| kind.name(cluster)).collect();
+            (Headline::SecretsCreated, format!("Created Secrets {}", names.join(", ")))
+        }
+        Step::ApplyObjects(keys) => {
+            let names: Vec<String> = keys.iter().map(ToString::to_string).collect();
+            (Headline::ObjectsApplied, format!("Applied {}", names.join(", ")))
+        }
+        Step::LabelPods(pods) => {
+            let names: Vec<String> = pods.iter().map(|(node, role)| format!("{} is {}", pod(*node), role.as_str())).collect();
+            (Headline::ServicesSwitched, names.join(", "))
+        }
+        Step::CreateVolume(node) => (Headline::CreatingVolume, format!("Created volume {}", pod(*node))),
+        Step::CreatePod { node, founder: true } => (Headline::CreatingPod, format!("Created pod {}, which makes the cluster", pod(*node))),
+        Step::CreatePod { node, founder: false } => (Headline::CreatingPod, format!("Created pod {}", pod(*node))),
+        Step::ClearPod(node) => (Headline::ClearingPod, format!("Deleted pod {}, which had ended, to make it again", pod(*node))),
+        Step::AddNode(node) => (Headline::NodeAdded, format!("Node {node} is a member; it votes when it has caught up")),
+        Step::RemoveNode(node) => (Headline::NodeRemoved, format!("Node {node} leaves the group")),
+        Step::DeletePod(node) => (Headline::DeletingPod, format!("Deleted pod {}, which is no member", pod(*node))),
+        Step::DeleteVolume(node) => (Headline::DeletingVolume, format!("Deleted volume {}, whose member has left", pod(*node))),
+        Step::RetireVolume(node) => (Headline::RetainingVolume, format!("Kept volume {}, whose member has left", pod(*node))),
+        Step::GrowVolume(node) => (Headline::GrowingVolume, format!("Asked for more room on volume {}", pod(*node))),
+        Step::Wait(why @ Why::Refused { .. }) if !why.is_ordinary() => (Headline::ChangeRefused, why.message(cluster)),
+        Step::Wait(why @ Why::DataLost) => (Headline::DataLost, why.message(cluster)),
+        Step::Wait(why @ Why::Stranger(_)) => (Headline::ForeignCluster, why.message(cluster)),
+        Step::SetOwners(_) | Step::Wait(_) | Step::Steady => return None,
+    };
+    Some(News { headline, note })
+}
+
+fn is_new(before: &PgRaftClusterStatus, after: &PgRaftClusterStatus) -> bool {
+    message(before, "Degraded") != message(after, "Degraded")
+}
+
+fn holds<'a>(status: &'a PgRaftClusterStatus, type_: &str) -> Option<&'a str> {
+    status.conditions.iter().find(|c| c.type_ == type_).map(|c| c.status.as_str())
+}
+
+fn message(status: &PgRaftClusterStatus, type_: &str) -> String {
+    status.conditions.iter().find(|c| c.type_ == type_).map(|c| c.message.clone()).unwrap_or_default()
+}

@@ -1,0 +1,108 @@
+//! What was seen in this pass. Made by `controller::observe`; facts only.
+
+use jiff::Timestamp;
+use pgraft_core::{ClusterId, NodeId};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use super::group::Group;
+use super::names::{ObjectKey, PodRole, SecretKind};
+
+/// All that a decision may look at, besides what is wanted.
+#[derive(Debug, Clone)]
+pub struct Observed {
+    /// When the observation began.
+    pub now: Timestamp,
+    /// Pods that carry the cluster's label, by the node id in theirs.
+    pub pods: BTreeMap<NodeId, PodSeen>,
+    /// Volumes of the same kind.
+    pub volumes: BTreeMap<NodeId, VolumeSeen>,
+    /// Services, ConfigMap and PodDisruptionBudget: what each is known to look like.
+    pub objects: BTreeMap<ObjectKey, ObjectSeen>,
+    /// Secrets that exist.
+    pub secrets: BTreeMap<SecretKind, Owned>,
+    /// What the Raft group says; None when no member answered.
+    pub group: Option<Group>,
+    /// The cluster id that the PgRaftCluster's status has: there was a cluster before.
+    pub known: Option<ClusterId>,
+}
+
+/// A pod.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PodSeen {
+    /// Its identity.
+    pub uid: String,
+    /// How far it is.
+    pub phase: PodPhase,
+    /// Whether it is to go, or belongs to an earlier PgRaftCluster of the same name and will be collected.
+    pub terminating: bool,
+    /// Where it can be reached.
+    pub ip: Option<IpAddr>,
+    /// The label for Services.
+    pub role: Option<PodRole>,
+    /// Whether the owner reference is there.
+    pub owned: Owned,
+}
+
+/// How far a pod is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PodPhase {
+    /// Not ready; with what Kubernetes says is in the way, when it says so.
+    Starting(Option<String>),
+    /// Ready.
+    Ready,
+    /// Evicted, or its host was shut down: its containers are gone and Kubernetes won't start them again.
+    Finished,
+}
+
+/// Whether the PgRaftCluster owns an object, so that it goes with it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Owned {
+    /// It does.
+    Yes,
+    /// It does not.
+    No,
+}
+
+impl Owned {
+    /// Yes when it is so.
+    pub const fn when(owned: bool) -> Self {
+        if owned { Self::Yes } else { Self::No }
+    }
+}
+
+/// A volume.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VolumeSeen {
+    /// Its identity.
+    pub uid: String,
+    /// Whether it is to go.
+    pub terminating: bool,
+    /// Whether its member has left.
+    pub retired: bool,
+    /// The bytes that were asked for.
+    pub requested: u128,
+    /// Whether it goes with the PgRaftCluster.
+    pub owned: Owned,
+}
+
+/// What is known of an object that is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ObjectSeen {
+    /// As this process applied it: nobody has changed it since. The number is what `render::fingerprint` said then.
+    AsApplied(u64),
+    /// It is there, and this process does not know how it looks.
+    Unknown,
+}
+
+impl Observed {
+    /// All node ids that pods and volumes carry.
+    pub fn ids(&self) -> BTreeSet<NodeId> {
+        self.pods.keys().chain(self.volumes.keys()).copied().collect()
+    }
+
+    /// Whether this pod serves.
+    pub fn is_ready(&self, node: NodeId) -> bool {
+        self.pods.get(&node).is_some_and(|pod| pod.phase == PodPhase::Ready && !pod.terminating)
+    }
+}

@@ -1,0 +1,363 @@
+//! The planner in a small model of the world: pods that take time, a Raft group that changes one voter at a time, an operator that dies
+//! before, within or after any step, hosts that evict, people who delete and change their minds. Whatever happens, the invariants hold in
+//! every step; and once it has stopped happening, the cluster becomes what is wanted.
+
+use pgraft_core::{MAX_VOTERS, NodeId, Role};
+use proptest::prelude::*;
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::*;
+use crate::api::RetentionPolicy;
+use crate::core::fixtures::*;
+use crate::core::observed::PodSeen;
+
+/// What goes wrong, or on, between two passes.
+#[derive(Debug, Clone)]
+enum Fate {
+    /// Nothing: time passes.
+    Quiet,
+    /// The operator dies before it does anything.
+    DiesBefore,
+    /// The operator dies after the first of several writes, before it has written a status.
+    DiesWithin,
+    /// Somebody deletes a pod.
+    PodDeleted(usize),
+    /// A host evicts a pod.
+    PodEvicted(usize),
+    /// Somebody deletes a volume.
+    VolumeDeleted(usize),
+    /// Nobody answers in this pass.
+    Silence,
+    /// Only somebody who lags behind answers in this pass.
+    OldNews,
+    /// The leader is another one.
+    Election(usize),
+    /// Somebody scales.
+    Scale(usize),
+    /// Somebody changes the policy.
+    Policy(bool),
+    /// The PgRaftCluster is deleted and made again.
+    MadeAgain,
+}
+
+fn fates() -> impl Strategy<Value = Fate> {
+    prop_oneof![
+        8 => Just(Fate::Quiet),
+        2 => Just(Fate::DiesBefore),
+        2 => Just(Fate::DiesWithin),
+        1 => (0..9usize).prop_map(Fate::PodDeleted),
+        1 => (0..9usize).prop_map(Fate::PodEvicted),
+        1 => (0..9usize).prop_map(Fate::VolumeDeleted),
+        1 => Just(Fate::Silence),
+        1 => Just(Fate::OldNews),
+        1 => (0..9usize).prop_map(Fate::Election),
+        2 => (1..9usize).prop_map(Fate::Scale),
+        1 => any::<bool>().prop_map(Fate::Policy),
+        1 => Just(Fate::MadeAgain),
+    ]
+}
+
+#[derive(Debug)]
+struct World {
+    want: Cluster,
+    seen: Observed,
+    /// Passes until a pod is ready.
+    starting: BTreeMap<NodeId, u8>,
+    members: BTreeMap<NodeId, Role>,
+    /// Passes until a learner votes.
+    behind: BTreeMap<NodeId, u8>,
+    retired: BTreeSet<NodeId>,
+    leader: Option<NodeId>,
+    /// How often each id joined.
+    joins: BTreeMap<NodeId, usize>,
+    founded: usize,
+    /// Volumes that hold a member's Raft directory.
+    directories: BTreeSet<NodeId>,
+    last_week: Vec<MemberSeen>,
+    last_week_next: u32,
+}
+
+const FOUNDER: u32 = 1;
+
+impl World {
+    fn new() -> Self {
+        Self {
+            want: wanted(1),
+            seen: empty(),
+            starting: BTreeMap::new(),
+            members: BTreeMap::new(),
+            behind: BTreeMap::new(),
+            retired: BTreeSet::new(),
+            leader: None,
+            joins: BTreeMap::new(),
+            founded: 0,
+            directories: BTreeSet::new(),
+            last_week: Vec::new(),
+            last_week_next: 1,
+        }
+    }
+
+    fn nth(&self, n: usize) -> Option<NodeId> {
+        self.seen.pods.keys().copied().nth(n)
+    }
+
+    fn alive(&self, id: NodeId) -> bool {
+        self.seen.is_ready(id) && self.directories.contains(&id)
+    }
+
+    fn next_id(&self) -> u32 {
+        self.members.keys().chain(&self.retired).max().map_or(1, |id| id.get() + 1)
+    }
+
+    fn has_quorum(&self) -> bool {
+        let voters: Vec<NodeId> = self.voters().collect();
+        voters.iter().filter(|id| self.alive(**id)).count() * 2 > voters.len()
+    }
+
+    fn voters(&self) -> std::vec::IntoIter<NodeId> {
+        self.members.iter().filter(|(_, role)| **role == Role::Voter).map(|(id, _)| *id).collect::<Vec<_>>().into_iter()
+    }
+
+    /// What is seen over SQL.
+    fn look(&mut self, old_news: bool) {
+        let anybody = self.members.keys().any(|id| self.alive(*id));
+        self.seen.group = anybody.then(|| {
+            let seen = |(id, role): (&NodeId, &Role)| MemberSeen { reachable: Some(self.alive(*id)), ..member(id.get(), *role) };
+            let now: Vec<MemberSeen> = self.members.iter().map(seen).collect();
+            let mut group = if old_news { group(&self.last_week, self.last_week_next) } else { group(&now, self.next_id()) };
+            group.primary = Some(id(FOUNDER));
+            group.leader = self.leader;
+            group.authoritative &= !old_news && self.leader.is_some_and(|id| self.alive(id)) && self.has_quorum();
+            group
+        });
+    }
+
+    /// Time passes.
+    fn tick(&mut self) {
+        let was: BTreeSet<NodeId> = self.voters().collect();
+        let gone: Vec<NodeId> = self.seen.pods.iter().filter(|(_, p)| p.terminating).map(|(id, _)| *id).collect();
+        for id in gone {
+            self.seen.pods.remove(&id);
+            self.starting.remove(&id);
+        }
+        let free = |id: &NodeId| !self.seen.pods.contains_key(id);
+        let lost: Vec<NodeId> = self.seen.volumes.iter().filter(|(id, v)| v.terminating && free(id)).map(|(id, _)| *id).collect();
+        for id in lost {
+            self.seen.volumes.remove(&id);
+            self.directories.remove(&id);
+        }
+        for (id, left) in &mut self.starting {
+            *left = left.saturating_sub(1);
+            if *left == 0
+                && let Some(pod) = self.seen.pods.get_mut(id)
+                && matches!(pod.phase, PodPhase::Starting(_))
+            {
+                pod.phase = PodPhase::Ready;
+            }
+        }
+        if self.leader.is_none_or(|id| !self.alive(id) || !self.members.contains_key(&id)) {
+            self.leader = self.voters().find(|id| self.alive(*id));
+        }
+        self.raft();
+        let is: BTreeSet<NodeId> = self.voters().collect();
+        assert!(was.symmetric_difference(&is).count() <= 1, "several voters changed at once: {was:?} {is:?}");
+    }
+
+    /// The leader carries out what is committed: one change at a time.
+    fn raft(&mut self) {
+        if !self.has_quorum() {
+            return;
+        }
+        if let Some(id) = self.members.iter().find(|(_, role)| **role == Role::Leaving).map(|(id, _)| *id) {
+            self.members.remove(&id);
+            self.retired.insert(id);
+            return;
+        }
+        let learner = self.members.iter().find(|(_, role)| **role == Role::Learner).map(|(id, _)| *id);
+        if let Some(id) = learner.filter(|id| self.seen.is_ready(*id) && self.voters().count() < MAX_VOTERS) {
+            self.directories.insert(id);
+            let left = self.behind.entry(id).or_insert(2);
+            *left = left.saturating_sub(1);
+            if *left == 0 {
+                self.members.insert(id, Role::Voter);
+            }
+        }
+    }
+
+    fn start_pod(&mut self, node: NodeId, founder: bool) {
+        assert!(self.seen.volumes.contains_key(&node), "a pod without its volume");
+        // Where nobody answers nobody can know; the group refuses such a node, and its pod goes as soon as somebody says so.
+        assert!(self.seen.group.as_ref().is_none_or(|g| !g.is_spent(node)), "a pod for a retired id: {node}");
+        if founder && !self.directories.contains(&node) {
+            assert!(self.members.is_empty(), "a second cluster is founded");
+            self.founded += 1;
+            self.members.insert(node, Role::Voter);
+            self.directories.insert(node);
+        }
+        self.seen.pods.insert(node, PodSeen { phase: PodPhase::Starting(None), role: None, ..pod(false) });
+        self.starting.insert(node, 2);
+    }
+
+    /// Does what the operator does. `whole` is false when it dies within.
+    fn act(&mut self, step: &Step, whole: bool) {
+        let some = |len: usize| if whole { len } else { 1.min(len) };
+        match step {
+            Step::CreateSecrets(kinds) => {
+                for kind in &kinds[..some(kinds.len())] {
+                    self.seen.secrets.insert(*kind, Owned::No);
+                }
+            }
+            Step::ApplyObjects(keys) => {
+                let rendered = objects(&self.want, self.seen.group.as_ref().map_or(0, |g| g.members.len()));
+                for key in &keys[..some(keys.len())] {
+                    let object = rendered.iter().find(|o| o.key() == *key).unwrap();
+                    self.seen.objects.insert(key.clone(), ObjectSeen::AsApplied(object.fingerprint()));
+                }
+            }
+            Step::SetOwners(_) => unreachable!("owners do not change in this world"),
+            Step::LabelPods(pods) => {
+                for (id, role) in &pods[..some(pods.len())] {
+                    self.seen.pods.get_mut(id).unwrap().role = Some(*role);
+                }
+            }
+            Step::CreateVolume(node) => {
+                assert!(!self.seen.volumes.contains_key(node) && !self.retired.contains(node), "an id is used twice: {node}");
+                assert!(!self.members.contains_key(node), "a member gets an empty volume: {node}");
+                self.seen.volumes.insert(*node, volume());
+            }
+            Step::CreatePod { node, founder } => self.start_pod(*node, *founder),
+            Step::ClearPod(node) => {
+                assert_eq!(self.seen.pods[node].phase, PodPhase::Finished, "a living pod is cleared: {node}");
+                self.seen.pods.remove(node);
+            }
+            Step::DeletePod(node) => {
+                assert!(!self.members.contains_key(node), "a member's pod is deleted: {node}");
+                self.seen.pods.get_mut(node).unwrap().terminating = true;
+            }
+            Step::DeleteVolume(node) => {
+                assert!(!self.members.contains_key(node), "a member's volume is deleted: {node}");
+                self.seen.volumes.get_mut(node).unwrap().terminating = true;
+            }
+            Step::RetireVolume(node) => {
+                assert!(!self.members.contains_key(node), "a member's volume is retired: {node}");
+                self.seen.volumes.get_mut(node).unwrap().retired = true;
+            }
+            Step::AddNode(node) => self.add(*node),
+            Step::RemoveNode(node) => self.remove(*node),
+            Step::GrowVolume(_) | Step::Wait(_) | Step::Steady => {}
+        }
+    }
+
+    fn add(&mut self, node: NodeId) {
+        assert!(self.seen.is_ready(node), "a node without a ready pod is added: {node}");
+        assert!(!self.members.values().any(|role| *role == Role::Leaving), "two changes at once");
+        assert!(self.voters().count() >= MAX_VOTERS || !self.members.values().any(|role| *role == Role::Learner), "two changes at once");
+        assert!(!self.retired.contains(&node), "an id comes back: {node}");
+        self.members.insert(node, Role::Learner);
+        self.directories.insert(node);
+        *self.joins.entry(node).or_default() += 1;
+    }
+
+    fn remove(&mut self, node: NodeId) {
+        assert_ne!(node, id(FOUNDER), "the primary is removed");
+        assert!(self.members.contains_key(&node), "a node is removed that is no member: {node}");
+        assert!(!self.members.values().any(|role| *role == Role::Leaving), "two changes at once");
+        // The leader refuses what would cost the majority.
+        let rest: Vec<NodeId> = self.voters().filter(|id| *id != node).collect();
+        if rest.iter().filter(|id| self.alive(**id)).count() * 2 > rest.len() {
+            self.members.insert(node, Role::Leaving);
+        }
+    }
+
+    fn befall(&mut self, fate: &Fate) {
+        match fate {
+            Fate::PodDeleted(n) => {
+                if let Some(id) = self.nth(*n) {
+                    self.seen.pods.get_mut(&id).unwrap().terminating = true;
+                }
+            }
+            Fate::PodEvicted(n) => {
+                if let Some(id) = self.nth(*n) {
+                    self.seen.pods.get_mut(&id).unwrap().phase = PodPhase::Finished;
+                }
+            }
+            Fate::VolumeDeleted(n) => {
+                // The founder's is the primary's: without it there is nothing to go on with before there is a failover.
+                if let Some(id) = self.nth(*n).filter(|n| *n != id(FOUNDER))
+                    && let Some(volume) = self.seen.volumes.get_mut(&id)
+                {
+                    volume.terminating = true;
+                }
+            }
+            Fate::Election(n) => self.leader = self.voters().filter(|id| self.alive(*id)).nth(*n),
+            Fate::Scale(n) => self.want.replicas = *n,
+            Fate::Policy(retain) => {
+                self.want.retention.when_scaled = if *retain { RetentionPolicy::Retain } else { RetentionPolicy::Delete };
+            }
+            Fate::MadeAgain => {
+                for pod in self.seen.pods.values_mut() {
+                    pod.terminating = true;
+                }
+                self.seen.objects.clear();
+                self.seen.known = None;
+            }
+            Fate::Quiet | Fate::DiesBefore | Fate::DiesWithin | Fate::Silence | Fate::OldNews => {}
+        }
+    }
+
+    /// One pass of the operator, and what befalls it.
+    fn pass(&mut self, fate: &Fate) -> Step {
+        self.befall(fate);
+        self.look(matches!(fate, Fate::OldNews));
+        if matches!(fate, Fate::Silence) {
+            self.seen.group = None;
+        }
+        let step = next_step(&self.want, &self.seen);
+        let group = self.seen.group.clone();
+        match fate {
+            Fate::DiesBefore => {}
+            Fate::DiesWithin => self.act(&step, false),
+            _ => {
+                self.act(&step, true);
+                self.seen.known = self.seen.known.or(group.as_ref().map(|g| g.cluster_id));
+            }
+        }
+        if let Some(group) = group.filter(|g| g.authoritative) {
+            (self.last_week, self.last_week_next) = (group.members, group.next_node_id);
+        }
+        self.tick();
+        step
+    }
+}
+
+proptest! {
+    // PROPTEST_CASES=10000 for a long one.
+    #![proptest_config(ProptestConfig { cases: ProptestConfig::default().cases / 2, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Whatever happens the invariants hold, and afterwards the cluster becomes what is wanted.
+    #[test]
+    fn it_gets_there(fates in prop::collection::vec(fates(), 0..100), replicas in 1..9usize) {
+        let mut world = World::new();
+        for fate in &fates {
+            world.pass(fate);
+        }
+        world.want.replicas = replicas;
+        let mut steps = Vec::new();
+        for _ in 0..300 {
+            let step = world.pass(&Fate::Quiet);
+            steps.push(step.clone());
+            if step == Step::Steady {
+                break;
+            }
+        }
+        prop_assert_eq!(steps.last(), Some(&Step::Steady), "{:#?}\nlast steps: {:?}", world, &steps[steps.len().saturating_sub(12)..]);
+        let members: Vec<NodeId> = world.members.keys().copied().collect();
+        prop_assert_eq!(members.len(), replicas);
+        prop_assert_eq!(world.seen.pods.keys().copied().collect::<Vec<_>>(), members.clone());
+        for (id, volume) in &world.seen.volumes {
+            prop_assert!(members.contains(id) || volume.retired, "a volume is left over: {id}");
+        }
+        prop_assert!(world.joins.values().all(|n| *n == 1), "an id joined twice");
+        prop_assert_eq!(world.founded, 1);
+    }
+}

@@ -1,0 +1,257 @@
+//! One situation, one step.
+
+use pgraft_core::{Address, Role};
+use serde_json::json;
+
+use super::*;
+use crate::core::fixtures::*;
+use crate::core::names::PodRole;
+use crate::core::observed::PodSeen;
+
+fn step(want: &Cluster, seen: &mut Observed) -> Step {
+    settle(want, seen);
+    next_step(want, seen)
+}
+
+fn starting() -> PodPhase {
+    PodPhase::Starting(Some("ImagePullBackOff".into()))
+}
+
+#[test]
+fn from_nothing_to_the_founder() {
+    let want = wanted(3);
+    let mut seen = empty();
+    assert_eq!(next_step(&want, &seen), Step::CreateSecrets(vec![SecretKind::Internal, SecretKind::App]));
+    settle(&want, &mut seen);
+    seen.objects.clear();
+    assert!(matches!(next_step(&want, &seen), Step::ApplyObjects(keys) if keys.len() == 6));
+    assert_eq!(step(&want, &mut seen), Step::CreateVolume(id(1)));
+    seen.volumes.insert(id(1), volume());
+    assert_eq!(step(&want, &mut seen), Step::CreatePod { node: id(1), founder: true });
+    seen.pods.insert(id(1), PodSeen { phase: starting(), ..pod(false) });
+    assert_eq!(step(&want, &mut seen), Step::Wait(Why::FounderStarting(id(1), Some("ImagePullBackOff".into()))));
+}
+
+#[test]
+fn at_rest() {
+    let want = wanted(3);
+    assert_eq!(next_step(&want, &healthy(&want, 3)), Step::Steady);
+}
+
+#[test]
+fn growing_is_volume_pod_member() {
+    let want = wanted(4);
+    let mut seen = healthy(&want, 3);
+    assert_eq!(step(&want, &mut seen), Step::CreateVolume(id(4)));
+    seen.volumes.insert(id(4), volume());
+    assert_eq!(step(&want, &mut seen), Step::CreatePod { node: id(4), founder: false });
+    seen.pods.insert(id(4), PodSeen { phase: starting(), role: Some(PodRole::Replica), ..pod(false) });
+    assert_eq!(step(&want, &mut seen), Step::Wait(Why::NewcomerStarting(id(4), Some("ImagePullBackOff".into()))));
+    seen.pods.insert(id(4), pod(false));
+    assert_eq!(step(&want, &mut seen), Step::AddNode(id(4)));
+    let mut members: Vec<_> = (1..=3).map(|n| member(n, Role::Voter)).collect();
+    members.push(member(4, Role::Learner));
+    seen.group = Some(group(&members, 5));
+    assert_eq!(step(&want, &mut seen), Step::Wait(Why::LearnerCatchingUp(id(4))));
+    members[3] = member(4, Role::Voter);
+    seen.group = Some(group(&members, 5));
+    assert_eq!(step(&want, &mut seen), Step::Steady);
+}
+
+#[test]
+fn shrinking_is_member_pod_volume() {
+    let want = wanted(2);
+    let mut seen = healthy(&want, 3);
+    assert_eq!(step(&want, &mut seen), Step::RemoveNode(id(3)));
+    let mut members: Vec<_> = (1..=3).map(|n| member(n, if n == 3 { Role::Leaving } else { Role::Voter })).collect();
+    seen.group = Some(group(&members, 4));
+    assert_eq!(step(&want, &mut seen), Step::Wait(Why::Leaving(id(3))));
+    members.pop();
+    seen.group = Some(group(&members, 4));
+    assert_eq!(step(&want, &mut seen), Step::DeletePod(id(3)));
+    seen.pods.remove(&id(3));
+    assert_eq!(step(&want, &mut seen), Step::DeleteVolume(id(3)));
+    seen.volumes.remove(&id(3));
+    assert_eq!(step(&want, &mut seen), Step::Steady);
+}
+
+#[test]
+fn a_volume_that_is_to_stay_is_marked_and_gets_no_pod() {
+    let want =
+        parsed(&json!({"replicas": 2, "storage": {"size": "1Gi"}, "persistentVolumeClaimRetentionPolicy": {"whenScaled": "Retain"}}));
+    let mut seen = healthy(&want, 2);
+    seen.group = Some(group(&[member(1, Role::Voter), member(2, Role::Voter)], 4));
+    seen.volumes.insert(id(3), volume());
+    assert_eq!(step(&want, &mut seen), Step::RetireVolume(id(3)));
+    seen.volumes.insert(id(3), VolumeSeen { retired: true, ..volume() });
+    assert_eq!(step(&want, &mut seen), Step::Steady);
+    let want = wanted(3);
+    assert_eq!(step(&want, &mut seen), Step::CreateVolume(id(4)), "its id is not used again either");
+}
+
+#[test]
+fn the_primary_leaves_last_even_when_its_id_is_the_highest() {
+    let want = wanted(1);
+    let mut seen = healthy(&want, 3);
+    let mut group = seen.group.unwrap();
+    group.primary = Some(id(3));
+    seen.group = Some(group);
+    for (n, pod) in &mut seen.pods {
+        pod.role = Some(if *n == id(3) { PodRole::Primary } else { PodRole::Replica });
+    }
+    assert_eq!(step(&want, &mut seen), Step::RemoveNode(id(2)));
+}
+
+#[test]
+fn a_wish_taken_back_in_time_leaves_nothing() {
+    let want = wanted(3);
+    let mut seen = healthy(&want, 3);
+    seen.volumes.insert(id(4), volume());
+    seen.pods.insert(id(4), pod(false));
+    assert_eq!(step(&want, &mut seen), Step::DeletePod(id(4)));
+    seen.pods.remove(&id(4));
+    assert_eq!(step(&want, &mut seen), Step::DeleteVolume(id(4)));
+}
+
+#[test]
+fn a_learner_that_nobody_wants_any_more_is_taken_out() {
+    let want = wanted(3);
+    let mut seen = healthy(&want, 4);
+    let mut members: Vec<_> = (1..=3).map(|n| member(n, Role::Voter)).collect();
+    members.push(member(4, Role::Learner));
+    seen.group = Some(group(&members, 5));
+    assert_eq!(step(&want, &mut seen), Step::RemoveNode(id(4)));
+    let want = wanted(2);
+    assert_eq!(step(&want, &mut seen), Step::RemoveNode(id(4)), "one change at a time");
+}
+
+#[test]
+fn a_missing_pod_comes_back_on_its_volume_whoever_answers() {
+    let want = wanted(3);
+    let mut seen = healthy(&want, 3);
+    seen.pods.remove(&id(2));
+    assert_eq!(step(&want, &mut seen), Step::CreatePod { node: id(2), founder: false });
+    seen.group = None;
+    assert_eq!(step(&want, &mut seen), Step::CreatePod { node: id(2), founder: false });
+}
+
+#[test]
+fn an_evicted_pod_is_made_again() {
+    let want = wanted(3);
+    let mut seen = healthy(&want, 3);
+    seen.pods.insert(id(2), PodSeen { phase: PodPhase::Finished, ..pod(false) });
+    assert_eq!(step(&want, &mut seen), Step::ClearPod(id(2)));
+}
+
+#[test]
+fn a_new_object_over_old_volumes_founds_nothing() {
+    let want = wanted(3);
+    let mut seen = empty();
+    for n in 1..=3 {
+        seen.volumes.insert(id(n), volume());
+    }
+    seen.volumes.insert(id(4), VolumeSeen { retired: true, ..volume() });
+    for n in 1..=3 {
+        assert_eq!(step(&want, &mut seen), Step::CreatePod { node: id(n), founder: false });
+        seen.pods.insert(id(n), PodSeen { phase: starting(), ..pod(false) });
+    }
+    assert!(matches!(step(&want, &mut seen), Step::Wait(Why::MemberNotReady(..))));
+}
+
+#[test]
+fn a_cluster_whose_volumes_are_gone_is_not_founded_again() {
+    let want = wanted(3);
+    let mut seen = empty();
+    seen.known = Some(cluster_id());
+    assert_eq!(step(&want, &mut seen), Step::Wait(Why::DataLost));
+    seen.known = None;
+    seen.volumes.insert(id(3), VolumeSeen { retired: true, ..volume() });
+    assert_eq!(step(&want, &mut seen), Step::Wait(Why::DataLost));
+}
+
+#[test]
+fn a_member_without_a_volume_makes_room_for_another() {
+    let want = wanted(3);
+    let mut seen = healthy(&want, 3);
+    seen.pods.remove(&id(2));
+    seen.volumes.remove(&id(2));
+    assert_eq!(step(&want, &mut seen), Step::RemoveNode(id(2)));
+    let mut lost_primary = healthy(&want, 3);
+    lost_primary.pods.remove(&id(1));
+    lost_primary.volumes.remove(&id(1));
+    assert!(matches!(step(&want, &mut lost_primary), Step::Wait(Why::MemberNotReady(node, _)) if node == id(1)));
+}
+
+#[test]
+fn nothing_is_taken_away_without_a_leader_that_reaches_a_majority() {
+    let want = wanted(1);
+    let mut seen = healthy(&want, 3);
+    let mut deaf = seen.group.clone().unwrap();
+    deaf.authoritative = false;
+    seen.group = Some(deaf.clone());
+    assert_eq!(step(&want, &mut seen), Step::Wait(Why::NoLeader));
+    deaf.available = 1;
+    deaf.members.pop(); // as one who lags behind would see it
+    deaf.next_node_id = 9;
+    seen.group = Some(deaf);
+    assert_eq!(step(&want, &mut seen), Step::Wait(Why::NoQuorum));
+}
+
+#[test]
+fn services_follow_the_primary() {
+    let want = wanted(3);
+    let mut seen = healthy(&want, 3);
+    let mut group = seen.group.clone().unwrap();
+    group.primary = Some(id(2));
+    seen.group = Some(group);
+    assert_eq!(step(&want, &mut seen), Step::LabelPods(vec![(id(1), PodRole::Replica), (id(2), PodRole::Primary)]));
+}
+
+#[test]
+fn a_member_down_does_not_stop_growth() {
+    let want = wanted(5);
+    let mut seen = healthy(&want, 3);
+    seen.pods.insert(id(3), PodSeen { phase: starting(), ..pod(false) });
+    assert_eq!(step(&want, &mut seen), Step::CreateVolume(id(4)));
+}
+
+#[test]
+fn members_elsewhere_are_left_alone_and_not_counted() {
+    let want = wanted(3);
+    let mut seen = healthy(&want, 3);
+    let mut members = seen.group.clone().unwrap().members;
+    members.push(MemberSeen { address: Address::new("192.168.1.14", 7004).unwrap(), ..member(9, Role::Voter) });
+    seen.group = Some(group(&members, 10));
+    assert_eq!(step(&want, &mut seen), Step::Steady);
+    let want = wanted(4);
+    assert_eq!(step(&want, &mut seen), Step::CreateVolume(id(10)));
+}
+
+#[test]
+fn owners_follow_the_policy() {
+    let want =
+        parsed(&json!({"replicas": 1, "storage": {"size": "1Gi"}, "persistentVolumeClaimRetentionPolicy": {"whenDeleted": "Delete"}}));
+    let mut seen = healthy(&want, 1);
+    let secrets = [SecretKind::Internal, SecretKind::App].map(|kind| (Possession::Secret(kind), true));
+    let all: Vec<_> = [(Possession::Volume(id(1)), true)].into_iter().chain(secrets).collect();
+    assert_eq!(step(&want, &mut seen), Step::SetOwners(all));
+}
+
+#[test]
+fn volumes_grow_and_never_shrink() {
+    let want = parsed(&json!({"replicas": 1, "storage": {"size": "2Gi"}}));
+    let mut seen = healthy(&want, 1);
+    assert_eq!(step(&want, &mut seen), Step::GrowVolume(id(1)));
+    let want = parsed(&json!({"replicas": 1, "storage": {"size": "512Mi"}}));
+    assert_eq!(step(&want, &mut seen), Step::Steady);
+}
+
+#[test]
+fn beyond_seven_voters_a_learner_is_a_full_member() {
+    let want = wanted(9);
+    let mut seen = healthy(&want, 8);
+    let mut members: Vec<_> = (1..=7).map(|n| member(n, Role::Voter)).collect();
+    members.push(member(8, Role::Learner));
+    seen.group = Some(group(&members, 9));
+    assert_eq!(step(&want, &mut seen), Step::CreateVolume(id(9)));
+}

@@ -1,0 +1,48 @@
+//! `<cluster>-instance`: the instance manager's configuration, the same for every member.
+
+use k8s_openapi::api::core::v1::ConfigMap;
+use pgraft_core::instance_config::{BootstrapConfig, InstanceConfig, PostgresqlConfig, RaftConfig};
+use std::collections::BTreeMap;
+
+use super::metadata::metadata;
+use super::pod::{SECRETS_DIRECTORY, SOCKET_DIRECTORY, STATE_DIRECTORY};
+use crate::core::Cluster;
+use crate::core::names::{self, HTTP_PORT, POSTGRES_PORT, RAFT_PORT};
+
+/// The key in the ConfigMap, and the file name in the pod.
+pub(super) const FILE: &str = "instance.yaml";
+
+pub(super) fn config_map(want: &Cluster) -> ConfigMap {
+    // Plain maps and strings: there is no value that YAML could refuse.
+    let yaml = serde_saphyr::to_string(&instance_config(want)).unwrap_or_default();
+    ConfigMap {
+        metadata: metadata(want, names::instance_config(&want.name), names::labels(&want.name)),
+        data: Some(BTreeMap::from([(FILE.to_owned(), yaml)])),
+        ..ConfigMap::default()
+    }
+}
+
+fn instance_config(want: &Cluster) -> InstanceConfig {
+    InstanceConfig {
+        data_directory: format!("{STATE_DIRECTORY}/pgdata"),
+        raft_directory: format!("{STATE_DIRECTORY}/raft"),
+        bin_directory: "/usr/lib/postgresql/17/bin".into(),
+        socket_directory: SOCKET_DIRECTORY.into(),
+        postgresql: PostgresqlConfig {
+            port: POSTGRES_PORT,
+            listen_addresses: "*".into(),
+            parameters: want.parameters.clone(),
+            pg_hba: want.pg_hba.clone(),
+        },
+        raft: RaftConfig {
+            port: RAFT_PORT,
+            listen_address: "0.0.0.0".into(),
+            heartbeat_interval: want.heartbeat_interval.clone(),
+            election_timeout: want.election_timeout.clone(),
+        },
+        http_listen: format!("0.0.0.0:{HTTP_PORT}"),
+        peers: vec![format!("{}.{}.svc:{HTTP_PORT}", names::pods_service(&want.name), want.namespace)],
+        bootstrap: BootstrapConfig { database: want.database.clone(), owner: want.owner.clone() },
+        secrets_directory: SECRETS_DIRECTORY.into(),
+    }
+}

@@ -1,0 +1,35 @@
+//! What every object carries: name, labels, annotations, owner.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+use kube::Resource;
+use std::collections::BTreeMap;
+
+use crate::api::PgRaftCluster;
+use crate::core::Cluster;
+
+/// Metadata of an object that goes with its PgRaftCluster. The operator's own labels win over inherited ones.
+pub fn metadata(want: &Cluster, name: String, own_labels: BTreeMap<String, String>) -> ObjectMeta {
+    let mut labels = want.inherited_labels.clone();
+    labels.extend(own_labels);
+    let annotations = want.inherited_annotations.clone();
+    ObjectMeta {
+        name: Some(name),
+        namespace: Some(want.namespace.clone()),
+        labels: Some(labels),
+        annotations: (!annotations.is_empty()).then_some(annotations),
+        owner_references: Some(vec![owner_reference(&want.name, &want.uid)]),
+        ..ObjectMeta::default()
+    }
+}
+
+/// The reference that makes an object go with its PgRaftCluster.
+pub fn owner_reference(name: &str, uid: &str) -> OwnerReference {
+    OwnerReference {
+        api_version: PgRaftCluster::api_version(&()).into_owned(),
+        kind: PgRaftCluster::kind(&()).into_owned(),
+        name: name.to_owned(),
+        uid: uid.to_owned(),
+        controller: Some(true),
+        block_owner_deletion: Some(true),
+    }
+}

@@ -1,0 +1,32 @@
+//! A member's volume, of the same name as its pod.
+
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, PersistentVolumeClaimSpec, VolumeResourceRequirements};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use pgraft_core::NodeId;
+use std::collections::BTreeMap;
+
+use super::metadata::metadata;
+use crate::api::RetentionPolicy;
+use crate::core::Cluster;
+use crate::core::names;
+
+/// The volume of a member.
+pub fn pvc(want: &Cluster, node: NodeId) -> PersistentVolumeClaim {
+    let mut metadata = metadata(want, names::pod(&want.name, node), names::node_labels(&want.name, node));
+    if want.retention.when_deleted == RetentionPolicy::Retain {
+        metadata.owner_references = None;
+    }
+    PersistentVolumeClaim {
+        metadata,
+        spec: Some(PersistentVolumeClaimSpec {
+            access_modes: Some(vec!["ReadWriteOnce".into()]),
+            storage_class_name: want.storage.class.clone(),
+            resources: Some(VolumeResourceRequirements {
+                requests: Some(BTreeMap::from([("storage".to_owned(), Quantity(want.storage.size.clone()))])),
+                limits: None,
+            }),
+            ..PersistentVolumeClaimSpec::default()
+        }),
+        status: None,
+    }
+}

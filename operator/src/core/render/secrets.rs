@@ -1,0 +1,54 @@
+//! The Secrets, made once. Passwords come in as facts: nothing here is random.
+
+use k8s_openapi::api::core::v1::Secret;
+use std::collections::BTreeMap;
+
+use super::metadata::metadata;
+use crate::api::RetentionPolicy;
+use crate::core::Cluster;
+use crate::core::names::{self, POSTGRES_PORT, SecretKind};
+
+/// The key in `-internal` of the role that standbys stream as.
+pub(super) const REPLICATION_PASSWORD: &str = "replication-password";
+/// The key in `-internal` of the role that the operator connects as.
+pub const OPERATOR_PASSWORD: &str = "operator-password";
+
+/// Fresh passwords, of letters and digits only: they stand in URIs and in pgpass lines without any quoting.
+#[derive(Debug, Clone)]
+pub struct Passwords(pub [String; 2]);
+
+/// A Secret of the cluster. It stays with the volumes when the PgRaftCluster goes and they stay: the data in them knows these passwords.
+pub fn secret(want: &Cluster, kind: SecretKind, passwords: &Passwords) -> Secret {
+    let [first, second] = &passwords.0;
+    let (type_, data) = match kind {
+        SecretKind::Internal => {
+            ("Opaque", BTreeMap::from([(REPLICATION_PASSWORD.to_owned(), first.clone()), (OPERATOR_PASSWORD.to_owned(), second.clone())]))
+        }
+        SecretKind::App => ("kubernetes.io/basic-auth", login(want, &want.owner, &want.database, first)),
+        SecretKind::Superuser => ("kubernetes.io/basic-auth", login(want, "postgres", "postgres", first)),
+    };
+    let mut metadata = metadata(want, kind.name(&want.name), names::labels(&want.name));
+    if want.retention.when_deleted == RetentionPolicy::Retain {
+        metadata.owner_references = None;
+    }
+    Secret { metadata, type_: Some(type_.to_owned()), string_data: Some(data), ..Secret::default() }
+}
+
+/// The keys that people know from other operators.
+fn login(want: &Cluster, user: &str, database: &str, password: &str) -> BTreeMap<String, String> {
+    let host = format!("{}.{}.svc", names::rw_service(&want.name), want.namespace);
+    [
+        ("username", user.to_owned()),
+        ("user", user.to_owned()),
+        ("password", password.to_owned()),
+        ("dbname", database.to_owned()),
+        ("host", host.clone()),
+        ("port", POSTGRES_PORT.to_string()),
+        ("uri", format!("postgresql://{user}:{password}@{host}:{POSTGRES_PORT}/{database}")),
+        ("jdbc-uri", format!("jdbc:postgresql://{host}:{POSTGRES_PORT}/{database}?user={user}&password={password}")),
+        ("pgpass", format!("{host}:{POSTGRES_PORT}:{database}:{user}:{password}\n")),
+    ]
+    .into_iter()
+    .map(|(k, v)| (k.to_owned(), v))
+    .collect()
+}

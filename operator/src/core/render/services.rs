@@ -1,0 +1,66 @@
+//! The Services: `-rw` to the primary, `-ro` to the followers, `-r` to any member, and the headless `-pods` that gives each pod its host name.
+
+use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use std::collections::BTreeMap;
+
+use super::metadata::metadata;
+use crate::core::Cluster;
+use crate::core::names::{self, HTTP_PORT, POSTGRES_PORT, PodRole, RAFT_PORT};
+
+pub(super) fn services(want: &Cluster) -> [Service; 4] {
+    let name = &want.name;
+    [
+        service(want, names::rw_service(name), Some(PodRole::Primary)),
+        service(want, names::ro_service(name), Some(PodRole::Replica)),
+        service(want, names::r_service(name), None),
+        headless(want),
+    ]
+}
+
+fn service(want: &Cluster, name: String, role: Option<PodRole>) -> Service {
+    let mut selector = selector(want);
+    if let Some(role) = role {
+        selector.insert(names::LABEL_ROLE.to_owned(), role.as_str().to_owned());
+    }
+    Service {
+        metadata: metadata(want, name, names::labels(&want.name)),
+        spec: Some(ServiceSpec {
+            type_: Some("ClusterIP".into()),
+            selector: Some(selector),
+            ports: Some(vec![port("postgres", POSTGRES_PORT)]),
+            ..ServiceSpec::default()
+        }),
+        status: None,
+    }
+}
+
+/// Members must find each other before they are ready: that is how they become so.
+fn headless(want: &Cluster) -> Service {
+    Service {
+        metadata: metadata(want, names::pods_service(&want.name), names::labels(&want.name)),
+        spec: Some(ServiceSpec {
+            type_: Some("ClusterIP".into()),
+            cluster_ip: Some("None".into()),
+            publish_not_ready_addresses: Some(true),
+            selector: Some(selector(want)),
+            ports: Some(vec![port("postgres", POSTGRES_PORT), port("raft", RAFT_PORT), port("http", HTTP_PORT)]),
+            ..ServiceSpec::default()
+        }),
+        status: None,
+    }
+}
+
+fn selector(want: &Cluster) -> BTreeMap<String, String> {
+    BTreeMap::from([(names::LABEL_CLUSTER.to_owned(), want.name.clone())])
+}
+
+fn port(name: &str, port: u16) -> ServicePort {
+    ServicePort {
+        name: Some(name.to_owned()),
+        port: i32::from(port),
+        target_port: Some(IntOrString::String(name.to_owned())),
+        protocol: Some("TCP".into()),
+        ..ServicePort::default()
+    }
+}

@@ -1,0 +1,318 @@
+//! The status, from what was observed and what the pass came to; never from what was meant. The time is a fact like any other.
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use pgraft_core::NodeId;
+
+use super::group::Group;
+use super::names;
+use super::observed::{Observed, PodPhase};
+use super::plan::counts;
+use super::step::{Outcome, Step, Why};
+use crate::api::{MemberStatus, PgRaftClusterStatus, QuorumStatus};
+
+/// Why a condition is as it is. Closed: people alert on these words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reason {
+    /// All is as it is wanted.
+    AsWanted,
+    /// The cluster is being made.
+    Bootstrapping,
+    /// A member joins.
+    Growing,
+    /// A member leaves.
+    Shrinking,
+    /// Objects are brought up to date.
+    Updating,
+    /// A member's pod is not ready.
+    MemberNotReady,
+    /// A ready pod's Raft member is not reached.
+    MemberUnreachable,
+    /// Nothing is in the way of writes.
+    PrimaryServes,
+    /// No primary is known.
+    NoPrimary,
+    /// The primary's pod is not ready.
+    PrimaryNotReady,
+    /// No leader is known.
+    NoLeader,
+    /// Enough voters answer.
+    QuorumReached,
+    /// Too few voters answer.
+    NoQuorum,
+    /// No member answered.
+    NobodyAnswers,
+    /// The leader refused a change.
+    ChangeRefused,
+    /// Volumes and pods are gone.
+    DataLost,
+    /// A pod is in another cluster.
+    ForeignCluster,
+    /// The spec makes no sense.
+    InvalidSpec,
+    /// Something that should have worked did not.
+    OperationFailed,
+}
+
+impl Reason {
+    fn name(self) -> String {
+        format!("{self:?}")
+    }
+}
+
+/// What a condition says.
+struct Verdict {
+    type_: &'static str,
+    holds: Option<bool>,
+    reason: Reason,
+    message: String,
+}
+
+/// What stays the same for all passes over one object.
+#[derive(Debug, Clone, Copy)]
+pub struct Subject<'a> {
+    /// The cluster's name.
+    pub name: &'a str,
+    /// Its namespace.
+    pub namespace: &'a str,
+    /// The generation of the spec that was acted on.
+    pub generation: Option<i64>,
+    /// How many members are wanted, by the spec as it stands.
+    pub replicas: i32,
+}
+
+/// The status after a pass.
+pub fn derive(subject: Subject<'_>, seen: &Observed, outcome: &Outcome, before: &PgRaftClusterStatus) -> PgRaftClusterStatus {
+    let group = seen.group.as_ref();
+    let ready = group.map_or(0, |g| g.members.iter().filter(|m| counts(g, m) && seen.is_ready(m.id)).count());
+    let known = group.map(|g| g.cluster_id).or(seen.known);
+    let view = View { subject, seen, outcome, ready: count(ready) };
+    let members = group.map_or_else(|| unreached(before), |g| members(subject, g));
+    PgRaftClusterStatus {
+        observed_generation: subject.generation,
+        replicas: count(seen.pods.len()),
+        ready_replicas: count(ready),
+        selector: names::selector(subject.name),
+        phase: view.phase(),
+        cluster_id: known.map(|id| id.to_string()),
+        leader: group.and_then(|g| Some(shown_name(subject, g, g.leader?))),
+        primary: group.and_then(|g| Some(shown_name(subject, g, g.primary?))),
+        term: group.map(|g| i64::try_from(g.term).unwrap_or(i64::MAX)),
+        quorum: group.map(quorum),
+        members,
+        conditions: view.verdicts().into_iter().map(|v| condition(v, subject.generation, seen.now, before)).collect(),
+    }
+}
+
+fn count(n: usize) -> i32 {
+    i32::try_from(n).unwrap_or(i32::MAX)
+}
+
+fn quorum(group: &Group) -> QuorumStatus {
+    let (available, required) = (count(group.available), count(group.required()));
+    QuorumStatus { voters: count(group.voters()), required, available, summary: format!("{available}/{required}") }
+}
+
+/// The last known members, when nobody answered: who they are does not change while nobody answers. Whether they live is unknown.
+fn unreached(before: &PgRaftClusterStatus) -> Vec<MemberStatus> {
+    before.members.iter().cloned().map(|m| MemberStatus { leader: false, reachable: None, lag_bytes: None, ..m }).collect()
+}
+
+fn members(subject: Subject<'_>, group: &Group) -> Vec<MemberStatus> {
+    let member = |m: &super::group::MemberSeen| MemberStatus {
+        id: m.id.into(),
+        name: shown_name(subject, group, m.id),
+        address: m.address.host().to_owned(),
+        port: i32::from(m.address.port()),
+        role: m.role.to_string(),
+        leader: group.leader == Some(m.id),
+        primary: group.primary == Some(m.id),
+        reachable: m.reachable,
+        lag_bytes: m.lag_bytes.map(|n| i64::try_from(n).unwrap_or(i64::MAX)),
+    };
+    group.members.iter().map(member).collect()
+}
+
+/// The pod's name; the host for a member that lives elsewhere.
+fn shown_name(subject: Subject<'_>, group: &Group, node: NodeId) -> String {
+    match group.member(node) {
+        Some(m) if m.address.host() != names::host(subject.name, subject.namespace, node) => m.address.host().to_owned(),
+        _ => names::pod(subject.name, node),
+    }
+}
+
+struct View<'a> {
+    subject: Subject<'a>,
+    seen: &'a Observed,
+    outcome: &'a Outcome,
+    ready: i32,
+}
+
+impl View<'_> {
+    fn phase(&self) -> String {
+        match self.outcome {
+            Outcome::Took(step) => step.phase(self.subject.name),
+            Outcome::Invalid(_) => "Invalid spec".into(),
+            Outcome::Failed { step: Some(step), .. } => format!("{}: failed", step.phase(self.subject.name)),
+            Outcome::Failed { step: None, .. } => "Can't observe".into(),
+        }
+    }
+
+    fn message(&self) -> String {
+        match self.outcome {
+            Outcome::Took(Step::Steady) => format!("{} of {} members are ready", self.ready, self.subject.replicas),
+            Outcome::Took(Step::Wait(why)) => why.message(self.subject.name),
+            Outcome::Took(step) => step.phase(self.subject.name),
+            Outcome::Invalid(invalid) => invalid.to_string(),
+            Outcome::Failed { message, .. } => message.clone(),
+        }
+    }
+
+    /// What the pass was about.
+    fn reason(&self) -> Reason {
+        let in_the_making = self.seen.group.is_none() && self.seen.known.is_none();
+        match self.outcome {
+            Outcome::Invalid(_) => Reason::InvalidSpec,
+            Outcome::Failed { .. } => Reason::OperationFailed,
+            Outcome::Took(step) => match step {
+                Step::Steady => Reason::AsWanted,
+                Step::Wait(why) => waiting(why),
+                _ if in_the_making => Reason::Bootstrapping,
+                Step::CreateVolume(_) | Step::CreatePod { .. } | Step::AddNode(_) => Reason::Growing,
+                Step::RemoveNode(_) | Step::DeletePod(_) | Step::DeleteVolume(_) | Step::RetireVolume(_) => Reason::Shrinking,
+                Step::CreateSecrets(_)
+                | Step::ApplyObjects(_)
+                | Step::SetOwners(_)
+                | Step::LabelPods(_)
+                | Step::ClearPod(_)
+                | Step::GrowVolume(_) => Reason::Updating,
+            },
+        }
+    }
+
+    fn verdicts(&self) -> Vec<Verdict> {
+        vec![self.ready(), self.available(), self.progressing(), self.degraded(), self.quorum_healthy()]
+    }
+
+    fn ready(&self) -> Verdict {
+        let all = self.ready == self.subject.replicas && self.writes().0;
+        // Objects that are brought up to date do not make a cluster less ready.
+        let at_rest = matches!(self.outcome, Outcome::Took(Step::Steady)) || (all && self.reason() == Reason::Updating);
+        let holds = all && at_rest;
+        let reason = match self.reason() {
+            _ if holds => Reason::AsWanted,
+            Reason::AsWanted => self.writes().1, // at rest, and still not all ready
+            other => other,
+        };
+        Verdict { type_: "Ready", holds: Some(holds), reason, message: self.message() }
+    }
+
+    /// Whether somebody takes writes, and why.
+    fn writes(&self) -> (bool, Reason) {
+        let Some(group) = &self.seen.group else { return (false, Reason::NobodyAnswers) };
+        match (group.primary, group.leader) {
+            _ if group.available < group.required() => (false, Reason::NoQuorum),
+            (None, _) => (false, Reason::NoPrimary),
+            (_, None) => (false, Reason::NoLeader),
+            (Some(primary), Some(_)) if self.serves(group, primary) => (true, Reason::PrimaryServes),
+            _ => (false, Reason::PrimaryNotReady),
+        }
+    }
+
+    /// A primary outside of this operator's pods is taken at the group's word.
+    fn serves(&self, group: &Group, primary: NodeId) -> bool {
+        let elsewhere = shown_name(self.subject, group, primary) != names::pod(self.subject.name, primary);
+        elsewhere || self.seen.is_ready(primary)
+    }
+
+    fn available(&self) -> Verdict {
+        let (holds, reason) = self.writes();
+        let message = match (&self.seen.group, reason) {
+            (Some(group), Reason::PrimaryServes) => {
+                group.primary.map_or_else(String::new, |p| format!("{} takes writes", shown_name(self.subject, group, p)))
+            }
+            _ => "nobody takes writes".into(),
+        };
+        Verdict { type_: "Available", holds: Some(holds), reason, message }
+    }
+
+    fn progressing(&self) -> Verdict {
+        let holds = self.goes_on() && *self.outcome != Outcome::Took(Step::Steady);
+        Verdict { type_: "Progressing", holds: Some(holds), reason: self.reason(), message: self.message() }
+    }
+
+    fn degraded(&self) -> Verdict {
+        let holds = !self.goes_on() || self.unwell().is_some();
+        let (reason, message) = match (holds, self.unwell()) {
+            (false, _) => (Reason::AsWanted, "nothing is wrong".into()),
+            (true, Some(node)) if self.goes_on() => {
+                (Reason::MemberNotReady, format!("pod {} is not ready", names::pod(self.subject.name, node)))
+            }
+            (true, _) => (self.reason(), self.message()),
+        };
+        Verdict { type_: "Degraded", holds: Some(holds), reason, message }
+    }
+
+    /// Whether the pass itself found nothing wrong.
+    fn goes_on(&self) -> bool {
+        match self.outcome {
+            Outcome::Took(Step::Wait(why)) => why.is_ordinary(),
+            Outcome::Took(_) => true,
+            Outcome::Invalid(_) | Outcome::Failed { .. } => false,
+        }
+    }
+
+    /// A full member whose pod is not ready.
+    fn unwell(&self) -> Option<NodeId> {
+        let group = self.seen.group.as_ref()?;
+        let unwell = |id: NodeId| self.seen.pods.get(&id).is_none_or(|pod| pod.phase != PodPhase::Ready);
+        let ours = |id: NodeId| shown_name(self.subject, group, id) == names::pod(self.subject.name, id);
+        group.members.iter().find(|m| counts(group, m) && ours(m.id) && unwell(m.id)).map(|m| m.id)
+    }
+
+    fn quorum_healthy(&self) -> Verdict {
+        let Some(group) = &self.seen.group else {
+            return Verdict { type_: "QuorumHealthy", holds: None, reason: Reason::NobodyAnswers, message: "no member answered".into() };
+        };
+        let holds = group.available >= group.required();
+        let reason = if holds { Reason::QuorumReached } else { Reason::NoQuorum };
+        let message = format!("{} of {} voters answer, {} are needed", group.available, group.voters(), group.required());
+        Verdict { type_: "QuorumHealthy", holds: Some(holds), reason, message }
+    }
+}
+
+fn waiting(why: &Why) -> Reason {
+    match why {
+        Why::FounderStarting(..) => Reason::Bootstrapping,
+        Why::NobodyAnswers => Reason::NobodyAnswers,
+        Why::NoLeader => Reason::NoLeader,
+        Why::NoQuorum => Reason::NoQuorum,
+        Why::DataLost => Reason::DataLost,
+        Why::NewcomerStarting(..) | Why::LearnerCatchingUp(_) => Reason::Growing,
+        Why::Leaving(_) | Why::Terminating(_) => Reason::Shrinking,
+        Why::MemberNotReady(..) => Reason::MemberNotReady,
+        Why::MemberUnreachable(_) => Reason::MemberUnreachable,
+        Why::Stranger(_) => Reason::ForeignCluster,
+        Why::Refused { .. } => Reason::ChangeRefused,
+    }
+}
+
+/// `lastTransitionTime` moves with the status of the condition, and with nothing else.
+fn condition(verdict: Verdict, generation: Option<i64>, now: Timestamp, before: &PgRaftClusterStatus) -> Condition {
+    let Verdict { type_, holds, reason, message } = verdict;
+    let status = holds.map_or("Unknown", |holds| if holds { "True" } else { "False" });
+    let same = before.conditions.iter().find(|c| c.type_ == type_ && c.status == status);
+    // Kubernetes' times have whole seconds.
+    let now = Timestamp::from_second(now.as_second()).unwrap_or(now);
+    Condition {
+        type_: type_.to_owned(),
+        status: status.to_owned(),
+        reason: reason.name(),
+        message,
+        observed_generation: generation,
+        last_transition_time: same.map_or(Time(now), |c| c.last_transition_time.clone()),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,223 @@
+//! What to do next, and what came of it.
+
+use pgraft_core::NodeId;
+use std::fmt;
+use std::time::Duration;
+
+use super::names::{ObjectKey, PodRole, SecretKind};
+use super::validate::Invalid;
+
+/// One step. Each is idempotent: the operator may die before, within or after any of them, and the next pass goes on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// Make Secrets that are missing, with random passwords.
+    CreateSecrets(Vec<SecretKind>),
+    /// Apply objects that are missing or not as rendered.
+    ApplyObjects(Vec<ObjectKey>),
+    /// Set or drop owner references, so that the right things go with the PgRaftCluster.
+    SetOwners(Vec<(Possession, bool)>),
+    /// Point the Services to the right pods.
+    LabelPods(Vec<(NodeId, PodRole)>),
+    /// Make a volume.
+    CreateVolume(NodeId),
+    /// Make a pod on its volume.
+    CreatePod {
+        /// Its number.
+        node: NodeId,
+        /// Whether it makes the cluster.
+        founder: bool,
+    },
+    /// Delete a pod whose containers Kubernetes has ended for good, so that it can be made again on its volume.
+    ClearPod(NodeId),
+    /// Call `pgraft_add_node` on the leader, once.
+    AddNode(NodeId),
+    /// Call `pgraft_remove_node` on the leader, once.
+    RemoveNode(NodeId),
+    /// Delete the pod of a node that is no member.
+    DeletePod(NodeId),
+    /// Delete the volume of a node that is no member.
+    DeleteVolume(NodeId),
+    /// Mark the volume of a node that has left, so that it gets no pod again.
+    RetireVolume(NodeId),
+    /// Ask for a larger volume.
+    GrowVolume(NodeId),
+    /// Nothing to do until something else has happened.
+    Wait(Why),
+    /// All is as it is wanted.
+    Steady,
+}
+
+/// What can have an owner.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Possession {
+    /// A pod: always owned.
+    Pod(NodeId),
+    /// A volume: owned when `whenDeleted` is `Delete`.
+    Volume(NodeId),
+    /// A Secret: as the volumes, since their data is no use without the passwords.
+    Secret(SecretKind),
+}
+
+/// What is waited for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Why {
+    /// The founder's pod is not ready yet.
+    FounderStarting(NodeId, Option<String>),
+    /// Pods are there, and none of them answers.
+    NobodyAnswers,
+    /// No leader is known.
+    NoLeader,
+    /// Too few voters answer.
+    NoQuorum,
+    /// Pods and volumes of a cluster that was there are all gone.
+    DataLost,
+    /// A newcomer's pod is not ready yet.
+    NewcomerStarting(NodeId, Option<String>),
+    /// A newcomer receives what it has missed.
+    LearnerCatchingUp(NodeId),
+    /// A member is on its way out.
+    Leaving(NodeId),
+    /// A pod or volume is on its way out.
+    Terminating(NodeId),
+    /// A member's pod is not ready.
+    MemberNotReady(NodeId, Option<String>),
+    /// A pod is ready and the leader does not reach its Raft member.
+    MemberUnreachable(NodeId),
+    /// A pod is in another cluster than its label says.
+    Stranger(NodeId),
+    /// The leader said no.
+    Refused {
+        /// What was asked.
+        change: Change,
+        /// SQLSTATE, see `pgraft_core::refusal`.
+        code: String,
+        /// The leader's words.
+        message: String,
+    },
+}
+
+/// A change of the membership.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Change {
+    /// `pgraft_add_node`.
+    Add(NodeId),
+    /// `pgraft_remove_node`.
+    Remove(NodeId),
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Add(node) => write!(f, "Adding node {node}"),
+            Self::Remove(node) => write!(f, "Removing node {node}"),
+        }
+    }
+}
+
+/// What a pass came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// The step was taken, or there was none to take.
+    Took(Step),
+    /// The spec makes no sense.
+    Invalid(Invalid),
+    /// Something that should have worked did not.
+    Failed {
+        /// What was tried; None when even looking failed.
+        step: Option<Step>,
+        /// From the closed set of the controller's errors.
+        reason: &'static str,
+        /// The words for people.
+        message: String,
+    },
+}
+
+impl Why {
+    /// Whether this passes by itself in the ordinary course of things.
+    pub fn is_ordinary(&self) -> bool {
+        match self {
+            Self::FounderStarting(..)
+            | Self::NewcomerStarting(..)
+            | Self::LearnerCatchingUp(_)
+            | Self::Leaving(_)
+            | Self::Terminating(_) => true,
+            Self::NobodyAnswers
+            | Self::NoLeader
+            | Self::NoQuorum
+            | Self::DataLost
+            | Self::MemberNotReady(..)
+            | Self::MemberUnreachable(_)
+            | Self::Stranger(_) => false,
+            // Not the leader any more, a change under way, still under way; a name that DNS does not know yet.
+            Self::Refused { code, .. } => matches!(code.as_str(), "PGR01" | "PGR03" | "PGR05" | "22023"),
+        }
+    }
+}
+
+impl Step {
+    /// When to look again if nothing is seen to happen before. Pods and volumes are watched; what happens inside the Raft group is not.
+    pub fn pace(&self) -> Duration {
+        match self {
+            Self::Steady => Duration::from_secs(10),
+            Self::Wait(why) if why.is_ordinary() => Duration::from_millis(250),
+            Self::Wait(_) => Duration::from_secs(1),
+            _ => Duration::from_millis(50),
+        }
+    }
+
+    /// The short words of the column STATUS.
+    pub fn phase(&self, cluster: &str) -> String {
+        let pod = |node: &NodeId| super::names::pod(cluster, *node);
+        match self {
+            Self::CreateSecrets(_) => "Creating Secrets".into(),
+            Self::ApplyObjects(_) => "Applying Services and configuration".into(),
+            Self::SetOwners(_) => "Setting owners".into(),
+            Self::LabelPods(_) => "Pointing Services to the primary".into(),
+            Self::CreateVolume(node) => format!("Creating volume {}", pod(node)),
+            Self::CreatePod { node, .. } => format!("Creating pod {}", pod(node)),
+            Self::ClearPod(node) => format!("Clearing finished pod {}", pod(node)),
+            Self::AddNode(node) => format!("Adding node {node}"),
+            Self::RemoveNode(node) => format!("Removing node {node}"),
+            Self::DeletePod(node) => format!("Deleting pod {}", pod(node)),
+            Self::DeleteVolume(node) => format!("Deleting volume {}", pod(node)),
+            Self::RetireVolume(node) => format!("Keeping volume {}", pod(node)),
+            Self::GrowVolume(node) => format!("Growing volume {}", pod(node)),
+            Self::Wait(why) => why.phase(cluster),
+            Self::Steady => "Ready".into(),
+        }
+    }
+}
+
+impl Why {
+    fn phase(&self, cluster: &str) -> String {
+        let pod = |node: &NodeId| super::names::pod(cluster, *node);
+        match self {
+            Self::FounderStarting(node, _) | Self::NewcomerStarting(node, _) => format!("Waiting for pod {}", pod(node)),
+            Self::NobodyAnswers => "Waiting for members to answer".into(),
+            Self::NoLeader => "Waiting for a leader".into(),
+            Self::NoQuorum => "No quorum".into(),
+            Self::DataLost => "Data lost".into(),
+            Self::LearnerCatchingUp(node) => format!("Waiting for node {node} to catch up"),
+            Self::Leaving(node) => format!("Removing node {node}"),
+            Self::Terminating(node) => format!("Waiting for {} to go", pod(node)),
+            Self::MemberNotReady(node, _) => format!("Pod {} is not ready", pod(node)),
+            Self::MemberUnreachable(node) => format!("Node {node} is unreachable"),
+            Self::Stranger(node) => format!("Pod {} is in another cluster", pod(node)),
+            Self::Refused { change, .. } => format!("{change}: refused"),
+        }
+    }
+
+    /// The whole story, for conditions.
+    pub fn message(&self, cluster: &str) -> String {
+        let phase = self.phase(cluster);
+        match self {
+            Self::FounderStarting(_, Some(why)) | Self::NewcomerStarting(_, Some(why)) | Self::MemberNotReady(_, Some(why)) => format!("{phase}: {why}"),
+            Self::NoQuorum => "too few voters answer to agree to anything; writes wait until a majority is back".into(),
+            Self::DataLost => {
+                "this cluster had members, and their pods and volumes are gone: restore the volumes, or delete the PgRaftCluster to begin anew".into()
+            }
+            Self::Refused { change, message, .. } => format!("{change}: {message}"),
+            _ => phase,
+        }
+    }
+}

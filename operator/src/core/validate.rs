@@ -1,0 +1,133 @@
+//! Parses a `PgRaftCluster` into a [`Cluster`]. The API server refuses nearly all of what is refused here (CEL in `api`); this is the second
+//! line, for objects that were stored under an older CRD and for what CEL can't say cheaply.
+
+use kube::ResourceExt;
+use pgraft_core::instance_config::reserved_parameter;
+
+use super::cluster::{Cluster, Image, Scheduling, Storage};
+use super::quantity;
+use crate::api::PgRaftCluster;
+
+/// Why a spec can't be acted on.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Invalid {
+    /// The object has no namespace or identity: it never came from an API server.
+    #[error("the object has no {0}")]
+    Incomplete(&'static str),
+    /// The name does not fit what is named after it.
+    #[error("metadata.name \"{0}\" must be a DNS label of at most 50 characters that begins with a letter")]
+    Name(String),
+    /// Fewer than one member, or too many.
+    #[error("replicas must be between 1 and {max}, and is {given}", max = pgraft_core::MAX_MEMBERS)]
+    Replicas {
+        /// What was asked for.
+        given: i32,
+    },
+    /// A setting that pgraft makes itself.
+    #[error("postgresql.parameters must not set {0}: pgraft sets it itself")]
+    ReservedParameter(String),
+    /// No size.
+    #[error("storage.size \"{0}\" is no size such as 10Gi")]
+    Size(String),
+}
+
+/// What the operator was started with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Defaults {
+    /// The image for clusters that name none.
+    pub image: String,
+}
+
+/// # Errors
+/// [`Invalid`], in words for the user.
+pub fn validate(cr: &PgRaftCluster, defaults: &Defaults) -> Result<Cluster, Invalid> {
+    let spec = cr.spec.clone();
+    let name = cr.name_any();
+    if !is_name(&name) {
+        return Err(Invalid::Name(name));
+    }
+    let replicas = usize::try_from(spec.replicas)
+        .ok()
+        .filter(|n| (1..=pgraft_core::MAX_MEMBERS).contains(n))
+        .ok_or(Invalid::Replicas { given: spec.replicas })?;
+    if let Some(reserved) = reserved_parameter(spec.postgresql.parameters.keys().map(String::as_str)) {
+        return Err(Invalid::ReservedParameter(reserved.to_owned()));
+    }
+    let bytes = quantity::bytes(&spec.storage.size).filter(|n| *n > 0).ok_or_else(|| Invalid::Size(spec.storage.size.clone()))?;
+    Ok(Cluster {
+        name,
+        namespace: cr.namespace().ok_or(Invalid::Incomplete("namespace"))?,
+        uid: cr.uid().ok_or(Invalid::Incomplete("uid"))?,
+        replicas,
+        image: Image {
+            name: spec.image.unwrap_or_else(|| defaults.image.clone()),
+            pull_policy: spec.image_pull_policy,
+            pull_secrets: spec.image_pull_secrets.into_iter().map(|s| s.name).collect(),
+        },
+        parameters: spec.postgresql.parameters.into_iter().map(|(k, v)| (k, v.0)).collect(),
+        pg_hba: spec.postgresql.pg_hba.into_iter().map(|line| line.0).collect(),
+        storage: Storage { size: spec.storage.size, bytes, class: spec.storage.storage_class },
+        scheduling: Scheduling {
+            resources: spec.resources.unwrap_or_default(),
+            affinity: spec.affinity.unwrap_or_default(),
+            tolerations: spec.tolerations,
+            node_selector: spec.node_selector,
+            topology_spread: spec.topology_spread_constraints,
+        },
+        database: spec.bootstrap.initdb.database,
+        owner: spec.bootstrap.initdb.owner,
+        superuser: spec.enable_superuser_access,
+        retention: spec.persistent_volume_claim_retention_policy,
+        heartbeat_interval: spec.raft.heartbeat_interval,
+        election_timeout: spec.raft.election_timeout,
+        inherited_labels: spec.inherited_metadata.labels,
+        inherited_annotations: spec.inherited_metadata.annotations,
+    })
+}
+
+/// A DNS label (RFC 1035) that leaves room for `-` and the longest node id.
+fn is_name(name: &str) -> bool {
+    let inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    name.len() <= 50 && name.starts_with(|c: char| c.is_ascii_lowercase()) && name.chars().all(inner) && !name.ends_with('-')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn parse(spec: &Value) -> Result<Cluster, Invalid> {
+        let cr = json!({
+            "apiVersion": "pgraft.io/v1alpha1", "kind": "PgRaftCluster",
+            "metadata": {"name": "demo", "namespace": "default", "uid": "u"}, "spec": spec,
+        });
+        validate(&serde_json::from_value(cr).unwrap(), &Defaults { image: "pgraft/postgres:test".into() })
+    }
+
+    #[test]
+    fn the_shortest_spec_has_all_defaults() {
+        let cluster = parse(&json!({"storage": {"size": "1Gi"}})).unwrap();
+        assert_eq!(cluster.replicas, 3);
+        assert_eq!(cluster.image.name, "pgraft/postgres:test");
+        assert_eq!((cluster.database.as_str(), cluster.owner.as_str()), ("app", "app"));
+        assert_eq!(cluster.storage.bytes, 1 << 30);
+        assert_eq!((cluster.heartbeat_interval.as_str(), cluster.election_timeout.as_str()), ("100ms", "1s"));
+    }
+
+    #[test]
+    fn what_is_refused() {
+        assert_eq!(parse(&json!({"replicas": 0, "storage": {"size": "1Gi"}})), Err(Invalid::Replicas { given: 0 }));
+        assert_eq!(parse(&json!({"replicas": 65, "storage": {"size": "1Gi"}})), Err(Invalid::Replicas { given: 65 }));
+        assert_eq!(parse(&json!({"storage": {"size": "lots"}})), Err(Invalid::Size("lots".into())));
+        for name in ["PORT", "pgraft.node_id", "Synchronous_Standby_Names"] {
+            let spec = json!({"storage": {"size": "1Gi"}, "postgresql": {"parameters": {name: "1"}}});
+            assert_eq!(parse(&spec), Err(Invalid::ReservedParameter(name.into())));
+        }
+    }
+
+    #[test]
+    fn names() {
+        assert!(is_name("demo") && is_name("a") && is_name("a-1") && is_name(&"a".repeat(50)));
+        assert!(!is_name("") && !is_name("1a") && !is_name("a-") && !is_name("a.b") && !is_name("A") && !is_name(&"a".repeat(51)));
+    }
+}

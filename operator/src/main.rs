@@ -1,0 +1,19 @@
+//! `pgraft-operator run`, the operator itself, and `pgraft-operator crd`, which prints what it understands.
+
+use clap::Parser;
+use pgraft_operator::cli::{Cli, Verb};
+use pgraft_operator::controller::{run, telemetry};
+use std::error::Error;
+use std::io::Write;
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn Error>> {
+    let cli = Cli::parse();
+    match cli.verb.unwrap_or(Verb::Run) {
+        Verb::Crd => Ok(std::io::stdout().write_all(pgraft_operator::api::crd_yaml()?.as_bytes())?),
+        Verb::Run => {
+            telemetry::start(&cli.run.log_level);
+            Ok(run::run(cli.run.settings()).await?)
+        }
+    }
+}
