@@ -149,7 +149,7 @@ fn pgraft_log() -> TableIterator<
 
 /// What the worker last published. What it has applied stays true when it is gone, so this answers then too.
 fn status() -> NodeStatus {
-    match shmem::read() {
+    match command::published() {
         Published::Status(status) => *status,
         Published::Stopped(why) => not_running(&why),
         Published::Nothing => not_running("it has not started yet"),

@@ -4,6 +4,7 @@
 use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use pgraft_core::control::{MAX_FRAME, Request, Response};
@@ -14,6 +15,9 @@ use crate::shmem::{self, Published};
 
 /// Longer than the worker's own deadline, so that its answer comes first.
 const TIMEOUT: Duration = Duration::from_secs(15);
+/// How long a worker may take to start.
+const START_TIMEOUT: Duration = Duration::from_secs(5);
+const START_POLL: Duration = Duration::from_millis(10);
 
 /// Asks and waits for the answer; the error says why there was none.
 pub fn ask(request: &Request) -> Result<Response, String> {
@@ -21,8 +25,45 @@ pub fn ask(request: &Request) -> Result<Response, String> {
         return Err(why);
     }
     let path = gucs::control_socket().ok_or("pgraft.data_dir is not set")?;
-    let mut stream = UnixStream::connect(&path).map_err(|e| format!("can't reach it at {}: {e}", path.display()))?;
+    let mut stream = connect(&path)?;
     exchange(&mut stream, request).map_err(|e| e.to_string())
+}
+
+/// The worker is there a moment after the server and a second after its own end: a caller that comes in between waits.
+fn connect(path: &Path) -> Result<UnixStream, String> {
+    let deadline = Instant::now() + START_TIMEOUT;
+    loop {
+        match UnixStream::connect(path) {
+            Ok(stream) => return Ok(stream),
+            Err(_) if Instant::now() < deadline => pause(START_POLL),
+            Err(error) => return Err(format!("can't reach it at {}: {error}", path.display())),
+        }
+        if let Published::Stopped(why) = shmem::read() {
+            return Err(why);
+        }
+    }
+}
+
+/// What the worker has published, given it a moment to start.
+pub fn published() -> Published {
+    let deadline = Instant::now() + START_TIMEOUT;
+    loop {
+        match shmem::read() {
+            Published::Nothing if Instant::now() < deadline => pause(START_POLL),
+            published => return published,
+        }
+    }
+}
+
+/// Waits, unless the query is cancelled (an ERROR, which unwinds).
+fn pause(time: Duration) {
+    let events = pg_sys::WL_LATCH_SET | pg_sys::WL_TIMEOUT | pg_sys::WL_EXIT_ON_PM_DEATH;
+    let milliseconds = std::ffi::c_long::try_from(time.as_millis()).unwrap_or(1);
+    // SAFETY: on the main thread; the latch is this process' own.
+    unsafe { pg_sys::WaitLatch(pg_sys::MyLatch, events.cast_signed(), milliseconds, pg_sys::PG_WAIT_EXTENSION) };
+    // SAFETY: this process' own latch.
+    unsafe { pg_sys::ResetLatch(pg_sys::MyLatch) };
+    check_for_interrupts!();
 }
 
 fn exchange(stream: &mut UnixStream, request: &Request) -> io::Result<Response> {

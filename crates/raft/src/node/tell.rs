@@ -8,6 +8,7 @@ use pgraft_core::state::Told;
 use pgraft_core::{Command, Role};
 
 use super::Shared;
+use crate::store::AppliedState;
 use crate::transport::{Reply, Rpc};
 use crate::types::{LogCommand, node_id};
 
@@ -19,12 +20,19 @@ pub async fn run(shared: Arc<Shared>) {
     let mut applied = shared.applied.clone();
     loop {
         if shared.has_something_to_tell() {
-            if let Err(why) = shared.tell().await {
-                tracing::debug!("could not tell the group about this node yet: {why}");
-            }
-            tokio::select! {
-                changed = applied.changed() => if changed.is_err() { return },
-                () = tokio::time::sleep(RETRY) => {}
+            match shared.tell().await {
+                // Said once is enough: the entry is committed and on its way here.
+                Ok(()) => {
+                    let heard = applied.wait_for(|now| !shared.is_news(now));
+                    let _ = tokio::time::timeout(TIMEOUT, heard).await.map(drop);
+                }
+                Err(why) => {
+                    tracing::debug!("could not tell the group about this node yet: {why}");
+                    tokio::select! {
+                        changed = applied.changed() => if changed.is_err() { return },
+                        () = tokio::time::sleep(RETRY) => {}
+                    }
+                }
             }
         } else if applied.changed().await.is_err() {
             return;
@@ -38,7 +46,10 @@ impl Shared {
     }
 
     fn has_something_to_tell(&self) -> bool {
-        let applied = self.applied.borrow();
+        self.is_news(&self.applied.borrow())
+    }
+
+    fn is_news(&self, applied: &AppliedState) -> bool {
         let member = applied.cluster.members.get(&self.settings.node_id);
         member.is_some_and(|m| m.role != Role::Leaving && m.told.as_ref() != Some(&self.told()))
     }

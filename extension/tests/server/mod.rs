@@ -1,0 +1,264 @@
+//! Real Postgres servers for tests: made by `initdb`, with the built extension loaded, stopped and removed when they go out of scope.
+//!
+//! They run where `PGRAFT_TEST_BINDIR` names a Postgres `bin` directory into whose installation the extension was put (`just test` does
+//! both). Postgres refuses to run as root: root's tests run it as the user `postgres`.
+
+#![allow(dead_code, reason = "not every test file uses all of it")]
+
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, User, geteuid};
+use tokio_postgres::error::DbError;
+use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
+
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The `bin` directory, or None with a word why nothing is tested.
+pub fn bindir() -> Option<PathBuf> {
+    let bindir = std::env::var_os("PGRAFT_TEST_BINDIR").map(PathBuf::from);
+    if bindir.is_none() {
+        eprintln!("skipped: PGRAFT_TEST_BINDIR names no Postgres to test with");
+    }
+    bindir
+}
+
+/// A free port below the ephemeral range.
+pub fn free_port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let start = 10_000 + (std::process::id() as u16 % 150) * 60;
+    loop {
+        let port = start + NEXT.fetch_add(1, Ordering::Relaxed);
+        if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+}
+
+/// A directory of a test's own, owned by whoever runs Postgres.
+pub fn workplace() -> tempfile::TempDir {
+    let dir = tempfile::Builder::new().prefix("pgraft-").tempdir_in("/tmp").unwrap();
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    if let Some(user) = runs_as() {
+        chown(dir.path(), Some(user.uid.as_raw()), Some(user.gid.as_raw())).unwrap();
+    }
+    dir
+}
+
+fn runs_as() -> Option<User> {
+    geteuid().is_root().then(|| User::from_name("postgres").unwrap().expect("root's tests need a user named postgres"))
+}
+
+/// One of Postgres' programs.
+fn program(bindir: &Path, name: &str) -> Command {
+    let mut command = Command::new(bindir.join(name));
+    if let Some(user) = runs_as() {
+        command.uid(user.uid.as_raw()).gid(user.gid.as_raw());
+    }
+    command.env("LC_ALL", "C.UTF-8").current_dir("/").stdin(Stdio::null());
+    command
+}
+
+fn run(command: &mut Command) {
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{command:?}: {}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+}
+
+/// One server and its Raft member.
+pub struct Server {
+    bindir: PathBuf,
+    pub dir: PathBuf,
+    pub id: u16,
+    pub port: u16,
+    pub raft_port: u16,
+}
+
+impl Server {
+    /// `initdb`, configuration, not started.
+    pub fn new(bindir: &Path, parent: &Path, id: u16) -> Self {
+        let server = Self::bare(bindir, parent, id);
+        run(program(bindir, "initdb").arg("-D").arg(server.pgdata()).args(["-A", "trust", "-U", "postgres", "--no-sync"]));
+        server.configure();
+        server
+    }
+
+    /// A copy of another server's data, as its standby.
+    pub fn standby_of(bindir: &Path, parent: &Path, id: u16, primary: &Self) -> Self {
+        let server = Self::bare(bindir, parent, id);
+        run(program(bindir, "pg_basebackup")
+            .arg("-D")
+            .arg(server.pgdata())
+            .args(["-h", "127.0.0.1", "-U", "postgres", "-R", "-X", "stream", "--checkpoint=fast", "-p"])
+            .arg(primary.port.to_string()));
+        server.configure();
+        server
+    }
+
+    fn bare(bindir: &Path, parent: &Path, id: u16) -> Self {
+        Self { bindir: bindir.to_owned(), dir: parent.join(format!("node-{id}")), id, port: free_port(), raft_port: free_port() }
+    }
+
+    fn configure(&self) {
+        self.set(&format!("port = {}\nunix_socket_directories = ''\nlisten_addresses = '127.0.0.1'\nfsync = on", self.port));
+        self.set(&format!(
+            "shared_preload_libraries = 'pgraft'\npgraft.node_id = {}\npgraft.port = {}\npgraft.listen_address = '127.0.0.1'\npgraft.data_dir = '{}'",
+            self.id,
+            self.raft_port,
+            self.raft_dir().display()
+        ));
+        self.set("pgraft.heartbeat_interval = '50ms'\npgraft.election_timeout = '500ms'");
+    }
+
+    /// Appends to the configuration; the last word counts.
+    pub fn set(&self, lines: &str) {
+        let mut file = fs::OpenOptions::new().append(true).open(self.pgdata().join("postgresql.conf")).unwrap();
+        writeln!(file, "{lines}").unwrap();
+    }
+
+    pub fn pgdata(&self) -> PathBuf {
+        self.dir.join("pgdata")
+    }
+
+    pub fn raft_dir(&self) -> PathBuf {
+        self.dir.join("raft")
+    }
+
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.dir.join("log")).unwrap_or_default()
+    }
+
+    pub fn start(&self) {
+        run(program(&self.bindir, "pg_ctl").arg("-D").arg(self.pgdata()).arg("-l").arg(self.dir.join("log")).args(["-w", "start"]));
+    }
+
+    pub fn stop(&self) {
+        run(program(&self.bindir, "pg_ctl").arg("-D").arg(self.pgdata()).args(["-m", "fast", "-w", "stop"]));
+    }
+
+    /// The postmaster's process, while there is one.
+    pub fn postmaster(&self) -> Option<Pid> {
+        let pid = fs::read_to_string(self.pgdata().join("postmaster.pid")).ok()?;
+        Some(Pid::from_raw(pid.lines().next()?.trim().parse().ok()?))
+    }
+
+    /// The worker's process, while there is one. (`pg_stat_activity` does not show workers without a database.)
+    pub fn worker(&self) -> Option<Pid> {
+        let postmaster = self.postmaster()?.to_string();
+        let is_worker = |pid: &str| {
+            let title = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            let parent = stat.rsplit(')').next().and_then(|rest| rest.split_whitespace().nth(1)).map(str::to_owned);
+            title.starts_with("postgres: pgraft") && parent.as_ref() == Some(&postmaster)
+        };
+        let pids = fs::read_dir("/proc").unwrap().filter_map(|e| e.ok()?.file_name().into_string().ok());
+        pids.filter(|name| name.bytes().all(|b| b.is_ascii_digit()))
+            .find(|pid| is_worker(pid))
+            .map(|pid| Pid::from_raw(pid.parse().unwrap()))
+    }
+
+    /// Until the worker is what is wanted.
+    pub async fn until_worker(&self, what: &str, wanted: impl Fn(Option<Pid>) -> bool) {
+        let start = Instant::now();
+        while !wanted(self.worker()) {
+            assert!(start.elapsed() < PATIENCE, "node {}: no {what}\n{}", self.id, self.log());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    pub async fn connect_as(&self, user: &str) -> Client {
+        let config = format!("host=127.0.0.1 port={} user={user} dbname=postgres connect_timeout=5", self.port);
+        let start = Instant::now();
+        loop {
+            match tokio_postgres::connect(&config, NoTls).await {
+                Ok((client, connection)) => {
+                    tokio::spawn(connection);
+                    return client;
+                }
+                Err(error) if start.elapsed() > PATIENCE => panic!("node {}: {error}\n{}", self.id, self.log()),
+                Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+            }
+        }
+    }
+
+    pub async fn connect(&self) -> Client {
+        self.connect_as("postgres").await
+    }
+
+    /// All rows as text; "" for NULL.
+    pub async fn rows(&self, sql: &str) -> Vec<Vec<String>> {
+        text_rows(&self.connect().await, sql).await.unwrap_or_else(|e| panic!("node {}: {sql}: {e}\n{}", self.id, self.log()))
+    }
+
+    pub async fn one(&self, sql: &str) -> String {
+        self.rows(sql).await[0][0].clone()
+    }
+
+    /// The error of a statement that must fail.
+    pub async fn error(&self, sql: &str) -> DbError {
+        match text_rows(&self.connect().await, sql).await {
+            Ok(rows) => panic!("{sql} went through: {rows:?}"),
+            Err(error) => error.as_db_error().cloned().unwrap_or_else(|| panic!("{sql}: {error}")),
+        }
+    }
+
+    /// Until `sql` gives `wanted` on this server.
+    pub async fn until(&self, sql: &str, wanted: &str) {
+        let start = Instant::now();
+        let mut client = self.connect().await;
+        loop {
+            if client.is_closed() {
+                client = self.connect().await; // the server has restarted its processes
+            }
+            let found = text_rows(&client, sql).await;
+            let shown = found.as_ref().map(|rows| rows.iter().map(|r| r.join(",")).collect::<Vec<_>>().join(" "));
+            match shown {
+                Ok(ref text) if text == wanted => return,
+                _ if start.elapsed() > PATIENCE => panic!("node {}: {sql} is {shown:?}, not {wanted}\n{}", self.id, self.log()),
+                _ => tokio::time::sleep(Duration::from_millis(20)).await,
+            }
+        }
+    }
+
+    pub async fn add(&self, other: &Self) -> String {
+        self.one(&format!("select pgraft_add_node({}, '127.0.0.1', {})", other.id, other.raft_port)).await
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if let Some(pid) = self.postmaster() {
+            // Immediate: the directory goes away with the test.
+            let _ = kill(pid, Signal::SIGQUIT);
+        }
+    }
+}
+
+pub async fn text_rows(client: &Client, sql: &str) -> Result<Vec<Vec<String>>, tokio_postgres::Error> {
+    let messages = client.simple_query(sql).await?;
+    let text = |row: &tokio_postgres::SimpleQueryRow| (0..row.len()).map(|n| row.get(n).unwrap_or("").to_owned()).collect();
+    Ok(messages.iter().filter_map(|m| if let SimpleQueryMessage::Row(row) = m { Some(text(row)) } else { None }).collect())
+}
+
+/// Founder 1 and its voters up to `size`.
+pub async fn cluster(bindir: &Path, parent: &Path, size: u16) -> Vec<Server> {
+    let mut servers = Vec::new();
+    for id in 1..=size {
+        let server = Server::new(bindir, parent, id);
+        server.start();
+        server.rows("create extension pgraft").await;
+        servers.push(server);
+    }
+    assert_eq!(servers[0].one("select pgraft_init()").await, "t");
+    for n in 1..servers.len() {
+        assert_eq!(servers[0].add(&servers[n]).await, "t");
+        servers[0].until("select voters from pgraft_status()", &(n + 1).to_string()).await;
+    }
+    servers
+}

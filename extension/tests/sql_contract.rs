@@ -1,0 +1,261 @@
+//! The SQL contract on real servers: what a person types, and every answer that a person gets.
+
+#![allow(missing_docs)]
+
+mod server;
+
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use server::{Server, bindir, cluster, free_port, text_rows, workplace};
+use tokio_postgres::error::SqlState;
+
+const NODES: &str = "select * from pgraft_get_nodes()";
+
+#[tokio::test]
+async fn the_seeds_session_word_for_word() {
+    let Some(bindir) = bindir() else { return };
+    let dir = workplace();
+    let servers = cluster(&bindir, dir.path(), 3).await;
+    assert_eq!(servers[0].one("select pgraft_get_leader()").await, "1");
+    // The newcomer need not be there for the entry to be committed.
+    assert_eq!(servers[0].rows("SELECT pgraft_add_node(4, '127.0.0.1', 7004);").await, [["t"]]);
+    let row = |id: u16, port: u16| vec![id.to_string(), "127.0.0.1".to_owned(), port.to_string()];
+    let mut table: Vec<_> = servers.iter().map(|s| row(s.id, s.raft_port)).collect();
+    table.push(row(4, 7004));
+    assert_eq!(servers[0].rows(NODES).await, table, "on the leader at once");
+    let shown: Vec<String> = table.iter().map(|r| r.join(",")).collect();
+    for server in &servers {
+        server.until(NODES, &shown.join(" ")).await;
+    }
+    let error = servers[1].error("SELECT pgraft_add_node(5, '192.168.1.15', 7005)").await;
+    assert_eq!(error.message(), "Cannot add node - this node is not the leader. Node addition must be performed on the leader.");
+    assert_eq!(error.hint().unwrap(), format!("The leader is node 1 (127.0.0.1:{}).", servers[0].raft_port));
+    assert_eq!(error.code().code(), "PGR01");
+}
+
+#[tokio::test]
+async fn every_refusal_has_its_words() {
+    let Some(bindir) = bindir() else { return };
+    let dir = workplace();
+    let servers = cluster(&bindir, dir.path(), 2).await;
+    let (leader, follower) = (&servers[0], &servers[1]);
+    let (p1, p2) = (leader.raft_port, follower.raft_port);
+    let long = "a".repeat(254);
+    let cases = [
+        ("select pgraft_add_node(0, 'h', 1)".to_owned(), "22023", "invalid node_id 0: it must be between 1 and 2147483647".to_owned()),
+        ("select pgraft_add_node(-7, 'h', 1)".to_owned(), "22023", "invalid node_id -7: it must be between 1 and 2147483647".to_owned()),
+        ("select pgraft_add_node(9, '', 1)".to_owned(), "22023", "invalid address \"\": it is empty".to_owned()),
+        (
+            format!("select pgraft_add_node(9, '{long}', 1)"),
+            "22023",
+            format!("invalid address \"{}\": it is longer than 253 characters", "a".repeat(64)),
+        ),
+        (
+            "select pgraft_add_node(9, 'a b', 1)".to_owned(),
+            "22023",
+            "invalid address \"a b\": it is neither a host name nor an IP address".to_owned(),
+        ),
+        (
+            "select pgraft_add_node(9, 'no.such.host.invalid', 1)".to_owned(),
+            "22023",
+            "could not resolve address \"no.such.host.invalid\"".to_owned(),
+        ),
+        ("select pgraft_add_node(9, '127.0.0.1', 0)".to_owned(), "22023", "invalid port 0: it must be between 1 and 65535".to_owned()),
+        (
+            "select pgraft_add_node(9, '127.0.0.1', 65536)".to_owned(),
+            "22023",
+            "invalid port 65536: it must be between 1 and 65535".to_owned(),
+        ),
+        ("select pgraft_add_node(2, '127.0.0.1', 1)".to_owned(), "42710", format!("node 2 is already a member, at 127.0.0.1:{p2}")),
+        (format!("select pgraft_add_node(9, '127.0.0.1', {p1})"), "42710", format!("address 127.0.0.1:{p1} already belongs to node 1")),
+        ("select pgraft_remove_node(1)".to_owned(), "55006", "node 1 is the primary and can't be removed".to_owned()),
+        ("select pgraft_remove_node(8)".to_owned(), "42704", "node 8 is not a member of this cluster".to_owned()),
+        (
+            "select pgraft_init()".to_owned(),
+            "55000",
+            format!("this node is already a member of cluster {}", leader.one("select cluster_id from pgraft_status()").await),
+        ),
+    ];
+    let before = leader.rows("select index, kind from pgraft_log()").await;
+    for (sql, sqlstate, message) in cases {
+        let error = leader.error(&sql).await;
+        assert_eq!((error.code().code(), error.message()), (sqlstate, message.as_str()), "{sql}");
+        assert!(error.hint().is_some_and(|h| !h.is_empty()), "{sql} gives no hint");
+    }
+    assert_eq!(leader.rows("select index, kind from pgraft_log()").await, before, "a refusal left something in the log");
+
+    let error = follower.error("select pgraft_remove_node(1)").await;
+    assert_eq!(error.message(), "Cannot remove node - this node is not the leader. Node removal must be performed on the leader.");
+
+    // The same call again is no error; a change under way bars the next one; a spent id stays spent.
+    assert_eq!(leader.add(follower).await, "t");
+    assert_eq!(leader.rows(&format!("select pgraft_add_node(3, '127.0.0.1', {})", free_port())).await, [["t"]]);
+    let error = leader.error("select pgraft_add_node(4, '127.0.0.1', 1)").await;
+    assert_eq!((error.code().code(), error.message()), ("PGR03", "a membership change is under way: node 3 is joining"));
+    assert_eq!(leader.one("select pgraft_remove_node(3)").await, "t");
+    assert_eq!(leader.one("select pgraft_remove_node(3)").await, "t");
+    let error = leader.error("select pgraft_add_node(3, '127.0.0.1', 1)").await;
+    assert_eq!((error.code().code(), error.message()), ("PGR02", "node id 3 was removed from this cluster, and an id is never used again"));
+    assert_eq!(leader.one("select next_node_id from pgraft_status()").await, "4");
+    assert_eq!(leader.one("select count(*) from pgraft_log() where kind = 'join' and data ->> 'node' = '2'").await, "1");
+}
+
+#[tokio::test]
+async fn who_may_do_what() {
+    let Some(bindir) = bindir() else { return };
+    let dir = workplace();
+    let servers = cluster(&bindir, dir.path(), 1).await;
+    let server = &servers[0];
+    server.rows("create role watcher login in role pg_monitor; create role nobody login").await;
+    let (watcher, nobody) = (server.connect_as("watcher").await, server.connect_as("nobody").await);
+    for sql in [NODES, "select * from pgraft_members", "select * from pgraft_status()", "select * from pgraft_log()"] {
+        text_rows(&watcher, sql).await.unwrap();
+        assert_eq!(text_rows(&nobody, sql).await.unwrap_err().code(), Some(&SqlState::INSUFFICIENT_PRIVILEGE), "{sql}");
+    }
+    for sql in ["select pgraft_init()", "select pgraft_add_node(2, 'h', 1)", "select pgraft_remove_node(1)"] {
+        assert_eq!(text_rows(&watcher, sql).await.unwrap_err().code(), Some(&SqlState::INSUFFICIENT_PRIVILEGE), "{sql}");
+    }
+    assert_eq!(
+        text_rows(&nobody, "select pgraft_get_leader(), pgraft_is_leader(), pgraft_get_term() > 0").await.unwrap(),
+        [["1", "t", "t"]]
+    );
+    let settings = "select count(*) from pg_settings where name like 'pgraft.%' and short_desc <> ''";
+    assert_eq!(server.one(settings).await, "8");
+}
+
+#[tokio::test]
+async fn before_a_cluster_and_without_a_worker() {
+    let Some(bindir) = bindir() else { return };
+    let dir = workplace();
+    let server = Server::new(&bindir, dir.path(), 1);
+    server.start();
+    server.rows("create extension pgraft").await;
+    assert_eq!(server.rows("select state, cluster_id, leader from pgraft_status()").await, [["uninitialized", "", ""]]);
+    assert_eq!(server.rows("select pgraft_get_leader()").await, [[""]]);
+    assert!(server.rows(NODES).await.is_empty());
+    let error = server.error("select pgraft_add_node(2, '127.0.0.1', 1)").await;
+    assert_eq!((error.code().code(), error.message()), ("55000", "this node is in no pgraft cluster yet"));
+    assert_eq!(server.one("select pgraft_init()").await, "t");
+    assert_eq!(server.rows(NODES).await.len(), 1);
+
+    // Settings that make no sense: one clear line, and Postgres goes on.
+    let inside = format!("pgraft.data_dir = '{}/raft'", server.pgdata().display());
+    let wrong = [
+        ("pgraft.node_id = 0", "pgraft.node_id is not set"),
+        ("pgraft.data_dir = ''", "pgraft.data_dir is not set"),
+        ("pgraft.data_dir = 'raft'", "pgraft.data_dir \"raft\" is not an absolute path"),
+        (&inside, "is inside the data directory, where a base backup would copy this node's identity"),
+        ("pgraft.node_id = 2", "belongs to node 1, but pgraft.node_id is 2: give every node a directory of its own"),
+        ("pgraft.listen_address = '*'", "pgraft.advertise_address (pgraft.listen_address stands for many addresses) is not set"),
+        (
+            "pgraft.election_timeout = '100ms'",
+            "pgraft.election_timeout (100 ms) must be at least three times pgraft.heartbeat_interval (50 ms)",
+        ),
+    ];
+    let good = std::fs::read_to_string(server.pgdata().join("postgresql.conf")).unwrap();
+    for (setting, words) in wrong {
+        server.stop();
+        server.set(setting);
+        server.start();
+        assert_eq!(server.one("select 1").await, "1");
+        for sql in [NODES, "select pgraft_add_node(2, '127.0.0.1', 1)"] {
+            let error = server.error(sql).await;
+            assert!(error.message().contains(words), "{setting}: {sql}: {error}");
+        }
+        server.until_worker("end of the worker", |w| w.is_none()).await;
+        let line = server.log().lines().filter(|l| l.contains("the worker does not start")).next_back().unwrap_or_default().to_owned();
+        assert!(line.contains(words), "{setting}: {line}");
+        std::fs::write(server.pgdata().join("postgresql.conf"), &good).unwrap();
+    }
+    server.stop();
+    server.start();
+    server.until("select state from pgraft_status()", "leader").await;
+}
+
+#[tokio::test]
+async fn kills_lose_nothing() {
+    let Some(bindir) = bindir() else { return };
+    let dir = workplace();
+    let servers = cluster(&bindir, dir.path(), 3).await;
+    let table = servers[0].rows(NODES).await;
+    let shown: Vec<String> = table.iter().map(|r| r.join(",")).collect();
+
+    // The worker is told to end: it comes back by itself.
+    let worker = servers[1].worker().unwrap();
+    kill(worker, Signal::SIGTERM).unwrap();
+    servers[1].until_worker("new worker", |w| w.is_some_and(|new| new != worker)).await;
+    servers[1].until("select leader is not null, voters from pgraft_status()", "t,3").await;
+
+    // The worker is killed: Postgres restarts its processes, the Raft log is whole.
+    kill(servers[1].worker().unwrap(), Signal::SIGKILL).unwrap();
+    servers[1].until(NODES, &shown.join(" ")).await;
+
+    // The leader's postmaster is killed: the others elect, the next call works, and it comes back to the same rows.
+    let postmaster = servers[0].postmaster().unwrap();
+    kill(postmaster, Signal::SIGKILL).unwrap();
+    servers[1].until("select leader in (2, 3) from pgraft_status()", "t").await;
+    let leader: usize = servers[1].one("select pgraft_get_leader()").await.parse().unwrap();
+    assert_eq!(servers[leader - 1].rows(&format!("select pgraft_add_node(4, '127.0.0.1', {})", free_port())).await, [["t"]]);
+    // Processes of the killed server end by themselves when they notice; until then the data directory is theirs.
+    let start = std::time::Instant::now();
+    while std::process::Command::new("pgrep")
+        .args(["-f", &servers[0].pgdata().display().to_string()])
+        .output()
+        .unwrap()
+        .stdout
+        .iter()
+        .any(u8::is_ascii_digit)
+    {
+        assert!(start.elapsed() < server::PATIENCE, "processes of the killed server stay");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    servers[0].start();
+    servers[0].until("select count(*) from pgraft_get_nodes()", "4").await;
+    assert_eq!(servers[leader - 1].one("select pgraft_remove_node(4)").await, "t");
+}
+
+#[tokio::test]
+async fn without_a_majority_a_call_waits_and_can_be_cancelled() {
+    let Some(bindir) = bindir() else { return };
+    let dir = workplace();
+    let servers = cluster(&bindir, dir.path(), 3).await;
+    let port = free_port();
+    let call = format!("select pgraft_add_node(4, '127.0.0.1', {port})");
+    servers[1].stop();
+    servers[2].stop();
+    let error = servers[0].error(&format!("set statement_timeout = '300ms'; {call}")).await;
+    assert_eq!(error.code(), &SqlState::QUERY_CANCELED, "{error}");
+    // Nobody confirms this leader any more.
+    servers[0].until("select leader is null from pgraft_status()", "t").await;
+    let error = servers[0].error(&call).await;
+    assert_eq!((error.code().code(), error.message()), ("PGR04", "no majority of the voters confirmed the change within 10 s"));
+    assert_eq!(servers[0].rows(NODES).await.len(), 3, "nothing half done");
+    servers[1].start();
+    servers[2].start();
+    servers[0].until("select leader is not null from pgraft_status()", "t").await;
+    let leader: usize = servers[0].one("select pgraft_get_leader()").await.parse().unwrap();
+    assert_eq!(servers[leader - 1].one(&call).await, "t");
+    for server in &servers {
+        server.until("select count(*) from pgraft_get_nodes()", "4").await;
+    }
+}
+
+#[tokio::test]
+async fn a_hot_standby_is_a_member_like_any_other() {
+    let Some(bindir) = bindir() else { return };
+    let dir = workplace();
+    let servers = cluster(&bindir, dir.path(), 1).await;
+    let standby = Server::standby_of(&bindir, dir.path(), 2, &servers[0]);
+    standby.start();
+    assert_eq!(standby.one("select pg_is_in_recovery()").await, "t");
+    assert_eq!(servers[0].add(&standby).await, "t");
+    standby.until("select voters, state from pgraft_status()", "2,follower").await;
+    let error = standby.error("select pgraft_add_node(3, '127.0.0.1', 1)").await;
+    assert_eq!(error.code().code(), "PGR01");
+    servers[0].rows("create table t as select generate_series(1, 1000) n").await;
+    servers[0].until("select lag_bytes from pgraft_members where node_id = 2", "0").await;
+    servers[0].until("select timeline, flush_lsn > '0/0' from pgraft_members where node_id = 2", "1,t").await;
+    standby.rows("select pg_promote()").await;
+    standby.until("select voters from pgraft_status()", "2").await;
+}
