@@ -42,6 +42,7 @@ pub struct Page {
 }
 
 impl Default for Page {
+    #[allow(clippy::large_stack_arrays, reason = "built once, by the postmaster, whose stack is the main thread's")]
     fn default() -> Self {
         Self {
             sequence: AtomicU32::new(0),

@@ -1,6 +1,6 @@
 //! The SQL contract on real servers: what a person types, and every answer that a person gets.
 
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test, which may end anywhere")]
 
 mod server;
 
@@ -164,7 +164,7 @@ async fn before_a_cluster_and_without_a_worker() {
             assert!(error.message().contains(words), "{setting}: {sql}: {error}");
         }
         server.until_worker("end of the worker", |w| w.is_none()).await;
-        let line = server.log().lines().filter(|l| l.contains("the worker does not start")).next_back().unwrap_or_default().to_owned();
+        let line = server.log().lines().rfind(|l| l.contains("the worker does not start")).unwrap_or_default().to_owned();
         assert!(line.contains(words), "{setting}: {line}");
         std::fs::write(server.pgdata().join("postgresql.conf"), &good).unwrap();
     }

@@ -1,6 +1,6 @@
 //! Several members in one process, over real sockets and real files: what the SQL functions do, without Postgres.
 
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test, which may end anywhere")]
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -27,8 +27,8 @@ struct Cluster {
 
 fn free_port() -> u16 {
     // Below the ephemeral range, so that no outgoing connection of somebody else takes it meanwhile.
-    let start = 20_000 + (std::process::id() as u16 % 200) * 40;
     static NEXT: std::sync::atomic::AtomicU16 = std::sync::atomic::AtomicU16::new(0);
+    let start = 20_000 + u16::try_from(std::process::id() % 200).unwrap() * 40;
     loop {
         let port = start + NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {

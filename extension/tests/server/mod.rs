@@ -33,7 +33,7 @@ pub fn bindir() -> Option<PathBuf> {
 /// A free port below the ephemeral range.
 pub fn free_port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
-    let start = 10_000 + (std::process::id() as u16 % 150) * 60;
+    let start = 10_000 + u16::try_from(std::process::id() % 150).unwrap() * 60;
     loop {
         let port = start + NEXT.fetch_add(1, Ordering::Relaxed);
         if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {

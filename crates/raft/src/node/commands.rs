@@ -169,9 +169,8 @@ impl Shared {
             }
             match timeout_at(deadline.min(Instant::now() + Duration::from_millis(100)), status.changed()).await {
                 Ok(Err(_)) => return Err(Refusal::Stopped("it is shutting down".into()).into()),
-                Ok(Ok(())) => {}
                 Err(_) if Instant::now() >= deadline => return Err(Refusal::StillUnderWay { seconds: DEADLINE.as_secs() }.into()),
-                Err(_) => {}
+                Ok(Ok(())) | Err(_) => {}
             }
         }
     }

@@ -101,7 +101,7 @@ impl RaftLogReader<TypeConfig> for LogStore {
     }
 
     async fn read_vote(&mut self) -> io::Result<Option<Vote>> {
-        Ok(self.lock().log_state().vote().map(|v| v.0.clone()))
+        Ok(self.lock().log_state().vote().map(|v| v.0))
     }
 }
 
@@ -120,7 +120,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 
     async fn save_vote(&mut self, vote: &VoteOf<TypeConfig>) -> io::Result<()> {
-        let vote = Json(vote.clone());
+        let vote = Json(*vote);
         self.durably(|log| log.save_vote(vote).map(drop)).await
     }
 

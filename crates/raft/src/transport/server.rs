@@ -21,7 +21,7 @@ const MAX_CONNECTIONS: usize = 512;
 /// From the connection to its hello.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(2);
 /// From one request to the next; the leader sends heartbeats and probes all the time.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+const IDLE_TIMEOUT: Duration = Duration::from_mins(1);
 /// Longer than any caller waits for a proposal.
 const PROPOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -79,9 +79,6 @@ async fn connection(mut stream: TcpStream, server: &Server) -> io::Result<()> {
 
 async fn answer(server: &Server, rpc: Rpc) -> Reply {
     let raft = &server.raft;
-    fn or_failed<T, E: std::fmt::Display>(result: Result<T, E>, reply: impl FnOnce(T) -> Reply) -> Reply {
-        result.map_or_else(|e| Reply::Failed(e.to_string()), reply)
-    }
     match rpc {
         Rpc::Append(request) => {
             let answer = raft.append_entries(request).await;
@@ -102,4 +99,8 @@ async fn answer(server: &Server, rpc: Rpc) -> Reply {
         },
         Rpc::Probe => Reply::Probe { wal: (server.wal)() },
     }
+}
+
+fn or_failed<T, E: std::fmt::Display>(result: Result<T, E>, reply: impl FnOnce(T) -> Reply) -> Reply {
+    result.map_or_else(|e| Reply::Failed(e.to_string()), reply)
 }
