@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  primary:  roles, passwords ▸ database ▸ extension, grants ▸ pgraft_init() of the founder ▸ slots of removed members
-//!  standby:  its slot on the primary, where it does not stream
+//!  standby:  its slot on the primary, where it does not stream; a primary that moved, before it is a member
 //! ```
 
 pub mod statements;
@@ -17,6 +17,7 @@ use tokio_postgres::Client;
 use crate::control::{self, ControlError};
 use crate::files::{self, FileError};
 use crate::paths;
+use crate::peers;
 use crate::postgres::clone::{self, CloneError};
 use crate::secrets::Secrets;
 use crate::settings::Settings;
@@ -214,6 +215,15 @@ async fn slot_on_primary(settings: &Settings, secrets: &Secrets) -> Result<(), D
         return Ok(());
     }
     let Some(primary) = upstream::follow(settings.node, file.as_ref(), upstream::last(&settings.paths)?) else { return Ok(()) };
-    clone::ensure_slot(settings, secrets, &primary).await?;
-    Ok(())
+    let ensured = clone::ensure_slot(settings, secrets, &primary).await;
+    let in_a_cluster = file.is_some_and(|f| f.primary.is_some());
+    if ensured.is_err()
+        && !in_a_cluster
+        && let Some(other) = upstream::named_by_peers(settings.node, &peers::ask_all(&settings.config.peers).await)
+        && upstream::remember(&settings.paths, &other)?
+    {
+        // No Raft member tells this node yet that the primary has moved; `watch` sees the file, and the server's configuration follows.
+        tracing::info!(primary = %other.node_id, host = %other.host, port = other.port, "the peers name another primary");
+    }
+    Ok(ensured?)
 }

@@ -185,6 +185,37 @@ mod tests {
         }
     }
 
+    /// A stdout that nobody reads.
+    struct Stuck(mpsc::Receiver<()>);
+
+    impl Write for Stuck {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.recv().map_err(std::io::Error::other)?;
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn nobody_waits_for_a_stuck_stdout_and_memory_stays_bounded() {
+        let (release, stuck) = mpsc::channel();
+        let sink = Sink::start(Stuck(stuck));
+        let mut record = Map::new();
+        record.insert("msg".into(), "x".repeat(1 << 20).into());
+        for _ in 0..80 {
+            sink.record(&record);
+        }
+        sink.flush(Duration::from_millis(1));
+        let queue = sink.shared.lock();
+        assert!(queue.bytes <= MOST_BYTES && queue.dropped > 0, "{} bytes, {} dropped", queue.bytes, queue.dropped);
+        drop(queue);
+        drop(release);
+        sink.flush(Duration::from_secs(20));
+        assert_eq!(sink.shared.lock().dropped, 0, "what was dropped is said");
+    }
+
     #[test]
     fn a_record_is_one_line_whatever_is_in_it() {
         let (tx, rx) = mpsc::channel();

@@ -84,10 +84,11 @@ async fn a_manager_killed_in_the_middle_of_a_clone_begins_anew() {
     // Enough that the copy takes a moment.
     one.sql("CREATE TABLE t AS SELECT n, repeat('x', 500) FROM generate_series(1, 200000) AS n").await.unwrap();
     let (fresh, data) = (two.directory.join("pgdata.pgraft/new"), two.directory.join("pgdata"));
-    for _ in 0..3 {
+    for round in 0..3 {
         two.start();
         until("a clone that has begun", async || (fresh.join("base").exists() || data.exists()).then_some(())).await;
         two.kill_manager();
+        assert!(round > 0 || !data.exists(), "half a clone is in place, or it was too fast to be caught");
     }
     two.start();
     two.streaming().await;
@@ -194,6 +195,101 @@ async fn a_founder_founds_no_second_cluster() {
     assert_eq!((code, body["ready"].as_bool()), (503, Some(false)));
     assert_eq!(one.get("/livez").unwrap().0, 200);
     assert!(one.terminate().await.success());
+}
+
+#[tokio::test]
+async fn a_member_that_leaves_leaves_no_slot_behind() {
+    if without_extension() {
+        return;
+    }
+    let Some(mut nodes) = pair().await else { return };
+    let [one, two] = &mut nodes.nodes[..] else { panic!() };
+    assert!(!one.directory.join("pgdata/pgraft.founding").exists());
+    assert_eq!(one.sql("SELECT pgraft_get_leader()").await.unwrap().as_deref(), Some("1"));
+    // The operator's role does what the operator does.
+    let operator = one.connect("pgraft_operator", "operator-1", "postgres").await.unwrap();
+    let add = format!("SELECT pgraft_add_node(2, '127.0.0.1', {})", two.raft_port());
+    assert!(operator.query_one(&add, &[]).await.unwrap().get::<_, bool>(0));
+    two.wait_for("SELECT count(*) FROM pgraft_get_nodes()", "2").await;
+    until("instance.json", async || two.directory.join("raft/instance.json").exists().then_some(())).await;
+    // With it, both start from their own disks as what they were.
+    assert!(two.terminate().await.success());
+    assert!(one.terminate().await.success());
+    two.start();
+    one.start();
+    assert_eq!(one.ready().await.role, Role::Primary);
+    assert_eq!(two.streaming().await.primary.map(|p| p.node_id.get()), Some(1));
+    let remove = async || one.sql("SELECT pgraft_remove_node(2)").await.ok();
+    until("the removal", remove).await;
+    one.wait_for("SELECT count(*) FROM pgraft_get_nodes()", "1").await;
+    assert!(two.terminate().await.success());
+    one.wait_for("SELECT count(*) FROM pg_replication_slots", "0").await;
+}
+
+#[tokio::test]
+async fn a_founder_killed_at_any_moment_is_founded_in_the_end() {
+    let Some(bin) = bin_directory() else { return };
+    let mut nodes = Nodes::new(&bin, 1);
+    let one = &mut nodes.nodes[0];
+    let at = |name: &str| one.directory.join(name);
+    // Each is a step on the way: initdb at work, its end, the server's start, the worker's, the founding.
+    let steps =
+        [at("pgdata.pgraft/new/PG_VERSION"), at("pgdata"), at("pgdata/postmaster.pid"), at("raft/control.sock"), at("raft/instance.json")];
+    for step in steps {
+        one.start();
+        until("a step of founding", async || step.exists().then_some(())).await;
+        one.kill_manager();
+        if without_extension() && step.ends_with("postmaster.pid") {
+            break;
+        }
+    }
+    one.start();
+    assert_eq!(one.ready().await.role, Role::Primary);
+    one.wait_for("SELECT count(*) FROM pg_database WHERE datname = 'app'", "1").await;
+    if !without_extension() {
+        until("the mark's removal", async || (!one.directory.join("pgdata/pgraft.founding").exists()).then_some(())).await;
+        one.wait_for("SELECT count(*) FROM pgraft_log() WHERE kind = 'init'", "1").await;
+    }
+}
+
+#[tokio::test]
+async fn a_node_with_nobody_to_clone_waits_and_says_so() {
+    let Some(bin) = bin_directory() else { return };
+    let mut nodes = Nodes::new(&bin, 2);
+    let two = &mut nodes.nodes[1];
+    two.start();
+    until("a word on it", async || two.log().contains("no primary is known yet").then_some(())).await;
+    let (code, body) = two.get("/readyz").unwrap();
+    assert_eq!((code, body["ready"].as_bool()), (503, Some(false)));
+    assert_eq!(two.get("/livez").unwrap().0, 200);
+    let status = two.status().unwrap();
+    assert_eq!((status.role, status.primary), (Role::Starting, None));
+    assert!(two.terminate().await.success());
+    assert!(!two.directory.join("pgdata").exists());
+}
+
+#[tokio::test]
+async fn a_standby_that_is_no_member_yet_finds_a_primary_that_moved() {
+    let Some(mut nodes) = pair().await else { return };
+    let [one, two] = &mut nodes.nodes[..] else { panic!() };
+    assert!(two.terminate().await.success());
+    // As if the primary had lived elsewhere when this node was cloned: nobody listens on port 1.
+    let moved = two.directory.join("pgdata.pgraft/upstream.json");
+    std::fs::write(&moved, r#"{"node_id":1,"host":"127.0.0.1","port":1}"#).unwrap();
+    two.start();
+    two.streaming().await;
+    one.sql("INSERT INTO t VALUES (2)").await.unwrap();
+    two.wait_for("SELECT max(n) FROM t", "2").await;
+}
+
+#[tokio::test]
+async fn a_second_signal_hurries() {
+    let Some(mut nodes) = founder(1).await else { return };
+    let one = &mut nodes.nodes[0];
+    one.signal(Signal::SIGTERM);
+    one.signal(Signal::SIGINT);
+    assert!(one.ended().await.success());
+    assert!(one.postmaster().is_none());
 }
 
 /// A zombie that nobody has collected yet is not.

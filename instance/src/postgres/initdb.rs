@@ -55,3 +55,23 @@ pub fn put_in_place(fresh: &Path, data: &Path) -> Result<(), FileError> {
     files::sync_directory(fresh)?;
     files::rename(fresh, data)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    #[test]
+    fn an_empty_directory_gives_way_and_another_does_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let (fresh, data) = (dir.path().join("new"), dir.path().join("pgdata"));
+        fs::create_dir(&fresh).unwrap();
+        fs::write(fresh.join("PG_VERSION"), "17\n").unwrap();
+        fs::create_dir(&data).unwrap();
+        put_in_place(&fresh, &data).unwrap();
+        assert!(data.join("PG_VERSION").exists() && !fresh.exists());
+        fs::create_dir(&fresh).unwrap();
+        put_in_place(&fresh, &data).unwrap_err();
+        assert!(data.join("PG_VERSION").exists(), "nothing is overwritten");
+    }
+}

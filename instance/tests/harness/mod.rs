@@ -193,6 +193,10 @@ impl Node {
         }
     }
 
+    pub const fn raft_port(&self) -> u16 {
+        self.ports[1]
+    }
+
     pub fn postmaster(&self) -> Option<i32> {
         fs::read_to_string(self.directory.join("pgdata/postmaster.pid")).ok()?.lines().next()?.trim().parse().ok()
     }
