@@ -24,7 +24,16 @@ pub struct Identity {
     /// Made at random with the directory.
     pub instance: InstanceId,
     /// None until the node is in a cluster; never changes after that.
-    pub cluster: Option<ClusterId>,
+    pub cluster: Option<Belonging>,
+}
+
+/// Which cluster a directory belongs to, and how it came there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Belonging {
+    /// The cluster.
+    pub id: ClusterId,
+    /// Whether `pgraft_init()` made it here: a node that a leader has called may never make a second group under the same cluster id.
+    pub founded_here: bool,
 }
 
 /// Why a directory can't be used.
@@ -81,8 +90,13 @@ impl Identity {
         }
     }
 
+    /// The cluster that the directory belongs to.
+    pub fn cluster_id(&self) -> Option<ClusterId> {
+        self.cluster.map(|c| c.id)
+    }
+
     /// Binds the directory to a cluster, on disk first.
-    pub fn join(&mut self, dir: &Path, cluster: ClusterId) -> io::Result<()> {
+    pub fn join(&mut self, dir: &Path, cluster: Belonging) -> io::Result<()> {
         let joined = Self { cluster: Some(cluster), ..self.clone() };
         files::replace_json(&dir.join(FILE_NAME), &joined)?;
         *self = joined;
@@ -100,7 +114,7 @@ mod tests {
         let (one, two) = (NodeId::new(1).unwrap(), NodeId::new(2).unwrap());
         let mut first = Identity::open(dir.path(), one).unwrap();
         assert_eq!(Identity::open(dir.path(), one).unwrap(), first);
-        first.join(dir.path(), ClusterId(Uuid::nil())).unwrap();
+        first.join(dir.path(), Belonging { id: ClusterId(Uuid::nil()), founded_here: true }).unwrap();
         assert_eq!(Identity::open(dir.path(), one).unwrap(), first);
         let error = Identity::open(dir.path(), two).unwrap_err();
         assert!(matches!(error, IdentityError::OtherNode { .. }), "{error}");

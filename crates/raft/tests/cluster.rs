@@ -253,6 +253,37 @@ async fn removing_members_down_to_the_founder() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_takes_itself_out() {
+    let mut c = Cluster::of(3).await;
+    c.stop(0).await;
+    let status = c.wait(1, "a new leader", |s| s.leader.is_some_and(|l| l.get() != 1)).await;
+    c.run(0).await.unwrap();
+    let leader = status.leader.unwrap();
+    let (n, other) = (usize::try_from(leader.get() - 1).unwrap(), 3 - usize::try_from(leader.get() - 1).unwrap());
+    c.wait(n, "everybody's answer", |s| s.members.iter().all(|m| m.reachable == Some(true))).await;
+    assert!(matches!(c.ask(n, Request::RemoveNode { node_id: i64::from(leader) }).await, Response::Done { .. }));
+    for n in [0, other] {
+        c.wait(n, "its absence", |s| s.voters == 2 && s.leader.is_some_and(|l| l != leader) && s.members.len() == 2).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_was_called_by_a_leader_founds_nothing() {
+    let mut c = Cluster::of(1).await;
+    let two = c.start(2).await;
+    assert_eq!(c.add(0, two).await, Response::Done { notice: None });
+    c.wait(two, "its cluster", |s| s.cluster_id.is_some()).await;
+    assert_eq!(refusal(c.ask(two, Request::Init).await).0, "55000");
+    // Even when it has lost its log, as long as it knows whom it belongs to.
+    c.stop(two).await;
+    std::fs::remove_dir_all(c.members[two].settings.data_dir.join("log")).unwrap();
+    std::fs::remove_file(c.members[two].settings.data_dir.join("snapshot.json")).ok();
+    c.stop(0).await;
+    c.run(two).await.unwrap();
+    assert_eq!(refusal(c.ask(two, Request::Init).await).0, "55000");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn strangers_and_copies_are_refused() {
     let mut c = Cluster::of(2).await;
     let other = Cluster::of(1).await;

@@ -14,6 +14,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use uuid::Uuid;
 
 use super::Shared;
+use crate::identity::Belonging;
 use crate::store::AppliedState;
 use crate::types::{Applied, Endpoint, LogCommand, node_id, raft_id};
 
@@ -75,19 +76,17 @@ impl Shared {
         if let Some(cluster) = self.applied.borrow().cluster.cluster {
             return Err(Refusal::AlreadyInitialized(cluster).into());
         }
-        let raft_has_members = self.raft.is_initialized().await.map_err(|e| Refusal::Stopped(e.to_string()))?;
-        let me = raft_id(self.settings.node_id);
         let cluster = match self.local.identity().cluster {
-            // Called by a leader of that cluster, or by a first try that broke off before Raft's first entry.
-            Some(cluster) if raft_has_members && !self.is_sole_voter() => return Err(Refusal::AlreadyInitialized(cluster).into()),
-            Some(cluster) => cluster,
+            Some(Belonging { id, founded_here: false }) => return Err(Refusal::AlreadyInitialized(id).into()),
+            Some(Belonging { id, founded_here: true }) => id,
             None => {
-                let cluster = ClusterId(Uuid::new_v4());
-                self.local.join(cluster).map_err(|e| Refusal::Stopped(e.to_string()))?;
-                cluster
+                let id = ClusterId(Uuid::new_v4());
+                self.local.join(Belonging { id, founded_here: true }).map_err(|e| Refusal::Stopped(e.to_string()))?;
+                id
             }
         };
-        if !raft_has_members {
+        if !self.raft.is_initialized().await.map_err(|e| Refusal::Stopped(e.to_string()))? {
+            let me = raft_id(self.settings.node_id);
             let first = std::collections::BTreeMap::from([(me, Endpoint::from(&self.settings.advertise))]);
             self.raft.initialize(first).await.map_err(|e| Refusal::Stopped(e.to_string()))?;
         }
@@ -107,12 +106,6 @@ impl Shared {
             }
         }
         Ok(())
-    }
-
-    fn is_sole_voter(&self) -> bool {
-        let metrics = self.raft.metrics();
-        let metrics = metrics.borrow_watched();
-        metrics.membership_config.voter_ids().eq([raft_id(self.settings.node_id)])
     }
 
     async fn add_node(&self, node: i64, host: &str, port: i64) -> Result<Option<String>, Failed> {

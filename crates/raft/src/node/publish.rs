@@ -47,7 +47,7 @@ impl Shared {
         let facts = self.raft_facts();
         let applied = self.applied.borrow().clone();
         let probes = self.probes.borrow().facts();
-        compose(self.settings.node_id, self.local.identity().cluster, &facts, &applied, &probes, own_wal)
+        compose(self.settings.node_id, self.local.identity().cluster_id(), &facts, &applied, &probes, own_wal)
     }
 
     /// Raft's side of it.

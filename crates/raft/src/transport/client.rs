@@ -100,15 +100,19 @@ impl Peer {
         let peer = node_id(self.target).ok_or(CallError::NoSuchNode(self.target))?;
         let endpoint = self.endpoint.clone();
         let io = |source| CallError::Io { peer, endpoint: endpoint.clone(), source };
-        let mut stream = match self.stream.take() {
-            Some(stream) => stream,
-            None => timeout(CONNECT_TIMEOUT.min(ttl), self.connect(peer)).await.map_err(|_| io(io::ErrorKind::TimedOut.into()))??,
+        let kept = match self.stream.take() {
+            Some(stream) => timeout(ttl, exchange(stream, rpc)).await.map_err(|_| io(io::ErrorKind::TimedOut.into()))?.ok(),
+            None => None,
         };
-        let exchange = async {
-            write_json(&mut stream, rpc, MAX_FRAME).await?;
-            read_json::<_, Reply>(&mut stream, MAX_FRAME).await?.ok_or_else(|| io::ErrorKind::ConnectionReset.into())
+        // The peer may have closed a connection that lay idle, or have restarted: once more on a fresh one. Every request can be asked twice.
+        let (stream, reply) = match kept {
+            Some(done) => done,
+            None => {
+                let fresh =
+                    timeout(CONNECT_TIMEOUT.min(ttl), self.connect(peer)).await.map_err(|_| io(io::ErrorKind::TimedOut.into()))??;
+                timeout(ttl, exchange(fresh, rpc)).await.map_err(|_| io(io::ErrorKind::TimedOut.into()))?.map_err(io)?
+            }
         };
-        let reply = timeout(ttl, exchange).await.map_err(|_| io(io::ErrorKind::TimedOut.into()))?.map_err(io)?;
         self.stream = Some(stream);
         match reply {
             Reply::Failed(why) => Err(CallError::Failed(why)),
@@ -120,7 +124,7 @@ impl Peer {
         let Endpoint { host, port } = &self.endpoint;
         let io = |source| CallError::Io { peer, endpoint: self.endpoint.clone(), source };
         let identity = self.factory.local.identity();
-        let cluster = identity.cluster.ok_or(CallError::NoCluster)?;
+        let cluster = identity.cluster_id().ok_or(CallError::NoCluster)?;
         let to_instance = self.factory.applied.borrow().cluster.members.get(&peer).and_then(|m| m.told.as_ref()).map(|told| told.instance);
         let hello = Hello { version: PROTOCOL_VERSION, cluster, from: identity.node_id, to: peer, to_instance };
 
@@ -152,6 +156,13 @@ impl Peer {
     async fn raft_call(&mut self, rpc: &Rpc, option: &RPCOption) -> Result<Reply, RPCError<TypeConfig>> {
         self.call(rpc, option.hard_ttl()).await.map_err(|e| RPCError::Unreachable(Unreachable::new(&e)))
     }
+}
+
+/// One request and its answer; the connection is given back only when it is through.
+async fn exchange(mut stream: TcpStream, rpc: &Rpc) -> io::Result<(TcpStream, Reply)> {
+    write_json(&mut stream, rpc, MAX_FRAME).await?;
+    let reply = read_json(&mut stream, MAX_FRAME).await?.ok_or(io::ErrorKind::ConnectionReset)?;
+    Ok((stream, reply))
 }
 
 fn unexpected(reply: &Reply) -> RPCError<TypeConfig> {

@@ -8,7 +8,7 @@ use pgraft_core::{ClusterId, InstanceId, NodeId};
 use serde::{Deserialize, Serialize};
 
 use super::PROTOCOL_VERSION;
-use crate::identity::Identity;
+use crate::identity::{Belonging, Identity};
 
 /// The dialler's first frame.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -62,7 +62,7 @@ pub fn admit(me: &Identity, hello: &Hello) -> Result<Admission, Rejected> {
     if hello.to != me.node_id {
         return Err(Rejected::OtherNode { wanted: hello.to, found: me.node_id });
     }
-    match me.cluster {
+    match me.cluster_id() {
         Some(ours) if ours != hello.cluster => return Err(Rejected::OtherCluster { theirs: hello.cluster, ours }),
         _ => {}
     }
@@ -89,7 +89,7 @@ impl Local {
     }
 
     /// Belongs to the cluster from now on, on disk first.
-    pub fn join(&self, cluster: ClusterId) -> io::Result<()> {
+    pub fn join(&self, cluster: Belonging) -> io::Result<()> {
         self.identity.lock().unwrap_or_else(PoisonError::into_inner).join(&self.dir, cluster)
     }
 
@@ -98,7 +98,7 @@ impl Local {
         match admit(&self.identity(), hello) {
             Ok(Admission::Welcome) => Ok(Ok(())),
             Ok(Admission::Adopt(cluster)) => {
-                self.join(cluster)?;
+                self.join(Belonging { id: cluster, founded_here: false })?;
                 tracing::info!("adopted by cluster {cluster}, whose node {} called", hello.from);
                 Ok(Ok(()))
             }
@@ -127,7 +127,7 @@ mod tests {
         let unknown = Hello { to_instance: Some(InstanceId(Uuid::from_u128(1))), ..hello.clone() };
         assert_eq!(admit(&me, &unknown), Err(Rejected::OtherDirectory(two)));
 
-        me.join(dir.path(), cluster(7)).unwrap();
+        me.join(dir.path(), Belonging { id: cluster(7), founded_here: false }).unwrap();
         assert_eq!(admit(&me, &hello), Ok(Admission::Welcome));
         assert_eq!(admit(&me, &Hello { to_instance: Some(me.instance), ..hello.clone() }), Ok(Admission::Welcome));
         assert_eq!(admit(&me, &Hello { version: 2, ..hello.clone() }), Err(Rejected::Version(2)));
