@@ -94,7 +94,7 @@ pub struct PgRaftClusterSpec {
     #[x_kube(validation = Rule::new("self == oldSelf").message("bootstrap is read once, when the cluster is made, and can't be changed afterwards"))]
     pub bootstrap: BootstrapSpec,
 
-    /// Whether the role `postgres` gets a password, in the Secret `<name>-superuser`.
+    /// Whether the role `postgres` gets a password, in the Secret `<name>-superuser`. Taken back, the Secret goes and the password with it.
     #[serde(default)]
     pub enable_superuser_access: bool,
 

@@ -156,20 +156,25 @@ impl Default for VolumeRetention {
     }
 }
 
+/// A time as Postgres writes it.
+const TIME: &str = "^[1-9][0-9]{0,5}(ms|s)$";
+
 /// Raft's timing. A pod takes a change when it is next made.
 #[derive(Serialize, Deserialize, KubeSchema, Debug, Clone, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("duration(self.heartbeatInterval) < duration(self.electionTimeout)")
+#[x_kube(validation = Rule::new(format!("!self.heartbeatInterval.matches('{TIME}') || !self.electionTimeout.matches('{TIME}') || duration(self.heartbeatInterval) < duration(self.electionTimeout)"))
     .message("raft.heartbeatInterval must be shorter than raft.electionTimeout, or every pause looks like a dead leader"))]
 pub struct RaftSpec {
     /// How often the leader speaks.
     #[serde(default = "default_heartbeat")]
-    #[schemars(length(max = 12), regex(pattern = r"^[1-9][0-9]{0,5}(ms|s)$"))]
+    #[schemars(length(max = 12))]
+    #[x_kube(validation = Rule::new(format!("self.matches('{TIME}')")).message("raft.heartbeatInterval must be a time such as 100ms or 2s"))]
     pub heartbeat_interval: String,
 
     /// How long a member waits for the leader before it asks for votes.
     #[serde(default = "default_election")]
-    #[schemars(length(max = 12), regex(pattern = r"^[1-9][0-9]{0,5}(ms|s)$"))]
+    #[schemars(length(max = 12))]
+    #[x_kube(validation = Rule::new(format!("self.matches('{TIME}')")).message("raft.electionTimeout must be a time such as 100ms or 2s"))]
     pub election_timeout: String,
 }
 

@@ -27,6 +27,7 @@ pub async fn act(ctx: &Context, want: &Cluster, seen: &Observed, step: Step) -> 
     match &step {
         Step::Wait(_) | Step::Steady => {}
         Step::CreateSecrets(kinds) => actor.create_secrets(kinds).await?,
+        Step::DeleteSecret(kind) => actor.delete_secret(*kind).await?,
         Step::ApplyObjects(keys) => actor.apply(keys).await?,
         Step::SetOwners(owners) => actor.set_owners(owners).await?,
         Step::LabelPods(pods) => {
@@ -60,6 +61,12 @@ impl Actor<'_> {
             self.writer.create(&render::secret(self.want, *kind, &passwords)).await?;
         }
         Ok(())
+    }
+
+    async fn delete_secret(&self, kind: SecretKind) -> Result<(), Error> {
+        let name = kind.name(&self.want.name);
+        let secret = self.seen.secrets.get(&kind).ok_or_else(|| Error::MovedOn(format!("Secret {name}")))?;
+        self.writer.delete::<Secret>(&name, &secret.uid).await
     }
 
     async fn apply(&self, keys: &[ObjectKey]) -> Result<(), Error> {
@@ -119,6 +126,8 @@ impl Actor<'_> {
         let address = Address::new(&host, i64::from(RAFT_PORT)).map_err(|_| Error::MovedOn(format!("the name of node {node}")))?;
         match self.ctx.raft.change(&target, &password, change, &address).await {
             Ok(()) => Ok(step),
+            // Committed, and not complete in time: it goes on by itself.
+            Err(SqlError::Refused { code, .. }) if code == "PGR05" => Ok(step),
             Err(SqlError::Refused { code, message }) => Ok(Step::Wait(Why::Refused { change, code, message })),
             Err(source) => Err(Error::Sql { node: target.node, source }),
         }

@@ -17,7 +17,7 @@ use super::sql::Target;
 use crate::api::PgRaftCluster;
 use crate::core::group::{self, Answer};
 use crate::core::names::{self, Kind, ObjectKey, PodRole, SecretKind};
-use crate::core::observed::{ObjectSeen, Observed, Owned, PodPhase, PodSeen, VolumeSeen};
+use crate::core::observed::{ObjectSeen, Observed, Owned, PodPhase, PodSeen, SecretSeen, VolumeSeen};
 use crate::core::quantity;
 use crate::core::render::OPERATOR_PASSWORD;
 
@@ -126,10 +126,11 @@ impl Looker<'_> {
         }
     }
 
-    fn secrets(&self, secrets: &[Secret]) -> BTreeMap<SecretKind, Owned> {
+    fn secrets(&self, secrets: &[Secret]) -> BTreeMap<SecretKind, SecretSeen> {
         let cluster = self.cr.name_any();
         let find = |kind: SecretKind| secrets.iter().find(|s| s.name_any() == kind.name(&cluster) && !self.is_going(&s.metadata));
-        SecretKind::ALL.into_iter().filter_map(|kind| Some((kind, self.owned(&find(kind)?.metadata)))).collect()
+        let seen = |secret: &Secret| SecretSeen { uid: secret.uid().unwrap_or_default(), owned: self.owned(&secret.metadata) };
+        SecretKind::ALL.into_iter().filter_map(|kind| Some((kind, seen(find(kind)?)))).collect()
     }
 
     fn owned(&self, metadata: &ObjectMeta) -> Owned {

@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::cluster::Cluster;
 use super::group::{Group, MemberSeen};
 use super::names::{self, PodRole, SecretKind};
-use super::observed::{ObjectSeen, Observed, Owned, PodPhase, PodSeen, VolumeSeen};
+use super::observed::{ObjectSeen, Observed, Owned, PodPhase, PodSeen, SecretSeen, VolumeSeen};
 use super::render::objects;
 use super::validate::{Defaults, validate};
 use crate::api::PgRaftCluster;
@@ -76,6 +76,10 @@ pub fn volume() -> VolumeSeen {
     VolumeSeen { uid: "uid-of-volume".into(), terminating: false, retired: false, requested: 1 << 30, owned: Owned::No }
 }
 
+pub fn secret() -> SecretSeen {
+    SecretSeen { uid: "uid-of-secret".into(), owned: Owned::No }
+}
+
 /// Nothing at all.
 pub fn empty() -> Observed {
     Observed {
@@ -103,7 +107,7 @@ pub fn healthy(want: &Cluster, members: u32) -> Observed {
 
 /// Secrets and objects as they should be.
 pub fn settle(want: &Cluster, seen: &mut Observed) {
-    seen.secrets = BTreeMap::from([(SecretKind::Internal, Owned::No), (SecretKind::App, Owned::No)]);
+    seen.secrets = [SecretKind::Internal, SecretKind::App].into_iter().map(|kind| (kind, secret())).collect();
     let members = seen.group.as_ref().map_or(0, |g| g.members.len());
     seen.objects = objects(want, members).iter().map(|o| (o.key(), ObjectSeen::AsApplied(o.fingerprint()))).collect();
 }

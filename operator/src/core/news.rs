@@ -9,6 +9,8 @@ use crate::api::PgRaftClusterStatus;
 pub enum Headline {
     /// Secrets were made.
     SecretsCreated,
+    /// A Secret was deleted, since the access that it gives is not wanted any more.
+    SecretDeleted,
     /// Services, ConfigMap or PodDisruptionBudget were brought up to date.
     ObjectsApplied,
     /// Services point to other pods.
@@ -61,6 +63,7 @@ impl Headline {
                 true
             }
             Self::SecretsCreated
+            | Self::SecretDeleted
             | Self::ObjectsApplied
             | Self::ServicesSwitched
             | Self::CreatingVolume
@@ -127,6 +130,7 @@ fn of_step(cluster: &str, outcome: &Outcome) -> Option<News> {
             let names: Vec<String> = kinds.iter().map(|kind| kind.name(cluster)).collect();
             (Headline::SecretsCreated, format!("Created Secrets {}", names.join(", ")))
         }
+        Step::DeleteSecret(kind) => (Headline::SecretDeleted, format!("Deleted Secret {}", kind.name(cluster))),
         Step::ApplyObjects(keys) => {
             let names: Vec<String> = keys.iter().map(ToString::to_string).collect();
             (Headline::ObjectsApplied, format!("Applied {}", names.join(", ")))
@@ -163,4 +167,42 @@ fn holds<'a>(status: &'a PgRaftClusterStatus, type_: &str) -> Option<&'a str> {
 
 fn message(status: &PgRaftClusterStatus, type_: &str) -> String {
     status.conditions.iter().find(|c| c.type_ == type_).map(|c| c.message.clone()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::fixtures::*;
+    use crate::core::status::{Subject, derive};
+    use crate::core::step::Change;
+    use pgraft_core::Role;
+
+    const SUBJECT: Subject<'_> = Subject { name: "demo", namespace: "default", generation: Some(1), replicas: 3 };
+
+    fn headlines(outcome: &Outcome, before: &PgRaftClusterStatus, after: &PgRaftClusterStatus) -> Vec<Headline> {
+        news("demo", outcome, before, after).into_iter().map(|n| n.headline).collect()
+    }
+
+    #[test]
+    fn trouble_is_told_once() {
+        let seen = healthy(&wanted(3), 3);
+        let why = Why::Refused { change: Change::Remove(id(3)), code: "55006".into(), message: "no".into() };
+        let outcome = Outcome::Took(Step::Wait(why));
+        let before = derive(SUBJECT, &seen, &Outcome::Took(Step::Steady), &PgRaftClusterStatus::default());
+        let first = derive(SUBJECT, &seen, &outcome, &before);
+        let second = derive(SUBJECT, &seen, &outcome, &first);
+        assert_eq!(headlines(&outcome, &before, &first), [Headline::ChangeRefused]);
+        assert_eq!(headlines(&outcome, &first, &second), []);
+    }
+
+    #[test]
+    fn a_member_that_votes_and_a_cluster_that_is_ready() {
+        let want = wanted(3);
+        let mut seen = healthy(&want, 3);
+        seen.group = Some(group(&[member(1, Role::Voter), member(2, Role::Voter), member(3, Role::Learner)], 4));
+        let waiting = Outcome::Took(Step::Wait(Why::LearnerCatchingUp(id(3))));
+        let before = derive(SUBJECT, &seen, &waiting, &PgRaftClusterStatus::default());
+        let after = derive(SUBJECT, &healthy(&want, 3), &Outcome::Took(Step::Steady), &before);
+        assert_eq!(headlines(&Outcome::Took(Step::Steady), &before, &after), [Headline::NodeVotes, Headline::ClusterReady]);
+    }
 }

@@ -20,7 +20,7 @@ pub struct Observed {
     /// Services, ConfigMap and PodDisruptionBudget: what each is known to look like.
     pub objects: BTreeMap<ObjectKey, ObjectSeen>,
     /// Secrets that exist.
-    pub secrets: BTreeMap<SecretKind, Owned>,
+    pub secrets: BTreeMap<SecretKind, SecretSeen>,
     /// What the Raft group says; None when no member answered.
     pub group: Option<Group>,
     /// The cluster id that the PgRaftCluster's status has: there was a cluster before.
@@ -82,6 +82,15 @@ pub struct VolumeSeen {
     pub retired: bool,
     /// The bytes that were asked for.
     pub requested: u128,
+    /// Whether it goes with the PgRaftCluster.
+    pub owned: Owned,
+}
+
+/// A Secret.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SecretSeen {
+    /// Its identity.
+    pub uid: String,
     /// Whether it goes with the PgRaftCluster.
     pub owned: Owned,
 }

@@ -55,6 +55,9 @@ impl Plan<'_> {
         if !secrets.is_empty() {
             return Some(Step::CreateSecrets(secrets));
         }
+        if let Some(unwanted) = seen.secrets.keys().find(|kind| !wanted_secrets(want).any(|wanted| wanted == **kind)) {
+            return Some(Step::DeleteSecret(*unwanted));
+        }
         let rendered = objects(want, seen.group.as_ref().map_or(0, |g| g.members.len()));
         let stale: Vec<ObjectKey> = rendered
             .iter()
@@ -77,7 +80,7 @@ impl Plan<'_> {
         let with_data = want.retention.when_deleted == RetentionPolicy::Delete;
         let pods = seen.pods.iter().filter(|(_, pod)| !pod.terminating).map(|(id, pod)| (Possession::Pod(*id), pod.owned, true));
         let volumes = seen.volumes.iter().filter(|(_, v)| !v.terminating).map(|(id, v)| (Possession::Volume(*id), v.owned, with_data));
-        let secrets = seen.secrets.iter().map(|(kind, owned)| (Possession::Secret(*kind), *owned, with_data));
+        let secrets = seen.secrets.iter().map(|(kind, secret)| (Possession::Secret(*kind), secret.owned, with_data));
         let wrong = pods.chain(volumes).chain(secrets).filter(|(_, owned, wanted)| *owned != Owned::when(*wanted));
         wrong.map(|(what, _, wanted)| (what, wanted)).collect()
     }

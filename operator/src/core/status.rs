@@ -86,7 +86,7 @@ pub fn derive(subject: Subject<'_>, seen: &Observed, outcome: &Outcome, before: 
     let group = seen.group.as_ref();
     let ready = group.map_or(0, |g| g.members.iter().filter(|m| counts(g, m) && seen.is_ready(m.id)).count());
     let known = group.map(|g| g.cluster_id).or(seen.known);
-    let view = View { subject, seen, outcome, ready: count(ready) };
+    let view = View { subject, seen, outcome, before, ready: count(ready) };
     let members = group.map_or_else(|| unreached(before), |g| members(subject, g));
     PgRaftClusterStatus {
         observed_generation: subject.generation,
@@ -145,6 +145,7 @@ struct View<'a> {
     subject: Subject<'a>,
     seen: &'a Observed,
     outcome: &'a Outcome,
+    before: &'a PgRaftClusterStatus,
     ready: i32,
 }
 
@@ -181,6 +182,7 @@ impl View<'_> {
                 Step::CreateVolume(_) | Step::CreatePod { .. } | Step::AddNode(_) => Reason::Growing,
                 Step::RemoveNode(_) | Step::DeletePod(_) | Step::DeleteVolume(_) | Step::RetireVolume(_) => Reason::Shrinking,
                 Step::CreateSecrets(_)
+                | Step::DeleteSecret(_)
                 | Step::ApplyObjects(_)
                 | Step::SetOwners(_)
                 | Step::LabelPods(_)
@@ -196,8 +198,12 @@ impl View<'_> {
 
     fn ready(&self) -> Verdict {
         let all = self.ready == self.subject.replicas && self.writes().0;
-        // Objects that are brought up to date do not make a cluster less ready.
-        let at_rest = matches!(self.outcome, Outcome::Took(Step::Steady)) || (all && self.reason() == Reason::Updating);
+        // Objects that are brought up to date do not make a ready cluster less ready.
+        let was = self.before.conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True");
+        let updating = was && self.reason() == Reason::Updating;
+        // Neither does a storage class that can't expand volumes. Degraded says so.
+        let stuck = matches!(self.outcome, Outcome::Failed { step: Some(Step::GrowVolume(_)), .. });
+        let at_rest = *self.outcome == Outcome::Took(Step::Steady) || updating || stuck;
         let holds = all && at_rest;
         let reason = match self.reason() {
             _ if holds => Reason::AsWanted,

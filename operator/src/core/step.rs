@@ -12,6 +12,8 @@ use super::validate::Invalid;
 pub enum Step {
     /// Make Secrets that are missing, with random passwords.
     CreateSecrets(Vec<SecretKind>),
+    /// Delete a Secret that is not wanted any more, and with it the access that it gave.
+    DeleteSecret(SecretKind),
     /// Apply objects that are missing or not as rendered.
     ApplyObjects(Vec<ObjectKey>),
     /// Set or drop owner references, so that the right things go with the PgRaftCluster.
@@ -133,6 +135,15 @@ pub enum Outcome {
 }
 
 impl Why {
+    /// Whether what is waited for happens where no watch sees it.
+    fn is_within_the_group(&self) -> bool {
+        match self {
+            Self::LearnerCatchingUp(_) | Self::Leaving(_) => true,
+            Self::Refused { .. } => self.is_ordinary(),
+            _ => false,
+        }
+    }
+
     /// Whether this passes by itself in the ordinary course of things.
     pub fn is_ordinary(&self) -> bool {
         match self {
@@ -148,8 +159,8 @@ impl Why {
             | Self::MemberNotReady(..)
             | Self::MemberUnreachable(_)
             | Self::Stranger(_) => false,
-            // Not the leader any more, a change under way, still under way; a name that DNS does not know yet.
-            Self::Refused { code, .. } => matches!(code.as_str(), "PGR01" | "PGR03" | "PGR05" | "22023"),
+            // Not the leader any more; a change under way; a name that DNS does not know yet.
+            Self::Refused { code, .. } => matches!(code.as_str(), "PGR01" | "PGR03" | "22023"),
         }
     }
 }
@@ -159,7 +170,7 @@ impl Step {
     pub fn pace(&self) -> Duration {
         match self {
             Self::Steady => Duration::from_secs(10),
-            Self::Wait(why) if why.is_ordinary() => Duration::from_millis(250),
+            Self::Wait(why) if why.is_within_the_group() => Duration::from_millis(250),
             Self::Wait(_) => Duration::from_secs(1),
             _ => Duration::from_millis(50),
         }
@@ -170,6 +181,7 @@ impl Step {
         let pod = |node: &NodeId| super::names::pod(cluster, *node);
         match self {
             Self::CreateSecrets(_) => "Creating Secrets".into(),
+            Self::DeleteSecret(kind) => format!("Deleting Secret {}", kind.name(cluster)),
             Self::ApplyObjects(_) => "Applying Services and configuration".into(),
             Self::SetOwners(_) => "Setting owners".into(),
             Self::LabelPods(_) => "Pointing Services to the primary".into(),

@@ -204,7 +204,7 @@ impl World {
         match step {
             Step::CreateSecrets(kinds) => {
                 for kind in &kinds[..some(kinds.len())] {
-                    self.seen.secrets.insert(*kind, Owned::No);
+                    self.seen.secrets.insert(*kind, secret());
                 }
             }
             Step::ApplyObjects(keys) => {
@@ -214,7 +214,7 @@ impl World {
                     self.seen.objects.insert(key.clone(), ObjectSeen::AsApplied(object.fingerprint()));
                 }
             }
-            Step::SetOwners(_) => unreachable!("owners do not change in this world"),
+            Step::SetOwners(_) | Step::DeleteSecret(_) => unreachable!("these wishes do not change in this world"),
             Step::LabelPods(pods) => {
                 for (id, role) in &pods[..some(pods.len())] {
                     self.seen.pods.get_mut(id).unwrap().role = Some(*role);

@@ -238,6 +238,14 @@ fn owners_follow_the_policy() {
 }
 
 #[test]
+fn access_that_is_not_wanted_any_more_is_taken_back() {
+    let want = wanted(1);
+    let mut seen = healthy(&want, 1);
+    seen.secrets.insert(SecretKind::Superuser, secret());
+    assert_eq!(next_step(&want, &seen), Step::DeleteSecret(SecretKind::Superuser));
+}
+
+#[test]
 fn volumes_grow_and_never_shrink() {
     let want = parsed(&json!({"replicas": 1, "storage": {"size": "2Gi"}}));
     let mut seen = healthy(&want, 1);

@@ -1,1 +1,82 @@
+//! What users and the API server see, as snapshots.
 
+use serde_json::json;
+
+use super::*;
+use crate::core::Cluster;
+use crate::core::fixtures::{id, parsed, wanted};
+use crate::core::names::SecretKind;
+
+fn rich() -> Cluster {
+    parsed(&json!({
+        "replicas": 5,
+        "image": "registry.example/pg:1",
+        "imagePullPolicy": "Always",
+        "imagePullSecrets": [{"name": "pull"}],
+        "postgresql": {"parameters": {"work_mem": "8MB"}, "pg_hba": ["host all all 10.0.0.0/8 scram-sha-256"]},
+        "storage": {"size": "10Gi", "storageClass": "fast"},
+        "resources": {"requests": {"cpu": "1", "memory": "1Gi"}, "limits": {"memory": "2Gi"}},
+        "affinity": {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [{"topologyKey": "kubernetes.io/hostname"}]}},
+        "tolerations": [{"key": "db", "operator": "Exists"}],
+        "nodeSelector": {"disk": "ssd"},
+        "topologySpreadConstraints": [{"maxSkew": 1, "topologyKey": "topology.kubernetes.io/zone", "whenUnsatisfiable": "ScheduleAnyway"}],
+        "bootstrap": {"initdb": {"database": "shop", "owner": "shopkeeper"}},
+        "enableSuperuserAccess": true,
+        "persistentVolumeClaimRetentionPolicy": {"whenScaled": "Retain", "whenDeleted": "Delete"},
+        "raft": {"heartbeatInterval": "50ms", "electionTimeout": "500ms"},
+        "inheritedMetadata": {"labels": {"team": "data", "pgraft.io/cluster": "not-this"}, "annotations": {"note": "hello"}}
+    }))
+}
+
+#[test]
+fn pods() {
+    insta::assert_yaml_snapshot!("pod_of_the_founder", pod(&wanted(3), id(1), true));
+    insta::assert_yaml_snapshot!("pod_with_everything", pod(&rich(), id(4), false));
+}
+
+#[test]
+fn volumes() {
+    insta::assert_yaml_snapshot!("volume", pvc(&wanted(3), id(1)));
+    insta::assert_yaml_snapshot!("volume_with_everything", pvc(&rich(), id(4)));
+}
+
+#[test]
+fn kept_objects() {
+    for object in objects(&rich(), 5) {
+        let name = format!("{:?}_{}", object.key().kind, object.key().name).to_lowercase();
+        match &object {
+            Object::ConfigMap(o) => insta::assert_yaml_snapshot!(name, o),
+            Object::Service(o) => insta::assert_yaml_snapshot!(name, o),
+            Object::PodDisruptionBudget(o) => insta::assert_yaml_snapshot!(name, o),
+        }
+    }
+}
+
+#[test]
+fn secrets_in_words_that_people_know() {
+    let passwords = Passwords(["secret1".into(), "secret2".into()]);
+    for kind in SecretKind::ALL {
+        insta::assert_yaml_snapshot!(format!("secret_{kind:?}").to_lowercase(), secret(&rich(), kind, &passwords));
+    }
+    assert!(secret(&wanted(1), SecretKind::App, &passwords).metadata.owner_references.is_none(), "it stays with the volumes");
+}
+
+#[test]
+fn the_instance_manager_reads_what_is_rendered() {
+    let Object::ConfigMap(map) = &objects(&rich(), 0)[0] else { panic!("the ConfigMap is the first") };
+    let yaml = &map.data.as_ref().unwrap()["instance.yaml"];
+    let config: pgraft_core::instance_config::InstanceConfig = serde_saphyr::from_str(yaml).unwrap();
+    assert_eq!(config.bootstrap.owner, "shopkeeper");
+    assert_eq!(config.postgresql.parameters["work_mem"], "8MB");
+}
+
+#[test]
+fn the_fingerprint_moves_with_every_change() {
+    let print = |want: &Cluster, members| objects(want, members).iter().map(Object::fingerprint).collect::<Vec<_>>();
+    let base = wanted(3);
+    assert_eq!(print(&base, 3), print(&base.clone(), 3));
+    assert_ne!(print(&base, 3), print(&base, 5));
+    let mut other = base.clone();
+    other.parameters.insert("work_mem".into(), "1MB".into());
+    assert_ne!(print(&base, 3), print(&other, 3));
+}

@@ -1,1 +1,142 @@
+//! The status in the situations that users look at.
 
+use pgraft_core::Role;
+
+use super::*;
+use crate::core::fixtures::*;
+use crate::core::observed::PodSeen;
+use crate::core::plan::next_step;
+use crate::core::step::Change;
+
+const SUBJECT: Subject<'_> = Subject { name: "demo", namespace: "default", generation: Some(2), replicas: 3 };
+
+fn status(seen: &Observed, outcome: &Outcome) -> PgRaftClusterStatus {
+    derive(SUBJECT, seen, outcome, &PgRaftClusterStatus::default())
+}
+
+/// `Ready=True/AsWanted`, one a line.
+fn conditions(status: &PgRaftClusterStatus) -> Vec<String> {
+    status.conditions.iter().map(|c| format!("{}={}/{}", c.type_, c.status, c.reason)).collect()
+}
+
+#[test]
+fn all_is_well() {
+    let want = wanted(3);
+    let seen = healthy(&want, 3);
+    insta::assert_yaml_snapshot!(status(&seen, &Outcome::Took(next_step(&want, &seen))));
+}
+
+#[test]
+fn in_the_making() {
+    let want = wanted(3);
+    let mut seen = empty();
+    settle(&want, &mut seen);
+    let status = status(&seen, &Outcome::Took(next_step(&want, &seen)));
+    assert_eq!(status.phase, "Creating volume demo-1");
+    let all = ["Ready=False/Bootstrapping", "Available=False/NobodyAnswers", "Progressing=True/Bootstrapping", "Degraded=False/AsWanted"];
+    assert_eq!(conditions(&status)[..4], all);
+    assert_eq!(conditions(&status)[4], "QuorumHealthy=Unknown/NobodyAnswers");
+}
+
+#[test]
+fn growing() {
+    let want = wanted(3);
+    let mut seen = healthy(&want, 3);
+    let members = [member(1, Role::Voter), member(2, Role::Voter), member(3, Role::Learner)];
+    seen.group = Some(group(&members, 4));
+    settle(&want, &mut seen);
+    let status = status(&seen, &Outcome::Took(next_step(&want, &seen)));
+    assert_eq!(status.phase, "Waiting for node 3 to catch up");
+    assert_eq!((status.replicas, status.ready_replicas), (3, 2));
+    let all = [
+        "Ready=False/Growing",
+        "Available=True/PrimaryServes",
+        "Progressing=True/Growing",
+        "Degraded=False/AsWanted",
+        "QuorumHealthy=True/QuorumReached",
+    ];
+    assert_eq!(conditions(&status), all);
+}
+
+#[test]
+fn a_member_is_down() {
+    let want = wanted(3);
+    let mut seen = healthy(&want, 3);
+    seen.pods.insert(id(3), PodSeen { phase: PodPhase::Starting(Some("CrashLoopBackOff".into())), ..pod(false) });
+    let members = [
+        member(1, Role::Voter),
+        member(2, Role::Voter),
+        crate::core::group::MemberSeen { reachable: Some(false), ..member(3, Role::Voter) },
+    ];
+    seen.group = Some(group(&members, 4));
+    let status = status(&seen, &Outcome::Took(next_step(&want, &seen)));
+    assert_eq!(status.phase, "Pod demo-3 is not ready");
+    assert_eq!(status.quorum.as_ref().unwrap().summary, "2/2");
+    let all = [
+        "Ready=False/MemberNotReady",
+        "Available=True/PrimaryServes",
+        "Progressing=False/MemberNotReady",
+        "Degraded=True/MemberNotReady",
+        "QuorumHealthy=True/QuorumReached",
+    ];
+    assert_eq!(conditions(&status), all);
+    assert_eq!(status.conditions[3].message, "Pod demo-3 is not ready: CrashLoopBackOff");
+}
+
+#[test]
+fn no_quorum() {
+    let want = wanted(3);
+    let mut seen = healthy(&want, 3);
+    let down = |n| crate::core::group::MemberSeen { reachable: Some(false), ..member(n, Role::Voter) };
+    seen.group = Some(group(&[member(1, Role::Voter), down(2), down(3)], 4));
+    let status = status(&seen, &Outcome::Took(next_step(&want, &seen)));
+    assert_eq!(status.phase, "No quorum");
+    let all = [
+        "Ready=False/NoQuorum",
+        "Available=False/NoQuorum",
+        "Progressing=False/NoQuorum",
+        "Degraded=True/NoQuorum",
+        "QuorumHealthy=False/NoQuorum",
+    ];
+    assert_eq!(conditions(&status), all);
+}
+
+#[test]
+fn a_refusal_is_shown_in_the_leaders_words() {
+    let want = wanted(3);
+    let seen = healthy(&want, 3);
+    let refused = |code: &str| Why::Refused { change: Change::Remove(id(3)), code: code.into(), message: "the leader's words".into() };
+    let serious = status(&seen, &Outcome::Took(Step::Wait(refused("55006"))));
+    assert_eq!(conditions(&serious)[3], "Degraded=True/ChangeRefused");
+    assert_eq!(serious.conditions[3].message, "Removing node 3: the leader's words");
+    let ordinary = status(&seen, &Outcome::Took(Step::Wait(refused("PGR03"))));
+    assert_eq!(conditions(&ordinary)[3], "Degraded=False/AsWanted");
+}
+
+#[test]
+fn nobody_answers_any_more() {
+    let want = wanted(3);
+    let mut seen = healthy(&want, 3);
+    let before = status(&seen, &Outcome::Took(Step::Steady));
+    seen.group = None;
+    let after = derive(SUBJECT, &seen, &Outcome::Took(next_step(&want, &seen)), &before);
+    assert_eq!(after.cluster_id, before.cluster_id, "once known, always known");
+    assert_eq!(after.members.len(), 3, "who they are does not change while nobody answers");
+    assert!(after.members.iter().all(|m| m.reachable.is_none() && !m.leader));
+    assert_eq!((after.leader, after.quorum), (None, None));
+}
+
+#[test]
+fn the_time_moves_with_the_status_and_with_nothing_else() {
+    let want = wanted(3);
+    let mut seen = healthy(&want, 3);
+    let before = status(&seen, &Outcome::Took(Step::Steady));
+    seen.now += jiff::SignedDuration::from_secs(60);
+    let same = derive(SUBJECT, &seen, &Outcome::Took(Step::Steady), &before);
+    assert_eq!(same, before);
+    let busy = derive(SUBJECT, &seen, &Outcome::Took(Step::CreateVolume(id(4))), &before);
+    for (old, new) in before.conditions.iter().zip(&busy.conditions) {
+        assert_eq!(old.status == new.status, old.last_transition_time == new.last_transition_time, "{}", new.type_);
+    }
+    assert_ne!(before.conditions[0].last_transition_time, busy.conditions[0].last_transition_time);
+}

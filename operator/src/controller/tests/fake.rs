@@ -1,0 +1,279 @@
+//! An API server and a Raft group made of memory. Just enough of both; what is written is recorded, in words.
+
+use futures::future::BoxFuture;
+use http::{Method, Request, Response};
+use k8s_openapi::ByteString;
+use kube::Client;
+use kube::client::Body;
+use pgraft_core::{Address, NodeId, NodeState, Role};
+use serde_json::{Value, json};
+use std::collections::{BTreeMap, BTreeSet};
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex};
+
+use crate::controller::sql::{RaftGroup, SqlError, Target};
+use crate::core::fixtures::{cluster_id, member};
+use crate::core::group::{Answer, MemberSeen};
+use crate::core::step::Change;
+
+#[derive(Clone, Default)]
+pub struct FakeApi(Arc<Mutex<Store>>);
+
+#[derive(Default)]
+struct Store {
+    /// By plural and name.
+    objects: BTreeMap<(String, String), Value>,
+    calls: Vec<String>,
+    clock: u64,
+    refused: BTreeSet<String>,
+}
+
+/// `/…/namespaces/default/<plural>[/<name>[/<sub>]]`.
+struct Place {
+    plural: String,
+    name: Option<String>,
+    status: bool,
+}
+
+impl FakeApi {
+    pub fn client(&self) -> Client {
+        let api = self.clone();
+        let service = tower::service_fn(move |request: Request<Body>| {
+            let api = api.clone();
+            async move { Ok::<_, Infallible>(api.serve(request).await) }
+        });
+        Client::new(service, "default")
+    }
+
+    pub fn put(&self, plural: &str, mut object: Value) {
+        let name = object["metadata"]["name"].as_str().unwrap().to_owned();
+        let mut store = self.0.lock().unwrap();
+        store.stamp(&mut object);
+        store.objects.insert((plural.into(), name), object);
+    }
+
+    pub fn get(&self, plural: &str, name: &str) -> Option<Value> {
+        self.0.lock().unwrap().objects.get(&(plural.into(), name.into())).cloned()
+    }
+
+    pub fn remove(&self, plural: &str, name: &str) {
+        self.0.lock().unwrap().objects.remove(&(plural.into(), name.into()));
+    }
+
+    pub fn names(&self, plural: &str) -> Vec<String> {
+        self.0.lock().unwrap().objects.keys().filter(|(p, _)| p == plural).map(|(_, name)| name.clone()).collect()
+    }
+
+    /// Somebody else changes an object.
+    pub fn change(&self, plural: &str, name: &str, patch: &Value) {
+        let mut store = self.0.lock().unwrap();
+        let mut object = store.objects[&(plural.to_owned(), name.to_owned())].clone();
+        merge(&mut object, patch);
+        store.stamp(&mut object);
+        store.objects.insert((plural.into(), name.into()), object);
+    }
+
+    /// From now on nothing of this kind may be made.
+    pub fn refuse(&self, plural: &str) {
+        self.0.lock().unwrap().refused.insert(plural.into());
+    }
+
+    pub fn take_calls(&self) -> Vec<String> {
+        std::mem::take(&mut self.0.lock().unwrap().calls)
+    }
+
+    async fn serve(&self, request: Request<Body>) -> Response<Body> {
+        let (head, body) = request.into_parts();
+        let body = body.collect_bytes().await.unwrap();
+        let content_type = head.headers.get("content-type").and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned();
+        let body: Value = if body.is_empty() { Value::Null } else { serde_json::from_slice(&body).unwrap() };
+        let mut store = self.0.lock().unwrap();
+        let (code, answer) = store.answer(&head.method, &place(head.uri.path()), &content_type, body);
+        Response::builder().status(code).body(Body::from(answer.to_string().into_bytes())).unwrap()
+    }
+}
+
+fn place(path: &str) -> Place {
+    let rest = path.split_once("/namespaces/default/").unwrap().1;
+    let mut parts = rest.split('/').map(str::to_owned);
+    Place { plural: parts.next().unwrap(), name: parts.next(), status: parts.next().is_some_and(|sub| sub == "status") }
+}
+
+impl Store {
+    fn stamp(&mut self, object: &mut Value) {
+        self.clock += 1;
+        object["metadata"]["resourceVersion"] = json!(self.clock.to_string());
+        if object["metadata"]["uid"].is_null() {
+            object["metadata"]["uid"] = json!(format!("uid-{}", self.clock));
+        }
+    }
+
+    fn answer(&mut self, method: &Method, place: &Place, content_type: &str, body: Value) -> (u16, Value) {
+        let Place { plural, name, status } = place;
+        if plural == "events" {
+            self.calls.push(format!("event {}: {}", body["reason"].as_str().unwrap(), body["note"].as_str().unwrap()));
+            return (201, body);
+        }
+        match (method, name) {
+            (&Method::GET, None) => {
+                let items: Vec<&Value> = self.objects.iter().filter(|((p, _), _)| p == plural).map(|(_, o)| o).collect();
+                (200, json!({"apiVersion": "v1", "kind": "List", "metadata": {"resourceVersion": "1"}, "items": items}))
+            }
+            (&Method::GET, Some(name)) => match self.objects.get(&(plural.clone(), name.clone())) {
+                Some(object) => (200, object.clone()),
+                None => failure(404, "NotFound"),
+            },
+            (&Method::POST, None) => self.create(plural, body),
+            (&Method::PATCH, Some(name)) if *status => {
+                self.calls.push(format!("status {}", body["status"]["phase"]));
+                let object = self.objects.get_mut(&(plural.clone(), name.clone())).unwrap();
+                object["status"] = body["status"].clone();
+                (200, object.clone())
+            }
+            (&Method::PATCH, Some(name)) if content_type.contains("apply") => {
+                self.calls.push(format!("apply {plural} {name}"));
+                self.insert(plural, name, body)
+            }
+            (&Method::PATCH, Some(name)) => {
+                self.calls.push(format!("merge {plural} {name} {body}"));
+                let mut object = self.objects[&(plural.clone(), name.clone())].clone();
+                merge(&mut object, &body);
+                self.insert(plural, name, object)
+            }
+            (&Method::DELETE, Some(name)) => {
+                let object = self.objects.remove(&(plural.clone(), name.clone())).unwrap();
+                assert_eq!(body["preconditions"]["uid"], object["metadata"]["uid"], "only the very object that was seen");
+                self.calls.push(format!("delete {plural} {name}"));
+                (200, object)
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn create(&mut self, plural: &str, mut object: Value) -> (u16, Value) {
+        let name = object["metadata"]["name"].as_str().unwrap().to_owned();
+        if self.refused.contains(plural) {
+            return failure(403, "Forbidden");
+        }
+        self.calls.push(format!("create {plural} {name}"));
+        if self.objects.contains_key(&(plural.to_owned(), name.clone())) {
+            return failure(409, "AlreadyExists");
+        }
+        if let Some(words) = object["stringData"].as_object().cloned() {
+            let bytes = |value: &Value| serde_json::to_value(ByteString(value.as_str().unwrap().as_bytes().to_vec())).unwrap();
+            object["data"] = words.iter().map(|(k, v)| (k.clone(), bytes(v))).collect();
+        }
+        self.insert(plural, &name, object)
+    }
+
+    fn insert(&mut self, plural: &str, name: &str, mut object: Value) -> (u16, Value) {
+        self.stamp(&mut object);
+        self.objects.insert((plural.to_owned(), name.to_owned()), object.clone());
+        (200, object)
+    }
+}
+
+fn failure(code: u16, reason: &str) -> (u16, Value) {
+    (code, json!({"apiVersion": "v1", "kind": "Status", "status": "Failure", "reason": reason, "message": reason, "code": code}))
+}
+
+/// RFC 7396.
+fn merge(target: &mut Value, patch: &Value) {
+    let Some(fields) = patch.as_object() else {
+        *target = patch.clone();
+        return;
+    };
+    if !target.is_object() {
+        *target = json!({});
+    }
+    for (key, value) in fields {
+        if value.is_null() {
+            target.as_object_mut().unwrap().remove(key);
+        } else {
+            merge(&mut target[key], value);
+        }
+    }
+}
+
+#[derive(Default)]
+pub struct FakeGroup(Mutex<Group>);
+
+#[derive(Default)]
+struct Group {
+    members: BTreeMap<NodeId, Role>,
+    retired: BTreeSet<NodeId>,
+    changes: Vec<Change>,
+    refusal: Option<(String, String)>,
+}
+
+impl FakeGroup {
+    pub fn found(&self, node: NodeId) {
+        self.set(node, Role::Voter);
+    }
+
+    pub fn set(&self, node: NodeId, role: Role) {
+        self.0.lock().unwrap().members.insert(node, role);
+    }
+
+    pub fn retire(&self, node: NodeId) {
+        let mut group = self.0.lock().unwrap();
+        group.members.remove(&node);
+        group.retired.insert(node);
+    }
+
+    pub fn refuse(&self, code: &str, message: &str) {
+        self.0.lock().unwrap().refusal = Some((code.into(), message.into()));
+    }
+
+    pub fn accept(&self) {
+        self.0.lock().unwrap().refusal = None;
+    }
+
+    pub fn take_changes(&self) -> Vec<Change> {
+        std::mem::take(&mut self.0.lock().unwrap().changes)
+    }
+}
+
+impl RaftGroup for FakeGroup {
+    /// The first member leads and is the primary.
+    fn ask<'a>(&'a self, target: &'a Target, password: &'a str) -> BoxFuture<'a, Result<Answer, SqlError>> {
+        assert_eq!(password.len(), 32);
+        let group = self.0.lock().unwrap();
+        let leader = group.members.keys().next().copied();
+        let state = match group.members.get(&target.node) {
+            None => NodeState::Uninitialized,
+            Some(_) if leader == Some(target.node) => NodeState::Leader,
+            Some(Role::Learner) => NodeState::Learner,
+            Some(_) => NodeState::Follower,
+        };
+        let leads = state == NodeState::Leader;
+        let members: Vec<MemberSeen> =
+            group.members.iter().map(|(id, role)| MemberSeen { reachable: leads.then_some(true), ..member(id.get(), *role) }).collect();
+        let next = group.members.keys().chain(&group.retired).max().map_or(1, |id| id.get() + 1);
+        let answer = Answer {
+            node: target.node,
+            cluster_id: (state != NodeState::Uninitialized).then(cluster_id),
+            state,
+            term: 1,
+            leader,
+            primary: leader,
+            applied_index: 1,
+            next_node_id: next,
+            members,
+        };
+        Box::pin(async { Ok(answer) })
+    }
+
+    fn change<'a>(&'a self, target: &'a Target, _: &'a str, change: Change, address: &'a Address) -> BoxFuture<'a, Result<(), SqlError>> {
+        let mut group = self.0.lock().unwrap();
+        assert_eq!(group.members.keys().next(), Some(&target.node), "only the leader is asked");
+        if let Some((code, message)) = group.refusal.clone() {
+            return Box::pin(async { Err(SqlError::Refused { code, message }) });
+        }
+        let (Change::Add(node) | Change::Remove(node)) = change;
+        assert_eq!(address.to_string(), format!("demo-{node}.demo-pods.default.svc:7001"));
+        group.members.insert(node, if matches!(change, Change::Add(_)) { Role::Learner } else { Role::Leaving });
+        group.changes.push(change);
+        Box::pin(async { Ok(()) })
+    }
+}

@@ -1,0 +1,111 @@
+//! The CRD: what is committed is what is generated, and its CEL rules refuse what makes no sense, in words that a person understands.
+
+#![allow(clippy::unwrap_used, reason = "a test may")]
+
+use kube_cel::Validator;
+use pgraft_core::instance_config::RESERVED_PARAMETERS;
+use pgraft_operator::api::{crd, crd_yaml};
+use serde_json::{Value, json};
+use std::path::Path;
+
+#[test]
+fn committed_files_are_what_is_generated() {
+    let generated = crd_yaml().unwrap();
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    for file in ["crds/pgraftclusters.yaml", "charts/pgraft-operator/files/pgraftclusters.yaml"] {
+        let committed = std::fs::read_to_string(root.join(file)).unwrap();
+        assert!(committed == generated, "{file} has drifted: run `cargo run -p pgraft-operator -- crd > {file}`");
+    }
+}
+
+fn object(spec: &Value) -> Value {
+    named("demo", spec)
+}
+
+fn named(name: &str, spec: &Value) -> Value {
+    json!({"apiVersion": "pgraft.io/v1alpha1", "kind": "PgRaftCluster", "metadata": {"name": name}, "spec": spec})
+}
+
+/// What the API server would say, one message a broken rule.
+fn refusals(new: &Value, old: Option<&Value>) -> Vec<String> {
+    let crd = crd().unwrap();
+    let schema = serde_json::to_value(crd.spec.versions[0].schema.as_ref().unwrap().open_api_v3_schema.as_ref().unwrap()).unwrap();
+    match Validator::new().validate(&schema, new, old) {
+        Ok(()) => Vec::new(),
+        Err(errors) => errors.as_slice().iter().map(|e| e.message.clone()).collect(),
+    }
+}
+
+fn refused(spec: &Value) -> Vec<String> {
+    refusals(&object(spec), None)
+}
+
+#[test]
+fn the_example_is_accepted() {
+    let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/cluster.yaml")).unwrap();
+    assert_eq!(text.lines().count(), 8);
+    let example: Value = serde_saphyr::from_str(&text).unwrap();
+    assert_eq!(refusals(&example, None), [""; 0]);
+    assert_eq!(refusals(&example, Some(&example)), [""; 0]);
+}
+
+#[test]
+fn what_is_refused_when_it_is_made() {
+    let cases = [
+        (json!({"replicas": 0, "storage": {"size": "1Gi"}}), "replicas must be at least 1"),
+        (json!({"replicas": 65, "storage": {"size": "1Gi"}}), "replicas must be at most 64"),
+        (json!({"storage": {"size": "lots"}}), "storage.size must be a size such as 10Gi"),
+        (json!({"storage": {"size": "1Mi"}}), "at least 128Mi"),
+        (json!({"storage": {"size": "1Gi"}, "raft": {"heartbeatInterval": "2s"}}), "raft.heartbeatInterval must be shorter"),
+        (
+            json!({"storage": {"size": "1Gi"}, "raft": {"heartbeatInterval": "soon"}}),
+            "raft.heartbeatInterval must be a time such as 100ms or 2s",
+        ),
+        (json!({"storage": {"size": "1Gi"}, "postgresql": {"parameters": {"pgraft.port": "1"}}}), "must not set pgraft.*"),
+        (json!({"storage": {"size": "1Gi"}, "bootstrap": {"initdb": {"database": "postgres"}}}), "must be a database of your own"),
+        (json!({"storage": {"size": "1Gi"}, "bootstrap": {"initdb": {"owner": "pg_monitor"}}}), "must be a role of your own"),
+    ];
+    for (spec, words) in cases {
+        let said = refused(&spec);
+        assert!(said.len() == 1 && said[0].contains(words), "{spec}: {said:?}");
+    }
+}
+
+#[test]
+fn each_reserved_parameter_is_named() {
+    for name in RESERVED_PARAMETERS {
+        let said = refused(&json!({"storage": {"size": "1Gi"}, "postgresql": {"parameters": {*name: "1", "work_mem": "8MB"}}}));
+        assert_eq!(said, [format!("postgresql.parameters must not set {name}: pgraft sets it itself")]);
+    }
+}
+
+#[test]
+fn names_that_do_not_fit() {
+    let spec = json!({"storage": {"size": "1Gi"}});
+    assert!(refusals(&named(&"a".repeat(51), &spec), None)[0].contains("at most 50 characters"));
+    for name in ["1a", "a.b", "a-"] {
+        assert!(refusals(&named(name, &spec), None)[0].contains("lower-case letters, digits and hyphens"), "{name}");
+    }
+    assert_eq!(refusals(&named(&"a".repeat(50), &spec), None), [""; 0]);
+}
+
+#[test]
+fn what_can_not_be_changed() {
+    let old = object(&json!({"storage": {"size": "1Gi", "storageClass": "slow"}}));
+    let cases = [
+        (json!({"storage": {"size": "512Mi", "storageClass": "slow"}}), "storage.size can't shrink"),
+        (json!({"storage": {"size": "1Gi", "storageClass": "fast"}}), "storage.storageClass can't be changed"),
+        (json!({"storage": {"size": "1Gi"}}), "storage.storageClass can't be changed"),
+        (
+            json!({"storage": {"size": "1Gi", "storageClass": "slow"}, "bootstrap": {"initdb": {"database": "other"}}}),
+            "bootstrap is read once",
+        ),
+    ];
+    for (spec, words) in cases {
+        let said = refusals(&object(&spec), Some(&old));
+        assert!(said.len() == 1 && said[0].contains(words), "{spec}: {said:?}");
+    }
+    let fine =
+        json!({"replicas": 7, "image": "other", "storage": {"size": "1.5Gi", "storageClass": "slow"}, "enableSuperuserAccess": true});
+    assert_eq!(refusals(&object(&fine), Some(&old)), [""; 0]);
+}
