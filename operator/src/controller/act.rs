@@ -128,7 +128,7 @@ impl Actor<'_> {
             Ok(()) => Ok(step),
             // Committed, and not complete in time: it goes on by itself.
             Err(SqlError::Refused { code, .. }) if code == "PGR05" => Ok(step),
-            Err(SqlError::Refused { code, message }) => Ok(Step::Wait(Why::Refused { change, code, message })),
+            Err(SqlError::Refused { code, message }) if is_refusal(&code) => Ok(Step::Wait(Why::Refused { change, code, message })),
             Err(source) => Err(Error::Sql { node: target.node, source }),
         }
     }
@@ -142,5 +142,25 @@ impl Actor<'_> {
 
     fn pod(&self, node: NodeId) -> String {
         names::pod(&self.want.name, node)
+    }
+}
+
+/// Whether the leader has said no, and not that its server is stopping or the statement took too long. The classes are those of
+/// `pgraft_core::refusal`, and Postgres' own for a missing privilege or function.
+fn is_refusal(sqlstate: &str) -> bool {
+    ["PGR", "22", "42", "54", "55"].iter().any(|class| sqlstate.starts_with(class))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_refusal;
+    use pgraft_core::Refusal;
+
+    #[test]
+    fn every_refusal_is_one_and_a_shutdown_is_none() {
+        for refusal in [Refusal::NotInitialized, Refusal::BadPort(0), Refusal::NoQuorum { seconds: 1 }, Refusal::TooManyMembers(64)] {
+            assert!(is_refusal(refusal.sqlstate()), "{refusal}");
+        }
+        assert!(!is_refusal("57014") && !is_refusal("57P01") && !is_refusal("08006"));
     }
 }

@@ -6,6 +6,7 @@ use futures::future::BoxFuture;
 use pgraft_core::instance_config::OPERATOR_ROLE;
 use pgraft_core::{Address, ClusterId, NodeId, NodeState, Role};
 use std::collections::HashMap;
+use std::error::Error;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -54,7 +55,7 @@ pub trait RaftGroup: Send + Sync {
 #[derive(Debug, thiserror::Error)]
 pub enum SqlError {
     /// No connection, or it broke.
-    #[error("{0}")]
+    #[error("{0}{cause}", cause = .0.source().map(|cause| format!(": {cause}")).unwrap_or_default())]
     Connection(#[source] tokio_postgres::Error),
     /// No answer in time.
     #[error("no answer within {} s", .0.as_secs())]
