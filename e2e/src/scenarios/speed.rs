@@ -90,13 +90,13 @@ async fn scale(cluster: &Cluster, replicas: i32) -> Result<Duration, Failure> {
     cluster.scale(replicas).await?;
     let wanted = i64::from(replicas);
     until_true("the newcomer votes", PATIENCE, || async {
-        leader.value::<bool>("select count(*) = $1 from pgraft_members where role = 'voter'", &[&wanted]).await
+        leader.value::<bool>("select count(*) = $1::bigint from pgraft_members where role = 'voter'", &[&wanted]).await
     })
     .await?;
     until_true("the newcomer streams", PATIENCE, || async {
         primary
             .value::<bool>(
-                "select count(*) = $1 - 1 from pg_stat_replication where state = 'streaming' and application_name like 'pgraft%'",
+                "select count(*) = $1::bigint - 1 from pg_stat_replication where state = 'streaming' and application_name like 'pgraft%'",
                 &[&wanted],
             )
             .await
