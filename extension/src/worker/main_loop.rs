@@ -20,6 +20,8 @@ use crate::{gucs, pg, shmem};
 const TICK: Duration = Duration::from_millis(100);
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(3);
 const THREADS: usize = 2;
+/// For name lookups, one at a time a member, and small files; made when needed, gone after ten idle seconds.
+const BLOCKING_THREADS: usize = 32;
 
 enum End {
     /// The server stops or the worker was told to.
@@ -37,7 +39,12 @@ pub fn run() -> ! {
     };
     let lines = bridge::install();
     let runtime = pg::with_signals_blocked(|| {
-        Builder::new_multi_thread().worker_threads(THREADS).max_blocking_threads(2).thread_name("pgraft").enable_all().build()
+        Builder::new_multi_thread()
+            .worker_threads(THREADS)
+            .max_blocking_threads(BLOCKING_THREADS)
+            .thread_name("pgraft")
+            .enable_all()
+            .build()
     });
     let runtime = match runtime {
         Ok(Ok(runtime)) => runtime,

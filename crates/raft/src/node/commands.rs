@@ -10,7 +10,7 @@ use openraft::errors::{ClientWriteError, LinearizableReadError, RaftError};
 use pgraft_core::control::{LogRow, Request, Response};
 use pgraft_core::membership::majority;
 use pgraft_core::{Address, ClusterId, Command, NodeId, NodeStatus, Outcome, Refusal, Role};
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 use uuid::Uuid;
 
 use super::Shared;
@@ -20,8 +20,6 @@ use crate::types::{Applied, Endpoint, LogCommand, node_id, raft_id};
 
 /// How long a command may take.
 const DEADLINE: Duration = Duration::from_secs(10);
-/// How long a name may take to be resolved.
-const RESOLVE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Right after an election a write is refused until the first majority has answered: a moment later it goes through.
 const RETRY: Duration = Duration::from_millis(5);
 /// Entries that `pgraft_log()` can show.
@@ -118,7 +116,8 @@ impl Shared {
         if applied.cluster.clone().apply(&command)? == Outcome::AlreadySo {
             return Ok(Some(format!("node {node} is already a member, at {address}")));
         }
-        resolve(&address).await?;
+        let unresolvable = |_| Refusal::Unresolvable(address.host().to_owned());
+        self.peers.resolver.check(address.host()).await.map_err(unresolvable)?;
         match self.write(command, deadline).await? {
             Outcome::Changed => Ok(None),
             Outcome::AlreadySo => Ok(Some(format!("node {node} is already a member, at {address}"))),
@@ -267,11 +266,4 @@ impl Shared {
         };
         self.log.tail(limit)?.into_iter().map(row).collect()
     }
-}
-
-async fn resolve(address: &Address) -> Result<(), Refusal> {
-    let unresolvable = || Refusal::Unresolvable(address.host().to_owned());
-    let found = timeout(RESOLVE_TIMEOUT, tokio::net::lookup_host((address.host(), address.port()))).await;
-    let mut addresses = found.map_err(|_| unresolvable())?.map_err(|_| unresolvable())?;
-    addresses.next().map(drop).ok_or_else(unresolvable)
 }

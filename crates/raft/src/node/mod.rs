@@ -36,7 +36,7 @@ use crate::control;
 use crate::identity::{Identity, IdentityError};
 use crate::settings::Settings;
 use crate::store::{AppliedState, LogStore, StateMachine};
-use crate::transport::{self, Local, PeerFactory};
+use crate::transport::{self, Local, PeerFactory, Resolver};
 use crate::types::{Raft, raft_id};
 
 /// A snapshot is made after so many entries, and about as many stay in the log behind it.
@@ -144,7 +144,7 @@ impl Node {
 
         let local = Arc::new(Local::new(dir.clone(), identity));
         let applied = state_machine.watch();
-        let peers = PeerFactory { local: Arc::clone(&local), applied: applied.clone() };
+        let peers = PeerFactory { local: Arc::clone(&local), applied: applied.clone(), resolver: Resolver::default() };
         let config = Arc::new(config(&settings).validate().map_err(|e| StartError::Raft(e.to_string()))?);
         let raft = Raft::new(raft_id(settings.node_id), config, peers.clone(), log.clone(), state_machine)
             .await

@@ -20,7 +20,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::handshake::{Hello, Local, Welcome};
-use super::{MAX_FRAME, PROTOCOL_VERSION, Reply, Rpc, read_json, write_json};
+use super::{MAX_FRAME, PROTOCOL_VERSION, Reply, Resolver, Rpc, read_json, write_json};
 use crate::store::AppliedState;
 use crate::types::{Endpoint, TypeConfig, Vote, node_id};
 
@@ -66,6 +66,7 @@ pub enum CallError {
 pub struct PeerFactory {
     pub local: Arc<Local>,
     pub applied: watch::Receiver<Arc<AppliedState>>,
+    pub resolver: Resolver,
 }
 
 impl PeerFactory {
@@ -128,7 +129,8 @@ impl Peer {
         let to_instance = self.factory.applied.borrow().cluster.members.get(&peer).and_then(|m| m.told.as_ref()).map(|told| told.instance);
         let hello = Hello { version: PROTOCOL_VERSION, cluster, from: identity.node_id, to: peer, to_instance };
 
-        let mut stream = TcpStream::connect((host.as_str(), *port)).await.map_err(io)?;
+        let addresses = self.factory.resolver.resolve(host, *port).await.map_err(io)?;
+        let mut stream = TcpStream::connect(addresses.as_slice()).await.map_err(io)?;
         stream.set_nodelay(true).map_err(io)?;
         write_json(&mut stream, &hello, MAX_FRAME).await.map_err(io)?;
         match read_json::<_, Welcome>(&mut stream, MAX_FRAME).await.map_err(io)? {

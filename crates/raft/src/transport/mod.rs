@@ -12,11 +12,13 @@
 mod client;
 mod frame;
 mod handshake;
+mod resolve;
 mod server;
 
 pub use client::{Peer, PeerFactory};
 pub use frame::{read_json, write_json};
 pub use handshake::Local;
+pub use resolve::Resolver;
 pub use server::{Server, WalSource, serve};
 
 use openraft::raft::{
