@@ -213,15 +213,13 @@ impl View<'_> {
         Verdict { type_: "Ready", holds: Some(holds), reason, message: self.message() }
     }
 
-    /// Whether somebody takes writes, and why.
+    /// Whether somebody takes writes, and why. A primary goes on without a majority of the Raft group; what then can't change is the membership.
     fn writes(&self) -> (bool, Reason) {
-        let Some(group) = &self.seen.group else { return (false, Reason::NobodyAnswers) };
-        match (group.primary, group.leader) {
-            _ if group.available < group.required() => (false, Reason::NoQuorum),
-            (None, _) => (false, Reason::NoPrimary),
-            (_, None) => (false, Reason::NoLeader),
-            (Some(primary), Some(_)) if self.serves(group, primary) => (true, Reason::PrimaryServes),
-            _ => (false, Reason::PrimaryNotReady),
+        match self.seen.group.as_ref().map(|group| (group, group.primary)) {
+            None => (false, Reason::NobodyAnswers),
+            Some((_, None)) => (false, Reason::NoPrimary),
+            Some((group, Some(primary))) if self.serves(group, primary) => (true, Reason::PrimaryServes),
+            Some(_) => (false, Reason::PrimaryNotReady),
         }
     }
 

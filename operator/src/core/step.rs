@@ -224,7 +224,7 @@ impl Why {
         let phase = self.phase(cluster);
         match self {
             Self::FounderStarting(_, Some(why)) | Self::NewcomerStarting(_, Some(why)) | Self::MemberNotReady(_, Some(why)) => format!("{phase}: {why}"),
-            Self::NoQuorum => "too few voters answer to agree to anything; writes wait until a majority is back".into(),
+            Self::NoQuorum => "too few voters answer to agree to anything: no member can join or leave until a majority is back".into(),
             Self::DataLost => {
                 "this cluster had members, and their pods and volumes are gone: restore the volumes, or delete the PgRaftCluster to begin anew".into()
             }

@@ -93,7 +93,7 @@ fn no_quorum() {
     assert_eq!(status.phase, "No quorum");
     let all = [
         "Ready=False/NoQuorum",
-        "Available=False/NoQuorum",
+        "Available=True/PrimaryServes",
         "Progressing=False/NoQuorum",
         "Degraded=True/NoQuorum",
         "QuorumHealthy=False/NoQuorum",
