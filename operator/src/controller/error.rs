@@ -8,7 +8,7 @@ use super::sql::SqlError;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The API server, or the way to it.
-    #[error("could not {what}: {source}")]
+    #[error("could not {what}: {}", words(source))]
     Kube {
         /// What was tried.
         what: String,
@@ -59,6 +59,14 @@ impl Error {
             Self::Kube { .. } => Duration::from_secs(2),
             Self::Sql { .. } => Duration::from_secs(1),
         }
+    }
+}
+
+/// The API server's own words, where it has spoken.
+fn words(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) => status.message.clone(),
+        other => other.to_string(),
     }
 }
 

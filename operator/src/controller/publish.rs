@@ -38,7 +38,7 @@ fn log(cluster: &str, namespace: &str, outcome: &Outcome, changed: bool) {
         Outcome::Took(Step::Wait(_) | Step::Steady) => {}
         Outcome::Took(step) => tracing::info!(cluster, namespace, ?step, "{}", step.phase(cluster)),
         Outcome::Invalid(invalid) => tracing::warn!(cluster, namespace, %invalid, "the spec makes no sense"),
-        Outcome::Failed { step, reason, message } => tracing::warn!(cluster, namespace, ?step, reason, "{message}"),
+        Outcome::Failed { .. } => {} // is the controller's to log: it knows when it is tried again
     }
 }
 

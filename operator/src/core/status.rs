@@ -161,12 +161,16 @@ impl View<'_> {
 
     fn message(&self) -> String {
         match self.outcome {
-            Outcome::Took(Step::Steady) => format!("{} of {} members are ready", self.ready, self.subject.replicas),
+            Outcome::Took(Step::Steady) => self.all_ready(),
             Outcome::Took(Step::Wait(why)) => why.message(self.subject.name),
             Outcome::Took(step) => step.phase(self.subject.name),
             Outcome::Invalid(invalid) => invalid.to_string(),
             Outcome::Failed { message, .. } => message.clone(),
         }
+    }
+
+    fn all_ready(&self) -> String {
+        format!("{} of {} members are ready", self.ready, self.subject.replicas)
     }
 
     /// What the pass was about.
@@ -210,7 +214,8 @@ impl View<'_> {
             Reason::AsWanted => self.writes().1, // at rest, and still not all ready
             other => other,
         };
-        Verdict { type_: "Ready", holds: Some(holds), reason, message: self.message() }
+        let message = if holds { self.all_ready() } else { self.message() };
+        Verdict { type_: "Ready", holds: Some(holds), reason, message }
     }
 
     /// Whether somebody takes writes, and why. A primary goes on without a majority of the Raft group; what then can't change is the membership.
