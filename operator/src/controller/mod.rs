@@ -54,7 +54,7 @@ async fn step(ctx: &Context, cr: &PgRaftCluster, seen: &Observed) -> (Outcome, O
     let step = plan::next_step(&cluster, seen);
     match act::act(ctx, &cluster, seen, step.clone()).await {
         Ok(taken) => (Outcome::Took(taken), None),
-        Err(error) => (Outcome::Failed { step: Some(step), reason: error.reason(), message: error.to_string() }, Some(error)),
+        Err(error) => (Outcome::Failed { step, reason: error.reason(), message: error.to_string() }, Some(error)),
     }
 }
 

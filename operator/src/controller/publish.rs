@@ -35,10 +35,10 @@ fn log(cluster: &str, namespace: &str, outcome: &Outcome, changed: bool) {
     match outcome {
         Outcome::Took(Step::Wait(why)) if changed => tracing::info!(cluster, namespace, why = why.message(cluster), "waiting"),
         Outcome::Took(Step::Steady) if changed => tracing::info!(cluster, namespace, "all is as it is wanted"),
-        Outcome::Took(Step::Wait(_) | Step::Steady) => {}
+        // A failure is the controller's to log: it knows when it is tried again.
+        Outcome::Took(Step::Wait(_) | Step::Steady) | Outcome::Failed { .. } => {}
         Outcome::Took(step) => tracing::info!(cluster, namespace, ?step, "{}", step.phase(cluster)),
         Outcome::Invalid(invalid) => tracing::warn!(cluster, namespace, %invalid, "the spec makes no sense"),
-        Outcome::Failed { .. } => {} // is the controller's to log: it knows when it is tried again
     }
 }
 

@@ -154,8 +154,7 @@ impl View<'_> {
         match self.outcome {
             Outcome::Took(step) => step.phase(self.subject.name),
             Outcome::Invalid(_) => "Invalid spec".into(),
-            Outcome::Failed { step: Some(step), .. } => format!("{}: failed", step.phase(self.subject.name)),
-            Outcome::Failed { step: None, .. } => "Can't observe".into(),
+            Outcome::Failed { step, .. } => format!("{}: failed", step.phase(self.subject.name)),
         }
     }
 
@@ -206,7 +205,7 @@ impl View<'_> {
         let was = self.before.conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True");
         let updating = was && self.reason() == Reason::Updating;
         // Neither does a storage class that can't expand volumes. Degraded says so.
-        let stuck = matches!(self.outcome, Outcome::Failed { step: Some(Step::GrowVolume(_)), .. });
+        let stuck = matches!(self.outcome, Outcome::Failed { step: Step::GrowVolume(_), .. });
         let at_rest = *self.outcome == Outcome::Took(Step::Steady) || updating || stuck;
         let holds = all && at_rest;
         let reason = match self.reason() {

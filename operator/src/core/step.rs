@@ -125,8 +125,8 @@ pub enum Outcome {
     Invalid(Invalid),
     /// Something that should have worked did not.
     Failed {
-        /// What was tried; None when even looking failed.
-        step: Option<Step>,
+        /// What was tried.
+        step: Step,
         /// From the closed set of the controller's errors.
         reason: &'static str,
         /// The words for people.
