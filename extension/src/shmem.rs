@@ -32,7 +32,6 @@ pub struct Page {
     published_at: AtomicI64,
     /// 0 for none.
     leader: AtomicU32,
-    node: AtomicU32,
     leading: AtomicU32,
     term: AtomicU64,
     /// Written by the worker's main thread for its other threads.
@@ -49,7 +48,6 @@ impl Default for Page {
             length: AtomicU32::new(0),
             published_at: AtomicI64::new(0),
             leader: AtomicU32::new(0),
-            node: AtomicU32::new(0),
             leading: AtomicU32::new(0),
             term: AtomicU64::new(0),
             wal_timeline: AtomicU32::new(0),
@@ -81,15 +79,21 @@ pub enum Published {
 pub fn publish(status: &NodeStatus) {
     let page = PAGE.get();
     page.leader.store(status.leader.map_or(0, NodeId::get), Ordering::Relaxed);
-    page.node.store(status.node_id.get(), Ordering::Relaxed);
     page.leading.store(u32::from(status.state == NodeState::Leader && status.leader == Some(status.node_id)), Ordering::Relaxed);
     page.term.store(status.term, Ordering::Relaxed);
-    write(page, &json!({ "status": status }).to_string());
+    let text = json!({ "status": status }).to_string();
+    if text.len() > WORDS * 8 {
+        return publish_stopped("its status is larger than the shared page; shorten the members' addresses");
+    }
+    write(page, &text);
 }
 
 /// Leaves word why there is no worker.
 pub fn publish_stopped(why: &str) {
-    write(PAGE.get(), &json!({ "stopped": why }).to_string());
+    let page = PAGE.get();
+    page.leader.store(0, Ordering::Relaxed);
+    page.leading.store(0, Ordering::Relaxed);
+    write(page, &json!({ "stopped": why }).to_string());
 }
 
 /// The worker's last word.

@@ -163,7 +163,6 @@ async fn before_a_cluster_and_without_a_worker() {
             let error = server.error(sql).await;
             assert!(error.message().contains(words), "{setting}: {sql}: {error}");
         }
-        server.until_worker("end of the worker", |w| w.is_none()).await;
         let line = server.log().lines().rfind(|l| l.contains("the worker does not start")).unwrap_or_default().to_owned();
         assert!(line.contains(words), "{setting}: {line}");
         std::fs::write(server.pgdata().join("postgresql.conf"), &good).unwrap();
@@ -180,6 +179,17 @@ async fn kills_lose_nothing() {
     let servers = cluster(&bindir, dir.path(), 3).await;
     let table = servers[0].rows(NODES).await;
     let shown: Vec<String> = table.iter().map(|r| r.join(",")).collect();
+
+    // Signals are the main thread's: every other thread blocks all that can be blocked.
+    let worker = servers[1].worker().unwrap();
+    for thread in std::fs::read_dir(format!("/proc/{worker}/task")).unwrap() {
+        let thread = thread.unwrap();
+        let status = std::fs::read_to_string(thread.path().join("status")).unwrap();
+        let mask = status.lines().find_map(|l| l.strip_prefix("SigBlk:")).unwrap().trim().to_owned();
+        if thread.file_name().to_str() != Some(&worker.to_string()) {
+            assert_eq!(mask, "fffffffe7ffbfeff", "{status}");
+        }
+    }
 
     // The worker is told to end: it comes back by itself.
     let worker = servers[1].worker().unwrap();

@@ -64,6 +64,9 @@ pub enum Refusal {
     /// The id belonged to a member that was removed.
     #[error("node id {0} was removed from this cluster, and an id is never used again")]
     IdRetired(NodeId),
+    /// Another directory than the one that the member has told.
+    #[error("this is not the directory that the cluster knows as node {0}")]
+    OtherDirectory(NodeId),
     /// Nobody has this id.
     #[error("node {0} is not a member of this cluster")]
     UnknownNode(NodeId),
@@ -116,7 +119,7 @@ impl Refusal {
             Self::AlreadyInitialized(_) | Self::NotInitialized => "55000",
             Self::AddOnFollower { .. } | Self::RemoveOnFollower { .. } => "PGR01",
             Self::OtherAddress { .. } | Self::AddressTaken { .. } => "42710",
-            Self::IdRetired(_) => "PGR02",
+            Self::IdRetired(_) | Self::OtherDirectory(_) => "PGR02",
             Self::UnknownNode(_) => "42704",
             Self::JoinUnderWay(_) | Self::RemovalUnderWay(_) => "PGR03",
             Self::IsPrimary(_) | Self::NoMajorityLeft { .. } => "55006",
@@ -145,6 +148,9 @@ impl Refusal {
             Self::OtherAddress { .. } => "Use a new node id, or remove the member first.".into(),
             Self::AddressTaken { node, .. } => format!("Remove node {node} first, or give the new node's own address."),
             Self::IdRetired(_) => "Use a new node id: a returning id could vote twice.".into(),
+            Self::OtherDirectory(id) => {
+                format!("A node that has lost its directory comes back under a new id: pgraft_remove_node({id}), then pgraft_add_node with a new one.")
+            }
             Self::UnknownNode(_) => "SELECT * FROM pgraft_get_nodes() lists the members.".into(),
             Self::JoinUnderWay(id) => {
                 format!("One node joins at a time. Try again when pgraft_members shows node {id} as a voter, or take it out with pgraft_remove_node({id}).")

@@ -217,8 +217,11 @@ impl ClusterState {
 
     fn describe(&mut self, node: NodeId, told: Told) -> Result<Outcome, Refusal> {
         let Some(member) = self.members.get_mut(&node) else { return Err(Refusal::UnknownNode(node)) };
-        if member.told.as_ref() == Some(&told) {
-            return Ok(Outcome::AlreadySo);
+        match &member.told {
+            Some(known) if *known == told => return Ok(Outcome::AlreadySo),
+            // A member has one directory for life: another one has forgotten whom it voted for.
+            Some(known) if known.instance != told.instance => return Err(Refusal::OtherDirectory(node)),
+            _ => {}
         }
         member.told = Some(told);
         Ok(Outcome::Changed)

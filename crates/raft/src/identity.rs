@@ -95,8 +95,11 @@ impl Identity {
         self.cluster.map(|c| c.id)
     }
 
-    /// Binds the directory to a cluster, on disk first.
+    /// Binds the directory to a cluster, on disk first. For life: another cluster than the one that it belongs to is refused.
     pub fn join(&mut self, dir: &Path, cluster: Belonging) -> io::Result<()> {
+        if self.cluster.is_some_and(|c| c.id != cluster.id) {
+            return Err(io::Error::new(io::ErrorKind::AlreadyExists, "this directory belongs to another cluster"));
+        }
         let joined = Self { cluster: Some(cluster), ..self.clone() };
         files::replace_json(&dir.join(FILE_NAME), &joined)?;
         *self = joined;

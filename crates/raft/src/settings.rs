@@ -1,12 +1,15 @@
 //! What a member is started with. Read once, by the extension from its GUCs; checked here, so that a test and a server are refused alike.
 
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 use pgraft_core::{Address, NodeId, Refusal, control};
 
 /// The longest path of a Unix socket on Linux, without its closing zero byte (`unix(7)`).
 const MAX_SOCKET_PATH: usize = 107;
+
+/// The longest `pgraft.zone`, in bytes.
+const MAX_ZONE: usize = 63;
 
 /// Everything that a member needs to know before it starts.
 #[derive(Debug, Clone)]
@@ -57,6 +60,9 @@ pub enum SettingsError {
         /// The limit.
         max: usize,
     },
+    /// A zone that does not fit into the status.
+    #[error("pgraft.zone is longer than {MAX_ZONE} bytes")]
+    ZoneTooLong,
     /// Heartbeats that come too late to prevent an election.
     #[error("pgraft.election_timeout ({election} ms) must be at least three times pgraft.heartbeat_interval ({heartbeat} ms)")]
     Timing {
@@ -74,11 +80,14 @@ impl Settings {
         if !self.data_dir.is_absolute() {
             return Err(SettingsError::NotAbsolute(self.data_dir.clone()));
         }
-        if pgdata.is_some_and(|pgdata| self.data_dir.starts_with(pgdata)) {
+        if pgdata.is_some_and(|pgdata| real(&self.data_dir).starts_with(real(pgdata))) {
             return Err(SettingsError::InsideDataDirectory(self.data_dir.clone()));
         }
         if self.socket().as_os_str().len() > MAX_SOCKET_PATH {
             return Err(SettingsError::PathTooLong { path: self.data_dir.clone(), max: MAX_SOCKET_PATH });
+        }
+        if self.zone.len() > MAX_ZONE {
+            return Err(SettingsError::ZoneTooLong);
         }
         let (heartbeat, election) = (self.heartbeat_interval.as_millis(), self.election_timeout.as_millis());
         if election < 3 * heartbeat {
@@ -90,5 +99,34 @@ impl Settings {
     /// Where the control socket is.
     pub fn socket(&self) -> PathBuf {
         self.data_dir.join(control::SOCKET_NAME)
+    }
+}
+
+/// The path without symbolic links and dots, as far as it exists.
+fn real(path: &Path) -> PathBuf {
+    match (path.canonicalize(), path.parent(), path.components().next_back()) {
+        (Ok(real), ..) => real,
+        (Err(_), Some(parent), Some(Component::Normal(name))) => real(parent).join(name),
+        (Err(_), Some(parent), Some(Component::ParentDir)) => real(parent).parent().map_or_else(PathBuf::new, Path::to_path_buf),
+        _ => path.to_path_buf(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_is_recognised_through_links_and_dots() {
+        let dir = tempfile::tempdir().unwrap();
+        let base = dir.path().canonicalize().unwrap();
+        std::fs::create_dir(base.join("pg")).unwrap();
+        std::os::unix::fs::symlink(base.join("pg"), base.join("link")).unwrap();
+        for inside in ["pg/raft", "link/raft/deep", "x/../pg/raft", "pg/../link/raft"] {
+            assert!(real(&base.join(inside)).starts_with(real(&base.join("link"))), "{inside}");
+        }
+        for outside in ["raft", "pg/../raft", "pgraft"] {
+            assert!(!real(&base.join(outside)).starts_with(real(&base.join("pg"))), "{outside}");
+        }
     }
 }

@@ -274,13 +274,23 @@ async fn who_was_called_by_a_leader_founds_nothing() {
     assert_eq!(c.add(0, two).await, Response::Done { notice: None });
     c.wait(two, "its cluster", |s| s.cluster_id.is_some()).await;
     assert_eq!(refusal(c.ask(two, Request::Init).await).0, "55000");
-    // Even when it has lost its log, as long as it knows whom it belongs to.
-    c.stop(two).await;
-    std::fs::remove_dir_all(c.members[two].settings.data_dir.join("log")).unwrap();
-    std::fs::remove_file(c.members[two].settings.data_dir.join("snapshot.json")).ok();
-    c.stop(0).await;
-    c.run(two).await.unwrap();
-    assert_eq!(refusal(c.ask(two, Request::Init).await).0, "55000");
+    // A log that is gone has taken the vote along: neither of them starts again.
+    for n in [0, two] {
+        c.stop(n).await;
+        std::fs::remove_dir_all(c.members[n].settings.data_dir.join("log")).unwrap();
+        let error = c.run(n).await.unwrap_err();
+        assert!(matches!(error, StartError::Damaged { .. }) && !error.is_temporary(), "{error}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_is_added_can_be_taken_out_at_any_moment() {
+    let c = Cluster::of(2).await;
+    for id in 3..23 {
+        assert_eq!(c.add_as(0, id, free_port()).await, Response::Done { notice: None });
+        assert!(matches!(c.ask(0, Request::RemoveNode { node_id: id }).await, Response::Done { .. }));
+    }
+    assert_eq!(c.status(0).await.members.len(), 2);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -301,7 +311,8 @@ async fn strangers_and_copies_are_refused() {
     let dir = c.members[1].settings.data_dir.clone();
     std::fs::rename(&dir, dir.with_extension("lost")).unwrap();
     c.run(1).await.unwrap();
-    c.wait(0, "node 2 out of reach", |s| s.members[1].reachable != Some(true)).await;
+    // Longer than any pause between a stop and a start: it has been dialled, and has refused.
+    c.wait(0, "node 2 out of reach", |s| s.members[1].last_contact_ms.is_some_and(|ms| ms > 2500)).await;
     assert_eq!(c.status(1).await.state, NodeState::Uninitialized);
 
     // A directory of another node is refused.

@@ -40,7 +40,7 @@ pub fn reload() {
     unsafe { pg_sys::ProcessConfigFile(pg_sys::GucContext::PGC_SIGHUP) }
 }
 
-/// Ends this process. 1 has the postmaster start the worker again, 0 never.
+/// Ends this process. 1 has the postmaster start the worker again.
 pub fn exit(code: i32) -> ! {
     // SAFETY: on the main thread; runs Postgres' exit callbacks and does not return.
     unsafe { pg_sys::proc_exit(code) }

@@ -1,12 +1,14 @@
 //! From the member's threads to Postgres' log: a bounded queue that the main thread empties, since no other thread may call Postgres.
 
 use std::fmt::{self, Write};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
+use tracing_log::NormalizeEvent;
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 use tracing_subscriber::{EnvFilter, Registry};
 
@@ -28,16 +30,19 @@ pub struct Line {
 /// Routes `tracing` of this process to the returned queue.
 pub fn install() -> Receiver<Line> {
     let (queue, lines) = sync_channel(QUEUE);
-    let bridge = Bridge { queue, recent: Mutex::new(Vec::new()) };
+    let bridge = Bridge { queue, recent: Mutex::new(Vec::new()), lost: AtomicU64::new(0) };
     let subscriber = Registry::default().with(EnvFilter::new(FILTER)).with(bridge);
     // Set once a process: a second call can only come from a second call of this function.
     let _ = tracing::subscriber::set_global_default(subscriber);
+    // raft-log speaks through `log`.
+    let _ = tracing_log::LogTracer::builder().with_max_level(tracing_log::log::LevelFilter::Warn).init();
     lines
 }
 
 struct Bridge {
     queue: SyncSender<Line>,
     recent: Mutex<Vec<(String, Instant)>>,
+    lost: AtomicU64,
 }
 
 impl Bridge {
@@ -58,13 +63,18 @@ impl<S: Subscriber> Layer<S> for Bridge {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
         let mut text = Text(String::new());
         event.record(&mut text);
-        let level = *event.metadata().level();
-        if level <= Level::WARN && self.is_repeated(&text.0) {
+        let normalized = event.normalized_metadata();
+        let level = *normalized.as_ref().unwrap_or_else(|| event.metadata()).level();
+        if self.is_repeated(&text.0) {
             return;
         }
-        match self.queue.try_send(Line { level, text: text.0 }) {
-            // Better a lost line than a member that waits for the log.
-            Ok(()) | Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {}
+        let lost = self.lost.swap(0, Ordering::Relaxed);
+        if lost > 0 {
+            text.0 = format!("{} ({lost} lines before this one were lost)", text.0);
+        }
+        // Better a lost line than a member that waits for the log.
+        if let Err(TrySendError::Full(_)) = self.queue.try_send(Line { level, text: text.0 }) {
+            self.lost.fetch_add(lost + 1, Ordering::Relaxed);
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The worker's main thread: starts the member, keeps Postgres' side of it, and ends the process when the member can't go on.
 //!
-//! Exit codes: 0 takes the worker out until the server is restarted (settings that make no sense, a directory that is not ours: a person
-//! must act); 1 has it started again after a second. A panic of the member ends this process, never the server.
+//! A member that ends is started again after a second (exit code 1). Where only a person can help (settings that make no sense, a directory
+//! that is not ours) the worker stays, says why to whoever asks, and does nothing else. A panic of the member ends this process, never the server.
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError};
@@ -17,7 +17,7 @@ use super::bridge::{self, Line};
 use crate::{gucs, pg, shmem};
 
 /// How often the main thread looks at WAL position and log lines.
-const TICK: Duration = Duration::from_millis(100);
+const TICK: Duration = Duration::from_millis(250);
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(3);
 const THREADS: usize = 2;
 /// For name lookups, one at a time a member, and small files; made when needed, gone after ten idle seconds.
@@ -72,8 +72,8 @@ pub fn run() -> ! {
 fn start(runtime: &Runtime, settings: Settings) -> Result<Node, StartError> {
     let (id, at) = (settings.node_id, settings.advertise.clone());
     let hooks = Hooks { wal: Arc::new(shmem::wal), publish: Box::new(shmem::publish) };
-    // Blocking threads are made later, from threads whose mask is already full.
-    let node = runtime.block_on(Node::start(settings, hooks))?;
+    // On a thread of the runtime: whatever threads the member makes then inherit the full signal mask, not this thread's.
+    let node = runtime.block_on(runtime.spawn(Node::start(settings, hooks))).map_err(|e| StartError::Raft(e.to_string()))??;
     log!("pgraft: node {id} listens at {at}");
     Ok(node)
 }
@@ -119,11 +119,17 @@ fn write(lines: &Receiver<Line>) {
     }
 }
 
-/// For what only a person can mend. Postgres goes on without pgraft.
+/// For what only a person can mend. Postgres goes on without pgraft; this process stays to say why, also after a crash of a backend has
+/// wiped shared memory and had it started anew.
 fn stop_for_good(why: &str) -> ! {
     log!("pgraft: the worker does not start: {why}");
     shmem::publish_stopped(why);
-    pg::exit(0)
+    while BackgroundWorker::wait_latch(None) {
+        if BackgroundWorker::sighup_received() {
+            pg::reload();
+        }
+    }
+    pg::exit(1)
 }
 
 /// For what may go better the next time.

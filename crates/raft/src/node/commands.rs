@@ -1,20 +1,20 @@
 //! What a person or the operator can tell a member to do. Every command checks first, changes the log once, and waits until the change is
 //! committed, applied and published here; each can be called again at any time.
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use openraft::ReadPolicy;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{ClientWriteError, LinearizableReadError, RaftError};
-use pgraft_core::control::{LogRow, Request, Response};
+use pgraft_core::control::{LogRow, MAX_FRAME, Request, Response};
 use pgraft_core::membership::majority;
 use pgraft_core::{Address, ClusterId, Command, NodeId, NodeStatus, Outcome, Refusal, Role};
 use tokio::time::{Instant, sleep, timeout_at};
 use uuid::Uuid;
 
 use super::Shared;
-use crate::identity::Belonging;
 use crate::store::AppliedState;
 use crate::types::{Applied, Endpoint, LogCommand, node_id, raft_id};
 
@@ -22,8 +22,9 @@ use crate::types::{Applied, Endpoint, LogCommand, node_id, raft_id};
 const DEADLINE: Duration = Duration::from_secs(10);
 /// Right after an election a write is refused until the first majority has answered: a moment later it goes through.
 const RETRY: Duration = Duration::from_millis(5);
-/// Entries that `pgraft_log()` can show.
+/// Entries that `pgraft_log()` can show, and the bytes that they may take, well below a frame of the control socket.
 const LOG_LIMIT: usize = 1000;
+const LOG_BYTES: usize = MAX_FRAME * 3 / 4;
 
 /// Who was asked is not the leader.
 struct NotLeader(Option<(NodeId, Address)>);
@@ -74,15 +75,12 @@ impl Shared {
         if let Some(cluster) = self.applied.borrow().cluster.cluster {
             return Err(Refusal::AlreadyInitialized(cluster).into());
         }
-        let cluster = match self.local.identity().cluster {
-            Some(Belonging { id, founded_here: false }) => return Err(Refusal::AlreadyInitialized(id).into()),
-            Some(Belonging { id, founded_here: true }) => id,
-            None => {
-                let id = ClusterId(Uuid::new_v4());
-                self.local.join(Belonging { id, founded_here: true }).map_err(|e| Refusal::Stopped(e.to_string()))?;
-                id
-            }
-        };
+        let _one_at_a_time = self.founding.lock().await;
+        let belonging = self.local.found(ClusterId(Uuid::new_v4())).map_err(|e| Refusal::Stopped(e.to_string()))?;
+        if !belonging.founded_here {
+            return Err(Refusal::AlreadyInitialized(belonging.id).into());
+        }
+        let cluster = belonging.id;
         if !self.raft.is_initialized().await.map_err(|e| Refusal::Stopped(e.to_string()))? {
             let me = raft_id(self.settings.node_id);
             let first = std::collections::BTreeMap::from([(me, Endpoint::from(&self.settings.advertise))]);
@@ -245,7 +243,7 @@ impl Shared {
         }
     }
 
-    fn log_rows(&self, limit: usize) -> std::io::Result<Vec<LogRow>> {
+    fn log_rows(&self, limit: usize) -> io::Result<Vec<LogRow>> {
         let applied = self.applied.borrow().clone();
         let committed = self.raft.metrics().borrow_watched().local_committed.map_or(0, |id| id.index);
         let row = |entry: crate::types::Entry| {
@@ -264,6 +262,16 @@ impl Shared {
                 applied_at: applied.times.iter().rev().find(|(i, _)| *i == index).map(|(_, at)| *at),
             })
         };
-        self.log.tail(limit)?.into_iter().map(row).collect()
+        // The youngest that fit into an answer.
+        let mut rows = self.log.tail(limit)?.into_iter().rev().map(row).collect::<io::Result<Vec<LogRow>>>()?;
+        let mut room = LOG_BYTES;
+        let fits = rows.iter().take_while(|r| {
+            room = room.saturating_sub(2 * r.data.len() + 200);
+            room > 0
+        });
+        let fitting = fits.count();
+        rows.truncate(fitting);
+        rows.reverse();
+        Ok(rows)
     }
 }

@@ -15,15 +15,21 @@ use crate::types::{Endpoint, core_membership, raft_id};
 
 /// A step that takes longer is given up and decided anew: its entry stays in the log, and the next look finds it there or not.
 const STEP_TIMEOUT: Duration = Duration::from_secs(5);
-/// Between two looks where nothing has changed, and after a step that failed.
+/// After a step that failed, and for the lead to go over.
 const TICK: Duration = Duration::from_millis(100);
+/// Between two looks at a newcomer that has not caught up: it mostly has within milliseconds, or not for a long time.
+const SHORTEST_WAIT: Duration = Duration::from_millis(1);
+const LONGEST_WAIT: Duration = Duration::from_millis(500);
 
 /// Drives for as long as it is polled.
 pub async fn run(shared: Arc<Shared>) {
-    let mut metrics = shared.raft.metrics();
+    let mut metrics = shared.raft.server_metrics();
     let mut applied = shared.applied.clone();
+    let mut wait = SHORTEST_WAIT;
     loop {
-        match shared.next_step() {
+        let step = shared.next_step();
+        wait = if matches!(step, Step::WaitFor(_)) { (wait * 2).min(LONGEST_WAIT) } else { SHORTEST_WAIT };
+        match step {
             Step::Nothing => {
                 let open = tokio::select! {
                     r = metrics.changed() => r.is_ok(),
@@ -35,8 +41,8 @@ pub async fn run(shared: Arc<Shared>) {
             }
             Step::WaitFor(_) => {
                 tokio::select! {
-                    r = metrics.changed() => if r.is_err() { return },
-                    () = tokio::time::sleep(TICK) => {}
+                    r = applied.changed() => if r.is_err() { return },
+                    () = tokio::time::sleep(wait) => {}
                 }
             }
             step => {
@@ -56,18 +62,20 @@ pub async fn run(shared: Arc<Shared>) {
 
 impl Shared {
     fn next_step(&self) -> Step {
-        let raft = {
-            let metrics = self.raft.metrics();
+        let in_force = {
+            let metrics = self.raft.server_metrics();
             let metrics = metrics.borrow_watched();
             if metrics.state != ServerState::Leader {
                 return Step::Nothing;
             }
-            core_membership(&metrics.membership_config)
+            metrics.membership_config.clone()
         };
-        let applied = self.applied.borrow();
+        let applied = self.applied.borrow().clone();
+        let raft = core_membership(&in_force);
+        let settled = in_force.log_id() == applied.membership.log_id();
         let me = self.settings.node_id;
         let caught_up = caught_up(&self.raft_facts(), me);
-        next_step(&Facts { state: &applied.cluster, raft: &raft, me, caught_up: &caught_up })
+        next_step(&Facts { state: &applied.cluster, raft: &raft, me, settled, caught_up: &caught_up })
     }
 
     async fn carry_out(&self, step: Step) -> Result<(), String> {
@@ -76,7 +84,8 @@ impl Shared {
             |members, retain| async move { self.raft.change_membership(members, retain).await.map(drop).map_err(|e| e.to_string()) };
         match step {
             Step::Nothing | Step::WaitFor(_) => Ok(()),
-            Step::FinishJoint => change(ChangeMembers::AddVoterIds(BTreeSet::new()), true).await,
+            // The same membership once more: uniform where it was joint, and an entry that every member applies.
+            Step::FinishJoint | Step::Confirm => change(ChangeMembers::AddVoterIds(BTreeSet::new()), true).await,
             Step::AddLearner(id) => {
                 let endpoint = self.applied.borrow().cluster.members.get(&id).map(|m| Endpoint::from(&m.address));
                 let Some(endpoint) = endpoint else { return Ok(()) };

@@ -28,7 +28,7 @@ use openraft::{Config, SnapshotPolicy};
 use pgraft_core::status::WalPosition;
 use pgraft_core::{Address, NodeStatus};
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{Mutex, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -41,6 +41,8 @@ use crate::types::{Raft, raft_id};
 
 /// A snapshot is made after so many entries, and about as many stay in the log behind it.
 const SNAPSHOT_EVERY: u64 = 1000;
+/// How often it is looked whether Raft still runs.
+const LOOK: Duration = Duration::from_millis(250);
 
 /// What the member needs from its surroundings. Called from the runtime's threads: neither may call into Postgres.
 pub struct Hooks {
@@ -56,11 +58,19 @@ pub enum StartError {
     /// The Raft directory is not this node's.
     #[error(transparent)]
     Identity(#[from] IdentityError),
-    /// The log or the snapshot can't be read.
+    /// The log or the snapshot is damaged or gone.
     #[error(
-        "can't read the Raft log or snapshot in {path}: {source}. Nothing was changed. If the disk is at fault, this node can't come back under its \
-         old id: remove it on the leader with pgraft_remove_node, and add a new node with an empty directory and a new id"
+        "the Raft log or snapshot in {path} is damaged: {source}. Nothing was changed. This node can't come back under its old id: \
+         remove it on the leader with pgraft_remove_node, and add a new node with an empty directory and a new id"
     )]
+    Damaged {
+        /// The directory.
+        path: PathBuf,
+        /// What is wrong.
+        source: io::Error,
+    },
+    /// The log or the snapshot can't be read or written now: a full disk, a directory that is not there, a lock that another server holds.
+    #[error("can't use the Raft log or snapshot in {path}: {source}")]
     Store {
         /// The directory.
         path: PathBuf,
@@ -83,7 +93,17 @@ pub enum StartError {
 impl StartError {
     /// Whether a later try can go better without anybody's help.
     pub const fn is_temporary(&self) -> bool {
-        matches!(self, Self::Listen { .. })
+        match self {
+            Self::Listen { .. } | Self::Store { .. } | Self::Raft(_) | Self::Identity(IdentityError::Io { .. }) => true,
+            Self::Identity(IdentityError::OtherNode { .. } | IdentityError::Format { .. }) | Self::Damaged { .. } => false,
+        }
+    }
+
+    fn of_store(path: PathBuf, source: io::Error) -> Self {
+        match source.kind() {
+            io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof => Self::Damaged { path, source },
+            _ => Self::Store { path, source },
+        }
     }
 }
 
@@ -104,6 +124,8 @@ pub struct Shared {
     probes: watch::Sender<probe::Probes>,
     status: watch::Sender<Arc<NodeStatus>>,
     contact: Arc<LeaderContact>,
+    /// Held by `pgraft_init()`.
+    founding: Mutex<()>,
 }
 
 /// When the leader was last heard of, by a follower.
@@ -137,9 +159,14 @@ impl Node {
     pub async fn start(settings: Settings, hooks: Hooks) -> Result<Self, StartError> {
         let dir = settings.data_dir.clone();
         let identity = Identity::open(&dir, settings.node_id)?;
-        let store = |source| StartError::Store { path: dir.clone(), source };
-        let log = LogStore::open(&dir).map_err(store)?;
+        let store = |source| StartError::of_store(dir.clone(), source);
+        let log = LogStore::open(&dir, &identity).map_err(store)?;
         let state_machine = StateMachine::open(&dir).map_err(store)?;
+        // Entries between the snapshot and the log would be passed over, and this replica would differ from the others.
+        if log.purged() > state_machine.watch().borrow().last_applied {
+            let source = io::Error::new(io::ErrorKind::InvalidData, "the log begins behind the end of the snapshot");
+            return Err(StartError::Damaged { path: dir, source });
+        }
         let listener = listen(&settings.listen).await?;
 
         let local = Arc::new(Local::new(dir.clone(), identity));
@@ -160,6 +187,7 @@ impl Node {
             peers,
             applied,
             contact,
+            founding: Mutex::new(()),
         });
         let mut node = Self { shared, tasks: JoinSet::new() };
         node.spawn(listener, hooks)?;
@@ -176,6 +204,7 @@ impl Node {
             local: Arc::clone(&shared.local),
             wal: Arc::clone(&wal),
             contact: Arc::clone(&shared.contact),
+            applied: shared.applied.clone(),
         };
         let task = |name: &'static str, task: std::pin::Pin<Box<dyn Future<Output = ()> + Send>>| async move {
             task.await;
@@ -193,7 +222,9 @@ impl Node {
 
     /// Returns when the member can't go on, with the reason: its process must end then.
     pub async fn failed(&mut self) -> String {
-        let mut metrics = self.shared.raft.metrics();
+        let metrics = self.shared.raft.metrics();
+        // Its metrics change fifty times a second: looked at now and then instead of followed.
+        let mut look = tokio::time::interval(LOOK);
         loop {
             if let Err(fatal) = &metrics.borrow_watched().running_state {
                 return format!("Raft has stopped: {fatal}");
@@ -204,7 +235,7 @@ impl Node {
                     Some(Err(error)) => format!("a task failed: {error}"),
                     None => "all tasks ended".into(),
                 },
-                changed = metrics.changed() => if changed.is_err() { return "Raft has stopped".into() },
+                _ = look.tick() => {}
             }
         }
     }
@@ -241,6 +272,8 @@ fn config(settings: &Settings) -> Config {
         max_in_snapshot_log_to_keep: SNAPSHOT_EVERY,
         // A node that was cut off comes back without an election that nobody needs.
         enable_pre_vote: Some(true),
+        // A leader that was restarted asks for votes like everybody: it must not call itself leader before a majority does.
+        enable_leader_restore: Some(false),
         ..Config::default()
     }
 }

@@ -17,7 +17,8 @@ const TICK: Duration = Duration::from_millis(500);
 
 /// Publishes for as long as it is polled.
 pub async fn run(shared: Arc<Shared>, wal: WalSource, publish: Box<dyn Fn(&NodeStatus) + Send + Sync>) {
-    let mut metrics = shared.raft.metrics();
+    // Not all of Raft's metrics, which change with every tick of its clock: who leads, and what is applied.
+    let mut metrics = shared.raft.server_metrics();
     let mut applied = shared.applied.clone();
     let mut probes = shared.probes.subscribe();
     let mut tick = tokio::time::interval(TICK);

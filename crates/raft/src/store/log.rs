@@ -14,11 +14,13 @@ use openraft::alias::{LogIdOf, VoteOf};
 use openraft::entry::RaftEntry;
 use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
 use openraft::{OptionalSend, RaftLogReader};
+use pgraft_core::InstanceId;
 use raft_log::api::raft_log_writer::RaftLogWriter;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::oneshot;
 
+use crate::identity::Identity;
 use crate::types::{Entry, LogId, Payload, TypeConfig, Vote};
 
 /// A chunk is closed at this size; purged chunks are deleted whole.
@@ -36,8 +38,9 @@ pub struct LogStore {
 }
 
 impl LogStore {
-    /// Opens or makes the log below the Raft directory.
-    pub fn open(dir: &Path) -> io::Result<Self> {
+    /// Opens or makes the log below the Raft directory. `identity` is the directory's: a log that was lost, while the node belongs to a
+    /// cluster, is an error. It took the vote along, and the node could vote a second time.
+    pub fn open(dir: &Path, identity: &Identity) -> io::Result<Self> {
         let dir = dir.join("log");
         std::fs::create_dir_all(&dir)?;
         let path = dir.to_str().ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "the path is not UTF-8"))?;
@@ -48,7 +51,25 @@ impl LogStore {
         config.wal.flush_batch_wait = Some(Duration::ZERO);
         config.log_cache_max_items = Some(CACHE_ITEMS);
         config.log_cache_capacity = Some(CACHE_BYTES);
-        Ok(Self { log: Arc::new(Mutex::new(raft_log::RaftLog::open(Arc::new(config))?)) })
+        let mut log = raft_log::RaftLog::<LogTypes>::open(Arc::new(config))?;
+        let damaged = |why: &str| Err(io::Error::new(io::ErrorKind::InvalidData, why));
+        match &log.log_state().user_data {
+            Some(owner) if owner.0 != identity.instance => return damaged("the log belongs to another directory"),
+            Some(_) => {}
+            None if identity.cluster.is_some() => return damaged("the log is gone, and with it this node's vote"),
+            None => {
+                log.save_user_data(Some(Json(identity.instance)))?;
+                let (tell, told) = std::sync::mpsc::sync_channel(1);
+                log.flush(true, Some(OnDisk::Opened(tell)))?;
+                told.recv().map_err(io::Error::other)??;
+            }
+        }
+        Ok(Self { log: Arc::new(Mutex::new(log)) })
+    }
+
+    /// The last entry that was purged: the snapshot must reach as far.
+    pub fn purged(&self) -> Option<LogId> {
+        self.lock().log_state().purged().map(|id| id.0)
     }
 
     /// The youngest `limit` entries, oldest first.
@@ -97,7 +118,16 @@ impl RaftLogReader<TypeConfig> for LogStore {
         if first >= end {
             return Ok(Vec::new());
         }
-        self.lock().read(first, end).map(|row| row.map(|(id, payload)| Entry::new(id.0, payload.0))).collect()
+        let entries: Vec<Entry> = {
+            let log = self.lock();
+            log.read(first, end).map(|row| row.map(|(id, payload)| Entry::new(id.0, payload.0))).collect::<io::Result<_>>()?
+        };
+        // Openraft's contract: a hole is an error. (What is missing at the beginning was purged, and `Node::start` sees to it that the snapshot reaches as far.)
+        let first = entries.first().map_or(0, |e| e.log_id.index);
+        match (first..).zip(&entries).find(|(index, entry)| entry.log_id.index != *index) {
+            Some((index, _)) => Err(io::Error::new(io::ErrorKind::InvalidData, format!("entry {index} is missing from the log"))),
+            None => Ok(entries),
+        }
     }
 
     async fn read_vote(&mut self) -> io::Result<Option<Vote>> {
@@ -171,7 +201,8 @@ impl raft_log::Types for LogTypes {
     type LogPayload = Json<Payload>;
     type Vote = Json<Vote>;
     type Callback = OnDisk;
-    type UserData = Json<()>;
+    /// Whose log it is.
+    type UserData = Json<InstanceId>;
 
     fn log_index(id: &Self::LogId) -> u64 {
         id.0.index
@@ -186,6 +217,7 @@ impl raft_log::Types for LogTypes {
 pub enum OnDisk {
     Raft(IOFlushed<TypeConfig>),
     Signal(oneshot::Sender<io::Result<()>>),
+    Opened(std::sync::mpsc::SyncSender<io::Result<()>>),
 }
 
 impl raft_log::Callback for OnDisk {
@@ -193,6 +225,7 @@ impl raft_log::Callback for OnDisk {
         match self {
             Self::Raft(callback) => callback.io_completed(result),
             Self::Signal(tx) => drop(tx.send(result)),
+            Self::Opened(tx) => drop(tx.send(result)),
         }
     }
 }

@@ -9,9 +9,11 @@ pub use state_machine::{AppliedState, StateMachine};
 #[cfg(test)]
 mod tests {
     use super::{LogStore, StateMachine};
+    use crate::identity::Identity;
     use crate::types::TypeConfig;
     use openraft::StorageError;
     use openraft::testing::log::{StoreBuilder, Suite};
+    use pgraft_core::NodeId;
     use tempfile::TempDir;
 
     struct Builder;
@@ -19,7 +21,8 @@ mod tests {
     impl StoreBuilder<TypeConfig, LogStore, StateMachine, TempDir> for Builder {
         async fn build(&self) -> Result<(TempDir, LogStore, StateMachine), StorageError<TypeConfig>> {
             let dir = tempfile::tempdir().unwrap();
-            let log = LogStore::open(dir.path()).unwrap();
+            let identity = Identity::open(dir.path(), NodeId::new(1).unwrap()).unwrap();
+            let log = LogStore::open(dir.path(), &identity).unwrap();
             let state_machine = StateMachine::open(dir.path()).unwrap();
             Ok((dir, log, state_machine))
         }

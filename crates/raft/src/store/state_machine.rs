@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use futures::{Stream, TryStreamExt};
@@ -36,6 +36,8 @@ pub struct AppliedState {
 pub struct StateMachine {
     path: PathBuf,
     state: Arc<watch::Sender<Arc<AppliedState>>>,
+    /// The last index in the snapshot on disk; held while it is written, since one may be built while another is installed.
+    on_disk: Arc<Mutex<Option<LogId>>>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -59,12 +61,24 @@ impl StateMachine {
             }
             state = AppliedState { cluster, last_applied: meta.last_log_id, membership: meta.last_membership, times: VecDeque::new() };
         }
-        Ok(Self { path, state: Arc::new(watch::channel(Arc::new(state)).0) })
+        let on_disk = Arc::new(Mutex::new(state.last_applied));
+        Ok(Self { path, state: Arc::new(watch::channel(Arc::new(state)).0), on_disk })
     }
 
     /// Follows the applied state.
     pub fn watch(&self) -> watch::Receiver<Arc<AppliedState>> {
         self.state.subscribe()
+    }
+
+    /// Writes the snapshot, unless a younger one is there: the log behind that may be gone already.
+    fn keep(&self, meta: &SnapshotMeta, cluster: &ClusterState) -> io::Result<()> {
+        let mut on_disk = self.on_disk.lock().unwrap_or_else(PoisonError::into_inner);
+        if *on_disk > meta.last_log_id {
+            return Ok(());
+        }
+        files::replace_json(&self.path, &SnapshotFile { format: FORMAT, meta: meta.clone(), cluster: cluster.clone() })?;
+        *on_disk = meta.last_log_id;
+        Ok(())
     }
 
     fn current(&self) -> Arc<AppliedState> {
@@ -115,7 +129,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
 
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: Vec<u8>) -> io::Result<()> {
         let cluster: ClusterState = serde_json::from_slice(&snapshot)?;
-        files::replace_json(&self.path, &SnapshotFile { format: FORMAT, meta: meta.clone(), cluster: cluster.clone() })?;
+        self.keep(meta, &cluster)?;
         self.state.send_replace(Arc::new(AppliedState {
             cluster,
             last_applied: meta.last_log_id,
@@ -141,7 +155,7 @@ impl RaftSnapshotBuilder<TypeConfig> for StateMachine {
     ) -> io::Result<Snapshot<openraft::alias::CommittedLeaderIdOf<TypeConfig>, u64, crate::types::Endpoint, Vec<u8>>> {
         let state = self.current();
         let meta = SnapshotMeta { last_log_id: state.last_applied, last_membership: state.membership.clone() };
-        files::replace_json(&self.path, &SnapshotFile { format: FORMAT, meta: meta.clone(), cluster: state.cluster.clone() })?;
+        self.keep(&meta, &state.cluster)?;
         Ok(Snapshot { meta, snapshot: serde_json::to_vec(&state.cluster)? })
     }
 }

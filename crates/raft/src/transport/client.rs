@@ -127,7 +127,8 @@ impl Peer {
         let identity = self.factory.local.identity();
         let cluster = identity.cluster_id().ok_or(CallError::NoCluster)?;
         let to_instance = self.factory.applied.borrow().cluster.members.get(&peer).and_then(|m| m.told.as_ref()).map(|told| told.instance);
-        let hello = Hello { version: PROTOCOL_VERSION, cluster, from: identity.node_id, to: peer, to_instance };
+        let hello =
+            Hello { version: PROTOCOL_VERSION, cluster, from: identity.node_id, to: peer, to_instance, from_instance: identity.instance };
 
         let addresses = self.factory.resolver.resolve(host, *port).await.map_err(io)?;
         let mut stream = TcpStream::connect(addresses.as_slice()).await.map_err(io)?;

@@ -4,7 +4,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
-use pgraft_core::{ClusterId, InstanceId, NodeId};
+use pgraft_core::{ClusterId, ClusterState, InstanceId, NodeId};
 use serde::{Deserialize, Serialize};
 
 use super::PROTOCOL_VERSION;
@@ -20,6 +20,8 @@ pub struct Hello {
     pub to: NodeId,
     /// The directory that the cluster knows under that id; None when the node has not told it yet.
     pub to_instance: Option<InstanceId>,
+    /// The dialler's own directory.
+    pub from_instance: InstanceId,
 }
 
 /// The listener's first frame.
@@ -43,6 +45,10 @@ pub enum Rejected {
          (pgraft_remove_node({0}) on the leader, then pgraft_add_node with an id that was never used)"
     )]
     OtherDirectory(NodeId),
+    #[error("node {0} was removed from this cluster")]
+    Removed(NodeId),
+    #[error("it calls itself node {0}, but its directory is another one than the cluster knows: it must come back under a new node id")]
+    Impostor(NodeId),
 }
 
 /// What a listener does with a hello that it accepts.
@@ -54,8 +60,8 @@ pub enum Admission {
     Adopt(ClusterId),
 }
 
-/// Decides about a connection.
-pub fn admit(me: &Identity, hello: &Hello) -> Result<Admission, Rejected> {
+/// Decides about a connection, by what this node has applied so far.
+pub fn admit(me: &Identity, state: &ClusterState, hello: &Hello) -> Result<Admission, Rejected> {
     if hello.version != PROTOCOL_VERSION {
         return Err(Rejected::Version(hello.version));
     }
@@ -69,6 +75,13 @@ pub fn admit(me: &Identity, hello: &Hello) -> Result<Admission, Rejected> {
     // An empty or copied directory under a known id could vote a second time.
     if hello.to_instance.is_some_and(|known| known != me.instance) {
         return Err(Rejected::OtherDirectory(me.node_id));
+    }
+    if state.retired.contains(&hello.from) {
+        return Err(Rejected::Removed(hello.from));
+    }
+    let known = state.members.get(&hello.from).and_then(|m| m.told.as_ref());
+    if known.is_some_and(|told| told.instance != hello.from_instance) {
+        return Err(Rejected::Impostor(hello.from));
     }
     Ok(if me.cluster.is_none() { Admission::Adopt(hello.cluster) } else { Admission::Welcome })
 }
@@ -88,17 +101,26 @@ impl Local {
         self.identity.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Belongs to the cluster from now on, on disk first.
-    pub fn join(&self, cluster: Belonging) -> io::Result<()> {
-        self.identity.lock().unwrap_or_else(PoisonError::into_inner).join(&self.dir, cluster)
+    /// Makes a cluster of this directory, on disk first, unless it belongs to one: then that one is the answer.
+    pub fn found(&self, new: ClusterId) -> io::Result<Belonging> {
+        let mut identity = self.identity.lock().unwrap_or_else(PoisonError::into_inner);
+        match identity.cluster {
+            Some(belonging) => Ok(belonging),
+            None => {
+                let belonging = Belonging { id: new, founded_here: true };
+                identity.join(&self.dir, belonging)?;
+                Ok(belonging)
+            }
+        }
     }
 
-    /// Answers a hello: decides, and adopts the cluster where that is the decision.
-    pub fn answer(&self, hello: &Hello) -> io::Result<Result<(), Rejected>> {
-        match admit(&self.identity(), hello) {
+    /// Answers a hello: decides, and adopts the cluster where that is the decision, in one step.
+    pub fn answer(&self, state: &ClusterState, hello: &Hello) -> io::Result<Result<(), Rejected>> {
+        let mut identity = self.identity.lock().unwrap_or_else(PoisonError::into_inner);
+        match admit(&identity, state, hello) {
             Ok(Admission::Welcome) => Ok(Ok(())),
             Ok(Admission::Adopt(cluster)) => {
-                self.join(Belonging { id: cluster, founded_here: false })?;
+                identity.join(&self.dir, Belonging { id: cluster, founded_here: false })?;
                 tracing::info!("adopted by cluster {cluster}, whose node {} called", hello.from);
                 Ok(Ok(()))
             }
@@ -110,6 +132,7 @@ impl Local {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use pgraft_core::{Address, Command};
     use uuid::Uuid;
 
     fn cluster(n: u128) -> ClusterId {
@@ -121,17 +144,32 @@ mod tests {
         let (one, two) = (NodeId::new(1).unwrap(), NodeId::new(2).unwrap());
         let dir = tempfile::tempdir().unwrap();
         let mut me = Identity::open(dir.path(), two).unwrap();
-        let hello = Hello { version: PROTOCOL_VERSION, cluster: cluster(7), from: one, to: two, to_instance: None };
+        let instance = |n| InstanceId(Uuid::from_u128(n));
+        let hello =
+            Hello { version: PROTOCOL_VERSION, cluster: cluster(7), from: one, to: two, to_instance: None, from_instance: instance(1) };
+        let empty = ClusterState::default();
 
-        assert_eq!(admit(&me, &hello), Ok(Admission::Adopt(cluster(7))));
-        let unknown = Hello { to_instance: Some(InstanceId(Uuid::from_u128(1))), ..hello.clone() };
-        assert_eq!(admit(&me, &unknown), Err(Rejected::OtherDirectory(two)));
+        assert_eq!(admit(&me, &empty, &hello), Ok(Admission::Adopt(cluster(7))));
+        let unknown = Hello { to_instance: Some(instance(9)), ..hello.clone() };
+        assert_eq!(admit(&me, &empty, &unknown), Err(Rejected::OtherDirectory(two)));
 
         me.join(dir.path(), Belonging { id: cluster(7), founded_here: false }).unwrap();
-        assert_eq!(admit(&me, &hello), Ok(Admission::Welcome));
-        assert_eq!(admit(&me, &Hello { to_instance: Some(me.instance), ..hello.clone() }), Ok(Admission::Welcome));
-        assert_eq!(admit(&me, &Hello { version: 2, ..hello.clone() }), Err(Rejected::Version(2)));
-        assert!(matches!(admit(&me, &Hello { to: one, ..hello.clone() }), Err(Rejected::OtherNode { .. })));
-        assert!(matches!(admit(&me, &Hello { cluster: cluster(8), ..hello }), Err(Rejected::OtherCluster { .. })));
+        assert!(me.join(dir.path(), Belonging { id: cluster(8), founded_here: false }).is_err());
+        assert_eq!(admit(&me, &empty, &hello), Ok(Admission::Welcome));
+        assert_eq!(admit(&me, &empty, &Hello { to_instance: Some(me.instance), ..hello.clone() }), Ok(Admission::Welcome));
+        assert_eq!(admit(&me, &empty, &Hello { version: 2, ..hello.clone() }), Err(Rejected::Version(2)));
+        assert!(matches!(admit(&me, &empty, &Hello { to: one, ..hello.clone() }), Err(Rejected::OtherNode { .. })));
+        assert!(matches!(admit(&me, &empty, &Hello { cluster: cluster(8), ..hello.clone() }), Err(Rejected::OtherCluster { .. })));
+
+        // What this node has applied says who the dialler is.
+        let mut state = ClusterState::default();
+        let at = Address::new("n1", 7001).unwrap();
+        state.apply(&Command::Init { cluster: cluster(7), node: one, address: at.clone() }).unwrap();
+        let told = Command::Describe { node: one, instance: instance(1), postgres: at, zone: String::new() };
+        state.apply(&told).unwrap();
+        assert_eq!(admit(&me, &state, &hello), Ok(Admission::Welcome));
+        assert_eq!(admit(&me, &state, &Hello { from_instance: instance(2), ..hello.clone() }), Err(Rejected::Impostor(one)));
+        state.retired.insert(one);
+        assert_eq!(admit(&me, &state, &hello), Err(Rejected::Removed(one)));
     }
 }

@@ -7,17 +7,22 @@ use std::time::Duration;
 use openraft::raft::AppendEntriesResponse;
 use openraft::storage::Snapshot;
 use pgraft_core::status::WalPosition;
+use pgraft_core::{Command, NodeId};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::handshake::{Hello, Local, Welcome};
 use super::{MAX_FRAME, Reply, Rpc, read_json, write_json};
 use crate::node::LeaderContact;
+use crate::store::AppliedState;
 use crate::types::{LogCommand, Raft};
 
 /// Connections at a time: a member of a full cluster needs four from each peer.
 const MAX_CONNECTIONS: usize = 512;
+/// The longest hello, in bytes: nobody is known yet.
+const MAX_HELLO: usize = 4 << 10;
 /// From the connection to its hello.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(2);
 /// From one request to the next; the leader sends heartbeats and probes all the time.
@@ -35,6 +40,7 @@ pub struct Server {
     pub local: Arc<Local>,
     pub wal: WalSource,
     pub contact: Arc<LeaderContact>,
+    pub applied: watch::Receiver<Arc<AppliedState>>,
 }
 
 /// Answers the other members for as long as it is polled.
@@ -64,20 +70,21 @@ pub async fn serve(listener: TcpListener, server: Server) {
 
 async fn connection(mut stream: TcpStream, server: &Server) -> io::Result<()> {
     stream.set_nodelay(true)?;
-    let Some(hello) = timeout(HELLO_TIMEOUT, read_json::<_, Hello>(&mut stream, MAX_FRAME)).await?? else { return Ok(()) };
-    if let Err(no) = server.local.answer(&hello)? {
+    let Some(hello) = timeout(HELLO_TIMEOUT, read_json::<_, Hello>(&mut stream, MAX_HELLO)).await?? else { return Ok(()) };
+    let state = server.applied.borrow().clone();
+    if let Err(no) = server.local.answer(&state.cluster, &hello)? {
         tracing::debug!("refused node {} of cluster {}: {no}", hello.from, hello.cluster);
-        return write_json(&mut stream, &Welcome::Refused { why: no.to_string() }, MAX_FRAME).await;
+        return timeout(HELLO_TIMEOUT, write_json(&mut stream, &Welcome::Refused { why: no.to_string() }, MAX_HELLO)).await?;
     }
-    write_json(&mut stream, &Welcome::Accepted, MAX_FRAME).await?;
+    timeout(HELLO_TIMEOUT, write_json(&mut stream, &Welcome::Accepted, MAX_HELLO)).await??;
     while let Some(rpc) = timeout(IDLE_TIMEOUT, read_json::<_, Rpc>(&mut stream, MAX_FRAME)).await?? {
-        let reply = answer(server, rpc).await;
-        write_json(&mut stream, &reply, MAX_FRAME).await?;
+        let reply = answer(server, hello.from, rpc).await;
+        timeout(IDLE_TIMEOUT, write_json(&mut stream, &reply, MAX_FRAME)).await??;
     }
     Ok(())
 }
 
-async fn answer(server: &Server, rpc: Rpc) -> Reply {
+async fn answer(server: &Server, from: NodeId, rpc: Rpc) -> Reply {
     let raft = &server.raft;
     match rpc {
         Rpc::Append(request) => {
@@ -93,6 +100,10 @@ async fn answer(server: &Server, rpc: Rpc) -> Reply {
             or_failed(raft.install_full_snapshot(vote, Snapshot { meta, snapshot: data }).await, Reply::Snapshot)
         }
         Rpc::Transfer(request) => or_failed(raft.handle_transfer_leader(request).await, Reply::Transfer),
+        // A member speaks for itself and for nobody else; changes of the membership come over the control socket.
+        Rpc::Propose(command) if !matches!(&command, Command::Describe { node, .. } if *node == from) => {
+            Reply::Failed("a member may only tell about itself".into())
+        }
         Rpc::Propose(command) => match timeout(PROPOSE_TIMEOUT, raft.client_write(LogCommand(command))).await {
             Ok(written) => or_failed(written, |w| Reply::Proposed(w.data)),
             Err(_) => Reply::Failed("not committed in time".into()),
