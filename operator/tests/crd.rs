@@ -56,7 +56,7 @@ fn what_is_refused_when_it_is_made() {
         (json!({"replicas": 65, "storage": {"size": "1Gi"}}), "replicas must be at most 64"),
         (json!({"storage": {"size": "lots"}}), "storage.size must be a size such as 10Gi"),
         (json!({"storage": {"size": "1Mi"}}), "at least 128Mi"),
-        (json!({"storage": {"size": "1Gi"}, "raft": {"heartbeatInterval": "2s"}}), "raft.heartbeatInterval must be shorter"),
+        (json!({"storage": {"size": "1Gi"}, "raft": {"heartbeatInterval": "2s"}}), "must be at least three times raft.heartbeatInterval"),
         (
             json!({"storage": {"size": "1Gi"}, "raft": {"heartbeatInterval": "soon"}}),
             "raft.heartbeatInterval must be a time such as 100ms or 2s",

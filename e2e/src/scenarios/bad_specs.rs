@@ -43,7 +43,7 @@ fn never() -> Vec<(Value, &'static str)> {
         (json!({"bootstrap": {"initdb": {"owner": "pg_me"}}}), "bootstrap.initdb.owner must be a role of your own"),
         (
             json!({"raft": {"heartbeatInterval": "2s", "electionTimeout": "1s"}}),
-            "raft.heartbeatInterval must be shorter than raft.electionTimeout",
+            "raft.electionTimeout must be at least three times raft.heartbeatInterval",
         ),
     ]
 }

@@ -162,19 +162,21 @@ const TIME: &str = "^[1-9][0-9]{0,5}(ms|s)$";
 /// Raft's timing. A pod takes a change when it is next made.
 #[derive(Serialize, Deserialize, KubeSchema, Debug, Clone, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new(format!("!self.heartbeatInterval.matches('{TIME}') || !self.electionTimeout.matches('{TIME}') || duration(self.heartbeatInterval) < duration(self.electionTimeout)"))
-    .message("raft.heartbeatInterval must be shorter than raft.electionTimeout, or every pause looks like a dead leader"))]
+#[x_kube(validation = Rule::new(format!("!self.heartbeatInterval.matches('{TIME}') || !self.electionTimeout.matches('{TIME}') || duration(self.heartbeatInterval) + duration(self.heartbeatInterval) + duration(self.heartbeatInterval) <= duration(self.electionTimeout)"))
+    .message("raft.electionTimeout must be at least three times raft.heartbeatInterval, or every pause looks like a dead leader"))]
 pub struct RaftSpec {
     /// How often the leader speaks.
     #[serde(default = "default_heartbeat")]
     #[schemars(length(max = 12))]
     #[x_kube(validation = Rule::new(format!("self.matches('{TIME}')")).message("raft.heartbeatInterval must be a time such as 100ms or 2s"))]
+    #[x_kube(validation = Rule::new(format!("!self.matches('{TIME}') || (duration(self) >= duration('10ms') && duration(self) <= duration('60s'))")).message("raft.heartbeatInterval must be between 10ms and 60s"))]
     pub heartbeat_interval: String,
 
     /// How long a member waits for the leader before it asks for votes.
     #[serde(default = "default_election")]
     #[schemars(length(max = 12))]
     #[x_kube(validation = Rule::new(format!("self.matches('{TIME}')")).message("raft.electionTimeout must be a time such as 100ms or 2s"))]
+    #[x_kube(validation = Rule::new(format!("!self.matches('{TIME}') || (duration(self) >= duration('100ms') && duration(self) <= duration('600s'))")).message("raft.electionTimeout must be between 100ms and 600s"))]
     pub election_timeout: String,
 }
 
