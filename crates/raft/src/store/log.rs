@@ -225,7 +225,7 @@ impl raft_log::Callback for OnDisk {
         match self {
             Self::Raft(callback) => callback.io_completed(result),
             Self::Signal(tx) => drop(tx.send(result)),
-            Self::Opened(tx) => drop(tx.send(result)),
+            Self::Opened(tx) => raft_log::Callback::send(tx, result),
         }
     }
 }

@@ -106,13 +106,11 @@ impl Peer {
             None => None,
         };
         // The peer may have closed a connection that lay idle, or have restarted: once more on a fresh one. Every request can be asked twice.
-        let (stream, reply) = match kept {
-            Some(done) => done,
-            None => {
-                let fresh =
-                    timeout(CONNECT_TIMEOUT.min(ttl), self.connect(peer)).await.map_err(|_| io(io::ErrorKind::TimedOut.into()))??;
-                timeout(ttl, exchange(fresh, rpc)).await.map_err(|_| io(io::ErrorKind::TimedOut.into()))?.map_err(io)?
-            }
+        let (stream, reply) = if let Some(done) = kept {
+            done
+        } else {
+            let fresh = timeout(CONNECT_TIMEOUT.min(ttl), self.connect(peer)).await.map_err(|_| io(io::ErrorKind::TimedOut.into()))??;
+            timeout(ttl, exchange(fresh, rpc)).await.map_err(|_| io(io::ErrorKind::TimedOut.into()))?.map_err(io)?
         };
         self.stream = Some(stream);
         match reply {

@@ -104,14 +104,12 @@ impl Local {
     /// Makes a cluster of this directory, on disk first, unless it belongs to one: then that one is the answer.
     pub fn found(&self, new: ClusterId) -> io::Result<Belonging> {
         let mut identity = self.identity.lock().unwrap_or_else(PoisonError::into_inner);
-        match identity.cluster {
-            Some(belonging) => Ok(belonging),
-            None => {
-                let belonging = Belonging { id: new, founded_here: true };
-                identity.join(&self.dir, belonging)?;
-                Ok(belonging)
-            }
+        if let Some(belonging) = identity.cluster {
+            return Ok(belonging);
         }
+        let belonging = Belonging { id: new, founded_here: true };
+        identity.join(&self.dir, belonging)?;
+        Ok(belonging)
     }
 
     /// Answers a hello: decides, and adopts the cluster where that is the decision, in one step.
