@@ -28,7 +28,7 @@ install:
 
 # The scenarios on the cluster of KUBECONFIG: all of them, or those that are named.
 e2e *scenarios:
-    cargo run --quiet --locked -p pgraft-e2e -- {{scenarios}}
+    cargo run --locked -p pgraft-e2e -- {{scenarios}}
 
 # The images that ship.
 images:

@@ -1,23 +1,46 @@
-//! The leader's pod is deleted in the middle of an add: afterwards the node is a member or it is not, and that is the same everywhere.
+//! The leader is lost in the middle of an add: afterwards the node is a member or it is not, and that is the same everywhere.
 
 use serde_json::json;
 use std::collections::BTreeMap;
-use std::time::Duration;
 
-use crate::cluster::{Cluster, NodeRow, PATIENCE};
+use crate::cluster::{Cluster, NodeRow, PATIENCE, pod_name};
+use crate::command::run as command;
 use crate::ensure;
 use crate::failure::Failure;
 use crate::scenario::Figure;
+use crate::sql::Session;
 use crate::wait::{Look, until};
 
 const MEMBERS: [i32; 3] = [1, 2, 3];
 
+/// How the leader goes.
+#[derive(Debug, Clone, Copy)]
+enum Loss {
+    /// Its pod is deleted.
+    Deleted,
+    /// Every process in it but the first is killed at once.
+    Killed,
+}
+
+/// What the calls on a leader came to, until it was lost.
+#[derive(Debug)]
+struct Calls {
+    /// How many were confirmed.
+    confirmed: usize,
+    /// Who was added by the last confirmed call, if that was an add.
+    member: Option<i32>,
+    /// Whom the call was about that got no answer: it may have been done or not.
+    unanswered: i32,
+    /// What came instead of an answer.
+    error: String,
+}
+
 pub async fn run(cluster: Cluster) -> Result<Vec<Figure>, Failure> {
     cluster.create(3, &json!({})).await?;
-    let mut outcomes = Vec::new();
-    // Servers outside of Kubernetes that never answer, so that the operator leaves them alone and nobody but the leader decides.
-    for (round, newcomer) in (101..=103).enumerate() {
-        outcomes.push(lose_the_leader(&cluster, newcomer, u64::try_from(round).unwrap_or_default()).await?);
+    // Servers outside of Kubernetes that never answer: the operator leaves them alone, and nobody but the leader decides.
+    let mut newcomer = 100;
+    for loss in [Loss::Deleted, Loss::Killed, Loss::Deleted, Loss::Killed] {
+        newcomer = lose_the_leader(&cluster, loss, newcomer).await?;
     }
     // And the way through the operator: the leader goes while a pod of ours joins.
     cluster.scale(4).await?;
@@ -31,34 +54,62 @@ pub async fn run(cluster: Cluster) -> Result<Vec<Figure>, Failure> {
     cluster.settled(4).await?;
     cluster.same_everywhere(&[1, 2, 3, fourth]).await?;
     one_join_each(&cluster, &[1, 2, 3, fourth]).await?;
-    println!("leader-lost: {}", outcomes.join("; "));
     Ok(Vec::new())
 }
 
-async fn lose_the_leader(cluster: &Cluster, newcomer: i32, pause: u64) -> Result<String, Failure> {
+/// Adds and removes without a pause while the leader goes, so that it goes in the middle of a call. Returns the last id that was used.
+async fn lose_the_leader(cluster: &Cluster, loss: Loss, used: i32) -> Result<i32, Failure> {
     let leader = cluster.leader(1).await?;
-    let address = format!("198.18.127.{newcomer}"); // in the range of the test network, and nobody's
     let session = cluster.superuser(leader).await?;
-    let call = async move { session.value::<bool>("select pgraft_add_node($1, $2, 7001)", &[&newcomer, &address]).await };
-    let kill = async {
-        tokio::time::sleep(Duration::from_millis(pause)).await; // each round strikes at another moment
-        cluster.delete_pod(leader).await
+    let lost = async {
+        match loss {
+            Loss::Deleted => cluster.delete_pod(leader).await,
+            Loss::Killed => {
+                // Its own shell dies of it as well, so there is nothing good to be heard from it.
+                let _ =
+                    command("kubectl", &["exec", &pod_name(leader), "--namespace", &cluster.namespace, "--", "bash", "-c", "kill -9 -1"])
+                        .await;
+                Ok(())
+            }
+        }
     };
-    let (answer, killed) = tokio::join!(call, kill);
-    killed?;
+    let (calls, lost) = tokio::join!(call_until_lost(&session, used), lost);
+    lost?;
+    let calls = calls?;
     let rows = agreed(cluster).await?;
-    let there = rows.iter().any(|row| row.id == newcomer);
-    ensure!(there || answer.is_err(), "node {newcomer} was confirmed, and is not there: {rows:?}");
-    ensure!(rows.len() == if there { 4 } else { 3 }, "more was changed than node {newcomer}: {rows:?}");
-    if there {
-        remove(cluster, newcomer).await?;
+    let there: Vec<i32> = rows.iter().map(|row| row.id).filter(|id| !MEMBERS.contains(id)).collect();
+    println!(
+        "leader-lost: {loss:?} leader {leader} after {} confirmed calls, at node {}: {there:?}, {}",
+        calls.confirmed, calls.unanswered, calls.error
+    );
+    let (before, after) = match calls.member {
+        None => (vec![], vec![calls.unanswered]),
+        Some(id) => (vec![id], vec![]),
+    };
+    ensure!(there == before || there == after, "the members besides {MEMBERS:?} are {there:?}, and should be {before:?} or {after:?}");
+    for id in there {
+        remove(cluster, id).await?;
     }
     cluster.settled(3).await?;
-    Ok(format!(
-        "node {newcomer}: {}, answered {}",
-        if there { "there" } else { "not there" },
-        answer.map_or_else(|f| f.to_string(), |t| t.to_string())
-    ))
+    Ok(calls.unanswered)
+}
+
+/// Add, remove, add the next one, ... until a call gets no answer.
+async fn call_until_lost(leader: &Session, used: i32) -> Result<Calls, Failure> {
+    let mut calls = Calls { confirmed: 0, member: None, unanswered: used, error: String::new() };
+    for id in used + 1..used + 100_000 {
+        let address = format!("198.18.{}.{}", 112 + id / 250 % 16, id % 250 + 1); // in the range of the test network, and nobody's
+        calls.unanswered = id;
+        for statement in [format!("select pgraft_add_node({id}, '{address}', 7001)"), format!("select pgraft_remove_node({id})")] {
+            if let Err(failure) = leader.run(&statement).await {
+                calls.error = failure.to_string();
+                return Ok(calls);
+            }
+            calls.confirmed += 1;
+            calls.member = if calls.member.is_none() { Some(id) } else { None };
+        }
+    }
+    Err(Failure::Wrong("the leader was never lost".into()))
 }
 
 /// Waits until all three have applied the same log, and returns their rows, which must be equal then.
