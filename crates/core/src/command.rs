@@ -29,6 +29,18 @@ pub enum Command {
         /// Who leaves.
         node: NodeId,
     },
+    /// A newcomer was not reached in time and is given up: it leaves again, and its id is spent like any other.
+    JoinExpired {
+        /// Who never came.
+        node: NodeId,
+    },
+    /// A member has moved: the same node and directory, listening elsewhere.
+    SetAddress {
+        /// Who has moved.
+        node: NodeId,
+        /// Where its Raft member listens from now on.
+        address: Address,
+    },
     /// What a member tells the group about itself, once it is in and whenever it changes.
     Describe {
         /// Who speaks.
@@ -49,6 +61,8 @@ impl Command {
             Self::Init { .. } => "init",
             Self::Join { .. } => "join",
             Self::Remove { .. } => "remove",
+            Self::JoinExpired { .. } => "join_expired",
+            Self::SetAddress { .. } => "set_address",
             Self::Describe { .. } => "describe",
         }
     }

@@ -32,6 +32,15 @@ pub enum Request {
         /// Who leaves.
         node_id: i64,
     },
+    /// Tell where a member listens now; on the leader only.
+    SetAddress {
+        /// Who has moved.
+        node_id: i64,
+        /// Its Raft host.
+        address: String,
+        /// Its Raft port.
+        port: i64,
+    },
     /// What this node knows.
     Status,
     /// The youngest log entries, oldest first.
@@ -81,7 +90,7 @@ pub struct LogRow {
     pub index: u64,
     /// The term of the leader that wrote it.
     pub term: u64,
-    /// `init`, `join`, `remove`, `describe`, or Raft's own `membership` and `blank`.
+    /// `init`, `join`, `remove`, `join_expired`, `set_address`, `describe`, or Raft's own `membership` and `blank`.
     pub kind: String,
     /// The entry as JSON text.
     pub data: String,

@@ -22,6 +22,9 @@ pub struct InstanceConfig {
     /// The Raft member.
     #[serde(default)]
     pub raft: RaftConfig,
+    /// TLS for Postgres and the Raft member. Without it neither has any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<TlsConfig>,
     /// `host:port` of the HTTP listener (`/livez /readyz /status`).
     pub http_listen: String,
     /// `host:port` of other nodes' HTTP listeners, asked for the primary by a node that has no data yet. A name may stand for many addresses.
@@ -46,7 +49,8 @@ pub struct PostgresqlConfig {
     /// Settings of the user's. None of [`RESERVED_PARAMETERS`].
     #[serde(default)]
     pub parameters: BTreeMap<String, String>,
-    /// Lines of `pg_hba.conf`, put after pgraft's own and before the closing `host all all all scram-sha-256`.
+    /// Lines of `pg_hba.conf`, put after pgraft's own and before the closing line, which lets in whoever has a password: `host all all all
+    /// scram-sha-256`, with TLS `hostssl`.
     #[serde(default)]
     pub pg_hba: Vec<String>,
 }
@@ -63,11 +67,42 @@ pub struct RaftConfig {
     pub heartbeat_interval: String,
     /// `pgraft.election_timeout`, with Postgres' units.
     pub election_timeout: String,
+    /// `pgraft.allow_plaintext`: without TLS on more than the loopback, for a network that nobody else is on.
+    pub allow_plaintext: bool,
 }
 
 impl Default for RaftConfig {
     fn default() -> Self {
-        Self { port: 7001, listen_address: "0.0.0.0".into(), heartbeat_interval: "100ms".into(), election_timeout: "1s".into() }
+        Self {
+            port: 7001,
+            listen_address: "0.0.0.0".into(),
+            heartbeat_interval: "100ms".into(),
+            election_timeout: "1s".into(),
+            allow_plaintext: false,
+        }
+    }
+}
+
+/// The files of a node's certificate, in PEM. They are read again when they change.
+///
+/// The certificate's subject alternative names hold `node-<id>.pgraft` and the address that other nodes reach this one at; it is for servers and
+/// for clients, since a standby shows it to the primary.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct TlsConfig {
+    /// The certificate, and those between it and the CA.
+    pub cert_file: String,
+    /// Its private key, which nobody but the user that Postgres runs as may read; or root's, and that user's group may.
+    pub key_file: String,
+    /// The cluster's CA; during its rotation the old one and the new one.
+    pub ca_file: String,
+}
+
+impl TlsConfig {
+    /// All of the files, by the names of their keys.
+    pub const fn files(&self) -> [(&'static str, &String); 3] {
+        let Self { cert_file, key_file, ca_file } = self;
+        [("tls.certFile", cert_file), ("tls.keyFile", key_file), ("tls.caFile", ca_file)]
     }
 }
 
@@ -115,6 +150,10 @@ pub const RESERVED_PARAMETERS: &[&str] = &[
     "restart_after_crash",
     "restore_command",
     "shared_preload_libraries",
+    "ssl",
+    "ssl_ca_file",
+    "ssl_cert_file",
+    "ssl_key_file",
     "synchronous_standby_names",
     "unix_socket_directories",
     "wal_level",
@@ -128,11 +167,16 @@ pub fn reserved_parameter<'a>(names: impl IntoIterator<Item = &'a str>) -> Optio
         .find(|n| n.to_ascii_lowercase().starts_with("pgraft.") || RESERVED_PARAMETERS.iter().any(|r| r.eq_ignore_ascii_case(n)))
 }
 
-/// The role that the operator connects as: reads `pgraft_*`, may add and remove nodes, owns nothing.
+/// The role that the operator connects as: reads `pgraft_*`, may add and remove nodes, owns nothing. With TLS, by a client certificate of this name.
 pub const OPERATOR_ROLE: &str = "pgraft_operator";
 
 /// The role that standbys stream as.
 pub const REPLICATION_ROLE: &str = "pgraft_replication";
+
+/// The name of a node that its certificate must carry, and as which the operator greets it.
+pub fn certificate_name(node: crate::NodeId) -> String {
+    format!("node-{node}.pgraft")
+}
 
 /// The name of a node's replication slot and of its standby connection.
 pub fn replication_name(node: crate::NodeId) -> String {
@@ -157,7 +201,10 @@ postgresql: {port: 5432, listenAddresses: '*', parameters: {work_mem: 8MB}}
 ";
         let config: InstanceConfig = serde_saphyr::from_str(text).unwrap();
         assert_eq!(config.raft, RaftConfig::default());
-        assert_eq!(config.bootstrap.database, "app");
+        assert_eq!((config.bootstrap.database.as_str(), &config.tls), ("app", &None));
+        let tls = "tls: {certFile: /t/tls.crt, keyFile: /t/tls.key, caFile: /t/ca.crt}";
+        let config: InstanceConfig = serde_saphyr::from_str(&format!("{text}{tls}\n")).unwrap();
+        assert_eq!(config.tls.unwrap().files().map(|(_, file)| file.as_str()), ["/t/tls.crt", "/t/tls.key", "/t/ca.crt"]);
         assert!(serde_saphyr::from_str::<InstanceConfig>(&format!("{text}\nfoo: 1")).is_err());
     }
 

@@ -12,6 +12,7 @@
 pub mod address;
 pub mod command;
 pub mod control;
+pub mod failover;
 pub mod id;
 pub mod instance_config;
 pub mod instance_file;

@@ -3,13 +3,16 @@
 //!
 //! ```text
 //!  join    Learner in the state ──▶ AddLearner ──▶ (caught up) ──▶ Promote ──▶ Voter
+//!                                                └─▶ (never heard in join_timeout) ──▶ GiveUp ──▶ Leaving
+//!  move    another address in the state ──▶ Move
 //!  remove  Leaving in the state ──▶ [Transfer, when it is the leader itself] ──▶ Drop ──▶ retired
 //! ```
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use crate::state::RaftMembership;
-use crate::{ClusterState, MAX_VOTERS, NodeId, Role};
+use crate::{ClusterState, MAX_VOTERS, MemberStatus, NodeId, Refusal, Role};
 
 /// What the leader knows.
 #[derive(Debug, Clone)]
@@ -24,6 +27,10 @@ pub struct Facts<'a> {
     pub settled: bool,
     /// Members that answered lately and have all of the log up to the leader's commit index.
     pub caught_up: &'a BTreeSet<NodeId>,
+    /// For how long this member has known of each newcomer that has told nothing about itself yet: it was never reached, or not to its end.
+    pub unheard: &'a BTreeMap<NodeId, Duration>,
+    /// After so long such a newcomer is given up; None: never.
+    pub join_timeout: Option<Duration>,
 }
 
 /// What to do now.
@@ -33,12 +40,16 @@ pub enum Step {
     Nothing,
     /// A joint configuration was left behind: make it uniform.
     FinishJoint,
+    /// A member has moved: have Raft look for it where the state says.
+    Move(NodeId),
     /// Begin to send the log to a newcomer.
     AddLearner(NodeId),
     /// The newcomer has not caught up: look again when replication moves.
     WaitFor(NodeId),
     /// Give the newcomer its vote.
     Promote(NodeId),
+    /// The newcomer was not reached in time: it leaves again.
+    GiveUp(NodeId),
     /// This leader is the one that leaves: hand the lead to that voter first.
     Transfer(NodeId),
     /// Take a leaving member out.
@@ -49,9 +60,13 @@ pub enum Step {
 
 /// The next step. At most one voter changes in it (invariant 6).
 pub fn next_step(facts: &Facts<'_>) -> Step {
-    let Facts { state, raft, me, settled, caught_up } = facts;
+    let Facts { state, raft, me, settled, caught_up, unheard, join_timeout } = facts;
     if raft.joint {
         return Step::FinishJoint;
+    }
+    let is_elsewhere = |id: &NodeId, address| raft.contains(*id) && raft.addresses.get(id) != Some(address);
+    if let Some((&moved, _)) = state.members.iter().find(|(id, m)| m.role != Role::Leaving && is_elsewhere(id, &m.address)) {
+        return Step::Move(moved);
     }
     if let Some((&leaving, _)) = state.members.iter().find(|(_, m)| m.role == Role::Leaving) {
         if !raft.contains(leaving) {
@@ -67,15 +82,19 @@ pub fn next_step(facts: &Facts<'_>) -> Step {
         };
     }
     let newcomers = || state.members.iter().filter(|(_, m)| m.role == Role::Learner).map(|(id, _)| *id);
+    let told = |id: &NodeId| state.members.get(id).is_some_and(|m| m.told.is_some());
+    let too_long = |id: &NodeId| join_timeout.is_some_and(|limit| unheard.get(id).is_some_and(|since| *since >= limit));
+    if let Some(lost) = newcomers().find(|id| !told(id) && too_long(id)) {
+        return Step::GiveUp(lost);
+    }
     if let Some(newcomer) = newcomers().find(|id| !raft.contains(*id)) {
         return Step::AddLearner(newcomer);
     }
     if raft.voters.len() >= MAX_VOTERS {
-        return Step::Nothing;
+        return newcomers().find(|id| !told(id)).map_or(Step::Nothing, Step::WaitFor);
     }
     let mut waiting = newcomers().filter(|id| !raft.voters.contains(id)).peekable();
     // Who has not told which directory it lives in gets no vote: nobody could tell a wiped one from it.
-    let told = |id: &NodeId| state.members.get(id).is_some_and(|m| m.told.is_some());
     match (waiting.clone().find(|id| caught_up.contains(id) && told(id)), waiting.peek()) {
         (Some(ready), _) => Step::Promote(ready),
         (None, Some(&late)) => Step::WaitFor(late),
@@ -88,109 +107,38 @@ pub const fn majority(voters: usize) -> usize {
     voters / 2 + 1
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{Address, ClusterId, Command, InstanceId};
-    use proptest::prelude::*;
-    use uuid::Uuid;
-
-    /// Raft as far as the driver sees it: each step is carried out at once, a voter change through a joint configuration that may be left
-    /// behind by a crash.
-    fn carry_out(step: Step, raft: &mut RaftMembership, crash: bool, me: &mut NodeId) -> bool {
-        match step {
-            Step::Nothing | Step::WaitFor(_) => return false,
-            Step::FinishJoint => raft.joint = false,
-            Step::Confirm => {}
-            Step::AddLearner(id) => {
-                raft.learners.insert(id);
-            }
-            Step::Promote(id) => {
-                raft.learners.remove(&id);
-                raft.voters.insert(id);
-                raft.joint = crash;
-            }
-            Step::Transfer(id) => {
-                *me = id;
-                return false;
-            }
-            Step::Drop(id) => {
-                raft.learners.remove(&id);
-                raft.voters.remove(&id);
-            }
-        }
-        true
+/// Whether a node may join, by what the leader sees. With it as a voter, those who answer must be able to decide: a newcomer that never
+/// comes would otherwise cost the group its last majority. (etcd's rule, `mayAddMember`; and as there a single voter may call a second one.
+/// A newcomer that `answers` counts, since it gets its vote only when it is there.)
+///
+/// # Errors
+/// [`Refusal::NoMajorityWith`]
+pub fn may_join(members: &[MemberStatus], node: NodeId, answers: bool) -> Result<(), Refusal> {
+    let (voters, alive) = voters_alive(members.iter());
+    let required = majority(voters + 1);
+    let alive = alive + usize::from(answers);
+    if voters <= 1 || voters >= MAX_VOTERS || alive >= required {
+        return Ok(());
     }
-
-    fn tell(state: &mut ClusterState, node: NodeId) {
-        let instance = InstanceId(Uuid::from_u128(u128::from(node.get())));
-        let _ = state.apply(&Command::Describe { node, instance, postgres: address(node), zone: String::new() });
-    }
-
-    fn address(id: NodeId) -> Address {
-        Address::new(&format!("node-{id}"), 7001).unwrap()
-    }
-
-    proptest! {
-        /// From any mix of joins, removals and leaders that die half way, the membership becomes what the state says, and no step changes
-        /// more than one voter.
-        #[test]
-        fn it_gets_there_one_voter_at_a_time(
-            wishes in prop::collection::vec((1..10i64, any::<bool>(), any::<bool>(), 0..4usize), 1..40)
-        ) {
-            let founder = NodeId::new(1).unwrap();
-            let mut me = founder;
-            let mut state = ClusterState::default();
-            state.apply(&Command::Init { cluster: ClusterId(Uuid::nil()), node: founder, address: address(founder) }).unwrap();
-            let mut raft = RaftMembership { voters: BTreeSet::from([founder]), learners: BTreeSet::new(), joint: false };
-            let drive = |state: &mut ClusterState, raft: &mut RaftMembership, me: &mut NodeId, steps: usize, crash: bool| {
-                let everyone: BTreeSet<NodeId> = state.members.keys().copied().collect();
-                for n in 0..steps {
-                    let step = next_step(&Facts { state, raft, me: *me, settled: true, caught_up: &everyone });
-                    let voters = raft.voters.clone();
-                    let wrote = carry_out(step, raft, crash && n == 0, me);
-                    assert!(voters.symmetric_difference(&raft.voters).count() <= 1, "{step:?} changed several voters");
-                    assert!(!raft.voters.is_empty());
-                    // Only an entry makes the state follow.
-                    if wrote {
-                        state.apply_membership(raft);
-                    }
-                }
-            };
-            for (id, join, crash, steps) in wishes {
-                let node = NodeId::new(id).unwrap();
-                let _ = if join { state.apply(&Command::Join { node, address: address(node) }) } else { state.apply(&Command::Remove { node }) };
-                tell(&mut state, node);
-                drive(&mut state, &mut raft, &mut me, steps, crash);
-            }
-            drive(&mut state, &mut raft, &mut me, 30, false);
-            let everyone = state.members.keys().copied().collect();
-            prop_assert_eq!(next_step(&Facts { state: &state, raft: &raft, me, settled: true, caught_up: &everyone }), Step::Nothing);
-            let in_raft: BTreeSet<NodeId> = raft.voters.union(&raft.learners).copied().collect();
-            prop_assert_eq!(in_raft, everyone);
-            prop_assert_eq!(raft.voters.len(), state.members.len().min(MAX_VOTERS));
-            prop_assert!(state.members.values().all(|m| m.role != Role::Leaving));
-        }
-    }
-
-    #[test]
-    fn a_newcomer_that_has_not_caught_up_or_not_told_gets_no_vote() {
-        let (one, two) = (NodeId::new(1).unwrap(), NodeId::new(2).unwrap());
-        let mut state = ClusterState::default();
-        state.apply(&Command::Init { cluster: ClusterId(Uuid::nil()), node: one, address: address(one) }).unwrap();
-        state.apply(&Command::Join { node: two, address: address(two) }).unwrap();
-        let raft = RaftMembership { voters: BTreeSet::from([one]), learners: BTreeSet::from([two]), joint: false };
-        let step = |state: &ClusterState, caught_up: &[NodeId]| {
-            next_step(&Facts { state, raft: &raft, me: one, settled: true, caught_up: &caught_up.iter().copied().collect() })
-        };
-        assert_eq!(step(&state, &[one, two]), Step::WaitFor(two), "it has not told");
-        tell(&mut state, two);
-        assert_eq!(step(&state, &[one]), Step::WaitFor(two));
-        assert_eq!(step(&state, &[one, two]), Step::Promote(two));
-    }
-
-    #[test]
-    fn majorities() {
-        assert_eq!([1, 2, 3, 4, 5, 6, 7].map(majority), [1, 2, 2, 3, 3, 4, 4]);
-    }
+    Err(Refusal::NoMajorityWith { node, alive, voters: voters + 1, required })
 }
+
+/// Whether a node may leave, by what the leader sees. The voters that remain must be able to decide without it. A voter that is dead may
+/// always go, and a learner decides nothing.
+///
+/// # Errors
+/// [`Refusal::NoMajorityLeft`]
+pub fn may_leave(members: &[MemberStatus], node: NodeId) -> Result<(), Refusal> {
+    let counts = members.iter().any(|m| m.node_id == node && m.role == Role::Voter && m.reachable == Some(true));
+    let (voters, alive) = voters_alive(members.iter().filter(|m| m.node_id != node));
+    let required = majority(voters);
+    if !counts || alive >= required { Ok(()) } else { Err(Refusal::NoMajorityLeft { node, alive, voters, required }) }
+}
+
+/// How many vote, and how many of them answer.
+fn voters_alive<'a>(members: impl Iterator<Item = &'a MemberStatus>) -> (usize, usize) {
+    members.filter(|m| m.role == Role::Voter).fold((0, 0), |(all, alive), m| (all + 1, alive + usize::from(m.reachable == Some(true))))
+}
+
+#[cfg(test)]
+mod tests;

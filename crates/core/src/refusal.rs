@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 use crate::{Address, ClusterId, NodeId};
 
 /// Why a command was not carried out. Nothing has changed when one of these comes back, except where its own words say otherwise.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error, strum::EnumDiscriminants)]
+#[strum_discriminants(name(RefusalKind), doc = "The refusals without what they carry.", derive(strum::EnumIter))]
 #[serde(rename_all = "snake_case")]
 pub enum Refusal {
     /// A node id outside 1..=2147483647.
@@ -45,6 +46,12 @@ pub enum Refusal {
         /// The leader, when this node knows one.
         leader: Option<(NodeId, Address)>,
     },
+    /// `pgraft_set_address` on another node than the leader.
+    #[error("Cannot set address - this node is not the leader. Addresses must be changed on the leader.")]
+    SetAddressOnFollower {
+        /// The leader, when this node knows one.
+        leader: Option<(NodeId, Address)>,
+    },
     /// The id belongs to a member that lives elsewhere.
     #[error("node {node} is already a member, at {at}")]
     OtherAddress {
@@ -76,6 +83,9 @@ pub enum Refusal {
     /// A member that is not out yet.
     #[error("a membership change is under way: node {0} is being removed")]
     RemovalUnderWay(NodeId),
+    /// A newcomer that was to be given up, and that came after all.
+    #[error("node {0} has come and is not given up")]
+    HasCome(NodeId),
     /// The primary can't be removed.
     #[error("node {0} is the primary and can't be removed")]
     IsPrimary(NodeId),
@@ -87,6 +97,18 @@ pub enum Refusal {
         /// Voters that answer, of those that would remain.
         alive: usize,
         /// Voters that would remain.
+        voters: usize,
+        /// The majority of them.
+        required: usize,
+    },
+    /// With this node as a voter the group could not decide anything: too many do not answer, the newcomer among them.
+    #[error("adding node {node} would make {alive} reachable of {voters} voters, and {required} are needed")]
+    NoMajorityWith {
+        /// Who was to join.
+        node: NodeId,
+        /// Voters that answer.
+        alive: usize,
+        /// Voters that there would be.
         voters: usize,
         /// The majority of them.
         required: usize,
@@ -117,12 +139,12 @@ impl Refusal {
         match self {
             Self::BadNodeId(_) | Self::BadAddress { .. } | Self::BadPort(_) | Self::Unresolvable(_) => "22023",
             Self::AlreadyInitialized(_) | Self::NotInitialized => "55000",
-            Self::AddOnFollower { .. } | Self::RemoveOnFollower { .. } => "PGR01",
+            Self::AddOnFollower { .. } | Self::RemoveOnFollower { .. } | Self::SetAddressOnFollower { .. } => "PGR01",
             Self::OtherAddress { .. } | Self::AddressTaken { .. } => "42710",
             Self::IdRetired(_) | Self::OtherDirectory(_) => "PGR02",
             Self::UnknownNode(_) => "42704",
             Self::JoinUnderWay(_) | Self::RemovalUnderWay(_) => "PGR03",
-            Self::IsPrimary(_) | Self::NoMajorityLeft { .. } => "55006",
+            Self::IsPrimary(_) | Self::NoMajorityLeft { .. } | Self::NoMajorityWith { .. } | Self::HasCome(_) => "55006",
             Self::TooManyMembers(_) => "54000",
             Self::NoQuorum { .. } => "PGR04",
             Self::StillUnderWay { .. } => "PGR05",
@@ -133,20 +155,22 @@ impl Refusal {
     /// The next step, in words.
     pub fn hint(&self) -> String {
         match self {
-            Self::BadNodeId(_) => "Give the new node a number that no node of this cluster has had.".into(),
+            Self::BadNodeId(_) => "A new node gets a number that no node of this cluster has had.".into(),
             Self::BadAddress { .. } => "Give a host name or an IP address that every member can reach.".into(),
-            Self::BadPort(_) => "The port is the new node's pgraft.port, 7001 unless it was changed.".into(),
+            Self::BadPort(_) => "The port is the node's pgraft.port, 7001 unless it was changed.".into(),
             Self::Unresolvable(_) => "Every member must be able to resolve the name; check it on this host, or give an IP address.".into(),
             Self::AlreadyInitialized(_) => "Other nodes join with pgraft_add_node() on the leader.".into(),
             Self::NotInitialized => {
                 "Call pgraft_init() on the first node of a new cluster, or have the leader of an existing one call pgraft_add_node() for this node.".into()
             }
-            Self::AddOnFollower { leader } | Self::RemoveOnFollower { leader } => match leader {
+            Self::AddOnFollower { leader } | Self::RemoveOnFollower { leader } | Self::SetAddressOnFollower { leader } => match leader {
                 Some((id, address)) => format!("The leader is node {id} ({address})."),
                 None => "There is no leader at the moment; try again when pgraft_get_leader() returns one.".into(),
             },
-            Self::OtherAddress { .. } => "Use a new node id, or remove the member first.".into(),
-            Self::AddressTaken { node, .. } => format!("Remove node {node} first, or give the new node's own address."),
+            Self::OtherAddress { node, .. } => {
+                format!("Use a new node id. If node {node} itself has moved, call pgraft_set_address({node}, ...) instead.")
+            }
+            Self::AddressTaken { node, .. } => format!("Remove node {node} first, or give the node's own address."),
             Self::IdRetired(_) => "Use a new node id: a returning id could vote twice.".into(),
             Self::OtherDirectory(id) => {
                 format!("A node that has lost its directory comes back under a new id: pgraft_remove_node({id}), then pgraft_add_node with a new one.")
@@ -158,6 +182,10 @@ impl Refusal {
             Self::RemovalUnderWay(id) => format!("Try again when node {id} is gone from pgraft_members."),
             Self::IsPrimary(_) => "The primary leaves the cluster last.".into(),
             Self::NoMajorityLeft { .. } => "Bring unreachable voters back first, or remove those; pgraft_members shows who is reachable.".into(),
+            Self::HasCome(id) => format!("pgraft_members shows node {id}."),
+            Self::NoMajorityWith { .. } => {
+                "Start the new node first, so that it answers; or bring unreachable voters back, or remove those. pgraft_members shows who is reachable.".into()
+            }
             Self::TooManyMembers(_) => "Remove members that are no longer needed.".into(),
             Self::NoQuorum { .. } => {
                 "The change may still be made when a majority is back: look at pgraft_get_nodes() before you try again. The same call again is safe.".into()

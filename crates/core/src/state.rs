@@ -85,6 +85,8 @@ pub struct RaftMembership {
     pub learners: BTreeSet<NodeId>,
     /// Between two configurations: both must agree to everything.
     pub joint: bool,
+    /// Where Raft looks for each of them.
+    pub addresses: BTreeMap<NodeId, Address>,
 }
 
 impl RaftMembership {
@@ -104,6 +106,8 @@ impl ClusterState {
             Command::Init { cluster, node, address } => self.init(*cluster, *node, address),
             Command::Join { node, address } => self.join(*node, address),
             Command::Remove { node } => self.remove(*node),
+            Command::JoinExpired { node } => self.join_expired(*node),
+            Command::SetAddress { node, address } => self.set_address(*node, address),
             Command::Describe { node, instance, postgres, zone } => {
                 self.describe(*node, Told { instance: *instance, postgres: postgres.clone(), zone: zone.clone() })
             }
@@ -210,6 +214,41 @@ impl ClusterState {
             (_, Some(change)) => Err(change),
             (_, None) => {
                 member.role = Role::Leaving;
+                Ok(Outcome::Changed)
+            }
+        }
+    }
+
+    /// Asked by a leader whose patience is over; by then the newcomer may have come after all.
+    fn join_expired(&mut self, node: NodeId) -> Result<Outcome, Refusal> {
+        if self.retired.contains(&node) {
+            return Ok(Outcome::AlreadySo);
+        }
+        let Some(member) = self.members.get_mut(&node) else { return Err(Refusal::UnknownNode(node)) };
+        match member.role {
+            Role::Leaving => Ok(Outcome::AlreadySo),
+            Role::Learner if member.told.is_none() => {
+                member.role = Role::Leaving;
+                Ok(Outcome::Changed)
+            }
+            Role::Learner | Role::Voter => Err(Refusal::HasCome(node)),
+        }
+    }
+
+    /// Also while another node joins or leaves: no vote changes, and it may be the newcomer whose address was wrong.
+    fn set_address(&mut self, node: NodeId, address: &Address) -> Result<Outcome, Refusal> {
+        if self.cluster.is_none() {
+            return Err(Refusal::NotInitialized);
+        }
+        if let Some((other, _)) = self.members.iter().find(|(id, m)| **id != node && m.address == *address) {
+            return Err(Refusal::AddressTaken { address: address.clone(), node: *other });
+        }
+        let Some(member) = self.members.get_mut(&node) else { return Err(Refusal::UnknownNode(node)) };
+        match member.role {
+            Role::Leaving => Err(Refusal::RemovalUnderWay(node)),
+            Role::Learner | Role::Voter if member.address == *address => Ok(Outcome::AlreadySo),
+            Role::Learner | Role::Voter => {
+                member.address = address.clone();
                 Ok(Outcome::Changed)
             }
         }

@@ -98,7 +98,7 @@ pub struct MemberStatus {
 }
 
 /// The end of a server's WAL: what it has flushed as a primary, or received and flushed as a standby.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct WalPosition {
     /// Timeline of the last record. First, because it orders before the LSN.
     pub timeline: u32,

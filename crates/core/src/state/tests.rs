@@ -23,6 +23,8 @@ fn op() -> impl Strategy<Value = Op> {
     prop_oneof![
         4 => (node(), address()).prop_map(|(node, address)| Op::Command(Command::Join { node, address })),
         3 => node().prop_map(|node| Op::Command(Command::Remove { node })),
+        1 => node().prop_map(|node| Op::Command(Command::JoinExpired { node })),
+        2 => (node(), address()).prop_map(|(node, address)| Op::Command(Command::SetAddress { node, address })),
         2 => (node(), address()).prop_map(|(node, postgres)| Op::Command(Command::Describe {
             node,
             instance: InstanceId(Uuid::from_u128(u128::from(node.get()))),
@@ -38,7 +40,7 @@ fn settled(state: &ClusterState) -> RaftMembership {
     let staying = |role: Role| role != Role::Leaving;
     let voters: BTreeSet<_> = state.members.iter().filter(|(_, m)| staying(m.role)).map(|(id, _)| *id).take(MAX_VOTERS).collect();
     let learners = state.members.iter().filter(|(id, m)| staying(m.role) && !voters.contains(id)).map(|(id, _)| *id).collect();
-    RaftMembership { voters, learners, joint: false }
+    RaftMembership { voters, learners, ..RaftMembership::default() }
 }
 
 fn run(ops: &[Op]) -> ClusterState {
@@ -143,6 +145,7 @@ fn the_seeds_session() {
     assert_eq!(state.apply(&Command::Join { node: id(2), address: at(2) }), Ok(Outcome::AlreadySo));
     assert_eq!(state.apply(&Command::Join { node: id(2), address: at(9) }), Err(Refusal::OtherAddress { node: id(2), at: at(2) }));
     assert_eq!(state.apply(&Command::Remove { node: id(1) }), Err(Refusal::IsPrimary(id(1))));
+    assert_eq!(state.apply(&Command::JoinExpired { node: id(2) }), Err(Refusal::HasCome(id(2))), "it votes");
     state.apply(&Command::Remove { node: id(2) }).unwrap();
     let m = settled(&state);
     state.apply_membership(&m);

@@ -1,0 +1,93 @@
+//! What the Raft leader does about the primary. It looks at nothing but what voters say: one link that is down starts nothing.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::reign::{Phase, Reign};
+use super::report::{Missing, Report, choose, enough};
+use crate::NodeId;
+use crate::membership::majority;
+
+/// What the leader knows.
+#[derive(Debug, Clone, Copy)]
+pub struct Facts<'a> {
+    /// The applied state.
+    pub reign: &'a Reign,
+    /// Who votes, by the last membership in the log.
+    pub voters: &'a BTreeSet<NodeId>,
+    /// Whether that membership is applied and uniform: no change of it is under way.
+    pub steady_membership: bool,
+    /// Voters that say that their promise is over, asked just now.
+    pub free: &'a BTreeSet<NodeId>,
+    /// The last report of each member.
+    pub reports: &'a BTreeMap<NodeId, Report>,
+    /// Who is to be the primary if it is as advanced as anybody: a switchover's target.
+    pub preferred: Option<NodeId>,
+}
+
+/// What to do now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// The primary has its lease, as far as anybody can tell.
+    Nothing,
+    /// Propose the end of the reign.
+    Recruit(u64),
+    /// Not enough reports: these would help.
+    WaitFor(Missing),
+    /// Everybody who was counted is accounted for, but the most advanced recruit has no vote.
+    WaitForVoter,
+    /// Propose a new primary.
+    Appoint {
+        /// The epoch that recruits.
+        epoch: u64,
+        /// The most advanced recruit.
+        primary: NodeId,
+    },
+}
+
+/// The next step.
+pub fn next_step(facts: &Facts<'_>) -> Step {
+    let Facts { reign, voters, steady_membership, free, reports, preferred } = *facts;
+    match reign.phase {
+        Phase::Steady => {
+            let gone = free.intersection(voters).count() >= majority(voters.len());
+            if gone && steady_membership { Step::Recruit(reign.epoch + 1) } else { Step::Nothing }
+        }
+        Phase::Recruiting => match enough(reign, reports) {
+            Err(missing) => Step::WaitFor(missing),
+            Ok(_) => match choose(reign, reports, voters, preferred) {
+                Some(primary) => Step::Appoint { epoch: reign.epoch, primary },
+                None => Step::WaitForVoter,
+            },
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::status::WalPosition;
+
+    fn id(n: u8) -> NodeId {
+        NodeId::new(i64::from(n)).unwrap()
+    }
+
+    #[test]
+    fn one_link_starts_nothing_and_a_majority_does() {
+        let mut reign = Reign::of_founder(id(1));
+        let voters: BTreeSet<NodeId> = [1, 2, 3].map(id).into();
+        let (one, two) = (BTreeSet::from([id(2)]), BTreeSet::from([id(2), id(3)]));
+        let none = BTreeMap::new();
+        let facts = Facts { reign: &reign.clone(), voters: &voters, steady_membership: true, free: &one, reports: &none, preferred: None };
+        assert_eq!(next_step(&facts), Step::Nothing);
+        assert_eq!(next_step(&Facts { free: &two, ..facts }), Step::Recruit(2));
+        assert_eq!(next_step(&Facts { free: &two, steady_membership: false, ..facts }), Step::Nothing);
+        reign.retarget(1, 0, [2, 3].map(id).into()).unwrap();
+        reign.settle(1, 1).unwrap();
+        reign.recruit(2).unwrap();
+        let facts = Facts { reign: &reign, ..facts };
+        assert!(matches!(next_step(&facts), Step::WaitFor(_)));
+        let at = |lsn| Report { epoch: 2, end: WalPosition { timeline: 1, lsn } };
+        let reports = BTreeMap::from([(id(2), at(5)), (id(3), at(6))]);
+        assert_eq!(next_step(&Facts { reports: &reports, ..facts }), Step::Appoint { epoch: 2, primary: id(3) });
+    }
+}

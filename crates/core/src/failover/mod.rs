@@ -1,0 +1,29 @@
+//! Who is the primary, and why nothing that was acknowledged is lost: the protocol as pure functions of facts.
+//!
+//! ```text
+//!  voters  ──▶ lease     promise: no recruit while a lease that it carries may stand
+//!  leader  ──▶ leader    Ask ▸ Recruit ▸ (reports: report::enough, report::choose) ▸ Appoint
+//!  members ──▶ node      durable epoch ▸ intake closed ▸ report ▸ follow | rewind | promote
+//!  primary ──▶ primary   names ▸ barrier ▸ Settle ▸ gate
+//!  all     ──▶ reign     what the log makes of Recruit, Appoint, Retarget, Settle
+//! ```
+//!
+//! The idea (`docs`, DESIGN): **recruit before comparing**. A failover first closes the WAL intake of every node that it counts, durably and for
+//! this epoch, and only then asks how far each one's WAL reaches. Once every set of nodes that could have confirmed a commit has a recruited
+//! member, no further commit of the old epoch can be confirmed, and the most advanced recruit has all that were. Time (the lease) makes reads
+//! and errors right; it carries no write.
+//!
+//! Nothing here looks at a clock or at Postgres: facts come in, a step comes out. `tests/failover.rs` runs these very functions in a model
+//! with crashes, lost messages and slow nodes, and shows for each rule the trace that its absence permits.
+
+pub mod leader;
+pub mod lease;
+pub mod node;
+pub mod primary;
+pub mod reign;
+pub mod report;
+pub mod sync;
+
+pub use reign::{Phase, Reign};
+pub use report::Report;
+pub use sync::SyncConfig;

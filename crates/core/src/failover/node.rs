@@ -1,0 +1,235 @@
+//! What a member does with its own Postgres in a failover: the same for everybody, primary or not.
+//!
+//! ```text
+//!  a higher epoch   (primary: stop) ▸ wait for the promise ▸ epoch on disk ▸ intake closed ▸ report
+//!  appointed        promote, on the timeline that was given
+//!  somebody else    follow; rewind first where the histories have parted
+//! ```
+
+use super::reign::{Phase, Reign};
+use super::report::Report;
+use crate::NodeId;
+use crate::status::WalPosition;
+
+/// Where a standby's WAL comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Intake {
+    /// It follows that node, or tries to.
+    Open(NodeId),
+    /// It was told to take no more, but a receiver lives, or one can still be started: the startup process has not read the new setting.
+    Closing,
+    /// No receiver lives and none can be started.
+    Closed,
+}
+
+/// What this member's Postgres is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Server {
+    /// No process of it lives.
+    Stopped {
+        /// The timeline that its control file is on, when it was a primary there: its promotion was complete.
+        reigned_on: Option<u32>,
+    },
+    /// A primary, gate open or not.
+    Primary {
+        /// The epoch that it was promoted or started in.
+        epoch: u64,
+        /// The timeline that it writes.
+        timeline: u32,
+    },
+    /// A standby, consistent.
+    Standby {
+        /// The timeline of a promotion that was begun here and did not come to its end: Postgres would not take that number again.
+        burned: Option<u32>,
+        /// Where its WAL comes from.
+        intake: Intake,
+        /// The end of its last valid record, and that record's timeline.
+        end: WalPosition,
+        /// Whether its WAL is known to have parted from that of the primary that it follows.
+        parted: bool,
+    },
+    /// It is being rewound or cloned: from the first changed byte to consistency its files are nobody's.
+    Rewinding,
+}
+
+/// What a member knows.
+#[derive(Debug, Clone, Copy)]
+pub struct Facts<'a> {
+    /// This member.
+    pub me: NodeId,
+    /// The applied state.
+    pub reign: &'a Reign,
+    /// The epoch that it has on disk.
+    pub epoch: u64,
+    /// Whether its promise is over.
+    pub free: bool,
+    /// Its Postgres.
+    pub server: Server,
+}
+
+/// What to do now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// Nothing until something changes.
+    Nothing,
+    /// This server reigns no more: close the gate, end every process of it, and let it come back as a standby.
+    Stop,
+    /// A lease that this voter carries may stand.
+    WaitForPromise,
+    /// Put that epoch on disk.
+    Enter(u64),
+    /// Start as a standby that follows nobody yet.
+    StartAsStandby,
+    /// Start as the primary that it was when it stopped.
+    StartAsPrimary,
+    /// Take no more WAL from anybody.
+    CloseIntake,
+    /// Tell the leader.
+    Report(Report),
+    /// Become the primary, on that timeline.
+    Promote(u32),
+    /// Take WAL from the primary.
+    Follow(NodeId),
+    /// The histories have parted: rewind to the primary's, or clone it, and nobody else.
+    Rewind(NodeId),
+    /// It is the primary: `primary::next_step` goes on.
+    Reign,
+}
+
+/// The next step.
+pub fn next_step(facts: &Facts<'_>) -> Step {
+    let Facts { me, reign, epoch, free, server } = *facts;
+    let reigns = |e: u64, timeline: u32| {
+        e == reign.epoch && e == epoch && reign.phase == Phase::Steady && reign.primary == me && timeline == reign.timeline
+    };
+    if let Server::Primary { epoch: e, timeline } = server
+        && !reigns(e, timeline)
+        && (e < reign.epoch || e < epoch || e == reign.epoch)
+    {
+        return Step::Stop;
+    }
+    if reign.epoch < epoch {
+        return Step::Nothing; // after a restart: what it has applied is older than what it has promised
+    }
+    if reign.epoch > epoch {
+        return if free { Step::Enter(reign.epoch) } else { Step::WaitForPromise };
+    }
+    match (reign.phase, reign.primary == me) {
+        (Phase::Recruiting, _) => recruited(reign, server),
+        (Phase::Steady, true) => appointed(reign, server),
+        (Phase::Steady, false) => follower(reign, server),
+    }
+}
+
+fn recruited(reign: &Reign, server: Server) -> Step {
+    match server {
+        Server::Stopped { .. } => Step::StartAsStandby,
+        Server::Standby { intake: Intake::Closed, end, .. } => Step::Report(Report { epoch: reign.epoch, end }),
+        Server::Standby { intake: Intake::Open(_), .. } => Step::CloseIntake,
+        Server::Standby { intake: Intake::Closing, .. } | Server::Rewinding | Server::Primary { .. } => Step::Nothing,
+    }
+}
+
+fn appointed(reign: &Reign, server: Server) -> Step {
+    match server {
+        // A promotion that was not complete left the old timeline: as a primary it would go on there, and nothing would look diverged.
+        Server::Stopped { reigned_on } if reigned_on == Some(reign.timeline) => Step::StartAsPrimary,
+        Server::Stopped { .. } => Step::StartAsStandby,
+        // The number is spent: by a promotion that broke off, or by one that was complete before this node fell back in the log and came up
+        // as a standby. The next reign gives another one; this reign ends, since nobody hears its heartbeats.
+        Server::Standby { burned, end, .. } if burned == Some(reign.timeline) || end.timeline >= reign.timeline => Step::Nothing,
+        Server::Standby { intake: Intake::Closed, .. } => Step::Promote(reign.timeline),
+        Server::Standby { intake: Intake::Open(_), .. } => Step::CloseIntake,
+        Server::Primary { .. } => Step::Reign,
+        Server::Standby { intake: Intake::Closing, .. } | Server::Rewinding => Step::Nothing,
+    }
+}
+
+fn follower(reign: &Reign, server: Server) -> Step {
+    match server {
+        Server::Stopped { .. } => Step::StartAsStandby,
+        Server::Standby { parted: true, .. } => Step::Rewind(reign.primary),
+        Server::Standby { intake: Intake::Open(from), .. } if from == reign.primary => Step::Nothing,
+        Server::Standby { .. } => Step::Follow(reign.primary),
+        Server::Primary { .. } | Server::Rewinding => Step::Nothing,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    fn id(n: u8) -> NodeId {
+        NodeId::new(i64::from(n)).unwrap()
+    }
+
+    /// Nodes 1, 2 and 3 in epoch 2, which 2 was appointed in with timeline 2.
+    fn second_reign() -> Reign {
+        let mut reign = Reign::of_founder(id(1));
+        reign.recruit(2).unwrap();
+        let voters: BTreeSet<NodeId> = [1, 2, 3].map(id).into();
+        reign.appoint(2, id(2), &voters).unwrap();
+        reign
+    }
+
+    fn standby(intake: Intake) -> Server {
+        Server::Standby { burned: None, intake, end: WalPosition { timeline: 1, lsn: 10 }, parted: false }
+    }
+
+    fn step(me: u8, reign: &Reign, epoch: u64, free: bool, server: Server) -> Step {
+        next_step(&Facts { me: id(me), reign, epoch, free, server })
+    }
+
+    #[test]
+    fn from_recruitment_to_report() {
+        let mut reign = Reign::of_founder(id(1));
+        reign.recruit(2).unwrap();
+        let open = standby(Intake::Open(id(1)));
+        assert_eq!(step(3, &reign, 1, false, open), Step::WaitForPromise);
+        assert_eq!(step(3, &reign, 1, true, open), Step::Enter(2));
+        assert_eq!(step(3, &reign, 2, true, open), Step::CloseIntake);
+        assert_eq!(step(3, &reign, 2, true, standby(Intake::Closing)), Step::Nothing);
+        let report = Report { epoch: 2, end: WalPosition { timeline: 1, lsn: 10 } };
+        assert_eq!(step(3, &reign, 2, true, standby(Intake::Closed)), Step::Report(report));
+        assert_eq!(step(3, &reign, 2, true, Server::Rewinding), Step::Nothing, "its files are nobody's");
+        // The old primary: stop first, report as a standby.
+        let primary = Server::Primary { epoch: 1, timeline: 1 };
+        assert_eq!(step(1, &reign, 1, false, primary), Step::Stop);
+        assert_eq!(step(1, &reign, 2, true, Server::Stopped { reigned_on: Some(1) }), Step::StartAsStandby);
+    }
+
+    #[test]
+    fn the_appointed_one() {
+        let reign = second_reign();
+        assert_eq!(step(2, &reign, 2, true, standby(Intake::Closed)), Step::Promote(2));
+        assert_eq!(step(2, &reign, 2, true, standby(Intake::Open(id(1)))), Step::CloseIntake);
+        assert_eq!(step(2, &reign, 2, true, Server::Primary { epoch: 2, timeline: 2 }), Step::Reign);
+        assert_eq!(step(2, &reign, 2, true, Server::Primary { epoch: 2, timeline: 3 }), Step::Stop, "not the timeline that it was given");
+        assert_eq!(step(2, &reign, 2, true, Server::Stopped { reigned_on: Some(2) }), Step::StartAsPrimary);
+        assert_eq!(
+            step(2, &reign, 2, true, Server::Stopped { reigned_on: Some(1) }),
+            Step::StartAsStandby,
+            "its promotion was not complete"
+        );
+    }
+
+    #[test]
+    fn a_promotion_that_broke_off_burns_its_number() {
+        let reign = second_reign();
+        let end = WalPosition { timeline: 1, lsn: 10 };
+        let burned = Server::Standby { burned: Some(2), intake: Intake::Closed, end, parted: false };
+        assert_eq!(step(2, &reign, 2, true, burned), Step::Nothing);
+    }
+
+    #[test]
+    fn the_others() {
+        let reign = second_reign();
+        assert_eq!(step(3, &reign, 2, true, standby(Intake::Closed)), Step::Follow(id(2)));
+        assert_eq!(step(3, &reign, 2, true, standby(Intake::Open(id(2)))), Step::Nothing);
+        let parted = Server::Standby { burned: None, intake: Intake::Open(id(2)), end: WalPosition { timeline: 1, lsn: 10 }, parted: true };
+        assert_eq!(step(1, &reign, 2, true, parted), Step::Rewind(id(2)));
+        assert_eq!(step(1, &reign, 2, true, Server::Primary { epoch: 1, timeline: 1 }), Step::Stop);
+        assert_eq!(step(1, &reign, 3, true, standby(Intake::Closed)), Step::Nothing, "it has promised more than it has applied");
+    }
+}

@@ -1,0 +1,154 @@
+//! What a primary does before it takes writes, and whenever its standbys change.
+//!
+//! ```text
+//!  Raft read ▸ names ▸ every process has loaded them ▸ note the end of the WAL ▸ the target has confirmed it ▸ Settle ▸ gate
+//! ```
+
+use std::collections::BTreeSet;
+
+use super::reign::Reign;
+use crate::NodeId;
+
+/// `synchronous_standby_names` of this run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Names {
+    /// Not of the protocol's making yet.
+    Unset,
+    /// The target of that change, and some process still goes by other ones.
+    Loading(u64),
+    /// The target of that change, in every walsender, every backend and the checkpointer.
+    Loaded(u64),
+}
+
+/// What a primary knows. All of it is of this run of its Postgres.
+#[derive(Debug, Clone, Copy)]
+pub struct Facts<'a> {
+    /// The applied state; this node is its primary, and runs on its timeline.
+    pub reign: &'a Reign,
+    /// Whether the state was brought to the present by a Raft read since this run began: a restarted node has applied less than it has
+    /// acknowledged under.
+    pub read: bool,
+    /// What `synchronous_standby_names` is.
+    pub names: Names,
+    /// The change that the end of the WAL was noted for, after its names were loaded everywhere.
+    pub noted: Option<u64>,
+    /// Who has confirmed that position.
+    pub confirmed: &'a BTreeSet<NodeId>,
+    /// Whether the lease stands.
+    pub lease: bool,
+    /// Whether the gate is open.
+    pub open: bool,
+}
+
+/// What to do now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// Nothing until something changes.
+    Nothing,
+    /// Come to the present.
+    Read,
+    /// Make `synchronous_standby_names` the target of that change.
+    SetNames(u64),
+    /// Some process still goes by the old names.
+    WaitForNames,
+    /// Note the end of the WAL.
+    Note(u64),
+    /// These have not confirmed it yet.
+    WaitFor(BTreeSet<NodeId>),
+    /// Propose that the target alone is in force.
+    Settle {
+        /// The epoch that it is for.
+        epoch: u64,
+        /// The change that it is for.
+        change: u64,
+    },
+    /// No majority has acknowledged a heartbeat of this run yet.
+    WaitForLease,
+    /// Take writes.
+    OpenGate,
+}
+
+/// The next step. The gate opens only where one config is in force and has confirmed all that this server can show; it is not closed here:
+/// the deadline of the lease does that, without anybody's help.
+pub fn next_step(facts: &Facts<'_>) -> Step {
+    let Facts { reign, read, names, noted, confirmed, lease, open } = *facts;
+    let Some(target) = reign.target() else { return Step::Nothing };
+    if !read {
+        return Step::Read;
+    }
+    match names {
+        Names::Loaded(change) if change == reign.change => {}
+        Names::Loading(change) if change == reign.change => return Step::WaitForNames,
+        _ => return Step::SetNames(reign.change),
+    }
+    if noted != Some(reign.change) {
+        return Step::Note(reign.change);
+    }
+    if !target.is_confirmed_by(|id| confirmed.contains(&id)) {
+        return Step::WaitFor(target.standbys.difference(confirmed).copied().collect());
+    }
+    if !reign.is_settled() {
+        return Step::Settle { epoch: reign.epoch, change: reign.change };
+    }
+    match (open, lease) {
+        (true, _) => Step::Nothing,
+        (false, true) => Step::OpenGate,
+        (false, false) => Step::WaitForLease,
+    }
+}
+
+/// The standbys that the target should have, when it should have others: every voter but the primary. Someone who is unwell stays: `required`
+/// counts a majority, and waiting for one that is away costs nothing while the others confirm.
+pub fn wanted(reign: &Reign, voters: &BTreeSet<NodeId>) -> Option<BTreeSet<NodeId>> {
+    let wanted: BTreeSet<NodeId> = voters.iter().copied().filter(|id| *id != reign.primary).collect();
+    (reign.target().is_some_and(|t| t.standbys != wanted)).then_some(wanted)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(n: u8) -> NodeId {
+        NodeId::new(i64::from(n)).unwrap()
+    }
+
+    #[test]
+    fn step_by_step_to_an_open_gate() {
+        let mut reign = Reign::of_founder(id(1));
+        reign.recruit(2).unwrap();
+        reign.appoint(2, id(2), &[1, 2, 3].map(id).into()).unwrap();
+        let nobody = BTreeSet::new();
+        let third = BTreeSet::from([id(3)]);
+        let change = reign.change;
+        let mut facts =
+            Facts { reign: &reign, read: false, names: Names::Unset, noted: None, confirmed: &nobody, lease: true, open: false };
+        assert_eq!(next_step(&facts), Step::Read);
+        facts.read = true;
+        assert_eq!(next_step(&facts), Step::SetNames(change));
+        facts.names = Names::Loading(change);
+        assert_eq!(next_step(&facts), Step::WaitForNames);
+        facts.names = Names::Loaded(change);
+        assert_eq!(next_step(&facts), Step::Note(change));
+        facts.noted = Some(change);
+        assert_eq!(next_step(&facts), Step::WaitFor([1, 3].map(id).into()));
+        facts.confirmed = &third;
+        assert_eq!(next_step(&facts), Step::Settle { epoch: 2, change });
+        let mut settled = reign.clone();
+        settled.settle(2, change).unwrap();
+        facts.reign = &settled;
+        assert_eq!(next_step(&Facts { lease: false, ..facts }), Step::WaitForLease);
+        assert_eq!(next_step(&facts), Step::OpenGate);
+        assert_eq!(next_step(&Facts { open: true, ..facts }), Step::Nothing);
+        // A change of the standbys: the gate stays, the steps begin anew.
+        let mut changed = settled.clone();
+        changed.retarget(2, change, [3].map(id).into()).unwrap();
+        assert_eq!(next_step(&Facts { reign: &changed, open: true, ..facts }), Step::SetNames(change + 1));
+    }
+
+    #[test]
+    fn the_target_follows_the_voters() {
+        let reign = Reign::of_founder(id(1));
+        assert_eq!(wanted(&reign, &[1].map(id).into()), None);
+        assert_eq!(wanted(&reign, &[1, 2].map(id).into()), Some([2].map(id).into()));
+    }
+}

@@ -1,0 +1,231 @@
+//! The replicated half of the protocol: who reigns, and what each command makes of it. Every member applies the same commands in the same
+//! order, and every command names the state that it was made for: one that comes late has no effect.
+
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
+
+use super::sync::SyncConfig;
+use crate::NodeId;
+
+/// Configs of one reign that may be in force at a time: a change, and a change of mind.
+const MAX_CONFIGS: usize = 3;
+
+/// Who is the primary, and what a failover has to know about it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Reign {
+    /// Counts the reigns; a failover begins with a higher one.
+    pub epoch: u64,
+    /// What is going on.
+    pub phase: Phase,
+    /// Who is, or (while recruiting) was, the primary.
+    pub primary: NodeId,
+    /// The timeline that it was given.
+    pub timeline: u32,
+    /// The next one to give. None is given twice: two promotions to one number look alike to `pg_rewind`.
+    pub next_timeline: u32,
+    /// The sync configs in force: a commit waited for one of them. The last one is what `synchronous_standby_names` is to be.
+    pub configs: Vec<SyncConfig>,
+    /// Counts the changes of `configs`: what was confirmed for an earlier one is not taken for a later one.
+    pub change: u64,
+    /// Whether the configs were ever settled in this reign. Before that its primary has acknowledged nothing.
+    pub settled: bool,
+}
+
+/// What the group is doing about its primary.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    /// There is one.
+    Steady,
+    /// There is none: its successor is looked for.
+    Recruiting,
+}
+
+/// Why a command of the protocol had no effect: the state has moved on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MovedOn;
+
+impl Reign {
+    /// The founder's: alone, on the timeline that `initdb` made.
+    pub fn of_founder(founder: NodeId) -> Self {
+        let config = SyncConfig::new(1, founder, BTreeSet::new());
+        Self {
+            epoch: 1,
+            phase: Phase::Steady,
+            primary: founder,
+            timeline: 1,
+            next_timeline: 2,
+            configs: vec![config],
+            change: 0,
+            settled: true,
+        }
+    }
+
+    /// The config that `synchronous_standby_names` is to be.
+    pub fn target(&self) -> Option<&SyncConfig> {
+        self.configs.last()
+    }
+
+    /// Whether one config is in force, and confirmed.
+    pub fn is_settled(&self) -> bool {
+        self.settled && self.configs.len() == 1
+    }
+
+    /// The reign ends; its epoch is over for everybody who applies this.
+    ///
+    /// # Errors
+    /// [`MovedOn`] unless `epoch` is the next one and there is a primary to replace.
+    pub fn recruit(&mut self, epoch: u64) -> Result<(), MovedOn> {
+        if self.phase != Phase::Steady || epoch != self.epoch + 1 {
+            return Err(MovedOn);
+        }
+        // A reign that was never settled has acknowledged nothing: its configs bind nobody. The list stays short, whatever fails in a row.
+        if !self.settled {
+            let ended = self.epoch;
+            self.configs.retain(|c| c.epoch != ended);
+        }
+        self.epoch = epoch;
+        self.phase = Phase::Recruiting;
+        self.change += 1;
+        Ok(())
+    }
+
+    /// A new primary, with a timeline of its own. Its config joins those in force and replaces none: what was acknowledged under them is only
+    /// safe when the new one has confirmed it ([`Self::settle`]).
+    ///
+    /// # Errors
+    /// [`MovedOn`] unless this epoch is recruiting and the appointee still votes. The first appointment of an epoch counts.
+    pub fn appoint(&mut self, epoch: u64, primary: NodeId, voters: &BTreeSet<NodeId>) -> Result<(), MovedOn> {
+        if self.phase != Phase::Recruiting || epoch != self.epoch || !voters.contains(&primary) {
+            return Err(MovedOn);
+        }
+        let standbys = voters.iter().copied().filter(|v| *v != primary).collect();
+        self.phase = Phase::Steady;
+        self.primary = primary;
+        self.timeline = self.next_timeline;
+        self.next_timeline += 1;
+        self.configs.push(SyncConfig::new(epoch, primary, standbys));
+        self.change += 1;
+        self.settled = false;
+        Ok(())
+    }
+
+    /// The primary is to wait for other standbys. Going back is a change like any other: nothing leaves but by [`Self::settle`].
+    ///
+    /// # Errors
+    /// [`MovedOn`] unless `epoch` and `change` are the present ones, there is a primary, and fewer than three configs are in force.
+    pub fn retarget(&mut self, epoch: u64, change: u64, standbys: BTreeSet<NodeId>) -> Result<(), MovedOn> {
+        if self.phase != Phase::Steady || epoch != self.epoch || change != self.change || standbys.contains(&self.primary) {
+            return Err(MovedOn);
+        }
+        let config = SyncConfig::new(epoch, self.primary, standbys);
+        let known = self.configs.iter().position(|c| c.is_like(&config));
+        match known {
+            Some(n) if n + 1 == self.configs.len() => return Ok(()), // it is the target
+            Some(n) => {
+                // Commits may wait for it already: it keeps the epoch that it was made in.
+                let config = self.configs.remove(n);
+                self.configs.push(config);
+            }
+            None if self.configs.len() >= MAX_CONFIGS => return Err(MovedOn),
+            None => self.configs.push(config),
+        }
+        self.change += 1;
+        Ok(())
+    }
+
+    /// The target has confirmed everything up to a position that was noted when it was the only one that commits wait for: the others leave.
+    ///
+    /// # Errors
+    /// [`MovedOn`] unless `epoch` and `change` are the present ones.
+    pub fn settle(&mut self, epoch: u64, change: u64) -> Result<(), MovedOn> {
+        if self.phase != Phase::Steady || epoch != self.epoch || change != self.change {
+            return Err(MovedOn);
+        }
+        let target = self.configs.pop();
+        self.configs.clear();
+        self.configs.extend(target);
+        self.settled = true;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn id(n: u8) -> NodeId {
+        NodeId::new(i64::from(n)).unwrap()
+    }
+
+    fn voters() -> BTreeSet<NodeId> {
+        (1..=5).map(id).collect()
+    }
+
+    #[derive(Debug, Clone)]
+    enum Change {
+        Recruit(u64),
+        Appoint(u64, u8),
+        Retarget(u64, u64, BTreeSet<u8>),
+        Settle(u64, u64),
+    }
+
+    fn change() -> impl Strategy<Value = Change> {
+        // Offsets from the present epoch and change: mostly right, sometimes late or early.
+        let off = prop_oneof![8 => Just(1u64), 1 => Just(0u64), 1 => Just(2u64)];
+        prop_oneof![
+            1 => off.clone().prop_map(Change::Recruit),
+            3 => (off.clone(), 1..7u8).prop_map(|(e, p)| Change::Appoint(e, p)),
+            2 => (off.clone(), off.clone(), prop::collection::btree_set(1..6u8, 0..5)).prop_map(|(e, c, s)| Change::Retarget(e, c, s)),
+            4 => (off.clone(), off).prop_map(|(e, c)| Change::Settle(e, c)),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_comes_in_whatever_order(changes in prop::collection::vec(change(), 1..60)) {
+            let mut reign = Reign::of_founder(id(1));
+            let mut given = BTreeSet::from([1]);
+            for change in changes {
+                let before = reign.clone();
+                let at = |offset: u64, now: u64| (now + offset).saturating_sub(1);
+                let result = match change.clone() {
+                    Change::Recruit(e) => reign.recruit(at(e, reign.epoch) + 1),
+                    Change::Appoint(e, p) => reign.appoint(at(e, reign.epoch), id(p), &voters()),
+                    Change::Retarget(e, c, s) => reign.retarget(at(e, reign.epoch), at(c, reign.change), s.into_iter().map(id).collect()),
+                    Change::Settle(e, c) => reign.settle(at(e, reign.epoch), at(c, reign.change)),
+                };
+                if result.is_err() {
+                    prop_assert_eq!(&reign, &before, "what is refused changes nothing");
+                }
+                prop_assert!(reign.epoch >= before.epoch && reign.change >= before.change);
+                prop_assert!((1..=MAX_CONFIGS + 1).contains(&reign.configs.len()), "{:?}", reign);
+                if reign.timeline != before.timeline {
+                    prop_assert!(given.insert(reign.timeline), "timeline {} was given twice", reign.timeline);
+                }
+                // No config under which something may be acknowledged leaves, but by being settled.
+                if !matches!(change, Change::Settle(..)) && before.settled {
+                    prop_assert!(before.configs.iter().all(|c| reign.configs.contains(c)));
+                }
+                if reign.phase == Phase::Steady {
+                    prop_assert!(reign.target().is_some_and(|t| t.primary == reign.primary));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn failovers_in_a_row_do_not_pile_up_configs() {
+        let mut reign = Reign::of_founder(id(1));
+        reign.retarget(1, 0, voters().into_iter().skip(1).collect()).unwrap();
+        reign.settle(1, 1).unwrap();
+        let acknowledged_under = reign.configs.clone();
+        for epoch in 2..20 {
+            reign.recruit(epoch).unwrap();
+            assert_eq!(reign.configs, acknowledged_under, "nothing was acknowledged since");
+            reign.appoint(epoch, id(u8::try_from(epoch % 5).unwrap() + 1), &voters()).unwrap();
+            assert_eq!(reign.configs.len(), 2);
+        }
+    }
+}

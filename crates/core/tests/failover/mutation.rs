@@ -1,0 +1,81 @@
+//! The rules of the protocol, each taken out: what the world does wrong then.
+
+/// One rule less.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mutation {
+    /// A recruit reports while its receiver lives.
+    ReportBeforeTheReceiverIsGone,
+    /// ... or while the startup process can still start one.
+    ReportBeforeTheStartupProcessKnows,
+    /// The old primary reports with its gate open.
+    ReportWhilePrimary,
+    /// A report in mid-rewind.
+    ReportWhileRewinding,
+    /// A clone from somebody else than the primary.
+    CloneFromAnybody,
+    /// The epoch is forgotten in a crash.
+    EpochNotDurable,
+    /// A promise ends while its lease stands.
+    PromiseForgotten,
+    /// Reports of an earlier epoch count.
+    LateReportsCount,
+    /// Reports from outside of a config count for it.
+    AnybodysReportCounts,
+    /// The LSN decides alone.
+    PositionBeforeTimeline,
+    /// Postgres takes the next number.
+    TimelineByPostgres,
+    /// The appointed one starts as primary without having been promoted.
+    StartUnpromoted,
+    /// `Appoint` forgets the configs before it.
+    AppointReplacesConfigs,
+    /// Postgres waits for one confirmation less than the config says.
+    OneConfirmationLess,
+    /// Nobody has to confirm anything for a change.
+    NoBarrier,
+    /// The end of the WAL is noted while some walsender goes by the old names.
+    NoteBeforeAllHaveLoaded,
+    /// The names are set before the change is committed.
+    NamesBeforeTheyAreCommitted,
+    /// Going back needs no confirmation.
+    ChangeOfMindWithoutBarrier,
+    /// A confirmation for an earlier change settles a later one.
+    LateConfirmationsCount,
+    /// The gate opens with the lease.
+    GateBeforeConfirmed,
+    /// A restarted primary goes by what it has applied.
+    NoRead,
+    /// Voters change twice within a lease time.
+    VotersChangeAtOnce,
+    /// ... and heartbeats do not say by which membership they count.
+    MembershipNotCompared,
+}
+
+impl Mutation {
+    /// All of them.
+    pub const ALL: [Self; 23] = [
+        Self::ReportBeforeTheReceiverIsGone,
+        Self::ReportBeforeTheStartupProcessKnows,
+        Self::ReportWhilePrimary,
+        Self::ReportWhileRewinding,
+        Self::CloneFromAnybody,
+        Self::EpochNotDurable,
+        Self::PromiseForgotten,
+        Self::LateReportsCount,
+        Self::AnybodysReportCounts,
+        Self::PositionBeforeTimeline,
+        Self::TimelineByPostgres,
+        Self::StartUnpromoted,
+        Self::AppointReplacesConfigs,
+        Self::OneConfirmationLess,
+        Self::NoBarrier,
+        Self::NoteBeforeAllHaveLoaded,
+        Self::NamesBeforeTheyAreCommitted,
+        Self::ChangeOfMindWithoutBarrier,
+        Self::LateConfirmationsCount,
+        Self::GateBeforeConfirmed,
+        Self::NoRead,
+        Self::VotersChangeAtOnce,
+        Self::MembershipNotCompared,
+    ];
+}

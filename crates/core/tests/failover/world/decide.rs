@@ -1,0 +1,106 @@
+//! What nodes and primaries decide: the facts, and `pgraft_core::failover`.
+
+use super::{MAX, Postgres, Run, World, id};
+use crate::mutation::Mutation;
+use pgraft_core::NodeId;
+use pgraft_core::failover::node::{Intake, Server};
+use pgraft_core::failover::primary::Names;
+use pgraft_core::failover::{Phase, Report, node, primary};
+use pgraft_core::status::WalPosition;
+use std::collections::BTreeSet;
+
+impl World {
+    /// What a node decides.
+    pub fn node_step(&self, n: usize, mutation: Option<Mutation>) -> node::Step {
+        let node = &self.nodes[n];
+        let reign = &self.applied(n).reign;
+        let server = self.server(n, mutation);
+        let free = node.free || mutation == Some(Mutation::PromiseForgotten);
+        if mutation == Some(Mutation::ReportWhilePrimary) && reign.phase == Phase::Recruiting && node.run().is_some() {
+            let end = node.end();
+            if self.reports[n].is_none_or(|r| r.epoch != reign.epoch) {
+                return node::Step::Report(Report { epoch: reign.epoch, end });
+            }
+        }
+        let step = node::next_step(&node::Facts { me: id(n), reign, epoch: node.epoch, free, server });
+        match step {
+            node::Step::Report(report) if self.reports[n] == Some(report) => node::Step::Nothing,
+            step => step,
+        }
+    }
+
+    pub(super) fn server(&self, n: usize, mutation: Option<Mutation>) -> Server {
+        let node = &self.nodes[n];
+        match &node.postgres {
+            Postgres::Stopped if mutation == Some(Mutation::StartUnpromoted) => {
+                Server::Stopped { reigned_on: Some(self.applied(n).reign.timeline) }
+            }
+            Postgres::Stopped => Server::Stopped { reigned_on: node.reigned_on.map(u32::from) },
+            Postgres::Primary(run) => Server::Primary { epoch: run.epoch, timeline: self.timeline_of(run, n, mutation) },
+            Postgres::Rewinding if mutation == Some(Mutation::ReportWhileRewinding) => {
+                let end = WalPosition { timeline: 1, lsn: 1 };
+                Server::Standby { burned: None, intake: Intake::Closed, end, parted: false }
+            }
+            Postgres::Rewinding => Server::Rewinding,
+            Postgres::Standby => {
+                let intake = match (node.configured, node.receiver, node.loaded) {
+                    (Some(from), ..) => Intake::Open(id(from as usize)),
+                    (None, ..) if mutation == Some(Mutation::ReportBeforeTheReceiverIsGone) => Intake::Closed,
+                    (None, None, _) if mutation == Some(Mutation::ReportBeforeTheStartupProcessKnows) => Intake::Closed,
+                    (None, None, None) => Intake::Closed,
+                    (None, ..) => Intake::Closing,
+                };
+                let parted = node.configured.is_some_and(|from| self.has_parted(n, from as usize));
+                Server::Standby { burned: node.burned.map(u32::from), intake, end: node.end(), parted }
+            }
+        }
+    }
+
+    pub(super) fn timeline_of(&self, run: &Run, n: usize, mutation: Option<Mutation>) -> u32 {
+        // The worker would notice that Postgres took another number; taken out together with the rule that gives it one.
+        let unchecked = matches!(mutation, Some(Mutation::TimelineByPostgres | Mutation::StartUnpromoted));
+        if unchecked && run.epoch == self.applied(n).reign.epoch { self.applied(n).reign.timeline } else { u32::from(run.timeline) }
+    }
+
+    /// Whether a standby finds that its WAL is not a beginning of its primary's.
+    pub(super) fn has_parted(&self, n: usize, from: usize) -> bool {
+        let primary = &self.nodes[from];
+        primary.run().is_some_and(|run| run.epoch == self.nodes[n].epoch) && !self.is_beginning(n, from)
+    }
+
+    /// What Postgres compares: the timeline at the position where the standby stands.
+    pub(super) fn is_beginning(&self, n: usize, of: usize) -> bool {
+        let (mine, theirs) = (&self.nodes[n].wal, &self.nodes[of].wal);
+        mine.len() <= theirs.len() && mine.last().map(|r| r.timeline) == theirs.get(mine.len() - 1).map(|r| r.timeline)
+    }
+
+    /// What a primary decides.
+    pub fn primary_step(&self, n: usize, mutation: Option<Mutation>) -> primary::Step {
+        let reign = &self.applied(n).reign;
+        let Some(run) = self.nodes[n].run() else { return primary::Step::Nothing };
+        let noted = run.noted.map(|(change, _)| change);
+        let mut confirmed: BTreeSet<NodeId> = match run.noted {
+            Some((_, end)) => (0..self.nodes.len()).filter(|j| run.confirmed[*j] >= end).map(id).collect(),
+            None => BTreeSet::new(),
+        };
+        if mutation == Some(Mutation::NoBarrier) {
+            confirmed = (0..MAX).map(id).collect();
+        }
+        let mut facts = primary::Facts {
+            reign,
+            read: run.read,
+            names: run.names,
+            noted,
+            confirmed: &confirmed,
+            lease: self.has_lease(n),
+            open: run.open,
+        };
+        if let (Some(Mutation::NoteBeforeAllHaveLoaded), Names::Loading(change)) = (mutation, facts.names) {
+            facts.names = Names::Loaded(change);
+        }
+        if mutation == Some(Mutation::GateBeforeConfirmed) && !run.open && run.noted.is_some() && facts.lease {
+            return primary::Step::OpenGate;
+        }
+        primary::next_step(&facts)
+    }
+}

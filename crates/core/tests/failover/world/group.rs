@@ -1,0 +1,138 @@
+//! What happens in the group: a leader proposes, a majority commits.
+
+use super::{Bits, Committed, Proposal, World, bits, id, ids, index};
+use crate::mutation::Mutation;
+use pgraft_core::NodeId;
+use pgraft_core::failover::{Phase, Report, leader};
+use pgraft_core::membership::majority;
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+
+impl World {
+    pub(super) fn lead(&mut self, mutation: Option<Mutation>) -> Option<()> {
+        let state = Rc::clone(self.last());
+        let free: BTreeSet<NodeId> = (0..self.nodes.len()).filter(|n| self.nodes[*n].up && self.nodes[*n].free).map(id).collect();
+        let free = if mutation == Some(Mutation::PromiseForgotten) { (0..self.nodes.len()).map(id).collect() } else { free };
+        let mut reports: BTreeMap<NodeId, Report> =
+            self.reports.iter().enumerate().filter_map(|(n, report)| report.map(|report| (id(n), report))).collect();
+        for report in reports.values_mut() {
+            match mutation {
+                Some(Mutation::LateReportsCount) => report.epoch = state.reign.epoch,
+                Some(Mutation::PositionBeforeTimeline) => report.end.timeline = 0,
+                _ => {}
+            }
+        }
+        let mut reign = state.reign.clone();
+        if mutation == Some(Mutation::AnybodysReportCounts) {
+            // Recruits outside of a config stand in for its missing standbys.
+            for config in &mut reign.configs {
+                let needed = config.standbys.len();
+                config.standbys.extend(reports.keys().filter(|id| **id != config.primary));
+                config.required += needed - needed.min(config.standbys.len());
+            }
+        }
+        let facts = leader::Facts {
+            reign: &reign,
+            voters: &state.voters,
+            steady_membership: true,
+            free: &free,
+            reports: &reports,
+            preferred: None,
+        };
+        let proposal = match leader::next_step(&facts) {
+            leader::Step::Recruit(epoch) if self.left.epochs > 0 => Proposal::Recruit(epoch),
+            leader::Step::Appoint { epoch, primary } => Proposal::Appoint(epoch, primary),
+            _ => return None,
+        };
+        self.proposals.insert(proposal).then_some(())
+    }
+
+    pub(super) fn commit(&mut self, n: usize, mutation: Option<Mutation>) -> Option<()> {
+        let proposal = self.proposals.iter().nth(n)?.clone();
+        self.proposals.remove(&proposal);
+        let now = Rc::clone(self.last());
+        let mut reign = now.reign.clone();
+        let effect = match &proposal {
+            Proposal::Recruit(epoch) => {
+                let effect = reign.recruit(*epoch);
+                if effect.is_ok() {
+                    self.left.epochs -= 1;
+                }
+                effect
+            }
+            Proposal::Appoint(epoch, primary) => reign.appoint(*epoch, *primary, &now.voters),
+            Proposal::Settle(_, _) if mutation == Some(Mutation::LateConfirmationsCount) && reign.phase == Phase::Steady => {
+                reign.settle(reign.epoch, reign.change)
+            }
+            Proposal::Settle(epoch, change) => reign.settle(*epoch, *change),
+        };
+        if mutation == Some(Mutation::AppointReplacesConfigs) && matches!(proposal, Proposal::Appoint(..)) && effect.is_ok() {
+            let target = reign.configs.pop()?;
+            reign.configs = vec![target];
+        }
+        if effect.is_ok() {
+            self.history.push(Committed::new(reign, now.voters.clone(), now.membership));
+        }
+        Some(()) // without effect it is gone, too
+    }
+
+    /// Any other set of standbys that Postgres could wait for, whether it is wise or not.
+    pub(super) fn change_standbys(&mut self, standbys: Bits, mutation: Option<Mutation>) -> Option<()> {
+        let now = Rc::clone(self.last());
+        let mut reign = now.reign.clone();
+        if standbys & !bits(&now.voters) != 0 {
+            return None;
+        }
+        let new = ids(standbys);
+        if new.len() < majority(new.len() + 1) - 1 || reign.target().is_some_and(|t| t.standbys == new) {
+            return None;
+        }
+        if mutation == Some(Mutation::ChangeOfMindWithoutBarrier)
+            && reign.configs.len() == 2
+            && reign.configs[0].standbys == new
+            && reign.settled
+        {
+            reign.configs.pop();
+            reign.change += 1;
+        } else {
+            reign.retarget(reign.epoch, reign.change, new).ok()?;
+        }
+        self.left.changes -= 1;
+        if mutation == Some(Mutation::NamesBeforeTheyAreCommitted) {
+            let n = index(reign.primary);
+            let target = reign.target().cloned().map(Rc::new);
+            self.nodes[n].run_mut()?.waits = target;
+            self.acknowledge(n, mutation);
+            return Some(());
+        }
+        self.history.push(Committed::new(reign, now.voters.clone(), now.membership));
+        Some(())
+    }
+
+    /// One voter more or less, a lease time after the last change at least: no lease stands that was granted by an older membership.
+    pub(super) fn change_voter(&mut self, n: usize, mutation: Option<Mutation>) -> Option<()> {
+        let now = Rc::clone(self.last());
+        let mut voters = now.voters.clone();
+        if now.reign.phase == Phase::Recruiting {
+            return None;
+        }
+        let joins = !voters.remove(&id(n));
+        if joins {
+            voters.insert(id(n));
+        }
+        let in_force = now.reign.primary == id(n) || now.reign.configs.iter().any(|c| c.standbys.contains(&id(n)));
+        if voters.is_empty() || !joins && in_force || !self.majority_is_up(&voters) {
+            return None;
+        }
+        let older = (0..self.nodes.len()).any(|p| self.has_lease(p) && self.applied(p).membership != now.membership);
+        if older && mutation != Some(Mutation::VotersChangeAtOnce) && mutation != Some(Mutation::MembershipNotCompared) {
+            return None;
+        }
+        if joins {
+            self.nodes[n].free = false;
+        }
+        self.left.voters -= 1;
+        self.history.push(Committed::new(now.reign.clone(), voters, now.membership + 1));
+        Some(())
+    }
+}
