@@ -1,16 +1,14 @@
 //! Whose directory this is: `identity.json`, written when the directory is first used and checked at every start. It is what keeps one
 //! identity from living twice.
 
-use std::fs::DirBuilder;
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use pgraft_core::{ClusterId, InstanceId, NodeId};
 use serde::{Deserialize, Serialize};
-use uuid::Uuid;
 
 use crate::files;
+use crate::machine::new_uuid;
 
 const FILE_NAME: &str = "identity.json";
 const FORMAT: u32 = 1;
@@ -58,12 +56,23 @@ pub enum IdentityError {
         wanted: NodeId,
     },
     /// It was written by a version that this one does not know.
-    #[error("pgraft.data_dir {path} has format {found}, and this version reads format {FORMAT}")]
+    #[error("can't read pgraft.data_dir {path}: {what}. Nothing was changed: start the version of pgraft that wrote it")]
     Format {
         /// The directory.
         path: PathBuf,
         /// What it has.
-        found: u32,
+        what: String,
+    },
+    /// Nobody can say whose directory it is: the file is damaged, or gone from beside a log.
+    #[error(
+        "the identity in pgraft.data_dir {path} is damaged or gone: {what}. Nothing was changed. This node can't come back under its old id: \
+         remove it on the leader with pgraft_remove_node, and add a new node with an empty directory and a new id"
+    )]
+    Damaged {
+        /// The directory.
+        path: PathBuf,
+        /// What is wrong.
+        what: String,
     },
 }
 
@@ -74,16 +83,26 @@ impl Identity {
             let path = path.to_owned();
             move |source| IdentityError::Io { path, source }
         };
-        DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(io(dir))?;
+        files::make_directory(dir).map_err(io(dir))?;
         let path = dir.join(FILE_NAME);
-        match files::read_json::<Self>(&path).map_err(io(&path))? {
-            Some(found) if found.format != FORMAT => Err(IdentityError::Format { path: dir.to_owned(), found: found.format }),
+        let unreadable = |source: io::Error| match source.kind() {
+            io::ErrorKind::Unsupported => IdentityError::Format { path: dir.to_owned(), what: source.to_string() },
+            io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof => {
+                IdentityError::Damaged { path: dir.to_owned(), what: source.to_string() }
+            }
+            _ => IdentityError::Io { path: path.clone(), source },
+        };
+        match files::read_versioned::<Self>(&path, FORMAT).map_err(unreadable)? {
             Some(found) if found.node_id != node_id => {
                 Err(IdentityError::OtherNode { path: dir.to_owned(), found: found.node_id, wanted: node_id })
             }
             Some(found) => Ok(found),
+            // A log without an identity is a member's that has lost a file: a new identity would pass it off as a newcomer.
+            None if files::exists(&dir.join("log")) => {
+                Err(IdentityError::Damaged { path: dir.to_owned(), what: format!("there is a log and no {FILE_NAME}") })
+            }
             None => {
-                let new = Self { format: FORMAT, node_id, instance: InstanceId(Uuid::new_v4()), cluster: None };
+                let new = Self { format: FORMAT, node_id, instance: InstanceId(new_uuid()), cluster: None };
                 files::replace_json(&path, &new).map_err(io(&path))?;
                 Ok(new)
             }
@@ -110,6 +129,7 @@ impl Identity {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use uuid::Uuid;
 
     #[test]
     fn an_identity_is_made_once_and_kept() {

@@ -14,8 +14,11 @@
 mod control;
 mod files;
 mod identity;
+mod machine;
 mod node;
 mod settings;
+#[cfg(feature = "sim")]
+pub mod sim;
 mod store;
 mod transport;
 mod types;
@@ -23,4 +26,5 @@ mod types;
 pub use control::call as control_call;
 pub use identity::{Identity, IdentityError};
 pub use node::{Hooks, Node, StartError};
-pub use settings::{Settings, SettingsError};
+pub use settings::{Protection, SNAPSHOT_EVERY, Settings, SettingsError, TlsFiles};
+pub use transport::{BoxStream, Listener, MaterialError, Network, Stream, Which};

@@ -1,6 +1,6 @@
 //! The types that openraft is instantiated with, and the way between them and `pgraft-core`'s.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use openraft::{EntryPayload, StoredMembership};
@@ -15,6 +15,9 @@ openraft::declare_raft_types!(
         R = Applied,
         NodeId = u64,
         Node = Endpoint,
+        // Raft as in the paper: one leader a term. (Openraft's default lets a later candidate of the same term win over an earlier one.)
+        LeaderId = openraft::impls::leader_id_std::LeaderId<u64, u64>,
+        AsyncRuntime = crate::machine::Runtime,
 );
 
 pub type Raft = openraft::Raft<TypeConfig, crate::store::StateMachine>;
@@ -68,6 +71,13 @@ impl From<&Address> for Endpoint {
     }
 }
 
+impl Endpoint {
+    /// The same as an address; a membership entry from elsewhere may hold one that is none.
+    pub fn address(&self) -> Result<Address, Refusal> {
+        Address::new(&self.host, i64::from(self.port))
+    }
+}
+
 impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.host.contains(':') { write!(f, "[{}]:{}", self.host, self.port) } else { write!(f, "{}:{}", self.host, self.port) }
@@ -88,5 +98,6 @@ pub fn node_id(id: u64) -> Option<NodeId> {
 pub fn core_membership(m: &Membership) -> RaftMembership {
     let voters: BTreeSet<NodeId> = m.voter_ids().filter_map(node_id).collect();
     let learners = m.membership().learner_ids().filter_map(node_id).collect();
-    RaftMembership { voters, learners, joint: m.membership().get_joint_config().len() > 1 }
+    let addresses: BTreeMap<NodeId, Address> = m.nodes().filter_map(|(id, at)| Some((node_id(*id)?, at.address().ok()?))).collect();
+    RaftMembership { voters, learners, joint: m.membership().get_joint_config().len() > 1, addresses }
 }

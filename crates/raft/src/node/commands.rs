@@ -9,17 +9,19 @@ use openraft::ReadPolicy;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{ClientWriteError, LinearizableReadError, RaftError};
 use pgraft_core::control::{LogRow, MAX_FRAME, Request, Response};
-use pgraft_core::membership::majority;
-use pgraft_core::{Address, ClusterId, Command, NodeId, NodeStatus, Outcome, Refusal, Role};
+use pgraft_core::membership::{may_join, may_leave};
+use pgraft_core::{Address, ClusterId, Command, MemberStatus, NodeId, NodeStatus, Outcome, Refusal};
 use tokio::time::{Instant, sleep, timeout_at};
-use uuid::Uuid;
 
 use super::Shared;
+use crate::machine;
 use crate::store::AppliedState;
 use crate::types::{Applied, Endpoint, LogCommand, node_id, raft_id};
 
 /// How long a command may take.
 const DEADLINE: Duration = Duration::from_secs(10);
+/// How long a newcomer may take to answer, where it matters whether it does.
+const DIAL: Duration = Duration::from_secs(1);
 /// Right after an election a write is refused until the first majority has answered: a moment later it goes through.
 const RETRY: Duration = Duration::from_millis(5);
 /// Entries that `pgraft_log()` can show, and the bytes that they may take, well below a frame of the control socket.
@@ -61,6 +63,9 @@ impl Shared {
             Request::RemoveNode { node_id } => {
                 done(self.remove_node(node_id).await.map_err(|f| f.or(|leader| Refusal::RemoveOnFollower { leader })))
             }
+            Request::SetAddress { node_id, address, port } => {
+                done(self.set_address(node_id, &address, port).await.map_err(|f| f.or(|leader| Refusal::SetAddressOnFollower { leader })))
+            }
             Request::Status => Response::Status(Box::new(NodeStatus::clone(&self.status.borrow()))),
             Request::Log { limit } => match self.log_rows(limit.min(LOG_LIMIT)) {
                 Ok(entries) => Response::Log { entries },
@@ -76,7 +81,7 @@ impl Shared {
             return Err(Refusal::AlreadyInitialized(cluster).into());
         }
         let _one_at_a_time = self.founding.lock().await;
-        let belonging = self.local.found(ClusterId(Uuid::new_v4())).map_err(|e| Refusal::Stopped(e.to_string()))?;
+        let belonging = self.local.found(ClusterId(machine::new_uuid())).map_err(|e| Refusal::Stopped(e.to_string()))?;
         if !belonging.founded_here {
             return Err(Refusal::AlreadyInitialized(belonging.id).into());
         }
@@ -111,11 +116,14 @@ impl Shared {
         let applied = self.read(deadline).await?;
         let command = Command::Join { node, address: address.clone() };
         // Asked of the present state first, so that a "no" leaves no entry in the log.
-        if applied.cluster.clone().apply(&command)? == Outcome::AlreadySo {
+        if machine::apply(&mut applied.cluster.clone(), &command)? == Outcome::AlreadySo {
             return Ok(Some(format!("node {node} is already a member, at {address}")));
         }
-        let unresolvable = |_| Refusal::Unresolvable(address.host().to_owned());
-        self.peers.resolver.check(address.host()).await.map_err(unresolvable)?;
+        self.resolves(&address).await?;
+        if may_join(&self.status.borrow().members, node, false).is_err() {
+            let answers = timeout_at(Instant::now() + DIAL, self.peers.network.connect(&address)).await.is_ok_and(|c| c.is_ok());
+            self.majority_allows(|members| may_join(members, node, answers)).await?;
+        }
         match self.write(command, deadline).await? {
             Outcome::Changed => Ok(None),
             Outcome::AlreadySo => Ok(Some(format!("node {node} is already a member, at {address}"))),
@@ -127,24 +135,52 @@ impl Shared {
         let node = NodeId::new(node)?;
         let applied = self.read(deadline).await?;
         let command = Command::Remove { node };
-        let outcome = applied.cluster.clone().apply(&command)?;
+        let outcome = machine::apply(&mut applied.cluster.clone(), &command)?;
         if applied.cluster.retired.contains(&node) {
             return Ok(Some(format!("node {node} was removed before")));
         }
         if outcome == Outcome::Changed {
-            self.keeps_a_majority(node)?;
+            self.majority_allows(|members| may_leave(members, node)).await?;
             self.write(command, deadline).await?;
         }
         self.gone(node, deadline).await
     }
 
-    /// Refuses to leave a group behind that can't decide anything.
-    fn keeps_a_majority(&self, node: NodeId) -> Result<(), Refusal> {
-        let status = self.status.borrow().clone();
-        let rest = || status.members.iter().filter(|m| m.node_id != node && m.role == Role::Voter);
-        let alive = rest().filter(|m| m.reachable == Some(true)).count();
-        let (voters, required) = (rest().count(), majority(rest().count()));
-        if alive < required { Err(Refusal::NoMajorityLeft { node, alive, voters, required }) } else { Ok(()) }
+    /// The same node and directory, listening elsewhere. Raft's membership follows, by the driver.
+    async fn set_address(&self, node: i64, host: &str, port: i64) -> Result<Option<String>, Failed> {
+        let deadline = Instant::now() + DEADLINE;
+        let node = NodeId::new(node)?;
+        let address = Address::new(host, port)?;
+        let applied = self.read(deadline).await?;
+        let command = Command::SetAddress { node, address: address.clone() };
+        let outcome = match applied.cluster.clone().apply(&command)? {
+            Outcome::AlreadySo => Outcome::AlreadySo,
+            Outcome::Changed => {
+                self.resolves(&address).await?;
+                self.write(command, deadline).await?
+            }
+        };
+        Ok((outcome == Outcome::AlreadySo).then(|| format!("the cluster already looks for node {node} at {address}")))
+    }
+
+    async fn resolves(&self, address: &Address) -> Result<(), Refusal> {
+        let unresolvable = |_| Refusal::Unresolvable(address.host().to_owned());
+        self.peers.network.knows(address.host()).await.map_err(unresolvable)
+    }
+
+    /// Asks a rule about who answers. A leader that is new has not heard everybody yet, and waits a moment before it takes them for dead.
+    async fn majority_allows(&self, rule: impl Fn(&[MemberStatus]) -> Result<(), Refusal>) -> Result<(), Refusal> {
+        let patience = Instant::now() + 2 * self.settings.election_timeout;
+        let mut status = self.status.subscribe();
+        loop {
+            let (answer, all_known) = {
+                let now = status.borrow_and_update();
+                (rule(&now.members), now.members.iter().all(|m| m.last_contact_ms.is_some()))
+            };
+            if answer.is_ok() || all_known || !matches!(timeout_at(patience, status.changed()).await, Ok(Ok(()))) {
+                return answer;
+            }
+        }
     }
 
     /// Waits until the member is out.

@@ -1,17 +1,18 @@
 //! On the leader: carries out `pgraft_core::membership::next_step`, one step at a time.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::{ChangeMembers, ServerState};
 use pgraft_core::membership::{Facts, Step, next_step};
-use tokio::time::timeout;
+use pgraft_core::{Command, NodeId, Role};
+use tokio::time::{Instant, timeout};
 
 use super::Shared;
 use super::compose::caught_up;
-use crate::types::{Endpoint, core_membership, raft_id};
+use crate::types::{Endpoint, LogCommand, core_membership, raft_id};
 
 /// A step that takes longer is given up and decided anew: its entry stays in the log, and the next look finds it there or not.
 const STEP_TIMEOUT: Duration = Duration::from_secs(5);
@@ -26,12 +27,15 @@ pub async fn run(shared: Arc<Shared>) {
     let mut metrics = shared.raft.server_metrics();
     let mut applied = shared.applied.clone();
     let mut wait = SHORTEST_WAIT;
+    let mut unheard = Unheard::default();
     loop {
-        let step = shared.next_step();
+        unheard.look(&shared);
+        let step = shared.next_step(&unheard);
         wait = if matches!(step, Step::WaitFor(_)) { (wait * 2).min(LONGEST_WAIT) } else { SHORTEST_WAIT };
         match step {
             Step::Nothing => {
                 let open = tokio::select! {
+                    biased; // in no random order: a simulation repeats itself
                     r = metrics.changed() => r.is_ok(),
                     r = applied.changed() => r.is_ok(),
                 };
@@ -41,6 +45,7 @@ pub async fn run(shared: Arc<Shared>) {
             }
             Step::WaitFor(_) => {
                 tokio::select! {
+                    biased; // in no random order: a simulation repeats itself
                     r = applied.changed() => if r.is_err() { return },
                     () = tokio::time::sleep(wait) => {}
                 }
@@ -60,8 +65,24 @@ pub async fn run(shared: Arc<Shared>) {
     }
 }
 
+/// Since when this member knows of each newcomer that has told nothing yet. Kept by followers too: a new leader goes on counting, and only a
+/// restart begins anew, which gives a newcomer more time and never less.
+#[derive(Default)]
+struct Unheard(BTreeMap<NodeId, Instant>);
+
+impl Unheard {
+    fn look(&mut self, shared: &Shared) {
+        let applied = shared.applied.borrow();
+        let is_unheard = |id: &NodeId| applied.cluster.members.get(id).is_some_and(|m| m.role == Role::Learner && m.told.is_none());
+        self.0.retain(|id, _| is_unheard(id));
+        for id in applied.cluster.members.keys().filter(|id| is_unheard(id)) {
+            self.0.entry(*id).or_insert_with(Instant::now);
+        }
+    }
+}
+
 impl Shared {
-    fn next_step(&self) -> Step {
+    fn next_step(&self, unheard: &Unheard) -> Step {
         let in_force = {
             let metrics = self.raft.server_metrics();
             let metrics = metrics.borrow_watched();
@@ -75,7 +96,9 @@ impl Shared {
         let settled = in_force.log_id() == applied.membership.log_id();
         let me = self.settings.node_id;
         let caught_up = caught_up(&self.raft_facts(), me);
-        next_step(&Facts { state: &applied.cluster, raft: &raft, me, settled, caught_up: &caught_up })
+        let unheard = unheard.0.iter().map(|(id, since)| (*id, since.elapsed())).collect();
+        let join_timeout = self.settings.join_timeout;
+        next_step(&Facts { state: &applied.cluster, raft: &raft, me, settled, caught_up: &caught_up, unheard: &unheard, join_timeout })
     }
 
     async fn carry_out(&self, step: Step) -> Result<(), String> {
@@ -91,7 +114,18 @@ impl Shared {
                 let Some(endpoint) = endpoint else { return Ok(()) };
                 self.raft.add_learner(raft_id(id), endpoint, false).await.map(drop).map_err(|e| e.to_string())
             }
-            Step::Promote(id) => change(ChangeMembers::AddVoterIds(one(id)), true).await,
+            Step::Move(id) => {
+                let endpoint = self.applied.borrow().cluster.members.get(&id).map(|m| Endpoint::from(&m.address));
+                let Some(endpoint) = endpoint else { return Ok(()) };
+                change(ChangeMembers::SetNodes(BTreeMap::from([(raft_id(id), endpoint)])), true).await
+            }
+            Step::GiveUp(id) => {
+                let at = self.applied.borrow().cluster.members.get(&id).map(|m| m.address.to_string()).unwrap_or_default();
+                let seconds = self.settings.join_timeout.unwrap_or_default().as_secs();
+                tracing::warn!("node {id} at {at} has not come within pgraft.join_timeout ({seconds} s): it is taken out again");
+                self.raft.client_write(LogCommand(Command::JoinExpired { node: id })).await.map(drop).map_err(|e| e.to_string())
+            }
+            Step::Promote(id) => change(ChangeMembers::AddVoterIds(promoted(self, id)), true).await,
             Step::Transfer(id) => {
                 self.raft.trigger().transfer_leader(raft_id(id)).await.map_err(|e| e.to_string())?;
                 // Until the lead has gone over there is nothing else to do.
@@ -105,4 +139,17 @@ impl Shared {
             }
         }
     }
+}
+
+/// Who gets a vote with this step: one, unless a simulation has taken that rule out.
+#[cfg(not(feature = "sim"))]
+fn promoted(_: &Shared, id: NodeId) -> BTreeSet<u64> {
+    BTreeSet::from([raft_id(id)])
+}
+
+#[cfg(feature = "sim")]
+fn promoted(shared: &Shared, id: NodeId) -> BTreeSet<u64> {
+    let all = crate::sim::here(|machine| machine.rules()).is_some_and(|rules| !rules.one_change);
+    let in_force = shared.raft.metrics().borrow_watched().membership_config.clone();
+    in_force.membership().learner_ids().filter(|_| all).chain([raft_id(id)]).collect()
 }

@@ -9,6 +9,7 @@
 //! | probe | on the leader: who answers, and how far its WAL is | – |
 //! | publish | composes `NodeStatus` on every change | `compose` |
 //! | files | writes `instance.json` when it changes | `publish` |
+//! | certificates | reads the TLS files again when they change | `transport::tls` |
 
 mod commands;
 mod compose;
@@ -25,22 +26,21 @@ use std::time::Duration;
 
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::{Config, SnapshotPolicy};
+use pgraft_core::control::{Request, Response};
 use pgraft_core::status::WalPosition;
 use pgraft_core::{Address, NodeStatus};
-use tokio::net::TcpListener;
-use tokio::sync::{Mutex, watch};
+use tokio::sync::{Mutex, Notify};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::control;
 use crate::identity::{Identity, IdentityError};
+use crate::machine::{self, watch};
 use crate::settings::Settings;
 use crate::store::{AppliedState, LogStore, StateMachine};
-use crate::transport::{self, Local, PeerFactory, Resolver};
+use crate::transport::{self, Complaints, Guard, Listener, Local, MaterialError, Network, PeerFactory, Tcp};
 use crate::types::{Raft, raft_id};
 
-/// A snapshot is made after so many entries, and about as many stay in the log behind it.
-const SNAPSHOT_EVERY: u64 = 1000;
 /// How often it is looked whether Raft still runs.
 const LOOK: Duration = Duration::from_millis(250);
 
@@ -69,6 +69,14 @@ pub enum StartError {
         /// What is wrong.
         source: io::Error,
     },
+    /// The log or the snapshot was written by a version that this one does not know.
+    #[error("can't read {path}: {source}. Nothing was changed: start the version of pgraft that wrote it")]
+    Format {
+        /// The directory.
+        path: PathBuf,
+        /// What it has.
+        source: io::Error,
+    },
     /// The log or the snapshot can't be read or written now: a full disk, a directory that is not there, a lock that another server holds.
     #[error("can't use the Raft log or snapshot in {path}: {source}")]
     Store {
@@ -85,6 +93,9 @@ pub enum StartError {
         /// What the system said.
         source: io::Error,
     },
+    /// Certificate, key or CA can't be used.
+    #[error(transparent)]
+    Tls(#[from] MaterialError),
     /// Openraft refused its configuration or its state.
     #[error("can't start Raft: {0}")]
     Raft(String),
@@ -95,13 +106,17 @@ impl StartError {
     pub const fn is_temporary(&self) -> bool {
         match self {
             Self::Listen { .. } | Self::Store { .. } | Self::Raft(_) | Self::Identity(IdentityError::Io { .. }) => true,
-            Self::Identity(IdentityError::OtherNode { .. } | IdentityError::Format { .. }) | Self::Damaged { .. } => false,
+            Self::Identity(IdentityError::OtherNode { .. } | IdentityError::Format { .. } | IdentityError::Damaged { .. })
+            | Self::Format { .. }
+            | Self::Damaged { .. }
+            | Self::Tls(_) => false,
         }
     }
 
     fn of_store(path: PathBuf, source: io::Error) -> Self {
         match source.kind() {
             io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof => Self::Damaged { path, source },
+            io::ErrorKind::Unsupported => Self::Format { path, source },
             _ => Self::Store { path, source },
         }
     }
@@ -126,6 +141,8 @@ pub struct Shared {
     contact: Arc<LeaderContact>,
     /// Held by `pgraft_init()`.
     founding: Mutex<()>,
+    /// Rung when the TLS files shall be read again.
+    reload: Arc<Notify>,
 }
 
 /// When the leader was last heard of, by a follower.
@@ -155,8 +172,13 @@ impl LeaderContact {
 }
 
 impl Node {
-    /// Starts a member on the current Tokio runtime.
+    /// Starts a member on the current Tokio runtime and this host's network.
     pub async fn start(settings: Settings, hooks: Hooks) -> Result<Self, StartError> {
+        Self::start_on(settings, hooks, Arc::new(Tcp::default())).await
+    }
+
+    /// Starts a member on another network.
+    pub async fn start_on(settings: Settings, hooks: Hooks, network: Arc<dyn Network>) -> Result<Self, StartError> {
         let dir = settings.data_dir.clone();
         let identity = Identity::open(&dir, settings.node_id)?;
         let store = |source| StartError::of_store(dir.clone(), source);
@@ -167,11 +189,13 @@ impl Node {
             let source = io::Error::new(io::ErrorKind::InvalidData, "the log begins behind the end of the snapshot");
             return Err(StartError::Damaged { path: dir, source });
         }
-        let listener = listen(&settings.listen).await?;
+        let guard = Guard::open(settings.node_id, &settings.protection)?;
+        let listener = listen(&*network, &settings.listen).await?;
 
         let local = Arc::new(Local::new(dir.clone(), identity));
         let applied = state_machine.watch();
-        let peers = PeerFactory { local: Arc::clone(&local), applied: applied.clone(), resolver: Resolver::default() };
+        let complaints = Arc::new(Complaints::default());
+        let peers = PeerFactory { local: Arc::clone(&local), applied: applied.clone(), network, guard, complaints };
         let config = Arc::new(config(&settings).validate().map_err(|e| StartError::Raft(e.to_string()))?);
         let raft = Raft::new(raft_id(settings.node_id), config, peers.clone(), log.clone(), state_machine)
             .await
@@ -188,16 +212,15 @@ impl Node {
             applied,
             contact,
             founding: Mutex::new(()),
+            reload: Arc::new(Notify::new()),
         });
         let mut node = Self { shared, tasks: JoinSet::new() };
         node.spawn(listener, hooks)?;
         Ok(node)
     }
 
-    fn spawn(&mut self, listener: TcpListener, hooks: Hooks) -> Result<(), StartError> {
+    fn spawn(&mut self, listener: Box<dyn Listener>, hooks: Hooks) -> Result<(), StartError> {
         let shared = &self.shared;
-        let socket = shared.settings.socket();
-        let control = control::listen(&socket).map_err(|source| StartError::Listen { at: socket.display().to_string(), source })?;
         let Hooks { wal, publish } = hooks;
         let server = transport::Server {
             raft: shared.raft.clone(),
@@ -205,18 +228,27 @@ impl Node {
             wal: Arc::clone(&wal),
             contact: Arc::clone(&shared.contact),
             applied: shared.applied.clone(),
+            guard: shared.peers.guard.clone(),
+            complaints: Arc::new(Complaints::default()),
         };
         let task = |name: &'static str, task: std::pin::Pin<Box<dyn Future<Output = ()> + Send>>| async move {
             task.await;
             name
         };
         self.tasks.spawn(task("server", Box::pin(transport::serve(listener, server))));
-        self.tasks.spawn(task("control", Box::pin(control::serve(control, Arc::clone(shared)))));
+        // A simulated member has no socket: it is asked by `Node::ask`.
+        if !machine::is_simulated() {
+            let socket = shared.settings.socket();
+            let control = control::listen(&socket).map_err(|source| StartError::Listen { at: socket.display().to_string(), source })?;
+            self.tasks.spawn(task("control", Box::pin(control::serve(control, Arc::clone(shared)))));
+        }
         self.tasks.spawn(task("driver", Box::pin(driver::run(Arc::clone(shared)))));
         self.tasks.spawn(task("tell", Box::pin(tell::run(Arc::clone(shared)))));
         self.tasks.spawn(task("probe", Box::pin(probe::run(Arc::clone(shared)))));
         self.tasks.spawn(task("publish", Box::pin(publish::run(Arc::clone(shared), wal, publish))));
         self.tasks.spawn(task("files", Box::pin(publish::write_instance_file(Arc::clone(shared)))));
+        let certificates = transport::follow(shared.peers.guard.clone(), Arc::clone(&shared.reload));
+        self.tasks.spawn(task("certificates", Box::pin(certificates)));
         Ok(())
     }
 
@@ -226,15 +258,18 @@ impl Node {
         // Its metrics change fifty times a second: looked at now and then instead of followed.
         let mut look = tokio::time::interval(LOOK);
         loop {
-            if let Err(fatal) = &metrics.borrow_watched().running_state {
-                return format!("Raft has stopped: {fatal}");
+            let fatal = || metrics.borrow_watched().running_state.as_ref().err().map(|fatal| format!("Raft has stopped: {fatal}"));
+            if let Some(why) = fatal() {
+                return why;
             }
             tokio::select! {
-                ended = self.tasks.join_next() => return match ended {
+                biased; // in no random order: a simulation repeats itself
+                // Tasks end when Raft has, mostly before it is seen here: why that ended is the better word.
+                ended = self.tasks.join_next() => return fatal().unwrap_or_else(|| match ended {
                     Some(Ok(task)) => format!("task {task} ended"),
                     Some(Err(error)) => format!("a task failed: {error}"),
                     None => "all tasks ended".into(),
-                },
+                }),
                 _ = look.tick() => {}
             }
         }
@@ -248,19 +283,41 @@ impl Node {
         self.tasks.shutdown().await;
     }
 
+    /// Answers a request as the control socket does.
+    pub async fn ask(&self, request: Request) -> Response {
+        self.shared.answer(request).await
+    }
+
+    /// [`Node::ask`] for whoever can't hold the node itself.
+    #[cfg(feature = "sim")]
+    pub fn asker(&self) -> impl Fn(Request) -> futures::future::BoxFuture<'static, Response> + Send + Sync + use<> {
+        let shared = Arc::clone(&self.shared);
+        move |request| {
+            let shared = Arc::clone(&shared);
+            Box::pin(async move { shared.answer(request).await })
+        }
+    }
+
+    /// To have the TLS files looked at now, from any thread.
+    pub fn reloader(&self) -> impl Fn() + Send + 'static {
+        let reload = Arc::clone(&self.shared.reload);
+        move || reload.notify_one()
+    }
+
     /// Follows what this member knows.
     pub fn status(&self) -> watch::Receiver<Arc<NodeStatus>> {
         self.shared.status.subscribe()
     }
 }
 
-async fn listen(at: &Address) -> Result<TcpListener, StartError> {
-    TcpListener::bind((at.host(), at.port())).await.map_err(|source| StartError::Listen { at: at.to_string(), source })
+async fn listen(network: &dyn Network, at: &Address) -> Result<Box<dyn Listener>, StartError> {
+    network.listen(at).await.map_err(|source| StartError::Listen { at: at.to_string(), source })
 }
 
 fn config(settings: &Settings) -> Config {
     let ms = |d: Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
     let election = ms(settings.election_timeout);
+    let snapshot_every = settings.snapshot_every;
     Config {
         cluster_name: "pgraft".into(),
         heartbeat_interval: ms(settings.heartbeat_interval),
@@ -268,8 +325,8 @@ fn config(settings: &Settings) -> Config {
         election_timeout_max: election + election / 2,
         install_snapshot_timeout: 5_000,
         max_payload_entries: 64,
-        snapshot_policy: SnapshotPolicy::LogsSinceLast(SNAPSHOT_EVERY),
-        max_in_snapshot_log_to_keep: SNAPSHOT_EVERY,
+        snapshot_policy: SnapshotPolicy::LogsSinceLast(snapshot_every),
+        max_in_snapshot_log_to_keep: snapshot_every,
         // A node that was cut off comes back without an election that nobody needs.
         enable_pre_vote: Some(true),
         // A leader that was restarted asks for votes like everybody: it must not call itself leader before a majority does.

@@ -43,6 +43,7 @@ pub async fn run(shared: Arc<Shared>) {
     let mut tick = tokio::time::interval(INTERVAL);
     loop {
         tokio::select! {
+            biased; // in no random order: a simulation repeats itself
             _ = tick.tick() => {}
             changed = applied.changed() => if changed.is_err() { return },
             Some(Ok((id, peer, answer))) = asked.join_next() => {

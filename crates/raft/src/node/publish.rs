@@ -31,6 +31,7 @@ pub async fn run(shared: Arc<Shared>, wal: WalSource, publish: Box<dyn Fn(&NodeS
             changed
         });
         let open = tokio::select! {
+            biased; // in no random order: a simulation repeats itself
             r = metrics.changed() => r.is_ok(),
             r = applied.changed() => r.is_ok(),
             r = probes.changed() => r.is_ok(),
@@ -68,9 +69,8 @@ pub async fn write_instance_file(shared: Arc<Shared>) {
         let wanted = shared.instance_file();
         if wanted.is_some() && wanted != written {
             let (path, file) = (path.clone(), wanted.clone());
-            match tokio::task::spawn_blocking(move || files::replace_json(&path, &file)).await {
-                Ok(Ok(())) => written = wanted,
-                Ok(Err(error)) => tracing::warn!("can't write {FILE_NAME}: {error}"),
+            match files::replace_json_elsewhere(path, file).await {
+                Ok(()) => written = wanted,
                 Err(error) => tracing::warn!("can't write {FILE_NAME}: {error}"),
             }
         }

@@ -29,6 +29,7 @@ pub async fn run(shared: Arc<Shared>) {
                 Err(why) => {
                     tracing::debug!("could not tell the group about this node yet: {why}");
                     tokio::select! {
+                        biased; // in no random order: a simulation repeats itself
                         changed = applied.changed() => if changed.is_err() { return },
                         () = tokio::time::sleep(RETRY) => {}
                     }

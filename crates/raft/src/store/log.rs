@@ -10,16 +10,18 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use nix::fcntl::{Flock, FlockArg};
 use openraft::alias::{LogIdOf, VoteOf};
 use openraft::entry::RaftEntry;
 use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
 use openraft::{OptionalSend, RaftLogReader};
-use pgraft_core::InstanceId;
+use raft_log::Types;
 use raft_log::api::raft_log_writer::RaftLogWriter;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::oneshot;
 
+use super::check::{self, Owner};
 use crate::identity::Identity;
 use crate::types::{Entry, LogId, Payload, TypeConfig, Vote};
 
@@ -43,6 +45,15 @@ impl LogStore {
     pub fn open(dir: &Path, identity: &Identity) -> io::Result<Self> {
         let dir = dir.join("log");
         std::fs::create_dir_all(&dir)?;
+        let damaged = |why: &str| Err(io::Error::new(io::ErrorKind::InvalidData, why));
+        {
+            let _alone = lock(&dir)?; // until the library takes it
+            match check::check(&dir)? {
+                Some(owner) if owner.instance != identity.instance => return damaged("the log belongs to another directory"),
+                None if identity.cluster.is_some() => return damaged("the log is gone, and with it this node's vote"),
+                _ => check::settle(&dir)?,
+            }
+        }
         let path = dir.to_str().ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "the path is not UTF-8"))?;
         let mut config = raft_log::Config::new(path);
         config.wal.chunk_max_size = Some(CHUNK_SIZE);
@@ -52,17 +63,16 @@ impl LogStore {
         config.log_cache_max_items = Some(CACHE_ITEMS);
         config.log_cache_capacity = Some(CACHE_BYTES);
         let mut log = raft_log::RaftLog::<LogTypes>::open(Arc::new(config))?;
-        let damaged = |why: &str| Err(io::Error::new(io::ErrorKind::InvalidData, why));
-        match &log.log_state().user_data {
-            Some(owner) if owner.0 != identity.instance => return damaged("the log belongs to another directory"),
-            Some(_) => {}
-            None if identity.cluster.is_some() => return damaged("the log is gone, and with it this node's vote"),
-            None => {
-                log.save_user_data(Some(Json(identity.instance)))?;
-                let (tell, told) = std::sync::mpsc::sync_channel(1);
-                log.flush(true, Some(OnDisk::Opened(tell)))?;
-                told.recv().map_err(io::Error::other)??;
-            }
+        if log.log_state().user_data.is_none() {
+            log.save_user_data(Some(Json(Owner { format: check::FORMAT, instance: identity.instance })))?;
+            let (tell, told) = std::sync::mpsc::sync_channel(1);
+            log.flush(true, Some(OnDisk::Opened(tell)))?;
+            told.recv().map_err(io::Error::other)??;
+        }
+        let first = LogTypes::next_log_index(log.log_state().purged());
+        let has_entries = log.log_state().last().is_some_and(|last| last.0.index >= first);
+        if has_entries && log.read(first, first + 1).next().is_none() {
+            return damaged("its oldest entries are gone");
         }
         Ok(Self { log: Arc::new(Mutex::new(log)) })
     }
@@ -192,17 +202,24 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 }
 
+/// The lock that the library takes on its directory, too.
+fn lock(dir: &Path) -> io::Result<Flock<std::fs::File>> {
+    let file = std::fs::OpenOptions::new().create(true).truncate(false).write(true).open(dir.join("LOCK"))?;
+    Flock::lock(file, FlockArg::LockExclusiveNonblock)
+        .map_err(|_| io::Error::new(io::ErrorKind::WouldBlock, "another server uses this directory"))
+}
+
 /// `raft-log`'s type parameters.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct LogTypes;
 
-impl raft_log::Types for LogTypes {
+impl Types for LogTypes {
     type LogId = Json<LogId>;
     type LogPayload = Json<Payload>;
     type Vote = Json<Vote>;
     type Callback = OnDisk;
     /// Whose log it is.
-    type UserData = Json<InstanceId>;
+    type UserData = Json<Owner>;
 
     fn log_index(id: &Self::LogId) -> u64 {
         id.0.index
@@ -242,6 +259,8 @@ impl<T: Serialize> codeq::Encode for Json<T> {
 
 impl<T: DeserializeOwned> codeq::Decode for Json<T> {
     fn decode<R: io::Read>(r: R) -> io::Result<Self> {
-        Ok(Self(serde_json::from_slice(&Vec::<u8>::decode(r)?)?))
+        // Never "unexpected end", as serde says of what is too short: the library takes that for a torn tail and cuts it off.
+        let value = serde_json::from_slice(&check::read_bytes(r)?).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))?;
+        Ok(Self(value))
     }
 }

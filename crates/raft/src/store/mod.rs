@@ -1,10 +1,16 @@
 //! What a member keeps: the log and the vote in the library `raft-log`, the applied state in memory with a snapshot on disk.
 
+mod check;
+#[cfg(all(test, not(feature = "sim")))]
+mod faults;
 mod log;
 mod state_machine;
 
+#[cfg(not(feature = "sim"))]
 pub use log::LogStore;
 pub use state_machine::{AppliedState, StateMachine};
+#[cfg(feature = "sim")]
+pub use {crate::sim::LogStore, log::LogStore as RealLogStore, log::OnDisk};
 
 #[cfg(test)]
 mod tests {
@@ -26,6 +32,26 @@ mod tests {
             let state_machine = StateMachine::open(dir.path()).unwrap();
             Ok((dir, log, state_machine))
         }
+    }
+
+    #[cfg(feature = "sim")]
+    struct SimulatedBuilder;
+
+    #[cfg(feature = "sim")]
+    impl StoreBuilder<TypeConfig, LogStore, StateMachine, crate::sim::Entered> for SimulatedBuilder {
+        async fn build(&self) -> Result<(crate::sim::Entered, LogStore, StateMachine), StorageError<TypeConfig>> {
+            let entered = crate::sim::Machine::new(1, crate::sim::Rules::default()).enter();
+            let dir = std::path::Path::new("/raft");
+            let identity = Identity::open(dir, NodeId::new(1).unwrap()).unwrap();
+            Ok((entered, LogStore::open(dir, &identity).unwrap(), StateMachine::open(dir).unwrap()))
+        }
+    }
+
+    /// The same suite for the store of the simulation. On one thread, which is the machine.
+    #[cfg(feature = "sim")]
+    #[tokio::test(start_paused = true)]
+    async fn openraft_accepts_the_simulated_store() {
+        Suite::test_all(SimulatedBuilder).await.unwrap();
     }
 
     /// Openraft's own conformance suite for stores.

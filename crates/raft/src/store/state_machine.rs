@@ -4,16 +4,17 @@ use std::collections::VecDeque;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use futures::{Stream, TryStreamExt};
 use openraft::storage::{EntryResponder, RaftStateMachine, Snapshot};
 use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder};
 use pgraft_core::ClusterState;
 use serde::{Deserialize, Serialize};
-use tokio::sync::watch;
 
 use crate::files;
+use crate::machine::{self, watch};
+#[cfg(feature = "sim")]
+use crate::sim;
 use crate::types::{Applied, LogId, Membership, SnapshotMeta, TypeConfig, core_membership};
 
 const FILE_NAME: &str = "snapshot.json";
@@ -43,8 +44,32 @@ pub struct StateMachine {
 #[derive(Serialize, Deserialize)]
 struct SnapshotFile {
     format: u32,
+    /// CRC-32 of the rest, as [`SnapshotFile::checksum`] writes it: a flipped bit in an address is an address, too.
+    crc: u32,
     meta: SnapshotMeta,
     cluster: ClusterState,
+}
+
+impl SnapshotFile {
+    fn new(meta: SnapshotMeta, cluster: ClusterState) -> io::Result<Self> {
+        let mut file = Self { format: FORMAT, crc: 0, meta, cluster };
+        file.crc = file.checksum()?;
+        Ok(file)
+    }
+
+    fn read(path: &Path) -> io::Result<Option<Self>> {
+        let Some(value) = files::read_versioned::<serde_json::Value>(path, FORMAT)? else { return Ok(None) };
+        let file: Self = serde_json::from_value(value.clone())?;
+        // A damaged name of an optional field reads as if the field were absent: nothing may stand there that would not be written.
+        if file.checksum()? != file.crc || serde_json::to_value(&file)? != value {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, format!("{FILE_NAME} is not what its checksum says")));
+        }
+        Ok(Some(file))
+    }
+
+    fn checksum(&self) -> io::Result<u32> {
+        Ok(crc32fast::hash(&serde_json::to_vec(&(&self.meta, &self.cluster))?))
+    }
 }
 
 impl StateMachine {
@@ -52,15 +77,11 @@ impl StateMachine {
     pub fn open(dir: &Path) -> io::Result<Self> {
         let path = dir.join(FILE_NAME);
         let mut state = AppliedState::default();
-        if let Some(SnapshotFile { format, meta, cluster }) = files::read_json(&path)? {
-            if format != FORMAT {
-                return Err(io::Error::new(
-                    io::ErrorKind::InvalidData,
-                    format!("snapshot has format {format}, this version reads {FORMAT}"),
-                ));
-            }
+        if let Some(SnapshotFile { meta, cluster, .. }) = SnapshotFile::read(&path)? {
             state = AppliedState { cluster, last_applied: meta.last_log_id, membership: meta.last_membership, times: VecDeque::new() };
         }
+        #[cfg(feature = "sim")]
+        sim::note(|| sim::Event::Installed { index: state.last_applied.map_or(0, |id| id.index), state: Box::new(state.cluster.clone()) });
         let on_disk = Arc::new(Mutex::new(state.last_applied));
         Ok(Self { path, state: Arc::new(watch::channel(Arc::new(state)).0), on_disk })
     }
@@ -76,7 +97,7 @@ impl StateMachine {
         if *on_disk > meta.last_log_id {
             return Ok(());
         }
-        files::replace_json(&self.path, &SnapshotFile { format: FORMAT, meta: meta.clone(), cluster: cluster.clone() })?;
+        files::replace_json(&self.path, &SnapshotFile::new(meta.clone(), cluster.clone())?)?;
         *on_disk = meta.last_log_id;
         Ok(())
     }
@@ -100,10 +121,12 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         S: Stream<Item = io::Result<EntryResponder<TypeConfig>>> + Unpin + OptionalSend,
     {
         while let Some((entry, responder)) = entries.try_next().await? {
+            #[cfg(feature = "sim")]
+            let line = sim::LogLine::of(&entry);
             let mut next = AppliedState::clone(&self.state.borrow());
             let applied = match entry.payload {
                 EntryPayload::Blank => Applied::Raft,
-                EntryPayload::Normal(command) => Applied::Command(next.cluster.apply(&command.0)),
+                EntryPayload::Normal(command) => Applied::Command(machine::apply(&mut next.cluster, &command.0)),
                 EntryPayload::Membership(membership) => {
                     next.membership = Membership::new(Some(entry.log_id), membership);
                     next.cluster.apply_membership(&core_membership(&next.membership));
@@ -114,7 +137,9 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
             if next.times.len() >= TIMES_KEPT {
                 next.times.pop_front();
             }
-            next.times.push_back((entry.log_id.index, now_us()));
+            next.times.push_back((entry.log_id.index, machine::wall_clock_us()));
+            #[cfg(feature = "sim")]
+            sim::note(|| sim::Event::Applied { entry: line, outcome: applied.to_string(), state: Box::new(next.cluster.clone()) });
             self.state.send_replace(Arc::new(next));
             if let Some(responder) = responder {
                 responder.send(applied);
@@ -130,6 +155,8 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: Vec<u8>) -> io::Result<()> {
         let cluster: ClusterState = serde_json::from_slice(&snapshot)?;
         self.keep(meta, &cluster)?;
+        #[cfg(feature = "sim")]
+        sim::note(|| sim::Event::Installed { index: meta.last_log_id.map_or(0, |id| id.index), state: Box::new(cluster.clone()) });
         self.state.send_replace(Arc::new(AppliedState {
             cluster,
             last_applied: meta.last_log_id,
@@ -142,7 +169,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     async fn get_current_snapshot(
         &mut self,
     ) -> io::Result<Option<Snapshot<openraft::alias::CommittedLeaderIdOf<TypeConfig>, u64, crate::types::Endpoint, Vec<u8>>>> {
-        let Some(SnapshotFile { meta, cluster, .. }) = files::read_json(&self.path)? else { return Ok(None) };
+        let Some(SnapshotFile { meta, cluster, .. }) = SnapshotFile::read(&self.path)? else { return Ok(None) };
         Ok(Some(Snapshot { meta, snapshot: serde_json::to_vec(&cluster)? }))
     }
 }
@@ -158,8 +185,4 @@ impl RaftSnapshotBuilder<TypeConfig> for StateMachine {
         self.keep(&meta, &state.cluster)?;
         Ok(Snapshot { meta, snapshot: serde_json::to_vec(&state.cluster)? })
     }
-}
-
-fn now_us() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).ok().and_then(|d| i64::try_from(d.as_micros()).ok()).unwrap_or(0)
 }

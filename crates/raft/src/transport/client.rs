@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyerror::AnyError;
@@ -15,16 +15,17 @@ use openraft::raft::{
 };
 use openraft::storage::Snapshot;
 use pgraft_core::NodeId;
-use tokio::net::TcpStream;
-use tokio::sync::watch;
-use tokio::time::timeout;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout};
 
 use super::handshake::{Hello, Local, Welcome};
-use super::{MAX_FRAME, PROTOCOL_VERSION, Reply, Resolver, Rpc, read_json, write_json};
+use super::tls::Trouble;
+use super::{BoxStream, Complaints, Guard, MAX_FRAME, Network, PROTOCOL_VERSION, Reply, Rpc, read_json, write_json};
+use crate::machine::watch;
 use crate::store::AppliedState;
 use crate::types::{Endpoint, TypeConfig, Vote, node_id};
 
-/// Connect, handshake: a healthy peer needs milliseconds.
+/// Connect, TLS, handshake: a healthy peer needs milliseconds.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Why a call had no answer.
@@ -39,6 +40,16 @@ pub enum CallError {
         endpoint: Endpoint,
         /// What happened.
         source: io::Error,
+    },
+    /// One of the two does not trust the other's certificate.
+    #[error("no TLS connection to {peer} at {endpoint}: {source}")]
+    Tls {
+        /// Whom it was for.
+        peer: NodeId,
+        /// Where.
+        endpoint: Endpoint,
+        /// Why not.
+        source: Trouble,
     },
     /// The peer refused the connection.
     #[error("{peer} at {endpoint} refused this node: {why}")]
@@ -66,13 +77,56 @@ pub enum CallError {
 pub struct PeerFactory {
     pub local: Arc<Local>,
     pub applied: watch::Receiver<Arc<AppliedState>>,
-    pub resolver: Resolver,
+    pub network: Arc<dyn Network>,
+    pub guard: Guard,
+    pub complaints: Arc<Complaints>,
 }
 
 impl PeerFactory {
     /// A client of one peer; it connects with its first call.
     pub fn peer(&self, target: u64, endpoint: Endpoint) -> Peer {
-        Peer { factory: self.clone(), target, endpoint, stream: None, complaint: Mutex::new(None) }
+        Peer { factory: self.clone(), target, endpoint, connection: None, connecting: JoinSet::new(), misses: 0 }
+    }
+
+    /// Connects and says hello.
+    async fn connect(self, peer: NodeId, endpoint: Endpoint) -> Result<Connection, CallError> {
+        let since = Instant::now();
+        let stream = self.try_connect(peer, &endpoint).await;
+        let of = format!("{peer} {endpoint}");
+        match &stream {
+            Ok(_) => self.complaints.forget(&of),
+            // A refusal needs a person, and a person needs to read it once.
+            Err(CallError::Refused { why, .. }) => {
+                self.complaints.say(&of, &format!("node {peer} at {endpoint} refuses this node: {why}"));
+            }
+            Err(error @ CallError::Tls { .. }) => self.complaints.say(&of, &error.to_string()),
+            Err(_) => {}
+        }
+        Ok(Connection { stream: stream?, since })
+    }
+
+    async fn try_connect(&self, peer: NodeId, endpoint: &Endpoint) -> Result<BoxStream, CallError> {
+        let io = |source| CallError::Io { peer, endpoint: endpoint.clone(), source };
+        let trouble = |trouble: Trouble| match trouble {
+            Trouble::Network(source) => io(source),
+            source => CallError::Tls { peer, endpoint: endpoint.clone(), source },
+        };
+        let identity = self.local.identity();
+        let cluster = identity.cluster_id().ok_or(CallError::NoCluster)?;
+        let to_instance = self.applied.borrow().cluster.members.get(&peer).and_then(|m| m.told.as_ref()).map(|told| told.instance);
+        let hello =
+            Hello { version: PROTOCOL_VERSION, cluster, from: identity.node_id, to: peer, to_instance, from_instance: identity.instance };
+
+        let address = endpoint.address().map_err(|no| io(io::Error::new(io::ErrorKind::InvalidInput, no.to_string())))?;
+        let stream = self.network.connect(&address).await.map_err(io)?;
+        let mut stream = self.guard.connect(stream, peer).await.map_err(trouble)?;
+        // In TLS 1.3 a listener that refuses the dialler's certificate says so only now.
+        write_json(&mut stream, &hello, MAX_FRAME).await.map_err(|e| trouble(e.into()))?;
+        match read_json::<_, Welcome>(&mut stream, MAX_FRAME).await.map_err(|e| trouble(e.into()))? {
+            Some(Welcome::Accepted) => Ok(stream),
+            Some(Welcome::Refused { why }) => Err(CallError::Refused { peer, endpoint: endpoint.clone(), why }),
+            None => Err(io(io::ErrorKind::ConnectionReset.into())),
+        }
     }
 }
 
@@ -84,74 +138,77 @@ impl RaftNetworkFactory<TypeConfig> for PeerFactory {
     }
 }
 
+/// A connection that has been welcomed.
+struct Connection {
+    stream: BoxStream,
+    since: Instant,
+}
+
 /// One connection to one peer.
 pub struct Peer {
     factory: PeerFactory,
     target: u64,
     endpoint: Endpoint,
     /// Taken out for a call and put back when it is through: a call that openraft drops half way must not leave its answer to the next.
-    stream: Option<TcpStream>,
-    /// The last refusal that was logged.
-    complaint: Mutex<Option<String>>,
+    connection: Option<Connection>,
+    /// One at most. It outlives the call that began it: a heartbeat's time may be shorter than what a handshake takes on a long line, and a
+    /// connection that was begun anew with each of them would never stand.
+    connecting: JoinSet<Result<Connection, CallError>>,
+    /// Connections that did not come about since the last that did.
+    misses: usize,
 }
 
 impl Peer {
     /// Asks and waits for the answer, `ttl` at most.
     pub async fn call(&mut self, rpc: &Rpc, ttl: Duration) -> Result<Reply, CallError> {
         let peer = node_id(self.target).ok_or(CallError::NoSuchNode(self.target))?;
-        let endpoint = self.endpoint.clone();
+        let endpoint = self.whereabouts(peer);
         let io = |source| CallError::Io { peer, endpoint: endpoint.clone(), source };
-        let kept = match self.stream.take() {
-            Some(stream) => timeout(ttl, exchange(stream, rpc)).await.map_err(|_| io(io::ErrorKind::TimedOut.into()))?.ok(),
+        let max_age = self.factory.guard.max_age();
+        let kept = match self.connection.take().filter(|c| max_age.is_none_or(|max| c.since.elapsed() < max)) {
+            Some(connection) => timeout(ttl, exchange(connection, rpc)).await.map_err(|_| io(io::ErrorKind::TimedOut.into()))?.ok(),
             None => None,
         };
         // The peer may have closed a connection that lay idle, or have restarted: once more on a fresh one. Every request can be asked twice.
-        let (stream, reply) = if let Some(done) = kept {
+        let (connection, reply) = if let Some(done) = kept {
             done
         } else {
-            let fresh = timeout(CONNECT_TIMEOUT.min(ttl), self.connect(peer)).await.map_err(|_| io(io::ErrorKind::TimedOut.into()))??;
+            let fresh = timeout(ttl, self.connect(peer, &endpoint)).await.map_err(|_| io(io::ErrorKind::TimedOut.into()))??;
             timeout(ttl, exchange(fresh, rpc)).await.map_err(|_| io(io::ErrorKind::TimedOut.into()))?.map_err(io)?
         };
-        self.stream = Some(stream);
+        self.connection = Some(connection);
         match reply {
             Reply::Failed(why) => Err(CallError::Failed(why)),
             reply => Ok(reply),
         }
     }
 
-    async fn connect(&self, peer: NodeId) -> Result<TcpStream, CallError> {
-        let Endpoint { host, port } = &self.endpoint;
-        let io = |source| CallError::Io { peer, endpoint: self.endpoint.clone(), source };
-        let identity = self.factory.local.identity();
-        let cluster = identity.cluster_id().ok_or(CallError::NoCluster)?;
-        let to_instance = self.factory.applied.borrow().cluster.members.get(&peer).and_then(|m| m.told.as_ref()).map(|told| told.instance);
-        let hello =
-            Hello { version: PROTOCOL_VERSION, cluster, from: identity.node_id, to: peer, to_instance, from_instance: identity.instance };
-
-        let addresses = self.factory.resolver.resolve(host, *port).await.map_err(io)?;
-        let mut stream = TcpStream::connect(addresses.as_slice()).await.map_err(io)?;
-        stream.set_nodelay(true).map_err(io)?;
-        write_json(&mut stream, &hello, MAX_FRAME).await.map_err(io)?;
-        match read_json::<_, Welcome>(&mut stream, MAX_FRAME).await.map_err(io)? {
-            Some(Welcome::Accepted) => {
-                *self.complaint.lock().unwrap_or_else(PoisonError::into_inner) = None;
-                Ok(stream)
-            }
-            Some(Welcome::Refused { why }) => {
-                self.complain(&why);
-                Err(CallError::Refused { peer, endpoint: self.endpoint.clone(), why })
-            }
-            None => Err(io(io::ErrorKind::ConnectionReset.into())),
-        }
+    /// Where to look for the peer: where the applied state has it, since openraft keeps a client for as long as its member stays, also when
+    /// that moves. In turns with where openraft thinks it is: its membership may be ahead of what is applied here. (The wrong one does no
+    /// harm: the handshake says who is there.)
+    fn whereabouts(&self, peer: NodeId) -> Endpoint {
+        let applied = self.factory.applied.borrow();
+        let known = applied.cluster.members.get(&peer).map(|m| Endpoint::from(&m.address));
+        known.filter(|_| self.misses.is_multiple_of(2)).unwrap_or_else(|| self.endpoint.clone())
     }
 
-    /// A refusal needs a person, and a person needs to read it once.
-    fn complain(&self, why: &str) {
-        let mut last = self.complaint.lock().unwrap_or_else(PoisonError::into_inner);
-        if last.as_deref() != Some(why) {
-            tracing::warn!("node {} at {} refuses this node: {why}", self.target, self.endpoint);
-            *last = Some(why.to_owned());
+    /// Joins the attempt that is under way, or begins one.
+    async fn connect(&mut self, peer: NodeId, endpoint: &Endpoint) -> Result<Connection, CallError> {
+        if self.connecting.is_empty() {
+            let attempt = timeout(CONNECT_TIMEOUT, self.factory.clone().connect(peer, endpoint.clone()));
+            let endpoint = endpoint.clone();
+            self.connecting.spawn(async move {
+                let late = |_| Err(CallError::Io { peer, endpoint, source: io::ErrorKind::TimedOut.into() });
+                attempt.await.unwrap_or_else(late)
+            });
         }
+        let made = match self.connecting.join_next().await {
+            Some(Ok(made)) => made,
+            Some(Err(error)) => Err(CallError::Failed(error.to_string())),
+            None => Err(CallError::NoSuchNode(self.target)),
+        };
+        self.misses = if made.is_ok() { 0 } else { self.misses.wrapping_add(1) };
+        made
     }
 
     async fn raft_call(&mut self, rpc: &Rpc, option: &RPCOption) -> Result<Reply, RPCError<TypeConfig>> {
@@ -160,10 +217,10 @@ impl Peer {
 }
 
 /// One request and its answer; the connection is given back only when it is through.
-async fn exchange(mut stream: TcpStream, rpc: &Rpc) -> io::Result<(TcpStream, Reply)> {
-    write_json(&mut stream, rpc, MAX_FRAME).await?;
-    let reply = read_json(&mut stream, MAX_FRAME).await?.ok_or(io::ErrorKind::ConnectionReset)?;
-    Ok((stream, reply))
+async fn exchange(mut connection: Connection, rpc: &Rpc) -> io::Result<(Connection, Reply)> {
+    write_json(&mut connection.stream, rpc, MAX_FRAME).await?;
+    let reply = read_json(&mut connection.stream, MAX_FRAME).await?.ok_or(io::ErrorKind::ConnectionReset)?;
+    Ok((connection, reply))
 }
 
 fn unexpected(reply: &Reply) -> RPCError<TypeConfig> {
@@ -212,6 +269,7 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         let rpc = Rpc::Snapshot { vote, meta: snapshot.meta, data: snapshot.snapshot };
         let ttl = option.hard_ttl();
         let reply = tokio::select! {
+            biased; // in no random order: a simulation repeats itself
             reply = self.call(&rpc, ttl) => reply,
             closed = cancel => return Err(StreamingError::Closed(closed)),
         };

@@ -49,6 +49,8 @@ pub enum Rejected {
     Removed(NodeId),
     #[error("it calls itself node {0}, but its directory is another one than the cluster knows: it must come back under a new node id")]
     Impostor(NodeId),
+    #[error("it calls itself node {from}, and {why}")]
+    OtherCertificate { from: NodeId, why: String },
 }
 
 /// What a listener does with a hello that it accepts.

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!  dialler                                   listener
+//!    TLS, where the members have certificates  ◀─▶
 //!    Hello { version, cluster, from, to } ─▶  handshake::admit (pure): right version, cluster, node, directory?
 //!    ◀─ Welcome | Refused { why }
 //!    Rpc ─▶ ◀─ Reply   (one at a time, as often as wanted)
@@ -10,16 +11,23 @@
 //! Every connection has deadlines of its own: a frozen peer's kernel goes on accepting.
 
 mod client;
+mod complaints;
 mod frame;
 mod handshake;
+mod net;
+mod peek;
 mod resolve;
 mod server;
+mod tls;
 
 pub use client::{Peer, PeerFactory};
+pub use complaints::Complaints;
 pub use frame::{read_json, write_json};
 pub use handshake::Local;
-pub use resolve::Resolver;
+pub use net::{BoxStream, Listener, Network, Stream, Tcp};
+use resolve::Resolver;
 pub use server::{Server, WalSource, serve};
+pub use tls::{Guard, MaterialError, Which, follow};
 
 use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderError, TransferLeaderRequest, VoteRequest, VoteResponse,

@@ -8,8 +8,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::watch;
 use tokio::time::timeout;
+
+use crate::machine::watch;
 
 /// How long a caller waits for the answer before the last good one has to do.
 const PATIENCE: Duration = Duration::from_millis(1500);

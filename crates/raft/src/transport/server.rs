@@ -8,13 +8,13 @@ use openraft::raft::AppendEntriesResponse;
 use openraft::storage::Snapshot;
 use pgraft_core::status::WalPosition;
 use pgraft_core::{Command, NodeId};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
-use super::handshake::{Hello, Local, Welcome};
-use super::{MAX_FRAME, Reply, Rpc, read_json, write_json};
+use super::handshake::{Hello, Local, Rejected, Welcome};
+use super::tls::Trouble;
+use super::{BoxStream, Complaints, Guard, Listener, MAX_FRAME, Reply, Rpc, read_json, write_json};
+use crate::machine::watch;
 use crate::node::LeaderContact;
 use crate::store::AppliedState;
 use crate::types::{LogCommand, Raft};
@@ -23,10 +23,12 @@ use crate::types::{LogCommand, Raft};
 const MAX_CONNECTIONS: usize = 512;
 /// The longest hello, in bytes: nobody is known yet.
 const MAX_HELLO: usize = 4 << 10;
-/// From the connection to its hello.
+/// From the connection to its hello, TLS included.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(2);
 /// From one request to the next; the leader sends heartbeats and probes all the time.
 const IDLE_TIMEOUT: Duration = Duration::from_mins(1);
+/// The dialler makes a connection anew when its time is over; one that does not is cut.
+const GRACE: Duration = Duration::from_mins(1);
 /// Longer than any caller waits for a proposal.
 const PROPOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -41,10 +43,12 @@ pub struct Server {
     pub wal: WalSource,
     pub contact: Arc<LeaderContact>,
     pub applied: watch::Receiver<Arc<AppliedState>>,
+    pub guard: Guard,
+    pub complaints: Arc<Complaints>,
 }
 
 /// Answers the other members for as long as it is polled.
-pub async fn serve(listener: TcpListener, server: Server) {
+pub async fn serve(mut listener: Box<dyn Listener>, server: Server) {
     // Held here, so that they end with this task: a stopped member must not go on answering.
     let mut connections = JoinSet::new();
     loop {
@@ -61,24 +65,54 @@ pub async fn serve(listener: TcpListener, server: Server) {
         };
         let server = server.clone();
         connections.spawn(async move {
-            if let Err(error) = connection(stream, &server).await {
+            let host = from.rsplit_once(':').map_or(from.as_str(), |(host, _)| host);
+            if let Err(error) = connection(stream, host, &server).await {
                 tracing::debug!("connection from {from}: {error}");
             }
         });
     }
 }
 
-async fn connection(mut stream: TcpStream, server: &Server) -> io::Result<()> {
-    stream.set_nodelay(true)?;
-    let Some(hello) = timeout(HELLO_TIMEOUT, read_json::<_, Hello>(&mut stream, MAX_HELLO)).await?? else { return Ok(()) };
+async fn connection(stream: BoxStream, host: &str, server: &Server) -> io::Result<()> {
+    let since = Instant::now();
+    let greeting = async {
+        let (mut stream, shown) = server.guard.accept(stream).await?;
+        let hello = read_json::<_, Hello>(&mut stream, MAX_HELLO).await?;
+        Ok::<_, Trouble>((stream, shown, hello))
+    };
+    let (stream, shown, hello) = match timeout(HELLO_TIMEOUT, greeting).await? {
+        Ok((stream, shown, Some(hello))) => (stream, shown, hello),
+        Ok((_, _, None)) => return Ok(()),
+        Err(Trouble::Network(error)) => return Err(error),
+        Err(trouble) => {
+            server.complaints.say(host, &format!("no TLS connection from {host}: {trouble}"));
+            return Ok(());
+        }
+    };
+    if let Err(no) = server.guard.check(&shown, hello.from) {
+        server.complaints.say(host, &format!("refused a connection from {host}: {no}"));
+        return refuse(stream, &no).await;
+    }
     let state = server.applied.borrow().clone();
     if let Err(no) = server.local.answer(&state.cluster, &hello)? {
         tracing::debug!("refused node {} of cluster {}: {no}", hello.from, hello.cluster);
-        return timeout(HELLO_TIMEOUT, write_json(&mut stream, &Welcome::Refused { why: no.to_string() }, MAX_HELLO)).await?;
+        return refuse(stream, &no).await;
     }
+    server.complaints.forget(host);
+    converse(stream, hello.from, since, server).await
+}
+
+async fn refuse(mut stream: BoxStream, no: &Rejected) -> io::Result<()> {
+    timeout(HELLO_TIMEOUT, write_json(&mut stream, &Welcome::Refused { why: no.to_string() }, MAX_HELLO)).await?
+}
+
+/// One request and its answer at a time, for as long as the connection may live.
+async fn converse(mut stream: BoxStream, from: NodeId, since: Instant, server: &Server) -> io::Result<()> {
     timeout(HELLO_TIMEOUT, write_json(&mut stream, &Welcome::Accepted, MAX_HELLO)).await??;
-    while let Some(rpc) = timeout(IDLE_TIMEOUT, read_json::<_, Rpc>(&mut stream, MAX_FRAME)).await?? {
-        let reply = answer(server, hello.from, rpc).await;
+    let is_young = || server.guard.max_age().is_none_or(|max| since.elapsed() < max + GRACE);
+    while is_young() {
+        let Some(rpc) = timeout(IDLE_TIMEOUT, read_json::<_, Rpc>(&mut stream, MAX_FRAME)).await?? else { break };
+        let reply = answer(server, from, rpc).await;
         timeout(IDLE_TIMEOUT, write_json(&mut stream, &reply, MAX_FRAME)).await??;
     }
     Ok(())

@@ -1,0 +1,38 @@
+//! Rules that a simulation can take out, to see that its invariants notice. They are of no use to anybody else.
+
+use pgraft_core::{ClusterState, Command, Member, Outcome, Refusal, Role};
+
+/// What is in force. All of it, unless a positive control says otherwise.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rules {
+    /// A write is acknowledged only when it is on disk.
+    pub fsync: bool,
+    /// An id that was removed is never used again.
+    pub retired_ids: bool,
+    /// One change of the membership at a time, and one voter in it.
+    pub one_change: bool,
+}
+
+impl Default for Rules {
+    fn default() -> Self {
+        Self { fsync: true, retired_ids: true, one_change: true }
+    }
+}
+
+impl Rules {
+    /// [`ClusterState::apply`] by these rules.
+    pub(crate) fn apply(self, state: &mut ClusterState, command: &Command) -> Result<Outcome, Refusal> {
+        let Command::Join { node, address } = command else { return state.apply(command) };
+        if !self.retired_ids {
+            state.retired.remove(node);
+        }
+        match state.apply(command) {
+            Err(Refusal::JoinUnderWay(_) | Refusal::RemovalUnderWay(_)) if !self.one_change && !state.members.contains_key(node) => {
+                let newcomer = Member { address: address.clone(), role: Role::Learner, told: None };
+                state.members.insert(*node, newcomer);
+                Ok(Outcome::Changed)
+            }
+            outcome => outcome,
+        }
+    }
+}

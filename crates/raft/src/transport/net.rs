@@ -1,0 +1,84 @@
+//! The network as a member needs it: listen, connect, and whether a name is known. A server has TCP and the system's resolver; a simulation
+//! brings its own.
+
+use std::io;
+use std::time::Duration;
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use pgraft_core::Address;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::timeout;
+
+use super::Resolver;
+
+/// The kernel sends a lost SYN again after a second: after a partition, beginning anew is quicker.
+const SYN_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// A connection's bytes.
+pub trait Stream: AsyncRead + AsyncWrite + Send + Sync + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Send + Sync + Unpin> Stream for S {}
+
+/// A connection, whatever carries it.
+pub type BoxStream = Box<dyn Stream>;
+
+/// Where connections come from and go to.
+pub trait Network: Send + Sync {
+    /// Listens on an address of this host.
+    fn listen<'a>(&'a self, at: &'a Address) -> BoxFuture<'a, io::Result<Box<dyn Listener>>>;
+
+    /// Connects to a member.
+    fn connect<'a>(&'a self, to: &'a Address) -> BoxFuture<'a, io::Result<BoxStream>>;
+
+    /// Whether this is an address, or a name that is known now; a remembered answer does not count. The error says what is wrong with it.
+    fn knows<'a>(&'a self, host: &'a str) -> BoxFuture<'a, Result<(), String>>;
+}
+
+/// The listening end.
+pub trait Listener: Send {
+    /// The next connection, and where it comes from, for the log.
+    fn accept(&mut self) -> BoxFuture<'_, io::Result<(BoxStream, String)>>;
+}
+
+/// This host's network.
+#[derive(Default)]
+pub struct Tcp {
+    resolver: Resolver,
+}
+
+impl Network for Tcp {
+    fn listen<'a>(&'a self, at: &'a Address) -> BoxFuture<'a, io::Result<Box<dyn Listener>>> {
+        async move {
+            let listener = TcpListener::bind((at.host(), at.port())).await?;
+            Ok(Box::new(listener) as Box<dyn Listener>)
+        }
+        .boxed()
+    }
+
+    fn connect<'a>(&'a self, to: &'a Address) -> BoxFuture<'a, io::Result<BoxStream>> {
+        async move {
+            let addresses = self.resolver.resolve(to.host(), to.port()).await?;
+            let stream = timeout(SYN_TIMEOUT, TcpStream::connect(addresses.as_slice())).await??;
+            stream.set_nodelay(true)?;
+            Ok(Box::new(stream) as BoxStream)
+        }
+        .boxed()
+    }
+
+    fn knows<'a>(&'a self, host: &'a str) -> BoxFuture<'a, Result<(), String>> {
+        self.resolver.check(host).boxed()
+    }
+}
+
+impl Listener for TcpListener {
+    fn accept(&mut self) -> BoxFuture<'_, io::Result<(BoxStream, String)>> {
+        async move {
+            let (stream, from) = Self::accept(self).await?;
+            stream.set_nodelay(true)?;
+            Ok((Box::new(stream) as BoxStream, from.to_string()))
+        }
+        .boxed()
+    }
+}

@@ -1,0 +1,240 @@
+//! Several members in one process, over real sockets and real files: what the SQL functions do, without Postgres.
+
+#![allow(dead_code, reason = "not every test file uses all of it")]
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use pgraft_core::control::{LogRow, Request, Response};
+use pgraft_core::status::WalPosition;
+use pgraft_core::{Address, NodeId, NodeStatus};
+use pgraft_raft::{Hooks, Network, Node, Protection, Settings, StartError, control_call};
+use tempfile::TempDir;
+
+pub type Row = LogRow;
+
+pub const PATIENCE: Duration = Duration::from_secs(30);
+pub const DONE: Response = Response::Done { notice: None };
+
+/// One member that can be stopped and started again on its own directory.
+pub struct Member {
+    pub settings: Settings,
+    node: Option<Node>,
+    network: Option<Arc<dyn Network>>,
+}
+
+pub struct Cluster {
+    pub dir: TempDir,
+    pub members: Vec<Member>,
+    /// For members that are started from now on.
+    pub join_timeout: Option<Duration>,
+    pub snapshot_every: u64,
+}
+
+pub fn free_port() -> u16 {
+    // Below the ephemeral range, so that no outgoing connection of somebody else takes it meanwhile.
+    static NEXT: std::sync::atomic::AtomicU16 = std::sync::atomic::AtomicU16::new(0);
+    let start = 20_000 + u16::try_from(std::process::id() % 200).unwrap() * 40;
+    loop {
+        let port = start + NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+}
+
+impl Cluster {
+    pub fn new() -> Self {
+        Self { dir: tempfile::tempdir().unwrap(), members: Vec::new(), join_timeout: None, snapshot_every: 1000 }
+    }
+
+    pub async fn start(&mut self, id: i64) -> usize {
+        self.start_in(id, self.dir.path().join(format!("node-{id}"))).await.unwrap()
+    }
+
+    pub async fn start_in(&mut self, id: i64, data_dir: PathBuf) -> Result<usize, StartError> {
+        let port = free_port();
+        let at = Address::new("127.0.0.1", i64::from(port)).unwrap();
+        let settings = Settings {
+            node_id: NodeId::new(id).unwrap(),
+            listen: at.clone(),
+            advertise: at,
+            data_dir,
+            heartbeat_interval: Duration::from_millis(50),
+            election_timeout: Duration::from_millis(400),
+            join_timeout: self.join_timeout,
+            snapshot_every: self.snapshot_every,
+            postgres: Address::new("127.0.0.1", 5432).unwrap(),
+            zone: String::new(),
+            protection: Protection::default(),
+        };
+        self.members.push(Member { settings, node: None, network: None });
+        self.run(self.members.len() - 1).await?;
+        Ok(self.members.len() - 1)
+    }
+
+    pub async fn run(&mut self, n: usize) -> Result<(), StartError> {
+        let hooks = Hooks { wal: Arc::new(|| Some(WalPosition { timeline: 1, lsn: 100 })), publish: Box::new(|_| {}) };
+        let Member { settings, network, .. } = &self.members[n];
+        let node = match network {
+            Some(network) => Node::start_on(settings.clone(), hooks, Arc::clone(network)).await?,
+            None => Node::start(settings.clone(), hooks).await?,
+        };
+        self.members[n].node = Some(node);
+        Ok(())
+    }
+
+    pub async fn stop(&mut self, n: usize) {
+        self.members[n].node.take().unwrap().shutdown().await;
+    }
+
+    pub async fn ask(&self, n: usize, request: Request) -> Response {
+        control_call(&self.members[n].settings.socket(), &request).await.unwrap()
+    }
+
+    pub async fn status(&self, n: usize) -> NodeStatus {
+        match self.ask(n, Request::Status).await {
+            Response::Status(status) => *status,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub async fn log(&self, n: usize) -> Vec<LogRow> {
+        match self.ask(n, Request::Log { limit: 1000 }).await {
+            Response::Log { entries } => entries,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub async fn add(&self, leader: usize, newcomer: usize) -> Response {
+        let s = &self.members[newcomer].settings;
+        self.add_as(leader, i64::from(s.node_id), s.advertise.port()).await
+    }
+
+    pub async fn add_as(&self, leader: usize, node_id: i64, port: u16) -> Response {
+        self.ask(leader, Request::AddNode { node_id, address: "127.0.0.1".into(), port: i64::from(port) }).await
+    }
+
+    pub async fn wait(&self, n: usize, what: &str, ready: impl Fn(&NodeStatus) -> bool) -> NodeStatus {
+        let start = Instant::now();
+        loop {
+            let status = self.status(n).await;
+            if ready(&status) {
+                return status;
+            }
+            assert!(start.elapsed() < PATIENCE, "waited for {what}, and there is {status:#?}");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// Founder 1, then 2..=size, all voters.
+    pub async fn of(size: i64) -> Self {
+        Self::new().grown(size).await
+    }
+
+    /// The same, of a cluster that was made to one's liking.
+    pub async fn grown(mut self, size: i64) -> Self {
+        self.start(1).await;
+        assert_eq!(self.ask(0, Request::Init).await, DONE);
+        for id in 2..=size {
+            let newcomer = self.start(id).await;
+            assert_eq!(self.add(0, newcomer).await, DONE);
+            self.wait(0, "the vote", |s| s.voters == usize::try_from(id).unwrap()).await;
+        }
+        self
+    }
+
+    /// A node that says nothing is added and taken out again: the leader gets two changes through.
+    pub async fn add_and_remove_a_node(&self, leader: usize, node_id: i64) -> Response {
+        let port = free_port();
+        let _answers = std::net::TcpListener::bind(("127.0.0.1", port)).unwrap();
+        assert_eq!(self.add_as(leader, node_id, port).await, DONE);
+        self.ask(leader, Request::RemoveNode { node_id }).await
+    }
+
+    /// From its next start on the member listens there.
+    pub fn moves(&mut self, n: usize, port: u16) {
+        let at = Address::new("127.0.0.1", i64::from(port)).unwrap();
+        self.members[n].settings.listen = at.clone();
+        self.members[n].settings.advertise = at;
+    }
+
+    /// Ends a member as a crash does: nothing is said, nothing is flushed.
+    pub async fn crash(&mut self, n: usize) {
+        drop(self.members[n].node.take());
+        // The tasks end when they are next polled, and let the directory go.
+        self.until(|| std::net::TcpListener::bind(("127.0.0.1", self.members[n].settings.listen.port())).is_ok(), "the end").await;
+    }
+
+    pub async fn until(&self, ready: impl Fn() -> bool, what: &str) {
+        let start = Instant::now();
+        while !ready() {
+            assert!(start.elapsed() < PATIENCE, "waited for {what}");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// Until the log begins behind `index`.
+    pub async fn until_compacted(&self, n: usize, index: u64) {
+        let start = Instant::now();
+        while self.log(n).await.first().is_none_or(|row| row.index <= index) {
+            assert!(start.elapsed() < PATIENCE, "waited for a compaction behind {index}");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// Until a row of the log is there.
+    pub async fn until_log(&self, n: usize, what: &str, wanted: impl Fn(&LogRow) -> bool) {
+        let start = Instant::now();
+        while !self.log(n).await.iter().any(&wanted) {
+            assert!(start.elapsed() < PATIENCE, "waited for {what}, and there is {:#?}", self.log(n).await);
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// Restarts all with this `join_timeout`. Not from the first: on a busy machine it would be over before they have come.
+    pub async fn gives_up_after(&mut self, join_timeout: Duration) {
+        self.join_timeout = Some(join_timeout);
+        for n in 0..self.members.len() {
+            self.stop(n).await;
+            self.members[n].settings.join_timeout = Some(join_timeout);
+            self.run(n).await.unwrap();
+        }
+    }
+
+    /// Restarts whoever else leads until this member does; of three or more.
+    pub async fn lead_comes_to(&mut self, n: usize) {
+        loop {
+            let leads = self.leader(n, |_| true).await;
+            if leads == n {
+                return;
+            }
+            self.stop(leads).await;
+            self.leader(n, |l| l != i64::try_from(leads + 1).unwrap()).await;
+            self.run(leads).await.unwrap();
+        }
+    }
+
+    /// Has a member start on this network from now on.
+    pub fn on(&mut self, n: usize, network: Arc<dyn Network>) {
+        self.members[n].network = Some(network);
+    }
+
+    /// The member that leads, as `n` sees it.
+    pub async fn leader(&self, n: usize, wanted: impl Fn(i64) -> bool) -> usize {
+        let status = self.wait(n, "a leader", |s| s.leader.is_some_and(|l| wanted(i64::from(l)))).await;
+        usize::try_from(status.leader.unwrap().get() - 1).unwrap()
+    }
+}
+
+pub fn refusal(response: Response) -> (String, String, String) {
+    match response {
+        Response::Refused { sqlstate, message, hint } => (sqlstate, message, hint),
+        other => panic!("{other:?}"),
+    }
+}
+
+pub fn nodes(status: &NodeStatus) -> Vec<(u32, u16)> {
+    status.members.iter().map(|m| (m.node_id.get(), m.address.port())).collect()
+}

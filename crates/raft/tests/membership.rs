@@ -1,0 +1,280 @@
+//! Changes of the membership that go wrong half way: newcomers that never come, leaders that die in the middle, members that move.
+
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test, which may end anywhere")]
+
+mod harness;
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use harness::{Cluster, DONE, free_port, nodes, refusal};
+use pgraft_core::control::{Request, Response};
+use pgraft_core::{Address, NodeId, NodeState, Role};
+use pgraft_raft::{BoxStream, Listener, Network};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_newcomer_that_never_comes_is_taken_out_again_by_an_entry() {
+    let mut c = Cluster::of(2).await;
+    c.gives_up_after(Duration::from_secs(8)).await;
+    let leader = c.leader(0, |_| true).await;
+    assert_eq!(c.add_as(leader, 3, free_port()).await, DONE);
+    assert_eq!(c.status(leader).await.members[2].role, Role::Learner);
+    for n in [0, 1] {
+        let status = c.wait(n, "node 3 to be given up", |s| s.members.len() == 2).await;
+        assert_eq!((status.voters, status.next_node_id), (2, 4));
+        let kinds: Vec<String> = c.log(n).await.into_iter().map(|r| r.kind).collect();
+        assert_eq!(kinds.iter().filter(|k| *k == "join_expired").count(), 1, "{kinds:?}");
+    }
+    let leader = c.leader(0, |_| true).await;
+    assert_eq!(refusal(c.add_as(leader, 3, free_port()).await).0, "PGR02", "its id is spent");
+    // Who comes in time stays, however long it is away afterwards.
+    let four = c.start(4).await;
+    assert_eq!(c.add(leader, four).await, DONE);
+    c.wait(leader, "what node 4 tells", |s| s.members.len() == 3 && s.members[2].postgres.is_some()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_leader_goes_on_counting() {
+    let mut c = Cluster::of(3).await;
+    c.gives_up_after(Duration::from_secs(8)).await;
+    c.lead_comes_to(0).await;
+    c.wait(0, "everybody's answer", |s| s.members.iter().all(|m| m.reachable == Some(true))).await;
+    assert_eq!(c.add_as(0, 4, free_port()).await, DONE);
+    c.wait(1, "the row", |s| s.members.len() == 4).await;
+    c.wait(2, "the row", |s| s.members.len() == 4).await;
+    c.stop(0).await;
+    let leader = c.leader(1, |l| l != 1).await;
+    c.wait(leader, "node 4 to be given up", |s| s.members.len() == 3).await;
+    assert!(c.log(leader).await.iter().any(|r| r.kind == "join_expired" && r.committed));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn with_a_voter_away_a_newcomer_must_be_there_first() {
+    let mut c = Cluster::of(3).await;
+    c.stop(2).await;
+    c.wait(0, "its silence", |s| s.members[2].reachable == Some(false)).await;
+    let before = c.log(0).await.len();
+    let (sqlstate, message, hint) = refusal(c.add_as(0, 4, free_port()).await);
+    assert_eq!((sqlstate.as_str(), message.as_str()), ("55006", "adding node 4 would make 2 reachable of 4 voters, and 3 are needed"));
+    assert!(hint.starts_with("Start the new node first"), "{hint}");
+    assert_eq!(c.log(0).await.len(), before, "a refusal left something in the log");
+    let four = c.start(4).await;
+    assert_eq!(c.add(0, four).await, DONE);
+    c.wait(0, "its vote", |s| s.voters == 4).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_moves_without_a_new_id() {
+    let mut c = Cluster::of(3).await;
+    let here = |c: &Cluster, n: usize| c.members[n].settings.advertise.port();
+    let set = |node_id, port| Request::SetAddress { node_id, address: "127.0.0.1".into(), port: i64::from(port) };
+    let (one, two) = (here(&c, 0), here(&c, 1));
+    for (request, sqlstate, message) in [
+        (set(9, 7001), "42704", "node 9 is not a member of this cluster".to_owned()),
+        (set(2, one), "42710", format!("address 127.0.0.1:{one} already belongs to node 1")),
+        (set(0, 7001), "22023", "invalid node_id 0: it must be between 1 and 2147483647".to_owned()),
+        (set(2, 0), "22023", "invalid port 0: it must be between 1 and 65535".to_owned()),
+    ] {
+        let (code, words, hint) = refusal(c.ask(0, request).await);
+        assert_eq!((code.as_str(), words), (sqlstate, message));
+        assert!(!hint.is_empty());
+    }
+    let unresolvable = Request::SetAddress { node_id: 2, address: "no.such.host.invalid".into(), port: 1 };
+    assert_eq!(refusal(c.ask(0, unresolvable).await).1, "could not resolve address \"no.such.host.invalid\"");
+    let (sqlstate, message, hint) = refusal(c.ask(1, set(2, 1)).await);
+    assert_eq!(message, "Cannot set address - this node is not the leader. Addresses must be changed on the leader.");
+    assert_eq!((sqlstate, hint), ("PGR01".to_owned(), format!("The leader is node 1 (127.0.0.1:{one}).")));
+    assert!(matches!(c.ask(0, set(2, two)).await, Response::Done { notice: Some(n) } if n.contains("already looks for node 2")));
+
+    // It moves, and nobody finds it; then the leader is told.
+    c.stop(1).await;
+    let new = free_port();
+    c.moves(1, new);
+    c.run(1).await.unwrap();
+    c.wait(0, "node 2 out of reach", |s| s.members[1].reachable == Some(false)).await;
+    assert_eq!(c.add_and_remove_a_node(0, 7).await, DONE, "the others decide");
+    assert_eq!(c.ask(0, set(2, new)).await, DONE);
+    assert_eq!(nodes(&c.status(0).await)[1], (2, new), "it is on the leader when the call returns");
+    let rows = nodes(&c.status(0).await);
+    for n in 0..3 {
+        c.wait(n, "the new address", |s| nodes(s) == rows && s.leader.is_some() && s.next_node_id == 8).await;
+    }
+    c.wait(0, "node 2 in reach", |s| s.members[1].reachable == Some(true)).await;
+    c.until_log(1, "Raft's own membership to follow", |r| r.kind == "membership" && r.data.contains(&format!(":{new}}}"))).await;
+    assert!(matches!(c.ask(0, set(2, new)).await, Response::Done { notice: Some(_) }));
+    assert_eq!(c.log(2).await.iter().filter(|r| r.kind == "set_address").count(), 1);
+
+    // Whoever leads next dials it there too; and it leads and dials like any other.
+    for n in [2, 1] {
+        c.lead_comes_to(n).await;
+        c.wait(n, "everybody's answer", |s| s.members.iter().all(|m| m.reachable == Some(true))).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_leader_moves_too() {
+    let mut c = Cluster::of(3).await;
+    // Told beforehand: those who talk to it already go on, whoever connects anew finds it when it is there.
+    let new = free_port();
+    assert_eq!(c.ask(0, Request::SetAddress { node_id: 1, address: "127.0.0.1".into(), port: i64::from(new) }).await, DONE);
+    c.wait(1, "the new address", |s| nodes(s)[0] == (1, new)).await;
+    assert_eq!(c.add_and_remove_a_node(0, 4).await, DONE, "it leads on");
+    c.stop(0).await;
+    c.moves(0, new);
+    let leader = c.leader(1, |l| l != 1).await;
+    assert_eq!(c.add_and_remove_a_node(leader, 5).await, DONE);
+    c.run(0).await.unwrap();
+    c.wait(0, "what it missed", |s| s.next_node_id == 6 && s.leader.is_some()).await;
+    c.wait(leader, "node 1 in reach", |s| s.members[0].reachable == Some(true)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_address_can_be_corrected_while_its_node_joins() {
+    let mut c = Cluster::of(2).await;
+    let three = c.start(3).await;
+    assert_eq!(c.add_as(0, 3, free_port()).await, DONE);
+    let port = i64::from(c.members[three].settings.advertise.port());
+    assert_eq!(c.ask(0, Request::SetAddress { node_id: 3, address: "127.0.0.1".into(), port }).await, DONE);
+    c.wait(three, "its vote", |s| s.voters == 3 && s.state == NodeState::Follower).await;
+}
+
+/// The leader dies when the joint configuration is on the way: its followers have it, and nobody ever makes it uniform but the next leader.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_joint_configuration_left_behind_is_finished_by_the_next_leader() {
+    let mut c = Cluster::of(3).await;
+    let wire = Arc::new(CutAtJoint::default());
+    let (leader, other) = (1, 2);
+    c.stop(leader).await;
+    c.on(leader, Arc::clone(&wire) as Arc<dyn Network>);
+    c.run(leader).await.unwrap();
+    c.lead_comes_to(leader).await;
+    let four = c.start(4).await;
+    wire.state.newcomer.store(c.members[four].settings.advertise.port(), Ordering::SeqCst);
+    wire.state.armed.store(true, Ordering::SeqCst);
+    let add = c.add(leader, four).await;
+    assert_eq!(add, DONE, "the newcomer is in; its vote is what the leader dies over");
+    c.until(|| wire.state.is_cut(), "a joint configuration on the wire").await;
+    let rest = [0, other, four];
+    c.crash(leader).await;
+
+    let heir = c.leader(0, |l| l != 2).await;
+    c.wait(heir, "four voters", |s| s.voters == 4).await;
+    let log = c.log(heir).await;
+    let is_joint = |r: &&harness::Row| r.kind == "membership" && is_joint(r.data.as_bytes());
+    let last_joint = log.iter().rfind(is_joint).expect("the joint configuration is in the heir's log");
+    let uniform = log.iter().rfind(|r| r.kind == "membership").unwrap();
+    assert!(uniform.index > last_joint.index && uniform.term > last_joint.term, "the next leader made it uniform: {log:#?}");
+    for n in rest {
+        c.wait(n, "four voters", |s| s.voters == 4 && s.members.iter().all(|m| m.role == Role::Voter)).await;
+    }
+    wire.state.heal();
+    c.run(leader).await.unwrap();
+    c.wait(leader, "what it missed", |s| s.voters == 4 && s.leader.is_some()).await;
+    assert!(c.status(leader).await.members.iter().any(|m| m.node_id == NodeId::new(4).unwrap()));
+}
+
+/// Whether these bytes carry the configuration between three voters and four.
+fn is_joint(bytes: &[u8]) -> bool {
+    const JOINT: &[u8] = b"[[1,2,3],[1,2,3,4]]";
+    bytes.windows(JOINT.len()).any(|window| window == JOINT)
+}
+
+/// A network that lets that configuration through to a voter and nothing after it, in either direction. (To the newcomer alone it would be
+/// lost with its leader.)
+#[derive(Default)]
+struct CutAtJoint {
+    state: Arc<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Whether a joint configuration cuts it.
+    armed: AtomicBool,
+    /// The newcomer's port.
+    newcomer: AtomicU16,
+    cut: AtomicBool,
+}
+
+impl State {
+    fn is_cut(&self) -> bool {
+        self.cut.load(Ordering::SeqCst)
+    }
+
+    fn heal(&self) {
+        self.armed.store(false, Ordering::SeqCst);
+        self.cut.store(false, Ordering::SeqCst);
+    }
+}
+
+impl Network for CutAtJoint {
+    fn listen<'a>(&'a self, at: &'a Address) -> BoxFuture<'a, io::Result<Box<dyn Listener>>> {
+        async move { Ok(Box::new(Door(TcpListener::bind((at.host(), at.port())).await?, Arc::clone(&self.state))) as Box<dyn Listener>) }
+            .boxed()
+    }
+
+    fn connect<'a>(&'a self, to: &'a Address) -> BoxFuture<'a, io::Result<BoxStream>> {
+        async move {
+            let tcp = TcpStream::connect((to.host(), to.port())).await?;
+            let to_voter = to.port() != self.state.newcomer.load(Ordering::SeqCst);
+            Ok(Box::new(Wire { tcp, to_voter, state: Arc::clone(&self.state) }) as BoxStream)
+        }
+        .boxed()
+    }
+
+    fn knows<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<(), String>> {
+        async { Ok(()) }.boxed()
+    }
+}
+
+struct Door(TcpListener, Arc<State>);
+
+impl Listener for Door {
+    fn accept(&mut self) -> BoxFuture<'_, io::Result<(BoxStream, String)>> {
+        async move {
+            let (tcp, from) = self.0.accept().await?;
+            Ok((Box::new(Wire { tcp, to_voter: true, state: Arc::clone(&self.1) }) as BoxStream, from.to_string()))
+        }
+        .boxed()
+    }
+}
+
+struct Wire {
+    tcp: TcpStream,
+    to_voter: bool,
+    state: Arc<State>,
+}
+
+impl AsyncRead for Wire {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let read = Pin::new(&mut self.tcp).poll_read(cx, buf);
+        // What arrives after the cut is never heard.
+        if self.state.is_cut() { Poll::Pending } else { read }
+    }
+}
+
+impl AsyncWrite for Wire {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        if self.to_voter && self.state.armed.load(Ordering::SeqCst) && is_joint(bytes) {
+            self.state.cut.store(true, Ordering::SeqCst);
+        } else if self.state.is_cut() {
+            return Poll::Pending;
+        }
+        Pin::new(&mut self.tcp).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.tcp).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.tcp).poll_shutdown(cx)
+    }
+}
