@@ -1,0 +1,95 @@
+//! What must hold at every step. Each file is one invariant and opens with its source; each sees everything that happens, in order, and
+//! says what is wrong the moment it is.
+
+mod acknowledged_add;
+mod committed_stays;
+mod nobody_dies;
+mod one_change;
+mod one_leader_a_term;
+mod refused_add;
+mod same_order;
+mod spent_ids;
+
+use pgraft_core::NodeId;
+use pgraft_raft::sim::{Event, LogLine};
+
+/// One thing that happened.
+#[derive(Debug)]
+pub enum Seen<'a> {
+    /// A member has done something.
+    Did {
+        /// The machine that it runs on.
+        machine: u32,
+        /// Its node id.
+        node: u32,
+        /// What it did.
+        event: &'a Event,
+    },
+    /// A member has become leader, with this log: the last entry that was purged, and those behind it.
+    Leads {
+        /// Its node id.
+        node: u32,
+        /// In this term; a later one may have a leader already, when it was slow to hear of its election.
+        term: u64,
+        /// The last index that is only in its snapshot.
+        purged: u64,
+        /// The entries behind.
+        log: &'a [LogLine],
+    },
+    /// A machine's disk was emptied, or has become a copy: what was known of it is void.
+    NewDisk {
+        /// The machine.
+        machine: u32,
+    },
+    /// A member starts on a machine, from what its disk has.
+    Starts {
+        /// The machine.
+        machine: u32,
+    },
+    /// A client calls for this newcomer.
+    AddCalled(NodeId),
+    /// A client was told that this newcomer is in.
+    AddAcknowledged(NodeId),
+    /// A client was told that this newcomer is not in, and why. `certain` when nothing can come of the call any more.
+    AddRefused {
+        /// Who was to join.
+        node: NodeId,
+        /// Nothing can come of the call any more.
+        certain: bool,
+    },
+    /// A client calls for this member to leave.
+    RemoveCalled(NodeId),
+    /// A member has stopped without anybody having stopped it.
+    Died {
+        /// Its node id.
+        node: u32,
+        /// In its own words.
+        why: &'a str,
+    },
+}
+
+/// One invariant.
+pub trait Invariant {
+    /// Its name, as its file is called.
+    fn name(&self) -> &'static str;
+
+    /// Looks at what has happened.
+    ///
+    /// # Errors
+    /// What is wrong, in a sentence.
+    fn see(&mut self, seen: &Seen<'_>) -> Result<(), String>;
+}
+
+/// All of them.
+pub fn all() -> Vec<Box<dyn Invariant>> {
+    vec![
+        Box::new(one_leader_a_term::OneLeaderATerm::default()),
+        Box::new(committed_stays::CommittedStays::default()),
+        Box::new(same_order::SameOrder::default()),
+        Box::new(acknowledged_add::AcknowledgedAdd::default()),
+        Box::new(refused_add::RefusedAdd::default()),
+        Box::new(spent_ids::SpentIds::default()),
+        Box::new(one_change::OneChange::default()),
+        Box::new(nobody_dies::NobodyDies),
+    ]
+}

@@ -1,0 +1,48 @@
+//! An add that was not committed leaves nothing behind: DESIGN section 6, 5. A newcomer whose every call was refused for certain is never a
+//! member; and nobody is a member for whom no client has called.
+
+use std::collections::BTreeMap;
+
+use pgraft_core::NodeId;
+use pgraft_raft::sim::Event;
+
+use super::{Invariant, Seen};
+
+/// See the module.
+#[derive(Default)]
+pub struct RefusedAdd {
+    /// Calls that may still come to something.
+    open: BTreeMap<NodeId, usize>,
+    founder: Option<NodeId>,
+}
+
+impl Invariant for RefusedAdd {
+    fn name(&self) -> &'static str {
+        "a refused add leaves nothing"
+    }
+
+    fn see(&mut self, seen: &Seen<'_>) -> Result<(), String> {
+        match seen {
+            Seen::AddCalled(node) => *self.open.entry(*node).or_default() += 1,
+            Seen::AddRefused { node, certain: true } => {
+                if let Some(open) = self.open.get_mut(node) {
+                    *open = open.saturating_sub(1);
+                }
+            }
+            Seen::Did { node, event: Event::Applied { entry, outcome, state }, .. } => {
+                if self.founder.is_none() {
+                    self.founder = state.primary;
+                }
+                let uncalled = |id: &&NodeId| Some(**id) != self.founder && self.open.get(id).copied().unwrap_or_default() == 0;
+                if let Some(stray) = state.members.keys().find(uncalled) {
+                    let index = entry.index;
+                    return Err(format!(
+                        "node {stray} is a member on node {node} after entry {index} ({outcome}), and every call was refused"
+                    ));
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}

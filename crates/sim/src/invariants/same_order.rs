@@ -1,0 +1,63 @@
+//! All members apply the same membership in the same order: DESIGN section 6, 4; State Machine Safety, Raft paper, figure 3. The same entry
+//! at each index, the same that came of it, the same state behind it, by a snapshot too; and no index left out.
+
+use std::collections::BTreeMap;
+
+use pgraft_core::ClusterState;
+use pgraft_raft::sim::{Event, LogLine};
+
+use super::{Invariant, Seen};
+
+/// See the module.
+#[derive(Default)]
+pub struct SameOrder {
+    /// By the first who applied it.
+    applied: BTreeMap<u64, (u32, LogLine, String, ClusterState)>,
+    /// The last index that each machine has applied.
+    last: BTreeMap<u32, u64>,
+}
+
+impl Invariant for SameOrder {
+    fn name(&self) -> &'static str {
+        "the same in the same order"
+    }
+
+    fn see(&mut self, seen: &Seen<'_>) -> Result<(), String> {
+        match seen {
+            Seen::Did { machine, node, event: Event::Applied { entry, outcome, state } } => {
+                let last = self.last.insert(*machine, entry.index);
+                if last.is_some_and(|last| entry.index != last + 1) && last != Some(0) {
+                    return Err(format!("node {node} applies entry {} after entry {}", entry.index, last.unwrap_or_default()));
+                }
+                let new = (*node, entry.clone(), outcome.clone(), ClusterState::clone(state));
+                let (first, line, came, is) = self.applied.entry(entry.index).or_insert(new);
+                let index = entry.index;
+                if (line.term, &line.content) != (entry.term, &entry.content) {
+                    return Err(format!(
+                        "node {node} applies {} at {index}, where node {first} has applied {}",
+                        entry.content, line.content
+                    ));
+                }
+                if came != outcome {
+                    return Err(format!("entry {index} is \"{outcome}\" on node {node} and \"{came}\" on node {first}"));
+                }
+                if *is != **state {
+                    return Err(format!("after entry {index} node {node} has another state than node {first}"));
+                }
+            }
+            Seen::Did { machine, node, event: Event::Installed { index, state } } => {
+                self.last.insert(*machine, *index);
+                if let Some((first, .., is)) = self.applied.get(index)
+                    && *is != **state
+                {
+                    return Err(format!("the snapshot of node {node} after entry {index} is another state than node {first} had"));
+                }
+            }
+            Seen::Starts { machine } | Seen::NewDisk { machine } => {
+                self.last.remove(machine);
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}

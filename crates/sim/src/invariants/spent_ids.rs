@@ -1,0 +1,41 @@
+//! A removed, wiped or copied node never votes again under its old id: DESIGN section 6, 3. Of all directories that ever lived under an id,
+//! one votes.
+
+use std::collections::BTreeMap;
+
+use pgraft_raft::sim::Event;
+
+use super::{Invariant, Seen};
+
+/// See the module.
+#[derive(Default)]
+pub struct SpentIds {
+    /// How often each machine's disk has become another one.
+    disks: BTreeMap<u32, u32>,
+    /// The machine and the disk that have voted under an id.
+    voted: BTreeMap<u32, (u32, u32)>,
+}
+
+impl Invariant for SpentIds {
+    fn name(&self) -> &'static str {
+        "spent ids stay spent"
+    }
+
+    fn see(&mut self, seen: &Seen<'_>) -> Result<(), String> {
+        match seen {
+            Seen::NewDisk { machine } => *self.disks.entry(*machine).or_default() += 1,
+            Seen::Did { machine, node, event: Event::Voted { term, confirmed: false } } => {
+                let disk = (*machine, self.disks.get(machine).copied().unwrap_or_default());
+                let voted = *self.voted.entry(*node).or_insert(disk);
+                if voted != disk {
+                    let number = term.number;
+                    return Err(format!(
+                        "node {node} votes in term {number} from another directory than the one that has voted as node {node}"
+                    ));
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}

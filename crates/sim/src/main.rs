@@ -1,0 +1,93 @@
+//! `just sim`: runs many seeds, one of them with its whole story, or a script (`RUST_LOG=pgraft_raft=debug just sim seed 4711`: with the members' own log).
+
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::Instant;
+
+use pgraft_sim::clock;
+use pgraft_sim::run::{Outcome, Plan, run};
+use pgraft_sim::script::play;
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::time::FormatTime;
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = args.iter().map(String::as_str).collect();
+    let number = |word: &str| word.parse::<u64>().ok();
+    match words[..] {
+        ["seed", seed] => match number(seed) {
+            Some(seed) => one(seed),
+            None => usage(),
+        },
+        ["script", script] => tell(&play(1, script)),
+        [count] => match number(count) {
+            Some(count) => many(random(), count),
+            None => usage(),
+        },
+        [count, "from", first] => match (number(count), number(first)) {
+            (Some(count), Some(first)) => many(first, count),
+            _ => usage(),
+        },
+        _ => usage(),
+    }
+}
+
+fn usage() -> ExitCode {
+    eprintln!("usage: just sim 1000 | just sim 1000 from 4711 | just sim seed 4711 | just sim script 'start 3 · crash 1 · …'");
+    ExitCode::from(2)
+}
+
+/// With the members' own log on standard error, where RUST_LOG asks for it.
+fn one(seed: u64) -> ExitCode {
+    let wanted = tracing_subscriber::EnvFilter::try_from_default_env();
+    if let Ok(wanted) = wanted {
+        tracing_subscriber::fmt().with_env_filter(wanted).with_timer(VirtualTime).with_ansi(false).with_writer(std::io::stderr).init();
+    }
+    tell(&run(Plan { seed, ..Plan::default() }))
+}
+
+fn tell(outcome: &Outcome) -> ExitCode {
+    print!("{}", outcome.story.text());
+    println!("fingerprint {:016x}", outcome.fingerprint);
+    if outcome.violation.is_some() { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
+/// What time it is in the simulation.
+struct VirtualTime;
+
+impl FormatTime for VirtualTime {
+    fn format_time(&self, w: &mut Writer<'_>) -> std::fmt::Result {
+        w.write_str(&clock::here().map_or_else(String::new, clock::show))
+    }
+}
+
+fn many(first: u64, count: u64) -> ExitCode {
+    let (next, failed, start) = (AtomicU64::new(0), AtomicU64::new(0), Instant::now());
+    println!("seeds {first} to {}", first + count - 1);
+    thread::scope(|scope| {
+        for _ in 0..thread::available_parallelism().map_or(1, usize::from) {
+            scope.spawn(|| {
+                loop {
+                    let n = next.fetch_add(1, Ordering::Relaxed);
+                    if n >= count {
+                        return;
+                    }
+                    let outcome = run(Plan { seed: first + n, ..Plan::default() });
+                    if outcome.violation.is_some() {
+                        failed.fetch_add(1, Ordering::Relaxed);
+                        println!("{}", outcome.report());
+                    }
+                }
+            });
+        }
+    });
+    let failed = failed.into_inner();
+    println!("{count} seeds, {failed} of them failed, {:.1} s", start.elapsed().as_secs_f64());
+    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// A start that nobody has tried.
+fn random() -> u64 {
+    rand::random::<u64>() % 1_000_000_000
+}

@@ -1,0 +1,395 @@
+//! The simulated world: machines, network, time, and what can be done to them. Everything that happens goes past the invariants and into
+//! the story.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use pgraft_core::control::{Request, Response};
+use pgraft_core::{ClusterState, Command, NodeId, NodeState, NodeStatus, Role};
+use pgraft_raft::sim::{Event, Machine, Rules};
+
+use crate::clock::Time;
+use crate::host::{Answer, Ended, FIRST_PORT, Host};
+use crate::invariants::{self, Invariant, Seen};
+use crate::net::{FASTEST, Net, host};
+use crate::story::{Story, ids};
+
+/// How long the instance manager lets pass before it starts a server again.
+const RESTART: Duration = Duration::from_secs(1);
+
+/// An invariant that does not hold.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Violation {
+    /// When it was seen.
+    pub at: Time,
+    /// Which one.
+    pub invariant: &'static str,
+    /// What is wrong.
+    pub what: String,
+}
+
+/// The world.
+pub struct World {
+    seed: u64,
+    rules: Rules,
+    now: Time,
+    /// By the machines' numbers.
+    pub hosts: BTreeMap<u32, Host>,
+    /// Between them.
+    pub net: Net,
+    /// What has happened.
+    pub story: Story,
+    invariants: Vec<Box<dyn Invariant>>,
+    violation: Option<Violation>,
+    /// The youngest state that anybody has applied, after this index.
+    youngest: (u64, ClusterState),
+    restarts: Vec<(Time, u32)>,
+}
+
+impl World {
+    /// An empty world.
+    pub fn new(seed: u64, rules: Rules) -> Self {
+        Self {
+            seed,
+            rules,
+            now: Time::ZERO,
+            hosts: BTreeMap::new(),
+            net: Net::new(mix(seed, 0)),
+            story: Story::default(),
+            invariants: invariants::all(),
+            violation: None,
+            youngest: (0, ClusterState::default()),
+            restarts: Vec::new(),
+        }
+    }
+
+    /// What time it is.
+    pub const fn now(&self) -> Time {
+        self.now
+    }
+
+    /// The first invariant that did not hold.
+    pub const fn violation(&self) -> Option<&Violation> {
+        self.violation.as_ref()
+    }
+
+    /// The youngest state that anybody has applied.
+    pub const fn state(&self) -> &ClusterState {
+        &self.youngest.1
+    }
+
+    /// Adds a line to the story.
+    pub fn tell(&mut self, what: impl std::fmt::Display) {
+        self.story.tell(self.now, what);
+    }
+
+    /// Lets everything run for one step.
+    pub fn step(&mut self) {
+        let until = self.now + FASTEST;
+        self.now = until;
+        let due: Vec<u32> = self.restarts.iter().filter(|(at, _)| *at <= until).map(|(_, number)| *number).collect();
+        self.restarts.retain(|(at, _)| *at > until);
+        for number in due {
+            if !self.hosts[&number].is_up() {
+                self.start(number);
+            }
+        }
+        let numbers: Vec<u32> = self.hosts.keys().copied().collect();
+        for number in numbers {
+            if let Some(host) = self.hosts.get_mut(&number) {
+                host.run(until);
+            }
+            self.listen_to(number);
+        }
+    }
+
+    /// Lets everything run until it is so, or the time is up, or an invariant does not hold. Tells whether it is so.
+    pub fn run_until(&mut self, at_most: Duration, mut so: impl FnMut(&mut Self) -> bool) -> bool {
+        let deadline = self.now + at_most;
+        loop {
+            if self.violation.is_some() {
+                return false;
+            }
+            if so(self) {
+                return true;
+            }
+            if self.now >= deadline {
+                return false;
+            }
+            self.step();
+        }
+    }
+
+    /// Lets everything run for a while.
+    pub fn run_for(&mut self, time: Duration) {
+        self.run_until(time, |_| false);
+    }
+
+    /// A machine with this number; a new one is off, and its disk is empty.
+    pub fn machine(&mut self, number: u32) -> &mut Host {
+        let (seed, rules) = (mix(self.seed, u64::from(number)), self.rules);
+        self.hosts.entry(number).or_insert_with(|| Host::new(number, number, Machine::new(seed, rules)))
+    }
+
+    /// Starts the member on a machine.
+    pub fn start(&mut self, number: u32) {
+        self.machine(number);
+        self.see(&Seen::Starts { machine: number });
+        let (now, net) = (self.now, self.net.clone());
+        let host = self.machine(number);
+        let node = host.node;
+        let started = host.start(now, &net);
+        match started {
+            Ok(()) if node == number => self.tell(format!("node {node} starts")),
+            Ok(()) => self.tell(format!("node {node} starts on machine {number}")),
+            Err(why) => self.tell(format!("machine {number} can't start: {why}")),
+        }
+    }
+
+    /// The power goes on a machine.
+    pub fn crash(&mut self, number: u32) {
+        let (now, net) = (self.now, self.net.clone());
+        let Some(host) = self.hosts.get_mut(&number).filter(|h| h.is_up()) else { return };
+        let (node, lost) = (host.node, host.crash(now, &net));
+        self.listen_to(number);
+        let writes = |n: usize| if n == 1 { "1 unsynced write".to_owned() } else { format!("{n} unsynced writes") };
+        match (lost.lost, lost.kept) {
+            (0, 0) => self.tell(format!("node {node} crashes")),
+            (lost, 0) => self.tell(format!("node {node} crashes, losing {}", writes(lost))),
+            (lost, kept) => self.tell(format!("node {node} crashes, losing {} and keeping {kept}", writes(lost))),
+        }
+    }
+
+    /// The member's process is killed.
+    pub fn kill(&mut self, number: u32) {
+        let (now, net) = (self.now, self.net.clone());
+        if let Some(host) = self.hosts.get_mut(&number).filter(|h| h.is_up()) {
+            host.kill(now, &net);
+            let node = host.node;
+            self.listen_to(number);
+            self.tell(format!("node {node} is killed"));
+        }
+    }
+
+    /// A machine's clock stands still.
+    pub fn freeze(&mut self, number: u32) {
+        let now = self.now;
+        if let Some(host) = self.hosts.get_mut(&number).filter(|h| h.is_up() && !h.is_frozen()) {
+            host.freeze(now);
+            let node = host.node;
+            self.tell(format!("node {node} is paused"));
+        }
+    }
+
+    /// A machine goes on.
+    pub fn thaw(&mut self, number: u32) {
+        let now = self.now;
+        if let Some(host) = self.hosts.get_mut(&number).filter(|h| h.is_frozen()) {
+            host.thaw(now);
+            let node = host.node;
+            self.tell(format!("node {node} goes on"));
+        }
+    }
+
+    /// A machine's disk is empty; it must be off.
+    pub fn wipe(&mut self, number: u32) {
+        self.machine(number).machine.wipe();
+        self.see(&Seen::NewDisk { machine: number });
+        self.tell(format!("node {number} has lost its disk"));
+    }
+
+    /// A machine gets a copy of another's disk; it must be off.
+    pub fn copy(&mut self, from: u32, to: u32) {
+        let original = std::sync::Arc::clone(&self.machine(from).machine);
+        self.machine(to).machine.copy_from(&original);
+        self.see(&Seen::NewDisk { machine: to });
+        self.tell(format!("machine {to} gets a copy of node {from}'s directory"));
+    }
+
+    /// Cuts every link between the groups, both ways. Who is in none can talk to everybody.
+    pub fn partition(&mut self, groups: &[Vec<u32>]) {
+        for (n, group) in groups.iter().enumerate() {
+            for other in groups.iter().enumerate().filter(|(m, _)| *m != n).flat_map(|(_, other)| other) {
+                for member in group {
+                    self.net.set(*member, *other, self.now, |link| link.cut = true);
+                }
+            }
+        }
+        self.tell(format!("partition: {}", groups.iter().map(ids).collect::<Vec<_>>().join(" | ")));
+    }
+
+    /// All links are healthy again.
+    pub fn heal(&mut self) {
+        self.net.mend(self.now);
+        self.tell("the network is healthy");
+    }
+
+    /// The request to add the member on a machine, where it listens now.
+    pub fn add_request(&self, number: u32) -> Request {
+        Request::AddNode { node_id: i64::from(number), address: host(number), port: self.port(number) }
+    }
+
+    /// The request to look for it where it listens now.
+    pub fn move_request(&self, number: u32) -> Request {
+        Request::SetAddress { node_id: i64::from(number), address: host(number), port: self.port(number) }
+    }
+
+    /// The port that a member's machine listens on.
+    pub fn port(&self, number: u32) -> i64 {
+        self.hosts.get(&number).map_or(FIRST_PORT, |h| h.port).into()
+    }
+
+    /// Members that do not listen where the group looks for them.
+    pub fn moved(&self) -> Vec<u32> {
+        let members = &self.state().members;
+        members.iter().filter(|(id, m)| i64::from(m.address.port()) != self.port(id.get())).map(|(id, _)| id.get()).collect()
+    }
+
+    /// The member listens on another port from its next start on.
+    pub fn relocate(&mut self, number: u32) {
+        let host = self.machine(number);
+        host.port += 1;
+        let port = host.port;
+        self.tell(format!("node {number} moves to port {port}"));
+    }
+
+    /// Asks the member on a machine.
+    pub fn ask(&self, number: u32, request: Request) -> Option<Answer> {
+        self.hosts.get(&number)?.ask(request)
+    }
+
+    /// Asks, and waits for the answer.
+    pub fn call(&mut self, number: u32, request: &Request, at_most: Duration) -> Option<Response> {
+        let mut answer: Option<Answer> = None;
+        self.run_until(at_most, |world| {
+            if answer.is_none() {
+                answer = world.ask(number, request.clone());
+            }
+            answer.as_ref().is_some_and(|a| a.lock().is_ok_and(|a| a.is_some()))
+        });
+        answer?.lock().ok()?.take()
+    }
+
+    /// What the member on a machine has published last.
+    pub fn status(&self, number: u32) -> Option<NodeStatus> {
+        self.hosts.get(&number).filter(|h| h.is_up())?.status()
+    }
+
+    /// The running members that call themselves leader, by their machines' numbers.
+    pub fn leaders(&self) -> Vec<u32> {
+        let leads = |n: &u32| self.status(*n).is_some_and(|s| s.state == NodeState::Leader && s.leader == Some(s.node_id));
+        self.hosts.keys().copied().filter(leads).collect()
+    }
+
+    /// Shows the invariants what has happened.
+    pub fn see(&mut self, seen: &Seen<'_>) {
+        if self.violation.is_some() {
+            return;
+        }
+        for invariant in &mut self.invariants {
+            if let Err(what) = invariant.see(seen) {
+                let violation = Violation { at: self.now, invariant: invariant.name(), what };
+                self.story.tell(self.now, format!("VIOLATED: {}: {}", violation.invariant, violation.what));
+                self.violation = Some(violation);
+                return;
+            }
+        }
+    }
+
+    /// Ends the run with something that is wrong but is no invariant's to see.
+    pub fn fail(&mut self, invariant: &'static str, what: String) {
+        if self.violation.is_none() {
+            self.tell(format!("VIOLATED: {invariant}: {what}"));
+            self.violation = Some(Violation { at: self.now, invariant, what });
+        }
+    }
+
+    /// Takes up what the member on a machine has done.
+    fn listen_to(&mut self, number: u32) {
+        let Some(host) = self.hosts.get(&number) else { return };
+        let (node, machine, ended) = (host.node, std::sync::Arc::clone(&host.machine), host.ended());
+        for event in machine.events() {
+            self.see(&Seen::Did { machine: number, node, event: &event });
+            match &event {
+                Event::Voted { term, confirmed: true } if term.candidate == node => {
+                    self.tell(format!("node {node} leads term {}", term.number));
+                    let (purged, log) = machine.log();
+                    self.see(&Seen::Leads { node, term: term.number, purged, log: &log });
+                }
+                Event::Installed { index, .. } if *index > 0 => {
+                    self.tell(format!("node {node} goes on from a snapshot up to entry {index}"));
+                }
+                Event::Applied { entry, outcome, state } if entry.index > self.youngest.0 => {
+                    self.tell_of_entry(entry.index, &entry.content, entry.voters.as_deref(), outcome);
+                    self.youngest = (entry.index, ClusterState::clone(state));
+                }
+                _ => {}
+            }
+        }
+        match ended {
+            None => {}
+            Some(Ended::NotStarted { why, temporary }) => {
+                self.kill_quietly(number);
+                self.tell(format!("node {node} does not start: {why}"));
+                if temporary {
+                    self.restarts.push((self.now + RESTART, number));
+                }
+            }
+            Some(Ended::Stopped(why)) => {
+                self.kill_quietly(number);
+                self.tell(format!("node {node} stops: {why}"));
+                self.see(&Seen::Died { node, why: &why });
+                self.restarts.push((self.now + RESTART, number));
+            }
+        }
+    }
+
+    fn kill_quietly(&mut self, number: u32) {
+        let (now, net) = (self.now, self.net.clone());
+        if let Some(host) = self.hosts.get_mut(&number) {
+            host.kill(now, &net);
+        }
+    }
+
+    fn tell_of_entry(&mut self, index: u64, content: &str, voters: Option<&[Vec<u32>]>, outcome: &str) {
+        match voters {
+            Some([one]) => self.tell(format!("entry {index} is committed: voters {}", ids(one))),
+            Some(halves) => {
+                let halves: Vec<String> = halves.iter().map(ids).collect();
+                self.tell(format!("entry {index} is committed: voters {}", halves.join(" → ")));
+            }
+            None if content == "blank" => {}
+            None => self.tell(format!("entry {index} is committed: {} ({outcome})", short(content))),
+        }
+    }
+}
+
+/// A command in few words.
+fn short(content: &str) -> String {
+    match serde_json::from_str::<Command>(content) {
+        Ok(Command::Init { node, .. }) => format!("init by node {node}"),
+        Ok(Command::Join { node, address }) => format!("node {node} joins at {address}"),
+        Ok(Command::Remove { node }) => format!("node {node} leaves"),
+        Ok(Command::JoinExpired { node }) => format!("node {node} never came"),
+        Ok(Command::SetAddress { node, address }) => format!("node {node} is at {address}"),
+        Ok(Command::Describe { node, .. }) => format!("node {node} tells of itself"),
+        Err(_) => content.to_owned(),
+    }
+}
+
+/// A node's id.
+pub fn node(number: u32) -> NodeId {
+    NodeId::new(i64::from(number)).unwrap_or_default()
+}
+
+/// Whether the state is one that nothing is under way in, with all members voters.
+pub fn is_settled(state: &ClusterState) -> bool {
+    state.members.values().all(|m| m.role == Role::Voter) || state.change_under_way().is_none()
+}
+
+/// A seed for one part of the world.
+pub const fn mix(seed: u64, part: u64) -> u64 {
+    let z = seed.wrapping_add(part.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z ^ (z >> 27)
+}
