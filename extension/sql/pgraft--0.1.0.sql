@@ -15,6 +15,10 @@ CREATE FUNCTION pgraft_remove_node(node_id integer) RETURNS boolean
     LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'pgraft_remove_node';
 COMMENT ON FUNCTION pgraft_remove_node(integer) IS 'takes a node out for good; on the leader';
 
+CREATE FUNCTION pgraft_set_address(node_id integer, address text, port integer) RETURNS boolean
+    LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'pgraft_set_address';
+COMMENT ON FUNCTION pgraft_set_address(integer, text, integer) IS 'tells the cluster where a member listens now; on the leader';
+
 -- What shows it.
 
 CREATE FUNCTION pgraft_get_leader() RETURNS bigint
@@ -59,6 +63,6 @@ CREATE FUNCTION pgraft_log(
 COMMENT ON FUNCTION pgraft_log() IS 'the youngest entries of this node''s Raft log';
 
 REVOKE EXECUTE ON FUNCTION pgraft_init(), pgraft_add_node(integer, text, integer), pgraft_remove_node(integer),
-    pgraft_get_nodes(), pgraft_status(), pgraft_get_members(), pgraft_log() FROM PUBLIC;
+    pgraft_set_address(integer, text, integer), pgraft_get_nodes(), pgraft_status(), pgraft_get_members(), pgraft_log() FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION pgraft_get_nodes(), pgraft_status(), pgraft_get_members(), pgraft_log() TO pg_monitor;
 GRANT SELECT ON pgraft_members TO pg_monitor;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use pgraft_core::{Address, NodeId};
-use pgraft_raft::{Settings, SettingsError};
+use pgraft_raft::{Protection, SNAPSHOT_EVERY, Settings, SettingsError};
 use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting};
 
 static NODE_ID: GucSetting<i32> = GucSetting::<i32>::new(0);
@@ -15,7 +15,12 @@ static ADVERTISE_ADDRESS: GucSetting<Option<CString>> = GucSetting::<Option<CStr
 static DATA_DIR: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
 static HEARTBEAT_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(100);
 static ELECTION_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(1000);
+static JOIN_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(600_000);
 static ZONE: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
+static TLS_CERT_FILE: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
+static TLS_KEY_FILE: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
+static TLS_CA_FILE: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
+static ALLOW_PLAINTEXT: GucSetting<bool> = GucSetting::<bool>::new(false);
 
 /// Defines the settings; in the postmaster only.
 pub fn define() {
@@ -83,11 +88,56 @@ pub fn define() {
         GucContext::Postmaster,
         GucFlags::UNIT_MS,
     );
+    GucRegistry::define_int_guc(
+        c"pgraft.join_timeout",
+        c"After how long a newcomer that was never reached is taken out again.",
+        c"The leader's setting counts. 0 waits for ever.",
+        &JOIN_TIMEOUT,
+        0,
+        i32::MAX,
+        GucContext::Postmaster,
+        GucFlags::UNIT_MS,
+    );
     GucRegistry::define_string_guc(
         c"pgraft.zone",
         c"The failure domain that this node is in, for people to look at.",
         c"",
         &ZONE,
+        GucContext::Postmaster,
+        GucFlags::default(),
+    );
+    define_protection();
+}
+
+fn define_protection() {
+    let files = [
+        (
+            c"pgraft.tls_cert_file",
+            c"The certificate that this node shows to the other members, in PEM.",
+            c"Its DNS name is node-<pgraft.node_id>.pgraft.",
+            &TLS_CERT_FILE,
+        ),
+        (
+            c"pgraft.tls_key_file",
+            c"The private key of pgraft.tls_cert_file, in PEM.",
+            c"Readable by the server's user only.",
+            &TLS_KEY_FILE,
+        ),
+        (
+            c"pgraft.tls_ca_file",
+            c"The CA that has signed the members' certificates, in PEM.",
+            c"Several while one replaces another.",
+            &TLS_CA_FILE,
+        ),
+    ];
+    for (name, short, long, setting) in files {
+        GucRegistry::define_string_guc(name, short, long, setting, GucContext::Postmaster, GucFlags::default());
+    }
+    GucRegistry::define_bool_guc(
+        c"pgraft.allow_plaintext",
+        c"Lets the Raft member listen without TLS where other hosts reach it.",
+        c"Whoever reaches the port can speak for a member then.",
+        &ALLOW_PLAINTEXT,
         GucContext::Postmaster,
         GucFlags::default(),
     );
@@ -119,8 +169,11 @@ pub fn settings(postgres_port: i32, pgdata: &Path) -> Result<Settings, SettingsE
         data_dir,
         heartbeat_interval: milliseconds(&HEARTBEAT_INTERVAL),
         election_timeout: milliseconds(&ELECTION_TIMEOUT),
+        join_timeout: Some(milliseconds(&JOIN_TIMEOUT)).filter(|limit| !limit.is_zero()),
+        snapshot_every: SNAPSHOT_EVERY,
         postgres: Address::new(advertise_host, i64::from(postgres_port)).map_err(value("port"))?,
         zone: text(&ZONE),
+        protection: Protection::new(&text(&TLS_CERT_FILE), &text(&TLS_KEY_FILE), &text(&TLS_CA_FILE), ALLOW_PLAINTEXT.get())?,
     };
     settings.check(Some(pgdata))?;
     Ok(settings)

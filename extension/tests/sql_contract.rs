@@ -7,7 +7,7 @@ mod server;
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
-use server::{Server, bindir, cluster, free_port, text_rows, workplace};
+use server::{Server, bindir, cluster, free_port, scratch, text_rows};
 use tokio_postgres::error::SqlState;
 
 const NODES: &str = "select * from pgraft_get_nodes()";
@@ -15,7 +15,7 @@ const NODES: &str = "select * from pgraft_get_nodes()";
 #[tokio::test]
 async fn the_seeds_session_word_for_word() {
     let Some(bindir) = bindir() else { return };
-    let dir = workplace();
+    let dir = scratch();
     let servers = cluster(&bindir, dir.path(), 3).await;
     assert_eq!(servers[0].one("select pgraft_get_leader()").await, "1");
     // The newcomer need not be there for the entry to be committed.
@@ -37,7 +37,7 @@ async fn the_seeds_session_word_for_word() {
 #[tokio::test]
 async fn every_refusal_has_its_words() {
     let Some(bindir) = bindir() else { return };
-    let dir = workplace();
+    let dir = scratch();
     let servers = cluster(&bindir, dir.path(), 2).await;
     let (leader, follower) = (&servers[0], &servers[1]);
     let (p1, p2) = (leader.raft_port, follower.raft_port);
@@ -71,6 +71,24 @@ async fn every_refusal_has_its_words() {
         (format!("select pgraft_add_node(9, '127.0.0.1', {p1})"), "42710", format!("address 127.0.0.1:{p1} already belongs to node 1")),
         ("select pgraft_remove_node(1)".to_owned(), "55006", "node 1 is the primary and can't be removed".to_owned()),
         ("select pgraft_remove_node(8)".to_owned(), "42704", "node 8 is not a member of this cluster".to_owned()),
+        ("select pgraft_set_address(0, 'h', 1)".to_owned(), "22023", "invalid node_id 0: it must be between 1 and 2147483647".to_owned()),
+        (
+            "select pgraft_set_address(2, 'a b', 1)".to_owned(),
+            "22023",
+            "invalid address \"a b\": it is neither a host name nor an IP address".to_owned(),
+        ),
+        (
+            "select pgraft_set_address(2, '127.0.0.1', 65536)".to_owned(),
+            "22023",
+            "invalid port 65536: it must be between 1 and 65535".to_owned(),
+        ),
+        (
+            "select pgraft_set_address(2, 'no.such.host.invalid', 1)".to_owned(),
+            "22023",
+            "could not resolve address \"no.such.host.invalid\"".to_owned(),
+        ),
+        ("select pgraft_set_address(8, '127.0.0.1', 1)".to_owned(), "42704", "node 8 is not a member of this cluster".to_owned()),
+        (format!("select pgraft_set_address(2, '127.0.0.1', {p1})"), "42710", format!("address 127.0.0.1:{p1} already belongs to node 1")),
         (
             "select pgraft_init()".to_owned(),
             "55000",
@@ -87,6 +105,10 @@ async fn every_refusal_has_its_words() {
 
     let error = follower.error("select pgraft_remove_node(1)").await;
     assert_eq!(error.message(), "Cannot remove node - this node is not the leader. Node removal must be performed on the leader.");
+    let error = follower.error("select pgraft_set_address(2, '127.0.0.1', 1)").await;
+    assert_eq!(error.message(), "Cannot set address - this node is not the leader. Addresses must be changed on the leader.");
+    assert_eq!((error.code().code(), error.hint()), ("PGR01", Some(format!("The leader is node 1 (127.0.0.1:{p1}).").as_str())));
+    assert_eq!(leader.one(&format!("select pgraft_set_address(2, '127.0.0.1', {p2})")).await, "t", "it is there already");
 
     // The same call again is no error; a change under way bars the next one; a spent id stays spent.
     assert_eq!(leader.add(follower).await, "t");
@@ -104,7 +126,7 @@ async fn every_refusal_has_its_words() {
 #[tokio::test]
 async fn who_may_do_what() {
     let Some(bindir) = bindir() else { return };
-    let dir = workplace();
+    let dir = scratch();
     let servers = cluster(&bindir, dir.path(), 1).await;
     let server = &servers[0];
     server.rows("create role watcher login in role pg_monitor; create role nobody login").await;
@@ -113,7 +135,12 @@ async fn who_may_do_what() {
         text_rows(&watcher, sql).await.unwrap();
         assert_eq!(text_rows(&nobody, sql).await.unwrap_err().code(), Some(&SqlState::INSUFFICIENT_PRIVILEGE), "{sql}");
     }
-    for sql in ["select pgraft_init()", "select pgraft_add_node(2, 'h', 1)", "select pgraft_remove_node(1)"] {
+    for sql in [
+        "select pgraft_init()",
+        "select pgraft_add_node(2, 'h', 1)",
+        "select pgraft_remove_node(1)",
+        "select pgraft_set_address(1, 'h', 1)",
+    ] {
         assert_eq!(text_rows(&watcher, sql).await.unwrap_err().code(), Some(&SqlState::INSUFFICIENT_PRIVILEGE), "{sql}");
     }
     assert_eq!(
@@ -121,13 +148,13 @@ async fn who_may_do_what() {
         [["1", "t", "t"]]
     );
     let settings = "select count(*) from pg_settings where name like 'pgraft.%' and short_desc <> ''";
-    assert_eq!(server.one(settings).await, "8");
+    assert_eq!(server.one(settings).await, "13");
 }
 
 #[tokio::test]
 async fn before_a_cluster_and_without_a_worker() {
     let Some(bindir) = bindir() else { return };
-    let dir = workplace();
+    let dir = scratch();
     let server = Server::new(&bindir, dir.path(), 1);
     server.start();
     server.rows("create extension pgraft").await;
@@ -148,6 +175,15 @@ async fn before_a_cluster_and_without_a_worker() {
         (&inside, "is inside the data directory, where a base backup would copy this node's identity"),
         ("pgraft.node_id = 2", "belongs to node 1, but pgraft.node_id is 2: give every node a directory of its own"),
         ("pgraft.listen_address = '*'", "pgraft.advertise_address (pgraft.listen_address stands for many addresses) is not set"),
+        (
+            "pgraft.listen_address = '0.0.0.0'\npgraft.advertise_address = '127.0.0.1'",
+            "pgraft.listen_address 0.0.0.0 can be reached from other hosts, and without TLS whoever reaches it can speak for a member",
+        ),
+        ("pgraft.tls_cert_file = '/c'", "pgraft.tls_cert_file is set and pgraft.tls_key_file is not"),
+        (
+            "pgraft.tls_cert_file = '/c'\npgraft.tls_key_file = '/k'\npgraft.tls_ca_file = 'a'",
+            "pgraft.tls_ca_file \"a\" is not an absolute path",
+        ),
         (
             "pgraft.election_timeout = '100ms'",
             "pgraft.election_timeout (100 ms) must be at least three times pgraft.heartbeat_interval (50 ms)",
@@ -175,7 +211,7 @@ async fn before_a_cluster_and_without_a_worker() {
 #[tokio::test]
 async fn kills_lose_nothing() {
     let Some(bindir) = bindir() else { return };
-    let dir = workplace();
+    let dir = scratch();
     let servers = cluster(&bindir, dir.path(), 3).await;
     let table = servers[0].rows(NODES).await;
     let shown: Vec<String> = table.iter().map(|r| r.join(",")).collect();
@@ -206,7 +242,13 @@ async fn kills_lose_nothing() {
     kill(postmaster, Signal::SIGKILL).unwrap();
     servers[1].until("select leader in (2, 3) from pgraft_status()", "t").await;
     let leader: usize = servers[1].one("select pgraft_get_leader()").await.parse().unwrap();
-    assert_eq!(servers[leader - 1].rows(&format!("select pgraft_add_node(4, '127.0.0.1', {})", free_port())).await, [["t"]]);
+    // With a voter dead the newcomer must be there, or the vote that it is to get could cost the majority.
+    let port = free_port();
+    let call = format!("select pgraft_add_node(4, '127.0.0.1', {port})");
+    let error = servers[leader - 1].error(&call).await;
+    assert_eq!((error.code().code(), error.message()), ("55006", "adding node 4 would make 2 reachable of 4 voters, and 3 are needed"));
+    let _answers = std::net::TcpListener::bind(("127.0.0.1", port)).unwrap();
+    assert_eq!(servers[leader - 1].rows(&call).await, [["t"]]);
     // Processes of the killed server end by themselves when they notice; until then the data directory is theirs.
     let start = std::time::Instant::now();
     while std::process::Command::new("pgrep")
@@ -228,10 +270,11 @@ async fn kills_lose_nothing() {
 #[tokio::test]
 async fn without_a_majority_a_call_waits_and_can_be_cancelled() {
     let Some(bindir) = bindir() else { return };
-    let dir = workplace();
+    let dir = scratch();
     let servers = cluster(&bindir, dir.path(), 3).await;
-    let port = free_port();
-    let call = format!("select pgraft_add_node(4, '127.0.0.1', {port})");
+    // A newcomer that answers, and does no more than that: the leader may not have heard both others when it is added.
+    let newcomer = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let call = format!("select pgraft_add_node(4, '127.0.0.1', {})", newcomer.local_addr().unwrap().port());
     servers[1].stop();
     servers[2].stop();
     let error = servers[0].error(&format!("set statement_timeout = '300ms'; {call}")).await;
@@ -254,7 +297,7 @@ async fn without_a_majority_a_call_waits_and_can_be_cancelled() {
 #[tokio::test]
 async fn a_hot_standby_is_a_member_like_any_other() {
     let Some(bindir) = bindir() else { return };
-    let dir = workplace();
+    let dir = scratch();
     let servers = cluster(&bindir, dir.path(), 1).await;
     let standby = Server::standby_of(&bindir, dir.path(), 2, &servers[0]);
     standby.start();

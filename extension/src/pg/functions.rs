@@ -22,6 +22,7 @@ macro_rules! finfo {
 finfo!(pg_finfo_pgraft_init);
 finfo!(pg_finfo_pgraft_add_node);
 finfo!(pg_finfo_pgraft_remove_node);
+finfo!(pg_finfo_pgraft_set_address);
 
 /// `pgraft_init()`
 ///
@@ -39,6 +40,22 @@ pub unsafe extern "C-unwind" fn pgraft_init(_: pg_sys::FunctionCallInfo) -> pg_s
 #[unsafe(no_mangle)]
 pub unsafe extern "C-unwind" fn pgraft_add_node(fcinfo: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
     run(|| Request::AddNode {
+        // SAFETY: the SQL declares (integer, text, integer), and STRICT keeps NULLs away.
+        node_id: unsafe { pg_getarg::<i32>(fcinfo, 0) }.map_or(0, i64::from),
+        // SAFETY: as above.
+        address: unsafe { pg_getarg::<String>(fcinfo, 1) }.unwrap_or_default(),
+        // SAFETY: as above.
+        port: unsafe { pg_getarg::<i32>(fcinfo, 2) }.map_or(0, i64::from),
+    })
+}
+
+/// `pgraft_set_address(node_id, address, port)`
+///
+/// # Safety
+/// Called by Postgres, with its arguments.
+#[unsafe(no_mangle)]
+pub unsafe extern "C-unwind" fn pgraft_set_address(fcinfo: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
+    run(|| Request::SetAddress {
         // SAFETY: the SQL declares (integer, text, integer), and STRICT keeps NULLs away.
         node_id: unsafe { pg_getarg::<i32>(fcinfo, 0) }.map_or(0, i64::from),
         // SAFETY: as above.

@@ -41,9 +41,11 @@ pub fn reload() {
 }
 
 /// Ends this process. 1 has the postmaster start the worker again.
+#[allow(unreachable_code, reason = "Postgres 18's headers say that it does not return in a way that the bindings do not show")]
 pub fn exit(code: i32) -> ! {
     // SAFETY: on the main thread; runs Postgres' exit callbacks and does not return.
-    unsafe { pg_sys::proc_exit(code) }
+    unsafe { pg_sys::proc_exit(code) };
+    std::process::abort()
 }
 
 /// Milliseconds of a clock that never goes back, goes on while the host sleeps, and is the same for every process of this host.

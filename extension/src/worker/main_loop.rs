@@ -81,6 +81,7 @@ fn start(runtime: &Runtime, settings: Settings) -> Result<Node, StartError> {
 /// Keeps Postgres' side until the member or the server ends.
 fn keep(runtime: &Runtime, mut node: Node, lines: &Receiver<Line>) -> End {
     let (tell_end, ended) = std::sync::mpsc::channel();
+    let reload_certificates = node.reloader();
     let (stop, stopping) = tokio::sync::oneshot::channel::<()>();
     let watcher = runtime.spawn(async move {
         tokio::select! {
@@ -100,6 +101,7 @@ fn keep(runtime: &Runtime, mut node: Node, lines: &Receiver<Line>) -> End {
         }
         if BackgroundWorker::sighup_received() {
             pg::reload();
+            reload_certificates();
         }
         match ended.try_recv() {
             Ok(why) => return End::Failed(why),
@@ -120,13 +122,13 @@ fn write(lines: &Receiver<Line>) {
 }
 
 /// For what only a person can mend. Postgres goes on without pgraft; this process stays to say why, also after a crash of a backend has
-/// wiped shared memory and had it started anew.
+/// wiped shared memory and had it started anew. A reload has it try again: what is wrong may have been a file.
 fn stop_for_good(why: &str) -> ! {
     log!("pgraft: the worker does not start: {why}");
     shmem::publish_stopped(why);
     while BackgroundWorker::wait_latch(None) {
         if BackgroundWorker::sighup_received() {
-            pg::reload();
+            break;
         }
     }
     pg::exit(1)

@@ -43,7 +43,7 @@ pub fn free_port() -> u16 {
 }
 
 /// A directory of a test's own, owned by whoever runs Postgres.
-pub fn workplace() -> tempfile::TempDir {
+pub fn scratch() -> tempfile::TempDir {
     let dir = tempfile::Builder::new().prefix("pgraft-").tempdir_in("/tmp").unwrap();
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
     if let Some(user) = runs_as() {
@@ -54,6 +54,17 @@ pub fn workplace() -> tempfile::TempDir {
 
 fn runs_as() -> Option<User> {
     geteuid().is_root().then(|| User::from_name("postgres").unwrap().expect("root's tests need a user named postgres"))
+}
+
+/// One of Postgres' programs, in the network namespace of another process.
+fn program_inside(namespace: u32, bindir: &Path, name: &str) -> Command {
+    let mut command = Command::new("nsenter");
+    command.arg(format!("--net=/proc/{namespace}/ns/net"));
+    if let Some(user) = runs_as() {
+        command.arg(format!("--setgid={}", user.gid)).arg(format!("--setuid={}", user.uid));
+    }
+    command.arg(bindir.join(name)).env("LC_ALL", "C.UTF-8").current_dir("/").stdin(Stdio::null());
+    command
 }
 
 /// One of Postgres' programs.
@@ -78,15 +89,32 @@ pub struct Server {
     pub id: u16,
     pub port: u16,
     pub raft_port: u16,
+    /// Where it listens.
+    pub host: String,
+    /// The process whose network namespace it runs in, when that is not the test's own: it is reached by its Unix socket then.
+    namespace: Option<u32>,
+    /// More of its processes' environment.
+    pub environment: Vec<(String, String)>,
 }
 
 impl Server {
     /// `initdb`, configuration, not started.
     pub fn new(bindir: &Path, parent: &Path, id: u16) -> Self {
-        let server = Self::bare(bindir, parent, id);
-        run(program(bindir, "initdb").arg("-D").arg(server.pgdata()).args(["-A", "trust", "-U", "postgres", "--no-sync"]));
-        server.configure();
-        server
+        Self::bare(bindir, parent, id).made()
+    }
+
+    /// The same, in the network namespace of that process, where it has this address.
+    pub fn inside(bindir: &Path, parent: &Path, id: u16, namespace: u32, host: &str) -> Self {
+        let mut server = Self::bare(bindir, parent, id);
+        (server.port, server.raft_port) = (5432, 7001);
+        (server.host, server.namespace) = (host.to_owned(), Some(namespace));
+        server.made()
+    }
+
+    fn made(self) -> Self {
+        run(program(&self.bindir, "initdb").arg("-D").arg(self.pgdata()).args(["-A", "trust", "-U", "postgres", "--no-sync"]));
+        self.configure();
+        self
     }
 
     /// A copy of another server's data, as its standby.
@@ -102,15 +130,27 @@ impl Server {
     }
 
     fn bare(bindir: &Path, parent: &Path, id: u16) -> Self {
-        Self { bindir: bindir.to_owned(), dir: parent.join(format!("node-{id}")), id, port: free_port(), raft_port: free_port() }
+        Self {
+            bindir: bindir.to_owned(),
+            dir: parent.join(format!("node-{id}")),
+            id,
+            port: free_port(),
+            raft_port: free_port(),
+            host: "127.0.0.1".into(),
+            namespace: None,
+            environment: Vec::new(),
+        }
     }
 
     fn configure(&self) {
-        self.set(&format!("port = {}\nunix_socket_directories = ''\nlisten_addresses = '127.0.0.1'\nfsync = on", self.port));
+        let sockets = self.namespace.map(|_| self.dir.display().to_string()).unwrap_or_default();
+        let listen = format!("unix_socket_directories = '{sockets}'\nlisten_addresses = '{}'", self.host);
+        self.set(&format!("port = {}\n{listen}\nfsync = on", self.port));
         self.set(&format!(
-            "shared_preload_libraries = 'pgraft'\npgraft.node_id = {}\npgraft.port = {}\npgraft.listen_address = '127.0.0.1'\npgraft.data_dir = '{}'",
+            "shared_preload_libraries = 'pgraft'\npgraft.node_id = {}\npgraft.port = {}\npgraft.listen_address = '{}'\npgraft.data_dir = '{}'",
             self.id,
             self.raft_port,
+            self.host,
             self.raft_dir().display()
         ));
         self.set("pgraft.heartbeat_interval = '50ms'\npgraft.election_timeout = '500ms'");
@@ -135,7 +175,12 @@ impl Server {
     }
 
     pub fn start(&self) {
-        run(program(&self.bindir, "pg_ctl").arg("-D").arg(self.pgdata()).arg("-l").arg(self.dir.join("log")).args(["-w", "start"]));
+        let mut pg_ctl = match self.namespace {
+            Some(namespace) => program_inside(namespace, &self.bindir, "pg_ctl"),
+            None => program(&self.bindir, "pg_ctl"),
+        };
+        pg_ctl.envs(self.environment.iter().cloned());
+        run(pg_ctl.arg("-D").arg(self.pgdata()).arg("-l").arg(self.dir.join("log")).args(["-w", "start"]));
     }
 
     pub fn stop(&self) {
@@ -173,7 +218,8 @@ impl Server {
     }
 
     pub async fn connect_as(&self, user: &str) -> Client {
-        let config = format!("host=127.0.0.1 port={} user={user} dbname=postgres connect_timeout=5", self.port);
+        let host = if self.namespace.is_some() { self.dir.display().to_string() } else { "127.0.0.1".into() };
+        let config = format!("host={host} port={} user={user} dbname=postgres connect_timeout=5", self.port);
         let start = Instant::now();
         loop {
             match tokio_postgres::connect(&config, NoTls).await {
@@ -227,7 +273,7 @@ impl Server {
     }
 
     pub async fn add(&self, other: &Self) -> String {
-        self.one(&format!("select pgraft_add_node({}, '127.0.0.1', {})", other.id, other.raft_port)).await
+        self.one(&format!("select pgraft_add_node({}, '{}', {})", other.id, other.host, other.raft_port)).await
     }
 }
 
@@ -248,12 +294,14 @@ pub async fn text_rows(client: &Client, sql: &str) -> Result<Vec<Vec<String>>, t
 
 /// Founder 1 and its voters up to `size`.
 pub async fn cluster(bindir: &Path, parent: &Path, size: u16) -> Vec<Server> {
-    let mut servers = Vec::new();
-    for id in 1..=size {
-        let server = Server::new(bindir, parent, id);
+    cluster_of((1..=size).map(|id| Server::new(bindir, parent, id)).collect()).await
+}
+
+/// The same of servers that were made to one's liking; the first is the founder.
+pub async fn cluster_of(servers: Vec<Server>) -> Vec<Server> {
+    for server in &servers {
         server.start();
         server.rows("create extension pgraft").await;
-        servers.push(server);
     }
     assert_eq!(servers[0].one("select pgraft_init()").await, "t");
     for n in 1..servers.len() {

@@ -1,0 +1,149 @@
+//! A full disk, and an fsync that fails once, under a real server: a small library (`faulty_disk.c`) makes the calls fail for the Raft
+//! directory alone.
+
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test, which may end anywhere")]
+
+mod server;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use server::{PATIENCE, Server, bindir, cluster_of, free_port, scratch, text_rows};
+
+const NODES: &str = "select * from pgraft_get_nodes()";
+
+/// Three servers whose disks can be told to fail; None, with a word why, where there is no C compiler.
+async fn cluster(bindir: &Path, dir: &Path) -> Option<Vec<Server>> {
+    let library = dir.join("faulty_disk.so");
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/faulty_disk.c");
+    let compiled = Command::new("cc").args(["-shared", "-fPIC", "-O1", "-o"]).arg(&library).arg(source).status();
+    if !compiled.is_ok_and(|status| status.success()) {
+        eprintln!("skipped: cc can't build the library that makes a disk fail");
+        return None;
+    }
+    let server = |id| {
+        let mut server = Server::new(bindir, dir, id);
+        let text = |path: PathBuf| path.display().to_string();
+        server.environment = vec![
+            ("LD_PRELOAD".into(), text(library.clone())),
+            ("PGRAFT_FAULT".into(), text(fault(&server))),
+            ("PGRAFT_FAULT_DIR".into(), format!("{}/", text(server.raft_dir()))),
+            ("PGRAFT_FAULT_LOG".into(), format!("{}/", text(server.raft_dir().join("log")))),
+        ];
+        server
+    };
+    Some(cluster_of((1..=3).map(server).collect()).await)
+}
+
+fn fault(server: &Server) -> PathBuf {
+    server.dir.join("fault")
+}
+
+#[tokio::test]
+async fn a_full_disk_is_said_and_survived() {
+    let Some(bindir) = bindir() else { return };
+    let dir = scratch();
+    let Some(servers) = cluster(&bindir, dir.path()).await else { return };
+    // A follower's, then the leader's.
+    for (full, newcomer) in [(1, 10), (0, 20)] {
+        let others: Vec<usize> = (0..3).filter(|n| *n != full).collect();
+        std::fs::write(fault(&servers[full]), "full").unwrap();
+        if servers[full].one("select pgraft_is_leader()").await == "t" {
+            // The call meets the full disk. It gets no answer, and may have been done: the others can have the entry.
+            let error = servers[full].error(&format!("select pgraft_add_node(19, '127.0.0.1', {})", free_port())).await;
+            assert!(["PGR01", "PGR04", "PGR06"].contains(&error.code().code()), "{error:?}");
+        }
+        let leader = until_leader(&servers, &others).await;
+        let taken_back = text_rows(&servers[leader].connect().await, "select pgraft_remove_node(19)").await;
+        assert!(
+            taken_back.is_ok_and(|rows| rows == [["t"]]) || servers[leader].one("select count(*) from pgraft_get_nodes()").await == "3"
+        );
+        let port = free_port();
+        let _answers = std::net::TcpListener::bind(("127.0.0.1", port)).unwrap();
+        assert_eq!(servers[leader].one(&format!("select pgraft_add_node({newcomer}, '127.0.0.1', {port})")).await, "t");
+        until(|| servers[full].log().contains("No space left on device"), &servers[full], "the log to name the full disk").await;
+        assert_eq!(servers[full].one("select 1").await, "1", "Postgres goes on");
+
+        std::fs::remove_file(fault(&servers[full])).unwrap();
+        let rows = rows(&servers[leader]).await;
+        servers[full].until("select leader is not null from pgraft_status()", "t").await;
+        servers[full].until(NODES, &rows).await;
+        let leader = until_leader(&servers, &[0, 1, 2]).await;
+        assert_eq!(servers[leader].one(&format!("select pgraft_remove_node({newcomer})")).await, "t");
+        same_log(&servers).await;
+    }
+}
+
+#[tokio::test]
+async fn an_fsync_that_fails_ends_the_node_and_is_never_tried_again() {
+    let Some(bindir) = bindir() else { return };
+    let dir = scratch();
+    let Some(servers) = cluster(&bindir, dir.path()).await else { return };
+    let worker = servers[1].worker().expect("a worker");
+    std::fs::write(fault(&servers[1]), "eio").unwrap();
+    assert_eq!(servers[0].one(&format!("select pgraft_add_node(4, '127.0.0.1', {})", free_port())).await, "t");
+    servers[1].until_worker("new worker", |now| now.is_some_and(|now| now != worker)).await;
+    let said = servers[1].log();
+    let line = said.lines().find(|l| l.contains("the worker ends and is started again")).unwrap_or_default();
+    assert!(line.contains("Input/output error"), "{line}");
+
+    let trace = std::fs::read_to_string(servers[1].dir.join("fault.trace")).unwrap();
+    let of_worker: Vec<&str> = trace.lines().filter_map(|l| l.strip_prefix(&format!("{worker} "))).collect();
+    assert_eq!(of_worker.last(), Some(&"-1"), "the failed fsync was that process' last");
+    assert_eq!(of_worker.iter().filter(|result| **result == "-1").count(), 1);
+
+    let rows = rows(&servers[0]).await;
+    servers[1].until(NODES, &rows).await;
+    assert_eq!(servers[0].one("select pgraft_remove_node(4)").await, "t");
+    same_log(&servers).await;
+}
+
+/// An empty directory under an id that the cluster knows: nobody lets it in, and the server's log says what to do.
+#[tokio::test]
+async fn a_wiped_directory_is_refused_with_the_way_out() {
+    let Some(bindir) = bindir() else { return };
+    let dir = scratch();
+    let servers = server::cluster(&bindir, dir.path(), 3).await;
+    servers[2].stop();
+    std::fs::remove_dir_all(servers[2].raft_dir()).unwrap();
+    servers[2].start();
+    let words = "this is not the directory that the cluster knows as node 3: a node that has lost its pgraft.data_dir comes back under a new node \
+                 id (pgraft_remove_node(3) on the leader, then pgraft_add_node with an id that was never used)";
+    until(|| servers[0].log().contains(words), &servers[0], words).await;
+    assert_eq!(servers[2].one("select state from pgraft_status()").await, "uninitialized");
+    servers[0].until("select reachable from pgraft_members where node_id = 3", "f").await;
+    assert_eq!(servers[0].one("select pgraft_remove_node(3)").await, "t", "the way out");
+}
+
+async fn until_leader(servers: &[Server], among: &[usize]) -> usize {
+    let ids: Vec<String> = among.iter().map(|n| servers[*n].id.to_string()).collect();
+    let sql = format!("select coalesce(leader in ({}), false) from pgraft_status()", ids.join(","));
+    servers[among[0]].until(&sql, "t").await;
+    let leader: u16 = servers[among[0]].one("select pgraft_get_leader()").await.parse().unwrap();
+    servers.iter().position(|s| s.id == leader).unwrap()
+}
+
+/// Nothing is lost: all have the same committed entries.
+async fn same_log(servers: &[Server]) {
+    let applied = "select max(index) from pgraft_log() where committed";
+    let log = "select string_agg(index || ' ' || term || kind || data::text, ',' order by index) from pgraft_log() where committed";
+    let leader = until_leader(servers, &[0, 1, 2]).await;
+    let last = servers[leader].one(applied).await;
+    for server in servers {
+        server.until(applied, &last).await;
+        assert_eq!(server.one(log).await, servers[leader].one(log).await, "node {}", server.id);
+    }
+}
+
+async fn rows(server: &Server) -> String {
+    server.rows(NODES).await.iter().map(|r| r.join(",")).collect::<Vec<_>>().join(" ")
+}
+
+async fn until(ready: impl Fn() -> bool, server: &Server, what: &str) {
+    let start = Instant::now();
+    while !ready() {
+        assert!(start.elapsed() < PATIENCE, "waited for {what}\n{}", server.log());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}

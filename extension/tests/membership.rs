@@ -1,0 +1,125 @@
+//! Members that never come, that move, and that take themselves out, on real servers.
+
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test, which may end anywhere")]
+
+mod server;
+
+use std::time::{Duration, Instant};
+
+use server::{PATIENCE, Server, bindir, cluster, free_port, scratch};
+
+const NODES: &str = "select * from pgraft_get_nodes()";
+
+#[tokio::test]
+async fn a_newcomer_that_never_comes_is_taken_out_again() {
+    let Some(bindir) = bindir() else { return };
+    let dir = scratch();
+    let servers = cluster(&bindir, dir.path(), 2).await;
+    // From the next start on, so that nobody here is given up while the machine is busy.
+    for server in &servers {
+        server.stop();
+        server.set("pgraft.join_timeout = '2s'");
+        server.start();
+    }
+    assert_eq!(servers[0].one("show pgraft.join_timeout").await, "2s");
+    let leader = leader_of(&servers, 0, &[]).await;
+    let port = free_port();
+    assert_eq!(servers[leader].one(&format!("select pgraft_add_node(3, '127.0.0.1', {port})")).await, "t");
+    for server in &servers {
+        server.until("select voters, next_node_id, (select count(*) from pgraft_get_nodes()) from pgraft_status()", "2,4,2").await;
+        server.until("select data ->> 'node', committed from pgraft_log() where kind = 'join_expired'", "3,t").await;
+    }
+    let words = format!("node 3 at 127.0.0.1:{port} has not come within pgraft.join_timeout (2 s): it is taken out again");
+    until(|| servers[leader].log().contains(&words), &words).await;
+    let error = servers[leader].error(&format!("select pgraft_add_node(3, '127.0.0.1', {port})")).await;
+    assert_eq!(error.code().code(), "PGR02");
+}
+
+#[tokio::test]
+async fn a_member_moves_without_a_new_id() {
+    let Some(bindir) = bindir() else { return };
+    let dir = scratch();
+    let mut servers = cluster(&bindir, dir.path(), 3).await;
+    let told = |server: &Server, node: usize| {
+        let text = std::fs::read_to_string(server.raft_dir().join("instance.json")).unwrap_or_default();
+        let file: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
+        file["members"][node - 1]["postgres"]["port"].as_u64()
+    };
+
+    // Node 2 moves with its Postgres server; the cluster hears of it afterwards.
+    servers[1].stop();
+    (servers[1].port, servers[1].raft_port) = (free_port(), free_port());
+    servers[1].set(&format!("port = {}\npgraft.port = {}", servers[1].port, servers[1].raft_port));
+    servers[1].start();
+    servers[0].until("select reachable from pgraft_members where node_id = 2", "f").await;
+    let port = servers[1].raft_port;
+    let call = format!("select pgraft_set_address(2, '127.0.0.1', {port})");
+    assert_eq!(servers[0].one(&call).await, "t");
+    assert_eq!(servers[0].one(&call).await, "t", "the same call again");
+    // It catches up, tells where its Postgres is now, and every node knows all of it.
+    servers[0].until("select reachable, match_index > 0 from pgraft_members where node_id = 2", "t,t").await;
+    let table = rows(&servers[0], NODES).await;
+    for server in &servers {
+        server.until(NODES, &table).await;
+        server.until("select count(*) from pgraft_log() where kind = 'set_address'", "1").await;
+        until(|| told(server, 2) == Some(u64::from(servers[1].port)), "instance.json to follow").await;
+    }
+    let followed =
+        format!("select count(*) > 0 from pgraft_log() where kind = 'membership' and data -> 'nodes' -> '2' ->> 'port' = '{port}'");
+    servers[2].until(&followed, "t").await;
+
+    // The leader itself: told beforehand it leads on, and is found where it is started next.
+    servers[0].raft_port = free_port();
+    let call = format!("select pgraft_set_address(1, '127.0.0.1', {})", servers[0].raft_port);
+    assert_eq!(servers[0].one(&call).await, "t");
+    assert_eq!(servers[0].one("select pgraft_is_leader()").await, "t");
+    servers[0].stop();
+    servers[0].set(&format!("pgraft.port = {}", servers[0].raft_port));
+    let leader = leader_of(&servers, 1, &[0]).await;
+    servers[0].start();
+    servers[leader].until("select bool_and(reachable) from pgraft_members", "t").await;
+    servers[0].until(NODES, &rows(&servers[leader], NODES).await).await;
+}
+
+#[tokio::test]
+async fn the_leader_takes_itself_out() {
+    let Some(bindir) = bindir() else { return };
+    let dir = scratch();
+    let servers = cluster(&bindir, dir.path(), 3).await;
+    // The primary can't be removed: another node has to lead.
+    servers[0].stop();
+    let leader = leader_of(&servers, 1, &[0]).await;
+    servers[0].start();
+    servers[leader].until("select bool_and(reachable) from pgraft_members", "t").await;
+    let id = servers[leader].id;
+    assert_eq!(servers[leader].one(&format!("select pgraft_remove_node({id})")).await, "t");
+    for server in servers.iter().filter(|s| s.id != id) {
+        let out = format!("select voters, leader <> {id}, (select count(*) from pgraft_get_nodes()) from pgraft_status()");
+        server.until(&out, "2,t,2").await;
+    }
+    let heir = leader_of(&servers, 0, &[]).await;
+    assert_eq!(servers[heir].one(&format!("select pgraft_remove_node({id})")).await, "t", "the same call on the heir");
+    let error = servers[heir].error(&format!("select pgraft_add_node({id}, '127.0.0.1', 1)")).await;
+    assert_eq!(error.code().code(), "PGR02");
+}
+
+/// Who leads, as one of them sees it, and is none of these.
+async fn leader_of(servers: &[Server], asked: usize, not: &[usize]) -> usize {
+    let ids: Vec<String> = not.iter().map(|n| servers[*n].id.to_string()).collect();
+    let others = format!("select leader is not null and leader::text <> all ('{{{}}}') from pgraft_status()", ids.join(","));
+    servers[asked].until(&others, "t").await;
+    let leader: u16 = servers[asked].one("select pgraft_get_leader()").await.parse().unwrap();
+    servers.iter().position(|s| s.id == leader).unwrap()
+}
+
+async fn rows(server: &Server, sql: &str) -> String {
+    server.rows(sql).await.iter().map(|r| r.join(",")).collect::<Vec<_>>().join(" ")
+}
+
+async fn until(ready: impl Fn() -> bool, what: &str) {
+    let start = Instant::now();
+    while !ready() {
+        assert!(start.elapsed() < PATIENCE, "waited for {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}

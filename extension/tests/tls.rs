@@ -1,0 +1,105 @@
+//! Servers with certificates: the seed's session over TLS, and a server whose certificate is no good, which can't come in and says why.
+
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test, which may end anywhere")]
+
+#[path = "../../crates/raft/tests/certificates/mod.rs"]
+mod certificates;
+mod server;
+
+use std::os::unix::fs::chown;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use certificates::{Ca, Files, Issued};
+use nix::unistd::{User, geteuid};
+use server::{PATIENCE, Server, bindir, scratch};
+
+/// A server with these files.
+fn server(bindir: &Path, dir: &Path, id: u16, issued: &Issued, ca: &str) -> (Server, Files) {
+    let server = Server::new(bindir, dir, id);
+    let files = Files::write(&dir.join(format!("tls-{id}")), issued, ca);
+    let lines = [("cert", &files.cert), ("key", &files.key), ("ca", &files.ca)].map(|(what, path)| {
+        if geteuid().is_root() {
+            let user = User::from_name("postgres").unwrap().unwrap();
+            chown(path, Some(user.uid.as_raw()), Some(user.gid.as_raw())).unwrap();
+        }
+        format!("pgraft.tls_{what}_file = '{}'", path.display())
+    });
+    server.set(&lines.join("\n"));
+    (server, files)
+}
+
+async fn until_logged(server: &Server, words: &str) {
+    let start = Instant::now();
+    while !server.log().contains(words) {
+        assert!(start.elapsed() < PATIENCE, "node {}: no \"{words}\" in\n{}", server.id, server.log());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test]
+async fn the_seeds_session_over_tls_and_certificates_that_are_no_good() {
+    let Some(bindir) = bindir() else { return };
+    let (dir, ca) = (scratch(), Ca::new("ours"));
+    let mut servers = Vec::new();
+    for id in 1..=3 {
+        let (server, _) = server(&bindir, dir.path(), id, &ca.node(id), &ca.pem());
+        server.start();
+        server.rows("create extension pgraft").await;
+        servers.push(server);
+    }
+    assert_eq!(servers[0].one("select pgraft_init()").await, "t");
+    for n in 1..3 {
+        assert_eq!(servers[0].add(&servers[n]).await, "t");
+        servers[0].until("select voters from pgraft_status()", &(n + 1).to_string()).await;
+    }
+    servers[2].until("select count(*) from pgraft_get_nodes()", "3").await;
+    let error = servers[1].error("select pgraft_add_node(5, '127.0.0.1', 7005)").await;
+    assert_eq!(error.message(), "Cannot add node - this node is not the leader. Node addition must be performed on the leader.");
+
+    // Each is asked in by the leader, and never comes: both sides say why.
+    let theirs = Ca::new("theirs");
+    let cases = [
+        (
+            4,
+            ca.expired(4),
+            ca.pem(),
+            "its certificate expired 24 hours ago",
+            "this node's certificate expired 24 hours ago, and no member accepts it",
+        ),
+        (
+            5,
+            theirs.node(5),
+            theirs.pem(),
+            "its certificate is signed by no CA of pgraft.tls_ca_file",
+            "it refuses this node's certificate: signed by no CA of its",
+        ),
+    ];
+    for (id, issued, known, leaders_words, own_words) in cases {
+        let (newcomer, _) = server(&bindir, dir.path(), id, &issued, &known);
+        newcomer.start();
+        newcomer.rows("create extension pgraft").await;
+        let call = format!("select pgraft_add_node({id}, '127.0.0.1', {})", newcomer.raft_port);
+        assert_eq!(servers[0].one(&call).await, "t");
+        until_logged(&servers[0], &format!("no TLS connection to {id} at 127.0.0.1:{}: {leaders_words}", newcomer.raft_port)).await;
+        until_logged(&newcomer, own_words).await;
+        assert_eq!(newcomer.one("select state from pgraft_status()").await, "uninitialized");
+        assert_eq!(servers[0].one("select voters from pgraft_status()").await, "3");
+        assert_eq!(servers[0].one(&format!("select pgraft_remove_node({id})")).await, "t");
+    }
+
+    // Another node's certificate is of no use to anybody, and a reload after it was mended is enough.
+    let (wrong, files) = server(&bindir, dir.path(), 6, &ca.node(2), &ca.pem());
+    wrong.start();
+    wrong.rows("create extension pgraft").await;
+    let error = wrong.error("select * from pgraft_get_nodes()").await;
+    assert!(error.message().contains("is for node-2.pgraft, and node-6.pgraft is wanted"), "{error}");
+    until_logged(&wrong, "the worker does not start: the certificate of pgraft.tls_cert_file").await;
+    let right = ca.node(6);
+    std::fs::write(&files.key, &right.key).unwrap();
+    std::fs::write(&files.cert, &right.cert).unwrap();
+    wrong.rows("select pg_reload_conf()").await;
+    wrong.until("select state from pgraft_status()", "uninitialized").await;
+    assert_eq!(servers[0].add(&wrong).await, "t");
+    wrong.until("select voters from pgraft_status()", "4").await;
+}
