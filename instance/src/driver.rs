@@ -25,6 +25,7 @@ use crate::prepare;
 use crate::reaper::Reaper;
 use crate::settings::Settings;
 use crate::supervisor::{self, Command, Event, Mode, State};
+use crate::tls::TlsFiles;
 use crate::view::View;
 
 /// After this many answers of "nobody knows a primary" the log says so again.
@@ -42,6 +43,8 @@ pub struct Driver {
     queue: mpsc::UnboundedReceiver<Event>,
     job: Option<JoinHandle<()>>,
     server: Option<Server>,
+    /// What the server has read, or read wrong.
+    certificates: Option<TlsFiles>,
     unanswered: Arc<std::sync::atomic::AtomicU32>,
 }
 
@@ -49,7 +52,20 @@ impl Driver {
     /// Nothing happens yet.
     pub fn new(args: RunArgs, os_user: String, reaper: Reaper, sink: Sink, view: watch::Sender<View>, heartbeat: Heartbeat) -> Self {
         let (events, queue) = mpsc::unbounded_channel();
-        Self { args, os_user, reaper, sink, view, heartbeat, events, queue, job: None, server: None, unanswered: Arc::default() }
+        Self {
+            args,
+            os_user,
+            reaper,
+            sink,
+            view,
+            heartbeat,
+            events,
+            queue,
+            job: None,
+            server: None,
+            certificates: None,
+            unanswered: Arc::default(),
+        }
     }
 
     /// Where others put what happened.
@@ -231,6 +247,7 @@ impl Driver {
     fn start(&mut self, settings: &Arc<Settings>, mode: Mode) {
         // Nobody waits on a Wait any more, and the last job has told.
         self.job = None;
+        self.certificates = certificates(settings);
         let started = prepare::write_files(settings, &self.os_user)
             .and_then(|_| prepare::data_directory(&settings.paths.data, mode))
             .map_err(|e| e.to_string())
@@ -256,14 +273,21 @@ impl Driver {
         self.server = Some(server);
     }
 
-    fn reload(&self, settings: &Settings) {
+    fn reload(&mut self, settings: &Settings) {
+        let certificates = certificates(settings);
+        // Where they can't be read Postgres goes on with what it has, and so it does where they don't fit each other.
+        let renewed = certificates.is_some() && certificates != self.certificates;
+        if renewed {
+            tracing::info!("the certificate files have changed");
+            self.certificates = certificates;
+        }
         match prepare::write_files(settings, &self.os_user) {
-            Ok(true) => {
+            Ok(changed) if changed || renewed => {
                 if let Some(server) = &self.server {
                     server.child.signal(Signal::SIGHUP);
                 }
             }
-            Ok(false) => {}
+            Ok(_) => {}
             Err(error) => tracing::error!(%error, "the server's configuration could not be written again"),
         }
     }
@@ -273,6 +297,13 @@ impl Driver {
             tokio::spawn(server.stop(fast));
         }
     }
+}
+
+fn certificates(settings: &Settings) -> Option<TlsFiles> {
+    TlsFiles::read(settings).unwrap_or_else(|error| {
+        tracing::error!(%error, "the certificate is not all there");
+        None
+    })
 }
 
 fn failed(error: &dyn std::error::Error, event: Event) -> Event {

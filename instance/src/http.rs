@@ -1,4 +1,4 @@
-//! `/livez`, `/readyz` and `/status`, for the kubelet, other nodes and people. Answers nothing that is secret, takes no orders.
+//! `/livez`, `/readyz`, `/status` and `/metrics`, for the kubelet, other nodes, people and Prometheus. Answers nothing that is secret, takes no orders.
 
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
@@ -14,8 +14,8 @@ use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 
 use crate::heartbeat::Heartbeat;
-use crate::observe;
 use crate::view::View;
+use crate::{metrics, observe};
 
 /// Connections at a time; each look at the server is one of Postgres's connections.
 const MOST: usize = 32;
@@ -65,7 +65,8 @@ async fn answer(http: &Http, request: Request<Incoming>) -> Result<Response<Full
         "/livez" => live(http),
         "/readyz" => ready(http).await,
         "/status" => status(http).await,
-        _ => respond(StatusCode::NOT_FOUND, &json!({"error": "there are /livez, /readyz and /status"})),
+        "/metrics" => figures(http).await,
+        _ => respond(StatusCode::NOT_FOUND, &json!({"error": "there are /livez, /readyz, /status and /metrics"})),
     })
 }
 
@@ -87,6 +88,18 @@ async fn status(http: &Http) -> Response<Full<Bytes>> {
     let view = http.view.borrow().clone();
     let seen = observe::observe(&view).await;
     respond(StatusCode::OK, &json!(seen.status))
+}
+
+async fn figures(http: &Http) -> Response<Full<Bytes>> {
+    let view = http.view.borrow().clone();
+    match metrics::text(&observe::observe(&view).await.status) {
+        Ok(text) => {
+            let mut response = Response::new(Full::new(Bytes::from(text)));
+            response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(metrics::CONTENT_TYPE));
+            response
+        }
+        Err(error) => respond(StatusCode::INTERNAL_SERVER_ERROR, &json!({"error": error.to_string()})),
+    }
 }
 
 fn respond(code: StatusCode, body: &serde_json::Value) -> Response<Full<Bytes>> {

@@ -9,6 +9,7 @@
 //!               ├─ prepare               the files that Postgres reads
 //!               ├─ duties                roles, databases, extension, slots: inside the running server
 //!               ├─ watch                 files that change
+//!               ├─ tls                   the certificate, for this process's own way to the primary
 //!               ├─ observe ▸ http        /livez /readyz /status
 //!               └─ reaper                every child's exit
 //! ```
@@ -25,6 +26,7 @@ pub mod heartbeat;
 pub mod host;
 pub mod http;
 pub mod logging;
+pub mod metrics;
 pub mod observe;
 pub mod paths;
 pub mod peers;
@@ -36,6 +38,7 @@ pub mod settings;
 pub mod sql;
 pub mod status;
 pub mod supervisor;
+pub mod tls;
 pub mod upstream;
 pub mod view;
 pub mod watch;

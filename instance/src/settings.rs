@@ -1,6 +1,7 @@
 //! The command line and the configuration file, checked: nobody after this asks whether a value makes sense.
 
-use pgraft_core::{Address, NodeId, Refusal, instance_config::InstanceConfig};
+use pgraft_core::instance_config::{InstanceConfig, TlsConfig};
+use pgraft_core::{Address, NodeId, Refusal};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -48,7 +49,7 @@ pub enum SettingsError {
     /// Node id or address.
     #[error(transparent)]
     Identity(#[from] Refusal),
-    /// A directory that must be given as an absolute path.
+    /// A directory or file that must be given as an absolute path.
     #[error("{name}: \"{value}\" is not an absolute path")]
     NotAbsolute {
         /// The key.
@@ -146,6 +147,7 @@ impl Settings {
             socket_directory,
             postgresql,
             raft,
+            tls,
             http_listen,
             peers: _,
             bootstrap: _,
@@ -161,6 +163,7 @@ impl Settings {
             ("postgresql.port", postgresql.port != new.config.postgresql.port),
             ("postgresql.listenAddresses", postgresql.listen_addresses != new.config.postgresql.listen_addresses),
             ("raft", *raft != new.config.raft),
+            ("tls", *tls != new.config.tls),
         ];
         let mut next = self.clone();
         next.config.postgresql.parameters = new.config.postgresql.parameters;
@@ -179,7 +182,7 @@ fn directories(config: &InstanceConfig) -> Result<(), SettingsError> {
         ("socketDirectory", &config.socket_directory),
         ("secretsDirectory", &config.secrets_directory),
     ];
-    for (name, value) in named {
+    for (name, value) in named.into_iter().chain(config.tls.iter().flat_map(TlsConfig::files)) {
         // A control character would break the lines of postgresql.conf and pgpass.
         if !Path::new(value).is_absolute() || Path::new(value).file_name().is_none() || value.chars().any(char::is_control) {
             return Err(SettingsError::NotAbsolute { name, value: value.clone() });

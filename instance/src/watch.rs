@@ -1,5 +1,5 @@
-//! Notices by itself that the configuration, a secret, `instance.json` or `upstream.json` changed, by what they read: a ConfigMap's files are symlinks that
-//! are swapped, and their times say little.
+//! Notices by itself that the configuration, a secret, a certificate, `instance.json` or `upstream.json` changed, by what they read: a ConfigMap's
+//! files are symlinks that are swapped, and their times say little.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -20,7 +20,8 @@ impl Fingerprint {
     /// A file that can't be read is as good as none.
     pub fn take(config: &Path, settings: &Settings) -> Self {
         let secrets = fs::read_dir(&settings.paths.secrets).into_iter().flatten().filter_map(Result::ok).map(|e| e.path());
-        let all = secrets.chain([config.to_owned(), settings.paths.instance_file(), settings.paths.upstream()]);
+        let tls = settings.config.tls.iter().flat_map(|tls| tls.files().map(|(_, file)| PathBuf::from(file)));
+        let all = secrets.chain(tls).chain([config.to_owned(), settings.paths.instance_file(), settings.paths.upstream()]);
         Self(all.filter_map(|path| Some((path.clone(), fs::read(path).ok()?))).collect())
     }
 }

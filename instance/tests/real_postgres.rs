@@ -2,7 +2,7 @@
 //!
 //! Runs where `PGRAFT_TEST_BINDIR` names the programs of a Postgres that has the extension; `just test` sets it in the dev image.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "this is a test through and through")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, dead_code, reason = "this is a test through and through")]
 
 mod harness;
 

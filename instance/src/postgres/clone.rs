@@ -3,6 +3,7 @@
 use pgraft_core::instance_config::{REPLICATION_ROLE, replication_name};
 use std::time::Duration;
 use tokio_postgres::NoTls;
+use tokio_postgres::config::SslMode;
 
 use crate::files::{self, FileError};
 use crate::logging::Sink;
@@ -15,6 +16,7 @@ use crate::reaper::Reaper;
 use crate::secrets::Secrets;
 use crate::settings::Settings;
 use crate::sql::{self, SqlError};
+use crate::tls::{TlsError, TlsFiles};
 use crate::upstream::{self, Upstream, UpstreamError};
 
 /// For everything that is asked of the primary before the copy.
@@ -51,6 +53,9 @@ pub enum CloneError {
     /// What the disk says.
     #[error(transparent)]
     Upstream(#[from] UpstreamError),
+    /// The certificate.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// `pg_basebackup`.
     #[error(transparent)]
     Process(#[from] ProcessError),
@@ -103,8 +108,12 @@ pub async fn ensure_slot(settings: &Settings, secrets: &Secrets, primary: &Upstr
     let mut config = tokio_postgres::Config::new();
     config.host(host).port(*port).user(REPLICATION_ROLE).password(password).dbname("postgres");
     config.application_name(replication_name(settings.node)).connect_timeout(DEADLINE);
+    let tls = TlsFiles::read(settings)?.map(|files| files.connector()).transpose()?;
     let work = async {
-        let client = sql::connect(&config, NoTls).await?;
+        let client = match tls {
+            Some(tls) => sql::connect(config.ssl_mode(SslMode::Require), tls).await?,
+            None => sql::connect(&config, NoTls).await?,
+        };
         if client.query_one("SELECT pg_is_in_recovery()", &[]).await?.try_get(0)? {
             return Ok(false);
         }

@@ -18,8 +18,8 @@ const LEAST_SENDERS: u32 = 16;
 pub const LOG_LINE_PREFIX: &str = "pgraft\t%n\t%p\t%e\t%b\t%q%u\t%d\t";
 
 /// What a user may override.
-fn defaults() -> BTreeMap<&'static str, String> {
-    let own = [
+fn defaults(settings: &Settings) -> BTreeMap<&'static str, String> {
+    let mut own = vec![
         ("datestyle", "iso, mdy"),
         ("dynamic_shared_memory_type", "posix"),
         ("lc_messages", "C"),
@@ -33,6 +33,10 @@ fn defaults() -> BTreeMap<&'static str, String> {
         ("wal_retrieve_retry_interval", "200ms"),
         ("wal_sender_timeout", "5s"),
     ];
+    if settings.config.tls.is_some() {
+        // Every libpq since 2018 and every JDBC driver on a current Java speaks it; whoever has an older client sets TLSv1.2.
+        own.push(("ssl_min_protocol_version", "TLSv1.3"));
+    }
     own.into_iter().map(|(name, value)| (name, value.to_owned())).collect()
 }
 
@@ -48,7 +52,7 @@ pub struct Rendered {
 /// `postgresql.conf`.
 pub fn postgresql_conf(settings: &Settings, upstream: Option<&Upstream>) -> Rendered {
     let mut notes = vec![];
-    let mut merged: BTreeMap<String, String> = defaults().into_iter().map(|(k, v)| (k.to_owned(), v)).collect();
+    let mut merged: BTreeMap<String, String> = defaults(settings).into_iter().map(|(k, v)| (k.to_owned(), v)).collect();
     for (name, value) in &settings.config.postgresql.parameters {
         if reserved_parameter([name.as_str()]).is_some() {
             notes.push(format!("parameter {name} is pgraft's own: the configured value \"{value}\" is ignored"));
@@ -90,6 +94,14 @@ pub fn command_line(settings: &Settings) -> Vec<String> {
         ("log_destination", "stderr".into()),
         ("log_line_prefix", LOG_LINE_PREFIX.into()),
     ];
+    if let Some(tls) = &config.tls {
+        set.extend([
+            ("ssl", "on".to_owned()),
+            ("ssl_cert_file", tls.cert_file.clone()),
+            ("ssl_key_file", tls.key_file.clone()),
+            ("ssl_ca_file", tls.ca_file.clone()),
+        ]);
+    }
     if *extension {
         set.extend([
             ("shared_preload_libraries", "pgraft".to_owned()),
@@ -100,7 +112,15 @@ pub fn command_line(settings: &Settings) -> Vec<String> {
             ("pgraft.data_dir", paths.raft.display().to_string()),
             ("pgraft.heartbeat_interval", config.raft.heartbeat_interval.clone()),
             ("pgraft.election_timeout", config.raft.election_timeout.clone()),
+            ("pgraft.allow_plaintext", if config.raft.allow_plaintext { "on" } else { "off" }.to_owned()),
         ]);
+        if let Some(tls) = &config.tls {
+            set.extend([
+                ("pgraft.tls_cert_file", tls.cert_file.clone()),
+                ("pgraft.tls_key_file", tls.key_file.clone()),
+                ("pgraft.tls_ca_file", tls.ca_file.clone()),
+            ]);
+        }
     }
     let mut line = vec!["-D".to_owned(), paths.data.display().to_string()];
     for (name, value) in set {
@@ -119,6 +139,15 @@ pub fn primary_conninfo(settings: &Settings, upstream: &Upstream) -> String {
         ("passfile", settings.paths.passfile().display().to_string()),
         ("application_name", replication_name(settings.node)),
     ];
+    if let Some(tls) = &settings.config.tls {
+        // The primary must be who it says: its certificate has the name or address that it is called by.
+        parts.extend([
+            ("sslmode", "verify-full".to_owned()),
+            ("sslcert", tls.cert_file.clone()),
+            ("sslkey", tls.key_file.clone()),
+            ("sslrootcert", tls.ca_file.clone()),
+        ]);
+    }
     // A primary whose host is gone is noticed within seconds, not by the kernel's defaults.
     let fixed = [
         ("connect_timeout", "5"),
@@ -138,22 +167,36 @@ pub fn passfile(replication: Option<&str>) -> String {
     replication.map(|p| format!("*:*:*:{REPLICATION_ROLE}:{}\n", p.replace('\\', "\\\\").replace(':', "\\:"))).unwrap_or_default()
 }
 
-/// `pg_hba.conf`: pgraft's own ways in first, so that no line of the user's can shut them.
+/// `pg_hba.conf`: pgraft's own ways in first, so that no line of the user's can shut them, or open another one for pgraft's roles.
 pub fn hba(settings: &Settings) -> String {
-    let mut text = format!(
-        "# Written by pgraft-instance. Changes are lost: set postgresql.pgHba in its configuration.
-local all all peer map=pgraft
-host replication {REPLICATION_ROLE} all scram-sha-256
+    let tls = settings.config.tls.is_some();
+    let own = if tls {
+        // A standby shows the password and a certificate of the cluster's CA; the operator's certificate is all that it needs.
+        format!(
+            "hostssl replication {REPLICATION_ROLE} all scram-sha-256 clientcert=verify-ca
+hostssl postgres {REPLICATION_ROLE} all scram-sha-256 clientcert=verify-ca
+hostssl postgres {OPERATOR_ROLE} all cert
+host all,replication {REPLICATION_ROLE},{OPERATOR_ROLE} all reject
+"
+        )
+    } else {
+        format!(
+            "host replication {REPLICATION_ROLE} all scram-sha-256
 host postgres {REPLICATION_ROLE} all scram-sha-256
 host postgres {OPERATOR_ROLE} all scram-sha-256
 "
-    );
-    for line in &settings.config.postgresql.pg_hba {
-        text.push_str(line.trim());
-        text.push('\n');
-    }
-    text.push_str("host all all all scram-sha-256\n");
-    text
+        )
+    };
+    let user: String = settings.config.postgresql.pg_hba.iter().flat_map(|line| [line.trim(), "\n"]).collect();
+    let everybody = if tls {
+        // What does not leave the host, such as the end of a port-forward, needs no TLS.
+        "host all all 127.0.0.1/32 scram-sha-256\nhost all all ::1/128 scram-sha-256\nhostssl all all all scram-sha-256\n"
+    } else {
+        "host all all all scram-sha-256\n"
+    };
+    let head =
+        "# Written by pgraft-instance. Changes are lost: set postgresql.pgHba in its configuration.\nlocal all all peer map=pgraft\n";
+    [head, &own, &user, everybody].concat()
 }
 
 /// `pg_ident.conf`: over the Unix socket the user that Postgres runs as is the superuser, the owner and the operator; nobody else is anybody.

@@ -7,6 +7,13 @@ pub(crate) fn example() -> Settings {
     Settings::check(&args(), config("")).unwrap()
 }
 
+/// The same with TLS.
+pub(crate) fn example_with_tls() -> Settings {
+    Settings::check(&args(), config(TLS)).unwrap()
+}
+
+const TLS: &str = "tls: {certFile: /etc/pgraft/tls/tls.crt, keyFile: /etc/pgraft/tls/tls.key, caFile: /etc/pgraft/tls/ca.crt}";
+
 fn args() -> RunArgs {
     RunArgs {
         config: "/etc/pgraft/instance.yaml".into(),
@@ -67,6 +74,9 @@ fn bad_input_is_refused_in_one_line_each() {
         refused(|_, c| c.postgresql.pg_hba = vec!["local all all trust\nhost all all all trust".into()]),
         refused(|_, c| c.bootstrap.owner = "postgres".into()),
         refused(|_, c| c.bootstrap.database = String::new()),
+        refused(|_, c| {
+            c.tls = config(TLS).tls.map(|tls| TlsConfig { ca_file: "ca.crt".into(), ..tls });
+        }),
     ];
     insta::assert_snapshot!(all.join("\n"));
     assert!(all.iter().all(|m| m.lines().count() == 1));
@@ -91,8 +101,9 @@ fn what_a_running_server_can_t_change_waits_for_a_restart() {
     new.postgresql.port = 5433;
     new.data_directory = "/elsewhere/pgdata".into();
     new.postgresql.parameters.clear();
+    new.tls = config(TLS).tls;
     let (next, fixed) = settings.reloaded(Settings::check(&args(), new).unwrap());
-    assert_eq!(fixed, ["dataDirectory", "postgresql.port"]);
+    assert_eq!(fixed, ["dataDirectory", "postgresql.port", "tls"]);
     assert_eq!((next.paths, next.config.postgresql.port), (settings.paths, 5432));
     assert!(next.config.postgresql.parameters.is_empty());
     assert_eq!(next.config.bootstrap.database, "shop");

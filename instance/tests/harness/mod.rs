@@ -1,5 +1,8 @@
 //! Real nodes on one host: each with its own directories, ports and instance manager, all run as `postgres` where the tests run as root.
 
+pub mod certificates;
+
+use certificates::Issued;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, User, geteuid};
 use pgraft_instance::status::Status;
@@ -8,12 +11,14 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::os::unix::fs::chown;
+use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
+use tokio::net::{TcpSocket, TcpStream as TcpSocketStream};
 use tokio_postgres::NoTls;
+use tokio_postgres::tls::MakeTlsConnect;
 
 /// For everything that a test waits for: generous, since a condition ends the wait.
 pub const SOON: Duration = Duration::from_secs(90);
@@ -58,6 +63,8 @@ pub struct Node {
     ports: [u16; 3],
     peers: Vec<u16>,
     pub parameters: BTreeMap<String, String>,
+    /// How often `tls` was written; 0 is without TLS.
+    tls: u32,
     manager: Option<Child>,
 }
 
@@ -102,7 +109,7 @@ impl Node {
         }
         let small = [("shared_buffers", "16MB"), ("max_connections", "30"), ("fsync", "off")];
         let parameters = small.map(|(k, v)| (k.to_owned(), v.to_owned())).into();
-        let node = Self { id, directory, bin: bin.to_owned(), ports, peers, parameters, manager: None };
+        let node = Self { id, directory, bin: bin.to_owned(), ports, peers, parameters, tls: 0, manager: None };
         for name in ["replication", "operator", "owner", "superuser"] {
             node.set_password(name, &format!("{name}-1"));
         }
@@ -115,10 +122,27 @@ impl Node {
         give(&file);
     }
 
+    /// The files of `tls`, all three at once, as the kubelet does it: a link is swapped.
+    pub fn set_certificate(&mut self, issued: &Issued, ca: &str) {
+        self.tls += 1;
+        let (files, link, temp) =
+            (self.directory.join(format!("tls-{}", self.tls)), self.directory.join("tls"), self.directory.join("tls.new"));
+        fs::create_dir(&files).unwrap();
+        give(&files);
+        for (name, text) in [("tls.crt", issued.cert.as_str()), ("tls.key", &issued.key), ("ca.crt", ca)] {
+            let file = files.join(name);
+            fs::write(&file, text).unwrap();
+            fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+            give(&file);
+        }
+        symlink(&files, &temp).unwrap();
+        fs::rename(&temp, &link).unwrap();
+    }
+
     pub fn write_config(&self) -> PathBuf {
         let at = |name: &str| self.directory.join(name).display().to_string();
         let peers: Vec<String> = self.peers.iter().map(|p| format!("127.0.0.1:{p}")).collect();
-        let config = serde_json::json!({
+        let mut config = serde_json::json!({
             "dataDirectory": at("pgdata"),
             "raftDirectory": at("raft"),
             "binDirectory": self.bin.display().to_string(),
@@ -129,6 +153,9 @@ impl Node {
             "postgresql": {"port": self.ports[0], "listenAddresses": "127.0.0.1", "parameters": self.parameters},
             "raft": {"port": self.ports[1], "listenAddress": "127.0.0.1", "heartbeatInterval": "100ms", "electionTimeout": "1s"},
         });
+        if self.tls > 0 {
+            config["tls"] = serde_json::json!({"certFile": at("tls/tls.crt"), "keyFile": at("tls/tls.key"), "caFile": at("tls/ca.crt")});
+        }
         // JSON is YAML.
         let (file, temp) = (self.directory.join("instance.yaml"), self.directory.join("instance.yaml.new"));
         fs::write(&temp, config.to_string()).unwrap();
@@ -193,6 +220,10 @@ impl Node {
         }
     }
 
+    pub const fn postgres_port(&self) -> u16 {
+        self.ports[0]
+    }
+
     pub const fn raft_port(&self) -> u16 {
         self.ports[1]
     }
@@ -242,6 +273,24 @@ impl Node {
         Ok(client)
     }
 
+    /// Over TLS, from an address that is not the server's own.
+    pub async fn connect_from_afar<T>(&self, user: &str, password: &str, database: &str, tls: T) -> Result<tokio_postgres::Client, String>
+    where
+        T: MakeTlsConnect<TcpSocketStream>,
+        T::Stream: Send + 'static,
+    {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+        let stream = socket.connect(([127, 0, 0, 1], self.ports[0]).into()).await.map_err(|e| e.to_string())?;
+        let mut config = tokio_postgres::Config::new();
+        config.user(user).password(password).dbname(database);
+        let mut tls = tls;
+        let connect = tls.make_tls_connect("127.0.0.1").map_err(|e| e.into().to_string())?;
+        let (client, connection) = config.connect_raw(stream, connect).await.map_err(|e| words(&e))?;
+        tokio::spawn(connection);
+        Ok(client)
+    }
+
     /// One statement as superuser, the first column of its first row.
     pub async fn sql(&self, statement: &str) -> Result<Option<String>, tokio_postgres::Error> {
         let client = self.connect("postgres", "superuser-1", "postgres").await?;
@@ -263,6 +312,17 @@ impl Node {
         let text = String::from_utf8(output.stdout).unwrap();
         text.lines().find_map(|l| l.strip_prefix("Database cluster state:")).unwrap().trim().to_owned()
     }
+}
+
+/// An error with all that is behind it.
+fn words(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
 }
 
 fn give(path: &Path) {

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::settings::tests::example;
+use crate::settings::tests::{example, example_with_tls};
 
 fn upstream() -> Upstream {
     Upstream { node_id: pgraft_core::NodeId::new(1).unwrap(), host: "db-1.example".into(), port: 5432 }
@@ -11,24 +11,38 @@ fn upstream() -> Upstream {
 
 #[test]
 fn all_files_of_a_standby() {
-    let settings = example();
-    let conf = postgresql_conf(&settings, Some(&upstream()));
-    let text = format!(
+    insta::assert_snapshot!(all_files(&example()));
+}
+
+#[test]
+fn all_files_of_a_standby_with_tls() {
+    insta::assert_snapshot!(all_files(&example_with_tls()));
+}
+
+fn all_files(settings: &Settings) -> String {
+    let conf = postgresql_conf(settings, Some(&upstream()));
+    format!(
         "--- postgresql.conf\n{}--- notes\n{}\n--- pg_hba.conf\n{}--- pg_ident.conf\n{}--- pgpass\n{}--- command line\n{}\n",
         conf.text,
         conf.notes.join("\n"),
-        hba(&settings),
-        ident(&settings, "postgres"),
+        hba(settings),
+        ident(settings, "postgres"),
         passfile(Some("a:b\\c")),
-        command_line(&settings).join("\n").replace('\t', "<tab>"),
-    );
-    insta::assert_snapshot!(text);
+        command_line(settings).join("\n").replace('\t', "<tab>"),
+    )
 }
 
 #[test]
 fn without_a_primary_there_is_nobody_to_follow() {
     assert!(postgresql_conf(&example(), None).text.contains("primary_conninfo = ''\n"));
     assert_eq!(passfile(None), "");
+}
+
+#[test]
+fn an_older_client_can_be_let_in() {
+    let mut settings = example_with_tls();
+    settings.config.postgresql.parameters.insert("ssl_min_protocol_version".into(), "TLSv1.2".into());
+    assert!(postgresql_conf(&settings, None).text.contains("ssl_min_protocol_version = 'TLSv1.2'\n"));
 }
 
 #[test]

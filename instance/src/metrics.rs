@@ -1,0 +1,141 @@
+//! `/metrics`: what `/status` says, in the text format of Prometheus and OpenMetrics. Pure. What is not known is left out: a gap in a graph is
+//! honest, a zero is not.
+
+use pgraft_core::{NodeState, NodeStatus, Role as MemberRole};
+use prometheus_client::encoding::text;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
+use prometheus_client::registry::Registry;
+use std::fmt;
+
+use crate::status::{Postgres, Role, Status};
+
+/// As `prometheus-client` writes it.
+pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// The text.
+///
+/// # Errors
+/// None that a test would not have found.
+pub fn text(status: &Status) -> Result<String, fmt::Error> {
+    let mut page = Page(Registry::with_prefix("pgraft"));
+    page.flag("up", "1 where Postgres answers", Some(status.postgres.in_recovery.is_some()));
+    page.flag("ready", "1 where /readyz says yes", Some(status.ready));
+    page.postgres(status.role, &status.postgres);
+    page.flag("raft_up", "1 where the Raft member answers", Some(status.raft.is_some()));
+    if let Some(raft) = &status.raft {
+        page.raft(raft);
+    }
+    let mut out = String::new();
+    text::encode(&mut out, &page.0)?;
+    Ok(out)
+}
+
+struct Page(Registry);
+
+impl Page {
+    fn number(&mut self, name: &str, help: &str, value: Option<u64>) {
+        if let Some(value) = value {
+            self.0.register(name, help, ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX)));
+        }
+    }
+
+    fn flag(&mut self, name: &str, help: &str, value: Option<bool>) {
+        self.number(name, help, value.map(u64::from));
+    }
+
+    fn postgres(&mut self, role: Role, server: &Postgres) {
+        let known = server.in_recovery;
+        self.flag("is_primary", "1 where Postgres takes writes", known.map(|_| role == Role::Primary));
+        self.flag("in_recovery", "1 where Postgres follows", known);
+        self.flag("streaming", "1 on a standby that receives WAL", server.streaming.filter(|_| role == Role::Standby));
+        self.number("timeline", "The timeline of the WAL that is written or received", server.timeline.map(u64::from));
+        let end = server.flush_lsn.as_deref().or(server.receive_lsn.as_deref()).and_then(bytes);
+        self.number("wal_position_bytes", "The end of the WAL that is flushed here: a primary's own, or what a standby has received", end);
+        self.flag("pending_restart", "1 where a changed setting waits for a restart", server.pending_restart);
+    }
+
+    fn raft(&mut self, raft: &NodeStatus) {
+        self.flag("is_leader", "1 on the Raft leader", Some(raft.state == NodeState::Leader));
+        self.flag("has_leader", "1 where a leader is known", Some(raft.leader.is_some()));
+        self.number("term", "Raft's term", Some(raft.term));
+        self.number("epoch", "Counts the primaries", Some(raft.epoch));
+        self.number("commit_index", "The last log index known to be committed", Some(raft.commit_index));
+        self.number("applied_index", "The last log index applied here", Some(raft.applied_index));
+        self.number("quorum", "Voters that must agree", u64::try_from(raft.quorum).ok());
+        let roles = Family::<[(&str, &str); 1], Gauge>::default();
+        for (word, role) in [("voter", MemberRole::Voter), ("learner", MemberRole::Learner), ("leaving", MemberRole::Leaving)] {
+            let count = raft.members.iter().filter(|m| m.role == role).count();
+            roles.get_or_create(&[("role", word)]).set(i64::try_from(count).unwrap_or(i64::MAX));
+        }
+        self.0.register("members", "Members of the group as this one sees it, by role", roles);
+        let (reachable, lag) = (Family::<[(&str, String); 1], Gauge>::default(), Family::<[(&str, String); 1], Gauge>::default());
+        for member in &raft.members {
+            let node = [("node", member.node_id.to_string())];
+            if let Some(yes) = member.reachable {
+                reachable.get_or_create(&node).set(yes.into());
+            }
+            if let Some(bytes) = member.lag_bytes {
+                lag.get_or_create(&node).set(i64::try_from(bytes).unwrap_or(i64::MAX));
+            }
+        }
+        self.0.register("member_reachable", "Leader only: 1 where the member answered lately", reachable);
+        self.0.register("member_lag_bytes", "Leader only: bytes of WAL that the primary has and the member has not", lag);
+    }
+}
+
+/// `16/B374D848`, as Postgres writes a position.
+fn bytes(lsn: &str) -> Option<u64> {
+    let (high, low) = lsn.split_once('/')?;
+    Some((u64::from_str_radix(high, 16).ok()? << 32) | u64::from_str_radix(low, 16).ok()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_primary_that_leads() {
+        let member = |id: u32, leads: bool| {
+            json!({"node_id": id, "address": {"host": "h", "port": 7001}, "role": "voter", "is_leader": leads, "is_primary": leads, "postgres": null,
+                "zone": "", "reachable": id < 3, "last_contact_ms": null, "match_index": null, "wal": null, "lag_bytes": if leads { 0 } else { 4096 }})
+        };
+        let status: Status = serde_json::from_value(json!({
+            "node_id": 1, "role": "primary", "ready": true, "primary": null,
+            "postgres": {"running": true, "in_recovery": false, "streaming": false, "timeline": 2, "receive_lsn": null, "flush_lsn": "1/10", "pending_restart": false},
+            "raft": {"node_id": 1, "cluster_id": null, "state": "leader", "term": 7, "leader": 1, "epoch": 1, "primary": 1, "commit_index": 9,
+                "applied_index": 8, "voters": 3, "quorum": 2, "next_node_id": 4, "members": [member(1, true), member(3, false)]},
+        }))
+        .unwrap();
+        let text = text(&status).unwrap();
+        let samples: Vec<&str> = text.lines().filter(|line| !line.starts_with('#')).collect();
+        for line in [
+            "pgraft_up 1",
+            "pgraft_is_primary 1",
+            "pgraft_is_leader 1",
+            "pgraft_term 7",
+            "pgraft_applied_index 8",
+            "pgraft_wal_position_bytes 4294967312",
+            "pgraft_members{role=\"voter\"} 2",
+            "pgraft_members{role=\"learner\"} 0",
+            "pgraft_member_reachable{node=\"3\"} 0",
+            "pgraft_member_lag_bytes{node=\"3\"} 4096",
+        ] {
+            assert!(samples.contains(&line), "{line}: {text}");
+        }
+        assert!(!text.contains("pgraft_streaming"), "a primary does not receive");
+        for name in text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()) {
+            assert!(include_str!("../../docs/monitoring.md").contains(name), "docs/monitoring.md does not know {name}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_known_is_left_out() {
+        let status = json!({"node_id": 1, "role": "starting", "ready": false, "primary": null, "raft": null,
+            "postgres": {"running": false, "in_recovery": null, "streaming": null, "timeline": null, "receive_lsn": null, "flush_lsn": null, "pending_restart": null}});
+        let text = text(&serde_json::from_value(status).unwrap()).unwrap();
+        let samples: Vec<&str> = text.lines().filter(|line| !line.starts_with('#')).collect();
+        assert_eq!(samples, ["pgraft_up 0", "pgraft_ready 0", "pgraft_raft_up 0"]);
+    }
+}

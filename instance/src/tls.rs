@@ -1,0 +1,67 @@
+//! The node's certificate, its key and the cluster's CA: read for this process's own connections to the primary, and looked at for changes that
+//! Postgres has to be told of. Postgres and its Raft member read the same files themselves.
+
+use rustls::pki_types::pem::{self, PemObject};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ClientConfig, RootCertStore};
+use std::path::Path;
+use std::sync::Arc;
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+use crate::files::FileError;
+use crate::settings::Settings;
+
+/// Why there is no TLS with these files.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// Disk.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// Not what it should be.
+    #[error("{file}: {source}")]
+    Pem {
+        /// The key in the configuration.
+        file: &'static str,
+        /// Why.
+        source: pem::Error,
+    },
+    /// Certificate and key do not belong together, or rustls can't use them.
+    #[error("the certificate, its key or the CA can't be used: {0}")]
+    Unusable(#[from] rustls::Error),
+}
+
+/// What the files read at one moment.
+#[derive(Clone, PartialEq, Eq)]
+pub struct TlsFiles {
+    cert: Vec<u8>,
+    key: Vec<u8>,
+    ca: Vec<u8>,
+}
+
+impl TlsFiles {
+    /// Reads them; None without a `tls` section.
+    pub fn read(settings: &Settings) -> Result<Option<Self>, TlsError> {
+        let Some(tls) = &settings.config.tls else { return Ok(None) };
+        let read = |file: &str| {
+            let path = Path::new(file);
+            std::fs::read(path).map_err(FileError::at("read", path))
+        };
+        Ok(Some(Self { cert: read(&tls.cert_file)?, key: read(&tls.key_file)?, ca: read(&tls.ca_file)? }))
+    }
+
+    /// For a client that shows the certificate, and believes a server whose certificate is of the CA and has the name that it is called by.
+    pub fn connector(&self) -> Result<MakeRustlsConnect, TlsError> {
+        let bad = |file| move |source| TlsError::Pem { file, source };
+        let all = |pem, file| CertificateDer::pem_slice_iter(pem).collect::<Result<Vec<_>, _>>().map_err(bad(file));
+        let mut roots = RootCertStore::empty();
+        for certificate in all(&self.ca, "tls.caFile")? {
+            roots.add(certificate)?;
+        }
+        let key = PrivateKeyDer::from_pem_slice(&self.key).map_err(bad("tls.keyFile"))?;
+        let config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_safe_default_protocol_versions()?
+            .with_root_certificates(roots)
+            .with_client_auth_cert(all(&self.cert, "tls.certFile")?, key)?;
+        Ok(MakeRustlsConnect::new(config))
+    }
+}

@@ -1,0 +1,200 @@
+//! Nodes with certificates: who is let in, who is not, and what changes when the files do.
+//!
+//! Runs where `PGRAFT_TEST_BINDIR` names the programs of a Postgres that has the extension; `just test` sets it in the dev image.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, dead_code, reason = "this is a test through and through")]
+
+mod harness;
+
+use harness::certificates::{Authority, Issued, served};
+use harness::{Node, Nodes, bin_directory, until, without_extension};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use tokio_postgres::NoTls;
+
+const WHO_STREAMS: &str =
+    "SELECT s.ssl || ' ' || s.version || ' ' || coalesce(s.client_dn, 'nobody') FROM pg_stat_replication r JOIN pg_stat_ssl s USING (pid)";
+
+/// A founder with a certificate, and a second node that has none yet.
+async fn founder(ca: &Authority) -> Option<Nodes> {
+    let mut nodes = Nodes::new(&bin_directory()?, 2);
+    let one = &mut nodes.nodes[0];
+    one.set_certificate(&ca.node(1), &ca.pem());
+    one.start();
+    one.ready().await;
+    one.sql("CREATE TABLE t AS SELECT 1 AS n").await.unwrap();
+    Some(nodes)
+}
+
+/// And a standby that streams.
+async fn pair(ca: &Authority) -> Option<Nodes> {
+    let mut nodes = founder(ca).await?;
+    let two = &mut nodes.nodes[1];
+    two.set_certificate(&ca.node(2), &ca.pem());
+    two.start();
+    two.streaming().await;
+    Some(nodes)
+}
+
+#[tokio::test]
+async fn a_standby_clones_and_streams_over_tls() {
+    let ca = Authority::new("the CA");
+    let Some(nodes) = pair(&ca).await else { return };
+    let [one, two] = &nodes.nodes[..] else { panic!() };
+    two.wait_for("SELECT n FROM t", "1").await;
+    one.wait_for(WHO_STREAMS, "true TLSv1.3 /CN=node-2.pgraft").await;
+    if without_extension() {
+        return;
+    }
+    // The Raft members have what they need to do the same.
+    let shown = one.sql("SELECT current_setting('pgraft.tls_cert_file')").await.unwrap().unwrap();
+    assert_eq!(shown, one.directory.join("tls/tls.crt").display().to_string());
+    one.sql(&format!("SELECT pgraft_add_node(2, '127.0.0.1', {})", two.raft_port())).await.unwrap();
+    two.wait_for("SELECT count(*) FROM pgraft_get_nodes()", "2").await;
+}
+
+#[tokio::test]
+async fn who_is_let_in() {
+    let (ca, foreign) = (Authority::new("the CA"), Authority::new("the CA"));
+    let Some(nodes) = founder(&ca).await else { return };
+    let one = &nodes.nodes[0];
+    let refused = async |user: &str, password: &str, shown: Option<&Issued>| {
+        // TLS 1.3 has the client done before the server has looked at its certificate: the refusal may come with the first answer.
+        let Err(why) = one.connect_from_afar(user, password, "postgres", ca.client(shown)).await else { panic!("{user} is let in") };
+        why
+    };
+    // An application: a password, and TLS where it comes from another host.
+    one.connect_from_afar("app", "owner-1", "app", ca.client(None)).await.unwrap();
+    one.connect("app", "owner-1", "app").await.unwrap();
+    let plain = one.connect_from_afar("app", "owner-1", "app", NoTls).await.unwrap_err();
+    assert!(plain.contains("no pg_hba.conf entry for host \"127.0.0.2\"") && plain.contains("no encryption"), "{plain}");
+    let distrusted = one.connect_from_afar("app", "owner-1", "app", foreign.client(None)).await.unwrap_err();
+    assert!(distrusted.contains("invalid peer certificate"), "{distrusted}");
+
+    // The operator: its certificate, and no password.
+    let operator = ca.issue("pgraft_operator", &[], 2099);
+    let session = one.connect_from_afar("pgraft_operator", "", "postgres", ca.client(Some(&operator))).await.unwrap();
+    assert_eq!(session.query_one("SELECT current_user::text", &[]).await.unwrap().get::<_, String>(0), "pgraft_operator");
+    for (issued, words) in [
+        (Some(ca.node(2)), "certificate authentication failed"),
+        (None, "connection requires a valid client certificate"),
+        (Some(foreign.issue("pgraft_operator", &[], 2099)), "alert"),
+        (Some(ca.issue("pgraft_operator", &[], 2021)), "alert"),
+    ] {
+        let why = refused("pgraft_operator", "operator-1", issued.as_ref()).await;
+        assert!(why.contains(words), "{why}");
+    }
+    one.connect("pgraft_operator", "operator-1", "postgres").await.unwrap_err();
+    one.connect("pgraft_operator", "operator-1", "app").await.unwrap_err();
+
+    // A standby: password and certificate.
+    one.connect_from_afar("pgraft_replication", "replication-1", "postgres", ca.client(Some(&ca.node(2)))).await.unwrap();
+    refused("pgraft_replication", "wrong", Some(&ca.node(2))).await;
+    let why = refused("pgraft_replication", "replication-1", None).await;
+    assert!(why.contains("connection requires a valid client certificate"), "{why}");
+}
+
+#[tokio::test]
+async fn a_standby_with_the_wrong_certificate_gets_nothing() {
+    let (ca, foreign) = (Authority::new("the CA"), Authority::new("the CA"));
+    let Some(mut nodes) = founder(&ca).await else { return };
+    let two = &mut nodes.nodes[1];
+    // Expired, of another CA, and trusting another CA.
+    let expired = ca.issue("node-2.pgraft", &["node-2.pgraft", "127.0.0.1"], 2021);
+    let cases =
+        [(expired, ca.pem(), "expired"), (foreign.node(2), ca.pem(), "UnknownCA"), (ca.node(2), foreign.pem(), "invalid peer certificate")];
+    for (issued, trusted, words) in cases {
+        two.set_certificate(&issued, &trusted);
+        let before = two.log().len();
+        two.start();
+        let said = async || {
+            let log = two.log();
+            let log = &log[before..];
+            (log.contains("the primary at 127.0.0.1") && log.to_lowercase().contains(&words.to_lowercase())).then_some(())
+        };
+        until(words, said).await;
+        assert!(!two.directory.join("pgdata").exists());
+        assert!(two.terminate().await.success());
+    }
+    // It gets the right one while it waits, and goes on by itself.
+    two.start();
+    two.set_certificate(&ca.node(2), &ca.pem());
+    two.streaming().await;
+}
+
+#[tokio::test]
+async fn a_primary_with_the_wrong_name_is_not_believed() {
+    let ca = Authority::new("the CA");
+    let Some(mut nodes) = pair(&ca).await else { return };
+    let [one, two] = &mut nodes.nodes[..] else { panic!() };
+    for (common_name, names, last_year) in
+        [("node-1.pgraft", ["node-1.pgraft", "127.0.0.9"], 2099), ("node-1.pgraft", ["node-1.pgraft", "127.0.0.1"], 2021)]
+    {
+        let wrong = ca.issue(common_name, &names, last_year);
+        one.set_certificate(&wrong, &ca.pem());
+        until("the wrong certificate to be served", async || served(one.postgres_port()).filter(|c| *c == wrong.der())).await;
+        one.sql("SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = 'pgraft_2'").await.unwrap();
+        let words = if last_year == 2021 { "certificate verify failed" } else { "does not match host name" };
+        until(words, async || two.log().contains(words).then_some(())).await;
+        one.wait_for("SELECT count(*) FROM pg_stat_replication", "0").await;
+    }
+    one.set_certificate(&ca.node(1), &ca.pem());
+    two.streaming().await;
+}
+
+#[tokio::test]
+async fn certificates_and_the_ca_are_rotated_under_load() {
+    let (old, new) = (Authority::new("the CA"), Authority::new("the CA"));
+    let Some(mut nodes) = pair(&old).await else { return };
+    let [one, two] = &mut nodes.nodes[..] else { panic!() };
+    let pids = (one.postmaster().unwrap(), two.postmaster().unwrap());
+    let (stop, written) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+    let writer = {
+        let client = one.connect_from_afar("postgres", "superuser-1", "postgres", old.client(None)).await.unwrap();
+        let (stop, written) = (Arc::clone(&stop), Arc::clone(&written));
+        tokio::spawn(async move {
+            while !stop.load(Ordering::Relaxed) {
+                client.execute("INSERT INTO t VALUES (2)", &[]).await.unwrap();
+                written.fetch_add(1, Ordering::Relaxed);
+            }
+        })
+    };
+    let both = old.pem() + &new.pem();
+    // A renewal; then a new CA: first trusted beside the old one, then signing, then alone.
+    for (issuer, trusted) in [(&old, old.pem()), (&old, both.clone()), (&new, both), (&new, new.pem())] {
+        let before = written.load(Ordering::Relaxed);
+        for node in [&mut *one, &mut *two] {
+            renew(node, issuer, &trusted).await;
+        }
+        let receiver = two.sql("SELECT pid FROM pg_stat_wal_receiver").await.unwrap();
+        one.sql("SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = 'pgraft_2'").await.unwrap();
+        let another = "SELECT pid FROM pg_stat_wal_receiver WHERE status = 'streaming'";
+        until("a new walreceiver", async || two.sql(another).await.ok().flatten().filter(|pid| Some(pid) != receiver.as_ref())).await;
+        until("writes to go on", async || (written.load(Ordering::Relaxed) > before).then_some(())).await;
+    }
+    // Whoever is of the old CA is out now.
+    let (newly, formerly) = (new.issue("pgraft_operator", &[], 2099), old.issue("pgraft_operator", &[], 2099));
+    one.connect_from_afar("pgraft_operator", "", "postgres", new.client(Some(&newly))).await.unwrap();
+    one.connect_from_afar("pgraft_operator", "", "postgres", new.client(Some(&formerly))).await.unwrap_err();
+
+    // Half of a renewal is not taken, and harms nothing.
+    let (good, other) = (served(one.postgres_port()).unwrap(), new.node(1));
+    one.set_certificate(&Issued { key: new.node(1).key, ..other.clone() }, &new.pem());
+    until("a word on it", async || one.log().contains("SSL configuration was not reloaded").then_some(())).await;
+    assert_eq!(served(one.postgres_port()).unwrap(), good);
+    one.set_certificate(&other, &new.pem());
+    until("the whole of it", async || served(one.postgres_port()).filter(|c| *c == other.der())).await;
+
+    stop.store(true, Ordering::Relaxed);
+    writer.await.unwrap();
+    let rows = written.load(Ordering::Relaxed) + 1;
+    two.wait_for("SELECT count(*) FROM t", &rows.to_string()).await;
+    assert_eq!((one.postmaster().unwrap(), two.postmaster().unwrap()), pids, "no server was started again");
+}
+
+async fn renew(node: &mut Node, issuer: &Authority, trusted: &str) {
+    let renewed = issuer.node(node.id);
+    node.set_certificate(&renewed, trusted);
+    let what = format!("node {} to serve its new certificate", node.id);
+    until(&what, async || served(node.postgres_port()).filter(|c| *c == renewed.der())).await;
+}
