@@ -3,7 +3,9 @@
 use clap::{Args, Parser, Subcommand};
 use std::net::SocketAddr;
 
+use crate::controller::election::Place;
 use crate::controller::run::Settings;
+use crate::controller::telemetry::Format;
 use crate::core::validate::Defaults;
 
 /// Keeps PgRaftClusters as they are described.
@@ -36,12 +38,24 @@ pub struct RunArgs {
     /// The image of clusters that name none
     #[arg(long, env = "POSTGRES_IMAGE", default_value = concat!("pgraft/postgres:", env!("CARGO_PKG_VERSION")), global = true)]
     pub postgres_image: String,
-    /// Where /healthz and /readyz listen
-    #[arg(long, env = "HEALTH_LISTEN", default_value = "0.0.0.0:8080", global = true)]
-    pub health_listen: SocketAddr,
+    /// Where /healthz, /readyz and /metrics listen
+    #[arg(long, env = "HTTP_LISTEN", default_value = "0.0.0.0:8080", global = true)]
+    pub http_listen: SocketAddr,
+    /// The Lease by which one of several replicas works and the others stand by; none when it is empty
+    #[arg(long, env = "LEASE_NAME", default_value = "", global = true)]
+    pub lease_name: String,
+    /// The namespace of the Lease
+    #[arg(long, env = "POD_NAMESPACE", default_value = "default", global = true)]
+    pub lease_namespace: String,
+    /// What this replica is called in the Lease
+    #[arg(long, env = "POD_NAME", default_value = "pgraft-operator", global = true)]
+    pub name: String,
     /// What is logged, in tracing's words
     #[arg(long, env = "LOG_LEVEL", default_value = "info,kube=warn", global = true)]
     pub log_level: String,
+    /// How a line of log looks
+    #[arg(long, env = "LOG_FORMAT", value_enum, default_value = "json", global = true)]
+    pub log_format: Format,
 }
 
 impl RunArgs {
@@ -49,7 +63,13 @@ impl RunArgs {
     pub fn settings(&self) -> Settings {
         Settings {
             namespace: Some(self.watch_namespace.clone()).filter(|name| !name.is_empty()),
-            health: self.health_listen,
+            listen: self.http_listen,
+            lease: (!self.lease_name.is_empty()).then(|| Place {
+                namespace: self.lease_namespace.clone(),
+                name: self.lease_name.clone(),
+                // A container that is started again in its pod is another holder: the one before may not be quite gone.
+                me: format!("{}_{:08x}", self.name, rand::random::<u32>()),
+            }),
             defaults: Defaults { image: self.postgres_image.clone() },
         }
     }

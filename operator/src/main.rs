@@ -12,7 +12,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     match cli.verb.unwrap_or(Verb::Run) {
         Verb::Crd => Ok(std::io::stdout().write_all(pgraft_operator::api::crd_yaml()?.as_bytes())?),
         Verb::Run => {
-            telemetry::start(&cli.run.log_level);
+            telemetry::start(&cli.run.log_level, cli.run.log_format);
             Ok(run::run(cli.run.settings()).await?)
         }
     }

@@ -9,6 +9,7 @@ use super::parts::{
     BootstrapSpec, InheritedMetadata, LocalObjectReference, PostgresqlSpec, PullPolicy, RaftSpec, StorageSpec, VolumeRetention,
 };
 use super::status::PgRaftClusterStatus;
+use super::tls::TlsSpec;
 
 /// What a user wants.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Debug, Clone, PartialEq)]
@@ -35,7 +36,9 @@ use super::status::PgRaftClusterStatus;
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
     validation = Rule::new("self.metadata.name.size() <= 50").message("metadata.name must be at most 50 characters long: a member's pod is called <name>-<node id>"),
     validation = Rule::new("self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')")
-        .message("metadata.name must be made of lower-case letters, digits and hyphens and begin with a letter: Services are named after it")
+        .message("metadata.name must be made of lower-case letters, digits and hyphens and begin with a letter: Services are named after it"),
+    validation = Rule::new("!has(self.spec.tls.caSecret) || self.spec.tls.caSecret != self.metadata.name + '-ca'")
+        .message("tls.caSecret must not be <name>-ca: the operator's own CA is called so")
 )]
 #[serde(rename_all = "camelCase")]
 pub struct PgRaftClusterSpec {
@@ -105,6 +108,10 @@ pub struct PgRaftClusterSpec {
     /// Raft's timing.
     #[serde(default)]
     pub raft: RaftSpec,
+
+    /// TLS.
+    #[serde(default)]
+    pub tls: TlsSpec,
 
     /// Labels and annotations for everything that the operator makes for this cluster.
     #[serde(default, skip_serializing_if = "InheritedMetadata::is_empty")]

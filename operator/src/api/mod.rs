@@ -7,6 +7,7 @@ mod cluster;
 mod crd;
 mod parts;
 mod status;
+mod tls;
 
 pub use cluster::{PgRaftCluster, PgRaftClusterSpec};
 pub use crd::{crd, crd_yaml};
@@ -15,3 +16,4 @@ pub use parts::{
     VolumeRetention,
 };
 pub use status::{MemberStatus, PgRaftClusterStatus, QuorumStatus};
+pub use tls::{TlsMode, TlsSpec};

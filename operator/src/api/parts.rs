@@ -36,7 +36,8 @@ pub struct PostgresqlSpec {
     #[schemars(extend("maxProperties" = 256, "x-kubernetes-validations" = parameter_rules()))]
     pub parameters: BTreeMap<String, ParameterValue>,
 
-    /// Lines of `pg_hba.conf`, read after pgraft's own and before the closing `host all all all scram-sha-256`.
+    /// Lines of `pg_hba.conf`, read after pgraft's own and before the closing lines, by which everybody else needs a password, and TLS
+    /// from other hosts where there is any.
     #[serde(default, rename = "pg_hba", skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 128))]
     pub pg_hba: Vec<HbaLine>,

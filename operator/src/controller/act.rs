@@ -1,15 +1,16 @@
 //! Takes one step. Writes only; decides nothing.
 
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, Secret};
-use kube::Api;
 use pgraft_core::{Address, NodeId};
 use rand::distr::{Alphanumeric, SampleString};
 use serde_json::{Value, json};
 
 use super::apply::Writer;
+use super::certificates;
 use super::context::Context;
 use super::error::Error;
-use super::observe::{operator_password, targets, version};
+use super::facts::version;
+use super::observe::targets;
 use super::sql::SqlError;
 use crate::core::names::{self, ObjectKey, RAFT_PORT, SecretKind};
 use crate::core::render::{self, Object, Passwords};
@@ -29,6 +30,7 @@ pub async fn act(ctx: &Context, want: &Cluster, seen: &Observed, step: Step) -> 
         Step::CreateSecrets(kinds) => actor.create_secrets(kinds).await?,
         Step::DeleteSecret(kind) => actor.delete_secret(*kind).await?,
         Step::ApplyObjects(keys) => actor.apply(keys).await?,
+        Step::Certificates(todo) => certificates::work(ctx, want, seen, todo).await?,
         Step::SetOwners(owners) => actor.set_owners(owners).await?,
         Step::LabelPods(pods) => {
             for (node, role) in pods {
@@ -57,6 +59,11 @@ struct Actor<'a> {
 impl Actor<'_> {
     async fn create_secrets(&self, kinds: &[SecretKind]) -> Result<(), Error> {
         for kind in kinds {
+            if *kind == SecretKind::Ca {
+                let ca = certificates::authority_of(&self.want.name, self.seen.now)?;
+                self.writer.create(&render::ca_secret(self.want, &ca)).await?;
+                continue;
+            }
             let passwords = Passwords(std::array::from_fn(|_| Alphanumeric.sample_string(&mut rand::rng(), PASSWORD_LENGTH)));
             self.writer.create(&render::secret(self.want, *kind, &passwords)).await?;
         }
@@ -77,7 +84,8 @@ impl Actor<'_> {
                 Object::Service(o) => self.writer.apply(&**o).await?,
                 Object::PodDisruptionBudget(o) => self.writer.apply(o).await?,
             };
-            self.ctx.remember(&self.want.uid, object.key(), object.fingerprint(), version(&metadata).unwrap_or_default());
+            let version = version(&metadata).unwrap_or_default();
+            self.ctx.memories.of(&self.want.uid, |memory| memory.applied(object.key(), object.fingerprint(), version));
         }
         Ok(())
     }
@@ -120,24 +128,18 @@ impl Actor<'_> {
         let leader = self.seen.group.as_ref().and_then(|g| g.leader);
         let target = targets(&self.seen.pods).into_iter().find(|t| Some(t.node) == leader);
         let target = target.ok_or_else(|| Error::MovedOn("the leader's pod".into()))?;
-        let password = self.password().await?;
+        let login = self.ctx.memories.of(&self.want.uid, |memory| memory.login.clone());
+        let login = login.ok_or_else(|| Error::MovedOn(format!("the way into {}", self.want.name)))?;
         let (Change::Add(node) | Change::Remove(node)) = change;
         let host = names::host(&self.want.name, &self.want.namespace, node);
         let address = Address::new(&host, i64::from(RAFT_PORT)).map_err(|_| Error::MovedOn(format!("the name of node {node}")))?;
-        match self.ctx.raft.change(&target, &password, change, &address).await {
+        match self.ctx.raft.change(&target, &login, change, &address).await {
             Ok(()) => Ok(step),
             // Committed, and not complete in time: it goes on by itself.
             Err(SqlError::Refused { code, .. }) if code == "PGR05" => Ok(step),
             Err(SqlError::Refused { code, message }) if is_refusal(&code) => Ok(Step::Wait(Why::Refused { change, code, message })),
             Err(source) => Err(Error::Sql { node: target.node, source }),
         }
-    }
-
-    async fn password(&self) -> Result<String, Error> {
-        let name = SecretKind::Internal.name(&self.want.name);
-        let api: Api<Secret> = Api::namespaced(self.ctx.client.clone(), &self.want.namespace);
-        let secret = api.get(&name).await.map_err(Error::kube(format!("read Secret {name}")))?;
-        operator_password(&[secret], &self.want.name).ok_or_else(|| Error::MovedOn(format!("the password in Secret {name}")))
     }
 
     fn pod(&self, node: NodeId) -> String {

@@ -87,16 +87,17 @@ impl Writer {
         }
     }
 
-    /// Writes the status subresource, and nothing else. An object that is gone needs no status.
+    /// Writes the status subresource, and nothing else. Returns the object's new resource version; an object that is gone needs no status.
     ///
     /// # Errors
     /// What the API server says.
-    pub async fn apply_status<K: Writable>(&self, name: &str, status: &impl Serialize) -> Result<(), Error> {
+    pub async fn apply_status<K: Writable>(&self, name: &str, status: &impl Serialize) -> Result<Option<String>, Error> {
         let patch = serde_json::json!({ "apiVersion": K::api_version(&()), "kind": K::kind(&()), "status": status });
         let params = PatchParams::apply(FIELD_MANAGER).force();
         match self.api::<K>().patch_status(name, &params, &Patch::Apply(patch)).await {
-            Err(error) if !is_gone(&error) => Err(Error::kube(tried::<K>("write the status of", name))(error)),
-            Ok(_) | Err(_) => Ok(()),
+            Ok(written) => Ok(written.resource_version()),
+            Err(error) if is_gone(&error) => Ok(None),
+            Err(error) => Err(Error::kube(tried::<K>("write the status of", name))(error)),
         }
     }
 }

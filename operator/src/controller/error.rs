@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::certificates::MakeError;
 use super::sql::SqlError;
 
 /// Something that should have worked did not.
@@ -23,6 +24,9 @@ pub enum Error {
         /// What came back.
         source: SqlError,
     },
+    /// A certificate.
+    #[error(transparent)]
+    Certificates(#[from] MakeError),
     /// The plan names something that the world does not have any more: it has moved on since it was observed.
     #[error("{0} is gone since it was observed")]
     MovedOn(String),
@@ -40,14 +44,22 @@ impl Error {
         match self {
             Self::Kube { source: kube::Error::Api(status), .. } => match status.code {
                 403 => "Forbidden",
+                409 if status.reason == "AlreadyExists" => "NameTaken",
                 409 => "Conflict",
                 422 => "RefusedByApiServer",
                 _ => "ApiServerError",
             },
             Self::Kube { .. } => "ApiServerUnreachable",
             Self::Sql { .. } => "MemberUnreachable",
+            Self::Certificates(_) => "CertificateNotMade",
             Self::MovedOn(_) => "MovedOn",
         }
+    }
+
+    /// Whether somebody else was quicker: what was observed is not so any more. An object that is there already under a name that nobody knew to
+    /// be taken is another matter: it will still be there.
+    pub fn has_moved_on(&self) -> bool {
+        matches!(self.reason(), "MovedOn" | "Conflict")
     }
 
     /// When to try again.
@@ -56,6 +68,8 @@ impl Error {
             Self::MovedOn(_) => Duration::from_millis(50),
             // Nothing changes until a person does something.
             Self::Kube { source: kube::Error::Api(status), .. } if matches!(status.code, 403 | 422) => Duration::from_secs(15),
+            _ if self.has_moved_on() => Duration::from_millis(250),
+            Self::Certificates(_) => Duration::from_secs(15),
             Self::Kube { .. } => Duration::from_secs(2),
             Self::Sql { .. } => Duration::from_secs(1),
         }

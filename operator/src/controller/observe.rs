@@ -4,47 +4,66 @@ use futures::future::join_all;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Secret, Service};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{Api, ListParams};
 use kube::{Resource, ResourceExt};
 use pgraft_core::{ClusterId, NodeId};
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 
+use super::certificates::{self, Login};
 use super::context::Context;
 use super::error::Error;
+use super::facts::{Common, Facts, PodFact, VolumeFact};
 use super::sql::Target;
 use crate::api::PgRaftCluster;
+use crate::core::certificates::TlsSeen;
 use crate::core::group::{self, Answer};
-use crate::core::names::{self, Kind, ObjectKey, PodRole, SecretKind};
+use crate::core::names::{self, Kind, ObjectKey, SecretKind};
 use crate::core::observed::{ObjectSeen, Observed, Owned, PodPhase, PodSeen, SecretSeen, VolumeSeen};
-use crate::core::quantity;
 use crate::core::render::OPERATOR_PASSWORD;
+
+/// How closely to look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Look {
+    /// At what the watches have brought, and ask only this member, who led lately. Enough to see that all is well.
+    Glance(NodeId),
+    /// At what the watches have brought, and ask everybody. Enough to go on waiting.
+    Watched,
+    /// Ask the API server, and everybody. What is done is decided from this.
+    Closely,
+}
 
 /// Everything that a decision about this cluster may look at. `now` is when the pass began.
 ///
 /// # Errors
 /// When the API server does not answer. A member that does not answer is a fact, not an error.
-pub async fn observe(ctx: &Context, cr: &PgRaftCluster, now: Timestamp) -> Result<Observed, Error> {
+pub async fn observe(ctx: &Context, cr: &PgRaftCluster, now: Timestamp, look: Look) -> Result<Observed, Error> {
     let looker = Looker { ctx, cr, uid: cr.uid().unwrap_or_default() };
-    let (pods, volumes, secrets, config_maps, services, budgets) = futures::try_join!(
-        looker.list::<Pod>(),
-        looker.list::<PersistentVolumeClaim>(),
-        looker.list::<Secret>(),
-        looker.versions::<ConfigMap>(Kind::ConfigMap),
-        looker.versions::<Service>(Kind::Service),
-        looker.versions::<PodDisruptionBudget>(Kind::PodDisruptionBudget),
-    )?;
+    let Facts { pods, volumes, secrets, objects } = match look {
+        Look::Glance(_) | Look::Watched => ctx.cache.facts(&cr.namespace().unwrap_or_default(), &cr.name_any()),
+        Look::Closely => looker.read().await?,
+    };
     let known = cr.status.as_ref().and_then(|s| s.cluster_id.as_deref()).and_then(cluster_id);
-    let password = operator_password(&secrets, &cr.name_any());
-    let pods: BTreeMap<NodeId, PodSeen> = pods.iter().filter_map(|pod| Some((node_of(&pod.metadata)?, looker.pod(pod)))).collect();
-    let answers = looker.answers(&pods, password.as_deref()).await;
+    let own: Vec<&Common> = secrets.iter().filter(|secret| !looker.is_going(secret)).collect();
+    let tls = certificates::look(ctx, cr, &own, now, look).await?;
+    let login = looker.login(&secrets, tls.as_ref(), now).await?;
+    let pods: BTreeMap<NodeId, PodSeen> = pods.into_iter().map(|pod| (pod.node, looker.pod(pod))).collect();
+    let mut targets = targets(&pods);
+    if let Look::Glance(leader) = look {
+        targets.retain(|target| target.node == leader);
+    }
+    let answers = looker.answers(&targets, login.as_ref()).await;
+    let mut group = group::merge(&answers, known);
+    if let Some(group) = &mut group {
+        group.silent = targets.iter().map(|t| t.node).filter(|node| !answers.iter().any(|a| a.node == *node)).collect();
+    }
     Ok(Observed {
         now,
-        volumes: volumes.iter().filter_map(|v| Some((node_of(&v.metadata)?, looker.volume(v)))).collect(),
-        objects: config_maps.into_iter().chain(services).chain(budgets).collect(),
+        volumes: volumes.into_iter().map(|volume| (volume.node, looker.volume(volume))).collect(),
+        objects: looker.objects(objects),
         secrets: looker.secrets(&secrets),
-        group: group::merge(&answers, known),
+        tls,
+        group,
         known,
         pods,
     })
@@ -57,10 +76,15 @@ pub fn targets(pods: &BTreeMap<NodeId, PodSeen>) -> Vec<Target> {
 }
 
 /// The password of the operator's role, out of the Secret `-internal`.
-pub fn operator_password(secrets: &[Secret], cluster: &str) -> Option<String> {
+///
+/// # Errors
+/// What the API server says; a Secret without the password is none.
+async fn read_password(ctx: &Context, namespace: &str, cluster: &str) -> Result<Option<String>, Error> {
     let name = SecretKind::Internal.name(cluster);
-    let secret = secrets.iter().find(|s| s.metadata.name.as_deref() == Some(name.as_str()))?;
-    String::from_utf8(secret.data.as_ref()?.get(OPERATOR_PASSWORD)?.0.clone()).ok()
+    let api: Api<Secret> = Api::namespaced(ctx.client.clone(), namespace);
+    let secret = api.get_opt(&name).await.map_err(Error::kube(format!("read Secret {name}")))?;
+    let bytes = secret.and_then(|s| s.data).and_then(|mut data| data.remove(OPERATOR_PASSWORD));
+    Ok(bytes.and_then(|bytes| String::from_utf8(bytes.0).ok()))
 }
 
 struct Looker<'a> {
@@ -70,6 +94,25 @@ struct Looker<'a> {
 }
 
 impl Looker<'_> {
+    /// Asks the API server, for all kinds at once.
+    async fn read(&self) -> Result<Facts, Error> {
+        let (pods, volumes, secrets, config_maps, services, budgets) = futures::try_join!(
+            self.list::<Pod>(),
+            self.list::<PersistentVolumeClaim>(),
+            self.metadata::<Secret>(),
+            self.metadata::<ConfigMap>(),
+            self.metadata::<Service>(),
+            self.metadata::<PodDisruptionBudget>(),
+        )?;
+        let of = |kind: Kind, all: Vec<Common>| all.into_iter().map(move |common| (kind, common)).collect::<Vec<_>>();
+        Ok(Facts {
+            pods: pods.iter().filter_map(PodFact::of).collect(),
+            volumes: volumes.iter().filter_map(VolumeFact::of).collect(),
+            secrets,
+            objects: [of(Kind::ConfigMap, config_maps), of(Kind::Service, services), of(Kind::PodDisruptionBudget, budgets)].concat(),
+        })
+    }
+
     fn api<K>(&self) -> Api<K>
     where
         K: Resource<Scope = k8s_openapi::NamespaceResourceScope, DynamicType = ()>,
@@ -89,100 +132,103 @@ impl Looker<'_> {
         list.map(|list| list.items).map_err(Error::kube(format!("list {}", K::plural(&()))))
     }
 
-    /// Names and versions only: what is in these objects is known from when they were applied.
-    async fn versions<K>(&self, kind: Kind) -> Result<Vec<(ObjectKey, ObjectSeen)>, Error>
+    /// Names and versions only.
+    async fn metadata<K>(&self) -> Result<Vec<Common>, Error>
     where
         K: Resource<Scope = k8s_openapi::NamespaceResourceScope, DynamicType = ()> + Clone + Debug + serde::de::DeserializeOwned,
     {
         let list = self.api::<K>().list_metadata(&self.ours()).await.map_err(Error::kube(format!("list {}", K::plural(&()))))?;
-        let seen = |meta: &ObjectMeta| {
-            let key = ObjectKey { kind, name: meta.name.clone()? };
-            let seen = self.ctx.recall(&self.uid, &key, version(meta).as_deref());
-            Some((key, seen))
+        Ok(list.items.iter().map(Common::of_metadata).collect())
+    }
+
+    /// By certificate, or by password where there is no TLS; remembered for what is to be changed in this pass.
+    async fn login(&self, secrets: &[Common], tls: Option<&TlsSeen>, now: Timestamp) -> Result<Option<Login>, Error> {
+        let login = match tls {
+            None => self.password(secrets).await?.map(Login::Password),
+            Some(tls) => {
+                let before = self.ctx.memories.of(&self.uid, |m| m.login.clone());
+                certificates::login(self.ctx, self.cr, tls, before, now).await?
+            }
         };
+        self.ctx.memories.of(&self.uid, |m| m.login.clone_from(&login));
+        Ok(login)
+    }
+
+    /// Remembered for as long as its Secret does not change.
+    async fn password(&self, secrets: &[Common]) -> Result<Option<String>, Error> {
+        let name = SecretKind::Internal.name(&self.cr.name_any());
+        let Some(secret) = secrets.iter().find(|s| s.name == name) else { return Ok(None) };
+        let version = format!("{}/{}", secret.uid, secret.version);
+        let remembered = self.ctx.memories.of(&self.uid, |m| m.password.clone());
+        if let Some((_, password)) = remembered.filter(|(of, _)| *of == version) {
+            return Ok(Some(password));
+        }
+        let password = read_password(self.ctx, &self.cr.namespace().unwrap_or_default(), &self.cr.name_any()).await?;
+        self.ctx.memories.of(&self.uid, |m| m.password = password.clone().map(|password| (version, password)));
+        Ok(password)
+    }
+
+    fn objects(&self, objects: Vec<(Kind, Common)>) -> BTreeMap<ObjectKey, ObjectSeen> {
         // An object that is to go, with its former owner or otherwise, is as good as not there.
-        Ok(list.items.iter().filter(|o| o.metadata.deletion_timestamp.is_none()).filter_map(|o| seen(&o.metadata)).collect())
+        let there = objects.into_iter().filter(|(_, common)| !common.deleted);
+        self.ctx.memories.of(&self.uid, |memory| {
+            let seen = |(kind, common): (Kind, Common)| {
+                let key = ObjectKey { kind, name: common.name };
+                let seen = memory.recall(&key, &common.version);
+                (key, seen)
+            };
+            there.map(seen).collect()
+        })
     }
 
-    fn pod(&self, pod: &Pod) -> PodSeen {
+    fn pod(&self, pod: PodFact) -> PodSeen {
         PodSeen {
-            uid: pod.uid().unwrap_or_default(),
-            phase: phase(pod),
-            terminating: self.is_going(&pod.metadata),
-            ip: pod.status.as_ref().and_then(|s| s.pod_ip.as_deref()).and_then(|ip| ip.parse().ok()),
-            role: pod.labels().get(names::LABEL_ROLE).and_then(|role| PodRole::parse(role)),
-            owned: self.owned(&pod.metadata),
+            terminating: self.is_going(&pod.common),
+            owned: self.owned(&pod.common),
+            uid: pod.common.uid,
+            phase: pod.phase,
+            ip: pod.ip,
+            role: pod.role,
         }
     }
 
-    fn volume(&self, volume: &PersistentVolumeClaim) -> VolumeSeen {
-        let requests = volume.spec.as_ref().and_then(|s| s.resources.as_ref()).and_then(|r| r.requests.as_ref());
+    fn volume(&self, volume: VolumeFact) -> VolumeSeen {
         VolumeSeen {
-            uid: volume.uid().unwrap_or_default(),
-            terminating: self.is_going(&volume.metadata),
-            retired: volume.labels().get(names::LABEL_RETIRED).is_some_and(|value| value == "true"),
-            requested: requests.and_then(|r| r.get("storage")).and_then(|q| quantity::bytes(&q.0)).unwrap_or(u128::MAX),
-            owned: self.owned(&volume.metadata),
+            terminating: self.is_going(&volume.common),
+            owned: self.owned(&volume.common),
+            uid: volume.common.uid,
+            retired: volume.retired,
+            requested: volume.requested,
         }
     }
 
-    fn secrets(&self, secrets: &[Secret]) -> BTreeMap<SecretKind, SecretSeen> {
+    fn secrets(&self, secrets: &[Common]) -> BTreeMap<SecretKind, SecretSeen> {
         let cluster = self.cr.name_any();
-        let find = |kind: SecretKind| secrets.iter().find(|s| s.name_any() == kind.name(&cluster) && !self.is_going(&s.metadata));
-        let seen = |secret: &Secret| SecretSeen { uid: secret.uid().unwrap_or_default(), owned: self.owned(&secret.metadata) };
+        let find = |kind: SecretKind| secrets.iter().find(|s| s.name == kind.name(&cluster) && !self.is_going(s));
+        let seen = |secret: &Common| SecretSeen { uid: secret.uid.clone(), owned: self.owned(secret) };
         SecretKind::ALL.into_iter().filter_map(|kind| Some((kind, seen(find(kind)?)))).collect()
     }
 
-    fn owned(&self, metadata: &ObjectMeta) -> Owned {
-        Owned::when(metadata.owner_references.iter().flatten().any(|owner| owner.uid == self.uid))
+    fn owned(&self, common: &Common) -> Owned {
+        Owned::when(common.owners.contains(&self.uid))
     }
 
     /// On its way out: deleted, or owned by an earlier PgRaftCluster of this name and about to be collected.
-    fn is_going(&self, metadata: &ObjectMeta) -> bool {
-        let owners = metadata.owner_references.as_deref().unwrap_or_default();
-        metadata.deletion_timestamp.is_some() || (!owners.is_empty() && owners.iter().all(|owner| owner.uid != self.uid))
+    fn is_going(&self, common: &Common) -> bool {
+        common.deleted || (!common.owners.is_empty() && !self.owned(common).is_yes())
     }
 
-    /// Asks all ready pods at once: none of them waits for another.
-    async fn answers(&self, pods: &BTreeMap<NodeId, PodSeen>, password: Option<&str>) -> Vec<Answer> {
-        let Some(password) = password else { return Vec::new() };
-        let targets = targets(pods);
+    /// Asks all of them at once: none waits for another.
+    async fn answers(&self, targets: &[Target], login: Option<&Login>) -> Vec<Answer> {
+        let Some(login) = login else { return Vec::new() };
         let asked = targets.iter().map(|target| async move {
-            let answer = self.ctx.raft.ask(target, password).await;
+            let answer = self.ctx.raft.ask(target, login).await;
             answer.inspect_err(|error| tracing::debug!(node = %target.node, %error, "no answer")).ok()
         });
         join_all(asked).await.into_iter().flatten().collect()
     }
 }
 
-/// What moves when somebody changes the object. Where Kubernetes counts generations, its own writes to the status do not move it.
-pub fn version(metadata: &ObjectMeta) -> Option<String> {
-    metadata.generation.map(|n| n.to_string()).or_else(|| metadata.resource_version.clone())
-}
-
-fn node_of(metadata: &ObjectMeta) -> Option<NodeId> {
-    let label = metadata.labels.as_ref()?.get(names::LABEL_NODE)?;
-    NodeId::new(label.parse().ok()?).ok()
-}
-
 fn cluster_id(text: &str) -> Option<ClusterId> {
     serde_json::from_value(serde_json::Value::String(text.to_owned())).ok()
-}
-
-fn phase(pod: &Pod) -> PodPhase {
-    let Some(status) = &pod.status else { return PodPhase::Starting(None) };
-    if matches!(status.phase.as_deref(), Some("Failed" | "Succeeded")) {
-        return PodPhase::Finished;
-    }
-    let condition = |type_: &str| status.conditions.iter().flatten().find(|c| c.type_ == type_);
-    if condition("Ready").is_some_and(|c| c.status == "True") {
-        return PodPhase::Ready;
-    }
-    let containers = status.container_statuses.iter().flatten();
-    let waiting = containers.filter_map(|c| c.state.as_ref()?.waiting.as_ref()).find_map(|w| match w.reason.as_deref() {
-        None | Some("ContainerCreating" | "PodInitializing") => None,
-        Some(reason) => Some(w.message.as_ref().map_or_else(|| reason.to_owned(), |message| format!("{reason}: {message}"))),
-    });
-    let unscheduled = || condition("PodScheduled").filter(|c| c.status == "False").and_then(|c| c.message.clone());
-    PodPhase::Starting(waiting.or_else(unscheduled))
 }

@@ -1,61 +1,127 @@
-//! Tells what came of a pass: the status of the PgRaftCluster, and Events. Writes nothing else.
+//! Tells what came of a pass: the status of the PgRaftCluster, Events, and one line of log. Writes nothing else.
 
+use jiff::SignedDuration;
 use kube::runtime::events::{Event, EventType};
 use kube::{Resource, ResourceExt};
 
 use super::apply::Writer;
 use super::context::Context;
 use super::error::Error;
-use crate::api::PgRaftCluster;
+use super::observe::Look;
+use crate::api::{PgRaftCluster, PgRaftClusterStatus};
 use crate::core::Observed;
 use crate::core::news::{self, News};
 use crate::core::status::{self, Subject};
 use crate::core::step::{Outcome, Step};
 
-/// Writes the status where it has changed, and the Events that go with it.
-///
-/// # Errors
-/// The status could not be written. An Event that could not be is logged and forgotten.
-pub async fn publish(ctx: &Context, cr: &PgRaftCluster, seen: &Observed, outcome: &Outcome) -> Result<(), Error> {
-    let (name, namespace) = (cr.name_any(), cr.namespace().unwrap_or_default());
-    let before = cr.status.clone().unwrap_or_default();
-    let subject = Subject { name: &name, namespace: &namespace, generation: cr.metadata.generation, replicas: cr.spec.replicas };
-    let after = status::derive(subject, seen, outcome, &before);
-    log(&name, &namespace, outcome, before.phase != after.phase);
-    for item in news::news(&name, outcome, &before, &after) {
-        tell(ctx, cr, item).await;
-    }
-    if cr.status.as_ref() == Some(&after) {
-        return Ok(());
-    }
-    Writer::new(&ctx.client, &namespace).apply_status::<PgRaftCluster>(&name, &after).await
+/// How often a status is written when nothing but the lag of a member is new.
+const LAG_INTERVAL: SignedDuration = SignedDuration::from_secs(10);
+
+/// One pass, as far as it has come.
+pub struct Pass<'a> {
+    /// What every pass shares.
+    pub ctx: &'a Context,
+    /// Which one it is, for the log.
+    pub id: u64,
+    /// The object that it began with.
+    pub cr: &'a PgRaftCluster,
+    /// What was seen.
+    pub seen: &'a Observed,
+    /// How closely it was looked.
+    pub look: Look,
 }
 
-fn log(cluster: &str, namespace: &str, outcome: &Outcome, changed: bool) {
-    match outcome {
-        Outcome::Took(Step::Wait(why)) if changed => tracing::info!(cluster, namespace, why = why.message(cluster), "waiting"),
-        Outcome::Took(Step::Steady) if changed => tracing::info!(cluster, namespace, "all is as it is wanted"),
-        // A failure is the controller's to log: it knows when it is tried again.
-        Outcome::Took(Step::Wait(_) | Step::Steady) | Outcome::Failed { .. } => {}
-        Outcome::Took(step) => tracing::info!(cluster, namespace, ?step, "{}", step.phase(cluster)),
-        Outcome::Invalid(invalid) => tracing::warn!(cluster, namespace, %invalid, "the spec makes no sense"),
+impl Pass<'_> {
+    /// Writes the status where it has changed, and the Events that go with it.
+    ///
+    /// # Errors
+    /// The status could not be written. An Event that could not be is logged and forgotten.
+    pub async fn publish(&self, outcome: &Outcome) -> Result<(), Error> {
+        let Self { ctx, cr, seen, .. } = self;
+        let (name, namespace, uid) = (cr.name_any(), cr.namespace().unwrap_or_default(), cr.uid().unwrap_or_default());
+        let before = cr.status.clone().unwrap_or_default();
+        let subject = Subject { name: &name, namespace: &namespace, generation: cr.metadata.generation, replicas: cr.spec.replicas };
+        let after = status::derive(subject, seen, outcome, &before);
+        self.log(&name, &namespace, outcome, before.phase != after.phase);
+        self.remember(&uid, outcome, &before, &after);
+        for item in news::news(&name, outcome, &before, &after) {
+            self.tell(item).await;
+        }
+        if cr.status.as_ref() == Some(&after) || self.is_only_lag(&uid, &before, &after) {
+            return Ok(());
+        }
+        let written = Writer::new(&ctx.client, &namespace).apply_status::<PgRaftCluster>(&name, &after).await?;
+        if let Some(version) = written {
+            ctx.memories.of(&uid, |memory| memory.written = Some((version, seen.now)));
+        }
+        Ok(())
     }
-}
 
-async fn tell(ctx: &Context, cr: &PgRaftCluster, news: News) {
-    let News { headline, mut note } = news;
-    // The API server refuses longer ones.
-    let end = (0..=1000.min(note.len())).rev().find(|at| note.is_char_boundary(*at)).unwrap_or(0);
-    note.truncate(end);
-    let action: String = note.chars().take(100).collect();
-    let event = Event {
-        type_: if headline.is_warning() { EventType::Warning } else { EventType::Normal },
-        reason: format!("{headline:?}"),
-        note: Some(note),
-        action,
-        secondary: None,
-    };
-    if let Err(error) = ctx.recorder.publish(&event, &cr.object_ref(&())).await {
-        tracing::warn!(cluster = cr.name_any(), %error, "could not publish an Event");
+    /// How often in a row, this time included, somebody else was quicker.
+    pub fn conflicts_in_a_row(&self) -> u32 {
+        self.ctx.memories.of(&self.cr.uid().unwrap_or_default(), |memory| {
+            memory.conflicts += 1;
+            memory.conflicts
+        })
+    }
+
+    fn remember(&self, uid: &str, outcome: &Outcome, before: &PgRaftClusterStatus, after: &PgRaftClusterStatus) {
+        let leader = self.seen.group.as_ref().filter(|g| g.authoritative).and_then(|g| g.leader);
+        let moved = matches!((&before.leader, &after.leader), (Some(old), Some(new)) if old != new);
+        self.ctx.memories.of(uid, |memory| {
+            let glances = match (self.look, memory.leader) {
+                (Look::Glance(_), Some((_, glances))) => glances + 1,
+                _ => 0,
+            };
+            memory.leader = leader.map(|leader| (leader, glances));
+            memory.leader_changes += u64::from(moved);
+            if let Outcome::Took(_) = outcome {
+                memory.trouble = None;
+                memory.conflicts = 0;
+            }
+        });
+        if let Outcome::Took(step) = outcome {
+            self.ctx.metrics.step(step);
+        }
+    }
+
+    fn is_only_lag(&self, uid: &str, before: &PgRaftClusterStatus, after: &PgRaftClusterStatus) -> bool {
+        let written = self.ctx.memories.of(uid, |memory| memory.written.as_ref().map(|(_, at)| *at));
+        written.is_some_and(|at| self.seen.now.duration_since(at) < LAG_INTERVAL) && status::differ_in_lag_only(before, after)
+    }
+
+    fn log(&self, cluster: &str, namespace: &str, outcome: &Outcome, changed: bool) {
+        let pass = self.id;
+        match outcome {
+            Outcome::Took(step @ Step::Wait(why)) if changed => {
+                tracing::info!(namespace, cluster, pass, step = step.word(), why = why.message(cluster), "waiting");
+            }
+            Outcome::Took(step @ Step::Steady) if changed => {
+                tracing::info!(namespace, cluster, pass, step = step.word(), "all is as it is wanted");
+            }
+            // A failure is told where it is known whether it is a new one.
+            Outcome::Took(Step::Wait(_) | Step::Steady) | Outcome::Failed { .. } => {}
+            Outcome::Took(step) => tracing::info!(namespace, cluster, pass, step = step.word(), "{}", step.phase(cluster)),
+            Outcome::Invalid(invalid) if changed => tracing::warn!(namespace, cluster, pass, %invalid, "the spec makes no sense"),
+            Outcome::Invalid(_) => {}
+        }
+    }
+
+    async fn tell(&self, news: News) {
+        let News { headline, mut note } = news;
+        // The API server refuses longer ones.
+        let end = (0..=1000.min(note.len())).rev().find(|at| note.is_char_boundary(*at)).unwrap_or(0);
+        note.truncate(end);
+        let action: String = note.chars().take(100).collect();
+        let event = Event {
+            type_: if headline.is_warning() { EventType::Warning } else { EventType::Normal },
+            reason: format!("{headline:?}"),
+            note: Some(note),
+            action,
+            secondary: None,
+        };
+        if let Err(error) = self.ctx.recorder.publish(&event, &self.cr.object_ref(&())).await {
+            tracing::warn!(cluster = self.cr.name_any(), namespace = self.cr.namespace(), %error, "could not publish an Event");
+        }
     }
 }

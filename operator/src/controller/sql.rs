@@ -11,8 +11,11 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::time::timeout;
-use tokio_postgres::{Client, Config, NoTls, Row};
+use tokio_postgres::config::SslMode;
+use tokio_postgres::tls::MakeTlsConnect;
+use tokio_postgres::{Client, Config, NoTls, Row, Socket};
 
+use super::certificates::Login;
 use crate::core::group::{Answer, MemberSeen};
 use crate::core::names::POSTGRES_PORT;
 use crate::core::step::Change;
@@ -40,12 +43,12 @@ pub struct Target {
 /// The Raft group, as far as the operator uses it. A trait, so that tests can be the group.
 pub trait RaftGroup: Send + Sync {
     /// What this pod knows.
-    fn ask<'a>(&'a self, target: &'a Target, password: &'a str) -> BoxFuture<'a, Result<Answer, SqlError>>;
+    fn ask<'a>(&'a self, target: &'a Target, login: &'a Login) -> BoxFuture<'a, Result<Answer, SqlError>>;
     /// One call of `pgraft_add_node` or `pgraft_remove_node` on this pod, never a second one.
     fn change<'a>(
         &'a self,
         target: &'a Target,
-        password: &'a str,
+        login: &'a Login,
         change: Change,
         address: &'a Address,
     ) -> BoxFuture<'a, Result<(), SqlError>>;
@@ -57,6 +60,9 @@ pub enum SqlError {
     /// No connection, or it broke.
     #[error("{0}{cause}", cause = .0.source().map(|cause| format!(": {cause}")).unwrap_or_default())]
     Connection(#[source] tokio_postgres::Error),
+    /// The certificate can't be used.
+    #[error("the operator's certificate: {0}")]
+    Certificate(#[from] rustls::Error),
     /// No answer in time.
     #[error("no answer within {} s", .0.as_secs())]
     Late(Duration),
@@ -88,7 +94,7 @@ pub struct Sessions {
 }
 
 impl Sessions {
-    async fn session(&self, target: &Target, password: &str) -> Result<Arc<Client>, SqlError> {
+    async fn session(&self, target: &Target, login: &Login) -> Result<Arc<Client>, SqlError> {
         if let Some(client) = self.kept(&target.uid) {
             return Ok(client);
         }
@@ -97,20 +103,24 @@ impl Sessions {
             .hostaddr(target.ip)
             .port(POSTGRES_PORT)
             .user(OPERATOR_ROLE)
-            .password(password)
             .dbname("postgres")
             .application_name("pgraft-operator")
             .options("-c statement_timeout=15s -c idle_session_timeout=60s")
             .connect_timeout(CONNECT_TIMEOUT)
             .tcp_user_timeout(Duration::from_secs(5));
         // The deadline holds for the whole of the handshake, which connect_timeout does not.
-        let (client, connection) = timeout(CONNECT_TIMEOUT, config.connect(NoTls)).await.map_err(|_| SqlError::Late(CONNECT_TIMEOUT))??;
-        let node = target.node;
-        tokio::spawn(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(%node, %error, "session ended");
+        let late = |_| SqlError::Late(CONNECT_TIMEOUT);
+        let client = match login {
+            Login::Password(password) => {
+                timeout(CONNECT_TIMEOUT, connect(config.password(password), NoTls, target.node)).await.map_err(late)??
             }
-        });
+            Login::Certificate(identity) => {
+                // The certificate has the member's own name; its address is the pod's.
+                let (name, tls) = identity.connector(target.node)?;
+                let config = config.host(name).ssl_mode(SslMode::Require);
+                timeout(CONNECT_TIMEOUT, connect(config, tls, target.node)).await.map_err(late)??
+            }
+        };
         let client = Arc::new(client);
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         open.retain(|_, kept| !kept.is_closed());
@@ -128,15 +138,15 @@ impl Sessions {
         self.open.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
     }
 
-    async fn ask(&self, target: &Target, password: &str) -> Result<Answer, SqlError> {
-        let client = self.session(target, password).await?;
+    async fn ask(&self, target: &Target, login: &Login) -> Result<Answer, SqlError> {
+        let client = self.session(target, login).await?;
         // Both questions are on the wire at once.
         let (status, members) = futures::try_join!(client.query_one(STATUS, &[]), client.query(MEMBERS, &[]))?;
         answer(target.node, &status, &members)
     }
 
-    async fn change(&self, target: &Target, password: &str, change: Change, address: &Address) -> Result<(), SqlError> {
-        let client = self.session(target, password).await?;
+    async fn change(&self, target: &Target, login: &Login, change: Change, address: &Address) -> Result<(), SqlError> {
+        let client = self.session(target, login).await?;
         match change {
             Change::Add(node) => {
                 let port = i32::from(address.port());
@@ -163,19 +173,33 @@ impl Sessions {
     }
 }
 
+async fn connect<T>(config: &Config, tls: T, node: NodeId) -> Result<Client, tokio_postgres::Error>
+where
+    T: MakeTlsConnect<Socket>,
+    T::Stream: Send + 'static,
+{
+    let (client, connection) = config.connect(tls).await?;
+    tokio::spawn(async move {
+        if let Err(error) = connection.await {
+            tracing::debug!(%node, %error, "session ended");
+        }
+    });
+    Ok(client)
+}
+
 impl RaftGroup for Sessions {
-    fn ask<'a>(&'a self, target: &'a Target, password: &'a str) -> BoxFuture<'a, Result<Answer, SqlError>> {
-        Box::pin(self.in_time(target, ASK_TIMEOUT, self.ask(target, password)))
+    fn ask<'a>(&'a self, target: &'a Target, login: &'a Login) -> BoxFuture<'a, Result<Answer, SqlError>> {
+        Box::pin(self.in_time(target, ASK_TIMEOUT, self.ask(target, login)))
     }
 
     fn change<'a>(
         &'a self,
         target: &'a Target,
-        password: &'a str,
+        login: &'a Login,
         change: Change,
         address: &'a Address,
     ) -> BoxFuture<'a, Result<(), SqlError>> {
-        Box::pin(self.in_time(target, CHANGE_TIMEOUT, self.change(target, password, change, address)))
+        Box::pin(self.in_time(target, CHANGE_TIMEOUT, self.change(target, login, change, address)))
     }
 }
 

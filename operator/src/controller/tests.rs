@@ -1,6 +1,10 @@
 //! This object leads to exactly these calls: whole passes against an API server and a Raft group that are made of memory.
 
 mod fake;
+mod lost;
+mod moved_on;
+mod tls;
+mod watched;
 
 use fake::{FakeApi, FakeGroup};
 use pgraft_core::{NodeId, Role};
@@ -27,7 +31,7 @@ impl World {
     }
 
     fn operator(api: &FakeApi, group: &Arc<FakeGroup>) -> Arc<Context> {
-        Arc::new(Context::new(api.client(), group.clone(), Defaults { image: "pgraft/postgres:test".into() }))
+        Arc::new(Context::new(api.client(), group.clone(), Defaults { image: "pgraft/postgres:test".into() }, metrics::Metrics::new()))
     }
 
     /// The operator dies, and another one comes.
@@ -58,6 +62,27 @@ impl World {
     fn make_ready(&self, node: NodeId) {
         let status = json!({"phase": "Running", "podIP": format!("198.18.0.{node}"), "conditions": [{"type": "Ready", "status": "True"}]});
         self.api.change("pods", &format!("demo-{node}"), &json!({ "status": status }));
+    }
+
+    /// Founds a cluster of so many and lets it grow until all of them vote.
+    async fn grown(replicas: u32) -> Self {
+        let world = Self::new(&spec(i32::try_from(replicas).unwrap()));
+        world.grow(replicas).await;
+        world
+    }
+
+    async fn grow(&self, replicas: u32) {
+        let world = self;
+        world.settle().await;
+        world.group.found(id(1));
+        for n in 1..=replicas {
+            world.make_ready(id(n));
+            world.settle().await;
+            world.group.set(id(n), Role::Voter);
+            world.settle().await;
+        }
+        assert_eq!(world.phase(), "Ready");
+        world.group.take_changes();
     }
 
     fn scale(&self, replicas: i32) {

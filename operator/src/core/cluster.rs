@@ -1,5 +1,6 @@
 //! What is wanted, parsed: nothing is optional here that need not be. Made by `validate` only.
 
+use jiff::SignedDuration;
 use k8s_openapi::api::core::v1::{Affinity, ResourceRequirements, Toleration, TopologySpreadConstraint};
 use std::collections::BTreeMap;
 
@@ -34,6 +35,8 @@ pub struct Cluster {
     pub superuser: bool,
     /// What becomes of volumes.
     pub retention: VolumeRetention,
+    /// None where TLS is disabled.
+    pub tls: Option<Tls>,
     /// `pgraft.heartbeat_interval`.
     pub heartbeat_interval: String,
     /// `pgraft.election_timeout`.
@@ -42,6 +45,15 @@ pub struct Cluster {
     pub inherited_labels: BTreeMap<String, String>,
     /// For everything that is made.
     pub inherited_annotations: BTreeMap<String, String>,
+}
+
+/// Who signs the members' certificates, and for how long.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tls {
+    /// The user's own Secret; None is the operator's.
+    pub ca_secret: Option<String>,
+    /// Of a member's certificate.
+    pub lifetime: SignedDuration,
 }
 
 /// What the pods run.

@@ -8,8 +8,9 @@ use uuid::Uuid;
 
 use super::cluster::Cluster;
 use super::group::{Group, MemberSeen};
-use super::names::{self, PodRole, SecretKind};
+use super::names::{self, PodRole};
 use super::observed::{ObjectSeen, Observed, Owned, PodPhase, PodSeen, SecretSeen, VolumeSeen};
+use super::plan::wanted_secrets;
 use super::render::objects;
 use super::validate::{Defaults, validate};
 use crate::api::PgRaftCluster;
@@ -56,6 +57,7 @@ pub fn group(members: &[MemberSeen], next_node_id: u32) -> Group {
         authoritative: false,
         available,
         strangers: Vec::new(),
+        silent: Vec::new(),
     };
     group.authoritative = available >= group.required();
     group
@@ -88,6 +90,7 @@ pub fn empty() -> Observed {
         volumes: BTreeMap::new(),
         objects: BTreeMap::new(),
         secrets: BTreeMap::new(),
+        tls: None,
         group: None,
         known: None,
     }
@@ -107,7 +110,7 @@ pub fn healthy(want: &Cluster, members: u32) -> Observed {
 
 /// Secrets and objects as they should be.
 pub fn settle(want: &Cluster, seen: &mut Observed) {
-    seen.secrets = [SecretKind::Internal, SecretKind::App].into_iter().map(|kind| (kind, secret())).collect();
+    seen.secrets = wanted_secrets(want).map(|kind| (kind, secret())).collect();
     let members = seen.group.as_ref().map_or(0, |g| g.members.len());
     seen.objects = objects(want, members).iter().map(|o| (o.key(), ObjectSeen::AsApplied(o.fingerprint()))).collect();
 }

@@ -63,6 +63,8 @@ pub struct Group {
     pub available: usize,
     /// Pods that say they are in another cluster.
     pub strangers: Vec<NodeId>,
+    /// Pods that are ready, were asked, and did not answer.
+    pub silent: Vec<NodeId>,
 }
 
 impl Group {
@@ -116,6 +118,7 @@ pub fn merge(answers: &[Answer], known: Option<ClusterId>) -> Option<Group> {
         members: source.members.clone(),
         authoritative: false,
         strangers,
+        silent: Vec::new(),
     };
     group.authoritative = leader.is_some() && group.available >= group.required();
     Some(group)

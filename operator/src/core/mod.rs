@@ -7,10 +7,12 @@
 //!                                           Observed + Outcome ──▶ status::derive ──▶ PgRaftClusterStatus
 //! ```
 
+pub mod certificates;
 pub mod cluster;
 #[cfg(test)]
 pub(crate) mod fixtures;
 pub mod group;
+pub mod lease;
 pub mod names;
 pub mod news;
 pub mod observed;

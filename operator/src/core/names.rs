@@ -1,7 +1,8 @@
 //! What things are called, and the labels that find them again. Said once; everybody else asks here.
 
 use pgraft_core::NodeId;
-use std::collections::BTreeMap;
+use pgraft_core::instance_config::certificate_name;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 /// Which cluster an object belongs to. The operator watches nothing that does not carry it.
@@ -12,6 +13,9 @@ pub const LABEL_NODE: &str = "pgraft.io/node-id";
 pub const LABEL_ROLE: &str = "pgraft.io/role";
 /// `true` on a volume whose member has left: it gets no pod again.
 pub const LABEL_RETIRED: &str = "pgraft.io/retired";
+
+/// On a member's certificate Secret: since when its `ca.crt` reads as it does.
+pub const ANNOTATION_TRUSTED_SINCE: &str = "pgraft.io/trusted-since";
 
 /// The one field manager.
 pub const FIELD_MANAGER: &str = "pgraft-operator";
@@ -73,7 +77,7 @@ impl fmt::Display for ObjectKey {
     }
 }
 
-/// The Secrets of a cluster: made once, with random passwords, and never written again.
+/// The Secrets of a cluster: made once, with random passwords or a key. The CA alone is written anew, when it grows old.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum SecretKind {
     /// Passwords that only pgraft uses.
@@ -82,11 +86,13 @@ pub enum SecretKind {
     App,
     /// The password of the role `postgres`, when it was asked for.
     Superuser,
+    /// The CA that signs the members' certificates, where the user has none.
+    Ca,
 }
 
 impl SecretKind {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Internal, Self::App, Self::Superuser];
+    pub const ALL: [Self; 4] = [Self::Internal, Self::App, Self::Superuser, Self::Ca];
 
     /// The Secret's name.
     pub fn name(self, cluster: &str) -> String {
@@ -94,6 +100,7 @@ impl SecretKind {
             Self::Internal => format!("{cluster}-internal"),
             Self::App => format!("{cluster}-app"),
             Self::Superuser => format!("{cluster}-superuser"),
+            Self::Ca => format!("{cluster}-ca"),
         }
     }
 }
@@ -101,6 +108,27 @@ impl SecretKind {
 /// The pod of a member, and its volume.
 pub fn pod(cluster: &str, node: NodeId) -> String {
     format!("{cluster}-{node}")
+}
+
+/// The Secret with a member's certificate.
+pub fn certificate(cluster: &str, node: NodeId) -> String {
+    format!("{cluster}-{node}-tls")
+}
+
+/// The node whose certificate a Secret of this name holds.
+pub fn certificate_of(cluster: &str, secret: &str) -> Option<NodeId> {
+    let id = secret.strip_prefix(cluster)?.strip_prefix('-')?.strip_suffix("-tls")?;
+    NodeId::new(id.parse().ok()?).ok()
+}
+
+/// All names that a member is called by, from within the namespace and from others.
+pub fn certificate_names(cluster: &str, namespace: &str, node: NodeId) -> BTreeSet<String> {
+    let pod = format!("{}.{}", pod(cluster, node), pods_service(cluster));
+    let hosts = [pod, rw_service(cluster), ro_service(cluster), r_service(cluster)];
+    let names = hosts
+        .into_iter()
+        .flat_map(|host| ["", ".{}", ".{}.svc", ".{}.svc.cluster.local"].map(|more| format!("{host}{}", more.replace("{}", namespace))));
+    names.chain([certificate_name(node), "localhost".to_owned(), "127.0.0.1".to_owned()]).collect()
 }
 
 /// The headless Service that gives each pod its host name.

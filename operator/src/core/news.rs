@@ -1,16 +1,23 @@
 //! What is worth an Event: steps that were taken, and changes that were seen.
 
-use super::names;
+use super::certificates::Work;
+use super::names::{self, SecretKind};
 use super::step::{Outcome, Step, Why};
 use crate::api::PgRaftClusterStatus;
 
 /// The reasons of Events. Closed: people filter by these words.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, strum::EnumIter, strum::EnumMessage)]
 pub enum Headline {
     /// Secrets were made.
     SecretsCreated,
     /// A Secret was deleted, since the access that it gives is not wanted any more.
     SecretDeleted,
+    /// Certificates were issued, renewed or taken away, or it was written who is to be trusted.
+    CertificatesIssued,
+    /// A new CA is in the place of the operator's own.
+    CaRenewed,
+    /// The CA is missing, broken or at its end.
+    CaUnusable,
     /// Services, ConfigMap or PodDisruptionBudget were brought up to date.
     ObjectsApplied,
     /// Services point to other pods.
@@ -25,6 +32,8 @@ pub enum Headline {
     NodeAdded,
     /// A member votes.
     NodeVotes,
+    /// A newcomer was given up by the group: it did not come in time.
+    NodeGivenUp,
     /// The leader was asked to remove a node, and did.
     NodeRemoved,
     /// The pod of a node that is no member was deleted.
@@ -59,11 +68,18 @@ impl Headline {
     /// Whether somebody should look.
     pub fn is_warning(self) -> bool {
         match self {
-            Self::QuorumLost | Self::ChangeRefused | Self::DataLost | Self::ForeignCluster | Self::InvalidSpec | Self::OperationFailed => {
-                true
-            }
+            Self::QuorumLost
+            | Self::NodeGivenUp
+            | Self::CaUnusable
+            | Self::ChangeRefused
+            | Self::DataLost
+            | Self::ForeignCluster
+            | Self::InvalidSpec
+            | Self::OperationFailed => true,
             Self::SecretsCreated
             | Self::SecretDeleted
+            | Self::CertificatesIssued
+            | Self::CaRenewed
             | Self::ObjectsApplied
             | Self::ServicesSwitched
             | Self::CreatingVolume
@@ -100,6 +116,7 @@ pub fn news(cluster: &str, outcome: &Outcome, before: &PgRaftClusterStatus, afte
             all.push(News { headline: Headline::NodeVotes, note: format!("Node {} has caught up and votes", member.id) });
         }
     }
+    all.extend(given_up(outcome, before, after));
     if let (Some(old), Some(new)) = (&before.leader, &after.leader)
         && old != new
     {
@@ -109,6 +126,10 @@ pub fn news(cluster: &str, outcome: &Outcome, before: &PgRaftClusterStatus, afte
     if turned("QuorumHealthy", "True", "False") {
         all.push(News { headline: Headline::QuorumLost, note: message(after, "QuorumHealthy") });
     }
+    let ca_trouble = |status| holds(status, "CertificatesReady") == Some("False") && reason(status, "CertificatesReady") == "CaUnusable";
+    if ca_trouble(after) && !ca_trouble(before) {
+        all.push(News { headline: Headline::CaUnusable, note: message(after, "CertificatesReady") });
+    }
     if turned("QuorumHealthy", "False", "True") {
         all.push(News { headline: Headline::QuorumRegained, note: message(after, "QuorumHealthy") });
     }
@@ -116,6 +137,23 @@ pub fn news(cluster: &str, outcome: &Outcome, before: &PgRaftClusterStatus, afte
         all.push(News { headline: Headline::ClusterReady, note: message(after, "Ready") });
     }
     all
+}
+
+/// Newcomers that have gone without this operator's doing. Its pod and volume go with the next passes, and where the spec still wants one more
+/// another id takes its place.
+fn given_up(outcome: &Outcome, before: &PgRaftClusterStatus, after: &PgRaftClusterStatus) -> Vec<News> {
+    // Only a leader knows who is reachable: a follower that lags behind may not have heard of the newcomer yet.
+    if after.members.iter().all(|m| m.reachable.is_none()) {
+        return Vec::new();
+    }
+    let removed = |id: i64| {
+        let removing = format!("Removing node {id}");
+        before.phase == removing || matches!(outcome, Outcome::Took(step @ Step::RemoveNode(_)) if step.phase("") == removing)
+    };
+    let gone = before.members.iter().filter(|m| m.role == "learner" && after.members.iter().all(|now| now.id != m.id) && !removed(m.id));
+    let note =
+        |id| format!("Node {id} is a member no more: nothing was heard of it within pgraft.join_timeout, or somebody removed it by hand");
+    gone.map(|m| News { headline: Headline::NodeGivenUp, note: note(m.id) }).collect()
 }
 
 fn of_step(cluster: &str, outcome: &Outcome) -> Option<News> {
@@ -131,6 +169,11 @@ fn of_step(cluster: &str, outcome: &Outcome) -> Option<News> {
             (Headline::SecretsCreated, format!("Created Secrets {}", names.join(", ")))
         }
         Step::DeleteSecret(kind) => (Headline::SecretDeleted, format!("Deleted Secret {}", kind.name(cluster))),
+        Step::Certificates(work) if work.contains(&Work::RenewCa) => (
+            Headline::CaRenewed,
+            format!("Made a new CA in Secret {}; members come to trust it before it signs", SecretKind::Ca.name(cluster)),
+        ),
+        Step::Certificates(work) => (Headline::CertificatesIssued, certificates(cluster, work)),
         Step::ApplyObjects(keys) => {
             let names: Vec<String> = keys.iter().map(ToString::to_string).collect();
             (Headline::ObjectsApplied, format!("Applied {}", names.join(", ")))
@@ -155,6 +198,23 @@ fn of_step(cluster: &str, outcome: &Outcome) -> Option<News> {
         Step::SetOwners(_) | Step::Wait(_) | Step::Steady => return None,
     };
     Some(News { headline, note })
+}
+
+fn certificates(cluster: &str, work: &[Work]) -> String {
+    let said = work.iter().map(|work| match work {
+        Work::RenewCa => "made a new CA".to_owned(),
+        Work::Issue(node) => format!("issued the certificate of {}", names::pod(cluster, *node)),
+        Work::Trust(node) => format!("told {} whom to trust", names::pod(cluster, *node)),
+        Work::Share(kind) => format!("wrote ca.crt into Secret {}", kind.name(cluster)),
+        Work::Remove(node) => format!("deleted the certificate of {}", names::pod(cluster, *node)),
+    });
+    let text = said.collect::<Vec<_>>().join(", ");
+    let mut rest = text.chars();
+    rest.next().map(|first| first.to_uppercase().chain(rest).collect()).unwrap_or_default()
+}
+
+fn reason(status: &PgRaftClusterStatus, type_: &str) -> String {
+    status.conditions.iter().find(|c| c.type_ == type_).map(|c| c.reason.clone()).unwrap_or_default()
 }
 
 fn is_new(before: &PgRaftClusterStatus, after: &PgRaftClusterStatus) -> bool {
@@ -204,5 +264,28 @@ mod tests {
         let before = derive(SUBJECT, &seen, &waiting, &PgRaftClusterStatus::default());
         let after = derive(SUBJECT, &healthy(&want, 3), &Outcome::Took(Step::Steady), &before);
         assert_eq!(headlines(&Outcome::Took(Step::Steady), &before, &after), [Headline::NodeVotes, Headline::ClusterReady]);
+    }
+
+    #[test]
+    fn a_newcomer_that_was_given_up_is_told_and_its_place_is_taken() {
+        let want = wanted(3);
+        let mut seen = healthy(&want, 3);
+        seen.group = Some(group(&[member(1, Role::Voter), member(2, Role::Voter), member(3, Role::Learner)], 4));
+        let waiting = Outcome::Took(Step::Wait(Why::LearnerCatchingUp(id(3))));
+        let before = derive(SUBJECT, &seen, &waiting, &PgRaftClusterStatus::default());
+        seen.group = Some(group(&[member(1, Role::Voter), member(2, Role::Voter)], 4));
+        let step = crate::core::plan::next_step(&want, &seen);
+        assert_eq!(step, Step::DeletePod(id(3)), "its pod is no member's");
+        let outcome = Outcome::Took(step);
+        let after = derive(SUBJECT, &seen, &outcome, &before);
+        assert_eq!(headlines(&outcome, &before, &after), [Headline::DeletingPod, Headline::NodeGivenUp]);
+        // Pod and volume gone, the next id takes its place.
+        seen.pods.remove(&id(3));
+        seen.volumes.remove(&id(3));
+        assert_eq!(crate::core::plan::next_step(&want, &seen), Step::CreateVolume(id(4)));
+        // Removed by the operator it is nobody's surprise.
+        let removing = derive(SUBJECT, &seen, &Outcome::Took(Step::RemoveNode(id(3))), &before);
+        let told = headlines(&Outcome::Took(Step::RemoveNode(id(3))), &before, &removing);
+        assert_eq!(told, [Headline::NodeRemoved]);
     }
 }

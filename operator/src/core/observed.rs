@@ -5,6 +5,7 @@ use pgraft_core::{ClusterId, NodeId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use super::certificates::TlsSeen;
 use super::group::Group;
 use super::names::{ObjectKey, PodRole, SecretKind};
 
@@ -21,6 +22,8 @@ pub struct Observed {
     pub objects: BTreeMap<ObjectKey, ObjectSeen>,
     /// Secrets that exist.
     pub secrets: BTreeMap<SecretKind, SecretSeen>,
+    /// The certificates; None where TLS is disabled.
+    pub tls: Option<TlsSeen>,
     /// What the Raft group says; None when no member answered.
     pub group: Option<Group>,
     /// The cluster id that the PgRaftCluster's status has: there was a cluster before.
@@ -68,6 +71,11 @@ impl Owned {
     /// Yes when it is so.
     pub const fn when(owned: bool) -> Self {
         if owned { Self::Yes } else { Self::No }
+    }
+
+    /// Whether it does.
+    pub fn is_yes(self) -> bool {
+        self == Self::Yes
     }
 }
 

@@ -1,7 +1,7 @@
 //! The next step. One a pass, from what is seen and from nothing that was remembered.
 //!
 //! ```text
-//!  the base      Secrets ▸ Services, ConfigMap, PDB ▸ owners ▸ labels
+//!  the base      Secrets ▸ certificates ▸ Services, ConfigMap, PDB ▸ owners ▸ labels
 //!  what is there the pod of every volume whose member has not left; pods and volumes of those that have left go
 //!  growing       volume ▸ pod ▸ (ready) ▸ AddNode ▸ (voter)           pods before members
 //!  shrinking     RemoveNode ▸ (gone) ▸ pod ▸ volume by policy         members before pods
@@ -12,8 +12,9 @@
 //! ([`Group::authoritative`]).
 
 use pgraft_core::{MAX_VOTERS, NodeId, Role};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
+use super::certificates::{self, Subject, TlsSeen, Work};
 use super::group::{Group, MemberSeen};
 use super::names::{self, PodRole, SecretKind};
 use super::observed::{Observed, Owned, PodPhase, VolumeSeen};
@@ -58,6 +59,10 @@ impl Plan<'_> {
         if let Some(unwanted) = seen.secrets.keys().find(|kind| !wanted_secrets(want).any(|wanted| wanted == **kind)) {
             return Some(Step::DeleteSecret(*unwanted));
         }
+        let certificates = self.certificates();
+        if !certificates.is_empty() {
+            return Some(Step::Certificates(certificates));
+        }
         let rendered = objects(want, seen.group.as_ref().map_or(0, |g| g.members.len()));
         let stale: Vec<ObjectKey> = rendered
             .iter()
@@ -73,6 +78,23 @@ impl Plan<'_> {
         }
         let labels = self.wrong_labels();
         (!labels.is_empty()).then_some(Step::LabelPods(labels))
+    }
+
+    /// Every node that has a pod, or a volume that is to get one, has a certificate. Pods come after their certificates.
+    fn certificates(&self) -> Vec<Work> {
+        let Self { want, seen } = self;
+        let (Some(tls), Some(known)) = (&want.tls, &seen.tls) else { return Vec::new() };
+        certificates::decide(tls, known, &certified(want, seen), seen.now).work
+    }
+
+    /// The step, unless it makes a pod that would wait for its certificate.
+    fn create_pod(&self, node: NodeId, founder: bool) -> Step {
+        match &self.seen.tls {
+            Some(TlsSeen { ca: Err(trouble), nodes, .. }) if !matches!(nodes.get(&node), Some(Some(_))) => {
+                Step::Wait(Why::NoCertificate(node, trouble.to_string()))
+            }
+            _ => Step::CreatePod { node, founder },
+        }
     }
 
     fn wrong_owners(&self) -> Vec<(Possession, bool)> {
@@ -133,7 +155,7 @@ impl Plan<'_> {
         let lacks_pod =
             |(id, volume): &(&NodeId, &VolumeSeen)| !volume.retired && !volume.terminating && !seen.pods.contains_key(*id) && !is_out(**id);
         let (&node, _) = seen.volumes.iter().find(lacks_pod)?;
-        Some(Step::CreatePod { node, founder: self.may_found(node) })
+        Some(self.create_pod(node, self.may_found(node)))
     }
 
     /// Whether this node may make the cluster: there never was one, and nothing is here that could belong to one.
@@ -233,7 +255,7 @@ impl Plan<'_> {
         };
         match (seen.volumes.get(&id), seen.pods.get(&id)) {
             (None, _) => Step::CreateVolume(id),
-            (Some(_), None) => Step::CreatePod { node: id, founder: false },
+            (Some(_), None) => self.create_pod(id, false),
             (Some(_), Some(pod)) if pod.phase == PodPhase::Ready => Step::AddNode(id),
             (Some(_), Some(pod)) => Step::Wait(Why::NewcomerStarting(id, in_the_way(&pod.phase))),
         }
@@ -276,8 +298,20 @@ impl Plan<'_> {
 
 /// The Secrets that a cluster has.
 pub fn wanted_secrets(want: &Cluster) -> impl Iterator<Item = SecretKind> + use<> {
-    let superuser = want.superuser;
-    SecretKind::ALL.into_iter().filter(move |kind| *kind != SecretKind::Superuser || superuser)
+    let (superuser, ca) = (want.superuser, want.tls.as_ref().is_some_and(|tls| tls.ca_secret.is_none()));
+    SecretKind::ALL.into_iter().filter(move |kind| match kind {
+        SecretKind::Internal | SecretKind::App => true,
+        SecretKind::Superuser => superuser,
+        SecretKind::Ca => ca,
+    })
+}
+
+/// Who has a certificate, and the names in it: every node that has a pod, or a volume that may get one.
+pub fn certified(want: &Cluster, seen: &Observed) -> BTreeMap<NodeId, Subject> {
+    let volumes = seen.volumes.iter().filter(|(_, volume)| !volume.retired).map(|(id, _)| *id);
+    let ids: BTreeSet<NodeId> = seen.pods.keys().copied().chain(volumes).collect();
+    let subject = |id| Subject { names: names::certificate_names(&want.name, &want.namespace, id), has_pod: seen.pods.contains_key(&id) };
+    ids.into_iter().map(|id| (id, subject(id))).collect()
 }
 
 /// Whether this member counts as a full one: a voter, or a follower where there are as many voters as there can be.

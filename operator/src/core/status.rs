@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use pgraft_core::NodeId;
 
+use super::certificates::CaTrouble;
 use super::group::Group;
 use super::names;
 use super::observed::{Observed, PodPhase};
@@ -12,7 +13,7 @@ use super::step::{Outcome, Step, Why};
 use crate::api::{MemberStatus, PgRaftClusterStatus, QuorumStatus};
 
 /// Why a condition is as it is. Closed: people alert on these words.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, strum::EnumIter, strum::EnumMessage)]
 pub enum Reason {
     /// All is as it is wanted.
     AsWanted,
@@ -34,6 +35,8 @@ pub enum Reason {
     NoPrimary,
     /// The primary's pod is not ready.
     PrimaryNotReady,
+    /// The primary's pod is called ready, and answers neither the leader nor the operator.
+    PrimaryUnreachable,
     /// No leader is known.
     NoLeader,
     /// Enough voters answer.
@@ -48,6 +51,12 @@ pub enum Reason {
     DataLost,
     /// A pod is in another cluster.
     ForeignCluster,
+    /// All members have certificates, and a CA can sign the next ones.
+    CertificatesValid,
+    /// The CA is missing, broken or at its end: nothing is issued.
+    CaUnusable,
+    /// A member has no certificate yet, or one whose time is over.
+    CertificateMissing,
     /// The spec makes no sense.
     InvalidSpec,
     /// Something that should have worked did not.
@@ -102,6 +111,15 @@ pub fn derive(subject: Subject<'_>, seen: &Observed, outcome: &Outcome, before: 
         members,
         conditions: view.verdicts().into_iter().map(|v| condition(v, subject.generation, seen.now, before)).collect(),
     }
+}
+
+/// Whether two statuses differ in nothing but how far members are behind, which under load they do at every look.
+pub fn differ_in_lag_only(before: &PgRaftClusterStatus, after: &PgRaftClusterStatus) -> bool {
+    let without = |status: &PgRaftClusterStatus| {
+        let members = status.members.iter().cloned().map(|m| MemberStatus { lag_bytes: None, ..m }).collect();
+        PgRaftClusterStatus { members, ..status.clone() }
+    };
+    without(before) == without(after)
 }
 
 fn count(n: usize) -> i32 {
@@ -187,6 +205,7 @@ impl View<'_> {
                 Step::CreateSecrets(_)
                 | Step::DeleteSecret(_)
                 | Step::ApplyObjects(_)
+                | Step::Certificates(_)
                 | Step::SetOwners(_)
                 | Step::LabelPods(_)
                 | Step::ClearPod(_)
@@ -196,7 +215,8 @@ impl View<'_> {
     }
 
     fn verdicts(&self) -> Vec<Verdict> {
-        vec![self.ready(), self.available(), self.progressing(), self.degraded(), self.quorum_healthy()]
+        let always = [self.ready(), self.available(), self.progressing(), self.degraded(), self.quorum_healthy()];
+        always.into_iter().chain(self.certificates()).collect()
     }
 
     fn ready(&self) -> Verdict {
@@ -222,6 +242,7 @@ impl View<'_> {
         match self.seen.group.as_ref().map(|group| (group, group.primary)) {
             None => (false, Reason::NobodyAnswers),
             Some((_, None)) => (false, Reason::NoPrimary),
+            Some((group, Some(primary))) if is_silent(group, primary) => (false, Reason::PrimaryUnreachable),
             Some((group, Some(primary))) if self.serves(group, primary) => (true, Reason::PrimaryServes),
             Some(_) => (false, Reason::PrimaryNotReady),
         }
@@ -289,6 +310,37 @@ impl View<'_> {
     }
 }
 
+/// Whether a member answers neither the operator nor the leader. One of them alone may have trouble of its own; and a host that froze is called
+/// ready by Kubernetes for most of a minute.
+fn is_silent(group: &Group, node: NodeId) -> bool {
+    group.silent.contains(&node) && group.member(node).is_none_or(|m| m.reachable != Some(true))
+}
+
+impl View<'_> {
+    /// None where TLS is disabled.
+    fn certificates(&self) -> Option<Verdict> {
+        let tls = self.seen.tls.as_ref()?;
+        let verdict = |holds, reason, message| Some(Verdict { type_: "CertificatesReady", holds: Some(holds), reason, message });
+        if let Err(trouble) = &tls.ca
+            && *trouble != CaTrouble::NotMade
+        {
+            let rest = tls.first_end().map(|at| format!("; the first certificate ends at {at}")).unwrap_or_default();
+            return verdict(false, Reason::CaUnusable, format!("{trouble}{rest}"));
+        }
+        let lacks = |id: &&NodeId| !matches!(tls.nodes.get(id), Some(Some(node)) if node.leaf.not_after > self.seen.now);
+        match (self.seen.pods.keys().find(lacks), tls.first_end()) {
+            (Some(id), _) => {
+                let pod = names::pod(self.subject.name, *id);
+                verdict(false, Reason::CertificateMissing, format!("pod {pod} has no valid certificate"))
+            }
+            (None, Some(at)) => {
+                verdict(true, Reason::CertificatesValid, format!("the first certificate ends at {at} and is renewed before"))
+            }
+            (None, None) => verdict(false, Reason::CertificateMissing, "no certificate was issued yet".into()),
+        }
+    }
+}
+
 fn waiting(why: &Why) -> Reason {
     match why {
         Why::FounderStarting(..) => Reason::Bootstrapping,
@@ -296,6 +348,7 @@ fn waiting(why: &Why) -> Reason {
         Why::NoLeader => Reason::NoLeader,
         Why::NoQuorum => Reason::NoQuorum,
         Why::DataLost => Reason::DataLost,
+        Why::NoCertificate(..) => Reason::CaUnusable,
         Why::NewcomerStarting(..) | Why::LearnerCatchingUp(_) => Reason::Growing,
         Why::Leaving(_) | Why::Terminating(_) => Reason::Shrinking,
         Why::MemberNotReady(..) => Reason::MemberNotReady,

@@ -4,6 +4,7 @@ use pgraft_core::NodeId;
 use std::fmt;
 use std::time::Duration;
 
+use super::certificates::Work;
 use super::names::{ObjectKey, PodRole, SecretKind};
 use super::validate::Invalid;
 
@@ -16,6 +17,8 @@ pub enum Step {
     DeleteSecret(SecretKind),
     /// Apply objects that are missing or not as rendered.
     ApplyObjects(Vec<ObjectKey>),
+    /// Issue and renew certificates, and write who is to be trusted.
+    Certificates(Vec<Work>),
     /// Set or drop owner references, so that the right things go with the PgRaftCluster.
     SetOwners(Vec<(Possession, bool)>),
     /// Point the Services to the right pods.
@@ -73,6 +76,8 @@ pub enum Why {
     NoQuorum,
     /// Pods and volumes of a cluster that was there are all gone.
     DataLost,
+    /// A pod is wanted, and there is no CA that could sign its certificate.
+    NoCertificate(NodeId, String),
     /// A newcomer's pod is not ready yet.
     NewcomerStarting(NodeId, Option<String>),
     /// A newcomer receives what it has missed.
@@ -156,6 +161,7 @@ impl Why {
             | Self::NoLeader
             | Self::NoQuorum
             | Self::DataLost
+            | Self::NoCertificate(..)
             | Self::MemberNotReady(..)
             | Self::MemberUnreachable(_)
             | Self::Stranger(_) => false,
@@ -169,10 +175,34 @@ impl Step {
     /// When to look again if nothing is seen to happen before. Pods and volumes are watched; what happens inside the Raft group is not.
     pub fn pace(&self) -> Duration {
         match self {
-            Self::Steady => Duration::from_secs(10),
+            // Costs one question to the leader, and the API server nothing.
+            Self::Steady => Duration::from_secs(5),
             Self::Wait(why) if why.is_within_the_group() => Duration::from_millis(250),
             Self::Wait(_) => Duration::from_secs(1),
             _ => Duration::from_millis(50),
+        }
+    }
+
+    /// One word, for logs and metrics.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::CreateSecrets(_) => "CreateSecrets",
+            Self::DeleteSecret(_) => "DeleteSecret",
+            Self::ApplyObjects(_) => "ApplyObjects",
+            Self::Certificates(_) => "Certificates",
+            Self::SetOwners(_) => "SetOwners",
+            Self::LabelPods(_) => "LabelPods",
+            Self::CreateVolume(_) => "CreateVolume",
+            Self::CreatePod { .. } => "CreatePod",
+            Self::ClearPod(_) => "ClearPod",
+            Self::AddNode(_) => "AddNode",
+            Self::RemoveNode(_) => "RemoveNode",
+            Self::DeletePod(_) => "DeletePod",
+            Self::DeleteVolume(_) => "DeleteVolume",
+            Self::RetireVolume(_) => "RetireVolume",
+            Self::GrowVolume(_) => "GrowVolume",
+            Self::Wait(_) => "Wait",
+            Self::Steady => "Steady",
         }
     }
 
@@ -183,6 +213,7 @@ impl Step {
             Self::CreateSecrets(_) => "Creating Secrets".into(),
             Self::DeleteSecret(kind) => format!("Deleting Secret {}", kind.name(cluster)),
             Self::ApplyObjects(_) => "Applying Services and configuration".into(),
+            Self::Certificates(_) => "Issuing certificates".into(),
             Self::SetOwners(_) => "Setting owners".into(),
             Self::LabelPods(_) => "Pointing Services to the primary".into(),
             Self::CreateVolume(node) => format!("Creating volume {}", pod(node)),
@@ -209,6 +240,7 @@ impl Why {
             Self::NoLeader => "Waiting for a leader".into(),
             Self::NoQuorum => "No quorum".into(),
             Self::DataLost => "Data lost".into(),
+            Self::NoCertificate(node, _) => format!("No certificate for {}", pod(node)),
             Self::LearnerCatchingUp(node) => format!("Waiting for node {node} to catch up"),
             Self::Leaving(node) => format!("Removing node {node}"),
             Self::Terminating(node) => format!("Waiting for {} to go", pod(node)),
@@ -223,7 +255,10 @@ impl Why {
     pub fn message(&self, cluster: &str) -> String {
         let phase = self.phase(cluster);
         match self {
-            Self::FounderStarting(_, Some(why)) | Self::NewcomerStarting(_, Some(why)) | Self::MemberNotReady(_, Some(why)) => format!("{phase}: {why}"),
+            Self::FounderStarting(_, Some(why))
+            | Self::NewcomerStarting(_, Some(why))
+            | Self::MemberNotReady(_, Some(why))
+            | Self::NoCertificate(_, why) => format!("{phase}: {why}"),
             Self::NoQuorum => "too few voters answer to agree to anything: no member can join or leave until a majority is back".into(),
             Self::DataLost => {
                 "this cluster had members, and their pods and volumes are gone: restore the volumes, or delete the PgRaftCluster to begin anew".into()

@@ -1,12 +1,14 @@
 //! Parses a `PgRaftCluster` into a [`Cluster`]. The API server refuses nearly all of what is refused here (CEL in `api`); this is the second
 //! line, for objects that were stored under an older CRD and for what CEL can't say cheaply.
 
+use jiff::SignedDuration;
 use kube::ResourceExt;
 use pgraft_core::instance_config::reserved_parameter;
 
-use super::cluster::{Cluster, Image, Scheduling, Storage};
+use super::cluster::{Cluster, Image, Scheduling, Storage, Tls};
+use super::names::SecretKind;
 use super::quantity;
-use crate::api::PgRaftCluster;
+use crate::api::{PgRaftCluster, TlsMode, TlsSpec};
 
 /// Why a spec can't be acted on.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -26,6 +28,12 @@ pub enum Invalid {
     /// A setting that pgraft makes itself.
     #[error("postgresql.parameters must not set {0}: pgraft sets it itself")]
     ReservedParameter(String),
+    /// Not hours, or too many.
+    #[error("tls.certificateDuration \"{0}\" must be between 1h and 8760h, in hours")]
+    CertificateDuration(String),
+    /// A Secret that is the operator's.
+    #[error("tls.caSecret must not be {0}: the operator's own CA is called so")]
+    CaSecret(String),
     /// No size.
     #[error("storage.size \"{0}\" is no size such as 10Gi")]
     Size(String),
@@ -54,6 +62,7 @@ pub fn validate(cr: &PgRaftCluster, defaults: &Defaults) -> Result<Cluster, Inva
         return Err(Invalid::ReservedParameter(reserved.to_owned()));
     }
     let bytes = quantity::bytes(&spec.storage.size).filter(|n| *n > 0).ok_or_else(|| Invalid::Size(spec.storage.size.clone()))?;
+    let tls = tls(&name, spec.tls)?;
     Ok(Cluster {
         name,
         namespace: cr.namespace().ok_or(Invalid::Incomplete("namespace"))?,
@@ -78,11 +87,25 @@ pub fn validate(cr: &PgRaftCluster, defaults: &Defaults) -> Result<Cluster, Inva
         owner: spec.bootstrap.initdb.owner,
         superuser: spec.enable_superuser_access,
         retention: spec.persistent_volume_claim_retention_policy,
+        tls,
         heartbeat_interval: spec.raft.heartbeat_interval,
         election_timeout: spec.raft.election_timeout,
         inherited_labels: spec.inherited_metadata.labels,
         inherited_annotations: spec.inherited_metadata.annotations,
     })
+}
+
+fn tls(cluster: &str, spec: TlsSpec) -> Result<Option<Tls>, Invalid> {
+    let TlsSpec { mode, ca_secret, certificate_duration } = spec;
+    if mode == TlsMode::Disabled {
+        return Ok(None);
+    }
+    let hours = certificate_duration.strip_suffix('h').and_then(|n| n.parse().ok()).filter(|n| (1..=8760).contains(n));
+    let lifetime = hours.map(SignedDuration::from_hours).ok_or(Invalid::CertificateDuration(certificate_duration))?;
+    match ca_secret {
+        Some(name) if name == SecretKind::Ca.name(cluster) => Err(Invalid::CaSecret(name)),
+        ca_secret => Ok(Some(Tls { ca_secret, lifetime })),
+    }
 }
 
 /// A DNS label (RFC 1035) that leaves room for `-` and the longest node id.
@@ -119,6 +142,12 @@ mod tests {
         assert_eq!(parse(&json!({"replicas": 0, "storage": {"size": "1Gi"}})), Err(Invalid::Replicas { given: 0 }));
         assert_eq!(parse(&json!({"replicas": 65, "storage": {"size": "1Gi"}})), Err(Invalid::Replicas { given: 65 }));
         assert_eq!(parse(&json!({"storage": {"size": "lots"}})), Err(Invalid::Size("lots".into())));
+        let tls = |tls: Value| parse(&json!({"storage": {"size": "1Gi"}, "tls": tls}));
+        assert_eq!(tls(json!({"certificateDuration": "90d"})), Err(Invalid::CertificateDuration("90d".into())));
+        assert_eq!(tls(json!({"certificateDuration": "8761h"})), Err(Invalid::CertificateDuration("8761h".into())));
+        assert_eq!(tls(json!({"caSecret": "demo-ca"})), Err(Invalid::CaSecret("demo-ca".into())));
+        assert_eq!(tls(json!({"mode": "Disabled"})).unwrap().tls, None);
+        assert_eq!(tls(json!({"caSecret": "mine"})).unwrap().tls.unwrap().ca_secret.as_deref(), Some("mine"));
         for name in ["PORT", "pgraft.node_id", "Synchronous_Standby_Names"] {
             let spec = json!({"storage": {"size": "1Gi"}, "postgresql": {"parameters": {name: "1"}}});
             assert_eq!(parse(&spec), Err(Invalid::ReservedParameter(name.into())));

@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex};
 
+use crate::controller::certificates::Login;
 use crate::controller::sql::{RaftGroup, SqlError, Target};
 use crate::core::fixtures::{cluster_id, member};
 use crate::core::group::{Answer, MemberSeen};
@@ -24,8 +25,11 @@ struct Store {
     /// By plural and name.
     objects: BTreeMap<(String, String), Value>,
     calls: Vec<String>,
+    reads: usize,
     clock: u64,
     refused: BTreeSet<String>,
+    /// Writes to this kind that are still to be answered with a conflict.
+    conflicts: BTreeMap<String, usize>,
 }
 
 /// `/…/namespaces/default/<plural>[/<name>[/<sub>]]`.
@@ -78,6 +82,23 @@ impl FakeApi {
         self.0.lock().unwrap().refused.insert(plural.into());
     }
 
+    /// The next writes of this kind find that somebody else was quicker. `status` is a kind of its own.
+    pub fn conflict(&self, plural: &str, times: usize) {
+        self.0.lock().unwrap().conflicts.insert(plural.into(), times);
+    }
+
+    /// Questions since this was asked last.
+    pub fn take_reads(&self) -> usize {
+        std::mem::take(&mut self.0.lock().unwrap().reads)
+    }
+
+    /// All objects of a kind, as a watch brings them.
+    pub fn all<K: serde::de::DeserializeOwned>(&self, plural: &str) -> Vec<K> {
+        let store = self.0.lock().unwrap();
+        let all = store.objects.iter().filter(|((p, _), _)| p == plural);
+        all.map(|(_, object)| serde_json::from_value(object.clone()).unwrap()).collect()
+    }
+
     pub fn take_calls(&self) -> Vec<String> {
         std::mem::take(&mut self.0.lock().unwrap().calls)
     }
@@ -114,6 +135,12 @@ impl Store {
             self.calls.push(format!("event {}: {}", body["reason"].as_str().unwrap(), body["note"].as_str().unwrap()));
             return (201, body);
         }
+        if method == Method::GET {
+            self.reads += 1;
+        } else if let Some(left) = self.conflicts.get_mut(if *status { "status" } else { plural }).filter(|left| **left > 0) {
+            *left -= 1;
+            return failure(409, "Conflict");
+        }
         match (method, name) {
             (&Method::GET, None) => {
                 let items: Vec<&Value> = self.objects.iter().filter(|((p, _), _)| p == plural).map(|(_, o)| o).collect();
@@ -126,16 +153,16 @@ impl Store {
             (&Method::POST, None) => self.create(plural, body),
             (&Method::PATCH, Some(name)) if *status => {
                 self.calls.push(format!("status {}", body["status"]["phase"]));
-                let object = self.objects.get_mut(&(plural.clone(), name.clone())).unwrap();
+                let mut object = self.objects[&(plural.clone(), name.clone())].clone();
                 object["status"] = body["status"].clone();
-                (200, object.clone())
+                self.insert(plural, name, object)
             }
             (&Method::PATCH, Some(name)) if content_type.contains("apply") => {
                 self.calls.push(format!("apply {plural} {name}"));
                 self.insert(plural, name, body)
             }
             (&Method::PATCH, Some(name)) => {
-                self.calls.push(format!("merge {plural} {name} {body}"));
+                self.calls.push(format!("merge {plural} {name} {}", shown(&body)));
                 let mut object = self.objects[&(plural.clone(), name.clone())].clone();
                 merge(&mut object, &body);
                 self.insert(plural, name, object)
@@ -177,6 +204,14 @@ fn failure(code: u16, reason: &str) -> (u16, Value) {
     (code, json!({"apiVersion": "v1", "kind": "Status", "status": "Failure", "reason": reason, "message": reason, "code": code}))
 }
 
+/// What is secret, and another one each time, is shown by its key.
+fn shown(body: &Value) -> String {
+    match body["data"].as_object() {
+        Some(data) => data.keys().cloned().collect::<Vec<_>>().join(", "),
+        None => body.to_string(),
+    }
+}
+
 /// RFC 7396.
 fn merge(target: &mut Value, patch: &Value) {
     let Some(fields) = patch.as_object() else {
@@ -204,6 +239,16 @@ struct Group {
     retired: BTreeSet<NodeId>,
     changes: Vec<Change>,
     refusal: Option<(String, String)>,
+    leader: Option<NodeId>,
+    unreachable: BTreeSet<NodeId>,
+    asked: Vec<NodeId>,
+}
+
+impl Group {
+    /// The first member leads until another one is said to.
+    fn leader(&self) -> Option<NodeId> {
+        self.leader.or_else(|| self.members.keys().next().copied())
+    }
 }
 
 impl FakeGroup {
@@ -229,17 +274,34 @@ impl FakeGroup {
         self.0.lock().unwrap().refusal = None;
     }
 
+    /// From now on this one leads.
+    pub fn lead(&self, node: NodeId) {
+        self.0.lock().unwrap().leader = Some(node);
+    }
+
+    /// The leader does not reach it.
+    pub fn lose(&self, node: NodeId) {
+        self.0.lock().unwrap().unreachable.insert(node);
+    }
+
+    /// Who was asked since this was asked last.
+    pub fn take_asked(&self) -> Vec<NodeId> {
+        std::mem::take(&mut self.0.lock().unwrap().asked)
+    }
+
     pub fn take_changes(&self) -> Vec<Change> {
         std::mem::take(&mut self.0.lock().unwrap().changes)
     }
 }
 
 impl RaftGroup for FakeGroup {
-    /// The first member leads and is the primary.
-    fn ask<'a>(&'a self, target: &'a Target, password: &'a str) -> BoxFuture<'a, Result<Answer, SqlError>> {
-        assert_eq!(password.len(), 32);
-        let group = self.0.lock().unwrap();
-        let leader = group.members.keys().next().copied();
+    /// The first member is the primary.
+    fn ask<'a>(&'a self, target: &'a Target, login: &'a Login) -> BoxFuture<'a, Result<Answer, SqlError>> {
+        assert!(matches!(login, Login::Certificate(identity) if identity.connector(target.node).is_ok()), "{login:?}");
+        let mut group = self.0.lock().unwrap();
+        group.asked.push(target.node);
+        let leader = group.leader();
+        let primary = group.members.keys().next().copied();
         let state = match group.members.get(&target.node) {
             None => NodeState::Uninitialized,
             Some(_) if leader == Some(target.node) => NodeState::Leader,
@@ -247,8 +309,9 @@ impl RaftGroup for FakeGroup {
             Some(_) => NodeState::Follower,
         };
         let leads = state == NodeState::Leader;
+        let reachable = |id: &NodeId| leads.then(|| !group.unreachable.contains(id));
         let members: Vec<MemberSeen> =
-            group.members.iter().map(|(id, role)| MemberSeen { reachable: leads.then_some(true), ..member(id.get(), *role) }).collect();
+            group.members.iter().map(|(id, role)| MemberSeen { reachable: reachable(id), ..member(id.get(), *role) }).collect();
         let next = group.members.keys().chain(&group.retired).max().map_or(1, |id| id.get() + 1);
         let answer = Answer {
             node: target.node,
@@ -256,7 +319,7 @@ impl RaftGroup for FakeGroup {
             state,
             term: 1,
             leader,
-            primary: leader,
+            primary,
             applied_index: 1,
             next_node_id: next,
             members,
@@ -264,9 +327,9 @@ impl RaftGroup for FakeGroup {
         Box::pin(async { Ok(answer) })
     }
 
-    fn change<'a>(&'a self, target: &'a Target, _: &'a str, change: Change, address: &'a Address) -> BoxFuture<'a, Result<(), SqlError>> {
+    fn change<'a>(&'a self, target: &'a Target, _: &'a Login, change: Change, address: &'a Address) -> BoxFuture<'a, Result<(), SqlError>> {
         let mut group = self.0.lock().unwrap();
-        assert_eq!(group.members.keys().next(), Some(&target.node), "only the leader is asked");
+        assert_eq!(group.leader(), Some(target.node), "only the leader is asked");
         if let Some((code, message)) = group.refusal.clone() {
             return Box::pin(async { Err(SqlError::Refused { code, message }) });
         }

@@ -251,7 +251,7 @@ impl World {
             }
             Step::AddNode(node) => self.add(*node),
             Step::RemoveNode(node) => self.remove(*node),
-            Step::GrowVolume(_) | Step::Wait(_) | Step::Steady => {}
+            Step::Certificates(_) | Step::GrowVolume(_) | Step::Wait(_) | Step::Steady => {}
         }
     }
 

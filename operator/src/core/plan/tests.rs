@@ -4,6 +4,7 @@ use pgraft_core::{Address, Role};
 use serde_json::json;
 
 use super::*;
+use crate::core::certificates::{CaTrouble, Certificate};
 use crate::core::fixtures::*;
 use crate::core::names::PodRole;
 use crate::core::observed::PodSeen;
@@ -21,7 +22,7 @@ fn starting() -> PodPhase {
 fn from_nothing_to_the_founder() {
     let want = wanted(3);
     let mut seen = empty();
-    assert_eq!(next_step(&want, &seen), Step::CreateSecrets(vec![SecretKind::Internal, SecretKind::App]));
+    assert_eq!(next_step(&want, &seen), Step::CreateSecrets(vec![SecretKind::Internal, SecretKind::App, SecretKind::Ca]));
     settle(&want, &mut seen);
     seen.objects.clear();
     assert!(matches!(next_step(&want, &seen), Step::ApplyObjects(keys) if keys.len() == 6));
@@ -232,7 +233,7 @@ fn owners_follow_the_policy() {
     let want =
         parsed(&json!({"replicas": 1, "storage": {"size": "1Gi"}, "persistentVolumeClaimRetentionPolicy": {"whenDeleted": "Delete"}}));
     let mut seen = healthy(&want, 1);
-    let secrets = [SecretKind::Internal, SecretKind::App].map(|kind| (Possession::Secret(kind), true));
+    let secrets = [SecretKind::Internal, SecretKind::App, SecretKind::Ca].map(|kind| (Possession::Secret(kind), true));
     let all: Vec<_> = [(Possession::Volume(id(1)), true)].into_iter().chain(secrets).collect();
     assert_eq!(step(&want, &mut seen), Step::SetOwners(all));
 }
@@ -243,6 +244,23 @@ fn access_that_is_not_wanted_any_more_is_taken_back() {
     let mut seen = healthy(&want, 1);
     seen.secrets.insert(SecretKind::Superuser, secret());
     assert_eq!(next_step(&want, &seen), Step::DeleteSecret(SecretKind::Superuser));
+}
+
+#[test]
+fn a_pod_comes_after_its_certificate_and_not_without() {
+    let want = wanted(2);
+    let mut seen = healthy(&want, 1);
+    seen.volumes.insert(id(2), volume());
+    settle(&want, &mut seen);
+    let tls =
+        TlsSeen { ca: Err(CaTrouble::Missing("mine".into())), nodes: BTreeMap::new(), uids: BTreeMap::new(), shared: BTreeMap::new() };
+    seen.tls = Some(tls.clone());
+    let Step::Wait(why @ Why::NoCertificate(..)) = next_step(&want, &seen) else { panic!() };
+    assert_eq!(why.message("demo"), "No certificate for demo-2: there is no Secret mine with the CA");
+    let (now, names) = (seen.now, BTreeSet::new());
+    let ca = Certificate { der: vec![1], not_before: now, not_after: now + certificates::CA_LIFETIME, names };
+    seen.tls = Some(TlsSeen { ca: Ok(ca), ..tls });
+    assert_eq!(next_step(&want, &seen), Step::Certificates(vec![Work::Issue(id(1)), Work::Issue(id(2))]));
 }
 
 #[test]

@@ -1,11 +1,11 @@
 //! `<cluster>-instance`: the instance manager's configuration, the same for every member.
 
 use k8s_openapi::api::core::v1::ConfigMap;
-use pgraft_core::instance_config::{BootstrapConfig, InstanceConfig, PostgresqlConfig, RaftConfig};
+use pgraft_core::instance_config::{BootstrapConfig, InstanceConfig, PostgresqlConfig, RaftConfig, TlsConfig};
 use std::collections::BTreeMap;
 
 use super::metadata::metadata;
-use super::pod::{SECRETS_DIRECTORY, SOCKET_DIRECTORY, STATE_DIRECTORY};
+use super::pod::{SECRETS_DIRECTORY, SOCKET_DIRECTORY, STATE_DIRECTORY, TLS_DIRECTORY};
 use crate::core::Cluster;
 use crate::core::names::{self, HTTP_PORT, POSTGRES_PORT, RAFT_PORT};
 
@@ -39,7 +39,13 @@ fn instance_config(want: &Cluster) -> InstanceConfig {
             listen_address: "0.0.0.0".into(),
             heartbeat_interval: want.heartbeat_interval.clone(),
             election_timeout: want.election_timeout.clone(),
+            allow_plaintext: want.tls.is_none(),
         },
+        tls: want.tls.as_ref().map(|_| TlsConfig {
+            cert_file: format!("{TLS_DIRECTORY}/tls.crt"),
+            key_file: format!("{TLS_DIRECTORY}/tls.key"),
+            ca_file: format!("{TLS_DIRECTORY}/ca.crt"),
+        }),
         http_listen: format!("0.0.0.0:{HTTP_PORT}"),
         peers: vec![format!("{}.{}.svc:{HTTP_PORT}", names::pods_service(&want.name), want.namespace)],
         bootstrap: BootstrapConfig { database: want.database.clone(), owner: want.owner.clone() },

@@ -3,6 +3,7 @@
 //! Services, ConfigMap and PodDisruptionBudget are kept as rendered ([`objects`]). Pods, volumes and Secrets are made once: a pod's spec can't
 //! change, a volume's and a Secret's must not.
 
+mod certificates;
 mod config_map;
 mod metadata;
 mod pdb;
@@ -15,6 +16,7 @@ use k8s_openapi::api::core::v1::{ConfigMap, Service};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
+pub use certificates::{Pair, ca_secret, certificate_secret, share_patch, trust_patch};
 pub use metadata::owner_reference;
 pub use pod::pod;
 pub use pvc::pvc;

@@ -26,6 +26,8 @@ pub(super) const STATE_DIRECTORY: &str = "/var/lib/pgraft";
 pub(super) const SOCKET_DIRECTORY: &str = "/var/run/postgresql";
 /// Where the passwords are.
 pub(super) const SECRETS_DIRECTORY: &str = "/etc/pgraft/secrets";
+/// Where the certificate is.
+pub(super) const TLS_DIRECTORY: &str = "/etc/pgraft/tls";
 const CONFIG_DIRECTORY: &str = "/etc/pgraft/instance";
 /// The user `postgres` in the image.
 const UID: i64 = 999;
@@ -86,7 +88,7 @@ fn container(want: &Cluster, node: NodeId, founder: bool) -> Container {
         ports: Some(vec![port("postgres", POSTGRES_PORT), port("raft", RAFT_PORT), port("http", HTTP_PORT)]),
         resources: Some(want.scheduling.resources.clone()),
         security_context: Some(container_security()),
-        volume_mounts: Some(mounts()),
+        volume_mounts: Some(mounts(want)),
         // A long first start (a large clone, crash recovery) is no reason to kill; /livez answers from the first second.
         startup_probe: Some(probe("/livez", 1, 5, 300)),
         liveness_probe: Some(probe("/livez", 10, 5, 6)),
@@ -132,21 +134,25 @@ fn container_security() -> SecurityContext {
     }
 }
 
-fn mounts() -> Vec<VolumeMount> {
+fn mounts(want: &Cluster) -> Vec<VolumeMount> {
     let mount = |name: &str, path: &str, read_only: bool| VolumeMount {
         name: name.into(),
         mount_path: path.into(),
         read_only: read_only.then_some(true),
         ..VolumeMount::default()
     };
-    vec![
+    let mut mounts = vec![
         mount("data", STATE_DIRECTORY, false),
         mount("socket", SOCKET_DIRECTORY, false),
         mount("tmp", "/tmp", false),
         mount("shm", "/dev/shm", false),
         mount("instance", CONFIG_DIRECTORY, true),
         mount("secrets", SECRETS_DIRECTORY, true),
-    ]
+    ];
+    if want.tls.is_some() {
+        mounts.push(mount("tls", TLS_DIRECTORY, true));
+    }
+    mounts
 }
 
 fn volumes(want: &Cluster, node: NodeId) -> Vec<Volume> {
@@ -155,7 +161,7 @@ fn volumes(want: &Cluster, node: NodeId) -> Vec<Volume> {
         empty_dir: Some(EmptyDirVolumeSource { medium: medium.map(str::to_owned), size_limit: None }),
         ..named(name)
     };
-    vec![
+    let mut volumes = vec![
         Volume {
             persistent_volume_claim: Some(PersistentVolumeClaimVolumeSource { claim_name: names::pod(&want.name, node), read_only: None }),
             ..named("data")
@@ -169,7 +175,22 @@ fn volumes(want: &Cluster, node: NodeId) -> Vec<Volume> {
             ..named("instance")
         },
         Volume { projected: Some(ProjectedVolumeSource { default_mode: Some(0o440), sources: Some(passwords(want)) }), ..named("secrets") },
-    ]
+    ];
+    if want.tls.is_some() {
+        // Of root and the group of the user that Postgres runs as: Postgres takes a key that nobody else can read. The kubelet swaps all at once.
+        let source = ProjectedVolumeSource { default_mode: Some(0o440), sources: Some(vec![certificate(want, node)]) };
+        volumes.push(Volume { projected: Some(source), ..named("tls") });
+    }
+    volumes
+}
+
+/// The member's certificate, its key, and what it trusts.
+fn certificate(want: &Cluster, node: NodeId) -> VolumeProjection {
+    let items = ["tls.crt", "tls.key", "ca.crt"].map(|key| KeyToPath { key: key.into(), path: key.into(), mode: None });
+    VolumeProjection {
+        secret: Some(SecretProjection { name: names::certificate(&want.name, node), items: Some(items.to_vec()), optional: None }),
+        ..VolumeProjection::default()
+    }
 }
 
 /// One directory with one file a password.

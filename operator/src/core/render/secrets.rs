@@ -26,6 +26,8 @@ pub fn secret(want: &Cluster, kind: SecretKind, passwords: &Passwords) -> Secret
         }
         SecretKind::App => ("kubernetes.io/basic-auth", login(want, &want.owner, &want.database, first)),
         SecretKind::Superuser => ("kubernetes.io/basic-auth", login(want, "postgres", "postgres", first)),
+        // Has a key in place of passwords: `ca_secret`.
+        SecretKind::Ca => ("kubernetes.io/tls", BTreeMap::new()),
     };
     let mut metadata = metadata(want, kind.name(&want.name), names::labels(&want.name));
     if want.retention.when_deleted == RetentionPolicy::Retain {
@@ -37,6 +39,8 @@ pub fn secret(want: &Cluster, kind: SecretKind, passwords: &Passwords) -> Secret
 /// The keys that people know from other operators.
 fn login(want: &Cluster, user: &str, database: &str, password: &str) -> BTreeMap<String, String> {
     let host = format!("{}.{}.svc", names::rw_service(&want.name), want.namespace);
+    // Works wherever the URI is put; verify-full takes the file `ca.crt` as well, and the names are right for it.
+    let tls = |before: &str| want.tls.as_ref().map(|_| format!("{before}sslmode=require")).unwrap_or_default();
     [
         ("username", user.to_owned()),
         ("user", user.to_owned()),
@@ -44,8 +48,8 @@ fn login(want: &Cluster, user: &str, database: &str, password: &str) -> BTreeMap
         ("dbname", database.to_owned()),
         ("host", host.clone()),
         ("port", POSTGRES_PORT.to_string()),
-        ("uri", format!("postgresql://{user}:{password}@{host}:{POSTGRES_PORT}/{database}")),
-        ("jdbc-uri", format!("jdbc:postgresql://{host}:{POSTGRES_PORT}/{database}?user={user}&password={password}")),
+        ("uri", format!("postgresql://{user}:{password}@{host}:{POSTGRES_PORT}/{database}{}", tls("?"))),
+        ("jdbc-uri", format!("jdbc:postgresql://{host}:{POSTGRES_PORT}/{database}?user={user}&password={password}{}", tls("&"))),
         ("pgpass", format!("{host}:{POSTGRES_PORT}:{database}:{user}:{password}\n")),
     ]
     .into_iter()

@@ -101,6 +101,36 @@ fn no_quorum() {
     assert_eq!(conditions(&status), all);
 }
 
+/// Its host froze: Kubernetes calls the pod ready for most of a minute.
+#[test]
+fn a_primary_that_answers_nobody_does_not_serve() {
+    let want = wanted(3);
+    let mut seen = healthy(&want, 3);
+    let mut group = seen.group.clone().unwrap();
+    group.leader = Some(id(2));
+    group.silent = vec![id(1)];
+    let available = |seen: &Observed| conditions(&status(seen, &Outcome::Took(Step::Steady)))[1].clone();
+    seen.group = Some(group.clone());
+    assert_eq!(available(&seen), "Available=True/PrimaryServes", "the leader reaches it");
+    group.members[0].reachable = Some(false);
+    seen.group = Some(group.clone());
+    assert_eq!(available(&seen), "Available=False/PrimaryUnreachable");
+    group.silent.clear();
+    seen.group = Some(group);
+    assert_eq!(available(&seen), "Available=True/PrimaryServes", "it answers the operator");
+}
+
+#[test]
+fn differing_in_lag_only() {
+    let seen = healthy(&wanted(3), 3);
+    let before = status(&seen, &Outcome::Took(Step::Steady));
+    let mut after = before.clone();
+    after.members[2].lag_bytes = Some(4096);
+    assert!(differ_in_lag_only(&before, &after));
+    after.members[2].reachable = Some(false);
+    assert!(!differ_in_lag_only(&before, &after));
+}
+
 #[test]
 fn a_refusal_is_shown_in_the_leaders_words() {
     let want = wanted(3);

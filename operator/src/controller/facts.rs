@@ -1,0 +1,141 @@
+//! What of a Kubernetes object matters here: a few hundred bytes of each. Made from what the API server sends, by a list or by a watch, before
+//! anything is kept; nobody behind this file sees a whole Pod, and nobody at all the contents of a Secret that was not asked for by its name.
+
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::ResourceExt;
+use kube::core::PartialObjectMeta;
+use pgraft_core::NodeId;
+use std::net::IpAddr;
+
+use crate::core::names::{self, Kind, PodRole};
+use crate::core::observed::PodPhase;
+use crate::core::quantity;
+
+/// What every object has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Common {
+    /// Its name.
+    pub name: String,
+    /// Its identity.
+    pub uid: String,
+    /// Moves when somebody changes it.
+    pub version: String,
+    /// Whether somebody has deleted it.
+    pub deleted: bool,
+    /// The identities of its owners.
+    pub owners: Vec<String>,
+}
+
+/// A pod.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PodFact {
+    /// Name, identity, owners.
+    pub common: Common,
+    /// The node id in its label.
+    pub node: NodeId,
+    /// How far it is.
+    pub phase: PodPhase,
+    /// Where it can be reached.
+    pub ip: Option<IpAddr>,
+    /// The label for Services.
+    pub role: Option<PodRole>,
+}
+
+/// A volume.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VolumeFact {
+    /// Name, identity, owners.
+    pub common: Common,
+    /// The node id in its label.
+    pub node: NodeId,
+    /// Whether its member has left.
+    pub retired: bool,
+    /// The bytes that were asked for.
+    pub requested: u128,
+}
+
+/// All that is there of one cluster.
+#[derive(Debug, Clone, Default)]
+pub struct Facts {
+    /// Its pods.
+    pub pods: Vec<PodFact>,
+    /// Its volumes.
+    pub volumes: Vec<VolumeFact>,
+    /// Its Secrets, without what is in them.
+    pub secrets: Vec<Common>,
+    /// Services, ConfigMap and PodDisruptionBudget: what is in them is known from when they were applied.
+    pub objects: Vec<(Kind, Common)>,
+}
+
+impl Common {
+    /// Of any object's metadata. The version of a pod or volume is left out: its status moves it all the time, and what matters of that is in the fact.
+    fn of(metadata: &ObjectMeta) -> Self {
+        Self {
+            name: metadata.name.clone().unwrap_or_default(),
+            uid: metadata.uid.clone().unwrap_or_default(),
+            version: String::new(),
+            deleted: metadata.deletion_timestamp.is_some(),
+            owners: metadata.owner_references.iter().flatten().map(|owner| owner.uid.clone()).collect(),
+        }
+    }
+
+    /// Of an object of which only the metadata was asked for.
+    pub fn of_metadata<K>(object: &PartialObjectMeta<K>) -> Self {
+        Self { version: version(&object.metadata).unwrap_or_default(), ..Self::of(&object.metadata) }
+    }
+}
+
+impl PodFact {
+    /// None for a pod that says of no node to be its pod.
+    pub fn of(pod: &Pod) -> Option<Self> {
+        Some(Self {
+            common: Common::of(&pod.metadata),
+            node: node_of(&pod.metadata)?,
+            phase: phase(pod),
+            ip: pod.status.as_ref().and_then(|s| s.pod_ip.as_deref()).and_then(|ip| ip.parse().ok()),
+            role: pod.labels().get(names::LABEL_ROLE).and_then(|role| PodRole::parse(role)),
+        })
+    }
+}
+
+impl VolumeFact {
+    /// None for a volume that says of no node to be its volume.
+    pub fn of(volume: &PersistentVolumeClaim) -> Option<Self> {
+        let requests = volume.spec.as_ref().and_then(|s| s.resources.as_ref()).and_then(|r| r.requests.as_ref());
+        Some(Self {
+            common: Common::of(&volume.metadata),
+            node: node_of(&volume.metadata)?,
+            retired: volume.labels().get(names::LABEL_RETIRED).is_some_and(|value| value == "true"),
+            requested: requests.and_then(|r| r.get("storage")).and_then(|q| quantity::bytes(&q.0)).unwrap_or(u128::MAX),
+        })
+    }
+}
+
+/// What moves when somebody changes the object. Where Kubernetes counts generations, its own writes to the status do not move it.
+pub fn version(metadata: &ObjectMeta) -> Option<String> {
+    metadata.generation.map(|n| n.to_string()).or_else(|| metadata.resource_version.clone())
+}
+
+fn node_of(metadata: &ObjectMeta) -> Option<NodeId> {
+    let label = metadata.labels.as_ref()?.get(names::LABEL_NODE)?;
+    NodeId::new(label.parse().ok()?).ok()
+}
+
+fn phase(pod: &Pod) -> PodPhase {
+    let Some(status) = &pod.status else { return PodPhase::Starting(None) };
+    if matches!(status.phase.as_deref(), Some("Failed" | "Succeeded")) {
+        return PodPhase::Finished;
+    }
+    let condition = |type_: &str| status.conditions.iter().flatten().find(|c| c.type_ == type_);
+    if condition("Ready").is_some_and(|c| c.status == "True") {
+        return PodPhase::Ready;
+    }
+    let containers = status.container_statuses.iter().flatten();
+    let waiting = containers.filter_map(|c| c.state.as_ref()?.waiting.as_ref()).find_map(|w| match w.reason.as_deref() {
+        None | Some("ContainerCreating" | "PodInitializing") => None,
+        Some(reason) => Some(w.message.as_ref().map_or_else(|| reason.to_owned(), |message| format!("{reason}: {message}"))),
+    });
+    let unscheduled = || condition("PodScheduled").filter(|c| c.status == "False").and_then(|c| c.message.clone());
+    PodPhase::Starting(waiting.or_else(unscheduled))
+}

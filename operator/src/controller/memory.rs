@@ -1,0 +1,101 @@
+//! What this process remembers of each cluster from one pass to the next. None of it decides anything: a new process begins with nothing and
+//! comes to the same steps. It saves calls, and keeps the same words from being said twice.
+
+use jiff::Timestamp;
+use pgraft_core::NodeId;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Mutex, PoisonError};
+
+use super::certificates::{Login, Remembered};
+use crate::core::names::ObjectKey;
+use crate::core::observed::ObjectSeen;
+
+/// Everything that is remembered, by the uid of the PgRaftCluster.
+#[derive(Default)]
+pub struct Memories(Mutex<HashMap<String, Memory>>);
+
+/// Of one cluster.
+#[derive(Debug, Default)]
+pub struct Memory {
+    applied: BTreeMap<ObjectKey, Applied>,
+    /// The resource version and the time of the status that was written last.
+    pub written: Option<(String, Timestamp)>,
+    /// Who led when last looked, and how often nobody else was asked since.
+    pub leader: Option<(NodeId, u32)>,
+    /// What the Secrets with certificates say.
+    pub certificates: Remembered,
+    /// How the operator shows who it is.
+    pub login: Option<Login>,
+    /// The password of the operator's role, and the version of the Secret that it was read from.
+    pub password: Option<(String, String)>,
+    /// The failure that was logged last.
+    pub trouble: Option<String>,
+    /// How often another member came to lead.
+    pub leader_changes: u64,
+    /// How often in a row somebody else was quicker to change what was to be changed.
+    pub conflicts: u32,
+}
+
+/// What an object was made to look like, and the version that it had then.
+#[derive(Debug, Clone)]
+struct Applied {
+    fingerprint: u64,
+    version: String,
+}
+
+impl Memories {
+    /// Looks into the memory of one cluster, or writes into it. Not across an await.
+    pub fn of<T>(&self, cluster_uid: &str, look: impl FnOnce(&mut Memory) -> T) -> T {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        look(all.entry(cluster_uid.to_owned()).or_default())
+    }
+
+    /// How often another member of this cluster came to lead.
+    pub fn leader_changes(&self, cluster_uid: &str) -> u64 {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(cluster_uid).map_or(0, |memory| memory.leader_changes)
+    }
+
+    /// Forgets a cluster that is gone.
+    pub fn forget(&self, cluster_uid: &str) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(cluster_uid);
+    }
+}
+
+impl Memory {
+    /// Remembers an object that was applied.
+    pub fn applied(&mut self, key: ObjectKey, fingerprint: u64, version: String) {
+        self.applied.insert(key, Applied { fingerprint, version });
+    }
+
+    /// What is known about an object of this version: as it was applied, unless somebody has changed it since.
+    pub fn recall(&self, key: &ObjectKey, version: &str) -> ObjectSeen {
+        match self.applied.get(key) {
+            Some(known) if known.version == version => ObjectSeen::AsApplied(known.fingerprint),
+            _ => ObjectSeen::Unknown,
+        }
+    }
+
+    /// Whether an object of this resource version is not older than the status that was written last. Versions that are no numbers can't be
+    /// compared; then it is not known.
+    pub fn is_current(&self, version: Option<&str>) -> bool {
+        let number = |text: &str| text.parse::<u64>().ok();
+        match &self.written {
+            None => true,
+            Some((written, _)) => version.and_then(number).zip(number(written)).is_some_and(|(seen, written)| seen >= written),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn older_than_what_was_written_is_not_current() {
+        let mut memory = Memory::default();
+        assert!(memory.is_current(Some("1")));
+        memory.written = Some(("100".into(), Timestamp::UNIX_EPOCH));
+        assert!(memory.is_current(Some("100")) && memory.is_current(Some("101")));
+        assert!(!memory.is_current(Some("99")) && !memory.is_current(None) && !memory.is_current(Some("abc")));
+    }
+}

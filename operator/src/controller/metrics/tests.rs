@@ -1,0 +1,46 @@
+//! The text that Prometheus reads.
+
+use kube::runtime::{reflector, watcher};
+use serde_json::json;
+
+use super::*;
+use crate::api::{PgRaftCluster, PgRaftClusterStatus};
+use crate::controller::Context;
+use crate::controller::sql::Sessions;
+use crate::core::fixtures::{cr, healthy, wanted};
+use crate::core::status::{Subject, derive};
+use crate::core::validate::Defaults;
+
+fn cluster() -> PgRaftCluster {
+    let mut cluster = cr(&json!({"replicas": 3, "storage": {"size": "1Gi"}}));
+    let subject = Subject { name: "demo", namespace: "default", generation: Some(1), replicas: 3 };
+    cluster.status = Some(derive(subject, &healthy(&wanted(3), 3), &Outcome::Took(Step::Steady), &PgRaftClusterStatus::default()));
+    cluster
+}
+
+#[tokio::test]
+async fn a_cluster_is_in_it_for_as_long_as_it_lives() {
+    let service = tower::service_fn(|_: http::Request<kube::client::Body>| async {
+        Err::<http::Response<kube::client::Body>, _>(std::io::Error::other("nobody is asked"))
+    });
+    let client = kube::Client::new(service, "default");
+    let metrics = Metrics::new();
+    let context = Arc::new(Context::new(client, Arc::new(Sessions::default()), Defaults { image: "i".into() }, metrics.clone()));
+    let (store, mut writer) = reflector::store();
+    metrics.show(Clusters { store, context: context.clone() });
+    writer.apply_watcher_event(&watcher::Event::Apply(cluster()));
+    context.memories.of("uid-of-demo", |m| m.leader_changes = 2);
+    metrics.leading(true);
+    drop(metrics.pass_begins());
+    metrics.pass_ended(Duration::from_millis(40), &Err(Error::MovedOn("pod demo-1".into())));
+    metrics.step(&Step::CreateVolume(pgraft_core::NodeId::default()));
+    let text = metrics.text().unwrap();
+    for name in text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()) {
+        assert!(include_str!("../../../../docs/monitoring.md").contains(name), "docs/monitoring.md does not know {name}");
+    }
+    insta::assert_snapshot!(text);
+
+    writer.apply_watcher_event(&watcher::Event::Delete(cluster()));
+    let text = metrics.text().unwrap();
+    assert!(text.lines().filter(|line| !line.starts_with('#')).all(|line| !line.contains("pgraft_cluster_")), "{text}");
+}
