@@ -1,5 +1,5 @@
 # Everything that is built or shipped, by target:
-#   dev        what the tests run in: Rust, Postgres 17 with its headers, just
+#   dev        what the tests run in: Rust, Postgres 17 with its headers (15 and 18 beside it), just
 #   postgres   ships: one member, Postgres 17 with the extension under the instance manager
 #   operator   ships: the operator, and nothing else
 # BuildKit builds it (the default of today's clients; DOCKER_BUILDKIT=1 for older ones).
@@ -7,8 +7,13 @@
 FROM rust:1.95-slim-trixie AS dev
 RUN apt-get update -qq \
  && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
-      postgresql-17 postgresql-server-dev-17 just shellcheck git pkg-config make iproute2 procps \
+      postgresql-17 postgresql-server-dev-17 just shellcheck mdbook git pkg-config make iproute2 procps patchelf etcd-server \
  && apt-get clean && rm -rf /var/lib/apt/lists/* /var/lib/postgresql/17
+# Other majors to build and test with, from other Debian suites; beside the work of others, so that the image is made without them too.
+# (Debian never released 16.)
+COPY e2e/other-postgres /tmp/
+RUN for other in "15 bookworm" "18 forky"; do \
+      /tmp/other-postgres $other "/opt/postgresql/${other%% *}" || { echo "no Postgres ${other%% *}"; rm -rf "/opt/postgresql/${other%% *}"; }; done
 # Some builds of the base image have these, some have rustup to fetch them with.
 RUN cargo clippy --version >/dev/null 2>&1 && cargo fmt --version >/dev/null 2>&1 || rustup component add clippy rustfmt
 ENV PATH=/usr/lib/postgresql/17/bin:$PATH \

@@ -6,25 +6,15 @@
 //!              when it fails: logs, events and resources in a folder (evidence.rs)
 //! ```
 
-mod cluster;
-mod command;
-mod data;
-mod evidence;
-mod failure;
-mod report;
-mod scenario;
-mod scenarios;
-mod sql;
-mod wait;
-
 use clap::Parser;
 use futures::StreamExt;
 use kube::Client;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use failure::Failure;
-use scenario::{Scenario, Setting, Verdict};
+use pgraft_e2e::failure::Failure;
+use pgraft_e2e::scenario::{Scenario, Setting, Verdict};
+use pgraft_e2e::{command, report, scenario, scenarios};
 
 /// Scenarios on the Kubernetes cluster of KUBECONFIG.
 #[derive(Parser)]

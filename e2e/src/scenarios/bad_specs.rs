@@ -1,4 +1,4 @@
-//! Specs that make no sense: the API server refuses them in words that a person understands.
+//! Specs that make no sense: the API server refuses them in words that a person understands. One at least for each field of the CRD.
 
 use serde_json::{Value, json};
 
@@ -10,41 +10,145 @@ use crate::scenario::Figure;
 
 pub async fn run(cluster: Cluster) -> Result<Vec<Figure>, Failure> {
     let namespace = cluster.namespace.as_str();
-    for (spec, words) in never() {
-        let manifest = Cluster::manifest(1, &spec).to_string();
-        let created = run_with_input("kubectl", &["--namespace", namespace, "create", "--dry-run=server", "--filename=-"], &manifest).await;
-        refused(&created, &spec, words)?;
+    let create = ["--namespace", namespace, "create", "--dry-run=server", "--filename=-"];
+    let (specs, names) = (never(), names());
+    let accepted = run_with_input("kubectl", &create, &Cluster::manifest(1, &json!({})).to_string()).await;
+    ensure!(accepted.is_ok(), "a spec that makes sense was refused: {accepted:?}");
+    for (spec, words) in &specs {
+        let manifest = Cluster::manifest(1, spec).to_string();
+        refused(&run_with_input("kubectl", &create, &manifest).await, spec, words)?;
+    }
+    for (name, words) in &names {
+        let mut manifest = Cluster::manifest(1, &json!({}));
+        manifest["metadata"]["name"] = json!(name);
+        refused(&run_with_input("kubectl", &create, &manifest.to_string()).await, &json!(name), words)?;
     }
     cluster.create(1, &json!({})).await?;
-    for (change, words) in no_more() {
+    let changes = no_more();
+    for (change, words) in &changes {
         let patch = json!({ "spec": change }).to_string();
         let arguments = ["--namespace", namespace, "patch", &format!("pgr/{NAME}"), "--dry-run=server", "--type=merge", "--patch", &patch];
-        refused(&command("kubectl", &arguments).await, &change, words)?;
+        refused(&command("kubectl", &arguments).await, change, words)?;
     }
     let scaled = command("kubectl", &["--namespace", namespace, "scale", &format!("pgr/{NAME}"), "--replicas=0"]).await;
     refused(&scaled, &json!("kubectl scale --replicas=0"), "replicas must be at least 1")?;
     cluster.settled(1).await?;
-    Ok(Vec::new())
+    let refusals = specs.len() + names.len() + changes.len() + 1;
+    Ok(vec![Figure { what: "specs that make no sense, each refused in the expected words".into(), value: refusals.to_string() }])
 }
 
-/// What can't be made.
+/// What can't be made, field by field.
 fn never() -> Vec<(Value, &'static str)> {
+    [members(), image(), postgresql(), storage(), scheduling(), bootstrap(), raft()].concat()
+}
+
+fn members() -> Vec<(Value, &'static str)> {
     vec![
         (json!({"replicas": 0}), "replicas must be at least 1"),
+        (json!({"replicas": -1}), "replicas must be at least 1"),
         (json!({"replicas": 65}), "replicas must be at most 64"),
-        (json!({"storage": {"size": "much"}}), "storage.size must be a size such as 10Gi"),
+        (json!({"replicas": "three"}), "spec.replicas in body must be of type integer"),
+        (json!({"replica": 3}), "unknown field \"spec.replica\""),
+        (json!({"enableSuperuserAccess": "yes"}), "spec.enableSuperuserAccess in body must be of type boolean"),
+        (
+            json!({"persistentVolumeClaimRetentionPolicy": {"whenScaled": "Keep"}}),
+            "Unsupported value: \"Keep\": supported values: \"Retain\", \"Delete\"",
+        ),
+        (json!({"persistentVolumeClaimRetentionPolicy": {"whenDeleted": "retain"}}), "Unsupported value: \"retain\""),
+        (json!({"inheritedMetadata": {"labels": {"team": 1}}}), "spec.inheritedMetadata.labels.team in body must be of type string"),
+        (json!({"inheritedMetadata": {"annotations": ["a"]}}), "spec.inheritedMetadata.annotations in body must be of type object"),
+    ]
+}
+
+fn image() -> Vec<(Value, &'static str)> {
+    vec![
+        (json!({"image": ""}), "spec.image in body should be at least 1 chars long"),
+        (json!({"image": "i".repeat(1025)}), "may not be more than 1024"),
+        (
+            json!({"imagePullPolicy": "Sometimes"}),
+            "Unsupported value: \"Sometimes\": supported values: \"Always\", \"IfNotPresent\", \"Never\"",
+        ),
+        (json!({"imagePullSecrets": [{}]}), "spec.imagePullSecrets[0].name: Required value"),
+        (json!({"imagePullSecrets": ["pull"]}), "spec.imagePullSecrets[0] in body must be of type object"),
+    ]
+}
+
+fn postgresql() -> Vec<(Value, &'static str)> {
+    vec![
         (json!({"postgresql": {"parameters": {"port": "5433"}}}), "postgresql.parameters must not set port"),
         (
             json!({"postgresql": {"parameters": {"synchronous_standby_names": "*"}}}),
             "postgresql.parameters must not set synchronous_standby_names",
         ),
         (json!({"postgresql": {"parameters": {"pgraft.node_id": "9"}}}), "postgresql.parameters must not set pgraft.*"),
+        (
+            json!({"postgresql": {"parameters": {"max_connections": 100}}}),
+            "spec.postgresql.parameters.max_connections in body must be of type string",
+        ),
+        (json!({"postgresql": {"parameters": {"work_mem": "1MB\nport = 1"}}}), "spec.postgresql.parameters.work_mem in body should match"),
+        (
+            json!({"postgresql": {"pg_hba": ["host all all all trust\nlocal all all trust"]}}),
+            "spec.postgresql.pg_hba[0] in body should match",
+        ),
+        (json!({"postgresql": {"pg_hba": [""]}}), "spec.postgresql.pg_hba[0] in body should be at least 1 chars long"),
+    ]
+}
+
+fn storage() -> Vec<(Value, &'static str)> {
+    vec![
+        (json!({"storage": null}), "spec.storage: Required value"),
+        (json!({"storage": {}}), "spec.storage.size: Required value"),
+        (json!({"storage": {"size": "much"}}), "storage.size must be a size such as 10Gi"),
+        (json!({"storage": {"size": "1Mi"}}), "and at least 128Mi"),
+        (json!({"storage": {"size": "-1Gi"}}), "storage.size must be a size such as 10Gi"),
+        (json!({"storage": {"size": 10}}), "spec.storage.size in body must be of type string"),
+        (json!({"storage": {"size": "1Gi", "storageClass": "c".repeat(254)}}), "may not be more than 253"),
+    ]
+}
+
+fn scheduling() -> Vec<(Value, &'static str)> {
+    vec![
+        (json!({"resources": {"limits": "much"}}), "spec.resources.limits in body must be of type object"),
+        (json!({"affinity": {"podAntiAffinity": "hard"}}), "spec.affinity.podAntiAffinity in body must be of type object"),
+        (json!({"tolerations": [{"tolerationSeconds": "long"}]}), "spec.tolerations[0].tolerationSeconds in body must be of type integer"),
+        (json!({"nodeSelector": {"disk": true}}), "spec.nodeSelector.disk in body must be of type string"),
+        (
+            json!({"topologySpreadConstraints": [{"topologyKey": "zone", "whenUnsatisfiable": "DoNotSchedule"}]}),
+            "spec.topologySpreadConstraints[0].maxSkew: Required value",
+        ),
+    ]
+}
+
+fn bootstrap() -> Vec<(Value, &'static str)> {
+    vec![
         (json!({"bootstrap": {"initdb": {"database": "postgres"}}}), "bootstrap.initdb.database must be a database of your own"),
+        (json!({"bootstrap": {"initdb": {"database": "1st"}}}), "spec.bootstrap.initdb.database in body should match"),
         (json!({"bootstrap": {"initdb": {"owner": "pg_me"}}}), "bootstrap.initdb.owner must be a role of your own"),
+        (json!({"bootstrap": {"initdb": {"owner": "postgres"}}}), "bootstrap.initdb.owner must be a role of your own"),
+        (json!({"bootstrap": {"initdb": {"owner": "me; drop"}}}), "spec.bootstrap.initdb.owner in body should match"),
+        (json!({"bootstrap": {"recovery": {}}}), "unknown field \"spec.bootstrap.recovery\""),
+    ]
+}
+
+fn raft() -> Vec<(Value, &'static str)> {
+    vec![
         (
             json!({"raft": {"heartbeatInterval": "2s", "electionTimeout": "1s"}}),
             "raft.electionTimeout must be at least three times raft.heartbeatInterval",
         ),
+        (json!({"raft": {"heartbeatInterval": "soon"}}), "raft.heartbeatInterval must be a time such as 100ms or 2s"),
+        (json!({"raft": {"heartbeatInterval": "1ms"}}), "raft.heartbeatInterval must be between 10ms and 60s"),
+        (json!({"raft": {"electionTimeout": "1 s"}}), "raft.electionTimeout must be a time such as 100ms or 2s"),
+        (json!({"raft": {"electionTimeout": "700s"}}), "raft.electionTimeout must be between 100ms and 600s"),
+    ]
+}
+
+/// What a cluster can't be called.
+fn names() -> Vec<(String, &'static str)> {
+    vec![
+        ("a".repeat(51), "metadata.name must be at most 50 characters long"),
+        ("my.database".into(), "metadata.name must be made of lower-case letters, digits and hyphens and begin with a letter"),
+        ("1st".into(), "metadata.name must be made of lower-case letters, digits and hyphens and begin with a letter"),
     ]
 }
 
@@ -55,6 +159,7 @@ fn no_more() -> Vec<(Value, &'static str)> {
         (json!({"storage": {"size": "512Mi"}}), "storage.size can't shrink"),
         (json!({"storage": {"storageClass": "other"}}), "storage.storageClass can't be changed"),
         (json!({"bootstrap": {"initdb": {"database": "other"}}}), "bootstrap is read once"),
+        (json!({"storage": null}), "spec.storage: Required value"),
     ]
 }
 

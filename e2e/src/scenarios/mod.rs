@@ -2,12 +2,15 @@
 
 mod bad_specs;
 mod leader_lost;
+mod lost_disk;
 mod operator_killed;
 mod quickstart;
 mod recovery;
 mod refusals;
 mod scaling;
 mod speed;
+mod tls;
+mod two_operators;
 
 use crate::scenario::Scenario;
 
@@ -19,6 +22,9 @@ pub const ALL: &[Scenario] = &[
     Scenario { name: "scaling-retain", alone: false, body: |c| Box::pin(scaling::run(c, scaling::Policy::Retain)) },
     Scenario { name: "bad-specs", alone: false, body: |c| Box::pin(bad_specs::run(c)) },
     Scenario { name: "leader-lost", alone: false, body: |c| Box::pin(leader_lost::run(c)) },
+    Scenario { name: "tls", alone: false, body: |c| Box::pin(tls::run(c)) },
+    Scenario { name: "lost-disk", alone: false, body: |c| Box::pin(lost_disk::run(c)) },
+    Scenario { name: "two-operators", alone: true, body: |c| Box::pin(two_operators::run(c)) },
     Scenario { name: "operator-killed", alone: true, body: |c| Box::pin(operator_killed::run(c)) },
     Scenario { name: "recovery", alone: true, body: |c| Box::pin(recovery::run(c)) },
     Scenario { name: "speed", alone: true, body: |c| Box::pin(speed::run(c)) },

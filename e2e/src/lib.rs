@@ -1,0 +1,13 @@
+//! What the scenarios are made of, for `main.rs` and for the bench that measures on a real cluster.
+
+pub mod cluster;
+pub mod command;
+pub mod data;
+pub mod evidence;
+pub mod failure;
+pub mod report;
+pub mod scenario;
+pub mod scenarios;
+pub mod served;
+pub mod sql;
+pub mod wait;

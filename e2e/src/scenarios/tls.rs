@@ -1,0 +1,114 @@
+//! TLS as users meet it: their own CA, `verify-full` through the Service, nothing in the clear, and a renewal that nobody notices.
+
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::{DeleteParams, PostParams};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, KeyUsagePurpose};
+use serde_json::json;
+use std::collections::BTreeMap;
+
+use crate::cluster::{Cluster, PATIENCE, pod_name};
+use crate::command::run_with_input;
+use crate::ensure;
+use crate::failure::Failure;
+use crate::scenario::Figure;
+use crate::served::{self, POSTGRES, RAFT};
+use crate::wait::{Look, until};
+
+const NODES: [i32; 3] = [1, 2, 3];
+
+/// Whoever comes over TCP on another role than the application's.
+const OURS: &str = "select count(*) filter (where not s.ssl) || ' in the clear, ' || string_agg(distinct a.usename || ' ' || s.client_dn, ', ' order by a.usename || ' ' || s.client_dn) \
+     from pg_stat_ssl s join pg_stat_activity a using (pid) where a.usename in ('pgraft_replication', 'pgraft_operator')";
+
+pub async fn run(cluster: Cluster) -> Result<Vec<Figure>, Failure> {
+    own_ca(&cluster).await?;
+    cluster.create(3, &json!({"tls": {"caSecret": "our-ca"}})).await?;
+    applications(&cluster).await?;
+    let expected =
+        "0 in the clear, pgraft_operator /CN=pgraft_operator, pgraft_replication /CN=node-2.pgraft, pgraft_replication /CN=node-3.pgraft";
+    until("the operator and both standbys over TLS", PATIENCE, || async {
+        let seen: String = cluster.superuser(1).await?.value(OURS, &[]).await?;
+        Ok(if seen == expected { Look::Yes(()) } else { Look::NotYet(seen) })
+    })
+    .await?;
+    renewal(&cluster).await
+}
+
+/// A Secret as cert-manager makes it for a Certificate with `isCA: true`.
+async fn own_ca(cluster: &Cluster) -> Result<(), Failure> {
+    let wrong = |e: rcgen::Error| Failure::Wrong(e.to_string());
+    let mut params = CertificateParams::default();
+    params.distinguished_name.push(DnType::CommonName, "a CA of our own");
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature];
+    let key = KeyPair::generate().map_err(wrong)?;
+    let pem = key.serialize_pem();
+    let ca = CertifiedIssuer::self_signed(params, key).map_err(wrong)?.pem();
+    let data = json!({"ca.crt": &ca, "tls.crt": &ca, "tls.key": pem});
+    let secret = json!({"metadata": {"name": "our-ca"}, "type": "kubernetes.io/tls", "stringData": data});
+    let secret = serde_json::from_value(secret).map_err(kube::Error::SerdeError)?;
+    cluster.secrets().create(&PostParams::default(), &secret).await?;
+    Ok(())
+}
+
+/// `sslmode=verify-full` with what stands in `-app`, through `-rw`, from another pod; and a client that wants no TLS.
+async fn applications(cluster: &Cluster) -> Result<(), Failure> {
+    let data = cluster.secrets().get("demo-app").await?.data.unwrap_or_default();
+    let field = |key: &str| data.get(key).map(|bytes| String::from_utf8_lossy(&bytes.0).into_owned()).unwrap_or_default();
+    let (uri, ca) = (field("uri"), field("ca.crt"));
+    ensure!(uri.ends_with("?sslmode=require"), "the URI says nothing of TLS: {}", uri.rsplit('@').next().unwrap_or_default());
+    let in_pod = |script: String, input: String| async move {
+        let arguments = ["exec", "--stdin", "demo-2", "--container=postgres", "--namespace", &cluster.namespace, "--", "sh", "-c", &script];
+        run_with_input("kubectl", &arguments, &input).await
+    };
+    in_pod("cat > /tmp/app-ca.crt".into(), ca).await?;
+    let psql = |uri: String| format!("psql -At '{uri}' -c 'select version from pg_stat_ssl where ssl and pid = pg_backend_pid()'");
+    let strictly = uri.replace("sslmode=require", "sslmode=verify-full&sslrootcert=/tmp/app-ca.crt");
+    for uri in [uri.clone(), strictly] {
+        let seen = in_pod(psql(uri), String::new()).await?;
+        ensure!(seen.trim() == "TLSv1.3", "the application talks {seen:?}");
+    }
+    let plain = in_pod(psql(uri.replace("sslmode=require", "sslmode=disable")), String::new()).await;
+    let said = plain.map_or_else(|failure| failure.to_string(), |text| format!("let in: {text}"));
+    ensure!(said.contains("no encryption"), "a client without TLS: {said}");
+    Ok(())
+}
+
+/// Deletes the members' certificates, which is how a renewal is asked for, and waits until others are served on both ports.
+async fn renewal(cluster: &Cluster) -> Result<Vec<Figure>, Failure> {
+    let begun = std::time::Instant::now();
+    let (pods, leader) = (lives(cluster).await?, cluster.leader(1).await?);
+    let term: i64 = cluster.superuser(1).await?.value("select pgraft_get_term()", &[]).await?;
+    let mut old = BTreeMap::new();
+    for node in NODES {
+        for port in [POSTGRES, RAFT] {
+            old.insert((node, port), served::certificate(&cluster.pod_api(), &pod_name(node), port).await?);
+        }
+    }
+    for node in NODES {
+        ensure!(old[&(node, POSTGRES)] == old[&(node, RAFT)], "node {node} shows one certificate as a server and another as a Raft member");
+        cluster.secrets().delete(&format!("demo-{node}-tls"), &DeleteParams::default()).await?;
+    }
+    for (&(node, port), before) in &old {
+        until(&format!("{}: another certificate of node {node} on port {port}", cluster.namespace), PATIENCE, || async {
+            let now = served::certificate(&cluster.pod_api(), &pod_name(node), port).await?;
+            Ok(if now == *before { Look::NotYet("the same".into()) } else { Look::Yes(()) })
+        })
+        .await?;
+    }
+    let took = begun.elapsed();
+    cluster.settled(3).await?;
+    ensure!(lives(cluster).await? == pods, "a pod was made or started again");
+    let after: i64 = cluster.superuser(1).await?.value("select pgraft_get_term()", &[]).await?;
+    ensure!((cluster.leader(1).await?, after) == (leader, term), "the leader changed: term {term}, then {after}");
+    Ok(vec![Figure {
+        what: "certificates of three members renewed, until all are served on 5432 and 7001".into(),
+        value: format!("{:.0} s", took.as_secs_f64()),
+    }])
+}
+
+/// Each pod's identity, and how often its container was started.
+async fn lives(cluster: &Cluster) -> Result<BTreeMap<i32, (Option<String>, i32)>, Failure> {
+    let restarts = |pod: &Pod| pod.status.iter().flat_map(|s| s.container_statuses.iter().flatten()).map(|c| c.restart_count).sum();
+    Ok(cluster.pods().await?.into_iter().map(|(node, pod)| (node, (pod.metadata.uid.clone(), restarts(&pod)))).collect())
+}

@@ -1,0 +1,74 @@
+//! Two operators, of which one works. It is killed in the middle of a scale, and the other one finishes; told to stop, it hands over at once.
+
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::Pod;
+use kube::Api;
+use kube::api::DeleteParams;
+use serde_json::json;
+use std::time::Instant;
+
+use super::leader_lost::one_join_each;
+use crate::cluster::{Cluster, PATIENCE};
+use crate::command::run as command;
+use crate::failure::Failure;
+use crate::scenario::Figure;
+use crate::wait::{Look, until};
+
+const SYSTEM: &str = "pgraft-system";
+const DEPLOYMENT: &str = "deployment/pgraft-operator";
+
+pub async fn run(cluster: Cluster) -> Result<Vec<Figure>, Failure> {
+    operators(2).await?;
+    let result = story(&cluster).await;
+    operators(1).await?;
+    result
+}
+
+async fn story(cluster: &Cluster) -> Result<Vec<Figure>, Failure> {
+    cluster.create(3, &json!({})).await?;
+    cluster.scale(5).await?;
+    until("the volume of node 4 is there", PATIENCE, || async {
+        let volumes = cluster.volumes().await?;
+        Ok(if volumes.contains(&4) { Look::Yes(()) } else { Look::NotYet(format!("{volumes:?}")) })
+    })
+    .await?;
+    let killed = hand_over(cluster, Some(0)).await?;
+    cluster.settled(5).await?;
+    cluster.same_everywhere(&[1, 2, 3, 4, 5]).await?;
+    one_join_each(cluster, &[1, 2, 3, 4, 5]).await?;
+
+    let stopped = hand_over(cluster, None).await?;
+    cluster.scale(3).await?;
+    cluster.settled(3).await?;
+    cluster.same_everywhere(&[1, 2, 3]).await?;
+    Ok(vec![
+        Figure { what: "from the death of the operator that works to the next one's Lease".into(), value: killed },
+        Figure { what: "the same when it is told to stop".into(), value: stopped },
+    ])
+}
+
+/// Deletes the operator that holds the Lease and waits for another holder.
+async fn hand_over(cluster: &Cluster, grace: Option<u32>) -> Result<String, Failure> {
+    let client = cluster.resources().into_client();
+    let leases = Api::<Lease>::namespaced(client.clone(), SYSTEM);
+    let holder = async || Ok::<_, Failure>(leases.get("pgraft-operator").await?.spec.and_then(|s| s.holder_identity).unwrap_or_default());
+    let before = until("somebody holds the Lease", PATIENCE, || async {
+        let holder = holder().await?;
+        Ok(if holder.is_empty() { Look::NotYet("nobody".into()) } else { Look::Yes(holder) })
+    })
+    .await?;
+    let pod = before.split('_').next().unwrap_or_default();
+    Api::<Pod>::namespaced(client, SYSTEM).delete(pod, &DeleteParams { grace_period_seconds: grace, ..DeleteParams::default() }).await?;
+    let begun = Instant::now();
+    until("somebody else holds the Lease", PATIENCE, || async {
+        let now = holder().await?;
+        Ok(if now.is_empty() || now == before { Look::NotYet(now) } else { Look::Yes(()) })
+    })
+    .await?;
+    Ok(format!("{:.1} s", begun.elapsed().as_secs_f64()))
+}
+
+async fn operators(replicas: u8) -> Result<(), Failure> {
+    command("kubectl", &["scale", DEPLOYMENT, &format!("--replicas={replicas}"), "--namespace", SYSTEM]).await?;
+    command("kubectl", &["rollout", "status", DEPLOYMENT, "--timeout=180s", "--namespace", SYSTEM]).await.map(drop)
+}

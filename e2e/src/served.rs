@@ -1,0 +1,84 @@
+//! The certificate that a member shows on one of its ports, whoever asks.
+
+use k8s_openapi::api::core::v1::Pod;
+use kube::Api;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{ClientConfig, DigitallySignedStruct, Error, SignatureScheme};
+use std::sync::Arc;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio_rustls::TlsConnector;
+
+use crate::failure::Failure;
+
+/// Postgres' port.
+pub const POSTGRES: u16 = 5432;
+/// Raft's port.
+pub const RAFT: u16 = 7001;
+
+/// Begins TLS on this port of a pod, as its protocol has it, and hangs up when it has seen the certificate.
+///
+/// # Errors
+/// [`Failure::Kube`] when the pod can't be reached, [`Failure::Io`] when there is no TLS.
+pub async fn certificate(pods: &Api<Pod>, pod: &str, port: u16) -> Result<Vec<u8>, Failure> {
+    let mut forward = pods.portforward(pod, &[port]).await?;
+    let mut stream = forward.take_stream(port).ok_or_else(|| Failure::Wrong(format!("{pod}: no stream to port {port}")))?;
+    if port == POSTGRES {
+        // SSLRequest, of the frontend/backend protocol.
+        stream.write_all(&[0, 0, 0, 8, 4, 210, 22, 47]).await?;
+        if stream.read_u8().await? != b'S' {
+            return Err(Failure::Wrong(format!("{pod}: Postgres has no TLS")));
+        }
+    }
+    let wrong = |e: Error| Failure::Wrong(e.to_string());
+    let builder = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()));
+    let config = builder
+        .with_safe_default_protocol_versions()
+        .map_err(wrong)?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(Anybody))
+        .with_no_client_auth();
+    let name = ServerName::try_from("anybody").map_err(|e| Failure::Wrong(e.to_string()))?;
+    let tls = TlsConnector::from(Arc::new(config)).connect(name, stream).await?;
+    let shown = tls.get_ref().1.peer_certificates().and_then(|all| all.first()).map(|c| c.to_vec());
+    shown.ok_or_else(|| Failure::Wrong(format!("{pod}: no certificate on port {port}")))
+}
+
+/// Only looks.
+#[derive(Debug)]
+struct Anybody;
+
+impl ServerCertVerifier for Anybody {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        rustls::crypto::ring::default_provider().signature_verification_algorithms.supported_schemes()
+    }
+}
