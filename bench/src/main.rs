@@ -1,0 +1,60 @@
+//! `pgraft-bench`: measures and prints. It asserts nothing about time; one file a bench, and `just bench NAME` builds what that one needs.
+//!
+//! ```text
+//!  main ──▶ disk | membership | worker | scale | …                each: sets up, measures, prints rows of percentiles (stats.rs) under the machine they come from (machine.rs)
+//! ```
+
+mod disk;
+mod etcd;
+mod failure;
+mod machine;
+mod membership;
+mod operator;
+mod scale;
+mod servers;
+mod stats;
+mod watcher;
+mod worker;
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+/// Measures and prints.
+#[derive(Parser)]
+struct Arguments {
+    #[command(subcommand)]
+    bench: Bench,
+}
+
+#[derive(Subcommand)]
+enum Bench {
+    /// fdatasync of a small write into a preallocated file.
+    Disk(disk::Options),
+    /// Members that join and leave three Postgres servers; beside it etcd and the disk.
+    Membership(membership::Options),
+    /// The operator with 100 and with 1,000 idle clusters: memory, processor, calls to the API server.
+    Operator(operator::Options),
+    /// kubectl scale 3 → 4 on a Kubernetes cluster, and where the time goes.
+    Scale(scale::Options),
+    /// Memory and processor time of the worker while nothing happens.
+    Worker(worker::Options),
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    println!("{}", machine::line());
+    let done = match Arguments::parse().bench {
+        Bench::Disk(options) => disk::run(&options),
+        Bench::Membership(options) => membership::run(&options).await,
+        Bench::Operator(options) => operator::run(&options).await,
+        Bench::Scale(options) => scale::run(&options).await,
+        Bench::Worker(options) => worker::run(&options).await,
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("pgraft-bench: {failure}");
+            ExitCode::FAILURE
+        }
+    }
+}

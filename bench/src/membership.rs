@@ -1,0 +1,309 @@
+//! How long a change of the membership takes until it is everywhere: pgraft, and in the same run, round by round, etcd and the disk.
+//!
+//! Three Postgres servers with fsync on. The fourth is a Raft member on its own, in this process: the same code on the same disk and over the
+//! same sockets as in a server, with a new id and an empty directory each round, without a Postgres around it that would have to be made and
+//! started 200 times. Learners that nobody runs are added and removed besides: that is what etcd is measured with.
+
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use pgraft_core::{Address, NodeId, NodeState};
+use pgraft_raft::{Hooks, Node, Protection, SNAPSHOT_EVERY, Settings};
+use tempfile::TempDir;
+use tokio_postgres::{Client, Statement};
+
+use crate::disk;
+use crate::etcd::{self, Etcd, Gateway};
+use crate::failure::Failure;
+use crate::servers::{PATIENCE, Server, cluster, free_port, scratch, until};
+use crate::stats::Sample;
+use crate::watcher::Watcher;
+
+/// Writes of the disk's own measurement, each round.
+const DISK_WRITES: usize = 5;
+
+#[derive(clap::Args)]
+pub struct Options {
+    /// Where the servers' directories are made, and removed again.
+    #[arg(long, default_value = "/tmp")]
+    dir: PathBuf,
+    /// Adds and removes of each kind.
+    #[arg(long, default_value_t = 200)]
+    rounds: usize,
+}
+
+pub async fn run(options: &Options) -> Result<(), Failure> {
+    let dir = scratch(&options.dir)?;
+    let mut pgraft = Pgraft::start(&dir).await?;
+    let mut etcd = match etcd::version() {
+        Some(version) => Some((version, EtcdSide::start(dir.path()).await?)),
+        None => None,
+    };
+    let (mut disk, mut growing) = (Vec::new(), Vec::new());
+    for _ in 0..options.rounds {
+        disk.extend(disk::fdatasync(dir.path(), DISK_WRITES, disk::File::Preallocated)?);
+        growing.extend(disk::fdatasync(dir.path(), DISK_WRITES, disk::File::Growing)?);
+        pgraft.round().await?;
+        pgraft.round_of_nobody().await?;
+        if let Some((_, etcd)) = &mut etcd {
+            etcd.round().await?;
+        }
+    }
+    println!("{}", Sample::new(disk).row("disk: fdatasync of 512 bytes into a preallocated file"));
+    println!("{}", Sample::new(growing).row("disk: fdatasync of 512 bytes at the end of a growing file"));
+    pgraft.print();
+    match etcd {
+        Some((version, etcd)) => etcd.print(&version),
+        None => println!("etcd: not measured, there is none on PATH (Debian: apt-get install etcd-server)"),
+    }
+    Ok(())
+}
+
+/// From the call to its return, and to the moment at which the last of three members showed it.
+#[derive(Default)]
+struct Change {
+    returned: Vec<Duration>,
+    everywhere: Vec<Duration>,
+}
+
+impl Change {
+    fn note<Q>(&mut self, begun: Instant, returned: Instant, watchers: &[Watcher<Q>]) -> Result<(), Failure>
+    where
+        Q: Send + 'static,
+    {
+        self.returned.push(returned - begun);
+        let mut last = begun;
+        for watcher in watchers {
+            last = last.max(watcher.seen()?);
+        }
+        self.everywhere.push(last - begun);
+        Ok(())
+    }
+
+    fn print(self, what: &str) {
+        println!("{}", Sample::new(self.returned).row(&format!("{what}: the call returns")));
+        println!("{}", Sample::new(self.everywhere).row(&format!("{what}: shown by all three")));
+    }
+}
+
+/// What a watcher looks for: a node, there or not there.
+type Wanted = (i32, bool);
+
+struct Pgraft {
+    dir: PathBuf,
+    _servers: Vec<Server>,
+    watchers: Vec<Watcher<Wanted>>,
+    caller: Client,
+    add: Statement,
+    remove: Statement,
+    next_id: i32,
+    call: Vec<Duration>,
+    added: Change,
+    shown_by_newcomer: Vec<Duration>,
+    voter: Vec<Duration>,
+    removed: Change,
+    nobody_added: Change,
+    nobody_removed: Change,
+}
+
+impl Pgraft {
+    async fn start(dir: &TempDir) -> Result<Self, Failure> {
+        let servers = cluster(dir.path(), 3).await?;
+        let watchers = servers.iter().map(watch).collect();
+        let caller = servers[0].connect().await?;
+        let sql = Failure::sql(1);
+        let add = caller.prepare("select pgraft_add_node($1, '127.0.0.1', $2)").await.map_err(&sql)?;
+        let remove = caller.prepare("select pgraft_remove_node($1)").await.map_err(&sql)?;
+        Ok(Self {
+            dir: dir.path().to_owned(),
+            _servers: servers,
+            watchers,
+            caller,
+            add,
+            remove,
+            next_id: 4,
+            call: Vec::new(),
+            added: Change::default(),
+            shown_by_newcomer: Vec::new(),
+            voter: Vec::new(),
+            removed: Change::default(),
+            nobody_added: Change::default(),
+            nobody_removed: Change::default(),
+        })
+    }
+
+    fn begin(&self, id: i32, there: bool) -> Instant {
+        for watcher in &self.watchers {
+            watcher.begin((id, there));
+        }
+        Instant::now()
+    }
+
+    /// A newcomer that is there joins, gets its vote, and leaves.
+    async fn round(&mut self) -> Result<(), Failure> {
+        let begun = Instant::now();
+        self.caller.query_one("select 1", &[]).await.map_err(Failure::sql(1))?;
+        self.call.push(begun.elapsed());
+
+        let id = self.take_id();
+        let dir = self.dir.join(format!("newcomer-{id}"));
+        let (node, port) = newcomer(id, &dir).await?;
+        let mut status = node.status();
+        let itself = NodeId::new(i64::from(id)).map_err(|no| Failure::Wrong(no.to_string()))?;
+
+        let begun = self.begin(id, true);
+        let newcomer_sees = tokio::spawn(async move {
+            let seen = status.wait_for(|s| s.members.iter().any(|m| m.node_id == itself)).await.is_ok();
+            let at = Instant::now();
+            let votes = status.wait_for(|s| s.state == NodeState::Follower).await.is_ok();
+            (seen && votes).then(|| (at, Instant::now()))
+        });
+        self.call(&self.add, &[&id, &i32::from(port)]).await?;
+        self.added.note(begun, Instant::now(), &self.watchers)?;
+        let (seen, votes) = tokio::time::timeout(PATIENCE, newcomer_sees)
+            .await
+            .map_err(|_| Failure::Deadline { what: "the newcomer's vote".into(), limit: PATIENCE })?
+            .ok()
+            .flatten()
+            .ok_or_else(|| Failure::Wrong("the newcomer has ended".into()))?;
+        self.shown_by_newcomer.push(seen - begun);
+        self.voter.push(votes - begun);
+        self.settled().await?;
+
+        let begun = self.begin(id, false);
+        self.call(&self.remove, &[&id]).await?;
+        self.removed.note(begun, Instant::now(), &self.watchers)?;
+        node.shutdown().await;
+        std::fs::remove_dir_all(&dir).map_err(Failure::io(dir.display().to_string()))
+    }
+
+    /// A learner that nobody runs comes and goes.
+    async fn round_of_nobody(&mut self) -> Result<(), Failure> {
+        let (id, port) = (self.take_id(), free_port()?);
+        let begun = self.begin(id, true);
+        self.call(&self.add, &[&id, &i32::from(port)]).await?;
+        self.nobody_added.note(begun, Instant::now(), &self.watchers)?;
+        let begun = self.begin(id, false);
+        self.call(&self.remove, &[&id]).await?;
+        self.nobody_removed.note(begun, Instant::now(), &self.watchers)
+    }
+
+    fn take_id(&mut self) -> i32 {
+        self.next_id += 1;
+        self.next_id - 1
+    }
+
+    async fn call(&self, statement: &Statement, arguments: &[&(dyn tokio_postgres::types::ToSql + Sync)]) -> Result<(), Failure> {
+        let row = self.caller.query_one(statement, arguments).await.map_err(Failure::sql(1))?;
+        if row.get(0) { Ok(()) } else { Err(Failure::Wrong("a change returned false".into())) }
+    }
+
+    /// Until the leader counts the newcomer among its voters and nothing is under way.
+    async fn settled(&self) -> Result<(), Failure> {
+        until("four voters", || async {
+            let row = self.caller.query_one("select voters from pgraft_status()", &[]).await.map_err(Failure::sql(1))?;
+            Ok(row.get::<_, i32>(0) == 4)
+        })
+        .await
+    }
+
+    fn print(self) {
+        println!("{}", Sample::new(self.call).row("pgraft: select 1 on the same connection"));
+        self.added.print("pgraft, a member joins");
+        println!("{}", Sample::new(self.shown_by_newcomer).row("pgraft, a member joins: shown by itself"));
+        println!("{}", Sample::new(self.voter).row("pgraft, a member joins: it votes"));
+        self.removed.print("pgraft, a voter leaves");
+        self.nobody_added.print("pgraft, a learner that nobody runs is added");
+        self.nobody_removed.print("pgraft, it is removed");
+    }
+}
+
+/// A member on its own, called by nobody yet.
+async fn newcomer(id: i32, dir: &Path) -> Result<(Node, u16), Failure> {
+    let wrong = |no: pgraft_core::Refusal| Failure::Wrong(no.to_string());
+    let port = free_port()?;
+    let at = Address::new(&Ipv4Addr::LOCALHOST.to_string(), i64::from(port)).map_err(wrong)?;
+    let settings = Settings {
+        node_id: NodeId::new(i64::from(id)).map_err(wrong)?,
+        listen: at.clone(),
+        advertise: at.clone(),
+        data_dir: dir.to_owned(),
+        heartbeat_interval: Duration::from_millis(100),
+        election_timeout: Duration::from_secs(1),
+        join_timeout: None,
+        snapshot_every: SNAPSHOT_EVERY,
+        postgres: at,
+        zone: String::new(),
+        protection: Protection::default(),
+    };
+    let hooks = Hooks { wal: Arc::new(|| None), publish: Box::new(|_| {}) };
+    Ok((Node::start(settings, hooks).await?, port))
+}
+
+fn watch(server: &Server) -> Watcher<Wanted> {
+    let id = server.id;
+    let config = server.connection();
+    Watcher::new(move |runtime| {
+        let sql = Failure::sql(id);
+        let client = runtime.block_on(crate::servers::connect(&config)).map_err(&sql)?;
+        let there = runtime.block_on(client.prepare("select exists (select from pgraft_get_nodes() where node_id = $1)")).map_err(&sql)?;
+        Ok(move |runtime: &tokio::runtime::Runtime, (node, wanted): &Wanted| {
+            let row = runtime.block_on(client.query_one(&there, &[node])).map_err(&sql)?;
+            Ok(row.get::<_, bool>(0) == *wanted)
+        })
+    })
+}
+
+struct EtcdSide {
+    _etcd: Etcd,
+    watchers: Vec<Watcher<(String, bool)>>,
+    caller: Gateway,
+    call: Vec<Duration>,
+    added: Change,
+    removed: Change,
+}
+
+impl EtcdSide {
+    async fn start(dir: &Path) -> Result<Self, Failure> {
+        let etcd = Etcd::start(dir).await?;
+        let watch = |port: u16| {
+            Watcher::new(move |runtime| {
+                let mut gateway = runtime.block_on(Gateway::connect(port))?;
+                Ok(move |runtime: &tokio::runtime::Runtime, (peer, wanted): &(String, bool)| {
+                    Ok(runtime.block_on(gateway.shows(peer))? == *wanted)
+                })
+            })
+        };
+        let watchers = etcd.ports.iter().map(|&port| watch(port)).collect();
+        let caller = Gateway::connect(etcd.leader().await?).await?;
+        Ok(Self { _etcd: etcd, watchers, caller, call: Vec::new(), added: Change::default(), removed: Change::default() })
+    }
+
+    fn begin(&self, peer: &str, there: bool) -> Instant {
+        for watcher in &self.watchers {
+            watcher.begin((peer.to_owned(), there));
+        }
+        Instant::now()
+    }
+
+    async fn round(&mut self) -> Result<(), Failure> {
+        let peer = format!("http://127.0.0.1:{}", free_port()?);
+        let begun = Instant::now();
+        self.caller.shows(&peer).await?;
+        self.call.push(begun.elapsed());
+        let begun = self.begin(&peer, true);
+        let id = self.caller.add_learner(&peer).await?;
+        self.added.note(begun, Instant::now(), &self.watchers)?;
+        let begun = self.begin(&peer, false);
+        self.caller.remove(&id).await?;
+        self.removed.note(begun, Instant::now(), &self.watchers)
+    }
+
+    fn print(self, version: &str) {
+        println!("{}", Sample::new(self.call).row(&format!("etcd {version}: member list on the same connection")));
+        self.added.print(&format!("etcd {version}, a learner that nobody runs is added"));
+        self.removed.print(&format!("etcd {version}, it is removed"));
+    }
+}

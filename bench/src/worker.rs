@@ -1,0 +1,108 @@
+//! What the background worker costs while nothing happens: memory and processor time, on the leader and on its followers.
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use nix::unistd::Pid;
+
+use crate::failure::Failure;
+use crate::machine::field;
+use crate::servers::{Server, cluster, scratch};
+
+#[derive(clap::Args)]
+pub struct Options {
+    /// Where the servers' directories are made, and removed again.
+    #[arg(long, default_value = "/tmp")]
+    dir: PathBuf,
+    /// How long the idle servers are watched.
+    #[arg(long, default_value_t = 120)]
+    seconds: u64,
+}
+
+pub async fn run(options: &Options) -> Result<(), Failure> {
+    let dir = scratch(&options.dir)?;
+    let servers = cluster(dir.path(), 3).await?;
+    let mut workers = Vec::new();
+    for server in &servers {
+        workers.push((name(server).await?, worker(server)?));
+    }
+    let (begun, before) = (Instant::now(), used(&workers)?);
+    tokio::time::sleep(Duration::from_secs(options.seconds)).await;
+    let (took, after) = (begun.elapsed(), used(&workers)?);
+    for (n, (name, pid)) in workers.iter().enumerate() {
+        let busy = after[n].on_cpu.saturating_sub(before[n].on_cpu);
+        let woken = after[n].woken.saturating_sub(before[n].woken);
+        println!(
+            "{name:<10} processor: {:.2} % of a core, woken {:.0}/s, over {} s",
+            share(busy, took),
+            rate(woken, took),
+            options.seconds
+        );
+        println!("{:<10} memory: {}", "", memory(*pid)?);
+    }
+    Ok(())
+}
+
+fn share(busy: Duration, of: Duration) -> f64 {
+    100.0 * busy.as_secs_f64() / of.as_secs_f64()
+}
+
+#[allow(clippy::cast_precision_loss, reason = "to be looked at")]
+fn rate(count: u64, over: Duration) -> f64 {
+    count as f64 / over.as_secs_f64()
+}
+
+async fn name(server: &Server) -> Result<String, Failure> {
+    let row = server.connect().await?.query_one("select state from pgraft_status()", &[]).await.map_err(Failure::sql(server.id))?;
+    Ok(format!("{} {}", row.get::<_, String>(0), server.id))
+}
+
+/// The worker's process. (`pg_stat_activity` does not show workers without a database.)
+fn worker(server: &Server) -> Result<Pid, Failure> {
+    let missing = || Failure::Wrong(format!("node {} has no worker", server.id));
+    let postmaster = server.postmaster().ok_or_else(missing)?;
+    let children = fs::read_to_string(format!("/proc/{postmaster}/task/{postmaster}/children")).map_err(Failure::io("/proc"))?;
+    let is_worker =
+        |pid: &&str| fs::read_to_string(format!("/proc/{pid}/cmdline")).is_ok_and(|title| title.starts_with("postgres: pgraft"));
+    let pid = children.split_whitespace().find(is_worker).and_then(|pid| pid.parse().ok());
+    pid.map(Pid::from_raw).ok_or_else(missing)
+}
+
+/// Of all threads that a process has now.
+#[derive(Default)]
+struct Used {
+    on_cpu: Duration,
+    woken: u64,
+}
+
+fn used(workers: &[(String, Pid)]) -> Result<Vec<Used>, Failure> {
+    workers.iter().map(|(_, pid)| used_by(*pid).map_err(Failure::io(format!("/proc/{pid}")))).collect()
+}
+
+fn used_by(pid: Pid) -> std::io::Result<Used> {
+    let mut used = Used::default();
+    for task in fs::read_dir(format!("/proc/{pid}/task"))? {
+        let task = task?.path();
+        // In nanoseconds; the ticks of `stat` would be too coarse.
+        let on_cpu = fs::read_to_string(task.join("schedstat"))?;
+        used.on_cpu += Duration::from_nanos(on_cpu.split_whitespace().next().and_then(|ns| ns.parse().ok()).unwrap_or(0));
+        let status = fs::read_to_string(task.join("status"))?;
+        used.woken += field(&status, "voluntary_ctxt_switches:").and_then(|n| n.parse().ok()).unwrap_or(0);
+    }
+    Ok(used)
+}
+
+fn memory(pid: Pid) -> Result<String, Failure> {
+    let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).map_err(Failure::io(format!("/proc/{pid}/smaps_rollup")))?;
+    let mib = |name| field(&rollup, name).and_then(|kib| kib.parse::<f64>().ok()).unwrap_or(0.0) / 1024.0;
+    Ok(format!(
+        "PSS {:.1} MiB (anonymous {:.1}, files {:.1}, shared memory {:.1}); RSS {:.1} MiB; its own {:.1} MiB",
+        mib("Pss:"),
+        mib("Pss_Anon:"),
+        mib("Pss_File:"),
+        mib("Pss_Shmem:"),
+        mib("Rss:"),
+        mib("Private_Dirty:") + mib("Private_Clean:"),
+    ))
+}
