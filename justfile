@@ -10,25 +10,51 @@ default:
 # Formats, lints, generated files. Reads only.
 verify:
     cargo fmt --all --check
-    cargo clippy --workspace --all-targets --locked -- -D warnings
-    shellcheck --severity=warning quickstart test .ci/run e2e/in-dev e2e/kind/lib.sh $(grep -lI '^#!/bin/bash' e2e/kind/* e2e/kind/node/* 2>/dev/null)
+    # Apart, since the simulation switches a feature of pgraft-raft on: what ships is linted without it.
+    cargo clippy --workspace --exclude pgraft-sim --all-targets --locked -- -D warnings
+    cargo clippy -p pgraft-sim -p pgraft-raft --features pgraft-raft/sim --all-targets --locked -- -D warnings
+    shellcheck --severity=warning quickstart test .ci/run e2e/in-dev e2e/majors e2e/other-postgres e2e/kind/lib.sh $(grep -lI '^#!/bin/bash' e2e/kind/* e2e/kind/node/* 2>/dev/null)
+    cd extension/sql && if grep -q '^[^#]' RELEASED; then grep '^[^#]' RELEASED | sha256sum --strict --quiet --check; fi
     cargo run --quiet --locked -p pgraft-operator -- crd | diff -u crds/pgraftclusters.yaml -
     diff -u crds/pgraftclusters.yaml charts/pgraft-operator/files/pgraftclusters.yaml
+    cargo run --quiet --locked -p pgraft-docs -- check
+    if command -v mdbook >/dev/null; then mdbook build docs --dest-dir {{target}}/book; fi
     if command -v helm >/dev/null; then helm lint --strict charts/pgraft-operator; fi
 
 # Unit tests, then tests with real Postgres servers. The extension is installed into the Postgres of pg_config, so it runs as root.
 test: install
-    PGRAFT_TEST_BINDIR="$($PGRX_PG_CONFIG_PATH --bindir)" cargo test --workspace --locked --no-fail-fast
+    PGRAFT_TEST_BINDIR="$($PGRX_PG_CONFIG_PATH --bindir)" cargo test --workspace --exclude pgraft-sim --locked --no-fail-fast
+    cargo test --profile sim --locked -p pgraft-sim
+    cargo test --profile sim --locked -p pgraft-raft --features sim --lib simulated
+
+# Lints the extension for each other Postgres major that is here, and tests it with the newest.
+majors:
+    e2e/majors
 
 # Builds the extension and installs it into the Postgres of pg_config.
-install:
-    cargo build --locked -p pgraft
-    install -m 755 {{target}}/debug/libpgraft.so "$($PGRX_PG_CONFIG_PATH --pkglibdir)/pgraft.so"
+install profile="dev":
+    cargo build --locked -p pgraft --profile {{profile}}
+    install -m 755 {{target / replace(profile, "dev", "debug")}}/libpgraft.so "$($PGRX_PG_CONFIG_PATH --pkglibdir)/pgraft.so"
     install -m 644 extension/pgraft.control extension/sql/*.sql "$($PGRX_PG_CONFIG_PATH --sharedir)/extension/"
+
+# The model of the failover protocol, as deep as it is told: `just model walk None 3 7 6 3 2 3 1 0 150 60 1`; crates/core/tests/failover/main.rs says what the words are.
+model *what:
+    MODEL="{{what}}" cargo test --release --locked -p pgraft-core --test failover -- --ignored --nocapture by_hand
+
+# Simulated clusters under faults: `just sim 1000` runs so many seeds, `just sim 1000 from 4711` those behind 4711, `just sim seed 4711` tells the story of one, `just sim script 'start 3 · crash 1'` that of a script.
+[positional-arguments]
+sim *what="1000":
+    cargo run --profile sim --quiet --locked -p pgraft-sim -- "$@"
 
 # The scenarios on the cluster of KUBECONFIG: all of them, or those that are named.
 e2e *scenarios:
     cargo run --locked -p pgraft-e2e -- {{scenarios}}
+
+# Measures and prints, in a release build: membership, worker, operator, scale, disk; `just bench help` lists them, `just bench NAME --help` shows the options.
+bench name *options:
+    {{ if name =~ "^(membership|worker)$" { quote(just_executable()) + " install release" } else { "true" } }}
+    {{ if name == "operator" { "cargo build --release --locked -p pgraft-operator" } else { "true" } }}
+    PGRAFT_TEST_BINDIR="$($PGRX_PG_CONFIG_PATH --bindir)" cargo run --quiet --release --locked -p pgraft-bench -- {{name}} {{options}}
 
 # The images that ship.
 images:
@@ -36,10 +62,16 @@ images:
     e2e/kind/build --target postgres -t pgraft/postgres:dev .
     e2e/kind/build --target operator -t pgraft/operator:dev .
 
-# Writes the generated files anew.
+# The book, in target/book.
+book:
+    mdbook build docs --dest-dir {{target}}/book
+
+# Writes the generated files anew: the CRD, then the generated parts of docs/ (those that a server knows best need `install` before).
 generate:
     cargo run --quiet -p pgraft-operator -- crd > crds/pgraftclusters.yaml
     cp crds/pgraftclusters.yaml charts/pgraft-operator/files/
+    cargo run --quiet -p pgraft-docs -- write
+    PGRAFT_WRITE_DOCS=1 PGRAFT_TEST_BINDIR="$($PGRX_PG_CONFIG_PATH --bindir)" cargo test -p pgraft --test reference
 
 # Formats, and mends what clippy can mend.
 fix:
