@@ -1,7 +1,9 @@
 //! What the Raft log carries, apart from Raft's own entries.
 
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 
+use crate::failover::Reason;
 use crate::{Address, ClusterId, InstanceId, NodeId};
 
 /// A change of the replicated state. Every member applies the same commands in the same order (`state.rs`).
@@ -52,6 +54,40 @@ pub enum Command {
         /// Its failure domain; empty when nobody said.
         zone: String,
     },
+    /// The reign of the primary ends: a majority of voters owes it no lease any more. A successor is looked for.
+    Recruit {
+        /// The new epoch, one above the present one.
+        epoch: u64,
+        /// Why.
+        reason: Reason,
+        /// When the leader said so: milliseconds since the Unix epoch, for people to look at.
+        at_ms: i64,
+    },
+    /// A new primary, on a timeline that was never given before.
+    Appoint {
+        /// The epoch that recruits.
+        epoch: u64,
+        /// The most advanced recruit.
+        primary: NodeId,
+    },
+    /// The primary is to wait for these standbys.
+    Retarget {
+        /// Its epoch.
+        epoch: u64,
+        /// The change of the sync configs that this one follows.
+        change: u64,
+        /// Who is to confirm commits.
+        standbys: BTreeSet<NodeId>,
+    },
+    /// The youngest sync config has confirmed all that is to be confirmed: it alone is in force.
+    Settle {
+        /// The primary's epoch.
+        epoch: u64,
+        /// The change that was confirmed.
+        change: u64,
+        /// When the primary said so: milliseconds since the Unix epoch, for people to look at.
+        at_ms: i64,
+    },
 }
 
 impl Command {
@@ -64,6 +100,10 @@ impl Command {
             Self::JoinExpired { .. } => "join_expired",
             Self::SetAddress { .. } => "set_address",
             Self::Describe { .. } => "describe",
+            Self::Recruit { .. } => "recruit",
+            Self::Appoint { .. } => "appoint",
+            Self::Retarget { .. } => "retarget",
+            Self::Settle { .. } => "settle",
         }
     }
 }

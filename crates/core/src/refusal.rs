@@ -128,6 +128,9 @@ pub enum Refusal {
         /// How long was waited.
         seconds: u64,
     },
+    /// A command of the failover protocol that was made for a state that is no more.
+    #[error("the state has moved on")]
+    MovedOn,
     /// The Raft member is stopping or has stopped.
     #[error("the Raft member of this node is not running: {0}")]
     Stopped(String),
@@ -147,6 +150,7 @@ impl Refusal {
             Self::IsPrimary(_) | Self::NoMajorityLeft { .. } | Self::NoMajorityWith { .. } | Self::HasCome(_) => "55006",
             Self::TooManyMembers(_) => "54000",
             Self::NoQuorum { .. } => "PGR04",
+            Self::MovedOn => "PGR07",
             Self::StillUnderWay { .. } => "PGR05",
             Self::Stopped(_) => "PGR06",
         }
@@ -191,6 +195,7 @@ impl Refusal {
                 "The change may still be made when a majority is back: look at pgraft_get_nodes() before you try again. The same call again is safe.".into()
             }
             Self::StillUnderWay { .. } => "pgraft_members shows how far it is. The same call again is safe.".into(),
+            Self::MovedOn => "Nothing is to be done: what it was for is done or is no longer wanted.".into(),
             Self::Stopped(_) => "The server log says why; the worker is started again within a second.".into(),
         }
     }

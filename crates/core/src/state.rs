@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
+use crate::failover::{LastFailover, Reign};
 use crate::{Address, ClusterId, Command, InstanceId, MAX_MEMBERS, MAX_VOTERS, NodeId, Refusal};
 
 /// What all members agree on.
@@ -12,10 +13,10 @@ use crate::{Address, ClusterId, Command, InstanceId, MAX_MEMBERS, MAX_VOTERS, No
 pub struct ClusterState {
     /// None before [`Command::Init`].
     pub cluster: Option<ClusterId>,
-    /// Counts the primaries; 0 before the first.
-    pub epoch: u64,
-    /// Who takes writes.
-    pub primary: Option<NodeId>,
+    /// Who is the primary, and what a failover has to know about it. None before [`Command::Init`].
+    pub reign: Option<Reign>,
+    /// The youngest change of the primary.
+    pub last_failover: Option<LastFailover>,
     /// Who is in.
     pub members: BTreeMap<NodeId, Member>,
     /// Who was in. Their ids are spent: a wiped node that came back under its old id could vote twice in one term.
@@ -111,7 +112,50 @@ impl ClusterState {
             Command::Describe { node, instance, postgres, zone } => {
                 self.describe(*node, Told { instance: *instance, postgres: postgres.clone(), zone: zone.clone() })
             }
+            Command::Recruit { .. } | Command::Appoint { .. } | Command::Retarget { .. } | Command::Settle { .. } => self.failover(command),
         }
+    }
+
+    /// Counts the primaries; 0 before the first.
+    pub fn epoch(&self) -> u64 {
+        self.reign.as_ref().map_or(0, |r| r.epoch)
+    }
+
+    /// Who takes writes, or (while a successor is looked for) took them last.
+    pub fn primary(&self) -> Option<NodeId> {
+        self.reign.as_ref().map(|r| r.primary)
+    }
+
+    /// Who may be appointed, and whose confirmations the primary is to wait for.
+    pub fn electorate(&self) -> BTreeSet<NodeId> {
+        self.members.iter().filter(|(_, m)| m.role == Role::Voter).map(|(id, _)| *id).collect()
+    }
+
+    fn failover(&mut self, command: &Command) -> Result<Outcome, Refusal> {
+        let voters = self.electorate();
+        let Some(reign) = &mut self.reign else { return Err(Refusal::NotInitialized) };
+        let was = reign.clone();
+        match command {
+            Command::Recruit { epoch, .. } => reign.recruit(*epoch),
+            Command::Appoint { epoch, primary } => reign.appoint(*epoch, *primary, &voters),
+            Command::Retarget { epoch, change, standbys } => reign.retarget(*epoch, *change, standbys.clone()),
+            Command::Settle { epoch, change, .. } => reign.settle(*epoch, *change),
+            _ => return Ok(Outcome::AlreadySo),
+        }
+        .map_err(|_| Refusal::MovedOn)?;
+        match command {
+            Command::Recruit { epoch, reason, at_ms } => {
+                let begun = LastFailover { epoch: *epoch, from: was.primary, to: None, reason: *reason, began_ms: *at_ms, ended_ms: None };
+                self.last_failover = Some(begun);
+            }
+            Command::Settle { at_ms, .. } if !was.settled => {
+                if let Some(last) = &mut self.last_failover {
+                    (last.to, last.ended_ms) = (Some(was.primary), Some(*at_ms));
+                }
+            }
+            _ => {}
+        }
+        Ok(if self.reign.as_ref() == Some(&was) { Outcome::AlreadySo } else { Outcome::Changed })
     }
 
     /// Follows Raft's own membership: a learner that votes now is a voter, and a leaving member that is out is retired.
@@ -160,8 +204,7 @@ impl ClusterState {
             return Err(Refusal::AlreadyInitialized(existing));
         }
         self.cluster = Some(cluster);
-        self.epoch = 1;
-        self.primary = Some(node);
+        self.reign = Some(Reign::of_founder(node));
         self.members.insert(node, Member { address: address.clone(), role: Role::Voter, told: None });
         Ok(Outcome::Changed)
     }
@@ -199,7 +242,7 @@ impl ClusterState {
         if self.retired.contains(&node) {
             return Ok(Outcome::AlreadySo);
         }
-        if self.primary == Some(node) {
+        if self.primary() == Some(node) {
             return Err(Refusal::IsPrimary(node));
         }
         let change = self.change_under_way();

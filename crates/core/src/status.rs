@@ -4,6 +4,7 @@
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
+use crate::failover::{LastFailover, Phase};
 use crate::{Address, ClusterId, NodeId, Role};
 
 /// What a node is doing in Raft.
@@ -66,6 +67,26 @@ pub struct NodeStatus {
     pub next_node_id: u32,
     /// Every member, ordered by id.
     pub members: Vec<MemberStatus>,
+    /// What the failover protocol is at on this node; None where it is off.
+    #[serde(default)]
+    pub failover: Option<FailoverStatus>,
+}
+
+/// What the failover protocol is at on one node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FailoverStatus {
+    /// Whether there is a primary, or its successor is looked for.
+    pub phase: Phase,
+    /// The timeline that the primary was given.
+    pub timeline: u32,
+    /// What this node is doing about it, in a few words.
+    pub step: String,
+    /// Primary only: for how many more milliseconds its lease stands; None where its gate is closed.
+    pub gate_ms: Option<u64>,
+    /// Whose word or confirmation is waited for.
+    pub waits_for: Vec<NodeId>,
+    /// The youngest change of the primary.
+    pub last: Option<LastFailover>,
 }
 
 /// One member, as this node sees it. The fields that are `Option` are known to the leader only, or not yet told by the member.

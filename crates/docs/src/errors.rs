@@ -48,6 +48,7 @@ fn examples() -> Result<Vec<Refusal>, Refusal> {
         Refusal::TooManyMembers(pgraft_core::MAX_MEMBERS),
         Refusal::NoQuorum { seconds: 10 },
         Refusal::StillUnderWay { seconds: 10 },
+        Refusal::MovedOn,
         Refusal::Stopped("it is shutting down".into()),
     ])
 }

@@ -23,6 +23,8 @@ fn file(primary: Option<i64>, told: bool) -> InstanceFile {
         primary: primary.map(id),
         members: vec![member(1), member(2), member(3)],
         retired: vec![],
+        failover: false,
+        rewind: None,
     }
 }
 

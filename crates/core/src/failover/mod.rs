@@ -24,6 +24,6 @@ pub mod reign;
 pub mod report;
 pub mod sync;
 
-pub use reign::{Phase, Reign};
+pub use reign::{LastFailover, Phase, Reason, Reign};
 pub use report::Report;
 pub use sync::SyncConfig;

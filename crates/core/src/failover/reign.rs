@@ -41,6 +41,36 @@ pub enum Phase {
     Recruiting,
 }
 
+/// Why a reign ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, strum::Display)]
+#[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case")]
+pub enum Reason {
+    /// A majority of voters heard nothing of the primary for a lease time.
+    LeaseExpired,
+    /// The primary's Postgres has ended.
+    Released,
+    /// Somebody asked for another primary.
+    Switchover,
+}
+
+/// The youngest change of the primary, for people to look at.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LastFailover {
+    /// The epoch that it began.
+    pub epoch: u64,
+    /// Who was the primary.
+    pub from: NodeId,
+    /// Who is; None until its standbys have confirmed what it has.
+    pub to: Option<NodeId>,
+    /// Why.
+    pub reason: Reason,
+    /// When the leader began: milliseconds since the Unix epoch.
+    pub began_ms: i64,
+    /// When the new primary could take writes, but for its lease: milliseconds since the Unix epoch, by its own clock.
+    pub ended_ms: Option<i64>,
+}
+
 /// Why a command of the protocol had no effect: the state has moved on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MovedOn;

@@ -116,7 +116,7 @@ proptest! {
     #[test]
     fn the_primary_is_a_member_and_addresses_are_unique(ops in prop::collection::vec(op(), 0..80)) {
         let state = run(&ops);
-        if let Some(primary) = state.primary { prop_assert!(state.members.contains_key(&primary)); }
+        if let Some(primary) = state.primary() { prop_assert!(state.members.contains_key(&primary)); }
         let addresses: BTreeSet<_> = state.members.values().map(|m| &m.address).collect();
         prop_assert_eq!(addresses.len(), state.members.len());
     }

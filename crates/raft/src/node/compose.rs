@@ -51,6 +51,7 @@ pub fn unknown(me: NodeId) -> NodeStatus {
         voters: 0,
         quorum: 0,
         next_node_id: 1,
+        failover: None,
         members: Vec::new(),
     }
 }
@@ -70,7 +71,7 @@ pub fn compose(
     // A leader that no majority confirms, and one that a follower no longer hears, is none: its next command would not be committed.
     let leader = raft.leader.filter(|_| raft.contact_ms.is_some_and(|age| age <= silent_after));
     let wal_of = |id: NodeId| if id == me { own_wal } else { probes.get(&id).and_then(|p| p.wal) };
-    let primary_wal = state.primary.and_then(wal_of);
+    let primary_wal = state.primary().and_then(wal_of);
     let members = state
         .members
         .iter()
@@ -83,7 +84,7 @@ pub fn compose(
                 address: member.address.clone(),
                 role: member.role,
                 is_leader: leader == Some(id),
-                is_primary: state.primary == Some(id),
+                is_primary: state.primary() == Some(id),
                 postgres: member.told.as_ref().map(|t| t.postgres.clone()),
                 zone: member.told.as_ref().map(|t| t.zone.clone()).unwrap_or_default(),
                 reachable: leading.then(|| last_contact_ms.is_some_and(|age| age <= silent_after)),
@@ -101,13 +102,14 @@ pub fn compose(
         state: node_state(me, raft, applied),
         term: raft.term,
         leader,
-        epoch: state.epoch,
-        primary: state.primary,
+        epoch: state.epoch(),
+        primary: state.primary(),
         commit_index: raft.commit_index,
         applied_index: applied.last_applied.map_or(0, |id| id.index),
         voters,
         quorum: if voters == 0 { 0 } else { majority(voters) },
         next_node_id: state.next_node_id(),
+        failover: None,
         members,
     }
 }

@@ -88,14 +88,16 @@ impl Shared {
             format: FORMAT,
             cluster_id: state.cluster?,
             node_id: self.settings.node_id,
-            epoch: state.epoch,
-            primary: state.primary,
+            epoch: state.epoch(),
+            primary: state.primary(),
             members: state
                 .members
                 .iter()
                 .map(|(&node_id, m)| InstanceMember { node_id, postgres: m.told.as_ref().map(|t| t.postgres.clone()) })
                 .collect(),
             retired: state.retired.iter().copied().collect(),
+            failover: false,
+            rewind: None,
         })
     }
 }

@@ -31,7 +31,7 @@ impl Invariant for RefusedAdd {
             }
             Seen::Did { node, event: Event::Applied { entry, outcome, state }, .. } => {
                 if self.founder.is_none() {
-                    self.founder = state.primary;
+                    self.founder = state.primary();
                 }
                 let uncalled = |id: &&NodeId| Some(**id) != self.founder && self.open.get(id).copied().unwrap_or_default() == 0;
                 if let Some(stray) = state.members.keys().find(uncalled) {
