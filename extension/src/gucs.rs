@@ -1,12 +1,15 @@
-//! The settings, all read once when the server starts.
+//! The settings. Those of the member are read once, when the server starts.
 
 use std::ffi::CString;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use pgraft_core::{Address, NodeId};
 use pgraft_raft::{Protection, SNAPSHOT_EVERY, Settings, SettingsError};
 use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting};
+
+use durability::Durability;
 
 static NODE_ID: GucSetting<i32> = GucSetting::<i32>::new(0);
 static LISTEN_ADDRESS: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c"localhost"));
@@ -21,6 +24,26 @@ static TLS_CERT_FILE: GucSetting<Option<CString>> = GucSetting::<Option<CString>
 static TLS_KEY_FILE: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
 static TLS_CA_FILE: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
 static ALLOW_PLAINTEXT: GucSetting<bool> = GucSetting::<bool>::new(false);
+static FAILOVER: GucSetting<bool> = GucSetting::<bool>::new(false);
+static FENCE_READS: GucSetting<bool> = GucSetting::<bool>::new(true);
+static DURABILITY: GucSetting<Durability> = GucSetting::<Durability>::new(Durability::Quorum);
+
+/// `FAILOVER` for every thread: pgrx's settings are the main thread's.
+static GOVERNED: AtomicBool = AtomicBool::new(false);
+
+#[allow(unsafe_code, reason = "pgrx's macro expands to it")]
+mod durability {
+    use pgrx::PostgresGucEnum;
+
+    /// `pgraft.durability`
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, PostgresGucEnum)]
+    pub enum Durability {
+        #[name = c"quorum"]
+        Quorum,
+        #[name = c"strict"]
+        Strict,
+    }
+}
 
 /// Defines the settings; in the postmaster only.
 pub fn define() {
@@ -107,6 +130,53 @@ pub fn define() {
         GucFlags::default(),
     );
     define_protection();
+    define_failover();
+    crate::pg::names::define();
+}
+
+fn define_failover() {
+    GucRegistry::define_bool_guc(
+        c"pgraft.failover",
+        c"Has the members choose the primary.",
+        c"The server takes writes, and answers reads, while it holds the lease of the primary. Off fences nothing.",
+        &FAILOVER,
+        GucContext::Postmaster,
+        GucFlags::default(),
+    );
+    GucRegistry::define_bool_guc(
+        c"pgraft.fence_reads",
+        c"Keeps a primary that has lost its lease from answering reads.",
+        c"What it would answer may be out of date. Superusers over the Unix socket are answered all the same.",
+        &FENCE_READS,
+        GucContext::Suset,
+        GucFlags::default(),
+    );
+    GucRegistry::define_enum_guc(
+        c"pgraft.durability",
+        c"What a commit must wait for.",
+        c"quorum: what synchronous_commit says; strict: a commit that would not wait until a standby has it on disk is refused.",
+        &DURABILITY,
+        GucContext::Suset,
+        GucFlags::default(),
+    );
+    GOVERNED.store(FAILOVER.get(), Ordering::Relaxed);
+}
+
+/// Whether pgraft chooses the primary. From any thread.
+pub fn failover() -> bool {
+    GOVERNED.load(Ordering::Relaxed)
+}
+
+/// Whether reads are fenced in this session.
+#[allow(dead_code, reason = "the fence asks")]
+pub fn fence_reads() -> bool {
+    FENCE_READS.get()
+}
+
+/// Whether a commit that a failover could lose is refused in this session.
+#[allow(dead_code, reason = "the fence asks")]
+pub fn strict() -> bool {
+    DURABILITY.get() == Durability::Strict
 }
 
 fn define_protection() {

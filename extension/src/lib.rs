@@ -9,6 +9,7 @@
 //!
 //! `unsafe` stands in `shmem.rs` and `pg/` alone, and where pgrx's macros put it.
 
+mod fence;
 mod gucs;
 mod pg;
 mod shmem;
@@ -32,5 +33,8 @@ pub extern "C-unwind" fn _PG_init() {
     }
     gucs::define();
     shmem::request();
+    if gucs::failover() {
+        pg::intake::install();
+    }
     worker::register();
 }

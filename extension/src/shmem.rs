@@ -5,6 +5,8 @@
 
 #![allow(unsafe_code, reason = "shared memory is Postgres' to give")]
 
+pub mod words;
+
 use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering, fence};
 
 use pgraft_core::status::WalPosition;
@@ -13,6 +15,9 @@ use pgrx::atomics::PgAtomic;
 use pgrx::pg_sys;
 use pgrx::{PGRXSharedMemory, pg_guard, pg_shmem_init};
 use serde_json::json;
+
+use crate::pg::names;
+use words::{GATE, INTAKE, NAMES};
 
 /// Words of the page: 128 KiB, and 64 members with long names need about 40.
 const WORDS: usize = 16 * 1024;
@@ -60,9 +65,12 @@ impl Default for Page {
 // SAFETY: nothing but atomics, no pointers.
 unsafe impl PGRXSharedMemory for Page {}
 
-/// Asks the postmaster for the page.
+/// Asks the postmaster for the pages.
 pub fn request() {
     pg_shmem_init!(PAGE);
+    pg_shmem_init!(GATE);
+    pg_shmem_init!(INTAKE);
+    pg_shmem_init!(NAMES = names::first_page());
 }
 
 /// What a backend finds in the page.

@@ -13,6 +13,7 @@ pub mod address;
 pub mod command;
 pub mod control;
 pub mod failover;
+pub mod fence;
 pub mod id;
 pub mod instance_config;
 pub mod instance_file;

@@ -5,6 +5,8 @@
 pub mod command;
 pub mod ereport;
 mod functions;
+pub mod intake;
+pub mod names;
 pub mod wal;
 
 use std::ffi::CStr;
@@ -51,6 +53,11 @@ pub fn exit(code: i32) -> ! {
 /// Milliseconds of a clock that never goes back, goes on while the host sleeps, and is the same for every process of this host.
 pub fn monotonic_ms() -> i64 {
     clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(0, |now| now.num_milliseconds())
+}
+
+/// The same as a number without a sign: what deadlines in shared memory are compared with.
+pub fn boot_ms() -> u64 {
+    monotonic_ms().unsigned_abs()
 }
 
 /// Runs `make` with all signals blocked, so that the threads that it starts inherit that: signals are the main thread's, and a thread that

@@ -1,0 +1,309 @@
+//! The WAL intake of a standby: from whom it takes WAL, and whether from anybody.
+//!
+//! ```text
+//!  close()          no walreceiver connects, takes a byte or confirms one from here on
+//!  open(host, port) one does, to there: primary_conninfo says how (user, password, TLS) and never where
+//! ```
+//!
+//! Postgres' walreceiver calls libpq through a table of functions. `install` puts a copy of it in place, whose connect, receive and send ask
+//! here first; everybody else who uses the table (logical replication) passes. A receiver that has confirmed a position had it on disk and in
+//! shared memory before, and the order of all accesses is one order: whoever closes the intake and reads the flush position then sees all
+//! that was or will be confirmed.
+//!
+//! Written by the worker, from any of its threads. Closed at first, and after Postgres has restarted its processes; the postmaster forks
+//! every walreceiver with the table in place.
+
+#![allow(dead_code, reason = "the worker's failover driver calls it")]
+
+use std::ffi::{CStr, c_char, c_int};
+use std::sync::atomic::{AtomicU64, Ordering, fence};
+use std::sync::{Mutex, OnceLock, PoisonError};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use pgrx::pg_sys;
+use pgrx::pg_sys::panic::pgrx_extern_c_guard;
+
+use super::ereport::Raised;
+use crate::shmem::words::{INTAKE, INTAKE_HOST, INTAKE_HOST_BYTES};
+
+/// The words of the page. Counts openings and closings: odd is open, and a receiver remembers the number that it connected under.
+const GENERATION: usize = 0;
+const REFUSALS: usize = 1;
+/// Of the receiver that was last let in.
+const ADMITTED_PID: usize = 2;
+const ADMITTED_GENERATION: usize = 3;
+const PORT: usize = 4;
+const HOST_LENGTH: usize = 5;
+
+/// Postgres' own table.
+static POSTGRES: OnceLock<pg_sys::WalReceiverFunctionsType> = OnceLock::new();
+/// The number that this process, a walreceiver, connected under.
+static CONNECTED_UNDER: AtomicU64 = AtomicU64::new(0);
+/// One thread of the worker changes the page at a time.
+static WRITER: Mutex<()> = Mutex::new(());
+
+unsafe extern "C" {
+    // Sets a latch, which any thread may: pgrx's binding is for the main thread alone.
+    fn WakeupRecovery();
+}
+
+fn word(n: usize) -> &'static AtomicU64 {
+    &INTAKE.get()[n]
+}
+
+const fn is_open(generation: u64) -> bool {
+    generation % 2 == 1
+}
+
+/// Takes no more WAL: when this returns no byte is taken or confirmed any more.
+pub fn close() {
+    let _writer = WRITER.lock().unwrap_or_else(PoisonError::into_inner);
+    shut();
+    stop_receiver();
+}
+
+/// Takes WAL from there. The same again changes nothing.
+pub fn open(host: &str, port: u16) {
+    let _writer = WRITER.lock().unwrap_or_else(PoisonError::into_inner);
+    if target().is_some_and(|(_, h, p)| h == host && p == port) {
+        return;
+    }
+    let generation = shut();
+    if host.len() > INTAKE_HOST_BYTES {
+        return; // no address of a member is
+    }
+    word(PORT).store(u64::from(port), Ordering::Relaxed);
+    word(HOST_LENGTH).store(host.len() as u64, Ordering::Relaxed);
+    for (word, chunk) in INTAKE.get()[INTAKE_HOST..].iter().zip(host.as_bytes().chunks(8)) {
+        let mut padded = [0; 8];
+        padded[..chunk.len()].copy_from_slice(chunk);
+        word.store(u64::from_le_bytes(padded), Ordering::Relaxed);
+    }
+    word(GENERATION).store(generation + 1, Ordering::SeqCst);
+    stop_receiver();
+    // SAFETY: sets a latch in shared memory; harmless where nobody waits on it.
+    unsafe { WakeupRecovery() }
+}
+
+/// The number under which it is closed now.
+fn shut() -> u64 {
+    let before = word(GENERATION).load(Ordering::SeqCst);
+    let generation = before + u64::from(is_open(before));
+    word(GENERATION).store(generation, Ordering::SeqCst);
+    generation
+}
+
+/// Whether WAL is taken from nobody.
+pub fn is_closed() -> bool {
+    !is_open(word(GENERATION).load(Ordering::SeqCst))
+}
+
+/// How many connections were refused while it was closed, since the server's processes were started.
+pub fn refusals() -> u64 {
+    word(REFUSALS).load(Ordering::SeqCst)
+}
+
+/// Whether a walreceiver lives that was let in. One that was not has read nothing, and ends by itself.
+pub fn receiver_lives() -> bool {
+    admitted().is_some()
+}
+
+/// Has a walreceiver end whose target is not the present one. It may be waiting for its connection or for data.
+pub fn stop_receiver() {
+    let Some((pid, generation)) = admitted() else { return };
+    if generation != word(GENERATION).load(Ordering::SeqCst) {
+        // One that is gone by now needs no signal.
+        let _ = kill(pid, Signal::SIGTERM);
+    }
+}
+
+/// The living receiver that was let in, and under which number.
+fn admitted() -> Option<(Pid, u64)> {
+    let admitted = word(ADMITTED_PID).load(Ordering::SeqCst);
+    let generation = word(ADMITTED_GENERATION).load(Ordering::SeqCst);
+    let pid = i32::try_from(admitted).ok().filter(|pid| *pid != 0 && *pid == receiver())?;
+    Some((Pid::from_raw(pid), generation))
+}
+
+/// The process that is the server's walreceiver, 0 for none. It takes its name off when it has flushed what it had.
+fn receiver() -> i32 {
+    // SAFETY: shared memory that is there before the worker is; one word, which Postgres writes as one.
+    unsafe { (&raw const (*pg_sys::WalRcv).pid).read_volatile() }
+}
+
+/// From whom WAL is taken, and under which number.
+fn target() -> Option<(u64, String, u16)> {
+    let generation = word(GENERATION).load(Ordering::SeqCst);
+    if !is_open(generation) {
+        return None;
+    }
+    let length = usize::try_from(word(HOST_LENGTH).load(Ordering::Relaxed)).ok().filter(|l| *l <= INTAKE_HOST_BYTES)?;
+    let port = u16::try_from(word(PORT).load(Ordering::Relaxed)).ok()?;
+    let words = &INTAKE.get()[INTAKE_HOST..];
+    let mut host: Vec<u8> = words[..length.div_ceil(8)].iter().flat_map(|w| w.load(Ordering::Relaxed).to_le_bytes()).collect();
+    host.truncate(length);
+    fence(Ordering::Acquire);
+    let same = word(GENERATION).load(Ordering::SeqCst) == generation;
+    Some((generation, String::from_utf8(host).ok()?, port)).filter(|_| same)
+}
+
+/// Puts the table in place; in the postmaster.
+pub fn install() {
+    // SAFETY: on the postmaster's only thread; a library of Postgres' own, which walreceiver finds loaded then and does not load again.
+    unsafe { pg_sys::load_file(c"libpqwalreceiver".as_ptr(), false) };
+    // SAFETY: the library has set the pointer to a table that lives as long as it.
+    let Some(original) = (unsafe { pg_sys::WalReceiverFunctions.as_ref() }) else { return };
+    let ours = pg_sys::WalReceiverFunctionsType {
+        walrcv_connect: Some(connect),
+        walrcv_receive: Some(receive),
+        walrcv_send: Some(send),
+        ..*POSTGRES.get_or_init(|| *original)
+    };
+    // SAFETY: on the postmaster's only thread; a table that is never freed.
+    unsafe { pg_sys::WalReceiverFunctions = Box::leak(Box::new(ours)) };
+}
+
+fn is_physical_receiver() -> bool {
+    // SAFETY: a word of this process.
+    unsafe { pg_sys::MyBackendType == pg_sys::BackendType::B_WAL_RECEIVER }
+}
+
+/// What the wrapped connect does before Postgres' own.
+#[derive(Clone, Copy)]
+enum Admission {
+    /// Connect with these words.
+    To(*const c_char),
+    /// Don't, and say this.
+    Refused(*mut c_char),
+}
+
+/// Lets the walreceiver in, or not. Its number is told before the intake is looked at: whoever closes it sees the receiver, or the receiver
+/// sees it closed.
+fn admit(conninfo: &str) -> Admission {
+    word(ADMITTED_GENERATION).store(0, Ordering::SeqCst);
+    word(ADMITTED_PID).store(u64::from(std::process::id()), Ordering::SeqCst);
+    let Some((generation, host, port)) = target() else {
+        word(ADMITTED_PID).store(0, Ordering::SeqCst);
+        word(REFUSALS).fetch_add(1, Ordering::SeqCst);
+        return Admission::Refused(keep("pgraft takes no WAL here until the group has a primary"));
+    };
+    word(ADMITTED_GENERATION).store(generation, Ordering::SeqCst);
+    CONNECTED_UNDER.store(generation, Ordering::SeqCst);
+    Admission::To(keep(&with_target(conninfo, &host, port)))
+}
+
+/// libpq takes the last word of each keyword.
+fn with_target(conninfo: &str, host: &str, port: u16) -> String {
+    let host = host.replace('\\', "\\\\").replace('\'', "\\'");
+    format!("{conninfo} host='{host}' hostaddr='' port='{port}'")
+}
+
+/// Copied to Postgres' memory, where nothing is lost when the stack is jumped over.
+fn keep(text: &str) -> *mut c_char {
+    // SAFETY: the current context of the walreceiver lives as long as it.
+    unsafe { pgrx::PgMemoryContexts::CurrentMemoryContext.pstrdup(text) }
+}
+
+/// # Safety
+/// Called by walreceiver, with its arguments.
+unsafe fn admission(conninfo: *const c_char) -> Admission {
+    // SAFETY: zero-terminated, and outlives the call.
+    let conninfo = unsafe { CStr::from_ptr(conninfo) };
+    // SAFETY: the closure owns nothing that a jump would lose, and the frames around it neither.
+    unsafe { pgrx_extern_c_guard(move || admit(&conninfo.to_string_lossy())) }
+}
+
+#[cfg(feature = "pg15")]
+unsafe extern "C-unwind" fn connect(
+    conninfo: *const c_char,
+    logical: bool,
+    appname: *const c_char,
+    err: *mut *mut c_char,
+) -> *mut pg_sys::WalReceiverConn {
+    // SAFETY: Postgres' own function, with its own arguments; see `connecting`.
+    unsafe { connecting(conninfo, err, |conninfo, next| next.map(|f| f(conninfo, logical, appname, err))) }
+}
+
+#[cfg(feature = "pg16")]
+unsafe extern "C-unwind" fn connect(
+    conninfo: *const c_char,
+    logical: bool,
+    must_use_password: bool,
+    appname: *const c_char,
+    err: *mut *mut c_char,
+) -> *mut pg_sys::WalReceiverConn {
+    // SAFETY: as above.
+    unsafe { connecting(conninfo, err, |conninfo, next| next.map(|f| f(conninfo, logical, must_use_password, appname, err))) }
+}
+
+#[cfg(not(any(feature = "pg15", feature = "pg16")))]
+unsafe extern "C-unwind" fn connect(
+    conninfo: *const c_char,
+    replication: bool,
+    logical: bool,
+    must_use_password: bool,
+    appname: *const c_char,
+    err: *mut *mut c_char,
+) -> *mut pg_sys::WalReceiverConn {
+    // SAFETY: as above.
+    unsafe { connecting(conninfo, err, |conninfo, next| next.map(|f| f(conninfo, replication, logical, must_use_password, appname, err))) }
+}
+
+/// # Safety
+/// Called by whoever uses the table, with what connect is given. Owns nothing when it calls Postgres, which may jump over it.
+unsafe fn connecting(
+    conninfo: *const c_char,
+    err: *mut *mut c_char,
+    call: impl FnOnce(*const c_char, pg_sys::walrcv_connect_fn) -> Option<*mut pg_sys::WalReceiverConn>,
+) -> *mut pg_sys::WalReceiverConn {
+    let next = POSTGRES.get().and_then(|table| table.walrcv_connect);
+    let conninfo = if is_physical_receiver() {
+        // SAFETY: walreceiver's own argument.
+        match unsafe { admission(conninfo) } {
+            Admission::To(there) => there,
+            Admission::Refused(why) => {
+                // SAFETY: the caller gives a place for the reason; no connection is returned with it.
+                unsafe { *err = why };
+                return std::ptr::null_mut();
+            }
+        }
+    } else {
+        conninfo
+    };
+    call(conninfo, next).unwrap_or(std::ptr::null_mut())
+}
+
+/// # Safety
+/// Called by whoever uses the table, with its arguments.
+unsafe extern "C-unwind" fn receive(conn: *mut pg_sys::WalReceiverConn, buffer: *mut *mut c_char, wait_fd: *mut c_int) -> c_int {
+    // SAFETY: nothing is owned here.
+    unsafe { end_if_cut() };
+    // SAFETY: Postgres' own function, with its own arguments.
+    POSTGRES.get().and_then(|table| table.walrcv_receive).map_or(-1, |next| unsafe { next(conn, buffer, wait_fd) })
+}
+
+/// # Safety
+/// Called by whoever uses the table, with its arguments.
+unsafe extern "C-unwind" fn send(conn: *mut pg_sys::WalReceiverConn, buffer: *const c_char, length: c_int) {
+    // SAFETY: nothing is owned here.
+    unsafe { end_if_cut() };
+    if let Some(next) = POSTGRES.get().and_then(|table| table.walrcv_send) {
+        // SAFETY: Postgres' own function, with its own arguments.
+        unsafe { next(conn, buffer, length) }
+    }
+}
+
+/// Ends this walreceiver when the intake was closed, or turned elsewhere, since it connected.
+///
+/// # Safety
+/// May jump to Postgres' error handler: no frame between it and here may own anything.
+unsafe fn end_if_cut() {
+    if !is_physical_receiver() || CONNECTED_UNDER.load(Ordering::SeqCst) == word(GENERATION).load(Ordering::SeqCst) {
+        return;
+    }
+    // SAFETY: the closure owns nothing that a jump would lose.
+    let raised = unsafe { pgrx_extern_c_guard(|| Raised::new("55000", "pgraft takes no more WAL from this server", "")) };
+    // SAFETY: `Raised` is plain data, and nothing else is alive here.
+    unsafe { raised.raise() }
+}
