@@ -43,6 +43,8 @@ use crate::types::{Raft, raft_id};
 
 /// How often it is looked whether Raft still runs.
 const LOOK: Duration = Duration::from_millis(250);
+/// How long a stopped member's last tasks may take to let its directory go.
+const LET_GO: Duration = Duration::from_secs(10);
 
 /// What the member needs from its surroundings. Called from the runtime's threads: neither may call into Postgres.
 pub struct Hooks {
@@ -275,12 +277,23 @@ impl Node {
         }
     }
 
-    /// Stops Raft and every task.
-    pub async fn shutdown(mut self) {
-        if let Err(error) = self.shared.raft.shutdown().await {
+    /// Stops Raft and every task, and waits until the directory is free for the next.
+    pub async fn shutdown(self) {
+        let gone = self.gone();
+        let Self { shared, mut tasks } = self;
+        if let Err(error) = shared.raft.shutdown().await {
             tracing::warn!("Raft did not stop cleanly: {error}");
         }
-        self.tasks.shutdown().await;
+        tasks.shutdown().await;
+        drop(shared);
+        if tokio::time::timeout(LET_GO, gone).await.is_err() {
+            tracing::warn!("something of the stopped member still holds its directory");
+        }
+    }
+
+    /// Until nothing of this member uses its directory any more. Tasks that were ended end when they are next polled.
+    pub fn gone(&self) -> impl Future<Output = ()> + Send + use<> {
+        self.shared.log.gone()
     }
 
     /// Answers a request as the control socket does.

@@ -50,6 +50,19 @@ impl LogStore {
         }
     }
 
+    /// As the real one. A machine's disk is nobody's to lock.
+    pub fn gone(&self) -> impl Future<Output = ()> + Send + use<> {
+        let real = match self {
+            Self::Real(store) => Some(store.gone()),
+            Self::Simulated(_) => None,
+        };
+        async move {
+            if let Some(gone) = real {
+                gone.await;
+            }
+        }
+    }
+
     /// As the real one.
     pub fn purged(&self) -> Option<LogId> {
         match self {

@@ -19,7 +19,7 @@ use raft_log::Types;
 use raft_log::api::raft_log_writer::RaftLogWriter;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use super::check::{self, Owner};
 use crate::identity::Identity;
@@ -36,7 +36,13 @@ const CACHE_BYTES: usize = 2 << 20;
 /// The log store. Clones share one log.
 #[derive(Clone)]
 pub struct LogStore {
-    log: Arc<Mutex<raft_log::RaftLog<LogTypes>>>,
+    held: Arc<Held>,
+}
+
+/// What the last clone lets go of, in this order: the log with its files and its lock, then the word that it is gone.
+struct Held {
+    log: Mutex<raft_log::RaftLog<LogTypes>>,
+    gone: watch::Sender<()>,
 }
 
 impl LogStore {
@@ -74,7 +80,13 @@ impl LogStore {
         if has_entries && log.read(first, first + 1).next().is_none() {
             return damaged("its oldest entries are gone");
         }
-        Ok(Self { log: Arc::new(Mutex::new(log)) })
+        Ok(Self { held: Arc::new(Held { log: Mutex::new(log), gone: watch::channel(()).0 }) })
+    }
+
+    /// Until the last clone is gone, and with it the lock on the directory: who stops a member may open it again then.
+    pub fn gone(&self) -> impl Future<Output = ()> + Send + use<> {
+        let mut gone = self.held.gone.subscribe();
+        async move { while gone.changed().await.is_ok() {} }
     }
 
     /// The last entry that was purged: the snapshot must reach as far.
@@ -91,7 +103,7 @@ impl LogStore {
     }
 
     fn lock(&self) -> MutexGuard<'_, raft_log::RaftLog<LogTypes>> {
-        self.log.lock().unwrap_or_else(PoisonError::into_inner)
+        self.held.log.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Runs a change and waits until it is on disk.

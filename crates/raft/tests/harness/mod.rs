@@ -162,8 +162,11 @@ impl Cluster {
 
     /// Ends a member as a crash does: nothing is said, nothing is flushed.
     pub async fn crash(&mut self, n: usize) {
-        drop(self.members[n].node.take());
-        // The tasks end when they are next polled, and let the directory go.
+        let node = self.members[n].node.take().unwrap();
+        let gone = node.gone();
+        drop(node);
+        // The tasks end when they are next polled, and let directory and port go.
+        tokio::time::timeout(PATIENCE, gone).await.expect("it lets its directory go");
         self.until(|| std::net::TcpListener::bind(("127.0.0.1", self.members[n].settings.listen.port())).is_ok(), "the end").await;
     }
 
