@@ -11,7 +11,7 @@ use pgraft_raft::StartError;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_add_on_the_leader_and_every_member_has_the_row() {
-    let mut c = Cluster::of(3).await;
+    let mut c = Cluster::steady(3).await;
     let four = c.start(4).await;
     assert_eq!(c.status(four).await.state, NodeState::Uninitialized);
 
@@ -44,7 +44,7 @@ async fn one_add_on_the_leader_and_every_member_has_the_row() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_change_at_a_time_and_a_newcomer_that_never_comes_can_be_taken_out() {
-    let mut c = Cluster::of(2).await;
+    let mut c = Cluster::steady(2).await;
     let nobody = free_port();
     assert_eq!(c.add_as(0, 3, nobody).await, Response::Done { notice: None });
     let four = c.start(4).await;
@@ -59,7 +59,7 @@ async fn one_change_at_a_time_and_a_newcomer_that_never_comes_can_be_taken_out()
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_seeds_recovery_story() {
-    let mut c = Cluster::of(3).await;
+    let mut c = Cluster::steady(3).await;
     c.stop(2).await;
     for id in [4, 5] {
         let newcomer = c.start(id).await;
@@ -77,10 +77,8 @@ async fn members_survive_a_restart_and_the_death_of_their_leader() {
     let mut c = Cluster::of(3).await;
     let rows = nodes(&c.status(0).await);
     c.stop(0).await;
-    let status = c.wait(1, "a new leader", |s| s.leader.is_some_and(|l| l.get() != 1)).await;
-    let leader = usize::try_from(status.leader.unwrap().get() - 1).unwrap();
     let four = c.start(4).await;
-    assert_eq!(c.add(leader, four).await, Response::Done { notice: None });
+    assert_ne!(c.changed(c.joining(four)).await, 0, "a new leader");
     c.run(0).await.unwrap();
     c.wait(0, "what it missed", |s| s.members.len() == 4 && s.leader.is_some()).await;
 
@@ -107,7 +105,7 @@ async fn members_survive_a_restart_and_the_death_of_their_leader() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn removing_members_down_to_the_founder() {
-    let mut c = Cluster::of(3).await;
+    let mut c = Cluster::steady(3).await;
     assert_eq!(refusal(c.ask(0, Request::RemoveNode { node_id: 1 }).await).1, "node 1 is the primary and can't be removed");
     assert_eq!(refusal(c.ask(0, Request::RemoveNode { node_id: 7 }).await).0, "42704");
     assert_eq!(refusal(c.ask(1, Request::RemoveNode { node_id: 3 }).await).0, "PGR01");
@@ -126,21 +124,18 @@ async fn removing_members_down_to_the_founder() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_leader_takes_itself_out() {
     let mut c = Cluster::of(3).await;
-    c.stop(0).await;
-    let status = c.wait(1, "a new leader", |s| s.leader.is_some_and(|l| l.get() != 1)).await;
-    c.run(0).await.unwrap();
-    let leader = status.leader.unwrap();
-    let (n, other) = (usize::try_from(leader.get() - 1).unwrap(), 3 - usize::try_from(leader.get() - 1).unwrap());
-    c.wait(n, "everybody's answer", |s| s.members.iter().all(|m| m.reachable == Some(true))).await;
-    assert!(matches!(c.ask(n, Request::RemoveNode { node_id: i64::from(leader) }).await, Response::Done { .. }));
-    for n in [0, other] {
-        c.wait(n, "its absence", |s| s.voters == 2 && s.leader.is_some_and(|l| l != leader) && s.members.len() == 2).await;
+    // The primary can't be removed: another node has to lead.
+    c.lead_comes_to(1).await;
+    c.wait_leading("everybody's answer", |s| s.members.iter().all(|m| m.reachable == Some(true))).await;
+    c.changed(Request::RemoveNode { node_id: 2 }).await;
+    for n in [0, 2] {
+        c.wait(n, "its absence", |s| s.voters == 2 && s.leader.is_some_and(|l| l.get() != 2) && s.members.len() == 2).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_was_called_by_a_leader_founds_nothing() {
-    let mut c = Cluster::of(1).await;
+    let mut c = Cluster::steady(1).await;
     let two = c.start(2).await;
     assert_eq!(c.add(0, two).await, Response::Done { notice: None });
     c.wait(two, "its cluster", |s| s.cluster_id.is_some()).await;
@@ -156,7 +151,7 @@ async fn who_was_called_by_a_leader_founds_nothing() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whoever_is_added_can_be_taken_out_at_any_moment() {
-    let c = Cluster::of(2).await;
+    let c = Cluster::steady(2).await;
     for id in 3..23 {
         assert_eq!(c.add_as(0, id, free_port()).await, Response::Done { notice: None });
         assert!(matches!(c.ask(0, Request::RemoveNode { node_id: id }).await, Response::Done { .. }));
@@ -166,7 +161,7 @@ async fn whoever_is_added_can_be_taken_out_at_any_moment() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn strangers_and_copies_are_refused() {
-    let mut c = Cluster::of(2).await;
+    let mut c = Cluster::steady(2).await;
     let other = Cluster::of(1).await;
     // A node of another cluster is added: it never gets in.
     let foreign = other.members[0].settings.advertise.port();

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use harness::{Cluster, DONE, free_port, nodes, refusal};
+use harness::{Cluster, free_port, join, nodes, refusal};
 use pgraft_core::control::{Request, Response};
 use pgraft_core::{Address, NodeId, NodeState, Role};
 use pgraft_raft::{BoxStream, Listener, Network};
@@ -23,60 +23,64 @@ use tokio::net::{TcpListener, TcpStream};
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_newcomer_that_never_comes_is_taken_out_again_by_an_entry() {
     let mut c = Cluster::of(2).await;
-    c.gives_up_after(Duration::from_secs(8)).await;
-    let leader = c.leader(0, |_| true).await;
-    assert_eq!(c.add_as(leader, 3, free_port()).await, DONE);
-    assert_eq!(c.status(leader).await.members[2].role, Role::Learner);
+    c.gives_up_after(Duration::from_secs(2)).await;
+    let never = free_port();
+    let added = c.changed(join(3, never)).await;
+    assert!(c.log(added).await.iter().any(|r| r.kind == "join" && r.data.contains("\"node\":3")));
     for n in [0, 1] {
-        let status = c.wait(n, "node 3 to be given up", |s| s.members.len() == 2).await;
+        let status = c.wait(n, "node 3 to be given up", |s| s.next_node_id == 4 && s.members.len() == 2).await;
         assert_eq!((status.voters, status.next_node_id), (2, 4));
-        let kinds: Vec<String> = c.log(n).await.into_iter().map(|r| r.kind).collect();
-        assert_eq!(kinds.iter().filter(|k| *k == "join_expired").count(), 1, "{kinds:?}");
+        c.until_log(n, "the entry that says so", |r| r.kind == "join_expired" && r.committed).await;
     }
-    let leader = c.leader(0, |_| true).await;
-    assert_eq!(refusal(c.add_as(leader, 3, free_port()).await).0, "PGR02", "its id is spent");
-    // Who comes in time stays, however long it is away afterwards.
+    assert_eq!(refusal(c.change(join(3, never)).await.1).0, "PGR02", "its id is spent");
+    // Who comes in time stays.
+    c.gives_up_after(Duration::from_mins(10)).await;
     let four = c.start(4).await;
-    assert_eq!(c.add(leader, four).await, DONE);
-    c.wait(leader, "what node 4 tells", |s| s.members.len() == 3 && s.members[2].postgres.is_some()).await;
+    c.changed(c.joining(four)).await;
+    c.wait(0, "what node 4 tells", |s| s.members.len() == 3 && s.members[2].postgres.is_some()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_new_leader_goes_on_counting() {
     let mut c = Cluster::of(3).await;
-    c.gives_up_after(Duration::from_secs(8)).await;
-    c.lead_comes_to(0).await;
-    c.wait(0, "everybody's answer", |s| s.members.iter().all(|m| m.reachable == Some(true))).await;
-    assert_eq!(c.add_as(0, 4, free_port()).await, DONE);
-    c.wait(1, "the row", |s| s.members.len() == 4).await;
-    c.wait(2, "the row", |s| s.members.len() == 4).await;
-    c.stop(0).await;
-    let leader = c.leader(1, |l| l != 1).await;
-    c.wait(leader, "node 4 to be given up", |s| s.members.len() == 3).await;
-    assert!(c.log(leader).await.iter().any(|r| r.kind == "join_expired" && r.committed));
+    c.gives_up_after(Duration::from_secs(4)).await;
+    c.wait_leading("everybody's answer", |s| s.members.iter().all(|m| m.reachable == Some(true))).await;
+    let leader = c.changed(join(4, free_port())).await;
+    let rest: Vec<usize> = (0..3).filter(|n| *n != leader).collect();
+    for n in &rest {
+        c.wait(*n, "the row", |s| s.next_node_id == 5).await;
+    }
+    c.stop(leader).await;
+    for n in rest {
+        c.wait(n, "node 4 to be given up", |s| s.members.len() == 3).await;
+        c.until_log(n, "the entry that says so", |r| r.kind == "join_expired" && r.committed).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn with_a_voter_away_a_newcomer_must_be_there_first() {
     let mut c = Cluster::of(3).await;
     c.stop(2).await;
-    c.wait(0, "its silence", |s| s.members[2].reachable == Some(false)).await;
-    let before = c.log(0).await.len();
-    let (sqlstate, message, hint) = refusal(c.add_as(0, 4, free_port()).await);
+    c.wait_leading("its silence", |s| s.members[2].reachable == Some(false)).await;
+    let (asked, answer) = c.change(join(4, free_port())).await;
+    let (sqlstate, message, hint) = refusal(answer);
     assert_eq!((sqlstate.as_str(), message.as_str()), ("55006", "adding node 4 would make 2 reachable of 4 voters, and 3 are needed"));
     assert!(hint.starts_with("Start the new node first"), "{hint}");
-    assert_eq!(c.log(0).await.len(), before, "a refusal left something in the log");
+    let left_in_the_log = c.log(asked).await.iter().any(|r| r.kind == "join" && r.data.contains("\"node\":4"));
+    assert!(!left_in_the_log, "a refusal left something in the log");
     let four = c.start(4).await;
-    assert_eq!(c.add(0, four).await, DONE);
+    c.changed(c.joining(four)).await;
     c.wait(0, "its vote", |s| s.voters == 4).await;
 }
 
+fn set(node_id: i64, port: u16) -> Request {
+    Request::SetAddress { node_id, address: "127.0.0.1".into(), port: i64::from(port) }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_member_moves_without_a_new_id() {
-    let mut c = Cluster::of(3).await;
-    let here = |c: &Cluster, n: usize| c.members[n].settings.advertise.port();
-    let set = |node_id, port| Request::SetAddress { node_id, address: "127.0.0.1".into(), port: i64::from(port) };
-    let (one, two) = (here(&c, 0), here(&c, 1));
+async fn addresses_that_can_not_be_set() {
+    let c = Cluster::steady(2).await;
+    let [one, two] = [0, 1].map(|n| c.members[n].settings.advertise.port());
     for (request, sqlstate, message) in [
         (set(9, 7001), "42704", "node 9 is not a member of this cluster".to_owned()),
         (set(2, one), "42710", format!("address 127.0.0.1:{one} already belongs to node 1")),
@@ -93,29 +97,33 @@ async fn a_member_moves_without_a_new_id() {
     assert_eq!(message, "Cannot set address - this node is not the leader. Addresses must be changed on the leader.");
     assert_eq!((sqlstate, hint), ("PGR01".to_owned(), format!("The leader is node 1 (127.0.0.1:{one}).")));
     assert!(matches!(c.ask(0, set(2, two)).await, Response::Done { notice: Some(n) } if n.contains("already looks for node 2")));
+}
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_moves_without_a_new_id() {
+    let mut c = Cluster::of(3).await;
     // It moves, and nobody finds it; then the leader is told.
     c.stop(1).await;
     let new = free_port();
     c.moves(1, new);
     c.run(1).await.unwrap();
-    c.wait(0, "node 2 out of reach", |s| s.members[1].reachable == Some(false)).await;
-    assert_eq!(c.add_and_remove_a_node(0, 7).await, DONE, "the others decide");
-    assert_eq!(c.ask(0, set(2, new)).await, DONE);
-    assert_eq!(nodes(&c.status(0).await)[1], (2, new), "it is on the leader when the call returns");
-    let rows = nodes(&c.status(0).await);
+    c.wait_leading("node 2 out of reach", |s| s.members[1].reachable == Some(false)).await;
+    c.add_and_remove_a_node(7).await; // the others decide
+    let told = c.changed(set(2, new)).await;
+    assert_eq!(nodes(&c.status(told).await)[1], (2, new), "it is on the leader when the call returns");
+    let rows = nodes(&c.status(told).await);
     for n in 0..3 {
         c.wait(n, "the new address", |s| nodes(s) == rows && s.leader.is_some() && s.next_node_id == 8).await;
     }
-    c.wait(0, "node 2 in reach", |s| s.members[1].reachable == Some(true)).await;
+    c.wait_leading("node 2 in reach", |s| s.members[1].reachable == Some(true)).await;
     c.until_log(1, "Raft's own membership to follow", |r| r.kind == "membership" && r.data.contains(&format!(":{new}}}"))).await;
-    assert!(matches!(c.ask(0, set(2, new)).await, Response::Done { notice: Some(_) }));
+    assert!(matches!(c.change(set(2, new)).await.1, Response::Done { notice: Some(_) }));
     assert_eq!(c.log(2).await.iter().filter(|r| r.kind == "set_address").count(), 1);
 
     // Whoever leads next dials it there too; and it leads and dials like any other.
     for n in [2, 1] {
         c.lead_comes_to(n).await;
-        c.wait(n, "everybody's answer", |s| s.members.iter().all(|m| m.reachable == Some(true))).await;
+        c.wait_leading("everybody's answer", |s| s.members.iter().all(|m| m.reachable == Some(true))).await;
     }
 }
 
@@ -123,26 +131,25 @@ async fn a_member_moves_without_a_new_id() {
 async fn the_leader_moves_too() {
     let mut c = Cluster::of(3).await;
     // Told beforehand: those who talk to it already go on, whoever connects anew finds it when it is there.
+    c.lead_comes_to(1).await;
     let new = free_port();
-    assert_eq!(c.ask(0, Request::SetAddress { node_id: 1, address: "127.0.0.1".into(), port: i64::from(new) }).await, DONE);
-    c.wait(1, "the new address", |s| nodes(s)[0] == (1, new)).await;
-    assert_eq!(c.add_and_remove_a_node(0, 4).await, DONE, "it leads on");
-    c.stop(0).await;
-    c.moves(0, new);
-    let leader = c.leader(1, |l| l != 1).await;
-    assert_eq!(c.add_and_remove_a_node(leader, 5).await, DONE);
-    c.run(0).await.unwrap();
-    c.wait(0, "what it missed", |s| s.next_node_id == 6 && s.leader.is_some()).await;
-    c.wait(leader, "node 1 in reach", |s| s.members[0].reachable == Some(true)).await;
+    c.changed(set(2, new)).await;
+    c.wait(0, "the new address", |s| nodes(s)[1] == (2, new)).await;
+    c.add_and_remove_a_node(4).await;
+    c.stop(1).await;
+    c.moves(1, new);
+    c.add_and_remove_a_node(5).await;
+    c.run(1).await.unwrap();
+    c.wait(1, "what it missed", |s| s.next_node_id == 6 && s.leader.is_some()).await;
+    c.wait_leading("node 2 in reach", |s| s.members[1].reachable == Some(true)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_address_can_be_corrected_while_its_node_joins() {
     let mut c = Cluster::of(2).await;
     let three = c.start(3).await;
-    assert_eq!(c.add_as(0, 3, free_port()).await, DONE);
-    let port = i64::from(c.members[three].settings.advertise.port());
-    assert_eq!(c.ask(0, Request::SetAddress { node_id: 3, address: "127.0.0.1".into(), port }).await, DONE);
+    c.changed(join(3, free_port())).await;
+    c.changed(set(3, c.members[three].settings.advertise.port())).await;
     c.wait(three, "its vote", |s| s.voters == 3 && s.state == NodeState::Follower).await;
 }
 
@@ -150,22 +157,24 @@ async fn an_address_can_be_corrected_while_its_node_joins() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_joint_configuration_left_behind_is_finished_by_the_next_leader() {
     let mut c = Cluster::of(3).await;
-    let wire = Arc::new(CutAtJoint::default());
-    let (leader, other) = (1, 2);
-    c.stop(leader).await;
-    c.on(leader, Arc::clone(&wire) as Arc<dyn Network>);
-    c.run(leader).await.unwrap();
-    c.lead_comes_to(leader).await;
+    let trap = Arc::new(Trap::default());
+    let wires: Vec<_> = (0..3).map(|_| Arc::new(CutAtJoint::new(&trap))).collect();
+    for (n, wire) in wires.iter().enumerate() {
+        c.stop(n).await;
+        c.on(n, Arc::clone(wire) as Arc<dyn Network>);
+        c.run(n).await.unwrap();
+    }
     let four = c.start(4).await;
-    wire.state.newcomer.store(c.members[four].settings.advertise.port(), Ordering::SeqCst);
-    wire.state.armed.store(true, Ordering::SeqCst);
-    let add = c.add(leader, four).await;
-    assert_eq!(add, DONE, "the newcomer is in; its vote is what the leader dies over");
-    c.until(|| wire.state.is_cut(), "a joint configuration on the wire").await;
-    let rest = [0, other, four];
+    trap.newcomer.store(c.members[four].settings.advertise.port(), Ordering::SeqCst);
+    trap.armed.store(true, Ordering::SeqCst);
+    c.changed(c.joining(four)).await; // the newcomer is in; its vote is what the leader dies over
+    let is_cut = |wire: &Arc<CutAtJoint>| wire.state.is_cut();
+    c.until(|| wires.iter().any(is_cut), "a joint configuration on the wire").await;
+    let leader = wires.iter().position(is_cut).unwrap();
     c.crash(leader).await;
 
-    let heir = c.leader(0, |l| l != 2).await;
+    let rest = c.running();
+    let heir = c.leader(rest[0], |l| l != i64::try_from(leader + 1).unwrap()).await;
     c.wait(heir, "four voters", |s| s.voters == 4).await;
     let log = c.log(heir).await;
     let is_joint = |r: &&harness::Row| r.kind == "membership" && is_joint(r.data.as_bytes());
@@ -175,7 +184,7 @@ async fn a_joint_configuration_left_behind_is_finished_by_the_next_leader() {
     for n in rest {
         c.wait(n, "four voters", |s| s.voters == 4 && s.members.iter().all(|m| m.role == Role::Voter)).await;
     }
-    wire.state.heal();
+    wires[leader].state.heal();
     c.run(leader).await.unwrap();
     c.wait(leader, "what it missed", |s| s.voters == 4 && s.leader.is_some()).await;
     assert!(c.status(leader).await.members.iter().any(|m| m.node_id == NodeId::new(4).unwrap()));
@@ -188,19 +197,29 @@ fn is_joint(bytes: &[u8]) -> bool {
 }
 
 /// A network that lets that configuration through to a voter and nothing after it, in either direction. (To the newcomer alone it would be
-/// lost with its leader.)
-#[derive(Default)]
+/// lost with its leader.) Whichever member sends it first is cut.
 struct CutAtJoint {
     state: Arc<State>,
 }
 
+/// What all members' networks share.
 #[derive(Default)]
-struct State {
-    /// Whether a joint configuration cuts it.
+struct Trap {
+    /// Whether a joint configuration cuts whoever sends it.
     armed: AtomicBool,
     /// The newcomer's port.
     newcomer: AtomicU16,
+}
+
+struct State {
+    trap: Arc<Trap>,
     cut: AtomicBool,
+}
+
+impl CutAtJoint {
+    fn new(trap: &Arc<Trap>) -> Self {
+        Self { state: Arc::new(State { trap: Arc::clone(trap), cut: AtomicBool::new(false) }) }
+    }
 }
 
 impl State {
@@ -209,7 +228,6 @@ impl State {
     }
 
     fn heal(&self) {
-        self.armed.store(false, Ordering::SeqCst);
         self.cut.store(false, Ordering::SeqCst);
     }
 }
@@ -223,7 +241,7 @@ impl Network for CutAtJoint {
     fn connect<'a>(&'a self, to: &'a Address) -> BoxFuture<'a, io::Result<BoxStream>> {
         async move {
             let tcp = TcpStream::connect((to.host(), to.port())).await?;
-            let to_voter = to.port() != self.state.newcomer.load(Ordering::SeqCst);
+            let to_voter = to.port() != self.state.trap.newcomer.load(Ordering::SeqCst);
             Ok(Box::new(Wire { tcp, to_voter, state: Arc::clone(&self.state) }) as BoxStream)
         }
         .boxed()
@@ -262,10 +280,11 @@ impl AsyncRead for Wire {
 
 impl AsyncWrite for Wire {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        if self.to_voter && self.state.armed.load(Ordering::SeqCst) && is_joint(bytes) {
-            self.state.cut.store(true, Ordering::SeqCst);
-        } else if self.state.is_cut() {
+        if self.state.is_cut() {
             return Poll::Pending;
+        }
+        if self.to_voter && is_joint(bytes) && self.state.trap.armed.swap(false, Ordering::SeqCst) {
+            self.state.cut.store(true, Ordering::SeqCst);
         }
         Pin::new(&mut self.tcp).poll_write(cx, bytes)
     }

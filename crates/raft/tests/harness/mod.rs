@@ -14,7 +14,8 @@ use tempfile::TempDir;
 
 pub type Row = LogRow;
 
-pub const PATIENCE: Duration = Duration::from_secs(30);
+/// For everything that a test waits for: generous, since a condition ends the wait.
+pub const PATIENCE: Duration = Duration::from_secs(90);
 pub const DONE: Response = Response::Done { notice: None };
 
 /// One member that can be stopped and started again on its own directory.
@@ -27,9 +28,10 @@ pub struct Member {
 pub struct Cluster {
     pub dir: TempDir,
     pub members: Vec<Member>,
-    /// For members that are started from now on.
+    /// These three are for members that are started from now on.
     pub join_timeout: Option<Duration>,
     pub snapshot_every: u64,
+    pub election_timeout: Duration,
 }
 
 pub fn free_port() -> u16 {
@@ -46,7 +48,8 @@ pub fn free_port() -> u16 {
 
 impl Cluster {
     pub fn new() -> Self {
-        Self { dir: tempfile::tempdir().unwrap(), members: Vec::new(), join_timeout: None, snapshot_every: 1000 }
+        let dir = tempfile::tempdir().unwrap();
+        Self { dir, members: Vec::new(), join_timeout: None, snapshot_every: 1000, election_timeout: Duration::from_millis(600) }
     }
 
     pub async fn start(&mut self, id: i64) -> usize {
@@ -62,7 +65,7 @@ impl Cluster {
             advertise: at,
             data_dir,
             heartbeat_interval: Duration::from_millis(50),
-            election_timeout: Duration::from_millis(400),
+            election_timeout: self.election_timeout,
             join_timeout: self.join_timeout,
             snapshot_every: self.snapshot_every,
             postgres: Address::new("127.0.0.1", 5432).unwrap(),
@@ -107,13 +110,61 @@ impl Cluster {
         }
     }
 
+    /// Of this member, where it is sure to lead: in [`Cluster::steady`].
     pub async fn add(&self, leader: usize, newcomer: usize) -> Response {
-        let s = &self.members[newcomer].settings;
-        self.add_as(leader, i64::from(s.node_id), s.advertise.port()).await
+        self.ask(leader, self.joining(newcomer)).await
     }
 
     pub async fn add_as(&self, leader: usize, node_id: i64, port: u16) -> Response {
-        self.ask(leader, Request::AddNode { node_id, address: "127.0.0.1".into(), port: i64::from(port) }).await
+        self.ask(leader, join(node_id, port)).await
+    }
+
+    /// What adds this member.
+    pub fn joining(&self, newcomer: usize) -> Request {
+        let s = &self.members[newcomer].settings;
+        join(i64::from(s.node_id), s.advertise.port())
+    }
+
+    /// Those that run.
+    pub fn running(&self) -> Vec<usize> {
+        (0..self.members.len()).filter(|n| self.members[*n].node.is_some()).collect()
+    }
+
+    /// Has the cluster do it, whoever leads, and asks again where the lead goes over meanwhile. Who has answered, and what.
+    pub async fn change(&self, request: Request) -> (usize, Response) {
+        let start = Instant::now();
+        loop {
+            for n in self.running() {
+                let answer = self.ask(n, request.clone()).await;
+                if !is_no_leader(&answer) {
+                    return (n, answer);
+                }
+                assert!(start.elapsed() < PATIENCE, "nobody leads: {answer:?}");
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// The same for what must go through; there is a notice where it had gone through before its leader did. Who has done it.
+    pub async fn changed(&self, request: Request) -> usize {
+        let (n, answer) = self.change(request).await;
+        assert!(matches!(answer, Response::Done { .. }), "{answer:?}");
+        n
+    }
+
+    /// Until whoever leads says so. (Who answers is known to the leader alone.)
+    pub async fn wait_leading(&self, what: &str, ready: impl Fn(&NodeStatus) -> bool) -> usize {
+        let start = Instant::now();
+        loop {
+            for n in self.running() {
+                let status = self.status(n).await;
+                if status.members.iter().any(|m| m.reachable.is_some()) && ready(&status) {
+                    return n;
+                }
+            }
+            assert!(start.elapsed() < PATIENCE, "waited for {what}");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     }
 
     pub async fn wait(&self, n: usize, what: &str, ready: impl Fn(&NodeStatus) -> bool) -> NodeStatus {
@@ -128,9 +179,16 @@ impl Cluster {
         }
     }
 
-    /// Founder 1, then 2..=size, all voters.
+    /// Founder 1, then 2..=size, all voters. Any of them may lead, if only because the machine is busy.
     pub async fn of(size: i64) -> Self {
         Self::new().grown(size).await
+    }
+
+    /// The same, and node 1 leads for as long as it lives: what is silent is taken for dead after ten seconds only.
+    pub async fn steady(size: i64) -> Self {
+        let mut c = Self::new();
+        c.election_timeout = Duration::from_secs(5);
+        c.grown(size).await
     }
 
     /// The same, of a cluster that was made to one's liking.
@@ -139,18 +197,18 @@ impl Cluster {
         assert_eq!(self.ask(0, Request::Init).await, DONE);
         for id in 2..=size {
             let newcomer = self.start(id).await;
-            assert_eq!(self.add(0, newcomer).await, DONE);
+            self.changed(self.joining(newcomer)).await;
             self.wait(0, "the vote", |s| s.voters == usize::try_from(id).unwrap()).await;
         }
         self
     }
 
     /// A node that says nothing is added and taken out again: the leader gets two changes through.
-    pub async fn add_and_remove_a_node(&self, leader: usize, node_id: i64) -> Response {
+    pub async fn add_and_remove_a_node(&self, node_id: i64) {
         let port = free_port();
         let _answers = std::net::TcpListener::bind(("127.0.0.1", port)).unwrap();
-        assert_eq!(self.add_as(leader, node_id, port).await, DONE);
-        self.ask(leader, Request::RemoveNode { node_id }).await
+        self.changed(join(node_id, port)).await;
+        self.changed(Request::RemoveNode { node_id }).await;
     }
 
     /// From its next start on the member listens there.
@@ -229,6 +287,16 @@ impl Cluster {
         let status = self.wait(n, "a leader", |s| s.leader.is_some_and(|l| wanted(i64::from(l)))).await;
         usize::try_from(status.leader.unwrap().get() - 1).unwrap()
     }
+}
+
+/// Whether another member is to be asked: this one does not lead, has lost its majority, or is a newcomer.
+fn is_no_leader(answer: &Response) -> bool {
+    let Response::Refused { sqlstate, message, .. } = answer else { return false };
+    ["PGR01", "PGR04"].contains(&sqlstate.as_str()) || message == "this node is in no pgraft cluster yet"
+}
+
+pub fn join(node_id: i64, port: u16) -> Request {
+    Request::AddNode { node_id, address: "127.0.0.1".into(), port: i64::from(port) }
 }
 
 pub fn refusal(response: Response) -> (String, String, String) {
