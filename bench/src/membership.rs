@@ -233,12 +233,13 @@ async fn newcomer(id: i32, dir: &Path) -> Result<(Node, u16), Failure> {
         heartbeat_interval: Duration::from_millis(100),
         election_timeout: Duration::from_secs(1),
         join_timeout: None,
+        lease_timeout: None,
         snapshot_every: SNAPSHOT_EVERY,
         postgres: at,
         zone: String::new(),
         protection: Protection::default(),
     };
-    let hooks = Hooks { wal: Arc::new(|| None), publish: Box::new(|_| {}) };
+    let hooks = Hooks { wal: Arc::new(|| None), postgres: None, publish: Box::new(|_| {}) };
     Ok((Node::start(settings, hooks).await?, port))
 }
 

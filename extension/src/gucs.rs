@@ -25,6 +25,7 @@ static TLS_KEY_FILE: GucSetting<Option<CString>> = GucSetting::<Option<CString>>
 static TLS_CA_FILE: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
 static ALLOW_PLAINTEXT: GucSetting<bool> = GucSetting::<bool>::new(false);
 static FAILOVER: GucSetting<bool> = GucSetting::<bool>::new(false);
+static LEASE_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(2000);
 static FENCE_READS: GucSetting<bool> = GucSetting::<bool>::new(true);
 static DURABILITY: GucSetting<Durability> = GucSetting::<Durability>::new(Durability::Quorum);
 
@@ -143,6 +144,16 @@ fn define_failover() {
         GucContext::Postmaster,
         GucFlags::default(),
     );
+    GucRegistry::define_int_guc(
+        c"pgraft.lease_timeout",
+        c"For how long a primary may go on without hearing from a majority of the voters.",
+        c"The same on every member. A primary that is lost is replaced no sooner, unless its end is seen.",
+        &LEASE_TIMEOUT,
+        300,
+        600_000,
+        GucContext::Postmaster,
+        GucFlags::UNIT_MS,
+    );
     GucRegistry::define_bool_guc(
         c"pgraft.fence_reads",
         c"Keeps a primary that has lost its lease from answering reads.",
@@ -240,6 +251,7 @@ pub fn settings(postgres_port: i32, pgdata: &Path) -> Result<Settings, SettingsE
         heartbeat_interval: milliseconds(&HEARTBEAT_INTERVAL),
         election_timeout: milliseconds(&ELECTION_TIMEOUT),
         join_timeout: Some(milliseconds(&JOIN_TIMEOUT)).filter(|limit| !limit.is_zero()),
+        lease_timeout: failover().then(|| milliseconds(&LEASE_TIMEOUT)),
         snapshot_every: SNAPSHOT_EVERY,
         postgres: Address::new(advertise_host, i64::from(postgres_port)).map_err(value("port"))?,
         zone: text(&ZONE),

@@ -11,6 +11,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use crate::failover::Phase;
 use crate::state::RaftMembership;
 use crate::{ClusterState, MAX_VOTERS, MemberStatus, NodeId, Refusal, Role};
 
@@ -73,6 +74,10 @@ pub fn next_step(facts: &Facts<'_>) -> Step {
             // The state follows when an entry is applied; where none is under way (it left before Raft heard of it), one must be written.
             return if *settled { Step::Confirm } else { Step::Nothing };
         }
+        // Its vote goes when no commit waits for it any more, and not while a primary is looked for.
+        if state.reign.as_ref().is_some_and(|r| r.phase == Phase::Recruiting || r.configs.iter().any(|c| c.standbys.contains(&leaving))) {
+            return Step::WaitFor(leaving);
+        }
         if leaving != *me {
             return Step::Drop(leaving);
         }
@@ -92,6 +97,9 @@ pub fn next_step(facts: &Facts<'_>) -> Step {
     }
     if raft.voters.len() >= MAX_VOTERS {
         return newcomers().find(|id| !told(id)).map_or(Step::Nothing, Step::WaitFor);
+    }
+    if state.reign.as_ref().is_some_and(|r| r.phase == Phase::Recruiting) {
+        return newcomers().next().map_or(Step::Nothing, Step::WaitFor);
     }
     let mut waiting = newcomers().filter(|id| !raft.voters.contains(id)).peekable();
     // Who has not told which directory it lives in gets no vote: nobody could tell a wiped one from it.

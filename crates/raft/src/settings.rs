@@ -32,6 +32,8 @@ pub struct Settings {
     pub election_timeout: Duration,
     /// `pgraft.join_timeout`: after so long a newcomer that was never heard is given up; None: never.
     pub join_timeout: Option<Duration>,
+    /// `pgraft.lease_timeout`, where `pgraft.failover` is on: the members decide who is the primary.
+    pub lease_timeout: Option<Duration>,
     /// A snapshot is made after so many entries, and about as many stay in the log behind it.
     pub snapshot_every: u64,
     /// This node's Postgres server, as it tells the group.
@@ -231,6 +233,7 @@ mod tests {
             heartbeat_interval: Duration::from_millis(100),
             election_timeout: Duration::from_secs(1),
             join_timeout: None,
+            lease_timeout: None,
             snapshot_every: SNAPSHOT_EVERY,
             postgres: Address::new("db-1", 5432).unwrap(),
             zone: String::new(),

@@ -100,6 +100,8 @@ impl Member {
             // No leader dies here: node 1 leads however busy the machine is.
             election_timeout: Duration::from_secs(9),
             join_timeout: None,
+        lease_timeout: None,
+            lease_timeout: None,
             snapshot_every: SNAPSHOT_EVERY,
             postgres: Address::new("127.0.0.1", 5432).unwrap(),
             zone: String::new(),
@@ -109,7 +111,7 @@ impl Member {
     }
 
     async fn try_start(&mut self) -> Result<(), StartError> {
-        let hooks = Hooks { wal: Arc::new(|| None), publish: Box::new(|_| {}) };
+        let hooks = Hooks { wal: Arc::new(|| None), postgres: None, publish: Box::new(|_| {}) };
         self.node = Some(Node::start(self.settings.clone(), hooks).await?);
         Ok(())
     }

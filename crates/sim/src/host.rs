@@ -110,6 +110,7 @@ impl Host {
             zone: String::new(),
             protection: Protection::TrustedNetwork,
             join_timeout: Some(JOIN_TIMEOUT),
+            lease_timeout: None,
             snapshot_every: SNAPSHOT_EVERY,
         };
         let (network, machine, board) = (net.of(self.number), Arc::clone(&self.machine), Arc::clone(&self.board));
@@ -117,7 +118,7 @@ impl Host {
         let _detached = runtime.spawn(async move {
             machine.set_wall_clock(wall);
             let published = Arc::clone(&board);
-            let hooks = Hooks { wal: Arc::new(|| None), publish: Box::new(move |status| lock(&published).status = Some(status.clone())) };
+            let hooks = Hooks { wal: Arc::new(|| None), postgres: None, publish: Box::new(move |status| lock(&published).status = Some(status.clone())) };
             let ended = match Node::start_on(settings, hooks, network).await {
                 Ok(mut node) => {
                     lock(&board).asker = Some(Arc::new(node.asker()));

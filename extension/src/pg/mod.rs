@@ -7,6 +7,7 @@ pub mod ereport;
 mod functions;
 pub mod intake;
 pub mod names;
+pub mod server;
 pub mod wal;
 
 use std::ffi::CStr;
@@ -40,6 +41,19 @@ pub fn data_directory() -> PathBuf {
 pub fn reload() {
     // SAFETY: on the main thread, outside of a transaction.
     unsafe { pg_sys::ProcessConfigFile(pg_sys::GucContext::PGC_SIGHUP) }
+}
+
+/// Waits for this process's latch, the end of the postmaster, `fd`, or so long. False when this process is to end.
+pub fn wait(timeout: std::time::Duration, fd: std::os::fd::RawFd) -> bool {
+    let events = pg_sys::WL_LATCH_SET | pg_sys::WL_TIMEOUT | pg_sys::WL_POSTMASTER_DEATH | pg_sys::WL_SOCKET_READABLE;
+    let ms = std::ffi::c_long::try_from(timeout.as_millis()).unwrap_or(std::ffi::c_long::MAX);
+    // SAFETY: on the main thread, with this process's own latch and a descriptor that outlives the call.
+    let woken = unsafe {
+        pg_sys::WaitLatchOrSocket(pg_sys::MyLatch, events.cast_signed(), fd, ms, pg_sys::PG_WAIT_EXTENSION)
+    };
+    // SAFETY: as above.
+    unsafe { pg_sys::ResetLatch(pg_sys::MyLatch) };
+    !pgrx::bgworkers::BackgroundWorker::sigterm_received() && woken.cast_unsigned() & pg_sys::WL_POSTMASTER_DEATH == 0
 }
 
 /// Ends this process. 1 has the postmaster start the worker again.

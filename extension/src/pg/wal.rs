@@ -13,9 +13,9 @@ pub fn position() -> Option<WalPosition> {
         let received = unsafe { pg_sys::GetWalRcvFlushRecPtr(std::ptr::null_mut(), &raw mut timeline) };
         // SAFETY: as above.
         let replayed = unsafe { pg_sys::GetXLogReplayRecPtr(&raw mut replayed_on) };
-        let received = WalPosition { timeline, lsn: received };
-        let replayed = WalPosition { timeline: replayed_on, lsn: replayed };
-        return Some(received.max(replayed)).filter(|p| p.lsn != 0);
+        // The receiver's timeline may be ahead of the last record's, and then its position begins at a segment's start.
+        let lsn = if timeline >= replayed_on { received.max(replayed) } else { replayed };
+        return Some(WalPosition { timeline: timeline.max(replayed_on), lsn }).filter(|p| p.lsn != 0);
     }
     // SAFETY: as above; not in recovery, which this function demands, and a server never goes back into it.
     let lsn = unsafe { pg_sys::GetFlushRecPtr(&raw mut timeline) };

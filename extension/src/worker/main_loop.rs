@@ -7,13 +7,14 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError};
 use std::time::Duration;
 
-use pgraft_raft::{Hooks, Node, Settings, StartError};
+use pgraft_raft::{Hooks, Node, Postgres, Settings, StartError};
 use pgrx::bgworkers::{BackgroundWorker, SignalWakeFlags};
 use pgrx::{log, warning};
 use tokio::runtime::{Builder, Runtime};
 use tracing::Level;
 
 use super::bridge::{self, Line};
+use super::server::Steward;
 use crate::{gucs, pg, shmem};
 
 /// How often the main thread looks at WAL position and log lines.
@@ -51,7 +52,12 @@ pub fn run() -> ! {
         Ok(Err(error)) => fail(&format!("can't start its threads: {error}")),
         Err(error) => fail(&format!("can't block its signals: {error}")),
     };
-    let node = match start(&runtime, settings) {
+    let steward = settings.lease_timeout.map(|_| Steward::new(pg::data_directory(), &settings.data_dir)).transpose();
+    let steward = match steward {
+        Ok(steward) => steward,
+        Err(error) => fail(&format!("can't make a socket pair: {error}")),
+    };
+    let node = match start(&runtime, settings, steward.as_ref()) {
         Ok(node) => node,
         Err(error) if error.is_temporary() => {
             warning!("pgraft: {error}; the worker tries again in a second");
@@ -59,7 +65,7 @@ pub fn run() -> ! {
         }
         Err(error) => stop_for_good(&error.to_string()),
     };
-    match keep(&runtime, node, &lines) {
+    match keep(&runtime, node, steward, &lines) {
         End::Asked => {
             runtime.shutdown_timeout(SHUTDOWN_TIMEOUT);
             write(&lines);
@@ -69,9 +75,10 @@ pub fn run() -> ! {
     }
 }
 
-fn start(runtime: &Runtime, settings: Settings) -> Result<Node, StartError> {
+fn start(runtime: &Runtime, settings: Settings, steward: Option<&Steward>) -> Result<Node, StartError> {
     let (id, at) = (settings.node_id, settings.advertise.clone());
-    let hooks = Hooks { wal: Arc::new(shmem::wal), publish: Box::new(shmem::publish) };
+    let postgres = steward.map(|s| s.server() as Arc<dyn Postgres>);
+    let hooks = Hooks { wal: Arc::new(shmem::wal), postgres, publish: Box::new(shmem::publish) };
     // On a thread of the runtime: whatever threads the member makes then inherit the full signal mask, not this thread's.
     let node = runtime.block_on(runtime.spawn(Node::start(settings, hooks))).map_err(|e| StartError::Raft(e.to_string()))??;
     log!("pgraft: node {id} listens at {at}");
@@ -79,9 +86,9 @@ fn start(runtime: &Runtime, settings: Settings) -> Result<Node, StartError> {
 }
 
 /// Keeps Postgres' side until the member or the server ends.
-fn keep(runtime: &Runtime, mut node: Node, lines: &Receiver<Line>) -> End {
+fn keep(runtime: &Runtime, mut node: Node, mut steward: Option<Steward>, lines: &Receiver<Line>) -> End {
     let (tell_end, ended) = std::sync::mpsc::channel();
-    let reload_certificates = node.reloader();
+    let (reload_certificates, poke) = (node.reloader(), node.poker());
     let (stop, stopping) = tokio::sync::oneshot::channel::<()>();
     let watcher = runtime.spawn(async move {
         tokio::select! {
@@ -94,7 +101,17 @@ fn keep(runtime: &Runtime, mut node: Node, lines: &Receiver<Line>) -> End {
             shmem::set_wal(position);
         }
         write(lines);
-        if !BackgroundWorker::wait_latch(Some(TICK)) {
+        let goes_on = match &mut steward {
+            None => BackgroundWorker::wait_latch(Some(TICK)),
+            Some(steward) => {
+                let (news, due) = steward.tend();
+                if news {
+                    poke();
+                }
+                pg::wait(due.unwrap_or(TICK), steward.fd())
+            }
+        };
+        if !goes_on {
             let _ = stop.send(());
             let _ = runtime.block_on(async { tokio::time::timeout(SHUTDOWN_TIMEOUT, watcher).await });
             return End::Asked;

@@ -2,6 +2,7 @@
 
 mod bridge;
 mod main_loop;
+mod server;
 
 use std::time::Duration;
 

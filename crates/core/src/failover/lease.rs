@@ -137,6 +137,11 @@ impl Voter {
         }
     }
 
+    /// Whether a run of this epoch's primary is known to have ended, and no later one was heard.
+    pub fn knows_of_an_end(&self) -> bool {
+        self.released.is_some() && self.promise.is_none()
+    }
+
     /// From when on it may be recruited.
     pub fn free_at(&self) -> BootTime {
         self.promise.map_or(self.quiet_until, |(_, until)| until.max(self.quiet_until))

@@ -28,8 +28,10 @@ pub async fn run(shared: Arc<Shared>) {
     let mut applied = shared.applied.clone();
     let mut wait = SHORTEST_WAIT;
     let mut unheard = Unheard::default();
+    let mut voters = Voters { last: BTreeSet::new(), since: Instant::now() };
     loop {
         unheard.look(&shared);
+        voters.look(&shared);
         let step = shared.next_step(&unheard);
         wait = if matches!(step, Step::WaitFor(_)) { (wait * 2).min(LONGEST_WAIT) } else { SHORTEST_WAIT };
         match step {
@@ -49,6 +51,10 @@ pub async fn run(shared: Arc<Shared>) {
                     r = applied.changed() => if r.is_err() { return },
                     () = tokio::time::sleep(wait) => {}
                 }
+            }
+            step @ (Step::Promote(_) | Step::Drop(_)) if !voters.are_quiet(&shared) => {
+                tracing::debug!("membership: {step:?} waits for the lease of those who voted before");
+                tokio::time::sleep(TICK).await;
             }
             step => {
                 tracing::info!("membership: {step:?}");
@@ -78,6 +84,25 @@ impl Unheard {
         for id in applied.cluster.members.keys().filter(|id| is_unheard(id)) {
             self.0.entry(*id).or_insert_with(Instant::now);
         }
+    }
+}
+
+/// Since when the same nodes vote: two changes within a lease time could leave two leases carried by majorities that share nobody.
+struct Voters {
+    last: BTreeSet<u64>,
+    since: Instant,
+}
+
+impl Voters {
+    fn look(&mut self, shared: &Shared) {
+        let now = shared.raft.server_metrics().borrow_watched().membership_config.voter_ids().collect();
+        if self.last != now {
+            (self.last, self.since) = (now, Instant::now());
+        }
+    }
+
+    fn are_quiet(&self, shared: &Shared) -> bool {
+        shared.settings.lease_timeout.is_none_or(|lease| self.since.elapsed() >= lease)
     }
 }
 

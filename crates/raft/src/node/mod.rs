@@ -9,11 +9,13 @@
 //! | probe | on the leader: who answers, and how far its WAL is | – |
 //! | publish | composes `NodeStatus` on every change | `compose` |
 //! | files | writes `instance.json` when it changes | `publish` |
+//! | agent, lease, lead, release | who is the primary, where that is on | `failover` |
 //! | certificates | reads the TLS files again when they change | `transport::tls` |
 
 mod commands;
 mod compose;
 mod driver;
+mod failover;
 mod probe;
 mod publish;
 mod tell;
@@ -27,18 +29,19 @@ use std::time::Duration;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::{Config, SnapshotPolicy};
 use pgraft_core::control::{Request, Response};
-use pgraft_core::status::WalPosition;
 use pgraft_core::{Address, NodeStatus};
 use tokio::sync::{Mutex, Notify};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::control;
+use self::failover::Failover;
+pub use self::failover::{Look, Order, Postgres};
 use crate::identity::{Identity, IdentityError};
 use crate::machine::{self, watch};
 use crate::settings::Settings;
 use crate::store::{AppliedState, LogStore, StateMachine};
-use crate::transport::{self, Complaints, Guard, Listener, Local, MaterialError, Network, PeerFactory, Tcp};
+use crate::transport::{self, Complaints, FailoverEnd, Guard, Listener, Local, MaterialError, Network, PeerFactory, Tcp, WalSource};
 use crate::types::{Raft, raft_id};
 
 /// How often it is looked whether Raft still runs.
@@ -49,10 +52,15 @@ const LET_GO: Duration = Duration::from_secs(10);
 /// What the member needs from its surroundings. Called from the runtime's threads: neither may call into Postgres.
 pub struct Hooks {
     /// Where this server's WAL ends.
-    pub wal: Arc<dyn Fn() -> Option<WalPosition> + Send + Sync>,
+    pub wal: WalSource,
+    /// This member's Postgres, where the members decide who is the primary ([`Settings::lease_timeout`]).
+    pub postgres: Option<Arc<dyn Postgres>>,
     /// Told on every change of the status, and twice a second.
-    pub publish: Box<dyn Fn(&NodeStatus) + Send + Sync>,
+    pub publish: Publish,
 }
+
+/// Takes a status.
+pub type Publish = Box<dyn Fn(&NodeStatus) + Send + Sync>;
 
 /// Why a member did not start.
 #[derive(Debug, thiserror::Error)]
@@ -141,6 +149,7 @@ pub struct Shared {
     probes: watch::Sender<probe::Probes>,
     status: watch::Sender<Arc<NodeStatus>>,
     contact: Arc<LeaderContact>,
+    failover: Option<Arc<Failover>>,
     /// Held by `pgraft_init()`.
     founding: Mutex<()>,
     /// Rung when the TLS files shall be read again.
@@ -192,6 +201,11 @@ impl Node {
             return Err(StartError::Damaged { path: dir, source });
         }
         let guard = Guard::open(settings.node_id, &settings.protection)?;
+        let Hooks { wal, postgres, publish } = hooks;
+        let failover = match (postgres, settings.lease_timeout) {
+            (Some(postgres), Some(lease)) => Some(Arc::new(Failover::open(&dir, postgres, lease).map_err(store)?)),
+            _ => None,
+        };
         let listener = listen(&*network, &settings.listen).await?;
 
         let local = Arc::new(Local::new(dir.clone(), identity));
@@ -213,17 +227,17 @@ impl Node {
             peers,
             applied,
             contact,
+            failover,
             founding: Mutex::new(()),
             reload: Arc::new(Notify::new()),
         });
         let mut node = Self { shared, tasks: JoinSet::new() };
-        node.spawn(listener, hooks)?;
+        node.spawn(listener, wal, publish)?;
         Ok(node)
     }
 
-    fn spawn(&mut self, listener: Box<dyn Listener>, hooks: Hooks) -> Result<(), StartError> {
+    fn spawn(&mut self, listener: Box<dyn Listener>, wal: WalSource, publish: Publish) -> Result<(), StartError> {
         let shared = &self.shared;
-        let Hooks { wal, publish } = hooks;
         let server = transport::Server {
             raft: shared.raft.clone(),
             local: Arc::clone(&shared.local),
@@ -232,6 +246,7 @@ impl Node {
             applied: shared.applied.clone(),
             guard: shared.peers.guard.clone(),
             complaints: Arc::new(Complaints::default()),
+            failover: Arc::clone(shared) as Arc<dyn FailoverEnd>,
         };
         let task = |name: &'static str, task: std::pin::Pin<Box<dyn Future<Output = ()> + Send>>| async move {
             task.await;
@@ -249,6 +264,12 @@ impl Node {
         self.tasks.spawn(task("probe", Box::pin(probe::run(Arc::clone(shared)))));
         self.tasks.spawn(task("publish", Box::pin(publish::run(Arc::clone(shared), wal, publish))));
         self.tasks.spawn(task("files", Box::pin(publish::write_instance_file(Arc::clone(shared)))));
+        if shared.failover.is_some() {
+            self.tasks.spawn(task("agent", Box::pin(failover::agent(Arc::clone(shared)))));
+            self.tasks.spawn(task("lease", Box::pin(failover::lease(Arc::clone(shared)))));
+            self.tasks.spawn(task("lead", Box::pin(failover::lead(Arc::clone(shared)))));
+            self.tasks.spawn(task("release", Box::pin(failover::release(Arc::clone(shared)))));
+        }
         let certificates = transport::follow(shared.peers.guard.clone(), Arc::clone(&shared.reload));
         self.tasks.spawn(task("certificates", Box::pin(certificates)));
         Ok(())
@@ -315,6 +336,16 @@ impl Node {
     pub fn reloader(&self) -> impl Fn() + Send + 'static {
         let reload = Arc::clone(&self.shared.reload);
         move || reload.notify_one()
+    }
+
+    /// To say that Postgres is not what it was at the last look, from any thread.
+    pub fn poker(&self) -> impl Fn() + Send + 'static {
+        let failover = self.shared.failover.clone();
+        move || {
+            if let Some(failover) = &failover {
+                failover.poke();
+            }
+        }
     }
 
     /// Follows what this member knows.

@@ -49,7 +49,10 @@ impl Shared {
         let facts = self.raft_facts();
         let applied = self.applied.borrow().clone();
         let probes = self.probes.borrow().facts();
-        compose(self.settings.node_id, self.local.identity().cluster_id(), &facts, &applied, &probes, own_wal)
+        let mut status = compose(self.settings.node_id, self.local.identity().cluster_id(), &facts, &applied, &probes, own_wal);
+        let state = &applied.cluster;
+        status.failover = self.failover.as_ref().map(|f| f.status(state.reign.as_ref(), state.last_failover.clone(), &state.electorate()));
+        status
     }
 
     /// Raft's side of it.
@@ -96,8 +99,8 @@ impl Shared {
                 .map(|(&node_id, m)| InstanceMember { node_id, postgres: m.told.as_ref().map(|t| t.postgres.clone()) })
                 .collect(),
             retired: state.retired.iter().copied().collect(),
-            failover: false,
-            rewind: None,
+            failover: self.failover.is_some(),
+            rewind: self.failover.as_ref().and_then(|f| f.rewind()),
         })
     }
 }

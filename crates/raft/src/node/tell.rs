@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use openraft::ReadPolicy;
 use pgraft_core::state::Told;
 use pgraft_core::{Command, Role};
 
@@ -55,20 +56,46 @@ impl Shared {
         member.is_some_and(|m| m.role != Role::Leaving && m.told.as_ref() != Some(&self.told()))
     }
 
-    async fn tell(&self) -> Result<(), String> {
+    pub(super) async fn tell(&self) -> Result<(), String> {
         let Told { instance, postgres, zone } = self.told();
-        let command = Command::Describe { node: self.settings.node_id, instance, postgres, zone };
+        self.propose(Command::Describe { node: self.settings.node_id, instance, postgres, zone }).await
+    }
+
+    /// Has the leader write the command; done when it is committed.
+    pub(super) async fn propose(&self, command: Command) -> Result<(), String> {
         let leader = self.raft.current_leader().await.ok_or("there is no leader")?;
         if node_id(leader) == Some(self.settings.node_id) {
             let written = tokio::time::timeout(TIMEOUT, self.raft.client_write(LogCommand(command))).await;
             return written.map_err(|_| "not committed in time".to_owned())?.map(drop).map_err(|e| e.to_string());
         }
+        match self.ask_leader(leader, &Rpc::Propose(command)).await? {
+            Reply::Proposed(_) => Ok(()),
+            other => Err(format!("an answer to another question: {other:?}")),
+        }
+    }
+
+    /// Has applied everything that was committed before this call; false where the leader does not say so in time.
+    pub(super) async fn come_to_the_present(&self) -> bool {
+        let index = async {
+            let leader = self.raft.current_leader().await?;
+            if node_id(leader) == Some(self.settings.node_id) {
+                let reader = self.raft.get_read_linearizer(ReadPolicy::ReadIndex).await.ok()?;
+                return reader.await_ready(&self.raft).await.ok().map(|_| 0);
+            }
+            match self.ask_leader(leader, &Rpc::Read).await {
+                Ok(Reply::Read { index }) => Some(index),
+                _ => None,
+            }
+        };
+        let Ok(Some(index)) = tokio::time::timeout(TIMEOUT, index).await else { return false };
+        let mut applied = self.applied.clone();
+        let there = applied.wait_for(|now| now.last_applied.is_some_and(|id| id.index >= index));
+        tokio::time::timeout(TIMEOUT, there).await.is_ok_and(|r| r.is_ok())
+    }
+
+    async fn ask_leader(&self, leader: u64, rpc: &Rpc) -> Result<Reply, String> {
         let endpoint =
             self.applied.borrow().membership.membership().get_node(&leader).cloned().ok_or("the leader's address is not known yet")?;
-        match self.peers.peer(leader, endpoint).call(&Rpc::Propose(command), TIMEOUT).await {
-            Ok(Reply::Proposed(_)) => Ok(()),
-            Ok(other) => Err(format!("an answer to another question: {other:?}")),
-            Err(error) => Err(error.to_string()),
-        }
+        self.peers.peer(leader, endpoint).call(rpc, TIMEOUT).await.map_err(|e| e.to_string())
     }
 }

@@ -26,13 +26,15 @@ pub use frame::{read_json, write_json};
 pub use handshake::Local;
 pub use net::{BoxStream, Listener, Network, Stream, Tcp};
 use resolve::Resolver;
-pub use server::{Server, WalSource, serve};
+pub use server::{FailoverEnd, Server, WalSource, serve};
 pub use tls::{Guard, MaterialError, Which, follow};
 
 use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderError, TransferLeaderRequest, VoteRequest, VoteResponse,
 };
 use pgraft_core::Command;
+use pgraft_core::failover::lease::{Heartbeat, Start};
+use pgraft_core::failover::{History, Report};
 use pgraft_core::status::WalPosition;
 use serde::{Deserialize, Serialize};
 
@@ -60,6 +62,33 @@ pub enum Rpc {
     Propose(Command),
     /// Are you there, and how far is your WAL?
     Probe,
+    /// From the primary: I am still it, and my WAL came through these timelines.
+    Lease {
+        heartbeat: Heartbeat,
+        history: History,
+    },
+    /// From the leader: do you owe the primary a lease, and are you recruited?
+    Ask,
+    /// That run of the epoch's primary has ended, and nothing of it lives.
+    Release {
+        epoch: u64,
+        start: Start,
+    },
+    /// To the leader: up to which log index is everything applied that was committed before this question?
+    Read,
+}
+
+/// What a voter says when the leader asks about the primary.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Asked {
+    /// The epoch that it has on disk.
+    pub epoch: u64,
+    /// Whether it owes nobody a lease.
+    pub free: bool,
+    /// Whether it knows that the primary's Postgres has ended.
+    pub released: bool,
+    /// Its word as a recruit, once it is one.
+    pub report: Option<Report>,
 }
 
 /// What it hears back.
@@ -72,6 +101,17 @@ pub enum Reply {
     Proposed(Applied),
     Probe {
         wal: Option<WalPosition>,
+    },
+    /// The lease is carried, or why not; and the end of the WAL that was taken from the one who asks.
+    Lease {
+        carried: Result<(), String>,
+        confirmed: Option<WalPosition>,
+    },
+    Asked(Asked),
+    /// Nothing to say but that it was heard.
+    Heard,
+    Read {
+        index: u64,
     },
     /// The member could not do it; in its own words.
     Failed(String),

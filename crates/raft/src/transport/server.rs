@@ -6,14 +6,17 @@ use std::time::Duration;
 
 use openraft::raft::AppendEntriesResponse;
 use openraft::storage::Snapshot;
+use openraft::ReadPolicy;
+use pgraft_core::failover::History;
+use pgraft_core::failover::lease::{Heartbeat, Start};
 use pgraft_core::status::WalPosition;
-use pgraft_core::{Command, NodeId};
+use pgraft_core::{ClusterState, Command, NodeId};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 
 use super::handshake::{Hello, Local, Rejected, Welcome};
 use super::tls::Trouble;
-use super::{BoxStream, Complaints, Guard, Listener, MAX_FRAME, Reply, Rpc, read_json, write_json};
+use super::{Asked, BoxStream, Complaints, Guard, Listener, MAX_FRAME, Reply, Rpc, read_json, write_json};
 use crate::machine::watch;
 use crate::node::LeaderContact;
 use crate::store::AppliedState;
@@ -45,6 +48,17 @@ pub struct Server {
     pub applied: watch::Receiver<Arc<AppliedState>>,
     pub guard: Guard,
     pub complaints: Arc<Complaints>,
+    pub failover: Arc<dyn FailoverEnd>,
+}
+
+/// What of the failover protocol comes over the network.
+pub trait FailoverEnd: Send + Sync {
+    /// A heartbeat of the primary `from`: whether its lease is carried, and up to where its WAL was taken.
+    fn hear(&self, from: NodeId, heartbeat: &Heartbeat, history: History) -> (Result<(), String>, Option<WalPosition>);
+    /// The leader's question; None where failover is off.
+    fn asked(&self) -> Option<Asked>;
+    /// The word of `from` that a run of its server has ended.
+    fn released(&self, from: NodeId, epoch: u64, start: Start);
 }
 
 /// Answers the other members for as long as it is polled.
@@ -134,8 +148,7 @@ async fn answer(server: &Server, from: NodeId, rpc: Rpc) -> Reply {
             or_failed(raft.install_full_snapshot(vote, Snapshot { meta, snapshot: data }).await, Reply::Snapshot)
         }
         Rpc::Transfer(request) => or_failed(raft.handle_transfer_leader(request).await, Reply::Transfer),
-        // A member speaks for itself and for nobody else; changes of the membership come over the control socket.
-        Rpc::Propose(command) if !matches!(&command, Command::Describe { node, .. } if *node == from) => {
+        Rpc::Propose(command) if !may_propose(&server.applied.borrow().cluster, from, &command) => {
             Reply::Failed("a member may only tell about itself".into())
         }
         Rpc::Propose(command) => match timeout(PROPOSE_TIMEOUT, raft.client_write(LogCommand(command))).await {
@@ -143,7 +156,36 @@ async fn answer(server: &Server, from: NodeId, rpc: Rpc) -> Reply {
             Err(_) => Reply::Failed("not committed in time".into()),
         },
         Rpc::Probe => Reply::Probe { wal: (server.wal)() },
+        Rpc::Lease { heartbeat, history } => {
+            let (carried, confirmed) = server.failover.hear(from, &heartbeat, history);
+            Reply::Lease { carried, confirmed }
+        }
+        Rpc::Ask => server.failover.asked().map_or_else(|| Reply::Failed("pgraft.failover is off on this node".into()), Reply::Asked),
+        Rpc::Release { epoch, start } => {
+            server.failover.released(from, epoch, start);
+            Reply::Heard
+        }
+        Rpc::Read => match timeout(PROPOSE_TIMEOUT, present(server)).await {
+            Ok(index) => or_failed(index, |index| Reply::Read { index }),
+            Err(_) => Reply::Failed("no majority answers".into()),
+        },
     }
+}
+
+/// A member speaks for itself and for nobody else; the primary also for whom its commits wait. Changes of the membership come over the control socket.
+fn may_propose(state: &ClusterState, from: NodeId, command: &Command) -> bool {
+    match command {
+        Command::Describe { node, .. } => *node == from,
+        Command::Retarget { .. } | Command::Settle { .. } => state.primary() == Some(from),
+        _ => false,
+    }
+}
+
+/// The log index up to which everything is applied here that was committed before this call. On the leader only.
+async fn present(server: &Server) -> Result<u64, String> {
+    let reader = server.raft.get_read_linearizer(ReadPolicy::ReadIndex).await.map_err(|e| e.to_string())?;
+    reader.await_ready(&server.raft).await.map_err(|e| e.to_string())?;
+    Ok(server.applied.borrow().last_applied.map_or(0, |id| id.index))
 }
 
 fn or_failed<T, E: std::fmt::Display>(result: Result<T, E>, reply: impl FnOnce(T) -> Reply) -> Reply {

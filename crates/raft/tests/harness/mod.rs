@@ -67,6 +67,7 @@ impl Cluster {
             heartbeat_interval: Duration::from_millis(50),
             election_timeout: self.election_timeout,
             join_timeout: self.join_timeout,
+            lease_timeout: None,
             snapshot_every: self.snapshot_every,
             postgres: Address::new("127.0.0.1", 5432).unwrap(),
             zone: String::new(),
@@ -78,7 +79,7 @@ impl Cluster {
     }
 
     pub async fn run(&mut self, n: usize) -> Result<(), StartError> {
-        let hooks = Hooks { wal: Arc::new(|| Some(WalPosition { timeline: 1, lsn: 100 })), publish: Box::new(|_| {}) };
+        let hooks = Hooks { wal: Arc::new(|| Some(WalPosition { timeline: 1, lsn: 100 })), postgres: None, publish: Box::new(|_| {}) };
         let Member { settings, network, .. } = &self.members[n];
         let node = match network {
             Some(network) => Node::start_on(settings.clone(), hooks, Arc::clone(network)).await?,

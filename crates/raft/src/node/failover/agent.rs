@@ -1,0 +1,287 @@
+//! This member's own Postgres: carries out `pgraft_core::failover::node::next_step`, and for the primary `primary::next_step`.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use pgraft_core::Command;
+use pgraft_core::failover::node::{self, Server, Step};
+use pgraft_core::failover::primary::{self, Names};
+use pgraft_core::failover::{Phase, Reign};
+use pgraft_core::status::WalPosition;
+use tokio::time::Instant;
+
+use super::{Failover, Look, Order, Reigning, Shared, lock};
+use crate::machine;
+
+/// While nothing is expected to happen.
+const CALM: Duration = Duration::from_millis(250);
+/// While something is.
+const HURRY: Duration = Duration::from_millis(5);
+/// After a proposal or a read that did not go through.
+const RETRY: Duration = Duration::from_millis(50);
+
+/// What this member remembers of its reign. All of it is of one epoch and one run of the server.
+#[derive(Default)]
+struct Memory {
+    votes: Option<bool>,
+    of: Option<(u64, i64)>,
+    read: bool,
+    noted: Option<(u64, WalPosition)>,
+    open: bool,
+    patience: Option<Instant>,
+}
+
+/// Acts for as long as it is polled; ends when this member can't keep its promises.
+pub async fn run(shared: Arc<Shared>) {
+    let Some(failover) = shared.failover.clone() else { return std::future::pending().await };
+    let mut applied = shared.applied.clone();
+    let mut memory = Memory::default();
+    loop {
+        let hurry = match shared.act(&failover, &mut memory).await {
+            Ok(hurry) => hurry,
+            Err(error) => {
+                failover.postgres.gate(None);
+                tracing::error!("failover: can't write what this node has promised: {error}");
+                return;
+            }
+        };
+        tokio::select! {
+            biased; // in no random order: a simulation repeats itself
+            changed = applied.changed() => if changed.is_err() { return },
+            () = failover.changed.notified() => {}
+            () = tokio::time::sleep(if hurry { HURRY } else { CALM }) => {}
+        }
+    }
+}
+
+/// The server in the words of the protocol.
+fn server(look: &Look, reign: &Reign, me: pgraft_core::NodeId, heard: Option<&(u64, pgraft_core::failover::History)>) -> Server {
+    if !look.standby {
+        // A timeline is given once: who stands on this one was promoted for this reign.
+        let own = reign.primary == me && reign.phase == Phase::Steady && look.end.timeline == reign.timeline;
+        return Server::Primary { epoch: if own { reign.epoch } else { 0 }, timeline: look.end.timeline };
+    }
+    if !look.consistent {
+        return Server::Rewinding;
+    }
+    let parted = heard.is_some_and(|(epoch, history)| *epoch == reign.epoch && !history.continues(look.end));
+    let burned = (look.newest_timeline > look.end.timeline).then_some(look.newest_timeline);
+    Server::Standby { burned, intake: look.intake, end: look.end, parted }
+}
+
+impl Shared {
+    /// One step; whether the next one is expected soon.
+    async fn act(&self, failover: &Failover, memory: &mut Memory) -> std::io::Result<bool> {
+        let Some(look) = failover.postgres.look() else { return Ok(true) };
+        if let Some(ended) = lock(&failover.durable).runs(look.run)? {
+            *lock(&failover.released_run) = Some(ended);
+            failover.ended.notify_one();
+        }
+        let applied = self.applied.borrow().clone();
+        let Some(reign) = &applied.cluster.reign else {
+            self.before_the_cluster(failover, &look)?;
+            return Ok(false);
+        };
+        let me = self.settings.node_id;
+        self.note_vote(failover, memory);
+        let heard = lock(&failover.heard).clone();
+        let server = server(&look, reign, me, heard.as_ref());
+        let (epoch, free) = {
+            let voter = lock(&failover.voter);
+            (voter.epoch(), voter.is_free(failover.postgres.now()))
+        };
+        let step = node::next_step(&node::Facts { me, reign, epoch, free, server });
+        if step != Step::Reign {
+            let mut reigning = lock(&failover.reigning);
+            *reigning = None;
+            failover.postgres.gate(None);
+        }
+        self.say(failover, &step);
+        let order = |order| failover.postgres.order(order, true);
+        match step {
+            Step::Reign => return self.reign(failover, memory, &look, reign).await,
+            Step::Nothing | Step::StartAsPrimary | Step::StartAsStandby | Step::Rewind(_) => {}
+            // A new member has never been recruited: it enters the present epoch and follows.
+            Step::Enter(epoch) => {
+                lock(&failover.durable).enter(epoch)?;
+                lock(&failover.voter).enter(epoch);
+                *lock(&failover.report) = None;
+                failover.poke();
+            }
+            Step::WaitForPromise => {}
+            Step::Stop => order(Order::Stop),
+            Step::CloseIntake => order(Order::Close),
+            Step::Promote(timeline) => order(Order::Promote(timeline)),
+            Step::Report(report) => {
+                let mut said = lock(&failover.report);
+                if *said != Some(report) {
+                    tracing::info!("recruited for epoch {}: the WAL of this node ends at {:?}", report.epoch, report.end);
+                    *said = Some(report);
+                    failover.ask.notify_one();
+                }
+            }
+            Step::Follow(primary) => {
+                let at = applied.cluster.members.get(&primary).and_then(|m| m.told.as_ref()).map(|t| t.postgres.clone());
+                if let Some(at) = at {
+                    order(Order::Follow(primary, at));
+                }
+            }
+        }
+        let calm = matches!(step, Step::Nothing | Step::Rewind(_)) && reign.is_settled();
+        if calm && let Some(at) = applied.cluster.members.get(&reign.primary).and_then(|m| m.told.as_ref()).map(|t| t.postgres.clone()) {
+            failover.postgres.order(Order::Follow(reign.primary, at), false);
+        }
+        Ok(!calm)
+    }
+
+    /// Before there is a cluster nobody else can be its primary: a founder takes what makes it one.
+    fn before_the_cluster(&self, failover: &Failover, look: &Look) -> std::io::Result<()> {
+        let founds = !look.standby && self.local.identity().cluster.is_none_or(|c| c.founded_here);
+        if founds && lock(&failover.voter).epoch() == 0 {
+            lock(&failover.durable).enter(1)?;
+            lock(&failover.voter).enter(1);
+        }
+        failover.postgres.gate(founds.then(|| failover.postgres.now().after(failover.lease_ms)));
+        Ok(())
+    }
+
+    /// A new voter begins with a full promise: a lease may be carried by majorities that it was not part of.
+    fn note_vote(&self, failover: &Failover, memory: &mut Memory) {
+        let votes = self.voters_in_log().0.contains(&self.settings.node_id);
+        if votes && memory.votes == Some(false) {
+            lock(&failover.voter).got_vote(failover.postgres.now(), failover.lease_ms);
+        }
+        memory.votes = Some(votes);
+    }
+
+    fn say(&self, failover: &Failover, step: &Step) {
+        let mut words = lock(&failover.words);
+        words.rewind = match step {
+            Step::Rewind(primary) => Some(*primary),
+            _ => None,
+        };
+        let text = match step {
+            Step::Nothing => "nothing".into(),
+            Step::Stop => "stops its server, which reigns no more".into(),
+            Step::WaitForPromise => "waits until its promise to the last primary is over".into(),
+            Step::Enter(epoch) => format!("enters epoch {epoch}"),
+            Step::StartAsStandby | Step::StartAsPrimary => "starts its server".into(),
+            Step::CloseIntake => "takes no more WAL".into(),
+            Step::Report(_) => "is recruited and has reported".into(),
+            Step::Promote(timeline) => format!("promotes its server to timeline {timeline}"),
+            Step::Follow(primary) => format!("turns to node {primary}"),
+            Step::Rewind(primary) => format!("has WAL that node {primary} has not: it is to be rewound"),
+            Step::Reign => return, // said by `reign`
+        };
+        if words.step != text {
+            if !matches!(step, Step::Nothing | Step::Report(_)) {
+                tracing::info!("failover: this node {text}");
+            }
+            words.step = text;
+        }
+    }
+
+    /// The primary's part.
+    async fn reign(&self, failover: &Failover, memory: &mut Memory, look: &Look, reign: &Reign) -> std::io::Result<bool> {
+        if memory.of != Some((reign.epoch, look.run)) {
+            *memory = Memory { votes: memory.votes, of: Some((reign.epoch, look.run)), ..Memory::default() };
+        }
+        lock(&failover.durable).reigns()?;
+        let start = lock(&failover.durable).start;
+        let (voters, _) = self.voters_in_log();
+        let lease = failover.lease_left(&voters).is_some();
+        let confirmed = memory.noted.map(|(_, end)| confirmed_by(failover, end)).unwrap_or_default();
+        let names = match look.names {
+            None => Names::Unset,
+            Some((change, true)) => Names::Loaded(change),
+            Some((change, false)) => Names::Loading(change),
+        };
+        let facts = primary::Facts {
+            reign,
+            read: memory.read,
+            names,
+            noted: memory.noted.map(|(change, _)| change),
+            confirmed: &confirmed,
+            lease,
+            open: memory.open,
+        };
+        let step = primary::next_step(&facts);
+        if step == primary::Step::OpenGate {
+            memory.open = true;
+            tracing::info!("failover: this node is the primary of epoch {} and takes writes", reign.epoch);
+        }
+        let settled = reign.is_settled();
+        *lock(&failover.reigning) =
+            Some(Reigning { epoch: reign.epoch, start, history: look.history.clone(), open: memory.open, unsettled: !settled || !memory.open });
+        {
+            let mut words = lock(&failover.words);
+            (words.rewind, words.waits_for) = (None, BTreeSet::new());
+            words.step = said(&step);
+            if let primary::Step::WaitFor(who) = &step {
+                words.waits_for.clone_from(who);
+            }
+        }
+        let ready = memory.patience.is_none_or(|until| Instant::now() >= until);
+        match step {
+            primary::Step::Read if ready => {
+                memory.read = self.come_to_the_present().await;
+                memory.patience = (!memory.read).then(|| Instant::now() + RETRY);
+            }
+            primary::Step::SetNames(change) => {
+                if let Some(target) = reign.target() {
+                    failover.postgres.order(Order::Names(change, target.clone()), true);
+                }
+            }
+            primary::Step::Note(change) => memory.noted = Some((change, look.end)),
+            primary::Step::Settle { epoch, change } if ready => {
+                let at_ms = machine::wall_clock_us() / 1000;
+                self.proposed(memory, Command::Settle { epoch, change, at_ms }).await;
+            }
+            primary::Step::Nothing if ready => {
+                // Who has a vote confirms commits; who leaves stops to do so first.
+                let voters = self.applied.borrow().cluster.electorate();
+                if let Some(standbys) = primary::wanted(reign, &voters) {
+                    self.proposed(memory, Command::Retarget { epoch: reign.epoch, change: reign.change, standbys }).await;
+                } else if let Some(target) = reign.target() {
+                    failover.postgres.order(Order::Names(reign.change, target.clone()), false);
+                }
+            }
+            primary::Step::OpenGate => {
+                if let Some(until) = failover.lease_left(&voters) {
+                    failover.postgres.gate(Some(until));
+                }
+            }
+            _ => {}
+        }
+        Ok(!(settled && memory.open))
+    }
+
+    async fn proposed(&self, memory: &mut Memory, command: Command) {
+        tracing::info!("failover: {}", command.kind());
+        let result = self.propose(command).await;
+        if let Err(why) = &result {
+            tracing::info!("failover: not written yet: {why}");
+        }
+        memory.patience = result.is_err().then(|| Instant::now() + RETRY);
+    }
+}
+
+/// Who has taken this primary's WAL up to that position.
+fn confirmed_by(failover: &Failover, end: WalPosition) -> BTreeSet<pgraft_core::NodeId> {
+    let answers = lock(&failover.answers);
+    answers.confirmed.iter().filter(|(_, has)| has.timeline == end.timeline && has.lsn >= end.lsn).map(|(id, _)| *id).collect()
+}
+
+fn said(step: &primary::Step) -> String {
+    match step {
+        primary::Step::Nothing => "reigns".into(),
+        primary::Step::Read => "comes to the present".into(),
+        primary::Step::SetNames(_) | primary::Step::WaitForNames => "sets synchronous_standby_names".into(),
+        primary::Step::Note(_) | primary::Step::WaitFor(_) => "waits for its standbys to have its WAL".into(),
+        primary::Step::Settle { .. } => "settles whom its commits wait for".into(),
+        primary::Step::WaitForLease => "waits for its lease".into(),
+        primary::Step::OpenGate => "opens its gate".into(),
+    }
+}
+

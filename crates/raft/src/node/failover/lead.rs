@@ -1,0 +1,149 @@
+//! On the Raft leader: asks the voters about the primary, and carries out `pgraft_core::failover::leader::next_step`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use openraft::ServerState;
+use openraft::async_runtime::watch::WatchReceiver;
+use pgraft_core::failover::leader::{Facts, Step, next_step};
+use pgraft_core::failover::{Phase, Reason};
+use pgraft_core::{Command, NodeId};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout};
+
+use super::{Failover, Shared, lock};
+use crate::machine;
+use crate::node::compose::caught_up;
+use crate::transport::{Asked, FailoverEnd, Peer, Reply, Rpc};
+use crate::types::{LogCommand, raft_id};
+
+/// While all is well. A majority that does not hear the primary is found so even where the leader does hear it.
+const CALM: Duration = Duration::from_millis(500);
+/// While a primary is looked for.
+const HURRY: Duration = Duration::from_millis(15);
+const TIMEOUT: Duration = Duration::from_secs(1);
+/// What a voter said is "just now" for so long.
+const FRESH: Duration = Duration::from_millis(300);
+const WRITE_TIMEOUT: Duration = Duration::from_secs(2);
+/// For so long a primary that leads as well keeps the lead, before it hands it to a standby: a primary that dies should not take the leader along.
+const KEEPS_LEAD: Duration = Duration::from_secs(3);
+
+type Voices = BTreeMap<NodeId, (Instant, Asked)>;
+
+/// Leads for as long as it is polled.
+pub async fn run(shared: Arc<Shared>) {
+    let Some(failover) = shared.failover.clone() else { return std::future::pending().await };
+    let mut idle: BTreeMap<NodeId, Peer> = BTreeMap::new();
+    let mut asked: JoinSet<(NodeId, Peer, Option<Asked>)> = JoinSet::new();
+    let mut busy: Vec<NodeId> = Vec::new();
+    let mut voices = Voices::new();
+    let mut applied = shared.applied.clone();
+    let mut leads_since: Option<Instant> = None;
+    let mut next_round = Instant::now();
+    loop {
+        let leads = shared.raft.server_metrics().borrow_watched().state == ServerState::Leader;
+        let recruiting = applied.borrow_and_update().cluster.reign.as_ref().is_some_and(|r| r.phase == Phase::Recruiting);
+        let hurry = recruiting || lock(&failover.voter).is_free(failover.postgres.now());
+        if leads {
+            leads_since.get_or_insert_with(Instant::now);
+            if Instant::now() >= next_round {
+                next_round = Instant::now() + if hurry { HURRY } else { CALM };
+                let (voters, _) = shared.voters_in_log();
+                for (id, endpoint) in shared.endpoints(&voters) {
+                    if busy.contains(&id) {
+                        continue;
+                    }
+                    busy.push(id);
+                    let peer = idle.remove(&id).unwrap_or_else(|| shared.peers.peer(raft_id(id), endpoint));
+                    asked.spawn(ask(id, peer));
+                }
+            }
+            shared.decide(&failover, &mut voices).await;
+            shared.hand_over(leads_since).await;
+        } else {
+            (leads_since, next_round) = (None, Instant::now() + HURRY);
+            idle.clear();
+            voices.clear();
+        }
+        tokio::select! {
+            biased; // in no random order: a simulation repeats itself
+            Some(Ok((id, peer, answer))) = asked.join_next() => {
+                busy.retain(|b| *b != id);
+                idle.insert(id, peer);
+                voices.extend(answer.map(|said| (id, (Instant::now(), said))));
+            }
+            () = failover.ask.notified() => next_round = Instant::now(),
+            changed = applied.changed() => if changed.is_err() { return },
+            () = tokio::time::sleep_until(if hurry { next_round.min(Instant::now() + HURRY) } else { next_round }) => {}
+        }
+    }
+}
+
+async fn ask(id: NodeId, mut peer: Peer) -> (NodeId, Peer, Option<Asked>) {
+    match peer.call(&Rpc::Ask, TIMEOUT).await {
+        Ok(Reply::Asked(said)) => (id, peer, Some(said)),
+        _ => (id, peer, None),
+    }
+}
+
+impl Shared {
+    /// One step, on what was said lately.
+    async fn decide(&self, failover: &Failover, voices: &mut Voices) {
+        let me = self.settings.node_id;
+        if let Some(own) = self.asked() {
+            voices.insert(me, (Instant::now(), own));
+        }
+        let applied = self.applied.borrow().clone();
+        let Some(reign) = &applied.cluster.reign else { return };
+        let fresh = || voices.iter().filter(|(_, (at, _))| at.elapsed() <= FRESH).map(|(id, (_, said))| (*id, said));
+        let free: BTreeSet<NodeId> = fresh().filter(|(_, s)| s.free && s.epoch == reign.epoch).map(|(id, _)| id).collect();
+        let released = fresh().any(|(_, s)| s.released && s.epoch == reign.epoch);
+        let reports = voices.iter().filter_map(|(id, (_, said))| Some((*id, said.report?))).collect();
+        let (voters, index) = self.voters_in_log();
+        let steady_membership = applied.membership.log_id().as_ref().map_or(0, |id| id.index) == index
+            && applied.membership.membership().get_joint_config().len() == 1;
+        let facts = Facts { reign, voters: &voters, steady_membership, free: &free, reports: &reports, preferred: None };
+        let step = next_step(&facts);
+        let command = match step {
+            Step::Nothing => return,
+            Step::WaitFor(missing) => {
+                lock(&failover.words).waits_for = missing.any_of;
+                return;
+            }
+            Step::WaitForVoter => return,
+            Step::Recruit(epoch) => {
+                let reason = if released { Reason::Released } else { Reason::LeaseExpired };
+                tracing::warn!("the primary, node {}, is gone ({reason}): epoch {epoch} begins", reign.primary);
+                Command::Recruit { epoch, reason, at_ms: machine::wall_clock_us() / 1000 }
+            }
+            Step::Appoint { epoch, primary } => {
+                tracing::warn!("node {primary} has the most and is the primary of epoch {epoch}, on timeline {}", reign.next_timeline);
+                Command::Appoint { epoch, primary }
+            }
+        };
+        lock(&failover.words).waits_for.clear();
+        match timeout(WRITE_TIMEOUT, self.raft.client_write(LogCommand(command))).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => tracing::warn!("failover: the step was not written: {error}"),
+            Err(_) => tracing::warn!("failover: the step is not committed in {} s", WRITE_TIMEOUT.as_secs()),
+        }
+    }
+
+    /// A primary that leads as well hands the lead to a standby.
+    async fn hand_over(&self, leads_since: Option<Instant>) {
+        let me = self.settings.node_id;
+        let reign = self.applied.borrow().cluster.reign.clone();
+        if !reign.is_some_and(|r| r.primary == me && r.is_settled()) || leads_since.is_none_or(|since| since.elapsed() < KEEPS_LEAD) {
+            return;
+        }
+        let (voters, _) = self.voters_in_log();
+        let heir = caught_up(&self.raft_facts(), me).into_iter().find(|id| *id != me && voters.contains(id));
+        let quiet = self.applied.borrow().cluster.change_under_way().is_none();
+        if quiet && let Some(heir) = heir {
+            tracing::info!("this primary hands the lead of the Raft group to node {heir}");
+            let _ = self.raft.trigger().transfer_leader(raft_id(heir)).await;
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! As the primary: heartbeats to every voter, and the gate's deadline after each answer.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use pgraft_core::NodeId;
+use pgraft_core::failover::lease::{BootTime, Heartbeat, lease_until};
+use pgraft_core::status::WalPosition;
+use tokio::task::JoinSet;
+
+use super::{Answers, Failover, Reigning, Shared, lock};
+use crate::transport::{FailoverEnd, Peer, Reply, Rpc};
+use crate::types::raft_id;
+
+/// Heartbeats in a lease time: several may be lost before the lease is.
+const PER_LEASE: u32 = 8;
+/// While the standbys' word is waited for.
+const HURRY: Duration = Duration::from_millis(15);
+
+type Answer = (NodeId, Peer, BootTime, u64, Option<(Result<(), String>, Option<WalPosition>)>);
+
+/// Sends for as long as it is polled.
+pub async fn run(shared: Arc<Shared>) {
+    let Some(failover) = shared.failover.clone() else { return std::future::pending().await };
+    let lease = Duration::from_millis(failover.lease_ms);
+    let mut idle: BTreeMap<NodeId, Peer> = BTreeMap::new();
+    let mut asked: JoinSet<Answer> = JoinSet::new();
+    let mut busy: Vec<NodeId> = Vec::new();
+    let mut epoch = 0;
+    loop {
+        let reigning = lock(&failover.reigning).clone();
+        let Some(reigning) = reigning else {
+            idle.clear();
+            tokio::select! {
+                biased; // in no random order: a simulation repeats itself
+                Some(Ok((id, ..))) = asked.join_next() => busy.retain(|b| *b != id),
+                () = tokio::time::sleep(HURRY * 2) => {}
+            }
+            continue;
+        };
+        if epoch != reigning.epoch {
+            *lock(&failover.answers) = Answers::default();
+            epoch = reigning.epoch;
+        }
+        let (voters, membership) = shared.voters_in_log();
+        let heartbeat = Heartbeat { epoch, start: reigning.start, membership };
+        shared.acknowledge_own(&failover, &heartbeat, &reigning);
+        let endpoints = shared.endpoints(&voters);
+        idle.retain(|id, _| endpoints.contains_key(id));
+        for (id, endpoint) in endpoints {
+            if busy.contains(&id) {
+                continue;
+            }
+            busy.push(id);
+            let mut peer = idle.remove(&id).unwrap_or_else(|| shared.peers.peer(raft_id(id), endpoint));
+            let (sent, rpc) = (failover.postgres.now(), Rpc::Lease { heartbeat, history: reigning.history.clone() });
+            let ttl = lease / 2;
+            asked.spawn(async move {
+                let answer = match peer.call(&rpc, ttl).await {
+                    Ok(Reply::Lease { carried, confirmed }) => Some((carried, confirmed)),
+                    _ => None,
+                };
+                (id, peer, sent, heartbeat.epoch, answer)
+            });
+        }
+        extend(&shared, &failover);
+        let pause = if reigning.unsettled { HURRY } else { lease / PER_LEASE };
+        let next = tokio::time::sleep(pause);
+        tokio::pin!(next);
+        loop {
+            tokio::select! {
+                biased; // in no random order: a simulation repeats itself
+                Some(Ok((id, peer, sent, of, answer))) = asked.join_next() => {
+                    busy.retain(|b| *b != id);
+                    idle.insert(id, peer);
+                    if let Some(answer) = answer.filter(|_| of == epoch) {
+                        took(&failover, id, sent, answer);
+                        extend(&shared, &failover);
+                        failover.poke();
+                    }
+                }
+                () = &mut next => break,
+            }
+        }
+    }
+}
+
+fn took(failover: &Failover, from: NodeId, sent: BootTime, (carried, confirmed): (Result<(), String>, Option<WalPosition>)) {
+    let mut answers = lock(&failover.answers);
+    match carried {
+        Ok(()) => {
+            let at = answers.acks.entry(from).or_default();
+            *at = (*at).max(sent);
+        }
+        Err(why) => tracing::debug!("node {from} does not carry the lease: {why}"),
+    }
+    match confirmed {
+        Some(end) => answers.confirmed.insert(from, end),
+        None => answers.confirmed.remove(&from),
+    };
+}
+
+/// Moves the gate's deadline to where the lease ends now.
+fn extend(shared: &Shared, failover: &Failover) {
+    let (voters, _) = shared.voters_in_log();
+    // Held until the gate is moved: who closes it for good takes the reign away first.
+    let reigning = lock(&failover.reigning);
+    if !reigning.as_ref().is_some_and(|r| r.open) {
+        return;
+    }
+    if let Some(until) = lease_until(&lock(&failover.answers).acks, &voters, failover.lease_ms) {
+        failover.postgres.gate(Some(until));
+    }
+}
+
+impl Shared {
+    /// The primary is a voter, too, as a rule.
+    fn acknowledge_own(&self, failover: &Failover, heartbeat: &Heartbeat, reigning: &Reigning) {
+        let sent = failover.postgres.now();
+        let (carried, _) = self.hear(self.settings.node_id, heartbeat, reigning.history.clone());
+        if carried.is_ok() {
+            lock(&failover.answers).acks.insert(self.settings.node_id, sent);
+        }
+    }
+}

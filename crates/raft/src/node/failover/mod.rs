@@ -1,0 +1,264 @@
+//! Failover: carries out what `pgraft_core::failover` decides, on this member's Postgres and over the network.
+//!
+//! | task | what it does | who decides |
+//! |---|---|---|
+//! | agent | this member's own Postgres: recruit, report, follow, promote; as the primary: names, barrier, gate | `node`, `primary` |
+//! | lease | as the primary: heartbeats to every voter, and the gate's deadline | `lease` |
+//! | lead | on the Raft leader: asks the voters, recruits, appoints | `leader` |
+//! | release | after a restart: tells every voter that the last run of this Postgres has ended | – |
+
+mod agent;
+mod durable;
+mod lead;
+mod lease;
+mod release;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use openraft::async_runtime::watch::WatchReceiver;
+use pgraft_core::failover::lease::{BootTime, Hearing, Heartbeat, Start, Voter, lease_until};
+use pgraft_core::failover::node::Intake;
+use pgraft_core::failover::{History, Phase, Reign, Report, SyncConfig};
+use pgraft_core::status::{FailoverStatus, WalPosition};
+use pgraft_core::{Address, NodeId};
+use tokio::sync::Notify;
+
+use self::durable::Durable;
+use super::Shared;
+use crate::transport::{Asked, FailoverEnd};
+use crate::types::{Endpoint, node_id, raft_id};
+
+pub use agent::run as agent;
+pub use lead::run as lead;
+pub use lease::run as lease;
+pub use release::run as release;
+
+/// This member's Postgres as the protocol sees and steers it. Called from the runtime's threads: nothing here waits.
+pub trait Postgres: Send + Sync {
+    /// The host's boot-time clock.
+    fn now(&self) -> BootTime;
+    /// What the server is doing, as it was last seen; None before it was looked at.
+    fn look(&self) -> Option<Look>;
+    /// What it is to do. The latest order counts, and is carried out again and again until what is seen fits it; `hurry` asks for closer looks.
+    fn order(&self, order: Order, hurry: bool);
+    /// Opens the gate until then, or closes it. At once, whatever else is under way.
+    fn gate(&self, until: Option<BootTime>);
+}
+
+/// One look at the server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Look {
+    /// Which run of the server it is: another postmaster, another number.
+    pub run: i64,
+    /// Whether it takes connections: before that its files may be half of something.
+    pub consistent: bool,
+    /// Whether it is in recovery.
+    pub standby: bool,
+    /// The end of its WAL: written as a primary, received or replayed as a standby.
+    pub end: WalPosition,
+    /// As a standby: where its WAL comes from.
+    pub intake: Intake,
+    /// The highest timeline that a promotion was begun to here.
+    pub newest_timeline: u32,
+    /// As a primary: what its WAL continues.
+    pub history: History,
+    /// As a primary: the change whose names it has, and whether every process has loaded them.
+    pub names: Option<(u64, bool)>,
+}
+
+/// What the server is to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Order {
+    /// Take no WAL from anybody.
+    Close,
+    /// Take WAL from that node.
+    Follow(NodeId, Address),
+    /// Become the primary on that timeline.
+    Promote(u32),
+    /// Wait for these standbys: `synchronous_standby_names` of that change.
+    Names(u64, SyncConfig),
+    /// End, every process of it.
+    Stop,
+}
+
+/// What this member's Postgres does as the primary.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Reigning {
+    epoch: u64,
+    start: Start,
+    history: History,
+    /// Whether the gate may be open while the lease stands.
+    open: bool,
+    /// Whether something waits for the standbys' word.
+    unsettled: bool,
+}
+
+/// What a voter's answers to the primary's heartbeats have brought.
+#[derive(Debug, Default)]
+struct Answers {
+    /// For each voter when the youngest heartbeat that it acknowledged was sent.
+    acks: BTreeMap<NodeId, BootTime>,
+    /// For each the end of the WAL that it took from this primary.
+    confirmed: BTreeMap<NodeId, WalPosition>,
+}
+
+/// What the tasks share.
+pub struct Failover {
+    pub postgres: Arc<dyn Postgres>,
+    lease_ms: u64,
+    voter: Mutex<Voter>,
+    durable: Mutex<Durable>,
+    report: Mutex<Option<Report>>,
+    reigning: Mutex<Option<Reigning>>,
+    answers: Mutex<Answers>,
+    /// The history of the primary of that epoch, as its heartbeats tell it.
+    heard: Mutex<Option<(u64, History)>>,
+    words: Mutex<Words>,
+    /// Something that a step may depend on has changed.
+    changed: Notify,
+    /// A voter is free, or may be: the leader should ask.
+    ask: Notify,
+    /// The run before the present one, where it was the primary.
+    released_run: Mutex<Option<(u64, Start)>>,
+    /// The last run of this server is to be released.
+    ended: Notify,
+}
+
+/// For people, and for the instance manager.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Words {
+    step: String,
+    waits_for: BTreeSet<NodeId>,
+    rewind: Option<NodeId>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Failover {
+    /// Reads what this member has promised.
+    pub fn open(dir: &Path, postgres: Arc<dyn Postgres>, lease: Duration) -> io::Result<Self> {
+        let durable = Durable::open(dir)?;
+        let lease_ms = u64::try_from(lease.as_millis()).unwrap_or(u64::MAX);
+        let voter = Voter::started(durable.epoch, postgres.now(), if durable.fresh { 0 } else { lease_ms });
+        Ok(Self {
+            postgres,
+            lease_ms,
+            voter: Mutex::new(voter),
+            durable: Mutex::new(durable),
+            report: Mutex::default(),
+            reigning: Mutex::default(),
+            answers: Mutex::default(),
+            heard: Mutex::default(),
+            words: Mutex::default(),
+            released_run: Mutex::default(),
+            changed: Notify::new(),
+            ask: Notify::new(),
+            ended: Notify::new(),
+        })
+    }
+
+    /// The server is not what it was.
+    pub fn poke(&self) {
+        self.changed.notify_one();
+    }
+
+    /// Whose history this server's WAL has parted from.
+    pub fn rewind(&self) -> Option<NodeId> {
+        lock(&self.words).rewind
+    }
+
+    /// For how much longer the lease of this primary stands, by those voters.
+    fn lease_left(&self, voters: &BTreeSet<NodeId>) -> Option<BootTime> {
+        lock(&self.reigning).as_ref()?;
+        lease_until(&lock(&self.answers).acks, voters, self.lease_ms).filter(|until| *until > self.postgres.now())
+    }
+
+    /// What the status says of it.
+    pub fn status(&self, reign: Option<&Reign>, last: Option<pgraft_core::failover::LastFailover>, voters: &BTreeSet<NodeId>) -> FailoverStatus {
+        let words = lock(&self.words).clone();
+        let open = lock(&self.reigning).as_ref().is_some_and(|r| r.open);
+        let until = self.lease_left(voters).filter(|_| open);
+        FailoverStatus {
+            phase: reign.map_or(Phase::Steady, |r| r.phase),
+            timeline: reign.map_or(0, |r| r.timeline),
+            step: words.step,
+            gate_ms: until.map(|u| u.0.saturating_sub(self.postgres.now().0)),
+            waits_for: words.waits_for.into_iter().collect(),
+            last,
+        }
+    }
+}
+
+impl Shared {
+    /// The voters of the last membership in the log, and its index.
+    fn voters_in_log(&self) -> (BTreeSet<NodeId>, u64) {
+        let metrics = self.raft.server_metrics();
+        let metrics = metrics.borrow_watched();
+        let membership = &metrics.membership_config;
+        (membership.voter_ids().filter_map(node_id).collect(), membership.log_id().as_ref().map_or(0, |id| id.index))
+    }
+
+    /// Where the Raft members of these nodes are, but this one's.
+    fn endpoints(&self, nodes: &BTreeSet<NodeId>) -> BTreeMap<NodeId, Endpoint> {
+        let applied = self.applied.borrow();
+        let metrics = self.raft.server_metrics();
+        let metrics = metrics.borrow_watched();
+        let of = |id: &NodeId| {
+            let told = applied.cluster.members.get(id).map(|m| Endpoint::from(&m.address));
+            told.or_else(|| metrics.membership_config.membership().get_node(&raft_id(*id)).cloned())
+        };
+        nodes.iter().filter(|id| **id != self.settings.node_id).filter_map(|id| Some((*id, of(id)?))).collect()
+    }
+
+}
+
+impl FailoverEnd for Shared {
+    fn hear(&self, from: NodeId, heartbeat: &Heartbeat, history: History) -> (Result<(), String>, Option<WalPosition>) {
+        let Some(failover) = &self.failover else { return (Err("pgraft.failover is off on this node".into()), None) };
+        let applied = self.applied.borrow().clone();
+        let Some(reign) = &applied.cluster.reign else { return (Err("this node is in no cluster yet".into()), None) };
+        let (voters, index) = self.voters_in_log();
+        let carried = {
+            let mut voter = lock(&failover.voter);
+            let votes_by = voters.contains(&self.settings.node_id).then_some(index);
+            let hearing = Hearing { reign, votes_by, now: failover.postgres.now(), lease_ms: failover.lease_ms };
+            voter.hear(heartbeat, hearing).map_err(|deaf| deaf.to_string())
+        };
+        let present = heartbeat.epoch == reign.epoch && reign.phase == Phase::Steady && reign.primary == from;
+        if present {
+            let mut heard = lock(&failover.heard);
+            let news = Some((heartbeat.epoch, history));
+            if *heard != news {
+                *heard = news;
+                failover.poke();
+            }
+        }
+        let confirmed = failover.postgres.look().filter(|l| present && l.standby && l.consistent && l.intake == Intake::Open(from));
+        (carried, confirmed.map(|l| l.end))
+    }
+
+    /// Answers the leader.
+    fn asked(&self) -> Option<Asked> {
+        let failover = self.failover.as_ref()?;
+        let voter = lock(&failover.voter);
+        let report = *lock(&failover.report);
+        Some(Asked { epoch: voter.epoch(), free: voter.is_free(failover.postgres.now()), released: voter.knows_of_an_end(), report })
+    }
+
+    /// Hears that a run of the primary has ended.
+    fn released(&self, from: NodeId, epoch: u64, start: Start) {
+        let Some(failover) = &self.failover else { return };
+        if self.applied.borrow().cluster.primary() != Some(from) {
+            return; // a member speaks for its own server
+        }
+        lock(&failover.voter).release(epoch, start);
+        failover.ask.notify_one();
+        failover.poke();
+    }
+}

@@ -1,0 +1,254 @@
+//! This server under the failover protocol: the member's threads leave orders and read the last look; the main thread carries out and looks.
+
+use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use pgraft_core::NodeId;
+use pgraft_core::failover::lease::BootTime;
+use pgraft_core::failover::node::Intake;
+use pgraft_core::failover::{History, SyncConfig};
+use pgraft_core::instance_config::replication_name;
+use pgraft_raft::{Look, Order, Postgres};
+use pgrx::warning;
+
+use crate::fence::gate;
+use crate::pg::{self, intake, names, server};
+
+/// While something is expected to happen.
+const HURRY: Duration = Duration::from_millis(5);
+/// ... for longer than this.
+const PATIENT_AFTER: Duration = Duration::from_secs(10);
+const PATIENT: Duration = Duration::from_millis(50);
+/// A server that was told to stop and lives is told again.
+const STOP_AGAIN: Duration = Duration::from_secs(2);
+/// What the names of the standbys are written to, in the Raft directory; the server's configuration includes it.
+const NAMES_FILE: &str = "names.conf";
+
+/// The end that the member's threads hold.
+pub struct Server {
+    seen: Mutex<Option<Look>>,
+    orders: Mutex<(Option<Order>, bool)>,
+    wake: UnixStream,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Postgres for Server {
+    fn now(&self) -> BootTime {
+        BootTime(u64::try_from(pg::monotonic_ms()).unwrap_or(0))
+    }
+
+    fn look(&self) -> Option<Look> {
+        lock(&self.seen).clone()
+    }
+
+    fn order(&self, order: Order, hurry: bool) {
+        let mut orders = lock(&self.orders);
+        if orders.0.as_ref() != Some(&order) || orders.1 != hurry {
+            *orders = (Some(order), hurry);
+            // A full pipe wakes as well.
+            let _ = std::io::Write::write(&mut &self.wake, b"!");
+        }
+    }
+
+    fn gate(&self, until: Option<BootTime>) {
+        match until {
+            Some(BootTime(ms)) => gate::open_until(ms),
+            None => gate::close(),
+        }
+    }
+}
+
+/// The end that the main thread holds.
+pub struct Steward {
+    server: std::sync::Arc<Server>,
+    woken: UnixStream,
+    data: PathBuf,
+    names_file: PathBuf,
+    following: Option<NodeId>,
+    refusals_at_close: u64,
+    consistent: bool,
+    promoted_to: Option<u32>,
+    names: Option<(u64, String)>,
+    history: History,
+    stopped_at: Option<Instant>,
+    hurries_since: Option<Instant>,
+}
+
+impl Steward {
+    /// For the server of this data directory.
+    pub fn new(data: PathBuf, raft: &std::path::Path) -> std::io::Result<Self> {
+        let (wake, woken) = UnixStream::pair()?;
+        wake.set_nonblocking(true)?;
+        woken.set_nonblocking(true)?;
+        let server = Server { seen: Mutex::default(), orders: Mutex::new((None, true)), wake };
+        Ok(Self {
+            server: std::sync::Arc::new(server),
+            woken,
+            data,
+            names_file: raft.join(NAMES_FILE),
+            following: None,
+            refusals_at_close: 0,
+            consistent: false,
+            promoted_to: None,
+            names: None,
+            history: History::default(),
+            stopped_at: None,
+            hurries_since: None,
+        })
+    }
+
+    /// For the member's threads.
+    pub fn server(&self) -> std::sync::Arc<Server> {
+        std::sync::Arc::clone(&self.server)
+    }
+
+    /// Readable when there is a new order.
+    pub fn fd(&self) -> RawFd {
+        self.woken.as_raw_fd()
+    }
+
+    /// Carries out the last order, looks, and says whether the look is news, and when the next one is due; None when nothing is expected.
+    pub fn tend(&mut self) -> (bool, Option<Duration>) {
+        let mut drained = [0; 64];
+        while std::io::Read::read(&mut &self.woken, &mut drained).is_ok_and(|n| n > 0) {}
+        let (order, hurry) = lock(&self.server.orders).clone();
+        if let Some(order) = order {
+            self.carry_out(order);
+        }
+        let look = self.look();
+        let mut seen = lock(&self.server.seen);
+        let news = *seen != look;
+        *seen = look;
+        drop(seen);
+        (news, self.due(hurry))
+    }
+
+    fn due(&mut self, hurry: bool) -> Option<Duration> {
+        if !hurry {
+            self.hurries_since = None;
+            return None;
+        }
+        let since = *self.hurries_since.get_or_insert_with(Instant::now);
+        Some(if since.elapsed() < PATIENT_AFTER { HURRY } else { PATIENT })
+    }
+
+    fn carry_out(&mut self, order: Order) {
+        match order {
+            Order::Close => {
+                if !intake::is_closed() {
+                    self.refusals_at_close = intake::refusals();
+                    intake::close();
+                }
+                intake::stop_receiver();
+            }
+            Order::Follow(node, at) => {
+                intake::open(at.host(), at.port());
+                self.following = Some(node);
+            }
+            Order::Promote(timeline) => self.promote(timeline),
+            Order::Names(change, config) => self.set_names(change, &config),
+            Order::Stop => {
+                gate::close();
+                if self.stopped_at.is_none_or(|at| at.elapsed() >= STOP_AGAIN) {
+                    self.stopped_at = Some(Instant::now());
+                    warning!("pgraft: this server is the primary no longer: it ends at once, and is to come back as a standby");
+                    server::signal(Signal::SIGQUIT);
+                }
+            }
+        }
+    }
+
+    fn promote(&mut self, timeline: u32) {
+        let from = lock(&self.server.seen).as_ref().map(|l| l.end.timeline);
+        if let Some(from) = from
+            && server::is_standby()
+            && self.promoted_to != Some(timeline)
+        {
+            match server::promote(&self.data, from, timeline) {
+                Ok(()) => self.promoted_to = Some(timeline),
+                Err(error) => warning!("pgraft: can't promote this server: {error}"),
+            }
+        }
+    }
+
+    /// The names in a file that the server's configuration includes, and behind them the number of the change: whoever has loaded that has
+    /// loaded the names.
+    fn set_names(&mut self, change: u64, config: &SyncConfig) {
+        let value = sync_names(config);
+        let wanted = Some((change, value.clone()));
+        if self.names == wanted || server::is_standby() {
+            return;
+        }
+        let text = format!(
+            "# Written by pgraft's worker: whose confirmation commits wait for. Changes are lost.\nsynchronous_standby_names = '{value}'\npgraft.sync_change = {}\n",
+            number(change)
+        );
+        match replace(&self.names_file, &text) {
+            Ok(()) => {
+                self.names = wanted;
+                server::signal(Signal::SIGHUP);
+            }
+            Err(error) => warning!("pgraft: can't write {}: {error}", self.names_file.display()),
+        }
+    }
+
+    fn look(&mut self) -> Option<Look> {
+        let end = pg::wal::position()?;
+        let standby = server::is_standby();
+        self.consistent = self.consistent || server::is_consistent(&self.data);
+        if !standby && self.history.timeline != end.timeline {
+            self.history = server::history(&self.data, end.timeline);
+        }
+        Some(Look {
+            run: server::run(),
+            consistent: self.consistent,
+            standby,
+            end,
+            intake: self.intake(),
+            newest_timeline: if standby { server::newest_timeline(&self.data) } else { end.timeline },
+            history: if standby { History::default() } else { self.history.clone() },
+            names: self.names.as_ref().filter(|_| !standby).map(|(change, value)| (*change, self.have_all_loaded(*change, value))),
+        })
+    }
+
+    /// Closed once no receiver lives and the startup process has read all WAL that there is: it has received before, or has asked for a
+    /// receiver and got none.
+    fn intake(&self) -> Intake {
+        if !intake::is_closed() {
+            return self.following.map_or(Intake::Closing, Intake::Open);
+        }
+        let at_the_end = server::has_received() || intake::refusals() > self.refusals_at_close;
+        if intake::receiver_lives() || !at_the_end { Intake::Closing } else { Intake::Closed }
+    }
+
+    fn have_all_loaded(&self, change: u64, value: &str) -> bool {
+        // What this process has read, the others read as well: another file that outranks ours would show here.
+        server::sync_names() == value && names::loaded_everywhere(number(change)) && names::sync_defined() != value.is_empty()
+    }
+}
+
+fn number(change: u64) -> i32 {
+    i32::try_from(change).unwrap_or(i32::MAX)
+}
+
+fn sync_names(config: &SyncConfig) -> String {
+    if config.required == 0 {
+        return String::new();
+    }
+    let names: Vec<String> = config.standbys.iter().map(|id| format!("\"{}\"", replication_name(*id))).collect();
+    format!("ANY {} ({})", config.required, names.join(","))
+}
+
+/// The old file or the new one, whatever happens. It need not survive a crash: it is written again before anybody relies on it.
+fn replace(path: &std::path::Path, text: &str) -> std::io::Result<()> {
+    let temporary = path.with_extension("tmp");
+    std::fs::write(&temporary, text)?;
+    std::fs::rename(temporary, path)
+}
