@@ -100,7 +100,7 @@ impl Member {
             // No leader dies here: node 1 leads however busy the machine is.
             election_timeout: Duration::from_secs(9),
             join_timeout: None,
-        lease_timeout: None,
+            lease_timeout: None,
             lease_timeout: None,
             snapshot_every: SNAPSHOT_EVERY,
             postgres: Address::new("127.0.0.1", 5432).unwrap(),

@@ -118,7 +118,11 @@ impl Host {
         let _detached = runtime.spawn(async move {
             machine.set_wall_clock(wall);
             let published = Arc::clone(&board);
-            let hooks = Hooks { wal: Arc::new(|| None), postgres: None, publish: Box::new(move |status| lock(&published).status = Some(status.clone())) };
+            let hooks = Hooks {
+                wal: Arc::new(|| None),
+                postgres: None,
+                publish: Box::new(move |status| lock(&published).status = Some(status.clone())),
+            };
             let ended = match Node::start_on(settings, hooks, network).await {
                 Ok(mut node) => {
                     lock(&board).asker = Some(Arc::new(node.asker()));

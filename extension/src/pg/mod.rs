@@ -48,9 +48,7 @@ pub fn wait(timeout: std::time::Duration, fd: std::os::fd::RawFd) -> bool {
     let events = pg_sys::WL_LATCH_SET | pg_sys::WL_TIMEOUT | pg_sys::WL_POSTMASTER_DEATH | pg_sys::WL_SOCKET_READABLE;
     let ms = std::ffi::c_long::try_from(timeout.as_millis()).unwrap_or(std::ffi::c_long::MAX);
     // SAFETY: on the main thread, with this process's own latch and a descriptor that outlives the call.
-    let woken = unsafe {
-        pg_sys::WaitLatchOrSocket(pg_sys::MyLatch, events.cast_signed(), fd, ms, pg_sys::PG_WAIT_EXTENSION)
-    };
+    let woken = unsafe { pg_sys::WaitLatchOrSocket(pg_sys::MyLatch, events.cast_signed(), fd, ms, pg_sys::PG_WAIT_EXTENSION) };
     // SAFETY: as above.
     unsafe { pg_sys::ResetLatch(pg_sys::MyLatch) };
     !pgrx::bgworkers::BackgroundWorker::sigterm_received() && woken.cast_unsigned() & pg_sys::WL_POSTMASTER_DEATH == 0

@@ -38,9 +38,11 @@ mod tests {
 
     #[test]
     fn who_can_follow() {
-        let history = History::parse(3, "1\t0/3000148\tno recovery target specified\n\n# a comment\n2\t1/A0\tno recovery target specified\n");
+        let history =
+            History::parse(3, "1\t0/3000148\tno recovery target specified\n\n# a comment\n2\t1/A0\tno recovery target specified\n");
         assert_eq!(history.left, [WalPosition { timeline: 1, lsn: 0x300_0148 }, WalPosition { timeline: 2, lsn: 0x1_0000_00A0 }]);
-        let ends = [(1, 0x300_0148, true), (1, 0x300_0149, false), (2, 5, true), (2, 0x1_0000_00A1, false), (3, u64::MAX, true), (4, 1, false)];
+        let ends =
+            [(1, 0x300_0148, true), (1, 0x300_0149, false), (2, 5, true), (2, 0x1_0000_00A1, false), (3, u64::MAX, true), (4, 1, false)];
         for (timeline, lsn, can) in ends {
             assert_eq!(history.continues(WalPosition { timeline, lsn }), can, "{timeline} {lsn:X}");
         }

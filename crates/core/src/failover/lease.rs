@@ -95,6 +95,14 @@ impl Voter {
         self.quiet_until = self.quiet_until.max(now.after(lease_ms));
     }
 
+    /// It has learned of a new primary, or for the first time of the present one: that one gets the time of a lease to be heard. Nothing but
+    /// patience: a release ends it.
+    pub fn learned_of(&mut self, epoch: u64, now: BootTime, lease_ms: u64) {
+        if epoch == self.epoch && self.promise.is_none() && self.released.is_none() {
+            self.promise = Some((Start(0), now.after(lease_ms)));
+        }
+    }
+
     /// The epoch that it has on disk.
     pub const fn epoch(&self) -> u64 {
         self.epoch

@@ -34,9 +34,9 @@ use tokio::sync::{Mutex, Notify};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use crate::control;
 use self::failover::Failover;
 pub use self::failover::{Look, Order, Postgres};
+use crate::control;
 use crate::identity::{Identity, IdentityError};
 use crate::machine::{self, watch};
 use crate::settings::Settings;

@@ -83,6 +83,8 @@ pub enum Rpc {
 pub struct Asked {
     /// The epoch that it has on disk.
     pub epoch: u64,
+    /// The youngest primary that it has heard of: the epoch and its timeline.
+    pub knows: Option<(u64, u32)>,
     /// Whether it owes nobody a lease.
     pub free: bool,
     /// Whether it knows that the primary's Postgres has ended.

@@ -4,9 +4,9 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use openraft::ReadPolicy;
 use openraft::raft::AppendEntriesResponse;
 use openraft::storage::Snapshot;
-use openraft::ReadPolicy;
 use pgraft_core::failover::History;
 use pgraft_core::failover::lease::{Heartbeat, Start};
 use pgraft_core::status::WalPosition;

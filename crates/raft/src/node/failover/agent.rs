@@ -85,6 +85,7 @@ impl Shared {
         };
         let me = self.settings.node_id;
         self.note_vote(failover, memory);
+        failover.learn(Some(reign));
         let heard = lock(&failover.heard).clone();
         let server = server(&look, reign, me, heard.as_ref());
         let (epoch, free) = {
@@ -93,8 +94,10 @@ impl Shared {
         };
         let step = node::next_step(&node::Facts { me, reign, epoch, free, server });
         if step != Step::Reign {
+            // Who is on its way asks for patience already.
+            let promotes = matches!(step, Step::Promote(_)).then(|| Reigning::promoted_soon(reign.epoch, lock(&failover.durable).start));
             let mut reigning = lock(&failover.reigning);
-            *reigning = None;
+            *reigning = promotes;
             failover.postgres.gate(None);
         }
         self.say(failover, &step);
@@ -212,8 +215,13 @@ impl Shared {
             tracing::info!("failover: this node is the primary of epoch {} and takes writes", reign.epoch);
         }
         let settled = reign.is_settled();
-        *lock(&failover.reigning) =
-            Some(Reigning { epoch: reign.epoch, start, history: look.history.clone(), open: memory.open, unsettled: !settled || !memory.open });
+        *lock(&failover.reigning) = Some(Reigning {
+            epoch: reign.epoch,
+            start,
+            history: look.history.clone(),
+            open: memory.open,
+            unsettled: !settled || !memory.open,
+        });
         {
             let mut words = lock(&failover.words);
             (words.rewind, words.waits_for) = (None, BTreeSet::new());
@@ -284,4 +292,3 @@ fn said(step: &primary::Step) -> String {
         primary::Step::OpenGate => "opens its gate".into(),
     }
 }
-

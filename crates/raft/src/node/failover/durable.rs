@@ -42,7 +42,8 @@ impl Durable {
         let path = dir.join(FILE_NAME);
         let file = files::read_versioned::<File>(&path, FORMAT)?;
         let fresh = file.is_none();
-        let File { epoch, start, run, reigned, .. } = file.unwrap_or(File { format: FORMAT, epoch: 0, start: Start(0), run: 0, reigned: false });
+        let File { epoch, start, run, reigned, .. } =
+            file.unwrap_or(File { format: FORMAT, epoch: 0, start: Start(0), run: 0, reigned: false });
         Ok(Self { path, epoch, start, run, reigned, fresh })
     }
 

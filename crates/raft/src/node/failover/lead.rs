@@ -97,7 +97,10 @@ impl Shared {
         let applied = self.applied.borrow().clone();
         let Some(reign) = &applied.cluster.reign else { return };
         let fresh = || voices.iter().filter(|(_, (at, _))| at.elapsed() <= FRESH).map(|(id, (_, said))| (*id, said));
-        let free: BTreeSet<NodeId> = fresh().filter(|(_, s)| s.free && s.epoch == reign.epoch).map(|(id, _)| id).collect();
+        let free: BTreeSet<NodeId> = fresh()
+            .filter(|(_, s)| s.free && s.epoch == reign.epoch && s.knows == Some((reign.epoch, reign.timeline)))
+            .map(|(id, _)| id)
+            .collect();
         let released = fresh().any(|(_, s)| s.released && s.epoch == reign.epoch);
         let reports = voices.iter().filter_map(|(id, (_, said))| Some((*id, said.report?))).collect();
         let (voters, index) = self.voters_in_log();

@@ -97,6 +97,13 @@ struct Reigning {
     unsettled: bool,
 }
 
+impl Reigning {
+    /// Of a server that is being promoted.
+    fn promoted_soon(epoch: u64, start: Start) -> Self {
+        Self { epoch, start, history: History::default(), open: false, unsettled: true }
+    }
+}
+
 /// What a voter's answers to the primary's heartbeats have brought.
 #[derive(Debug, Default)]
 struct Answers {
@@ -117,6 +124,8 @@ pub struct Failover {
     answers: Mutex<Answers>,
     /// The history of the primary of that epoch, as its heartbeats tell it.
     heard: Mutex<Option<(u64, History)>>,
+    /// The youngest primary that this voter knows of: the epoch and its timeline.
+    knows: Mutex<Option<(u64, u32)>>,
     words: Mutex<Words>,
     /// Something that a step may depend on has changed.
     changed: Notify,
@@ -155,6 +164,7 @@ impl Failover {
             reigning: Mutex::default(),
             answers: Mutex::default(),
             heard: Mutex::default(),
+            knows: Mutex::default(),
             words: Mutex::default(),
             released_run: Mutex::default(),
             changed: Notify::new(),
@@ -166,6 +176,19 @@ impl Failover {
     /// The server is not what it was.
     pub fn poke(&self) {
         self.changed.notify_one();
+    }
+
+    /// Takes notice of a new primary, and has patience with it.
+    fn learn(&self, reign: Option<&Reign>) -> Option<(u64, u32)> {
+        let mut knows = lock(&self.knows);
+        if let Some(reign) = reign.filter(|r| r.phase == Phase::Steady && *knows != Some((r.epoch, r.timeline))) {
+            let mut voter = lock(&self.voter);
+            if voter.epoch() == reign.epoch {
+                voter.learned_of(reign.epoch, self.postgres.now(), self.lease_ms);
+                *knows = Some((reign.epoch, reign.timeline));
+            }
+        }
+        *knows
     }
 
     /// Whose history this server's WAL has parted from.
@@ -180,7 +203,12 @@ impl Failover {
     }
 
     /// What the status says of it.
-    pub fn status(&self, reign: Option<&Reign>, last: Option<pgraft_core::failover::LastFailover>, voters: &BTreeSet<NodeId>) -> FailoverStatus {
+    pub fn status(
+        &self,
+        reign: Option<&Reign>,
+        last: Option<pgraft_core::failover::LastFailover>,
+        voters: &BTreeSet<NodeId>,
+    ) -> FailoverStatus {
         let words = lock(&self.words).clone();
         let open = lock(&self.reigning).as_ref().is_some_and(|r| r.open);
         let until = self.lease_left(voters).filter(|_| open);
@@ -215,7 +243,6 @@ impl Shared {
         };
         nodes.iter().filter(|id| **id != self.settings.node_id).filter_map(|id| Some((*id, of(id)?))).collect()
     }
-
 }
 
 impl FailoverEnd for Shared {
@@ -231,7 +258,8 @@ impl FailoverEnd for Shared {
             voter.hear(heartbeat, hearing).map_err(|deaf| deaf.to_string())
         };
         let present = heartbeat.epoch == reign.epoch && reign.phase == Phase::Steady && reign.primary == from;
-        if present {
+        // One that is only on its way to its timeline has no history yet.
+        if present && history.timeline == reign.timeline {
             let mut heard = lock(&failover.heard);
             let news = Some((heartbeat.epoch, history));
             if *heard != news {
@@ -246,9 +274,10 @@ impl FailoverEnd for Shared {
     /// Answers the leader.
     fn asked(&self) -> Option<Asked> {
         let failover = self.failover.as_ref()?;
+        let knows = failover.learn(self.applied.borrow().cluster.reign.as_ref());
         let voter = lock(&failover.voter);
         let report = *lock(&failover.report);
-        Some(Asked { epoch: voter.epoch(), free: voter.is_free(failover.postgres.now()), released: voter.knows_of_an_end(), report })
+        Some(Asked { epoch: voter.epoch(), knows, free: voter.is_free(failover.postgres.now()), released: voter.knows_of_an_end(), report })
     }
 
     /// Hears that a run of the primary has ended.
