@@ -101,7 +101,6 @@ impl Member {
             election_timeout: Duration::from_secs(9),
             join_timeout: None,
             lease_timeout: None,
-            lease_timeout: None,
             snapshot_every: SNAPSHOT_EVERY,
             postgres: Address::new("127.0.0.1", 5432).unwrap(),
             zone: String::new(),

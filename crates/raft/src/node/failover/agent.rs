@@ -100,11 +100,11 @@ impl Shared {
             *reigning = promotes;
             failover.postgres.gate(None);
         }
-        self.say(failover, &step);
+        say(failover, &step);
         let order = |order| failover.postgres.order(order, true);
         match step {
             Step::Reign => return self.reign(failover, memory, &look, reign).await,
-            Step::Nothing | Step::StartAsPrimary | Step::StartAsStandby | Step::Rewind(_) => {}
+            Step::Nothing | Step::WaitForPromise | Step::StartAsPrimary | Step::StartAsStandby | Step::Rewind(_) => {}
             // A new member has never been recruited: it enters the present epoch and follows.
             Step::Enter(epoch) => {
                 lock(&failover.durable).enter(epoch)?;
@@ -112,7 +112,6 @@ impl Shared {
                 *lock(&failover.report) = None;
                 failover.poke();
             }
-            Step::WaitForPromise => {}
             Step::Stop => order(Order::Stop),
             Step::CloseIntake => order(Order::Close),
             Step::Promote(timeline) => order(Order::Promote(timeline)),
@@ -156,33 +155,6 @@ impl Shared {
             lock(&failover.voter).got_vote(failover.postgres.now(), failover.lease_ms);
         }
         memory.votes = Some(votes);
-    }
-
-    fn say(&self, failover: &Failover, step: &Step) {
-        let mut words = lock(&failover.words);
-        words.rewind = match step {
-            Step::Rewind(primary) => Some(*primary),
-            _ => None,
-        };
-        let text = match step {
-            Step::Nothing => "nothing".into(),
-            Step::Stop => "stops its server, which reigns no more".into(),
-            Step::WaitForPromise => "waits until its promise to the last primary is over".into(),
-            Step::Enter(epoch) => format!("enters epoch {epoch}"),
-            Step::StartAsStandby | Step::StartAsPrimary => "starts its server".into(),
-            Step::CloseIntake => "takes no more WAL".into(),
-            Step::Report(_) => "is recruited and has reported".into(),
-            Step::Promote(timeline) => format!("promotes its server to timeline {timeline}"),
-            Step::Follow(primary) => format!("turns to node {primary}"),
-            Step::Rewind(primary) => format!("has WAL that node {primary} has not: it is to be rewound"),
-            Step::Reign => return, // said by `reign`
-        };
-        if words.step != text {
-            if !matches!(step, Step::Nothing | Step::Report(_)) {
-                tracing::info!("failover: this node {text}");
-            }
-            words.step = text;
-        }
     }
 
     /// The primary's part.
@@ -272,6 +244,34 @@ impl Shared {
             tracing::info!("failover: not written yet: {why}");
         }
         memory.patience = result.is_err().then(|| Instant::now() + RETRY);
+    }
+}
+
+/// Keeps the words of a step for whoever asks, and has news logged.
+fn say(failover: &Failover, step: &Step) {
+    let mut words = lock(&failover.words);
+    words.rewind = match step {
+        Step::Rewind(primary) => Some(*primary),
+        _ => None,
+    };
+    let text = match step {
+        Step::Nothing => "nothing".into(),
+        Step::Stop => "stops its server, which reigns no more".into(),
+        Step::WaitForPromise => "waits until its promise to the last primary is over".into(),
+        Step::Enter(epoch) => format!("enters epoch {epoch}"),
+        Step::StartAsStandby | Step::StartAsPrimary => "starts its server".into(),
+        Step::CloseIntake => "takes no more WAL".into(),
+        Step::Report(_) => "is recruited and has reported".into(),
+        Step::Promote(timeline) => format!("promotes its server to timeline {timeline}"),
+        Step::Follow(primary) => format!("turns to node {primary}"),
+        Step::Rewind(primary) => format!("has WAL that node {primary} has not: it is to be rewound"),
+        Step::Reign => return, // said by `reign`
+    };
+    if words.step != text {
+        if !matches!(step, Step::Nothing | Step::Report(_)) {
+            tracing::info!("failover: this node {text}");
+        }
+        words.step = text;
     }
 }
 

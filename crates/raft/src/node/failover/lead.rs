@@ -109,12 +109,11 @@ impl Shared {
         let facts = Facts { reign, voters: &voters, steady_membership, free: &free, reports: &reports, preferred: None };
         let step = next_step(&facts);
         let command = match step {
-            Step::Nothing => return,
+            Step::Nothing | Step::WaitForVoter => return,
             Step::WaitFor(missing) => {
                 lock(&failover.words).waits_for = missing.any_of;
                 return;
             }
-            Step::WaitForVoter => return,
             Step::Recruit(epoch) => {
                 let reason = if released { Reason::Released } else { Reason::LeaseExpired };
                 tracing::warn!("the primary, node {}, is gone ({reason}): epoch {epoch} begins", reign.primary);
