@@ -179,13 +179,11 @@ pub fn failover() -> bool {
 }
 
 /// Whether reads are fenced in this session.
-#[allow(dead_code, reason = "the fence asks")]
 pub fn fence_reads() -> bool {
     FENCE_READS.get()
 }
 
 /// Whether a commit that a failover could lose is refused in this session.
-#[allow(dead_code, reason = "the fence asks")]
 pub fn strict() -> bool {
     DURABILITY.get() == Durability::Strict
 }

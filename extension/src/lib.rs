@@ -7,7 +7,7 @@
 //!                                                               └────────────────────────────────────────────────────┘
 //! ```
 //!
-//! `unsafe` stands in `shmem.rs` and `pg/` alone, and where pgrx's macros put it.
+//! `unsafe` stands in `shmem.rs`, `shmem/` and `pg/` alone, and where pgrx's macros put it.
 
 mod fence;
 mod gucs;
@@ -35,6 +35,7 @@ pub extern "C-unwind" fn _PG_init() {
     shmem::request();
     if gucs::failover() {
         pg::intake::install();
+        pg::hooks::install();
     }
     worker::register();
 }

@@ -81,6 +81,37 @@ pub fn decide(facts: &Facts) -> Verdict {
     }
 }
 
+/// Postgres' volatile functions that show or change nothing of the databases' contents: the server's own state, its settings and slots, and
+/// the files that a standby is rewound by. Every other volatile function of a statement that reads no table (a sequence's next value, a large
+/// object, an advisory lock) is a read.
+pub fn serves(function: &str, is_postgres_own: bool) -> bool {
+    const NAMES: [&str; 12] = [
+        "clock_timestamp",
+        "gen_random_uuid",
+        "pg_cancel_backend",
+        "pg_create_physical_replication_slot",
+        "pg_drop_replication_slot",
+        "pg_lock_status",
+        "pg_reload_conf",
+        "pg_sleep",
+        "pg_terminate_backend",
+        "random",
+        "set_config",
+        "timeofday",
+    ];
+    const BEGINNINGS: [&str; 6] = ["pg_current_", "pg_is_", "pg_last_", "pg_ls_", "pg_read_", "pg_stat_"];
+    function.starts_with("pgraft_")
+        || (is_postgres_own && (NAMES.contains(&function) || BEGINNINGS.iter().any(|b| function.starts_with(b))))
+}
+
+/// Settings that the members decide: the words of `ALTER SYSTEM` would outlast their decision.
+pub fn is_ours(setting: &str) -> bool {
+    const OURS: [&str; 4] = ["synchronous_standby_names", "primary_conninfo", "primary_slot_name", "recovery_target_timeline"];
+    const YOURS: [&str; 2] = ["pgraft.durability", "pgraft.fence_reads"];
+    let setting = setting.to_ascii_lowercase();
+    OURS.contains(&setting.as_str()) || (setting.starts_with("pgraft.") && !YOURS.contains(&setting.as_str()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -142,6 +173,23 @@ mod tests {
         for facts in all().filter(|f| f.act == Act::Read && f.who == Who::Client && !f.in_recovery) {
             assert_eq!(decide(&facts) == Verdict::NoReads, !facts.open && facts.fence_reads, "{facts:?}");
         }
+    }
+
+    #[test]
+    fn what_shows_nothing() {
+        for served in ["pg_is_in_recovery", "pg_read_binary_file", "set_config", "pg_stat_get_activity"] {
+            assert!(serves(served, true) && !serves(served, false), "{served}");
+        }
+        assert!(serves("pgraft_status", false));
+        for read in ["nextval", "lo_get", "loread", "pg_try_advisory_lock", "txid_current", "pg_logical_slot_get_changes", "my_function"] {
+            assert!(!serves(read, true), "{read}");
+        }
+    }
+
+    #[test]
+    fn whose_settings() {
+        assert!(is_ours("Primary_ConnInfo") && is_ours("pgraft.failover") && is_ours("pgraft.sync_change"));
+        assert!(!is_ours("pgraft.durability") && !is_ours("work_mem"));
     }
 
     #[test]

@@ -25,7 +25,7 @@ pub mod status;
 pub use address::Address;
 pub use command::Command;
 pub use id::{ClusterId, InstanceId, NodeId};
-pub use refusal::Refusal;
+pub use refusal::{Primary, Refusal};
 pub use state::{ClusterState, Member, Outcome, Role};
 pub use status::{MemberStatus, NodeState, NodeStatus};
 

@@ -134,6 +134,49 @@ pub enum Refusal {
     /// The Raft member is stopping or has stopped.
     #[error("the Raft member of this node is not running: {0}")]
     Stopped(String),
+    /// A write where the primary's lease is not.
+    #[error("pgraft takes no writes here: this server does not hold the lease of the primary")]
+    NoWrites(Primary),
+    /// A read where the primary's lease is not.
+    #[error("pgraft answers no reads here: this server does not hold the lease of the primary, and what it knows may be out of date")]
+    NoReads(Primary),
+    /// A commit that a failover could lose, under `pgraft.durability = strict`.
+    #[error("pgraft.durability is strict, and a commit with synchronous_commit = {0} does not wait for a standby's disk")]
+    TooWeak(String),
+    /// A setting that the group decides.
+    #[error("\"{0}\" is pgraft's to set")]
+    OurSetting(String),
+    /// `pg_promote()` by hand.
+    #[error("a standby is promoted by the decision of the group, and not by hand")]
+    PromotedByHand,
+}
+
+/// Where writes go, as far as this node knows.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Primary {
+    /// To nobody at the moment.
+    Nobody,
+    /// To this very server, once it has the lease.
+    This,
+    /// To that one.
+    Other {
+        /// Its id.
+        node: NodeId,
+        /// Its Postgres server, when it has told.
+        at: Option<Address>,
+    },
+}
+
+impl Primary {
+    fn hint(&self) -> String {
+        match self {
+            Self::Nobody => "The members are choosing a primary; try again.".into(),
+            Self::This => "This server is the primary, and waits for a majority of the members; try again.".into(),
+            Self::Other { node, at: Some(at) } => format!("The primary is node {node} ({at})."),
+            Self::Other { node, at: None } => format!("The primary is node {node}."),
+        }
+    }
 }
 
 impl Refusal {
@@ -141,7 +184,7 @@ impl Refusal {
     pub const fn sqlstate(&self) -> &'static str {
         match self {
             Self::BadNodeId(_) | Self::BadAddress { .. } | Self::BadPort(_) | Self::Unresolvable(_) => "22023",
-            Self::AlreadyInitialized(_) | Self::NotInitialized => "55000",
+            Self::AlreadyInitialized(_) | Self::NotInitialized | Self::TooWeak(_) | Self::PromotedByHand => "55000",
             Self::AddOnFollower { .. } | Self::RemoveOnFollower { .. } | Self::SetAddressOnFollower { .. } => "PGR01",
             Self::OtherAddress { .. } | Self::AddressTaken { .. } => "42710",
             Self::IdRetired(_) | Self::OtherDirectory(_) => "PGR02",
@@ -153,6 +196,11 @@ impl Refusal {
             Self::MovedOn => "PGR07",
             Self::StillUnderWay { .. } => "PGR05",
             Self::Stopped(_) => "PGR06",
+            // What drivers and poolers know as "not here, try the next server".
+            Self::NoWrites(_) => "25006",
+            // Postgres' own for a server that can't answer at the moment: poolers drop the connection.
+            Self::NoReads(_) => "57P03",
+            Self::OurSetting(_) => "55P02",
         }
     }
 
@@ -197,6 +245,10 @@ impl Refusal {
             Self::StillUnderWay { .. } => "pgraft_members shows how far it is. The same call again is safe.".into(),
             Self::MovedOn => "Nothing is to be done: what it was for is done or is no longer wanted.".into(),
             Self::Stopped(_) => "The server log says why; the worker is started again within a second.".into(),
+            Self::NoWrites(primary) | Self::NoReads(primary) => primary.hint(),
+            Self::TooWeak(_) => "SET synchronous_commit = on, or above.".into(),
+            Self::OurSetting(_) => "The members set it from what they have agreed on; pgraft.failover = off leaves it to you.".into(),
+            Self::PromotedByHand => "Where the primary is gone the members promote another by themselves.".into(),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Every refusal of `pgraft-core`, as a caller hears it.
 
 use pgraft_core::refusal::RefusalKind;
-use pgraft_core::{Address, ClusterId, NodeId, Refusal};
+use pgraft_core::{Address, ClusterId, NodeId, Primary, Refusal};
 use strum::IntoEnumIterator;
 use uuid::Uuid;
 
@@ -50,5 +50,10 @@ fn examples() -> Result<Vec<Refusal>, Refusal> {
         Refusal::StillUnderWay { seconds: 10 },
         Refusal::MovedOn,
         Refusal::Stopped("it is shutting down".into()),
+        Refusal::NoWrites(Primary::Other { node: two, at: Some(Address::new("10.0.0.2", 5432)?) }),
+        Refusal::NoReads(Primary::Nobody),
+        Refusal::TooWeak("local".into()),
+        Refusal::OurSetting("synchronous_standby_names".into()),
+        Refusal::PromotedByHand,
     ])
 }

@@ -1,3 +1,57 @@
 //! The fence: what keeps a server that is not the primary, or no longer, from confirming writes and from showing what may be out of date.
+//!
+//! ```text
+//!  pg/hooks.rs: a statement, a commit ──▶ check ──▶ pgraft_core::fence::decide ──▶ nothing, or an error
+//!                                           └── gate, settings, pg/session.rs: who is it
+//! ```
 
 pub mod gate;
+
+use pgraft_core::fence::{Act, Facts, Verdict, decide};
+use pgraft_core::{NodeState, Primary, Refusal};
+
+use crate::pg::session;
+use crate::shmem::{self, Published};
+use crate::{gucs, pg};
+
+/// Why this process may not do that now. On the main thread.
+pub fn check(act: Act) -> Option<Refusal> {
+    let open = gate::is_open();
+    if open && !(act == Act::Commit && gucs::strict()) {
+        return None;
+    }
+    let facts = Facts {
+        who: session::who(),
+        act,
+        in_recovery: pg::server::is_standby(),
+        founding: founding(),
+        open,
+        fence_reads: gucs::fence_reads(),
+        strict: gucs::strict(),
+        waits: session::commit_waits(),
+    };
+    match decide(&facts) {
+        Verdict::Go => None,
+        Verdict::NoWrites => Some(Refusal::NoWrites(primary())),
+        Verdict::NoReads => Some(Refusal::NoReads(primary())),
+        Verdict::TooWeak => Some(Refusal::TooWeak(session::synchronous_commit().into())),
+    }
+}
+
+/// Whether this node is in no cluster yet.
+fn founding() -> bool {
+    matches!(shmem::read(), Published::Status(status) if status.state == NodeState::Uninitialized)
+}
+
+/// Where writes go, as far as the worker knows.
+fn primary() -> Primary {
+    let Published::Status(status) = shmem::read() else { return Primary::Nobody };
+    match status.primary.filter(|_| shmem::is_fresh()) {
+        None => Primary::Nobody,
+        Some(id) if id == status.node_id => Primary::This,
+        Some(node) => {
+            let at = status.members.iter().find(|m| m.node_id == node).and_then(|m| m.postgres.clone());
+            Primary::Other { node, at }
+        }
+    }
+}

@@ -2,12 +2,16 @@
 
 #![allow(unsafe_code, reason = "this is where Postgres' own functions are called")]
 
+mod cancel;
 pub mod command;
 pub mod ereport;
 mod functions;
+pub mod hooks;
 pub mod intake;
 pub mod names;
 pub mod server;
+pub mod session;
+mod statement;
 pub mod wal;
 
 use std::ffi::CStr;

@@ -187,6 +187,11 @@ impl Server {
         run(program(&self.bindir, "pg_ctl").arg("-D").arg(self.pgdata()).args(["-m", "fast", "-w", "stop"]));
     }
 
+    /// Has it read its configuration again.
+    pub fn reload(&self) {
+        run(program(&self.bindir, "pg_ctl").arg("-D").arg(self.pgdata()).arg("reload"));
+    }
+
     /// The postmaster's process, while there is one.
     pub fn postmaster(&self) -> Option<Pid> {
         let pid = fs::read_to_string(self.pgdata().join("postmaster.pid")).ok()?;
@@ -235,6 +240,19 @@ impl Server {
 
     pub async fn connect(&self) -> Client {
         self.connect_as("postgres").await
+    }
+
+    /// Over the Unix socket in its directory, where it was told to have one there.
+    pub async fn connect_locally(&self) -> Client {
+        let config = format!("host={} port={} user=postgres dbname=postgres", self.dir.display(), self.port);
+        let (client, connection) = tokio_postgres::connect(&config, NoTls).await.unwrap();
+        tokio::spawn(connection);
+        client
+    }
+
+    /// What `psql` says.
+    pub fn psql(&self, conninfo: &str, sql: &str) -> std::process::Output {
+        program(&self.bindir, "psql").args(["-X", "-q", "-A", "-t", "-d", conninfo, "-c", sql]).output().unwrap()
     }
 
     /// All rows as text; "" for NULL.

@@ -1,0 +1,221 @@
+//! Where Postgres asks the fence: before a statement, before a function, before a commit. Installed where `pgraft.failover` is on.
+//!
+//! Every hook has one shape: what may fail runs inside a guard and returns an error as plain data; the error is raised, or Postgres called,
+//! from a frame that owns nothing, since either may jump over it.
+
+use std::ffi::{c_char, c_int, c_void};
+use std::sync::OnceLock;
+
+use pgraft_core::Refusal;
+use pgraft_core::fence::{Act, is_ours, serves};
+use pgrx::pg_sys;
+use pgrx::pg_sys::panic::pgrx_extern_c_guard;
+
+use super::ereport::Raised;
+use super::{cancel, session, statement};
+use crate::fence::{self, gate};
+use crate::pg;
+
+/// Who was asked before us.
+struct Before {
+    executor_start: pg_sys::ExecutorStart_hook_type,
+    utility: pg_sys::ProcessUtility_hook_type,
+    object_access: pg_sys::object_access_hook_type,
+}
+
+static BEFORE: OnceLock<Before> = OnceLock::new();
+
+/// `pg_promote(boolean, integer)`
+const PG_PROMOTE: u32 = 3436;
+
+// Not by pgrx's bindings, which set a jump point for each call: these are called for every statement and commit.
+unsafe extern "C-unwind" {
+    fn standard_ExecutorStart(query: *mut pg_sys::QueryDesc, flags: c_int);
+    fn standard_ProcessUtility(
+        statement: *mut pg_sys::PlannedStmt,
+        text: *const c_char,
+        read_only_tree: bool,
+        context: pg_sys::ProcessUtilityContext::Type,
+        params: pg_sys::ParamListInfo,
+        environment: *mut pg_sys::QueryEnvironment,
+        destination: *mut pg_sys::DestReceiver,
+        completion: *mut pg_sys::QueryCompletion,
+    );
+    fn GetTopTransactionIdIfAny() -> pg_sys::TransactionId;
+}
+
+/// Installs them; in the postmaster, so that every process inherits them.
+pub fn install() {
+    // SAFETY: on the postmaster's only thread.
+    unsafe {
+        BEFORE.get_or_init(|| Before {
+            executor_start: pg_sys::ExecutorStart_hook,
+            utility: pg_sys::ProcessUtility_hook,
+            object_access: pg_sys::object_access_hook,
+        });
+        pg_sys::ExecutorStart_hook = Some(executor_start);
+        pg_sys::ProcessUtility_hook = Some(process_utility);
+        pg_sys::object_access_hook = Some(object_access);
+        pg_sys::RegisterXactCallback(Some(transaction), std::ptr::null_mut());
+    }
+}
+
+/// Whether this process serves anybody: the postmaster's children do, and neither single-user mode nor `pg_upgrade`.
+fn is_serving() -> bool {
+    // SAFETY: words of this process.
+    unsafe { pg_sys::IsUnderPostmaster && !pg_sys::IsBinaryUpgrade }
+}
+
+/// Runs what may fail, and raises what it returns.
+///
+/// # Safety
+/// May jump to Postgres' error handler: no frame between it and here may own anything.
+unsafe fn guarded(ask: impl FnOnce() -> Option<Refusal>) {
+    let ask = move || ask().map(|refusal| Raised::new(refusal.sqlstate(), &refusal.to_string(), &refusal.hint()));
+    // SAFETY: the closure's own frames are unwound before the guard returns.
+    if let Some(raised) = unsafe { pgrx_extern_c_guard(ask) } {
+        // SAFETY: `Raised` is plain data, and nothing else is alive here.
+        unsafe { raised.raise() }
+    }
+}
+
+/// # Safety
+/// Called by Postgres, with the query that it is about to start.
+unsafe extern "C-unwind" fn executor_start(query: *mut pg_sys::QueryDesc, flags: c_int) {
+    if is_serving() {
+        // SAFETY: this frame owns nothing; the query is Postgres'.
+        unsafe {
+            guarded(|| {
+                session::statement_begins();
+                if gate::is_open() { None } else { fence::check(statement::of_query(query, flags)) }
+            });
+        }
+    }
+    // SAFETY: as Postgres would call it.
+    unsafe {
+        match BEFORE.get().and_then(|before| before.executor_start) {
+            Some(next) => next(query, flags),
+            None => standard_ExecutorStart(query, flags),
+        }
+    }
+}
+
+/// # Safety
+/// Called by Postgres, with the statement that it is about to run.
+unsafe extern "C-unwind" fn process_utility(
+    statement: *mut pg_sys::PlannedStmt,
+    text: *const c_char,
+    read_only_tree: bool,
+    context: pg_sys::ProcessUtilityContext::Type,
+    params: pg_sys::ParamListInfo,
+    environment: *mut pg_sys::QueryEnvironment,
+    destination: *mut pg_sys::DestReceiver,
+    completion: *mut pg_sys::QueryCompletion,
+) {
+    if is_serving() {
+        // SAFETY: this frame owns nothing; the statement is Postgres'.
+        unsafe {
+            let node = (*statement).utilityStmt;
+            let is_top = context == pg_sys::ProcessUtilityContext::PROCESS_UTILITY_TOPLEVEL;
+            let mut ends_prepared = false;
+            let ends = &raw mut ends_prepared;
+            guarded(|| utility(node, is_top, ends));
+            if ends_prepared {
+                // To the end of the transaction around it, which has nothing else to do.
+                cancel::hold();
+            }
+        }
+    }
+    // SAFETY: as Postgres would call it.
+    unsafe {
+        let next = BEFORE.get().and_then(|before| before.utility).unwrap_or(standard_ProcessUtility);
+        next(statement, text, read_only_tree, context, params, environment, destination, completion);
+    }
+}
+
+/// # Safety
+/// With a statement of Postgres', and a place for whether it ends a prepared transaction.
+unsafe fn utility(node: *mut pg_sys::Node, is_top: bool, ends_prepared: *mut bool) -> Option<Refusal> {
+    session::statement_begins();
+    // SAFETY: the caller's statement.
+    match unsafe { statement::setting(node) } {
+        Some((name, true)) if is_ours(&name) => return Some(Refusal::OurSetting(name)),
+        Some((name, false)) if matches!(name.as_str(), "default_transaction_read_only" | "SESSION CHARACTERISTICS") => {
+            session::user_decides();
+        }
+        _ => {}
+    }
+    // SAFETY: as above.
+    let tag = unsafe { (*node).type_ };
+    if is_top {
+        cancel::in_procedure(matches!(tag, pg_sys::NodeTag::T_CallStmt | pg_sys::NodeTag::T_DoStmt));
+    }
+    // SAFETY: as above.
+    let act = unsafe { statement::of_utility(node) };
+    // SAFETY: the caller's place.
+    unsafe { *ends_prepared = act == Act::Commit };
+    fence::check(act)
+}
+
+/// # Safety
+/// Called by Postgres, before a function is called among other things.
+unsafe extern "C-unwind" fn object_access(
+    access: pg_sys::ObjectAccessType::Type,
+    class: pg_sys::Oid,
+    object: pg_sys::Oid,
+    part: c_int,
+    argument: *mut c_void,
+) {
+    if access == pg_sys::ObjectAccessType::OAT_FUNCTION_EXECUTE && is_serving() && !gate::is_open() {
+        // SAFETY: this frame owns nothing.
+        unsafe { guarded(|| function(object)) }
+    }
+    if let Some(next) = BEFORE.get().and_then(|before| before.object_access) {
+        // SAFETY: as Postgres would call it.
+        unsafe { next(access, class, object, part, argument) }
+    }
+}
+
+/// A function that is about to be called while the gate is closed. Those of a standby are its own, but for one.
+fn function(oid: pg_sys::Oid) -> Option<Refusal> {
+    if pg::server::is_standby() {
+        return (oid.to_u32() == PG_PROMOTE).then_some(Refusal::PromotedByHand);
+    }
+    let refused = fence::check(Act::Read)?;
+    let (is_volatile, name) = statement::function(oid);
+    let served = !is_volatile || serves(&name, oid.to_u32() < pg_sys::FirstNormalObjectId);
+    (!served).then_some(refused)
+}
+
+/// # Safety
+/// Called by Postgres at the stations of each transaction. Those of parallel workers commit nothing.
+unsafe extern "C-unwind" fn transaction(event: pg_sys::XactEvent::Type, _: *mut c_void) {
+    use pg_sys::XactEvent::{XACT_EVENT_ABORT, XACT_EVENT_COMMIT, XACT_EVENT_PRE_COMMIT, XACT_EVENT_PRE_PREPARE, XACT_EVENT_PREPARE};
+    if !is_serving() {
+        return;
+    }
+    match event {
+        XACT_EVENT_PRE_COMMIT | XACT_EVENT_PRE_PREPARE => {
+            // SAFETY: this frame owns nothing.
+            unsafe {
+                let wrote = wrote();
+                guarded(|| {
+                    session::begin();
+                    if wrote { fence::check(Act::Commit) } else { None }
+                });
+                cancel::hold();
+            }
+        }
+        XACT_EVENT_COMMIT | XACT_EVENT_PREPARE | XACT_EVENT_ABORT => {
+            cancel::release();
+            session::transaction_ended(event != XACT_EVENT_ABORT);
+        }
+        _ => {}
+    }
+}
+
+/// Whether the transaction has something that a failover could lose: it has an id, and it has left WAL. (A temporary table's has none.)
+fn wrote() -> bool {
+    // SAFETY: words of this process.
+    unsafe { GetTopTransactionIdIfAny().into_inner() != 0 && pg_sys::XactLastRecEnd != 0 }
+}

@@ -1,0 +1,120 @@
+//! What a statement does, as far as the fence asks: reads, writes, or neither.
+
+#![allow(clippy::cast_ptr_alignment, reason = "a node's tag says what the whole is, which Postgres has allocated as that")]
+
+use std::ffi::CStr;
+
+use pgraft_core::fence::Act;
+use pgrx::list::List;
+use pgrx::pg_sys::{self, NodeTag, TransactionStmtKind};
+
+/// A planned statement: `SELECT`, `INSERT`, and so on.
+///
+/// # Safety
+/// Given by Postgres, with the query that it is about to start.
+pub unsafe fn of_query(query: *mut pg_sys::QueryDesc, flags: i32) -> Act {
+    // SAFETY: Postgres gives a whole query.
+    let query = unsafe { &*query };
+    // SAFETY: as above.
+    let plan = unsafe { &*query.plannedstmt };
+    if flags & pg_sys::EXEC_FLAG_EXPLAIN_ONLY.cast_signed() != 0 {
+        Act::Serve
+    } else if query.operation != pg_sys::CmdType::CMD_SELECT || plan.hasModifyingCTE || !plan.rowMarks.is_null() {
+        Act::Write
+    } else if reads_tables(plan) {
+        Act::Read
+    } else {
+        Act::Serve
+    }
+}
+
+/// Whether it reads more than the catalogs and pgraft's own view.
+fn reads_tables(plan: &pg_sys::PlannedStmt) -> bool {
+    pgrx::memcx::current_context(|context| {
+        // SAFETY: a list of oids, or null, which lives as long as the plan.
+        let relations = unsafe { List::<pg_sys::Oid>::downcast_ptr_in_memcx(plan.relationOids, context) };
+        relations.is_some_and(|list| list.iter().any(|relation| !is_shown_always(*relation)))
+    })
+}
+
+fn is_shown_always(relation: pg_sys::Oid) -> bool {
+    /// Large objects are data, though their table is a catalog.
+    const LARGE_OBJECTS: u32 = 2613;
+    if relation.to_u32() < pg_sys::FirstNormalObjectId {
+        return relation.to_u32() != LARGE_OBJECTS;
+    }
+    // SAFETY: on the main thread, in a transaction.
+    name(unsafe { pg_sys::get_rel_name(relation) }).is_some_and(|name| name == "pgraft_members")
+}
+
+/// A function that is about to be called: `(is it volatile, its name)`.
+pub fn function(oid: pg_sys::Oid) -> (bool, String) {
+    // SAFETY: on the main thread, in a transaction.
+    let volatile = unsafe { pg_sys::func_volatile(oid) }.cast_unsigned() == pg_sys::PROVOLATILE_VOLATILE;
+    // SAFETY: as above.
+    (volatile, name(unsafe { pg_sys::get_func_name(oid) }).unwrap_or_default())
+}
+
+/// Every other statement.
+///
+/// # Safety
+/// Given by Postgres, with the statement that it is about to run.
+pub unsafe fn of_utility(statement: *mut pg_sys::Node) -> Act {
+    // SAFETY: every statement is a node.
+    match unsafe { (*statement).type_ } {
+        // They run statements, or are about the session alone.
+        NodeTag::T_AlterSystemStmt
+        | NodeTag::T_CallStmt
+        | NodeTag::T_CheckPointStmt
+        | NodeTag::T_ClosePortalStmt
+        | NodeTag::T_ConstraintsSetStmt
+        | NodeTag::T_DeallocateStmt
+        | NodeTag::T_DeclareCursorStmt
+        | NodeTag::T_DiscardStmt
+        | NodeTag::T_DoStmt
+        | NodeTag::T_ExecuteStmt
+        | NodeTag::T_ExplainStmt
+        | NodeTag::T_ListenStmt
+        | NodeTag::T_LoadStmt
+        | NodeTag::T_PrepareStmt
+        | NodeTag::T_UnlistenStmt
+        | NodeTag::T_VariableSetStmt
+        | NodeTag::T_VariableShowStmt => Act::Serve,
+        NodeTag::T_FetchStmt | NodeTag::T_LockStmt => Act::Read,
+        NodeTag::T_CopyStmt => {
+            // SAFETY: as its tag says.
+            if unsafe { (*statement.cast::<pg_sys::CopyStmt>()).is_from } { Act::Write } else { Act::Read }
+        }
+        NodeTag::T_TransactionStmt => {
+            // SAFETY: as its tag says.
+            match unsafe { (*statement.cast::<pg_sys::TransactionStmt>()).kind } {
+                TransactionStmtKind::TRANS_STMT_COMMIT_PREPARED | TransactionStmtKind::TRANS_STMT_ROLLBACK_PREPARED => Act::Commit,
+                _ => Act::Serve, // the end of a transaction that wrote has its own look
+            }
+        }
+        _ => Act::Write,
+    }
+}
+
+/// The setting of a `SET` or `ALTER SYSTEM`, and which of both.
+///
+/// # Safety
+/// Given by Postgres, with the statement that it is about to run.
+pub unsafe fn setting(statement: *mut pg_sys::Node) -> Option<(String, bool)> {
+    // SAFETY: every statement is a node.
+    let tag = unsafe { (*statement).type_ };
+    let set = match tag {
+        NodeTag::T_VariableSetStmt => statement.cast::<pg_sys::VariableSetStmt>(),
+        // SAFETY: as its tag says.
+        NodeTag::T_AlterSystemStmt => unsafe { (*statement.cast::<pg_sys::AlterSystemStmt>()).setstmt },
+        _ => return None,
+    };
+    // SAFETY: as its tag says; the name is null for RESET ALL.
+    name(unsafe { (*set).name }).map(|name| (name, tag == NodeTag::T_AlterSystemStmt))
+}
+
+/// A name in Postgres' memory, or null.
+fn name(text: *const std::ffi::c_char) -> Option<String> {
+    // SAFETY: zero-terminated, and it outlives the call.
+    (!text.is_null()).then(|| unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned())
+}

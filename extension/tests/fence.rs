@@ -1,0 +1,295 @@
+//! The fence on real servers: what a closed gate refuses and what it lets through, and the cancelled sync wait. The gate is turned by hand
+//! (`pages.c`), on servers whose worker does not run.
+
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test, which may end anywhere")]
+
+mod governed;
+mod server;
+
+use std::time::{Duration, Instant};
+
+use governed::{CLOSED, OPEN, Waiting, code, governed, run, wait_for};
+use server::{PATIENCE, Server, bindir, scratch};
+use tokio_postgres::error::SqlState;
+
+#[tokio::test]
+async fn a_closed_gate() {
+    let Some(bindir) = bindir() else { return };
+    let dir = scratch();
+    let server = governed(&bindir, dir.path()).await;
+    let (admin, app) = (server.connect_locally().await, server.connect_as("app").await);
+    let refused = run(&app, "insert into t values (2)").await.unwrap_err();
+    let refused = refused.as_db_error().unwrap();
+    assert_eq!(refused.code(), &SqlState::READ_ONLY_SQL_TRANSACTION);
+    assert_eq!(refused.message(), "pgraft takes no writes here: this server does not hold the lease of the primary");
+    assert_eq!(refused.hint().unwrap(), "The members are choosing a primary; try again.");
+    for write in [
+        "update t set v = 3",
+        "create table u()",
+        "copy t from program 'true'",
+        "vacuum t",
+        "notify n",
+        "with w as (delete from t returning v) select * from w",
+    ] {
+        assert_eq!(code(run(&app, write).await), "25006", "{write}");
+        assert_eq!(code(run(&admin, write).await), "25006", "{write}");
+    }
+    for read in [
+        "select * from t",
+        "table t",
+        "copy t to stdout",
+        "select nextval('s')",
+        "select lo_get(4711)",
+        "select pg_try_advisory_lock(1)",
+        "explain analyze table t",
+        "do $$ begin perform v from t; end $$",
+    ] {
+        assert_eq!(code(run(&app, read).await), "57P03", "{read}");
+    }
+    // What shows no data, and what looks after the server.
+    for served in [
+        "select 1",
+        "select pg_is_in_recovery()",
+        "show port",
+        "select relname from pg_class limit 0",
+        "set work_mem = '1MB'",
+        "begin; rollback",
+        "select count(*) > 0 from pg_stat_activity",
+        "explain table t",
+    ] {
+        assert!(run(&app, served).await.is_ok(), "{served}: {:?}", run(&app, served).await);
+    }
+    for served in ["table t", "select pg_create_physical_replication_slot('s')", "checkpoint"] {
+        assert!(run(&admin, served).await.is_ok(), "{served}: {:?}", run(&admin, served).await);
+    }
+    let unfenced = server.connect().await;
+    assert_eq!(code(run(&unfenced, "table t").await), "57P03", "a superuser from elsewhere");
+    assert_eq!(run(&unfenced, "set pgraft.fence_reads = off; table t").await.unwrap(), "1");
+    assert_eq!(code(run(&app, "set pgraft.fence_reads = off").await), "42501");
+    run(&admin, OPEN).await.unwrap();
+    assert_eq!(run(&app, "insert into t values (2); table t").await.unwrap(), "1 2");
+}
+
+#[tokio::test]
+async fn a_transaction_that_the_gate_closes_on() {
+    let Some(bindir) = bindir() else { return };
+    let dir = scratch();
+    let server = governed(&bindir, dir.path()).await;
+    let (admin, app) = (server.connect_locally().await, server.connect_as("app").await);
+    run(&admin, OPEN).await.unwrap();
+    for prepared in ["kept", "undone"] {
+        run(&app, &format!("begin; insert into t values (2); prepare transaction '{prepared}'")).await.unwrap();
+    }
+    for end in ["commit", "prepare transaction 'third'"] {
+        run(&app, "begin; insert into t values (3)").await.unwrap();
+        run(&admin, CLOSED).await.unwrap();
+        assert_eq!(code(run(&app, end).await), "25006", "{end}");
+        run(&app, "rollback").await.unwrap();
+        for end in ["commit prepared 'kept'", "rollback prepared 'undone'"] {
+            assert_eq!(code(run(&app, end).await), "25006", "{end}");
+            assert_eq!(code(run(&admin, end).await), "25006", "{end}");
+        }
+        run(&admin, OPEN).await.unwrap();
+    }
+    // What is of this session alone may end at any time.
+    run(&app, "create temporary table own(v int)").await.unwrap();
+    run(&app, "begin; insert into own values (1)").await.unwrap();
+    run(&admin, CLOSED).await.unwrap();
+    run(&app, "commit").await.unwrap();
+    run(&admin, OPEN).await.unwrap();
+    run(&app, "rollback prepared 'undone'").await.unwrap();
+    run(&app, "commit prepared 'kept'").await.unwrap();
+    assert_eq!(run(&app, "table t").await.unwrap(), "1 2");
+}
+
+#[tokio::test]
+async fn the_deadline_closes_it_and_so_does_a_crash() {
+    let Some(bindir) = bindir() else { return };
+    let dir = scratch();
+    let server = governed(&bindir, dir.path()).await;
+    let (admin, app) = (server.connect_locally().await, server.connect_as("app").await);
+    run(&admin, "select gate(3000)").await.unwrap();
+    let start = Instant::now();
+    while run(&app, "insert into t values (2)").await.is_ok() {
+        assert!(start.elapsed() < PATIENCE);
+    }
+    assert!(start.elapsed() > Duration::from_secs(1), "it was open for a while");
+    run(&admin, OPEN).await.unwrap();
+    let victim: i32 = run(&app, "select pg_backend_pid()").await.unwrap().parse().unwrap();
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(victim), nix::sys::signal::Signal::SIGKILL).unwrap();
+    server.until("select 1", "1").await; // its processes are new
+    assert_eq!(code(run(&server.connect_as("app").await, "table t").await), "57P03");
+}
+
+#[tokio::test]
+async fn a_driver_that_looks_for_a_primary_moves_on() {
+    let Some(bindir) = bindir() else { return };
+    let dir = scratch();
+    let server = governed(&bindir, dir.path()).await;
+    let other = Server::new(&bindir, dir.path(), 2);
+    other.start();
+    let admin = server.connect_locally().await;
+    let hosts = format!(
+        "host=127.0.0.1,127.0.0.1 port={},{} user=postgres dbname=postgres target_session_attrs=read-write",
+        server.port, other.port
+    );
+    let port = || String::from_utf8(server.psql(&hosts, "select current_setting('port')").stdout).unwrap().trim().to_owned();
+    assert_eq!(port(), other.port.to_string());
+    let shows = "select current_setting('default_transaction_read_only') || current_setting('transaction_read_only')";
+    // Whatever comes first when the gate has opened, it finds the mark gone.
+    for (first, then) in [
+        ("insert into t values (2)", "offoff"),
+        ("begin; insert into t values (2); commit", "offoff"),
+        ("create table u(); drop table u", "offoff"),
+        ("begin; rollback", "offoff"),
+        ("begin; set transaction read only; table t; commit", "offoff"),
+        ("select 1 / 0", "offoff"),
+        ("set default_transaction_read_only = on", "onon"),
+        ("set session characteristics as transaction read only", "onon"),
+    ] {
+        run(&admin, CLOSED).await.unwrap();
+        let app = server.connect_as("app").await;
+        assert_eq!(run(&app, shows).await.unwrap(), "onon");
+        assert_eq!(code(run(&app, "insert into t values (2)").await), "25006");
+        run(&admin, OPEN).await.unwrap();
+        let done = run(&app, first).await;
+        assert_eq!(done.is_ok(), first != "select 1 / 0", "{first}: {done:?}");
+        assert_eq!(run(&app, shows).await.unwrap(), then, "{first}");
+    }
+    let app = server.connect_as("app").await;
+    assert_eq!(code(run(&app, "begin read only; insert into t values (3)").await), "25006");
+    assert_eq!(port(), server.port.to_string());
+    // What a role has for itself stays.
+    run(&admin, "alter role app set default_transaction_read_only = on").await.unwrap();
+    run(&admin, CLOSED).await.unwrap();
+    let app = server.connect_as("app").await;
+    run(&admin, OPEN).await.unwrap();
+    assert_eq!(run(&app, shows).await.unwrap(), "onon");
+}
+
+#[tokio::test]
+async fn what_is_pgrafts_to_set() {
+    let Some(bindir) = bindir() else { return };
+    let dir = scratch();
+    let server = governed(&bindir, dir.path()).await;
+    let admin = server.connect_locally().await;
+    run(&admin, OPEN).await.unwrap();
+    for ours in ["synchronous_standby_names", "primary_conninfo", "primary_slot_name", "recovery_target_timeline", "pgraft.failover"] {
+        for statement in [format!("alter system set {ours} = 'off'"), format!("alter system reset {ours}")] {
+            let error = run(&admin, &statement).await.unwrap_err();
+            let error = error.as_db_error().unwrap().clone();
+            assert_eq!((error.code().code(), error.message()), ("55P02", format!("\"{ours}\" is pgraft's to set").as_str()));
+        }
+    }
+    run(&admin, "alter system set pgraft.durability = strict").await.unwrap();
+    server.reload();
+    server.until("show pgraft.durability", "strict").await;
+    let app = server.connect_as("app").await;
+    for weak in ["off", "local", "remote_write"] {
+        run(&app, &format!("set synchronous_commit = {weak}")).await.unwrap();
+        let error = run(&app, "insert into t values (2)").await.unwrap_err();
+        let error = error.as_db_error().unwrap().clone();
+        assert_eq!(error.code().code(), "55000");
+        assert!(error.message().contains(&format!("synchronous_commit = {weak} ")), "{error:?}");
+        assert_eq!(
+            run(&app, "create temporary table if not exists own(v int) on commit drop; table t").await.unwrap_err().code().unwrap().code(),
+            "55000"
+        );
+    }
+    for strong in ["on", "remote_apply"] {
+        run(&app, &format!("set synchronous_commit = {strong}; insert into t values (2)")).await.unwrap();
+    }
+    assert_eq!(code(run(&app, "set pgraft.durability = quorum").await), "42501");
+}
+
+#[tokio::test]
+async fn a_cancelled_wait_is_a_false_answer_in_stock_postgres() {
+    let Some(bindir) = bindir() else { return };
+    let dir = scratch();
+    let server = Server::new(&bindir, dir.path(), 1);
+    server.start();
+    server.rows("create table t(v int); create role app login; grant all on t to app").await;
+    wait_for(&server, "nobody");
+    server.until("show synchronous_standby_names", "nobody").await;
+    let waiting = Waiting::of(&server, "", "insert into t values (1)").await;
+    let (_, answer) = waiting.cancelled(&server).await.answer().await;
+    assert!(answer.is_ok(), "this is the hole: nobody has confirmed it, and the client is told that it is committed");
+}
+
+#[tokio::test]
+async fn a_cancelled_wait_goes_on() {
+    let Some(bindir) = bindir() else { return };
+    let dir = scratch();
+    let server = governed(&bindir, dir.path()).await;
+    run(&server.connect_locally().await, OPEN).await.unwrap();
+    server.rows("create procedure p() language plpgsql as $$ begin insert into t values (7); commit; perform pg_sleep(3600); end $$").await;
+    for (before, statement, then) in [
+        ("", "insert into t values (2)", ""),
+        ("", "begin; savepoint a; insert into t values (2); release a; commit", ""),
+        ("begin; insert into t values (3)", "prepare transaction 'p'", ""),
+        ("", "commit prepared 'p'", ""),
+        // The timeout comes while it waits: the answer is the commit's, and the next statement's is its own.
+        ("set statement_timeout = '1s'", "insert into t values (4)", ""),
+        ("set lock_timeout = '1s'", "insert into t values (4)", ""),
+        ("", "create table u()", ""),
+        // What goes on behind its commit is cancelled then.
+        ("", "call p()", "57014"),
+    ] {
+        wait_for(&server, "nobody");
+        server.until("show synchronous_standby_names", "nobody").await;
+        let waiting = Waiting::of(&server, before, statement).await.cancelled(&server).await;
+        let state = format!("select wait_event from pg_stat_activity where pid = {}", waiting.pid);
+        assert_eq!(server.one(&state).await, "SyncRep", "{statement}");
+        wait_for(&server, "");
+        let (client, answer) = waiting.answer().await;
+        match then {
+            "" => drop(answer.unwrap_or_else(|error| panic!("{statement}: {error}"))),
+            code => assert_eq!(answer.unwrap_err().code().unwrap().code(), code, "{statement}"),
+        }
+        assert_eq!(run(&client, "select pg_sleep(0.01)").await.unwrap(), "", "after {statement}");
+    }
+    assert_eq!(server.one("select string_agg(v::text, ' ' order by v) from t").await, "1 2 2 3 4 4 7");
+}
+
+#[tokio::test]
+async fn a_session_that_ends_while_it_waits_gets_no_answer() {
+    let Some(bindir) = bindir() else { return };
+    let dir = scratch();
+    let server = governed(&bindir, dir.path()).await;
+    run(&server.connect_locally().await, OPEN).await.unwrap();
+    wait_for(&server, "nobody");
+    server.until("show synchronous_standby_names", "nobody").await;
+    let waiting = Waiting::of(&server, "", "insert into t values (2)").await.cancelled(&server).await;
+    server.rows(&format!("select pg_terminate_backend({})", waiting.pid)).await;
+    let (_, answer) = waiting.answer().await;
+    let error = answer.unwrap_err();
+    assert!(error.as_db_error().is_none_or(|error| error.code() == &SqlState::ADMIN_SHUTDOWN), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_cancelled_statement_is_cancelled() {
+    let Some(bindir) = bindir() else { return };
+    let dir = scratch();
+    let server = governed(&bindir, dir.path()).await;
+    run(&server.connect_locally().await, OPEN).await.unwrap();
+    let client = server.connect_as("app").await;
+    run(&client, "insert into t values (2)").await.unwrap();
+    assert_eq!(code(run(&client, "set statement_timeout = '50ms'; select pg_sleep(3600)").await), "57014");
+    let cancel = client.cancel_token();
+    let (slept, ()) = tokio::join!(run(&client, "begin; insert into t values (3); select pg_sleep(3600)"), async {
+        server.until("select count(*) from pg_stat_activity where wait_event = 'PgSleep'", "1").await;
+        cancel.cancel_query(tokio_postgres::NoTls).await.unwrap();
+    });
+    assert_eq!(code(slept), "57014");
+}
+
+#[tokio::test]
+async fn off_is_as_it_was() {
+    let Some(bindir) = bindir() else { return };
+    let dir = scratch();
+    let server = Server::new(&bindir, dir.path(), 1);
+    server.start();
+    server.rows("create table t(v int); insert into t values (1)").await;
+    assert_eq!(server.one("table t").await, "1");
+    server.rows("alter system set synchronous_standby_names = ''").await;
+}

@@ -1,0 +1,99 @@
+//! Servers with `pgraft.failover` on whose switches in shared memory are turned by hand (`pages.c`): their worker does not run.
+
+#![allow(dead_code, reason = "not every test file uses all of it")]
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use tokio_postgres::{Client, Error};
+
+use crate::server::{Server, text_rows};
+
+/// Longer than any test.
+pub const OPEN: &str = "select gate(3600000)";
+pub const CLOSED: &str = "select gate(0)";
+
+/// The switches in shared memory, as SQL functions.
+fn switches(bindir: &Path, dir: &Path) -> PathBuf {
+    let library = dir.join("pages.so");
+    let headers = Command::new(bindir.join("pg_config")).arg("--includedir-server").output().unwrap();
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/pages.c");
+    let include = String::from_utf8(headers.stdout).unwrap();
+    let compiled = Command::new("cc").args(["-shared", "-fPIC", "-O1", "-I", include.trim(), "-o"]).arg(&library).arg(source).status();
+    assert!(compiled.unwrap().success());
+    library
+}
+
+/// A server with a table `t`, `pgraft.failover` on, no worker, and a closed gate.
+pub async fn governed(bindir: &Path, dir: &Path) -> Server {
+    let server = Server::new(bindir, dir, 1);
+    let library = switches(bindir, dir);
+    server.set(&format!("unix_socket_directories = '{}'\nmax_prepared_transactions = 5\npgraft.node_id = 0", server.dir.display()));
+    server.start();
+    for (name, arguments, returned) in
+        [("gate", "bigint", "void"), ("intake", "text, integer", "void"), ("words", "text, integer", "bigint")]
+    {
+        let as_what = format!("as '{}', '{name}'", library.display());
+        server.rows(&format!("create function {name}({arguments}) returns {returned} language c volatile {as_what}")).await;
+    }
+    server.rows("create extension pgraft").await;
+    server.rows("create table t(v int); insert into t values (1); create role client superuser login; create sequence s").await;
+    server
+        .rows("create role app login; grant all on t, s to app; grant create on schema public to app; select lo_from_bytea(4711, 'large')")
+        .await;
+    server.stop();
+    server.set("pgraft.failover = on");
+    server.start();
+    server
+}
+
+pub async fn run(client: &Client, sql: &str) -> Result<String, Error> {
+    Ok(text_rows(client, sql).await?.iter().map(|row| row.join(",")).collect::<Vec<_>>().join(" "))
+}
+
+pub fn code(result: Result<String, Error>) -> String {
+    match result {
+        Ok(rows) => format!("went through: {rows}"),
+        Err(error) => error.code().map_or_else(|| error.to_string(), |code| code.code().to_owned()),
+    }
+}
+
+/// A statement that waits for a standby that never comes: the session, its process, and the answer when there is one.
+pub struct Waiting {
+    pub pid: i32,
+    answer: tokio::task::JoinHandle<(Client, Result<String, Error>)>,
+}
+
+impl Waiting {
+    pub async fn of(server: &Server, before: &str, statement: &str) -> Self {
+        let client = server.connect_as("app").await;
+        run(&client, before).await.unwrap();
+        let pid = run(&client, "select pg_backend_pid()").await.unwrap().parse().unwrap();
+        let statement = statement.to_owned();
+        let answer = tokio::spawn(async move {
+            let answer = run(&client, &statement).await;
+            (client, answer)
+        });
+        server.until(&format!("select wait_event from pg_stat_activity where pid = {pid}"), "SyncRep").await;
+        Self { pid, answer }
+    }
+
+    /// Asks for its cancellation, and gives it time to show.
+    pub async fn cancelled(self, server: &Server) -> Self {
+        for _ in 0..10 {
+            server.rows(&format!("select pg_cancel_backend({})", self.pid)).await;
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        self
+    }
+
+    pub async fn answer(self) -> (Client, Result<String, Error>) {
+        self.answer.await.unwrap()
+    }
+}
+
+pub fn wait_for(server: &Server, standbys: &str) {
+    server.set(&format!("synchronous_standby_names = '{standbys}'"));
+    server.reload();
+}

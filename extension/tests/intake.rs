@@ -1,0 +1,168 @@
+//! The WAL intake of a standby on real servers: from whom it takes WAL, and that a closed one takes and confirms nothing. The intake is turned
+//! by hand (`pages.c`), on servers whose worker does not run.
+
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test, which may end anywhere")]
+
+mod governed;
+mod server;
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use governed::{OPEN, Waiting, governed, run, wait_for};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use server::{Server, bindir, scratch};
+
+const CLOSE: &str = "select intake('', 0)";
+
+fn open(to: &Server) -> String {
+    format!("select intake('127.0.0.1', {})", to.port)
+}
+
+/// A standby that was not told where its primary is.
+fn standby(bindir: &Path, dir: &Path, id: u16, primary: &Server) -> Server {
+    let standby = Server::standby_of(bindir, dir, id, primary);
+    let auto = standby.pgdata().join("postgresql.auto.conf");
+    let kept = fs::read_to_string(&auto).unwrap().lines().filter(|l| !l.starts_with("primary_conninfo")).collect::<Vec<_>>().join("\n");
+    fs::write(&auto, kept).unwrap();
+    standby.set(&format!("primary_conninfo = 'user=postgres application_name=node{id}'\npgraft.node_id = 0"));
+    standby.set(&format!("wal_retrieve_retry_interval = '100ms'\nunix_socket_directories = '{}'", standby.dir.display()));
+    standby.start();
+    standby
+}
+
+fn receiving(from: &Server) -> String {
+    format!("select status || sender_port || (conninfo ~ 'host=127.0.0.1') from pg_stat_wal_receiver where sender_port = {}", from.port)
+}
+
+fn received(from: &Server) -> String {
+    format!("streaming{}true", from.port)
+}
+
+#[tokio::test]
+async fn it_is_closed_until_it_is_opened_and_follows_its_target() {
+    let Some(bindir) = bindir() else { return };
+    let dir = scratch();
+    let primary = governed(&bindir, dir.path()).await;
+    run(&primary.connect_locally().await, OPEN).await.unwrap();
+    let (second, third) = (standby(&bindir, dir.path(), 2, &primary), standby(&bindir, dir.path(), 3, &primary));
+    third.until("select words('pgraft_intake', 1) > 2", "t").await;
+    assert!(third.log().contains("pgraft takes no WAL here until the group has a primary"));
+    assert_eq!(third.one("select count(*) from pg_stat_wal_receiver").await, "0");
+    for standby in [&second, &third] {
+        standby.rows(&open(&primary)).await;
+        standby.until(&receiving(&primary), &received(&primary)).await;
+    }
+    primary.rows("insert into t values (2)").await;
+    third.until("select string_agg(v::text, ' ') from t", "1 2").await;
+    // To another server, which sends on what it gets.
+    third.rows(&open(&second)).await;
+    primary.rows("insert into t values (3)").await;
+    third.until(&receiving(&second), &received(&second)).await;
+    third.until("select string_agg(v::text, ' ') from t", "1 2 3").await;
+    let refused = third.error("select pg_promote()").await;
+    assert_eq!(
+        (refused.code().code(), refused.message()),
+        ("55000", "a standby is promoted by the decision of the group, and not by hand")
+    );
+}
+
+#[tokio::test]
+async fn closed_it_confirms_nothing() {
+    let Some(bindir) = bindir() else { return };
+    let dir = scratch();
+    let primary = governed(&bindir, dir.path()).await;
+    run(&primary.connect_locally().await, OPEN).await.unwrap();
+    let standby = standby(&bindir, dir.path(), 2, &primary);
+    standby.rows(&open(&primary)).await;
+    wait_for(&primary, "node2");
+    primary.until("select sync_state from pg_stat_replication", "sync").await;
+    primary.rows("insert into t values (2)").await;
+    // The commit comes while nothing listens; then the intake closes, and the receiver goes on.
+    let receiver = Pid::from_raw(standby.one("select pid from pg_stat_wal_receiver").await.parse().unwrap());
+    kill(receiver, Signal::SIGSTOP).unwrap();
+    let waiting = Waiting::of(&primary, "", "insert into t values (3)").await;
+    let before = standby.one("select pg_last_wal_receive_lsn()").await;
+    standby.rows(CLOSE).await;
+    kill(receiver, Signal::SIGCONT).unwrap();
+    standby.until("select count(*) from pg_stat_wal_receiver", "0").await;
+    standby.until("select words('pgraft_intake', 1) > 0", "t").await; // and no other gets in
+    assert_eq!(standby.one("select pg_last_wal_receive_lsn()").await, before);
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(primary.one(&format!("select wait_event from pg_stat_activity where pid = {}", waiting.pid)).await, "SyncRep");
+    standby.rows(&open(&primary)).await;
+    waiting.answer().await.1.unwrap();
+    standby.until("select string_agg(v::text, ' ') from t", "1 2 3").await;
+}
+
+#[tokio::test]
+async fn logical_replication_passes() {
+    let Some(bindir) = bindir() else { return };
+    let dir = scratch();
+    let subscriber = governed(&bindir, dir.path()).await;
+    run(&subscriber.connect_locally().await, OPEN).await.unwrap();
+    let publisher = Server::new(&bindir, dir.path(), 2);
+    publisher.set("wal_level = logical");
+    publisher.start();
+    publisher.rows("create table t(v int); insert into t values (7); create publication p for table t").await;
+    subscriber
+        .rows(&format!(
+            "create subscription s connection 'host=127.0.0.1 port={} user=postgres dbname=postgres' publication p",
+            publisher.port
+        ))
+        .await;
+    subscriber.until("select string_agg(v::text, ' ' order by v) from t", "1 7").await;
+    publisher.rows("insert into t values (8)").await;
+    subscriber.until("select string_agg(v::text, ' ' order by v) from t", "1 7 8").await;
+}
+
+#[tokio::test]
+async fn a_standby_that_pgraft_does_not_govern_is_as_it_was() {
+    let Some(bindir) = bindir() else { return };
+    let dir = scratch();
+    let primary = Server::new(&bindir, dir.path(), 1);
+    primary.start();
+    let standby = Server::standby_of(&bindir, dir.path(), 2, &primary);
+    standby.start();
+    primary.rows("create table t(v int)").await;
+    standby.until("select count(*) from t", "0").await;
+    assert_eq!(standby.one("select pg_promote()").await, "t");
+    standby.rows("insert into t values (1)").await;
+}
+
+#[tokio::test]
+async fn every_process_tells_which_names_it_has() {
+    let Some(bindir) = bindir() else { return };
+    let dir = scratch();
+    let primary = governed(&bindir, dir.path()).await;
+    primary.set("pgraft.sync_change = 3");
+    primary.reload();
+    let admin = primary.connect_locally().await;
+    run(&admin, OPEN).await.unwrap();
+    let checkpointer = "select words('pgraft_names', 0)";
+    primary.until(checkpointer, "3").await;
+    let standby = standby(&bindir, dir.path(), 2, &primary);
+    standby.rows(&open(&primary)).await;
+    let walsender = "select ((select pid from pg_stat_replication where state = 'streaming') = words('pgraft_names', 2) >> 32)::text
+        || (words('pgraft_names', 2) & 2147483647)";
+    primary.until(walsender, "true3").await;
+    let pid = Pid::from_raw(primary.one("select pid from pg_stat_replication").await.parse().unwrap());
+    kill(pid, Signal::SIGSTOP).unwrap();
+    primary.set("synchronous_standby_names = 'node2'\npgraft.sync_change = 4");
+    primary.reload();
+    primary.until(checkpointer, "4").await;
+    assert_eq!(primary.one(walsender).await, "true3", "it goes by the old names");
+    kill(pid, Signal::SIGCONT).unwrap();
+    primary.until(walsender, "true4").await;
+    assert_eq!(primary.one("select sync_state from pg_stat_replication").await, "sync", "which it counted before it told");
+    standby.stop();
+    primary.until("select words('pgraft_names', 2)", "0").await;
+    // A restart begins with what the file says.
+    primary.stop();
+    primary.start();
+    let admin = primary.connect_locally().await;
+    assert_eq!(run(&admin, checkpointer).await.unwrap(), "4");
+    assert_eq!(run(&admin, "select count(*) from pg_settings where name = 'pgraft.sync_change'").await.unwrap(), "0");
+}
