@@ -19,6 +19,10 @@ CREATE FUNCTION pgraft_set_address(node_id integer, address text, port integer) 
     LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'pgraft_set_address';
 COMMENT ON FUNCTION pgraft_set_address(integer, text, integer) IS 'tells the cluster where a member listens now; on the leader';
 
+CREATE FUNCTION pgraft_switchover(node_id integer) RETURNS boolean
+    LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'pgraft_switchover';
+COMMENT ON FUNCTION pgraft_switchover(integer) IS 'has another voter be the primary; on any member';
+
 -- What shows it.
 
 CREATE FUNCTION pgraft_get_leader() RETURNS bigint
@@ -44,6 +48,13 @@ CREATE FUNCTION pgraft_status(
 ) RETURNS SETOF record
     LANGUAGE c VOLATILE PARALLEL SAFE ROWS 1 AS 'MODULE_PATHNAME', 'pgraft_status_wrapper';
 COMMENT ON FUNCTION pgraft_status() IS 'what this node knows, in one row';
+
+CREATE FUNCTION pgraft_failover(
+    OUT phase text, OUT epoch bigint, OUT primary_node integer, OUT timeline integer, OUT step text, OUT waits_for integer[],
+    OUT last_from integer, OUT last_to integer, OUT last_reason text, OUT last_began timestamptz, OUT last_ms bigint
+) RETURNS SETOF record
+    LANGUAGE c VOLATILE PARALLEL SAFE ROWS 1 AS 'MODULE_PATHNAME', 'pgraft_failover_wrapper';
+COMMENT ON FUNCTION pgraft_failover() IS 'what this node does about the primary, and the last change of it; no row where pgraft.failover is off';
 
 CREATE FUNCTION pgraft_get_members(
     OUT node_id integer, OUT address text, OUT port integer, OUT role text, OUT is_leader boolean, OUT is_primary boolean,

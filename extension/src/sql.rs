@@ -3,6 +3,7 @@
 #![allow(unsafe_code, clippy::needless_pass_by_value, clippy::type_complexity, reason = "pgrx's macros expand to it")]
 
 use pgraft_core::control::{Request, Response};
+use pgraft_core::status::FailoverStatus;
 use pgraft_core::{MemberStatus, NodeId, NodeStatus};
 use pgrx::datum::{Interval, Uuid};
 use pgrx::iter::TableIterator;
@@ -62,6 +63,8 @@ fn pgraft_status() -> TableIterator<
 > {
     let s = status();
     let alive = shmem::is_fresh();
+    let failover = s.failover.as_ref();
+    let primary_here = s.primary == Some(s.node_id);
     TableIterator::once((
         s.cluster_id.map(|id| Uuid::from_bytes(*id.0.as_bytes())),
         s.node_id.as_i32(),
@@ -72,15 +75,52 @@ fn pgraft_status() -> TableIterator<
         s.primary.map(NodeId::as_i32),
         big(s.commit_index),
         big(s.applied_index),
-        // The gate, the lease and the sync configuration come with failover.
-        None,
-        None,
-        None,
-        None,
+        failover.filter(|_| primary_here).map(|f| if f.gate_ms.is_some() && alive { "open" } else { "closed" }.to_owned()),
+        failover.and_then(|f| f.gate_ms).filter(|_| alive).and_then(|ms| Interval::new(0, 0, big(ms).saturating_mul(1000)).ok()),
+        failover.map(|f| f.sync_standbys.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")),
+        failover.map(|f| small(f.sync_required)),
         small(s.voters),
         small(s.quorum),
         s.next_node_id.cast_signed(),
     ))
+}
+
+#[pg_extern]
+fn pgraft_failover() -> TableIterator<
+    'static,
+    (
+        name!(phase, String),
+        name!(epoch, i64),
+        name!(primary_node, Option<i32>),
+        name!(timeline, i32),
+        name!(step, String),
+        name!(waits_for, Vec<i32>),
+        name!(last_from, Option<i32>),
+        name!(last_to, Option<i32>),
+        name!(last_reason, Option<String>),
+        name!(last_began, Option<i64>),
+        name!(last_ms, Option<i64>),
+    ),
+> {
+    let s = status();
+    let (epoch, primary) = (big(s.epoch), s.primary.map(NodeId::as_i32));
+    let row = move |f: FailoverStatus| {
+        let last = f.last.as_ref();
+        (
+            f.phase.to_string(),
+            epoch,
+            primary,
+            f.timeline.cast_signed(),
+            f.step,
+            f.waits_for.into_iter().map(NodeId::as_i32).collect(),
+            last.map(|l| l.from.as_i32()),
+            last.and_then(|l| l.to).map(NodeId::as_i32),
+            last.map(|l| l.reason.to_string()),
+            last.map(|l| l.began_ms.saturating_mul(1000) - POSTGRES_EPOCH_US),
+            last.and_then(|l| Some(l.ended_ms? - l.began_ms)),
+        )
+    };
+    TableIterator::new(s.failover.map(row))
 }
 
 #[pg_extern]

@@ -41,6 +41,11 @@ pub enum Request {
         /// Its Raft port.
         port: i64,
     },
+    /// Have another node be the primary; any member passes it on to the leader.
+    Switchover {
+        /// Who is to be the primary.
+        target: i64,
+    },
     /// What this node knows.
     Status,
     /// The youngest log entries, oldest first.

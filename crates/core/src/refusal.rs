@@ -128,6 +128,26 @@ pub enum Refusal {
         /// How long was waited.
         seconds: u64,
     },
+    /// The primary is fixed: the founder.
+    #[error("pgraft.failover is off: the primary does not change")]
+    FailoverIsOff,
+    /// One change of the primary at a time.
+    #[error("the primary is changing, or has just changed")]
+    PrimaryChanging,
+    /// A learner, or nobody yet.
+    #[error("node {0} has no vote, and only a voter can be the primary")]
+    HasNoVote(NodeId),
+    /// The leader has not heard it lately, or it did not catch up in time.
+    #[error("node {0} does not answer, or not in time")]
+    Unreachable(NodeId),
+    /// Commits would wait until it has caught up.
+    #[error("node {node} is {bytes} bytes of WAL behind the primary")]
+    Lags {
+        /// Who was to become the primary.
+        node: NodeId,
+        /// What it lacks.
+        bytes: u64,
+    },
     /// A command of the failover protocol that was made for a state that is no more.
     #[error("the state has moved on")]
     MovedOn,
@@ -184,13 +204,14 @@ impl Refusal {
     pub const fn sqlstate(&self) -> &'static str {
         match self {
             Self::BadNodeId(_) | Self::BadAddress { .. } | Self::BadPort(_) | Self::Unresolvable(_) => "22023",
-            Self::AlreadyInitialized(_) | Self::NotInitialized | Self::TooWeak(_) | Self::PromotedByHand => "55000",
+            Self::AlreadyInitialized(_) | Self::NotInitialized | Self::FailoverIsOff | Self::TooWeak(_) | Self::PromotedByHand => "55000",
             Self::AddOnFollower { .. } | Self::RemoveOnFollower { .. } | Self::SetAddressOnFollower { .. } => "PGR01",
             Self::OtherAddress { .. } | Self::AddressTaken { .. } => "42710",
             Self::IdRetired(_) | Self::OtherDirectory(_) => "PGR02",
             Self::UnknownNode(_) => "42704",
             Self::JoinUnderWay(_) | Self::RemovalUnderWay(_) => "PGR03",
             Self::IsPrimary(_) | Self::NoMajorityLeft { .. } | Self::NoMajorityWith { .. } | Self::HasCome(_) => "55006",
+            Self::PrimaryChanging | Self::HasNoVote(_) | Self::Unreachable(_) | Self::Lags { .. } => "PGR08",
             Self::TooManyMembers(_) => "54000",
             Self::NoQuorum { .. } => "PGR04",
             Self::MovedOn => "PGR07",
@@ -243,6 +264,11 @@ impl Refusal {
                 "The change may still be made when a majority is back: look at pgraft_get_nodes() before you try again. The same call again is safe.".into()
             }
             Self::StillUnderWay { .. } => "pgraft_members shows how far it is. The same call again is safe.".into(),
+            Self::FailoverIsOff => "Set pgraft.failover = on on every node, and restart them.".into(),
+            Self::PrimaryChanging => "Try again in a moment; pgraft_failover() shows what is waited for.".into(),
+            Self::HasNoVote(_) => "pgraft_members shows who votes.".into(),
+            Self::Unreachable(id) => format!("pgraft_members on the leader shows when node {id} was last heard. Nothing has changed."),
+            Self::Lags { .. } => "Try again when it has caught up: pgraft_members shows lag_bytes. Nothing has changed.".into(),
             Self::MovedOn => "Nothing is to be done: what it was for is done or is no longer wanted.".into(),
             Self::Stopped(_) => "The server log says why; the worker is started again within a second.".into(),
             Self::NoWrites(primary) | Self::NoReads(primary) => primary.hint(),

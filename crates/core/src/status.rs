@@ -85,6 +85,10 @@ pub struct FailoverStatus {
     pub gate_ms: Option<u64>,
     /// Whose word or confirmation is waited for.
     pub waits_for: Vec<NodeId>,
+    /// Whom commits wait for, or are about to.
+    pub sync_standbys: Vec<NodeId>,
+    /// ... and for how many of them.
+    pub sync_required: usize,
     /// The youngest change of the primary.
     pub last: Option<LastFailover>,
 }

@@ -1,6 +1,7 @@
 //! The scenarios, one file each, readable from top to bottom.
 
 mod bad_specs;
+mod failover;
 mod leader_lost;
 mod lost_disk;
 mod operator_killed;
@@ -27,5 +28,6 @@ pub const ALL: &[Scenario] = &[
     Scenario { name: "two-operators", alone: true, body: |c| Box::pin(two_operators::run(c)) },
     Scenario { name: "operator-killed", alone: true, body: |c| Box::pin(operator_killed::run(c)) },
     Scenario { name: "recovery", alone: true, body: |c| Box::pin(recovery::run(c)) },
+    Scenario { name: "failover", alone: true, body: |c| Box::pin(failover::run(c)) },
     Scenario { name: "speed", alone: true, body: |c| Box::pin(speed::run(c)) },
 ];

@@ -23,6 +23,7 @@ finfo!(pg_finfo_pgraft_init);
 finfo!(pg_finfo_pgraft_add_node);
 finfo!(pg_finfo_pgraft_remove_node);
 finfo!(pg_finfo_pgraft_set_address);
+finfo!(pg_finfo_pgraft_switchover);
 
 /// `pgraft_init()`
 ///
@@ -46,6 +47,18 @@ pub unsafe extern "C-unwind" fn pgraft_add_node(fcinfo: pg_sys::FunctionCallInfo
         address: unsafe { pg_getarg::<String>(fcinfo, 1) }.unwrap_or_default(),
         // SAFETY: as above.
         port: unsafe { pg_getarg::<i32>(fcinfo, 2) }.map_or(0, i64::from),
+    })
+}
+
+/// `pgraft_switchover(node_id)`
+///
+/// # Safety
+/// Called by Postgres, with its arguments.
+#[unsafe(no_mangle)]
+pub unsafe extern "C-unwind" fn pgraft_switchover(fcinfo: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
+    run(|| Request::Switchover {
+        // SAFETY: the SQL declares (integer), and STRICT keeps NULLs away.
+        target: unsafe { pg_getarg::<i32>(fcinfo, 0) }.map_or(0, i64::from),
     })
 }
 

@@ -214,7 +214,7 @@ impl Steward {
             intake: self.intake(),
             newest_timeline: if standby { server::newest_timeline(&self.data) } else { end.timeline },
             history: if standby { History::default() } else { self.history.clone() },
-            names: self.names.as_ref().filter(|_| !standby).map(|(change, value)| (*change, self.have_all_loaded(*change, value))),
+            names: self.names.as_ref().filter(|_| !standby).map(|(change, value)| (*change, have_all_loaded(*change, value))),
         })
     }
 
@@ -227,11 +227,12 @@ impl Steward {
         let at_the_end = server::has_received() || intake::refusals() > self.refusals_at_close;
         if intake::receiver_lives() || !at_the_end { Intake::Closing } else { Intake::Closed }
     }
+}
 
-    fn have_all_loaded(&self, change: u64, value: &str) -> bool {
-        // What this process has read, the others read as well: another file that outranks ours would show here.
-        server::sync_names() == value && names::loaded_everywhere(number(change)) && names::sync_defined() != value.is_empty()
-    }
+/// Whether every process that matters goes by these names.
+fn have_all_loaded(change: u64, value: &str) -> bool {
+    // What this process has read, the others read as well: another file that outranks ours would show here.
+    server::sync_names() == value && names::loaded_everywhere(number(change)) && names::sync_defined() != value.is_empty()
 }
 
 fn number(change: u64) -> i32 {

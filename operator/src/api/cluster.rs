@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 use super::parts::{
-    BootstrapSpec, InheritedMetadata, LocalObjectReference, PostgresqlSpec, PullPolicy, RaftSpec, StorageSpec, VolumeRetention,
+    BootstrapSpec, FailoverSpec, InheritedMetadata, LocalObjectReference, PostgresqlSpec, PullPolicy, RaftSpec, StorageSpec,
+    VolumeRetention,
 };
 use super::status::PgRaftClusterStatus;
 use super::tls::TlsSpec;
@@ -108,6 +109,10 @@ pub struct PgRaftClusterSpec {
     /// Raft's timing.
     #[serde(default)]
     pub raft: RaftSpec,
+
+    /// Failover.
+    #[serde(default)]
+    pub failover: FailoverSpec,
 
     /// TLS.
     #[serde(default)]

@@ -195,6 +195,33 @@ impl Default for RaftSpec {
     }
 }
 
+/// Who is the primary, and who decides it.
+#[derive(Serialize, Deserialize, KubeSchema, Debug, Clone, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("self.enabled == oldSelf.enabled").message("failover.enabled can't be changed after the cluster was made: restore into a new one"))]
+pub struct FailoverSpec {
+    /// Whether the members choose the primary, and another one when it is lost. Without it the founder stays the primary.
+    #[serde(default)]
+    pub enabled: bool,
+
+    /// For how long a primary may go on without hearing from a majority, and after how long without it another one takes its place.
+    #[serde(default = "default_lease")]
+    #[schemars(length(max = 12))]
+    #[x_kube(validation = Rule::new(format!("self.matches('{TIME}')")).message("failover.leaseDuration must be a time such as 500ms or 2s"))]
+    #[x_kube(validation = Rule::new(format!("!self.matches('{TIME}') || (duration(self) >= duration('300ms') && duration(self) <= duration('600s'))")).message("failover.leaseDuration must be between 300ms and 600s"))]
+    pub lease_duration: String,
+}
+
+fn default_lease() -> String {
+    "2s".to_owned()
+}
+
+impl Default for FailoverSpec {
+    fn default() -> Self {
+        Self { enabled: false, lease_duration: default_lease() }
+    }
+}
+
 /// Labels and annotations for everything that the operator makes.
 #[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, PartialEq, Eq, Default)]
 #[serde(rename_all = "camelCase")]

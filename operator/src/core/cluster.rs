@@ -37,6 +37,8 @@ pub struct Cluster {
     pub retention: VolumeRetention,
     /// None where TLS is disabled.
     pub tls: Option<Tls>,
+    /// `pgraft.lease_timeout`, where the members choose the primary.
+    pub lease_duration: Option<String>,
     /// `pgraft.heartbeat_interval`.
     pub heartbeat_interval: String,
     /// `pgraft.election_timeout`.

@@ -88,6 +88,7 @@ pub fn validate(cr: &PgRaftCluster, defaults: &Defaults) -> Result<Cluster, Inva
         superuser: spec.enable_superuser_access,
         retention: spec.persistent_volume_claim_retention_policy,
         tls,
+        lease_duration: spec.failover.enabled.then_some(spec.failover.lease_duration),
         heartbeat_interval: spec.raft.heartbeat_interval,
         election_timeout: spec.raft.election_timeout,
         inherited_labels: spec.inherited_metadata.labels,

@@ -23,6 +23,7 @@ pub mod node;
 pub mod primary;
 pub mod reign;
 pub mod report;
+pub mod switchover;
 pub mod sync;
 
 pub use history::History;

@@ -66,6 +66,7 @@ impl Shared {
             Request::SetAddress { node_id, address, port } => {
                 done(self.set_address(node_id, &address, port).await.map_err(|f| f.or(|leader| Refusal::SetAddressOnFollower { leader })))
             }
+            Request::Switchover { target } => done(self.switch_over(target).await),
             Request::Status => Response::Status(Box::new(NodeStatus::clone(&self.status.borrow()))),
             Request::Log { limit } => match self.log_rows(limit.min(LOG_LIMIT)) {
                 Ok(entries) => Response::Log { entries },

@@ -32,10 +32,10 @@ pub use tls::{Guard, MaterialError, Which, follow};
 use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderError, TransferLeaderRequest, VoteRequest, VoteResponse,
 };
-use pgraft_core::Command;
 use pgraft_core::failover::lease::{Heartbeat, Start};
 use pgraft_core::failover::{History, Report};
 use pgraft_core::status::WalPosition;
+use pgraft_core::{Command, NodeId, Refusal};
 use serde::{Deserialize, Serialize};
 
 use crate::types::{Applied, SnapshotMeta, TypeConfig, Vote};
@@ -74,6 +74,15 @@ pub enum Rpc {
         epoch: u64,
         start: Start,
     },
+    /// To the leader: have that node be the primary.
+    Switchover {
+        target: NodeId,
+    },
+    /// From the leader to the primary of that epoch: give it up as soon as that node has all of your WAL.
+    StepDown {
+        epoch: u64,
+        target: NodeId,
+    },
     /// To the leader: up to which log index is everything applied that was committed before this question?
     Read,
 }
@@ -110,6 +119,8 @@ pub enum Reply {
         confirmed: Option<WalPosition>,
     },
     Asked(Asked),
+    Switchover(Result<Option<String>, Refusal>),
+    SteppedDown(Result<(), Refusal>),
     /// Nothing to say but that it was heard.
     Heard,
     Read {

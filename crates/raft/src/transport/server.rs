@@ -4,13 +4,14 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use openraft::ReadPolicy;
 use openraft::raft::AppendEntriesResponse;
 use openraft::storage::Snapshot;
 use pgraft_core::failover::History;
 use pgraft_core::failover::lease::{Heartbeat, Start};
 use pgraft_core::status::WalPosition;
-use pgraft_core::{ClusterState, Command, NodeId};
+use pgraft_core::{ClusterState, Command, NodeId, Refusal};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 
@@ -59,6 +60,10 @@ pub trait FailoverEnd: Send + Sync {
     fn asked(&self) -> Option<Asked>;
     /// The word of `from` that a run of its server has ended.
     fn released(&self, from: NodeId, epoch: u64, start: Start);
+    /// Somebody wants that node to be the primary; a member that does not lead passes it on.
+    fn switchover(&self, target: NodeId) -> BoxFuture<'_, Result<Option<String>, Refusal>>;
+    /// The leader wants this primary to step down for that node.
+    fn give_up(&self, epoch: u64, target: NodeId) -> BoxFuture<'_, Result<(), Refusal>>;
 }
 
 /// Answers the other members for as long as it is polled.
@@ -165,6 +170,8 @@ async fn answer(server: &Server, from: NodeId, rpc: Rpc) -> Reply {
             server.failover.released(from, epoch, start);
             Reply::Heard
         }
+        Rpc::Switchover { target } => Reply::Switchover(server.failover.switchover(target).await),
+        Rpc::StepDown { epoch, target } => Reply::SteppedDown(server.failover.give_up(epoch, target).await),
         Rpc::Read => match timeout(PROPOSE_TIMEOUT, present(server)).await {
             Ok(index) => or_failed(index, |index| Reply::Read { index }),
             Err(_) => Reply::Failed("no majority answers".into()),

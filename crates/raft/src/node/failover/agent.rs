@@ -181,6 +181,11 @@ impl Shared {
             lease,
             open: memory.open,
         };
+        let gives_up = *lock(&failover.abdicates) == Some((reign.epoch, start));
+        if gives_up && lock(&failover.released_run).is_some_and(|ended| ended == (reign.epoch, start)) {
+            *lock(&failover.reigning) = None; // it has; what remains is to be recruited
+            return Ok(true);
+        }
         let step = primary::next_step(&facts);
         if step == primary::Step::OpenGate {
             memory.open = true;
@@ -191,8 +196,8 @@ impl Shared {
             epoch: reign.epoch,
             start,
             history: look.history.clone(),
-            open: memory.open,
-            unsettled: !settled || !memory.open,
+            open: memory.open && !gives_up,
+            unsettled: !settled || !memory.open || gives_up,
         });
         {
             let mut words = lock(&failover.words);

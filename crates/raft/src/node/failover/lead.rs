@@ -106,7 +106,9 @@ impl Shared {
         let (voters, index) = self.voters_in_log();
         let steady_membership = applied.membership.log_id().as_ref().map_or(0, |id| id.index) == index
             && applied.membership.membership().get_joint_config().len() == 1;
-        let facts = Facts { reign, voters: &voters, steady_membership, free: &free, reports: &reports, preferred: None };
+        let asked_for = *lock(&failover.preferred);
+        let preferred = asked_for.filter(|(epoch, _)| *epoch == reign.epoch).map(|(_, id)| id);
+        let facts = Facts { reign, voters: &voters, steady_membership, free: &free, reports: &reports, preferred };
         let step = next_step(&facts);
         let command = match step {
             Step::Nothing | Step::WaitForVoter => return,
@@ -115,7 +117,13 @@ impl Shared {
                 return;
             }
             Step::Recruit(epoch) => {
-                let reason = if released { Reason::Released } else { Reason::LeaseExpired };
+                let reason = if asked_for.is_some_and(|(e, _)| e == epoch) {
+                    Reason::Switchover
+                } else if released {
+                    Reason::Released
+                } else {
+                    Reason::LeaseExpired
+                };
                 tracing::warn!("the primary, node {}, is gone ({reason}): epoch {epoch} begins", reign.primary);
                 Command::Recruit { epoch, reason, at_ms: machine::wall_clock_us() / 1000 }
             }

@@ -12,6 +12,7 @@ mod durable;
 mod lead;
 mod lease;
 mod release;
+mod switchover;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -31,6 +32,8 @@ use self::durable::Durable;
 use super::Shared;
 use crate::transport::{Asked, FailoverEnd};
 use crate::types::{Endpoint, node_id, raft_id};
+use futures::future::BoxFuture;
+use pgraft_core::Refusal;
 
 pub use agent::run as agent;
 pub use lead::run as lead;
@@ -131,6 +134,10 @@ pub struct Failover {
     changed: Notify,
     /// A voter is free, or may be: the leader should ask.
     ask: Notify,
+    /// Who is to be the primary of that epoch, if it has as much WAL as anybody.
+    preferred: Mutex<Option<(u64, NodeId)>>,
+    /// The reign that this primary gives up: its gate stays closed.
+    abdicates: Mutex<Option<(u64, Start)>>,
     /// The run before the present one, where it was the primary.
     released_run: Mutex<Option<(u64, Start)>>,
     /// The last run of this server is to be released.
@@ -164,6 +171,8 @@ impl Failover {
             reigning: Mutex::default(),
             answers: Mutex::default(),
             heard: Mutex::default(),
+            preferred: Mutex::default(),
+            abdicates: Mutex::default(),
             knows: Mutex::default(),
             words: Mutex::default(),
             released_run: Mutex::default(),
@@ -218,6 +227,8 @@ impl Failover {
             step: words.step,
             gate_ms: until.map(|u| u.0.saturating_sub(self.postgres.now().0)),
             waits_for: words.waits_for.into_iter().collect(),
+            sync_standbys: reign.and_then(Reign::target).map(|t| t.standbys.iter().copied().collect()).unwrap_or_default(),
+            sync_required: reign.and_then(Reign::target).map_or(0, |t| t.required),
             last,
         }
     }
@@ -289,5 +300,13 @@ impl FailoverEnd for Shared {
         lock(&failover.voter).release(epoch, start);
         failover.ask.notify_one();
         failover.poke();
+    }
+
+    fn switchover(&self, target: NodeId) -> BoxFuture<'_, Result<Option<String>, Refusal>> {
+        Box::pin(self.switch_over(i64::from(target.get())))
+    }
+
+    fn give_up(&self, epoch: u64, target: NodeId) -> BoxFuture<'_, Result<(), Refusal>> {
+        Box::pin(self.step_down(epoch, target))
     }
 }

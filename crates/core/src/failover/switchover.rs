@@ -1,0 +1,79 @@
+//! Whether another node may become the primary because somebody asks for it.
+
+use std::collections::BTreeSet;
+
+use super::reign::{Phase, Reign};
+use crate::{MemberStatus, NodeId, Outcome, Refusal};
+
+/// More WAL than this takes a standby too long to read, in bytes: one segment. Commits would wait for it.
+pub const MAX_LAG: u64 = 16 << 20;
+
+/// Whether to begin, by what the leader sees.
+///
+/// # Errors
+/// Who asked for the impossible, or at the wrong moment.
+pub fn may_switch(reign: &Reign, voters: &BTreeSet<NodeId>, members: &[MemberStatus], target: NodeId) -> Result<Outcome, Refusal> {
+    let Some(member) = members.iter().find(|m| m.node_id == target) else { return Err(Refusal::UnknownNode(target)) };
+    if reign.phase != Phase::Steady || !reign.is_settled() {
+        return Err(Refusal::PrimaryChanging);
+    }
+    if reign.primary == target {
+        return Ok(Outcome::AlreadySo);
+    }
+    if !voters.contains(&target) {
+        return Err(Refusal::HasNoVote(target));
+    }
+    if member.reachable != Some(true) {
+        return Err(Refusal::Unreachable(target));
+    }
+    match member.lag_bytes {
+        Some(lag) if lag > MAX_LAG => Err(Refusal::Lags { node: target, bytes: lag }),
+        _ => Ok(Outcome::Changed),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Address, Role};
+
+    fn id(n: u8) -> NodeId {
+        NodeId::new(i64::from(n)).unwrap()
+    }
+
+    #[test]
+    fn who_may_become_the_primary() {
+        let mut reign = Reign::of_founder(id(1));
+        let member = |n: u8, reachable, lag_bytes| MemberStatus {
+            node_id: id(n),
+            address: Address::new("h", 7001).unwrap(),
+            role: Role::Voter,
+            is_leader: false,
+            is_primary: n == 1,
+            postgres: None,
+            zone: String::new(),
+            reachable,
+            last_contact_ms: None,
+            match_index: None,
+            wal: None,
+            lag_bytes,
+        };
+        let members = [
+            member(1, Some(true), Some(0)),
+            member(2, Some(true), Some(5)),
+            member(3, Some(false), None),
+            member(4, Some(true), Some(MAX_LAG + 1)),
+            member(5, Some(true), Some(0)),
+        ];
+        let voters: BTreeSet<NodeId> = (1..=4).map(id).collect();
+        let may = |reign: &Reign, n| may_switch(reign, &voters, &members, id(n));
+        assert_eq!(may(&reign, 1), Ok(Outcome::AlreadySo));
+        assert_eq!(may(&reign, 2), Ok(Outcome::Changed));
+        assert_eq!(may(&reign, 3), Err(Refusal::Unreachable(id(3))));
+        assert_eq!(may(&reign, 4), Err(Refusal::Lags { node: id(4), bytes: MAX_LAG + 1 }));
+        assert_eq!(may(&reign, 5), Err(Refusal::HasNoVote(id(5))));
+        assert_eq!(may(&reign, 6), Err(Refusal::UnknownNode(id(6))));
+        reign.recruit(2).unwrap();
+        assert_eq!(may(&reign, 2), Err(Refusal::PrimaryChanging));
+    }
+}

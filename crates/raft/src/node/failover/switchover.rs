@@ -1,0 +1,112 @@
+//! A change of the primary that somebody asked for. The primary closes its gate for good, waits until the target has all of its WAL, and
+//! releases its lease; from there on it is a failover like any other, with the target preferred.
+
+use std::time::Duration;
+
+use openraft::ServerState;
+use openraft::async_runtime::watch::WatchReceiver;
+use pgraft_core::failover::switchover::may_switch;
+use pgraft_core::{NodeId, Outcome, Refusal};
+use tokio::time::{Instant, sleep, timeout_at};
+
+use super::{Failover, Shared, lock};
+use crate::transport::{Reply, Rpc};
+use crate::types::{Endpoint, node_id, raft_id};
+
+/// For the whole change.
+const DEADLINE: Duration = Duration::from_secs(10);
+/// For the target to have the primary's last WAL: commits are refused for so long at most.
+const CATCH_UP: Duration = Duration::from_secs(1);
+/// For commits that have passed the gate.
+const IN_FLIGHT: Duration = Duration::from_millis(10);
+const LOOK: Duration = Duration::from_millis(5);
+
+impl Shared {
+    /// Asked of any member: the leader does it.
+    pub(in crate::node) async fn switch_over(&self, target: i64) -> Result<Option<String>, Refusal> {
+        let target = NodeId::new(target)?;
+        let failover = self.failover.as_ref().ok_or(Refusal::FailoverIsOff)?;
+        if self.applied.borrow().cluster.cluster.is_none() {
+            return Err(Refusal::NotInitialized);
+        }
+        let leads = self.raft.server_metrics().borrow_watched().state == ServerState::Leader;
+        if leads {
+            return self.lead_switchover(failover, target).await;
+        }
+        let unknown = || Refusal::NoQuorum { seconds: DEADLINE.as_secs() };
+        let leader = self.raft.current_leader().await.filter(|l| node_id(*l) != Some(self.settings.node_id)).ok_or_else(unknown)?;
+        let endpoint = self.applied.borrow().membership.membership().get_node(&leader).cloned().ok_or_else(unknown)?;
+        match self.peers.peer(leader, endpoint).call(&Rpc::Switchover { target }, DEADLINE).await {
+            Ok(Reply::Switchover(answer)) => answer,
+            Ok(_) => Err(unknown()),
+            Err(error) => Err(Refusal::Stopped(error.to_string())),
+        }
+    }
+
+    async fn lead_switchover(&self, failover: &Failover, target: NodeId) -> Result<Option<String>, Refusal> {
+        let deadline = Instant::now() + DEADLINE;
+        let applied = self.applied.borrow().clone();
+        let reign = applied.cluster.reign.clone().ok_or(Refusal::NotInitialized)?;
+        let members = self.compose(None).members;
+        if may_switch(&reign, &applied.cluster.electorate(), &members, target)? == Outcome::AlreadySo {
+            return Ok(Some(format!("node {target} is the primary already")));
+        }
+        *lock(&failover.preferred) = Some((reign.epoch + 1, target));
+        let stepped_down = if reign.primary == self.settings.node_id {
+            self.step_down(reign.epoch, target).await
+        } else {
+            let endpoint = applied.cluster.members.get(&reign.primary).map(|m| Endpoint::from(&m.address));
+            let endpoint = endpoint.ok_or(Refusal::UnknownNode(reign.primary))?;
+            let call = Rpc::StepDown { epoch: reign.epoch, target };
+            match self.peers.peer(raft_id(reign.primary), endpoint).call(&call, CATCH_UP * 3).await {
+                Ok(Reply::SteppedDown(answer)) => answer,
+                _ => Err(Refusal::Unreachable(reign.primary)),
+            }
+        };
+        if let Err(no) = stepped_down {
+            *lock(&failover.preferred) = None;
+            return Err(no);
+        }
+        let mut follow = self.applied.clone();
+        let done = follow.wait_for(|now| now.cluster.reign.as_ref().is_some_and(|r| r.epoch > reign.epoch && r.is_settled()));
+        let now = match timeout_at(deadline, done).await {
+            Ok(Ok(now)) => now.cluster.primary(),
+            _ => return Err(Refusal::StillUnderWay { seconds: DEADLINE.as_secs() }),
+        };
+        Ok(now.filter(|id| *id != target).map(|id| format!("node {id} had more WAL and is the primary now")))
+    }
+
+    /// As the primary: gives the reign up, when the target has all that this server has.
+    pub(in crate::node) async fn step_down(&self, epoch: u64, target: NodeId) -> Result<(), Refusal> {
+        let failover = self.failover.as_ref().ok_or(Refusal::FailoverIsOff)?;
+        let start = {
+            let mut reigning = lock(&failover.reigning);
+            let Some(reigning) = reigning.as_mut().filter(|r| r.epoch == epoch && r.open) else { return Err(Refusal::PrimaryChanging) };
+            *lock(&failover.abdicates) = Some((epoch, reigning.start));
+            (reigning.open, reigning.unsettled) = (false, true);
+            failover.postgres.gate(None);
+            reigning.start
+        };
+        sleep(IN_FLIGHT).await;
+        let since = Instant::now();
+        let end = failover.postgres.look().map(|l| l.end);
+        loop {
+            let has = lock(&failover.answers).confirmed.get(&target).copied();
+            if end.zip(has).is_some_and(|(end, has)| has.timeline == end.timeline && has.lsn >= end.lsn) {
+                break;
+            }
+            if since.elapsed() >= CATCH_UP {
+                *lock(&failover.abdicates) = None;
+                failover.poke();
+                return Err(Refusal::Unreachable(target));
+            }
+            sleep(LOOK).await;
+        }
+        tracing::info!("failover: this primary steps down for node {target}");
+        *lock(&failover.reigning) = None;
+        *lock(&failover.released_run) = Some((epoch, start));
+        failover.ended.notify_one();
+        failover.poke();
+        Ok(())
+    }
+}
