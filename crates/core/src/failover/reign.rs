@@ -99,7 +99,7 @@ impl Reign {
 
     /// Whether one config is in force, and confirmed.
     pub fn is_settled(&self) -> bool {
-        self.settled && self.configs.len() == 1
+        self.phase == Phase::Steady && self.settled && self.configs.len() == 1
     }
 
     /// The reign ends; its epoch is over for everybody who applies this.
