@@ -8,7 +8,7 @@ mod server;
 
 use std::time::{Duration, Instant};
 
-use governed::{CLOSED, OPEN, Waiting, code, governed, run, wait_for};
+use governed::{CLOSED, OPEN, Waiting, code, governed, open, run, standby, wait_for};
 use server::{PATIENCE, Server, bindir, scratch};
 use tokio_postgres::error::SqlState;
 
@@ -66,8 +66,35 @@ async fn a_closed_gate() {
     assert_eq!(code(run(&unfenced, "table t").await), "57P03", "a superuser from elsewhere");
     assert_eq!(run(&unfenced, "set pgraft.fence_reads = off; table t").await.unwrap(), "1");
     assert_eq!(code(run(&app, "set pgraft.fence_reads = off").await), "42501");
+    // libpq reads large objects by its fast path, which is no statement.
+    let large = format!("\\lo_export 4711 '{}'", dir.path().join("large").display());
+    let conninfo = format!("host=127.0.0.1 port={} user=postgres dbname=postgres", server.port);
+    assert!(String::from_utf8_lossy(&server.psql(&conninfo, &large).stderr).contains("pgraft answers no reads here"));
     run(&admin, OPEN).await.unwrap();
     assert_eq!(run(&app, "insert into t values (2); table t").await.unwrap(), "1 2");
+    assert!(server.psql(&conninfo, &large).status.success());
+}
+
+/// A primary whose gate waits for a standby must be able to make that standby.
+#[tokio::test]
+async fn a_standby_is_made_behind_a_closed_gate() {
+    let Some(bindir) = bindir() else { return };
+    let dir = scratch();
+    let server = governed(&bindir, dir.path()).await;
+    let admin = server.connect_locally().await;
+    run(&admin, OPEN).await.unwrap();
+    let functions = "pg_ls_dir(text, boolean, boolean), pg_stat_file(text, boolean), pg_read_binary_file(text), pg_read_binary_file(text, bigint, bigint, boolean)";
+    run(&admin, &format!("create role rewinds login replication; grant execute on function {functions} to rewinds")).await.unwrap();
+    run(&admin, CLOSED).await.unwrap();
+    let client = server.connect_as("rewinds").await;
+    run(&client, "select pg_create_physical_replication_slot('of_the_new_one')").await.unwrap();
+    let standby = standby(&bindir, dir.path(), 2, &server);
+    standby.rows(&open(&server)).await;
+    standby.until("select status from pg_stat_wal_receiver", "streaming").await;
+    standby.stop();
+    let source = format!("host=127.0.0.1 port={} user=rewinds dbname=postgres", server.port);
+    let rewound = standby.rewind(&source);
+    assert!(rewound.status.success(), "{rewound:?}");
 }
 
 #[tokio::test]
@@ -234,6 +261,8 @@ async fn a_cancelled_wait_goes_on() {
         ("", "create table u()", ""),
         // What goes on behind its commit is cancelled then.
         ("", "call p()", "57014"),
+        ("", "create index concurrently on t(v)", "57014"),
+        ("", "insert into t values (8)", ""),
     ] {
         wait_for(&server, "nobody");
         server.until("show synchronous_standby_names", "nobody").await;
@@ -248,7 +277,7 @@ async fn a_cancelled_wait_goes_on() {
         }
         assert_eq!(run(&client, "select pg_sleep(0.01)").await.unwrap(), "", "after {statement}");
     }
-    assert_eq!(server.one("select string_agg(v::text, ' ' order by v) from t").await, "1 2 2 3 4 4 7");
+    assert_eq!(server.one("select string_agg(v::text, ' ' order by v) from t").await, "1 2 2 3 4 4 7 8");
 }
 
 #[tokio::test]

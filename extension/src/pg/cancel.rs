@@ -2,8 +2,8 @@
 //!
 //! Postgres ends that wait when the statement is cancelled, and then tells the client that it is committed: a promise that nobody has
 //! confirmed. So from the last look at the transaction to its end a SIGINT (the client's cancel, `pg_cancel_backend`, `statement_timeout`,
-//! `lock_timeout`) is remembered and nothing else. What is committed by then is not reported as cancelled: the signal is forgotten, unless it
-//! was meant for a procedure that goes on. A session that is terminated gets no answer at all.
+//! `lock_timeout`) is remembered and nothing else. What is committed by then is not reported as cancelled: the signal is forgotten, unless the
+//! statement goes on behind that commit (a procedure, `CREATE INDEX CONCURRENTLY`). A session that is terminated gets no answer at all.
 
 use std::ffi::c_int;
 use std::sync::OnceLock;
@@ -15,8 +15,8 @@ use pgrx::pg_sys;
 /// Of this process; written by its main thread, read by its signal handler, which runs on it.
 static HOLDING: AtomicBool = AtomicBool::new(false);
 static HELD_BACK: AtomicBool = AtomicBool::new(false);
-/// Whether a procedure runs that may go on behind the commit.
-static IN_PROCEDURE: AtomicBool = AtomicBool::new(false);
+/// Whether a statement is in the middle of its work: a commit then is not its last.
+static GOES_ON: AtomicBool = AtomicBool::new(false);
 /// Postgres' own handler of this process; None where it had none.
 static POSTGRES: OnceLock<Option<extern "C" fn(c_int)>> = OnceLock::new();
 
@@ -74,13 +74,14 @@ pub unsafe fn hold() {
 }
 
 /// The transaction is over, one way or the other.
-pub fn release() {
-    if HOLDING.swap(false, Ordering::SeqCst) && HELD_BACK.swap(false, Ordering::SeqCst) && IN_PROCEDURE.load(Ordering::SeqCst) {
+pub fn release(committed: bool) {
+    let goes_on = if committed { GOES_ON.load(Ordering::SeqCst) } else { GOES_ON.swap(false, Ordering::SeqCst) };
+    if HOLDING.swap(false, Ordering::SeqCst) && HELD_BACK.swap(false, Ordering::SeqCst) && goes_on {
         on_sigint(Signal::SIGINT as c_int);
     }
 }
 
-/// A statement begins that is, or is not, a procedure's call.
-pub fn in_procedure(is: bool) {
-    IN_PROCEDURE.store(is, Ordering::SeqCst);
+/// A client's statement that can hold commits begins, or ends.
+pub fn in_statement(is: bool) {
+    GOES_ON.store(is, Ordering::SeqCst);
 }

@@ -42,6 +42,7 @@ unsafe extern "C-unwind" {
         completion: *mut pg_sys::QueryCompletion,
     );
     fn GetTopTransactionIdIfAny() -> pg_sys::TransactionId;
+    fn RecoveryInProgress() -> bool;
 }
 
 /// Installs them; in the postmaster, so that every process inherits them.
@@ -66,6 +67,12 @@ fn is_serving() -> bool {
     unsafe { pg_sys::IsUnderPostmaster && !pg_sys::IsBinaryUpgrade }
 }
 
+/// Whether statements need not be looked at: the gate is open, or this server is a standby, which promises nothing.
+fn is_free() -> bool {
+    // SAFETY: reads shared memory, and a word of this process.
+    gate::is_open() || unsafe { RecoveryInProgress() }
+}
+
 /// Runs what may fail, and raises what it returns.
 ///
 /// # Safety
@@ -87,7 +94,7 @@ unsafe extern "C-unwind" fn executor_start(query: *mut pg_sys::QueryDesc, flags:
         unsafe {
             guarded(|| {
                 session::statement_begins();
-                if gate::is_open() { None } else { fence::check(statement::of_query(query, flags)) }
+                if is_free() { None } else { fence::check(statement::of_query(query, flags)) }
             });
         }
     }
@@ -112,30 +119,36 @@ unsafe extern "C-unwind" fn process_utility(
     destination: *mut pg_sys::DestReceiver,
     completion: *mut pg_sys::QueryCompletion,
 ) {
+    let is_clients = is_serving() && context == pg_sys::ProcessUtilityContext::PROCESS_UTILITY_TOPLEVEL;
     if is_serving() {
         // SAFETY: this frame owns nothing; the statement is Postgres'.
         unsafe {
             let node = (*statement).utilityStmt;
-            let is_top = context == pg_sys::ProcessUtilityContext::PROCESS_UTILITY_TOPLEVEL;
             let mut ends_prepared = false;
             let ends = &raw mut ends_prepared;
-            guarded(|| utility(node, is_top, ends));
+            guarded(|| utility(node, ends));
             if ends_prepared {
                 // To the end of the transaction around it, which has nothing else to do.
                 cancel::hold();
             }
         }
     }
+    if is_clients {
+        cancel::in_statement(true);
+    }
     // SAFETY: as Postgres would call it.
     unsafe {
         let next = BEFORE.get().and_then(|before| before.utility).unwrap_or(standard_ProcessUtility);
         next(statement, text, read_only_tree, context, params, environment, destination, completion);
     }
+    if is_clients {
+        cancel::in_statement(false);
+    }
 }
 
 /// # Safety
 /// With a statement of Postgres', and a place for whether it ends a prepared transaction.
-unsafe fn utility(node: *mut pg_sys::Node, is_top: bool, ends_prepared: *mut bool) -> Option<Refusal> {
+unsafe fn utility(node: *mut pg_sys::Node, ends_prepared: *mut bool) -> Option<Refusal> {
     session::statement_begins();
     // SAFETY: the caller's statement.
     match unsafe { statement::setting(node) } {
@@ -146,15 +159,10 @@ unsafe fn utility(node: *mut pg_sys::Node, is_top: bool, ends_prepared: *mut boo
         _ => {}
     }
     // SAFETY: as above.
-    let tag = unsafe { (*node).type_ };
-    if is_top {
-        cancel::in_procedure(matches!(tag, pg_sys::NodeTag::T_CallStmt | pg_sys::NodeTag::T_DoStmt));
-    }
-    // SAFETY: as above.
     let act = unsafe { statement::of_utility(node) };
     // SAFETY: the caller's place.
     unsafe { *ends_prepared = act == Act::Commit };
-    fence::check(act)
+    if is_free() && act != Act::Commit { None } else { fence::check(act) }
 }
 
 /// # Safety
@@ -166,7 +174,7 @@ unsafe extern "C-unwind" fn object_access(
     part: c_int,
     argument: *mut c_void,
 ) {
-    if access == pg_sys::ObjectAccessType::OAT_FUNCTION_EXECUTE && is_serving() && !gate::is_open() {
+    if access == pg_sys::ObjectAccessType::OAT_FUNCTION_EXECUTE && is_serving() && (!is_free() || object.to_u32() == PG_PROMOTE) {
         // SAFETY: this frame owns nothing.
         unsafe { guarded(|| function(object)) }
     }
@@ -176,10 +184,10 @@ unsafe extern "C-unwind" fn object_access(
     }
 }
 
-/// A function that is about to be called while the gate is closed. Those of a standby are its own, but for one.
+/// A function that is about to be called while the gate is closed, or the one that is a standby's way out.
 fn function(oid: pg_sys::Oid) -> Option<Refusal> {
-    if pg::server::is_standby() {
-        return (oid.to_u32() == PG_PROMOTE).then_some(Refusal::PromotedByHand);
+    if oid.to_u32() == PG_PROMOTE && pg::server::is_standby() {
+        return Some(Refusal::PromotedByHand);
     }
     let refused = fence::check(Act::Read)?;
     let (is_volatile, name) = statement::function(oid);
@@ -207,7 +215,7 @@ unsafe extern "C-unwind" fn transaction(event: pg_sys::XactEvent::Type, _: *mut 
             }
         }
         XACT_EVENT_COMMIT | XACT_EVENT_PREPARE | XACT_EVENT_ABORT => {
-            cancel::release();
+            cancel::release(event != XACT_EVENT_ABORT);
             session::transaction_ended(event != XACT_EVENT_ABORT);
         }
         _ => {}

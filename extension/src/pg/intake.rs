@@ -18,6 +18,7 @@
 use std::ffi::{CStr, c_char, c_int};
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 use std::sync::{Mutex, OnceLock, PoisonError};
+use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -35,6 +36,10 @@ const ADMITTED_PID: usize = 2;
 const ADMITTED_GENERATION: usize = 3;
 const PORT: usize = 4;
 const HOST_LENGTH: usize = 5;
+
+/// How long a walreceiver waits for the intake to open, before it ends and the server starts another, and how often it looks.
+const WAIT_FOR_OPENING: Duration = Duration::from_secs(10);
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// Postgres' own table.
 static POSTGRES: OnceLock<pg_sys::WalReceiverFunctionsType> = OnceLock::new();
@@ -67,7 +72,7 @@ pub fn close() {
 pub fn open(host: &str, port: u16) {
     let _writer = WRITER.lock().unwrap_or_else(PoisonError::into_inner);
     if target().is_some_and(|(_, h, p)| h == host && p == port) {
-        return;
+        return stop_receiver();
     }
     let generation = shut();
     if host.len() > INTAKE_HOST_BYTES {
@@ -99,7 +104,7 @@ pub fn is_closed() -> bool {
     !is_open(word(GENERATION).load(Ordering::SeqCst))
 }
 
-/// How many connections were refused while it was closed, since the server's processes were started.
+/// How many walreceivers have found it closed, since the server's processes were started: they come when all WAL that is here was replayed.
 pub fn refusals() -> u64 {
     word(REFUSALS).load(Ordering::SeqCst)
 }
@@ -112,7 +117,8 @@ pub fn receiver_lives() -> bool {
 /// Has a walreceiver end whose target is not the present one. It may be waiting for its connection or for data.
 pub fn stop_receiver() {
     let Some((pid, generation)) = admitted() else { return };
-    if generation != word(GENERATION).load(Ordering::SeqCst) {
+    // One that has no number yet is about to look at the present target.
+    if generation != 0 && generation != word(GENERATION).load(Ordering::SeqCst) {
         // One that is gone by now needs no signal.
         let _ = kill(pid, Signal::SIGTERM);
     }
@@ -179,18 +185,52 @@ enum Admission {
 }
 
 /// Lets the walreceiver in, or not. Its number is told before the intake is looked at: whoever closes it sees the receiver, or the receiver
-/// sees it closed.
+/// sees it closed. A receiver that finds it closed waits a while: a server that has nobody to follow would start one after the other.
 fn admit(conninfo: &str) -> Admission {
+    let mut waited = Duration::ZERO;
+    loop {
+        if let Some((host, port)) = let_in() {
+            return Admission::To(keep(&with_target(conninfo, &host, port)));
+        }
+        if waited.is_zero() {
+            word(REFUSALS).fetch_add(1, Ordering::SeqCst);
+        }
+        if waited >= WAIT_FOR_OPENING {
+            return Admission::Refused(keep("pgraft takes no WAL here until the group has a primary"));
+        }
+        pause();
+        waited += LOOK_AGAIN;
+    }
+}
+
+fn let_in() -> Option<(String, u16)> {
     word(ADMITTED_GENERATION).store(0, Ordering::SeqCst);
     word(ADMITTED_PID).store(u64::from(std::process::id()), Ordering::SeqCst);
-    let Some((generation, host, port)) = target() else {
-        word(ADMITTED_PID).store(0, Ordering::SeqCst);
-        word(REFUSALS).fetch_add(1, Ordering::SeqCst);
-        return Admission::Refused(keep("pgraft takes no WAL here until the group has a primary"));
-    };
-    word(ADMITTED_GENERATION).store(generation, Ordering::SeqCst);
-    CONNECTED_UNDER.store(generation, Ordering::SeqCst);
-    Admission::To(keep(&with_target(conninfo, &host, port)))
+    while let Some((generation, host, port)) = target() {
+        word(ADMITTED_GENERATION).store(generation, Ordering::SeqCst);
+        if word(GENERATION).load(Ordering::SeqCst) == generation {
+            CONNECTED_UNDER.store(generation, Ordering::SeqCst);
+            return Some((host, port));
+        }
+    }
+    word(ADMITTED_PID).store(0, Ordering::SeqCst);
+    None
+}
+
+/// Waits, unless this walreceiver is to end.
+fn pause() {
+    let events = pg_sys::WL_LATCH_SET | pg_sys::WL_TIMEOUT | pg_sys::WL_EXIT_ON_PM_DEATH;
+    let milliseconds = std::ffi::c_long::try_from(LOOK_AGAIN.as_millis()).unwrap_or(1);
+    // SAFETY: on the main thread of walreceiver, with its own latch.
+    unsafe { pg_sys::WaitLatch(pg_sys::MyLatch, events.cast_signed(), milliseconds, pg_sys::PG_WAIT_EXTENSION) };
+    // SAFETY: this process' own latch.
+    unsafe { pg_sys::ResetLatch(pg_sys::MyLatch) };
+    #[cfg(any(feature = "pg15", feature = "pg16"))]
+    // SAFETY: as walreceiver itself does while it waits.
+    unsafe {
+        pg_sys::ProcessWalRcvInterrupts();
+    }
+    pgrx::check_for_interrupts!();
 }
 
 /// libpq takes the last word of each keyword.

@@ -2,6 +2,7 @@
 
 #![allow(dead_code, reason = "not every test file uses all of it")]
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -29,7 +30,10 @@ fn switches(bindir: &Path, dir: &Path) -> PathBuf {
 pub async fn governed(bindir: &Path, dir: &Path) -> Server {
     let server = Server::new(bindir, dir, 1);
     let library = switches(bindir, dir);
-    server.set(&format!("unix_socket_directories = '{}'\nmax_prepared_transactions = 5\npgraft.node_id = 0", server.dir.display()));
+    server.set(&format!(
+        "unix_socket_directories = '{}'\nmax_prepared_transactions = 5\nwal_log_hints = on\npgraft.node_id = 0",
+        server.dir.display()
+    ));
     server.start();
     for (name, arguments, returned) in
         [("gate", "bigint", "void"), ("intake", "text, integer", "void"), ("words", "text, integer", "bigint")]
@@ -40,12 +44,29 @@ pub async fn governed(bindir: &Path, dir: &Path) -> Server {
     server.rows("create extension pgraft").await;
     server.rows("create table t(v int); insert into t values (1); create role client superuser login; create sequence s").await;
     server
-        .rows("create role app login; grant all on t, s to app; grant create on schema public to app; select lo_from_bytea(4711, 'large')")
+        .rows("create role app login; grant all on s to app; alter table t owner to app; grant create on schema public to app; select lo_from_bytea(4711, 'large')")
         .await;
     server.stop();
     server.set("pgraft.failover = on");
     server.start();
     server
+}
+
+/// Opens the intake.
+pub fn open(to: &Server) -> String {
+    format!("select intake('127.0.0.1', {})", to.port)
+}
+
+/// A standby that was not told where its primary is.
+pub fn standby(bindir: &Path, dir: &Path, id: u16, primary: &Server) -> Server {
+    let standby = Server::standby_of(bindir, dir, id, primary);
+    let auto = standby.pgdata().join("postgresql.auto.conf");
+    let kept = fs::read_to_string(&auto).unwrap().lines().filter(|l| !l.starts_with("primary_conninfo")).collect::<Vec<_>>().join("\n");
+    fs::write(&auto, kept).unwrap();
+    standby.set(&format!("primary_conninfo = 'user=postgres application_name=node{id}'\npgraft.node_id = 0"));
+    standby.set(&format!("wal_retrieve_retry_interval = '100ms'\nunix_socket_directories = '{}'", standby.dir.display()));
+    standby.start();
+    standby
 }
 
 pub async fn run(client: &Client, sql: &str) -> Result<String, Error> {

@@ -187,6 +187,11 @@ impl Server {
         run(program(&self.bindir, "pg_ctl").arg("-D").arg(self.pgdata()).args(["-m", "fast", "-w", "stop"]));
     }
 
+    /// What `pg_rewind` says, without a change.
+    pub fn rewind(&self, source: &str) -> std::process::Output {
+        program(&self.bindir, "pg_rewind").arg("-D").arg(self.pgdata()).args(["--dry-run", "--source-server", source]).output().unwrap()
+    }
+
     /// Has it read its configuration again.
     pub fn reload(&self) {
         run(program(&self.bindir, "pg_ctl").arg("-D").arg(self.pgdata()).arg("reload"));
