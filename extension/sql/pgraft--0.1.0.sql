@@ -73,7 +73,7 @@ CREATE FUNCTION pgraft_log(
     LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 100 AS 'MODULE_PATHNAME', 'pgraft_log_wrapper';
 COMMENT ON FUNCTION pgraft_log() IS 'the youngest entries of this node''s Raft log';
 
-REVOKE EXECUTE ON FUNCTION pgraft_init(), pgraft_add_node(integer, text, integer), pgraft_remove_node(integer),
+REVOKE EXECUTE ON FUNCTION pgraft_init(), pgraft_add_node(integer, text, integer), pgraft_remove_node(integer), pgraft_switchover(integer), pgraft_failover(),
     pgraft_set_address(integer, text, integer), pgraft_get_nodes(), pgraft_status(), pgraft_get_members(), pgraft_log() FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION pgraft_get_nodes(), pgraft_status(), pgraft_get_members(), pgraft_log() TO pg_monitor;
+GRANT EXECUTE ON FUNCTION pgraft_get_nodes(), pgraft_status(), pgraft_failover(), pgraft_get_members(), pgraft_log() TO pg_monitor;
 GRANT SELECT ON pgraft_members TO pg_monitor;

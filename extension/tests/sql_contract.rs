@@ -131,7 +131,13 @@ async fn who_may_do_what() {
     let server = &servers[0];
     server.rows("create role watcher login in role pg_monitor; create role nobody login").await;
     let (watcher, nobody) = (server.connect_as("watcher").await, server.connect_as("nobody").await);
-    for sql in [NODES, "select * from pgraft_members", "select * from pgraft_status()", "select * from pgraft_log()"] {
+    for sql in [
+        NODES,
+        "select * from pgraft_members",
+        "select * from pgraft_status()",
+        "select * from pgraft_failover()",
+        "select * from pgraft_log()",
+    ] {
         text_rows(&watcher, sql).await.unwrap();
         assert_eq!(text_rows(&nobody, sql).await.unwrap_err().code(), Some(&SqlState::INSUFFICIENT_PRIVILEGE), "{sql}");
     }
@@ -140,6 +146,7 @@ async fn who_may_do_what() {
         "select pgraft_add_node(2, 'h', 1)",
         "select pgraft_remove_node(1)",
         "select pgraft_set_address(1, 'h', 1)",
+        "select pgraft_switchover(1)",
     ] {
         assert_eq!(text_rows(&watcher, sql).await.unwrap_err().code(), Some(&SqlState::INSUFFICIENT_PRIVILEGE), "{sql}");
     }
@@ -148,7 +155,7 @@ async fn who_may_do_what() {
         [["1", "t", "t"]]
     );
     let settings = "select count(*) from pg_settings where name like 'pgraft.%' and short_desc <> ''";
-    assert_eq!(server.one(settings).await, "13");
+    assert_eq!(server.one(settings).await, "17");
 }
 
 #[tokio::test]
