@@ -98,6 +98,9 @@ impl Shared {
             let promotes = matches!(step, Step::Promote(_)).then(|| Reigning::promoted_soon(reign.epoch, lock(&failover.durable).start));
             let mut reigning = lock(&failover.reigning);
             *reigning = promotes;
+            if reigning.is_some() {
+                failover.begun.notify_one();
+            }
             failover.postgres.gate(None);
         }
         say(failover, &step);
@@ -199,6 +202,7 @@ impl Shared {
             open: memory.open && !gives_up,
             unsettled: !settled || !memory.open || gives_up,
         });
+        failover.begun.notify_one();
         {
             let mut words = lock(&failover.words);
             (words.rewind, words.waits_for) = (None, BTreeSet::new());

@@ -39,10 +39,11 @@ pub async fn run(shared: Arc<Shared>) {
     let mut busy: Vec<NodeId> = Vec::new();
     let mut voices = Voices::new();
     let mut applied = shared.applied.clone();
+    let mut metrics = shared.raft.server_metrics();
     let mut leads_since: Option<Instant> = None;
     let mut next_round = Instant::now();
     loop {
-        let leads = shared.raft.server_metrics().borrow_watched().state == ServerState::Leader;
+        let leads = metrics.borrow_watched().state == ServerState::Leader;
         let recruiting = applied.borrow_and_update().cluster.reign.as_ref().is_some_and(|r| r.phase == Phase::Recruiting);
         let hurry = recruiting || lock(&failover.voter).is_free(failover.postgres.now());
         if leads {
@@ -62,7 +63,7 @@ pub async fn run(shared: Arc<Shared>) {
             shared.decide(&failover, &mut voices).await;
             shared.hand_over(leads_since).await;
         } else {
-            (leads_since, next_round) = (None, Instant::now() + HURRY);
+            (leads_since, next_round) = (None, Instant::now() + CALM);
             idle.clear();
             voices.clear();
         }
@@ -75,7 +76,13 @@ pub async fn run(shared: Arc<Shared>) {
             }
             () = failover.ask.notified() => next_round = Instant::now(),
             changed = applied.changed() => if changed.is_err() { return },
-            () = tokio::time::sleep_until(if hurry { next_round.min(Instant::now() + HURRY) } else { next_round }) => {}
+            changed = metrics.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+                next_round = Instant::now(); // who leads may be another one
+            }
+            () = tokio::time::sleep_until(if leads && hurry { next_round.min(Instant::now() + HURRY) } else { next_round }) => {}
         }
     }
 }

@@ -35,7 +35,7 @@ pub async fn run(shared: Arc<Shared>) {
             tokio::select! {
                 biased; // in no random order: a simulation repeats itself
                 Some(Ok((id, ..))) = asked.join_next() => busy.retain(|b| *b != id),
-                () = tokio::time::sleep(HURRY * 2) => {}
+                () = failover.begun.notified() => {}
             }
             continue;
         };

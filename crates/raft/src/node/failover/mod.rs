@@ -132,6 +132,8 @@ pub struct Failover {
     words: Mutex<Words>,
     /// Something that a step may depend on has changed.
     changed: Notify,
+    /// This member reigns, or is about to.
+    begun: Notify,
     /// A voter is free, or may be: the leader should ask.
     ask: Notify,
     /// Who is to be the primary of that epoch, if it has as much WAL as anybody.
@@ -177,6 +179,7 @@ impl Failover {
             words: Mutex::default(),
             released_run: Mutex::default(),
             changed: Notify::new(),
+            begun: Notify::new(),
             ask: Notify::new(),
             ended: Notify::new(),
         })
