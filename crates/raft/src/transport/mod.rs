@@ -66,6 +66,8 @@ pub enum Rpc {
     Lease {
         heartbeat: Heartbeat,
         history: History,
+        /// The primary's `pgraft.lease_timeout` in milliseconds: a voter promises no less.
+        lease_ms: u64,
     },
     /// From the leader: do you owe the primary a lease, and are you recruited?
     Ask,

@@ -55,7 +55,7 @@ pub struct Server {
 /// What of the failover protocol comes over the network.
 pub trait FailoverEnd: Send + Sync {
     /// A heartbeat of the primary `from`: whether its lease is carried, and up to where its WAL was taken.
-    fn hear(&self, from: NodeId, heartbeat: &Heartbeat, history: History) -> (Result<(), String>, Option<WalPosition>);
+    fn hear(&self, from: NodeId, heartbeat: &Heartbeat, history: History, lease_ms: u64) -> (Result<(), String>, Option<WalPosition>);
     /// The leader's question; None where failover is off.
     fn asked(&self) -> Option<Asked>;
     /// The word of `from` that a run of its server has ended.
@@ -161,8 +161,8 @@ async fn answer(server: &Server, from: NodeId, rpc: Rpc) -> Reply {
             Err(_) => Reply::Failed("not committed in time".into()),
         },
         Rpc::Probe => Reply::Probe { wal: (server.wal)() },
-        Rpc::Lease { heartbeat, history } => {
-            let (carried, confirmed) = server.failover.hear(from, &heartbeat, history);
+        Rpc::Lease { heartbeat, history, lease_ms } => {
+            let (carried, confirmed) = server.failover.hear(from, &heartbeat, history, lease_ms);
             Reply::Lease { carried, confirmed }
         }
         Rpc::Ask => server.failover.asked().map_or_else(|| Reply::Failed("pgraft.failover is off on this node".into()), Reply::Asked),

@@ -54,7 +54,8 @@ pub async fn run(shared: Arc<Shared>) {
             }
             busy.push(id);
             let mut peer = idle.remove(&id).unwrap_or_else(|| shared.peers.peer(raft_id(id), endpoint));
-            let (sent, rpc) = (failover.postgres.now(), Rpc::Lease { heartbeat, history: reigning.history.clone() });
+            let (sent, rpc) =
+                (failover.postgres.now(), Rpc::Lease { heartbeat, history: reigning.history.clone(), lease_ms: failover.lease_ms });
             let ttl = lease / 2;
             asked.spawn(async move {
                 let answer = match peer.call(&rpc, ttl).await {
@@ -118,7 +119,7 @@ impl Shared {
     /// The primary is a voter, too, as a rule.
     fn acknowledge_own(&self, failover: &Failover, heartbeat: &Heartbeat, reigning: &Reigning) {
         let sent = failover.postgres.now();
-        let (carried, _) = self.hear(self.settings.node_id, heartbeat, reigning.history.clone());
+        let (carried, _) = self.hear(self.settings.node_id, heartbeat, reigning.history.clone(), failover.lease_ms);
         if carried.is_ok() {
             lock(&failover.answers).acks.insert(self.settings.node_id, sent);
         }

@@ -260,7 +260,7 @@ impl Shared {
 }
 
 impl FailoverEnd for Shared {
-    fn hear(&self, from: NodeId, heartbeat: &Heartbeat, history: History) -> (Result<(), String>, Option<WalPosition>) {
+    fn hear(&self, from: NodeId, heartbeat: &Heartbeat, history: History, lease_ms: u64) -> (Result<(), String>, Option<WalPosition>) {
         let Some(failover) = &self.failover else { return (Err("pgraft.failover is off on this node".into()), None) };
         let applied = self.applied.borrow().clone();
         let Some(reign) = &applied.cluster.reign else { return (Err("this node is in no cluster yet".into()), None) };
@@ -268,7 +268,7 @@ impl FailoverEnd for Shared {
         let carried = {
             let mut voter = lock(&failover.voter);
             let votes_by = voters.contains(&self.settings.node_id).then_some(index);
-            let hearing = Hearing { reign, votes_by, now: failover.postgres.now(), lease_ms: failover.lease_ms };
+            let hearing = Hearing { reign, votes_by, now: failover.postgres.now(), lease_ms: failover.lease_ms.max(lease_ms) };
             voter.hear(heartbeat, hearing).map_err(|deaf| deaf.to_string())
         };
         let present = heartbeat.epoch == reign.epoch && reign.phase == Phase::Steady && reign.primary == from;
