@@ -225,7 +225,8 @@ fn pause() {
     unsafe { pg_sys::WaitLatch(pg_sys::MyLatch, events.cast_signed(), milliseconds, pg_sys::PG_WAIT_EXTENSION) };
     // SAFETY: this process' own latch.
     unsafe { pg_sys::ResetLatch(pg_sys::MyLatch) };
-    #[cfg(any(feature = "pg15", feature = "pg16"))]
+    // Before Postgres 18 a walreceiver's SIGTERM is no interrupt like others'.
+    #[cfg(not(feature = "pg18"))]
     // SAFETY: as walreceiver itself does while it waits.
     unsafe {
         pg_sys::ProcessWalRcvInterrupts();
