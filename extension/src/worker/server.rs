@@ -200,8 +200,12 @@ impl Steward {
     }
 
     fn look(&mut self) -> Option<Look> {
-        let end = pg::wal::position()?;
         let standby = server::is_standby();
+        // First the names, then the position: what is noted as the end of the WAL was written when everybody went by these names already.
+        let names = self.names.as_ref().filter(|_| !standby).map(|(change, value)| (*change, have_all_loaded(*change, value)));
+        // First the intake, then the position: when it is seen closed nothing is confirmed any more that is not within this position.
+        let intake = self.intake();
+        let end = pg::wal::position()?;
         self.consistent = self.consistent || server::is_consistent(&self.data);
         if !standby && self.history.timeline != end.timeline {
             self.history = server::history(&self.data, end.timeline);
@@ -211,10 +215,10 @@ impl Steward {
             consistent: self.consistent,
             standby,
             end,
-            intake: self.intake(),
+            intake,
             newest_timeline: if standby { server::newest_timeline(&self.data) } else { end.timeline },
             history: if standby { History::default() } else { self.history.clone() },
-            names: self.names.as_ref().filter(|_| !standby).map(|(change, value)| (*change, have_all_loaded(*change, value))),
+            names,
         })
     }
 
