@@ -1,8 +1,6 @@
 //! The application's data: written on the primary, looked for on every pod.
 
-use std::time::Duration;
-
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, PATIENCE};
 use crate::failure::Failure;
 use crate::wait::{Look, until};
 
@@ -27,7 +25,7 @@ pub async fn same_on(cluster: &Cluster, primary: i32, nodes: &[i32]) -> Result<(
     let written: String = cluster.app(primary).await?.value(DIGEST, &[]).await?;
     for &node in nodes {
         let written = &written;
-        until(&format!("{}: node {node} has {written}", cluster.namespace), Duration::from_mins(1), || async move {
+        until(&format!("{}: node {node} has {written}", cluster.namespace), PATIENCE, || async move {
             let found: String = cluster.app(node).await?.value(DIGEST, &[]).await?;
             Ok(if found == *written { Look::Yes(()) } else { Look::NotYet(found) })
         })

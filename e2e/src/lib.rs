@@ -2,6 +2,7 @@
 
 pub mod cluster;
 pub mod command;
+pub mod cut;
 pub mod data;
 pub mod evidence;
 pub mod failure;

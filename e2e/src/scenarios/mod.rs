@@ -5,6 +5,7 @@ mod failover;
 mod leader_lost;
 mod lost_disk;
 mod operator_killed;
+mod partition;
 mod quickstart;
 mod recovery;
 mod refusals;
@@ -23,6 +24,7 @@ pub const ALL: &[Scenario] = &[
     Scenario { name: "scaling-retain", alone: false, body: |c| Box::pin(scaling::run(c, scaling::Policy::Retain)) },
     Scenario { name: "bad-specs", alone: false, body: |c| Box::pin(bad_specs::run(c)) },
     Scenario { name: "leader-lost", alone: false, body: |c| Box::pin(leader_lost::run(c)) },
+    Scenario { name: "partition", alone: false, body: |c| Box::pin(partition::run(c)) },
     Scenario { name: "tls", alone: false, body: |c| Box::pin(tls::run(c)) },
     Scenario { name: "lost-disk", alone: false, body: |c| Box::pin(lost_disk::run(c)) },
     Scenario { name: "two-operators", alone: true, body: |c| Box::pin(two_operators::run(c)) },
