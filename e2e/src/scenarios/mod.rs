@@ -9,6 +9,7 @@ mod partition;
 mod quickstart;
 mod recovery;
 mod refusals;
+mod rolling_restart;
 mod scaling;
 mod speed;
 mod tls;
@@ -27,6 +28,7 @@ pub const ALL: &[Scenario] = &[
     Scenario { name: "partition", alone: false, body: |c| Box::pin(partition::run(c)) },
     Scenario { name: "tls", alone: false, body: |c| Box::pin(tls::run(c)) },
     Scenario { name: "lost-disk", alone: false, body: |c| Box::pin(lost_disk::run(c)) },
+    Scenario { name: "rolling-restart", alone: false, body: |c| Box::pin(rolling_restart::run(c)) },
     Scenario { name: "two-operators", alone: true, body: |c| Box::pin(two_operators::run(c)) },
     Scenario { name: "operator-killed", alone: true, body: |c| Box::pin(operator_killed::run(c)) },
     Scenario { name: "recovery", alone: true, body: |c| Box::pin(recovery::run(c)) },

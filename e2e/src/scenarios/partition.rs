@@ -93,7 +93,8 @@ async fn while_split(
 
 /// Every change on this node, at once: each is refused within its limit, in words that the docs have.
 async fn refuses(cluster: &Cluster, node: i32, victim: i32) -> Result<Duration, Failure> {
-    let calls = [format!("select pgraft_add_node({}, '{FOREIGN}{node}', 7001)", 100 + node), format!("select pgraft_remove_node({victim})")];
+    let calls =
+        [format!("select pgraft_add_node({}, '{FOREIGN}{node}', 7001)", 100 + node), format!("select pgraft_remove_node({victim})")];
     let call = async |statement: String| {
         let session = cluster.superuser(node).await?;
         let begun = Instant::now();

@@ -53,7 +53,7 @@ pub struct PgRaftClusterStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quorum: Option<QuorumStatus>,
 
-    /// Ready, Available, Progressing, Degraded, QuorumHealthy, CertificatesReady.
+    /// Ready, Available, Progressing, Degraded, QuorumHealthy, PodsUpToDate, CertificatesReady.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,

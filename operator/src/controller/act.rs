@@ -39,7 +39,7 @@ pub async fn act(ctx: &Context, want: &Cluster, seen: &Observed, step: Step) -> 
         }
         Step::CreateVolume(node) => actor.writer.create(&render::pvc(want, *node)).await?,
         Step::CreatePod { node, founder } => actor.writer.create(&render::pod(want, *node, *founder)).await?,
-        Step::ClearPod(node) | Step::DeletePod(node) => actor.delete_pod(*node).await?,
+        Step::ClearPod(node) | Step::RestartPod(node) | Step::DeletePod(node) => actor.delete_pod(*node).await?,
         Step::DeleteVolume(node) => actor.delete_volume(*node).await?,
         Step::RetireVolume(node) => actor.label::<PersistentVolumeClaim>(*node, names::LABEL_RETIRED, "true").await?,
         Step::GrowVolume(node) => actor.grow_volume(*node).await?,

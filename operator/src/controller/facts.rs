@@ -11,6 +11,7 @@ use std::net::IpAddr;
 use crate::core::names::{self, Kind, PodRole};
 use crate::core::observed::PodPhase;
 use crate::core::quantity;
+use crate::core::render::Template;
 
 /// What every object has.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,6 +41,8 @@ pub struct PodFact {
     pub ip: Option<IpAddr>,
     /// The label for Services.
     pub role: Option<PodRole>,
+    /// What it was made from.
+    pub template: Option<Template>,
 }
 
 /// A volume.
@@ -95,6 +98,7 @@ impl PodFact {
             phase: phase(pod),
             ip: pod.status.as_ref().and_then(|s| s.pod_ip.as_deref()).and_then(|ip| ip.parse().ok()),
             role: pod.labels().get(names::LABEL_ROLE).and_then(|role| PodRole::parse(role)),
+            template: pod.annotations().get(names::ANNOTATION_TEMPLATE).and_then(|text| Template::parse(text)),
         })
     }
 }

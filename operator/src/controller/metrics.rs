@@ -37,6 +37,7 @@ pub struct Metrics {
     steps: By<1>,
     requests: By<2>,
     leading: Gauge,
+    sessions: Gauge,
 }
 
 #[derive(Debug, Clone)]
@@ -63,6 +64,7 @@ impl Metrics {
         registry.register("errors", "Passes that failed, by reason", metrics.errors.clone());
         registry.register("steps", "Steps that were taken", metrics.steps.clone());
         registry.register("api_requests", "Requests to the API server, watches too", metrics.requests.clone());
+        registry.register("sessions", "Sessions with members' Postgres that are open", metrics.sessions.clone());
         *metrics.lock() = all;
         Arc::new(metrics)
     }
@@ -85,6 +87,11 @@ impl Metrics {
     /// Whether this replica is the one that works.
     pub fn leading(&self, leading: bool) {
         self.leading.set(leading.into());
+    }
+
+    /// How many sessions with members are open: whoever keeps them counts.
+    pub fn sessions(&self) -> Gauge {
+        self.sessions.clone()
     }
 
     /// One more pass is under way until the guard goes; the number tells it from others in the log.

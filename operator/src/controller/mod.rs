@@ -21,6 +21,7 @@ pub mod metrics;
 mod observe;
 mod publish;
 pub mod run;
+mod sessions;
 pub mod sql;
 pub mod telemetry;
 
@@ -34,8 +35,9 @@ pub use context::Context;
 pub use error::Error;
 
 use crate::api::PgRaftCluster;
+use crate::core::render::template;
 use crate::core::step::{Outcome, Step};
-use crate::core::{Observed, plan, validate};
+use crate::core::{Cluster, Observed, plan, validate};
 use observe::Look;
 use publish::Pass;
 
@@ -73,8 +75,13 @@ async fn pass(cr: &PgRaftCluster, ctx: &Context, id: u64) -> Result<Option<Outco
         return Ok(None); // what belongs to it goes by its owner references
     };
     let seen = observe::observe(ctx, &cr, Timestamp::now(), Look::Closely).await?;
-    let (outcome, failure) = step(ctx, &cr, &seen).await;
-    let pass = Pass { ctx, id, cr: &cr, seen: &seen, look: Look::Closely };
+    let cluster = validate::validate(&cr, &ctx.defaults);
+    let template = cluster.as_ref().ok().map(template);
+    let (outcome, failure) = match cluster {
+        Ok(cluster) => step(ctx, &cluster, &seen).await,
+        Err(invalid) => (Outcome::Invalid(invalid), None),
+    };
+    let pass = Pass { ctx, id, cr: &cr, template, seen: &seen, look: Look::Closely };
     match failure {
         // The world has moved on since it was observed: nobody need know, and the next pass sees it as it is.
         Some(error) if error.has_moved_on() && pass.conflicts_in_a_row() < CONFLICTS => Err(error),
@@ -102,7 +109,7 @@ async fn undisturbed(cr: &PgRaftCluster, ctx: &Context, id: u64) -> Result<Optio
         let quiet = step == Step::Steady || (look == Look::Watched && matches!(step, Step::Wait(_)));
         if quiet && step.phase(&cluster.name) == status.phase {
             let outcome = Outcome::Took(step);
-            Pass { ctx, id, cr, seen: &seen, look }.publish(&outcome).await?;
+            Pass { ctx, id, cr, template: Some(template(&cluster)), seen: &seen, look }.publish(&outcome).await?;
             return Ok(Some(outcome));
         }
     }
@@ -110,13 +117,9 @@ async fn undisturbed(cr: &PgRaftCluster, ctx: &Context, id: u64) -> Result<Optio
 }
 
 /// Decides, and does it.
-async fn step(ctx: &Context, cr: &PgRaftCluster, seen: &Observed) -> (Outcome, Option<Error>) {
-    let cluster = match validate::validate(cr, &ctx.defaults) {
-        Ok(cluster) => cluster,
-        Err(invalid) => return (Outcome::Invalid(invalid), None),
-    };
-    let step = plan::next_step(&cluster, seen);
-    match act::act(ctx, &cluster, seen, step.clone()).await {
+async fn step(ctx: &Context, cluster: &Cluster, seen: &Observed) -> (Outcome, Option<Error>) {
+    let step = plan::next_step(cluster, seen);
+    match act::act(ctx, cluster, seen, step.clone()).await {
         Ok(taken) => (Outcome::Took(taken), None),
         Err(error) => (Outcome::Failed { step, reason: error.reason(), message: error.to_string() }, Some(error)),
     }

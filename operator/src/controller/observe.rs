@@ -189,6 +189,7 @@ impl Looker<'_> {
             phase: pod.phase,
             ip: pod.ip,
             role: pod.role,
+            template: pod.template,
         }
     }
 

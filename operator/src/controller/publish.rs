@@ -11,6 +11,7 @@ use super::observe::Look;
 use crate::api::{PgRaftCluster, PgRaftClusterStatus};
 use crate::core::Observed;
 use crate::core::news::{self, News};
+use crate::core::render::Template;
 use crate::core::status::{self, Subject};
 use crate::core::step::{Outcome, Step};
 
@@ -25,6 +26,8 @@ pub struct Pass<'a> {
     pub id: u64,
     /// The object that it began with.
     pub cr: &'a PgRaftCluster,
+    /// What pods are made from; None where the spec makes no sense.
+    pub template: Option<Template>,
     /// What was seen.
     pub seen: &'a Observed,
     /// How closely it was looked.
@@ -40,7 +43,8 @@ impl Pass<'_> {
         let Self { ctx, cr, seen, .. } = self;
         let (name, namespace, uid) = (cr.name_any(), cr.namespace().unwrap_or_default(), cr.uid().unwrap_or_default());
         let before = cr.status.clone().unwrap_or_default();
-        let subject = Subject { name: &name, namespace: &namespace, generation: cr.metadata.generation, replicas: cr.spec.replicas };
+        let (generation, replicas, template) = (cr.metadata.generation, cr.spec.replicas, self.template);
+        let subject = Subject { name: &name, namespace: &namespace, generation, replicas, template };
         let after = status::derive(subject, seen, outcome, &before);
         self.log(&name, &namespace, outcome, before.phase != after.phase);
         self.remember(&uid, outcome, &before, &after);

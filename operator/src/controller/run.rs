@@ -14,6 +14,7 @@ use kube::runtime::reflector::{self, ObjectRef};
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::runtime::{PredicateConfig, WatchStreamExt, predicates};
 use kube::{Api, Client, Resource, ResourceExt};
+use nix::sys::resource::{Resource as Limit, getrlimit, setrlimit};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -23,7 +24,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::election::{Election, Place};
 use super::http::{self, Http};
 use super::metrics::{Clusters, Metrics, counted};
-use super::sql::Sessions;
+use super::sessions::Sessions;
 use super::{Context, Error, reconcile};
 use crate::api::PgRaftCluster;
 use crate::core::names::LABEL_CLUSTER;
@@ -76,17 +77,27 @@ pub enum Fatal {
 /// [`Fatal`].
 pub async fn run(settings: Settings) -> Result<(), Fatal> {
     let metrics = Metrics::new();
+    raise_file_limit();
     let config = kube::Config::infer().await.map_err(Fatal::Config)?;
     let client = ClientBuilder::try_from(config).map_err(Fatal::NoApiServer)?.with_layer(&counted(metrics.clone())).build();
     let clusters: Api<PgRaftCluster> = api(&client, settings.namespace.as_deref());
     clusters.list(&ListParams::default().limit(1)).await.map_err(Fatal::NoCrd)?;
     let listener = TcpListener::bind(settings.listen).await.map_err(|error| Fatal::Listen(settings.listen, error))?;
     let http = Http { ready: Arc::default(), metrics: metrics.clone() };
-    let context = Context::new(client, Arc::new(Sessions::default()), settings.defaults.clone(), metrics);
+    let context = Context::new(client, Arc::new(Sessions::counted(metrics.sessions())), settings.defaults.clone(), metrics);
     http.ready.store(true, Ordering::Relaxed);
     tokio::select! {
         () = http::serve(listener, http) => Ok(()), // it serves for ever
         result = in_turn(&settings, Arc::new(context)) => result,
+    }
+}
+
+/// As many sockets as the host allows: the soft limit of many hosts is 1024, for the sake of programs that use select(2).
+fn raise_file_limit() {
+    let raise = |(soft, hard)| if soft < hard { setrlimit(Limit::RLIMIT_NOFILE, hard, hard) } else { Ok(()) };
+    let raised = getrlimit(Limit::RLIMIT_NOFILE).and_then(raise);
+    if let Err(error) = raised {
+        tracing::warn!(%error, "could not raise the limit of open files");
     }
 }
 

@@ -1,29 +1,15 @@
-//! How the operator talks to the Raft group: SQL to a pod's Postgres, as the role that may read `pgraft_*` and add and remove nodes.
-//!
-//! Sessions are kept, one a pod; each question has its own deadline, since a host that froze still accepts connections.
+//! What the operator asks of the Raft group, in SQL to a pod's Postgres, and how the answers are read. `sessions.rs` carries it.
 
 use futures::future::BoxFuture;
-use pgraft_core::instance_config::OPERATOR_ROLE;
 use pgraft_core::{Address, ClusterId, NodeId, NodeState, Role};
-use std::collections::HashMap;
 use std::error::Error;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use tokio::time::timeout;
-use tokio_postgres::config::SslMode;
-use tokio_postgres::tls::MakeTlsConnect;
-use tokio_postgres::{Client, Config, NoTls, Row, Socket};
+use tokio_postgres::{Client, Row};
 
 use super::certificates::Login;
 use crate::core::group::{Answer, MemberSeen};
-use crate::core::names::POSTGRES_PORT;
 use crate::core::step::Change;
-
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-const ASK_TIMEOUT: Duration = Duration::from_secs(2);
-/// A change waits for a majority; the server gives up before this does.
-const CHANGE_TIMEOUT: Duration = Duration::from_secs(20);
 
 const STATUS: &str =
     "select cluster_id::text, state, term, pgraft_get_leader() as leader, primary_node, applied_index, next_node_id from pgraft_status()";
@@ -87,120 +73,31 @@ impl From<tokio_postgres::Error> for SqlError {
     }
 }
 
-/// Sessions over TCP, kept between passes.
-#[derive(Default)]
-pub struct Sessions {
-    open: Mutex<HashMap<String, Arc<Client>>>,
+/// What the pod behind this session knows.
+///
+/// # Errors
+/// [`SqlError`]; of time it knows nothing.
+pub async fn ask(client: &Client, node: NodeId) -> Result<Answer, SqlError> {
+    // Both questions are on the wire at once.
+    let (status, members) = futures::try_join!(client.query_one(STATUS, &[]), client.query(MEMBERS, &[]))?;
+    answer(node, &status, &members)
 }
 
-impl Sessions {
-    async fn session(&self, target: &Target, login: &Login) -> Result<Arc<Client>, SqlError> {
-        if let Some(client) = self.kept(&target.uid) {
-            return Ok(client);
+/// One call, of the pod behind this session.
+///
+/// # Errors
+/// As [`ask`].
+pub async fn change(client: &Client, change: Change, address: &Address) -> Result<(), SqlError> {
+    match change {
+        Change::Add(node) => {
+            let port = i32::from(address.port());
+            client.execute("select pgraft_add_node($1, $2, $3)", &[&node.as_i32(), &address.host(), &port]).await?;
         }
-        let mut config = Config::new();
-        config
-            .hostaddr(target.ip)
-            .port(POSTGRES_PORT)
-            .user(OPERATOR_ROLE)
-            .dbname("postgres")
-            .application_name("pgraft-operator")
-            .options("-c statement_timeout=15s -c idle_session_timeout=60s")
-            .connect_timeout(CONNECT_TIMEOUT)
-            .tcp_user_timeout(Duration::from_secs(5));
-        // The deadline holds for the whole of the handshake, which connect_timeout does not.
-        let late = |_| SqlError::Late(CONNECT_TIMEOUT);
-        let client = match login {
-            Login::Password(password) => {
-                timeout(CONNECT_TIMEOUT, connect(config.password(password), NoTls, target.node)).await.map_err(late)??
-            }
-            Login::Certificate(identity) => {
-                // The certificate has the member's own name; its address is the pod's.
-                let (name, tls) = identity.connector(target.node)?;
-                let config = config.host(name).ssl_mode(SslMode::Require);
-                timeout(CONNECT_TIMEOUT, connect(config, tls, target.node)).await.map_err(late)??
-            }
-        };
-        let client = Arc::new(client);
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        open.retain(|_, kept| !kept.is_closed());
-        open.insert(target.uid.clone(), client.clone());
-        Ok(client)
-    }
-
-    fn kept(&self, uid: &str) -> Option<Arc<Client>> {
-        let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        open.get(uid).filter(|client| !client.is_closed()).cloned()
-    }
-
-    /// A session that did not answer in time is not asked again.
-    fn drop_session(&self, uid: &str) {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
-    }
-
-    async fn ask(&self, target: &Target, login: &Login) -> Result<Answer, SqlError> {
-        let client = self.session(target, login).await?;
-        // Both questions are on the wire at once.
-        let (status, members) = futures::try_join!(client.query_one(STATUS, &[]), client.query(MEMBERS, &[]))?;
-        answer(target.node, &status, &members)
-    }
-
-    async fn change(&self, target: &Target, login: &Login, change: Change, address: &Address) -> Result<(), SqlError> {
-        let client = self.session(target, login).await?;
-        match change {
-            Change::Add(node) => {
-                let port = i32::from(address.port());
-                client.execute("select pgraft_add_node($1, $2, $3)", &[&node.as_i32(), &address.host(), &port]).await?;
-            }
-            Change::Remove(node) => {
-                client.execute("select pgraft_remove_node($1)", &[&node.as_i32()]).await?;
-            }
+        Change::Remove(node) => {
+            client.execute("select pgraft_remove_node($1)", &[&node.as_i32()]).await?;
         }
-        Ok(())
     }
-
-    async fn in_time<T>(
-        &self,
-        target: &Target,
-        limit: Duration,
-        question: impl Future<Output = Result<T, SqlError>>,
-    ) -> Result<T, SqlError> {
-        let result = timeout(limit, question).await.unwrap_or(Err(SqlError::Late(limit)));
-        if matches!(result, Err(SqlError::Late(_) | SqlError::Connection(_))) {
-            self.drop_session(&target.uid);
-        }
-        result
-    }
-}
-
-async fn connect<T>(config: &Config, tls: T, node: NodeId) -> Result<Client, tokio_postgres::Error>
-where
-    T: MakeTlsConnect<Socket>,
-    T::Stream: Send + 'static,
-{
-    let (client, connection) = config.connect(tls).await?;
-    tokio::spawn(async move {
-        if let Err(error) = connection.await {
-            tracing::debug!(%node, %error, "session ended");
-        }
-    });
-    Ok(client)
-}
-
-impl RaftGroup for Sessions {
-    fn ask<'a>(&'a self, target: &'a Target, login: &'a Login) -> BoxFuture<'a, Result<Answer, SqlError>> {
-        Box::pin(self.in_time(target, ASK_TIMEOUT, self.ask(target, login)))
-    }
-
-    fn change<'a>(
-        &'a self,
-        target: &'a Target,
-        login: &'a Login,
-        change: Change,
-        address: &'a Address,
-    ) -> BoxFuture<'a, Result<(), SqlError>> {
-        Box::pin(self.in_time(target, CHANGE_TIMEOUT, self.change(target, login, change, address)))
-    }
+    Ok(())
 }
 
 fn answer(node: NodeId, status: &Row, members: &[Row]) -> Result<Answer, SqlError> {

@@ -3,6 +3,7 @@
 mod fake;
 mod lost;
 mod moved_on;
+mod restart;
 mod tls;
 mod watched;
 

@@ -43,6 +43,8 @@ pub struct Cluster {
     pub heartbeat_interval: String,
     /// `pgraft.election_timeout`.
     pub election_timeout: String,
+    /// What somebody wrote who wants all pods restarted.
+    pub restarted_at: Option<String>,
     /// For everything that is made.
     pub inherited_labels: BTreeMap<String, String>,
     /// For everything that is made.

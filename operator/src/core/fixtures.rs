@@ -11,7 +11,7 @@ use super::group::{Group, MemberSeen};
 use super::names::{self, PodRole};
 use super::observed::{ObjectSeen, Observed, Owned, PodPhase, PodSeen, SecretSeen, VolumeSeen};
 use super::plan::wanted_secrets;
-use super::render::objects;
+use super::render::{objects, template};
 use super::validate::{Defaults, validate};
 use crate::api::PgRaftCluster;
 
@@ -70,6 +70,7 @@ pub fn pod(primary: bool) -> PodSeen {
         terminating: false,
         ip: Some("198.18.0.1".parse().unwrap()),
         role: Some(if primary { PodRole::Primary } else { PodRole::Replica }),
+        template: None,
         owned: Owned::Yes,
     }
 }
@@ -108,9 +109,10 @@ pub fn healthy(want: &Cluster, members: u32) -> Observed {
     seen
 }
 
-/// Secrets and objects as they should be.
+/// Secrets, objects and pods as they should be.
 pub fn settle(want: &Cluster, seen: &mut Observed) {
     seen.secrets = wanted_secrets(want).map(|kind| (kind, secret())).collect();
+    seen.pods.values_mut().for_each(|pod| pod.template = Some(template(want)));
     let members = seen.group.as_ref().map_or(0, |g| g.members.len());
     seen.objects = objects(want, members).iter().map(|o| (o.key(), ObjectSeen::AsApplied(o.fingerprint()))).collect();
 }

@@ -14,6 +14,10 @@ pub const LABEL_ROLE: &str = "pgraft.io/role";
 /// `true` on a volume whose member has left: it gets no pod again.
 pub const LABEL_RETIRED: &str = "pgraft.io/retired";
 
+/// On a pod: what it was made from, as [`super::render::Template`] writes it.
+pub const ANNOTATION_TEMPLATE: &str = "pgraft.io/pod-template";
+/// On a PgRaftCluster: another value than before, and all its pods are restarted, one after the other.
+pub const ANNOTATION_RESTARTED_AT: &str = "pgraft.io/restarted-at";
 /// On a member's certificate Secret: since when its `ca.crt` reads as it does.
 pub const ANNOTATION_TRUSTED_SINCE: &str = "pgraft.io/trusted-since";
 

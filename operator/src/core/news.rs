@@ -28,6 +28,8 @@ pub enum Headline {
     CreatingPod,
     /// A pod that had ended was taken away, to be made again.
     ClearingPod,
+    /// A member's pod was taken away, to be made again as the spec has it now.
+    RestartingPod,
     /// The leader was asked to add a node, and did.
     NodeAdded,
     /// A member votes.
@@ -85,6 +87,7 @@ impl Headline {
             | Self::CreatingVolume
             | Self::CreatingPod
             | Self::ClearingPod
+            | Self::RestartingPod
             | Self::NodeAdded
             | Self::NodeVotes
             | Self::NodeRemoved
@@ -186,6 +189,10 @@ fn of_step(cluster: &str, outcome: &Outcome) -> Option<News> {
         Step::CreatePod { node, founder: true } => (Headline::CreatingPod, format!("Created pod {}, which makes the cluster", pod(*node))),
         Step::CreatePod { node, founder: false } => (Headline::CreatingPod, format!("Created pod {}", pod(*node))),
         Step::ClearPod(node) => (Headline::ClearingPod, format!("Deleted pod {}, which had ended, to make it again", pod(*node))),
+        Step::RestartPod(node) => {
+            let note = format!("Deleted pod {}, to make it again as the spec has it now; its volume and its id stay", pod(*node));
+            (Headline::RestartingPod, note)
+        }
         Step::AddNode(node) => (Headline::NodeAdded, format!("Node {node} is a member; it votes when it has caught up")),
         Step::RemoveNode(node) => (Headline::NodeRemoved, format!("Node {node} leaves the group")),
         Step::DeletePod(node) => (Headline::DeletingPod, format!("Deleted pod {}, which is no member", pod(*node))),
@@ -237,7 +244,7 @@ mod tests {
     use crate::core::step::Change;
     use pgraft_core::Role;
 
-    const SUBJECT: Subject<'_> = Subject { name: "demo", namespace: "default", generation: Some(1), replicas: 3 };
+    const SUBJECT: Subject<'_> = Subject { name: "demo", namespace: "default", generation: Some(1), replicas: 3, template: None };
 
     fn headlines(outcome: &Outcome, before: &PgRaftClusterStatus, after: &PgRaftClusterStatus) -> Vec<Headline> {
         news("demo", outcome, before, after).into_iter().map(|n| n.headline).collect()

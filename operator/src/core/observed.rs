@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use super::certificates::TlsSeen;
 use super::group::Group;
 use super::names::{ObjectKey, PodRole, SecretKind};
+use super::render::Template;
 
 /// All that a decision may look at, besides what is wanted.
 #[derive(Debug, Clone)]
@@ -43,6 +44,8 @@ pub struct PodSeen {
     pub ip: Option<IpAddr>,
     /// The label for Services.
     pub role: Option<PodRole>,
+    /// What it was made from; None where that can't be read.
+    pub template: Option<Template>,
     /// Whether the owner reference is there.
     pub owned: Owned,
 }

@@ -5,11 +5,13 @@
 //!  what is there the pod of every volume whose member has not left; pods and volumes of those that have left go
 //!  growing       volume ▸ pod ▸ (ready) ▸ AddNode ▸ (voter)           pods before members
 //!  shrinking     RemoveNode ▸ (gone) ▸ pod ▸ volume by policy         members before pods
+//!  restarting    pod ▸ (ready, caught up) ▸ the next one              restart.rs
 //! ```
 //!
-//! Two things always hold, and the property tests beside this file look for a way around them: **a member's living pod is never deleted**, and
+//! Two things always hold, and the property tests beside this file look for a way around them: **no pod is taken from a member for good**, and
 //! **one voter changes at a time**. Both hang on the same rule: what takes something away needs the word of a leader that reaches a majority
-//! ([`Group::authoritative`]).
+//! ([`Group::authoritative`]). A member's living pod is deleted for one reason only, to be made again on its volume and under its id, and then
+//! no other member is down.
 
 use pgraft_core::{MAX_VOTERS, NodeId, Role};
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,16 +20,16 @@ use super::certificates::{self, Subject, TlsSeen, Work};
 use super::group::{Group, MemberSeen};
 use super::names::{self, PodRole, SecretKind};
 use super::observed::{Observed, Owned, PodPhase, VolumeSeen};
-use super::render::objects;
+use super::render::{Template, objects, template};
 use super::step::{Possession, Step, Why};
 use super::{Cluster, names::ObjectKey, observed::ObjectSeen};
 use crate::api::RetentionPolicy;
 
 /// The next step.
 pub fn next_step(want: &Cluster, seen: &Observed) -> Step {
-    let plan = Plan { want, seen };
+    let plan = Plan { want, seen, template: template(want) };
     let founder = NodeId::default();
-    if let Some(step) = plan.base().or_else(|| plan.leftovers()).or_else(|| plan.missing_pod()) {
+    if let Some(step) = plan.base().or_else(|| plan.leftovers()).or_else(|| plan.missing_pod()).or_else(|| plan.stuck_pod()) {
         return step;
     }
     let Some(group) = &seen.group else {
@@ -40,18 +42,19 @@ pub fn next_step(want: &Cluster, seen: &Observed) -> Step {
         let too_few = group.available < group.required();
         return Step::Wait(if too_few { Why::NoQuorum } else { Why::NoLeader });
     }
-    plan.membership(group).or_else(|| plan.larger_volume()).unwrap_or_else(|| plan.at_rest(group))
+    plan.membership(group).or_else(|| plan.larger_volume()).or_else(|| plan.restart(group)).unwrap_or_else(|| plan.at_rest(group))
 }
 
 struct Plan<'a> {
     want: &'a Cluster,
     seen: &'a Observed,
+    template: Template,
 }
 
 impl Plan<'_> {
     /// What a cluster needs before its first pod, and keeps as long as it lives.
     fn base(&self) -> Option<Step> {
-        let Self { want, seen } = self;
+        let Self { want, seen, .. } = self;
         let secrets: Vec<SecretKind> = wanted_secrets(want).filter(|kind| !seen.secrets.contains_key(kind)).collect();
         if !secrets.is_empty() {
             return Some(Step::CreateSecrets(secrets));
@@ -82,7 +85,7 @@ impl Plan<'_> {
 
     /// Every node that has a pod, or a volume that is to get one, has a certificate. Pods come after their certificates.
     fn certificates(&self) -> Vec<Work> {
-        let Self { want, seen } = self;
+        let Self { want, seen, .. } = self;
         let (Some(tls), Some(known)) = (&want.tls, &seen.tls) else { return Vec::new() };
         certificates::decide(tls, known, &certified(want, seen), seen.now).work
     }
@@ -98,7 +101,7 @@ impl Plan<'_> {
     }
 
     fn wrong_owners(&self) -> Vec<(Possession, bool)> {
-        let Self { want, seen } = self;
+        let Self { want, seen, .. } = self;
         let with_data = want.retention.when_deleted == RetentionPolicy::Delete;
         let pods = seen.pods.iter().filter(|(_, pod)| !pod.terminating).map(|(id, pod)| (Possession::Pod(*id), pod.owned, true));
         let volumes = seen.volumes.iter().filter(|(_, v)| !v.terminating).map(|(id, v)| (Possession::Volume(*id), v.owned, with_data));
@@ -116,7 +119,7 @@ impl Plan<'_> {
 
     /// What those who have left leave behind, and pods that have ended.
     fn leftovers(&self) -> Option<Step> {
-        let Self { want, seen } = self;
+        let Self { want, seen, .. } = self;
         if let Some(group) = seen.group.as_ref().filter(|g| g.authoritative) {
             for id in seen.ids().into_iter().filter(|id| group.is_spent(*id)) {
                 let step = self.put_away(id, want.retention.when_scaled);
@@ -189,7 +192,7 @@ impl Plan<'_> {
 
     /// Brings the membership one step nearer to what is wanted. The group's word is authoritative here.
     fn membership(&self, group: &Group) -> Option<Step> {
-        let Self { want, seen } = self;
+        let Self { want, seen, .. } = self;
         let mut ours: Vec<&MemberSeen> = group.members.iter().filter(|m| self.is_ours(m)).collect();
         ours.sort_by_key(|m| (group.primary == Some(m.id), std::cmp::Reverse(m.id)));
         let last_to_go = |m: &MemberSeen| group.primary == Some(m.id);
@@ -275,18 +278,22 @@ impl Plan<'_> {
     /// Nothing is to be done; is all well?
     fn at_rest(&self, group: &Group) -> Step {
         for member in group.members.iter().filter(|m| self.is_ours(m)) {
-            let why = match self.seen.pods.get(&member.id) {
-                Some(pod) if pod.terminating => Some(Why::Terminating(member.id)),
-                Some(pod) if pod.phase != PodPhase::Ready => Some(Why::MemberNotReady(member.id, in_the_way(&pod.phase))),
-                Some(_) if member.reachable == Some(false) => Some(Why::MemberUnreachable(member.id)),
-                Some(_) => None,
-                None => Some(Why::MemberNotReady(member.id, Some("it has no pod".into()))),
-            };
-            if let Some(why) = why {
+            if let Some(why) = self.unwell(member) {
                 return Step::Wait(why);
             }
         }
         self.going().map_or(Step::Steady, |id| Step::Wait(Why::Terminating(id)))
+    }
+
+    /// What is wrong with a member of ours.
+    fn unwell(&self, member: &MemberSeen) -> Option<Why> {
+        match self.seen.pods.get(&member.id) {
+            Some(pod) if pod.terminating => Some(Why::Restarting(member.id)),
+            Some(pod) if pod.phase != PodPhase::Ready => Some(Why::MemberNotReady(member.id, in_the_way(&pod.phase))),
+            Some(_) if member.reachable == Some(false) => Some(Why::MemberUnreachable(member.id)),
+            Some(_) => None,
+            None => Some(Why::MemberNotReady(member.id, Some("it has no pod".into()))),
+        }
     }
 
     /// Whether a member is one of this operator's pods. Others (a server outside of Kubernetes, added by hand) are left alone.
@@ -335,6 +342,7 @@ fn in_the_way(phase: &PodPhase) -> Option<String> {
     }
 }
 
+mod restart;
 #[cfg(test)]
 mod simulation;
 #[cfg(test)]

@@ -4,11 +4,11 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use pgraft_core::NodeId;
 
-use super::certificates::CaTrouble;
 use super::group::Group;
 use super::names;
 use super::observed::{Observed, PodPhase};
 use super::plan::counts;
+use super::render::Template;
 use super::step::{Outcome, Step, Why};
 use crate::api::{MemberStatus, PgRaftClusterStatus, QuorumStatus};
 
@@ -25,6 +25,8 @@ pub enum Reason {
     Shrinking,
     /// Objects are brought up to date.
     Updating,
+    /// Pods are restarted.
+    Restarting,
     /// A member's pod is not ready.
     MemberNotReady,
     /// A ready pod's Raft member is not reached.
@@ -88,6 +90,8 @@ pub struct Subject<'a> {
     pub generation: Option<i64>,
     /// How many members are wanted, by the spec as it stands.
     pub replicas: i32,
+    /// What pods are made from, by the spec as it stands; None where that makes no sense.
+    pub template: Option<Template>,
 }
 
 /// The status after a pass.
@@ -202,6 +206,7 @@ impl View<'_> {
                 _ if in_the_making => Reason::Bootstrapping,
                 Step::CreateVolume(_) | Step::CreatePod { .. } | Step::AddNode(_) => Reason::Growing,
                 Step::RemoveNode(_) | Step::DeletePod(_) | Step::DeleteVolume(_) | Step::RetireVolume(_) => Reason::Shrinking,
+                Step::RestartPod(_) => Reason::Restarting,
                 Step::CreateSecrets(_)
                 | Step::DeleteSecret(_)
                 | Step::ApplyObjects(_)
@@ -215,7 +220,7 @@ impl View<'_> {
     }
 
     fn verdicts(&self) -> Vec<Verdict> {
-        let always = [self.ready(), self.available(), self.progressing(), self.degraded(), self.quorum_healthy()];
+        let always = [self.ready(), self.available(), self.progressing(), self.degraded(), self.quorum_healthy(), self.pods_up_to_date()];
         always.into_iter().chain(self.certificates()).collect()
     }
 
@@ -316,31 +321,6 @@ fn is_silent(group: &Group, node: NodeId) -> bool {
     group.silent.contains(&node) && group.member(node).is_none_or(|m| m.reachable != Some(true))
 }
 
-impl View<'_> {
-    /// None where TLS is disabled.
-    fn certificates(&self) -> Option<Verdict> {
-        let tls = self.seen.tls.as_ref()?;
-        let verdict = |holds, reason, message| Some(Verdict { type_: "CertificatesReady", holds: Some(holds), reason, message });
-        if let Err(trouble) = &tls.ca
-            && *trouble != CaTrouble::NotMade
-        {
-            let rest = tls.first_end().map(|at| format!("; the first certificate ends at {at}")).unwrap_or_default();
-            return verdict(false, Reason::CaUnusable, format!("{trouble}{rest}"));
-        }
-        let lacks = |id: &&NodeId| !matches!(tls.nodes.get(id), Some(Some(node)) if node.leaf.not_after > self.seen.now);
-        match (self.seen.pods.keys().find(lacks), tls.first_end()) {
-            (Some(id), _) => {
-                let pod = names::pod(self.subject.name, *id);
-                verdict(false, Reason::CertificateMissing, format!("pod {pod} has no valid certificate"))
-            }
-            (None, Some(at)) => {
-                verdict(true, Reason::CertificatesValid, format!("the first certificate ends at {at} and is renewed before"))
-            }
-            (None, None) => verdict(false, Reason::CertificateMissing, "no certificate was issued yet".into()),
-        }
-    }
-}
-
 fn waiting(why: &Why) -> Reason {
     match why {
         Why::FounderStarting(..) => Reason::Bootstrapping,
@@ -351,6 +331,7 @@ fn waiting(why: &Why) -> Reason {
         Why::NoCertificate(..) => Reason::CaUnusable,
         Why::NewcomerStarting(..) | Why::LearnerCatchingUp(_) => Reason::Growing,
         Why::Leaving(_) | Why::Terminating(_) => Reason::Shrinking,
+        Why::Restarting(_) | Why::Behind(_) => Reason::Restarting,
         Why::MemberNotReady(..) => Reason::MemberNotReady,
         Why::MemberUnreachable(_) => Reason::MemberUnreachable,
         Why::Stranger(_) => Reason::ForeignCluster,
@@ -374,6 +355,8 @@ fn condition(verdict: Verdict, generation: Option<i64>, now: Timestamp, before: 
         last_transition_time: same.map_or(Time(now), |c| c.last_transition_time.clone()),
     }
 }
+
+mod upkeep;
 
 #[cfg(test)]
 mod tests;

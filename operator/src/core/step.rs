@@ -34,6 +34,8 @@ pub enum Step {
     },
     /// Delete a pod whose containers Kubernetes has ended for good, so that it can be made again on its volume.
     ClearPod(NodeId),
+    /// Delete a member's pod that is not as the spec has it now, so that it is made again on its volume and under its id.
+    RestartPod(NodeId),
     /// Call `pgraft_add_node` on the leader, once.
     AddNode(NodeId),
     /// Call `pgraft_remove_node` on the leader, once.
@@ -86,6 +88,10 @@ pub enum Why {
     Leaving(NodeId),
     /// A pod or volume is on its way out.
     Terminating(NodeId),
+    /// A member's pod is on its way out, and is made again.
+    Restarting(NodeId),
+    /// A standby is too far behind for the next pod to be restarted.
+    Behind(NodeId),
     /// A member's pod is not ready.
     MemberNotReady(NodeId, Option<String>),
     /// A pod is ready and the leader does not reach its Raft member.
@@ -143,7 +149,7 @@ impl Why {
     /// Whether what is waited for happens where no watch sees it.
     fn is_within_the_group(&self) -> bool {
         match self {
-            Self::LearnerCatchingUp(_) | Self::Leaving(_) => true,
+            Self::LearnerCatchingUp(_) | Self::Leaving(_) | Self::Behind(_) => true,
             Self::Refused { .. } => self.is_ordinary(),
             _ => false,
         }
@@ -156,7 +162,9 @@ impl Why {
             | Self::NewcomerStarting(..)
             | Self::LearnerCatchingUp(_)
             | Self::Leaving(_)
-            | Self::Terminating(_) => true,
+            | Self::Terminating(_)
+            | Self::Restarting(_)
+            | Self::Behind(_) => true,
             Self::NobodyAnswers
             | Self::NoLeader
             | Self::NoQuorum
@@ -195,6 +203,7 @@ impl Step {
             Self::CreateVolume(_) => "CreateVolume",
             Self::CreatePod { .. } => "CreatePod",
             Self::ClearPod(_) => "ClearPod",
+            Self::RestartPod(_) => "RestartPod",
             Self::AddNode(_) => "AddNode",
             Self::RemoveNode(_) => "RemoveNode",
             Self::DeletePod(_) => "DeletePod",
@@ -219,6 +228,7 @@ impl Step {
             Self::CreateVolume(node) => format!("Creating volume {}", pod(node)),
             Self::CreatePod { node, .. } => format!("Creating pod {}", pod(node)),
             Self::ClearPod(node) => format!("Clearing finished pod {}", pod(node)),
+            Self::RestartPod(node) => format!("Restarting pod {}", pod(node)),
             Self::AddNode(node) => format!("Adding node {node}"),
             Self::RemoveNode(node) => format!("Removing node {node}"),
             Self::DeletePod(node) => format!("Deleting pod {}", pod(node)),
@@ -244,6 +254,8 @@ impl Why {
             Self::LearnerCatchingUp(node) => format!("Waiting for node {node} to catch up"),
             Self::Leaving(node) => format!("Removing node {node}"),
             Self::Terminating(node) => format!("Waiting for {} to go", pod(node)),
+            Self::Restarting(node) => format!("Restarting pod {}", pod(node)),
+            Self::Behind(node) => format!("Waiting for pod {} to catch up", pod(node)),
             Self::MemberNotReady(node, _) => format!("Pod {} is not ready", pod(node)),
             Self::MemberUnreachable(node) => format!("Node {node} is unreachable"),
             Self::Stranger(node) => format!("Pod {} is in another cluster", pod(node)),

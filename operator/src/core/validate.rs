@@ -6,7 +6,7 @@ use kube::ResourceExt;
 use pgraft_core::instance_config::reserved_parameter;
 
 use super::cluster::{Cluster, Image, Scheduling, Storage, Tls};
-use super::names::SecretKind;
+use super::names::{ANNOTATION_RESTARTED_AT, SecretKind};
 use super::quantity;
 use crate::api::{PgRaftCluster, TlsMode, TlsSpec};
 
@@ -91,6 +91,7 @@ pub fn validate(cr: &PgRaftCluster, defaults: &Defaults) -> Result<Cluster, Inva
         lease_duration: spec.failover.enabled.then_some(spec.failover.lease_duration),
         heartbeat_interval: spec.raft.heartbeat_interval,
         election_timeout: spec.raft.election_timeout,
+        restarted_at: cr.annotations().get(ANNOTATION_RESTARTED_AT).cloned(),
         inherited_labels: spec.inherited_metadata.labels,
         inherited_annotations: spec.inherited_metadata.annotations,
     })

@@ -6,14 +6,14 @@ use serde_json::json;
 use super::*;
 use crate::api::{PgRaftCluster, PgRaftClusterStatus};
 use crate::controller::Context;
-use crate::controller::sql::Sessions;
+use crate::controller::sessions::Sessions;
 use crate::core::fixtures::{cr, healthy, wanted};
 use crate::core::status::{Subject, derive};
 use crate::core::validate::Defaults;
 
 fn cluster() -> PgRaftCluster {
     let mut cluster = cr(&json!({"replicas": 3, "storage": {"size": "1Gi"}}));
-    let subject = Subject { name: "demo", namespace: "default", generation: Some(1), replicas: 3 };
+    let subject = Subject { name: "demo", namespace: "default", generation: Some(1), replicas: 3, template: None };
     cluster.status = Some(derive(subject, &healthy(&wanted(3), 3), &Outcome::Took(Step::Steady), &PgRaftClusterStatus::default()));
     cluster
 }

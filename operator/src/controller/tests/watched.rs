@@ -64,7 +64,9 @@ async fn old_news_start_a_closer_look_and_no_step() {
     let world = World::grown(3).await;
     world.api.remove("pods", "demo-2");
     world.catch_up().await;
-    let pod = json!({"metadata": {"name": "demo-2", "namespace": "default", "labels": world.api.get("pods", "demo-1").unwrap()["metadata"]["labels"]}});
+    let like = world.api.get("pods", "demo-1").unwrap()["metadata"].clone();
+    let metadata = json!({"name": "demo-2", "namespace": "default", "labels": like["labels"], "annotations": like["annotations"]});
+    let pod = json!({ "metadata": metadata });
     world.api.put("pods", pod);
     world.api.change(
         "pods",

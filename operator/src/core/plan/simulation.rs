@@ -34,6 +34,10 @@ enum Fate {
     Election(usize),
     /// Somebody scales.
     Scale(usize),
+    /// Somebody wants other pods.
+    Resources(usize),
+    /// Somebody wants an image that is nowhere.
+    BadImage,
     /// Somebody changes the policy.
     Policy(bool),
     /// The PgRaftCluster is deleted and made again.
@@ -52,6 +56,8 @@ fn fates() -> impl Strategy<Value = Fate> {
         1 => Just(Fate::OldNews),
         1 => (0..9usize).prop_map(Fate::Election),
         2 => (1..9usize).prop_map(Fate::Scale),
+        1 => (0..3usize).prop_map(Fate::Resources),
+        1 => Just(Fate::BadImage),
         1 => any::<bool>().prop_map(Fate::Policy),
         1 => Just(Fate::MadeAgain),
     ]
@@ -78,6 +84,7 @@ struct World {
 }
 
 const FOUNDER: u32 = 1;
+const NOWHERE: &str = "no/such:image";
 
 impl World {
     fn new() -> Self {
@@ -195,13 +202,19 @@ impl World {
         assert!(self.seen.volumes.contains_key(&node), "a pod without its volume");
         // Where nobody answers nobody can know; the group refuses such a node, and its pod goes as soon as somebody says so.
         assert!(self.seen.group.as_ref().is_none_or(|g| !g.is_spent(node)), "a pod for a retired id: {node}");
+        let template = Some(template(&self.want));
+        if self.want.image.name == NOWHERE {
+            let phase = PodPhase::Starting(Some("ImagePullBackOff".into()));
+            self.seen.pods.insert(node, PodSeen { phase, role: None, template, ..pod(false) });
+            return;
+        }
         if founder && !self.directories.contains(&node) {
             assert!(self.members.is_empty(), "a second cluster is founded");
             self.founded += 1;
             self.members.insert(node, Role::Voter);
             self.directories.insert(node);
         }
-        self.seen.pods.insert(node, PodSeen { phase: PodPhase::Starting(None), role: None, ..pod(false) });
+        self.seen.pods.insert(node, PodSeen { phase: PodPhase::Starting(None), role: None, template, ..pod(false) });
         self.starting.insert(node, 2);
     }
 
@@ -237,6 +250,7 @@ impl World {
                 assert_eq!(self.seen.pods[node].phase, PodPhase::Finished, "a living pod is cleared: {node}");
                 self.seen.pods.remove(node);
             }
+            Step::RestartPod(node) => self.restart(*node),
             Step::DeletePod(node) => {
                 assert!(!self.members.contains_key(node), "a member's pod is deleted: {node}");
                 self.seen.pods.get_mut(node).unwrap().terminating = true;
@@ -253,6 +267,17 @@ impl World {
             Step::RemoveNode(node) => self.remove(*node),
             Step::Certificates(_) | Step::GrowVolume(_) | Step::Wait(_) | Step::Steady => {}
         }
+    }
+
+    fn restart(&mut self, node: NodeId) {
+        let wanted = Some(template(&self.want));
+        assert_ne!(self.seen.pods[&node].template, wanted, "a pod is restarted for nothing: {node}");
+        if !matches!(self.seen.pods[&node].phase, PodPhase::Starting(Some(_))) {
+            assert!(self.members.keys().all(|id| self.alive(*id)), "a pod is restarted while another one is down: {node}");
+            let others_first = self.members.keys().all(|id| *id == node || self.seen.pods[id].template == wanted);
+            assert!(node != id(FOUNDER) || others_first, "the primary is restarted before others");
+        }
+        self.seen.pods.get_mut(&node).unwrap().terminating = true;
     }
 
     fn add(&mut self, node: NodeId) {
@@ -298,6 +323,11 @@ impl World {
             }
             Fate::Election(n) => self.leader = self.voters().filter(|id| self.alive(*id)).nth(*n),
             Fate::Scale(n) => self.want.replicas = *n,
+            Fate::Resources(n) => {
+                self.want.image = wanted(1).image;
+                self.want.restarted_at = Some(n.to_string());
+            }
+            Fate::BadImage => self.want.image.name = NOWHERE.into(),
             Fate::Policy(retain) => {
                 self.want.retention.when_scaled = if *retain { RetentionPolicy::Retain } else { RetentionPolicy::Delete };
             }
@@ -349,6 +379,7 @@ proptest! {
             world.pass(fate);
         }
         world.want.replicas = replicas;
+        world.want.image = wanted(1).image;
         let mut steps = Vec::new();
         for _ in 0..300 {
             let step = world.pass(&Fate::Quiet);
@@ -368,6 +399,8 @@ proptest! {
         for (id, volume) in &world.seen.volumes {
             prop_assert!(members.contains(id) || volume.retired, "a volume is left over: {id}");
         }
+        let current = |pod: &PodSeen| pod.template == Some(template(&world.want));
+        prop_assert!(world.seen.pods.values().all(current), "a pod is not as the spec has it");
         prop_assert!(world.joins.values().all(|n| *n == 1), "an id joined twice");
         prop_assert_eq!(world.founded, 1);
     }

@@ -281,3 +281,79 @@ fn beyond_seven_voters_a_learner_is_a_full_member() {
     seen.group = Some(group(&members, 9));
     assert_eq!(step(&want, &mut seen), Step::CreateVolume(id(9)));
 }
+
+/// Pods of an earlier spec.
+fn stale(seen: &mut Observed, nodes: &[u32]) {
+    for n in nodes {
+        seen.pods.get_mut(&id(*n)).unwrap().template = None;
+    }
+}
+
+#[test]
+fn pods_are_restarted_one_by_one_the_leader_late_and_the_primary_last() {
+    let want = wanted(4);
+    let mut seen = healthy(&want, 4);
+    let mut of_three = seen.group.clone().unwrap();
+    of_three.leader = Some(id(3));
+    seen.group = Some(of_three);
+    stale(&mut seen, &[1, 2, 3, 4]);
+    for next in [4, 2, 3, 1] {
+        assert_eq!(next_step(&want, &seen), Step::RestartPod(id(next)));
+        let as_wanted = healthy(&want, 4).pods.remove(&id(next)).unwrap();
+        seen.pods.insert(id(next), PodSeen { terminating: true, ..as_wanted.clone() });
+        assert_eq!(next_step(&want, &seen), Step::Wait(Why::Restarting(id(next))));
+        seen.pods.remove(&id(next));
+        assert_eq!(next_step(&want, &seen), Step::CreatePod { node: id(next), founder: false });
+        seen.pods.insert(id(next), PodSeen { phase: PodPhase::Starting(None), ..as_wanted.clone() });
+        assert_eq!(next_step(&want, &seen), Step::Wait(Why::MemberNotReady(id(next), None)));
+        seen.pods.insert(id(next), as_wanted);
+    }
+    assert_eq!(next_step(&want, &seen), Step::Steady);
+}
+
+#[test]
+fn no_pod_is_restarted_while_another_member_is_unwell() {
+    let want = wanted(3);
+    let mut seen = healthy(&want, 3);
+    stale(&mut seen, &[1, 2, 3]);
+    let with = |change: &dyn Fn(&mut MemberSeen)| {
+        let mut seen = seen.clone();
+        change(&mut seen.group.as_mut().unwrap().members[1]);
+        next_step(&want, &seen)
+    };
+    assert_eq!(with(&|m| m.reachable = Some(false)), Step::Wait(Why::MemberUnreachable(id(2))));
+    assert_eq!(with(&|m| m.lag_bytes = Some(17 << 20)), Step::Wait(Why::Behind(id(2))));
+    assert_eq!(with(&|m| m.lag_bytes = None), Step::Wait(Why::Behind(id(2))));
+    assert_eq!(with(&|m| m.lag_bytes = Some(1 << 20)), Step::RestartPod(id(3)));
+    assert_eq!(with(&|m| m.role = Role::Learner), Step::Wait(Why::LearnerCatchingUp(id(2))));
+    seen.pods.get_mut(&id(2)).unwrap().phase = PodPhase::Starting(None);
+    assert_eq!(next_step(&want, &seen), Step::Wait(Why::MemberNotReady(id(2), None)));
+}
+
+#[test]
+fn a_pod_that_can_not_start_is_made_as_the_spec_has_it_now_whoever_answers() {
+    let want = wanted(3);
+    let mut seen = healthy(&want, 3);
+    seen.pods.get_mut(&id(2)).unwrap().phase = starting();
+    assert!(matches!(next_step(&want, &seen), Step::Wait(Why::MemberNotReady(..))), "it is as the spec has it");
+    stale(&mut seen, &[1, 2, 3]);
+    assert_eq!(next_step(&want, &seen), Step::RestartPod(id(2)));
+    seen.group = None;
+    assert_eq!(next_step(&want, &seen), Step::RestartPod(id(2)));
+}
+
+#[test]
+fn a_server_elsewhere_that_is_down_holds_a_restart_back() {
+    let want = wanted(3);
+    let mut seen = healthy(&want, 3);
+    let mut members = seen.group.clone().unwrap().members;
+    let elsewhere = Address::new("192.168.1.14", 7004).unwrap();
+    members.push(MemberSeen { address: elsewhere, reachable: Some(false), lag_bytes: None, ..member(9, Role::Voter) });
+    seen.group = Some(group(&members, 10));
+    settle(&want, &mut seen);
+    stale(&mut seen, &[1, 2, 3]);
+    assert_eq!(next_step(&want, &seen), Step::Wait(Why::MemberUnreachable(id(9))));
+    members[3].reachable = Some(true);
+    seen.group = Some(group(&members, 10));
+    assert_eq!(next_step(&want, &seen), Step::RestartPod(id(3)));
+}

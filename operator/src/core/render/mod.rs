@@ -11,6 +11,7 @@ mod pod;
 mod pvc;
 mod secrets;
 mod services;
+mod template;
 
 use k8s_openapi::api::core::v1::{ConfigMap, Service};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
@@ -21,6 +22,7 @@ pub use metadata::owner_reference;
 pub use pod::pod;
 pub use pvc::pvc;
 pub use secrets::{OPERATOR_PASSWORD, Passwords, secret};
+pub use template::{Template, template};
 
 use super::Cluster;
 use super::names::{Kind, ObjectKey};

@@ -14,6 +14,7 @@ use std::collections::BTreeMap;
 use super::config_map::FILE;
 use super::metadata::metadata;
 use super::secrets::{OPERATOR_PASSWORD, REPLICATION_PASSWORD};
+use super::template::template;
 use crate::api::PullPolicy;
 use crate::core::Cluster;
 use crate::core::names::{self, HTTP_PORT, POSTGRES_PORT, RAFT_PORT, SecretKind};
@@ -36,28 +37,30 @@ const GRACE_SECONDS: i64 = 60;
 
 /// The pod of a member. `founder` makes the cluster, where the volume is empty.
 pub fn pod(want: &Cluster, node: NodeId, founder: bool) -> Pod {
+    let mut metadata = metadata(want, names::pod(&want.name, node), names::node_labels(&want.name, node));
+    metadata.annotations.get_or_insert_default().insert(names::ANNOTATION_TEMPLATE.to_owned(), template(want).to_string());
+    Pod { metadata, spec: Some(spec(want, node, founder)), status: None }
+}
+
+pub(super) fn spec(want: &Cluster, node: NodeId, founder: bool) -> PodSpec {
     let scheduling = want.scheduling.clone();
-    Pod {
-        metadata: metadata(want, names::pod(&want.name, node), names::node_labels(&want.name, node)),
-        spec: Some(PodSpec {
-            hostname: Some(names::pod(&want.name, node)),
-            subdomain: Some(names::pods_service(&want.name)),
-            containers: vec![container(want, node, founder)],
-            volumes: Some(volumes(want, node)),
-            restart_policy: Some("Always".into()),
-            termination_grace_period_seconds: Some(GRACE_SECONDS),
-            automount_service_account_token: Some(false),
-            enable_service_links: Some(false),
-            security_context: Some(pod_security()),
-            image_pull_secrets: Some(want.image.pull_secrets.iter().map(|name| LocalObjectReference { name: name.clone() }).collect())
-                .filter(|list: &Vec<_>| !list.is_empty()),
-            affinity: Some(apart(want, scheduling.affinity)),
-            tolerations: Some(scheduling.tolerations).filter(|list| !list.is_empty()),
-            node_selector: Some(scheduling.node_selector).filter(|map| !map.is_empty()),
-            topology_spread_constraints: Some(scheduling.topology_spread).filter(|list| !list.is_empty()),
-            ..PodSpec::default()
-        }),
-        status: None,
+    PodSpec {
+        hostname: Some(names::pod(&want.name, node)),
+        subdomain: Some(names::pods_service(&want.name)),
+        containers: vec![container(want, node, founder)],
+        volumes: Some(volumes(want, node)),
+        restart_policy: Some("Always".into()),
+        termination_grace_period_seconds: Some(GRACE_SECONDS),
+        automount_service_account_token: Some(false),
+        enable_service_links: Some(false),
+        security_context: Some(pod_security()),
+        image_pull_secrets: Some(want.image.pull_secrets.iter().map(|name| LocalObjectReference { name: name.clone() }).collect())
+            .filter(|list: &Vec<_>| !list.is_empty()),
+        affinity: Some(apart(want, scheduling.affinity)),
+        tolerations: Some(scheduling.tolerations).filter(|list| !list.is_empty()),
+        node_selector: Some(scheduling.node_selector).filter(|map| !map.is_empty()),
+        topology_spread_constraints: Some(scheduling.topology_spread).filter(|list| !list.is_empty()),
+        ..PodSpec::default()
     }
 }
 

@@ -4,14 +4,16 @@ use pgraft_core::Role;
 
 use super::*;
 use crate::core::fixtures::*;
-use crate::core::observed::PodSeen;
 use crate::core::plan::next_step;
+use crate::core::render::template;
 use crate::core::step::Change;
 
-const SUBJECT: Subject<'_> = Subject { name: "demo", namespace: "default", generation: Some(2), replicas: 3 };
+fn subject() -> Subject<'static> {
+    Subject { name: "demo", namespace: "default", generation: Some(2), replicas: 3, template: Some(template(&wanted(3))) }
+}
 
 fn status(seen: &Observed, outcome: &Outcome) -> PgRaftClusterStatus {
-    derive(SUBJECT, seen, outcome, &PgRaftClusterStatus::default())
+    derive(subject(), seen, outcome, &PgRaftClusterStatus::default())
 }
 
 /// `Ready=True/AsWanted`, one a line.
@@ -54,6 +56,7 @@ fn growing() {
         "Progressing=True/Growing",
         "Degraded=False/AsWanted",
         "QuorumHealthy=True/QuorumReached",
+        "PodsUpToDate=True/AsWanted",
     ];
     assert_eq!(conditions(&status), all);
 }
@@ -62,7 +65,7 @@ fn growing() {
 fn a_member_is_down() {
     let want = wanted(3);
     let mut seen = healthy(&want, 3);
-    seen.pods.insert(id(3), PodSeen { phase: PodPhase::Starting(Some("CrashLoopBackOff".into())), ..pod(false) });
+    seen.pods.get_mut(&id(3)).unwrap().phase = PodPhase::Starting(Some("CrashLoopBackOff".into()));
     let members = [
         member(1, Role::Voter),
         member(2, Role::Voter),
@@ -78,6 +81,7 @@ fn a_member_is_down() {
         "Progressing=False/MemberNotReady",
         "Degraded=True/MemberNotReady",
         "QuorumHealthy=True/QuorumReached",
+        "PodsUpToDate=True/AsWanted",
     ];
     assert_eq!(conditions(&status), all);
     assert_eq!(status.conditions[3].message, "Pod demo-3 is not ready: CrashLoopBackOff");
@@ -97,6 +101,7 @@ fn no_quorum() {
         "Progressing=False/NoQuorum",
         "Degraded=True/NoQuorum",
         "QuorumHealthy=False/NoQuorum",
+        "PodsUpToDate=True/AsWanted",
     ];
     assert_eq!(conditions(&status), all);
 }
@@ -149,7 +154,7 @@ fn nobody_answers_any_more() {
     let mut seen = healthy(&want, 3);
     let before = status(&seen, &Outcome::Took(Step::Steady));
     seen.group = None;
-    let after = derive(SUBJECT, &seen, &Outcome::Took(next_step(&want, &seen)), &before);
+    let after = derive(subject(), &seen, &Outcome::Took(next_step(&want, &seen)), &before);
     assert_eq!(after.cluster_id, before.cluster_id, "once known, always known");
     assert_eq!(after.members.len(), 3, "who they are does not change while nobody answers");
     assert!(after.members.iter().all(|m| m.reachable.is_none() && !m.leader));
@@ -162,11 +167,32 @@ fn the_time_moves_with_the_status_and_with_nothing_else() {
     let mut seen = healthy(&want, 3);
     let before = status(&seen, &Outcome::Took(Step::Steady));
     seen.now += jiff::SignedDuration::from_secs(60);
-    let same = derive(SUBJECT, &seen, &Outcome::Took(Step::Steady), &before);
+    let same = derive(subject(), &seen, &Outcome::Took(Step::Steady), &before);
     assert_eq!(same, before);
-    let busy = derive(SUBJECT, &seen, &Outcome::Took(Step::CreateVolume(id(4))), &before);
+    let busy = derive(subject(), &seen, &Outcome::Took(Step::CreateVolume(id(4))), &before);
     for (old, new) in before.conditions.iter().zip(&busy.conditions) {
         assert_eq!(old.status == new.status, old.last_transition_time == new.last_transition_time, "{}", new.type_);
     }
     assert_ne!(before.conditions[0].last_transition_time, busy.conditions[0].last_transition_time);
+}
+
+#[test]
+fn half_way_through_a_rolling_restart() {
+    let want = wanted(3);
+    let mut seen = healthy(&want, 3);
+    for n in [1, 2] {
+        seen.pods.get_mut(&id(n)).unwrap().template = None;
+    }
+    let status = status(&seen, &Outcome::Took(next_step(&want, &seen)));
+    assert_eq!(status.phase, "Restarting pod demo-2");
+    let all = [
+        "Ready=False/Restarting",
+        "Available=True/PrimaryServes",
+        "Progressing=True/Restarting",
+        "Degraded=False/AsWanted",
+        "QuorumHealthy=True/QuorumReached",
+        "PodsUpToDate=False/Restarting",
+    ];
+    assert_eq!(conditions(&status), all);
+    assert_eq!(status.conditions[5].message, "2 of 3 pods are still to be restarted: demo-1, demo-2");
 }

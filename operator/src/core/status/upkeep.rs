@@ -1,0 +1,48 @@
+//! The conditions of what is renewed in passing: pods and certificates.
+
+use pgraft_core::NodeId;
+
+use super::{Reason, Verdict, View};
+use crate::core::certificates::CaTrouble;
+use crate::core::names;
+
+impl View<'_> {
+    /// How far a rolling restart is.
+    pub(super) fn pods_up_to_date(&self) -> Verdict {
+        let verdict = |holds, reason, message| Verdict { type_: "PodsUpToDate", holds, reason, message };
+        let Some(wanted) = self.subject.template else {
+            return verdict(None, Reason::InvalidSpec, "the spec makes no sense".into());
+        };
+        let pods = &self.seen.pods;
+        let stale = pods.iter().filter(|(_, pod)| pod.template != Some(wanted)).map(|(id, _)| names::pod(self.subject.name, *id));
+        let stale: Vec<String> = stale.collect();
+        if stale.is_empty() {
+            return verdict(Some(true), Reason::AsWanted, "every pod is as the spec has it".into());
+        }
+        let words = format!("{} of {} pods are still to be restarted: {}", stale.len(), pods.len(), stale.join(", "));
+        verdict(Some(false), Reason::Restarting, words)
+    }
+
+    /// None where TLS is disabled.
+    pub(super) fn certificates(&self) -> Option<Verdict> {
+        let tls = self.seen.tls.as_ref()?;
+        let verdict = |holds, reason, message| Some(Verdict { type_: "CertificatesReady", holds: Some(holds), reason, message });
+        if let Err(trouble) = &tls.ca
+            && *trouble != CaTrouble::NotMade
+        {
+            let rest = tls.first_end().map(|at| format!("; the first certificate ends at {at}")).unwrap_or_default();
+            return verdict(false, Reason::CaUnusable, format!("{trouble}{rest}"));
+        }
+        let lacks = |id: &&NodeId| !matches!(tls.nodes.get(id), Some(Some(node)) if node.leaf.not_after > self.seen.now);
+        match (self.seen.pods.keys().find(lacks), tls.first_end()) {
+            (Some(id), _) => {
+                let pod = names::pod(self.subject.name, *id);
+                verdict(false, Reason::CertificateMissing, format!("pod {pod} has no valid certificate"))
+            }
+            (None, Some(at)) => {
+                verdict(true, Reason::CertificatesValid, format!("the first certificate ends at {at} and is renewed before"))
+            }
+            (None, None) => verdict(false, Reason::CertificateMissing, "no certificate was issued yet".into()),
+        }
+    }
+}
