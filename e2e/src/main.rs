@@ -1,19 +1,20 @@
 //! `pgraft-e2e`: scenarios on a real Kubernetes cluster, the one of KUBECONFIG, with kubectl and helm on PATH and the images in reach.
 //!
 //! ```text
-//!  main ──▶ helm install ──▶ scenarios, some side by side, some alone ──▶ report
+//!  main ──▶ helm install ──▶ scenarios, some side by side, some alone, some all the while ──▶ report
 //!              each: a namespace, a PgRaftCluster (cluster.rs), SQL through port-forwards (sql.rs), waiting for conditions (wait.rs);
 //!              when it fails: logs, events and resources in a folder (evidence.rs)
 //! ```
 
 use clap::Parser;
 use futures::StreamExt;
+use futures::future::join_all;
 use kube::Client;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use pgraft_e2e::failure::Failure;
-use pgraft_e2e::scenario::{Scenario, Setting, Verdict};
+use pgraft_e2e::scenario::{Place, Scenario, Setting, Verdict};
 use pgraft_e2e::{command, report, scenario, scenarios};
 
 /// Scenarios on the Kubernetes cluster of KUBECONFIG.
@@ -71,13 +72,19 @@ async fn run(arguments: Arguments) -> Result<Vec<Verdict>, Failure> {
     )
     .await?;
 
-    let (alone, together): (Vec<_>, Vec<_>) = chosen.into_iter().partition(|s| s.alone);
-    let side_by_side =
-        futures::stream::iter(together).map(|s| scenario::run(setting.clone(), s)).buffer_unordered(arguments.together.max(1));
-    let mut verdicts: Vec<Verdict> = side_by_side.collect().await;
-    for scenario in alone {
-        verdicts.push(scenario::run(setting.clone(), scenario).await);
-    }
+    let of = |place: Place| chosen.iter().copied().filter(move |s| s.place == place).collect::<Vec<_>>();
+    let run = |s: Scenario| scenario::run(setting.clone(), s);
+    let throughout = join_all(of(Place::Throughout).into_iter().map(run));
+    let in_turn = async {
+        let mut verdicts: Vec<Verdict> =
+            futures::stream::iter(of(Place::Beside)).map(run).buffer_unordered(arguments.together.max(1)).collect().await;
+        for scenario in of(Place::Alone) {
+            verdicts.push(run(scenario).await);
+        }
+        verdicts
+    };
+    let (mut verdicts, others) = futures::join!(in_turn, throughout);
+    verdicts.extend(others);
     Ok(verdicts)
 }
 

@@ -10,7 +10,7 @@ use crate::evidence;
 use crate::failure::Failure;
 
 /// No scenario may take longer.
-const LIMIT: Duration = Duration::from_mins(15);
+const LIMIT: Duration = Duration::from_mins(25);
 
 /// What a scenario measured, for people to read.
 #[derive(Debug, Clone)]
@@ -24,13 +24,24 @@ pub struct Figure {
 /// The body of a scenario.
 pub type Body = fn(Cluster) -> BoxFuture<'static, Result<Vec<Figure>, Failure>>;
 
+/// What else may go on while a scenario runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// Some others.
+    Beside,
+    /// Nothing: it measures, or it takes away what others stand on.
+    Alone,
+    /// Anything, for as long as that takes: it waits nearly all the time.
+    Throughout,
+}
+
 /// One scenario.
 #[derive(Clone, Copy)]
 pub struct Scenario {
     /// What it is called on the command line; its namespace is named after it.
     pub name: &'static str,
-    /// Whether it must have the cluster for itself: it measures, or it takes away what others stand on.
-    pub alone: bool,
+    /// What else may go on.
+    pub place: Place,
     /// What it does.
     pub body: Body,
 }

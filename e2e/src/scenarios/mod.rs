@@ -1,6 +1,7 @@
 //! The scenarios, one file each, readable from top to bottom.
 
 mod bad_specs;
+mod ca_takeover;
 mod failover;
 mod leader_lost;
 mod lost_disk;
@@ -15,23 +16,24 @@ mod speed;
 mod tls;
 mod two_operators;
 
-use crate::scenario::Scenario;
+use crate::scenario::{Place, Scenario};
 
 /// All of them, in the order in which they are run.
 pub const ALL: &[Scenario] = &[
-    Scenario { name: "quickstart", alone: false, body: |c| Box::pin(quickstart::run(c)) },
-    Scenario { name: "refusals", alone: false, body: |c| Box::pin(refusals::run(c)) },
-    Scenario { name: "scaling-delete", alone: false, body: |c| Box::pin(scaling::run(c, scaling::Policy::Delete)) },
-    Scenario { name: "scaling-retain", alone: false, body: |c| Box::pin(scaling::run(c, scaling::Policy::Retain)) },
-    Scenario { name: "bad-specs", alone: false, body: |c| Box::pin(bad_specs::run(c)) },
-    Scenario { name: "leader-lost", alone: false, body: |c| Box::pin(leader_lost::run(c)) },
-    Scenario { name: "partition", alone: false, body: |c| Box::pin(partition::run(c)) },
-    Scenario { name: "tls", alone: false, body: |c| Box::pin(tls::run(c)) },
-    Scenario { name: "lost-disk", alone: false, body: |c| Box::pin(lost_disk::run(c)) },
-    Scenario { name: "rolling-restart", alone: false, body: |c| Box::pin(rolling_restart::run(c)) },
-    Scenario { name: "two-operators", alone: true, body: |c| Box::pin(two_operators::run(c)) },
-    Scenario { name: "operator-killed", alone: true, body: |c| Box::pin(operator_killed::run(c)) },
-    Scenario { name: "recovery", alone: true, body: |c| Box::pin(recovery::run(c)) },
-    Scenario { name: "failover", alone: true, body: |c| Box::pin(failover::run(c)) },
-    Scenario { name: "speed", alone: true, body: |c| Box::pin(speed::run(c)) },
+    Scenario { name: "ca-takeover", place: Place::Throughout, body: |c| Box::pin(ca_takeover::run(c)) },
+    Scenario { name: "quickstart", place: Place::Beside, body: |c| Box::pin(quickstart::run(c)) },
+    Scenario { name: "refusals", place: Place::Beside, body: |c| Box::pin(refusals::run(c)) },
+    Scenario { name: "scaling-delete", place: Place::Beside, body: |c| Box::pin(scaling::run(c, scaling::Policy::Delete)) },
+    Scenario { name: "scaling-retain", place: Place::Beside, body: |c| Box::pin(scaling::run(c, scaling::Policy::Retain)) },
+    Scenario { name: "bad-specs", place: Place::Beside, body: |c| Box::pin(bad_specs::run(c)) },
+    Scenario { name: "leader-lost", place: Place::Beside, body: |c| Box::pin(leader_lost::run(c)) },
+    Scenario { name: "partition", place: Place::Beside, body: |c| Box::pin(partition::run(c)) },
+    Scenario { name: "tls", place: Place::Beside, body: |c| Box::pin(tls::run(c)) },
+    Scenario { name: "lost-disk", place: Place::Beside, body: |c| Box::pin(lost_disk::run(c)) },
+    Scenario { name: "rolling-restart", place: Place::Beside, body: |c| Box::pin(rolling_restart::run(c)) },
+    Scenario { name: "two-operators", place: Place::Alone, body: |c| Box::pin(two_operators::run(c)) },
+    Scenario { name: "operator-killed", place: Place::Alone, body: |c| Box::pin(operator_killed::run(c)) },
+    Scenario { name: "recovery", place: Place::Alone, body: |c| Box::pin(recovery::run(c)) },
+    Scenario { name: "failover", place: Place::Alone, body: |c| Box::pin(failover::run(c)) },
+    Scenario { name: "speed", place: Place::Alone, body: |c| Box::pin(speed::run(c)) },
 ];

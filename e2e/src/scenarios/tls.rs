@@ -16,6 +16,9 @@ use crate::wait::{Look, until};
 
 const NODES: [i32; 3] = [1, 2, 3];
 
+/// The name of the users' own CA.
+pub(super) const OWN_CA: &str = "a CA of our own";
+
 /// Whoever comes over TCP on another role than the application's.
 const OURS: &str = "select count(*) filter (where not s.ssl) || ' in the clear, ' || string_agg(distinct a.usename || ' ' || s.client_dn, ', ' order by a.usename || ' ' || s.client_dn) \
      from pg_stat_ssl s join pg_stat_activity a using (pid) where a.usename in ('pgraft_replication', 'pgraft_operator')";
@@ -34,11 +37,11 @@ pub async fn run(cluster: Cluster) -> Result<Vec<Figure>, Failure> {
     renewal(&cluster).await
 }
 
-/// A Secret as cert-manager makes it for a Certificate with `isCA: true`.
-async fn own_ca(cluster: &Cluster) -> Result<(), Failure> {
+/// A Secret `our-ca` as cert-manager makes it for a Certificate with `isCA: true`. Returns the certificate.
+pub(super) async fn own_ca(cluster: &Cluster) -> Result<String, Failure> {
     let wrong = |e: rcgen::Error| Failure::Wrong(e.to_string());
     let mut params = CertificateParams::default();
-    params.distinguished_name.push(DnType::CommonName, "a CA of our own");
+    params.distinguished_name.push(DnType::CommonName, OWN_CA);
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature];
     let key = KeyPair::generate().map_err(wrong)?;
@@ -48,11 +51,11 @@ async fn own_ca(cluster: &Cluster) -> Result<(), Failure> {
     let secret = json!({"metadata": {"name": "our-ca"}, "type": "kubernetes.io/tls", "stringData": data});
     let secret = serde_json::from_value(secret).map_err(kube::Error::SerdeError)?;
     cluster.secrets().create(&PostParams::default(), &secret).await?;
-    Ok(())
+    Ok(ca)
 }
 
 /// `sslmode=verify-full` with what stands in `-app`, through `-rw`, from another pod; and a client that wants no TLS.
-async fn applications(cluster: &Cluster) -> Result<(), Failure> {
+pub(super) async fn applications(cluster: &Cluster) -> Result<(), Failure> {
     let data = cluster.secrets().get("demo-app").await?.data.unwrap_or_default();
     let field = |key: &str| data.get(key).map(|bytes| String::from_utf8_lossy(&bytes.0).into_owned()).unwrap_or_default();
     let (uri, ca) = (field("uri"), field("ca.crt"));
@@ -108,7 +111,7 @@ async fn renewal(cluster: &Cluster) -> Result<Vec<Figure>, Failure> {
 }
 
 /// Each pod's identity, and how often its container was started.
-async fn lives(cluster: &Cluster) -> Result<BTreeMap<i32, (Option<String>, i32)>, Failure> {
+pub(super) async fn lives(cluster: &Cluster) -> Result<BTreeMap<i32, (Option<String>, i32)>, Failure> {
     let restarts = |pod: &Pod| pod.status.iter().flat_map(|s| s.container_statuses.iter().flatten()).map(|c| c.restart_count).sum();
     Ok(cluster.pods().await?.into_iter().map(|(node, pod)| (node, (pod.metadata.uid.clone(), restarts(&pod)))).collect())
 }
