@@ -26,7 +26,8 @@ impl fmt::Display for Template {
 
 /// Everything that reaches a member only when its pod is made again. Settings of Postgres are not in it: those that it can reload are reloaded.
 pub fn template(want: &Cluster) -> Template {
-    let at_start = (spec(want, NodeId::default(), false), &want.heartbeat_interval, &want.election_timeout, &want.restarted_at);
+    let raft = (&want.heartbeat_interval, &want.election_timeout, &want.lease_duration);
+    let at_start = (spec(want, NodeId::default(), false), raft, &want.restarted_at);
     Template(fnv1a(&serde_json::to_vec(&at_start).unwrap_or_default()))
 }
 
@@ -55,6 +56,7 @@ mod tests {
             json!({"resources": {"limits": {"memory": "2Gi"}}}),
             json!({"raft": {"heartbeatInterval": "50ms"}}),
             json!({"raft": {"electionTimeout": "2s"}}),
+            json!({"failover": {"enabled": true}}),
             json!({"nodeSelector": {"disk": "ssd"}}),
             json!({"tolerations": [{"key": "db", "operator": "Exists"}]}),
             json!({"imagePullSecrets": [{"name": "pull"}]}),
