@@ -9,6 +9,7 @@ use pgrx::datum::{Interval, Uuid};
 use pgrx::iter::TableIterator;
 use pgrx::prelude::*;
 
+use crate::fence::gate;
 use crate::pg::command;
 use crate::pg::ereport::error;
 use crate::shmem::{self, Published};
@@ -75,8 +76,9 @@ fn pgraft_status() -> TableIterator<
         s.primary.map(NodeId::as_i32),
         big(s.commit_index),
         big(s.applied_index),
-        failover.filter(|_| primary_here).map(|f| if f.gate_ms.is_some() && alive { "open" } else { "closed" }.to_owned()),
-        failover.and_then(|f| f.gate_ms).filter(|_| alive).and_then(|ms| Interval::new(0, 0, big(ms).saturating_mul(1000)).ok()),
+        // As this very backend would find it, whatever the worker has last said.
+        failover.filter(|_| primary_here).map(|_| if gate::is_open() { "open" } else { "closed" }.to_owned()),
+        gate::remaining().filter(|_| primary_here).and_then(|ms| Interval::new(0, 0, big(ms).saturating_mul(1000)).ok()),
         failover.map(|f| f.sync_standbys.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")),
         failover.map(|f| small(f.sync_required)),
         small(s.voters),

@@ -3,8 +3,6 @@
 //!
 //! Written by the worker, from any of its threads; read before every statement.
 
-#![allow(dead_code, reason = "the worker's failover driver calls it")]
-
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::gucs;
@@ -31,7 +29,7 @@ pub fn is_open() -> bool {
     !gucs::failover() || page().load(Ordering::SeqCst) > boot_ms()
 }
 
-/// Until when it is or was open.
-pub fn deadline() -> Option<u64> {
-    Some(page().load(Ordering::SeqCst)).filter(|deadline| *deadline != 0)
+/// For how many milliseconds it stays open, unless it is opened for longer.
+pub fn remaining() -> Option<u64> {
+    page().load(Ordering::SeqCst).checked_sub(boot_ms()).filter(|left| *left > 0)
 }

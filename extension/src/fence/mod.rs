@@ -7,10 +7,10 @@
 
 pub mod gate;
 
-use pgraft_core::fence::{Act, Facts, Verdict, decide};
+use pgraft_core::fence::{Act, Facts, Verdict, Who, decide};
 use pgraft_core::{NodeState, Primary, Refusal};
 
-use crate::pg::session;
+use crate::pg::{command, session};
 use crate::shmem::{self, Published};
 use crate::{gucs, pg};
 
@@ -20,11 +20,12 @@ pub fn check(act: Act) -> Option<Refusal> {
     if open && !(act == Act::Commit && gucs::strict()) {
         return None;
     }
+    let who = session::who();
     let facts = Facts {
-        who: session::who(),
+        who,
         act,
         in_recovery: pg::server::is_standby(),
-        founding: founding(),
+        founding: who == Who::Local && matches!(act, Act::Write | Act::Commit) && founding(),
         open,
         fence_reads: gucs::fence_reads(),
         strict: gucs::strict(),
@@ -38,9 +39,9 @@ pub fn check(act: Act) -> Option<Refusal> {
     }
 }
 
-/// Whether this node is in no cluster yet.
+/// Whether this node is in no cluster yet. Waits for a worker that is just starting.
 fn founding() -> bool {
-    matches!(shmem::read(), Published::Status(status) if status.state == NodeState::Uninitialized)
+    matches!(command::published(), Published::Status(status) if status.state == NodeState::Uninitialized)
 }
 
 /// Where writes go, as far as the worker knows.

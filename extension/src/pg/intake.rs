@@ -13,8 +13,6 @@
 //! Written by the worker, from any of its threads. Closed at first, and after Postgres has restarted its processes; the postmaster forks
 //! every walreceiver with the table in place.
 
-#![allow(dead_code, reason = "the worker's failover driver calls it")]
-
 use std::ffi::{CStr, c_char, c_int};
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 use std::sync::{Mutex, OnceLock, PoisonError};

@@ -7,8 +7,6 @@
 //!
 //! The file has the names first and the number after them: what the hook tells has happened then.
 
-#![allow(dead_code, reason = "the worker's failover driver calls it")]
-
 use std::sync::atomic::{AtomicI32, Ordering};
 
 use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting, pg_sys};

@@ -57,12 +57,17 @@ pub fn open(to: &Server) -> String {
     format!("select intake('127.0.0.1', {})", to.port)
 }
 
-/// A standby that was not told where its primary is.
-pub fn standby(bindir: &Path, dir: &Path, id: u16, primary: &Server) -> Server {
-    let standby = Server::standby_of(bindir, dir, id, primary);
+/// Takes out what `pg_basebackup` has written about where the primary is.
+pub fn without_target(standby: &Server) {
     let auto = standby.pgdata().join("postgresql.auto.conf");
     let kept = fs::read_to_string(&auto).unwrap().lines().filter(|l| !l.starts_with("primary_conninfo")).collect::<Vec<_>>().join("\n");
     fs::write(&auto, kept).unwrap();
+}
+
+/// A standby that was not told where its primary is.
+pub fn standby(bindir: &Path, dir: &Path, id: u16, primary: &Server) -> Server {
+    let standby = Server::standby_of(bindir, dir, id, primary);
+    without_target(&standby);
     standby.set(&format!("primary_conninfo = 'user=postgres application_name=node{id}'\npgraft.node_id = 0"));
     standby.set(&format!("wal_retrieve_retry_interval = '100ms'\nunix_socket_directories = '{}'", standby.dir.display()));
     standby.start();

@@ -1,0 +1,200 @@
+//! The fence under the real protocol: three servers, no instance manager. What clients see when the primary's worker is stopped, when its
+//! majority is away, and while its standbys are.
+
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test, which may end anywhere")]
+
+mod governed;
+mod server;
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use governed::{Waiting, code, run, without_target};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use server::{PATIENCE, Server, bindir, scratch};
+use tokio_postgres::Client;
+
+const GATE: &str = "select gate from pgraft_status()";
+
+/// A founder and two voters that stream from it, with a table `t`.
+async fn three(bindir: &Path, dir: &Path) -> Vec<Server> {
+    let configure = |server: &Server| {
+        server.set(&format!("unix_socket_directories = '{}'", server.dir.display()));
+        server.set(&format!("include_if_exists = '{}'", server.raft_dir().join("names.conf").display()));
+        server.set("wal_retrieve_retry_interval = '100ms'\npgraft.failover = on\npgraft.lease_timeout = '6s'");
+    };
+    let founder = Server::new(bindir, dir, 1);
+    configure(&founder);
+    founder.start();
+    let admin = founder.connect_locally().await;
+    for statement in ["create extension pgraft", "select pgraft_init()"] {
+        run(&admin, statement).await.unwrap();
+    }
+    founder.until(GATE, "open").await;
+    founder.rows("create table t(v int); create role app login; alter table t owner to app").await;
+    let mut servers = vec![founder];
+    for id in 2..=3 {
+        let standby = Server::standby_of(bindir, dir, id, &servers[0]);
+        without_target(&standby);
+        configure(&standby);
+        standby.set(&format!("primary_conninfo = 'user=postgres application_name=pgraft_{id}'"));
+        standby.start();
+        add(&servers, &standby).await;
+        servers[0].until("select voters from pgraft_status()", &id.to_string()).await;
+        servers.push(standby);
+    }
+    servers[0].until("select sync_standbys || sync_required from pgraft_status()", "2,31").await;
+    servers[0].until("select count(*) from pg_stat_replication where sync_state = 'quorum'", "2").await;
+    servers
+}
+
+/// On whoever leads: the primary hands that on.
+async fn add(servers: &[Server], newcomer: &Server) {
+    let start = Instant::now();
+    let sql = format!("select pgraft_add_node({}, '{}', {})", newcomer.id, newcomer.host, newcomer.raft_port);
+    for server in servers.iter().cycle() {
+        match run(&server.connect().await, &sql).await {
+            Ok(_) => return,
+            Err(error) => assert!(start.elapsed() < PATIENCE, "{error:?}"),
+        }
+    }
+}
+
+/// Until a statement of that session gives that SQLSTATE; meanwhile it goes through, and is counted.
+async fn until_refused(client: &Client, sql: &str, wanted: &str) -> usize {
+    let (start, mut done) = (Instant::now(), 0);
+    loop {
+        match run(client, sql).await {
+            Ok(_) => done += 1,
+            refused => {
+                assert_eq!(code(refused), wanted, "{sql}");
+                return done;
+            }
+        }
+        assert!(start.elapsed() < PATIENCE, "{sql} goes through for ever");
+    }
+}
+
+/// Until it is not refused any more.
+async fn until_done(client: &Client, sql: &str) {
+    let start = Instant::now();
+    while let Err(error) = run(client, sql).await {
+        assert!(start.elapsed() < PATIENCE, "{sql}: {error}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+fn stop(server: &Server) -> Pid {
+    let worker = server.worker().unwrap();
+    kill(worker, Signal::SIGSTOP).unwrap();
+    worker
+}
+
+#[tokio::test]
+async fn a_stopped_worker_leaves_no_gate_open() {
+    let Some(bindir) = bindir() else { return };
+    let dir = scratch();
+    let servers = three(&bindir, dir.path()).await;
+    let app = servers[0].connect_as("app").await;
+    run(&app, "insert into t values (0)").await.unwrap();
+    let worker = stop(&servers[0]);
+    let acknowledged = 1 + until_refused(&app, "insert into t values (1)", "25006").await;
+    assert_eq!(code(run(&app, "table t").await), "57P03");
+    // The others have chosen one of them, which has all of it.
+    let successor = until_primary(&servers[1..]).await;
+    let client = successor.connect_as("app").await;
+    until_done(&client, "insert into t values (2)").await;
+    let rows: usize = successor.one("select count(*) from t where v < 2").await.parse().unwrap();
+    assert!(rows >= acknowledged, "{rows} of {acknowledged}");
+    assert_eq!(code(run(&app, "insert into t values (1)").await), "25006");
+    // Told, it ends: it is to come back as a standby.
+    kill(worker, Signal::SIGCONT).unwrap();
+    let start = Instant::now();
+    while !app.is_closed() {
+        assert!(start.elapsed() < PATIENCE);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+fn conninfo(server: &Server) -> String {
+    format!("host=127.0.0.1 port={} user=app dbname=postgres", server.port)
+}
+
+/// The one of them that takes writes, or is about to.
+async fn until_primary(servers: &[Server]) -> &Server {
+    let start = Instant::now();
+    loop {
+        for server in servers {
+            if server.psql(&conninfo(server), "select pg_is_in_recovery()").stdout == b"f\n" {
+                return server;
+            }
+        }
+        assert!(start.elapsed() < PATIENCE, "no primary\n{}", servers[0].log());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_primary_without_its_majority_is_fenced_until_it_is_back() {
+    let Some(bindir) = bindir() else { return };
+    let dir = scratch();
+    let servers = three(&bindir, dir.path()).await;
+    let app = servers[0].connect_as("app").await;
+    run(&app, "insert into t values (1)").await.unwrap();
+    let workers = [stop(&servers[1]), stop(&servers[2])];
+    until_refused(&app, "table t", "57P03").await;
+    let start = Instant::now();
+    loop {
+        let refused = run(&app, "insert into t values (2)").await.unwrap_err();
+        let refused = refused.as_db_error().unwrap();
+        assert_eq!(refused.code().code(), "25006");
+        if refused.hint().unwrap().starts_with("This server is the primary, and waits") {
+            break;
+        }
+        assert!(start.elapsed() < PATIENCE, "{refused:?}");
+    }
+    let admin = servers[0].connect_locally().await;
+    assert_eq!(run(&admin, "table t").await.unwrap(), "1");
+    assert_eq!(
+        run(&app, "select gate from pgraft_status()").await.unwrap_err().code().unwrap().code(),
+        "42501",
+        "app may not, and is not fenced"
+    );
+    assert_eq!(servers[0].one(GATE).await, "closed");
+    for worker in workers {
+        kill(worker, Signal::SIGCONT).unwrap();
+    }
+    // Whoever is the primary now: what was confirmed is there, and what was refused is not.
+    let start = Instant::now();
+    loop {
+        let primary = until_primary(&servers).await;
+        let done =
+            primary.psql(&conninfo(primary), "insert into t values (3); select string_agg(distinct v::text, ' ' order by v::text) from t");
+        if done.status.success() {
+            assert_eq!(String::from_utf8_lossy(&done.stdout).trim(), "1 3");
+            return;
+        }
+        assert!(start.elapsed() < PATIENCE, "{done:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_cancelled_commit_waits_for_its_standbys() {
+    let Some(bindir) = bindir() else { return };
+    let dir = scratch();
+    let servers = three(&bindir, dir.path()).await;
+    let mut receivers = Vec::new();
+    for standby in &servers[1..] {
+        receivers.push(Pid::from_raw(standby.one("select pid from pg_stat_wal_receiver").await.parse().unwrap()));
+    }
+    for receiver in &receivers {
+        kill(*receiver, Signal::SIGSTOP).unwrap();
+    }
+    let waiting = Waiting::of(&servers[0], "", "insert into t values (1)").await.cancelled(&servers[0]).await;
+    assert_eq!(servers[0].one("select count(*) from t").await, "0");
+    for receiver in &receivers {
+        kill(*receiver, Signal::SIGCONT).unwrap();
+    }
+    waiting.answer().await.1.unwrap();
+}
