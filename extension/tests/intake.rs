@@ -138,7 +138,7 @@ async fn every_process_tells_which_names_it_has() {
     assert_eq!(primary.one(walsender).await, "true3", "it goes by the old names");
     kill(pid, Signal::SIGCONT).unwrap();
     primary.until(walsender, "true4").await;
-    assert_eq!(primary.one("select sync_state from pg_stat_replication").await, "sync", "which it counted before it told");
+    assert_eq!(primary.one("select sync_priority from pg_stat_replication").await, "1", "which it counted before it told");
     standby.stop();
     primary.until("select words('pgraft_names', 2)", "0").await;
     // A restart begins with what the file says.
