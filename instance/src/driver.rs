@@ -15,21 +15,20 @@ use tokio::task::JoinHandle;
 
 use crate::cli::RunArgs;
 use crate::duties;
-use crate::facts;
 use crate::heartbeat::{BEAT, Heartbeat};
+use crate::jobs::Jobs;
 use crate::logging::Sink;
-use crate::postgres::clone::CloneError;
 use crate::postgres::process::Server;
-use crate::postgres::{clone, initdb, leftovers};
 use crate::prepare;
 use crate::reaper::Reaper;
 use crate::settings::Settings;
 use crate::supervisor::{self, Command, Event, Mode, State};
 use crate::tls::TlsFiles;
 use crate::view::View;
+use crate::watchdog;
 
-/// After this many answers of "nobody knows a primary" the log says so again.
-const SAY_AGAIN: u32 = 15;
+/// How long a fast shutdown may take where a standby is stopped to be repaired: its member does not vote meanwhile.
+const HALT: Duration = Duration::from_secs(10);
 
 /// Everything that commands need.
 pub struct Driver {
@@ -158,40 +157,30 @@ impl Driver {
     fn perform(&mut self, command: Command) {
         let settings = self.settings();
         match command {
-            Command::Clear => self.job(async move {
-                match leftovers::clear(&settings.paths, settings.stop_timeout).await {
-                    Ok(()) => Event::Cleared,
-                    Err(error) => failed(&error, Event::ClearFailed),
-                }
-            }),
-            Command::Inspect => self.job(async move {
-                match facts::inspect(&settings).await {
-                    Ok(facts) => Event::Inspected(facts),
-                    Err(error) => failed(&error, Event::InspectFailed),
-                }
-            }),
-            Command::InitDb => self.init_db(settings),
-            Command::Clone => self.clone_primary(settings),
+            Command::Clear => self.job(Jobs::clear),
+            Command::Inspect => self.job(Jobs::inspect),
+            Command::InitDb => self.job(Jobs::init_db),
+            Command::Clone => self.job(Jobs::clone_primary),
+            Command::Rewind => self.job(Jobs::rewind),
             Command::Start(mode) => self.start(&settings, mode),
             Command::Reload => self.reload(&settings),
             Command::Explain(why) => tracing::error!("{why}"),
-            Command::Wait(time) => self.job(async move {
+            Command::Wait(time) => self.job(async move |_| {
                 tokio::time::sleep(time).await;
                 Event::Woke
             }),
-            Command::Stop => self.stop(settings.stop_timeout),
-            Command::StopNow => {
-                if let Some(server) = &self.server {
-                    server.child.signal(Signal::SIGQUIT);
-                }
-            }
+            Command::Stop => self.stop(Some(settings.stop_timeout)),
+            Command::Halt => self.stop(Some(settings.stop_timeout.min(HALT))),
+            Command::StopNow => self.stop(None),
             Command::AbortJob => self.abort_job(),
             Command::Exit => {}
         }
     }
 
     /// Runs one job; whatever ran before it is dropped, and with it what it started.
-    fn job(&mut self, work: impl Future<Output = Event> + Send + 'static) {
+    fn job<F: Future<Output = Event> + Send + 'static>(&mut self, work: impl FnOnce(Jobs) -> F) {
+        let (settings, unanswered) = (self.settings(), Arc::clone(&self.unanswered));
+        let work = work(Jobs { settings, reaper: self.reaper.clone(), sink: self.sink.clone(), unanswered });
         let events = self.events();
         let job = tokio::spawn(async move {
             let event = work.await;
@@ -213,43 +202,12 @@ impl Driver {
         });
     }
 
-    fn init_db(&mut self, settings: Arc<Settings>) {
-        let (reaper, sink) = (self.reaper.clone(), self.sink.clone());
-        tracing::info!("making a new data directory");
-        self.job(async move {
-            match initdb::make(&settings, &reaper, &sink).await {
-                Ok(()) => Event::Initialized,
-                Err(error) => failed(&error, Event::InitFailed),
-            }
-        });
-    }
-
-    fn clone_primary(&mut self, settings: Arc<Settings>) {
-        use std::sync::atomic::Ordering::Relaxed;
-        let (reaper, sink, unanswered) = (self.reaper.clone(), self.sink.clone(), Arc::clone(&self.unanswered));
-        self.job(async move {
-            match clone::make(&settings, &reaper, &sink).await {
-                Ok(()) => {
-                    tracing::info!("the clone is whole and in place");
-                    Event::Cloned
-                }
-                Err(error @ (CloneError::NoPrimary { .. } | CloneError::NotPrimary(_))) => {
-                    if unanswered.fetch_add(1, Relaxed) % SAY_AGAIN == 0 {
-                        tracing::warn!(%error, "waiting for a primary to clone");
-                    }
-                    Event::NoPrimary
-                }
-                Err(error) => failed(&error, Event::CloneFailed),
-            }
-        });
-    }
-
     fn start(&mut self, settings: &Arc<Settings>, mode: Mode) {
         // Nobody waits on a Wait any more, and the last job has told.
         self.job = None;
         self.certificates = certificates(settings);
         let started = prepare::write_files(settings, &self.os_user)
-            .and_then(|_| prepare::data_directory(&settings.paths.data, mode))
+            .and_then(|_| prepare::data_directory(&settings.paths, mode))
             .map_err(|e| e.to_string())
             .and_then(|()| Server::start(settings, &self.reaper, &self.sink).map_err(|e| e.to_string()));
         let server = match started {
@@ -261,11 +219,13 @@ impl Driver {
             }
         };
         tracing::info!(?mode, pid = server.child.pid, "started Postgres");
-        let duties = tokio::spawn(duties::run(self.view.subscribe()));
+        let duties = tokio::spawn(duties::run(self.view.subscribe(), self.events()));
+        let watchdog = tokio::spawn(watchdog::run(self.view.subscribe(), self.events()));
         let (mut child, events, ours) = (server.child.clone(), self.events(), server.clone());
         tokio::spawn(async move {
             let ending = child.wait().await;
             duties.abort();
+            watchdog.abort();
             let ran_for = ours.ran_for();
             tracing::info!(%ending, seconds = ran_for.as_secs(), "Postgres has ended");
             let _ = events.send(Event::Exited { ran_for });
@@ -292,7 +252,8 @@ impl Driver {
         }
     }
 
-    fn stop(&self, fast: Duration) {
+    /// Without a time for a fast shutdown, at once.
+    fn stop(&self, fast: Option<Duration>) {
         if let Some(server) = self.server.clone() {
             tokio::spawn(server.stop(fast));
         }
@@ -304,18 +265,4 @@ fn certificates(settings: &Settings) -> Option<TlsFiles> {
         tracing::error!(%error, "the certificate is not all there");
         None
     })
-}
-
-fn failed(error: &dyn std::error::Error, event: Event) -> Event {
-    tracing::error!(%error, "{}", what_failed(event));
-    event
-}
-
-const fn what_failed(event: Event) -> &'static str {
-    match event {
-        Event::ClearFailed => "an earlier server is not gone",
-        Event::InspectFailed => "the state on disk can't be read",
-        Event::InitFailed => "initdb did not make a data directory",
-        _ => "the primary could not be cloned",
-    }
 }

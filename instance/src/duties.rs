@@ -1,29 +1,35 @@
 //! What the instance manager sees to inside the server, for as long as it runs. Every step can be repeated, and is after each start.
 //!
 //! ```text
-//!  primary:  roles, passwords ▸ database ▸ extension, grants ▸ pgraft_init() of the founder ▸ slots of removed members
-//!  standby:  its slot on the primary, where it does not stream; a primary that moved, before it is a member
+//!  primary:  (roles, passwords ▸ database ▸ extension, grants) ▸ pgraft_init() of the founder ▸ slots
+//!  standby:  what it can't go on without (a rewind, a clone) ▸ its slot on the primary, where it does not stream ▸ slots
 //! ```
+//!
+//! Where the members choose the primary the founder's cluster comes first: nothing is written before it has a lease.
 
+mod lost_wal;
+pub mod slots;
+mod standby;
 pub mod statements;
 
 use pgraft_core::NodeState;
 use pgraft_core::control::Request;
 use std::time::Duration;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 use tokio_postgres::Client;
 
 use crate::control::{self, ControlError};
 use crate::files::{self, FileError};
 use crate::paths;
-use crate::peers;
-use crate::postgres::clone::{self, CloneError};
+use crate::postgres::source::SourceError;
 use crate::secrets::Secrets;
 use crate::settings::Settings;
 use crate::sql::{self, SqlError};
+use crate::supervisor::Event;
 use crate::upstream::{self, UpstreamError};
 use crate::view::View;
+use lost_wal::Patience;
 
 /// Before the next try of what failed, or what is not finished: often while a server is starting, then seldom.
 const AGAIN_SOON: Duration = Duration::from_millis(100);
@@ -52,15 +58,15 @@ pub enum DutiesError {
     /// `instance.json`.
     #[error(transparent)]
     Upstream(#[from] UpstreamError),
-    /// The slot on the primary.
+    /// The primary.
     #[error(transparent)]
-    Slot(#[from] CloneError),
+    Source(#[from] SourceError),
 }
 
 impl DutiesError {
-    /// Whether this is what a server that is just starting, or a worker that is, gives for a while.
+    /// Whether this is what a server that is just starting, a worker that is, or a primary that is gone gives for a while.
     const fn passes(&self) -> bool {
-        matches!(self, Self::Sql(_) | Self::Control(ControlError::Io(_) | ControlError::Deadline))
+        matches!(self, Self::Sql(_) | Self::Source(_) | Self::Control(ControlError::Io(_) | ControlError::Deadline))
     }
 }
 
@@ -76,21 +82,32 @@ enum Round {
     Done,
     /// The founder's cluster does not know its primary yet.
     Unfinished,
+    /// A primary that may not write now.
+    Fenced,
+}
+
+/// What is kept from round to round of one run of the server.
+#[derive(Default)]
+struct Memory {
+    /// Passwords, database and owner that were written.
+    applied: Option<(Secrets, String, String)>,
+    patience: Patience,
 }
 
 /// Runs until it is aborted, which is when the server is gone.
-pub async fn run(mut view: watch::Receiver<View>) {
-    let mut applied = None;
+pub async fn run(mut view: watch::Receiver<View>, events: mpsc::UnboundedSender<Event>) {
+    let mut memory = Memory::default();
     let mut failures = 0_u32;
     loop {
         let settings = std::sync::Arc::clone(&view.borrow_and_update().settings);
-        let round = timeout(ROUND, round(&settings, &mut applied)).await.unwrap_or(Err(SqlError::Deadline.into()));
+        let round = timeout(ROUND, round(&settings, &mut memory, &events)).await.unwrap_or(Err(SqlError::Deadline.into()));
         let next = match round {
             Ok(Round::Done) => {
                 failures = 0;
                 LOOK
             }
             Ok(Round::Unfinished) => AGAIN_SOON,
+            Ok(Round::Fenced) => AGAIN,
             Err(error) => {
                 failures += 1;
                 // The first seconds of a start are no news.
@@ -107,32 +124,49 @@ pub async fn run(mut view: watch::Receiver<View>) {
     }
 }
 
-async fn round(settings: &Settings, applied: &mut Option<(Secrets, String, String)>) -> Result<Round, DutiesError> {
-    let client = sql::local(settings, "postgres", CONNECT).await?;
-    let row = client.query_one("SELECT pg_is_in_recovery(), (SELECT status FROM pg_stat_wal_receiver)", &[]).await?;
+async fn round(settings: &Settings, memory: &mut Memory, events: &mpsc::UnboundedSender<Event>) -> Result<Round, DutiesError> {
     let secrets = Secrets::read(&settings.paths.secrets)?;
-    if row.try_get(0)? {
-        let status: Option<String> = row.try_get(1)?;
-        if status.as_deref() != Some("streaming") {
-            slot_on_primary(settings, &secrets).await?;
-        }
+    standby::rewind_if_asked(settings, &secrets, events).await?;
+    let client = sql::local(settings, "postgres", CONNECT).await?;
+    if client.query_one("SELECT pg_is_in_recovery()", &[]).await?.try_get(0)? {
+        slots::tend(settings, &client, slots::Role::Standby).await?;
+        standby::round(settings, &secrets, &client, &mut memory.patience, events).await?;
         return Ok(Round::Done);
     }
-    client.batch_execute(statements::SESSION).await?;
+    let writes = !settings.extension || found(settings).await?;
+    slots::tend(settings, &client, slots::Role::Primary).await?;
+    if writes {
+        primary(settings, &client, secrets, memory).await?;
+    }
+    Ok(if !founded(settings, writes)? {
+        Round::Unfinished
+    } else if writes {
+        Round::Done
+    } else {
+        Round::Fenced
+    })
+}
+
+async fn primary(settings: &Settings, client: &Client, secrets: Secrets, memory: &mut Memory) -> Result<(), DutiesError> {
+    session(settings, client).await?;
     let boot = &settings.config.bootstrap;
     // Once a server's run, and when it changed: each time is a write to the catalog, and a new SCRAM salt.
     let want = (secrets, boot.database.clone(), boot.owner.clone());
-    if applied.as_ref() != Some(&want) {
-        roles(settings, &client, &want.0).await?;
-        database(settings, &client).await?;
-        *applied = Some(want);
+    if memory.applied.as_ref() != Some(&want) {
+        roles(settings, client, &want.0).await?;
+        database(settings, client).await?;
+        memory.applied = Some(want);
         tracing::info!("roles, passwords and the database are in place");
     }
-    if settings.extension {
-        found(settings).await?;
+    Ok(())
+}
+
+async fn session(settings: &Settings, client: &Client) -> Result<(), DutiesError> {
+    client.batch_execute(statements::SESSION).await?;
+    if !settings.failover {
+        client.batch_execute(statements::ALONE).await?;
     }
-    retired_slots(settings, &client).await?;
-    Ok(if founded(settings)? { Round::Done } else { Round::Unfinished })
+    Ok(())
 }
 
 async fn roles(settings: &Settings, client: &Client, secrets: &Secrets) -> Result<(), DutiesError> {
@@ -143,6 +177,7 @@ async fn roles(settings: &Settings, client: &Client, secrets: &Secrets) -> Resul
         client.batch_execute(&role.alter()).await?;
     }
     client.batch_execute(statements::MONITOR).await?;
+    client.batch_execute(statements::REWIND).await?;
     Ok(())
 }
 
@@ -156,7 +191,7 @@ async fn database(settings: &Settings, client: &Client) -> Result<(), DutiesErro
         client.batch_execute(statements::GRANTS).await?;
         if boot.database != "postgres" {
             let app = sql::local(settings, &boot.database, CONNECT).await?;
-            app.batch_execute(statements::SESSION).await?;
+            session(settings, &app).await?;
             extension(&app).await?;
         }
     }
@@ -171,59 +206,25 @@ async fn extension(client: &Client) -> Result<(), DutiesError> {
     Ok(())
 }
 
-/// `pgraft_init()`, where `initdb` was made for a cluster that does not exist yet.
-async fn found(settings: &Settings) -> Result<(), DutiesError> {
-    let mark = paths::founding_mark(&settings.paths.data);
-    if files::read_if_there(&mark)?.is_none() {
-        return Ok(());
-    }
+/// `pgraft_init()`, where `initdb` was made for a cluster that does not exist yet. Whether this server takes writes now.
+async fn found(settings: &Settings) -> Result<bool, DutiesError> {
     let socket = settings.paths.control_socket();
     let status = control::status(&socket, CONNECT).await?;
-    if status.state == NodeState::Uninitialized {
+    if status.state == NodeState::Uninitialized && files::read_if_there(&paths::founding_mark(&settings.paths.data))?.is_some() {
         control::ask(&socket, &Request::Init, ROUND).await?;
         tracing::info!("the cluster is founded");
     }
-    Ok(())
+    Ok(!settings.failover || status.failover.is_some_and(|f| f.gate_ms.is_some()))
 }
 
-/// From here on it is `instance.json` that makes this server the primary, and no longer the mark of its `initdb`.
-fn founded(settings: &Settings) -> Result<bool, DutiesError> {
+/// From here on it is `instance.json` that says who the primary is, and no longer the mark of this server's `initdb`.
+fn founded(settings: &Settings, writes: bool) -> Result<bool, DutiesError> {
     let mark = paths::founding_mark(&settings.paths.data);
     let Some(file) = upstream::instance_file(&settings.paths, settings.node)? else {
         return Ok(!settings.extension || files::read_if_there(&mark)?.is_none());
     };
-    if file.primary.is_some() {
+    if file.primary.is_some() && writes {
         files::remove_file(&mark)?;
     }
-    Ok(file.primary.is_some())
-}
-
-async fn retired_slots(settings: &Settings, client: &Client) -> Result<(), DutiesError> {
-    let Some(file) = upstream::instance_file(&settings.paths, settings.node)? else { return Ok(()) };
-    let names = statements::slots_of(&file.retired);
-    for row in client.query(statements::DROP_SLOTS, &[&names]).await? {
-        let slot: String = row.try_get(0)?;
-        tracing::info!(slot, "dropped the replication slot of a removed member");
-    }
-    Ok(())
-}
-
-async fn slot_on_primary(settings: &Settings, secrets: &Secrets) -> Result<(), DutiesError> {
-    let file = upstream::instance_file(&settings.paths, settings.node)?;
-    // A removed member makes no slot that would keep the primary's WAL for nobody.
-    if file.as_ref().is_some_and(|f| f.retired.contains(&settings.node)) {
-        return Ok(());
-    }
-    let Some(primary) = upstream::follow(settings.node, file.as_ref(), upstream::last(&settings.paths)?) else { return Ok(()) };
-    let ensured = clone::ensure_slot(settings, secrets, &primary).await;
-    let in_a_cluster = file.is_some_and(|f| f.primary.is_some());
-    if ensured.is_err()
-        && !in_a_cluster
-        && let Some(other) = upstream::named_by_peers(settings.node, &peers::ask_all(&settings.config.peers).await)
-        && upstream::remember(&settings.paths, &other)?
-    {
-        // No Raft member tells this node yet that the primary has moved; `watch` sees the file, and the server's configuration follows.
-        tracing::info!(primary = %other.node_id, host = %other.host, port = other.port, "the peers name another primary");
-    }
-    Ok(ensured?)
+    Ok(file.primary.is_some() && files::read_if_there(&mark)?.is_none())
 }

@@ -2,13 +2,12 @@
 
 use std::fs;
 use std::io;
-use std::path::Path;
 
 use crate::files::{FileError, read_if_there};
-use crate::paths;
+use crate::paths::{Paths, founding_mark, standby_signal};
 use crate::peers;
 use crate::settings::Settings;
-use crate::supervisor::{Data, Facts, Named};
+use crate::supervisor::{Data, Facts, Founder, Named};
 use crate::upstream::{self, UpstreamError};
 
 /// Why the facts are not known.
@@ -24,20 +23,36 @@ pub enum FactsError {
 
 /// Reads everything anew.
 pub async fn inspect(settings: &Settings) -> Result<Facts, FactsError> {
-    let data = data(&settings.paths.data, settings.node.get())?;
+    let data = data(&settings.paths, settings.node.get())?;
     let file = upstream::instance_file(&settings.paths, settings.node)?;
-    let named = match file.map(|f| f.primary) {
+    let named = match file.as_ref().map(|f| f.primary) {
         None => Named::Nothing,
         Some(None) => Named::Nobody,
         Some(Some(primary)) if primary == settings.node => Named::This,
         Some(Some(_)) => Named::Other,
     };
     let would_found = settings.founder && data == Data::Empty && named == Named::Nothing;
-    let cluster_elsewhere = would_found && upstream::cluster_among(settings.node, &peers::ask_all(&settings.config.peers).await);
-    Ok(Facts { data, named, founder: settings.founder, cluster_elsewhere })
+    let too_late = would_found && upstream::cluster_among(settings.node, &peers::ask_all(&settings.config.peers).await);
+    let (epoch, failover) = file.as_ref().map_or((0, false), |f| (f.epoch, f.failover));
+    Ok(Facts {
+        data,
+        named,
+        epoch,
+        parted: file.is_some_and(|f| f.rewind.is_some() && f.rewind == f.primary),
+        // A cluster that fails over is not left by one node whose configuration lacks it: it would take writes that nobody fences.
+        failover: failover || settings.failover,
+        founder: if too_late {
+            Founder::TooLate
+        } else if settings.founder {
+            Founder::Yes
+        } else {
+            Founder::No
+        },
+    })
 }
 
-fn data(path: &Path, node: u32) -> Result<Data, FileError> {
+fn data(paths: &Paths, node: u32) -> Result<Data, FileError> {
+    let path = &paths.data;
     let mut entries = match fs::read_dir(path) {
         Ok(entries) => entries,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Data::Empty),
@@ -46,12 +61,15 @@ fn data(path: &Path, node: u32) -> Result<Data, FileError> {
     if entries.next().is_none() {
         return Ok(Data::Empty);
     }
+    if paths.mending().exists() {
+        return Ok(Data::Broken);
+    }
     if !path.join("PG_VERSION").exists() || !path.join("global/pg_control").exists() {
         return Ok(Data::Foreign);
     }
-    let mark = read_if_there(&paths::founding_mark(path))?;
+    let mark = read_if_there(&founding_mark(path))?;
     let founding = mark.is_some_and(|m| String::from_utf8_lossy(&m).trim() == node.to_string());
-    Ok(Data::Whole { founding, standby_signal: paths::standby_signal(path).exists() })
+    Ok(Data::Whole { founding, standby_signal: standby_signal(path).exists() })
 }
 
 #[cfg(test)]
@@ -62,17 +80,22 @@ mod tests {
     fn what_a_directory_is() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("pgdata");
-        assert_eq!(data(&path, 1).unwrap(), Data::Empty);
+        let base = crate::settings::tests::example().paths;
+        let paths = Paths { data: path.clone(), work: dir.path().join("work"), ..base };
+        assert_eq!(data(&paths, 1).unwrap(), Data::Empty);
         fs::create_dir(&path).unwrap();
-        assert_eq!(data(&path, 1).unwrap(), Data::Empty);
+        assert_eq!(data(&paths, 1).unwrap(), Data::Empty);
         fs::write(path.join("PG_VERSION"), "17\n").unwrap();
-        assert_eq!(data(&path, 1).unwrap(), Data::Foreign);
+        assert_eq!(data(&paths, 1).unwrap(), Data::Foreign);
         fs::create_dir(path.join("global")).unwrap();
         fs::write(path.join("global/pg_control"), "").unwrap();
-        assert_eq!(data(&path, 1).unwrap(), Data::Whole { founding: false, standby_signal: false });
-        fs::write(paths::founding_mark(&path), "1\n").unwrap();
-        assert_eq!(data(&path, 1).unwrap(), Data::Whole { founding: true, standby_signal: false });
-        fs::write(paths::standby_signal(&path), "").unwrap();
-        assert_eq!(data(&path, 11).unwrap(), Data::Whole { founding: false, standby_signal: true });
+        assert_eq!(data(&paths, 1).unwrap(), Data::Whole { founding: false, standby_signal: false });
+        fs::write(founding_mark(&path), "1\n").unwrap();
+        assert_eq!(data(&paths, 1).unwrap(), Data::Whole { founding: true, standby_signal: false });
+        fs::write(standby_signal(&path), "").unwrap();
+        assert_eq!(data(&paths, 11).unwrap(), Data::Whole { founding: false, standby_signal: true });
+        fs::create_dir(&paths.work).unwrap();
+        fs::write(paths.mending(), "").unwrap();
+        assert_eq!(data(&paths, 1).unwrap(), Data::Broken);
     }
 }

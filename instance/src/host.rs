@@ -47,7 +47,7 @@ pub fn check(settings: &Settings) -> Result<String, HostError> {
         return Err(HostError::Root);
     }
     let user = User::from_uid(uid).ok().flatten().ok_or(HostError::NoName(uid))?;
-    for name in ["postgres", "initdb", "pg_basebackup"] {
+    for name in ["postgres", "initdb", "pg_basebackup", "pg_rewind"] {
         let program = settings.paths.program(name);
         if !program.is_file() {
             return Err(HostError::NoProgram(program));

@@ -4,10 +4,12 @@
 //!  main ▸ run ▸ settings, host          checked once
 //!               supervisor               pure: (state, event) -> (state, commands)
 //!               driver                   commands out, events in
+//!               ├─ jobs                  what takes time: one at most
 //!               ├─ facts                 what is on the disk
-//!               ├─ postgres/             initdb, clone, config (pure), process, leftovers, log (pure)
+//!               ├─ postgres/             initdb, clone, rewind, config (pure), process, leftovers, log (pure)
 //!               ├─ prepare               the files that Postgres reads
 //!               ├─ duties                roles, databases, extension, slots: inside the running server
+//!               ├─ watchdog              a primary whose worker is silent
 //!               ├─ watch                 files that change
 //!               ├─ tls                   the certificate, for this process's own way to the primary
 //!               ├─ observe ▸ http        /livez /readyz /status
@@ -25,6 +27,7 @@ pub mod files;
 pub mod heartbeat;
 pub mod host;
 pub mod http;
+pub mod jobs;
 pub mod logging;
 pub mod metrics;
 pub mod observe;
@@ -42,6 +45,7 @@ pub mod tls;
 pub mod upstream;
 pub mod view;
 pub mod watch;
+pub mod watchdog;
 
 use std::sync::Arc;
 use tokio::net::TcpListener;

@@ -48,6 +48,9 @@ pub async fn observe(view: &View) -> Seen {
         missing.push(why);
         None
     });
+    if settings.failover && raft.as_ref().is_some_and(|r| is_fenced(&postgres, r)) {
+        missing.push("this server is fenced: it has no lease to be the primary by".into());
+    }
     if settings.extension && paths::founding_mark(&settings.paths.data).exists() {
         // Whoever waits for the founder can rely on its roles, its databases and its cluster.
         missing.push("the cluster is not founded yet".into());
@@ -92,12 +95,18 @@ async fn raft(settings: &Settings) -> Result<Option<NodeStatus>, String> {
     control::status(&settings.paths.control_socket(), DEADLINE).await.map(Some).map_err(|e| e.to_string())
 }
 
-/// This node itself where it takes writes; else whom it follows.
+/// A primary that neither writes nor, as a rule, reads are asked of.
+fn is_fenced(postgres: &Postgres, raft: &NodeStatus) -> bool {
+    postgres.in_recovery == Some(false) && raft.failover.as_ref().is_none_or(|f| f.gate_ms.is_none())
+}
+
+/// Whom the group calls the primary. Before there is one: this node itself where it takes writes, else whom it follows.
 fn primary(settings: &Settings, role: Role) -> Option<Upstream> {
-    if role == Role::Primary {
+    let file = upstream::instance_file(&settings.paths, settings.node).ok()?;
+    let grouped = file.as_ref().and_then(|f| f.primary);
+    if grouped.map_or(role == Role::Primary, |primary| primary == settings.node) {
         return Some(Upstream { node_id: settings.node, host: settings.postgres.host().to_owned(), port: settings.postgres.port() });
     }
-    let file = upstream::instance_file(&settings.paths, settings.node).ok()?;
     let last = upstream::last(&settings.paths).ok()?;
     upstream::follow(settings.node, file.as_ref(), last)
 }

@@ -5,13 +5,16 @@
 //! <dataDirectory>.pgraft/     the manager's own, mode 0700, on the same file system
 //!   lock                      held while a manager runs
 //!   new/                      an initdb or a clone that is not whole yet
+//!   old/                      a PGDATA that has just been replaced, for a moment
+//!   mending                   PGDATA is being rewound, or was and did not get to the end: it must not be started
 //!   postgresql.conf           what Postgres reads (`config_file`); PGDATA's own is not read, since a base backup copies it
 //!   pg_hba.conf  pg_ident.conf  pgpass
 //!   upstream.json             the primary that was cloned or followed last
-//! <raftDirectory>/            the worker's: instance.json, control.sock
+//! <raftDirectory>/            the worker's: instance.json, names.conf, control.sock
 //! ```
 
-use pgraft_core::{control, instance_config::InstanceConfig, instance_file};
+use pgraft_core::instance_config::{InstanceConfig, NAMES_FILE};
+use pgraft_core::{control, instance_file};
 use std::path::{Path, PathBuf};
 
 /// The files of one node.
@@ -62,6 +65,16 @@ impl Paths {
         self.work.join("new")
     }
 
+    /// A PGDATA that gives way to another one.
+    pub fn old(&self) -> PathBuf {
+        self.work.join("old")
+    }
+
+    /// There from the first byte of PGDATA that a rewind changes until it is whole again.
+    pub fn mending(&self) -> PathBuf {
+        self.work.join("mending")
+    }
+
     /// `config_file`.
     pub fn conf(&self) -> PathBuf {
         self.work.join("postgresql.conf")
@@ -90,6 +103,11 @@ impl Paths {
     /// Written by the worker.
     pub fn instance_file(&self) -> PathBuf {
         self.raft.join(instance_file::FILE_NAME)
+    }
+
+    /// What the worker sets of the server's configuration.
+    pub fn names(&self) -> PathBuf {
+        self.raft.join(NAMES_FILE)
     }
 
     /// Where the worker answers.

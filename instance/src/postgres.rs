@@ -5,4 +5,7 @@ pub mod config;
 pub mod initdb;
 pub mod leftovers;
 pub mod log;
+pub mod placeholders;
 pub mod process;
+pub mod rewind;
+pub mod source;

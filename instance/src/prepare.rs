@@ -1,10 +1,11 @@
 //! Writes what Postgres reads before it starts, and again when something of it changed.
 
+use std::fs;
 use std::path::Path;
 
 use crate::files::{self, FileError};
-use crate::paths;
-use crate::postgres::config;
+use crate::paths::{self, Paths};
+use crate::postgres::{config, placeholders};
 use crate::secrets::Secrets;
 use crate::settings::Settings;
 use crate::supervisor::Mode;
@@ -49,9 +50,13 @@ pub fn write_files(settings: &Settings, os_user: &str) -> Result<bool, PrepareEr
 }
 
 /// Makes PGDATA ready for a start in this mode.
-pub fn data_directory(data: &Path, mode: Mode) -> Result<(), PrepareError> {
+pub fn data_directory(paths: &Paths, mode: Mode) -> Result<(), PrepareError> {
+    let data = &paths.data;
     match mode {
-        Mode::Standby => drop(files::write_whole(&paths::standby_signal(data), b"")?),
+        Mode::Standby => {
+            files::write_whole(&paths::standby_signal(data), b"")?;
+            remove_placeholders(&data.join("pg_wal"))?;
+        }
         Mode::Primary if paths::standby_signal(data).exists() => return Err(PrepareError::StandbySignal),
         Mode::Primary => {}
     }
@@ -63,4 +68,42 @@ pub fn data_directory(data: &Path, mode: Mode) -> Result<(), PrepareError> {
         tracing::warn!("took settings out of postgresql.auto.conf that are pgraft's own");
     }
     Ok(())
+}
+
+/// What a promotion left that did not come to its end would keep a standby from getting up.
+fn remove_placeholders(wal: &Path) -> Result<(), FileError> {
+    let entries = fs::read_dir(wal).map_err(FileError::at("read", wal))?.filter_map(Result::ok);
+    let all: Vec<(String, bool)> = entries
+        .filter_map(|entry| Some((entry.file_name().into_string().ok()?, entry.metadata().ok()?)))
+        .map(|(name, meta)| (name, meta.is_file() && meta.len() == 0))
+        .collect();
+    let files: Vec<placeholders::File<'_>> = all.iter().map(|(name, empty)| placeholders::File { name, empty: *empty }).collect();
+    for name in placeholders::stale(&files) {
+        files::remove_file(&wal.join(name))?;
+        tracing::info!(name, "removed what a promotion left that was not completed");
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_standby_is_not_led_astray_by_an_unfinished_promotion() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = Paths { data: dir.path().into(), ..crate::settings::tests::example().paths };
+        let wal = dir.path().join("pg_wal");
+        fs::create_dir(&wal).unwrap();
+        for (name, content) in
+            [("000000010000000000000001", "wal"), ("00000002.history", ""), ("00000003.history", "1"), ("00000004.history", "")]
+        {
+            fs::write(wal.join(name), content).unwrap();
+        }
+        data_directory(&paths, Mode::Standby).unwrap();
+        assert!(paths::standby_signal(dir.path()).exists());
+        let mut left: Vec<_> = fs::read_dir(&wal).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        left.sort();
+        assert_eq!(left, ["000000010000000000000001", "00000002.history", "00000003.history"]);
+    }
 }

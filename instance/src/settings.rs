@@ -8,6 +8,9 @@ use std::time::Duration;
 use crate::cli::RunArgs;
 use crate::paths::Paths;
 
+/// `pgraft.lease_timeout` where nothing is set.
+const LEASE: Duration = Duration::from_secs(2);
+
 /// What a node runs with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
@@ -19,6 +22,10 @@ pub struct Settings {
     pub founder: bool,
     /// Whether the extension is loaded and asked. False in tests only.
     pub extension: bool,
+    /// The members choose the primary.
+    pub failover: bool,
+    /// The lease time of the primary.
+    pub lease: Duration,
     /// For a fast shutdown.
     pub stop_timeout: Duration,
     /// The file itself.
@@ -71,6 +78,9 @@ pub enum SettingsError {
     /// A port 0.
     #[error("postgresql.port: 0 is no port")]
     NoPort,
+    /// Not a time as Postgres writes it.
+    #[error("raft.leaseTimeout: \"{0}\" is no time, such as 2s or 1500ms")]
+    LeaseTimeout(String),
     /// A name that can't stand in `postgresql.conf`.
     #[error("postgresql.parameters: \"{0}\" is no parameter's name")]
     ParameterName(String),
@@ -102,6 +112,10 @@ impl Settings {
         if config.postgresql.port == 0 {
             return Err(SettingsError::NoPort);
         }
+        let lease = match &config.raft.lease_timeout {
+            None => LEASE,
+            Some(text) => duration(text).ok_or_else(|| SettingsError::LeaseTimeout(text.clone()))?,
+        };
         for value in std::iter::once(&config.http_listen).chain(&config.peers) {
             let name = if value == &config.http_listen { "httpListen" } else { "peers" };
             host_port(value).ok_or_else(|| SettingsError::NotHostPort { name, value: value.clone() })?;
@@ -129,6 +143,8 @@ impl Settings {
             postgres: Address::new(&args.advertise_address, config.postgresql.port.into())?,
             founder: args.founder,
             extension: !args.without_extension,
+            failover: config.failover && !args.without_extension,
+            lease,
             stop_timeout: Duration::from_secs(args.stop_timeout),
             paths: Paths::new(&config),
             config,
@@ -147,6 +163,7 @@ impl Settings {
             socket_directory,
             postgresql,
             raft,
+            failover,
             tls,
             http_listen,
             peers: _,
@@ -163,6 +180,7 @@ impl Settings {
             ("postgresql.port", postgresql.port != new.config.postgresql.port),
             ("postgresql.listenAddresses", postgresql.listen_addresses != new.config.postgresql.listen_addresses),
             ("raft", *raft != new.config.raft),
+            ("failover", *failover != new.config.failover),
             ("tls", *tls != new.config.tls),
         ];
         let mut next = self.clone();
@@ -198,6 +216,20 @@ pub fn host_port(text: &str) -> Option<(&str, u16)> {
     let port = port.parse().ok().filter(|p| *p > 0)?;
     let host = host.strip_prefix('[').and_then(|h| h.strip_suffix(']')).unwrap_or(host);
     (!host.is_empty()).then_some((host, port))
+}
+
+/// A time as Postgres writes it; milliseconds where there is no unit.
+fn duration(text: &str) -> Option<Duration> {
+    let text = text.trim();
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let milliseconds = match unit.trim() {
+        "ms" | "" => 1,
+        "s" => 1000,
+        "min" => 60_000,
+        _ => return None,
+    };
+    number.parse::<u64>().ok().filter(|n| *n > 0)?.checked_mul(milliseconds).map(Duration::from_millis)
 }
 
 fn is_parameter(name: &str) -> bool {

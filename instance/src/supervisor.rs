@@ -5,19 +5,31 @@
 //!             ┌──────────────────── Woke, FilesChanged ────────────────────┐
 //!             ▼                                                            │
 //!         Clearing ─▶ Inspecting ─▶ Running(primary | standby) ─ Exited ─▶ Waiting
-//!        (no old       │   ▲  ▲                                            ▲
-//!         process      │   │  └── Cloned ──── Cloning ── CloneFailed ──────┤
-//!         lives)       │   └───── Initialized ─ Initializing ─ InitFailed ─┤
+//!        (no old     ▲ │  ▲ ▲ ▲      │          │                          ▲
+//!         process  ┌─┘ │  │ │ │      │          └ Exited, after a while    │
+//!         lives)   │   │  │ │ │      ▼                 └─▶ Clearing        │
+//!                  │   │  │ │ │    Needs(repair)                           │
+//!                  └───│──│─│─│── Halting                                  │
+//!                      │  │ │ └── Rewound ───── Rewinding ─ RewindPutOff ──┤
+//!                      │  │ └──── Cloned ────── Cloning ─── CloneFailed ───┤
+//!                      │  └────── Initialized ─ Initializing ─ InitFailed ─┤
 //!                      └─────── nothing can be done now, NoPrimary ────────┘
 //!   from everywhere: Shutdown ─▶ Stopping ─▶ Ended
 //! ```
 //!
 //! Whatever was done to the disk is inspected again before the next step, so that no step relies on what an earlier one meant to do.
+//!
+//! Where the members choose the primary (`failover`) a server starts as a standby, always: its worker promotes it when the group appoints it.
+//! Only the founder's runs before there is a group are a primary's. A data directory is rewound or replaced only for a server that has just
+//! run and asked for it, so that its member has voted and listened until then; when that comes to nothing, the server starts on what it had.
 
 use std::time::Duration;
 
 /// How long a server must have run for its end to count as a first failure again.
 pub const HEALTHY_RUN: Duration = Duration::from_mins(1);
+
+/// How long a server must have run to be started again at once: it did not fail to start.
+pub const SETTLED_RUN: Duration = Duration::from_secs(3);
 
 /// The first wait after a failure; it doubles with each further one.
 pub const FIRST_WAIT: Duration = Duration::from_millis(500);
@@ -35,6 +47,19 @@ pub struct State {
     pub phase: Phase,
     /// Failures in a row, for the backoff.
     pub failures: u32,
+    /// What the server was stopped for.
+    pub repair: Option<Repair>,
+    /// The epoch in which a rewind was begun last: where one did not help, a second would not either.
+    pub rewound_in: Option<u64>,
+}
+
+/// What a standby can't do while it runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Repair {
+    /// Its WAL has parted from the primary's.
+    Rewind,
+    /// The primary has no more the WAL that it needs, or it can't be rewound.
+    Clone,
 }
 
 /// The step under way.
@@ -48,8 +73,12 @@ pub enum Phase {
     Initializing,
     /// A primary is looked for, then copied.
     Cloning,
+    /// `pg_rewind` runs.
+    Rewinding,
     /// Postgres runs.
     Running(Mode),
+    /// Postgres is being stopped for a repair.
+    Halting,
     /// A failure is slept off.
     Waiting,
     /// Everything is being stopped.
@@ -66,6 +95,8 @@ impl Phase {
             Self::Inspecting => "inspecting",
             Self::Initializing => "initializing",
             Self::Cloning => "cloning",
+            Self::Rewinding => "rewinding",
+            Self::Halting => "halting",
             Self::Running(Mode::Primary) => "running as primary",
             Self::Running(Mode::Standby) => "running as standby",
             Self::Waiting => "waiting",
@@ -91,10 +122,25 @@ pub struct Facts {
     pub data: Data,
     /// Whom `instance.json` names as the primary.
     pub named: Named,
-    /// `--founder` was given.
-    pub founder: bool,
-    /// A peer that answered is in a cluster or knows a primary. Looked into only where `initdb` would be next.
-    pub cluster_elsewhere: bool,
+    /// The epoch that `instance.json` is of; 0 where there is none.
+    pub epoch: u64,
+    /// `instance.json` says that this server's WAL has parted from the primary's.
+    pub parted: bool,
+    /// The members choose the primary.
+    pub failover: bool,
+    /// Whether this node makes a cluster where there is none.
+    pub founder: Founder,
+}
+
+/// Whether this node makes a cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Founder {
+    /// `--founder` was not given.
+    No,
+    /// It was.
+    Yes,
+    /// It was, and a peer that answered is in a cluster or knows a primary. Looked into only where `initdb` would be next.
+    TooLate,
 }
 
 /// What PGDATA is. It comes into place by one rename only, so that there is no half of it.
@@ -109,6 +155,8 @@ pub enum Data {
         /// `standby.signal` is there: it has never been promoted since it was a standby.
         standby_signal: bool,
     },
+    /// A rewind or a replacement of it did not come to its end: it must never be started.
+    Broken,
     /// Something else is there; it is nobody's to overwrite.
     Foreign,
 }
@@ -147,6 +195,16 @@ pub enum Event {
     CloneFailed,
     /// Nobody says who the primary is.
     NoPrimary,
+    /// The running server needs this, and the primary that it needs for it is there.
+    Needs(Repair),
+    /// PGDATA's history is the primary's.
+    Rewound,
+    /// It can't be, or the data directory is broken by now.
+    RewindFailed,
+    /// Nothing was changed, and another time it may work.
+    RewindPutOff,
+    /// The worker of a primary does not answer, and has not for long.
+    WorkerSilent,
     /// Postgres could not be started at all.
     StartFailed,
     /// The postmaster's exit was collected.
@@ -173,8 +231,10 @@ pub enum Command {
     Inspect,
     /// Make PGDATA by `initdb`.
     InitDb,
-    /// Find the primary and make PGDATA by `pg_basebackup`.
+    /// Find the primary and make PGDATA by `pg_basebackup`; one that is there gives way when the copy is whole.
     Clone,
+    /// Make PGDATA's history the primary's by `pg_rewind`.
+    Rewind,
     /// Start Postgres.
     Start(Mode),
     /// Read the configuration again, write the files, SIGHUP the postmaster.
@@ -185,6 +245,8 @@ pub enum Command {
     Wait(Duration),
     /// Stop Postgres: fast, and harder when that takes too long.
     Stop,
+    /// The same for a standby that needs repair, with less patience.
+    Halt,
     /// Stop Postgres at once.
     StopNow,
     /// End the job under way and its processes.
@@ -211,7 +273,7 @@ pub enum Why {
 
 /// The beginning, and the first command.
 pub fn begin() -> (State, Vec<Command>) {
-    (State { phase: Phase::Clearing, failures: 0 }, vec![Command::Clear])
+    (State { phase: Phase::Clearing, failures: 0, repair: None, rewound_in: None }, vec![Command::Clear])
 }
 
 /// One step. An event that the phase does not wait for changes nothing.
@@ -219,28 +281,46 @@ pub fn step(state: State, event: Event) -> (State, Vec<Command>) {
     match (state.phase, event) {
         (Phase::Ended, _) => stay(state),
         (Phase::Stopping, event) => stopping(state, event),
-        (Phase::Running(_), Event::Shutdown) => go(state, Phase::Stopping, vec![Command::Stop]),
+        (Phase::Running(_) | Phase::Halting, Event::Shutdown) => go(state, Phase::Stopping, vec![Command::Stop]),
         (_, Event::Shutdown) => go(state, Phase::Stopping, vec![Command::AbortJob]),
+        (Phase::Running(mode), event) => running(state, mode, event),
 
-        (Phase::Clearing, Event::Cleared) => go(state, Phase::Inspecting, vec![Command::Inspect]),
-        (Phase::Initializing, Event::Initialized) | (Phase::Cloning, Event::Cloned) => {
-            (State { phase: Phase::Inspecting, failures: 0 }, vec![Command::Inspect])
+        (Phase::Clearing, Event::Cleared) | (Phase::Rewinding, Event::Rewound) => go(state, Phase::Inspecting, vec![Command::Inspect]),
+        (Phase::Rewinding, Event::RewindFailed) => {
+            (State { phase: Phase::Inspecting, repair: Some(Repair::Clone), ..state }, vec![Command::Inspect])
         }
-        (Phase::Inspecting, Event::Inspected(facts)) => decided(state, next(facts)),
+        (Phase::Initializing, Event::Initialized) | (Phase::Cloning, Event::Cloned) => {
+            (State { phase: Phase::Inspecting, failures: 0, ..state }, vec![Command::Inspect])
+        }
+        (Phase::Inspecting, Event::Inspected(facts)) => decided(State { repair: None, ..state }, next(facts, state), facts.epoch),
 
+        (Phase::Rewinding, Event::RewindPutOff) => failed(State { rewound_in: None, ..state }, vec![]),
         (Phase::Clearing, Event::ClearFailed)
         | (Phase::Inspecting, Event::InspectFailed)
         | (Phase::Initializing, Event::InitFailed)
-        | (Phase::Cloning, Event::CloneFailed)
-        | (Phase::Running(_), Event::StartFailed) => failed(state, vec![]),
+        | (Phase::Cloning, Event::CloneFailed) => failed(state, vec![]),
 
         (Phase::Cloning, Event::NoPrimary) => go(state, Phase::Waiting, vec![Command::Wait(ASK_AGAIN)]),
-        (Phase::Running(_), Event::Exited { ran_for }) => {
-            let failures = if ran_for >= HEALTHY_RUN { 0 } else { state.failures };
-            failed(State { failures, ..state }, vec![])
+        (Phase::Halting, Event::Exited { .. }) | (Phase::Waiting, Event::Woke | Event::FilesChanged) => {
+            go(state, Phase::Clearing, vec![Command::Clear])
         }
-        (Phase::Running(_), Event::FilesChanged) => (state, vec![Command::Reload]),
-        (Phase::Waiting, Event::Woke | Event::FilesChanged) => go(state, Phase::Clearing, vec![Command::Clear]),
+        _ => stay(state),
+    }
+}
+
+fn running(state: State, mode: Mode, event: Event) -> (State, Vec<Command>) {
+    match event {
+        Event::StartFailed => failed(state, vec![]),
+        Event::Exited { ran_for } => {
+            let failures = if ran_for >= HEALTHY_RUN { 0 } else { state.failures };
+            let state = State { failures, ..state };
+            if ran_for >= SETTLED_RUN { go(state, Phase::Clearing, vec![Command::Clear]) } else { failed(state, vec![]) }
+        }
+        Event::FilesChanged => (state, vec![Command::Reload]),
+        Event::Needs(repair) if mode == Mode::Standby => {
+            (State { phase: Phase::Halting, repair: Some(repair), ..state }, vec![Command::Halt])
+        }
+        Event::WorkerSilent => (state, vec![Command::StopNow]),
         _ => stay(state),
     }
 }
@@ -250,29 +330,42 @@ pub fn step(state: State, event: Event) -> (State, Vec<Command>) {
 enum Next {
     InitDb,
     Clone,
+    Rewind,
     Start(Mode),
     Refuse(Why),
 }
 
-/// Writes are taken only where `instance.json` names this node and a promotion (or `initdb`) was finished on this very PGDATA, or where
-/// the founder's `initdb` was made and no cluster exists yet. `initdb` runs only on nothing, for a founder, with no trace of a cluster.
-const fn next(facts: Facts) -> Next {
+/// Writes are taken only where the founder's `initdb` was made and no cluster exists yet, or, without failover, where `instance.json` names
+/// this node and a promotion (or `initdb`) was finished on this very PGDATA. `initdb` runs only on nothing, for a founder, with no trace of
+/// a cluster.
+fn next(facts: Facts, state: State) -> Next {
     match (facts.data, facts.named) {
         (Data::Foreign, _) => Next::Refuse(Why::ForeignData),
         (Data::Empty, Named::This) => Next::Refuse(Why::DataLost),
-        (Data::Empty, Named::Nothing) if facts.founder && facts.cluster_elsewhere => Next::Refuse(Why::ClusterElsewhere),
-        (Data::Empty, Named::Nothing) if facts.founder => Next::InitDb,
-        (Data::Empty, _) => Next::Clone,
-        (Data::Whole { standby_signal: false, .. }, Named::This)
-        | (Data::Whole { standby_signal: false, founding: true }, Named::Nothing) => Next::Start(Mode::Primary),
-        (Data::Whole { .. }, _) => Next::Start(Mode::Standby),
+        (Data::Empty, Named::Nothing) => match facts.founder {
+            Founder::No => Next::Clone,
+            Founder::Yes => Next::InitDb,
+            Founder::TooLate => Next::Refuse(Why::ClusterElsewhere),
+        },
+        (Data::Empty | Data::Broken, _) => Next::Clone,
+        (Data::Whole { standby_signal: false, founding: true }, Named::Nothing) => Next::Start(Mode::Primary),
+        (Data::Whole { standby_signal: false, .. }, Named::This) if !facts.failover => Next::Start(Mode::Primary),
+        (Data::Whole { .. }, Named::This) => Next::Start(Mode::Standby),
+        (Data::Whole { .. }, _) => match state.repair {
+            Some(Repair::Rewind) if facts.parted && state.rewound_in != Some(facts.epoch) => Next::Rewind,
+            // It was asked for by a member that has listened since: it follows by now.
+            Some(Repair::Rewind) if !facts.parted => Next::Start(Mode::Standby),
+            Some(_) => Next::Clone,
+            None => Next::Start(Mode::Standby),
+        },
     }
 }
 
-fn decided(state: State, next: Next) -> (State, Vec<Command>) {
+fn decided(state: State, next: Next, epoch: u64) -> (State, Vec<Command>) {
     match next {
         Next::InitDb => go(state, Phase::Initializing, vec![Command::InitDb]),
         Next::Clone => go(state, Phase::Cloning, vec![Command::Clone]),
+        Next::Rewind => (State { phase: Phase::Rewinding, rewound_in: Some(epoch), ..state }, vec![Command::Rewind]),
         Next::Start(mode) => go(state, Phase::Running(mode), vec![Command::Start(mode)]),
         Next::Refuse(why) => failed(state, vec![Command::Explain(why)]),
     }
@@ -291,7 +384,7 @@ fn stopping(state: State, event: Event) -> (State, Vec<Command>) {
 fn failed(state: State, mut commands: Vec<Command>) -> (State, Vec<Command>) {
     let failures = state.failures.saturating_add(1);
     commands.push(Command::Wait(wait_after(failures)));
-    (State { phase: Phase::Waiting, failures }, commands)
+    (State { phase: Phase::Waiting, failures, repair: None, ..state }, commands)
 }
 
 /// 0.5 s, 1 s, 2 s … and never more than [`LONGEST_WAIT`].

@@ -64,6 +64,15 @@ pub fn instance_file(paths: &Paths, this: NodeId) -> Result<Option<InstanceFile>
     if file.node_id == this { Ok(Some(file)) } else { Err(UpstreamError::OtherNode { found: file.node_id, this }) }
 }
 
+/// What the worker said of a PGDATA that is another one by now is no longer so. Only while no worker runs: the file is its own.
+pub fn forget_rewind(paths: &Paths, this: NodeId) -> Result<(), UpstreamError> {
+    if let Some(file) = instance_file(paths, this)?.filter(|f| f.rewind.is_some()) {
+        let file = InstanceFile { rewind: None, ..file };
+        files::write_whole(&paths.instance_file(), &serde_json::to_vec(&file).unwrap_or_default())?;
+    }
+    Ok(())
+}
+
 /// What was followed last.
 pub fn last(paths: &Paths) -> Result<Option<Upstream>, UpstreamError> {
     let Some(bytes) = files::read_if_there(&paths.upstream())? else { return Ok(None) };
@@ -97,6 +106,24 @@ pub fn named_by_peers(this: NodeId, answers: &[Status]) -> Option<Upstream> {
             (status.role == Role::Primary && status.node_id == primary.node_id, epoch)
         })
         .map(|(_, primary)| primary.clone())
+}
+
+/// Whom to copy from, the best first: never this node, and in a cluster nobody of an epoch that is older than the one that this node knows,
+/// since a server that was the primary once has not what was confirmed after it.
+pub fn sources(this: NodeId, file: Option<&InstanceFile>, last: Option<Upstream>, answers: &[Status]) -> Vec<Upstream> {
+    let named = follow(this, file, last);
+    let mut all: Vec<Upstream> = match file.filter(|f| f.failover) {
+        None => named_by_peers(this, answers).into_iter().chain(named).collect(),
+        Some(InstanceFile { epoch: known, .. }) => {
+            let claim = |status: &Status| Some((status.raft.as_ref()?.epoch, status.primary.clone().filter(|p| p.node_id != this)?));
+            let mut claims: Vec<(u64, Upstream)> = answers.iter().filter_map(claim).chain(named.map(|u| (*known, u))).collect();
+            claims.retain(|(epoch, _)| epoch >= known);
+            claims.sort_by_key(|(epoch, _)| std::cmp::Reverse(*epoch));
+            claims.into_iter().map(|(_, upstream)| upstream).collect()
+        }
+    };
+    all.dedup();
+    all
 }
 
 /// Whether any other node is already in a cluster: then a founder founds nothing.

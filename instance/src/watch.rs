@@ -10,7 +10,8 @@ use tokio::sync::mpsc;
 use crate::settings::Settings;
 use crate::supervisor::Event;
 
-const POLL: Duration = Duration::from_secs(1);
+/// What is told by `instance.json` may have to be done at once.
+const POLL: Duration = Duration::from_millis(200);
 
 /// What the files read now.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -22,6 +22,9 @@ pub struct InstanceConfig {
     /// The Raft member.
     #[serde(default)]
     pub raft: RaftConfig,
+    /// Whether the members choose the primary (`pgraft.failover`), the same on every node. Without it the founder stays the primary.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub failover: bool,
     /// TLS for Postgres and the Raft member. Without it neither has any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<TlsConfig>,
@@ -67,6 +70,9 @@ pub struct RaftConfig {
     pub heartbeat_interval: String,
     /// `pgraft.election_timeout`, with Postgres' units.
     pub election_timeout: String,
+    /// `pgraft.lease_timeout`, with Postgres' units: how long nobody hears of the primary before another one takes its place.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lease_timeout: Option<String>,
     /// `pgraft.allow_plaintext`: without TLS on more than the loopback, for a network that nobody else is on.
     pub allow_plaintext: bool,
 }
@@ -78,6 +84,7 @@ impl Default for RaftConfig {
             listen_address: "0.0.0.0".into(),
             heartbeat_interval: "100ms".into(),
             election_timeout: "1s".into(),
+            lease_timeout: None,
             allow_plaintext: false,
         }
     }
@@ -121,6 +128,9 @@ impl Default for BootstrapConfig {
         Self { database: "app".into(), owner: "app".into() }
     }
 }
+
+/// In the Raft directory: `synchronous_standby_names` and the number of the change that it comes from. Written by the worker, read by Postgres.
+pub const NAMES_FILE: &str = "names.conf";
 
 /// Settings that pgraft itself makes; a user's value would break the cluster. Everything that begins with `pgraft.` as well.
 pub const RESERVED_PARAMETERS: &[&str] = &[
@@ -201,7 +211,7 @@ postgresql: {port: 5432, listenAddresses: '*', parameters: {work_mem: 8MB}}
 ";
         let config: InstanceConfig = serde_saphyr::from_str(text).unwrap();
         assert_eq!(config.raft, RaftConfig::default());
-        assert_eq!((config.bootstrap.database.as_str(), &config.tls), ("app", &None));
+        assert_eq!((config.bootstrap.database.as_str(), &config.tls, config.failover), ("app", &None, false));
         let tls = "tls: {certFile: /t/tls.crt, keyFile: /t/tls.key, caFile: /t/ca.crt}";
         let config: InstanceConfig = serde_saphyr::from_str(&format!("{text}{tls}\n")).unwrap();
         assert_eq!(config.tls.unwrap().files().map(|(_, file)| file.as_str()), ["/t/tls.crt", "/t/tls.key", "/t/ca.crt"]);

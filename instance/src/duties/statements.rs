@@ -1,18 +1,24 @@
 //! The SQL of `duties.rs`. Pure.
 
-use pgraft_core::NodeId;
-use pgraft_core::instance_config::{OPERATOR_ROLE, REPLICATION_ROLE, replication_name};
+use pgraft_core::instance_config::{OPERATOR_ROLE, REPLICATION_ROLE};
 use postgres_protocol::escape::{escape_identifier, escape_literal};
 use postgres_protocol::password::scram_sha_256;
 
 use crate::secrets::Secrets;
 
-/// Never waits for a standby (these must work while none is there), never logs what it does to passwords, never hangs on a lock.
-pub const SESSION: &str = "SET synchronous_commit = local; SET log_statement = none; SET log_min_duration_statement = -1; \
-     SET log_min_error_statement = panic; SET lock_timeout = '10s'; SET client_min_messages = warning";
+/// Never logs what it does to passwords, never hangs on a lock.
+pub const SESSION: &str = "SET log_statement = none; SET log_min_duration_statement = -1; SET log_min_error_statement = panic; \
+     SET lock_timeout = '10s'; SET client_min_messages = warning";
+
+/// Never waits for a standby: where the founder stays the primary this must work while none is there.
+pub const ALONE: &str = "SET synchronous_commit = local";
 
 /// What the operator reads.
 pub const MONITOR: &str = "GRANT pg_monitor TO pgraft_operator";
+
+/// What `pg_rewind` reads of the primary's files, and where `CHECKPOINT` is needed before it. In the database `postgres`, where it connects.
+pub const REWIND: &str = "GRANT EXECUTE ON FUNCTION pg_ls_dir(text, boolean, boolean), pg_stat_file(text, boolean), pg_read_binary_file(text), \
+     pg_read_binary_file(text, bigint, bigint, boolean), pg_ls_dir(text) TO pgraft_replication; GRANT pg_checkpoint TO pgraft_replication";
 
 /// What the operator does. In the database `postgres`, where it connects.
 pub const GRANTS: &str =
@@ -27,10 +33,6 @@ pub const EXTENSION_IS_OLD: &str =
 
 /// To the version of the files.
 pub const UPDATE_EXTENSION: &str = "ALTER EXTENSION pgraft UPDATE";
-
-/// Of these names, those that nobody uses.
-pub const DROP_SLOTS: &str = "SELECT slot_name::text, pg_drop_replication_slot(slot_name) FROM pg_replication_slots \
-     WHERE slot_name = ANY ($1::text[]) AND slot_type = 'physical' AND NOT active";
 
 /// A role as it should be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -75,11 +77,6 @@ pub fn create_database(name: &str, owner: &str) -> String {
     format!("CREATE DATABASE {} OWNER {}", escape_identifier(name), escape_identifier(owner))
 }
 
-/// The slots that members left behind.
-pub fn slots_of(retired: &[NodeId]) -> Vec<String> {
-    retired.iter().map(|id| replication_name(*id)).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -93,6 +90,5 @@ mod tests {
         assert!(owner.alter().starts_with("ALTER ROLE \"My \"\"App\"\"\" LOGIN PASSWORD 'SCRAM-SHA-256$4096:"), "{}", owner.alter());
         assert_eq!(superuser.alter(), "ALTER ROLE \"postgres\" LOGIN SUPERUSER PASSWORD NULL");
         assert_eq!(create_database("a\"b", "o"), "CREATE DATABASE \"a\"\"b\" OWNER \"o\"");
-        assert_eq!(slots_of(&[NodeId::new(4).unwrap()]), ["pgraft_4"]);
     }
 }

@@ -1,26 +1,22 @@
-//! Makes a standby's PGDATA: a base backup of the primary in a fresh directory, renamed into place when it is whole.
+//! Makes a standby's PGDATA: a base backup of the primary in a fresh directory, which takes the place of what is there when it is whole.
+//!
+//! Never of another standby, and where the members choose the primary of none whose epoch is older than the one that this node knows: what
+//! this node has confirmed since would be missing.
 
-use pgraft_core::instance_config::{REPLICATION_ROLE, replication_name};
-use std::time::Duration;
-use tokio_postgres::NoTls;
-use tokio_postgres::config::SslMode;
+use pgraft_core::instance_config::replication_name;
 
 use crate::files::{self, FileError};
 use crate::logging::Sink;
-use crate::paths;
+use crate::paths::{self, Paths};
 use crate::peers;
 use crate::postgres::config;
 use crate::postgres::initdb::{empty_fresh, put_in_place};
 use crate::postgres::process::{self, ProcessError};
+use crate::postgres::source::{self, SourceError};
 use crate::reaper::Reaper;
 use crate::secrets::Secrets;
 use crate::settings::Settings;
-use crate::sql::{self, SqlError};
-use crate::tls::{TlsError, TlsFiles};
 use crate::upstream::{self, Upstream, UpstreamError};
-
-/// For everything that is asked of the primary before the copy.
-const DEADLINE: Duration = Duration::from_secs(10);
 
 /// Why there is no PGDATA yet.
 #[derive(Debug, thiserror::Error)]
@@ -31,37 +27,28 @@ pub enum CloneError {
         /// How many answered.
         asked: usize,
     },
-    /// Whoever was named is a standby itself.
-    #[error("node {0} is not a primary now")]
-    NotPrimary(pgraft_core::NodeId),
-    /// The secret isn't there.
-    #[error("there is no replication-password in the secrets directory")]
-    NoPassword,
     /// The primary does not let this node in, or not now.
-    #[error("the primary at {host}:{port}: {source}")]
-    Primary {
-        /// Its host.
-        host: String,
-        /// Its port.
-        port: u16,
-        /// Why.
-        source: SqlError,
-    },
+    #[error(transparent)]
+    Source(#[from] SourceError),
     /// Disk.
     #[error(transparent)]
     File(#[from] FileError),
     /// What the disk says.
     #[error(transparent)]
     Upstream(#[from] UpstreamError),
-    /// The certificate.
-    #[error(transparent)]
-    Tls(#[from] TlsError),
     /// `pg_basebackup`.
     #[error(transparent)]
     Process(#[from] ProcessError),
 }
 
-/// Finds the primary and copies it.
+impl CloneError {
+    /// Whether the primary is just not there yet.
+    pub const fn is_early(&self) -> bool {
+        matches!(self, Self::NoPrimary { .. } | Self::Source(SourceError::NotPrimary(_)))
+    }
+}
+
+/// Finds the primary and copies it. No server runs meanwhile.
 pub async fn make(settings: &Settings, reaper: &Reaper, sink: &Sink) -> Result<(), CloneError> {
     let secrets = Secrets::read(&settings.paths.secrets)?;
     let primary = reachable_primary(settings, &secrets).await?;
@@ -70,7 +57,7 @@ pub async fn make(settings: &Settings, reaper: &Reaper, sink: &Sink) -> Result<(
     let fresh = empty_fresh(settings)?;
     let mut command = process::program(settings, "pg_basebackup", &fresh);
     command.arg("-D").arg(&fresh);
-    command.arg("-d").arg(config::primary_conninfo(settings, &primary));
+    command.arg("-d").arg(config::program_conninfo(settings, &primary, "clone", &[]));
     command.arg(format!("--slot={}", replication_name(settings.node)));
     command.args(["--wal-method=stream", "--checkpoint=fast", "--no-password", "--label=pgraft clone"]);
     process::run(reaper, sink, "pg_basebackup", command).await?;
@@ -78,8 +65,21 @@ pub async fn make(settings: &Settings, reaper: &Reaper, sink: &Sink) -> Result<(
     files::remove_file(&paths::founding_mark(&fresh))?;
     files::write_whole(&paths::standby_signal(&fresh), b"")?;
     upstream::remember(&settings.paths, &primary)?;
-    put_in_place(&fresh, &settings.paths.data)?;
+    replace(&settings.paths)?;
+    upstream::forget_rewind(&settings.paths, settings.node)?;
     Ok(())
+}
+
+/// The fresh directory becomes PGDATA. What was PGDATA is kept until then.
+fn replace(paths: &Paths) -> Result<(), FileError> {
+    let old = paths.old();
+    files::remove_directory(&old)?;
+    if paths.data.exists() {
+        files::rename(&paths.data, &old)?;
+    }
+    put_in_place(&paths.fresh(), &paths.data)?;
+    files::remove_file(&paths.mending())?;
+    files::remove_directory(&old)
 }
 
 /// The first of those named that answers as a primary and has this node's slot: `instance.json`'s, the peers', the one followed last.
@@ -87,49 +87,52 @@ async fn reachable_primary(settings: &Settings, secrets: &Secrets) -> Result<Ups
     let file = upstream::instance_file(&settings.paths, settings.node)?;
     let last = upstream::last(&settings.paths)?;
     let answers = peers::ask_all(&settings.config.peers).await;
-    let mut named: Vec<Upstream> = upstream::named_by_peers(settings.node, &answers).into_iter().collect();
-    named.extend(upstream::follow(settings.node, file.as_ref(), last));
-    named.dedup();
     let mut error = CloneError::NoPrimary { asked: answers.len() };
-    for candidate in named {
+    for candidate in upstream::sources(settings.node, file.as_ref(), last, &answers) {
         match ensure_slot(settings, secrets, &candidate).await {
             Ok(()) => return Ok(candidate),
-            Err(e) => error = e,
+            Err(e) => error = e.into(),
         }
     }
     Err(error)
 }
 
 /// Sees that the server is a primary and has this node's slot: made when it is missing, or has lost its WAL; kept when it is there.
-pub async fn ensure_slot(settings: &Settings, secrets: &Secrets, primary: &Upstream) -> Result<(), CloneError> {
-    let password = secrets.replication.as_deref().ok_or(CloneError::NoPassword)?;
-    let Upstream { node_id, host, port } = primary;
-    let failed = |source| CloneError::Primary { host: host.clone(), port: *port, source };
-    let mut config = tokio_postgres::Config::new();
-    config.host(host).port(*port).user(REPLICATION_ROLE).password(password).dbname("postgres");
-    config.application_name(replication_name(settings.node)).connect_timeout(DEADLINE);
-    let tls = TlsFiles::read(settings)?.map(|files| files.connector()).transpose()?;
-    let work = async {
-        let client = match tls {
-            Some(tls) => sql::connect(config.ssl_mode(SslMode::Require), tls).await?,
-            None => sql::connect(&config, NoTls).await?,
-        };
-        if client.query_one("SELECT pg_is_in_recovery()", &[]).await?.try_get(0)? {
-            return Ok(false);
-        }
-        let name = replication_name(settings.node);
-        let lost = "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots \
-                    WHERE slot_name = $1 AND NOT active AND (wal_status = 'lost' OR slot_type <> 'physical')";
+pub async fn ensure_slot(settings: &Settings, secrets: &Secrets, primary: &Upstream) -> Result<(), SourceError> {
+    let name = replication_name(settings.node);
+    let lost = "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots \
+                WHERE slot_name = $1 AND NOT active AND (wal_status = 'lost' OR slot_type <> 'physical')";
+    let missing = "SELECT pg_create_physical_replication_slot($1, true) \
+                   WHERE NOT EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = $1)";
+    source::ask(settings, secrets, primary, async |client| {
         client.execute(lost, &[&name]).await?;
-        let missing = "SELECT pg_create_physical_replication_slot($1, true) \
-                       WHERE NOT EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = $1)";
         client.execute(missing, &[&name]).await?;
-        Ok(true)
-    };
-    match tokio::time::timeout(DEADLINE, work).await {
-        Ok(Ok(true)) => Ok(()),
-        Ok(Ok(false)) => Err(CloneError::NotPrimary(*node_id)),
-        Ok(Err(source)) => Err(failed(source)),
-        Err(_) => Err(failed(SqlError::Deadline)),
+        Ok(())
+    })
+    .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    #[test]
+    fn a_copy_takes_the_place_of_what_was_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = Paths { data: dir.path().join("d"), work: dir.path().join("d.pgraft"), ..crate::settings::tests::example().paths };
+        for content in ["first", "second"] {
+            fs::create_dir_all(paths.fresh()).unwrap();
+            fs::write(paths.fresh().join("PG_VERSION"), content).unwrap();
+            fs::write(paths.mending(), "").unwrap();
+            replace(&paths).unwrap();
+            assert_eq!(fs::read_to_string(paths.data.join("PG_VERSION")).unwrap(), content);
+            assert!(!paths.fresh().exists() && !paths.old().exists() && !paths.mending().exists());
+        }
+        // As if it had been killed between the two renames: nothing is lost but the work.
+        fs::rename(&paths.data, paths.old()).unwrap();
+        fs::create_dir_all(paths.fresh()).unwrap();
+        replace(&paths).unwrap();
+        assert!(paths.data.exists());
     }
 }

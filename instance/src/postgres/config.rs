@@ -17,6 +17,11 @@ const LEAST_SENDERS: u32 = 16;
 /// Between the fields of a log line; Postgres writes none of its own at a line's first place but before a continued message.
 pub const LOG_LINE_PREFIX: &str = "pgraft\t%n\t%p\t%e\t%b\t%q%u\t%d\t";
 
+/// Where the members choose the primary, over the rest. A server is promoted when it has replayed what it has: a query in the way of that holds it
+/// up for as long as these allow. The second one counts as soon as the old primary is gone.
+const FAILOVER_DEFAULTS: [(&str, &str); 3] =
+    [("max_standby_archive_delay", "5s"), ("max_standby_streaming_delay", "5s"), ("wal_retrieve_retry_interval", "100ms")];
+
 /// What a user may override.
 fn defaults(settings: &Settings) -> BTreeMap<&'static str, String> {
     let mut own = vec![
@@ -33,6 +38,9 @@ fn defaults(settings: &Settings) -> BTreeMap<&'static str, String> {
         ("wal_retrieve_retry_interval", "200ms"),
         ("wal_sender_timeout", "5s"),
     ];
+    if settings.failover {
+        own.extend(FAILOVER_DEFAULTS);
+    }
     if settings.config.tls.is_some() {
         // Every libpq since 2018 and every JDBC driver on a current Java speaks it; whoever has an older client sets TLSv1.2.
         own.push(("ssl_min_protocol_version", "TLSv1.3"));
@@ -66,11 +74,21 @@ pub fn postgresql_conf(settings: &Settings, upstream: Option<&Upstream>) -> Rend
         }
         merged.insert(name, value.clone());
     }
-    merged.insert("primary_conninfo".into(), upstream.map(|u| primary_conninfo(settings, u)).unwrap_or_default());
+    let conninfo = if settings.failover {
+        // Where to is the library's to say, at every connection: by what the group says then.
+        standby_conninfo(settings, None)
+    } else {
+        upstream.map(|u| standby_conninfo(settings, Some(u))).unwrap_or_default()
+    };
+    merged.insert("primary_conninfo".into(), conninfo);
     merged.insert("primary_slot_name".into(), replication_name(settings.node));
     let mut text = String::from("# Written by pgraft-instance. Changes are lost: set postgresql.parameters in its configuration.\n");
     for (name, value) in &merged {
         let _ = writeln!(text, "{name} = {}", quoted(value));
+    }
+    if settings.failover {
+        // Last, so that nothing outranks it.
+        let _ = writeln!(text, "include_if_exists {}", quoted(&settings.paths.names().display().to_string()));
     }
     Rendered { text, notes }
 }
@@ -114,6 +132,10 @@ pub fn command_line(settings: &Settings) -> Vec<String> {
             ("pgraft.election_timeout", config.raft.election_timeout.clone()),
             ("pgraft.allow_plaintext", if config.raft.allow_plaintext { "on" } else { "off" }.to_owned()),
         ]);
+        if settings.failover {
+            set.push(("pgraft.failover", "on".to_owned()));
+            set.extend(config.raft.lease_timeout.clone().map(|time| ("pgraft.lease_timeout", time)));
+        }
         if let Some(tls) = &config.tls {
             set.extend([
                 ("pgraft.tls_cert_file", tls.cert_file.clone()),
@@ -130,15 +152,25 @@ pub fn command_line(settings: &Settings) -> Vec<String> {
     line
 }
 
-/// How a standby, a clone or a slot's making reaches the primary.
-pub fn primary_conninfo(settings: &Settings, upstream: &Upstream) -> String {
-    let mut parts = vec![
-        ("host", upstream.host.clone()),
-        ("port", upstream.port.to_string()),
+/// How a standby reaches the primary. The name is the one that commits wait for.
+fn standby_conninfo(settings: &Settings, upstream: Option<&Upstream>) -> String {
+    conninfo(settings, upstream, &replication_name(settings.node), &[])
+}
+
+/// How a program reaches the primary for this node. Its name is no member's: a clone that reports positions must not confirm commits.
+pub fn program_conninfo(settings: &Settings, upstream: &Upstream, program: &str, more: &[(&'static str, &str)]) -> String {
+    conninfo(settings, Some(upstream), &format!("{program} for node {}", settings.node), more)
+}
+
+fn conninfo(settings: &Settings, upstream: Option<&Upstream>, name: &str, more: &[(&'static str, &str)]) -> String {
+    let mut parts: Vec<(&str, String)> =
+        upstream.into_iter().flat_map(|u| [("host", u.host.clone()), ("port", u.port.to_string())]).collect();
+    parts.extend([
         ("user", REPLICATION_ROLE.to_owned()),
         ("passfile", settings.paths.passfile().display().to_string()),
-        ("application_name", replication_name(settings.node)),
-    ];
+        ("application_name", name.to_owned()),
+    ]);
+    parts.extend(more.iter().map(|(k, v)| (*k, (*v).to_owned())));
     if let Some(tls) = &settings.config.tls {
         // The primary must be who it says: its certificate has the name or address that it is called by.
         parts.extend([

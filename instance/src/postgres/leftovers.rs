@@ -13,9 +13,9 @@ use std::time::{Duration, Instant};
 use crate::files::{self, FileError};
 use crate::paths::Paths;
 
-const POLL: Duration = Duration::from_millis(20);
+const POLL: Duration = Duration::from_millis(5);
 
-/// How long a lone backend has after SIGQUIT before SIGKILL.
+/// How long processes have after SIGQUIT before SIGKILL, and after that before they are undying.
 const IMMEDIATE: Duration = Duration::from_secs(5);
 
 /// What could not be brought about.
@@ -50,7 +50,7 @@ fn works_in(pid: i32, directories: &[PathBuf]) -> bool {
 fn is_ours(pid: i32) -> bool {
     let Ok(exe) = fs::read_link(format!("/proc/{pid}/exe")) else { return false };
     let name = exe.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-    ["postgres", "initdb", "pg_basebackup"].contains(&name.strip_suffix(" (deleted)").unwrap_or(&name))
+    ["postgres", "initdb", "pg_basebackup", "pg_rewind"].contains(&name.strip_suffix(" (deleted)").unwrap_or(&name))
 }
 
 /// The pid in `postmaster.pid`, if it is one of these.
@@ -60,18 +60,21 @@ fn postmaster(paths: &Paths, alive: &[i32]) -> Option<i32> {
     alive.contains(&pid).then_some(pid)
 }
 
-/// A postmaster that lives is stopped fast; what lives without one is stopped at once. Then `postmaster.pid` is nobody's and goes: its
+/// A postmaster that lives is stopped fast, and then at once. What lives without one is killed: nobody waits for it, and while it lives the
+/// worker among it holds on to the lease of a server that is gone. Then `postmaster.pid` is nobody's and goes: its
 /// number may by now be that of another process of the same user, and Postgres would not start.
 pub async fn clear(paths: &Paths, stop_timeout: Duration) -> Result<(), LeftoversError> {
     let canonical = |p: PathBuf| fs::canonicalize(&p).unwrap_or(p);
     let directories = [canonical(paths.data.clone()), canonical(paths.fresh())];
     let found = processes(&directories);
+    let mut signals = vec![(Signal::SIGKILL, IMMEDIATE)];
     if let Some(pid) = postmaster(paths, &found) {
         tracing::warn!(pid, "a Postgres server of an earlier run is there: it is stopped");
         let _ = kill(Pid::from_raw(pid), Signal::SIGINT);
         gone(&directories, stop_timeout).await;
+        signals.insert(0, (Signal::SIGQUIT, IMMEDIATE));
     }
-    for (signal, wait) in [(Signal::SIGQUIT, IMMEDIATE), (Signal::SIGKILL, IMMEDIATE)] {
+    for (signal, wait) in signals {
         let left = processes(&directories);
         if left.is_empty() {
             break;

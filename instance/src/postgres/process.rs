@@ -57,9 +57,9 @@ impl Server {
         self.started.elapsed()
     }
 
-    /// Fast, then immediate, then killed. What is left of its children after that is `leftovers`' work.
-    pub async fn stop(mut self, fast: Duration) -> Ending {
-        for (signal, longest) in [(Signal::SIGINT, fast), (Signal::SIGQUIT, IMMEDIATE)] {
+    /// Fast (unless there is no time for it), then immediate, then killed. What is left of its children after that is `leftovers`' work.
+    pub async fn stop(mut self, fast: Option<Duration>) -> Ending {
+        for (signal, longest) in fast.map(|fast| (Signal::SIGINT, fast)).into_iter().chain([(Signal::SIGQUIT, IMMEDIATE)]) {
             self.child.signal(signal);
             if let Ok(ending) = tokio::time::timeout(longest, self.child.wait()).await {
                 return ending;

@@ -7,6 +7,11 @@ pub(crate) fn example() -> Settings {
     Settings::check(&args(), config("")).unwrap()
 }
 
+/// The same in a cluster that fails over.
+pub(crate) fn example_with_failover() -> Settings {
+    Settings::check(&args(), config("failover: true\nraft: {leaseTimeout: 1500ms}")).unwrap()
+}
+
 /// The same with TLS.
 pub(crate) fn example_with_tls() -> Settings {
     Settings::check(&args(), config(TLS)).unwrap()
@@ -70,6 +75,7 @@ fn bad_input_is_refused_in_one_line_each() {
         refused(|_, c| c.http_listen = "8008".into()),
         refused(|_, c| c.peers = vec!["db-1:0".into()]),
         refused(|_, c| c.postgresql.port = 0),
+        refused(|_, c| c.raft.lease_timeout = Some("2 weeks".into())),
         refused(|_, c| drop(c.postgresql.parameters.insert("a b".into(), "1".into()))),
         refused(|_, c| c.postgresql.pg_hba = vec!["local all all trust\nhost all all all trust".into()]),
         refused(|_, c| c.bootstrap.owner = "postgres".into()),
@@ -80,6 +86,17 @@ fn bad_input_is_refused_in_one_line_each() {
     ];
     insta::assert_snapshot!(all.join("\n"));
     assert!(all.iter().all(|m| m.lines().count() == 1));
+}
+
+#[test]
+fn a_time_is_read_as_postgres_writes_it() {
+    let ms = |text: &str| duration(text).map(|d| d.as_millis());
+    let read = ["2s", "1500ms", "1500", " 1 min ", "2.5s", "", "ms", "0", "99999999999999999999s", "18446744073709551615min"].map(ms);
+    assert_eq!(read, [Some(2000), Some(1500), Some(1500), Some(60_000), None, None, None, None, None, None]);
+    let settings = example_with_failover();
+    assert_eq!((settings.failover, settings.lease), (true, Duration::from_millis(1500)));
+    let without = Settings::check(&RunArgs { without_extension: true, ..args() }, settings.config).unwrap();
+    assert!(!without.failover, "nobody would promote it");
 }
 
 #[test]

@@ -5,21 +5,23 @@ use std::fmt::Write as _;
 
 use super::*;
 
-const PHASES: [Phase; 9] = [
+const PHASES: [Phase; 11] = [
     Phase::Clearing,
     Phase::Inspecting,
     Phase::Initializing,
     Phase::Cloning,
+    Phase::Rewinding,
     Phase::Running(Mode::Primary),
     Phase::Running(Mode::Standby),
+    Phase::Halting,
     Phase::Waiting,
     Phase::Stopping,
     Phase::Ended,
 ];
 
-const FACTS: Facts = Facts { data: Data::Empty, named: Named::Other, founder: false, cluster_elsewhere: false };
+const FACTS: Facts = Facts { data: Data::Empty, named: Named::Other, epoch: 1, parted: false, failover: false, founder: Founder::No };
 
-const EVENTS: [Event; 16] = [
+const EVENTS: [Event; 23] = [
     Event::Cleared,
     Event::ClearFailed,
     Event::Inspected(FACTS),
@@ -29,8 +31,15 @@ const EVENTS: [Event; 16] = [
     Event::Cloned,
     Event::CloneFailed,
     Event::NoPrimary,
+    Event::Needs(Repair::Rewind),
+    Event::Needs(Repair::Clone),
+    Event::Rewound,
+    Event::RewindFailed,
+    Event::RewindPutOff,
+    Event::WorkerSilent,
     Event::StartFailed,
     Event::Exited { ran_for: Duration::from_secs(1) },
+    Event::Exited { ran_for: SETTLED_RUN },
     Event::Exited { ran_for: HEALTHY_RUN },
     Event::Woke,
     Event::FilesChanged,
@@ -50,6 +59,11 @@ const fn is_in_the_table(event: Event) -> bool {
         | Event::Cloned
         | Event::CloneFailed
         | Event::NoPrimary
+        | Event::Needs(_)
+        | Event::Rewound
+        | Event::RewindFailed
+        | Event::RewindPutOff
+        | Event::WorkerSilent
         | Event::StartFailed
         | Event::Exited { .. }
         | Event::Woke
@@ -63,7 +77,7 @@ const fn is_in_the_table(event: Event) -> bool {
 fn every_phase_and_event() {
     let mut table = String::new();
     for phase in PHASES {
-        let before = State { phase, failures: 2 };
+        let before = State { phase, failures: 2, repair: None, rewound_in: Some(3) };
         for event in EVENTS {
             assert!(is_in_the_table(event));
             let (after, commands) = step(before, event);
@@ -72,32 +86,103 @@ fn every_phase_and_event() {
             if (after, commands.len()) == (before, 0) {
                 let _ = writeln!(table, "{phase:?} + {event} = ");
             } else {
-                let _ = writeln!(table, "{phase:?} + {event} = {:?}, failures {}, {commands:?}", after.phase, after.failures);
+                let State { phase: now, failures, repair, rewound_in } = after;
+                let repair = repair.map_or_else(String::new, |repair| format!(", repair {repair:?}"));
+                let forgotten = if rewound_in.is_none() { ", no rewind was tried" } else { "" };
+                let _ = writeln!(table, "{phase:?} + {event} = {now:?}, failures {failures}{repair}{forgotten}, {commands:?}");
             }
         }
     }
     insta::assert_snapshot!(table);
 }
 
+const BOOLS: [bool; 2] = [false, true];
+
+fn all_data() -> impl Iterator<Item = Data> {
+    let whole = BOOLS.into_iter().flat_map(|founding| BOOLS.map(|standby_signal| Data::Whole { founding, standby_signal }));
+    [Data::Empty, Data::Foreign, Data::Broken].into_iter().chain(whole)
+}
+
+/// Those of a node that was asked for no repair.
 fn all_facts() -> impl Iterator<Item = Facts> {
-    let bools = [false, true];
-    let whole = bools.into_iter().flat_map(move |founding| bools.map(|standby_signal| Data::Whole { founding, standby_signal }));
-    let data: Vec<Data> = [Data::Empty, Data::Foreign].into_iter().chain(whole).collect();
-    data.into_iter().flat_map(move |data| {
+    all_data().flat_map(|data| {
         [Named::Nothing, Named::Nobody, Named::This, Named::Other].into_iter().flat_map(move |named| {
-            bools.into_iter().flat_map(move |founder| bools.map(|cluster_elsewhere| Facts { data, named, founder, cluster_elsewhere }))
+            BOOLS.into_iter().flat_map(move |failover| {
+                [Founder::No, Founder::Yes, Founder::TooLate].map(|founder| Facts { data, named, failover, founder, ..FACTS })
+            })
         })
     })
+}
+
+fn at_rest() -> State {
+    begin().0
 }
 
 #[test]
 fn all_facts_and_what_they_lead_to() {
     let mut table = String::new();
     for facts in all_facts() {
-        let Facts { data, named, founder, cluster_elsewhere } = facts;
-        let _ = writeln!(table, "{data:?}, primary {named:?}, founder {founder}, cluster elsewhere {cluster_elsewhere}: {:?}", next(facts));
+        let Facts { data, named, failover, founder, epoch: _, parted: _ } = facts;
+        let _ = writeln!(table, "{data:?}, primary {named:?}, failover {failover}, founder {founder:?}: {:?}", next(facts, at_rest()));
     }
     insta::assert_snapshot!(table);
+}
+
+#[test]
+fn all_repairs_and_what_they_lead_to() {
+    let mut table = String::new();
+    for data in [Data::Empty, Data::Broken, Data::Whole { founding: false, standby_signal: true }] {
+        for named in [Named::Nothing, Named::Nobody, Named::This, Named::Other] {
+            for parted in BOOLS {
+                let tried = [(Repair::Rewind, None), (Repair::Rewind, Some(1)), (Repair::Clone, None)];
+                let next = tried.map(|(repair, rewound_in)| {
+                    let facts = Facts { data, named, parted, failover: true, ..FACTS };
+                    next(facts, State { repair: Some(repair), rewound_in, ..at_rest() })
+                });
+                let _ = writeln!(table, "{data:?}, primary {named:?}, parted {parted}: rewind, again, clone = {next:?}");
+            }
+        }
+    }
+    insta::assert_snapshot!(table);
+}
+
+/// From the word of the worker to a server that follows, and what is tried when that comes to nothing.
+#[test]
+fn a_rewind_from_beginning_to_end() {
+    let parted = Facts { data: Data::Whole { founding: false, standby_signal: true }, parted: true, failover: true, ..FACTS };
+    let run = |state: State, events: &[Event]| {
+        events.iter().fold((state, vec![]), |(state, mut all), event| {
+            let (state, commands) = step(state, *event);
+            all.extend(commands);
+            (state, all)
+        })
+    };
+    let up = State { phase: Phase::Running(Mode::Standby), ..at_rest() };
+    let stopped = [Event::Needs(Repair::Rewind), Event::Exited { ran_for: Duration::ZERO }, Event::Cleared, Event::Inspected(parted)];
+    let (rewinding, commands) = run(up, &stopped);
+    assert_eq!(commands, [Command::Halt, Command::Clear, Command::Inspect, Command::Rewind]);
+    let (after, commands) = run(rewinding, &[Event::Rewound, Event::Inspected(parted)]);
+    assert_eq!(commands, [Command::Inspect, Command::Start(Mode::Standby)]);
+    let (_, commands) = run(after, &stopped);
+    assert_eq!(commands.last(), Some(&Command::Clone), "it did not help, and would not in this epoch");
+    let (_, commands) = run(rewinding, &[Event::RewindFailed, Event::Inspected(parted)]);
+    assert_eq!(commands, [Command::Inspect, Command::Clone]);
+    let broken = Facts { data: Data::Broken, ..parted };
+    let (_, commands) = run(
+        rewinding,
+        &[Event::RewindFailed, Event::Inspected(broken), Event::CloneFailed, Event::Woke, Event::Cleared, Event::Inspected(broken)],
+    );
+    assert_eq!(commands.iter().filter(|c| **c == Command::Clone).count(), 2, "until it is whole again");
+    let (_, commands) = run(rewinding, &[Event::RewindPutOff, Event::Woke, Event::Cleared, Event::Inspected(parted)]);
+    assert_eq!(commands.last(), Some(&Command::Start(Mode::Standby)), "its member listens, and asks again");
+    let (_, commands) = run(
+        rewinding,
+        &[Event::RewindFailed, Event::Inspected(parted), Event::CloneFailed, Event::Woke, Event::Cleared, Event::Inspected(parted)],
+    );
+    assert_eq!(commands.last(), Some(&Command::Start(Mode::Standby)));
+    let follows = Facts { parted: false, ..parted };
+    let (_, commands) = run(up, &[&stopped[..3], &[Event::Inspected(follows)]].concat());
+    assert_eq!(commands.last(), Some(&Command::Start(Mode::Standby)), "the group has moved on meanwhile");
 }
 
 #[test]
@@ -107,7 +192,11 @@ fn waits_grow_and_end_growing() {
 }
 
 fn any_facts() -> impl Strategy<Value = Facts> {
-    prop::sample::select(all_facts().collect::<Vec<_>>())
+    (prop::sample::select(all_facts().collect::<Vec<_>>()), any::<bool>(), 0..3u64).prop_map(|(facts, parted, epoch)| Facts {
+        epoch,
+        parted,
+        ..facts
+    })
 }
 
 fn any_event() -> impl Strategy<Value = Event> {
@@ -133,7 +222,7 @@ impl World {
             Event::Exited { .. } | Event::StartFailed => self.server = false,
             Event::Cleared if !self.server => self.cleared = true,
             Event::Inspected(facts) => self.facts = Some(facts),
-            Event::Initialized | Event::Cloned => self.facts = None,
+            Event::Initialized | Event::Cloned | Event::Rewound | Event::RewindFailed | Event::RewindPutOff => self.facts = None,
             _ => {}
         }
     }
@@ -147,20 +236,28 @@ impl World {
                 assert!(matches!(facts.data, Data::Whole { .. }), "started on {:?}", facts.data);
                 if mode == Mode::Primary {
                     let Data::Whole { founding, standby_signal } = facts.data else { panic!() };
-                    assert!(!standby_signal && (facts.named == Named::This || (founding && facts.named == Named::Nothing)));
+                    let named = facts.named == Named::This && !facts.failover;
+                    assert!(!standby_signal && (named || (founding && facts.named == Named::Nothing)));
                 }
                 (self.server, self.cleared) = (true, false);
             }
             Command::InitDb => {
                 let facts = self.facts.expect("initdb without a look at the disk");
-                assert!(facts.data == Data::Empty && facts.founder && facts.named == Named::Nothing && !facts.cluster_elsewhere);
+                assert!(facts.data == Data::Empty && facts.founder == Founder::Yes && facts.named == Named::Nothing);
                 assert!(!self.server);
             }
             Command::Clone => {
-                assert_eq!(self.facts.expect("cloned without a look at the disk").data, Data::Empty);
+                let facts = self.facts.expect("cloned without a look at the disk");
+                let gives_way = matches!(facts.data, Data::Whole { .. }) && facts.named != Named::This;
+                assert!(gives_way || matches!(facts.data, Data::Empty | Data::Broken));
                 assert!(!self.server);
             }
-            Command::Stop | Command::Reload => assert!(self.server, "there is no server for {command:?}"),
+            Command::Rewind => {
+                let facts = self.facts.expect("rewound without a look at the disk");
+                assert!(matches!(facts.data, Data::Whole { .. }) && facts.parted && facts.named != Named::This);
+                assert!(self.cleared && !self.server);
+            }
+            Command::Stop | Command::Halt | Command::Reload => assert!(self.server, "there is no server for {command:?}"),
             Command::Exit => assert!(!self.server, "the server is left behind"),
             _ => {}
         }
@@ -204,7 +301,7 @@ proptest! {
             let event = if i == before { Event::Shutdown } else { event };
             let (next, commands) = step(state, event);
             if i >= before {
-                prop_assert!(!commands.iter().any(|c| matches!(c, Command::Start(_) | Command::InitDb | Command::Clone)));
+                prop_assert!(!commands.iter().any(|c| matches!(c, Command::Start(_) | Command::InitDb | Command::Clone | Command::Rewind)));
             }
             state = next;
         }

@@ -52,6 +52,27 @@ fn a_primary_is_believed_before_hearsay() {
     assert_eq!(named_by_peers(id(2), &[]), None);
 }
 
+fn in_epoch(epoch: u64, status: Status) -> Status {
+    let raft = serde_json::from_value(serde_json::json!({
+        "node_id": status.node_id, "cluster_id": null, "state": "follower", "term": 1, "leader": null, "epoch": epoch, "primary": null,
+        "commit_index": 0, "applied_index": 0, "voters": 3, "quorum": 2, "next_node_id": 4, "members": [],
+    }));
+    Status { raft: Some(raft.unwrap()), ..status }
+}
+
+#[test]
+fn nobody_is_copied_whose_reign_is_over() {
+    let file = InstanceFile { failover: true, epoch: 3, ..file(Some(1), true) };
+    let deposed = in_epoch(2, status(4, Role::Primary, Some(4)));
+    let present = in_epoch(3, status(1, Role::Primary, Some(1)));
+    let next = in_epoch(4, status(3, Role::Standby, Some(5)));
+    let all = [deposed.clone(), present, next, status(6, Role::Primary, Some(6))];
+    assert_eq!(sources(id(2), Some(&file), None, &all), [at(5), at(1)]);
+    assert_eq!(sources(id(2), Some(&file), None, &all[..1]), [at(1)]);
+    assert_eq!(sources(id(1), Some(&file), None, &[]), [], "never itself");
+    assert_eq!(sources(id(2), None, Some(at(1)), &all[..1]), [at(4), at(1)], "who is in no cluster has confirmed nothing");
+}
+
 #[test]
 fn a_founder_sees_that_it_comes_too_late() {
     assert!(!cluster_among(id(1), &[status(1, Role::Primary, Some(1)), status(2, Role::Starting, None)]));
@@ -66,6 +87,9 @@ fn a_damaged_or_foreign_file_is_an_error_and_a_missing_one_is_none() {
     let write = |text: &[u8]| std::fs::write(paths.instance_file(), text).unwrap();
     assert_eq!(read(), Ok(None));
     write(&serde_json::to_vec(&file(Some(1), true)).unwrap());
+    assert_eq!(read(), Ok(Some(file(Some(1), true))));
+    write(&serde_json::to_vec(&InstanceFile { rewind: Some(id(1)), ..file(Some(1), true) }).unwrap());
+    forget_rewind(&paths, id(2)).unwrap();
     assert_eq!(read(), Ok(Some(file(Some(1), true))));
     write(b"{\"form");
     assert!(read().unwrap_err().starts_with("instance.json can't be read"));

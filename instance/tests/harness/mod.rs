@@ -1,6 +1,7 @@
 //! Real nodes on one host: each with its own directories, ports and instance manager, all run as `postgres` where the tests run as root.
 
 pub mod certificates;
+pub mod ledger;
 
 use certificates::Issued;
 use nix::sys::signal::{Signal, kill};
@@ -21,7 +22,7 @@ use tokio_postgres::NoTls;
 use tokio_postgres::tls::MakeTlsConnect;
 
 /// For everything that a test waits for: generous, since a condition ends the wait.
-pub const SOON: Duration = Duration::from_secs(90);
+pub const SOON: Duration = Duration::from_mins(3);
 
 /// Where Postgres's programs are, or None with a word on why nothing is tested.
 pub fn bin_directory() -> Option<PathBuf> {
@@ -63,6 +64,8 @@ pub struct Node {
     ports: [u16; 3],
     peers: Vec<u16>,
     pub parameters: BTreeMap<String, String>,
+    /// The members choose the primary.
+    pub failover: bool,
     /// How often `tls` was written; 0 is without TLS.
     tls: u32,
     manager: Option<Child>,
@@ -109,7 +112,7 @@ impl Node {
         }
         let small = [("shared_buffers", "16MB"), ("max_connections", "30"), ("fsync", "off")];
         let parameters = small.map(|(k, v)| (k.to_owned(), v.to_owned())).into();
-        let node = Self { id, directory, bin: bin.to_owned(), ports, peers, parameters, tls: 0, manager: None };
+        let node = Self { id, directory, bin: bin.to_owned(), ports, peers, parameters, failover: false, tls: 0, manager: None };
         for name in ["replication", "operator", "owner", "superuser"] {
             node.set_password(name, &format!("{name}-1"));
         }
@@ -153,6 +156,7 @@ impl Node {
             "postgresql": {"port": self.ports[0], "listenAddresses": "127.0.0.1", "parameters": self.parameters},
             "raft": {"port": self.ports[1], "listenAddress": "127.0.0.1", "heartbeatInterval": "100ms", "electionTimeout": "1s"},
         });
+        config["failover"] = self.failover.into();
         if self.tls > 0 {
             config["tls"] = serde_json::json!({"certFile": at("tls/tls.crt"), "keyFile": at("tls/tls.key"), "caFile": at("tls/ca.crt")});
         }

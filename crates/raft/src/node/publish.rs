@@ -77,8 +77,16 @@ pub async fn write_instance_file(shared: Arc<Shared>) {
                 Err(error) => tracing::warn!("can't write {FILE_NAME}: {error}"),
             }
         }
-        if applied.changed().await.is_err() {
-            return;
+        let rewind_changed = async {
+            match &shared.failover {
+                Some(failover) => failover.rewind_changed().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased; // in no random order: a simulation repeats itself
+            changed = applied.changed() => if changed.is_err() { return },
+            () = rewind_changed => {}
         }
     }
 }

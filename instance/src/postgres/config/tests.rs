@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::settings::tests::{example, example_with_tls};
+use crate::settings::tests::{example, example_with_failover, example_with_tls};
 
 fn upstream() -> Upstream {
     Upstream { node_id: pgraft_core::NodeId::new(1).unwrap(), host: "db-1.example".into(), port: 5432 }
@@ -17,6 +17,27 @@ fn all_files_of_a_standby() {
 #[test]
 fn all_files_of_a_standby_with_tls() {
     insta::assert_snapshot!(all_files(&example_with_tls()));
+}
+
+#[test]
+fn where_the_members_choose_the_primary() {
+    let settings = example_with_failover();
+    let conf = postgresql_conf(&settings, Some(&upstream()));
+    assert_eq!(conf, postgresql_conf(&settings, None), "who is the primary changes nothing");
+    let own = |line: &&str| ["primary_conninfo", "include", "max_standby", "wal_"].iter().any(|start| line.starts_with(start));
+    let lines: Vec<&str> = conf.text.lines().filter(own).collect();
+    let more: Vec<String> = command_line(&settings).into_iter().filter(|word| !command_line(&example()).contains(word)).collect();
+    insta::assert_snapshot!(format!("{}\n--- command line\n{}", lines.join("\n"), more.join("\n")));
+    assert_eq!(conf.text.lines().last(), lines.iter().find(|line| line.starts_with("include")).copied());
+}
+
+#[test]
+fn a_program_confirms_no_commits() {
+    let settings = example_with_tls();
+    let (clone, standby) = (program_conninfo(&settings, &upstream(), "clone", &[]), standby_conninfo(&settings, Some(&upstream())));
+    let replaced = standby.replace("application_name='pgraft_2'", "application_name='clone for node 2'");
+    assert_eq!(clone, replaced);
+    assert_ne!(clone, standby);
 }
 
 fn all_files(settings: &Settings) -> String {

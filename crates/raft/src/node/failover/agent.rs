@@ -205,7 +205,8 @@ impl Shared {
         failover.begun.notify_one();
         {
             let mut words = lock(&failover.words);
-            (words.rewind, words.waits_for) = (None, BTreeSet::new());
+            words.waits_for = BTreeSet::new();
+            failover.rewinds(&mut words, None);
             words.step = said(&step);
             if let primary::Step::WaitFor(who) = &step {
                 words.waits_for.clone_from(who);
@@ -259,10 +260,11 @@ impl Shared {
 /// Keeps the words of a step for whoever asks, and has news logged.
 fn say(failover: &Failover, step: &Step) {
     let mut words = lock(&failover.words);
-    words.rewind = match step {
+    let rewind = match step {
         Step::Rewind(primary) => Some(*primary),
         _ => None,
     };
+    failover.rewinds(&mut words, rewind);
     let text = match step {
         Step::Nothing => "nothing".into(),
         Step::Stop => "stops its server, which reigns no more".into(),

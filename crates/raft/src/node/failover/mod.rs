@@ -130,6 +130,8 @@ pub struct Failover {
     /// The youngest primary that this voter knows of: the epoch and its timeline.
     knows: Mutex<Option<(u64, u32)>>,
     words: Mutex<Words>,
+    /// Whose history this server's WAL has parted from is not what it was.
+    rewind_changed: Notify,
     /// Something that a step may depend on has changed.
     changed: Notify,
     /// This member reigns, or is about to.
@@ -177,6 +179,7 @@ impl Failover {
             abdicates: Mutex::default(),
             knows: Mutex::default(),
             words: Mutex::default(),
+            rewind_changed: Notify::new(),
             released_run: Mutex::default(),
             changed: Notify::new(),
             begun: Notify::new(),
@@ -201,6 +204,17 @@ impl Failover {
             }
         }
         *knows
+    }
+
+    fn rewinds(&self, words: &mut Words, to: Option<NodeId>) {
+        if std::mem::replace(&mut words.rewind, to) != to {
+            self.rewind_changed.notify_one();
+        }
+    }
+
+    /// Waits until [`Self::rewind`] says something else.
+    pub async fn rewind_changed(&self) {
+        self.rewind_changed.notified().await;
     }
 
     /// Whose history this server's WAL has parted from.

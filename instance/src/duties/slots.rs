@@ -1,0 +1,133 @@
+//! The replication slots of the other members. Where the members choose the primary every server has one for everybody else, so that whoever is
+//! promoted has them at once; elsewhere a standby makes its own, and here only those of removed members are seen to.
+
+use pgraft_core::NodeId;
+use pgraft_core::instance_config::replication_name;
+use pgraft_core::instance_file::InstanceFile;
+use tokio_postgres::Client;
+
+use super::DutiesError;
+use crate::settings::Settings;
+use crate::upstream;
+
+const READ: &str = "SELECT slot_name::text, active, restart_lsn IS NOT NULL FROM pg_replication_slots WHERE slot_type = 'physical'";
+const CREATE: &str = "SELECT pg_create_physical_replication_slot($1)";
+const DROP: &str = "SELECT pg_drop_replication_slot($1)";
+
+/// What the server is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// It sends WAL.
+    Primary,
+    /// It sends none, and whatever a slot holds on to is held for nobody.
+    Standby,
+}
+
+/// A physical slot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Slot {
+    name: String,
+    /// Somebody streams by it.
+    active: bool,
+    /// It keeps WAL: it was used, or reserved.
+    holds: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Step {
+    Drop(String),
+    Create(String),
+}
+
+/// Makes the slots what they should be. Nothing is written to the WAL by it, so that it works on a standby and on a fenced primary.
+pub async fn tend(settings: &Settings, client: &Client, role: Role) -> Result<(), DutiesError> {
+    let Some(file) = upstream::instance_file(&settings.paths, settings.node)? else { return Ok(()) };
+    if role == Role::Standby && !settings.failover {
+        return Ok(());
+    }
+    let mut slots = vec![];
+    for row in client.query(READ, &[]).await? {
+        slots.push(Slot { name: row.try_get(0)?, active: row.try_get(1)?, holds: row.try_get(2)? });
+    }
+    for step in steps(&file, settings.failover, role, &slots) {
+        match step {
+            Step::Drop(slot) => {
+                client.execute(DROP, &[&slot]).await?;
+                tracing::info!(slot, "dropped a replication slot that nobody uses here");
+            }
+            Step::Create(slot) => drop(client.execute(CREATE, &[&slot]).await?),
+        }
+    }
+    Ok(())
+}
+
+fn steps(file: &InstanceFile, failover: bool, role: Role, slots: &[Slot]) -> Vec<Step> {
+    let others: Vec<String> = file.members.iter().map(|m| m.node_id).filter(|id| *id != file.node_id).map(replication_name).collect();
+    let goes = |slot: &Slot| {
+        let Some(node) = owner(&slot.name) else { return false };
+        let retired = file.retired.contains(&node);
+        !slot.active && (retired || (failover && (node == file.node_id || (role == Role::Standby && slot.holds))))
+    };
+    let dropped: Vec<String> = slots.iter().filter(|slot| goes(slot)).map(|slot| slot.name.clone()).collect();
+    let stays = |name: &String| slots.iter().any(|slot| slot.name == *name) && !dropped.contains(name);
+    let created: Vec<String> = others.into_iter().filter(|name| failover && !stays(name)).collect();
+    dropped.into_iter().map(Step::Drop).chain(created.into_iter().map(Step::Create)).collect()
+}
+
+/// Whose slot it is; None for those of others than pgraft.
+fn owner(name: &str) -> Option<NodeId> {
+    let id = NodeId::new(name.strip_prefix("pgraft_")?.parse().ok()?).ok()?;
+    (replication_name(id) == name).then_some(id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    /// Node 1 of the members 1, 2, 3; 7 was one.
+    fn file() -> InstanceFile {
+        let members: Vec<_> = (1..=3).map(|n| json!({"node_id": n, "postgres": null})).collect();
+        serde_json::from_value(json!({
+            "format": 1, "cluster_id": "67e55044-10b1-426f-9247-bb680e5fe0c8", "node_id": 1, "epoch": 1, "primary": 1, "members": members, "retired": [7],
+        }))
+        .unwrap()
+    }
+
+    fn slot(name: &str, active: bool, holds: bool) -> Slot {
+        Slot { name: name.into(), active, holds }
+    }
+
+    fn words(failover: bool, role: Role, slots: &[Slot]) -> Vec<String> {
+        let word = |step| match step {
+            Step::Drop(name) => format!("drop {name}"),
+            Step::Create(name) => format!("create {name}"),
+        };
+        steps(&file(), failover, role, slots).into_iter().map(word).collect()
+    }
+
+    #[test]
+    fn everybody_has_one_for_everybody_else() {
+        for role in [Role::Primary, Role::Standby] {
+            assert_eq!(words(true, role, &[]), ["create pgraft_2", "create pgraft_3"]);
+            assert_eq!(words(true, role, &[slot("pgraft_2", false, false), slot("pgraft_3", true, true)]), [""; 0]);
+        }
+    }
+
+    #[test]
+    fn a_standby_holds_no_wal_for_anybody() {
+        let slots = [slot("pgraft_2", false, true), slot("pgraft_3", true, true), slot("pgraft_9", false, true), slot("mine", false, true)];
+        assert_eq!(words(true, Role::Standby, &slots), ["drop pgraft_2", "drop pgraft_9", "create pgraft_2"]);
+        assert_eq!(words(true, Role::Primary, &slots), [""; 0], "node 9 may be about to join");
+    }
+
+    #[test]
+    fn what_a_removed_member_and_this_one_left_goes() {
+        let slots = ["pgraft_1", "pgraft_7", "pgraft_2", "pgraft_3", "pgraft_07", "pgraft_x"].map(|name| slot(name, false, false));
+        for role in [Role::Primary, Role::Standby] {
+            assert_eq!(words(true, role, &slots), ["drop pgraft_1", "drop pgraft_7"]);
+        }
+        assert_eq!(words(false, Role::Primary, &slots), ["drop pgraft_7"]);
+        assert_eq!(words(false, Role::Primary, &[slot("pgraft_7", true, true)]), [""; 0], "it still streams");
+    }
+}

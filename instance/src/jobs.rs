@@ -1,0 +1,104 @@
+//! What takes time: each job carries out one of the supervisor's commands, and its outcome is an event. Decides nothing.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use crate::facts;
+use crate::logging::Sink;
+use crate::postgres::{clone, initdb, leftovers, rewind};
+use crate::reaper::Reaper;
+use crate::settings::Settings;
+use crate::supervisor::Event;
+
+/// After this many answers of "nobody knows a primary" the log says so again.
+const SAY_AGAIN: u32 = 15;
+
+/// What jobs need.
+#[derive(Clone)]
+pub struct Jobs {
+    /// In force.
+    pub settings: Arc<Settings>,
+    /// Starts programs.
+    pub reaper: Reaper,
+    /// Takes their words.
+    pub sink: Sink,
+    /// How often nobody knew a primary.
+    pub unanswered: Arc<AtomicU32>,
+}
+
+impl Jobs {
+    /// No process of an earlier server lives.
+    pub async fn clear(self) -> Event {
+        let Settings { paths, stop_timeout, .. } = &*self.settings;
+        match leftovers::clear(paths, *stop_timeout).await {
+            Ok(()) => Event::Cleared,
+            Err(error) => failed(&error, Event::ClearFailed),
+        }
+    }
+
+    /// Reads the disk.
+    pub async fn inspect(self) -> Event {
+        match facts::inspect(&self.settings).await {
+            Ok(facts) => Event::Inspected(facts),
+            Err(error) => failed(&error, Event::InspectFailed),
+        }
+    }
+
+    /// Makes PGDATA.
+    pub async fn init_db(self) -> Event {
+        tracing::info!("making a new data directory");
+        match initdb::make(&self.settings, &self.reaper, &self.sink).await {
+            Ok(()) => Event::Initialized,
+            Err(error) => failed(&error, Event::InitFailed),
+        }
+    }
+
+    /// Copies the primary.
+    pub async fn clone_primary(self) -> Event {
+        match clone::make(&self.settings, &self.reaper, &self.sink).await {
+            Ok(()) => {
+                tracing::info!("the clone is whole and in place");
+                Event::Cloned
+            }
+            Err(error) if error.is_early() => {
+                if self.unanswered.fetch_add(1, Ordering::Relaxed).is_multiple_of(SAY_AGAIN) {
+                    tracing::warn!(%error, "waiting for a primary to clone");
+                }
+                Event::NoPrimary
+            }
+            Err(error) => failed(&error, Event::CloneFailed),
+        }
+    }
+
+    /// Makes the history of PGDATA the primary's.
+    pub async fn rewind(self) -> Event {
+        match rewind::make(&self.settings, &self.reaper, &self.sink).await {
+            Ok(()) => {
+                tracing::info!("the data directory has the primary's history");
+                Event::Rewound
+            }
+            Err(error) if error.may_pass() => {
+                tracing::warn!(%error, "the data directory is not rewound now");
+                Event::RewindPutOff
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the data directory can't be rewound: it is to be replaced by a clone");
+                Event::RewindFailed
+            }
+        }
+    }
+}
+
+fn failed(error: &dyn std::error::Error, event: Event) -> Event {
+    tracing::error!(%error, "{}", what_failed(event));
+    event
+}
+
+const fn what_failed(event: Event) -> &'static str {
+    match event {
+        Event::ClearFailed => "an earlier server is not gone",
+        Event::InspectFailed => "the state on disk can't be read",
+        Event::InitFailed => "initdb did not make a data directory",
+        _ => "the primary could not be cloned",
+    }
+}

@@ -1,0 +1,122 @@
+//! Makes the history of a PGDATA that of the primary, by `pg_rewind`.
+//!
+//! ```text
+//!  the primary is asked ▸ what can be known without a change is known ▸ mark ▸ pg_rewind ▸ standby.signal ▸ no mark
+//!                         (a dry run, where the server was shut down cleanly)
+//! ```
+//!
+//! From the mark on PGDATA is nobody's: whatever breaks this off, it is replaced by a clone and never started as it is.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+use crate::files::{self, FileError};
+use crate::logging::Sink;
+use crate::paths;
+use crate::postgres::config;
+use crate::postgres::process::{self, ProcessError};
+use crate::postgres::source::{self, SourceError};
+use crate::reaper::Reaper;
+use crate::secrets::Secrets;
+use crate::settings::Settings;
+use crate::upstream::{self, Upstream, UpstreamError};
+
+/// Why PGDATA does not have the primary's history.
+#[derive(Debug, thiserror::Error)]
+pub enum RewindError {
+    /// The group has moved on.
+    #[error("instance.json names no primary that this server's WAL has parted from")]
+    NotAsked,
+    /// The primary does not let this node in, or not now.
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    /// Disk.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// `instance.json`.
+    #[error(transparent)]
+    Upstream(#[from] UpstreamError),
+    /// `pg_rewind`.
+    #[error(transparent)]
+    Process(#[from] ProcessError),
+}
+
+impl RewindError {
+    /// Whether nothing was changed and nothing is known to be in the way.
+    pub const fn may_pass(&self) -> bool {
+        match self {
+            Self::NotAsked | Self::Source(_) | Self::Upstream(_) => true,
+            Self::File(_) | Self::Process(_) => false,
+        }
+    }
+}
+
+/// The primary that `instance.json` says this server's WAL has parted from.
+pub fn asked_for(settings: &Settings) -> Result<Option<Upstream>, UpstreamError> {
+    let file = upstream::instance_file(&settings.paths, settings.node)?;
+    let asked = file.as_ref().is_some_and(|f| f.rewind.is_some() && f.rewind == f.primary);
+    if !asked {
+        return Ok(None);
+    }
+    Ok(upstream::follow(settings.node, file.as_ref(), upstream::last(&settings.paths)?))
+}
+
+/// Whether the primary is there and lets this node in.
+pub async fn source_is_there(settings: &Settings, secrets: &Secrets, primary: &Upstream) -> Result<(), SourceError> {
+    source::ask(settings, secrets, primary, async |client| {
+        let version: String = client.query_one("SHOW server_version_num", &[]).await?.try_get(0)?;
+        if version.as_str() < "160000" {
+            // Until 16 pg_rewind takes the timeline of the last checkpoint for the primary's.
+            client.batch_execute("CHECKPOINT").await?;
+        }
+        Ok(())
+    })
+    .await
+}
+
+/// Rewinds. No server runs meanwhile.
+pub async fn make(settings: &Settings, reaper: &Reaper, sink: &Sink) -> Result<(), RewindError> {
+    let (paths, data) = (&settings.paths, &settings.paths.data);
+    let primary = asked_for(settings)?.ok_or(RewindError::NotAsked)?;
+    let secrets = Secrets::read(&paths.secrets)?;
+    source_is_there(settings, &secrets, &primary).await?;
+    tracing::info!(primary = %primary.node_id, host = %primary.host, port = primary.port, "rewinding to the primary's history");
+    files::write_whole(&paths.passfile(), config::passfile(secrets.replication.as_deref()).as_bytes())?;
+    let rewind = |more: &[&str]| {
+        let mut command = process::program(settings, "pg_rewind", data);
+        command.arg("-D").arg(data);
+        command.arg(format!("--source-server={}", source_conninfo(settings, &primary)));
+        // Where pg_rewind has to end the recovery of a server that was killed, it keeps as much WAL as the server would.
+        command.arg(format!("--config-file={}", paths.conf().display()));
+        command.args(more);
+        process::run(reaper, sink, "pg_rewind", command)
+    };
+    if is_clean(data)? {
+        rewind(&["--dry-run"]).await?;
+    } else {
+        // Recovery in single-user mode refuses to be a standby's.
+        files::remove_file(&paths::standby_signal(data))?;
+    }
+    files::write_whole(&paths.mending(), b"")?;
+    rewind(&[]).await?;
+    files::remove_file(&paths::founding_mark(data))?;
+    files::write_whole(&paths::standby_signal(data), b"")?;
+    upstream::remember(paths, &primary)?;
+    upstream::forget_rewind(paths, settings.node)?;
+    files::remove_file(&paths.mending())?;
+    Ok(())
+}
+
+fn source_conninfo(settings: &Settings, primary: &Upstream) -> String {
+    // The query for the list of files looks expensive to the planner and is run once.
+    config::program_conninfo(settings, primary, "rewind", &[("dbname", "postgres"), ("options", "-c jit=off")])
+}
+
+/// Whether the server was shut down cleanly: `state` of its control file (`pg_control.h`: at byte 16, 1 shut down, 2 shut down in recovery).
+fn is_clean(data: &Path) -> Result<bool, FileError> {
+    let path = data.join("global/pg_control");
+    let mut head = [0; 20];
+    File::open(&path).and_then(|mut file| file.read_exact(&mut head)).map_err(FileError::at("read", &path))?;
+    Ok(matches!(head[16..], [1 | 2, 0, 0, 0] | [0, 0, 0, 1 | 2]))
+}

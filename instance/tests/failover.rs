@@ -1,0 +1,252 @@
+//! Three nodes, each with its instance manager, that choose their primary themselves: what is killed comes back by itself, and every row that
+//! was acknowledged is on all of them, on one timeline.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, dead_code, reason = "this is a test through and through")]
+
+mod harness;
+
+use harness::ledger::Ledger;
+use harness::{Nodes, bin_directory, until, without_extension};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use pgraft_instance::status::Role;
+
+/// Three members that stream and are waited for, and the table that the client writes to.
+async fn cluster() -> Option<Nodes> {
+    if without_extension() {
+        return None;
+    }
+    let mut nodes = Nodes::new(&bin_directory()?, 3);
+    for node in &mut nodes.nodes {
+        node.failover = true;
+        node.start();
+    }
+    nodes.nodes[0].ready().await;
+    for id in [2, 3] {
+        nodes.nodes[id - 1].ready().await;
+        let add = format!("SELECT pgraft_add_node({id}, '127.0.0.1', {})", nodes.nodes[id - 1].raft_port());
+        // The leader may be any of them by now.
+        until("a new member", async || {
+            for node in &nodes.nodes[..id] {
+                if node.sql(&add).await.is_ok() {
+                    return Some(());
+                }
+            }
+            None
+        })
+        .await;
+    }
+    let primary = primary(&nodes).await;
+    nodes.nodes[primary].wait_for("SELECT count(*) FROM pgraft_members WHERE role = 'voter'", "3").await;
+    nodes.nodes[primary].wait_for("SHOW synchronous_standby_names", "ANY 1 (\"pgraft_2\",\"pgraft_3\")").await;
+    nodes.nodes[primary].connect("app", "owner-1", "app").await.unwrap().batch_execute("CREATE TABLE ledger (row bigint)").await.unwrap();
+    Some(nodes)
+}
+
+/// Who takes writes.
+async fn primary(nodes: &Nodes) -> usize {
+    until("a primary", async || {
+        let takes_writes = |status: &pgraft_instance::status::Status| status.role == Role::Primary && status.ready;
+        nodes.nodes.iter().position(|node| node.status().is_some_and(|s| takes_writes(&s)))
+    })
+    .await
+}
+
+async fn more_rows(ledger: &Ledger, count: usize) {
+    let before = ledger.acked();
+    until("acknowledged rows", async || (ledger.acked() >= before + count).then_some(())).await;
+}
+
+fn epoch(nodes: &Nodes, of: usize) -> u64 {
+    nodes.nodes[of].status().and_then(|s| s.raft).map_or(0, |r| r.epoch)
+}
+
+/// Kills the primary's postmaster, and waits until somebody takes writes again and all three are whole.
+async fn kill_the_primary(nodes: &Nodes, ledger: &Ledger) {
+    let old = primary(nodes).await;
+    let before = epoch(nodes, old);
+    more_rows(ledger, 10).await;
+    ledger.new_gap();
+    kill(Pid::from_raw(nodes.nodes[old].postmaster().unwrap()), Signal::SIGKILL).unwrap();
+    let new = until("another reign", async || {
+        let new = primary(nodes).await;
+        (epoch(nodes, new) > before).then_some(new)
+    })
+    .await;
+    more_rows(ledger, 10).await;
+    println!("node {} was killed, node {} took over: no acknowledgement for {:?}", old + 1, new + 1, ledger.new_gap());
+    for (n, node) in nodes.nodes.iter().enumerate() {
+        if n != primary(nodes).await {
+            node.streaming().await;
+        }
+    }
+}
+
+/// Everything that was acknowledged is everywhere, and everybody has the same.
+async fn nothing_is_lost(nodes: &Nodes, ledger: Ledger) {
+    let acked = ledger.stop().await;
+    let primary = primary(nodes).await;
+    let sum = "SELECT count(*) || ' ' || coalesce(sum(row), 0) FROM ledger";
+    let all = nodes.nodes[primary].connect("postgres", "superuser-1", "app").await.unwrap();
+    let rows: Vec<i64> = all.query("SELECT row FROM ledger ORDER BY row", &[]).await.unwrap().iter().map(|r| r.get(0)).collect();
+    assert!(rows.windows(2).all(|two| two[0] < two[1]), "a row is there twice");
+    let lost: Vec<_> = acked.iter().filter(|row| rows.binary_search(row).is_err()).collect();
+    assert!(lost.is_empty(), "acknowledged and lost: {lost:?}");
+    let want: String = all.query_one(sum, &[]).await.unwrap().get(0);
+    let timeline = nodes.nodes[primary].status().unwrap().postgres.timeline;
+    for node in &nodes.nodes {
+        let same = async || {
+            let client = node.connect("postgres", "superuser-1", "app").await.ok()?;
+            let got: String = client.query_one(sum, &[]).await.ok()?.get(0);
+            (got == want && node.status()?.postgres.timeline == timeline).then_some(())
+        };
+        until(&format!("node {} to have what the primary has", node.id), same).await;
+    }
+    println!("{} rows acknowledged, {} there, timeline {timeline:?}", acked.len(), rows.len());
+}
+
+#[tokio::test]
+async fn a_killed_primary_comes_back_by_itself() {
+    let Some(nodes) = cluster().await else { return };
+    let ledger = Ledger::start(nodes.nodes.iter().map(harness::Node::postgres_port).collect());
+    kill_the_primary(&nodes, &ledger).await;
+    nothing_is_lost(&nodes, ledger).await;
+    for node in &nodes.nodes {
+        // One for everybody else, and none that keeps WAL for nobody.
+        node.wait_for("SELECT count(*) FROM pg_replication_slots", "2").await;
+        node.wait_for("SELECT count(*) FROM pg_replication_slots WHERE pg_is_in_recovery() AND restart_lsn IS NOT NULL", "0").await;
+    }
+}
+
+#[tokio::test]
+async fn ten_kills_in_a_row() {
+    let Some(nodes) = cluster().await else { return };
+    let ledger = Ledger::start(nodes.nodes.iter().map(harness::Node::postgres_port).collect());
+    for _ in 0..10 {
+        kill_the_primary(&nodes, &ledger).await;
+    }
+    nothing_is_lost(&nodes, ledger).await;
+}
+
+/// The client goes on while this node is without its standbys for a moment: what it writes then no other has, and nobody was told that it is safe.
+#[tokio::test]
+async fn what_nobody_else_has_is_rewound() {
+    let Some(mut nodes) = cluster().await else { return };
+    let ledger = Ledger::start(nodes.nodes.iter().map(harness::Node::postgres_port).collect());
+    more_rows(&ledger, 10).await;
+    let old = primary(&nodes).await;
+    let others: Vec<usize> = (0..3).filter(|n| *n != old).collect();
+    for n in &others {
+        nodes.nodes[*n].kill_manager();
+        kill(Pid::from_raw(nodes.nodes[*n].postmaster().unwrap()), Signal::SIGKILL).unwrap();
+    }
+    // Superusers over the network are no clients that wait: it is there at once, and no other has it.
+    let alone = nodes.nodes[old].connect("postgres", "superuser-1", "postgres").await.unwrap();
+    let wrote =
+        alone.batch_execute("SET synchronous_commit = local; CREATE TABLE nobody_else_has AS SELECT generate_series(1, 1000)").await;
+    nodes.nodes[old].kill_manager();
+    kill(Pid::from_raw(nodes.nodes[old].postmaster().unwrap()), Signal::SIGKILL).unwrap();
+    wrote.unwrap();
+    for n in others {
+        nodes.nodes[n].start();
+    }
+    let new = primary(&nodes).await;
+    assert_ne!(new, old);
+    more_rows(&ledger, 10).await;
+    nodes.nodes[old].start();
+    nodes.nodes[old].streaming().await;
+    assert!(nodes.nodes[old].log().contains("the data directory has the primary's history"), "it was not rewound");
+    nodes.nodes[old].wait_for("SELECT to_regclass('nobody_else_has') IS NULL", "t").await;
+    nothing_is_lost(&nodes, ledger).await;
+}
+
+#[tokio::test]
+async fn a_rewind_that_broke_off_ends_in_a_clone() {
+    let Some(mut nodes) = cluster().await else { return };
+    let ledger = Ledger::start(nodes.nodes.iter().map(harness::Node::postgres_port).collect());
+    let standby = &mut nodes.nodes[2];
+    assert!(standby.terminate().await.success());
+    std::fs::write(standby.directory.join("pgdata.pgraft/mending"), "").unwrap();
+    let old = std::fs::metadata(standby.directory.join("pgdata")).unwrap();
+    standby.start();
+    standby.streaming().await;
+    let new = std::fs::metadata(standby.directory.join("pgdata")).unwrap();
+    assert_ne!(std::os::unix::fs::MetadataExt::ino(&old), std::os::unix::fs::MetadataExt::ino(&new), "it was started as it was");
+    let left: Vec<_> =
+        ["new", "old", "mending"].iter().filter(|name| standby.directory.join("pgdata.pgraft").join(name).exists()).collect();
+    assert!(left.is_empty(), "{left:?}");
+    kill_the_primary(&nodes, &ledger).await;
+    nothing_is_lost(&nodes, ledger).await;
+}
+
+#[tokio::test]
+async fn a_standby_whose_wal_is_gone_is_cloned() {
+    let Some(mut nodes) = cluster().await else { return };
+    let ledger = Ledger::start(nodes.nodes.iter().map(harness::Node::postgres_port).collect());
+    assert!(nodes.nodes[2].terminate().await.success());
+    let primary = &mut nodes.nodes[0];
+    primary.parameters.insert("wal_keep_size".into(), "0".into());
+    primary.write_config();
+    primary.wait_for("SHOW wal_keep_size", "0").await;
+    until("the slot to go", async || primary.sql("SELECT pg_drop_replication_slot('pgraft_3')").await.ok()).await;
+    let oldest = "SELECT min(name) FROM pg_ls_waldir()";
+    let needed = primary.sql("SELECT pg_walfile_name(pg_current_wal_lsn())").await.unwrap().unwrap();
+    until("old WAL to go", async || {
+        let client = primary.connect("postgres", "superuser-1", "postgres").await.ok()?;
+        for statement in ["CREATE TABLE IF NOT EXISTS waste ()", "DROP TABLE waste", "SELECT pg_switch_wal()", "CHECKPOINT"] {
+            client.batch_execute(statement).await.ok()?;
+        }
+        primary.sql(oldest).await.ok().flatten().filter(|now| *now > needed)
+    })
+    .await;
+    nodes.nodes[2].start();
+    let gone = "the primary has no more the WAL that this server needs";
+    until("a clone of node 3", async || nodes.nodes[2].log().contains(gone).then_some(())).await;
+    nodes.nodes[2].streaming().await;
+    nothing_is_lost(&nodes, ledger).await;
+}
+
+#[tokio::test]
+async fn a_primary_whose_worker_is_silent_is_ended() {
+    let Some(nodes) = cluster().await else { return };
+    let ledger = Ledger::start(nodes.nodes.iter().map(harness::Node::postgres_port).collect());
+    more_rows(&ledger, 10).await;
+    let old = primary(&nodes).await;
+    let before = epoch(&nodes, old);
+    let postmaster = nodes.nodes[old].postmaster().unwrap();
+    let worker = until("the worker", async || worker_of(postmaster)).await;
+    kill(Pid::from_raw(worker), Signal::SIGSTOP).unwrap();
+    until("another postmaster", async || nodes.nodes[old].postmaster().filter(|pid| *pid != postmaster)).await;
+    let new = primary(&nodes).await;
+    assert!(epoch(&nodes, new) > before);
+    more_rows(&ledger, 10).await;
+    nothing_is_lost(&nodes, ledger).await;
+}
+
+#[tokio::test]
+async fn all_down_at_once_and_back() {
+    let Some(mut nodes) = cluster().await else { return };
+    let ledger = Ledger::start(nodes.nodes.iter().map(harness::Node::postgres_port).collect());
+    more_rows(&ledger, 10).await;
+    for node in &mut nodes.nodes {
+        node.kill_manager();
+        kill(Pid::from_raw(node.postmaster().unwrap()), Signal::SIGKILL).unwrap();
+    }
+    for node in &mut nodes.nodes {
+        node.start();
+    }
+    more_rows(&ledger, 10).await;
+    nothing_is_lost(&nodes, ledger).await;
+}
+
+/// The process that calls itself `postgres: pgraft_1: pgraft`, of this postmaster.
+fn worker_of(postmaster: i32) -> Option<i32> {
+    let read = |pid: i32, file: &str| std::fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default();
+    let is_worker = |pid: &i32| {
+        let name = read(*pid, "cmdline");
+        let parent = read(*pid, "stat").rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(1)?.parse().ok());
+        parent == Some(postmaster) && name.trim_end_matches(['\0', ' ']).ends_with(": pgraft")
+    };
+    let pids = std::fs::read_dir("/proc").ok()?.filter_map(|e| e.ok()?.file_name().to_str()?.parse().ok());
+    pids.into_iter().find(is_worker)
+}
