@@ -39,10 +39,10 @@ fn instance_config(want: &Cluster) -> InstanceConfig {
             listen_address: "0.0.0.0".into(),
             heartbeat_interval: want.heartbeat_interval.clone(),
             election_timeout: want.election_timeout.clone(),
-            lease_timeout: None,
+            lease_timeout: want.lease_duration.clone(),
             allow_plaintext: want.tls.is_none(),
         },
-        failover: false,
+        failover: want.lease_duration.is_some(),
         tls: want.tls.as_ref().map(|_| TlsConfig {
             cert_file: format!("{TLS_DIRECTORY}/tls.crt"),
             key_file: format!("{TLS_DIRECTORY}/tls.key"),
