@@ -301,7 +301,7 @@ pub fn step(state: State, event: Event) -> (State, Vec<Command>) {
         | (Phase::Cloning, Event::CloneFailed) => failed(state, vec![]),
 
         (Phase::Cloning, Event::NoPrimary) => go(state, Phase::Waiting, vec![Command::Wait(ASK_AGAIN)]),
-        (Phase::Halting, Event::Exited { .. }) | (Phase::Waiting, Event::Woke | Event::FilesChanged) => {
+        (Phase::Halting, Event::Exited { .. } | Event::StartFailed) | (Phase::Waiting, Event::Woke | Event::FilesChanged) => {
             go(state, Phase::Clearing, vec![Command::Clear])
         }
         _ => stay(state),
