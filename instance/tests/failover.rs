@@ -154,12 +154,16 @@ async fn what_nobody_else_has_is_rewound() {
     assert_ne!(new, old);
     more_rows(&ledger, 10).await;
     nodes.nodes[old].start();
+    // By pg_rewind as a rule, and by a clone where that finds its WAL no more. A receiver calls itself streaming before the primary has answered,
+    // so that this says nothing before.
+    let words = ["the data directory has the primary's history", "the clone is whole and in place"];
+    let mended = until("a rewind or a clone", async || {
+        let log = nodes.nodes[old].log();
+        words.into_iter().find(|words| log.contains(words))
+    })
+    .await;
+    println!("node {}: {mended}", old + 1);
     nodes.nodes[old].streaming().await;
-    // By pg_rewind as a rule, and by a clone where that finds its WAL no more.
-    let log = nodes.nodes[old].log();
-    let mended =
-        ["the data directory has the primary's history", "the clone is whole and in place"].into_iter().find(|words| log.contains(words));
-    println!("node {}: {}", old + 1, mended.expect("it was rewound or cloned"));
     nodes.nodes[old].wait_for("SELECT to_regclass('nobody_else_has') IS NULL", "t").await;
     nothing_is_lost(&nodes, ledger).await;
 }
