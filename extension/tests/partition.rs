@@ -6,9 +6,11 @@
 mod network;
 mod server;
 
+use std::time::{Duration, Instant};
+
 use futures::future::join_all;
 use network::Network;
-use server::{Server, bindir, cluster_of, scratch};
+use server::{PATIENCE, Server, bindir, change, cluster_of, scratch, until_leading};
 
 const NODES: &str = "select * from pgraft_get_nodes()";
 
@@ -29,57 +31,74 @@ async fn the_minority_changes_nothing() {
     sixth.rows("create extension pgraft").await;
 
     // The leader is on the minority side.
-    assert_eq!(servers[0].one("select pgraft_get_leader()").await, "1");
-    let before = rows(&servers[0]).await;
-    network.split(&[0, 1]);
-    let (refused, ()) = tokio::join!(tries(&servers[..2], 70), servers[2].until("select leader in (3, 4, 5) from pgraft_status()", "t"));
-    assert_eq!(refused, 6);
-    let leader = leader_of(&servers, 2).await;
-    assert_eq!(servers[leader].add(&sixth).await, "t", "the majority changes");
-    servers[leader].until("select voters from pgraft_status()", "6").await;
-    // (Node 2 still hears node 1, and can't know that nobody else does.)
-    servers[0].until("select leader is null from pgraft_status()", "t").await;
-    for minority in &servers[..2] {
-        assert_eq!(rows(minority).await, before, "the minority shows what it knew");
+    let (leader, before) = (leader_of(&servers, 0).await, rows(&servers[0]).await);
+    let minority = [leader, (leader + 1) % 5];
+    network.split(&minority);
+    let (cut_off, rest): (Vec<&Server>, Vec<&Server>) = parted(&servers, &minority);
+    assert_eq!(tries(&cut_off, 70).await, 6);
+    change(&rest, &sixth.join()).await;
+    until_leading(&rest, "select voters from pgraft_status()", "6").await;
+    // (The other one still hears it, and can't know that nobody else does.)
+    cut_off[0].until("select leader is null from pgraft_status()", "t").await;
+    for server in cut_off {
+        assert_eq!(rows(server).await, before, "the minority shows what it knew");
     }
     network.heal();
-    let after = rows(&servers[leader]).await;
+    let after = rows(rest[0]).await;
     agree(&servers, &after).await;
     sixth.until(NODES, &after).await;
 
     // The leader is on the majority side, with half of its followers gone.
-    let leader = leader_of(&servers, 0).await;
-    servers[leader].until("select bool_and(reachable) from pgraft_members", "t").await;
-    let away: Vec<usize> = (0..5).filter(|n| *n != leader).take(2).collect();
-    let minority: Vec<&Server> = away.iter().map(|n| &servers[*n]).collect();
-    network.split(&away);
-    servers[leader].until("select count(*) from pgraft_members where not reachable", "2").await;
-    assert_eq!(tries(minority.iter().copied(), 80).await, 6);
-    assert_eq!(servers[leader].one("select pgraft_remove_node(6)").await, "t", "the majority changes");
+    let leader = until_leading(&servers, "select bool_and(reachable) from pgraft_members", "true").await;
+    let minority = [(leader + 1) % 5, (leader + 2) % 5];
+    network.split(&minority);
+    let (cut_off, rest) = parted(&servers, &minority);
+    until_leading(&rest, "select count(*) from pgraft_members where not reachable", "2").await;
+    assert_eq!(tries(&cut_off, 80).await, 6);
+    let done = change(&rest, "select pgraft_remove_node(6)").await;
     network.heal();
-    let after = rows(&servers[leader]).await;
+    let after = rows(rest[done]).await;
     agree(&servers, &after).await;
 
-    // One way only: the leader hears a follower, and is not heard.
-    let leader = leader_of(&servers, 0).await;
-    servers[leader].until("select bool_and(reachable) from pgraft_members", "t").await;
-    let deaf = (leader + 1) % 5;
-    network.drop_one_way(leader, deaf);
-    servers[deaf].until("select leader is null from pgraft_status()", "t").await;
-    assert_eq!(tries([&servers[deaf]], 90).await, 3);
-    let (term, change) = ("select pgraft_get_term()", format!("select pgraft_add_node(7, '{}', 7777)", Network::address(5)));
-    let before = servers[leader].one(term).await;
-    assert_eq!(servers[leader].one(&change).await, "t", "four of five decide");
-    assert_eq!(servers[leader].one("select pgraft_remove_node(7)").await, "t");
-    assert_eq!(servers[leader].one(term).await, before, "whoever is deaf does not bring the leader down");
+    // One way only: the leader hears a follower, and is not heard. (That the follower does not bring it down is shown in crates/sim, where no
+    // machine is too busy to lead.)
+    let (leader, deaf) = until_deaf(&network, &servers).await;
+    assert_eq!(tries(&[&servers[deaf]], 90).await, 3);
+    let (_, rest) = parted(&servers, &[deaf]);
+    change(&rest, &format!("select pgraft_add_node(7, '{}', 7777)", Network::address(5))).await; // four of five decide
+    let done = change(&rest, "select pgraft_remove_node(7)").await;
     network.heal_one_way(leader, deaf);
-    let after = rows(&servers[leader]).await;
+    let after = rows(rest[done]).await;
     agree(&servers, &after).await;
 }
 
+/// These, and the others.
+fn parted<'a>(servers: &'a [Server], these: &[usize]) -> (Vec<&'a Server>, Vec<&'a Server>) {
+    (these.iter().map(|n| &servers[*n]).collect(), (0..servers.len()).filter(|n| !these.contains(n)).map(|n| &servers[n]).collect())
+}
+
+/// Has the leader not be heard by a follower, until that one knows of no leader: of another, where the lead has gone over meanwhile.
+async fn until_deaf(network: &Network, servers: &[Server]) -> (usize, usize) {
+    let start = Instant::now();
+    loop {
+        let leader = until_leading(servers, "select bool_and(reachable) from pgraft_members", "true").await;
+        let deaf = (leader + 1) % 5;
+        network.drop_one_way(leader, deaf);
+        while servers[deaf].one("select coalesce(leader, 0) from pgraft_status()").await == servers[leader].id.to_string() {
+            assert!(start.elapsed() < PATIENCE, "node {} still hears its leader", servers[deaf].id);
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        if servers[deaf].one("select leader is null from pgraft_status()").await == "t" {
+            return (leader, deaf);
+        }
+        network.heal_one_way(leader, deaf);
+        assert!(start.elapsed() < PATIENCE, "the lead goes to and fro");
+    }
+}
+
 /// Every change on every one of these servers, at once; each is refused or not committed. Nobody ever asks for these ids again.
-async fn tries<'a>(servers: impl IntoIterator<Item = &'a Server>, id: u16) -> usize {
-    let calls = servers.into_iter().enumerate().flat_map(|(n, server)| {
+async fn tries(servers: &[&Server], id: u16) -> usize {
+    let calls = servers.iter().enumerate().flat_map(|(n, server)| {
         let newcomer = usize::from(id) + n;
         let calls = [
             format!("select pgraft_add_node({newcomer}, '10.77.0.{newcomer}', 7001)"),
@@ -96,14 +115,16 @@ async fn tries<'a>(servers: impl IntoIterator<Item = &'a Server>, id: u16) -> us
 
 /// All have these rows, and the same committed log, in which nothing of what the minority wanted is to be found.
 async fn agree(servers: &[Server], wanted: &str) {
-    let log = "select string_agg(index || kind || data::text, ',' order by index) from pgraft_log() where committed and kind <> 'blank'";
     for server in servers {
         server.until(NODES, wanted).await;
         server.until("select leader is not null and commit_index = applied_index from pgraft_status()", "t").await;
     }
-    let first = servers[0].one(log).await;
+    let last = servers[0].one("select max(index) from pgraft_log() where committed").await;
+    let log =
+        format!("select string_agg(index || kind || data::text, ',' order by index) from pgraft_log() where committed and index <= {last}");
+    let first = servers[0].one(&log).await;
     for server in servers {
-        server.until(log, &first).await;
+        server.until(&log, &first).await;
         let minority = "select count(*) from pgraft_log() where data::text ~ '10[.]77[.]0[.][789][0-9]'";
         server.until(minority, "0").await;
     }

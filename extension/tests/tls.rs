@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use certificates::{Ca, Files, Issued};
 use nix::unistd::{User, geteuid};
-use server::{PATIENCE, Server, bindir, scratch};
+use server::{PATIENCE, STEADY, Server, bindir, scratch};
 
 /// A server with these files.
 fn server(bindir: &Path, dir: &Path, id: u16, issued: &Issued, ca: &str) -> (Server, Files) {
@@ -26,6 +26,7 @@ fn server(bindir: &Path, dir: &Path, id: u16, issued: &Issued, ca: &str) -> (Ser
         format!("pgraft.tls_{what}_file = '{}'", path.display())
     });
     server.set(&lines.join("\n"));
+    server.set(STEADY);
     (server, files)
 }
 

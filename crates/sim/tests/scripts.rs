@@ -35,6 +35,11 @@ fn whoever_hears_nobody_does_not_disturb() {
 }
 
 #[test]
+fn whoever_does_not_hear_the_leader_alone_does_not_bring_it_down() {
+    holds("start 5 · cut 1 > 3 · wait 20s · expect leader in {1} · add 6 · expect leader in {1} · heal · expect voters 1 2 3 4 5 6");
+}
+
+#[test]
 fn a_leader_takes_itself_out() {
     holds(
         "start 3 · pause 1 · expect leader in {2,3} · resume 1 · expect voters 1 2 3 · remove leader · wait 5s · expect leader in {1,2,3} · add 4",

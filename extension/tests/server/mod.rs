@@ -5,6 +5,7 @@
 
 #![allow(dead_code, reason = "not every test file uses all of it")]
 
+use std::borrow::Borrow;
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::{PermissionsExt, chown};
@@ -19,7 +20,10 @@ use nix::unistd::{Pid, User, geteuid};
 use tokio_postgres::error::DbError;
 use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
 
-pub const PATIENCE: Duration = Duration::from_secs(30);
+/// For everything that a test waits for: generous, since a condition ends the wait.
+pub const PATIENCE: Duration = Duration::from_secs(90);
+/// A leader that is alive leads on, however busy the machine is; one that is dead is missed after this time.
+pub const STEADY: &str = "pgraft.election_timeout = '5s'";
 
 /// The `bin` directory, or None with a word why nothing is tested.
 pub fn bindir() -> Option<PathBuf> {
@@ -153,7 +157,7 @@ impl Server {
             self.host,
             self.raft_dir().display()
         ));
-        self.set("pgraft.heartbeat_interval = '50ms'\npgraft.election_timeout = '500ms'");
+        self.set("pgraft.heartbeat_interval = '50ms'\npgraft.election_timeout = '1s'");
     }
 
     /// Appends to the configuration; the last word counts.
@@ -296,7 +300,12 @@ impl Server {
     }
 
     pub async fn add(&self, other: &Self) -> String {
-        self.one(&format!("select pgraft_add_node({}, '{}', {})", other.id, other.host, other.raft_port)).await
+        self.one(&other.join()).await
+    }
+
+    /// What adds this server, on the leader.
+    pub fn join(&self) -> String {
+        format!("select pgraft_add_node({}, '{}', {})", self.id, self.host, self.raft_port)
     }
 }
 
@@ -315,9 +324,67 @@ pub async fn text_rows(client: &Client, sql: &str) -> Result<Vec<Vec<String>>, t
     Ok(messages.iter().filter_map(|m| if let SimpleQueryMessage::Row(row) = m { Some(text(row)) } else { None }).collect())
 }
 
-/// Founder 1 and its voters up to `size`.
+/// The answer of whoever leads among these: asked again where the lead goes over meanwhile, or an answer is lost. Who has answered, and what.
+pub async fn asked<S: Borrow<Server>>(servers: &[S], sql: &str) -> (usize, Result<String, DbError>) {
+    let start = Instant::now();
+    loop {
+        for (n, server) in servers.iter().enumerate() {
+            let server = server.borrow();
+            let why = match text_rows(&server.connect().await, sql).await {
+                Ok(rows) => return (n, Ok(rows[0][0].clone())),
+                Err(error) => match error.as_db_error() {
+                    Some(error) if !is_no_leader(error) => return (n, Err(error.clone())),
+                    _ => error.to_string(),
+                },
+            };
+            assert!(start.elapsed() < PATIENCE, "{sql}: nobody leads: {why}\n{}", server.log());
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Whether another server is to be asked: this one does not lead, has lost its majority, is in no cluster, or has just lost its worker.
+fn is_no_leader(error: &DbError) -> bool {
+    ["PGR01", "PGR04", "PGR06", "57P01", "57P02", "57P03"].contains(&error.code().code())
+        || error.message() == "this node is in no pgraft cluster yet"
+}
+
+/// The same for a change that must go through. Who has made it.
+pub async fn change<S: Borrow<Server>>(servers: &[S], sql: &str) -> usize {
+    let (n, answer) = asked(servers, sql).await;
+    assert_eq!(answer.unwrap_or_else(|e| panic!("{sql}: {e:?}")), "t", "{sql}");
+    n
+}
+
+/// Until whoever leads shows this. (Who answers is known to the leader alone.) Who that is.
+pub async fn until_leading<S: Borrow<Server>>(servers: &[S], sql: &str, wanted: &str) -> usize {
+    let start = Instant::now();
+    let leads = format!("select pgraft_is_leader() and coalesce(({sql})::text = '{wanted}', false)");
+    loop {
+        for (n, server) in servers.iter().enumerate() {
+            let shown = text_rows(&server.borrow().connect().await, &leads).await;
+            if shown.is_ok_and(|rows| rows == [["t"]]) {
+                return n;
+            }
+        }
+        assert!(start.elapsed() < PATIENCE, "{sql} is not {wanted}\n{}", servers[0].borrow().log());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Founder 1 and its voters up to `size`. Any of them may lead, if only because the machine is busy.
 pub async fn cluster(bindir: &Path, parent: &Path, size: u16) -> Vec<Server> {
     cluster_of((1..=size).map(|id| Server::new(bindir, parent, id)).collect()).await
+}
+
+/// The same, and the founder leads for as long as it lives.
+pub async fn steady_cluster(bindir: &Path, parent: &Path, size: u16) -> Vec<Server> {
+    let steady = |id| {
+        let server = Server::new(bindir, parent, id);
+        server.set(STEADY);
+        server
+    };
+    cluster_of((1..=size).map(steady).collect()).await
 }
 
 /// The same of servers that were made to one's liking; the first is the founder.
@@ -328,7 +395,7 @@ pub async fn cluster_of(servers: Vec<Server>) -> Vec<Server> {
     }
     assert_eq!(servers[0].one("select pgraft_init()").await, "t");
     for n in 1..servers.len() {
-        assert_eq!(servers[0].add(&servers[n]).await, "t");
+        change(&servers[..=n], &servers[n].join()).await;
         servers[0].until("select voters from pgraft_status()", &(n + 1).to_string()).await;
     }
     servers
