@@ -72,6 +72,39 @@ fn what_is_refused_when_it_is_made() {
 }
 
 #[test]
+fn tls_that_makes_no_sense() {
+    let with = |tls: Value| json!({"storage": {"size": "1Gi"}, "tls": tls});
+    let cases = [
+        (json!({"mode": "Disabled", "caSecret": "mine"}), "tls.caSecret makes no sense where tls.mode is Disabled"),
+        (json!({"caSecret": "demo-ca"}), "tls.caSecret must not be <name>-ca"),
+        (json!({"certificateDuration": "soon"}), "tls.certificateDuration must be in hours, such as 2160h"),
+        (json!({"certificateDuration": "0h"}), "tls.certificateDuration must be in hours, such as 2160h"),
+        (json!({"certificateDuration": "9000h"}), "tls.certificateDuration must be between 1h and 8760h"),
+    ];
+    for (tls, words) in cases {
+        let said = refused(&with(tls.clone()));
+        assert!(said.len() == 1 && said[0].contains(words), "{tls}: {said:?}");
+    }
+    for fine in [json!({}), json!({"mode": "Disabled"}), json!({"caSecret": "mine", "certificateDuration": "8760h"})] {
+        assert_eq!(refused(&with(fine)), [""; 0]);
+    }
+}
+
+#[test]
+fn a_cluster_with_tls_keeps_it_and_one_without_stays_without() {
+    let with = |tls: Value| object(&json!({"storage": {"size": "1Gi"}, "tls": tls}));
+    let words = "tls.mode is chosen when the cluster is made: members with TLS and members without do not talk to each other";
+    for (old, new) in [("Managed", "Disabled"), ("Disabled", "Managed")] {
+        assert_eq!(refusals(&with(json!({"mode": new})), Some(&with(json!({"mode": old})))), [words]);
+    }
+    // What was left out is what is the default.
+    assert_eq!(refusals(&with(json!({})), Some(&with(json!({"mode": "Disabled"})))), [words]);
+    // The CA and the durations may change at any time.
+    let (old, new) = (json!({"mode": "Managed"}), json!({"mode": "Managed", "caSecret": "mine", "certificateDuration": "24h"}));
+    assert_eq!(refusals(&with(new), Some(&with(old))), [""; 0]);
+}
+
+#[test]
 fn each_reserved_parameter_is_named() {
     for name in RESERVED_PARAMETERS {
         let said = refused(&json!({"storage": {"size": "1Gi"}, "postgresql": {"parameters": {*name: "1", "work_mem": "8MB"}}}));

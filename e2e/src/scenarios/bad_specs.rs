@@ -39,7 +39,7 @@ pub async fn run(cluster: Cluster) -> Result<Vec<Figure>, Failure> {
 
 /// What can't be made, field by field.
 fn never() -> Vec<(Value, &'static str)> {
-    [members(), image(), postgresql(), storage(), scheduling(), bootstrap(), raft()].concat()
+    [members(), image(), postgresql(), storage(), scheduling(), bootstrap(), raft(), tls()].concat()
 }
 
 fn members() -> Vec<(Value, &'static str)> {
@@ -143,6 +143,19 @@ fn raft() -> Vec<(Value, &'static str)> {
     ]
 }
 
+fn tls() -> Vec<(Value, &'static str)> {
+    vec![
+        (json!({"tls": {"mode": "Sometimes"}}), "Unsupported value: \"Sometimes\": supported values: \"Managed\", \"Disabled\""),
+        (json!({"tls": {"mode": "Disabled", "caSecret": "mine"}}), "tls.caSecret makes no sense where tls.mode is Disabled"),
+        (json!({"tls": {"caSecret": ""}}), "spec.tls.caSecret in body should be at least 1 chars long"),
+        (json!({"tls": {"caSecret": format!("{NAME}-ca")}}), "tls.caSecret must not be <name>-ca"),
+        (json!({"tls": {"certificateDuration": "soon"}}), "tls.certificateDuration must be in hours, such as 2160h"),
+        (json!({"tls": {"certificateDuration": "90d"}}), "tls.certificateDuration must be in hours, such as 2160h"),
+        (json!({"tls": {"certificateDuration": "0h"}}), "tls.certificateDuration must be in hours, such as 2160h"),
+        (json!({"tls": {"certificateDuration": "9000h"}}), "tls.certificateDuration must be between 1h and 8760h"),
+    ]
+}
+
 /// What a cluster can't be called.
 fn names() -> Vec<(String, &'static str)> {
     vec![
@@ -160,6 +173,7 @@ fn no_more() -> Vec<(Value, &'static str)> {
         (json!({"storage": {"storageClass": "other"}}), "storage.storageClass can't be changed"),
         (json!({"bootstrap": {"initdb": {"database": "other"}}}), "bootstrap is read once"),
         (json!({"storage": null}), "spec.storage: Required value"),
+        (json!({"tls": {"mode": "Disabled"}}), "tls.mode is chosen when the cluster is made"),
     ]
 }
 
