@@ -1,10 +1,13 @@
 //! `pgraft-docs check` compares the generated parts of `docs/` with the code, `pgraft-docs write` writes them anew. For developers; nothing
 //! of it ships.
 //!
+//! It also looks whether the dependencies are what `deny.toml` allows.
+//!
 //! A generated part stands in a page between `<!-- generated: NAME -->` and `<!-- end -->`; what is around it is written by people. What a
 //! server knows better than its source (functions, settings) is checked by the extension's own tests.
 
 mod crd;
+mod dependencies;
 mod errors;
 mod links;
 mod operator;
@@ -30,7 +33,7 @@ fn main() -> ExitCode {
             failed = true;
         }
     }
-    for trouble in links::check(Path::new("docs")) {
+    for trouble in links::check(Path::new("docs")).into_iter().chain(dependencies::check()) {
         eprintln!("{trouble}");
         failed = true;
     }
