@@ -5,7 +5,8 @@ use std::process::Command;
 
 use serde_json::Value;
 
-const REGISTRY: &str = "registry+https://github.com/rust-lang/crates.io-index";
+/// How Cargo names what comes from a registry: the Rust registry, since no other one is configured.
+const REGISTRY: &str = "registry+";
 
 /// What is wrong; nothing when all is well.
 pub fn check() -> Vec<String> {
@@ -30,13 +31,13 @@ fn troubles(deny: &str, packages: &[Value]) -> Vec<String> {
     for package in packages {
         let name = format!("{} {}", package["name"].as_str().unwrap_or_default(), package["version"].as_str().unwrap_or_default());
         match package["source"].as_str() {
-            Some(REGISTRY) => {
+            Some(source) if source.starts_with(REGISTRY) => {
                 let licence = package["license"].as_str().unwrap_or("none that it names");
                 if !is_allowed(licence, &allowed) {
                     troubles.push(format!("{name} has the licence {licence}, which deny.toml does not allow"));
                 }
             }
-            Some(other) => troubles.push(format!("{name} comes from {other}, and not from crates.io")),
+            Some(other) => troubles.push(format!("{name} comes from {other}, and not from the Rust registry")),
             None => {
                 let any = package["dependencies"].as_array().into_iter().flatten().filter(|d| d["req"] == "*" && d["path"].is_null());
                 troubles.extend(any.map(|d| format!("{name} takes any version of {}", d["name"])));
