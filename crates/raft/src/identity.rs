@@ -92,7 +92,7 @@ impl Identity {
             }
             _ => IdentityError::Io { path: path.clone(), source },
         };
-        match files::read_versioned::<Self>(&path, FORMAT).map_err(unreadable)? {
+        match files::read(&path).and_then(|found| found.map(|bytes| Self::parse(&bytes)).transpose()).map_err(unreadable)? {
             Some(found) if found.node_id != node_id => {
                 Err(IdentityError::OtherNode { path: dir.to_owned(), found: found.node_id, wanted: node_id })
             }
@@ -107,6 +107,11 @@ impl Identity {
                 Ok(new)
             }
         }
+    }
+
+    /// What `identity.json` says.
+    pub(crate) fn parse(bytes: &[u8]) -> io::Result<Self> {
+        files::versioned(bytes, FILE_NAME, FORMAT)
     }
 
     /// The cluster that the directory belongs to.

@@ -13,6 +13,8 @@
 
 mod control;
 mod files;
+#[cfg(all(any(test, feature = "fuzz"), not(feature = "sim")))]
+pub mod fuzz;
 mod identity;
 mod machine;
 mod node;

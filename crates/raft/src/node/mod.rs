@@ -13,7 +13,7 @@
 //! | certificates | reads the TLS files again when they change | `transport::tls` |
 
 mod commands;
-mod compose;
+pub mod compose;
 mod driver;
 mod failover;
 mod probe;

@@ -162,16 +162,29 @@ impl Decode for Raw {
     }
 }
 
-/// Where each record begins, and the end: for tests that damage one.
-#[cfg(all(test, not(feature = "sim")))]
-#[allow(clippy::unwrap_used, reason = "a test's")]
+/// How many records are whole before the first that is not.
+#[cfg(all(any(test, feature = "fuzz"), not(feature = "sim")))]
+pub fn whole(bytes: &[u8]) -> usize {
+    edges(bytes).len() - 1
+}
+
+/// Where each whole record begins, and the end of the last: for those who damage one.
+#[cfg(all(any(test, feature = "fuzz"), not(feature = "sim")))]
 pub fn edges(bytes: &[u8]) -> Vec<usize> {
     let (mut rest, mut edges) = (bytes, vec![0]);
-    while !rest.is_empty() {
-        RaftLogRecord::<RawTypes>::decode(&mut rest).unwrap();
+    while RaftLogRecord::<RawTypes>::decode(&mut rest).is_ok() {
         edges.push(bytes.len() - rest.len());
     }
     edges
+}
+
+/// A record of this type that says this, with the right checksum.
+#[cfg(all(any(test, feature = "fuzz"), not(feature = "sim")))]
+pub fn record(kind: u32, fields: &[u8]) -> Vec<u8> {
+    let mut record = [&kind.to_be_bytes()[..], fields].concat();
+    let checksum = u64::from(crc32fast::hash(&record));
+    record.extend(checksum.to_be_bytes());
+    record
 }
 
 /// A log's first record, with this owner.
@@ -180,10 +193,7 @@ pub fn edges(bytes: &[u8]) -> Vec<usize> {
 pub fn first_record(owner: &[u8]) -> Vec<u8> {
     let mut fields = vec![1, 0, 0, 0, 0, 1];
     Raw(owner.to_vec()).encode(&mut fields).unwrap();
-    let mut record = vec![0, 0, 0, 5];
-    record.extend(fields);
-    let checksum = u64::from(crc32fast::hash(&record));
-    record.extend(checksum.to_be_bytes());
+    let record = record(5, &fields);
     assert!(RaftLogRecord::<RawTypes>::decode(&record[..]).is_ok());
     record
 }

@@ -68,7 +68,7 @@ impl LogStore {
         config.wal.flush_batch_wait = Some(Duration::ZERO);
         config.log_cache_max_items = Some(CACHE_ITEMS);
         config.log_cache_capacity = Some(CACHE_BYTES);
-        let mut log = raft_log::RaftLog::<LogTypes>::open(Arc::new(config))?;
+        let mut log = raft_log::RaftLog::<LogTypes>::open(Arc::new(config)).map_err(contradiction)?;
         if log.log_state().user_data.is_none() {
             log.save_user_data(Some(Json(Owner { format: check::FORMAT, instance: identity.instance })))?;
             let (tell, told) = std::sync::mpsc::sync_channel(1);
@@ -212,6 +212,12 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     async fn purge(&mut self, upto: LogIdOf<TypeConfig>) -> io::Result<()> {
         self.durably(|log| log.purge(Json(upto)).map(drop)).await
     }
+}
+
+/// Records that are whole and contradict each other (an entry without the one before, a vote that goes back) are damage as well: the library
+/// calls it wrong input.
+fn contradiction(error: io::Error) -> io::Error {
+    if error.kind() == io::ErrorKind::InvalidInput { io::Error::new(io::ErrorKind::InvalidData, error) } else { error }
 }
 
 /// The lock that the library takes on its directory, too.

@@ -1,6 +1,6 @@
 //! What a member keeps: the log and the vote in the library `raft-log`, the applied state in memory with a snapshot on disk.
 
-mod check;
+pub mod check;
 #[cfg(all(test, not(feature = "sim")))]
 mod faults;
 mod log;
@@ -8,6 +8,8 @@ mod state_machine;
 
 #[cfg(not(feature = "sim"))]
 pub use log::LogStore;
+#[cfg(any(test, feature = "fuzz"))]
+pub use state_machine::SnapshotFile;
 pub use state_machine::{AppliedState, StateMachine};
 #[cfg(feature = "sim")]
 pub use {crate::sim::LogStore, log::LogStore as RealLogStore, log::OnDisk};

@@ -41,30 +41,36 @@ pub struct StateMachine {
     on_disk: Arc<Mutex<Option<LogId>>>,
 }
 
+/// A snapshot as it lies on disk.
 #[derive(Serialize, Deserialize)]
-struct SnapshotFile {
+pub struct SnapshotFile {
     format: u32,
     /// CRC-32 of the rest, as [`SnapshotFile::checksum`] writes it: a flipped bit in an address is an address, too.
-    crc: u32,
-    meta: SnapshotMeta,
-    cluster: ClusterState,
+    pub crc: u32,
+    pub meta: SnapshotMeta,
+    pub cluster: ClusterState,
 }
 
 impl SnapshotFile {
-    fn new(meta: SnapshotMeta, cluster: ClusterState) -> io::Result<Self> {
+    pub fn new(meta: SnapshotMeta, cluster: ClusterState) -> io::Result<Self> {
         let mut file = Self { format: FORMAT, crc: 0, meta, cluster };
         file.crc = file.checksum()?;
         Ok(file)
     }
 
     fn read(path: &Path) -> io::Result<Option<Self>> {
-        let Some(value) = files::read_versioned::<serde_json::Value>(path, FORMAT)? else { return Ok(None) };
+        files::read(path)?.map(|bytes| Self::parse(&bytes)).transpose()
+    }
+
+    /// What the file says, when it is whole.
+    pub fn parse(bytes: &[u8]) -> io::Result<Self> {
+        let value: serde_json::Value = files::versioned(bytes, FILE_NAME, FORMAT)?;
         let file: Self = serde_json::from_value(value.clone())?;
         // A damaged name of an optional field reads as if the field were absent: nothing may stand there that would not be written.
         if file.checksum()? != file.crc || serde_json::to_value(&file)? != value {
             return Err(io::Error::new(io::ErrorKind::InvalidData, format!("{FILE_NAME} is not what its checksum says")));
         }
-        Ok(Some(file))
+        Ok(file)
     }
 
     fn checksum(&self) -> io::Result<u32> {

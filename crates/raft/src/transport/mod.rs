@@ -28,6 +28,11 @@ pub use net::{BoxStream, Listener, Network, Stream, Tcp};
 use resolve::Resolver;
 pub use server::{FailoverEnd, Server, WalSource, serve};
 pub use tls::{Guard, MaterialError, Which, follow};
+#[cfg(any(test, feature = "fuzz"))]
+pub use {
+    handshake::{Hello, Welcome, admit},
+    server::MAX_HELLO,
+};
 
 use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderError, TransferLeaderRequest, VoteRequest, VoteResponse,

@@ -26,7 +26,7 @@ use crate::types::{LogCommand, Raft};
 /// Connections at a time: a member of a full cluster needs four from each peer.
 const MAX_CONNECTIONS: usize = 512;
 /// The longest hello, in bytes: nobody is known yet.
-const MAX_HELLO: usize = 4 << 10;
+pub const MAX_HELLO: usize = 4 << 10;
 /// From the connection to its hello, TLS included.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(2);
 /// From one request to the next; the leader sends heartbeats and probes all the time.
