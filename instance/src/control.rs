@@ -37,7 +37,8 @@ pub enum ControlError {
 
 /// One request and its answer.
 pub async fn ask(socket: &Path, request: &Request, deadline: Duration) -> Result<Response, ControlError> {
-    match tokio::time::timeout(deadline, exchange(socket, request)).await {
+    let asked = async { exchange(&mut UnixStream::connect(socket).await?, request).await };
+    match tokio::time::timeout(deadline, asked).await {
         Ok(Ok(Response::Refused { sqlstate, message, .. })) => Err(ControlError::Refused { sqlstate, message }),
         Ok(answer) => answer,
         Err(_) => Err(ControlError::Deadline),
@@ -52,8 +53,8 @@ pub async fn status(socket: &Path, deadline: Duration) -> Result<NodeStatus, Con
     }
 }
 
-async fn exchange(socket: &Path, request: &Request) -> Result<Response, ControlError> {
-    let mut stream = UnixStream::connect(socket).await?;
+/// The same over a connection that may be used again; without a deadline.
+pub async fn exchange(stream: &mut UnixStream, request: &Request) -> Result<Response, ControlError> {
     let body = serde_json::to_vec(request)?;
     let length = u32::try_from(body.len()).map_err(|_| ControlError::TooLong(body.len()))?;
     stream.write_all(&length.to_be_bytes()).await?;

@@ -1,4 +1,4 @@
-//! `/livez`, `/readyz`, `/status` and `/metrics`, for the kubelet, other nodes, people and Prometheus. Answers nothing that is secret, takes no orders.
+//! `/livez`, `/readyz`, `/status`, `/metrics` and `/gateway`, for the kubelet, other nodes, people and Prometheus. Answers nothing that is secret, takes no orders.
 
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
@@ -13,6 +13,7 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 
+use crate::gateway::Gateway;
 use crate::heartbeat::Heartbeat;
 use crate::view::View;
 use crate::{metrics, observe};
@@ -30,6 +31,8 @@ pub struct Http {
     pub view: watch::Receiver<View>,
     /// Whether the driver's loop runs.
     pub heartbeat: Heartbeat,
+    /// The read-write gateway, where there is one.
+    pub gateway: Option<Arc<Gateway>>,
 }
 
 /// Serves until the process ends.
@@ -66,7 +69,8 @@ async fn answer(http: &Http, request: Request<Incoming>) -> Result<Response<Full
         "/readyz" => ready(http).await,
         "/status" => status(http).await,
         "/metrics" => figures(http).await,
-        _ => respond(StatusCode::NOT_FOUND, &json!({"error": "there are /livez, /readyz, /status and /metrics"})),
+        "/gateway" => gateway(http),
+        _ => respond(StatusCode::NOT_FOUND, &json!({"error": "there are /livez, /readyz, /status, /metrics and /gateway"})),
     })
 }
 
@@ -92,13 +96,22 @@ async fn status(http: &Http) -> Response<Full<Bytes>> {
 
 async fn figures(http: &Http) -> Response<Full<Bytes>> {
     let view = http.view.borrow().clone();
-    match metrics::text(&observe::observe(&view).await.status) {
+    let gateway = http.gateway.as_ref().map(|g| g.figures.read());
+    match metrics::text(&observe::observe(&view).await.status, gateway) {
         Ok(text) => {
             let mut response = Response::new(Full::new(Bytes::from(text)));
             response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(metrics::CONTENT_TYPE));
             response
         }
         Err(error) => respond(StatusCode::INTERNAL_SERVER_ERROR, &json!({"error": error.to_string()})),
+    }
+}
+
+/// Whom this node's gateway takes for the primary, for other nodes' gateways.
+fn gateway(http: &Http) -> Response<Full<Bytes>> {
+    match http.gateway.as_ref().and_then(|g| g.knowledge.seat()) {
+        Some(seat) => respond(StatusCode::OK, &json!(seat)),
+        None => respond(StatusCode::NOT_FOUND, &json!({"error": "no member has said yet who is the primary"})),
     }
 }
 

@@ -12,7 +12,8 @@
 //!               ├─ watchdog              a primary whose worker is silent
 //!               ├─ watch                 files that change
 //!               ├─ tls                   the certificate, for this process's own way to the primary
-//!               ├─ observe ▸ http        /livez /readyz /status
+//!               ├─ observe ▸ http        /livez /readyz /status /metrics /gateway
+//!               ├─ gateway               a port that leads to the primary
 //!               └─ reaper                every child's exit
 //! ```
 //!
@@ -24,6 +25,7 @@ pub mod driver;
 pub mod duties;
 pub mod facts;
 pub mod files;
+pub mod gateway;
 pub mod heartbeat;
 pub mod host;
 pub mod http;
@@ -52,12 +54,13 @@ use tokio::net::TcpListener;
 
 use cli::RunArgs;
 use driver::Driver;
+use gateway::Gateway;
 use heartbeat::Heartbeat;
 use host::HostError;
 use http::Http;
 use logging::Sink;
 use reaper::Reaper;
-use settings::{Settings, SettingsError};
+use settings::{GatewaySettings, Settings, SettingsError};
 use supervisor::Phase;
 use view::View;
 use watch::Fingerprint;
@@ -71,9 +74,11 @@ pub enum RunError {
     /// The host.
     #[error(transparent)]
     Host(#[from] HostError),
-    /// The HTTP listener.
-    #[error("httpListen {address}: {source}")]
+    /// The HTTP listener, or the gateway's.
+    #[error("{name} {address}: {source}")]
     Listen {
+        /// The key.
+        name: &'static str,
         /// As configured.
         address: String,
         /// Why.
@@ -101,16 +106,33 @@ pub async fn run(args: RunArgs, sink: Sink) -> Result<(), RunError> {
     let _lock = host::lock(&settings.paths)?;
     let seen = Fingerprint::take(&args.config, &settings);
     let reaper = Reaper::start()?;
-    let address = settings.config.http_listen.clone();
-    let listener = TcpListener::bind(&address).await.map_err(|source| RunError::Listen { address, source })?;
+    let listener = listen("httpListen", &settings.config.http_listen).await?;
     tracing::info!(node = %settings.node, version = env!("CARGO_PKG_VERSION"), data = %settings.paths.data.display(), "pgraft-instance starts");
 
     let (view, shown) = tokio::sync::watch::channel(View { settings: Arc::new(settings.clone()), phase: Phase::Clearing });
     let heartbeat = Heartbeat::default();
-    tokio::spawn(http::serve(listener, Http { view: shown, heartbeat: heartbeat.clone() }));
+    let gateway = gateway(&settings, &shown).await?;
+    tokio::spawn(http::serve(listener, Http { view: shown, heartbeat: heartbeat.clone(), gateway }));
     let driver = Driver::new(args.clone(), os_user, reaper, sink, view, heartbeat);
     tokio::spawn(watch::watch(args.config, settings, seen, driver.events()));
     driver.run().await?;
     tracing::info!("pgraft-instance ends");
     Ok(())
+}
+
+async fn listen(name: &'static str, address: &str) -> Result<TcpListener, RunError> {
+    TcpListener::bind(address).await.map_err(|source| RunError::Listen { name, address: address.to_owned(), source })
+}
+
+/// The read-write gateway, where there is one.
+async fn gateway(settings: &Settings, view: &tokio::sync::watch::Receiver<View>) -> Result<Option<Arc<Gateway>>, RunError> {
+    let Some(wanted) = settings.gateway.clone() else { return Ok(None) };
+    let listener = listen("gateway", &wanted.listen).await?;
+    let most = gateway::make_room(wanted.most)?;
+    if most < wanted.most {
+        tracing::warn!(most, "the system allows too few open files for gateway.maxConnections: there is room for so many");
+    }
+    let gateway = Gateway::new(GatewaySettings { most, ..wanted }, view.clone());
+    tokio::spawn(Arc::clone(&gateway).serve(listener));
+    Ok(Some(gateway))
 }

@@ -3,11 +3,13 @@
 
 use pgraft_core::{NodeState, NodeStatus, Role as MemberRole};
 use prometheus_client::encoding::text;
+use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::registry::Registry;
 use std::fmt;
 
+use crate::gateway::figures::Reading;
 use crate::status::{Postgres, Role, Status};
 
 /// As `prometheus-client` writes it.
@@ -17,7 +19,7 @@ pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; cha
 ///
 /// # Errors
 /// None that a test would not have found.
-pub fn text(status: &Status) -> Result<String, fmt::Error> {
+pub fn text(status: &Status, gateway: Option<Reading>) -> Result<String, fmt::Error> {
     let mut page = Page(Registry::with_prefix("pgraft"));
     page.flag("up", "1 where Postgres answers", Some(status.postgres.in_recovery.is_some()));
     page.flag("ready", "1 where /readyz says yes", Some(status.ready));
@@ -25,6 +27,9 @@ pub fn text(status: &Status) -> Result<String, fmt::Error> {
     page.flag("raft_up", "1 where the Raft member answers", Some(status.raft.is_some()));
     if let Some(raft) = &status.raft {
         page.raft(raft);
+    }
+    if let Some(gateway) = gateway {
+        page.gateway(gateway);
     }
     let mut out = String::new();
     text::encode(&mut out, &page.0)?;
@@ -53,6 +58,20 @@ impl Page {
         let end = server.flush_lsn.as_deref().or(server.receive_lsn.as_deref()).and_then(bytes);
         self.number("wal_position_bytes", "The end of the WAL that is flushed here: a primary's own, or what a standby has received", end);
         self.flag("pending_restart", "1 where a changed setting waits for a restart", server.pending_restart);
+    }
+
+    fn gateway(&mut self, reading: Reading) {
+        let Reading { open, held, total, cut, refused } = reading;
+        self.number("gateway_connections", "Clients of the read-write gateway that are passed on to the primary", Some(open));
+        self.number("gateway_held", "Clients of the read-write gateway that wait for a primary", Some(held));
+        let counters = [
+            ("gateway_clients", "Clients that came to the read-write gateway", total),
+            ("gateway_cut", "Clients that were cut off because the primary was another one", cut),
+            ("gateway_refused", "Clients that were sent away with an error", refused),
+        ];
+        for (name, help, value) in counters {
+            self.0.register(name, help, ConstCounter::new(value));
+        }
     }
 
     fn raft(&mut self, raft: &NodeStatus) {
@@ -108,7 +127,7 @@ mod tests {
                 "applied_index": 8, "voters": 3, "quorum": 2, "next_node_id": 4, "members": [member(1, true), member(3, false)]},
         }))
         .unwrap();
-        let text = text(&status).unwrap();
+        let text = text(&status, Some(Reading { open: 5, held: 1, total: 9, cut: 2, refused: 3 })).unwrap();
         let samples: Vec<&str> = text.lines().filter(|line| !line.starts_with('#')).collect();
         for line in [
             "pgraft_up 1",
@@ -121,6 +140,8 @@ mod tests {
             "pgraft_members{role=\"learner\"} 0",
             "pgraft_member_reachable{node=\"3\"} 0",
             "pgraft_member_lag_bytes{node=\"3\"} 4096",
+            "pgraft_gateway_connections 5",
+            "pgraft_gateway_clients_total 9",
         ] {
             assert!(samples.contains(&line), "{line}: {text}");
         }
@@ -134,7 +155,7 @@ mod tests {
     fn what_is_not_known_is_left_out() {
         let status = json!({"node_id": 1, "role": "starting", "ready": false, "primary": null, "raft": null,
             "postgres": {"running": false, "in_recovery": null, "streaming": null, "timeline": null, "receive_lsn": null, "flush_lsn": null, "pending_restart": null}});
-        let text = text(&serde_json::from_value(status).unwrap()).unwrap();
+        let text = text(&serde_json::from_value(status).unwrap(), None).unwrap();
         let samples: Vec<&str> = text.lines().filter(|line| !line.starts_with('#')).collect();
         assert_eq!(samples, ["pgraft_up 0", "pgraft_ready 0", "pgraft_raft_up 0"]);
     }

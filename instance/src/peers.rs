@@ -1,10 +1,12 @@
-//! Asks other nodes' `/status`. A node that doesn't answer in time is as good as none.
+//! Asks other nodes' `/status` and `/gateway`. A node that doesn't answer in time is as good as none.
 
 use futures::future::join_all;
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::body::Bytes;
 use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
+use pgraft_core::seat::Seat;
+use serde::de::DeserializeOwned;
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -15,6 +17,9 @@ use crate::settings::host_port;
 use crate::status::Status;
 
 const DEADLINE: Duration = Duration::from_secs(3);
+
+/// It is in memory there.
+const SEAT_DEADLINE: Duration = Duration::from_secs(1);
 
 /// A `/status` of the largest cluster is a few kilobytes.
 const LARGEST: usize = 1 << 20;
@@ -58,18 +63,20 @@ async fn resolve(peer: &str) -> Vec<SocketAddr> {
 }
 
 async fn ask(address: SocketAddr) -> Option<Status> {
-    let answer = match timeout(DEADLINE, status(address)).await {
-        Ok(answer) => answer,
-        Err(_) => Err(PeerError::Deadline),
-    };
+    let answer = timeout(DEADLINE, get(address, "/status")).await.unwrap_or(Err(PeerError::Deadline));
     answer.inspect_err(|error| tracing::debug!(%address, %error, "a peer gave no status")).ok()
 }
 
-async fn status(address: SocketAddr) -> Result<Status, PeerError> {
+/// Whom the gateway there calls the primary.
+pub async fn seat(address: SocketAddr) -> Option<Seat> {
+    timeout(SEAT_DEADLINE, get(address, "/gateway")).await.ok()?.ok()
+}
+
+async fn get<T: DeserializeOwned>(address: SocketAddr, path: &str) -> Result<T, PeerError> {
     let stream = TcpStream::connect(address).await?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     let connection = tokio::spawn(connection);
-    let request = Request::get("/status").header("host", address.to_string()).body(Empty::<Bytes>::new())?;
+    let request = Request::get(path).header("host", address.to_string()).body(Empty::<Bytes>::new())?;
     let response = sender.send_request(request).await?;
     if response.status() != StatusCode::OK {
         return Err(PeerError::Http(response.status()));

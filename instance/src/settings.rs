@@ -1,6 +1,6 @@
 //! The command line and the configuration file, checked: nobody after this asks whether a value makes sense.
 
-use pgraft_core::instance_config::{InstanceConfig, TlsConfig};
+use pgraft_core::instance_config::{GatewayConfig, InstanceConfig, TlsConfig};
 use pgraft_core::{Address, NodeId, Refusal};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -26,12 +26,25 @@ pub struct Settings {
     pub failover: bool,
     /// The lease time of the primary.
     pub lease: Duration,
+    /// The read-write gateway, where there is one.
+    pub gateway: Option<GatewaySettings>,
     /// For a fast shutdown.
     pub stop_timeout: Duration,
     /// The file itself.
     pub config: InstanceConfig,
     /// What follows from it.
     pub paths: Paths,
+}
+
+/// The read-write gateway.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GatewaySettings {
+    /// `host:port`
+    pub listen: String,
+    /// How long a client waits for a primary that takes it.
+    pub hold: Duration,
+    /// Clients at a time.
+    pub most: usize,
 }
 
 /// What is wrong with the command line or the configuration file.
@@ -76,11 +89,19 @@ pub enum SettingsError {
         value: String,
     },
     /// A port 0.
-    #[error("postgresql.port: 0 is no port")]
-    NoPort,
+    #[error("{0}: 0 is no port")]
+    NoPort(&'static str),
+    /// A gateway for nobody.
+    #[error("gateway.maxConnections: there must be room for one at least")]
+    NoRoom,
     /// Not a time as Postgres writes it.
-    #[error("raft.leaseTimeout: \"{0}\" is no time, such as 2s or 1500ms")]
-    LeaseTimeout(String),
+    #[error("{name}: \"{value}\" is no time, such as 2s or 1500ms")]
+    Time {
+        /// The key.
+        name: &'static str,
+        /// Its value.
+        value: String,
+    },
     /// A name that can't stand in `postgresql.conf`.
     #[error("postgresql.parameters: \"{0}\" is no parameter's name")]
     ParameterName(String),
@@ -110,11 +131,11 @@ impl Settings {
     pub fn check(args: &RunArgs, config: InstanceConfig) -> Result<Self, SettingsError> {
         directories(&config)?;
         if config.postgresql.port == 0 {
-            return Err(SettingsError::NoPort);
+            return Err(SettingsError::NoPort("postgresql.port"));
         }
         let lease = match &config.raft.lease_timeout {
             None => LEASE,
-            Some(text) => duration(text).ok_or_else(|| SettingsError::LeaseTimeout(text.clone()))?,
+            Some(text) => time("raft.leaseTimeout", text)?,
         };
         for value in std::iter::once(&config.http_listen).chain(&config.peers) {
             let name = if value == &config.http_listen { "httpListen" } else { "peers" };
@@ -145,6 +166,7 @@ impl Settings {
             extension: !args.without_extension,
             failover: config.failover && !args.without_extension,
             lease,
+            gateway: config.gateway.as_ref().map(gateway).transpose()?,
             stop_timeout: Duration::from_secs(args.stop_timeout),
             paths: Paths::new(&config),
             config,
@@ -164,6 +186,7 @@ impl Settings {
             postgresql,
             raft,
             failover,
+            gateway,
             tls,
             http_listen,
             peers: _,
@@ -181,6 +204,7 @@ impl Settings {
             ("postgresql.listenAddresses", postgresql.listen_addresses != new.config.postgresql.listen_addresses),
             ("raft", *raft != new.config.raft),
             ("failover", *failover != new.config.failover),
+            ("gateway", *gateway != new.config.gateway),
             ("tls", *tls != new.config.tls),
         ];
         let mut next = self.clone();
@@ -210,12 +234,30 @@ fn directories(config: &InstanceConfig) -> Result<(), SettingsError> {
     if data.starts_with(raft) || raft.starts_with(data) { Err(SettingsError::Nested) } else { Ok(()) }
 }
 
+fn gateway(config: &GatewayConfig) -> Result<GatewaySettings, SettingsError> {
+    let GatewayConfig { port, listen_address, hold_time, max_connections } = config;
+    if *port == 0 {
+        return Err(SettingsError::NoPort("gateway.port"));
+    }
+    if *max_connections == 0 {
+        return Err(SettingsError::NoRoom);
+    }
+    let bare = listen_address.contains(':') && !listen_address.starts_with('[');
+    let listen = if bare { format!("[{listen_address}]:{port}") } else { format!("{listen_address}:{port}") };
+    host_port(&listen).ok_or_else(|| SettingsError::NotHostPort { name: "gateway", value: listen.clone() })?;
+    Ok(GatewaySettings { listen, hold: time("gateway.holdTime", hold_time)?, most: *max_connections })
+}
+
 /// Splits `host:port`; the host may be an IPv6 address in brackets.
 pub fn host_port(text: &str) -> Option<(&str, u16)> {
     let (host, port) = text.rsplit_once(':')?;
     let port = port.parse().ok().filter(|p| *p > 0)?;
     let host = host.strip_prefix('[').and_then(|h| h.strip_suffix(']')).unwrap_or(host);
     (!host.is_empty()).then_some((host, port))
+}
+
+fn time(name: &'static str, value: &str) -> Result<Duration, SettingsError> {
+    duration(value).ok_or_else(|| SettingsError::Time { name, value: value.to_owned() })
 }
 
 /// A time as Postgres writes it; milliseconds where there is no unit.

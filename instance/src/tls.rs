@@ -3,7 +3,7 @@
 
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use std::path::Path;
 use std::sync::Arc;
 use tokio_postgres_rustls::MakeRustlsConnect;
@@ -51,17 +51,29 @@ impl TlsFiles {
 
     /// For a client that shows the certificate, and believes a server whose certificate is of the CA and has the name that it is called by.
     pub fn connector(&self) -> Result<MakeRustlsConnect, TlsError> {
-        let bad = |file| move |source| TlsError::Pem { file, source };
-        let all = |pem, file| CertificateDer::pem_slice_iter(pem).collect::<Result<Vec<_>, _>>().map_err(bad(file));
         let mut roots = RootCertStore::empty();
-        for certificate in all(&self.ca, "tls.caFile")? {
+        for certificate in certificates(&self.ca, "tls.caFile")? {
             roots.add(certificate)?;
         }
-        let key = PrivateKeyDer::from_pem_slice(&self.key).map_err(bad("tls.keyFile"))?;
         let config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
             .with_safe_default_protocol_versions()?
             .with_root_certificates(roots)
-            .with_client_auth_cert(all(&self.cert, "tls.certFile")?, key)?;
+            .with_client_auth_cert(certificates(&self.cert, "tls.certFile")?, self.key()?)?;
         Ok(MakeRustlsConnect::new(config))
     }
+
+    /// For a server that shows the certificate and asks nobody for one.
+    pub fn server(&self) -> Result<ServerConfig, TlsError> {
+        let builder = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()));
+        let builder = builder.with_safe_default_protocol_versions()?.with_no_client_auth();
+        Ok(builder.with_single_cert(certificates(&self.cert, "tls.certFile")?, self.key()?)?)
+    }
+
+    fn key(&self) -> Result<PrivateKeyDer<'static>, TlsError> {
+        PrivateKeyDer::from_pem_slice(&self.key).map_err(|source| TlsError::Pem { file: "tls.keyFile", source })
+    }
+}
+
+fn certificates(pem: &[u8], file: &'static str) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    CertificateDer::pem_slice_iter(pem).collect::<Result<_, _>>().map_err(|source| TlsError::Pem { file, source })
 }

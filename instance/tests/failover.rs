@@ -5,61 +5,11 @@
 
 mod harness;
 
+use harness::group::{epoch, more_rows, of_three, primary};
 use harness::ledger::Ledger;
-use harness::{Nodes, bin_directory, until, without_extension};
+use harness::{Nodes, until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use pgraft_instance::status::Role;
-
-/// Three members that stream and are waited for, and the table that the client writes to.
-async fn cluster() -> Option<Nodes> {
-    if without_extension() {
-        return None;
-    }
-    let mut nodes = Nodes::new(&bin_directory()?, 3);
-    for node in &mut nodes.nodes {
-        node.failover = true;
-        node.start();
-    }
-    nodes.nodes[0].ready().await;
-    for id in [2, 3] {
-        nodes.nodes[id - 1].ready().await;
-        let add = format!("SELECT pgraft_add_node({id}, '127.0.0.1', {})", nodes.nodes[id - 1].raft_port());
-        // The leader may be any of them by now.
-        until("a new member", async || {
-            for node in &nodes.nodes[..id] {
-                if node.sql(&add).await.is_ok() {
-                    return Some(());
-                }
-            }
-            None
-        })
-        .await;
-    }
-    let primary = primary(&nodes).await;
-    nodes.nodes[primary].wait_for("SELECT count(*) FROM pgraft_members WHERE role = 'voter'", "3").await;
-    nodes.nodes[primary].wait_for("SHOW synchronous_standby_names", "ANY 1 (\"pgraft_2\",\"pgraft_3\")").await;
-    nodes.nodes[primary].connect("app", "owner-1", "app").await.unwrap().batch_execute("CREATE TABLE ledger (row bigint)").await.unwrap();
-    Some(nodes)
-}
-
-/// Who takes writes.
-async fn primary(nodes: &Nodes) -> usize {
-    until("a primary", async || {
-        let takes_writes = |status: &pgraft_instance::status::Status| status.role == Role::Primary && status.ready;
-        nodes.nodes.iter().position(|node| node.status().is_some_and(|s| takes_writes(&s)))
-    })
-    .await
-}
-
-async fn more_rows(ledger: &Ledger, count: usize) {
-    let before = ledger.acked();
-    until("acknowledged rows", async || (ledger.acked() >= before + count).then_some(())).await;
-}
-
-fn epoch(nodes: &Nodes, of: usize) -> u64 {
-    nodes.nodes[of].status().and_then(|s| s.raft).map_or(0, |r| r.epoch)
-}
 
 /// Kills the primary's postmaster, and waits until somebody takes writes again and all three are whole.
 async fn kill_the_primary(nodes: &Nodes, ledger: &Ledger) {
@@ -107,7 +57,7 @@ async fn nothing_is_lost(nodes: &Nodes, ledger: Ledger) {
 
 #[tokio::test]
 async fn a_killed_primary_comes_back_by_itself() {
-    let Some(nodes) = cluster().await else { return };
+    let Some(nodes) = of_three(|_| ()).await else { return };
     let ledger = Ledger::start(nodes.nodes.iter().map(harness::Node::postgres_port).collect());
     kill_the_primary(&nodes, &ledger).await;
     nothing_is_lost(&nodes, ledger).await;
@@ -120,7 +70,7 @@ async fn a_killed_primary_comes_back_by_itself() {
 
 #[tokio::test]
 async fn ten_kills_in_a_row() {
-    let Some(nodes) = cluster().await else { return };
+    let Some(nodes) = of_three(|_| ()).await else { return };
     let ledger = Ledger::start(nodes.nodes.iter().map(harness::Node::postgres_port).collect());
     for _ in 0..10 {
         kill_the_primary(&nodes, &ledger).await;
@@ -131,7 +81,7 @@ async fn ten_kills_in_a_row() {
 /// The client goes on while this node is without its standbys for a moment: what it writes then no other has, and nobody was told that it is safe.
 #[tokio::test]
 async fn what_nobody_else_has_is_rewound() {
-    let Some(mut nodes) = cluster().await else { return };
+    let Some(mut nodes) = of_three(|_| ()).await else { return };
     let ledger = Ledger::start(nodes.nodes.iter().map(harness::Node::postgres_port).collect());
     more_rows(&ledger, 10).await;
     let old = primary(&nodes).await;
@@ -170,7 +120,7 @@ async fn what_nobody_else_has_is_rewound() {
 
 #[tokio::test]
 async fn a_rewind_that_broke_off_ends_in_a_clone() {
-    let Some(mut nodes) = cluster().await else { return };
+    let Some(mut nodes) = of_three(|_| ()).await else { return };
     let ledger = Ledger::start(nodes.nodes.iter().map(harness::Node::postgres_port).collect());
     let standby = &mut nodes.nodes[2];
     assert!(standby.terminate().await.success());
@@ -189,7 +139,7 @@ async fn a_rewind_that_broke_off_ends_in_a_clone() {
 
 #[tokio::test]
 async fn a_standby_whose_wal_is_gone_is_cloned() {
-    let Some(mut nodes) = cluster().await else { return };
+    let Some(mut nodes) = of_three(|_| ()).await else { return };
     let ledger = Ledger::start(nodes.nodes.iter().map(harness::Node::postgres_port).collect());
     assert!(nodes.nodes[2].terminate().await.success());
     let primary = &mut nodes.nodes[0];
@@ -216,7 +166,7 @@ async fn a_standby_whose_wal_is_gone_is_cloned() {
 
 #[tokio::test]
 async fn a_primary_whose_worker_is_silent_is_ended() {
-    let Some(nodes) = cluster().await else { return };
+    let Some(nodes) = of_three(|_| ()).await else { return };
     let ledger = Ledger::start(nodes.nodes.iter().map(harness::Node::postgres_port).collect());
     more_rows(&ledger, 10).await;
     let old = primary(&nodes).await;
@@ -233,7 +183,7 @@ async fn a_primary_whose_worker_is_silent_is_ended() {
 
 #[tokio::test]
 async fn all_down_at_once_and_back() {
-    let Some(mut nodes) = cluster().await else { return };
+    let Some(mut nodes) = of_three(|_| ()).await else { return };
     let ledger = Ledger::start(nodes.nodes.iter().map(harness::Node::postgres_port).collect());
     more_rows(&ledger, 10).await;
     for node in &mut nodes.nodes {

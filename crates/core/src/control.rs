@@ -4,6 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::seat::SeatNews;
 use crate::{NodeStatus, Refusal};
 
 /// The file name of the socket within the Raft directory.
@@ -48,6 +49,11 @@ pub enum Request {
     },
     /// What this node knows.
     Status,
+    /// Who is the primary: answered when that is not what was heard last, and within some seconds in any case.
+    Seat {
+        /// The last answer.
+        heard: Option<SeatNews>,
+    },
     /// The youngest log entries, oldest first.
     Log {
         /// At most this many.
@@ -66,6 +72,8 @@ pub enum Response {
     },
     /// To [`Request::Status`].
     Status(Box<NodeStatus>),
+    /// To [`Request::Seat`].
+    Seat(SeatNews),
     /// To [`Request::Log`].
     Log {
         /// Oldest first.

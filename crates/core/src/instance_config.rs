@@ -25,6 +25,9 @@ pub struct InstanceConfig {
     /// Whether the members choose the primary (`pgraft.failover`), the same on every node. Without it the founder stays the primary.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub failover: bool,
+    /// A TCP port that leads to the primary. Without it there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gateway: Option<GatewayConfig>,
     /// TLS for Postgres and the Raft member. Without it neither has any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<TlsConfig>,
@@ -88,6 +91,35 @@ impl Default for RaftConfig {
             allow_plaintext: false,
         }
     }
+}
+
+/// The read-write gateway's part of [`InstanceConfig`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct GatewayConfig {
+    /// TCP port.
+    pub port: u16,
+    /// The address that it listens on.
+    #[serde(default = "everywhere")]
+    pub listen_address: String,
+    /// How long a client waits for a primary that takes it before it gets an error, with Postgres' units.
+    #[serde(default = "hold_time")]
+    pub hold_time: String,
+    /// Clients at a time.
+    #[serde(default = "max_connections")]
+    pub max_connections: usize,
+}
+
+fn everywhere() -> String {
+    "0.0.0.0".into()
+}
+
+fn hold_time() -> String {
+    "10s".into()
+}
+
+const fn max_connections() -> usize {
+    1000
 }
 
 /// The files of a node's certificate, in PEM. They are read again when they change.

@@ -19,6 +19,7 @@ pub mod instance_config;
 pub mod instance_file;
 pub mod membership;
 pub mod refusal;
+pub mod seat;
 pub mod state;
 pub mod status;
 

@@ -76,6 +76,10 @@ fn bad_input_is_refused_in_one_line_each() {
         refused(|_, c| c.peers = vec!["db-1:0".into()]),
         refused(|_, c| c.postgresql.port = 0),
         refused(|_, c| c.raft.lease_timeout = Some("2 weeks".into())),
+        refused(|_, c| c.gateway = config("gateway: {port: 0}").gateway),
+        refused(|_, c| c.gateway = config("gateway: {port: 6432, maxConnections: 0}").gateway),
+        refused(|_, c| c.gateway = config("gateway: {port: 6432, holdTime: soon}").gateway),
+        refused(|_, c| c.gateway = config("gateway: {port: 6432, listenAddress: ''}").gateway),
         refused(|_, c| drop(c.postgresql.parameters.insert("a b".into(), "1".into()))),
         refused(|_, c| c.postgresql.pg_hba = vec!["local all all trust\nhost all all all trust".into()]),
         refused(|_, c| c.bootstrap.owner = "postgres".into()),
@@ -97,6 +101,16 @@ fn a_time_is_read_as_postgres_writes_it() {
     assert_eq!((settings.failover, settings.lease), (true, Duration::from_millis(1500)));
     let without = Settings::check(&RunArgs { without_extension: true, ..args() }, settings.config).unwrap();
     assert!(!without.failover, "nobody would promote it");
+}
+
+#[test]
+fn the_gateway_is_there_where_it_is_configured() {
+    assert_eq!(example().gateway, None);
+    let of = |text: &str| Settings::check(&args(), config(text)).unwrap().gateway.unwrap();
+    let want = |listen: &str, seconds, most| GatewaySettings { listen: listen.into(), hold: Duration::from_secs(seconds), most };
+    assert_eq!(of("gateway: {port: 6432}"), want("0.0.0.0:6432", 10, 1000));
+    let all = "gateway: {port: 6432, listenAddress: '::', holdTime: 1min, maxConnections: 5}";
+    assert_eq!(of(all), want("[::]:6432", 60, 5));
 }
 
 #[test]

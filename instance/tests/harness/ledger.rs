@@ -29,8 +29,13 @@ pub struct Ledger {
 impl Ledger {
     /// Writes to the table `ledger` until it is dropped.
     pub fn start(ports: Vec<u16>) -> Self {
+        Self::start_at(1, ports)
+    }
+
+    /// The same for one of several clients, each with rows of its own.
+    pub fn start_at(first: i64, ports: Vec<u16>) -> Self {
         let known = Arc::<Mutex<Known>>::default();
-        Self { task: tokio::spawn(write(ports, Arc::clone(&known))), known }
+        Self { task: tokio::spawn(write(first, ports, Arc::clone(&known))), known }
     }
 
     pub fn acked(&self) -> usize {
@@ -50,10 +55,10 @@ impl Ledger {
     }
 }
 
-async fn write(ports: Vec<u16>, known: Arc<Mutex<Known>>) {
+async fn write(first: i64, ports: Vec<u16>, known: Arc<Mutex<Known>>) {
     let mut client = None;
     let mut ports = ports.iter().cycle();
-    for row in 1.. {
+    for row in first.. {
         let insert = async {
             let open = match client.take() {
                 Some(open) => open,

@@ -1,6 +1,7 @@
 //! Real nodes on one host: each with its own directories, ports and instance manager, all run as `postgres` where the tests run as root.
 
 pub mod certificates;
+pub mod group;
 pub mod ledger;
 
 use certificates::Issued;
@@ -61,11 +62,13 @@ pub struct Node {
     pub id: u32,
     pub directory: PathBuf,
     bin: PathBuf,
-    ports: [u16; 3],
+    ports: [u16; 4],
     peers: Vec<u16>,
     pub parameters: BTreeMap<String, String>,
     /// The members choose the primary.
     pub failover: bool,
+    /// How long the gateway holds a client.
+    pub hold: &'static str,
     /// How often `tls` was written; 0 is without TLS.
     tls: u32,
     manager: Option<Child>,
@@ -75,7 +78,7 @@ impl Nodes {
     pub fn new(bin: &Path, count: u32) -> Self {
         let directory = tempfile::Builder::new().prefix("pgraft-test-").tempdir().unwrap();
         give(directory.path());
-        let ports: Vec<[u16; 3]> = (0..count).map(|_| free_ports()).collect();
+        let ports: Vec<[u16; 4]> = (0..count).map(|_| free_ports()).collect();
         let peers: Vec<u16> = ports.iter().map(|p| p[2]).collect();
         let nodes = (1..=count).zip(ports).map(|(id, ports)| Node::new(id, directory.path(), bin, ports, peers.clone())).collect();
         Self { directory: Some(directory), nodes }
@@ -102,7 +105,7 @@ impl Drop for Nodes {
 }
 
 impl Node {
-    fn new(id: u32, base: &Path, bin: &Path, ports: [u16; 3], peers: Vec<u16>) -> Self {
+    fn new(id: u32, base: &Path, bin: &Path, ports: [u16; 4], peers: Vec<u16>) -> Self {
         let directory = base.join(format!("node{id}"));
         fs::create_dir(&directory).unwrap();
         give(&directory);
@@ -112,7 +115,8 @@ impl Node {
         }
         let small = [("shared_buffers", "16MB"), ("max_connections", "30"), ("fsync", "off")];
         let parameters = small.map(|(k, v)| (k.to_owned(), v.to_owned())).into();
-        let node = Self { id, directory, bin: bin.to_owned(), ports, peers, parameters, failover: false, tls: 0, manager: None };
+        let (bin, hold) = (bin.to_owned(), "10s");
+        let node = Self { id, directory, bin, ports, peers, parameters, failover: false, hold, tls: 0, manager: None };
         for name in ["replication", "operator", "owner", "superuser"] {
             node.set_password(name, &format!("{name}-1"));
         }
@@ -156,6 +160,7 @@ impl Node {
             "postgresql": {"port": self.ports[0], "listenAddresses": "127.0.0.1", "parameters": self.parameters},
             "raft": {"port": self.ports[1], "listenAddress": "127.0.0.1", "heartbeatInterval": "100ms", "electionTimeout": "1s"},
         });
+        config["gateway"] = serde_json::json!({"port": self.ports[3], "listenAddress": "127.0.0.1", "holdTime": self.hold});
         config["failover"] = self.failover.into();
         if self.tls > 0 {
             config["tls"] = serde_json::json!({"certFile": at("tls/tls.crt"), "keyFile": at("tls/tls.key"), "caFile": at("tls/ca.crt")});
@@ -228,6 +233,10 @@ impl Node {
         self.ports[0]
     }
 
+    pub const fn gateway_port(&self) -> u16 {
+        self.ports[3]
+    }
+
     pub const fn raft_port(&self) -> u16 {
         self.ports[1]
     }
@@ -270,11 +279,12 @@ impl Node {
 
     /// Over TCP, with a password.
     pub async fn connect(&self, user: &str, password: &str, database: &str) -> Result<tokio_postgres::Client, tokio_postgres::Error> {
-        let mut config = tokio_postgres::Config::new();
-        config.host("127.0.0.1").port(self.ports[0]).user(user).password(password).dbname(database);
-        let (client, connection) = config.connect(NoTls).await?;
-        tokio::spawn(connection);
-        Ok(client)
+        connect(self.ports[0], user, password, database).await
+    }
+
+    /// The same through the gateway.
+    pub async fn connect_by_gateway(&self) -> Result<tokio_postgres::Client, tokio_postgres::Error> {
+        connect(self.ports[3], "app", "owner-1", "app").await
     }
 
     /// Over TLS, from an address that is not the server's own.
@@ -283,16 +293,16 @@ impl Node {
         T: MakeTlsConnect<TcpSocketStream>,
         T::Stream: Send + 'static,
     {
-        let socket = TcpSocket::new_v4().unwrap();
-        socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
-        let stream = socket.connect(([127, 0, 0, 1], self.ports[0]).into()).await.map_err(|e| e.to_string())?;
-        let mut config = tokio_postgres::Config::new();
-        config.user(user).password(password).dbname(database);
-        let mut tls = tls;
-        let connect = tls.make_tls_connect("127.0.0.1").map_err(|e| e.into().to_string())?;
-        let (client, connection) = config.connect_raw(stream, connect).await.map_err(|e| words(&e))?;
-        tokio::spawn(connection);
-        Ok(client)
+        connect_from_afar(self.ports[0], user, password, database, tls).await
+    }
+
+    /// The same through the gateway.
+    pub async fn connect_by_gateway_from_afar<T>(&self, tls: T) -> Result<tokio_postgres::Client, String>
+    where
+        T: MakeTlsConnect<TcpSocketStream>,
+        T::Stream: Send + 'static,
+    {
+        connect_from_afar(self.ports[3], "app", "owner-1", "app", tls).await
     }
 
     /// One statement as superuser, the first column of its first row.
@@ -318,6 +328,31 @@ impl Node {
     }
 }
 
+async fn connect(port: u16, user: &str, password: &str, database: &str) -> Result<tokio_postgres::Client, tokio_postgres::Error> {
+    let mut config = tokio_postgres::Config::new();
+    config.host("127.0.0.1").port(port).user(user).password(password).dbname(database);
+    let (client, connection) = config.connect(NoTls).await?;
+    tokio::spawn(connection);
+    Ok(client)
+}
+
+async fn connect_from_afar<T>(port: u16, user: &str, password: &str, database: &str, tls: T) -> Result<tokio_postgres::Client, String>
+where
+    T: MakeTlsConnect<TcpSocketStream>,
+    T::Stream: Send + 'static,
+{
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+    let stream = socket.connect(([127, 0, 0, 1], port).into()).await.map_err(|e| e.to_string())?;
+    let mut config = tokio_postgres::Config::new();
+    config.user(user).password(password).dbname(database);
+    let mut tls = tls;
+    let connect = tls.make_tls_connect("127.0.0.1").map_err(|e| e.into().to_string())?;
+    let (client, connection) = config.connect_raw(stream, connect).await.map_err(|e| words(&e))?;
+    tokio::spawn(connection);
+    Ok(client)
+}
+
 /// An error with all that is behind it.
 fn words(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
@@ -336,11 +371,11 @@ fn give(path: &Path) {
     }
 }
 
-/// Three ports that nobody listens on, below the range from which outgoing connections take theirs.
-fn free_ports() -> [u16; 3] {
+/// Four ports that nobody listens on, below the range from which outgoing connections take theirs.
+fn free_ports() -> [u16; 4] {
     let seed =
         u64::from(std::process::id()) * 7919 + u64::try_from(std::time::UNIX_EPOCH.elapsed().unwrap().as_nanos() % 1_000_003).unwrap();
     let candidates = (0_u64..).map(|i| 20_000 + u16::try_from((seed + i * 7) % 12_000).unwrap());
-    let free: Vec<u16> = candidates.filter(|p| TcpListener::bind(("127.0.0.1", *p)).is_ok()).take(3).collect();
-    [free[0], free[1], free[2]]
+    let free: Vec<u16> = candidates.filter(|p| TcpListener::bind(("127.0.0.1", *p)).is_ok()).take(4).collect();
+    [free[0], free[1], free[2], free[3]]
 }

@@ -68,6 +68,7 @@ impl Shared {
             }
             Request::Switchover { target } => done(self.switch_over(target).await),
             Request::Status => Response::Status(Box::new(NodeStatus::clone(&self.status.borrow()))),
+            Request::Seat { heard } => Response::Seat(self.seat_news(heard).await),
             Request::Log { limit } => match self.log_rows(limit.min(LOG_LIMIT)) {
                 Ok(entries) => Response::Log { entries },
                 Err(error) => Refusal::Stopped(error.to_string()).into(),

@@ -18,6 +18,7 @@ mod driver;
 mod failover;
 mod probe;
 mod publish;
+mod seat;
 mod tell;
 
 use std::io;

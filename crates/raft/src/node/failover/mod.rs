@@ -228,6 +228,11 @@ impl Failover {
         lease_until(&lock(&self.answers).acks, voters, self.lease_ms).filter(|until| *until > self.postgres.now())
     }
 
+    /// Whether this primary's gate is open, by those voters.
+    pub fn gate_is_open(&self, voters: &BTreeSet<NodeId>) -> bool {
+        lock(&self.reigning).as_ref().is_some_and(|r| r.open) && self.lease_left(voters).is_some()
+    }
+
     /// What the status says of it.
     pub fn status(
         &self,

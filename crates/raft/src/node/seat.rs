@@ -1,0 +1,44 @@
+//! Tells the instance manager who is the primary, and at once when that changes: its gateway sends clients there.
+
+use std::time::Duration;
+
+use pgraft_core::failover::Phase;
+use pgraft_core::seat::{Seat, SeatNews};
+use tokio::time::{Instant, sleep_until};
+
+use super::Shared;
+
+/// How long a question waits for news. The answer then is a sign of life.
+const ECHO: Duration = Duration::from_secs(1);
+/// How often a primary looks at its gate, which closes without a word when the lease ends.
+const GATE: Duration = Duration::from_millis(10);
+
+impl Shared {
+    /// Answers as soon as there is something to say that is not `heard` already.
+    pub(super) async fn seat_news(&self, heard: Option<SeatNews>) -> SeatNews {
+        let until = Instant::now() + ECHO;
+        let mut applied = self.applied.clone();
+        loop {
+            applied.borrow_and_update();
+            let news = self.seat();
+            let now = Instant::now();
+            if now >= until || !heard.as_ref().is_some_and(|heard| news.says_the_same_as(heard)) {
+                return news;
+            }
+            let look = if news.gate.is_some() { GATE } else { ECHO };
+            tokio::select! {
+                biased; // in no random order: a simulation repeats itself
+                changed = applied.changed() => if changed.is_err() { return news },
+                () = sleep_until(until.min(now + look)) => {}
+            }
+        }
+    }
+
+    fn seat(&self) -> SeatNews {
+        let applied = self.applied.borrow().clone();
+        let state = &applied.cluster;
+        let reigns = state.reign.as_ref().is_some_and(|r| r.phase == Phase::Steady && r.primary == self.settings.node_id);
+        let gate = self.failover.as_ref().filter(|_| reigns).map(|f| f.gate_is_open(&state.electorate()));
+        SeatNews { seat: Seat::of(state, applied.last_applied.map_or(0, |id| id.index)), gate }
+    }
+}

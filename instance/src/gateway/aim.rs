@@ -1,0 +1,108 @@
+//! Where a client goes now, and when it must leave. Pure: the time is a field of the facts.
+
+use pgraft_core::NodeId;
+use pgraft_core::seat::Seat;
+use std::time::Duration;
+
+/// What is known.
+#[derive(Debug, Clone, Copy)]
+pub struct Facts<'a> {
+    /// This node.
+    pub me: NodeId,
+    /// Who is the primary, by the latest word of anybody.
+    pub seat: Option<&'a Seat>,
+    /// Whether the members choose the primary. Where they do not nobody is fenced.
+    pub failover: bool,
+    /// For how long this node's own gate is closed, or its member silent; None while it is open.
+    pub closed_for: Option<Duration>,
+    /// The lease time.
+    pub lease: Duration,
+}
+
+/// A primary of one epoch: the next one is another, be it on the same server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Target {
+    /// Of which it is the primary.
+    pub epoch: u64,
+    /// Who.
+    pub node: NodeId,
+    /// Its Postgres server.
+    pub host: String,
+    /// Its port.
+    pub port: u16,
+}
+
+/// Where a client goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Aim {
+    /// There.
+    To(Target),
+    /// Nowhere yet.
+    Wait(Why),
+}
+
+/// Why nobody takes a client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Why {
+    /// Neither this node's member nor any other has said who is the primary.
+    #[error("no member of the cluster answers")]
+    NobodyAnswers,
+    /// A successor is looked for, or not ready yet.
+    #[error("the primary is changing")]
+    Changing,
+    /// The primary has not told where its server is.
+    #[error("the primary has not told yet where its server is")]
+    Nowhere,
+    /// This node is the primary and has no lease, or its member is silent.
+    #[error("the primary has no lease: it does not hear from a majority of the members")]
+    Fenced,
+    /// The primary's server does not take the connection.
+    #[error("the primary does not take connections")]
+    Refused,
+}
+
+/// Where a client goes now.
+pub fn aim(facts: &Facts) -> Aim {
+    let Some(seat) = facts.seat else { return Aim::Wait(Why::NobodyAnswers) };
+    if !seat.settled {
+        return Aim::Wait(Why::Changing);
+    }
+    if facts.failover && seat.primary == facts.me && facts.closed_for.is_some() {
+        return Aim::Wait(Why::Fenced);
+    }
+    seat.postgres.as_ref().map_or(Aim::Wait(Why::Nowhere), |at| {
+        Aim::To(Target { epoch: seat.epoch, node: seat.primary, host: at.host().to_owned(), port: at.port() })
+    })
+}
+
+/// Whether a client of that primary must leave: it is the primary no more, or fenced for so long that it hardly comes back. (A gate is closed for a
+/// moment in a switchover, too, while the last commits get their answers.)
+pub fn is_over(target: &Target, facts: &Facts) -> bool {
+    let replaced = facts.seat.is_some_and(|seat| seat.epoch > target.epoch);
+    let fenced = facts.failover && target.node == facts.me && facts.closed_for.is_some_and(|time| time >= facts.lease);
+    replaced || fenced
+}
+
+/// The later of what is known and what is told. A word about another cluster counts only from this node's own member.
+pub fn merged(known: Option<Seat>, told: Seat, by_own_member: bool) -> Seat {
+    match known {
+        None => told,
+        Some(known) if known.cluster_id != told.cluster_id => {
+            if by_own_member {
+                told
+            } else {
+                known
+            }
+        }
+        Some(known) => {
+            if told.is_later_than(&known) {
+                told
+            } else {
+                known
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,119 @@
+//! A table of what is known and where it leads, and what holds for every order of words.
+
+use super::*;
+use pgraft_core::{Address, ClusterId};
+use proptest::prelude::*;
+
+const LEASE: Duration = Duration::from_secs(2);
+
+fn id(n: i64) -> NodeId {
+    NodeId::new(n).unwrap()
+}
+
+fn cluster(n: u8) -> ClusterId {
+    serde_json::from_value(serde_json::json!(format!("00000000-0000-0000-0000-0000000000{n:02}"))).unwrap()
+}
+
+fn seat(epoch: u64, primary: i64, settled: bool) -> Seat {
+    let postgres = Some(Address::new("10.0.0.7", 5432).unwrap());
+    Seat { cluster_id: cluster(1), applied_index: 10 * epoch, epoch, primary: id(primary), postgres, settled }
+}
+
+fn facts(seat: Option<&Seat>, closed_for: Option<Duration>) -> Facts<'_> {
+    Facts { me: id(1), seat, failover: true, closed_for, lease: LEASE }
+}
+
+fn target(epoch: u64, node: i64) -> Target {
+    Target { epoch, node: id(node), host: "10.0.0.7".into(), port: 5432 }
+}
+
+#[test]
+fn where_a_client_goes() {
+    let (ours, theirs) = (seat(3, 1, true), seat(3, 2, true));
+    let closed = Some(Duration::ZERO);
+    let to = |node| Aim::To(target(3, node));
+    for (known, closed_for, want) in [
+        (None, closed, Aim::Wait(Why::NobodyAnswers)),
+        (None, None, Aim::Wait(Why::NobodyAnswers)),
+        (Some(&seat(3, 2, false)), closed, Aim::Wait(Why::Changing)),
+        (Some(&seat(3, 1, false)), None, Aim::Wait(Why::Changing)),
+        (Some(&Seat { postgres: None, ..theirs.clone() }), closed, Aim::Wait(Why::Nowhere)),
+        // Another one's gate is not this node's to know.
+        (Some(&theirs), closed, to(2)),
+        (Some(&theirs), None, to(2)),
+        (Some(&ours), None, to(1)),
+        (Some(&ours), closed, Aim::Wait(Why::Fenced)),
+    ] {
+        assert_eq!(aim(&facts(known, closed_for)), want, "{known:?} {closed_for:?}");
+    }
+    let without = Facts { failover: false, ..facts(Some(&ours), closed) };
+    assert_eq!(aim(&without), to(1), "nobody is fenced where the founder stays the primary");
+}
+
+#[test]
+fn when_a_client_must_leave() {
+    let moment = Some(Duration::from_millis(1));
+    for (known, closed_for, node, want) in [
+        (None, moment, 2, false),
+        (Some(seat(2, 1, true)), moment, 2, false),
+        (Some(seat(3, 2, true)), Some(LEASE), 2, false),
+        (Some(seat(4, 2, false)), None, 2, true),
+        (Some(seat(4, 3, true)), None, 2, true),
+        (Some(seat(4, 2, true)), None, 2, true),
+        (Some(seat(3, 1, true)), None, 1, false),
+        (Some(seat(3, 1, true)), moment, 1, false),
+        (Some(seat(3, 1, true)), Some(LEASE), 1, true),
+    ] {
+        assert_eq!(is_over(&target(3, node), &facts(known.as_ref(), closed_for)), want, "{known:?} {closed_for:?} {node}");
+    }
+    let (ours, always) = (seat(3, 1, true), Some(Duration::MAX));
+    assert!(!is_over(&target(3, 1), &Facts { failover: false, ..facts(Some(&ours), always) }));
+}
+
+#[test]
+fn another_cluster_is_the_own_members_to_tell() {
+    let other = Seat { cluster_id: cluster(2), ..seat(9, 2, true) };
+    assert_eq!(merged(Some(seat(3, 1, true)), other.clone(), false), seat(3, 1, true));
+    assert_eq!(merged(Some(seat(3, 1, true)), other.clone(), true), other);
+    assert_eq!(merged(None, other.clone(), false), other);
+}
+
+/// Words of one cluster: its log gives every index one epoch, and never a lower one than before.
+fn words() -> impl Strategy<Value = Vec<Seat>> {
+    let word = (0_u64..20).prop_map(|index| Seat { applied_index: index, ..seat(1 + index / 5, 1 + i64::try_from(index / 5 % 3).unwrap(), index % 5 > 2) });
+    proptest::collection::vec(word, 1..12)
+}
+
+proptest! {
+    #[test]
+    fn the_latest_word_counts_in_whatever_order_they_come(mut words in words(), by_own_member: bool) {
+        let heard = |words: &[Seat]| words.iter().cloned().fold(None, |known, told| Some(merged(known, told, by_own_member)));
+        let first = heard(&words);
+        prop_assert_eq!(first.as_ref().map(|s| s.applied_index), words.iter().map(|s| s.applied_index).max());
+        words.reverse();
+        prop_assert_eq!(&heard(&words), &first);
+        let again = first.clone().map(|seat| merged(first.clone(), seat, by_own_member));
+        prop_assert_eq!(again, first);
+    }
+
+    #[test]
+    fn nobody_is_sent_where_he_may_not_stay(words in words(), closed_ms: Option<u16>, failover: bool) {
+        let mut known = None;
+        let mut sent: Vec<Target> = vec![];
+        for told in words {
+            known = Some(merged(known, told, false));
+            let closed_for = closed_ms.map(|ms| Duration::from_millis(ms.into()));
+            let facts = Facts { failover, ..facts(known.as_ref(), closed_for) };
+            let over: Vec<Target> = sent.iter().filter(|t| is_over(t, &facts)).cloned().collect();
+            prop_assert!(over.iter().all(|t| t.epoch < facts.seat.unwrap().epoch || t.node == facts.me));
+            sent.retain(|t| !over.contains(t));
+            if let Aim::To(target) = aim(&facts) {
+                prop_assert!(!is_over(&target, &facts));
+                prop_assert_eq!(target.epoch, facts.seat.unwrap().epoch);
+                sent.push(target);
+            }
+            // Whoever stays is with the youngest primary that is known.
+            prop_assert!(sent.iter().all(|t| t.epoch == facts.seat.unwrap().epoch));
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! Who is the primary, as far as anybody has told, and whether the own member answers: shared by all connections, which hear of every change.
+
+use pgraft_core::NodeId;
+use pgraft_core::seat::{Seat, SeatNews};
+use std::time::{Duration, Instant};
+use tokio::sync::watch;
+
+use super::aim::{self, Facts};
+
+/// What is known, and by whom it is seen.
+pub struct Knowledge {
+    now: watch::Sender<Known>,
+    lease: Duration,
+}
+
+/// What is known.
+#[derive(Debug, Clone)]
+pub struct Known {
+    /// The latest word.
+    pub seat: Option<Seat>,
+    /// Whether the own member answers.
+    pub answered: bool,
+    /// Since when the own gate is closed, or the member silent.
+    closed_since: Option<Instant>,
+    /// Whether that is so for a lease time.
+    closed_for_long: bool,
+}
+
+impl Known {
+    /// For [`aim`].
+    pub fn facts(&self, me: NodeId, failover: bool, lease: Duration) -> Facts<'_> {
+        Facts { me, seat: self.seat.as_ref(), failover, closed_for: self.closed_since.map(|since| since.elapsed()), lease }
+    }
+}
+
+impl Knowledge {
+    /// Nobody has said anything.
+    pub fn new(lease: Duration) -> Self {
+        let nothing = Known { seat: None, answered: false, closed_since: Some(Instant::now()), closed_for_long: false };
+        Self { now: watch::channel(nothing).0, lease }
+    }
+
+    /// To hear of changes.
+    pub fn subscribe(&self) -> watch::Receiver<Known> {
+        self.now.subscribe()
+    }
+
+    /// The latest word.
+    pub fn seat(&self) -> Option<Seat> {
+        self.now.borrow().seat.clone()
+    }
+
+    /// Whether the own member answers.
+    pub fn answered(&self) -> bool {
+        self.now.borrow().answered
+    }
+
+    /// The own member says something.
+    pub fn told(&self, news: SeatNews) {
+        let open = news.gate == Some(true);
+        self.change(|known| {
+            known.answered = true;
+            if let Some(seat) = news.seat {
+                known.seat = Some(aim::merged(known.seat.take(), seat, true));
+            }
+            known.closed_since = if open { None } else { known.closed_since.or_else(|| Some(Instant::now())) };
+        });
+    }
+
+    /// It does not answer.
+    pub fn silent(&self) {
+        self.change(|known| {
+            known.answered = false;
+            known.closed_since.get_or_insert_with(Instant::now);
+        });
+    }
+
+    /// Another node's gateway says something.
+    pub fn heard(&self, seat: Seat) {
+        self.change(|known| known.seat = Some(aim::merged(known.seat.take(), seat, false)));
+    }
+
+    /// Whoever waits is woken only by what may matter to him: not by every entry of the log.
+    fn change(&self, change: impl FnOnce(&mut Known)) {
+        self.now.send_if_modified(|known| {
+            let before = (known.seat.clone(), known.closed_since.is_some(), known.closed_for_long);
+            change(known);
+            known.closed_for_long = known.closed_since.is_some_and(|since| since.elapsed() >= self.lease);
+            let same_seat = match (&before.0, &known.seat) {
+                (Some(old), Some(new)) => new.says_the_same_as(old),
+                (old, new) => old.is_none() && new.is_none(),
+            };
+            !same_seat || (before.1, before.2) != (known.closed_since.is_some(), known.closed_for_long)
+        });
+    }
+}
