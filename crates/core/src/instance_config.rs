@@ -110,6 +110,13 @@ pub struct GatewayConfig {
     pub max_connections: usize,
 }
 
+impl GatewayConfig {
+    /// On that port, with all defaults.
+    pub fn on(port: u16) -> Self {
+        Self { port, listen_address: everywhere(), hold_time: hold_time(), max_connections: max_connections() }
+    }
+}
+
 fn everywhere() -> String {
     "0.0.0.0".into()
 }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 use super::parts::{
-    BootstrapSpec, FailoverSpec, InheritedMetadata, LocalObjectReference, PostgresqlSpec, PullPolicy, RaftSpec, StorageSpec,
+    BootstrapSpec, FailoverSpec, InheritedMetadata, LocalObjectReference, PostgresqlSpec, PullPolicy, RaftSpec, ServicesSpec, StorageSpec,
     VolumeRetention,
 };
 use super::status::PgRaftClusterStatus;
@@ -113,6 +113,10 @@ pub struct PgRaftClusterSpec {
     /// Failover.
     #[serde(default)]
     pub failover: FailoverSpec,
+
+    /// Where the Services lead.
+    #[serde(default)]
+    pub services: ServicesSpec,
 
     /// TLS.
     #[serde(default)]

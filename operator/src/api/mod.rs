@@ -12,8 +12,8 @@ mod tls;
 pub use cluster::{PgRaftCluster, PgRaftClusterSpec};
 pub use crd::{crd, crd_yaml};
 pub use parts::{
-    BootstrapSpec, InheritedMetadata, InitdbSpec, LocalObjectReference, PostgresqlSpec, PullPolicy, RaftSpec, RetentionPolicy, StorageSpec,
-    VolumeRetention,
+    BootstrapSpec, InheritedMetadata, InitdbSpec, LocalObjectReference, PostgresqlSpec, PullPolicy, RaftSpec, ReadWrite, RetentionPolicy,
+    ServicesSpec, StorageSpec, VolumeRetention,
 };
 pub use status::{MemberStatus, PgRaftClusterStatus, QuorumStatus};
 pub use tls::{TlsMode, TlsSpec};

@@ -222,6 +222,25 @@ impl Default for FailoverSpec {
     }
 }
 
+/// Where the Services lead.
+#[derive(Serialize, Deserialize, KubeSchema, Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[serde(rename_all = "camelCase")]
+pub struct ServicesSpec {
+    /// How `<name>-rw` leads to the primary.
+    #[serde(default)]
+    pub read_write: ReadWrite,
+}
+
+/// How a Service leads to the primary.
+#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ReadWrite {
+    /// To every member's gateway, which passes clients on to the primary by what Raft says: a failover needs neither the operator nor the API server.
+    #[default]
+    Gateway,
+    /// To the primary's pod, which the operator labels: a failover is followed when the operator has seen it. Postgres sees the clients' own addresses.
+    Direct,
+}
+
 /// Labels and annotations for everything that the operator makes.
 #[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, PartialEq, Eq, Default)]
 #[serde(rename_all = "camelCase")]

@@ -4,7 +4,7 @@ use jiff::SignedDuration;
 use k8s_openapi::api::core::v1::{Affinity, ResourceRequirements, Toleration, TopologySpreadConstraint};
 use std::collections::BTreeMap;
 
-use crate::api::{PullPolicy, VolumeRetention};
+use crate::api::{PullPolicy, ReadWrite, VolumeRetention};
 
 /// One cluster, as it is wanted.
 #[derive(Debug, Clone, PartialEq)]
@@ -35,6 +35,8 @@ pub struct Cluster {
     pub superuser: bool,
     /// What becomes of volumes.
     pub retention: VolumeRetention,
+    /// How the Service `-rw` leads to the primary.
+    pub read_write: ReadWrite,
     /// None where TLS is disabled.
     pub tls: Option<Tls>,
     /// `pgraft.lease_timeout`, where the members choose the primary.

@@ -30,6 +30,8 @@ pub const POSTGRES_PORT: u16 = 5432;
 pub const RAFT_PORT: u16 = 7001;
 /// The instance manager's port in every pod.
 pub const HTTP_PORT: u16 = 8008;
+/// The read-write gateway's port in every pod.
+pub const GATEWAY_PORT: u16 = 6432;
 
 /// What a pod is to those who look for one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -128,7 +130,7 @@ pub fn certificate_of(cluster: &str, secret: &str) -> Option<NodeId> {
 /// All names that a member is called by, from within the namespace and from others.
 pub fn certificate_names(cluster: &str, namespace: &str, node: NodeId) -> BTreeSet<String> {
     let pod = format!("{}.{}", pod(cluster, node), pods_service(cluster));
-    let hosts = [pod, rw_service(cluster), ro_service(cluster), r_service(cluster)];
+    let hosts = [pod, rw_service(cluster), ro_service(cluster), r_service(cluster), pods_service(cluster)];
     let names = hosts
         .into_iter()
         .flat_map(|host| ["", ".{}", ".{}.svc", ".{}.svc.cluster.local"].map(|more| format!("{host}{}", more.replace("{}", namespace))));

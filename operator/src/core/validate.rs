@@ -87,6 +87,7 @@ pub fn validate(cr: &PgRaftCluster, defaults: &Defaults) -> Result<Cluster, Inva
         owner: spec.bootstrap.initdb.owner,
         superuser: spec.enable_superuser_access,
         retention: spec.persistent_volume_claim_retention_policy,
+        read_write: spec.services.read_write,
         tls,
         lease_duration: spec.failover.enabled.then_some(spec.failover.lease_duration),
         heartbeat_interval: spec.raft.heartbeat_interval,

@@ -80,7 +80,8 @@ fn another_cluster_is_the_own_members_to_tell() {
 
 /// Words of one cluster: its log gives every index one epoch, and never a lower one than before.
 fn words() -> impl Strategy<Value = Vec<Seat>> {
-    let word = (0_u64..20).prop_map(|index| Seat { applied_index: index, ..seat(1 + index / 5, 1 + i64::try_from(index / 5 % 3).unwrap(), index % 5 > 2) });
+    let word = (0_u64..20)
+        .prop_map(|index| Seat { applied_index: index, ..seat(1 + index / 5, 1 + i64::try_from(index / 5 % 3).unwrap(), index % 5 > 2) });
     proptest::collection::vec(word, 1..12)
 }
 

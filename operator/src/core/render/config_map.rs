@@ -1,13 +1,13 @@
 //! `<cluster>-instance`: the instance manager's configuration, the same for every member.
 
 use k8s_openapi::api::core::v1::ConfigMap;
-use pgraft_core::instance_config::{BootstrapConfig, InstanceConfig, PostgresqlConfig, RaftConfig, TlsConfig};
+use pgraft_core::instance_config::{BootstrapConfig, GatewayConfig, InstanceConfig, PostgresqlConfig, RaftConfig, TlsConfig};
 use std::collections::BTreeMap;
 
 use super::metadata::metadata;
 use super::pod::{SECRETS_DIRECTORY, SOCKET_DIRECTORY, STATE_DIRECTORY, TLS_DIRECTORY};
 use crate::core::Cluster;
-use crate::core::names::{self, HTTP_PORT, POSTGRES_PORT, RAFT_PORT};
+use crate::core::names::{self, GATEWAY_PORT, HTTP_PORT, POSTGRES_PORT, RAFT_PORT};
 
 /// The key in the ConfigMap, and the file name in the pod.
 pub(super) const FILE: &str = "instance.yaml";
@@ -43,6 +43,7 @@ fn instance_config(want: &Cluster) -> InstanceConfig {
             allow_plaintext: want.tls.is_none(),
         },
         failover: want.lease_duration.is_some(),
+        gateway: Some(GatewayConfig::on(GATEWAY_PORT)),
         tls: want.tls.as_ref().map(|_| TlsConfig {
             cert_file: format!("{TLS_DIRECTORY}/tls.crt"),
             key_file: format!("{TLS_DIRECTORY}/tls.key"),

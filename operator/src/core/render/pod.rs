@@ -17,7 +17,7 @@ use super::secrets::{OPERATOR_PASSWORD, REPLICATION_PASSWORD};
 use super::template::template;
 use crate::api::PullPolicy;
 use crate::core::Cluster;
-use crate::core::names::{self, HTTP_PORT, POSTGRES_PORT, RAFT_PORT, SecretKind};
+use crate::core::names::{self, GATEWAY_PORT, HTTP_PORT, POSTGRES_PORT, RAFT_PORT, SecretKind};
 
 /// The name of the container.
 const CONTAINER: &str = "postgres";
@@ -88,7 +88,7 @@ fn container(want: &Cluster, node: NodeId, founder: bool) -> Container {
         image_pull_policy: Some(pull_policy.into()),
         command: Some(vec!["pgraft-instance".into()]),
         args: Some(args),
-        ports: Some(vec![port("postgres", POSTGRES_PORT), port("raft", RAFT_PORT), port("http", HTTP_PORT)]),
+        ports: Some(vec![port("postgres", POSTGRES_PORT), port("raft", RAFT_PORT), port("http", HTTP_PORT), port("gateway", GATEWAY_PORT)]),
         resources: Some(want.scheduling.resources.clone()),
         security_context: Some(container_security()),
         volume_mounts: Some(mounts(want)),

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use super::metadata::metadata;
 use crate::api::RetentionPolicy;
 use crate::core::Cluster;
-use crate::core::names::{self, POSTGRES_PORT, SecretKind};
+use crate::core::names::{self, GATEWAY_PORT, POSTGRES_PORT, SecretKind};
 
 /// The key in `-internal` of the role that standbys stream as.
 pub(super) const REPLICATION_PASSWORD: &str = "replication-password";
@@ -39,6 +39,10 @@ pub fn secret(want: &Cluster, kind: SecretKind, passwords: &Passwords) -> Secret
 /// The keys that people know from other operators.
 fn login(want: &Cluster, user: &str, database: &str, password: &str) -> BTreeMap<String, String> {
     let host = format!("{}.{}.svc", names::rw_service(&want.name), want.namespace);
+    // Every pod by one name, which is right whoever the members are: libpq tries all addresses behind it.
+    let pods = format!("{}.{}.svc", names::pods_service(&want.name), want.namespace);
+    let hosts = format!("{host}:{POSTGRES_PORT},{pods}:{GATEWAY_PORT}");
+    let write = "target_session_attrs=read-write&connect_timeout=3";
     // Works wherever the URI is put; verify-full takes the file `ca.crt` as well, and the names are right for it.
     let tls = |before: &str| want.tls.as_ref().map(|_| format!("{before}sslmode=require")).unwrap_or_default();
     [
@@ -49,6 +53,7 @@ fn login(want: &Cluster, user: &str, database: &str, password: &str) -> BTreeMap
         ("host", host.clone()),
         ("port", POSTGRES_PORT.to_string()),
         ("uri", format!("postgresql://{user}:{password}@{host}:{POSTGRES_PORT}/{database}{}", tls("?"))),
+        ("multi-host-uri", format!("postgresql://{user}:{password}@{hosts}/{database}?{write}{}", tls("&"))),
         ("jdbc-uri", format!("jdbc:postgresql://{host}:{POSTGRES_PORT}/{database}?user={user}&password={password}{}", tls("&"))),
         ("pgpass", format!("{host}:{POSTGRES_PORT}:{database}:{user}:{password}\n")),
     ]

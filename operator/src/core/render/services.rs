@@ -5,30 +5,41 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use std::collections::BTreeMap;
 
 use super::metadata::metadata;
+use crate::api::ReadWrite;
 use crate::core::Cluster;
-use crate::core::names::{self, HTTP_PORT, POSTGRES_PORT, PodRole, RAFT_PORT};
+use crate::core::names::{self, GATEWAY_PORT, HTTP_PORT, POSTGRES_PORT, PodRole, RAFT_PORT};
 
 pub(super) fn services(want: &Cluster) -> [Service; 4] {
     let name = &want.name;
     [
-        service(want, names::rw_service(name), Some(PodRole::Primary)),
-        service(want, names::ro_service(name), Some(PodRole::Replica)),
-        service(want, names::r_service(name), None),
+        read_write(want),
+        service(want, names::ro_service(name), Some(PodRole::Replica), "postgres"),
+        service(want, names::r_service(name), None, "postgres"),
         headless(want),
     ]
 }
 
-fn service(want: &Cluster, name: String, role: Option<PodRole>) -> Service {
+/// Every pod's gateway knows the primary, so that nothing has to be changed here when that is another one.
+fn read_write(want: &Cluster) -> Service {
+    let name = names::rw_service(&want.name);
+    match want.read_write {
+        ReadWrite::Gateway => service(want, name, None, "gateway"),
+        ReadWrite::Direct => service(want, name, Some(PodRole::Primary), "postgres"),
+    }
+}
+
+fn service(want: &Cluster, name: String, role: Option<PodRole>, leads_to: &str) -> Service {
     let mut selector = selector(want);
     if let Some(role) = role {
         selector.insert(names::LABEL_ROLE.to_owned(), role.as_str().to_owned());
     }
+    let port = ServicePort { target_port: Some(IntOrString::String(leads_to.to_owned())), ..port("postgres", POSTGRES_PORT) };
     Service {
         metadata: metadata(want, name, names::labels(&want.name)),
         spec: Some(ServiceSpec {
             type_: Some("ClusterIP".into()),
             selector: Some(selector),
-            ports: Some(vec![port("postgres", POSTGRES_PORT)]),
+            ports: Some(vec![port]),
             ..ServiceSpec::default()
         }),
         status: None,
@@ -44,7 +55,12 @@ fn headless(want: &Cluster) -> Service {
             cluster_ip: Some("None".into()),
             publish_not_ready_addresses: Some(true),
             selector: Some(selector(want)),
-            ports: Some(vec![port("postgres", POSTGRES_PORT), port("raft", RAFT_PORT), port("http", HTTP_PORT)]),
+            ports: Some(vec![
+                port("postgres", POSTGRES_PORT),
+                port("raft", RAFT_PORT),
+                port("http", HTTP_PORT),
+                port("gateway", GATEWAY_PORT),
+            ]),
             ..ServiceSpec::default()
         }),
         status: None,

@@ -53,6 +53,13 @@ fn kept_objects() {
 }
 
 #[test]
+fn a_read_write_service_that_the_operator_points_to_the_primary() {
+    let want = parsed(&json!({"replicas": 3, "storage": {"size": "10Gi"}, "services": {"readWrite": "Direct"}}));
+    let rw = objects(&want, 3).into_iter().find_map(|o| if let Object::Service(s) = o { Some(s) } else { None }).unwrap();
+    insta::assert_yaml_snapshot!("service_direct", rw.spec);
+}
+
+#[test]
 fn secrets_in_words_that_people_know() {
     let passwords = Passwords(["secret1".into(), "secret2".into()]);
     for kind in [SecretKind::Internal, SecretKind::App, SecretKind::Superuser] {
