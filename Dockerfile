@@ -54,7 +54,7 @@ COPY extension/pgraft.control extension/sql/*.sql /usr/share/postgresql/17/exten
 COPY --from=build /out/pgraft-instance /usr/local/bin/
 ENV PATH=/usr/lib/postgresql/17/bin:$PATH LANG=C.UTF-8
 USER 999:999
-EXPOSE 5432 7001 8008
+EXPOSE 5432 6432 7001 8008
 ENTRYPOINT ["pgraft-instance"]
 
 FROM scratch AS operator
