@@ -6,6 +6,7 @@
 
 mod disk;
 mod etcd;
+mod failover;
 mod failure;
 mod machine;
 mod membership;
@@ -30,6 +31,8 @@ struct Arguments {
 enum Bench {
     /// fdatasync of a small write into a preallocated file.
     Disk(disk::Options),
+    /// How long nobody acknowledges a write when the primary is killed, paused, cut off, stopped, or told to give way; and what was lost.
+    Failover(failover::Options),
     /// Members that join and leave three Postgres servers; beside it etcd and the disk.
     Membership(membership::Options),
     /// The operator with 100 and with 1,000 idle clusters: memory, processor, calls to the API server.
@@ -45,6 +48,7 @@ async fn main() -> ExitCode {
     println!("{}", machine::line());
     let done = match Arguments::parse().bench {
         Bench::Disk(options) => disk::run(&options),
+        Bench::Failover(options) => failover::run(&options).await,
         Bench::Membership(options) => membership::run(&options).await,
         Bench::Operator(options) => operator::run(&options).await,
         Bench::Scale(options) => scale::run(&options).await,

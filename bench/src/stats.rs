@@ -19,10 +19,10 @@ impl Sample {
         self.0.get(rank - 1).copied().unwrap_or_default()
     }
 
-    /// `name   200   p50 1.23 ms   p99 …   max …`
+    /// `name   200   min 0.98 ms   p50 1.23 ms   p99 …   max …`
     pub fn row(&self, name: &str) -> String {
         let ms = |percent| format!("{:8.3}", self.percentile(percent).as_secs_f64() * 1e3);
-        format!("{name:<72} n {:>5}   p50 {} ms   p99 {} ms   max {} ms", self.0.len(), ms(50), ms(99), ms(100))
+        format!("{name:<72} n {:>5}   min {} ms   p50 {} ms   p99 {} ms   max {} ms", self.0.len(), ms(0), ms(50), ms(99), ms(100))
     }
 }
 

@@ -2,14 +2,12 @@
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test, which may end anywhere")]
 
-#[path = "server/network.rs"]
-mod network;
 mod server;
 
 use std::time::{Duration, Instant};
 
 use futures::future::join_all;
-use network::Network;
+use pgraft_testkit::network::Network;
 use server::{PATIENCE, Server, bindir, change, cluster_of, scratch, until_leading};
 
 const NODES: &str = "select * from pgraft_get_nodes()";
@@ -21,7 +19,7 @@ async fn the_minority_changes_nothing() {
     let dir = scratch();
     let server = |n: usize| {
         let id = u16::try_from(n + 1).unwrap();
-        let server = Server::inside(&bindir, dir.path(), id, network.hosts[n].id(), &Network::address(n));
+        let server = Server::inside(&bindir, dir.path(), id, network.hosts[n].holder, &Network::address(n));
         server.set("pgraft.allow_plaintext = on");
         server
     };

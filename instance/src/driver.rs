@@ -7,6 +7,7 @@
 //! The loop itself never waits for anything but the next event: what takes time is a job, and there is one at most.
 
 use nix::sys::signal::Signal;
+use pgraft_core::control::{Request, Response};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
@@ -14,6 +15,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 use crate::cli::RunArgs;
+use crate::control;
 use crate::duties;
 use crate::heartbeat::{BEAT, Heartbeat};
 use crate::jobs::Jobs;
@@ -29,6 +31,9 @@ use crate::watchdog;
 
 /// How long a fast shutdown may take where a standby is stopped to be repaired: its member does not vote meanwhile.
 const HALT: Duration = Duration::from_secs(10);
+
+/// How long a primary that is to stop waits for a standby to take over.
+const HAND_OVER: Duration = Duration::from_secs(3);
 
 /// Everything that commands need.
 pub struct Driver {
@@ -169,7 +174,7 @@ impl Driver {
                 tokio::time::sleep(time).await;
                 Event::Woke
             }),
-            Command::Stop => self.stop(Some(settings.stop_timeout)),
+            Command::Stop => self.hand_over_and_stop(&settings),
             Command::Halt => self.stop(Some(settings.stop_timeout.min(HALT))),
             Command::StopNow => self.stop(None),
             Command::AbortJob => self.abort_job(),
@@ -257,6 +262,23 @@ impl Driver {
         if let Some(server) = self.server.clone() {
             tokio::spawn(server.stop(fast));
         }
+    }
+
+    /// A primary that is stopped for good gives its place to a standby first, so that nobody misses it.
+    fn hand_over_and_stop(&self, settings: &Settings) {
+        let Some(server) = self.server.clone() else { return };
+        let (socket, fast, failover) = (settings.paths.control_socket(), settings.stop_timeout, settings.failover);
+        tokio::spawn(async move {
+            if failover {
+                match control::ask(&socket, &Request::HandOver, HAND_OVER).await {
+                    Ok(Response::Done { notice: None }) => tracing::info!("a standby has taken over from this primary"),
+                    Ok(Response::Done { notice: Some(why) }) => tracing::debug!(why, "nothing is handed over"),
+                    Ok(_) => {}
+                    Err(error) => tracing::warn!(%error, "this server could not hand over to a standby: it stops all the same"),
+                }
+            }
+            server.stop(Some(fast)).await
+        });
     }
 }
 

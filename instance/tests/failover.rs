@@ -3,13 +3,11 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, dead_code, reason = "this is a test through and through")]
 
-mod harness;
-
-use harness::group::{epoch, more_rows, of_three, primary};
-use harness::ledger::Ledger;
-use harness::{Nodes, until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use pgraft_testkit::cluster::{epoch, more_rows, nothing_is_lost, of_three, primary};
+use pgraft_testkit::ledger::Ledger;
+use pgraft_testkit::{Nodes, until};
 
 /// Kills the primary's postmaster, and waits until somebody takes writes again and all three are whole.
 async fn kill_the_primary(nodes: &Nodes, ledger: &Ledger) {
@@ -32,33 +30,10 @@ async fn kill_the_primary(nodes: &Nodes, ledger: &Ledger) {
     }
 }
 
-/// Everything that was acknowledged is everywhere, and everybody has the same.
-async fn nothing_is_lost(nodes: &Nodes, ledger: Ledger) {
-    let acked = ledger.stop().await;
-    let primary = primary(nodes).await;
-    let sum = "SELECT count(*) || ' ' || coalesce(sum(row), 0) FROM ledger";
-    let all = nodes.nodes[primary].connect("postgres", "superuser-1", "app").await.unwrap();
-    let rows: Vec<i64> = all.query("SELECT row FROM ledger ORDER BY row", &[]).await.unwrap().iter().map(|r| r.get(0)).collect();
-    assert!(rows.windows(2).all(|two| two[0] < two[1]), "a row is there twice");
-    let lost: Vec<_> = acked.iter().filter(|row| rows.binary_search(row).is_err()).collect();
-    assert!(lost.is_empty(), "acknowledged and lost: {lost:?}");
-    let want: String = all.query_one(sum, &[]).await.unwrap().get(0);
-    let timeline = nodes.nodes[primary].status().unwrap().postgres.timeline;
-    for node in &nodes.nodes {
-        let same = async || {
-            let client = node.connect("postgres", "superuser-1", "app").await.ok()?;
-            let got: String = client.query_one(sum, &[]).await.ok()?.get(0);
-            (got == want && node.status()?.postgres.timeline == timeline).then_some(())
-        };
-        until(&format!("node {} to have what the primary has", node.id), same).await;
-    }
-    println!("{} rows acknowledged, {} there, timeline {timeline:?}", acked.len(), rows.len());
-}
-
 #[tokio::test]
 async fn a_killed_primary_comes_back_by_itself() {
     let Some(nodes) = of_three(|_| ()).await else { return };
-    let ledger = Ledger::start(nodes.nodes.iter().map(harness::Node::postgres_port).collect());
+    let ledger = Ledger::start(nodes.servers());
     kill_the_primary(&nodes, &ledger).await;
     nothing_is_lost(&nodes, ledger).await;
     for node in &nodes.nodes {
@@ -71,7 +46,7 @@ async fn a_killed_primary_comes_back_by_itself() {
 #[tokio::test]
 async fn ten_kills_in_a_row() {
     let Some(nodes) = of_three(|_| ()).await else { return };
-    let ledger = Ledger::start(nodes.nodes.iter().map(harness::Node::postgres_port).collect());
+    let ledger = Ledger::start(nodes.servers());
     for _ in 0..10 {
         kill_the_primary(&nodes, &ledger).await;
     }
@@ -82,7 +57,7 @@ async fn ten_kills_in_a_row() {
 #[tokio::test]
 async fn what_nobody_else_has_is_rewound() {
     let Some(mut nodes) = of_three(|_| ()).await else { return };
-    let ledger = Ledger::start(nodes.nodes.iter().map(harness::Node::postgres_port).collect());
+    let ledger = Ledger::start(nodes.servers());
     more_rows(&ledger, 10).await;
     let old = primary(&nodes).await;
     let others: Vec<usize> = (0..3).filter(|n| *n != old).collect();
@@ -121,7 +96,7 @@ async fn what_nobody_else_has_is_rewound() {
 #[tokio::test]
 async fn a_rewind_that_broke_off_ends_in_a_clone() {
     let Some(mut nodes) = of_three(|_| ()).await else { return };
-    let ledger = Ledger::start(nodes.nodes.iter().map(harness::Node::postgres_port).collect());
+    let ledger = Ledger::start(nodes.servers());
     let standby = &mut nodes.nodes[2];
     assert!(standby.terminate().await.success());
     std::fs::write(standby.directory.join("pgdata.pgraft/mending"), "").unwrap();
@@ -140,7 +115,7 @@ async fn a_rewind_that_broke_off_ends_in_a_clone() {
 #[tokio::test]
 async fn a_standby_whose_wal_is_gone_is_cloned() {
     let Some(mut nodes) = of_three(|_| ()).await else { return };
-    let ledger = Ledger::start(nodes.nodes.iter().map(harness::Node::postgres_port).collect());
+    let ledger = Ledger::start(nodes.servers());
     assert!(nodes.nodes[2].terminate().await.success());
     let primary = &mut nodes.nodes[0];
     primary.parameters.insert("wal_keep_size".into(), "0".into());
@@ -167,7 +142,7 @@ async fn a_standby_whose_wal_is_gone_is_cloned() {
 #[tokio::test]
 async fn a_primary_whose_worker_is_silent_is_ended() {
     let Some(nodes) = of_three(|_| ()).await else { return };
-    let ledger = Ledger::start(nodes.nodes.iter().map(harness::Node::postgres_port).collect());
+    let ledger = Ledger::start(nodes.servers());
     more_rows(&ledger, 10).await;
     let old = primary(&nodes).await;
     let before = epoch(&nodes, old);
@@ -184,7 +159,7 @@ async fn a_primary_whose_worker_is_silent_is_ended() {
 #[tokio::test]
 async fn all_down_at_once_and_back() {
     let Some(mut nodes) = of_three(|_| ()).await else { return };
-    let ledger = Ledger::start(nodes.nodes.iter().map(harness::Node::postgres_port).collect());
+    let ledger = Ledger::start(nodes.servers());
     more_rows(&ledger, 10).await;
     for node in &mut nodes.nodes {
         node.kill_manager();

@@ -2,22 +2,23 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, dead_code, reason = "this is a test through and through")]
 
-mod harness;
-
-use harness::certificates::Authority;
-use harness::group::{epoch, more_rows, of_three, primary};
-use harness::ledger::Ledger;
-use harness::{Nodes, bin_directory, until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use pgraft_testkit::certificates::Authority;
+use pgraft_testkit::cluster::{epoch, more_rows, of_three, primary};
+use pgraft_testkit::ledger::Ledger;
+use pgraft_testkit::{Nodes, bin_directory, until};
 use std::time::Instant;
 use tokio_postgres::NoTls;
 
 #[tokio::test]
 async fn clients_of_every_gateway_go_on_after_a_kill() {
     let Some(nodes) = of_three(|_| ()).await else { return };
-    let ledgers: Vec<Ledger> =
-        nodes.nodes.iter().map(|node| Ledger::start_at(i64::from(node.id) << 32, vec![node.gateway_port()])).collect();
+    let ledgers: Vec<Ledger> = nodes
+        .nodes
+        .iter()
+        .map(|node| Ledger::start_at(i64::from(node.id) << 32, vec![("127.0.0.1".to_owned(), node.gateway_port())]))
+        .collect();
     for _ in 0..3 {
         let old = primary(&nodes).await;
         let before = epoch(&nodes, old);
@@ -98,7 +99,7 @@ async fn clients_of_a_primary_that_stands_still_are_cut_off_and_find_the_next() 
     let since = Instant::now();
     // Whoever comes before another one reigns is said on to it.
     let coming = nodes.nodes[others[0]].connect_by_gateway();
-    let came = tokio::time::timeout(harness::SOON, coming).await.expect("it is held for 10 s at most");
+    let came = tokio::time::timeout(pgraft_testkit::SOON, coming).await.expect("it is held for 10 s at most");
     println!("a client that came at once: {:?} after {:?}", came.as_ref().map(drop).map_err(ToString::to_string), since.elapsed());
     for client in &idle {
         until("a client of the former primary to be cut off", async || client.is_closed().then_some(())).await;
@@ -165,7 +166,7 @@ async fn where_nobody_is_a_client_is_told_so_with_and_without_tls() {
 #[tokio::test]
 async fn the_server_knows_a_client_of_another_host() {
     let Some(bin) = bin_directory() else { return };
-    if harness::without_extension() {
+    if pgraft_testkit::without_extension() {
         return;
     }
     let ca = Authority::new("the CA");

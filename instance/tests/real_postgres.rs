@@ -4,12 +4,10 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, dead_code, reason = "this is a test through and through")]
 
-mod harness;
-
-use harness::{Nodes, bin_directory, until, without_extension};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use pgraft_instance::status::Role;
+use pgraft_testkit::{Nodes, bin_directory, until, without_extension};
 
 /// A founder that is ready.
 async fn founder(count: u32) -> Option<Nodes> {

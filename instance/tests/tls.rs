@@ -4,10 +4,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, dead_code, reason = "this is a test through and through")]
 
-mod harness;
-
-use harness::certificates::{Authority, Issued, served};
-use harness::{Node, Nodes, bin_directory, until, without_extension};
+use pgraft_testkit::certificates::{Authority, Issued, served};
+use pgraft_testkit::{Node, Nodes, bin_directory, until, without_extension};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use tokio_postgres::NoTls;

@@ -47,6 +47,8 @@ pub enum Request {
         /// Who is to be the primary.
         target: i64,
     },
+    /// Have whichever standby has the most be the primary, where this node is: its server is about to be stopped.
+    HandOver,
     /// What this node knows.
     Status,
     /// Who is the primary: answered when that is not what was heard last, and within some seconds in any case.

@@ -47,15 +47,32 @@ pub fn reload() {
     unsafe { pg_sys::ProcessConfigFile(pg_sys::GucContext::PGC_SIGHUP) }
 }
 
-/// Waits for this process's latch, the end of the postmaster, `fd`, or so long. False when this process is to end.
-pub fn wait(timeout: std::time::Duration, fd: std::os::fd::RawFd) -> bool {
+/// Waits for this process's latch, the end of the postmaster, `fd`, or so long.
+pub fn wait(timeout: std::time::Duration, fd: std::os::fd::RawFd) -> Woken {
     let events = pg_sys::WL_LATCH_SET | pg_sys::WL_TIMEOUT | pg_sys::WL_POSTMASTER_DEATH | pg_sys::WL_SOCKET_READABLE;
     let ms = std::ffi::c_long::try_from(timeout.as_millis()).unwrap_or(std::ffi::c_long::MAX);
     // SAFETY: on the main thread, with this process's own latch and a descriptor that outlives the call.
     let woken = unsafe { pg_sys::WaitLatchOrSocket(pg_sys::MyLatch, events.cast_signed(), fd, ms, pg_sys::PG_WAIT_EXTENSION) };
     // SAFETY: as above.
     unsafe { pg_sys::ResetLatch(pg_sys::MyLatch) };
-    !pgrx::bgworkers::BackgroundWorker::sigterm_received() && woken.cast_unsigned() & pg_sys::WL_POSTMASTER_DEATH == 0
+    if woken.cast_unsigned() & pg_sys::WL_POSTMASTER_DEATH != 0 {
+        Woken::Orphaned
+    } else if pgrx::bgworkers::BackgroundWorker::sigterm_received() {
+        Woken::Told
+    } else {
+        Woken::GoOn
+    }
+}
+
+/// Why a wait is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Woken {
+    /// Time, a signal, or news.
+    GoOn,
+    /// This process is told to end.
+    Told,
+    /// The postmaster is dead.
+    Orphaned,
 }
 
 /// Ends this process. 1 has the postmaster start the worker again.

@@ -89,11 +89,11 @@ fn start(runtime: &Runtime, settings: Settings, steward: Option<&Steward>) -> Re
 fn keep(runtime: &Runtime, mut node: Node, mut steward: Option<Steward>, lines: &Receiver<Line>) -> End {
     let (tell_end, ended) = std::sync::mpsc::channel();
     let (reload_certificates, poke) = (node.reloader(), node.poker());
-    let (stop, stopping) = tokio::sync::oneshot::channel::<()>();
+    let (stop, stopping) = tokio::sync::oneshot::channel();
     let watcher = runtime.spawn(async move {
         tokio::select! {
             why = node.failed() => { let _ = tell_end.send(why); }
-            _ = stopping => node.shutdown().await,
+            woken = stopping => node.leave(woken == Ok(pg::Woken::Orphaned)).await,
         }
     });
     loop {
@@ -101,8 +101,9 @@ fn keep(runtime: &Runtime, mut node: Node, mut steward: Option<Steward>, lines: 
             shmem::set_wal(position);
         }
         write(lines);
-        let goes_on = match &mut steward {
-            None => BackgroundWorker::wait_latch(Some(TICK)),
+        let woken = match &mut steward {
+            None if BackgroundWorker::wait_latch(Some(TICK)) => pg::Woken::GoOn,
+            None => pg::Woken::Told,
             Some(steward) => {
                 let (news, due) = steward.tend();
                 if news {
@@ -111,8 +112,8 @@ fn keep(runtime: &Runtime, mut node: Node, mut steward: Option<Steward>, lines: 
                 pg::wait(due.unwrap_or(TICK), steward.fd())
             }
         };
-        if !goes_on {
-            let _ = stop.send(());
+        if woken != pg::Woken::GoOn {
+            let _ = stop.send(woken);
             let _ = runtime.block_on(async { tokio::time::timeout(SHUTDOWN_TIMEOUT, watcher).await });
             return End::Asked;
         }

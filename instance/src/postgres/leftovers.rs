@@ -18,6 +18,9 @@ const POLL: Duration = Duration::from_millis(5);
 /// How long processes have after SIGQUIT before SIGKILL, and after that before they are undying.
 const IMMEDIATE: Duration = Duration::from_secs(5);
 
+/// For what has just lost its postmaster to notice, and for its worker to release the lease.
+const BY_THEMSELVES: Duration = Duration::from_millis(150);
+
 /// What could not be brought about.
 #[derive(Debug, thiserror::Error)]
 pub enum LeftoversError {
@@ -68,6 +71,9 @@ pub async fn clear(paths: &Paths, stop_timeout: Duration) -> Result<(), Leftover
     let directories = [canonical(paths.data.clone()), canonical(paths.fresh())];
     let found = processes(&directories);
     let mut signals = vec![(Signal::SIGKILL, IMMEDIATE)];
+    if !found.is_empty() {
+        gone(&directories, BY_THEMSELVES).await;
+    }
     if let Some(pid) = postmaster(paths, &found) {
         tracing::warn!(pid, "a Postgres server of an earlier run is there: it is stopped");
         let _ = kill(Pid::from_raw(pid), Signal::SIGINT);

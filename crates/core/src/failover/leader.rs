@@ -3,13 +3,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::reign::{Phase, Reign};
-use super::report::{Missing, Report, choose, enough};
+use super::report::{Missing, Report, Tie, choose, enough};
 use crate::NodeId;
 use crate::membership::majority;
 
 /// What the leader knows.
 #[derive(Debug, Clone, Copy)]
 pub struct Facts<'a> {
+    /// The leader itself.
+    pub me: NodeId,
     /// The applied state.
     pub reign: &'a Reign,
     /// Who votes, by the last membership in the log.
@@ -46,7 +48,7 @@ pub enum Step {
 
 /// The next step.
 pub fn next_step(facts: &Facts<'_>) -> Step {
-    let Facts { reign, voters, steady_membership, free, reports, preferred } = *facts;
+    let Facts { me, reign, voters, steady_membership, free, reports, preferred } = *facts;
     match reign.phase {
         Phase::Steady => {
             let gone = free.intersection(voters).count() >= majority(voters.len());
@@ -54,7 +56,7 @@ pub fn next_step(facts: &Facts<'_>) -> Step {
         }
         Phase::Recruiting => match enough(reign, reports) {
             Err(missing) => Step::WaitFor(missing),
-            Ok(_) => match choose(reign, reports, voters, preferred) {
+            Ok(_) => match choose(reign, reports, voters, Tie { preferred, leader: me }) {
                 Some(primary) => Step::Appoint { epoch: reign.epoch, primary },
                 None => Step::WaitForVoter,
             },
@@ -77,7 +79,15 @@ mod tests {
         let voters: BTreeSet<NodeId> = [1, 2, 3].map(id).into();
         let (one, two) = (BTreeSet::from([id(2)]), BTreeSet::from([id(2), id(3)]));
         let none = BTreeMap::new();
-        let facts = Facts { reign: &reign.clone(), voters: &voters, steady_membership: true, free: &one, reports: &none, preferred: None };
+        let facts = Facts {
+            me: id(2),
+            reign: &reign.clone(),
+            voters: &voters,
+            steady_membership: true,
+            free: &one,
+            reports: &none,
+            preferred: None,
+        };
         assert_eq!(next_step(&facts), Step::Nothing);
         assert_eq!(next_step(&Facts { free: &two, ..facts }), Step::Recruit(2));
         assert_eq!(next_step(&Facts { free: &two, steady_membership: false, ..facts }), Step::Nothing);

@@ -41,14 +41,23 @@ pub fn enough(reign: &Reign, reports: &BTreeMap<NodeId, Report>) -> Result<BTree
     Err(Missing { any_of })
 }
 
-/// The most advanced recruit that may be appointed: the highest timeline, then the highest LSN; `preferred` (a switchover's target) on a tie,
-/// else the lowest id.
-pub fn choose(reign: &Reign, reports: &BTreeMap<NodeId, Report>, voters: &BTreeSet<NodeId>, preferred: Option<NodeId>) -> Option<NodeId> {
+/// Who is to be the primary where several are as advanced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tie {
+    /// Above all: a switchover's target.
+    pub preferred: Option<NodeId>,
+    /// Only where there is nobody else: the Raft leader, so that a primary that dies does not take the leader along.
+    pub leader: NodeId,
+}
+
+/// The most advanced recruit that may be appointed: the highest timeline, then the highest LSN; on a tie as `tie` says, then the lowest id.
+pub fn choose(reign: &Reign, reports: &BTreeMap<NodeId, Report>, voters: &BTreeSet<NodeId>, tie: Tie) -> Option<NodeId> {
     let of_epoch = || reports.iter().filter(|(_, r)| r.epoch == reign.epoch);
     let furthest = of_epoch().map(|(_, r)| r.end).max()?;
     // Somebody who has no vote may be ahead of all who have: then there is nobody to appoint until a voter has what it has.
     let candidates = || of_epoch().filter(|(id, r)| r.end == furthest && voters.contains(*id)).map(|(id, _)| *id);
-    preferred.filter(|p| candidates().any(|c| c == *p)).or_else(|| candidates().next())
+    let preferred = tie.preferred.filter(|p| candidates().any(|c| c == *p));
+    preferred.or_else(|| candidates().find(|c| *c != tie.leader)).or_else(|| candidates().next())
 }
 
 #[cfg(test)]
@@ -72,6 +81,10 @@ mod tests {
         reign
     }
 
+    fn tied(preferred: Option<u8>, leader: u8) -> Tie {
+        Tie { preferred: preferred.map(id), leader: id(leader) }
+    }
+
     fn report(epoch: u64, timeline: u32, lsn: u64) -> Report {
         Report { epoch, end: WalPosition { timeline, lsn } }
     }
@@ -93,17 +106,19 @@ mod tests {
         let late = BTreeMap::from([(id(2), report(2, 1, 10)), (id(3), report(1, 1, 10))]);
         assert!(enough(&reign, &late).is_err());
         let ahead = BTreeMap::from([(id(2), report(2, 1, 10)), (id(3), report(1, 9, 99))]);
-        assert_eq!(choose(&reign, &ahead, &ids(&[1, 2, 3]), None), Some(id(2)));
+        assert_eq!(choose(&reign, &ahead, &ids(&[1, 2, 3]), tied(None, 3)), Some(id(2)));
     }
 
     #[test]
     fn the_timeline_comes_before_the_position() {
         let reign = recruiting();
         let reports = BTreeMap::from([(id(2), report(2, 1, 99)), (id(3), report(2, 2, 10))]);
-        assert_eq!(choose(&reign, &reports, &ids(&[1, 2, 3]), Some(id(2))), Some(id(3)), "the preferred one lags");
+        assert_eq!(choose(&reign, &reports, &ids(&[1, 2, 3]), tied(Some(2), 2)), Some(id(3)), "the preferred one lags");
         let tie = BTreeMap::from([(id(2), report(2, 2, 10)), (id(3), report(2, 2, 10))]);
-        assert_eq!(choose(&reign, &tie, &ids(&[1, 2, 3]), Some(id(3))), Some(id(3)));
-        assert_eq!(choose(&reign, &tie, &ids(&[1, 2, 3]), None), Some(id(2)));
-        assert_eq!(choose(&reign, &reports, &ids(&[1, 2]), None), None, "the most advanced has no vote");
+        assert_eq!(choose(&reign, &tie, &ids(&[1, 2, 3]), tied(Some(3), 3)), Some(id(3)));
+        assert_eq!(choose(&reign, &tie, &ids(&[1, 2, 3]), tied(None, 3)), Some(id(2)));
+        assert_eq!(choose(&reign, &tie, &ids(&[1, 2, 3]), tied(None, 2)), Some(id(3)), "the leader only where there is nobody else");
+        assert_eq!(choose(&reign, &tie, &ids(&[1, 2]), tied(None, 2)), Some(id(2)));
+        assert_eq!(choose(&reign, &reports, &ids(&[1, 2]), tied(None, 3)), None, "the most advanced has no vote");
     }
 }

@@ -67,6 +67,7 @@ impl Shared {
                 done(self.set_address(node_id, &address, port).await.map_err(|f| f.or(|leader| Refusal::SetAddressOnFollower { leader })))
             }
             Request::Switchover { target } => done(self.switch_over(target).await),
+            Request::HandOver => done(self.give_to_anybody().await),
             Request::Status => Response::Status(Box::new(NodeStatus::clone(&self.status.borrow()))),
             Request::Seat { heard } => Response::Seat(self.seat_news(heard).await),
             Request::Log { limit } => match self.log_rows(limit.min(LOG_LIMIT)) {

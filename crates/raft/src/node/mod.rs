@@ -299,6 +299,18 @@ impl Node {
         }
     }
 
+    /// [`Node::shutdown`] with a word to the others: the lead goes to a voter that is up to date, and where the postmaster is dead the lease of
+    /// its server is released.
+    pub async fn leave(self, postmaster_is_dead: bool) {
+        let release = async {
+            if postmaster_is_dead {
+                self.shared.release_what_ends().await;
+            }
+        };
+        tokio::join!(release, self.shared.leave_the_lead());
+        self.shutdown().await;
+    }
+
     /// Stops Raft and every task, and waits until the directory is free for the next.
     pub async fn shutdown(self) {
         let gone = self.gone();

@@ -32,6 +32,7 @@ impl World {
             }
         }
         let facts = leader::Facts {
+            me: reign.primary,
             reign: &reign,
             voters: &state.voters,
             steady_membership: true,

@@ -11,6 +11,7 @@ use pgraft_core::failover::{Phase, Reign};
 use pgraft_core::status::WalPosition;
 use tokio::time::Instant;
 
+use super::lease::extend;
 use super::{Failover, Look, Order, Reigning, Shared, lock};
 use crate::machine;
 
@@ -195,13 +196,18 @@ impl Shared {
             tracing::info!("failover: this node is the primary of epoch {} and takes writes", reign.epoch);
         }
         let settled = reign.is_settled();
-        *lock(&failover.reigning) = Some(Reigning {
-            epoch: reign.epoch,
-            start,
-            history: look.history.clone(),
-            open: memory.open && !gives_up,
-            unsettled: !settled || !memory.open || gives_up,
-        });
+        {
+            let mut reigning = lock(&failover.reigning);
+            // Read again, and under this lock: whoever gives the reign up holds it, too.
+            let gives_up = *lock(&failover.abdicates) == Some((reign.epoch, start));
+            *reigning = Some(Reigning {
+                epoch: reign.epoch,
+                start,
+                history: look.history.clone(),
+                open: memory.open && !gives_up,
+                unsettled: !settled || !memory.open || gives_up,
+            });
+        }
         failover.begun.notify_one();
         {
             let mut words = lock(&failover.words);
@@ -237,11 +243,7 @@ impl Shared {
                     failover.postgres.order(Order::Names(reign.change, target.clone()), false);
                 }
             }
-            primary::Step::OpenGate => {
-                if let Some(until) = failover.lease_left(&voters) {
-                    failover.postgres.gate(Some(until));
-                }
-            }
+            primary::Step::OpenGate => extend(self, failover),
             _ => {}
         }
         Ok(!(settled && memory.open))

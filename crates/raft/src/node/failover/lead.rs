@@ -27,7 +27,9 @@ const TIMEOUT: Duration = Duration::from_secs(1);
 const FRESH: Duration = Duration::from_millis(300);
 const WRITE_TIMEOUT: Duration = Duration::from_secs(2);
 /// For so long a primary that leads as well keeps the lead, before it hands it to a standby: a primary that dies should not take the leader along.
-const KEEPS_LEAD: Duration = Duration::from_secs(3);
+const KEEPS_LEAD: Duration = Duration::from_millis(500);
+/// For an heir to lead, where this member ends.
+const HANDS_OVER: Duration = Duration::from_millis(300);
 
 type Voices = BTreeMap<NodeId, (Instant, Asked)>;
 
@@ -115,7 +117,7 @@ impl Shared {
             && applied.membership.membership().get_joint_config().len() == 1;
         let asked_for = *lock(&failover.preferred);
         let preferred = asked_for.filter(|(epoch, _)| *epoch == reign.epoch).map(|(_, id)| id);
-        let facts = Facts { reign, voters: &voters, steady_membership, free: &free, reports: &reports, preferred };
+        let facts = Facts { me, reign, voters: &voters, steady_membership, free: &free, reports: &reports, preferred };
         let step = next_step(&facts);
         let command = match step {
             Step::Nothing | Step::WaitForVoter => return,
@@ -154,13 +156,36 @@ impl Shared {
         if !reign.is_some_and(|r| r.primary == me && r.is_settled()) || leads_since.is_none_or(|since| since.elapsed() < KEEPS_LEAD) {
             return;
         }
-        let (voters, _) = self.voters_in_log();
-        let heir = caught_up(&self.raft_facts(), me).into_iter().find(|id| *id != me && voters.contains(id));
         let quiet = self.applied.borrow().cluster.change_under_way().is_none();
-        if quiet && let Some(heir) = heir {
+        if quiet && let Some(heir) = self.heir() {
             tracing::info!("this primary hands the lead of the Raft group to node {heir}");
             let _ = self.raft.trigger().transfer_leader(raft_id(heir)).await;
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
+    }
+
+    /// A voter that has all of the leader's log.
+    fn heir(&self) -> Option<NodeId> {
+        let me = self.settings.node_id;
+        let (voters, _) = self.voters_in_log();
+        caught_up(&self.raft_facts(), me).into_iter().find(|id| *id != me && voters.contains(id))
+    }
+
+    /// A leader that ends leaves nobody without one.
+    pub(in crate::node) async fn leave_the_lead(&self) {
+        let mut metrics = self.raft.server_metrics();
+        if metrics.borrow_watched().state != ServerState::Leader {
+            return;
+        }
+        let Some(heir) = self.heir() else { return };
+        tracing::info!("the lead of the Raft group goes to node {heir}: this member ends");
+        let handed = async {
+            self.raft.trigger().transfer_leader(raft_id(heir)).await.ok()?;
+            while metrics.borrow_watched().state == ServerState::Leader {
+                metrics.changed().await.ok()?;
+            }
+            Some(())
+        };
+        let _ = timeout(HANDS_OVER, handed).await;
     }
 }

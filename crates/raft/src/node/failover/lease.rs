@@ -103,7 +103,7 @@ fn took(failover: &Failover, from: NodeId, sent: BootTime, (carried, confirmed):
 }
 
 /// Moves the gate's deadline to where the lease ends now.
-fn extend(shared: &Shared, failover: &Failover) {
+pub(super) fn extend(shared: &Shared, failover: &Failover) {
     let (voters, _) = shared.voters_in_log();
     // Held until the gate is moved: who closes it for good takes the reign away first.
     let reigning = lock(&failover.reigning);

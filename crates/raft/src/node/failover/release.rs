@@ -1,5 +1,6 @@
-//! After a restart: the last run of this server was the primary, and nothing of it lives. Told to every voter until each has heard it, so that
-//! nobody waits for a lease that nobody holds.
+//! So that nobody waits for a lease that nobody holds. After a restart: the last run of this server was the primary, and nothing of it lives;
+//! told to every voter until each has heard it. And before, where the worker sees its postmaster die: it closes the gate for good, and tells
+//! whom it reaches while it still lives.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -8,13 +9,16 @@ use std::time::Duration;
 use pgraft_core::NodeId;
 use pgraft_core::failover::lease::Start;
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 
-use super::{Shared, lock};
+use super::{Reigning, Shared, lock};
 use crate::transport::{FailoverEnd, Reply, Rpc};
 use crate::types::raft_id;
 
 const TIMEOUT: Duration = Duration::from_secs(1);
 const RETRY: Duration = Duration::from_millis(200);
+/// While the instance manager leaves what is left of a server alone.
+const LAST_WORDS: Duration = Duration::from_millis(300);
 
 /// Tells for as long as it is polled.
 pub async fn run(shared: Arc<Shared>) {
@@ -37,9 +41,30 @@ impl super::Failover {
     fn ended_run(&self) -> Option<(u64, Start)> {
         *lock(&self.released_run)
     }
+
+    /// Takes the reign away, if there is one; nothing opens its gate again.
+    fn closes_for_good(&self) -> Option<Reigning> {
+        let mut reigning = lock(&self.reigning);
+        let reigned = reigning.take();
+        if let Some(reigned) = &reigned {
+            *lock(&self.abdicates) = Some((reigned.epoch, reigned.start));
+        }
+        self.postgres.gate(None);
+        reigned
+    }
 }
 
 impl Shared {
+    /// The postmaster is dead, and no process of its server may show or acknowledge anything any more: what still lives goes by a closed gate.
+    pub(in crate::node) async fn release_what_ends(&self) {
+        let Some(failover) = &self.failover else { return };
+        let Some(reigned) = failover.closes_for_good() else { return };
+        tracing::info!("the server of this primary has lost its postmaster: its lease of epoch {} is released", reigned.epoch);
+        self.released(self.settings.node_id, reigned.epoch, reigned.start);
+        let mut told = BTreeSet::new();
+        let _ = timeout(LAST_WORDS, self.tell_release(reigned.epoch, reigned.start, &mut told)).await;
+    }
+
     async fn tell_release(&self, epoch: u64, start: Start, told: &mut BTreeSet<NodeId>) {
         let (voters, _) = self.voters_in_log();
         let mut calls = JoinSet::new();

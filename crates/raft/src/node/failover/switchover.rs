@@ -43,6 +43,25 @@ impl Shared {
         }
     }
 
+    /// As the primary: has the standby take over that has the most of its WAL, and has just been heard.
+    pub(in crate::node) async fn give_to_anybody(&self) -> Result<Option<String>, Refusal> {
+        let failover = self.failover.as_ref().ok_or(Refusal::FailoverIsOff)?;
+        if self.applied.borrow().cluster.primary() != Some(self.settings.node_id) {
+            return Ok(Some("this node is not the primary".into()));
+        }
+        let (voters, _) = self.voters_in_log();
+        let heir = {
+            let (answers, now) = (lock(&failover.answers), failover.postgres.now());
+            let lately = |id: &NodeId| answers.acks.get(id).is_some_and(|sent| sent.after(failover.lease_ms) > now);
+            let standbys = answers.confirmed.iter().filter(|(id, _)| voters.contains(id) && lately(id));
+            standbys.max_by_key(|(_, has)| **has).map(|(id, _)| *id)
+        };
+        match heir {
+            Some(heir) => self.switch_over(i64::from(heir.get())).await,
+            None => Ok(Some("no standby can take over now".into())),
+        }
+    }
+
     async fn lead_switchover(&self, failover: &Failover, target: NodeId) -> Result<Option<String>, Refusal> {
         let deadline = Instant::now() + DEADLINE;
         let applied = self.applied.borrow().clone();

@@ -1,15 +1,37 @@
 //! Network namespaces on one bridge, for servers that are to be cut off from each other. Each is held by a process that sleeps, and goes with it.
+//!
+//! ```text
+//!   the test ──(for_clients)── host 0 ──┐
+//!   the test ──(for_clients)── host 1 ──┼── side 0 | side 1: the members' network, in a namespace of its own
+//!   the test ──(for_clients)── host 2 ──┘
+//! ```
 
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 /// The addresses: nobody's outside of these namespaces.
 const NET: &str = "10.77.0";
 
+/// The addresses of the links between a test and its hosts.
+const CLIENTS: &str = "10.78";
+
 /// As many hosts as wanted, on one of two bridges, which know nothing of each other.
 pub struct Network {
     hub: Namespace,
-    pub hosts: Vec<Namespace>,
+    namespaces: Vec<Namespace>,
+    pub hosts: Vec<Host>,
+}
+
+/// A namespace that plays a host.
+#[derive(Debug, Clone)]
+pub struct Host {
+    /// The process that holds it.
+    pub holder: u32,
+    /// Among the members.
+    pub address: String,
+    /// On a link of its own to the test, which no split touches.
+    pub for_clients: String,
 }
 
 /// One network namespace.
@@ -35,12 +57,8 @@ impl Namespace {
         self.0.id()
     }
 
-    /// `ip` in this namespace.
     fn ip(&self, arguments: &str) -> Result<(), String> {
-        let mut command = Command::new("nsenter");
-        command.arg(format!("--net=/proc/{}/ns/net", self.id())).arg("ip").args(arguments.split(' '));
-        let output = command.output().map_err(|e| format!("ip {arguments}: {e}"))?;
-        if output.status.success() { Ok(()) } else { Err(format!("ip {arguments}: {}", String::from_utf8_lossy(&output.stderr))) }
+        ip(Some(self.id()), arguments)
     }
 }
 
@@ -49,6 +67,33 @@ impl Drop for Namespace {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
+}
+
+/// Goes with the host's namespace. Of networks that are there at once each has links of its own.
+fn link_to_the_test(network: u32, n: usize, host: &Namespace) -> Result<String, String> {
+    let test = std::process::id();
+    let (name, net) = (format!("pg{test}-{network}-{n}"), format!("{CLIENTS}.{}", (test * 4 + network) % 250 + 1));
+    let (ours, theirs) = (format!("{net}.{}", 4 * n + 1), format!("{net}.{}", 4 * n + 2));
+    ip(None, &format!("link add {name} type veth peer name clients netns {}", host.id()))?;
+    ip(None, &format!("addr add {ours}/30 dev {name}"))?;
+    ip(None, &format!("link set {name} up"))?;
+    host.ip(&format!("addr add {theirs}/30 dev clients"))?;
+    host.ip("link set clients up")?;
+    Ok(theirs)
+}
+
+/// `ip`, in the namespace that a process holds or in the test's own.
+fn ip(holder: Option<u32>, arguments: &str) -> Result<(), String> {
+    let mut command = match holder {
+        None => Command::new("ip"),
+        Some(holder) => {
+            let mut command = Command::new("nsenter");
+            command.arg(format!("--net=/proc/{holder}/ns/net")).arg("ip");
+            command
+        }
+    };
+    let output = command.args(arguments.split(' ')).output().map_err(|e| format!("ip {arguments}: {e}"))?;
+    if output.status.success() { Ok(()) } else { Err(format!("ip {arguments}: {}", String::from_utf8_lossy(&output.stderr))) }
 }
 
 impl Network {
@@ -68,13 +113,15 @@ impl Network {
     }
 
     fn try_new(hosts: usize) -> Result<Self, String> {
+        static NETWORKS: AtomicU32 = AtomicU32::new(0);
+        let number = NETWORKS.fetch_add(1, Ordering::Relaxed);
         let namespace = || Namespace::new().ok_or_else(|| "unshare --net failed".to_owned());
         let hub = namespace()?;
         for side in 0..2 {
             hub.ip(&format!("link add side{side} type bridge"))?;
             hub.ip(&format!("link set side{side} up"))?;
         }
-        let mut network = Self { hub, hosts: Vec::new() };
+        let mut network = Self { hub, namespaces: Vec::new(), hosts: Vec::new() };
         for n in 0..hosts {
             let host = namespace()?;
             network.hub.ip(&format!("link add port{n} type veth peer name eth0 netns {}", host.id()))?;
@@ -82,9 +129,16 @@ impl Network {
             for setting in [format!("addr add {}/24 dev eth0", Self::address(n)), "link set eth0 up".into(), "link set lo up".into()] {
                 host.ip(&setting)?;
             }
-            network.hosts.push(host);
+            let for_clients = link_to_the_test(number, n, &host)?;
+            network.hosts.push(Host { holder: host.id(), address: Self::address(n), for_clients });
+            network.namespaces.push(host);
         }
         Ok(network)
+    }
+
+    /// Clients don't reach this host any more, or do again; the members are not concerned.
+    pub fn clients_reach(&self, host: usize, yes: bool) {
+        self.namespaces[host].ip(if yes { "link set clients up" } else { "link set clients down" }).unwrap();
     }
 
     pub fn address(host: usize) -> String {
@@ -93,7 +147,7 @@ impl Network {
 
     /// These on one side, all others on the other one. Nobody is told: what is sent is lost.
     pub fn split(&self, away: &[usize]) {
-        for n in 0..self.hosts.len() {
+        for n in 0..self.namespaces.len() {
             self.hub.ip(&format!("link set port{n} master side{}", usize::from(away.contains(&n)))).unwrap();
         }
     }
@@ -105,10 +159,10 @@ impl Network {
     /// What one host sends to the other is lost; what comes back is not.
     pub fn drop_one_way(&self, from: usize, to: usize) {
         let nobody = "02:00:00:00:00:99";
-        self.hosts[from].ip(&format!("neigh replace {} lladdr {nobody} dev eth0 nud permanent", Self::address(to))).unwrap();
+        self.namespaces[from].ip(&format!("neigh replace {} lladdr {nobody} dev eth0 nud permanent", Self::address(to))).unwrap();
     }
 
     pub fn heal_one_way(&self, from: usize, to: usize) {
-        self.hosts[from].ip(&format!("neigh del {} dev eth0", Self::address(to))).unwrap();
+        self.namespaces[from].ip(&format!("neigh del {} dev eth0", Self::address(to))).unwrap();
     }
 }

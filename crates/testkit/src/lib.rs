@@ -1,10 +1,17 @@
 //! Real nodes on one host: each with its own directories, ports and instance manager, all run as `postgres` where the tests run as root.
+//!
+//! What can't be set up panics: that is a test's or a bench's end.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "serves tests through and through")]
+#![allow(clippy::missing_panics_doc, reason = "all of it panics where a test can't go on")]
 
 pub mod certificates;
-pub mod group;
+pub mod cluster;
 pub mod ledger;
+pub mod network;
 
 use certificates::Issued;
+use network::Host;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, User, geteuid};
 use pgraft_instance::status::Status;
@@ -63,7 +70,7 @@ pub struct Node {
     pub directory: PathBuf,
     bin: PathBuf,
     ports: [u16; 4],
-    peers: Vec<u16>,
+    peers: Vec<String>,
     pub parameters: BTreeMap<String, String>,
     /// The members choose the primary.
     pub failover: bool,
@@ -72,6 +79,8 @@ pub struct Node {
     /// How often `tls` was written; 0 is without TLS.
     tls: u32,
     manager: Option<Child>,
+    /// The network namespace that it runs in, if not in the test's own.
+    inside: Option<Host>,
 }
 
 impl Nodes {
@@ -79,9 +88,25 @@ impl Nodes {
         let directory = tempfile::Builder::new().prefix("pgraft-test-").tempdir().unwrap();
         give(directory.path());
         let ports: Vec<[u16; 4]> = (0..count).map(|_| free_ports()).collect();
-        let peers: Vec<u16> = ports.iter().map(|p| p[2]).collect();
+        let peers: Vec<String> = ports.iter().map(|p| format!("127.0.0.1:{}", p[2])).collect();
         let nodes = (1..=count).zip(ports).map(|(id, ports)| Node::new(id, directory.path(), bin, ports, peers.clone())).collect();
         Self { directory: Some(directory), nodes }
+    }
+
+    /// One on each host of a network.
+    pub fn inside(bin: &Path, network: &network::Network) -> Self {
+        let mut nodes = Self::new(bin, u32::try_from(network.hosts.len()).unwrap());
+        let of = |(node, host): (&Node, &Host)| format!("{}:{}", host.address, node.ports[2]);
+        let peers: Vec<String> = nodes.nodes.iter().zip(&network.hosts).map(of).collect();
+        for (node, host) in nodes.nodes.iter_mut().zip(&network.hosts) {
+            (node.peers, node.inside) = (peers.clone(), Some(host.clone()));
+        }
+        nodes
+    }
+
+    /// Where a client reaches their Postgres servers.
+    pub fn servers(&self) -> Vec<(String, u16)> {
+        self.nodes.iter().map(|node| (node.client_address().to_owned(), node.ports[0])).collect()
     }
 }
 
@@ -105,7 +130,7 @@ impl Drop for Nodes {
 }
 
 impl Node {
-    fn new(id: u32, base: &Path, bin: &Path, ports: [u16; 4], peers: Vec<u16>) -> Self {
+    fn new(id: u32, base: &Path, bin: &Path, ports: [u16; 4], peers: Vec<String>) -> Self {
         let directory = base.join(format!("node{id}"));
         fs::create_dir(&directory).unwrap();
         give(&directory);
@@ -116,7 +141,7 @@ impl Node {
         let small = [("shared_buffers", "16MB"), ("max_connections", "30"), ("fsync", "off")];
         let parameters = small.map(|(k, v)| (k.to_owned(), v.to_owned())).into();
         let (bin, hold) = (bin.to_owned(), "10s");
-        let node = Self { id, directory, bin, ports, peers, parameters, failover: false, hold, tls: 0, manager: None };
+        let node = Self { id, directory, bin, ports, peers, parameters, failover: false, hold, tls: 0, manager: None, inside: None };
         for name in ["replication", "operator", "owner", "superuser"] {
             node.set_password(name, &format!("{name}-1"));
         }
@@ -148,19 +173,26 @@ impl Node {
 
     pub fn write_config(&self) -> PathBuf {
         let at = |name: &str| self.directory.join(name).display().to_string();
-        let peers: Vec<String> = self.peers.iter().map(|p| format!("127.0.0.1:{p}")).collect();
+        // What clients reach it by is another interface than the members' one.
+        let (members, all) = (self.address(), if self.inside.is_some() { "0.0.0.0" } else { "127.0.0.1" });
         let mut config = serde_json::json!({
             "dataDirectory": at("pgdata"),
             "raftDirectory": at("raft"),
             "binDirectory": self.bin.display().to_string(),
             "socketDirectory": at("socket"),
             "secretsDirectory": at("secrets"),
-            "httpListen": format!("127.0.0.1:{}", self.ports[2]),
-            "peers": peers,
-            "postgresql": {"port": self.ports[0], "listenAddresses": "127.0.0.1", "parameters": self.parameters},
-            "raft": {"port": self.ports[1], "listenAddress": "127.0.0.1", "heartbeatInterval": "100ms", "electionTimeout": "1s"},
+            "httpListen": format!("{all}:{}", self.ports[2]),
+            "peers": self.peers,
+            "postgresql": {"port": self.ports[0], "listenAddresses": all, "parameters": self.parameters},
+            "raft": {
+                "port": self.ports[1],
+                "listenAddress": members,
+                "allowPlaintext": self.inside.is_some(),
+                "heartbeatInterval": "100ms",
+                "electionTimeout": "1s",
+            },
         });
-        config["gateway"] = serde_json::json!({"port": self.ports[3], "listenAddress": "127.0.0.1", "holdTime": self.hold});
+        config["gateway"] = serde_json::json!({"port": self.ports[3], "listenAddress": all, "holdTime": self.hold});
         config["failover"] = self.failover.into();
         if self.tls > 0 {
             config["tls"] = serde_json::json!({"certFile": at("tls/tls.crt"), "keyFile": at("tls/tls.key"), "caFile": at("tls/ca.crt")});
@@ -175,8 +207,10 @@ impl Node {
     pub fn start(&mut self) {
         assert!(self.manager.is_none());
         let log = fs::OpenOptions::new().create(true).append(true).open(self.directory.join("log")).unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_pgraft-instance"));
-        command.args(["run", "--node-id", &self.id.to_string(), "--advertise-address", "127.0.0.1", "--config"]).arg(self.write_config());
+        let mut command = self.program();
+        command
+            .args(["run", "--node-id", &self.id.to_string(), "--advertise-address", self.address(), "--config"])
+            .arg(self.write_config());
         if self.id == 1 {
             command.arg("--founder");
         }
@@ -184,11 +218,36 @@ impl Node {
             command.arg("--without-extension");
         }
         command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log).current_dir("/");
-        if geteuid().is_root() {
-            let user = User::from_name("postgres").unwrap().expect("the tests run as root and there is no user postgres");
-            command.uid(user.uid.as_raw()).gid(user.gid.as_raw());
-        }
         self.manager = Some(command.spawn().unwrap());
+    }
+
+    /// The instance manager, as nobody's root and where this node is.
+    fn program(&self) -> Command {
+        let user = geteuid().is_root().then(|| User::from_name("postgres").unwrap().expect("root's servers need a user named postgres"));
+        let Some(host) = &self.inside else {
+            let mut command = Command::new(manager());
+            if let Some(user) = user {
+                command.uid(user.uid.as_raw()).gid(user.gid.as_raw());
+            }
+            return command;
+        };
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net=/proc/{}/ns/net", host.holder));
+        if let Some(user) = user {
+            command.args([format!("--setuid={}", user.uid), format!("--setgid={}", user.gid)]);
+        }
+        command.arg(manager());
+        command
+    }
+
+    /// Where the other members reach it.
+    pub fn address(&self) -> &str {
+        self.inside.as_ref().map_or("127.0.0.1", |host| &host.address)
+    }
+
+    /// Where clients do.
+    pub fn client_address(&self) -> &str {
+        self.inside.as_ref().map_or("127.0.0.1", |host| &host.for_clients)
     }
 
     pub fn signal(&self, signal: Signal) {
@@ -196,11 +255,25 @@ impl Node {
         kill(Pid::from_raw(pid.cast_signed()), signal).unwrap();
     }
 
+    /// Signals every process of the node: the instance manager, the server, and whatever else they have started.
+    pub fn signal_all(&self, signal: Signal) {
+        for pid in descendants(self.manager.as_ref().unwrap().id().cast_signed()) {
+            let _ = kill(Pid::from_raw(pid), signal); // some end meanwhile
+        }
+    }
+
     /// `kill -9` of the instance manager; its children live on.
     pub fn kill_manager(&mut self) {
         let mut manager = self.manager.take().unwrap();
         manager.kill().unwrap();
         manager.wait().unwrap();
+    }
+
+    /// `kill -9` of everything at once: none of it sees another one go.
+    pub fn kill_all(&mut self) {
+        self.signal_all(Signal::SIGSTOP);
+        self.signal_all(Signal::SIGKILL);
+        let _ = self.manager.take().unwrap().wait();
     }
 
     /// SIGTERM, and the wait for its end.
@@ -251,7 +324,7 @@ impl Node {
 
     /// One GET: the code and the body.
     pub fn get(&self, path: &str) -> Option<(u16, Value)> {
-        let mut stream = TcpStream::connect(("127.0.0.1", self.ports[2])).ok()?;
+        let mut stream = TcpStream::connect((self.client_address(), self.ports[2])).ok()?;
         stream.set_read_timeout(Some(Duration::from_secs(10))).ok()?;
         stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").as_bytes()).ok()?;
         let mut text = String::new();
@@ -279,12 +352,12 @@ impl Node {
 
     /// Over TCP, with a password.
     pub async fn connect(&self, user: &str, password: &str, database: &str) -> Result<tokio_postgres::Client, tokio_postgres::Error> {
-        connect(self.ports[0], user, password, database).await
+        connect((self.client_address(), self.ports[0]), user, password, database).await
     }
 
     /// The same through the gateway.
     pub async fn connect_by_gateway(&self) -> Result<tokio_postgres::Client, tokio_postgres::Error> {
-        connect(self.ports[3], "app", "owner-1", "app").await
+        connect((self.client_address(), self.ports[3]), "app", "owner-1", "app").await
     }
 
     /// Over TLS, from an address that is not the server's own.
@@ -328,9 +401,14 @@ impl Node {
     }
 }
 
-async fn connect(port: u16, user: &str, password: &str, database: &str) -> Result<tokio_postgres::Client, tokio_postgres::Error> {
+async fn connect(
+    (host, port): (&str, u16),
+    user: &str,
+    password: &str,
+    database: &str,
+) -> Result<tokio_postgres::Client, tokio_postgres::Error> {
     let mut config = tokio_postgres::Config::new();
-    config.host("127.0.0.1").port(port).user(user).password(password).dbname(database);
+    config.host(host).port(port).user(user).password(password).dbname(database);
     let (client, connection) = config.connect(NoTls).await?;
     tokio::spawn(connection);
     Ok(client)
@@ -362,6 +440,30 @@ fn words(error: &dyn std::error::Error) -> String {
         source = cause.source();
     }
     text
+}
+
+/// This process and those that came from it, parents first.
+fn descendants(of: i32) -> Vec<i32> {
+    let parent = |pid: i32| {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        stat.rsplit_once(") ")?.1.split(' ').nth(1)?.parse::<i32>().ok()
+    };
+    let all = fs::read_dir("/proc").unwrap().filter_map(|e| e.ok()?.file_name().to_str()?.parse().ok());
+    let parents: Vec<(i32, i32)> = all.filter_map(|pid| Some((pid, parent(pid)?))).collect();
+    let mut found = vec![of];
+    let mut next = 0;
+    while let Some(pid) = found.get(next).copied() {
+        found.extend(parents.iter().filter(|(_, parent)| *parent == pid).map(|(child, _)| *child));
+        next += 1;
+    }
+    found
+}
+
+/// `pgraft-instance`, built along with whatever runs this: beside it, or beside the directory of the test programs.
+fn manager() -> PathBuf {
+    let own = std::env::current_exe().unwrap();
+    let beside = own.ancestors().skip(1).take(2).map(|directory| directory.join("pgraft-instance"));
+    beside.into_iter().find(|path| path.exists()).expect("pgraft-instance is not built: cargo build -p pgraft-instance")
 }
 
 fn give(path: &Path) {
