@@ -56,10 +56,10 @@ fuzz target seconds="60":
 e2e *scenarios:
     cargo run --locked -p pgraft-e2e -- {{scenarios}}
 
-# Measures and prints, in a release build: failover, membership, worker, operator, scale, disk; `just bench help` lists them, `just bench NAME --help` shows the options.
+# Measures and prints, in a release build: failover, overhead, membership, worker, operator, scale, disk; `just bench help` lists them, `just bench NAME --help` shows the options.
 bench name *options:
-    {{ if name =~ "^(failover|membership|worker)$" { quote(just_executable()) + " install release" } else { "true" } }}
-    {{ if name == "failover" { "cargo build --release --locked -p pgraft-instance" } else { "true" } }}
+    {{ if name =~ "^(failover|overhead|membership|worker)$" { quote(just_executable()) + " install release" } else { "true" } }}
+    {{ if name =~ "^(failover|overhead)$" { "cargo build --release --locked -p pgraft-instance" } else { "true" } }}
     {{ if name == "operator" { "cargo build --release --locked -p pgraft-operator" } else { "true" } }}
     PGRAFT_TEST_BINDIR="$($PGRX_PG_CONFIG_PATH --bindir)" cargo run --quiet --release --locked -p pgraft-bench -- {{name}} {{options}}
 

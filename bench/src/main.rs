@@ -11,6 +11,8 @@ mod failure;
 mod machine;
 mod membership;
 mod operator;
+mod overhead;
+mod plain;
 mod scale;
 mod servers;
 mod stats;
@@ -37,6 +39,8 @@ enum Bench {
     Membership(membership::Options),
     /// The operator with 100 and with 1,000 idle clusters: memory, processor, calls to the API server.
     Operator(operator::Options),
+    /// pgbench with pgraft and without it.
+    Overhead(overhead::Options),
     /// kubectl scale 3 → 4 on a Kubernetes cluster, and where the time goes.
     Scale(scale::Options),
     /// Memory and processor time of the worker while nothing happens.
@@ -51,6 +55,7 @@ async fn main() -> ExitCode {
         Bench::Failover(options) => failover::run(&options).await,
         Bench::Membership(options) => membership::run(&options).await,
         Bench::Operator(options) => operator::run(&options).await,
+        Bench::Overhead(options) => overhead::run(&options).await,
         Bench::Scale(options) => scale::run(&options).await,
         Bench::Worker(options) => worker::run(&options).await,
     };

@@ -56,6 +56,14 @@ fn runs_as() -> Result<Option<User>, Failure> {
     user.map(Some).ok_or_else(|| Failure::Wrong("root's servers need a user named postgres".into()))
 }
 
+/// As a user that Postgres runs for.
+pub fn as_postgres(command: &mut Command) -> Result<(), Failure> {
+    if let Some(user) = runs_as()? {
+        command.uid(user.uid.as_raw()).gid(user.gid.as_raw());
+    }
+    Ok(())
+}
+
 /// A connection that stays open.
 pub async fn connect(config: &str) -> Result<Client, tokio_postgres::Error> {
     let (client, connection) = tokio_postgres::connect(config, NoTls).await?;
@@ -114,9 +122,7 @@ impl Server {
     fn run(&self, program: &str, arguments: &[&str]) -> Result<(), Failure> {
         let path = self.bindir.join(program);
         let mut command = Command::new(&path);
-        if let Some(user) = runs_as()? {
-            command.uid(user.uid.as_raw()).gid(user.gid.as_raw());
-        }
+        as_postgres(&mut command)?;
         command.env("LC_ALL", "C.UTF-8").current_dir("/").stdin(Stdio::null()).arg("-D").arg(self.pgdata()).args(arguments);
         let output = command.output().map_err(Failure::io(path.display().to_string()))?;
         if output.status.success() {

@@ -1,0 +1,116 @@
+//! What pgraft costs a transaction: pgbench against a cluster of pgraft with failover on, and against the same Postgres without it (a primary and as
+//! many standbys, the same settings, the same `synchronous_standby_names`), in turns, so that the machine's moods meet both.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use pgraft_testkit::Nodes;
+use pgraft_testkit::cluster::{cluster_of, primary};
+
+use crate::failure::Failure;
+use crate::plain::Plain;
+use crate::servers::scratch;
+
+#[derive(clap::Args)]
+pub struct Options {
+    /// Where the plain servers' directories are made, and removed again.
+    #[arg(long, default_value = "/tmp")]
+    dir: PathBuf,
+    /// Turns of each; the median counts.
+    #[arg(long, default_value_t = 5)]
+    turns: usize,
+    /// Of one turn.
+    #[arg(long, default_value_t = 20)]
+    seconds: u32,
+    /// Connections.
+    #[arg(long, default_value_t = 8)]
+    clients: u32,
+    /// pgbench's scale: 100,000 accounts each.
+    #[arg(long, default_value_t = 10)]
+    scale: u32,
+}
+
+/// Who is asked.
+struct Target {
+    name: &'static str,
+    host: String,
+    port: u16,
+    user: &'static str,
+    database: &'static str,
+    password: &'static str,
+}
+
+pub async fn run(options: &Options) -> Result<(), Failure> {
+    let bin =
+        pgraft_testkit::bin_directory().ok_or_else(|| Failure::Wrong("PGRAFT_TEST_BINDIR names no Postgres with the extension".into()))?;
+    let mut nodes = Nodes::new(&bin, 3);
+    for node in &mut nodes.nodes {
+        for (name, value) in [("fsync", "on"), ("shared_buffers", "128MB"), ("max_connections", "100"), ("max_wal_size", "4GB")] {
+            node.parameters.insert(name.into(), value.into());
+        }
+    }
+    let nodes = cluster_of(nodes).await;
+    let dir = scratch(&options.dir)?;
+    let first = &nodes.nodes[primary(&nodes).await];
+    let plain = Plain::like(first, &bin, dir.path(), 2).await?;
+    let pgraft = Target {
+        name: "pgraft, failover on",
+        host: first.client_address().to_owned(),
+        port: first.postgres_port(),
+        user: "app",
+        database: "app",
+        password: "owner-1",
+    };
+    let plain =
+        Target { name: "plain, ANY 1", host: "127.0.0.1".into(), port: plain.port(), user: "postgres", database: "postgres", password: "" };
+    for target in [&pgraft, &plain] {
+        pgbench(&bin, target, &["-i", "-q", "-s", &options.scale.to_string()]).await?;
+    }
+    for (what, arguments) in [("TPC-B", &[][..]), ("select only", &["-S"][..])] {
+        let mut tps = [Vec::new(), Vec::new()];
+        for turn in 0..options.turns {
+            // Who goes first changes.
+            for n in [turn % 2, (turn + 1) % 2] {
+                let target = [&pgraft, &plain][n];
+                tps[n].push(rate(options, &bin, target, arguments).await?);
+            }
+        }
+        let medians = tps.map(median);
+        println!(
+            "{what:<12} {}: {:.0}/s, {}: {:.0}/s, {:.3} of it ({} clients, {} turns of {} s, medians)",
+            pgraft.name,
+            medians[0],
+            plain.name,
+            medians[1],
+            medians[0] / medians[1],
+            options.clients,
+            options.turns,
+            options.seconds
+        );
+    }
+    let epoch = pgraft_testkit::cluster::epoch(&nodes, primary(&nodes).await);
+    println!("failovers meanwhile: {}", epoch.saturating_sub(1));
+    Ok(())
+}
+
+async fn rate(options: &Options, bin: &Path, target: &Target, arguments: &[&str]) -> Result<f64, Failure> {
+    let (clients, seconds) = (options.clients.to_string(), options.seconds.to_string());
+    let all = [&["-n", "-M", "prepared", "-j", "2", "-c", &clients, "-T", &seconds], arguments].concat();
+    let said = pgbench(bin, target, &all).await?;
+    let tps = said.lines().find_map(|line| line.strip_prefix("tps = ")?.split(' ').next()?.parse().ok());
+    tps.ok_or_else(|| Failure::Program(format!("pgbench said no tps: {said}")))
+}
+
+async fn pgbench(bin: &Path, target: &Target, arguments: &[&str]) -> Result<String, Failure> {
+    let mut command = tokio::process::Command::new(bin.join("pgbench"));
+    command.args(["-h", &target.host, "-p", &target.port.to_string(), "-U", target.user]).args(arguments).arg(target.database);
+    command.env("PGPASSWORD", target.password).stdin(Stdio::null());
+    let output = command.output().await.map_err(Failure::io("pgbench"))?;
+    let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
+    if output.status.success() { Ok(text(&output.stdout)) } else { Err(Failure::Program(format!("pgbench: {}", text(&output.stderr)))) }
+}
+
+fn median(mut all: Vec<f64>) -> f64 {
+    all.sort_unstable_by(f64::total_cmp);
+    all.get(all.len() / 2).copied().unwrap_or_default()
+}

@@ -1,0 +1,125 @@
+//! Postgres without pgraft, set like a server that has it: a primary, and standbys that its commits wait for.
+
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use pgraft_testkit::Node;
+
+use crate::failure::Failure;
+use crate::servers::{as_postgres, connect, free_port, until};
+
+/// What is a server's own, or pgraft's.
+const NOT_TAKEN_OVER: [&str; 16] = [
+    "pgraft.",
+    "shared_preload_libraries",
+    "port",
+    "listen_addresses",
+    "unix_socket_",
+    "primary_",
+    "synchronous_standby_names",
+    "_file",
+    "data_directory",
+    "log_",
+    "logging_",
+    "cluster_name",
+    "restore_command",
+    "ssl",
+    "recovery_",
+    "DateStyle",
+];
+
+/// Ends with its value.
+pub struct Plain {
+    /// The primary first.
+    servers: Vec<PlainServer>,
+}
+
+struct PlainServer {
+    data: PathBuf,
+    port: u16,
+}
+
+impl Plain {
+    /// With so many standbys, one of which must have a commit.
+    pub async fn like(node: &Node, bin: &Path, parent: &Path, standbys: usize) -> Result<Self, Failure> {
+        let settings = settings_of(node).await?;
+        let primary = PlainServer { data: parent.join("plain-0"), port: free_port()? };
+        primary.run(bin, "initdb", &["-A", "trust", "-U", "postgres", "--data-checksums", "--encoding=UTF8", "--locale=C.UTF-8"])?;
+        primary.set(&settings)?;
+        primary.set("synchronous_standby_names = 'ANY 1 (*)'\n")?;
+        primary.start(bin)?;
+        let mut plain = Self { servers: vec![primary] };
+        for n in 1..=standbys {
+            let standby = PlainServer { data: parent.join(format!("plain-{n}")), port: free_port()? };
+            let from = format!("host=127.0.0.1 port={} user=postgres application_name=plain_{n}", plain.port());
+            standby.run(bin, "pg_basebackup", &["-d", &from, "-R", "-c", "fast"])?;
+            standby.set("synchronous_standby_names = ''\n")?;
+            standby.start(bin)?;
+            plain.servers.push(standby);
+        }
+        let client = connect(&format!("host=127.0.0.1 port={} user=postgres dbname=postgres", plain.port())).await;
+        let client = client.map_err(Failure::sql(0))?;
+        until("streaming standbys", || async {
+            let row = client.query_one("select count(*) from pg_stat_replication where state = 'streaming'", &[]).await;
+            Ok(usize::try_from(row.map_err(Failure::sql(0))?.get::<_, i64>(0)).is_ok_and(|n| n == standbys))
+        })
+        .await?;
+        Ok(plain)
+    }
+
+    pub fn port(&self) -> u16 {
+        self.servers[0].port
+    }
+}
+
+async fn settings_of(node: &Node) -> Result<String, Failure> {
+    let sql = Failure::sql(u16::try_from(node.id).unwrap_or(0));
+    let client = node.connect("postgres", "superuser-1", "postgres").await.map_err(&sql)?;
+    let set = "select name, current_setting(name) from pg_settings where source in ('configuration file', 'command line') order by name";
+    let rows = client.query(set, &[]).await.map_err(&sql)?;
+    let pairs = rows.iter().map(|row| (row.get::<_, String>(0), row.get::<_, String>(1)));
+    let taken = pairs.filter(|(name, _)| !NOT_TAKEN_OVER.iter().any(|not| name.contains(not)));
+    let lines: Vec<String> = taken.map(|(name, value)| format!("{name} = '{}'\n", value.replace('\'', "''"))).collect();
+    Ok(lines.concat())
+}
+
+impl PlainServer {
+    fn set(&self, settings: &str) -> Result<(), Failure> {
+        let path = self.data.join("postgresql.conf");
+        let text = format!("{settings}port = {}\nunix_socket_directories = ''\nlisten_addresses = '127.0.0.1'\n", self.port);
+        let appended = fs::OpenOptions::new().append(true).open(&path).and_then(|mut file| file.write_all(text.as_bytes()));
+        appended.map_err(Failure::io(path.display().to_string()))
+    }
+
+    fn start(&self, bin: &Path) -> Result<(), Failure> {
+        let log = self.data.with_extension("log").display().to_string();
+        self.run(bin, "pg_ctl", &["-l", &log, "-t", &Duration::from_mins(2).as_secs().to_string(), "-w", "start"])
+    }
+
+    fn run(&self, bin: &Path, program: &str, arguments: &[&str]) -> Result<(), Failure> {
+        let mut command = Command::new(bin.join(program));
+        as_postgres(&mut command)?;
+        command.env("LC_ALL", "C.UTF-8").current_dir("/").stdin(Stdio::null()).arg("-D").arg(&self.data).args(arguments);
+        let output = command.output().map_err(Failure::io(program))?;
+        if output.status.success() {
+            return Ok(());
+        }
+        let log = fs::read_to_string(self.data.with_extension("log")).unwrap_or_default();
+        Err(Failure::Program(format!("{program}: {}{log}", String::from_utf8_lossy(&output.stderr))))
+    }
+}
+
+impl Drop for PlainServer {
+    fn drop(&mut self) {
+        let pid = fs::read_to_string(self.data.join("postmaster.pid")).ok().and_then(|text| text.lines().next()?.trim().parse().ok());
+        if let Some(pid) = pid {
+            // Immediate: the directory goes away with the bench.
+            let _ = kill(Pid::from_raw(pid), Signal::SIGQUIT);
+        }
+    }
+}
