@@ -91,6 +91,40 @@ fn tls_that_makes_no_sense() {
 }
 
 #[test]
+fn failover_that_makes_no_sense() {
+    let with = |failover: Value, switchover: Value| {
+        let mut spec = json!({"storage": {"size": "1Gi"}, "failover": failover});
+        if !switchover.is_null() {
+            spec["switchover"] = switchover;
+        }
+        spec
+    };
+    let on = || json!({"enabled": true});
+    let cases = [
+        (json!({"leaseDuration": "100ms"}), Value::Null, "failover.leaseDuration must be between 300ms and 600s"),
+        (json!({"replaceAfter": "1d"}), Value::Null, "failover.replaceAfter must be a time such as 90s, 10m or 24h"),
+        (json!({"replaceAfter": "5s"}), Value::Null, "failover.replaceAfter must be between 10s and 8760h"),
+        (
+            json!({"replaceAfter": "30s", "leaseDuration": "30s"}),
+            Value::Null,
+            "failover.replaceAfter must be longer than failover.leaseDuration",
+        ),
+        (json!({}), json!({"target": "demo-3"}), "switchover needs failover.enabled"),
+        (on(), json!({"target": "demo-two"}), "switchover.target must be the name of a member's pod, such as demo-3"),
+        (on(), json!({"target": "other-3"}), "switchover.target must be a pod of this cluster: <name>-<node id>"),
+    ];
+    for (failover, switchover, words) in cases {
+        let said = refused(&with(failover.clone(), switchover.clone()));
+        assert!(said.len() == 1 && said[0].contains(words), "{failover} {switchover}: {said:?}");
+    }
+    for fine in [json!({}), on(), json!({"replaceAfter": "10s"}), json!({"replaceAfter": "24h", "leaseDuration": "600s"})] {
+        assert_eq!(refused(&with(fine, Value::Null)), [""; 0]);
+    }
+    let made = with(on(), Value::Null);
+    assert_eq!(refusals(&object(&with(on(), json!({"target": "demo-3"}))), Some(&object(&made))), [""; 0]);
+}
+
+#[test]
 fn a_cluster_with_tls_keeps_it_and_one_without_stays_without() {
     let with = |tls: Value| object(&json!({"storage": {"size": "1Gi"}, "tls": tls}));
     let words = "tls.mode is chosen when the cluster is made: members with TLS and members without do not talk to each other";

@@ -39,7 +39,7 @@ pub async fn run(cluster: Cluster) -> Result<Vec<Figure>, Failure> {
 
 /// What can't be made, field by field.
 fn never() -> Vec<(Value, &'static str)> {
-    [members(), image(), postgresql(), storage(), scheduling(), bootstrap(), raft(), tls()].concat()
+    [members(), image(), postgresql(), storage(), scheduling(), bootstrap(), raft(), failover(), tls()].concat()
 }
 
 fn members() -> Vec<(Value, &'static str)> {
@@ -143,6 +143,29 @@ fn raft() -> Vec<(Value, &'static str)> {
     ]
 }
 
+fn failover() -> Vec<(Value, &'static str)> {
+    let switchover = |failover: Value, target: Value| json!({"failover": failover, "switchover": {"target": target}});
+    let on = || json!({"enabled": true});
+    vec![
+        (json!({"failover": {"enabled": "yes"}}), "spec.failover.enabled in body must be of type boolean"),
+        (json!({"failover": {"leaseDuration": "soon"}}), "failover.leaseDuration must be a time such as 500ms or 2s"),
+        (json!({"failover": {"leaseDuration": "100ms"}}), "failover.leaseDuration must be between 300ms and 600s"),
+        (json!({"failover": {"electionTimeout": "1s"}}), "unknown field \"spec.failover.electionTimeout\""),
+        (json!({"failover": {"replaceAfter": "1d"}}), "failover.replaceAfter must be a time such as 90s, 10m or 24h"),
+        (json!({"failover": {"replaceAfter": "5s"}}), "failover.replaceAfter must be between 10s and 8760h"),
+        (
+            json!({"failover": {"replaceAfter": "30s", "leaseDuration": "60s"}}),
+            "failover.replaceAfter must be longer than failover.leaseDuration",
+        ),
+        (switchover(json!({}), json!("demo-2")), "switchover needs failover.enabled"),
+        (switchover(on(), json!("demo-02")), "switchover.target must be the name of a member's pod, such as demo-3"),
+        (switchover(on(), json!("demo-two")), "switchover.target must be the name of a member's pod, such as demo-3"),
+        (switchover(on(), json!("other-2")), "switchover.target must be a pod of this cluster"),
+        (switchover(on(), json!(2)), "spec.switchover.target in body must be of type string"),
+        (json!({"failover": on(), "switchover": {}}), "spec.switchover.target: Required value"),
+    ]
+}
+
 fn tls() -> Vec<(Value, &'static str)> {
     vec![
         (json!({"tls": {"mode": "Sometimes"}}), "Unsupported value: \"Sometimes\": supported values: \"Managed\", \"Disabled\""),
@@ -173,6 +196,8 @@ fn no_more() -> Vec<(Value, &'static str)> {
         (json!({"storage": {"storageClass": "other"}}), "storage.storageClass can't be changed"),
         (json!({"bootstrap": {"initdb": {"database": "other"}}}), "bootstrap is read once"),
         (json!({"storage": null}), "spec.storage: Required value"),
+        (json!({"failover": {"enabled": true}}), "failover.enabled can't be changed after the cluster was made"),
+        (json!({"switchover": {"target": "demo-1"}}), "switchover needs failover.enabled"),
         (json!({"tls": {"mode": "Disabled"}}), "tls.mode is chosen when the cluster is made"),
     ]
 }

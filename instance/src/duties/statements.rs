@@ -21,8 +21,8 @@ pub const REWIND: &str = "GRANT EXECUTE ON FUNCTION pg_ls_dir(text, boolean, boo
      pg_read_binary_file(text, bigint, bigint, boolean), pg_ls_dir(text) TO pgraft_replication; GRANT pg_checkpoint TO pgraft_replication";
 
 /// What the operator does. In the database `postgres`, where it connects.
-pub const GRANTS: &str =
-    "GRANT EXECUTE ON FUNCTION pgraft_init(), pgraft_add_node(integer, text, integer), pgraft_remove_node(integer) TO pgraft_operator";
+pub const GRANTS: &str = "GRANT EXECUTE ON FUNCTION pgraft_init(), pgraft_add_node(integer, text, integer), pgraft_remove_node(integer), pgraft_switchover(integer) \
+     TO pgraft_operator";
 
 /// In each database that has it.
 pub const CREATE_EXTENSION: &str = "CREATE EXTENSION IF NOT EXISTS pgraft";

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use super::parts::{
     BootstrapSpec, FailoverSpec, InheritedMetadata, LocalObjectReference, PostgresqlSpec, PullPolicy, RaftSpec, ServicesSpec, StorageSpec,
-    VolumeRetention,
+    SwitchoverSpec, VolumeRetention,
 };
 use super::status::PgRaftClusterStatus;
 use super::tls::TlsSpec;
@@ -39,7 +39,11 @@ use super::tls::TlsSpec;
     validation = Rule::new("self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')")
         .message("metadata.name must be made of lower-case letters, digits and hyphens and begin with a letter: Services are named after it"),
     validation = Rule::new("!has(self.spec.tls.caSecret) || self.spec.tls.caSecret != self.metadata.name + '-ca'")
-        .message("tls.caSecret must not be <name>-ca: the operator's own CA is called so")
+        .message("tls.caSecret must not be <name>-ca: the operator's own CA is called so"),
+    validation = Rule::new("!has(self.spec.switchover) || self.spec.failover.enabled")
+        .message("switchover needs failover.enabled: without it the founder stays the primary"),
+    validation = Rule::new("!has(self.spec.switchover) || self.spec.switchover.target.startsWith(self.metadata.name + '-')")
+        .message("switchover.target must be a pod of this cluster: <name>-<node id>")
 )]
 #[serde(rename_all = "camelCase")]
 pub struct PgRaftClusterSpec {
@@ -113,6 +117,10 @@ pub struct PgRaftClusterSpec {
     /// Failover.
     #[serde(default)]
     pub failover: FailoverSpec,
+
+    /// Who is to be the primary now. Asked of the members once; the condition SwitchoverDone says what came of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub switchover: Option<SwitchoverSpec>,
 
     /// Where the Services lead.
     #[serde(default)]

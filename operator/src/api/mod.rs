@@ -12,8 +12,8 @@ mod tls;
 pub use cluster::{PgRaftCluster, PgRaftClusterSpec};
 pub use crd::{crd, crd_yaml};
 pub use parts::{
-    BootstrapSpec, InheritedMetadata, InitdbSpec, LocalObjectReference, PostgresqlSpec, PullPolicy, RaftSpec, ReadWrite, RetentionPolicy,
-    ServicesSpec, StorageSpec, VolumeRetention,
+    BootstrapSpec, FailoverSpec, InheritedMetadata, InitdbSpec, LocalObjectReference, PostgresqlSpec, PullPolicy, RaftSpec, ReadWrite,
+    RetentionPolicy, ServicesSpec, StorageSpec, SwitchoverSpec, VolumeRetention,
 };
-pub use status::{MemberStatus, PgRaftClusterStatus, QuorumStatus};
+pub use status::{FailoverReason, LastFailover, MemberStatus, PgRaftClusterStatus, QuorumStatus, SwitchoverStatus};
 pub use tls::{TlsMode, TlsSpec};

@@ -195,21 +195,47 @@ impl Default for RaftSpec {
     }
 }
 
+/// A time in which people do something.
+const LONG_TIME: &str = "^[1-9][0-9]{0,5}(s|m|h)$";
+
 /// Who is the primary, and who decides it.
 #[derive(Serialize, Deserialize, KubeSchema, Debug, Clone, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new(format!("!has(self.replaceAfter) || !self.replaceAfter.matches('{LONG_TIME}') || !self.leaseDuration.matches('{TIME}') || duration(self.replaceAfter) > duration(self.leaseDuration)"))
+    .message("failover.replaceAfter must be longer than failover.leaseDuration, or a member is given up before the others have noticed"))]
 #[x_kube(validation = Rule::new("self.enabled == oldSelf.enabled").message("failover.enabled can't be changed after the cluster was made: restore into a new one"))]
 pub struct FailoverSpec {
     /// Whether the members choose the primary, and another one when it is lost. Without it the founder stays the primary.
     #[serde(default)]
     pub enabled: bool,
 
-    /// For how long a primary may go on without hearing from a majority, and after how long without it another one takes its place.
+    /// For how long a primary may go on without hearing from a majority, and after how long without it another one takes its place. (How soon
+    /// a lost Raft leader has a successor is `raft.electionTimeout`.)
     #[serde(default = "default_lease")]
     #[schemars(length(max = 12))]
     #[x_kube(validation = Rule::new(format!("self.matches('{TIME}')")).message("failover.leaseDuration must be a time such as 500ms or 2s"))]
     #[x_kube(validation = Rule::new(format!("!self.matches('{TIME}') || (duration(self) >= duration('300ms') && duration(self) <= duration('600s'))")).message("failover.leaseDuration must be between 300ms and 600s"))]
     pub lease_duration: String,
+
+    /// After how long a member that does not answer is taken out for good, and another one made in its place, with a new id and a new volume;
+    /// never, when it is not set. One at a time, never the primary, and only while a majority answers. An operator that has just begun counts
+    /// from its own beginning.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 12))]
+    #[x_kube(validation = Rule::new(format!("self.matches('{LONG_TIME}')")).message("failover.replaceAfter must be a time such as 90s, 10m or 24h"))]
+    #[x_kube(validation = Rule::new(format!("!self.matches('{LONG_TIME}') || (duration(self) >= duration('10s') && duration(self) <= duration('8760h'))")).message("failover.replaceAfter must be between 10s and 8760h"))]
+    pub replace_after: Option<String>,
+}
+
+/// A request to have another primary, carried out once.
+#[derive(Serialize, Deserialize, KubeSchema, Debug, Clone, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct SwitchoverSpec {
+    /// The pod of the member that is to be the primary, such as `demo-3`. Once it has been that the request is done, wherever the primary goes
+    /// later; for another time take `switchover` away first, or name another one.
+    #[schemars(length(max = 63))]
+    #[x_kube(validation = Rule::new("self.matches('^[a-z][-a-z0-9]*-[1-9][0-9]{0,9}$')").message("switchover.target must be the name of a member's pod, such as demo-3"))]
+    pub target: String,
 }
 
 fn default_lease() -> String {
@@ -218,7 +244,7 @@ fn default_lease() -> String {
 
 impl Default for FailoverSpec {
     fn default() -> Self {
-        Self { enabled: false, lease_duration: default_lease() }
+        Self { enabled: false, lease_duration: default_lease(), replace_after: None }
     }
 }
 

@@ -1,6 +1,6 @@
 //! What the operator has seen.
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -53,7 +53,15 @@ pub struct PgRaftClusterStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quorum: Option<QuorumStatus>,
 
-    /// Ready, Available, Progressing, Degraded, QuorumHealthy, PodsUpToDate, CertificatesReady.
+    /// The youngest change of the primary, as the members tell it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_failover: Option<LastFailover>,
+
+    /// The request in `spec.switchover` that was carried out; not set while it was not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub switchover: Option<SwitchoverStatus>,
+
+    /// Ready, Available, Progressing, Degraded, QuorumHealthy, PodsUpToDate, CertificatesReady, SwitchoverDone.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
@@ -88,9 +96,61 @@ pub struct MemberStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reachable: Option<bool>,
 
-    /// Bytes of WAL that the primary has and it has not.
+    /// The timeline that its WAL is on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeline: Option<i64>,
+
+    /// How far its WAL is on disk, as Postgres writes it (`0/3000148`). It moves with every write, so it is brought up to date only when
+    /// something else in the status has changed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub flush_lsn: Option<String>,
+
+    /// Bytes of WAL that the primary has and it has not, in steps: 0 is less than 1 MiB, and from there on each step is twice the last one.
+    /// Written every 10 seconds at most, when nothing else has changed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lag_bytes: Option<i64>,
+}
+
+/// A change of the primary.
+#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct LastFailover {
+    /// The pod that was the primary.
+    pub from: String,
+
+    /// The pod that is, or was until the next change.
+    pub to: String,
+
+    /// Why.
+    pub reason: FailoverReason,
+
+    /// When the members began with it.
+    pub at: Time,
+
+    /// Milliseconds from there until the new primary had its standbys behind it.
+    pub duration_ms: i64,
+
+    /// Counts the primaries: the founder's epoch is 1.
+    pub epoch: i64,
+}
+
+/// Why the primary is another one.
+#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FailoverReason {
+    /// A majority of the voters heard nothing of the primary for `failover.leaseDuration`.
+    LeaseExpired,
+    /// The primary's Postgres had ended.
+    Released,
+    /// Somebody asked for it.
+    Switchover,
+}
+
+/// A request that was carried out.
+#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct SwitchoverStatus {
+    /// The pod that was asked for, and became the primary.
+    pub target: String,
 }
 
 /// How many voters must agree, and how many can.

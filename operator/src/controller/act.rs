@@ -12,6 +12,7 @@ use super::error::Error;
 use super::facts::version;
 use super::observe::targets;
 use super::sql::SqlError;
+use crate::core::failover::Asked;
 use crate::core::names::{self, ObjectKey, RAFT_PORT, SecretKind};
 use crate::core::render::{self, Object, Passwords};
 use crate::core::step::{Change, Possession, Step, Why};
@@ -45,6 +46,7 @@ pub async fn act(ctx: &Context, want: &Cluster, seen: &Observed, step: Step) -> 
         Step::GrowVolume(node) => actor.grow_volume(*node).await?,
         Step::AddNode(node) => return actor.change(Change::Add(*node), step).await,
         Step::RemoveNode(node) => return actor.change(Change::Remove(*node), step).await,
+        Step::SwitchOver(node) => return actor.switch_over(*node, step).await,
     }
     Ok(step)
 }
@@ -123,14 +125,35 @@ impl Actor<'_> {
         self.writer.merge::<PersistentVolumeClaim>(&self.pod(node), &patch).await
     }
 
+    /// One call on the one that is to be the primary: it goes on when the primary, or a leader that is the primary, gives up.
+    async fn switch_over(&self, node: NodeId, step: Step) -> Result<Step, Error> {
+        let result = self.change(Change::SwitchOver(node), step.clone()).await;
+        let refused = match &result {
+            Ok(Step::Wait(Why::Refused { code, message, .. })) if code != "PGR06" => Some((code.clone(), message.clone())),
+            _ => None,
+        };
+        self.ctx
+            .memories
+            .of(&self.want.uid, |memory| memory.asked = Some(Asked::again(memory.asked.as_ref(), node, self.seen.now, refused)));
+        match result {
+            // The primary may be another one for all that; the next look shows it.
+            Err(Error::Sql { source: SqlError::Connection(_) | SqlError::Late(_), .. }) => Ok(step),
+            Ok(Step::Wait(Why::Refused { code, .. })) if code == "PGR06" => Ok(step),
+            other => other,
+        }
+    }
+
     /// One call on the leader. What it refuses is looked at anew in the next pass, and asked again if it still makes sense.
     async fn change(&self, change: Change, step: Step) -> Result<Step, Error> {
-        let leader = self.seen.group.as_ref().and_then(|g| g.leader);
-        let target = targets(&self.seen.pods).into_iter().find(|t| Some(t.node) == leader);
-        let target = target.ok_or_else(|| Error::MovedOn("the leader's pod".into()))?;
+        let whom = match change {
+            Change::SwitchOver(node) => Some(node),
+            Change::Add(_) | Change::Remove(_) => self.seen.group.as_ref().and_then(|g| g.leader),
+        };
+        let target = targets(&self.seen.pods).into_iter().find(|t| Some(t.node) == whom);
+        let target = target.ok_or_else(|| Error::MovedOn("the pod to be asked".into()))?;
         let login = self.ctx.memories.of(&self.want.uid, |memory| memory.login.clone());
         let login = login.ok_or_else(|| Error::MovedOn(format!("the way into {}", self.want.name)))?;
-        let (Change::Add(node) | Change::Remove(node)) = change;
+        let (Change::Add(node) | Change::Remove(node) | Change::SwitchOver(node)) = change;
         let host = names::host(&self.want.name, &self.want.namespace, node);
         let address = Address::new(&host, i64::from(RAFT_PORT)).map_err(|_| Error::MovedOn(format!("the name of node {node}")))?;
         match self.ctx.raft.change(&target, &login, change, &address).await {

@@ -1,5 +1,6 @@
-//! What this process remembers of each cluster from one pass to the next. None of it decides anything: a new process begins with nothing and
-//! comes to the same steps. It saves calls, and keeps the same words from being said twice.
+//! What this process remembers of each cluster from one pass to the next. A new process begins with nothing and comes to the same steps; where
+//! something is to be waited for (a member that is away, a switchover that was refused) it waits anew. It saves calls, and keeps the same words
+//! from being said twice.
 
 use jiff::Timestamp;
 use pgraft_core::NodeId;
@@ -7,6 +8,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, PoisonError};
 
 use super::certificates::{Login, Remembered};
+use crate::core::absence::Absences;
+use crate::core::failover::Asked;
 use crate::core::names::ObjectKey;
 use crate::core::observed::ObjectSeen;
 
@@ -34,6 +37,12 @@ pub struct Memory {
     pub leader_changes: u64,
     /// How often in a row somebody else was quicker to change what was to be changed.
     pub conflicts: u32,
+    /// Who is away, and since when.
+    pub absences: Absences,
+    /// The switchover that was asked for last.
+    pub asked: Option<Asked>,
+    /// The last epoch of which an Event has told.
+    pub told_epoch: i64,
 }
 
 /// What an object was made to look like, and the version that it had then.

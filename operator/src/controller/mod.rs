@@ -53,7 +53,7 @@ const CONFLICTS: u32 = 5;
 pub async fn reconcile(cr: Arc<PgRaftCluster>, ctx: Arc<Context>) -> Result<Action, Error> {
     let begun = Instant::now();
     let (id, _in_flight) = ctx.metrics.pass_begins();
-    let result = pass(&cr, &ctx, id).await;
+    let result = Box::pin(pass(&cr, &ctx, id)).await;
     if let Err(error) = &result {
         log_failure(&ctx, &cr, id, error);
     }

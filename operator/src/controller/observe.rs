@@ -57,6 +57,13 @@ pub async fn observe(ctx: &Context, cr: &PgRaftCluster, now: Timestamp, look: Lo
     if let Some(group) = &mut group {
         group.silent = targets.iter().map(|t| t.node).filter(|node| !answers.iter().any(|a| a.node == *node)).collect();
     }
+    let (asked, away) = ctx.memories.of(&looker.uid, |memory| {
+        memory.absences.look(group.as_ref(), now);
+        // What was asked for has come about.
+        memory.asked = memory.asked.take().filter(|asked| group.as_ref().and_then(|g| g.primary) != Some(asked.target));
+        (memory.asked.clone(), memory.absences.since().clone())
+    });
+    let switched_to = cr.status.as_ref().and_then(|s| s.switchover.as_ref()).and_then(|s| names::node_of_pod(&cr.name_any(), &s.target));
     Ok(Observed {
         now,
         volumes: volumes.into_iter().map(|volume| (volume.node, looker.volume(volume))).collect(),
@@ -65,6 +72,9 @@ pub async fn observe(ctx: &Context, cr: &PgRaftCluster, now: Timestamp, look: Lo
         tls,
         group,
         known,
+        switched_to,
+        asked,
+        away,
         pods,
     })
 }

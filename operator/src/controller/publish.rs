@@ -10,7 +10,7 @@ use super::error::Error;
 use super::observe::Look;
 use crate::api::{PgRaftCluster, PgRaftClusterStatus};
 use crate::core::Observed;
-use crate::core::news::{self, News};
+use crate::core::news::{self, Headline, News};
 use crate::core::render::Template;
 use crate::core::status::{self, Subject};
 use crate::core::step::{Outcome, Step};
@@ -44,14 +44,25 @@ impl Pass<'_> {
         let (name, namespace, uid) = (cr.name_any(), cr.namespace().unwrap_or_default(), cr.uid().unwrap_or_default());
         let before = cr.status.clone().unwrap_or_default();
         let (generation, replicas, template) = (cr.metadata.generation, cr.spec.replicas, self.template);
-        let subject = Subject { name: &name, namespace: &namespace, generation, replicas, template };
+        let switchover = cr.spec.switchover.as_ref().map(|request| request.target.as_str());
+        let subject = Subject { name: &name, namespace: &namespace, generation, replicas, template, switchover };
         let after = status::derive(subject, seen, outcome, &before);
         self.log(&name, &namespace, outcome, before.phase != after.phase);
         self.remember(&uid, outcome, &before, &after);
+        let epoch = after.last_failover.as_ref().map_or(0, |last| last.epoch);
+        let told = ctx.memories.of(&uid, |memory| {
+            let told = memory.told_epoch;
+            memory.told_epoch = told.max(epoch);
+            told
+        });
         for item in news::news(&name, outcome, &before, &after) {
-            self.tell(item).await;
+            // A status that could not be written does not know yet what was told already.
+            if told < epoch || !matches!(item.headline, Headline::FailedOver | Headline::SwitchedOver) {
+                self.tell(item).await;
+            }
         }
-        if cr.status.as_ref() == Some(&after) || self.is_only_lag(&uid, &before, &after) {
+        let nothing_new = cr.status.is_some() && status::differ_in_wal_only(&before, &after);
+        if nothing_new || self.is_only_lag(&uid, &before, &after) {
             return Ok(());
         }
         let written = Writer::new(&ctx.client, &namespace).apply_status::<PgRaftCluster>(&name, &after).await?;

@@ -1,6 +1,8 @@
 //! What the operator asks of the Raft group, in SQL to a pod's Postgres, and how the answers are read. `sessions.rs` carries it.
 
 use futures::future::BoxFuture;
+use pgraft_core::failover::{LastFailover, Phase, Reason};
+use pgraft_core::status::WalPosition;
 use pgraft_core::{Address, ClusterId, NodeId, NodeState, Role};
 use std::error::Error;
 use std::net::IpAddr;
@@ -8,12 +10,16 @@ use std::time::Duration;
 use tokio_postgres::{Client, Row};
 
 use super::certificates::Login;
+use crate::core::failover::FailoverSeen;
 use crate::core::group::{Answer, MemberSeen};
 use crate::core::step::Change;
 
-const STATUS: &str =
-    "select cluster_id::text, state, term, pgraft_get_leader() as leader, primary_node, applied_index, next_node_id from pgraft_status()";
-const MEMBERS: &str = "select node_id, address, port, role, reachable, lag_bytes::bigint as lag_bytes from pgraft_members order by node_id";
+const STATUS: &str = "select s.cluster_id::text, s.state, s.term, pgraft_get_leader() as leader, coalesce(f.primary_node, s.primary_node) as primary_node, \
+     s.applied_index, s.next_node_id, f.phase, coalesce(f.epoch, 0) as epoch, f.waits_for, f.last_from, f.last_to, f.last_reason, \
+     (extract(epoch from f.last_began) * 1000)::bigint as last_began, f.last_ms \
+     from pgraft_status() s left join pgraft_failover() f on true";
+const MEMBERS: &str = "select node_id, address, port, role, reachable, lag_bytes::bigint as lag_bytes, timeline, \
+     (flush_lsn - '0/0'::pg_lsn)::bigint as flush_lsn from pgraft_members order by node_id";
 
 /// A pod to talk to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,7 +36,7 @@ pub struct Target {
 pub trait RaftGroup: Send + Sync {
     /// What this pod knows.
     fn ask<'a>(&'a self, target: &'a Target, login: &'a Login) -> BoxFuture<'a, Result<Answer, SqlError>>;
-    /// One call of `pgraft_add_node` or `pgraft_remove_node` on this pod, never a second one.
+    /// One call of `pgraft_add_node`, `pgraft_remove_node` or `pgraft_switchover` on this pod, never a second one.
     fn change<'a>(
         &'a self,
         target: &'a Target,
@@ -96,6 +102,9 @@ pub async fn change(client: &Client, change: Change, address: &Address) -> Resul
         Change::Remove(node) => {
             client.execute("select pgraft_remove_node($1)", &[&node.as_i32()]).await?;
         }
+        Change::SwitchOver(node) => {
+            client.execute("select pgraft_switchover($1)", &[&node.as_i32()]).await?;
+        }
     }
     Ok(())
 }
@@ -111,10 +120,44 @@ fn answer(node: NodeId, status: &Row, members: &[Row]) -> Result<Answer, SqlErro
         term: unsigned(status, "term")?,
         leader: status.try_get::<_, Option<i64>>("leader")?.map(node_id).transpose()?,
         primary: id("primary_node")?,
+        failover: failover(status)?,
         applied_index: unsigned(status, "applied_index")?,
         next_node_id: status.try_get::<_, Option<i32>>("next_node_id")?.and_then(|n| u32::try_from(n).ok()).unwrap_or(1),
         members: members.iter().map(member).collect::<Result<_, _>>()?,
     })
+}
+
+/// None where the founder stays the primary.
+fn failover(row: &Row) -> Result<Option<FailoverSeen>, SqlError> {
+    let Some(phase) = row.try_get::<_, Option<String>>("phase")? else { return Ok(None) };
+    let waits_for = row.try_get::<_, Option<Vec<i32>>>("waits_for")?.unwrap_or_default();
+    Ok(Some(FailoverSeen {
+        phase: read::<Phase>(&phase)?,
+        epoch: unsigned(row, "epoch")?,
+        waits_for: waits_for.into_iter().map(|n| node_id(i64::from(n))).collect::<Result<_, _>>()?,
+        last: last_failover(row)?,
+    }))
+}
+
+fn last_failover(row: &Row) -> Result<Option<LastFailover>, SqlError> {
+    let Some((from, began_ms)) = optional_id(row, "last_from")?.zip(row.try_get::<_, Option<i64>>("last_began")?) else { return Ok(None) };
+    let reason: String = row.try_get("last_reason")?;
+    let took: Option<i64> = row.try_get("last_ms")?;
+    Ok(Some(LastFailover {
+        // It began the epoch that it is now.
+        epoch: unsigned(row, "epoch")?,
+        from,
+        to: optional_id(row, "last_to")?,
+        reason: read::<Reason>(&reason)?,
+        began_ms,
+        ended_ms: took.map(|ms| began_ms.saturating_add(ms)),
+    }))
+}
+
+fn wal(row: &Row) -> Result<Option<WalPosition>, SqlError> {
+    let timeline = row.try_get::<_, Option<i32>>("timeline")?.and_then(|n| u32::try_from(n).ok());
+    let lsn = row.try_get::<_, Option<i64>>("flush_lsn")?.and_then(|n| u64::try_from(n).ok());
+    Ok(timeline.zip(lsn).map(|(timeline, lsn)| WalPosition { timeline, lsn }))
 }
 
 fn member(row: &Row) -> Result<MemberSeen, SqlError> {
@@ -126,6 +169,7 @@ fn member(row: &Row) -> Result<MemberSeen, SqlError> {
         address: Address::new(&host, i64::from(port)).map_err(|e| SqlError::Unexpected(e.to_string()))?,
         role: read::<Role>(&role)?,
         reachable: row.try_get("reachable")?,
+        wal: wal(row)?,
         lag_bytes: row.try_get::<_, Option<i64>>("lag_bytes")?.and_then(|n| u64::try_from(n).ok()),
     })
 }

@@ -3,6 +3,7 @@
 mod fake;
 mod lost;
 mod moved_on;
+mod primary;
 mod restart;
 mod tls;
 mod watched;

@@ -2,6 +2,7 @@
 
 use jiff::SignedDuration;
 use k8s_openapi::api::core::v1::{Affinity, ResourceRequirements, Toleration, TopologySpreadConstraint};
+use pgraft_core::NodeId;
 use std::collections::BTreeMap;
 
 use crate::api::{PullPolicy, ReadWrite, VolumeRetention};
@@ -41,6 +42,10 @@ pub struct Cluster {
     pub tls: Option<Tls>,
     /// `pgraft.lease_timeout`, where the members choose the primary.
     pub lease_duration: Option<String>,
+    /// After how long a member that is away is replaced.
+    pub replace_after: Option<SignedDuration>,
+    /// Who was asked for as the primary.
+    pub switchover: Option<NodeId>,
     /// `pgraft.heartbeat_interval`.
     pub heartbeat_interval: String,
     /// `pgraft.election_timeout`.

@@ -1,12 +1,15 @@
 //! For tests: a cluster as it is wanted, and a world in which all is well.
 
 use jiff::Timestamp;
+use pgraft_core::failover::{LastFailover, Phase, Reason};
+use pgraft_core::status::WalPosition;
 use pgraft_core::{Address, ClusterId, NodeId, Role};
 use serde_json::json;
 use std::collections::BTreeMap;
 use uuid::Uuid;
 
 use super::cluster::Cluster;
+use super::failover::FailoverSeen;
 use super::group::{Group, MemberSeen};
 use super::names::{self, PodRole};
 use super::observed::{ObjectSeen, Observed, Owned, PodPhase, PodSeen, SecretSeen, VolumeSeen};
@@ -40,9 +43,33 @@ pub fn wanted(replicas: usize) -> Cluster {
     parsed(&json!({"replicas": replicas, "storage": {"size": "1Gi"}}))
 }
 
+/// As [`wanted`], with members that choose their primary.
+pub fn with_failover(replicas: usize) -> Cluster {
+    parsed(&json!({"replicas": replicas, "storage": {"size": "1Gi"}, "failover": {"enabled": true}}))
+}
+
+/// All is well with the primary, which has not changed yet.
+pub fn first_reign() -> FailoverSeen {
+    FailoverSeen { phase: Phase::Steady, epoch: 1, waits_for: Vec::new(), last: None }
+}
+
+/// The primary was another one until this epoch.
+pub fn changed(epoch: u64, from: u32, to: u32, reason: Reason) -> FailoverSeen {
+    let began_ms = 1_767_322_000_000;
+    let last = LastFailover { epoch, from: id(from), to: Some(id(to)), reason, began_ms, ended_ms: Some(began_ms + 812) };
+    FailoverSeen { epoch, last: Some(last), ..first_reign() }
+}
+
 pub fn member(n: u32, role: Role) -> MemberSeen {
     let address = Address::new(&names::host("demo", "default", id(n)), 7001).unwrap();
-    MemberSeen { id: id(n), address, role, reachable: Some(true), lag_bytes: Some(0) }
+    MemberSeen {
+        id: id(n),
+        address,
+        role,
+        reachable: Some(true),
+        wal: Some(WalPosition { timeline: 1, lsn: 0x0300_0148 }),
+        lag_bytes: Some(0),
+    }
 }
 
 pub fn group(members: &[MemberSeen], next_node_id: u32) -> Group {
@@ -52,6 +79,7 @@ pub fn group(members: &[MemberSeen], next_node_id: u32) -> Group {
         term: 1,
         leader: Some(id(1)),
         primary: Some(id(1)),
+        failover: None,
         next_node_id,
         members: members.to_vec(),
         authoritative: false,
@@ -94,6 +122,9 @@ pub fn empty() -> Observed {
         tls: None,
         group: None,
         known: None,
+        switched_to: None,
+        asked: None,
+        away: BTreeMap::new(),
     }
 }
 
@@ -105,6 +136,9 @@ pub fn healthy(want: &Cluster, members: u32) -> Observed {
     seen.volumes = (1..=members).map(|n| (id(n), volume())).collect();
     seen.group = Some(group(&all, members + 1));
     seen.known = Some(cluster_id());
+    if let Some(group) = seen.group.as_mut().filter(|_| want.lease_duration.is_some()) {
+        group.failover = Some(first_reign());
+    }
     settle(want, &mut seen);
     seen
 }

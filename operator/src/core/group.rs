@@ -1,7 +1,10 @@
 //! The Raft group, put together from what each pod answered. The leader's answer counts before all others: it alone knows who is alive.
 
 use pgraft_core::membership::majority;
+use pgraft_core::status::WalPosition;
 use pgraft_core::{Address, ClusterId, MAX_VOTERS, NodeId, NodeState, Role};
+
+use super::failover::FailoverSeen;
 
 /// What one pod said.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,6 +21,8 @@ pub struct Answer {
     pub leader: Option<NodeId>,
     /// Who takes writes.
     pub primary: Option<NodeId>,
+    /// What it says about the primary; None where the founder stays it.
+    pub failover: Option<FailoverSeen>,
     /// How far it has applied the log.
     pub applied_index: u64,
     /// The lowest id above all that were ever used.
@@ -37,6 +42,8 @@ pub struct MemberSeen {
     pub role: Role,
     /// Leader only.
     pub reachable: Option<bool>,
+    /// Leader only: the end of its WAL.
+    pub wal: Option<WalPosition>,
     /// Leader only.
     pub lag_bytes: Option<u64>,
 }
@@ -50,8 +57,10 @@ pub struct Group {
     pub term: u64,
     /// None when whoever answered knows of none.
     pub leader: Option<NodeId>,
-    /// Who takes writes.
+    /// Who takes writes, or, while a successor is looked for, took them last.
     pub primary: Option<NodeId>,
+    /// What is said about the primary; None where the founder stays it.
+    pub failover: Option<FailoverSeen>,
     /// The lowest id above all that were ever used.
     pub next_node_id: u32,
     /// The members, by id.
@@ -113,6 +122,7 @@ pub fn merge(answers: &[Answer], known: Option<ClusterId>) -> Option<Group> {
         term,
         leader: leader.map(|a| a.node).or(source.leader),
         primary: source.primary,
+        failover: source.failover.clone(),
         next_node_id: source.next_node_id,
         available: source.members.iter().filter(alive).count(),
         members: source.members.clone(),
@@ -139,6 +149,7 @@ mod tests {
             address: Address::new("host", 7001).unwrap(),
             role: Role::Voter,
             reachable: *reachable,
+            wal: None,
             lag_bytes: None,
         });
         Answer {
@@ -148,6 +159,7 @@ mod tests {
             term,
             leader: None,
             primary: Some(id(1)),
+            failover: None,
             applied_index: 1,
             next_node_id: 4,
             members: members.collect(),

@@ -7,8 +7,10 @@
 //!                                           Observed + Outcome ──▶ status::derive ──▶ PgRaftClusterStatus
 //! ```
 
+pub mod absence;
 pub mod certificates;
 pub mod cluster;
+pub mod failover;
 #[cfg(test)]
 pub(crate) mod fixtures;
 pub mod group;

@@ -116,6 +116,12 @@ pub fn pod(cluster: &str, node: NodeId) -> String {
     format!("{cluster}-{node}")
 }
 
+/// The member whose pod is called so.
+pub fn node_of_pod(cluster: &str, pod: &str) -> Option<NodeId> {
+    let id = pod.strip_prefix(cluster)?.strip_prefix('-')?;
+    NodeId::new(id.parse().ok()?).ok().filter(|node| self::pod(cluster, *node) == pod)
+}
+
 /// The Secret with a member's certificate.
 pub fn certificate(cluster: &str, node: NodeId) -> String {
     format!("{cluster}-{node}-tls")

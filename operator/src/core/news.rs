@@ -50,6 +50,10 @@ pub enum Headline {
     ClusterReady,
     /// Another member leads.
     LeaderChanged,
+    /// The primary was lost, and the members have chosen another one.
+    FailedOver,
+    /// The members have another primary, since somebody or the operator asked for it.
+    SwitchedOver,
     /// Too few voters answer.
     QuorumLost,
     /// Enough voters answer again.
@@ -72,6 +76,7 @@ impl Headline {
         match self {
             Self::QuorumLost
             | Self::NodeGivenUp
+            | Self::FailedOver
             | Self::CaUnusable
             | Self::ChangeRefused
             | Self::DataLost
@@ -97,6 +102,7 @@ impl Headline {
             | Self::GrowingVolume
             | Self::ClusterReady
             | Self::LeaderChanged
+            | Self::SwitchedOver
             | Self::QuorumRegained => false,
         }
     }
@@ -120,6 +126,8 @@ pub fn news(cluster: &str, outcome: &Outcome, before: &PgRaftClusterStatus, afte
         }
     }
     all.extend(given_up(outcome, before, after));
+    all.extend(primary::changed(before, after));
+    all.extend(primary::refused(before, after));
     if let (Some(old), Some(new)) = (&before.leader, &after.leader)
         && old != new
     {
@@ -202,7 +210,8 @@ fn of_step(cluster: &str, outcome: &Outcome) -> Option<News> {
         Step::Wait(why @ Why::Refused { .. }) if !why.is_ordinary() => (Headline::ChangeRefused, why.message(cluster)),
         Step::Wait(why @ Why::DataLost) => (Headline::DataLost, why.message(cluster)),
         Step::Wait(why @ Why::Stranger(_)) => (Headline::ForeignCluster, why.message(cluster)),
-        Step::SetOwners(_) | Step::Wait(_) | Step::Steady => return None,
+        // A switchover is told when it has come about.
+        Step::SwitchOver(_) | Step::SetOwners(_) | Step::Wait(_) | Step::Steady => return None,
     };
     Some(News { headline, note })
 }
@@ -236,6 +245,8 @@ fn message(status: &PgRaftClusterStatus, type_: &str) -> String {
     status.conditions.iter().find(|c| c.type_ == type_).map(|c| c.message.clone()).unwrap_or_default()
 }
 
+mod primary;
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -244,7 +255,8 @@ mod tests {
     use crate::core::step::Change;
     use pgraft_core::Role;
 
-    const SUBJECT: Subject<'_> = Subject { name: "demo", namespace: "default", generation: Some(1), replicas: 3, template: None };
+    const SUBJECT: Subject<'_> =
+        Subject { name: "demo", namespace: "default", generation: Some(1), replicas: 3, template: None, switchover: None };
 
     fn headlines(outcome: &Outcome, before: &PgRaftClusterStatus, after: &PgRaftClusterStatus) -> Vec<Headline> {
         news("demo", outcome, before, after).into_iter().map(|n| n.headline).collect()

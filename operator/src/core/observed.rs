@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use super::certificates::TlsSeen;
+use super::failover::Asked;
 use super::group::Group;
 use super::names::{ObjectKey, PodRole, SecretKind};
 use super::render::Template;
@@ -29,6 +30,12 @@ pub struct Observed {
     pub group: Option<Group>,
     /// The cluster id that the PgRaftCluster's status has: there was a cluster before.
     pub known: Option<ClusterId>,
+    /// The request to be the primary that was carried out, by the PgRaftCluster's status.
+    pub switched_to: Option<NodeId>,
+    /// The switchover that was asked for last.
+    pub asked: Option<Asked>,
+    /// Since when members have not been reached.
+    pub away: BTreeMap<NodeId, Timestamp>,
 }
 
 /// A pod.

@@ -3,6 +3,7 @@
 //! ```text
 //!  the base      Secrets ▸ certificates ▸ Services, ConfigMap, PDB ▸ owners ▸ labels
 //!  what is there the pod of every volume whose member has not left; pods and volumes of those that have left go
+//!  the primary   another one, where somebody asks for it              primary.rs
 //!  growing       volume ▸ pod ▸ (ready) ▸ AddNode ▸ (voter)           pods before members
 //!  shrinking     RemoveNode ▸ (gone) ▸ pod ▸ volume by policy         members before pods
 //!  restarting    pod ▸ (ready, caught up) ▸ the next one              restart.rs
@@ -42,7 +43,12 @@ pub fn next_step(want: &Cluster, seen: &Observed) -> Step {
         let too_few = group.available < group.required();
         return Step::Wait(if too_few { Why::NoQuorum } else { Why::NoLeader });
     }
-    plan.membership(group).or_else(|| plan.larger_volume()).or_else(|| plan.restart(group)).unwrap_or_else(|| plan.at_rest(group))
+    let primary = Plan::without_primary(group).or_else(|| plan.requested());
+    primary
+        .or_else(|| plan.membership(group))
+        .or_else(|| plan.larger_volume())
+        .or_else(|| plan.restart(group))
+        .unwrap_or_else(|| plan.at_rest(group))
 }
 
 struct Plan<'a> {
@@ -194,8 +200,9 @@ impl Plan<'_> {
     fn membership(&self, group: &Group) -> Option<Step> {
         let Self { want, seen, .. } = self;
         let mut ours: Vec<&MemberSeen> = group.members.iter().filter(|m| self.is_ours(m)).collect();
-        ours.sort_by_key(|m| (group.primary == Some(m.id), std::cmp::Reverse(m.id)));
-        let last_to_go = |m: &MemberSeen| group.primary == Some(m.id);
+        // The highest id goes first, and the primary with the others where another member can be it.
+        let last_to_go = |m: &MemberSeen| group.failover.is_none() && group.primary == Some(m.id);
+        ours.sort_by_key(|m| (last_to_go(m), std::cmp::Reverse(m.id)));
 
         if let Some(leaving) = group.members.iter().find(|m| m.role == Role::Leaving) {
             return Some(Step::Wait(Why::Leaving(leaving.id)));
@@ -206,8 +213,12 @@ impl Plan<'_> {
             None => !seen.pods.contains_key(id),
         };
         let lost = ours.iter().find(|m| !last_to_go(m) && without_volume(&m.id));
-        if let Some(lost) = lost.filter(|m| may_leave(group, m)) {
-            return Some(Step::RemoveNode(lost.id));
+        let leaves = lost.filter(|m| may_leave(group, m)).copied().or_else(|| self.overdue(group, &ours));
+        let step = leaves.and_then(|leaves| self.take_out(group, leaves, |m| !without_volume(&m.id)));
+        // Another member may be the one that is fit.
+        let may_help = ours.len() < want.replicas && matches!(step, Some(Step::Wait(Why::NoHeir(_))));
+        if step.is_some() && !may_help {
+            return step;
         }
         let surplus = if ours.len() >= want.replicas { self.surplus_newcomer(group) } else { None };
         if surplus.is_some() {
@@ -216,7 +227,8 @@ impl Plan<'_> {
         if ours.len() > want.replicas {
             let first = ours.iter().find(|m| !last_to_go(m) && may_leave(group, m));
             if let Some(first) = first {
-                return Some(Step::RemoveNode(first.id));
+                let surplus = &ours[..ours.len() - want.replicas];
+                return self.take_out(group, first, |m| surplus.iter().all(|leaving| leaving.id != m.id));
             }
         }
         if let Some(learner) = group.changing() {
@@ -342,6 +354,7 @@ fn in_the_way(phase: &PodPhase) -> Option<String> {
     }
 }
 
+mod primary;
 mod restart;
 #[cfg(test)]
 mod simulation;

@@ -2,14 +2,15 @@
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
-use pgraft_core::NodeId;
+use pgraft_core::failover::Phase;
+use pgraft_core::{NodeId, Role};
 
-use super::group::Group;
+use super::group::{Group, MemberSeen};
 use super::names;
 use super::observed::{Observed, PodPhase};
 use super::plan::counts;
 use super::render::Template;
-use super::step::{Outcome, Step, Why};
+use super::step::{Change, Outcome, Step, Why};
 use crate::api::{MemberStatus, PgRaftClusterStatus, QuorumStatus};
 
 /// Why a condition is as it is. Closed: people alert on these words.
@@ -47,6 +48,10 @@ pub enum Reason {
     NoQuorum,
     /// No member answered.
     NobodyAnswers,
+    /// Another primary was asked for.
+    SwitchingOver,
+    /// The primary is to go, and nobody is fit to be the next one.
+    NoHeir,
     /// The leader refused a change.
     ChangeRefused,
     /// Volumes and pods are gone.
@@ -92,6 +97,8 @@ pub struct Subject<'a> {
     pub replicas: i32,
     /// What pods are made from, by the spec as it stands; None where that makes no sense.
     pub template: Option<Template>,
+    /// The pod that is to be the primary, by the spec as it stands.
+    pub switchover: Option<&'a str>,
 }
 
 /// The status after a pass.
@@ -100,7 +107,7 @@ pub fn derive(subject: Subject<'_>, seen: &Observed, outcome: &Outcome, before: 
     let ready = group.map_or(0, |g| g.members.iter().filter(|m| counts(g, m) && seen.is_ready(m.id)).count());
     let known = group.map(|g| g.cluster_id).or(seen.known);
     let view = View { subject, seen, outcome, before, ready: count(ready) };
-    let members = group.map_or_else(|| unreached(before), |g| members(subject, g));
+    let members = group.map_or_else(|| unreached(before), |g| members(subject, g, before));
     PgRaftClusterStatus {
         observed_generation: subject.generation,
         replicas: count(seen.pods.len()),
@@ -113,17 +120,26 @@ pub fn derive(subject: Subject<'_>, seen: &Observed, outcome: &Outcome, before: 
         term: group.map(|g| i64::try_from(g.term).unwrap_or(i64::MAX)),
         quorum: group.map(quorum),
         members,
+        last_failover: last_failover(subject, group, before),
+        switchover: view.switchover_done(),
         conditions: view.verdicts().into_iter().map(|v| condition(v, subject.generation, seen.now, before)).collect(),
     }
 }
 
-/// Whether two statuses differ in nothing but how far members are behind, which under load they do at every look.
+/// Whether nothing is new but how far the members' WAL is, which moves with every write.
+pub fn differ_in_wal_only(before: &PgRaftClusterStatus, after: &PgRaftClusterStatus) -> bool {
+    let without = |m: MemberStatus| MemberStatus { flush_lsn: None, ..m };
+    apart_from(without, before) == apart_from(without, after)
+}
+
+/// Whether nothing is new but how far members are behind.
 pub fn differ_in_lag_only(before: &PgRaftClusterStatus, after: &PgRaftClusterStatus) -> bool {
-    let without = |status: &PgRaftClusterStatus| {
-        let members = status.members.iter().cloned().map(|m| MemberStatus { lag_bytes: None, ..m }).collect();
-        PgRaftClusterStatus { members, ..status.clone() }
-    };
-    without(before) == without(after)
+    let without = |m: MemberStatus| MemberStatus { flush_lsn: None, lag_bytes: None, ..m };
+    apart_from(without, before) == apart_from(without, after)
+}
+
+fn apart_from(without: impl Fn(MemberStatus) -> MemberStatus, status: &PgRaftClusterStatus) -> PgRaftClusterStatus {
+    PgRaftClusterStatus { members: status.members.iter().cloned().map(without).collect(), ..status.clone() }
 }
 
 fn count(n: usize) -> i32 {
@@ -140,8 +156,10 @@ fn unreached(before: &PgRaftClusterStatus) -> Vec<MemberStatus> {
     before.members.iter().cloned().map(|m| MemberStatus { leader: false, reachable: None, lag_bytes: None, ..m }).collect()
 }
 
-fn members(subject: Subject<'_>, group: &Group) -> Vec<MemberStatus> {
-    let member = |m: &super::group::MemberSeen| MemberStatus {
+fn members(subject: Subject<'_>, group: &Group, before: &PgRaftClusterStatus) -> Vec<MemberStatus> {
+    // What was last heard of a member's WAL is what there is to go by when it is gone.
+    let known = |m: &MemberSeen| before.members.iter().find(|known| known.id == i64::from(m.id));
+    let member = |m: &MemberSeen| MemberStatus {
         id: m.id.into(),
         name: shown_name(subject, group, m.id),
         address: m.address.host().to_owned(),
@@ -150,9 +168,23 @@ fn members(subject: Subject<'_>, group: &Group) -> Vec<MemberStatus> {
         leader: group.leader == Some(m.id),
         primary: group.primary == Some(m.id),
         reachable: m.reachable,
-        lag_bytes: m.lag_bytes.map(|n| i64::try_from(n).unwrap_or(i64::MAX)),
+        timeline: m.wal.map(|wal| i64::from(wal.timeline)).or_else(|| known(m)?.timeline),
+        flush_lsn: m.wal.map(|wal| lsn(wal.lsn)).or_else(|| known(m)?.flush_lsn.clone()),
+        lag_bytes: m.lag_bytes.map(in_steps),
     };
     group.members.iter().map(member).collect()
+}
+
+/// As Postgres writes it.
+fn lsn(at: u64) -> String {
+    format!("{:X}/{:X}", at >> 32, at & 0xffff_ffff)
+}
+
+/// 0, 1 MiB, 2 MiB, 4 MiB ...: a busy cluster's standbys lack another number of bytes at every look.
+fn in_steps(lag: u64) -> i64 {
+    const FIRST: u64 = 1 << 20;
+    let step = if lag < FIRST { 0 } else { 1_u64 << lag.ilog2() };
+    i64::try_from(step).unwrap_or(i64::MAX)
 }
 
 /// The pod's name; the host for a member that lives elsewhere.
@@ -207,6 +239,7 @@ impl View<'_> {
                 Step::CreateVolume(_) | Step::CreatePod { .. } | Step::AddNode(_) => Reason::Growing,
                 Step::RemoveNode(_) | Step::DeletePod(_) | Step::DeleteVolume(_) | Step::RetireVolume(_) => Reason::Shrinking,
                 Step::RestartPod(_) => Reason::Restarting,
+                Step::SwitchOver(_) => Reason::SwitchingOver,
                 Step::CreateSecrets(_)
                 | Step::DeleteSecret(_)
                 | Step::ApplyObjects(_)
@@ -221,14 +254,14 @@ impl View<'_> {
 
     fn verdicts(&self) -> Vec<Verdict> {
         let always = [self.ready(), self.available(), self.progressing(), self.degraded(), self.quorum_healthy(), self.pods_up_to_date()];
-        always.into_iter().chain(self.certificates()).collect()
+        always.into_iter().chain(self.certificates()).chain(self.switchover()).collect()
     }
 
     fn ready(&self) -> Verdict {
         let all = self.ready == self.subject.replicas && self.writes().0;
         // Objects that are brought up to date do not make a ready cluster less ready.
         let was = self.before.conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True");
-        let updating = was && self.reason() == Reason::Updating;
+        let updating = was && (self.reason() == Reason::Updating || self.asks_for_a_primary());
         // Neither does a storage class that can't expand volumes. Degraded says so.
         let stuck = matches!(self.outcome, Outcome::Failed { step: Step::GrowVolume(_), .. });
         let at_rest = *self.outcome == Outcome::Took(Step::Steady) || updating || stuck;
@@ -242,10 +275,19 @@ impl View<'_> {
         Verdict { type_: "Ready", holds: Some(holds), reason, message }
     }
 
-    /// Whether somebody takes writes, and why. A primary goes on without a majority of the Raft group; what then can't change is the membership.
+    /// Whether another primary is asked for: the one that is there serves until it is not.
+    fn asks_for_a_primary(&self) -> bool {
+        let Outcome::Took(step) = self.outcome else { return false };
+        matches!(step, Step::SwitchOver(_) | Step::Wait(Why::SwitchingOver(_) | Why::Refused { change: Change::SwitchOver(_), .. }))
+    }
+
+    /// Whether somebody takes writes, and why. A primary that is fixed goes on without a majority; what then can't change is the membership.
     fn writes(&self) -> (bool, Reason) {
+        let looked_for = |group: &Group| group.failover.as_ref().is_some_and(|f| f.phase == Phase::Recruiting);
         match self.seen.group.as_ref().map(|group| (group, group.primary)) {
             None => (false, Reason::NobodyAnswers),
+            Some((group, _)) if looked_for(group) => (false, Reason::NoPrimary),
+            Some((group, _)) if group.failover.is_some() && group.available < group.required() => (false, Reason::NoQuorum),
             Some((_, None)) => (false, Reason::NoPrimary),
             Some((group, Some(primary))) if is_silent(group, primary) => (false, Reason::PrimaryUnreachable),
             Some((group, Some(primary))) if self.serves(group, primary) => (true, Reason::PrimaryServes),
@@ -310,7 +352,12 @@ impl View<'_> {
         };
         let holds = group.available >= group.required();
         let reason = if holds { Reason::QuorumReached } else { Reason::NoQuorum };
-        let message = format!("{} of {} voters answer, {} are needed", group.available, group.voters(), group.required());
+        let mut message = format!("{} of {} voters answer, {} are needed", group.available, group.voters(), group.required());
+        if !holds {
+            let mute = |m: &&MemberSeen| m.role == Role::Voter && m.reachable.map_or_else(|| !self.seen.is_ready(m.id), |heard| !heard);
+            let mute: Vec<String> = group.members.iter().filter(mute).map(|m| shown_name(self.subject, group, m.id)).collect();
+            message = format!("{message}; not heard of: {}", mute.join(", "));
+        }
         Verdict { type_: "QuorumHealthy", holds: Some(holds), reason, message }
     }
 }
@@ -334,6 +381,9 @@ fn waiting(why: &Why) -> Reason {
         Why::Restarting(_) | Why::Behind(_) => Reason::Restarting,
         Why::MemberNotReady(..) => Reason::MemberNotReady,
         Why::MemberUnreachable(_) => Reason::MemberUnreachable,
+        Why::NoPrimary(_) => Reason::NoPrimary,
+        Why::SwitchingOver(_) => Reason::SwitchingOver,
+        Why::NoHeir(_) => Reason::NoHeir,
         Why::Stranger(_) => Reason::ForeignCluster,
         Why::Refused { .. } => Reason::ChangeRefused,
     }
@@ -356,7 +406,10 @@ fn condition(verdict: Verdict, generation: Option<i64>, now: Timestamp, before: 
     }
 }
 
+mod primary;
 mod upkeep;
+
+use primary::last_failover;
 
 #[cfg(test)]
 mod tests;

@@ -40,6 +40,8 @@ pub enum Step {
     AddNode(NodeId),
     /// Call `pgraft_remove_node` on the leader, once.
     RemoveNode(NodeId),
+    /// Call `pgraft_switchover`, once.
+    SwitchOver(NodeId),
     /// Delete the pod of a node that is no member.
     DeletePod(NodeId),
     /// Delete the volume of a node that is no member.
@@ -96,6 +98,12 @@ pub enum Why {
     MemberNotReady(NodeId, Option<String>),
     /// A pod is ready and the leader does not reach its Raft member.
     MemberUnreachable(NodeId),
+    /// The members look for a primary; the word of these is missing.
+    NoPrimary(Vec<NodeId>),
+    /// Another primary was asked for.
+    SwitchingOver(NodeId),
+    /// The primary is to go, and nobody is fit to be the next one.
+    NoHeir(NodeId),
     /// A pod is in another cluster than its label says.
     Stranger(NodeId),
     /// The leader said no.
@@ -109,13 +117,15 @@ pub enum Why {
     },
 }
 
-/// A change of the membership.
+/// What is asked of the members.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Change {
     /// `pgraft_add_node`.
     Add(NodeId),
     /// `pgraft_remove_node`.
     Remove(NodeId),
+    /// `pgraft_switchover`.
+    SwitchOver(NodeId),
 }
 
 impl fmt::Display for Change {
@@ -123,6 +133,7 @@ impl fmt::Display for Change {
         match self {
             Self::Add(node) => write!(f, "Adding node {node}"),
             Self::Remove(node) => write!(f, "Removing node {node}"),
+            Self::SwitchOver(node) => write!(f, "Switching over to node {node}"),
         }
     }
 }
@@ -149,7 +160,9 @@ impl Why {
     /// Whether what is waited for happens where no watch sees it.
     fn is_within_the_group(&self) -> bool {
         match self {
-            Self::LearnerCatchingUp(_) | Self::Leaving(_) | Self::Behind(_) => true,
+            Self::LearnerCatchingUp(_) | Self::Leaving(_) | Self::Behind(_) | Self::NoPrimary(_) | Self::SwitchingOver(_) => true,
+            // It is not asked again at once.
+            Self::Refused { change: Change::SwitchOver(_), .. } => false,
             Self::Refused { .. } => self.is_ordinary(),
             _ => false,
         }
@@ -164,7 +177,11 @@ impl Why {
             | Self::Leaving(_)
             | Self::Terminating(_)
             | Self::Restarting(_)
-            | Self::Behind(_) => true,
+            | Self::Behind(_)
+            | Self::SwitchingOver(_)
+            // The primary that is there goes on.
+            | Self::Refused { change: Change::SwitchOver(_), .. } => true,
+            Self::NoPrimary(missing) => missing.is_empty(),
             Self::NobodyAnswers
             | Self::NoLeader
             | Self::NoQuorum
@@ -172,6 +189,7 @@ impl Why {
             | Self::NoCertificate(..)
             | Self::MemberNotReady(..)
             | Self::MemberUnreachable(_)
+            | Self::NoHeir(_)
             | Self::Stranger(_) => false,
             // Not the leader any more; a change under way; a name that DNS does not know yet.
             Self::Refused { code, .. } => matches!(code.as_str(), "PGR01" | "PGR03" | "22023"),
@@ -206,6 +224,7 @@ impl Step {
             Self::RestartPod(_) => "RestartPod",
             Self::AddNode(_) => "AddNode",
             Self::RemoveNode(_) => "RemoveNode",
+            Self::SwitchOver(_) => "SwitchOver",
             Self::DeletePod(_) => "DeletePod",
             Self::DeleteVolume(_) => "DeleteVolume",
             Self::RetireVolume(_) => "RetireVolume",
@@ -231,6 +250,7 @@ impl Step {
             Self::RestartPod(node) => format!("Restarting pod {}", pod(node)),
             Self::AddNode(node) => format!("Adding node {node}"),
             Self::RemoveNode(node) => format!("Removing node {node}"),
+            Self::SwitchOver(node) => format!("Switching over to {}", pod(node)),
             Self::DeletePod(node) => format!("Deleting pod {}", pod(node)),
             Self::DeleteVolume(node) => format!("Deleting volume {}", pod(node)),
             Self::RetireVolume(node) => format!("Keeping volume {}", pod(node)),
@@ -258,6 +278,9 @@ impl Why {
             Self::Behind(node) => format!("Waiting for pod {} to catch up", pod(node)),
             Self::MemberNotReady(node, _) => format!("Pod {} is not ready", pod(node)),
             Self::MemberUnreachable(node) => format!("Node {node} is unreachable"),
+            Self::NoPrimary(_) => "Waiting for a primary".into(),
+            Self::SwitchingOver(node) => format!("Switching over to {}", pod(node)),
+            Self::NoHeir(node) => format!("Nobody can take over from {}", pod(node)),
             Self::Stranger(node) => format!("Pod {} is in another cluster", pod(node)),
             Self::Refused { change, .. } => format!("{change}: refused"),
         }
@@ -271,9 +294,16 @@ impl Why {
             | Self::NewcomerStarting(_, Some(why))
             | Self::MemberNotReady(_, Some(why))
             | Self::NoCertificate(_, why) => format!("{phase}: {why}"),
-            Self::NoQuorum => "too few voters answer to agree to anything: no member can join or leave until a majority is back".into(),
+            Self::NoQuorum => "too few voters answer to agree to anything: until a majority is back no member can join or leave, and where the members choose the primary nobody takes writes".into(),
             Self::DataLost => {
                 "this cluster had members, and their pods and volumes are gone: restore the volumes, or delete the PgRaftCluster to begin anew".into()
+            }
+            Self::NoPrimary(missing) if !missing.is_empty() => {
+                let pods: Vec<String> = missing.iter().map(|node| super::names::pod(cluster, *node)).collect();
+                format!("{phase}: the word of one of {} is missing; nobody takes writes until it is back", pods.join(", "))
+            }
+            Self::NoHeir(_) => {
+                format!("{phase}: no other voter has a ready pod, is reached by the leader and has nearly all of the WAL")
             }
             Self::Refused { change, message, .. } => format!("{change}: {message}"),
             _ => phase,

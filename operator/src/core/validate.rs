@@ -3,12 +3,13 @@
 
 use jiff::SignedDuration;
 use kube::ResourceExt;
+use pgraft_core::NodeId;
 use pgraft_core::instance_config::reserved_parameter;
 
 use super::cluster::{Cluster, Image, Scheduling, Storage, Tls};
-use super::names::{ANNOTATION_RESTARTED_AT, SecretKind};
+use super::names::{self, ANNOTATION_RESTARTED_AT, SecretKind};
 use super::quantity;
-use crate::api::{PgRaftCluster, TlsMode, TlsSpec};
+use crate::api::{FailoverSpec, PgRaftCluster, SwitchoverSpec, TlsMode, TlsSpec};
 
 /// Why a spec can't be acted on.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -34,6 +35,20 @@ pub enum Invalid {
     /// A Secret that is the operator's.
     #[error("tls.caSecret must not be {0}: the operator's own CA is called so")]
     CaSecret(String),
+    /// No time, or one that makes no sense.
+    #[error("failover.replaceAfter \"{0}\" must be between 10s and 8760h, in seconds, minutes or hours")]
+    ReplaceAfter(String),
+    /// A switchover where the primary is fixed.
+    #[error("switchover needs failover.enabled: without it the founder stays the primary")]
+    SwitchoverWithoutFailover,
+    /// No pod of this cluster.
+    #[error("switchover.target \"{target}\" must be a pod of this cluster: {cluster}-<node id>")]
+    SwitchoverTarget {
+        /// What was asked for.
+        target: String,
+        /// The cluster's name.
+        cluster: String,
+    },
     /// No size.
     #[error("storage.size \"{0}\" is no size such as 10Gi")]
     Size(String),
@@ -63,6 +78,8 @@ pub fn validate(cr: &PgRaftCluster, defaults: &Defaults) -> Result<Cluster, Inva
     }
     let bytes = quantity::bytes(&spec.storage.size).filter(|n| *n > 0).ok_or_else(|| Invalid::Size(spec.storage.size.clone()))?;
     let tls = tls(&name, spec.tls)?;
+    let switchover = spec.switchover.map(|request| switchover(&name, request, &spec.failover)).transpose()?;
+    let replace_after = spec.failover.replace_after.map(replace_after).transpose()?;
     Ok(Cluster {
         name,
         namespace: cr.namespace().ok_or(Invalid::Incomplete("namespace"))?,
@@ -90,6 +107,8 @@ pub fn validate(cr: &PgRaftCluster, defaults: &Defaults) -> Result<Cluster, Inva
         read_write: spec.services.read_write,
         tls,
         lease_duration: spec.failover.enabled.then_some(spec.failover.lease_duration),
+        replace_after,
+        switchover,
         heartbeat_interval: spec.raft.heartbeat_interval,
         election_timeout: spec.raft.election_timeout,
         restarted_at: cr.annotations().get(ANNOTATION_RESTARTED_AT).cloned(),
@@ -109,6 +128,26 @@ fn tls(cluster: &str, spec: TlsSpec) -> Result<Option<Tls>, Invalid> {
         Some(name) if name == SecretKind::Ca.name(cluster) => Err(Invalid::CaSecret(name)),
         ca_secret => Ok(Some(Tls { ca_secret, lifetime })),
     }
+}
+
+fn switchover(cluster: &str, request: SwitchoverSpec, failover: &FailoverSpec) -> Result<NodeId, Invalid> {
+    let SwitchoverSpec { target } = request;
+    if !failover.enabled {
+        return Err(Invalid::SwitchoverWithoutFailover);
+    }
+    names::node_of_pod(cluster, &target).ok_or_else(|| Invalid::SwitchoverTarget { target, cluster: cluster.to_owned() })
+}
+
+fn replace_after(text: String) -> Result<SignedDuration, Invalid> {
+    let (number, unit) = text.split_at_checked(text.len().saturating_sub(1)).unwrap_or_default();
+    let seconds = match unit {
+        "s" => Some(1),
+        "m" => Some(60),
+        "h" => Some(3600),
+        _ => None,
+    };
+    let seconds = number.parse::<u32>().ok().zip(seconds).map(|(n, unit)| i64::from(n) * unit);
+    seconds.filter(|n| (10..=8760 * 3600).contains(n)).map(SignedDuration::from_secs).ok_or(Invalid::ReplaceAfter(text))
 }
 
 /// A DNS label (RFC 1035) that leaves room for `-` and the longest node id.
@@ -151,6 +190,23 @@ mod tests {
         assert_eq!(tls(json!({"caSecret": "demo-ca"})), Err(Invalid::CaSecret("demo-ca".into())));
         assert_eq!(tls(json!({"mode": "Disabled"})).unwrap().tls, None);
         assert_eq!(tls(json!({"caSecret": "mine"})).unwrap().tls.unwrap().ca_secret.as_deref(), Some("mine"));
+        let spec = |failover: Value, target: &str| {
+            parse(&json!({"storage": {"size": "1Gi"}, "failover": failover, "switchover": {"target": target}})).map(|c| c.switchover)
+        };
+        let on = || json!({"enabled": true});
+        assert_eq!(spec(on(), "demo-3"), Ok(NodeId::new(3).ok()));
+        assert_eq!(spec(json!({}), "demo-3"), Err(Invalid::SwitchoverWithoutFailover));
+        for target in ["demo-", "demo-03", "demo-x-3", "other-3", "3", "demo-0"] {
+            let refused = Invalid::SwitchoverTarget { target: target.into(), cluster: "demo".into() };
+            assert_eq!(spec(on(), target), Err(refused));
+        }
+        let after = |text: &str| {
+            parse(&json!({"storage": {"size": "1Gi"}, "failover": {"replaceAfter": text}})).map(|c| c.replace_after.unwrap().as_secs())
+        };
+        assert_eq!((after("90s"), after("10m"), after("24h")), (Ok(90), Ok(600), Ok(86400)));
+        for text in ["9s", "1d", "", "h", "9000h", "1.5h", "-1h"] {
+            assert_eq!(after(text), Err(Invalid::ReplaceAfter(text.into())));
+        }
         for name in ["PORT", "pgraft.node_id", "Synchronous_Standby_Names"] {
             let spec = json!({"storage": {"size": "1Gi"}, "postgresql": {"parameters": {name: "1"}}});
             assert_eq!(parse(&spec), Err(Invalid::ReservedParameter(name.into())));

@@ -5,6 +5,8 @@ use http::{Method, Request, Response};
 use k8s_openapi::ByteString;
 use kube::Client;
 use kube::client::Body;
+use pgraft_core::failover::Reason;
+use pgraft_core::status::WalPosition;
 use pgraft_core::{Address, NodeId, NodeState, Role};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,7 +15,8 @@ use std::sync::{Arc, Mutex};
 
 use crate::controller::certificates::Login;
 use crate::controller::sql::{RaftGroup, SqlError, Target};
-use crate::core::fixtures::{cluster_id, member};
+use crate::core::failover::FailoverSeen;
+use crate::core::fixtures::{changed, cluster_id, member};
 use crate::core::group::{Answer, MemberSeen};
 use crate::core::step::Change;
 
@@ -242,6 +245,10 @@ struct Group {
     leader: Option<NodeId>,
     unreachable: BTreeSet<NodeId>,
     asked: Vec<NodeId>,
+    /// Where the members choose the primary: what they say about it.
+    failover: Option<(NodeId, FailoverSeen)>,
+    /// Bytes of WAL since the beginning.
+    written: u64,
 }
 
 impl Group {
@@ -284,6 +291,16 @@ impl FakeGroup {
         self.0.lock().unwrap().unreachable.insert(node);
     }
 
+    /// From now on this one is the primary, and the members choose it.
+    pub fn reign(&self, primary: NodeId, failover: FailoverSeen) {
+        self.0.lock().unwrap().failover = Some((primary, failover));
+    }
+
+    /// Somebody writes so much, and the standbys have it.
+    pub fn write(&self, bytes: u64) {
+        self.0.lock().unwrap().written += bytes;
+    }
+
     /// Who was asked since this was asked last.
     pub fn take_asked(&self) -> Vec<NodeId> {
         std::mem::take(&mut self.0.lock().unwrap().asked)
@@ -301,7 +318,7 @@ impl RaftGroup for FakeGroup {
         let mut group = self.0.lock().unwrap();
         group.asked.push(target.node);
         let leader = group.leader();
-        let primary = group.members.keys().next().copied();
+        let primary = group.failover.as_ref().map(|(primary, _)| *primary).or_else(|| group.members.keys().next().copied());
         let state = match group.members.get(&target.node) {
             None => NodeState::Uninitialized,
             Some(_) if leader == Some(target.node) => NodeState::Leader,
@@ -310,8 +327,12 @@ impl RaftGroup for FakeGroup {
         };
         let leads = state == NodeState::Leader;
         let reachable = |id: &NodeId| leads.then(|| !group.unreachable.contains(id));
-        let members: Vec<MemberSeen> =
-            group.members.iter().map(|(id, role)| MemberSeen { reachable: reachable(id), ..member(id.get(), *role) }).collect();
+        let seen = |(id, role): (&NodeId, &Role)| {
+            let member = member(id.get(), *role);
+            let wal = member.wal.map(|wal| WalPosition { lsn: wal.lsn + group.written, ..wal });
+            MemberSeen { reachable: reachable(id), wal, ..member }
+        };
+        let members: Vec<MemberSeen> = group.members.iter().map(seen).collect();
         let next = group.members.keys().chain(&group.retired).max().map_or(1, |id| id.get() + 1);
         let answer = Answer {
             node: target.node,
@@ -320,6 +341,7 @@ impl RaftGroup for FakeGroup {
             term: 1,
             leader,
             primary,
+            failover: group.failover.as_ref().map(|(_, seen)| seen.clone()),
             applied_index: 1,
             next_node_id: next,
             members,
@@ -329,14 +351,23 @@ impl RaftGroup for FakeGroup {
 
     fn change<'a>(&'a self, target: &'a Target, _: &'a Login, change: Change, address: &'a Address) -> BoxFuture<'a, Result<(), SqlError>> {
         let mut group = self.0.lock().unwrap();
-        assert_eq!(group.leader(), Some(target.node), "only the leader is asked");
+        let whom = if let Change::SwitchOver(node) = change { Some(node) } else { group.leader() };
+        assert_eq!(whom, Some(target.node), "only the leader is asked, or who is to be the primary");
         if let Some((code, message)) = group.refusal.clone() {
             return Box::pin(async { Err(SqlError::Refused { code, message }) });
         }
-        let (Change::Add(node) | Change::Remove(node)) = change;
+        let (Change::Add(node) | Change::Remove(node) | Change::SwitchOver(node)) = change;
         assert_eq!(address.to_string(), format!("demo-{node}.demo-pods.default.svc:7001"));
-        group.members.insert(node, if matches!(change, Change::Add(_)) { Role::Learner } else { Role::Leaving });
         group.changes.push(change);
+        match (change, &mut group.failover) {
+            (Change::Add(_), _) => drop(group.members.insert(node, Role::Learner)),
+            (Change::Remove(_), _) => drop(group.members.insert(node, Role::Leaving)),
+            (Change::SwitchOver(_), Some((primary, failover))) => {
+                *failover = changed(failover.epoch + 1, primary.get(), node.get(), Reason::Switchover);
+                *primary = node;
+            }
+            (Change::SwitchOver(_), None) => panic!("the primary is fixed"),
+        }
         Box::pin(async { Ok(()) })
     }
 }

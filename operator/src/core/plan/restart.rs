@@ -2,12 +2,13 @@
 //!
 //! ```text
 //!  a pod that can't start   at once: it takes nothing from anybody, and a better spec may be its only way out
-//!  a pod that runs          only while every member is well and has nearly all of the WAL; followers ▸ the leader ▸ the primary
+//!  a pod that runs          only while every member is well and has nearly all of the WAL; followers ▸ the leader ▸ the primary, which
+//!                           is another one before, where the members can choose
 //! ```
 //!
 //! Nobody is removed for it: a member whose pod is made again is a server that was restarted. Called by [`super::next_step`].
 
-use pgraft_core::NodeId;
+use pgraft_core::{NodeId, Role};
 use std::cmp::Reverse;
 
 use super::Plan;
@@ -30,7 +31,13 @@ impl Plan<'_> {
         let stale = group.members.iter().map(|m| m.id).filter(|id| self.is_stale(*id));
         let next = stale.min_by_key(|id| (group.primary == Some(*id), group.leader == Some(*id), Reverse(*id)))?;
         let held = group.members.iter().find_map(|member| self.holds_back(group, member));
-        Some(held.map_or(Step::RestartPod(next), Step::Wait))
+        if let Some(why) = held {
+            return Some(Step::Wait(why));
+        }
+        let can_move = group.failover.is_some()
+            && group.primary == Some(next)
+            && group.members.iter().any(|m| m.id != next && m.role == Role::Voter && self.is_ours(m));
+        Some(if can_move { self.hand_over(group, next, |m| !self.is_stale(m.id)) } else { Step::RestartPod(next) })
     }
 
     fn is_stale(&self, node: NodeId) -> bool {

@@ -2,12 +2,16 @@
 //! before, within or after any step, hosts that evict, people who delete and change their minds. Whatever happens, the invariants hold in
 //! every step; and once it has stopped happening, the cluster becomes what is wanted.
 
+use jiff::SignedDuration;
+use pgraft_core::failover::Phase;
 use pgraft_core::{MAX_VOTERS, NodeId, Role};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
 use crate::api::RetentionPolicy;
+use crate::core::absence::Absences;
+use crate::core::failover::{Asked, FailoverSeen, Request, request};
 use crate::core::fixtures::*;
 use crate::core::observed::PodSeen;
 
@@ -42,6 +46,18 @@ enum Fate {
     Policy(bool),
     /// The PgRaftCluster is deleted and made again.
     MadeAgain,
+    /// Somebody asks for another primary, by number, or takes the request back.
+    Request(Option<u32>),
+    /// The primary is lost, and the members choose another one.
+    Failover(usize),
+    /// The members look for a primary in this pass.
+    Recruiting,
+    /// The members refuse the next switchover.
+    Refusal,
+    /// Somebody says for how many passes a member may be away.
+    Patience(Option<i64>),
+    /// A pod runs, and is not reached for so many passes.
+    CutOff(usize, u8),
 }
 
 fn fates() -> impl Strategy<Value = Fate> {
@@ -60,6 +76,12 @@ fn fates() -> impl Strategy<Value = Fate> {
         1 => Just(Fate::BadImage),
         1 => any::<bool>().prop_map(Fate::Policy),
         1 => Just(Fate::MadeAgain),
+        2 => prop::option::of(1..9u32).prop_map(Fate::Request),
+        2 => (0..9usize).prop_map(Fate::Failover),
+        1 => Just(Fate::Recruiting),
+        1 => Just(Fate::Refusal),
+        1 => prop::option::of(1..20i64).prop_map(Fate::Patience),
+        1 => (0..9usize, 1..60u8).prop_map(|(n, passes)| Fate::CutOff(n, passes)),
     ]
 }
 
@@ -81,15 +103,28 @@ struct World {
     directories: BTreeSet<NodeId>,
     last_week: Vec<MemberSeen>,
     last_week_next: u32,
+    /// Who takes writes; with failover another one when it is lost.
+    primary: NodeId,
+    epoch: u64,
+    /// Whether the next switchover is refused.
+    stubborn: bool,
+    /// Passes until a member is reached again.
+    cut_off: BTreeMap<NodeId, u8>,
+    absences: Absences,
 }
 
 const FOUNDER: u32 = 1;
 const NOWHERE: &str = "no/such:image";
 
 impl World {
-    fn new() -> Self {
+    fn new(failover: bool) -> Self {
         Self {
-            want: wanted(1),
+            want: if failover { with_failover(1) } else { wanted(1) },
+            primary: id(FOUNDER),
+            epoch: 1,
+            stubborn: false,
+            cut_off: BTreeMap::new(),
+            absences: Absences::default(),
             seen: empty(),
             starting: BTreeMap::new(),
             members: BTreeMap::new(),
@@ -109,7 +144,19 @@ impl World {
     }
 
     fn alive(&self, id: NodeId) -> bool {
-        self.seen.is_ready(id) && self.directories.contains(&id)
+        self.seen.is_ready(id) && self.directories.contains(&id) && !self.cut_off.contains_key(&id)
+    }
+
+    fn chooses(&self) -> bool {
+        self.want.lease_duration.is_some()
+    }
+
+    /// The members' own doing: whoever is there and has a vote.
+    fn fail_over(&mut self, nth: usize) {
+        let heir = self.voters().filter(|id| self.alive(*id) && *id != self.primary).nth(nth);
+        if let Some(heir) = heir.filter(|_| self.chooses() && self.has_quorum()) {
+            (self.primary, self.epoch) = (heir, self.epoch + 1);
+        }
     }
 
     fn next_id(&self) -> u32 {
@@ -133,21 +180,31 @@ impl World {
     }
 
     /// What is seen over SQL.
-    fn look(&mut self, old_news: bool) {
+    fn look(&mut self, old_news: bool, recruiting: bool) {
         let anybody = self.members.keys().any(|id| self.alive(*id));
         self.seen.group = anybody.then(|| {
             let seen = |(id, role): (&NodeId, &Role)| MemberSeen { reachable: Some(self.alive(*id)), ..member(id.get(), *role) };
             let now: Vec<MemberSeen> = self.members.iter().map(seen).collect();
             let mut group = if old_news { group(&self.last_week, self.last_week_next) } else { group(&now, self.next_id()) };
-            group.primary = Some(id(FOUNDER));
+            group.primary = Some(self.primary);
+            let phase = if recruiting { Phase::Recruiting } else { Phase::Steady };
+            group.failover = self.chooses().then(|| FailoverSeen { phase, epoch: self.epoch, ..first_reign() });
             group.leader = self.leader;
             group.authoritative &= !old_news && self.leader.is_some_and(|id| self.alive(id)) && self.has_quorum();
             group
         });
+        self.seen.asked = self.seen.asked.take().filter(|asked| asked.target != self.primary);
+        self.absences.look(self.seen.group.as_ref(), self.seen.now);
+        self.seen.away = self.absences.since().clone();
     }
 
     /// Time passes.
     fn tick(&mut self) {
+        self.seen.now += SignedDuration::from_secs(1);
+        self.cut_off.retain(|_, left| {
+            *left -= 1;
+            *left > 0
+        });
         let was: BTreeSet<NodeId> = self.voters().collect();
         let gone: Vec<NodeId> = self.seen.pods.iter().filter(|(_, p)| p.terminating).map(|(id, _)| *id).collect();
         for id in gone {
@@ -171,6 +228,9 @@ impl World {
         }
         if self.leader.is_none_or(|id| !self.alive(id) || !self.members.contains_key(&id)) {
             self.leader = self.voters().find(|id| self.alive(*id));
+        }
+        if !self.alive(self.primary) {
+            self.fail_over(0);
         }
         self.raft();
         let is: BTreeSet<NodeId> = self.voters().collect();
@@ -265,6 +325,7 @@ impl World {
             }
             Step::AddNode(node) => self.add(*node),
             Step::RemoveNode(node) => self.remove(*node),
+            Step::SwitchOver(node) => self.switch_over(*node),
             Step::Certificates(_) | Step::GrowVolume(_) | Step::Wait(_) | Step::Steady => {}
         }
     }
@@ -275,7 +336,9 @@ impl World {
         if !matches!(self.seen.pods[&node].phase, PodPhase::Starting(Some(_))) {
             assert!(self.members.keys().all(|id| self.alive(*id)), "a pod is restarted while another one is down: {node}");
             let others_first = self.members.keys().all(|id| *id == node || self.seen.pods[id].template == wanted);
-            assert!(node != id(FOUNDER) || others_first, "the primary is restarted before others");
+            assert!(node != self.primary || others_first, "the primary is restarted before others");
+            let alone = self.members.iter().all(|(id, role)| *id == node || *role != Role::Voter);
+            assert!(node != self.primary || !self.chooses() || alone, "the primary is restarted where another member could be it");
         }
         self.seen.pods.get_mut(&node).unwrap().terminating = true;
     }
@@ -290,8 +353,33 @@ impl World {
         *self.joins.entry(node).or_default() += 1;
     }
 
+    fn switch_over(&mut self, node: NodeId) {
+        assert!(self.chooses() && node != self.primary, "a switchover for nothing: {node}");
+        assert_eq!(self.members.get(&node), Some(&Role::Voter), "a switchover to a node without a vote: {node}");
+        assert!(self.alive(node), "a switchover to a node that is not there: {node}");
+        assert!(
+            !self.seen.asked.as_ref().is_some_and(|asked| asked.target == node && asked.is_fresh(self.seen.now)),
+            "asked in a hot loop"
+        );
+        let asked_for = self.want.switchover == Some(node) && self.seen.switched_to != Some(node);
+        let goes = self.seen.volumes.get(&self.primary).is_none_or(|volume| volume.terminating)
+            || self.members.len() > self.want.replicas
+            || self.seen.pods[&self.primary].template != Some(template(&self.want));
+        assert!(asked_for || goes, "a switchover that nobody needs: {node}");
+        let refused = std::mem::take(&mut self.stubborn).then(|| ("PGR08".to_owned(), "no".to_owned()));
+        if refused.is_none() {
+            (self.primary, self.epoch) = (node, self.epoch + 1);
+        }
+        self.seen.asked = Some(Asked::again(self.seen.asked.as_ref(), node, self.seen.now, refused));
+    }
+
     fn remove(&mut self, node: NodeId) {
-        assert_ne!(node, id(FOUNDER), "the primary is removed");
+        assert_ne!(node, self.primary, "the primary is removed");
+        let lost = self.seen.volumes.get(&node).is_none_or(|volume| volume.terminating);
+        if !lost && self.members.len() <= self.want.replicas && self.members.get(&node) == Some(&Role::Voter) {
+            let patience = self.want.replace_after.expect("a voter is removed for nothing");
+            assert!(!self.alive(node) && self.seen.now.duration_since(self.seen.away[&node]) >= patience, "{node} is given up too early");
+        }
         assert!(self.members.contains_key(&node), "a node is removed that is no member: {node}");
         assert!(!self.members.values().any(|role| *role == Role::Leaving), "two changes at once");
         // The leader refuses what would cost the majority.
@@ -314,8 +402,10 @@ impl World {
                 }
             }
             Fate::VolumeDeleted(n) => {
-                // The founder's is the primary's: without it there is nothing to go on with before there is a failover.
-                if let Some(id) = self.nth(*n).filter(|n| *n != id(FOUNDER))
+                // Without the primary's there is nothing to go on with where there is no failover, and without the last one nowhere.
+                let others =
+                    |n: &NodeId| self.members.keys().any(|id| id != n && self.seen.volumes.get(id).is_some_and(|v| !v.terminating));
+                if let Some(id) = self.nth(*n).filter(|n| if self.chooses() { others(n) } else { *n != id(FOUNDER) })
                     && let Some(volume) = self.seen.volumes.get_mut(&id)
                 {
                     volume.terminating = true;
@@ -338,14 +428,33 @@ impl World {
                 self.seen.objects.clear();
                 self.seen.known = None;
             }
-            Fate::Quiet | Fate::DiesBefore | Fate::DiesWithin | Fate::Silence | Fate::OldNews => {}
+            Fate::Request(target) => self.want.switchover = target.map(id).filter(|_| self.chooses()),
+            Fate::Failover(n) => self.fail_over(*n),
+            Fate::Refusal => self.stubborn = true,
+            Fate::Patience(passes) => self.want.replace_after = passes.map(SignedDuration::from_secs),
+            Fate::CutOff(n, passes) => self.cut_off.extend(self.nth(*n).map(|id| (id, *passes))),
+            Fate::Quiet | Fate::DiesBefore | Fate::DiesWithin | Fate::Silence | Fate::OldNews | Fate::Recruiting => {}
         }
+    }
+
+    /// Whether the request was carried out, or nobody can.
+    fn request_is_settled(&mut self) -> bool {
+        self.look(false, false);
+        let Some(target) = self.want.switchover else { return true };
+        request(target, &self.seen) == Request::Done || self.voters().all(|voter| voter != target)
+    }
+
+    /// As the status remembers it.
+    fn remember_request(&mut self) {
+        let target = self.want.switchover;
+        let done = target.is_some_and(|target| request(target, &self.seen) == Request::Done);
+        self.seen.switched_to = target.filter(|_| done);
     }
 
     /// One pass of the operator, and what befalls it.
     fn pass(&mut self, fate: &Fate) -> Step {
         self.befall(fate);
-        self.look(matches!(fate, Fate::OldNews));
+        self.look(matches!(fate, Fate::OldNews), matches!(fate, Fate::Recruiting));
         if matches!(fate, Fate::Silence) {
             self.seen.group = None;
         }
@@ -353,8 +462,12 @@ impl World {
         let group = self.seen.group.clone();
         match fate {
             Fate::DiesBefore => {}
-            Fate::DiesWithin => self.act(&step, false),
+            Fate::DiesWithin => {
+                self.act(&step, false);
+                (self.absences, self.seen.asked) = (Absences::default(), None);
+            }
             _ => {
+                self.remember_request();
                 self.act(&step, true);
                 self.seen.known = self.seen.known.or(group.as_ref().map(|g| g.cluster_id));
             }
@@ -373,8 +486,8 @@ proptest! {
 
     /// Whatever happens the invariants hold, and afterwards the cluster becomes what is wanted.
     #[test]
-    fn it_gets_there(fates in prop::collection::vec(fates(), 0..100), replicas in 1..9usize) {
-        let mut world = World::new();
+    fn it_gets_there(failover: bool, fates in prop::collection::vec(fates(), 0..100), replicas in 1..9usize) {
+        let mut world = World::new(failover);
         for fate in &fates {
             world.pass(fate);
         }
@@ -384,7 +497,7 @@ proptest! {
         for _ in 0..300 {
             let step = world.pass(&Fate::Quiet);
             steps.push(step.clone());
-            if step == Step::Steady {
+            if step == Step::Steady && world.request_is_settled() {
                 break;
             }
         }
@@ -403,5 +516,7 @@ proptest! {
         prop_assert!(world.seen.pods.values().all(current), "a pod is not as the spec has it");
         prop_assert!(world.joins.values().all(|n| *n == 1), "an id joined twice");
         prop_assert_eq!(world.founded, 1);
+        prop_assert!(world.members.contains_key(&world.primary));
+        prop_assert!(world.request_is_settled(), "{:?}", world.want.switchover);
     }
 }

@@ -1,15 +1,15 @@
 //! The status in the situations that users look at.
 
 use pgraft_core::Role;
+use pgraft_core::status::WalPosition;
 
 use super::*;
 use crate::core::fixtures::*;
 use crate::core::plan::next_step;
 use crate::core::render::template;
-use crate::core::step::Change;
 
 fn subject() -> Subject<'static> {
-    Subject { name: "demo", namespace: "default", generation: Some(2), replicas: 3, template: Some(template(&wanted(3))) }
+    Subject { name: "demo", namespace: "default", generation: Some(2), replicas: 3, template: Some(template(&wanted(3))), switchover: None }
 }
 
 fn status(seen: &Observed, outcome: &Outcome) -> PgRaftClusterStatus {
@@ -66,11 +66,7 @@ fn a_member_is_down() {
     let want = wanted(3);
     let mut seen = healthy(&want, 3);
     seen.pods.get_mut(&id(3)).unwrap().phase = PodPhase::Starting(Some("CrashLoopBackOff".into()));
-    let members = [
-        member(1, Role::Voter),
-        member(2, Role::Voter),
-        crate::core::group::MemberSeen { reachable: Some(false), ..member(3, Role::Voter) },
-    ];
+    let members = [member(1, Role::Voter), member(2, Role::Voter), MemberSeen { reachable: Some(false), ..member(3, Role::Voter) }];
     seen.group = Some(group(&members, 4));
     let status = status(&seen, &Outcome::Took(next_step(&want, &seen)));
     assert_eq!(status.phase, "Pod demo-3 is not ready");
@@ -91,7 +87,7 @@ fn a_member_is_down() {
 fn no_quorum() {
     let want = wanted(3);
     let mut seen = healthy(&want, 3);
-    let down = |n| crate::core::group::MemberSeen { reachable: Some(false), ..member(n, Role::Voter) };
+    let down = |n| MemberSeen { reachable: Some(false), ..member(n, Role::Voter) };
     seen.group = Some(group(&[member(1, Role::Voter), down(2), down(3)], 4));
     let status = status(&seen, &Outcome::Took(next_step(&want, &seen)));
     assert_eq!(status.phase, "No quorum");
@@ -134,6 +130,44 @@ fn differing_in_lag_only() {
     assert!(differ_in_lag_only(&before, &after));
     after.members[2].reachable = Some(false);
     assert!(!differ_in_lag_only(&before, &after));
+}
+
+/// What a busy cluster's standbys lack is another number at every look, and what the members have written too.
+#[test]
+fn lag_is_shown_in_steps_and_wal_alone_is_no_news() {
+    for (lag, shown) in
+        [(0, 0), (1 << 20, 1 << 20), ((1 << 20) - 1, 0), ((1 << 22) - 1, 1 << 21), (5 << 40, 1_i64 << 42), (u64::MAX, i64::MAX)]
+    {
+        assert_eq!(in_steps(lag), shown, "{lag}");
+    }
+    let mut seen = healthy(&wanted(3), 3);
+    let before = status(&seen, &Outcome::Took(Step::Steady));
+    let member = |seen: &mut Observed| seen.group.as_mut().unwrap().members[1].clone();
+    let moved = MemberSeen { wal: Some(WalPosition { timeline: 1, lsn: 0x2_0000_0000 }), lag_bytes: Some(1000), ..member(&mut seen) };
+    seen.group.as_mut().unwrap().members[1] = moved.clone();
+    let after = derive(subject(), &seen, &Outcome::Took(Step::Steady), &before);
+    assert_eq!(after.members[1].flush_lsn.as_deref(), Some("2/0"));
+    assert!(differ_in_wal_only(&before, &after));
+    seen.group.as_mut().unwrap().members[1] = MemberSeen { wal: Some(WalPosition { timeline: 2, lsn: 0 }), ..moved.clone() };
+    assert!(!differ_in_wal_only(&before, &derive(subject(), &seen, &Outcome::Took(Step::Steady), &before)), "another timeline is news");
+    // Nothing is forgotten when it is not heard any more.
+    seen.group.as_mut().unwrap().members[1] = MemberSeen { wal: None, lag_bytes: None, reachable: Some(false), ..moved };
+    let gone = derive(subject(), &seen, &Outcome::Took(Step::Steady), &after);
+    assert_eq!((gone.members[1].flush_lsn.as_deref(), gone.members[1].lag_bytes), (Some("2/0"), None));
+}
+
+#[test]
+fn a_primary_without_a_majority_takes_no_writes_where_the_members_choose_it() {
+    let want = with_failover(3);
+    let mut seen = healthy(&want, 3);
+    for member in &mut seen.group.as_mut().unwrap().members[1..] {
+        member.reachable = Some(false);
+    }
+    let group = seen.group.as_mut().unwrap();
+    (group.available, group.authoritative) = (1, false);
+    let status = status(&seen, &Outcome::Took(next_step(&want, &seen)));
+    assert_eq!(conditions(&status)[1], "Available=False/NoQuorum");
+    assert_eq!(status.conditions[4].message, "1 of 3 voters answer, 2 are needed; not heard of: demo-2, demo-3");
 }
 
 #[test]

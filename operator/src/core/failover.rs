@@ -1,0 +1,159 @@
+//! The primary and its changes: what the members say about it, who is fit to be the next one, and when they may be asked for another one.
+//! Who it is only they decide.
+
+use jiff::{SignedDuration, Timestamp};
+use pgraft_core::failover::switchover::MAX_LAG;
+use pgraft_core::failover::{LastFailover, Phase};
+use pgraft_core::{NodeId, Refusal, Role};
+
+use super::group::Group;
+use super::observed::Observed;
+
+/// What the members say about the primary, where they choose it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FailoverSeen {
+    /// Whether there is one, or its successor is looked for.
+    pub phase: Phase,
+    /// Counts the primaries.
+    pub epoch: u64,
+    /// While a successor is looked for, on the Raft leader: whose word is missing.
+    pub waits_for: Vec<NodeId>,
+    /// The youngest change.
+    pub last: Option<LastFailover>,
+}
+
+/// The switchover that this process has asked for last.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Asked {
+    /// Who was to be the primary.
+    pub target: NodeId,
+    /// When.
+    pub at: Timestamp,
+    /// How often in a row the members refused.
+    pub refusals: u32,
+    /// SQLSTATE and words of the refusal; None when they did not refuse, or nothing was heard of it.
+    pub refused: Option<(String, String)>,
+}
+
+/// The first pause after a switchover that was asked for. A target that does not catch up costs the writers a second each time.
+const FIRST_PAUSE: SignedDuration = SignedDuration::from_secs(2);
+const LONGEST_PAUSE: SignedDuration = SignedDuration::from_mins(5);
+
+impl Asked {
+    /// What is remembered after the members were asked once more.
+    pub fn again(before: Option<&Self>, target: NodeId, at: Timestamp, refused: Option<(String, String)>) -> Self {
+        let so_far = before.filter(|b| b.target == target).map_or(0, |b| b.refusals);
+        let refusals = if refused.is_some() { so_far.saturating_add(1) } else { 0 };
+        Self { target, at, refusals, refused }
+    }
+
+    /// Whether it is too early to ask again.
+    pub fn is_fresh(&self, now: Timestamp) -> bool {
+        let pause = FIRST_PAUSE.checked_mul(1_i32 << self.refusals.min(16)).unwrap_or(LONGEST_PAUSE).min(LONGEST_PAUSE);
+        now.duration_since(self.at) < pause
+    }
+}
+
+/// Why this member can't be the primary now, as far as can be seen. The members look once more when they are asked.
+pub fn unfit(group: &Group, node: NodeId) -> Option<String> {
+    let Some(member) = group.member(node) else { return Some(Refusal::UnknownNode(node).to_string()) };
+    if member.role != Role::Voter {
+        return Some(Refusal::HasNoVote(node).to_string());
+    }
+    if member.reachable != Some(true) {
+        return Some(Refusal::Unreachable(node).to_string());
+    }
+    // Not how much it lacks: that is another number at every look.
+    let lags = member.lag_bytes.is_some_and(|lag| lag > MAX_LAG);
+    lags.then(|| format!("node {node} is more than {} MiB of WAL behind the primary", MAX_LAG >> 20))
+}
+
+/// What is to be done about the request in `spec.switchover`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Request {
+    /// It was carried out.
+    Done,
+    /// The members are to be asked.
+    Due,
+    /// It was asked, or will be when somebody leads; nothing is in its way.
+    Pending,
+    /// Not now, for this reason. It is tried again; nothing else waits for it.
+    Refused(String),
+}
+
+/// How it stands with the request that this member be the primary.
+pub fn request(target: NodeId, seen: &Observed) -> Request {
+    if seen.switched_to == Some(target) {
+        return Request::Done;
+    }
+    let Some(group) = seen.group.as_ref().filter(|group| group.authoritative) else { return Request::Pending };
+    let Some(failover) = &group.failover else { return Request::Refused(Refusal::FailoverIsOff.to_string()) };
+    if failover.phase != Phase::Steady {
+        return Request::Pending;
+    }
+    if group.primary == Some(target) {
+        return Request::Done;
+    }
+    if let Some(why) = unfit(group, target) {
+        return Request::Refused(why);
+    }
+    match seen.asked.as_ref().filter(|asked| asked.target == target && asked.is_fresh(seen.now)) {
+        Some(Asked { refused: Some((_, words)), .. }) => Request::Refused(words.clone()),
+        Some(Asked { refused: None, .. }) => Request::Pending,
+        None => Request::Due,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::fixtures::*;
+    use crate::core::group::MemberSeen;
+
+    #[test]
+    fn who_is_refused_is_asked_again_later_and_later() {
+        let start: Timestamp = "2026-01-02T03:04:05Z".parse().unwrap();
+        let no = || Some(("PGR08".to_owned(), "no".to_owned()));
+        let pause = |asked: &Asked| (0..1000).find(|s| !asked.is_fresh(asked.at + SignedDuration::from_secs(*s))).unwrap();
+        let mut asked = Asked::again(None, id(3), start, None);
+        assert_eq!(pause(&asked), 2, "accepted: the next look shows it");
+        let pauses: Vec<i64> = (0..10)
+            .map(|_| {
+                asked = Asked::again(Some(&asked), id(3), start, no());
+                pause(&asked)
+            })
+            .collect();
+        assert_eq!(pauses, [4, 8, 16, 32, 64, 128, 256, 300, 300, 300]);
+        assert_eq!(pause(&Asked::again(Some(&asked), id(2), start, no())), 4, "another target begins anew");
+        assert!(!asked.is_fresh(start + LONGEST_PAUSE));
+    }
+
+    #[test]
+    fn how_it_stands_with_a_request() {
+        let want = with_failover(3);
+        let seen = healthy(&want, 3);
+        let with = |change: &dyn Fn(&mut Observed)| {
+            let mut seen = seen.clone();
+            change(&mut seen);
+            request(id(3), &seen)
+        };
+        let member = |seen: &mut Observed, change: &dyn Fn(&mut MemberSeen)| change(&mut seen.group.as_mut().unwrap().members[2]);
+        assert_eq!(with(&|_| ()), Request::Due);
+        assert_eq!(with(&|s| s.group.as_mut().unwrap().primary = Some(id(3))), Request::Done);
+        assert_eq!(with(&|s| s.switched_to = Some(id(3))), Request::Done, "whoever is the primary by now");
+        assert_eq!(with(&|s| s.switched_to = Some(id(2))), Request::Due);
+        assert_eq!(with(&|s| s.group.as_mut().unwrap().authoritative = false), Request::Pending);
+        assert_eq!(with(&|s| s.group.as_mut().unwrap().failover.as_mut().unwrap().phase = Phase::Recruiting), Request::Pending);
+        let refused = |words: &str| Request::Refused(words.to_owned());
+        assert_eq!(with(&|s| s.group.as_mut().unwrap().failover = None), refused("pgraft.failover is off: the primary does not change"));
+        assert_eq!(with(&|s| member(s, &|m| m.reachable = Some(false))), refused("node 3 does not answer, or not in time"));
+        assert_eq!(with(&|s| member(s, &|m| m.role = Role::Learner)), refused("node 3 has no vote, and only a voter can be the primary"));
+        let lags = refused("node 3 is more than 16 MiB of WAL behind the primary");
+        assert_eq!(with(&|s| member(s, &|m| m.lag_bytes = Some(MAX_LAG + 1))), lags);
+        assert_eq!(request(id(9), &seen), refused(&Refusal::UnknownNode(id(9)).to_string()));
+        let asked = |refused| Some(Asked { target: id(3), at: seen.now, refusals: 1, refused });
+        assert_eq!(with(&|s| s.asked = asked(None)), Request::Pending);
+        assert_eq!(with(&|s| s.asked = asked(Some(("PGR08".into(), "not now".into())))), refused("not now"));
+        assert_eq!(with(&|s| (s.asked, s.now) = (asked(None), s.now + SignedDuration::from_mins(1))), Request::Due);
+    }
+}

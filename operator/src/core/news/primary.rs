@@ -1,0 +1,39 @@
+//! Changes of the primary, told once each: by what the status said before, so that an operator that has just begun does not tell old news.
+
+use super::{Headline, News, holds, message, reason};
+use crate::api::{FailoverReason, LastFailover, PgRaftClusterStatus};
+
+/// The change that the status did not have before. The members remember one: of several in a row while nobody looked, it is the last.
+pub(super) fn changed(before: &PgRaftClusterStatus, after: &PgRaftClusterStatus) -> Option<News> {
+    // What a PgRaftCluster that was made anew finds on its volumes is history.
+    before.cluster_id.as_ref()?;
+    let last = after.last_failover.as_ref()?;
+    let known = before.last_failover.as_ref().map_or(1, |l| l.epoch);
+    if last.epoch <= known {
+        return None;
+    }
+    let headline = if last.reason == FailoverReason::Switchover { Headline::SwitchedOver } else { Headline::FailedOver };
+    Some(News { headline, note: note(last, last.epoch - known - 1) })
+}
+
+fn note(last: &LastFailover, unseen: i64) -> String {
+    let LastFailover { from, to, reason, at: _, duration_ms, epoch } = last;
+    let why = match reason {
+        FailoverReason::LeaseExpired => format!("most voters did not hear {from} any more"),
+        FailoverReason::Released => format!("the server of {from} had ended"),
+        FailoverReason::Switchover => "as it was asked for".to_owned(),
+    };
+    let others = match unseen {
+        ..=0 => String::new(),
+        n => format!("; {n} more since the operator last looked"),
+    };
+    format!("{to} is the primary in place of {from}, after {duration_ms} ms, in epoch {epoch}: {why}{others}")
+}
+
+/// A request that can't be carried out, once for each reason.
+pub(super) fn refused(before: &PgRaftClusterStatus, after: &PgRaftClusterStatus) -> Option<News> {
+    const TYPE: &str = "SwitchoverDone";
+    let is_new = message(before, TYPE) != message(after, TYPE);
+    let refused = holds(after, TYPE) == Some("False") && reason(after, TYPE) == "ChangeRefused";
+    (refused && is_new).then(|| News { headline: Headline::ChangeRefused, note: message(after, TYPE) })
+}
