@@ -183,15 +183,28 @@ impl Members {
         }
         let leader = group.keys().next().copied();
         if statement.contains("pgraft_members") {
-            let lag = if self.busy { i64::try_from(self.asked.load(Ordering::Relaxed)).unwrap_or_default() } else { 0 };
+            // Another step of what is shown at every look, and WAL that moves on.
+            let looks = if self.busy { self.asked.load(Ordering::Relaxed) } else { 0 };
+            let (lag, wal) = (1_i64 << (20 + looks % 16), 0x0300_0000 + i64::try_from(looks).unwrap_or_default());
+            let lag = if self.busy { lag } else { 0 };
             let leads = leader == Some(node);
             let row = |(id, host): (&u32, &String)| {
                 let seen = |cell: Cell| if leads { cell } else { Cell::Null };
                 let lag = if leader == Some(*id) { 0 } else { lag };
                 let words = [Cell::Int4(id.cast_signed()), Cell::Text(host.clone()), Cell::Int4(7001), Cell::Text("voter".into())];
-                words.into_iter().chain([seen(Cell::Bool(true)), seen(Cell::Int8(lag))]).collect()
+                let told = [Cell::Bool(true), Cell::Int8(lag), Cell::Int4(1), Cell::Int8(wal)];
+                words.into_iter().chain(told.map(seen)).collect()
             };
-            let columns = &[("node_id", INT4), ("address", TEXT), ("port", INT4), ("role", TEXT), ("reachable", BOOL), ("lag_bytes", INT8)];
+            let columns = &[
+                ("node_id", INT4),
+                ("address", TEXT),
+                ("port", INT4),
+                ("role", TEXT),
+                ("reachable", BOOL),
+                ("lag_bytes", INT8),
+                ("timeline", INT4),
+                ("flush_lsn", INT8),
+            ];
             return Answer { parameters: &[], columns, rows: group.iter().map(row).collect() };
         }
         let state = match leader {
@@ -209,6 +222,7 @@ impl Members {
             leader.map_or(Cell::Null, |id| Cell::Int4(id.cast_signed())),
             Cell::Int8(9),
             Cell::Int4(i32::try_from(next).unwrap_or(i32::MAX)),
+            Cell::Null, // the founder stays the primary
         ];
         let columns = &[
             ("cluster_id", TEXT),
@@ -218,6 +232,7 @@ impl Members {
             ("primary_node", INT4),
             ("applied_index", INT8),
             ("next_node_id", INT4),
+            ("phase", TEXT),
         ];
         Answer { parameters: &[], columns, rows: vec![row] }
     }
