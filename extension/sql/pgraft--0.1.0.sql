@@ -23,6 +23,11 @@ CREATE FUNCTION pgraft_switchover(node_id integer) RETURNS boolean
     LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'pgraft_switchover';
 COMMENT ON FUNCTION pgraft_switchover(integer) IS 'has another voter be the primary; on any member';
 
+CREATE FUNCTION pgraft_force_primary(node_id integer, accept_data_loss boolean DEFAULT false) RETURNS boolean
+    LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'pgraft_force_primary';
+COMMENT ON FUNCTION pgraft_force_primary(integer, boolean) IS
+    'makes a node the primary that may lack acknowledged writes, where those who have them never come back; on the leader';
+
 -- What shows it.
 
 CREATE FUNCTION pgraft_get_leader() RETURNS bigint
@@ -73,7 +78,8 @@ CREATE FUNCTION pgraft_log(
     LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 100 AS 'MODULE_PATHNAME', 'pgraft_log_wrapper';
 COMMENT ON FUNCTION pgraft_log() IS 'the youngest entries of this node''s Raft log';
 
-REVOKE EXECUTE ON FUNCTION pgraft_init(), pgraft_add_node(integer, text, integer), pgraft_remove_node(integer), pgraft_switchover(integer), pgraft_failover(),
+REVOKE EXECUTE ON FUNCTION pgraft_init(), pgraft_add_node(integer, text, integer), pgraft_remove_node(integer), pgraft_switchover(integer),
+    pgraft_force_primary(integer, boolean), pgraft_failover(),
     pgraft_set_address(integer, text, integer), pgraft_get_nodes(), pgraft_status(), pgraft_get_members(), pgraft_log() FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION pgraft_get_nodes(), pgraft_status(), pgraft_failover(), pgraft_get_members(), pgraft_log() TO pg_monitor;
 GRANT SELECT ON pgraft_members TO pg_monitor;

@@ -147,6 +147,7 @@ async fn who_may_do_what() {
         "select pgraft_remove_node(1)",
         "select pgraft_set_address(1, 'h', 1)",
         "select pgraft_switchover(1)",
+        "select pgraft_force_primary(1)",
     ] {
         assert_eq!(text_rows(&watcher, sql).await.unwrap_err().code(), Some(&SqlState::INSUFFICIENT_PRIVILEGE), "{sql}");
     }
@@ -293,6 +294,8 @@ async fn without_a_majority_a_call_waits_and_can_be_cancelled() {
     assert_eq!(servers[0].rows(NODES).await.len(), 3, "nothing half done");
     servers[1].start();
     servers[2].start();
+    // A leader that has just got its followers back refuses until it has heard enough of them.
+    until_leading(&servers, "select count(*) from pgraft_members where role = 'voter' and reachable", "3").await;
     change(&servers, &call).await;
     for server in &servers {
         server.until("select count(*) from pgraft_get_nodes()", "4").await;

@@ -172,14 +172,73 @@ async fn all_down_at_once_and_back() {
     nothing_is_lost(&nodes, ledger).await;
 }
 
+/// Of two standbys one can't say how far its WAL reaches: nobody is sure, and nobody becomes the primary but by a person's word.
+#[tokio::test]
+async fn a_primary_by_force() {
+    let Some(mut nodes) = of_three(|_| ()).await else { return };
+    let ledger = Ledger::start(nodes.servers());
+    more_rows(&ledger, 10).await;
+    let old = primary(&nodes).await;
+    let before = epoch(&nodes, old);
+    let (silent, heir) = ((old + 1) % 3, (old + 2) % 3);
+    let postmaster = nodes.nodes[silent].postmaster().unwrap();
+    let receiver = until("a walreceiver", async || child_of(postmaster, "walreceiver")).await;
+    kill(Pid::from_raw(receiver), Signal::SIGSTOP).unwrap();
+    more_rows(&ledger, 10).await;
+    nodes.nodes[old].kill_all();
+
+    let force = |accept: &str| format!("SELECT pgraft_force_primary({}{accept})", heir + 1);
+    let leader = until("a leader that waits for a report", async || {
+        for n in [silent, heir] {
+            let waits =
+                nodes.nodes[n].sql("SELECT pgraft_is_leader() AND phase = 'recruiting' AND waits_for <> '{}' FROM pgraft_failover()");
+            if waits.await.ok().flatten().as_deref() == Some("t") {
+                return Some(n);
+            }
+        }
+        None
+    })
+    .await;
+    let refused = nodes.nodes[leader].sql(&force("")).await.unwrap_err();
+    let refused = refused.as_db_error().unwrap();
+    assert_eq!(refused.code().code(), "PGR08", "{refused}");
+    assert!(refused.hint().unwrap().contains("accept_data_loss => true"), "{refused}");
+    assert_eq!(epoch(&nodes, heir), before + 1, "it looks for one still");
+    until("a primary by force", async || {
+        for n in [leader, silent, heir] {
+            if nodes.nodes[n].sql(&force(", accept_data_loss => true")).await.is_ok() {
+                return Some(());
+            }
+        }
+        None
+    })
+    .await;
+    nodes.nodes[heir].wait_for("SELECT pg_is_in_recovery()", "f").await;
+    kill(Pid::from_raw(receiver), Signal::SIGCONT).unwrap();
+    more_rows(&ledger, 10).await;
+    assert_eq!(primary(&nodes).await, heir);
+    nodes.nodes[heir].wait_for("SELECT last_reason FROM pgraft_failover()", "forced").await;
+    nodes.nodes[heir].wait_for("SELECT count(*) > 0 FROM pgraft_log() WHERE kind = 'force'", "t").await;
+    nodes.nodes[old].start();
+    nodes.nodes[old].streaming().await;
+    // What was acknowledged the one that was forced had: the other one could confirm nothing.
+    nothing_is_lost(&nodes, ledger).await;
+}
+
 /// The process that calls itself `postgres: pgraft_1: pgraft`, of this postmaster.
 fn worker_of(postmaster: i32) -> Option<i32> {
+    child_of(postmaster, "pgraft")
+}
+
+/// The process that calls itself `postgres: pgraft_1: NAME …`, of this postmaster.
+fn child_of(postmaster: i32, name: &str) -> Option<i32> {
     let read = |pid: i32, file: &str| std::fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default();
-    let is_worker = |pid: &i32| {
-        let name = read(*pid, "cmdline");
+    let is_it = |pid: &i32| {
+        let title = read(*pid, "cmdline");
         let parent = read(*pid, "stat").rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(1)?.parse().ok());
-        parent == Some(postmaster) && name.trim_end_matches(['\0', ' ']).ends_with(": pgraft")
+        let own = title.rsplit(": ").find(|part| part.trim_end_matches(['\0', ' ']).split(' ').next() == Some(name));
+        parent == Some(postmaster) && own.is_some()
     };
     let pids = std::fs::read_dir("/proc").ok()?.filter_map(|e| e.ok()?.file_name().to_str()?.parse().ok());
-    pids.into_iter().find(is_worker)
+    pids.into_iter().find(is_it)
 }

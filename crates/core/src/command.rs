@@ -70,6 +70,13 @@ pub enum Command {
         /// The most advanced recruit.
         primary: NodeId,
     },
+    /// A new primary by a person's word, although it may lack what was acknowledged: nobody who could know answers.
+    Force {
+        /// The epoch that recruits.
+        epoch: u64,
+        /// Who was chosen.
+        primary: NodeId,
+    },
     /// The primary is to wait for these standbys.
     Retarget {
         /// Its epoch.
@@ -102,6 +109,7 @@ impl Command {
             Self::Describe { .. } => "describe",
             Self::Recruit { .. } => "recruit",
             Self::Appoint { .. } => "appoint",
+            Self::Force { .. } => "force",
             Self::Retarget { .. } => "retarget",
             Self::Settle { .. } => "settle",
         }

@@ -47,6 +47,13 @@ pub enum Request {
         /// Who is to be the primary.
         target: i64,
     },
+    /// Make a node the primary whose WAL may lack what was acknowledged; on the leader only.
+    ForcePrimary {
+        /// Who is to be the primary.
+        node_id: i64,
+        /// Somebody knows what that means.
+        accept_data_loss: bool,
+    },
     /// Have whichever standby has the most be the primary, where this node is: its server is about to be stopped.
     HandOver,
     /// What this node knows.

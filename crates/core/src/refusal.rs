@@ -52,6 +52,12 @@ pub enum Refusal {
         /// The leader, when this node knows one.
         leader: Option<(NodeId, Address)>,
     },
+    /// `pgraft_force_primary` on another node than the leader.
+    #[error("Cannot force a primary - this node is not the leader. It must be done on the leader.")]
+    ForceOnFollower {
+        /// The leader, when this node knows one.
+        leader: Option<(NodeId, Address)>,
+    },
     /// The id belongs to a member that lives elsewhere.
     #[error("node {node} is already a member, at {at}")]
     OtherAddress {
@@ -148,6 +154,20 @@ pub enum Refusal {
         /// What it lacks.
         bytes: u64,
     },
+    /// There is a primary, as far as anybody knows.
+    #[error("there is a primary: another one can be had by a switchover")]
+    NothingToForce,
+    /// Somebody must say that this is accepted.
+    #[error(
+        "writes that were acknowledged may be lost when node {node} becomes the primary now: it is not known what {} had",
+        nodes(unheard)
+    )]
+    LosesData {
+        /// Who was to become the primary.
+        node: NodeId,
+        /// Whose word would make it certain.
+        unheard: Vec<NodeId>,
+    },
     /// A command of the failover protocol that was made for a state that is no more.
     #[error("the state has moved on")]
     MovedOn,
@@ -199,19 +219,32 @@ impl Primary {
     }
 }
 
+/// `node 1 and node 3`.
+fn nodes(ids: &[NodeId]) -> String {
+    ids.iter().map(|id| format!("node {id}")).collect::<Vec<_>>().join(" and ")
+}
+
 impl Refusal {
     /// Stable, so that drivers and the operator can act on it. Class 55 and 22 are Postgres' own; `PGR..` are ours.
     pub const fn sqlstate(&self) -> &'static str {
         match self {
             Self::BadNodeId(_) | Self::BadAddress { .. } | Self::BadPort(_) | Self::Unresolvable(_) => "22023",
             Self::AlreadyInitialized(_) | Self::NotInitialized | Self::FailoverIsOff | Self::TooWeak(_) | Self::PromotedByHand => "55000",
-            Self::AddOnFollower { .. } | Self::RemoveOnFollower { .. } | Self::SetAddressOnFollower { .. } => "PGR01",
+            Self::AddOnFollower { .. }
+            | Self::RemoveOnFollower { .. }
+            | Self::SetAddressOnFollower { .. }
+            | Self::ForceOnFollower { .. } => "PGR01",
             Self::OtherAddress { .. } | Self::AddressTaken { .. } => "42710",
             Self::IdRetired(_) | Self::OtherDirectory(_) => "PGR02",
             Self::UnknownNode(_) => "42704",
             Self::JoinUnderWay(_) | Self::RemovalUnderWay(_) => "PGR03",
             Self::IsPrimary(_) | Self::NoMajorityLeft { .. } | Self::NoMajorityWith { .. } | Self::HasCome(_) => "55006",
-            Self::PrimaryChanging | Self::HasNoVote(_) | Self::Unreachable(_) | Self::Lags { .. } => "PGR08",
+            Self::PrimaryChanging
+            | Self::HasNoVote(_)
+            | Self::Unreachable(_)
+            | Self::Lags { .. }
+            | Self::NothingToForce
+            | Self::LosesData { .. } => "PGR08",
             Self::TooManyMembers(_) => "54000",
             Self::NoQuorum { .. } => "PGR04",
             Self::MovedOn => "PGR07",
@@ -236,7 +269,10 @@ impl Refusal {
             Self::NotInitialized => {
                 "Call pgraft_init() on the first node of a new cluster, or have the leader of an existing one call pgraft_add_node() for this node.".into()
             }
-            Self::AddOnFollower { leader } | Self::RemoveOnFollower { leader } | Self::SetAddressOnFollower { leader } => match leader {
+            Self::AddOnFollower { leader }
+            | Self::RemoveOnFollower { leader }
+            | Self::SetAddressOnFollower { leader }
+            | Self::ForceOnFollower { leader } => match leader {
                 Some((id, address)) => format!("The leader is node {id} ({address})."),
                 None => "There is no leader at the moment; try again when pgraft_get_leader() returns one.".into(),
             },
@@ -269,6 +305,10 @@ impl Refusal {
             Self::HasNoVote(_) => "pgraft_members shows who votes.".into(),
             Self::Unreachable(id) => format!("pgraft_members on the leader shows when node {id} was last heard. Nothing has changed."),
             Self::Lags { .. } => "Try again when it has caught up: pgraft_members shows lag_bytes. Nothing has changed.".into(),
+            Self::NothingToForce => "SELECT pgraft_switchover(node_id).".into(),
+            Self::LosesData { node, .. } => {
+                format!("Bring one of them back, and the primary is found without loss. If none ever will: SELECT pgraft_force_primary({node}, accept_data_loss => true).")
+            }
             Self::MovedOn => "Nothing is to be done: what it was for is done or is no longer wanted.".into(),
             Self::Stopped(_) => "The server log says why; the worker is started again within a second.".into(),
             Self::NoWrites(primary) | Self::NoReads(primary) => primary.hint(),

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use crate::failover::{LastFailover, Reign};
+use crate::failover::{LastFailover, Reason, Reign};
 use crate::{Address, ClusterId, Command, InstanceId, MAX_MEMBERS, MAX_VOTERS, NodeId, Refusal};
 
 /// What all members agree on.
@@ -112,7 +112,11 @@ impl ClusterState {
             Command::Describe { node, instance, postgres, zone } => {
                 self.describe(*node, Told { instance: *instance, postgres: postgres.clone(), zone: zone.clone() })
             }
-            Command::Recruit { .. } | Command::Appoint { .. } | Command::Retarget { .. } | Command::Settle { .. } => self.failover(command),
+            Command::Recruit { .. }
+            | Command::Appoint { .. }
+            | Command::Force { .. }
+            | Command::Retarget { .. }
+            | Command::Settle { .. } => self.failover(command),
         }
     }
 
@@ -138,6 +142,7 @@ impl ClusterState {
         match command {
             Command::Recruit { epoch, .. } => reign.recruit(*epoch),
             Command::Appoint { epoch, primary } => reign.appoint(*epoch, *primary, &voters),
+            Command::Force { epoch, primary } => reign.force(*epoch, *primary, &voters),
             Command::Retarget { epoch, change, standbys } => reign.retarget(*epoch, *change, standbys.clone()),
             Command::Settle { epoch, change, .. } => reign.settle(*epoch, *change),
             _ => return Ok(Outcome::AlreadySo),
@@ -147,6 +152,11 @@ impl ClusterState {
             Command::Recruit { epoch, reason, at_ms } => {
                 let begun = LastFailover { epoch: *epoch, from: was.primary, to: None, reason: *reason, began_ms: *at_ms, ended_ms: None };
                 self.last_failover = Some(begun);
+            }
+            Command::Force { .. } => {
+                if let Some(last) = &mut self.last_failover {
+                    last.reason = Reason::Forced;
+                }
             }
             Command::Settle { at_ms, .. } if !was.settled => {
                 if let Some(last) = &mut self.last_failover {

@@ -374,9 +374,10 @@ fn short(content: &str) -> String {
         Ok(Command::SetAddress { node, address }) => format!("node {node} is at {address}"),
         Ok(Command::Describe { node, .. }) => format!("node {node} tells of itself"),
         // Of the failover protocol, which a member without a Postgres has no part in.
-        Ok(Command::Recruit { .. } | Command::Appoint { .. } | Command::Retarget { .. } | Command::Settle { .. }) | Err(_) => {
-            content.to_owned()
-        }
+        Ok(
+            Command::Recruit { .. } | Command::Appoint { .. } | Command::Force { .. } | Command::Retarget { .. } | Command::Settle { .. },
+        )
+        | Err(_) => content.to_owned(),
     }
 }
 

@@ -24,6 +24,7 @@ finfo!(pg_finfo_pgraft_add_node);
 finfo!(pg_finfo_pgraft_remove_node);
 finfo!(pg_finfo_pgraft_set_address);
 finfo!(pg_finfo_pgraft_switchover);
+finfo!(pg_finfo_pgraft_force_primary);
 
 /// `pgraft_init()`
 ///
@@ -59,6 +60,20 @@ pub unsafe extern "C-unwind" fn pgraft_switchover(fcinfo: pg_sys::FunctionCallIn
     run(|| Request::Switchover {
         // SAFETY: the SQL declares (integer), and STRICT keeps NULLs away.
         target: unsafe { pg_getarg::<i32>(fcinfo, 0) }.map_or(0, i64::from),
+    })
+}
+
+/// `pgraft_force_primary(node_id, accept_data_loss)`
+///
+/// # Safety
+/// Called by Postgres, with its arguments.
+#[unsafe(no_mangle)]
+pub unsafe extern "C-unwind" fn pgraft_force_primary(fcinfo: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
+    run(|| Request::ForcePrimary {
+        // SAFETY: the SQL declares (integer, boolean), and STRICT keeps NULLs away.
+        node_id: unsafe { pg_getarg::<i32>(fcinfo, 0) }.map_or(0, i64::from),
+        // SAFETY: as above.
+        accept_data_loss: unsafe { pg_getarg::<bool>(fcinfo, 1) }.unwrap_or_default(),
     })
 }
 

@@ -53,6 +53,8 @@ pub enum Reason {
     Released,
     /// Somebody asked for another primary.
     Switchover,
+    /// Somebody named a primary, although acknowledged writes may be lost by that.
+    Forced,
 }
 
 /// The youngest change of the primary, for people to look at.
@@ -138,6 +140,16 @@ impl Reign {
         self.configs.push(SyncConfig::new(epoch, primary, standbys));
         self.change += 1;
         self.settled = false;
+        Ok(())
+    }
+
+    /// A new primary by a person's word. What was acknowledged under the configs so far binds nobody any more: that is what was given up.
+    ///
+    /// # Errors
+    /// [`MovedOn`] as [`Self::appoint`].
+    pub fn force(&mut self, epoch: u64, primary: NodeId, voters: &BTreeSet<NodeId>) -> Result<(), MovedOn> {
+        self.appoint(epoch, primary, voters)?;
+        self.configs.drain(..self.configs.len() - 1);
         Ok(())
     }
 
@@ -244,6 +256,17 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn what_is_forced_gives_up_what_was_acknowledged_and_is_a_reign_like_any_other() {
+        let mut reign = Reign::of_founder(id(1));
+        assert_eq!(reign.force(1, id(2), &voters()), Err(MovedOn), "there is a primary");
+        reign.recruit(2).unwrap();
+        assert_eq!(reign.force(2, id(9), &voters()), Err(MovedOn), "it has no vote");
+        reign.force(2, id(2), &voters()).unwrap();
+        assert_eq!((reign.primary, reign.timeline, reign.configs.len(), reign.is_settled()), (id(2), 2, 1, false));
+        assert_eq!(reign.force(2, id(3), &voters()), Err(MovedOn), "the first one counts");
     }
 
     #[test]

@@ -9,6 +9,7 @@ use openraft::ReadPolicy;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{ClientWriteError, LinearizableReadError, RaftError};
 use pgraft_core::control::{LogRow, MAX_FRAME, Request, Response};
+use pgraft_core::failover::force::may_force;
 use pgraft_core::membership::{may_join, may_leave};
 use pgraft_core::{Address, ClusterId, Command, MemberStatus, NodeId, NodeStatus, Outcome, Refusal};
 use tokio::time::{Instant, sleep, timeout_at};
@@ -67,6 +68,10 @@ impl Shared {
                 done(self.set_address(node_id, &address, port).await.map_err(|f| f.or(|leader| Refusal::SetAddressOnFollower { leader })))
             }
             Request::Switchover { target } => done(self.switch_over(target).await),
+            Request::ForcePrimary { node_id, accept_data_loss } => {
+                let forced = self.force_primary(node_id, accept_data_loss).await;
+                done(forced.map_err(|f| f.or(|leader| Refusal::ForceOnFollower { leader })))
+            }
             Request::HandOver => done(self.give_to_anybody().await),
             Request::Status => Response::Status(Box::new(NodeStatus::clone(&self.status.borrow()))),
             Request::Seat { heard } => Response::Seat(self.seat_news(heard).await),
@@ -164,6 +169,23 @@ impl Shared {
             }
         };
         Ok((outcome == Outcome::AlreadySo).then(|| format!("the cluster already looks for node {node} at {address}")))
+    }
+
+    /// On the leader, since nobody else knows who has reported what.
+    async fn force_primary(&self, node: i64, accept_data_loss: bool) -> Result<Option<String>, Failed> {
+        let deadline = Instant::now() + DEADLINE;
+        let node = NodeId::new(node)?;
+        let failover = self.failover.as_ref().ok_or(Refusal::FailoverIsOff)?;
+        let applied = self.read(deadline).await?;
+        let reign = applied.cluster.reign.as_ref().ok_or(Refusal::NotInitialized)?;
+        let reports = failover.reports();
+        if may_force(reign, &applied.cluster.electorate(), &reports, node, accept_data_loss)? == Outcome::AlreadySo {
+            return Ok(Some(format!("node {node} is the primary already")));
+        }
+        let heard = reports.keys().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        tracing::warn!("node {node} is made the primary of epoch {} by force: only {heard} said how far their WAL reaches", reign.epoch);
+        self.write(Command::Force { epoch: reign.epoch, primary: node }, deadline).await?;
+        Ok(Some(format!("node {node} becomes the primary: acknowledged writes that it has not are lost")))
     }
 
     async fn resolves(&self, address: &Address) -> Result<(), Refusal> {

@@ -66,6 +66,7 @@ pub async fn run(shared: Arc<Shared>) {
             shared.hand_over(leads_since).await;
         } else {
             (leads_since, next_round) = (None, Instant::now() + CALM);
+            lock(&failover.reports).clear();
             idle.clear();
             voices.clear();
         }
@@ -111,7 +112,8 @@ impl Shared {
             .map(|(id, _)| id)
             .collect();
         let released = fresh().any(|(_, s)| s.released && s.epoch == reign.epoch);
-        let reports = voices.iter().filter_map(|(id, (_, said))| Some((*id, said.report?))).collect();
+        let reports: BTreeMap<_, _> = voices.iter().filter_map(|(id, (_, said))| Some((*id, said.report?))).collect();
+        lock(&failover.reports).clone_from(&reports);
         let (voters, index) = self.voters_in_log();
         let steady_membership = applied.membership.log_id().as_ref().map_or(0, |id| id.index) == index
             && applied.membership.membership().get_joint_config().len() == 1;

@@ -134,6 +134,8 @@ pub struct Failover {
     rewind_changed: Notify,
     /// Something that a step may depend on has changed.
     changed: Notify,
+    /// As the leader: what the recruits have reported.
+    reports: Mutex<BTreeMap<NodeId, Report>>,
     /// This member reigns, or is about to.
     begun: Notify,
     /// A voter is free, or may be: the leader should ask.
@@ -174,6 +176,7 @@ impl Failover {
             report: Mutex::default(),
             reigning: Mutex::default(),
             answers: Mutex::default(),
+            reports: Mutex::default(),
             heard: Mutex::default(),
             preferred: Mutex::default(),
             abdicates: Mutex::default(),
@@ -215,6 +218,11 @@ impl Failover {
     /// Waits until [`Self::rewind`] says something else.
     pub async fn rewind_changed(&self) {
         self.rewind_changed.notified().await;
+    }
+
+    /// As the leader: what the recruits have reported.
+    pub fn reports(&self) -> BTreeMap<NodeId, Report> {
+        lock(&self.reports).clone()
     }
 
     /// Whose history this server's WAL has parted from.

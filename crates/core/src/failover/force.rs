@@ -1,0 +1,68 @@
+//! Whether a person may name the primary, where the protocol waits for servers that nobody will bring back.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::reign::{Phase, Reign};
+use super::report::{Report, enough};
+use crate::{NodeId, Outcome, Refusal};
+
+/// Whether to do it, by what the leader knows. Only where nothing else helps: while a successor is looked for, and the reports are not enough.
+///
+/// # Errors
+/// There is no need, the node can't be the primary, or nobody has accepted what may be lost.
+pub fn may_force(
+    reign: &Reign,
+    voters: &BTreeSet<NodeId>,
+    reports: &BTreeMap<NodeId, Report>,
+    target: NodeId,
+    accept_data_loss: bool,
+) -> Result<Outcome, Refusal> {
+    if !voters.contains(&target) {
+        return Err(Refusal::HasNoVote(target));
+    }
+    if reign.phase == Phase::Steady {
+        return if reign.primary == target { Ok(Outcome::AlreadySo) } else { Err(Refusal::NothingToForce) };
+    }
+    let Err(missing) = enough(reign, reports) else { return Err(Refusal::PrimaryChanging) };
+    // Without its word it may take WAL from somebody yet, or not be there at all.
+    if reports.get(&target).is_none_or(|report| report.epoch != reign.epoch) {
+        return Err(Refusal::Unreachable(target));
+    }
+    if accept_data_loss {
+        Ok(Outcome::Changed)
+    } else {
+        Err(Refusal::LosesData { node: target, unheard: missing.any_of.into_iter().collect() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::status::WalPosition;
+
+    fn id(n: u8) -> NodeId {
+        NodeId::new(i64::from(n)).unwrap()
+    }
+
+    #[test]
+    fn only_where_nothing_else_helps_and_somebody_says_so() {
+        let voters: BTreeSet<NodeId> = [1, 2, 3].map(id).into();
+        let mut reign = Reign::of_founder(id(1));
+        reign.retarget(1, 0, [2, 3].map(id).into()).unwrap();
+        reign.settle(1, 1).unwrap();
+        let report = |epoch| Report { epoch, end: WalPosition { timeline: 1, lsn: 7 } };
+        let (none, old) = (BTreeMap::new(), BTreeMap::from([(id(2), report(1))]));
+        let (one, both) = (BTreeMap::from([(id(2), report(2))]), BTreeMap::from([(id(2), report(2)), (id(3), report(2))]));
+        let may = |reign: &Reign, reports, target, accept| may_force(reign, &voters, reports, id(target), accept);
+
+        assert_eq!(may(&reign, &none, 2, true), Err(Refusal::NothingToForce), "there is a primary");
+        assert_eq!(may(&reign, &none, 1, true), Ok(Outcome::AlreadySo));
+        reign.recruit(2).unwrap();
+        assert_eq!(may(&reign, &one, 4, true), Err(Refusal::HasNoVote(id(4))));
+        assert_eq!(may(&reign, &both, 2, true), Err(Refusal::PrimaryChanging), "it comes by itself");
+        assert_eq!(may(&reign, &one, 3, true), Err(Refusal::Unreachable(id(3))));
+        assert_eq!(may(&reign, &old, 2, true), Err(Refusal::Unreachable(id(2))), "it has said nothing in this epoch");
+        assert_eq!(may(&reign, &one, 2, false), Err(Refusal::LosesData { node: id(2), unheard: [1, 3].map(id).into() }));
+        assert_eq!(may(&reign, &one, 2, true), Ok(Outcome::Changed));
+    }
+}
