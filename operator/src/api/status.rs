@@ -143,6 +143,8 @@ pub enum FailoverReason {
     Released,
     /// Somebody asked for it.
     Switchover,
+    /// Somebody named it, and accepted that acknowledged writes may be lost.
+    Forced,
 }
 
 /// A request that was carried out.

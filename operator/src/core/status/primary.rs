@@ -30,6 +30,7 @@ fn shown(subject: Subject<'_>, group: &Group, last: &failover::LastFailover) -> 
             Cause::LeaseExpired => FailoverReason::LeaseExpired,
             Cause::Released => FailoverReason::Released,
             Cause::Switchover => FailoverReason::Switchover,
+            Cause::Forced => FailoverReason::Forced,
         },
         // Kubernetes' times have whole seconds.
         at: Time(Timestamp::from_second(began_ms.div_euclid(1000)).ok()?),
