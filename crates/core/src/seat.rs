@@ -20,7 +20,8 @@ pub struct Seat {
     pub primary: NodeId,
     /// Its Postgres server, once it has told the group.
     pub postgres: Option<Address>,
-    /// Whether it takes writes: false while a successor is looked for, and until its standbys have what it has.
+    /// Whether it takes writes: false while a successor is looked for, and until its standbys have what it has. A member that has heard of the primary's
+    /// end says no before the log does.
     pub settled: bool,
 }
 

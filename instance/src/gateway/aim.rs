@@ -95,11 +95,9 @@ pub fn merged(known: Option<Seat>, told: Seat, by_own_member: bool) -> Seat {
             }
         }
         Some(known) => {
-            if told.is_later_than(&known) {
-                told
-            } else {
-                known
-            }
+            // The own member may have heard more than its log says: that the primary has ended.
+            let anew = by_own_member && !known.is_later_than(&told);
+            if anew || told.is_later_than(&known) { told } else { known }
         }
     }
 }

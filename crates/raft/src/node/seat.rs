@@ -10,8 +10,10 @@ use super::Shared;
 
 /// How long a question waits for news. The answer then is a sign of life.
 const ECHO: Duration = Duration::from_secs(1);
-/// How often a primary looks at its gate, which closes without a word when the lease ends.
-const GATE: Duration = Duration::from_millis(10);
+/// How often a primary looks at its open gate, which closes without a word when the lease ends.
+const OPEN: Duration = Duration::from_millis(100);
+/// How often at its closed gate: clients wait for it.
+const CLOSED: Duration = Duration::from_millis(5);
 
 impl Shared {
     /// Answers as soon as there is something to say that is not `heard` already.
@@ -20,15 +22,26 @@ impl Shared {
         let mut applied = self.applied.clone();
         loop {
             applied.borrow_and_update();
+            let ended = async {
+                match &self.failover {
+                    Some(failover) => failover.end_was_told.notified().await,
+                    None => std::future::pending().await,
+                }
+            };
             let news = self.seat();
             let now = Instant::now();
             if now >= until || !heard.as_ref().is_some_and(|heard| news.says_the_same_as(heard)) {
                 return news;
             }
-            let look = if news.gate.is_some() { GATE } else { ECHO };
+            let look = match news.gate {
+                None => ECHO,
+                Some(true) => OPEN,
+                Some(false) => CLOSED,
+            };
             tokio::select! {
                 biased; // in no random order: a simulation repeats itself
                 changed = applied.changed() => if changed.is_err() { return news },
+                () = ended => {}
                 () = sleep_until(until.min(now + look)) => {}
             }
         }
@@ -39,6 +52,11 @@ impl Shared {
         let state = &applied.cluster;
         let reigns = state.reign.as_ref().is_some_and(|r| r.phase == Phase::Steady && r.primary == self.settings.node_id);
         let gate = self.failover.as_ref().filter(|_| reigns).map(|f| f.gate_is_open(&state.electorate()));
-        SeatNews { seat: Seat::of(state, applied.last_applied.map_or(0, |id| id.index)), gate }
+        let mut seat = Seat::of(state, applied.last_applied.map_or(0, |id| id.index));
+        if let (Some(seat), Some(failover)) = (&mut seat, &self.failover) {
+            // Its server may be starting again, and would take clients; the group has not decided yet who is next.
+            seat.settled &= !failover.knows_of_an_end_in(seat.epoch);
+        }
+        SeatNews { seat, gate }
     }
 }

@@ -146,6 +146,8 @@ pub struct Failover {
     abdicates: Mutex<Option<(u64, Start)>>,
     /// The run before the present one, where it was the primary.
     released_run: Mutex<Option<(u64, Start)>>,
+    /// A run of the primary has ended, by its own word.
+    pub end_was_told: Notify,
     /// The last run of this server is to be released.
     ended: Notify,
 }
@@ -187,6 +189,7 @@ impl Failover {
             changed: Notify::new(),
             begun: Notify::new(),
             ask: Notify::new(),
+            end_was_told: Notify::new(),
             ended: Notify::new(),
         })
     }
@@ -234,6 +237,12 @@ impl Failover {
     fn lease_left(&self, voters: &BTreeSet<NodeId>) -> Option<BootTime> {
         lock(&self.reigning).as_ref()?;
         lease_until(&lock(&self.answers).acks, voters, self.lease_ms).filter(|until| *until > self.postgres.now())
+    }
+
+    /// Whether the run in which the primary of that epoch reigned is over.
+    pub fn knows_of_an_end_in(&self, epoch: u64) -> bool {
+        let voter = lock(&self.voter);
+        voter.epoch() == epoch && voter.knows_of_an_end()
     }
 
     /// Whether this primary's gate is open, by those voters.
@@ -328,6 +337,7 @@ impl FailoverEnd for Shared {
             return; // a member speaks for its own server
         }
         lock(&failover.voter).release(epoch, start);
+        failover.end_was_told.notify_one();
         failover.ask.notify_one();
         failover.poke();
     }
