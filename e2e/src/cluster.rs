@@ -288,6 +288,27 @@ impl Cluster {
         .await
     }
 
+    /// The image of the members, which every host has that runs one.
+    ///
+    /// # Errors
+    /// [`Failure::Wrong`] when there is no pod.
+    pub async fn image(&self) -> Result<String, Failure> {
+        let pods = self.pods().await?;
+        let image = pods.values().find_map(|pod| pod.spec.as_ref()?.containers.first()?.image.clone());
+        image.ok_or_else(|| Failure::Wrong("there is no pod".into()))
+    }
+
+    /// The host that the API server runs on.
+    ///
+    /// # Errors
+    /// [`Failure::Wrong`] when none says so.
+    pub async fn control_plane(&self) -> Result<String, Failure> {
+        let those = ListParams::default().labels("node-role.kubernetes.io/control-plane");
+        let hosts = Api::<Node>::all(self.client.clone()).list(&those).await?.items;
+        let name = hosts.into_iter().find_map(|host| host.metadata.name);
+        name.ok_or_else(|| Failure::Wrong("no host has the label node-role.kubernetes.io/control-plane".into()))
+    }
+
     /// Waits until the pod is ready.
     ///
     /// # Errors

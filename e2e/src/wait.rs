@@ -13,6 +13,9 @@ pub enum Look<T> {
     NotYet(String),
 }
 
+/// No look takes longer: one that hangs (a stream through an API server that has gone) is one more "not yet".
+const LONGEST_LOOK: Duration = Duration::from_secs(30);
+
 /// Looks again and again until it is so. What goes wrong while looking is one more "not yet": pods come and go in these scenarios.
 ///
 /// # Errors
@@ -26,11 +29,15 @@ where
     let mut last = "nothing".to_owned();
     loop {
         let left = limit.saturating_sub(begun.elapsed());
-        match tokio::time::timeout(left, look()).await {
+        match tokio::time::timeout(left.min(LONGEST_LOOK), look()).await {
             Ok(Ok(Look::Yes(value))) => return Ok(value),
             Ok(Ok(Look::NotYet(words))) => last = words,
             Ok(Err(failure)) => last = failure.to_string(),
-            Err(_) => return Err(Failure::Deadline { what: what.to_owned(), limit, last }),
+            Err(_) if left > LONGEST_LOOK => "no answer".clone_into(&mut last),
+            Err(_) => {}
+        }
+        if begun.elapsed() >= limit {
+            return Err(Failure::Deadline { what: what.to_owned(), limit, last });
         }
         tokio::time::sleep(Duration::from_millis(50)).await; // between two looks
     }

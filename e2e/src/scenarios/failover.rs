@@ -66,20 +66,27 @@ struct Successor {
 impl Successor {
     fn figure(&self, what: &str) -> Figure {
         Figure {
-            what: format!("{what}, until an insert is acknowledged by another pod (asked by port-forward, one pod after the other)"),
+            what: format!("{what}, until an insert is acknowledged in another reign (asked by port-forward, one pod after the other)"),
             value: format!("{:.1} s", self.took.as_secs_f64()),
         }
     }
 }
 
-/// Loses the primary, and waits until another member has acknowledged an insert.
+/// Loses the primary, and waits until a member has acknowledged an insert in another reign: another member, as a rule, or the same one where its
+/// server was back in time to be chosen.
 async fn lost(cluster: &Cluster, primary: i32, lose: impl AsyncFnOnce() -> Result<(), Failure>) -> Result<Successor, Failure> {
+    const EPOCH: &str = "select epoch from pgraft_status()";
+    let before: i64 = cluster.superuser(primary).await?.value(EPOCH, &[]).await?;
     let since = Instant::now();
     lose().await?;
-    let primary = until("another member takes writes", PATIENCE, || async {
+    let primary = until("a member takes writes in another reign", PATIENCE, || async {
         let mut why = String::new();
-        for node in MEMBERS.into_iter().filter(|id| *id != primary) {
-            let inserted = async { cluster.app(node).await?.run(INSERT).await };
+        for node in MEMBERS {
+            let inserted = async {
+                let epoch: i64 = cluster.superuser(node).await?.value(EPOCH, &[]).await?;
+                ensure!(epoch > before, "node {node} knows of no other reign");
+                cluster.app(node).await?.run(INSERT).await
+            };
             match tokio::time::timeout(Duration::from_secs(5), inserted).await {
                 Ok(Ok(())) => return Ok(Look::Yes(node)),
                 Ok(Err(failure)) => why = failure.to_string(),
@@ -93,7 +100,7 @@ async fn lost(cluster: &Cluster, primary: i32, lose: impl AsyncFnOnce() -> Resul
 }
 
 /// Waits until all three have the same rows, on one timeline, and just one of them is no standby.
-async fn all_back(cluster: &Cluster, primary: i32) -> Result<(), Failure> {
+pub(super) async fn all_back(cluster: &Cluster, primary: i32) -> Result<(), Failure> {
     for node in MEMBERS {
         cluster.pod_ready(node).await?;
     }

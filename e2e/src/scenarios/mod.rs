@@ -3,6 +3,7 @@
 mod bad_specs;
 mod ca_takeover;
 mod failover;
+mod failover_rw;
 mod leader_lost;
 mod lost_disk;
 mod operator_killed;
@@ -35,5 +36,6 @@ pub const ALL: &[Scenario] = &[
     Scenario { name: "operator-killed", place: Place::Alone, body: |c| Box::pin(operator_killed::run(c)) },
     Scenario { name: "recovery", place: Place::Alone, body: |c| Box::pin(recovery::run(c)) },
     Scenario { name: "failover", place: Place::Alone, body: |c| Box::pin(failover::run(c)) },
+    Scenario { name: "failover-rw", place: Place::Alone, body: |c| Box::pin(failover_rw::run(c)) },
     Scenario { name: "speed", place: Place::Alone, body: |c| Box::pin(speed::run(c)) },
 ];
