@@ -24,6 +24,7 @@ use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use tokio::net::{TcpSocket, TcpStream as TcpSocketStream};
 use tokio_postgres::NoTls;
@@ -473,11 +474,17 @@ fn give(path: &Path) {
     }
 }
 
-/// Four ports that nobody listens on, below the range from which outgoing connections take theirs.
+/// Four ports that nobody listens on, below the range from which outgoing connections take theirs. No two nodes of this process get the same: nobody
+/// listens on one yet when the next is looked for.
 fn free_ports() -> [u16; 4] {
-    let seed =
-        u64::from(std::process::id()) * 7919 + u64::try_from(std::time::UNIX_EPOCH.elapsed().unwrap().as_nanos() % 1_000_003).unwrap();
-    let candidates = (0_u64..).map(|i| 20_000 + u16::try_from((seed + i * 7) % 12_000).unwrap());
-    let free: Vec<u16> = candidates.filter(|p| TcpListener::bind(("127.0.0.1", *p)).is_ok()).take(4).collect();
-    [free[0], free[1], free[2], free[3]]
+    static TAKEN: AtomicU64 = AtomicU64::new(0);
+    let free = || loop {
+        // 7 and 12,000 have no divisor in common: each port comes once in a round.
+        let candidate = u64::from(std::process::id()) * 7919 + TAKEN.fetch_add(1, Ordering::Relaxed) * 7;
+        let port = 20_000 + u16::try_from(candidate % 12_000).unwrap();
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    };
+    std::array::from_fn(|_| free())
 }
