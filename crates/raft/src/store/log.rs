@@ -215,9 +215,10 @@ impl RaftLogStorage<TypeConfig> for LogStore {
 }
 
 /// Records that are whole and contradict each other (an entry without the one before, a vote that goes back) are damage as well: the library
-/// calls it wrong input.
+/// calls it wrong input, or nothing in particular while it reads what is there.
 fn contradiction(error: io::Error) -> io::Error {
-    if error.kind() == io::ErrorKind::InvalidInput { io::Error::new(io::ErrorKind::InvalidData, error) } else { error }
+    let contradicts = matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Other);
+    if contradicts { io::Error::new(io::ErrorKind::InvalidData, error) } else { error }
 }
 
 /// The lock that the library takes on its directory, too.

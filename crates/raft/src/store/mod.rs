@@ -8,7 +8,7 @@ mod state_machine;
 
 #[cfg(not(feature = "sim"))]
 pub use log::LogStore;
-#[cfg(any(test, feature = "fuzz"))]
+#[cfg(all(any(test, feature = "fuzz"), not(feature = "sim")))]
 pub use state_machine::SnapshotFile;
 pub use state_machine::{AppliedState, StateMachine};
 #[cfg(feature = "sim")]

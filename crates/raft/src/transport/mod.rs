@@ -28,7 +28,7 @@ pub use net::{BoxStream, Listener, Network, Stream, Tcp};
 use resolve::Resolver;
 pub use server::{FailoverEnd, Server, WalSource, serve};
 pub use tls::{Guard, MaterialError, Which, follow};
-#[cfg(any(test, feature = "fuzz"))]
+#[cfg(all(any(test, feature = "fuzz"), not(feature = "sim")))]
 pub use {
     handshake::{Hello, Welcome, admit},
     server::MAX_HELLO,
