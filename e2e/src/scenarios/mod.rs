@@ -14,6 +14,7 @@ mod refusals;
 mod rolling_restart;
 mod scaling;
 mod speed;
+mod switchover;
 mod tls;
 mod two_operators;
 
@@ -37,5 +38,6 @@ pub const ALL: &[Scenario] = &[
     Scenario { name: "recovery", place: Place::Alone, body: |c| Box::pin(recovery::run(c)) },
     Scenario { name: "failover", place: Place::Alone, body: |c| Box::pin(failover::run(c)) },
     Scenario { name: "failover-rw", place: Place::Alone, body: |c| Box::pin(failover_rw::run(c)) },
+    Scenario { name: "switchover", place: Place::Alone, body: |c| Box::pin(switchover::run(c)) },
     Scenario { name: "speed", place: Place::Alone, body: |c| Box::pin(speed::run(c)) },
 ];

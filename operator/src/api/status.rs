@@ -141,7 +141,7 @@ pub enum FailoverReason {
     LeaseExpired,
     /// The primary's Postgres had ended.
     Released,
-    /// Somebody asked for it.
+    /// The primary handed over: somebody asked for it, or its server was told to stop.
     Switchover,
     /// Somebody named it, and accepted that acknowledged writes may be lost.
     Forced,

@@ -52,7 +52,7 @@ pub enum Headline {
     LeaderChanged,
     /// The primary was lost, and the members have chosen another one.
     FailedOver,
-    /// The members have another primary, since somebody or the operator asked for it.
+    /// The primary has handed over: somebody or the operator asked for it, or its server was told to stop.
     SwitchedOver,
     /// Too few voters answer.
     QuorumLost,

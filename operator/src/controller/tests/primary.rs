@@ -105,7 +105,7 @@ async fn a_restart_moves_the_primary_before_its_pod_goes() {
     calls.push(world.settle().await);
     let calls = calls.join("\n");
     let steps: Vec<&str> = calls.lines().filter(|l| l.starts_with("delete pods") || l.starts_with("event SwitchedOver")).collect();
-    let switched = "event SwitchedOver: demo-2 is the primary in place of demo-1, after 812 ms, in epoch 2: as it was asked for";
+    let switched = "event SwitchedOver: demo-2 is the primary in place of demo-1, after 812 ms, in epoch 2: demo-1 has handed over";
     assert_eq!(steps, ["delete pods demo-3", "delete pods demo-2", switched, "delete pods demo-1"]);
     assert_eq!((world.group.take_changes(), world.phase().as_str()), (vec![SwitchOver(id(2))], "Ready"));
 }

@@ -21,7 +21,7 @@ fn note(last: &LastFailover, unseen: i64) -> String {
     let why = match reason {
         FailoverReason::LeaseExpired => format!("most voters did not hear {from} any more"),
         FailoverReason::Released => format!("the server of {from} had ended"),
-        FailoverReason::Switchover => "as it was asked for".to_owned(),
+        FailoverReason::Switchover => format!("{from} has handed over"),
         FailoverReason::Forced => "by force, whatever others had that it has not".to_owned(),
     };
     let others = match unseen {

@@ -1,0 +1,164 @@
+//! Somebody asks for another primary, scales the primary's member away, and asks for other pods, all under a client that writes: each time the primary
+//! is another one first, nothing that was acknowledged is gone, and status and Events tell what happened.
+
+use k8s_openapi::api::core::v1::Event;
+use kube::Api;
+use kube::api::ListParams;
+use pgraft_operator::api::{FailoverReason, LastFailover};
+use serde_json::{Value, json};
+use std::time::{Duration, Instant};
+
+use crate::cluster::{Cluster, NAME, PATIENCE, pod_name};
+use crate::command::run as command;
+use crate::data;
+use crate::ensure;
+use crate::failure::Failure;
+use crate::scenario::Figure;
+use crate::wait::{Look, until};
+use crate::writer::{Acks, Writer};
+
+pub async fn run(cluster: Cluster) -> Result<Vec<Figure>, Failure> {
+    cluster.create(3, &json!({ "failover": { "enabled": true } })).await?;
+    data::write(&cluster, 1, 10).await?;
+    let mut figures = asked_for(&cluster).await?;
+    figures.push(refused(&cluster).await?);
+    let first = changed(&cluster, 1).await?.epoch;
+    figures.push(scaled_away(&cluster).await?);
+    let second = changed(&cluster, first).await?.epoch;
+    figures.push(restarted(&cluster).await?);
+    let third = changed(&cluster, second).await?.epoch;
+    told_once(&cluster, &[first, second, third]).await?;
+    Ok(figures)
+}
+
+/// `kubectl patch`, as the documentation has it.
+async fn asked_for(cluster: &Cluster) -> Result<Vec<Figure>, Failure> {
+    let writer = begin(cluster, "asked-for").await?;
+    let begun = Instant::now();
+    ask(cluster, &json!({"target": "demo-3"})).await?;
+    kubectl(cluster, &["wait", "pgr/demo", "--for=condition=SwitchoverDone", "--timeout=120s"]).await?;
+    let took = begun.elapsed();
+    let last = changed(cluster, 1).await?;
+    ensure!(last.reason == FailoverReason::Switchover && last.from == "demo-1" && last.to == "demo-3", "the status tells of {last:?}");
+    writer.more(10).await?;
+    let acks = writer.stop().await?;
+    acks.are_on(cluster, 3).await?;
+    cluster.settled(3).await?;
+    println!("{}: {last:?}", cluster.namespace);
+    Ok(vec![
+        Figure { what: "kubectl patch of spec.switchover, until the condition SwitchoverDone".into(), value: seconds(took) },
+        Figure { what: "the same, as the members measure it (status.lastFailover)".into(), value: format!("{} ms", last.duration_ms) },
+        gap("the same", &acks),
+    ])
+}
+
+/// A request that nobody can carry out changes nothing, and nothing waits for it.
+async fn refused(cluster: &Cluster) -> Result<Figure, Failure> {
+    ask(cluster, &json!({"target": "demo-9"})).await?;
+    until("the refusal is shown", PATIENCE, || async {
+        let conditions = cluster.resources().get(NAME).await?.status.map(|s| s.conditions).unwrap_or_default();
+        let said =
+            conditions.into_iter().find(|c| c.type_ == "SwitchoverDone" && c.status == "False").map(|c| c.message).unwrap_or_default();
+        Ok(if said.contains("node 9 is not a member") { Look::Yes(()) } else { Look::NotYet(said) })
+    })
+    .await?;
+    cluster.settled(3).await?;
+    ensure!(primary(cluster).await? == "demo-3", "the primary is another one");
+    ask(cluster, &Value::Null).await?;
+    Ok(Figure { what: "switchovers that were refused, with everything as it was".into(), value: "1".into() })
+}
+
+/// The highest id goes, and is the primary.
+async fn scaled_away(cluster: &Cluster) -> Result<Figure, Failure> {
+    let writer = begin(cluster, "scaled-away").await?;
+    let epoch = changed(cluster, 1).await?.epoch;
+    cluster.scale(2).await?;
+    cluster.settled(2).await?;
+    println!("{}: {:?}", cluster.namespace, changed(cluster, epoch).await?);
+    cluster.same_everywhere(&[1, 2]).await?;
+    cluster.scale(3).await?;
+    cluster.settled(3).await?;
+    writer.more(10).await?;
+    let acks = writer.stop().await?;
+    acks.are_on(cluster, node(&primary(cluster).await?)?).await?;
+    cluster.same_everywhere(&[1, 2, 4]).await?;
+    Ok(gap("kubectl scale 3 to 2 through the primary, and back to 3", &acks))
+}
+
+/// Every pod is made again, the primary's after it has handed over.
+async fn restarted(cluster: &Cluster) -> Result<Figure, Failure> {
+    let former = primary(cluster).await?;
+    let epoch = changed(cluster, 1).await?.epoch;
+    let writer = begin(cluster, "restarted").await?;
+    kubectl(cluster, &["annotate", "pgr/demo", "pgraft.io/restarted-at=now"]).await?;
+    until("every pod is made again", 2 * PATIENCE, || async {
+        let status = cluster.resources().get(NAME).await?.status.unwrap_or_default();
+        let current = status.conditions.iter().any(|c| c.type_ == "PodsUpToDate" && c.status == "True");
+        Ok(if current && status.last_failover.is_some_and(|l| l.epoch > epoch) { Look::Yes(()) } else { Look::NotYet(status.phase) })
+    })
+    .await?;
+    cluster.settled(3).await?;
+    println!("{}: {former} before, {:?}", cluster.namespace, changed(cluster, epoch).await?);
+    writer.more(10).await?;
+    let acks = writer.stop().await?;
+    acks.are_on(cluster, node(&primary(cluster).await?)?).await?;
+    Ok(gap("a rolling restart of three members", &acks))
+}
+
+/// One Event for each of these changes.
+async fn told_once(cluster: &Cluster, epochs: &[i64]) -> Result<(), Failure> {
+    let events = Api::<Event>::namespaced(cluster.resources().into_client(), &cluster.namespace);
+    until("every change of the primary is an Event, once", PATIENCE, || async {
+        let events = events.list(&ListParams::default()).await?.items;
+        let told = events.iter().filter(|e| matches!(e.reason.as_deref(), Some("SwitchedOver" | "FailedOver")));
+        let told: Vec<&str> = told.filter_map(|e| e.message.as_deref()).collect();
+        let times = |epoch: &i64| told.iter().filter(|words| words.contains(&format!("in epoch {epoch}:"))).count();
+        ensure!(epochs.iter().all(|epoch| times(epoch) <= 1), "the same is told twice: {told:?}");
+        Ok(if epochs.iter().all(|epoch| times(epoch) == 1) { Look::Yes(()) } else { Look::NotYet(format!("{told:?}")) })
+    })
+    .await
+}
+
+/// The change of the primary that the status tells of, as soon as it is a later one than this epoch's.
+async fn changed(cluster: &Cluster, epoch: i64) -> Result<LastFailover, Failure> {
+    until(&format!("{}: status.lastFailover is later than epoch {epoch}", cluster.namespace), PATIENCE, || async {
+        let last = cluster.resources().get(NAME).await?.status.and_then(|s| s.last_failover);
+        Ok(match last {
+            Some(last) if last.epoch > epoch => Look::Yes(last),
+            other => Look::NotYet(format!("{other:?}")),
+        })
+    })
+    .await
+}
+
+async fn primary(cluster: &Cluster) -> Result<String, Failure> {
+    Ok(cluster.resources().get(NAME).await?.status.and_then(|s| s.primary).unwrap_or_default())
+}
+
+fn node(pod: &str) -> Result<i32, Failure> {
+    let known = (1..10).find(|id| pod_name(*id) == pod);
+    known.ok_or_else(|| Failure::Wrong(format!("{pod} is the primary")))
+}
+
+async fn ask(cluster: &Cluster, request: &Value) -> Result<(), Failure> {
+    let patch = json!({ "spec": { "switchover": request } }).to_string();
+    kubectl(cluster, &["patch", "pgr", NAME, "--type", "merge", "--patch", &patch]).await
+}
+
+async fn kubectl(cluster: &Cluster, arguments: &[&str]) -> Result<(), Failure> {
+    command("kubectl", &[&["--namespace", &cluster.namespace], arguments].concat()).await.map(drop)
+}
+
+/// A client that writes, on any host.
+async fn begin(cluster: &Cluster, story: &'static str) -> Result<Writer, Failure> {
+    Writer::begin(cluster, story, &["no-such-host".to_owned()]).await
+}
+
+fn gap(what: &str, acks: &Acks) -> Figure {
+    let what = format!("{what}: the longest time between two acknowledged inserts through -rw, one connection each");
+    Figure { what, value: seconds(acks.gap(0, i64::MAX)) }
+}
+
+fn seconds(time: Duration) -> String {
+    format!("{:.1} s", time.as_secs_f64())
+}
