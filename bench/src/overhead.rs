@@ -1,5 +1,5 @@
 //! What pgraft costs a transaction: pgbench against a cluster of pgraft with failover on, and against the same Postgres without it (a primary and as
-//! many standbys, the same settings, the same `synchronous_standby_names`), in turns, so that the machine's moods meet both.
+//! many standbys, the same settings, the same `synchronous_standby_names`), and through the gateway, in turns, so that the machine's moods meet all.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -63,30 +63,24 @@ pub async fn run(options: &Options) -> Result<(), Failure> {
     };
     let plain =
         Target { name: "plain, ANY 1", host: "127.0.0.1".into(), port: plain.port(), user: "postgres", database: "postgres", password: "" };
+    let gateway = Target { name: "pgraft through the gateway", port: first.gateway_port(), host: pgraft.host.clone(), ..pgraft };
+    let targets = [&plain, &pgraft, &gateway];
     for target in [&pgraft, &plain] {
         pgbench(&bin, target, &["-i", "-q", "-s", &options.scale.to_string()]).await?;
     }
     for (what, arguments) in [("TPC-B", &[][..]), ("select only", &["-S"][..])] {
-        let mut tps = [Vec::new(), Vec::new()];
+        let mut tps = targets.map(|_| Vec::new());
         for turn in 0..options.turns {
             // Who goes first changes.
-            for n in [turn % 2, (turn + 1) % 2] {
-                let target = [&pgraft, &plain][n];
-                tps[n].push(rate(options, &bin, target, arguments).await?);
+            for n in (0..targets.len()).map(|n| (n + turn) % targets.len()) {
+                tps[n].push(rate(options, &bin, targets[n], arguments).await?);
             }
         }
         let medians = tps.map(median);
-        println!(
-            "{what:<12} {}: {:.0}/s, {}: {:.0}/s, {:.3} of it ({} clients, {} turns of {} s, medians)",
-            pgraft.name,
-            medians[0],
-            plain.name,
-            medians[1],
-            medians[0] / medians[1],
-            options.clients,
-            options.turns,
-            options.seconds
-        );
+        println!("{what}: {} clients, {} turns of {} s, medians", options.clients, options.turns, options.seconds);
+        for (target, tps) in targets.iter().zip(medians) {
+            println!("    {:<28} {tps:>8.0}/s   {:.3} of the first   {:.3} of the second", target.name, tps / medians[0], tps / medians[1]);
+        }
     }
     let epoch = pgraft_testkit::cluster::epoch(&nodes, primary(&nodes).await);
     println!("failovers meanwhile: {}", epoch.saturating_sub(1));
