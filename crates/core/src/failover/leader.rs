@@ -16,6 +16,8 @@ pub struct Facts<'a> {
     pub reign: &'a Reign,
     /// Who votes, by the last membership in the log.
     pub voters: &'a BTreeSet<NodeId>,
+    /// Who may be appointed, by the applied state: whoever is leaving votes until it is out, and is the primary no more.
+    pub electorate: &'a BTreeSet<NodeId>,
     /// Whether that membership is applied and uniform: no change of it is under way.
     pub steady_membership: bool,
     /// Voters that say that their promise is over, asked just now.
@@ -35,7 +37,7 @@ pub enum Step {
     Recruit(u64),
     /// Not enough reports: these would help.
     WaitFor(Missing),
-    /// Everybody who was counted is accounted for, but the most advanced recruit has no vote.
+    /// Everybody who was counted is accounted for, but the most advanced recruit has no vote, or is leaving.
     WaitForVoter,
     /// Propose a new primary.
     Appoint {
@@ -48,7 +50,7 @@ pub enum Step {
 
 /// The next step.
 pub fn next_step(facts: &Facts<'_>) -> Step {
-    let Facts { me, reign, voters, steady_membership, free, reports, preferred } = *facts;
+    let Facts { me, reign, voters, electorate, steady_membership, free, reports, preferred } = *facts;
     match reign.phase {
         Phase::Steady => {
             let gone = free.intersection(voters).count() >= majority(voters.len());
@@ -56,7 +58,7 @@ pub fn next_step(facts: &Facts<'_>) -> Step {
         }
         Phase::Recruiting => match enough(reign, reports) {
             Err(missing) => Step::WaitFor(missing),
-            Ok(_) => match choose(reign, reports, voters, Tie { preferred, leader: me }) {
+            Ok(_) => match choose(reign, reports, &(voters & electorate), Tie { preferred, leader: me }) {
                 Some(primary) => Step::Appoint { epoch: reign.epoch, primary },
                 None => Step::WaitForVoter,
             },
@@ -83,6 +85,7 @@ mod tests {
             me: id(2),
             reign: &reign.clone(),
             voters: &voters,
+            electorate: &voters,
             steady_membership: true,
             free: &one,
             reports: &none,
@@ -99,5 +102,31 @@ mod tests {
         let at = |lsn| Report { epoch: 2, end: WalPosition { timeline: 1, lsn } };
         let reports = BTreeMap::from([(id(2), at(5)), (id(3), at(6))]);
         assert_eq!(next_step(&Facts { reports: &reports, ..facts }), Step::Appoint { epoch: 2, primary: id(3) });
+    }
+
+    /// The group refuses to appoint it: to propose it again and again would bring nobody further.
+    #[test]
+    fn who_is_leaving_is_not_appointed() {
+        let mut reign = Reign::of_founder(id(1));
+        reign.retarget(1, 0, [2, 3].map(id).into()).unwrap();
+        reign.settle(1, 1).unwrap();
+        reign.recruit(2).unwrap();
+        let (voters, electorate) = (BTreeSet::from([1, 2, 3].map(id)), BTreeSet::from([1, 3].map(id)));
+        let at = |lsn| Report { epoch: 2, end: WalPosition { timeline: 1, lsn } };
+        let step = |reports: &BTreeMap<NodeId, Report>| {
+            let (none, voters, electorate) = (&BTreeSet::new(), &voters, &electorate);
+            next_step(&Facts {
+                me: id(3),
+                reign: &reign,
+                voters,
+                electorate,
+                steady_membership: true,
+                free: none,
+                reports,
+                preferred: None,
+            })
+        };
+        assert_eq!(step(&BTreeMap::from([(id(2), at(5)), (id(3), at(5))])), Step::Appoint { epoch: 2, primary: id(3) });
+        assert_eq!(step(&BTreeMap::from([(id(2), at(6)), (id(3), at(5))])), Step::WaitForVoter);
     }
 }

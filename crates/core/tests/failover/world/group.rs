@@ -35,6 +35,7 @@ impl World {
             me: reign.primary,
             reign: &reign,
             voters: &state.voters,
+            electorate: &state.voters,
             steady_membership: true,
             free: &free,
             reports: &reports,

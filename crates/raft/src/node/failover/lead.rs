@@ -119,7 +119,9 @@ impl Shared {
             && applied.membership.membership().get_joint_config().len() == 1;
         let asked_for = *lock(&failover.preferred);
         let preferred = asked_for.filter(|(epoch, _)| *epoch == reign.epoch).map(|(_, id)| id);
-        let facts = Facts { me, reign, voters: &voters, steady_membership, free: &free, reports: &reports, preferred };
+        let electorate = applied.cluster.electorate();
+        let facts =
+            Facts { me, reign, voters: &voters, electorate: &electorate, steady_membership, free: &free, reports: &reports, preferred };
         let step = next_step(&facts);
         let command = match step {
             Step::Nothing | Step::WaitForVoter => return,
