@@ -41,7 +41,7 @@ install profile="dev":
 model *what:
     MODEL="{{what}}" cargo test --release --locked -p pgraft-core --test failover -- --ignored --nocapture by_hand
 
-# Simulated clusters under faults: `just sim 1000` runs so many seeds, `just sim 1000 from 4711` those behind 4711, `just sim seed 4711` tells the story of one, `just sim script 'start 3 · crash 1'` that of a script.
+# Simulated clusters under faults: `just sim 1000` runs so many seeds, `just sim 1000 from 4711` those behind 4711, `just sim seed 4711` tells the story of one (each with `failover` before it: with servers, and a primary that they choose), `just sim script 'start 3 · crash 1'` that of a script.
 [positional-arguments]
 sim *what="1000":
     cargo run --profile sim --quiet --locked -p pgraft-sim -- "$@"

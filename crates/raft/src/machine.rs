@@ -48,3 +48,19 @@ pub fn apply(state: &mut ClusterState, command: &Command) -> Result<Outcome, Ref
     }
     state.apply(command)
 }
+
+/// Whether a primary waits for its standbys before it takes writes. It does, unless a simulation has taken that rule out to see what breaks.
+pub fn keeps_the_barrier() -> bool {
+    #[cfg(feature = "sim")]
+    return crate::sim::here(|machine| machine.rules().barrier).unwrap_or(true);
+    #[cfg(not(feature = "sim"))]
+    true
+}
+
+/// Whether the group gives each promotion its timeline. It does, unless a simulation leaves the number to Postgres.
+pub fn gives_timelines() -> bool {
+    #[cfg(feature = "sim")]
+    return crate::sim::here(|machine| machine.rules().timelines).unwrap_or(true);
+    #[cfg(not(feature = "sim"))]
+    true
+}

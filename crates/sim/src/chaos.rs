@@ -1,10 +1,11 @@
 //! What goes wrong, and when: chosen by the seed. Never more than a majority can bear for good (a founder's disk, the disks of two members
-//! at a time), but any number of machines may be away for a while.
+//! at a time), but any number of machines may be away for a while. A rewind that can break off counts as a disk that can be lost.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use pgraft_core::Role;
+use pgraft_core::NodeId;
+use pgraft_core::control::Request;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 
@@ -71,10 +72,21 @@ impl Chaos {
         for (_, undo) in due {
             self.undo_it(world, undo);
         }
-        if now >= self.next {
-            self.next = now + self.between(50, 900);
+        if now >= self.next && self.is_bearable(world) {
+            // Servers take longer to come back to work: there must be some in between.
+            let calm = world.databases.is_some() && self.rng.random_range(0..4) == 0;
+            self.next = now + if calm { self.between(1500, 5000) } else { self.between(50, 900) };
             self.something(world);
         }
+    }
+
+    /// Whether those who are not lost for good are a majority. A server that is being rewound starts no more when that breaks off, until there
+    /// is a primary to clone; nor does the member in it. As long as that is so, it counts as lost.
+    fn is_bearable(&self, world: &World) -> bool {
+        let (voters, moved) = (world.voters(), world.moved());
+        let is_there = |n: &&u32| !self.lost.contains(n) && !moved.contains(n) && !world.is_under_repair(**n);
+        let left = voters.iter().filter(is_there).count();
+        world.databases.is_none() || voters.is_empty() || left > voters.len() / 2
     }
 
     /// Takes every fault back, and lets the clients rest.
@@ -88,7 +100,7 @@ impl Chaos {
 
     fn undo_it(&mut self, world: &mut World, undo: Undo) {
         match undo {
-            Undo::Start(number) if world.hosts.get(&number).is_some_and(|h| !h.is_up()) && !self.lost.contains(&number) => {
+            Undo::Start(number) if world.hosts.contains_key(&number) && !world.is_on(number) && !self.lost.contains(&number) => {
                 world.start(number);
             }
             Undo::Start(_) => {}
@@ -111,6 +123,9 @@ impl Chaos {
         let up: Vec<u32> = world.hosts.iter().filter(|(_, h)| h.is_up() && !h.is_frozen()).map(|(n, _)| *n).collect();
         let Some(victim) = self.pick(&up) else { return };
         let later = world.now() + self.between(200, 4000);
+        if world.databases.is_some() && self.rng.random_range(0..100) < 45 {
+            return self.something_to_a_server(world, victim, &up, later);
+        }
         match self.rng.random_range(0..100) {
             0..12 => {
                 world.crash(victim);
@@ -144,6 +159,46 @@ impl Chaos {
             73..75 => self.copy_a_disk(world, victim),
             75..79 => self.relocate(world, victim, later),
             _ => self.wish(world),
+        }
+    }
+
+    /// One thing that happens to servers.
+    fn something_to_a_server(&mut self, world: &mut World, victim: u32, up: &[u32], later: Time) {
+        let primary = world.state().primary().map(NodeId::get).filter(|p| up.contains(p));
+        // Mostly whoever matters.
+        let whom = primary.filter(|_| self.rng.random_range(0..3) > 0).unwrap_or(victim);
+        match self.rng.random_range(0..100) {
+            0..20 => {
+                let lingers = self.between(0, 400);
+                world.kill_postmaster(whom, lingers);
+            }
+            20..30 => world.crash_server(whom),
+            30..40 => world.kill_worker(whom),
+            40..50 => {
+                world.freeze_worker(whom);
+                self.undo.push((later, Undo::Thaw(whom)));
+            }
+            50..60 => {
+                world.freeze(whom);
+                self.undo.push((later, Undo::Thaw(whom)));
+            }
+            60..70 => {
+                world.crash(whom);
+                self.undo.push((later, Undo::Start(whom)));
+            }
+            70..78 => {
+                world.partition(&[vec![whom], world.hosts.keys().copied().filter(|n| *n != whom).collect()]);
+                self.undo.push((later, Undo::Mend));
+            }
+            _ => self.switch_over(world, up),
+        }
+    }
+
+    fn switch_over(&mut self, world: &mut World, up: &[u32]) {
+        let members: Vec<u32> = world.state().members.keys().map(|id| id.get()).collect();
+        if let (Some(asked), Some(target)) = (self.pick(up), self.pick(&members)) {
+            world.tell(format!("node {asked} is asked to have node {target} be the primary"));
+            drop(world.ask(asked, Request::Switchover { target: i64::from(target) }));
         }
     }
 
@@ -214,9 +269,10 @@ impl Chaos {
     /// A member loses its disk for good, when the others can bear it. It may come back under its old id, which is of no use to it.
     fn lose_a_disk(&mut self, world: &mut World) {
         let state = world.state();
-        let voters: Vec<u32> = state.members.iter().filter(|(_, m)| m.role == Role::Voter).map(|(id, _)| id.get()).collect();
+        let voters = world.voters();
+        let repaired = world.hosts.keys().any(|n| world.is_under_repair(*n));
         let bearable = voters.len() >= FEWEST && state.change_under_way().is_none() && world.moved().is_empty();
-        if !self.is_quiet(world) || !bearable || self.lost.iter().any(|n| voters.contains(n)) {
+        if !self.is_quiet(world) || !bearable || repaired || self.lost.iter().any(|n| voters.contains(n)) {
             return;
         }
         let Some(victim) = self.pick(&voters[1..]) else { return };
@@ -245,6 +301,7 @@ impl Chaos {
         let found = world.moved().is_empty()
             && world.state().voters() >= FEWEST
             && self.is_quiet(world)
+            && !world.hosts.keys().any(|n| world.is_under_repair(*n))
             && !self.lost.iter().any(|n| members.contains_key(&node(*n)));
         if !found || !members.contains_key(&node(victim)) || self.lost.contains(&victim) {
             return;
@@ -279,8 +336,9 @@ impl Chaos {
             self.clients[idle].add(world, newcomer);
         } else if world.moved().is_empty() {
             let leaders = world.leaders();
-            let leads: Vec<u32> = leaders.into_iter().filter(|n| *n != 1 && members.contains(n)).collect();
-            let others: Vec<u32> = members.into_iter().filter(|n| *n != 1).collect();
+            let stays = world.state().primary().map_or(1, NodeId::get);
+            let leads: Vec<u32> = leaders.into_iter().filter(|n| *n != stays && members.contains(n)).collect();
+            let others: Vec<u32> = members.into_iter().filter(|n| *n != stays).collect();
             // Now and then the leader is the one to go.
             let whom = if self.rng.random_range(0..3) == 0 { self.pick(&leads) } else { None };
             if let Some(whom) = whom.or_else(|| self.pick(&others)) {

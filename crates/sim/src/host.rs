@@ -8,7 +8,7 @@ use futures::future::BoxFuture;
 use pgraft_core::control::{Request, Response};
 use pgraft_core::{Address, NodeId, NodeStatus};
 use pgraft_raft::sim::{Crash, Machine};
-use pgraft_raft::{Hooks, Node, Protection, Settings};
+use pgraft_raft::{Hooks, Node, Postgres, Protection, Settings};
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::Instant;
 
@@ -27,6 +27,8 @@ const SNAPSHOT_EVERY: u64 = 15;
 pub const FIRST_PORT: u16 = 7001;
 
 type Asker = Arc<dyn Fn(Request) -> BoxFuture<'static, Response> + Send + Sync>;
+
+type Poker = Arc<dyn Fn() + Send + Sync>;
 
 /// The answer to a question, once it is there.
 pub type Answer = Arc<Mutex<Option<Response>>>;
@@ -49,6 +51,7 @@ pub enum Ended {
 #[derive(Default)]
 struct Board {
     asker: Option<Asker>,
+    poker: Option<Poker>,
     status: Option<NodeStatus>,
     ended: Option<Ended>,
 }
@@ -70,6 +73,8 @@ pub struct Host {
     pub port: u16,
     /// Its disk, chance and wall clock.
     pub machine: Arc<Machine>,
+    /// `pgraft.lease_timeout`, where its member has a server.
+    pub lease: Duration,
     /// How far its wall clock is off.
     pub wall_clock_us: i64,
     running: Option<Running>,
@@ -78,8 +83,8 @@ pub struct Host {
 
 impl Host {
     /// A machine that is off.
-    pub fn new(number: u32, node: u32, machine: Arc<Machine>) -> Self {
-        Self { number, node, port: FIRST_PORT, machine, wall_clock_us: 0, running: None, board: Arc::default() }
+    pub fn new(number: u32, node: u32, machine: Arc<Machine>, lease: Duration) -> Self {
+        Self { number, node, port: FIRST_PORT, machine, lease, wall_clock_us: 0, running: None, board: Arc::default() }
     }
 
     /// Whether a member runs on it, frozen or not.
@@ -92,8 +97,8 @@ impl Host {
         self.running.as_ref().is_some_and(|r| r.frozen.is_some())
     }
 
-    /// Starts the member.
-    pub fn start(&mut self, now: Time, net: &Net) -> Result<(), String> {
+    /// Starts the member, with a Postgres or without.
+    pub fn start(&mut self, now: Time, net: &Net, postgres: Option<Arc<dyn Postgres>>) -> Result<(), String> {
         let runtime = Builder::new_current_thread().enable_time().start_paused(true).build().map_err(|e| e.to_string())?;
         let born = (runtime.block_on(async { Instant::now() }), now);
         self.board = Arc::default();
@@ -110,7 +115,7 @@ impl Host {
             zone: String::new(),
             protection: Protection::TrustedNetwork,
             join_timeout: Some(JOIN_TIMEOUT),
-            lease_timeout: None,
+            lease_timeout: postgres.as_ref().map(|_| self.lease),
             snapshot_every: SNAPSHOT_EVERY,
         };
         let (network, machine, board) = (net.of(self.number), Arc::clone(&self.machine), Arc::clone(&self.board));
@@ -118,14 +123,16 @@ impl Host {
         let _detached = runtime.spawn(async move {
             machine.set_wall_clock(wall);
             let published = Arc::clone(&board);
+            let server = postgres.clone();
             let hooks = Hooks {
-                wal: Arc::new(|| None),
-                postgres: None,
+                wal: Arc::new(move || server.as_ref()?.look().map(|look| look.end)),
+                postgres,
                 publish: Box::new(move |status| lock(&published).status = Some(status.clone())),
             };
             let ended = match Node::start_on(settings, hooks, network).await {
                 Ok(mut node) => {
                     lock(&board).asker = Some(Arc::new(node.asker()));
+                    lock(&board).poker = Some(Arc::new(node.poker()));
                     Ended::Stopped(node.failed().await)
                 }
                 Err(error) => Ended::NotStarted { why: error.to_string(), temporary: error.is_temporary() },
@@ -196,6 +203,14 @@ impl Host {
             *told.lock().unwrap_or_else(PoisonError::into_inner) = Some(response);
         });
         Some(answer)
+    }
+
+    /// The member's server is not what it was at the last look.
+    pub fn poke(&self) {
+        let poker = lock(&self.board).poker.clone();
+        if let Some(poker) = poker.filter(|_| self.running.is_some()) {
+            poker();
+        }
     }
 
     /// What the member has published last.

@@ -10,6 +10,8 @@
 //!                      story                                 invariants/*: one file each
 //! ```
 //!
+//! Where the members have servers, `postgres` is what the failover protocol acts upon, and its clients know what they were told.
+//!
 //! Why not turmoil: it needs `tokio_unstable` to be deterministic, has no disk, and its hosts can't be paused with their clock. Why steps: a
 //! message takes 5 ms at least, so that machines can be run one after the other for 5 ms each and none misses what another one sends it.
 
@@ -19,6 +21,7 @@ pub mod clock;
 pub mod host;
 pub mod invariants;
 pub mod net;
+pub mod postgres;
 pub mod run;
 pub mod script;
 pub mod story;

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::Instant;
 
+use pgraft_raft::sim::Rules;
 use pgraft_sim::clock;
 use pgraft_sim::run::{Outcome, Plan, run};
 use pgraft_sim::script::play;
@@ -17,16 +18,45 @@ fn main() -> ExitCode {
     let number = |word: &str| word.parse::<u64>().ok();
     match words[..] {
         ["seed", seed] => match number(seed) {
-            Some(seed) => one(seed),
+            Some(seed) => one(Plan { seed, ..Plan::default() }),
             None => usage(),
         },
+        ["failover", "seed", seed] => match number(seed) {
+            Some(seed) => one(Plan { seed, failover: true, ..Plan::default() }),
+            None => usage(),
+        },
+        ["failover", "seed", seed, "without", rule] => match (number(seed), without(rule)) {
+            (Some(seed), Some(rules)) => one(Plan { seed, failover: true, rules }),
+            _ => usage(),
+        },
         ["script", script] => tell(&play(1, script)),
+        ["failover", ref words @ ..] => several(words, true),
+        ref words => several(words, false),
+    }
+}
+
+/// The rules of the failover but for one of them: to see what it is good for.
+fn without(rule: &str) -> Option<Rules> {
+    let all = Rules::default();
+    Some(match rule {
+        "barrier" => Rules { barrier: false, ..all },
+        "fence" => Rules { fence: false, ..all },
+        "intake" => Rules { intake: false, ..all },
+        "sync" => Rules { sync_waits: false, ..all },
+        "timelines" => Rules { timelines: false, ..all },
+        _ => return None,
+    })
+}
+
+fn several(words: &[&str], failover: bool) -> ExitCode {
+    let number = |word: &str| word.parse::<u64>().ok();
+    match words {
         [count] => match number(count) {
-            Some(count) => many(random(), count),
+            Some(count) => many(random(), count, failover),
             None => usage(),
         },
         [count, "from", first] => match (number(count), number(first)) {
-            (Some(count), Some(first)) => many(first, count),
+            (Some(count), Some(first)) => many(first, count, failover),
             _ => usage(),
         },
         _ => usage(),
@@ -34,17 +64,19 @@ fn main() -> ExitCode {
 }
 
 fn usage() -> ExitCode {
-    eprintln!("usage: just sim 1000 | just sim 1000 from 4711 | just sim seed 4711 | just sim script 'start 3 · crash 1 · …'");
+    eprintln!(
+        "usage: just sim [failover] 1000 | just sim [failover] 1000 from 4711 | just sim [failover] seed 4711 | just sim failover seed 4711 without barrier|fence|intake|sync|timelines | just sim script 'start 3 · crash 1 · …'"
+    );
     ExitCode::from(2)
 }
 
 /// With the members' own log on standard error, where RUST_LOG asks for it.
-fn one(seed: u64) -> ExitCode {
+fn one(plan: Plan) -> ExitCode {
     let wanted = tracing_subscriber::EnvFilter::try_from_default_env();
     if let Ok(wanted) = wanted {
         tracing_subscriber::fmt().with_env_filter(wanted).with_timer(VirtualTime).with_ansi(false).with_writer(std::io::stderr).init();
     }
-    tell(&run(Plan { seed, ..Plan::default() }))
+    tell(&run(plan))
 }
 
 fn tell(outcome: &Outcome) -> ExitCode {
@@ -62,7 +94,7 @@ impl FormatTime for VirtualTime {
     }
 }
 
-fn many(first: u64, count: u64) -> ExitCode {
+fn many(first: u64, count: u64, failover: bool) -> ExitCode {
     let (next, failed, start) = (AtomicU64::new(0), AtomicU64::new(0), Instant::now());
     println!("seeds {first} to {}", first + count - 1);
     thread::scope(|scope| {
@@ -73,7 +105,7 @@ fn many(first: u64, count: u64) -> ExitCode {
                     if n >= count {
                         return;
                     }
-                    let outcome = run(Plan { seed: first + n, ..Plan::default() });
+                    let outcome = run(Plan { seed: first + n, failover, ..Plan::default() });
                     if outcome.violation.is_some() {
                         failed.fetch_add(1, Ordering::Relaxed);
                         println!("{}", outcome.report());

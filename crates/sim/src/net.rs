@@ -152,6 +152,21 @@ impl Net {
         }
     }
 
+    /// How long what is sent now from one machine to another takes; None while nothing gets through. For what is no connection of a member's.
+    pub fn travel(&self, from: u32, to: u32, now: Time) -> Option<Duration> {
+        let mut inner = self.lock();
+        if inner.is_silent(from, to) {
+            return None;
+        }
+        inner.count(now, from, to, &[]);
+        Some(inner.latency(from, to))
+    }
+
+    /// Whether anything gets from one machine to another.
+    pub fn reaches(&self, from: u32, to: u32) -> bool {
+        !self.lock().is_silent(from, to)
+    }
+
     /// A number that stands for all that was sent.
     pub fn fingerprint(&self) -> u64 {
         self.lock().fingerprint
@@ -179,6 +194,17 @@ impl Inner {
         self.links.get(&(from, to)).copied().unwrap_or_default()
     }
 
+    fn is_silent(&self, from: u32, to: u32) -> bool {
+        self.link(from, to).cut || self.dark.contains(&from) || self.dark.contains(&to)
+    }
+
+    /// Takes it into the fingerprint.
+    fn count(&mut self, now: Time, from: u32, to: u32, bytes: &[u8]) {
+        for byte in bytes.iter().copied().chain(now.as_millis().to_le_bytes()).chain([low(from), low(to)]) {
+            self.fingerprint = (self.fingerprint ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+        }
+    }
+
     fn latency(&mut self, from: u32, to: u32) -> Duration {
         let Link { latency: (least, most), loss, .. } = self.link(from, to);
         let mut takes = millis(&mut self.rng, least, most);
@@ -194,9 +220,7 @@ impl Inner {
     }
 
     fn send(&mut self, pipe: &Pipe, now: Time, bytes: Vec<u8>) {
-        for byte in bytes.iter().copied().chain(now.as_millis().to_le_bytes()).chain([low(pipe.from), low(pipe.to)]) {
-            self.fingerprint = (self.fingerprint ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
-        }
+        self.count(now, pipe.from, pipe.to, &bytes);
         let latency = self.latency(pipe.from, pipe.to);
         let cut = self.link(pipe.from, pipe.to).cut;
         let mut state = pipe.lock();
@@ -266,7 +290,8 @@ pub fn host(machine: u32) -> String {
     format!("node-{machine}")
 }
 
-fn machine(host: &str) -> io::Result<u32> {
+/// The machine of that name.
+pub fn machine(host: &str) -> io::Result<u32> {
     let number = host.strip_prefix("node-").and_then(|n| n.parse().ok());
     number.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("no machine is called {host}")))
 }

@@ -25,6 +25,8 @@ pub struct Plan {
     pub seed: u64,
     /// What is in force.
     pub rules: Rules,
+    /// The members have servers, and choose their primary.
+    pub failover: bool,
 }
 
 /// What has come of a run.
@@ -32,6 +34,8 @@ pub struct Plan {
 pub struct Outcome {
     /// Its seed.
     pub seed: u64,
+    /// Whether there were servers.
+    pub failover: bool,
     /// What happened.
     pub story: Story,
     /// What was wrong.
@@ -43,7 +47,8 @@ pub struct Outcome {
 impl Outcome {
     /// The end of the story and how to see it again.
     pub fn report(&self) -> String {
-        format!("{}repeat with: just sim seed {}\n", self.story.tail(60), self.seed)
+        let what = if self.failover { "failover seed" } else { "seed" };
+        format!("{}repeat with: just sim {what} {}\n", self.story.tail(60), self.seed)
     }
 }
 
@@ -52,6 +57,9 @@ pub fn run(plan: Plan) -> Outcome {
     let mut world = World::new(plan.seed, plan.rules);
     let size = SmallRng::seed_from_u64(mix(plan.seed, 2 << 32)).random_range(3..=5);
     world.tell(format!("seed {}: a cluster of {size}", plan.seed));
+    if plan.failover {
+        world.bring_databases();
+    }
     if found(&mut world, size) {
         let mut chaos = Chaos::new(plan.seed, size + 1);
         chaos.reuse_ids = !plan.rules.retired_ids;
@@ -65,7 +73,13 @@ pub fn run(plan: Plan) -> Outcome {
             heal(&mut world, &mut chaos);
         }
     }
-    Outcome { seed: plan.seed, violation: world.violation().cloned(), fingerprint: world.net.fingerprint(), story: world.story }
+    Outcome {
+        seed: plan.seed,
+        failover: plan.failover,
+        violation: world.violation().cloned(),
+        fingerprint: world.net.fingerprint(),
+        story: world.story,
+    }
 }
 
 /// Founds a cluster of nodes 1 to `size`, all of them voters.
@@ -73,6 +87,7 @@ pub fn found(world: &mut World, size: u32) -> bool {
     for number in 1..=size {
         world.start(number);
     }
+    world.run_until(PATIENCE, |world| world.hosts[&1].is_up());
     if !matches!(world.call(1, &Request::Init, PATIENCE), Some(Response::Done { .. })) {
         world.fail("a cluster can be founded", "init has failed".into());
         return false;
@@ -86,6 +101,19 @@ pub fn found(world: &mut World, size: u32) -> bool {
     let all = world.run_until(PATIENCE, voters);
     if !all {
         world.fail("a cluster can be founded", "not all nodes have become voters".into());
+        return false;
+    }
+    all_follow(world)
+}
+
+/// Where the members have servers: one takes writes, and all others have what it has. Then clients come.
+fn all_follow(world: &mut World) -> bool {
+    let all = world.run_until(PATIENCE, |world| world.why_not_one_database().is_none());
+    if let Some(why) = world.why_not_one_database().filter(|_| !all && world.violation().is_none()) {
+        world.fail("all follow one primary", why);
+    }
+    if let Some(databases) = &mut world.databases {
+        databases.busy = true;
     }
     all
 }
@@ -125,7 +153,7 @@ fn heal(world: &mut World, chaos: &mut Chaos) {
         world.kill(*lost);
     }
     // Who is a member by an entry that not everybody has yet is started as well: all machines are.
-    let off: Vec<u32> = world.hosts.iter().filter(|(n, h)| !h.is_up() && !chaos.lost.contains(n)).map(|(n, _)| *n).collect();
+    let off: Vec<u32> = world.hosts.keys().filter(|n| !world.is_on(**n) && !chaos.lost.contains(n)).copied().collect();
     for number in off {
         world.start(number);
     }
@@ -155,9 +183,23 @@ fn heal(world: &mut World, chaos: &mut Chaos) {
     if join(world, newcomer) && !world.run_until(PATIENCE, settled) {
         return not_agreed(world);
     }
-    if world.violation().is_none() {
+    if world.violation().is_none() && serves(world) {
         world.tell("all is well");
     }
+}
+
+/// A write is acknowledged, and then all servers have the same.
+fn serves(world: &mut World) -> bool {
+    let acknowledged = |world: &World| world.databases.as_ref().map(|d| d.acknowledged);
+    let before = acknowledged(world);
+    let more = world.run_until(PATIENCE, |world| before.is_none() || acknowledged(world) > before);
+    if !more && world.violation().is_none() {
+        world.fail("writes are acknowledged", format!("none is after {} s without faults", PATIENCE.as_secs()));
+    }
+    if let Some(databases) = &mut world.databases {
+        databases.busy = false;
+    }
+    more && all_follow(world)
 }
 
 fn not_agreed(world: &mut World) {

@@ -45,7 +45,13 @@ pub fn play(seed: u64, script: &str) -> Outcome {
             break;
         }
     }
-    Outcome { seed, violation: world.violation().cloned(), fingerprint: world.net.fingerprint(), story: world.story }
+    Outcome {
+        seed,
+        failover: world.databases.is_some(),
+        violation: world.violation().cloned(),
+        fingerprint: world.net.fingerprint(),
+        story: world.story,
+    }
 }
 
 fn carry_out(world: &mut World, it: &mut u32, step: &str) -> Result<(), String> {

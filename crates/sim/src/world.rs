@@ -1,21 +1,29 @@
 //! The simulated world: machines, network, time, and what can be done to them. Everything that happens goes past the invariants and into
 //! the story.
 
+mod databases;
+
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use pgraft_core::control::{Request, Response};
 use pgraft_core::{ClusterState, Command, NodeId, NodeState, NodeStatus, Role};
+use pgraft_raft::Postgres;
 use pgraft_raft::sim::{Event, Machine, Rules};
 
 use crate::clock::Time;
 use crate::host::{Answer, Ended, FIRST_PORT, Host};
 use crate::invariants::{self, Invariant, Seen};
 use crate::net::{FASTEST, Net, host};
+use crate::postgres::Databases;
 use crate::story::{Story, ids};
 
 /// How long the instance manager lets pass before it starts a server again.
 const RESTART: Duration = Duration::from_secs(1);
+
+/// `pgraft.lease_timeout`, by seed: the shorter the more happens.
+const LEASES: [Duration; 3] = [Duration::from_millis(500), Duration::from_secs(1), Duration::from_secs(2)];
 
 /// An invariant that does not hold.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,6 +52,8 @@ pub struct World {
     /// The youngest state that anybody has applied, after this index.
     youngest: (u64, ClusterState),
     restarts: Vec<(Time, u32)>,
+    /// The members' servers, where the members choose the primary.
+    pub databases: Option<Databases>,
 }
 
 impl World {
@@ -60,6 +70,7 @@ impl World {
             violation: None,
             youngest: (0, ClusterState::default()),
             restarts: Vec::new(),
+            databases: None,
         }
     }
 
@@ -91,9 +102,10 @@ impl World {
         self.restarts.retain(|(at, _)| *at > until);
         for number in due {
             if !self.hosts[&number].is_up() {
-                self.start(number);
+                self.start_member(number);
             }
         }
+        self.let_databases_go_on();
         let numbers: Vec<u32> = self.hosts.keys().copied().collect();
         for number in numbers {
             if let Some(host) = self.hosts.get_mut(&number) {
@@ -128,17 +140,27 @@ impl World {
     /// A machine with this number; a new one is off, and its disk is empty.
     pub fn machine(&mut self, number: u32) -> &mut Host {
         let (seed, rules) = (mix(self.seed, u64::from(number)), self.rules);
-        self.hosts.entry(number).or_insert_with(|| Host::new(number, number, Machine::new(seed, rules)))
+        let lease = LEASES[usize::try_from(self.seed % 3).unwrap_or(0)];
+        self.hosts.entry(number).or_insert_with(|| Host::new(number, number, Machine::new(seed, rules), lease))
     }
 
-    /// Starts the member on a machine.
+    /// Starts the member on a machine; where it lives in a server, the server's instance manager, which does the rest.
     pub fn start(&mut self, number: u32) {
+        if self.databases.is_some() { self.power_on(number) } else { self.start_member(number) }
+    }
+
+    fn start_member(&mut self, number: u32) {
+        let server = self.databases.as_mut().map(|d| d.worker(number));
+        if matches!(server, Some(None)) {
+            return; // its server has ended meanwhile
+        }
+        let server = server.flatten().map(|desk| desk as Arc<dyn Postgres>);
         self.machine(number);
         self.see(&Seen::Starts { machine: number });
         let (now, net) = (self.now, self.net.clone());
         let host = self.machine(number);
         let node = host.node;
-        let started = host.start(now, &net);
+        let started = host.start(now, &net, server);
         match started {
             Ok(()) if node == number => self.tell(format!("node {node} starts")),
             Ok(()) => self.tell(format!("node {node} starts on machine {number}")),
@@ -149,7 +171,8 @@ impl World {
     /// The power goes on a machine.
     pub fn crash(&mut self, number: u32) {
         let (now, net) = (self.now, self.net.clone());
-        let Some(host) = self.hosts.get_mut(&number).filter(|h| h.is_up()) else { return };
+        let had_power = self.cut_power(number);
+        let Some(host) = self.hosts.get_mut(&number).filter(|h| h.is_up() || had_power) else { return };
         let (node, lost) = (host.node, host.crash(now, &net));
         self.listen_to(number);
         let writes = |n: usize| if n == 1 { "1 unsynced write".to_owned() } else { format!("{n} unsynced writes") };
@@ -160,9 +183,10 @@ impl World {
         }
     }
 
-    /// The member's process is killed.
+    /// The member's process is killed, and the whole server that it lives in.
     pub fn kill(&mut self, number: u32) {
         let (now, net) = (self.now, self.net.clone());
+        self.end_server(number);
         if let Some(host) = self.hosts.get_mut(&number).filter(|h| h.is_up()) {
             host.kill(now, &net);
             let node = host.node;
@@ -177,6 +201,7 @@ impl World {
         if let Some(host) = self.hosts.get_mut(&number).filter(|h| h.is_up() && !h.is_frozen()) {
             host.freeze(now);
             let node = host.node;
+            self.stop_server(number, true);
             self.tell(format!("node {node} is paused"));
         }
     }
@@ -187,6 +212,7 @@ impl World {
         if let Some(host) = self.hosts.get_mut(&number).filter(|h| h.is_frozen()) {
             host.thaw(now);
             let node = host.node;
+            self.stop_server(number, false);
             self.tell(format!("node {node} goes on"));
         }
     }
@@ -194,13 +220,14 @@ impl World {
     /// A machine's disk is empty; it must be off.
     pub fn wipe(&mut self, number: u32) {
         self.machine(number).machine.wipe();
+        self.wipe_server(number);
         self.see(&Seen::NewDisk { machine: number });
         self.tell(format!("node {number} has lost its disk"));
     }
 
     /// A machine gets a copy of another's disk; it must be off.
     pub fn copy(&mut self, from: u32, to: u32) {
-        let original = std::sync::Arc::clone(&self.machine(from).machine);
+        let original = Arc::clone(&self.machine(from).machine);
         self.machine(to).machine.copy_from(&original);
         self.see(&Seen::NewDisk { machine: to });
         self.tell(format!("machine {to} gets a copy of node {from}'s directory"));
@@ -275,6 +302,11 @@ impl World {
         self.hosts.get(&number).filter(|h| h.is_up())?.status()
     }
 
+    /// Who votes, by the youngest state.
+    pub fn voters(&self) -> Vec<u32> {
+        self.state().members.iter().filter(|(_, m)| m.role == Role::Voter).map(|(id, _)| id.get()).collect()
+    }
+
     /// The running members that call themselves leader, by their machines' numbers.
     pub fn leaders(&self) -> Vec<u32> {
         let leads = |n: &u32| self.status(*n).is_some_and(|s| s.state == NodeState::Leader && s.leader == Some(s.node_id));
@@ -307,7 +339,7 @@ impl World {
     /// Takes up what the member on a machine has done.
     fn listen_to(&mut self, number: u32) {
         let Some(host) = self.hosts.get(&number) else { return };
-        let (node, machine, ended) = (host.node, std::sync::Arc::clone(&host.machine), host.ended());
+        let (node, machine, ended) = (host.node, Arc::clone(&host.machine), host.ended());
         for event in machine.events() {
             self.see(&Seen::Did { machine: number, node, event: &event });
             match &event {
@@ -322,6 +354,7 @@ impl World {
                 Event::Applied { entry, outcome, state } if entry.index > self.youngest.0 => {
                     self.tell_of_entry(entry.index, &entry.content, entry.voters.as_deref(), outcome);
                     self.youngest = (entry.index, ClusterState::clone(state));
+                    self.see_reign();
                 }
                 _ => {}
             }
@@ -346,6 +379,7 @@ impl World {
 
     fn kill_quietly(&mut self, number: u32) {
         let (now, net) = (self.now, self.net.clone());
+        self.end_worker(number);
         if let Some(host) = self.hosts.get_mut(&number) {
             host.kill(now, &net);
         }
@@ -373,11 +407,13 @@ fn short(content: &str) -> String {
         Ok(Command::JoinExpired { node }) => format!("node {node} never came"),
         Ok(Command::SetAddress { node, address }) => format!("node {node} is at {address}"),
         Ok(Command::Describe { node, .. }) => format!("node {node} tells of itself"),
-        // Of the failover protocol, which a member without a Postgres has no part in.
-        Ok(
-            Command::Recruit { .. } | Command::Appoint { .. } | Command::Force { .. } | Command::Retarget { .. } | Command::Settle { .. },
-        )
-        | Err(_) => content.to_owned(),
+        Ok(Command::Recruit { epoch, reason, .. }) => format!("epoch {epoch} recruits, {reason}"),
+        Ok(Command::Appoint { epoch, primary }) => format!("node {primary} is appointed in epoch {epoch}"),
+        Ok(Command::Retarget { epoch, change, standbys }) => {
+            format!("commits of epoch {epoch} are to wait for {}, after change {change}", ids(standbys))
+        }
+        Ok(Command::Settle { epoch, change, .. }) => format!("epoch {epoch} settles change {change}"),
+        Ok(Command::Force { .. }) | Err(_) => content.to_owned(),
     }
 }
 

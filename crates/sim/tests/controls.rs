@@ -9,17 +9,28 @@ use pgraft_sim::run::{Plan, run};
 const SEEDS: u64 = 60;
 
 /// The first violation, which must be of one of these invariants.
-fn must_break(rules: Rules, invariants: &[&str]) {
+fn must_break(plan: Plan, invariants: &[&str]) {
     for seed in 1..=SEEDS {
-        let outcome = run(Plan { seed, rules });
+        let outcome = run(Plan { seed, ..plan });
         if let Some(violation) = &outcome.violation {
             assert!(invariants.contains(&violation.invariant), "seed {seed} broke something else:\n{}", outcome.report());
             println!("seed {seed}: {}: {}", violation.invariant, violation.what);
             return;
         }
     }
-    panic!("{SEEDS} seeds with {rules:?}, and nothing was seen");
+    panic!("{SEEDS} seeds with {plan:?}, and nothing was seen");
 }
+
+fn members(rules: Rules) -> Plan {
+    Plan { rules, ..Plan::default() }
+}
+
+fn servers(rules: Rules) -> Plan {
+    Plan { rules, failover: true, ..Plan::default() }
+}
+
+/// What is seen when a write that was acknowledged, or shown, is lost.
+const LOST: [&str; 3] = ["acknowledged rows are kept", "reads are in time", "one confirms in an epoch"];
 
 #[test]
 fn an_fsync_left_out_is_seen() {
@@ -31,15 +42,35 @@ fn an_fsync_left_out_is_seen() {
         "the same in the same order",
         "an acknowledged add is kept",
     ];
-    must_break(Rules { fsync: false, ..Rules::default() }, &invariants);
+    must_break(members(Rules { fsync: false, ..Rules::default() }), &invariants);
 }
 
 #[test]
 fn an_id_used_again_is_seen() {
-    must_break(Rules { retired_ids: false, ..Rules::default() }, &["spent ids stay spent", "one leader a term"]);
+    must_break(members(Rules { retired_ids: false, ..Rules::default() }), &["spent ids stay spent", "one leader a term"]);
 }
 
 #[test]
 fn two_changes_at_once_are_seen() {
-    must_break(Rules { one_change: false, ..Rules::default() }, &["one change at a time"]);
+    must_break(members(Rules { one_change: false, ..Rules::default() }), &["one change at a time"]);
+}
+
+#[test]
+fn commits_that_wait_for_nobody_are_seen() {
+    must_break(servers(Rules { sync_waits: false, ..Rules::default() }), &LOST);
+}
+
+#[test]
+fn backends_that_do_not_ask_the_gate_are_seen() {
+    must_break(servers(Rules { fence: false, ..Rules::default() }), &LOST);
+}
+
+#[test]
+fn a_gate_that_waits_for_nobody_is_seen() {
+    must_break(servers(Rules { barrier: false, ..Rules::default() }), &["a gate waits for its standbys"]);
+}
+
+#[test]
+fn timelines_left_to_postgres_are_seen() {
+    must_break(servers(Rules { timelines: false, ..Rules::default() }), &["timelines are used once"]);
 }

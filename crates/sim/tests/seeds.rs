@@ -7,20 +7,18 @@ use std::thread;
 
 use pgraft_sim::run::{Plan, run};
 
-const SEEDS: u64 = 200;
-
-#[test]
-fn nothing_breaks_and_everything_heals() {
+/// Runs the plan with so many seeds.
+fn all_hold(plan: Plan, seeds: u64) {
     let next = AtomicU64::new(1);
     thread::scope(|scope| {
         for _ in 0..thread::available_parallelism().map_or(2, usize::from) {
             scope.spawn(|| {
                 loop {
                     let seed = next.fetch_add(1, Ordering::Relaxed);
-                    if seed > SEEDS {
+                    if seed > seeds {
                         return;
                     }
-                    let outcome = run(Plan { seed, ..Plan::default() });
+                    let outcome = run(Plan { seed, ..plan });
                     assert!(outcome.violation.is_none(), "\n{}", outcome.report());
                 }
             });
@@ -29,10 +27,23 @@ fn nothing_breaks_and_everything_heals() {
 }
 
 #[test]
+fn members_alone_break_nothing_and_everything_heals() {
+    all_hold(Plan::default(), 200);
+}
+
+#[test]
+fn members_with_servers_lose_nothing_and_everything_heals() {
+    all_hold(Plan { failover: true, ..Plan::default() }, 500);
+}
+
+#[test]
 fn one_seed_is_one_run() {
     for seed in 3..9 {
-        let (first, second) = (run(Plan { seed, ..Plan::default() }), run(Plan { seed, ..Plan::default() }));
-        assert_eq!(first.story.text(), second.story.text());
-        assert_eq!(first.fingerprint, second.fingerprint, "other bytes, or at other times");
+        for failover in [false, true] {
+            let plan = Plan { seed, failover, ..Plan::default() };
+            let (first, second) = (run(plan), run(plan));
+            assert_eq!(first.story.text(), second.story.text());
+            assert_eq!(first.fingerprint, second.fingerprint, "other bytes, or at other times");
+        }
     }
 }

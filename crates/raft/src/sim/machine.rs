@@ -184,7 +184,8 @@ impl Machine {
         us.saturating_add(i64::try_from(since.elapsed().as_micros()).unwrap_or(i64::MAX))
     }
 
-    pub(crate) fn rules(&self) -> Rules {
+    /// What is in force on it.
+    pub fn rules(&self) -> Rules {
         self.lock().rules
     }
 
@@ -192,7 +193,8 @@ impl Machine {
         self.lock().disk.files.insert(PathBuf::from(path), bytes.to_vec());
     }
 
-    pub(crate) fn read_file(&self, path: &Path) -> io::Result<Vec<u8>> {
+    /// A small file, for whoever else reads what a member writes.
+    pub fn read_file(&self, path: &Path) -> io::Result<Vec<u8>> {
         self.lock().disk.files.get(path).cloned().ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 

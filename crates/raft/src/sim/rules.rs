@@ -4,6 +4,7 @@ use pgraft_core::{ClusterState, Command, Member, Outcome, Refusal, Role};
 
 /// What is in force. All of it, unless a positive control says otherwise.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a rule of its own")]
 pub struct Rules {
     /// A write is acknowledged only when it is on disk.
     pub fsync: bool,
@@ -11,11 +12,30 @@ pub struct Rules {
     pub retired_ids: bool,
     /// One change of the membership at a time, and one voter in it.
     pub one_change: bool,
+    /// A primary opens its gate when its standbys have confirmed what it has.
+    pub barrier: bool,
+    /// A promotion takes the timeline that the group gave it.
+    pub timelines: bool,
+    /// The simulated Postgres waits for as many standbys as the group says, and not for none.
+    pub sync_waits: bool,
+    /// The simulated backends ask the gate.
+    pub fence: bool,
+    /// A simulated walreceiver takes and confirms nothing behind a closed intake, and a recruit reports when it is gone.
+    pub intake: bool,
 }
 
 impl Default for Rules {
     fn default() -> Self {
-        Self { fsync: true, retired_ids: true, one_change: true }
+        Self {
+            fsync: true,
+            retired_ids: true,
+            one_change: true,
+            barrier: true,
+            timelines: true,
+            sync_waits: true,
+            fence: true,
+            intake: true,
+        }
     }
 }
 

@@ -3,15 +3,27 @@
 
 mod acknowledged_add;
 mod committed_stays;
+mod confirmed_gate;
+mod fresh_timelines;
+mod kept_rows;
 mod nobody_dies;
 mod one_change;
+mod one_confirms;
+mod one_history;
 mod one_leader_a_term;
+mod one_open_gate;
+mod reads_in_time;
 mod refused_add;
 mod same_order;
 mod spent_ids;
 
+use std::collections::BTreeSet;
+
 use pgraft_core::NodeId;
 use pgraft_raft::sim::{Event, LogLine};
+
+use crate::clock::Time;
+use crate::postgres::Note;
 
 /// One thing that happened.
 #[derive(Debug)]
@@ -59,6 +71,35 @@ pub enum Seen<'a> {
     },
     /// A client calls for this member to leave.
     RemoveCalled(NodeId),
+    /// Something has happened to the databases.
+    Postgres(&'a Note),
+    /// The group has a primary: the epoch, and the timeline that it was given.
+    Appointed {
+        /// The epoch.
+        epoch: u64,
+        /// Its timeline.
+        timeline: u32,
+    },
+    /// A commit is confirmed: see [`Note::Confirms`]; since then so many of the standbys that must have it have it on disk.
+    Confirmed {
+        /// By this primary.
+        node: u32,
+        /// On this timeline.
+        timeline: u32,
+        /// Since when.
+        since: Time,
+    },
+    /// A gate opens: see [`Note::GateOpens`].
+    GateOpens {
+        /// Whose.
+        node: u32,
+        /// How many standbys of its config have all of its WAL.
+        confirmed: usize,
+        /// How many must.
+        required: usize,
+        /// What a read shows.
+        rows: &'a BTreeSet<u32>,
+    },
     /// A member has stopped without anybody having stopped it.
     Died {
         /// Its node id.
@@ -91,5 +132,12 @@ pub fn all() -> Vec<Box<dyn Invariant>> {
         Box::new(spent_ids::SpentIds::default()),
         Box::new(one_change::OneChange::default()),
         Box::new(nobody_dies::NobodyDies),
+        Box::new(one_confirms::OneConfirms::default()),
+        Box::new(kept_rows::KeptRows::default()),
+        Box::new(reads_in_time::ReadsInTime::default()),
+        Box::new(one_open_gate::OneOpenGate),
+        Box::new(fresh_timelines::FreshTimelines::default()),
+        Box::new(confirmed_gate::ConfirmedGate),
+        Box::new(one_history::OneHistory),
     ]
 }

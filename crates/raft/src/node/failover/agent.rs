@@ -60,8 +60,9 @@ pub async fn run(shared: Arc<Shared>) {
 fn server(look: &Look, reign: &Reign, me: pgraft_core::NodeId, heard: Option<&(u64, pgraft_core::failover::History)>) -> Server {
     if !look.standby {
         // A timeline is given once: who stands on this one was promoted for this reign.
-        let own = reign.primary == me && reign.phase == Phase::Steady && look.end.timeline == reign.timeline;
-        return Server::Primary { epoch: if own { reign.epoch } else { 0 }, timeline: look.end.timeline };
+        let timeline = if machine::gives_timelines() { look.end.timeline } else { reign.timeline };
+        let own = reign.primary == me && reign.phase == Phase::Steady && timeline == reign.timeline;
+        return Server::Primary { epoch: if own { reign.epoch } else { 0 }, timeline };
     }
     if !look.consistent {
         return Server::Rewinding;
@@ -170,7 +171,10 @@ impl Shared {
         let start = lock(&failover.durable).start;
         let (voters, _) = self.voters_in_log();
         let lease = failover.lease_left(&voters).is_some();
-        let confirmed = memory.noted.map(|(_, end)| confirmed_by(failover, end)).unwrap_or_default();
+        let confirmed = match memory.noted {
+            Some(_) if !machine::keeps_the_barrier() => voters.clone(),
+            noted => noted.map(|(_, end)| confirmed_by(failover, end)).unwrap_or_default(),
+        };
         let names = match look.names {
             None => Names::Unset,
             Some((change, true)) => Names::Loaded(change),

@@ -30,6 +30,7 @@ use tokio::sync::Notify;
 
 use self::durable::Durable;
 use super::Shared;
+use crate::machine;
 use crate::transport::{Asked, FailoverEnd};
 use crate::types::{Endpoint, node_id, raft_id};
 use futures::future::BoxFuture;
@@ -309,7 +310,7 @@ impl FailoverEnd for Shared {
         };
         let present = heartbeat.epoch == reign.epoch && reign.phase == Phase::Steady && reign.primary == from;
         // One that is only on its way to its timeline has no history yet.
-        if present && history.timeline == reign.timeline {
+        if present && (history.timeline == reign.timeline || !machine::gives_timelines()) {
             let mut heard = lock(&failover.heard);
             let news = Some((heartbeat.epoch, history));
             if *heard != news {

@@ -1,0 +1,21 @@
+//! No gate opens before its standbys have confirmed the end of that primary's WAL: DESIGN section 6, 9. Looked at on their disks.
+
+use super::{Invariant, Seen};
+
+/// See the module.
+pub struct ConfirmedGate;
+
+impl Invariant for ConfirmedGate {
+    fn name(&self) -> &'static str {
+        "a gate waits for its standbys"
+    }
+
+    fn see(&mut self, seen: &Seen<'_>) -> Result<(), String> {
+        match seen {
+            Seen::GateOpens { node, confirmed, required, .. } if confirmed < required => {
+                Err(format!("node {node} opens its gate, and {confirmed} of {required} standbys have its WAL"))
+            }
+            _ => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,26 @@
+//! No timeline number is used by two promotions: DESIGN section 6, 8.
+
+use std::collections::BTreeMap;
+
+use super::{Invariant, Seen};
+use crate::postgres::Note;
+
+/// See the module.
+#[derive(Default)]
+pub struct FreshTimelines {
+    taken: BTreeMap<u32, u32>,
+}
+
+impl Invariant for FreshTimelines {
+    fn name(&self) -> &'static str {
+        "timelines are used once"
+    }
+
+    fn see(&mut self, seen: &Seen<'_>) -> Result<(), String> {
+        let Seen::Postgres(Note::Promotes { node, timeline }) = seen else { return Ok(()) };
+        match self.taken.insert(*timeline, *node) {
+            Some(before) => Err(format!("node {node} promotes to timeline {timeline}, to which node {before} has promoted")),
+            None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,55 @@
+//! Every acknowledged write is on every later primary, and what a primary has shown is as well: DESIGN section 6, 2. And what was refused for
+//! certain is on none.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{Invariant, Seen};
+use crate::postgres::Note;
+use crate::postgres::backend::{Answer, Ask};
+
+/// See the module.
+#[derive(Default)]
+pub struct KeptRows {
+    /// What clients were told or shown, and by what.
+    kept: BTreeMap<u32, &'static str>,
+    refused: BTreeSet<u32>,
+}
+
+impl KeptRows {
+    fn look(&self, node: u32, rows: &BTreeSet<u32>) -> Result<(), String> {
+        if let Some((row, how)) = self.kept.iter().find(|(row, _)| !rows.contains(row)) {
+            return Err(format!("node {node} opens its gate without row {row}, which a client was {how}"));
+        }
+        match rows.intersection(&self.refused).next() {
+            Some(row) => Err(format!("node {node} shows row {row}, which was refused")),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Invariant for KeptRows {
+    fn name(&self) -> &'static str {
+        "acknowledged rows are kept"
+    }
+
+    fn see(&mut self, seen: &Seen<'_>) -> Result<(), String> {
+        match seen {
+            Seen::Postgres(Note::Hears { ask: Ask::Write(row), answer: Some(answer), .. }) => {
+                match answer {
+                    Answer::Done => drop(self.kept.insert(*row, "told is there")),
+                    Answer::Refused => drop(self.refused.insert(*row)),
+                    Answer::Rows(_) | Answer::Nothing => {}
+                }
+                Ok(())
+            }
+            Seen::Postgres(Note::Hears { answer: Some(Answer::Rows(rows)), .. }) => {
+                for row in rows {
+                    self.kept.entry(*row).or_insert("shown");
+                }
+                Ok(())
+            }
+            Seen::GateOpens { node, rows, .. } => self.look(*node, rows),
+            _ => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,50 @@
+//! At most one node confirms writes in an epoch, and none of an epoch is confirmed after the first of a later one: DESIGN section 6, 1.
+//! Confirmed is a write when the last standby that it needs has it on disk; its client may hear of it later.
+
+use std::collections::BTreeMap;
+
+use super::{Invariant, Seen};
+use crate::clock::Time;
+
+/// See the module.
+#[derive(Default)]
+pub struct OneConfirms {
+    epochs: BTreeMap<u32, u64>,
+    /// Who confirms in each epoch, and since when at the earliest, up to when at the latest.
+    confirmed: BTreeMap<u64, (u32, Time, Time)>,
+}
+
+impl Invariant for OneConfirms {
+    fn name(&self) -> &'static str {
+        "one confirms in an epoch"
+    }
+
+    fn see(&mut self, seen: &Seen<'_>) -> Result<(), String> {
+        match *seen {
+            Seen::Appointed { epoch, timeline } => {
+                self.epochs.entry(timeline).or_insert(epoch);
+                Ok(())
+            }
+            Seen::Confirmed { node, timeline, since } => {
+                let Some(&epoch) = self.epochs.get(&timeline) else {
+                    return Err(format!("node {node} confirms a write on timeline {timeline}, which nobody was given"));
+                };
+                let (who, first, last) = self.confirmed.entry(epoch).or_insert((node, since, since));
+                (*first, *last) = ((*first).min(since), (*last).max(since));
+                if *who != node {
+                    return Err(format!("node {node} confirms a write in epoch {epoch}, in which node {who} has confirmed some"));
+                }
+                let last = *last;
+                let late = self.confirmed.range(epoch + 1..).find(|(_, (_, first, _))| *first < last);
+                let early = self.confirmed.range(..epoch).find(|(_, (.., last))| *last > since);
+                match late.or(early) {
+                    Some((other, _)) => {
+                        Err(format!("node {node} confirms a write of epoch {epoch} while others confirm those of epoch {other}"))
+                    }
+                    None => Ok(()),
+                }
+            }
+            _ => Ok(()),
+        }
+    }
+}

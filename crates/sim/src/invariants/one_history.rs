@@ -1,0 +1,23 @@
+//! Who follows has what its primary has: a standby streams only where its WAL is the beginning of that server's. Postgres looks at timelines
+//! and positions alone; what makes that enough is that no timeline is used twice (DESIGN section 5, 4).
+
+use super::{Invariant, Seen};
+use crate::postgres::Note;
+
+/// See the module.
+pub struct OneHistory;
+
+impl Invariant for OneHistory {
+    fn name(&self) -> &'static str {
+        "who follows has the same history"
+    }
+
+    fn see(&mut self, seen: &Seen<'_>) -> Result<(), String> {
+        match seen {
+            Seen::Postgres(Note::Streams { node, standby, parted: Some(at) }) => {
+                Err(format!("node {standby} streams from node {node}, and has another record at {at}"))
+            }
+            _ => Ok(()),
+        }
+    }
+}

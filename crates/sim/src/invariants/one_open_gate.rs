@@ -1,0 +1,21 @@
+//! One gate is open at a time: DESIGN section 5, the lease. From this and from [`super::confirmed_gate`] it follows that reads are in time.
+
+use super::{Invariant, Seen};
+use crate::postgres::Note;
+use crate::story::ids;
+
+/// See the module.
+pub struct OneOpenGate;
+
+impl Invariant for OneOpenGate {
+    fn name(&self) -> &'static str {
+        "one open gate"
+    }
+
+    fn see(&mut self, seen: &Seen<'_>) -> Result<(), String> {
+        match seen {
+            Seen::Postgres(Note::Open(nodes)) if nodes.len() > 1 => Err(format!("the gates of nodes {} are open", ids(nodes))),
+            _ => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! The instance manager of each node: starts its server as a standby whenever it has ended, rewinds or clones it when the worker says so. As
+//! `instance/src/supervisor.rs` and `duties` do.
+
+use std::time::Duration;
+
+use pgraft_core::NodeId;
+use pgraft_core::instance_file::InstanceFile;
+
+use super::disk::{Data, Record};
+use super::server::{Manager, Mode, Run, Server};
+use super::{Databases, Note};
+use crate::clock::Time;
+use crate::net::Net;
+
+/// Between two looks at what the worker asks for.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// What a manager knows of its member.
+pub struct Member<'a> {
+    /// `instance.json` of that machine.
+    pub file: &'a dyn Fn(u32) -> Option<InstanceFile>,
+    /// Whom the running member calls the primary.
+    pub primary: &'a dyn Fn(u32) -> Option<u32>,
+}
+
+impl Databases {
+    /// Every instance manager does what is due.
+    pub(super) fn manage(&mut self, now: Time, net: &Net, member: &Member<'_>, notes: &mut Vec<Note>) {
+        let numbers: Vec<u32> = self.servers.keys().copied().collect();
+        for number in numbers {
+            let Some(server) = self.servers.get_mut(&number).filter(|s| !s.frozen) else { continue };
+            if server.run.as_ref().is_some_and(|r| r.orphans_until.is_some_and(|until| until <= now)) {
+                server.end_processes();
+                notes.push(Note::WorkerEnds { machine: number });
+            }
+            match server.manager {
+                Manager::Waiting(at) if at <= now => self.start(number, now, net, member, notes),
+                Manager::Running(look) if server.run.is_none() || look <= now => self.look_after(number, now, net, member, notes),
+                Manager::Copying { from, rewind, until } if until <= now => self.copied(number, from, rewind, now, net, notes),
+                _ => {}
+            }
+        }
+    }
+
+    fn start(&mut self, number: u32, now: Time, net: &Net, member: &Member<'_>, notes: &mut Vec<Note>) {
+        let file = (member.file)(number);
+        let source = self.source(number, file.as_ref(), net);
+        let Some(server) = self.servers.get_mut(&number) else { return };
+        let founds = server.founder && file.is_none();
+        if server.disk.data == Data::Nothing && founds {
+            self.ids += 1;
+            server.disk.wal.push(Record { id: self.ids, timeline: 1, row: None });
+            server.disk.data = Data::Whole;
+        }
+        if server.disk.data != Data::Whole {
+            let until = now + server.between(100, 900);
+            server.manager = match source {
+                Some(from) => Manager::Copying { from, rewind: false, until },
+                None => Manager::Waiting(now + LOOK * 3),
+            };
+            return;
+        }
+        server.disk.prepare();
+        server.disk.flushed = server.disk.wal.len();
+        self.flushes.on_disk(number, &server.disk, server.disk.flushed, now);
+        self.runs += 1;
+        let until = now + server.delay(150, 1500);
+        server.run = Some(Run::new(self.runs, server.disk.names.clone(), Mode::Starting { until, primary: founds }));
+        server.manager = Manager::Running(now + LOOK);
+        notes.push(Note::WorkerBegins { machine: number });
+    }
+
+    fn look_after(&mut self, number: u32, now: Time, net: &Net, member: &Member<'_>, notes: &mut Vec<Note>) {
+        let Some(server) = self.servers.get_mut(&number) else { return };
+        server.manager = Manager::Running(now + LOOK);
+        let Some(run) = &server.run else {
+            server.manager = Manager::Waiting(now + server.between(20, 700));
+            return;
+        };
+        if run.mode != Mode::Standby || server.worker.is_none() {
+            return;
+        }
+        // Only what concerns it is read: the file is small, and there are many looks.
+        let asked = (member.file)(number).filter(|f| f.rewind.is_some() && f.rewind == f.primary).and_then(|f| f.rewind);
+        let Some(from) = asked.map(NodeId::get).filter(|from| (member.primary)(number) == Some(*from)) else { return };
+        if !self.answers(from, number, net) {
+            return;
+        }
+        let Some(server) = self.servers.get_mut(&number) else { return };
+        let until = now + server.between(100, 900);
+        server.end_processes();
+        server.disk.data = Data::Broken;
+        server.manager = Manager::Copying { from, rewind: true, until };
+        notes.push(Note::WorkerEnds { machine: number });
+        notes.push(Note::Rewinds { node: number, from });
+    }
+
+    fn copied(&mut self, number: u32, from: u32, rewind: bool, now: Time, net: &Net, notes: &mut Vec<Note>) {
+        let source = self.answers(from, number, net).then(|| self.servers.get(&from)).flatten();
+        let source = source.map(|s| (s.disk.clone(), s.run.as_ref().map_or(1, |r| r.timeline)));
+        let Some(server) = self.servers.get_mut(&number) else { return };
+        server.manager = Manager::Waiting(now + server.between(10, 300));
+        let Some((source, timeline)) = source else { return };
+        let how = if rewind {
+            server.disk.data = Data::Whole;
+            server.disk.rewind(server.disk.timeline(), &source, timeline)
+        } else {
+            server.disk.clone_of(&source);
+            "cloned".into()
+        };
+        notes.push(Note::Copied { node: number, from, how });
+    }
+
+    /// Whether that server answers this node, as a primary.
+    fn answers(&self, from: u32, number: u32, net: &Net) -> bool {
+        let is_primary = |s: &Server| !s.frozen && s.run.as_ref().is_some_and(|r| r.mode == Mode::Primary && r.accepts());
+        self.servers.get(&from).is_some_and(is_primary) && net.reaches(number, from) && net.reaches(from, number)
+    }
+
+    /// Whom to clone: the primary that this node knows of, or that others do.
+    fn source(&self, number: u32, file: Option<&InstanceFile>, net: &Net) -> Option<u32> {
+        let answers = |n: &u32| *n != number && self.answers(*n, number, net);
+        let named = file.and_then(|f| f.primary).map(NodeId::get).filter(answers);
+        named.or_else(|| self.servers.keys().copied().filter(answers).max_by_key(|n| self.servers[n].end()))
+    }
+}

@@ -1,0 +1,66 @@
+//! The member's end of its Postgres: the trait as the worker's threads have it. Orders are left here, the last look is read here.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use pgraft_core::failover::lease::BootTime;
+use pgraft_raft::{Look, Order, Postgres};
+
+use crate::clock::{self, Time};
+
+/// What the worker's threads and its main thread have in common.
+pub struct Desk {
+    seen: Mutex<Option<Look>>,
+    order: Mutex<Option<Order>>,
+    /// In the server's shared memory: until when the gate is open, by this machine's clock; 0 is closed.
+    gate: Arc<AtomicU64>,
+    /// What the clock said when the simulation began.
+    booted: u64,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A machine's boot-time clock; no two machines' are alike.
+pub fn boot_time(now: Time, booted: u64) -> u64 {
+    u64::try_from(now.as_millis()).unwrap_or(u64::MAX).saturating_add(booted)
+}
+
+impl Desk {
+    /// Of a worker that has just begun.
+    pub fn new(gate: Arc<AtomicU64>, booted: u64) -> Self {
+        Self { seen: Mutex::default(), order: Mutex::default(), gate, booted }
+    }
+
+    /// The last order.
+    pub fn ordered(&self) -> Option<Order> {
+        lock(&self.order).clone()
+    }
+
+    /// Leaves a look; whether it is news.
+    pub fn saw(&self, look: Option<Look>) -> bool {
+        let mut seen = lock(&self.seen);
+        let news = *seen != look;
+        *seen = look;
+        news
+    }
+}
+
+impl Postgres for Desk {
+    fn now(&self) -> BootTime {
+        BootTime(boot_time(clock::here().unwrap_or_default(), self.booted))
+    }
+
+    fn look(&self) -> Option<Look> {
+        lock(&self.seen).clone()
+    }
+
+    fn order(&self, order: Order, _hurry: bool) {
+        *lock(&self.order) = Some(order);
+    }
+
+    fn gate(&self, until: Option<BootTime>) {
+        self.gate.store(until.map_or(0, |BootTime(ms)| ms), Ordering::SeqCst);
+    }
+}

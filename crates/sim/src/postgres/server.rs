@@ -1,0 +1,509 @@
+//! One server: its processes, its shared memory, and the worker's main thread in it. As `extension/src/worker/server.rs` does with the real one.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use pgraft_core::NodeId;
+use pgraft_core::failover::node::Intake;
+use pgraft_core::failover::{History, SyncConfig};
+use pgraft_core::status::WalPosition;
+use pgraft_raft::sim::Rules;
+use pgraft_raft::{Look, Order};
+use rand::RngExt;
+use rand::rngs::SmallRng;
+
+use super::Note;
+use super::backend::Backend;
+use super::disk::{Disk, Record, lsn};
+use super::member::{Desk, boot_time};
+use crate::clock::Time;
+use crate::net::millis;
+use crate::world::node;
+
+/// What a server is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Recovers what was there; a primary again afterwards, or a standby.
+    Starting {
+        /// Until then.
+        until: Time,
+        /// After a crash of its processes, or of a founder.
+        primary: bool,
+    },
+    /// In recovery, and consistent.
+    Standby,
+    /// On its way to be a primary.
+    Promoting {
+        /// The timeline that it takes.
+        to: u32,
+        /// When the history file is written, until it is.
+        begins: Option<Time>,
+        /// When it is one.
+        until: Time,
+    },
+    /// Takes writes, as far as the gate lets it.
+    Primary,
+}
+
+/// Which `synchronous_standby_names` a process goes by, and when it reads the ones in the file.
+#[derive(Debug, Clone, Default)]
+pub struct Loaded {
+    /// The change, and the names.
+    pub names: Option<(u64, SyncConfig)>,
+    /// When the next ones are read.
+    pub due: Option<Time>,
+}
+
+impl Loaded {
+    /// Of that change.
+    pub fn is_of(&self, change: u64) -> bool {
+        self.names.as_ref().is_some_and(|(loaded, _)| *loaded == change)
+    }
+
+    /// How many standbys must confirm, of these.
+    pub fn config(&self) -> Option<&SyncConfig> {
+        self.names.as_ref().map(|(_, config)| config).filter(|c| c.required > 0)
+    }
+}
+
+/// One run of the server: a postmaster, and its shared memory.
+pub struct Run {
+    /// When its postmaster was started; no two are alike.
+    pub id: i64,
+    /// Counts the crashes of its processes that its postmaster survived.
+    pub round: u32,
+    /// What it is doing.
+    pub mode: Mode,
+    /// The postmaster is dead, and until then its processes are not.
+    pub orphans_until: Option<Time>,
+    /// Until when the gate is open; see [`Desk`].
+    pub gate: Arc<AtomicU64>,
+    /// Whether it was open when it was looked at last, and ever.
+    pub was_open: (bool, bool),
+    /// Counts openings and closings of the intake: odd is open.
+    pub generation: u64,
+    /// Where WAL is taken from, while it is open.
+    pub target: Option<u32>,
+    /// How many walreceivers have found it closed.
+    pub refusals: u64,
+    /// Whether a walreceiver was ever asked for.
+    pub has_received: bool,
+    /// The timeline that was asked for last.
+    pub received_timeline: u32,
+    /// When the startup process asks for the next walreceiver.
+    pub next_receiver: Time,
+    /// What new processes inherit.
+    pub postmaster: Loaded,
+    /// It says whether commits wait at all.
+    pub checkpointer: Loaded,
+    /// As a primary: its timeline.
+    pub timeline: u32,
+    /// Where its WAL ended when it became a primary, or came up as one.
+    pub began: usize,
+    /// The rows that a read shows.
+    pub visible: BTreeSet<u32>,
+    /// Clients' sessions.
+    pub backends: Vec<Backend>,
+}
+
+impl Run {
+    /// Shared memory as a postmaster makes it.
+    pub fn new(id: i64, names: Option<(u64, SyncConfig)>, mode: Mode) -> Self {
+        let loaded = Loaded { names, due: None };
+        Self {
+            id,
+            round: 0,
+            mode,
+            orphans_until: None,
+            gate: Arc::default(),
+            was_open: (false, false),
+            generation: 0,
+            target: None,
+            refusals: 0,
+            has_received: false,
+            received_timeline: 0,
+            next_receiver: Time::ZERO,
+            checkpointer: loaded.clone(),
+            postmaster: loaded,
+            timeline: 0,
+            began: 0,
+            visible: BTreeSet::new(),
+            backends: Vec::new(),
+        }
+    }
+
+    /// Whether it is in recovery.
+    pub fn is_standby(&self) -> bool {
+        self.mode != Mode::Primary
+    }
+
+    /// Whether it takes connections.
+    pub fn accepts(&self) -> bool {
+        !matches!(self.mode, Mode::Starting { .. }) && self.orphans_until.is_none()
+    }
+
+    /// Whether the intake is open.
+    pub const fn takes(&self) -> bool {
+        self.generation % 2 == 1
+    }
+
+    fn shut(&mut self) {
+        self.generation += self.generation % 2;
+        self.target = None;
+    }
+
+    fn open(&mut self, target: u32) {
+        if !self.takes() || self.target != Some(target) {
+            self.shut();
+            self.generation += 1;
+            self.target = Some(target);
+        }
+    }
+}
+
+/// The worker's main thread.
+pub struct Worker {
+    /// What it shares with the others.
+    pub desk: Arc<Desk>,
+    following: Option<NodeId>,
+    refusals_at_close: u64,
+    promoted_to: Option<u32>,
+    names: Option<(u64, SyncConfig)>,
+    next: Time,
+}
+
+impl Worker {
+    /// Of that run.
+    pub fn new(run: &Run, booted: u64) -> Self {
+        Self {
+            desk: Arc::new(Desk::new(Arc::clone(&run.gate), booted)),
+            following: None,
+            refusals_at_close: 0,
+            promoted_to: None,
+            names: None,
+            next: Time::ZERO,
+        }
+    }
+}
+
+/// What the instance manager does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Manager {
+    /// The machine has no power, or nobody has started anything.
+    Off,
+    /// Starts the server then.
+    Waiting(Time),
+    /// Looks after it; when it asks next whether a rewind is wanted.
+    Running(Time),
+    /// Rewinds or clones.
+    Copying {
+        /// From that machine's server.
+        from: u32,
+        /// A rewind: the data that is there is changed.
+        rewind: bool,
+        /// Done then.
+        until: Time,
+    },
+}
+
+/// A machine's Postgres.
+pub struct Server {
+    /// The machine.
+    pub number: u32,
+    /// PGDATA.
+    pub disk: Disk,
+    /// The server, while it runs.
+    pub run: Option<Run>,
+    /// The worker in it, while that lives.
+    pub worker: Option<Worker>,
+    /// The instance manager.
+    pub manager: Manager,
+    /// Every process of the node is stopped.
+    pub frozen: bool,
+    /// The worker is stopped, and nothing else.
+    pub worker_stands: bool,
+    /// This node makes the cluster.
+    pub founder: bool,
+    /// What its boot-time clock said when the simulation began.
+    pub booted: u64,
+    /// Its chance.
+    pub rng: SmallRng,
+    rules: Rules,
+}
+
+/// What a step of a server may need of the others.
+pub struct Around<'a> {
+    /// What time it is.
+    pub now: Time,
+    /// The last record's number.
+    pub ids: &'a mut u64,
+    /// Whether a walreceiver that was let in lives on this server.
+    pub receiver_lives: bool,
+    /// Whether every walsender that streams from this server goes by the names of that change.
+    pub senders_loaded: &'a dyn Fn(u64) -> bool,
+    /// What has happened.
+    pub notes: &'a mut Vec<Note>,
+}
+
+impl Server {
+    /// With an empty data directory, and off.
+    pub fn new(number: u32, rng: SmallRng, rules: Rules) -> Self {
+        Self {
+            number,
+            disk: Disk::default(),
+            run: None,
+            worker: None,
+            manager: Manager::Off,
+            frozen: false,
+            worker_stands: false,
+            founder: false,
+            booted: 0,
+            rng,
+            rules,
+        }
+    }
+
+    /// So long, by chance.
+    pub fn between(&mut self, least_ms: u64, most_ms: u64) -> Duration {
+        millis(&mut self.rng, Duration::from_millis(least_ms), Duration::from_millis(most_ms))
+    }
+
+    /// Short as a rule, and now and then long.
+    pub fn delay(&mut self, short_ms: u64, long_ms: u64) -> Duration {
+        if self.rng.random_range(0..20) == 0 { self.between(short_ms, long_ms) } else { self.between(1, short_ms) }
+    }
+
+    /// Whether the gate is open now.
+    pub fn is_open(&self, now: Time) -> bool {
+        let until = self.run.as_ref().filter(|r| r.mode == Mode::Primary).map_or(0, |r| r.gate.load(Ordering::SeqCst));
+        until > boot_time(now, self.booted)
+    }
+
+    /// The end of its WAL, as the worker says it.
+    pub fn end(&self) -> WalPosition {
+        let run = self.run.as_ref();
+        let timeline = match run {
+            Some(run) if run.mode == Mode::Primary => run.timeline,
+            Some(run) => run.received_timeline.max(self.disk.timeline()),
+            None => self.disk.timeline(),
+        };
+        WalPosition { timeline, lsn: lsn(self.disk.flushed) }
+    }
+
+    /// Writes a record, unflushed; where it ends.
+    pub fn write(&mut self, ids: &mut u64, row: Option<u32>) -> usize {
+        *ids += 1;
+        let timeline = self.run.as_ref().map_or(1, |r| r.timeline);
+        self.disk.wal.push(Record { id: *ids, timeline, row });
+        self.disk.wal.len()
+    }
+
+    /// What is under way by itself: recovery, a promotion, configuration files that are read.
+    pub fn go_on(&mut self, around: &mut Around<'_>) {
+        let now = around.now;
+        self.change_mode(around);
+        let file = self.disk.names.clone();
+        let Some(run) = &mut self.run else { return };
+        for loaded in [&mut run.postmaster, &mut run.checkpointer] {
+            if loaded.due.is_some_and(|due| due <= now) {
+                *loaded = Loaded { names: file.clone(), due: None };
+            }
+        }
+    }
+
+    fn change_mode(&mut self, around: &mut Around<'_>) {
+        let now = around.now;
+        let Some(run) = &mut self.run else { return };
+        match run.mode {
+            Mode::Starting { until, primary } if until <= now => {
+                run.mode = if primary { Mode::Primary } else { Mode::Standby };
+                run.timeline = self.disk.timeline();
+                run.began = self.disk.wal.len();
+                run.visible = self.disk.rows(run.began).collect();
+            }
+            Mode::Promoting { to, begins: Some(begins), until } if begins <= now => {
+                run.mode = Mode::Promoting { to, begins: None, until };
+                run.timeline = to;
+                let left = self.disk.left(to);
+                self.disk.histories.insert(to, left);
+                around.notes.push(Note::Promotes { node: self.number, timeline: to });
+            }
+            Mode::Promoting { to, begins: None, until } if until <= now => {
+                run.mode = Mode::Primary;
+                let began = self.write(around.ids, None);
+                self.disk.flushed = began;
+                let rows = self.disk.rows(began).collect();
+                if let Some(run) = &mut self.run {
+                    (run.began, run.visible) = (began, rows);
+                }
+                around.notes.push(Note::Promoted { node: self.number, timeline: to, upto: began });
+            }
+            _ => {}
+        }
+    }
+
+    /// The main thread of the worker: carries out the last order and looks. Whether the look is news.
+    pub fn tend(&mut self, around: &mut Around<'_>) -> bool {
+        if self.worker_stands {
+            return false;
+        }
+        let next = around.now + self.delay(9, 250);
+        let Some(worker) = self.worker.as_mut().filter(|w| w.next <= around.now) else { return false };
+        worker.next = next;
+        if let Some(order) = worker.desk.ordered() {
+            self.carry_out(order, around);
+        }
+        let look = self.look(around);
+        self.worker.as_ref().is_some_and(|w| w.desk.saw(look))
+    }
+
+    fn carry_out(&mut self, order: Order, around: &mut Around<'_>) {
+        let (Some(worker), Some(run)) = (&mut self.worker, &mut self.run) else { return };
+        match order {
+            Order::Close => {
+                if run.takes() {
+                    worker.refusals_at_close = run.refusals;
+                    run.shut();
+                }
+            }
+            Order::Follow(node, at) => {
+                if let Ok(target) = crate::net::machine(at.host()) {
+                    run.open(target);
+                    worker.following = Some(node);
+                }
+            }
+            Order::Promote(timeline) => self.promote(timeline, around),
+            Order::Names(change, config) => self.set_names(change, config, around),
+            Order::Stop => {
+                run.gate.store(0, Ordering::SeqCst);
+                around.notes.push(Note::Stops { node: self.number });
+            }
+        }
+    }
+
+    fn promote(&mut self, timeline: u32, around: &Around<'_>) {
+        let from = self.end().timeline;
+        let (begins, takes) = (around.now + self.delay(15, 200), self.delay(60, 900));
+        let (Some(worker), Some(run)) = (&mut self.worker, &mut self.run) else { return };
+        if run.mode != Mode::Standby || worker.promoted_to == Some(timeline) {
+            return;
+        }
+        worker.promoted_to = Some(timeline);
+        if self.rules.timelines {
+            for between in from + 1..timeline {
+                self.disk.histories.entry(between).or_default();
+            }
+        }
+        let to = self.disk.free_timeline(from);
+        run.mode = Mode::Promoting { to, begins: Some(begins), until: begins + takes };
+    }
+
+    /// The names in the file, and every process hears that there is one. Walsenders see it in [`super::stream`].
+    fn set_names(&mut self, change: u64, mut config: SyncConfig, around: &mut Around<'_>) {
+        if !self.rules.sync_waits {
+            config.required = 0;
+        }
+        let wanted = Some((change, config));
+        let (soon, later) = (around.now + self.delay(9, 60), around.now + self.delay(30, 400));
+        let (Some(worker), Some(run)) = (&mut self.worker, &mut self.run) else { return };
+        if worker.names == wanted || run.is_standby() {
+            return;
+        }
+        worker.names.clone_from(&wanted);
+        self.disk.names = wanted;
+        run.postmaster.due = Some(soon);
+        run.checkpointer.due = Some(later);
+        around.notes.push(Note::NamesChange { node: self.number });
+    }
+
+    fn look(&self, around: &Around<'_>) -> Option<Look> {
+        let (worker, run) = (self.worker.as_ref()?, self.run.as_ref()?);
+        let standby = run.is_standby();
+        let loaded = |change: u64, config: &SyncConfig| {
+            let defined = run.checkpointer.config().is_some();
+            run.postmaster.is_of(change)
+                && run.checkpointer.is_of(change)
+                && (around.senders_loaded)(change)
+                && defined == (config.required > 0)
+        };
+        let names = worker.names.as_ref().filter(|_| !standby).map(|(change, config)| (*change, loaded(*change, config)));
+        Some(Look {
+            run: run.id,
+            consistent: !matches!(run.mode, Mode::Starting { .. }),
+            standby,
+            end: self.end(),
+            intake: self.intake(around),
+            newest_timeline: if standby { self.disk.newest_timeline() } else { run.timeline },
+            history: if standby { History::default() } else { self.disk.history(run.timeline) },
+            names,
+        })
+        .filter(|look| look.end.lsn > 0)
+    }
+
+    fn intake(&self, around: &Around<'_>) -> Intake {
+        let (Some(worker), Some(run)) = (&self.worker, &self.run) else { return Intake::Closing };
+        if run.takes() {
+            return worker.following.map_or(Intake::Closing, Intake::Open);
+        }
+        let at_the_end = run.has_received || run.refusals > worker.refusals_at_close;
+        let gone = !around.receiver_lives || !self.rules.intake;
+        if gone && at_the_end { Intake::Closed } else { Intake::Closing }
+    }
+
+    /// The gate as backends find it has opened: what is to be told of it.
+    pub fn opened(&mut self, now: Time) -> Option<Note> {
+        let open = self.is_open(now);
+        let name = node(self.number);
+        let run = self.run.as_mut()?;
+        let (before, ever) = run.was_open;
+        run.was_open = (open, open || ever);
+        if before || !open {
+            return None;
+        }
+        // One that was open shows nothing new: whom it waits for may be changing.
+        let config = self.worker.as_ref().and_then(|w| w.names.clone()).map(|(_, config)| config).filter(|_| !ever);
+        let last = self.disk.wal.get(run.began.checked_sub(1)?)?.id;
+        Some(Note::GateOpens { node: name.get(), timeline: run.timeline, began: last, config, rows: run.visible.clone() })
+    }
+
+    /// Every process of the server ends at once. What was written and is not on disk stays with the kernel, but for what was in its own buffers.
+    pub fn end_processes(&mut self) {
+        if let Some(run) = self.run.take()
+            && run.mode == Mode::Primary
+        {
+            let kept = self.rng.random_range(self.disk.flushed..=self.disk.wal.len());
+            self.disk.wal.truncate(kept);
+        }
+        self.worker = None;
+    }
+
+    /// The power goes.
+    pub fn lose_power(&mut self) {
+        self.end_processes();
+        let kept = self.rng.random_range(self.disk.flushed..=self.disk.wal.len());
+        self.disk.wal.truncate(kept);
+        self.manager = Manager::Off;
+        self.frozen = false;
+    }
+
+    /// A process was killed: the postmaster ends the others, and recovers.
+    pub fn recover_in_place(&mut self, now: Time) {
+        let until = now + self.delay(100, 900);
+        let Some(run) = &mut self.run else { return };
+        let primary = run.mode == Mode::Primary;
+        if primary {
+            let kept = self.rng.random_range(self.disk.flushed..=self.disk.wal.len());
+            self.disk.wal.truncate(kept);
+        }
+        self.disk.flushed = self.disk.wal.len();
+        let names = run.postmaster.names.clone();
+        let (id, round) = (run.id, run.round + 1);
+        *run = Run { round, ..Run::new(id, names, Mode::Starting { until, primary }) };
+        self.worker = None;
+    }
+}
+
+/// By machine.
+pub type Servers = BTreeMap<u32, Server>;
