@@ -22,12 +22,11 @@ pub async fn write(cluster: &Cluster, primary: i32, rows: i32) -> Result<(), Fai
 /// # Errors
 /// [`Failure::Deadline`] with what was there instead.
 pub async fn same_on(cluster: &Cluster, primary: i32, nodes: &[i32]) -> Result<(), Failure> {
-    let written: String = cluster.app(primary).await?.value(DIGEST, &[]).await?;
     for &node in nodes {
-        let written = &written;
-        until(&format!("{}: node {node} has {written}", cluster.namespace), PATIENCE, || async move {
+        until(&format!("{}: node {node} has what node {primary} has", cluster.namespace), PATIENCE, || async move {
+            let written: String = cluster.app(primary).await?.value(DIGEST, &[]).await?;
             let found: String = cluster.app(node).await?.value(DIGEST, &[]).await?;
-            Ok(if found == *written { Look::Yes(()) } else { Look::NotYet(found) })
+            Ok(if found == written { Look::Yes(()) } else { Look::NotYet(format!("{found}; and there {written}")) })
         })
         .await?;
     }

@@ -38,7 +38,8 @@ impl Writer {
         let pod = json!({
             "metadata": {"name": POD},
             "spec": {
-                "terminationGracePeriodSeconds": 0, "enableServiceLinks": false,
+                // None at all, and the pod would be gone before its process is.
+                "terminationGracePeriodSeconds": 1, "enableServiceLinks": false,
                 "affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": apart}}},
                 "securityContext": {"runAsNonRoot": true, "runAsUser": 999, "seccompProfile": {"type": "RuntimeDefault"}},
                 "containers": [{"name": POD, "image": cluster.image().await?, "command": ["bash", "-c", SCRIPT],
