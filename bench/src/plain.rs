@@ -1,17 +1,11 @@
 //! Postgres without pgraft, set like a server that has it: a primary, and standbys that its commits wait for.
 
-use std::fs;
-use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::time::Duration;
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use pgraft_testkit::Node;
 
 use crate::failure::Failure;
-use crate::servers::{as_postgres, connect, free_port, until};
+use crate::servers::{configure, connect, end, free_port, run_program, until};
 
 /// What is a server's own, or pgraft's.
 const NOT_TAKEN_OVER: [&str; 16] = [
@@ -90,36 +84,25 @@ async fn settings_of(node: &Node) -> Result<String, Failure> {
 
 impl PlainServer {
     fn set(&self, settings: &str) -> Result<(), Failure> {
-        let path = self.data.join("postgresql.conf");
-        let text = format!("{settings}port = {}\nunix_socket_directories = ''\nlisten_addresses = '127.0.0.1'\n", self.port);
-        let appended = fs::OpenOptions::new().append(true).open(&path).and_then(|mut file| file.write_all(text.as_bytes()));
-        appended.map_err(Failure::io(path.display().to_string()))
+        let own = format!("port = {}\nunix_socket_directories = ''\nlisten_addresses = '127.0.0.1'\n", self.port);
+        configure(&self.data, &format!("{settings}{own}"))
+    }
+
+    fn log(&self) -> PathBuf {
+        self.data.with_extension("log")
     }
 
     fn start(&self, bin: &Path) -> Result<(), Failure> {
-        let log = self.data.with_extension("log").display().to_string();
-        self.run(bin, "pg_ctl", &["-l", &log, "-t", &Duration::from_mins(2).as_secs().to_string(), "-w", "start"])
+        self.run(bin, "pg_ctl", &["-l", &self.log().display().to_string(), "-t", "120", "-w", "start"])
     }
 
     fn run(&self, bin: &Path, program: &str, arguments: &[&str]) -> Result<(), Failure> {
-        let mut command = Command::new(bin.join(program));
-        as_postgres(&mut command)?;
-        command.env("LC_ALL", "C.UTF-8").current_dir("/").stdin(Stdio::null()).arg("-D").arg(&self.data).args(arguments);
-        let output = command.output().map_err(Failure::io(program))?;
-        if output.status.success() {
-            return Ok(());
-        }
-        let log = fs::read_to_string(self.data.with_extension("log")).unwrap_or_default();
-        Err(Failure::Program(format!("{program}: {}{log}", String::from_utf8_lossy(&output.stderr))))
+        run_program(bin, program, &self.data, &self.log(), arguments)
     }
 }
 
 impl Drop for PlainServer {
     fn drop(&mut self) {
-        let pid = fs::read_to_string(self.data.join("postmaster.pid")).ok().and_then(|text| text.lines().next()?.trim().parse().ok());
-        if let Some(pid) = pid {
-            // Immediate: the directory goes away with the bench.
-            let _ = kill(Pid::from_raw(pid), Signal::SIGQUIT);
-        }
+        end(&self.data);
     }
 }

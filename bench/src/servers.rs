@@ -56,12 +56,40 @@ fn runs_as() -> Result<Option<User>, Failure> {
     user.map(Some).ok_or_else(|| Failure::Wrong("root's servers need a user named postgres".into()))
 }
 
-/// As a user that Postgres runs for.
-pub fn as_postgres(command: &mut Command) -> Result<(), Failure> {
+/// One of Postgres' programs on a data directory; what it and the server's log say where it fails.
+pub fn run_program(bin: &Path, name: &str, data: &Path, log: &Path, arguments: &[&str]) -> Result<(), Failure> {
+    let path = bin.join(name);
+    let mut command = Command::new(&path);
     if let Some(user) = runs_as()? {
         command.uid(user.uid.as_raw()).gid(user.gid.as_raw());
     }
-    Ok(())
+    command.env("LC_ALL", "C.UTF-8").current_dir("/").stdin(Stdio::null()).arg("-D").arg(data).args(arguments);
+    let output = command.output().map_err(Failure::io(path.display().to_string()))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let log = fs::read_to_string(log).unwrap_or_default();
+    Err(Failure::Program(format!("{name}: {}{log}", String::from_utf8_lossy(&output.stderr))))
+}
+
+/// More lines for `postgresql.conf`.
+pub fn configure(data: &Path, settings: &str) -> Result<(), Failure> {
+    let path = data.join("postgresql.conf");
+    let appended = fs::OpenOptions::new().append(true).open(&path).and_then(|mut file| file.write_all(settings.as_bytes()));
+    appended.map_err(Failure::io(path.display().to_string()))
+}
+
+/// The postmaster's process, while there is one.
+pub fn postmaster(data: &Path) -> Option<Pid> {
+    let pid = fs::read_to_string(data.join("postmaster.pid")).ok()?;
+    Some(Pid::from_raw(pid.lines().next()?.trim().parse().ok()?))
+}
+
+/// Ends the server of a directory that goes away with the bench: immediate.
+pub fn end(data: &Path) {
+    if let Some(pid) = postmaster(data) {
+        let _ = kill(pid, Signal::SIGQUIT);
+    }
 }
 
 /// A connection that stays open.
@@ -107,9 +135,7 @@ impl Server {
             server.raft_port,
             server.dir.join("raft").display()
         );
-        let path = server.pgdata().join("postgresql.conf");
-        let appended = fs::OpenOptions::new().append(true).open(&path).and_then(|mut file| file.write_all(settings.as_bytes()));
-        appended.map_err(Failure::io(path.display().to_string()))?;
+        configure(&server.pgdata(), &settings)?;
         server.run("pg_ctl", &["-l", &server.dir.join("log").display().to_string(), "-w", "start"])?;
         Ok(server)
     }
@@ -118,18 +144,8 @@ impl Server {
         self.dir.join("pgdata")
     }
 
-    /// One of Postgres' programs on this server's data directory.
     fn run(&self, program: &str, arguments: &[&str]) -> Result<(), Failure> {
-        let path = self.bindir.join(program);
-        let mut command = Command::new(&path);
-        as_postgres(&mut command)?;
-        command.env("LC_ALL", "C.UTF-8").current_dir("/").stdin(Stdio::null()).arg("-D").arg(self.pgdata()).args(arguments);
-        let output = command.output().map_err(Failure::io(path.display().to_string()))?;
-        if output.status.success() {
-            return Ok(());
-        }
-        let log = fs::read_to_string(self.dir.join("log")).unwrap_or_default();
-        Err(Failure::Program(format!("{program}: {}{log}", String::from_utf8_lossy(&output.stderr))))
+        run_program(&self.bindir, program, &self.pgdata(), &self.dir.join("log"), arguments)
     }
 
     /// How to connect to it.
@@ -144,17 +160,13 @@ impl Server {
 
     /// The postmaster's process, while there is one.
     pub fn postmaster(&self) -> Option<Pid> {
-        let pid = fs::read_to_string(self.pgdata().join("postmaster.pid")).ok()?;
-        Some(Pid::from_raw(pid.lines().next()?.trim().parse().ok()?))
+        postmaster(&self.pgdata())
     }
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
-        if let Some(pid) = self.postmaster() {
-            // Immediate: the directory goes away with the bench.
-            let _ = kill(pid, Signal::SIGQUIT);
-        }
+        end(&self.pgdata());
     }
 }
 

@@ -5,21 +5,18 @@
 //!  Cut::heal ─────▶ deletes those pods and waits for their end
 //! ```
 //!
-//! The pods belong to the scenario's namespace: however the scenario ends, they go with it, and the rules with them. Nobody notices them but
+//! However the scenario ends, the pods go with its namespace, and the rules with them. Nobody notices them but
 //! the pods that are named: the API server, the operator and the kubelets' probes reach everyone all the while.
 
-use k8s_openapi::api::core::v1::{Namespace, Pod};
+use k8s_openapi::api::core::v1::{ExecAction, Pod, Probe};
 use kube::Api;
 use kube::api::{DeleteParams, PostParams};
-use serde_json::{Value, json};
 use std::collections::BTreeSet;
 
 use crate::cluster::{Cluster, PATIENCE, is_ready};
+use crate::errand::{pod_of_root, pods_of_root};
 use crate::failure::Failure;
 use crate::wait::{Look, until, until_true};
-
-/// Takes privileged pods; a scenario's own namespace does not.
-const NAMESPACE: &str = "kube-system";
 
 /// What each of the pods does. `PAIRS` has lines of two addresses; the tools are the host's.
 const SCRIPT: &str = r#"
@@ -52,14 +49,12 @@ impl Cut {
     /// # Errors
     /// When a node has no address, or a host no iptables.
     pub async fn between(cluster: &Cluster, some: &[i32], others: &[i32]) -> Result<Self, Failure> {
-        let client = cluster.resources().into_client();
-        let scope = Api::<Namespace>::all(client.clone()).get(&cluster.namespace).await?;
-        let (hosts, image, pairs) = plan(cluster, some, others).await?;
-        let mut cut = Self { pods: Api::namespaced(client, NAMESPACE), names: Vec::new() };
+        let (hosts, pairs) = plan(cluster, some, others).await?;
+        let mut cut = Self { pods: pods_of_root(cluster), names: Vec::new() };
         for host in hosts {
             let name = format!("{}-{host}", cluster.namespace);
-            let owner = json!({"apiVersion": "v1", "kind": "Namespace", "name": cluster.namespace, "uid": scope.metadata.uid});
-            let pod = serde_json::from_value(manifest(&name, &host, &image, &pairs, &owner)).map_err(kube::Error::SerdeError)?;
+            let mut pod = pod_of_root(cluster, &name, &host, SCRIPT, &[("PAIRS", pairs.clone())]).await?;
+            tells_when_it_has_cut(&mut pod);
             cut.pods.create(&PostParams::default(), &pod).await?;
             cut.names.push(name);
         }
@@ -88,40 +83,31 @@ impl Cut {
     }
 }
 
-/// The hosts to work on, an image that they have, and the pairs of addresses.
-async fn plan(cluster: &Cluster, some: &[i32], others: &[i32]) -> Result<(BTreeSet<String>, String, String), Failure> {
+/// The hosts to work on, and the pairs of addresses.
+async fn plan(cluster: &Cluster, some: &[i32], others: &[i32]) -> Result<(BTreeSet<String>, String), Failure> {
     let pods = cluster.pods().await?;
     let find = |node: &i32| {
         let pod = pods.get(node)?;
         let (spec, status) = (pod.spec.as_ref()?, pod.status.as_ref()?);
-        Some((spec.node_name.clone()?, spec.containers.first()?.image.clone()?, status.pod_ip.clone()?))
+        Some((spec.node_name.clone()?, status.pod_ip.clone()?))
     };
     let found = |node| find(node).ok_or_else(|| Failure::Wrong(format!("node {node} has no pod with an address")));
-    let (mut hosts, mut images, mut pairs) = (BTreeSet::new(), BTreeSet::new(), Vec::new());
+    let (mut hosts, mut pairs) = (BTreeSet::new(), Vec::new());
     for one in some {
         for other in others {
-            let ((host, image, address), (its_host, _, its_address)) = (found(one)?, found(other)?);
+            let ((host, address), (its_host, its_address)) = (found(one)?, found(other)?);
             hosts.extend([host, its_host]);
-            images.insert(image);
             pairs.push(format!("{address} {its_address}"));
         }
     }
-    Ok((hosts, images.into_iter().next().unwrap_or_default(), pairs.join("\n")))
+    Ok((hosts, pairs.join("\n")))
 }
 
-fn manifest(name: &str, host: &str, image: &str, pairs: &str, owner: &Value) -> Value {
-    json!({
-        "metadata": {"name": name, "ownerReferences": [owner]},
-        "spec": {
-            "nodeName": host, "hostPID": true, "hostNetwork": true, "restartPolicy": "Never",
-            // A run that was killed leaves no cut behind either.
-            "activeDeadlineSeconds": 900,
-            "tolerations": [{"operator": "Exists"}],
-            "containers": [{
-                "name": "cut", "image": image, "command": ["bash", "-c", SCRIPT], "env": [{"name": "PAIRS", "value": pairs}],
-                "securityContext": {"privileged": true, "runAsUser": 0},
-                "readinessProbe": {"exec": {"command": ["test", "-e", "/tmp/cut"]}, "periodSeconds": 1},
-            }],
-        },
-    })
+/// It is ready when the rules are in force.
+fn tells_when_it_has_cut(pod: &mut Pod) {
+    let command = Some(vec!["test".to_owned(), "-e".to_owned(), "/tmp/cut".to_owned()]);
+    let probe = Probe { exec: Some(ExecAction { command }), period_seconds: Some(1), ..Probe::default() };
+    for container in pod.spec.iter_mut().flat_map(|spec| &mut spec.containers) {
+        container.readiness_probe = Some(probe.clone());
+    }
 }

@@ -26,22 +26,10 @@ impl Errand {
     /// # Errors
     /// What the API server says.
     pub async fn begin(cluster: &Cluster, host: &str, what: &str, script: &str, env: &[(&str, String)]) -> Result<Self, Failure> {
-        let client = cluster.resources().into_client();
-        let scope = Api::<Namespace>::all(client.clone()).get(&cluster.namespace).await?;
         let name = format!("{}-{what}", cluster.namespace);
-        let env: Vec<_> = env.iter().map(|(name, value)| json!({"name": name, "value": value})).collect();
-        let pod = json!({
-            "metadata": {"name": name, "ownerReferences": [
-                {"apiVersion": "v1", "kind": "Namespace", "name": cluster.namespace, "uid": scope.metadata.uid}]},
-            "spec": {
-                "nodeName": host, "hostPID": true, "hostNetwork": true, "restartPolicy": "Never", "activeDeadlineSeconds": 900,
-                "tolerations": [{"operator": "Exists"}],
-                "containers": [{"name": "errand", "image": cluster.image().await?, "command": ["bash", "-c", script], "env": env,
-                    "securityContext": {"privileged": true, "runAsUser": 0}}],
-            },
-        });
-        let pods: Api<Pod> = Api::namespaced(client, NAMESPACE);
-        pods.create(&PostParams::default(), &serde_json::from_value(pod).map_err(kube::Error::SerdeError)?).await?;
+        let pod = pod_of_root(cluster, &name, host, script, env).await?;
+        let pods = pods_of_root(cluster);
+        pods.create(&PostParams::default(), &pod).await?;
         Ok(Self { pods, name })
     }
 
@@ -66,6 +54,32 @@ impl Errand {
     pub async fn said(&self) -> Result<String, Failure> {
         Ok(self.pods.logs(&self.name, &LogParams::default()).await?)
     }
+}
+
+/// Where such scripts run.
+pub fn pods_of_root(cluster: &Cluster) -> Api<Pod> {
+    Api::namespaced(cluster.resources().into_client(), NAMESPACE)
+}
+
+/// A pod that runs a script as root on that host, with the image of the cluster's members. It belongs to the scenario's namespace and goes with it,
+/// and after a while by itself: a run that was killed leaves nothing behind either.
+///
+/// # Errors
+/// What the API server says.
+pub async fn pod_of_root(cluster: &Cluster, name: &str, host: &str, script: &str, env: &[(&str, String)]) -> Result<Pod, Failure> {
+    let scope = Api::<Namespace>::all(cluster.resources().into_client()).get(&cluster.namespace).await?;
+    let env: Vec<_> = env.iter().map(|(name, value)| json!({"name": name, "value": value})).collect();
+    let pod = json!({
+        "metadata": {"name": name, "ownerReferences": [
+            {"apiVersion": "v1", "kind": "Namespace", "name": cluster.namespace, "uid": scope.metadata.uid}]},
+        "spec": {
+            "nodeName": host, "hostPID": true, "hostNetwork": true, "restartPolicy": "Never", "activeDeadlineSeconds": 900,
+            "tolerations": [{"operator": "Exists"}],
+            "containers": [{"name": "errand", "image": cluster.image().await?, "command": ["bash", "-c", script], "env": env,
+                "securityContext": {"privileged": true, "runAsUser": 0}}],
+        },
+    });
+    Ok(serde_json::from_value(pod).map_err(kube::Error::SerdeError)?)
 }
 
 /// When a script said this: milliseconds since the Unix epoch, by the clock that all hosts of a kind cluster share.

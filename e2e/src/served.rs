@@ -2,9 +2,8 @@
 
 use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, Error, SignatureScheme};
+use pgraft_testkit::certificates::only_looks;
+use rustls::pki_types::ServerName;
 use std::sync::Arc;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_rustls::TlsConnector;
@@ -30,55 +29,8 @@ pub async fn certificate(pods: &Api<Pod>, pod: &str, port: u16) -> Result<Vec<u8
             return Err(Failure::Wrong(format!("{pod}: Postgres has no TLS")));
         }
     }
-    let wrong = |e: Error| Failure::Wrong(e.to_string());
-    let builder = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()));
-    let config = builder
-        .with_safe_default_protocol_versions()
-        .map_err(wrong)?
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Anybody))
-        .with_no_client_auth();
     let name = ServerName::try_from("anybody").map_err(|e| Failure::Wrong(e.to_string()))?;
-    let tls = TlsConnector::from(Arc::new(config)).connect(name, stream).await?;
+    let tls = TlsConnector::from(Arc::new(only_looks())).connect(name, stream).await?;
     let shown = tls.get_ref().1.peer_certificates().and_then(|all| all.first()).map(|c| c.to_vec());
     shown.ok_or_else(|| Failure::Wrong(format!("{pod}: no certificate on port {port}")))
-}
-
-/// Only looks.
-#[derive(Debug)]
-struct Anybody;
-
-impl ServerCertVerifier for Anybody {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        rustls::crypto::ring::default_provider().signature_verification_algorithms.supported_schemes()
-    }
 }

@@ -243,7 +243,8 @@ pub enum Command {
     Explain(Why),
     /// Send [`Event::Woke`] after this.
     Wait(Duration),
-    /// Stop Postgres: fast, and harder when that takes too long.
+    /// Stop Postgres for good: where the members choose the primary and this is it, a standby takes over first; then fast, and harder when that
+    /// takes too long.
     Stop,
     /// The same for a standby that needs repair, with less patience.
     Halt,

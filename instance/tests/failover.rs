@@ -7,7 +7,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use pgraft_testkit::cluster::{epoch, more_rows, nothing_is_lost, of_three, primary};
 use pgraft_testkit::ledger::Ledger;
-use pgraft_testkit::{Nodes, until};
+use pgraft_testkit::{Nodes, child_of, until};
 
 /// Kills the primary's postmaster, and waits until somebody takes writes again and all three are whole.
 async fn kill_the_primary(nodes: &Nodes, ledger: &Ledger) {
@@ -147,7 +147,7 @@ async fn a_primary_whose_worker_is_silent_is_ended() {
     let old = primary(&nodes).await;
     let before = epoch(&nodes, old);
     let postmaster = nodes.nodes[old].postmaster().unwrap();
-    let worker = until("the worker", async || worker_of(postmaster)).await;
+    let worker = until("the worker", async || child_of(postmaster, "pgraft")).await;
     kill(Pid::from_raw(worker), Signal::SIGSTOP).unwrap();
     until("another postmaster", async || nodes.nodes[old].postmaster().filter(|pid| *pid != postmaster)).await;
     let new = primary(&nodes).await;
@@ -223,22 +223,4 @@ async fn a_primary_by_force() {
     nodes.nodes[old].streaming().await;
     // What was acknowledged the one that was forced had: the other one could confirm nothing.
     nothing_is_lost(&nodes, ledger).await;
-}
-
-/// The process that calls itself `postgres: pgraft_1: pgraft`, of this postmaster.
-fn worker_of(postmaster: i32) -> Option<i32> {
-    child_of(postmaster, "pgraft")
-}
-
-/// The process that calls itself `postgres: pgraft_1: NAME …`, of this postmaster.
-fn child_of(postmaster: i32, name: &str) -> Option<i32> {
-    let read = |pid: i32, file: &str| std::fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default();
-    let is_it = |pid: &i32| {
-        let title = read(*pid, "cmdline");
-        let parent = read(*pid, "stat").rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(1)?.parse().ok());
-        let own = title.rsplit(": ").find(|part| part.trim_end_matches(['\0', ' ']).split(' ').next() == Some(name));
-        parent == Some(postmaster) && own.is_some()
-    };
-    let pids = std::fs::read_dir("/proc").ok()?.filter_map(|e| e.ok()?.file_name().to_str()?.parse().ok());
-    pids.into_iter().find(is_it)
 }

@@ -45,43 +45,6 @@ async fn clients_of_every_gateway_go_on_after_a_kill() {
     assert!(lost.is_empty(), "acknowledged and lost: {lost:?}");
 }
 
-/// All processes of a node, standing still: it takes connections, and says nothing any more.
-struct Frozen(Vec<i32>);
-
-impl Frozen {
-    /// The postmaster's children are found before it stops, and again after.
-    fn freeze(postmaster: i32) -> Self {
-        let pids: Vec<i32> = [postmaster].into_iter().chain(children(postmaster)).collect();
-        for pid in &pids {
-            let _ = kill(Pid::from_raw(*pid), Signal::SIGSTOP);
-        }
-        let frozen = Self(pids.into_iter().chain(children(postmaster)).collect());
-        frozen.all(Signal::SIGSTOP);
-        frozen
-    }
-
-    fn all(&self, signal: Signal) {
-        for pid in &self.0 {
-            let _ = kill(Pid::from_raw(*pid), signal);
-        }
-    }
-}
-
-impl Drop for Frozen {
-    fn drop(&mut self) {
-        self.all(Signal::SIGCONT);
-    }
-}
-
-fn children(of: i32) -> Vec<i32> {
-    let parent = |pid: &i32| -> Option<i32> {
-        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        stat.rsplit_once(") ")?.1.split(' ').nth(1)?.parse().ok()
-    };
-    let pids = std::fs::read_dir("/proc").unwrap().filter_map(|e| e.ok()?.file_name().to_str()?.parse().ok());
-    pids.filter(|pid| parent(pid) == Some(of)).collect()
-}
-
 #[tokio::test]
 async fn clients_of_a_primary_that_stands_still_are_cut_off_and_find_the_next() {
     let Some(nodes) = of_three(|_| ()).await else { return };
@@ -94,8 +57,8 @@ async fn clients_of_a_primary_that_stands_still_are_cut_off_and_find_the_next() 
         assert!(server, "the gateway of node {} leads to a standby", n + 1);
         idle.push(client);
     }
-    nodes.nodes[old].signal(Signal::SIGSTOP);
-    let frozen = Frozen::freeze(nodes.nodes[old].postmaster().unwrap());
+    // It takes connections, and says nothing any more.
+    nodes.nodes[old].signal_all(Signal::SIGSTOP);
     let since = Instant::now();
     // Whoever comes before another one reigns is said on to it.
     let coming = nodes.nodes[others[0]].connect_by_gateway();
@@ -113,8 +76,7 @@ async fn clients_of_a_primary_that_stands_still_are_cut_off_and_find_the_next() 
         .await;
     }
     println!("each gateway leads to the next one after {:?}", since.elapsed());
-    drop(frozen);
-    nodes.nodes[old].signal(Signal::SIGCONT);
+    nodes.nodes[old].signal_all(Signal::SIGCONT);
     until("the gateway of the former primary to follow", async || {
         let client = nodes.nodes[old].connect_by_gateway().await.ok()?;
         client.batch_execute("INSERT INTO ledger VALUES (1)").await.ok()

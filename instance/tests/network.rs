@@ -11,9 +11,13 @@ use pgraft_testkit::ledger::Ledger;
 use pgraft_testkit::network::Network;
 use pgraft_testkit::{Nodes, bin_directory, until, without_extension};
 use std::time::{Duration, Instant};
+use tokio::sync::Mutex;
 
 /// `pgraft.lease_timeout` where nothing is set.
 const LEASE: Duration = Duration::from_secs(2);
+
+/// One cluster at a time: that nothing happens is shown only where the machine has time for the heartbeats.
+static ALONE: Mutex<()> = Mutex::const_new(());
 
 async fn cluster(size: usize) -> Option<(Network, Nodes)> {
     if without_extension() {
@@ -37,6 +41,7 @@ async fn answers_nothing(nodes: &Nodes, of: usize) {
 
 #[tokio::test]
 async fn three_nodes() {
+    let _alone = ALONE.lock().await;
     let Some((network, nodes)) = cluster(3).await else { return };
     let ledger = Ledger::start(nodes.servers());
 
@@ -99,6 +104,7 @@ async fn three_nodes() {
 
 #[tokio::test]
 async fn five_nodes() {
+    let _alone = ALONE.lock().await;
     let Some((network, nodes)) = cluster(5).await else { return };
     let ledger = Ledger::start(nodes.servers());
 

@@ -85,9 +85,13 @@ fn builder() -> rustls::ConfigBuilder<ClientConfig, rustls::WantsVerifier> {
     ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider())).with_safe_default_protocol_versions().unwrap()
 }
 
+/// For a client that takes whatever certificate it is shown.
+pub fn only_looks() -> ClientConfig {
+    builder().dangerous().with_custom_certificate_verifier(Arc::new(Anybody)).with_no_client_auth()
+}
+
 /// The certificate that a Postgres server shows to whoever comes now.
 pub fn served(port: u16) -> Option<CertificateDer<'static>> {
-    let config = builder().dangerous().with_custom_certificate_verifier(Arc::new(Anybody)).with_no_client_auth();
     let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
     stream.set_read_timeout(Some(Duration::from_secs(10))).ok()?;
     // SSLRequest, of the frontend/backend protocol.
@@ -95,7 +99,7 @@ pub fn served(port: u16) -> Option<CertificateDer<'static>> {
     let mut answer = [0];
     stream.read_exact(&mut answer).ok()?;
     assert_eq!(answer, *b"S");
-    let mut connection = ClientConnection::new(Arc::new(config), ServerName::try_from("anybody").unwrap()).unwrap();
+    let mut connection = ClientConnection::new(Arc::new(only_looks()), ServerName::try_from("anybody").unwrap()).unwrap();
     while connection.is_handshaking() {
         connection.complete_io(&mut stream).ok()?;
     }

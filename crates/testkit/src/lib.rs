@@ -289,6 +289,9 @@ impl Node {
     }
 
     fn stop_hard(&mut self) {
+        if self.manager.is_some() {
+            self.signal_all(Signal::SIGCONT); // a test that failed may have left it standing still
+        }
         if let Some(mut manager) = self.manager.take() {
             let _ = kill(Pid::from_raw(manager.id().cast_signed()), Signal::SIGTERM);
             let deadline = Instant::now() + Duration::from_secs(20);
@@ -443,14 +446,19 @@ fn words(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// This process and those that came from it, parents first.
-fn descendants(of: i32) -> Vec<i32> {
+/// Every process of this host, and its parent.
+fn parents() -> Vec<(i32, i32)> {
     let parent = |pid: i32| {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
         stat.rsplit_once(") ")?.1.split(' ').nth(1)?.parse::<i32>().ok()
     };
     let all = fs::read_dir("/proc").unwrap().filter_map(|e| e.ok()?.file_name().to_str()?.parse().ok());
-    let parents: Vec<(i32, i32)> = all.filter_map(|pid| Some((pid, parent(pid)?))).collect();
+    all.filter_map(|pid| Some((pid, parent(pid)?))).collect()
+}
+
+/// This process and those that came from it, parents first.
+fn descendants(of: i32) -> Vec<i32> {
+    let parents = parents();
     let mut found = vec![of];
     let mut next = 0;
     while let Some(pid) = found.get(next).copied() {
@@ -458,6 +466,15 @@ fn descendants(of: i32) -> Vec<i32> {
         next += 1;
     }
     found
+}
+
+/// The process that calls itself `postgres: pgraft_1: NAME …`, of this postmaster.
+pub fn child_of(postmaster: i32, name: &str) -> Option<i32> {
+    let is_it = |pid: i32| {
+        let title = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        title.rsplit(": ").any(|part| part.trim_end_matches(['\0', ' ']).split(' ').next() == Some(name))
+    };
+    parents().into_iter().find(|(pid, parent)| *parent == postmaster && is_it(*pid)).map(|(pid, _)| pid)
 }
 
 /// `pgraft-instance`, built along with whatever runs this: beside it, or beside the directory of the test programs.

@@ -63,22 +63,21 @@ fn postmaster(paths: &Paths, alive: &[i32]) -> Option<i32> {
     alive.contains(&pid).then_some(pid)
 }
 
-/// A postmaster that lives is stopped fast, and then at once. What lives without one is killed: nobody waits for it, and while it lives the
-/// worker among it holds on to the lease of a server that is gone. Then `postmaster.pid` is nobody's and goes: its
-/// number may by now be that of another process of the same user, and Postgres would not start.
+/// A postmaster that lives is stopped fast, and then at once. What lives without one has a moment (the worker among it releases the lease of the
+/// server that is gone), and is killed then. Then `postmaster.pid` is nobody's and goes: its number may by now be that of another process of the
+/// same user, and Postgres would not start.
 pub async fn clear(paths: &Paths, stop_timeout: Duration) -> Result<(), LeftoversError> {
     let canonical = |p: PathBuf| fs::canonicalize(&p).unwrap_or(p);
     let directories = [canonical(paths.data.clone()), canonical(paths.fresh())];
     let found = processes(&directories);
     let mut signals = vec![(Signal::SIGKILL, IMMEDIATE)];
-    if !found.is_empty() {
-        gone(&directories, BY_THEMSELVES).await;
-    }
     if let Some(pid) = postmaster(paths, &found) {
         tracing::warn!(pid, "a Postgres server of an earlier run is there: it is stopped");
         let _ = kill(Pid::from_raw(pid), Signal::SIGINT);
         gone(&directories, stop_timeout).await;
         signals.insert(0, (Signal::SIGQUIT, IMMEDIATE));
+    } else if !found.is_empty() {
+        gone(&directories, BY_THEMSELVES).await;
     }
     for (signal, wait) in signals {
         let left = processes(&directories);

@@ -1,8 +1,9 @@
 //! Whether another node may become the primary because somebody asks for it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::reign::{Phase, Reign};
+use crate::status::WalPosition;
 use crate::{MemberStatus, NodeId, Outcome, Refusal};
 
 /// More WAL than this takes a standby too long to read, in bytes: one segment. Commits would wait for it.
@@ -32,6 +33,12 @@ pub fn may_switch(reign: &Reign, voters: &BTreeSet<NodeId>, members: &[MemberSta
     }
 }
 
+/// Who takes over from a primary that is about to stop: of the voters that were heard just now the one that has most of its WAL.
+pub fn heir(confirmed: &BTreeMap<NodeId, WalPosition>, voters: &BTreeSet<NodeId>, heard: &BTreeSet<NodeId>) -> Option<NodeId> {
+    let fit = confirmed.iter().filter(|(id, _)| voters.contains(id) && heard.contains(id));
+    fit.max_by_key(|(_, has)| **has).map(|(id, _)| *id)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -39,6 +46,17 @@ mod tests {
 
     fn id(n: u8) -> NodeId {
         NodeId::new(i64::from(n)).unwrap()
+    }
+
+    #[test]
+    fn the_heir_votes_was_heard_and_has_most() {
+        let at = |lsn| WalPosition { timeline: 1, lsn };
+        let confirmed = BTreeMap::from([(id(2), at(5)), (id(3), at(7)), (id(4), at(9)), (id(5), at(9))]);
+        let (voters, all) = (BTreeSet::from([1, 2, 3, 4].map(id)), BTreeSet::from([2, 3, 4, 5].map(id)));
+        assert_eq!(heir(&confirmed, &voters, &all), Some(id(4)), "who has no vote is none");
+        assert_eq!(heir(&confirmed, &voters, &BTreeSet::from([2, 3].map(id))), Some(id(3)), "who is silent is none");
+        assert_eq!(heir(&confirmed, &voters, &BTreeSet::new()), None);
+        assert_eq!(heir(&BTreeMap::new(), &voters, &all), None, "nobody has taken anything from this primary");
     }
 
     #[test]

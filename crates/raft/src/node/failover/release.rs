@@ -17,8 +17,8 @@ use crate::types::raft_id;
 
 const TIMEOUT: Duration = Duration::from_secs(1);
 const RETRY: Duration = Duration::from_millis(200);
-/// While the instance manager leaves what is left of a server alone.
-const LAST_WORDS: Duration = Duration::from_millis(300);
+/// For so long the instance manager leaves alone what is left of a server (`postgres/leftovers.rs`).
+const LAST_WORDS: Duration = Duration::from_millis(150);
 
 /// Tells for as long as it is polled.
 pub async fn run(shared: Arc<Shared>) {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use openraft::ServerState;
 use openraft::async_runtime::watch::WatchReceiver;
-use pgraft_core::failover::switchover::may_switch;
+use pgraft_core::failover::switchover::{heir, may_switch};
 use pgraft_core::{NodeId, Outcome, Refusal};
 use tokio::time::{Instant, sleep, timeout_at};
 
@@ -52,9 +52,8 @@ impl Shared {
         let (voters, _) = self.voters_in_log();
         let heir = {
             let (answers, now) = (lock(&failover.answers), failover.postgres.now());
-            let lately = |id: &NodeId| answers.acks.get(id).is_some_and(|sent| sent.after(failover.lease_ms) > now);
-            let standbys = answers.confirmed.iter().filter(|(id, _)| voters.contains(id) && lately(id));
-            standbys.max_by_key(|(_, has)| **has).map(|(id, _)| *id)
+            let heard = answers.acks.iter().filter(|(_, sent)| sent.after(failover.lease_ms) > now).map(|(id, _)| *id).collect();
+            heir(&answers.confirmed, &voters, &heard)
         };
         match heir {
             Some(heir) => self.switch_over(i64::from(heir.get())).await,
