@@ -1,11 +1,12 @@
 //! What goes wrong, and when: chosen by the seed. Never more than a majority can bear for good (a founder's disk, the disks of two members
-//! at a time), but any number of machines may be away for a while. A rewind that can break off counts as a disk that can be lost.
+//! at a time), but any number of machines may be away for a while.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
 use pgraft_core::NodeId;
 use pgraft_core::control::Request;
+use pgraft_core::failover::Reign;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 
@@ -80,11 +81,10 @@ impl Chaos {
         }
     }
 
-    /// Whether those who are not lost for good are a majority. A server that is being rewound starts no more when that breaks off, until there
-    /// is a primary to clone; nor does the member in it. As long as that is so, it counts as lost.
+    /// Whether those who are not lost for good are a majority.
     fn is_bearable(&self, world: &World) -> bool {
         let (voters, moved) = (world.voters(), world.moved());
-        let is_there = |n: &&u32| !self.lost.contains(n) && !moved.contains(n) && !world.is_under_repair(**n);
+        let is_there = |n: &&u32| !self.lost.contains(n) && !moved.contains(n);
         let left = voters.iter().filter(is_there).count();
         world.databases.is_none() || voters.is_empty() || left > voters.len() / 2
     }
@@ -270,7 +270,8 @@ impl Chaos {
     fn lose_a_disk(&mut self, world: &mut World) {
         let state = world.state();
         let voters = world.voters();
-        let repaired = world.hosts.keys().any(|n| world.is_under_repair(*n));
+        // What it had confirmed to an earlier primary, another one may have broken off rewinding to this one: together that is two disks.
+        let repaired = world.hosts.keys().any(|n| world.is_under_repair(*n)) && !state.reign.as_ref().is_some_and(Reign::is_settled);
         let bearable = voters.len() >= FEWEST && state.change_under_way().is_none() && world.moved().is_empty();
         if !self.is_quiet(world) || !bearable || repaired || self.lost.iter().any(|n| voters.contains(n)) {
             return;
@@ -301,7 +302,6 @@ impl Chaos {
         let found = world.moved().is_empty()
             && world.state().voters() >= FEWEST
             && self.is_quiet(world)
-            && !world.hosts.keys().any(|n| world.is_under_repair(*n))
             && !self.lost.iter().any(|n| members.contains_key(&node(*n)));
         if !found || !members.contains_key(&node(victim)) || self.lost.contains(&victim) {
             return;

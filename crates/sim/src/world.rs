@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use pgraft_core::control::{Request, Response};
 use pgraft_core::{ClusterState, Command, NodeId, NodeState, NodeStatus, Role};
-use pgraft_raft::Postgres;
 use pgraft_raft::sim::{Event, Machine, Rules};
 
 use crate::clock::Time;
@@ -150,11 +149,11 @@ impl World {
     }
 
     fn start_member(&mut self, number: u32) {
-        let server = self.databases.as_mut().map(|d| d.worker(number));
+        let server = self.databases.as_mut().map(|d| d.postgres(number));
         if matches!(server, Some(None)) {
             return; // its server has ended meanwhile
         }
-        let server = server.flatten().map(|desk| desk as Arc<dyn Postgres>);
+        let server = server.flatten();
         self.machine(number);
         self.see(&Seen::Starts { machine: number });
         let (now, net) = (self.now, self.net.clone());

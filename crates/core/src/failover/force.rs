@@ -25,7 +25,7 @@ pub fn may_force(
     }
     let Err(missing) = enough(reign, reports) else { return Err(Refusal::PrimaryChanging) };
     // Without its word it may take WAL from somebody yet, or not be there at all.
-    if reports.get(&target).is_none_or(|report| report.epoch != reign.epoch) {
+    if reports.get(&target).is_none_or(|report| report.epoch != reign.epoch || report.end().is_none()) {
         return Err(Refusal::Unreachable(target));
     }
     if accept_data_loss {
@@ -37,6 +37,7 @@ pub fn may_force(
 
 #[cfg(test)]
 mod tests {
+    use super::super::report::Holds;
     use super::*;
     use crate::status::WalPosition;
 
@@ -50,7 +51,7 @@ mod tests {
         let mut reign = Reign::of_founder(id(1));
         reign.retarget(1, 0, [2, 3].map(id).into()).unwrap();
         reign.settle(1, 1).unwrap();
-        let report = |epoch| Report { epoch, end: WalPosition { timeline: 1, lsn: 7 } };
+        let report = |epoch| Report { epoch, holds: Holds::UpTo(WalPosition { timeline: 1, lsn: 7 }) };
         let (none, old) = (BTreeMap::new(), BTreeMap::from([(id(2), report(1))]));
         let (one, both) = (BTreeMap::from([(id(2), report(2))]), BTreeMap::from([(id(2), report(2)), (id(3), report(2))]));
         let may = |reign: &Reign, reports, target, accept| may_force(reign, &voters, reports, id(target), accept);

@@ -68,6 +68,7 @@ pub fn next_step(facts: &Facts<'_>) -> Step {
 
 #[cfg(test)]
 mod tests {
+    use super::super::report::Holds;
     use super::*;
     use crate::status::WalPosition;
 
@@ -99,7 +100,7 @@ mod tests {
         reign.recruit(2).unwrap();
         let facts = Facts { reign: &reign, ..facts };
         assert!(matches!(next_step(&facts), Step::WaitFor(_)));
-        let at = |lsn| Report { epoch: 2, end: WalPosition { timeline: 1, lsn } };
+        let at = |lsn| Report { epoch: 2, holds: Holds::UpTo(WalPosition { timeline: 1, lsn }) };
         let reports = BTreeMap::from([(id(2), at(5)), (id(3), at(6))]);
         assert_eq!(next_step(&Facts { reports: &reports, ..facts }), Step::Appoint { epoch: 2, primary: id(3) });
     }
@@ -112,7 +113,7 @@ mod tests {
         reign.settle(1, 1).unwrap();
         reign.recruit(2).unwrap();
         let (voters, electorate) = (BTreeSet::from([1, 2, 3].map(id)), BTreeSet::from([1, 3].map(id)));
-        let at = |lsn| Report { epoch: 2, end: WalPosition { timeline: 1, lsn } };
+        let at = |lsn| Report { epoch: 2, holds: Holds::UpTo(WalPosition { timeline: 1, lsn }) };
         let step = |reports: &BTreeMap<NodeId, Report>| {
             let (none, voters, electorate) = (&BTreeSet::new(), &voters, &electorate);
             next_step(&Facts {

@@ -29,5 +29,5 @@ pub mod sync;
 
 pub use history::History;
 pub use reign::{LastFailover, Phase, Reason, Reign};
-pub use report::Report;
+pub use report::{Holds, Report};
 pub use sync::SyncConfig;

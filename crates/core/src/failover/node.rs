@@ -7,7 +7,7 @@
 //! ```
 
 use super::reign::{Phase, Reign};
-use super::report::Report;
+use super::report::{Holds, Report};
 use crate::NodeId;
 use crate::status::WalPosition;
 
@@ -49,7 +49,11 @@ pub enum Server {
         parted: bool,
     },
     /// It is being rewound or cloned: from the first changed byte to consistency its files are nobody's.
-    Rewinding,
+    Rewinding {
+        /// The epoch in which its WAL was found to have parted from the primary's, where it is rewound for that: it has confirmed nothing to
+        /// that primary, and will confirm nothing to anybody before it is whole.
+        parted_in: Option<u64>,
+    },
 }
 
 /// What a member knows.
@@ -122,11 +126,13 @@ pub fn next_step(facts: &Facts<'_>) -> Step {
 }
 
 fn recruited(reign: &Reign, server: Server) -> Step {
+    let report = |holds| Step::Report(Report { epoch: reign.epoch, holds });
     match server {
         Server::Stopped { .. } => Step::StartAsStandby,
-        Server::Standby { intake: Intake::Closed, end, .. } => Step::Report(Report { epoch: reign.epoch, end }),
+        Server::Standby { intake: Intake::Closed, end, .. } => report(Holds::UpTo(end)),
+        Server::Rewinding { parted_in: Some(epoch) } => report(Holds::NothingSince(epoch)),
         Server::Standby { intake: Intake::Open(_), .. } => Step::CloseIntake,
-        Server::Standby { intake: Intake::Closing, .. } | Server::Rewinding | Server::Primary { .. } => Step::Nothing,
+        Server::Standby { intake: Intake::Closing, .. } | Server::Rewinding { parted_in: None } | Server::Primary { .. } => Step::Nothing,
     }
 }
 
@@ -141,7 +147,7 @@ fn appointed(reign: &Reign, server: Server) -> Step {
         Server::Standby { intake: Intake::Closed, .. } => Step::Promote(reign.timeline),
         Server::Standby { intake: Intake::Open(_), .. } => Step::CloseIntake,
         Server::Primary { .. } => Step::Reign,
-        Server::Standby { intake: Intake::Closing, .. } | Server::Rewinding => Step::Nothing,
+        Server::Standby { intake: Intake::Closing, .. } | Server::Rewinding { .. } => Step::Nothing,
     }
 }
 
@@ -151,7 +157,7 @@ fn follower(reign: &Reign, server: Server) -> Step {
         Server::Standby { parted: true, .. } => Step::Rewind(reign.primary),
         Server::Standby { intake: Intake::Open(from), .. } if from == reign.primary => Step::Nothing,
         Server::Standby { .. } => Step::Follow(reign.primary),
-        Server::Primary { .. } | Server::Rewinding => Step::Nothing,
+        Server::Primary { .. } | Server::Rewinding { .. } => Step::Nothing,
     }
 }
 
@@ -190,9 +196,11 @@ mod tests {
         assert_eq!(step(3, &reign, 1, true, open), Step::Enter(2));
         assert_eq!(step(3, &reign, 2, true, open), Step::CloseIntake);
         assert_eq!(step(3, &reign, 2, true, standby(Intake::Closing)), Step::Nothing);
-        let report = Report { epoch: 2, end: WalPosition { timeline: 1, lsn: 10 } };
+        let report = Report { epoch: 2, holds: Holds::UpTo(WalPosition { timeline: 1, lsn: 10 }) };
         assert_eq!(step(3, &reign, 2, true, standby(Intake::Closed)), Step::Report(report));
-        assert_eq!(step(3, &reign, 2, true, Server::Rewinding), Step::Nothing, "its files are nobody's");
+        assert_eq!(step(3, &reign, 2, true, Server::Rewinding { parted_in: None }), Step::Nothing, "its files are nobody's");
+        let nothing = Report { epoch: 2, holds: Holds::NothingSince(1) };
+        assert_eq!(step(3, &reign, 2, true, Server::Rewinding { parted_in: Some(1) }), Step::Report(nothing));
         // The old primary: stop first, report as a standby.
         let primary = Server::Primary { epoch: 1, timeline: 1 };
         assert_eq!(step(1, &reign, 1, false, primary), Step::Stop);

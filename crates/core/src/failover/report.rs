@@ -4,16 +4,38 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::reign::Reign;
+use super::sync::SyncConfig;
 use crate::NodeId;
 use crate::status::WalPosition;
 
-/// A recruit's word: its WAL ends there, and takes nothing more in this epoch.
+/// A recruit's word. It takes no WAL in this epoch, until there is a primary.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Report {
     /// The epoch that it was recruited for. A report for another one is not looked at.
     pub epoch: u64,
-    /// The timeline of its last valid record, and the end of that record.
-    pub end: WalPosition,
+    /// What it has.
+    pub holds: Holds,
+}
+
+/// What a recruit has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Holds {
+    /// All that it ever confirmed: the timeline of its last valid record, and the end of that record.
+    UpTo(WalPosition),
+    /// Nothing that anybody could use: it is being rewound, since its WAL had parted from that of this epoch's primary. So it has confirmed
+    /// nothing to that one, nor to any later one.
+    NothingSince(u64),
+}
+
+impl Report {
+    /// Where its WAL ends, if it has any.
+    pub const fn end(&self) -> Option<WalPosition> {
+        match self.holds {
+            Holds::UpTo(end) => Some(end),
+            Holds::NothingSince(_) => None,
+        }
+    }
 }
 
 /// Who is missing, when the reports are not enough.
@@ -26,13 +48,18 @@ pub struct Missing {
 /// Whether every set of nodes that could have confirmed a commit has a member among the recruits, for every config in force.
 ///
 /// The primary of the present reign has everything that any config confirmed: it was the most advanced when it was appointed, and what was
-/// confirmed since was its own.
+/// confirmed since was its own. Who has nothing since a certain epoch is no confirming standby of a config of that epoch or of a later one.
 pub fn enough(reign: &Reign, reports: &BTreeMap<NodeId, Report>) -> Result<BTreeSet<NodeId>, Missing> {
-    let recruits: BTreeSet<NodeId> = reports.iter().filter(|(_, r)| r.epoch == reign.epoch).map(|(id, _)| *id).collect();
+    let of_epoch = || reports.iter().filter(|(_, r)| r.epoch == reign.epoch);
+    let recruits: BTreeSet<NodeId> = of_epoch().filter(|(_, r)| r.end().is_some()).map(|(id, _)| *id).collect();
     if recruits.contains(&reign.primary) {
         return Ok(recruits);
     }
-    let unmet = reign.configs.iter().filter(|c| !c.is_met_by(&recruits));
+    let met = |config: &SyncConfig| {
+        let abstains = of_epoch().filter(|(_, r)| matches!(r.holds, Holds::NothingSince(epoch) if epoch <= config.epoch));
+        config.is_met_by(&recruits, &abstains.map(|(id, _)| *id).collect())
+    };
+    let unmet = reign.configs.iter().filter(|c| !met(c));
     let mut any_of: BTreeSet<NodeId> = unmet.flat_map(|c| c.standbys.difference(&recruits).copied().chain([c.primary])).collect();
     if any_of.is_empty() {
         return Ok(recruits);
@@ -53,9 +80,9 @@ pub struct Tie {
 /// The most advanced recruit that may be appointed: the highest timeline, then the highest LSN; on a tie as `tie` says, then the lowest id.
 pub fn choose(reign: &Reign, reports: &BTreeMap<NodeId, Report>, voters: &BTreeSet<NodeId>, tie: Tie) -> Option<NodeId> {
     let of_epoch = || reports.iter().filter(|(_, r)| r.epoch == reign.epoch);
-    let furthest = of_epoch().map(|(_, r)| r.end).max()?;
+    let furthest = of_epoch().filter_map(|(_, r)| r.end()).max()?;
     // Somebody who has no vote may be ahead of all who have: then there is nobody to appoint until a voter has what it has.
-    let candidates = || of_epoch().filter(|(id, r)| r.end == furthest && voters.contains(*id)).map(|(id, _)| *id);
+    let candidates = || of_epoch().filter(|(id, r)| r.end() == Some(furthest) && voters.contains(*id)).map(|(id, _)| *id);
     let preferred = tie.preferred.filter(|p| candidates().any(|c| c == *p));
     preferred.or_else(|| candidates().find(|c| *c != tie.leader)).or_else(|| candidates().next())
 }
@@ -86,7 +113,7 @@ mod tests {
     }
 
     fn report(epoch: u64, timeline: u32, lsn: u64) -> Report {
-        Report { epoch, end: WalPosition { timeline, lsn } }
+        Report { epoch, holds: Holds::UpTo(WalPosition { timeline, lsn }) }
     }
 
     #[test]
@@ -98,6 +125,23 @@ mod tests {
         assert_eq!(enough(&reign, &both), Ok(ids(&[2, 3])));
         let the_primary = BTreeMap::from([(id(1), report(2, 1, 10))]);
         assert_eq!(enough(&reign, &the_primary), Ok(ids(&[1])));
+    }
+
+    /// Node 2 is being rewound to node 1, the primary of epoch 1, which is lost.
+    #[test]
+    fn who_has_confirmed_nothing_is_not_waited_for() {
+        let reign = recruiting();
+        let nothing = |since| Report { epoch: 2, holds: Holds::NothingSince(since) };
+        let reports = |since| BTreeMap::from([(id(2), nothing(since)), (id(3), report(2, 1, 10))]);
+        assert_eq!(enough(&reign, &reports(1)), Ok(ids(&[3])));
+        assert_eq!(choose(&reign, &reports(1), &ids(&[1, 2, 3]), tied(Some(2), 3)), Some(id(3)));
+        assert_eq!(enough(&reign, &reports(2)), Err(Missing { any_of: ids(&[1, 2]) }), "it may have confirmed in epoch 1");
+        let alone = BTreeMap::from([(id(2), nothing(1))]);
+        assert!(enough(&reign, &alone).is_err());
+        assert_eq!(choose(&reign, &alone, &ids(&[1, 2, 3]), tied(None, 3)), None);
+        // The former primary has it all, unless it is what was being rewound.
+        let primary = BTreeMap::from([(id(1), nothing(1))]);
+        assert!(enough(&reign, &primary).is_err());
     }
 
     #[test]

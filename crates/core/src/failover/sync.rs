@@ -27,9 +27,11 @@ impl SyncConfig {
     }
 
     /// Whether every set of nodes that could have confirmed a commit has a member in `recruits`: the primary itself, or so many of the
-    /// standbys that fewer than `required` are left. Recruits outside of the config say nothing about it.
-    pub fn is_met_by(&self, recruits: &BTreeSet<NodeId>) -> bool {
-        recruits.contains(&self.primary) || self.standbys.intersection(recruits).count() + self.required > self.standbys.len()
+    /// standbys that fewer than `required` are left, without those of `abstained` that have confirmed nothing. Recruits outside of the config
+    /// say nothing about it.
+    pub fn is_met_by(&self, recruits: &BTreeSet<NodeId>, abstained: &BTreeSet<NodeId>) -> bool {
+        let left = self.standbys.iter().filter(|id| !recruits.contains(id) && !abstained.contains(id)).count();
+        recruits.contains(&self.primary) || left < self.required
     }
 
     /// Whether `required` standbys have confirmed.
@@ -75,7 +77,22 @@ mod tests {
             let acks = could_have_confirmed(&config);
             for recruits in (0..1 << 9).map(set) {
                 let met = acks.iter().all(|ack| !ack.is_disjoint(&recruits));
-                assert_eq!(config.is_met_by(&recruits), met, "{config:?} {recruits:?}");
+                assert_eq!(config.is_met_by(&recruits, &set(0)), met, "{config:?} {recruits:?}");
+            }
+        }
+    }
+
+    /// The same where some have confirmed nothing: no set that confirmed has one of them.
+    #[test]
+    fn who_abstained_is_in_no_confirming_set() {
+        for size in 1..=5 {
+            let config = SyncConfig::new(1, id(1), (2..=size).map(id).collect());
+            let acks = could_have_confirmed(&config);
+            for abstained in (0..1 << size).map(set).filter(|s| !s.contains(&id(1))) {
+                for recruits in (0..1 << size).map(set).filter(|s| s.is_disjoint(&abstained)) {
+                    let met = acks.iter().filter(|ack| ack.is_disjoint(&abstained)).all(|ack| !ack.is_disjoint(&recruits));
+                    assert_eq!(config.is_met_by(&recruits, &abstained), met, "{config:?} {recruits:?} {abstained:?}");
+                }
             }
         }
     }
@@ -87,7 +104,7 @@ mod tests {
             let config = SyncConfig::new(1, id(1), (2..=size).map(id).collect());
             let all: BTreeSet<NodeId> = (1..=size).map(id).collect();
             for recruits in (0..1 << 9).map(set).filter(|s| s.is_subset(&all) && s.len() >= majority(size)) {
-                assert!(config.is_met_by(&recruits), "{config:?} {recruits:?}");
+                assert!(config.is_met_by(&recruits, &set(0)), "{config:?} {recruits:?}");
                 let others_confirm = config.is_confirmed_by(|n| recruits.contains(&n));
                 assert!(others_confirm || !recruits.contains(&id(1)), "{config:?} {recruits:?}");
             }
@@ -106,7 +123,7 @@ mod tests {
             };
             let (old, new, recruits) = (config(old), config(new), set(recruits));
             let escapes = [&old, &new].iter().any(|c| could_have_confirmed(c).iter().any(|ack| ack.is_disjoint(&recruits)));
-            prop_assert_eq!(old.is_met_by(&recruits) && new.is_met_by(&recruits), !escapes);
+            prop_assert_eq!(old.is_met_by(&recruits, &set(0)) && new.is_met_by(&recruits, &set(0)), !escapes);
         }
     }
 
@@ -114,7 +131,7 @@ mod tests {
     fn a_lone_primary_must_be_recruited_itself() {
         let alone = SyncConfig::new(1, id(1), BTreeSet::new());
         assert_eq!(alone.required, 0);
-        assert!(!alone.is_met_by(&set(0b1100)));
-        assert!(alone.is_met_by(&set(0b10)));
+        assert!(!alone.is_met_by(&set(0b1100), &set(0)));
+        assert!(alone.is_met_by(&set(0b10), &set(0)));
     }
 }

@@ -11,6 +11,8 @@ pub enum Mutation {
     ReportWhilePrimary,
     /// A report in mid-rewind.
     ReportWhileRewinding,
+    /// Who is being rewound says that it has never confirmed anything.
+    AbstainsFromEverything,
     /// A clone from somebody else than the primary.
     CloneFromAnybody,
     /// The epoch is forgotten in a crash.
@@ -53,11 +55,12 @@ pub enum Mutation {
 
 impl Mutation {
     /// All of them.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 24] = [
         Self::ReportBeforeTheReceiverIsGone,
         Self::ReportBeforeTheStartupProcessKnows,
         Self::ReportWhilePrimary,
         Self::ReportWhileRewinding,
+        Self::AbstainsFromEverything,
         Self::CloneFromAnybody,
         Self::EpochNotDurable,
         Self::PromiseForgotten,

@@ -24,8 +24,8 @@ pub enum Data {
     Nothing,
     /// A server can start from it.
     Whole,
-    /// A rewind has broken off: it is nobody's.
-    Broken,
+    /// A rewind has begun and is not done: it is nobody's. The epoch in which it began.
+    Broken(u64),
 }
 
 /// The data directory of one server.

@@ -53,6 +53,9 @@ impl Databases {
             server.disk.data = Data::Whole;
         }
         if server.disk.data != Data::Whole {
+            if file.is_some() {
+                notes.push(Note::StandsIn { machine: number });
+            }
             let until = now + server.between(100, 900);
             server.manager = match source {
                 Some(from) => Manager::Copying { from, rewind: false, until },
@@ -81,17 +84,19 @@ impl Databases {
             return;
         }
         // Only what concerns it is read: the file is small, and there are many looks.
-        let asked = (member.file)(number).filter(|f| f.rewind.is_some() && f.rewind == f.primary).and_then(|f| f.rewind);
-        let Some(from) = asked.map(NodeId::get).filter(|from| (member.primary)(number) == Some(*from)) else { return };
+        let asked =
+            (member.file)(number).filter(|f| f.rewind.is_some() && f.rewind == f.primary).and_then(|f| Some((f.rewind?.get(), f.epoch)));
+        let Some((from, epoch)) = asked.filter(|(from, _)| (member.primary)(number) == Some(*from)) else { return };
         if !self.answers(from, number, net) {
             return;
         }
         let Some(server) = self.servers.get_mut(&number) else { return };
         let until = now + server.between(100, 900);
         server.end_processes();
-        server.disk.data = Data::Broken;
+        server.disk.data = Data::Broken(epoch);
         server.manager = Manager::Copying { from, rewind: true, until };
         notes.push(Note::WorkerEnds { machine: number });
+        notes.push(Note::StandsIn { machine: number });
         notes.push(Note::Rewinds { node: number, from });
     }
 
@@ -108,6 +113,7 @@ impl Databases {
             server.disk.clone_of(&source);
             "cloned".into()
         };
+        notes.push(Note::WorkerEnds { machine: number });
         notes.push(Note::Copied { node: number, from, how });
     }
 

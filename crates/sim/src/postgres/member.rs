@@ -4,8 +4,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use pgraft_core::failover::lease::BootTime;
-use pgraft_raft::{Look, Order, Postgres};
+use pgraft_raft::{Look, Order, Postgres, Repair};
 
+use super::disk::Data;
 use crate::clock::{self, Time};
 
 /// What the worker's threads and its main thread have in common.
@@ -63,4 +64,36 @@ impl Postgres for Desk {
     fn gate(&self, until: Option<BootTime>) {
         self.gate.store(until.map_or(0, |BootTime(ms)| ms), Ordering::SeqCst);
     }
+}
+
+/// What the member has in place of a server that can't run: as `instance/src/stand.rs` does.
+pub struct Stand {
+    parted_in: Option<u64>,
+    booted: u64,
+}
+
+impl Stand {
+    /// Over that data directory.
+    pub fn new(data: Data, booted: u64) -> Self {
+        let parted_in = if let Data::Broken(epoch) = data { Some(epoch) } else { None };
+        Self { parted_in, booted }
+    }
+}
+
+impl Postgres for Stand {
+    fn now(&self) -> BootTime {
+        BootTime(boot_time(clock::here().unwrap_or_default(), self.booted))
+    }
+
+    fn look(&self) -> Option<Look> {
+        None
+    }
+
+    fn repair(&self) -> Option<Repair> {
+        Some(Repair { parted_in: self.parted_in })
+    }
+
+    fn order(&self, _order: Order, _hurry: bool) {}
+
+    fn gate(&self, _until: Option<BootTime>) {}
 }

@@ -22,15 +22,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pgraft_core::failover::SyncConfig;
+use pgraft_raft::Postgres;
 use pgraft_raft::sim::Rules;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 
 use self::backend::{Answer, Ask};
 use self::client::Client;
-use self::disk::Disk;
+use self::disk::{Data, Disk};
 use self::manager::Member;
-use self::member::Desk;
+use self::member::Stand;
 use self::server::{Manager, Mode, Server, Servers, Worker};
 use self::stream::Stream;
 use crate::clock::Time;
@@ -50,6 +51,11 @@ pub enum Note {
     },
     /// The worker ends with its server.
     WorkerEnds {
+        /// Where.
+        machine: u32,
+    },
+    /// The member goes on in the instance manager, unless it does already: no server can run.
+    StandsIn {
         /// Where.
         machine: u32,
     },
@@ -254,11 +260,15 @@ impl Databases {
         off
     }
 
-    /// A worker that begins in the server of that machine; None where there is none.
-    pub fn worker(&mut self, number: u32) -> Option<Arc<Desk>> {
+    /// Postgres for a member that begins on that machine: in its server, or in its instance manager while no server can run. None where there
+    /// is neither.
+    pub fn postgres(&mut self, number: u32) -> Option<Arc<dyn Postgres>> {
         let server = self.servers.get_mut(&number)?;
+        if server.run.is_none() && server.manager != Manager::Off && server.disk.data != Data::Whole {
+            return Some(Arc::new(Stand::new(server.disk.data, server.booted)));
+        }
         let worker = Worker::new(server.run.as_ref()?, server.booted);
-        let desk = Arc::clone(&worker.desk);
+        let desk = Arc::clone(&worker.desk) as Arc<dyn Postgres>;
         server.worker = Some(worker);
         Some(desk)
     }

@@ -43,7 +43,7 @@ impl World {
 
     /// Whether its server is being rewound, or was and can't start.
     pub fn is_under_repair(&self, number: u32) -> bool {
-        self.server(number).is_some_and(|s| s.disk.data == Data::Broken)
+        self.server(number).is_some_and(|s| matches!(s.disk.data, Data::Broken(_)))
     }
 
     pub(super) fn power_on(&mut self, number: u32) {
@@ -158,6 +158,7 @@ impl World {
         }
         match note {
             Note::WorkerBegins { machine } => self.start_member(*machine),
+            Note::StandsIn { machine } if !self.hosts.get(machine).is_some_and(super::Host::is_up) => self.start_member(*machine),
             Note::WorkerEnds { machine } => self.kill_quietly(*machine),
             Note::Stops { node } => {
                 if let Some(server) = self.server_mut(*node) {

@@ -5,7 +5,7 @@ use crate::mutation::Mutation;
 use pgraft_core::NodeId;
 use pgraft_core::failover::node::{Intake, Server};
 use pgraft_core::failover::primary::Names;
-use pgraft_core::failover::{Phase, Report, node, primary};
+use pgraft_core::failover::{Holds, Phase, Report, node, primary};
 use pgraft_core::status::WalPosition;
 use std::collections::BTreeSet;
 
@@ -19,7 +19,7 @@ impl World {
         if mutation == Some(Mutation::ReportWhilePrimary) && reign.phase == Phase::Recruiting && node.run().is_some() {
             let end = node.end();
             if self.reports[n].is_none_or(|r| r.epoch != reign.epoch) {
-                return node::Step::Report(Report { epoch: reign.epoch, end });
+                return node::Step::Report(Report { epoch: reign.epoch, holds: Holds::UpTo(end) });
             }
         }
         let step = node::next_step(&node::Facts { me: id(n), reign, epoch: node.epoch, free, server });
@@ -37,11 +37,12 @@ impl World {
             }
             Postgres::Stopped => Server::Stopped { reigned_on: node.reigned_on.map(u32::from) },
             Postgres::Primary(run) => Server::Primary { epoch: run.epoch, timeline: self.timeline_of(run, n, mutation) },
-            Postgres::Rewinding if mutation == Some(Mutation::ReportWhileRewinding) => {
+            Postgres::Rewinding(_) if mutation == Some(Mutation::ReportWhileRewinding) => {
                 let end = WalPosition { timeline: 1, lsn: 1 };
                 Server::Standby { burned: None, intake: Intake::Closed, end, parted: false }
             }
-            Postgres::Rewinding => Server::Rewinding,
+            Postgres::Rewinding(_) if mutation == Some(Mutation::AbstainsFromEverything) => Server::Rewinding { parted_in: Some(0) },
+            Postgres::Rewinding(epoch) => Server::Rewinding { parted_in: Some(*epoch) },
             Postgres::Standby => {
                 let intake = match (node.configured, node.receiver, node.loaded) {
                     (Some(from), ..) => Intake::Open(id(from as usize)),

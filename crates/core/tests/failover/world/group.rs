@@ -3,7 +3,7 @@
 use super::{Bits, Committed, Proposal, World, bits, id, ids, index};
 use crate::mutation::Mutation;
 use pgraft_core::NodeId;
-use pgraft_core::failover::{Phase, Report, leader};
+use pgraft_core::failover::{Holds, Phase, Report, leader};
 use pgraft_core::membership::majority;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
@@ -18,7 +18,11 @@ impl World {
         for report in reports.values_mut() {
             match mutation {
                 Some(Mutation::LateReportsCount) => report.epoch = state.reign.epoch,
-                Some(Mutation::PositionBeforeTimeline) => report.end.timeline = 0,
+                Some(Mutation::PositionBeforeTimeline) => {
+                    if let Holds::UpTo(end) = &mut report.holds {
+                        end.timeline = 0;
+                    }
+                }
                 _ => {}
             }
         }

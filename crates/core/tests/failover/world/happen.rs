@@ -4,7 +4,7 @@ use super::{Action, MAX, Postgres, Proposal, Record, Run, Violation, WAL, World,
 use crate::mutation::Mutation;
 use pgraft_core::failover::lease::{BootTime, Hearing, Heartbeat, Start, Voter};
 use pgraft_core::failover::primary::Names;
-use pgraft_core::failover::{Phase, SyncConfig, node, primary};
+use pgraft_core::failover::{SyncConfig, node, primary};
 use std::rc::Rc;
 
 impl World {
@@ -159,7 +159,7 @@ impl World {
                 (node.configured, node.burned) = (from, None);
             }
             node::Step::Rewind(_) => {
-                node.postgres = Postgres::Rewinding;
+                node.postgres = Postgres::Rewinding(epoch);
                 (node.receiver, node.burned) = (None, None);
             }
         }
@@ -262,12 +262,11 @@ impl World {
     }
 
     pub(super) fn rewind_ends(&mut self, n: usize, from: usize, mutation: Option<Mutation>) -> Option<()> {
-        let state = self.applied(n);
-        let appointed =
-            state.reign.phase == Phase::Steady && index(state.reign.primary) == from && state.reign.epoch == self.nodes[n].epoch;
-        let runs = self.nodes[from].run().is_some_and(|run| run.epoch == self.nodes[n].epoch);
+        let Postgres::Rewinding(parted_in) = self.nodes[n].postgres else { return None };
+        // The primary that it was begun with, even when that one reigns no more, or a later one.
+        let runs = self.nodes[from].run().is_some_and(|run| run.epoch >= parted_in);
         let anybody = mutation == Some(Mutation::CloneFromAnybody) && self.nodes[from].up && self.nodes[from].postgres == Postgres::Standby;
-        if from == n || !(appointed && runs || anybody) {
+        if from == n || !(runs || anybody) {
             return None;
         }
         self.nodes[n].wal = self.nodes[from].wal.clone();

@@ -103,7 +103,8 @@ pub enum Postgres {
     Stopped,
     Primary(Box<Run>),
     Standby,
-    Rewinding,
+    /// Since its WAL had parted from that of this epoch's primary.
+    Rewinding(u64),
 }
 
 /// One node.

@@ -67,7 +67,7 @@ impl World {
                     None => {}
                 }
             }
-            Postgres::Rewinding => all.extend((0..self.nodes.len()).map(|from| Action::RewindEnds(i, u8::try_from(from).unwrap()))),
+            Postgres::Rewinding(_) => all.extend((0..self.nodes.len()).map(|from| Action::RewindEnds(i, u8::try_from(from).unwrap()))),
             Postgres::Stopped | Postgres::Primary(_) => {}
         }
     }

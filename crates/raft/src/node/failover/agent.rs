@@ -7,7 +7,7 @@ use std::time::Duration;
 use pgraft_core::Command;
 use pgraft_core::failover::node::{self, Server, Step};
 use pgraft_core::failover::primary::{self, Names};
-use pgraft_core::failover::{Phase, Reign};
+use pgraft_core::failover::{Holds, Phase, Reign};
 use pgraft_core::status::WalPosition;
 use tokio::time::Instant;
 
@@ -65,7 +65,7 @@ fn server(look: &Look, reign: &Reign, me: pgraft_core::NodeId, heard: Option<&(u
         return Server::Primary { epoch: if own { reign.epoch } else { 0 }, timeline };
     }
     if !look.consistent {
-        return Server::Rewinding;
+        return Server::Rewinding { parted_in: None };
     }
     let parted = heard.is_some_and(|(epoch, history)| *epoch == reign.epoch && !history.continues(look.end));
     let burned = (look.newest_timeline > look.end.timeline).then_some(look.newest_timeline);
@@ -75,21 +75,32 @@ fn server(look: &Look, reign: &Reign, me: pgraft_core::NodeId, heard: Option<&(u
 impl Shared {
     /// One step; whether the next one is expected soon.
     async fn act(&self, failover: &Failover, memory: &mut Memory) -> std::io::Result<bool> {
-        let Some(look) = failover.postgres.look() else { return Ok(true) };
-        if let Some(ended) = lock(&failover.durable).runs(look.run)? {
+        let look = failover.postgres.look();
+        let repair = failover.postgres.repair().filter(|_| look.is_none());
+        if look.is_none() && repair.is_none() {
+            return Ok(true);
+        }
+        if let Some(look) = &look
+            && let Some(ended) = lock(&failover.durable).runs(look.run)?
+        {
             *lock(&failover.released_run) = Some(ended);
             failover.ended.notify_one();
         }
         let applied = self.applied.borrow().clone();
         let Some(reign) = &applied.cluster.reign else {
-            self.before_the_cluster(failover, &look)?;
+            if let Some(look) = &look {
+                self.before_the_cluster(failover, look)?;
+            }
             return Ok(false);
         };
         let me = self.settings.node_id;
         self.note_vote(failover, memory);
         failover.learn(Some(reign));
         let heard = lock(&failover.heard).clone();
-        let server = server(&look, reign, me, heard.as_ref());
+        let server = match &look {
+            Some(look) => server(look, reign, me, heard.as_ref()),
+            None => Server::Rewinding { parted_in: repair.and_then(|r| r.parted_in) },
+        };
         let (epoch, free) = {
             let voter = lock(&failover.voter);
             (voter.epoch(), voter.is_free(failover.postgres.now()))
@@ -105,10 +116,14 @@ impl Shared {
             }
             failover.postgres.gate(None);
         }
-        say(failover, &step);
+        say(failover, &step, &server);
         let order = |order| failover.postgres.order(order, true);
         match step {
-            Step::Reign => return self.reign(failover, memory, &look, reign).await,
+            Step::Reign => {
+                if let Some(look) = &look {
+                    return self.reign(failover, memory, look, reign).await;
+                }
+            }
             Step::Nothing | Step::WaitForPromise | Step::StartAsPrimary | Step::StartAsStandby | Step::Rewind(_) => {}
             // A new member has never been recruited: it enters the present epoch and follows.
             Step::Enter(epoch) => {
@@ -123,7 +138,15 @@ impl Shared {
             Step::Report(report) => {
                 let mut said = lock(&failover.report);
                 if *said != Some(report) {
-                    tracing::info!("recruited for epoch {}: the WAL of this node ends at {:?}", report.epoch, report.end);
+                    match report.holds {
+                        Holds::UpTo(end) => tracing::info!("recruited for epoch {}: the WAL of this node ends at {end:?}", report.epoch),
+                        Holds::NothingSince(since) => {
+                            tracing::info!(
+                                "recruited for epoch {}: this node is being rewound, and has confirmed nothing since epoch {since}",
+                                report.epoch
+                            );
+                        }
+                    }
                     *said = Some(report);
                     failover.ask.notify_one();
                 }
@@ -139,7 +162,7 @@ impl Shared {
         if calm && let Some(at) = applied.cluster.members.get(&reign.primary).and_then(|m| m.told.as_ref()).map(|t| t.postgres.clone()) {
             failover.postgres.order(Order::Follow(reign.primary, at), false);
         }
-        Ok(!calm)
+        Ok(!calm && look.is_some())
     }
 
     /// Before there is a cluster nobody else can be its primary: a founder takes what makes it one.
@@ -264,7 +287,7 @@ impl Shared {
 }
 
 /// Keeps the words of a step for whoever asks, and has news logged.
-fn say(failover: &Failover, step: &Step) {
+fn say(failover: &Failover, step: &Step, server: &Server) {
     let mut words = lock(&failover.words);
     let rewind = match step {
         Step::Rewind(primary) => Some(*primary),
@@ -272,6 +295,7 @@ fn say(failover: &Failover, step: &Step) {
     };
     failover.rewinds(&mut words, rewind);
     let text = match step {
+        Step::Nothing if matches!(server, Server::Rewinding { .. }) => "waits for its server".into(),
         Step::Nothing => "nothing".into(),
         Step::Stop => "stops its server, which reigns no more".into(),
         Step::WaitForPromise => "waits until its promise to the last primary is over".into(),

@@ -47,10 +47,21 @@ pub trait Postgres: Send + Sync {
     fn now(&self) -> BootTime;
     /// What the server is doing, as it was last seen; None before it was looked at.
     fn look(&self) -> Option<Look>;
+    /// Why there is no server to look at: its data directory is being rewound or cloned.
+    fn repair(&self) -> Option<Repair> {
+        None
+    }
     /// What it is to do. The latest order counts, and is carried out again and again until what is seen fits it; `hurry` asks for closer looks.
     fn order(&self, order: Order, hurry: bool);
     /// Opens the gate until then, or closes it. At once, whatever else is under way.
     fn gate(&self, until: Option<BootTime>);
+}
+
+/// A data directory that no server can run on. The member goes on without one: it votes, and takes part in nothing else.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Repair {
+    /// The epoch in which its WAL was found to have parted from the primary's, when it is for that.
+    pub parted_in: Option<u64>,
 }
 
 /// One look at the server.
