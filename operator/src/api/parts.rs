@@ -218,8 +218,8 @@ pub struct FailoverSpec {
     pub lease_duration: String,
 
     /// After how long a member that does not answer is taken out for good, and another one made in its place, with a new id and a new volume;
-    /// never, when it is not set. One at a time, never the primary, and only while a majority answers. An operator that has just begun counts
-    /// from its own beginning.
+    /// never, when it is not set. One at a time, never the primary, and only while a majority answers. It is counted from
+    /// `status.members[].unreachableSince`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 12))]
     #[x_kube(validation = Rule::new(format!("self.matches('{LONG_TIME}')")).message("failover.replaceAfter must be a time such as 90s, 10m or 24h"))]

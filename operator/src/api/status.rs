@@ -96,6 +96,10 @@ pub struct MemberStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reachable: Option<bool>,
 
+    /// Since when the leader has not reached it; not set while it does. `spec.failover.replaceAfter` counts from here, whichever operator looks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unreachable_since: Option<Time>,
+
     /// The timeline that its WAL is on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeline: Option<i64>,

@@ -1,5 +1,5 @@
 //! What this process remembers of each cluster from one pass to the next. A new process begins with nothing and comes to the same steps; where
-//! something is to be waited for (a member that is away, a switchover that was refused) it waits anew. It saves calls, and keeps the same words
+//! something is to be waited for (a switchover that was refused) it waits anew. It saves calls, and keeps the same words
 //! from being said twice.
 
 use jiff::Timestamp;

@@ -58,7 +58,7 @@ pub async fn observe(ctx: &Context, cr: &PgRaftCluster, now: Timestamp, look: Lo
         group.silent = targets.iter().map(|t| t.node).filter(|node| !answers.iter().any(|a| a.node == *node)).collect();
     }
     let (asked, away) = ctx.memories.of(&looker.uid, |memory| {
-        memory.absences.look(group.as_ref(), now);
+        memory.absences.look(cr.status.as_ref().map_or(&[], |s| &s.members), group.as_ref(), now);
         // What was asked for has come about.
         memory.asked = memory.asked.take().filter(|asked| group.as_ref().and_then(|g| g.primary) != Some(asked.target));
         (memory.asked.clone(), memory.absences.since().clone())

@@ -1,6 +1,7 @@
 //! What the operator asks of the Raft group, in SQL to a pod's Postgres, and how the answers are read. `sessions.rs` carries it.
 
 use futures::future::BoxFuture;
+use jiff::SignedDuration;
 use pgraft_core::failover::{LastFailover, Phase, Reason};
 use pgraft_core::status::WalPosition;
 use pgraft_core::{Address, ClusterId, NodeId, NodeState, Role};
@@ -18,7 +19,7 @@ const STATUS: &str = "select s.cluster_id::text, s.state, s.term, pgraft_get_lea
      s.applied_index, s.next_node_id, f.phase, coalesce(f.epoch, 0) as epoch, f.waits_for, f.last_from, f.last_to, f.last_reason, \
      (extract(epoch from f.last_began) * 1000)::bigint as last_began, f.last_ms \
      from pgraft_status() s left join pgraft_failover() f on true";
-const MEMBERS: &str = "select node_id, address, port, role, reachable, lag_bytes::bigint as lag_bytes, timeline, \
+const MEMBERS: &str = "select node_id, address, port, role, reachable, (extract(epoch from last_contact) * 1000)::bigint as last_contact, lag_bytes::bigint as lag_bytes, timeline, \
      (flush_lsn - '0/0'::pg_lsn)::bigint as flush_lsn from pgraft_members order by node_id";
 
 /// A pod to talk to.
@@ -169,6 +170,7 @@ fn member(row: &Row) -> Result<MemberSeen, SqlError> {
         address: Address::new(&host, i64::from(port)).map_err(|e| SqlError::Unexpected(e.to_string()))?,
         role: read::<Role>(&role)?,
         reachable: row.try_get("reachable")?,
+        last_contact: row.try_get::<_, Option<i64>>("last_contact")?.map(SignedDuration::from_millis),
         wal: wal(row)?,
         lag_bytes: row.try_get::<_, Option<i64>>("lag_bytes")?.and_then(|n| u64::try_from(n).ok()),
     })

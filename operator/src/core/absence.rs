@@ -1,34 +1,38 @@
-//! Since when members have not been reached. Remembered by one process for as long as it looks: an operator that has just begun, or has not
-//! looked for a while, counts from there. Nobody is given up too early for it.
+//! Since when members have not been reached. The status keeps it (`members[].unreachableSince`), so that an operator that has just begun goes on counting
+//! where the last one stopped; and the leader's own word corrects it: whoever was heard later is away since later.
 
 use jiff::{SignedDuration, Timestamp};
 use pgraft_core::NodeId;
 use std::collections::BTreeMap;
 
-use super::group::Group;
+use super::group::{Group, MemberSeen};
+use crate::api::MemberStatus;
 
-/// With a longer break between two looks nobody knows what was in between.
-const BREAK: SignedDuration = SignedDuration::from_mins(1);
+/// What two clocks, and the time that an answer takes, may differ by: less is no news.
+const TOLERANCE: SignedDuration = SignedDuration::from_secs(5);
 
 /// Who is away, and since when.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Absences {
     since: BTreeMap<NodeId, Timestamp>,
-    looked: Option<Timestamp>,
+    recalled: bool,
 }
 
 impl Absences {
-    /// Takes in one look. Only a leader that reaches a majority knows who is away.
-    pub fn look(&mut self, group: Option<&Group>, now: Timestamp) {
-        let Some(group) = group.filter(|group| group.authoritative) else { return };
-        if self.looked.is_none_or(|at| now.duration_since(at) > BREAK) {
-            self.since.clear();
+    /// Takes in one look, and before the first one what the status has. Only a leader that reaches a majority knows who is away.
+    pub fn look(&mut self, told: &[MemberStatus], group: Option<&Group>, now: Timestamp) {
+        if !std::mem::replace(&mut self.recalled, true) {
+            self.since = told.iter().filter_map(|m| Some((NodeId::new(m.id).ok()?, m.unreachable_since.as_ref()?.0.min(now)))).collect();
         }
-        self.looked = Some(now);
-        let away: Vec<NodeId> = group.members.iter().filter(|m| m.reachable == Some(false)).map(|m| m.id).collect();
-        self.since.retain(|id, _| away.contains(id));
-        for id in away {
-            self.since.entry(id).or_insert(now);
+        let Some(group) = group.filter(|group| group.authoritative) else { return };
+        let away: BTreeMap<NodeId, &MemberSeen> = group.members.iter().filter(|m| m.reachable == Some(false)).map(|m| (m.id, m)).collect();
+        self.since.retain(|id, _| away.contains_key(id));
+        for (id, member) in away {
+            let heard = member.last_contact.map(|ago| now - ago);
+            let since = self.since.entry(id).or_insert(heard.unwrap_or(now));
+            if let Some(heard) = heard.filter(|heard| heard.duration_since(*since) > TOLERANCE) {
+                *since = heard;
+            }
         }
     }
 
@@ -47,26 +51,65 @@ impl Absences {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::PgRaftClusterStatus;
     use crate::core::fixtures::*;
+    use crate::core::status::{self, Subject};
+    use crate::core::step::{Outcome, Step};
+
+    fn at(seconds: i64) -> Timestamp {
+        Timestamp::UNIX_EPOCH + SignedDuration::from_secs(seconds)
+    }
+
+    /// Three members, of which node 2 was last heard so long ago, or is there.
+    fn group(silent_for: Option<Option<i64>>) -> Group {
+        let mut group = healthy(&wanted(3), 3).group.unwrap();
+        if let Some(ago) = silent_for {
+            group.members[1].reachable = Some(false);
+            group.members[1].last_contact = ago.map(SignedDuration::from_secs);
+        }
+        group
+    }
+
+    fn since(absences: &Absences) -> Option<i64> {
+        absences.since().get(&id(2)).map(|since| since.as_second())
+    }
 
     #[test]
-    fn it_counts_without_a_break_and_from_a_leaders_word_only() {
-        let (here, mut away) = (healthy(&wanted(3), 3).group.unwrap(), healthy(&wanted(3), 3).group.unwrap());
-        away.members[1].reachable = Some(false);
-        let at = |seconds: i64| Timestamp::UNIX_EPOCH + SignedDuration::from_secs(seconds);
+    fn it_counts_from_a_leaders_word_only() {
         let mut absences = Absences::default();
-        let mut since = |group: &Group, now: i64| {
-            absences.look(Some(group), at(now));
-            absences.since().get(&id(2)).map(|since| since.as_second())
+        let mut look = |group: &Group, now: i64| {
+            absences.look(&[], Some(group), at(now));
+            since(&absences)
         };
-        assert_eq!(since(&here, 0), None);
-        assert_eq!(since(&away, 10), Some(10));
-        assert_eq!(since(&away, 60), Some(10));
-        let deaf = Group { authoritative: false, ..here.clone() };
-        assert_eq!(since(&deaf, 70), Some(10), "who does not lead does not know");
-        assert_eq!(since(&away, 100), Some(10));
-        assert_eq!(since(&here, 110), None);
-        assert_eq!(since(&away, 120), Some(120));
-        assert_eq!(since(&away, 300), Some(300), "it was not looked for three minutes");
+        assert_eq!(look(&group(None), 0), None);
+        assert_eq!(look(&group(Some(None)), 10), Some(10));
+        assert_eq!(look(&group(Some(None)), 600), Some(10));
+        let deaf = Group { authoritative: false, ..group(None) };
+        assert_eq!(look(&deaf, 610), Some(10), "who does not lead does not know");
+        assert_eq!(look(&group(None), 620), None);
+        assert_eq!(look(&group(Some(Some(3))), 630), Some(627), "the leader knows better");
+        assert_eq!(look(&group(Some(Some(12))), 640), Some(627), "which is the same");
+        assert_eq!(look(&group(Some(Some(10))), 1000), Some(990), "it was there meanwhile");
+    }
+
+    #[test]
+    fn the_next_operator_goes_on_counting() {
+        let (mut first, mut seen) = (Absences::default(), healthy(&wanted(3), 3));
+        seen.group = Some(group(Some(None)));
+        seen.now = at(10);
+        first.look(&[], seen.group.as_ref(), seen.now);
+        seen.away.clone_from(first.since());
+        let subject = Subject { name: "demo", namespace: "default", generation: None, replicas: 3, template: None, switchover: None };
+        let published = status::derive(subject, &seen, &Outcome::Took(Step::Steady), &PgRaftClusterStatus::default());
+        let next = |group: Option<&Group>, now: i64| {
+            let mut next = Absences::default();
+            next.look(&published.members, None, at(now));
+            next.look(&published.members, group, at(now + 1));
+            since(&next)
+        };
+        assert_eq!(next(seen.group.as_ref(), 500), Some(10));
+        assert_eq!(next(None, 500), Some(10), "nobody knows better");
+        assert_eq!(next(Some(&group(None)), 500), None, "it came back");
+        assert_eq!(next(Some(&group(Some(Some(20)))), 500), Some(481), "it came back, and went again");
     }
 }

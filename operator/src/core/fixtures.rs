@@ -67,6 +67,7 @@ pub fn member(n: u32, role: Role) -> MemberSeen {
         address,
         role,
         reachable: Some(true),
+        last_contact: None,
         wal: Some(WalPosition { timeline: 1, lsn: 0x0300_0148 }),
         lag_bytes: Some(0),
     }

@@ -1,5 +1,6 @@
 //! The Raft group, put together from what each pod answered. The leader's answer counts before all others: it alone knows who is alive.
 
+use jiff::SignedDuration;
 use pgraft_core::membership::majority;
 use pgraft_core::status::WalPosition;
 use pgraft_core::{Address, ClusterId, MAX_VOTERS, NodeId, NodeState, Role};
@@ -42,6 +43,8 @@ pub struct MemberSeen {
     pub role: Role,
     /// Leader only.
     pub reachable: Option<bool>,
+    /// Leader only: how long ago it was heard; None where this leader never heard it.
+    pub last_contact: Option<SignedDuration>,
     /// Leader only: the end of its WAL.
     pub wal: Option<WalPosition>,
     /// Leader only.
@@ -149,6 +152,7 @@ mod tests {
             address: Address::new("host", 7001).unwrap(),
             role: Role::Voter,
             reachable: *reachable,
+            last_contact: None,
             wal: None,
             lag_bytes: None,
         });

@@ -107,7 +107,7 @@ pub fn derive(subject: Subject<'_>, seen: &Observed, outcome: &Outcome, before: 
     let ready = group.map_or(0, |g| g.members.iter().filter(|m| counts(g, m) && seen.is_ready(m.id)).count());
     let known = group.map(|g| g.cluster_id).or(seen.known);
     let view = View { subject, seen, outcome, before, ready: count(ready) };
-    let members = group.map_or_else(|| unreached(before), |g| members(subject, g, before));
+    let members = group.map_or_else(|| unreached(before), |g| members(subject, g, seen, before));
     PgRaftClusterStatus {
         observed_generation: subject.generation,
         replicas: count(seen.pods.len()),
@@ -156,7 +156,7 @@ fn unreached(before: &PgRaftClusterStatus) -> Vec<MemberStatus> {
     before.members.iter().cloned().map(|m| MemberStatus { leader: false, reachable: None, lag_bytes: None, ..m }).collect()
 }
 
-fn members(subject: Subject<'_>, group: &Group, before: &PgRaftClusterStatus) -> Vec<MemberStatus> {
+fn members(subject: Subject<'_>, group: &Group, seen: &Observed, before: &PgRaftClusterStatus) -> Vec<MemberStatus> {
     // What was last heard of a member's WAL is what there is to go by when it is gone.
     let known = |m: &MemberSeen| before.members.iter().find(|known| known.id == i64::from(m.id));
     let member = |m: &MemberSeen| MemberStatus {
@@ -168,6 +168,7 @@ fn members(subject: Subject<'_>, group: &Group, before: &PgRaftClusterStatus) ->
         leader: group.leader == Some(m.id),
         primary: group.primary == Some(m.id),
         reachable: m.reachable,
+        unreachable_since: seen.away.get(&m.id).map(|since| Time(whole_seconds(*since))),
         timeline: m.wal.map(|wal| i64::from(wal.timeline)).or_else(|| known(m)?.timeline),
         flush_lsn: m.wal.map(|wal| lsn(wal.lsn)).or_else(|| known(m)?.flush_lsn.clone()),
         lag_bytes: m.lag_bytes.map(in_steps),
@@ -389,20 +390,23 @@ fn waiting(why: &Why) -> Reason {
     }
 }
 
+/// As Kubernetes' times have them.
+fn whole_seconds(time: Timestamp) -> Timestamp {
+    Timestamp::from_second(time.as_second()).unwrap_or(time)
+}
+
 /// `lastTransitionTime` moves with the status of the condition, and with nothing else.
 fn condition(verdict: Verdict, generation: Option<i64>, now: Timestamp, before: &PgRaftClusterStatus) -> Condition {
     let Verdict { type_, holds, reason, message } = verdict;
     let status = holds.map_or("Unknown", |holds| if holds { "True" } else { "False" });
     let same = before.conditions.iter().find(|c| c.type_ == type_ && c.status == status);
-    // Kubernetes' times have whole seconds.
-    let now = Timestamp::from_second(now.as_second()).unwrap_or(now);
     Condition {
         type_: type_.to_owned(),
         status: status.to_owned(),
         reason: reason.name(),
         message,
         observed_generation: generation,
-        last_transition_time: same.map_or(Time(now), |c| c.last_transition_time.clone()),
+        last_transition_time: same.map_or_else(|| Time(whole_seconds(now)), |c| c.last_transition_time.clone()),
     }
 }
 

@@ -194,7 +194,7 @@ impl World {
             group
         });
         self.seen.asked = self.seen.asked.take().filter(|asked| asked.target != self.primary);
-        self.absences.look(self.seen.group.as_ref(), self.seen.now);
+        self.absences.look(&[], self.seen.group.as_ref(), self.seen.now);
         self.seen.away = self.absences.since().clone();
     }
 
