@@ -56,7 +56,7 @@ fuzz target seconds="60":
 e2e *scenarios:
     cargo run --locked -p pgraft-e2e -- {{scenarios}}
 
-# Measures and prints, in a release build: failover, overhead, membership, worker, operator, scale, disk; `just bench help` lists them, `just bench NAME --help` shows the options.
+# Measures and prints, in a release build: failover, failover-rw, overhead, membership, worker, operator, scale, disk; `just bench help` lists them, `just bench NAME --help` shows the options.
 bench name *options:
     {{ if name =~ "^(failover|overhead|membership|worker)$" { quote(just_executable()) + " install release" } else { "true" } }}
     {{ if name =~ "^(failover|overhead)$" { "cargo build --release --locked -p pgraft-instance" } else { "true" } }}

@@ -7,6 +7,7 @@
 mod disk;
 mod etcd;
 mod failover;
+mod failover_rw;
 mod failure;
 mod machine;
 mod membership;
@@ -35,6 +36,8 @@ enum Bench {
     Disk(disk::Options),
     /// How long nobody acknowledges a write when the primary is killed, paused, cut off, stopped, or told to give way; and what was lost.
     Failover(failover::Options),
+    /// The same for a client of the Service `-rw` on a Kubernetes cluster.
+    FailoverRw(failover_rw::Options),
     /// Members that join and leave three Postgres servers; beside it etcd and the disk.
     Membership(membership::Options),
     /// The operator with 100 and with 1,000 idle clusters: memory, processor, calls to the API server.
@@ -53,6 +56,7 @@ async fn main() -> ExitCode {
     let done = match Arguments::parse().bench {
         Bench::Disk(options) => disk::run(&options),
         Bench::Failover(options) => failover::run(&options).await,
+        Bench::FailoverRw(options) => failover_rw::run(&options).await,
         Bench::Membership(options) => membership::run(&options).await,
         Bench::Operator(options) => operator::run(&options).await,
         Bench::Overhead(options) => overhead::run(&options).await,

@@ -14,6 +14,9 @@ use crate::wait::{Look, until};
 /// Takes privileged pods; a scenario's own namespace does not.
 const NAMESPACE: &str = "kube-system";
 
+/// For [`Errand::begin`]: all processes of a pod and the host's kubelet stand still. Says `paused` and when.
+pub const PAUSE: &str = include_str!("scripts/pause.sh");
+
 /// A script under way.
 pub struct Errand {
     pods: Api<Pod>,

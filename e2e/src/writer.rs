@@ -1,10 +1,12 @@
 //! A client in a pod of its own that writes through the Service `-rw`, and knows of each row what it was told.
 
+use futures::{AsyncBufReadExt, TryStreamExt};
 use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
 use kube::api::{DeleteParams, LogParams, PostParams};
 use serde_json::json;
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::cluster::{Cluster, NAME, PATIENCE};
@@ -13,18 +15,73 @@ use crate::failure::Failure;
 use crate::wait::{Look, until};
 
 const POD: &str = "writer";
-const SCRIPT: &str = include_str!("scripts/write.sh");
+const ONE_EACH: &str = include_str!("scripts/write.sh");
+const KEPT: &str = include_str!("scripts/write_on.sh");
+
+/// How it connects.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Connections {
+    /// One for each row.
+    OneEach,
+    /// So many that are kept until they break, as a pool of them is.
+    Kept(u8),
+}
 
 /// The client.
 pub struct Writer {
     pods: Api<Pod>,
     story: &'static str,
+    heard: Arc<Mutex<Vec<Row>>>,
+    listens: tokio::task::JoinHandle<()>,
 }
 
-/// What it was told: of which rows, and when.
-pub struct Acks {
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.listens.abort();
+    }
+}
+
+/// One row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Row {
+    /// Which.
+    pub number: i64,
+    /// What became of it.
+    pub fate: Fate,
+    /// When that was told, in milliseconds since the Unix epoch.
+    pub at: i64,
+}
+
+/// What a client was told of a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Fate {
+    /// It is there.
+    Acknowledged,
+    /// It is not.
+    Refused,
+    /// Nothing.
+    Unknown,
+}
+
+impl Row {
+    /// A line of the scripts.
+    fn of(line: &str) -> Option<Self> {
+        let mut words = line.split(' ');
+        let fate = match words.next()? {
+            "ack" => Fate::Acknowledged,
+            "no" => Fate::Refused,
+            "unknown" => Fate::Unknown,
+            _ => return None,
+        };
+        Some(Self { number: words.next()?.parse().ok()?, fate, at: words.next()?.parse().ok()? })
+    }
+}
+
+/// What it was told.
+pub struct Told {
     story: &'static str,
-    rows: Vec<(i64, i64)>,
+    /// All rows, in the order of their fates.
+    pub rows: Vec<Row>,
 }
 
 impl Writer {
@@ -32,52 +89,53 @@ impl Writer {
     ///
     /// # Errors
     /// What the API server says.
-    pub async fn begin(cluster: &Cluster, story: &'static str, away_from: &[String]) -> Result<Self, Failure> {
+    pub async fn begin(cluster: &Cluster, story: &'static str, connections: Connections, away_from: &[String]) -> Result<Self, Failure> {
         let apart = json!([{"matchExpressions": [{"key": "kubernetes.io/hostname", "operator": "NotIn", "values": away_from}]}]);
         let uri = json!({"name": "URI", "valueFrom": {"secretKeyRef": {"name": format!("{NAME}-app"), "key": "multi-host-uri"}}});
+        let (script, number) = match connections {
+            Connections::OneEach => (ONE_EACH, 1),
+            Connections::Kept(number) => (KEPT, number),
+        };
         let pod = json!({
             "metadata": {"name": POD},
             "spec": {
                 // None at all, and the pod would be gone before its process is.
                 "terminationGracePeriodSeconds": 1, "enableServiceLinks": false,
+                // The control plane's host is as good as any other.
+                "tolerations": [{"key": "node-role.kubernetes.io/control-plane", "operator": "Exists"}],
                 "affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": apart}}},
                 "securityContext": {"runAsNonRoot": true, "runAsUser": 999, "seccompProfile": {"type": "RuntimeDefault"}},
-                "containers": [{"name": POD, "image": cluster.image().await?, "command": ["bash", "-c", SCRIPT],
-                    "env": [uri, {"name": "STORY", "value": story}],
+                "containers": [{"name": POD, "image": cluster.image().await?, "command": ["bash", "-c", script],
+                    "env": [uri, {"name": "STORY", "value": story}, {"name": "CONNECTIONS", "value": number.to_string()}],
                     "securityContext": {"allowPrivilegeEscalation": false, "capabilities": {"drop": ["ALL"]}}}],
             },
         });
-        cluster.pod_api().create(&PostParams::default(), &serde_json::from_value(pod).map_err(kube::Error::SerdeError)?).await?;
-        let writer = Self { pods: cluster.pod_api(), story };
+        let pods = cluster.pod_api();
+        pods.create(&PostParams::default(), &serde_json::from_value(pod).map_err(kube::Error::SerdeError)?).await?;
+        let heard = Arc::default();
+        let listens = tokio::spawn(listen(pods.clone(), Arc::clone(&heard)));
+        let writer = Self { pods, story, heard, listens };
         writer.more(10).await?;
         Ok(writer)
     }
 
-    /// What it was told by now.
-    ///
-    /// # Errors
-    /// What the API server says.
-    pub async fn acks(&self) -> Result<Acks, Failure> {
-        let log = self.pods.logs(POD, &LogParams::default()).await?;
-        let ack = |line: &str| {
-            let (row, time) = line.strip_prefix("ack ")?.split_once(' ')?;
-            Some((row.parse().ok()?, time.parse().ok()?))
-        };
-        Ok(Acks { story: self.story, rows: log.lines().filter_map(ack).collect() })
+    /// What it was told, as far as that has come here: some moments ago.
+    pub fn lately(&self) -> Vec<Row> {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Ends, and says what it was told.
     ///
     /// # Errors
     /// What the API server says.
-    pub async fn stop(self) -> Result<Acks, Failure> {
-        let acks = self.acks().await?;
+    pub async fn stop(self) -> Result<Told, Failure> {
+        let log = self.pods.logs(POD, &LogParams::default()).await?;
         self.pods.delete(POD, &DeleteParams::default()).await?;
         until("the writer is gone", PATIENCE, || async {
             Ok(if self.pods.get_opt(POD).await?.is_none() { Look::Yes(()) } else { Look::NotYet("it is there".into()) })
         })
         .await?;
-        Ok(acks)
+        Ok(Told { story: self.story, rows: log.lines().filter_map(Row::of).collect() })
     }
 
     /// Waits for so many more acknowledged rows.
@@ -85,33 +143,96 @@ impl Writer {
     /// # Errors
     /// [`Failure::Deadline`] with what it said last.
     pub async fn more(&self, rows: usize) -> Result<(), Failure> {
-        let before = self.acks().await.map_or(0, |acks| acks.rows.len());
+        let acknowledged = || self.lately().iter().filter(|row| row.fate == Fate::Acknowledged).count();
+        let before = acknowledged();
         until("acknowledged rows through -rw", PATIENCE, || async {
-            let acks = self.acks().await?.rows.len();
+            if acknowledged() >= before + rows {
+                return Ok(Look::Yes(()));
+            }
             let last = LogParams { tail_lines: Some(1), ..LogParams::default() };
-            Ok(if acks >= before + rows { Look::Yes(()) } else { Look::NotYet(self.pods.logs(POD, &last).await?) })
+            Ok(Look::NotYet(self.pods.logs(POD, &last).await?))
         })
         .await
     }
 }
 
-impl Acks {
+/// Follows what the pod says; from its beginning again where the API server was away.
+async fn listen(pods: Api<Pod>, heard: Arc<Mutex<Vec<Row>>>) {
+    loop {
+        let follow = LogParams { follow: true, ..LogParams::default() };
+        if let Ok(stream) = pods.log_stream(POD, &follow).await {
+            let (mut lines, mut known) = (Box::pin(stream).lines(), 0);
+            while let Ok(Some(line)) = lines.try_next().await {
+                let Some(row) = Row::of(&line) else { continue };
+                let mut heard = heard.lock().unwrap_or_else(PoisonError::into_inner);
+                if known == heard.len() {
+                    heard.push(row);
+                }
+                known += 1;
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await; // before it is asked again
+    }
+}
+
+impl Told {
     /// The longest time between two acknowledgements, of which the second came after this moment and the first before the other.
     pub fn gap(&self, after: i64, before: i64) -> Duration {
-        let pairs = self.rows.windows(2).filter(|two| two[1].1 > after && two[0].1 < before);
-        Duration::from_millis(pairs.map(|two| two[1].1 - two[0].1).max().and_then(|ms| u64::try_from(ms).ok()).unwrap_or_default())
+        gap(self.rows.iter(), after, before)
     }
 
-    /// Whether every acknowledged row is on this node.
+    /// How often it was told what.
+    pub fn counts(&self) -> String {
+        let count = |fate| self.rows.iter().filter(|row| row.fate == fate).count();
+        let [acknowledged, refused, unknown] = [Fate::Acknowledged, Fate::Refused, Fate::Unknown].map(count);
+        format!("{acknowledged} acknowledged, {refused} refused, {unknown} unknown")
+    }
+
+    /// Whether every acknowledged row is on this node, once, and no refused one.
     ///
     /// # Errors
-    /// [`Failure::Wrong`] with those that are not.
+    /// [`Failure::Wrong`] with those of which that is not so.
     pub async fn are_on(&self, cluster: &Cluster, node: i32) -> Result<(), Failure> {
-        let query = "select split_part(entry, ' ', 2)::bigint from ledger where split_part(entry, ' ', 1) = $1::text";
-        let rows = cluster.app(node).await?.rows(query, &[&self.story]).await?;
-        let there: BTreeSet<i64> = rows.iter().map(|row| row.get(0)).collect();
-        let lost: Vec<i64> = self.rows.iter().map(|(row, _)| *row).filter(|row| !there.contains(row)).collect();
+        let there = self.there(cluster, node).await?;
+        let lost = self.lost(&there);
         ensure!(lost.is_empty(), "acknowledged and lost: {lost:?}");
+        let made: Vec<i64> = self.of(Fate::Refused).filter(|row| there.contains_key(row)).collect();
+        ensure!(made.is_empty(), "refused, and there: {made:?}");
+        let twice: Vec<_> = there.iter().filter(|(_, times)| **times > 1).collect();
+        ensure!(twice.is_empty(), "more than once there: {twice:?}");
         Ok(())
     }
+
+    /// How many acknowledged rows are not on this node.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub async fn lost_on(&self, cluster: &Cluster, node: i32) -> Result<usize, Failure> {
+        Ok(self.lost(&self.there(cluster, node).await?).len())
+    }
+
+    fn lost(&self, there: &BTreeMap<i64, usize>) -> Vec<i64> {
+        self.of(Fate::Acknowledged).filter(|row| !there.contains_key(row)).collect()
+    }
+
+    fn of(&self, fate: Fate) -> impl Iterator<Item = i64> {
+        self.rows.iter().filter(move |row| row.fate == fate).map(|row| row.number)
+    }
+
+    /// How often each row of the story is on this node.
+    async fn there(&self, cluster: &Cluster, node: i32) -> Result<BTreeMap<i64, usize>, Failure> {
+        let query = "select split_part(entry, ' ', 2)::bigint from ledger where split_part(entry, ' ', 1) = $1::text";
+        let mut there = BTreeMap::new();
+        for row in cluster.app(node).await?.rows(query, &[&self.story]).await? {
+            *there.entry(row.get(0)).or_default() += 1;
+        }
+        Ok(there)
+    }
+}
+
+/// The longest time between two acknowledgements of these rows, of which the second came after this moment and the first before the other.
+pub fn gap<'a>(rows: impl Iterator<Item = &'a Row>, after: i64, before: i64) -> Duration {
+    let times: Vec<i64> = rows.filter(|row| row.fate == Fate::Acknowledged).map(|row| row.at).collect();
+    let pairs = times.windows(2).filter(|two| two[1] > after && two[0] < before);
+    Duration::from_millis(pairs.map(|two| two[1] - two[0]).max().and_then(|ms| u64::try_from(ms).ok()).unwrap_or_default())
 }

@@ -1,129 +1,203 @@
-//! The primary's server is killed, its pod is deleted, and somebody asks for another one: each time another member takes writes, the old one
-//! comes back as a standby by itself, and nothing that was acknowledged is gone. Once with the operator away.
+//! A cluster at work: while a client writes over connections that it keeps, the primary is another one by request; its server is killed while three members
+//! become five, and its pod is deleted; the members do the same with no operator; a voter that is gone for good is replaced; and while five members become
+//! three the primary's server is killed again. What was acknowledged is there in the end, what was refused is not.
 
-use serde_json::json;
-use std::time::{Duration, Instant};
+use serde_json::{Value, json};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crate::cluster::{Cluster, PATIENCE, pod_name};
+use crate::cluster::{Cluster, NAME, PATIENCE, pod_name};
 use crate::command::run as command;
+use crate::cut::Cut;
 use crate::data;
 use crate::ensure;
 use crate::failure::Failure;
+use crate::reign::{KILL_SERVER, all_back, epoch, followed, in_pod, next_reign, primary};
 use crate::scenario::Figure;
-use crate::wait::{Look, until};
+use crate::wait::{Look, until, until_true};
+use crate::writer::{Connections, Told, Writer};
 
-const MEMBERS: [i32; 3] = [1, 2, 3];
-const INSERT: &str = "insert into ledger (entry) values ('after a failover')";
-const OPERATOR: &str = "deployment/pgraft-operator";
+const THREE: [i32; 3] = [1, 2, 3];
+const FIVE: [i32; 5] = [1, 2, 3, 4, 5];
+const CONNECTIONS: u8 = 4;
+const REPLACE_AFTER: &str = "15s";
+/// Every stream to a standby, by whether it is encrypted.
+const IN_THE_CLEAR: &str = "select count(*) from pg_stat_replication join pg_stat_ssl using (pid) where not ssl";
 
 pub async fn run(cluster: Cluster) -> Result<Vec<Figure>, Failure> {
     cluster.create(3, &json!({ "failover": { "enabled": true } })).await?;
     data::write(&cluster, 1, 1000).await?;
-    let mut figures = Vec::new();
+    let writer = Writer::begin(&cluster, "at-work", Connections::Kept(CONNECTIONS), &["no-such-host".to_owned()]).await?;
+    let mut marks = Vec::new();
+    let mut begins = |what: &'static str| marks.push((what, now()));
 
-    let kill_server = "kill -9 $(head -1 /var/lib/pgraft/pgdata/postmaster.pid)";
-    let second = lost(&cluster, 1, async || in_pod(&cluster, 1, kill_server).await).await?;
-    figures.push(second.figure("kill -9 of the primary's postmaster"));
-    all_back(&cluster, second.primary).await?;
+    begins("kubectl patch of spec.switchover");
+    asked_for(&cluster, &writer).await?;
+    begins("kill -9 of the primary's postmaster while 3 members become 5");
+    grown(&cluster, &writer).await?;
+    begins("the primary's pod deleted, of 5 members");
+    let third = lost(&cluster, &writer, async |primary| cluster.delete_pod(primary).await).await?;
+    let clear: i64 = cluster.superuser(third).await?.value(IN_THE_CLEAR, &[]).await?;
+    ensure!(clear == 0, "{clear} standbys of node {third} stream in the clear");
+    begins("kill -9 of the primary's postmaster, no operator");
+    without_operator(&cluster, &writer).await?;
+    begins("a voter cut off for good, and replaced");
+    let members = replaced(&cluster, &writer).await?;
+    begins("kill -9 of the primary's postmaster while 5 members become 3");
+    let left = shrunk(&cluster, &writer).await?;
+    begins("");
 
-    let third = lost(&cluster, second.primary, async || cluster.delete_pod(second.primary).await).await?;
-    figures.push(third.figure("the primary's pod deleted"));
-    all_back(&cluster, third.primary).await?;
-
-    // The members need nobody for it.
-    scale_operator(0).await?;
-    let without_operator = async {
-        let fourth = lost(&cluster, third.primary, async || in_pod(&cluster, third.primary, kill_server).await).await?;
-        all_back(&cluster, fourth.primary).await?;
-        let target = MEMBERS.into_iter().find(|id| *id != fourth.primary).unwrap_or(1);
-        cluster.superuser(target).await?.run(&format!("select pgraft_switchover({target})")).await?;
-        all_back(&cluster, target).await?;
-        Ok::<_, Failure>((fourth, target))
-    }
-    .await;
-    scale_operator(1).await?;
-    let (fourth, target) = without_operator?;
-    figures.push(fourth.figure("kill -9 of the primary's postmaster, no operator"));
-
-    // When it is back it shows what has happened.
-    cluster.settled(3).await?;
-    let shown = pod_name(target);
-    until("the status names the new primary", PATIENCE, || async {
-        let primary = cluster.resources().get("demo").await?.status.and_then(|s| s.primary);
-        Ok(if primary.as_ref() == Some(&shown) { Look::Yes(()) } else { Look::NotYet(format!("{primary:?}")) })
-    })
-    .await?;
-    cluster.same_everywhere(&MEMBERS).await?;
-    Ok(figures)
+    let told = writer.stop().await?;
+    let last = primary(&cluster, &left).await?;
+    told.are_on(&cluster, last).await?;
+    all_back(&cluster, last, &left).await?;
+    cluster.same_everywhere(&left).await?;
+    println!("{}: {} in epoch {}; 5 members were {members:?}", cluster.namespace, told.counts(), epoch(&cluster, last).await?);
+    Ok(figures(&told, &marks))
 }
 
-/// Who takes writes after a loss, and how long it took.
-struct Successor {
-    primary: i32,
-    took: Duration,
+fn figures(told: &Told, marks: &[(&'static str, i64)]) -> Vec<Figure> {
+    let figure = |two: &[(&str, i64)]| Figure {
+        what: format!("{}: the longest time without an acknowledged insert through -rw, {CONNECTIONS} connections that are kept", two[0].0),
+        value: format!("{:.1} s", told.gap(two[0].1, two[1].1).as_secs_f64()),
+    };
+    marks.windows(2).map(figure).collect()
 }
 
-impl Successor {
-    fn figure(&self, what: &str) -> Figure {
-        Figure {
-            what: format!("{what}, until an insert is acknowledged in another reign (asked by port-forward, one pod after the other)"),
-            value: format!("{:.1} s", self.took.as_secs_f64()),
-        }
-    }
+fn now() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).ok().and_then(|since| i64::try_from(since.as_millis()).ok()).unwrap_or_default()
 }
 
-/// Loses the primary, and waits until a member has acknowledged an insert in another reign: another member, as a rule, or the same one where its
-/// server was back in time to be chosen.
-async fn lost(cluster: &Cluster, primary: i32, lose: impl AsyncFnOnce() -> Result<(), Failure>) -> Result<Successor, Failure> {
-    const EPOCH: &str = "select epoch from pgraft_status()";
-    let before: i64 = cluster.superuser(primary).await?.value(EPOCH, &[]).await?;
-    let since = Instant::now();
-    lose().await?;
-    let primary = until("a member takes writes in another reign", PATIENCE, || async {
-        let mut why = String::new();
-        for node in MEMBERS {
-            let inserted = async {
-                let epoch: i64 = cluster.superuser(node).await?.value(EPOCH, &[]).await?;
-                ensure!(epoch > before, "node {node} knows of no other reign");
-                cluster.app(node).await?.run(INSERT).await
-            };
-            match tokio::time::timeout(Duration::from_secs(5), inserted).await {
-                Ok(Ok(())) => return Ok(Look::Yes(node)),
-                Ok(Err(failure)) => why = failure.to_string(),
-                Err(_) => why = "no answer in 5 s".into(),
-            }
-        }
-        Ok(Look::NotYet(why))
-    })
-    .await?;
-    Ok(Successor { primary, took: since.elapsed() })
+async fn asked_for(cluster: &Cluster, writer: &Writer) -> Result<(), Failure> {
+    let former = primary(cluster, &THREE).await?;
+    let target = THREE.into_iter().find(|id| *id != former).unwrap_or_default();
+    patch(cluster, &json!({ "switchover": { "target": pod_name(target) } })).await?;
+    kubectl(cluster, &["wait", "pgr/demo", "--for=condition=SwitchoverDone", "--timeout=120s"]).await?;
+    followed(cluster, primary(cluster, &THREE).await?, &THREE).await?;
+    writer.more(20).await
 }
 
-/// Waits until all three have the same rows, on one timeline, and just one of them is no standby.
-pub(super) async fn all_back(cluster: &Cluster, primary: i32) -> Result<(), Failure> {
-    for node in MEMBERS {
+async fn grown(cluster: &Cluster, writer: &Writer) -> Result<(), Failure> {
+    cluster.scale(5).await?;
+    until_true("the first of the new pods is made", PATIENCE, || async { Ok(cluster.pods().await?.contains_key(&4)) }).await?;
+    let (former, before) = reigning(cluster, &THREE).await?;
+    in_pod(cluster, former, KILL_SERVER).await?;
+    next_reign(cluster, before, &FIVE).await?;
+    cluster.settled(5).await?;
+    followed(cluster, primary(cluster, &FIVE).await?, &FIVE).await?;
+    writer.more(20).await
+}
+
+/// Loses the primary of five, and waits until everybody follows the next one.
+async fn lost(cluster: &Cluster, writer: &Writer, lose: impl AsyncFnOnce(i32) -> Result<(), Failure>) -> Result<i32, Failure> {
+    let (former, before) = reigning(cluster, &FIVE).await?;
+    lose(former).await?;
+    next_reign(cluster, before, &FIVE).await?;
+    for node in FIVE {
         cluster.pod_ready(node).await?;
     }
-    let on = "the new primary has two standbys";
-    until(on, PATIENCE, || async {
-        let session = cluster.superuser(primary).await?;
-        let streaming: i64 = session.value("select count(*) from pg_stat_replication where state = 'streaming'", &[]).await?;
-        Ok(if streaming == 2 { Look::Yes(()) } else { Look::NotYet(format!("{streaming}")) })
-    })
-    .await?;
-    data::same_on(cluster, primary, &MEMBERS).await?;
-    for node in MEMBERS {
-        let standby: bool = cluster.superuser(node).await?.value("select pg_is_in_recovery()", &[]).await?;
-        ensure!(standby == (node != primary), "node {node}: in recovery is {standby}, and the primary is {primary}");
+    let next = primary(cluster, &FIVE).await?;
+    followed(cluster, next, &FIVE).await?;
+    writer.more(20).await?;
+    Ok(next)
+}
+
+async fn without_operator(cluster: &Cluster, writer: &Writer) -> Result<(), Failure> {
+    operators(0).await?;
+    let story = async {
+        let next = lost(cluster, writer, async |primary| in_pod(cluster, primary, KILL_SERVER).await).await?;
+        let target = FIVE.into_iter().find(|id| *id != next).unwrap_or_default();
+        cluster.superuser(target).await?.run(&format!("select pgraft_switchover({target})")).await?;
+        let last = primary(cluster, &FIVE).await?;
+        followed(cluster, last, &FIVE).await?;
+        Ok::<_, Failure>(last)
     }
-    Ok(())
+    .await;
+    operators(1).await?;
+    let last = pod_name(story?);
+    // When it is back it shows what has happened.
+    cluster.settled(5).await?;
+    until("the status names the new primary", PATIENCE, || async {
+        let primary = cluster.resources().get(NAME).await?.status.and_then(|s| s.primary);
+        Ok(if primary.as_ref() == Some(&last) { Look::Yes(()) } else { Look::NotYet(format!("{primary:?}")) })
+    })
+    .await
 }
 
-async fn in_pod(cluster: &Cluster, node: i32, script: &str) -> Result<(), Failure> {
-    command("kubectl", &["exec", &pod_name(node), "--namespace", &cluster.namespace, "--", "bash", "-c", script]).await.map(drop)
+/// Nobody reaches one of the voters any more, and an operator is started again while it counts.
+async fn replaced(cluster: &Cluster, writer: &Writer) -> Result<Vec<i32>, Failure> {
+    let (reigns, leads) = (primary(cluster, &FIVE).await?, cluster.leader(1).await?);
+    let gone = FIVE.into_iter().find(|id| *id != reigns && *id != leads).unwrap_or_default();
+    let others: Vec<i32> = FIVE.into_iter().filter(|id| *id != gone).collect();
+    patch(cluster, &json!({ "failover": { "replaceAfter": REPLACE_AFTER } })).await?;
+    let cut = Cut::between(cluster, &[gone], &others).await?;
+    let story = async {
+        let since = until("the status tells since when it is away", PATIENCE, || async {
+            Ok(away_since(cluster, gone).await?.flatten().map_or(Look::NotYet("no".into()), Look::Yes))
+        })
+        .await?;
+        operators(0).await?;
+        operators(1).await?;
+        until("the voter that is gone has left", PATIENCE, || async {
+            let Some(told) = away_since(cluster, gone).await? else { return Ok(Look::Yes(Ok(()))) };
+            let anew = told.as_ref().is_some_and(|told| *told != since);
+            Ok(if anew { Look::Yes(Err((since.clone(), told))) } else { Look::NotYet(format!("{told:?}")) })
+        })
+        .await?
+        .map_err(|times| Failure::Wrong(format!("node {gone} is away since another time: {times:?}")))?;
+        cluster.settled(5).await
+    }
+    .await;
+    cut.heal().await?;
+    story?;
+    patch(cluster, &json!({ "failover": { "replaceAfter": null } })).await?;
+    let members = ids(cluster).await?;
+    ensure!(!members.contains(&gone), "node {gone} is a member");
+    followed(cluster, primary(cluster, &members).await?, &members).await?;
+    writer.more(20).await?;
+    Ok(members)
 }
 
-async fn scale_operator(replicas: i32) -> Result<(), Failure> {
-    let replicas = format!("--replicas={replicas}");
-    command("kubectl", &["scale", OPERATOR, &replicas, "--namespace", "pgraft-system"]).await.map(drop)
+/// What the status tells of a member: None where it is none.
+async fn away_since(cluster: &Cluster, node: i32) -> Result<Option<Option<String>>, Failure> {
+    let members = cluster.members().await?;
+    let member = members.into_iter().find(|m| m.id == i64::from(node));
+    Ok(member.map(|m| m.unreachable_since.map(|since| since.0.to_string())))
+}
+
+async fn shrunk(cluster: &Cluster, writer: &Writer) -> Result<Vec<i32>, Failure> {
+    cluster.scale(3).await?;
+    until_true("the first has left", PATIENCE, || async { Ok(ids(cluster).await?.len() < 5) }).await?;
+    let reigns = cluster.members().await?.into_iter().find(|m| m.primary).and_then(|m| i32::try_from(m.id).ok()).unwrap_or_default();
+    if let Err(failure) = in_pod(cluster, reigns, KILL_SERVER).await {
+        println!("{}: node {reigns} went first: {failure}", cluster.namespace);
+    }
+    cluster.settled(3).await?;
+    let left = ids(cluster).await?;
+    followed(cluster, primary(cluster, &left).await?, &left).await?;
+    writer.more(20).await?;
+    Ok(left)
+}
+
+async fn reigning(cluster: &Cluster, asked: &[i32]) -> Result<(i32, i64), Failure> {
+    let node = primary(cluster, asked).await?;
+    Ok((node, epoch(cluster, node).await?))
+}
+
+async fn ids(cluster: &Cluster) -> Result<Vec<i32>, Failure> {
+    Ok(cluster.members().await?.iter().filter_map(|m| i32::try_from(m.id).ok()).collect())
+}
+
+async fn operators(replicas: u8) -> Result<(), Failure> {
+    const DEPLOYMENT: &str = "deployment/pgraft-operator";
+    command("kubectl", &["scale", DEPLOYMENT, &format!("--replicas={replicas}"), "--namespace", "pgraft-system"]).await?;
+    let timeout = format!("--timeout={}s", Duration::from_mins(3).as_secs());
+    command("kubectl", &["rollout", "status", DEPLOYMENT, &timeout, "--namespace", "pgraft-system"]).await.map(drop)
+}
+
+async fn patch(cluster: &Cluster, spec: &Value) -> Result<(), Failure> {
+    kubectl(cluster, &["patch", "pgr", NAME, "--type", "merge", "--patch", &json!({ "spec": spec }).to_string()]).await
+}
+
+async fn kubectl(cluster: &Cluster, arguments: &[&str]) -> Result<(), Failure> {
+    command("kubectl", &[&["--namespace", &cluster.namespace], arguments].concat()).await.map(drop)
 }

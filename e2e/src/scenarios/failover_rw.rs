@@ -4,19 +4,17 @@
 use serde_json::json;
 use std::time::Duration;
 
-use super::failover::all_back;
-use crate::cluster::{Cluster, NAME, PATIENCE, pod_name};
+use crate::cluster::{Cluster, NAME, PATIENCE};
 use crate::cut::Cut;
 use crate::data;
 use crate::ensure;
-use crate::errand::{Errand, time_of};
+use crate::errand::{Errand, PAUSE, time_of};
 use crate::failure::Failure;
+use crate::reign::{all_back, place, primary};
 use crate::scenario::Figure;
-use crate::wait::{Look, until};
-use crate::writer::Writer;
+use crate::writer::{Connections, Writer};
 
 const MEMBERS: [i32; 3] = [1, 2, 3];
-const PAUSE: &str = include_str!("../scripts/pause.sh");
 const WITHOUT_API: &str = include_str!("../scripts/without_api.sh");
 /// For how long the primary's host stands still: less than Kubernetes needs to see it.
 const PAUSED_SECONDS: i64 = 15;
@@ -46,25 +44,25 @@ fn figure(what: &str, gap: Duration) -> Figure {
 async fn paused(cluster: &Cluster) -> Result<Duration, Failure> {
     let former = primary(cluster, &MEMBERS).await?;
     let (host, uid) = place(cluster, former).await?;
-    let writer = Writer::begin(cluster, "paused", std::slice::from_ref(&host)).await?;
+    let writer = Writer::begin(cluster, "paused", Connections::OneEach, std::slice::from_ref(&host)).await?;
     let env = [("UID_OF_POD", uid), ("SECONDS_LONG", PAUSED_SECONDS.to_string())];
     let errand = Errand::begin(cluster, &host, "pause", PAUSE, &env).await?;
     let paused = time_of(&errand.ended(PATIENCE).await?, "paused")?;
     let resumed = paused + 1000 * PAUSED_SECONDS;
     writer.more(10).await?;
-    let acks = writer.stop().await?;
-    let gap = acks.gap(paused, resumed);
+    let told = writer.stop().await?;
+    let gap = told.gap(paused, resumed);
     ensure!(i64::try_from(gap.as_millis()).is_ok_and(|ms| ms < 1000 * PAUSED_SECONDS), "writes went on only when the host did: {gap:?}");
     let next = primary(cluster, &MEMBERS).await?;
-    all_back(cluster, next).await?;
-    acks.are_on(cluster, next).await?;
+    all_back(cluster, next, &MEMBERS).await?;
+    told.are_on(cluster, next).await?;
     Ok(gap)
 }
 
 async fn cut_off(cluster: &Cluster) -> Result<Duration, Failure> {
     let former = primary(cluster, &MEMBERS).await?;
     let others: Vec<i32> = MEMBERS.into_iter().filter(|id| *id != former).collect();
-    let writer = Writer::begin(cluster, "cut-off", &[place(cluster, former).await?.0]).await?;
+    let writer = Writer::begin(cluster, "cut-off", Connections::OneEach, &[place(cluster, former).await?.0]).await?;
     let cut = Cut::between(cluster, &[former], &others).await?;
     let story = async {
         let next = primary(cluster, &others).await?;
@@ -74,17 +72,17 @@ async fn cut_off(cluster: &Cluster) -> Result<Duration, Failure> {
     .await;
     cut.heal().await?;
     let next = story?;
-    let acks = writer.stop().await?;
-    all_back(cluster, next).await?;
-    acks.are_on(cluster, next).await?;
-    Ok(acks.gap(0, i64::MAX))
+    let told = writer.stop().await?;
+    all_back(cluster, next, &MEMBERS).await?;
+    told.are_on(cluster, next).await?;
+    Ok(told.gap(0, i64::MAX))
 }
 
 async fn without_api(cluster: &Cluster) -> Result<Vec<Figure>, Failure> {
     let former = primary(cluster, &MEMBERS).await?;
     let follower = MEMBERS.into_iter().find(|id| *id != former).unwrap_or_default();
     let control_plane = cluster.control_plane().await?;
-    let writer = Writer::begin(cluster, "without-api", std::slice::from_ref(&control_plane)).await?;
+    let writer = Writer::begin(cluster, "without-api", Connections::OneEach, std::slice::from_ref(&control_plane)).await?;
     let password = cluster.secrets().get(&format!("{NAME}-superuser")).await?.data.and_then(|mut d| d.remove("password"));
     let password = password.map(|bytes| String::from_utf8_lossy(&bytes.0).into_owned()).unwrap_or_default();
     let env = [
@@ -96,48 +94,25 @@ async fn without_api(cluster: &Cluster) -> Result<Vec<Figure>, Failure> {
     let errand = Errand::begin(cluster, &control_plane, "without-api", WITHOUT_API, &env).await?;
     let said = errand.ended(OUTAGE).await?;
     println!("failover-rw: without the API server: {}", said.trim().replace('\n', ", "));
-    let acks = writer.stop().await?;
+    let told = writer.stop().await?;
     // Who was killed may have been back in time to be chosen again.
     let next = primary(cluster, &MEMBERS).await?;
-    all_back(cluster, next).await?;
-    acks.are_on(cluster, next).await?;
+    all_back(cluster, next, &MEMBERS).await?;
+    told.are_on(cluster, next).await?;
     let at = |word| time_of(&said, word);
     let rejoined = Duration::from_millis(u64::try_from(at("rejoined")? - at("ended")?).unwrap_or_default());
     Ok(vec![
-        figure("no API server, a follower's container is ended", acks.gap(at("ended")?, at("killed")?)),
+        figure("no API server, a follower's container is ended", told.gap(at("ended")?, at("killed")?)),
         Figure {
             what: "no API server: a follower whose container was ended streams again after".into(),
             value: format!("{:.1} s", rejoined.as_secs_f64()),
         },
-        figure("no API server, kill -9 of the primary's postmaster", acks.gap(at("killed")?, at("done")?)),
+        figure("no API server, kill -9 of the primary's postmaster", told.gap(at("killed")?, at("done")?)),
     ])
-}
-
-/// Where a node's pod is, and its identity.
-async fn place(cluster: &Cluster, node: i32) -> Result<(String, String), Failure> {
-    let pod = cluster.pod_api().get(&pod_name(node)).await?;
-    Ok((pod.spec.and_then(|s| s.node_name).unwrap_or_default(), pod.metadata.uid.unwrap_or_default()))
 }
 
 async fn addresses(cluster: &Cluster) -> Result<String, Failure> {
     let pods = cluster.pods().await?;
     let ip = |node: i32| pods.get(&node).and_then(|pod| pod.status.as_ref()?.pod_ip.clone());
     Ok(MEMBERS.into_iter().filter_map(ip).collect::<Vec<_>>().join(" "))
-}
-
-/// Who takes writes, by the word of these nodes: the same by all, and settled.
-async fn primary(cluster: &Cluster, asked: &[i32]) -> Result<i32, Failure> {
-    until(&format!("{asked:?} agree on one primary, which is one of them"), PATIENCE, || async {
-        let mut words = Vec::new();
-        for node in asked {
-            let session = cluster.superuser(*node).await?;
-            let word: Option<i32> = session.value("select max(node_id) from pgraft_members where is_primary", &[]).await?;
-            words.push(word.unwrap_or_default());
-        }
-        let writes =
-            asked.contains(&words[0]) && !cluster.superuser(words[0]).await?.value::<bool>("select pg_is_in_recovery()", &[]).await?;
-        let agreed = writes && words.iter().all(|word| *word == words[0]);
-        Ok(if agreed { Look::Yes(words[0]) } else { Look::NotYet(format!("{words:?}")) })
-    })
-    .await
 }

@@ -1,0 +1,158 @@
+//! How long nobody acknowledges a write to a client of the Service `-rw`: three members on the Kubernetes cluster of KUBECONFIG with the operator installed, and
+//! a pod that writes over connections that it keeps, on a host of its own. What a fault did to the primary is healed before the next round.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use clap::ValueEnum;
+use kube::{Client, Config};
+use pgraft_e2e::cluster::Cluster;
+use pgraft_e2e::cut::Cut;
+use pgraft_e2e::data;
+use pgraft_e2e::errand::{Errand, PAUSE, time_of};
+use pgraft_e2e::reign::{KILL_SERVER, epoch, followed, in_pod, next_reign, place, primary};
+use pgraft_e2e::writer::{self, Connections, Writer};
+use serde_json::json;
+
+use crate::failure::Failure;
+use crate::stats::Sample;
+
+const MEMBERS: [i32; 3] = [1, 2, 3];
+/// For how long a node stands still: longer than its successor needs, less than Kubernetes does to see it.
+const PAUSED: Duration = Duration::from_secs(8);
+/// What comes to pass on the cluster, with everything in it.
+const PATIENCE: Duration = Duration::from_mins(2);
+
+#[derive(clap::Args)]
+pub struct Options {
+    /// Of each fault.
+    #[arg(long, default_value_t = 20)]
+    rounds: usize,
+    /// Which faults; all of them where none is named.
+    #[arg(long, value_delimiter = ',')]
+    faults: Vec<Fault>,
+    /// Of the client.
+    #[arg(long, default_value_t = 4)]
+    connections: u8,
+    /// Says of each round what it came to.
+    #[arg(long)]
+    rounds_too: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Fault {
+    /// kill -9 of the postmaster.
+    Killed,
+    /// SIGSTOP of every process of the primary's pod and of its host's kubelet, for 8 s.
+    Paused,
+    /// The other members don't reach it any more; its clients do.
+    CutOff,
+    /// pgraft_switchover.
+    Switchover,
+}
+
+impl Fault {
+    const fn words(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Killed => ("postmaster killed", "killed"),
+            Self::Paused => ("primary's pod and kubelet paused", "paused"),
+            Self::CutOff => ("primary cut off from the members", "cut-off"),
+            Self::Switchover => ("switchover", "switchover"),
+        }
+    }
+}
+
+/// From a fault until it was healed.
+type Window = (i64, i64);
+
+pub async fn run(options: &Options) -> Result<(), Failure> {
+    let config = Config::infer().await.map_err(|e| Failure::Program(e.to_string()))?;
+    let client = Client::try_from(config).map_err(pgraft_e2e::failure::Failure::from)?;
+    let cluster = Cluster::in_new_namespace(&client, &format!("bench-failover-{}", std::process::id())).await?;
+    let done = faults(&cluster, options).await;
+    cluster.remove().await?;
+    done
+}
+
+async fn faults(cluster: &Cluster, options: &Options) -> Result<(), Failure> {
+    cluster.create(3, &json!({ "failover": { "enabled": true } })).await?;
+    data::write(cluster, primary(cluster, &MEMBERS).await?, 1).await?;
+    println!(
+        "3 members on Kubernetes, lease 2 s, {} connections through -rw; between the last acknowledged write before and the first after:",
+        options.connections
+    );
+    for fault in if options.faults.is_empty() { Fault::value_variants() } else { &options.faults } {
+        let (words, story) = fault.words();
+        let writer = Writer::begin(cluster, story, Connections::Kept(options.connections), &hosts(cluster).await?).await?;
+        let mut windows = Vec::new();
+        for round in 0..options.rounds {
+            let window = once(*fault, cluster, &writer, round).await?;
+            if options.rounds_too {
+                println!("  {words} {}: {:?}", round + 1, writer::gap(writer.lately().iter(), window.0, window.1));
+            }
+            windows.push(window);
+        }
+        let told = writer.stop().await?;
+        let lost = told.lost_on(cluster, primary(cluster, &MEMBERS).await?).await?;
+        let all = windows.iter().map(|(after, before)| told.gap(*after, *before)).collect();
+        println!("{}", Sample::new(all).row(words));
+        let of = |which: i64| told.rows.iter().filter(move |row| row.number % i64::from(options.connections) == which);
+        let each = |which: i64| windows.iter().map(move |(after, before)| writer::gap(of(which), *after, *before));
+        println!("{}", Sample::new((0..i64::from(options.connections)).flat_map(each).collect()).row("    each connection by itself"));
+        println!("    writes: {}; {lost} of the acknowledged ones lost", told.counts());
+    }
+    Ok(())
+}
+
+/// One fault, from a whole cluster to a whole cluster.
+async fn once(fault: Fault, cluster: &Cluster, writer: &Writer, round: usize) -> Result<Window, Failure> {
+    let old = primary(cluster, &MEMBERS).await?;
+    followed(cluster, old, &MEMBERS).await?;
+    let (before, others) = (epoch(cluster, old).await?, MEMBERS.into_iter().filter(|id| *id != old).collect::<Vec<_>>());
+    writer.more(100).await?;
+    let at = now();
+    match fault {
+        Fault::Killed => {
+            in_pod(cluster, old, KILL_SERVER).await?;
+            next_reign(cluster, before, &MEMBERS).await?;
+        }
+        Fault::Switchover => {
+            let target = others[round % others.len()];
+            cluster.superuser(old).await?.run(&format!("select pgraft_switchover({target})")).await?;
+            next_reign(cluster, before, &others).await?;
+        }
+        Fault::CutOff => {
+            let cut = Cut::between(cluster, &[old], &others).await?;
+            let reign = next_reign(cluster, before, &others).await;
+            let more = writer.more(100).await;
+            cut.heal().await?;
+            reign?;
+            more?;
+        }
+        Fault::Paused => return paused(cluster, writer, round, (old, before, &others)).await,
+    }
+    writer.more(100).await?;
+    Ok((at, now()))
+}
+
+async fn paused(cluster: &Cluster, writer: &Writer, round: usize, (old, before, others): (i32, i64, &[i32])) -> Result<Window, Failure> {
+    let (host, uid) = place(cluster, old).await?;
+    let env = [("UID_OF_POD", uid), ("SECONDS_LONG", PAUSED.as_secs().to_string())];
+    let errand = Errand::begin(cluster, &host, &format!("pause-{round}"), PAUSE, &env).await?;
+    let reign = next_reign(cluster, before, others).await;
+    let at = time_of(&errand.ended(PATIENCE).await?, "paused")?;
+    reign?;
+    writer.more(100).await?;
+    Ok((at, now()))
+}
+
+async fn hosts(cluster: &Cluster) -> Result<Vec<String>, Failure> {
+    let mut hosts = Vec::new();
+    for node in MEMBERS {
+        hosts.push(place(cluster, node).await?.0);
+    }
+    Ok(hosts)
+}
+
+fn now() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).ok().and_then(|since| i64::try_from(since.as_millis()).ok()).unwrap_or_default()
+}
