@@ -6,6 +6,7 @@
 //!             ├─ knowledge  who is the primary, as far as anybody has told
 //!             │   ├─ follow   the own member, over its control socket: told at once
 //!             │   └─ ask      the other members' gateways, while the own one is silent or somebody waits
+//!             ├─ relay      passes the bytes on
 //!             ├─ names      host names to addresses, the last good ones where nobody answers
 //!             └─ farewell   the error of a client that has waited in vain
 //! ```
@@ -20,6 +21,7 @@ pub mod figures;
 mod follow;
 pub mod knowledge;
 mod names;
+mod relay;
 
 use std::io;
 use std::sync::Arc;

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nix::sys::socket::{setsockopt, sockopt};
-use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
@@ -18,6 +18,7 @@ use super::Gateway;
 use super::aim::{self, Aim, Target, Why};
 use super::farewell::{self, Beginning, Farewell};
 use super::knowledge::Known;
+use super::relay::relay;
 use crate::settings::Settings;
 
 /// For a connection to one address of the primary.
@@ -167,17 +168,18 @@ impl Client {
         Err(failure)
     }
 
-    async fn pass(mut self, target: &Target, mut server: TcpStream, reply: Vec<u8>) {
+    async fn pass(mut self, target: &Target, server: TcpStream, reply: Vec<u8>) {
         let mut known = self.gateway.knowledge.subscribe();
         let _open = self.gateway.figures.passes();
-        self.first = vec![];
         let passing = async {
             self.stream.write_all(&reply).await?;
-            drop(reply);
-            copy_bidirectional(&mut self.stream, &mut server).await
+            drop((reply, self.first));
+            relay(self.stream, server).await
         };
         tokio::select! {
-            _ = passing => {}
+            passed = passing => if let Err(error) = passed {
+                tracing::debug!(client = %self.from, %error, "its connection is lost");
+            },
             () = over(&mut known, target, &self.settings) => {
                 self.gateway.figures.cuts();
                 tracing::debug!(client = %self.from, primary = %target.node, "cut off: the primary is another one");
