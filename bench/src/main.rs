@@ -9,6 +9,7 @@ mod etcd;
 mod failover;
 mod failover_rw;
 mod failure;
+mod haproxy;
 mod machine;
 mod membership;
 mod operator;

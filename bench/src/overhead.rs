@@ -1,5 +1,6 @@
 //! What pgraft costs a transaction: pgbench against a cluster of pgraft with failover on, and against the same Postgres without it (a primary and as
-//! many standbys, the same settings, the same `synchronous_standby_names`), and through the gateway, in turns, so that the machine's moods meet all.
+//! many standbys, the same settings, the same `synchronous_standby_names`), and through the gateway, in turns, so that the machine's moods meet all. What
+//! any process in the way costs is shown by HAProxy, where it is on PATH.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -8,8 +9,9 @@ use pgraft_testkit::Nodes;
 use pgraft_testkit::cluster::{cluster_of, primary};
 
 use crate::failure::Failure;
+use crate::haproxy::Haproxy;
 use crate::plain::Plain;
-use crate::servers::scratch;
+use crate::servers::{connect, scratch};
 
 #[derive(clap::Args)]
 pub struct Options {
@@ -35,10 +37,10 @@ struct Target {
     name: &'static str,
     host: String,
     port: u16,
-    user: &'static str,
-    database: &'static str,
-    password: &'static str,
 }
+
+const USER: &str = "app";
+const PASSWORD: &str = "owner-1";
 
 pub async fn run(options: &Options) -> Result<(), Failure> {
     let bin =
@@ -53,37 +55,42 @@ pub async fn run(options: &Options) -> Result<(), Failure> {
     let dir = scratch(&options.dir)?;
     let first = &nodes.nodes[primary(&nodes).await];
     let plain = Plain::like(first, &bin, dir.path(), 2).await?;
-    let pgraft = Target {
-        name: "pgraft, failover on",
-        host: first.client_address().to_owned(),
-        port: first.postgres_port(),
-        user: "app",
-        database: "app",
-        password: "owner-1",
-    };
-    let plain =
-        Target { name: "plain, ANY 1", host: "127.0.0.1".into(), port: plain.port(), user: "postgres", database: "postgres", password: "" };
-    let gateway = Target { name: "pgraft through the gateway", port: first.gateway_port(), host: pgraft.host.clone(), ..pgraft };
-    let targets = [&plain, &pgraft, &gateway];
+    as_app(plain.port()).await?;
+    let haproxy = Haproxy::to(first.client_address(), first.postgres_port(), dir.path())?;
+    let target = |name, host: &str, port| Target { name, host: host.to_owned(), port };
+    let pgraft = target("pgraft, failover on", first.client_address(), first.postgres_port());
+    let plain = target("plain, ANY 1", "127.0.0.1", plain.port());
+    let gateway = target("pgraft through the gateway", first.client_address(), first.gateway_port());
+    let haproxy = haproxy.as_ref().map(|haproxy| target("pgraft through HAProxy", "127.0.0.1", haproxy.port()));
+    let targets: Vec<&Target> = [&plain, &pgraft, &gateway].into_iter().chain(&haproxy).collect();
     for target in [&pgraft, &plain] {
         pgbench(&bin, target, &["-i", "-q", "-s", &options.scale.to_string()]).await?;
     }
     for (what, arguments) in [("TPC-B", &[][..]), ("select only", &["-S"][..])] {
-        let mut tps = targets.map(|_| Vec::new());
+        let mut tps = vec![Vec::new(); targets.len()];
         for turn in 0..options.turns {
             // Who goes first changes.
             for n in (0..targets.len()).map(|n| (n + turn) % targets.len()) {
                 tps[n].push(rate(options, &bin, targets[n], arguments).await?);
             }
         }
-        let medians = tps.map(median);
+        let medians: Vec<f64> = tps.into_iter().map(median).collect();
         println!("{what}: {} clients, {} turns of {} s, medians", options.clients, options.turns, options.seconds);
-        for (target, tps) in targets.iter().zip(medians) {
+        for (target, tps) in targets.iter().zip(&medians) {
             println!("    {:<28} {tps:>8.0}/s   {:.3} of the first   {:.3} of the second", target.name, tps / medians[0], tps / medians[1]);
         }
     }
     let epoch = pgraft_testkit::cluster::epoch(&nodes, primary(&nodes).await);
     println!("failovers meanwhile: {}", epoch.saturating_sub(1));
+    Ok(())
+}
+
+/// The user and the database of the others.
+async fn as_app(port: u16) -> Result<(), Failure> {
+    let client = connect(&format!("host=127.0.0.1 port={port} user=postgres dbname=postgres")).await.map_err(Failure::sql(0))?;
+    for statement in ["CREATE ROLE app LOGIN", "CREATE DATABASE app OWNER app"] {
+        client.batch_execute(statement).await.map_err(Failure::sql(0))?;
+    }
     Ok(())
 }
 
@@ -97,8 +104,8 @@ async fn rate(options: &Options, bin: &Path, target: &Target, arguments: &[&str]
 
 async fn pgbench(bin: &Path, target: &Target, arguments: &[&str]) -> Result<String, Failure> {
     let mut command = tokio::process::Command::new(bin.join("pgbench"));
-    command.args(["-h", &target.host, "-p", &target.port.to_string(), "-U", target.user]).args(arguments).arg(target.database);
-    command.env("PGPASSWORD", target.password).stdin(Stdio::null());
+    command.args(["-h", &target.host, "-p", &target.port.to_string(), "-U", USER]).args(arguments).arg(USER);
+    command.env("PGPASSWORD", PASSWORD).stdin(Stdio::null());
     let output = command.output().await.map_err(Failure::io("pgbench"))?;
     let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
     if output.status.success() { Ok(text(&output.stdout)) } else { Err(Failure::Program(format!("pgbench: {}", text(&output.stderr)))) }
