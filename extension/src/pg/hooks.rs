@@ -89,7 +89,7 @@ unsafe fn guarded(ask: impl FnOnce() -> Option<Refusal>) {
 /// # Safety
 /// Called by Postgres, with the query that it is about to start.
 unsafe extern "C-unwind" fn executor_start(query: *mut pg_sys::QueryDesc, flags: c_int) {
-    if is_serving() {
+    if is_serving() && !(gate::is_open() && session::is_ordinary()) {
         // SAFETY: this frame owns nothing; the query is Postgres'.
         unsafe {
             guarded(|| {
@@ -207,10 +207,12 @@ unsafe extern "C-unwind" fn transaction(event: pg_sys::XactEvent::Type, _: *mut 
             // SAFETY: this frame owns nothing.
             unsafe {
                 let wrote = wrote();
-                guarded(|| {
-                    session::begin();
-                    if wrote { fence::check(Act::Commit) } else { None }
-                });
+                if wrote || !session::has_begun() {
+                    guarded(|| {
+                        session::begin();
+                        if wrote { fence::check(Act::Commit) } else { None }
+                    });
+                }
                 cancel::hold();
             }
         }

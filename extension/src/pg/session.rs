@@ -61,6 +61,16 @@ pub fn synchronous_commit() -> &'static str {
     }
 }
 
+/// Whether its first transaction has come to its end.
+pub fn has_begun() -> bool {
+    BEGUN.load(Ordering::Relaxed)
+}
+
+/// Whether it has no mark: nothing is to be done before its statements.
+pub fn is_ordinary() -> bool {
+    !MARKED.load(Ordering::Relaxed)
+}
+
 /// At the end of a process' first transaction, which is that of its login: all settings are known then, and none was told to the client.
 pub fn begin() {
     if BEGUN.swap(true, Ordering::Relaxed) {
@@ -78,7 +88,7 @@ pub fn begin() {
 
 /// Before a statement: takes the mark off when the gate has opened, also for a transaction that begins with this statement.
 pub fn statement_begins() {
-    if !MARKED.load(Ordering::Relaxed) {
+    if is_ordinary() {
         return;
     }
     let mid_transaction = MID_TRANSACTION.swap(true, Ordering::Relaxed);
