@@ -2,15 +2,18 @@
 //!
 //! Pure but for [`pump`]. The prefix (`config::LOG_LINE_PREFIX`) starts each line; a line break within a message is followed by a tab, so a
 //! message can't pretend to be another one (elog.c, `append_with_tabs`). What comes without a prefix (a library's own words, output of
-//! `archive_command`) is a record of its own.
+//! `archive_command`) is a record of its own. What is said over and over is left out by `quiet`.
+
+mod quiet;
 
 use jiff::Timestamp;
 use serde_json::{Map, Value};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
 
 use crate::logging::{Sink, head};
+use quiet::Quiet;
 
 /// A message longer than this is split, so that memory stays bounded.
 const LONGEST: usize = 1 << 20;
@@ -178,7 +181,7 @@ fn printed(record: Record, logger: &str) -> Map<String, Value> {
 
 /// Reads the pipe until its last writer is gone. Nothing here waits for anybody but the pipe.
 pub async fn pump(mut pipe: pipe::Receiver, logger: &'static str, sink: Sink) {
-    let mut assembler = Assembler::default();
+    let (mut assembler, mut quiet) = (Assembler::default(), Quiet::default());
     let mut buffer = Vec::with_capacity(1 << 16);
     loop {
         let records = match tokio::time::timeout(IDLE, pipe.read_buf(&mut buffer)).await {
@@ -197,7 +200,7 @@ pub async fn pump(mut pipe: pipe::Receiver, logger: &'static str, sink: Sink) {
             Ok(_) => break,
         };
         buffer.clear();
-        for record in records {
+        for record in records.into_iter().filter_map(|record| quiet.let_through(record, Instant::now())) {
             sink.record(&printed(record, logger));
         }
     }
