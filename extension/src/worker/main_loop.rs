@@ -20,7 +20,8 @@ use crate::{gucs, pg, shmem};
 /// How often the main thread looks at WAL position and log lines.
 const TICK: Duration = Duration::from_millis(250);
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(3);
-const THREADS: usize = 2;
+/// Nothing that it runs keeps it for long (a promise that goes to the disk, at most). With two, each wake-up of one woke the other as well.
+const THREADS: usize = 1;
 /// For name lookups, one at a time a member, and small files; made when needed, gone after ten idle seconds.
 const BLOCKING_THREADS: usize = 32;
 

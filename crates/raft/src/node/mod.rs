@@ -46,7 +46,7 @@ use crate::transport::{self, Complaints, FailoverEnd, Guard, Listener, Local, Ma
 use crate::types::{Raft, raft_id};
 
 /// How often it is looked whether Raft still runs.
-const LOOK: Duration = Duration::from_millis(250);
+const LOOK: Duration = Duration::from_secs(1);
 /// How long a stopped member's last tasks may take to let its directory go.
 const LET_GO: Duration = Duration::from_secs(10);
 

@@ -11,7 +11,7 @@ use super::Shared;
 /// How long a question waits for news. The answer then is a sign of life.
 const ECHO: Duration = Duration::from_secs(1);
 /// How often a primary looks at its open gate, which closes without a word when the lease ends.
-const OPEN: Duration = Duration::from_millis(100);
+const OPEN: Duration = Duration::from_millis(250);
 /// How often at its closed gate: clients wait for it.
 const CLOSED: Duration = Duration::from_millis(5);
 
