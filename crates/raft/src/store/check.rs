@@ -61,12 +61,14 @@ pub fn settle(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()
 }
 
-/// The log's files, oldest first: their names carry the offset in digits of one length.
+/// The log's files that hold anything, oldest first: their names carry the offset in digits of one length. The library makes the next one,
+/// empty, while bytes of the one before may be on their way to disk, and writes to it when they are there.
 fn chunks(dir: &Path) -> io::Result<Vec<PathBuf>> {
     let mut chunks = Vec::new();
     for entry in std::fs::read_dir(dir)? {
         let path = entry?.path();
-        if path.file_name().and_then(|name| name.to_str()).is_some_and(|name| Config::parse_chunk_file_name(name).is_ok()) {
+        let is_chunk = path.file_name().and_then(|name| name.to_str()).is_some_and(|name| Config::parse_chunk_file_name(name).is_ok());
+        if is_chunk && path.metadata()?.len() > 0 {
             chunks.push(path);
         }
     }

@@ -8,10 +8,13 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::UNIX_EPOCH;
 
 use openraft::storage::{IOFlushed, RaftLogStorage};
 use openraft::{EntryPayload, RaftLogReader};
 use pgraft_core::{Address, ClusterId, Command, NodeId};
+use raft_log::ChunkId;
+use raft_log::chunked_wal::Config;
 use tempfile::TempDir;
 use uuid::Uuid;
 
@@ -71,6 +74,12 @@ impl Fixture {
         std::fs::remove_dir_all(&log).unwrap();
         std::fs::create_dir(&log).unwrap();
         std::fs::write(log.join("r-00_000_000_000_000_000_000.wal"), bytes).unwrap();
+    }
+
+    /// Makes the file that comes next, or one behind it, and leaves it empty.
+    fn begin_next(&self, behind: u64) {
+        let name = Config::chunk_file_name(ChunkId(self.bytes.len() as u64 + behind));
+        std::fs::write(self.dir.path().join("log").join(name), b"").unwrap();
     }
 
     async fn open(&self) -> io::Result<Held> {
@@ -176,6 +185,32 @@ async fn refused(fixture: &Fixture, what: &str) {
     assert!(matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::Unsupported), "{what}: {error}");
     let after: Vec<_> = files(&log).iter().map(|path| (path.clone(), std::fs::read(path).unwrap())).collect();
     assert!(before == after, "{what}: the disk is not as before");
+}
+
+/// What a killed process had not synced would count for a majority otherwise, and be gone after the next power cut.
+#[tokio::test]
+async fn a_start_writes_the_youngest_bytes_once_more() {
+    let fixture = Fixture::new().await;
+    let chunk = std::fs::File::options().write(true).open(fixture.chunk()).unwrap();
+    chunk.set_modified(UNIX_EPOCH).unwrap();
+    for n in 0..3 {
+        fixture.begin_next(n);
+    }
+    fixture.open().await.unwrap();
+    assert!(chunk.metadata().unwrap().modified().unwrap() > UNIX_EPOCH, "nothing was written");
+    assert_eq!(std::fs::read(fixture.chunk()).unwrap(), fixture.bytes);
+}
+
+/// The power goes when the next file is there already.
+#[tokio::test]
+async fn a_torn_end_before_an_empty_file_is_cut_too() {
+    let fixture = Fixture::new().await;
+    let records = fixture.edges.len() - 2;
+    for cut in fixture.edges[records]..fixture.bytes.len() {
+        fixture.put(&fixture.bytes[..cut]);
+        fixture.begin_next(0);
+        assert_eq!(fixture.open().await.unwrap(), fixture.held(records), "cut at {cut}");
+    }
 }
 
 #[tokio::test]
