@@ -9,6 +9,7 @@
 //! | `partition 1 \| 2 3` | cuts the links between the groups |
 //! | `cut 1 > 2` | cuts one direction |
 //! | `crash 1`, `kill 1`, `restart 1`, `pause 1`, `resume 1` | `leader` and `follower` name a node as well; `it` names it again |
+//! | `slow 3` | an fsync takes 20 s on it from now on |
 //! | `move 2` | it starts again on another port, and the group is told |
 //! | `wipe 2` | its disk is empty; it must be down |
 //! | `copy 2 to 5`, `copy 2 to 5 as 2` | machine 5 gets node 2's directory, and its own id or the old one |
@@ -31,6 +32,7 @@ use crate::world::{World, node};
 
 const SOON: Duration = Duration::from_secs(30);
 const PATIENCE: Duration = Duration::from_mins(1);
+const SLOW_FSYNC: Duration = Duration::from_secs(20);
 
 /// Plays a script. What is not as expected is a violation, and so is what the invariants see.
 pub fn play(seed: u64, script: &str) -> Outcome {
@@ -115,6 +117,7 @@ fn do_to(world: &mut World, verb: &str, whom: u32) -> Result<(), String> {
         "restart" => world.start(whom),
         "pause" => world.freeze(whom),
         "resume" => world.thaw(whom),
+        "slow" => world.machine(whom).machine.set_fsync(SLOW_FSYNC, SLOW_FSYNC),
         "wipe" => world.wipe(whom),
         _ => return Err("no such step".into()),
     }

@@ -54,6 +54,12 @@ fn everybody_crashes_again_and_again() {
     );
 }
 
+/// A leader that counted on it panics when it is gone, and an entry may have been committed that no majority had on disk.
+#[test]
+fn what_a_killed_member_had_not_synced_its_next_start_syncs() {
+    holds("start 3 · slow 3 · add 4 · expect voters 1 2 3 4 · kill 3 · restart 3 · wait 5s · crash 3 · restart 3 · expect voters 1 2 3 4");
+}
+
 #[test]
 fn a_node_that_lost_its_disk_comes_back_under_a_new_id_only() {
     holds("start 3 · crash 2 · wipe 2 · restart 2 · expect 2 alone · remove 2 · add 2 on 1 refused PGR02 · add 4 · expect voters 1 3 4");

@@ -98,7 +98,16 @@ impl Disk {
     pub fn write(&mut self, write: Write) -> u64 {
         self.log.write(write.clone());
         self.waiting.push_back(write);
+        self.written()
+    }
+
+    fn written(&self) -> u64 {
         self.synced + self.waiting.len() as u64
+    }
+
+    /// All that can be read is durable now.
+    pub fn settle(&mut self) {
+        self.sync(self.written());
     }
 
     /// All writes up to this number are durable now.

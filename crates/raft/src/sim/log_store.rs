@@ -16,7 +16,7 @@ use raft_log::Callback;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep};
 
-use super::disk::{LogLine, Write};
+use super::disk::{Disk, LogLine, Write};
 use super::machine::{Event, Machine, Term, here};
 use crate::identity::Identity;
 use crate::store::{OnDisk, RealLogStore};
@@ -94,6 +94,9 @@ impl Simulated {
                 let owner = disk.write(Write::Owner(identity.instance));
                 disk.sync(owner);
             }),
+        }
+        if machine.rules().fsync {
+            machine.with_disk(Disk::settle); // as `check::settle` does for the real one
         }
         let (syncs, queue) = mpsc::unbounded_channel();
         tokio::spawn(writer(Arc::clone(&machine), queue));
