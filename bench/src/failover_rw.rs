@@ -117,7 +117,8 @@ async fn once(fault: Fault, cluster: &Cluster, writer: &Writer, round: usize) ->
         }
         Fault::Switchover => {
             let target = others[round % others.len()];
-            cluster.superuser(old).await?.run(&format!("select pgraft_switchover({target})")).await?;
+            // The old primary's own sessions end with it.
+            cluster.superuser(target).await?.run(&format!("select pgraft_switchover({target})")).await?;
             next_reign(cluster, before, &others).await?;
         }
         Fault::CutOff => {
