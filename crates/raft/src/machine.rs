@@ -57,6 +57,14 @@ pub fn keeps_the_barrier() -> bool {
     true
 }
 
+/// Whether a standby compares its WAL with the primary's history before it follows. It does, unless a simulation leaves that out.
+pub fn compares_histories() -> bool {
+    #[cfg(feature = "sim")]
+    return crate::sim::here(|machine| machine.rules().compares).unwrap_or(true);
+    #[cfg(not(feature = "sim"))]
+    true
+}
+
 /// Whether the group gives each promotion its timeline. It does, unless a simulation leaves the number to Postgres.
 pub fn gives_timelines() -> bool {
     #[cfg(feature = "sim")]

@@ -2,8 +2,13 @@
 //!
 //! ```text
 //!  close()          no walreceiver connects, takes a byte or confirms one from here on
-//!  open(host, port) one does, to there: primary_conninfo says how (user, password, TLS) and never where
+//!  open(host, port, timeline)
+//!                   one does, to there, as long as a primary on that timeline answers: primary_conninfo says how (user, password, TLS), never where
 //! ```
+//!
+//! The timeline, since a walreceiver says first of all how far its server has replayed: where that is not WAL of the primary's, the primary would
+//! take it for the confirmation of a commit that nobody else has. It asks for WAL from the beginning of a segment on, so that Postgres finds
+//! nothing wrong with it (measured with 17).
 //!
 //! Postgres' walreceiver calls libpq through a table of functions. `install` puts a copy of it in place, whose connect, receive and send ask
 //! here first; everybody else who uses the table (logical replication) passes. A receiver that has confirmed a position had it on disk and in
@@ -14,7 +19,7 @@
 //! every walreceiver with the table in place.
 
 use std::ffi::{CStr, c_char, c_int};
-use std::sync::atomic::{AtomicU64, Ordering, fence};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -34,6 +39,7 @@ const ADMITTED_PID: usize = 2;
 const ADMITTED_GENERATION: usize = 3;
 const PORT: usize = 4;
 const HOST_LENGTH: usize = 5;
+const TIMELINE: usize = 6;
 
 /// How long a walreceiver waits for the intake to open, before it ends and the server starts another, and how often it looks.
 const WAIT_FOR_OPENING: Duration = Duration::from_secs(10);
@@ -66,22 +72,23 @@ pub fn close() {
     stop_receiver();
 }
 
-/// Takes WAL from there. The same again changes nothing.
-pub fn open(host: &str, port: u16) {
+/// Takes WAL from there, on that timeline. The same again changes nothing.
+pub fn open(host: &str, port: u16, on: u32) {
     let _writer = WRITER.lock().unwrap_or_else(PoisonError::into_inner);
-    if target().is_some_and(|(_, h, p)| h == host && p == port) {
+    if timeline() == Some(on) && target().is_some_and(|(_, h, p)| h == host && p == port) {
         return stop_receiver();
     }
     let generation = shut();
     if host.len() > INTAKE_HOST_BYTES {
         return; // no address of a member is
     }
-    word(PORT).store(u64::from(port), Ordering::Relaxed);
-    word(HOST_LENGTH).store(host.len() as u64, Ordering::Relaxed);
+    word(PORT).store(u64::from(port), Ordering::SeqCst);
+    word(TIMELINE).store(u64::from(on), Ordering::SeqCst);
+    word(HOST_LENGTH).store(host.len() as u64, Ordering::SeqCst);
     for (word, chunk) in INTAKE.get()[INTAKE_HOST..].iter().zip(host.as_bytes().chunks(8)) {
         let mut padded = [0; 8];
         padded[..chunk.len()].copy_from_slice(chunk);
-        word.store(u64::from_le_bytes(padded), Ordering::Relaxed);
+        word.store(u64::from_le_bytes(padded), Ordering::SeqCst);
     }
     word(GENERATION).store(generation + 1, Ordering::SeqCst);
     stop_receiver();
@@ -100,6 +107,11 @@ fn shut() -> u64 {
 /// Whether WAL is taken from nobody.
 pub fn is_closed() -> bool {
     !is_open(word(GENERATION).load(Ordering::SeqCst))
+}
+
+/// The timeline that it is open for.
+pub fn timeline() -> Option<u32> {
+    (!is_closed()).then(|| u32::try_from(word(TIMELINE).load(Ordering::SeqCst)).ok()).flatten()
 }
 
 /// How many walreceivers have found it closed, since the server's processes were started: they come when all WAL that is here was replayed.
@@ -142,12 +154,11 @@ fn target() -> Option<(u64, String, u16)> {
     if !is_open(generation) {
         return None;
     }
-    let length = usize::try_from(word(HOST_LENGTH).load(Ordering::Relaxed)).ok().filter(|l| *l <= INTAKE_HOST_BYTES)?;
-    let port = u16::try_from(word(PORT).load(Ordering::Relaxed)).ok()?;
+    let length = usize::try_from(word(HOST_LENGTH).load(Ordering::SeqCst)).ok().filter(|l| *l <= INTAKE_HOST_BYTES)?;
+    let port = u16::try_from(word(PORT).load(Ordering::SeqCst)).ok()?;
     let words = &INTAKE.get()[INTAKE_HOST..];
-    let mut host: Vec<u8> = words[..length.div_ceil(8)].iter().flat_map(|w| w.load(Ordering::Relaxed).to_le_bytes()).collect();
+    let mut host: Vec<u8> = words[..length.div_ceil(8)].iter().flat_map(|w| w.load(Ordering::SeqCst).to_le_bytes()).collect();
     host.truncate(length);
-    fence(Ordering::Acquire);
     let same = word(GENERATION).load(Ordering::SeqCst) == generation;
     Some((generation, String::from_utf8(host).ok()?, port)).filter(|_| same)
 }
@@ -160,6 +171,7 @@ pub fn install() {
     let Some(original) = (unsafe { pg_sys::WalReceiverFunctions.as_ref() }) else { return };
     let ours = pg_sys::WalReceiverFunctionsType {
         walrcv_connect: Some(connect),
+        walrcv_identify_system: Some(identify_system),
         walrcv_receive: Some(receive),
         walrcv_send: Some(send),
         ..*POSTGRES.get_or_init(|| *original)
@@ -232,10 +244,10 @@ fn pause() {
     pgrx::check_for_interrupts!();
 }
 
-/// libpq takes the last word of each keyword.
+/// libpq takes the last word of each keyword. A standby is not let in at all: it may be promoted while it sends.
 fn with_target(conninfo: &str, host: &str, port: u16) -> String {
     let host = host.replace('\\', "\\\\").replace('\'', "\\'");
-    format!("{conninfo} host='{host}' hostaddr='' port='{port}'")
+    format!("{conninfo} host='{host}' hostaddr='' port='{port}' target_session_attrs='primary'")
 }
 
 /// Copied to Postgres' memory, where nothing is lost when the stack is jumped over.
@@ -311,6 +323,45 @@ unsafe fn connecting(
         conninfo
     };
     call(conninfo, next).unwrap_or(std::ptr::null_mut())
+}
+
+/// # Safety
+/// Called by whoever uses the table, with its arguments.
+unsafe extern "C-unwind" fn identify_system(conn: *mut pg_sys::WalReceiverConn, timeline: *mut pg_sys::TimeLineID) -> *mut c_char {
+    // SAFETY: nothing is owned here.
+    unsafe { end_if_cut() };
+    // SAFETY: Postgres' own function, with its own arguments.
+    let system =
+        POSTGRES.get().and_then(|table| table.walrcv_identify_system).map_or(std::ptr::null_mut(), |next| unsafe { next(conn, timeline) });
+    // SAFETY: it has just been written.
+    let found = unsafe { *timeline };
+    if is_physical_receiver() {
+        // SAFETY: `system` is Postgres' own memory.
+        unsafe { end_unless_followed(found) };
+    }
+    system
+}
+
+/// Ends this walreceiver when the server that it has found is on another timeline than the one that is followed.
+///
+/// # Safety
+/// As `end_if_cut`.
+unsafe fn end_unless_followed(found: u32) {
+    let followed = word(TIMELINE).load(Ordering::SeqCst);
+    // In this order: where the number is still the same, the timeline was the one of this opening.
+    // SAFETY: nothing is owned here.
+    unsafe { end_if_cut() };
+    if followed == u64::from(found) {
+        return;
+    }
+    // SAFETY: the closure owns nothing that a jump would lose.
+    let raised = unsafe {
+        pgrx_extern_c_guard(|| {
+            Raised::new("55000", "pgraft takes no WAL from this server: it is not on the timeline that the group gave its primary", "")
+        })
+    };
+    // SAFETY: `Raised` is plain data, and nothing else is alive here.
+    unsafe { raised.raise() }
 }
 
 /// # Safety

@@ -148,8 +148,8 @@ impl Steward {
                 }
                 intake::stop_receiver();
             }
-            Order::Follow(node, at) => {
-                intake::open(at.host(), at.port());
+            Order::Follow(node, at, timeline) => {
+                intake::open(at.host(), at.port(), timeline);
                 self.following = Some(node);
             }
             Order::Promote(timeline) => self.promote(timeline),
@@ -226,7 +226,8 @@ impl Steward {
     /// receiver and got none.
     fn intake(&self) -> Intake {
         if !intake::is_closed() {
-            return self.following.map_or(Intake::Closing, Intake::Open);
+            let open = self.following.zip(intake::timeline()).map(|(from, timeline)| Intake::Open { from, timeline });
+            return open.unwrap_or(Intake::Closing);
         }
         let at_the_end = server::has_received() || intake::refusals() > self.refusals_at_close;
         if intake::receiver_lives() || !at_the_end { Intake::Closing } else { Intake::Closed }

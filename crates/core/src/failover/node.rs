@@ -14,8 +14,13 @@ use crate::status::WalPosition;
 /// Where a standby's WAL comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Intake {
-    /// It follows that node, or tries to.
-    Open(NodeId),
+    /// It follows that node, or tries to, as long as that one writes this timeline.
+    Open {
+        /// Whom.
+        from: NodeId,
+        /// The timeline that was given to the reign that it was opened in.
+        timeline: u32,
+    },
     /// It was told to take no more, but a receiver lives, or one can still be started: the startup process has not read the new setting.
     Closing,
     /// No receiver lives and none can be started.
@@ -45,8 +50,8 @@ pub enum Server {
         intake: Intake,
         /// The end of its last valid record, and that record's timeline.
         end: WalPosition,
-        /// Whether its WAL is known to have parted from that of the primary that it follows.
-        parted: bool,
+        /// Whether its WAL has parted from that of the primary; None until that one's history is known.
+        parted: Option<bool>,
     },
     /// It is being rewound or cloned: from the first changed byte to consistency its files are nobody's.
     Rewinding {
@@ -131,7 +136,7 @@ fn recruited(reign: &Reign, server: Server) -> Step {
         Server::Stopped { .. } => Step::StartAsStandby,
         Server::Standby { intake: Intake::Closed, end, .. } => report(Holds::UpTo(end)),
         Server::Rewinding { parted_in: Some(epoch) } => report(Holds::NothingSince(epoch)),
-        Server::Standby { intake: Intake::Open(_), .. } => Step::CloseIntake,
+        Server::Standby { intake: Intake::Open { .. }, .. } => Step::CloseIntake,
         Server::Standby { intake: Intake::Closing, .. } | Server::Rewinding { parted_in: None } | Server::Primary { .. } => Step::Nothing,
     }
 }
@@ -145,7 +150,7 @@ fn appointed(reign: &Reign, server: Server) -> Step {
         // as a standby. The next reign gives another one; this reign ends, since nobody hears its heartbeats.
         Server::Standby { burned, end, .. } if burned == Some(reign.timeline) || end.timeline >= reign.timeline => Step::Nothing,
         Server::Standby { intake: Intake::Closed, .. } => Step::Promote(reign.timeline),
-        Server::Standby { intake: Intake::Open(_), .. } => Step::CloseIntake,
+        Server::Standby { intake: Intake::Open { .. }, .. } => Step::CloseIntake,
         Server::Primary { .. } => Step::Reign,
         Server::Standby { intake: Intake::Closing, .. } | Server::Rewinding { .. } => Step::Nothing,
     }
@@ -154,9 +159,15 @@ fn appointed(reign: &Reign, server: Server) -> Step {
 fn follower(reign: &Reign, server: Server) -> Step {
     match server {
         Server::Stopped { .. } => Step::StartAsStandby,
-        Server::Standby { parted: true, .. } => Step::Rewind(reign.primary),
-        Server::Standby { intake: Intake::Open(from), .. } if from == reign.primary => Step::Nothing,
-        Server::Standby { .. } => Step::Follow(reign.primary),
+        Server::Standby { intake: Intake::Open { from, timeline }, .. } if from == reign.primary && timeline == reign.timeline => {
+            Step::Nothing
+        }
+        // A walreceiver begins by saying how far its server has replayed, whatever WAL that was, and the primary takes it for a confirmation:
+        // what is here is compared before there is one.
+        Server::Standby { intake: Intake::Open { .. } | Intake::Closing, .. } => Step::CloseIntake,
+        Server::Standby { parted: None, .. } => Step::Nothing,
+        Server::Standby { parted: Some(true), .. } => Step::Rewind(reign.primary),
+        Server::Standby { parted: Some(false), .. } => Step::Follow(reign.primary),
         Server::Primary { .. } | Server::Rewinding { .. } => Step::Nothing,
     }
 }
@@ -180,7 +191,11 @@ mod tests {
     }
 
     fn standby(intake: Intake) -> Server {
-        Server::Standby { burned: None, intake, end: WalPosition { timeline: 1, lsn: 10 }, parted: false }
+        Server::Standby { burned: None, intake, end: WalPosition { timeline: 1, lsn: 10 }, parted: Some(false) }
+    }
+
+    fn open(from: u8, timeline: u32) -> Intake {
+        Intake::Open { from: id(from), timeline }
     }
 
     fn step(me: u8, reign: &Reign, epoch: u64, free: bool, server: Server) -> Step {
@@ -191,7 +206,7 @@ mod tests {
     fn from_recruitment_to_report() {
         let mut reign = Reign::of_founder(id(1));
         reign.recruit(2).unwrap();
-        let open = standby(Intake::Open(id(1)));
+        let open = standby(open(1, 1));
         assert_eq!(step(3, &reign, 1, false, open), Step::WaitForPromise);
         assert_eq!(step(3, &reign, 1, true, open), Step::Enter(2));
         assert_eq!(step(3, &reign, 2, true, open), Step::CloseIntake);
@@ -211,7 +226,7 @@ mod tests {
     fn the_appointed_one() {
         let reign = second_reign();
         assert_eq!(step(2, &reign, 2, true, standby(Intake::Closed)), Step::Promote(2));
-        assert_eq!(step(2, &reign, 2, true, standby(Intake::Open(id(1)))), Step::CloseIntake);
+        assert_eq!(step(2, &reign, 2, true, standby(open(1, 1))), Step::CloseIntake);
         assert_eq!(step(2, &reign, 2, true, Server::Primary { epoch: 2, timeline: 2 }), Step::Reign);
         assert_eq!(step(2, &reign, 2, true, Server::Primary { epoch: 2, timeline: 3 }), Step::Stop, "not the timeline that it was given");
         assert_eq!(step(2, &reign, 2, true, Server::Stopped { reigned_on: Some(2) }), Step::StartAsPrimary);
@@ -226,7 +241,7 @@ mod tests {
     fn a_promotion_that_broke_off_burns_its_number() {
         let reign = second_reign();
         let end = WalPosition { timeline: 1, lsn: 10 };
-        let burned = Server::Standby { burned: Some(2), intake: Intake::Closed, end, parted: false };
+        let burned = Server::Standby { burned: Some(2), intake: Intake::Closed, end, parted: Some(false) };
         assert_eq!(step(2, &reign, 2, true, burned), Step::Nothing);
     }
 
@@ -234,9 +249,13 @@ mod tests {
     fn the_others() {
         let reign = second_reign();
         assert_eq!(step(3, &reign, 2, true, standby(Intake::Closed)), Step::Follow(id(2)));
-        assert_eq!(step(3, &reign, 2, true, standby(Intake::Open(id(2)))), Step::Nothing);
-        let parted = Server::Standby { burned: None, intake: Intake::Open(id(2)), end: WalPosition { timeline: 1, lsn: 10 }, parted: true };
-        assert_eq!(step(1, &reign, 2, true, parted), Step::Rewind(id(2)));
+        assert_eq!(step(3, &reign, 2, true, standby(open(2, 2))), Step::Nothing);
+        let closed = |parted| Server::Standby { burned: None, intake: Intake::Closed, end: WalPosition { timeline: 1, lsn: 10 }, parted };
+        assert_eq!(step(1, &reign, 2, true, closed(Some(true))), Step::Rewind(id(2)));
+        assert_eq!(step(1, &reign, 2, true, closed(None)), Step::Nothing, "what it has is not compared yet");
+        for intake in [open(1, 1), open(2, 1), open(1, 2), Intake::Closing] {
+            assert_eq!(step(3, &reign, 2, true, standby(intake)), Step::CloseIntake, "{intake:?}: it was opened in another reign");
+        }
         assert_eq!(step(1, &reign, 2, true, Server::Primary { epoch: 1, timeline: 1 }), Step::Stop);
         assert_eq!(step(1, &reign, 3, true, standby(Intake::Closed)), Step::Nothing, "it has promised more than it has applied");
     }

@@ -50,13 +50,13 @@ struct Control {
 }
 
 fn controls() -> Vec<Control> {
-    use Violation::{AcknowledgedWriteMissing, ShownAndTakenBack, TimelineUsedTwice, TwoOpenGates};
+    use Violation::{AcknowledgedWriteMissing, ConfirmsWhatItHasNot, ShownAndTakenBack, TimelineUsedTwice, TwoOpenGates};
     let lost: &[Violation] = &[AcknowledgedWriteMissing, ShownAndTakenBack];
     let all = Budget { writes: 3, crashes: 2, epochs: 2, changes: 1, voters: 0 };
     let quiet = Budget { writes: 0, crashes: 0, epochs: 1, changes: 0, voters: 0 };
     let change_of_mind = Budget { writes: 1, crashes: 0, epochs: 1, changes: 2, voters: 0 };
     let two_failovers = Budget { writes: 2, crashes: 0, epochs: 2, changes: 0, voters: 0 };
-    let three_failovers = Budget { writes: 3, crashes: 2, epochs: 3, changes: 0, voters: 0 };
+    let three_failovers = Budget { writes: 3, crashes: 1, epochs: 3, changes: 0, voters: 0 };
     let control = |mutation, violations, world, steps| Control { mutation, violations, world, steps };
     vec![
         control(Mutation::TimelineByPostgres, &[TimelineUsedTwice], three(all), 150),
@@ -67,7 +67,7 @@ fn controls() -> Vec<Control> {
         control(Mutation::PromiseForgotten, &[TwoOpenGates], three(quiet), 150),
         control(Mutation::ChangeOfMindWithoutBarrier, lost, World::new(3, ALL, 0b10, change_of_mind), 150),
         control(Mutation::LateReportsCount, lost, three(two_failovers), 200),
-        control(Mutation::AbstainsFromEverything, lost, three(three_failovers), 250),
+        control(Mutation::FollowsUncompared, &[ConfirmsWhatItHasNot], three(three_failovers), 200),
     ]
 }
 

@@ -13,6 +13,10 @@ pub enum Mutation {
     ReportWhileRewinding,
     /// Who is being rewound says that it has never confirmed anything.
     AbstainsFromEverything,
+    /// A standby turns to a primary before it has compared its WAL with that one's history.
+    FollowsUncompared,
+    /// A walreceiver takes whatever timeline the server writes that it was sent to.
+    FollowsAnyTimeline,
     /// A clone from somebody else than the primary.
     CloneFromAnybody,
     /// The epoch is forgotten in a crash.
@@ -55,12 +59,14 @@ pub enum Mutation {
 
 impl Mutation {
     /// All of them.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 26] = [
         Self::ReportBeforeTheReceiverIsGone,
         Self::ReportBeforeTheStartupProcessKnows,
         Self::ReportWhilePrimary,
         Self::ReportWhileRewinding,
         Self::AbstainsFromEverything,
+        Self::FollowsUncompared,
+        Self::FollowsAnyTimeline,
         Self::CloneFromAnybody,
         Self::EpochNotDurable,
         Self::PromiseForgotten,

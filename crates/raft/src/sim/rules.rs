@@ -22,6 +22,8 @@ pub struct Rules {
     pub fence: bool,
     /// A simulated walreceiver takes and confirms nothing behind a closed intake, and a recruit reports when it is gone.
     pub intake: bool,
+    /// A standby compares its WAL with the primary's history before it follows, and a simulated walreceiver the primary's timeline.
+    pub compares: bool,
 }
 
 impl Default for Rules {
@@ -35,6 +37,7 @@ impl Default for Rules {
             sync_waits: true,
             fence: true,
             intake: true,
+            compares: true,
         }
     }
 }

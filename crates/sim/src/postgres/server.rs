@@ -84,8 +84,8 @@ pub struct Run {
     pub was_open: (bool, bool),
     /// Counts openings and closings of the intake: odd is open.
     pub generation: u64,
-    /// Where WAL is taken from, while it is open.
-    pub target: Option<u32>,
+    /// Where WAL is taken from, while it is open, and on which timeline.
+    pub target: Option<(u32, u32)>,
     /// How many walreceivers have found it closed.
     pub refusals: u64,
     /// Whether a walreceiver was ever asked for.
@@ -154,7 +154,7 @@ impl Run {
         self.target = None;
     }
 
-    fn open(&mut self, target: u32) {
+    fn open(&mut self, target: (u32, u32)) {
         if !self.takes() || self.target != Some(target) {
             self.shut();
             self.generation += 1;
@@ -368,9 +368,9 @@ impl Server {
                     run.shut();
                 }
             }
-            Order::Follow(node, at) => {
-                if let Ok(target) = crate::net::machine(at.host()) {
-                    run.open(target);
+            Order::Follow(node, at, timeline) => {
+                if let Ok(machine) = crate::net::machine(at.host()) {
+                    run.open((machine, timeline));
                     worker.following = Some(node);
                 }
             }
@@ -445,7 +445,8 @@ impl Server {
     fn intake(&self, around: &Around<'_>) -> Intake {
         let (Some(worker), Some(run)) = (&self.worker, &self.run) else { return Intake::Closing };
         if run.takes() {
-            return worker.following.map_or(Intake::Closing, Intake::Open);
+            let open = worker.following.zip(run.target).map(|(from, (_, timeline))| Intake::Open { from, timeline });
+            return open.unwrap_or(Intake::Closing);
         }
         let at_the_end = run.has_received || run.refusals > worker.refusals_at_close;
         let gone = !around.receiver_lives || !self.rules.intake;

@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use pgraft_raft::sim::Rules;
+use rand::RngExt;
 use rand::rngs::SmallRng;
 
 use super::disk::{Record, lsn};
@@ -69,6 +70,8 @@ pub struct Stream {
     /// The number that the intake had when this receiver was let in.
     generation: u64,
     to: u32,
+    /// ... as long as it writes this one.
+    timeline: u32,
     connects: Option<Time>,
     since: Time,
     sender: Option<Process>,
@@ -151,10 +154,11 @@ pub fn begin(servers: &mut Servers, streams: &mut Vec<Stream>, around: &mut Arou
         run.next_receiver = now + RETRY;
         match run.target.filter(|_| run.takes()) {
             None => run.refusals += 1,
-            Some(to) => streams.push(Stream {
+            Some((to, timeline)) => streams.push(Stream {
                 receiver: (number, run.id, run.round),
                 generation: run.generation,
                 to,
+                timeline,
                 connects: Some(now + takes),
                 since: now,
                 sender: None,
@@ -225,6 +229,10 @@ fn attach(stream: &mut Stream, servers: &mut Servers, others: &[Stream], around:
     if others.iter().any(|s| s.standby() == number && s.sends_for(sender)) {
         return Err("its slot is in use");
     }
+    let wanted = run.mode == Mode::Primary && (run.timeline == stream.timeline || !around.rules.timelines);
+    if around.rules.compares && !wanted {
+        return Err("is no primary on the timeline that is followed");
+    }
     let timeline = if run.mode == Mode::Primary { run.timeline } else { sender.disk.timeline() };
     let history = sender.disk.history(timeline);
     if asks > timeline {
@@ -239,6 +247,15 @@ fn attach(stream: &mut Stream, servers: &mut Servers, others: &[Stream], around:
     let found = process(sender);
     if let Some(server) = servers.get_mut(&number) {
         server.disk.histories.extend(learned);
+    }
+    if !continues && history.left.iter().any(|l| l.timeline == asks) && around.rng.random_range(0..4) > 0 {
+        // It asks from the beginning of a segment on, and that is in the history: it says how far it has replayed, gets what was before the
+        // timelines parted, and ends. Measured with Postgres 17.
+        stream.sender = found;
+        (stream.sent, stream.acked, stream.heard) = (position, 0, (around.now, around.now));
+        stream.up.send(position);
+        stream.ends = Some(around.now);
+        return Ok(());
     }
     if !continues {
         return Err("its WAL is not in this server's history");

@@ -1,6 +1,6 @@
 //! What nodes and primaries decide: the facts, and `pgraft_core::failover`.
 
-use super::{MAX, Postgres, Run, World, id};
+use super::{MAX, Postgres, Run, World, id, index};
 use crate::mutation::Mutation;
 use pgraft_core::NodeId;
 use pgraft_core::failover::node::{Intake, Server};
@@ -39,19 +39,22 @@ impl World {
             Postgres::Primary(run) => Server::Primary { epoch: run.epoch, timeline: self.timeline_of(run, n, mutation) },
             Postgres::Rewinding(_) if mutation == Some(Mutation::ReportWhileRewinding) => {
                 let end = WalPosition { timeline: 1, lsn: 1 };
-                Server::Standby { burned: None, intake: Intake::Closed, end, parted: false }
+                Server::Standby { burned: None, intake: Intake::Closed, end, parted: None }
             }
             Postgres::Rewinding(_) if mutation == Some(Mutation::AbstainsFromEverything) => Server::Rewinding { parted_in: Some(0) },
             Postgres::Rewinding(epoch) => Server::Rewinding { parted_in: Some(*epoch) },
             Postgres::Standby => {
                 let intake = match (node.configured, node.receiver, node.loaded) {
-                    (Some(from), ..) => Intake::Open(id(from as usize)),
+                    (Some((from, timeline)), ..) => Intake::Open { from: id(from as usize), timeline: u32::from(timeline) },
                     (None, ..) if mutation == Some(Mutation::ReportBeforeTheReceiverIsGone) => Intake::Closed,
                     (None, None, _) if mutation == Some(Mutation::ReportBeforeTheStartupProcessKnows) => Intake::Closed,
                     (None, None, None) => Intake::Closed,
                     (None, ..) => Intake::Closing,
                 };
-                let parted = node.configured.is_some_and(|from| self.has_parted(n, from as usize));
+                let parted = match mutation {
+                    Some(Mutation::FollowsUncompared) => Some(false),
+                    _ => self.has_parted(n, index(self.applied(n).reign.primary)),
+                };
                 Server::Standby { burned: node.burned.map(u32::from), intake, end: node.end(), parted }
             }
         }
@@ -63,10 +66,9 @@ impl World {
         if unchecked && run.epoch == self.applied(n).reign.epoch { self.applied(n).reign.timeline } else { u32::from(run.timeline) }
     }
 
-    /// Whether a standby finds that its WAL is not a beginning of its primary's.
-    pub(super) fn has_parted(&self, n: usize, from: usize) -> bool {
-        let primary = &self.nodes[from];
-        primary.run().is_some_and(|run| run.epoch == self.nodes[n].epoch) && !self.is_beginning(n, from)
+    /// Whether a standby finds that its WAL is not a beginning of its primary's; None where nobody tells.
+    pub(super) fn has_parted(&self, n: usize, from: usize) -> Option<bool> {
+        self.nodes[from].run().filter(|run| run.epoch == self.nodes[n].epoch).map(|_| !self.is_beginning(n, from))
     }
 
     /// What Postgres compares: the timeline at the position where the standby stands.

@@ -48,12 +48,12 @@ impl World {
                 node.loaded = node.configured;
                 Some(())
             }
-            Action::ReceiverStarts(i) => self.receiver_starts(i as usize),
+            Action::ReceiverStarts(i) => self.receiver_starts(i as usize, mutation),
             Action::ReceiverEnds(i) => {
                 let node = &self.nodes[i as usize];
                 let from = node.receiver?;
                 // It ends when it is told to, and when there is nobody to receive from.
-                let ends = node.configured != node.receiver || self.nodes[from as usize].run().is_none();
+                let ends = node.configured.map(|(from, _)| from) != node.receiver || self.nodes[from as usize].run().is_none();
                 self.nodes[i as usize].receiver = None;
                 ends.then_some(())
             }
@@ -134,6 +134,7 @@ impl World {
     /// Carries out what the node has decided.
     pub(super) fn carry_out(&mut self, n: usize, mutation: Option<Mutation>) -> Option<()> {
         let step = self.node_step(n, mutation);
+        let timeline = u8::try_from(self.applied(n).reign.timeline).ok()?;
         let epoch = self.nodes[n].epoch;
         let node = &mut self.nodes[n];
         match step {
@@ -155,8 +156,8 @@ impl World {
             node::Step::Report(report) => self.reports[n] = Some(report),
             node::Step::Promote(timeline) => self.promote(n, timeline, mutation)?,
             node::Step::Follow(primary) => {
-                let from = u8::try_from(index(primary)).ok();
-                (node.configured, node.burned) = (from, None);
+                let from = u8::try_from(index(primary)).ok()?;
+                (node.configured, node.burned) = (Some((from, timeline)), None);
             }
             node::Step::Rewind(_) => {
                 node.postgres = Postgres::Rewinding(epoch);
@@ -235,13 +236,20 @@ impl World {
         Some(())
     }
 
-    pub(super) fn receiver_starts(&mut self, n: usize) -> Option<()> {
-        let from = self.nodes[n].loaded? as usize;
-        self.nodes[from].run()?;
-        if from == n || !self.is_beginning(n, from) {
+    pub(super) fn receiver_starts(&mut self, n: usize, mutation: Option<Mutation>) -> Option<()> {
+        let (from, timeline) = self.nodes[n].loaded?;
+        let from = from as usize;
+        let writes = self.nodes[from].run()?.timeline;
+        // Where its WAL has parted the walsender sends what was before that, and nothing of the present timeline; but it is told all the same
+        // how far the standby has replayed. Measured with Postgres 17.
+        let may = writes == timeline || mutation == Some(Mutation::FollowsAnyTimeline);
+        if from == n || !may {
             return None;
         }
         let end = u8::try_from(self.nodes[n].wal.len()).ok()?;
+        if !self.is_beginning(n, from) {
+            self.violation = Some(Violation::ConfirmsWhatItHasNot);
+        }
         self.nodes[n].receiver = u8::try_from(from).ok();
         let run = self.nodes[from].run_mut()?;
         run.under_way[n] = run.under_way[n].max(end);

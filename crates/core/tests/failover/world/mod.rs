@@ -120,9 +120,9 @@ pub struct Node {
     /// The timeline of its last complete promotion, while it has not followed anybody since.
     reigned_on: Option<u8>,
     burned: Option<u8>,
-    /// Whom to follow: as configured, and as the startup process has read it.
-    configured: Option<u8>,
-    loaded: Option<u8>,
+    /// Whom to follow and on which timeline: as configured, and as the startup process has read it.
+    configured: Option<(u8, u8)>,
+    loaded: Option<(u8, u8)>,
     receiver: Option<u8>,
 }
 
@@ -179,6 +179,7 @@ pub enum Violation {
     TimelineUsedTwice,
     ShownAndTakenBack,
     TwoOpenGates,
+    ConfirmsWhatItHasNot,
 }
 
 /// All of it.
@@ -245,8 +246,8 @@ impl World {
                 postgres: Postgres::Standby,
                 reigned_on: None,
                 burned: None,
-                configured: (n > 0).then_some(0),
-                loaded: (n > 0).then_some(0),
+                configured: (n > 0).then_some((0, 1)),
+                loaded: (n > 0).then_some((0, 1)),
                 receiver: (n > 0).then_some(0),
             })
             .collect();

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pgraft_core::Command;
-use pgraft_core::failover::node::{self, Server, Step};
+use pgraft_core::failover::node::{self, Intake, Server, Step};
 use pgraft_core::failover::primary::{self, Names};
 use pgraft_core::failover::{Holds, Phase, Reign};
 use pgraft_core::status::WalPosition;
@@ -64,11 +64,17 @@ fn server(look: &Look, reign: &Reign, me: pgraft_core::NodeId, heard: Option<&(u
         let own = reign.primary == me && reign.phase == Phase::Steady && timeline == reign.timeline;
         return Server::Primary { epoch: if own { reign.epoch } else { 0 }, timeline };
     }
-    if !look.consistent {
+    // One that has only been rewound may need the primary's WAL to be whole: it follows as others do, and has nothing to report before.
+    if !look.consistent && (reign.phase == Phase::Recruiting || reign.primary == me) {
         return Server::Rewinding { parted_in: None };
     }
-    let parted = heard.is_some_and(|(epoch, history)| *epoch == reign.epoch && !history.continues(look.end));
+    let parted = heard.filter(|(epoch, _)| *epoch == reign.epoch).map(|(_, history)| !history.continues(look.end));
     let burned = (look.newest_timeline > look.end.timeline).then_some(look.newest_timeline);
+    if !machine::compares_histories() {
+        // To follow first, and compare when there is something to compare with.
+        let (intake, parted) = if parted == Some(true) { (Intake::Closed, parted) } else { (look.intake, Some(false)) };
+        return Server::Standby { burned, intake, end: look.end, parted };
+    }
     Server::Standby { burned, intake: look.intake, end: look.end, parted }
 }
 
@@ -154,13 +160,17 @@ impl Shared {
             Step::Follow(primary) => {
                 let at = applied.cluster.members.get(&primary).and_then(|m| m.told.as_ref()).map(|t| t.postgres.clone());
                 if let Some(at) = at {
-                    order(Order::Follow(primary, at));
+                    order(Order::Follow(primary, at, reign.timeline));
                 }
             }
         }
         let calm = matches!(step, Step::Nothing | Step::Rewind(_)) && reign.is_settled();
-        if calm && let Some(at) = applied.cluster.members.get(&reign.primary).and_then(|m| m.told.as_ref()).map(|t| t.postgres.clone()) {
-            failover.postgres.order(Order::Follow(reign.primary, at), false);
+        if calm {
+            // The same order as before, with less of a hurry.
+            let follows = look.as_ref().is_some_and(|l| l.intake == Intake::Open { from: reign.primary, timeline: reign.timeline });
+            let at = applied.cluster.members.get(&reign.primary).and_then(|m| m.told.as_ref()).map(|t| t.postgres.clone());
+            let order = at.filter(|_| follows).map_or(Order::Close, |at| Order::Follow(reign.primary, at, reign.timeline));
+            failover.postgres.order(order, false);
         }
         Ok(!calm && look.is_some())
     }

@@ -1,4 +1,5 @@
-//! As the primary: heartbeats to every voter, and the gate's deadline after each answer.
+//! As the primary: heartbeats to every member, and the gate's deadline after each voter's answer. Who has no vote hears by them which WAL it may
+//! follow.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -46,7 +47,8 @@ pub async fn run(shared: Arc<Shared>) {
         let (voters, membership) = shared.voters_in_log();
         let heartbeat = Heartbeat { epoch, start: reigning.start, membership };
         shared.acknowledge_own(&failover, &heartbeat, &reigning);
-        let endpoints = shared.endpoints(&voters);
+        let members = shared.applied.borrow().cluster.members.keys().copied().chain(voters.iter().copied()).collect();
+        let endpoints = shared.endpoints(&members);
         idle.retain(|id, _| endpoints.contains_key(id));
         for (id, endpoint) in endpoints {
             if busy.contains(&id) {

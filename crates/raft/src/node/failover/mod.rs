@@ -90,8 +90,8 @@ pub struct Look {
 pub enum Order {
     /// Take no WAL from anybody.
     Close,
-    /// Take WAL from that node.
-    Follow(NodeId, Address),
+    /// Take WAL from that node, as long as it is a primary on that timeline.
+    Follow(NodeId, Address, u32),
     /// Become the primary on that timeline.
     Promote(u32),
     /// Wait for these standbys: `synchronous_standby_names` of that change.
@@ -329,7 +329,10 @@ impl FailoverEnd for Shared {
                 failover.poke();
             }
         }
-        let confirmed = failover.postgres.look().filter(|l| present && l.standby && l.consistent && l.intake == Intake::Open(from));
+        let confirmed = failover
+            .postgres
+            .look()
+            .filter(|l| present && l.standby && l.consistent && l.intake == Intake::Open { from, timeline: reign.timeline });
         (carried, confirmed.map(|l| l.end))
     }
 
