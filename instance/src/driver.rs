@@ -24,6 +24,7 @@ use crate::postgres::process::Server;
 use crate::prepare;
 use crate::reaper::Reaper;
 use crate::settings::Settings;
+use crate::stand::Stand;
 use crate::supervisor::{self, Command, Event, Mode, State};
 use crate::tls::TlsFiles;
 use crate::view::View;
@@ -50,6 +51,7 @@ pub struct Driver {
     /// What the server has read, or read wrong.
     certificates: Option<TlsFiles>,
     unanswered: Arc<std::sync::atomic::AtomicU32>,
+    stand: Stand,
 }
 
 impl Driver {
@@ -69,6 +71,7 @@ impl Driver {
             server: None,
             certificates: None,
             unanswered: Arc::default(),
+            stand: Stand::default(),
         }
     }
 
@@ -87,6 +90,7 @@ impl Driver {
         loop {
             for command in commands {
                 if command == Command::Exit {
+                    self.stand.end().await;
                     return Ok(());
                 }
                 self.perform(command);
@@ -185,7 +189,7 @@ impl Driver {
     /// Runs one job; whatever ran before it is dropped, and with it what it started.
     fn job<F: Future<Output = Event> + Send + 'static>(&mut self, work: impl FnOnce(Jobs) -> F) {
         let (settings, unanswered) = (self.settings(), Arc::clone(&self.unanswered));
-        let work = work(Jobs { settings, reaper: self.reaper.clone(), sink: self.sink.clone(), unanswered });
+        let work = work(Jobs { settings, reaper: self.reaper.clone(), sink: self.sink.clone(), unanswered, stand: self.stand.clone() });
         let events = self.events();
         let job = tokio::spawn(async move {
             let event = work.await;

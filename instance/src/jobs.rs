@@ -8,7 +8,8 @@ use crate::logging::Sink;
 use crate::postgres::{clone, initdb, leftovers, rewind};
 use crate::reaper::Reaper;
 use crate::settings::Settings;
-use crate::supervisor::Event;
+use crate::stand::Stand;
+use crate::supervisor::{Data, Event};
 
 /// After this many answers of "nobody knows a primary" the log says so again.
 const SAY_AGAIN: u32 = 15;
@@ -24,6 +25,8 @@ pub struct Jobs {
     pub sink: Sink,
     /// How often nobody knew a primary.
     pub unanswered: Arc<AtomicU32>,
+    /// The member, while there is no server.
+    pub stand: Stand,
 }
 
 impl Jobs {
@@ -36,10 +39,15 @@ impl Jobs {
         }
     }
 
-    /// Reads the disk.
+    /// Reads the disk. Where there is a server to be started the Raft directory is its worker's again.
     pub async fn inspect(self) -> Event {
         match facts::inspect(&self.settings).await {
-            Ok(facts) => Event::Inspected(facts),
+            Ok(facts) => {
+                if matches!(facts.data, Data::Whole { .. }) {
+                    self.stand.end().await;
+                }
+                Event::Inspected(facts)
+            }
             Err(error) => failed(&error, Event::InspectFailed),
         }
     }
@@ -55,7 +63,7 @@ impl Jobs {
 
     /// Copies the primary.
     pub async fn clone_primary(self) -> Event {
-        match clone::make(&self.settings, &self.reaper, &self.sink).await {
+        match clone::make(&self.settings, &self.reaper, &self.sink, &self.stand).await {
             Ok(()) => {
                 tracing::info!("the clone is whole and in place");
                 Event::Cloned
@@ -72,7 +80,7 @@ impl Jobs {
 
     /// Makes the history of PGDATA the primary's.
     pub async fn rewind(self) -> Event {
-        match rewind::make(&self.settings, &self.reaper, &self.sink).await {
+        match rewind::make(&self.settings, &self.reaper, &self.sink, &self.stand).await {
             Ok(()) => {
                 tracing::info!("the data directory has the primary's history");
                 Event::Rewound

@@ -7,6 +7,7 @@
 //!               ├─ jobs                  what takes time: one at most
 //!               ├─ facts                 what is on the disk
 //!               ├─ postgres/             initdb, clone, rewind, config (pure), process, leftovers, log (pure)
+//!               ├─ stand                 the Raft member, while no server can run
 //!               ├─ prepare               the files that Postgres reads
 //!               ├─ duties                roles, databases, extension, slots: inside the running server
 //!               ├─ watchdog              a primary whose worker is silent
@@ -41,6 +42,7 @@ pub mod reaper;
 pub mod secrets;
 pub mod settings;
 pub mod sql;
+pub mod stand;
 pub mod status;
 pub mod supervisor;
 pub mod tls;

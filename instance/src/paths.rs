@@ -6,7 +6,7 @@
 //!   lock                      held while a manager runs
 //!   new/                      an initdb or a clone that is not whole yet
 //!   old/                      a PGDATA that has just been replaced, for a moment
-//!   mending                   PGDATA is being rewound, or was and did not get to the end: it must not be started
+//!   mending                   PGDATA is being rewound, or was and did not get to the end: it must not be started. The epoch of it
 //!   postgresql.conf           what Postgres reads (`config_file`); PGDATA's own is not read, since a base backup copies it
 //!   pg_hba.conf  pg_ident.conf  pgpass
 //!   upstream.json             the primary that was cloned or followed last

@@ -261,7 +261,7 @@ fn time(name: &'static str, value: &str) -> Result<Duration, SettingsError> {
 }
 
 /// A time as Postgres writes it; milliseconds where there is no unit.
-fn duration(text: &str) -> Option<Duration> {
+pub fn duration(text: &str) -> Option<Duration> {
     let text = text.trim();
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);

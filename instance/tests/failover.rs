@@ -93,6 +93,42 @@ async fn what_nobody_else_has_is_rewound() {
     nothing_is_lost(&nodes, ledger).await;
 }
 
+/// A walreceiver says how far its server has replayed before it says anything else: where that is WAL of its own, stock Postgres takes it for the
+/// confirmation of what the primary has written there.
+#[tokio::test]
+async fn wal_that_has_parted_confirms_nothing() {
+    let Some(mut nodes) = of_three(|_| ()).await else { return };
+    let old = primary(&nodes).await;
+    let alone = nodes.nodes[old].connect("postgres", "superuser-1", "postgres").await.unwrap();
+    // A new segment, so that what follows lies within one.
+    alone.batch_execute("CREATE TABLE t (i int); SELECT pg_switch_wal(); INSERT INTO t VALUES (1)").await.unwrap();
+    let others: Vec<usize> = (0..3).filter(|n| *n != old).collect();
+    for n in &others {
+        // With its walreceiver, which would go on for a moment.
+        nodes.nodes[*n].kill_all();
+    }
+    let wrote = alone.batch_execute("SET synchronous_commit = local; INSERT INTO t SELECT generate_series(1, 50000)").await;
+    nodes.nodes[old].kill_all();
+    wrote.unwrap();
+    for n in &others {
+        nodes.nodes[*n].start();
+    }
+    let new = primary(&nodes).await;
+    let other = others.into_iter().find(|n| *n != new).unwrap();
+    nodes.nodes[other].streaming().await;
+    // This one votes, and confirms nothing.
+    let receiver = until("its receiver", async || child_of(nodes.nodes[other].postmaster()?, "walreceiver")).await;
+    kill(Pid::from_raw(receiver), Signal::SIGSTOP).unwrap();
+    let client = nodes.nodes[new].connect("postgres", "superuser-1", "postgres").await.unwrap();
+    let commit = tokio::spawn(async move { client.batch_execute("INSERT INTO t VALUES (2)").await });
+    nodes.nodes[old].start();
+    commit.await.unwrap().unwrap();
+    let mended = ["the data directory has the primary's history", "the clone is whole and in place"];
+    let log = nodes.nodes[old].log();
+    let _ = kill(Pid::from_raw(receiver), Signal::SIGCONT);
+    assert!(mended.iter().any(|words| log.contains(words)), "who has confirmed that?\n{log}");
+}
+
 #[tokio::test]
 async fn a_rewind_that_broke_off_ends_in_a_clone() {
     let Some(mut nodes) = of_three(|_| ()).await else { return };
@@ -109,6 +145,27 @@ async fn a_rewind_that_broke_off_ends_in_a_clone() {
         ["new", "old", "mending"].iter().filter(|name| standby.directory.join("pgdata.pgraft").join(name).exists()).collect();
     assert!(left.is_empty(), "{left:?}");
     kill_the_primary(&nodes, &ledger).await;
+    nothing_is_lost(&nodes, ledger).await;
+}
+
+/// Node 3 is as if its rewind to node 2, the primary, had broken off, and node 2 is lost for good: node 1 is the only one that has any data.
+#[tokio::test]
+async fn who_is_being_rewound_votes() {
+    let Some(mut nodes) = of_three(|_| ()).await else { return };
+    let ledger = Ledger::start(nodes.servers());
+    more_rows(&ledger, 10).await;
+    assert!(nodes.nodes[2].terminate().await.success());
+    until("a switchover to node 2", async || nodes.nodes[0].sql("SELECT pgraft_switchover(2)::text").await.ok()).await;
+    more_rows(&ledger, 10).await;
+    let epoch = epoch(&nodes, 1);
+    std::fs::write(nodes.nodes[2].directory.join("pgdata.pgraft/mending"), epoch.to_string()).unwrap();
+    nodes.nodes[1].kill_all();
+    nodes.nodes[2].start();
+    until("node 3 to vote", async || nodes.nodes[2].log().contains("this node votes while its server is being mended").then_some(())).await;
+    nodes.nodes[2].streaming().await;
+    assert!(nodes.nodes[2].log().contains("has confirmed nothing since epoch"), "nobody asked it");
+    more_rows(&ledger, 10).await;
+    nodes.nodes[1].start();
     nothing_is_lost(&nodes, ledger).await;
 }
 

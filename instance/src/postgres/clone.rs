@@ -16,6 +16,7 @@ use crate::postgres::source::{self, SourceError};
 use crate::reaper::Reaper;
 use crate::secrets::Secrets;
 use crate::settings::Settings;
+use crate::stand::Stand;
 use crate::upstream::{self, Upstream, UpstreamError};
 
 /// Why there is no PGDATA yet.
@@ -49,7 +50,8 @@ impl CloneError {
 }
 
 /// Finds the primary and copies it. No server runs meanwhile.
-pub async fn make(settings: &Settings, reaper: &Reaper, sink: &Sink) -> Result<(), CloneError> {
+pub async fn make(settings: &Settings, reaper: &Reaper, sink: &Sink, stand: &Stand) -> Result<(), CloneError> {
+    let stands = stand.begin(settings).await;
     let secrets = Secrets::read(&settings.paths.secrets)?;
     let primary = reachable_primary(settings, &secrets).await?;
     tracing::info!(primary = %primary.node_id, host = %primary.host, port = primary.port, "cloning the primary");
@@ -66,7 +68,9 @@ pub async fn make(settings: &Settings, reaper: &Reaper, sink: &Sink) -> Result<(
     files::write_whole(&paths::standby_signal(&fresh), b"")?;
     upstream::remember(&settings.paths, &primary)?;
     replace(&settings.paths)?;
-    upstream::forget_rewind(&settings.paths, settings.node)?;
+    if !stands {
+        upstream::forget_rewind(&settings.paths, settings.node)?;
+    }
     Ok(())
 }
 

@@ -20,6 +20,7 @@ use crate::postgres::source::{self, SourceError};
 use crate::reaper::Reaper;
 use crate::secrets::Secrets;
 use crate::settings::Settings;
+use crate::stand::{self, Stand};
 use crate::upstream::{self, Upstream, UpstreamError};
 
 /// Why PGDATA does not have the primary's history.
@@ -76,11 +77,13 @@ pub async fn source_is_there(settings: &Settings, secrets: &Secrets, primary: &U
 }
 
 /// Rewinds. No server runs meanwhile.
-pub async fn make(settings: &Settings, reaper: &Reaper, sink: &Sink) -> Result<(), RewindError> {
+pub async fn make(settings: &Settings, reaper: &Reaper, sink: &Sink, stand: &Stand) -> Result<(), RewindError> {
     let (paths, data) = (&settings.paths, &settings.paths.data);
     let primary = asked_for(settings)?.ok_or(RewindError::NotAsked)?;
+    let epoch = upstream::instance_file(paths, settings.node)?.ok_or(RewindError::NotAsked)?.epoch;
     let secrets = Secrets::read(&paths.secrets)?;
     source_is_there(settings, &secrets, &primary).await?;
+    let stands = stand.begin(settings).await;
     tracing::info!(primary = %primary.node_id, host = %primary.host, port = primary.port, "rewinding to the primary's history");
     files::write_whole(&paths.passfile(), config::passfile(secrets.replication.as_deref()).as_bytes())?;
     let rewind = |more: &[&str]| {
@@ -98,12 +101,14 @@ pub async fn make(settings: &Settings, reaper: &Reaper, sink: &Sink) -> Result<(
         // Recovery in single-user mode refuses to be a standby's.
         files::remove_file(&paths::standby_signal(data))?;
     }
-    files::write_whole(&paths.mending(), b"")?;
+    stand::parts_in(paths, epoch)?;
     rewind(&[]).await?;
     files::remove_file(&paths::founding_mark(data))?;
     files::write_whole(&paths::standby_signal(data), b"")?;
     upstream::remember(paths, &primary)?;
-    upstream::forget_rewind(paths, settings.node)?;
+    if !stands {
+        upstream::forget_rewind(paths, settings.node)?;
+    }
     files::remove_file(&paths.mending())?;
     Ok(())
 }

@@ -1,0 +1,150 @@
+//! The Raft member while no server can run, since its data directory is being rewound or cloned: here, and not in Postgres. It votes and keeps
+//! the log; a primary that is lost meanwhile is replaced all the same, and this node is rewound to or cloned from the next one.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use nix::sys::time::TimeValLike;
+use nix::time::{ClockId, clock_gettime};
+use pgraft_core::Address;
+use pgraft_core::failover::lease::BootTime;
+use pgraft_raft::{Hooks, Look, Node, Order, Postgres, Protection, Repair, SNAPSHOT_EVERY};
+use tokio::sync::{Mutex, oneshot};
+use tokio::task::JoinHandle;
+
+use crate::files;
+use crate::paths::Paths;
+use crate::settings::{Settings, duration};
+use crate::upstream;
+
+/// As `pgraft.join_timeout`, which no configuration of an instance sets.
+const JOIN_TIMEOUT: std::time::Duration = std::time::Duration::from_mins(10);
+
+/// The member, while it is here.
+#[derive(Clone, Default)]
+pub struct Stand(Arc<Mutex<Option<Running>>>);
+
+struct Running {
+    stop: oneshot::Sender<()>,
+    task: JoinHandle<()>,
+}
+
+impl Stand {
+    /// Has the member go on here, where the members choose the primary and this node is one of them. Whether it does; a member that can't start
+    /// is reported, and the server's own will say more.
+    pub async fn begin(&self, settings: &Settings) -> bool {
+        let mut running = self.0.lock().await;
+        if running.as_ref().is_some_and(|r| !r.task.is_finished()) {
+            return true;
+        }
+        *running = None;
+        let is_member = upstream::instance_file(&settings.paths, settings.node).is_ok_and(|file| file.is_some());
+        if !settings.failover || !is_member {
+            return false;
+        }
+        let member = match member(settings) {
+            Ok(member) => member,
+            Err(why) => {
+                tracing::warn!(why, "no vote of this node while it has no server");
+                return false;
+            }
+        };
+        let hooks = Hooks {
+            wal: Arc::new(|| None),
+            postgres: Some(Arc::new(Nobody { mending: settings.paths.mending() })),
+            publish: Box::new(|_| ()),
+        };
+        match Node::start(member, hooks).await {
+            Ok(mut node) => {
+                tracing::info!("this node votes while its server is being mended");
+                let (stop, stopped) = oneshot::channel();
+                let task = tokio::spawn(async move {
+                    let why = tokio::select! {
+                        why = node.failed() => Some(why),
+                        _ = stopped => None,
+                    };
+                    match why {
+                        Some(why) => tracing::warn!(why, "no vote of this node while it has no server"),
+                        None => node.leave(false).await,
+                    }
+                });
+                *running = Some(Running { stop, task });
+                true
+            }
+            Err(error) => {
+                tracing::warn!(%error, "no vote of this node while it has no server");
+                false
+            }
+        }
+    }
+
+    /// Leaves the Raft directory to the server's worker.
+    pub async fn end(&self) {
+        let Some(Running { stop, task }) = self.0.lock().await.take() else { return };
+        // It may have ended by itself.
+        let _ = stop.send(());
+        let _ = task.await;
+    }
+}
+
+/// As the server's command line has it: `postgres::config::command_line`.
+fn member(settings: &Settings) -> Result<pgraft_raft::Settings, String> {
+    let raft = &settings.config.raft;
+    let time = |text: &str| duration(text).ok_or_else(|| format!("\"{text}\" is no time"));
+    let at = |host: &str| Address::new(host, raft.port.into()).map_err(|e| e.to_string());
+    let tls = settings.config.tls.as_ref().map(|t| [t.cert_file.as_str(), &t.key_file, &t.ca_file]).unwrap_or_default();
+    let protection = Protection::new(tls[0], tls[1], tls[2], raft.allow_plaintext).map_err(|e| e.to_string())?;
+    let listen = if raft.listen_address == "*" { "0.0.0.0" } else { &raft.listen_address };
+    let member = pgraft_raft::Settings {
+        node_id: settings.node,
+        listen: at(listen)?,
+        advertise: at(settings.postgres.host())?,
+        data_dir: settings.paths.raft.clone(),
+        heartbeat_interval: time(&raft.heartbeat_interval)?,
+        election_timeout: time(&raft.election_timeout)?,
+        join_timeout: Some(JOIN_TIMEOUT),
+        lease_timeout: Some(settings.lease),
+        snapshot_every: SNAPSHOT_EVERY,
+        postgres: settings.postgres.clone(),
+        zone: String::new(),
+        protection,
+    };
+    member.check(Some(&settings.paths.data)).map_err(|e| e.to_string())?;
+    Ok(member)
+}
+
+/// The epoch in which the WAL of this data directory was found to have parted from the primary's, when it is being rewound for that; written
+/// before the first byte of it is changed.
+pub fn parted_in(mending: &Path) -> Option<u64> {
+    let text = files::read_if_there(mending).ok().flatten()?;
+    std::str::from_utf8(&text).ok()?.trim().parse().ok()
+}
+
+/// [`parted_in`], from now on.
+pub fn parts_in(paths: &Paths, epoch: u64) -> Result<bool, files::FileError> {
+    files::write_whole(&paths.mending(), epoch.to_string().as_bytes())
+}
+
+/// The Postgres that is not there.
+struct Nobody {
+    mending: PathBuf,
+}
+
+impl Postgres for Nobody {
+    fn now(&self) -> BootTime {
+        let now = clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(0, |now| now.num_milliseconds());
+        BootTime(now.unsigned_abs())
+    }
+
+    fn look(&self) -> Option<Look> {
+        None
+    }
+
+    fn repair(&self) -> Option<Repair> {
+        Some(Repair { parted_in: parted_in(&self.mending) })
+    }
+
+    fn order(&self, _: Order, _: bool) {}
+
+    fn gate(&self, _: Option<BootTime>) {}
+}
