@@ -9,7 +9,7 @@
 use nix::sys::signal::Signal;
 use pgraft_core::control::{Request, Response};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -17,6 +17,7 @@ use tokio::task::JoinHandle;
 use crate::cli::RunArgs;
 use crate::control;
 use crate::duties;
+use crate::gateway::{Gateway, drain};
 use crate::heartbeat::{BEAT, Heartbeat};
 use crate::jobs::Jobs;
 use crate::logging::Sink;
@@ -52,11 +53,22 @@ pub struct Driver {
     certificates: Option<TlsFiles>,
     unanswered: Arc<std::sync::atomic::AtomicU32>,
     stand: Stand,
+    gateway: Option<Arc<Gateway>>,
+    /// When this process was told to stop.
+    told: Option<Instant>,
 }
 
 impl Driver {
     /// Nothing happens yet.
-    pub fn new(args: RunArgs, os_user: String, reaper: Reaper, sink: Sink, view: watch::Sender<View>, heartbeat: Heartbeat) -> Self {
+    pub fn new(
+        args: RunArgs,
+        os_user: String,
+        reaper: Reaper,
+        sink: Sink,
+        view: watch::Sender<View>,
+        heartbeat: Heartbeat,
+        gateway: Option<Arc<Gateway>>,
+    ) -> Self {
         let (events, queue) = mpsc::unbounded_channel();
         Self {
             args,
@@ -72,6 +84,8 @@ impl Driver {
             certificates: None,
             unanswered: Arc::default(),
             stand: Stand::default(),
+            gateway,
+            told: None,
         }
     }
 
@@ -122,6 +136,7 @@ impl Driver {
         }
         if event == Event::Shutdown {
             tracing::info!("told to stop");
+            self.told.get_or_insert_with(Instant::now);
         }
         if old.phase != new.phase {
             tracing::debug!(from = old.phase.word(), to = new.phase.word(), failures = new.failures, "supervisor");
@@ -182,6 +197,13 @@ impl Driver {
             Command::Halt => self.stop(Some(settings.stop_timeout.min(HALT))),
             Command::StopNow => self.stop(None),
             Command::AbortJob => self.abort_job(),
+            Command::Drain => {
+                let (gateway, told) = (self.gateway.clone(), self.told.unwrap_or_else(Instant::now));
+                self.job(async move |_| {
+                    drain::drained(gateway, told).await;
+                    Event::Drained
+                });
+            }
             Command::Exit => {}
         }
     }

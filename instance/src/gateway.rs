@@ -9,6 +9,7 @@
 //!             ├─ relay      passes the bytes on
 //!             ├─ names      host names to addresses, the last good ones where nobody answers
 //!             └─ farewell   the error of a client that has waited in vain
+//!  drain      how long it goes on when the node stops
 //! ```
 //!
 //! Bytes are passed on as they are, TLS and all: the session is between the client and the primary.
@@ -16,6 +17,7 @@
 pub mod aim;
 mod ask;
 mod connection;
+pub mod drain;
 mod farewell;
 pub mod figures;
 mod follow;

@@ -114,8 +114,8 @@ pub async fn run(args: RunArgs, sink: Sink) -> Result<(), RunError> {
     let (view, shown) = tokio::sync::watch::channel(View { settings: Arc::new(settings.clone()), phase: Phase::Clearing });
     let heartbeat = Heartbeat::default();
     let gateway = gateway(&settings, &shown).await?;
-    tokio::spawn(http::serve(listener, Http { view: shown, heartbeat: heartbeat.clone(), gateway }));
-    let driver = Driver::new(args.clone(), os_user, reaper, sink, view, heartbeat);
+    tokio::spawn(http::serve(listener, Http { view: shown, heartbeat: heartbeat.clone(), gateway: gateway.clone() }));
+    let driver = Driver::new(args.clone(), os_user, reaper, sink, view, heartbeat, gateway);
     tokio::spawn(watch::watch(args.config, settings, seen, driver.events()));
     driver.run().await?;
     tracing::info!("pgraft-instance ends");

@@ -45,6 +45,8 @@ pub struct GatewaySettings {
     pub hold: Duration,
     /// Clients at a time.
     pub most: usize,
+    /// How long no client has come when the gateway of a node that stops ends.
+    pub drain: Option<Duration>,
 }
 
 /// What is wrong with the command line or the configuration file.
@@ -235,7 +237,7 @@ fn directories(config: &InstanceConfig) -> Result<(), SettingsError> {
 }
 
 fn gateway(config: &GatewayConfig) -> Result<GatewaySettings, SettingsError> {
-    let GatewayConfig { port, listen_address, hold_time, max_connections } = config;
+    let GatewayConfig { port, listen_address, hold_time, max_connections, drain_time } = config;
     if *port == 0 {
         return Err(SettingsError::NoPort("gateway.port"));
     }
@@ -245,7 +247,8 @@ fn gateway(config: &GatewayConfig) -> Result<GatewaySettings, SettingsError> {
     let bare = listen_address.contains(':') && !listen_address.starts_with('[');
     let listen = if bare { format!("[{listen_address}]:{port}") } else { format!("{listen_address}:{port}") };
     host_port(&listen).ok_or_else(|| SettingsError::NotHostPort { name: "gateway", value: listen.clone() })?;
-    Ok(GatewaySettings { listen, hold: time("gateway.holdTime", hold_time)?, most: *max_connections })
+    let drain = drain_time.as_ref().map(|text| time("gateway.drainTime", text)).transpose()?;
+    Ok(GatewaySettings { listen, hold: time("gateway.holdTime", hold_time)?, most: *max_connections, drain })
 }
 
 /// Splits `host:port`; the host may be an IPv6 address in brackets.

@@ -14,7 +14,7 @@
 //!                      │  │ └──── Cloned ────── Cloning ─── CloneFailed ───┤
 //!                      │  └────── Initialized ─ Initializing ─ InitFailed ─┤
 //!                      └─────── nothing can be done now, NoPrimary ────────┘
-//!   from everywhere: Shutdown ─▶ Stopping ─▶ Ended
+//!   from everywhere: Shutdown ─▶ Stopping ─▶ Draining ─▶ Ended
 //! ```
 //!
 //! Whatever was done to the disk is inspected again before the next step, so that no step relies on what an earlier one meant to do.
@@ -83,6 +83,8 @@ pub enum Phase {
     Waiting,
     /// Everything is being stopped.
     Stopping,
+    /// Nothing runs but the gateway, for clients that are still led here.
+    Draining,
     /// Nothing runs any more.
     Ended,
 }
@@ -101,6 +103,7 @@ impl Phase {
             Self::Running(Mode::Standby) => "running as standby",
             Self::Waiting => "waiting",
             Self::Stopping => "stopping",
+            Self::Draining => "draining",
             Self::Ended => "ended",
         }
     }
@@ -220,6 +223,8 @@ pub enum Event {
     Shutdown,
     /// The job that was to be broken off is gone, and its processes with it.
     JobEnded,
+    /// No client is led here any more.
+    Drained,
 }
 
 /// What is to be done. Each command leads to one of the events that its phase waits for.
@@ -252,6 +257,8 @@ pub enum Command {
     StopNow,
     /// End the job under way and its processes.
     AbortJob,
+    /// Send [`Event::Drained`] when the gateway may end.
+    Drain,
     /// End this process.
     Exit,
 }
@@ -282,6 +289,7 @@ pub fn step(state: State, event: Event) -> (State, Vec<Command>) {
     match (state.phase, event) {
         (Phase::Ended, _) => stay(state),
         (Phase::Stopping, event) => stopping(state, event),
+        (Phase::Draining, Event::Drained | Event::Shutdown) => go(state, Phase::Ended, vec![Command::Exit]),
         (Phase::Running(_) | Phase::Halting, Event::Shutdown) => go(state, Phase::Stopping, vec![Command::Stop]),
         (_, Event::Shutdown) => go(state, Phase::Stopping, vec![Command::AbortJob]),
         (Phase::Running(mode), event) => running(state, mode, event),
@@ -372,11 +380,12 @@ fn decided(state: State, next: Next, epoch: u64) -> (State, Vec<Command>) {
     }
 }
 
-/// The first `Exited` or `JobEnded` leads to a last look for processes, and that to the end. A second signal is an order to hurry.
+/// The first `Exited` or `JobEnded` leads to a last look for processes, and that to the end, once clients go elsewhere. A second signal is an order to
+/// hurry.
 fn stopping(state: State, event: Event) -> (State, Vec<Command>) {
     match event {
         Event::Exited { .. } | Event::StartFailed | Event::JobEnded => (state, vec![Command::Clear]),
-        Event::Cleared | Event::ClearFailed => go(state, Phase::Ended, vec![Command::Exit]),
+        Event::Cleared | Event::ClearFailed => go(state, Phase::Draining, vec![Command::Drain]),
         Event::Shutdown => (state, vec![Command::StopNow]),
         _ => stay(state),
     }

@@ -108,12 +108,16 @@ pub struct GatewayConfig {
     /// Clients at a time.
     #[serde(default = "max_connections")]
     pub max_connections: usize,
+    /// For where clients are led to a member for a while after it was told to stop, as a Service's are: its gateway then goes on, beside the server's end
+    /// and after it, until no client has come for so long; five times as long at most. Without it the gateway ends with the server.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drain_time: Option<String>,
 }
 
 impl GatewayConfig {
     /// On that port, with all defaults.
     pub fn on(port: u16) -> Self {
-        Self { port, listen_address: everywhere(), hold_time: hold_time(), max_connections: max_connections() }
+        Self { port, listen_address: everywhere(), hold_time: hold_time(), max_connections: max_connections(), drain_time: None }
     }
 }
 

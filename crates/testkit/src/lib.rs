@@ -77,6 +77,8 @@ pub struct Node {
     pub failover: bool,
     /// How long the gateway holds a client.
     pub hold: &'static str,
+    /// How long no client has come when the gateway of a node that stops ends.
+    pub drain: Option<&'static str>,
     /// How often `tls` was written; 0 is without TLS.
     tls: u32,
     manager: Option<Child>,
@@ -142,7 +144,8 @@ impl Node {
         let small = [("shared_buffers", "16MB"), ("max_connections", "30"), ("fsync", "off")];
         let parameters = small.map(|(k, v)| (k.to_owned(), v.to_owned())).into();
         let (bin, hold) = (bin.to_owned(), "10s");
-        let node = Self { id, directory, bin, ports, peers, parameters, failover: false, hold, tls: 0, manager: None, inside: None };
+        let node =
+            Self { id, directory, bin, ports, peers, parameters, failover: false, hold, drain: None, tls: 0, manager: None, inside: None };
         for name in ["replication", "operator", "owner", "superuser"] {
             node.set_password(name, &format!("{name}-1"));
         }
@@ -194,6 +197,9 @@ impl Node {
             },
         });
         config["gateway"] = serde_json::json!({"port": self.ports[3], "listenAddress": all, "holdTime": self.hold});
+        if let Some(time) = self.drain {
+            config["gateway"]["drainTime"] = time.into();
+        }
         config["failover"] = self.failover.into();
         if self.tls > 0 {
             config["tls"] = serde_json::json!({"certFile": at("tls/tls.crt"), "keyFile": at("tls/tls.key"), "caFile": at("tls/ca.crt")});
@@ -297,6 +303,9 @@ impl Node {
             let deadline = Instant::now() + Duration::from_secs(20);
             while Instant::now() < deadline && matches!(manager.try_wait(), Ok(None)) {
                 std::thread::sleep(Duration::from_millis(20));
+                if self.postmaster().is_none() {
+                    let _ = kill(Pid::from_raw(manager.id().cast_signed()), Signal::SIGTERM); // its gateway may wait for clients
+                }
             }
             let _ = manager.kill();
             let _ = manager.wait();

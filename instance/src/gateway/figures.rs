@@ -1,6 +1,8 @@
 //! What the gateway has done, for `/metrics`.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
 
 /// Counters of one gateway.
 #[derive(Default)]
@@ -10,6 +12,7 @@ pub struct Figures {
     total: AtomicU64,
     cut: AtomicU64,
     refused: AtomicU64,
+    came_last: Mutex<Option<Instant>>,
 }
 
 /// What they read at one moment.
@@ -45,6 +48,12 @@ impl Figures {
     /// A client came.
     pub fn came(&self) {
         self.total.fetch_add(1, Ordering::Relaxed);
+        *self.came_last.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    /// When the youngest client came.
+    pub fn came_last(&self) -> Option<Instant> {
+        *self.came_last.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A client is passed on.
@@ -69,7 +78,7 @@ impl Figures {
 
     /// All of them.
     pub fn read(&self) -> Reading {
-        let Self { open, held, total, cut, refused } = self;
+        let Self { open, held, total, cut, refused, came_last: _ } = self;
         let [open, held, total, cut, refused] = [open, held, total, cut, refused].map(|figure| figure.load(Ordering::Relaxed));
         Reading { open, held, total, cut, refused }
     }

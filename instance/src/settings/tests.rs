@@ -80,6 +80,7 @@ fn bad_input_is_refused_in_one_line_each() {
         refused(|_, c| c.gateway = config("gateway: {port: 6432, maxConnections: 0}").gateway),
         refused(|_, c| c.gateway = config("gateway: {port: 6432, holdTime: soon}").gateway),
         refused(|_, c| c.gateway = config("gateway: {port: 6432, listenAddress: ''}").gateway),
+        refused(|_, c| c.gateway = config("gateway: {port: 6432, drainTime: 0s}").gateway),
         refused(|_, c| drop(c.postgresql.parameters.insert("a b".into(), "1".into()))),
         refused(|_, c| c.postgresql.pg_hba = vec!["local all all trust\nhost all all all trust".into()]),
         refused(|_, c| c.bootstrap.owner = "postgres".into()),
@@ -107,10 +108,12 @@ fn a_time_is_read_as_postgres_writes_it() {
 fn the_gateway_is_there_where_it_is_configured() {
     assert_eq!(example().gateway, None);
     let of = |text: &str| Settings::check(&args(), config(text)).unwrap().gateway.unwrap();
-    let want = |listen: &str, seconds, most| GatewaySettings { listen: listen.into(), hold: Duration::from_secs(seconds), most };
+    let want =
+        |listen: &str, seconds, most| GatewaySettings { listen: listen.into(), hold: Duration::from_secs(seconds), most, drain: None };
     assert_eq!(of("gateway: {port: 6432}"), want("0.0.0.0:6432", 10, 1000));
     let all = "gateway: {port: 6432, listenAddress: '::', holdTime: 1min, maxConnections: 5}";
     assert_eq!(of(all), want("[::]:6432", 60, 5));
+    assert_eq!(of("gateway: {port: 6432, drainTime: 2s}").drain, Some(Duration::from_secs(2)));
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use super::*;
 
-const PHASES: [Phase; 11] = [
+const PHASES: [Phase; 12] = [
     Phase::Clearing,
     Phase::Inspecting,
     Phase::Initializing,
@@ -16,12 +16,13 @@ const PHASES: [Phase; 11] = [
     Phase::Halting,
     Phase::Waiting,
     Phase::Stopping,
+    Phase::Draining,
     Phase::Ended,
 ];
 
 const FACTS: Facts = Facts { data: Data::Empty, named: Named::Other, epoch: 1, parted: false, failover: false, founder: Founder::No };
 
-const EVENTS: [Event; 23] = [
+const EVENTS: [Event; 24] = [
     Event::Cleared,
     Event::ClearFailed,
     Event::Inspected(FACTS),
@@ -45,6 +46,7 @@ const EVENTS: [Event; 23] = [
     Event::FilesChanged,
     Event::Shutdown,
     Event::JobEnded,
+    Event::Drained,
 ];
 
 /// A new event must come into the table: this doesn't compile without it.
@@ -69,7 +71,8 @@ const fn is_in_the_table(event: Event) -> bool {
         | Event::Woke
         | Event::FilesChanged
         | Event::Shutdown
-        | Event::JobEnded => true,
+        | Event::JobEnded
+        | Event::Drained => true,
     }
 }
 

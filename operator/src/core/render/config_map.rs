@@ -11,6 +11,8 @@ use crate::core::names::{self, GATEWAY_PORT, HTTP_PORT, POSTGRES_PORT, RAFT_PORT
 
 /// The key in the ConfigMap, and the file name in the pod.
 pub(super) const FILE: &str = "instance.yaml";
+/// A Service leads clients to a pod for a second or two after it was told to stop, until every host has heard of it.
+const DRAIN_TIME: &str = "3s";
 
 pub(super) fn config_map(want: &Cluster) -> ConfigMap {
     // Plain maps and strings: there is no value that YAML could refuse.
@@ -43,7 +45,7 @@ fn instance_config(want: &Cluster) -> InstanceConfig {
             allow_plaintext: want.tls.is_none(),
         },
         failover: want.lease_duration.is_some(),
-        gateway: Some(GatewayConfig::on(GATEWAY_PORT)),
+        gateway: Some(GatewayConfig { drain_time: Some(DRAIN_TIME.into()), ..GatewayConfig::on(GATEWAY_PORT) }),
         tls: want.tls.as_ref().map(|_| TlsConfig {
             cert_file: format!("{TLS_DIRECTORY}/tls.crt"),
             key_file: format!("{TLS_DIRECTORY}/tls.key"),
