@@ -70,17 +70,13 @@ pub fn data_directory(paths: &Paths, mode: Mode) -> Result<(), PrepareError> {
     Ok(())
 }
 
-/// What a promotion left that did not come to its end would keep a standby from getting up.
+/// History files that would keep a standby from getting up, or lead it past a fork.
 fn remove_placeholders(wal: &Path) -> Result<(), FileError> {
     let entries = fs::read_dir(wal).map_err(FileError::at("read", wal))?.filter_map(Result::ok);
-    let all: Vec<(String, bool)> = entries
-        .filter_map(|entry| Some((entry.file_name().into_string().ok()?, entry.metadata().ok()?)))
-        .map(|(name, meta)| (name, meta.is_file() && meta.len() == 0))
-        .collect();
-    let files: Vec<placeholders::File<'_>> = all.iter().map(|(name, empty)| placeholders::File { name, empty: *empty }).collect();
-    for name in placeholders::stale(&files) {
+    let all: Vec<String> = entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
+    for name in placeholders::stale(&all.iter().map(String::as_str).collect::<Vec<_>>()) {
         files::remove_file(&wal.join(name))?;
-        tracing::info!(name, "removed what a promotion left that was not completed");
+        tracing::info!(name, "removed the history of a timeline that this server has no WAL of");
     }
     Ok(())
 }
@@ -90,13 +86,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_standby_is_not_led_astray_by_an_unfinished_promotion() {
+    fn a_standby_is_not_led_astray_by_a_timeline_that_it_has_not() {
         let dir = tempfile::tempdir().unwrap();
         let paths = Paths { data: dir.path().into(), ..crate::settings::tests::example().paths };
         let wal = dir.path().join("pg_wal");
         fs::create_dir(&wal).unwrap();
         for (name, content) in
-            [("000000010000000000000001", "wal"), ("00000002.history", ""), ("00000003.history", "1"), ("00000004.history", "")]
+            [("000000030000000000000001", "wal"), ("00000002.history", ""), ("00000003.history", "1"), ("00000004.history", "1")]
         {
             fs::write(wal.join(name), content).unwrap();
         }
@@ -104,6 +100,6 @@ mod tests {
         assert!(paths::standby_signal(dir.path()).exists());
         let mut left: Vec<_> = fs::read_dir(&wal).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
         left.sort();
-        assert_eq!(left, ["000000010000000000000001", "00000002.history", "00000003.history"]);
+        assert_eq!(left, ["00000002.history", "00000003.history", "000000030000000000000001"]);
     }
 }

@@ -15,6 +15,10 @@
 //! shared memory before, and the order of all accesses is one order: whoever closes the intake and reads the flush position then sees all
 //! that was or will be confirmed.
 //!
+//! A server whose WAL has parted from its primary's takes none of it. Postgres leaves a gap there (tried on 17): a standby that is started
+//! again once it has fetched the primary's history file replays its own WAL past the fork, asks for the primary's behind it, and confirms
+//! that, though it can never replay it. One that has the beginning of a record behind the fork, up to the next segment, asks from there on.
+//!
 //! Written by the worker, from any of its threads. Closed at first, and after Postgres has restarted its processes; the postmaster forks
 //! every walreceiver with the table in place.
 
@@ -29,6 +33,7 @@ use pgrx::pg_sys;
 use pgrx::pg_sys::panic::pgrx_extern_c_guard;
 
 use super::ereport::Raised;
+use super::wal;
 use crate::shmem::words::{INTAKE, INTAKE_HOST, INTAKE_HOST_BYTES};
 
 /// The words of the page. Counts openings and closings: odd is open, and a receiver remembers the number that it connected under.
@@ -172,6 +177,7 @@ pub fn install() {
     let ours = pg_sys::WalReceiverFunctionsType {
         walrcv_connect: Some(connect),
         walrcv_identify_system: Some(identify_system),
+        walrcv_startstreaming: Some(start_streaming),
         walrcv_receive: Some(receive),
         walrcv_send: Some(send),
         ..*POSTGRES.get_or_init(|| *original)
@@ -360,6 +366,38 @@ unsafe fn end_unless_followed(found: u32) {
             Raised::new("55000", "pgraft takes no WAL from this server: it is not on the timeline that the group gave its primary", "")
         })
     };
+    // SAFETY: `Raised` is plain data, and nothing else is alive here.
+    unsafe { raised.raise() }
+}
+
+/// # Safety
+/// Called by whoever uses the table, with its arguments.
+unsafe extern "C-unwind" fn start_streaming(conn: *mut pg_sys::WalReceiverConn, options: *const pg_sys::WalRcvStreamOptions) -> bool {
+    if is_physical_receiver() {
+        // SAFETY: walreceiver's own options, of which physical replication has this part.
+        let (timeline, start) = unsafe { ((*options).proto.physical.startpointTLI, (*options).startpoint) };
+        // SAFETY: nothing is owned here.
+        unsafe { end_if_parted(timeline, start) };
+    }
+    // SAFETY: Postgres' own function, with its own arguments.
+    POSTGRES.get().and_then(|table| table.walrcv_startstreaming).is_some_and(|next| unsafe { next(conn, options) })
+}
+
+/// Ends this walreceiver when that timeline from there on does not continue what was replayed here. Whoever asks for WAL has replayed all that it
+/// had.
+///
+/// # Safety
+/// May jump to Postgres' error handler: no frame between it and here may own anything.
+unsafe fn end_if_parted(timeline: u32, start: u64) {
+    let replayed = wal::replayed();
+    // SAFETY: the closure owns nothing that a jump would lose.
+    let follows = unsafe { pgrx_extern_c_guard(move || timeline < replayed.timeline || wal::can_take(timeline, start, replayed)) };
+    if follows {
+        return;
+    }
+    let message = "this server has WAL that is not in its primary's history: it is to be rewound before it takes more";
+    // SAFETY: as above.
+    let raised = unsafe { pgrx_extern_c_guard(|| Raised::new("55000", message, "")) };
     // SAFETY: `Raised` is plain data, and nothing else is alive here.
     unsafe { raised.raise() }
 }

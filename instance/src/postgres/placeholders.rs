@@ -1,24 +1,18 @@
-//! Timeline history files that are none. Pure.
+//! Timeline history files that would lead a standby astray when it is started. Pure.
 //!
-//! The group allots each promotion its timeline. Postgres takes the first number that has no history file, so the worker puts empty files in
-//! the way before it promotes. Tried on Postgres 17.12: a restart reads over empty files *below* a proper one, on the promoted server and on
-//! those that fetched them; with one *above* the newest proper one it takes that for the latest timeline, finds no way to it, and does not
-//! get up ("unexpected timeline ID 5 in WAL segment ...", without end). Those are what a promotion leaves that did not come to its end.
+//! Postgres takes the highest one for the timeline that it is to reach. Those above every timeline that there is WAL of are only known by hearsay:
+//!
+//! - Empty ones, which the worker puts in the way before it promotes, since Postgres takes the first number that has no history file. Tried on
+//!   Postgres 17.12: a restart reads over empty files *below* a proper one, on the promoted server and on those that fetched them; with one
+//!   *above* the newest proper one it finds no way to it, and does not get up ("unexpected timeline ID 5 in WAL segment ...", without end).
+//! - Proper ones, which a walreceiver fetched before it got any WAL of that timeline. A server whose WAL goes on behind the fork must not know
+//!   of it. Tried on 17.12: it does not get up after a clean stop ("requested timeline 2 does not contain minimum recovery point ..."), and
+//!   after a crash it replays its own WAL past the fork, and asks for the primary's behind it. Whoever can follow fetches the file again.
 
-/// A file in `pg_wal`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct File<'a> {
-    /// Its name.
-    pub name: &'a str,
-    /// Whether there is nothing in it.
-    pub empty: bool,
-}
-
-/// The empty history files above the newest proper one, and above every timeline that there is WAL of.
-pub fn stale<'a>(files: &[File<'a>]) -> Vec<&'a str> {
-    let proper = files.iter().filter(|f| !f.empty).filter_map(|f| history(f.name));
-    let known = proper.chain(files.iter().filter_map(|f| segment(f.name))).max().unwrap_or(0);
-    files.iter().filter(|f| f.empty && history(f.name).is_some_and(|timeline| timeline > known)).map(|f| f.name).collect()
+/// Of the files in `pg_wal`, the histories of timelines above every one that there is WAL of.
+pub fn stale<'a>(files: &[&'a str]) -> Vec<&'a str> {
+    let Some(known) = files.iter().filter_map(|name| segment(name)).max() else { return vec![] };
+    files.iter().filter(|name| history(name).is_some_and(|timeline| timeline > known)).copied().collect()
 }
 
 /// `00000007.history`
@@ -40,22 +34,16 @@ fn timeline(number: &str) -> Option<u32> {
 mod tests {
     use super::*;
 
-    fn stale_of(names: &[&'static str]) -> Vec<&'static str> {
-        let file = |name: &&'static str| name.strip_prefix('!').map_or(File { name, empty: false }, |name| File { name, empty: true });
-        stale(&names.iter().map(file).collect::<Vec<_>>())
-    }
-
     #[test]
-    fn only_those_above_everything_proper_go() {
+    fn only_those_above_all_wal_go() {
         let nothing: [&str; 0] = [];
-        assert_eq!(stale_of(&["000000010000000000000002"]), nothing);
-        assert_eq!(
-            stale_of(&["000000010000000000000002", "!00000002.history", "!00000003.history"]),
-            ["00000002.history", "00000003.history"]
-        );
-        assert_eq!(stale_of(&["!00000002.history", "00000003.history", "!0000000A.history"]), ["0000000A.history"]);
-        assert_eq!(stale_of(&["!00000002.history", "000000020000000000000002"]), nothing, "this server is on it");
-        assert_eq!(stale_of(&["!00000002.history", "000000020000000000000002.partial"]), nothing);
-        assert_eq!(stale_of(&["!00000002.history.tmp", "!archive_status", "!2.history", "!x000000100000000000000zz"]), nothing);
+        assert_eq!(stale(&["000000010000000000000002"]), nothing);
+        assert_eq!(stale(&["000000010000000000000002", "00000002.history", "00000003.history"]), ["00000002.history", "00000003.history"]);
+        assert_eq!(stale(&["00000002.history", "00000003.history", "000000030000000000000002", "0000000A.history"]), ["0000000A.history"]);
+        assert_eq!(stale(&["00000002.history", "000000020000000000000002"]), nothing, "this server is on it");
+        assert_eq!(stale(&["00000002.history", "000000020000000000000002.partial"]), nothing);
+        assert_eq!(stale(&["00000002.history"]), nothing, "where there is no WAL nothing is known");
+        let others = ["000000010000000000000002", "00000002.history.tmp", "archive_status", "2.history", "x000000100000000000000zz"];
+        assert_eq!(stale(&others), nothing);
     }
 }
