@@ -178,6 +178,11 @@ pub fn failover() -> bool {
     GOVERNED.load(Ordering::Relaxed)
 }
 
+/// Whether it does no more: this node has made promises in failovers, and a cluster can't go without them again.
+pub fn failover_was_left() -> bool {
+    !failover() && PathBuf::from(text(&DATA_DIR)).join("failover.json").exists()
+}
+
 /// Whether reads are fenced in this session.
 pub fn fence_reads() -> bool {
     FENCE_READS.get()

@@ -32,6 +32,13 @@ pub extern "C-unwind" fn _PG_init() {
         );
     }
     gucs::define();
+    if pg::is_postmaster() && gucs::failover_was_left() {
+        pg::ereport::error(
+            PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            "pgraft.failover is off, and the cluster of this node chooses its primary itself",
+            "Set pgraft.failover = on (pgraft-instance: failover: true). Without it this server would take writes that the others don't know of.",
+        );
+    }
     shmem::request();
     if gucs::failover() {
         pg::intake::install();

@@ -17,13 +17,13 @@ use tokio_postgres::Client;
 
 const GATE: &str = "select gate from pgraft_status()";
 
-/// A founder and two voters that stream from it, with a table `t`.
-async fn three(bindir: &Path, dir: &Path) -> Vec<Server> {
-    let configure = |server: &Server| {
-        server.set(&format!("unix_socket_directories = '{}'", server.dir.display()));
-        server.set(&format!("include_if_exists = '{}'", server.raft_dir().join("names.conf").display()));
-        server.set("wal_retrieve_retry_interval = '100ms'\npgraft.failover = on\npgraft.lease_timeout = '6s'");
-    };
+fn configure(server: &Server) {
+    server.set(&format!("unix_socket_directories = '{}'", server.dir.display()));
+    server.set(&format!("include_if_exists = '{}'", server.raft_dir().join("names.conf").display()));
+    server.set("wal_retrieve_retry_interval = '100ms'\npgraft.failover = on\npgraft.lease_timeout = '6s'");
+}
+
+async fn founder(bindir: &Path, dir: &Path) -> Server {
     let founder = Server::new(bindir, dir, 1);
     configure(&founder);
     founder.start();
@@ -32,6 +32,12 @@ async fn three(bindir: &Path, dir: &Path) -> Vec<Server> {
         run(&admin, statement).await.unwrap();
     }
     founder.until(GATE, "open").await;
+    founder
+}
+
+/// A founder and two voters that stream from it, with a table `t`.
+async fn three(bindir: &Path, dir: &Path) -> Vec<Server> {
+    let founder = founder(bindir, dir).await;
     founder.rows("create table t(v int); create role app login; alter table t owner to app").await;
     let mut servers = vec![founder];
     for id in 2..=3 {
@@ -197,4 +203,40 @@ async fn a_cancelled_commit_waits_for_its_standbys() {
         kill(*receiver, Signal::SIGCONT).unwrap();
     }
     waiting.answer().await.1.unwrap();
+}
+
+#[tokio::test]
+async fn what_a_node_has_promised_is_not_forgotten() {
+    let Some(bindir) = bindir() else { return };
+    let dir = scratch();
+    let server = founder(&bindir, dir.path()).await;
+    server.rows("create table t(v int)").await;
+    let promised = server.raft_dir().join("failover.json");
+    let whole = std::fs::read(&promised).unwrap();
+    server.stop();
+    server.set("pgraft.failover = off");
+    assert!(!server.starts(), "it would take writes that others don't know of");
+    assert!(server.log().contains("pgraft.failover is off, and the cluster of this node chooses its primary itself"), "{}", server.log());
+    server.set("pgraft.failover = on");
+
+    std::fs::remove_file(&promised).unwrap();
+    refuses(&server, "failover.json is gone, and with it what this node has promised in failovers. Nothing was changed").await;
+    assert!(!promised.exists());
+    std::fs::write(&promised, &whole[..whole.len() / 2]).unwrap();
+    refuses(&server, "EOF while parsing").await;
+    std::fs::write(&promised, String::from_utf8(whole.clone()).unwrap().replace("\"format\": 1", "\"format\": 2")).unwrap();
+    refuses(&server, "failover.json has format 2, and this version reads format 1").await;
+
+    std::fs::write(&promised, &whole).unwrap();
+    server.start();
+    server.until(GATE, "open").await;
+}
+
+/// Its worker does not start and says so, and the gate stays closed.
+async fn refuses(server: &Server, words: &str) {
+    server.start();
+    server.until_worker(words, |_| server.log().contains(words)).await;
+    let told = run(&server.connect_locally().await, "insert into t values (1)").await.unwrap_err();
+    assert_eq!(told.code().map(tokio_postgres::error::SqlState::code), Some("25006"), "{told}");
+    server.stop();
 }

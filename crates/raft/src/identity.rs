@@ -23,6 +23,9 @@ pub struct Identity {
     pub instance: InstanceId,
     /// None until the node is in a cluster; never changes after that.
     pub cluster: Option<Belonging>,
+    /// Whether there is a `failover.json`: what it says must never be forgotten.
+    #[serde(default)]
+    pub promises: bool,
 }
 
 /// Which cluster a directory belongs to, and how it came there.
@@ -102,7 +105,7 @@ impl Identity {
                 Err(IdentityError::Damaged { path: dir.to_owned(), what: format!("there is a log and no {FILE_NAME}") })
             }
             None => {
-                let new = Self { format: FORMAT, node_id, instance: InstanceId(new_uuid()), cluster: None };
+                let new = Self { format: FORMAT, node_id, instance: InstanceId(new_uuid()), cluster: None, promises: false };
                 files::replace_json(&path, &new).map_err(io(&path))?;
                 Ok(new)
             }
@@ -117,6 +120,16 @@ impl Identity {
     /// The cluster that the directory belongs to.
     pub fn cluster_id(&self) -> Option<ClusterId> {
         self.cluster.map(|c| c.id)
+    }
+
+    /// From now on there is a `failover.json`.
+    pub fn promise(&mut self, dir: &Path) -> io::Result<()> {
+        if !self.promises {
+            let promising = Self { promises: true, ..self.clone() };
+            files::replace_json(&dir.join(FILE_NAME), &promising)?;
+            *self = promising;
+        }
+        Ok(())
     }
 
     /// Binds the directory to a cluster, on disk first. For life: another cluster than the one that it belongs to is refused.

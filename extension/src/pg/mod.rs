@@ -28,6 +28,12 @@ pub fn is_preloading() -> bool {
     unsafe { pg_sys::process_shared_preload_libraries_in_progress }
 }
 
+/// Whether this is a server, and neither a single user's nor one that only shows its settings.
+pub fn is_postmaster() -> bool {
+    // SAFETY: a plain read of a variable that was set when the process started.
+    unsafe { pg_sys::IsPostmasterEnvironment }
+}
+
 /// The server's own port.
 pub fn port() -> i32 {
     // SAFETY: set once by the postmaster before any worker starts.

@@ -179,12 +179,22 @@ impl Server {
     }
 
     pub fn start(&self) {
+        run(&mut self.pg_ctl_start());
+    }
+
+    /// Whether it comes up at all.
+    pub fn starts(&self) -> bool {
+        self.pg_ctl_start().output().unwrap().status.success()
+    }
+
+    fn pg_ctl_start(&self) -> Command {
         let mut pg_ctl = match self.namespace {
             Some(namespace) => program_inside(namespace, &self.bindir, "pg_ctl"),
             None => program(&self.bindir, "pg_ctl"),
         };
         pg_ctl.envs(self.environment.iter().cloned());
-        run(pg_ctl.arg("-D").arg(self.pgdata()).arg("-l").arg(self.dir.join("log")).args(["-w", "start"]));
+        pg_ctl.arg("-D").arg(self.pgdata()).arg("-l").arg(self.dir.join("log")).args(["-w", "start"]);
+        pg_ctl
     }
 
     pub fn stop(&self) {

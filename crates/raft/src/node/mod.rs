@@ -192,7 +192,7 @@ impl Node {
     /// Starts a member on another network.
     pub async fn start_on(settings: Settings, hooks: Hooks, network: Arc<dyn Network>) -> Result<Self, StartError> {
         let dir = settings.data_dir.clone();
-        let identity = Identity::open(&dir, settings.node_id)?;
+        let mut identity = Identity::open(&dir, settings.node_id)?;
         let store = |source| StartError::of_store(dir.clone(), source);
         let log = LogStore::open(&dir, &identity).map_err(store)?;
         let state_machine = StateMachine::open(&dir).map_err(store)?;
@@ -204,7 +204,7 @@ impl Node {
         let guard = Guard::open(settings.node_id, &settings.protection)?;
         let Hooks { wal, postgres, publish } = hooks;
         let failover = match (postgres, settings.lease_timeout) {
-            (Some(postgres), Some(lease)) => Some(Arc::new(Failover::open(&dir, postgres, lease).map_err(store)?)),
+            (Some(postgres), Some(lease)) => Some(Arc::new(Failover::open(&dir, &mut identity, postgres, lease).map_err(store)?)),
             _ => None,
         };
         let listener = listen(&*network, &settings.listen).await?;
@@ -212,7 +212,8 @@ impl Node {
         let local = Arc::new(Local::new(dir.clone(), identity));
         let applied = state_machine.watch();
         let complaints = Arc::new(Complaints::default());
-        let peers = PeerFactory { local: Arc::clone(&local), applied: applied.clone(), network, guard, complaints };
+        let peers =
+            PeerFactory { local: Arc::clone(&local), applied: applied.clone(), network, guard, complaints, confirmed: Arc::default() };
         let config = Arc::new(config(&settings).validate().map_err(|e| StartError::Raft(e.to_string()))?);
         let raft = Raft::new(raft_id(settings.node_id), config, peers.clone(), log.clone(), state_machine)
             .await

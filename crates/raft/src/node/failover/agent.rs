@@ -177,7 +177,8 @@ impl Shared {
 
     /// Before there is a cluster nobody else can be its primary: a founder takes what makes it one.
     fn before_the_cluster(&self, failover: &Failover, look: &Look) -> std::io::Result<()> {
-        let founds = !look.standby && self.local.identity().cluster.is_none_or(|c| c.founded_here);
+        let founds =
+            !look.standby && self.local.identity().cluster.is_none_or(|c| c.founded_here) && lock(&failover.durable).knows_no_reign();
         if founds && lock(&failover.voter).epoch() == 0 {
             lock(&failover.durable).enter(1)?;
             lock(&failover.voter).enter(1);

@@ -7,6 +7,7 @@ use pgraft_core::failover::lease::Start;
 use serde::{Deserialize, Serialize};
 
 use crate::files;
+use crate::identity::Identity;
 
 const FILE_NAME: &str = "failover.json";
 const FORMAT: u32 = 1;
@@ -37,14 +38,23 @@ pub struct Durable {
 }
 
 impl Durable {
-    /// Reads the file; a new member has none.
-    pub fn open(dir: &Path) -> io::Result<Self> {
+    /// Reads the file; a new member has none, and gets one.
+    pub fn open(dir: &Path, identity: &mut Identity) -> io::Result<Self> {
         let path = dir.join(FILE_NAME);
         let file = files::read_versioned::<File>(&path, FORMAT)?;
         let fresh = file.is_none();
+        if fresh && identity.promises {
+            let gone = format!("{FILE_NAME} is gone, and with it what this node has promised in failovers");
+            return Err(io::Error::new(io::ErrorKind::InvalidData, gone));
+        }
         let File { epoch, start, run, reigned, .. } =
             file.unwrap_or(File { format: FORMAT, epoch: 0, start: Start(0), run: 0, reigned: false });
-        Ok(Self { path, epoch, start, run, reigned, fresh })
+        let durable = Self { path, epoch, start, run, reigned, fresh };
+        if !identity.promises {
+            durable.write()?;
+            identity.promise(dir)?;
+        }
+        Ok(durable)
     }
 
     /// The server runs. When it is another run than the last one known, the number of that and its epoch come back if it was the primary.
@@ -56,6 +66,11 @@ impl Durable {
         (self.start, self.run, self.reigned) = (Start(self.start.0 + 1), run, false);
         self.write()?;
         Ok(ended)
+    }
+
+    /// Whether this member has not been in any reign: one that has was in a cluster, whatever it has applied so far.
+    pub const fn knows_no_reign(&self) -> bool {
+        self.epoch <= 1 && !self.reigned
     }
 
     /// This run is the primary of the present epoch.
@@ -76,5 +91,34 @@ impl Durable {
     fn write(&self) -> io::Result<()> {
         let Self { epoch, start, run, reigned, .. } = *self;
         files::replace_json(&self.path, &File { format: FORMAT, epoch, start, run, reigned })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pgraft_core::NodeId;
+
+    #[test]
+    fn what_was_promised_is_there_again_or_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let one = || Identity::open(dir.path(), NodeId::new(1).unwrap()).unwrap();
+        let open = || Durable::open(dir.path(), &mut one());
+        assert!(open().unwrap().fresh);
+        let mut durable = open().unwrap();
+        assert!(!durable.fresh && durable.knows_no_reign(), "a file from the first start on");
+        assert_eq!(durable.runs(7).unwrap(), None);
+        durable.enter(1).unwrap();
+        assert!(open().unwrap().knows_no_reign(), "a founder before its cluster");
+        durable.reigns().unwrap();
+        let mut again = open().unwrap();
+        assert!(!again.knows_no_reign(), "a worker that was started again, in the same run of its server");
+        assert_eq!(again.runs(8).unwrap(), Some((1, Start(1))));
+        again.enter(2).unwrap();
+        assert!(!open().unwrap().knows_no_reign());
+        std::fs::remove_file(dir.path().join(FILE_NAME)).unwrap();
+        let error = open().unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+        assert!(!dir.path().join(FILE_NAME).exists(), "nothing is made up");
     }
 }

@@ -30,6 +30,7 @@ use tokio::sync::Notify;
 
 use self::durable::Durable;
 use super::Shared;
+use crate::identity::Identity;
 use crate::machine;
 use crate::transport::{Asked, FailoverEnd};
 use crate::types::{Endpoint, node_id, raft_id};
@@ -178,8 +179,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Failover {
     /// Reads what this member has promised.
-    pub fn open(dir: &Path, postgres: Arc<dyn Postgres>, lease: Duration) -> io::Result<Self> {
-        let durable = Durable::open(dir)?;
+    pub fn open(dir: &Path, identity: &mut Identity, postgres: Arc<dyn Postgres>, lease: Duration) -> io::Result<Self> {
+        let durable = Durable::open(dir, identity)?;
         let lease_ms = u64::try_from(lease.as_millis()).unwrap_or(u64::MAX);
         let voter = Voter::started(durable.epoch, postgres.now(), if durable.fresh { 0 } else { lease_ms });
         Ok(Self {
