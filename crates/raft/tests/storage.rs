@@ -4,10 +4,12 @@
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test, which may end anywhere")]
 
 mod harness;
+mod logged;
 
 use std::path::{Path, PathBuf};
 
 use harness::{Cluster, nodes};
+use logged::{keep_logs, until_logged};
 use pgraft_core::control::Request;
 use pgraft_raft::StartError;
 
@@ -196,4 +198,34 @@ fn copy(from: &Path, to: &Path) {
             std::fs::copy(&path, &target).unwrap();
         }
     }
+}
+
+/// Put back from a backup, under its own id: it has forgotten votes, and entries that others count on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_directory_of_an_earlier_time_is_found_out() {
+    keep_logs();
+    let mut c = Cluster::steady(3).await;
+    c.stop(2).await;
+    let backup = c.dir.path().join("backup");
+    copy(&dir(&c, 2), &backup);
+    c.run(2).await.unwrap();
+    for id in 4..7 {
+        c.add_and_remove_a_node(id).await;
+    }
+    let all = c.status(0).await.applied_index;
+    c.wait(2, "all that there is", |s| s.applied_index >= all).await;
+    // The leader has heard that it has them.
+    c.wait(0, "its word", |s| s.members.iter().any(|m| m.node_id.get() == 3 && m.match_index >= Some(all))).await;
+    c.stop(2).await;
+    std::fs::remove_dir_all(dir(&c, 2)).unwrap();
+    copy(&backup, &dir(&c, 2));
+    c.run(2).await.unwrap();
+    until_logged(&["node 3 at ", "has lost entry ", "its pgraft.data_dir is of an earlier time, and it can't come back under its old id"])
+        .await;
+    // The others go on, and without it.
+    c.add_and_remove_a_node(7).await;
+    assert!(c.status(2).await.applied_index < all);
+    c.stop(2).await;
+    c.changed(Request::RemoveNode { node_id: 3 }).await; // the way out
+    c.wait(0, "two members", |s| nodes(s).len() == 2 && s.voters == 2).await;
 }

@@ -3,14 +3,15 @@
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test, which may end anywhere")]
 
 mod certificates;
+mod logged;
 
-use std::fmt::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::sync::{Arc, Mutex, Once};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use certificates::{Ca, DAY, Files, Issued};
+use logged::{LOG, keep_logs, logged, until_logged};
 use pgraft_core::control::{Request, Response};
 use pgraft_core::{Address, NodeId, NodeStatus};
 use pgraft_raft::{Hooks, Node, Protection, SNAPSHOT_EVERY, Settings, StartError, TlsFiles};
@@ -21,52 +22,11 @@ use tempfile::TempDir;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
-use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 
 const PATIENCE: Duration = Duration::from_secs(90);
 
 /// Held by the tests that count reads: the log is everybody's.
 static READS: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
-
-static LOG: Mutex<Vec<String>> = Mutex::new(Vec::new());
-
-/// Keeps what the members log.
-struct Keep;
-
-impl<S: tracing::Subscriber> Layer<S> for Keep {
-    fn on_event(&self, event: &tracing::Event<'_>, _: Context<'_, S>) {
-        struct Text(String);
-        impl tracing::field::Visit for Text {
-            fn record_debug(&mut self, field: &tracing::field::Field, value: &dyn std::fmt::Debug) {
-                if field.name() == "message" {
-                    write!(self.0, "{value:?}").unwrap();
-                }
-            }
-        }
-        if event.metadata().target().starts_with("pgraft_raft") && *event.metadata().level() <= tracing::Level::INFO {
-            let mut text = Text(String::new());
-            event.record(&mut text);
-            LOG.lock().unwrap().push(text.0);
-        }
-    }
-}
-
-fn keep_logs() {
-    static ONCE: Once = Once::new();
-    ONCE.call_once(|| tracing::subscriber::set_global_default(tracing_subscriber::registry().with(Keep)).unwrap());
-}
-
-fn logged(parts: &[&str]) -> usize {
-    LOG.lock().unwrap().iter().filter(|line| parts.iter().all(|part| line.contains(part))).count()
-}
-
-async fn until_logged(parts: &[&str]) {
-    let start = Instant::now();
-    while logged(parts) == 0 {
-        assert!(start.elapsed() < PATIENCE, "no line with {parts:?} in {:#?}", LOG.lock().unwrap());
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-}
 
 fn free_port() -> u16 {
     static NEXT: std::sync::atomic::AtomicU16 = std::sync::atomic::AtomicU16::new(0);

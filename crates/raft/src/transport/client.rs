@@ -18,9 +18,10 @@ use pgraft_core::NodeId;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 
+use super::confirmed::Sent;
 use super::handshake::{Hello, Local, Welcome};
 use super::tls::Trouble;
-use super::{BoxStream, Complaints, Guard, MAX_FRAME, Network, PROTOCOL_VERSION, Reply, Rpc, read_json, write_json};
+use super::{BoxStream, Complaints, Confirmed, Guard, MAX_FRAME, Network, PROTOCOL_VERSION, Reply, Rpc, read_json, write_json};
 use crate::machine::watch;
 use crate::store::AppliedState;
 use crate::types::{Endpoint, TypeConfig, Vote, node_id};
@@ -80,6 +81,7 @@ pub struct PeerFactory {
     pub network: Arc<dyn Network>,
     pub guard: Guard,
     pub complaints: Arc<Complaints>,
+    pub confirmed: Arc<Confirmed>,
 }
 
 impl PeerFactory {
@@ -211,6 +213,18 @@ impl Peer {
         made
     }
 
+    /// Openraft would stop where a log goes back. This peer is taken for one that can't be reached, until a person has seen to it.
+    fn has_forgotten(&self, entry: u64) -> RPCError<TypeConfig> {
+        let Self { target, endpoint, .. } = self;
+        let words = format!(
+            "node {target} at {endpoint} has lost entry {entry} of the Raft log, which it had confirmed: its pgraft.data_dir is of an earlier \
+             time, and it can't come back under its old id (pgraft_remove_node({target}) on the leader, then pgraft_add_node with an id that \
+             was never used)"
+        );
+        self.factory.complaints.say(&format!("{target} log"), &words);
+        RPCError::Unreachable(Unreachable::new(&AnyError::error(words)))
+    }
+
     async fn raft_call(&mut self, rpc: &Rpc, option: &RPCOption) -> Result<Reply, RPCError<TypeConfig>> {
         self.call(rpc, option.hard_ttl()).await.map_err(|e| RPCError::Unreachable(Unreachable::new(&e)))
     }
@@ -235,8 +249,12 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         rpc: AppendEntriesRequest<TypeConfig>,
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<TypeConfig>, RPCError<TypeConfig>> {
+        let sent = Sent::from(&rpc);
         match self.raft_call(&Rpc::Append(rpc), &option).await? {
-            Reply::Append(response) => Ok(response),
+            Reply::Append(response) => match node_id(self.target).and_then(|peer| self.factory.confirmed.hear(peer, sent, &response)) {
+                None => Ok(response),
+                Some(lost) => Err(self.has_forgotten(lost)),
+            },
             other => Err(unexpected(&other)),
         }
     }

@@ -12,6 +12,7 @@
 
 mod client;
 mod complaints;
+mod confirmed;
 mod frame;
 mod handshake;
 mod net;
@@ -22,6 +23,7 @@ mod tls;
 
 pub use client::{Peer, PeerFactory};
 pub use complaints::Complaints;
+pub use confirmed::Confirmed;
 pub use frame::{read_json, write_json};
 pub use handshake::Local;
 pub use net::{BoxStream, Listener, Network, Stream, Tcp};

@@ -68,6 +68,7 @@ async fn a_connection_is_made_anew_after_an_hour() {
         applied: watch::channel(Arc::new(AppliedState::default())).1,
         network: Arc::clone(&network) as Arc<dyn Network>,
         guard: guard(one),
+        confirmed: Arc::default(),
         complaints: Arc::new(Complaints::default()),
     };
     let mut peer = factory.peer(2, Endpoint { host: "there".into(), port: 1 });
