@@ -24,6 +24,7 @@ use crate::logging::Sink;
 use crate::postgres::process::Server;
 use crate::prepare;
 use crate::reaper::Reaper;
+use crate::room;
 use crate::settings::Settings;
 use crate::stand::Stand;
 use crate::supervisor::{self, Command, Event, Mode, State};
@@ -252,11 +253,13 @@ impl Driver {
         tracing::info!(?mode, pid = server.child.pid, "started Postgres");
         let duties = tokio::spawn(duties::run(self.view.subscribe(), self.events()));
         let watchdog = tokio::spawn(watchdog::run(self.view.subscribe(), self.events()));
+        let room = tokio::spawn(room::run(self.view.subscribe()));
         let (mut child, events, ours) = (server.child.clone(), self.events(), server.clone());
         tokio::spawn(async move {
             let ending = child.wait().await;
             duties.abort();
             watchdog.abort();
+            room.abort();
             let ran_for = ours.ran_for();
             tracing::info!(%ending, seconds = ran_for.as_secs(), "Postgres has ended");
             let _ = events.send(Event::Exited { ran_for });

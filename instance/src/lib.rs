@@ -39,6 +39,7 @@ pub mod peers;
 pub mod postgres;
 pub mod prepare;
 pub mod reaper;
+mod room;
 pub mod secrets;
 pub mod settings;
 pub mod sql;

@@ -5,9 +5,11 @@
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use pgraft_testkit::cluster::{epoch, more_rows, nothing_is_lost, of_three, primary};
+use pgraft_testkit::cluster::{cluster_of, epoch, more_rows, nothing_is_lost, of_three, primary, primary_after, whole};
+use pgraft_testkit::disk::SmallDisk;
 use pgraft_testkit::ledger::Ledger;
-use pgraft_testkit::{Nodes, child_of, until};
+use pgraft_testkit::{Nodes, bin_directory, child_of, until, without_extension};
+use std::time::{Duration, Instant};
 
 /// Kills the primary's postmaster, and waits until somebody takes writes again and all three are whole.
 async fn kill_the_primary(nodes: &Nodes, ledger: &Ledger) {
@@ -78,6 +80,10 @@ async fn what_nobody_else_has_is_rewound() {
     let new = primary(&nodes).await;
     assert_ne!(new, old);
     more_rows(&ledger, 10).await;
+    // As if it had been started before, and had got no further than to the new primary's history: with it Postgres would go past the fork.
+    let wal = |n: usize| nodes.nodes[n].directory.join("pgdata/pg_wal");
+    let history = format!("{:08X}.history", nodes.nodes[new].status().unwrap().postgres.timeline.unwrap());
+    std::fs::copy(wal(new).join(&history), wal(old).join(&history)).unwrap();
     nodes.nodes[old].start();
     // By pg_rewind as a rule, and by a clone where that finds its WAL no more. A receiver calls itself streaming before the primary has answered,
     // so that this says nothing before.
@@ -88,6 +94,7 @@ async fn what_nobody_else_has_is_rewound() {
     })
     .await;
     println!("node {}: {mended}", old + 1);
+    assert!(nodes.nodes[old].log().contains("removed the history of a timeline that this server has no WAL of"));
     nodes.nodes[old].streaming().await;
     nodes.nodes[old].wait_for("SELECT to_regclass('nobody_else_has') IS NULL", "t").await;
     nothing_is_lost(&nodes, ledger).await;
@@ -280,4 +287,109 @@ async fn a_primary_by_force() {
     nodes.nodes[old].streaming().await;
     // What was acknowledged the one that was forced had: the other one could confirm nothing.
     nothing_is_lost(&nodes, ledger).await;
+}
+
+/// One standby has all of the WAL and can't replay it, another one has little of it: the first takes over, as soon as it has replayed.
+#[tokio::test]
+async fn a_long_backlog_of_replay() {
+    let patient = ("max_standby_streaming_delay".to_owned(), "-1".to_owned());
+    let Some(mut nodes) = of_three(|node| node.parameters.extend([patient.clone()])).await else { return };
+    let ledger = Ledger::start(nodes.servers());
+    let old = primary(&nodes).await;
+    let (lagging, heir) = ((old + 1) % 3, (old + 2) % 3);
+    nodes.nodes[old].sql("CREATE TABLE held ()").await.unwrap();
+    nodes.nodes[heir].wait_for("SELECT count(*) FROM held", "0").await;
+    let holds = nodes.nodes[heir].connect("postgres", "superuser-1", "postgres").await.unwrap();
+    holds.batch_execute("BEGIN; SELECT count(*) FROM held").await.unwrap();
+    let lags = nodes.nodes[lagging].postmaster().unwrap();
+    let receiver = Pid::from_raw(until("a walreceiver", async || child_of(lags, "walreceiver")).await);
+    kill(receiver, Signal::SIGSTOP).unwrap();
+    // From here on the heir alone confirms, and replays nothing.
+    nodes.nodes[old].sql("DROP TABLE held").await.unwrap();
+    nodes.nodes[old].sql("CREATE TABLE backlog AS SELECT n, repeat('x', 200) FROM generate_series(1, 200000) AS n").await.unwrap();
+    more_rows(&ledger, 10).await;
+    let before = epoch(&nodes, old);
+    let backlog = "SELECT pg_wal_lsn_diff(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn())::bigint >> 20";
+    let backlog = nodes.nodes[heir].sql(backlog).await.unwrap().unwrap();
+    ledger.new_gap();
+    nodes.nodes[old].kill_all();
+    kill(receiver, Signal::SIGCONT).unwrap();
+
+    let appointed = async || {
+        let told = nodes.nodes[lagging].sql("SELECT primary_node FROM pgraft_failover() WHERE phase = 'steady'").await.ok()??;
+        (told == (heir + 1).to_string()).then_some(())
+    };
+    until("the one with the most WAL to be appointed", appointed).await;
+    let waits = Instant::now();
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    let meanwhile = epoch(&nodes, lagging);
+    holds.batch_execute("COMMIT").await.unwrap();
+    let new = primary_after(&nodes, before, &[old]).await;
+    assert_eq!(new, heir, "the other one has less WAL");
+    let waited = waits.elapsed();
+    println!("a backlog of {backlog} MB, held up for 10 s: node {} took over after {waited:?}, in reign {}", new + 1, meanwhile - before);
+    assert!(meanwhile - before <= 2, "while it replayed it was taken for lost {} times", meanwhile - before - 1);
+    more_rows(&ledger, 10).await;
+    println!("no acknowledgement for {:?}", ledger.new_gap());
+    nodes.nodes[old].start();
+    whole(&nodes).await;
+    nodes.nodes[new].wait_for("SELECT count(*) FROM backlog", "200000").await;
+    nothing_is_lost(&nodes, ledger).await;
+}
+
+/// First a standby's disk, then the primary's: data, WAL and Raft's files are all on it.
+#[tokio::test]
+async fn a_full_disk() {
+    if without_extension() {
+        return;
+    }
+    let Some(bin) = bin_directory() else { return };
+    let mut nodes = Nodes::new(&bin, 3);
+    // Little WAL is kept in stock, so that the end of the disk is soon met.
+    let little = [("min_wal_size", "32MB"), ("max_wal_size", "64MB"), ("wal_keep_size", "0")].map(|(k, v)| (k.to_owned(), v.to_owned()));
+    nodes.nodes.iter_mut().for_each(|node| node.parameters.extend(little.clone()));
+    let disks: Option<Vec<SmallDisk>> = nodes.nodes.iter().map(|node| SmallDisk::under(node, 400)).collect();
+    let Some(disks) = disks else { return };
+    let nodes = cluster_of(nodes).await;
+    let ledger = Ledger::start(nodes.servers());
+    more_rows(&ledger, 10).await;
+
+    let old = primary(&nodes).await;
+    let standby = (old + 1) % 3;
+    disks[standby].fill();
+    let full = "No space left on device";
+    until("a standby that is out of room", async || {
+        fill_wal(&nodes, old).await;
+        nodes.nodes[standby].log().contains(full).then_some(())
+    })
+    .await;
+    more_rows(&ledger, 50).await;
+    disks[standby].free();
+    whole(&nodes).await;
+    println!("node {} was out of room: no acknowledgement for {:?}", standby + 1, ledger.new_gap());
+
+    let old = primary(&nodes).await;
+    let before = epoch(&nodes, old);
+    disks[old].fill();
+    let new = until("another primary", async || {
+        fill_wal(&nodes, old).await;
+        (0..3).find(|n| *n != old && epoch(&nodes, *n) > before && is_primary(&nodes, *n))
+    })
+    .await;
+    more_rows(&ledger, 50).await;
+    let gives_up = "the disk of this primary is full: it gives its place to a standby";
+    assert!([full, gives_up].iter().any(|words| nodes.nodes[old].log().contains(words)));
+    println!("node {} was out of room, node {} took over: no acknowledgement for {:?}", old + 1, new + 1, ledger.new_gap());
+    disks[old].free();
+    whole(&nodes).await;
+    nothing_is_lost(&nodes, ledger).await;
+}
+
+/// A megabyte of WAL and nothing else, where that goes.
+async fn fill_wal(nodes: &Nodes, on: usize) {
+    let _ = nodes.nodes[on].sql("SELECT pg_logical_emit_message(false, 'test', repeat('x', 1000000))").await;
+}
+
+fn is_primary(nodes: &Nodes, n: usize) -> bool {
+    nodes.nodes[n].status().is_some_and(|s| s.role == pgraft_instance::status::Role::Primary && s.ready)
 }

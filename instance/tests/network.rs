@@ -99,6 +99,37 @@ async fn three_nodes() {
         let same = epoch(&nodes, primary(&nodes).await) == before;
         println!("node {} asleep for {nap:?}: no acknowledgement for {:?}, same primary: {same}", old + 1, ledger.new_gap());
     }
+
+    // Five seconds each way, which no lease survives: nobody is sure of anything, and when it is over all is well by itself.
+    let (old, _) = settled(&nodes, &ledger).await;
+    let slow = network.delay(Duration::from_secs(5));
+    answers_nothing(&nodes, old).await;
+    tokio::time::sleep(LEASE * 5).await;
+    drop(slow);
+    let over = Instant::now();
+    more_rows(&ledger, 10).await;
+    let again = over.elapsed();
+    whole(&nodes).await;
+    println!("5 s of latency: writes {again:?} and a whole cluster {:?} after its end", over.elapsed());
+
+    // Standing still for less than the lease is no reason for another primary. Where the machine is busy a stall is longer than it should be.
+    let network = network.delay(Duration::ZERO);
+    let mut stood = false;
+    for _ in 0..5 {
+        let (old, before) = settled(&nodes, &ledger).await;
+        network.stall(true);
+        tokio::time::sleep(LEASE / 2).await;
+        network.stall(false);
+        whole(&nodes).await;
+        more_rows(&ledger, 10).await;
+        stood = (primary(&nodes).await, epoch(&nodes, old)) == (old, before);
+        println!("a network that stalled for {:?}: no acknowledgement for {:?}, same primary: {stood}", LEASE / 2, ledger.new_gap());
+        if stood {
+            break;
+        }
+    }
+    assert!(stood, "each stall that was shorter than the lease has changed the primary");
+    drop(network);
     nothing_is_lost(&nodes, ledger).await;
 }
 

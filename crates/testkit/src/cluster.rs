@@ -100,12 +100,17 @@ pub fn epoch(nodes: &Nodes, of: usize) -> u64 {
     nodes.nodes[of].status().and_then(|s| s.raft).map_or(0, |r| r.epoch)
 }
 
-/// Everything that was acknowledged is everywhere, and everybody has the same.
+/// Everything that was acknowledged is everywhere, nothing that was refused is, everybody has the same, and nobody took writes beside another one.
 pub async fn nothing_is_lost(nodes: &Nodes, ledger: Ledger) {
-    let acked = ledger.stop().await;
-    let lost = lost(nodes, &acked).await;
+    let told = ledger.told().await;
+    let lost = lost(nodes, &told.acked).await;
     assert!(lost.is_empty(), "acknowledged and lost: {lost:?}");
-    println!("{} rows acknowledged, none lost", acked.len());
+    let all = nodes.nodes[primary(nodes).await].connect("postgres", "superuser-1", "app").await.unwrap();
+    let refused: Vec<i64> = told.refused.iter().copied().collect();
+    let there = all.query("SELECT row FROM ledger WHERE row = ANY($1)", &[&refused]).await.unwrap();
+    assert!(there.is_empty(), "refused and there: {:?}", there.iter().map(|r| r.get::<_, i64>(0)).collect::<Vec<_>>());
+    assert!(told.usurper().is_none(), "two primaries at once: {:?}", told.usurper());
+    println!("{} rows acknowledged, none lost; {} refused, none of them there", told.acked.len(), refused.len());
 }
 
 /// What was acknowledged and is not there, once every node has what the primary has, on its timeline.

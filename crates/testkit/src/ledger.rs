@@ -1,6 +1,6 @@
 //! A client that writes to whichever node takes it, and knows of each row what it was told: acknowledged, refused, or nothing.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
@@ -13,22 +13,52 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// After a refusal.
 const REFUSED: Duration = Duration::from_millis(20);
 
+/// An acknowledgement.
+#[derive(Debug, Clone, Copy)]
+pub struct Ack {
+    pub row: i64,
+    /// Which of the servers gave it.
+    pub by: usize,
+    /// Whose timeline it wrote on: each is one reign's.
+    pub timeline: u32,
+    pub sent: Instant,
+    pub heard: Instant,
+}
+
 /// What the client knows.
 #[derive(Default)]
 pub struct Known {
     /// Rows whose commit was acknowledged: by ReadyForQuery, not by a command tag before it.
     pub acked: BTreeSet<i64>,
+    pub acks: Vec<Ack>,
+    /// Rows that were refused by an error: they are not there. Of all others nothing is known.
+    pub refused: BTreeSet<i64>,
     /// The longest time between two acknowledgements.
     pub gap: Duration,
-    last: Option<Instant>,
 }
 
 impl Known {
-    fn heard(&mut self, row: i64) {
-        self.acked.insert(row);
-        let now = Instant::now();
-        self.gap = self.gap.max(self.last.map_or(Duration::ZERO, |last| now - last));
-        self.last = Some(now);
+    fn heard(&mut self, ack: Ack) {
+        self.gap = self.gap.max(self.acks.last().map_or(Duration::ZERO, |last| ack.heard - last.heard));
+        self.acked.insert(ack.row);
+        self.acks.push(ack);
+    }
+
+    /// Two primaries at once, by what they have acknowledged: two servers on one timeline, or a row that was sent to one when the next one had
+    /// acknowledged others already.
+    pub fn usurper(&self) -> Option<(Ack, Ack)> {
+        let mut reigns: BTreeMap<u32, (usize, Ack)> = BTreeMap::new();
+        for ack in &self.acks {
+            let (by, first) = *reigns.entry(ack.timeline).or_insert((ack.by, *ack));
+            if by != ack.by {
+                return Some((first, *ack));
+            }
+            let next = reigns.range(ack.timeline + 1..).find(|(_, (_, first))| first.heard < ack.sent);
+            if let Some((_, (_, first))) = next {
+                return Some((*first, *ack));
+            }
+        }
+        None
     }
 }
 
@@ -50,8 +80,8 @@ impl Ledger {
         let known = Arc::<Mutex<Known>>::default();
         let mut tasks = JoinSet::new();
         let step = servers.len();
-        for (first, server) in (first..).zip(servers) {
-            tasks.spawn(write(server, (first..).step_by(step), Arc::clone(&known)));
+        for (by, (first, server)) in (first..).zip(servers).enumerate() {
+            tasks.spawn(write(by, server, (first..).step_by(step), Arc::clone(&known)));
         }
         Self { known, tasks }
     }
@@ -66,30 +96,43 @@ impl Ledger {
     }
 
     /// No row is on its way when this returns.
-    pub async fn stop(mut self) -> BTreeSet<i64> {
+    pub async fn stop(self) -> BTreeSet<i64> {
+        self.told().await.acked
+    }
+
+    /// The same, and all that it was told.
+    pub async fn told(mut self) -> Known {
         self.tasks.shutdown().await;
-        self.known.lock().unwrap().acked.clone()
+        std::mem::take(&mut *self.known.lock().unwrap())
     }
 }
 
-async fn write(server: (String, u16), rows: impl Iterator<Item = i64>, known: Arc<Mutex<Known>>) {
+async fn write(by: usize, server: (String, u16), rows: impl Iterator<Item = i64>, known: Arc<Mutex<Known>>) {
     let mut client = None;
     for row in rows {
+        let sent = Instant::now();
         let insert = async {
             let open = match client.take() {
                 Some(open) => open,
                 None => connect(&server).await?,
             };
-            let done = open.execute("INSERT INTO ledger VALUES ($1)", &[&row]).await;
-            Some((done.is_ok(), open))
+            let done = open.query("INSERT INTO ledger VALUES ($1) RETURNING pg_walfile_name(pg_current_wal_insert_lsn())", &[&row]).await;
+            Some((done, open))
         };
-        let done = timeout(PATIENCE, insert).await.ok().flatten();
-        let acknowledged = done.as_ref().is_some_and(|(acknowledged, _)| *acknowledged);
-        client = done.map(|(_, open)| open).filter(|open| !open.is_closed());
-        if acknowledged {
-            known.lock().unwrap().heard(row);
-        } else {
-            tokio::time::sleep(REFUSED).await;
+        let (done, open) = timeout(PATIENCE, insert).await.ok().flatten().unzip();
+        client = open.filter(|open| !open.is_closed());
+        match done {
+            Some(Ok(rows)) => {
+                let timeline = u32::from_str_radix(&rows[0].get::<_, String>(0)[..8], 16).unwrap();
+                known.lock().unwrap().heard(Ack { row, by, timeline, sent, heard: Instant::now() });
+            }
+            refused => {
+                // A session that ends can have ended behind its commit.
+                if refused.is_some_and(|r| r.is_err_and(|e| e.as_db_error().is_some_and(|e| e.severity() == "ERROR"))) {
+                    known.lock().unwrap().refused.insert(row);
+                }
+                tokio::time::sleep(REFUSED).await;
+            }
         }
     }
 }

@@ -7,6 +7,7 @@
 
 pub mod certificates;
 pub mod cluster;
+pub mod disk;
 pub mod ledger;
 pub mod network;
 
@@ -137,19 +138,24 @@ impl Node {
         let directory = base.join(format!("node{id}"));
         fs::create_dir(&directory).unwrap();
         give(&directory);
-        for name in ["secrets", "socket"] {
-            fs::create_dir(directory.join(name)).unwrap();
-            give(&directory.join(name));
-        }
         let small = [("shared_buffers", "16MB"), ("max_connections", "30"), ("fsync", "off")];
         let parameters = small.map(|(k, v)| (k.to_owned(), v.to_owned())).into();
         let (bin, hold) = (bin.to_owned(), "10s");
         let node =
             Self { id, directory, bin, ports, peers, parameters, failover: false, hold, drain: None, tls: 0, manager: None, inside: None };
-        for name in ["replication", "operator", "owner", "superuser"] {
-            node.set_password(name, &format!("{name}-1"));
-        }
+        node.furnish();
         node
+    }
+
+    /// What it finds when it is started for the first time.
+    fn furnish(&self) {
+        for name in ["secrets", "socket"] {
+            fs::create_dir(self.directory.join(name)).unwrap();
+            give(&self.directory.join(name));
+        }
+        for name in ["replication", "operator", "owner", "superuser"] {
+            self.set_password(name, &format!("{name}-1"));
+        }
     }
 
     pub fn set_password(&self, whose: &str, password: &str) {

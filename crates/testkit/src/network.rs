@@ -6,9 +6,15 @@
 //!   the test ──(for_clients)── host 2 ──┘
 //! ```
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::io::Read;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
+use tempfile::TempDir;
 
 /// The addresses: nobody's outside of these namespaces.
 const NET: &str = "10.77.0";
@@ -36,6 +42,40 @@ pub struct Host {
 
 /// One network namespace.
 pub struct Namespace(Child);
+
+/// While it is there the network is slow (`delay.c`).
+pub struct Delay<'a> {
+    network: &'a Network,
+    carrier: Child,
+}
+
+impl Delay<'_> {
+    /// Holds everything back, or lets it go on.
+    pub fn stall(&self, yes: bool) {
+        kill(Pid::from_raw(self.carrier.id().cast_signed()), if yes { Signal::SIGSTOP } else { Signal::SIGCONT }).unwrap();
+    }
+}
+
+impl Drop for Delay<'_> {
+    fn drop(&mut self) {
+        let _ = self.carrier.kill();
+        let _ = self.carrier.wait();
+        self.network.heal();
+    }
+}
+
+/// Built by the C compiler that Postgres' headers need anyway.
+fn delaying_program() -> PathBuf {
+    static BUILT: OnceLock<TempDir> = OnceLock::new();
+    let directory = BUILT.get_or_init(|| {
+        let directory = tempfile::tempdir().unwrap();
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/delay.c");
+        let compiled = Command::new("cc").args(["-O1", "-o"]).arg(directory.path().join("delay")).arg(source).status().unwrap();
+        assert!(compiled.success(), "cc can't build the program that makes a network slow");
+        directory
+    });
+    directory.path().join("delay")
+}
 
 impl Namespace {
     fn new() -> Option<Self> {
@@ -154,6 +194,20 @@ impl Network {
 
     pub fn heal(&self) {
         self.split(&[]);
+    }
+
+    /// From now on everything between the hosts takes so long, each way. What is on its way when the delay is dropped is lost.
+    pub fn delay(&self, by: Duration) -> Delay<'_> {
+        for n in 0..self.namespaces.len() {
+            self.hub.ip(&format!("link set port{n} nomaster")).unwrap();
+        }
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net=/proc/{}/ns/net", self.hub.id())).arg(delaying_program()).arg(by.as_millis().to_string());
+        command.args((0..self.namespaces.len()).map(|n| format!("port{n}")));
+        let mut carrier = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut ready = [0; 5];
+        carrier.stdout.as_mut().unwrap().read_exact(&mut ready).expect("it listens on all links");
+        Delay { network: self, carrier }
     }
 
     /// What one host sends to the other is lost; what comes back is not.
