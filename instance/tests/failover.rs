@@ -8,7 +8,8 @@ use nix::unistd::Pid;
 use pgraft_testkit::cluster::{cluster_of, epoch, more_rows, nothing_is_lost, of_three, primary, primary_after, whole};
 use pgraft_testkit::disk::SmallDisk;
 use pgraft_testkit::ledger::Ledger;
-use pgraft_testkit::{Nodes, bin_directory, child_of, until, without_extension};
+use pgraft_testkit::{Node, Nodes, bin_directory, child_of, until, without_extension};
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 /// Kills the primary's postmaster, and waits until somebody takes writes again and all three are whole.
@@ -392,4 +393,64 @@ async fn fill_wal(nodes: &Nodes, on: usize) {
 
 fn is_primary(nodes: &Nodes, n: usize) -> bool {
     nodes.nodes[n].status().is_some_and(|s| s.role == pgraft_instance::status::Role::Primary && s.ready)
+}
+
+/// Whether a standby has a slot that outlives the primary.
+const COPIED: &str = "SELECT count(*) FROM pg_replication_slots WHERE slot_name = 'feed' AND synced AND NOT temporary";
+const CHANGES: &str = "SELECT data FROM pg_logical_slot_get_changes('feed', NULL, NULL)";
+
+/// What a subscriber hears now, from whoever is the primary.
+async fn listen(nodes: &Nodes, heard: &mut BTreeSet<i64>) {
+    let Ok(client) = nodes.nodes[primary(nodes).await].connect("postgres", "superuser-1", "app").await else { return };
+    for change in client.query(CHANGES, &[]).await.unwrap_or_default() {
+        let change: String = change.get(0);
+        heard.extend(change.rsplit_once(':').and_then(|(_, row)| row.parse::<i64>().ok()));
+    }
+}
+
+/// Until that node has the primary's slot: it takes over a position that the primary's slot comes by, so that one must be used.
+async fn copied(nodes: &Nodes, to: usize, heard: &mut BTreeSet<i64>) {
+    let begun = Instant::now();
+    while nodes.nodes[to].sql(COPIED).await.ok().flatten().is_none_or(|count| count != "1") {
+        assert!(begun.elapsed() < Duration::from_mins(3), "node {} has no copy of the slot", to + 1);
+        listen(nodes, heard).await;
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    println!("node {} has the slot after {:?}", to + 1, begun.elapsed());
+}
+
+/// A failover slot (Postgres 17 and later) is on the next primary, and leaves nothing out.
+#[tokio::test]
+async fn a_subscriber_goes_on_at_the_next_primary() {
+    let on = |node: &mut Node| drop(node.parameters.insert("sync_replication_slots".into(), "on".into()));
+    let Some(nodes) = of_three(on).await else { return };
+    let (old, mut heard) = (primary(&nodes).await, BTreeSet::new());
+    let make = "SELECT pg_create_logical_replication_slot('feed', 'test_decoding', failover => true)";
+    nodes.nodes[old].connect("postgres", "superuser-1", "app").await.unwrap().execute(make, &[]).await.unwrap();
+    let ledger = Ledger::start(nodes.servers());
+    for standby in (0..3).filter(|n| *n != old) {
+        copied(&nodes, standby, &mut heard).await;
+    }
+    more_rows(&ledger, 20).await;
+    listen(&nodes, &mut heard).await;
+
+    let before = epoch(&nodes, old);
+    kill(Pid::from_raw(nodes.nodes[old].postmaster().unwrap()), Signal::SIGKILL).unwrap();
+    let new = primary_after(&nodes, before, &[]).await;
+    more_rows(&ledger, 20).await;
+    let acked = ledger.stop().await;
+    until("a subscriber that has heard all", async || {
+        listen(&nodes, &mut heard).await;
+        acked.is_subset(&heard).then_some(())
+    })
+    .await;
+    println!("{} rows acknowledged and {} heard, from node {} and then from node {}", acked.len(), heard.len(), old + 1, new + 1);
+    // The former primary's own slot is out of the way.
+    for standby in (0..3).filter(|n| *n != new) {
+        copied(&nodes, standby, &mut heard).await;
+    }
+    // Whatever was heard is there: nothing was sent that the failover has taken back.
+    let all = nodes.nodes[new].connect("postgres", "superuser-1", "app").await.unwrap();
+    let rows: BTreeSet<i64> = all.query("SELECT row FROM ledger", &[]).await.unwrap().iter().map(|r| r.get(0)).collect();
+    assert!(heard.is_subset(&rows), "heard and gone: {:?}", heard.difference(&rows).collect::<Vec<_>>());
 }

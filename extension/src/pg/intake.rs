@@ -11,7 +11,8 @@
 //! nothing wrong with it (measured with 17).
 //!
 //! Postgres' walreceiver calls libpq through a table of functions. `install` puts a copy of it in place, whose connect, receive and send ask
-//! here first; everybody else who uses the table (logical replication) passes. A receiver that has confirmed a position had it on disk and in
+//! here first; the worker that copies the primary's logical slots is sent to the same place; everybody else who uses the table (logical
+//! replication) passes. A receiver that has confirmed a position had it on disk and in
 //! shared memory before, and the order of all accesses is one order: whoever closes the intake and reads the flush position then sees all
 //! that was or will be confirmed.
 //!
@@ -191,6 +192,18 @@ fn is_physical_receiver() -> bool {
     unsafe { pg_sys::MyBackendType == pg_sys::BackendType::B_WAL_RECEIVER }
 }
 
+/// The worker that copies the primary's logical slots. It takes no WAL and confirms none.
+#[cfg(not(any(feature = "pg15", feature = "pg16")))]
+fn is_slot_worker() -> bool {
+    // SAFETY: a word of this process.
+    unsafe { pg_sys::MyBackendType == pg_sys::BackendType::B_SLOTSYNC_WORKER }
+}
+
+#[cfg(any(feature = "pg15", feature = "pg16"))]
+const fn is_slot_worker() -> bool {
+    false
+}
+
 /// What the wrapped connect does before Postgres' own.
 #[derive(Clone, Copy)]
 enum Admission {
@@ -216,6 +229,14 @@ fn admit(conninfo: &str) -> Admission {
         }
         pause();
         waited += LOOK_AGAIN;
+    }
+}
+
+/// To where WAL comes from, if it comes.
+fn guide(conninfo: &str) -> Admission {
+    match target() {
+        Some((_, host, port)) => Admission::To(keep(&with_target(conninfo, &host, port))),
+        None => Admission::Refused(keep("the group has no primary")),
     }
 }
 
@@ -263,12 +284,13 @@ fn keep(text: &str) -> *mut c_char {
 }
 
 /// # Safety
-/// Called by walreceiver, with its arguments.
+/// Called by walreceiver or the slot worker, with its arguments.
 unsafe fn admission(conninfo: *const c_char) -> Admission {
     // SAFETY: zero-terminated, and outlives the call.
     let conninfo = unsafe { CStr::from_ptr(conninfo) };
+    let ask = if is_physical_receiver() { admit } else { guide };
     // SAFETY: the closure owns nothing that a jump would lose, and the frames around it neither.
-    unsafe { pgrx_extern_c_guard(move || admit(&conninfo.to_string_lossy())) }
+    unsafe { pgrx_extern_c_guard(move || ask(&conninfo.to_string_lossy())) }
 }
 
 #[cfg(feature = "pg15")]
@@ -315,8 +337,8 @@ unsafe fn connecting(
     call: impl FnOnce(*const c_char, pg_sys::walrcv_connect_fn) -> Option<*mut pg_sys::WalReceiverConn>,
 ) -> *mut pg_sys::WalReceiverConn {
     let next = POSTGRES.get().and_then(|table| table.walrcv_connect);
-    let conninfo = if is_physical_receiver() {
-        // SAFETY: walreceiver's own argument.
+    let conninfo = if is_physical_receiver() || is_slot_worker() {
+        // SAFETY: its own argument.
         match unsafe { admission(conninfo) } {
             Admission::To(there) => there,
             Admission::Refused(why) => {

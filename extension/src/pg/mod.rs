@@ -11,6 +11,7 @@ pub mod intake;
 pub mod names;
 pub mod server;
 pub mod session;
+pub mod slots;
 mod statement;
 pub mod wal;
 

@@ -16,7 +16,7 @@ use pgraft_raft::{Look, Order, Postgres};
 use pgrx::warning;
 
 use crate::fence::gate;
-use crate::pg::{self, intake, names, server};
+use crate::pg::{self, intake, names, server, slots};
 
 /// While something is expected to happen.
 const HURRY: Duration = Duration::from_millis(5);
@@ -48,12 +48,17 @@ impl Postgres for Server {
         lock(&self.seen).clone()
     }
 
+    fn look_again(&self) {
+        // A full pipe wakes as well.
+        let _ = std::io::Write::write(&mut &self.wake, b"!");
+    }
+
     fn order(&self, order: Order, hurry: bool) {
         let mut orders = lock(&self.orders);
         if orders.0.as_ref() != Some(&order) || orders.1 != hurry {
             *orders = (Some(order), hurry);
-            // A full pipe wakes as well.
-            let _ = std::io::Write::write(&mut &self.wake, b"!");
+            drop(orders);
+            self.look_again();
         }
     }
 
@@ -76,6 +81,8 @@ pub struct Steward {
     consistent: bool,
     promoted_to: Option<u32>,
     names: Option<(u64, String)>,
+    /// Whose slots logical replication waits for.
+    slots: Vec<String>,
     history: History,
     stopped_at: Option<Instant>,
     hurries_since: Option<Instant>,
@@ -98,6 +105,7 @@ impl Steward {
             consistent: false,
             promoted_to: None,
             names: None,
+            slots: Vec::new(),
             history: History::default(),
             stopped_at: None,
             hurries_since: None,
@@ -179,20 +187,25 @@ impl Steward {
     }
 
     /// The names in a file that the server's configuration includes, and behind them the number of the change: whoever has loaded that has
-    /// loaded the names.
+    /// loaded the names. Logical replication sends what as many standbys have as a commit waits for: no more than a failover keeps.
     fn set_names(&mut self, change: u64, config: &SyncConfig) {
         let value = sync_names(config);
         let wanted = Some((change, value.clone()));
-        if self.names == wanted || server::is_standby() {
+        if server::is_standby() {
+            return;
+        }
+        let slots = slots::to_wait_for(config, &self.slots, slots::is_in_use);
+        if self.names == wanted && self.slots == slots {
             return;
         }
         let text = format!(
-            "# Written by pgraft's worker: whose confirmation commits wait for. Changes are lost.\nsynchronous_standby_names = '{value}'\npgraft.sync_change = {}\n",
+            "# Written by pgraft's worker: whose confirmation commits wait for. Changes are lost.\nsynchronous_standby_names = '{value}'\n{}pgraft.sync_change = {}\n",
+            slots::setting(&slots),
             number(change)
         );
         match replace(&self.names_file, &text) {
             Ok(()) => {
-                self.names = wanted;
+                (self.names, self.slots) = (wanted, slots);
                 server::signal(Signal::SIGHUP);
             }
             Err(error) => warning!("pgraft: can't write {}: {error}", self.names_file.display()),

@@ -7,12 +7,17 @@ use pgraft_core::instance_file::InstanceFile;
 use tokio_postgres::Client;
 
 use super::DutiesError;
+use crate::postgres::config;
 use crate::settings::Settings;
 use crate::upstream;
 
 const READ: &str = "SELECT slot_name::text, active, restart_lsn IS NOT NULL FROM pg_replication_slots WHERE slot_type = 'physical'";
 const CREATE: &str = "SELECT pg_create_physical_replication_slot($1)";
 const DROP: &str = "SELECT pg_drop_replication_slot($1)";
+
+/// Those of a primary that is a standby now: in the way of the present primary's, which are to be copied here. (Postgres 17)
+const DROP_FORMER: &str = "SELECT slot_name::text, pg_drop_replication_slot(slot_name) FROM pg_replication_slots \
+     WHERE slot_type = 'logical' AND failover AND NOT synced AND NOT active";
 
 /// What the server is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,6 +61,12 @@ pub async fn tend(settings: &Settings, client: &Client, role: Role) -> Result<()
                 tracing::info!(slot, "dropped a replication slot that nobody uses here");
             }
             Step::Create(slot) => drop(client.execute(CREATE, &[&slot]).await?),
+        }
+    }
+    if role == Role::Standby && config::keeps_logical_slots(settings) {
+        for row in client.query(DROP_FORMER, &[]).await? {
+            let slot: String = row.try_get(0)?;
+            tracing::info!(slot, "dropped a logical replication slot of this server's own reign");
         }
     }
     Ok(())

@@ -41,11 +41,20 @@ fn defaults(settings: &Settings) -> BTreeMap<&'static str, String> {
     if settings.failover {
         own.extend(FAILOVER_DEFAULTS);
     }
+    if keeps_logical_slots(settings) {
+        own.push(("hot_standby_feedback", "on"));
+    }
     if settings.config.tls.is_some() {
         // Every libpq since 2018 and every JDBC driver on a current Java speaks it; whoever has an older client sets TLSv1.2.
         own.push(("ssl_min_protocol_version", "TLSv1.3"));
     }
     own.into_iter().map(|(name, value)| (name, value.to_owned())).collect()
+}
+
+/// Whether logical replication slots outlive a failover (Postgres 17 and later): who sets `sync_replication_slots` gets the rest of what that needs.
+pub fn keeps_logical_slots(settings: &Settings) -> bool {
+    let asked = settings.config.postgresql.parameters.iter().find(|(name, _)| name.eq_ignore_ascii_case("sync_replication_slots"));
+    settings.failover && asked.is_some_and(|(_, value)| ["on", "true", "yes", "1"].contains(&value.trim().to_ascii_lowercase().as_str()))
 }
 
 /// A text, and what was left out or changed in it that the user should hear of.
@@ -105,7 +114,7 @@ pub fn command_line(settings: &Settings) -> Vec<String> {
         ("unix_socket_directories", quoted_list_item(&config.socket_directory)),
         ("cluster_name", replication_name(*node)),
         ("hot_standby", "on".into()),
-        ("wal_level", "replica".into()),
+        ("wal_level", if keeps_logical_slots(settings) { "logical" } else { "replica" }.into()),
         ("wal_log_hints", "on".into()),
         ("restart_after_crash", "on".into()),
         ("logging_collector", "off".into()),
@@ -154,7 +163,9 @@ pub fn command_line(settings: &Settings) -> Vec<String> {
 
 /// How a standby reaches the primary. The name is the one that commits wait for.
 fn standby_conninfo(settings: &Settings, upstream: Option<&Upstream>) -> String {
-    conninfo(settings, upstream, &replication_name(settings.node), &[])
+    // The standby's slot worker reads the primary's slots there; walreceiver has no use for it.
+    let database: &[_] = if keeps_logical_slots(settings) { &[("dbname", "postgres")] } else { &[] };
+    conninfo(settings, upstream, &replication_name(settings.node), database)
 }
 
 /// How a program reaches the primary for this node. Its name is no member's: a clone that reports positions must not confirm commits.

@@ -32,6 +32,19 @@ fn where_the_members_choose_the_primary() {
 }
 
 #[test]
+fn whoever_wants_logical_slots_to_outlive_a_failover_gets_what_that_needs() {
+    let mut settings = example_with_failover();
+    settings.config.postgresql.parameters.insert("sync_replication_slots".into(), "on".into());
+    let (text, line) = (postgresql_conf(&settings, None).text, command_line(&settings));
+    for part in ["sync_replication_slots = 'on'\n", "hot_standby_feedback = 'on'\n", "dbname=''postgres''"] {
+        assert!(text.contains(part), "{part} is not in {text}");
+    }
+    assert!(line.contains(&"wal_level=logical".to_owned()));
+    settings.failover = false;
+    assert!(!keeps_logical_slots(&settings), "nobody else's slots are read where nobody takes over");
+}
+
+#[test]
 fn a_program_confirms_no_commits() {
     let settings = example_with_tls();
     let (clone, standby) = (program_conninfo(&settings, &upstream(), "clone", &[]), standby_conninfo(&settings, Some(&upstream())));
