@@ -80,9 +80,12 @@ pub async fn run(shared: Arc<Shared>) {
                     if let Some(answer) = answer.filter(|_| of == epoch) {
                         took(&failover, id, sent, answer);
                         extend(&shared, &failover);
-                        failover.poke();
+                        if reigning.unsettled {
+                            failover.poke();
+                        }
                     }
                 }
+                () = failover.hurries.notified() => break,
                 () = &mut next => break,
             }
         }

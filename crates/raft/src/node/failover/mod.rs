@@ -52,6 +52,8 @@ pub trait Postgres: Send + Sync {
     fn repair(&self) -> Option<Repair> {
         None
     }
+    /// Asks for a look now: the last one may be a while old.
+    fn look_again(&self) {}
     /// What it is to do. The latest order counts, and is carried out again and again until what is seen fits it; `hurry` asks for closer looks.
     fn order(&self, order: Order, hurry: bool);
     /// Opens the gate until then, or closes it. At once, whatever else is under way.
@@ -151,6 +153,8 @@ pub struct Failover {
     reports: Mutex<BTreeMap<NodeId, Report>>,
     /// This member reigns, or is about to.
     begun: Notify,
+    /// The standbys' word is waited for from now on.
+    hurries: Notify,
     /// A voter is free, or may be: the leader should ask.
     ask: Notify,
     /// Who is to be the primary of that epoch, if it has as much WAL as anybody.
@@ -201,6 +205,7 @@ impl Failover {
             released_run: Mutex::default(),
             changed: Notify::new(),
             begun: Notify::new(),
+            hurries: Notify::new(),
             ask: Notify::new(),
             end_was_told: Notify::new(),
             ended: Notify::new(),
@@ -313,6 +318,8 @@ impl FailoverEnd for Shared {
         let Some(failover) = &self.failover else { return (Err("pgraft.failover is off on this node".into()), None) };
         let applied = self.applied.borrow().clone();
         let Some(reign) = &applied.cluster.reign else { return (Err("this node is in no cluster yet".into()), None) };
+        // This answer is as old as the last look; the next one, soon after where the primary is in a hurry, will be fresh.
+        failover.postgres.look_again();
         let (voters, index) = self.voters_in_log();
         let carried = {
             let mut voter = lock(&failover.voter);

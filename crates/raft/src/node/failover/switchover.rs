@@ -107,6 +107,9 @@ impl Shared {
         };
         sleep(IN_FLIGHT).await;
         let since = Instant::now();
+        failover.hurries.notify_one();
+        failover.postgres.look_again();
+        sleep(LOOK).await;
         let end = failover.postgres.look().map(|l| l.end);
         loop {
             let has = lock(&failover.answers).confirmed.get(&target).copied();
