@@ -60,13 +60,16 @@ mod tests {
         Timestamp::UNIX_EPOCH + SignedDuration::from_secs(seconds)
     }
 
-    /// Three members, of which node 2 was last heard so long ago, or is there.
-    fn group(silent_for: Option<Option<i64>>) -> Group {
-        let mut group = healthy(&wanted(3), 3).group.unwrap();
-        if let Some(ago) = silent_for {
-            group.members[1].reachable = Some(false);
-            group.members[1].last_contact = ago.map(SignedDuration::from_secs);
-        }
+    /// Three members, all there.
+    fn whole() -> Group {
+        healthy(&wanted(3), 3).group.unwrap()
+    }
+
+    /// Three members, of which node 2 was last heard so long ago, or nobody knows when.
+    fn silent(ago: Option<i64>) -> Group {
+        let mut group = whole();
+        group.members[1].reachable = Some(false);
+        group.members[1].last_contact = ago.map(SignedDuration::from_secs);
         group
     }
 
@@ -81,21 +84,21 @@ mod tests {
             absences.look(&[], Some(group), at(now));
             since(&absences)
         };
-        assert_eq!(look(&group(None), 0), None);
-        assert_eq!(look(&group(Some(None)), 10), Some(10));
-        assert_eq!(look(&group(Some(None)), 600), Some(10));
-        let deaf = Group { authoritative: false, ..group(None) };
+        assert_eq!(look(&whole(), 0), None);
+        assert_eq!(look(&silent(None), 10), Some(10));
+        assert_eq!(look(&silent(None), 600), Some(10));
+        let deaf = Group { authoritative: false, ..whole() };
         assert_eq!(look(&deaf, 610), Some(10), "who does not lead does not know");
-        assert_eq!(look(&group(None), 620), None);
-        assert_eq!(look(&group(Some(Some(3))), 630), Some(627), "the leader knows better");
-        assert_eq!(look(&group(Some(Some(12))), 640), Some(627), "which is the same");
-        assert_eq!(look(&group(Some(Some(10))), 1000), Some(990), "it was there meanwhile");
+        assert_eq!(look(&whole(), 620), None);
+        assert_eq!(look(&silent(Some(3)), 630), Some(627), "the leader knows better");
+        assert_eq!(look(&silent(Some(12)), 640), Some(627), "which is the same");
+        assert_eq!(look(&silent(Some(10)), 1000), Some(990), "it was there meanwhile");
     }
 
     #[test]
     fn the_next_operator_goes_on_counting() {
         let (mut first, mut seen) = (Absences::default(), healthy(&wanted(3), 3));
-        seen.group = Some(group(Some(None)));
+        seen.group = Some(silent(None));
         seen.now = at(10);
         first.look(&[], seen.group.as_ref(), seen.now);
         seen.away.clone_from(first.since());
@@ -109,7 +112,7 @@ mod tests {
         };
         assert_eq!(next(seen.group.as_ref(), 500), Some(10));
         assert_eq!(next(None, 500), Some(10), "nobody knows better");
-        assert_eq!(next(Some(&group(None)), 500), None, "it came back");
-        assert_eq!(next(Some(&group(Some(Some(20)))), 500), Some(481), "it came back, and went again");
+        assert_eq!(next(Some(&whole()), 500), None, "it came back");
+        assert_eq!(next(Some(&silent(Some(20))), 500), Some(481), "it came back, and went again");
     }
 }

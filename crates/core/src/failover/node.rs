@@ -165,10 +165,9 @@ fn follower(reign: &Reign, server: Server) -> Step {
         // A walreceiver begins by saying how far its server has replayed, whatever WAL that was, and the primary takes it for a confirmation:
         // what is here is compared before there is one.
         Server::Standby { intake: Intake::Open { .. } | Intake::Closing, .. } => Step::CloseIntake,
-        Server::Standby { parted: None, .. } => Step::Nothing,
         Server::Standby { parted: Some(true), .. } => Step::Rewind(reign.primary),
         Server::Standby { parted: Some(false), .. } => Step::Follow(reign.primary),
-        Server::Primary { .. } | Server::Rewinding { .. } => Step::Nothing,
+        Server::Standby { parted: None, .. } | Server::Primary { .. } | Server::Rewinding { .. } => Step::Nothing,
     }
 }
 
