@@ -16,17 +16,17 @@ pub struct Confirmed(Mutex<BTreeMap<NodeId, u64>>);
 /// What a request is about: openraft takes the request itself away.
 #[derive(Debug, Clone, Copy)]
 pub struct Sent {
-    /// The entry before those that were sent, the last of them, and the last one that is committed.
-    after: u64,
-    last: u64,
-    committed: u64,
+    /// The entry before those that were sent, the last of them, and the last one that is committed. None before the first entry of all, which is 0.
+    after: Option<u64>,
+    last: Option<u64>,
+    committed: Option<u64>,
 }
 
 impl From<&AppendEntriesRequest<TypeConfig>> for Sent {
     fn from(request: &AppendEntriesRequest<TypeConfig>) -> Self {
-        let after = request.prev_log_id.as_ref().map_or(0, |id| id.index);
-        let last = request.entries.last().map_or(after, |entry| entry.log_id.index);
-        Self { after, last, committed: request.leader_commit.as_ref().map_or(0, |id| id.index) }
+        let after = request.prev_log_id.as_ref().map(|id| id.index);
+        let last = request.entries.last().map(|entry| entry.log_id.index).or(after);
+        Self { after, last, committed: request.leader_commit.as_ref().map(|id| id.index) }
     }
 }
 
@@ -50,9 +50,9 @@ impl Confirmed {
 /// From what was known, and whether the peer has what it was sent or not even the entry before: what is known now, and what is lost.
 fn learn(known: Option<u64>, sent: Sent, has: bool) -> (Option<u64>, Option<u64>) {
     if has {
-        return (known.max(Some(sent.last.min(sent.committed))), None);
+        return (known.max(sent.last.min(sent.committed)), None);
     }
-    (known, known.filter(|had| sent.after <= *had))
+    (known, known.filter(|had| sent.after.is_some_and(|after| after <= *had)))
 }
 
 #[cfg(test)]
@@ -61,8 +61,12 @@ mod tests {
 
     #[test]
     fn only_what_is_committed_and_confirmed_can_be_lost() {
-        let has = |known, after, last, committed| learn(known, Sent { after, last, committed }, true);
-        let has_not = |known, after| learn(known, Sent { after, last: after + 1, committed: 100 }, false);
+        let has =
+            |known, after, last, committed| learn(known, Sent { after: Some(after), last: Some(last), committed: Some(committed) }, true);
+        let has_not = |known, after| learn(known, Sent { after: Some(after), last: Some(after + 1), committed: Some(100) }, false);
+        let heartbeat = Sent { after: None, last: None, committed: Some(9) };
+        assert_eq!(learn(None, heartbeat, true), (None, None), "a newcomer, which has nothing");
+        assert_eq!(has_not(learn(None, heartbeat, true).0, 0), (None, None));
         assert_eq!(has_not(None, 5), (None, None), "nothing is known of it");
         assert_eq!(has(None, 4, 9, 7), (Some(7), None), "8 and 9 may give way to another leader's");
         assert_eq!(has(Some(7), 2, 3, 9), (Some(7), None), "sent once more");

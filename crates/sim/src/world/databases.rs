@@ -105,9 +105,19 @@ impl World {
         let now = self.now;
         if let Some(server) = self.server_mut(number).filter(|s| s.run.as_ref().is_some_and(|r| r.orphans_until.is_none())) {
             server.recover_in_place(now);
+            self.note_recovery(number);
             self.kill_quietly(number);
             self.tell(format!("a process of node {number} is killed, and its server recovers"));
             self.restarts.push((now + FASTEST, number));
+        }
+    }
+
+    /// A recovery syncs what it finds.
+    fn note_recovery(&mut self, number: u32) {
+        let now = self.now;
+        let Some(databases) = &mut self.databases else { return };
+        if let Some(server) = databases.servers.get(&number) {
+            databases.flushes.on_disk(number, &server.disk, server.disk.flushed, now);
         }
     }
 
