@@ -8,12 +8,12 @@ mod server;
 
 use std::time::Duration;
 
-use governed::{OPEN, Waiting, governed, open, run, standby, wait_for};
+use governed::{OPEN, Waiting, governed, open, open_on, run, standby, wait_for};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use server::{Server, bindir, scratch};
 
-const CLOSE: &str = "select intake('', 0)";
+const CLOSE: &str = "select intake('', 0, 0)";
 
 fn receiving(from: &Server) -> String {
     format!("select status || sender_port || (conninfo ~ 'host=127.0.0.1') from pg_stat_wal_receiver where sender_port = {}", from.port)
@@ -39,10 +39,15 @@ async fn it_is_closed_until_it_is_opened_and_follows_its_target() {
     }
     primary.rows("insert into t values (2)").await;
     third.until("select string_agg(v::text, ' ') from t", "1 2").await;
-    // To another server, which sends on what it gets.
+    // Not from a standby, which may be promoted while it sends, nor from a primary on another timeline.
+    let refused = async |words: &str| third.until_worker(words, |_| third.log().contains(words)).await;
     third.rows(&open(&second)).await;
+    refused("server is in hot standby mode").await;
+    third.rows(&open_on(&primary, 7)).await;
+    refused("it is not on the timeline that the group gave its primary").await;
     primary.rows("insert into t values (3)").await;
-    third.until(&receiving(&second), &received(&second)).await;
+    assert_eq!(third.one("select count(*) from t").await, "2");
+    third.rows(&open(&primary)).await;
     third.until("select string_agg(v::text, ' ') from t", "1 2 3").await;
     let refused = third.error("select pg_promote()").await;
     assert_eq!(
@@ -107,7 +112,7 @@ async fn whoever_has_parted_from_its_primary_confirms_nothing() {
     kill(next.postmaster().unwrap(), Signal::SIGUSR1).unwrap();
     next.until("select pg_is_in_recovery()", "f").await;
     next.rows("insert into t select -generate_series(1, 5000)").await;
-    parted.rows(&open(&next)).await;
+    parted.rows(&open_on(&next, 2)).await;
     let refused = async |words: &str| parted.until_worker(words, |_| parted.log().contains(words)).await;
     refused("new timeline 2 forked off current database system timeline 1 before current recovery point").await;
 
@@ -116,7 +121,7 @@ async fn whoever_has_parted_from_its_primary_confirms_nothing() {
     parted.start();
     wait_for(&next, "node3");
     let waiting = Waiting::of(&next, "", "insert into t values (0)").await;
-    parted.rows(&open(&next)).await;
+    parted.rows(&open_on(&next, 2)).await;
     refused("this server has WAL that is not in its primary's history").await;
     tokio::time::sleep(Duration::from_millis(500)).await;
     assert_eq!(parted.one("select max(v) from t").await, "500", "it has replayed past the fork");

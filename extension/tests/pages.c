@@ -39,7 +39,7 @@ gate(PG_FUNCTION_ARGS)
 	PG_RETURN_VOID();
 }
 
-/* intake(host, port): to there; '' closes it. */
+/* intake(host, port, timeline): to there; '' closes it. */
 Datum
 intake(PG_FUNCTION_ARGS)
 {
@@ -52,6 +52,7 @@ intake(PG_FUNCTION_ARGS)
 	{
 		words[4] = PG_GETARG_INT32(1);
 		words[5] = strlen(host);
+		words[6] = PG_GETARG_INT32(2);
 		memcpy((char *) (words + 8), host, strlen(host));
 		words[0]++;
 	}

@@ -36,7 +36,7 @@ pub async fn governed(bindir: &Path, dir: &Path) -> Server {
     ));
     server.start();
     for (name, arguments, returned) in
-        [("gate", "bigint", "void"), ("intake", "text, integer", "void"), ("words", "text, integer", "bigint")]
+        [("gate", "bigint", "void"), ("intake", "text, integer, integer", "void"), ("words", "text, integer", "bigint")]
     {
         let as_what = format!("as '{}', '{name}'", library.display());
         server.rows(&format!("create function {name}({arguments}) returns {returned} language c volatile {as_what}")).await;
@@ -52,9 +52,14 @@ pub async fn governed(bindir: &Path, dir: &Path) -> Server {
     server
 }
 
-/// Opens the intake.
+/// Opens the intake, for the first timeline.
 pub fn open(to: &Server) -> String {
-    format!("select intake('127.0.0.1', {})", to.port)
+    open_on(to, 1)
+}
+
+/// Opens the intake.
+pub fn open_on(to: &Server, timeline: u32) -> String {
+    format!("select intake('127.0.0.1', {}, {timeline})", to.port)
 }
 
 /// Takes out what `pg_basebackup` has written about where the primary is.
