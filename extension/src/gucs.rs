@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use pgraft_core::{Address, NodeId};
-use pgraft_raft::{Protection, SNAPSHOT_EVERY, Settings, SettingsError};
+use pgraft_raft::{PROMISES_FILE, Protection, SNAPSHOT_EVERY, Settings, SettingsError};
 use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting};
 
 use durability::Durability;
@@ -180,7 +180,7 @@ pub fn failover() -> bool {
 
 /// Whether it does no more: this node has made promises in failovers, and a cluster can't go without them again.
 pub fn failover_was_left() -> bool {
-    !failover() && PathBuf::from(text(&DATA_DIR)).join("failover.json").exists()
+    !failover() && PathBuf::from(text(&DATA_DIR)).join(PROMISES_FILE).exists()
 }
 
 /// Whether reads are fenced in this session.

@@ -7,6 +7,9 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 
+/// How long a primary waits for a standby to take over.
+const HAND_OVER: Duration = Duration::from_secs(3);
+
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum ControlError {
@@ -66,6 +69,14 @@ pub async fn exchange(stream: &mut UnixStream, request: &Request) -> Result<Resp
     let mut body = vec![0; length];
     stream.read_exact(&mut body).await?;
     Ok(serde_json::from_slice(&body)?)
+}
+
+/// Has this primary give its place to a standby. None when one has taken over, else why there was nothing to do.
+pub async fn hand_over(socket: &Path) -> Result<Option<String>, ControlError> {
+    match ask(socket, &Request::HandOver, HAND_OVER).await? {
+        Response::Done { notice } => Ok(notice),
+        _ => Err(ControlError::Mismatch),
+    }
 }
 
 #[cfg(test)]

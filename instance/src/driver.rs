@@ -7,7 +7,6 @@
 //! The loop itself never waits for anything but the next event: what takes time is a job, and there is one at most.
 
 use nix::sys::signal::Signal;
-use pgraft_core::control::{Request, Response};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::signal::unix::{SignalKind, signal};
@@ -34,9 +33,6 @@ use crate::watchdog;
 
 /// How long a fast shutdown may take where a standby is stopped to be repaired: its member does not vote meanwhile.
 const HALT: Duration = Duration::from_secs(10);
-
-/// How long a primary that is to stop waits for a standby to take over.
-const HAND_OVER: Duration = Duration::from_secs(3);
 
 /// Everything that commands need.
 pub struct Driver {
@@ -299,10 +295,9 @@ impl Driver {
         let (socket, fast, failover) = (settings.paths.control_socket(), settings.stop_timeout, settings.failover);
         tokio::spawn(async move {
             if failover {
-                match control::ask(&socket, &Request::HandOver, HAND_OVER).await {
-                    Ok(Response::Done { notice: None }) => tracing::info!("a standby has taken over from this primary"),
-                    Ok(Response::Done { notice: Some(why) }) => tracing::debug!(why, "nothing is handed over"),
-                    Ok(_) => {}
+                match control::hand_over(&socket).await {
+                    Ok(None) => tracing::info!("a standby has taken over from this primary"),
+                    Ok(Some(why)) => tracing::debug!(why, "nothing is handed over"),
                     Err(error) => tracing::warn!(%error, "this server could not hand over to a standby: it stops all the same"),
                 }
             }

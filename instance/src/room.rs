@@ -3,7 +3,6 @@
 //! The decision is pure.
 
 use nix::sys::statvfs::statvfs;
-use pgraft_core::control::{Request, Response};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,9 +22,6 @@ const LOOK: Duration = Duration::from_secs(2);
 
 /// For how long a server must have run, and the time between two tries: where all disks are full they take turns, slowly.
 const SETTLED: Duration = Duration::from_secs(30);
-
-/// How long the worker may take to find a standby.
-const HAND_OVER: Duration = Duration::from_secs(3);
 
 /// What was seen of a running server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,10 +55,9 @@ pub async fn run(view: watch::Receiver<View>) {
         if gives_up(Facts { primary, full, since: since.elapsed() }) {
             since = Instant::now();
             tracing::error!("the disk of this primary is full: it gives its place to a standby");
-            match control::ask(&settings.paths.control_socket(), &Request::HandOver, HAND_OVER).await {
-                Ok(Response::Done { notice: None }) => tracing::info!("a standby has taken over from this primary"),
-                Ok(Response::Done { notice: Some(why) }) => tracing::warn!(why, "nobody takes over from this primary"),
-                Ok(_) => {}
+            match control::hand_over(&settings.paths.control_socket()).await {
+                Ok(None) => tracing::info!("a standby has taken over from this primary"),
+                Ok(Some(why)) => tracing::warn!(why, "nobody takes over from this primary"),
                 Err(error) => tracing::warn!(%error, "nobody takes over from this primary"),
             }
         }

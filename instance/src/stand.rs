@@ -20,6 +20,8 @@ use crate::upstream;
 /// As `pgraft.join_timeout`, which no configuration of an instance sets.
 const JOIN_TIMEOUT: std::time::Duration = std::time::Duration::from_mins(10);
 
+const NO_VOTE: &str = "no vote of this node while it has no server";
+
 /// The member, while it is here.
 #[derive(Clone, Default)]
 pub struct Stand(Arc<Mutex<Option<Running>>>);
@@ -42,37 +44,15 @@ impl Stand {
         if !settings.failover || !is_member {
             return false;
         }
-        let member = match member(settings) {
-            Ok(member) => member,
-            Err(why) => {
-                tracing::warn!(why, "no vote of this node while it has no server");
-                return false;
-            }
-        };
-        let hooks = Hooks {
-            wal: Arc::new(|| None),
-            postgres: Some(Arc::new(Nobody { mending: settings.paths.mending() })),
-            publish: Box::new(|_| ()),
-        };
-        match Node::start(member, hooks).await {
-            Ok(mut node) => {
+        match start(settings).await {
+            Ok(node) => {
                 tracing::info!("this node votes while its server is being mended");
                 let (stop, stopped) = oneshot::channel();
-                let task = tokio::spawn(async move {
-                    let why = tokio::select! {
-                        why = node.failed() => Some(why),
-                        _ = stopped => None,
-                    };
-                    match why {
-                        Some(why) => tracing::warn!(why, "no vote of this node while it has no server"),
-                        None => node.leave(false).await,
-                    }
-                });
-                *running = Some(Running { stop, task });
+                *running = Some(Running { stop, task: tokio::spawn(run(node, stopped)) });
                 true
             }
-            Err(error) => {
-                tracing::warn!(%error, "no vote of this node while it has no server");
+            Err(why) => {
+                tracing::warn!(why, "{NO_VOTE}");
                 false
             }
         }
@@ -85,6 +65,23 @@ impl Stand {
         let _ = stop.send(());
         let _ = task.await;
     }
+}
+
+async fn start(settings: &Settings) -> Result<Node, String> {
+    let hooks =
+        Hooks { wal: Arc::new(|| None), postgres: Some(Arc::new(Nobody { mending: settings.paths.mending() })), publish: Box::new(|_| ()) };
+    Node::start(member(settings)?, hooks).await.map_err(|e| e.to_string())
+}
+
+async fn run(mut node: Node, stopped: oneshot::Receiver<()>) {
+    tokio::select! {
+        why = node.failed() => {
+            tracing::warn!(why, "{NO_VOTE}");
+            return;
+        }
+        _ = stopped => {}
+    }
+    node.leave(false).await;
 }
 
 /// As the server's command line has it: `postgres::config::command_line`.

@@ -27,6 +27,6 @@ mod types;
 
 pub use control::call as control_call;
 pub use identity::{Identity, IdentityError};
-pub use node::{Hooks, Look, Node, Order, Postgres, Publish, Repair, StartError};
+pub use node::{Hooks, Look, Node, Order, PROMISES_FILE, Postgres, Publish, Repair, StartError};
 pub use settings::{Protection, SNAPSHOT_EVERY, Settings, SettingsError, TlsFiles};
 pub use transport::{BoxStream, Listener, MaterialError, Network, Stream, Which};

@@ -71,6 +71,11 @@ fn a_gate_that_waits_for_nobody_is_seen() {
 }
 
 #[test]
+fn a_standby_that_follows_uncompared_is_seen() {
+    must_break(servers(Rules { compares: false, ..Rules::default() }), &["who follows has the same history"]);
+}
+
+#[test]
 fn timelines_left_to_postgres_are_seen() {
     must_break(servers(Rules { timelines: false, ..Rules::default() }), &["timelines are used once"]);
 }

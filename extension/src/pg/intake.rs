@@ -379,17 +379,10 @@ unsafe fn end_unless_followed(found: u32) {
     // In this order: where the number is still the same, the timeline was the one of this opening.
     // SAFETY: nothing is owned here.
     unsafe { end_if_cut() };
-    if followed == u64::from(found) {
-        return;
+    if followed != u64::from(found) {
+        // SAFETY: nothing is owned here.
+        unsafe { end("pgraft takes no WAL from this server: it is not on the timeline that the group gave its primary") }
     }
-    // SAFETY: the closure owns nothing that a jump would lose.
-    let raised = unsafe {
-        pgrx_extern_c_guard(|| {
-            Raised::new("55000", "pgraft takes no WAL from this server: it is not on the timeline that the group gave its primary", "")
-        })
-    };
-    // SAFETY: `Raised` is plain data, and nothing else is alive here.
-    unsafe { raised.raise() }
 }
 
 /// # Safety
@@ -414,14 +407,10 @@ unsafe fn end_if_parted(timeline: u32, start: u64) {
     let replayed = wal::replayed();
     // SAFETY: the closure owns nothing that a jump would lose.
     let follows = unsafe { pgrx_extern_c_guard(move || timeline < replayed.timeline || wal::can_take(timeline, start, replayed)) };
-    if follows {
-        return;
+    if !follows {
+        // SAFETY: nothing is owned here.
+        unsafe { end("this server has WAL that is not in its primary's history: it is to be rewound before it takes more") }
     }
-    let message = "this server has WAL that is not in its primary's history: it is to be rewound before it takes more";
-    // SAFETY: as above.
-    let raised = unsafe { pgrx_extern_c_guard(|| Raised::new("55000", message, "")) };
-    // SAFETY: `Raised` is plain data, and nothing else is alive here.
-    unsafe { raised.raise() }
 }
 
 /// # Safety
@@ -449,11 +438,19 @@ unsafe extern "C-unwind" fn send(conn: *mut pg_sys::WalReceiverConn, buffer: *co
 /// # Safety
 /// May jump to Postgres' error handler: no frame between it and here may own anything.
 unsafe fn end_if_cut() {
-    if !is_physical_receiver() || CONNECTED_UNDER.load(Ordering::SeqCst) == word(GENERATION).load(Ordering::SeqCst) {
-        return;
+    if is_physical_receiver() && CONNECTED_UNDER.load(Ordering::SeqCst) != word(GENERATION).load(Ordering::SeqCst) {
+        // SAFETY: nothing is owned here.
+        unsafe { end("pgraft takes no more WAL from this server") }
     }
+}
+
+/// Ends this walreceiver, and says why.
+///
+/// # Safety
+/// Jumps to Postgres' error handler: no frame between it and here may own anything.
+unsafe fn end(why: &'static str) -> ! {
     // SAFETY: the closure owns nothing that a jump would lose.
-    let raised = unsafe { pgrx_extern_c_guard(|| Raised::new("55000", "pgraft takes no more WAL from this server", "")) };
+    let raised = unsafe { pgrx_extern_c_guard(|| Raised::new("55000", why, "")) };
     // SAFETY: `Raised` is plain data, and nothing else is alive here.
     unsafe { raised.raise() }
 }

@@ -42,8 +42,11 @@ pub enum Server {
         /// The timeline that it writes.
         timeline: u32,
     },
-    /// A standby, consistent.
+    /// A standby.
     Standby {
+        /// Whether its files are whole. One that has only been rewound may need the primary's WAL for that: it follows as others do, and has
+        /// nothing to report before.
+        consistent: bool,
         /// The timeline of a promotion that was begun here and did not come to its end: Postgres would not take that number again.
         burned: Option<u32>,
         /// Where its WAL comes from.
@@ -134,10 +137,10 @@ fn recruited(reign: &Reign, server: Server) -> Step {
     let report = |holds| Step::Report(Report { epoch: reign.epoch, holds });
     match server {
         Server::Stopped { .. } => Step::StartAsStandby,
-        Server::Standby { intake: Intake::Closed, end, .. } => report(Holds::UpTo(end)),
+        Server::Standby { consistent: true, intake: Intake::Closed, end, .. } => report(Holds::UpTo(end)),
         Server::Rewinding { parted_in: Some(epoch) } => report(Holds::NothingSince(epoch)),
-        Server::Standby { intake: Intake::Open { .. }, .. } => Step::CloseIntake,
-        Server::Standby { intake: Intake::Closing, .. } | Server::Rewinding { parted_in: None } | Server::Primary { .. } => Step::Nothing,
+        Server::Standby { consistent: true, intake: Intake::Open { .. }, .. } => Step::CloseIntake,
+        Server::Standby { .. } | Server::Rewinding { parted_in: None } | Server::Primary { .. } => Step::Nothing,
     }
 }
 
@@ -149,10 +152,10 @@ fn appointed(reign: &Reign, server: Server) -> Step {
         // The number is spent: by a promotion that broke off, or by one that was complete before this node fell back in the log and came up
         // as a standby. The next reign gives another one; this reign ends, since nobody hears its heartbeats.
         Server::Standby { burned, end, .. } if burned == Some(reign.timeline) || end.timeline >= reign.timeline => Step::Nothing,
-        Server::Standby { intake: Intake::Closed, .. } => Step::Promote(reign.timeline),
-        Server::Standby { intake: Intake::Open { .. }, .. } => Step::CloseIntake,
+        Server::Standby { consistent: true, intake: Intake::Closed, .. } => Step::Promote(reign.timeline),
+        Server::Standby { consistent: true, intake: Intake::Open { .. }, .. } => Step::CloseIntake,
         Server::Primary { .. } => Step::Reign,
-        Server::Standby { intake: Intake::Closing, .. } | Server::Rewinding { .. } => Step::Nothing,
+        Server::Standby { .. } | Server::Rewinding { .. } => Step::Nothing,
     }
 }
 
@@ -190,7 +193,7 @@ mod tests {
     }
 
     fn standby(intake: Intake) -> Server {
-        Server::Standby { burned: None, intake, end: WalPosition { timeline: 1, lsn: 10 }, parted: Some(false) }
+        Server::Standby { consistent: true, burned: None, intake, end: WalPosition { timeline: 1, lsn: 10 }, parted: Some(false) }
     }
 
     fn open(from: u8, timeline: u32) -> Intake {
@@ -237,10 +240,23 @@ mod tests {
     }
 
     #[test]
+    fn who_is_not_whole_follows_and_no_more() {
+        let not_whole = |intake| {
+            let end = WalPosition { timeline: 1, lsn: 10 };
+            Server::Standby { consistent: false, burned: None, intake, end, parted: Some(false) }
+        };
+        let mut reign = second_reign();
+        assert_eq!(step(3, &reign, 2, true, not_whole(Intake::Closed)), Step::Follow(id(2)));
+        assert_eq!(step(2, &reign, 2, true, not_whole(Intake::Closed)), Step::Nothing);
+        reign.recruit(3).unwrap();
+        assert_eq!(step(3, &reign, 3, true, not_whole(Intake::Closed)), Step::Nothing);
+    }
+
+    #[test]
     fn a_promotion_that_broke_off_burns_its_number() {
         let reign = second_reign();
         let end = WalPosition { timeline: 1, lsn: 10 };
-        let burned = Server::Standby { burned: Some(2), intake: Intake::Closed, end, parted: Some(false) };
+        let burned = Server::Standby { consistent: true, burned: Some(2), intake: Intake::Closed, end, parted: Some(false) };
         assert_eq!(step(2, &reign, 2, true, burned), Step::Nothing);
     }
 
@@ -249,7 +265,13 @@ mod tests {
         let reign = second_reign();
         assert_eq!(step(3, &reign, 2, true, standby(Intake::Closed)), Step::Follow(id(2)));
         assert_eq!(step(3, &reign, 2, true, standby(open(2, 2))), Step::Nothing);
-        let closed = |parted| Server::Standby { burned: None, intake: Intake::Closed, end: WalPosition { timeline: 1, lsn: 10 }, parted };
+        let closed = |parted| Server::Standby {
+            consistent: true,
+            burned: None,
+            intake: Intake::Closed,
+            end: WalPosition { timeline: 1, lsn: 10 },
+            parted,
+        };
         assert_eq!(step(1, &reign, 2, true, closed(Some(true))), Step::Rewind(id(2)));
         assert_eq!(step(1, &reign, 2, true, closed(None)), Step::Nothing, "what it has is not compared yet");
         for intake in [open(1, 1), open(2, 1), open(1, 2), Intake::Closing] {

@@ -36,7 +36,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use self::failover::Failover;
-pub use self::failover::{Look, Order, Postgres, Repair};
+pub use self::failover::{Look, Order, PROMISES_FILE, Postgres, Repair};
 use crate::control;
 use crate::identity::{Identity, IdentityError};
 use crate::machine::{self, watch};

@@ -251,6 +251,7 @@ fn attach(stream: &mut Stream, servers: &mut Servers, others: &[Stream], around:
     if !continues && history.left.iter().any(|l| l.timeline == asks) && around.rng.random_range(0..4) > 0 {
         // It asks from the beginning of a segment on, and that is in the history: it says how far it has replayed, gets what was before the
         // timelines parted, and ends. Measured with Postgres 17.
+        around.notes.push(Note::Streams { node: stream.to, standby: number, parted: parted.or(Some(position)) });
         stream.sender = found;
         (stream.sent, stream.acked, stream.heard) = (position, 0, (around.now, around.now));
         stream.up.send(position);

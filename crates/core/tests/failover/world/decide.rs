@@ -39,7 +39,7 @@ impl World {
             Postgres::Primary(run) => Server::Primary { epoch: run.epoch, timeline: self.timeline_of(run, n, mutation) },
             Postgres::Rewinding(_) if mutation == Some(Mutation::ReportWhileRewinding) => {
                 let end = WalPosition { timeline: 1, lsn: 1 };
-                Server::Standby { burned: None, intake: Intake::Closed, end, parted: None }
+                Server::Standby { consistent: true, burned: None, intake: Intake::Closed, end, parted: None }
             }
             Postgres::Rewinding(_) if mutation == Some(Mutation::AbstainsFromEverything) => Server::Rewinding { parted_in: Some(0) },
             Postgres::Rewinding(epoch) => Server::Rewinding { parted_in: Some(*epoch) },
@@ -55,7 +55,7 @@ impl World {
                     Some(Mutation::FollowsUncompared) => Some(false),
                     _ => self.has_parted(n, index(self.applied(n).reign.primary)),
                 };
-                Server::Standby { burned: node.burned.map(u32::from), intake, end: node.end(), parted }
+                Server::Standby { consistent: true, burned: node.burned.map(u32::from), intake, end: node.end(), parted }
             }
         }
     }

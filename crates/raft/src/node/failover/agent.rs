@@ -64,18 +64,15 @@ fn server(look: &Look, reign: &Reign, me: pgraft_core::NodeId, heard: Option<&(u
         let own = reign.primary == me && reign.phase == Phase::Steady && timeline == reign.timeline;
         return Server::Primary { epoch: if own { reign.epoch } else { 0 }, timeline };
     }
-    // One that has only been rewound may need the primary's WAL to be whole: it follows as others do, and has nothing to report before.
-    if !look.consistent && (reign.phase == Phase::Recruiting || reign.primary == me) {
-        return Server::Rewinding { parted_in: None };
-    }
     let parted = heard.filter(|(epoch, _)| *epoch == reign.epoch).map(|(_, history)| !history.continues(look.end));
     let burned = (look.newest_timeline > look.end.timeline).then_some(look.newest_timeline);
-    if !machine::compares_histories() {
-        // To follow first, and compare when there is something to compare with.
-        let (intake, parted) = if parted == Some(true) { (Intake::Closed, parted) } else { (look.intake, Some(false)) };
-        return Server::Standby { burned, intake, end: look.end, parted };
-    }
-    Server::Standby { burned, intake: look.intake, end: look.end, parted }
+    let (intake, parted) = match parted {
+        // To follow first, and to compare when there is something to compare with.
+        Some(true) if !machine::compares_histories() => (Intake::Closed, parted),
+        _ if !machine::compares_histories() => (look.intake, Some(false)),
+        _ => (look.intake, parted),
+    };
+    Server::Standby { consistent: look.consistent, burned, intake, end: look.end, parted }
 }
 
 impl Shared {
@@ -124,6 +121,8 @@ impl Shared {
         }
         say(failover, &step, &server);
         let order = |order| failover.postgres.order(order, true);
+        let told = applied.cluster.members.get(&reign.primary).and_then(|m| m.told.as_ref());
+        let follow = told.map(|t| Order::Follow(reign.primary, t.postgres.clone(), reign.timeline));
         match step {
             Step::Reign => {
                 if let Some(look) = &look {
@@ -157,20 +156,13 @@ impl Shared {
                     failover.ask.notify_one();
                 }
             }
-            Step::Follow(primary) => {
-                let at = applied.cluster.members.get(&primary).and_then(|m| m.told.as_ref()).map(|t| t.postgres.clone());
-                if let Some(at) = at {
-                    order(Order::Follow(primary, at, reign.timeline));
-                }
-            }
+            Step::Follow(_) => follow.clone().into_iter().for_each(order),
         }
         let calm = matches!(step, Step::Nothing | Step::Rewind(_)) && reign.is_settled();
         if calm {
             // The same order as before, with less of a hurry.
             let follows = look.as_ref().is_some_and(|l| l.intake == Intake::Open { from: reign.primary, timeline: reign.timeline });
-            let at = applied.cluster.members.get(&reign.primary).and_then(|m| m.told.as_ref()).map(|t| t.postgres.clone());
-            let order = at.filter(|_| follows).map_or(Order::Close, |at| Order::Follow(reign.primary, at, reign.timeline));
-            failover.postgres.order(order, false);
+            failover.postgres.order(follow.filter(|_| follows).unwrap_or(Order::Close), false);
         }
         Ok(!calm && look.is_some())
     }
@@ -306,7 +298,9 @@ fn say(failover: &Failover, step: &Step, server: &Server) {
     };
     failover.rewinds(&mut words, rewind);
     let text = match step {
-        Step::Nothing if matches!(server, Server::Rewinding { .. }) => "waits for its server".into(),
+        Step::Nothing if matches!(server, Server::Rewinding { .. } | Server::Standby { consistent: false, .. }) => {
+            "waits for its server".into()
+        }
         Step::Nothing => "nothing".into(),
         Step::Stop => "stops its server, which reigns no more".into(),
         Step::WaitForPromise => "waits until its promise to the last primary is over".into(),

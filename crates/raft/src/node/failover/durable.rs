@@ -9,7 +9,8 @@ use serde::{Deserialize, Serialize};
 use crate::files;
 use crate::identity::Identity;
 
-const FILE_NAME: &str = "failover.json";
+/// Its name, in the Raft directory.
+pub const FILE_NAME: &str = "failover.json";
 const FORMAT: u32 = 1;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

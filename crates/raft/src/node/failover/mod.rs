@@ -38,6 +38,7 @@ use futures::future::BoxFuture;
 use pgraft_core::Refusal;
 
 pub use agent::run as agent;
+pub use durable::FILE_NAME as PROMISES_FILE;
 pub use lead::run as lead;
 pub use lease::run as lease;
 pub use release::run as release;
