@@ -103,8 +103,9 @@ pub async fn run(options: &Options) -> Result<(), Failure> {
 /// One fault, from a whole cluster to a whole cluster.
 async fn once(fault: Fault, nodes: &mut Nodes, network: Option<&Network>, ledger: &Ledger) -> Duration {
     whole(nodes).await;
-    // As it is found: who was killed a moment ago has not led for long.
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    // As a cluster is found: a primary that leads as well has handed the lead on, and nobody has started less than a lease ago (whoever has recruits
+    // nobody until it is over).
+    tokio::time::sleep(Duration::from_secs(3)).await;
     more_rows(ledger, 20).await;
     let old = primary(nodes).await;
     let before = epoch(nodes, old);

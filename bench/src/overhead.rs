@@ -30,6 +30,9 @@ pub struct Options {
     /// pgbench's scale: 100,000 accounts each.
     #[arg(long, default_value_t = 10)]
     scale: u32,
+    /// Nothing that writes.
+    #[arg(long)]
+    select_only: bool,
 }
 
 /// Who is asked.
@@ -66,7 +69,8 @@ pub async fn run(options: &Options) -> Result<(), Failure> {
     for target in [&pgraft, &plain] {
         pgbench(&bin, target, &["-i", "-q", "-s", &options.scale.to_string()]).await?;
     }
-    for (what, arguments) in [("TPC-B", &[][..]), ("select only", &["-S"][..])] {
+    let all = [("TPC-B", &[][..]), ("select only", &["-S"][..])];
+    for (what, arguments) in &all[usize::from(options.select_only)..] {
         let mut tps = vec![Vec::new(); targets.len()];
         for turn in 0..options.turns {
             // Who goes first changes.

@@ -15,11 +15,13 @@
 //!               ├─ tls                   the certificate, for this process's own way to the primary
 //!               ├─ observe ▸ http        /livez /readyz /status /metrics /gateway
 //!               ├─ gateway               a port that leads to the primary
+//!               ├─ autogroup             a host whose kernel may starve the worker
 //!               └─ reaper                every child's exit
 //! ```
 //!
 //! It never decides who the primary is: that is `instance.json`'s word, which the Raft member writes.
 
+mod autogroup;
 pub mod cli;
 pub mod control;
 pub mod driver;
@@ -111,6 +113,12 @@ pub async fn run(args: RunArgs, sink: Sink) -> Result<(), RunError> {
     let reaper = Reaper::start()?;
     let listener = listen("httpListen", &settings.config.http_listen).await?;
     tracing::info!(node = %settings.node, version = env!("CARGO_PKG_VERSION"), data = %settings.paths.data.display(), "pgraft-instance starts");
+    if settings.failover && autogroup::divides_postgres() {
+        tracing::warn!(
+            "this host's kernel divides its processors among Postgres' processes by session (kernel.sched_autogroup_enabled): when they are all busy the \
+             worker may wait for longer than the lease lasts; give the service a CPUWeight, or turn that off (docs/hosts.md)"
+        );
+    }
 
     let (view, shown) = tokio::sync::watch::channel(View { settings: Arc::new(settings.clone()), phase: Phase::Clearing });
     let heartbeat = Heartbeat::default();

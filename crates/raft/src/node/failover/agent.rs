@@ -89,10 +89,11 @@ impl Shared {
             *lock(&failover.released_run) = Some(ended);
             failover.ended.notify_one();
         }
+        let founds = look.as_ref().map(|look| self.founds(failover, look)).transpose()?;
         let applied = self.applied.borrow().clone();
         let Some(reign) = &applied.cluster.reign else {
-            if let Some(look) = &look {
-                self.before_the_cluster(failover, look)?;
+            if let Some(founds) = founds {
+                failover.postgres.gate(founds.then(|| failover.postgres.now().after(failover.lease_ms)));
             }
             return Ok(false);
         };
@@ -167,16 +168,16 @@ impl Shared {
         Ok(!calm && look.is_some())
     }
 
-    /// Before there is a cluster nobody else can be its primary: a founder takes what makes it one.
-    fn before_the_cluster(&self, failover: &Failover, look: &Look) -> std::io::Result<()> {
+    /// Whether this member is its cluster's founder, or may become one: nobody else can be the first primary. It takes what makes it that before
+    /// there is a cluster, as a rule; after it where the cluster was founded before this member had seen its server.
+    fn founds(&self, failover: &Failover, look: &Look) -> std::io::Result<bool> {
         let founds =
             !look.standby && self.local.identity().cluster.is_none_or(|c| c.founded_here) && lock(&failover.durable).knows_no_reign();
         if founds && lock(&failover.voter).epoch() == 0 {
             lock(&failover.durable).enter(1)?;
             lock(&failover.voter).enter(1);
         }
-        failover.postgres.gate(founds.then(|| failover.postgres.now().after(failover.lease_ms)));
-        Ok(())
+        Ok(founds)
     }
 
     /// A new voter begins with a full promise: a lease may be carried by majorities that it was not part of.
