@@ -7,7 +7,9 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 
-/// How long a primary waits for a standby to take over.
+use crate::settings::Settings;
+
+/// How long a primary waits for a standby to take over, besides a lease: for so long those that have just started are waited for.
 const HAND_OVER: Duration = Duration::from_secs(3);
 
 /// Why there is no answer.
@@ -72,8 +74,8 @@ pub async fn exchange(stream: &mut UnixStream, request: &Request) -> Result<Resp
 }
 
 /// Has this primary give its place to a standby. None when one has taken over, else why there was nothing to do.
-pub async fn hand_over(socket: &Path) -> Result<Option<String>, ControlError> {
-    match ask(socket, &Request::HandOver, HAND_OVER).await? {
+pub async fn hand_over(settings: &Settings) -> Result<Option<String>, ControlError> {
+    match ask(&settings.paths.control_socket(), &Request::HandOver, HAND_OVER + settings.lease).await? {
         Response::Done { notice } => Ok(notice),
         _ => Err(ControlError::Mismatch),
     }

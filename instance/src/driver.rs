@@ -290,18 +290,18 @@ impl Driver {
     }
 
     /// A primary that is stopped for good gives its place to a standby first, so that nobody misses it.
-    fn hand_over_and_stop(&self, settings: &Settings) {
+    fn hand_over_and_stop(&self, settings: &Arc<Settings>) {
         let Some(server) = self.server.clone() else { return };
-        let (socket, fast, failover) = (settings.paths.control_socket(), settings.stop_timeout, settings.failover);
+        let settings = Arc::clone(settings);
         tokio::spawn(async move {
-            if failover {
-                match control::hand_over(&socket).await {
+            if settings.failover {
+                match control::hand_over(&settings).await {
                     Ok(None) => tracing::info!("a standby has taken over from this primary"),
                     Ok(Some(why)) => tracing::debug!(why, "nothing is handed over"),
                     Err(error) => tracing::warn!(%error, "this server could not hand over to a standby: it stops all the same"),
                 }
             }
-            server.stop(Some(fast)).await
+            server.stop(Some(settings.stop_timeout)).await
         });
     }
 }

@@ -55,7 +55,7 @@ pub async fn run(view: watch::Receiver<View>) {
         if gives_up(Facts { primary, full, since: since.elapsed() }) {
             since = Instant::now();
             tracing::error!("the disk of this primary is full: it gives its place to a standby");
-            match control::hand_over(&settings.paths.control_socket()).await {
+            match control::hand_over(&settings).await {
                 Ok(None) => tracing::info!("a standby has taken over from this primary"),
                 Ok(Some(why)) => tracing::warn!(why, "nobody takes over from this primary"),
                 Err(error) => tracing::warn!(%error, "nobody takes over from this primary"),

@@ -150,6 +150,11 @@ impl Voter {
         self.released.is_some() && self.promise.is_none()
     }
 
+    /// Whether it started, or got its vote, less than a lease ago: then no release ends its patience.
+    pub fn has_just_started(&self, now: BootTime) -> bool {
+        now < self.quiet_until
+    }
+
     /// From when on it may be recruited.
     pub fn free_at(&self) -> BootTime {
         self.promise.map_or(self.quiet_until, |(_, until)| until.max(self.quiet_until))

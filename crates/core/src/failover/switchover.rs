@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::reign::{Phase, Reign};
+use crate::membership::majority;
 use crate::status::WalPosition;
 use crate::{MemberStatus, NodeId, Outcome, Refusal};
 
@@ -33,6 +34,12 @@ pub fn may_switch(reign: &Reign, voters: &BTreeSet<NodeId>, members: &[MemberSta
     }
 }
 
+/// Whether the change can go through at once: `ready` are those who may be recruited as soon as the primary gives its lease back. Whoever has just
+/// started is not: it may owe a lease that it has forgotten.
+pub fn is_at_once(voters: &BTreeSet<NodeId>, ready: &BTreeSet<NodeId>, target: NodeId) -> bool {
+    ready.contains(&target) && voters.intersection(ready).count() >= majority(voters.len())
+}
+
 /// Who takes over from a primary that is about to stop: of the voters that were heard just now the one that has most of its WAL.
 pub fn heir(confirmed: &BTreeMap<NodeId, WalPosition>, voters: &BTreeSet<NodeId>, heard: &BTreeSet<NodeId>) -> Option<NodeId> {
     let fit = confirmed.iter().filter(|(id, _)| voters.contains(id) && heard.contains(id));
@@ -57,6 +64,17 @@ mod tests {
         assert_eq!(heir(&confirmed, &voters, &BTreeSet::from([2, 3].map(id))), Some(id(3)), "who is silent is none");
         assert_eq!(heir(&confirmed, &voters, &BTreeSet::new()), None);
         assert_eq!(heir(&BTreeMap::new(), &voters, &all), None, "nobody has taken anything from this primary");
+    }
+
+    #[test]
+    fn at_once_where_a_majority_with_the_target_may_be_recruited() {
+        let ids = |ids: &[u8]| ids.iter().copied().map(id).collect::<BTreeSet<_>>();
+        let voters = ids(&[1, 2, 3]);
+        assert!(is_at_once(&voters, &ids(&[1, 2]), id(2)), "the primary and its heir");
+        assert!(!is_at_once(&voters, &ids(&[1, 3]), id(2)), "the heir has just started");
+        assert!(!is_at_once(&voters, &ids(&[2]), id(2)));
+        assert!(!is_at_once(&voters, &ids(&[2, 4, 5]), id(2)), "who has no vote is not counted");
+        assert!(!is_at_once(&ids(&[1, 2, 3, 4]), &ids(&[1, 2]), id(2)), "half of them are no majority");
     }
 
     #[test]

@@ -107,6 +107,9 @@ pub struct Asked {
     pub free: bool,
     /// Whether it knows that the primary's Postgres has ended.
     pub released: bool,
+    /// Whether it started less than a lease ago, and so can't be recruited yet whatever is released.
+    #[serde(default)]
+    pub just_started: bool,
     /// Its word as a recruit, once it is one.
     pub report: Option<Report>,
 }

@@ -90,7 +90,7 @@ pub async fn run(shared: Arc<Shared>) {
     }
 }
 
-async fn ask(id: NodeId, mut peer: Peer) -> (NodeId, Peer, Option<Asked>) {
+pub(super) async fn ask(id: NodeId, mut peer: Peer) -> (NodeId, Peer, Option<Asked>) {
     match peer.call(&Rpc::Ask, TIMEOUT).await {
         Ok(Reply::Asked(said)) => (id, peer, Some(said)),
         _ => (id, peer, None),

@@ -351,7 +351,15 @@ impl FailoverEnd for Shared {
         let knows = failover.learn(self.applied.borrow().cluster.reign.as_ref());
         let voter = lock(&failover.voter);
         let report = *lock(&failover.report);
-        Some(Asked { epoch: voter.epoch(), knows, free: voter.is_free(failover.postgres.now()), released: voter.knows_of_an_end(), report })
+        let now = failover.postgres.now();
+        Some(Asked {
+            epoch: voter.epoch(),
+            knows,
+            free: voter.is_free(now),
+            released: voter.knows_of_an_end(),
+            just_started: voter.has_just_started(now),
+            report,
+        })
     }
 
     /// Hears that a run of the primary has ended.

@@ -1,16 +1,19 @@
 //! A change of the primary that somebody asked for. The primary closes its gate for good, waits until the target has all of its WAL, and
 //! releases its lease; from there on it is a failover like any other, with the target preferred.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use openraft::ServerState;
 use openraft::async_runtime::watch::WatchReceiver;
-use pgraft_core::failover::switchover::{heir, may_switch};
+use pgraft_core::failover::switchover::{heir, is_at_once, may_switch};
 use pgraft_core::{NodeId, Outcome, Refusal};
+use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout_at};
 
+use super::lead::ask;
 use super::{Failover, Shared, lock};
-use crate::transport::{Reply, Rpc};
+use crate::transport::{Asked, FailoverEnd, Reply, Rpc};
 use crate::types::{Endpoint, node_id, raft_id};
 
 /// For the whole change.
@@ -20,6 +23,10 @@ const CATCH_UP: Duration = Duration::from_secs(1);
 /// For commits that have passed the gate.
 const IN_FLIGHT: Duration = Duration::from_millis(10);
 const LOOK: Duration = Duration::from_millis(5);
+/// For voters that have just started: a lease, unless that is longer.
+const COME_TO: Duration = Duration::from_secs(3);
+/// Between two questions to the voters.
+const ASK_AGAIN: Duration = Duration::from_millis(50);
 
 impl Shared {
     /// Asked of any member: the leader does it.
@@ -69,6 +76,7 @@ impl Shared {
         if may_switch(&reign, &applied.cluster.electorate(), &members, target)? == Outcome::AlreadySo {
             return Ok(Some(format!("node {target} is the primary already")));
         }
+        self.come_to_themselves(failover, target).await;
         *lock(&failover.preferred) = Some((reign.epoch + 1, target));
         let stepped_down = if reign.primary == self.settings.node_id {
             self.step_down(reign.epoch, target).await
@@ -92,6 +100,33 @@ impl Shared {
             _ => return Err(Refusal::StillUnderWay { seconds: DEADLINE.as_secs() }),
         };
         Ok(now.filter(|id| *id != target).map(|id| format!("node {id} had more WAL and is the primary now")))
+    }
+
+    /// Voters that have just started can't be recruited before a lease is over. The primary takes writes meanwhile, as it would not once it has
+    /// stepped down: so it is waited for here.
+    async fn come_to_themselves(&self, failover: &Failover, target: NodeId) {
+        let me = self.settings.node_id;
+        let until = Instant::now() + Duration::from_millis(failover.lease_ms).min(COME_TO);
+        while Instant::now() < until {
+            let (voters, _) = self.voters_in_log();
+            let mut asked = JoinSet::new();
+            for (id, endpoint) in self.endpoints(&voters) {
+                asked.spawn(ask(id, self.peers.peer(raft_id(id), endpoint)));
+            }
+            let ready = |said: &Asked| !said.just_started;
+            let mut all: BTreeSet<NodeId> = self.asked().filter(ready).map(|_| me).into_iter().collect();
+            while !is_at_once(&voters, &all, target) {
+                match timeout_at(until, asked.join_next()).await {
+                    Ok(Some(answer)) => all.extend(answer.ok().and_then(|(id, _, said)| said.filter(ready).map(|_| id))),
+                    Ok(None) => break,
+                    Err(_) => return,
+                }
+            }
+            if is_at_once(&voters, &all, target) {
+                return;
+            }
+            sleep(ASK_AGAIN).await;
+        }
     }
 
     /// As the primary: gives the reign up, when the target has all that this server has.
