@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyerror::AnyError;
 use openraft::RaftNetworkFactory;
 use openraft::errors::{RPCError, ReplicationClosed, StreamingError, Unreachable};
-use openraft::network::{RPCOption, RaftNetworkV2};
+use openraft::network::{Backoff, RPCOption, RaftNetworkV2};
 
 use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderError, TransferLeaderRequest, VoteRequest, VoteResponse,
@@ -28,6 +28,10 @@ use crate::types::{Endpoint, TypeConfig, Vote, node_id};
 
 /// Connect, TLS, handshake: a healthy peer needs milliseconds.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Between two attempts of the leader to send its log to a member that can't be reached. Openraft would wait for a second in the end, and a member
+/// that has come back would know that much later who leads.
+const AGAIN: Duration = Duration::from_millis(100);
 
 /// Why a call had no answer.
 #[derive(Debug, thiserror::Error)]
@@ -243,6 +247,10 @@ fn unexpected(reply: &Reply) -> RPCError<TypeConfig> {
 
 impl RaftNetworkV2<TypeConfig> for Peer {
     type SnapshotData = Vec<u8>;
+
+    fn backoff(&self) -> Option<Backoff> {
+        Some(Backoff::new(std::iter::repeat(AGAIN)))
+    }
 
     async fn append_entries(
         &mut self,

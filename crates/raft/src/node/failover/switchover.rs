@@ -13,6 +13,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use super::lead::ask;
 use super::{Failover, Shared, lock};
+use crate::node::compose::caught_up;
 use crate::transport::{Asked, FailoverEnd, Reply, Rpc};
 use crate::types::{Endpoint, node_id, raft_id};
 
@@ -102,8 +103,8 @@ impl Shared {
         Ok(now.filter(|id| *id != target).map(|id| format!("node {id} had more WAL and is the primary now")))
     }
 
-    /// Voters that have just started can't be recruited before a lease is over. The primary takes writes meanwhile, as it would not once it has
-    /// stepped down: so it is waited for here.
+    /// Voters that have just started can't be recruited before a lease is over, and a target that lacks a part of the log hears late of what is
+    /// wanted of it. The primary takes writes meanwhile, as it would not once it has stepped down: so they are waited for here.
     async fn come_to_themselves(&self, failover: &Failover, target: NodeId) {
         let me = self.settings.node_id;
         let until = Instant::now() + Duration::from_millis(failover.lease_ms).min(COME_TO);
@@ -122,7 +123,8 @@ impl Shared {
                     Err(_) => return,
                 }
             }
-            if is_at_once(&voters, &all, target) {
+            let knows = target == me || caught_up(&self.raft_facts(), me).contains(&target);
+            if knows && is_at_once(&voters, &all, target) {
                 return;
             }
             sleep(ASK_AGAIN).await;
