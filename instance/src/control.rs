@@ -9,7 +9,7 @@ use tokio::net::UnixStream;
 
 use crate::settings::Settings;
 
-/// How long a primary waits for a standby to take over, besides a lease: for so long those that have just started are waited for.
+/// How long a primary waits for a standby to take over, and as long again, a lease at most, for those that have just started.
 const HAND_OVER: Duration = Duration::from_secs(3);
 
 /// Why there is no answer.
@@ -75,7 +75,7 @@ pub async fn exchange(stream: &mut UnixStream, request: &Request) -> Result<Resp
 
 /// Has this primary give its place to a standby. None when one has taken over, else why there was nothing to do.
 pub async fn hand_over(settings: &Settings) -> Result<Option<String>, ControlError> {
-    match ask(&settings.paths.control_socket(), &Request::HandOver, HAND_OVER + settings.lease).await? {
+    match ask(&settings.paths.control_socket(), &Request::HandOver, HAND_OVER + settings.lease.min(HAND_OVER)).await? {
         Response::Done { notice } => Ok(notice),
         _ => Err(ControlError::Mismatch),
     }

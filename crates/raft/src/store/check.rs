@@ -98,7 +98,7 @@ fn walk(bytes: &[u8]) -> Walk {
 }
 
 /// Whether a record that is whole begins anywhere in here. (Its checksum makes a chance hit one in four thousand millions.)
-fn whole_record_in(bytes: &[u8]) -> bool {
+pub fn whole_record_in(bytes: &[u8]) -> bool {
     (0..bytes.len()).any(|n| RaftLogRecord::<RawTypes>::decode(&bytes[n..]).is_ok())
 }
 

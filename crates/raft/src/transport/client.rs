@@ -29,9 +29,12 @@ use crate::types::{Endpoint, TypeConfig, Vote, node_id};
 /// Connect, TLS, handshake: a healthy peer needs milliseconds.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Between two attempts of the leader to send its log to a member that can't be reached. Openraft would wait for a second in the end, and a member
-/// that has come back would know that much later who leads.
+/// Between two attempts of the leader to send its log, or a snapshot, to a member that can't be reached: a member that has come back is to know
+/// soon what was committed meanwhile.
 const AGAIN: Duration = Duration::from_millis(100);
+/// After so many of them it is gone for longer.
+const SOON: usize = 100;
+const LATER: Duration = Duration::from_secs(1);
 
 /// Why a call had no answer.
 #[derive(Debug, thiserror::Error)]
@@ -249,7 +252,7 @@ impl RaftNetworkV2<TypeConfig> for Peer {
     type SnapshotData = Vec<u8>;
 
     fn backoff(&self) -> Option<Backoff> {
-        Some(Backoff::new(std::iter::repeat(AGAIN)))
+        Some(Backoff::new(std::iter::repeat_n(AGAIN, SOON).chain(std::iter::repeat(LATER))))
     }
 
     async fn append_entries(

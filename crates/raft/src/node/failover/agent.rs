@@ -89,7 +89,7 @@ impl Shared {
             *lock(&failover.released_run) = Some(ended);
             failover.ended.notify_one();
         }
-        let founds = look.as_ref().map(|look| self.founds(failover, look)).transpose()?;
+        let founds = look.as_ref().map(|look| self.enters_as_founder(failover, look)).transpose()?;
         let applied = self.applied.borrow().clone();
         let Some(reign) = &applied.cluster.reign else {
             if let Some(founds) = founds {
@@ -168,9 +168,9 @@ impl Shared {
         Ok(!calm && look.is_some())
     }
 
-    /// Whether this member is its cluster's founder, or may become one: nobody else can be the first primary. It takes what makes it that before
+    /// Whether this member is its cluster's founder, or may become one, and has not reigned: nobody else can be the first primary. It takes what makes it that before
     /// there is a cluster, as a rule; after it where the cluster was founded before this member had seen its server.
-    fn founds(&self, failover: &Failover, look: &Look) -> std::io::Result<bool> {
+    fn enters_as_founder(&self, failover: &Failover, look: &Look) -> std::io::Result<bool> {
         let founds =
             !look.standby && self.local.identity().cluster.is_none_or(|c| c.founded_here) && lock(&failover.durable).knows_no_reign();
         if founds && lock(&failover.voter).epoch() == 0 {

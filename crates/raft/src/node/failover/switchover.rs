@@ -1,11 +1,12 @@
 //! A change of the primary that somebody asked for. The primary closes its gate for good, waits until the target has all of its WAL, and
 //! releases its lease; from there on it is a failover like any other, with the target preferred.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use openraft::ServerState;
 use openraft::async_runtime::watch::WatchReceiver;
+use pgraft_core::failover::Reign;
 use pgraft_core::failover::switchover::{heir, is_at_once, may_switch};
 use pgraft_core::{NodeId, Outcome, Refusal};
 use tokio::task::JoinSet;
@@ -14,11 +15,13 @@ use tokio::time::{Instant, sleep, timeout_at};
 use super::lead::ask;
 use super::{Failover, Shared, lock};
 use crate::node::compose::caught_up;
-use crate::transport::{Asked, FailoverEnd, Reply, Rpc};
+use crate::transport::{Asked, FailoverEnd, Peer, Reply, Rpc};
 use crate::types::{Endpoint, node_id, raft_id};
 
 /// For the whole change.
 const DEADLINE: Duration = Duration::from_secs(10);
+/// For the leader's answer to come back.
+const ON_THE_WAY: Duration = Duration::from_secs(1);
 /// For the target to have the primary's last WAL: commits are refused for so long at most.
 const CATCH_UP: Duration = Duration::from_secs(1);
 /// For commits that have passed the gate.
@@ -29,6 +32,27 @@ const COME_TO: Duration = Duration::from_secs(3);
 /// Between two questions to the voters.
 const ASK_AGAIN: Duration = Duration::from_millis(50);
 
+/// Who is to be the primary of that epoch, for as long as somebody waits for it: one at a time.
+struct Wish<'a>(&'a Failover, (u64, NodeId));
+
+impl<'a> Wish<'a> {
+    fn of(failover: &'a Failover, wanted: (u64, NodeId)) -> Option<Self> {
+        let mut preferred = lock(&failover.preferred);
+        if preferred.is_some_and(|(epoch, _)| epoch == wanted.0) {
+            return None;
+        }
+        *preferred = Some(wanted);
+        Some(Self(failover, wanted))
+    }
+}
+
+impl Drop for Wish<'_> {
+    fn drop(&mut self) {
+        let mut preferred = lock(&self.0.preferred);
+        *preferred = preferred.filter(|wanted| *wanted != self.1);
+    }
+}
+
 impl Shared {
     /// Asked of any member: the leader does it.
     pub(in crate::node) async fn switch_over(&self, target: i64) -> Result<Option<String>, Refusal> {
@@ -37,14 +61,13 @@ impl Shared {
         if self.applied.borrow().cluster.cluster.is_none() {
             return Err(Refusal::NotInitialized);
         }
-        let leads = self.raft.server_metrics().borrow_watched().state == ServerState::Leader;
-        if leads {
+        if self.is_leading() {
             return self.lead_switchover(failover, target).await;
         }
         let unknown = || Refusal::NoQuorum { seconds: DEADLINE.as_secs() };
         let leader = self.raft.current_leader().await.filter(|l| node_id(*l) != Some(self.settings.node_id)).ok_or_else(unknown)?;
         let endpoint = self.applied.borrow().membership.membership().get_node(&leader).cloned().ok_or_else(unknown)?;
-        match self.peers.peer(leader, endpoint).call(&Rpc::Switchover { target }, DEADLINE).await {
+        match self.peers.peer(leader, endpoint).call(&Rpc::Switchover { target }, DEADLINE + ON_THE_WAY).await {
             Ok(Reply::Switchover(answer)) => answer,
             Ok(_) => Err(unknown()),
             Err(error) => Err(Refusal::Stopped(error.to_string())),
@@ -71,18 +94,17 @@ impl Shared {
 
     async fn lead_switchover(&self, failover: &Failover, target: NodeId) -> Result<Option<String>, Refusal> {
         let deadline = Instant::now() + DEADLINE;
-        let applied = self.applied.borrow().clone();
-        let reign = applied.cluster.reign.clone().ok_or(Refusal::NotInitialized)?;
-        let members = self.compose(None).members;
-        if may_switch(&reign, &applied.cluster.electorate(), &members, target)? == Outcome::AlreadySo {
-            return Ok(Some(format!("node {target} is the primary already")));
-        }
+        let Some(reign) = self.reign_to_end(target)? else { return Ok(Some(format!("node {target} is the primary already"))) };
         self.come_to_themselves(failover, target).await;
-        *lock(&failover.preferred) = Some((reign.epoch + 1, target));
+        // Seconds later: all of it may be otherwise, and somebody else may have asked.
+        if self.reign_to_end(target)?.is_none_or(|now| now.epoch != reign.epoch) || !self.is_leading() {
+            return Err(Refusal::PrimaryChanging);
+        }
+        let _wish = Wish::of(failover, (reign.epoch + 1, target)).ok_or(Refusal::PrimaryChanging)?;
         let stepped_down = if reign.primary == self.settings.node_id {
             self.step_down(reign.epoch, target).await
         } else {
-            let endpoint = applied.cluster.members.get(&reign.primary).map(|m| Endpoint::from(&m.address));
+            let endpoint = self.applied.borrow().cluster.members.get(&reign.primary).map(|m| Endpoint::from(&m.address));
             let endpoint = endpoint.ok_or(Refusal::UnknownNode(reign.primary))?;
             let call = Rpc::StepDown { epoch: reign.epoch, target };
             match self.peers.peer(raft_id(reign.primary), endpoint).call(&call, CATCH_UP * 3).await {
@@ -90,10 +112,7 @@ impl Shared {
                 _ => Err(Refusal::Unreachable(reign.primary)),
             }
         };
-        if let Err(no) = stepped_down {
-            *lock(&failover.preferred) = None;
-            return Err(no);
-        }
+        stepped_down?;
         let mut follow = self.applied.clone();
         let done = follow.wait_for(|now| now.cluster.reign.as_ref().is_some_and(|r| r.epoch > reign.epoch && r.is_settled()));
         let now = match timeout_at(deadline, done).await {
@@ -103,22 +122,39 @@ impl Shared {
         Ok(now.filter(|id| *id != target).map(|id| format!("node {id} had more WAL and is the primary now")))
     }
 
+    fn is_leading(&self) -> bool {
+        self.raft.server_metrics().borrow_watched().state == ServerState::Leader
+    }
+
+    /// The present reign, if it may be ended for this target; None when it is that one's already.
+    fn reign_to_end(&self, target: NodeId) -> Result<Option<Reign>, Refusal> {
+        let applied = self.applied.borrow().clone();
+        let reign = applied.cluster.reign.clone().ok_or(Refusal::NotInitialized)?;
+        let may = may_switch(&reign, &applied.cluster.electorate(), &self.compose(None).members, target)?;
+        Ok((may != Outcome::AlreadySo).then_some(reign))
+    }
+
     /// Voters that have just started can't be recruited before a lease is over, and a target that lacks a part of the log hears late of what is
     /// wanted of it. The primary takes writes meanwhile, as it would not once it has stepped down: so they are waited for here.
     async fn come_to_themselves(&self, failover: &Failover, target: NodeId) {
         let me = self.settings.node_id;
         let until = Instant::now() + Duration::from_millis(failover.lease_ms).min(COME_TO);
-        while Instant::now() < until {
+        let mut idle: BTreeMap<NodeId, Peer> = BTreeMap::new();
+        while Instant::now() < until && self.is_leading() {
             let (voters, _) = self.voters_in_log();
             let mut asked = JoinSet::new();
             for (id, endpoint) in self.endpoints(&voters) {
-                asked.spawn(ask(id, self.peers.peer(raft_id(id), endpoint)));
+                asked.spawn(ask(id, idle.remove(&id).unwrap_or_else(|| self.peers.peer(raft_id(id), endpoint))));
             }
             let ready = |said: &Asked| !said.just_started;
             let mut all: BTreeSet<NodeId> = self.asked().filter(ready).map(|_| me).into_iter().collect();
             while !is_at_once(&voters, &all, target) {
                 match timeout_at(until, asked.join_next()).await {
-                    Ok(Some(answer)) => all.extend(answer.ok().and_then(|(id, _, said)| said.filter(ready).map(|_| id))),
+                    Ok(Some(Ok((id, peer, said)))) => {
+                        idle.insert(id, peer);
+                        all.extend(said.filter(ready).map(|_| id));
+                    }
+                    Ok(Some(Err(_))) => {}
                     Ok(None) => break,
                     Err(_) => return,
                 }
