@@ -168,8 +168,8 @@ impl Shared {
         Ok(!calm && look.is_some())
     }
 
-    /// Whether this member is its cluster's founder, or may become one, and has not reigned: nobody else can be the first primary. It takes what makes it that before
-    /// there is a cluster, as a rule; after it where the cluster was founded before this member had seen its server.
+    /// Whether this member is its cluster's founder, or may become one, and has not reigned: nobody else can be the first primary. It takes what
+    /// makes it that before there is a cluster, as a rule; after it where the cluster was founded before this member had seen its server.
     fn enters_as_founder(&self, failover: &Failover, look: &Look) -> std::io::Result<bool> {
         let founds =
             !look.standby && self.local.identity().cluster.is_none_or(|c| c.founded_here) && lock(&failover.durable).knows_no_reign();

@@ -4,8 +4,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use openraft::ServerState;
-use openraft::async_runtime::watch::WatchReceiver;
 use pgraft_core::failover::Reign;
 use pgraft_core::failover::switchover::{heir, is_at_once, may_switch};
 use pgraft_core::{NodeId, Outcome, Refusal};
@@ -61,7 +59,7 @@ impl Shared {
         if self.applied.borrow().cluster.cluster.is_none() {
             return Err(Refusal::NotInitialized);
         }
-        if self.is_leading() {
+        if self.raft.is_leader() {
             return self.lead_switchover(failover, target).await;
         }
         let unknown = || Refusal::NoQuorum { seconds: DEADLINE.as_secs() };
@@ -97,7 +95,7 @@ impl Shared {
         let Some(reign) = self.reign_to_end(target)? else { return Ok(Some(format!("node {target} is the primary already"))) };
         self.come_to_themselves(failover, target).await;
         // Seconds later: all of it may be otherwise, and somebody else may have asked.
-        if self.reign_to_end(target)?.is_none_or(|now| now.epoch != reign.epoch) || !self.is_leading() {
+        if self.reign_to_end(target)?.is_none_or(|now| now.epoch != reign.epoch) || !self.raft.is_leader() {
             return Err(Refusal::PrimaryChanging);
         }
         let _wish = Wish::of(failover, (reign.epoch + 1, target)).ok_or(Refusal::PrimaryChanging)?;
@@ -122,10 +120,6 @@ impl Shared {
         Ok(now.filter(|id| *id != target).map(|id| format!("node {id} had more WAL and is the primary now")))
     }
 
-    fn is_leading(&self) -> bool {
-        self.raft.server_metrics().borrow_watched().state == ServerState::Leader
-    }
-
     /// The present reign, if it may be ended for this target; None when it is that one's already.
     fn reign_to_end(&self, target: NodeId) -> Result<Option<Reign>, Refusal> {
         let applied = self.applied.borrow().clone();
@@ -140,7 +134,7 @@ impl Shared {
         let me = self.settings.node_id;
         let until = Instant::now() + Duration::from_millis(failover.lease_ms).min(COME_TO);
         let mut idle: BTreeMap<NodeId, Peer> = BTreeMap::new();
-        while Instant::now() < until && self.is_leading() {
+        while Instant::now() < until && self.raft.is_leader() {
             let (voters, _) = self.voters_in_log();
             let mut asked = JoinSet::new();
             for (id, endpoint) in self.endpoints(&voters) {
