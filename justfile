@@ -59,7 +59,7 @@ e2e *scenarios:
 # Measures and prints, in a release build: failover, failover-rw, overhead, membership, worker, operator, scale, disk; `just bench help` lists them, `just bench NAME --help` shows the options.
 bench name *options:
     {{ if name =~ "^(failover|overhead|membership|worker)$" { quote(just_executable()) + " install release" } else { "true" } }}
-    {{ if name =~ "^(failover|overhead)$" { "cargo build --release --locked -p pgraft-instance" } else { "true" } }}
+    {{ if name =~ "^(failover|overhead|worker)$" { "cargo build --release --locked -p pgraft-instance" } else { "true" } }}
     {{ if name == "operator" { "cargo build --release --locked -p pgraft-operator" } else { "true" } }}
     PGRAFT_TEST_BINDIR="$($PGRX_PG_CONFIG_PATH --bindir)" cargo run --quiet --release --locked -p pgraft-bench -- {{name}} {{options}}
 

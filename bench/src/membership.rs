@@ -230,7 +230,7 @@ async fn newcomer(id: i32, dir: &Path) -> Result<(Node, u16), Failure> {
         listen: at.clone(),
         advertise: at.clone(),
         data_dir: dir.to_owned(),
-        heartbeat_interval: Duration::from_millis(100),
+        heartbeat_interval: Duration::from_millis(200),
         election_timeout: Duration::from_secs(1),
         join_timeout: None,
         lease_timeout: None,

@@ -1,10 +1,13 @@
-//! What the background worker costs while nothing happens: memory and processor time, on the leader and on its followers.
+//! What the background worker costs while nothing happens: memory and processor time, on the leader and on its followers; where the members
+//! choose the primary, the instance manager with its gateway too.
 
 use std::fs;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use nix::unistd::Pid;
+use pgraft_testkit::cluster::{cluster_of, primary, whole};
+use pgraft_testkit::{Nodes, child_of};
 
 use crate::failure::Failure;
 use crate::machine::field;
@@ -18,27 +21,58 @@ pub struct Options {
     /// How long the idle servers are watched.
     #[arg(long, default_value_t = 120)]
     seconds: u64,
+    /// The members choose the primary, and each server has its instance manager. Its directory is where temporary files are.
+    #[arg(long)]
+    failover: bool,
 }
 
 pub async fn run(options: &Options) -> Result<(), Failure> {
+    if options.failover {
+        let bin = pgraft_testkit::bin_directory()
+            .ok_or_else(|| Failure::Wrong("PGRAFT_TEST_BINDIR names no Postgres with the extension".into()))?;
+        let nodes = cluster_of(Nodes::new(&bin, 3)).await;
+        whole(&nodes).await;
+        return watch(&processes(&nodes).await?, options.seconds).await;
+    }
     let dir = scratch(&options.dir)?;
     let servers = cluster(dir.path(), 3).await?;
     let mut workers = Vec::new();
     for server in &servers {
         workers.push((name(server).await?, worker(server)?));
     }
-    let (begun, before) = (Instant::now(), used(&workers)?);
-    tokio::time::sleep(Duration::from_secs(options.seconds)).await;
-    let (took, after) = (begun.elapsed(), used(&workers)?);
-    for (n, (name, pid)) in workers.iter().enumerate() {
+    watch(&workers, options.seconds).await
+}
+
+/// The worker and the instance manager of each node.
+async fn processes(nodes: &Nodes) -> Result<Vec<(String, Pid)>, Failure> {
+    let primary = primary(nodes).await;
+    let mut found = Vec::new();
+    for (n, node) in nodes.nodes.iter().enumerate() {
+        let missing = || Failure::Wrong(format!("node {} has no worker", node.id));
+        let postmaster = node.postmaster().ok_or_else(missing)?;
+        let worker = child_of(postmaster, "pgraft").ok_or_else(missing)?;
+        let manager = parent_of(postmaster).map_err(Failure::io("/proc"))?;
+        let role = if n == primary { "primary" } else { "standby" };
+        found.push((format!("{role} {}", node.id), Pid::from_raw(worker)));
+        found.push((format!("manager {}", node.id), manager));
+    }
+    Ok(found)
+}
+
+fn parent_of(pid: i32) -> std::io::Result<Pid> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let parent = field(&status, "PPid:").and_then(|pid| pid.parse().ok());
+    parent.map(Pid::from_raw).ok_or_else(|| std::io::Error::other("no parent"))
+}
+
+async fn watch(processes: &[(String, Pid)], seconds: u64) -> Result<(), Failure> {
+    let (begun, before) = (Instant::now(), used(processes)?);
+    tokio::time::sleep(Duration::from_secs(seconds)).await;
+    let (took, after) = (begun.elapsed(), used(processes)?);
+    for (n, (name, pid)) in processes.iter().enumerate() {
         let busy = after[n].on_cpu.saturating_sub(before[n].on_cpu);
         let woken = after[n].woken.saturating_sub(before[n].woken);
-        println!(
-            "{name:<10} processor: {:.2} % of a core, woken {:.0}/s, over {} s",
-            share(busy, took),
-            rate(woken, took),
-            options.seconds
-        );
+        println!("{name:<10} processor: {:.2} % of a core, woken {:.0}/s, over {seconds} s", share(busy, took), rate(woken, took));
         println!("{:<10} memory: {}", "", memory(*pid)?);
     }
     Ok(())

@@ -98,7 +98,7 @@ impl Api {
             "replicas": 3, "imagePullPolicy": "IfNotPresent", "postgresql": {"parameters": {"work_mem": "8MB"}}, "storage": {"size": "1Gi"},
             "bootstrap": {"initdb": {"database": "app", "owner": "app"}}, "enableSuperuserAccess": false, "tls": {"mode": "Disabled"},
             "persistentVolumeClaimRetentionPolicy": {"whenScaled": "Delete", "whenDeleted": "Retain"},
-            "raft": {"heartbeatInterval": "100ms", "electionTimeout": "1s"},
+            "raft": {"heartbeatInterval": "200ms", "electionTimeout": "1s"},
         });
         let object = json!({"apiVersion": "pgraft.io/v1alpha1", "kind": "PgRaftCluster",
             "metadata": {"name": name, "generation": 1, "managedFields": managed_fields()}, "spec": spec});
@@ -108,13 +108,7 @@ impl Api {
     /// Clusters whose status says that all is well.
     pub fn ready_clusters(&self) -> usize {
         let store = self.lock();
-        store
-            .objects
-            .iter()
-            .filter(|((plural, _, _), o)| {
-                plural == "pgraftclusters" && o["status"]["phase"] == "Ready" && o["status"]["readyReplicas"] == 3
-            })
-            .count()
+        store.of_kind("pgraftclusters", None).filter(|(_, o)| o["status"]["phase"] == "Ready" && o["status"]["readyReplicas"] == 3).count()
     }
 
     /// How often anything but a Lease was written.
@@ -148,8 +142,8 @@ impl Api {
         let store = self.lock();
         let limit: usize = asked.query.get("limit").and_then(|n| n.parse().ok()).unwrap_or(usize::MAX);
         let after = asked.query.get("continue").map(String::as_str).unwrap_or_default();
-        let mut matching =
-            store.objects.iter().filter(|(key, object)| asked.fits(&key.0, object)).filter(|(key, _)| place(key).as_str() > after);
+        let all = store.of_kind(&asked.plural, asked.namespace.as_deref());
+        let mut matching = all.filter(|(key, object)| asked.fits(&key.0, object)).filter(|(key, _)| place(key).as_str() > after);
         let page: Vec<(&Key, &Arc<Value>)> = matching.by_ref().take(limit).collect();
         let next = if matching.next().is_some() { page.last().map(|(key, _)| place(key)) } else { None };
         let items: Vec<Value> = page.iter().map(|(_, object)| asked.shown(object)).collect();

@@ -192,7 +192,9 @@ impl Members {
                 let seen = |cell: Cell| if leads { cell } else { Cell::Null };
                 let lag = if leader == Some(*id) { 0 } else { lag };
                 let words = [Cell::Int4(id.cast_signed()), Cell::Text(host.clone()), Cell::Int4(7001), Cell::Text("voter".into())];
-                let told = [Cell::Bool(true), Cell::Int8(lag), Cell::Int4(1), Cell::Int8(wal)];
+                // Each was heard a moment ago, another one each time.
+                let contact = i64::try_from(self.asked.load(Ordering::Relaxed) % 500).unwrap_or_default();
+                let told = [Cell::Bool(true), Cell::Int8(contact), Cell::Int8(lag), Cell::Int4(1), Cell::Int8(wal)];
                 words.into_iter().chain(told.map(seen)).collect()
             };
             let columns = &[
@@ -201,6 +203,7 @@ impl Members {
                 ("port", INT4),
                 ("role", TEXT),
                 ("reachable", BOOL),
+                ("last_contact", INT8),
                 ("lag_bytes", INT8),
                 ("timeline", INT4),
                 ("flush_lsn", INT8),

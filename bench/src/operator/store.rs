@@ -54,6 +54,12 @@ impl Store {
         object
     }
 
+    /// The objects of a kind, of one namespace or of all: a list of one cluster's is not to cost more with every other cluster.
+    pub fn of_kind<'a>(&'a self, plural: &'a str, namespace: Option<&'a str>) -> impl Iterator<Item = (&'a Key, &'a Arc<Value>)> {
+        let from = (plural.to_owned(), namespace.unwrap_or_default().to_owned(), String::new());
+        self.objects.range(from..).take_while(move |((p, ns, _), _)| p == plural && namespace.is_none_or(|only| ns == only))
+    }
+
     /// Takes an object away.
     pub fn delete(&mut self, key: &Key) -> Option<Arc<Value>> {
         let object = self.objects.remove(key)?;

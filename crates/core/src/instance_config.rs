@@ -85,7 +85,7 @@ impl Default for RaftConfig {
         Self {
             port: 7001,
             listen_address: "0.0.0.0".into(),
-            heartbeat_interval: "100ms".into(),
+            heartbeat_interval: "200ms".into(),
             election_timeout: "1s".into(),
             lease_timeout: None,
             allow_plaintext: false,

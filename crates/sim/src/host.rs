@@ -16,7 +16,7 @@ use crate::clock::{self, Time};
 use crate::net::{Net, host};
 
 /// As the settings' defaults are.
-const HEARTBEAT: Duration = Duration::from_millis(100);
+const HEARTBEAT: Duration = Duration::from_millis(200);
 const ELECTION: Duration = Duration::from_secs(1);
 
 /// Short, so that newcomers that never come are given up within a run.

@@ -198,7 +198,7 @@ impl Node {
                 "port": self.ports[1],
                 "listenAddress": members,
                 "allowPlaintext": self.inside.is_some(),
-                "heartbeatInterval": "100ms",
+                "heartbeatInterval": "200ms",
                 "electionTimeout": "1s",
             },
         });

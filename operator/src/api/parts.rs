@@ -182,7 +182,7 @@ pub struct RaftSpec {
 }
 
 fn default_heartbeat() -> String {
-    "100ms".to_owned()
+    "200ms".to_owned()
 }
 
 fn default_election() -> String {

@@ -176,7 +176,7 @@ mod tests {
         assert_eq!(cluster.image.name, "pgraft/postgres:test");
         assert_eq!((cluster.database.as_str(), cluster.owner.as_str()), ("app", "app"));
         assert_eq!(cluster.storage.bytes, 1 << 30);
-        assert_eq!((cluster.heartbeat_interval.as_str(), cluster.election_timeout.as_str()), ("100ms", "1s"));
+        assert_eq!((cluster.heartbeat_interval.as_str(), cluster.election_timeout.as_str()), ("200ms", "1s"));
     }
 
     #[test]
