@@ -449,6 +449,10 @@ async fn a_subscriber_goes_on_at_the_next_primary() {
     for standby in (0..3).filter(|n| *n != new) {
         copied(&nodes, standby, &mut heard).await;
     }
+    // Who sends to subscribers waited for standbys from the first moment on: the names were there before the promotion.
+    let log = nodes.nodes[new].log();
+    let at = |what: &str, word: &str| log.lines().position(|l| l.contains(what) && l.contains(word)).unwrap_or_else(|| panic!("no {word}"));
+    assert!(at("synchronized_standby_slots", "changed to") < at("received promote request", ""));
     // Whatever was heard is there: nothing was sent that the failover has taken back.
     let all = nodes.nodes[new].connect("postgres", "superuser-1", "app").await.unwrap();
     let rows: BTreeSet<i64> = all.query("SELECT row FROM ledger", &[]).await.unwrap().iter().map(|r| r.get(0)).collect();

@@ -160,8 +160,9 @@ impl Steward {
                 intake::open(at.host(), at.port(), timeline);
                 self.following = Some(node);
             }
-            Order::Promote(timeline) => self.promote(timeline),
-            Order::Names(change, config) => self.set_names(change, &config),
+            Order::Promote(timeline, change, config) => self.promote(timeline, change, &config),
+            Order::Names(change, config) if !server::is_standby() => self.set_names(change, &config),
+            Order::Names(..) => {}
             Order::Stop => {
                 gate::close();
                 if self.stopped_at.is_none_or(|at| at.elapsed() >= STOP_AGAIN) {
@@ -173,12 +174,14 @@ impl Steward {
         }
     }
 
-    fn promote(&mut self, timeline: u32) {
+    /// The names first: a walsender of logical replication that starts at the promotion is to know already whom it waits for.
+    fn promote(&mut self, timeline: u32, change: u64, config: &SyncConfig) {
         let from = lock(&self.server.seen).as_ref().map(|l| l.end.timeline);
         if let Some(from) = from
             && server::is_standby()
             && self.promoted_to != Some(timeline)
         {
+            self.set_names(change, config);
             match server::promote(&self.data, from, timeline) {
                 Ok(()) => self.promoted_to = Some(timeline),
                 Err(error) => warning!("pgraft: can't promote this server: {error}"),
@@ -191,9 +194,6 @@ impl Steward {
     fn set_names(&mut self, change: u64, config: &SyncConfig) {
         let value = sync_names(config);
         let wanted = Some((change, value.clone()));
-        if server::is_standby() {
-            return;
-        }
         let slots = slots::to_wait_for(config, &self.slots, slots::is_in_use);
         if self.names == wanted && self.slots == slots {
             return;

@@ -374,7 +374,8 @@ impl Server {
                     worker.following = Some(node);
                 }
             }
-            Order::Promote(timeline) => self.promote(timeline, around),
+            Order::Promote(timeline, change, config) => self.promote(timeline, (change, config), around),
+            Order::Names(..) if run.is_standby() => {}
             Order::Names(change, config) => self.set_names(change, config, around),
             Order::Stop => {
                 run.gate.store(0, Ordering::SeqCst);
@@ -383,7 +384,7 @@ impl Server {
         }
     }
 
-    fn promote(&mut self, timeline: u32, around: &Around<'_>) {
+    fn promote(&mut self, timeline: u32, (change, config): (u64, SyncConfig), around: &mut Around<'_>) {
         let from = self.end().timeline;
         let (begins, takes) = (around.now + self.delay(15, 200), self.delay(60, 900));
         let (Some(worker), Some(run)) = (&mut self.worker, &mut self.run) else { return };
@@ -391,6 +392,8 @@ impl Server {
             return;
         }
         worker.promoted_to = Some(timeline);
+        self.set_names(change, config, around);
+        let Some(run) = &mut self.run else { return };
         if self.rules.timelines {
             for between in from + 1..timeline {
                 self.disk.histories.entry(between).or_default();
@@ -408,7 +411,7 @@ impl Server {
         let wanted = Some((change, config));
         let (soon, later) = (around.now + self.delay(9, 60), around.now + self.delay(30, 400));
         let (Some(worker), Some(run)) = (&mut self.worker, &mut self.run) else { return };
-        if worker.names == wanted || run.is_standby() {
+        if worker.names == wanted {
             return;
         }
         worker.names.clone_from(&wanted);

@@ -140,7 +140,10 @@ impl Shared {
             }
             Step::Stop => order(Order::Stop),
             Step::CloseIntake => order(Order::Close),
-            Step::Promote(timeline) => order(Order::Promote(timeline)),
+            Step::Promote(timeline) => {
+                let names = reign.target().map(|target| Order::Promote(timeline, reign.change, target.clone()));
+                names.into_iter().for_each(order);
+            }
             Step::Report(report) => {
                 let mut said = lock(&failover.report);
                 if *said != Some(report) {

@@ -96,8 +96,8 @@ pub enum Order {
     Close,
     /// Take WAL from that node, as long as it is a primary on that timeline.
     Follow(NodeId, Address, u32),
-    /// Become the primary on that timeline.
-    Promote(u32),
+    /// Become the primary on that timeline, and wait for these standbys from the first moment on: names of that change.
+    Promote(u32, u64, SyncConfig),
     /// Wait for these standbys: `synchronous_standby_names` of that change.
     Names(u64, SyncConfig),
     /// End, every process of it.
