@@ -24,9 +24,15 @@ impl fmt::Display for Found {
         match self {
             Self::Complete { states, depth } => write!(f, "complete: {states} states, {depth} deep, no violation"),
             Self::Bound { states, depth } => write!(f, "{states} states, {depth} deep, no violation so far"),
-            Self::Violation { what, trace } => write!(f, "{what:?} in {} steps: {trace:?}", trace.len()),
+            Self::Violation { what, trace } => write!(f, "{what:?} in {} steps: {}", trace.len(), story(trace)),
         }
     }
+}
+
+/// As `traces.rs` tells it: the names of the actions.
+pub fn story(actions: &[Action]) -> String {
+    let names: Vec<String> = actions.iter().map(|action| format!("{action:?}").replace(' ', "")).collect();
+    names.join(" ")
 }
 
 fn hash(world: &World) -> u64 {
@@ -130,7 +136,7 @@ impl Moods {
             Action::Lead => (17, 0, 2),
             Action::Commit(_) => (18, 0, 1),
             Action::ChangeStandbys(_) => (19, 0, 8),
-            Action::ChangeVoter(_) => (20, 0, 8),
+            Action::ChangeVoter(..) => (20, 0, 80),
         };
         // Nothing is quite impossible.
         16 * self.0[kind * MAX + node as usize] / seldom + 1

@@ -1,8 +1,8 @@
 //! An adversary of the failover protocol: it looks for an order of events in which an acknowledged write is lost, two gates are open, a
 //! timeline is used twice, or something shown is taken back. The decisions are those of `pgraft_core::failover`, the very functions.
 //!
-//! The tests look a little; `just model` looks as deep as it is told. Every rule of the protocol is to have a control here that fails without
-//! it; those of `mutation.rs` that are neither in `controls` nor in `traces` are written and were not yet come across.
+//! The tests look a little; `just model` looks as deep as it is told. Each rule that `mutation.rs` takes out has a control that fails without
+//! it: walks come across what it prevents (`controls`), or `traces` tells how that comes about.
 
 #![allow(
     missing_docs,
@@ -20,7 +20,7 @@ mod world;
 
 use std::time::Duration;
 
-use explore::{Found, search, walk};
+use explore::{Found, search, story, walk};
 use mutation::Mutation;
 use world::{Budget, Violation, World};
 
@@ -77,26 +77,39 @@ fn each_of_these_rules_taken_out_gives_a_trace() {
     for Control { mutation, violations, world, steps } in controls() {
         let walks = walk(&world, Some(mutation), 1, steps, PATIENCE, u64::MAX);
         let Some((what, trace)) = walks.violation else { panic!("{mutation:?}: nothing in {} walks", walks.count) };
-        println!("{mutation:?}: {what:?} after {} walks, in {} steps: {trace:?}", walks.count, trace.len());
-        assert!(violations.contains(&what), "{mutation:?}: {what:?}: {trace:?}");
+        println!("{mutation:?}: {what:?} after {} walks, in {} steps: {}", walks.count, trace.len(), story(&trace));
+        assert!(violations.contains(&what), "{mutation:?}: {what:?}: {}", story(&trace));
     }
 }
 
-/// As far as each action can happen.
-fn replay(mut world: World, actions: &[world::Action], mutation: Option<Mutation>) -> World {
-    for action in actions {
-        if let Some((_, after)) = world.successors(mutation).into_iter().find(|(a, _)| a == action) {
-            world = after;
+/// Where a story leads to, as far as each of its actions can happen, and those that can't.
+fn replay(mut world: World, words: &str, mutation: Option<Mutation>) -> (World, Vec<&str>) {
+    let mut impossible = Vec::new();
+    for word in words.split_whitespace() {
+        match world.successors(mutation).into_iter().find(|(action, _)| story(&[*action]) == word) {
+            Some((_, after)) => world = after,
+            None => impossible.push(word),
         }
     }
-    world
+    (world, impossible)
 }
 
 #[test]
 fn a_trace_leads_to_a_violation_without_its_rule_and_nowhere_with_it() {
-    for traces::Trace { mutation, world, actions } in traces::traces() {
-        assert!(replay(world.clone(), actions, Some(mutation)).violation.is_some(), "{mutation:?}");
-        assert_eq!(replay(world, actions, None).violation, None, "{mutation:?}");
+    for traces::Trace { mutation, world, story } in traces::traces() {
+        let (without, impossible) = replay(world.clone(), story, Some(mutation));
+        assert!(impossible.is_empty(), "{mutation:?}: {impossible:?}");
+        assert!(without.violation.is_some(), "{mutation:?}");
+        assert_eq!(replay(world, story, None).0.violation, None, "{mutation:?}");
+    }
+}
+
+#[test]
+fn each_rule_has_a_control() {
+    let walks = controls().into_iter().map(|c| c.mutation);
+    let all: Vec<Mutation> = walks.chain(traces::traces().into_iter().map(|t| t.mutation)).collect();
+    for mutation in Mutation::ALL {
+        assert!(all.contains(&mutation), "{mutation:?}");
     }
 }
 
@@ -110,7 +123,8 @@ fn walks_of_three_nodes_find_nothing() {
 }
 
 /// `MODEL="walk MUTATION size voters standbys writes crashes epochs changes voter-changes steps seconds seed"`, or `search …` with the number
-/// of states in place of the steps; MUTATION is `None` or a name of `mutation.rs`.
+/// of states in place of the steps; MUTATION is `None` or a name of `mutation.rs`. `BEGIN` may tell what has happened before, as a story of
+/// `traces.rs`: the walks and the search go on from there.
 #[test]
 #[ignore = "by hand: `just model …`"]
 fn by_hand() {
@@ -122,12 +136,14 @@ fn by_hand() {
     let n: Vec<u64> = words.map(|w| w.parse().unwrap()).collect();
     let b = |k: usize| u8::try_from(n[k]).unwrap();
     let left = Budget { writes: b(3), crashes: b(4), epochs: b(5), changes: b(6), voters: b(7) };
-    let start = World::new(usize::try_from(n[0]).unwrap(), b(1), b(2), left);
+    let begin = std::env::var("BEGIN").unwrap_or_default();
+    let (start, impossible) = replay(World::new(usize::try_from(n[0]).unwrap(), b(1), b(2), left), &begin, mutation);
+    println!("begins with {:?}; could not happen: {impossible:?}", start.violation);
     if how == "walk" {
         let walks = walk(&start, mutation, n[10], usize::try_from(n[8]).unwrap(), Duration::from_secs(n[9]), u64::MAX);
         println!("{name}: {} walks, {} steps, {} with a failover", walks.count, walks.steps, walks.failovers);
         if let Some((what, trace)) = walks.violation {
-            println!("{what:?} in {}: {trace:?}", trace.len());
+            println!("{what:?} in {}: {}", trace.len(), story(&trace));
         }
     } else {
         let found = search(&start, mutation, usize::try_from(n[8]).unwrap());

@@ -53,7 +53,7 @@ pub enum Mutation {
     NoRead,
     /// Voters change twice within a lease time.
     VotersChangeAtOnce,
-    /// ... and heartbeats do not say by which membership they count.
+    /// Heartbeats do not say by which membership they count.
     MembershipNotCompared,
 }
 

@@ -38,7 +38,8 @@ impl World {
             Postgres::Stopped => Server::Stopped { reigned_on: node.reigned_on.map(u32::from) },
             Postgres::Primary(run) => Server::Primary { epoch: run.epoch, timeline: self.timeline_of(run, n, mutation) },
             Postgres::Rewinding(_) if mutation == Some(Mutation::ReportWhileRewinding) => {
-                let end = WalPosition { timeline: 1, lsn: 1 };
+                // Nobody can tell where files end that are half of this and half of that.
+                let end = WalPosition { timeline: 1, lsn: 0 };
                 Server::Standby { consistent: true, burned: None, intake: Intake::Closed, end, parted: None }
             }
             Postgres::Rewinding(_) if mutation == Some(Mutation::AbstainsFromEverything) => Server::Rewinding { parted_in: Some(0) },

@@ -29,10 +29,11 @@ impl World {
         let mut reign = state.reign.clone();
         if mutation == Some(Mutation::AnybodysReportCounts) {
             // Recruits outside of a config stand in for its missing standbys.
+            let recruits: BTreeSet<NodeId> = reports.iter().filter(|(_, r)| r.epoch == reign.epoch).map(|(id, _)| *id).collect();
             for config in &mut reign.configs {
-                let needed = config.standbys.len();
-                config.standbys.extend(reports.keys().filter(|id| **id != config.primary));
-                config.required += needed - needed.min(config.standbys.len());
+                let outside = recruits.difference(&config.standbys).count();
+                let missing: Vec<NodeId> = config.standbys.difference(&recruits).copied().take(outside).collect();
+                config.standbys.retain(|id| !missing.contains(id));
             }
         }
         let facts = leader::Facts {
@@ -115,30 +116,50 @@ impl World {
         Some(())
     }
 
-    /// One voter more or less, a lease time after the last change at least: no lease stands that was granted by an older membership.
-    pub(super) fn change_voter(&mut self, n: usize, mutation: Option<Mutation>) -> Option<()> {
+    /// One voter more or less, a lease time after the last change at least: what was promised before that is over.
+    pub(super) fn change_voter(&mut self, n: usize, logs: Bits, mutation: Option<Mutation>) -> Option<()> {
         let now = Rc::clone(self.last());
-        let mut voters = now.voters.clone();
+        let voters = self.voters_after(n);
         if now.reign.phase == Phase::Recruiting {
             return None;
         }
-        let joins = !voters.remove(&id(n));
-        if joins {
-            voters.insert(id(n));
-        }
+        let joins = voters.contains(&id(n));
         let in_force = now.reign.primary == id(n) || now.reign.configs.iter().any(|c| c.standbys.contains(&id(n)));
         if voters.is_empty() || !joins && in_force || !self.majority_is_up(&voters) {
             return None;
         }
-        let older = (0..self.nodes.len()).any(|p| self.has_lease(p) && self.applied(p).membership != now.membership);
-        if older && mutation != Some(Mutation::VotersChangeAtOnce) && mutation != Some(Mutation::MembershipNotCompared) {
-            return None;
-        }
+        self.lease_time_passes(mutation)?;
         if joins {
             self.nodes[n].free = false;
         }
         self.left.voters -= 1;
-        self.history.push(Committed::new(now.reign.clone(), voters, now.membership + 1));
+        let membership = now.membership + 1;
+        for id in ids(logs) {
+            self.nodes[index(id)].membership = membership;
+        }
+        self.memberships.push(voters.clone());
+        self.history.push(Committed::new(now.reign.clone(), voters, membership));
+        Some(())
+    }
+
+    /// The voters when that one joins or leaves.
+    pub(super) fn voters_after(&self, n: usize) -> BTreeSet<NodeId> {
+        self.last().voters.symmetric_difference(&BTreeSet::from([id(n)])).copied().collect()
+    }
+
+    /// Since the last change of the voters. Not while a lease stands that an older promise carries: that one ends first.
+    fn lease_time_passes(&mut self, mutation: Option<Mutation>) -> Option<()> {
+        for p in 0..self.nodes.len() {
+            let stands = self.has_lease(p);
+            let Some(run) = self.nodes[p].run_mut() else { continue };
+            if mutation != Some(Mutation::VotersChangeAtOnce) {
+                if stands && run.older != 0 {
+                    return None;
+                }
+                run.grants &= !run.older;
+            }
+            run.older = run.grants;
+        }
         Some(())
     }
 }

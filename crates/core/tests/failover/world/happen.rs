@@ -21,7 +21,8 @@ impl World {
         match action {
             Action::PromiseEnds(i) => self.promise_ends(i as usize, mutation),
             Action::LeaseEnds(i) => {
-                self.nodes[i as usize].run_mut()?.grants = 0;
+                let run = self.nodes[i as usize].run_mut()?;
+                (run.grants, run.older) = (0, 0);
                 Some(())
             }
             Action::Crash(i) => {
@@ -32,6 +33,9 @@ impl World {
             Action::Restart(i, back) => self.restart(i as usize, back),
             Action::Apply(i) => {
                 self.nodes[i as usize].applied += 1;
+                let membership = self.applied(i as usize).membership;
+                let node = &mut self.nodes[i as usize];
+                node.membership = node.membership.max(membership);
                 Some(())
             }
             Action::Step(i) => self.carry_out(i as usize, mutation),
@@ -78,7 +82,7 @@ impl World {
             Action::Lead => self.lead(mutation),
             Action::Commit(n) => self.commit(n as usize, mutation),
             Action::ChangeStandbys(standbys) => self.change_standbys(standbys, mutation),
-            Action::ChangeVoter(i) => self.change_voter(i as usize, mutation),
+            Action::ChangeVoter(i, logs) => self.change_voter(i as usize, logs, mutation),
         }
     }
 
@@ -89,7 +93,7 @@ impl World {
             if mutation == Some(Mutation::PromiseForgotten) {
                 continue; // the lease goes on
             }
-            run.grants &= !(1 << n);
+            (run.grants, run.older) = (run.grants & !(1 << n), run.older & !(1 << n));
             if stood && !self.has_lease(p) {
                 return None; // not while it carries a lease that stands
             }
@@ -191,6 +195,7 @@ impl World {
             epoch,
             timeline,
             grants: 0,
+            older: 0,
             read: mutation == Some(Mutation::NoRead),
             names: Names::Unset,
             waits: None,
@@ -290,14 +295,16 @@ impl World {
         if self.node_step(n, mutation) != node::Step::Reign || !self.nodes[voter].up {
             return None;
         }
-        let (mine, theirs) = (self.applied(n), self.applied(voter));
-        let heartbeat = Heartbeat { epoch: run.epoch, start: Start(1), membership: mine.membership };
-        let membership = if mutation == Some(Mutation::MembershipNotCompared) { mine.membership } else { theirs.membership };
-        let votes_by = (theirs.voters.contains(&id(voter)) && mine.voters.contains(&id(voter))).then_some(membership);
-        let hearing = Hearing { reign: &theirs.reign, votes_by, now: BootTime(1), lease_ms: 1 };
+        let (mine, theirs) = (self.nodes[n].membership, self.nodes[voter].membership);
+        let heartbeat = Heartbeat { epoch: run.epoch, start: Start(1), membership: u64::from(mine) };
+        let membership = if mutation == Some(Mutation::MembershipNotCompared) { mine } else { theirs };
+        let votes = [n, voter].into_iter().all(|log| self.voters_in_log(log).contains(&id(voter)));
+        let votes_by = votes.then_some(u64::from(membership));
+        let hearing = Hearing { reign: &self.applied(voter).reign, votes_by, now: BootTime(1), lease_ms: 1 };
         Voter::started(self.nodes[voter].epoch, BootTime(0), 0).hear(&heartbeat, hearing).ok()?;
         self.nodes[voter].free = false;
-        self.nodes[n].run_mut()?.grants |= 1 << voter;
+        let run = self.nodes[n].run_mut()?;
+        (run.grants, run.older) = (run.grants | 1 << voter, run.older & !(1 << voter));
         Some(())
     }
 

@@ -2,8 +2,9 @@
 //! `pgraft_core::failover`; what the world adds is what can happen: crashes, lost messages, nodes that apply late, receivers that linger.
 //!
 //! Raft is one order of committed states, and a majority of the voters that is up commits. Each node applies at its own pace; a restart may
-//! fall back by two entries. A WAL is a list of records, each with its timeline. Time is what may be over: a promise ends at any moment at
-//! which the lease that it carries does not stand.
+//! fall back by two entries. A change of the voters is in the logs of a majority when it is committed, and in those of the others when they
+//! apply it. A WAL is a list of records, each with its timeline. Time is what may be over: a promise ends at any moment at which the lease
+//! that it carries does not stand.
 
 use pgraft_core::NodeId;
 use pgraft_core::failover::primary::Names;
@@ -56,13 +57,13 @@ pub struct Record {
 pub struct Committed {
     pub reign: Reign,
     pub voters: BTreeSet<NodeId>,
-    /// The index of the membership.
-    pub membership: u64,
+    /// Which of the memberships it is.
+    pub membership: u8,
     hash: u64,
 }
 
 impl Committed {
-    fn new(reign: Reign, voters: BTreeSet<NodeId>, membership: u64) -> Rc<Self> {
+    fn new(reign: Reign, voters: BTreeSet<NodeId>, membership: u8) -> Rc<Self> {
         let mut hasher = DefaultHasher::new();
         (&reign, &voters, membership).hash(&mut hasher);
         Rc::new(Self { reign, voters, membership, hash: hasher.finish() })
@@ -80,8 +81,9 @@ impl Hash for Committed {
 pub struct Run {
     pub epoch: u64,
     pub timeline: u8,
-    /// Whose acknowledgements carry the lease.
+    /// Whose acknowledgements carry the lease, and which of these are older than the last change of the voters.
     grants: Bits,
+    older: Bits,
     read: bool,
     names: Names,
     /// What commits wait for, and what some walsenders still go by.
@@ -112,6 +114,8 @@ pub enum Postgres {
 pub struct Node {
     pub up: bool,
     pub applied: u8,
+    /// The last membership in its log, applied or not: none of those is taken back here.
+    membership: u8,
     pub epoch: u64,
     /// Its promise is over.
     free: bool,
@@ -187,6 +191,8 @@ pub enum Violation {
 pub struct World {
     pub nodes: Vec<Node>,
     pub history: Vec<Rc<Committed>>,
+    /// Who votes by each membership.
+    memberships: Vec<BTreeSet<NodeId>>,
     pub reports: [Option<Report>; MAX],
     proposals: BTreeSet<Proposal>,
     /// The epoch that each write was made in.
@@ -225,7 +231,8 @@ pub enum Action {
     Lead,
     Commit(u8),
     ChangeStandbys(Bits),
-    ChangeVoter(u8),
+    /// Whose vote comes or goes, and whose logs have it when it is committed.
+    ChangeVoter(u8, Bits),
 }
 
 impl World {
@@ -240,6 +247,7 @@ impl World {
             .map(|n| Node {
                 up: true,
                 applied: 0,
+                membership: 0,
                 epoch: 1,
                 free: false,
                 wal: vec![first],
@@ -256,6 +264,7 @@ impl World {
             epoch: 1,
             timeline: 1,
             grants: voters,
+            older: 0,
             read: true,
             names: Names::Loaded(change),
             waits: Some(target),
@@ -270,7 +279,8 @@ impl World {
         nodes[0].reigned_on = Some(1);
         Self {
             nodes,
-            history: vec![Committed::new(reign, ids(voters), 1)],
+            history: vec![Committed::new(reign, ids(voters), 0)],
+            memberships: vec![ids(voters)],
             reports: [None; MAX],
             proposals: BTreeSet::new(),
             made_in: Vec::new(),
@@ -292,9 +302,14 @@ impl World {
         &self.history[self.nodes[n].applied as usize]
     }
 
-    /// Whether a primary's lease stands: by its own applied membership.
+    /// Who votes by the log of that node.
+    fn voters_in_log(&self, n: usize) -> &BTreeSet<NodeId> {
+        &self.memberships[self.nodes[n].membership as usize]
+    }
+
+    /// Whether a primary's lease stands.
     pub fn has_lease(&self, n: usize) -> bool {
-        let voters = bits(&self.applied(n).voters);
+        let voters = bits(self.voters_in_log(n));
         self.nodes[n].run().is_some_and(|run| (run.grants & voters).count_ones() as usize >= majority(voters.count_ones() as usize))
     }
 

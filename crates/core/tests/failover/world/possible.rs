@@ -1,8 +1,9 @@
 //! What can happen next in a world.
 
-use super::{Action, Postgres, World};
+use super::{Action, Postgres, World, id};
 use crate::mutation::Mutation;
 use pgraft_core::failover::{node, primary};
+use pgraft_core::membership::majority;
 
 impl World {
     /// Everything that can happen now.
@@ -113,7 +114,15 @@ impl World {
             all.extend((0..1u8 << self.nodes.len()).map(Action::ChangeStandbys));
         }
         if self.left.voters > 0 {
-            all.extend((0..self.nodes.len()).map(|n| Action::ChangeVoter(u8::try_from(n).unwrap())));
+            all.extend((0..self.nodes.len()).flat_map(|n| self.voter_changes(n)));
         }
+    }
+
+    /// One for each majority that it can be committed by.
+    fn voter_changes(&self, n: usize) -> Vec<Action> {
+        let voters = self.voters_after(n);
+        let up = (0..self.nodes.len()).filter(|j| self.nodes[*j].up && voters.contains(&id(*j))).fold(0u8, |all, j| all | 1 << j);
+        let majorities = (1..=up).filter(|logs| logs & !up == 0 && logs.count_ones() as usize == majority(voters.len()));
+        majorities.map(|logs| Action::ChangeVoter(u8::try_from(n).unwrap(), logs)).collect()
     }
 }
