@@ -87,7 +87,8 @@ impl Unheard {
     }
 }
 
-/// Since when the same nodes vote: two changes within a lease time could leave two leases carried by majorities that share nobody.
+/// Since when the same nodes vote, by committed entries: two changes within a lease time could leave two leases carried by majorities that share
+/// nobody. Until a change is committed a majority may go by the voters before it, and promise by them.
 struct Voters {
     last: BTreeSet<u64>,
     since: Instant,
@@ -95,8 +96,9 @@ struct Voters {
 
 impl Voters {
     fn look(&mut self, shared: &Shared) {
-        let now = shared.raft.server_metrics().borrow_watched().membership_config.voter_ids().collect();
-        if self.last != now {
+        let now: BTreeSet<u64> = shared.raft.server_metrics().borrow_watched().membership_config.voter_ids().collect();
+        let committed = shared.applied.borrow().membership.voter_ids().eq(now.iter().copied());
+        if self.last != now || !committed {
             (self.last, self.since) = (now, Instant::now());
         }
     }
