@@ -33,6 +33,9 @@ pub struct Options {
     /// Nothing that writes.
     #[arg(long)]
     select_only: bool,
+    /// Nothing beside it: whether load alone causes a failover, in one piece.
+    #[arg(long)]
+    pgraft_only: bool,
 }
 
 /// Who is asked.
@@ -65,7 +68,8 @@ pub async fn run(options: &Options) -> Result<(), Failure> {
     let plain = target("plain, ANY 1", "127.0.0.1", plain.port());
     let gateway = target("pgraft through the gateway", first.client_address(), first.gateway_port());
     let haproxy = haproxy.as_ref().map(|haproxy| target("pgraft through HAProxy", "127.0.0.1", haproxy.port()));
-    let targets: Vec<&Target> = [&plain, &pgraft, &gateway].into_iter().chain(&haproxy).collect();
+    let targets: Vec<&Target> =
+        if options.pgraft_only { vec![&pgraft] } else { [&plain, &pgraft, &gateway].into_iter().chain(&haproxy).collect() };
     for target in [&pgraft, &plain] {
         pgbench(&bin, target, &["-i", "-q", "-s", &options.scale.to_string()]).await?;
     }
@@ -83,7 +87,8 @@ pub async fn run(options: &Options) -> Result<(), Failure> {
         let medians: Vec<f64> = tps.into_iter().map(median).collect();
         println!("{what}: {} clients, {} turns of {} s, medians", options.clients, options.turns, options.seconds);
         for (target, tps) in targets.iter().zip(&medians) {
-            println!("    {:<28} {tps:>8.0}/s   {:.3} of the first   {:.3} of the second", target.name, tps / medians[0], tps / medians[1]);
+            let of = |n: usize| medians.get(n).map_or(f64::NAN, |other| tps / other);
+            println!("    {:<28} {tps:>8.0}/s   {:.3} of the first   {:.3} of the second", target.name, of(0), of(1));
         }
     }
     let epoch = pgraft_testkit::cluster::epoch(&nodes, primary(&nodes).await);
