@@ -107,6 +107,8 @@ async fn faults(cluster: &Cluster, options: &Options) -> Result<(), Failure> {
 async fn once(fault: Fault, cluster: &Cluster, writer: &Writer, round: usize) -> Result<Window, Failure> {
     let old = primary(cluster, &MEMBERS).await?;
     followed(cluster, old, &MEMBERS).await?;
+    // As a cluster is found: nobody has started less than a lease ago (whoever has recruits nobody until it is over).
+    tokio::time::sleep(Duration::from_secs(3)).await;
     let (before, others) = (epoch(cluster, old).await?, MEMBERS.into_iter().filter(|id| *id != old).collect::<Vec<_>>());
     writer.more(100).await?;
     let at = now();

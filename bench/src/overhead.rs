@@ -87,8 +87,9 @@ pub async fn run(options: &Options) -> Result<(), Failure> {
         let medians: Vec<f64> = tps.into_iter().map(median).collect();
         println!("{what}: {} clients, {} turns of {} s, medians", options.clients, options.turns, options.seconds);
         for (target, tps) in targets.iter().zip(&medians) {
-            let of = |n: usize| medians.get(n).map_or(f64::NAN, |other| tps / other);
-            println!("    {:<28} {tps:>8.0}/s   {:.3} of the first   {:.3} of the second", target.name, of(0), of(1));
+            let of = |n: usize| medians.get(n).map(|other| tps / other);
+            let beside = of(0).zip(of(1)).map(|(first, second)| format!("   {first:.3} of the first   {second:.3} of the second"));
+            println!("    {:<28} {tps:>8.0}/s{}", target.name, beside.unwrap_or_default());
         }
     }
     let epoch = pgraft_testkit::cluster::epoch(&nodes, primary(&nodes).await);

@@ -132,7 +132,6 @@ pub fn define() {
     );
     define_protection();
     define_failover();
-    crate::pg::names::define();
 }
 
 fn define_failover() {

@@ -32,6 +32,7 @@ pub extern "C-unwind" fn _PG_init() {
         );
     }
     gucs::define();
+    pg::names::define();
     if pg::is_postmaster() && gucs::failover_was_left() {
         pg::ereport::error(
             PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,

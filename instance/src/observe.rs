@@ -8,9 +8,9 @@ use crate::control;
 use crate::paths;
 use crate::settings::Settings;
 use crate::sql::{self, SqlError};
-use crate::status::{Postgres, Role, Status};
+use crate::status::{Postgres, Role, Status, Upstream};
 use crate::supervisor::Phase;
-use crate::upstream::{self, Upstream};
+use crate::upstream;
 use crate::view::View;
 
 /// For everything that one answer needs.

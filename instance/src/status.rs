@@ -3,8 +3,6 @@
 use pgraft_core::{NodeId, NodeStatus};
 use serde::{Deserialize, Serialize};
 
-use crate::upstream::Upstream;
-
 /// The body of `/status`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
@@ -20,6 +18,17 @@ pub struct Status {
     pub raft: Option<NodeStatus>,
     /// Who takes writes, as far as this node knows.
     pub primary: Option<Upstream>,
+}
+
+/// A primary's Postgres server.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Upstream {
+    /// Its node.
+    pub node_id: NodeId,
+    /// Host name or address.
+    pub host: String,
+    /// TCP port.
+    pub port: u16,
 }
 
 /// What a Postgres server does.

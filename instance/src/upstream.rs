@@ -2,22 +2,11 @@
 
 use pgraft_core::NodeId;
 use pgraft_core::instance_file::{FORMAT, InstanceFile};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
 use crate::files::{self, FileError};
 use crate::paths::Paths;
-use crate::status::{Role, Status};
-
-/// A primary's Postgres server.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Upstream {
-    /// Its node.
-    pub node_id: NodeId,
-    /// Host name or address.
-    pub host: String,
-    /// TCP port.
-    pub port: u16,
-}
+use crate::status::{Role, Status, Upstream};
 
 /// Why what the disk says could not be read.
 #[derive(Debug, thiserror::Error)]

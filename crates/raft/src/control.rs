@@ -4,15 +4,19 @@
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use pgraft_core::control::{MAX_FRAME, Request, Response};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::task::JoinSet;
 
-use crate::node::Shared;
 use crate::transport::{read_json, write_json};
+
+/// Who answers.
+pub trait Answer: Fn(Request) -> BoxFuture<'static, Response> + Clone + Send + Sync + 'static {}
+
+impl<A: Fn(Request) -> BoxFuture<'static, Response> + Clone + Send + Sync + 'static> Answer for A {}
 
 /// Binds the socket; a file that a dead member left behind is replaced. (`raft-log` holds a lock on the directory: there is no living one.)
 pub fn listen(path: &Path) -> io::Result<UnixListener> {
@@ -26,8 +30,8 @@ pub fn listen(path: &Path) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
-/// Answers for as long as it is polled.
-pub async fn serve(listener: UnixListener, shared: Arc<Shared>) {
+/// Has every request answered, for as long as it is polled.
+pub async fn serve(listener: UnixListener, answer: impl Answer) {
     let me = nix::unistd::geteuid().as_raw();
     let mut connections = JoinSet::new();
     loop {
@@ -43,18 +47,18 @@ pub async fn serve(listener: UnixListener, shared: Arc<Shared>) {
         if !stream.peer_cred().is_ok_and(|peer| peer.uid() == me || peer.uid() == 0) {
             continue;
         }
-        let shared = Arc::clone(&shared);
+        let answer = answer.clone();
         connections.spawn(async move {
-            if let Err(error) = connection(stream, &shared).await {
+            if let Err(error) = connection(stream, answer).await {
                 tracing::debug!("control connection: {error}");
             }
         });
     }
 }
 
-async fn connection(mut stream: UnixStream, shared: &Shared) -> io::Result<()> {
+async fn connection(mut stream: UnixStream, answer: impl Answer) -> io::Result<()> {
     while let Some(request) = read_json::<_, Request>(&mut stream, MAX_FRAME).await? {
-        let response = shared.answer(request).await;
+        let response = answer(request).await;
         write_json(&mut stream, &response, MAX_FRAME).await?;
     }
     Ok(())

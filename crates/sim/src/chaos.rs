@@ -13,8 +13,9 @@ use rand::{RngExt, SeedableRng};
 use crate::clients::Client;
 use crate::clock::Time;
 use crate::net::{Link, millis};
+use crate::numbers::{mix, node};
 use crate::story::ids;
-use crate::world::{World, mix, node};
+use crate::world::World;
 
 /// The most members that clients ask for.
 const MOST: usize = 7;

@@ -10,7 +10,8 @@ use rand::{RngExt, SeedableRng};
 use crate::clock::Time;
 use crate::host::Answer;
 use crate::invariants::Seen;
-use crate::world::{World, mix, node};
+use crate::numbers::{mix, node};
+use crate::world::World;
 
 /// A call without an answer is given up after this; it may still come to something.
 const PATIENCE: Duration = Duration::from_secs(12);

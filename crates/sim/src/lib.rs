@@ -21,6 +21,8 @@ pub mod clock;
 pub mod host;
 pub mod invariants;
 pub mod net;
+pub mod note;
+pub mod numbers;
 pub mod postgres;
 pub mod run;
 pub mod script;

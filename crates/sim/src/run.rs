@@ -10,8 +10,9 @@ use rand::{RngExt, SeedableRng};
 
 use crate::chaos::Chaos;
 use crate::invariants::Seen;
+use crate::numbers::{mix, node};
 use crate::story::Story;
-use crate::world::{Violation, World, mix, node};
+use crate::world::{Violation, World};
 
 /// How long things go wrong.
 const FAULTS: Duration = Duration::from_secs(30);

@@ -26,9 +26,10 @@ use pgraft_core::{NodeState, Role};
 use pgraft_raft::sim::Rules;
 
 use crate::invariants::Seen;
+use crate::numbers::node;
 use crate::run::{Outcome, found};
 use crate::story::ids;
-use crate::world::{World, node};
+use crate::world::World;
 
 const SOON: Duration = Duration::from_secs(30);
 const PATIENCE: Duration = Duration::from_mins(1);

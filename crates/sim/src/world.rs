@@ -8,13 +8,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pgraft_core::control::{Request, Response};
-use pgraft_core::{ClusterState, Command, NodeId, NodeState, NodeStatus, Role};
+use pgraft_core::{ClusterState, Command, NodeState, NodeStatus, Role};
 use pgraft_raft::sim::{Event, Machine, Rules};
 
 use crate::clock::Time;
 use crate::host::{Answer, Ended, FIRST_PORT, Host};
 use crate::invariants::{self, Invariant, Seen};
 use crate::net::{FASTEST, Net, host};
+use crate::numbers::{mix, node};
 use crate::postgres::Databases;
 use crate::story::{Story, ids};
 
@@ -416,19 +417,7 @@ fn short(content: &str) -> String {
     }
 }
 
-/// A node's id.
-pub fn node(number: u32) -> NodeId {
-    NodeId::new(i64::from(number)).unwrap_or_default()
-}
-
 /// Whether the state is one that nothing is under way in, with all members voters.
 pub fn is_settled(state: &ClusterState) -> bool {
     state.members.values().all(|m| m.role == Role::Voter) || state.change_under_way().is_none()
-}
-
-/// A seed for one part of the world.
-pub const fn mix(seed: u64, part: u64) -> u64 {
-    let z = seed.wrapping_add(part.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
-    let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z ^ (z >> 27)
 }

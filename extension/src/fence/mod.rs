@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  pg/hooks.rs: a statement, a commit ──▶ check ──▶ pgraft_core::fence::decide ──▶ nothing, or an error
-//!                                           └── gate, settings, pg/session.rs: who is it
+//!                                           └── gate, settings, pg/who.rs: who is it
 //! ```
 
 pub mod gate;
@@ -10,7 +10,8 @@ pub mod gate;
 use pgraft_core::fence::{Act, Facts, Verdict, Who, decide};
 use pgraft_core::{NodeState, Primary, Refusal};
 
-use crate::pg::{command, session};
+use crate::pg::command;
+use crate::pg::who::{commit_waits, synchronous_commit, who};
 use crate::shmem::{self, Published};
 use crate::{gucs, pg};
 
@@ -20,7 +21,7 @@ pub fn check(act: Act) -> Option<Refusal> {
     if open && !(act == Act::Commit && gucs::strict()) {
         return None;
     }
-    let who = session::who();
+    let who = who();
     let facts = Facts {
         who,
         act,
@@ -29,13 +30,13 @@ pub fn check(act: Act) -> Option<Refusal> {
         open,
         fence_reads: gucs::fence_reads(),
         strict: gucs::strict(),
-        waits: session::commit_waits(),
+        waits: commit_waits(),
     };
     match decide(&facts) {
         Verdict::Go => None,
         Verdict::NoWrites => Some(Refusal::NoWrites(primary())),
         Verdict::NoReads => Some(Refusal::NoReads(primary())),
-        Verdict::TooWeak => Some(Refusal::TooWeak(session::synchronous_commit().into())),
+        Verdict::TooWeak => Some(Refusal::TooWeak(synchronous_commit().into())),
     }
 }
 

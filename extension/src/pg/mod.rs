@@ -14,6 +14,7 @@ pub mod session;
 pub mod slots;
 mod statement;
 pub mod wal;
+pub mod who;
 
 use std::ffi::CStr;
 use std::path::PathBuf;

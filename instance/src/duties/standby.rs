@@ -12,8 +12,9 @@ use crate::peers;
 use crate::postgres::{clone, rewind, source};
 use crate::secrets::Secrets;
 use crate::settings::Settings;
+use crate::status::Upstream;
 use crate::supervisor::{Event, Repair};
-use crate::upstream::{self, Upstream};
+use crate::upstream;
 
 /// Whether it receives, where replay stands in bytes, and how large a segment is.
 const READ: &str = "SELECT EXISTS (SELECT FROM pg_stat_wal_receiver WHERE status = 'streaming'), \

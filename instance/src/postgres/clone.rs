@@ -17,7 +17,8 @@ use crate::reaper::Reaper;
 use crate::secrets::Secrets;
 use crate::settings::Settings;
 use crate::stand::Stand;
-use crate::upstream::{self, Upstream, UpstreamError};
+use crate::status::Upstream;
+use crate::upstream::{self, UpstreamError};
 
 /// Why there is no PGDATA yet.
 #[derive(Debug, thiserror::Error)]

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use crate::settings::Settings;
-use crate::upstream::Upstream;
+use crate::status::Upstream;
 
 /// The least number of walsenders and slots: every member of the largest group, and room for backups and clones.
 const LEAST_SENDERS: u32 = 16;

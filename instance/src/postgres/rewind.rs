@@ -21,7 +21,8 @@ use crate::reaper::Reaper;
 use crate::secrets::Secrets;
 use crate::settings::Settings;
 use crate::stand::{self, Stand};
-use crate::upstream::{self, Upstream, UpstreamError};
+use crate::status::Upstream;
+use crate::upstream::{self, UpstreamError};
 
 /// Why PGDATA does not have the primary's history.
 #[derive(Debug, thiserror::Error)]

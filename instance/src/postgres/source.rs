@@ -10,8 +10,8 @@ use crate::files::FileError;
 use crate::secrets::Secrets;
 use crate::settings::Settings;
 use crate::sql::{self, SqlError};
+use crate::status::Upstream;
 use crate::tls::{TlsError, TlsFiles};
-use crate::upstream::Upstream;
 
 /// For everything that is asked of the primary.
 const DEADLINE: Duration = Duration::from_secs(10);

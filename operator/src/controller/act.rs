@@ -12,7 +12,7 @@ use super::error::Error;
 use super::facts::version;
 use super::observe::targets;
 use super::sql::SqlError;
-use crate::core::failover::Asked;
+use crate::core::asked::Asked;
 use crate::core::names::{self, ObjectKey, RAFT_PORT, SecretKind};
 use crate::core::render::{self, Object, Passwords};
 use crate::core::step::{Change, Possession, Step, Why};

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::certificates::MakeError;
+use super::certificates::make::MakeError;
 use super::sql::SqlError;
 
 /// Something that should have worked did not.

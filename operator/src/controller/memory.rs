@@ -7,9 +7,10 @@ use pgraft_core::NodeId;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, PoisonError};
 
-use super::certificates::{Login, Remembered};
+use super::certificates::identity::Login;
+use super::certificates::remembered::Remembered;
 use crate::core::absence::Absences;
-use crate::core::failover::Asked;
+use crate::core::asked::Asked;
 use crate::core::names::ObjectKey;
 use crate::core::observed::ObjectSeen;
 

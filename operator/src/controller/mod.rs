@@ -16,6 +16,7 @@ pub mod election;
 mod error;
 mod facts;
 pub mod http;
+mod look;
 mod memory;
 pub mod metrics;
 mod observe;
@@ -38,7 +39,7 @@ use crate::api::PgRaftCluster;
 use crate::core::render::template;
 use crate::core::step::{Outcome, Step};
 use crate::core::{Cluster, Observed, plan, validate};
-use observe::Look;
+use look::Look;
 use publish::Pass;
 
 /// How many glances at the leader alone follow each other before everybody is asked again: a minute's worth.

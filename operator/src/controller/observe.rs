@@ -10,10 +10,11 @@ use pgraft_core::{ClusterId, NodeId};
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 
-use super::certificates::{self, Login};
+use super::certificates::{self, identity::Login};
 use super::context::Context;
 use super::error::Error;
 use super::facts::{Common, Facts, PodFact, VolumeFact};
+use super::look::Look;
 use super::sql::Target;
 use crate::api::PgRaftCluster;
 use crate::core::certificates::TlsSeen;
@@ -21,17 +22,6 @@ use crate::core::group::{self, Answer};
 use crate::core::names::{self, Kind, ObjectKey, SecretKind};
 use crate::core::observed::{ObjectSeen, Observed, Owned, PodPhase, PodSeen, SecretSeen, VolumeSeen};
 use crate::core::render::OPERATOR_PASSWORD;
-
-/// How closely to look.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Look {
-    /// At what the watches have brought, and ask only this member, who led lately. Enough to see that all is well.
-    Glance(NodeId),
-    /// At what the watches have brought, and ask everybody. Enough to go on waiting.
-    Watched,
-    /// Ask the API server, and everybody. What is done is decided from this.
-    Closely,
-}
 
 /// Everything that a decision about this cluster may look at. `now` is when the pass began.
 ///

@@ -7,7 +7,7 @@ use kube::{Resource, ResourceExt};
 use super::apply::Writer;
 use super::context::Context;
 use super::error::Error;
-use super::observe::Look;
+use super::look::Look;
 use crate::api::{PgRaftCluster, PgRaftClusterStatus};
 use crate::core::Observed;
 use crate::core::news::{self, Headline, News};

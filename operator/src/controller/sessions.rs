@@ -15,7 +15,7 @@ use tokio_postgres::config::SslMode;
 use tokio_postgres::tls::MakeTlsConnect;
 use tokio_postgres::{Client, Config, NoTls, Socket};
 
-use super::certificates::Login;
+use super::certificates::identity::Login;
 use super::sql::{self, RaftGroup, SqlError, Target};
 use crate::core::group::Answer;
 use crate::core::names::POSTGRES_PORT;

@@ -10,9 +10,8 @@ use std::net::IpAddr;
 use std::time::Duration;
 use tokio_postgres::{Client, Row};
 
-use super::certificates::Login;
-use crate::core::failover::FailoverSeen;
-use crate::core::group::{Answer, MemberSeen};
+use super::certificates::identity::Login;
+use crate::core::group::{Answer, FailoverSeen, MemberSeen};
 use crate::core::step::Change;
 
 const STATUS: &str = "select s.cluster_id::text, s.state, s.term, pgraft_get_leader() as leader, coalesce(f.primary_node, s.primary_node) as primary_node, \

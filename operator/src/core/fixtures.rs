@@ -9,8 +9,7 @@ use std::collections::BTreeMap;
 use uuid::Uuid;
 
 use super::cluster::Cluster;
-use super::failover::FailoverSeen;
-use super::group::{Group, MemberSeen};
+use super::group::{FailoverSeen, Group, MemberSeen};
 use super::names::{self, PodRole};
 use super::observed::{ObjectSeen, Observed, Owned, PodPhase, PodSeen, SecretSeen, VolumeSeen};
 use super::plan::wanted_secrets;

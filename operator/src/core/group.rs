@@ -1,11 +1,23 @@
 //! The Raft group, put together from what each pod answered. The leader's answer counts before all others: it alone knows who is alive.
 
 use jiff::SignedDuration;
+use pgraft_core::failover::{LastFailover, Phase};
 use pgraft_core::membership::majority;
 use pgraft_core::status::WalPosition;
 use pgraft_core::{Address, ClusterId, MAX_VOTERS, NodeId, NodeState, Role};
 
-use super::failover::FailoverSeen;
+/// What the members say about the primary, where they choose it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FailoverSeen {
+    /// Whether there is one, or its successor is looked for.
+    pub phase: Phase,
+    /// Counts the primaries.
+    pub epoch: u64,
+    /// While a successor is looked for, on the Raft leader: whose word is missing.
+    pub waits_for: Vec<NodeId>,
+    /// The youngest change.
+    pub last: Option<LastFailover>,
+}
 
 /// What one pod said.
 #[derive(Debug, Clone, PartialEq, Eq)]

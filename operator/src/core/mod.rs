@@ -8,6 +8,7 @@
 //! ```
 
 pub mod absence;
+pub mod asked;
 pub mod certificates;
 pub mod cluster;
 pub mod failover;

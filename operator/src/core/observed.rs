@@ -5,8 +5,8 @@ use pgraft_core::{ClusterId, NodeId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use super::asked::Asked;
 use super::certificates::TlsSeen;
-use super::failover::Asked;
 use super::group::Group;
 use super::names::{ObjectKey, PodRole, SecretKind};
 use super::render::Template;

@@ -259,7 +259,7 @@ impl Node {
         if !machine::is_simulated() {
             let socket = shared.settings.socket();
             let control = control::listen(&socket).map_err(|source| StartError::Listen { at: socket.display().to_string(), source })?;
-            self.tasks.spawn(task("control", Box::pin(control::serve(control, Arc::clone(shared)))));
+            self.tasks.spawn(task("control", Box::pin(control::serve(control, asker(shared)))));
         }
         self.tasks.spawn(task("driver", Box::pin(driver::run(Arc::clone(shared)))));
         self.tasks.spawn(task("tell", Box::pin(tell::run(Arc::clone(shared)))));
@@ -338,12 +338,8 @@ impl Node {
 
     /// [`Node::ask`] for whoever can't hold the node itself.
     #[cfg(feature = "sim")]
-    pub fn asker(&self) -> impl Fn(Request) -> futures::future::BoxFuture<'static, Response> + Send + Sync + use<> {
-        let shared = Arc::clone(&self.shared);
-        move |request| {
-            let shared = Arc::clone(&shared);
-            Box::pin(async move { shared.answer(request).await })
-        }
+    pub fn asker(&self) -> impl control::Answer + use<> {
+        asker(&self.shared)
     }
 
     /// To have the TLS files looked at now, from any thread.
@@ -365,6 +361,15 @@ impl Node {
     /// Follows what this member knows.
     pub fn status(&self) -> watch::Receiver<Arc<NodeStatus>> {
         self.shared.status.subscribe()
+    }
+}
+
+/// Answers as [`Node::ask`] does, for whoever can't hold the node itself.
+fn asker(shared: &Arc<Shared>) -> impl control::Answer + use<> {
+    let shared = Arc::clone(shared);
+    move |request| {
+        let shared = Arc::clone(&shared);
+        Box::pin(async move { shared.answer(request).await })
     }
 }
 

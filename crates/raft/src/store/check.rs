@@ -15,7 +15,7 @@ use raft_log::chunked_wal::Config;
 use raft_log::{RaftLogRecord, WALRecord};
 use serde::{Deserialize, Serialize};
 
-use super::log::OnDisk;
+use super::on_disk::OnDisk;
 
 /// The format of the log's records that this version writes and reads. Another one is refused, never guessed at.
 pub const FORMAT: u32 = 1;

@@ -22,6 +22,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::{oneshot, watch};
 
 use super::check::{self, Owner};
+use super::on_disk::OnDisk;
 use crate::identity::Identity;
 use crate::types::{Entry, LogId, Payload, TypeConfig, Vote};
 
@@ -246,23 +247,6 @@ impl Types for LogTypes {
 
     fn payload_size(_: &Self::LogPayload) -> u64 {
         512 // an estimate for the cache: a membership entry of seven nodes
-    }
-}
-
-/// Who is told that a write is on disk.
-pub enum OnDisk {
-    Raft(IOFlushed<TypeConfig>),
-    Signal(oneshot::Sender<io::Result<()>>),
-    Opened(std::sync::mpsc::SyncSender<io::Result<()>>),
-}
-
-impl raft_log::Callback for OnDisk {
-    fn send(self, result: io::Result<()>) {
-        match self {
-            Self::Raft(callback) => callback.io_completed(result),
-            Self::Signal(tx) => drop(tx.send(result)),
-            Self::Opened(tx) => raft_log::Callback::send(tx, result),
-        }
     }
 }
 

@@ -4,6 +4,7 @@ pub mod check;
 #[cfg(all(test, not(feature = "sim")))]
 mod faults;
 mod log;
+mod on_disk;
 mod state_machine;
 
 #[cfg(not(feature = "sim"))]
@@ -12,7 +13,7 @@ pub use log::LogStore;
 pub use state_machine::SnapshotFile;
 pub use state_machine::{AppliedState, StateMachine};
 #[cfg(feature = "sim")]
-pub use {crate::sim::LogStore, log::LogStore as RealLogStore, log::OnDisk};
+pub use {crate::sim::LogStore, log::LogStore as RealLogStore, on_disk::OnDisk};
 
 #[cfg(test)]
 mod tests {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{Invariant, Seen};
-use crate::postgres::Note;
+use crate::note::Note;
 
 /// See the module.
 #[derive(Default)]

@@ -23,7 +23,7 @@ use pgraft_core::NodeId;
 use pgraft_raft::sim::{Event, LogLine};
 
 use crate::clock::Time;
-use crate::postgres::Note;
+use crate::note::Note;
 
 /// One thing that happened.
 #[derive(Debug)]

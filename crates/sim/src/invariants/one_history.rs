@@ -2,7 +2,7 @@
 //! and positions alone; what makes that enough is that no timeline is used twice (DESIGN section 5, 4).
 
 use super::{Invariant, Seen};
-use crate::postgres::Note;
+use crate::note::Note;
 
 /// See the module.
 pub struct OneHistory;

@@ -1,7 +1,7 @@
 //! One gate is open at a time: DESIGN section 5, the lease. From this and from [`super::confirmed_gate`] it follows that reads are in time.
 
 use super::{Invariant, Seen};
-use crate::postgres::Note;
+use crate::note::Note;
 use crate::story::ids;
 
 /// See the module.

@@ -4,8 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Invariant, Seen};
-use crate::postgres::Note;
-use crate::postgres::backend::{Answer, Ask};
+use crate::note::{Answer, Ask, Note};
 
 /// See the module.
 #[derive(Default)]

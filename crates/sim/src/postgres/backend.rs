@@ -1,4 +1,4 @@
-//! Clients' sessions on a server: the gate is asked as the extension's hooks ask it (`pgraft_core::fence::decide`), a commit waits as Postgres
+//! How clients' sessions go on: the gate is asked as the extension's hooks ask it (`pgraft_core::fence::decide`), a commit waits as Postgres
 //! has it wait.
 
 use pgraft_core::failover::SyncConfig;
@@ -6,65 +6,10 @@ use pgraft_core::fence::{Act, Facts, Verdict, Who, decide};
 use pgraft_raft::sim::Rules;
 use rand::RngExt;
 
-use super::Note;
 use super::server::{Mode, Server};
+use super::session::{Backend, Stage};
 use crate::clock::Time;
-
-/// What a client asks for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ask {
-    /// A row of its own.
-    Write(u32),
-    /// All rows.
-    Read,
-}
-
-/// What it hears.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Answer {
-    /// The row is committed.
-    Done,
-    /// All rows, by a primary.
-    Rows(std::collections::BTreeSet<u32>),
-    /// It is not done, and never will be.
-    Refused,
-    /// A standby's word, which promises nothing.
-    Nothing,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stage {
-    /// The statement begins.
-    Begins,
-    /// The transaction is to commit.
-    Commits,
-    /// It may, and its record is not written yet.
-    Inserts,
-    /// Its record ends there, and is not on disk.
-    Flushes(usize),
-    /// ... and is, and the standbys are waited for.
-    Waits(usize),
-    /// It may read.
-    Reads,
-}
-
-/// One session with one statement.
-#[derive(Debug, Clone)]
-pub struct Backend {
-    /// The request that it works on.
-    pub request: u64,
-    /// What is asked.
-    pub ask: Ask,
-    stage: Stage,
-    next: Time,
-}
-
-impl Backend {
-    /// Begins then.
-    pub const fn new(request: u64, ask: Ask, next: Time) -> Self {
-        Self { request, ask, stage: Stage::Begins, next }
-    }
-}
+use crate::note::{Answer, Ask, Note};
 
 impl Server {
     /// Every session goes on as far as it can.

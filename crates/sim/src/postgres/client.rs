@@ -5,11 +5,11 @@ use std::time::Duration;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 
-use super::Note;
-use super::backend::{Answer, Ask, Backend};
 use super::server::{Mode, Servers};
+use super::session::Backend;
 use crate::clock::Time;
 use crate::net::millis;
+use crate::note::{Answer, Ask, Note};
 
 /// Then a client asks somebody else.
 const PATIENCE: Duration = Duration::from_millis(700);

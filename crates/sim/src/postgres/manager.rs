@@ -6,11 +6,12 @@ use std::time::Duration;
 use pgraft_core::NodeId;
 use pgraft_core::instance_file::InstanceFile;
 
+use super::Databases;
 use super::disk::{Data, Record};
 use super::server::{Manager, Mode, Run, Server};
-use super::{Databases, Note};
 use crate::clock::Time;
 use crate::net::Net;
+use crate::note::Note;
 
 /// Between two looks at what the worker asks for.
 const LOOK: Duration = Duration::from_millis(200);

@@ -12,192 +12,35 @@
 pub mod backend;
 pub mod client;
 pub mod disk;
+pub mod flushes;
 pub mod manager;
 pub mod member;
 pub mod server;
+pub mod session;
 pub mod stream;
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use pgraft_core::failover::SyncConfig;
 use pgraft_raft::Postgres;
 use pgraft_raft::sim::Rules;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 
-use self::backend::{Answer, Ask};
 use self::client::Client;
-use self::disk::{Data, Disk};
+use self::disk::Data;
+use self::flushes::Flushes;
 use self::manager::Member;
 use self::member::Stand;
 use self::server::{Manager, Mode, Server, Servers, Worker};
 use self::stream::Stream;
 use crate::clock::Time;
 use crate::net::{Net, millis};
-use crate::world::mix;
+use crate::note::{Answer, Note};
+use crate::numbers::mix;
 
 /// Clients that write and read.
 const CLIENTS: u64 = 5;
-
-/// What has happened to the databases.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Note {
-    /// The postmaster starts the worker.
-    WorkerBegins {
-        /// Where.
-        machine: u32,
-    },
-    /// The worker ends with its server.
-    WorkerEnds {
-        /// Where.
-        machine: u32,
-    },
-    /// The member goes on in the instance manager, unless it does already: no server can run.
-    StandsIn {
-        /// Where.
-        machine: u32,
-    },
-    /// The worker has its server end.
-    Stops {
-        /// Whose.
-        node: u32,
-    },
-    /// A promotion has taken its number.
-    Promotes {
-        /// Whose.
-        node: u32,
-        /// The number.
-        timeline: u32,
-    },
-    /// A promotion is complete.
-    Promoted {
-        /// Whose.
-        node: u32,
-        /// The number.
-        timeline: u32,
-        /// The end of the WAL then.
-        upto: usize,
-    },
-    /// `synchronous_standby_names` are written.
-    NamesChange {
-        /// Where.
-        node: u32,
-    },
-    /// The gate opens.
-    GateOpens {
-        /// Whose.
-        node: u32,
-        /// On this timeline.
-        timeline: u32,
-        /// The last record that was there when the server became a primary.
-        began: u64,
-        /// Whom commits wait for, when it opens for the first time and the worker has said so.
-        config: Option<SyncConfig>,
-        /// What a read shows.
-        rows: BTreeSet<u32>,
-    },
-    /// These gates are open, and were not before.
-    Open(Vec<u32>),
-    /// A commit is confirmed: it shows from now on.
-    Confirms {
-        /// By this primary.
-        node: u32,
-        /// On this timeline.
-        timeline: u32,
-        /// The row.
-        row: u32,
-        /// Its record.
-        record: u64,
-        /// By these names; None where none are set.
-        config: Option<SyncConfig>,
-    },
-    /// A standby may stream.
-    Streams {
-        /// From this server.
-        node: u32,
-        /// The standby.
-        standby: u32,
-        /// Where it has another record than that server, if it has.
-        parted: Option<usize>,
-    },
-    /// A standby may not stream.
-    Refuses {
-        /// From this server.
-        node: u32,
-        /// The standby.
-        standby: u32,
-        /// In Postgres' words.
-        why: &'static str,
-    },
-    /// A rewind begins.
-    Rewinds {
-        /// Whose.
-        node: u32,
-        /// To whose history.
-        from: u32,
-    },
-    /// A rewind or a clone is done.
-    Copied {
-        /// Whose.
-        node: u32,
-        /// From.
-        from: u32,
-        /// What it changed.
-        how: String,
-    },
-    /// A client asks.
-    Asks {
-        /// The number of the request.
-        request: u64,
-        /// What.
-        ask: Ask,
-        /// Whom.
-        node: u32,
-    },
-    /// A session answers; the client hears it a little later.
-    Answers {
-        /// The number of the request.
-        request: u64,
-        /// What it says.
-        answer: Answer,
-    },
-    /// A client hears what has become of it; None where it does not.
-    Hears {
-        /// The number of the request.
-        request: u64,
-        /// What it had asked.
-        ask: Ask,
-        /// What it hears.
-        answer: Option<Answer>,
-    },
-}
-
-/// Since when which record is on whose disk.
-#[derive(Debug, Default)]
-pub struct Flushes(BTreeMap<u64, BTreeMap<u32, Time>>);
-
-impl Flushes {
-    /// That server's WAL is on disk up to there.
-    pub fn on_disk(&mut self, node: u32, disk: &Disk, upto: usize, now: Time) {
-        // Who has a record has all before it.
-        for record in disk.wal[..upto.min(disk.wal.len())].iter().rev() {
-            let since = self.0.entry(record.id).or_default();
-            if since.contains_key(&node) {
-                break;
-            }
-            since.insert(node, now);
-        }
-    }
-
-    /// When each of these had it on disk, the earliest first.
-    pub fn of(&self, record: u64, nodes: impl Fn(u32) -> bool) -> Vec<Time> {
-        let mut times: Vec<Time> = self.0.get(&record).into_iter().flatten().filter(|(n, _)| nodes(**n)).map(|(_, at)| *at).collect();
-        times.sort_unstable();
-        times
-    }
-}
 
 /// All servers, and their clients.
 pub struct Databases {

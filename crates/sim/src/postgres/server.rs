@@ -14,13 +14,13 @@ use pgraft_raft::{Look, Order};
 use rand::RngExt;
 use rand::rngs::SmallRng;
 
-use super::Note;
-use super::backend::Backend;
 use super::disk::{Disk, Record, lsn};
 use super::member::{Desk, boot_time};
+use super::session::Backend;
 use crate::clock::Time;
 use crate::net::millis;
-use crate::world::node;
+use crate::note::Note;
+use crate::numbers::node;
 
 /// What a server is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -12,11 +12,12 @@ use rand::RngExt;
 use rand::rngs::SmallRng;
 
 use super::disk::{Record, lsn};
+use super::flushes::Flushes;
 use super::server::{Loaded, Mode, Server, Servers};
-use super::{Flushes, Note};
 use crate::clock::Time;
 use crate::net::{Net, millis};
-use crate::world::node;
+use crate::note::Note;
+use crate::numbers::node;
 
 /// `wal_receiver_timeout`, `wal_sender_timeout`
 const TIMEOUT: Duration = Duration::from_secs(5);

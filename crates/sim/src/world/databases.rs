@@ -9,11 +9,11 @@ use pgraft_core::instance_file::{FILE_NAME, InstanceFile};
 use super::{RESTART, World};
 use crate::invariants::Seen;
 use crate::net::FASTEST;
-use crate::postgres::backend::{Answer, Ask};
+use crate::note::{Answer, Ask, Note};
+use crate::postgres::Databases;
 use crate::postgres::disk::{Data, Disk};
 use crate::postgres::manager::Member;
 use crate::postgres::server::{Manager, Mode, Server};
-use crate::postgres::{Databases, Note};
 use crate::story::ids;
 
 impl World {

@@ -1,71 +1,16 @@
-//! How the operator shows who it is to a member: by a certificate, or by a password where TLS is disabled.
+//! The operator's own login, pass by pass.
 
 use jiff::Timestamp;
 use kube::ResourceExt;
-use pgraft_core::NodeId;
-use pgraft_core::instance_config::certificate_name;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::{ClientConfig, RootCertStore};
-use std::fmt;
 use std::sync::Arc;
-use tokio_postgres_rustls::MakeRustlsConnect;
 
+use super::identity::{Identity, Login};
 use super::make::{OPERATOR_LIFETIME, Signer};
 use super::read;
 use crate::api::PgRaftCluster;
 use crate::controller::{Context, Error};
-use crate::core::certificates::{Certificate, TlsSeen, is_settled};
+use crate::core::certificates::{TlsSeen, is_settled};
 use crate::core::names::SecretKind;
-use crate::core::render::Pair;
-
-/// What a session begins with.
-#[derive(Clone)]
-pub enum Login {
-    /// Without TLS.
-    Password(String),
-    /// With it.
-    Certificate(Arc<Identity>),
-}
-
-/// The operator's certificate, and whom it believes.
-pub struct Identity {
-    shown: Pair,
-    /// Who signed it.
-    ca: Certificate,
-    ends: Timestamp,
-    trusted: Vec<Certificate>,
-}
-
-impl fmt::Debug for Login {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Password(_) => "Password",
-            Self::Certificate(_) => "Certificate",
-        })
-    }
-}
-
-impl Identity {
-    /// The name that a member's certificate must have, and everything that is needed to look for it.
-    ///
-    /// # Errors
-    /// What rustls says.
-    pub fn connector(&self, node: NodeId) -> Result<(String, MakeRustlsConnect), rustls::Error> {
-        let mut roots = RootCertStore::empty();
-        for certificate in &self.trusted {
-            roots.add(CertificateDer::from(certificate.der.clone()))?;
-        }
-        let unreadable = |e: rustls::pki_types::pem::Error| rustls::Error::General(e.to_string());
-        let certificate = CertificateDer::from_pem_slice(self.shown.certificate.as_bytes()).map_err(unreadable)?;
-        let key = PrivateKeyDer::from_pem_slice(self.shown.key.as_bytes()).map_err(unreadable)?;
-        let config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-            .with_safe_default_protocol_versions()?
-            .with_root_certificates(roots)
-            .with_client_auth_cert(vec![certificate], key)?;
-        Ok((certificate_name(node), MakeRustlsConnect::new(config)))
-    }
-}
 
 /// The login of this pass, from the last one's where that still serves. None while there is no CA to sign a first one, or no password.
 ///

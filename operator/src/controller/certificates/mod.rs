@@ -3,8 +3,10 @@
 //! A Secret is read when its version is a new one, and then what matters of it is remembered; of private keys nothing is. The CA's key is read
 //! when something is to be signed, and forgotten again.
 
+pub(super) mod identity;
 mod login;
-mod make;
+pub(super) mod make;
+pub(super) mod remembered;
 #[cfg(test)]
 mod tests;
 
@@ -15,14 +17,16 @@ use pgraft_core::NodeId;
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-pub use login::{Login, login};
-pub use make::{MakeError, Signer, authority_of};
+pub use login::login;
+pub use make::{Signer, authority_of};
+
+use remembered::Remembered;
 
 use super::apply::Writer;
 use super::context::Context;
 use super::error::Error;
 use super::facts::Common;
-use super::observe::Look;
+use super::look::Look;
 use crate::api::{PgRaftCluster, TlsMode};
 use crate::core::certificates::{self, CaTrouble, Certificate, NodeCertificate, TlsSeen, Work};
 use crate::core::cluster::Tls;
@@ -31,14 +35,6 @@ use crate::core::{Cluster, Observed, plan, render};
 
 /// How often a user's own CA is looked at while nothing else asks for a close look: it carries no label that it could be watched by.
 const OWN_CA: SignedDuration = SignedDuration::from_secs(30);
-
-/// What is remembered of one cluster's Secrets, each with the version that it had.
-#[derive(Debug, Default)]
-pub struct Remembered {
-    ca: Option<(String, Timestamp, Result<Certificate, CaTrouble>)>,
-    nodes: BTreeMap<NodeId, (String, Option<NodeCertificate>)>,
-    shared: BTreeMap<SecretKind, (String, Vec<Certificate>)>,
-}
 
 /// The certificates; None where TLS is disabled. `secrets` are the cluster's own, as they are listed.
 ///

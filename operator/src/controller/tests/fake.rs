@@ -13,10 +13,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex};
 
-use crate::controller::certificates::Login;
+use crate::controller::certificates::identity::Login;
 use crate::controller::sql::{RaftGroup, SqlError, Target};
-use crate::core::failover::FailoverSeen;
 use crate::core::fixtures::{changed, cluster_id, member};
+use crate::core::group::FailoverSeen;
 use crate::core::group::{Answer, MemberSeen};
 use crate::core::step::Change;
 

@@ -130,7 +130,7 @@ async fn a_failover_is_told_with_what_was_missed_before_it() {
 async fn a_successor_is_looked_for() {
     let world = World::with_failover(3).await;
     let recruiting = pgraft_core::failover::Phase::Recruiting;
-    let failover = crate::core::failover::FailoverSeen { phase: recruiting, epoch: 2, waits_for: vec![id(2)], last: None };
+    let failover = crate::core::group::FailoverSeen { phase: recruiting, epoch: 2, waits_for: vec![id(2)], last: None };
     world.group.reign(id(1), failover);
     world.settle().await;
     assert_eq!(world.phase(), "Waiting for a primary");

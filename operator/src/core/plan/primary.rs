@@ -11,7 +11,8 @@ use pgraft_core::NodeId;
 use pgraft_core::failover::Phase;
 
 use super::Plan;
-use crate::core::failover::{Asked, Request, request, unfit};
+use crate::core::asked::Asked;
+use crate::core::failover::{Request, request, unfit};
 use crate::core::group::{Group, MemberSeen};
 use crate::core::step::{Change, Step, Why};
 

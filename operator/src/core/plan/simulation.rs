@@ -11,8 +11,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::*;
 use crate::api::RetentionPolicy;
 use crate::core::absence::Absences;
-use crate::core::failover::{Asked, FailoverSeen, Request, request};
+use crate::core::asked::Asked;
+use crate::core::failover::{Request, request};
 use crate::core::fixtures::*;
+use crate::core::group::FailoverSeen;
 use crate::core::observed::PodSeen;
 
 /// What goes wrong, or on, between two passes.

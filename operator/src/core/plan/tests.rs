@@ -6,9 +6,10 @@ use pgraft_core::{Address, Role};
 use serde_json::json;
 
 use super::*;
+use crate::core::asked::Asked;
 use crate::core::certificates::{CaTrouble, Certificate};
-use crate::core::failover::{Asked, FailoverSeen};
 use crate::core::fixtures::*;
+use crate::core::group::FailoverSeen;
 use crate::core::names::PodRole;
 use crate::core::observed::PodSeen;
 use crate::core::step::Change;

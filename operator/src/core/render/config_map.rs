@@ -5,12 +5,10 @@ use pgraft_core::instance_config::{BootstrapConfig, GatewayConfig, InstanceConfi
 use std::collections::BTreeMap;
 
 use super::metadata::metadata;
-use super::pod::{SECRETS_DIRECTORY, SOCKET_DIRECTORY, STATE_DIRECTORY, TLS_DIRECTORY};
+use super::places::{CONFIG_FILE, SECRETS_DIRECTORY, SOCKET_DIRECTORY, STATE_DIRECTORY, TLS_DIRECTORY};
 use crate::core::Cluster;
 use crate::core::names::{self, GATEWAY_PORT, HTTP_PORT, POSTGRES_PORT, RAFT_PORT};
 
-/// The key in the ConfigMap, and the file name in the pod.
-pub(super) const FILE: &str = "instance.yaml";
 /// A Service leads clients to a pod for a second or two after it was told to stop, until every host has heard of it.
 const DRAIN_TIME: &str = "3s";
 
@@ -19,7 +17,7 @@ pub(super) fn config_map(want: &Cluster) -> ConfigMap {
     let yaml = serde_saphyr::to_string(&instance_config(want)).unwrap_or_default();
     ConfigMap {
         metadata: metadata(want, names::instance_config(&want.name), names::labels(&want.name)),
-        data: Some(BTreeMap::from([(FILE.to_owned(), yaml)])),
+        data: Some(BTreeMap::from([(CONFIG_FILE.to_owned(), yaml)])),
         ..ConfigMap::default()
     }
 }

@@ -3,7 +3,7 @@
 use pgraft_core::NodeId;
 use std::fmt;
 
-use super::pod::spec;
+use super::pod_spec::spec;
 use crate::core::Cluster;
 
 /// Of one cluster, the same for all its members: their numbers are not in it. Written on every pod, so it must come out the same in the next

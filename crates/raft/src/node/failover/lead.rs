@@ -47,7 +47,11 @@ pub async fn run(shared: Arc<Shared>) {
     loop {
         let leads = metrics.borrow_watched().state == ServerState::Leader;
         let recruiting = applied.borrow_and_update().cluster.reign.as_ref().is_some_and(|r| r.phase == Phase::Recruiting);
-        let hurry = recruiting || lock(&failover.voter).is_free(failover.postgres.now());
+        let patience = patience(&failover);
+        let hurry = recruiting || patience.is_zero();
+        if hurry {
+            next_round = next_round.min(Instant::now() + HURRY);
+        }
         if leads {
             leads_since.get_or_insert_with(Instant::now);
             if Instant::now() >= next_round {
@@ -85,9 +89,16 @@ pub async fn run(shared: Arc<Shared>) {
                 }
                 next_round = Instant::now(); // who leads may be another one
             }
-            () = tokio::time::sleep_until(if leads && hurry { next_round.min(Instant::now() + HURRY) } else { next_round }) => {}
+            // No later than this member's own promise ends: those of the others end then, too.
+            () = tokio::time::sleep_until(if leads && !hurry { next_round.min(Instant::now() + patience) } else { next_round }) => {}
         }
     }
+}
+
+/// For how long this member still waits for the primary.
+fn patience(failover: &Failover) -> Duration {
+    let free_at = lock(&failover.voter).free_at();
+    Duration::from_millis(free_at.0.saturating_sub(failover.postgres.now().0))
 }
 
 pub(super) async fn ask(id: NodeId, mut peer: Peer) -> (NodeId, Peer, Option<Asked>) {
