@@ -45,6 +45,8 @@ struct Target {
     port: u16,
 }
 
+const PGRAFT: &str = "pgraft, failover on";
+const PLAIN: &str = "plain, ANY 1";
 const USER: &str = "app";
 const PASSWORD: &str = "owner-1";
 
@@ -60,17 +62,21 @@ pub async fn run(options: &Options) -> Result<(), Failure> {
     let nodes = cluster_of(nodes).await;
     let dir = scratch(&options.dir)?;
     let first = &nodes.nodes[primary(&nodes).await];
-    let plain = Plain::like(first, &bin, dir.path(), 2).await?;
-    as_app(plain.port()).await?;
-    let haproxy = Haproxy::to(first.client_address(), first.postgres_port(), dir.path())?;
+    let others = if options.pgraft_only {
+        None
+    } else {
+        let plain = Plain::like(first, &bin, dir.path(), 2).await?;
+        as_app(plain.port()).await?;
+        Some((plain, Haproxy::to(first.client_address(), first.postgres_port(), dir.path())?))
+    };
     let target = |name, host: &str, port| Target { name, host: host.to_owned(), port };
-    let pgraft = target("pgraft, failover on", first.client_address(), first.postgres_port());
-    let plain = target("plain, ANY 1", "127.0.0.1", plain.port());
-    let gateway = target("pgraft through the gateway", first.client_address(), first.gateway_port());
-    let haproxy = haproxy.as_ref().map(|haproxy| target("pgraft through HAProxy", "127.0.0.1", haproxy.port()));
-    let targets: Vec<&Target> =
-        if options.pgraft_only { vec![&pgraft] } else { [&plain, &pgraft, &gateway].into_iter().chain(&haproxy).collect() };
-    for target in [&pgraft, &plain] {
+    let mut targets = vec![target(PGRAFT, first.client_address(), first.postgres_port())];
+    if let Some((plain, haproxy)) = &others {
+        targets.insert(0, target(PLAIN, "127.0.0.1", plain.port()));
+        targets.push(target("pgraft through the gateway", first.client_address(), first.gateway_port()));
+        targets.extend(haproxy.as_ref().map(|haproxy| target("pgraft through HAProxy", "127.0.0.1", haproxy.port())));
+    }
+    for target in targets.iter().filter(|t| [PGRAFT, PLAIN].contains(&t.name)) {
         pgbench(&bin, target, &["-i", "-q", "-s", &options.scale.to_string()]).await?;
     }
     for (what, arguments) in [("TPC-B", &[][..]), ("select only", &["-S"][..])] {
@@ -81,7 +87,7 @@ pub async fn run(options: &Options) -> Result<(), Failure> {
         for turn in 0..options.turns {
             // Who goes first changes.
             for n in (0..targets.len()).map(|n| (n + turn) % targets.len()) {
-                tps[n].push(rate(options, &bin, targets[n], arguments).await?);
+                tps[n].push(rate(options, &bin, &targets[n], arguments).await?);
             }
         }
         let medians: Vec<f64> = tps.into_iter().map(median).collect();

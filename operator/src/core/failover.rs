@@ -1,5 +1,4 @@
-//! The primary and its changes: what the members say about it, who is fit to be the next one, and when they may be asked for another one.
-//! Who it is only they decide.
+//! The next primary: who is fit to be it, and how it stands with a request for one. Who it is only the members decide.
 
 use pgraft_core::failover::Phase;
 use pgraft_core::failover::switchover::MAX_LAG;

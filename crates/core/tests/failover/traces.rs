@@ -2,11 +2,13 @@
 //! shortened, some were thought up.
 
 use crate::mutation::Mutation;
-use crate::world::{Budget, World};
+use crate::world::{Budget, Violation, World};
 
 /// One of them.
 pub struct Trace {
     pub mutation: Mutation,
+    /// What it leads to.
+    pub violation: Violation,
     pub world: World,
     /// The names of the actions.
     pub story: &'static str,
@@ -28,6 +30,7 @@ pub fn traces() -> Vec<Trace> {
     vec![
         Trace {
             mutation: Mutation::ReportBeforeTheReceiverIsGone,
+            violation: Violation::AcknowledgedWriteMissing,
             world: three(0b110, [1, 0, 1, 0]),
             story: "Write(0) PromiseEnds(0) LeaseEnds(0) PromiseEnds(2) Lead Commit(0) Apply(2) Apply(1) Step(2) Step(2) Step(2) \
                     PromiseEnds(1) Step(1) Step(1) Step(1) Lead Commit(0) Receive(2) Confirm(0,2)",
@@ -36,6 +39,7 @@ pub fn traces() -> Vec<Trace> {
         // takes the write and confirms it. Node 1 is appointed and has never seen it.
         Trace {
             mutation: Mutation::ReportBeforeTheStartupProcessKnows,
+            violation: Violation::AcknowledgedWriteMissing,
             world: three(0b110, [1, 0, 1, 0]),
             story: "Write(0) LeaseEnds(0) PromiseEnds(1) PromiseEnds(2) Lead Commit(0) Apply(2) Step(2) Step(2) ReceiverEnds(2) \
                     Step(2) Apply(1) Step(1) Step(1) ReceiverEnds(1) Step(1) Lead Commit(0) ReceiverStarts(2) Receive(2) \
@@ -45,6 +49,7 @@ pub fn traces() -> Vec<Trace> {
         // it writes then node 1 confirms; by the reports nobody has more than node 2, which does not have it.
         Trace {
             mutation: Mutation::ReportWhilePrimary,
+            violation: Violation::AcknowledgedWriteMissing,
             world: three(0b110, [1, 0, 1, 0]),
             story: "LeaseEnds(0) PromiseEnds(1) PromiseEnds(2) Lead Grant(0,0) Grant(0,1) Commit(0) Apply(0) Step(0) Write(0) \
                     Receive(1) Confirm(0,1) Apply(2) Step(2) Step(2) ReceiverEnds(2) LoadConninfo(2) Step(2) Lead Commit(0)",
@@ -53,6 +58,7 @@ pub fn traces() -> Vec<Trace> {
         // lost. It says that its WAL ends somewhere, and is counted with the two that never had the write.
         Trace {
             mutation: Mutation::ReportWhileRewinding,
+            violation: Violation::AcknowledgedWriteMissing,
             world: five(0b1_1110, [2, 0, 2, 0], 0),
             story: "Write(0) Receive(1) Receive(2) Confirm(0,1) Confirm(0,2) Write(0) Receive(1) LeaseEnds(0) PromiseEnds(2) \
                     PromiseEnds(3) PromiseEnds(4) Lead Commit(0) Apply(2) Step(2) Step(2) ReceiverEnds(2) LoadConninfo(2) Step(2) \
@@ -65,6 +71,7 @@ pub fn traces() -> Vec<Trace> {
         // lost.
         Trace {
             mutation: Mutation::AbstainsFromEverything,
+            violation: Violation::AcknowledgedWriteMissing,
             world: five(0b1_1110, [2, 0, 2, 0], 0),
             story: "Write(0) Receive(1) Receive(2) Confirm(0,1) Confirm(0,2) Write(0) Receive(1) LeaseEnds(0) PromiseEnds(2) \
                     PromiseEnds(3) PromiseEnds(4) Lead Commit(0) Apply(2) Step(2) Step(2) ReceiverEnds(2) LoadConninfo(2) Step(2) \
@@ -75,6 +82,7 @@ pub fn traces() -> Vec<Trace> {
         },
         Trace {
             mutation: Mutation::FollowsAnyTimeline,
+            violation: Violation::ConfirmsWhatItHasNot,
             world: three(0b110, [3, 1, 3, 0]),
             story: "PromiseEnds(1) LeaseEnds(0) Crash(2) Restart(2,0) Step(2) PromiseEnds(2) Lead Commit(0) Apply(2) Apply(1) \
                     Step(2) Step(2) Step(1) Step(1) ReceiverEnds(1) LoadConninfo(1) Step(1) Lead PromiseEnds(0) Commit(0) Apply(1) \
@@ -87,6 +95,7 @@ pub fn traces() -> Vec<Trace> {
         // confirmed.
         Trace {
             mutation: Mutation::CloneFromAnybody,
+            violation: Violation::AcknowledgedWriteMissing,
             world: five(0b1_1110, [2, 0, 2, 0], 0),
             story: "Write(0) Receive(1) Receive(2) Confirm(0,1) Confirm(0,2) Write(0) Receive(1) LeaseEnds(0) PromiseEnds(2) \
                     PromiseEnds(3) PromiseEnds(4) Lead Commit(0) Apply(2) Step(2) Step(2) ReceiverEnds(2) LoadConninfo(2) Step(2) \
@@ -99,6 +108,7 @@ pub fn traces() -> Vec<Trace> {
         // still counts, and node 1 is appointed.
         Trace {
             mutation: Mutation::EpochNotDurable,
+            violation: Violation::AcknowledgedWriteMissing,
             world: three(0b110, [1, 1, 1, 0]),
             story: "Write(0) LeaseEnds(0) PromiseEnds(1) PromiseEnds(2) Lead Commit(0) Apply(2) Step(2) Step(2) ReceiverEnds(2) \
                     LoadConninfo(2) Step(2) Crash(2) Restart(2,0) Step(2) Step(2) LoadConninfo(2) ReceiverStarts(2) Receive(2) \
@@ -107,6 +117,7 @@ pub fn traces() -> Vec<Trace> {
         // Commits wait for node 1, which has confirmed the write. The report of node 2 is taken for its own.
         Trace {
             mutation: Mutation::AnybodysReportCounts,
+            violation: Violation::AcknowledgedWriteMissing,
             world: three(0b10, [1, 0, 1, 0]),
             story: "Write(0) Receive(1) Confirm(0,1) LeaseEnds(0) PromiseEnds(1) PromiseEnds(2) Lead Commit(0) Apply(2) Step(2) \
                     Step(2) ReceiverEnds(2) LoadConninfo(2) Step(2) Lead Commit(0)",
@@ -115,6 +126,7 @@ pub fn traces() -> Vec<Trace> {
         // has confirmed a write of node 1 on the next timeline. Node 1 is lost; by the LSN alone node 0 is as advanced as node 2.
         Trace {
             mutation: Mutation::PositionBeforeTimeline,
+            violation: Violation::AcknowledgedWriteMissing,
             world: three(0b110, [3, 0, 2, 0]),
             story: "Write(0) Write(0) LeaseEnds(0) PromiseEnds(1) PromiseEnds(2) Lead Commit(0) Apply(1) Step(1) Step(1) \
                     ReceiverEnds(1) LoadConninfo(1) Step(1) Apply(2) Step(2) Step(2) ReceiverEnds(2) LoadConninfo(2) Step(2) Lead \
@@ -129,6 +141,7 @@ pub fn traces() -> Vec<Trace> {
         // Node 1 comes back: its timeline is the higher one.
         Trace {
             mutation: Mutation::StartUnpromoted,
+            violation: Violation::AcknowledgedWriteMissing,
             world: three(0b110, [1, 1, 3, 0]),
             story: "LeaseEnds(0) PromiseEnds(0) PromiseEnds(1) Lead Commit(0) Apply(0) Step(0) Step(0) Step(0) Step(0) Apply(1) \
                     Step(1) Step(1) LoadConninfo(1) Step(1) Lead Commit(0) Apply(1) Step(1) Lead Commit(0) Apply(0) Apply(0) \
@@ -139,6 +152,7 @@ pub fn traces() -> Vec<Trace> {
         },
         Trace {
             mutation: Mutation::NoteBeforeAllHaveLoaded,
+            violation: Violation::AcknowledgedWriteMissing,
             world: three(0b10, [1, 0, 1, 1]),
             story: "ChangeStandbys(4) Apply(0) Reign(0) Apply(2) Reign(0) Reign(0) Write(0) Receive(1) PromiseEnds(2) LeaseEnds(0) \
                     Confirm(0,1) Commit(0) PromiseEnds(1) Apply(2) Lead Commit(0) Apply(2) Step(2) Step(2) Apply(0) \
@@ -146,6 +160,7 @@ pub fn traces() -> Vec<Trace> {
         },
         Trace {
             mutation: Mutation::LateConfirmationsCount,
+            violation: Violation::AcknowledgedWriteMissing,
             world: three(0b10, [1, 0, 1, 2]),
             story: "Write(0) ChangeStandbys(0) Apply(2) ChangeStandbys(4) Apply(2) Apply(0) Reign(0) NamesLoaded(0) LeaseEnds(0) \
                     Reign(0) Reign(0) Apply(0) Commit(0) Apply(0) PromiseEnds(0) Apply(2) PromiseEnds(1) Lead Commit(0) Apply(2) \
@@ -154,6 +169,7 @@ pub fn traces() -> Vec<Trace> {
         },
         Trace {
             mutation: Mutation::GateBeforeConfirmed,
+            violation: Violation::AcknowledgedWriteMissing,
             world: three(0b110, [1, 0, 2, 0]),
             story: "PromiseEnds(2) LeaseEnds(0) PromiseEnds(0) Lead Commit(0) Apply(0) Apply(1) PromiseEnds(1) Step(1) Apply(2) \
                     Step(2) Step(2) LoadConninfo(2) Step(1) Step(0) Step(2) LoadConninfo(1) Step(1) Lead Step(0) Step(0) Commit(0) \
@@ -165,6 +181,7 @@ pub fn traces() -> Vec<Trace> {
         // confirms a write. For the group the report of node 2 is enough.
         Trace {
             mutation: Mutation::NoRead,
+            violation: Violation::AcknowledgedWriteMissing,
             world: three(0b10, [1, 1, 1, 1]),
             story: "ChangeStandbys(4) Apply(0) Reign(0) NamesLoaded(0) Reign(0) Reign(0) Commit(0) Crash(0) Restart(0,1) Step(0) \
                     Reign(0) Reign(0) ReceiverStarts(1) Confirm(0,1) Grant(0,0) Grant(0,1) Reign(0) Write(0) Receive(1) \
@@ -175,6 +192,7 @@ pub fn traces() -> Vec<Trace> {
         // still stands: the two of them carry a lease, and nodes 1 and 4 carry another one.
         Trace {
             mutation: Mutation::VotersChangeAtOnce,
+            violation: Violation::TwoOpenGates,
             world: five(0b10, [0, 0, 1, 0], 2),
             story: "ChangeVoter(4,22) ChangeVoter(2,18) PromiseEnds(1) PromiseEnds(4) Lead Commit(0) Apply(1) Apply(1) Apply(1) \
                     Step(1) Step(1) ReceiverEnds(1) LoadConninfo(1) Step(1) Lead Commit(0) Apply(1) Step(1) Reign(1) Reign(1) \
@@ -186,6 +204,7 @@ pub fn traces() -> Vec<Trace> {
         // heartbeats of node 0, which has not.
         Trace {
             mutation: Mutation::MembershipNotCompared,
+            violation: Violation::TwoOpenGates,
             world: five(0b10, [0, 0, 1, 0], 2),
             story: "ChangeVoter(4,22) LeaseEnds(0) Grant(0,0) Grant(0,2) ChangeVoter(2,18) PromiseEnds(1) PromiseEnds(4) Lead \
                     Commit(0) Apply(1) Apply(1) Apply(1) Step(1) Step(1) ReceiverEnds(1) LoadConninfo(1) Step(1) Lead Commit(0) \

@@ -28,7 +28,7 @@ pub async fn run(shared: Arc<Shared>) {
     let mut applied = shared.applied.clone();
     let mut wait = SHORTEST_WAIT;
     let mut unheard = Unheard::default();
-    let mut voters = Voters { last: BTreeSet::new(), since: Instant::now() };
+    let mut voters = Voters { committed: None, since: Instant::now() };
     loop {
         unheard.look(&shared);
         voters.look(&shared);
@@ -90,16 +90,17 @@ impl Unheard {
 /// Since when the same nodes vote, by committed entries: two changes within a lease time could leave two leases carried by majorities that share
 /// nobody. Until a change is committed a majority may go by the voters before it, and promise by them.
 struct Voters {
-    last: BTreeSet<u64>,
+    /// None while another set is in the log.
+    committed: Option<BTreeSet<u64>>,
     since: Instant,
 }
 
 impl Voters {
     fn look(&mut self, shared: &Shared) {
-        let now: BTreeSet<u64> = shared.raft.server_metrics().borrow_watched().membership_config.voter_ids().collect();
-        let committed = shared.applied.borrow().membership.voter_ids().eq(now.iter().copied());
-        if self.last != now || !committed {
-            (self.last, self.since) = (now, Instant::now());
+        let in_log: BTreeSet<u64> = shared.raft.server_metrics().borrow_watched().membership_config.voter_ids().collect();
+        let committed = shared.applied.borrow().membership.voter_ids().eq(in_log.iter().copied()).then_some(in_log);
+        if self.committed.is_none() || self.committed != committed {
+            (self.committed, self.since) = (committed, Instant::now());
         }
     }
 
