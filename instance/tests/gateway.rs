@@ -107,7 +107,7 @@ fn said(error: &tokio_postgres::Error) -> Option<(String, String)> {
 
 #[tokio::test]
 async fn without_a_majority_a_client_is_told_so() {
-    let Some(mut nodes) = of_three(|_| ()).await else { return };
+    let Some(mut nodes) = of_three(|node| node.hold = "1s").await else { return };
     let left = primary(&nodes).await;
     let client = until("a session", async || nodes.nodes[left].connect_by_gateway().await.ok()).await;
     for n in (0..3).filter(|n| *n != left) {
@@ -115,7 +115,8 @@ async fn without_a_majority_a_client_is_told_so() {
     }
     let told = until("an error", async || said(&nodes.nodes[left].connect_by_gateway().await.err()?)).await;
     assert_eq!(told.0, "57P03");
-    assert_eq!(told.1, "no primary is within reach: this node hears from no other member");
+    let why = "the primary has no lease: it does not hear from a majority of the members";
+    assert_eq!(told.1, format!("no primary took this connection within 1s: {why}"));
     until("the fenced primary's client to be cut off", async || client.is_closed().then_some(())).await;
     for n in (0..3).filter(|n| *n != left) {
         nodes.nodes[n].start();

@@ -15,8 +15,6 @@ pub struct Facts<'a> {
     pub failover: bool,
     /// For how long this node's own gate is closed, or its member silent; None while it is open.
     pub closed_for: Option<Duration>,
-    /// For how long the other members were asked and none has answered; None where nobody is asked.
-    pub alone_for: Option<Duration>,
     /// The lease time.
     pub lease: Duration,
 }
@@ -58,9 +56,6 @@ pub enum Why {
     /// This node is the primary and has no lease, or its member is silent.
     #[error("the primary has no lease: it does not hear from a majority of the members")]
     Fenced,
-    /// No other member answers this node.
-    #[error("this node hears from no other member")]
-    Alone,
     /// The primary's server does not take the connection.
     #[error("the primary does not take connections")]
     Refused,
@@ -78,11 +73,6 @@ pub fn aim(facts: &Facts) -> Aim {
     seat.postgres.as_ref().map_or(Aim::Wait(Why::Nowhere), |at| {
         Aim::To(Target { epoch: seat.epoch, node: seat.primary, host: at.host().to_owned(), port: at.port() })
     })
-}
-
-/// Whether a client that finds no primary here may find one at another member's gateway, and is not to wait: this node is cut off.
-pub fn is_alone(facts: &Facts) -> bool {
-    facts.alone_for.is_some_and(|time| time >= facts.lease / 2)
 }
 
 /// Whether a client of that primary must leave: it is the primary no more, or fenced for so long that it hardly comes back. (A gate is closed for a

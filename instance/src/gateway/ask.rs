@@ -2,9 +2,9 @@
 //! be the one that was just killed. Also keeps the addresses of all members at hand, for when nobody resolves their names.
 
 use std::collections::BTreeSet;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval};
@@ -23,7 +23,7 @@ const LOOK_UP_ROUNDS: u32 = 200;
 /// For as long as the process lives.
 pub async fn ask(gateway: Arc<Gateway>) {
     let (mut answers, mut busy, mut round) = (JoinSet::new(), BTreeSet::<SocketAddr>::new(), 0_u32);
-    let (mut addresses, mut looks, mut asked_in_vain) = (vec![], JoinSet::new(), None);
+    let (mut addresses, mut looks) = (vec![], JoinSet::new());
     let mut tick = interval(ROUND);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -32,7 +32,6 @@ pub async fn ask(gateway: Arc<Gateway>) {
                 if let Ok((address, seat)) = answer {
                     busy.remove(&address);
                     if let Some(seat) = seat {
-                        asked_in_vain = asked_in_vain.map(|_| Instant::now());
                         gateway.knowledge.heard(seat);
                     }
                 }
@@ -49,14 +48,7 @@ pub async fn ask(gateway: Arc<Gateway>) {
             looks.spawn(look_up(Arc::clone(&gateway)));
         }
         let figures = gateway.figures.read();
-        let fenced = {
-            // a primary that is cut off knows it before its clients come back
-            let settings = &gateway.view.borrow().settings;
-            settings.failover && gateway.knowledge.is_fenced(settings.node)
-        };
-        let hurry = figures.held > 0 || fenced || (!gateway.knowledge.answered() && figures.open > 0);
-        asked_in_vain = (hurry && !addresses.is_empty()).then(|| asked_in_vain.unwrap_or_else(Instant::now));
-        gateway.knowledge.alone(asked_in_vain);
+        let hurry = figures.held > 0 || (!gateway.knowledge.answered() && figures.open > 0);
         if hurry || (!gateway.knowledge.answered() && round.is_multiple_of(IDLE_ROUNDS)) {
             for address in &addresses {
                 if busy.insert(*address) {
@@ -69,7 +61,7 @@ pub async fn ask(gateway: Arc<Gateway>) {
     }
 }
 
-/// Every other member's instance manager: those of the configuration, and at the hosts that `instance.json` has.
+/// Every member's instance manager: those of the configuration, and at the hosts that `instance.json` has.
 async fn look_up(gateway: Arc<Gateway>) -> Vec<SocketAddr> {
     let settings = Arc::clone(&gateway.view.borrow().settings);
     let configured = settings.config.peers.iter().filter_map(|peer| host_port(peer)).map(|(host, port)| (host.to_owned(), port));
@@ -79,22 +71,5 @@ async fn look_up(gateway: Arc<Gateway>) -> Vec<SocketAddr> {
     let hosts: BTreeSet<(String, u16)> = configured.chain(members.map(|at| (at.host().to_owned(), port))).collect();
     let looked_up = hosts.iter().map(|(host, port)| gateway.names.addresses(host, *port));
     let found: BTreeSet<SocketAddr> = futures::future::join_all(looked_up).await.into_iter().flatten().collect();
-    found.into_iter().filter(|address| !is_own(*address, port)).collect()
-}
-
-/// Whether it is this node's own: a Service's name leads to all pods. What can be bound is on this host.
-fn is_own(address: SocketAddr, port: u16) -> bool {
-    address.port() == port && UdpSocket::bind((address.ip(), 0)).is_ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::is_own;
-
-    #[test]
-    fn which_address_is_this_nodes_own() {
-        assert!(is_own(([127, 0, 0, 1], 8080).into(), 8080));
-        assert!(!is_own(([127, 0, 0, 1], 8081).into(), 8080), "another node's on this host");
-        assert!(!is_own(([192, 0, 2, 1], 8080).into(), 8080), "another host's");
-    }
+    found.into_iter().collect()
 }

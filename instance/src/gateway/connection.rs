@@ -97,11 +97,7 @@ impl Client {
         let until = Instant::now() + gateway.settings.hold;
         let mut held = None;
         loop {
-            let (aim, alone) = {
-                let now = known.borrow_and_update();
-                let facts = facts(&now, &settings);
-                (aim::aim(&facts), aim::is_alone(&facts))
-            };
+            let aim = aim::aim(&facts(&known.borrow_and_update(), &settings));
             let why = match aim {
                 Aim::Wait(why) => why,
                 Aim::To(target) => {
@@ -117,9 +113,6 @@ impl Client {
                     Why::Refused
                 }
             };
-            if alone {
-                return Opened::InVain(Why::Alone);
-            }
             held.get_or_insert_with(|| gateway.figures.holds());
             tokio::select! {
                 _ = known.changed() => {}

@@ -85,12 +85,6 @@ impl Farewell {
     /// `ErrorResponse`, as Postgres writes it.
     pub fn message(self) -> Vec<u8> {
         let (code, text, hint) = match self {
-            Self::NoPrimary(why @ Why::Alone, _) => (
-                "57P03",
-                format!("no primary is within reach: {why}"),
-                "Try again: the gateways of other members may reach it. pgraft_failover() and pgraft_members say who is missing."
-                    .to_owned(),
-            ),
             Self::NoPrimary(why, time) => (
                 "57P03",
                 format!("no primary took this connection within {time:?}: {why}"),
@@ -208,12 +202,7 @@ mod tests {
 
     #[test]
     fn the_messages_that_a_client_sees() {
-        let shown = [
-            Farewell::NoPrimary(Why::Changing, Duration::from_secs(10)),
-            Farewell::NoPrimary(Why::Alone, Duration::from_secs(10)),
-            Farewell::TooMany(1000),
-        ]
-        .map(|farewell| {
+        let shown = [Farewell::NoPrimary(Why::Changing, Duration::from_secs(10)), Farewell::TooMany(1000)].map(|farewell| {
             let message = farewell.message();
             let length = word(&message, 1).unwrap();
             assert_eq!((message[0], usize::try_from(length).unwrap()), (b'E', message.len() - 1));

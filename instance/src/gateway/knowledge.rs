@@ -24,25 +24,19 @@ pub struct Known {
     closed_since: Option<Instant>,
     /// Whether that is so for a lease time.
     closed_for_long: bool,
-    /// Since when the other members are asked in vain.
-    alone_since: Option<Instant>,
-    /// Whether that is so for half of one.
-    alone_for_long: bool,
 }
 
 impl Known {
     /// For [`aim`].
     pub fn facts(&self, me: NodeId, failover: bool, lease: Duration) -> Facts<'_> {
-        let time = |since: Option<Instant>| since.map(|since| since.elapsed());
-        Facts { me, seat: self.seat.as_ref(), failover, closed_for: time(self.closed_since), alone_for: time(self.alone_since), lease }
+        Facts { me, seat: self.seat.as_ref(), failover, closed_for: self.closed_since.map(|since| since.elapsed()), lease }
     }
 }
 
 impl Knowledge {
     /// Nobody has said anything.
     pub fn new(lease: Duration) -> Self {
-        let closed_since = Some(Instant::now());
-        let nothing = Known { seat: None, answered: false, closed_since, closed_for_long: false, alone_since: None, alone_for_long: false };
+        let nothing = Known { seat: None, answered: false, closed_since: Some(Instant::now()), closed_for_long: false };
         Self { now: watch::channel(nothing).0, lease }
     }
 
@@ -59,17 +53,6 @@ impl Knowledge {
     /// Whether the own member answers.
     pub fn answered(&self) -> bool {
         self.now.borrow().answered
-    }
-
-    /// Whether this node is the primary, and its gate is closed.
-    pub fn is_fenced(&self, me: NodeId) -> bool {
-        let now = self.now.borrow();
-        now.closed_since.is_some() && now.seat.as_ref().is_some_and(|seat| seat.primary == me)
-    }
-
-    /// The other members were asked for so long in vain.
-    pub fn alone(&self, since: Option<Instant>) {
-        self.change(|known| known.alone_since = since);
     }
 
     /// The own member says something.
@@ -100,15 +83,14 @@ impl Knowledge {
     /// Whoever waits is woken only by what may matter to him: not by every entry of the log.
     fn change(&self, change: impl FnOnce(&mut Known)) {
         self.now.send_if_modified(|known| {
-            let before = (known.seat.clone(), known.closed_since.is_some(), known.closed_for_long, known.alone_for_long);
+            let before = (known.seat.clone(), known.closed_since.is_some(), known.closed_for_long);
             change(known);
             known.closed_for_long = known.closed_since.is_some_and(|since| since.elapsed() >= self.lease);
-            known.alone_for_long = known.alone_since.is_some_and(|since| since.elapsed() >= self.lease / 2);
             let same_seat = match (&before.0, &known.seat) {
                 (Some(old), Some(new)) => new.says_the_same_as(old),
                 (old, new) => old.is_none() && new.is_none(),
             };
-            !same_seat || (before.1, before.2, before.3) != (known.closed_since.is_some(), known.closed_for_long, known.alone_for_long)
+            !same_seat || (before.1, before.2) != (known.closed_since.is_some(), known.closed_for_long)
         });
     }
 }

@@ -20,7 +20,7 @@ fn seat(epoch: u64, primary: i64, settled: bool) -> Seat {
 }
 
 fn facts(seat: Option<&Seat>, closed_for: Option<Duration>) -> Facts<'_> {
-    Facts { me: id(1), seat, failover: true, closed_for, alone_for: None, lease: LEASE }
+    Facts { me: id(1), seat, failover: true, closed_for, lease: LEASE }
 }
 
 fn target(epoch: u64, node: i64) -> Target {
@@ -48,15 +48,6 @@ fn where_a_client_goes() {
     }
     let without = Facts { failover: false, ..facts(Some(&ours), closed) };
     assert_eq!(aim(&without), to(1), "nobody is fenced where the founder stays the primary");
-}
-
-#[test]
-fn who_is_cut_off_keeps_nobody_waiting() {
-    for (alone_for, want) in
-        [(None, false), (Some(Duration::ZERO), false), (Some(LEASE / 3), false), (Some(LEASE / 2), true), (Some(LEASE), true)]
-    {
-        assert_eq!(is_alone(&Facts { alone_for, ..facts(None, None) }), want, "{alone_for:?}");
-    }
 }
 
 #[test]
