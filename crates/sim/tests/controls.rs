@@ -81,3 +81,10 @@ fn timelines_left_to_postgres_are_seen() {
     let invariants = ["timelines are used once", "who follows has the same history"];
     must_break(servers(Rules { timelines: false, ..Rules::default() }), &invariants);
 }
+
+#[test]
+fn a_recruit_that_reports_too_early_is_seen() {
+    // Its receiver goes on: what it takes is missing from its report, and what it confirms may be lost.
+    let invariants = [&LOST[..], &["who follows has the same history"]].concat();
+    must_break(servers(Rules { intake: false, ..Rules::default() }), &invariants);
+}
