@@ -12,6 +12,7 @@ use pgraft_testkit::network::Network;
 use pgraft_testkit::{Nodes, until};
 
 use crate::failure::Failure;
+use crate::servers::bin_directory;
 use crate::stats::Sample;
 
 #[derive(clap::Args)]
@@ -60,8 +61,7 @@ impl Fault {
 }
 
 pub async fn run(options: &Options) -> Result<(), Failure> {
-    let bin =
-        pgraft_testkit::bin_directory().ok_or_else(|| Failure::Wrong("PGRAFT_TEST_BINDIR names no Postgres with the extension".into()))?;
+    let bin = bin_directory()?;
     let network = Network::new(options.nodes);
     let mut nodes = match &network {
         Some(network) => Nodes::inside(&bin, network),

@@ -11,7 +11,7 @@ use pgraft_testkit::cluster::{cluster_of, primary};
 use crate::failure::Failure;
 use crate::haproxy::Haproxy;
 use crate::plain::Plain;
-use crate::servers::{connect, scratch};
+use crate::servers::{bin_directory, connect, scratch};
 
 #[derive(clap::Args)]
 pub struct Options {
@@ -51,8 +51,7 @@ const USER: &str = "app";
 const PASSWORD: &str = "owner-1";
 
 pub async fn run(options: &Options) -> Result<(), Failure> {
-    let bin =
-        pgraft_testkit::bin_directory().ok_or_else(|| Failure::Wrong("PGRAFT_TEST_BINDIR names no Postgres with the extension".into()))?;
+    let bin = bin_directory()?;
     let mut nodes = Nodes::new(&bin, 3);
     for node in &mut nodes.nodes {
         for (name, value) in [("fsync", "on"), ("shared_buffers", "128MB"), ("max_connections", "100"), ("max_wal_size", "4GB")] {

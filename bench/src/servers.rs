@@ -22,6 +22,11 @@ use crate::failure::Failure;
 /// For anything that takes milliseconds as a rule.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
+/// The programs of the Postgres into which the extension was installed.
+pub fn bin_directory() -> Result<PathBuf, Failure> {
+    pgraft_testkit::bin_directory().ok_or_else(|| Failure::Wrong("PGRAFT_TEST_BINDIR names no Postgres with the extension".into()))
+}
+
 /// A directory below `parent` that whoever runs Postgres owns.
 pub fn scratch(parent: &Path) -> Result<TempDir, Failure> {
     let failed = |e| Failure::Io { what: parent.display().to_string(), source: e };
@@ -123,9 +128,8 @@ pub struct Server {
 
 impl Server {
     fn make(parent: &Path, id: u16) -> Result<Self, Failure> {
-        let bindir = std::env::var_os("PGRAFT_TEST_BINDIR").map(PathBuf::from);
-        let bindir = bindir.ok_or_else(|| Failure::Wrong("PGRAFT_TEST_BINDIR names no Postgres with the extension".into()))?;
-        let server = Self { bindir, dir: parent.join(format!("node-{id}")), id, port: free_port()?, raft_port: free_port()? };
+        let server =
+            Self { bindir: bin_directory()?, dir: parent.join(format!("node-{id}")), id, port: free_port()?, raft_port: free_port()? };
         server.run("initdb", &["-A", "trust", "-U", "postgres"])?;
         let settings = format!(
             "port = {}\nunix_socket_directories = ''\nlisten_addresses = '127.0.0.1'\nfsync = on\n\

@@ -11,7 +11,7 @@ use pgraft_testkit::{Nodes, child_of};
 
 use crate::failure::Failure;
 use crate::machine::field;
-use crate::servers::{Server, cluster, scratch};
+use crate::servers::{Server, bin_directory, cluster, scratch};
 
 #[derive(clap::Args)]
 pub struct Options {
@@ -28,9 +28,7 @@ pub struct Options {
 
 pub async fn run(options: &Options) -> Result<(), Failure> {
     if options.failover {
-        let bin = pgraft_testkit::bin_directory()
-            .ok_or_else(|| Failure::Wrong("PGRAFT_TEST_BINDIR names no Postgres with the extension".into()))?;
-        let nodes = cluster_of(Nodes::new(&bin, 3)).await;
+        let nodes = cluster_of(Nodes::new(&bin_directory()?, 3)).await;
         whole(&nodes).await;
         return watch(&processes(&nodes).await?, options.seconds).await;
     }

@@ -10,13 +10,19 @@ const SEEDS: u64 = 60;
 
 /// The first violation, which must be of one of these invariants.
 fn must_break(plan: Plan, invariants: &[&str]) {
+    must_break_or_follow(plan, invariants, &[]);
+}
+
+/// The same, where another invariant may see first what follows from the broken rule: that does not count, and other seeds are run.
+fn must_break_or_follow(plan: Plan, invariants: &[&str], follows: &[&str]) {
     for seed in 1..=SEEDS {
         let outcome = run(Plan { seed, ..plan });
-        if let Some(violation) = &outcome.violation {
-            assert!(invariants.contains(&violation.invariant), "seed {seed} broke something else:\n{}", outcome.report());
-            println!("seed {seed}: {}: {}", violation.invariant, violation.what);
+        let Some(violation) = &outcome.violation else { continue };
+        println!("seed {seed}: {}: {}", violation.invariant, violation.what);
+        if invariants.contains(&violation.invariant) {
             return;
         }
+        assert!(follows.contains(&violation.invariant), "seed {seed} broke something else:\n{}", outcome.report());
     }
     panic!("{SEEDS} seeds with {plan:?}, and nothing was seen");
 }
@@ -77,14 +83,14 @@ fn a_standby_that_follows_uncompared_is_seen() {
 
 #[test]
 fn timelines_left_to_postgres_are_seen() {
-    // A number that was used twice is seen as that, or in what follows from it: a WAL that has parted looks like a beginning of the primary's.
-    let invariants = ["timelines are used once", "who follows has the same history"];
-    must_break(servers(Rules { timelines: false, ..Rules::default() }), &invariants);
+    // By a number that was used twice a WAL that has parted looks like a beginning of the primary's.
+    let plan = servers(Rules { timelines: false, ..Rules::default() });
+    must_break_or_follow(plan, &["timelines are used once"], &["who follows has the same history"]);
 }
 
 #[test]
 fn a_recruit_that_reports_too_early_is_seen() {
-    // Its receiver goes on: what it takes is missing from its report, and what it confirms may be lost.
-    let invariants = [&LOST[..], &["who follows has the same history"]].concat();
-    must_break(servers(Rules { intake: false, ..Rules::default() }), &invariants);
+    // Its receiver goes on: what it takes is missing from its report, and what it confirms may be lost. Mostly it is not, and its WAL has parted.
+    let plan = servers(Rules { intake: false, ..Rules::default() });
+    must_break_or_follow(plan, &LOST, &["who follows has the same history"]);
 }

@@ -141,8 +141,9 @@ impl Shared {
             Step::Stop => order(Order::Stop),
             Step::CloseIntake => order(Order::Close),
             Step::Promote(timeline) => {
-                let names = reign.target().map(|target| Order::Promote(timeline, reign.change, target.clone()));
-                names.into_iter().for_each(order);
+                if let Some(target) = reign.target() {
+                    order(Order::Promote(timeline, reign.change, target.clone()));
+                }
             }
             Step::Report(report) => {
                 let mut said = lock(&failover.report);
