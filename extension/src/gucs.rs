@@ -238,12 +238,12 @@ pub fn settings(postgres_port: i32, pgdata: &Path) -> Result<Settings, SettingsE
         return Err(SettingsError::Missing("pgraft.data_dir"));
     }
     let (listen, advertise) = (text(&LISTEN_ADDRESS), text(&ADVERTISE_ADDRESS));
-    let any = matches!(listen.as_str(), "*" | "0.0.0.0" | "::");
+    let any = pgraft_raft::is_any(&listen);
     if advertise.is_empty() && any {
         return Err(SettingsError::Missing("pgraft.advertise_address (pgraft.listen_address stands for many addresses)"));
     }
     let port = i64::from(PORT.get());
-    let listen_host = if listen == "*" { "0.0.0.0" } else { &listen };
+    let listen_host = if listen == "*" { "::" } else { &listen };
     let advertise_host = if advertise.is_empty() { &listen } else { &advertise };
     let settings = Settings {
         node_id,

@@ -9,7 +9,7 @@ pub mod words;
 
 use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering, fence};
 
-use pgraft_core::status::WalPosition;
+use pgraft_core::status::{WalPosition, WalProgress};
 use pgraft_core::{NodeId, NodeState, NodeStatus};
 use pgrx::atomics::PgAtomic;
 use pgrx::pg_sys;
@@ -42,6 +42,7 @@ pub struct Page {
     /// Written by the worker's main thread for its other threads.
     wal_timeline: AtomicU32,
     wal_lsn: AtomicU64,
+    wal_replayed: AtomicU64,
     words: [AtomicU64; WORDS],
 }
 
@@ -57,6 +58,7 @@ impl Default for Page {
             term: AtomicU64::new(0),
             wal_timeline: AtomicU32::new(0),
             wal_lsn: AtomicU64::new(0),
+            wal_replayed: AtomicU64::new(0),
             words: [const { AtomicU64::new(0) }; WORDS],
         }
     }
@@ -140,18 +142,20 @@ pub fn is_fresh() -> bool {
     at != 0 && crate::pg::monotonic_ms() - at <= STALE_AFTER_MS
 }
 
-/// Leaves the end of this server's WAL for the worker's other threads.
-pub fn set_wal(position: WalPosition) {
+/// Leaves how far this server is for the worker's other threads.
+pub fn set_wal(progress: WalProgress) {
     let page = PAGE.get();
-    page.wal_timeline.store(position.timeline, Ordering::Relaxed);
-    page.wal_lsn.store(position.lsn, Ordering::Relaxed);
+    page.wal_timeline.store(progress.end.timeline, Ordering::Relaxed);
+    page.wal_lsn.store(progress.end.lsn, Ordering::Relaxed);
+    page.wal_replayed.store(progress.replayed.unwrap_or(0), Ordering::Relaxed);
 }
 
-/// The end of this server's WAL, as the main thread last saw it.
-pub fn wal() -> Option<WalPosition> {
+/// How far this server is, as the main thread last saw it.
+pub fn wal() -> Option<WalProgress> {
     let page = PAGE.get();
     let (timeline, lsn) = (page.wal_timeline.load(Ordering::Relaxed), page.wal_lsn.load(Ordering::Relaxed));
-    (lsn != 0).then_some(WalPosition { timeline, lsn })
+    let replayed = Some(page.wal_replayed.load(Ordering::Relaxed)).filter(|lsn| *lsn != 0);
+    (lsn != 0).then_some(WalProgress { end: WalPosition { timeline, lsn }, replayed })
 }
 
 fn write(page: &Page, text: &str) {

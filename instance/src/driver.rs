@@ -16,6 +16,7 @@ use tokio::task::JoinHandle;
 use crate::cli::RunArgs;
 use crate::control;
 use crate::duties;
+use crate::freshness;
 use crate::gateway::{Gateway, drain};
 use crate::heartbeat::{BEAT, Heartbeat};
 use crate::jobs::Jobs;
@@ -250,12 +251,14 @@ impl Driver {
         let duties = tokio::spawn(duties::run(self.view.subscribe(), self.events()));
         let watchdog = tokio::spawn(watchdog::run(self.view.subscribe(), self.events()));
         let room = tokio::spawn(room::run(self.view.subscribe()));
+        let freshness = tokio::spawn(freshness::run(self.view.subscribe()));
         let (mut child, events, ours) = (server.child.clone(), self.events(), server.clone());
         tokio::spawn(async move {
             let ending = child.wait().await;
             duties.abort();
             watchdog.abort();
             room.abort();
+            freshness.abort();
             let ran_for = ours.ran_for();
             tracing::info!(%ending, seconds = ran_for.as_secs(), "Postgres has ended");
             let _ = events.send(Event::Exited { ran_for });

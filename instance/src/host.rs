@@ -1,9 +1,9 @@
 //! What must be right about the host before anything is begun, and the lock that keeps a second manager away from the same PGDATA.
 
 use nix::unistd::{Uid, User, geteuid};
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, File, OpenOptions, Permissions, TryLockError};
 use std::io;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use crate::files::{self, FileError};
@@ -68,10 +68,24 @@ fn owned(path: &Path, uid: Uid) -> Result<(), HostError> {
     }
 }
 
+/// Postgres does not start on a data directory that others may read or write, or that it may not write itself: Kubernetes' `fsGroup` and copies made by
+/// hand leave such.
+fn restrict(data: &Path) -> Result<(), FileError> {
+    let Ok(meta) = fs::metadata(data) else { return Ok(()) };
+    let mode = meta.permissions().mode() & 0o7777;
+    if !data.join("PG_VERSION").exists() || (mode & 0o027 == 0 && mode & 0o700 == 0o700) {
+        return Ok(());
+    }
+    fs::set_permissions(data, Permissions::from_mode(0o700)).map_err(FileError::at("set the mode of", data))?;
+    tracing::warn!(path = %data.display(), mode = format!("{mode:04o}"), "changed the mode of the data directory to 0700: Postgres needs it");
+    Ok(())
+}
+
 /// Makes the directories, and locks them for as long as the returned file is open.
 pub fn lock(paths: &Paths) -> Result<File, HostError> {
     files::private_directory(&paths.work)?;
     files::private_directory(&paths.raft)?;
+    restrict(&paths.data)?;
     let path = paths.lock();
     let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path).map_err(FileError::at("open", &path))?;
     match file.try_lock() {
@@ -94,6 +108,24 @@ mod tests {
         assert!(matches!(lock(&paths), Err(HostError::Locked(_))));
         drop(first);
         lock(&paths).unwrap();
+    }
+
+    #[test]
+    fn a_data_directory_gets_a_mode_that_postgres_takes() {
+        let dir = tempfile::tempdir().unwrap();
+        let mode = || fs::metadata(dir.path()).unwrap().permissions().mode() & 0o7777;
+        let set = |mode| fs::set_permissions(dir.path(), Permissions::from_mode(mode)).unwrap();
+        set(0o777);
+        restrict(dir.path()).unwrap();
+        assert_eq!(mode(), 0o777, "somebody else's files are in it");
+        fs::write(dir.path().join("PG_VERSION"), "17\n").unwrap();
+        for (before, after) in
+            [(0o777, 0o700), (0o755, 0o700), (0o770, 0o700), (0o2770, 0o700), (0o500, 0o700), (0o750, 0o750), (0o700, 0o700), (0o2750, 0o2750)]
+        {
+            set(before);
+            restrict(dir.path()).unwrap();
+            assert_eq!(mode(), after, "{before:o}");
+        }
     }
 
     #[test]

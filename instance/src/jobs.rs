@@ -32,8 +32,8 @@ pub struct Jobs {
 impl Jobs {
     /// No process of an earlier server lives.
     pub async fn clear(self) -> Event {
-        let Settings { paths, stop_timeout, .. } = &*self.settings;
-        match leftovers::clear(paths, *stop_timeout).await {
+        let Settings { paths, stop_timeout, config, .. } = &*self.settings;
+        match leftovers::clear(paths, config.postgresql.port, *stop_timeout).await {
             Ok(()) => Event::Cleared,
             Err(error) => failed(&error, Event::ClearFailed),
         }

@@ -1,7 +1,7 @@
 //! Runs one Postgres server of a pgraft cluster: PID 1 of a pod, and as good a service of a plain host.
 //!
 //! ```text
-//!  main ▸ run ▸ settings, host          checked once
+//!  main ▸ run ▸ settings, layout, host  checked once
 //!               supervisor               pure: (state, event) -> (state, commands)
 //!               driver                   commands out, events in
 //!               ├─ jobs                  what takes time: one at most
@@ -11,6 +11,7 @@
 //!               ├─ prepare               the files that Postgres reads
 //!               ├─ duties                roles, databases, extension, slots: inside the running server
 //!               ├─ watchdog              a primary whose worker is silent
+//!               ├─ freshness             whether a standby may be read from
 //!               ├─ watch                 files that change
 //!               ├─ tls                   the certificate, for this process's own way to the primary
 //!               ├─ observe ▸ http        /livez /readyz /status /metrics /gateway
@@ -28,11 +29,13 @@ pub mod driver;
 pub mod duties;
 pub mod facts;
 pub mod files;
+pub mod freshness;
 pub mod gateway;
 pub mod heartbeat;
 pub mod host;
 pub mod http;
 pub mod jobs;
+pub mod layout;
 pub mod logging;
 pub mod metrics;
 pub mod observe;
@@ -63,6 +66,7 @@ use gateway::Gateway;
 use heartbeat::Heartbeat;
 use host::HostError;
 use http::Http;
+use layout::LayoutError;
 use logging::Sink;
 use reaper::Reaper;
 use settings::{GatewaySettings, Settings, SettingsError};
@@ -76,6 +80,9 @@ pub enum RunError {
     /// The command line or the configuration file.
     #[error(transparent)]
     Settings(#[from] SettingsError),
+    /// The directories.
+    #[error(transparent)]
+    Layout(#[from] LayoutError),
     /// The host.
     #[error(transparent)]
     Host(#[from] HostError),
@@ -99,14 +106,14 @@ impl RunError {
     pub const fn exit_code(&self) -> u8 {
         match self {
             Self::Host(HostError::Locked(_) | HostError::File(_)) | Self::Listen { .. } | Self::Signals(_) => 1,
-            Self::Settings(_) | Self::Host(_) => 2,
+            Self::Settings(_) | Self::Layout(_) | Self::Host(_) => 2,
         }
     }
 }
 
 /// `pgraft-instance run`, until SIGTERM or SIGINT.
 pub async fn run(args: RunArgs, sink: Sink) -> Result<(), RunError> {
-    let settings = Settings::load(&args)?;
+    let settings = layout::resolve(Settings::load(&args)?)?;
     let os_user = host::check(&settings)?;
     let _lock = host::lock(&settings.paths)?;
     let seen = Fingerprint::take(&args.config, &settings);
@@ -120,7 +127,7 @@ pub async fn run(args: RunArgs, sink: Sink) -> Result<(), RunError> {
         );
     }
 
-    let (view, shown) = tokio::sync::watch::channel(View { settings: Arc::new(settings.clone()), phase: Phase::Clearing });
+    let (view, shown) = tokio::sync::watch::channel(View { settings: Arc::new(settings.clone()), phase: Phase::Clearing, verdict: Default::default() });
     let heartbeat = Heartbeat::default();
     let gateway = gateway(&settings, &shown).await?;
     tokio::spawn(http::serve(listener, Http { view: shown, heartbeat: heartbeat.clone(), gateway: gateway.clone() }));
@@ -132,7 +139,9 @@ pub async fn run(args: RunArgs, sink: Sink) -> Result<(), RunError> {
 }
 
 async fn listen(name: &'static str, address: &str) -> Result<TcpListener, RunError> {
-    TcpListener::bind(address).await.map_err(|source| RunError::Listen { name, address: address.to_owned(), source })
+    // It was checked before that it has both.
+    let (host, port) = settings::host_port(address).unwrap_or((address, 0));
+    pgraft_raft::listen(host, port).await.map_err(|source| RunError::Listen { name, address: address.to_owned(), source })
 }
 
 /// The read-write gateway, where there is one.

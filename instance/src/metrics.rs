@@ -57,6 +57,8 @@ impl Page {
         self.number("timeline", "The timeline of the WAL that is written or received", server.timeline.map(u64::from));
         let end = server.flush_lsn.as_deref().or(server.receive_lsn.as_deref()).and_then(bytes);
         self.number("wal_position_bytes", "The end of the WAL that is flushed here: a primary's own, or what a standby has received", end);
+        let replayed = server.replay_lsn.as_deref().and_then(bytes);
+        self.number("replay_position_bytes", "The end of the WAL that a standby has replayed", replayed);
         self.flag("pending_restart", "1 where a changed setting waits for a restart", server.pending_restart);
     }
 
@@ -99,7 +101,7 @@ impl Page {
             }
         }
         self.0.register("member_reachable", "Leader only: 1 where the member answered lately", reachable);
-        self.0.register("member_lag_bytes", "Leader only: bytes of WAL that the primary has and the member has not", lag);
+        self.0.register("member_lag_bytes", "Leader only: bytes of WAL that the primary has and the member has not replayed", lag);
     }
 }
 

@@ -22,7 +22,8 @@ SELECT r, w.status = 'streaming',
             ELSE ('x' || substr(pg_walfile_name(pg_current_wal_flush_lsn()), 1, 8))::bit(32)::integer END,
        CASE WHEN r THEN pg_last_wal_receive_lsn()::text END,
        CASE WHEN NOT r THEN pg_current_wal_flush_lsn()::text END,
-       EXISTS (SELECT FROM pg_settings WHERE pending_restart)
+       EXISTS (SELECT FROM pg_settings WHERE pending_restart),
+       CASE WHEN r THEN pg_last_wal_replay_lsn()::text END
   FROM pg_is_in_recovery() AS r
  CROSS JOIN pg_control_checkpoint() AS c
   LEFT JOIN pg_stat_wal_receiver AS w ON true";
@@ -50,6 +51,9 @@ pub async fn observe(view: &View) -> Seen {
     });
     if settings.failover && raft.as_ref().is_some_and(|r| is_fenced(&postgres, r)) {
         missing.push("this server is fenced: it has no lease to be the primary by".into());
+    }
+    if let Some(stale) = view.verdict.get().filter(|_| postgres.in_recovery == Some(true)) {
+        missing.push(stale.to_string());
     }
     if settings.extension && paths::founding_mark(&settings.paths.data).exists() {
         // Whoever waits for the founder can rely on its roles, its databases and its cluster.
@@ -80,6 +84,7 @@ async fn server(settings: &Settings, phase: Phase) -> Result<Postgres, String> {
             receive_lsn: row.try_get(3)?,
             flush_lsn: row.try_get(4)?,
             pending_restart: Some(row.try_get(5)?),
+            replay_lsn: row.try_get(6)?,
         })
     };
     match timeout(DEADLINE, look).await {

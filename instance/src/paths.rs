@@ -38,16 +38,21 @@ impl Paths {
     /// No IO.
     pub fn new(config: &InstanceConfig) -> Self {
         let data = PathBuf::from(&config.data_directory);
-        let mut name = data.file_name().unwrap_or_default().to_os_string();
-        name.push(".pgraft");
         Self {
-            work: data.with_file_name(name),
+            work: Self::beside(&data),
             data,
             raft: PathBuf::from(&config.raft_directory),
             bin: PathBuf::from(&config.bin_directory),
             socket: PathBuf::from(&config.socket_directory),
             secrets: PathBuf::from(&config.secrets_directory),
         }
+    }
+
+    /// The manager's own directory for a PGDATA.
+    pub fn beside(data: &Path) -> PathBuf {
+        let mut name = data.file_name().unwrap_or_default().to_os_string();
+        name.push(".pgraft");
+        data.with_file_name(name)
     }
 
     /// The directory that holds PGDATA.

@@ -2,6 +2,7 @@
 
 pub mod clone;
 pub mod config;
+pub mod external;
 pub mod initdb;
 pub mod leftovers;
 pub mod log;
@@ -9,3 +10,4 @@ pub mod placeholders;
 pub mod process;
 pub mod rewind;
 pub mod source;
+pub mod wal_room;

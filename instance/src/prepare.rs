@@ -43,7 +43,7 @@ pub fn write_files(settings: &Settings, os_user: &str) -> Result<bool, PrepareEr
         for note in &conf.notes {
             tracing::warn!("{note}");
         }
-        let follows = primary.map_or_else(|| "nobody".to_owned(), |p| format!("node {} ({}:{})", p.node_id, p.host, p.port));
+        let follows = primary.map_or_else(|| "nobody".to_owned(), |p| p.to_string());
         tracing::info!(follows, "wrote the server's configuration");
     }
     Ok(changed)

@@ -1,11 +1,12 @@
 //! The command line and the configuration file, checked: nobody after this asks whether a value makes sense.
 
-use pgraft_core::instance_config::{GatewayConfig, InstanceConfig, TlsConfig};
+use pgraft_core::instance_config::{GatewayConfig, InstanceConfig, StandbyConfig, TlsConfig};
 use pgraft_core::{Address, NodeId, Refusal};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::cli::RunArgs;
+use crate::freshness::Bounds;
 use crate::paths::Paths;
 
 /// `pgraft.lease_timeout` where nothing is set.
@@ -28,6 +29,10 @@ pub struct Settings {
     pub lease: Duration,
     /// The read-write gateway, where there is one.
     pub gateway: Option<GatewaySettings>,
+    /// When a standby is too far behind to be read from.
+    pub standby: Bounds,
+    /// The size of the disk that WAL is on, in bytes, where it is known.
+    pub wal_disk: Option<u64>,
     /// For a fast shutdown.
     pub stop_timeout: Duration,
     /// The file itself.
@@ -104,6 +109,14 @@ pub enum SettingsError {
         /// Its value.
         value: String,
     },
+    /// Not a size as Postgres writes it.
+    #[error("{name}: \"{value}\" must be a size such as 64MB or 1GB")]
+    Size {
+        /// The key.
+        name: &'static str,
+        /// Its value.
+        value: String,
+    },
     /// A name that can't stand in `postgresql.conf`.
     #[error("postgresql.parameters: \"{0}\" is no parameter's name")]
     ParameterName(String),
@@ -169,6 +182,8 @@ impl Settings {
             failover: config.failover && !args.without_extension,
             lease,
             gateway: config.gateway.as_ref().map(gateway).transpose()?,
+            standby: standby(&config.standby)?,
+            wal_disk: None,
             stop_timeout: Duration::from_secs(args.stop_timeout),
             paths: Paths::new(&config),
             config,
@@ -188,6 +203,7 @@ impl Settings {
             postgresql,
             raft,
             failover,
+            standby: _,
             gateway,
             tls,
             http_listen,
@@ -213,6 +229,8 @@ impl Settings {
         next.config.postgresql.parameters = new.config.postgresql.parameters;
         next.config.postgresql.pg_hba = new.config.postgresql.pg_hba;
         next.config.peers = new.config.peers;
+        next.config.standby = new.config.standby;
+        next.standby = new.standby;
         next.config.bootstrap = new.config.bootstrap;
         (next, fixed.into_iter().filter_map(|(name, changed)| changed.then_some(name)).collect())
     }
@@ -251,11 +269,38 @@ fn gateway(config: &GatewayConfig) -> Result<GatewaySettings, SettingsError> {
     Ok(GatewaySettings { listen, hold: time("gateway.holdTime", hold_time)?, most: *max_connections, drain })
 }
 
-/// Splits `host:port`; the host may be an IPv6 address in brackets.
+fn standby(config: &StandbyConfig) -> Result<Bounds, SettingsError> {
+    let StandbyConfig { max_lag, max_lag_bytes } = config;
+    let size = |text: &String| {
+        bytes(text).ok_or_else(|| SettingsError::Size { name: "standby.maxLagBytes", value: text.clone() })
+    };
+    Ok(Bounds { lag: time("standby.maxLag", max_lag)?, bytes: max_lag_bytes.as_ref().map(size).transpose()? })
+}
+
+/// A size as Postgres writes it; bytes where there is no unit.
+fn bytes(text: &str) -> Option<u64> {
+    let text = text.trim();
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let shift = match unit.trim() {
+        "" | "B" => 0,
+        "kB" => 10,
+        "MB" => 20,
+        "GB" => 30,
+        "TB" => 40,
+        _ => return None,
+    };
+    number.parse::<u64>().ok().filter(|n| *n > 0)?.checked_mul(1 << shift)
+}
+
+/// Splits `host:port`; an IPv6 address stands in brackets, so that its last part is not taken for the port.
 pub fn host_port(text: &str) -> Option<(&str, u16)> {
     let (host, port) = text.rsplit_once(':')?;
     let port = port.parse().ok().filter(|p| *p > 0)?;
-    let host = host.strip_prefix('[').and_then(|h| h.strip_suffix(']')).unwrap_or(host);
+    let host = match host.strip_prefix('[').and_then(|h| h.strip_suffix(']')) {
+        Some(inside) => Some(inside).filter(|host| host.contains(':')),
+        None => Some(host).filter(|host| !host.contains([':', '[', ']'])),
+    }?;
     (!host.is_empty()).then_some((host, port))
 }
 
@@ -272,6 +317,7 @@ pub fn duration(text: &str) -> Option<Duration> {
         "ms" | "" => 1,
         "s" => 1000,
         "min" => 60_000,
+        "h" => 3_600_000,
         _ => return None,
     };
     number.parse::<u64>().ok().filter(|n| *n > 0)?.checked_mul(milliseconds).map(Duration::from_millis)

@@ -91,7 +91,7 @@ fn member(settings: &Settings) -> Result<pgraft_raft::Settings, String> {
     let at = |host: &str| Address::new(host, raft.port.into()).map_err(|e| e.to_string());
     let tls = settings.config.tls.as_ref().map(|t| [t.cert_file.as_str(), &t.key_file, &t.ca_file]).unwrap_or_default();
     let protection = Protection::new(tls[0], tls[1], tls[2], raft.allow_plaintext).map_err(|e| e.to_string())?;
-    let listen = if raft.listen_address == "*" { "0.0.0.0" } else { &raft.listen_address };
+    let listen = if raft.listen_address == "*" { "::" } else { &raft.listen_address };
     let member = pgraft_raft::Settings {
         node_id: settings.node,
         listen: at(listen)?,

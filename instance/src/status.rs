@@ -2,6 +2,7 @@
 
 use pgraft_core::{NodeId, NodeStatus};
 use serde::{Deserialize, Serialize};
+use std::fmt;
 
 /// The body of `/status`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,6 +32,17 @@ pub struct Upstream {
     pub port: u16,
 }
 
+impl fmt::Display for Upstream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "node {} ({})", self.node_id, host_and_port(&self.host, self.port))
+    }
+}
+
+/// As it is written for people and in URLs: an IPv6 address in brackets.
+pub fn host_and_port(host: &str, port: u16) -> String {
+    if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+}
+
 /// What a Postgres server does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -56,6 +68,9 @@ pub struct Postgres {
     pub timeline: Option<u32>,
     /// Standby: the end of the WAL that was received and flushed.
     pub receive_lsn: Option<String>,
+    /// Standby: the end of the WAL that was replayed.
+    #[serde(default)]
+    pub replay_lsn: Option<String>,
     /// Primary: the end of the WAL that was flushed.
     pub flush_lsn: Option<String>,
     /// A changed setting takes effect at the next restart only.

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::freshness::Verdict;
 use crate::settings::Settings;
 use crate::supervisor::Phase;
 
@@ -12,4 +13,6 @@ pub struct View {
     pub settings: Arc<Settings>,
     /// What the supervisor is at.
     pub phase: Phase,
+    /// Whether the running standby may be read from.
+    pub verdict: Verdict,
 }

@@ -39,7 +39,7 @@ pub struct RunArgs {
     #[arg(long, env = "POSTGRES_IMAGE", default_value = concat!("pgraft/postgres:", env!("CARGO_PKG_VERSION")), global = true)]
     pub postgres_image: String,
     /// Where /healthz, /readyz and /metrics listen
-    #[arg(long, env = "HTTP_LISTEN", default_value = "0.0.0.0:8080", global = true)]
+    #[arg(long, env = "HTTP_LISTEN", default_value = "[::]:8080", global = true)]
     pub http_listen: SocketAddr,
     /// The Lease by which one of several replicas works and the others stand by; none when it is empty
     #[arg(long, env = "LEASE_NAME", default_value = "", global = true)]

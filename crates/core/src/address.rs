@@ -27,6 +27,8 @@ impl Address {
     /// [`Refusal::BadAddress`] for a host that is empty, longer than 253 bytes or not made of what a host name or an IP address is made
     /// of; [`Refusal::BadPort`] for a port outside 1..=65535.
     pub fn new(host: &str, port: i64) -> Result<Self, Refusal> {
+        // As an IPv6 address is written before a port.
+        let host = host.strip_prefix('[').and_then(|h| h.strip_suffix(']')).filter(|h| h.contains(':')).unwrap_or(host);
         let bad = |why: &str| Err(Refusal::BadAddress { host: host.chars().take(64).collect(), why: why.to_owned() });
         if host.is_empty() {
             return bad("it is empty");
@@ -91,6 +93,21 @@ mod tests {
     #[test]
     fn ipv6_is_shown_in_brackets() {
         assert_eq!(Address::new("::1", 7001).unwrap().to_string(), "[::1]:7001");
+        for (given, host, shown) in [
+            ("::1", "::1", "[::1]:7001"),
+            ("[::1]", "::1", "[::1]:7001"),
+            ("fd00::1", "fd00::1", "[fd00::1]:7001"),
+            ("[fd00::1]", "fd00::1", "[fd00::1]:7001"),
+            ("fe80::1%eth0", "fe80::1%eth0", "[fe80::1%eth0]:7001"),
+            ("::ffff:10.0.0.1", "::ffff:10.0.0.1", "[::ffff:10.0.0.1]:7001"),
+            ("10.0.0.1", "10.0.0.1", "10.0.0.1:7001"),
+        ] {
+            let address = Address::new(given, 7001).unwrap();
+            assert_eq!((address.host(), address.to_string().as_str()), (host, shown));
+        }
+        for refused in ["[10.0.0.1]", "[::1", "::1]", "[]", "[[::1]]", "*"] {
+            assert!(matches!(Address::new(refused, 7001), Err(Refusal::BadAddress { .. })), "{refused}");
+        }
         assert_eq!(Address::new("demo-1.demo-pods", 7001).unwrap().to_string(), "demo-1.demo-pods:7001");
     }
 }

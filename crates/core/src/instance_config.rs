@@ -28,10 +28,13 @@ pub struct InstanceConfig {
     /// A TCP port that leads to the primary. Without it there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gateway: Option<GatewayConfig>,
+    /// When a standby is too far behind to be read from.
+    #[serde(default, skip_serializing_if = "StandbyConfig::is_default")]
+    pub standby: StandbyConfig,
     /// TLS for Postgres and the Raft member. Without it neither has any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<TlsConfig>,
-    /// `host:port` of the HTTP listener (`/livez /readyz /status`).
+    /// `host:port` of the HTTP listener (`/livez /readyz /status`); the host `*` is every address, of IPv6 and of IPv4.
     pub http_listen: String,
     /// `host:port` of other nodes' HTTP listeners, asked for the primary by a node that has no data yet. A name may stand for many addresses.
     #[serde(default)]
@@ -67,7 +70,7 @@ pub struct PostgresqlConfig {
 pub struct RaftConfig {
     /// `pgraft.port`.
     pub port: u16,
-    /// `pgraft.listen_address`.
+    /// `pgraft.listen_address`; `*` is every one, of IPv6 and of IPv4.
     pub listen_address: String,
     /// `pgraft.heartbeat_interval`, with Postgres' units.
     pub heartbeat_interval: String,
@@ -84,12 +87,36 @@ impl Default for RaftConfig {
     fn default() -> Self {
         Self {
             port: 7001,
-            listen_address: "0.0.0.0".into(),
+            listen_address: "*".into(),
             heartbeat_interval: "200ms".into(),
             election_timeout: "1s".into(),
             lease_timeout: None,
             allow_plaintext: false,
         }
+    }
+}
+
+/// When a standby is not ready for reads: `/readyz` says so, and the read-only Service leaves it out. Nothing is counted while the cluster has no
+/// primary.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
+pub struct StandbyConfig {
+    /// How long a standby may receive no WAL, not replay, or be behind the primary, with Postgres' units.
+    pub max_lag: String,
+    /// How many bytes of WAL a standby may have to replay, with Postgres' units. Without it any number.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_lag_bytes: Option<String>,
+}
+
+impl Default for StandbyConfig {
+    fn default() -> Self {
+        Self { max_lag: "30s".into(), max_lag_bytes: None }
+    }
+}
+
+impl StandbyConfig {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
     }
 }
 
@@ -99,7 +126,7 @@ impl Default for RaftConfig {
 pub struct GatewayConfig {
     /// TCP port.
     pub port: u16,
-    /// The address that it listens on.
+    /// The address that it listens on; `*` is every one, of IPv6 and of IPv4.
     #[serde(default = "everywhere")]
     pub listen_address: String,
     /// How long a client waits for a primary that takes it before it gets an error, with Postgres' units.
@@ -122,7 +149,7 @@ impl GatewayConfig {
 }
 
 fn everywhere() -> String {
-    "0.0.0.0".into()
+    "*".into()
 }
 
 fn hold_time() -> String {

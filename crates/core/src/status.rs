@@ -118,7 +118,7 @@ pub struct MemberStatus {
     pub match_index: Option<u64>,
     /// Leader only: the end of its WAL.
     pub wal: Option<WalPosition>,
-    /// Leader only: bytes of WAL that the primary has and it has not.
+    /// Leader only: bytes of WAL that the primary has and it has not replayed.
     pub lag_bytes: Option<u64>,
 }
 
@@ -129,4 +129,26 @@ pub struct WalPosition {
     pub timeline: u32,
     /// Log sequence number in bytes.
     pub lsn: u64,
+}
+
+/// How far a server is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WalProgress {
+    /// The end of its WAL.
+    pub end: WalPosition,
+    /// As a standby: the end of what it has replayed.
+    pub replayed: Option<u64>,
+}
+
+impl WalProgress {
+    /// How many bytes of WAL that end there it has not, or has not replayed.
+    pub fn lacks(&self, end: u64) -> u64 {
+        end.saturating_sub(self.replayed.map_or(self.end.lsn, |replayed| replayed.min(self.end.lsn)))
+    }
+}
+
+impl From<WalPosition> for WalProgress {
+    fn from(end: WalPosition) -> Self {
+        Self { end, replayed: None }
+    }
 }

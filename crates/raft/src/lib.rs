@@ -16,6 +16,7 @@ mod files;
 #[cfg(all(any(test, feature = "fuzz"), not(feature = "sim")))]
 pub mod fuzz;
 mod identity;
+mod listen;
 mod machine;
 mod node;
 mod settings;
@@ -27,6 +28,7 @@ mod types;
 
 pub use control::call as control_call;
 pub use identity::{Identity, IdentityError};
+pub use listen::{is_any, listen};
 pub use node::{Hooks, Look, Node, Order, PROMISES_FILE, Postgres, Publish, Repair, StartError};
 pub use settings::{Protection, SNAPSHOT_EVERY, Settings, SettingsError, TlsFiles};
 pub use transport::{BoxStream, Listener, MaterialError, Network, Stream, Which};

@@ -10,9 +10,11 @@ pub mod cluster;
 pub mod disk;
 pub mod ledger;
 pub mod network;
+mod processes;
 
 use certificates::Issued;
 use network::Host;
+use processes::descendants;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, User, geteuid};
 use pgraft_instance::status::Status;
@@ -30,6 +32,8 @@ use std::time::{Duration, Instant};
 use tokio::net::{TcpSocket, TcpStream as TcpSocketStream};
 use tokio_postgres::NoTls;
 use tokio_postgres::tls::MakeTlsConnect;
+
+pub use processes::child_of;
 
 /// For everything that a test waits for: generous, since a condition ends the wait.
 pub const SOON: Duration = Duration::from_mins(3);
@@ -74,6 +78,8 @@ pub struct Node {
     ports: [u16; 4],
     peers: Vec<String>,
     pub parameters: BTreeMap<String, String>,
+    /// Over everything else in the configuration, key by key.
+    pub config: BTreeMap<String, Value>,
     /// The members choose the primary.
     pub failover: bool,
     /// How long the gateway holds a client.
@@ -140,9 +146,22 @@ impl Node {
         give(&directory);
         let small = [("shared_buffers", "16MB"), ("max_connections", "30"), ("fsync", "off")];
         let parameters = small.map(|(k, v)| (k.to_owned(), v.to_owned())).into();
-        let (bin, hold) = (bin.to_owned(), "10s");
-        let node =
-            Self { id, directory, bin, ports, peers, parameters, failover: false, hold, drain: None, tls: 0, manager: None, inside: None };
+        let (bin, hold, config) = (bin.to_owned(), "10s", BTreeMap::new());
+        let node = Self {
+            id,
+            directory,
+            bin,
+            ports,
+            peers,
+            parameters,
+            config,
+            failover: false,
+            hold,
+            drain: None,
+            tls: 0,
+            manager: None,
+            inside: None,
+        };
         node.furnish();
         node
     }
@@ -209,6 +228,9 @@ impl Node {
         config["failover"] = self.failover.into();
         if self.tls > 0 {
             config["tls"] = serde_json::json!({"certFile": at("tls/tls.crt"), "keyFile": at("tls/tls.key"), "caFile": at("tls/ca.crt")});
+        }
+        for (key, value) in &self.config {
+            config[key] = value.clone();
         }
         // JSON is YAML.
         let (file, temp) = (self.directory.join("instance.yaml"), self.directory.join("instance.yaml.new"));
@@ -459,37 +481,6 @@ fn words(error: &dyn std::error::Error) -> String {
         source = cause.source();
     }
     text
-}
-
-/// Every process of this host, and its parent.
-fn parents() -> Vec<(i32, i32)> {
-    let parent = |pid: i32| {
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        stat.rsplit_once(") ")?.1.split(' ').nth(1)?.parse::<i32>().ok()
-    };
-    let all = fs::read_dir("/proc").unwrap().filter_map(|e| e.ok()?.file_name().to_str()?.parse().ok());
-    all.filter_map(|pid| Some((pid, parent(pid)?))).collect()
-}
-
-/// This process and those that came from it, parents first.
-fn descendants(of: i32) -> Vec<i32> {
-    let parents = parents();
-    let mut found = vec![of];
-    let mut next = 0;
-    while let Some(pid) = found.get(next).copied() {
-        found.extend(parents.iter().filter(|(_, parent)| *parent == pid).map(|(child, _)| *child));
-        next += 1;
-    }
-    found
-}
-
-/// The process that calls itself `postgres: pgraft_1: NAME …`, of this postmaster.
-pub fn child_of(postmaster: i32, name: &str) -> Option<i32> {
-    let is_it = |pid: i32| {
-        let title = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        title.rsplit(": ").any(|part| part.trim_end_matches(['\0', ' ']).split(' ').next() == Some(name))
-    };
-    parents().into_iter().find(|(pid, parent)| *parent == postmaster && is_it(*pid)).map(|(pid, _)| pid)
 }
 
 /// `pgraft-instance`, built along with whatever runs this: beside it, or beside the directory of the test programs.

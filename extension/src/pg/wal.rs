@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use pgraft_core::status::WalPosition;
+use pgraft_core::status::{WalPosition, WalProgress};
 use pgrx::pg_sys;
 
 use super::server;
@@ -21,6 +21,13 @@ pub fn position() -> Option<WalPosition> {
     // SAFETY: as above; not in recovery, which this function demands, and a server never goes back into it.
     let lsn = unsafe { pg_sys::GetFlushRecPtr(&raw mut timeline) };
     Some(WalPosition { timeline, lsn }).filter(|p| p.lsn != 0)
+}
+
+/// The same, and how much of it a standby has replayed.
+pub fn progress() -> Option<WalProgress> {
+    // SAFETY: reads shared memory that every process with shared-memory access may read.
+    let standby = unsafe { pg_sys::RecoveryInProgress() };
+    Some(WalProgress { end: position()?, replayed: standby.then(|| replayed().lsn).filter(|lsn| *lsn != 0) })
 }
 
 /// The end of the last record that was replayed, and that record's timeline.

@@ -98,8 +98,8 @@ fn keep(runtime: &Runtime, mut node: Node, mut steward: Option<Steward>, lines: 
         }
     });
     loop {
-        if let Some(position) = pg::wal::position() {
-            shmem::set_wal(position);
+        if let Some(progress) = pg::wal::progress() {
+            shmem::set_wal(progress);
         }
         write(lines);
         let woken = match &mut steward {

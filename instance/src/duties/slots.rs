@@ -8,10 +8,13 @@ use tokio_postgres::Client;
 
 use super::DutiesError;
 use crate::postgres::config;
+use crate::postgres::wal_room::Disk;
 use crate::settings::Settings;
 use crate::upstream;
 
-const READ: &str = "SELECT slot_name::text, active, restart_lsn IS NOT NULL FROM pg_replication_slots WHERE slot_type = 'physical'";
+const READ: &str = "SELECT slot_name::text, active, restart_lsn IS NOT NULL, \
+     coalesce(CASE WHEN NOT pg_is_in_recovery() THEN pg_current_wal_lsn() - restart_lsn END, 0)::bigint \
+     FROM pg_replication_slots WHERE slot_type = 'physical'";
 const CREATE: &str = "SELECT pg_create_physical_replication_slot($1)";
 const DROP: &str = "SELECT pg_drop_replication_slot($1)";
 
@@ -36,7 +39,12 @@ struct Slot {
     active: bool,
     /// It keeps WAL: it was used, or reserved.
     holds: bool,
+    /// On a primary: how many bytes of WAL there are from where it begins.
+    kept: i64,
 }
+
+/// Less than this is not worth a clone of a member that comes back.
+const WORTH: i64 = 256 << 20;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Step {
@@ -52,8 +60,16 @@ pub async fn tend(settings: &Settings, client: &Client, role: Role) -> Result<()
     }
     let mut slots = vec![];
     for row in client.query(READ, &[]).await? {
-        slots.push(Slot { name: row.try_get(0)?, active: row.try_get(1)?, holds: row.try_get(2)? });
+        slots.push(Slot { name: row.try_get(0)?, active: row.try_get(1)?, holds: row.try_get(2)?, kept: row.try_get(3)? });
     }
+    let short = Disk::of(&settings.paths.data).is_some_and(Disk::is_short);
+    for slot in slots.iter_mut().filter(|slot| short && role == Role::Primary && gives_way(slot)) {
+        client.execute(DROP, &[&slot.name]).await?;
+        client.batch_execute("CHECKPOINT").await?;
+        tracing::warn!(slot = slot.name, bytes = slot.kept, "the disk is nearly full: no more WAL is kept for a member that is away");
+        slot.name.clear();
+    }
+    slots.retain(|slot| !slot.name.is_empty());
     for step in steps(&file, settings.failover, role, &slots) {
         match step {
             Step::Drop(slot) => {
@@ -85,6 +101,11 @@ fn steps(file: &InstanceFile, failover: bool, role: Role, slots: &[Slot]) -> Vec
     dropped.into_iter().map(Step::Drop).chain(created.into_iter().map(Step::Create)).collect()
 }
 
+/// Whether this slot keeps much WAL for a member that is not there.
+fn gives_way(slot: &Slot) -> bool {
+    owner(&slot.name).is_some() && !slot.active && slot.kept > WORTH
+}
+
 /// Whose slot it is; None for those of others than pgraft.
 fn owner(name: &str) -> Option<NodeId> {
     let id = NodeId::new(name.strip_prefix("pgraft_")?.parse().ok()?).ok()?;
@@ -106,7 +127,7 @@ mod tests {
     }
 
     fn slot(name: &str, active: bool, holds: bool) -> Slot {
-        Slot { name: name.into(), active, holds }
+        Slot { name: name.into(), active, holds, kept: 0 }
     }
 
     fn words(failover: bool, role: Role, slots: &[Slot]) -> Vec<String> {
@@ -130,6 +151,15 @@ mod tests {
         let slots = [slot("pgraft_2", false, true), slot("pgraft_3", true, true), slot("pgraft_9", false, true), slot("mine", false, true)];
         assert_eq!(words(true, Role::Standby, &slots), ["drop pgraft_2", "drop pgraft_9", "create pgraft_2"]);
         assert_eq!(words(true, Role::Primary, &slots), [""; 0], "node 9 may be about to join");
+    }
+
+    #[test]
+    fn on_a_full_disk_those_of_members_that_are_away_go() {
+        let much = |slot: Slot| Slot { kept: WORTH + 1, ..slot };
+        assert!(gives_way(&much(slot("pgraft_2", false, true))));
+        assert!(!gives_way(&much(slot("pgraft_2", true, true))), "it streams");
+        assert!(!gives_way(&much(slot("mine", false, true))), "somebody else's");
+        assert!(!gives_way(&slot("pgraft_2", false, true)), "little is won");
     }
 
     #[test]

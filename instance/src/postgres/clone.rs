@@ -10,6 +10,7 @@ use crate::logging::Sink;
 use crate::paths::{self, Paths};
 use crate::peers;
 use crate::postgres::config;
+use crate::postgres::external::{External, ExternalError};
 use crate::postgres::initdb::{empty_fresh, put_in_place};
 use crate::postgres::process::{self, ProcessError};
 use crate::postgres::source::{self, SourceError};
@@ -35,6 +36,9 @@ pub enum CloneError {
     /// Disk.
     #[error(transparent)]
     File(#[from] FileError),
+    /// Tablespaces.
+    #[error(transparent)]
+    External(#[from] ExternalError),
     /// What the disk says.
     #[error(transparent)]
     Upstream(#[from] UpstreamError),
@@ -57,18 +61,20 @@ pub async fn make(settings: &Settings, reaper: &Reaper, sink: &Sink, stand: &Sta
     let primary = reachable_primary(settings, &secrets).await?;
     tracing::info!(primary = %primary.node_id, host = %primary.host, port = primary.port, "cloning the primary");
     files::write_whole(&settings.paths.passfile(), config::passfile(secrets.replication.as_deref()).as_bytes())?;
+    let external = External::plan(settings, &secrets, &primary).await?;
     let fresh = empty_fresh(settings)?;
     let mut command = process::program(settings, "pg_basebackup", &fresh);
     command.arg("-D").arg(&fresh);
     command.arg("-d").arg(config::program_conninfo(settings, &primary, "clone", &[]));
     command.arg(format!("--slot={}", replication_name(settings.node)));
     command.args(["--wal-method=stream", "--checkpoint=fast", "--no-password", "--label=pgraft clone"]);
+    command.args(external.arguments());
     process::run(reaper, sink, "pg_basebackup", command).await?;
     // What belongs to the primary's own disk and not to a copy of it.
     files::remove_file(&paths::founding_mark(&fresh))?;
     files::write_whole(&paths::standby_signal(&fresh), b"")?;
     upstream::remember(&settings.paths, &primary)?;
-    replace(&settings.paths)?;
+    replace(&settings.paths, &external)?;
     if !stands {
         upstream::forget_rewind(&settings.paths, settings.node)?;
     }
@@ -76,7 +82,8 @@ pub async fn make(settings: &Settings, reaper: &Reaper, sink: &Sink, stand: &Sta
 }
 
 /// The fresh directory becomes PGDATA. What was PGDATA is kept until then.
-fn replace(paths: &Paths) -> Result<(), FileError> {
+fn replace(paths: &Paths, external: &External) -> Result<(), FileError> {
+    external.swap(paths)?;
     let old = paths.old();
     files::remove_directory(&old)?;
     if paths.data.exists() {
@@ -130,14 +137,14 @@ mod tests {
             fs::create_dir_all(paths.fresh()).unwrap();
             fs::write(paths.fresh().join("PG_VERSION"), content).unwrap();
             fs::write(paths.mending(), "").unwrap();
-            replace(&paths).unwrap();
+            replace(&paths, &External::default()).unwrap();
             assert_eq!(fs::read_to_string(paths.data.join("PG_VERSION")).unwrap(), content);
             assert!(!paths.fresh().exists() && !paths.old().exists() && !paths.mending().exists());
         }
         // As if it had been killed between the two renames: nothing is lost but the work.
         fs::rename(&paths.data, paths.old()).unwrap();
         fs::create_dir_all(paths.fresh()).unwrap();
-        replace(&paths).unwrap();
+        replace(&paths, &External::default()).unwrap();
         assert!(paths.data.exists());
     }
 }

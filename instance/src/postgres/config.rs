@@ -8,6 +8,7 @@ use pgraft_core::instance_config::{OPERATOR_ROLE, REPLICATION_ROLE, replication_
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
+use crate::postgres::wal_room;
 use crate::settings::Settings;
 use crate::status::Upstream;
 
@@ -33,7 +34,6 @@ fn defaults(settings: &Settings) -> BTreeMap<&'static str, String> {
         ("max_wal_senders", "16"),
         ("password_encryption", "scram-sha-256"),
         ("timezone", "Etc/UTC"),
-        ("wal_keep_size", "512MB"),
         ("wal_receiver_timeout", "5s"),
         ("wal_retrieve_retry_interval", "200ms"),
         ("wal_sender_timeout", "5s"),
@@ -48,7 +48,12 @@ fn defaults(settings: &Settings) -> BTreeMap<&'static str, String> {
         // Every libpq since 2018 and every JDBC driver on a current Java speaks it; whoever has an older client sets TLSv1.2.
         own.push(("ssl_min_protocol_version", "TLSv1.3"));
     }
-    own.into_iter().map(|(name, value)| (name, value.to_owned())).collect()
+    let room = [
+        ("max_slot_wal_keep_size", wal_room::for_slots(settings.wal_disk)),
+        ("wal_keep_size", wal_room::for_everybody(settings.wal_disk)),
+    ];
+    let room = room.map(|(name, megabytes)| (name, format!("{megabytes}MB")));
+    own.into_iter().map(|(name, value)| (name, value.to_owned())).chain(room).collect()
 }
 
 /// Whether logical replication slots outlive a failover (Postgres 17 and later): who sets `sync_replication_slots` gets the rest of what that needs.

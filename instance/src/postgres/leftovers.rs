@@ -3,6 +3,9 @@
 //! After a `kill -9` of the postmaster its backends go on for a while, and after one of the instance manager the whole server does. Every
 //! Postgres process works in PGDATA (`ChangeToDataDir`), and so do the programs that this crate starts to fill a fresh directory; that is
 //! how they are found, whoever their parent is by now. A shell that somebody left in PGDATA is no such program and is left alone.
+//!
+//! Then the lock files of that server go: Postgres believes the process id in them, which may by now be that of another process or thread of the
+//! same user, as in a container that was started again and kept its volumes.
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -64,9 +67,8 @@ fn postmaster(paths: &Paths, alive: &[i32]) -> Option<i32> {
 }
 
 /// A postmaster that lives is stopped fast, and then at once. What lives without one has a moment (the worker among it releases the lease of the
-/// server that is gone), and is killed then. Then `postmaster.pid` is nobody's and goes: its number may by now be that of another process of the
-/// same user, and Postgres would not start.
-pub async fn clear(paths: &Paths, stop_timeout: Duration) -> Result<(), LeftoversError> {
+/// server that is gone), and is killed then. Then its lock files are removed, in PGDATA and in the socket directory.
+pub async fn clear(paths: &Paths, port: u16, stop_timeout: Duration) -> Result<(), LeftoversError> {
     let canonical = |p: PathBuf| fs::canonicalize(&p).unwrap_or(p);
     let directories = [canonical(paths.data.clone()), canonical(paths.fresh())];
     let found = processes(&directories);
@@ -94,10 +96,33 @@ pub async fn clear(paths: &Paths, stop_timeout: Duration) -> Result<(), Leftover
     if !left.is_empty() {
         return Err(LeftoversError::Undying(left));
     }
-    if paths.data.join("postmaster.pid").exists() {
-        files::remove_file(&paths.data.join("postmaster.pid"))?;
+    files::remove_file(&paths.data.join("postmaster.pid"))?;
+    socket_lock(paths, port)
+}
+
+/// Removes `.s.PGSQL.PORT.lock` unless a server on another data directory holds it; that one is left alone, and Postgres names it when it starts.
+fn socket_lock(paths: &Paths, port: u16) -> Result<(), LeftoversError> {
+    let lock = paths.socket.join(format!(".s.PGSQL.{port}.lock"));
+    let Some(text) = files::read_if_there(&lock)? else { return Ok(()) };
+    let text = String::from_utf8_lossy(&text);
+    let mut lines = text.lines();
+    let pid = lines.next().and_then(|line| line.trim().parse::<i32>().ok()).map_or(0, i32::abs);
+    let canonical = |path: &Path| fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let data = canonical(Path::new(lines.next().unwrap_or_default().trim()));
+    if data == canonical(&paths.data) || !is_server_of(pid, &data) {
+        tracing::info!(file = %lock.display(), pid, "removed the lock file of a server that is gone");
+        files::remove_file(&lock)?;
     }
     Ok(())
+}
+
+/// Whether this is a Postgres server on that data directory: a process, not one of a process's threads, whose ids `kill` takes for processes as well.
+/// Where another user's processes work can't be read.
+fn is_server_of(pid: i32, data: &Path) -> bool {
+    let Ok(status) = fs::read_to_string(format!("/proc/{pid}/status")) else { return false };
+    let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
+    let works_there = fs::read_link(format!("/proc/{pid}/cwd")).map_or(true, |cwd| cwd == data);
+    field("Tgid:") == Some(&pid.to_string()) && field("Name:") == Some("postgres") && works_there
 }
 
 async fn gone(directories: &[PathBuf], longest: Duration) {
@@ -125,10 +150,57 @@ mod tests {
     async fn a_stale_pid_file_goes() {
         let dir = tempfile::tempdir().unwrap();
         let paths = Paths { data: dir.path().join("d"), work: dir.path().join("w"), ..crate::settings::tests::example().paths };
-        clear(&paths, Duration::from_secs(1)).await.unwrap(); // nothing is there at all
+        clear(&paths, 5432, Duration::from_secs(1)).await.unwrap(); // nothing is there at all
         fs::create_dir(&paths.data).unwrap();
         fs::write(paths.data.join("postmaster.pid"), format!("{}\n", std::process::id())).unwrap();
-        clear(&paths, Duration::from_secs(1)).await.unwrap();
+        clear(&paths, 5432, Duration::from_secs(1)).await.unwrap();
         assert!(!paths.data.join("postmaster.pid").exists());
+    }
+
+    #[tokio::test]
+    async fn the_socket_lock_of_a_dead_server_goes() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = Paths {
+            data: dir.path().join("d"),
+            work: dir.path().join("w"),
+            socket: dir.path().join("s"),
+            ..crate::settings::tests::example().paths
+        };
+        fs::create_dir(&paths.data).unwrap();
+        fs::create_dir(&paths.socket).unwrap();
+        fs::create_dir(dir.path().join("other")).unwrap();
+        // A process that calls itself postgres, as a server on another data directory does.
+        let program = dir.path().join("postgres");
+        fs::copy(fs::canonicalize("/bin/sleep").unwrap(), &program).unwrap();
+        let mut server = std::process::Command::new(&program).arg("600").current_dir(dir.path().join("other")).spawn().unwrap();
+        let (this, live) = (std::process::id(), server.id());
+        let thread = fs::read_dir("/proc/self/task").unwrap().filter_map(|t| t.unwrap().file_name().to_str()?.parse().ok()).max().unwrap();
+        while fs::read_to_string(format!("/proc/{live}/comm")).unwrap() != "postgres\n" {
+            tokio::time::sleep(POLL).await;
+        }
+        let (data, other) = (paths.data.display().to_string(), dir.path().join("other").display().to_string());
+        let third = dir.path().join("third").display().to_string();
+        let cases = [
+            ("the process of this program", this, &data, false),
+            ("the same, and another data directory", this, &other, false),
+            ("a thread of it", thread, &other, false),
+            ("nobody", i32::MAX.unsigned_abs(), &other, false),
+            ("a server, of which the number was this one's", live, &data, false),
+            ("a server on another data directory", live, &other, true),
+            ("a server on a third one", live, &third, false),
+        ];
+        for (what, pid, directory, stays) in cases {
+            let lock = paths.socket.join(".s.PGSQL.5432.lock");
+            fs::write(&lock, format!("{pid}\n{directory}\n1700000000\n5432\n{}\n", paths.socket.display())).unwrap();
+            clear(&paths, 5432, Duration::from_secs(1)).await.unwrap();
+            assert_eq!(lock.exists(), stays, "{what}");
+        }
+        for nonsense in ["", "x\ny\n"] {
+            fs::write(paths.socket.join(".s.PGSQL.5432.lock"), nonsense).unwrap();
+            clear(&paths, 5432, Duration::from_secs(1)).await.unwrap();
+            assert!(!paths.socket.join(".s.PGSQL.5432.lock").exists(), "{nonsense}");
+        }
+        server.kill().unwrap();
+        server.wait().unwrap();
     }
 }

@@ -10,7 +10,7 @@ use crate::files::FileError;
 use crate::secrets::Secrets;
 use crate::settings::Settings;
 use crate::sql::{self, SqlError};
-use crate::status::Upstream;
+use crate::status::{Upstream, host_and_port};
 use crate::tls::{TlsError, TlsFiles};
 
 /// For everything that is asked of the primary.
@@ -26,7 +26,7 @@ pub enum SourceError {
     #[error("there is no replication-password in the secrets directory")]
     NoPassword,
     /// The primary does not let this node in, or not now.
-    #[error("the primary at {host}:{port}: {source}")]
+    #[error("the primary at {at}: {source}", at = host_and_port(host, *port))]
     Primary {
         /// Its host.
         host: String,

@@ -110,10 +110,52 @@ fn the_gateway_is_there_where_it_is_configured() {
     let of = |text: &str| Settings::check(&args(), config(text)).unwrap().gateway.unwrap();
     let want =
         |listen: &str, seconds, most| GatewaySettings { listen: listen.into(), hold: Duration::from_secs(seconds), most, drain: None };
-    assert_eq!(of("gateway: {port: 6432}"), want("0.0.0.0:6432", 10, 1000));
+    assert_eq!(of("gateway: {port: 6432}"), want("*:6432", 10, 1000));
     let all = "gateway: {port: 6432, listenAddress: '::', holdTime: 1min, maxConnections: 5}";
     assert_eq!(of(all), want("[::]:6432", 60, 5));
     assert_eq!(of("gateway: {port: 6432, drainTime: 2s}").drain, Some(Duration::from_secs(2)));
+}
+
+#[test]
+fn an_ipv6_address_stands_in_brackets() {
+    for (text, want) in [
+        ("db-1:8008", Some(("db-1", 8008))),
+        ("10.0.0.1:8008", Some(("10.0.0.1", 8008))),
+        ("*:8008", Some(("*", 8008))),
+        ("[::]:8008", Some(("::", 8008))),
+        ("[fd00::1]:8008", Some(("fd00::1", 8008))),
+        ("[fe80::1%eth0]:8008", Some(("fe80::1%eth0", 8008))),
+        ("::1:8008", None),
+        ("fd00::1", None),
+        ("[fd00::1]", None),
+        ("[db-1]:8008", None),
+        ("[]:8008", None),
+        ("[::1:8008", None),
+        (":8008", None),
+        ("db-1:0", None),
+        ("db-1:65536", None),
+    ] {
+        assert_eq!(host_port(text), want, "{text}");
+    }
+    let settings = Settings::check(&RunArgs { advertise_address: "[fd00::2]".into(), ..args() }, config("")).unwrap();
+    assert_eq!((settings.postgres.host(), settings.postgres.to_string().as_str()), ("fd00::2", "[fd00::2]:5432"));
+    let listens = |address: &str| {
+        let text = format!("gateway: {{port: 6432, listenAddress: '{address}'}}");
+        Settings::check(&args(), config(&text)).unwrap().gateway.unwrap().listen
+    };
+    assert_eq!([listens("fd00::2"), listens("[fd00::2]"), listens("*")], ["[fd00::2]:6432", "[fd00::2]:6432", "*:6432"]);
+}
+
+#[test]
+fn the_bounds_of_a_standby() {
+    let of = |text: &str| Settings::check(&args(), config(text)).map(|s| s.standby).map_err(|e| e.to_string());
+    let bounds = |seconds, bytes| Ok(Bounds { lag: Duration::from_secs(seconds), bytes });
+    assert_eq!(of(""), bounds(30, None));
+    assert_eq!(of("standby: {maxLag: 5min}"), bounds(300, None));
+    assert_eq!(of("standby: {maxLag: 1h, maxLagBytes: 64MB}"), bounds(3600, Some(64 << 20)));
+    assert_eq!(of("standby: {maxLagBytes: '1000'}"), bounds(30, Some(1000)));
+    let refused = ["standby: {maxLag: soon}", "standby: {maxLagBytes: 0}", "standby: {maxLagBytes: 64Mi}"].map(|text| of(text).unwrap_err());
+    insta::assert_snapshot!(refused.join("\n"));
 }
 
 #[test]

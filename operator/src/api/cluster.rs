@@ -9,6 +9,7 @@ use super::parts::{
     BootstrapSpec, FailoverSpec, InheritedMetadata, LocalObjectReference, PostgresqlSpec, PullPolicy, RaftSpec, ServicesSpec, StorageSpec,
     SwitchoverSpec, VolumeRetention,
 };
+use super::standby::StandbySpec;
 use super::status::PgRaftClusterStatus;
 use super::tls::TlsSpec;
 
@@ -117,6 +118,10 @@ pub struct PgRaftClusterSpec {
     /// Failover.
     #[serde(default)]
     pub failover: FailoverSpec,
+
+    /// When a standby is too far behind to be read from.
+    #[serde(default)]
+    pub standby: StandbySpec,
 
     /// Who is to be the primary now. Asked of the members once; the condition SwitchoverDone says what came of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]

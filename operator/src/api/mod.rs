@@ -6,6 +6,7 @@
 mod cluster;
 mod crd;
 mod parts;
+mod standby;
 mod status;
 mod tls;
 
@@ -15,5 +16,6 @@ pub use parts::{
     BootstrapSpec, FailoverSpec, InheritedMetadata, InitdbSpec, LocalObjectReference, PostgresqlSpec, PullPolicy, RaftSpec, ReadWrite,
     RetentionPolicy, ServicesSpec, StorageSpec, SwitchoverSpec, VolumeRetention,
 };
+pub use standby::StandbySpec;
 pub use status::{FailoverReason, LastFailover, MemberStatus, PgRaftClusterStatus, QuorumStatus, SwitchoverStatus};
 pub use tls::{TlsMode, TlsSpec};

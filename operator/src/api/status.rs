@@ -109,7 +109,7 @@ pub struct MemberStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub flush_lsn: Option<String>,
 
-    /// Bytes of WAL that the primary has and it has not, in steps: 0 is less than 1 MiB, and from there on each step is twice the last one.
+    /// Bytes of WAL that the primary has and it has not replayed, in steps: 0 is less than 1 MiB, and from there on each step is twice the last one.
     /// Written every 10 seconds at most, when nothing else has changed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lag_bytes: Option<i64>,

@@ -10,7 +10,7 @@ use super::certificates;
 use super::context::Context;
 use super::error::Error;
 use super::facts::version;
-use super::observe::targets;
+use super::observe::{targets, unready_targets};
 use super::sql::SqlError;
 use crate::core::asked::Asked;
 use crate::core::names::{self, ObjectKey, RAFT_PORT, SecretKind};
@@ -149,7 +149,8 @@ impl Actor<'_> {
             Change::SwitchOver(node) => Some(node),
             Change::Add(_) | Change::Remove(_) => self.seen.group.as_ref().and_then(|g| g.leader),
         };
-        let target = targets(&self.seen.pods).into_iter().find(|t| Some(t.node) == whom);
+        let mut all = targets(&self.seen.pods).into_iter().chain(unready_targets(&self.seen.pods));
+        let target = all.find(|t| Some(t.node) == whom);
         let target = target.ok_or_else(|| Error::MovedOn("the pod to be asked".into()))?;
         let login = self.ctx.memories.of(&self.want.uid, |memory| memory.login.clone());
         let login = login.ok_or_else(|| Error::MovedOn(format!("the way into {}", self.want.name)))?;

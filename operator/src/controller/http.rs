@@ -8,6 +8,8 @@ use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use std::convert::Infallible;
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -27,6 +29,19 @@ pub struct Http {
     pub ready: Arc<AtomicBool>,
     /// What is counted.
     pub metrics: Arc<Metrics>,
+}
+
+/// Listens; on IPv4 alone where every address was asked for and the host has no IPv6.
+///
+/// # Errors
+/// Those of the system.
+pub async fn listen(at: SocketAddr) -> io::Result<TcpListener> {
+    match TcpListener::bind(at).await {
+        Err(e) if at.ip() == Ipv6Addr::UNSPECIFIED && e.kind() != io::ErrorKind::AddrInUse => {
+            TcpListener::bind((Ipv4Addr::UNSPECIFIED, at.port())).await
+        }
+        listener => listener,
+    }
 }
 
 /// Answers for as long as it is polled.

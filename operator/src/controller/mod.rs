@@ -21,6 +21,7 @@ mod memory;
 pub mod metrics;
 mod observe;
 mod publish;
+mod readiness;
 pub mod run;
 mod sessions;
 pub mod sql;

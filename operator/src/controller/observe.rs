@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Secret, 
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::api::{Api, ListParams};
 use kube::{Resource, ResourceExt};
-use pgraft_core::{ClusterId, NodeId};
+use pgraft_core::{ClusterId, NodeId, NodeState};
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 
@@ -15,6 +15,7 @@ use super::context::Context;
 use super::error::Error;
 use super::facts::{Common, Facts, PodFact, VolumeFact};
 use super::look::Look;
+use super::readiness;
 use super::sql::Target;
 use crate::api::PgRaftCluster;
 use crate::core::certificates::TlsSeen;
@@ -42,7 +43,12 @@ pub async fn observe(ctx: &Context, cr: &PgRaftCluster, now: Timestamp, look: Lo
     if let Look::Glance(leader) = look {
         targets.retain(|target| target.node == leader);
     }
-    let answers = looker.answers(&targets, login.as_ref()).await;
+    let (mut answers, unready) = futures::join!(looker.answers(&targets, login.as_ref()), reasons(&pods));
+    let leads = |answer: &Answer| answer.state == NodeState::Leader;
+    if !matches!(look, Look::Glance(_)) && !answers.iter().any(leads) {
+        // A leader that is not ready for reads leads all the same.
+        answers.extend(looker.answers(&unready_targets(&pods), login.as_ref()).await);
+    }
     let mut group = group::merge(&answers, known);
     if let Some(group) = &mut group {
         group.silent = targets.iter().map(|t| t.node).filter(|node| !answers.iter().any(|a| a.node == *node)).collect();
@@ -65,14 +71,30 @@ pub async fn observe(ctx: &Context, cr: &PgRaftCluster, now: Timestamp, look: Lo
         switched_to,
         asked,
         away,
+        unready,
         pods,
     })
 }
 
-/// The pods that can be asked: ready ones.
+/// The pods that are asked: ready ones.
 pub fn targets(pods: &BTreeMap<NodeId, PodSeen>) -> Vec<Target> {
-    let ready = pods.iter().filter(|(_, pod)| pod.phase == PodPhase::Ready && !pod.terminating);
-    ready.filter_map(|(node, pod)| Some(Target { node: *node, uid: pod.uid.clone(), ip: pod.ip? })).collect()
+    some_targets(pods, |phase| *phase == PodPhase::Ready)
+}
+
+/// The pods that may answer all the same.
+pub fn unready_targets(pods: &BTreeMap<NodeId, PodSeen>) -> Vec<Target> {
+    some_targets(pods, |phase| matches!(phase, PodPhase::Starting(_)))
+}
+
+fn some_targets(pods: &BTreeMap<NodeId, PodSeen>, which: impl Fn(&PodPhase) -> bool) -> Vec<Target> {
+    let those = pods.iter().filter(|(_, pod)| which(&pod.phase) && !pod.terminating);
+    those.filter_map(|(node, pod)| Some(Target { node: *node, uid: pod.uid.clone(), ip: pod.ip? })).collect()
+}
+
+/// Why pods are not ready, as far as they say so.
+async fn reasons(pods: &BTreeMap<NodeId, PodSeen>) -> BTreeMap<NodeId, String> {
+    let asked = unready_targets(pods).into_iter().map(|target| async move { Some((target.node, readiness::reason(target.ip).await?)) });
+    join_all(asked).await.into_iter().flatten().collect()
 }
 
 /// The password of the operator's role, out of the Secret `-internal`.

@@ -18,7 +18,6 @@ use nix::sys::resource::{Resource as Limit, getrlimit, setrlimit};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::election::{Election, Place};
@@ -82,7 +81,7 @@ pub async fn run(settings: Settings) -> Result<(), Fatal> {
     let client = ClientBuilder::try_from(config).map_err(Fatal::NoApiServer)?.with_layer(&counted(metrics.clone())).build();
     let clusters: Api<PgRaftCluster> = api(&client, settings.namespace.as_deref());
     clusters.list(&ListParams::default().limit(1)).await.map_err(Fatal::NoCrd)?;
-    let listener = TcpListener::bind(settings.listen).await.map_err(|error| Fatal::Listen(settings.listen, error))?;
+    let listener = http::listen(settings.listen).await.map_err(|error| Fatal::Listen(settings.listen, error))?;
     let http = Http { ready: Arc::default(), metrics: metrics.clone() };
     let context = Context::new(client, Arc::new(Sessions::counted(metrics.sessions())), settings.defaults.clone(), metrics);
     http.ready.store(true, Ordering::Relaxed);

@@ -3,6 +3,7 @@
 use jiff::SignedDuration;
 use k8s_openapi::api::core::v1::{Affinity, ResourceRequirements, Toleration, TopologySpreadConstraint};
 use pgraft_core::NodeId;
+use pgraft_core::instance_config::StandbyConfig;
 use std::collections::BTreeMap;
 
 use crate::api::{PullPolicy, ReadWrite, VolumeRetention};
@@ -44,6 +45,8 @@ pub struct Cluster {
     pub lease_duration: Option<String>,
     /// After how long a member that is away is replaced.
     pub replace_after: Option<SignedDuration>,
+    /// When a standby is too far behind to be read from.
+    pub standby: StandbyConfig,
     /// Who was asked for as the primary.
     pub switchover: Option<NodeId>,
     /// `pgraft.heartbeat_interval`.

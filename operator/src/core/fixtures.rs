@@ -116,6 +116,7 @@ pub fn empty() -> Observed {
     Observed {
         now: "2026-01-02T03:04:05Z".parse::<Timestamp>().unwrap(),
         pods: BTreeMap::new(),
+        unready: BTreeMap::new(),
         volumes: BTreeMap::new(),
         objects: BTreeMap::new(),
         secrets: BTreeMap::new(),

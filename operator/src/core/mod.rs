@@ -22,6 +22,7 @@ pub mod observed;
 pub mod plan;
 pub mod quantity;
 pub mod render;
+pub mod standby;
 pub mod status;
 pub mod step;
 pub mod validate;

@@ -140,7 +140,7 @@ pub fn certificate_names(cluster: &str, namespace: &str, node: NodeId) -> BTreeS
     let names = hosts
         .into_iter()
         .flat_map(|host| ["", ".{}", ".{}.svc", ".{}.svc.cluster.local"].map(|more| format!("{host}{}", more.replace("{}", namespace))));
-    names.chain([certificate_name(node), "localhost".to_owned(), "127.0.0.1".to_owned()]).collect()
+    names.chain([certificate_name(node), "localhost".to_owned(), "127.0.0.1".to_owned(), "::1".to_owned()]).collect()
 }
 
 /// The headless Service that gives each pod its host name.

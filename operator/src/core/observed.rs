@@ -18,6 +18,8 @@ pub struct Observed {
     pub now: Timestamp,
     /// Pods that carry the cluster's label, by the node id in theirs.
     pub pods: BTreeMap<NodeId, PodSeen>,
+    /// Why pods are not ready, by their own word.
+    pub unready: BTreeMap<NodeId, String>,
     /// Volumes of the same kind.
     pub volumes: BTreeMap<NodeId, VolumeSeen>,
     /// Services, ConfigMap and PodDisruptionBudget: what each is known to look like.

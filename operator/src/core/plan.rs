@@ -184,8 +184,8 @@ impl Plan<'_> {
         }
         let not_ready = seen.pods.iter().find(|(_, pod)| pod.phase != PodPhase::Ready);
         match not_ready {
-            Some((id, pod)) if self.may_found(*id) => Step::Wait(Why::FounderStarting(*id, in_the_way(&pod.phase))),
-            Some((id, pod)) => Step::Wait(Why::MemberNotReady(*id, in_the_way(&pod.phase))),
+            Some((id, pod)) if self.may_found(*id) => Step::Wait(Why::FounderStarting(*id, in_the_way(seen, *id, &pod.phase))),
+            Some((id, pod)) => Step::Wait(Why::MemberNotReady(*id, in_the_way(seen, *id, &pod.phase))),
             None => Step::Wait(Why::NobodyAnswers),
         }
     }
@@ -239,7 +239,7 @@ impl Plan<'_> {
 
     fn why_not_caught_up(&self, learner: &MemberSeen) -> Why {
         match self.seen.pods.get(&learner.id) {
-            Some(pod) if pod.phase != PodPhase::Ready => Why::NewcomerStarting(learner.id, in_the_way(&pod.phase)),
+            Some(pod) if pod.phase != PodPhase::Ready => Why::NewcomerStarting(learner.id, in_the_way(self.seen, learner.id, &pod.phase)),
             _ => Why::LearnerCatchingUp(learner.id),
         }
     }
@@ -272,7 +272,7 @@ impl Plan<'_> {
             (None, _) => Step::CreateVolume(id),
             (Some(_), None) => self.create_pod(id, false),
             (Some(_), Some(pod)) if pod.phase == PodPhase::Ready => Step::AddNode(id),
-            (Some(_), Some(pod)) => Step::Wait(Why::NewcomerStarting(id, in_the_way(&pod.phase))),
+            (Some(_), Some(pod)) => Step::Wait(Why::NewcomerStarting(id, in_the_way(self.seen, id, &pod.phase))),
         }
     }
 
@@ -301,7 +301,7 @@ impl Plan<'_> {
     fn unwell(&self, member: &MemberSeen) -> Option<Why> {
         match self.seen.pods.get(&member.id) {
             Some(pod) if pod.terminating => Some(Why::Restarting(member.id)),
-            Some(pod) if pod.phase != PodPhase::Ready => Some(Why::MemberNotReady(member.id, in_the_way(&pod.phase))),
+            Some(pod) if pod.phase != PodPhase::Ready => Some(Why::MemberNotReady(member.id, in_the_way(self.seen, member.id, &pod.phase))),
             Some(_) if member.reachable == Some(false) => Some(Why::MemberUnreachable(member.id)),
             Some(_) => None,
             None => Some(Why::MemberNotReady(member.id, Some("it has no pod".into()))),
@@ -347,9 +347,10 @@ fn may_leave(group: &Group, member: &MemberSeen) -> bool {
     group.changing().is_none_or(|m| m.id == member.id)
 }
 
-fn in_the_way(phase: &PodPhase) -> Option<String> {
+/// Why a pod is not ready: what Kubernetes says, or the pod itself.
+pub fn in_the_way(seen: &Observed, node: NodeId, phase: &PodPhase) -> Option<String> {
     match phase {
-        PodPhase::Starting(why) => why.clone(),
+        PodPhase::Starting(why) => why.clone().or_else(|| seen.unready.get(&node).cloned()),
         PodPhase::Ready | PodPhase::Finished => None,
     }
 }

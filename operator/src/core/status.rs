@@ -8,7 +8,7 @@ use pgraft_core::{NodeId, Role};
 use super::group::{Group, MemberSeen};
 use super::names;
 use super::observed::{Observed, PodPhase};
-use super::plan::counts;
+use super::plan::{counts, in_the_way};
 use super::render::Template;
 use super::step::{Change, Outcome, Step, Why};
 use crate::api::{MemberStatus, PgRaftClusterStatus, QuorumStatus};
@@ -319,13 +319,20 @@ impl View<'_> {
     }
 
     fn degraded(&self) -> Verdict {
-        let holds = !self.goes_on() || self.unwell().is_some();
-        let (reason, message) = match (holds, self.unwell()) {
-            (false, _) => (Reason::AsWanted, "nothing is wrong".into()),
-            (true, Some(node)) if self.goes_on() => {
-                (Reason::MemberNotReady, format!("pod {} is not ready", names::pod(self.subject.name, node)))
+        let unwell = self.unwell();
+        let holds = !self.goes_on() || !unwell.is_empty();
+        let not_ready = |node: &NodeId| {
+            let why = self.seen.pods.get(node).and_then(|pod| in_the_way(self.seen, *node, &pod.phase));
+            let why = why.map(|why| format!(": {why}")).unwrap_or_default();
+            format!("pod {} is not ready{why}", names::pod(self.subject.name, *node))
+        };
+        let others = matches!(self.outcome, Outcome::Took(Step::Wait(Why::MemberNotReady(..)))) && unwell.len() > 1;
+        let (reason, message) = match holds {
+            false => (Reason::AsWanted, "nothing is wrong".into()),
+            true if others || self.goes_on() => {
+                (Reason::MemberNotReady, unwell.iter().map(not_ready).collect::<Vec<_>>().join("; "))
             }
-            (true, _) => (self.reason(), self.message()),
+            true => (self.reason(), self.message()),
         };
         Verdict { type_: "Degraded", holds: Some(holds), reason, message }
     }
@@ -339,12 +346,12 @@ impl View<'_> {
         }
     }
 
-    /// A full member whose pod is not ready.
-    fn unwell(&self) -> Option<NodeId> {
-        let group = self.seen.group.as_ref()?;
+    /// The full members whose pods are not ready.
+    fn unwell(&self) -> Vec<NodeId> {
+        let Some(group) = &self.seen.group else { return Vec::new() };
         let unwell = |id: NodeId| self.seen.pods.get(&id).is_none_or(|pod| pod.phase != PodPhase::Ready);
         let ours = |id: NodeId| shown_name(self.subject, group, id) == names::pod(self.subject.name, id);
-        group.members.iter().find(|m| counts(group, m) && ours(m.id) && unwell(m.id)).map(|m| m.id)
+        group.members.iter().filter(|m| counts(group, m) && ours(m.id) && unwell(m.id)).map(|m| m.id).collect()
     }
 
     fn quorum_healthy(&self) -> Verdict {

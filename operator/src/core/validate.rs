@@ -9,6 +9,7 @@ use pgraft_core::instance_config::reserved_parameter;
 use super::cluster::{Cluster, Image, Scheduling, Storage, Tls};
 use super::names::{self, ANNOTATION_RESTARTED_AT, SecretKind};
 use super::quantity;
+use super::standby;
 use crate::api::{FailoverSpec, PgRaftCluster, SwitchoverSpec, TlsMode, TlsSpec};
 
 /// Why a spec can't be acted on.
@@ -38,6 +39,12 @@ pub enum Invalid {
     /// No time, or one that makes no sense.
     #[error("failover.replaceAfter \"{0}\" must be between 10s and 8760h, in seconds, minutes or hours")]
     ReplaceAfter(String),
+    /// No time, or one that makes no sense.
+    #[error("standby.maxLag \"{0}\" must be between 1s and 8760h, in seconds, minutes or hours")]
+    MaxLag(String),
+    /// No size.
+    #[error("standby.maxLagBytes \"{0}\" must be a size such as 64Mi")]
+    MaxLagBytes(String),
     /// A switchover where the primary is fixed.
     #[error("switchover needs failover.enabled: without it the founder stays the primary")]
     SwitchoverWithoutFailover,
@@ -108,6 +115,7 @@ pub fn validate(cr: &PgRaftCluster, defaults: &Defaults) -> Result<Cluster, Inva
         tls,
         lease_duration: spec.failover.enabled.then_some(spec.failover.lease_duration),
         replace_after,
+        standby: standby::parse(spec.standby)?,
         switchover,
         heartbeat_interval: spec.raft.heartbeat_interval,
         election_timeout: spec.raft.election_timeout,

@@ -253,7 +253,7 @@ fn frame_examples() -> Vec<Vec<u8>> {
             Reply::Append(AppendEntriesResponse::HigherVote(vote)),
             Reply::Vote(VoteResponse::new(vote, Some(log_id(4)), true)),
             Reply::Proposed(Applied::Command(Err(refused))),
-            Reply::Probe { wal: None },
+            Reply::Probe { wal: None, replayed: None },
             Reply::Failed("no".into()),
         ]),
     ]

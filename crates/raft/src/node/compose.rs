@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use openraft::{Instant as _, RaftMetrics, ServerState};
 use pgraft_core::membership::majority;
-use pgraft_core::status::WalPosition;
+use pgraft_core::status::WalProgress;
 use pgraft_core::{ClusterId, MemberStatus, NodeId, NodeState, NodeStatus, Role};
 
 use crate::store::AppliedState;
@@ -33,7 +33,7 @@ pub struct RaftFacts {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ProbeFacts {
     pub age_ms: u64,
-    pub wal: Option<WalPosition>,
+    pub wal: Option<WalProgress>,
 }
 
 /// The status of a member that has not looked around yet.
@@ -63,7 +63,7 @@ pub fn compose(
     raft: &RaftFacts,
     applied: &AppliedState,
     probes: &BTreeMap<NodeId, ProbeFacts>,
-    own_wal: Option<WalPosition>,
+    own_wal: Option<WalProgress>,
 ) -> NodeStatus {
     let state = &applied.cluster;
     let silent_after = raft.election_timeout_ms.saturating_mul(SILENT_AFTER_TIMEOUTS);
@@ -90,8 +90,8 @@ pub fn compose(
                 reachable: leading.then(|| last_contact_ms.is_some_and(|age| age <= silent_after)),
                 last_contact_ms: last_contact_ms.filter(|_| leading),
                 match_index: raft.matched.get(&id).copied().filter(|_| leading),
-                wal: wal.filter(|_| leading),
-                lag_bytes: primary_wal.zip(wal).filter(|_| leading).map(|(p, w)| p.lsn.saturating_sub(w.lsn)),
+                wal: wal.filter(|_| leading).map(|w| w.end),
+                lag_bytes: primary_wal.zip(wal).filter(|_| leading).map(|(p, w)| w.lacks(p.end.lsn)),
             }
         })
         .collect();
@@ -164,6 +164,7 @@ fn ms(d: std::time::Duration) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use pgraft_core::status::WalPosition;
     use pgraft_core::{Address, Command};
     use uuid::Uuid;
 
@@ -195,12 +196,16 @@ mod tests {
     #[test]
     fn lag_and_reachability_are_the_leaders() {
         let applied = two_members();
-        let at = |lsn| Some(WalPosition { timeline: 1, lsn });
+        let at = |lsn| Some(WalProgress::from(WalPosition { timeline: 1, lsn }));
         let probes = BTreeMap::from([(id(2), ProbeFacts { age_ms: 30, wal: at(60) })]);
         let status = compose(id(1), Some(ClusterId(Uuid::nil())), &leading(), &applied, &probes, at(100));
         assert_eq!(status.members[1].lag_bytes, Some(40));
         assert_eq!(status.members[1].reachable, Some(true), "the probe is younger than the heartbeat");
         assert_eq!(status.leader, Some(id(1)));
+
+        let paused = ProbeFacts { age_ms: 30, wal: at(100).map(|wal| WalProgress { replayed: Some(25), ..wal }) };
+        let status = compose(id(1), None, &leading(), &applied, &BTreeMap::from([(id(2), paused)]), at(100));
+        assert_eq!(status.members[1].lag_bytes, Some(75), "what it has and does not replay, it lacks");
 
         let following = RaftFacts { state: ServerState::Follower, ..leading() };
         let status = compose(id(2), Some(ClusterId(Uuid::nil())), &following, &applied, &probes, at(100));

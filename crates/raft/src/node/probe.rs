@@ -7,7 +7,7 @@ use std::time::Duration;
 use openraft::ServerState;
 use openraft::async_runtime::watch::WatchReceiver;
 use pgraft_core::NodeId;
-use pgraft_core::status::WalPosition;
+use pgraft_core::status::WalProgress;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -21,12 +21,12 @@ const TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The last answers.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Probes(BTreeMap<NodeId, (Instant, Option<WalPosition>)>);
+pub struct Probes(BTreeMap<NodeId, (Instant, Option<WalProgress>)>);
 
 impl Probes {
     /// The answers with their ages.
     pub fn facts(&self) -> BTreeMap<NodeId, ProbeFacts> {
-        let facts = |(at, wal): &(Instant, Option<WalPosition>)| ProbeFacts {
+        let facts = |(at, wal): &(Instant, Option<WalProgress>)| ProbeFacts {
             age_ms: u64::try_from(at.elapsed().as_millis()).unwrap_or(u64::MAX),
             wal: *wal,
         };
@@ -37,7 +37,7 @@ impl Probes {
 /// Probes for as long as it is polled.
 pub async fn run(shared: Arc<Shared>) {
     let mut idle: BTreeMap<NodeId, Peer> = BTreeMap::new();
-    let mut asked: JoinSet<(NodeId, Peer, Option<Option<WalPosition>>)> = JoinSet::new();
+    let mut asked: JoinSet<(NodeId, Peer, Option<Option<WalProgress>>)> = JoinSet::new();
     let mut busy: Vec<NodeId> = Vec::new();
     let mut applied = shared.applied.clone();
     let mut tick = tokio::time::interval(INTERVAL);
@@ -74,7 +74,7 @@ pub async fn run(shared: Arc<Shared>) {
             let mut peer = idle.remove(&id).unwrap_or_else(|| shared.peers.peer(raft_id(id), endpoint));
             asked.spawn(async move {
                 let answer = match peer.call(&Rpc::Probe, TIMEOUT).await {
-                    Ok(Reply::Probe { wal }) => Some(wal),
+                    Ok(Reply::Probe { wal, replayed }) => Some(wal.map(|end| WalProgress { end, replayed })),
                     _ => None,
                 };
                 (id, peer, answer)

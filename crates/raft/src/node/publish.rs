@@ -45,7 +45,7 @@ pub async fn run(shared: Arc<Shared>, wal: WalSource, publish: Box<dyn Fn(&NodeS
 
 impl Shared {
     /// What this member knows right now.
-    pub(super) fn compose(&self, own_wal: Option<pgraft_core::status::WalPosition>) -> NodeStatus {
+    pub(super) fn compose(&self, own_wal: Option<pgraft_core::status::WalProgress>) -> NodeStatus {
         let facts = self.raft_facts();
         let applied = self.applied.borrow().clone();
         let probes = self.probes.borrow().facts();

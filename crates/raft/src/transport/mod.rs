@@ -124,6 +124,9 @@ pub enum Reply {
     Proposed(Applied),
     Probe {
         wal: Option<WalPosition>,
+        /// As a standby: the end of what it has replayed.
+        #[serde(default)]
+        replayed: Option<u64>,
     },
     /// The lease is carried, or why not; and the end of the WAL that was taken from the one who asks.
     Lease {

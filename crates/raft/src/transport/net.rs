@@ -2,10 +2,11 @@
 //! brings its own.
 
 use std::io;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use futures::FutureExt;
-use futures::future::BoxFuture;
+use futures::future::{BoxFuture, select_ok};
 use pgraft_core::Address;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
@@ -51,7 +52,7 @@ pub struct Tcp {
 impl Network for Tcp {
     fn listen<'a>(&'a self, at: &'a Address) -> BoxFuture<'a, io::Result<Box<dyn Listener>>> {
         async move {
-            let listener = TcpListener::bind((at.host(), at.port())).await?;
+            let listener = crate::listen::listen(at.host(), at.port()).await?;
             Ok(Box::new(listener) as Box<dyn Listener>)
         }
         .boxed()
@@ -60,7 +61,9 @@ impl Network for Tcp {
     fn connect<'a>(&'a self, to: &'a Address) -> BoxFuture<'a, io::Result<BoxStream>> {
         async move {
             let addresses = self.resolver.resolve(to.host(), to.port()).await?;
-            let stream = timeout(SYN_TIMEOUT, TcpStream::connect(addresses.as_slice())).await??;
+            // All at once: a name may stand for an IPv6 and an IPv4 address of which only one can be reached.
+            let attempts = addresses.into_iter().map(|address| TcpStream::connect(address).boxed());
+            let (stream, _) = timeout(SYN_TIMEOUT, select_ok(attempts)).await??;
             stream.set_nodelay(true)?;
             Ok(Box::new(stream) as BoxStream)
         }
@@ -77,7 +80,7 @@ impl Listener for TcpListener {
         async move {
             let (stream, from) = Self::accept(self).await?;
             stream.set_nodelay(true)?;
-            Ok((Box::new(stream) as BoxStream, from.to_string()))
+            Ok((Box::new(stream) as BoxStream, SocketAddr::new(from.ip().to_canonical(), from.port()).to_string()))
         }
         .boxed()
     }

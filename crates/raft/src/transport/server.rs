@@ -10,7 +10,7 @@ use openraft::raft::AppendEntriesResponse;
 use openraft::storage::Snapshot;
 use pgraft_core::failover::History;
 use pgraft_core::failover::lease::{Heartbeat, Start};
-use pgraft_core::status::WalPosition;
+use pgraft_core::status::{WalPosition, WalProgress};
 use pgraft_core::{ClusterState, Command, NodeId, Refusal};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
@@ -37,7 +37,7 @@ const GRACE: Duration = Duration::from_mins(1);
 const PROPOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Where this member's WAL ends.
-pub type WalSource = Arc<dyn Fn() -> Option<WalPosition> + Send + Sync>;
+pub type WalSource = Arc<dyn Fn() -> Option<WalProgress> + Send + Sync>;
 
 /// What the listening side works with.
 #[derive(Clone)]
@@ -160,7 +160,10 @@ async fn answer(server: &Server, from: NodeId, rpc: Rpc) -> Reply {
             Ok(written) => or_failed(written, |w| Reply::Proposed(w.data)),
             Err(_) => Reply::Failed("not committed in time".into()),
         },
-        Rpc::Probe => Reply::Probe { wal: (server.wal)() },
+        Rpc::Probe => {
+            let wal = (server.wal)();
+            Reply::Probe { wal: wal.map(|w| w.end), replayed: wal.and_then(|w| w.replayed) }
+        }
         Rpc::Lease { heartbeat, history, lease_ms } => {
             let (carried, confirmed) = server.failover.hear(from, &heartbeat, history, lease_ms);
             Reply::Lease { carried, confirmed }

@@ -9,6 +9,9 @@ use crate::api::ReadWrite;
 use crate::core::Cluster;
 use crate::core::names::{self, GATEWAY_PORT, HTTP_PORT, POSTGRES_PORT, PodRole, RAFT_PORT};
 
+/// IPv6 and IPv4 where the Kubernetes cluster has both.
+const DUAL_STACK: &str = "PreferDualStack";
+
 pub(super) fn services(want: &Cluster) -> [Service; 4] {
     let name = &want.name;
     [
@@ -38,6 +41,7 @@ fn service(want: &Cluster, name: String, role: Option<PodRole>, leads_to: &str) 
         metadata: metadata(want, name, names::labels(&want.name)),
         spec: Some(ServiceSpec {
             type_: Some("ClusterIP".into()),
+            ip_family_policy: Some(DUAL_STACK.into()),
             selector: Some(selector),
             ports: Some(vec![port]),
             ..ServiceSpec::default()
@@ -52,6 +56,7 @@ fn headless(want: &Cluster) -> Service {
         metadata: metadata(want, names::pods_service(&want.name), names::labels(&want.name)),
         spec: Some(ServiceSpec {
             type_: Some("ClusterIP".into()),
+            ip_family_policy: Some(DUAL_STACK.into()),
             cluster_ip: Some("None".into()),
             publish_not_ready_addresses: Some(true),
             selector: Some(selector(want)),

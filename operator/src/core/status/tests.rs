@@ -83,6 +83,22 @@ fn a_member_is_down() {
     assert_eq!(status.conditions[3].message, "Pod demo-3 is not ready: CrashLoopBackOff");
 }
 
+/// A Raft leader that is a standby, and one more, have fallen behind.
+#[test]
+fn standbys_that_are_behind_are_named_with_the_reason() {
+    let want = wanted(3);
+    let mut seen = healthy(&want, 3);
+    for (node, reason) in [(2, "replay of WAL has been paused"), (3, "this standby has received no WAL")] {
+        seen.pods.get_mut(&id(node)).unwrap().phase = PodPhase::Starting(None);
+        seen.unready.insert(id(node), reason.into());
+    }
+    let status = status(&seen, &Outcome::Took(next_step(&want, &seen)));
+    assert_eq!(conditions(&status)[1], "Available=True/PrimaryServes");
+    assert_eq!(conditions(&status)[3], "Degraded=True/MemberNotReady");
+    let all = "pod demo-2 is not ready: replay of WAL has been paused; pod demo-3 is not ready: this standby has received no WAL";
+    assert_eq!(status.conditions[3].message, all);
+}
+
 #[test]
 fn no_quorum() {
     let want = wanted(3);

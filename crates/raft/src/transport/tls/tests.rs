@@ -39,7 +39,7 @@ impl Network for Loop {
             guard.check(&shown, hello.from).unwrap();
             write_json(&mut stream, &Welcome::Accepted, MAX_FRAME).await.unwrap();
             while let Some(Rpc::Probe) = read_json(&mut stream, MAX_FRAME).await.unwrap() {
-                write_json(&mut stream, &Reply::Probe { wal: None }, MAX_FRAME).await.unwrap();
+                write_json(&mut stream, &Reply::Probe { wal: None, replayed: None }, MAX_FRAME).await.unwrap();
             }
         });
         async { Ok(Box::new(here) as BoxStream) }.boxed()

@@ -1,0 +1,276 @@
+//! Whether a standby is fresh enough to be read from: `/readyz` says no when it has not received or not replayed WAL for longer than
+//! `standby.maxLag`, and thereby takes it out of the read-only Service. The decision is pure; `look` collects the facts.
+//!
+//! Lag is the age of the oldest WAL position that the primary is known to have and this server has not replayed, by this server's own monotonic
+//! clock. Neither an idle primary nor a clock that is wrong makes a standby look behind. While there is no primary nothing is counted: reads of the
+//! last state stay available.
+
+mod look;
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+pub use look::run;
+
+/// Samples that are kept. When there are more, every second one is dropped; the oldest stays.
+const MOST_SAMPLES: usize = 128;
+
+/// `standby` in the configuration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bounds {
+    /// The longest time without a stream, in a paused replay, or behind the primary.
+    pub lag: Duration,
+    /// The most WAL that is not replayed, in bytes.
+    pub bytes: Option<u64>,
+}
+
+/// One look at a standby.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Facts {
+    /// Monotonic.
+    pub now: Duration,
+    /// The node is a member of a cluster. A newcomer streams only when it has become one.
+    pub member: bool,
+    /// The cluster has a primary that serves.
+    pub primary: bool,
+    /// The walreceiver is connected, and hears from the primary.
+    pub streaming: bool,
+    /// Replay is paused, by a person or by Postgres itself.
+    pub paused: bool,
+    /// The end of the primary's WAL, as far as this server knows.
+    pub end: Option<u64>,
+    /// The end of what this server has replayed.
+    pub replayed: Option<u64>,
+    /// `recovery_min_apply_delay`: this much lag is wanted.
+    pub delay: Duration,
+}
+
+/// Why a standby is not to be read from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stale {
+    /// It started with old data and has not replayed yet what the primary had then.
+    CatchingUp,
+    /// No WAL comes.
+    NotStreaming(Duration),
+    /// WAL comes and is not replayed.
+    Paused(Duration),
+    /// Replay is slower than the primary, or waits for queries.
+    Behind(Duration),
+    /// More bytes than are allowed.
+    TooMuch(u64),
+}
+
+impl fmt::Display for Stale {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::CatchingUp => f.write_str("this standby has not caught up with the primary since it started"),
+            Self::NotStreaming(limit) => write!(f, "this standby has received no WAL from the primary for more than {} s", limit.as_secs()),
+            Self::Paused(limit) => write!(
+                f,
+                "replay of WAL has been paused on this standby for more than {} s: \
+                 call pg_wal_replay_resume(), or restart the server if its log names a setting that is lower than on the primary",
+                limit.as_secs()
+            ),
+            Self::Behind(limit) => write!(f, "replay on this standby is more than {} s behind the primary", limit.as_secs()),
+            Self::TooMuch(bytes) => write!(f, "this standby has more than {bytes} bytes of WAL to replay"),
+        }
+    }
+}
+
+/// What is remembered from look to look of one run of the server.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Freshness {
+    silent_since: Option<Duration>,
+    paused_since: Option<Duration>,
+    /// Positions that are not replayed yet, and since when the primary is known to have them; the oldest first.
+    behind: VecDeque<(Duration, u64)>,
+    /// Where the primary was when this server first heard from it; 0 once that is replayed.
+    first_end: Option<u64>,
+}
+
+impl Freshness {
+    /// Takes in one look. None where the standby may be read from.
+    pub fn look(&mut self, facts: &Facts, bounds: &Bounds) -> Option<Stale> {
+        let Facts { now, member, primary, streaming, paused, end, replayed, delay } = *facts;
+        if !member || !primary {
+            *self = Self { first_end: self.first_end, ..Self::default() };
+            return None;
+        }
+        let since = |before: Option<Duration>, holds: bool| holds.then(|| before.unwrap_or(now));
+        self.silent_since = since(self.silent_since, !streaming);
+        self.paused_since = since(self.paused_since, paused);
+        self.sample(now, end.filter(|_| streaming), replayed.unwrap_or(0));
+        let longer = |since: Option<Duration>, limit: Duration| since.is_some_and(|since| now.saturating_sub(since) > limit);
+        let missing = end.unwrap_or(0).saturating_sub(replayed.unwrap_or(0));
+        if longer(self.silent_since, bounds.lag) {
+            Some(Stale::NotStreaming(bounds.lag))
+        } else if longer(self.paused_since, bounds.lag) {
+            Some(Stale::Paused(bounds.lag))
+        } else if longer(self.behind.front().map(|(at, _)| *at), bounds.lag + delay) {
+            Some(Stale::Behind(bounds.lag + delay))
+        } else if delay.is_zero() && bounds.bytes.is_some_and(|most| missing > most) {
+            bounds.bytes.map(Stale::TooMuch)
+        } else if delay.is_zero() && self.first_end.is_some_and(|first| first > 0) {
+            Some(Stale::CatchingUp)
+        } else {
+            None
+        }
+    }
+
+    fn sample(&mut self, now: Duration, end: Option<u64>, replayed: u64) {
+        if let Some(end) = end {
+            // After a failover the primary's WAL may end before the last one's did.
+            for (_, position) in &mut self.behind {
+                *position = end.min(*position);
+            }
+            self.first_end = Some(self.first_end.unwrap_or(end).min(end));
+            if self.behind.back().is_none_or(|(_, last)| *last < end) {
+                self.behind.push_back((now, end));
+            }
+        }
+        while self.behind.front().is_some_and(|(_, position)| *position <= replayed) {
+            self.behind.pop_front();
+        }
+        if self.behind.len() > MOST_SAMPLES {
+            let mut keep = false;
+            self.behind.retain(|_| {
+                keep = !keep;
+                keep
+            });
+        }
+        if self.first_end.is_some_and(|first| first <= replayed) {
+            self.first_end = Some(0);
+        }
+    }
+}
+
+/// The last verdict on the running server, shared with the HTTP listener.
+#[derive(Debug, Clone, Default)]
+pub struct Verdict(Arc<Mutex<Option<Stale>>>);
+
+impl Verdict {
+    /// Why the running server is not to be read from; None where it is, and where it is no standby.
+    pub fn get(&self) -> Option<Stale> {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns what it was before.
+    fn set(&self, stale: Option<Stale>) -> Option<Stale> {
+        std::mem::replace(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner), stale)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BOUNDS: Bounds = Bounds { lag: Duration::from_secs(30), bytes: None };
+
+    /// A standby that streams and has replayed everything.
+    const WELL: Facts = Facts {
+        now: Duration::ZERO,
+        member: true,
+        primary: true,
+        streaming: true,
+        paused: false,
+        end: Some(100),
+        replayed: Some(100),
+        delay: Duration::ZERO,
+    };
+
+    fn at(seconds: u64, facts: Facts) -> Facts {
+        Facts { now: Duration::from_secs(seconds), ..facts }
+    }
+
+    /// The verdict after each look, a second apart, of a server that was well before.
+    fn verdicts(seconds: u64, bounds: &Bounds, facts: impl Fn(u64) -> Facts) -> Vec<Option<Stale>> {
+        let mut freshness = Freshness::default();
+        assert_eq!(freshness.look(&WELL, bounds), None);
+        (1..=seconds).map(|second| freshness.look(&at(second, facts(second)), bounds)).collect()
+    }
+
+    #[test]
+    fn what_lasts_longer_than_the_bound_is_not_read_from() {
+        let writes = |second: u64| Some(100 + second * 10);
+        let cases: [(&str, Box<dyn Fn(u64) -> Facts>, Option<Stale>); 12] = [
+            ("it streams and replays", Box::new(|s| Facts { end: writes(s), replayed: writes(s), ..WELL }), None),
+            ("an idle primary", Box::new(|_| WELL), None),
+            ("always a little behind", Box::new(|s| Facts { end: writes(s + 20), replayed: writes(s), ..WELL }), None),
+            ("the stream is cut", Box::new(|_| Facts { streaming: false, ..WELL }), Some(Stale::NotStreaming(BOUNDS.lag))),
+            ("there is no primary", Box::new(|_| Facts { streaming: false, primary: false, ..WELL }), None),
+            ("replay is paused without a primary", Box::new(|_| Facts { streaming: false, primary: false, paused: true, ..WELL }), None),
+            ("it is no member yet", Box::new(|_| Facts { streaming: false, member: false, ..WELL }), None),
+            ("replay is paused", Box::new(|_| Facts { paused: true, ..WELL }), Some(Stale::Paused(BOUNDS.lag))),
+            ("replay stands still", Box::new(|s| Facts { end: writes(s), ..WELL }), Some(Stale::Behind(BOUNDS.lag))),
+            ("replay falls back", Box::new(|s| Facts { end: writes(s), replayed: writes(s / 4), ..WELL }), Some(Stale::Behind(BOUNDS.lag))),
+            ("a delay that is wanted", Box::new(|s| Facts { end: writes(s), delay: Duration::from_secs(600), ..WELL }), None),
+            (
+                "the stream comes and goes while replay stands still",
+                Box::new(|s| Facts { streaming: s % 20 != 0, end: writes(s), ..WELL }),
+                Some(Stale::Behind(BOUNDS.lag)),
+            ),
+        ];
+        for (what, facts, want) in cases {
+            let verdicts = verdicts(100, &BOUNDS, facts);
+            assert_eq!(verdicts[99], want, "{what}");
+            assert!(verdicts[..30].iter().all(Option::is_none), "{what}: {verdicts:?}");
+        }
+    }
+
+    #[test]
+    fn a_failover_takes_nobody_out() {
+        // Two minutes without a primary; the next one's WAL ends before the last one's, and the stream is back a second after it serves.
+        let facts = |second: u64| match second {
+            0..10 => Facts { end: Some(200), ..WELL },
+            10..130 => Facts { streaming: false, primary: false, ..WELL },
+            130..131 => Facts { streaming: false, ..WELL },
+            _ => Facts { end: Some(150 + second), replayed: Some(150 + second), ..WELL },
+        };
+        assert!(verdicts(300, &BOUNDS, facts).iter().all(Option::is_none));
+    }
+
+    #[test]
+    fn a_shorter_history_does_not_count_as_lag() {
+        let facts = |second: u64| if second < 10 { Facts { end: Some(200), ..WELL } } else { Facts { end: Some(150), replayed: Some(150), ..WELL } };
+        assert!(verdicts(100, &BOUNDS, facts).iter().all(Option::is_none));
+    }
+
+    #[test]
+    fn a_server_that_starts_with_old_data_catches_up_first() {
+        let mut freshness = Freshness::default();
+        let mut look = |second, facts| freshness.look(&at(second, facts), &BOUNDS);
+        assert_eq!(look(0, Facts { streaming: false, primary: false, ..WELL }), None);
+        assert_eq!(look(1, Facts { streaming: false, ..WELL }), None, "it has a moment to connect");
+        assert_eq!(look(2, Facts { end: Some(900), ..WELL }), Some(Stale::CatchingUp));
+        assert_eq!(look(3, Facts { end: Some(950), replayed: Some(899), ..WELL }), Some(Stale::CatchingUp));
+        assert_eq!(look(4, Facts { end: Some(990), replayed: Some(900), ..WELL }), None);
+        assert_eq!(look(5, Facts { end: Some(990), replayed: Some(900), streaming: false, ..WELL }), None);
+    }
+
+    #[test]
+    fn bytes_count_where_they_are_bounded() {
+        let bounds = Bounds { bytes: Some(1000), ..BOUNDS };
+        let facts = |missing: u64| move |_| Facts { end: Some(100 + missing), ..WELL };
+        assert_eq!(verdicts(1, &bounds, facts(1000)), [None]);
+        assert_eq!(verdicts(1, &bounds, facts(1001)), [Some(Stale::TooMuch(1000))]);
+    }
+
+    #[test]
+    fn few_samples_are_kept_however_long_it_lasts() {
+        let mut freshness = Freshness::default();
+        for second in 0..10_000 {
+            freshness.look(&at(second, Facts { end: Some(200 + second), ..WELL }), &BOUNDS);
+            assert!(freshness.behind.len() <= MOST_SAMPLES);
+        }
+        assert_eq!(freshness.behind.front(), Some(&(Duration::ZERO, 200)));
+    }
+
+    #[test]
+    fn the_reasons_are_sentences_for_people() {
+        let lag = Duration::from_secs(30);
+        let all = [Stale::CatchingUp, Stale::NotStreaming(lag), Stale::Paused(lag), Stale::Behind(lag), Stale::TooMuch(64 << 20)];
+        insta::assert_snapshot!(all.map(|stale| stale.to_string()).join("\n"));
+    }
+}

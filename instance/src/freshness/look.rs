@@ -1,0 +1,182 @@
+//! Collects what [`Freshness`] decides by: the local server, the local Raft member, and, where no WAL comes, whether anybody sees a primary.
+
+use pgraft_core::failover::Phase;
+use pgraft_core::{NodeId, NodeStatus};
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, timeout};
+use tokio_postgres::Client;
+
+use super::{Facts, Freshness, Verdict};
+use crate::control;
+use crate::peers;
+use crate::postgres::source;
+use crate::secrets::Secrets;
+use crate::settings::Settings;
+use crate::sql::{self, SqlError};
+use crate::status::{Role, Status};
+use crate::upstream;
+use crate::view::View;
+
+const LOOK: Duration = Duration::from_secs(1);
+const DEADLINE: Duration = Duration::from_secs(5);
+
+/// Between two questions to the other nodes, while no WAL comes.
+const ASK: Duration = Duration::from_secs(5);
+
+const READ: &str = "
+SELECT w.status = 'streaming'
+         AND (t.ms = 0 OR clock_timestamp() - w.last_msg_receipt_time < 2 * t.ms * interval '1 millisecond'),
+       (greatest(pg_last_wal_receive_lsn(), w.latest_end_lsn) - '0/0')::bigint,
+       (pg_last_wal_replay_lsn() - '0/0')::bigint,
+       r AND CASE WHEN r THEN pg_get_wal_replay_pause_state() <> 'not paused' END,
+       (SELECT setting::bigint FROM pg_settings WHERE name = 'recovery_min_apply_delay'),
+       r
+  FROM pg_is_in_recovery() AS r
+ CROSS JOIN (SELECT setting::bigint FROM pg_settings WHERE name = 'wal_receiver_timeout') AS t (ms)
+  LEFT JOIN pg_stat_wal_receiver AS w ON true";
+
+/// What the local server says.
+struct Server {
+    streaming: bool,
+    end: Option<u64>,
+    replayed: Option<u64>,
+    paused: bool,
+    delay: Duration,
+    standby: bool,
+}
+
+/// Looks until it is aborted, which is when the server is gone.
+pub async fn run(view: watch::Receiver<View>) {
+    let verdict = view.borrow().verdict.clone();
+    verdict.set(None);
+    let (mut freshness, mut client) = (Freshness::default(), None);
+    let (begin, mut asked) = (Instant::now(), None);
+    loop {
+        sleep(LOOK).await;
+        let settings = std::sync::Arc::clone(&view.borrow().settings);
+        // A server that does not answer is not ready for that reason.
+        let Ok(Ok(server)) = timeout(DEADLINE, read(&settings, &mut client)).await else {
+            client = None;
+            continue;
+        };
+        if !server.standby {
+            tell(&verdict, None);
+            continue;
+        }
+        let member = member(&settings).await;
+        let primary = match &member {
+            _ if server.streaming => {
+                asked = None;
+                true
+            }
+            None => false,
+            Some(status) => match asked {
+                Some((at, seen)) if begin.elapsed().saturating_sub(at) < ASK => seen,
+                _ => {
+                    let seen = has_primary(&settings, status).await;
+                    asked = Some((begin.elapsed(), seen));
+                    seen
+                }
+            },
+        };
+        let Server { streaming, end, replayed, paused, delay, .. } = server;
+        let facts = Facts { now: begin.elapsed(), member: member.is_some(), primary, streaming, paused, end, replayed, delay };
+        tell(&verdict, freshness.look(&facts, &settings.standby));
+    }
+}
+
+fn tell(verdict: &Verdict, stale: Option<super::Stale>) {
+    match (verdict.set(stale), stale) {
+        (before, Some(stale)) if before != Some(stale) => tracing::warn!("{stale}; it is not ready for reads"),
+        (Some(_), None) => tracing::info!("this standby is up to date again and ready for reads"),
+        _ => {}
+    }
+}
+
+async fn read(settings: &Settings, kept: &mut Option<Client>) -> Result<Server, SqlError> {
+    let client = match kept.take() {
+        Some(client) => client,
+        None => sql::local(settings, "postgres", DEADLINE).await?,
+    };
+    let row = client.query_one(READ, &[]).await?;
+    let position = |column| row.try_get::<_, Option<i64>>(column).map(|lsn| lsn.map(i64::cast_unsigned));
+    let server = Server {
+        streaming: row.try_get::<_, Option<bool>>(0)?.unwrap_or(false),
+        end: position(1)?,
+        replayed: position(2)?,
+        paused: row.try_get::<_, Option<bool>>(3)?.unwrap_or(false),
+        delay: Duration::from_millis(row.try_get::<_, i64>(4)?.cast_unsigned()),
+        standby: row.try_get(5)?,
+    };
+    *kept = Some(client);
+    Ok(server)
+}
+
+/// The local member's status, once this node is a member of a cluster.
+async fn member(settings: &Settings) -> Option<NodeStatus> {
+    if !settings.extension {
+        return None;
+    }
+    let status = control::status(&settings.paths.control_socket(), DEADLINE).await.ok()?;
+    status.members.iter().any(|m| m.node_id == settings.node).then_some(status)
+}
+
+/// Whether the group has a primary, and any node can see that it serves.
+async fn has_primary(settings: &Settings, raft: &NodeStatus) -> bool {
+    let Some(primary) = raft.primary.filter(|primary| *primary != settings.node) else { return false };
+    if raft.failover.as_ref().is_some_and(|f| f.phase != Phase::Steady) {
+        return false;
+    }
+    let answers = peers::ask_all(&settings.config.peers).await;
+    serves(settings.node, primary, &answers) || (!settings.failover && lets_in(settings, primary).await)
+}
+
+/// The primary says so itself, or another standby receives WAL from it.
+fn serves(this: NodeId, primary: NodeId, answers: &[Status]) -> bool {
+    answers.iter().filter(|s| s.node_id != this).any(|s| {
+        let follows = s.primary.as_ref().is_some_and(|p| p.node_id == primary) && s.postgres.streaming == Some(true);
+        if s.node_id == primary { s.role == Role::Primary && s.ready } else { s.role == Role::Standby && follows }
+    })
+}
+
+/// Whether that node takes this one's connection, as a primary. Where the members choose the primary a fenced one would do so, too.
+async fn lets_in(settings: &Settings, primary: NodeId) -> bool {
+    let upstream = upstream::instance_file(&settings.paths, settings.node)
+        .and_then(|file| Ok(upstream::follow(settings.node, file.as_ref(), upstream::last(&settings.paths)?)));
+    let (Ok(Some(upstream)), Ok(secrets)) = (upstream, Secrets::read(&settings.paths.secrets)) else { return false };
+    upstream.node_id == primary && source::ask(settings, &secrets, &upstream, async |_| Ok(())).await.is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn status(node: u32, role: &str, ready: bool, primary: u32, streaming: bool) -> Status {
+        serde_json::from_value(json!({
+            "node_id": node, "role": role, "ready": ready, "raft": null, "primary": {"node_id": primary, "host": "h", "port": 5432},
+            "postgres": {"running": true, "in_recovery": role == "standby", "streaming": streaming, "timeline": 1, "receive_lsn": null,
+                "flush_lsn": null, "pending_restart": false},
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn who_sees_the_primary() {
+        let id = |n| NodeId::new(n).unwrap();
+        let cases = [
+            (vec![], false),
+            (vec![status(1, "primary", true, 1, false)], true),
+            (vec![status(1, "primary", false, 1, false)], false), // fenced
+            (vec![status(1, "standby", true, 3, true)], false),
+            (vec![status(3, "standby", true, 1, true)], true),
+            (vec![status(3, "standby", true, 1, false)], false),
+            (vec![status(3, "standby", true, 2, true)], false),
+            (vec![status(2, "standby", true, 1, true)], false), // this node itself
+        ];
+        for (answers, want) in cases {
+            assert_eq!(serves(id(2), id(1), &answers), want, "{answers:?}");
+        }
+    }
+}

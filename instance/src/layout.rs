@@ -1,0 +1,276 @@
+//! Where the directories really are, and whether Postgres and a clone can live there. Checked before anything is written.
+//!
+//! A clone becomes the data directory by a rename, so that directory must not be a mount point, and a link to it is followed first: the clone belongs
+//! on the disk that the link leads to.
+
+use nix::errno::Errno;
+use nix::unistd::{AccessFlags, access};
+use std::ffi::OsString;
+use std::fs;
+use std::io;
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
+
+use crate::paths::Paths;
+use crate::postgres::wal_room::Disk;
+use crate::settings::Settings;
+
+/// The longest path of a Unix socket (`sun_path` without its end).
+const LONGEST_SOCKET: usize = 107;
+
+/// What is wrong with a directory.
+#[derive(Debug, thiserror::Error)]
+pub enum LayoutError {
+    /// A link that leads nowhere.
+    #[error("{name}: {} is a symbolic link to {}, which does not exist", path.display(), target.display())]
+    Dangling {
+        /// The key.
+        name: &'static str,
+        /// The link.
+        path: PathBuf,
+        /// Where it leads.
+        target: PathBuf,
+    },
+    /// A file, a socket, a device.
+    #[error("{name}: {} is not a directory", path.display())]
+    NotDirectory {
+        /// The key.
+        name: &'static str,
+        /// The path.
+        path: PathBuf,
+    },
+    /// A rename can't replace it.
+    #[error(
+        "{name}: {} is a mount point, and a clone can't take its place: set {name} to a directory within it, such as {}",
+        path.display(), path.join("pgdata").display()
+    )]
+    MountPoint {
+        /// The key.
+        name: &'static str,
+        /// The mount point.
+        path: PathBuf,
+    },
+    /// The directory beside the data directory is another file system.
+    #[error("{} is a mount point: pgraft needs this directory on the file system of the data directory", .0.display())]
+    WorkMounted(PathBuf),
+    /// Behind links, one of the two lies in the other.
+    #[error(
+        "raftDirectory ({}) and dataDirectory ({}) must not lie within each other: a base backup would copy the node's identity",
+        raft.display(), data.display()
+    )]
+    Nested {
+        /// Where the Raft directory is.
+        raft: PathBuf,
+        /// Where the data directory is.
+        data: PathBuf,
+    },
+    /// No permission.
+    #[error("{name}: {} must be writable by the user that pgraft-instance runs as{why}: {errno}", path.display())]
+    NotWritable {
+        /// The key.
+        name: &'static str,
+        /// The directory.
+        path: PathBuf,
+        /// What for.
+        why: &'static str,
+        /// What the system says.
+        errno: Errno,
+    },
+    /// It is not made by pgraft.
+    #[error("socketDirectory: {} does not exist", .0.display())]
+    NoSocketDirectory(PathBuf),
+    /// The kernel takes no socket with such a name.
+    #[error("{name}: the path of the socket {} is {} bytes long, and {LONGEST_SOCKET} are allowed", path.display(), path.as_os_str().len())]
+    SocketPath {
+        /// The key.
+        name: &'static str,
+        /// The socket.
+        path: PathBuf,
+    },
+    /// The system does not say.
+    #[error("{name}: could not look at {}: {source}", path.display())]
+    Look {
+        /// The key.
+        name: &'static str,
+        /// The path.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// The settings with the directories that links lead to, once all of them are found to be fit.
+///
+/// # Errors
+/// The first that is not.
+pub fn resolve(settings: Settings) -> Result<Settings, LayoutError> {
+    let mounts = fs::read("/proc/self/mountinfo").unwrap_or_default();
+    let paths = check(&settings.paths, settings.config.postgresql.port, &mount_points(&mounts))?;
+    let wal_disk = Disk::of(&paths.data).map(|disk| disk.size);
+    Ok(Settings { paths, wal_disk, ..settings })
+}
+
+fn check(paths: &Paths, port: u16, mounts: &[PathBuf]) -> Result<Paths, LayoutError> {
+    let (data, raft) = (follow("dataDirectory", &paths.data)?, follow("raftDirectory", &paths.raft)?);
+    let paths = Paths { work: Paths::beside(&data), data, raft, ..paths.clone() };
+    let (data, raft) = (real(&paths.data), real(&paths.raft));
+    if data.starts_with(&raft) || raft.starts_with(&data) {
+        return Err(LayoutError::Nested { raft, data });
+    }
+    if mounts.contains(&data) {
+        return Err(LayoutError::MountPoint { name: "dataDirectory", path: paths.data });
+    }
+    if mounts.contains(&real(&paths.work)) {
+        return Err(LayoutError::WorkMounted(paths.work));
+    }
+    let sockets =
+        [("socketDirectory", paths.socket.join(format!(".s.PGSQL.{port}.lock"))), ("raftDirectory", paths.control_socket())];
+    if let Some((name, path)) = sockets.into_iter().find(|(_, path)| path.as_os_str().len() > LONGEST_SOCKET) {
+        return Err(LayoutError::SocketPath { name, path });
+    }
+    match fs::metadata(&paths.socket) {
+        Ok(meta) if meta.is_dir() => writable("socketDirectory", &paths.socket, "")?,
+        Ok(_) => return Err(LayoutError::NotDirectory { name: "socketDirectory", path: paths.socket }),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Err(LayoutError::NoSocketDirectory(paths.socket)),
+        Err(source) => return Err(LayoutError::Look { name: "socketDirectory", path: paths.socket, source }),
+    }
+    writable("dataDirectory", paths.parent(), ", since a clone is made beside the data directory")?;
+    if !paths.raft.exists() {
+        writable("raftDirectory", paths.raft.parent().unwrap_or(&paths.raft), ", since the Raft directory is made there")?;
+    }
+    Ok(paths)
+}
+
+/// Where a link leads; the path itself where it is none, or nothing is there.
+fn follow(name: &'static str, path: &Path) -> Result<PathBuf, LayoutError> {
+    let look = |source| LayoutError::Look { name, path: path.to_owned(), source };
+    let link = match fs::symlink_metadata(path) {
+        Ok(meta) => meta.is_symlink(),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(path.to_owned()),
+        Err(e) => return Err(look(e)),
+    };
+    let there = match fs::canonicalize(path) {
+        Ok(there) => there,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            let target = fs::read_link(path).map_err(look)?;
+            return Err(LayoutError::Dangling { name, path: path.to_owned(), target });
+        }
+        Err(e) => return Err(look(e)),
+    };
+    if !there.is_dir() {
+        return Err(LayoutError::NotDirectory { name, path: path.to_owned() });
+    }
+    Ok(if link { there } else { path.to_owned() })
+}
+
+/// The path without links, as far as it is there.
+fn real(path: &Path) -> PathBuf {
+    let there = path.ancestors().find_map(|p| Some((p, fs::canonicalize(p).ok()?)));
+    there.map_or_else(|| path.to_owned(), |(p, real)| path.strip_prefix(p).map_or_else(|_| real.clone(), |rest| real.join(rest)))
+}
+
+/// Whether files can be made in a directory, or in the one above that it would have to be made in.
+fn writable(name: &'static str, path: &Path, why: &'static str) -> Result<(), LayoutError> {
+    let Some(there) = path.ancestors().find(|p| p.exists()) else { return Ok(()) };
+    access(there, AccessFlags::W_OK | AccessFlags::X_OK)
+        .map_err(|errno| LayoutError::NotWritable { name, path: there.to_owned(), why, errno })
+}
+
+/// The fifth field of each line of `mountinfo`, in which blanks and the like are written in octal.
+fn mount_points(mountinfo: &[u8]) -> Vec<PathBuf> {
+    let lines = mountinfo.split(|b| *b == b'\n');
+    lines.filter_map(|line| line.split(|b| *b == b' ').nth(4)).map(|field| PathBuf::from(unescaped(field))).collect()
+}
+
+fn unescaped(field: &[u8]) -> OsString {
+    let mut out = Vec::with_capacity(field.len());
+    let mut rest = field;
+    while let [first, more @ ..] = rest {
+        let octal = (*first == b'\\').then(|| more.get(..3)).flatten().and_then(|d| u8::from_str_radix(std::str::from_utf8(d).ok()?, 8).ok());
+        out.push(octal.unwrap_or(*first));
+        rest = if octal.is_some() { &more[3..] } else { more };
+    }
+    OsString::from_vec(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    struct Host {
+        dir: tempfile::TempDir,
+        mounts: Vec<PathBuf>,
+    }
+
+    impl Host {
+        fn new() -> Self {
+            let dir = tempfile::Builder::new().prefix("p").tempdir().unwrap();
+            for name in ["disk/data", "disk2", "base", "socket"] {
+                fs::create_dir_all(dir.path().join(name)).unwrap();
+            }
+            Self { dir, mounts: vec![] }
+        }
+
+        fn at(&self, name: &str) -> PathBuf {
+            fs::canonicalize(self.dir.path()).unwrap().join(name)
+        }
+
+        fn check(&self, data: &str, raft: &str) -> Result<Paths, String> {
+            let base = crate::settings::tests::example().paths;
+            let (data, raft, socket) = (self.at(data), self.at(raft), self.at("socket"));
+            let paths = Paths { work: Paths::beside(&data), data, raft, socket, ..base };
+            let shown = self.at("").display().to_string();
+            check(&paths, 5432, &self.mounts).map_err(|e| e.to_string().replace(&shown, "/"))
+        }
+    }
+
+    #[test]
+    fn links_are_followed_to_the_disk_that_they_lead_to() {
+        let host = Host::new();
+        symlink(host.at("disk/data"), host.at("base/pgdata")).unwrap();
+        symlink(host.at("disk2"), host.at("base/raft")).unwrap();
+        let paths = host.check("base/pgdata", "base/raft").unwrap();
+        assert_eq!((paths.data.clone(), paths.raft.clone()), (host.at("disk/data"), host.at("disk2")));
+        assert_eq!(paths.work, host.at("disk/data.pgraft"), "a clone is made on the same disk");
+        // A link further up changes nothing.
+        symlink(host.at("disk"), host.at("up")).unwrap();
+        assert_eq!(host.check("up/data", "base/r").unwrap().data, host.at("up/data"));
+    }
+
+    #[test]
+    fn what_can_not_work_is_refused_in_one_sentence() {
+        let mut host = Host::new();
+        for (link, target) in [("base/nowhere", "gone"), ("base/inside", "disk/data/raft"), ("base/link", "disk/data")] {
+            symlink(host.at(target), host.at(link)).unwrap();
+        }
+        fs::write(host.at("base/file"), "").unwrap();
+        fs::create_dir(host.at("disk/data/raft")).unwrap();
+        fs::create_dir(host.at("disk2/pgdata.pgraft")).unwrap();
+        host.mounts = vec![host.at("disk/data"), host.at("disk2/pgdata.pgraft")];
+        let long = format!("base/{}", "r".repeat(120));
+        let all = [
+            host.check("base/nowhere", "base/raft"),
+            host.check("base/pgdata", "base/nowhere"),
+            host.check("base/file", "base/raft"),
+            host.check("base/link", "base/inside"),
+            host.check("disk/data", "base/raft"),
+            host.check("base/link", "base/raft"),
+            host.check("disk2/pgdata", "base/raft"),
+            host.check("base/pgdata", "base/pgdata/raft"),
+            host.check("base/pgdata", &long).map_err(|e| e.split(" is ").next().unwrap().to_owned()),
+        ];
+        insta::assert_snapshot!(all.map(|refused| refused.unwrap_err()).join("\n"));
+        host.check("base/pgdata", "base/raft").unwrap();
+        fs::remove_dir(host.at("socket")).unwrap();
+        assert_eq!(host.check("base/pgdata", "base/raft").unwrap_err(), "socketDirectory: /socket does not exist");
+    }
+
+    #[test]
+    fn a_mount_point_may_have_blanks_in_its_name() {
+        let text = b"36 35 98:0 /mnt1 /mnt/my\\040disk rw,noatime master:1 - ext3 /dev/root rw\n37 35 0:5 / / rw - ext4 /dev/sda rw\n";
+        assert_eq!(mount_points(text), [Path::new("/mnt/my disk"), Path::new("/")]);
+        assert!(mount_points(&fs::read("/proc/self/mountinfo").unwrap()).contains(&PathBuf::from("/proc")));
+        assert_eq!(unescaped(b"a\\"), OsString::from("a\\"));
+    }
+}

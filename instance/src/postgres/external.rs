@@ -1,0 +1,359 @@
+//! What of a data directory lies outside of it: tablespaces, and `pg_wal` behind a symbolic link. A clone copies it to where it was.
+//!
+//! ```text
+//!  plan (asks the primary, looks at the disk) ▸ pg_basebackup into directories of its own, on the same disks ▸ swap ▸ the new PGDATA
+//! ```
+//!
+//! What a tablespace's directory holds is replaced only when it belongs to the PGDATA that is replaced: on a host with several servers it may be
+//! another one's.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+
+use crate::files::{self, FileError};
+use crate::paths::Paths;
+use crate::postgres::source::{self, SourceError};
+use crate::secrets::Secrets;
+use crate::settings::Settings;
+use crate::status::Upstream;
+
+/// Within a tablespace's directory, or that of the WAL: what is copied, until it is complete.
+const STAGING: &str = "pgraft-clone";
+
+/// Tablespaces of the primary. Those in PGDATA itself have a relative path, or none.
+const TABLESPACES: &str = "SELECT oid::text, spcname::text, pg_catalog.pg_tablespace_location(oid) FROM pg_catalog.pg_tablespace ORDER BY oid";
+
+/// Why the primary can't be copied to this host.
+#[derive(Debug, thiserror::Error)]
+pub enum ExternalError {
+    /// The directory holds files that are not this server's.
+    #[error(
+        "tablespace \"{name}\" is at {}, and there this host has files of another server: move them away, or drop the tablespace on the primary",
+        at.display()
+    )]
+    Taken {
+        /// The tablespace.
+        name: String,
+        /// Its directory.
+        at: PathBuf,
+    },
+    /// The directory can't be made.
+    #[error(
+        "tablespace \"{name}\" is at {}, and this host can't have it there ({source}): make that directory, owned by the user that Postgres runs as",
+        at.display()
+    )]
+    Unusable {
+        /// The tablespace.
+        name: String,
+        /// Its directory.
+        at: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The primary.
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    /// Disk.
+    #[error(transparent)]
+    File(#[from] FileError),
+}
+
+/// A tablespace of the primary.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Tablespace {
+    oid: String,
+    name: String,
+    at: PathBuf,
+}
+
+/// Where a tablespace is copied to first, and where it belongs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Place {
+    tablespace: Tablespace,
+    staging: PathBuf,
+    /// Its path in PGDATA, where its directory lies in there.
+    within: Option<PathBuf>,
+}
+
+/// All that lies outside.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct External {
+    tablespaces: Vec<Place>,
+    /// Where `pg_wal` leads.
+    wal: Option<PathBuf>,
+}
+
+impl External {
+    /// Asks the primary, and makes the directories that are copied to.
+    ///
+    /// # Errors
+    /// [`ExternalError`]; nothing that was there is changed then.
+    pub async fn plan(settings: &Settings, secrets: &Secrets, primary: &Upstream) -> Result<Self, ExternalError> {
+        let all = source::ask(settings, secrets, primary, async |client| {
+            let mut all = vec![];
+            for row in client.query(TABLESPACES, &[]).await? {
+                let at = PathBuf::from(row.try_get::<_, String>(2)?);
+                all.push(Tablespace { oid: row.try_get(0)?, name: row.try_get(1)?, at });
+            }
+            Ok(all)
+        })
+        .await?;
+        Self::of(&settings.paths, all)
+    }
+
+    fn of(paths: &Paths, all: Vec<Tablespace>) -> Result<Self, ExternalError> {
+        let own: BTreeSet<PathBuf> = [&paths.data, &paths.old()].into_iter().flat_map(|data| links(&data.join("pg_tblspc"))).collect();
+        let mut tablespaces = vec![];
+        for tablespace in all.into_iter().filter(|t| t.at.is_absolute()) {
+            let within = tablespace.at.strip_prefix(&paths.data).ok().map(Path::to_owned);
+            let staging = match &within {
+                Some(_) => paths.work.join("tablespaces").join(&tablespace.oid),
+                None => tablespace.at.join(STAGING),
+            };
+            let place = Place { tablespace, staging, within };
+            place.prepare(&own)?;
+            tablespaces.push(place);
+        }
+        let link = paths.data.join("pg_wal");
+        let wal = fs::read_link(&link).is_ok().then(|| fs::canonicalize(&link)).and_then(Result::ok);
+        if let Some(wal) = &wal {
+            files::remove_directory(&wal.join(STAGING))?;
+        }
+        Ok(Self { tablespaces, wal })
+    }
+
+    /// For `pg_basebackup`.
+    pub fn arguments(&self) -> Vec<String> {
+        let escaped = |path: &Path| path.display().to_string().replace('=', "\\=");
+        let mapped = self.tablespaces.iter().map(|place| {
+            format!("--tablespace-mapping={}={}", escaped(&place.tablespace.at), escaped(&place.staging))
+        });
+        mapped.chain(self.wal.iter().map(|wal| format!("--waldir={}", wal.join(STAGING).display()))).collect()
+    }
+
+    /// Puts everything where it belongs, and has the new PGDATA point there. What was there is lost, so `mending` says from the first change on
+    /// that the present PGDATA must not be started; whoever puts the new one in place takes that back.
+    ///
+    /// # Errors
+    /// Those of the disk. The next clone begins anew.
+    pub fn swap(&self, paths: &Paths) -> Result<(), FileError> {
+        let fresh = paths.fresh();
+        if !(self.tablespaces.is_empty() && self.wal.is_none()) && paths.data.exists() && !paths.mending().exists() {
+            files::write_whole(&paths.mending(), b"")?;
+        }
+        for Place { tablespace, staging, within } in &self.tablespaces {
+            let home = within.as_ref().map_or_else(|| tablespace.at.clone(), |within| fresh.join(within));
+            move_content(staging, &home)?;
+            point(&fresh.join("pg_tblspc").join(&tablespace.oid), &tablespace.at)?;
+        }
+        if let Some(wal) = &self.wal {
+            for entry in entries(wal)?.into_iter().filter(|path| is_wal(path)) {
+                remove(&entry)?;
+            }
+            move_content(&wal.join(STAGING), wal)?;
+            point(&fresh.join("pg_wal"), wal)?;
+        }
+        Ok(())
+    }
+}
+
+impl Place {
+    fn prepare(&self, own: &BTreeSet<PathBuf>) -> Result<(), ExternalError> {
+        let Tablespace { name, at, .. } = &self.tablespace;
+        let unusable = |source| ExternalError::Unusable { name: name.clone(), at: at.clone(), source };
+        if self.within.is_none() {
+            fs::create_dir_all(at).map_err(unusable)?;
+            let there = fs::read_dir(at).map_err(unusable)?;
+            let full = there.filter_map(Result::ok).any(|entry| entry.file_name().to_string_lossy().starts_with("PG_"));
+            let real = fs::canonicalize(at).map_err(unusable)?;
+            if full && !own.contains(&real) {
+                return Err(ExternalError::Taken { name: name.clone(), at: at.clone() });
+            }
+        }
+        files::remove_directory(&self.staging)?;
+        fs::create_dir_all(&self.staging).map_err(unusable)
+    }
+}
+
+/// Where the symbolic links in a directory lead.
+fn links(directory: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = fs::read_dir(directory) else { return vec![] };
+    entries.filter_map(|entry| fs::canonicalize(fs::read_link(entry.ok()?.path()).ok()?).ok()).collect()
+}
+
+fn entries(directory: &Path) -> Result<Vec<PathBuf>, FileError> {
+    let entries = fs::read_dir(directory).map_err(FileError::at("read", directory))?;
+    Ok(entries.filter_map(|entry| Some(entry.ok()?.path())).collect())
+}
+
+/// Everything in a directory takes the place of what has the same name in the other one, on the same file system; then the first is gone.
+fn move_content(from: &Path, to: &Path) -> Result<(), FileError> {
+    fs::create_dir_all(to).map_err(FileError::at("create", to))?;
+    for entry in entries(from)? {
+        let target = to.join(entry.file_name().unwrap_or_default());
+        remove(&target)?;
+        fs::rename(&entry, &target).map_err(FileError::at("rename", &entry))?;
+    }
+    fs::remove_dir(from).map_err(FileError::at("remove", from))?;
+    files::sync_directory(to)
+}
+
+/// Removes a file or a directory; one that isn't there is fine.
+fn remove(path: &Path) -> Result<(), FileError> {
+    match fs::symlink_metadata(path) {
+        Ok(meta) if meta.is_dir() => files::remove_directory(path),
+        Ok(_) => fs::remove_file(path).map_err(FileError::at("remove", path)),
+        Err(_) => Ok(()),
+    }
+}
+
+/// Makes the link lead there.
+fn point(link: &Path, to: &Path) -> Result<(), FileError> {
+    remove(link)?;
+    symlink(to, link).map_err(FileError::at("create", link))?;
+    files::sync_directory(link.parent().unwrap_or(link))
+}
+
+/// Whether Postgres has made this in `pg_wal`: on a disk of its own there may be more.
+fn is_wal(path: &Path) -> bool {
+    let Some(name) = path.file_name().and_then(|name| name.to_str()) else { return false };
+    let hex = |length: usize| name.get(..length).is_some_and(|part| part.bytes().all(|b| b.is_ascii_hexdigit()));
+    matches!(name, "archive_status" | "summaries") || name.starts_with("xlogtemp.") || hex(24) || (hex(8) && name.ends_with(".history"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Disk(tempfile::TempDir, Paths);
+
+    impl Disk {
+        fn new() -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            let at = |name: &str| fs::canonicalize(dir.path()).unwrap().join(name);
+            let paths = Paths { data: at("d"), work: at("d.pgraft"), ..crate::settings::tests::example().paths };
+            for directory in ["d/pg_tblspc", "d.pgraft", "ts", "wal"] {
+                fs::create_dir_all(at(directory)).unwrap();
+            }
+            Self(dir, paths)
+        }
+
+        fn at(&self, name: &str) -> PathBuf {
+            fs::canonicalize(self.0.path()).unwrap().join(name)
+        }
+
+        fn plan(&self, at: &str) -> Result<External, String> {
+            let all = vec![
+                Tablespace { oid: "1663".into(), name: "pg_default".into(), at: PathBuf::new() },
+                Tablespace { oid: "9".into(), name: "in_place".into(), at: "pg_tblspc/9".into() },
+                Tablespace { oid: "7".into(), name: "fast".into(), at: self.at(at) },
+            ];
+            External::of(&self.1, all).map_err(|e| e.to_string().replace(&self.at("").display().to_string(), "/"))
+        }
+
+        fn write(&self, name: &str, text: &str) {
+            fs::create_dir_all(self.at(name).parent().unwrap()).unwrap();
+            fs::write(self.at(name), text).unwrap();
+        }
+
+        fn read(&self, name: &str) -> String {
+            fs::read_to_string(self.at(name)).unwrap()
+        }
+
+        /// As `pg_basebackup` leaves it.
+        fn copy(&self, plan: &External) {
+            fs::create_dir_all(self.at("d.pgraft/new/pg_tblspc")).unwrap();
+            let staging = &plan.tablespaces[0].staging;
+            fs::create_dir(staging.join("PG_17_1")).unwrap();
+            fs::write(staging.join("PG_17_1/f"), "new").unwrap();
+            symlink(staging, self.at("d.pgraft/new/pg_tblspc/7")).unwrap();
+            if plan.wal.is_some() {
+                self.write("wal/pgraft-clone/000000010000000000000002", "new");
+                fs::create_dir(self.at("wal/pgraft-clone/archive_status")).unwrap();
+                symlink(self.at("wal/pgraft-clone"), self.at("d.pgraft/new/pg_wal")).unwrap();
+            }
+        }
+    }
+
+    #[test]
+    fn a_tablespace_and_the_wal_stay_where_they_were() {
+        let disk = Disk::new();
+        symlink(disk.at("ts"), disk.at("d/pg_tblspc/7")).unwrap();
+        symlink(disk.at("wal"), disk.at("d/pg_wal")).unwrap();
+        for (file, text) in [
+            ("ts/PG_17_1/f", "old"),
+            ("ts/PG_17_1/gone", "old"),
+            ("wal/000000010000000000000001", "old"),
+            ("wal/archive_status/x", "old"),
+            ("wal/lost+found/x", "kept"),
+            ("ts/pgraft-clone/left", "from a try that broke off"),
+        ] {
+            disk.write(file, text);
+        }
+        let plan = disk.plan("ts").unwrap();
+        let shown = plan.arguments().join("\n").replace(&disk.at("").display().to_string(), "/");
+        assert_eq!(shown, "--tablespace-mapping=/ts=/ts/pgraft-clone\n--waldir=/wal/pgraft-clone");
+        assert_eq!(disk.read("ts/PG_17_1/f"), "old", "nothing is lost before the copy is complete");
+        disk.copy(&plan);
+        plan.swap(&disk.1).unwrap();
+        assert!(disk.1.mending().exists(), "what is PGDATA still must not be started");
+        assert_eq!((disk.read("ts/PG_17_1/f"), disk.read("wal/lost+found/x")), ("new".into(), "kept".into()));
+        assert_eq!(disk.read("d.pgraft/new/pg_tblspc/7/PG_17_1/f"), "new");
+        assert_eq!(disk.read("d.pgraft/new/pg_wal/000000010000000000000002"), "new");
+        assert_eq!(fs::read_link(disk.at("d.pgraft/new/pg_wal")).unwrap(), disk.at("wal"));
+        for gone in ["ts/PG_17_1/gone", "ts/pgraft-clone", "wal/pgraft-clone", "wal/000000010000000000000001", "wal/archive_status/x"] {
+            assert!(!disk.at(gone).exists(), "{gone}");
+        }
+    }
+
+    #[test]
+    fn a_tablespace_within_the_data_directory_moves_with_it() {
+        let disk = Disk::new();
+        let plan = disk.plan("d/ts").unwrap();
+        fs::create_dir_all(disk.at("d.pgraft/new/ts")).unwrap();
+        disk.copy(&plan);
+        plan.swap(&disk.1).unwrap();
+        assert_eq!(disk.read("d.pgraft/new/ts/PG_17_1/f"), "new");
+        assert_eq!(fs::read_link(disk.at("d.pgraft/new/pg_tblspc/7")).unwrap(), disk.at("d/ts"));
+    }
+
+    #[test]
+    fn what_is_another_servers_is_left_alone() {
+        let disk = Disk::new();
+        disk.write("ts/PG_17_1/f", "another server's");
+        disk.write("file", "");
+        let taken = "tablespace \"fast\" is at /ts, and there this host has files of another server: move them away, or drop the tablespace on the primary";
+        assert_eq!(disk.plan("ts").unwrap_err(), taken);
+        let unusable = disk.plan("file/ts").unwrap_err();
+        assert!(unusable.contains("this host can't have it there (Not a directory") && unusable.contains("make that directory"), "{unusable}");
+        assert_eq!(disk.read("ts/PG_17_1/f"), "another server's");
+        // As if the node had been killed when the old PGDATA was out of the way already.
+        fs::create_dir_all(disk.at("d.pgraft/old/pg_tblspc")).unwrap();
+        symlink(disk.at("ts"), disk.at("d.pgraft/old/pg_tblspc/7")).unwrap();
+        disk.plan("ts").unwrap();
+        disk.plan("another/new/one").unwrap();
+        assert_eq!(disk.plan("a=b").unwrap().arguments()[0].matches("\\=").count(), 2);
+    }
+
+    #[test]
+    fn nothing_outside_changes_nothing() {
+        let disk = Disk::new();
+        let plan = External::of(&disk.1, vec![]).unwrap();
+        assert_eq!((plan.arguments(), &plan), (vec![], &External::default()));
+        plan.swap(&disk.1).unwrap();
+        assert!(!disk.1.mending().exists());
+    }
+
+    #[test]
+    fn what_is_wal() {
+        for name in ["000000010000000000000001", "000000010000000000000001.partial", "00000002.history", "archive_status", "xlogtemp.17"] {
+            assert!(is_wal(Path::new(name)), "{name}");
+        }
+        for name in ["lost+found", "pgraft-clone", "00000002", "my.history"] {
+            assert!(!is_wal(Path::new(name)), "{name}");
+        }
+    }
+}
