@@ -19,6 +19,7 @@ use crate::duties;
 use crate::gateway::{Gateway, drain};
 use crate::heartbeat::{BEAT, Heartbeat};
 use crate::jobs::Jobs;
+use crate::liveness;
 use crate::logging::Sink;
 use crate::postgres::process::Server;
 use crate::prepare;
@@ -139,8 +140,13 @@ impl Driver {
             tracing::debug!(from = old.phase.word(), to = new.phase.word(), failures = new.failures, "supervisor");
         }
         self.view.send_if_modified(|view| {
-            let changed = view.phase != new.phase;
-            view.phase = new.phase;
+            let concern = match event {
+                Event::Concern(concern) => concern,
+                Event::Exited { .. } | Event::StartFailed => None,
+                _ => view.concern,
+            };
+            let changed = (view.phase, view.concern) != (new.phase, concern);
+            (view.phase, view.concern) = (new.phase, concern);
             changed
         });
     }
@@ -193,6 +199,7 @@ impl Driver {
             Command::Stop => self.hand_over_and_stop(&settings),
             Command::Halt => self.stop(Some(settings.stop_timeout.min(HALT))),
             Command::StopNow => self.stop(None),
+            Command::Kill => self.kill(),
             Command::AbortJob => self.abort_job(),
             Command::Drain => {
                 let (gateway, told) = (self.gateway.clone(), self.told.unwrap_or_else(Instant::now));
@@ -250,12 +257,14 @@ impl Driver {
         let duties = tokio::spawn(duties::run(self.view.subscribe(), self.events()));
         let watchdog = tokio::spawn(watchdog::run(self.view.subscribe(), self.events()));
         let room = tokio::spawn(room::run(self.view.subscribe()));
+        let liveness = tokio::spawn(liveness::run(server.child.pid, self.view.subscribe(), self.events()));
         let (mut child, events, ours) = (server.child.clone(), self.events(), server.clone());
         tokio::spawn(async move {
             let ending = child.wait().await;
             duties.abort();
             watchdog.abort();
             room.abort();
+            liveness.abort();
             let ran_for = ours.ran_for();
             tracing::info!(%ending, seconds = ran_for.as_secs(), "Postgres has ended");
             let _ = events.send(Event::Exited { ran_for });
@@ -286,6 +295,13 @@ impl Driver {
     fn stop(&self, fast: Option<Duration>) {
         if let Some(server) = self.server.clone() {
             tokio::spawn(server.stop(fast));
+        }
+    }
+
+    /// What is left of its children is `leftovers`' work.
+    fn kill(&self) {
+        if let Some(server) = &self.server {
+            server.child.signal(Signal::SIGKILL);
         }
     }
 

@@ -11,6 +11,7 @@
 //!               ├─ prepare               the files that Postgres reads
 //!               ├─ duties                roles, databases, extension, slots: inside the running server
 //!               ├─ watchdog              a primary whose worker is silent
+//!               ├─ liveness              a server that does not do what its clients need
 //!               ├─ watch                 files that change
 //!               ├─ tls                   the certificate, for this process's own way to the primary
 //!               ├─ observe ▸ http        /livez /readyz /status /metrics /gateway
@@ -33,6 +34,7 @@ pub mod heartbeat;
 pub mod host;
 pub mod http;
 pub mod jobs;
+mod liveness;
 pub mod logging;
 pub mod metrics;
 pub mod observe;
@@ -120,7 +122,7 @@ pub async fn run(args: RunArgs, sink: Sink) -> Result<(), RunError> {
         );
     }
 
-    let (view, shown) = tokio::sync::watch::channel(View { settings: Arc::new(settings.clone()), phase: Phase::Clearing });
+    let (view, shown) = tokio::sync::watch::channel(View { settings: Arc::new(settings.clone()), phase: Phase::Clearing, concern: None });
     let heartbeat = Heartbeat::default();
     let gateway = gateway(&settings, &shown).await?;
     tokio::spawn(http::serve(listener, Http { view: shown, heartbeat: heartbeat.clone(), gateway: gateway.clone() }));

@@ -1,5 +1,6 @@
 //! What the driver shows to everybody else in this process: the settings in force and the phase.
 
+use pgraft_core::liveness::Fault;
 use std::sync::Arc;
 
 use crate::settings::Settings;
@@ -12,4 +13,6 @@ pub struct View {
     pub settings: Arc<Settings>,
     /// What the supervisor is at.
     pub phase: Phase,
+    /// What may be wrong with the running server.
+    pub concern: Option<Fault>,
 }
