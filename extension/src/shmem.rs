@@ -16,8 +16,8 @@ use pgrx::pg_sys;
 use pgrx::{PGRXSharedMemory, pg_guard, pg_shmem_init};
 use serde_json::json;
 
-use crate::pg::names;
-use words::{GATE, INTAKE, NAMES};
+use crate::pg::{names, server};
+use words::{GATE, INTAKE, NAMES, RUN};
 
 /// Words of the page: 128 KiB, and 64 members with long names need about 40.
 const WORDS: usize = 16 * 1024;
@@ -70,6 +70,7 @@ unsafe impl PGRXSharedMemory for Page {}
 /// Asks the postmaster for the pages.
 pub fn request() {
     pg_shmem_init!(PAGE);
+    pg_shmem_init!(RUN = server::first_page());
     pg_shmem_init!(GATE);
     pg_shmem_init!(INTAKE);
     pg_shmem_init!(NAMES = names::first_page());

@@ -20,6 +20,7 @@ use crate::freshness;
 use crate::gateway::{Gateway, drain};
 use crate::heartbeat::{BEAT, Heartbeat};
 use crate::jobs::Jobs;
+use crate::liveness;
 use crate::logging::Sink;
 use crate::postgres::process::Server;
 use crate::prepare;
@@ -140,8 +141,13 @@ impl Driver {
             tracing::debug!(from = old.phase.word(), to = new.phase.word(), failures = new.failures, "supervisor");
         }
         self.view.send_if_modified(|view| {
-            let changed = view.phase != new.phase;
-            view.phase = new.phase;
+            let concern = match event {
+                Event::Concern(concern) => concern,
+                Event::Exited { .. } | Event::StartFailed => None,
+                _ => view.concern,
+            };
+            let changed = (view.phase, view.concern) != (new.phase, concern);
+            (view.phase, view.concern) = (new.phase, concern);
             changed
         });
     }
@@ -194,6 +200,7 @@ impl Driver {
             Command::Stop => self.hand_over_and_stop(&settings),
             Command::Halt => self.stop(Some(settings.stop_timeout.min(HALT))),
             Command::StopNow => self.stop(None),
+            Command::Kill => self.kill(),
             Command::AbortJob => self.abort_job(),
             Command::Drain => {
                 let (gateway, told) = (self.gateway.clone(), self.told.unwrap_or_else(Instant::now));
@@ -252,6 +259,7 @@ impl Driver {
         let watchdog = tokio::spawn(watchdog::run(self.view.subscribe(), self.events()));
         let room = tokio::spawn(room::run(self.view.subscribe()));
         let freshness = tokio::spawn(freshness::run(self.view.subscribe()));
+        let liveness = tokio::spawn(liveness::run(server.child.pid, self.view.subscribe(), self.events()));
         let (mut child, events, ours) = (server.child.clone(), self.events(), server.clone());
         tokio::spawn(async move {
             let ending = child.wait().await;
@@ -259,6 +267,7 @@ impl Driver {
             watchdog.abort();
             room.abort();
             freshness.abort();
+            liveness.abort();
             let ran_for = ours.ran_for();
             tracing::info!(%ending, seconds = ran_for.as_secs(), "Postgres has ended");
             let _ = events.send(Event::Exited { ran_for });
@@ -289,6 +298,13 @@ impl Driver {
     fn stop(&self, fast: Option<Duration>) {
         if let Some(server) = self.server.clone() {
             tokio::spawn(server.stop(fast));
+        }
+    }
+
+    /// What is left of its children is `leftovers`' work.
+    fn kill(&self) {
+        if let Some(server) = &self.server {
+            server.child.signal(Signal::SIGKILL);
         }
     }
 

@@ -12,6 +12,7 @@
 //!               ├─ duties                roles, databases, extension, slots: inside the running server
 //!               ├─ watchdog              a primary whose worker is silent
 //!               ├─ freshness             whether a standby may be read from
+//!               ├─ liveness              a server that does not do what its clients need
 //!               ├─ watch                 files that change
 //!               ├─ tls                   the certificate, for this process's own way to the primary
 //!               ├─ observe ▸ http        /livez /readyz /status /metrics /gateway
@@ -36,6 +37,7 @@ pub mod host;
 pub mod http;
 pub mod jobs;
 pub mod layout;
+mod liveness;
 pub mod logging;
 pub mod metrics;
 pub mod observe;
@@ -127,7 +129,12 @@ pub async fn run(args: RunArgs, sink: Sink) -> Result<(), RunError> {
         );
     }
 
-    let (view, shown) = tokio::sync::watch::channel(View { settings: Arc::new(settings.clone()), phase: Phase::Clearing, verdict: Default::default() });
+    let (view, shown) = tokio::sync::watch::channel(View {
+        settings: Arc::new(settings.clone()),
+        phase: Phase::Clearing,
+        verdict: freshness::Verdict::default(),
+        concern: None,
+    });
     let heartbeat = Heartbeat::default();
     let gateway = gateway(&settings, &shown).await?;
     tokio::spawn(http::serve(listener, Http { view: shown, heartbeat: heartbeat.clone(), gateway: gateway.clone() }));

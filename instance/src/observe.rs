@@ -41,10 +41,11 @@ pub async fn observe(view: &View) -> Seen {
     let settings = &view.settings;
     let (server, raft) = tokio::join!(server(settings, view.phase), raft(settings));
     let mut missing = vec![];
-    let postgres = server.unwrap_or_else(|why| {
+    let mut postgres = server.unwrap_or_else(|why| {
         missing.push(why);
         Postgres { running: matches!(view.phase, Phase::Running(_)), ..Postgres::default() }
     });
+    postgres.degraded = view.concern.map(|fault| fault.to_string());
     let raft = raft.unwrap_or_else(|why| {
         missing.push(why);
         None
@@ -85,6 +86,7 @@ async fn server(settings: &Settings, phase: Phase) -> Result<Postgres, String> {
             flush_lsn: row.try_get(4)?,
             pending_restart: Some(row.try_get(5)?),
             replay_lsn: row.try_get(6)?,
+            degraded: None,
         })
     };
     match timeout(DEADLINE, look).await {

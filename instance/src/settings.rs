@@ -12,6 +12,9 @@ use crate::paths::Paths;
 /// `pgraft.lease_timeout` where nothing is set.
 const LEASE: Duration = Duration::from_secs(2);
 
+/// `raft.unresponsiveTimeout` where nothing is set, in leases.
+const UNRESPONSIVE: u32 = 3;
+
 /// What a node runs with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
@@ -27,6 +30,8 @@ pub struct Settings {
     pub failover: bool,
     /// The lease time of the primary.
     pub lease: Duration,
+    /// How long a server may fail to do what its clients need before it is killed.
+    pub unresponsive: Duration,
     /// The read-write gateway, where there is one.
     pub gateway: Option<GatewaySettings>,
     /// When a standby is too far behind to be read from.
@@ -98,6 +103,9 @@ pub enum SettingsError {
     /// A port 0.
     #[error("{0}: 0 is no port")]
     NoPort(&'static str),
+    /// A server that is given up before its lease would be over.
+    #[error("raft.unresponsiveTimeout must not be shorter than raft.leaseTimeout")]
+    Impatient,
     /// A gateway for nobody.
     #[error("gateway.maxConnections: there must be room for one at least")]
     NoRoom,
@@ -152,6 +160,13 @@ impl Settings {
             None => LEASE,
             Some(text) => time("raft.leaseTimeout", text)?,
         };
+        let unresponsive = match &config.raft.unresponsive_timeout {
+            None => lease * UNRESPONSIVE,
+            Some(text) => time("raft.unresponsiveTimeout", text)?,
+        };
+        if unresponsive < lease {
+            return Err(SettingsError::Impatient);
+        }
         for value in std::iter::once(&config.http_listen).chain(&config.peers) {
             let name = if value == &config.http_listen { "httpListen" } else { "peers" };
             host_port(value).ok_or_else(|| SettingsError::NotHostPort { name, value: value.clone() })?;
@@ -181,6 +196,7 @@ impl Settings {
             extension: !args.without_extension,
             failover: config.failover && !args.without_extension,
             lease,
+            unresponsive,
             gateway: config.gateway.as_ref().map(gateway).transpose()?,
             standby: standby(&config.standby)?,
             wal_disk: None,

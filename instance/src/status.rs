@@ -75,4 +75,7 @@ pub struct Postgres {
     pub flush_lsn: Option<String>,
     /// A changed setting takes effect at the next restart only.
     pub pending_restart: Option<bool>,
+    /// What keeps it from doing what its clients need, while that lasts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub degraded: Option<String>,
 }

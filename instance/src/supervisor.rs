@@ -23,6 +23,7 @@
 //! Only the founder's runs before there is a group are a primary's. A data directory is rewound or replaced only for a server that has just
 //! run and asked for it, so that its member has voted and listened until then; when that comes to nothing, the server starts on what it had.
 
+use pgraft_core::liveness::Fault;
 use std::time::Duration;
 
 /// How long a server must have run for its end to count as a first failure again.
@@ -208,6 +209,12 @@ pub enum Event {
     RewindPutOff,
     /// The worker of a primary does not answer, and has not for long.
     WorkerSilent,
+    /// What may be wrong with the running server. For people: nothing follows from it.
+    Concern(Option<Fault>),
+    /// The running server has not done what its clients need for too long.
+    Unresponsive,
+    /// The running server is being shut down, and not by this process.
+    StoppedByOthers,
     /// Postgres could not be started at all.
     StartFailed,
     /// The postmaster's exit was collected.
@@ -255,6 +262,8 @@ pub enum Command {
     Halt,
     /// Stop Postgres at once.
     StopNow,
+    /// Kill the postmaster: one that is stopped heeds no other signal. Its worker notices and releases the lease.
+    Kill,
     /// End the job under way and its processes.
     AbortJob,
     /// Send [`Event::Drained`] when the gateway may end.
@@ -330,6 +339,9 @@ fn running(state: State, mode: Mode, event: Event) -> (State, Vec<Command>) {
             (State { phase: Phase::Halting, repair: Some(repair), ..state }, vec![Command::Halt])
         }
         Event::WorkerSilent => (state, vec![Command::StopNow]),
+        Event::Unresponsive => (state, vec![Command::Kill]),
+        // Who wants it down for good stops this process: a server alone is started again.
+        Event::StoppedByOthers => (state, vec![Command::Stop]),
         _ => stay(state),
     }
 }

@@ -1,5 +1,6 @@
 //! What the driver shows to everybody else in this process: the settings in force and the phase.
 
+use pgraft_core::liveness::Fault;
 use std::sync::Arc;
 
 use crate::freshness::Verdict;
@@ -15,4 +16,6 @@ pub struct View {
     pub phase: Phase,
     /// Whether the running standby may be read from.
     pub verdict: Verdict,
+    /// What may be wrong with the running server.
+    pub concern: Option<Fault>,
 }

@@ -79,6 +79,10 @@ pub struct RaftConfig {
     /// `pgraft.lease_timeout`, with Postgres' units: how long nobody hears of the primary before another one takes its place.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lease_timeout: Option<String>,
+    /// With `failover`: how long the server may answer no connection, flush no WAL or have a stopped process before the instance manager kills it, so
+    /// that another one takes over. Three times `leaseTimeout` unless set, and not shorter than that. With Postgres' units.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unresponsive_timeout: Option<String>,
     /// `pgraft.allow_plaintext`: without TLS on more than the loopback, for a network that nobody else is on.
     pub allow_plaintext: bool,
 }
@@ -91,6 +95,7 @@ impl Default for RaftConfig {
             heartbeat_interval: "200ms".into(),
             election_timeout: "1s".into(),
             lease_timeout: None,
+            unresponsive_timeout: None,
             allow_plaintext: false,
         }
     }

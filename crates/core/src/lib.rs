@@ -17,6 +17,7 @@ pub mod fence;
 pub mod id;
 pub mod instance_config;
 pub mod instance_file;
+pub mod liveness;
 pub mod membership;
 pub mod refusal;
 pub mod seat;

@@ -30,6 +30,7 @@ enum Undo {
     Thaw(u32),
     Mend,
     FastDisk(u32),
+    ThawDisk(u32),
 }
 
 /// The faults of one run, and its clients.
@@ -107,6 +108,7 @@ impl Chaos {
             Undo::Start(_) => {}
             Undo::Thaw(number) => world.thaw(number),
             Undo::Mend => world.heal(),
+            Undo::ThawDisk(number) => world.freeze_disk(number, false),
             Undo::FastDisk(number) => world.machine(number).machine.set_fsync(Duration::from_millis(1), Duration::from_millis(4)),
         }
     }
@@ -169,13 +171,14 @@ impl Chaos {
         // Mostly whoever matters.
         let whom = primary.filter(|_| self.rng.random_range(0..3) > 0).unwrap_or(victim);
         match self.rng.random_range(0..100) {
-            0..20 => {
+            0..18 => {
                 let lingers = self.between(0, 400);
                 world.kill_postmaster(whom, lingers);
             }
-            20..30 => world.crash_server(whom),
-            30..40 => world.kill_worker(whom),
-            40..50 => {
+            18..24 => world.crash_server(whom),
+            24..34 => self.stop_something(world, whom, later),
+            34..41 => world.kill_worker(whom),
+            41..50 => {
                 world.freeze_worker(whom);
                 self.undo.push((later, Undo::Thaw(whom)));
             }
@@ -192,6 +195,24 @@ impl Chaos {
                 self.undo.push((later, Undo::Mend));
             }
             _ => self.switch_over(world, up),
+        }
+    }
+
+    /// A process of the server is stopped, for good; or its disk stands still.
+    fn stop_something(&mut self, world: &mut World, whom: u32, later: Time) {
+        match self.rng.random_range(0..10) {
+            0..4 => world.stop_processes(whom, "postmaster", |stuck| stuck.postmaster = true),
+            4..6 => world.stop_processes(whom, "checkpointer", |stuck| stuck.checkpointer = true),
+            6 => world.stop_processes(whom, "WAL writer", |stuck| stuck.walwriter = true),
+            // Before it takes writes nobody waits for them, and the barrier has no other witness.
+            7..9 if world.server(whom).is_some_and(|s| s.is_open(world.now())) => {
+                world.stop_processes(whom, "walsender", |stuck| stuck.senders = true);
+            }
+            _ => {
+                world.freeze_disk(whom, true);
+                let at = later + self.between(0, 4000);
+                self.undo.push((at, Undo::ThawDisk(whom)));
+            }
         }
     }
 

@@ -10,6 +10,7 @@ use pgraft_core::{Address, NodeId, NodeStatus};
 use pgraft_raft::sim::{Crash, Machine};
 use pgraft_raft::{Hooks, Node, Postgres, Protection, Settings};
 use tokio::runtime::{Builder, Runtime};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::clock::{self, Time};
@@ -54,6 +55,7 @@ struct Board {
     poker: Option<Poker>,
     status: Option<NodeStatus>,
     ended: Option<Ended>,
+    leaves: Arc<Notify>,
 }
 
 struct Running {
@@ -133,7 +135,16 @@ impl Host {
                 Ok(mut node) => {
                     lock(&board).asker = Some(Arc::new(node.asker()));
                     lock(&board).poker = Some(Arc::new(node.poker()));
-                    Ended::Stopped(node.failed().await)
+                    let leaves = Arc::clone(&lock(&board).leaves);
+                    let failed = tokio::select! {
+                        biased; // in no random order: a simulation repeats itself
+                        why = node.failed() => Some(why),
+                        () = leaves.notified() => None,
+                    };
+                    match failed {
+                        Some(why) => Ended::Stopped(why),
+                        None => return node.leave(true).await,
+                    }
                 }
                 Err(error) => Ended::NotStarted { why: error.to_string(), temporary: error.is_temporary() },
             };
@@ -211,6 +222,11 @@ impl Host {
         if let Some(poker) = poker.filter(|_| self.running.is_some()) {
             poker();
         }
+    }
+
+    /// The member sees its server end, and has a moment before its process does.
+    pub fn orphan(&self) {
+        lock(&self.board).leaves.notify_one();
     }
 
     /// What the member has published last.

@@ -49,6 +49,13 @@ pub enum Note {
         /// Whose.
         node: u32,
     },
+    /// The instance manager kills the server.
+    Kills {
+        /// Whose.
+        node: u32,
+        /// Why.
+        why: String,
+    },
     /// A promotion has taken its number.
     Promotes {
         /// Whose.

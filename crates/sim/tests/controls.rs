@@ -62,6 +62,13 @@ fn two_changes_at_once_are_seen() {
 }
 
 #[test]
+fn a_stopped_server_that_nobody_looks_after_is_seen() {
+    // Whatever else it keeps from happening is seen first, now and then.
+    let plan = servers(Rules { liveness: false, ..Rules::default() });
+    must_break_or_follow(plan, &["writes are acknowledged"], &["all follow one primary", "everything heals", "a fresh add succeeds"]);
+}
+
+#[test]
 fn commits_that_wait_for_nobody_are_seen() {
     must_break(servers(Rules { sync_waits: false, ..Rules::default() }), &LOST);
 }

@@ -4,6 +4,7 @@
 
 mod cancel;
 pub mod command;
+pub mod crash;
 pub mod ereport;
 mod functions;
 pub mod hooks;
@@ -63,7 +64,9 @@ pub fn wait(timeout: std::time::Duration, fd: std::os::fd::RawFd) -> Woken {
     let woken = unsafe { pg_sys::WaitLatchOrSocket(pg_sys::MyLatch, events.cast_signed(), fd, ms, pg_sys::PG_WAIT_EXTENSION) };
     // SAFETY: as above.
     unsafe { pg_sys::ResetLatch(pg_sys::MyLatch) };
-    if woken.cast_unsigned() & pg_sys::WL_POSTMASTER_DEATH != 0 {
+    if crash::is_told() {
+        Woken::Crashed
+    } else if woken.cast_unsigned() & pg_sys::WL_POSTMASTER_DEATH != 0 {
         Woken::Orphaned
     } else if pgrx::bgworkers::BackgroundWorker::sigterm_received() {
         Woken::Told
@@ -81,6 +84,8 @@ pub enum Woken {
     Told,
     /// The postmaster is dead.
     Orphaned,
+    /// The postmaster ends all processes at once: one has crashed, or somebody asked for that.
+    Crashed,
 }
 
 /// Ends this process. 1 has the postmaster start the worker again.

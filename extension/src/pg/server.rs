@@ -3,19 +3,30 @@
 use std::fs;
 use std::io;
 use std::path::Path;
+use std::sync::atomic::Ordering;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use pgraft_core::failover::History;
 use pgrx::pg_sys;
 
+use crate::shmem::words::{RUN, Words};
+
 /// The line of `postmaster.pid` that says how far the server has come.
 const STATUS_LINE: usize = 7;
 
-/// Which run of the server this is: when its postmaster was started.
+/// The page as it is when the server's processes start, and start again after a crash of one: when that was.
+pub fn first_page() -> Words<1> {
+    let page = Words::default();
+    // SAFETY: asks the clock.
+    page[0].store(unsafe { pg_sys::GetCurrentTimestamp() }.cast_unsigned(), Ordering::Relaxed);
+    page
+}
+
+/// Which run of the server this is: when its shared memory was made. A postmaster that outlives the crash of a process makes another one when all
+/// processes of the old one are dead, so that the lease of the old run can be released.
 pub fn run() -> i64 {
-    // SAFETY: set once by the postmaster before any process starts.
-    unsafe { pg_sys::PgStartTime }
+    RUN.get()[0].load(Ordering::Relaxed).cast_signed()
 }
 
 /// Whether it is in recovery. A server that has left it never goes back.

@@ -28,6 +28,10 @@ impl<const N: usize> Deref for Words<N> {
 // SAFETY: nothing but atomics, no pointers.
 unsafe impl<const N: usize> PGRXSharedMemory for Words<N> {}
 
+/// Of `pg::server`: which server it is that has this shared memory.
+// SAFETY: the name belongs to this extension.
+pub static RUN: PgAtomic<Words<1>> = unsafe { PgAtomic::new(c"pgraft_run") };
+
 /// Of `fence::gate`.
 // SAFETY: the name belongs to this extension.
 pub static GATE: PgAtomic<Words<1>> = unsafe { PgAtomic::new(c"pgraft_gate") };

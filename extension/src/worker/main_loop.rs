@@ -20,6 +20,8 @@ use crate::{gucs, pg, shmem};
 /// How often the main thread looks at WAL position and log lines.
 const TICK: Duration = Duration::from_millis(250);
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(3);
+/// For the lease to be released after a crash. Postgres starts no process before all have ended, and kills this one after five seconds.
+const LAST_WORDS: Duration = Duration::from_millis(300);
 /// Nothing that it runs keeps it for long (a promise that goes to the disk, at most). With two, each wake-up of one woke the other as well.
 const THREADS: usize = 1;
 /// For name lookups, one at a time a member, and small files; made when needed, gone after ten idle seconds.
@@ -91,10 +93,15 @@ fn keep(runtime: &Runtime, mut node: Node, mut steward: Option<Steward>, lines: 
     let (tell_end, ended) = std::sync::mpsc::channel();
     let (reload_certificates, poke) = (node.reloader(), node.poker());
     let (stop, stopping) = tokio::sync::oneshot::channel();
+    if let Some(steward) = &steward
+        && let Err(error) = pg::crash::listen(steward.wake_fd())
+    {
+        warning!("pgraft: can't handle SIGQUIT, a crash of this server costs its lease: {error}");
+    }
     let watcher = runtime.spawn(async move {
         tokio::select! {
             why = node.failed() => { let _ = tell_end.send(why); }
-            woken = stopping => node.leave(woken == Ok(pg::Woken::Orphaned)).await,
+            woken = stopping => node.leave(matches!(woken, Ok(pg::Woken::Orphaned | pg::Woken::Crashed))).await,
         }
     });
     loop {
@@ -115,7 +122,11 @@ fn keep(runtime: &Runtime, mut node: Node, mut steward: Option<Steward>, lines: 
         };
         if woken != pg::Woken::GoOn {
             let _ = stop.send(woken);
-            let _ = runtime.block_on(async { tokio::time::timeout(SHUTDOWN_TIMEOUT, watcher).await });
+            let longest = if woken == pg::Woken::Crashed { LAST_WORDS } else { SHUTDOWN_TIMEOUT };
+            let _ = runtime.block_on(async { tokio::time::timeout(longest, watcher).await });
+            if woken == pg::Woken::Crashed {
+                pg::crash::exit_at_once();
+            }
             return End::Asked;
         }
         if BackgroundWorker::sighup_received() {

@@ -122,6 +122,11 @@ impl Steward {
         self.woken.as_raw_fd()
     }
 
+    /// What makes [`Self::fd`] readable.
+    pub fn wake_fd(&self) -> RawFd {
+        self.server.wake.as_raw_fd()
+    }
+
     /// Carries out the last order, looks, and says whether the look is news, and when the next one is due; None when nothing is expected.
     pub fn tend(&mut self) -> (bool, Option<Duration>) {
         let mut drained = [0; 64];

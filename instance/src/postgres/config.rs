@@ -121,7 +121,8 @@ pub fn command_line(settings: &Settings) -> Vec<String> {
         ("hot_standby", "on".into()),
         ("wal_level", if keeps_logical_slots(settings) { "logical" } else { "replica" }.into()),
         ("wal_log_hints", "on".into()),
-        ("restart_after_crash", "on".into()),
+        // Where the members choose the primary, one that has crashed is not: another one takes over while this server is started as a standby.
+        ("restart_after_crash", if settings.failover { "off" } else { "on" }.into()),
         ("logging_collector", "off".into()),
         ("log_destination", "stderr".into()),
         ("log_line_prefix", LOG_LINE_PREFIX.into()),

@@ -76,6 +76,8 @@ fn bad_input_is_refused_in_one_line_each() {
         refused(|_, c| c.peers = vec!["db-1:0".into()]),
         refused(|_, c| c.postgresql.port = 0),
         refused(|_, c| c.raft.lease_timeout = Some("2 weeks".into())),
+        refused(|_, c| c.raft.unresponsive_timeout = Some("soon".into())),
+        refused(|_, c| c.raft.unresponsive_timeout = Some("1s".into())),
         refused(|_, c| c.gateway = config("gateway: {port: 0}").gateway),
         refused(|_, c| c.gateway = config("gateway: {port: 6432, maxConnections: 0}").gateway),
         refused(|_, c| c.gateway = config("gateway: {port: 6432, holdTime: soon}").gateway),
@@ -100,6 +102,9 @@ fn a_time_is_read_as_postgres_writes_it() {
     assert_eq!(read, [Some(2000), Some(1500), Some(1500), Some(60_000), None, None, None, None, None, None]);
     let settings = example_with_failover();
     assert_eq!((settings.failover, settings.lease), (true, Duration::from_millis(1500)));
+    assert_eq!(settings.unresponsive, settings.lease * 3);
+    let patient = Settings::check(&args(), config("raft: {unresponsiveTimeout: 1min}")).unwrap();
+    assert_eq!(patient.unresponsive, Duration::from_mins(1));
     let without = Settings::check(&RunArgs { without_extension: true, ..args() }, settings.config).unwrap();
     assert!(!without.failover, "nobody would promote it");
 }

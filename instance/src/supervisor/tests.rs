@@ -22,7 +22,7 @@ const PHASES: [Phase; 12] = [
 
 const FACTS: Facts = Facts { data: Data::Empty, named: Named::Other, epoch: 1, parted: false, failover: false, founder: Founder::No };
 
-const EVENTS: [Event; 24] = [
+const EVENTS: [Event; 27] = [
     Event::Cleared,
     Event::ClearFailed,
     Event::Inspected(FACTS),
@@ -38,6 +38,9 @@ const EVENTS: [Event; 24] = [
     Event::RewindFailed,
     Event::RewindPutOff,
     Event::WorkerSilent,
+    Event::Concern(Some(Fault::Unanswered)),
+    Event::Unresponsive,
+    Event::StoppedByOthers,
     Event::StartFailed,
     Event::Exited { ran_for: Duration::from_secs(1) },
     Event::Exited { ran_for: SETTLED_RUN },
@@ -66,6 +69,9 @@ const fn is_in_the_table(event: Event) -> bool {
         | Event::RewindFailed
         | Event::RewindPutOff
         | Event::WorkerSilent
+        | Event::Concern(_)
+        | Event::Unresponsive
+        | Event::StoppedByOthers
         | Event::StartFailed
         | Event::Exited { .. }
         | Event::Woke
@@ -260,7 +266,7 @@ impl World {
                 assert!(matches!(facts.data, Data::Whole { .. }) && facts.parted && facts.named != Named::This);
                 assert!(self.cleared && !self.server);
             }
-            Command::Stop | Command::Halt | Command::Reload => assert!(self.server, "there is no server for {command:?}"),
+            Command::Stop | Command::Halt | Command::Kill | Command::Reload => assert!(self.server, "there is no server for {command:?}"),
             Command::Exit => assert!(!self.server, "the server is left behind"),
             _ => {}
         }

@@ -302,9 +302,9 @@ impl Node {
 
     /// [`Node::shutdown`] with a word to the others: the lead goes to a voter that is up to date, and where the postmaster is dead the lease of
     /// its server is released.
-    pub async fn leave(self, postmaster_is_dead: bool) {
+    pub async fn leave(self, server_is_dead: bool) {
         let release = async {
-            if postmaster_is_dead {
+            if server_is_dead {
                 self.shared.release_what_ends().await;
             }
         };

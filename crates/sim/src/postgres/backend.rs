@@ -45,6 +45,7 @@ impl Server {
             (Stage::Commits, _) if may(self, Act::Commit) => (Stage::Inserts, self.hesitates()),
             (Stage::Begins | Stage::Commits, _) => return answer(Answer::Refused),
             (Stage::Inserts, Ask::Write(row)) => (Stage::Flushes(self.write(ids, Some(row))), self.delay(8, 60)),
+            (Stage::Flushes(_), _) if self.disk_stands => (backend.stage, wait_for_standbys()),
             (Stage::Flushes(end), Ask::Write(row)) => {
                 self.disk.flushed = self.disk.flushed.max(end);
                 let waits = self.run.as_ref().is_some_and(|r| r.checkpointer.config().is_some());
@@ -88,6 +89,7 @@ impl Server {
     /// The standbys have confirmed all up to there: whoever waits for no more goes on. Nobody asks the gate again.
     pub fn release(&mut self, upto: usize, config: &SyncConfig, notes: &mut Vec<Note>) {
         let Some(run) = &mut self.run else { return };
+        run.observed.confirmed = run.observed.confirmed.max(upto);
         let (released, waiting): (Vec<_>, Vec<_>) =
             std::mem::take(&mut run.backends).into_iter().partition(|b| matches!(b.stage, Stage::Waits(end) if end <= upto));
         run.backends = waiting;

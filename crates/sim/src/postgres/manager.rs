@@ -35,7 +35,7 @@ impl Databases {
                 notes.push(Note::WorkerEnds { machine: number });
             }
             match server.manager {
-                Manager::Waiting(at) if at <= now => self.start(number, now, net, member, notes),
+                Manager::Waiting(at) if at <= now && !server.disk_stands => self.start(number, now, net, member, notes),
                 Manager::Running(look) if server.run.is_none() || look <= now => self.look_after(number, now, net, member, notes),
                 Manager::Copying { from, rewind, until } if until <= now => self.copied(number, from, rewind, now, net, notes),
                 _ => {}
@@ -81,6 +81,14 @@ impl Databases {
             server.manager = Manager::Waiting(now + server.between(20, 700));
             return;
         };
+        if self.rules.liveness
+            && let Some(why) = server.unresponsive()
+        {
+            notes.push(Note::Kills { node: number, why });
+            return;
+        }
+        let Some(server) = self.servers.get(&number) else { return };
+        let Some(run) = &server.run else { return };
         if run.mode != Mode::Standby || server.worker.is_none() {
             return;
         }

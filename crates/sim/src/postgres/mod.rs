@@ -13,6 +13,7 @@ pub mod backend;
 pub mod client;
 pub mod disk;
 pub mod flushes;
+pub mod liveness;
 pub mod manager;
 pub mod member;
 pub mod server;
@@ -89,6 +90,12 @@ impl Databases {
     pub fn server(&mut self, number: u32) -> &mut Server {
         let (seed, rules) = (mix(self.seed, (5 << 32) + u64::from(number)), self.rules);
         self.servers.entry(number).or_insert_with(|| Server::new(number, SmallRng::seed_from_u64(seed), rules))
+    }
+
+    /// A number that no run has had.
+    pub const fn next_run(&mut self) -> i64 {
+        self.runs += 1;
+        self.runs
     }
 
     /// The machine has power, and its instance manager runs; whether it did not.

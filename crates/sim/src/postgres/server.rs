@@ -15,6 +15,7 @@ use rand::RngExt;
 use rand::rngs::SmallRng;
 
 use super::disk::{Disk, Record, lsn};
+use super::liveness::{Observed, Stuck};
 use super::member::{Desk, boot_time};
 use super::session::Backend;
 use crate::clock::Time;
@@ -70,7 +71,7 @@ impl Loaded {
 
 /// One run of the server: a postmaster, and its shared memory.
 pub struct Run {
-    /// When its postmaster was started; no two are alike.
+    /// When its shared memory was made; no two are alike.
     pub id: i64,
     /// Counts the crashes of its processes that its postmaster survived.
     pub round: u32,
@@ -106,6 +107,10 @@ pub struct Run {
     pub visible: BTreeSet<u32>,
     /// Clients' sessions.
     pub backends: Vec<Backend>,
+    /// Which of its processes are stopped.
+    pub stuck: Stuck,
+    /// What its instance manager has seen of it.
+    pub observed: Observed,
 }
 
 impl Run {
@@ -131,6 +136,8 @@ impl Run {
             began: 0,
             visible: BTreeSet::new(),
             backends: Vec::new(),
+            stuck: Stuck::default(),
+            observed: Observed::default(),
         }
     }
 
@@ -141,7 +148,7 @@ impl Run {
 
     /// Whether it takes connections.
     pub fn accepts(&self) -> bool {
-        !matches!(self.mode, Mode::Starting { .. }) && self.orphans_until.is_none()
+        !matches!(self.mode, Mode::Starting { .. }) && self.orphans_until.is_none() && !self.stuck.postmaster
     }
 
     /// Whether the intake is open.
@@ -222,6 +229,8 @@ pub struct Server {
     pub manager: Manager,
     /// Every process of the node is stopped.
     pub frozen: bool,
+    /// Nothing is written to its disk.
+    pub disk_stands: bool,
     /// The worker is stopped, and nothing else.
     pub worker_stands: bool,
     /// This node makes the cluster.
@@ -257,6 +266,7 @@ impl Server {
             worker: None,
             manager: Manager::Off,
             frozen: false,
+            disk_stands: false,
             worker_stands: false,
             founder: false,
             booted: 0,
@@ -306,8 +316,10 @@ impl Server {
         self.change_mode(around);
         let file = self.disk.names.clone();
         let Some(run) = &mut self.run else { return };
-        for loaded in [&mut run.postmaster, &mut run.checkpointer] {
-            if loaded.due.is_some_and(|due| due <= now) {
+        // What the postmaster is told it passes on.
+        let passes_on = !run.stuck.postmaster;
+        for (loaded, reads) in [(&mut run.postmaster, passes_on), (&mut run.checkpointer, passes_on && !run.stuck.checkpointer)] {
+            if reads && loaded.due.is_some_and(|due| due <= now) {
                 *loaded = Loaded { names: file.clone(), due: None };
             }
         }
@@ -315,7 +327,8 @@ impl Server {
 
     fn change_mode(&mut self, around: &mut Around<'_>) {
         let now = around.now;
-        let Some(run) = &mut self.run else { return };
+        let stands = self.disk_stands;
+        let Some(run) = self.run.as_mut().filter(|r| !stands && !r.stuck.postmaster) else { return };
         match run.mode {
             Mode::Starting { until, primary } if until <= now => {
                 run.mode = if primary { Mode::Primary } else { Mode::Standby };
@@ -492,8 +505,8 @@ impl Server {
         self.frozen = false;
     }
 
-    /// A process was killed: the postmaster ends the others, and recovers.
-    pub fn recover_in_place(&mut self, now: Time) {
+    /// A process was killed: the postmaster ends the others, and recovers in shared memory of that number.
+    pub fn recover_in_place(&mut self, id: i64, now: Time) {
         let until = now + self.delay(100, 900);
         let Some(run) = &mut self.run else { return };
         let primary = run.mode == Mode::Primary;
@@ -503,7 +516,7 @@ impl Server {
         }
         self.disk.flushed = self.disk.wal.len();
         let names = run.postmaster.names.clone();
-        let (id, round) = (run.id, run.round + 1);
+        let round = run.round + 1;
         *run = Run { round, ..Run::new(id, names, Mode::Starting { until, primary }) };
         self.worker = None;
     }

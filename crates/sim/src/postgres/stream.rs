@@ -287,7 +287,8 @@ fn send(stream: &mut Stream, servers: &mut Servers, around: &mut Around<'_>) {
         stream.down.send(Down::End);
         return;
     }
-    if server.frozen {
+    let stuck = server.run.as_ref().is_some_and(|r| r.stuck.senders);
+    if server.frozen || stuck {
         return;
     }
     if stream.loaded.due.is_some_and(|due| due <= now) {
@@ -317,7 +318,7 @@ fn receive(stream: &mut Stream, servers: &mut Servers, around: &mut Around<'_>) 
         stream.receiver_lives = false;
         return;
     }
-    if server.frozen {
+    if server.frozen || server.disk_stands {
         return;
     }
     // One that goes on all the same is to do harm.
@@ -379,7 +380,7 @@ fn receive(stream: &mut Stream, servers: &mut Servers, around: &mut Around<'_>) 
 /// What the walsender hears; whether it is news.
 fn hear(stream: &mut Stream, servers: &Servers, around: &mut Around<'_>) -> bool {
     let Some(process_of) = stream.sender else { return false };
-    if servers.get(&process_of.0).is_none_or(|s| s.frozen) {
+    if servers.get(&process_of.0).is_none_or(|s| s.frozen || s.run.as_ref().is_some_and(|r| r.stuck.senders)) {
         return false;
     }
     if !stream.receiver_lives && stream.up.queue.is_empty() {

@@ -12,6 +12,7 @@ use crate::net::FASTEST;
 use crate::note::{Answer, Ask, Note};
 use crate::postgres::Databases;
 use crate::postgres::disk::{Data, Disk};
+use crate::postgres::liveness::Stuck;
 use crate::postgres::manager::Member;
 use crate::postgres::server::{Manager, Mode, Server};
 use crate::story::ids;
@@ -97,14 +98,43 @@ impl World {
         if let Some(run) = self.server_mut(number).and_then(|s| s.run.as_mut()) {
             run.orphans_until.get_or_insert(until);
             self.tell(format!("the postmaster of node {number} is killed, and its processes linger for {} ms", lingers.as_millis()));
+            // Not always does the worker get to it.
+            if lingers.as_millis() % 4 > 0 {
+                self.orphan(number);
+            }
         }
     }
 
-    /// A backend is killed: every process of the server ends, and the postmaster starts them again.
+    /// The worker sees that its server ends, and releases the lease.
+    fn orphan(&self, number: u32) {
+        if let Some(host) = self.hosts.get(&number) {
+            host.orphan();
+        }
+    }
+
+    /// Some processes of the server are stopped, and it is up to its instance manager to notice.
+    pub fn stop_processes(&mut self, number: u32, what: &str, stop: impl FnOnce(&mut Stuck)) {
+        if let Some(run) = self.server_mut(number).and_then(|s| s.run.as_mut()).filter(|r| r.orphans_until.is_none()) {
+            stop(&mut run.stuck);
+            self.tell(format!("the {what} of node {number} is stopped"));
+        }
+    }
+
+    /// What is written to the disk of a server does not get there, or does again.
+    pub fn freeze_disk(&mut self, number: u32, stands: bool) {
+        if let Some(server) = self.server_mut(number).filter(|s| s.disk_stands != stands) {
+            server.disk_stands = stands;
+            let words = if stands { "stands still" } else { "goes on" };
+            self.tell(format!("the data disk of node {number} {words}"));
+        }
+    }
+
+    /// A backend is killed, and the postmaster survives that: every process of the server ends, and the postmaster starts them again.
     pub fn crash_server(&mut self, number: u32) {
         let now = self.now;
+        let Some(id) = self.databases.as_mut().map(Databases::next_run) else { return };
         if let Some(server) = self.server_mut(number).filter(|s| s.run.as_ref().is_some_and(|r| r.orphans_until.is_none())) {
-            server.recover_in_place(now);
+            server.recover_in_place(id, now);
             self.note_recovery(number);
             self.kill_quietly(number);
             self.tell(format!("a process of node {number} is killed, and its server recovers"));
@@ -170,6 +200,7 @@ impl World {
             Note::WorkerBegins { machine } => self.start_member(*machine),
             Note::StandsIn { machine } if !self.hosts.get(machine).is_some_and(super::Host::is_up) => self.start_member(*machine),
             Note::WorkerEnds { machine } => self.kill_quietly(*machine),
+            Note::Kills { node, .. } => self.kill_postmaster(*node, std::time::Duration::from_millis(self.now.subsec_millis().into()) / 8),
             Note::Stops { node } => {
                 if let Some(server) = self.server_mut(*node) {
                     server.end_processes();
@@ -233,6 +264,7 @@ impl World {
 fn words(note: &Note) -> Option<String> {
     Some(match note {
         Note::Stops { node } => format!("the server of node {node} is ended by its worker"),
+        Note::Kills { node, why } => format!("the server of node {node} is unresponsive: {why}"),
         Note::Promotes { node, timeline } => format!("node {node} promotes to timeline {timeline}"),
         Note::Promoted { node, timeline, upto } => format!("node {node} is a primary on timeline {timeline}, behind {upto}"),
         Note::Open(nodes) if nodes.is_empty() => "no gate is open".into(),

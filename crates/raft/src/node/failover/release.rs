@@ -1,5 +1,5 @@
 //! So that nobody waits for a lease that nobody holds. After a restart: the last run of this server was the primary, and nothing of it lives;
-//! told to every voter until each has heard it. And before, where the worker sees its postmaster die: it closes the gate for good, and tells
+//! told to every voter until each has heard it. And before, where the worker sees its postmaster die or end all processes: it closes the gate for good, and tells
 //! whom it reaches while it still lives.
 
 use std::collections::BTreeSet;
@@ -55,11 +55,11 @@ impl super::Failover {
 }
 
 impl Shared {
-    /// The postmaster is dead, and no process of its server may show or acknowledge anything any more: what still lives goes by a closed gate.
+    /// The postmaster is dead or ends all processes, and no process of its server may show or acknowledge anything any more: what still lives goes by a closed gate.
     pub(in crate::node) async fn release_what_ends(&self) {
         let Some(failover) = &self.failover else { return };
         let Some(reigned) = failover.closes_for_good() else { return };
-        tracing::info!("the server of this primary has lost its postmaster: its lease of epoch {} is released", reigned.epoch);
+        tracing::info!("the server of this primary ends: its lease of epoch {} is released", reigned.epoch);
         self.released(self.settings.node_id, reigned.epoch, reigned.start);
         let mut told = BTreeSet::new();
         let _ = timeout(LAST_WORDS, self.tell_release(reigned.epoch, reigned.start, &mut told)).await;

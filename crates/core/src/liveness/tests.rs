@@ -1,0 +1,179 @@
+//! What is a reason, for how long, and what never is one.
+
+use super::*;
+use proptest::prelude::*;
+
+const BOUND: u32 = 12;
+
+const WELL: Tick = Tick {
+    on_time: true,
+    primary: true,
+    answered: true,
+    starved: false,
+    stopped: None,
+    flushes: Some(true),
+    commits: Some(Commits::Advance),
+};
+
+/// What each fault looks like.
+const ILL: [(Fault, Tick); 7] = [
+    (Fault::Stopped(Process::Postmaster), Tick { stopped: Some(Process::Postmaster), answered: false, ..WELL }),
+    (Fault::Stopped(Process::Checkpointer), Tick { stopped: Some(Process::Checkpointer), ..WELL }),
+    (Fault::Stopped(Process::WalWriter), Tick { stopped: Some(Process::WalWriter), ..WELL }),
+    (Fault::Unanswered, Tick { answered: false, flushes: None, commits: None, ..WELL }),
+    (Fault::NotFlushed, Tick { flushes: Some(false), ..WELL }),
+    (Fault::SendersStopped, Tick { commits: Some(Commits::Wait { sender_stopped: true }), ..WELL }),
+    (Fault::Unconfirmed, Tick { commits: Some(Commits::Wait { sender_stopped: false }), ..WELL }),
+];
+
+fn heard() -> Judge {
+    let mut judge = Judge::new(BOUND);
+    assert_eq!(judge.observe(WELL), Verdict::Serve);
+    judge
+}
+
+fn releases(judge: &mut Judge, ticks: impl IntoIterator<Item = Tick>) -> Option<Fault> {
+    ticks.into_iter().find_map(|tick| match judge.observe(tick) {
+        Verdict::Release(fault) => Some(fault),
+        Verdict::Serve | Verdict::Suspect(_) => None,
+    })
+}
+
+#[test]
+fn each_fault_is_suspected_first_and_releases_at_the_bound() {
+    for (fault, ill) in ILL {
+        let mut judge = heard();
+        for n in 1..BOUND {
+            let want = if n >= BOUND / 3 { Verdict::Suspect(fault) } else { Verdict::Serve };
+            assert_eq!(judge.observe(ill), want, "{fault}, tick {n}");
+        }
+        let want = if fault.releases() { Verdict::Release(fault) } else { Verdict::Suspect(fault) };
+        assert_eq!(judge.observe(ill), want, "{fault}");
+    }
+}
+
+#[test]
+fn of_a_standby_only_answers_count() {
+    for (fault, ill) in ILL {
+        let standby = Tick { primary: false, ..ill };
+        let counts = matches!(fault, Fault::Unanswered | Fault::Stopped(Process::Postmaster));
+        let released = releases(&mut heard(), std::iter::repeat_n(standby, 100));
+        assert_eq!(released, counts.then_some(fault), "{fault}");
+    }
+}
+
+#[test]
+fn a_server_that_never_answered_may_be_starting() {
+    for (fault, ill) in ILL {
+        let mut judge = Judge::new(BOUND);
+        let silent = Tick { answered: false, ..ill };
+        assert_eq!(releases(&mut judge, std::iter::repeat_n(silent, 100)), None, "{fault}");
+    }
+}
+
+#[test]
+fn an_observer_that_was_paused_does_not_fire() {
+    for (fault, ill) in ILL {
+        let late = Tick { on_time: false, ..ill };
+        let mut judge = heard();
+        assert_eq!(releases(&mut judge, std::iter::repeat_n(late, 1000)), None, "{fault}");
+        assert_eq!(releases(&mut judge, std::iter::repeat_n(ill, BOUND as usize - 1)), None, "{fault}: late ticks were counted");
+    }
+}
+
+#[test]
+fn a_bound_is_never_one_failure() {
+    for bound in 0..3 {
+        for (fault, ill) in ILL {
+            let mut judge = Judge::new(bound);
+            judge.observe(WELL);
+            assert!(!matches!(judge.observe(ill), Verdict::Release(_)), "{fault} with a bound of {bound}");
+        }
+    }
+}
+
+#[test]
+fn each_fault_has_its_words() {
+    let words: Vec<String> = ILL.iter().map(|(fault, _)| fault.to_string()).collect();
+    let want = [
+        "its postmaster is stopped",
+        "its checkpointer is stopped",
+        "its WAL writer is stopped",
+        "it answers no connection",
+        "it cannot flush WAL",
+        "commits wait for standbys and a walsender is stopped",
+        "commits wait and no standby confirms them",
+    ];
+    assert_eq!(words, want);
+}
+
+fn any_tick() -> impl Strategy<Value = Tick> {
+    let stopped = prop_oneof![
+        4 => Just(None),
+        1 => prop::sample::select(vec![Process::Postmaster, Process::Checkpointer, Process::WalWriter]).prop_map(Some),
+    ];
+    let commits =
+        prop::option::of(prop_oneof![Just(Commits::Advance), any::<bool>().prop_map(|sender_stopped| Commits::Wait { sender_stopped })]);
+    (any::<(bool, bool, bool, bool)>(), stopped, prop::option::of(any::<bool>()), commits).prop_map(
+        |((on_time, primary, answered, starved), stopped, flushes, commits)| Tick {
+            on_time,
+            primary,
+            answered,
+            starved,
+            stopped,
+            flushes,
+            commits,
+        },
+    )
+}
+
+/// Whether the tick speaks against the server, for that fault.
+fn speaks_against(tick: &Tick, fault: Fault) -> bool {
+    match fault {
+        Fault::Stopped(process) => tick.stopped == Some(process),
+        Fault::Unanswered => !tick.answered,
+        Fault::NotFlushed => tick.flushes != Some(true),
+        Fault::SendersStopped => !matches!(tick.commits, Some(Commits::Advance | Commits::Wait { sender_stopped: false })),
+        Fault::Unconfirmed => tick.commits != Some(Commits::Advance),
+    }
+}
+
+proptest! {
+    /// Whatever happens: a server is released only for what was seen without a break, by as many ticks in time as the bound says, of which
+    /// none that are to be excused.
+    #[test]
+    fn a_release_has_its_evidence(ticks in prop::collection::vec(any_tick(), 1..200), bound in 2..20u32) {
+        let mut judge = Judge::new(bound);
+        for (n, tick) in ticks.iter().enumerate() {
+            let Verdict::Release(fault) = judge.observe(*tick) else { continue };
+            prop_assert!(ticks[..=n].iter().any(|t| t.answered), "it has never answered");
+            let evidence: Vec<&Tick> = ticks[..=n].iter().rev().take_while(|t| speaks_against(t, fault)).collect();
+            let excused = |t: &Tick| !t.on_time || (t.starved && !matches!(fault, Fault::Stopped(_)));
+            let counted = evidence.iter().filter(|t| !excused(t)).count();
+            prop_assert!(counted >= bound as usize, "{fault}: {counted} of {bound} ticks");
+        }
+    }
+
+    /// A server that answers, flushes and confirms now and then, however slow, and however starved in between, is left alone.
+    #[test]
+    fn a_slow_server_is_left_alone(gaps in prop::collection::vec((0..BOUND as usize, any::<bool>()), 1..50)) {
+        let slow = Tick { answered: false, flushes: None, commits: None, ..WELL };
+        let mut judge = Judge::new(BOUND);
+        for (gap, starved) in gaps {
+            let gap = if starved { gap * 10 } else { gap };
+            prop_assert_eq!(releases(&mut judge, std::iter::repeat_n(Tick { starved, ..slow }, gap)), None);
+            prop_assert_eq!(judge.observe(WELL), Verdict::Serve);
+        }
+    }
+
+    /// From whatever state: a server whose postmaster is stopped for good is released, and no later than the bound says.
+    #[test]
+    fn a_stopped_server_is_released(before in prop::collection::vec(any_tick(), 0..50)) {
+        let mut judge = Judge::new(BOUND);
+        let released = releases(&mut judge, before);
+        judge.heard = true;
+        let stopped = Tick { stopped: Some(Process::Postmaster), answered: false, flushes: None, commits: None, ..WELL };
+        let now = releases(&mut judge, std::iter::repeat_n(stopped, BOUND as usize));
+        prop_assert!(released.is_some() || now.is_some());
+    }
+}

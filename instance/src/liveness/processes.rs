@@ -1,0 +1,176 @@
+//! The server's processes as the kernel sees them: which are stopped, and which wait for a CPU.
+
+use pgraft_core::liveness::Process;
+use std::fs;
+use std::time::Duration;
+
+/// Clock ticks in a second, of `/proc`'s times: the same on every Linux that Postgres runs on.
+const HERTZ: u64 = 100;
+
+/// What `/proc/PID/stat` says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Stat {
+    state: char,
+    parent: i32,
+    /// In clock ticks since the host's start.
+    started: u64,
+}
+
+/// The processes that matter of one server.
+pub struct Watched {
+    postmaster: i32,
+    auxiliary: Vec<(Process, i32)>,
+}
+
+impl Watched {
+    /// Of that postmaster's server.
+    pub const fn new(postmaster: i32) -> Self {
+        Self { postmaster, auxiliary: Vec::new() }
+    }
+
+    /// Its process id.
+    pub const fn postmaster(&self) -> i32 {
+        self.postmaster
+    }
+
+    /// Looks who they are: they may have been started again.
+    pub fn look_for_processes(&mut self) {
+        let is_there =
+            |(process, pid): &(Process, i32)| stat(*pid).is_some_and(|s| s.parent == self.postmaster) && title(*pid) == Some(*process);
+        if self.auxiliary.len() == 2 && self.auxiliary.iter().all(is_there) {
+            return;
+        }
+        self.auxiliary = children(self.postmaster).into_iter().filter_map(|pid| Some((title(pid)?, pid))).collect();
+    }
+
+    /// The first of them that is stopped.
+    pub fn stopped(&self) -> Option<Process> {
+        let all = std::iter::once((Process::Postmaster, self.postmaster)).chain(self.auxiliary.iter().copied());
+        all.into_iter().find(|(_, pid)| is_stopped(*pid)).map(|(process, _)| process)
+    }
+
+    /// Whether the postmaster, or a process that it has started within that time, waits for a CPU (or has one).
+    pub fn waits_for_cpu(&self, within: Duration) -> bool {
+        if is_runnable(self.postmaster) {
+            return true;
+        }
+        let Some(now) = uptime() else { return false };
+        let since = now.saturating_sub(u64::try_from(within.as_millis()).unwrap_or(u64::MAX) * HERTZ / 1000 + 1);
+        children(self.postmaster).into_iter().filter_map(stat).any(|s| s.state == 'R' && s.started >= since)
+    }
+}
+
+/// Whether the process is stopped, by a signal or by a debugger.
+pub fn is_stopped(pid: i32) -> bool {
+    stat(pid).is_some_and(|s| matches!(s.state, 'T' | 't'))
+}
+
+fn is_runnable(pid: i32) -> bool {
+    stat(pid).is_some_and(|s| s.state == 'R')
+}
+
+fn stat(pid: i32) -> Option<Stat> {
+    parse(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+}
+
+/// The name in parentheses may contain anything.
+fn parse(text: &str) -> Option<Stat> {
+    let fields: Vec<&str> = text.rsplit_once(')')?.1.split_whitespace().collect();
+    Some(Stat { state: fields.first()?.chars().next()?, parent: fields.get(1)?.parse().ok()?, started: fields.get(19)?.parse().ok()? })
+}
+
+/// In clock ticks.
+fn uptime() -> Option<u64> {
+    let text = fs::read_to_string("/proc/uptime").ok()?;
+    let (seconds, hundredths) = text.split_whitespace().next()?.split_once('.')?;
+    Some(seconds.parse::<u64>().ok()? * HERTZ + hundredths.parse::<u64>().ok()?)
+}
+
+fn children(of: i32) -> Vec<i32> {
+    match fs::read_to_string(format!("/proc/{of}/task/{of}/children")) {
+        Ok(text) => text.split_whitespace().filter_map(|pid| pid.parse().ok()).collect(),
+        // A kernel without that file.
+        Err(_) => {
+            let all = fs::read_dir("/proc").into_iter().flatten().filter_map(|e| e.ok()?.file_name().to_str()?.parse().ok());
+            all.filter(|pid| stat(*pid).is_some_and(|s| s.parent == of)).collect()
+        }
+    }
+}
+
+fn title(pid: i32) -> Option<Process> {
+    auxiliary(&String::from_utf8_lossy(&fs::read(format!("/proc/{pid}/cmdline")).ok()?))
+}
+
+/// `postgres: CLUSTER: checkpointer `. Behind a client's user there is always its database, so that no user can look like this.
+fn auxiliary(title: &str) -> Option<Process> {
+    match title.trim_end_matches(['\0', ' ']).rsplit(": ").next()? {
+        "checkpointer" => Some(Process::Checkpointer),
+        "walwriter" => Some(Process::WalWriter),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nix::sys::signal::{Signal, kill};
+    use nix::unistd::Pid;
+
+    #[test]
+    fn a_name_with_parentheses_is_no_trouble() {
+        let text = "123 (a) b (c) T 7 1 1 0 -1 4194304 99 0 0 0 5 6 0 0 20 0 1 0 8675309 1 2 3";
+        assert_eq!(parse(text), Some(Stat { state: 'T', parent: 7, started: 8_675_309 }));
+        assert_eq!(parse("123 (a"), None);
+        assert_eq!(parse("123 (a) T"), None);
+    }
+
+    #[test]
+    fn auxiliary_processes_are_found_by_their_titles() {
+        assert_eq!(auxiliary("postgres: pgraft_1: checkpointer \0\0"), Some(Process::Checkpointer));
+        assert_eq!(auxiliary("postgres: pgraft_1: walwriter "), Some(Process::WalWriter));
+        assert_eq!(auxiliary("postgres: pgraft_1: checkpointer app 10.0.0.1(5) idle"), None, "a user of that name");
+        assert_eq!(auxiliary("postgres: pgraft_1: walsender pgraft_replication 10.0.0.1(5) streaming 0/1"), None);
+        assert_eq!(auxiliary("/usr/lib/postgresql/17/bin/postgres\0-D\0/data"), None);
+        assert_eq!(auxiliary(""), None);
+    }
+
+    #[test]
+    fn a_stopped_process_is_told_from_one_that_sleeps_and_one_that_works() {
+        let me = i32::try_from(std::process::id()).unwrap();
+        let mut children = [("sleep 1000", 'S'), ("while :; do :; done", 'R')]
+            .map(|(script, state)| (std::process::Command::new("/bin/sh").args(["-c", &format!("{script}; :")]).spawn().unwrap(), state));
+        let until = |what: &dyn Fn() -> bool| {
+            let begun = std::time::Instant::now();
+            while !what() {
+                assert!(begun.elapsed() < Duration::from_secs(20));
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        };
+        for (child, state) in &mut children {
+            let pid = i32::try_from(child.id()).unwrap();
+            until(&|| stat(pid).is_some_and(|s| s.parent == me && s.state == *state));
+            assert!(super::children(me).contains(&pid) || stat(pid).is_some());
+            assert_eq!(is_runnable(pid), *state == 'R');
+            kill(Pid::from_raw(pid), Signal::SIGSTOP).unwrap();
+            until(&|| is_stopped(pid));
+            assert!(!is_runnable(pid));
+            child.kill().unwrap();
+            child.wait().unwrap();
+            assert!(!is_stopped(pid));
+        }
+    }
+
+    #[test]
+    fn a_young_child_that_works_waits_for_a_cpu() {
+        // This thread's own children are those of the process.
+        let me = i32::try_from(std::process::id()).unwrap();
+        let mut busy = std::process::Command::new("/bin/sh").args(["-c", "while :; do :; done"]).spawn().unwrap();
+        let pid = i32::try_from(busy.id()).unwrap();
+        let young = stat(pid).unwrap().started;
+        let now = uptime().unwrap();
+        assert!(now >= young && now - young < 60 * HERTZ, "{young} and {now} are of one clock");
+        assert_eq!(stat(pid).unwrap().parent, me);
+        busy.kill().unwrap();
+        busy.wait().unwrap();
+    }
+}

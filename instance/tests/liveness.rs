@@ -1,0 +1,166 @@
+//! Three nodes whose primary stops serving in one way or another: a standby takes over, and nothing that was acknowledged is lost. And what looks
+//! like it and is not: a server that is busy, full, or whose observer was paused keeps its place.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, dead_code, reason = "this is a test through and through")]
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use pgraft_testkit::cluster::{epoch, more_rows, nothing_is_lost, of_three, primary, primary_after, whole};
+use pgraft_testkit::ledger::Ledger;
+use pgraft_testkit::{Nodes, child_of, until};
+use std::process::{Child, Command};
+use std::time::Duration;
+
+fn stop(pid: i32) {
+    kill(Pid::from_raw(pid), Signal::SIGSTOP).unwrap();
+}
+
+fn postmaster(nodes: &Nodes, of: usize) -> i32 {
+    nodes.nodes[of].postmaster().unwrap()
+}
+
+async fn child(nodes: &Nodes, of: usize, name: &str) -> i32 {
+    until(name, async || child_of(nodes.nodes[of].postmaster()?, name)).await
+}
+
+/// What is done to the primary has another one take over; the old one comes back by itself.
+async fn hands_over(nodes: &Nodes, ledger: &Ledger, what: &str, harm: impl AsyncFnOnce(usize)) -> usize {
+    whole(nodes).await;
+    let old = primary(nodes).await;
+    let before = epoch(nodes, old);
+    more_rows(ledger, 10).await;
+    ledger.new_gap();
+    harm(old).await;
+    let new = primary_after(nodes, before, &[old]).await;
+    more_rows(ledger, 10).await;
+    println!("{what}: node {} took over from node {}, no acknowledgement for {:?}", new + 1, old + 1, ledger.new_gap());
+    whole(nodes).await;
+    old
+}
+
+fn says(nodes: &Nodes, of: usize, words: &str) {
+    assert!(nodes.nodes[of].log().contains(words), "node {} does not say: {words}", of + 1);
+}
+
+#[tokio::test]
+async fn a_primary_that_cannot_serve_is_replaced() {
+    let Some(nodes) = of_three(|_| ()).await else { return };
+    let ledger = Ledger::start(nodes.servers());
+
+    let old = hands_over(&nodes, &ledger, "a stopped postmaster", async |old| stop(postmaster(&nodes, old))).await;
+    says(&nodes, old, "Postgres is unresponsive: its postmaster is stopped");
+
+    let old = hands_over(&nodes, &ledger, "a stopped checkpointer", async |old| stop(child(&nodes, old, "checkpointer").await)).await;
+    says(&nodes, old, "Postgres is unresponsive: its checkpointer is stopped");
+
+    let old = hands_over(&nodes, &ledger, "stopped walsenders", async |old| {
+        let senders = "SELECT string_agg(pid::text, ' ') FROM pg_stat_replication";
+        let pids = nodes.nodes[old].sql(senders).await.unwrap().unwrap();
+        pids.split(' ').for_each(|pid| stop(pid.parse().unwrap()));
+    })
+    .await;
+    says(&nodes, old, "Postgres is unresponsive: commits wait for standbys and a walsender is stopped");
+    nothing_is_lost(&nodes, ledger).await;
+}
+
+#[tokio::test]
+async fn a_killed_backend_costs_what_a_killed_postmaster_costs() {
+    let Some(nodes) = of_three(|_| ()).await else { return };
+    let ledger = Ledger::start(nodes.servers());
+    for _ in 0..3 {
+        let old = hands_over(&nodes, &ledger, "a killed postmaster", async |old| {
+            kill(Pid::from_raw(postmaster(&nodes, old)), Signal::SIGKILL).unwrap();
+        })
+        .await;
+        says(&nodes, old, "the server of this primary ends: its lease");
+        hands_over(&nodes, &ledger, "a killed backend", async |old| {
+            let client = nodes.nodes[old].connect("app", "owner-1", "app").await.unwrap();
+            let pid: i32 = client.query_one("SELECT pg_backend_pid()", &[]).await.unwrap().get(0);
+            kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
+        })
+        .await;
+    }
+    nothing_is_lost(&nodes, ledger).await;
+}
+
+#[tokio::test]
+async fn a_smart_shutdown_by_somebody_else_is_a_handover_and_a_restart() {
+    let Some(nodes) = of_three(|_| ()).await else { return };
+    let ledger = Ledger::start(nodes.servers());
+    let old = primary(&nodes).await;
+    let stays = nodes.nodes[old].connect("app", "owner-1", "app").await.unwrap();
+    let old = hands_over(&nodes, &ledger, "a smart shutdown", async |old| {
+        kill(Pid::from_raw(postmaster(&nodes, old)), Signal::SIGTERM).unwrap();
+    })
+    .await;
+    says(&nodes, old, "Postgres is being shut down, and not by pgraft-instance");
+    says(&nodes, old, "a standby has taken over from this primary");
+    assert!(stays.query("SELECT 1", &[]).await.is_err(), "its server is another one");
+
+    // A standby is restarted, whether or not it leads the Raft group.
+    let standby = (primary(&nodes).await + 1) % 3;
+    let before = (epoch(&nodes, primary(&nodes).await), postmaster(&nodes, standby));
+    let _stays = nodes.nodes[standby].connect("postgres", "superuser-1", "postgres").await.unwrap();
+    kill(Pid::from_raw(before.1), Signal::SIGTERM).unwrap();
+    until("another postmaster", async || nodes.nodes[standby].postmaster().filter(|pid| *pid != before.1)).await;
+    whole(&nodes).await;
+    assert_eq!(epoch(&nodes, primary(&nodes).await), before.0, "the primary is the same");
+    nothing_is_lost(&nodes, ledger).await;
+}
+
+/// Ended with this.
+struct Busy(Vec<Child>);
+
+impl Busy {
+    fn on_all_processors(times: usize) -> Self {
+        let count = std::thread::available_parallelism().map_or(2, usize::from) * times;
+        Self((0..count).map(|_| Command::new("/bin/sh").args(["-c", "while :; do :; done"]).spawn().unwrap()).collect())
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        for child in &mut self.0 {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_busy_or_full_server_keeps_its_place() {
+    let Some(nodes) = of_three(|_| ()).await else { return };
+    let ledger = Ledger::start(nodes.servers());
+    let old = primary(&nodes).await;
+    more_rows(&ledger, 10).await;
+    // Longer than a server may be unresponsive.
+    let long = Duration::from_secs(10);
+
+    // The postmaster, and all processors; what the standbys' voters hear of the worker is not the question here, but the verdict is.
+    let busy = Busy::on_all_processors(8);
+    tokio::time::sleep(long).await;
+    drop(busy);
+
+    // Every connection that there is, the reserved ones too.
+    let mut all = vec![];
+    while let Ok(client) = nodes.nodes[old].connect("postgres", "superuser-1", "postgres").await {
+        all.push(client);
+    }
+    assert!(all.len() > 10);
+    tokio::time::sleep(long).await;
+    drop(all);
+
+    // The observer is paused, the server with it, and the server goes on a moment later.
+    let manager = nodes.nodes[old].status().map(|_| nodes.nodes[old].postmaster().unwrap()).unwrap();
+    nodes.nodes[old].signal(Signal::SIGSTOP);
+    tokio::time::sleep(long).await;
+    stop(manager);
+    nodes.nodes[old].signal(Signal::SIGCONT);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    kill(Pid::from_raw(manager), Signal::SIGCONT).unwrap();
+    more_rows(&ledger, 10).await;
+    for node in &nodes.nodes {
+        assert!(!node.log().contains("Postgres is unresponsive"), "node {} was killed", node.id);
+    }
+    nothing_is_lost(&nodes, ledger).await;
+}
