@@ -9,6 +9,7 @@
 //!               ├─ postgres/             initdb, clone, rewind, config (pure), process, leftovers, log (pure)
 //!               ├─ stand                 the Raft member, while no server can run
 //!               ├─ prepare               the files that Postgres reads
+//!               ├─ configuration         what of the user's settings goes into them: Postgres judges it first
 //!               ├─ duties                roles, databases, extension, slots: inside the running server
 //!               ├─ watchdog              a primary whose worker is silent
 //!               ├─ watch                 files that change
@@ -23,6 +24,7 @@
 
 mod autogroup;
 pub mod cli;
+pub mod configuration;
 pub mod control;
 pub mod driver;
 pub mod duties;
@@ -58,6 +60,7 @@ use std::sync::Arc;
 use tokio::net::TcpListener;
 
 use cli::RunArgs;
+use configuration::Configuration;
 use driver::Driver;
 use gateway::Gateway;
 use heartbeat::Heartbeat;
@@ -120,7 +123,11 @@ pub async fn run(args: RunArgs, sink: Sink) -> Result<(), RunError> {
         );
     }
 
-    let (view, shown) = tokio::sync::watch::channel(View { settings: Arc::new(settings.clone()), phase: Phase::Clearing });
+    let (view, shown) = tokio::sync::watch::channel(View {
+        settings: Arc::new(settings.clone()),
+        phase: Phase::Clearing,
+        configuration: Configuration::default(),
+    });
     let heartbeat = Heartbeat::default();
     let gateway = gateway(&settings, &shown).await?;
     tokio::spawn(http::serve(listener, Http { view: shown, heartbeat: heartbeat.clone(), gateway: gateway.clone() }));

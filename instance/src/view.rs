@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::configuration::Configuration;
 use crate::settings::Settings;
 use crate::supervisor::Phase;
 
@@ -12,4 +13,6 @@ pub struct View {
     pub settings: Arc<Settings>,
     /// What the supervisor is at.
     pub phase: Phase,
+    /// What Postgres says of the configuration.
+    pub configuration: Configuration,
 }

@@ -74,6 +74,10 @@ pub struct Node {
     ports: [u16; 4],
     peers: Vec<String>,
     pub parameters: BTreeMap<String, String>,
+    /// Lines of `pg_hba.conf`.
+    pub hba: Vec<String>,
+    /// Whether what is committed is on the disk.
+    pub fsync: bool,
     /// The members choose the primary.
     pub failover: bool,
     /// How long the gateway holds a client.
@@ -138,11 +142,26 @@ impl Node {
         let directory = base.join(format!("node{id}"));
         fs::create_dir(&directory).unwrap();
         give(&directory);
-        let small = [("shared_buffers", "16MB"), ("max_connections", "30"), ("fsync", "off")];
+        let small = [("shared_buffers", "16MB"), ("max_connections", "30")];
         let parameters = small.map(|(k, v)| (k.to_owned(), v.to_owned())).into();
         let (bin, hold) = (bin.to_owned(), "10s");
         let node =
-            Self { id, directory, bin, ports, peers, parameters, failover: false, hold, drain: None, tls: 0, manager: None, inside: None };
+            Self {
+                id,
+                directory,
+                bin,
+                ports,
+                peers,
+                parameters,
+                hba: vec![],
+                fsync: false,
+                failover: false,
+                hold,
+                drain: None,
+                tls: 0,
+                manager: None,
+                inside: None,
+            };
         node.furnish();
         node
     }
@@ -193,7 +212,7 @@ impl Node {
             "secretsDirectory": at("secrets"),
             "httpListen": format!("{all}:{}", self.ports[2]),
             "peers": self.peers,
-            "postgresql": {"port": self.ports[0], "listenAddresses": all, "parameters": self.parameters},
+            "postgresql": {"port": self.ports[0], "listenAddresses": all, "parameters": self.parameters, "pgHba": self.hba},
             "raft": {
                 "port": self.ports[1],
                 "listenAddress": members,
@@ -229,6 +248,9 @@ impl Node {
         }
         if without_extension() {
             command.arg("--without-extension");
+        }
+        if !self.fsync {
+            command.arg("--unsafe-without-fsync");
         }
         command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log).current_dir("/");
         self.manager = Some(command.spawn().unwrap());
