@@ -62,8 +62,8 @@ struct State {
     pending: Vec<String>,
     /// What it runs with of the settings that have floors.
     runs_with: Floors,
-    /// Whether the primary's value of one of these keeps a lower one from being used.
-    waits_for_primary: bool,
+    /// Where the primary's value of one of these keeps a lower one from being used.
+    held: Vec<Problem>,
     failure: Option<ServerFailure>,
     said: Vec<Problem>,
 }
@@ -91,7 +91,10 @@ impl Configuration {
         let auto = read_auto(settings);
         let known = self.known(settings);
         let wanted = Candidate { user: screened, auto: config::scrubbed_auto_conf(&auto).unwrap_or(auto) };
-        if self.lock().judged.as_ref().is_some_and(|judged| judged.wanted == wanted) {
+        let same = |judged: &Judged| {
+            judged.wanted.user == wanted.user && [&judged.wanted.auto, &judged.accepted.auto].contains(&&wanted.auto)
+        };
+        if self.lock().judged.as_ref().is_some_and(same) {
             return;
         }
         let mut trial = Trial::new(settings, reaper);
@@ -191,7 +194,7 @@ impl Configuration {
         let lowered = async {
             loop {
                 tokio::time::sleep(LOOK_AT_FLOORS).await;
-                if self.lock().waits_for_primary {
+                if !self.lock().held.is_empty() {
                     self.read_floors(&settings, &reaper).await;
                 }
             }
@@ -253,7 +256,12 @@ impl Configuration {
         pending.retain(|name| !next.contains_key(name.as_str()));
         let waiting = next.iter().filter(|(name, value)| state.runs_with.get(*name).is_some_and(|runs| runs != *value));
         pending.extend(waiting.map(|(name, _)| (*name).to_owned()));
-        state.waits_for_primary = !floors::needed(&demanded, &wanted).is_empty();
+        let held = floors::needed(&demanded, &wanted);
+        let held = held.iter().map(|(name, floor)| {
+            let value = wanted.get(*name).map(String::as_str);
+            user::of_parameter(name, value, format!("{floor} is used, since the WAL of this server was written with it"))
+        });
+        state.held = held.collect();
         pending.sort();
         pending.dedup();
         state.pending = pending;
@@ -266,6 +274,7 @@ impl Configuration {
         ConfigurationStatus {
             valid: problems.is_empty(),
             problems,
+            held: state.held.clone(),
             pending_restart: state.pending.clone(),
             failure: state.failure.clone().filter(|failure| failure.count > 1),
         }
@@ -290,7 +299,7 @@ impl Configuration {
     fn choice(&self, settings: &Settings) -> Option<Candidate> {
         let proven = proven(&self.known(settings));
         let state = self.lock();
-        state.judged.as_ref().map(|judged| trust::chosen(&judged.accepted, &proven, state.suspect.as_ref()).clone())
+        state.judged.as_ref().map(|judged| trust::chosen(&judged.accepted, &proven, state.suspect.as_ref()))
     }
 
     fn known(&self, settings: &Settings) -> Known {
@@ -320,7 +329,7 @@ impl State {
     fn problems(&self) -> Vec<Problem> {
         let Some(judged) = &self.judged else { return vec![] };
         let mut problems = judged.problems.clone();
-        if let Some(suspect) = self.suspect.as_ref().filter(|suspect| suspect.tried == judged.accepted) {
+        if let Some(suspect) = self.suspect.as_ref().filter(|suspect| suspect.is(&judged.accepted)) {
             let message = format!("Postgres did not start with this configuration: {}; the last one that it ran with is used", suspect.message);
             problems.push(user::of_parameter("postgresql", None, message));
         }

@@ -13,6 +13,9 @@ pub struct ConfigurationStatus {
     /// What is not in force, and why.
     #[serde(default)]
     pub problems: Vec<Problem>,
+    /// Settings that are in force with another value than the configured one, for as long as the WAL needs it. Nothing is wrong with them.
+    #[serde(default)]
+    pub held: Vec<Problem>,
     /// Settings whose new value takes effect at the next restart.
     #[serde(default)]
     pub pending_restart: Vec<String>,
@@ -23,7 +26,7 @@ pub struct ConfigurationStatus {
 
 impl Default for ConfigurationStatus {
     fn default() -> Self {
-        Self { valid: true, problems: vec![], pending_restart: vec![], failure: None }
+        Self { valid: true, problems: vec![], held: vec![], pending_restart: vec![], failure: None }
     }
 }
 

@@ -3,7 +3,8 @@
 //! ```text
 //!  <work>/check/   PG_VERSION, global/pg_control of the real one; the candidate postgresql.conf, postgresql.auto.conf, pg_hba.conf
 //!    postgres -C shared_memory_size     reads all settings, checks how they go together, loads the libraries, computes the memory
-//!    postgres                           reads pg_hba.conf; without WAL its startup process ends it right after that
+//!    postgres                           with the libraries and their parameters, which the other does not complain about; reads pg_hba.conf, and
+//!                                       ends right after that, since there is no WAL
 //! ```
 //!
 //! pgraft's own library is not loaded there, and no port and no socket of the server's is touched.
@@ -32,6 +33,14 @@ const NOT_FOR_TRIALS: [&str; 8] = [
     "log_line_prefix",
 ];
 
+/// A server that needs next to nothing.
+const SMALL: &str = "shared_buffers = 1MB
+max_connections = 10
+max_wal_senders = 2
+fsync = off
+autovacuum = off
+";
+
 /// Where a trial can't be made.
 #[derive(Debug, thiserror::Error)]
 pub enum TrialError {
@@ -47,8 +56,6 @@ pub enum TrialError {
 pub struct Trial<'a> {
     settings: &'a Settings,
     reaper: &'a Reaper,
-    /// The lines of `pg_hba.conf` that were found good already.
-    good_hba: Option<Vec<String>>,
     /// Why Postgres could not be asked.
     pub error: Option<TrialError>,
 }
@@ -56,7 +63,7 @@ pub struct Trial<'a> {
 impl<'a> Trial<'a> {
     /// Nothing was asked yet.
     pub const fn new(settings: &'a Settings, reaper: &'a Reaper) -> Self {
-        Self { settings, reaper, good_hba: None, error: None }
+        Self { settings, reaper, error: None }
     }
 
     async fn run(&mut self, candidate: &Candidate) -> Result<Vec<Fault>, TrialError> {
@@ -69,12 +76,10 @@ impl<'a> Trial<'a> {
             let message = format!("Postgres would need {megabytes} MB of shared memory, and this host or container has {limit} MB");
             found.push(Fault { blame: Blame::Unknown, message });
         }
-        if self.good_hba.as_ref() != Some(&candidate.user.hba) {
-            let faults = self.hba(&settings, &scratch).await?;
-            if faults.is_empty() {
-                self.good_hba = Some(candidate.user.hba.clone());
+        for fault in self.start(&settings, candidate, &scratch).await? {
+            if !found.iter().any(|f| f.blame == fault.blame) {
+                found.push(fault);
             }
-            found.extend(faults);
         }
         Ok(found)
     }
@@ -83,7 +88,9 @@ impl<'a> Trial<'a> {
     fn scratch(&self, settings: &Settings, candidate: &Candidate) -> Result<PathBuf, TrialError> {
         let (scratch, data) = (settings.paths.check(), &settings.paths.data);
         files::remove_directory(&scratch)?;
-        files::private_directory(&scratch.join("global"))?;
+        for directory in ["global", "base", "pg_notify", "pg_stat", "pg_stat_tmp", "pg_tblspc", "pg_replslot", "pg_dynshmem"] {
+            files::private_directory(&scratch.join(directory))?;
+        }
         files::private_directory(&scratch)?;
         for name in ["PG_VERSION", "global/pg_control"] {
             fs::copy(data.join(name), scratch.join(name)).map_err(FileError::at("copy", &data.join(name)))?;
@@ -96,10 +103,10 @@ impl<'a> Trial<'a> {
         write("postgresql.auto.conf", &candidate.auto)?;
         write("pg_hba.conf", &config::hba(settings))?;
         write("pg_ident.conf", "")?;
-        write(
-            "small.conf",
-            "shared_buffers = 1MB\nmax_connections = 5\nmax_wal_senders = 0\nmax_worker_processes = 0\nmax_logical_replication_workers = 0\nfsync = off\nautovacuum = off\n",
-        )?;
+        // With what belongs to libraries: each of their parameters has a dot in its name.
+        let of_libraries = candidate.user.parameters.iter().filter(|(name, _)| name.contains('.'));
+        let lines = of_libraries.map(|(name, value)| format!("{name} = {}\n", config::quoted(value)));
+        write("small.conf", &std::iter::once(SMALL.to_owned()).chain(lines).collect::<String>())?;
         Ok(scratch)
     }
 
@@ -119,15 +126,7 @@ impl<'a> Trial<'a> {
             }
         }
         set(&mut command, "config_file", &scratch.join("postgresql.conf").display().to_string());
-        // A session that cannot load its libraries is refused, so these matter as much.
-        let lists = [("shared_preload_libraries", ""), ("session_preload_libraries", ""), ("local_preload_libraries", "$libdir/plugins/")];
-        let libraries: Vec<String> = lists
-            .iter()
-            .filter_map(|(list, directory)| Some((candidate.user.parameters.get(*list)?, directory)))
-            .flat_map(|(list, directory)| names(list).into_iter().map(move |name| format!("\"{directory}{name}\"")))
-            .filter(|name| name != "\"pgraft\"")
-            .collect();
-        set(&mut command, "shared_preload_libraries", &libraries.join(","));
+        set(&mut command, "shared_preload_libraries", &libraries(candidate));
         let (ending, output) = self.output(command).await?;
         let text = String::from_utf8_lossy(&output);
         let shared_memory = text.lines().rev().find_map(|line| line.trim().parse().ok());
@@ -136,7 +135,7 @@ impl<'a> Trial<'a> {
     }
 
     /// Postgres reads `pg_hba.conf` late: a whole small server is started for it, which finds no WAL and ends.
-    async fn hba(&self, settings: &Settings, scratch: &std::path::Path) -> Result<Vec<Fault>, TrialError> {
+    async fn start(&self, settings: &Settings, candidate: &Candidate, scratch: &std::path::Path) -> Result<Vec<Fault>, TrialError> {
         // What the other run made of the directory is in the way of this one.
         files::remove_file(&scratch.join("postgresql.auto.conf"))?;
         let mut command = process::program(settings, "postgres", settings.paths.parent());
@@ -146,7 +145,7 @@ impl<'a> Trial<'a> {
         let own = [("config_file", at("small.conf")), ("hba_file", at("pg_hba.conf")), ("ident_file", at("pg_ident.conf"))];
         // In the abstract namespace: no file, and no other server's name.
         let socket = [("listen_addresses", String::new()), ("unix_socket_directories", format!("@pgraft-check-{pid}")), ("port", "1".into())];
-        for (name, value) in own.into_iter().chain(socket) {
+        for (name, value) in own.into_iter().chain(socket).chain([("shared_preload_libraries", libraries(candidate))]) {
             set(&mut command, name, &value);
         }
         let (_, output) = self.output(command).await?;
@@ -159,7 +158,11 @@ impl<'a> Trial<'a> {
             }
             _ => fault,
         };
-        Ok(faults::of_hba(&records(&output)).into_iter().map(of_user).collect())
+        let records = records(&output);
+        // That it fails is no fault: it always does. Of the rest only warnings count: what fails was found by the other run.
+        let warnings: Vec<Record> = records.iter().filter(|record| record.level == "WARNING").cloned().collect();
+        let of_libraries = faults::of_configuration(&warnings, false);
+        Ok(of_libraries.into_iter().chain(faults::of_hba(&records).into_iter().map(of_user)).collect())
     }
 
     async fn output(&self, mut command: std::process::Command) -> Result<(Ending, Vec<u8>), TrialError> {
@@ -181,6 +184,14 @@ impl Judge for Trial<'_> {
             }
         }
     }
+}
+
+/// All that are to be loaded, be it by the server or by its sessions: a session that cannot load its libraries is refused.
+fn libraries(candidate: &Candidate) -> String {
+    let lists = [("shared_preload_libraries", ""), ("session_preload_libraries", ""), ("local_preload_libraries", "$libdir/plugins/")];
+    let lists = lists.iter().filter_map(|(list, directory)| Some((candidate.user.parameters.get(*list)?, directory)));
+    let all = lists.flat_map(|(list, directory)| names(list).into_iter().map(move |name| format!("\"{directory}{name}\"")));
+    all.filter(|name| name != "\"pgraft\"").collect::<Vec<_>>().join(",")
 }
 
 fn set(command: &mut std::process::Command, name: &str, value: &str) {

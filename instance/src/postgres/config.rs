@@ -287,7 +287,7 @@ pub fn scrubbed_auto_conf(text: &str) -> Option<String> {
 }
 
 /// A value as `postgresql.conf` wants it.
-fn quoted(value: &str) -> String {
+pub fn quoted(value: &str) -> String {
     let mut out = String::with_capacity(value.len() + 2);
     out.push('\'');
     for c in value.chars() {

@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use std::fmt::Debug;
 
 use super::certificates::{self, identity::Login};
+use super::configuration;
 use super::context::Context;
 use super::error::Error;
 use super::facts::{Common, Facts, PodFact, VolumeFact};
@@ -42,7 +43,8 @@ pub async fn observe(ctx: &Context, cr: &PgRaftCluster, now: Timestamp, look: Lo
     if let Look::Glance(leader) = look {
         targets.retain(|target| target.node == leader);
     }
-    let answers = looker.answers(&targets, login.as_ref()).await;
+    let (answers, configurations) =
+        futures::join!(looker.answers(&targets, login.as_ref()), configuration::ask_all(ctx, &looker.uid, &pods, now));
     let mut group = group::merge(&answers, known);
     if let Some(group) = &mut group {
         group.silent = targets.iter().map(|t| t.node).filter(|node| !answers.iter().any(|a| a.node == *node)).collect();
@@ -65,6 +67,7 @@ pub async fn observe(ctx: &Context, cr: &PgRaftCluster, now: Timestamp, look: Lo
         switched_to,
         asked,
         away,
+        configurations,
         pods,
     })
 }
@@ -190,6 +193,7 @@ impl Looker<'_> {
             ip: pod.ip,
             role: pod.role,
             template: pod.template,
+            configuration: pod.configuration,
         }
     }
 
