@@ -7,7 +7,7 @@
 FROM rust:1.95-slim-trixie AS dev
 RUN apt-get update -qq \
  && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
-      postgresql-17 postgresql-server-dev-17 just shellcheck mdbook git pkg-config make iproute2 procps patchelf etcd-server \
+      postgresql-17 postgresql-server-dev-17 tzdata-legacy just shellcheck mdbook git pkg-config make iproute2 procps patchelf etcd-server \
  && apt-get clean && rm -rf /var/lib/apt/lists/* /var/lib/postgresql/17
 # Other majors to build and test with, from other Debian suites; beside the work of others, so that the image is made without them too.
 # (Debian never released 16.)
@@ -43,7 +43,7 @@ RUN groupadd --system --gid 999 postgres \
       'Maintainer: pgraft' 'Description: empty: this image has no JIT compiler' > /tmp/llvm/DEBIAN/control \
  && dpkg-deb --build /tmp/llvm /tmp/llvm.deb >/dev/null && dpkg -i /tmp/llvm.deb >/dev/null \
  && apt-get update -qq \
- && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends postgresql-17 >/dev/null \
+ && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends postgresql-17 tzdata-legacy >/dev/null \
  && apt-get clean \
  && rm -rf /usr/lib/postgresql/17/lib/llvmjit* /usr/lib/postgresql/17/lib/bitcode /tmp/llvm* /var/lib/apt/lists/* /var/cache/debconf/* /var/log/* \
       /usr/share/man /usr/share/locale /usr/share/i18n /usr/share/info /etc/ssl/private/ssl-cert-snakeoil.key /etc/ssl/certs/ssl-cert-snakeoil.pem \

@@ -68,7 +68,7 @@ pub async fn run(options: &Options) -> Result<(), Failure> {
         None => Nodes::new(&bin, u32::try_from(options.nodes).unwrap_or(3)),
     };
     for node in &mut nodes.nodes {
-        node.parameters.insert("fsync".into(), "on".into());
+        node.fsync = true;
     }
     let mut nodes = cluster_of(nodes).await;
     println!("{} nodes, fsync on, lease 2 s; between the last acknowledged write before and the first after:", options.nodes);

@@ -54,7 +54,8 @@ pub async fn run(options: &Options) -> Result<(), Failure> {
     let bin = bin_directory()?;
     let mut nodes = Nodes::new(&bin, 3);
     for node in &mut nodes.nodes {
-        for (name, value) in [("fsync", "on"), ("shared_buffers", "128MB"), ("max_connections", "100"), ("max_wal_size", "4GB")] {
+        node.fsync = true;
+        for (name, value) in [("shared_buffers", "128MB"), ("max_connections", "100"), ("max_wal_size", "4GB")] {
             node.parameters.insert(name.into(), value.into());
         }
     }

@@ -40,4 +40,7 @@ pub struct RunArgs {
     /// For this crate's tests on a Postgres that has no pgraft: run without the extension
     #[arg(long, hide = true)]
     pub without_extension: bool,
+    /// For tests: a crash of the machine loses data, and Postgres starts and stops faster
+    #[arg(long, hide = true)]
+    pub unsafe_without_fsync: bool,
 }

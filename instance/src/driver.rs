@@ -22,6 +22,7 @@ use crate::heartbeat::{BEAT, Heartbeat};
 use crate::jobs::Jobs;
 use crate::liveness;
 use crate::logging::Sink;
+use crate::postgres::log::LastWords;
 use crate::postgres::process::Server;
 use crate::prepare;
 use crate::reaper::Reaper;
@@ -52,6 +53,8 @@ pub struct Driver {
     certificates: Option<TlsFiles>,
     unanswered: Arc<std::sync::atomic::AtomicU32>,
     stand: Stand,
+    /// One reload at a time.
+    reloading: Arc<tokio::sync::Mutex<()>>,
     gateway: Option<Arc<Gateway>>,
     /// When this process was told to stop.
     told: Option<Instant>,
@@ -83,6 +86,7 @@ impl Driver {
             certificates: None,
             unanswered: Arc::default(),
             stand: Stand::default(),
+            reloading: Arc::default(),
             gateway,
             told: None,
         }
@@ -216,7 +220,9 @@ impl Driver {
     /// Runs one job; whatever ran before it is dropped, and with it what it started.
     fn job<F: Future<Output = Event> + Send + 'static>(&mut self, work: impl FnOnce(Jobs) -> F) {
         let (settings, unanswered) = (self.settings(), Arc::clone(&self.unanswered));
-        let work = work(Jobs { settings, reaper: self.reaper.clone(), sink: self.sink.clone(), unanswered, stand: self.stand.clone() });
+        let configuration = self.view.borrow().configuration.clone();
+        let (reaper, sink, stand) = (self.reaper.clone(), self.sink.clone(), self.stand.clone());
+        let work = work(Jobs { settings, reaper, sink, unanswered, configuration, stand });
         let events = self.events();
         let job = tokio::spawn(async move {
             let event = work.await;
@@ -242,10 +248,13 @@ impl Driver {
         // Nobody waits on a Wait any more, and the last job has told.
         self.job = None;
         self.certificates = certificates(settings);
-        let started = prepare::write_files(settings, &self.os_user)
+        let configuration = self.view.borrow().configuration.clone();
+        let (effective, floors) = configuration.for_start(settings, mode);
+        let words = LastWords::default();
+        let started = prepare::write_files(&effective, &self.os_user)
             .and_then(|_| prepare::data_directory(&settings.paths, mode))
             .map_err(|e| e.to_string())
-            .and_then(|()| Server::start(settings, &self.reaper, &self.sink).map_err(|e| e.to_string()));
+            .and_then(|()| Server::start(&effective, &floors, &self.reaper, &self.sink, words.clone()).map_err(|e| e.to_string()));
         let server = match started {
             Ok(server) => server,
             Err(error) => {
@@ -260,9 +269,15 @@ impl Driver {
         let room = tokio::spawn(room::run(self.view.subscribe()));
         let freshness = tokio::spawn(freshness::run(self.view.subscribe()));
         let liveness = tokio::spawn(liveness::run(server.child.pid, self.view.subscribe(), self.events()));
-        let (mut child, events, ours) = (server.child.clone(), self.events(), server.clone());
+        let settled = tokio::spawn(configuration.clone().watch(Arc::clone(settings), self.reaper.clone(), words.clone(), self.events()));
+        if !configuration.is_judged(settings) {
+            // It was changed while it was being judged.
+            let _ = self.events.send(Event::FilesChanged);
+        }
+        let (mut child, events, ours, settings) = (server.child.clone(), self.events(), server.clone(), Arc::clone(settings));
         tokio::spawn(async move {
-            let ending = child.wait().await;
+            let ending = configuration.follow(&settings, async move { child.wait().await }, &words).await;
+            settled.abort();
             duties.abort();
             watchdog.abort();
             room.abort();
@@ -283,15 +298,22 @@ impl Driver {
             tracing::info!("the certificate files have changed");
             self.certificates = certificates;
         }
-        match prepare::write_files(settings, &self.os_user) {
-            Ok(changed) if changed || renewed => {
-                if let Some(server) = &self.server {
-                    server.child.signal(Signal::SIGHUP);
+        let (view, os_user, reaper) = (self.view.subscribe(), self.os_user.clone(), self.reaper.clone());
+        let (turn, child) = (Arc::clone(&self.reloading), self.server.as_ref().map(|server| server.child.clone()));
+        tokio::spawn(async move {
+            let _turn = turn.lock().await;
+            let View { settings, configuration, .. } = view.borrow().clone();
+            configuration.judge(&settings, &reaper).await;
+            match prepare::write_files(&configuration.in_force(&settings), &os_user) {
+                Ok(changed) if changed || renewed => {
+                    if let Some(child) = child {
+                        child.signal(Signal::SIGHUP);
+                    }
                 }
+                Ok(_) => {}
+                Err(error) => tracing::error!(%error, "the server's configuration could not be written again"),
             }
-            Ok(_) => {}
-            Err(error) => tracing::error!(%error, "the server's configuration could not be written again"),
-        }
+        });
     }
 
     /// Without a time for a fast shutdown, at once.

@@ -1,4 +1,4 @@
-//! `/livez`, `/readyz`, `/status`, `/metrics` and `/gateway`, for the kubelet, other nodes, people and Prometheus. Answers nothing that is secret, takes no orders.
+//! `/livez`, `/readyz`, `/status`, `/configuration`, `/metrics` and `/gateway`, for the kubelet, other nodes, people and Prometheus. Answers nothing that is secret, takes no orders.
 
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
@@ -69,8 +69,9 @@ async fn answer(http: &Http, request: Request<Incoming>) -> Result<Response<Full
         "/readyz" => ready(http).await,
         "/status" => status(http).await,
         "/metrics" => figures(http).await,
+        "/configuration" => respond(StatusCode::OK, &json!(http.view.borrow().configuration.report())),
         "/gateway" => gateway(http),
-        _ => respond(StatusCode::NOT_FOUND, &json!({"error": "there are /livez, /readyz, /status, /metrics and /gateway"})),
+        _ => respond(StatusCode::NOT_FOUND, &json!({"error": "there are /livez, /readyz, /status, /configuration, /metrics and /gateway"})),
     })
 }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use crate::configuration::Configuration;
 use crate::facts;
 use crate::logging::Sink;
 use crate::postgres::{clone, initdb, leftovers, rewind};
@@ -25,6 +26,8 @@ pub struct Jobs {
     pub sink: Sink,
     /// How often nobody knew a primary.
     pub unanswered: Arc<AtomicU32>,
+    /// What Postgres says of the configuration.
+    pub configuration: Configuration,
     /// The member, while there is no server.
     pub stand: Stand,
 }
@@ -39,11 +42,13 @@ impl Jobs {
         }
     }
 
-    /// Reads the disk. Where there is a server to be started the Raft directory is its worker's again.
+    /// Reads the disk. Where there is a server to be started its configuration is checked, and the Raft directory is its worker's again.
     pub async fn inspect(self) -> Event {
         match facts::inspect(&self.settings).await {
             Ok(facts) => {
                 if matches!(facts.data, Data::Whole { .. }) {
+                    self.configuration.judge(&self.settings, &self.reaper).await;
+                    self.configuration.read_floors(&self.settings, &self.reaper).await;
                     self.stand.end().await;
                 }
                 Event::Inspected(facts)

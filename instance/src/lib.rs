@@ -9,6 +9,7 @@
 //!               ├─ postgres/             initdb, clone, rewind, config (pure), process, leftovers, log (pure)
 //!               ├─ stand                 the Raft member, while no server can run
 //!               ├─ prepare               the files that Postgres reads
+//!               ├─ configuration         what of the user's settings goes into them: Postgres judges it first
 //!               ├─ duties                roles, databases, extension, slots: inside the running server
 //!               ├─ watchdog              a primary whose worker is silent
 //!               ├─ freshness             whether a standby may be read from
@@ -25,6 +26,7 @@
 
 mod autogroup;
 pub mod cli;
+pub mod configuration;
 pub mod control;
 pub mod driver;
 pub mod duties;
@@ -63,6 +65,7 @@ use std::sync::Arc;
 use tokio::net::TcpListener;
 
 use cli::RunArgs;
+use configuration::Configuration;
 use driver::Driver;
 use gateway::Gateway;
 use heartbeat::Heartbeat;
@@ -134,6 +137,7 @@ pub async fn run(args: RunArgs, sink: Sink) -> Result<(), RunError> {
         phase: Phase::Clearing,
         verdict: freshness::Verdict::default(),
         concern: None,
+        configuration: Configuration::default(),
     });
     let heartbeat = Heartbeat::default();
     let gateway = gateway(&settings, &shown).await?;

@@ -22,7 +22,7 @@ SELECT r, w.status = 'streaming',
             ELSE ('x' || substr(pg_walfile_name(pg_current_wal_flush_lsn()), 1, 8))::bit(32)::integer END,
        CASE WHEN r THEN pg_last_wal_receive_lsn()::text END,
        CASE WHEN NOT r THEN pg_current_wal_flush_lsn()::text END,
-       EXISTS (SELECT FROM pg_settings WHERE pending_restart),
+       ARRAY (SELECT name::pg_catalog.text FROM pg_catalog.pg_settings WHERE pending_restart),
        CASE WHEN r THEN pg_last_wal_replay_lsn()::text END
   FROM pg_is_in_recovery() AS r
  CROSS JOIN pg_control_checkpoint() AS c
@@ -39,7 +39,7 @@ pub struct Seen {
 /// One look.
 pub async fn observe(view: &View) -> Seen {
     let settings = &view.settings;
-    let (server, raft) = tokio::join!(server(settings, view.phase), raft(settings));
+    let (server, raft) = tokio::join!(server(view), raft(settings));
     let mut missing = vec![];
     let mut postgres = server.unwrap_or_else(|why| {
         missing.push(why);
@@ -66,10 +66,12 @@ pub async fn observe(view: &View) -> Seen {
         Some(false) => Role::Primary,
     };
     let primary = primary(settings, role);
-    Seen { status: Status { node_id: settings.node, role, ready: missing.is_empty(), postgres, raft, primary }, missing }
+    let configuration = view.configuration.report();
+    Seen { status: Status { node_id: settings.node, role, ready: missing.is_empty(), postgres, raft, primary, configuration }, missing }
 }
 
-async fn server(settings: &Settings, phase: Phase) -> Result<Postgres, String> {
+async fn server(view: &View) -> Result<Postgres, String> {
+    let View { settings, phase, configuration } = view;
     if !matches!(phase, Phase::Running(_)) {
         return Err(format!("Postgres is not running: {}", phase.word()));
     }
@@ -77,6 +79,7 @@ async fn server(settings: &Settings, phase: Phase) -> Result<Postgres, String> {
         let client = sql::local(settings, "postgres", DEADLINE).await?;
         let row = client.query_one(QUERY, &[]).await?;
         let timeline: Option<i32> = row.try_get(2)?;
+        configuration.saw_pending(settings, row.try_get(5)?);
         Ok::<_, SqlError>(Postgres {
             running: true,
             in_recovery: Some(row.try_get(0)?),
@@ -84,7 +87,7 @@ async fn server(settings: &Settings, phase: Phase) -> Result<Postgres, String> {
             timeline: timeline.map(i32::cast_unsigned),
             receive_lsn: row.try_get(3)?,
             flush_lsn: row.try_get(4)?,
-            pending_restart: Some(row.try_get(5)?),
+            pending_restart: Some(!configuration.report().pending_restart.is_empty()),
             replay_lsn: row.try_get(6)?,
             degraded: None,
         })

@@ -10,6 +10,8 @@
 //!   postgresql.conf           what Postgres reads (`config_file`); PGDATA's own is not read, since a base backup copies it
 //!   pg_hba.conf  pg_ident.conf  pgpass
 //!   upstream.json             the primary that was cloned or followed last
+//!   configuration.json        the user's part of the last configuration that Postgres accepted, and of the last that it ran with
+//!   check/                    where Postgres judges a configuration before it is installed
 //! <raftDirectory>/            the worker's: instance.json, names.conf, control.sock
 //! ```
 
@@ -103,6 +105,16 @@ impl Paths {
     /// The primary that was cloned or followed last.
     pub fn upstream(&self) -> PathBuf {
         self.work.join("upstream.json")
+    }
+
+    /// The last good configuration.
+    pub fn configuration(&self) -> PathBuf {
+        self.work.join("configuration.json")
+    }
+
+    /// A data directory for trials.
+    pub fn check(&self) -> PathBuf {
+        self.work.join("check")
     }
 
     /// Written by the worker.

@@ -78,6 +78,18 @@ impl Reaper {
         Ok((Child { pid, ending, reaper: self.clone() }, receiver(stderr)?))
     }
 
+    /// The same, with stdout on the same pipe as stderr.
+    pub fn spawn_with_output(&self, mut command: Command) -> io::Result<(Child, pipe::Receiver)> {
+        let (read, write) = io::pipe()?;
+        command.stdin(Stdio::null()).stdout(write.try_clone()?).stderr(write).process_group(0);
+        let mut children = self.lock();
+        let pid = command.spawn()?.id().cast_signed();
+        let (tell, ending) = watch::channel(None);
+        children.insert(pid, tell);
+        drop(children);
+        Ok((Child { pid, ending, reaper: self.clone() }, pipe::Receiver::from_owned_fd(read.into())?))
+    }
+
     fn collect(&self) {
         let mut children = self.lock();
         loop {

@@ -26,6 +26,8 @@ pub struct Settings {
     pub founder: bool,
     /// Whether the extension is loaded and asked. False in tests only.
     pub extension: bool,
+    /// Whether what is committed is on the disk. False in tests only.
+    pub fsync: bool,
     /// The members choose the primary.
     pub failover: bool,
     /// The lease time of the primary.
@@ -125,12 +127,6 @@ pub enum SettingsError {
         /// Its value.
         value: String,
     },
-    /// A name that can't stand in `postgresql.conf`.
-    #[error("postgresql.parameters: \"{0}\" is no parameter's name")]
-    ParameterName(String),
-    /// A line that is more than one.
-    #[error("postgresql.pgHba: a line must not contain a line break: {0:?}")]
-    HbaLine(String),
     /// A database or role name that can't be one.
     #[error("bootstrap.{name}: \"{value}\" can't be the name")]
     Name {
@@ -171,12 +167,7 @@ impl Settings {
             let name = if value == &config.http_listen { "httpListen" } else { "peers" };
             host_port(value).ok_or_else(|| SettingsError::NotHostPort { name, value: value.clone() })?;
         }
-        if let Some(name) = config.postgresql.parameters.keys().find(|n| !is_parameter(n)) {
-            return Err(SettingsError::ParameterName(name.clone()));
-        }
-        if let Some(line) = config.postgresql.pg_hba.iter().find(|l| l.contains(['\n', '\r'])) {
-            return Err(SettingsError::HbaLine(line.clone()));
-        }
+        // What is wrong with parameters and lines of pg_hba keeps no server from running: `configuration` leaves it out and reports it.
         for (name, value) in [("database", &config.bootstrap.database), ("owner", &config.bootstrap.owner)] {
             // NAMEDATALEN - 1; and what Postgres or pgraft keep for themselves.
             let reserved = value.starts_with("pg_") || (name == "owner" && (value.starts_with("pgraft_") || value == "postgres"));
@@ -194,6 +185,7 @@ impl Settings {
             postgres: Address::new(&args.advertise_address, config.postgresql.port.into())?,
             founder: args.founder,
             extension: !args.without_extension,
+            fsync: !args.unsafe_without_fsync,
             failover: config.failover && !args.without_extension,
             lease,
             unresponsive,
@@ -337,12 +329,6 @@ pub fn duration(text: &str) -> Option<Duration> {
         _ => return None,
     };
     number.parse::<u64>().ok().filter(|n| *n > 0)?.checked_mul(milliseconds).map(Duration::from_millis)
-}
-
-fn is_parameter(name: &str) -> bool {
-    let mut chars = name.chars();
-    chars.next().is_some_and(|c| c.is_ascii_alphabetic() || c == '_')
-        && chars.all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '$'))
 }
 
 fn one_line(text: &str) -> String {

@@ -1,5 +1,6 @@
 //! The body of `/status`: what this node is, as other nodes, the operator and people read it.
 
+use pgraft_core::configuration::ConfigurationStatus;
 use pgraft_core::{NodeId, NodeStatus};
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -19,6 +20,9 @@ pub struct Status {
     pub raft: Option<NodeStatus>,
     /// Who takes writes, as far as this node knows.
     pub primary: Option<Upstream>,
+    /// Whether what is configured is in force.
+    #[serde(default)]
+    pub configuration: ConfigurationStatus,
 }
 
 /// A primary's Postgres server.

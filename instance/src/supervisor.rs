@@ -32,6 +32,12 @@ pub const HEALTHY_RUN: Duration = Duration::from_mins(1);
 /// How long a server must have run to be started again at once: it did not fail to start.
 pub const SETTLED_RUN: Duration = Duration::from_secs(3);
 
+/// How often in a row a server that has settled may end before the next start waits.
+const ENDS_AT_ONCE: u32 = 5;
+
+/// After so many failures in a row, and each time so many more, a standby is replaced by a clone of the primary, where there is one.
+const GIVES_UP: u32 = 8;
+
 /// The first wait after a failure; it doubles with each further one.
 pub const FIRST_WAIT: Duration = Duration::from_millis(500);
 
@@ -215,6 +221,8 @@ pub enum Event {
     Unresponsive,
     /// The running server is being shut down, and not by this process.
     StoppedByOthers,
+    /// The WAL that a standby replays needs higher settings than it runs with: started again it has them.
+    SettingsTooLow,
     /// Postgres could not be started at all.
     StartFailed,
     /// The postmaster's exit was collected.
@@ -330,14 +338,22 @@ fn running(state: State, mode: Mode, event: Event) -> (State, Vec<Command>) {
     match event {
         Event::StartFailed => failed(state, vec![]),
         Event::Exited { ran_for } => {
-            let failures = if ran_for >= HEALTHY_RUN { 0 } else { state.failures };
-            let state = State { failures, ..state };
-            if ran_for >= SETTLED_RUN { go(state, Phase::Clearing, vec![Command::Clear]) } else { failed(state, vec![]) }
+            if ran_for >= HEALTHY_RUN {
+                return (State { phase: Phase::Clearing, failures: 0, ..state }, vec![Command::Clear]);
+            }
+            if ran_for >= SETTLED_RUN && state.failures < ENDS_AT_ONCE {
+                return (State { phase: Phase::Clearing, failures: state.failures + 1, ..state }, vec![Command::Clear]);
+            }
+            let (state, commands) = failed(state, vec![]);
+            // What is on this disk does not run: the primary's copy may. Where there is no primary it is tried again.
+            let repair = (mode == Mode::Standby && state.failures.is_multiple_of(GIVES_UP)).then_some(Repair::Clone);
+            (State { repair, ..state }, commands)
         }
         Event::FilesChanged => (state, vec![Command::Reload]),
         Event::Needs(repair) if mode == Mode::Standby => {
             (State { phase: Phase::Halting, repair: Some(repair), ..state }, vec![Command::Halt])
         }
+        Event::SettingsTooLow if mode == Mode::Standby => (State { phase: Phase::Halting, repair: None, ..state }, vec![Command::Halt]),
         Event::WorkerSilent => (state, vec![Command::StopNow]),
         Event::Unresponsive => (state, vec![Command::Kill]),
         // Who wants it down for good stops this process: a server alone is started again.

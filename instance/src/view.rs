@@ -3,6 +3,7 @@
 use pgraft_core::liveness::Fault;
 use std::sync::Arc;
 
+use crate::configuration::Configuration;
 use crate::freshness::Verdict;
 use crate::settings::Settings;
 use crate::supervisor::Phase;
@@ -18,4 +19,6 @@ pub struct View {
     pub verdict: Verdict,
     /// What may be wrong with the running server.
     pub concern: Option<Fault>,
+    /// What Postgres says of the configuration.
+    pub configuration: Configuration,
 }

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may")]
 
 use kube_cel::Validator;
-use pgraft_core::instance_config::RESERVED_PARAMETERS;
+use pgraft_core::instance_config::{INCLUDE_DIRECTIVES, RESERVED_PARAMETERS};
 use pgraft_operator::api::{crd, crd_yaml};
 use serde_json::{Value, json};
 use std::path::Path;
@@ -143,6 +143,23 @@ fn each_reserved_parameter_is_named() {
     for name in RESERVED_PARAMETERS {
         let said = refused(&json!({"storage": {"size": "1Gi"}, "postgresql": {"parameters": {*name: "1", "work_mem": "8MB"}}}));
         assert_eq!(said, [format!("postgresql.parameters must not set {name}: pgraft sets it itself")]);
+    }
+}
+
+#[test]
+fn what_is_no_parameter_is_refused_in_any_spelling() {
+    let with = |name: &str| refused(&json!({"storage": {"size": "1Gi"}, "postgresql": {"parameters": {name: "1", "work_mem": "8MB"}}}));
+    for name in INCLUDE_DIRECTIVES {
+        assert_eq!(with(name), [format!("postgresql.parameters must not set {name}: it is not a parameter, and no other file is read")]);
+    }
+    let upper = RESERVED_PARAMETERS.iter().chain(INCLUDE_DIRECTIVES).map(|name| name.to_ascii_uppercase());
+    let bad = ["a b", "", "1a", "a.", ".a", "a..b", "a-b", "a=b", "wal_Level", "PGRAFT.node_id", "x\ny"].map(str::to_owned);
+    for name in upper.chain(bad) {
+        let said = with(&name);
+        assert!(said.len() == 1 && said[0].contains("must have names of parameters, in lower case"), "{name}: {said:?}");
+    }
+    for name in ["shared_preload_libraries", "pg_stat_statements.max", "_x", "a$1"] {
+        assert_eq!(with(name), [""; 0], "{name}");
     }
 }
 

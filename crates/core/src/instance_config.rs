@@ -213,7 +213,10 @@ pub const RESERVED_PARAMETERS: &[&str] = &[
     "cluster_name",
     "config_file",
     "data_directory",
+    "data_sync_retry",
     "external_pid_file",
+    "fsync",
+    "full_page_writes",
     "hba_file",
     "hot_standby",
     "ident_file",
@@ -234,7 +237,6 @@ pub const RESERVED_PARAMETERS: &[&str] = &[
     "recovery_target_xid",
     "restart_after_crash",
     "restore_command",
-    "shared_preload_libraries",
     "ssl",
     "ssl_ca_file",
     "ssl_cert_file",
@@ -244,6 +246,18 @@ pub const RESERVED_PARAMETERS: &[&str] = &[
     "wal_level",
     "wal_log_hints",
 ];
+
+/// Directives of `postgresql.conf` that read other files. They look like parameters and are none.
+pub const INCLUDE_DIRECTIVES: &[&str] = &["include", "include_dir", "include_if_exists"];
+
+/// Whether this can be the name of a parameter: parts of letters, digits, `_` and `$`, joined by dots.
+pub fn is_parameter_name(name: &str) -> bool {
+    let part = |part: &str| {
+        let mut chars = part.chars();
+        chars.next().is_some_and(|c| c.is_ascii_alphabetic() || c == '_') && chars.all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '$'))
+    };
+    name.len() <= 126 && name.split('.').all(part)
+}
 
 /// The first reserved one of these names, if there is one.
 pub fn reserved_parameter<'a>(names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
@@ -298,5 +312,15 @@ postgresql: {port: 5432, listenAddresses: '*', parameters: {work_mem: 8MB}}
         assert_eq!(reserved_parameter(["work_mem", "PORT"]), Some("PORT"));
         assert_eq!(reserved_parameter(["pgraft.node_id"]), Some("pgraft.node_id"));
         assert_eq!(reserved_parameter(["work_mem"]), None);
+    }
+
+    #[test]
+    fn a_name_is_one_or_more_identifiers() {
+        for name in ["work_mem", "_x", "auto_explain.log_min_duration", "a$1.b2"] {
+            assert!(is_parameter_name(name), "{name}");
+        }
+        for name in ["", "a b", "1a", "a.", ".a", "a..b", "a-b", "a=b", "ä", "a\nb"] {
+            assert!(!is_parameter_name(name), "{name}");
+        }
     }
 }

@@ -11,6 +11,7 @@
 
 pub mod address;
 pub mod command;
+pub mod configuration;
 pub mod control;
 pub mod failover;
 pub mod fence;

@@ -80,6 +80,10 @@ pub struct Node {
     pub parameters: BTreeMap<String, String>,
     /// Over everything else in the configuration, key by key.
     pub config: BTreeMap<String, Value>,
+    /// Lines of `pg_hba.conf`.
+    pub hba: Vec<String>,
+    /// Whether what is committed is on the disk.
+    pub fsync: bool,
     /// The members choose the primary.
     pub failover: bool,
     /// How long the gateway holds a client.
@@ -144,7 +148,7 @@ impl Node {
         let directory = base.join(format!("node{id}"));
         fs::create_dir(&directory).unwrap();
         give(&directory);
-        let small = [("shared_buffers", "16MB"), ("max_connections", "30"), ("fsync", "off")];
+        let small = [("shared_buffers", "16MB"), ("max_connections", "30")];
         let parameters = small.map(|(k, v)| (k.to_owned(), v.to_owned())).into();
         let (bin, hold, config) = (bin.to_owned(), "10s", BTreeMap::new());
         let node = Self {
@@ -155,6 +159,8 @@ impl Node {
             peers,
             parameters,
             config,
+            hba: vec![],
+            fsync: false,
             failover: false,
             hold,
             drain: None,
@@ -212,7 +218,7 @@ impl Node {
             "secretsDirectory": at("secrets"),
             "httpListen": format!("{all}:{}", self.ports[2]),
             "peers": self.peers,
-            "postgresql": {"port": self.ports[0], "listenAddresses": all, "parameters": self.parameters},
+            "postgresql": {"port": self.ports[0], "listenAddresses": all, "parameters": self.parameters, "pgHba": self.hba},
             "raft": {
                 "port": self.ports[1],
                 "listenAddress": members,
@@ -251,6 +257,9 @@ impl Node {
         }
         if without_extension() {
             command.arg("--without-extension");
+        }
+        if !self.fsync {
+            command.arg("--unsafe-without-fsync");
         }
         command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log).current_dir("/");
         self.manager = Some(command.spawn().unwrap());

@@ -1,12 +1,14 @@
 //! Specs that make no sense: the API server refuses them in words that a person understands. One at least for each field of the CRD.
 
 use serde_json::{Value, json};
+use std::time::{Duration, Instant};
 
-use crate::cluster::{Cluster, NAME};
+use crate::cluster::{Cluster, NAME, PATIENCE};
 use crate::command::{run as command, run_with_input};
 use crate::ensure;
 use crate::failure::Failure;
 use crate::scenario::Figure;
+use crate::wait::{Look, until};
 
 pub async fn run(cluster: Cluster) -> Result<Vec<Figure>, Failure> {
     let namespace = cluster.namespace.as_str();
@@ -33,8 +35,58 @@ pub async fn run(cluster: Cluster) -> Result<Vec<Figure>, Failure> {
     let scaled = command("kubectl", &["--namespace", namespace, "scale", &format!("pgr/{NAME}"), "--replicas=0"]).await;
     refused(&scaled, &json!("kubectl scale --replicas=0"), "replicas must be at least 1")?;
     cluster.settled(1).await?;
+    let figures = configured(&cluster).await?;
     let refusals = specs.len() + names.len() + changes.len() + 1;
-    Ok(vec![Figure { what: "specs that make no sense, each refused in the expected words".into(), value: refusals.to_string() }])
+    let refused = Figure { what: "specs that make no sense, each refused in the expected words".into(), value: refusals.to_string() };
+    Ok([vec![refused], figures].concat())
+}
+
+/// What only Postgres knows to be wrong is named in a condition, and everything else of the change is applied; a setting that needs a restart causes
+/// one.
+async fn configured(cluster: &Cluster) -> Result<Vec<Figure>, Failure> {
+    let set = async |parameters: Value| {
+        let patch = json!({ "spec": { "postgresql": { "parameters": parameters } } }).to_string();
+        let arguments = ["--namespace", &cluster.namespace, "patch", &format!("pgr/{NAME}"), "--type=merge", "--patch", &patch];
+        command("kubectl", &arguments).await
+    };
+    let begun = Instant::now();
+    set(json!({"work_mem": "7MB", "nosuch_param": "1"})).await?;
+    shows(cluster, "work_mem", "7MB").await?;
+    let reached = begun.elapsed();
+    condition(cluster, "False", "nosuch_param \"1\": unrecognized configuration parameter").await?;
+    let named = begun.elapsed();
+    set(json!({"nosuch_param": null, "shared_buffers": "64MB"})).await?;
+    condition(cluster, "True", "").await?;
+    shows(cluster, "shared_buffers", "64MB").await?;
+    cluster.settled(1).await?;
+    let seconds = |time: Duration| format!("{:.1} s", time.as_secs_f32());
+    Ok(vec![
+        Figure { what: "a changed parameter reaches the server".into(), value: seconds(reached) },
+        Figure { what: "a parameter that Postgres does not know is named in a condition".into(), value: seconds(named) },
+    ])
+}
+
+async fn shows(cluster: &Cluster, setting: &str, value: &str) -> Result<(), Failure> {
+    until(&format!("{setting} is {value}"), PATIENCE, || async {
+        // The server may be restarting.
+        let shown = async { cluster.app(1).await?.value::<String>("select current_setting($1)", &[&setting]).await }.await;
+        Ok(match shown {
+            Ok(shown) if shown == value => Look::Yes(()),
+            Ok(shown) => Look::NotYet(shown),
+            Err(error) => Look::NotYet(error.to_string()),
+        })
+    })
+    .await
+}
+
+async fn condition(cluster: &Cluster, status: &str, words: &str) -> Result<(), Failure> {
+    until(&format!("ConfigurationValid is {status}"), PATIENCE, || async {
+        let conditions = cluster.resources().get(NAME).await?.status.map(|s| s.conditions).unwrap_or_default();
+        let said = conditions.into_iter().find(|c| c.type_ == "ConfigurationValid");
+        let text = said.as_ref().map(|c| format!("{}: {}", c.status, c.message)).unwrap_or_default();
+        Ok(if said.is_some_and(|c| c.status == status && c.message.contains(words)) { Look::Yes(()) } else { Look::NotYet(text) })
+    })
+    .await
 }
 
 /// What can't be made, field by field.
@@ -81,6 +133,10 @@ fn postgresql() -> Vec<(Value, &'static str)> {
             "postgresql.parameters must not set synchronous_standby_names",
         ),
         (json!({"postgresql": {"parameters": {"pgraft.node_id": "9"}}}), "postgresql.parameters must not set pgraft.*"),
+        (json!({"postgresql": {"parameters": {"fsync": "off"}}}), "postgresql.parameters must not set fsync"),
+        (json!({"postgresql": {"parameters": {"include": "/etc/passwd"}}}), "postgresql.parameters must not set include"),
+        (json!({"postgresql": {"parameters": {"WAL_LEVEL": "logical"}}}), "must have names of parameters, in lower case"),
+        (json!({"postgresql": {"parameters": {"a b": "1"}}}), "must have names of parameters, in lower case"),
         (
             json!({"postgresql": {"parameters": {"max_connections": 100}}}),
             "spec.postgresql.parameters.max_connections in body must be of type string",

@@ -8,12 +8,16 @@ use pgraft_core::instance_config::{OPERATOR_ROLE, REPLICATION_ROLE, replication_
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
+use crate::configuration::settle::names;
 use crate::postgres::wal_room;
 use crate::settings::Settings;
 use crate::status::Upstream;
 
 /// The least number of walsenders and slots: every member of the largest group, and room for backups and clones.
 const LEAST_SENDERS: u32 = 16;
+
+/// No less than these: with fewer worker processes pgraft's own would not start.
+const LEAST: [(&str, u32); 3] = [("max_wal_senders", LEAST_SENDERS), ("max_replication_slots", LEAST_SENDERS), ("max_worker_processes", 8)];
 
 /// Between the fields of a log line; Postgres writes none of its own at a line's first place but before a continued message.
 pub const LOG_LINE_PREFIX: &str = "pgraft\t%n\t%p\t%e\t%b\t%q%u\t%d\t";
@@ -81,9 +85,14 @@ pub fn postgresql_conf(settings: &Settings, upstream: Option<&Upstream>) -> Rend
             continue;
         }
         let name = name.to_ascii_lowercase();
-        let too_few = value.trim().parse::<u32>().is_ok_and(|n| n < LEAST_SENDERS);
-        if too_few && ["max_wal_senders", "max_replication_slots"].contains(&name.as_str()) {
-            notes.push(format!("parameter {name}: {value} is too few for a cluster, {LEAST_SENDERS} is used"));
+        if name == "shared_preload_libraries" {
+            // On the command line.
+            continue;
+        }
+        let least = LEAST.iter().find(|(of, least)| *of == name && value.trim().parse::<u32>().is_ok_and(|n| n < *least));
+        if let Some((_, least)) = least {
+            notes.push(format!("parameter {name}: {value} is too few for a cluster, {least} is used"));
+            merged.insert(name, least.to_string());
             continue;
         }
         merged.insert(name, value.clone());
@@ -123,6 +132,10 @@ pub fn command_line(settings: &Settings) -> Vec<String> {
         ("wal_log_hints", "on".into()),
         // Where the members choose the primary, one that has crashed is not: another one takes over while this server is started as a standby.
         ("restart_after_crash", if settings.failover { "off" } else { "on" }.into()),
+        // What is acknowledged is on the disk, and a torn page is mended.
+        ("fsync", if settings.fsync { "on" } else { "off" }.into()),
+        ("full_page_writes", "on".into()),
+        ("data_sync_retry", "off".into()),
         ("logging_collector", "off".into()),
         ("log_destination", "stderr".into()),
         ("log_line_prefix", LOG_LINE_PREFIX.into()),
@@ -137,7 +150,7 @@ pub fn command_line(settings: &Settings) -> Vec<String> {
     }
     if *extension {
         set.extend([
-            ("shared_preload_libraries", "pgraft".to_owned()),
+            ("shared_preload_libraries", preload_libraries(settings)),
             ("pgraft.node_id", node.to_string()),
             ("pgraft.listen_address", config.raft.listen_address.clone()),
             ("pgraft.port", config.raft.port.to_string()),
@@ -165,6 +178,14 @@ pub fn command_line(settings: &Settings) -> Vec<String> {
         line.push(format!("{name}={value}"));
     }
     line
+}
+
+/// `pgraft`, and what the user wants to be loaded.
+pub fn preload_libraries(settings: &Settings) -> String {
+    let own = settings.extension.then(|| "pgraft".to_owned());
+    let user = settings.config.postgresql.parameters.get("shared_preload_libraries").map(|list| names(list)).unwrap_or_default();
+    let user = user.into_iter().filter(|name| name != "pgraft").map(|name| quoted_list_item(&name));
+    own.into_iter().chain(user).collect::<Vec<_>>().join(",")
 }
 
 /// How a standby reaches the primary. The name is the one that commits wait for.
@@ -218,6 +239,18 @@ pub fn passfile(replication: Option<&str>) -> String {
 
 /// `pg_hba.conf`: pgraft's own ways in first, so that no line of the user's can shut them, or open another one for pgraft's roles.
 pub fn hba(settings: &Settings) -> String {
+    let user: String = settings.config.postgresql.pg_hba.iter().flat_map(|line| [line.trim(), "\n"]).collect();
+    let everybody = if settings.config.tls.is_some() {
+        // What does not leave the host, such as the end of a port-forward, needs no TLS.
+        "host all all 127.0.0.1/32 scram-sha-256\nhost all all ::1/128 scram-sha-256\nhostssl all all all scram-sha-256\n"
+    } else {
+        "host all all all scram-sha-256\n"
+    };
+    [&own_hba(settings), &user, everybody].concat()
+}
+
+/// The lines before the user's.
+pub fn own_hba(settings: &Settings) -> String {
     let tls = settings.config.tls.is_some();
     let own = if tls {
         // A standby shows the password and a certificate of the cluster's CA; the operator's certificate is all that it needs.
@@ -236,16 +269,9 @@ host postgres {OPERATOR_ROLE} all scram-sha-256
 "
         )
     };
-    let user: String = settings.config.postgresql.pg_hba.iter().flat_map(|line| [line.trim(), "\n"]).collect();
-    let everybody = if tls {
-        // What does not leave the host, such as the end of a port-forward, needs no TLS.
-        "host all all 127.0.0.1/32 scram-sha-256\nhost all all ::1/128 scram-sha-256\nhostssl all all all scram-sha-256\n"
-    } else {
-        "host all all all scram-sha-256\n"
-    };
     let head =
         "# Written by pgraft-instance. Changes are lost: set postgresql.pgHba in its configuration.\nlocal all all peer map=pgraft\n";
-    [head, &own, &user, everybody].concat()
+    [head, &own].concat()
 }
 
 /// `pg_ident.conf`: over the Unix socket the user that Postgres runs as is the superuser, the owner and the operator; nobody else is anybody.
@@ -260,14 +286,14 @@ pub fn ident(settings: &Settings, os_user: &str) -> String {
 pub fn scrubbed_auto_conf(text: &str) -> Option<String> {
     let keeps = |line: &&str| {
         let name = line.trim_start().split(|c: char| c == '=' || c.is_whitespace()).next().unwrap_or_default();
-        reserved_parameter([name]).is_none()
+        reserved_parameter([name]).is_none() && !name.eq_ignore_ascii_case("shared_preload_libraries")
     };
     let kept: String = text.split_inclusive('\n').filter(keeps).collect();
     (kept != text).then_some(kept)
 }
 
 /// A value as `postgresql.conf` wants it.
-fn quoted(value: &str) -> String {
+pub fn quoted(value: &str) -> String {
     let mut out = String::with_capacity(value.len() + 2);
     out.push('\'');
     for c in value.chars() {

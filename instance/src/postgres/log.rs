@@ -4,6 +4,7 @@
 //! message can't pretend to be another one (elog.c, `append_with_tabs`). What comes without a prefix (a library's own words, output of
 //! `archive_command`) is a record of its own. What is said over and over is left out by `quiet`.
 
+mod last_words;
 mod quiet;
 
 use jiff::Timestamp;
@@ -13,6 +14,7 @@ use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
 
 use crate::logging::{Sink, head};
+pub use last_words::LastWords;
 use quiet::Quiet;
 
 /// A message longer than this is split, so that memory stays bounded.
@@ -180,7 +182,7 @@ fn printed(record: Record, logger: &str) -> Map<String, Value> {
 }
 
 /// Reads the pipe until its last writer is gone. Nothing here waits for anybody but the pipe.
-pub async fn pump(mut pipe: pipe::Receiver, logger: &'static str, sink: Sink) {
+pub async fn pump(mut pipe: pipe::Receiver, logger: &'static str, sink: Sink, words: LastWords) {
     let (mut assembler, mut quiet) = (Assembler::default(), Quiet::default());
     let mut buffer = Vec::with_capacity(1 << 16);
     loop {
@@ -200,11 +202,15 @@ pub async fn pump(mut pipe: pipe::Receiver, logger: &'static str, sink: Sink) {
             Ok(_) => break,
         };
         buffer.clear();
+        for record in &records {
+            words.hear(record);
+        }
         for record in records.into_iter().filter_map(|record| quiet.let_through(record, Instant::now())) {
             sink.record(&printed(record, logger));
         }
     }
     for record in assembler.close() {
+        words.hear(&record);
         sink.record(&printed(record, logger));
     }
 }

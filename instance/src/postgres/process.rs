@@ -4,14 +4,20 @@ use nix::sys::signal::Signal;
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
+use tokio::io::AsyncReadExt;
 
+use crate::configuration::floors::Floors;
 use crate::logging::Sink;
+use crate::postgres::log::LastWords;
 use crate::postgres::{config, log};
 use crate::reaper::{Child, Ending, Reaper};
 use crate::settings::Settings;
 
 /// How long an immediate shutdown may take.
 const IMMEDIATE: Duration = Duration::from_secs(5);
+
+/// How long a program may take that only says something.
+const LONGEST_OUTPUT: Duration = Duration::from_secs(20);
 
 /// What went wrong with a program.
 #[derive(Debug, thiserror::Error)]
@@ -44,11 +50,14 @@ pub struct Server {
 
 impl Server {
     /// Starts Postgres; its files must be written.
-    pub fn start(settings: &Settings, reaper: &Reaper, sink: &Sink) -> Result<Self, ProcessError> {
+    pub fn start(settings: &Settings, floors: &Floors, reaper: &Reaper, sink: &Sink, words: LastWords) -> Result<Self, ProcessError> {
         let mut command = program(settings, "postgres", settings.paths.parent());
         command.args(config::command_line(settings));
+        for (name, floor) in floors {
+            command.arg("-c").arg(format!("{name}={floor}"));
+        }
         let (child, pipe) = spawn(reaper, command)?;
-        tokio::spawn(log::pump(pipe, "postgres", sink.clone()));
+        tokio::spawn(log::pump(pipe, "postgres", sink.clone(), words));
         Ok(Self { child, started: Instant::now() })
     }
 
@@ -89,11 +98,30 @@ pub fn program(settings: &Settings, name: &str, directory: &Path) -> Command {
 pub async fn run(reaper: &Reaper, sink: &Sink, name: &'static str, command: Command) -> Result<(), ProcessError> {
     let (child, pipe) = spawn(reaper, command)?;
     let mut guard = EndOnDrop(child);
-    let output = tokio::spawn(log::pump(pipe, name, sink.clone()));
+    let output = tokio::spawn(log::pump(pipe, name, sink.clone(), LastWords::default()));
     let ending = guard.0.wait().await;
     // Its words first, then what is said about them; a grandchild that holds the pipe must not hold this.
     let _ = tokio::time::timeout(Duration::from_secs(1), output).await;
     if ending == Ending::Code(0) { Ok(()) } else { Err(ProcessError::Failed { program: name, ending }) }
+}
+
+/// Runs a program that says something, and gives that. What it is read as is the caller's.
+pub async fn output(reaper: &Reaper, command: Command) -> Result<(Ending, Vec<u8>), ProcessError> {
+    let program = command.get_program().to_string_lossy().into_owned();
+    let failed = |source| ProcessError::Start { program: program.clone(), source };
+    let (child, mut pipe) = reaper.spawn_with_output(command).map_err(failed)?;
+    let mut guard = EndOnDrop(child);
+    let mut output = vec![];
+    let whole = async {
+        let ending = guard.0.wait().await;
+        // A grandchild that holds the pipe must not hold this.
+        let _ = tokio::time::timeout(Duration::from_secs(1), pipe.read_to_end(&mut output)).await;
+        ending
+    };
+    match tokio::time::timeout(LONGEST_OUTPUT, whole).await {
+        Ok(ending) => Ok((ending, output)),
+        Err(_) => Err(failed(std::io::ErrorKind::TimedOut.into())),
+    }
 }
 
 fn spawn(reaper: &Reaper, command: Command) -> Result<(Child, tokio::net::unix::pipe::Receiver), ProcessError> {

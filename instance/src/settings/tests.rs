@@ -27,6 +27,7 @@ fn args() -> RunArgs {
         founder: false,
         stop_timeout: 25,
         without_extension: false,
+        unsafe_without_fsync: false,
     }
 }
 
@@ -83,8 +84,6 @@ fn bad_input_is_refused_in_one_line_each() {
         refused(|_, c| c.gateway = config("gateway: {port: 6432, holdTime: soon}").gateway),
         refused(|_, c| c.gateway = config("gateway: {port: 6432, listenAddress: ''}").gateway),
         refused(|_, c| c.gateway = config("gateway: {port: 6432, drainTime: 0s}").gateway),
-        refused(|_, c| drop(c.postgresql.parameters.insert("a b".into(), "1".into()))),
-        refused(|_, c| c.postgresql.pg_hba = vec!["local all all trust\nhost all all all trust".into()]),
         refused(|_, c| c.bootstrap.owner = "postgres".into()),
         refused(|_, c| c.bootstrap.database = String::new()),
         refused(|_, c| {

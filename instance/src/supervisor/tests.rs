@@ -22,7 +22,7 @@ const PHASES: [Phase; 12] = [
 
 const FACTS: Facts = Facts { data: Data::Empty, named: Named::Other, epoch: 1, parted: false, failover: false, founder: Founder::No };
 
-const EVENTS: [Event; 27] = [
+const EVENTS: [Event; 28] = [
     Event::Cleared,
     Event::ClearFailed,
     Event::Inspected(FACTS),
@@ -41,6 +41,7 @@ const EVENTS: [Event; 27] = [
     Event::Concern(Some(Fault::Unanswered)),
     Event::Unresponsive,
     Event::StoppedByOthers,
+    Event::SettingsTooLow,
     Event::StartFailed,
     Event::Exited { ran_for: Duration::from_secs(1) },
     Event::Exited { ran_for: SETTLED_RUN },
@@ -72,6 +73,7 @@ const fn is_in_the_table(event: Event) -> bool {
         | Event::Concern(_)
         | Event::Unresponsive
         | Event::StoppedByOthers
+        | Event::SettingsTooLow
         | Event::StartFailed
         | Event::Exited { .. }
         | Event::Woke
@@ -315,4 +317,55 @@ proptest! {
             state = next;
         }
     }
+}
+
+/// Ends after a second, each time; what it comes to, and how often it was started before.
+fn ends_again_and_again(mode: Mode, facts: Facts) -> (Command, u32) {
+    let mut state = State { phase: Phase::Running(mode), failures: 0, repair: None, rewound_in: None };
+    let mut starts = 1;
+    loop {
+        let (waiting, commands) = step(state, Event::Exited { ran_for: Duration::from_secs(1) });
+        assert!(matches!(commands[..], [Command::Wait(_)]), "it backs off: {commands:?}");
+        let (clearing, _) = step(waiting, Event::Woke);
+        let (inspecting, _) = step(clearing, Event::Cleared);
+        let (next, commands) = step(inspecting, Event::Inspected(facts));
+        if !matches!(commands[..], [Command::Start(_)]) || starts > 100 {
+            return (commands[0], starts);
+        }
+        (state, starts) = (next, starts + 1);
+    }
+}
+
+#[test]
+fn a_standby_that_never_stays_up_is_cloned_and_a_primary_never_is() {
+    let whole = Data::Whole { founding: false, standby_signal: true };
+    let standby = Facts { data: whole, named: Named::Other, failover: true, ..FACTS };
+    assert_eq!(ends_again_and_again(Mode::Standby, standby), (Command::Clone, GIVES_UP));
+    for named in [Named::This, Named::Nothing, Named::Nobody] {
+        let facts = Facts { named, ..standby };
+        let (command, starts) = ends_again_and_again(Mode::Standby, facts);
+        assert!(named != Named::This || (command == Command::Start(Mode::Standby) && starts > 100), "{named:?}: {command:?}");
+    }
+}
+
+#[test]
+fn a_server_that_settles_and_ends_again_and_again_backs_off_too() {
+    let mut state = State { phase: Phase::Running(Mode::Standby), failures: 0, repair: None, rewound_in: None };
+    for n in 0..ENDS_AT_ONCE {
+        let (next, commands) = step(state, Event::Exited { ran_for: SETTLED_RUN });
+        assert_eq!(commands, [Command::Clear], "{n}: at once");
+        state = State { phase: Phase::Running(Mode::Standby), ..next };
+    }
+    let (_, commands) = step(state, Event::Exited { ran_for: SETTLED_RUN });
+    assert!(matches!(commands[..], [Command::Wait(_)]));
+    let (next, commands) = step(state, Event::Exited { ran_for: HEALTHY_RUN });
+    assert_eq!((next.failures, &commands[..]), (0, &[Command::Clear][..]));
+}
+
+#[test]
+fn a_standby_whose_settings_are_too_low_is_started_again_and_a_primary_goes_on() {
+    let running = |mode| State { phase: Phase::Running(mode), failures: 0, repair: None, rewound_in: None };
+    let (halting, commands) = step(running(Mode::Standby), Event::SettingsTooLow);
+    assert_eq!((halting.phase, halting.repair, &commands[..]), (Phase::Halting, None, &[Command::Halt][..]));
+    assert_eq!(step(running(Mode::Primary), Event::SettingsTooLow), (running(Mode::Primary), vec![]));
 }

@@ -29,7 +29,7 @@ fn file(primary: Option<i64>, told: bool) -> InstanceFile {
 }
 
 fn status(node: i64, role: Role, primary: Option<i64>) -> Status {
-    Status { node_id: id(node), role, ready: true, postgres: Postgres::default(), raft: None, primary: primary.map(at) }
+    Status { node_id: id(node), role, ready: true, postgres: Postgres::default(), raft: None, primary: primary.map(at), configuration: Default::default() }
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use kube::KubeSchema;
 use kube::core::{Message, Rule};
-use pgraft_core::instance_config::RESERVED_PARAMETERS;
+use pgraft_core::instance_config::{INCLUDE_DIRECTIVES, RESERVED_PARAMETERS};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -31,7 +31,11 @@ pub enum PullPolicy {
 #[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, PartialEq, Eq, Default)]
 #[serde(rename_all = "camelCase")]
 pub struct PostgresqlSpec {
-    /// `postgresql.conf`, name by name. What pgraft itself sets is refused.
+    /// Whether pods are restarted, one after the other, when a changed setting takes effect only after a restart.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restart_on_change: Option<bool>,
+
+    /// `postgresql.conf`, name by name, in lower case. What pgraft itself sets is refused; `shared_preload_libraries` is loaded after pgraft.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 256, "x-kubernetes-validations" = parameter_rules()))]
     pub parameters: BTreeMap<String, ParameterValue>,
@@ -61,7 +65,15 @@ fn parameter_rules() -> Vec<Rule> {
     });
     let own = Rule::new("self.all(name, !name.startsWith('pgraft.'))")
         .message("postgresql.parameters must not set pgraft.*: pgraft sets these itself, and spec.raft has what can be chosen");
-    reserved.chain([own]).collect()
+    let includes = INCLUDE_DIRECTIVES.iter().map(|name| {
+        Rule::new(format!("!('{name}' in self)"))
+            .message(Message::Message(format!("postgresql.parameters must not set {name}: it is not a parameter, and no other file is read")))
+    });
+    // In lower case, so that none of the rules above is evaded by another spelling.
+    let names = Rule::new(r"self.all(name, name.matches('^[a-z_][a-z0-9_$]*([.][a-z_][a-z0-9_$]*)*$'))").message(
+        "postgresql.parameters must have names of parameters, in lower case: letters, digits, _ and $, and a dot after the name of an extension",
+    );
+    reserved.chain([own]).chain(includes).chain([names]).collect()
 }
 
 /// The volume of each member.

@@ -61,7 +61,7 @@ pub struct PgRaftClusterStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub switchover: Option<SwitchoverStatus>,
 
-    /// Ready, Available, Progressing, Degraded, QuorumHealthy, PodsUpToDate, CertificatesReady, SwitchoverDone.
+    /// Ready, Available, Progressing, Degraded, QuorumHealthy, PodsUpToDate, CertificatesReady, ConfigurationValid, SwitchoverDone.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,

@@ -32,6 +32,7 @@ pub async fn act(ctx: &Context, want: &Cluster, seen: &Observed, step: Step) -> 
         Step::DeleteSecret(kind) => actor.delete_secret(*kind).await?,
         Step::ApplyObjects(keys) => actor.apply(keys).await?,
         Step::Certificates(todo) => certificates::work(ctx, want, seen, todo).await?,
+        Step::RefreshPods(nodes) => actor.refresh(nodes).await?,
         Step::SetOwners(owners) => actor.set_owners(owners).await?,
         Step::LabelPods(pods) => {
             for (node, role) in pods {
@@ -88,6 +89,15 @@ impl Actor<'_> {
             };
             let version = version(&metadata).unwrap_or_default();
             self.ctx.memories.of(&self.want.uid, |memory| memory.applied(object.key(), object.fingerprint(), version));
+        }
+        Ok(())
+    }
+
+    /// The kubelet looks at a pod's ConfigMap when the pod changes, and else once in a minute or so.
+    async fn refresh(&self, nodes: &[NodeId]) -> Result<(), Error> {
+        let patch = json!({ "metadata": { "annotations": { names::ANNOTATION_CONFIGURATION: render::configuration_hash(self.want) } } });
+        for node in nodes {
+            self.writer.merge::<Pod>(&self.pod(*node), &patch).await?;
         }
         Ok(())
     }

@@ -43,6 +43,8 @@ pub struct PodFact {
     pub role: Option<PodRole>,
     /// What it was made from.
     pub template: Option<Template>,
+    /// The hash of the configuration that its files were last refreshed for.
+    pub configuration: Option<String>,
 }
 
 /// A volume.
@@ -99,6 +101,7 @@ impl PodFact {
             ip: pod.status.as_ref().and_then(|s| s.pod_ip.as_deref()).and_then(|ip| ip.parse().ok()),
             role: pod.labels().get(names::LABEL_ROLE).and_then(|role| PodRole::parse(role)),
             template: pod.annotations().get(names::ANNOTATION_TEMPLATE).and_then(|text| Template::parse(text)),
+            configuration: pod.annotations().get(names::ANNOTATION_CONFIGURATION).cloned(),
         })
     }
 }

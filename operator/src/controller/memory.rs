@@ -9,6 +9,7 @@ use std::sync::{Mutex, PoisonError};
 
 use super::certificates::identity::Login;
 use super::certificates::remembered::Remembered;
+use super::configuration::Answers;
 use crate::core::absence::Absences;
 use crate::core::asked::Asked;
 use crate::core::names::ObjectKey;
@@ -42,6 +43,8 @@ pub struct Memory {
     pub absences: Absences,
     /// The switchover that was asked for last.
     pub asked: Option<Asked>,
+    /// What the members said about their configuration.
+    pub configurations: Answers,
     /// The last epoch of which an Event has told.
     pub told_epoch: i64,
 }

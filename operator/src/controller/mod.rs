@@ -11,6 +11,7 @@ mod act;
 mod apply;
 mod cache;
 mod certificates;
+mod configuration;
 mod context;
 pub mod election;
 mod error;

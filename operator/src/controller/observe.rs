@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use std::fmt::Debug;
 
 use super::certificates::{self, identity::Login};
+use super::configuration;
 use super::context::Context;
 use super::error::Error;
 use super::facts::{Common, Facts, PodFact, VolumeFact};
@@ -43,7 +44,11 @@ pub async fn observe(ctx: &Context, cr: &PgRaftCluster, now: Timestamp, look: Lo
     if let Look::Glance(leader) = look {
         targets.retain(|target| target.node == leader);
     }
-    let (mut answers, unready) = futures::join!(looker.answers(&targets, login.as_ref()), reasons(&pods));
+    let (mut answers, unready, configurations) = futures::join!(
+        looker.answers(&targets, login.as_ref()),
+        reasons(&pods),
+        configuration::ask_all(ctx, &looker.uid, &pods, now)
+    );
     let leads = |answer: &Answer| answer.state == NodeState::Leader;
     if !matches!(look, Look::Glance(_)) && !answers.iter().any(leads) {
         // A leader that is not ready for reads leads all the same.
@@ -72,6 +77,7 @@ pub async fn observe(ctx: &Context, cr: &PgRaftCluster, now: Timestamp, look: Lo
         asked,
         away,
         unready,
+        configurations,
         pods,
     })
 }
@@ -212,6 +218,7 @@ impl Looker<'_> {
             ip: pod.ip,
             role: pod.role,
             template: pod.template,
+            configuration: pod.configuration,
         }
     }
 

@@ -4,10 +4,12 @@
 //! Of an idle cluster the leader is asked every five seconds and everybody else once a minute: one session a cluster stays open.
 
 use futures::future::BoxFuture;
+use pgraft_core::configuration::ConfigurationStatus;
 use pgraft_core::instance_config::OPERATOR_ROLE;
 use pgraft_core::{Address, NodeId};
 use prometheus_client::metrics::gauge::Gauge;
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::time::timeout;
@@ -16,6 +18,7 @@ use tokio_postgres::tls::MakeTlsConnect;
 use tokio_postgres::{Client, Config, NoTls, Socket};
 
 use super::certificates::identity::Login;
+use super::configuration;
 use super::sql::{self, RaftGroup, SqlError, Target};
 use crate::core::group::Answer;
 use crate::core::names::POSTGRES_PORT;
@@ -151,6 +154,10 @@ impl RaftGroup for Sessions {
     fn ask<'a>(&'a self, target: &'a Target, login: &'a Login) -> BoxFuture<'a, Result<Answer, SqlError>> {
         let question = async { sql::ask(&*self.session(target, login).await?, target.node).await };
         Box::pin(self.in_time(target, ASK_TIMEOUT, question))
+    }
+
+    fn configuration(&self, ip: IpAddr) -> BoxFuture<'_, Option<ConfigurationStatus>> {
+        Box::pin(configuration::ask(ip))
     }
 
     fn change<'a>(

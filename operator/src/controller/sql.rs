@@ -2,6 +2,7 @@
 
 use futures::future::BoxFuture;
 use jiff::SignedDuration;
+use pgraft_core::configuration::ConfigurationStatus;
 use pgraft_core::failover::{LastFailover, Phase, Reason};
 use pgraft_core::status::WalPosition;
 use pgraft_core::{Address, ClusterId, NodeId, NodeState, Role};
@@ -36,6 +37,10 @@ pub struct Target {
 pub trait RaftGroup: Send + Sync {
     /// What this pod knows.
     fn ask<'a>(&'a self, target: &'a Target, login: &'a Login) -> BoxFuture<'a, Result<Answer, SqlError>>;
+    /// What the instance manager at this address says about its configuration; None where it does not answer.
+    fn configuration(&self, _ip: IpAddr) -> BoxFuture<'_, Option<ConfigurationStatus>> {
+        Box::pin(async { None })
+    }
     /// One call of `pgraft_add_node`, `pgraft_remove_node` or `pgraft_switchover` on this pod, never a second one.
     fn change<'a>(
         &'a self,

@@ -23,6 +23,8 @@ pub struct Cluster {
     pub image: Image,
     /// Postgres settings.
     pub parameters: BTreeMap<String, String>,
+    /// Whether a setting that takes effect after a restart causes one.
+    pub restart_on_change: bool,
     /// Lines of `pg_hba.conf`.
     pub pg_hba: Vec<String>,
     /// The volume of each member.

@@ -99,6 +99,7 @@ pub fn pod(primary: bool) -> PodSeen {
         ip: Some("198.18.0.1".parse().unwrap()),
         role: Some(if primary { PodRole::Primary } else { PodRole::Replica }),
         template: None,
+        configuration: None,
         owned: Owned::Yes,
     }
 }
@@ -126,6 +127,7 @@ pub fn empty() -> Observed {
         switched_to: None,
         asked: None,
         away: BTreeMap::new(),
+        configurations: BTreeMap::new(),
     }
 }
 

@@ -16,6 +16,8 @@ pub const LABEL_RETIRED: &str = "pgraft.io/retired";
 
 /// On a pod: what it was made from, as [`super::render::Template`] writes it.
 pub const ANNOTATION_TEMPLATE: &str = "pgraft.io/pod-template";
+/// On a pod: the configuration that its ConfigMap has, as a hash. A change of it makes the kubelet refresh the pod's files at once.
+pub const ANNOTATION_CONFIGURATION: &str = "pgraft.io/configuration";
 /// On a PgRaftCluster: another value than before, and all its pods are restarted, one after the other.
 pub const ANNOTATION_RESTARTED_AT: &str = "pgraft.io/restarted-at";
 /// On a member's certificate Secret: since when its `ca.crt` reads as it does.

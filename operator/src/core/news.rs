@@ -64,6 +64,10 @@ pub enum Headline {
     DataLost,
     /// A pod is in another cluster.
     ForeignCluster,
+    /// Postgres does not take something that is configured, or ends again and again.
+    ConfigurationInvalid,
+    /// Postgres takes everything that is configured again.
+    ConfigurationValid,
     /// The spec makes no sense.
     InvalidSpec,
     /// Something that should have worked did not.
@@ -81,6 +85,7 @@ impl Headline {
             | Self::ChangeRefused
             | Self::DataLost
             | Self::ForeignCluster
+            | Self::ConfigurationInvalid
             | Self::InvalidSpec
             | Self::OperationFailed => true,
             Self::SecretsCreated
@@ -103,6 +108,7 @@ impl Headline {
             | Self::ClusterReady
             | Self::LeaderChanged
             | Self::SwitchedOver
+            | Self::ConfigurationValid
             | Self::QuorumRegained => false,
         }
     }
@@ -141,6 +147,7 @@ pub fn news(cluster: &str, outcome: &Outcome, before: &PgRaftClusterStatus, afte
     if ca_trouble(after) && !ca_trouble(before) {
         all.push(News { headline: Headline::CaUnusable, note: message(after, "CertificatesReady") });
     }
+    all.extend(configuration(before, after));
     if turned("QuorumHealthy", "False", "True") {
         all.push(News { headline: Headline::QuorumRegained, note: message(after, "QuorumHealthy") });
     }
@@ -211,7 +218,7 @@ fn of_step(cluster: &str, outcome: &Outcome) -> Option<News> {
         Step::Wait(why @ Why::DataLost) => (Headline::DataLost, why.message(cluster)),
         Step::Wait(why @ Why::Stranger(_)) => (Headline::ForeignCluster, why.message(cluster)),
         // A switchover is told when it has come about.
-        Step::SwitchOver(_) | Step::SetOwners(_) | Step::Wait(_) | Step::Steady => return None,
+        Step::SwitchOver(_) | Step::RefreshPods(_) | Step::SetOwners(_) | Step::Wait(_) | Step::Steady => return None,
     };
     Some(News { headline, note })
 }
@@ -231,6 +238,18 @@ fn certificates(cluster: &str, work: &[Work]) -> String {
 
 fn reason(status: &PgRaftClusterStatus, type_: &str) -> String {
     status.conditions.iter().find(|c| c.type_ == type_).map(|c| c.reason.clone()).unwrap_or_default()
+}
+
+/// Told anew for each other problem.
+fn configuration(before: &PgRaftClusterStatus, after: &PgRaftClusterStatus) -> Option<News> {
+    let type_ = "ConfigurationValid";
+    let (was, is) = (holds(before, type_), holds(after, type_));
+    let headline = match is {
+        Some("False") if was != is || message(before, type_) != message(after, type_) => Headline::ConfigurationInvalid,
+        Some("True") if was == Some("False") => Headline::ConfigurationValid,
+        _ => return None,
+    };
+    Some(News { headline, note: message(after, type_) })
 }
 
 fn is_new(before: &PgRaftClusterStatus, after: &PgRaftClusterStatus) -> bool {
@@ -254,6 +273,7 @@ mod tests {
     use crate::core::status::{Subject, derive};
     use crate::core::step::Change;
     use pgraft_core::Role;
+    use pgraft_core::configuration::{ConfigurationStatus, Problem};
 
     const SUBJECT: Subject<'_> =
         Subject { name: "demo", namespace: "default", generation: Some(1), replicas: 3, template: None, switchover: None };
@@ -272,6 +292,28 @@ mod tests {
         let second = derive(SUBJECT, &seen, &outcome, &first);
         assert_eq!(headlines(&outcome, &before, &first), [Headline::ChangeRefused]);
         assert_eq!(headlines(&outcome, &first, &second), []);
+    }
+
+    #[test]
+    fn a_configuration_that_is_rejected_is_told_once_and_again_when_it_is_valid() {
+        let mut seen = healthy(&wanted(1), 1);
+        let steady = Outcome::Took(Step::Steady);
+        let mut said = |value: Option<&str>, before: &PgRaftClusterStatus| {
+            let problems = value.map(|value| Problem { setting: "x".into(), line: None, value: Some(value.into()), message: "bad".into() });
+            let status = ConfigurationStatus { valid: value.is_none(), problems: problems.into_iter().collect(), ..Default::default() };
+            seen.configurations = [(id(1), status)].into();
+            let after = derive(SUBJECT, &seen, &steady, before);
+            let told: Vec<News> = news("demo", &steady, before, &after).into_iter().filter(|n| n.note.contains(['x', 'f'])).collect();
+            (after, told.into_iter().map(|n| (n.headline, n.note)).collect::<Vec<_>>())
+        };
+        let (first, told) = said(Some("1"), &PgRaftClusterStatus::default());
+        assert!(told.contains(&(Headline::ConfigurationInvalid, "x \"1\": bad".into())), "{told:?}");
+        let (second, told) = said(Some("1"), &first);
+        assert_eq!(told, []);
+        let (third, told) = said(Some("2"), &second);
+        assert_eq!(told, [(Headline::ConfigurationInvalid, "x \"2\": bad".into())]);
+        let (_, told) = said(None, &third);
+        assert_eq!(told, [(Headline::ConfigurationValid, "every setting is in force".into())]);
     }
 
     #[test]

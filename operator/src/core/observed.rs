@@ -1,6 +1,7 @@
 //! What was seen in this pass. Made by `controller::observe`; facts only.
 
 use jiff::Timestamp;
+use pgraft_core::configuration::ConfigurationStatus;
 use pgraft_core::{ClusterId, NodeId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -38,6 +39,8 @@ pub struct Observed {
     pub asked: Option<Asked>,
     /// Since when members have not been reached.
     pub away: BTreeMap<NodeId, Timestamp>,
+    /// What members say about their configuration.
+    pub configurations: BTreeMap<NodeId, ConfigurationStatus>,
 }
 
 /// A pod.
@@ -55,6 +58,8 @@ pub struct PodSeen {
     pub role: Option<PodRole>,
     /// What it was made from; None where that can't be read.
     pub template: Option<Template>,
+    /// The hash of the configuration that its files were last refreshed for; None on a pod of an earlier operator.
+    pub configuration: Option<String>,
     /// Whether the owner reference is there.
     pub owned: Owned,
 }

@@ -81,6 +81,10 @@ impl Plan<'_> {
         if !stale.is_empty() {
             return Some(Step::ApplyObjects(stale));
         }
+        let outdated = self.outdated_pods();
+        if !outdated.is_empty() {
+            return Some(Step::RefreshPods(outdated));
+        }
         let owners = self.wrong_owners();
         if !owners.is_empty() {
             return Some(Step::SetOwners(owners));

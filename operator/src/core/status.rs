@@ -64,6 +64,12 @@ pub enum Reason {
     CaUnusable,
     /// A member has no certificate yet, or one whose time is over.
     CertificateMissing,
+    /// Postgres takes everything that is configured.
+    ConfigurationAccepted,
+    /// Postgres does not take a setting or a line of `pg_hba`; the last good one is in force.
+    ConfigurationRejected,
+    /// A member's Postgres ends again and again, and not because of its configuration.
+    ServerFails,
     /// The spec makes no sense.
     InvalidSpec,
     /// Something that should have worked did not.
@@ -245,6 +251,7 @@ impl View<'_> {
                 | Step::DeleteSecret(_)
                 | Step::ApplyObjects(_)
                 | Step::Certificates(_)
+                | Step::RefreshPods(_)
                 | Step::SetOwners(_)
                 | Step::LabelPods(_)
                 | Step::ClearPod(_)
@@ -255,7 +262,7 @@ impl View<'_> {
 
     fn verdicts(&self) -> Vec<Verdict> {
         let always = [self.ready(), self.available(), self.progressing(), self.degraded(), self.quorum_healthy(), self.pods_up_to_date()];
-        always.into_iter().chain(self.certificates()).chain(self.switchover()).collect()
+        always.into_iter().chain(self.certificates()).chain(self.configuration()).chain(self.switchover()).collect()
     }
 
     fn ready(&self) -> Verdict {
@@ -417,6 +424,7 @@ fn condition(verdict: Verdict, generation: Option<i64>, now: Timestamp, before: 
     }
 }
 
+mod configuration;
 mod primary;
 mod upkeep;
 

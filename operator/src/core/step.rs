@@ -19,6 +19,8 @@ pub enum Step {
     ApplyObjects(Vec<ObjectKey>),
     /// Issue and renew certificates, and write who is to be trusted.
     Certificates(Vec<Work>),
+    /// Annotate pods with the hash of their configuration, so that the kubelet refreshes their files at once.
+    RefreshPods(Vec<NodeId>),
     /// Set or drop owner references, so that the right things go with the PgRaftCluster.
     SetOwners(Vec<(Possession, bool)>),
     /// Point the Services to the right pods.
@@ -216,6 +218,7 @@ impl Step {
             Self::DeleteSecret(_) => "DeleteSecret",
             Self::ApplyObjects(_) => "ApplyObjects",
             Self::Certificates(_) => "Certificates",
+            Self::RefreshPods(_) => "RefreshPods",
             Self::SetOwners(_) => "SetOwners",
             Self::LabelPods(_) => "LabelPods",
             Self::CreateVolume(_) => "CreateVolume",
@@ -242,6 +245,7 @@ impl Step {
             Self::DeleteSecret(kind) => format!("Deleting Secret {}", kind.name(cluster)),
             Self::ApplyObjects(_) => "Applying Services and configuration".into(),
             Self::Certificates(_) => "Issuing certificates".into(),
+            Self::RefreshPods(_) => "Refreshing the pods' configuration".into(),
             Self::SetOwners(_) => "Setting owners".into(),
             Self::LabelPods(_) => "Pointing Services to the primary".into(),
             Self::CreateVolume(node) => format!("Creating volume {}", pod(node)),

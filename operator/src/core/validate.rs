@@ -97,6 +97,7 @@ pub fn validate(cr: &PgRaftCluster, defaults: &Defaults) -> Result<Cluster, Inva
             pull_policy: spec.image_pull_policy,
             pull_secrets: spec.image_pull_secrets.into_iter().map(|s| s.name).collect(),
         },
+        restart_on_change: spec.postgresql.restart_on_change.unwrap_or(true),
         parameters: spec.postgresql.parameters.into_iter().map(|(k, v)| (k, v.0)).collect(),
         pg_hba: spec.postgresql.pg_hba.into_iter().map(|line| line.0).collect(),
         storage: Storage { size: spec.storage.size, bytes, class: spec.storage.storage_class },

@@ -6,6 +6,8 @@
 //!                           is another one before, where the members can choose
 //! ```
 //!
+//! A server with settings that take effect only after a restart counts as such a pod, unless `restartOnChange` is off.
+//!
 //! Nobody is removed for it: a member whose pod is made again is a server that was restarted. Called by [`super::next_step`].
 
 use pgraft_core::{NodeId, Role};
@@ -14,6 +16,7 @@ use std::cmp::Reverse;
 use super::Plan;
 use crate::core::group::{Group, MemberSeen};
 use crate::core::observed::{PodPhase, PodSeen};
+use crate::core::render::configuration_hash;
 use crate::core::step::{Step, Why};
 
 /// How much WAL a standby may lack while another pod is restarted: one segment, so that it stays with the primary under any load.
@@ -28,7 +31,7 @@ impl Plan<'_> {
 
     /// The next pod, or what it waits for. None when all pods are as the spec has them.
     pub(super) fn restart(&self, group: &Group) -> Option<Step> {
-        let stale = group.members.iter().map(|m| m.id).filter(|id| self.is_stale(*id));
+        let stale = group.members.iter().map(|m| m.id).filter(|id| self.is_stale(*id) || self.waits_for_restart(*id));
         let next = stale.min_by_key(|id| (group.primary == Some(*id), group.leader == Some(*id), Reverse(*id)))?;
         let held = group.members.iter().find_map(|member| self.holds_back(group, member));
         if let Some(why) = held {
@@ -37,11 +40,27 @@ impl Plan<'_> {
         let can_move = group.failover.is_some()
             && group.primary == Some(next)
             && group.members.iter().any(|m| m.id != next && m.role == Role::Voter && self.is_ours(m));
-        Some(if can_move { self.hand_over(group, next, |m| !self.is_stale(m.id)) } else { Step::RestartPod(next) })
+        Some(if can_move { self.hand_over(group, next, |m| !self.is_stale(m.id) && !self.waits_for_restart(m.id)) } else { Step::RestartPod(next) })
+    }
+
+    /// Pods whose files the kubelet has not refreshed yet, by their annotation, for the ConfigMap as it is now.
+    pub(super) fn outdated_pods(&self) -> Vec<NodeId> {
+        let wanted = configuration_hash(self.want);
+        let outdated = |pod: &PodSeen| !pod.terminating && pod.configuration.as_ref().is_some_and(|hash| *hash != wanted);
+        self.seen.pods.iter().filter(|(_, pod)| outdated(pod)).map(|(id, _)| *id).collect()
     }
 
     fn is_stale(&self, node: NodeId) -> bool {
         self.seen.pods.get(&node).is_some_and(|pod| !pod.terminating && pod.template != Some(self.template))
+    }
+
+    /// Whether a setting of a server that runs takes effect only after a restart, and it is wanted that this happens by itself. Its instance
+    /// manager sees to it that a standby never has less than the primary's WAL needs: standbys go first, and it says so itself when one has to
+    /// be restarted once more after the primary.
+    fn waits_for_restart(&self, node: NodeId) -> bool {
+        let (seen, want) = (self.seen, self.want);
+        let waits = seen.configurations.get(&node).is_some_and(|said| !said.pending_restart.is_empty());
+        want.restart_on_change && waits && seen.is_ready(node)
     }
 
     /// Why no pod may be restarted now, as far as this member is concerned.
@@ -51,5 +70,55 @@ impl Plan<'_> {
         }
         let behind = group.primary != Some(member.id) && member.lag_bytes.is_none_or(|lag| lag > NEARLY_ALL);
         self.unwell(member).or_else(|| behind.then_some(Why::Behind(member.id)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::fixtures::*;
+    use crate::core::observed::Observed;
+    use crate::core::plan::next_step;
+    use pgraft_core::configuration::ConfigurationStatus;
+
+    fn pending(seen: &mut Observed, nodes: &[u32]) {
+        let waits = || ConfigurationStatus { pending_restart: vec!["shared_buffers".into()], ..ConfigurationStatus::default() };
+        seen.configurations = nodes.iter().map(|n| (id(*n), waits())).collect();
+    }
+
+    #[test]
+    fn settings_that_need_a_restart_cause_one_standbys_first() {
+        let mut want = with_failover(3);
+        let mut seen = healthy(&want, 3);
+        for (waiting, next) in [(&[1, 2, 3][..], Step::RestartPod(id(3))), (&[1, 2], Step::RestartPod(id(2))), (&[1], Step::SwitchOver(id(2)))] {
+            pending(&mut seen, waiting);
+            assert_eq!(next_step(&want, &seen), next);
+        }
+        want.restart_on_change = false;
+        assert_eq!(next_step(&want, &seen), Step::Steady);
+    }
+
+    #[test]
+    fn a_restart_for_a_setting_waits_for_members_that_are_unwell() {
+        let want = with_failover(3);
+        let mut seen = healthy(&want, 3);
+        pending(&mut seen, &[1, 2, 3]);
+        seen.pods.get_mut(&id(2)).unwrap().phase = PodPhase::Starting(None);
+        assert_eq!(next_step(&want, &seen), Step::Wait(Why::MemberNotReady(id(2), None)));
+    }
+
+    #[test]
+    fn pods_are_refreshed_when_the_configuration_has_changed() {
+        let mut want = wanted(3);
+        let mut seen = healthy(&want, 3);
+        for pod in seen.pods.values_mut() {
+            pod.configuration = Some(configuration_hash(&want));
+        }
+        seen.pods.get_mut(&id(2)).unwrap().configuration = None;
+        assert_eq!(next_step(&want, &seen), Step::Steady);
+        want.parameters.insert("work_mem".into(), "9MB".into());
+        assert!(matches!(next_step(&want, &seen), Step::ApplyObjects(_)), "the ConfigMap first");
+        settle(&want, &mut seen);
+        assert_eq!(next_step(&want, &seen), Step::RefreshPods(vec![id(1), id(3)]));
     }
 }

@@ -296,7 +296,7 @@ impl World {
                     self.seen.objects.insert(key.clone(), ObjectSeen::AsApplied(object.fingerprint()));
                 }
             }
-            Step::SetOwners(_) | Step::DeleteSecret(_) => unreachable!("these wishes do not change in this world"),
+            Step::RefreshPods(_) | Step::SetOwners(_) | Step::DeleteSecret(_) => unreachable!("these wishes do not change in this world"),
             Step::LabelPods(pods) => {
                 for (id, role) in &pods[..some(pods.len())] {
                     self.seen.pods.get_mut(id).unwrap().role = Some(*role);

@@ -5,6 +5,7 @@ use pgraft_core::instance_config::{BootstrapConfig, GatewayConfig, InstanceConfi
 use std::collections::BTreeMap;
 
 use super::metadata::metadata;
+use super::template::fnv1a;
 use super::places::{CONFIG_FILE, SECRETS_DIRECTORY, SOCKET_DIRECTORY, STATE_DIRECTORY, TLS_DIRECTORY};
 use crate::core::Cluster;
 use crate::core::names::{self, GATEWAY_PORT, HTTP_PORT, POSTGRES_PORT, RAFT_PORT};
@@ -20,6 +21,11 @@ pub(super) fn config_map(want: &Cluster) -> ConfigMap {
         data: Some(BTreeMap::from([(CONFIG_FILE.to_owned(), yaml)])),
         ..ConfigMap::default()
     }
+}
+
+/// What pods are annotated with. The same configuration has the same hash in the next operator.
+pub fn configuration_hash(want: &Cluster) -> String {
+    format!("{:016x}", fnv1a(&serde_json::to_vec(&instance_config(want)).unwrap_or_default()))
 }
 
 fn instance_config(want: &Cluster) -> InstanceConfig {

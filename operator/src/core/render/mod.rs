@@ -20,6 +20,7 @@ use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 pub use certificates::{Pair, ca_secret, certificate_secret, share_patch, trust_patch};
+pub use config_map::configuration_hash;
 pub use metadata::owner_reference;
 pub use pod::pod;
 pub use pvc::pvc;

@@ -3,6 +3,7 @@
 use k8s_openapi::api::core::v1::Pod;
 use pgraft_core::NodeId;
 
+use super::config_map::configuration_hash;
 use super::metadata::metadata;
 use super::pod_spec::spec;
 use super::template::template;
@@ -12,6 +13,8 @@ use crate::core::names;
 /// The pod of a member. `founder` makes the cluster, where the volume is empty.
 pub fn pod(want: &Cluster, node: NodeId, founder: bool) -> Pod {
     let mut metadata = metadata(want, names::pod(&want.name, node), names::node_labels(&want.name, node));
-    metadata.annotations.get_or_insert_default().insert(names::ANNOTATION_TEMPLATE.to_owned(), template(want).to_string());
+    let annotations = metadata.annotations.get_or_insert_default();
+    annotations.insert(names::ANNOTATION_TEMPLATE.to_owned(), template(want).to_string());
+    annotations.insert(names::ANNOTATION_CONFIGURATION.to_owned(), configuration_hash(want));
     Pod { metadata, spec: Some(spec(want, node, founder)), status: None }
 }

@@ -32,7 +32,7 @@ pub fn template(want: &Cluster) -> Template {
 }
 
 /// FNV-1a, 64 bits. The standard library's hasher may be another one in its next version.
-fn fnv1a(bytes: &[u8]) -> u64 {
+pub(super) fn fnv1a(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
 }
 

@@ -1,0 +1,194 @@
+//! What Postgres' own words about a candidate mean: which setting or line is at fault. Pure.
+
+use crate::postgres::log::Record;
+
+/// Where a fault lies.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Blame {
+    /// A parameter, wherever it is set.
+    Parameter(String),
+    /// A library that is to be loaded.
+    Library(String),
+    /// A line of the candidate's `pg_hba.conf`, counted from 1; None where Postgres named none.
+    Hba(Option<usize>),
+    /// A line of `postgresql.auto.conf`, counted from 1.
+    Auto(usize),
+    /// Postgres does not say.
+    Unknown,
+}
+
+/// One fault of a candidate.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fault {
+    /// Where.
+    pub blame: Blame,
+    /// Postgres' words.
+    pub message: String,
+}
+
+/// What a run over the candidate `postgresql.conf` and `postgresql.auto.conf` wrote. `failed` says that it ended with an error.
+pub fn of_configuration(records: &[Record], failed: bool) -> Vec<Fault> {
+    let mut faults: Vec<Fault> = vec![];
+    for record in records {
+        let Some(blame) = blame(record, failed) else { continue };
+        let hint = record.more.iter().find(|(name, _)| name == "hint").map(|(_, text)| format!(" ({text})")).unwrap_or_default();
+        let fault = Fault { blame, message: format!("{}{hint}", without_place(&record.msg)) };
+        if !faults.iter().any(|f| f.blame == fault.blame) {
+            faults.push(fault);
+        }
+    }
+    if failed && faults.is_empty() {
+        // In no particular form: `superuser_reserved_connections (3) plus …` comes without a prefix.
+        let last = records.iter().rev().find(|r| is_error(&r.level)).or_else(|| records.last());
+        let message = last.map_or_else(|| "Postgres refused the configuration without a word".to_owned(), |r| r.msg.clone());
+        faults.push(Fault { blame: Blame::Unknown, message });
+    }
+    faults
+}
+
+fn blame(record: &Record, failed: bool) -> Option<Blame> {
+    let msg = record.msg.as_str();
+    if let Some(line) = line_in(msg, "postgresql.auto.conf") {
+        return Some(Blame::Auto(line));
+    }
+    if let Some(name) = between(msg, "unrecognized configuration parameter \"") {
+        return Some(Blame::Parameter(name.to_ascii_lowercase()));
+    }
+    if let Some(name) = between(msg, "invalid configuration parameter name \"") {
+        return Some(Blame::Parameter(name.to_ascii_lowercase()));
+    }
+    if let Some(name) = between(msg, "could not access file \"") {
+        return Some(Blame::Library(name.trim_start_matches("$libdir/plugins/").to_owned()));
+    }
+    // A value, a range, a context: each names the parameter. A warning is given for a library's parameter at the start, and is an error at
+    // every reload.
+    let named = between(msg, "parameter \"")?;
+    (failed || record.level == "WARNING").then(|| Blame::Parameter(named.to_ascii_lowercase()))
+}
+
+/// What a trial of `pg_hba.conf` wrote.
+pub fn of_hba(records: &[Record]) -> Vec<Fault> {
+    let refused = records.iter().any(|r| r.level == "FATAL" && r.msg.contains("could not load") && r.msg.contains("pg_hba.conf"));
+    if !refused {
+        return vec![];
+    }
+    let mut faults: Vec<Fault> = vec![];
+    for record in records {
+        // With TLS off, which is how the trial is made, Postgres remarks on each `hostssl`.
+        if record.msg.contains("record cannot match") {
+            continue;
+        }
+        let context = record.more.iter().find(|(name, text)| name == "context" && text.contains("pg_hba.conf"));
+        if let Some(line) = context.and_then(|(_, text)| number_after(text, "line ")) {
+            faults.push(Fault { blame: Blame::Hba(Some(line)), message: record.msg.clone() });
+        }
+    }
+    if faults.is_empty() {
+        let message = records.iter().find(|r| r.msg.contains("pg_hba.conf")).map_or_else(|| "unreadable".to_owned(), |r| r.msg.clone());
+        faults.push(Fault { blame: Blame::Hba(None), message });
+    }
+    faults
+}
+
+/// The last words of a server that ended: of the processes whose end ends all.
+pub fn is_error(level: &str) -> bool {
+    matches!(level, "FATAL" | "PANIC" | "ERROR")
+}
+
+/// ` in file "…" line 3` says nothing to users, who have not written that file.
+fn without_place(msg: &str) -> &str {
+    msg.find(" in file \"").map_or(msg, |at| &msg[..at])
+}
+
+fn line_in(msg: &str, file: &str) -> Option<usize> {
+    let (_, rest) = msg.split_once(file)?;
+    number_after(rest, "line ")
+}
+
+fn number_after(text: &str, word: &str) -> Option<usize> {
+    let (_, rest) = text.split_once(word)?;
+    let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
+    digits.parse().ok()
+}
+
+fn between<'a>(text: &'a str, start: &str) -> Option<&'a str> {
+    let (_, rest) = text.split_once(start)?;
+    rest.split_once('"').map(|(found, _)| found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(level: &str, msg: &str, more: &[(&str, &str)]) -> Record {
+        let more = more.iter().map(|(n, t)| ((*n).to_owned(), (*t).to_owned())).collect();
+        Record { level: level.into(), msg: msg.into(), more, ..Record::default() }
+    }
+
+    fn of(records: &[Record]) -> Vec<(Blame, String)> {
+        of_configuration(records, true).into_iter().map(|f| (f.blame, f.message)).collect()
+    }
+
+    #[test]
+    fn each_of_postgres_phrases_is_understood() {
+        let end = record("FATAL", "configuration file \"/w/check/postgresql.conf\" contains errors", &[]);
+        let cases = [
+            (
+                record("LOG", "unrecognized configuration parameter \"Nosuch\" in file \"/w/postgresql.conf\" line 12", &[]),
+                Blame::Parameter("nosuch".into()),
+                "unrecognized configuration parameter \"Nosuch\"",
+            ),
+            (
+                record("LOG", "invalid value for parameter \"shared_buffers\": \"12 parsecs\"", &[("hint", "Valid units are \"B\".")]),
+                Blame::Parameter("shared_buffers".into()),
+                "invalid value for parameter \"shared_buffers\": \"12 parsecs\" (Valid units are \"B\".)",
+            ),
+            (
+                record("LOG", "1 kB is outside the valid range for parameter \"work_mem\" (64 kB .. 2147483647 kB)", &[]),
+                Blame::Parameter("work_mem".into()),
+                "1 kB is outside the valid range for parameter \"work_mem\" (64 kB .. 2147483647 kB)",
+            ),
+            (
+                record("FATAL", "could not access file \"nosuchlib\": No such file or directory", &[]),
+                Blame::Library("nosuchlib".into()),
+                "could not access file \"nosuchlib\": No such file or directory",
+            ),
+            (
+                record("LOG", "syntax error in file \"/w/check/postgresql.auto.conf\" line 3, near token \"=\"", &[]),
+                Blame::Auto(3),
+                "syntax error",
+            ),
+        ];
+        for (record, blame, message) in cases {
+            assert_eq!(of(&[record, end.clone()]), [(blame, message.to_owned())]);
+        }
+    }
+
+    #[test]
+    fn what_names_nothing_is_the_last_error() {
+        let bare = record("LOG", "postgres: superuser_reserved_connections (3) plus reserved_connections (0) must be less than max_connections (3)", &[]);
+        assert_eq!(of(std::slice::from_ref(&bare)), [(Blame::Unknown, bare.msg.clone())]);
+        assert_eq!(of_configuration(&[bare], false), []);
+    }
+
+    #[test]
+    fn a_warning_about_a_library_s_parameter_is_a_fault_of_a_run_that_succeeds() {
+        let warning = record("WARNING", "invalid configuration parameter name \"auto_explain.nosuch\", removing it", &[]);
+        assert_eq!(of_configuration(&[warning], false).len(), 1);
+        let warning = record("WARNING", "invalid value for parameter \"auto_explain.log_format\": \"x\"", &[]);
+        assert_eq!(of_configuration(&[warning], false)[0].blame, Blame::Parameter("auto_explain.log_format".into()));
+    }
+
+    #[test]
+    fn the_line_of_pg_hba_is_in_the_context() {
+        let context = [("context", "line 9 of configuration file \"/w/check/pg_hba.conf\"")];
+        let lines = [
+            record("LOG", "hostssl record cannot match because SSL is disabled", &context),
+            record("LOG", "invalid authentication method \"scram\"", &context),
+            record("FATAL", "could not load /w/check/pg_hba.conf", &[]),
+        ];
+        let fault = Fault { blame: Blame::Hba(Some(9)), message: "invalid authentication method \"scram\"".into() };
+        assert_eq!(of_hba(&lines), [fault]);
+        assert_eq!(of_hba(&lines[..2]), [], "only what Postgres does not load is a fault");
+    }
+}

@@ -1,0 +1,134 @@
+//! Which of two configurations a server is started with: the one that Postgres accepted last, or the one that a server has run with. Pure.
+//!
+//! Not everything that keeps a server from starting shows before: memory that is not there, a socket's group. A server that ends at its start with a
+//! configuration that none has run with before is started with the last one that did. Where that one fails as well, the configuration is not at
+//! fault.
+
+use serde::{Deserialize, Serialize};
+
+use super::settle::Candidate;
+use super::user::UserConfig;
+
+/// What is known about configurations; kept on disk.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Known {
+    /// The last one that Postgres accepted.
+    pub good: Option<UserConfig>,
+    /// The last one that a server has run with.
+    pub proven: Option<Proven>,
+}
+
+/// What a server has run with.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Proven {
+    /// The user's part.
+    pub user: UserConfig,
+    /// The text of `postgresql.auto.conf`.
+    pub auto: String,
+}
+
+/// One that a server did not start with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Suspect {
+    /// What was tried.
+    pub tried: Candidate,
+    /// The server's last words.
+    pub message: String,
+    /// Whether what `ALTER SYSTEM` has set is suspected, too.
+    pub auto: bool,
+}
+
+/// What a start came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Start {
+    /// The server ran for as long as one that starts at all.
+    Held,
+    /// It ended with an error before that.
+    Failed(String),
+}
+
+impl Suspect {
+    /// Whether it is this one that is suspected. What `ALTER SYSTEM` has set may be another thing by now.
+    pub fn is(&self, accepted: &Candidate) -> bool {
+        self.tried.user == accepted.user
+    }
+}
+
+/// Which one to start with: the user's part gives way first, then what `ALTER SYSTEM` has set.
+pub fn chosen(accepted: &Candidate, proven: &Candidate, suspect: Option<&Suspect>) -> Candidate {
+    match suspect.filter(|suspect| suspect.is(accepted)) {
+        None => accepted.clone(),
+        Some(Suspect { auto: true, .. }) => proven.clone(),
+        Some(_) => Candidate { user: proven.user.clone(), auto: accepted.auto.clone() },
+    }
+}
+
+/// What is suspected after a start with `used`.
+pub fn after(used: &Candidate, proven: &Candidate, suspect: Option<Suspect>, start: &Start) -> Option<Suspect> {
+    match start {
+        Start::Held => suspect.filter(|suspect| suspect.tried != *used),
+        Start::Failed(message) if used.user != proven.user => Some(Suspect { tried: used.clone(), message: message.clone(), auto: false }),
+        Start::Failed(message) if used.auto != proven.auto => {
+            let tried = suspect.map_or_else(|| used.clone(), |suspect| suspect.tried);
+            Some(Suspect { tried, message: message.clone(), auto: true })
+        }
+        // The one that has held before fails too: something else is wrong.
+        Start::Failed(_) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn candidate(value: u8) -> Candidate {
+        with_auto(value, 0)
+    }
+
+    fn with_auto(value: u8, auto: u8) -> Candidate {
+        let parameters = [("shared_buffers".to_owned(), value.to_string())].into();
+        Candidate { user: UserConfig { parameters, hba: vec![] }, auto: auto.to_string() }
+    }
+
+    #[test]
+    fn a_start_that_fails_falls_back_and_one_that_fails_after_that_does_not() {
+        let (old, new) = (candidate(1), candidate(2));
+        let failed = Start::Failed("could not map anonymous shared memory".into());
+        assert_eq!(chosen(&new, &old, None), new);
+        let suspect = after(&new, &old, None, &failed);
+        assert_eq!(chosen(&new, &old, suspect.as_ref()), old);
+        let held = after(&old, &old, suspect.clone(), &Start::Held);
+        assert_eq!(chosen(&new, &old, held.as_ref()), old, "it stays in force");
+        assert_eq!(chosen(&candidate(3), &old, held.as_ref()), candidate(3), "a changed one is tried");
+        assert_eq!(after(&old, &old, suspect, &failed), None, "not the configuration");
+    }
+
+    proptest! {
+        /// Where the configuration works, or the one that a server has run with, the server runs after three starts at most; and where only what
+        /// the user has configured is at fault, nothing that `ALTER SYSTEM` has set is lost.
+        #[test]
+        fn the_server_runs_after_three_starts(
+            users in prop::collection::vec(any::<bool>(), 2), autos in prop::collection::vec(any::<bool>(), 2),
+            wanted in 0..2_u8, proven in 0..2_u8, auto in 0..2_u8, auto_before in 0..2_u8,
+        ) {
+            let works = |candidate: &Candidate| {
+                let index = |text: &str| text.parse::<usize>().unwrap();
+                users[index(&candidate.user.parameters["shared_buffers"])] && autos[index(&candidate.auto)]
+            };
+            let (accepted, proven) = (with_auto(wanted, auto), with_auto(proven, auto_before));
+            prop_assume!(works(&accepted) || works(&proven));
+            let (mut suspect, mut starts) = (None, 1);
+            let mut used = accepted.clone();
+            while !works(&used) {
+                suspect = after(&used, &proven, suspect, &Start::Failed("no memory".into()));
+                used = chosen(&accepted, &proven, suspect.as_ref());
+                starts += 1;
+                prop_assert!(starts <= 3);
+            }
+            prop_assert!(used.auto == accepted.auto || !autos[usize::from(auto)], "{used:?}");
+        }
+    }
+}

@@ -1,0 +1,136 @@
+//! The user's part of the configuration, and what of it can be refused without asking Postgres. Pure.
+
+use pgraft_core::configuration::Problem;
+use pgraft_core::instance_config::{INCLUDE_DIRECTIVES, PostgresqlConfig, is_parameter_name, reserved_parameter};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// The end of a `pg_hba.conf` that is cut short: whom the remaining lines would have kept out stays out.
+pub const REJECT_THE_REST: &str = "host all all all reject";
+
+/// What users choose of the server's configuration.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UserConfig {
+    /// By name, in lower case.
+    pub parameters: BTreeMap<String, String>,
+    /// Lines of `pg_hba.conf`.
+    pub hba: Vec<String>,
+}
+
+/// A problem with a parameter.
+pub fn of_parameter(name: &str, value: Option<&str>, message: impl Into<String>) -> Problem {
+    Problem { setting: name.to_owned(), line: None, value: value.map(str::to_owned), message: message.into() }
+}
+
+/// A problem with a line of `pg_hba`; `index` counts from 0.
+pub fn of_hba_line(index: usize, line: &str, message: impl Into<String>) -> Problem {
+    let number = u32::try_from(index).unwrap_or(u32::MAX).saturating_add(1);
+    Problem { setting: "pg_hba".into(), line: Some(number), value: Some(line.to_owned()), message: message.into() }
+}
+
+/// Takes out what must never reach Postgres: what pgraft sets itself, and what would change the meaning of the file around it. A line of
+/// `pg_hba` that is refused ends the list: what follows it may rely on it.
+pub fn screen(config: &PostgresqlConfig) -> (UserConfig, Vec<Problem>) {
+    let (mut user, mut problems) = (UserConfig::default(), vec![]);
+    for (name, value) in &config.parameters {
+        match refuse_parameter(name, value) {
+            Some(why) => problems.push(of_parameter(name, Some(value), why)),
+            None => {
+                if user.parameters.insert(name.to_ascii_lowercase(), value.clone()).is_some() {
+                    problems.push(of_parameter(name, Some(value), "the parameter is set twice, in different case; this value is used"));
+                }
+            }
+        }
+    }
+    for (index, line) in config.pg_hba.iter().enumerate() {
+        if let Some(why) = refuse_hba_line(line) {
+            problems.push(of_hba_line(index, line, format!("{why}; connections that no earlier line matches are rejected")));
+            user.hba.push(REJECT_THE_REST.into());
+            break;
+        }
+        user.hba.push(line.trim().to_owned());
+    }
+    (user, problems)
+}
+
+fn refuse_parameter(name: &str, value: &str) -> Option<String> {
+    let lower = name.to_ascii_lowercase();
+    if INCLUDE_DIRECTIVES.contains(&lower.as_str()) {
+        Some("include directives are not allowed".into())
+    } else if !is_parameter_name(name) {
+        Some("this is not a parameter name".into())
+    } else if reserved_parameter([name]).is_some() {
+        Some("pgraft sets this parameter itself; the configured value is ignored".into())
+    } else if value.contains('\0') {
+        Some("the value contains a zero byte".into())
+    } else {
+        None
+    }
+}
+
+fn refuse_hba_line(line: &str) -> Option<&'static str> {
+    let first = line.split_whitespace().next().unwrap_or_default().trim_matches('"');
+    if line.contains(['\n', '\r', '\0']) {
+        Some("a line must not contain a line break or a zero byte")
+    } else if line.trim_end().ends_with('\\') {
+        Some("a line must not continue on the next one")
+    } else if INCLUDE_DIRECTIVES.contains(&first.to_ascii_lowercase().as_str()) {
+        Some("include directives are not allowed")
+    } else {
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(parameters: &[(&str, &str)], hba: &[&str]) -> PostgresqlConfig {
+        PostgresqlConfig {
+            port: 5432,
+            listen_addresses: "*".into(),
+            parameters: parameters.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect(),
+            pg_hba: hba.iter().map(|l| (*l).to_owned()).collect(),
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_is_refused_by_name_and_the_rest_is_kept() {
+        let parameters = [
+            ("work_mem", "8MB"),
+            ("a b", "1"),
+            ("include", "/etc/passwd"),
+            ("Include_If_Exists", "x"),
+            ("WAL_LEVEL", "logical"),
+            ("fsync", "off"),
+            ("full_page_writes", "off"),
+            ("data_sync_retry", "on"),
+            ("pgraft.node_id", "7"),
+            ("x\ny", "1"),
+            ("log_line_prefiX", "1"),
+        ];
+        let (user, problems) = screen(&config(&parameters, &[]));
+        assert_eq!(user.parameters, [("work_mem".to_owned(), "8MB".to_owned())].into());
+        assert_eq!(problems.len(), parameters.len() - 1);
+        let include = problems.iter().find(|p| p.setting == "include").unwrap();
+        assert_eq!(include.to_string(), "include \"/etc/passwd\": include directives are not allowed");
+        let fsync = problems.iter().find(|p| p.setting == "fsync").unwrap();
+        assert_eq!(fsync.to_string(), "fsync \"off\": pgraft sets this parameter itself; the configured value is ignored");
+    }
+
+    #[test]
+    fn a_parameter_that_is_set_twice_is_reported() {
+        let (user, problems) = screen(&config(&[("Work_Mem", "1MB"), ("work_mem", "2MB")], &[]));
+        assert_eq!(user.parameters["work_mem"], "2MB");
+        assert_eq!(problems.len(), 1);
+    }
+
+    #[test]
+    fn a_refused_line_of_pg_hba_lets_nobody_in_by_what_follows_it() {
+        for bad in ["host all all all trust\nlocal all all trust", "host all all 10.0.0.0/8 \\", "include /etc/passwd", "\"include_dir\" x"] {
+            let (user, problems) = screen(&config(&[], &["host a a all md5", bad, "host b b all trust"]));
+            assert_eq!(user.hba, ["host a a all md5", REJECT_THE_REST], "{bad}");
+            assert_eq!((problems.len(), problems[0].line), (1, Some(2)), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,63 @@
+//! What a server said that decides about its next start: the last error of a process whose end ends the server, and that its settings are too low.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use tokio::sync::Notify;
+
+use super::Record;
+use crate::configuration::floors::TOO_LOW;
+
+/// Whose errors end the server.
+const OF: [&str; 2] = ["postmaster", "startup"];
+
+/// Of one run of a server. Clones share it.
+#[derive(Debug, Clone, Default)]
+pub struct LastWords {
+    error: Arc<Mutex<Option<String>>>,
+    too_low: Arc<Notify>,
+}
+
+impl LastWords {
+    /// Takes note of a record.
+    pub(super) fn hear(&self, record: &Record) {
+        if record.msg.contains(TOO_LOW) && record.backend_type.as_deref() == Some("startup") {
+            self.too_low.notify_one();
+        }
+        let ends = record.backend_type.as_deref().is_none_or(|kind| OF.contains(&kind));
+        let error = matches!(record.level.as_str(), "FATAL" | "PANIC");
+        if ends && error {
+            let detail = record.more.iter().find(|(name, _)| name == "detail").map(|(_, text)| format!(" ({text})")).unwrap_or_default();
+            *self.error.lock().unwrap_or_else(PoisonError::into_inner) = Some(format!("{}{detail}", record.msg));
+        }
+    }
+
+    /// The last error.
+    pub fn get(&self) -> Option<String> {
+        self.error.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Returns when the server says that its settings are too low for the WAL that it replays.
+    pub async fn settings_too_low(&self) {
+        self.too_low.notified().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(kind: &str, level: &str, msg: &str) -> Record {
+        Record { level: level.into(), backend_type: Some(kind.into()), msg: msg.into(), ..Record::default() }
+    }
+
+    #[tokio::test]
+    async fn the_error_that_ends_a_server_is_kept_and_a_client_s_is_not() {
+        let words = LastWords::default();
+        words.hear(&record("client backend", "FATAL", "password authentication failed"));
+        words.hear(&record("startup", "LOG", "starting"));
+        assert_eq!(words.get(), None);
+        words.hear(&record("postmaster", "FATAL", "could not map anonymous shared memory"));
+        assert_eq!(words.get().as_deref(), Some("could not map anonymous shared memory"));
+        words.hear(&record("startup", "WARNING", TOO_LOW));
+        words.settings_too_low().await;
+    }
+}

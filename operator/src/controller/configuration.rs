@@ -1,0 +1,72 @@
+//! Asks the instance managers of all pods about their configuration. Also those of pods that are not ready: a server that cannot start is told of by
+//! nobody else. The answer is in the manager's memory, a few hundred bytes, and asked for once a second at most.
+
+use futures::future::join_all;
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper::Request;
+use hyper::body::Bytes;
+use hyper_util::rt::TokioIo;
+use jiff::{SignedDuration, Timestamp};
+use pgraft_core::NodeId;
+use pgraft_core::configuration::ConfigurationStatus;
+use std::collections::BTreeMap;
+use std::error::Error;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use super::context::Context;
+use crate::core::names::HTTP_PORT;
+use crate::core::observed::PodSeen;
+
+/// What does not answer in this time is looked at again in the next pass.
+const DEADLINE: Duration = Duration::from_secs(1);
+/// How old an answer may be.
+const FRESH: SignedDuration = SignedDuration::from_secs(1);
+/// An answer is longer with many problems only.
+const LARGEST: usize = 1 << 18;
+
+/// What was answered, and when.
+#[derive(Debug, Default)]
+pub struct Answers {
+    at: Option<Timestamp>,
+    by_node: BTreeMap<NodeId, ConfigurationStatus>,
+}
+
+/// What each of these pods says.
+pub async fn ask_all(ctx: &Context, uid: &str, pods: &BTreeMap<NodeId, PodSeen>, now: Timestamp) -> BTreeMap<NodeId, ConfigurationStatus> {
+    let known = ctx.memories.of(uid, |memory| {
+        let Answers { at, by_node } = &memory.configurations;
+        at.is_some_and(|at| now.duration_since(at) < FRESH).then(|| by_node.clone())
+    });
+    if let Some(known) = known {
+        return known;
+    }
+    let addressed = pods.iter().filter(|(_, pod)| !pod.terminating).filter_map(|(node, pod)| Some((*node, pod.ip?)));
+    let asked = addressed.map(|(node, ip)| async move { Some((node, ctx.raft.configuration(ip).await?)) });
+    let by_node: BTreeMap<NodeId, ConfigurationStatus> = join_all(asked).await.into_iter().flatten().collect();
+    ctx.memories.of(uid, |memory| memory.configurations = Answers { at: Some(now), by_node: by_node.clone() });
+    by_node
+}
+
+/// One `GET /configuration`; None where nobody answers, or an older version that does not know it.
+pub async fn ask(ip: IpAddr) -> Option<ConfigurationStatus> {
+    let answer = timeout(DEADLINE, get(SocketAddr::new(ip, HTTP_PORT))).await.ok()?;
+    answer.inspect_err(|error| tracing::debug!(%ip, error, "no word about the configuration")).ok()
+}
+
+async fn get(address: SocketAddr) -> Result<ConfigurationStatus, Box<dyn Error + Send + Sync>> {
+    let stream = TcpStream::connect(address).await?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    let connection = tokio::spawn(connection);
+    let request = Request::get("/configuration").header("host", address.to_string()).body(Empty::<Bytes>::new())?;
+    let answer = async {
+        let response = sender.send_request(request).await?;
+        let body = Limited::new(response.into_body(), LARGEST).collect().await?.to_bytes();
+        Ok(serde_json::from_slice(&body)?)
+    };
+    let result = answer.await;
+    connection.abort();
+    result
+}
