@@ -18,10 +18,12 @@ pub mod id;
 pub mod instance_config;
 pub mod instance_file;
 pub mod membership;
+pub mod recovery;
 pub mod refusal;
 pub mod seat;
 pub mod state;
 pub mod status;
+pub mod twophase;
 
 pub use address::Address;
 pub use command::Command;

@@ -24,6 +24,8 @@ pub struct Rules {
     pub intake: bool,
     /// A standby compares its WAL with the primary's history before it follows, and a simulated walreceiver the primary's timeline.
     pub compares: bool,
+    /// Two-phase state files that are newer than the checkpoint are removed before recovery begins.
+    pub two_phase_files: bool,
 }
 
 impl Default for Rules {
@@ -38,6 +40,7 @@ impl Default for Rules {
             fence: true,
             intake: true,
             compares: true,
+            two_phase_files: true,
         }
     }
 }

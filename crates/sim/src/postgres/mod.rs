@@ -15,9 +15,11 @@ pub mod disk;
 pub mod flushes;
 pub mod manager;
 pub mod member;
+pub mod run;
 pub mod server;
 pub mod session;
 pub mod stream;
+pub mod twophase;
 
 use std::sync::Arc;
 use std::time::Duration;
