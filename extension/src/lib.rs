@@ -41,6 +41,7 @@ pub extern "C-unwind" fn _PG_init() {
         );
     }
     shmem::request();
+    pg::twophase::install();
     if gucs::failover() {
         pg::intake::install();
         pg::hooks::install();

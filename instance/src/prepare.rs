@@ -3,6 +3,8 @@
 use std::fs;
 use std::path::Path;
 
+use pgraft_raft::twophase::{self, TwoPhaseError};
+
 use crate::files::{self, FileError};
 use crate::paths::{self, Paths};
 use crate::postgres::{config, placeholders};
@@ -23,6 +25,9 @@ pub enum PrepareError {
     /// The supervisor said primary, and the disk says otherwise by now.
     #[error("standby.signal is there, so this server is not started as the primary")]
     StandbySignal,
+    /// Prepared transactions.
+    #[error(transparent)]
+    TwoPhase(#[from] TwoPhaseError),
 }
 
 /// Writes all files. Returns whether the server must read one of them again.
@@ -60,12 +65,21 @@ pub fn data_directory(paths: &Paths, mode: Mode) -> Result<(), PrepareError> {
         Mode::Primary if paths::standby_signal(data).exists() => return Err(PrepareError::StandbySignal),
         Mode::Primary => {}
     }
+    remove_future_two_phase_files(data)?;
     let auto = data.join("postgresql.auto.conf");
     if let Some(text) = files::read_if_there(&auto)?
         && let Some(kept) = config::scrubbed_auto_conf(&String::from_utf8_lossy(&text))
     {
         files::write_whole(&auto, kept.as_bytes())?;
         tracing::warn!("took settings out of postgresql.auto.conf that are pgraft's own");
+    }
+    Ok(())
+}
+
+/// Two-phase state files for which recovery would skip the PREPARE record, and so lose the prepared transaction.
+pub fn remove_future_two_phase_files(data: &Path) -> Result<(), TwoPhaseError> {
+    for file in twophase::remove_not_older(data)? {
+        tracing::info!(file, "removed a two-phase state file that is newer than the checkpoint recovery starts from; the WAL restores it");
     }
     Ok(())
 }

@@ -20,10 +20,12 @@ pub mod instance_config;
 pub mod instance_file;
 pub mod liveness;
 pub mod membership;
+pub mod recovery;
 pub mod refusal;
 pub mod seat;
 pub mod state;
 pub mod status;
+pub mod twophase;
 
 pub use address::Address;
 pub use command::Command;

@@ -24,6 +24,7 @@ mod settings;
 pub mod sim;
 mod store;
 mod transport;
+pub mod twophase;
 mod types;
 
 pub use control::call as control_call;

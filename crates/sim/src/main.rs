@@ -46,6 +46,7 @@ fn without(rule: &str) -> Option<Rules> {
         "intake" => Rules { intake: false, ..all },
         "sync" => Rules { sync_waits: false, ..all },
         "timelines" => Rules { timelines: false, ..all },
+        "two-phase" => Rules { two_phase_files: false, ..all },
         _ => return None,
     })
 }
@@ -67,7 +68,7 @@ fn several(words: &[&str], failover: bool) -> ExitCode {
 
 fn usage() -> ExitCode {
     eprintln!(
-        "usage: just sim [failover] 1000 | just sim [failover] 1000 from 4711 | just sim [failover] seed 4711 | just sim failover seed 4711 without barrier|comparing|fence|intake|liveness|sync|timelines | just sim script 'start 3 · crash 1 · …'"
+        "usage: just sim [failover] 1000 | just sim [failover] 1000 from 4711 | just sim [failover] seed 4711 | just sim failover seed 4711 without barrier|comparing|fence|intake|liveness|sync|timelines|two-phase | just sim script 'start 3 · crash 1 · …'"
     );
     ExitCode::from(2)
 }

@@ -101,3 +101,8 @@ fn a_recruit_that_reports_too_early_is_seen() {
     let plan = servers(Rules { intake: false, ..Rules::default() });
     must_break_or_follow(plan, &LOST, &["who follows has the same history"]);
 }
+
+#[test]
+fn two_phase_files_that_recovery_stumbles_over_are_seen() {
+    must_break(servers(Rules { two_phase_files: false, ..Rules::default() }), &LOST);
+}

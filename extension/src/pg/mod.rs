@@ -14,6 +14,7 @@ pub mod server;
 pub mod session;
 pub mod slots;
 mod statement;
+pub mod twophase;
 pub mod wal;
 pub mod who;
 

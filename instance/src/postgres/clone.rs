@@ -4,6 +4,7 @@
 //! this node has confirmed since would be missing.
 
 use pgraft_core::instance_config::replication_name;
+use pgraft_raft::twophase::TwoPhaseError;
 
 use crate::files::{self, FileError};
 use crate::logging::Sink;
@@ -14,6 +15,7 @@ use crate::postgres::external::{External, ExternalError};
 use crate::postgres::initdb::{empty_fresh, put_in_place};
 use crate::postgres::process::{self, ProcessError};
 use crate::postgres::source::{self, SourceError};
+use crate::prepare;
 use crate::reaper::Reaper;
 use crate::secrets::Secrets;
 use crate::settings::Settings;
@@ -45,6 +47,9 @@ pub enum CloneError {
     /// `pg_basebackup`.
     #[error(transparent)]
     Process(#[from] ProcessError),
+    /// Prepared transactions.
+    #[error(transparent)]
+    TwoPhase(#[from] TwoPhaseError),
 }
 
 impl CloneError {
@@ -72,6 +77,7 @@ pub async fn make(settings: &Settings, reaper: &Reaper, sink: &Sink, stand: &Sta
     process::run(reaper, sink, "pg_basebackup", command).await?;
     // What belongs to the primary's own disk and not to a copy of it.
     files::remove_file(&paths::founding_mark(&fresh))?;
+    prepare::remove_future_two_phase_files(&fresh)?;
     files::write_whole(&paths::standby_signal(&fresh), b"")?;
     upstream::remember(&settings.paths, &primary)?;
     replace(&settings.paths, &external)?;

@@ -7,6 +7,7 @@
 //!
 //! From the mark on PGDATA is nobody's: whatever breaks this off, it is replaced by a clone and never started as it is.
 
+use pgraft_raft::twophase::TwoPhaseError;
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
@@ -17,6 +18,7 @@ use crate::paths;
 use crate::postgres::config;
 use crate::postgres::process::{self, ProcessError};
 use crate::postgres::source::{self, SourceError};
+use crate::prepare;
 use crate::reaper::Reaper;
 use crate::secrets::Secrets;
 use crate::settings::Settings;
@@ -42,6 +44,9 @@ pub enum RewindError {
     /// `pg_rewind`.
     #[error(transparent)]
     Process(#[from] ProcessError),
+    /// Prepared transactions.
+    #[error(transparent)]
+    TwoPhase(#[from] TwoPhaseError),
 }
 
 impl RewindError {
@@ -49,7 +54,7 @@ impl RewindError {
     pub const fn may_pass(&self) -> bool {
         match self {
             Self::NotAsked | Self::Source(_) | Self::Upstream(_) => true,
-            Self::File(_) | Self::Process(_) => false,
+            Self::File(_) | Self::Process(_) | Self::TwoPhase(_) => false,
         }
     }
 }
@@ -99,12 +104,15 @@ pub async fn make(settings: &Settings, reaper: &Reaper, sink: &Sink, stand: &Sta
     if is_clean(data)? {
         rewind(&["--dry-run"]).await?;
     } else {
-        // Recovery in single-user mode refuses to be a standby's.
+        // pg_rewind runs crash recovery first, in single-user mode, which refuses to be a standby's.
+        prepare::remove_future_two_phase_files(data)?;
         files::remove_file(&paths::standby_signal(data))?;
     }
     stand::parts_in(paths, epoch)?;
     rewind(&[]).await?;
     files::remove_file(&paths::founding_mark(data))?;
+    // Where that is impossible a clone helps, and a start does not.
+    prepare::remove_future_two_phase_files(data)?;
     files::write_whole(&paths::standby_signal(data), b"")?;
     upstream::remember(paths, &primary)?;
     if !stands {

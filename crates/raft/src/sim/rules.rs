@@ -26,6 +26,8 @@ pub struct Rules {
     pub compares: bool,
     /// A simulated instance manager kills a server that does not do what its clients need.
     pub liveness: bool,
+    /// Two-phase state files that are newer than the checkpoint are removed before recovery begins.
+    pub two_phase_files: bool,
 }
 
 impl Default for Rules {
@@ -41,6 +43,7 @@ impl Default for Rules {
             intake: true,
             compares: true,
             liveness: true,
+            two_phase_files: true,
         }
     }
 }

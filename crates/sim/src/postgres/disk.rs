@@ -1,6 +1,6 @@
 //! PGDATA: WAL on timelines, and the files that a crash leaves.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use pgraft_core::failover::{History, SyncConfig};
 use pgraft_core::status::WalPosition;
@@ -41,6 +41,10 @@ pub struct Disk {
     pub histories: BTreeMap<u32, Vec<WalPosition>>,
     /// `names.conf`: the change, and the names.
     pub names: Option<(u64, SyncConfig)>,
+    /// The redo positions of its checkpoints.
+    pub checkpoints: Vec<usize>,
+    /// The prepared transactions, by row, that have a file in `pg_twophase`.
+    pub two_phase: BTreeSet<u32>,
 }
 
 /// As an LSN.
@@ -121,6 +125,7 @@ impl Disk {
         self.wal.extend_from_slice(&source.wal[apart.min(source.flushed)..source.flushed]);
         self.flushed = self.wal.len();
         self.histories.clone_from(&source.histories);
+        self.rewind_two_phase(apart, source);
         format!("{lost} records behind {apart} are replaced")
     }
 
@@ -136,6 +141,7 @@ impl Disk {
         self.wal = source.wal[..source.flushed].to_vec();
         self.flushed = self.wal.len();
         self.histories.clone_from(&source.histories);
+        self.clone_two_phase(source);
         self.data = Data::Whole;
     }
 }

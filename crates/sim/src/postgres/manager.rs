@@ -69,7 +69,8 @@ impl Databases {
         self.flushes.on_disk(number, &server.disk, server.disk.flushed, now);
         self.runs += 1;
         let until = now + server.delay(150, 1500);
-        server.run = Some(Run::new(self.runs, server.disk.names.clone(), Mode::Starting { until, primary: founds }));
+        let lost = server.begin_recovery();
+        server.run = Some(Run { lost, ..Run::new(self.runs, server.disk.names.clone(), Mode::Starting { until, primary: founds }) });
         server.manager = Manager::Running(now + LOOK);
         notes.push(Note::WorkerBegins { machine: number });
     }

@@ -16,9 +16,11 @@ pub mod flushes;
 pub mod liveness;
 pub mod manager;
 pub mod member;
+pub mod run;
 pub mod server;
 pub mod session;
 pub mod stream;
+pub mod twophase;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,0 +1,78 @@
+//! A crash between a checkpoint's two-phase state files and its control file loses no prepared transaction, neither where the whole server goes
+//! nor where its postmaster survives and recovers in place.
+
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test, which may end anywhere")]
+
+mod server;
+
+use std::fs;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use server::{Server, bindir, scratch};
+
+const REMOVED: &str = "removed two-phase state file";
+
+/// Prepares, and lets a checkpoint write the file; what `pg_control` was before.
+async fn prepare(server: &Server, gid: &str, id: i32) -> Vec<u8> {
+    let client = server.connect_locally().await;
+    client.batch_execute("checkpoint").await.unwrap();
+    // An id of its own goes by: the file of the very next one has the right name by luck.
+    client.batch_execute(&format!("insert into held values ({id}, 0)")).await.unwrap();
+    client.batch_execute(&format!("begin; update held set v = 1 where id = {id}; prepare transaction '{gid}'")).await.unwrap();
+    let control = fs::read(server.pgdata().join("global/pg_control")).unwrap();
+    client.batch_execute("checkpoint").await.unwrap();
+    control
+}
+
+fn children(of: Pid) -> Vec<Pid> {
+    let parent = |pid: i32| {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        stat.rsplit_once(") ")?.1.split(' ').nth(1)?.parse::<i32>().ok()
+    };
+    let all = fs::read_dir("/proc").unwrap().filter_map(|e| e.ok()?.file_name().to_str()?.parse().ok());
+    all.filter(|pid| parent(*pid) == Some(of.as_raw())).map(Pid::from_raw).collect()
+}
+
+#[tokio::test]
+async fn a_crash_in_the_middle_of_a_checkpoint() {
+    let Some(bindir) = bindir() else { return };
+    let dir = scratch();
+    let server = Server::new(&bindir, dir.path(), 1);
+    server.set("max_prepared_transactions = 10\nrestart_after_crash = on");
+    server.start();
+    server.connect_locally().await.batch_execute("create table held (id int primary key, v int)").await.unwrap();
+    let control = server.pgdata().join("global/pg_control");
+
+    // In place: the postmaster finds all its processes dead.
+    let before = prepare(&server, "x1", 1).await;
+    let postmaster = server.postmaster().unwrap();
+    kill(postmaster, Signal::SIGSTOP).unwrap();
+    for child in children(postmaster) {
+        kill(child, Signal::SIGKILL).unwrap();
+    }
+    fs::write(&control, before).unwrap();
+    kill(postmaster, Signal::SIGCONT).unwrap();
+    server.until("select count(*) from pg_prepared_xacts", "1").await;
+    assert_eq!(server.postmaster(), Some(postmaster));
+    assert_eq!(server.log().matches(REMOVED).count(), 1);
+
+    // All of it.
+    let before = prepare(&server, "x2", 2).await;
+    for pid in children(postmaster).into_iter().chain([postmaster]) {
+        let _ = kill(pid, Signal::SIGKILL); // the last ones may have gone with the postmaster
+    }
+    fs::write(&control, before).unwrap();
+    let _ = fs::remove_file(server.pgdata().join("postmaster.pid"));
+    server.until_worker("the end of it", |worker| worker.is_none()).await;
+    server.start();
+    server.until("select string_agg(gid, ' ' order by gid) from pg_prepared_xacts", "x1 x2").await;
+    assert_eq!(server.log().matches(REMOVED).count(), 2);
+    let locked = server.error("set lock_timeout = '300ms'; update held set v = 2").await;
+    assert_eq!(locked.code().code(), "55P03");
+    let client = server.connect_locally().await;
+    client.batch_execute("commit prepared 'x1'").await.unwrap();
+    client.batch_execute("commit prepared 'x2'").await.unwrap();
+    assert_eq!(server.one("select string_agg(id || ':' || v, ' ' order by id) from held").await, "1:1 2:1");
+    server.stop();
+}

@@ -1,0 +1,191 @@
+//! Prepared transactions outlive whatever happens to their members: a failover, a rewind, a clone, a crash in the middle of a restartpoint.
+//! They are there afterwards with their locks, can be committed, and nothing is there twice.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "this is a test through and through")]
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use pgraft_testkit::cluster::{of_three, primary, whole};
+use pgraft_testkit::{Node, Nodes, until};
+use std::time::Instant;
+use tokio_postgres::Client;
+
+/// The instance manager's word on a file that Postgres 17 would have stumbled over.
+const REMOVED: &str = "removed a two-phase state file that is newer than the checkpoint recovery starts from";
+
+async fn superuser(node: &Node) -> Client {
+    until("a session", async || node.connect("postgres", "superuser-1", "app").await.ok()).await
+}
+
+/// A transaction id of its own goes by first: the file of the very next id has the right name by luck.
+async fn prepare(client: &Client, gid: &str, id: i32) {
+    client.batch_execute(&format!("INSERT INTO held VALUES ({id}, 0)")).await.unwrap();
+    client.batch_execute("CREATE TABLE one_more (); DROP TABLE one_more").await.unwrap();
+    client.batch_execute(&format!("BEGIN; UPDATE held SET v = v + 1 WHERE id = {id}; PREPARE TRANSACTION '{gid}'")).await.unwrap();
+}
+
+async fn prepared(client: &Client) -> Vec<String> {
+    client.query("SELECT gid FROM pg_prepared_xacts ORDER BY gid", &[]).await.unwrap().iter().map(|row| row.get(0)).collect()
+}
+
+/// Each of them is there and holds its row.
+async fn all_hold(client: &Client, gids: &[(&str, i32)]) {
+    assert_eq!(prepared(client).await, gids.iter().map(|(gid, _)| *gid).collect::<Vec<_>>());
+    for (gid, id) in gids {
+        let update = format!("SET lock_timeout = '300ms'; UPDATE held SET v = 100 WHERE id = {id}");
+        let error = client.batch_execute(&update).await.expect_err(&format!("the row of {gid} is not locked"));
+        assert_eq!(error.code().map(|code| code.code()), Some("55P03"), "{error}");
+    }
+}
+
+async fn switch_to(nodes: &Nodes, to: usize) {
+    whole(nodes).await;
+    let switch = format!("SELECT pgraft_switchover({})::text", to + 1);
+    until("a switchover", async || {
+        let _ = nodes.nodes[primary(nodes).await].sql(&switch).await;
+        (primary(nodes).await == to).then_some(())
+    })
+    .await;
+}
+
+fn files(node: &Node) -> usize {
+    std::fs::read_dir(node.directory.join("pgdata/pg_twophase")).unwrap().count()
+}
+
+/// WAL of its own, so that it has to be rewound to whoever is the primary next.
+async fn fail_over_from(nodes: &mut Nodes, old: usize) -> usize {
+    let others: Vec<usize> = (0..3).filter(|n| *n != old).collect();
+    for n in &others {
+        nodes.nodes[*n].kill_all();
+    }
+    let alone = superuser(&nodes.nodes[old]).await;
+    let wrote =
+        alone.batch_execute("SET synchronous_commit = local; CREATE TABLE nobody_else_has AS SELECT generate_series(1, 1000)").await;
+    nodes.nodes[old].kill_all();
+    wrote.unwrap();
+    for n in others {
+        nodes.nodes[n].start();
+    }
+    primary(nodes).await
+}
+
+/// A clone during which a transaction is prepared and a checkpoint writes its file; whether the copy has that file.
+async fn clone_around_a_checkpoint(nodes: &mut Nodes, of: usize, gid: &str, id: i32) -> bool {
+    let from = primary(nodes).await;
+    let client = superuser(&nodes.nodes[from]).await;
+    let seen = nodes.nodes[of].log().matches(REMOVED).count();
+    assert!(nodes.nodes[of].terminate().await.success());
+    std::fs::remove_dir_all(nodes.nodes[of].directory.join("pgdata")).unwrap();
+    nodes.nodes[of].start();
+    // It has its checkpoint and is to send files: it stands still until there is another checkpoint.
+    let sends = "SELECT pid FROM pg_stat_progress_basebackup WHERE phase NOT IN ('initializing', 'waiting for checkpoint to finish')";
+    let deadline = Instant::now() + pgraft_testkit::SOON;
+    let sender = loop {
+        if let Some(row) = client.query(sends, &[]).await.unwrap().first() {
+            break Pid::from_raw(row.get(0));
+        }
+        assert!(Instant::now() < deadline, "no base backup");
+    };
+    kill(sender, Signal::SIGSTOP).unwrap();
+    prepare(&client, gid, id).await;
+    client.batch_execute("CHECKPOINT").await.unwrap();
+    kill(sender, Signal::SIGCONT).unwrap();
+    nodes.nodes[of].streaming().await;
+    nodes.nodes[of].log().matches(REMOVED).count() > seen
+}
+
+#[tokio::test]
+async fn prepared_transactions_outlive_all_of_it() {
+    let some = |node: &mut Node| {
+        node.parameters.insert("max_prepared_transactions".into(), "20".into());
+    };
+    let Some(mut nodes) = of_three(some).await else { return };
+    let old = primary(&nodes).await;
+    let client = superuser(&nodes.nodes[old]).await;
+    client.batch_execute("CREATE TABLE held (id int PRIMARY KEY, v int); CREATE EXTENSION amcheck; CHECKPOINT").await.unwrap();
+    prepare(&client, "x1", 1).await;
+
+    // A plain failover, and a rewind of the old primary when the new one has written the file.
+    let new = fail_over_from(&mut nodes, old).await;
+    let client = superuser(&nodes.nodes[new]).await;
+    all_hold(&client, &[("x1", 1)]).await;
+    client.batch_execute("CHECKPOINT").await.unwrap();
+    assert_eq!(files(&nodes.nodes[new]), 1);
+    nodes.nodes[old].start();
+    let mended = ["the data directory has the primary's history", "the clone is whole and in place"];
+    until("a rewind or a clone", async || {
+        let log = nodes.nodes[old].log();
+        mended.iter().find(|words| log.matches(**words).count() > 0).copied()
+    })
+    .await;
+    nodes.nodes[old].streaming().await;
+    switch_to(&nodes, old).await;
+    let client = superuser(&nodes.nodes[old]).await;
+    all_hold(&client, &[("x1", 1)]).await;
+
+    // A standby that crashes when a restartpoint has written the file and not yet the control file.
+    let third = (0..3).find(|n| *n != old && *n != new).unwrap();
+    let standby = superuser(&nodes.nodes[third]).await;
+    standby.batch_execute("CHECKPOINT").await.unwrap();
+    prepare(&client, "x2", 2).await;
+    let control = nodes.nodes[third].directory.join("pgdata/global/pg_control");
+    let before = std::fs::read(&control).unwrap();
+    client.batch_execute("CHECKPOINT").await.unwrap();
+    let replayed = "SELECT pg_current_wal_flush_lsn()::text";
+    let upto: String = client.query_one(replayed, &[]).await.unwrap().get(0);
+    nodes.nodes[third].wait_for(&format!("SELECT pg_last_wal_replay_lsn() >= '{upto}'"), "t").await;
+    standby.batch_execute("CHECKPOINT").await.unwrap();
+    assert_eq!(files(&nodes.nodes[third]), 2);
+    nodes.nodes[third].kill_all();
+    std::fs::write(&control, before).unwrap();
+    nodes.nodes[third].start();
+    nodes.nodes[third].streaming().await;
+    assert!(nodes.nodes[third].log().contains(REMOVED));
+
+    // A clone that copies a file which its own checkpoint does not know.
+    let mut all: Vec<(String, i32)> = vec![("x1".into(), 1), ("x2".into(), 2)];
+    for (n, id) in (3..9).enumerate() {
+        let gid = format!("x{id}");
+        let met = clone_around_a_checkpoint(&mut nodes, third, &gid, id).await;
+        all.push((gid, id));
+        println!("clone {}: {}", n + 1, if met { "with the file" } else { "without the file" });
+        if met {
+            break;
+        }
+    }
+    let all: Vec<(&str, i32)> = all.iter().map(|(gid, id)| (gid.as_str(), *id)).collect();
+    switch_to(&nodes, third).await;
+    let client = superuser(&nodes.nodes[third]).await;
+    all_hold(&client, &all).await;
+
+    // They are committed, on each of the members in turn.
+    let mut left = all.as_slice();
+    for node in [third, new, old] {
+        switch_to(&nodes, node).await;
+        let client = superuser(&nodes.nodes[node]).await;
+        all_hold(&client, left).await;
+        if let Some(((gid, id), rest)) = left.split_first() {
+            client.batch_execute(&format!("COMMIT PREPARED '{gid}'; UPDATE held SET v = v + 1 WHERE id = {id}")).await.unwrap();
+            left = rest;
+        }
+    }
+    let client = superuser(&nodes.nodes[old]).await;
+    for (gid, _) in left {
+        client.batch_execute(&format!("ROLLBACK PREPARED '{gid}'")).await.unwrap();
+    }
+    whole(&nodes).await;
+    let want = "SELECT string_agg(id || ':' || v, ' ' ORDER BY id) FROM held";
+    for node in [third, new, old] {
+        let client = superuser(&nodes.nodes[node]).await;
+        let rows = until("the rows of the primary", async || {
+            let rows: Option<String> = client.query_one(want, &[]).await.ok()?.get(0);
+            prepared(&client).await.is_empty().then_some(rows?)
+        })
+        .await;
+        let done = all.iter().map(|(_, id)| format!("{id}:{}", if *id <= 3 { 2 } else { 0 })).collect::<Vec<_>>().join(" ");
+        assert_eq!(rows, done, "on node {}", node + 1);
+        client.batch_execute("SELECT bt_index_check('held_pkey', true)").await.unwrap();
+        let damage = client.query("SELECT * FROM verify_heapam('held')", &[]).await.unwrap();
+        assert!(damage.is_empty(), "the heap of node {} is damaged", node + 1);
+    }
+}
