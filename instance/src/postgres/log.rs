@@ -180,7 +180,12 @@ fn printed(record: Record, logger: &str) -> Map<String, Value> {
 }
 
 /// Reads the pipe until its last writer is gone. Nothing here waits for anybody but the pipe.
-pub async fn pump(mut pipe: pipe::Receiver, logger: &'static str, sink: Sink) {
+pub async fn pump(pipe: pipe::Receiver, logger: &'static str, sink: Sink) {
+    pump_and_watch(pipe, logger, sink, |_| ()).await;
+}
+
+/// The same; `watch` sees every message first.
+pub async fn pump_and_watch(mut pipe: pipe::Receiver, logger: &'static str, sink: Sink, watch: impl Fn(&str)) {
     let (mut assembler, mut quiet) = (Assembler::default(), Quiet::default());
     let mut buffer = Vec::with_capacity(1 << 16);
     loop {
@@ -200,11 +205,15 @@ pub async fn pump(mut pipe: pipe::Receiver, logger: &'static str, sink: Sink) {
             Ok(_) => break,
         };
         buffer.clear();
+        for record in &records {
+            watch(&record.msg);
+        }
         for record in records.into_iter().filter_map(|record| quiet.let_through(record, Instant::now())) {
             sink.record(&printed(record, logger));
         }
     }
     for record in assembler.close() {
+        watch(&record.msg);
         sink.record(&printed(record, logger));
     }
 }
