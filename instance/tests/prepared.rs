@@ -6,9 +6,12 @@
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use pgraft_testkit::cluster::{of_three, primary, whole};
-use pgraft_testkit::{Node, Nodes, until};
+use pgraft_testkit::{Node, Nodes, bin_directory, until};
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::Path;
 use std::time::Instant;
 use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
 
 /// The instance manager's word on a file that Postgres 17 would have stumbled over.
 const REMOVED: &str = "removed a two-phase state file that is newer than the checkpoint recovery starts from";
@@ -34,7 +37,7 @@ async fn all_hold(client: &Client, gids: &[(&str, i32)]) {
     for (gid, id) in gids {
         let update = format!("SET lock_timeout = '300ms'; UPDATE held SET v = 100 WHERE id = {id}");
         let error = client.batch_execute(&update).await.expect_err(&format!("the row of {gid} is not locked"));
-        assert_eq!(error.code().map(|code| code.code()), Some("55P03"), "{error}");
+        assert_eq!(error.code().map(SqlState::code), Some("55P03"), "{error}");
     }
 }
 
@@ -61,8 +64,11 @@ async fn fail_over_from(nodes: &mut Nodes, old: usize) -> usize {
     let alone = superuser(&nodes.nodes[old]).await;
     let wrote =
         alone.batch_execute("SET synchronous_commit = local; CREATE TABLE nobody_else_has AS SELECT generate_series(1, 1000)").await;
+    // A subscriber that has heard more than any standby has.
+    let heard = alone.batch_execute("SELECT count(*) FROM pg_logical_slot_get_changes('ahead', NULL, NULL)").await;
     nodes.nodes[old].kill_all();
     wrote.unwrap();
+    heard.unwrap();
     for n in others {
         nodes.nodes[n].start();
     }
@@ -94,16 +100,81 @@ async fn clone_around_a_checkpoint(nodes: &mut Nodes, of: usize, gid: &str, id: 
     nodes.nodes[of].log().matches(REMOVED).count() > seen
 }
 
+/// Postgres' programs, but the first pg_rewind of each data directory, after which it is as if the primary had refused its connection.
+fn first_rewind_is_refused(bin: &Path) -> tempfile::TempDir {
+    let programs = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(programs.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    for program in std::fs::read_dir(bin).unwrap().map(|entry| entry.unwrap().path()) {
+        let name = program.file_name().unwrap();
+        if name != "pg_rewind" {
+            symlink(&program, programs.path().join(name)).unwrap();
+        }
+    }
+    let script = format!(
+        "#!/bin/sh\n[ -e \"$2.refused\" ] && exec {}/pg_rewind \"$@\"\n: > \"$2.refused\"\necho 'pg_rewind: error: Connection refused' >&2\nexit 1\n",
+        bin.display()
+    );
+    let path = programs.path().join("pg_rewind");
+    std::fs::write(&path, script).unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    programs
+}
+
+/// One on each of the members in turn; the rest is rolled back. Then all members have the same, and nothing twice.
+async fn are_committed(nodes: &Nodes, members: [usize; 3], all: &[(&str, i32)]) {
+    let mut left = all;
+    for node in members {
+        switch_to(nodes, node).await;
+        let client = superuser(&nodes.nodes[node]).await;
+        all_hold(&client, left).await;
+        if let Some(((gid, id), rest)) = left.split_first() {
+            client.batch_execute(&format!("COMMIT PREPARED '{gid}'")).await.unwrap();
+            client.batch_execute(&format!("UPDATE held SET v = v + 1 WHERE id = {id}")).await.unwrap();
+            left = rest;
+        }
+    }
+    let client = superuser(&nodes.nodes[members[2]]).await;
+    for (gid, _) in left {
+        client.batch_execute(&format!("ROLLBACK PREPARED '{gid}'")).await.unwrap();
+    }
+    whole(nodes).await;
+    let want = "SELECT string_agg(id || ':' || v, ' ' ORDER BY id) FROM held";
+    let done = all.iter().map(|(_, id)| format!("{id}:{}", if *id <= 3 { 2 } else { 0 })).collect::<Vec<_>>().join(" ");
+    for node in members {
+        let client = superuser(&nodes.nodes[node]).await;
+        let rows = async || -> Option<String> { client.query_one(want, &[]).await.ok()?.get(0) };
+        until(&format!("node {} to have {done}", node + 1), async || (rows().await.as_ref() == Some(&done)).then_some(())).await;
+        assert!(prepared(&client).await.is_empty());
+        client.batch_execute("SELECT bt_index_check('held_pkey', true)").await.unwrap();
+        let damage =
+            client.query("SELECT * FROM verify_heapam('held') UNION ALL SELECT * FROM verify_heapam('shared')", &[]).await.unwrap();
+        assert!(damage.is_empty(), "the heap of node {} is damaged", node + 1);
+    }
+}
+
 #[tokio::test]
 async fn prepared_transactions_outlive_all_of_it() {
+    let Some(bin) = bin_directory() else { return };
+    let programs = first_rewind_is_refused(&bin);
     let some = |node: &mut Node| {
+        node.bin = programs.path().to_owned();
         node.parameters.insert("max_prepared_transactions".into(), "20".into());
+        node.parameters.insert("sync_replication_slots".into(), "on".into());
     };
     let Some(mut nodes) = of_three(some).await else { return };
     let old = primary(&nodes).await;
     let client = superuser(&nodes.nodes[old]).await;
     client.batch_execute("CREATE TABLE held (id int PRIMARY KEY, v int); CREATE EXTENSION amcheck; CHECKPOINT").await.unwrap();
+    // Made first: it would wait for the end of transactions that are prepared.
+    client.batch_execute("SELECT pg_create_logical_replication_slot('ahead', 'test_decoding')").await.unwrap();
     prepare(&client, "x1", 1).await;
+    // A row whose last writers are a multixact.
+    client.batch_execute("CREATE TABLE shared (id int PRIMARY KEY, v int); INSERT INTO shared VALUES (1, 0)").await.unwrap();
+    let other = superuser(&nodes.nodes[old]).await;
+    other.batch_execute("BEGIN; SELECT * FROM shared FOR KEY SHARE").await.unwrap();
+    client.batch_execute("BEGIN; UPDATE shared SET v = 1; SAVEPOINT s; UPDATE shared SET v = 2; COMMIT").await.unwrap();
+    other.batch_execute("COMMIT").await.unwrap();
+    client.batch_execute("CREATE UNLOGGED TABLE brief (id int PRIMARY KEY); INSERT INTO brief VALUES (1)").await.unwrap();
 
     // A plain failover, and a rewind of the old primary when the new one has written the file.
     let new = fail_over_from(&mut nodes, old).await;
@@ -112,16 +183,21 @@ async fn prepared_transactions_outlive_all_of_it() {
     client.batch_execute("CHECKPOINT").await.unwrap();
     assert_eq!(files(&nodes.nodes[new]), 1);
     nodes.nodes[old].start();
-    let mended = ["the data directory has the primary's history", "the clone is whole and in place"];
-    until("a rewind or a clone", async || {
-        let log = nodes.nodes[old].log();
-        mended.iter().find(|words| log.matches(**words).count() > 0).copied()
-    })
-    .await;
+    let rewound = "the data directory has the primary's history";
+    until("a rewind", async || nodes.nodes[old].log().contains(rewound).then_some(())).await;
+    assert!(nodes.nodes[old].log().contains("pg_rewind has changed nothing yet; trying again"));
     nodes.nodes[old].streaming().await;
+    assert!(nodes.nodes[old].log().contains(REMOVED));
     switch_to(&nodes, old).await;
     let client = superuser(&nodes.nodes[old]).await;
     all_hold(&client, &[("x1", 1)]).await;
+    let slots: i64 = client.query_one("SELECT count(*) FROM pg_replication_slots WHERE slot_type = 'logical'", &[]).await.unwrap().get(0);
+    assert_eq!(slots, 0, "the subscriber would miss what it has not heard");
+    let brief: i64 = client.query_one("SELECT count(*) FROM brief", &[]).await.unwrap().get(0);
+    client.batch_execute("INSERT INTO brief VALUES (1)").await.unwrap();
+    assert_eq!(brief, 0, "an unlogged table is empty after a failover");
+    let shared: i32 = client.query_one("UPDATE shared SET v = v + 1 RETURNING v", &[]).await.unwrap().get(0);
+    assert_eq!(shared, 3);
 
     // A standby that crashes when a restartpoint has written the file and not yet the control file.
     let third = (0..3).find(|n| *n != old && *n != new).unwrap();
@@ -158,34 +234,5 @@ async fn prepared_transactions_outlive_all_of_it() {
     let client = superuser(&nodes.nodes[third]).await;
     all_hold(&client, &all).await;
 
-    // They are committed, on each of the members in turn.
-    let mut left = all.as_slice();
-    for node in [third, new, old] {
-        switch_to(&nodes, node).await;
-        let client = superuser(&nodes.nodes[node]).await;
-        all_hold(&client, left).await;
-        if let Some(((gid, id), rest)) = left.split_first() {
-            client.batch_execute(&format!("COMMIT PREPARED '{gid}'; UPDATE held SET v = v + 1 WHERE id = {id}")).await.unwrap();
-            left = rest;
-        }
-    }
-    let client = superuser(&nodes.nodes[old]).await;
-    for (gid, _) in left {
-        client.batch_execute(&format!("ROLLBACK PREPARED '{gid}'")).await.unwrap();
-    }
-    whole(&nodes).await;
-    let want = "SELECT string_agg(id || ':' || v, ' ' ORDER BY id) FROM held";
-    for node in [third, new, old] {
-        let client = superuser(&nodes.nodes[node]).await;
-        let rows = until("the rows of the primary", async || {
-            let rows: Option<String> = client.query_one(want, &[]).await.ok()?.get(0);
-            prepared(&client).await.is_empty().then_some(rows?)
-        })
-        .await;
-        let done = all.iter().map(|(_, id)| format!("{id}:{}", if *id <= 3 { 2 } else { 0 })).collect::<Vec<_>>().join(" ");
-        assert_eq!(rows, done, "on node {}", node + 1);
-        client.batch_execute("SELECT bt_index_check('held_pkey', true)").await.unwrap();
-        let damage = client.query("SELECT * FROM verify_heapam('held')", &[]).await.unwrap();
-        assert!(damage.is_empty(), "the heap of node {} is damaged", node + 1);
-    }
+    are_committed(&nodes, [third, new, old], &all).await;
 }

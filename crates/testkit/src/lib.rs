@@ -74,7 +74,8 @@ pub struct Nodes {
 pub struct Node {
     pub id: u32,
     pub directory: PathBuf,
-    bin: PathBuf,
+    /// Postgres' programs.
+    pub bin: PathBuf,
     ports: [u16; 4],
     peers: Vec<String>,
     pub parameters: BTreeMap<String, String>,

@@ -182,7 +182,12 @@ fn printed(record: Record, logger: &str) -> Map<String, Value> {
 }
 
 /// Reads the pipe until its last writer is gone. Nothing here waits for anybody but the pipe.
-pub async fn pump(mut pipe: pipe::Receiver, logger: &'static str, sink: Sink, words: LastWords) {
+pub async fn pump(pipe: pipe::Receiver, logger: &'static str, sink: Sink, words: LastWords) {
+    pump_and_watch(pipe, logger, sink, |record| words.hear(record)).await;
+}
+
+/// The same; `watch` sees every record first.
+pub async fn pump_and_watch(mut pipe: pipe::Receiver, logger: &'static str, sink: Sink, watch: impl Fn(&Record)) {
     let (mut assembler, mut quiet) = (Assembler::default(), Quiet::default());
     let mut buffer = Vec::with_capacity(1 << 16);
     loop {
@@ -203,14 +208,14 @@ pub async fn pump(mut pipe: pipe::Receiver, logger: &'static str, sink: Sink, wo
         };
         buffer.clear();
         for record in &records {
-            words.hear(record);
+            watch(record);
         }
         for record in records.into_iter().filter_map(|record| quiet.let_through(record, Instant::now())) {
             sink.record(&printed(record, logger));
         }
     }
     for record in assembler.close() {
-        words.hear(&record);
+        watch(&record);
         sink.record(&printed(record, logger));
     }
 }

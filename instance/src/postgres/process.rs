@@ -96,9 +96,20 @@ pub fn program(settings: &Settings, name: &str, directory: &Path) -> Command {
 
 /// Runs one of the programs that make a data directory to its end. Dropping this ends it, and what it started.
 pub async fn run(reaper: &Reaper, sink: &Sink, name: &'static str, command: Command) -> Result<(), ProcessError> {
+    run_and_watch(reaper, sink, name, command, |_| ()).await
+}
+
+/// The same; `watch` sees every message of the program.
+pub async fn run_and_watch(
+    reaper: &Reaper,
+    sink: &Sink,
+    name: &'static str,
+    command: Command,
+    watch: impl Fn(&str) + Send + 'static,
+) -> Result<(), ProcessError> {
     let (child, pipe) = spawn(reaper, command)?;
     let mut guard = EndOnDrop(child);
-    let output = tokio::spawn(log::pump(pipe, name, sink.clone(), LastWords::default()));
+    let output = tokio::spawn(log::pump_and_watch(pipe, name, sink.clone(), move |record| watch(&record.msg)));
     let ending = guard.0.wait().await;
     // Its words first, then what is said about them; a grandchild that holds the pipe must not hold this.
     let _ = tokio::time::timeout(Duration::from_secs(1), output).await;

@@ -5,12 +5,16 @@
 //!                         (a dry run, where the server was shut down cleanly)
 //! ```
 //!
-//! From the mark on PGDATA is nobody's: whatever breaks this off, it is replaced by a clone and never started as it is.
+//! From the mark on PGDATA is nobody's: whatever breaks this off, it is replaced by a clone and never started as it is. Until pg_rewind says from
+//! where it rewinds it has changed nothing; where it fails before that, it is run again some times.
 
 use pgraft_raft::twophase::TwoPhaseError;
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use crate::files::{self, FileError};
 use crate::logging::Sink;
@@ -25,6 +29,15 @@ use crate::settings::Settings;
 use crate::stand::{self, Stand};
 use crate::status::Upstream;
 use crate::upstream::{self, UpstreamError};
+
+/// How often pg_rewind is run while it changes nothing: its one connection may be refused, or the primary be busy.
+const TRIES: u32 = 5;
+
+/// Between two tries.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// What pg_rewind says before it changes the first byte (`pg_rewind.c`: `main`).
+const BEGINS: &str = "rewinding from last common checkpoint";
 
 /// Why PGDATA does not have the primary's history.
 #[derive(Debug, thiserror::Error)]
@@ -92,24 +105,16 @@ pub async fn make(settings: &Settings, reaper: &Reaper, sink: &Sink, stand: &Sta
     let stands = stand.begin(settings).await;
     tracing::info!(primary = %primary.node_id, host = %primary.host, port = primary.port, "rewinding to the primary's history");
     files::write_whole(&paths.passfile(), config::passfile(secrets.replication.as_deref()).as_bytes())?;
-    let rewind = |more: &[&str]| {
-        let mut command = process::program(settings, "pg_rewind", data);
-        command.arg("-D").arg(data);
-        command.arg(format!("--source-server={}", source_conninfo(settings, &primary)));
-        // Where pg_rewind has to end the recovery of a server that was killed, it keeps as much WAL as the server would.
-        command.arg(format!("--config-file={}", paths.conf().display()));
-        command.args(more);
-        process::run(reaper, sink, "pg_rewind", command)
-    };
+    let program = Program { settings, reaper, sink, primary: &primary };
     if is_clean(data)? {
-        rewind(&["--dry-run"]).await?;
+        program.run(&["--dry-run"]).await?;
     } else {
         // pg_rewind runs crash recovery first, in single-user mode, which refuses to be a standby's.
         prepare::remove_future_two_phase_files(data)?;
         files::remove_file(&paths::standby_signal(data))?;
     }
     stand::parts_in(paths, epoch)?;
-    rewind(&[]).await?;
+    program.run(&[]).await?;
     files::remove_file(&paths::founding_mark(data))?;
     // Where that is impossible a clone helps, and a start does not.
     prepare::remove_future_two_phase_files(data)?;
@@ -120,6 +125,59 @@ pub async fn make(settings: &Settings, reaper: &Reaper, sink: &Sink, stand: &Sta
     }
     files::remove_file(&paths.mending())?;
     Ok(())
+}
+
+/// pg_rewind, and what it needs.
+struct Program<'a> {
+    settings: &'a Settings,
+    reaper: &'a Reaper,
+    sink: &'a Sink,
+    primary: &'a Upstream,
+}
+
+impl Program<'_> {
+    /// Runs it, again and again while it changes nothing.
+    async fn run(&self, more: &[&str]) -> Result<(), ProcessError> {
+        let mut tries = 1;
+        loop {
+            match self.run_once(more).await {
+                Err((_, begun)) if is_tried_again(tries, begun) => {
+                    tracing::warn!("pg_rewind has changed nothing yet; trying again");
+                    tokio::time::sleep(PAUSE).await;
+                    tries += 1;
+                }
+                done => return done.map_err(|(error, _)| error),
+            }
+        }
+    }
+
+    /// Beside an error, whether it had begun.
+    async fn run_once(&self, more: &[&str]) -> Result<(), (ProcessError, bool)> {
+        let Self { settings, reaper, sink, primary } = self;
+        let data = &settings.paths.data;
+        let mut command = process::program(settings, "pg_rewind", data);
+        command.arg("-D").arg(data);
+        command.arg(format!("--source-server={}", source_conninfo(settings, primary)));
+        // Where pg_rewind has to end the recovery of a server that was killed, it keeps as much WAL as the server would.
+        command.arg(format!("--config-file={}", settings.paths.conf().display()));
+        command.args(more);
+        let begun = Arc::new(AtomicBool::new(false));
+        let seen = Arc::clone(&begun);
+        let watch = move |message: &str| {
+            if message.contains(BEGINS) {
+                seen.store(true, Ordering::Relaxed);
+            }
+        };
+        let outcome = process::run_and_watch(reaper, sink, "pg_rewind", command, watch).await;
+        // As long as somebody watches, not all that it has said is read.
+        let begun = !more.contains(&"--dry-run") && (Arc::strong_count(&begun) > 1 || begun.load(Ordering::Relaxed));
+        outcome.map_err(|error| (error, begun))
+    }
+}
+
+/// What pg_rewind has begun to change must not be rewound again: its WAL may be the source's by then, and blocks be missed.
+const fn is_tried_again(tries: u32, begun: bool) -> bool {
+    !begun && tries < TRIES
 }
 
 fn source_conninfo(settings: &Settings, primary: &Upstream) -> String {
@@ -133,4 +191,16 @@ fn is_clean(data: &Path) -> Result<bool, FileError> {
     let mut head = [0; 20];
     File::open(&path).and_then(|mut file| file.read_exact(&mut head)).map_err(FileError::at("read", &path))?;
     Ok(matches!(head[16..], [1 | 2, 0, 0, 0] | [0, 0, 0, 1 | 2]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rewind_is_tried_again_until_it_has_begun() {
+        assert!((1..TRIES).all(|tries| is_tried_again(tries, false)));
+        assert!(!is_tried_again(TRIES, false), "then a clone helps");
+        assert!((1..=TRIES).all(|tries| !is_tried_again(tries, true)));
+    }
 }

@@ -52,7 +52,7 @@ impl Disk {
 
     /// Of a clone: it began before the source's last checkpoint.
     pub fn clone_two_phase(&mut self, source: &Self) {
-        self.checkpoints = source.checkpoints.iter().rev().take(2).last().copied().into_iter().collect();
+        self.checkpoints = source.checkpoints.get(source.checkpoints.len().saturating_sub(2)).copied().into_iter().collect();
         self.two_phase.clone_from(&source.two_phase);
     }
 }
