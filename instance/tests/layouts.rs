@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "this is a test through and through")]
 
 use nix::unistd::{User, chown, geteuid};
-use pgraft_testkit::cluster::{cluster_of, primary, whole};
+use pgraft_testkit::cluster::{cluster_of, leader, primary, whole};
 use pgraft_testkit::network::Network;
 use pgraft_testkit::{Node, Nodes, bin_directory, namespaces, until, without_extension};
 use serde_json::json;
@@ -213,7 +213,8 @@ async fn three_nodes_whose_network_is_ipv6() {
     let members = "SELECT string_agg(address, ' ' ORDER BY node_id) FROM pgraft_get_nodes()";
     let want = "fd70:6772:6166::1 fd70:6772:6166::2 fd70:6772:6166::3";
     assert_eq!(nodes.nodes[after].sql(members).await.unwrap().as_deref(), Some(want));
-    let refused = nodes.nodes[before].sql("SELECT pgraft_add_node(9, 'fd70:6772:6166::1', 7001)").await.unwrap_err();
+    let leads = until("a leader", async || leader(&nodes)).await;
+    let refused = nodes.nodes[(leads + 1) % 3].sql("SELECT pgraft_add_node(9, 'fd70:6772:6166::1', 7001)").await.unwrap_err();
     let words = refused.as_db_error().map(|e| format!("{} {}", e.message(), e.hint().unwrap_or_default())).unwrap_or_default();
     assert!(words.contains("[fd70:6772:6166::"), "an address and its port are told apart: {words}");
 }
