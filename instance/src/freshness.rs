@@ -233,7 +233,9 @@ mod tests {
 
     #[test]
     fn a_shorter_history_does_not_count_as_lag() {
-        let facts = |second: u64| if second < 10 { Facts { end: Some(200), ..WELL } } else { Facts { end: Some(150), replayed: Some(150), ..WELL } };
+        let facts = |second: u64| {
+            if second < 10 { Facts { end: Some(200), ..WELL } } else { Facts { end: Some(150), replayed: Some(150), ..WELL } }
+        };
         assert!(verdicts(100, &BOUNDS, facts).iter().all(Option::is_none));
     }
 

@@ -119,9 +119,16 @@ mod tests {
         restrict(dir.path()).unwrap();
         assert_eq!(mode(), 0o777, "somebody else's files are in it");
         fs::write(dir.path().join("PG_VERSION"), "17\n").unwrap();
-        for (before, after) in
-            [(0o777, 0o700), (0o755, 0o700), (0o770, 0o700), (0o2770, 0o700), (0o500, 0o700), (0o750, 0o750), (0o700, 0o700), (0o2750, 0o2750)]
-        {
+        for (before, after) in [
+            (0o777, 0o700),
+            (0o755, 0o700),
+            (0o770, 0o700),
+            (0o2770, 0o700),
+            (0o500, 0o700),
+            (0o750, 0o750),
+            (0o700, 0o700),
+            (0o2750, 0o2750),
+        ] {
             set(before);
             restrict(dir.path()).unwrap();
             assert_eq!(mode(), after, "{before:o}");

@@ -123,8 +123,7 @@ fn check(paths: &Paths, port: u16, mounts: &[PathBuf]) -> Result<Paths, LayoutEr
     if mounts.contains(&real(&paths.work)) {
         return Err(LayoutError::WorkMounted(paths.work));
     }
-    let sockets =
-        [("socketDirectory", paths.socket.join(format!(".s.PGSQL.{port}.lock"))), ("raftDirectory", paths.control_socket())];
+    let sockets = [("socketDirectory", paths.socket.join(format!(".s.PGSQL.{port}.lock"))), ("raftDirectory", paths.control_socket())];
     if let Some((name, path)) = sockets.into_iter().find(|(_, path)| path.as_os_str().len() > LONGEST_SOCKET) {
         return Err(LayoutError::SocketPath { name, path });
     }
@@ -172,8 +171,12 @@ fn real(path: &Path) -> PathBuf {
 /// Whether files can be made in a directory, or in the one above that it would have to be made in.
 fn writable(name: &'static str, path: &Path, why: &'static str) -> Result<(), LayoutError> {
     let Some(there) = path.ancestors().find(|p| p.exists()) else { return Ok(()) };
-    access(there, AccessFlags::W_OK | AccessFlags::X_OK)
-        .map_err(|errno| LayoutError::NotWritable { name, path: there.to_owned(), why, errno })
+    access(there, AccessFlags::W_OK | AccessFlags::X_OK).map_err(|errno| LayoutError::NotWritable {
+        name,
+        path: there.to_owned(),
+        why,
+        errno,
+    })
 }
 
 /// The fifth field of each line of `mountinfo`, in which blanks and the like are written in octal.
@@ -186,7 +189,8 @@ fn unescaped(field: &[u8]) -> OsString {
     let mut out = Vec::with_capacity(field.len());
     let mut rest = field;
     while let [first, more @ ..] = rest {
-        let octal = (*first == b'\\').then(|| more.get(..3)).flatten().and_then(|d| u8::from_str_radix(std::str::from_utf8(d).ok()?, 8).ok());
+        let octal =
+            (*first == b'\\').then(|| more.get(..3)).flatten().and_then(|d| u8::from_str_radix(std::str::from_utf8(d).ok()?, 8).ok());
         out.push(octal.unwrap_or(*first));
         rest = if octal.is_some() { &more[3..] } else { more };
     }

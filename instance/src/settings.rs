@@ -279,9 +279,7 @@ fn gateway(config: &GatewayConfig) -> Result<GatewaySettings, SettingsError> {
 
 fn standby(config: &StandbyConfig) -> Result<Bounds, SettingsError> {
     let StandbyConfig { max_lag, max_lag_bytes } = config;
-    let size = |text: &String| {
-        bytes(text).ok_or_else(|| SettingsError::Size { name: "standby.maxLagBytes", value: text.clone() })
-    };
+    let size = |text: &String| bytes(text).ok_or_else(|| SettingsError::Size { name: "standby.maxLagBytes", value: text.clone() });
     Ok(Bounds { lag: time("standby.maxLag", max_lag)?, bytes: max_lag_bytes.as_ref().map(size).transpose()? })
 }
 

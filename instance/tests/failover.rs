@@ -177,16 +177,19 @@ async fn who_is_being_rewound_votes() {
     nothing_is_lost(&nodes, ledger).await;
 }
 
+/// The slot of a member that is away keeps no more WAL than it may: the primary takes it away, and the member is cloned when it comes back.
 #[tokio::test]
 async fn a_standby_whose_wal_is_gone_is_cloned() {
     let Some(mut nodes) = of_three(|_| ()).await else { return };
     let ledger = Ledger::start(nodes.servers());
     assert!(nodes.nodes[2].terminate().await.success());
     let primary = &mut nodes.nodes[0];
-    primary.parameters.insert("wal_keep_size".into(), "0".into());
+    assert_ne!(primary.sql("SHOW max_slot_wal_keep_size").await.unwrap().unwrap(), "-1", "it is bounded by default");
+    for name in ["wal_keep_size", "max_slot_wal_keep_size"] {
+        primary.parameters.insert(name.into(), if name == "wal_keep_size" { "0" } else { "1MB" }.into());
+    }
     primary.write_config();
-    primary.wait_for("SHOW wal_keep_size", "0").await;
-    until("the slot to go", async || primary.sql("SELECT pg_drop_replication_slot('pgraft_3')").await.ok()).await;
+    primary.wait_for("SHOW max_slot_wal_keep_size", "1MB").await;
     let oldest = "SELECT min(name) FROM pg_ls_waldir()";
     let needed = primary.sql("SELECT pg_walfile_name(pg_current_wal_lsn())").await.unwrap().unwrap();
     until("old WAL to go", async || {
@@ -197,6 +200,7 @@ async fn a_standby_whose_wal_is_gone_is_cloned() {
         primary.sql(oldest).await.ok().flatten().filter(|now| *now > needed)
     })
     .await;
+    primary.wait_for("SELECT wal_status FROM pg_replication_slots WHERE slot_name = 'pgraft_3'", "lost").await;
     nodes.nodes[2].start();
     let gone = "the primary has no more the WAL that this server needs";
     until("a clone of node 3", async || nodes.nodes[2].log().contains(gone).then_some(())).await;

@@ -6,31 +6,33 @@
 #![allow(clippy::missing_panics_doc, reason = "all of it panics where a test can't go on")]
 
 pub mod certificates;
+mod clients;
 pub mod cluster;
 pub mod disk;
 pub mod ledger;
 pub mod network;
+mod ports;
 mod processes;
 
 use certificates::Issued;
+use clients::{connect, connect_from_afar};
 use network::Host;
-use processes::descendants;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, User, geteuid};
-use pgraft_instance::status::Status;
+use pgraft_instance::status::{Status, host_and_port};
+use ports::free_ports;
+use processes::descendants;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
-use tokio::net::{TcpSocket, TcpStream as TcpSocketStream};
-use tokio_postgres::NoTls;
+use tokio::net::TcpStream as TcpSocketStream;
 use tokio_postgres::tls::MakeTlsConnect;
 
 pub use processes::child_of;
@@ -64,6 +66,11 @@ pub async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T
     }
 }
 
+/// Whether a test may make namespaces of its own: as root, where somebody has said so.
+pub fn namespaces() -> bool {
+    geteuid().is_root() && std::env::var_os("PGRAFT_TEST_NAMESPACES").is_some()
+}
+
 /// Some nodes that know of each other.
 pub struct Nodes {
     directory: Option<tempfile::TempDir>,
@@ -94,6 +101,8 @@ pub struct Node {
     /// How often `tls` was written; 0 is without TLS.
     tls: u32,
     manager: Option<Child>,
+    /// It sees the first directory in the place of the second one.
+    pub bound: Option<[PathBuf; 2]>,
     /// The network namespace that it runs in, if not in the test's own.
     inside: Option<Host>,
 }
@@ -111,7 +120,7 @@ impl Nodes {
     /// One on each host of a network.
     pub fn inside(bin: &Path, network: &network::Network) -> Self {
         let mut nodes = Self::new(bin, u32::try_from(network.hosts.len()).unwrap());
-        let of = |(node, host): (&Node, &Host)| format!("{}:{}", host.address, node.ports[2]);
+        let of = |(node, host): (&Node, &Host)| host_and_port(&host.address, node.ports[2]);
         let peers: Vec<String> = nodes.nodes.iter().zip(&network.hosts).map(of).collect();
         for (node, host) in nodes.nodes.iter_mut().zip(&network.hosts) {
             (node.peers, node.inside) = (peers.clone(), Some(host.clone()));
@@ -167,6 +176,7 @@ impl Node {
             drain: None,
             tls: 0,
             manager: None,
+            bound: None,
             inside: None,
         };
         node.furnish();
@@ -210,14 +220,14 @@ impl Node {
     pub fn write_config(&self) -> PathBuf {
         let at = |name: &str| self.directory.join(name).display().to_string();
         // What clients reach it by is another interface than the members' one.
-        let (members, all) = (self.address(), if self.inside.is_some() { "0.0.0.0" } else { "127.0.0.1" });
+        let (members, all) = (self.address(), if self.inside.is_some() { "*" } else { "127.0.0.1" });
         let mut config = serde_json::json!({
             "dataDirectory": at("pgdata"),
             "raftDirectory": at("raft"),
             "binDirectory": self.bin.display().to_string(),
             "socketDirectory": at("socket"),
             "secretsDirectory": at("secrets"),
-            "httpListen": format!("{all}:{}", self.ports[2]),
+            "httpListen": host_and_port(all, self.ports[2]),
             "peers": self.peers,
             "postgresql": {"port": self.ports[0], "listenAddresses": all, "parameters": self.parameters, "pgHba": self.hba},
             "raft": {
@@ -269,6 +279,16 @@ impl Node {
     /// The instance manager, as nobody's root and where this node is.
     fn program(&self) -> Command {
         let user = geteuid().is_root().then(|| User::from_name("postgres").unwrap().expect("root's servers need a user named postgres"));
+        if let Some(bound) = &self.bound {
+            let script = "mount --bind \"$1\" \"$2\" && shift 2 && exec \"$@\"";
+            let mut command = Command::new("unshare");
+            command.args(["--mount", "sh", "-c", script, "sh"]).args(bound);
+            if let Some(user) = user {
+                command.arg("setpriv").args([format!("--reuid={}", user.uid), format!("--regid={}", user.gid), "--clear-groups".into()]);
+            }
+            command.arg(manager());
+            return command;
+        }
         let Some(host) = &self.inside else {
             let mut command = Command::new(manager());
             if let Some(user) = user {
@@ -452,47 +472,6 @@ impl Node {
     }
 }
 
-async fn connect(
-    (host, port): (&str, u16),
-    user: &str,
-    password: &str,
-    database: &str,
-) -> Result<tokio_postgres::Client, tokio_postgres::Error> {
-    let mut config = tokio_postgres::Config::new();
-    config.host(host).port(port).user(user).password(password).dbname(database);
-    let (client, connection) = config.connect(NoTls).await?;
-    tokio::spawn(connection);
-    Ok(client)
-}
-
-async fn connect_from_afar<T>(port: u16, user: &str, password: &str, database: &str, tls: T) -> Result<tokio_postgres::Client, String>
-where
-    T: MakeTlsConnect<TcpSocketStream>,
-    T::Stream: Send + 'static,
-{
-    let socket = TcpSocket::new_v4().unwrap();
-    socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
-    let stream = socket.connect(([127, 0, 0, 1], port).into()).await.map_err(|e| e.to_string())?;
-    let mut config = tokio_postgres::Config::new();
-    config.user(user).password(password).dbname(database);
-    let mut tls = tls;
-    let connect = tls.make_tls_connect("127.0.0.1").map_err(|e| e.into().to_string())?;
-    let (client, connection) = config.connect_raw(stream, connect).await.map_err(|e| words(&e))?;
-    tokio::spawn(connection);
-    Ok(client)
-}
-
-/// An error with all that is behind it.
-fn words(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
-}
-
 /// `pgraft-instance`, built along with whatever runs this: beside it, or beside the directory of the test programs.
 fn manager() -> PathBuf {
     let own = std::env::current_exe().unwrap();
@@ -505,19 +484,4 @@ fn give(path: &Path) {
         let user = User::from_name("postgres").unwrap().expect("the tests run as root and there is no user postgres");
         chown(path, Some(user.uid.as_raw()), Some(user.gid.as_raw())).unwrap();
     }
-}
-
-/// Four ports that nobody listens on, below the range from which outgoing connections take theirs. No two nodes of this process get the same: nobody
-/// listens on one yet when the next is looked for.
-fn free_ports() -> [u16; 4] {
-    static TAKEN: AtomicU64 = AtomicU64::new(0);
-    let free = || loop {
-        // 7 and 12,000 have no divisor in common: each port comes once in a round.
-        let candidate = u64::from(std::process::id()) * 7919 + TAKEN.fetch_add(1, Ordering::Relaxed) * 7;
-        let port = 20_000 + u16::try_from(candidate % 12_000).unwrap();
-        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
-            return port;
-        }
-    };
-    std::array::from_fn(|_| free())
 }

@@ -176,6 +176,17 @@ impl Network {
         Ok(network)
     }
 
+    /// The hosts reach each other by IPv6 alone from now on; clients reach them by IPv4.
+    pub fn only_ipv6(&mut self) {
+        for (n, (namespace, host)) in self.namespaces.iter().zip(&mut self.hosts).enumerate() {
+            let address = format!("fd70:6772:6166::{}", n + 1);
+            for setting in [format!("addr add {address}/64 dev eth0 nodad"), format!("addr del {}/24 dev eth0", host.address)] {
+                namespace.ip(&setting).unwrap();
+            }
+            host.address = address;
+        }
+    }
+
     /// Clients don't reach this host any more, or do again; the members are not concerned.
     pub fn clients_reach(&self, host: usize, yes: bool) {
         self.namespaces[host].ip(if yes { "link set clients up" } else { "link set clients down" }).unwrap();

@@ -1,8 +1,9 @@
-//! Recovery: node 3 is down while nodes 4 and 5 are added. When it is back it knows of both, and has all that was written.
+//! Recovery: node 3 is down while nodes 4 and 5 are added. When it is back it knows of both, and has all that was written. Then its replay is paused: it is
+//! taken out of reads, and named with the reason, until it goes on.
 
 use serde_json::json;
 
-use crate::cluster::{Cluster, PATIENCE, is_ready, pod_name};
+use crate::cluster::{Cluster, NAME, PATIENCE, is_ready, pod_name};
 use crate::data;
 use crate::ensure;
 use crate::failure::Failure;
@@ -10,7 +11,7 @@ use crate::scenario::Figure;
 use crate::wait::{Look, until};
 
 pub async fn run(cluster: Cluster) -> Result<Vec<Figure>, Failure> {
-    cluster.create(3, &json!({})).await?;
+    cluster.create(3, &json!({ "standby": { "maxLag": "10s" } })).await?;
     data::write(&cluster, 1, 100).await?;
     let pods = cluster.pods().await?;
     let host = pods.get(&3).and_then(|pod| pod.spec.as_ref()?.node_name.clone()).unwrap_or_default();
@@ -27,7 +28,24 @@ pub async fn run(cluster: Cluster) -> Result<Vec<Figure>, Failure> {
     let joined = "select array_agg((data->>'node')::int order by index) from pgraft_log() where kind = 'join' and committed";
     let order: Vec<i32> = cluster.superuser(3).await?.value(joined, &[]).await?;
     ensure!(order.ends_with(&[4, 5]), "node 3 has the joins {order:?}, and 4 and 5 should be the last");
+    paused(&cluster).await?;
     Ok(Vec::new())
+}
+
+async fn paused(cluster: &Cluster) -> Result<(), Failure> {
+    cluster.superuser(3).await?.run("select pg_wal_replay_pause()").await?;
+    data::write(cluster, 1, 1000).await?;
+    until("node 3 is not ready, and Degraded says why", PATIENCE, || async {
+        let ready = is_ready(&cluster.pod_api().get(&pod_name(3)).await?);
+        let status = cluster.resources().get(NAME).await?.status.unwrap_or_default();
+        let degraded = status.conditions.into_iter().find(|c| c.type_ == "Degraded").map(|c| c.message).unwrap_or_default();
+        let told = degraded.contains(&pod_name(3)) && degraded.contains("replay of WAL has been paused");
+        Ok(if !ready && told { Look::Yes(()) } else { Look::NotYet(degraded) })
+    })
+    .await?;
+    cluster.superuser(3).await?.run("select pg_wal_replay_resume()").await?;
+    cluster.settled(5).await?;
+    data::same_on(cluster, 1, &[1, 3]).await
 }
 
 async fn while_down(cluster: &Cluster) -> Result<(), Failure> {

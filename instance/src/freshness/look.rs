@@ -5,10 +5,10 @@ use pgraft_core::{NodeId, NodeStatus};
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
-use tokio_postgres::Client;
 
 use super::{Facts, Freshness, Verdict};
 use crate::control;
+use crate::paths;
 use crate::peers;
 use crate::postgres::source;
 use crate::secrets::Secrets;
@@ -30,8 +30,7 @@ SELECT w.status = 'streaming'
        (greatest(pg_last_wal_receive_lsn(), w.latest_end_lsn) - '0/0')::bigint,
        (pg_last_wal_replay_lsn() - '0/0')::bigint,
        r AND CASE WHEN r THEN pg_get_wal_replay_pause_state() <> 'not paused' END,
-       (SELECT setting::bigint FROM pg_settings WHERE name = 'recovery_min_apply_delay'),
-       r
+       (SELECT setting::bigint FROM pg_settings WHERE name = 'recovery_min_apply_delay')
   FROM pg_is_in_recovery() AS r
  CROSS JOIN (SELECT setting::bigint FROM pg_settings WHERE name = 'wal_receiver_timeout') AS t (ms)
   LEFT JOIN pg_stat_wal_receiver AS w ON true";
@@ -43,27 +42,23 @@ struct Server {
     replayed: Option<u64>,
     paused: bool,
     delay: Duration,
-    standby: bool,
 }
 
 /// Looks until it is aborted, which is when the server is gone.
 pub async fn run(view: watch::Receiver<View>) {
     let verdict = view.borrow().verdict.clone();
     verdict.set(None);
-    let (mut freshness, mut client) = (Freshness::default(), None);
-    let (begin, mut asked) = (Instant::now(), None);
+    let (mut freshness, begin, mut asked) = (Freshness::default(), Instant::now(), None);
     loop {
         sleep(LOOK).await;
         let settings = std::sync::Arc::clone(&view.borrow().settings);
-        // A server that does not answer is not ready for that reason.
-        let Ok(Ok(server)) = timeout(DEADLINE, read(&settings, &mut client)).await else {
-            client = None;
-            continue;
-        };
-        if !server.standby {
+        // Postgres removes the file when a promotion is complete.
+        if !paths::standby_signal(&settings.paths.data).exists() {
             tell(&verdict, None);
             continue;
         }
+        // A server that does not answer is not ready for that reason.
+        let Ok(Ok(server)) = timeout(DEADLINE, read(&settings)).await else { continue };
         let member = member(&settings).await;
         let primary = match &member {
             _ if server.streaming => {
@@ -80,7 +75,7 @@ pub async fn run(view: watch::Receiver<View>) {
                 }
             },
         };
-        let Server { streaming, end, replayed, paused, delay, .. } = server;
+        let Server { streaming, end, replayed, paused, delay } = server;
         let facts = Facts { now: begin.elapsed(), member: member.is_some(), primary, streaming, paused, end, replayed, delay };
         tell(&verdict, freshness.look(&facts, &settings.standby));
     }
@@ -94,23 +89,18 @@ fn tell(verdict: &Verdict, stale: Option<super::Stale>) {
     }
 }
 
-async fn read(settings: &Settings, kept: &mut Option<Client>) -> Result<Server, SqlError> {
-    let client = match kept.take() {
-        Some(client) => client,
-        None => sql::local(settings, "postgres", DEADLINE).await?,
-    };
+/// Over a connection that is not kept: a server that is told to shut down would wait for it.
+async fn read(settings: &Settings) -> Result<Server, SqlError> {
+    let client = sql::local(settings, "postgres", DEADLINE).await?;
     let row = client.query_one(READ, &[]).await?;
     let position = |column| row.try_get::<_, Option<i64>>(column).map(|lsn| lsn.map(i64::cast_unsigned));
-    let server = Server {
+    Ok(Server {
         streaming: row.try_get::<_, Option<bool>>(0)?.unwrap_or(false),
         end: position(1)?,
         replayed: position(2)?,
         paused: row.try_get::<_, Option<bool>>(3)?.unwrap_or(false),
         delay: Duration::from_millis(row.try_get::<_, i64>(4)?.cast_unsigned()),
-        standby: row.try_get(5)?,
-    };
-    *kept = Some(client);
-    Ok(server)
+    })
 }
 
 /// The local member's status, once this node is a member of a cluster.
@@ -129,7 +119,8 @@ async fn has_primary(settings: &Settings, raft: &NodeStatus) -> bool {
         return false;
     }
     let answers = peers::ask_all(&settings.config.peers).await;
-    serves(settings.node, primary, &answers) || (!settings.failover && lets_in(settings, primary).await)
+    let ask_itself = !settings.failover || settings.config.peers.is_empty();
+    serves(settings.node, primary, &answers) || (ask_itself && lets_in(settings, primary).await)
 }
 
 /// The primary says so itself, or another standby receives WAL from it.

@@ -52,10 +52,8 @@ fn defaults(settings: &Settings) -> BTreeMap<&'static str, String> {
         // Every libpq since 2018 and every JDBC driver on a current Java speaks it; whoever has an older client sets TLSv1.2.
         own.push(("ssl_min_protocol_version", "TLSv1.3"));
     }
-    let room = [
-        ("max_slot_wal_keep_size", wal_room::for_slots(settings.wal_disk)),
-        ("wal_keep_size", wal_room::for_everybody(settings.wal_disk)),
-    ];
+    let room =
+        [("max_slot_wal_keep_size", wal_room::for_slots(settings.wal_disk)), ("wal_keep_size", wal_room::for_everybody(settings.wal_disk))];
     let room = room.map(|(name, megabytes)| (name, format!("{megabytes}MB")));
     own.into_iter().map(|(name, value)| (name, value.to_owned())).chain(room).collect()
 }

@@ -24,7 +24,8 @@ use crate::status::Upstream;
 const STAGING: &str = "pgraft-clone";
 
 /// Tablespaces of the primary. Those in PGDATA itself have a relative path, or none.
-const TABLESPACES: &str = "SELECT oid::text, spcname::text, pg_catalog.pg_tablespace_location(oid) FROM pg_catalog.pg_tablespace ORDER BY oid";
+const TABLESPACES: &str =
+    "SELECT oid::text, spcname::text, pg_catalog.pg_tablespace_location(oid) FROM pg_catalog.pg_tablespace ORDER BY oid";
 
 /// Why the primary can't be copied to this host.
 #[derive(Debug, thiserror::Error)]
@@ -128,9 +129,10 @@ impl External {
     /// For `pg_basebackup`.
     pub fn arguments(&self) -> Vec<String> {
         let escaped = |path: &Path| path.display().to_string().replace('=', "\\=");
-        let mapped = self.tablespaces.iter().map(|place| {
-            format!("--tablespace-mapping={}={}", escaped(&place.tablespace.at), escaped(&place.staging))
-        });
+        let mapped = self
+            .tablespaces
+            .iter()
+            .map(|place| format!("--tablespace-mapping={}={}", escaped(&place.tablespace.at), escaped(&place.staging)));
         mapped.chain(self.wal.iter().map(|wal| format!("--waldir={}", wal.join(STAGING).display()))).collect()
     }
 
@@ -328,7 +330,10 @@ mod tests {
         let taken = "tablespace \"fast\" is at /ts, and there this host has files of another server: move them away, or drop the tablespace on the primary";
         assert_eq!(disk.plan("ts").unwrap_err(), taken);
         let unusable = disk.plan("file/ts").unwrap_err();
-        assert!(unusable.contains("this host can't have it there (Not a directory") && unusable.contains("make that directory"), "{unusable}");
+        assert!(
+            unusable.contains("this host can't have it there (Not a directory") && unusable.contains("make that directory"),
+            "{unusable}"
+        );
         assert_eq!(disk.read("ts/PG_17_1/f"), "another server's");
         // As if the node had been killed when the old PGDATA was out of the way already.
         fs::create_dir_all(disk.at("d.pgraft/old/pg_tblspc")).unwrap();

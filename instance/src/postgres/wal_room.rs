@@ -47,13 +47,8 @@ mod tests {
     #[test]
     fn what_is_kept_fits_the_disk() {
         const GB: u64 = 1 << 30;
-        let cases = [
-            (None, 4096, 512),
-            (Some(128 * MB), 64, 32),
-            (Some(GB), 256, 64),
-            (Some(8 * GB), 2048, 512),
-            (Some(100 * GB), 25_600, 512),
-        ];
+        let cases =
+            [(None, 4096, 512), (Some(128 * MB), 64, 32), (Some(GB), 256, 64), (Some(8 * GB), 2048, 512), (Some(100 * GB), 25_600, 512)];
         for (size, slots, everybody) in cases {
             assert_eq!((for_slots(size), for_everybody(size)), (slots, everybody), "{size:?}");
         }

@@ -158,7 +158,8 @@ fn the_bounds_of_a_standby() {
     assert_eq!(of("standby: {maxLag: 5min}"), bounds(300, None));
     assert_eq!(of("standby: {maxLag: 1h, maxLagBytes: 64MB}"), bounds(3600, Some(64 << 20)));
     assert_eq!(of("standby: {maxLagBytes: '1000'}"), bounds(30, Some(1000)));
-    let refused = ["standby: {maxLag: soon}", "standby: {maxLagBytes: 0}", "standby: {maxLagBytes: 64Mi}"].map(|text| of(text).unwrap_err());
+    let refused =
+        ["standby: {maxLag: soon}", "standby: {maxLagBytes: 0}", "standby: {maxLagBytes: 64Mi}"].map(|text| of(text).unwrap_err());
     insta::assert_snapshot!(refused.join("\n"));
 }
 

@@ -336,9 +336,7 @@ impl View<'_> {
         let others = matches!(self.outcome, Outcome::Took(Step::Wait(Why::MemberNotReady(..)))) && unwell.len() > 1;
         let (reason, message) = match holds {
             false => (Reason::AsWanted, "nothing is wrong".into()),
-            true if others || self.goes_on() => {
-                (Reason::MemberNotReady, unwell.iter().map(not_ready).collect::<Vec<_>>().join("; "))
-            }
+            true if others || self.goes_on() => (Reason::MemberNotReady, unwell.iter().map(not_ready).collect::<Vec<_>>().join("; ")),
             true => (self.reason(), self.message()),
         };
         Verdict { type_: "Degraded", holds: Some(holds), reason, message }

@@ -79,7 +79,8 @@ impl Cluster {
     }
 
     pub async fn run(&mut self, n: usize) -> Result<(), StartError> {
-        let hooks = Hooks { wal: Arc::new(|| Some(WalPosition { timeline: 1, lsn: 100 }.into())), postgres: None, publish: Box::new(|_| {}) };
+        let hooks =
+            Hooks { wal: Arc::new(|| Some(WalPosition { timeline: 1, lsn: 100 }.into())), postgres: None, publish: Box::new(|_| {}) };
         let Member { settings, network, .. } = &self.members[n];
         let node = match network {
             Some(network) => Node::start_on(settings.clone(), hooks, Arc::clone(network)).await?,

@@ -1,0 +1,220 @@
+//! Disks as people lay them out: links, mount points, tablespaces, WAL on a disk of its own, what a dead server left behind; and a host without IPv4.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "this is a test through and through")]
+
+use nix::unistd::{User, chown, geteuid};
+use pgraft_testkit::cluster::{cluster_of, leader, primary, whole};
+use pgraft_testkit::network::Network;
+use pgraft_testkit::{Node, Nodes, bin_directory, namespaces, until, without_extension};
+use serde_json::json;
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::Command;
+
+fn give(path: &Path) {
+    if geteuid().is_root() {
+        let user = User::from_name("postgres").unwrap().unwrap();
+        chown(path, Some(user.uid), Some(user.gid)).unwrap();
+    }
+}
+
+fn directory(path: &Path) {
+    fs::create_dir_all(path).unwrap();
+    give(path);
+}
+
+/// A founder, and a standby that is not started yet.
+async fn founder_and_another() -> Option<Nodes> {
+    let mut nodes = Nodes::new(&bin_directory()?, 2);
+    nodes.nodes[0].start();
+    nodes.nodes[0].ready().await;
+    Some(nodes)
+}
+
+#[tokio::test]
+async fn tablespaces_and_wal_on_disks_of_their_own_survive_a_clone() {
+    let Some(mut nodes) = founder_and_another().await else { return };
+    let [one, two] = &mut nodes.nodes[..] else { panic!() };
+    let at = |node: &Node, name: &str| node.directory.join(name);
+    // A host's own disk, at the same path on every host. Node 1 has it as it is.
+    let place = at(one, "disk/fast=1");
+    directory(place.parent().unwrap());
+    directory(&place);
+    let create = format!("CREATE TABLESPACE fast LOCATION '{}'", place.display());
+    one.sql(&create).await.unwrap();
+    one.sql("CREATE TABLE far TABLESPACE fast AS SELECT generate_series(1, 1000) AS i").await.unwrap();
+
+    // Both on one host: node 2 must not touch what is node 1's.
+    two.start();
+    until("a refusal", async || two.log().contains("there this host has files of another server").then_some(())).await;
+    assert!(!two.directory.join("pgdata").exists());
+    assert!(two.terminate().await.success());
+    assert_eq!(one.sql("SELECT count(*) FROM far").await.unwrap().as_deref(), Some("1000"));
+    if !namespaces() {
+        return;
+    }
+
+    let own = at(two, "disk");
+    directory(&own);
+    directory(&own.join("fast=1"));
+    directory(&own.join("fast=1/lost+found"));
+    two.bound = Some([own.clone(), place.parent().unwrap().to_owned()]);
+    two.start();
+    two.streaming().await;
+    two.wait_for("SELECT count(*) FROM far", "1000").await;
+    let copied = || fs::read_dir(own.join("fast=1")).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect::<Vec<_>>();
+    assert!(copied().iter().any(|name| name.starts_with("PG_")) && !copied().contains(&"pgraft-clone".to_owned()), "{:?}", copied());
+
+    // Its WAL goes to another disk, by hand; then it is cloned once more.
+    assert!(two.terminate().await.success());
+    let (wal, link) = (at(two, "wal"), at(two, "pgdata/pg_wal"));
+    fs::rename(&link, &wal).unwrap();
+    symlink(&wal, &link).unwrap();
+    fs::write(at(two, "pgdata.pgraft/mending"), "").unwrap();
+    one.sql("INSERT INTO far SELECT generate_series(1001, 2000)").await.unwrap();
+    two.start();
+    two.streaming().await;
+    two.wait_for("SELECT count(*) FROM far", "2000").await;
+    assert_eq!(fs::read_link(&link).unwrap(), wal);
+    assert!(fs::read_dir(&wal).unwrap().any(|e| e.unwrap().file_name().to_string_lossy().len() == 24));
+    assert!(!at(two, "pgdata.pgraft/mending").exists() && !wal.join("pgraft-clone").exists());
+}
+
+#[tokio::test]
+async fn a_linked_data_directory_stays_on_its_disk() {
+    let Some(mut nodes) = founder_and_another().await else { return };
+    let two = &mut nodes.nodes[1];
+    for name in ["disk", "disk/data", "other", "other/raft"] {
+        directory(&two.directory.join(name));
+    }
+    let (data, link) = (two.directory.join("disk/data"), two.directory.join("pgdata"));
+    symlink(&data, &link).unwrap();
+    symlink(two.directory.join("other/raft"), two.directory.join("raft")).unwrap();
+    two.start();
+    two.streaming().await;
+    for round in 0..2 {
+        assert!(fs::symlink_metadata(&link).unwrap().is_symlink() && data.join("PG_VERSION").exists(), "round {round}");
+        assert!(two.directory.join("disk/data.pgraft/lock").exists());
+        assert!(two.terminate().await.success());
+        if round == 0 {
+            // As a copy made by hand may leave it; and cloned once more.
+            fs::set_permissions(&data, fs::Permissions::from_mode(0o755)).unwrap();
+            fs::write(two.directory.join("disk/data.pgraft/mending"), "").unwrap();
+            two.start();
+            two.streaming().await;
+        }
+    }
+}
+
+/// What `pgraft-instance` says before it ends, with everything as it was.
+async fn refused(node: &mut Node) -> String {
+    let before = node.log().len();
+    node.start();
+    assert_eq!(node.ended().await.code(), Some(2), "{}", node.log());
+    assert!(!node.directory.join("pgdata.pgraft").exists());
+    let log = node.log();
+    assert_eq!(log[before..].trim().lines().count(), 1, "{log}");
+    log[before..].to_owned()
+}
+
+#[tokio::test]
+async fn what_can_not_work_is_refused_before_anything_is_written() {
+    let Some(bin) = bin_directory() else { return };
+    let mut nodes = Nodes::new(&bin, 1);
+    let one = &mut nodes.nodes[0];
+    let at = |node: &Node, name: &str| node.directory.join(name);
+    symlink(at(one, "nowhere"), at(one, "pgdata")).unwrap();
+    assert!(refused(one).await.contains("which does not exist"));
+    fs::remove_file(at(one, "pgdata")).unwrap();
+
+    fs::rename(at(one, "socket"), at(one, "socket.away")).unwrap();
+    assert!(refused(one).await.contains("socketDirectory:"));
+    fs::rename(at(one, "socket.away"), at(one, "socket")).unwrap();
+
+    // Nobody's but root's: a clone could not be made beside the data.
+    if geteuid().is_root() {
+        chown(&one.directory, Some(0.into()), None).unwrap();
+        assert!(refused(one).await.contains("since a clone is made beside the data directory"));
+        give(&one.directory);
+    }
+    if namespaces() {
+        for name in ["volume", "volume/lost+found", "pgdata"] {
+            directory(&at(one, name));
+        }
+        one.bound = Some([at(one, "volume"), at(one, "pgdata")]);
+        let words = refused(one).await;
+        assert!(words.contains("is a mount point") && words.contains("pgdata/pgdata"), "{words}");
+        assert!(fs::read_dir(at(one, "pgdata")).unwrap().next().is_none());
+        one.bound = None;
+    }
+    one.start();
+    one.ready().await;
+}
+
+/// As when a container was killed and its volumes stayed: the numbers in the lock files are those of other processes by now.
+#[tokio::test]
+async fn the_lock_files_of_a_dead_server_are_no_obstacle() {
+    let Some(bin) = bin_directory() else { return };
+    let mut nodes = Nodes::new(&bin, 1);
+    let one = &mut nodes.nodes[0];
+    one.start();
+    one.ready().await;
+    // Of the user that Postgres runs as: it takes nobody else's for a server.
+    let mut sleep = Command::new("sleep");
+    sleep.arg("600");
+    if geteuid().is_root() {
+        let postgres = User::from_name("postgres").unwrap().unwrap();
+        sleep.uid(postgres.uid.as_raw()).gid(postgres.gid.as_raw());
+    }
+    let mut user = sleep.spawn().unwrap();
+    let this = std::process::id();
+    let thread: u32 = fs::read_dir("/proc/self/task").unwrap().filter_map(|t| t.unwrap().file_name().to_str()?.parse().ok()).max().unwrap();
+    for pid in [1, this, thread, user.id()] {
+        one.kill_all();
+        for name in [format!("socket/.s.PGSQL.{}.lock", one.postgres_port()), "pgdata/postmaster.pid".into()] {
+            let path = one.directory.join(&name);
+            let text = fs::read_to_string(&path).unwrap();
+            fs::write(&path, format!("{pid}\n{}", text.split_once('\n').unwrap().1)).unwrap();
+        }
+        one.start();
+        one.ready().await;
+        assert_ne!(one.postmaster().unwrap().unsigned_abs(), pid);
+    }
+    user.kill().unwrap();
+    user.wait().unwrap();
+}
+
+/// The members have IPv6 addresses only, and clients IPv4 ones: everything listens on both.
+#[tokio::test]
+async fn three_nodes_whose_network_is_ipv6() {
+    let Some(bin) = bin_directory() else { return };
+    if without_extension() {
+        return;
+    }
+    let Some(mut network) = Network::new(3) else { return };
+    network.only_ipv6();
+    let mut nodes = Nodes::inside(&bin, &network);
+    for node in &mut nodes.nodes {
+        let raft = json!({"port": node.raft_port(), "listenAddress": "*", "allowPlaintext": true, "heartbeatInterval": "200ms", "electionTimeout": "1s"});
+        node.config.insert("raft".into(), raft);
+    }
+    let nodes = cluster_of(nodes).await;
+    let before = primary(&nodes).await;
+    let next = (before + 1) % 3;
+    let switch = format!("SELECT pgraft_switchover({})::text", next + 1);
+    until("a switchover", async || nodes.nodes[before].sql(&switch).await.ok()).await;
+    whole(&nodes).await;
+    let after = primary(&nodes).await;
+    assert_ne!(after, before);
+    let by_gateway = nodes.nodes[before].connect_by_gateway().await.unwrap();
+    by_gateway.batch_execute("INSERT INTO ledger VALUES (1)").await.unwrap();
+    let members = "SELECT string_agg(address, ' ' ORDER BY node_id) FROM pgraft_get_nodes()";
+    let want = "fd70:6772:6166::1 fd70:6772:6166::2 fd70:6772:6166::3";
+    assert_eq!(nodes.nodes[after].sql(members).await.unwrap().as_deref(), Some(want));
+    let leads = until("a leader", async || leader(&nodes)).await;
+    let refused = nodes.nodes[(leads + 1) % 3].sql("SELECT pgraft_add_node(9, 'fd70:6772:6166::1', 7001)").await.unwrap_err();
+    let words = refused.as_db_error().map(|e| format!("{} {}", e.message(), e.hint().unwrap_or_default())).unwrap_or_default();
+    assert!(words.contains("[fd70:6772:6166::"), "an address and its port are told apart: {words}");
+}
