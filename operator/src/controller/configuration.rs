@@ -53,7 +53,7 @@ pub async fn ask_all(ctx: &Context, uid: &str, pods: &BTreeMap<NodeId, PodSeen>,
 /// One `GET /configuration`; None where nobody answers, or an older version that does not know it.
 pub async fn ask(ip: IpAddr) -> Option<ConfigurationStatus> {
     let answer = timeout(DEADLINE, get(SocketAddr::new(ip, HTTP_PORT))).await.ok()?;
-    answer.inspect_err(|error| tracing::debug!(%ip, error, "no word about the configuration")).ok()
+    answer.inspect_err(|error| tracing::debug!(%ip, %error, "no answer about the configuration")).ok()
 }
 
 async fn get(address: SocketAddr) -> Result<ConfigurationStatus, Box<dyn Error + Send + Sync>> {
