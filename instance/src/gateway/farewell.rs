@@ -40,8 +40,8 @@ impl Farewell {
             ),
             Self::TooMany(most) => (
                 "53300",
-                format!("the read-write gateway has its {most} clients already"),
-                "Connect to another member's, use a connection pool, or raise gateway.maxConnections.".to_owned(),
+                format!("the read-write gateway already has {most} clients, its maximum"),
+                "Use a connection pooler, or connect through another member.".to_owned(),
             ),
         };
         let mut fields = vec![];
