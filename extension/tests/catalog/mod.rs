@@ -40,7 +40,7 @@ async fn every_relation_of_the_catalog() {
         &admin,
         "select relnamespace::regnamespace || '.' || quote_ident(relname),
                 relname in ('pg_statistic', 'pg_statistic_ext_data', 'pg_largeobject')
-                or relkind = 'v' and pg_get_viewdef(oid) ~ '\\m(pg_statistic|pg_statistic_ext_data|pg_largeobject)\\M'
+                or relkind = 'v' and pg_get_viewdef(oid) ~* '(from|join) \\(*(pg_catalog\\.)?(pg_statistic|pg_statistic_ext_data|pg_largeobject)\\M'
            from pg_class where relkind in ('r', 'v') and relnamespace in ('pg_catalog'::regnamespace, 'information_schema'::regnamespace)",
     )
     .await
