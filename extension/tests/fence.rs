@@ -94,8 +94,11 @@ async fn an_open_portal_shows_nothing_more_behind_a_closed_gate() {
     let server = governed(&bindir, dir.path()).await;
     let (admin, mut app) = (server.connect_locally().await, server.connect_as("app").await);
     run(&admin, OPEN).await.unwrap();
-    run(&app, "insert into t select generate_series(2, 9); create function two_more(refcursor) returns int language plpgsql as \
-        $$ declare v int; begin fetch $1 into v; fetch $1 into v; return v; end $$")
+    run(
+        &app,
+        "insert into t select generate_series(2, 9); create function two_more(refcursor) returns int language plpgsql as \
+        $$ declare v int; begin fetch $1 into v; fetch $1 into v; return v; end $$",
+    )
     .await
     .unwrap();
     let transaction = app.transaction().await.unwrap();

@@ -168,7 +168,8 @@ async fn the_server_knows_a_client_of_another_host() {
 /// `ClientHello`, and other protocols.
 fn crowd(port: u16) -> Vec<TcpStream> {
     const SSL_REQUEST: &[u8] = &[0, 0, 0, 8, 4, 210, 22, 47];
-    let kinds = [(1000, &b""[..]), (200, SSL_REQUEST), (50, &[0, 0, 0, 80, 0, 3]), (50, &[22, 3, 1, 2, 0, 1]), (50, b"GET / HTTP/1.1\r\n\r\n")];
+    let kinds =
+        [(1000, &b""[..]), (200, SSL_REQUEST), (50, &[0, 0, 0, 80, 0, 3]), (50, &[22, 3, 1, 2, 0, 1]), (50, b"GET / HTTP/1.1\r\n\r\n")];
     let said = kinds.into_iter().flat_map(|(count, said)| std::iter::repeat_n(said, count));
     said.map(|said| {
         let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
@@ -180,7 +181,11 @@ fn crowd(port: u16) -> Vec<TcpStream> {
 
 /// How many processes a postmaster has, those included whose client has not logged in.
 fn children(postmaster: i32) -> usize {
-    std::fs::read_to_string(format!("/proc/{postmaster}/task/{postmaster}/children")).unwrap().split(' ').filter(|pid| !pid.is_empty()).count()
+    std::fs::read_to_string(format!("/proc/{postmaster}/task/{postmaster}/children"))
+        .unwrap()
+        .split(' ')
+        .filter(|pid| !pid.is_empty())
+        .count()
 }
 
 /// One set of nodes with TLS, for clients that are silent, and for those that come while the server recovers from a crash of one of its processes.

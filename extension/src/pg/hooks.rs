@@ -117,12 +117,7 @@ unsafe extern "C-unwind" fn executor_start(query: *mut pg_sys::QueryDesc, flags:
 /// # Safety
 /// Called by Postgres, with a query that it goes on with: for the first rows, or for the next ones of an open portal.
 #[cfg(not(feature = "pg18"))]
-unsafe extern "C-unwind" fn executor_run(
-    query: *mut pg_sys::QueryDesc,
-    direction: pg_sys::ScanDirection::Type,
-    count: u64,
-    once: bool,
-) {
+unsafe extern "C-unwind" fn executor_run(query: *mut pg_sys::QueryDesc, direction: pg_sys::ScanDirection::Type, count: u64, once: bool) {
     // SAFETY: this frame owns nothing; as Postgres would call it.
     unsafe {
         goes_on(query);

@@ -65,13 +65,7 @@ where
     let _ = timeout(PATIENCE, converse(farewell, settings, client, first, tls_granted)).await;
 }
 
-async fn converse<S>(
-    farewell: Farewell,
-    settings: &Settings,
-    mut client: S,
-    mut said: Vec<u8>,
-    tls_granted: bool,
-) -> std::io::Result<()>
+async fn converse<S>(farewell: Farewell, settings: &Settings, mut client: S, mut said: Vec<u8>, tls_granted: bool) -> std::io::Result<()>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send,
 {
@@ -179,12 +173,13 @@ mod tests {
     #[test]
     fn the_messages_that_a_client_sees() {
         let time = Duration::from_secs(10);
-        let shown = [Farewell::NoPrimary(Why::Changing, time), Farewell::NoPrimary(Why::NotNow, time), Farewell::TooMany(1000)].map(|farewell| {
-            let message = farewell.message();
-            let length = word(&message, 1);
-            assert_eq!((message[0], usize::try_from(length).unwrap()), (b'E', message.len() - 1));
-            String::from_utf8_lossy(&message[5..]).replace('\0', "\n").trim_end().to_owned()
-        });
+        let shown =
+            [Farewell::NoPrimary(Why::Changing, time), Farewell::NoPrimary(Why::NotNow, time), Farewell::TooMany(1000)].map(|farewell| {
+                let message = farewell.message();
+                let length = word(&message, 1);
+                assert_eq!((message[0], usize::try_from(length).unwrap()), (b'E', message.len() - 1));
+                String::from_utf8_lossy(&message[5..]).replace('\0', "\n").trim_end().to_owned()
+            });
         insta::assert_snapshot!(shown.join("\n---\n"));
     }
 

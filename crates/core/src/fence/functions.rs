@@ -124,7 +124,8 @@ mod tests {
             assert_eq!((act_of_function(served, true, true), act_of_function(served, true, false)), (Act::Serve, Act::Read), "{served}");
         }
         assert_eq!(act_of_function("pgraft_status", true, false), Act::Serve);
-        for read in ["lo_get", "loread", "pg_try_advisory_lock", "pg_logical_slot_get_changes", "pg_xact_status", "pg_last_committed_xact"] {
+        for read in ["lo_get", "loread", "pg_try_advisory_lock", "pg_logical_slot_get_changes", "pg_xact_status", "pg_last_committed_xact"]
+        {
             assert_eq!(act_of_function(read, true, true), Act::Read, "{read}");
         }
         // Postgres calls the first two stable.
