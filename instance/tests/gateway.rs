@@ -168,8 +168,8 @@ async fn the_server_knows_a_client_of_another_host() {
 /// `ClientHello`, and other protocols.
 fn crowd(port: u16) -> Vec<TcpStream> {
     const SSL_REQUEST: &[u8] = &[0, 0, 0, 8, 4, 210, 22, 47];
-    let kinds =
-        [(1000, &b""[..]), (200, SSL_REQUEST), (50, &[0, 0, 0, 80, 0, 3]), (50, &[22, 3, 1, 2, 0, 1]), (50, b"GET / HTTP/1.1\r\n\r\n")];
+    let kinds: [(usize, &[u8]); 5] =
+        [(1000, b""), (200, SSL_REQUEST), (50, &[0, 0, 0, 80, 0, 3]), (50, &[22, 3, 1, 2, 0, 1]), (50, b"GET / HTTP/1.1\r\n\r\n")];
     let said = kinds.into_iter().flat_map(|(count, said)| std::iter::repeat_n(said, count));
     said.map(|said| {
         let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
@@ -203,9 +203,11 @@ async fn neither_silent_clients_nor_a_crashed_backend_cost_a_client_its_connecti
         }
         node.ready().await;
     }
-    let crowded = children(nodes.nodes[first].postmaster().unwrap());
-    println!("{} clients that say nothing: {calm} processes before, {crowded} then, after {:?}", crowds.len() * 1350, since.elapsed());
-    assert!(crowded < calm + 30, "clients that have said nothing have a server's process each: {crowded}");
+    println!("{} clients that say nothing, and others came in within {:?}", crowds.len() * 1350, since.elapsed());
+    // The others have gone; each of those that say nothing would be here for a minute.
+    let crowded = async || (children(nodes.nodes[first].postmaster()?) < calm + 20).then_some(());
+    until("few processes", crowded).await;
+    println!("no process for them after {:?}", since.elapsed());
     assert_eq!((primary(&nodes).await, epoch(&nodes, first)), (first, before), "they cost a failover");
     sslnegotiation_direct(&nodes);
 
