@@ -46,10 +46,10 @@ model *what:
 sim *what="1000":
     cargo run --profile sim --quiet --locked -p pgraft-sim -- "$@"
 
-# Fuzzes what strangers' bytes and damaged files go through: frames, handshake, log, records, control, snapshot or identity, for so many seconds. Needs cargo-fuzz.
+# Fuzzes what strangers' bytes and damaged files go through: frames, handshake, log, records, control, snapshot, identity or startup, for so many seconds. Needs cargo-fuzz.
 fuzz target seconds="60":
     PGRAFT_FUZZ_SEEDS="{{justfile_directory()}}/fuzz/seeds" cargo test --quiet --locked -p pgraft-raft --lib -- --ignored --exact fuzz::tests::write_seeds
-    mkdir -p fuzz/corpus/{{target}}
+    mkdir -p fuzz/corpus/{{target}} fuzz/seeds/{{target}}
     RUSTC_BOOTSTRAP=1 cargo fuzz run --dev --sanitizer none {{target}} fuzz/corpus/{{target}} fuzz/seeds/{{target}} -- -max_total_time={{seconds}} -max_len=16384
 
 # The scenarios on the cluster of KUBECONFIG: all of them, or those that are named.

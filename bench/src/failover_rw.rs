@@ -1,5 +1,6 @@
 //! How long nobody acknowledges a write to a client of the Service `-rw`: three members on the Kubernetes cluster of KUBECONFIG with the operator installed, and
-//! a pod that writes over connections that it keeps, on a host of its own. What a fault did to the primary is healed before the next round.
+//! a pod that writes, on a host of its own: over connections that it keeps, or with a new one for each insert. What a fault did to the primary is healed before
+//! the next round.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -33,6 +34,9 @@ pub struct Options {
     /// Of the client.
     #[arg(long, default_value_t = 4)]
     connections: u8,
+    /// A new connection for each insert, by the Secret's `uri` and with no time limit but the driver's own.
+    #[arg(long)]
+    new_connections: bool,
     /// Says of each round what it came to.
     #[arg(long)]
     rounds_too: bool,
@@ -76,13 +80,18 @@ pub async fn run(options: &Options) -> Result<(), Failure> {
 async fn faults(cluster: &Cluster, options: &Options) -> Result<(), Failure> {
     cluster.create(3, &json!({ "failover": { "enabled": true } })).await?;
     data::write(cluster, primary(cluster, &MEMBERS).await?, 1).await?;
+    let (connections, kind) = if options.new_connections {
+        (Connections::New(options.connections), "writers with a new connection for each insert")
+    } else {
+        (Connections::Kept(options.connections), "connections")
+    };
     println!(
-        "3 members on Kubernetes, lease 2 s, {} connections through -rw; between the last acknowledged write before and the first after:",
+        "3 members on Kubernetes, lease 2 s, {} {kind} through -rw; between the last acknowledged write before and the first after:",
         options.connections
     );
     for fault in if options.faults.is_empty() { Fault::value_variants() } else { &options.faults } {
         let (words, story) = fault.words();
-        let writer = Writer::begin(cluster, story, Connections::Kept(options.connections), &hosts(cluster).await?).await?;
+        let writer = Writer::begin(cluster, story, connections, &hosts(cluster).await?).await?;
         let mut windows = Vec::new();
         for round in 0..options.rounds {
             let window = once(*fault, cluster, &writer, round).await?;
@@ -97,7 +106,7 @@ async fn faults(cluster: &Cluster, options: &Options) -> Result<(), Failure> {
         println!("{}", Sample::new(all).row(words));
         let of = |which: i64| told.rows.iter().filter(move |row| row.number % i64::from(options.connections) == which);
         let each = |which: i64| windows.iter().map(move |(after, before)| writer::gap(of(which), *after, *before));
-        println!("{}", Sample::new((0..i64::from(options.connections)).flat_map(each).collect()).row("    each connection by itself"));
+        println!("{}", Sample::new((0..i64::from(options.connections)).flat_map(each).collect()).row("    each of them by itself"));
         println!("    writes: {}; {lost} of the acknowledged ones lost", told.counts());
     }
     Ok(())

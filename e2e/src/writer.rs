@@ -17,6 +17,7 @@ use crate::wait::{Look, until};
 const POD: &str = "writer";
 const ONE_EACH: &str = include_str!("scripts/write.sh");
 const KEPT: &str = include_str!("scripts/write_on.sh");
+const NEW: &str = include_str!("scripts/write_anew.sh");
 
 /// How it connects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,6 +26,8 @@ pub enum Connections {
     OneEach,
     /// So many that are kept until they break, as a pool of them is.
     Kept(u8),
+    /// So many writers, each with a new connection for each row, by the key `uri` and with no time limit but the driver's own.
+    New(u8),
 }
 
 /// The client.
@@ -91,11 +94,12 @@ impl Writer {
     /// What the API server says.
     pub async fn begin(cluster: &Cluster, story: &'static str, connections: Connections, away_from: &[String]) -> Result<Self, Failure> {
         let apart = json!([{"matchExpressions": [{"key": "kubernetes.io/hostname", "operator": "NotIn", "values": away_from}]}]);
-        let uri = json!({"name": "URI", "valueFrom": {"secretKeyRef": {"name": format!("{NAME}-app"), "key": "multi-host-uri"}}});
-        let (script, number) = match connections {
-            Connections::OneEach => (ONE_EACH, 1),
-            Connections::Kept(number) => (KEPT, number),
+        let (script, number, key) = match connections {
+            Connections::OneEach => (ONE_EACH, 1, "multi-host-uri"),
+            Connections::Kept(number) => (KEPT, number, "multi-host-uri"),
+            Connections::New(number) => (NEW, number, "uri"),
         };
+        let uri = json!({"name": "URI", "valueFrom": {"secretKeyRef": {"name": format!("{NAME}-app"), "key": key}}});
         let pod = json!({
             "metadata": {"name": POD},
             "spec": {

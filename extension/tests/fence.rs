@@ -3,6 +3,7 @@
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test, which may end anywhere")]
 
+mod catalog;
 mod governed;
 mod server;
 
@@ -30,15 +31,20 @@ async fn a_closed_gate() {
         "vacuum t",
         "notify n",
         "with w as (delete from t returning v) select * from w",
+        "select txid_current()",
+        "select nextval('s')",
+        "select pg_logical_emit_message(false, 'a', 'b')",
+        "select pg_notify('n', '')",
     ] {
         assert_eq!(code(run(&app, write).await), "25006", "{write}");
         assert_eq!(code(run(&admin, write).await), "25006", "{write}");
     }
     for read in [
+        "select * from pg_stats",
+        "select most_common_vals from pg_statistic",
         "select * from t",
         "table t",
         "copy t to stdout",
-        "select nextval('s')",
         "select lo_get(4711)",
         "select pg_try_advisory_lock(1)",
         "explain analyze table t",
@@ -56,6 +62,11 @@ async fn a_closed_gate() {
         "begin; rollback",
         "select count(*) > 0 from pg_stat_activity",
         "explain table t",
+        "select 't'::regclass",
+        "table pg_prepared_xacts",
+        "table pg_hba_file_rules",
+        "table pg_file_settings",
+        "table pg_sequences",
     ] {
         assert!(run(&app, served).await.is_ok(), "{served}: {:?}", run(&app, served).await);
     }
@@ -73,6 +84,39 @@ async fn a_closed_gate() {
     run(&admin, OPEN).await.unwrap();
     assert_eq!(run(&app, "insert into t values (2); table t").await.unwrap(), "1 2");
     assert!(server.psql(&conninfo, &large).status.success());
+}
+
+/// What a portal has left to show is read when it is asked for.
+#[tokio::test]
+async fn an_open_portal_shows_nothing_more_behind_a_closed_gate() {
+    let Some(bindir) = bindir() else { return };
+    let dir = scratch();
+    let server = governed(&bindir, dir.path()).await;
+    let (admin, mut app) = (server.connect_locally().await, server.connect_as("app").await);
+    run(&admin, OPEN).await.unwrap();
+    run(
+        &app,
+        "insert into t select generate_series(2, 9); create function two_more(refcursor) returns int language plpgsql as \
+        $$ declare v int; begin fetch $1 into v; fetch $1 into v; return v; end $$",
+    )
+    .await
+    .unwrap();
+    let transaction = app.transaction().await.unwrap();
+    let portal = transaction.bind("table t", &[]).await.unwrap();
+    assert_eq!(transaction.query_portal(&portal, 2).await.unwrap().len(), 2);
+    run(&admin, CLOSED).await.unwrap();
+    let refused = transaction.query_portal(&portal, 2).await.unwrap_err();
+    assert_eq!(refused.code().unwrap().code(), "57P03");
+    drop(transaction);
+    run(&app, "rollback").await.unwrap();
+    // A cursor, and what a function takes of it.
+    for more in ["fetch c", "select two_more('c')", "move c"] {
+        run(&admin, OPEN).await.unwrap();
+        run(&app, "begin; declare c cursor for table t; fetch c").await.unwrap();
+        run(&admin, CLOSED).await.unwrap();
+        assert_eq!(code(run(&app, more).await), "57P03", "{more}");
+        run(&app, "rollback").await.unwrap();
+    }
 }
 
 /// A primary whose gate waits for a standby must be able to make that standby.

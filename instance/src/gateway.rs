@@ -1,8 +1,12 @@
 //! The read-write gateway: a TCP port that leads to the primary, by what Raft says. No label, no Service and no API server has to follow.
 //!
 //! ```text
-//!  listener ▸ connection   one client: opened at the primary, passed on, cut when the primary is another one
+//!  listener ▸ connection   one client: heard, opened at the primary, passed on, cut when the primary is another one
+//!             ├─ lobby      clients that have not said yet what they want
+//!             ├─ startup    pure: what a client asks for first, and whether the server has taken it
 //!             ├─ aim        pure: where a client goes now, and when it must leave
+//!             ├─ attempt    leads one client to one server
+//!             │   └─ readiness  whether that server takes connections, and whether it speaks TLS
 //!             ├─ knowledge  who is the primary, as far as anybody has told
 //!             │   ├─ follow   the own member, over its control socket: told at once
 //!             │   └─ ask      the other members' gateways, while the own one is silent or somebody waits
@@ -16,14 +20,18 @@
 
 pub mod aim;
 mod ask;
+mod attempt;
 mod connection;
 pub mod drain;
 mod farewell;
 pub mod figures;
 mod follow;
 pub mod knowledge;
+mod lobby;
 mod names;
+mod readiness;
 mod relay;
+pub mod startup;
 
 use std::io;
 use std::sync::Arc;
@@ -37,16 +45,28 @@ use crate::view::View;
 use connection::Client;
 use figures::Figures;
 use knowledge::Knowledge;
+use lobby::Lobby;
 use names::Names;
+use readiness::Readiness;
 
-/// Clients that are told that there are too many of them, at a time. Whoever comes beyond is dropped without a word.
+/// Clients that have not said yet what they want, at a time. They take a file and a little memory each, and nothing of any server.
+const SILENT: usize = 1000;
+/// Clients that are told that there are too many of them, at a time. More are dropped without an error message.
 const TURNED_AWAY: usize = 64;
+/// Clients that asked the server for encryption and have not begun with it, at a time.
+const UNENCRYPTED: usize = 16;
 
 /// What the gateway's parts share.
 pub struct Gateway {
     settings: GatewaySettings,
     view: watch::Receiver<View>,
     names: Names,
+    readiness: Readiness,
+    lobby: Arc<Lobby>,
+    /// Room for clients that have said what they want.
+    room: Arc<Semaphore>,
+    turned_away: Arc<Semaphore>,
+    unencrypted: Arc<Semaphore>,
     /// Who is the primary.
     pub knowledge: Knowledge,
     /// What it has done.
@@ -57,14 +77,25 @@ impl Gateway {
     /// Nothing happens yet.
     pub fn new(settings: GatewaySettings, view: watch::Receiver<View>) -> Arc<Self> {
         let knowledge = Knowledge::new(view.borrow().settings.lease);
-        Arc::new(Self { settings, view, names: Names::default(), knowledge, figures: Figures::default() })
+        let semaphore = |permits| Arc::new(Semaphore::new(permits));
+        Arc::new(Self {
+            room: semaphore(settings.most),
+            turned_away: semaphore(TURNED_AWAY),
+            unencrypted: semaphore(UNENCRYPTED),
+            lobby: Lobby::new(SILENT),
+            settings,
+            view,
+            names: Names::default(),
+            readiness: Readiness::default(),
+            knowledge,
+            figures: Figures::default(),
+        })
     }
 
     /// Serves until the process ends.
     pub async fn serve(self: Arc<Self>, listener: TcpListener) {
         tokio::spawn(follow::follow(Arc::clone(&self)));
         tokio::spawn(ask::ask(Arc::clone(&self)));
-        let (room, hall) = (Arc::new(Semaphore::new(self.settings.most)), Arc::new(Semaphore::new(TURNED_AWAY)));
         loop {
             let (stream, from) = match listener.accept().await {
                 Ok(accepted) => accepted,
@@ -74,18 +105,7 @@ impl Gateway {
                     continue;
                 }
             };
-            let client = Client::new(Arc::clone(&self), stream, from);
-            if let Ok(permit) = Arc::clone(&room).try_acquire_owned() {
-                tokio::spawn(async move {
-                    client.run().await;
-                    drop(permit);
-                });
-            } else if let Ok(permit) = Arc::clone(&hall).try_acquire_owned() {
-                tokio::spawn(async move {
-                    client.turn_away().await;
-                    drop(permit);
-                });
-            }
+            tokio::spawn(Client::new(Arc::clone(&self), stream, from).run());
         }
     }
 }
@@ -94,7 +114,7 @@ impl Gateway {
 pub fn make_room(most: usize) -> io::Result<usize> {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
     /// For everything else that this process has open.
-    const OWN: u64 = 256;
+    const OWN: u64 = 256 + SILENT as u64;
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
     let wanted = 2 * u64::try_from(most).unwrap_or(u64::MAX / 4) + OWN;
     let allowed = if soft < wanted { wanted.min(hard) } else { soft };

@@ -8,7 +8,11 @@ use pgraft_testkit::certificates::Authority;
 use pgraft_testkit::cluster::{epoch, more_rows, of_three, primary};
 use pgraft_testkit::ledger::Ledger;
 use pgraft_testkit::{Node, Nodes, bin_directory, until};
-use std::time::Instant;
+use std::cell::{Cell, RefCell};
+use std::io::Write;
+use std::net::TcpStream;
+use std::process::Command;
+use std::time::{Duration, Instant};
 use tokio_postgres::NoTls;
 
 #[tokio::test]
@@ -158,4 +162,109 @@ async fn the_server_knows_a_client_of_another_host() {
     one.connect_by_gateway().await.unwrap();
     let plain = one.connect_by_gateway_from_afar(NoTls).await.err().unwrap();
     assert!(plain.contains("no pg_hba.conf entry for host \"127.0.0.2\"") && plain.contains("no encryption"), "{plain}");
+}
+
+/// Connections that say something, or nothing, and then wait: silent ones, some that ask for TLS and stop, halves of a startup packet and of a
+/// `ClientHello`, and other protocols.
+fn crowd(port: u16) -> Vec<TcpStream> {
+    const SSL_REQUEST: &[u8] = &[0, 0, 0, 8, 4, 210, 22, 47];
+    let kinds: [(usize, &[u8]); 5] =
+        [(1000, b""), (200, SSL_REQUEST), (50, &[0, 0, 0, 80, 0, 3]), (50, &[22, 3, 1, 2, 0, 1]), (50, b"GET / HTTP/1.1\r\n\r\n")];
+    let said = kinds.into_iter().flat_map(|(count, said)| std::iter::repeat_n(said, count));
+    said.map(|said| {
+        let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+        stream.write_all(said).unwrap();
+        stream
+    })
+    .collect()
+}
+
+/// How many processes a postmaster has, those included whose client has not logged in.
+fn children(postmaster: i32) -> usize {
+    std::fs::read_to_string(format!("/proc/{postmaster}/task/{postmaster}/children"))
+        .unwrap()
+        .split(' ')
+        .filter(|pid| !pid.is_empty())
+        .count()
+}
+
+/// One set of nodes with TLS, for clients that are silent, and for those that come while the server recovers from a crash of one of its processes.
+#[tokio::test]
+async fn neither_silent_clients_nor_a_crashed_backend_cost_a_client_its_connection() {
+    let ca = Authority::new("the CA");
+    let Some(nodes) = of_three(|node| node.set_certificate(&ca.node(node.id), &ca.pem())).await else { return };
+    let (first, since) = (primary(&nodes).await, Instant::now());
+    let (before, calm) = (epoch(&nodes, first), children(nodes.nodes[first].postmaster().unwrap()));
+    let crowds: Vec<_> = nodes.nodes.iter().map(|node| crowd(node.gateway_port())).collect();
+    for node in &nodes.nodes {
+        for _ in 0..10 {
+            node.connect_by_gateway().await.unwrap().batch_execute("INSERT INTO ledger VALUES (1)").await.unwrap();
+            node.connect_by_gateway_from_afar(ca.client(None)).await.unwrap();
+        }
+        node.ready().await;
+    }
+    println!("{} clients that say nothing, and others came in within {:?}", crowds.len() * 1350, since.elapsed());
+    // The others have gone; each of those that say nothing would be here for a minute.
+    let crowded = async || (children(nodes.nodes[first].postmaster()?) < calm + 20).then_some(());
+    until("few processes", crowded).await;
+    println!("no process for them after {:?}", since.elapsed());
+    assert_eq!((primary(&nodes).await, epoch(&nodes, first)), (first, before), "they cost a failover");
+    sslnegotiation_direct(&nodes);
+
+    // The crowd stays. Clients come all the time, and a backend is killed.
+    let (over, refused, connected) = (Cell::new(false), RefCell::new(vec![]), Cell::new([0_u32; 2]));
+    let come = async |node: &Node, tls: bool| {
+        while !over.get() {
+            let came = if tls {
+                node.connect_by_gateway_from_afar(ca.client(None)).await.map(drop)
+            } else {
+                node.connect_by_gateway().await.map(drop).map_err(|e| said(&e).map_or_else(String::new, |(_, message)| message))
+            };
+            match came {
+                Ok(()) => connected.update(|mut count| {
+                    count[usize::from(tls)] += 1;
+                    count
+                }),
+                Err(error) if error.contains("database system") || error.contains("no primary") => refused.borrow_mut().push(error),
+                Err(_) => {} // it was open, and is broken
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let kills = async {
+        for round in 0..3 {
+            let old = primary(&nodes).await;
+            let victim = until("a session", async || nodes.nodes[old].connect("postgres", "superuser-1", "app").await.ok()).await;
+            let pid: i32 = victim.query_one("SELECT pg_backend_pid()", &[]).await.unwrap().get(0);
+            let (since, count) = (Instant::now(), connected.get());
+            kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
+            until("the end of the session", async || victim.is_closed().then_some(())).await;
+            for node in &nodes.nodes {
+                until("a write", async || {
+                    let client = node.connect_by_gateway().await.ok()?;
+                    client.batch_execute("INSERT INTO ledger VALUES (2)").await.ok()
+                })
+                .await;
+            }
+            println!("round {round}: writes through all gateways after {:?}", since.elapsed());
+            until("clients of both kinds", async || (0..2).all(|n| connected.get()[n] > count[n] + 5).then_some(())).await;
+        }
+        over.set(true);
+    };
+    let come = nodes.nodes.iter().flat_map(|node| [come(node, true), come(node, false)]);
+    tokio::join!(futures::future::join_all(come), kills);
+    println!("{:?} clients without and with TLS came in", connected.get());
+    assert!(refused.borrow().is_empty(), "{:?}", refused.borrow());
+    drop(crowds);
+}
+
+/// TLS from the first byte (libpq 17).
+fn sslnegotiation_direct(nodes: &Nodes) {
+    for node in &nodes.nodes {
+        let target = format!("host=127.0.0.1 port={} user=app dbname=app sslmode=require sslnegotiation=direct", node.gateway_port());
+        let mut psql = Command::new(bin_directory().unwrap().join("psql"));
+        let output = psql.env("PGPASSWORD", "owner-1").args([&target, "-Atc", "SELECT 'inside'"]).output().unwrap();
+        let (out, error) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert!(out.trim() == "inside" || error.contains("invalid connection option"), "{out}{error}");
+    }
 }

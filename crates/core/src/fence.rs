@@ -3,6 +3,10 @@
 //! The gate is open while this server holds the primary's lease. Closed, nothing is confirmed to a client and nothing that could be out of
 //! date is shown to one. What carries no promise (maintenance, a superuser who looks after the server) goes on.
 
+mod functions;
+
+pub use functions::act_of_function;
+
 /// Who runs the statement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Who {
@@ -81,29 +85,6 @@ pub fn decide(facts: &Facts) -> Verdict {
     }
 }
 
-/// Postgres' volatile functions that show or change nothing of the databases' contents: the server's own state, its settings and slots, and
-/// the files that a standby is rewound by. Every other volatile function of a statement that reads no table (a sequence's next value, a large
-/// object, an advisory lock) is a read.
-pub fn serves(function: &str, is_postgres_own: bool) -> bool {
-    const NAMES: [&str; 12] = [
-        "clock_timestamp",
-        "gen_random_uuid",
-        "pg_cancel_backend",
-        "pg_create_physical_replication_slot",
-        "pg_drop_replication_slot",
-        "pg_lock_status",
-        "pg_reload_conf",
-        "pg_sleep",
-        "pg_terminate_backend",
-        "random",
-        "set_config",
-        "timeofday",
-    ];
-    const BEGINNINGS: [&str; 6] = ["pg_current_", "pg_is_", "pg_last_", "pg_ls_", "pg_read_", "pg_stat_"];
-    function.starts_with("pgraft_")
-        || (is_postgres_own && (NAMES.contains(&function) || BEGINNINGS.iter().any(|b| function.starts_with(b))))
-}
-
 /// Settings that the members decide: the words of `ALTER SYSTEM` would outlast their decision.
 pub fn is_ours(setting: &str) -> bool {
     const OURS: [&str; 4] = ["synchronous_standby_names", "primary_conninfo", "primary_slot_name", "recovery_target_timeline"];
@@ -172,17 +153,6 @@ mod tests {
     fn no_client_reads_behind_a_closed_gate_unless_the_setting_says_so() {
         for facts in all().filter(|f| f.act == Act::Read && f.who == Who::Client && !f.in_recovery) {
             assert_eq!(decide(&facts) == Verdict::NoReads, !facts.open && facts.fence_reads, "{facts:?}");
-        }
-    }
-
-    #[test]
-    fn what_shows_nothing() {
-        for served in ["pg_is_in_recovery", "pg_read_binary_file", "set_config", "pg_stat_get_activity"] {
-            assert!(serves(served, true) && !serves(served, false), "{served}");
-        }
-        assert!(serves("pgraft_status", false));
-        for read in ["nextval", "lo_get", "loread", "pg_try_advisory_lock", "txid_current", "pg_logical_slot_get_changes", "my_function"] {
-            assert!(!serves(read, true), "{read}");
         }
     }
 

@@ -272,6 +272,10 @@ pub const OPERATOR_ROLE: &str = "pgraft_operator";
 /// The role that standbys stream as.
 pub const REPLICATION_ROLE: &str = "pgraft_replication";
 
+/// The name by which a gateway asks a server whether it takes connections. There is no such role and no such database: the server asks for a password, and
+/// the gateway goes.
+pub const PROBE_ROLE: &str = "pgraft_probe";
+
 /// The name of a node that its certificate must carry, and as which the operator greets it.
 pub fn certificate_name(node: crate::NodeId) -> String {
     format!("node-{node}.pgraft")

@@ -66,10 +66,11 @@ pub(super) async fn applications(cluster: &Cluster) -> Result<(), Failure> {
     };
     in_pod("cat > /tmp/app-ca.crt".into(), ca).await?;
     let psql = |uri: String| format!("psql -At '{uri}' -c 'select version from pg_stat_ssl where ssl and pid = pg_backend_pid()'");
-    let strictly = uri.replace("sslmode=require", "sslmode=verify-full&sslrootcert=/tmp/app-ca.crt");
-    for uri in [uri.clone(), strictly] {
+    for key in ["uri", "ro-uri", "r-uri", "multi-host-uri", "verify-full-uri", "verify-full-ro-uri", "verify-full-r-uri"] {
+        let uri = field(key).replace("/etc/demo-app/ca.crt", "/tmp/app-ca.crt");
+        ensure!(uri.contains("/tmp/app-ca.crt") == key.starts_with("verify-full"), "{key} and the CA");
         let seen = in_pod(psql(uri), String::new()).await?;
-        ensure!(seen.trim() == "TLSv1.3", "the application talks {seen:?}");
+        ensure!(seen.trim() == "TLSv1.3", "by {key} the application talks {seen:?}");
     }
     let plain = in_pod(psql(uri.replace("sslmode=require", "sslmode=disable")), String::new()).await;
     let said = plain.map_or_else(|failure| failure.to_string(), |text| format!("let in: {text}"));

@@ -7,7 +7,7 @@ use std::ffi::{c_char, c_int, c_void};
 use std::sync::OnceLock;
 
 use pgraft_core::Refusal;
-use pgraft_core::fence::{Act, is_ours, serves};
+use pgraft_core::fence::{Act, act_of_function, is_ours};
 use pgrx::pg_sys;
 use pgrx::pg_sys::panic::pgrx_extern_c_guard;
 
@@ -19,6 +19,7 @@ use crate::pg;
 /// Who was asked before us.
 struct Before {
     executor_start: pg_sys::ExecutorStart_hook_type,
+    executor_run: pg_sys::ExecutorRun_hook_type,
     utility: pg_sys::ProcessUtility_hook_type,
     object_access: pg_sys::object_access_hook_type,
 }
@@ -31,6 +32,10 @@ const PG_PROMOTE: u32 = 3436;
 // Not by pgrx's bindings, which set a jump point for each call: these are called for every statement and commit.
 unsafe extern "C-unwind" {
     fn standard_ExecutorStart(query: *mut pg_sys::QueryDesc, flags: c_int);
+    #[cfg(not(feature = "pg18"))]
+    fn standard_ExecutorRun(query: *mut pg_sys::QueryDesc, direction: pg_sys::ScanDirection::Type, count: u64, once: bool);
+    #[cfg(feature = "pg18")]
+    fn standard_ExecutorRun(query: *mut pg_sys::QueryDesc, direction: pg_sys::ScanDirection::Type, count: u64);
     fn standard_ProcessUtility(
         statement: *mut pg_sys::PlannedStmt,
         text: *const c_char,
@@ -51,10 +56,12 @@ pub fn install() {
     unsafe {
         BEFORE.get_or_init(|| Before {
             executor_start: pg_sys::ExecutorStart_hook,
+            executor_run: pg_sys::ExecutorRun_hook,
             utility: pg_sys::ProcessUtility_hook,
             object_access: pg_sys::object_access_hook,
         });
         pg_sys::ExecutorStart_hook = Some(executor_start);
+        pg_sys::ExecutorRun_hook = Some(executor_run);
         pg_sys::ProcessUtility_hook = Some(process_utility);
         pg_sys::object_access_hook = Some(object_access);
         pg_sys::RegisterXactCallback(Some(transaction), std::ptr::null_mut());
@@ -104,6 +111,43 @@ unsafe extern "C-unwind" fn executor_start(query: *mut pg_sys::QueryDesc, flags:
             Some(next) => next(query, flags),
             None => standard_ExecutorStart(query, flags),
         }
+    }
+}
+
+/// # Safety
+/// Called by Postgres, with a query that it goes on with: for the first rows, or for the next ones of an open portal.
+#[cfg(not(feature = "pg18"))]
+unsafe extern "C-unwind" fn executor_run(query: *mut pg_sys::QueryDesc, direction: pg_sys::ScanDirection::Type, count: u64, once: bool) {
+    // SAFETY: this frame owns nothing; as Postgres would call it.
+    unsafe {
+        goes_on(query);
+        match BEFORE.get().and_then(|before| before.executor_run) {
+            Some(next) => next(query, direction, count, once),
+            None => standard_ExecutorRun(query, direction, count, once),
+        }
+    }
+}
+
+/// # Safety
+/// As above.
+#[cfg(feature = "pg18")]
+unsafe extern "C-unwind" fn executor_run(query: *mut pg_sys::QueryDesc, direction: pg_sys::ScanDirection::Type, count: u64) {
+    // SAFETY: as above.
+    unsafe {
+        goes_on(query);
+        match BEFORE.get().and_then(|before| before.executor_run) {
+            Some(next) => next(query, direction, count),
+            None => standard_ExecutorRun(query, direction, count),
+        }
+    }
+}
+
+/// # Safety
+/// Called with a query of Postgres'; may jump to its error handler.
+unsafe fn goes_on(query: *mut pg_sys::QueryDesc) {
+    if is_serving() && !is_free() {
+        // SAFETY: the caller's frame owns nothing; the query is Postgres'.
+        unsafe { guarded(|| fence::check(statement::of_query(query, 0))) }
     }
 }
 
@@ -189,10 +233,8 @@ fn function(oid: pg_sys::Oid) -> Option<Refusal> {
     if oid.to_u32() == PG_PROMOTE && pg::server::is_standby() {
         return Some(Refusal::PromotedByHand);
     }
-    let refused = fence::check(Act::Read)?;
     let (is_volatile, name) = statement::function(oid);
-    let served = !is_volatile || serves(&name, oid.to_u32() < pg_sys::FirstNormalObjectId);
-    (!served).then_some(refused)
+    fence::check(act_of_function(&name, is_volatile, oid.to_u32() < pg_sys::FirstNormalObjectId))
 }
 
 /// # Safety

@@ -2,7 +2,7 @@
 
 #![allow(clippy::cast_ptr_alignment, reason = "a node's tag says what the whole is, which Postgres has allocated as that")]
 
-use std::ffi::CStr;
+use std::ffi::{CStr, c_void};
 
 use pgraft_core::fence::Act;
 use pgrx::list::List;
@@ -28,20 +28,27 @@ pub unsafe fn of_query(query: *mut pg_sys::QueryDesc, flags: i32) -> Act {
     }
 }
 
-/// Whether it reads more than the catalogs and pgraft's own view.
+/// Whether it reads more than the catalogs and pgraft's own view. The plan's `relationOids` would not do: it also names the relation of every constant
+/// of type `regclass`, which is a name and no data.
 fn reads_tables(plan: &pg_sys::PlannedStmt) -> bool {
     pgrx::memcx::current_context(|context| {
-        // SAFETY: a list of oids, or null, which lives as long as the plan.
-        let relations = unsafe { List::<pg_sys::Oid>::downcast_ptr_in_memcx(plan.relationOids, context) };
-        relations.is_some_and(|list| list.iter().any(|relation| !is_shown_always(*relation)))
+        // SAFETY: a list of pointers, or null, which lives as long as the plan.
+        let entries = unsafe { List::<*mut c_void>::downcast_ptr_in_memcx(plan.rtable, context) };
+        entries.is_some_and(|list| {
+            list.iter().any(|entry| {
+                // SAFETY: as the list's place says.
+                let relation = unsafe { (*entry.cast::<pg_sys::RangeTblEntry>()).relid };
+                relation.to_u32() != 0 && !is_shown_always(relation)
+            })
+        })
     })
 }
 
 fn is_shown_always(relation: pg_sys::Oid) -> bool {
-    /// Large objects are data, though their table is a catalog.
-    const LARGE_OBJECTS: u32 = 2613;
+    /// `pg_statistic`, `pg_largeobject` and `pg_statistic_ext_data`: data of the tables, though they are catalogs.
+    const DATA: [u32; 3] = [2619, 2613, 3429];
     if relation.to_u32() < pg_sys::FirstNormalObjectId {
-        return relation.to_u32() != LARGE_OBJECTS;
+        return !DATA.contains(&relation.to_u32());
     }
     // SAFETY: on the main thread, in a transaction.
     name(unsafe { pg_sys::get_rel_name(relation) }).is_some_and(|name| name == "pgraft_members")

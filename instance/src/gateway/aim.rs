@@ -59,6 +59,9 @@ pub enum Why {
     /// The primary's server does not take the connection.
     #[error("the primary does not take connections")]
     Refused,
+    /// The primary's server says so itself.
+    #[error("the primary's server is starting up, in recovery, or shutting down")]
+    NotNow,
 }
 
 /// Where a client goes now.

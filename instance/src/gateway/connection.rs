@@ -1,188 +1,250 @@
-//! One client: opened at the primary, passed on, and cut when the primary is another one.
+//! One client: heard, opened at the primary, passed on, and cut when the primary is another one.
 //!
-//! Until the server has said its first byte nothing has happened that could not be begun again elsewhere: what the client has said so far is kept,
-//! and said to the next primary when this one is lost. (A host that is gone, or whose processes stand still, takes connections and never speaks.)
+//! No server hears of a client before the client has said what it wants. Until a server has answered, what the client has said is kept, and said to the
+//! next primary when this one is lost. (A host that is gone, or whose processes stand still, takes connections and never speaks.)
 
-use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use nix::sys::socket::{setsockopt, sockopt};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpSocket, TcpStream};
-use tokio::sync::watch;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::net::TcpStream;
+use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
 use super::Gateway;
 use super::aim::{self, Aim, Target, Why};
-use super::farewell::{self, Beginning, Farewell};
+use super::attempt::{Lost, Reached, tune};
+use super::farewell::{self, Farewell};
 use super::knowledge::Known;
 use super::relay::relay;
+use super::startup::{LONGEST_HELLO, Request, request};
 use crate::settings::Settings;
 
-/// For a connection to one address of the primary.
-const CONNECT: Duration = Duration::from_secs(2);
 /// Before a server that did not take a connection is tried again.
 const AGAIN: Duration = Duration::from_millis(50);
-/// What is kept of a client's first words, in bytes. Postgres reads no longer startup packet, and a client waits for its answer.
-const FIRST: usize = 16 * 1024;
-/// A peer that is silent for so long is asked whether it is there, every so often, so many times.
-const KEEPALIVE: (u32, u32, u32) = (60, 10, 6);
+/// For everything that a client says before the gateway looks for a server: as Postgres' `authentication_timeout`.
+const SPEAK: Duration = Duration::from_mins(1);
+/// For the first word inside the encryption that a server has just granted.
+const ENCRYPT: Duration = Duration::from_secs(5);
+/// Requests for encryption before the startup packet: TLS, GSS, and one of them again.
+const MOST_REQUESTS: usize = 4;
 
 /// One client.
 pub struct Client {
     gateway: Arc<Gateway>,
     settings: Arc<Settings>,
-    stream: TcpStream,
-    from: SocketAddr,
-    /// What it said before a server answered.
-    first: Vec<u8>,
+    heard: Heard,
+    /// When it must have spoken.
+    speak_until: Instant,
+    /// When it is told that there is no primary.
+    held_until: Option<Instant>,
+}
+
+/// What a client has said, and no server has answered.
+pub struct Heard {
+    /// Its connection.
+    pub stream: TcpStream,
+    /// Where it came from.
+    pub from: SocketAddr,
+    /// What it wants.
+    pub request: Request,
+    /// Its words.
+    pub bytes: Vec<u8>,
+    /// Whether the gateway has granted it TLS.
+    pub tls_granted: bool,
 }
 
 /// How far a client has come.
 enum Opened {
     /// A server has answered.
-    At(Target, TcpStream, Vec<u8>),
+    At(Target, TcpStream, Vec<u8>, Option<OwnedSemaphorePermit>),
+    /// The primary speaks TLS.
+    Tls,
     /// Nobody took it.
     InVain(Why),
-    /// It went.
+    /// It is gone.
     Gone,
 }
 
-/// Why a server did not answer.
-enum Lost {
-    /// The server's end.
-    Server,
-    /// The client's.
-    Client,
+/// What comes first.
+enum Begun {
+    /// It has said what it wants of a server.
+    Asked,
+    /// That was decided already.
+    Opened(Opened),
+}
+
+impl Heard {
+    /// Takes what the client says while there is no server for it; false when it goes.
+    pub async fn listen(&mut self) -> bool {
+        if self.bytes.len() >= LONGEST_HELLO {
+            return std::future::pending().await;
+        }
+        self.stream.read_buf(&mut self.bytes).await.is_ok_and(|n| n > 0)
+    }
+
+    /// Until it has said what it wants; false when it goes, or wants nothing that there is.
+    async fn hear(&mut self) -> bool {
+        loop {
+            self.request = request(&self.bytes).0;
+            match self.request {
+                Request::Incomplete => {
+                    if !self.listen().await {
+                        return false;
+                    }
+                }
+                Request::Invalid => return false,
+                // Nothing in the clear after TLS was granted.
+                request => return !self.tls_granted || request == Request::ClientHello,
+            }
+        }
+    }
+
+    /// Tells it which encryption it gets, and forgets that it has asked. False when it is gone, or has said more than it was asked for: what comes in the
+    /// clear after a request for TLS may be somebody else's.
+    async fn grant(&mut self, answer: &[u8]) -> bool {
+        let asked = request(&self.bytes).1;
+        self.tls_granted = answer == b"S";
+        if self.tls_granted && self.bytes.len() > asked {
+            return false;
+        }
+        self.bytes.drain(..asked);
+        self.stream.write_all(answer).await.is_ok()
+    }
 }
 
 impl Client {
     /// One that has just come.
     pub fn new(gateway: Arc<Gateway>, stream: TcpStream, from: SocketAddr) -> Self {
         let settings = Arc::clone(&gateway.view.borrow().settings);
-        Self { gateway, settings, stream, from, first: vec![] }
+        let heard = Heard { stream, from, request: Request::Incomplete, bytes: vec![], tls_granted: false };
+        Self { gateway, settings, heard, speak_until: Instant::now() + SPEAK, held_until: None }
     }
 
     /// Until it goes, or must.
     pub async fn run(mut self) {
-        self.gateway.figures.came();
-        tune(&self.stream);
-        match self.open().await {
-            Opened::At(target, server, reply) => self.pass(&target, server, reply).await,
+        tune(&self.heard.stream);
+        let mut place = self.gateway.lobby.enter();
+        let begun = tokio::select! {
+            begun = self.begin() => begun,
+            () = place.lost() => {
+                tracing::debug!(client = %self.heard.from, "dropped: it has not said what it wants, and others have come");
+                return;
+            }
+        };
+        drop(place);
+        let opened = match begun {
+            Begun::Opened(Opened::Gone) => return,
+            Begun::Opened(opened) => Some(opened),
+            Begun::Asked => None,
+        };
+        let Ok(_room) = Arc::clone(&self.gateway.room).try_acquire_owned() else { return self.turn_away().await };
+        let opened = match opened {
+            Some(opened) => opened,
+            None => self.open().await,
+        };
+        match opened {
+            Opened::At(target, server, reply, permit) => self.pass(&target, server, reply, permit).await,
             Opened::InVain(why) => {
                 let time = self.gateway.settings.hold;
                 self.sent_away(Farewell::NoPrimary(why, time)).await;
             }
-            Opened::Gone => {}
+            Opened::Gone | Opened::Tls => {}
         }
     }
 
     /// There are too many.
-    pub async fn turn_away(self) {
-        self.gateway.figures.came();
+    async fn turn_away(self) {
         let most = self.gateway.settings.most;
-        self.sent_away(Farewell::TooMany(most)).await;
+        if let Ok(_permit) = Arc::clone(&self.gateway.turned_away).try_acquire_owned() {
+            self.sent_away(Farewell::TooMany(most)).await;
+        }
     }
 
     async fn sent_away(self, farewell: Farewell) {
         self.gateway.figures.refuses();
-        farewell::say(farewell, &self.settings, self.stream, self.first).await;
+        farewell::say(farewell, &self.settings, self.heard.stream, self.heard.bytes, self.heard.tls_granted).await;
+    }
+
+    /// Hears what the client wants. Requests for encryption are answered on the way: by the server, or as the server would.
+    async fn begin(&mut self) -> Begun {
+        for n in 0..MOST_REQUESTS {
+            if !timeout_at(self.speak_until, self.heard.hear()).await.unwrap_or(false) {
+                break;
+            }
+            if n == 0 {
+                self.gateway.figures.came();
+            }
+            if !matches!(self.heard.request, Request::Ssl | Request::Gss) {
+                return Begun::Asked;
+            }
+            let go_on = match self.open().await {
+                Opened::Tls => self.heard.grant(b"S").await,
+                Opened::At(_, _, reply, _) if reply == b"N" => self.heard.grant(b"N").await,
+                opened => return Begun::Opened(opened),
+            };
+            if !go_on {
+                break;
+            }
+        }
+        Begun::Opened(Opened::Gone)
     }
 
     async fn open(&mut self) -> Opened {
         let (gateway, settings) = (Arc::clone(&self.gateway), Arc::clone(&self.settings));
         let mut known = gateway.knowledge.subscribe();
-        let until = Instant::now() + gateway.settings.hold;
+        let until = *self.held_until.get_or_insert_with(|| Instant::now() + gateway.settings.hold);
         let mut held = None;
         loop {
             let aim = aim::aim(&facts(&known.borrow_and_update(), &settings));
             let why = match aim {
                 Aim::Wait(why) => why,
                 Aim::To(target) => {
-                    tokio::select! {
-                        tried = self.attempt(&target) => match tried {
-                            Ok((server, reply)) => return Opened::At(target, server, reply),
+                    let lost = tokio::select! {
+                        tried = self.heard.attempt(&gateway, &target) => match tried {
+                            Ok(Reached::Server(server, reply, permit)) => return Opened::At(target, server, reply, permit),
+                            Ok(Reached::Tls) => return Opened::Tls,
                             Err(Lost::Client) => return Opened::Gone,
-                            Err(Lost::Server) => {}
+                            Err(lost) => lost,
                         },
                         () = over(&mut known, &target, &settings) => continue,
                         () = sleep_until(until) => return Opened::InVain(Why::Refused),
-                    }
-                    Why::Refused
+                    };
+                    if lost == Lost::NotNow { Why::NotNow } else { Why::Refused }
                 }
             };
             held.get_or_insert_with(|| gateway.figures.holds());
+            let again = matches!(why, Why::Refused | Why::NotNow);
             tokio::select! {
                 _ = known.changed() => {}
-                () = sleep(AGAIN), if why == Why::Refused => {}
-                here = self.listen() => if !here { return Opened::Gone },
+                () = sleep(AGAIN), if again => {}
+                here = self.heard.listen() => if !here { return Opened::Gone },
                 () = sleep_until(until) => return Opened::InVain(why),
             }
         }
     }
 
-    /// Takes what the client says while nobody is there for it; false when it goes.
-    async fn listen(&mut self) -> bool {
-        if self.first.len() >= FIRST {
-            return std::future::pending().await;
-        }
-        self.stream.read_buf(&mut self.first).await.is_ok_and(|n| n > 0)
-    }
-
-    /// Says to a server what the client has said, until it answers.
-    async fn attempt(&mut self, target: &Target) -> Result<(TcpStream, Vec<u8>), Lost> {
-        let mut server = self.connect(target).await.map_err(|_| Lost::Server)?;
-        server.write_all(&self.first).await.map_err(|_| Lost::Server)?;
-        let (mut reply, mut sent) = (Vec::with_capacity(FIRST), self.first.len());
-        loop {
-            tokio::select! {
-                answered = server.read_buf(&mut reply) => {
-                    let lost = !answered.is_ok_and(|n| n > 0) && Beginning::of(&self.first).wants_an_answer();
-                    return if lost { Err(Lost::Server) } else { Ok((server, reply)) };
-                }
-                here = self.listen() => {
-                    if !here {
-                        return Err(Lost::Client);
-                    }
-                    server.write_all(&self.first[sent..]).await.map_err(|_| Lost::Server)?;
-                    sent = self.first.len();
-                }
-            }
-        }
-    }
-
-    async fn connect(&self, target: &Target) -> io::Result<TcpStream> {
-        let mut failure = io::Error::from(io::ErrorKind::NotFound);
-        for address in self.gateway.names.addresses(&target.host, target.port).await {
-            match timeout(CONNECT, connect_from(self.from, address)).await {
-                Ok(Ok(server)) => {
-                    tune(&server);
-                    return Ok(server);
-                }
-                Ok(Err(error)) => failure = error,
-                Err(_) => failure = io::ErrorKind::TimedOut.into(),
-            }
-        }
-        Err(failure)
-    }
-
-    async fn pass(mut self, target: &Target, server: TcpStream, reply: Vec<u8>) {
-        let mut known = self.gateway.knowledge.subscribe();
-        let _open = self.gateway.figures.passes();
+    async fn pass(self, target: &Target, server: TcpStream, reply: Vec<u8>, permit: Option<OwnedSemaphorePermit>) {
+        let Self { gateway, settings, heard: Heard { mut stream, from, bytes, .. }, .. } = self;
+        let mut known = gateway.knowledge.subscribe();
+        let _open = gateway.figures.passes();
         let passing = async {
-            self.stream.write_all(&reply).await?;
-            drop((reply, self.first));
-            relay(self.stream, server).await
+            stream.write_all(&reply).await?;
+            drop((reply, bytes));
+            if let Some(permit) = permit {
+                timeout(ENCRYPT, stream.readable()).await.map_err(|_| std::io::ErrorKind::TimedOut)??;
+                drop(permit);
+            }
+            relay(stream, server).await
         };
         tokio::select! {
             passed = passing => if let Err(error) = passed {
-                tracing::debug!(client = %self.from, %error, "its connection is lost");
+                tracing::debug!(client = %from, %error, "its connection is lost");
             },
-            () = over(&mut known, target, &self.settings) => {
-                self.gateway.figures.cuts();
-                tracing::debug!(client = %self.from, primary = %target.node, "cut off: the primary is another one");
+            () = over(&mut known, target, &settings) => {
+                gateway.figures.cuts();
+                tracing::debug!(client = %from, primary = %target.node, "cut off: the primary is another one");
             }
         }
     }
@@ -197,27 +259,4 @@ async fn over(known: &mut watch::Receiver<Known>, target: &Target, settings: &Se
     if known.wait_for(|known| aim::is_over(target, &facts(known, settings))).await.is_err() {
         std::future::pending::<()>().await;
     }
-}
-
-/// Postgres asks for no TLS on connections from its own host: a client of another one must not look like one.
-async fn connect_from(client: SocketAddr, to: SocketAddr) -> io::Result<TcpStream> {
-    let socket = if to.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-    let own = |ip: IpAddr| ip == IpAddr::V4(Ipv4Addr::LOCALHOST) || ip == IpAddr::V6(Ipv6Addr::LOCALHOST);
-    if to.ip().is_loopback() && !own(client.ip().to_canonical()) {
-        if to.is_ipv6() {
-            return Err(io::Error::new(io::ErrorKind::AddrNotAvailable, "the way to ::1 is for clients of this host"));
-        }
-        socket.bind(SocketAddr::from(([127, 0, 0, 2], 0)))?;
-    }
-    socket.connect(to).await
-}
-
-/// Small messages go at once, and a peer that is gone without a word is noticed in the end. What can't be had is done without.
-fn tune(stream: &TcpStream) {
-    let (idle, interval, count) = KEEPALIVE;
-    let _ = stream.set_nodelay(true);
-    let _ = setsockopt(stream, sockopt::KeepAlive, &true);
-    let _ = setsockopt(stream, sockopt::TcpKeepIdle, &idle);
-    let _ = setsockopt(stream, sockopt::TcpKeepInterval, &interval);
-    let _ = setsockopt(stream, sockopt::TcpKeepCount, &count);
 }

@@ -1,76 +1,24 @@
 //! What is said to a client that is not let through: Postgres' own error message, so that every driver shows it. A client that asks for TLS first gets it,
 //! with this node's certificate: one that insists on it would otherwise see "server does not support SSL" and never the reason.
 
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
 use super::aim::Why;
+use super::startup::{Request, request};
 use crate::settings::Settings;
 use crate::tls::TlsFiles;
 
 /// How long the conversation may take.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Postgres reads no longer startup packet (`MAX_STARTUP_PACKET_LENGTH`).
-const LONGEST: usize = 10_000;
 /// Requests for encryption before the startup packet: TLS, GSS, and one of them again.
 const MOST_REQUESTS: usize = 4;
-
-/// What a client begins with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Beginning {
-    /// Not all of it is there.
-    Incomplete,
-    /// `SSLRequest`
-    Tls,
-    /// `GSSENCRequest`
-    Gss,
-    /// `CancelRequest`: no answer comes to it.
-    Cancel,
-    /// The startup packet of a session.
-    Startup,
-    /// TLS from the first byte.
-    DirectTls,
-    /// Nothing that Postgres would answer.
-    Other,
-}
-
-impl Beginning {
-    /// Of the bytes that have come.
-    pub fn of(bytes: &[u8]) -> Self {
-        if bytes.first() == Some(&0x16) {
-            return Self::DirectTls;
-        }
-        let (Some(length), code) = (word(bytes, 0), word(bytes, 4)) else { return Self::Incomplete };
-        let length = usize::try_from(length).unwrap_or(usize::MAX);
-        if !(8..=LONGEST).contains(&length) {
-            return Self::Other;
-        }
-        if bytes.len() < length {
-            return Self::Incomplete;
-        }
-        // Two halves of 1234 and a number, which no protocol's version will ever be.
-        match code.map(|code| (code >> 16, code & 0xffff)) {
-            Some((1234, 5678)) => Self::Cancel,
-            Some((1234, 5679)) => Self::Tls,
-            Some((1234, 5680)) => Self::Gss,
-            Some((3, _)) => Self::Startup,
-            _ => Self::Other,
-        }
-    }
-
-    /// Whether the server has a word to say before it goes: a connection that ends without one was lost, and another may be tried.
-    pub const fn wants_an_answer(self) -> bool {
-        matches!(self, Self::Tls | Self::Gss | Self::Startup | Self::DirectTls)
-    }
-}
-
-fn word(bytes: &[u8], at: usize) -> Option<u32> {
-    bytes.get(at..at + 4)?.try_into().ok().map(u32::from_be_bytes)
-}
 
 /// Why a client is not let through.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,8 +40,8 @@ impl Farewell {
             ),
             Self::TooMany(most) => (
                 "53300",
-                format!("the read-write gateway has its {most} clients already"),
-                "Connect to another member's, use a connection pool, or raise gateway.maxConnections.".to_owned(),
+                format!("the read-write gateway already has {most} clients, its maximum"),
+                "Use a connection pooler, or connect through another member.".to_owned(),
             ),
         };
         let mut fields = vec![];
@@ -108,36 +56,35 @@ impl Farewell {
     }
 }
 
-/// Says it. `first` is what the client has said already.
-pub async fn say<S>(farewell: Farewell, settings: &Settings, client: S, first: Vec<u8>)
+/// Says it. `first` is what the client has said already; with `tls_granted` it expects TLS now.
+pub async fn say<S>(farewell: Farewell, settings: &Settings, client: S, first: Vec<u8>, tls_granted: bool)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send,
 {
     // Whoever is gone, or says nothing that could be answered, needs no answer.
-    let _ = timeout(PATIENCE, converse(farewell, settings, client, first)).await;
+    let _ = timeout(PATIENCE, converse(farewell, settings, client, first, tls_granted)).await;
 }
 
-async fn converse<S>(farewell: Farewell, settings: &Settings, mut client: S, mut said: Vec<u8>) -> std::io::Result<()>
+async fn converse<S>(farewell: Farewell, settings: &Settings, mut client: S, mut said: Vec<u8>, tls_granted: bool) -> std::io::Result<()>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send,
 {
     for _ in 0..MOST_REQUESTS {
         match begins(&mut client, &mut said).await? {
-            Beginning::Startup => return part(&mut client, farewell).await,
-            Beginning::Tls => {
-                let Some(acceptor) = acceptor(settings) else {
-                    client.write_all(b"N").await?;
-                    said.clear();
-                    continue;
-                };
-                client.write_all(b"S").await?;
-                let mut inside = acceptor.accept(client).await?;
-                return match begins(&mut inside, &mut vec![]).await? {
-                    Beginning::Startup => part(&mut inside, farewell).await,
-                    _ => Ok(()),
-                };
+            Request::Startup if !tls_granted => return part(&mut client, farewell).await,
+            Request::ClientHello => {
+                let Some(acceptor) = acceptor(settings) else { return Ok(()) };
+                return encrypted(farewell, &acceptor, Resumed { said, stream: client }).await;
             }
-            Beginning::Gss => {
+            Request::Ssl => {
+                if let Some(acceptor) = acceptor(settings) {
+                    client.write_all(b"S").await?;
+                    return encrypted(farewell, &acceptor, client).await;
+                }
+                client.write_all(b"N").await?;
+                said.clear();
+            }
+            Request::Gss => {
                 client.write_all(b"N").await?;
                 said.clear();
             }
@@ -147,11 +94,22 @@ where
     Ok(())
 }
 
-async fn begins<S: AsyncRead + Unpin>(client: &mut S, said: &mut Vec<u8>) -> std::io::Result<Beginning> {
+async fn encrypted<S>(farewell: Farewell, acceptor: &TlsAcceptor, client: S) -> std::io::Result<()>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send,
+{
+    let mut inside = acceptor.accept(client).await?;
+    match begins(&mut inside, &mut vec![]).await? {
+        Request::Startup => part(&mut inside, farewell).await,
+        _ => Ok(()),
+    }
+}
+
+async fn begins<S: AsyncRead + Unpin>(client: &mut S, said: &mut Vec<u8>) -> std::io::Result<Request> {
     loop {
-        match Beginning::of(said) {
-            Beginning::Incomplete if client.read_buf(said).await? == 0 => return Ok(Beginning::Other),
-            Beginning::Incomplete => {}
+        match request(said).0 {
+            Request::Incomplete if client.read_buf(said).await? == 0 => return Ok(Request::Invalid),
+            Request::Incomplete => {}
             known => return Ok(known),
         }
     }
@@ -164,50 +122,64 @@ async fn part<S: AsyncWrite + Unpin>(client: &mut S, farewell: Farewell) -> std:
 
 fn acceptor(settings: &Settings) -> Option<TlsAcceptor> {
     let files = TlsFiles::read(settings).ok().flatten()?;
-    files.server().ok().map(|config| TlsAcceptor::from(Arc::new(config)))
+    let mut config = files.server().ok()?;
+    // A client with `sslnegotiation=direct` goes on with nobody who does not name the protocol.
+    config.alpn_protocols = vec![b"postgresql".to_vec()];
+    Some(TlsAcceptor::from(Arc::new(config)))
+}
+
+/// A connection of which some bytes were read already.
+struct Resumed<S> {
+    said: Vec<u8>,
+    stream: S,
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Resumed<S> {
+    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<std::io::Result<()>> {
+        if self.said.is_empty() {
+            return Pin::new(&mut self.stream).poll_read(context, buffer);
+        }
+        let length = self.said.len().min(buffer.remaining());
+        buffer.put_slice(&self.said[..length]);
+        self.said.drain(..length);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Resumed<S> {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<std::io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::gateway::startup::{SSL_REQUEST, startup_packet};
     use crate::settings::tests::example;
 
-    fn packet(code: u32, rest: &[u8]) -> Vec<u8> {
-        let length = u32::try_from(rest.len() + 8).unwrap();
-        [&length.to_be_bytes()[..], &code.to_be_bytes(), rest].concat()
-    }
-
-    const SSL: u32 = 80_877_103;
-
-    #[test]
-    fn what_a_client_begins_with() {
-        let startup = packet(196_608, b"user\0app\0\0");
-        for (bytes, want) in [
-            (&b""[..], Beginning::Incomplete),
-            (&startup[..7], Beginning::Incomplete),
-            (&startup[..17], Beginning::Incomplete),
-            (&startup, Beginning::Startup),
-            (&packet(196_610, b"\0"), Beginning::Startup),
-            (&packet(SSL, b""), Beginning::Tls),
-            (&packet(80_877_104, b""), Beginning::Gss),
-            (&packet(80_877_102, b"12345678"), Beginning::Cancel),
-            (&[0x16, 3, 1], Beginning::DirectTls),
-            (b"GET / HTTP/1.1\r\n", Beginning::Other),
-            (&packet(131_072, b""), Beginning::Other),
-            (&[0, 0, 0, 4, 0, 0, 0, 0], Beginning::Other),
-        ] {
-            assert_eq!(Beginning::of(bytes), want, "{bytes:?}");
-        }
+    fn word(bytes: &[u8], at: usize) -> u32 {
+        u32::from_be_bytes(bytes[at..at + 4].try_into().unwrap())
     }
 
     #[test]
     fn the_messages_that_a_client_sees() {
-        let shown = [Farewell::NoPrimary(Why::Changing, Duration::from_secs(10)), Farewell::TooMany(1000)].map(|farewell| {
-            let message = farewell.message();
-            let length = word(&message, 1).unwrap();
-            assert_eq!((message[0], usize::try_from(length).unwrap()), (b'E', message.len() - 1));
-            String::from_utf8_lossy(&message[5..]).replace('\0', "\n").trim_end().to_owned()
-        });
+        let time = Duration::from_secs(10);
+        let shown =
+            [Farewell::NoPrimary(Why::Changing, time), Farewell::NoPrimary(Why::NotNow, time), Farewell::TooMany(1000)].map(|farewell| {
+                let message = farewell.message();
+                let length = word(&message, 1);
+                assert_eq!((message[0], usize::try_from(length).unwrap()), (b'E', message.len() - 1));
+                String::from_utf8_lossy(&message[5..]).replace('\0', "\n").trim_end().to_owned()
+            });
         insta::assert_snapshot!(shown.join("\n---\n"));
     }
 
@@ -215,9 +187,9 @@ mod tests {
     async fn a_client_that_asks_for_tls_where_there_is_none_gets_the_message_in_the_clear() {
         let (mut client, server) = tokio::io::duplex(1000);
         let farewell = Farewell::NoPrimary(Why::NobodyAnswers, PATIENCE);
-        let said = tokio::spawn(async move { say(farewell, &example(), server, packet(SSL, b"")).await });
+        let said = tokio::spawn(async move { say(farewell, &example(), server, SSL_REQUEST.to_vec(), false).await });
         assert_eq!(client.read_u8().await.unwrap(), b'N');
-        client.write_all(&packet(196_608, b"user\0app\0\0")).await.unwrap();
+        client.write_all(&startup_packet("app", "app")).await.unwrap();
         let mut answer = vec![];
         client.read_to_end(&mut answer).await.unwrap();
         assert_eq!(answer, farewell.message());

@@ -4,7 +4,7 @@
 //! override, be it by `ALTER SYSTEM` or by what a base backup copied. What must change while the server runs (`primary_conninfo`) can't
 //! stand on the command line; `scrubbed_auto_conf` keeps it out of `postgresql.auto.conf` instead.
 
-use pgraft_core::instance_config::{OPERATOR_ROLE, REPLICATION_ROLE, replication_name, reserved_parameter};
+use pgraft_core::instance_config::{OPERATOR_ROLE, PROBE_ROLE, REPLICATION_ROLE, replication_name, reserved_parameter};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
@@ -269,7 +269,9 @@ host postgres {OPERATOR_ROLE} all scram-sha-256
     };
     let head =
         "# Written by pgraft-instance. Changes are lost: set postgresql.pgHba in its configuration.\nlocal all all peer map=pgraft\n";
-    [head, &own].concat()
+    // Nobody can be this role: it does not exist. Without the line each probe of a gateway would leave an error in the log.
+    let probe = format!("host {PROBE_ROLE} {PROBE_ROLE} all scram-sha-256\n");
+    [head, &own, &probe].concat()
 }
 
 /// `pg_ident.conf`: over the Unix socket the user that Postgres runs as is the superuser, the owner and the operator; nobody else is anybody.

@@ -1,5 +1,6 @@
 //! Keeps a standby that can't reach its upstream from filling the log: Postgres starts a walreceiver ten times a second then, and each says the same.
-//! What walreceivers and the startup process say again and again is let through twice a minute, with how often it was said meanwhile. Pure.
+//! What walreceivers and the startup process say again and again is let through twice a minute, with how often it was said meanwhile. That a standby has
+//! no `names.conf` is as it should be, and Postgres says so whenever it reads its configuration: that is left out. Pure.
 
 use std::time::{Duration, Instant};
 
@@ -26,6 +27,9 @@ struct Said {
 impl Quiet {
     /// The record, unless the same was let through a short while ago.
     pub fn let_through(&mut self, mut record: Record, now: Instant) -> Option<Record> {
+        if record.msg.starts_with("skipping missing configuration file ") && record.msg.trim_end_matches('"').ends_with("/names.conf") {
+            return None;
+        }
         if !record.backend_type.as_deref().is_some_and(|kind| OF.contains(&kind)) {
             return Some(record);
         }
@@ -87,6 +91,17 @@ mod tests {
         }
         assert!(quiet.let_through(record("client backend", "one"), now).is_some());
         assert!(quiet.let_through(record("startup", "three"), now).is_none());
+    }
+
+    #[test]
+    fn a_standby_may_be_without_names() {
+        let mut quiet = Quiet::default();
+        let mut written = |file: &str| {
+            let msg = format!("skipping missing configuration file \"{file}\"");
+            quiet.let_through(record("postmaster", &msg), Instant::now()).is_some()
+        };
+        assert!(!written("/var/lib/pgraft/raft/names.conf"));
+        assert!(written("/etc/more.conf") && written("/etc/other-names.conf"));
     }
 
     #[test]

@@ -1,0 +1,8 @@
+#![no_main]
+
+// It names nothing else of its crate, which would bring a whole instance manager along.
+#[allow(dead_code)]
+#[path = "../../instance/src/gateway/startup.rs"]
+mod startup;
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| startup::fuzz(bytes));
