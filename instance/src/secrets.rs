@@ -1,6 +1,7 @@
 //! The passwords, one file each in `secretsDirectory`. A file that is missing or empty means: no password.
 
 use std::fmt;
+use std::io;
 use std::path::Path;
 
 use crate::files::{self, FileError};
@@ -29,8 +30,13 @@ impl Secrets {
             let text = text.strip_suffix('\r').unwrap_or(text);
             Ok((!text.is_empty()).then(|| text.to_owned()))
         };
+        let replication = read("replication-password")?;
+        if replication.as_ref().is_some_and(|p| p.contains(['\n', '\r', '\0'])) {
+            let source = io::Error::new(io::ErrorKind::InvalidData, "a password in a passfile can't contain a line break or a zero byte");
+            return Err(FileError::at("use", &directory.join("replication-password"))(source));
+        }
         Ok(Self {
-            replication: read("replication-password")?,
+            replication,
             operator: read("operator-password")?,
             owner: read("owner-password")?,
             superuser: read("superuser-password")?,
@@ -65,5 +71,20 @@ mod tests {
         let secrets = Secrets::read(dir.path()).unwrap();
         assert_eq!(secrets, Secrets { replication: Some("s3 cret".into()), ..Secrets::default() });
         assert!(!format!("{secrets:?}").contains("s3"));
+    }
+    /// A second line would be another entry of the passfile, for a server of the writer's choice.
+    #[test]
+    fn what_a_passfile_cannot_hold_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        for bad in ["a\nb", "a\n*:*:*:*:b\n", "a\rb\n", "a\0b"] {
+            std::fs::write(dir.path().join("replication-password"), bad).unwrap();
+            let error = Secrets::read(dir.path()).unwrap_err().to_string();
+            assert!(error.ends_with("replication-password: a password in a passfile can't contain a line break or a zero byte"), "{error}");
+            assert!(!error.contains(bad));
+        }
+        // Other passwords are never written to a file.
+        std::fs::remove_file(dir.path().join("replication-password")).unwrap();
+        std::fs::write(dir.path().join("owner-password"), "a\nb").unwrap();
+        assert_eq!(Secrets::read(dir.path()).unwrap().owner.as_deref(), Some("a\nb"));
     }
 }

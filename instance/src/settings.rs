@@ -146,7 +146,7 @@ impl Settings {
         if let Some(name) = config.postgresql.parameters.keys().find(|n| !is_parameter(n)) {
             return Err(SettingsError::ParameterName(name.clone()));
         }
-        if let Some(line) = config.postgresql.pg_hba.iter().find(|l| l.contains(['\n', '\r'])) {
+        if let Some(line) = config.postgresql.pg_hba.iter().find(|l| l.contains(['\n', '\r', '\0'])) {
             return Err(SettingsError::HbaLine(line.clone()));
         }
         for (name, value) in [("database", &config.bootstrap.database), ("owner", &config.bootstrap.owner)] {
@@ -154,7 +154,8 @@ impl Settings {
             let reserved = value.starts_with("pg_") || (name == "owner" && (value.starts_with("pgraft_") || value == "postgres"));
             if value.is_empty()
                 || value.len() > 63
-                || value.contains('\0')
+                // A line break would end a line of pg_ident.conf.
+                || value.chars().any(char::is_control)
                 || reserved
                 || ["template0", "template1"].contains(&value.as_str())
             {

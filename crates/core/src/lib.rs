@@ -20,6 +20,7 @@ pub mod instance_file;
 pub mod membership;
 pub mod refusal;
 pub mod seat;
+pub mod session;
 pub mod state;
 pub mod status;
 

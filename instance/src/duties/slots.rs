@@ -11,12 +11,12 @@ use crate::postgres::config;
 use crate::settings::Settings;
 use crate::upstream;
 
-const READ: &str = "SELECT slot_name::text, active, restart_lsn IS NOT NULL FROM pg_replication_slots WHERE slot_type = 'physical'";
-const CREATE: &str = "SELECT pg_create_physical_replication_slot($1)";
-const DROP: &str = "SELECT pg_drop_replication_slot($1)";
+const READ: &str = "SELECT slot_name::text, active, restart_lsn IS NOT NULL FROM pg_catalog.pg_replication_slots WHERE slot_type = 'physical'";
+const CREATE: &str = "SELECT pg_catalog.pg_create_physical_replication_slot($1)";
+const DROP: &str = "SELECT pg_catalog.pg_drop_replication_slot($1)";
 
 /// Those of a primary that is a standby now: in the way of the present primary's, which are to be copied here. (Postgres 17)
-const DROP_FORMER: &str = "SELECT slot_name::text, pg_drop_replication_slot(slot_name) FROM pg_replication_slots \
+const DROP_FORMER: &str = "SELECT slot_name::text, pg_catalog.pg_drop_replication_slot(slot_name) FROM pg_catalog.pg_replication_slots \
      WHERE slot_type = 'logical' AND failover AND NOT synced AND NOT active";
 
 /// What the server is.

@@ -20,6 +20,7 @@ use crate::postgres::source::{self, SourceError};
 use crate::reaper::Reaper;
 use crate::secrets::Secrets;
 use crate::settings::Settings;
+use crate::sql;
 use crate::stand::{self, Stand};
 use crate::status::Upstream;
 use crate::upstream::{self, UpstreamError};
@@ -115,8 +116,7 @@ pub async fn make(settings: &Settings, reaper: &Reaper, sink: &Sink, stand: &Sta
 }
 
 fn source_conninfo(settings: &Settings, primary: &Upstream) -> String {
-    // The query for the list of files looks expensive to the planner and is run once.
-    config::program_conninfo(settings, primary, "rewind", &[("dbname", "postgres"), ("options", "-c jit=off")])
+    config::program_conninfo(settings, primary, "rewind", &[("dbname", sql::DATABASE)])
 }
 
 /// Whether the server was shut down cleanly: `state` of its control file (`pg_control.h`: at byte 16, 1 shut down, 2 shut down in recovery).
