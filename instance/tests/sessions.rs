@@ -247,6 +247,13 @@ async fn what_sql_changes_is_put_back_at_once_or_never() {
         node.connect("app", "owner-1", "app2").await.unwrap_err();
         assert!(holds(node, "SELECT NOT EXISTS (SELECT FROM pg_database WHERE datname = 'app')").await, "the database was made again");
     }
+    // A member whose Secret was not refreshed yet does not bring the old password back.
+    nodes.nodes[first].set_password("owner", "owner-2");
+    let opens = async |to: usize| nodes.nodes[to].connect("app", "owner-2", "app2").await.ok();
+    until("the new password to open", async || opens(first).await).await;
+    switch_to(&nodes, (first + 1) % 3).await;
+    assert!(opens((first + 1) % 3).await.is_some(), "the old password is back");
+    switch_to(&nodes, first).await;
     // Locked out, it stays so; and the Secret's next password is applied without letting it in.
     dba(&nodes.nodes[first]).await.batch_execute("ALTER ROLE app NOLOGIN").await.unwrap();
     let verifier = "SELECT rolpassword FROM pg_authid WHERE rolname = 'app'";

@@ -25,7 +25,8 @@ pub async fn tend(settings: &Settings, client: &Client, secrets: &Secrets, diges
     for role in &roles {
         let record = records.get(Kind::Role, &role.name);
         let applied = record.map(|r| Applied { verifier: r.verifier.clone(), is_current: is_current(role, r, digests, &mut known) });
-        result = result.and(apply(client, role, roles::decide(role, seen.get(&role.name), applied.as_ref())).await);
+        let decision = roles::decide(role, seen.get(&role.name), applied.as_ref());
+        result = result.and(apply(client, role, record, decision).await);
     }
     *digests = known;
     if records.get(Kind::Database, &boot.database).is_none() {
@@ -43,8 +44,12 @@ async fn read(client: &Client, roles: &[Role]) -> Result<BTreeMap<String, Seen>,
     Ok(seen)
 }
 
-/// Whether the password that was applied is the one that the role should have.
+/// Whether the password that was applied is the one that the role should have. A member that was not given the new one yet, and becomes the primary,
+/// does not bring back the old one.
 fn is_current(role: &Role, record: &Record, before: &Digests, known: &mut Digests) -> bool {
+    if role.changed < record.changed {
+        return true;
+    }
     match (&record.digest, &role.password) {
         (None, None) => true,
         (Some(digest), Some(password)) => {
@@ -57,37 +62,46 @@ fn is_current(role: &Role, record: &Record, before: &Digests, known: &mut Digest
     }
 }
 
-async fn apply(client: &Client, role: &Role, decision: Decision) -> Result<(), DutiesError> {
-    let Role { name, attributes: wanted, password, .. } = role;
+async fn apply(client: &Client, role: &Role, record: Option<&Record>, decision: Decision) -> Result<(), DutiesError> {
+    let name = &role.name;
     let (create, attributes, why) = match decision {
         Decision::Nothing => return Ok(()),
         Decision::Missing => {
-            tracing::warn!(role = name, "its Secret has another password, and the role does not exist any more: it is not made again");
             // Said once for each password.
-            (false, false, None)
+            tracing::warn!(role = name, "its Secret has another password, and the role does not exist any more: it is not made again");
+            client.batch_execute(&record::keep(Kind::Role, name, &from_secret(role))).await?;
+            return Ok(());
         }
-        Decision::Change { create, attributes, why } => (create, attributes, Some(why)),
+        Decision::Change { create, attributes, why } => (create, attributes, why),
     };
-    let verifier = password.as_deref().map(|p| scram_sha_256(p.as_bytes()));
+    // What is put back is what was there.
+    let record = record.filter(|_| why.puts_back()).cloned().unwrap_or_else(|| from_secret(role));
     // One simple query is one transaction.
     let mut statement = String::new();
     if create {
         statement += &statements::create_role(name);
     }
     if attributes {
-        statement += &statements::alter_role(name, wanted);
+        statement += &statements::alter_role(name, role.attributes);
     }
-    if why.is_some() {
-        statement += &statements::set_password(name, verifier.as_deref());
-    }
-    statement += &record::keep(Kind::Role, name, &Record { digest: password.as_deref().and_then(record::digest_of), verifier });
+    statement += &statements::set_password(name, record.verifier.as_deref());
+    statement += &record::keep(Kind::Role, name, &record);
     client.batch_execute(&statement).await?;
-    match why {
-        Some(why) if why.puts_back() => tracing::warn!(role = name, %why, "a role that pgraft connects as was put back"),
-        Some(why) => tracing::info!(role = name, %why, "applied the role's password"),
-        None => {}
+    if why.puts_back() {
+        tracing::warn!(role = name, %why, "a role that pgraft connects as was put back");
+    } else {
+        tracing::info!(role = name, %why, "applied the role's password");
     }
     Ok(())
+}
+
+fn from_secret(role: &Role) -> Record {
+    let password = role.password.as_deref();
+    Record {
+        digest: password.and_then(record::digest_of),
+        verifier: password.map(|p| scram_sha_256(p.as_bytes())),
+        changed: role.changed,
+    }
 }
 
 /// Made once. Whether it is renamed, dropped or given to somebody else is for its owner to decide from then on.
@@ -96,6 +110,44 @@ async fn database(client: &Client, name: &str, owner: &str) -> Result<(), Duties
         client.batch_execute(&statements::create_database(name, owner)).await?;
         tracing::info!(database = name, owner, "created the database");
     }
-    client.batch_execute(&record::keep(Kind::Database, name, &Record { digest: None, verifier: None })).await?;
+    client.batch_execute(&record::keep(Kind::Database, name, &Record { digest: None, verifier: None, changed: 0 })).await?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::secrets::Changed;
+
+    #[test]
+    fn a_member_that_has_the_old_file_does_not_bring_it_back() {
+        let role = |password: Option<&str>, owner| {
+            let changed = Changed { owner, ..Changed::default() };
+            let secrets = Secrets { owner: password.map(str::to_owned), changed, ..Secrets::default() };
+            let [.., role] = roles::all("app", &secrets);
+            role
+        };
+        let record = from_secret(&role(Some("new"), 10));
+        let current = |password, changed| is_current(&role(password, changed), &record, &Digests::new(), &mut Digests::new());
+        assert!(current(Some("new"), 10) && current(Some("new"), 20) && current(Some("new"), 5));
+        assert!(current(Some("old"), 5) && current(None, 5), "older than what was applied");
+        assert!(!current(Some("newer"), 20) && !current(Some("newer"), 10) && !current(None, 20));
+        let none = from_secret(&role(None, 10));
+        assert!(none == Record { digest: None, verifier: None, changed: 10 });
+        assert!(is_current(&role(None, 20), &none, &Digests::new(), &mut Digests::new()));
+        assert!(!is_current(&role(Some("first"), 20), &none, &Digests::new(), &mut Digests::new()));
+    }
+
+    #[test]
+    fn a_digest_is_computed_once() {
+        let secrets = Secrets { owner: Some("a".into()), ..Secrets::default() };
+        let [.., role] = roles::all("app", &secrets);
+        let record = from_secret(&role);
+        let mut known = Digests::new();
+        assert!(is_current(&role, &record, &Digests::new(), &mut known));
+        let both = (record.digest.clone().unwrap(), "a".to_owned());
+        assert_eq!(known.get(&both), Some(&true));
+        let told_otherwise = Digests::from([(both, false)]);
+        assert!(!is_current(&role, &record, &told_otherwise, &mut known), "what is known is not computed again");
+    }
 }

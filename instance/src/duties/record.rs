@@ -23,9 +23,9 @@ const STATE: &str = "SELECT c.oid IS NOT NULL, n.nspowner = ANY (s.supers) AND (
     LEFT JOIN pg_catalog.pg_class AS c ON c.relnamespace = n.oid AND c.relname = 'applied'
    WHERE n.nspname = 'pgraft'";
 const CREATE: &str = "CREATE SCHEMA IF NOT EXISTS pgraft; \
-     CREATE TABLE IF NOT EXISTS pgraft.applied (kind text, name text, digest text, verifier text, PRIMARY KEY (kind, name)); \
+     CREATE TABLE IF NOT EXISTS pgraft.applied (kind text, name text, digest text, verifier text, changed bigint NOT NULL, PRIMARY KEY (kind, name)); \
      COMMENT ON SCHEMA pgraft IS 'what pgraft-instance has applied; without it everything is applied once more'";
-const READ: &str = "SELECT kind, name, digest, verifier FROM pgraft.applied";
+const READ: &str = "SELECT kind, name, digest, verifier, changed FROM pgraft.applied";
 
 /// What a record is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,6 +52,8 @@ pub struct Record {
     pub digest: Option<String>,
     /// What was put into `pg_authid`.
     pub verifier: Option<String>,
+    /// When the password was put on the host that it came from, in microseconds since 1970.
+    pub changed: i64,
 }
 
 /// All records.
@@ -72,7 +74,7 @@ impl Records {
         }
         let mut records = BTreeMap::new();
         for row in client.query(READ, &[]).await? {
-            records.insert((row.try_get(0)?, row.try_get(1)?), Record { digest: row.try_get(2)?, verifier: row.try_get(3)? });
+            records.insert((row.try_get(0)?, row.try_get(1)?), Record { digest: row.try_get(2)?, verifier: row.try_get(3)?, changed: row.try_get(4)? });
         }
         Ok(Self(records))
     }
@@ -85,7 +87,7 @@ impl Records {
 
 /// The statement that keeps one.
 pub fn keep(kind: Kind, name: &str, record: &Record) -> String {
-    statements::keep_record(kind.word(), name, record.digest.as_deref(), record.verifier.as_deref())
+    statements::keep_record(kind.word(), name, record.digest.as_deref(), record.verifier.as_deref(), record.changed)
 }
 
 /// A digest of a password, with a salt of its own. None where the system gives no random bytes: then it is applied once more.

@@ -72,22 +72,25 @@ pub struct Role {
     pub attributes: &'static [&'static str],
     /// Its password. None is that nobody logs in by one.
     pub password: Option<String>,
+    /// When that was put on this host.
+    pub changed: i64,
 }
 
 /// All of them.
 pub fn all(owner: &str, secrets: &Secrets) -> [Role; 4] {
-    let Secrets { replication, operator, owner: owner_password, superuser } = secrets;
-    let role = |name: &str, care, attributes, password: &Option<String>| Role {
+    let Secrets { replication, operator, owner: owner_password, superuser, changed } = secrets;
+    let role = |name: &str, care, attributes, password: &Option<String>, changed| Role {
         name: name.to_owned(),
         care,
         attributes,
         password: password.clone(),
+        changed,
     };
     [
-        role(REPLICATION_ROLE, Care::Ours, REPLICATION, replication),
-        role(OPERATOR_ROLE, Care::Ours, OPERATOR, operator),
-        role("postgres", Care::Ours, SUPERUSER, superuser),
-        role(owner, Care::Users, OWNER, owner_password),
+        role(REPLICATION_ROLE, Care::Ours, REPLICATION, replication, changed.replication),
+        role(OPERATOR_ROLE, Care::Ours, OPERATOR, operator, changed.operator),
+        role("postgres", Care::Ours, SUPERUSER, superuser, changed.superuser),
+        role(owner, Care::Users, OWNER, owner_password, changed.owner),
     ]
 }
 
@@ -105,7 +108,7 @@ pub struct Seen {
 pub struct Applied {
     /// The verifier that was set.
     pub verifier: Option<String>,
-    /// Whether it was made of the password that the role should have.
+    /// Whether it was made of the password that this host has, or of one that was put on its host later.
     pub is_current: bool,
 }
 

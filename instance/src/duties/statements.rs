@@ -33,10 +33,10 @@ pub fn create_database(name: &str, owner: &str) -> String {
 }
 
 /// What was applied.
-pub fn keep_record(kind: &str, name: &str, digest: Option<&str>, verifier: Option<&str>) -> String {
+pub fn keep_record(kind: &str, name: &str, digest: Option<&str>, verifier: Option<&str>, changed: i64) -> String {
     format!(
-        "INSERT INTO pgraft.applied VALUES ({}, {}, {}, {}) \
-         ON CONFLICT (kind, name) DO UPDATE SET digest = excluded.digest, verifier = excluded.verifier;",
+        "INSERT INTO pgraft.applied VALUES ({}, {}, {}, {}, {changed}) \
+         ON CONFLICT (kind, name) DO UPDATE SET digest = excluded.digest, verifier = excluded.verifier, changed = excluded.changed;",
         escape_literal(kind),
         escape_literal(name),
         literal(digest),
@@ -111,8 +111,8 @@ mod tests {
             ] {
                 assert_eq!(skeleton(&statement), wanted, "{statement}");
             }
-            let kept = skeleton(&keep_record("role", text, Some(text), Some(text)));
-            assert!(kept.starts_with("INSERT INTO pgraft.applied VALUES ( V, V, V, V) ON CONFLICT"), "{kept}");
+            let kept = skeleton(&keep_record("role", text, Some(text), Some(text), 7));
+            assert!(kept.starts_with("INSERT INTO pgraft.applied VALUES ( V, V, V, V, 7) ON CONFLICT"), "{kept}");
         }
         assert_eq!(set_password("app", None), "ALTER ROLE \"app\" PASSWORD NULL;");
     }
