@@ -38,6 +38,8 @@ impl Session {
             .password(&login.password)
             .dbname(&login.database)
             .application_name("pgraft-e2e")
+            // Whatever a scenario sets for the cluster: a standby knows no other level.
+            .options("-c default_transaction_isolation=read\\ committed -c statement_timeout=0")
             .connect_raw(stream, NoTls)
             .await
             .map_err(sql)?;

@@ -1,19 +1,28 @@
 //! What the instance manager sees to inside the server, for as long as it runs. Every step can be repeated, and is after each start.
 //!
 //! ```text
-//!  primary:  (roles, passwords ▸ database ▸ extension, grants) ▸ pgraft_init() of the founder ▸ slots
+//!  primary:  slots ▸ roles, passwords ▸ database ▸ extension ▸ grants ▸ pgraft_init() of the founder
 //!  standby:  what it can't go on without (a rewind, a clone) ▸ its slot on the primary, where it does not stream ▸ slots
 //! ```
 //!
 //! Where the members choose the primary the founder's cluster comes first: nothing is written before it has a lease.
+//!
+//! Each look reads what is there and writes only what differs. All of it is in the database `postgres`: a session in a database that somebody else
+//! owns would run with a superuser's rights what that owner has left there.
 
+mod grants;
 mod lost_wal;
+mod managed;
+mod record;
+pub mod roles;
+mod schedule;
 pub mod slots;
 mod standby;
 pub mod statements;
 
 use pgraft_core::NodeState;
 use pgraft_core::control::Request;
+use pgraft_core::session::Session;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
@@ -31,13 +40,9 @@ use crate::upstream::{self, UpstreamError};
 use crate::view::View;
 use lost_wal::Patience;
 
-/// Before the next try of what failed, or what is not finished: often while a server is starting, then seldom.
-const AGAIN_SOON: Duration = Duration::from_millis(100);
-const AGAIN: Duration = Duration::from_secs(1);
-const SOON: u32 = 30;
-
-/// Between two looks at a server where all is well: a slot that was in use may be free now, a walreceiver may have lost its slot.
-const LOOK: Duration = Duration::from_secs(10);
+/// Between two looks at a server where all is well: a slot that was in use may be free now, a walreceiver may have lost its slot, a role of
+/// pgraft's may have been changed.
+const LOOK: Duration = Duration::from_secs(5);
 
 /// For connecting, and for one round.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -61,12 +66,19 @@ pub enum DutiesError {
     /// The primary.
     #[error(transparent)]
     Source(#[from] SourceError),
+    /// Somebody else's code would run with a superuser's rights.
+    #[error("the schema pgraft in the database postgres, or its table applied, does not belong to a superuser: drop or rename it")]
+    ForeignSchema,
 }
 
 impl DutiesError {
     /// Whether this is what a server that is just starting, a worker that is, or a primary that is gone gives for a while.
-    const fn passes(&self) -> bool {
-        matches!(self, Self::Sql(_) | Self::Source(_) | Self::Control(ControlError::Io(_) | ControlError::Deadline))
+    fn passes(&self) -> bool {
+        match self {
+            Self::Sql(error) => !error.is_refusal(),
+            Self::Source(_) | Self::Control(ControlError::Io(_) | ControlError::Deadline) => true,
+            Self::Control(_) | Self::File(_) | Self::Upstream(_) | Self::ForeignSchema => false,
+        }
     }
 }
 
@@ -89,8 +101,7 @@ enum Round {
 /// What is kept from round to round of one run of the server.
 #[derive(Default)]
 struct Memory {
-    /// Passwords, database and owner that were written.
-    applied: Option<(Secrets, String, String)>,
+    digests: managed::Digests,
     patience: Patience,
 }
 
@@ -106,15 +117,16 @@ pub async fn run(mut view: watch::Receiver<View>, events: mpsc::UnboundedSender<
                 failures = 0;
                 LOOK
             }
-            Ok(Round::Unfinished) => AGAIN_SOON,
-            Ok(Round::Fenced) => AGAIN,
+            Ok(Round::Unfinished) => schedule::SOON,
+            Ok(Round::Fenced) => schedule::AGAIN,
             Err(error) => {
                 failures += 1;
-                // The first seconds of a start are no news.
-                if failures % SOON == SOON - 1 || !error.passes() {
-                    tracing::warn!(%error, failures, "what the server needs is not all there yet");
+                let next = schedule::after(failures, error.passes());
+                if next.logged {
+                    let again = format!("{} s", next.pause.as_secs_f32());
+                    tracing::warn!(%error, failures, again, "could not see to what the server needs; trying again");
                 }
-                if failures < SOON { AGAIN_SOON } else { AGAIN }
+                next.pause
             }
         };
         // A file that changed is a reason to look at once.
@@ -127,8 +139,8 @@ pub async fn run(mut view: watch::Receiver<View>, events: mpsc::UnboundedSender<
 async fn round(settings: &Settings, memory: &mut Memory, events: &mpsc::UnboundedSender<Event>) -> Result<Round, DutiesError> {
     let secrets = Secrets::read(&settings.paths.secrets)?;
     standby::rewind_if_asked(settings, &secrets, events).await?;
-    let client = sql::local(settings, "postgres", CONNECT).await?;
-    if client.query_one("SELECT pg_is_in_recovery()", &[]).await?.try_get(0)? {
+    let client = sql::local(settings, Session::Duties { waits: settings.failover }, CONNECT).await?;
+    if client.query_one("SELECT pg_catalog.pg_is_in_recovery()", &[]).await?.try_get(0)? {
         slots::tend(settings, &client, slots::Role::Standby).await?;
         standby::round(settings, &secrets, &client, &mut memory.patience, events).await?;
         return Ok(Round::Done);
@@ -136,7 +148,7 @@ async fn round(settings: &Settings, memory: &mut Memory, events: &mpsc::Unbounde
     let writes = !settings.extension || found(settings).await?;
     slots::tend(settings, &client, slots::Role::Primary).await?;
     if writes {
-        primary(settings, &client, secrets, memory).await?;
+        primary(settings, &client, &secrets, memory).await?;
     }
     Ok(if !founded(settings, writes)? {
         Round::Unfinished
@@ -147,63 +159,12 @@ async fn round(settings: &Settings, memory: &mut Memory, events: &mpsc::Unbounde
     })
 }
 
-async fn primary(settings: &Settings, client: &Client, secrets: Secrets, memory: &mut Memory) -> Result<(), DutiesError> {
-    session(settings, client).await?;
-    let boot = &settings.config.bootstrap;
-    // Once a server's run, and when it changed: each time is a write to the catalog, and a new SCRAM salt.
-    let want = (secrets, boot.database.clone(), boot.owner.clone());
-    if memory.applied.as_ref() != Some(&want) {
-        roles(settings, client, &want.0).await?;
-        database(settings, client).await?;
-        memory.applied = Some(want);
-        tracing::info!("roles, passwords and the database are in place");
-    }
-    Ok(())
-}
-
-async fn session(settings: &Settings, client: &Client) -> Result<(), DutiesError> {
-    client.batch_execute(statements::SESSION).await?;
-    if !settings.failover {
-        client.batch_execute(statements::ALONE).await?;
-    }
-    Ok(())
-}
-
-async fn roles(settings: &Settings, client: &Client, secrets: &Secrets) -> Result<(), DutiesError> {
-    for role in statements::roles(&settings.config.bootstrap.owner, secrets) {
-        if client.query_opt("SELECT FROM pg_roles WHERE rolname = $1", &[&role.name]).await?.is_none() {
-            client.batch_execute(&role.create()).await?;
-        }
-        client.batch_execute(&role.alter()).await?;
-    }
-    client.batch_execute(statements::MONITOR).await?;
-    client.batch_execute(statements::REWIND).await?;
-    Ok(())
-}
-
-async fn database(settings: &Settings, client: &Client) -> Result<(), DutiesError> {
-    let boot = &settings.config.bootstrap;
-    if client.query_opt("SELECT FROM pg_database WHERE datname = $1", &[&boot.database]).await?.is_none() {
-        client.batch_execute(&statements::create_database(&boot.database, &boot.owner)).await?;
-    }
-    if settings.extension {
-        extension(client).await?;
-        client.batch_execute(statements::GRANTS).await?;
-        if boot.database != "postgres" {
-            let app = sql::local(settings, &boot.database, CONNECT).await?;
-            session(settings, &app).await?;
-            extension(&app).await?;
-        }
-    }
-    Ok(())
-}
-
-async fn extension(client: &Client) -> Result<(), DutiesError> {
-    client.batch_execute(statements::CREATE_EXTENSION).await?;
-    if client.query_opt(statements::EXTENSION_IS_OLD, &[]).await?.is_some() {
-        client.batch_execute(statements::UPDATE_EXTENSION).await?;
-    }
-    Ok(())
+/// Every step is tried, whatever became of the one before: what one of them trips over is no reason to leave the others undone.
+async fn primary(settings: &Settings, client: &Client, secrets: &Secrets, memory: &mut Memory) -> Result<(), DutiesError> {
+    let managed = managed::tend(settings, client, secrets, &mut memory.digests).await;
+    let extension = if settings.extension { grants::extension(client).await } else { Ok(()) };
+    let granted = grants::all(client, settings.extension).await;
+    managed.and(extension).and(granted)
 }
 
 /// `pgraft_init()`, where `initdb` was made for a cluster that does not exist yet. Whether this server takes writes now.

@@ -1,6 +1,7 @@
 //! Looks at the local server and its Raft member: what `/readyz` and `/status` say. Reads only, and never for longer than [`DEADLINE`].
 
 use pgraft_core::NodeStatus;
+use pgraft_core::session::Session;
 use std::time::Duration;
 use tokio::time::timeout;
 
@@ -19,14 +20,14 @@ pub const DEADLINE: Duration = Duration::from_secs(2);
 const QUERY: &str = "
 SELECT r, w.status = 'streaming',
        CASE WHEN r THEN coalesce(w.received_tli, c.timeline_id)
-            ELSE ('x' || substr(pg_walfile_name(pg_current_wal_flush_lsn()), 1, 8))::bit(32)::integer END,
-       CASE WHEN r THEN pg_last_wal_receive_lsn()::text END,
-       CASE WHEN NOT r THEN pg_current_wal_flush_lsn()::text END,
+            ELSE ('x' || pg_catalog.substr(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_flush_lsn()), 1, 8))::bit(32)::integer END,
+       CASE WHEN r THEN pg_catalog.pg_last_wal_receive_lsn()::text END,
+       CASE WHEN NOT r THEN pg_catalog.pg_current_wal_flush_lsn()::text END,
        ARRAY (SELECT name::pg_catalog.text FROM pg_catalog.pg_settings WHERE pending_restart),
-       CASE WHEN r THEN pg_last_wal_replay_lsn()::text END
-  FROM pg_is_in_recovery() AS r
- CROSS JOIN pg_control_checkpoint() AS c
-  LEFT JOIN pg_stat_wal_receiver AS w ON true";
+       CASE WHEN r THEN pg_catalog.pg_last_wal_replay_lsn()::text END
+  FROM pg_catalog.pg_is_in_recovery() AS r
+ CROSS JOIN pg_catalog.pg_control_checkpoint() AS c
+  LEFT JOIN pg_catalog.pg_stat_wal_receiver AS w ON true";
 
 /// What is there, and why it is not ready if it isn't.
 pub struct Seen {
@@ -76,7 +77,7 @@ async fn server(view: &View) -> Result<Postgres, String> {
         return Err(format!("Postgres is not running: {}", phase.word()));
     }
     let look = async {
-        let client = sql::local(settings, "postgres", DEADLINE).await?;
+        let client = sql::local(settings, Session::Probe, DEADLINE).await?;
         let row = client.query_one(QUERY, &[]).await?;
         let timeline: Option<i32> = row.try_get(2)?;
         configuration.saw_pending(settings, row.try_get(5)?);

@@ -173,7 +173,8 @@ impl Settings {
             let reserved = value.starts_with("pg_") || (name == "owner" && (value.starts_with("pgraft_") || value == "postgres"));
             if value.is_empty()
                 || value.len() > 63
-                || value.contains('\0')
+                // A line break would end a line of pg_ident.conf.
+                || value.chars().any(char::is_control)
                 || reserved
                 || ["template0", "template1"].contains(&value.as_str())
             {

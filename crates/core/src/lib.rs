@@ -23,6 +23,7 @@ pub mod membership;
 pub mod recovery;
 pub mod refusal;
 pub mod seat;
+pub mod session;
 pub mod state;
 pub mod status;
 pub mod twophase;

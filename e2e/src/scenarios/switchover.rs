@@ -20,8 +20,16 @@ use crate::writer::{Connections, Told, Writer};
 /// Generous: what is usual is printed.
 const LONGEST_GAP: Duration = Duration::from_secs(30);
 
+/// What administrators do to the database `postgres` and to roles.
+const ADVERSE: &str = "REVOKE CONNECT ON DATABASE postgres FROM PUBLIC; REVOKE ALL ON SCHEMA public FROM PUBLIC; DROP SCHEMA public CASCADE; \
+    ALTER ROLE pgraft_operator SET statement_timeout = 1; ALTER ROLE pgraft_operator SET default_transaction_read_only = on; \
+    ALTER ROLE postgres SET statement_timeout = 1";
+
 pub async fn run(cluster: Cluster) -> Result<Vec<Figure>, Failure> {
-    cluster.create(3, &json!({ "failover": { "enabled": true } })).await?;
+    // With settings and grants that pgraft's own sessions must not depend on.
+    let parameters = json!({"default_transaction_isolation": "serializable"});
+    cluster.create(3, &json!({ "failover": { "enabled": true }, "postgresql": { "parameters": parameters } })).await?;
+    cluster.superuser(1).await?.run(ADVERSE).await?;
     data::write(&cluster, 1, 10).await?;
     let mut figures = asked_for(&cluster).await?;
     figures.push(refused(&cluster).await?);

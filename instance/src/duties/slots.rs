@@ -13,13 +13,13 @@ use crate::settings::Settings;
 use crate::upstream;
 
 const READ: &str = "SELECT slot_name::text, active, restart_lsn IS NOT NULL, \
-     coalesce(CASE WHEN NOT pg_is_in_recovery() THEN pg_current_wal_lsn() - restart_lsn END, 0)::bigint \
-     FROM pg_replication_slots WHERE slot_type = 'physical'";
-const CREATE: &str = "SELECT pg_create_physical_replication_slot($1)";
-const DROP: &str = "SELECT pg_drop_replication_slot($1)";
+     coalesce(CASE WHEN NOT pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_current_wal_lsn() - restart_lsn END, 0)::bigint \
+     FROM pg_catalog.pg_replication_slots WHERE slot_type = 'physical'";
+const CREATE: &str = "SELECT pg_catalog.pg_create_physical_replication_slot($1)";
+const DROP: &str = "SELECT pg_catalog.pg_drop_replication_slot($1)";
 
 /// Those of a primary that is a standby now: in the way of the present primary's, which are to be copied here. (Postgres 17)
-const DROP_FORMER: &str = "SELECT slot_name::text, pg_drop_replication_slot(slot_name) FROM pg_replication_slots \
+const DROP_FORMER: &str = "SELECT slot_name::text, pg_catalog.pg_drop_replication_slot(slot_name) FROM pg_catalog.pg_replication_slots \
      WHERE slot_type = 'logical' AND failover AND NOT synced AND NOT active";
 
 /// What the server is.

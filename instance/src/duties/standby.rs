@@ -17,8 +17,9 @@ use crate::supervisor::{Event, Repair};
 use crate::upstream;
 
 /// Whether it receives, where replay stands in bytes, and how large a segment is.
-const READ: &str = "SELECT EXISTS (SELECT FROM pg_stat_wal_receiver WHERE status = 'streaming'), \
-     (pg_last_wal_replay_lsn() - '0/0')::bigint, pg_size_bytes(current_setting('wal_segment_size'))";
+const READ: &str = "SELECT EXISTS (SELECT FROM pg_catalog.pg_stat_wal_receiver WHERE status = 'streaming'), \
+     (pg_catalog.pg_last_wal_replay_lsn() - '0/0')::bigint, \
+     pg_catalog.pg_size_bytes(pg_catalog.current_setting('wal_segment_size'))";
 
 static STARTED: LazyLock<Instant> = LazyLock::new(Instant::now);
 
@@ -53,7 +54,7 @@ pub async fn round(
     let Some(primary) = slot_on_primary(settings, secrets).await? else { return Ok(()) };
     let Some(replayed) = replayed else { return Ok(()) };
     let files: Vec<String> = source::ask(settings, secrets, &primary, async |client| {
-        Ok(client.query_one("SELECT array_agg(name) FROM pg_ls_dir('pg_wal') AS name", &[]).await?.try_get(0)?)
+        Ok(client.query_one("SELECT pg_catalog.array_agg(name) FROM pg_catalog.pg_ls_dir('pg_wal') AS name", &[]).await?.try_get(0)?)
     })
     .await?;
     let (replayed, segment_size) = (replayed.cast_unsigned(), segment_size.cast_unsigned());

@@ -1,75 +1,30 @@
-//! The SQL of `duties.rs`. Pure.
+//! The statements of the duties that change something. Pure. Every name and value is quoted here, and nowhere else.
 
-use pgraft_core::instance_config::{OPERATOR_ROLE, REPLICATION_ROLE};
 use postgres_protocol::escape::{escape_identifier, escape_literal};
-use postgres_protocol::password::scram_sha_256;
 
-use crate::secrets::Secrets;
+/// Into `pg_catalog`, as PL/pgSQL is: found without a schema's name whatever `search_path` is, and there when the schema `public` is not. A view
+/// may be made there only by leave. One simple query is one transaction.
+pub const CREATE_EXTENSION: &str = "SET LOCAL allow_system_table_mods = on; CREATE EXTENSION IF NOT EXISTS pgraft SCHEMA pg_catalog";
 
-/// Never logs what it does to passwords, never hangs on a lock.
-pub const SESSION: &str = "SET log_statement = none; SET log_min_duration_statement = -1; SET log_min_error_statement = panic; \
-     SET lock_timeout = '10s'; SET client_min_messages = warning";
+/// To the version of the files, where it is.
+pub const UPDATE_EXTENSION: &str = "SET LOCAL allow_system_table_mods = on; ALTER EXTENSION pgraft UPDATE";
 
-/// Never waits for a standby: where the founder stays the primary this must work while none is there.
-pub const ALONE: &str = "SET synchronous_commit = local";
+/// The database `postgres` takes as many sessions as the server.
+pub const UNLIMITED: &str = "ALTER DATABASE postgres CONNECTION LIMIT -1";
 
-/// What the operator reads.
-pub const MONITOR: &str = "GRANT pg_monitor TO pgraft_operator";
-
-/// What `pg_rewind` reads of the primary's files, and where `CHECKPOINT` is needed before it. In the database `postgres`, where it connects.
-pub const REWIND: &str = "GRANT EXECUTE ON FUNCTION pg_ls_dir(text, boolean, boolean), pg_stat_file(text, boolean), pg_read_binary_file(text), \
-     pg_read_binary_file(text, bigint, bigint, boolean), pg_ls_dir(text) TO pgraft_replication; GRANT pg_checkpoint TO pgraft_replication";
-
-/// What the operator does. In the database `postgres`, where it connects.
-pub const GRANTS: &str = "GRANT EXECUTE ON FUNCTION pgraft_init(), pgraft_add_node(integer, text, integer), pgraft_remove_node(integer), pgraft_switchover(integer) \
-     TO pgraft_operator";
-
-/// In each database that has it.
-pub const CREATE_EXTENSION: &str = "CREATE EXTENSION IF NOT EXISTS pgraft";
-
-/// A row when the server's files are of a newer version than the database's objects.
-pub const EXTENSION_IS_OLD: &str =
-    "SELECT FROM pg_available_extensions WHERE name = 'pgraft' AND installed_version IS NOT NULL AND installed_version <> default_version";
-
-/// To the version of the files.
-pub const UPDATE_EXTENSION: &str = "ALTER EXTENSION pgraft UPDATE";
-
-/// A role as it should be.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Role {
-    /// Its name.
-    pub name: String,
-    attributes: &'static str,
-    /// Its SCRAM verifier: the server never sees the password, and neither does a log.
-    verifier: Option<String>,
+/// A role that is not there.
+pub fn create_role(name: &str) -> String {
+    format!("CREATE ROLE {};", escape_identifier(name))
 }
 
-impl Role {
-    fn new(name: &str, attributes: &'static str, password: Option<&str>) -> Self {
-        Self { name: name.to_owned(), attributes, verifier: password.map(|p| scram_sha_256(p.as_bytes())) }
-    }
-
-    /// When it isn't there.
-    pub fn create(&self) -> String {
-        format!("CREATE ROLE {}", escape_identifier(&self.name))
-    }
-
-    /// Makes it what it should be. No password means that nobody logs in by one.
-    pub fn alter(&self) -> String {
-        let password = self.verifier.as_deref().map_or_else(|| "NULL".to_owned(), escape_literal);
-        format!("ALTER ROLE {} {} PASSWORD {password}", escape_identifier(&self.name), self.attributes)
-    }
+/// A role's attributes, in the words of `ALTER ROLE`.
+pub fn alter_role(name: &str, attributes: &[&str]) -> String {
+    format!("ALTER ROLE {} {};", escape_identifier(name), attributes.join(" "))
 }
 
-/// All roles that pgraft sees to.
-pub fn roles(owner: &str, secrets: &Secrets) -> [Role; 4] {
-    let Secrets { replication, operator, owner: owner_password, superuser } = secrets;
-    [
-        Role::new(REPLICATION_ROLE, "LOGIN REPLICATION", replication.as_deref()),
-        Role::new(OPERATOR_ROLE, "LOGIN", operator.as_deref()),
-        Role::new(owner, "LOGIN", owner_password.as_deref()),
-        Role::new("postgres", "LOGIN SUPERUSER", superuser.as_deref()),
-    ]
+/// A role's password: a verifier, so that the server never sees the password, and neither does a log. None is that nobody logs in by one.
+pub fn set_password(name: &str, verifier: Option<&str>) -> String {
+    format!("ALTER ROLE {} PASSWORD {};", escape_identifier(name), literal(verifier))
 }
 
 /// The application's database.
@@ -77,18 +32,88 @@ pub fn create_database(name: &str, owner: &str) -> String {
     format!("CREATE DATABASE {} OWNER {}", escape_identifier(name), escape_identifier(owner))
 }
 
+/// What was applied.
+pub fn keep_record(kind: &str, name: &str, digest: Option<&str>, verifier: Option<&str>, changed: i64) -> String {
+    format!(
+        "INSERT INTO pgraft.applied VALUES ({}, {}, {}, {}, {changed}) \
+         ON CONFLICT (kind, name) DO UPDATE SET digest = excluded.digest, verifier = excluded.verifier, changed = excluded.changed;",
+        escape_literal(kind),
+        escape_literal(name),
+        literal(digest),
+        literal(verifier),
+    )
+}
+
+/// Membership.
+pub fn grant_membership(granted: &str, member: &str) -> String {
+    format!("GRANT {} TO {}", escape_identifier(granted), escape_identifier(member))
+}
+
+/// The way into the database `postgres`.
+pub fn grant_connect(role: &str) -> String {
+    format!("GRANT CONNECT ON DATABASE postgres TO {}", escape_identifier(role))
+}
+
+/// The way into a schema.
+pub fn grant_usage(schema: &str, role: &str) -> String {
+    format!("GRANT USAGE ON SCHEMA {} TO {}", escape_identifier(schema), escape_identifier(role))
+}
+
+/// A function, as `regprocedure` writes it.
+pub fn grant_execute(function: &str, role: &str) -> String {
+    format!("GRANT EXECUTE ON FUNCTION {function} TO {}", escape_identifier(role))
+}
+
+fn literal(value: Option<&str>) -> String {
+    value.map_or_else(|| "NULL".to_owned(), escape_literal)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    /// Names and values as an attacker would write them.
+    const HOSTILE: [&str; 8] = ["a\"b", "it's", "back\\slash", "new\nline", "$$x$$", "; DROP ROLE postgres; --", "\"; DROP ROLE postgres; --", "' || evil() || '"];
+
+    /// Takes a text apart as the server's scanner does: what is left when quoted names and strings are one letter each.
+    fn skeleton(statement: &str) -> String {
+        let (mut out, mut rest) = (String::new(), statement.chars().peekable());
+        while let Some(c) = rest.next() {
+            let escapes = c == '\'' && out.ends_with('E');
+            if c != '"' && c != '\'' {
+                out.push(c);
+                continue;
+            }
+            while let Some(inner) = rest.next() {
+                if inner == '\\' && escapes {
+                    rest.next();
+                } else if inner == c && rest.next_if_eq(&c).is_none() {
+                    break;
+                }
+            }
+            out.push(if c == '"' { 'N' } else { 'V' });
+        }
+        out.replace("EV", "V").replace(" V", "V").replace("V", " V")
+    }
+
     #[test]
-    fn passwords_become_verifiers_and_names_are_quoted() {
-        let secrets = Secrets { owner: Some("it's".into()), ..Secrets::default() };
-        let [replication, operator, owner, superuser] = roles("My \"App\"", &secrets);
-        assert_eq!(replication.alter(), "ALTER ROLE \"pgraft_replication\" LOGIN REPLICATION PASSWORD NULL");
-        assert_eq!(operator.create(), "CREATE ROLE \"pgraft_operator\"");
-        assert!(owner.alter().starts_with("ALTER ROLE \"My \"\"App\"\"\" LOGIN PASSWORD 'SCRAM-SHA-256$4096:"), "{}", owner.alter());
-        assert_eq!(superuser.alter(), "ALTER ROLE \"postgres\" LOGIN SUPERUSER PASSWORD NULL");
-        assert_eq!(create_database("a\"b", "o"), "CREATE DATABASE \"a\"\"b\" OWNER \"o\"");
+    fn nothing_gets_out_of_its_quotes() {
+        for text in HOSTILE {
+            for (statement, wanted) in [
+                (create_role(text), "CREATE ROLE N;"),
+                (alter_role(text, &["LOGIN"]), "ALTER ROLE N LOGIN;"),
+                (set_password(text, Some(text)), "ALTER ROLE N PASSWORD V;"),
+                (create_database(text, text), "CREATE DATABASE N OWNER N"),
+                (grant_membership(text, text), "GRANT N TO N"),
+                (grant_connect(text), "GRANT CONNECT ON DATABASE postgres TO N"),
+                (grant_usage(text, text), "GRANT USAGE ON SCHEMA N TO N"),
+                (grant_execute("f()", text), "GRANT EXECUTE ON FUNCTION f() TO N"),
+            ] {
+                assert_eq!(skeleton(&statement), wanted, "{statement}");
+            }
+            let kept = skeleton(&keep_record("role", text, Some(text), Some(text), 7));
+            assert!(kept.starts_with("INSERT INTO pgraft.applied VALUES ( V, V, V, V, 7) ON CONFLICT"), "{kept}");
+        }
+        assert_eq!(set_password("app", None), "ALTER ROLE \"app\" PASSWORD NULL;");
     }
 }

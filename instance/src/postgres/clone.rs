@@ -118,10 +118,10 @@ async fn reachable_primary(settings: &Settings, secrets: &Secrets) -> Result<Ups
 /// Sees that the server is a primary and has this node's slot: made when it is missing, or has lost its WAL; kept when it is there.
 pub async fn ensure_slot(settings: &Settings, secrets: &Secrets, primary: &Upstream) -> Result<(), SourceError> {
     let name = replication_name(settings.node);
-    let lost = "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots \
+    let lost = "SELECT pg_catalog.pg_drop_replication_slot(slot_name) FROM pg_catalog.pg_replication_slots \
                 WHERE slot_name = $1 AND NOT active AND (wal_status = 'lost' OR slot_type <> 'physical')";
-    let missing = "SELECT pg_create_physical_replication_slot($1, true) \
-                   WHERE NOT EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = $1)";
+    let missing = "SELECT pg_catalog.pg_create_physical_replication_slot($1, true) \
+                   WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_replication_slots WHERE slot_name = $1)";
     source::ask(settings, secrets, primary, async |client| {
         client.execute(lost, &[&name]).await?;
         client.execute(missing, &[&name]).await?;

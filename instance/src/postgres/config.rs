@@ -5,12 +5,14 @@
 //! stand on the command line; `scrubbed_auto_conf` keeps it out of `postgresql.auto.conf` instead.
 
 use pgraft_core::instance_config::{OPERATOR_ROLE, PROBE_ROLE, REPLICATION_ROLE, replication_name, reserved_parameter};
+use pgraft_core::session::{self, Session};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use crate::configuration::settle::names;
 use crate::postgres::wal_room;
 use crate::settings::Settings;
+use crate::sql::DATABASE;
 use crate::status::Upstream;
 
 /// The least number of walsenders and slots: every member of the largest group, and room for backups and clones.
@@ -21,6 +23,9 @@ const LEAST: [(&str, u32); 3] = [("max_wal_senders", LEAST_SENDERS), ("max_repli
 
 /// Between the fields of a log line; Postgres writes none of its own at a line's first place but before a continued message.
 pub const LOG_LINE_PREFIX: &str = "pgraft\t%n\t%p\t%e\t%b\t%q%u\t%d\t";
+
+/// `wal_sender_timeout`, unless the user sets it.
+const SENDER_TIMEOUT: &str = "5s";
 
 /// Where the members choose the primary, over the rest. A server is promoted when it has replayed what it has: a query in the way of that holds it
 /// up for as long as these allow. The second one counts as soon as the old primary is gone.
@@ -40,7 +45,7 @@ fn defaults(settings: &Settings) -> BTreeMap<&'static str, String> {
         ("timezone", "Etc/UTC"),
         ("wal_receiver_timeout", "5s"),
         ("wal_retrieve_retry_interval", "200ms"),
-        ("wal_sender_timeout", "5s"),
+        ("wal_sender_timeout", SENDER_TIMEOUT),
     ];
     if settings.failover {
         own.extend(FAILOVER_DEFAULTS);
@@ -62,6 +67,12 @@ fn defaults(settings: &Settings) -> BTreeMap<&'static str, String> {
 pub fn keeps_logical_slots(settings: &Settings) -> bool {
     let asked = settings.config.postgresql.parameters.iter().find(|(name, _)| name.eq_ignore_ascii_case("sync_replication_slots"));
     settings.failover && asked.is_some_and(|(_, value)| ["on", "true", "yes", "1"].contains(&value.trim().to_ascii_lowercase().as_str()))
+}
+
+/// A whole number with or without a unit, as Postgres takes it: the primary would refuse a connection with another value.
+fn is_time(value: &str) -> bool {
+    let unit = value.trim_start_matches(|c: char| c.is_ascii_digit());
+    unit.len() < value.len() && value.len() - unit.len() < 9 && ["", "us", "ms", "s", "min", "h", "d"].contains(&unit.trim())
 }
 
 /// A text, and what was left out or changed in it that the user should hear of.
@@ -189,13 +200,28 @@ pub fn preload_libraries(settings: &Settings) -> String {
 /// How a standby reaches the primary. The name is the one that commits wait for.
 fn standby_conninfo(settings: &Settings, upstream: Option<&Upstream>) -> String {
     // The standby's slot worker reads the primary's slots there; walreceiver has no use for it.
-    let database: &[_] = if keeps_logical_slots(settings) { &[("dbname", "postgres")] } else { &[] };
-    conninfo(settings, upstream, &replication_name(settings.node), database)
+    let sender_timeout = &sender_timeout(settings);
+    // Only Postgres 17 and later copy slots.
+    let slots = keeps_logical_slots(settings);
+    let options = Session::Standby { sender_timeout }.options(if slots { 17 } else { session::OLDEST });
+    let mut more = vec![("options", options.as_str())];
+    more.extend(slots.then_some(("dbname", DATABASE)));
+    conninfo(settings, upstream, &replication_name(settings.node), &more)
 }
 
 /// How a program reaches the primary for this node. Its name is no member's: a clone that reports positions must not confirm commits.
 pub fn program_conninfo(settings: &Settings, upstream: &Upstream, program: &str, more: &[(&'static str, &str)]) -> String {
-    conninfo(settings, Some(upstream), &format!("{program} for node {}", settings.node), more)
+    // What only newer versions have does not concern a walsender, and pg_rewind sets it itself.
+    let options = Session::Program { sender_timeout: &sender_timeout(settings) }.options(session::OLDEST);
+    let more: Vec<_> = more.iter().copied().chain([("options", options.as_str())]).collect();
+    conninfo(settings, Some(upstream), &format!("{program} for node {}", settings.node), &more)
+}
+
+/// `wal_sender_timeout` as the files have it: a role may carry another one.
+fn sender_timeout(settings: &Settings) -> String {
+    let asked = settings.config.postgresql.parameters.iter().find(|(name, _)| name.eq_ignore_ascii_case("wal_sender_timeout"));
+    let asked = asked.map(|(_, value)| value.trim()).filter(|value| is_time(value));
+    asked.unwrap_or(SENDER_TIMEOUT).to_owned()
 }
 
 fn conninfo(settings: &Settings, upstream: Option<&Upstream>, name: &str, more: &[(&'static str, &str)]) -> String {

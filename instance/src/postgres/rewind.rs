@@ -26,6 +26,7 @@ use crate::prepare;
 use crate::reaper::Reaper;
 use crate::secrets::Secrets;
 use crate::settings::Settings;
+use crate::sql;
 use crate::stand::{self, Stand};
 use crate::status::Upstream;
 use crate::upstream::{self, UpstreamError};
@@ -181,8 +182,7 @@ const fn is_tried_again(tries: u32, begun: bool) -> bool {
 }
 
 fn source_conninfo(settings: &Settings, primary: &Upstream) -> String {
-    // The query for the list of files looks expensive to the planner and is run once.
-    config::program_conninfo(settings, primary, "rewind", &[("dbname", "postgres"), ("options", "-c jit=off")])
+    config::program_conninfo(settings, primary, "rewind", &[("dbname", sql::DATABASE)])
 }
 
 /// Whether the server was shut down cleanly: `state` of its control file (`pg_control.h`: at byte 16, 1 shut down, 2 shut down in recovery).

@@ -2,6 +2,7 @@
 
 use pgraft_core::NodeId;
 use pgraft_core::instance_config::REPLICATION_ROLE;
+use pgraft_core::session::Session;
 use std::time::Duration;
 use tokio_postgres::config::SslMode;
 use tokio_postgres::{Client, NoTls};
@@ -54,15 +55,15 @@ pub async fn ask<T>(
     let Upstream { node_id, host, port } = primary;
     let failed = |source| SourceError::Primary { host: host.clone(), port: *port, source };
     let mut config = tokio_postgres::Config::new();
-    config.host(host).port(*port).user(REPLICATION_ROLE).password(password).dbname("postgres");
+    config.host(host).port(*port).user(REPLICATION_ROLE).password(password).dbname(sql::DATABASE);
     config.application_name(format!("pgraft-instance of node {}", settings.node)).connect_timeout(DEADLINE);
     let tls = TlsFiles::read(settings)?.map(|files| files.connector()).transpose()?;
     let work = async {
         let client = match tls {
-            Some(tls) => sql::connect(config.ssl_mode(SslMode::Require), tls).await?,
-            None => sql::connect(&config, NoTls).await?,
+            Some(tls) => sql::connect(config.ssl_mode(SslMode::Require), Session::Source, None, tls).await?,
+            None => sql::connect(&mut config, Session::Source, None, NoTls).await?,
         };
-        if client.query_one("SELECT pg_is_in_recovery()", &[]).await?.try_get(0)? {
+        if client.query_one("SELECT pg_catalog.pg_is_in_recovery()", &[]).await?.try_get(0)? {
             return Ok(None);
         }
         question(&client).await.map(Some)

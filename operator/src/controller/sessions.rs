@@ -6,20 +6,22 @@
 use futures::future::BoxFuture;
 use pgraft_core::configuration::ConfigurationStatus;
 use pgraft_core::instance_config::OPERATOR_ROLE;
+use pgraft_core::session::{self, Session};
 use pgraft_core::{Address, NodeId};
 use prometheus_client::metrics::gauge::Gauge;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::time::timeout;
 use tokio_postgres::config::SslMode;
+use tokio_postgres::error::SqlState;
 use tokio_postgres::tls::MakeTlsConnect;
 use tokio_postgres::{Client, Config, NoTls, Socket};
 
 use super::certificates::identity::Login;
 use super::configuration;
-use super::sql::{self, RaftGroup, SqlError, Target};
+use super::sql::{self, RaftGroup, SqlError, Statements, Target};
 use crate::core::group::Answer;
 use crate::core::names::POSTGRES_PORT;
 use crate::core::step::Change;
@@ -32,6 +34,8 @@ const CHANGE_TIMEOUT: Duration = Duration::from_secs(20);
 const UNUSED: Duration = Duration::from_secs(10);
 /// How often it is looked for such.
 const SWEEP: Duration = Duration::from_secs(1);
+/// How many pods of older servers are remembered.
+const MOST_REMEMBERED: usize = 1000;
 
 /// Sessions over TCP.
 #[derive(Default)]
@@ -44,11 +48,19 @@ pub struct Sessions {
 struct Open {
     by_pod: HashMap<String, Kept>,
     swept: Option<Instant>,
+    /// Pods whose servers do not know all settings of a session.
+    old: HashSet<String>,
 }
 
 struct Kept {
-    client: Arc<Client>,
+    session: Arc<Established>,
     used: Instant,
+}
+
+/// A session, and what is asked by it.
+struct Established {
+    client: Client,
+    statements: Statements,
 }
 
 impl Open {
@@ -58,7 +70,7 @@ impl Open {
             return;
         }
         self.swept = Some(now);
-        self.by_pod.retain(|_, kept| !kept.client.is_closed() && now.duration_since(kept.used) < UNUSED);
+        self.by_pod.retain(|_, kept| !kept.session.client.is_closed() && now.duration_since(kept.used) < UNUSED);
     }
 }
 
@@ -68,9 +80,9 @@ impl Sessions {
         Self { open: Mutex::default(), count }
     }
 
-    async fn session(&self, target: &Target, login: &Login) -> Result<Arc<Client>, SqlError> {
-        if let Some(client) = self.kept(&target.uid) {
-            return Ok(client);
+    async fn session(&self, target: &Target, login: &Login) -> Result<Arc<Established>, SqlError> {
+        if let Some(session) = self.kept(&target.uid) {
+            return Ok(session);
         }
         let mut config = Config::new();
         config
@@ -79,34 +91,58 @@ impl Sessions {
             .user(OPERATOR_ROLE)
             .dbname("postgres")
             .application_name("pgraft-operator")
-            .options("-c statement_timeout=15s -c idle_session_timeout=60s")
             .connect_timeout(CONNECT_TIMEOUT)
             .tcp_user_timeout(Duration::from_secs(5));
         // The deadline holds for the whole of the handshake, which connect_timeout does not.
         let late = |_| SqlError::Late(CONNECT_TIMEOUT);
-        let client = match login {
-            Login::Password(password) => {
-                timeout(CONNECT_TIMEOUT, connect(config.password(password), NoTls, target.node)).await.map_err(late)??
-            }
-            Login::Certificate(identity) => {
-                // The certificate has the member's own name; its address is the pod's.
-                let (name, tls) = identity.connector(target.node)?;
-                let config = config.host(name).ssl_mode(SslMode::Require);
-                timeout(CONNECT_TIMEOUT, connect(config, tls, target.node)).await.map_err(late)??
-            }
+        let established = async {
+            let client = match login {
+                Login::Password(password) => self.connect(config.password(password), NoTls, target).await?,
+                Login::Certificate(identity) => {
+                    // The certificate has the member's own name; its address is the pod's.
+                    let (name, tls) = identity.connector(target.node)?;
+                    self.connect(config.host(name).ssl_mode(SslMode::Require), tls, target).await?
+                }
+            };
+            let statements = Statements::read(&client).await?;
+            Ok::<_, SqlError>(Established { client, statements })
         };
-        let client = Arc::new(client);
-        self.with(|open| open.by_pod.insert(target.uid.clone(), Kept { client: client.clone(), used: Instant::now() }));
-        Ok(client)
+        let session = Arc::new(timeout(CONNECT_TIMEOUT, established).await.map_err(late)??);
+        self.with(|open| open.by_pod.insert(target.uid.clone(), Kept { session: session.clone(), used: Instant::now() }));
+        Ok(session)
     }
 
-    fn kept(&self, uid: &str) -> Option<Arc<Client>> {
+    /// Connects. A server of an older major version does not know all settings of a session, which it says once.
+    async fn connect<T>(&self, config: &mut Config, tls: T, target: &Target) -> Result<Client, SqlError>
+    where
+        T: MakeTlsConnect<Socket> + Clone,
+        T::Stream: Send + 'static,
+    {
+        let is_old = self.with(|open| open.old.contains(&target.uid));
+        if !is_old {
+            match connect(config.options(Session::Operator.options(session::NEWEST)), tls.clone(), target.node).await {
+                Err(error) if error.code() == Some(&SqlState::UNDEFINED_OBJECT) => {
+                    self.with(|open| {
+                        // Pods come and go; whatever is forgotten is learned again.
+                        if open.old.len() >= MOST_REMEMBERED {
+                            open.old.clear();
+                        }
+                        open.old.insert(target.uid.clone())
+                    });
+                }
+                connected => return Ok(connected?),
+            }
+        }
+        Ok(connect(config.options(Session::Operator.options(session::OLDEST)), tls, target.node).await?)
+    }
+
+    fn kept(&self, uid: &str) -> Option<Arc<Established>> {
         let now = Instant::now();
         self.with(|open| {
             open.sweep(now);
-            let kept = open.by_pod.get_mut(uid).filter(|kept| !kept.client.is_closed())?;
+            let kept = open.by_pod.get_mut(uid).filter(|kept| !kept.session.client.is_closed())?;
             kept.used = now;
-            Some(kept.client.clone())
+            Some(kept.session.clone())
         })
     }
 
@@ -129,7 +165,7 @@ impl Sessions {
         question: impl Future<Output = Result<T, SqlError>>,
     ) -> Result<T, SqlError> {
         let result = timeout(limit, question).await.unwrap_or(Err(SqlError::Late(limit)));
-        if matches!(result, Err(SqlError::Late(_) | SqlError::Connection(_))) {
+        if result.as_ref().is_err_and(SqlError::ends_session) {
             self.drop_session(&target.uid);
         }
         result
@@ -152,7 +188,10 @@ where
 
 impl RaftGroup for Sessions {
     fn ask<'a>(&'a self, target: &'a Target, login: &'a Login) -> BoxFuture<'a, Result<Answer, SqlError>> {
-        let question = async { sql::ask(&*self.session(target, login).await?, target.node).await };
+        let question = async {
+            let session = self.session(target, login).await?;
+            sql::ask(&session.client, &session.statements, target.node).await
+        };
         Box::pin(self.in_time(target, ASK_TIMEOUT, question))
     }
 
@@ -167,7 +206,10 @@ impl RaftGroup for Sessions {
         change: Change,
         address: &'a Address,
     ) -> BoxFuture<'a, Result<(), SqlError>> {
-        let question = async move { sql::change(&*self.session(target, login).await?, change, address).await };
+        let question = async move {
+            let session = self.session(target, login).await?;
+            sql::change(&session.client, &session.statements, change, address).await
+        };
         Box::pin(self.in_time(target, CHANGE_TIMEOUT, question))
     }
 }

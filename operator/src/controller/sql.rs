@@ -15,12 +15,51 @@ use super::certificates::identity::Login;
 use crate::core::group::{Answer, FailoverSeen, MemberSeen};
 use crate::core::step::Change;
 
-const STATUS: &str = "select s.cluster_id::text, s.state, s.term, pgraft_get_leader() as leader, coalesce(f.primary_node, s.primary_node) as primary_node, \
-     s.applied_index, s.next_node_id, f.phase, coalesce(f.epoch, 0) as epoch, f.waits_for, f.last_from, f.last_to, f.last_reason, \
-     (extract(epoch from f.last_began) * 1000)::bigint as last_began, f.last_ms \
-     from pgraft_status() s left join pgraft_failover() f on true";
-const MEMBERS: &str = "select node_id, address, port, role, reachable, (extract(epoch from last_contact) * 1000)::bigint as last_contact, lag_bytes::bigint as lag_bytes, timeline, \
-     (flush_lsn - '0/0'::pg_lsn)::bigint as flush_lsn from pgraft_members order by node_id";
+/// The schema that has pgraft's functions.
+const SCHEMA: &str = "select n.nspname::text from pg_catalog.pg_extension e join pg_catalog.pg_namespace n on n.oid = e.extnamespace \
+     where e.extname = 'pgraft'";
+
+/// What is asked, with every name qualified: what a role or a database carries, and what others have made in its schemas, changes no answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Statements {
+    status: String,
+    members: String,
+    add: String,
+    remove: String,
+    switch_over: String,
+}
+
+impl Statements {
+    /// Where the extension is in this schema.
+    fn of(schema: &str) -> Self {
+        let schema = format!("\"{}\"", schema.replace('"', "\"\""));
+        Self {
+            status: format!(
+                "select s.cluster_id::text, s.state, s.term, {schema}.pgraft_get_leader() as leader, \
+                 coalesce(f.primary_node, s.primary_node) as primary_node, s.applied_index, s.next_node_id, f.phase, coalesce(f.epoch, 0) as epoch, \
+                 f.waits_for, f.last_from, f.last_to, f.last_reason, (extract(epoch from f.last_began) * 1000)::bigint as last_began, f.last_ms \
+                 from {schema}.pgraft_status() s left join {schema}.pgraft_failover() f on true"
+            ),
+            members: format!(
+                "select node_id, address, port, role, reachable, (extract(epoch from last_contact) * 1000)::bigint as last_contact, \
+                 lag_bytes::bigint as lag_bytes, timeline, (flush_lsn - '0/0'::pg_lsn)::bigint as flush_lsn \
+                 from {schema}.pgraft_get_members() order by node_id"
+            ),
+            add: format!("select {schema}.pgraft_add_node($1::integer, $2::text, $3::integer)"),
+            remove: format!("select {schema}.pgraft_remove_node($1::integer)"),
+            switch_over: format!("select {schema}.pgraft_switchover($1::integer)"),
+        }
+    }
+
+    /// As the server of this session needs them.
+    ///
+    /// # Errors
+    /// [`SqlError`]; of time it knows nothing.
+    pub async fn read(client: &Client) -> Result<Self, SqlError> {
+        let row = client.query_opt(SCHEMA, &[]).await?.ok_or(SqlError::NoExtension)?;
+        Ok(Self::of(row.try_get(0)?))
+    }
+}
 
 /// A pod to talk to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,9 +110,24 @@ pub enum SqlError {
         /// Its words, with the hint.
         message: String,
     },
+    /// Somebody dropped it.
+    #[error("the database postgres has no extension pgraft; the instance manager of the primary creates it again")]
+    NoExtension,
     /// The server said something that this version does not understand.
     #[error("unexpected answer: {0}")]
     Unexpected(String),
+}
+
+impl SqlError {
+    /// Whether another session may find what this one did not: the session broke, or a name has changed since it was looked up.
+    pub fn ends_session(&self) -> bool {
+        match self {
+            Self::Late(_) | Self::Connection(_) => true,
+            // invalid_schema_name, undefined_function, insufficient_privilege: the extension may be in another schema by now.
+            Self::Refused { code, .. } => ["3F000", "42883", "42501"].contains(&code.as_str()),
+            Self::Certificate(_) | Self::NoExtension | Self::Unexpected(_) => false,
+        }
+    }
 }
 
 impl From<tokio_postgres::Error> for SqlError {
@@ -88,9 +142,9 @@ impl From<tokio_postgres::Error> for SqlError {
 ///
 /// # Errors
 /// [`SqlError`]; of time it knows nothing.
-pub async fn ask(client: &Client, node: NodeId) -> Result<Answer, SqlError> {
+pub async fn ask(client: &Client, statements: &Statements, node: NodeId) -> Result<Answer, SqlError> {
     // Both questions are on the wire at once.
-    let (status, members) = futures::try_join!(client.query_one(STATUS, &[]), client.query(MEMBERS, &[]))?;
+    let (status, members) = futures::try_join!(client.query_one(&statements.status, &[]), client.query(&statements.members, &[]))?;
     answer(node, &status, &members)
 }
 
@@ -98,17 +152,17 @@ pub async fn ask(client: &Client, node: NodeId) -> Result<Answer, SqlError> {
 ///
 /// # Errors
 /// As [`ask`].
-pub async fn change(client: &Client, change: Change, address: &Address) -> Result<(), SqlError> {
+pub async fn change(client: &Client, statements: &Statements, change: Change, address: &Address) -> Result<(), SqlError> {
     match change {
         Change::Add(node) => {
             let port = i32::from(address.port());
-            client.execute("select pgraft_add_node($1, $2, $3)", &[&node.as_i32(), &address.host(), &port]).await?;
+            client.execute(&statements.add, &[&node.as_i32(), &address.host(), &port]).await?;
         }
         Change::Remove(node) => {
-            client.execute("select pgraft_remove_node($1)", &[&node.as_i32()]).await?;
+            client.execute(&statements.remove, &[&node.as_i32()]).await?;
         }
         Change::SwitchOver(node) => {
-            client.execute("select pgraft_switchover($1)", &[&node.as_i32()]).await?;
+            client.execute(&statements.switch_over, &[&node.as_i32()]).await?;
         }
     }
     Ok(())
@@ -195,4 +249,32 @@ fn node_id(id: i64) -> Result<NodeId, SqlError> {
 /// A word, read as the core's serde names it.
 fn read<T: serde::de::DeserializeOwned>(word: &str) -> Result<T, SqlError> {
     serde_json::from_value(serde_json::Value::String(word.to_owned())).map_err(|e| SqlError::Unexpected(e.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_function_of_ours_has_its_schema() {
+        for (schema, quoted) in [("pg_catalog", "\"pg_catalog\""), ("My \"pgraft\"", "\"My \"\"pgraft\"\"\"")] {
+            let Statements { status, members, add, remove, switch_over } = Statements::of(schema);
+            for statement in [status, members, add, remove, switch_over] {
+                let calls = statement.matches("pgraft_").count();
+                assert!(calls > 0 && statement.matches(&format!("{quoted}.pgraft_")).count() == calls, "{statement}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_name_that_is_not_found_is_looked_up_again() {
+        let refused = |code: &str| SqlError::Refused { code: code.into(), message: String::new() };
+        assert!(["3F000", "42883", "42501"].into_iter().all(|code| refused(code).ends_session()));
+        assert!(["PGR01", "57P03", "42704"].into_iter().all(|code| !refused(code).ends_session()));
+        assert!(SqlError::Late(Duration::from_secs(2)).ends_session() && !SqlError::NoExtension.ends_session());
+        assert_eq!(
+            SqlError::NoExtension.to_string(),
+            "the database postgres has no extension pgraft; the instance manager of the primary creates it again"
+        );
+    }
 }

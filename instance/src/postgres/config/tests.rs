@@ -86,6 +86,68 @@ fn what_alter_system_may_not_set_is_taken_out() {
     assert_eq!(scrubbed_auto_conf("work_mem = '8MB'\n"), None);
 }
 
+/// The words of a line as Postgres' own reader (hba.c, `next_token`) takes them.
+fn words(line: &str) -> Vec<String> {
+    let (mut words, mut rest) = (vec![], line.chars().peekable());
+    while let Some(first) = rest.find(|c| !c.is_whitespace()) {
+        let (mut word, mut quoted, mut next) = (String::new(), false, Some(first));
+        while let Some(c) = next.filter(|c| quoted || !c.is_whitespace()) {
+            match c {
+                '"' if quoted && rest.next_if_eq(&'"').is_some() => word.push('"'),
+                '"' => quoted = !quoted,
+                c => word.push(c),
+            }
+            next = rest.next();
+        }
+        words.push(word);
+    }
+    words
+}
+
+#[test]
+fn no_name_gets_out_of_its_line() {
+    for owner in ["it's", "a\"b", "\"", "back\\slash\\", "a b", "$$", "all", "#", "/^.*$", "; DROP ROLE x; --", "a,b"] {
+        let mut settings = example();
+        settings.config.bootstrap.owner = owner.into();
+        let text = ident(&settings, "postgres");
+        let lines: Vec<_> = text.lines().skip(1).map(words).collect();
+        let line = |role: &str| vec!["pgraft".to_owned(), "postgres".to_owned(), role.to_owned()];
+        assert_eq!(lines, [line("postgres"), line(OPERATOR_ROLE), line(owner)], "{text}");
+        assert!(!text.lines().any(|line| line.ends_with('\\')), "{text}");
+    }
+}
+
+/// A backslash at the end of a line has Postgres read the next one as its continuation.
+#[test]
+fn a_line_of_the_users_ends_where_it_ends() {
+    for line in ["host all all 10.0.0.0/8 trust \\", "# a remark\\", "\\", "  host all all 10.0.0.0/8 reject \\ \\ "] {
+        let mut settings = example();
+        let before = hba(&settings);
+        settings.config.postgresql.pg_hba = vec![line.into()];
+        let text = hba(&settings);
+        assert!(!text.contains("\\\n"), "{text}");
+        let closing = |text: &str| text.lines().filter(|l| l.starts_with("host all all all ")).count();
+        assert_eq!((closing(&text), closing(&before)), (1, 1), "{text}");
+    }
+}
+
+/// A role can carry another one, which would end every walsender.
+#[test]
+fn a_walsender_times_out_as_the_files_say() {
+    let mut settings = example();
+    let mut told = |value: Option<&str>| {
+        settings.config.postgresql.parameters.remove("WAL_Sender_Timeout");
+        settings.config.postgresql.parameters.extend(value.map(|v| ("WAL_Sender_Timeout".to_owned(), v.to_owned())));
+        let conninfo = standby_conninfo(&settings, Some(&upstream()));
+        conninfo.split("-c wal_sender_timeout=").nth(1).unwrap().split('\'').next().unwrap().to_owned()
+    };
+    assert_eq!(told(None), "5s");
+    assert_eq!((told(Some("1min")), told(Some(" 0 ")), told(Some("10 s"))), ("1min".into(), "0".into(), "10\\\\ s".into()));
+    for no_time in ["soon", "", "5 s -c role=postgres", "99999999999", "1e3s"] {
+        assert_eq!(told(Some(no_time)), "5s", "{no_time}");
+    }
+}
+
 /// What Postgres' own reader (guc-file.l, `DeescapeQuotedString`) makes of a quoted value.
 fn unquoted(text: &str) -> String {
     let inner = text.strip_prefix('\'').unwrap().strip_suffix('\'').unwrap();

@@ -1,0 +1,220 @@
+//! What each session that pgraft opens sets in its startup packet. Pure.
+//!
+//! Settings of a role, a database or the configuration file apply to every session that does not set them itself. A session of ours sets all that
+//! would change its answers or end it. The startup packet outranks `ALTER ROLE ... SET`, `ALTER DATABASE ... SET` and the files, and is read before
+//! the first statement.
+//!
+//! ```text
+//!  Session, major version ──▶ settings ──▶ options: "-c name=value ..." ──▶ tokio-postgres, or a conninfo's `options`
+//! ```
+
+/// The oldest and the newest major version whose settings differ from each other here.
+pub const OLDEST: u32 = 15;
+/// See [`OLDEST`].
+pub const NEWEST: u32 = 17;
+
+/// A kind of session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Session<'a> {
+    /// The superuser on the local server, to read: readiness, status and metrics.
+    Probe,
+    /// The superuser on the local server, to write: roles, databases, grants, slots. Carries passwords' verifiers.
+    Duties {
+        /// Whether its commits wait for standbys.
+        waits: bool,
+    },
+    /// The replication role on the primary: its state, and this node's slot.
+    Source,
+    /// The replication role on the primary: `pg_basebackup` and `pg_rewind`.
+    Program {
+        /// `wal_sender_timeout`.
+        sender_timeout: &'a str,
+    },
+    /// The replication role on the primary: a walreceiver, and the worker that copies logical slots.
+    Standby {
+        /// `wal_sender_timeout`.
+        sender_timeout: &'a str,
+    },
+    /// The operator.
+    Operator,
+}
+
+/// A setting, and the first major version that has it.
+type Setting = (&'static str, &'static str, u32);
+
+/// Of every session. Each may be set by any role.
+const ALL: &[Setting] = &[
+    // pg_temp last: nothing temporary is found under the name of something built in.
+    ("search_path", "pg_catalog, pg_temp", OLDEST),
+    ("role", "none", OLDEST),
+    ("client_encoding", "UTF8", OLDEST),
+    ("client_min_messages", "warning", OLDEST),
+    ("default_transaction_deferrable", "off", OLDEST),
+    ("default_transaction_isolation", "read committed", OLDEST),
+    ("default_transaction_read_only", "off", OLDEST),
+    ("exit_on_error", "off", OLDEST),
+    ("idle_in_transaction_session_timeout", "0", OLDEST),
+    ("jit", "off", OLDEST),
+    ("local_preload_libraries", "", OLDEST),
+    ("max_parallel_workers_per_gather", "0", OLDEST),
+    ("row_security", "on", OLDEST),
+    ("standard_conforming_strings", "on", OLDEST),
+    ("transaction_timeout", "0", 17),
+    ("transform_null_equals", "off", OLDEST),
+];
+
+/// Of superusers' sessions. Another role may not set them: the server would refuse the connection.
+const SUPERUSER: &[Setting] = &[
+    ("event_triggers", "off", 17),
+    ("session_preload_libraries", "", OLDEST),
+    ("session_replication_role", "origin", OLDEST),
+];
+
+/// Of sessions that write: what they create is where Postgres puts it by default, and neither a log nor a view shows their statements.
+const DUTIES: &[Setting] = &[
+    ("auto_explain.log_min_duration", "-1", OLDEST),
+    ("debug_print_parse", "off", OLDEST),
+    ("debug_print_plan", "off", OLDEST),
+    ("debug_print_rewritten", "off", OLDEST),
+    ("default_table_access_method", "heap", OLDEST),
+    ("default_tablespace", "", OLDEST),
+    ("dynamic_library_path", "$libdir", OLDEST),
+    ("log_duration", "off", OLDEST),
+    ("log_min_duration_sample", "-1", OLDEST),
+    ("log_min_duration_statement", "-1", OLDEST),
+    ("log_min_error_statement", "panic", OLDEST),
+    ("log_parameter_max_length", "0", OLDEST),
+    ("log_parameter_max_length_on_error", "0", OLDEST),
+    ("log_statement", "none", OLDEST),
+    ("log_transaction_sample_rate", "0", OLDEST),
+    ("pg_stat_statements.track", "none", OLDEST),
+    ("track_activities", "off", OLDEST),
+];
+
+impl Session<'_> {
+    /// What it sets on a server of this major version.
+    pub fn settings(self, major: u32) -> Vec<(&'static str, String)> {
+        // Statement, lock and idle timeouts: 0 is none.
+        let (statement, lock, idle) = match self {
+            Self::Probe => ("2s", "2s", "0"),
+            Self::Duties { .. } => ("60s", "10s", "0"),
+            Self::Source => ("10s", "10s", "0"),
+            Self::Program { .. } | Self::Standby { .. } => ("0", "0", "0"),
+            Self::Operator => ("15s", "10s", "60s"),
+        };
+        let mut settings: Vec<Setting> = ALL.to_vec();
+        settings.extend([
+            ("statement_timeout", statement, OLDEST),
+            ("lock_timeout", lock, OLDEST),
+            ("idle_session_timeout", idle, OLDEST),
+        ]);
+        match self {
+            Self::Probe => settings.extend(SUPERUSER),
+            Self::Duties { waits } => {
+                settings.extend(SUPERUSER);
+                settings.extend(DUTIES);
+                // Where the founder stays the primary this must work while no standby is there.
+                settings.extend(if waits {
+                    [("synchronous_commit", "on", OLDEST)].as_slice()
+                } else {
+                    [("synchronous_commit", "local", OLDEST), ("pgraft.durability", "quorum", OLDEST)].as_slice()
+                });
+            }
+            Self::Source | Self::Program { .. } | Self::Standby { .. } | Self::Operator => {}
+        }
+        let known = settings.into_iter().filter(|(_, _, since)| *since <= major).map(|(name, value, _)| (name, value.to_owned()));
+        let sender = match self {
+            Self::Program { sender_timeout } | Self::Standby { sender_timeout } => Some(("wal_sender_timeout", sender_timeout.to_owned())),
+            Self::Probe | Self::Duties { .. } | Self::Source | Self::Operator => None,
+        };
+        known.chain(sender).collect()
+    }
+
+    /// The same, as the startup packet carries it.
+    pub fn options(self, major: u32) -> String {
+        let option = |(name, value): (&str, String)| format!("-c {name}={}", escaped(&value));
+        self.settings(major).into_iter().map(option).collect::<Vec<_>>().join(" ")
+    }
+}
+
+/// Blanks separate the options, and a backslash takes the meaning from a blank and from a backslash.
+fn escaped(value: &str) -> String {
+    value.chars().flat_map(|c| (c == '\\' || c.is_ascii_whitespace() || c == '\u{b}').then_some('\\').into_iter().chain([c])).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    const KINDS: [Session<'static>; 7] = [
+        Session::Probe,
+        Session::Duties { waits: true },
+        Session::Duties { waits: false },
+        Session::Source,
+        Session::Program { sender_timeout: "5s" },
+        Session::Standby { sender_timeout: "5s" },
+        Session::Operator,
+    ];
+
+    fn value(session: Session<'_>, name: &str) -> Option<String> {
+        session.settings(NEWEST).into_iter().find(|(n, _)| *n == name).map(|(_, value)| value)
+    }
+
+    #[test]
+    fn the_table() {
+        for session in KINDS {
+            for (name, wanted) in [
+                ("search_path", "pg_catalog, pg_temp"),
+                ("role", "none"),
+                ("default_transaction_isolation", "read committed"),
+                ("default_transaction_read_only", "off"),
+                ("idle_in_transaction_session_timeout", "0"),
+                ("transaction_timeout", "0"),
+                ("local_preload_libraries", ""),
+            ] {
+                assert_eq!(value(session, name).as_deref(), Some(wanted), "{session:?} {name}");
+            }
+            for name in ["statement_timeout", "lock_timeout", "idle_session_timeout"] {
+                assert!(value(session, name).is_some(), "{session:?} {name}");
+            }
+            let superuser = matches!(session, Session::Probe | Session::Duties { .. });
+            for (name, _, _) in SUPERUSER {
+                assert_eq!(value(session, name).is_some(), superuser, "{session:?} {name}: others may not set it");
+            }
+            let names: Vec<_> = session.settings(NEWEST).into_iter().map(|(name, _)| name).collect();
+            assert_eq!(names.len(), names.iter().collect::<BTreeSet<_>>().len(), "{session:?} sets one twice");
+            assert!(session.options(NEWEST).len() < 2000, "a startup packet has an end");
+        }
+    }
+
+    #[test]
+    fn only_what_carries_secrets_hides_its_statements() {
+        for session in KINDS {
+            let carries = matches!(session, Session::Duties { .. });
+            assert_eq!(value(session, "log_statement").is_some(), carries, "{session:?}");
+            assert_eq!(value(session, "track_activities").is_some(), carries, "{session:?}");
+        }
+        assert_eq!(value(Session::Duties { waits: true }, "synchronous_commit").as_deref(), Some("on"));
+        assert_eq!(value(Session::Duties { waits: false }, "synchronous_commit").as_deref(), Some("local"));
+    }
+
+    #[test]
+    fn what_a_version_does_not_have_is_left_out() {
+        for session in KINDS {
+            let (old, new) = (session.options(OLDEST), session.options(NEWEST));
+            assert!(!old.contains("transaction_timeout=") || old.contains("idle_in_transaction"), "{old}");
+            assert!(!old.contains("-c transaction_timeout=") && new.contains("-c transaction_timeout=0"), "{session:?}");
+            assert!(!old.contains("event_triggers"), "{session:?}");
+        }
+    }
+
+    #[test]
+    fn blanks_and_backslashes_stay_in_their_value() {
+        assert_eq!(escaped("a b\\c\n"), "a\\ b\\\\c\\\n");
+        let options = Session::Standby { sender_timeout: "5 s" }.options(OLDEST);
+        assert!(options.starts_with("-c search_path=pg_catalog,\\ pg_temp -c role=none "), "{options}");
+        assert!(options.contains("-c default_transaction_isolation=read\\ committed ") && options.ends_with("-c wal_sender_timeout=5\\ s"));
+        assert!(options.contains("-c local_preload_libraries= "), "{options}");
+    }
+}

@@ -1,0 +1,153 @@
+//! Sees to the roles and the application's database: reads, decides (`roles.rs`), writes what differs.
+
+use postgres_protocol::password::scram_sha_256;
+use std::collections::BTreeMap;
+use tokio_postgres::Client;
+
+use super::DutiesError;
+use super::record::{self, Kind, Record, Records};
+use super::roles::{self, Applied, Decision, Role, Seen};
+use super::statements;
+use crate::secrets::Secrets;
+use crate::settings::Settings;
+
+/// Whether a digest is a password's, by both: to find out takes milliseconds.
+pub type Digests = BTreeMap<(String, String), bool>;
+
+/// One look at all of them. One that fails keeps nobody else from getting what it needs.
+pub async fn tend(settings: &Settings, client: &Client, secrets: &Secrets, digests: &mut Digests) -> Result<(), DutiesError> {
+    let boot = &settings.config.bootstrap;
+    let records = Records::read(client).await?;
+    let roles = roles::all(&boot.owner, secrets);
+    let seen = read(client, &roles).await?;
+    let mut result = Ok(());
+    let mut known = Digests::new();
+    for role in &roles {
+        let record = records.get(Kind::Role, &role.name);
+        let applied = record.map(|r| Applied { verifier: r.verifier.clone(), is_current: is_current(role, r, digests, &mut known) });
+        let decision = roles::decide(role, seen.get(&role.name), applied.as_ref());
+        result = result.and(apply(client, role, record, decision).await);
+    }
+    *digests = known;
+    if records.get(Kind::Database, &boot.database).is_none() {
+        result = result.and(database(client, &boot.database, &boot.owner).await);
+    }
+    result
+}
+
+async fn read(client: &Client, roles: &[Role]) -> Result<BTreeMap<String, Seen>, DutiesError> {
+    let names: Vec<&str> = roles.iter().map(|role| role.name.as_str()).collect();
+    let mut seen = BTreeMap::new();
+    for row in client.query(roles::READ, &[&names]).await? {
+        seen.insert(row.try_get(0)?, Seen { attributes: row.try_get(1)?, password: row.try_get(2)? });
+    }
+    Ok(seen)
+}
+
+/// Whether the password that was applied is the one that the role should have. A member that was not given the new one yet, and becomes the primary,
+/// does not bring back the old one.
+fn is_current(role: &Role, record: &Record, before: &Digests, known: &mut Digests) -> bool {
+    if role.changed < record.changed {
+        return true;
+    }
+    match (&record.digest, &role.password) {
+        (None, None) => true,
+        (Some(digest), Some(password)) => {
+            let both = (digest.clone(), password.clone());
+            let same = before.get(&both).copied().unwrap_or_else(|| record::is_digest_of(digest, password));
+            known.insert(both, same);
+            same
+        }
+        (None, Some(_)) | (Some(_), None) => false,
+    }
+}
+
+async fn apply(client: &Client, role: &Role, record: Option<&Record>, decision: Decision) -> Result<(), DutiesError> {
+    let name = &role.name;
+    let (create, attributes, why) = match decision {
+        Decision::Nothing => return Ok(()),
+        Decision::Missing => {
+            // Said once for each password.
+            tracing::warn!(role = name, "its Secret has another password, and the role does not exist any more: it is not made again");
+            client.batch_execute(&record::keep(Kind::Role, name, &from_secret(role))).await?;
+            return Ok(());
+        }
+        Decision::Change { create, attributes, why } => (create, attributes, why),
+    };
+    // What is put back is what was there.
+    let record = record.filter(|_| why.puts_back()).cloned().unwrap_or_else(|| from_secret(role));
+    // One simple query is one transaction.
+    let mut statement = String::new();
+    if create {
+        statement += &statements::create_role(name);
+    }
+    if attributes {
+        statement += &statements::alter_role(name, role.attributes);
+    }
+    statement += &statements::set_password(name, record.verifier.as_deref());
+    statement += &record::keep(Kind::Role, name, &record);
+    client.batch_execute(&statement).await?;
+    if why.puts_back() {
+        tracing::warn!(role = name, %why, "a role that pgraft connects as was put back");
+    } else {
+        tracing::info!(role = name, %why, "applied the role's password");
+    }
+    Ok(())
+}
+
+fn from_secret(role: &Role) -> Record {
+    let password = role.password.as_deref();
+    Record {
+        digest: password.and_then(record::digest_of),
+        verifier: password.map(|p| scram_sha_256(p.as_bytes())),
+        changed: role.changed,
+    }
+}
+
+/// Made once. Whether it is renamed, dropped or given to somebody else is for its owner to decide from then on.
+async fn database(client: &Client, name: &str, owner: &str) -> Result<(), DutiesError> {
+    if client.query_opt("SELECT FROM pg_catalog.pg_database WHERE datname = $1::text::name", &[&name]).await?.is_none() {
+        client.batch_execute(&statements::create_database(name, owner)).await?;
+        tracing::info!(database = name, owner, "created the database");
+    }
+    client.batch_execute(&record::keep(Kind::Database, name, &Record { digest: None, verifier: None, changed: 0 })).await?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::secrets::Changed;
+
+    #[test]
+    fn a_member_that_has_the_old_file_does_not_bring_it_back() {
+        let role = |password: Option<&str>, owner| {
+            let changed = Changed { owner, ..Changed::default() };
+            let secrets = Secrets { owner: password.map(str::to_owned), changed, ..Secrets::default() };
+            let [.., role] = roles::all("app", &secrets);
+            role
+        };
+        let record = from_secret(&role(Some("new"), 10));
+        let current = |password, changed| is_current(&role(password, changed), &record, &Digests::new(), &mut Digests::new());
+        assert!(current(Some("new"), 10) && current(Some("new"), 20) && current(Some("new"), 5));
+        assert!(current(Some("old"), 5) && current(None, 5), "older than what was applied");
+        assert!(!current(Some("newer"), 20) && !current(Some("newer"), 10) && !current(None, 20));
+        let none = from_secret(&role(None, 10));
+        assert!(none == Record { digest: None, verifier: None, changed: 10 });
+        assert!(is_current(&role(None, 20), &none, &Digests::new(), &mut Digests::new()));
+        assert!(!is_current(&role(Some("first"), 20), &none, &Digests::new(), &mut Digests::new()));
+    }
+
+    #[test]
+    fn a_digest_is_computed_once() {
+        let secrets = Secrets { owner: Some("a".into()), ..Secrets::default() };
+        let [.., role] = roles::all("app", &secrets);
+        let record = from_secret(&role);
+        let mut known = Digests::new();
+        assert!(is_current(&role, &record, &Digests::new(), &mut known));
+        let both = (record.digest.clone().unwrap(), "a".to_owned());
+        assert_eq!(known.get(&both), Some(&true));
+        let told_otherwise = Digests::from([(both, false)]);
+        assert!(!is_current(&role, &record, &told_otherwise, &mut known), "what is known is not computed again");
+    }
+}

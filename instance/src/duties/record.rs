@@ -1,0 +1,135 @@
+//! What was applied of the Secrets and the configuration: a table in the database `postgres`, so that every later primary knows it. It holds no
+//! password, but a salted digest of each, and is a superuser's alone.
+
+use ring::{digest, pbkdf2, rand};
+use std::collections::BTreeMap;
+use std::num::NonZeroU32;
+use tokio_postgres::Client;
+
+use super::DutiesError;
+use super::statements;
+
+/// As many rounds as a SCRAM verifier has: whoever reads one reads the other as well.
+const ROUNDS: NonZeroU32 = match NonZeroU32::new(4096) {
+    Some(rounds) => rounds,
+    None => NonZeroU32::MIN,
+};
+const SALT: usize = 16;
+
+/// Whether schema and table are there, and belong to superusers: a table of somebody else's could run its owner's code.
+const STATE: &str = "SELECT c.oid IS NOT NULL, n.nspowner = ANY (s.supers) AND (c.oid IS NULL OR (c.relowner = ANY (s.supers) AND c.relkind = 'r'))
+    FROM pg_catalog.pg_namespace AS n
+   CROSS JOIN (SELECT pg_catalog.array_agg(oid) FROM pg_catalog.pg_authid WHERE rolsuper) AS s (supers)
+    LEFT JOIN pg_catalog.pg_class AS c ON c.relnamespace = n.oid AND c.relname = 'applied'
+   WHERE n.nspname = 'pgraft'";
+const CREATE: &str = "CREATE SCHEMA IF NOT EXISTS pgraft; \
+     CREATE TABLE IF NOT EXISTS pgraft.applied (kind text, name text, digest text, verifier text, changed bigint NOT NULL, PRIMARY KEY (kind, name)); \
+     COMMENT ON SCHEMA pgraft IS 'what pgraft-instance has applied; without it everything is applied once more'";
+const READ: &str = "SELECT kind, name, digest, verifier, changed FROM pgraft.applied";
+
+/// What a record is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A role and its password.
+    Role,
+    /// The application's database.
+    Database,
+}
+
+impl Kind {
+    const fn word(self) -> &'static str {
+        match self {
+            Self::Role => "role",
+            Self::Database => "database",
+        }
+    }
+}
+
+/// One record.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Record {
+    /// Of the password.
+    pub digest: Option<String>,
+    /// What was put into `pg_authid`.
+    pub verifier: Option<String>,
+    /// When the password was put on the host that it came from, in microseconds since 1970.
+    pub changed: i64,
+}
+
+/// All records.
+#[derive(Clone, Default)]
+pub struct Records(BTreeMap<(String, String), Record>);
+
+impl Records {
+    /// Reads them; makes the table where there is none.
+    pub async fn read(client: &Client) -> Result<Self, DutiesError> {
+        let state = match client.query_opt(STATE, &[]).await? {
+            Some(row) => Some((row.try_get::<_, bool>(0)?, row.try_get::<_, bool>(1)?)),
+            None => None,
+        };
+        match state {
+            Some((_, false)) => return Err(DutiesError::ForeignSchema),
+            Some((true, true)) => {}
+            Some((false, true)) | None => client.batch_execute(CREATE).await?,
+        }
+        let mut records = BTreeMap::new();
+        for row in client.query(READ, &[]).await? {
+            records.insert((row.try_get(0)?, row.try_get(1)?), Record { digest: row.try_get(2)?, verifier: row.try_get(3)?, changed: row.try_get(4)? });
+        }
+        Ok(Self(records))
+    }
+
+    /// One of them.
+    pub fn get(&self, kind: Kind, name: &str) -> Option<&Record> {
+        self.0.get(&(kind.word().to_owned(), name.to_owned()))
+    }
+}
+
+/// The statement that keeps one.
+pub fn keep(kind: Kind, name: &str, record: &Record) -> String {
+    statements::keep_record(kind.word(), name, record.digest.as_deref(), record.verifier.as_deref(), record.changed)
+}
+
+/// A digest of a password, with a salt of its own. None where the system gives no random bytes: then it is applied once more.
+pub fn digest_of(password: &str) -> Option<String> {
+    let salt: [u8; SALT] = rand::generate(&rand::SystemRandom::new()).ok()?.expose();
+    let mut out = [0; digest::SHA256_OUTPUT_LEN];
+    pbkdf2::derive(pbkdf2::PBKDF2_HMAC_SHA256, ROUNDS, &salt, password.as_bytes(), &mut out);
+    Some(format!("pbkdf2-sha256${ROUNDS}${}${}", hex(&salt), hex(&out)))
+}
+
+/// Whether that is a digest of the password.
+pub fn is_digest_of(digest: &str, password: &str) -> bool {
+    let parts: Vec<&str> = digest.split('$').collect();
+    let ["pbkdf2-sha256", rounds, salt, out] = parts[..] else { return false };
+    let Ok(rounds) = rounds.parse::<NonZeroU32>() else { return false };
+    let (Some(salt), Some(out)) = (bytes(salt), bytes(out)) else { return false };
+    pbkdf2::verify(pbkdf2::PBKDF2_HMAC_SHA256, rounds, &salt, password.as_bytes(), &out).is_ok()
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+fn bytes(hex: &str) -> Option<Vec<u8>> {
+    let pairs = hex.as_bytes().chunks(2).map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok());
+    pairs.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_digest_knows_its_password_and_no_other() {
+        for password in ["", "it's \\ $$ \n", "pässwörd"] {
+            let (one, two) = (digest_of(password).unwrap(), digest_of(password).unwrap());
+            assert_ne!(one, two, "each has a salt of its own");
+            assert!(is_digest_of(&one, password) && is_digest_of(&two, password));
+            assert!(!is_digest_of(&one, "another") && !one.contains("it's"));
+        }
+        for damaged in ["", "pbkdf2-sha256$0$00$00", "pbkdf2-sha256$4096$0g$00", "md5$1$00$00", "pbkdf2-sha256$4096$00"] {
+            assert!(!is_digest_of(damaged, ""), "{damaged}");
+        }
+    }
+}

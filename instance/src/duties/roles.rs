@@ -1,0 +1,257 @@
+//! The roles: what is changed about them, and what is left alone. Pure.
+//!
+//! | role | who decides | changed by SQL |
+//! |---|---|---|
+//! | `pgraft_replication`, `pgraft_operator`, `postgres` | pgraft: it connects as them | put back at the next look, always |
+//! | the application's owner | the application: pgraft makes it and sets its password | left alone, always; a Secret that changes sets the password again |
+
+use pgraft_core::instance_config::{OPERATOR_ROLE, REPLICATION_ROLE};
+use std::fmt;
+
+use crate::secrets::Secrets;
+
+/// Of `pgraft_replication`, in the words of `ALTER ROLE`.
+const REPLICATION: &[&str] = &[
+    "LOGIN",
+    "REPLICATION",
+    "NOSUPERUSER",
+    "NOCREATEDB",
+    "NOCREATEROLE",
+    "NOBYPASSRLS",
+    "INHERIT",
+    "CONNECTION LIMIT -1",
+    "VALID UNTIL 'infinity'",
+];
+/// Of `pgraft_operator`.
+const OPERATOR: &[&str] = &[
+    "LOGIN",
+    "NOREPLICATION",
+    "NOSUPERUSER",
+    "NOCREATEDB",
+    "NOCREATEROLE",
+    "NOBYPASSRLS",
+    "INHERIT",
+    "CONNECTION LIMIT -1",
+    "VALID UNTIL 'infinity'",
+];
+/// Of `postgres`. The rest is not pgraft's concern.
+const SUPERUSER: &[&str] = &["LOGIN", "SUPERUSER", "VALID UNTIL 'infinity'"];
+/// Of the owner, when it is made.
+const OWNER: &[&str] = &["LOGIN"];
+
+/// All of these about each role, in the same words.
+pub const READ: &str = "SELECT rolname::text, ARRAY[
+         CASE WHEN rolcanlogin THEN 'LOGIN' ELSE 'NOLOGIN' END,
+         CASE WHEN rolreplication THEN 'REPLICATION' ELSE 'NOREPLICATION' END,
+         CASE WHEN rolsuper THEN 'SUPERUSER' ELSE 'NOSUPERUSER' END,
+         CASE WHEN rolcreatedb THEN 'CREATEDB' ELSE 'NOCREATEDB' END,
+         CASE WHEN rolcreaterole THEN 'CREATEROLE' ELSE 'NOCREATEROLE' END,
+         CASE WHEN rolbypassrls THEN 'BYPASSRLS' ELSE 'NOBYPASSRLS' END,
+         CASE WHEN rolinherit THEN 'INHERIT' ELSE 'NOINHERIT' END,
+         'CONNECTION LIMIT ' || rolconnlimit::text,
+         'VALID UNTIL ''' || coalesce(rolvaliduntil, 'infinity')::text || ''''], rolpassword
+    FROM pg_catalog.pg_authid WHERE rolname = ANY ($1::text[]::name[])";
+
+/// Who decides about a role.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Care {
+    /// pgraft.
+    Ours,
+    /// The application.
+    Users,
+}
+
+/// A role that pgraft sees to.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Role {
+    /// Its name.
+    pub name: String,
+    /// Who decides about it.
+    pub care: Care,
+    /// What it should be.
+    pub attributes: &'static [&'static str],
+    /// Its password. None is that nobody logs in by one.
+    pub password: Option<String>,
+    /// When that was put on this host.
+    pub changed: i64,
+}
+
+/// All of them.
+pub fn all(owner: &str, secrets: &Secrets) -> [Role; 4] {
+    let Secrets { replication, operator, owner: owner_password, superuser, changed } = secrets;
+    let role = |name: &str, care, attributes, password: &Option<String>, changed| Role {
+        name: name.to_owned(),
+        care,
+        attributes,
+        password: password.clone(),
+        changed,
+    };
+    [
+        role(REPLICATION_ROLE, Care::Ours, REPLICATION, replication, changed.replication),
+        role(OPERATOR_ROLE, Care::Ours, OPERATOR, operator, changed.operator),
+        role("postgres", Care::Ours, SUPERUSER, superuser, changed.superuser),
+        role(owner, Care::Users, OWNER, owner_password, changed.owner),
+    ]
+}
+
+/// A role as the server has it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Seen {
+    /// As [`READ`] lists them.
+    pub attributes: Vec<String>,
+    /// The verifier.
+    pub password: Option<String>,
+}
+
+/// What was applied last.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Applied {
+    /// The verifier that was set.
+    pub verifier: Option<String>,
+    /// Whether it was made of the password that this host has, or of one that was put on its host later.
+    pub is_current: bool,
+}
+
+/// Why a role is changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Why {
+    /// Nothing was applied yet.
+    New,
+    /// Its Secret has another password.
+    Secret,
+    /// It is gone.
+    Dropped,
+    /// Its password was changed by SQL.
+    Password,
+    /// These were.
+    Attributes(Vec<&'static str>),
+}
+
+impl Why {
+    /// Whether somebody else's change is taken back.
+    pub const fn puts_back(&self) -> bool {
+        match self {
+            Self::New | Self::Secret => false,
+            Self::Dropped | Self::Password | Self::Attributes(_) => true,
+        }
+    }
+}
+
+impl fmt::Display for Why {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::New => f.write_str("nothing was applied to it yet"),
+            Self::Secret => f.write_str("its Secret has another password"),
+            Self::Dropped => f.write_str("it does not exist any more"),
+            Self::Password => f.write_str("its password was changed by SQL"),
+            Self::Attributes(wanted) => write!(f, "it is not {} any more", wanted.join(", ")),
+        }
+    }
+}
+
+/// What is done about a role.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Decision {
+    /// Nothing.
+    Nothing,
+    /// It is made or changed, and its password set.
+    Change {
+        /// `CREATE ROLE` comes first.
+        create: bool,
+        /// Its attributes are set as well.
+        attributes: bool,
+        /// Why.
+        why: Why,
+    },
+    /// The Secret has another password, and there is no such role any more: somebody removed or renamed it.
+    Missing,
+}
+
+/// Decides.
+pub fn decide(role: &Role, seen: Option<&Seen>, applied: Option<&Applied>) -> Decision {
+    let change = |why| Decision::Change { create: seen.is_none(), attributes: true, why };
+    let Some(applied) = applied else { return change(Why::New) };
+    match (role.care, seen) {
+        (Care::Ours, None) => change(Why::Dropped),
+        (Care::Ours, Some(_)) if !applied.is_current => change(Why::Secret),
+        (Care::Ours, Some(seen)) if seen.password != applied.verifier => change(Why::Password),
+        (Care::Ours, Some(seen)) => {
+            let lost: Vec<_> = role.attributes.iter().copied().filter(|a| !seen.attributes.iter().any(|has| has == a)).collect();
+            if lost.is_empty() { Decision::Nothing } else { change(Why::Attributes(lost)) }
+        }
+        (Care::Users, _) if applied.is_current => Decision::Nothing,
+        (Care::Users, None) => Decision::Missing,
+        (Care::Users, Some(_)) => Decision::Change { create: false, attributes: false, why: Why::Secret },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn roles() -> [Role; 4] {
+        all("app", &Secrets::default())
+    }
+
+    fn as_wanted(role: &Role) -> Seen {
+        Seen { attributes: role.attributes.iter().map(|a| (*a).to_owned()).collect(), password: Some("v1".into()) }
+    }
+
+    const CURRENT: fn() -> Applied = || Applied { verifier: Some("v1".into()), is_current: true };
+
+    /// Every way in which a role may differ, whoever decides about it.
+    #[test]
+    fn what_pgraft_connects_as_is_put_back_and_the_rest_is_left_alone() {
+        for role in &roles() {
+            let seen = as_wanted(role);
+            assert_eq!(decide(role, Some(&seen), Some(&CURRENT())), Decision::Nothing, "{}", role.name);
+            let mut changes = vec![(None, Why::Dropped), (Some(Seen { password: Some("v2".into()), ..seen.clone() }), Why::Password)];
+            changes.push((Some(Seen { password: None, ..seen.clone() }), Why::Password));
+            for (n, attribute) in role.attributes.iter().enumerate() {
+                let mut other = seen.clone();
+                other.attributes[n] = "another".into();
+                changes.push((Some(other), Why::Attributes(vec![attribute])));
+            }
+            for (changed, why) in changes {
+                let decision = decide(role, changed.as_ref(), Some(&CURRENT()));
+                let wanted = match role.care {
+                    Care::Ours => Decision::Change { create: changed.is_none(), attributes: true, why: why.clone() },
+                    Care::Users => Decision::Nothing,
+                };
+                assert_eq!(decision, wanted, "{}: {why}", role.name);
+                assert!(why.puts_back());
+            }
+        }
+    }
+
+    #[test]
+    fn a_secret_that_changes_is_applied_to_everybody_and_brings_nobody_back_that_the_application_removed() {
+        for role in &roles() {
+            let old = Applied { is_current: false, ..CURRENT() };
+            let locked = Seen { attributes: vec!["NOLOGIN".into()], ..as_wanted(role) };
+            let (ours, why) = (role.care == Care::Ours, Why::Secret);
+            assert_eq!(decide(role, Some(&locked), Some(&old)), Decision::Change { create: false, attributes: ours, why }, "{}", role.name);
+            let gone = decide(role, None, Some(&old));
+            assert_eq!(gone == Decision::Missing, !ours, "{}", role.name);
+        }
+    }
+
+    #[test]
+    fn what_is_new_is_made() {
+        for role in &roles() {
+            for seen in [None, Some(as_wanted(role))] {
+                let decision = decide(role, seen.as_ref(), None);
+                assert_eq!(decision, Decision::Change { create: seen.is_none(), attributes: true, why: Why::New });
+            }
+        }
+        assert!(!Why::New.puts_back() && !Why::Secret.puts_back());
+    }
+
+    #[test]
+    fn the_reasons() {
+        let lost = Why::Attributes(vec!["LOGIN", "CONNECTION LIMIT -1"]);
+        assert_eq!(lost.to_string(), "it is not LOGIN, CONNECTION LIMIT -1 any more");
+        assert_eq!(Why::Password.to_string(), "its password was changed by SQL");
+        assert_eq!(Why::Dropped.to_string(), "it does not exist any more");
+    }
+}

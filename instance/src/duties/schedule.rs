@@ -1,0 +1,53 @@
+//! When a round that failed is tried again, and whether it is logged. Pure.
+
+use std::time::Duration;
+
+/// While a server is starting.
+pub const SOON: Duration = Duration::from_millis(100);
+/// Afterwards, where nothing but time is needed.
+pub const AGAIN: Duration = Duration::from_secs(1);
+/// At most, for what a person has to change.
+const SELDOM: Duration = Duration::from_secs(30);
+
+/// How often it is tried soon.
+const TRIES: u32 = 30;
+
+/// What follows a round that failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Next {
+    /// Until the next one.
+    pub pause: Duration,
+    /// Whether this one is logged.
+    pub logged: bool,
+}
+
+/// After so many failures in a row. What passes by itself is tried every second and logged now and then; what does not pass is logged each time,
+/// and tried less and less often.
+pub fn after(failures: u32, passes: bool) -> Next {
+    if passes {
+        let pause = if failures < TRIES { SOON } else { AGAIN };
+        return Next { pause, logged: failures % TRIES == TRIES - 1 };
+    }
+    let pause = AGAIN.saturating_mul(1 << failures.saturating_sub(1).min(5)).min(SELDOM);
+    Next { pause, logged: true }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_that_is_starting_is_asked_often_and_in_silence() {
+        assert!((1..TRIES - 1).all(|n| after(n, true) == Next { pause: SOON, logged: false }));
+        assert!(after(TRIES - 1, true).logged);
+        assert_eq!(after(TRIES, true).pause, AGAIN);
+        assert_eq!(after(u32::MAX, true).pause, AGAIN);
+    }
+
+    #[test]
+    fn what_is_refused_is_said_and_tried_less_and_less() {
+        let pauses: Vec<u64> = (1..=8).map(|n| after(n, false)).inspect(|next| assert!(next.logged)).map(|next| next.pause.as_secs()).collect();
+        assert_eq!(pauses, [1, 2, 4, 8, 16, 30, 30, 30]);
+        assert_eq!(after(u32::MAX, false).pause, SELDOM);
+    }
+}
