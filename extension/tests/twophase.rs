@@ -15,7 +15,7 @@ const REMOVED: &str = "removed two-phase state file";
 
 /// Prepares, and lets a checkpoint write the file; what `pg_control` was before.
 async fn prepare(server: &Server, gid: &str, id: i32) -> Vec<u8> {
-    let client = server.connect_locally().await;
+    let client = server.connect().await;
     client.batch_execute("checkpoint").await.unwrap();
     // An id of its own goes by: the file of the very next one has the right name by luck.
     client.batch_execute(&format!("insert into held values ({id}, 0)")).await.unwrap();
@@ -41,7 +41,7 @@ async fn a_crash_in_the_middle_of_a_checkpoint() {
     let server = Server::new(&bindir, dir.path(), 1);
     server.set("max_prepared_transactions = 10\nrestart_after_crash = on");
     server.start();
-    server.connect_locally().await.batch_execute("create table held (id int primary key, v int)").await.unwrap();
+    server.connect().await.batch_execute("create table held (id int primary key, v int)").await.unwrap();
     let control = server.pgdata().join("global/pg_control");
 
     // In place: the postmaster finds all its processes dead.
@@ -70,7 +70,7 @@ async fn a_crash_in_the_middle_of_a_checkpoint() {
     assert_eq!(server.log().matches(REMOVED).count(), 2);
     let locked = server.error("set lock_timeout = '300ms'; update held set v = 2").await;
     assert_eq!(locked.code().code(), "55P03");
-    let client = server.connect_locally().await;
+    let client = server.connect().await;
     client.batch_execute("commit prepared 'x1'").await.unwrap();
     client.batch_execute("commit prepared 'x2'").await.unwrap();
     assert_eq!(server.one("select string_agg(id || ':' || v, ' ' order by id) from held").await, "1:1 2:1");
