@@ -91,9 +91,8 @@ impl Configuration {
         let auto = read_auto(settings);
         let known = self.known(settings);
         let wanted = Candidate { user: screened, auto: config::scrubbed_auto_conf(&auto).unwrap_or(auto) };
-        let same = |judged: &Judged| {
-            judged.wanted.user == wanted.user && [&judged.wanted.auto, &judged.accepted.auto].contains(&&wanted.auto)
-        };
+        let same =
+            |judged: &Judged| judged.wanted.user == wanted.user && [&judged.wanted.auto, &judged.accepted.auto].contains(&&wanted.auto);
         if self.lock().judged.as_ref().is_some_and(same) {
             return;
         }
@@ -138,10 +137,9 @@ impl Configuration {
 
     /// The same for a start: `postgresql.auto.conf` belongs to it, and what the control file demands.
     pub fn for_start(&self, settings: &Settings, mode: Mode) -> (Settings, Floors) {
-        let chosen = self.choice(settings).unwrap_or_else(|| Candidate {
-            user: user::screen(&settings.config.postgresql).0,
-            auto: read_auto(settings),
-        });
+        let chosen = self
+            .choice(settings)
+            .unwrap_or_else(|| Candidate { user: user::screen(&settings.config.postgresql).0, auto: read_auto(settings) });
         let next = with(settings, &chosen.user);
         let mut state = self.lock();
         if state.judged.as_ref().is_some_and(|judged| judged.accepted.auto != chosen.auto)
@@ -161,7 +159,11 @@ impl Configuration {
         state.pending.clear();
         drop(state);
         for (name, floor) in &needed {
-            tracing::warn!(name, floor, "the configured value is lower than the primary's when it wrote the WAL here: the primary's is used");
+            tracing::warn!(
+                name,
+                floor,
+                "the configured value is lower than the primary's when it wrote the WAL here: the primary's is used"
+            );
         }
         (next, needed)
     }
@@ -175,18 +177,14 @@ impl Configuration {
     /// Follows one run of the server: one that holds proves its configuration, one that ends at once makes it suspect.
     pub async fn follow(&self, settings: &Settings, ending: impl Future<Output = Ending>, words: &LastWords) -> Ending {
         let mut ending = std::pin::pin!(ending);
-        match tokio::time::timeout(SETTLED_RUN, &mut ending).await {
-            Ok(ended) => {
-                self.ended(settings, ended, words.get());
-                ended
-            }
-            Err(_) => {
-                self.held(settings);
-                let ended = ending.await;
-                self.note_failure(ended, words.get());
-                ended
-            }
+        if let Ok(ended) = tokio::time::timeout(SETTLED_RUN, &mut ending).await {
+            self.ended(settings, ended, words.get());
+            return ended;
         }
+        self.held(settings);
+        let ended = ending.await;
+        self.note_failure(ended, words.get());
+        ended
     }
 
     /// Watches one run of the server: whether the WAL that it replays needs higher settings, and whether it still needs those that it has.
@@ -330,7 +328,8 @@ impl State {
         let Some(judged) = &self.judged else { return vec![] };
         let mut problems = judged.problems.clone();
         if let Some(suspect) = self.suspect.as_ref().filter(|suspect| suspect.is(&judged.accepted)) {
-            let message = format!("Postgres did not start with this configuration: {}; the last one that it ran with is used", suspect.message);
+            let message =
+                format!("Postgres did not start with this configuration: {}; the last one that it ran with is used", suspect.message);
             problems.push(user::of_parameter("postgresql", None, message));
         }
         problems

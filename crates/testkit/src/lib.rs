@@ -145,23 +145,22 @@ impl Node {
         let small = [("shared_buffers", "16MB"), ("max_connections", "30")];
         let parameters = small.map(|(k, v)| (k.to_owned(), v.to_owned())).into();
         let (bin, hold) = (bin.to_owned(), "10s");
-        let node =
-            Self {
-                id,
-                directory,
-                bin,
-                ports,
-                peers,
-                parameters,
-                hba: vec![],
-                fsync: false,
-                failover: false,
-                hold,
-                drain: None,
-                tls: 0,
-                manager: None,
-                inside: None,
-            };
+        let node = Self {
+            id,
+            directory,
+            bin,
+            ports,
+            peers,
+            parameters,
+            hba: vec![],
+            fsync: false,
+            failover: false,
+            hold,
+            drain: None,
+            tls: 0,
+            manager: None,
+            inside: None,
+        };
         node.furnish();
         node
     }

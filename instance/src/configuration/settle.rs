@@ -143,7 +143,8 @@ fn without_hba(next: &mut Candidate, line: Option<usize>, message: &str, good: O
 
 /// Where `ALTER SYSTEM` sets a parameter: the line counts, since it outranks the user's file.
 fn auto_line_of(auto: &str, name: &str) -> Option<usize> {
-    let sets = |line: &str| line.trim_start().split(|c: char| c == '=' || c.is_whitespace()).next().is_some_and(|n| n.eq_ignore_ascii_case(name));
+    let sets =
+        |line: &str| line.trim_start().split(|c: char| c == '=' || c.is_whitespace()).next().is_some_and(|n| n.eq_ignore_ascii_case(name));
     auto.lines().position(sets).map(|index| index + 1)
 }
 

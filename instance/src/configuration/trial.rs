@@ -144,7 +144,8 @@ impl<'a> Trial<'a> {
         let pid = std::process::id();
         let own = [("config_file", at("small.conf")), ("hba_file", at("pg_hba.conf")), ("ident_file", at("pg_ident.conf"))];
         // In the abstract namespace: no file, and no other server's name.
-        let socket = [("listen_addresses", String::new()), ("unix_socket_directories", format!("@pgraft-check-{pid}")), ("port", "1".into())];
+        let socket =
+            [("listen_addresses", String::new()), ("unix_socket_directories", format!("@pgraft-check-{pid}")), ("port", "1".into())];
         for (name, value) in own.into_iter().chain(socket).chain([("shared_preload_libraries", libraries(candidate))]) {
             set(&mut command, name, &value);
         }
@@ -208,7 +209,8 @@ fn records(output: &[u8]) -> Vec<Record> {
 /// The megabytes that this host, or the container that this runs in, can have.
 fn memory_limit() -> Option<u64> {
     let host = fs::read_to_string("/proc/meminfo").ok().and_then(|text| total(&text));
-    let group = fs::read_to_string("/sys/fs/cgroup/memory.max").ok().and_then(|text| text.trim().parse::<u64>().ok()).map(|bytes| bytes >> 20);
+    let group =
+        fs::read_to_string("/sys/fs/cgroup/memory.max").ok().and_then(|text| text.trim().parse::<u64>().ok()).map(|bytes| bytes >> 20);
     host.into_iter().chain(group).min()
 }
 
