@@ -144,9 +144,13 @@ async fn max_connections_goes_up_and_down_with_a_failover_in_the_middle() {
     set_everywhere(&mut nodes, "60");
     let standby = (first + 1) % 3;
     restart(&mut nodes, standby).await;
-    // The primary's server is restarted for it, and with it the session that asks.
-    let _ = nodes.nodes[first].sql(&format!("SELECT pgraft_switchover({})", standby + 1)).await;
-    until("the other primary", async || (primary(&nodes).await == standby).then_some(())).await;
+    whole(&nodes).await;
+    until("the other primary", async || {
+        // The primary's server is restarted for it, and with it the session that asks; and it may be too early for the others.
+        let _ = nodes.nodes[first].sql(&format!("SELECT pgraft_switchover({})", standby + 1)).await;
+        (primary(&nodes).await == standby).then_some(())
+    })
+    .await;
     nodes.nodes[standby].sql("CREATE TABLE t AS SELECT 1 AS i").await.unwrap();
     for n in (0..3).filter(|n| *n != standby) {
         // A standby with less stops its replay, and is started again.
