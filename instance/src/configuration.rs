@@ -54,6 +54,8 @@ struct State {
     known: Option<Known>,
     judged: Option<Judged>,
     suspect: Option<Suspect>,
+    /// Why the configuration file cannot be used.
+    unreadable: Option<String>,
     floors: Floors,
     /// What the server that runs was started with.
     started: Option<Candidate>,
@@ -265,6 +267,12 @@ impl Configuration {
         state.pending = pending;
     }
 
+    /// Whether the configuration file as a whole can be used; why not, where it cannot.
+    pub fn file_is_unreadable(&self, why: Option<String>) {
+        self.lock().unreadable = why;
+        self.say();
+    }
+
     /// What is known now.
     pub fn report(&self) -> ConfigurationStatus {
         let state = self.lock();
@@ -325,8 +333,11 @@ impl Configuration {
 
 impl State {
     fn problems(&self) -> Vec<Problem> {
-        let Some(judged) = &self.judged else { return vec![] };
-        let mut problems = judged.problems.clone();
+        let unreadable = self.unreadable.as_ref();
+        let unreadable = unreadable.map(|why| user::of_parameter("configuration file", None, format!("{why}; the last good one is used")));
+        let mut problems: Vec<Problem> = unreadable.into_iter().collect();
+        let Some(judged) = &self.judged else { return problems };
+        problems.extend(judged.problems.iter().cloned());
         if let Some(suspect) = self.suspect.as_ref().filter(|suspect| suspect.is(&judged.accepted)) {
             let message =
                 format!("Postgres did not start with this configuration: {}; the last one that it ran with is used", suspect.message);
