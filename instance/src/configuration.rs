@@ -80,8 +80,8 @@ struct Judged {
 /// The settings with this as the user's part.
 pub fn with(settings: &Settings, user: &UserConfig) -> Settings {
     let mut next = settings.clone();
-    next.config.postgresql.parameters = user.parameters.clone();
-    next.config.postgresql.pg_hba = user.hba.clone();
+    next.config.postgresql.parameters.clone_from(&user.parameters);
+    next.config.postgresql.pg_hba.clone_from(&user.hba);
     next
 }
 

@@ -127,16 +127,13 @@ fn without_hba(next: &mut Candidate, line: Option<usize>, message: &str, good: O
     let hba = &mut next.user.hba;
     let index = line.unwrap_or(1).checked_sub(1)?;
     let value = hba.get(index)?.clone();
-    let used = match good.filter(|g| g.hba != *hba) {
-        Some(good) => {
-            hba.clone_from(&good.hba);
-            "the last good lines are used"
-        }
-        None => {
-            hba.truncate(index);
-            hba.push(REJECT_THE_REST.into());
-            "connections that no earlier line matches are rejected"
-        }
+    let used = if let Some(good) = good.filter(|g| g.hba != *hba) {
+        hba.clone_from(&good.hba);
+        "the last good lines are used"
+    } else {
+        hba.truncate(index);
+        hba.push(REJECT_THE_REST.into());
+        "connections that no earlier line matches are rejected"
     };
     Some(of_hba_line(index, &value, format!("{message}; {used}")))
 }

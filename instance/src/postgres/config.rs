@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use crate::configuration::settle::names;
-use crate::settings::Settings;
+use crate::settings::{Fsync, Settings};
 use crate::status::Upstream;
 
 /// The least number of walsenders and slots: every member of the largest group, and room for backups and clones.
@@ -127,7 +127,7 @@ pub fn command_line(settings: &Settings) -> Vec<String> {
         ("wal_log_hints", "on".into()),
         ("restart_after_crash", "on".into()),
         // What is acknowledged is on the disk, and a torn page is mended.
-        ("fsync", if settings.fsync { "on" } else { "off" }.into()),
+        ("fsync", if settings.fsync == Fsync::On { "on" } else { "off" }.into()),
         ("full_page_writes", "on".into()),
         ("data_sync_retry", "off".into()),
         ("logging_collector", "off".into()),
