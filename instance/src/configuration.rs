@@ -54,6 +54,8 @@ struct State {
     known: Option<Known>,
     judged: Option<Judged>,
     suspect: Option<Suspect>,
+    /// Why the configuration file cannot be used.
+    unreadable: Option<String>,
     floors: Floors,
     /// What the server that runs was started with.
     started: Option<Candidate>,
@@ -78,8 +80,8 @@ struct Judged {
 /// The settings with this as the user's part.
 pub fn with(settings: &Settings, user: &UserConfig) -> Settings {
     let mut next = settings.clone();
-    next.config.postgresql.parameters = user.parameters.clone();
-    next.config.postgresql.pg_hba = user.hba.clone();
+    next.config.postgresql.parameters.clone_from(&user.parameters);
+    next.config.postgresql.pg_hba.clone_from(&user.hba);
     next
 }
 
@@ -91,9 +93,8 @@ impl Configuration {
         let auto = read_auto(settings);
         let known = self.known(settings);
         let wanted = Candidate { user: screened, auto: config::scrubbed_auto_conf(&auto).unwrap_or(auto) };
-        let same = |judged: &Judged| {
-            judged.wanted.user == wanted.user && [&judged.wanted.auto, &judged.accepted.auto].contains(&&wanted.auto)
-        };
+        let same =
+            |judged: &Judged| judged.wanted.user == wanted.user && [&judged.wanted.auto, &judged.accepted.auto].contains(&&wanted.auto);
         if self.lock().judged.as_ref().is_some_and(same) {
             return;
         }
@@ -138,10 +139,9 @@ impl Configuration {
 
     /// The same for a start: `postgresql.auto.conf` belongs to it, and what the control file demands.
     pub fn for_start(&self, settings: &Settings, mode: Mode) -> (Settings, Floors) {
-        let chosen = self.choice(settings).unwrap_or_else(|| Candidate {
-            user: user::screen(&settings.config.postgresql).0,
-            auto: read_auto(settings),
-        });
+        let chosen = self
+            .choice(settings)
+            .unwrap_or_else(|| Candidate { user: user::screen(&settings.config.postgresql).0, auto: read_auto(settings) });
         let next = with(settings, &chosen.user);
         let mut state = self.lock();
         if state.judged.as_ref().is_some_and(|judged| judged.accepted.auto != chosen.auto)
@@ -161,7 +161,11 @@ impl Configuration {
         state.pending.clear();
         drop(state);
         for (name, floor) in &needed {
-            tracing::warn!(name, floor, "the configured value is lower than the primary's when it wrote the WAL here: the primary's is used");
+            tracing::warn!(
+                name,
+                floor,
+                "the configured value is lower than the primary's when it wrote the WAL here: the primary's is used"
+            );
         }
         (next, needed)
     }
@@ -175,18 +179,14 @@ impl Configuration {
     /// Follows one run of the server: one that holds proves its configuration, one that ends at once makes it suspect.
     pub async fn follow(&self, settings: &Settings, ending: impl Future<Output = Ending>, words: &LastWords) -> Ending {
         let mut ending = std::pin::pin!(ending);
-        match tokio::time::timeout(SETTLED_RUN, &mut ending).await {
-            Ok(ended) => {
-                self.ended(settings, ended, words.get());
-                ended
-            }
-            Err(_) => {
-                self.held(settings);
-                let ended = ending.await;
-                self.note_failure(ended, words.get());
-                ended
-            }
+        if let Ok(ended) = tokio::time::timeout(SETTLED_RUN, &mut ending).await {
+            self.ended(settings, ended, words.get());
+            return ended;
         }
+        self.held(settings);
+        let ended = ending.await;
+        self.note_failure(ended, words.get());
+        ended
     }
 
     /// Watches one run of the server: whether the WAL that it replays needs higher settings, and whether it still needs those that it has.
@@ -267,6 +267,12 @@ impl Configuration {
         state.pending = pending;
     }
 
+    /// Whether the configuration file as a whole can be used; why not, where it cannot.
+    pub fn file_is_unreadable(&self, why: Option<String>) {
+        self.lock().unreadable = why;
+        self.say();
+    }
+
     /// What is known now.
     pub fn report(&self) -> ConfigurationStatus {
         let state = self.lock();
@@ -327,10 +333,14 @@ impl Configuration {
 
 impl State {
     fn problems(&self) -> Vec<Problem> {
-        let Some(judged) = &self.judged else { return vec![] };
-        let mut problems = judged.problems.clone();
+        let unreadable = self.unreadable.as_ref();
+        let unreadable = unreadable.map(|why| user::of_parameter("configuration file", None, format!("{why}; the last good one is used")));
+        let mut problems: Vec<Problem> = unreadable.into_iter().collect();
+        let Some(judged) = &self.judged else { return problems };
+        problems.extend(judged.problems.iter().cloned());
         if let Some(suspect) = self.suspect.as_ref().filter(|suspect| suspect.is(&judged.accepted)) {
-            let message = format!("Postgres did not start with this configuration: {}; the last one that it ran with is used", suspect.message);
+            let message =
+                format!("Postgres did not start with this configuration: {}; the last one that it ran with is used", suspect.message);
             problems.push(user::of_parameter("postgresql", None, message));
         }
         problems

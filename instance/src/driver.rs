@@ -168,6 +168,7 @@ impl Driver {
         let old = self.settings();
         match Settings::load(&self.args) {
             Ok(new) => {
+                self.view.borrow().configuration.file_is_unreadable(None);
                 let (next, fixed) = old.reloaded(new);
                 if !fixed.is_empty() {
                     tracing::warn!(keys = fixed.join(", "), "changed settings take effect when pgraft-instance is started again");
@@ -176,6 +177,7 @@ impl Driver {
             }
             Err(error) => {
                 tracing::error!(%error, "the changed configuration is not used");
+                self.view.borrow().configuration.file_is_unreadable(Some(error.to_string()));
                 // A secret or instance.json may have changed all the same.
                 self.view.send_modify(|_| ());
             }

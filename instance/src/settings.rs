@@ -26,8 +26,8 @@ pub struct Settings {
     pub founder: bool,
     /// Whether the extension is loaded and asked. False in tests only.
     pub extension: bool,
-    /// Whether what is committed is on the disk. False in tests only.
-    pub fsync: bool,
+    /// Whether what is committed is on the disk.
+    pub fsync: Fsync,
     /// The members choose the primary.
     pub failover: bool,
     /// The lease time of the primary.
@@ -46,6 +46,15 @@ pub struct Settings {
     pub config: InstanceConfig,
     /// What follows from it.
     pub paths: Paths,
+}
+
+/// Postgres' setting of that name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fsync {
+    /// What is committed survives a crash of the machine.
+    On,
+    /// In tests only.
+    Off,
 }
 
 /// The read-write gateway.
@@ -186,7 +195,7 @@ impl Settings {
             postgres: Address::new(&args.advertise_address, config.postgresql.port.into())?,
             founder: args.founder,
             extension: !args.without_extension,
-            fsync: !args.unsafe_without_fsync,
+            fsync: if args.unsafe_without_fsync { Fsync::Off } else { Fsync::On },
             failover: config.failover && !args.without_extension,
             lease,
             unresponsive,

@@ -22,7 +22,9 @@ impl Fingerprint {
     pub fn take(config: &Path, settings: &Settings) -> Self {
         let secrets = fs::read_dir(&settings.paths.secrets).into_iter().flatten().filter_map(Result::ok).map(|e| e.path());
         let tls = settings.config.tls.iter().flat_map(|tls| tls.files().map(|(_, file)| PathBuf::from(file)));
-        let all = secrets.chain(tls).chain([config.to_owned(), settings.paths.instance_file(), settings.paths.upstream()]);
+        // A wrong line in this one, written by hand, would keep Postgres from reading any of its files.
+        let auto = settings.paths.data.join("postgresql.auto.conf");
+        let all = secrets.chain(tls).chain([config.to_owned(), settings.paths.instance_file(), settings.paths.upstream(), auto]);
         Self(all.filter_map(|path| Some((path.clone(), fs::read(path).ok()?))).collect())
     }
 }

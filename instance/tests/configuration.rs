@@ -61,6 +61,12 @@ async fn a_bad_configuration_is_named_and_keeps_nothing_else_from_being_applied(
     node.wait_for("SHOW work_mem", "7MB").await;
     assert_eq!(node.log().matches("configuration: work_mem").count(), 2, "once a run");
 
+    // A line that somebody wrote by hand would keep Postgres from reading anything.
+    let auto = node.directory.join("pgdata/postgresql.auto.conf");
+    std::fs::write(&auto, "nosuch = 1\n").unwrap();
+    until("the line to go", async || (std::fs::read_to_string(&auto).ok()? != "nosuch = 1\n").then_some(())).await;
+    std::fs::write(&auto, "").unwrap();
+
     node.parameters.remove("work_mem");
     node.parameters.remove("superuser_reserved_connections");
     node.hba.pop();
@@ -114,7 +120,8 @@ async fn a_server_that_cannot_start_falls_back_to_what_it_ran_with() {
     std::fs::write(&auto, format!("{text}nosuch = 1\n")).unwrap();
     node.start();
     node.ready().await;
-    problems(node, "the fallback", &["postgresql.auto.conf line 4 \"nosuch = 1\": ", "Postgres did not start with this configuration:"]).await;
+    problems(node, "the fallback", &["postgresql.auto.conf line 4 \"nosuch = 1\": ", "Postgres did not start with this configuration:"])
+        .await;
     node.wait_for("SHOW shared_buffers", "16MB").await;
     node.wait_for("SHOW shared_preload_libraries", loaded).await;
 
@@ -137,9 +144,13 @@ async fn max_connections_goes_up_and_down_with_a_failover_in_the_middle() {
     set_everywhere(&mut nodes, "60");
     let standby = (first + 1) % 3;
     restart(&mut nodes, standby).await;
-    // The primary's server is restarted for it, and with it the session that asks.
-    let _ = nodes.nodes[first].sql(&format!("SELECT pgraft_switchover({})", standby + 1)).await;
-    until("the other primary", async || (primary(&nodes).await == standby).then_some(())).await;
+    whole(&nodes).await;
+    until("the other primary", async || {
+        // The primary's server is restarted for it, and with it the session that asks; and it may be too early for the others.
+        let _ = nodes.nodes[first].sql(&format!("SELECT pgraft_switchover({})", standby + 1)).await;
+        (primary(&nodes).await == standby).then_some(())
+    })
+    .await;
     nodes.nodes[standby].sql("CREATE TABLE t AS SELECT 1 AS i").await.unwrap();
     for n in (0..3).filter(|n| *n != standby) {
         // A standby with less stops its replay, and is started again.

@@ -175,6 +175,11 @@ async fn changed_secrets_and_settings_take_effect_by_themselves() {
     // What nobody can use changes nothing.
     std::fs::write(one.directory.join("instance.yaml"), "nonsense: [").unwrap();
     until("a word on it", async || one.log().contains("the changed configuration is not used").then_some(())).await;
+    until("the problem", async || {
+        let problems = one.status()?.configuration.problems;
+        problems.iter().any(|p| p.setting == "configuration file" && p.message.ends_with("the last good one is used")).then_some(())
+    })
+    .await;
     one.ready().await;
 }
 

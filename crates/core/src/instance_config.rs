@@ -254,7 +254,8 @@ pub const INCLUDE_DIRECTIVES: &[&str] = &["include", "include_dir", "include_if_
 pub fn is_parameter_name(name: &str) -> bool {
     let part = |part: &str| {
         let mut chars = part.chars();
-        chars.next().is_some_and(|c| c.is_ascii_alphabetic() || c == '_') && chars.all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '$'))
+        chars.next().is_some_and(|c| c.is_ascii_alphabetic() || c == '_')
+            && chars.all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '$'))
     };
     name.len() <= 126 && name.split('.').all(part)
 }

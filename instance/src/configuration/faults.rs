@@ -166,7 +166,11 @@ mod tests {
 
     #[test]
     fn what_names_nothing_is_the_last_error() {
-        let bare = record("LOG", "postgres: superuser_reserved_connections (3) plus reserved_connections (0) must be less than max_connections (3)", &[]);
+        let bare = record(
+            "LOG",
+            "postgres: superuser_reserved_connections (3) plus reserved_connections (0) must be less than max_connections (3)",
+            &[],
+        );
         assert_eq!(of(std::slice::from_ref(&bare)), [(Blame::Unknown, bare.msg.clone())]);
         assert_eq!(of_configuration(&[bare], false), []);
     }

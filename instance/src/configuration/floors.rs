@@ -112,7 +112,10 @@ track_commit_timestamp setting:       off
     fn only_what_is_wanted_lower_is_on_the_command_line() {
         let floors = parse(OUTPUT);
         assert_eq!(floors.len(), 5);
-        assert_eq!(needed(&floors, &wanted(&[("max_connections", "60"), ("max_wal_senders", "16")])), Floors::from([("max_connections", 400)]));
+        assert_eq!(
+            needed(&floors, &wanted(&[("max_connections", "60"), ("max_wal_senders", "16")])),
+            Floors::from([("max_connections", 400)])
+        );
         assert_eq!(needed(&floors, &wanted(&[("max_connections", "500"), ("max_wal_senders", "20")])), Floors::new());
         assert_eq!(needed(&floors, &wanted(&[("max_connections", "0x190"), ("max_wal_senders", "0x11")])), Floors::new());
         let defaults = Floors::from([("max_connections", 400), ("max_wal_senders", 16)]);

@@ -127,23 +127,21 @@ fn without_hba(next: &mut Candidate, line: Option<usize>, message: &str, good: O
     let hba = &mut next.user.hba;
     let index = line.unwrap_or(1).checked_sub(1)?;
     let value = hba.get(index)?.clone();
-    let used = match good.filter(|g| g.hba != *hba) {
-        Some(good) => {
-            hba.clone_from(&good.hba);
-            "the last good lines are used"
-        }
-        None => {
-            hba.truncate(index);
-            hba.push(REJECT_THE_REST.into());
-            "connections that no earlier line matches are rejected"
-        }
+    let used = if let Some(good) = good.filter(|g| g.hba != *hba) {
+        hba.clone_from(&good.hba);
+        "the last good lines are used"
+    } else {
+        hba.truncate(index);
+        hba.push(REJECT_THE_REST.into());
+        "connections that no earlier line matches are rejected"
     };
     Some(of_hba_line(index, &value, format!("{message}; {used}")))
 }
 
 /// Where `ALTER SYSTEM` sets a parameter: the line counts, since it outranks the user's file.
 fn auto_line_of(auto: &str, name: &str) -> Option<usize> {
-    let sets = |line: &str| line.trim_start().split(|c: char| c == '=' || c.is_whitespace()).next().is_some_and(|n| n.eq_ignore_ascii_case(name));
+    let sets =
+        |line: &str| line.trim_start().split(|c: char| c == '=' || c.is_whitespace()).next().is_some_and(|n| n.eq_ignore_ascii_case(name));
     auto.lines().position(sets).map(|index| index + 1)
 }
 

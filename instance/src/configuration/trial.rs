@@ -68,7 +68,7 @@ impl<'a> Trial<'a> {
 
     async fn run(&mut self, candidate: &Candidate) -> Result<Vec<Fault>, TrialError> {
         let settings = super::with(self.settings, &candidate.user);
-        let scratch = self.scratch(&settings, candidate)?;
+        let scratch = scratch(&settings, candidate)?;
         let (mut found, shared_memory) = self.configuration(&settings, candidate, &scratch).await?;
         if let (true, Some(megabytes), Some(limit)) = (found.is_empty(), shared_memory, memory_limit())
             && megabytes > limit
@@ -82,32 +82,6 @@ impl<'a> Trial<'a> {
             }
         }
         Ok(found)
-    }
-
-    /// As much of a data directory as Postgres wants to see before it reads its configuration.
-    fn scratch(&self, settings: &Settings, candidate: &Candidate) -> Result<PathBuf, TrialError> {
-        let (scratch, data) = (settings.paths.check(), &settings.paths.data);
-        files::remove_directory(&scratch)?;
-        for directory in ["global", "base", "pg_notify", "pg_stat", "pg_stat_tmp", "pg_tblspc", "pg_replslot", "pg_dynshmem"] {
-            files::private_directory(&scratch.join(directory))?;
-        }
-        files::private_directory(&scratch)?;
-        for name in ["PG_VERSION", "global/pg_control"] {
-            fs::copy(data.join(name), scratch.join(name)).map_err(FileError::at("copy", &data.join(name)))?;
-        }
-        let write = |name: &str, text: &str| {
-            let path = scratch.join(name);
-            fs::write(&path, text).map_err(FileError::at("write", &path))
-        };
-        write("postgresql.conf", &config::postgresql_conf(settings, None).text)?;
-        write("postgresql.auto.conf", &candidate.auto)?;
-        write("pg_hba.conf", &config::hba(settings))?;
-        write("pg_ident.conf", "")?;
-        // With what belongs to libraries: each of their parameters has a dot in its name.
-        let of_libraries = candidate.user.parameters.iter().filter(|(name, _)| name.contains('.'));
-        let lines = of_libraries.map(|(name, value)| format!("{name} = {}\n", config::quoted(value)));
-        write("small.conf", &std::iter::once(SMALL.to_owned()).chain(lines).collect::<String>())?;
-        Ok(scratch)
     }
 
     async fn configuration(
@@ -144,7 +118,8 @@ impl<'a> Trial<'a> {
         let pid = std::process::id();
         let own = [("config_file", at("small.conf")), ("hba_file", at("pg_hba.conf")), ("ident_file", at("pg_ident.conf"))];
         // In the abstract namespace: no file, and no other server's name.
-        let socket = [("listen_addresses", String::new()), ("unix_socket_directories", format!("@pgraft-check-{pid}")), ("port", "1".into())];
+        let socket =
+            [("listen_addresses", String::new()), ("unix_socket_directories", format!("@pgraft-check-{pid}")), ("port", "1".into())];
         for (name, value) in own.into_iter().chain(socket).chain([("shared_preload_libraries", libraries(candidate))]) {
             set(&mut command, name, &value);
         }
@@ -186,6 +161,32 @@ impl Judge for Trial<'_> {
     }
 }
 
+/// As much of a data directory as Postgres wants to see before it reads its configuration.
+fn scratch(settings: &Settings, candidate: &Candidate) -> Result<PathBuf, TrialError> {
+    let (scratch, data) = (settings.paths.check(), &settings.paths.data);
+    files::remove_directory(&scratch)?;
+    for directory in ["global", "base", "pg_notify", "pg_stat", "pg_stat_tmp", "pg_tblspc", "pg_replslot", "pg_dynshmem"] {
+        files::private_directory(&scratch.join(directory))?;
+    }
+    files::private_directory(&scratch)?;
+    for name in ["PG_VERSION", "global/pg_control"] {
+        fs::copy(data.join(name), scratch.join(name)).map_err(FileError::at("copy", &data.join(name)))?;
+    }
+    let write = |name: &str, text: &str| {
+        let path = scratch.join(name);
+        fs::write(&path, text).map_err(FileError::at("write", &path))
+    };
+    write("postgresql.conf", &config::postgresql_conf(settings, None).text)?;
+    write("postgresql.auto.conf", &candidate.auto)?;
+    write("pg_hba.conf", &config::hba(settings))?;
+    write("pg_ident.conf", "")?;
+    // With what belongs to libraries: each of their parameters has a dot in its name.
+    let of_libraries = candidate.user.parameters.iter().filter(|(name, _)| name.contains('.'));
+    let lines = of_libraries.map(|(name, value)| format!("{name} = {}\n", config::quoted(value)));
+    write("small.conf", &std::iter::once(SMALL.to_owned()).chain(lines).collect::<String>())?;
+    Ok(scratch)
+}
+
 /// All that are to be loaded, be it by the server or by its sessions: a session that cannot load its libraries is refused.
 fn libraries(candidate: &Candidate) -> String {
     let lists = [("shared_preload_libraries", ""), ("session_preload_libraries", ""), ("local_preload_libraries", "$libdir/plugins/")];
@@ -208,7 +209,8 @@ fn records(output: &[u8]) -> Vec<Record> {
 /// The megabytes that this host, or the container that this runs in, can have.
 fn memory_limit() -> Option<u64> {
     let host = fs::read_to_string("/proc/meminfo").ok().and_then(|text| total(&text));
-    let group = fs::read_to_string("/sys/fs/cgroup/memory.max").ok().and_then(|text| text.trim().parse::<u64>().ok()).map(|bytes| bytes >> 20);
+    let group =
+        fs::read_to_string("/sys/fs/cgroup/memory.max").ok().and_then(|text| text.trim().parse::<u64>().ok()).map(|bytes| bytes >> 20);
     host.into_iter().chain(group).min()
 }
 

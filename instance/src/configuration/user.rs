@@ -33,13 +33,10 @@ pub fn of_hba_line(index: usize, line: &str, message: impl Into<String>) -> Prob
 pub fn screen(config: &PostgresqlConfig) -> (UserConfig, Vec<Problem>) {
     let (mut user, mut problems) = (UserConfig::default(), vec![]);
     for (name, value) in &config.parameters {
-        match refuse_parameter(name, value) {
-            Some(why) => problems.push(of_parameter(name, Some(value), why)),
-            None => {
-                if user.parameters.insert(name.to_ascii_lowercase(), value.clone()).is_some() {
-                    problems.push(of_parameter(name, Some(value), "the parameter is set twice, in different case; this value is used"));
-                }
-            }
+        if let Some(why) = refuse_parameter(name, value) {
+            problems.push(of_parameter(name, Some(value), why));
+        } else if user.parameters.insert(name.to_ascii_lowercase(), value.clone()).is_some() {
+            problems.push(of_parameter(name, Some(value), "the parameter is set twice, in different case; this value is used"));
         }
     }
     for (index, line) in config.pg_hba.iter().enumerate() {
@@ -127,7 +124,8 @@ mod tests {
 
     #[test]
     fn a_refused_line_of_pg_hba_lets_nobody_in_by_what_follows_it() {
-        for bad in ["host all all all trust\nlocal all all trust", "host all all 10.0.0.0/8 \\", "include /etc/passwd", "\"include_dir\" x"] {
+        for bad in ["host all all all trust\nlocal all all trust", "host all all 10.0.0.0/8 \\", "include /etc/passwd", "\"include_dir\" x"]
+        {
             let (user, problems) = screen(&config(&[], &["host a a all md5", bad, "host b b all trust"]));
             assert_eq!(user.hba, ["host a a all md5", REJECT_THE_REST], "{bad}");
             assert_eq!((problems.len(), problems[0].line), (1, Some(2)), "{bad}");

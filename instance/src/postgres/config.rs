@@ -11,7 +11,7 @@ use std::fmt::Write as _;
 
 use crate::configuration::settle::names;
 use crate::postgres::wal_room;
-use crate::settings::Settings;
+use crate::settings::{Fsync, Settings};
 use crate::sql::DATABASE;
 use crate::status::Upstream;
 
@@ -142,7 +142,7 @@ pub fn command_line(settings: &Settings) -> Vec<String> {
         // Where the members choose the primary, one that has crashed is not: another one takes over while this server is started as a standby.
         ("restart_after_crash", if settings.failover { "off" } else { "on" }.into()),
         // What is acknowledged is on the disk, and a torn page is mended.
-        ("fsync", if settings.fsync { "on" } else { "off" }.into()),
+        ("fsync", if settings.fsync == Fsync::On { "on" } else { "off" }.into()),
         ("full_page_writes", "on".into()),
         ("data_sync_retry", "off".into()),
         ("logging_collector", "off".into()),

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::status::Postgres;
+use pgraft_core::configuration::ConfigurationStatus;
 use pgraft_core::instance_file::InstanceMember;
 use pgraft_core::{Address, ClusterId};
 
@@ -29,7 +30,15 @@ fn file(primary: Option<i64>, told: bool) -> InstanceFile {
 }
 
 fn status(node: i64, role: Role, primary: Option<i64>) -> Status {
-    Status { node_id: id(node), role, ready: true, postgres: Postgres::default(), raft: None, primary: primary.map(at), configuration: Default::default() }
+    Status {
+        node_id: id(node),
+        role,
+        ready: true,
+        postgres: Postgres::default(),
+        raft: None,
+        primary: primary.map(at),
+        configuration: ConfigurationStatus::default(),
+    }
 }
 
 #[test]

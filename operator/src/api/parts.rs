@@ -66,8 +66,9 @@ fn parameter_rules() -> Vec<Rule> {
     let own = Rule::new("self.all(name, !name.startsWith('pgraft.'))")
         .message("postgresql.parameters must not set pgraft.*: pgraft sets these itself, and spec.raft has what can be chosen");
     let includes = INCLUDE_DIRECTIVES.iter().map(|name| {
-        Rule::new(format!("!('{name}' in self)"))
-            .message(Message::Message(format!("postgresql.parameters must not set {name}: it is not a parameter, and no other file is read")))
+        Rule::new(format!("!('{name}' in self)")).message(Message::Message(format!(
+            "postgresql.parameters must not set {name}: it is not a parameter, and no other file is read"
+        )))
     });
     // In lower case, so that none of the rules above is evaded by another spelling.
     let names = Rule::new(r"self.all(name, name.matches('^[a-z_][a-z0-9_$]*([.][a-z_][a-z0-9_$]*)*$'))").message(

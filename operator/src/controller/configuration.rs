@@ -1,5 +1,5 @@
 //! Asks the instance managers of all pods about their configuration. Also those of pods that are not ready: a server that cannot start is told of by
-//! nobody else. The answer is in the manager's memory, a few hundred bytes, and asked for once a second at most.
+//! nobody else. The answer is in the manager's memory, a few hundred bytes, and asked for every two seconds at most.
 
 use futures::future::join_all;
 use http_body_util::{BodyExt, Empty, Limited};
@@ -21,9 +21,9 @@ use crate::core::names::HTTP_PORT;
 use crate::core::observed::PodSeen;
 
 /// What does not answer in this time is looked at again in the next pass.
-const DEADLINE: Duration = Duration::from_secs(1);
+const DEADLINE: Duration = Duration::from_millis(500);
 /// How old an answer may be.
-const FRESH: SignedDuration = SignedDuration::from_secs(1);
+const FRESH: SignedDuration = SignedDuration::from_secs(2);
 /// An answer is longer with many problems only.
 const LARGEST: usize = 1 << 18;
 

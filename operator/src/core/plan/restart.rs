@@ -40,7 +40,11 @@ impl Plan<'_> {
         let can_move = group.failover.is_some()
             && group.primary == Some(next)
             && group.members.iter().any(|m| m.id != next && m.role == Role::Voter && self.is_ours(m));
-        Some(if can_move { self.hand_over(group, next, |m| !self.is_stale(m.id) && !self.waits_for_restart(m.id)) } else { Step::RestartPod(next) })
+        Some(if can_move {
+            self.hand_over(group, next, |m| !self.is_stale(m.id) && !self.waits_for_restart(m.id))
+        } else {
+            Step::RestartPod(next)
+        })
     }
 
     /// Pods whose files the kubelet has not refreshed yet, by their annotation, for the ConfigMap as it is now.
@@ -90,7 +94,9 @@ mod tests {
     fn settings_that_need_a_restart_cause_one_standbys_first() {
         let mut want = with_failover(3);
         let mut seen = healthy(&want, 3);
-        for (waiting, next) in [(&[1, 2, 3][..], Step::RestartPod(id(3))), (&[1, 2], Step::RestartPod(id(2))), (&[1], Step::SwitchOver(id(2)))] {
+        for (waiting, next) in
+            [(&[1, 2, 3][..], Step::RestartPod(id(3))), (&[1, 2], Step::RestartPod(id(2))), (&[1], Step::SwitchOver(id(2)))]
+        {
             pending(&mut seen, waiting);
             assert_eq!(next_step(&want, &seen), next);
         }

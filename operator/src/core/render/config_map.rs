@@ -5,8 +5,8 @@ use pgraft_core::instance_config::{BootstrapConfig, GatewayConfig, InstanceConfi
 use std::collections::BTreeMap;
 
 use super::metadata::metadata;
-use super::template::fnv1a;
 use super::places::{CONFIG_FILE, SECRETS_DIRECTORY, SOCKET_DIRECTORY, STATE_DIRECTORY, TLS_DIRECTORY};
+use super::template::fnv1a;
 use crate::core::Cluster;
 use crate::core::names::{self, GATEWAY_PORT, HTTP_PORT, POSTGRES_PORT, RAFT_PORT};
 

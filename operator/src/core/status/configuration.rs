@@ -98,15 +98,15 @@ mod tests {
     #[test]
     fn what_members_say() {
         let fine = ConfigurationStatus::default;
-        let bad = |names: &[&str]| ConfigurationStatus {
-            valid: false,
-            problems: names.iter().map(|name| problem(name)).collect(),
-            ..fine()
-        };
+        let bad =
+            |names: &[&str]| ConfigurationStatus { valid: false, problems: names.iter().map(|name| problem(name)).collect(), ..fine() };
         let waits = ConfigurationStatus { pending_restart: vec!["shared_buffers".into()], ..fine() };
         let fails = ConfigurationStatus { failure: Some(ServerFailure { count: 3, message: "out of disk".into() }), ..fine() };
         assert_eq!(words([fine(), fine()]), "True ConfigurationAccepted: every setting is in force");
-        assert_eq!(words([fine(), waits.clone()]), "True ConfigurationAccepted: these settings take effect after a restart: shared_buffers");
+        assert_eq!(
+            words([fine(), waits.clone()]),
+            "True ConfigurationAccepted: these settings take effect after a restart: shared_buffers"
+        );
         let held = ConfigurationStatus { held: vec![problem("max_connections")], ..waits.clone() };
         assert_eq!(
             words([held.clone(), held]),
