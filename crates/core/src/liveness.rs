@@ -159,9 +159,11 @@ impl Judge {
     fn verdict(&self) -> Verdict {
         let Counts { stopped, unanswered, not_flushed, senders, unconfirmed } = self.counts;
         let (process, stopped) = stopped.unwrap_or((Process::Postmaster, 0));
+        // That is why.
+        let silent = if stopped > 0 && process == Process::Postmaster { Fault::Stopped(process) } else { Fault::Unanswered };
         let all = [
             (Fault::Stopped(process), stopped),
-            (Fault::Unanswered, unanswered),
+            (silent, unanswered),
             (Fault::NotFlushed, not_flushed),
             (Fault::SendersStopped, senders),
             (Fault::Unconfirmed, unconfirmed),

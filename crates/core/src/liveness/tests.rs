@@ -147,9 +147,13 @@ proptest! {
         for (n, tick) in ticks.iter().enumerate() {
             let Verdict::Release(fault) = judge.observe(*tick) else { continue };
             prop_assert!(ticks[..=n].iter().any(|t| t.answered), "it has never answered");
-            let evidence: Vec<&Tick> = ticks[..=n].iter().rev().take_while(|t| speaks_against(t, fault)).collect();
-            let excused = |t: &Tick| !t.on_time || (t.starved && !matches!(fault, Fault::Stopped(_)));
-            let counted = evidence.iter().filter(|t| !excused(t)).count();
+            let counted = |fault: Fault| {
+                let excused = |t: &&Tick| !t.on_time || (t.starved && !matches!(fault, Fault::Stopped(_)));
+                ticks[..=n].iter().rev().take_while(|t| speaks_against(t, fault)).filter(|t| !excused(t)).count()
+            };
+            // A stopped postmaster is seen by its silence, too.
+            let silence = if fault == Fault::Stopped(Process::Postmaster) { counted(Fault::Unanswered) } else { 0 };
+            let counted = counted(fault).max(silence);
             prop_assert!(counted >= bound as usize, "{fault}: {counted} of {bound} ticks");
         }
     }
