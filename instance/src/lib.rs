@@ -137,6 +137,7 @@ pub async fn run(args: RunArgs, sink: Sink) -> Result<(), RunError> {
         phase: Phase::Clearing,
         verdict: freshness::Verdict::default(),
         concern: None,
+        killed_for: None,
         configuration: Configuration::default(),
     });
     let heartbeat = Heartbeat::default();

@@ -47,6 +47,7 @@ pub async fn observe(view: &View) -> Seen {
         Postgres { running: matches!(view.phase, Phase::Running(_)), ..Postgres::default() }
     });
     postgres.degraded = view.concern.map(|fault| fault.to_string());
+    postgres.unresponsive = view.killed_for.map(|fault| fault.to_string());
     let raft = raft.unwrap_or_else(|why| {
         missing.push(why);
         None
@@ -91,6 +92,7 @@ async fn server(view: &View) -> Result<Postgres, String> {
             pending_restart: Some(!configuration.report().pending_restart.is_empty()),
             replay_lsn: row.try_get(6)?,
             degraded: None,
+            unresponsive: None,
         })
     };
     match timeout(DEADLINE, look).await {

@@ -218,7 +218,7 @@ pub enum Event {
     /// What may be wrong with the running server. For people: nothing follows from it.
     Concern(Option<Fault>),
     /// The running server has not done what its clients need for too long.
-    Unresponsive,
+    Unresponsive(Fault),
     /// The running server is being shut down, and not by this process.
     StoppedByOthers,
     /// The WAL that a standby replays needs higher settings than it runs with: started again it has them.
@@ -355,7 +355,7 @@ fn running(state: State, mode: Mode, event: Event) -> (State, Vec<Command>) {
         }
         Event::SettingsTooLow if mode == Mode::Standby => (State { phase: Phase::Halting, repair: None, ..state }, vec![Command::Halt]),
         Event::WorkerSilent => (state, vec![Command::StopNow]),
-        Event::Unresponsive => (state, vec![Command::Kill]),
+        Event::Unresponsive(_) => (state, vec![Command::Kill]),
         // Who wants it down for good stops this process: a server alone is started again.
         Event::StoppedByOthers => (state, vec![Command::Stop]),
         _ => stay(state),

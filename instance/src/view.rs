@@ -21,4 +21,6 @@ pub struct View {
     pub concern: Option<Fault>,
     /// What Postgres says of the configuration.
     pub configuration: Configuration,
+    /// Why this process has killed a server last.
+    pub killed_for: Option<Fault>,
 }

@@ -123,7 +123,7 @@ struct Counts {
 pub struct Judge {
     /// So many ticks in a row are too many.
     bound: u32,
-    /// The server has answered once: before that it may be starting, which takes as long as it takes.
+    /// The server has answered once: before that silence may mean that it is starting, which takes as long as it takes.
     heard: bool,
     counts: Counts,
 }
@@ -132,7 +132,14 @@ impl Judge {
     /// Of a server that is being started. A bound below two ticks would condemn it by one failure.
     pub const fn new(bound: u32) -> Self {
         let counts = Counts { stopped: None, unanswered: 0, not_flushed: 0, senders: 0, unconfirmed: 0 };
-        Self { bound: if bound < 2 { 2 } else { bound }, heard: false, counts }
+        let mut judge = Self { bound, heard: false, counts };
+        judge.set_bound(bound);
+        judge
+    }
+
+    /// From now on so many ticks are too many, and two at least.
+    pub const fn set_bound(&mut self, bound: u32) {
+        self.bound = if bound < 2 { 2 } else { bound };
     }
 
     /// Takes one tick into account.
@@ -159,16 +166,15 @@ impl Judge {
     fn verdict(&self) -> Verdict {
         let Counts { stopped, unanswered, not_flushed, senders, unconfirmed } = self.counts;
         let (process, stopped) = stopped.unwrap_or((Process::Postmaster, 0));
+        // That is why.
+        let silent = if stopped > 0 && process == Process::Postmaster { Fault::Stopped(process) } else { Fault::Unanswered };
         let all = [
             (Fault::Stopped(process), stopped),
-            (Fault::Unanswered, unanswered),
+            (silent, if self.heard { unanswered } else { 0 }),
             (Fault::NotFlushed, not_flushed),
             (Fault::SendersStopped, senders),
             (Fault::Unconfirmed, unconfirmed),
         ];
-        if !self.heard {
-            return Verdict::Serve;
-        }
         if let Some((fault, _)) = all.into_iter().find(|(fault, ticks)| fault.releases() && *ticks >= self.bound) {
             return Verdict::Release(fault);
         }

@@ -94,6 +94,8 @@ pub struct Node {
     pub fsync: bool,
     /// The members choose the primary.
     pub failover: bool,
+    /// Of the instance manager, and so of its server: over this process's own.
+    pub environment: Vec<(String, String)>,
     /// How long the gateway holds a client.
     pub hold: &'static str,
     /// How long no client has come when the gateway of a node that stops ends.
@@ -172,6 +174,7 @@ impl Node {
             hba: vec![],
             fsync: false,
             failover: false,
+            environment: vec![],
             hold,
             drain: None,
             tls: 0,
@@ -261,6 +264,7 @@ impl Node {
         let log = fs::OpenOptions::new().create(true).append(true).open(self.directory.join("log")).unwrap();
         let mut command = self.program();
         command
+            .envs(self.environment.iter().cloned())
             .args(["run", "--node-id", &self.id.to_string(), "--advertise-address", self.address(), "--config"])
             .arg(self.write_config());
         if self.id == 1 {

@@ -39,7 +39,7 @@ const EVENTS: [Event; 28] = [
     Event::RewindPutOff,
     Event::WorkerSilent,
     Event::Concern(Some(Fault::Unanswered)),
-    Event::Unresponsive,
+    Event::Unresponsive(Fault::Unanswered),
     Event::StoppedByOthers,
     Event::SettingsTooLow,
     Event::StartFailed,
@@ -71,7 +71,7 @@ const fn is_in_the_table(event: Event) -> bool {
         | Event::RewindPutOff
         | Event::WorkerSilent
         | Event::Concern(_)
-        | Event::Unresponsive
+        | Event::Unresponsive(_)
         | Event::StoppedByOthers
         | Event::SettingsTooLow
         | Event::StartFailed

@@ -115,6 +115,7 @@ pub fn validate(cr: &PgRaftCluster, defaults: &Defaults) -> Result<Cluster, Inva
         read_write: spec.services.read_write,
         tls,
         lease_duration: spec.failover.enabled.then_some(spec.failover.lease_duration),
+        unresponsive_after: spec.failover.unresponsive_after,
         replace_after,
         standby: standby::parse(spec.standby)?,
         switchover,
