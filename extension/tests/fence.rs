@@ -41,7 +41,7 @@ async fn a_closed_gate() {
     }
     for read in [
         "select * from pg_stats",
-        "select most_common_vals from pg_statistic",
+        "select stavalues1 from pg_statistic",
         "select * from t",
         "table t",
         "copy t to stdout",

@@ -3,6 +3,7 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use nix::sys::socket::{setsockopt, sockopt};
@@ -60,14 +61,16 @@ impl Heard {
     pub async fn attempt(&mut self, gateway: &Gateway, target: &Target) -> Result<Reached, Lost> {
         let (names, readiness) = (&gateway.names, &gateway.readiness);
         let asks = matches!(self.request, Request::Ssl | Request::Gss);
-        if self.request == Request::Ssl && readiness.has_tls(target) {
-            return Ok(Reached::Tls);
-        }
         // A connection of the server's is taken for a client that has asked for encryption and may never begin with it: for few at a time.
-        let permit = if asks { gateway.unencrypted.clone().acquire_owned().await.ok() } else { None };
-        if self.request == Request::Ssl && readiness.has_tls(target) {
-            return Ok(Reached::Tls);
-        }
+        let permit = match self.request {
+            Request::Ssl if readiness.has_tls(target) => return Ok(Reached::Tls),
+            Request::Ssl => tokio::select! {
+                permit = Arc::clone(&gateway.unencrypted).acquire_owned() => permit.ok(),
+                () = readiness.until_tls(target) => return Ok(Reached::Tls),
+            },
+            Request::Gss => Arc::clone(&gateway.unencrypted).acquire_owned().await.ok(),
+            _ => None,
+        };
         if !readiness.may_take(names, target).await {
             return Err(Lost::NotNow);
         }

@@ -17,6 +17,7 @@ use std::time::Duration;
 use pgraft_core::instance_config::PROBE_ROLE;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
 use super::aim::Target;
@@ -32,7 +33,8 @@ const AGAIN: Duration = Duration::from_millis(50);
 #[derive(Default)]
 pub struct Readiness {
     last: Mutex<Option<Probe>>,
-    tls: Mutex<Option<Target>>,
+    /// The last server that has granted TLS.
+    tls: watch::Sender<Option<Target>>,
     /// Held by the one who asks.
     asking: tokio::sync::Mutex<()>,
 }
@@ -72,25 +74,29 @@ impl Readiness {
 
     /// Whether this very server, in this epoch, has granted TLS. It does so until it is started anew, which is another epoch.
     pub fn has_tls(&self, target: &Target) -> bool {
-        self.tls().as_ref() == Some(target)
+        self.tls.borrow().as_ref() == Some(target)
+    }
+
+    /// Returns when that is so.
+    pub async fn until_tls(&self, target: &Target) {
+        if self.tls.subscribe().wait_for(|tls| tls.as_ref() == Some(target)).await.is_err() {
+            std::future::pending::<()>().await;
+        }
     }
 
     /// It has granted TLS, or refused it.
     pub fn learn_tls(&self, target: &Target, granted: bool) {
-        let mut tls = self.tls();
-        if granted {
-            *tls = Some(target.clone());
-        } else if tls.as_ref() == Some(target) {
-            *tls = None;
-        }
+        self.tls.send_if_modified(|tls| {
+            let changes = (tls.as_ref() == Some(target)) != granted;
+            if changes {
+                *tls = granted.then(|| target.clone());
+            }
+            changes
+        });
     }
 
     fn last(&self) -> MutexGuard<'_, Option<Probe>> {
         self.last.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn tls(&self) -> MutexGuard<'_, Option<Target>> {
-        self.tls.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -176,7 +182,7 @@ mod tests {
         let (target, _) = server(TAKEN).await;
         let readiness = Readiness::default();
         assert!(!readiness.has_tls(&target));
-        readiness.learn_tls(&target, true);
+        let ((), ()) = tokio::join!(readiness.until_tls(&target), async { readiness.learn_tls(&target, true) });
         assert!(readiness.has_tls(&target));
         assert!(!readiness.has_tls(&Target { epoch: 2, ..target.clone() }));
         readiness.learn_tls(&target, false);

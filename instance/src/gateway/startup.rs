@@ -125,7 +125,10 @@ fn word(bytes: &[u8], at: usize) -> Option<u32> {
     bytes.get(at..at + 4)?.try_into().ok().map(u32::from_be_bytes)
 }
 
-/// For the fuzz target: these bytes, as a client's and as a server's, and each of their beginnings.
+/// For the fuzz target: these bytes, as a client's and as a server's.
+///
+/// # Panics
+/// Where something does not hold.
 pub fn fuzz(bytes: &[u8]) {
     let (kind, length) = request(bytes);
     assert!(length <= bytes.len() && length <= LONGEST_HELLO, "{length} bytes");
