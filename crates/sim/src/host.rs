@@ -127,7 +127,7 @@ impl Host {
             let published = Arc::clone(&board);
             let server = postgres.clone();
             let hooks = Hooks {
-                wal: Arc::new(move || server.as_ref()?.look().map(|look| look.end.into())),
+                wal: Arc::new(move || server.as_ref()?.look().map(|look| pgraft_core::status::WalProgress::from(look.end))),
                 postgres,
                 publish: Box::new(move |status| lock(&published).status = Some(status.clone())),
             };
