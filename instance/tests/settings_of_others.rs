@@ -197,7 +197,6 @@ async fn all_of_them_at_once(nodes: &mut Nodes, gucs: &[Guc]) {
     // The same of the cluster's own parameters, for what people set there.
     for node in &mut nodes.nodes {
         for (name, value) in [
-            ("default_transaction_isolation", "serializable"),
             ("default_transaction_read_only", "on"),
             ("default_transaction_deferrable", "on"),
             ("statement_timeout", "1"),
@@ -209,6 +208,7 @@ async fn all_of_them_at_once(nodes: &mut Nodes, gucs: &[Guc]) {
             ("search_path", "nowhere"),
             ("exit_on_error", "on"),
             ("row_security", "off"),
+            ("default_transaction_isolation", "serializable"),
         ] {
             node.parameters.insert(name.into(), value.into());
         }
@@ -216,9 +216,13 @@ async fn all_of_them_at_once(nodes: &mut Nodes, gucs: &[Guc]) {
     }
     for node in &nodes.nodes {
         until("the parameters", async || {
-            let client = dba(node).await;
-            let shown = "SELECT reset_val = 'serializable' OR sourcefile IS NOT NULL FROM pg_settings WHERE name = 'exit_on_error'";
-            client.query_one(shown, &[]).await.ok().filter(|row| row.get(0)).map(drop)
+            let mut config = tokio_postgres::Config::new();
+            config.host(node.client_address()).port(node.postgres_port()).user("dba").password("dba-1").dbname("dba");
+            config.options("-c statement_timeout=0 -c idle_session_timeout=0");
+            let (client, connection) = config.connect(NoTls).await.ok()?;
+            tokio::spawn(connection);
+            let level: String = client.query_one("SHOW default_transaction_isolation", &[]).await.ok()?.get(0);
+            (level == "serializable").then_some(())
         })
         .await;
     }
