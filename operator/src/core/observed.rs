@@ -7,9 +7,10 @@ use std::net::IpAddr;
 
 use super::asked::Asked;
 use super::certificates::TlsSeen;
+use super::failing::Failures;
 use super::group::Group;
 use super::names::{ObjectKey, PodRole, SecretKind};
-use super::render::Template;
+use super::render::{Object, Template};
 
 /// All that a decision may look at, besides what is wanted.
 #[derive(Debug, Clone)]
@@ -36,6 +37,8 @@ pub struct Observed {
     pub asked: Option<Asked>,
     /// Since when members have not been reached.
     pub away: BTreeMap<NodeId, Timestamp>,
+    /// What failed lately.
+    pub failing: Failures,
 }
 
 /// A pod.
@@ -51,8 +54,12 @@ pub struct PodSeen {
     pub ip: Option<IpAddr>,
     /// The label for Services.
     pub role: Option<PodRole>,
+    /// Whether Services select it; None where the label is missing.
+    pub routed: Option<bool>,
     /// What it was made from; None where that can't be read.
     pub template: Option<Template>,
+    /// Whether the ConfigMap could not be applied when it was made: it may have started with an earlier one.
+    pub outdated: bool,
     /// Whether the owner reference is there.
     pub owned: Owned,
 }
@@ -100,6 +107,8 @@ pub struct VolumeSeen {
     pub retired: bool,
     /// The bytes that were asked for.
     pub requested: u128,
+    /// The bytes that it has; 0 until it has any.
+    pub capacity: u128,
     /// Whether it goes with the PgRaftCluster.
     pub owned: Owned,
 }
@@ -126,6 +135,16 @@ impl Observed {
     /// All node ids that pods and volumes carry.
     pub fn ids(&self) -> BTreeSet<NodeId> {
         self.pods.keys().chain(self.volumes.keys()).copied().collect()
+    }
+
+    /// The bytes of the largest volume that a member has.
+    pub fn largest_volume(&self) -> u128 {
+        self.volumes.values().filter(|v| !v.retired && !v.terminating).map(|v| v.capacity).max().unwrap_or(0)
+    }
+
+    /// Whether this object is there as rendered.
+    pub fn has(&self, object: &Object) -> bool {
+        self.objects.get(&object.key()) == Some(&ObjectSeen::AsApplied(object.fingerprint()))
     }
 
     /// Whether this pod serves.
