@@ -49,17 +49,18 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
   verbs: [update]
 - apiGroups: [""]
   resources: [pods, persistentvolumeclaims]
-  verbs: [list, watch, create, patch, delete]
+  verbs: [get, list, watch, create, patch, delete]
 - apiGroups: [""]
   resources: [secrets]
   verbs: [get, list, watch, create, patch, delete]
-# Server-side apply creates what is not there: create as well as patch.
+# Read by name before they are written: one that belongs to somebody else is left alone.
 - apiGroups: [""]
   resources: [services, configmaps]
-  verbs: [list, watch, create, patch]
+  verbs: [get, list, watch, create, patch]
+# Deleted where an earlier operator made one under another name.
 - apiGroups: [policy]
   resources: [poddisruptionbudgets]
-  verbs: [list, watch, create, patch]
+  verbs: [get, list, watch, create, patch, delete]
 - apiGroups: [events.k8s.io]
   resources: [events]
   verbs: [create, patch]

@@ -1,6 +1,7 @@
 //! Takes one step. Writes only; decides nothing.
 
-use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, Secret};
+use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Secret, Service};
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use pgraft_core::{Address, NodeId};
 use rand::distr::{Alphanumeric, SampleString};
 use serde_json::{Value, json};
@@ -13,43 +14,41 @@ use super::facts::version;
 use super::observe::{targets, unready_targets};
 use super::sql::SqlError;
 use crate::core::asked::Asked;
-use crate::core::names::{self, ObjectKey, RAFT_PORT, SecretKind};
+use crate::core::names::{self, Kind, ObjectKey, RAFT_PORT, SecretKind};
+use crate::core::observed::{PodSeen, VolumeSeen};
+use crate::core::plan;
 use crate::core::render::{self, Object, Passwords};
 use crate::core::step::{Change, Possession, Step, Why};
 use crate::core::{Cluster, Observed};
 
 const PASSWORD_LENGTH: usize = 32;
 
-/// Takes the step and returns it; a change that the leader refuses comes back as the wait for a better moment.
-///
-/// # Errors
-/// The step was not taken, or not wholly; every one of them can be taken again.
-pub async fn act(ctx: &Context, want: &Cluster, seen: &Observed, step: Step) -> Result<Step, Error> {
-    let actor = Actor { ctx, want, seen, writer: Writer::new(&ctx.client, &want.namespace) };
-    match &step {
-        Step::Wait(_) | Step::Steady => {}
-        Step::CreateSecrets(kinds) => actor.create_secrets(kinds).await?,
-        Step::DeleteSecret(kind) => actor.delete_secret(*kind).await?,
-        Step::ApplyObjects(keys) => actor.apply(keys).await?,
-        Step::Certificates(todo) => certificates::work(ctx, want, seen, todo).await?,
-        Step::RefreshPods(nodes) => actor.refresh(nodes).await?,
-        Step::SetOwners(owners) => actor.set_owners(owners).await?,
-        Step::LabelPods(pods) => {
-            for (node, role) in pods {
-                actor.label::<Pod>(*node, names::LABEL_ROLE, role.as_str()).await?;
+/// What came of a step.
+#[derive(Debug, Default)]
+pub struct Acted {
+    /// The step that was taken; a change that the leader refuses comes back as the wait for a better moment. None when all of it failed.
+    pub taken: Option<Step>,
+    /// What failed, one target each; it can be tried again.
+    pub failed: Vec<(Step, Error)>,
+}
+
+/// Takes the step, one target after the other: one that fails does not keep the rest from being done.
+pub async fn act(ctx: &Context, want: &Cluster, seen: &Observed, step: &Step) -> Acted {
+    let writer = Writer::new(&ctx.client, &want.namespace, &want.name, &want.uid);
+    let actor = Actor { ctx, want, seen, writer };
+    let mut acted = Acted::default();
+    for part in step.parts() {
+        match actor.take(part.clone()).await {
+            Ok(taken) => {
+                acted.taken = Some(match acted.taken.take() {
+                    Some(before) => before.and(taken),
+                    None => taken,
+                });
             }
+            Err(error) => acted.failed.push((part, error)),
         }
-        Step::CreateVolume(node) => actor.writer.create(&render::pvc(want, *node)).await?,
-        Step::CreatePod { node, founder } => actor.writer.create(&render::pod(want, *node, *founder)).await?,
-        Step::ClearPod(node) | Step::RestartPod(node) | Step::DeletePod(node) => actor.delete_pod(*node).await?,
-        Step::DeleteVolume(node) => actor.delete_volume(*node).await?,
-        Step::RetireVolume(node) => actor.label::<PersistentVolumeClaim>(*node, names::LABEL_RETIRED, "true").await?,
-        Step::GrowVolume(node) => actor.grow_volume(*node).await?,
-        Step::AddNode(node) => return actor.change(Change::Add(*node), step).await,
-        Step::RemoveNode(node) => return actor.change(Change::Remove(*node), step).await,
-        Step::SwitchOver(node) => return actor.switch_over(*node, step).await,
     }
-    Ok(step)
+    acted
 }
 
 struct Actor<'a> {
@@ -60,6 +59,48 @@ struct Actor<'a> {
 }
 
 impl Actor<'_> {
+    async fn take(&self, step: Step) -> Result<Step, Error> {
+        let Self { ctx, want, seen, writer } = self;
+        match &step {
+            Step::Wait(_) | Step::Steady => {}
+            Step::CreateSecrets(kinds) => self.create_secrets(kinds).await?,
+            Step::DeleteSecret(kind) => self.delete_secret(*kind).await?,
+            Step::ApplyObjects(keys) => self.apply(keys).await?,
+            Step::DeleteObject(key) => self.delete_object(key).await?,
+            Step::Certificates(todo) => certificates::work(ctx, want, seen, todo).await?,
+            Step::SetOwners(owners) => self.set_owners(owners).await?,
+            Step::LabelPods(pods) => {
+                for (node, role) in pods {
+                    self.label_pod(*node, names::LABEL_ROLE, role.as_str()).await?;
+                }
+            }
+            Step::RoutePods(pods) => {
+                for (node, routed) in pods {
+                    self.label_pod(*node, names::LABEL_SERVING, if *routed { "true" } else { "false" }).await?;
+                }
+            }
+            Step::CreateVolume(node) => drop(writer.create(&render::pvc(want, *node, seen.largest_volume())).await?),
+            Step::CreatePod { node, founder } => {
+                let configured = plan::is_configured(want, seen);
+                writer.create(&render::pod(want, *node, *founder, configured)).await?;
+            }
+            Step::ClearPod(node) | Step::RestartPod(node) | Step::DeletePod(node) => self.delete_pod(*node).await?,
+            Step::DeleteVolume(node) => self.delete_volume(*node).await?,
+            Step::RetireVolume(node) => {
+                let patch = json!({ "metadata": { "labels": { names::LABEL_RETIRED: "true" } } });
+                self.change_volume(*node, patch).await?;
+            }
+            Step::GrowVolume(node) => {
+                let patch = json!({ "spec": { "resources": { "requests": { "storage": want.storage.size } } } });
+                self.change_volume(*node, patch).await?;
+            }
+            Step::AddNode(node) => return self.change(Change::Add(*node), step).await,
+            Step::RemoveNode(node) => return self.change(Change::Remove(*node), step).await,
+            Step::SwitchOver(node) => return self.switch_over(*node, step).await,
+        }
+        Ok(step)
+    }
+
     async fn create_secrets(&self, kinds: &[SecretKind]) -> Result<(), Error> {
         for kind in kinds {
             if *kind == SecretKind::Ca {
@@ -102,37 +143,60 @@ impl Actor<'_> {
         Ok(())
     }
 
+    async fn delete_object(&self, key: &ObjectKey) -> Result<(), Error> {
+        match key.kind {
+            Kind::ConfigMap => self.delete::<ConfigMap>(&key.name).await,
+            Kind::Service => self.delete::<Service>(&key.name).await,
+            Kind::PodDisruptionBudget => self.delete::<PodDisruptionBudget>(&key.name).await,
+        }
+    }
+
+    async fn delete<K: super::apply::Writable>(&self, name: &str) -> Result<(), Error> {
+        let Some(uid) = self.writer.owned::<K>(name).await?.and_then(|there| there.uid) else { return Ok(()) };
+        self.writer.delete::<K>(name, &uid).await
+    }
+
     async fn set_owners(&self, owners: &[(Possession, bool)]) -> Result<(), Error> {
         let owner = render::owner_reference(&self.want.name, &self.want.uid);
         for (what, owned) in owners {
             let references: Value = if *owned { json!([owner]) } else { Value::Null };
             let patch = json!({ "metadata": { "ownerReferences": references } });
             match what {
-                Possession::Pod(node) => self.writer.merge::<Pod>(&self.pod(*node), &patch).await?,
-                Possession::Volume(node) => self.writer.merge::<PersistentVolumeClaim>(&self.pod(*node), &patch).await?,
-                Possession::Secret(kind) => self.writer.merge::<Secret>(&kind.name(&self.want.name), &patch).await?,
+                Possession::Pod(node) => self.writer.merge::<Pod>(&self.pod(*node), &self.seen_pod(*node)?.uid, patch).await?,
+                Possession::Volume(node) => self.change_volume(*node, patch).await?,
+                Possession::Secret(kind) => {
+                    let name = kind.name(&self.want.name);
+                    let secret = self.seen.secrets.get(kind).ok_or_else(|| Error::MovedOn(format!("Secret {name}")))?;
+                    self.writer.merge::<Secret>(&name, &secret.uid, patch).await?;
+                }
             }
         }
         Ok(())
     }
 
-    async fn label<K: super::apply::Writable>(&self, node: NodeId, label: &str, value: &str) -> Result<(), Error> {
-        self.writer.merge::<K>(&self.pod(node), &json!({ "metadata": { "labels": { label: value } } })).await
+    fn seen_pod(&self, node: NodeId) -> Result<&PodSeen, Error> {
+        self.seen.pods.get(&node).ok_or_else(|| Error::MovedOn(format!("pod {}", self.pod(node))))
+    }
+
+    fn seen_volume(&self, node: NodeId) -> Result<&VolumeSeen, Error> {
+        self.seen.volumes.get(&node).ok_or_else(|| Error::MovedOn(format!("volume {}", self.pod(node))))
+    }
+
+    async fn label_pod(&self, node: NodeId, label: &str, value: &str) -> Result<(), Error> {
+        let patch = json!({ "metadata": { "labels": { label: value } } });
+        self.writer.merge::<Pod>(&self.pod(node), &self.seen_pod(node)?.uid, patch).await
+    }
+
+    async fn change_volume(&self, node: NodeId, patch: Value) -> Result<(), Error> {
+        self.writer.merge::<PersistentVolumeClaim>(&self.pod(node), &self.seen_volume(node)?.uid, patch).await
     }
 
     async fn delete_pod(&self, node: NodeId) -> Result<(), Error> {
-        let pod = self.seen.pods.get(&node).ok_or_else(|| Error::MovedOn(format!("pod {}", self.pod(node))))?;
-        self.writer.delete::<Pod>(&self.pod(node), &pod.uid).await
+        self.writer.delete::<Pod>(&self.pod(node), &self.seen_pod(node)?.uid).await
     }
 
     async fn delete_volume(&self, node: NodeId) -> Result<(), Error> {
-        let volume = self.seen.volumes.get(&node).ok_or_else(|| Error::MovedOn(format!("volume {}", self.pod(node))))?;
-        self.writer.delete::<PersistentVolumeClaim>(&self.pod(node), &volume.uid).await
-    }
-
-    async fn grow_volume(&self, node: NodeId) -> Result<(), Error> {
-        let patch = json!({ "spec": { "resources": { "requests": { "storage": self.want.storage.size } } } });
-        self.writer.merge::<PersistentVolumeClaim>(&self.pod(node), &patch).await
+        self.writer.delete::<PersistentVolumeClaim>(&self.pod(node), &self.seen_volume(node)?.uid).await
     }
 
     /// One call on the one that is to be the primary: it goes on when the primary, or a leader that is the primary, gives up.

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::certificates::make::MakeError;
 use super::sql::SqlError;
+use crate::core::failing::NOT_OURS;
 
 /// Something that should have worked did not.
 #[derive(Debug, thiserror::Error)]
@@ -27,8 +28,18 @@ pub enum Error {
     /// A certificate.
     #[error(transparent)]
     Certificates(#[from] MakeError),
+    /// An object that is wanted, under a name that somebody else's has.
+    #[error(
+        "{what} exists and does not belong to PgRaftCluster {cluster}; it is left alone: rename or delete it, or choose another name for the cluster"
+    )]
+    NotOurs {
+        /// Its kind and name.
+        what: String,
+        /// The cluster.
+        cluster: String,
+    },
     /// The plan names something that the world does not have any more: it has moved on since it was observed.
-    #[error("{0} is gone since it was observed")]
+    #[error("{0}: changed since it was observed")]
     MovedOn(String),
 }
 
@@ -44,7 +55,6 @@ impl Error {
         match self {
             Self::Kube { source: kube::Error::Api(status), .. } => match status.code {
                 403 => "Forbidden",
-                409 if status.reason == "AlreadyExists" => "NameTaken",
                 409 => "Conflict",
                 422 => "RefusedByApiServer",
                 _ => "ApiServerError",
@@ -52,24 +62,21 @@ impl Error {
             Self::Kube { .. } => "ApiServerUnreachable",
             Self::Sql { .. } => "MemberUnreachable",
             Self::Certificates(_) => "CertificateNotMade",
+            Self::NotOurs { .. } => NOT_OURS,
             Self::MovedOn(_) => "MovedOn",
         }
     }
 
-    /// Whether somebody else was quicker: what was observed is not so any more. An object that is there already under a name that nobody knew to
-    /// be taken is another matter: it will still be there.
+    /// Whether somebody else was quicker: what was observed is not so any more.
     pub fn has_moved_on(&self) -> bool {
         matches!(self.reason(), "MovedOn" | "Conflict")
     }
 
-    /// When to try again.
+    /// When to look again. When it is tried again is another matter (`core::failing`): there may be other work.
     pub fn retry(&self) -> Duration {
         match self {
             Self::MovedOn(_) => Duration::from_millis(50),
-            // Nothing changes until a person does something.
-            Self::Kube { source: kube::Error::Api(status), .. } if matches!(status.code, 403 | 422) => Duration::from_secs(15),
-            _ if self.has_moved_on() => Duration::from_millis(250),
-            Self::Certificates(_) => Duration::from_secs(15),
+            Self::Kube { source: kube::Error::Api(_), .. } | Self::NotOurs { .. } | Self::Certificates(_) => Duration::from_millis(250),
             Self::Kube { .. } => Duration::from_secs(2),
             Self::Sql { .. } => Duration::from_secs(1),
         }

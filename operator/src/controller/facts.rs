@@ -8,7 +8,7 @@ use kube::core::PartialObjectMeta;
 use pgraft_core::NodeId;
 use std::net::IpAddr;
 
-use crate::core::names::{self, Kind, PodRole};
+use crate::core::names::{self, FIELD_MANAGER, Kind, PodRole};
 use crate::core::observed::PodPhase;
 use crate::core::quantity;
 use crate::core::render::Template;
@@ -26,6 +26,8 @@ pub struct Common {
     pub deleted: bool,
     /// The identities of its owners.
     pub owners: Vec<String>,
+    /// Whether it carries the mark of this operator.
+    pub marked: bool,
 }
 
 /// A pod.
@@ -41,10 +43,14 @@ pub struct PodFact {
     pub ip: Option<IpAddr>,
     /// The label for Services.
     pub role: Option<PodRole>,
+    /// Whether Services select it.
+    pub routed: Option<bool>,
     /// What it was made from.
     pub template: Option<Template>,
     /// The hash of the configuration that its files were last refreshed for.
     pub configuration: Option<String>,
+    /// Whether it was made while the ConfigMap could not be applied.
+    pub outdated: bool,
 }
 
 /// A volume.
@@ -58,6 +64,8 @@ pub struct VolumeFact {
     pub retired: bool,
     /// The bytes that were asked for.
     pub requested: u128,
+    /// The bytes that it has.
+    pub capacity: u128,
 }
 
 /// All that is there of one cluster.
@@ -73,6 +81,18 @@ pub struct Facts {
     pub objects: Vec<(Kind, Common)>,
 }
 
+impl Facts {
+    /// Those about objects of which this holds.
+    pub fn only(self, holds: impl Fn(&Common) -> bool) -> Self {
+        Self {
+            pods: self.pods.into_iter().filter(|pod| holds(&pod.common)).collect(),
+            volumes: self.volumes.into_iter().filter(|volume| holds(&volume.common)).collect(),
+            secrets: self.secrets.into_iter().filter(&holds).collect(),
+            objects: self.objects.into_iter().filter(|(_, common)| holds(common)).collect(),
+        }
+    }
+}
+
 impl Common {
     /// Of any object's metadata. The version of a pod or volume is left out: its status moves it all the time, and what matters of that is in the fact.
     fn of(metadata: &ObjectMeta) -> Self {
@@ -82,7 +102,14 @@ impl Common {
             version: String::new(),
             deleted: metadata.deletion_timestamp.is_some(),
             owners: metadata.owner_references.iter().flatten().map(|owner| owner.uid.clone()).collect(),
+            marked: label(metadata, names::LABEL_MANAGED_BY) == Some(FIELD_MANAGER),
         }
+    }
+
+    /// Whether it belongs to the PgRaftCluster of this identity, or to none and was made by this operator (what is retained has no owner, and what
+    /// a backup brings back has neither). The label with the cluster's name alone is no proof: anybody may have copied it.
+    pub fn belongs_to(&self, cluster_uid: &str) -> bool {
+        if self.owners.is_empty() { self.marked } else { self.owners.iter().any(|owner| owner == cluster_uid) }
     }
 
     /// Of an object of which only the metadata was asked for.
@@ -97,6 +124,8 @@ impl PodFact {
         Some(Self {
             common: Common::of(&pod.metadata),
             node: node_of(&pod.metadata)?,
+            routed: pod.labels().get(names::LABEL_SERVING).map(|value| value == "true"),
+            outdated: pod.annotations().get(names::ANNOTATION_OUTDATED).is_some_and(|value| value == "true"),
             phase: phase(pod),
             ip: pod.status.as_ref().and_then(|s| s.pod_ip.as_deref()).and_then(|ip| ip.parse().ok()),
             role: pod.labels().get(names::LABEL_ROLE).and_then(|role| PodRole::parse(role)),
@@ -110,10 +139,12 @@ impl VolumeFact {
     /// None for a volume that says of no node to be its volume.
     pub fn of(volume: &PersistentVolumeClaim) -> Option<Self> {
         let requests = volume.spec.as_ref().and_then(|s| s.resources.as_ref()).and_then(|r| r.requests.as_ref());
+        let capacity = volume.status.as_ref().and_then(|s| s.capacity.as_ref());
         Some(Self {
             common: Common::of(&volume.metadata),
             node: node_of(&volume.metadata)?,
             retired: volume.labels().get(names::LABEL_RETIRED).is_some_and(|value| value == "true"),
+            capacity: capacity.and_then(|c| c.get("storage")).and_then(|q| quantity::bytes(&q.0)).unwrap_or(0),
             requested: requests.and_then(|r| r.get("storage")).and_then(|q| quantity::bytes(&q.0)).unwrap_or(u128::MAX),
         })
     }
@@ -124,9 +155,15 @@ pub fn version(metadata: &ObjectMeta) -> Option<String> {
     metadata.generation.map(|n| n.to_string()).or_else(|| metadata.resource_version.clone())
 }
 
+fn label<'a>(metadata: &'a ObjectMeta, name: &str) -> Option<&'a str> {
+    metadata.labels.as_ref()?.get(name).map(String::as_str)
+}
+
+/// By its labels and its name: a copy that carries the labels is no member's.
 fn node_of(metadata: &ObjectMeta) -> Option<NodeId> {
-    let label = metadata.labels.as_ref()?.get(names::LABEL_NODE)?;
-    NodeId::new(label.parse().ok()?).ok()
+    let node = NodeId::new(label(metadata, names::LABEL_NODE)?.parse().ok()?).ok()?;
+    let name = names::pod(label(metadata, names::LABEL_CLUSTER)?, node);
+    (metadata.name.as_ref() == Some(&name)).then_some(node)
 }
 
 fn phase(pod: &Pod) -> PodPhase {

@@ -1,5 +1,5 @@
 //! What this process remembers of each cluster from one pass to the next. A new process begins with nothing and comes to the same steps; where
-//! something is to be waited for (a switchover that was refused) it waits anew. It saves calls, and keeps the same words
+//! something is to be waited for (a switchover that was refused, a step that failed) it waits anew. It saves calls, and keeps the same words
 //! from being said twice.
 
 use jiff::Timestamp;
@@ -12,6 +12,7 @@ use super::certificates::remembered::Remembered;
 use super::configuration::Answers;
 use crate::core::absence::Absences;
 use crate::core::asked::Asked;
+use crate::core::failing::Failures;
 use crate::core::names::ObjectKey;
 use crate::core::observed::ObjectSeen;
 
@@ -37,8 +38,10 @@ pub struct Memory {
     pub trouble: Option<String>,
     /// How often another member came to lead.
     pub leader_changes: u64,
-    /// How often in a row somebody else was quicker to change what was to be changed.
-    pub conflicts: u32,
+    /// What failed lately, and the generation of the spec that it failed for.
+    failing: (Option<i64>, Failures),
+    /// The last spec that was accepted, in JSON.
+    pub accepted: Option<String>,
     /// Who is away, and since when.
     pub absences: Absences,
     /// The switchover that was asked for last.
@@ -68,6 +71,11 @@ impl Memories {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).get(cluster_uid).map_or(0, |memory| memory.leader_changes)
     }
 
+    /// When the next of what failed in this cluster is tried again.
+    pub fn next_attempt(&self, cluster_uid: &str) -> Option<Timestamp> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(cluster_uid).and_then(Memory::next_attempt)
+    }
+
     /// Forgets a cluster that is gone.
     pub fn forget(&self, cluster_uid: &str) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(cluster_uid);
@@ -78,6 +86,18 @@ impl Memory {
     /// Remembers an object that was applied.
     pub fn applied(&mut self, key: ObjectKey, fingerprint: u64, version: String) {
         self.applied.insert(key, Applied { fingerprint, version });
+    }
+
+    /// What failed lately. Another spec gets another chance at once.
+    pub fn failing(&mut self, generation: Option<i64>) -> &mut Failures {
+        if self.failing.0 != generation {
+            self.failing = (generation, Failures::default());
+        }
+        &mut self.failing.1
+    }
+
+    fn next_attempt(&self) -> Option<Timestamp> {
+        self.failing.1.next_attempt()
     }
 
     /// What is known about an object of this version: as it was applied, unless somebody has changed it since.

@@ -7,6 +7,7 @@
 //!
 //! What is done, and every new thing that is said, follows from a close look: news that are still on their way can't lead to a wrong step.
 
+mod accepted;
 mod act;
 mod apply;
 mod cache;
@@ -38,16 +39,18 @@ pub use context::Context;
 pub use error::Error;
 
 use crate::api::PgRaftCluster;
-use crate::core::render::template;
-use crate::core::step::{Outcome, Step};
-use crate::core::{Cluster, Observed, plan, validate};
+use crate::core::failing::Cause;
+use crate::core::plan::Planned;
+use crate::core::step::{Change, Outcome, Step, Why};
+use crate::core::{Cluster, Observed, plan};
+use act::Acted;
 use look::Look;
 use publish::Pass;
 
 /// How many glances at the leader alone follow each other before everybody is asked again: a minute's worth.
 const GLANCES: u32 = 12;
-/// Conflicts in a row that are the ordinary course of things, and are not told anybody.
-const CONFLICTS: u32 = 5;
+/// The shortest pause before something that failed is tried again.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(250);
 
 /// One pass over one cluster.
 ///
@@ -61,7 +64,8 @@ pub async fn reconcile(cr: Arc<PgRaftCluster>, ctx: Arc<Context>) -> Result<Acti
         log_failure(&ctx, &cr, id, error);
     }
     ctx.metrics.pass_ended(begun.elapsed(), &result);
-    result.map(|outcome| outcome.map_or_else(Action::await_change, |outcome| requeue(&outcome)))
+    let uid = cr.uid().unwrap_or_default();
+    result.map(|outcome| outcome.map_or_else(Action::await_change, |outcome| requeue(&outcome, ctx.memories.next_attempt(&uid))))
 }
 
 /// None for a cluster that is gone.
@@ -77,17 +81,17 @@ async fn pass(cr: &PgRaftCluster, ctx: &Context, id: u64) -> Result<Option<Outco
         ctx.memories.forget(&cr.uid().unwrap_or_default());
         return Ok(None); // what belongs to it goes by its owner references
     };
-    let seen = observe::observe(ctx, &cr, Timestamp::now(), Look::Closely).await?;
-    let cluster = validate::validate(&cr, &ctx.defaults);
-    let template = cluster.as_ref().ok().map(template);
-    let (outcome, failure) = match cluster {
-        Ok(cluster) => step(ctx, &cluster, &seen).await,
-        Err(invalid) => (Outcome::Invalid(invalid), None),
+    let spec = accepted::resolve(ctx, &cr).await?;
+    let mut seen = observe::observe(ctx, &spec.cr, Timestamp::now(), Look::Closely).await?;
+    let (outcome, failure) = match (&spec.cluster, &spec.invalid) {
+        (Some(cluster), _) => step(ctx, &cr, cluster, &mut seen).await,
+        (None, Some(invalid)) => (Outcome::Invalid(invalid.clone()), None),
+        (None, None) => (Outcome::Took(Step::Steady), None), // one of them is there
     };
-    let pass = Pass { ctx, id, cr: &cr, template, seen: &seen, look: Look::Closely };
+    let pass = Pass { ctx, id, cr: &cr, spec: &spec, seen: &seen, look: Look::Closely };
     match failure {
         // The world has moved on since it was observed: nobody need know, and the next pass sees it as it is.
-        Some(error) if error.has_moved_on() && pass.conflicts_in_a_row() < CONFLICTS => Err(error),
+        Some(error) if error.has_moved_on() && seen.failing.reported().next().is_none() => Err(error),
         Some(error) => {
             pass.publish(&outcome).await?;
             Err(error)
@@ -101,30 +105,56 @@ async fn pass(cr: &PgRaftCluster, ctx: &Context, id: u64) -> Result<Option<Outco
 
 /// What came of a pass that found nothing to do and nothing new to say in what the watches have brought; None when a closer look is wanted.
 async fn undisturbed(cr: &PgRaftCluster, ctx: &Context, id: u64) -> Result<Option<Outcome>, Error> {
-    let version = cr.resource_version();
-    let (current, leader) = ctx.memories.of(&cr.uid().unwrap_or_default(), |m| (m.is_current(version.as_deref()), m.leader));
+    let (version, uid) = (cr.resource_version(), cr.uid().unwrap_or_default());
+    let (current, leader) = ctx.memories.of(&uid, |m| (m.is_current(version.as_deref()), m.leader));
     let Some(status) = cr.status.as_ref().filter(|_| current && ctx.cache.is_whole()) else { return Ok(None) };
-    let Ok(cluster) = validate::validate(cr, &ctx.defaults) else { return Ok(None) };
+    let spec = accepted::resolve(ctx, cr).await?;
+    let Some(cluster) = &spec.cluster else { return Ok(None) };
     let glance = leader.filter(|(_, glances)| *glances < GLANCES).map(|(leader, _)| Look::Glance(leader));
     for look in glance.into_iter().chain([Look::Watched]) {
-        let seen = observe::observe(ctx, cr, Timestamp::now(), look).await?;
-        let step = plan::next_step(&cluster, &seen);
+        let seen = observe::observe(ctx, &spec.cr, Timestamp::now(), look).await?;
+        let Planned { step, resting } = plan::plan(cluster, &seen);
         let quiet = step == Step::Steady || (look == Look::Watched && matches!(step, Step::Wait(_)));
-        if quiet && step.phase(&cluster.name) == status.phase {
-            let outcome = Outcome::Took(step);
-            Pass { ctx, id, cr, template: Some(template(&cluster)), seen: &seen, look }.publish(&outcome).await?;
+        let outcome = Outcome::Took(step);
+        let pass = Pass { ctx, id, cr, spec: &spec, seen: &seen, look };
+        if quiet && pass.phase(&outcome) == status.phase {
+            ctx.memories.of(&uid, |memory| memory.failing(cr.metadata.generation).keep(&resting));
+            pass.publish(&outcome).await?;
             return Ok(Some(outcome));
+        }
+        // What is to be done is decided from a close look; who is out of the leader's reach need not be asked twice before that.
+        if !matches!(outcome, Outcome::Took(Step::Wait(_) | Step::Steady)) {
+            break;
         }
     }
     Ok(None)
 }
 
-/// Decides, and does it.
-async fn step(ctx: &Context, cluster: &Cluster, seen: &Observed) -> (Outcome, Option<Error>) {
-    let step = plan::next_step(cluster, seen);
-    match act::act(ctx, cluster, seen, step.clone()).await {
-        Ok(taken) => (Outcome::Took(taken), None),
-        Err(error) => (Outcome::Failed { step, reason: error.reason(), message: error.to_string() }, Some(error)),
+/// Decides, and does it. What failed is remembered, and is a fact from now on.
+async fn step(ctx: &Context, cr: &PgRaftCluster, cluster: &Cluster, seen: &mut Observed) -> (Outcome, Option<Error>) {
+    let Planned { step, resting } = plan::plan(cluster, seen);
+    let Acted { taken, failed } = act::act(ctx, cluster, seen, &step).await;
+    seen.failing = ctx.memories.of(&cluster.uid, |memory| {
+        let failing = memory.failing(cr.metadata.generation);
+        if matches!(step, Step::Wait(_) | Step::Steady) {
+            failing.keep(&resting);
+        }
+        failing.clear(&step.clone().only(|target| failed.iter().all(|(part, _)| !part.targets().contains(target))).unwrap_or(Step::Steady));
+        for (part, error) in &failed {
+            let (reason, message) = (error.reason(), error.to_string());
+            failing.record(part, &Cause::Error { reason, message, transient: error.has_moved_on() }, seen.now);
+        }
+        if let Some(Step::Wait(Why::Refused { change, code, message })) = &taken
+            && !matches!(change, Change::SwitchOver(_)) // which has a memory of its own
+            && taken.as_ref().is_some_and(|taken| matches!(taken, Step::Wait(why) if !why.is_ordinary()))
+        {
+            failing.record(&step, &Cause::Refused { change: *change, code: code.clone(), message: message.clone() }, seen.now);
+        }
+        failing.clone()
+    });
+    match (failed.into_iter().next(), taken) {
+        (None, taken) => (Outcome::Took(taken.unwrap_or(step)), None),
+        (Some((part, error)), _) => (Outcome::Failed { step: part, reason: error.reason(), message: error.to_string() }, Some(error)),
     }
 }
 
@@ -140,11 +170,14 @@ fn log_failure(ctx: &Context, cr: &PgRaftCluster, pass: u64, error: &Error) {
     }
 }
 
-fn requeue(outcome: &Outcome) -> Action {
-    match outcome {
-        Outcome::Took(step) => Action::requeue(step.pace()),
-        Outcome::Invalid(_) | Outcome::Failed { .. } => Action::requeue(Duration::from_mins(1)),
-    }
+/// At the step's own pace, and no later than what failed is tried again.
+fn requeue(outcome: &Outcome, next_attempt: Option<Timestamp>) -> Action {
+    let pace = match outcome {
+        Outcome::Took(step) => step.pace(),
+        Outcome::Invalid(_) | Outcome::Failed { .. } => Duration::from_mins(1),
+    };
+    let until = next_attempt.map(|at| Duration::try_from(at.duration_since(Timestamp::now())).unwrap_or_default());
+    Action::requeue(until.map_or(pace, |until| pace.min(until.max(SHORTEST_PAUSE))))
 }
 
 #[cfg(test)]

@@ -1,13 +1,14 @@
 //! Looks at the world. Reads only.
 
-use futures::future::join_all;
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Secret, Service};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::api::{Api, ListParams};
 use kube::{Resource, ResourceExt};
 use pgraft_core::{ClusterId, NodeId, NodeState};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 
 use super::certificates::{self, identity::Login};
@@ -34,7 +35,8 @@ pub async fn observe(ctx: &Context, cr: &PgRaftCluster, now: Timestamp, look: Lo
     let Facts { pods, volumes, secrets, objects } = match look {
         Look::Glance(_) | Look::Watched => ctx.cache.facts(&cr.namespace().unwrap_or_default(), &cr.name_any()),
         Look::Closely => looker.read().await?,
-    };
+    }
+    .only(|common| looker.is_ours(common));
     let known = cr.status.as_ref().and_then(|s| s.cluster_id.as_deref()).and_then(cluster_id);
     let own: Vec<&Common> = secrets.iter().filter(|secret| !looker.is_going(secret)).collect();
     let tls = certificates::look(ctx, cr, &own, now, look).await?;
@@ -58,11 +60,11 @@ pub async fn observe(ctx: &Context, cr: &PgRaftCluster, now: Timestamp, look: Lo
     if let Some(group) = &mut group {
         group.silent = targets.iter().map(|t| t.node).filter(|node| !answers.iter().any(|a| a.node == *node)).collect();
     }
-    let (asked, away) = ctx.memories.of(&looker.uid, |memory| {
+    let (asked, away, failing) = ctx.memories.of(&looker.uid, |memory| {
         memory.absences.look(cr.status.as_ref().map_or(&[], |s| &s.members), group.as_ref(), now);
         // What was asked for has come about.
         memory.asked = memory.asked.take().filter(|asked| group.as_ref().and_then(|g| g.primary) != Some(asked.target));
-        (memory.asked.clone(), memory.absences.since().clone())
+        (memory.asked.clone(), memory.absences.since().clone(), memory.failing(cr.metadata.generation).clone())
     });
     let switched_to = cr.status.as_ref().and_then(|s| s.switchover.as_ref()).and_then(|s| names::node_of_pod(&cr.name_any(), &s.target));
     Ok(Observed {
@@ -78,6 +80,7 @@ pub async fn observe(ctx: &Context, cr: &PgRaftCluster, now: Timestamp, look: Lo
         away,
         unready,
         configurations,
+        failing,
         pods,
     })
 }
@@ -198,7 +201,7 @@ impl Looker<'_> {
 
     fn objects(&self, objects: Vec<(Kind, Common)>) -> BTreeMap<ObjectKey, ObjectSeen> {
         // An object that is to go, with its former owner or otherwise, is as good as not there.
-        let there = objects.into_iter().filter(|(_, common)| !common.deleted);
+        let there = objects.into_iter().filter(|(_, common)| !self.is_going(common));
         self.ctx.memories.of(&self.uid, |memory| {
             let seen = |(kind, common): (Kind, Common)| {
                 let key = ObjectKey { kind, name: common.name };
@@ -217,8 +220,10 @@ impl Looker<'_> {
             phase: pod.phase,
             ip: pod.ip,
             role: pod.role,
+            routed: pod.routed,
             template: pod.template,
             configuration: pod.configuration,
+            outdated: pod.outdated,
         }
     }
 
@@ -229,6 +234,7 @@ impl Looker<'_> {
             uid: volume.common.uid,
             retired: volume.retired,
             requested: volume.requested,
+            capacity: volume.capacity,
         }
     }
 
@@ -243,20 +249,47 @@ impl Looker<'_> {
         Owned::when(common.owners.contains(&self.uid))
     }
 
-    /// On its way out: deleted, or owned by an earlier PgRaftCluster of this name and about to be collected.
-    fn is_going(&self, common: &Common) -> bool {
-        common.deleted || (!common.owners.is_empty() && !self.owned(common).is_yes())
+    /// This cluster's, or that of an earlier one of its name.
+    fn is_ours(&self, common: &Common) -> bool {
+        common.belongs_to(&self.uid) || self.is_going(common)
     }
 
-    /// Asks all of them at once: none waits for another.
+    /// On its way out: deleted, or owned by an earlier PgRaftCluster of this name and about to be collected.
+    fn is_going(&self, common: &Common) -> bool {
+        common.marked && (common.deleted || (!common.owners.is_empty() && !self.owned(common).is_yes()))
+    }
+
+    /// Asks all of them at once: none waits for another. Once the leader has answered, those that it does not reach are waited for no longer.
     async fn answers(&self, targets: &[Target], login: Option<&Login>) -> Vec<Answer> {
         let Some(login) = login else { return Vec::new() };
-        let asked = targets.iter().map(|target| async move {
-            let answer = self.ctx.raft.ask(target, login).await;
-            answer.inspect_err(|error| tracing::debug!(node = %target.node, %error, "no answer")).ok()
-        });
-        join_all(asked).await.into_iter().flatten().collect()
+        let mut asked: FuturesUnordered<_> = targets
+            .iter()
+            .map(|target| async move {
+                let answer = self.ctx.raft.ask(target, login).await;
+                answer.inspect_err(|error| tracing::debug!(node = %target.node, %error, "no answer")).map_err(|_| target.node)
+            })
+            .collect();
+        let mut missing: BTreeSet<NodeId> = targets.iter().map(|target| target.node).collect();
+        let mut answers: Vec<Answer> = Vec::new();
+        while missing.iter().any(|node| !is_out_of_reach(&answers, *node))
+            && let Some(answer) = asked.next().await
+        {
+            match answer {
+                Ok(answer) => {
+                    missing.remove(&answer.node);
+                    answers.push(answer);
+                }
+                Err(node) => drop(missing.remove(&node)),
+            }
+        }
+        answers
     }
+}
+
+/// Whether one of these leads, and does not reach this node.
+fn is_out_of_reach(answers: &[Answer], node: NodeId) -> bool {
+    let leader = answers.iter().filter(|answer| answer.state == NodeState::Leader);
+    leader.flat_map(|answer| &answer.members).any(|m| m.id == node && m.reachable == Some(false))
 }
 
 fn cluster_id(text: &str) -> Option<ClusterId> {

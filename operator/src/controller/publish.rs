@@ -4,6 +4,7 @@ use jiff::SignedDuration;
 use kube::runtime::events::{Event, EventType};
 use kube::{Resource, ResourceExt};
 
+use super::accepted::Spec;
 use super::apply::Writer;
 use super::context::Context;
 use super::error::Error;
@@ -11,7 +12,7 @@ use super::look::Look;
 use crate::api::{PgRaftCluster, PgRaftClusterStatus};
 use crate::core::Observed;
 use crate::core::news::{self, Headline, News};
-use crate::core::render::Template;
+use crate::core::render::template;
 use crate::core::status::{self, Subject};
 use crate::core::step::{Outcome, Step};
 
@@ -26,8 +27,8 @@ pub struct Pass<'a> {
     pub id: u64,
     /// The object that it began with.
     pub cr: &'a PgRaftCluster,
-    /// What pods are made from; None where the spec makes no sense.
-    pub template: Option<Template>,
+    /// The spec that is acted on.
+    pub spec: &'a Spec,
     /// What was seen.
     pub seen: &'a Observed,
     /// How closely it was looked.
@@ -43,10 +44,7 @@ impl Pass<'_> {
         let Self { ctx, cr, seen, .. } = self;
         let (name, namespace, uid) = (cr.name_any(), cr.namespace().unwrap_or_default(), cr.uid().unwrap_or_default());
         let before = cr.status.clone().unwrap_or_default();
-        let (generation, replicas, template) = (cr.metadata.generation, cr.spec.replicas, self.template);
-        let switchover = cr.spec.switchover.as_ref().map(|request| request.target.as_str());
-        let subject = Subject { name: &name, namespace: &namespace, generation, replicas, template, switchover };
-        let after = status::derive(subject, seen, outcome, &before);
+        let after = status::derive(self.subject(&name, &namespace), seen, outcome, &before);
         self.log(&name, &namespace, outcome, before.phase != after.phase);
         self.remember(&uid, outcome, &before, &after);
         let epoch = after.last_failover.as_ref().map_or(0, |last| last.epoch);
@@ -65,19 +63,29 @@ impl Pass<'_> {
         if nothing_new || self.is_only_lag(&uid, &before, &after) {
             return Ok(());
         }
-        let written = Writer::new(&ctx.client, &namespace).apply_status::<PgRaftCluster>(&name, &after).await?;
+        let written = Writer::new(&ctx.client, &namespace, &name, &uid).apply_status::<PgRaftCluster>(&name, &after).await?;
         if let Some(version) = written {
             ctx.memories.of(&uid, |memory| memory.written = Some((version, seen.now)));
         }
         Ok(())
     }
 
-    /// How often in a row, this time included, somebody else was quicker.
-    pub fn conflicts_in_a_row(&self) -> u32 {
-        self.ctx.memories.of(&self.cr.uid().unwrap_or_default(), |memory| {
-            memory.conflicts += 1;
-            memory.conflicts
-        })
+    /// What the column STATUS says.
+    pub fn phase(&self, outcome: &Outcome) -> String {
+        status::phase(self.subject(&self.cr.name_any(), ""), self.seen, outcome)
+    }
+
+    fn subject<'s>(&'s self, name: &'s str, namespace: &'s str) -> Subject<'s> {
+        Subject {
+            name,
+            namespace,
+            generation: self.cr.metadata.generation,
+            replicas: self.spec.cr.spec.replicas,
+            template: self.spec.cluster.as_ref().map(template),
+            storage: self.spec.cluster.as_ref().map(|cluster| &cluster.storage),
+            switchover: self.cr.spec.switchover.as_ref().map(|request| request.target.as_str()),
+            invalid: self.spec.invalid.as_ref(),
+        }
     }
 
     fn remember(&self, uid: &str, outcome: &Outcome, before: &PgRaftClusterStatus, after: &PgRaftClusterStatus) {
@@ -92,7 +100,6 @@ impl Pass<'_> {
             memory.leader_changes += u64::from(moved);
             if let Outcome::Took(_) = outcome {
                 memory.trouble = None;
-                memory.conflicts = 0;
             }
         });
         if let Outcome::Took(step) = outcome {

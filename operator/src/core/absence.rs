@@ -102,7 +102,16 @@ mod tests {
         seen.now = at(10);
         first.look(&[], seen.group.as_ref(), seen.now);
         seen.away.clone_from(first.since());
-        let subject = Subject { name: "demo", namespace: "default", generation: None, replicas: 3, template: None, switchover: None };
+        let subject = Subject {
+            name: "demo",
+            namespace: "default",
+            generation: None,
+            replicas: 3,
+            template: None,
+            storage: None,
+            switchover: None,
+            invalid: None,
+        };
         let published = status::derive(subject, &seen, &Outcome::Took(Step::Steady), &PgRaftClusterStatus::default());
         let next = |group: Option<&Group>, now: i64| {
             let mut next = Absences::default();

@@ -59,6 +59,8 @@ pub struct Cluster {
     pub election_timeout: String,
     /// What somebody wrote who wants all pods restarted.
     pub restarted_at: Option<String>,
+    /// The spec that this was parsed from, in JSON.
+    pub accepted: String,
     /// For everything that is made.
     pub inherited_labels: BTreeMap<String, String>,
     /// For everything that is made.

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use uuid::Uuid;
 
 use super::cluster::Cluster;
+use super::failing::Failures;
 use super::group::{FailoverSeen, Group, MemberSeen};
 use super::names::{self, PodRole};
 use super::observed::{ObjectSeen, Observed, Owned, PodPhase, PodSeen, SecretSeen, VolumeSeen};
@@ -98,14 +99,16 @@ pub fn pod(primary: bool) -> PodSeen {
         terminating: false,
         ip: Some("198.18.0.1".parse().unwrap()),
         role: Some(if primary { PodRole::Primary } else { PodRole::Replica }),
+        routed: Some(true),
         template: None,
         configuration: None,
+        outdated: false,
         owned: Owned::Yes,
     }
 }
 
 pub fn volume() -> VolumeSeen {
-    VolumeSeen { uid: "uid-of-volume".into(), terminating: false, retired: false, requested: 1 << 30, owned: Owned::No }
+    VolumeSeen { uid: "uid-of-volume".into(), terminating: false, retired: false, requested: 1 << 30, capacity: 1 << 30, owned: Owned::No }
 }
 
 pub fn secret() -> SecretSeen {
@@ -128,6 +131,7 @@ pub fn empty() -> Observed {
         asked: None,
         away: BTreeMap::new(),
         configurations: BTreeMap::new(),
+        failing: Failures::default(),
     }
 }
 

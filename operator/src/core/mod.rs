@@ -11,6 +11,7 @@ pub mod absence;
 pub mod asked;
 pub mod certificates;
 pub mod cluster;
+pub mod failing;
 pub mod failover;
 #[cfg(test)]
 pub(crate) mod fixtures;

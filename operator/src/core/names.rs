@@ -7,10 +7,14 @@ use std::fmt;
 
 /// Which cluster an object belongs to. The operator watches nothing that does not carry it.
 pub const LABEL_CLUSTER: &str = "pgraft.io/cluster";
+/// Who made an object.
+pub const LABEL_MANAGED_BY: &str = "app.kubernetes.io/managed-by";
 /// A member's number, on its pod and its volume.
 pub const LABEL_NODE: &str = "pgraft.io/node-id";
 /// [`PodRole`], on pods.
 pub const LABEL_ROLE: &str = "pgraft.io/role";
+/// `true` on a pod that the Services may lead clients to; `false` while the leader does not reach its member.
+pub const LABEL_SERVING: &str = "pgraft.io/serving";
 /// `true` on a volume whose member has left: it gets no pod again.
 pub const LABEL_RETIRED: &str = "pgraft.io/retired";
 
@@ -18,6 +22,8 @@ pub const LABEL_RETIRED: &str = "pgraft.io/retired";
 pub const ANNOTATION_TEMPLATE: &str = "pgraft.io/pod-template";
 /// On a pod: the configuration that its ConfigMap has, as a hash. A change of it makes the kubelet refresh the pod's files at once.
 pub const ANNOTATION_CONFIGURATION: &str = "pgraft.io/configuration";
+/// `true` on a pod that was made while the ConfigMap `-instance` could not be applied.
+pub const ANNOTATION_OUTDATED: &str = "pgraft.io/outdated-configuration";
 /// On a PgRaftCluster: another value than before, and all its pods are restarted, one after the other.
 pub const ANNOTATION_RESTARTED_AT: &str = "pgraft.io/restarted-at";
 /// On a member's certificate Secret: since when its `ca.crt` reads as it does.
@@ -170,6 +176,26 @@ pub fn instance_config(cluster: &str) -> String {
     format!("{cluster}-instance")
 }
 
+/// The same, as a key.
+pub fn instance_config_key(cluster: &str) -> ObjectKey {
+    ObjectKey { kind: Kind::ConfigMap, name: instance_config(cluster) }
+}
+
+/// The ConfigMap with the last spec that was accepted.
+pub fn accepted_spec(cluster: &str) -> String {
+    format!("{cluster}-spec")
+}
+
+/// The PodDisruptionBudget.
+pub fn budget(cluster: &str) -> String {
+    format!("{cluster}-quorum")
+}
+
+/// Objects that earlier operators made under other names.
+pub fn former_objects(cluster: &str) -> [ObjectKey; 1] {
+    [ObjectKey { kind: Kind::PodDisruptionBudget, name: cluster.to_owned() }]
+}
+
 /// The host name under which a member is known in the group, the same for as long as it lives.
 pub fn host(cluster: &str, namespace: &str, node: NodeId) -> String {
     format!("{}.{}.{namespace}.svc", pod(cluster, node), pods_service(cluster))
@@ -186,7 +212,7 @@ pub fn labels(cluster: &str) -> BTreeMap<String, String> {
         ("app.kubernetes.io/name", "postgresql"),
         ("app.kubernetes.io/instance", cluster),
         ("app.kubernetes.io/component", "database"),
-        ("app.kubernetes.io/managed-by", "pgraft-operator"),
+        (LABEL_MANAGED_BY, FIELD_MANAGER),
         (LABEL_CLUSTER, cluster),
     ]
     .into_iter()

@@ -4,6 +4,7 @@ use super::certificates::Work;
 use super::names::{self, SecretKind};
 use super::step::{Outcome, Step, Why};
 use crate::api::PgRaftClusterStatus;
+use pgraft_core::NodeId;
 
 /// The reasons of Events. Closed: people filter by these words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, strum::EnumIter, strum::EnumMessage)]
@@ -22,6 +23,8 @@ pub enum Headline {
     ObjectsApplied,
     /// Services point to other pods.
     ServicesSwitched,
+    /// A pod whose member the leader does not reach was taken out of the Services, or put back.
+    RoutesChanged,
     /// A volume was made.
     CreatingVolume,
     /// A pod was made.
@@ -94,6 +97,7 @@ impl Headline {
             | Self::CaRenewed
             | Self::ObjectsApplied
             | Self::ServicesSwitched
+            | Self::RoutesChanged
             | Self::CreatingVolume
             | Self::CreatingPod
             | Self::ClearingPod
@@ -125,7 +129,8 @@ pub struct News {
 
 /// What a pass has to tell. The same trouble is told once, not in every pass.
 pub fn news(cluster: &str, outcome: &Outcome, before: &PgRaftClusterStatus, after: &PgRaftClusterStatus) -> Vec<News> {
-    let mut all: Vec<News> = of_step(cluster, outcome).into_iter().filter(|n| !n.headline.is_warning() || is_new(before, after)).collect();
+    let mut all: Vec<News> =
+        of_step(cluster, outcome).into_iter().filter(|n| !n.headline.is_warning() || is_new(n, before, after)).collect();
     for member in after.members.iter().filter(|m| m.role == "voter") {
         if before.members.iter().any(|m| m.id == member.id && m.role == "learner") {
             all.push(News { headline: Headline::NodeVotes, note: format!("Node {} has caught up and votes", member.id) });
@@ -138,6 +143,9 @@ pub fn news(cluster: &str, outcome: &Outcome, before: &PgRaftClusterStatus, afte
         && old != new
     {
         all.push(News { headline: Headline::LeaderChanged, note: format!("{new} leads now; before it was {old}") });
+    }
+    if reason(after, "Reconciled") == "InvalidSpec" && message(before, "Reconciled") != message(after, "Reconciled") {
+        all.push(News { headline: Headline::InvalidSpec, note: message(after, "Reconciled") });
     }
     let turned = |type_: &str, from: &str, to: &str| holds(before, type_) == Some(from) && holds(after, type_) == Some(to);
     if turned("QuorumHealthy", "True", "False") {
@@ -176,7 +184,7 @@ fn given_up(outcome: &Outcome, before: &PgRaftClusterStatus, after: &PgRaftClust
 
 fn of_step(cluster: &str, outcome: &Outcome) -> Option<News> {
     let step = match outcome {
-        Outcome::Invalid(invalid) => return Some(News { headline: Headline::InvalidSpec, note: invalid.to_string() }),
+        Outcome::Invalid(_) => return None, // the condition tells
         Outcome::Failed { message, .. } => return Some(News { headline: Headline::OperationFailed, note: message.clone() }),
         Outcome::Took(step) => step,
     };
@@ -196,6 +204,8 @@ fn of_step(cluster: &str, outcome: &Outcome) -> Option<News> {
             let names: Vec<String> = keys.iter().map(ToString::to_string).collect();
             (Headline::ObjectsApplied, format!("Applied {}", names.join(", ")))
         }
+        Step::DeleteObject(key) => (Headline::ObjectsApplied, format!("Deleted {key}, which has another name now")),
+        Step::RoutePods(pods) => (Headline::RoutesChanged, routes(cluster, pods)),
         Step::LabelPods(pods) => {
             let names: Vec<String> = pods.iter().map(|(node, role)| format!("{} is {}", pod(*node), role.as_str())).collect();
             (Headline::ServicesSwitched, names.join(", "))
@@ -223,6 +233,14 @@ fn of_step(cluster: &str, outcome: &Outcome) -> Option<News> {
     Some(News { headline, note })
 }
 
+fn routes(cluster: &str, pods: &[(NodeId, bool)]) -> String {
+    let said = pods.iter().map(|(node, routed)| match (names::pod(cluster, *node), routed) {
+        (pod, false) => format!("took {pod} out of the Services: the leader does not reach it"),
+        (pod, true) => format!("put {pod} into the Services"),
+    });
+    capitalized(&said.collect::<Vec<_>>().join(", "))
+}
+
 fn certificates(cluster: &str, work: &[Work]) -> String {
     let said = work.iter().map(|work| match work {
         Work::RenewCa => "made a new CA".to_owned(),
@@ -231,7 +249,10 @@ fn certificates(cluster: &str, work: &[Work]) -> String {
         Work::Share(kind) => format!("wrote ca.crt into Secret {}", kind.name(cluster)),
         Work::Remove(node) => format!("deleted the certificate of {}", names::pod(cluster, *node)),
     });
-    let text = said.collect::<Vec<_>>().join(", ");
+    capitalized(&said.collect::<Vec<_>>().join(", "))
+}
+
+fn capitalized(text: &str) -> String {
     let mut rest = text.chars();
     rest.next().map(|first| first.to_uppercase().chain(rest).collect()).unwrap_or_default()
 }
@@ -252,8 +273,12 @@ fn configuration(before: &PgRaftClusterStatus, after: &PgRaftClusterStatus) -> O
     Some(News { headline, note: message(after, type_) })
 }
 
-fn is_new(before: &PgRaftClusterStatus, after: &PgRaftClusterStatus) -> bool {
-    message(before, "Degraded") != message(after, "Degraded")
+/// What fails is tried again and again, and other things fail beside it: it is told when it is not there yet.
+fn is_new(news: &News, before: &PgRaftClusterStatus, after: &PgRaftClusterStatus) -> bool {
+    match news.headline {
+        Headline::OperationFailed => !message(before, "Reconciled").contains(&news.note),
+        _ => message(before, "Degraded") != message(after, "Degraded"),
+    }
 }
 
 fn holds<'a>(status: &'a PgRaftClusterStatus, type_: &str) -> Option<&'a str> {
@@ -275,8 +300,16 @@ mod tests {
     use pgraft_core::Role;
     use pgraft_core::configuration::{ConfigurationStatus, Problem};
 
-    const SUBJECT: Subject<'_> =
-        Subject { name: "demo", namespace: "default", generation: Some(1), replicas: 3, template: None, switchover: None };
+    const SUBJECT: Subject<'_> = Subject {
+        name: "demo",
+        namespace: "default",
+        generation: Some(1),
+        replicas: 3,
+        template: None,
+        storage: None,
+        switchover: None,
+        invalid: None,
+    };
 
     fn headlines(outcome: &Outcome, before: &PgRaftClusterStatus, after: &PgRaftClusterStatus) -> Vec<Headline> {
         news("demo", outcome, before, after).into_iter().map(|n| n.headline).collect()

@@ -8,9 +8,10 @@ use std::net::IpAddr;
 
 use super::asked::Asked;
 use super::certificates::TlsSeen;
+use super::failing::Failures;
 use super::group::Group;
 use super::names::{ObjectKey, PodRole, SecretKind};
-use super::render::Template;
+use super::render::{Object, Template};
 
 /// All that a decision may look at, besides what is wanted.
 #[derive(Debug, Clone)]
@@ -41,6 +42,8 @@ pub struct Observed {
     pub away: BTreeMap<NodeId, Timestamp>,
     /// What members say about their configuration.
     pub configurations: BTreeMap<NodeId, ConfigurationStatus>,
+    /// What failed lately.
+    pub failing: Failures,
 }
 
 /// A pod.
@@ -56,10 +59,14 @@ pub struct PodSeen {
     pub ip: Option<IpAddr>,
     /// The label for Services.
     pub role: Option<PodRole>,
+    /// Whether Services select it; None where the label is missing.
+    pub routed: Option<bool>,
     /// What it was made from; None where that can't be read.
     pub template: Option<Template>,
     /// The hash of the configuration that its files were last refreshed for; None on a pod of an earlier operator.
     pub configuration: Option<String>,
+    /// Whether the ConfigMap could not be applied when it was made: it may have started with an earlier one.
+    pub outdated: bool,
     /// Whether the owner reference is there.
     pub owned: Owned,
 }
@@ -107,6 +114,8 @@ pub struct VolumeSeen {
     pub retired: bool,
     /// The bytes that were asked for.
     pub requested: u128,
+    /// The bytes that it has; 0 until it has any.
+    pub capacity: u128,
     /// Whether it goes with the PgRaftCluster.
     pub owned: Owned,
 }
@@ -133,6 +142,16 @@ impl Observed {
     /// All node ids that pods and volumes carry.
     pub fn ids(&self) -> BTreeSet<NodeId> {
         self.pods.keys().chain(self.volumes.keys()).copied().collect()
+    }
+
+    /// The bytes of the largest volume that a member has.
+    pub fn largest_volume(&self) -> u128 {
+        self.volumes.values().filter(|v| !v.retired && !v.terminating).map(|v| v.capacity).max().unwrap_or(0)
+    }
+
+    /// Whether this object is there as rendered.
+    pub fn has(&self, object: &Object) -> bool {
+        self.objects.get(&object.key()) == Some(&ObjectSeen::AsApplied(object.fingerprint()))
     }
 
     /// Whether this pod serves.

@@ -1,8 +1,8 @@
-//! The next step. One a pass, from what is seen and from nothing that was remembered.
+//! The next step, one a pass. What failed lately is left out until it is tried again, and nothing else waits for it.
 //!
 //! ```text
-//!  the base      Secrets ▸ certificates ▸ Services, ConfigMap, PDB ▸ owners ▸ labels
-//!  what is there the pod of every volume whose member has not left; pods and volumes of those that have left go
+//!  the base      routes ▸ Secrets ▸ certificates ▸ Services, ConfigMaps, PDB ▸ owners ▸ labels
+//!  what is there the pod of every volume whose member has not left; pods and volumes of those that have left go; larger volumes
 //!  the primary   another one, where somebody asks for it              primary.rs
 //!  growing       volume ▸ pod ▸ (ready) ▸ AddNode ▸ (voter)           pods before members
 //!  shrinking     RemoveNode ▸ (gone) ▸ pod ▸ volume by policy         members before pods
@@ -18,37 +18,69 @@ use pgraft_core::{MAX_VOTERS, NodeId, Role};
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::certificates::{self, Subject, TlsSeen, Work};
+use super::failing::{self, Failure, Target};
 use super::group::{Group, MemberSeen};
 use super::names::{self, PodRole, SecretKind};
-use super::observed::{Observed, Owned, PodPhase, VolumeSeen};
+use super::observed::{Observed, Owned, PodPhase, PodSeen, VolumeSeen};
 use super::render::{Template, objects, template};
 use super::step::{Possession, Step, Why};
-use super::{Cluster, names::ObjectKey, observed::ObjectSeen};
+use super::{Cluster, names::ObjectKey};
 use crate::api::RetentionPolicy;
 
 /// The next step.
 pub fn next_step(want: &Cluster, seen: &Observed) -> Step {
+    plan(want, seen).step
+}
+
+/// The next step, and what is not tried now because it failed lately.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Planned {
+    /// The next step.
+    pub step: Step,
+    /// What was wanted and left out.
+    pub resting: BTreeSet<Target>,
+}
+
+/// The first step, stage by stage, that did not fail lately. A step that failed keeps nothing else waiting: what depends on it says so itself.
+pub fn plan(want: &Cluster, seen: &Observed) -> Planned {
     let plan = Plan { want, seen, template: template(want) };
-    let founder = NodeId::default();
-    if let Some(step) = plan.base().or_else(|| plan.leftovers()).or_else(|| plan.missing_pod()).or_else(|| plan.stuck_pod()) {
-        return step;
+    let mut search = Search { seen, resting: BTreeSet::new(), apart: None };
+    let stages = [Plan::base, Plan::leftovers, Plan::missing_pods, Plan::stuck_pods, Plan::larger_volumes, Plan::with_the_group];
+    let first = stages.iter().flat_map(|stage| stage(&plan)).find_map(|step| search.take(step));
+    // Nothing but what failed lately.
+    let step = first.or(search.apart.map(Step::Wait)).unwrap_or(Step::Steady);
+    Planned { step, resting: search.resting }
+}
+
+/// Leaves out what failed lately.
+struct Search<'a> {
+    seen: &'a Observed,
+    resting: BTreeSet<Target>,
+    /// The first wait that nothing else need wait for.
+    apart: Option<Why>,
+}
+
+impl Search<'_> {
+    /// None where the search goes on.
+    fn take(&mut self, step: Step) -> Option<Step> {
+        match step {
+            Step::Wait(why) if why.is_apart() => {
+                self.apart.get_or_insert(why);
+                None
+            }
+            Step::Wait(_) | Step::Steady => Some(self.apart.take().map_or(step, Step::Wait)),
+            step => step.only(|target| self.is_due(target)),
+        }
     }
-    let Some(group) = &seen.group else {
-        return plan.before_the_group(founder);
-    };
-    if let Some(stranger) = group.strangers.first() {
-        return Step::Wait(Why::Stranger(*stranger));
+
+    fn is_due(&mut self, target: &Target) -> bool {
+        let Some(failure) = self.seen.failing.resting(target, self.seen.now) else { return true };
+        if let Some(refusal) = failing::wait(failure) {
+            self.apart.get_or_insert(refusal);
+        }
+        self.resting.insert(target.clone());
+        false
     }
-    if !group.authoritative {
-        let too_few = group.available < group.required();
-        return Step::Wait(if too_few { Why::NoQuorum } else { Why::NoLeader });
-    }
-    let primary = Plan::without_primary(group).or_else(|| plan.requested());
-    primary
-        .or_else(|| plan.membership(group))
-        .or_else(|| plan.larger_volume())
-        .or_else(|| plan.restart(group))
-        .unwrap_or_else(|| plan.at_rest(group))
 }
 
 struct Plan<'a> {
@@ -59,38 +91,42 @@ struct Plan<'a> {
 
 impl Plan<'_> {
     /// What a cluster needs before its first pod, and keeps as long as it lives.
-    fn base(&self) -> Option<Step> {
+    fn base(&self) -> Vec<Step> {
         let Self { want, seen, .. } = self;
-        let secrets: Vec<SecretKind> = wanted_secrets(want).filter(|kind| !seen.secrets.contains_key(kind)).collect();
-        if !secrets.is_empty() {
-            return Some(Step::CreateSecrets(secrets));
+        let secrets = wanted_secrets(want).filter(|kind| !seen.secrets.contains_key(kind)).collect();
+        let unwanted = seen.secrets.keys().filter(|kind| !wanted_secrets(want).any(|wanted| wanted == **kind));
+        let mut steps = vec![Step::RoutePods(self.wrong_routes()), Step::CreateSecrets(secrets)];
+        steps.extend(unwanted.map(|kind| Step::DeleteSecret(*kind)));
+        let former = names::former_objects(&want.name).into_iter().filter(|key| seen.objects.contains_key(key));
+        steps.extend([Step::Certificates(self.certificates()), Step::ApplyObjects(self.stale_objects())]);
+        steps.extend(former.map(Step::DeleteObject));
+        steps.push(Step::RefreshPods(self.outdated_pods()));
+        steps.extend([Step::SetOwners(self.wrong_owners()), Step::LabelPods(self.wrong_labels())]);
+        steps
+    }
+
+    /// Objects that are missing or not as rendered.
+    fn stale_objects(&self) -> Vec<ObjectKey> {
+        let rendered = objects(self.want, self.seen.group.as_ref().map_or(0, |g| g.members.len()));
+        let stale = rendered.iter().filter(|object| !self.seen.has(object));
+        stale.map(super::render::Object::key).collect()
+    }
+
+    /// All that needs the word of the group.
+    fn with_the_group(&self) -> Vec<Step> {
+        let Some(group) = &self.seen.group else { return vec![self.before_the_group(NodeId::default())] };
+        if let Some(stranger) = group.strangers.first() {
+            return vec![Step::Wait(Why::Stranger(*stranger))];
         }
-        if let Some(unwanted) = seen.secrets.keys().find(|kind| !wanted_secrets(want).any(|wanted| wanted == **kind)) {
-            return Some(Step::DeleteSecret(*unwanted));
+        if !group.authoritative {
+            let too_few = group.available < group.required();
+            return vec![Step::Wait(if too_few { Why::NoQuorum } else { Why::NoLeader })];
         }
-        let certificates = self.certificates();
-        if !certificates.is_empty() {
-            return Some(Step::Certificates(certificates));
+        if let Some(wait) = Self::without_primary(group) {
+            return vec![wait];
         }
-        let rendered = objects(want, seen.group.as_ref().map_or(0, |g| g.members.len()));
-        let stale: Vec<ObjectKey> = rendered
-            .iter()
-            .filter(|object| seen.objects.get(&object.key()) != Some(&ObjectSeen::AsApplied(object.fingerprint())))
-            .map(super::render::Object::key)
-            .collect();
-        if !stale.is_empty() {
-            return Some(Step::ApplyObjects(stale));
-        }
-        let outdated = self.outdated_pods();
-        if !outdated.is_empty() {
-            return Some(Step::RefreshPods(outdated));
-        }
-        let owners = self.wrong_owners();
-        if !owners.is_empty() {
-            return Some(Step::SetOwners(owners));
-        }
-        let labels = self.wrong_labels();
-        (!labels.is_empty()).then_some(Step::LabelPods(labels))
+        let requested = self.requested().into_iter();
+        requested.chain(self.membership(group)).chain(self.restart(group)).chain([self.at_rest(group)]).collect()
     }
 
     /// Every node that has a pod, or a volume that is to get one, has a certificate. Pods come after their certificates.
@@ -127,19 +163,24 @@ impl Plan<'_> {
         pods.map(|(id, _)| (*id, role(*id))).collect()
     }
 
+    /// Pods that are not as they should be in the Services' selectors.
+    fn wrong_routes(&self) -> Vec<(NodeId, bool)> {
+        let wanted = |id: NodeId, pod: &PodSeen| match self.seen.group.as_ref().filter(|g| g.authoritative) {
+            Some(group) if group.member(id).is_some() => !takes_no_clients(group, id, pod),
+            _ => pod.routed.unwrap_or(true), // nobody knows better
+        };
+        let pods = self.seen.pods.iter().filter(|(_, pod)| !pod.terminating);
+        pods.filter(|(id, pod)| pod.routed != Some(wanted(**id, pod))).map(|(id, pod)| (*id, wanted(*id, pod))).collect()
+    }
+
     /// What those who have left leave behind, and pods that have ended.
-    fn leftovers(&self) -> Option<Step> {
+    fn leftovers(&self) -> Vec<Step> {
         let Self { want, seen, .. } = self;
-        if let Some(group) = seen.group.as_ref().filter(|g| g.authoritative) {
-            for id in seen.ids().into_iter().filter(|id| group.is_spent(*id)) {
-                let step = self.put_away(id, want.retention.when_scaled);
-                if step.is_some() {
-                    return step;
-                }
-            }
-        }
-        let finished = seen.pods.iter().find(|(_, pod)| pod.phase == PodPhase::Finished && !pod.terminating);
-        finished.map(|(id, _)| Step::ClearPod(*id))
+        let group = seen.group.as_ref().filter(|g| g.authoritative);
+        let spent = seen.ids().into_iter().filter(|id| group.is_some_and(|g| g.is_spent(*id)));
+        let put_away = spent.filter_map(|id| self.put_away(id, want.retention.when_scaled));
+        let finished = seen.pods.iter().filter(|(_, pod)| pod.phase == PodPhase::Finished && !pod.terminating);
+        put_away.chain(finished.map(|(id, _)| Step::ClearPod(*id))).collect()
     }
 
     /// Takes away the pod of a node that is no member, then its volume. None when nothing is left to do, or all of it is on its way.
@@ -157,8 +198,8 @@ impl Plan<'_> {
         }
     }
 
-    /// A volume without a pod whose member has not left, as far as anybody can tell.
-    fn missing_pod(&self) -> Option<Step> {
+    /// Volumes without a pod whose member has not left, as far as anybody can tell.
+    fn missing_pods(&self) -> Vec<Step> {
         let seen = self.seen;
         let is_out = |id: NodeId| match &seen.group {
             Some(group) if group.authoritative => group.member(id).is_none(), // a newcomer's pod is `grow`'s business
@@ -167,8 +208,8 @@ impl Plan<'_> {
         };
         let lacks_pod =
             |(id, volume): &(&NodeId, &VolumeSeen)| !volume.retired && !volume.terminating && !seen.pods.contains_key(*id) && !is_out(**id);
-        let (&node, _) = seen.volumes.iter().find(lacks_pod)?;
-        Some(self.create_pod(node, self.may_found(node)))
+        let nodes = seen.volumes.iter().filter(lacks_pod).map(|(node, _)| *node);
+        nodes.map(|node| self.create_pod(node, self.may_found(node))).collect()
     }
 
     /// Whether this node may make the cluster: there never was one, and nothing is here that could belong to one.
@@ -201,7 +242,7 @@ impl Plan<'_> {
     }
 
     /// Brings the membership one step nearer to what is wanted. The group's word is authoritative here.
-    fn membership(&self, group: &Group) -> Option<Step> {
+    fn membership(&self, group: &Group) -> Vec<Step> {
         let Self { want, seen, .. } = self;
         let mut ours: Vec<&MemberSeen> = group.members.iter().filter(|m| self.is_ours(m)).collect();
         // The highest id goes first, and the primary with the others where another member can be it.
@@ -209,7 +250,7 @@ impl Plan<'_> {
         ours.sort_by_key(|m| (last_to_go(m), std::cmp::Reverse(m.id)));
 
         if let Some(leaving) = group.members.iter().find(|m| m.role == Role::Leaving) {
-            return Some(Step::Wait(Why::Leaving(leaving.id)));
+            return vec![Step::Wait(Why::Leaving(leaving.id))];
         }
         // A member whose volume is gone, or going, can't come back under its id: it makes room for another one.
         let without_volume = |id: &NodeId| match seen.volumes.get(id) {
@@ -221,24 +262,23 @@ impl Plan<'_> {
         let step = leaves.and_then(|leaves| self.take_out(group, leaves, |m| !without_volume(&m.id)));
         // Another member may be the one that is fit.
         let may_help = ours.len() < want.replicas && matches!(step, Some(Step::Wait(Why::NoHeir(_))));
-        if step.is_some() && !may_help {
-            return step;
-        }
-        let surplus = if ours.len() >= want.replicas { self.surplus_newcomer(group) } else { None };
-        if surplus.is_some() {
-            return surplus;
-        }
-        if ours.len() > want.replicas {
-            let first = ours.iter().find(|m| !last_to_go(m) && may_leave(group, m));
-            if let Some(first) = first {
-                let surplus = &ours[..ours.len() - want.replicas];
-                return self.take_out(group, first, |m| surplus.iter().all(|leaving| leaving.id != m.id));
-            }
+        let mut steps: Vec<Step> = step.into_iter().filter(|_| !may_help).collect();
+        if ours.len() >= want.replicas {
+            steps.extend(self.surplus_newcomers(group));
+            let surplus = ours.len() - want.replicas;
+            let stays = |m: &MemberSeen| ours[..surplus].iter().all(|leaving| leaving.id != m.id);
+            let leaving = ours.iter().filter(|m| !last_to_go(m) && may_leave(group, m)).take(surplus);
+            let leaving: Vec<Step> = leaving.filter_map(|m| self.take_out(group, m, stays)).collect();
+            // While the primary is to hand over, the others that leave may be its heirs.
+            let waits = leaving.iter().position(|step| matches!(step, Step::Wait(_))).unwrap_or(leaving.len());
+            steps.extend(leaving.into_iter().take(waits + 1));
         }
         if let Some(learner) = group.changing() {
-            return Some(Step::Wait(self.why_not_caught_up(learner)));
+            steps.push(Step::Wait(self.why_not_caught_up(learner)));
+        } else if ours.len() < want.replicas {
+            steps.extend(self.grow(group));
         }
-        (ours.len() < want.replicas).then(|| self.grow(group))
+        steps
     }
 
     fn why_not_caught_up(&self, learner: &MemberSeen) -> Why {
@@ -249,8 +289,8 @@ impl Plan<'_> {
     }
 
     /// A pod or volume under an id that was never a member's and that nobody needs any more: the wish was taken back in time.
-    fn surplus_newcomer(&self, group: &Group) -> Option<Step> {
-        self.newcomers(group).into_iter().find_map(|id| self.put_away(id, RetentionPolicy::Delete))
+    fn surplus_newcomers(&self, group: &Group) -> Vec<Step> {
+        self.newcomers(group).into_iter().filter_map(|id| self.put_away(id, RetentionPolicy::Delete)).collect()
     }
 
     /// Ids above all that were ever members', with a pod or a volume: what the operator began before it died, or before this pass.
@@ -260,35 +300,42 @@ impl Plan<'_> {
     }
 
     /// Pods before members: the next one's volume, its pod, and when that is ready, one call.
-    fn grow(&self, group: &Group) -> Step {
+    fn grow(&self, group: &Group) -> Vec<Step> {
         let seen = self.seen;
         let begun = self.newcomers(group).into_iter().find(|id| {
             let going = seen.pods.get(id).is_some_and(|p| p.terminating) || seen.volumes.get(id).is_some_and(|v| v.terminating);
             !going
         });
-        let Some(id) = begun else {
-            return match self.next_id(group) {
-                Some(id) => Step::CreateVolume(id),
-                None => Step::Steady, // two thousand million members were there before
-            };
-        };
-        match (seen.volumes.get(&id), seen.pods.get(&id)) {
+        let Some(id) = begun else { return self.next_volumes(group) };
+        vec![match (seen.volumes.get(&id), seen.pods.get(&id)) {
             (None, _) => Step::CreateVolume(id),
             (Some(_), None) => self.create_pod(id, false),
             (Some(_), Some(pod)) if pod.phase == PodPhase::Ready => Step::AddNode(id),
             (Some(_), Some(pod)) => Step::Wait(Why::NewcomerStarting(id, in_the_way(self.seen, id, &pod.phase))),
+        }]
+    }
+
+    /// The volume of the lowest id above all that were ever used, by a member, a pod or a volume; where its name is taken, that of the next one.
+    fn next_volumes(&self, group: &Group) -> Vec<Step> {
+        let used = self.seen.ids().into_iter().next_back().map_or(0, |id| id.get().saturating_add(1));
+        let (mut next, mut steps) = (i64::from(group.next_node_id.max(used)), Vec::new());
+        // None when two thousand million members were there before.
+        while let Ok(id) = NodeId::new(next) {
+            let step = Step::CreateVolume(id);
+            let taken = step.targets().iter().any(|target| self.seen.failing.get(target).is_some_and(Failure::is_name_taken));
+            steps.push(step);
+            if !taken {
+                break;
+            }
+            next += 1;
         }
+        steps
     }
 
-    /// The lowest id above all that were ever used, by a member, a pod or a volume.
-    fn next_id(&self, group: &Group) -> Option<NodeId> {
-        let seen = self.seen.ids().into_iter().next_back().map_or(0, |id| id.get().saturating_add(1));
-        NodeId::new(i64::from(group.next_node_id.max(seen))).ok()
-    }
-
-    fn larger_volume(&self) -> Option<Step> {
+    /// Needs nobody's word: a full disk may be why nobody answers.
+    fn larger_volumes(&self) -> Vec<Step> {
         let small = |v: &VolumeSeen| !v.terminating && !v.retired && v.requested < self.want.storage.bytes;
-        self.seen.volumes.iter().find(|(_, v)| small(v)).map(|(id, _)| Step::GrowVolume(*id))
+        self.seen.volumes.iter().filter(|(_, v)| small(v)).map(|(id, _)| Step::GrowVolume(*id)).collect()
     }
 
     /// Nothing is to be done; is all well?
@@ -346,6 +393,13 @@ pub fn counts(group: &Group, member: &MemberSeen) -> bool {
     }
 }
 
+/// Whether a pod that Kubernetes takes for ready is out of the leader's reach, so that clients who are led to it would wait for nothing. One that is
+/// not ready gets no clients anyway, and need not wait for this operator when it is ready again. A primary that is fixed goes on by itself.
+fn takes_no_clients(group: &Group, node: NodeId, pod: &PodSeen) -> bool {
+    let fixed = group.failover.is_none() && group.primary == Some(node);
+    pod.phase == PodPhase::Ready && !fixed && group.member(node).is_some_and(|m| m.reachable == Some(false))
+}
+
 /// While somebody is on the way in, nobody but them may leave.
 fn may_leave(group: &Group, member: &MemberSeen) -> bool {
     group.changing().is_none_or(|m| m.id == member.id)
@@ -361,6 +415,9 @@ pub fn in_the_way(seen: &Observed, node: NodeId, phase: &PodPhase) -> Option<Str
 
 mod primary;
 mod restart;
+
+pub use restart::is_configured;
+
 #[cfg(test)]
 mod simulation;
 #[cfg(test)]

@@ -16,6 +16,13 @@ pub fn bytes(quantity: &str) -> Option<u128> {
     Some(scaled.div_ceil(divisor))
 }
 
+/// As people write it: in the largest binary unit without a remainder.
+pub fn shown(bytes: u128) -> String {
+    let units = ["Ei", "Pi", "Ti", "Gi", "Mi", "Ki"].into_iter().zip((1..=6).rev());
+    let fits = units.map(|(unit, power)| (unit, 1024_u128.pow(power))).find(|(_, size)| bytes > 0 && bytes.is_multiple_of(*size));
+    fits.map_or_else(|| bytes.to_string(), |(unit, size)| format!("{}{unit}", bytes / size))
+}
+
 fn multiplier(suffix: &str) -> Option<u128> {
     const BINARY: [&str; 6] = ["Ki", "Mi", "Gi", "Ti", "Pi", "Ei"];
     const DECIMAL: [&str; 6] = ["k", "M", "G", "T", "P", "E"];
@@ -35,7 +42,14 @@ fn multiplier(suffix: &str) -> Option<u128> {
 
 #[cfg(test)]
 mod tests {
-    use super::bytes;
+    use super::{bytes, shown};
+
+    #[test]
+    fn as_people_write_them() {
+        for text in ["1Gi", "1536Mi", "3Ki", "1023", "0", "7Ei"] {
+            assert_eq!(shown(bytes(text).unwrap()), text);
+        }
+    }
 
     #[test]
     fn as_kubernetes_reads_them() {

@@ -5,12 +5,15 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use pgraft_core::failover::Phase;
 use pgraft_core::{NodeId, Role};
 
+use super::cluster::Storage;
+use super::failing::Failure;
 use super::group::{Group, MemberSeen};
 use super::names;
 use super::observed::{Observed, PodPhase};
 use super::plan::{counts, in_the_way};
 use super::render::Template;
 use super::step::{Change, Outcome, Step, Why};
+use super::validate::Invalid;
 use crate::api::{MemberStatus, PgRaftClusterStatus, QuorumStatus};
 
 /// Why a condition is as it is. Closed: people alert on these words.
@@ -72,6 +75,10 @@ pub enum Reason {
     ServerFails,
     /// The spec makes no sense.
     InvalidSpec,
+    /// An object that is wanted exists, and belongs to somebody else.
+    NotOurs,
+    /// The spec wants smaller volumes than there are.
+    VolumesLarger,
     /// Something that should have worked did not.
     OperationFailed,
 }
@@ -103,8 +110,17 @@ pub struct Subject<'a> {
     pub replicas: i32,
     /// What pods are made from, by the spec as it stands; None where that makes no sense.
     pub template: Option<Template>,
+    /// The volumes that are wanted, by the spec as it stands.
+    pub storage: Option<&'a Storage>,
     /// The pod that is to be the primary, by the spec as it stands.
     pub switchover: Option<&'a str>,
+    /// Why the spec makes no sense: an earlier one is acted on, if there was any.
+    pub invalid: Option<&'a Invalid>,
+}
+
+/// The short words of the column STATUS.
+pub fn phase(subject: Subject<'_>, seen: &Observed, outcome: &Outcome) -> String {
+    View { subject, seen, outcome, before: &PgRaftClusterStatus::default(), ready: 0 }.phase()
 }
 
 /// The status after a pass.
@@ -212,16 +228,43 @@ struct View<'a> {
 
 impl View<'_> {
     fn phase(&self) -> String {
+        let name = self.subject.name;
         match self.outcome {
-            Outcome::Took(step) => step.phase(self.subject.name),
+            Outcome::Took(Step::Wait(_) | Step::Steady) if self.subject.invalid.is_some() => "Invalid spec".into(),
+            // Nobody can answer where pods can't be made.
+            Outcome::Took(step @ (Step::Steady | Step::Wait(Why::NobodyAnswers))) => {
+                match (self.seen.failing.reported().next(), self.seen.failing.errors().next()) {
+                    (Some(failure), _) => format!("{}: failed", failure.step.phase(name)),
+                    (None, Some(again)) => again.step.phase(name),
+                    (None, None) => step.phase(name),
+                }
+            }
+            Outcome::Took(step) => step.phase(name),
             Outcome::Invalid(_) => "Invalid spec".into(),
-            Outcome::Failed { step, .. } => format!("{}: failed", step.phase(self.subject.name)),
+            Outcome::Failed { step, .. } => format!("{}: failed", step.phase(name)),
         }
+    }
+
+    /// What fails, in words, and is told apart from what is waited for.
+    fn failures(&self) -> Vec<(Reason, String)> {
+        let reason = |failure: &Failure| if failure.is_name_taken() { Reason::NotOurs } else { Reason::OperationFailed };
+        let invalid = self.subject.invalid.map(|invalid| (Reason::InvalidSpec, invalid.to_string()));
+        let failing = self.seen.failing.reported().map(|failure| (reason(failure), failure.message()));
+        let mut all: Vec<(Reason, String)> = invalid.into_iter().chain(failing).collect();
+        if let Outcome::Failed { message, .. } = self.outcome
+            && all.iter().all(|(_, known)| known != message)
+        {
+            all.push((Reason::OperationFailed, message.clone()));
+        }
+        all
     }
 
     fn message(&self) -> String {
         match self.outcome {
-            Outcome::Took(Step::Steady) => self.all_ready(),
+            Outcome::Took(Step::Steady) => {
+                let failures: Vec<String> = self.failures().into_iter().map(|(_, words)| words).collect();
+                if failures.is_empty() { self.all_ready() } else { failures.join("; ") }
+            }
             Outcome::Took(Step::Wait(why)) => why.message(self.subject.name),
             Outcome::Took(step) => step.phase(self.subject.name),
             Outcome::Invalid(invalid) => invalid.to_string(),
@@ -240,6 +283,8 @@ impl View<'_> {
             Outcome::Invalid(_) => Reason::InvalidSpec,
             Outcome::Failed { .. } => Reason::OperationFailed,
             Outcome::Took(step) => match step {
+                Step::Steady if self.subject.invalid.is_some() => Reason::InvalidSpec,
+                Step::Steady if self.seen.failing.errors().next().is_some() => Reason::OperationFailed,
                 Step::Steady => Reason::AsWanted,
                 Step::Wait(why) => waiting(why),
                 _ if in_the_making => Reason::Bootstrapping,
@@ -250,10 +295,12 @@ impl View<'_> {
                 Step::CreateSecrets(_)
                 | Step::DeleteSecret(_)
                 | Step::ApplyObjects(_)
+                | Step::DeleteObject(_)
                 | Step::Certificates(_)
                 | Step::RefreshPods(_)
                 | Step::SetOwners(_)
                 | Step::LabelPods(_)
+                | Step::RoutePods(_)
                 | Step::ClearPod(_)
                 | Step::GrowVolume(_) => Reason::Updating,
             },
@@ -261,7 +308,15 @@ impl View<'_> {
     }
 
     fn verdicts(&self) -> Vec<Verdict> {
-        let always = [self.ready(), self.available(), self.progressing(), self.degraded(), self.quorum_healthy(), self.pods_up_to_date()];
+        let always = [
+            self.ready(),
+            self.available(),
+            self.progressing(),
+            self.degraded(),
+            self.quorum_healthy(),
+            self.pods_up_to_date(),
+            self.reconciled(),
+        ];
         always.into_iter().chain(self.certificates()).chain(self.configuration()).chain(self.switchover()).collect()
     }
 
@@ -271,9 +326,11 @@ impl View<'_> {
         let was = self.before.conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True");
         let updating = was && (self.reason() == Reason::Updating || self.asks_for_a_primary());
         // Neither does a storage class that can't expand volumes. Degraded says so.
-        let stuck = matches!(self.outcome, Outcome::Failed { step: Step::GrowVolume(_), .. });
+        let grows = |step: &Step| matches!(step, Step::GrowVolume(_));
+        let stuck = matches!(self.outcome, Outcome::Failed { step, .. } if grows(step));
+        let only_that = self.subject.invalid.is_none() && self.seen.failing.errors().all(|failure| grows(&failure.step));
         let at_rest = *self.outcome == Outcome::Took(Step::Steady) || updating || stuck;
-        let holds = all && at_rest;
+        let holds = all && at_rest && only_that;
         let reason = match self.reason() {
             _ if holds => Reason::AsWanted,
             Reason::AsWanted => self.writes().1, // at rest, and still not all ready
@@ -326,20 +383,24 @@ impl View<'_> {
     }
 
     fn degraded(&self) -> Verdict {
-        let unwell = self.unwell();
-        let holds = !self.goes_on() || !unwell.is_empty();
-        let not_ready = |node: &NodeId| {
-            let why = self.seen.pods.get(node).and_then(|pod| in_the_way(self.seen, *node, &pod.phase));
+        let mut trouble = self.failures();
+        let not_ready = |node: NodeId| {
+            let why = self.seen.pods.get(&node).and_then(|pod| in_the_way(self.seen, node, &pod.phase));
             let why = why.map(|why| format!(": {why}")).unwrap_or_default();
-            format!("pod {} is not ready{why}", names::pod(self.subject.name, *node))
+            (Reason::MemberNotReady, format!("pod {} is not ready{why}", names::pod(self.subject.name, node)))
         };
-        let others = matches!(self.outcome, Outcome::Took(Step::Wait(Why::MemberNotReady(..)))) && unwell.len() > 1;
-        let (reason, message) = match holds {
-            false => (Reason::AsWanted, "nothing is wrong".into()),
-            true if others || self.goes_on() => (Reason::MemberNotReady, unwell.iter().map(not_ready).collect::<Vec<_>>().join("; ")),
-            true => (self.reason(), self.message()),
-        };
-        Verdict { type_: "Degraded", holds: Some(holds), reason, message }
+        let unwell: Vec<(Reason, String)> = self.unwell().into_iter().map(not_ready).collect();
+        match self.outcome {
+            Outcome::Took(Step::Wait(Why::MemberNotReady(..))) if unwell.len() > 1 => trouble.extend(unwell),
+            Outcome::Took(Step::Wait(why)) if !why.is_ordinary() => trouble.push((self.reason(), self.message())),
+            Outcome::Invalid(_) if trouble.is_empty() => trouble.push((self.reason(), self.message())),
+            _ if trouble.is_empty() => trouble.extend(unwell),
+            _ => {}
+        }
+        let words: Vec<&str> = trouble.iter().map(|(_, words)| words.as_str()).collect();
+        let message = if trouble.is_empty() { "nothing is wrong".into() } else { words.join("; ") };
+        let reason = trouble.first().map_or(Reason::AsWanted, |(reason, _)| *reason);
+        Verdict { type_: "Degraded", holds: Some(!trouble.is_empty()), reason, message }
     }
 
     /// Whether the pass itself found nothing wrong.

@@ -17,6 +17,8 @@ pub enum Step {
     DeleteSecret(SecretKind),
     /// Apply objects that are missing or not as rendered.
     ApplyObjects(Vec<ObjectKey>),
+    /// Delete an object of an earlier rendering that has another name now.
+    DeleteObject(ObjectKey),
     /// Issue and renew certificates, and write who is to be trusted.
     Certificates(Vec<Work>),
     /// Annotate pods with the hash of their configuration, so that the kubelet refreshes their files at once.
@@ -25,6 +27,8 @@ pub enum Step {
     SetOwners(Vec<(Possession, bool)>),
     /// Point the Services to the right pods.
     LabelPods(Vec<(NodeId, PodRole)>),
+    /// Take the pods of members that the leader does not reach out of the Services (false), and put them back (true).
+    RoutePods(Vec<(NodeId, bool)>),
     /// Make a volume.
     CreateVolume(NodeId),
     /// Make a pod on its volume.
@@ -170,6 +174,11 @@ impl Why {
         }
     }
 
+    /// Whether nothing else need wait for it: what is waited for concerns a node that is no member yet, or the leader has refused it.
+    pub fn is_apart(&self) -> bool {
+        matches!(self, Self::NewcomerStarting(..) | Self::NoCertificate(..) | Self::Refused { .. })
+    }
+
     /// Whether this passes by itself in the ordinary course of things.
     pub fn is_ordinary(&self) -> bool {
         match self {
@@ -220,7 +229,9 @@ impl Step {
             Self::Certificates(_) => "Certificates",
             Self::RefreshPods(_) => "RefreshPods",
             Self::SetOwners(_) => "SetOwners",
+            Self::DeleteObject(_) => "DeleteObject",
             Self::LabelPods(_) => "LabelPods",
+            Self::RoutePods(_) => "RoutePods",
             Self::CreateVolume(_) => "CreateVolume",
             Self::CreatePod { .. } => "CreatePod",
             Self::ClearPod(_) => "ClearPod",
@@ -244,10 +255,12 @@ impl Step {
             Self::CreateSecrets(_) => "Creating Secrets".into(),
             Self::DeleteSecret(kind) => format!("Deleting Secret {}", kind.name(cluster)),
             Self::ApplyObjects(_) => "Applying Services and configuration".into(),
+            Self::DeleteObject(key) => format!("Deleting {key}"),
             Self::Certificates(_) => "Issuing certificates".into(),
             Self::RefreshPods(_) => "Refreshing the pods' configuration".into(),
             Self::SetOwners(_) => "Setting owners".into(),
             Self::LabelPods(_) => "Pointing Services to the primary".into(),
+            Self::RoutePods(_) => "Updating which pods Services select".into(),
             Self::CreateVolume(node) => format!("Creating volume {}", pod(node)),
             Self::CreatePod { node, .. } => format!("Creating pod {}", pod(node)),
             Self::ClearPod(node) => format!("Clearing finished pod {}", pod(node)),
@@ -314,3 +327,5 @@ impl Why {
         }
     }
 }
+
+mod parts;

@@ -10,7 +10,7 @@ use super::cluster::{Cluster, Image, Scheduling, Storage, Tls};
 use super::names::{self, ANNOTATION_RESTARTED_AT, SecretKind};
 use super::quantity;
 use super::standby;
-use crate::api::{FailoverSpec, PgRaftCluster, SwitchoverSpec, TlsMode, TlsSpec};
+use crate::api::{FailoverSpec, PgRaftCluster, PgRaftClusterSpec, SwitchoverSpec, TlsMode, TlsSpec};
 
 /// Why a spec can't be acted on.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -72,6 +72,8 @@ pub struct Defaults {
 /// [`Invalid`], in words for the user.
 pub fn validate(cr: &PgRaftCluster, defaults: &Defaults) -> Result<Cluster, Invalid> {
     let spec = cr.spec.clone();
+    // A request is carried out once, and not again because a later spec can't be accepted.
+    let accepted = serde_json::to_string(&PgRaftClusterSpec { switchover: None, ..spec.clone() }).unwrap_or_default();
     let name = cr.name_any();
     if !is_name(&name) {
         return Err(Invalid::Name(name));
@@ -122,6 +124,7 @@ pub fn validate(cr: &PgRaftCluster, defaults: &Defaults) -> Result<Cluster, Inva
         heartbeat_interval: spec.raft.heartbeat_interval,
         election_timeout: spec.raft.election_timeout,
         restarted_at: cr.annotations().get(ANNOTATION_RESTARTED_AT).cloned(),
+        accepted,
         inherited_labels: spec.inherited_metadata.labels,
         inherited_annotations: spec.inherited_metadata.annotations,
     })

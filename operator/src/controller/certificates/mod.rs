@@ -136,7 +136,7 @@ impl Looker<'_> {
 /// What is left of it is decided anew, and done in the next pass.
 pub async fn work(ctx: &Context, want: &Cluster, seen: &Observed, todo: &[Work]) -> Result<(), Error> {
     let (Some(tls), Some(known)) = (&want.tls, &seen.tls) else { return Ok(()) };
-    let writer = Writer::new(&ctx.client, &want.namespace);
+    let writer = Writer::new(&ctx.client, &want.namespace, &want.name, &want.uid);
     let named = plan::certified(want, seen);
     let trusted = certificates::decide(tls, known, &named, seen.now).trusted;
     let mut signer = None;
@@ -161,9 +161,13 @@ pub async fn work(ctx: &Context, want: &Cluster, seen: &Observed, todo: &[Work])
                 writer.apply(&render::certificate_secret(want, *node, &issued, &trusted, now)).await?;
             }
             Work::Trust(node) => {
-                writer.merge::<Secret>(&names::certificate(&want.name, *node), &render::trust_patch(&trusted, seen.now)).await?;
+                let uid = known.uids.get(node).map(String::as_str).unwrap_or_default();
+                writer.merge::<Secret>(&names::certificate(&want.name, *node), uid, render::trust_patch(&trusted, seen.now)).await?;
             }
-            Work::Share(kind) => writer.merge::<Secret>(&kind.name(&want.name), &render::share_patch(&trusted)).await?,
+            Work::Share(kind) => {
+                let uid = seen.secrets.get(kind).map(|secret| secret.uid.as_str()).unwrap_or_default();
+                writer.merge::<Secret>(&kind.name(&want.name), uid, render::share_patch(&trusted)).await?;
+            }
             Work::Remove(node) => {
                 let uid = known.uids.get(node).map(String::as_str).unwrap_or_default();
                 writer.delete::<Secret>(&names::certificate(&want.name, *node), uid).await?;

@@ -13,7 +13,16 @@ use crate::core::validate::Defaults;
 
 fn cluster() -> PgRaftCluster {
     let mut cluster = cr(&json!({"replicas": 3, "storage": {"size": "1Gi"}}));
-    let subject = Subject { name: "demo", namespace: "default", generation: Some(1), replicas: 3, template: None, switchover: None };
+    let subject = Subject {
+        name: "demo",
+        namespace: "default",
+        generation: Some(1),
+        replicas: 3,
+        template: None,
+        storage: None,
+        switchover: None,
+        invalid: None,
+    };
     cluster.status = Some(derive(subject, &healthy(&wanted(3), 3), &Outcome::Took(Step::Steady), &PgRaftClusterStatus::default()));
     cluster
 }

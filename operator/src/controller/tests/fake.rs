@@ -80,9 +80,14 @@ impl FakeApi {
         store.objects.insert((plural.into(), name.into()), object);
     }
 
-    /// From now on nothing of this kind may be made.
-    pub fn refuse(&self, plural: &str) {
-        self.0.lock().unwrap().refused.insert(plural.into());
+    /// From now on nothing of this kind may be made; `configmaps/demo-instance`: may be written.
+    pub fn refuse(&self, what: &str) {
+        self.0.lock().unwrap().refused.insert(what.into());
+    }
+
+    /// From now on everything may be made again.
+    pub fn allow(&self) {
+        self.0.lock().unwrap().refused.clear();
     }
 
     /// The next writes of this kind find that somebody else was quicker. `status` is a kind of its own.
@@ -111,8 +116,13 @@ impl FakeApi {
         let body = body.collect_bytes().await.unwrap();
         let content_type = head.headers.get("content-type").and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned();
         let body: Value = if body.is_empty() { Value::Null } else { serde_json::from_slice(&body).unwrap() };
+        let selector = head
+            .uri
+            .query()
+            .and_then(|q| q.split('&').find_map(|p| p.strip_prefix("labelSelector=")))
+            .map(|s| s.replace("%2F", "/").replace("%3D", "="));
         let mut store = self.0.lock().unwrap();
-        let (code, answer) = store.answer(&head.method, &place(head.uri.path()), &content_type, body);
+        let (code, answer) = store.answer(&head.method, &place(head.uri.path()), &content_type, body, selector.as_deref());
         Response::builder().status(code).body(Body::from(answer.to_string().into_bytes())).unwrap()
     }
 }
@@ -132,7 +142,7 @@ impl Store {
         }
     }
 
-    fn answer(&mut self, method: &Method, place: &Place, content_type: &str, body: Value) -> (u16, Value) {
+    fn answer(&mut self, method: &Method, place: &Place, content_type: &str, body: Value, selector: Option<&str>) -> (u16, Value) {
         let Place { plural, name, status } = place;
         if plural == "events" {
             self.calls.push(format!("event {}: {}", body["reason"].as_str().unwrap(), body["note"].as_str().unwrap()));
@@ -144,9 +154,14 @@ impl Store {
             *left -= 1;
             return failure(409, "Conflict");
         }
+        if let Some(name) = name.as_ref().filter(|name| method != Method::GET && self.refused.contains(&format!("{plural}/{name}"))) {
+            self.calls.push(format!("refuse {plural} {name}"));
+            return failure(422, "Invalid");
+        }
         match (method, name) {
             (&Method::GET, None) => {
-                let items: Vec<&Value> = self.objects.iter().filter(|((p, _), _)| p == plural).map(|(_, o)| o).collect();
+                let carries = |o: &&Value| selector.is_none_or(|s| s.split_once('=').is_none_or(|(k, v)| o["metadata"]["labels"][k] == v));
+                let items: Vec<&Value> = self.objects.iter().filter(|((p, _), _)| p == plural).map(|(_, o)| o).filter(carries).collect();
                 (200, json!({"apiVersion": "v1", "kind": "List", "metadata": {"resourceVersion": "1"}, "items": items}))
             }
             (&Method::GET, Some(name)) => match self.objects.get(&(plural.clone(), name.clone())) {
@@ -161,12 +176,17 @@ impl Store {
                 self.insert(plural, name, object)
             }
             (&Method::PATCH, Some(name)) if content_type.contains("apply") => {
+                let there = self.objects.get(&(plural.clone(), name.clone())).map(|o| o["metadata"]["uid"].clone());
+                assert_eq!(Some(&body["metadata"]["uid"]), there.as_ref(), "only the very object that was seen");
                 self.calls.push(format!("apply {plural} {name}"));
                 self.insert(plural, name, body)
             }
             (&Method::PATCH, Some(name)) => {
-                self.calls.push(format!("merge {plural} {name} {}", shown(&body)));
+                let mut shown_body = body.clone();
+                shown_body["metadata"].as_object_mut().unwrap().remove("uid");
+                self.calls.push(format!("merge {plural} {name} {}", shown(&shown_body)));
                 let mut object = self.objects[&(plural.clone(), name.clone())].clone();
+                assert_eq!(body["metadata"]["uid"], object["metadata"]["uid"], "only the very object that was seen");
                 merge(&mut object, &body);
                 self.insert(plural, name, object)
             }
@@ -184,6 +204,10 @@ impl Store {
         let name = object["metadata"]["name"].as_str().unwrap().to_owned();
         if self.refused.contains(plural) {
             return failure(403, "Forbidden");
+        }
+        if self.refused.contains(&format!("{plural}/{name}")) {
+            self.calls.push(format!("refuse {plural} {name}"));
+            return failure(422, "Invalid");
         }
         self.calls.push(format!("create {plural} {name}"));
         if self.objects.contains_key(&(plural.to_owned(), name.clone())) {
@@ -289,6 +313,11 @@ impl FakeGroup {
     /// The leader does not reach it.
     pub fn lose(&self, node: NodeId) {
         self.0.lock().unwrap().unreachable.insert(node);
+    }
+
+    /// The leader reaches it again.
+    pub fn find(&self, node: NodeId) {
+        self.0.lock().unwrap().unreachable.remove(&node);
     }
 
     /// From now on this one is the primary, and the members choose it.

@@ -38,7 +38,7 @@ async fn a_deleted_secret_is_a_renewal_and_touches_nothing_else() {
     world.api.remove("secrets", "demo-2-tls");
     assert_eq!(
         world.settle().await,
-        "apply secrets demo-2-tls\nevent CertificatesIssued: Issued the certificate of demo-2\nstatus \"Issuing certificates\"\nstatus \"Ready\""
+        "create secrets demo-2-tls\nevent CertificatesIssued: Issued the certificate of demo-2\nstatus \"Issuing certificates\"\nstatus \"Ready\""
     );
     assert_ne!(field(&world, "demo-2-tls", "tls.crt"), old);
     assert_eq!(field(&world, "demo-1-tls", "tls.crt"), kept);
@@ -51,7 +51,7 @@ async fn another_duration_renews_all() {
     let world = World::grown(3).await;
     world.api.change("pgraftclusters", "demo", &json!({"spec": {"tls": {"certificateDuration": "24h"}}}));
     let calls = world.settle().await;
-    let applied: Vec<&str> = calls.lines().filter(|line| line.starts_with("apply")).collect();
+    let applied: Vec<&str> = calls.lines().filter(|line| line.starts_with("apply secrets")).collect();
     assert_eq!(applied, ["apply secrets demo-1-tls", "apply secrets demo-2-tls", "apply secrets demo-3-tls"]);
     assert_eq!(world.settle().await, "");
 }
@@ -66,7 +66,7 @@ async fn a_ca_of_the_users_own() {
     assert_eq!(world.phase(), "No certificate for demo-1");
     put_ca(&world);
     let calls = world.settle().await;
-    assert!(calls.contains("apply secrets demo-1-tls") && calls.contains("create pods demo-1"), "{calls}");
+    assert!(calls.contains("create secrets demo-1-tls") && calls.contains("create pods demo-1"), "{calls}");
     assert!(world.api.get("secrets", "demo-ca").is_none());
     assert_eq!(field(&world, "demo-app", "ca.crt"), field(&world, "demo-1-tls", "ca.crt"));
 }

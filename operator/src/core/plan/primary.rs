@@ -49,7 +49,8 @@ impl Plan<'_> {
         let fit = |m: &&MemberSeen| m.id != from && self.is_ours(m) && self.seen.is_ready(m.id) && unfit(group, m.id).is_none();
         let heirs = group.members.iter().filter(fit).filter(|m| m.lag_bytes.is_some());
         // Not the Raft leader, where there is a choice: it would hand the lead on.
-        let heir = heirs.min_by_key(|m| (!stays(m), group.leader == Some(m.id), m.id));
+        let failed = |m: &MemberSeen| Step::SwitchOver(m.id).targets().iter().any(|target| self.seen.failing.get(target).is_some());
+        let heir = heirs.min_by_key(|m| (failed(m), !stays(m), group.leader == Some(m.id), m.id));
         heir.map_or(Step::Wait(Why::NoHeir(from)), |m| Step::SwitchOver(m.id))
     }
 
@@ -69,7 +70,7 @@ impl Plan<'_> {
 }
 
 /// Whether most of those who vote without this member are reached.
-fn leaves_a_majority(group: &Group, member: &MemberSeen) -> bool {
+pub(super) fn leaves_a_majority(group: &Group, member: &MemberSeen) -> bool {
     let rest = || group.members.iter().filter(|m| m.id != member.id && m.role == pgraft_core::Role::Voter);
     rest().filter(|m| m.reachable == Some(true)).count() * 2 > rest().count()
 }

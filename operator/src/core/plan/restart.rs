@@ -1,8 +1,8 @@
 //! The rolling restart: pods that are not as the spec has them now are made again, each on its volume and under its id.
 //!
 //! ```text
-//!  a pod that can't start   at once: it takes nothing from anybody, and a better spec may be its only way out
-//!  a pod that runs          only while every member is well and has nearly all of the WAL; followers ▸ the leader ▸ the primary, which
+//!  a pod that is not ready  first, and at once: it takes nothing from anybody, and a better spec may be its only way out
+//!  a pod that is            only while every member is well and has nearly all of the WAL; followers ▸ the leader ▸ the primary, which
 //!                           is another one before, where the members can choose
 //! ```
 //!
@@ -14,48 +14,91 @@ use pgraft_core::{NodeId, Role};
 use std::cmp::Reverse;
 
 use super::Plan;
+use super::primary::leaves_a_majority;
 use crate::core::group::{Group, MemberSeen};
 use crate::core::observed::{PodPhase, PodSeen};
-use crate::core::render::configuration_hash;
+use crate::core::render::{configuration_hash, objects};
 use crate::core::step::{Step, Why};
+use crate::core::{Cluster, Observed, names};
 
 /// How much WAL a standby may lack while another pod is restarted: one segment, so that it stays with the primary under any load.
 const NEARLY_ALL: u64 = 16 << 20;
 
 impl Plan<'_> {
-    /// A pod whose containers Kubernetes can't start, or whose program ends again and again, and that the spec has otherwise now.
-    pub(super) fn stuck_pod(&self) -> Option<Step> {
-        let is_stuck = |pod: &PodSeen| matches!(pod.phase, PodPhase::Starting(Some(_)));
-        self.seen.pods.iter().find(|(id, pod)| is_stuck(pod) && self.is_stale(**id)).map(|(id, _)| Step::RestartPod(*id))
+    /// Pods that are not ready and that the spec has otherwise now, and that the group does not miss: they can't start, or nobody hears of them. No
+    /// other pod need be ready for that.
+    pub(super) fn stuck_pods(&self) -> Vec<Step> {
+        let unready = |pod: &PodSeen| matches!(pod.phase, PodPhase::Starting(_));
+        let pods = self.seen.pods.iter().filter(|(id, pod)| unready(pod) && self.is_stale(**id) && !self.is_missed(**id, pod));
+        pods.map(|(id, _)| Step::RestartPod(*id)).collect()
     }
 
-    /// The next pod, or what it waits for. None when all pods are as the spec has them.
+    /// Whether the leader hears of a pod's member, though the pod is not ready.
+    fn is_missed(&self, node: NodeId, pod: &PodSeen) -> bool {
+        let group = self.seen.group.as_ref().filter(|g| g.authoritative && matches!(pod.phase, PodPhase::Starting(None)));
+        group.and_then(|g| g.member(node)).is_some_and(|m| m.reachable == Some(true))
+    }
+
+    /// The next pod, or what it waits for. None when all pods are as the spec has them. One that is not ready is the first.
     pub(super) fn restart(&self, group: &Group) -> Option<Step> {
-        let stale = group.members.iter().map(|m| m.id).filter(|id| self.is_stale(*id) || self.waits_for_restart(*id));
-        let next = stale.min_by_key(|id| (group.primary == Some(*id), group.leader == Some(*id), Reverse(*id)))?;
+        let stale = group.members.iter().filter(|m| self.is_stale(m.id) || self.waits_for_restart(m.id));
+        let next =
+            stale.min_by_key(|m| (self.seen.is_ready(m.id), group.primary == Some(m.id), group.leader == Some(m.id), Reverse(m.id)))?;
+        if !self.seen.is_ready(next.id) {
+            return Some(self.replace_unready(group, next));
+        }
         let held = group.members.iter().find_map(|member| self.holds_back(group, member));
         if let Some(why) = held {
             return Some(Step::Wait(why));
         }
+        Some(self.replace(group, next.id))
+    }
+
+    /// Another primary first, where the members choose it and there is another one.
+    fn replace(&self, group: &Group, node: NodeId) -> Step {
         let can_move = group.failover.is_some()
-            && group.primary == Some(next)
-            && group.members.iter().any(|m| m.id != next && m.role == Role::Voter && self.is_ours(m));
-        Some(if can_move {
-            self.hand_over(group, next, |m| !self.is_stale(m.id) && !self.waits_for_restart(m.id))
+            && group.primary == Some(node)
+            && group.members.iter().any(|m| m.id != node && m.role == Role::Voter && self.is_ours(m));
+        if can_move {
+            self.hand_over(group, node, |m| !self.is_stale(m.id) && !self.waits_for_restart(m.id))
         } else {
-            Step::RestartPod(next)
-        })
+            Step::RestartPod(node)
+        }
     }
 
     /// Pods whose files the kubelet has not refreshed yet, by their annotation, for the ConfigMap as it is now.
     pub(super) fn outdated_pods(&self) -> Vec<NodeId> {
+        if !self.is_configured() {
+            return Vec::new();
+        }
         let wanted = configuration_hash(self.want);
         let outdated = |pod: &PodSeen| !pod.terminating && pod.configuration.as_ref().is_some_and(|hash| *hash != wanted);
         self.seen.pods.iter().filter(|(_, pod)| outdated(pod)).map(|(id, _)| *id).collect()
     }
 
+    /// A pod that is not ready and whose member votes. Where its vote is needed it waits for members that are on their way back, and for no others.
+    fn replace_unready(&self, group: &Group, member: &MemberSeen) -> Step {
+        let on_its_way = |m: &&MemberSeen| {
+            let pod = self.seen.pods.get(&m.id);
+            m.id != member.id && self.is_ours(m) && pod.is_none_or(|p| p.terminating || p.phase == PodPhase::Starting(None))
+        };
+        let other = group.members.iter().find(on_its_way).filter(|_| !leaves_a_majority(group, member));
+        if let Some(why) = other.and_then(|other| self.unwell(other)) {
+            return Step::Wait(why);
+        }
+        match self.replace(group, member.id) {
+            Step::Wait(Why::NoHeir(_)) => Step::RestartPod(member.id),
+            step => step,
+        }
+    }
+
     fn is_stale(&self, node: NodeId) -> bool {
-        self.seen.pods.get(&node).is_some_and(|pod| !pod.terminating && pod.template != Some(self.template))
+        let outdated = |pod: &PodSeen| pod.outdated && self.is_configured();
+        self.seen.pods.get(&node).is_some_and(|pod| !pod.terminating && (pod.template != Some(self.template) || outdated(pod)))
+    }
+
+    fn is_configured(&self) -> bool {
+        is_configured(self.want, self.seen)
     }
 
     /// Whether a setting of a server that runs takes effect only after a restart, and it is wanted that this happens by itself. Its instance
@@ -75,6 +118,12 @@ impl Plan<'_> {
         let behind = group.primary != Some(member.id) && member.lag_bytes.is_none_or(|lag| lag > NEARLY_ALL);
         self.unwell(member).or_else(|| behind.then_some(Why::Behind(member.id)))
     }
+}
+
+/// Whether a pod that is made now starts with the configuration that the spec has.
+pub fn is_configured(want: &Cluster, seen: &Observed) -> bool {
+    let key = names::instance_config_key(&want.name);
+    objects(want, 0).iter().filter(|object| object.key() == key).all(|object| seen.has(object))
 }
 
 #[cfg(test)]

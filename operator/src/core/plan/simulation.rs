@@ -12,80 +12,12 @@ use super::*;
 use crate::api::RetentionPolicy;
 use crate::core::absence::Absences;
 use crate::core::asked::Asked;
+use crate::core::failing::{Cause, Target};
 use crate::core::failover::{Request, request};
 use crate::core::fixtures::*;
 use crate::core::group::FailoverSeen;
-use crate::core::observed::PodSeen;
-
-/// What goes wrong, or on, between two passes.
-#[derive(Debug, Clone)]
-enum Fate {
-    /// Nothing: time passes.
-    Quiet,
-    /// The operator dies before it does anything.
-    DiesBefore,
-    /// The operator dies after the first of several writes, before it has written a status.
-    DiesWithin,
-    /// Somebody deletes a pod.
-    PodDeleted(usize),
-    /// A host evicts a pod.
-    PodEvicted(usize),
-    /// Somebody deletes a volume.
-    VolumeDeleted(usize),
-    /// Nobody answers in this pass.
-    Silence,
-    /// Only somebody who lags behind answers in this pass.
-    OldNews,
-    /// The leader is another one.
-    Election(usize),
-    /// Somebody scales.
-    Scale(usize),
-    /// Somebody wants other pods.
-    Resources(usize),
-    /// Somebody wants an image that is nowhere.
-    BadImage,
-    /// Somebody changes the policy.
-    Policy(bool),
-    /// The PgRaftCluster is deleted and made again.
-    MadeAgain,
-    /// Somebody asks for another primary, by number, or takes the request back.
-    Request(Option<u32>),
-    /// The primary is lost, and the members choose another one.
-    Failover(usize),
-    /// The members look for a primary in this pass.
-    Recruiting,
-    /// The members refuse the next switchover.
-    Refusal,
-    /// Somebody says for how many passes a member may be away.
-    Patience(Option<i64>),
-    /// A pod runs, and is not reached for so many passes.
-    CutOff(usize, u8),
-}
-
-fn fates() -> impl Strategy<Value = Fate> {
-    prop_oneof![
-        8 => Just(Fate::Quiet),
-        2 => Just(Fate::DiesBefore),
-        2 => Just(Fate::DiesWithin),
-        1 => (0..9usize).prop_map(Fate::PodDeleted),
-        1 => (0..9usize).prop_map(Fate::PodEvicted),
-        1 => (0..9usize).prop_map(Fate::VolumeDeleted),
-        1 => Just(Fate::Silence),
-        1 => Just(Fate::OldNews),
-        1 => (0..9usize).prop_map(Fate::Election),
-        2 => (1..9usize).prop_map(Fate::Scale),
-        1 => (0..3usize).prop_map(Fate::Resources),
-        1 => Just(Fate::BadImage),
-        1 => any::<bool>().prop_map(Fate::Policy),
-        1 => Just(Fate::MadeAgain),
-        2 => prop::option::of(1..9u32).prop_map(Fate::Request),
-        2 => (0..9usize).prop_map(Fate::Failover),
-        1 => Just(Fate::Recruiting),
-        1 => Just(Fate::Refusal),
-        1 => prop::option::of(1..20i64).prop_map(Fate::Patience),
-        1 => (0..9usize, 1..60u8).prop_map(|(n, passes)| Fate::CutOff(n, passes)),
-    ]
-}
+use crate::core::observed::{ObjectSeen, PodSeen};
+use fate::{Fate, fates};
 
 #[derive(Debug)]
 struct World {
@@ -113,6 +45,8 @@ struct World {
     /// Passes until a member is reached again.
     cut_off: BTreeMap<NodeId, u8>,
     absences: Absences,
+    /// What fails whenever it is tried, and how.
+    broken: Option<(Target, Cause)>,
 }
 
 const FOUNDER: u32 = 1;
@@ -127,6 +61,7 @@ impl World {
             stubborn: false,
             cut_off: BTreeMap::new(),
             absences: Absences::default(),
+            broken: None,
             seen: empty(),
             starting: BTreeMap::new(),
             members: BTreeMap::new(),
@@ -296,7 +231,15 @@ impl World {
                     self.seen.objects.insert(key.clone(), ObjectSeen::AsApplied(object.fingerprint()));
                 }
             }
-            Step::RefreshPods(_) | Step::SetOwners(_) | Step::DeleteSecret(_) => unreachable!("these wishes do not change in this world"),
+            Step::RefreshPods(_) => unreachable!("the configuration does not change in this world"),
+            Step::SetOwners(owners) => self.set_owners(owners),
+            Step::DeleteSecret(kind) => drop(self.seen.secrets.remove(kind)),
+            Step::DeleteObject(key) => drop(self.seen.objects.remove(key)),
+            Step::RoutePods(pods) => {
+                for (id, routed) in &pods[..some(pods.len())] {
+                    self.seen.pods.get_mut(id).unwrap().routed = Some(*routed);
+                }
+            }
             Step::LabelPods(pods) => {
                 for (id, role) in &pods[..some(pods.len())] {
                     self.seen.pods.get_mut(id).unwrap().role = Some(*role);
@@ -328,14 +271,26 @@ impl World {
             Step::AddNode(node) => self.add(*node),
             Step::RemoveNode(node) => self.remove(*node),
             Step::SwitchOver(node) => self.switch_over(*node),
-            Step::Certificates(_) | Step::GrowVolume(_) | Step::Wait(_) | Step::Steady => {}
+            Step::GrowVolume(node) => self.seen.volumes.get_mut(node).unwrap().requested = self.want.storage.bytes,
+            Step::Certificates(_) | Step::Wait(_) | Step::Steady => {}
+        }
+    }
+
+    fn set_owners(&mut self, owners: &[(Possession, bool)]) {
+        for (what, owned) in owners {
+            let seen = match what {
+                Possession::Pod(node) => &mut self.seen.pods.get_mut(node).unwrap().owned,
+                Possession::Volume(node) => &mut self.seen.volumes.get_mut(node).unwrap().owned,
+                Possession::Secret(kind) => &mut self.seen.secrets.get_mut(kind).unwrap().owned,
+            };
+            *seen = Owned::when(*owned);
         }
     }
 
     fn restart(&mut self, node: NodeId) {
         let wanted = Some(template(&self.want));
         assert_ne!(self.seen.pods[&node].template, wanted, "a pod is restarted for nothing: {node}");
-        if !matches!(self.seen.pods[&node].phase, PodPhase::Starting(Some(_))) {
+        if self.seen.is_ready(node) {
             assert!(self.members.keys().all(|id| self.alive(*id)), "a pod is restarted while another one is down: {node}");
             let others_first = self.members.keys().all(|id| *id == node || self.seen.pods[id].template == wanted);
             assert!(node != self.primary || others_first, "the primary is restarted before others");
@@ -481,6 +436,9 @@ impl World {
         step
     }
 }
+
+mod fate;
+mod forever;
 
 proptest! {
     // PROPTEST_CASES=10000 for a long one.

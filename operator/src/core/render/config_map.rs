@@ -1,4 +1,4 @@
-//! `<cluster>-instance`: the instance manager's configuration, the same for every member.
+//! `<cluster>-instance`: the instance manager's configuration, the same for every member. `<cluster>-spec`: the last spec that was accepted.
 
 use k8s_openapi::api::core::v1::ConfigMap;
 use pgraft_core::instance_config::{BootstrapConfig, GatewayConfig, InstanceConfig, PostgresqlConfig, RaftConfig, TlsConfig};
@@ -13,6 +13,9 @@ use crate::core::names::{self, GATEWAY_PORT, HTTP_PORT, POSTGRES_PORT, RAFT_PORT
 /// A Service leads clients to a pod for a second or two after it was told to stop, until every host has heard of it.
 const DRAIN_TIME: &str = "3s";
 
+/// The key in `-spec`.
+pub const SPEC_FILE: &str = "spec.json";
+
 pub(super) fn config_map(want: &Cluster) -> ConfigMap {
     // Plain maps and strings: there is no value that YAML could refuse.
     let yaml = serde_saphyr::to_string(&instance_config(want)).unwrap_or_default();
@@ -26,6 +29,15 @@ pub(super) fn config_map(want: &Cluster) -> ConfigMap {
 /// What pods are annotated with. The same configuration has the same hash in the next operator.
 pub fn configuration_hash(want: &Cluster) -> String {
     format!("{:016x}", fnv1a(&serde_json::to_vec(&instance_config(want)).unwrap_or_default()))
+}
+
+/// The last spec that was accepted, for an operator that starts while there is none that can be accepted.
+pub(super) fn accepted_spec(want: &Cluster) -> ConfigMap {
+    ConfigMap {
+        metadata: metadata(want, names::accepted_spec(&want.name), names::labels(&want.name)),
+        data: Some(BTreeMap::from([(SPEC_FILE.to_owned(), want.accepted.clone())])),
+        ..ConfigMap::default()
+    }
 }
 
 fn instance_config(want: &Cluster) -> InstanceConfig {

@@ -1,6 +1,6 @@
 //! What the API server is given, one file a resource. Pure: the same cluster is rendered to the same bytes.
 //!
-//! Services, ConfigMap and PodDisruptionBudget are kept as rendered ([`objects`]). Pods, volumes and Secrets are made once: a pod's spec can't
+//! Services, ConfigMaps and PodDisruptionBudget are kept as rendered ([`objects`]). Pods, volumes and Secrets are made once: a pod's spec can't
 //! change, a volume's and a Secret's must not.
 
 mod certificates;
@@ -20,7 +20,7 @@ use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 pub use certificates::{Pair, ca_secret, certificate_secret, share_patch, trust_patch};
-pub use config_map::configuration_hash;
+pub use config_map::{SPEC_FILE, configuration_hash};
 pub use metadata::owner_reference;
 pub use pod::pod;
 pub use pvc::pvc;
@@ -68,10 +68,8 @@ impl Object {
 /// All objects that are kept as rendered. `members` is how many the group has; 0 while nobody knows.
 pub fn objects(want: &Cluster, members: usize) -> Vec<Object> {
     let services = services::services(want).into_iter().map(|service| Object::Service(Box::new(service)));
-    [Object::ConfigMap(config_map::config_map(want)), Object::PodDisruptionBudget(pdb::pdb(want, members))]
-        .into_iter()
-        .chain(services)
-        .collect()
+    let config = [config_map::config_map(want), config_map::accepted_spec(want)].map(Object::ConfigMap);
+    config.into_iter().chain([Object::PodDisruptionBudget(pdb::pdb(want, members))]).chain(services).collect()
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use crate::core::names;
 
 pub(super) fn pdb(want: &Cluster, members: usize) -> PodDisruptionBudget {
     PodDisruptionBudget {
-        metadata: metadata(want, want.name.clone(), names::labels(&want.name)),
+        metadata: metadata(want, names::budget(&want.name), names::labels(&want.name)),
         spec: Some(PodDisruptionBudgetSpec {
             min_available: Some(IntOrString::Int(i32::try_from(min_available(want.replicas, members)).unwrap_or(i32::MAX))),
             selector: Some(LabelSelector {

@@ -10,11 +10,17 @@ use super::template::template;
 use crate::core::Cluster;
 use crate::core::names;
 
-/// The pod of a member. `founder` makes the cluster, where the volume is empty.
-pub fn pod(want: &Cluster, node: NodeId, founder: bool) -> Pod {
-    let mut metadata = metadata(want, names::pod(&want.name, node), names::node_labels(&want.name, node));
+/// The pod of a member. `founder` makes the cluster, where the volume is empty. `configured`: the ConfigMap is as the spec has it.
+pub fn pod(want: &Cluster, node: NodeId, founder: bool, configured: bool) -> Pod {
+    let mut labels = names::node_labels(&want.name, node);
+    labels.insert(names::LABEL_SERVING.to_owned(), "true".to_owned());
+    let mut metadata = metadata(want, names::pod(&want.name, node), labels);
     let annotations = metadata.annotations.get_or_insert_default();
     annotations.insert(names::ANNOTATION_TEMPLATE.to_owned(), template(want).to_string());
-    annotations.insert(names::ANNOTATION_CONFIGURATION.to_owned(), configuration_hash(want));
+    if configured {
+        annotations.insert(names::ANNOTATION_CONFIGURATION.to_owned(), configuration_hash(want));
+    } else {
+        annotations.insert(names::ANNOTATION_OUTDATED.to_owned(), "true".to_owned());
+    }
     Pod { metadata, spec: Some(spec(want, node, founder)), status: None }
 }

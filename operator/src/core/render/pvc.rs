@@ -10,8 +10,9 @@ use crate::api::RetentionPolicy;
 use crate::core::Cluster;
 use crate::core::names;
 
-/// The volume of a member.
-pub fn pvc(want: &Cluster, node: NodeId) -> PersistentVolumeClaim {
+/// The volume of a member: as large as the spec has it, and no smaller than the largest one that is there.
+pub fn pvc(want: &Cluster, node: NodeId, largest: u128) -> PersistentVolumeClaim {
+    let size = if largest > want.storage.bytes { largest.to_string() } else { want.storage.size.clone() };
     let mut metadata = metadata(want, names::pod(&want.name, node), names::node_labels(&want.name, node));
     if want.retention.when_deleted == RetentionPolicy::Retain {
         metadata.owner_references = None;
@@ -22,7 +23,7 @@ pub fn pvc(want: &Cluster, node: NodeId) -> PersistentVolumeClaim {
             access_modes: Some(vec!["ReadWriteOnce".into()]),
             storage_class_name: want.storage.class.clone(),
             resources: Some(VolumeResourceRequirements {
-                requests: Some(BTreeMap::from([("storage".to_owned(), Quantity(want.storage.size.clone()))])),
+                requests: Some(BTreeMap::from([("storage".to_owned(), Quantity(size))])),
                 limits: None,
             }),
             ..PersistentVolumeClaimSpec::default()

@@ -1,4 +1,5 @@
 //! The Services: `-rw` to the primary, `-ro` to the followers, `-r` to any member, and the headless `-pods` that gives each pod its host name.
+//! The first three lead to no pod whose member the leader does not reach.
 
 use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
@@ -33,6 +34,7 @@ fn read_write(want: &Cluster) -> Service {
 
 fn service(want: &Cluster, name: String, role: Option<PodRole>, leads_to: &str) -> Service {
     let mut selector = selector(want);
+    selector.insert(names::LABEL_SERVING.to_owned(), "true".to_owned());
     if let Some(role) = role {
         selector.insert(names::LABEL_ROLE.to_owned(), role.as_str().to_owned());
     }

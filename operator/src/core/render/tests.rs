@@ -30,14 +30,14 @@ fn rich() -> Cluster {
 
 #[test]
 fn pods() {
-    insta::assert_yaml_snapshot!("pod_of_the_founder", pod(&wanted(3), id(1), true));
-    insta::assert_yaml_snapshot!("pod_with_everything", pod(&rich(), id(4), false));
+    insta::assert_yaml_snapshot!("pod_of_the_founder", pod(&wanted(3), id(1), true, true));
+    insta::assert_yaml_snapshot!("pod_with_everything", pod(&rich(), id(4), false, true));
 }
 
 #[test]
 fn volumes() {
-    insta::assert_yaml_snapshot!("volume", pvc(&wanted(3), id(1)));
-    insta::assert_yaml_snapshot!("volume_with_everything", pvc(&rich(), id(4)));
+    insta::assert_yaml_snapshot!("volume", pvc(&wanted(3), id(1), 0));
+    insta::assert_yaml_snapshot!("volume_with_everything", pvc(&rich(), id(4), 0));
 }
 
 #[test]

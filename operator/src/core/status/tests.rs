@@ -9,7 +9,16 @@ use crate::core::plan::next_step;
 use crate::core::render::template;
 
 fn subject() -> Subject<'static> {
-    Subject { name: "demo", namespace: "default", generation: Some(2), replicas: 3, template: Some(template(&wanted(3))), switchover: None }
+    Subject {
+        name: "demo",
+        namespace: "default",
+        generation: Some(2),
+        replicas: 3,
+        template: Some(template(&wanted(3))),
+        storage: None,
+        switchover: None,
+        invalid: None,
+    }
 }
 
 fn status(seen: &Observed, outcome: &Outcome) -> PgRaftClusterStatus {
@@ -57,6 +66,7 @@ fn growing() {
         "Degraded=False/AsWanted",
         "QuorumHealthy=True/QuorumReached",
         "PodsUpToDate=True/AsWanted",
+        "Reconciled=True/AsWanted",
     ];
     assert_eq!(conditions(&status), all);
 }
@@ -78,6 +88,7 @@ fn a_member_is_down() {
         "Degraded=True/MemberNotReady",
         "QuorumHealthy=True/QuorumReached",
         "PodsUpToDate=True/AsWanted",
+        "Reconciled=True/AsWanted",
     ];
     assert_eq!(conditions(&status), all);
     assert_eq!(status.conditions[3].message, "Pod demo-3 is not ready: CrashLoopBackOff");
@@ -114,6 +125,7 @@ fn no_quorum() {
         "Degraded=True/NoQuorum",
         "QuorumHealthy=False/NoQuorum",
         "PodsUpToDate=True/AsWanted",
+        "Reconciled=True/AsWanted",
     ];
     assert_eq!(conditions(&status), all);
 }
@@ -242,6 +254,7 @@ fn half_way_through_a_rolling_restart() {
         "Degraded=False/AsWanted",
         "QuorumHealthy=True/QuorumReached",
         "PodsUpToDate=False/Restarting",
+        "Reconciled=True/AsWanted",
     ];
     assert_eq!(conditions(&status), all);
     assert_eq!(status.conditions[5].message, "2 of 3 pods are still to be restarted: demo-1, demo-2");

@@ -1,10 +1,10 @@
-//! The conditions of what is renewed in passing: pods and certificates.
+//! The conditions of what is brought up to date in passing: pods, certificates, and everything that is applied.
 
 use pgraft_core::NodeId;
 
 use super::{Reason, Verdict, View};
 use crate::core::certificates::CaTrouble;
-use crate::core::names;
+use crate::core::{names, quantity};
 
 impl View<'_> {
     /// How far a rolling restart is.
@@ -21,6 +21,27 @@ impl View<'_> {
         }
         let words = format!("{} of {} pods are still to be restarted: {}", stale.len(), pods.len(), stale.join(", "));
         verdict(Some(false), Reason::Restarting, words)
+    }
+
+    /// Whether all that the spec wants could be applied. What could not is named, and nothing else waits for it.
+    pub(super) fn reconciled(&self) -> Verdict {
+        let verdict = |holds, reason, message| Verdict { type_: "Reconciled", holds: Some(holds), reason, message };
+        let mut failures = self.failures();
+        failures.extend(self.larger_volume().map(|words| (Reason::VolumesLarger, words)));
+        let Some((reason, _)) = failures.first() else {
+            return verdict(true, Reason::AsWanted, "no operation fails".into());
+        };
+        let words: Vec<&str> = failures.iter().map(|(_, words)| words.as_str()).collect();
+        verdict(false, *reason, words.join("; "))
+    }
+
+    /// A volume that is larger than the spec wants it.
+    fn larger_volume(&self) -> Option<String> {
+        let wanted = self.subject.storage?;
+        let volumes = self.seen.volumes.iter().filter(|(_, v)| !v.retired && !v.terminating && v.capacity > wanted.bytes);
+        let (node, volume) = volumes.max_by_key(|(_, volume)| volume.capacity)?;
+        let (name, size) = (names::pod(self.subject.name, *node), quantity::shown(volume.capacity));
+        Some(format!("storage.size {} is less than volume {name} has, {size}: volumes do not shrink, and new ones get {size}", wanted.size))
     }
 
     /// None where TLS is disabled.

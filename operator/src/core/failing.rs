@@ -1,0 +1,200 @@
+//! What has failed lately, and when it is tried again: a fact like any other, so that the planner can go on with what does not depend on it.
+
+use jiff::{SignedDuration, Timestamp};
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::step::{Change, Step, Why};
+
+/// What a step works on. Two steps with one target are two attempts at one thing.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Target {
+    /// [`Step::word`].
+    pub verb: &'static str,
+    /// The object or node.
+    pub object: String,
+}
+
+/// How a step failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Cause {
+    /// An operation that should have worked did not.
+    Error {
+        /// From the closed set of the controller's errors.
+        reason: &'static str,
+        /// For people.
+        message: String,
+        /// Whether somebody else was quicker, which passes by itself.
+        transient: bool,
+    },
+    /// The Raft leader refused the change.
+    Refused {
+        /// What was asked.
+        change: Change,
+        /// SQLSTATE.
+        code: String,
+        /// The leader's words.
+        message: String,
+    },
+}
+
+/// A step that failed, once or several times in a row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// The step, with this one target.
+    pub step: Step,
+    /// The last cause.
+    pub cause: Cause,
+    /// When it failed last.
+    pub at: Timestamp,
+    /// How often in a row.
+    pub times: u32,
+}
+
+/// The reason of an error: the object belongs to somebody else.
+pub const NOT_OURS: &str = "NotOurs";
+
+/// Conflicts in a row that are the ordinary course of things, and are not reported.
+const CONFLICTS: u32 = 5;
+const CONFLICT_PAUSE: SignedDuration = SignedDuration::from_millis(250);
+const FIRST_REFUSAL_PAUSE: SignedDuration = SignedDuration::from_secs(1);
+const LONGEST_REFUSAL_PAUSE: SignedDuration = SignedDuration::from_secs(15);
+const FIRST_PAUSE: SignedDuration = SignedDuration::from_secs(2);
+const LONGEST_PAUSE: SignedDuration = SignedDuration::from_mins(1);
+
+impl Failure {
+    /// When it is tried again.
+    pub fn next_attempt(&self) -> Timestamp {
+        let (first, longest) = match &self.cause {
+            Cause::Error { transient: true, .. } if !self.is_reported() => (CONFLICT_PAUSE, CONFLICT_PAUSE),
+            Cause::Error { .. } => (FIRST_PAUSE, LONGEST_PAUSE),
+            Cause::Refused { .. } => (FIRST_REFUSAL_PAUSE, LONGEST_REFUSAL_PAUSE),
+        };
+        let pause = first.checked_mul(1_i32 << self.times.saturating_sub(1).min(16)).unwrap_or(longest).min(longest);
+        self.at.saturating_add(pause).unwrap_or(self.at)
+    }
+
+    /// Whether people should hear of it.
+    pub fn is_reported(&self) -> bool {
+        !matches!(self.cause, Cause::Error { transient: true, .. }) || self.times >= CONFLICTS
+    }
+
+    /// Whether an object that belongs to somebody else has the name.
+    pub fn is_name_taken(&self) -> bool {
+        matches!(self.cause, Cause::Error { reason: NOT_OURS, .. })
+    }
+
+    /// For people.
+    pub fn message(&self) -> String {
+        match &self.cause {
+            Cause::Error { message, .. } => message.clone(),
+            Cause::Refused { change, message, .. } => format!("{change}: {message}"),
+        }
+    }
+}
+
+/// All steps that failed lately, by what they work on.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Failures(BTreeMap<Target, Failure>);
+
+impl Failures {
+    /// Records one more failure of a step with one target.
+    pub fn record(&mut self, step: &Step, cause: &Cause, now: Timestamp) {
+        for target in step.targets() {
+            let times = self.0.get(&target).map_or(0, |before| before.times).saturating_add(1);
+            self.0.insert(target, Failure { step: step.clone(), cause: cause.clone(), at: now, times });
+        }
+    }
+
+    /// Forgets what has worked.
+    pub fn clear(&mut self, step: &Step) {
+        for target in step.targets() {
+            self.0.remove(&target);
+        }
+    }
+
+    /// Forgets what nobody wants any more: all but these.
+    pub fn keep(&mut self, targets: &BTreeSet<Target>) {
+        self.0.retain(|target, _| targets.contains(target));
+    }
+
+    /// The failure of this target, while it is too early to try again.
+    pub fn resting(&self, target: &Target, now: Timestamp) -> Option<&Failure> {
+        self.0.get(target).filter(|failure| failure.next_attempt() > now)
+    }
+
+    /// The last failure of this target.
+    pub fn get(&self, target: &Target) -> Option<&Failure> {
+        self.0.get(target)
+    }
+
+    /// Those that people should hear of. A change that the leader refused is reported as a wait.
+    pub fn reported(&self) -> impl Iterator<Item = &Failure> {
+        self.errors().filter(|failure| failure.is_reported())
+    }
+
+    /// Those that are no refusals of the leader, reported or not.
+    pub fn errors(&self) -> impl Iterator<Item = &Failure> {
+        self.0.values().filter(|failure| matches!(failure.cause, Cause::Error { .. }))
+    }
+
+    /// When the next of them is tried again.
+    pub fn next_attempt(&self) -> Option<Timestamp> {
+        self.0.values().map(Failure::next_attempt).min()
+    }
+
+    /// Whether nothing has failed.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+/// What is waited for while a step with these failures is not tried: the leader's refusal, where that is what failed.
+pub fn wait(failure: &Failure) -> Option<Why> {
+    match &failure.cause {
+        Cause::Refused { change, code, message } => Some(Why::Refused { change: *change, code: code.clone(), message: message.clone() }),
+        Cause::Error { .. } => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::fixtures::*;
+
+    fn error(transient: bool) -> Cause {
+        Cause::Error { reason: "RefusedByApiServer", message: "no".into(), transient }
+    }
+
+    fn pauses(cause: &Cause, times: usize) -> Vec<i64> {
+        let (mut failures, now) = (Failures::default(), Timestamp::UNIX_EPOCH);
+        let step = Step::GrowVolume(id(1));
+        let pause = |_| {
+            failures.record(&step, cause, now);
+            failures.next_attempt().unwrap().as_millisecond()
+        };
+        (0..times).map(pause).collect()
+    }
+
+    #[test]
+    fn attempts_become_rarer() {
+        assert_eq!(pauses(&error(false), 7), [2000, 4000, 8000, 16_000, 32_000, 60_000, 60_000]);
+        assert_eq!(pauses(&error(true), 6), [250, 250, 250, 250, 32_000, 60_000], "conflicts that do not end are a failure like any other");
+        let refused = Cause::Refused { change: Change::Remove(id(1)), code: "55006".into(), message: "no".into() };
+        assert_eq!(pauses(&refused, 6), [1000, 2000, 4000, 8000, 15_000, 15_000]);
+    }
+
+    #[test]
+    fn what_works_or_is_not_wanted_any_more_is_forgotten() {
+        let (mut failures, now) = (Failures::default(), Timestamp::UNIX_EPOCH);
+        let (one, two) = (Step::GrowVolume(id(1)), Step::GrowVolume(id(2)));
+        for step in [&one, &two] {
+            failures.record(step, &error(false), now);
+        }
+        assert!(failures.resting(&one.targets()[0], now).is_some());
+        assert!(failures.resting(&one.targets()[0], now + FIRST_PAUSE).is_none(), "it is tried again");
+        failures.clear(&one);
+        assert_eq!(failures.reported().map(|f| f.step.clone()).collect::<Vec<_>>(), std::slice::from_ref(&two));
+        failures.keep(&BTreeSet::new());
+        assert!(failures.is_empty());
+    }
+}
