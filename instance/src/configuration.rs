@@ -57,6 +57,10 @@ struct State {
     /// Why the configuration file cannot be used.
     unreadable: Option<String>,
     floors: Floors,
+    /// The wanted values for which these are to be read again, since they are lower than what the server runs with.
+    lower: Option<Floors>,
+    /// The wanted values for which they were.
+    lower_read: Option<Floors>,
     /// What the server that runs was started with.
     started: Option<Candidate>,
     /// Whether it was started as a standby.
@@ -194,8 +198,13 @@ impl Configuration {
         let lowered = async {
             loop {
                 tokio::time::sleep(LOOK_AT_FLOORS).await;
-                if !self.lock().held.is_empty() {
+                let (due, lower) = {
+                    let state = self.lock();
+                    (!state.held.is_empty() || state.lower != state.lower_read, state.lower.clone())
+                };
+                if due {
                     self.read_floors(&settings, &reaper).await;
+                    self.lock().lower_read = lower;
                 }
             }
         };
@@ -254,8 +263,15 @@ impl Configuration {
         let demanded = if state.standby { state.floors.clone() } else { Floors::new() };
         let next = floors::effective(&demanded, &wanted);
         pending.retain(|name| !next.contains_key(name.as_str()));
-        let waiting = next.iter().filter(|(name, value)| state.runs_with.get(*name).is_some_and(|runs| runs != *value));
-        pending.extend(waiting.map(|(name, _)| (*name).to_owned()));
+        // Lower ones wait until it is known what the WAL needs by now: else a restart would be for nothing.
+        let configured = floors::effective(&Floors::new(), &wanted);
+        let is_lower = configured.iter().any(|(name, value)| state.runs_with.get(name).is_some_and(|runs| runs > value));
+        let lower = (state.standby && is_lower).then_some(configured);
+        let known = lower == state.lower_read;
+        let waiting =
+            next.iter().filter(|(name, value)| state.runs_with.get(*name).is_some_and(|runs| runs < *value || (known && runs > *value)));
+        pending.extend(waiting.map(|(name, _)| (*name).to_owned()).collect::<Vec<_>>());
+        state.lower = lower;
         let held = floors::needed(&demanded, &wanted);
         let held = held.iter().map(|(name, floor)| {
             let value = wanted.get(*name).map(String::as_str);

@@ -159,7 +159,15 @@ async fn max_connections_goes_up_and_down_with_a_failover_in_the_middle() {
     }
     whole(&nodes).await;
 
+    // Lower values wait until the primary has them, which where the members choose it is never: nobody is asked to restart for nothing.
     set_everywhere(&mut nodes, "40");
+    for node in &nodes.nodes {
+        until("the value that is held", async || {
+            let report = node.status()?.configuration;
+            (report.held.len() == 1 && report.held[0].setting == "max_connections" && report.pending_restart.is_empty()).then_some(())
+        })
+        .await;
+    }
     for n in 0..3 {
         restart(&mut nodes, n).await;
         whole(&nodes).await;

@@ -157,9 +157,12 @@ pub fn command_line(settings: &Settings) -> Vec<String> {
             ("ssl_ca_file", tls.ca_file.clone()),
         ]);
     }
+    let libraries = preload_libraries(settings);
+    if !libraries.is_empty() {
+        set.push(("shared_preload_libraries", libraries));
+    }
     if *extension {
         set.extend([
-            ("shared_preload_libraries", preload_libraries(settings)),
             ("pgraft.node_id", node.to_string()),
             ("pgraft.listen_address", config.raft.listen_address.clone()),
             ("pgraft.port", config.raft.port.to_string()),
