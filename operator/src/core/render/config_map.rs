@@ -63,7 +63,11 @@ fn instance_config(want: &Cluster) -> InstanceConfig {
         },
         failover: want.lease_duration.is_some(),
         standby: want.standby.clone(),
-        gateway: Some(GatewayConfig { drain_time: Some(DRAIN_TIME.into()), ..GatewayConfig::on(GATEWAY_PORT) }),
+        gateway: Some(GatewayConfig {
+            listen_address: "::".into(),
+            drain_time: Some(DRAIN_TIME.into()),
+            ..GatewayConfig::on(GATEWAY_PORT)
+        }),
         tls: want.tls.as_ref().map(|_| TlsConfig {
             cert_file: format!("{TLS_DIRECTORY}/tls.crt"),
             key_file: format!("{TLS_DIRECTORY}/tls.key"),
