@@ -11,7 +11,8 @@ use crate::postgres::config;
 use crate::settings::Settings;
 use crate::upstream;
 
-const READ: &str = "SELECT slot_name::text, active, restart_lsn IS NOT NULL FROM pg_catalog.pg_replication_slots WHERE slot_type = 'physical'";
+const READ: &str =
+    "SELECT slot_name::text, active, restart_lsn IS NOT NULL FROM pg_catalog.pg_replication_slots WHERE slot_type = 'physical'";
 const CREATE: &str = "SELECT pg_catalog.pg_create_physical_replication_slot($1)";
 const DROP: &str = "SELECT pg_catalog.pg_drop_replication_slot($1)";
 
