@@ -22,11 +22,17 @@ fn words(error: &tokio_postgres::Error) -> String {
     error.as_db_error().map_or_else(|| error.to_string(), |db| format!("{} ({})", db.message(), db.code().code()))
 }
 
-/// What the operator asks of a member.
-async fn operator_asks(node: &Node) -> Result<String, String> {
+/// The operator's session, and where the extension is.
+async fn operator(node: &Node) -> Result<(Client, String), String> {
     let client = open(node, ("pgraft_operator", "operator-1"), "postgres", Session::Operator).await?;
     let schema = "SELECT n.nspname::text FROM pg_catalog.pg_extension e JOIN pg_catalog.pg_namespace n ON n.oid = e.extnamespace WHERE e.extname = 'pgraft'";
-    let schema: String = client.query_one(schema, &[]).await.map_err(|e| words(&e))?.get(0);
+    let schema = client.query_one(schema, &[]).await.map_err(|e| words(&e))?.get(0);
+    Ok((client, schema))
+}
+
+/// What the operator asks of a member.
+async fn operator_asks(node: &Node) -> Result<String, String> {
+    let (client, schema) = operator(node).await?;
     let question = format!(
         "SELECT s.state FROM \"{schema}\".pgraft_status() s LEFT JOIN \"{schema}\".pgraft_failover() f ON true \
          CROSS JOIN (SELECT count(*) FROM \"{schema}\".pgraft_get_members()) m WHERE \"{schema}\".pgraft_get_leader() > 0"
@@ -56,8 +62,8 @@ async fn make_dba(node: &Node) {
 async fn switch_to(nodes: &Nodes, to: usize) {
     until("a switchover", async || {
         for node in &nodes.nodes {
-            let client = open(node, ("pgraft_operator", "operator-1"), "postgres", Session::Operator).await.ok()?;
-            if client.batch_execute(&format!("SELECT pgraft_switchover({})", to + 1)).await.is_ok() {
+            let (client, schema) = operator(node).await.ok()?;
+            if client.batch_execute(&format!("SELECT \"{schema}\".pgraft_switchover({})", to + 1)).await.is_ok() {
                 return Some(());
             }
         }
@@ -65,7 +71,11 @@ async fn switch_to(nodes: &Nodes, to: usize) {
     })
     .await;
     assert_eq!(primary(nodes).await, to);
-    // Its duties have been done at least once.
+}
+
+/// A switchover, after which the new primary's duties have been done once.
+async fn switch_and_tend(nodes: &Nodes, to: usize) {
+    switch_to(nodes, to).await;
     dba(&nodes.nodes[to]).await.batch_execute("ALTER ROLE pgraft_operator CONNECTION LIMIT 7").await.unwrap();
     put_back(&nodes.nodes[to], "SELECT rolconnlimit = -1 FROM pg_roles WHERE rolname = 'pgraft_operator'").await;
 }
@@ -139,6 +149,7 @@ async fn the_owner_of_a_database_gets_no_rights_by_what_it_leaves_there() {
         }
         let password = format!("owner-{}", to + 2);
         until("the new password to open", async || nodes.nodes[to].connect("app", &password, "app").await.ok()).await;
+        assert!(holds(&nodes.nodes[to], SUPERUSERS).await, "the owner has become a superuser");
         everybody_is_served(&nodes).await;
         assert!(holds(&nodes.nodes[to], SUPERUSERS).await, "the owner has become a superuser");
     }
@@ -199,7 +210,7 @@ async fn revoked_and_dropped(nodes: &mut Nodes) {
     node.start();
     node.streaming().await;
     whole(nodes).await;
-    switch_to(nodes, (first + 1) % 3).await;
+    switch_and_tend(nodes, (first + 1) % 3).await;
     everybody_is_served(nodes).await;
     let node = &nodes.nodes[(first + 1) % 3];
     // Dropped, or moved by somebody who likes schemas: it is there again, or found.
@@ -236,12 +247,14 @@ async fn what_sql_changes_is_put_back_at_once_or_never() {
     put_back(&nodes.nodes[first], "SELECT NOT rolsuper AND rolreplication FROM pg_roles WHERE rolname = 'pgraft_replication'").await;
     let log = nodes.nodes[first].log();
     for (role, why) in [("pgraft_operator", "its password was changed by SQL"), ("postgres", "its password was changed by SQL")] {
-        let told = log.lines().any(|line| line.contains("a role that pgraft connects as was put back") && line.contains(role) && line.contains(why));
+        let told = log
+            .lines()
+            .any(|line| line.contains("a role that pgraft connects as was put back") && line.contains(role) && line.contains(why));
         assert!(told, "nothing says that {role} was put back: {log}");
     }
 
     for to in [(first + 1) % 3, first] {
-        switch_to(&nodes, to).await;
+        switch_and_tend(&nodes, to).await;
         let node = &nodes.nodes[to];
         node.connect("app", "rotated", "app2").await.unwrap();
         node.connect("app", "owner-1", "app2").await.unwrap_err();
@@ -251,9 +264,9 @@ async fn what_sql_changes_is_put_back_at_once_or_never() {
     nodes.nodes[first].set_password("owner", "owner-2");
     let opens = async |to: usize| nodes.nodes[to].connect("app", "owner-2", "app2").await.ok();
     until("the new password to open", async || opens(first).await).await;
-    switch_to(&nodes, (first + 1) % 3).await;
+    switch_and_tend(&nodes, (first + 1) % 3).await;
     assert!(opens((first + 1) % 3).await.is_some(), "the old password is back");
-    switch_to(&nodes, first).await;
+    switch_and_tend(&nodes, first).await;
     // Locked out, it stays so; and the Secret's next password is applied without letting it in.
     dba(&nodes.nodes[first]).await.batch_execute("ALTER ROLE app NOLOGIN").await.unwrap();
     let verifier = "SELECT rolpassword FROM pg_authid WHERE rolname = 'app'";
@@ -261,14 +274,15 @@ async fn what_sql_changes_is_put_back_at_once_or_never() {
     for node in &nodes.nodes {
         node.set_password("owner", "it's \"new\"\n$$ \\ ; DROP ROLE app; --");
     }
-    put_back(&nodes.nodes[first], &format!("SELECT rolpassword <> '{before}' AND NOT rolcanlogin FROM pg_authid WHERE rolname = 'app'")).await;
-    switch_to(&nodes, (first + 1) % 3).await;
+    put_back(&nodes.nodes[first], &format!("SELECT rolpassword <> '{before}' AND NOT rolcanlogin FROM pg_authid WHERE rolname = 'app'"))
+        .await;
+    switch_and_tend(&nodes, (first + 1) % 3).await;
     let node = &nodes.nodes[(first + 1) % 3];
     dba(node).await.batch_execute("ALTER ROLE app LOGIN").await.unwrap();
     node.connect("app", "it's \"new\"\n$$ \\ ; DROP ROLE app; --", "app2").await.unwrap();
     // Renamed, it is not made again.
     dba(node).await.batch_execute("ALTER ROLE app RENAME TO renamed").await.unwrap();
-    switch_to(&nodes, first).await;
+    switch_and_tend(&nodes, first).await;
     assert!(holds(&nodes.nodes[first], "SELECT NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'app')").await, "the role was made again");
     for node in &nodes.nodes {
         let log = node.log();

@@ -64,11 +64,8 @@ const ALL: &[Setting] = &[
 ];
 
 /// Of superusers' sessions. Another role may not set them: the server would refuse the connection.
-const SUPERUSER: &[Setting] = &[
-    ("event_triggers", "off", 17),
-    ("session_preload_libraries", "", OLDEST),
-    ("session_replication_role", "origin", OLDEST),
-];
+const SUPERUSER: &[Setting] =
+    &[("event_triggers", "off", 17), ("session_preload_libraries", "", OLDEST), ("session_replication_role", "origin", OLDEST)];
 
 /// Of sessions that write: what they create is where Postgres puts it by default, and neither a log nor a view shows their statements.
 const DUTIES: &[Setting] = &[
@@ -103,11 +100,7 @@ impl Session<'_> {
             Self::Operator => ("15s", "10s", "60s"),
         };
         let mut settings: Vec<Setting> = ALL.to_vec();
-        settings.extend([
-            ("statement_timeout", statement, OLDEST),
-            ("lock_timeout", lock, OLDEST),
-            ("idle_session_timeout", idle, OLDEST),
-        ]);
+        settings.extend([("statement_timeout", statement, OLDEST), ("lock_timeout", lock, OLDEST), ("idle_session_timeout", idle, OLDEST)]);
         match self {
             Self::Probe => settings.extend(SUPERUSER),
             Self::Duties { waits } => {

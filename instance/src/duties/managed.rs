@@ -97,11 +97,7 @@ async fn apply(client: &Client, role: &Role, record: Option<&Record>, decision: 
 
 fn from_secret(role: &Role) -> Record {
     let password = role.password.as_deref();
-    Record {
-        digest: password.and_then(record::digest_of),
-        verifier: password.map(|p| scram_sha_256(p.as_bytes())),
-        changed: role.changed,
-    }
+    Record { digest: password.and_then(record::digest_of), verifier: password.map(|p| scram_sha_256(p.as_bytes())), changed: role.changed }
 }
 
 /// Made once. Whether it is renamed, dropped or given to somebody else is for its owner to decide from then on.

@@ -17,7 +17,8 @@ const ROUNDS: NonZeroU32 = match NonZeroU32::new(4096) {
 const SALT: usize = 16;
 
 /// Whether schema and table are there, and belong to superusers: a table of somebody else's could run its owner's code.
-const STATE: &str = "SELECT c.oid IS NOT NULL, n.nspowner = ANY (s.supers) AND (c.oid IS NULL OR (c.relowner = ANY (s.supers) AND c.relkind = 'r'))
+const STATE: &str =
+    "SELECT c.oid IS NOT NULL, n.nspowner = ANY (s.supers) AND (c.oid IS NULL OR (c.relowner = ANY (s.supers) AND c.relkind = 'r'))
     FROM pg_catalog.pg_namespace AS n
    CROSS JOIN (SELECT pg_catalog.array_agg(oid) FROM pg_catalog.pg_authid WHERE rolsuper) AS s (supers)
     LEFT JOIN pg_catalog.pg_class AS c ON c.relnamespace = n.oid AND c.relname = 'applied'
@@ -74,7 +75,10 @@ impl Records {
         }
         let mut records = BTreeMap::new();
         for row in client.query(READ, &[]).await? {
-            records.insert((row.try_get(0)?, row.try_get(1)?), Record { digest: row.try_get(2)?, verifier: row.try_get(3)?, changed: row.try_get(4)? });
+            records.insert(
+                (row.try_get(0)?, row.try_get(1)?),
+                Record { digest: row.try_get(2)?, verifier: row.try_get(3)?, changed: row.try_get(4)? },
+            );
         }
         Ok(Self(records))
     }

@@ -46,7 +46,8 @@ mod tests {
 
     #[test]
     fn what_is_refused_is_said_and_tried_less_and_less() {
-        let pauses: Vec<u64> = (1..=8).map(|n| after(n, false)).inspect(|next| assert!(next.logged)).map(|next| next.pause.as_secs()).collect();
+        let pauses: Vec<u64> =
+            (1..=8).map(|n| after(n, false)).inspect(|next| assert!(next.logged)).map(|next| next.pause.as_secs()).collect();
         assert_eq!(pauses, [1, 2, 4, 8, 16, 30, 30, 30]);
         assert_eq!(after(u32::MAX, false).pause, SELDOM);
     }

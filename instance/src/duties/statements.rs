@@ -73,7 +73,8 @@ mod tests {
     use super::*;
 
     /// Names and values as an attacker would write them.
-    const HOSTILE: [&str; 8] = ["a\"b", "it's", "back\\slash", "new\nline", "$$x$$", "; DROP ROLE postgres; --", "\"; DROP ROLE postgres; --", "' || evil() || '"];
+    const HOSTILE: [&str; 8] =
+        ["a\"b", "it's", "back\\slash", "new\nline", "$$x$$", "; DROP ROLE postgres; --", "\"; DROP ROLE postgres; --", "' || evil() || '"];
 
     /// Takes a text apart as the server's scanner does: what is left when quoted names and strings are one letter each.
     fn skeleton(statement: &str) -> String {
