@@ -73,7 +73,7 @@ pub async fn observe(view: &View) -> Seen {
 }
 
 async fn server(view: &View) -> Result<Postgres, String> {
-    let View { settings, phase, configuration } = view;
+    let View { settings, phase, configuration, .. } = view;
     if !matches!(phase, Phase::Running(_)) {
         return Err(format!("Postgres is not running: {}", phase.word()));
     }

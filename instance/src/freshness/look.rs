@@ -1,6 +1,7 @@
 //! Collects what [`Freshness`] decides by: the local server, the local Raft member, and, where no WAL comes, whether anybody sees a primary.
 
 use pgraft_core::failover::Phase;
+use pgraft_core::session::Session;
 use pgraft_core::{NodeId, NodeStatus};
 use std::time::Duration;
 use tokio::sync::watch;
@@ -26,14 +27,14 @@ const ASK: Duration = Duration::from_secs(5);
 
 const READ: &str = "
 SELECT w.status = 'streaming'
-         AND (t.ms = 0 OR clock_timestamp() - w.last_msg_receipt_time < 2 * t.ms * interval '1 millisecond'),
-       (greatest(pg_last_wal_receive_lsn(), w.latest_end_lsn) - '0/0')::bigint,
-       (pg_last_wal_replay_lsn() - '0/0')::bigint,
-       r AND CASE WHEN r THEN pg_get_wal_replay_pause_state() <> 'not paused' END,
-       (SELECT setting::bigint FROM pg_settings WHERE name = 'recovery_min_apply_delay')
-  FROM pg_is_in_recovery() AS r
- CROSS JOIN (SELECT setting::bigint FROM pg_settings WHERE name = 'wal_receiver_timeout') AS t (ms)
-  LEFT JOIN pg_stat_wal_receiver AS w ON true";
+         AND (t.ms = 0 OR pg_catalog.clock_timestamp() - w.last_msg_receipt_time < 2 * t.ms * interval '1 millisecond'),
+       (greatest(pg_catalog.pg_last_wal_receive_lsn(), w.latest_end_lsn) - '0/0')::bigint,
+       (pg_catalog.pg_last_wal_replay_lsn() - '0/0')::bigint,
+       r AND CASE WHEN r THEN pg_catalog.pg_get_wal_replay_pause_state() <> 'not paused' END,
+       (SELECT setting::bigint FROM pg_catalog.pg_settings WHERE name = 'recovery_min_apply_delay')
+  FROM pg_catalog.pg_is_in_recovery() AS r
+ CROSS JOIN (SELECT setting::bigint FROM pg_catalog.pg_settings WHERE name = 'wal_receiver_timeout') AS t (ms)
+  LEFT JOIN pg_catalog.pg_stat_wal_receiver AS w ON true";
 
 /// What the local server says.
 struct Server {
@@ -91,7 +92,7 @@ fn tell(verdict: &Verdict, stale: Option<super::Stale>) {
 
 /// Over a connection that is not kept: a server that is told to shut down would wait for it.
 async fn read(settings: &Settings) -> Result<Server, SqlError> {
-    let client = sql::local(settings, "postgres", DEADLINE).await?;
+    let client = sql::local(settings, Session::Probe, DEADLINE).await?;
     let row = client.query_one(READ, &[]).await?;
     let position = |column| row.try_get::<_, Option<i64>>(column).map(|lsn| lsn.map(i64::cast_unsigned));
     Ok(Server {

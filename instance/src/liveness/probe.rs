@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use pgraft_core::session::Session;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 
@@ -132,7 +133,7 @@ fn is_answer(error: &SqlError) -> bool {
 }
 
 async fn look(settings: &Settings, patience: Duration) -> Result<Facts, SqlError> {
-    let client = sql::local(settings, "postgres", patience).await?;
+    let client = sql::local(settings, Session::Probe, patience).await?;
     let row = client.query_one(QUESTION, &[]).await?;
     Ok(Facts {
         unflushed: row.try_get(0)?,
@@ -144,7 +145,7 @@ async fn look(settings: &Settings, patience: Duration) -> Result<Facts, SqlError
 }
 
 async fn flush(settings: &Settings, patience: Duration) -> Result<(), SqlError> {
-    let client = sql::local(settings, "postgres", patience).await?;
+    let client = sql::local(settings, Session::Probe, patience).await?;
     let version: String = client.query_one("SHOW server_version_num", &[]).await?.try_get(0)?;
     let statement = if version.parse::<i32>().is_ok_and(|v| v >= FLUSH_SINCE) { FLUSH } else { FLUSH_BY_COMMIT };
     client.batch_execute(statement).await?;

@@ -68,6 +68,7 @@ impl Actor<'_> {
             Step::ApplyObjects(keys) => self.apply(keys).await?,
             Step::DeleteObject(key) => self.delete_object(key).await?,
             Step::Certificates(todo) => certificates::work(ctx, want, seen, todo).await?,
+            Step::RefreshPods(nodes) => self.refresh(nodes).await?,
             Step::SetOwners(owners) => self.set_owners(owners).await?,
             Step::LabelPods(pods) => {
                 for (node, role) in pods {
@@ -138,7 +139,7 @@ impl Actor<'_> {
     async fn refresh(&self, nodes: &[NodeId]) -> Result<(), Error> {
         let patch = json!({ "metadata": { "annotations": { names::ANNOTATION_CONFIGURATION: render::configuration_hash(self.want) } } });
         for node in nodes {
-            self.writer.merge::<Pod>(&self.pod(*node), &patch).await?;
+            self.writer.merge::<Pod>(&self.pod(*node), &self.seen_pod(*node)?.uid, patch.clone()).await?;
         }
         Ok(())
     }

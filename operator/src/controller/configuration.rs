@@ -2,30 +2,19 @@
 //! nobody else. The answer is in the manager's memory, a few hundred bytes, and asked for every two seconds at most.
 
 use futures::future::join_all;
-use http_body_util::{BodyExt, Empty, Limited};
-use hyper::Request;
-use hyper::body::Bytes;
-use hyper_util::rt::TokioIo;
 use jiff::{SignedDuration, Timestamp};
 use pgraft_core::NodeId;
 use pgraft_core::configuration::ConfigurationStatus;
 use std::collections::BTreeMap;
-use std::error::Error;
 use std::net::{IpAddr, SocketAddr};
-use std::time::Duration;
-use tokio::net::TcpStream;
-use tokio::time::timeout;
 
 use super::context::Context;
+use super::member_http;
 use crate::core::names::HTTP_PORT;
 use crate::core::observed::PodSeen;
 
-/// What does not answer in this time is looked at again in the next pass.
-const DEADLINE: Duration = Duration::from_millis(500);
 /// How old an answer may be.
 const FRESH: SignedDuration = SignedDuration::from_secs(2);
-/// An answer is longer with many problems only.
-const LARGEST: usize = 1 << 18;
 
 /// What was answered, and when.
 #[derive(Debug, Default)]
@@ -52,21 +41,5 @@ pub async fn ask_all(ctx: &Context, uid: &str, pods: &BTreeMap<NodeId, PodSeen>,
 
 /// One `GET /configuration`; None where nobody answers, or an older version that does not know it.
 pub async fn ask(ip: IpAddr) -> Option<ConfigurationStatus> {
-    let answer = timeout(DEADLINE, get(SocketAddr::new(ip, HTTP_PORT))).await.ok()?;
-    answer.inspect_err(|error| tracing::debug!(%ip, %error, "no answer about the configuration")).ok()
-}
-
-async fn get(address: SocketAddr) -> Result<ConfigurationStatus, Box<dyn Error + Send + Sync>> {
-    let stream = TcpStream::connect(address).await?;
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-    let connection = tokio::spawn(connection);
-    let request = Request::get("/configuration").header("host", address.to_string()).body(Empty::<Bytes>::new())?;
-    let answer = async {
-        let response = sender.send_request(request).await?;
-        let body = Limited::new(response.into_body(), LARGEST).collect().await?.to_bytes();
-        Ok(serde_json::from_slice(&body)?)
-    };
-    let result = answer.await;
-    connection.abort();
-    result
+    member_http::get(SocketAddr::new(ip, HTTP_PORT), "/configuration").await
 }

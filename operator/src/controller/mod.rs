@@ -19,6 +19,7 @@ mod error;
 mod facts;
 pub mod http;
 mod look;
+mod member_http;
 mod memory;
 pub mod metrics;
 mod observe;

@@ -1,18 +1,11 @@
 //! Asks a pod that is not ready why: Kubernetes says only that its probe fails, and the instance manager's `/readyz` has the reason.
 
 use serde::Deserialize;
-use std::net::IpAddr;
-use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
-use tokio::time::timeout;
+use std::net::{IpAddr, SocketAddr};
 
+use super::member_http;
 use crate::core::names::HTTP_PORT;
 
-/// A pod that does not answer has no reason to give.
-const DEADLINE: Duration = Duration::from_secs(1);
-/// The longest answer that is read.
-const LONGEST: u64 = 16 << 10;
 /// The longest reason that is passed on, in characters.
 const LONGEST_REASON: usize = 300;
 
@@ -27,19 +20,11 @@ pub async fn reason(ip: IpAddr) -> Option<String> {
 }
 
 async fn reason_of(ip: IpAddr, port: u16) -> Option<String> {
-    let ask = async {
-        let mut stream = TcpStream::connect((ip, port)).await.ok()?;
-        stream.write_all(b"GET /readyz HTTP/1.1\r\nhost: member\r\nconnection: close\r\n\r\n").await.ok()?;
-        let mut text = String::new();
-        stream.take(LONGEST).read_to_string(&mut text).await.ok()?;
-        read(&text)
-    };
-    timeout(DEADLINE, ask).await.ok()?
+    line(&member_http::get::<Answer>(SocketAddr::new(ip, port), "/readyz").await?)
 }
 
 /// One line for a condition.
-fn read(response: &str) -> Option<String> {
-    let answer: Answer = serde_json::from_str(response.split_once("\r\n\r\n")?.1).ok()?;
+fn line(answer: &Answer) -> Option<String> {
     let words = answer.missing.join("; ");
     let line: String = words.chars().map(|c| if c.is_control() { ' ' } else { c }).take(LONGEST_REASON).collect();
     (!line.is_empty()).then_some(line)
@@ -49,6 +34,7 @@ fn read(response: &str) -> Option<String> {
 mod tests {
     use super::*;
     use std::net::Ipv4Addr;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
 
     #[tokio::test]
@@ -69,11 +55,9 @@ mod tests {
 
     #[test]
     fn what_is_read() {
-        let of = |body: &str| read(&format!("HTTP/1.1 503 x\r\n\r\n{body}"));
-        assert_eq!(of(r#"{"missing":["a","b\nc"]}"#).as_deref(), Some("a; b c"));
-        assert_eq!(of(r#"{"missing":[]}"#), None);
-        assert_eq!(of("{}"), None);
-        assert_eq!(read("nonsense"), None);
-        assert_eq!(of(&format!(r#"{{"missing":["{}"]}}"#, "x".repeat(1000))).map(|line| line.len()), Some(LONGEST_REASON));
+        let of = |missing: &[&str]| line(&Answer { missing: missing.iter().map(|m| (*m).to_owned()).collect() });
+        assert_eq!(of(&["a", "b\nc"]).as_deref(), Some("a; b c"));
+        assert_eq!(of(&[]), None);
+        assert_eq!(of(&[&"x".repeat(1000)]).map(|line| line.len()), Some(LONGEST_REASON));
     }
 }

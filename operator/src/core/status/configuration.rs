@@ -22,7 +22,7 @@ impl View<'_> {
         }
         let (holds, reason, message) = if let Some(message) = self.problems(said) {
             (false, Reason::ConfigurationRejected, message)
-        } else if let Some(message) = self.failures(said) {
+        } else if let Some(message) = self.server_failures(said) {
             (false, Reason::ServerFails, message)
         } else {
             (true, Reason::ConfigurationAccepted, in_force(said))
@@ -45,7 +45,7 @@ impl View<'_> {
         (!told.is_empty()).then(|| told.join("; "))
     }
 
-    fn failures(&self, said: &BTreeMap<NodeId, ConfigurationStatus>) -> Option<String> {
+    fn server_failures(&self, said: &BTreeMap<NodeId, ConfigurationStatus>) -> Option<String> {
         let failure = |(id, status): (&NodeId, &ConfigurationStatus)| {
             let failure = status.failure.as_ref()?;
             let pod = names::pod(self.subject.name, *id);
@@ -76,8 +76,16 @@ mod tests {
     use crate::core::step::{Outcome, Step};
     use pgraft_core::configuration::{Problem, ServerFailure};
 
-    const SUBJECT: Subject<'_> =
-        Subject { name: "demo", namespace: "default", generation: Some(1), replicas: 3, template: None, switchover: None };
+    const SUBJECT: Subject<'_> = Subject {
+        name: "demo",
+        namespace: "default",
+        generation: Some(1),
+        replicas: 3,
+        template: None,
+        storage: None,
+        switchover: None,
+        invalid: None,
+    };
 
     fn problem(setting: &str) -> Problem {
         Problem { setting: setting.into(), line: None, value: Some("1".into()), message: "unknown; the default is used".into() }
