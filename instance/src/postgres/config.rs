@@ -266,7 +266,9 @@ pub fn passfile(replication: Option<&str>) -> String {
 
 /// `pg_hba.conf`: pgraft's own ways in first, so that no line of the user's can shut them, or open another one for pgraft's roles.
 pub fn hba(settings: &Settings) -> String {
-    let user: String = settings.config.postgresql.pg_hba.iter().flat_map(|line| [line.trim(), "\n"]).collect();
+    // A backslash at its end would join a line with the next one, which may be pgraft's.
+    let line = |line: &str| line.trim_end_matches(|c: char| c == '\\' || c.is_whitespace()).trim_start().to_owned() + "\n";
+    let user: String = settings.config.postgresql.pg_hba.iter().map(|text| line(text)).collect();
     let everybody = if settings.config.tls.is_some() {
         // What does not leave the host, such as the end of a port-forward, needs no TLS.
         "host all all 127.0.0.1/32 scram-sha-256\nhost all all ::1/128 scram-sha-256\nhostssl all all all scram-sha-256\n"
