@@ -255,8 +255,9 @@ impl Configuration {
         let (in_force, auto) = (self.in_force(settings), read_auto(settings));
         let now = config::command_line(&in_force);
         let mut state = self.lock();
-        let then = state.started.as_ref().map(|started| config::command_line(&with(settings, &started.user)));
-        let changed = now.iter().filter(|set| then.as_ref().is_some_and(|then| !then.contains(set)));
+        let started = state.started.as_ref();
+        let then = started.map_or_else(|| now.clone(), |started| config::command_line(&with(settings, &started.user)));
+        let changed = now.iter().filter(|set| !then.contains(set)).chain(then.iter().filter(|set| !now.contains(set)));
         pending.extend(changed.filter_map(|set| set.split_once('=')).map(|(name, _)| name.to_owned()));
         // Of these the server knows only what the file says, and not what it would start with.
         let wanted = wanted_of(&in_force, &auto);
