@@ -145,8 +145,9 @@ impl Driver {
                 Event::Exited { .. } | Event::StartFailed => None,
                 _ => view.concern,
             };
-            let changed = (view.phase, view.concern) != (new.phase, concern);
-            (view.phase, view.concern) = (new.phase, concern);
+            let killed_for = if let Event::Unresponsive(fault) = event { Some(fault) } else { view.killed_for };
+            let changed = (view.phase, view.concern, view.killed_for) != (new.phase, concern, killed_for);
+            (view.phase, view.concern, view.killed_for) = (new.phase, concern, killed_for);
             changed
         });
     }

@@ -122,7 +122,8 @@ pub async fn run(args: RunArgs, sink: Sink) -> Result<(), RunError> {
         );
     }
 
-    let (view, shown) = tokio::sync::watch::channel(View { settings: Arc::new(settings.clone()), phase: Phase::Clearing, concern: None });
+    let (view, shown) =
+        tokio::sync::watch::channel(View { settings: Arc::new(settings.clone()), phase: Phase::Clearing, concern: None, killed_for: None });
     let heartbeat = Heartbeat::default();
     let gateway = gateway(&settings, &shown).await?;
     tokio::spawn(http::serve(listener, Http { view: shown, heartbeat: heartbeat.clone(), gateway: gateway.clone() }));

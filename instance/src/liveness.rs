@@ -26,7 +26,7 @@ use self::probe::Prober;
 use self::processes::Watched;
 use crate::paths;
 use crate::settings::Settings;
-use crate::supervisor::Event;
+use crate::supervisor::{Event, Phase};
 use crate::view::View;
 
 /// Ticks in a lease.
@@ -52,9 +52,13 @@ pub async fn run(postmaster: i32, view: watch::Receiver<View>, events: mpsc::Unb
     loop {
         let before = Instant::now();
         sleep(period).await;
+        let settings = Arc::clone(&view.borrow().settings);
+        observer.judge.set_bound(bound(settings.unresponsive, period));
         let verdict = observer.tick(before.elapsed() < period * LATE);
         told.say(verdict, &settings, &events);
-        if observer.is_stopping() && !std::mem::replace(&mut told.stopping, true) {
+        // In any other phase this process has asked for it.
+        let runs = matches!(view.borrow().phase, Phase::Running(_));
+        if runs && !told.released && observer.is_stopping() && !std::mem::replace(&mut told.stopping, true) {
             tracing::warn!("Postgres is being shut down, and not by pgraft-instance: handing over, then restarting it");
             let _ = events.send(Event::StoppedByOthers);
         }
@@ -96,7 +100,7 @@ impl Told {
                 seconds = settings.unresponsive.as_secs_f64(),
                 "Postgres is unresponsive: {fault}; killing it, so that its lease is released"
             );
-            let _ = events.send(Event::Unresponsive);
+            let _ = events.send(Event::Unresponsive(fault));
         }
     }
 }
@@ -226,8 +230,12 @@ mod tests {
         while let Some(event) = heard.recv().await {
             all.push(event);
         }
-        let want =
-            [Event::Concern(Some(Fault::Unanswered)), Event::Concern(None), Event::Concern(Some(Fault::NotFlushed)), Event::Unresponsive];
+        let want = [
+            Event::Concern(Some(Fault::Unanswered)),
+            Event::Concern(None),
+            Event::Concern(Some(Fault::NotFlushed)),
+            Event::Unresponsive(Fault::NotFlushed),
+        ];
         assert_eq!(all, want);
     }
 }

@@ -45,6 +45,7 @@ pub async fn observe(view: &View) -> Seen {
         Postgres { running: matches!(view.phase, Phase::Running(_)), ..Postgres::default() }
     });
     postgres.degraded = view.concern.map(|fault| fault.to_string());
+    postgres.unresponsive = view.killed_for.map(|fault| fault.to_string());
     let raft = raft.unwrap_or_else(|why| {
         missing.push(why);
         None
@@ -82,6 +83,7 @@ async fn server(settings: &Settings, phase: Phase) -> Result<Postgres, String> {
             flush_lsn: row.try_get(4)?,
             pending_restart: Some(row.try_get(5)?),
             degraded: None,
+            unresponsive: None,
         })
     };
     match timeout(DEADLINE, look).await {

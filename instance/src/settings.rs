@@ -1,6 +1,6 @@
 //! The command line and the configuration file, checked: nobody after this asks whether a value makes sense.
 
-use pgraft_core::instance_config::{GatewayConfig, InstanceConfig, TlsConfig};
+use pgraft_core::instance_config::{GatewayConfig, InstanceConfig, RaftConfig, TlsConfig};
 use pgraft_core::{Address, NodeId, Refusal};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -220,7 +220,7 @@ impl Settings {
             ("httpListen", *http_listen != new.config.http_listen),
             ("postgresql.port", postgresql.port != new.config.postgresql.port),
             ("postgresql.listenAddresses", postgresql.listen_addresses != new.config.postgresql.listen_addresses),
-            ("raft", *raft != new.config.raft),
+            ("raft", *raft != RaftConfig { unresponsive_timeout: raft.unresponsive_timeout.clone(), ..new.config.raft.clone() }),
             ("failover", *failover != new.config.failover),
             ("gateway", *gateway != new.config.gateway),
             ("tls", *tls != new.config.tls),
@@ -229,6 +229,8 @@ impl Settings {
         next.config.postgresql.parameters = new.config.postgresql.parameters;
         next.config.postgresql.pg_hba = new.config.postgresql.pg_hba;
         next.config.peers = new.config.peers;
+        next.config.raft.unresponsive_timeout = new.config.raft.unresponsive_timeout;
+        next.unresponsive = new.unresponsive;
         next.config.bootstrap = new.config.bootstrap;
         (next, fixed.into_iter().filter_map(|(name, changed)| changed.then_some(name)).collect())
     }

@@ -212,7 +212,7 @@ pub enum Event {
     /// What may be wrong with the running server. For people: nothing follows from it.
     Concern(Option<Fault>),
     /// The running server has not done what its clients need for too long.
-    Unresponsive,
+    Unresponsive(Fault),
     /// The running server is being shut down, and not by this process.
     StoppedByOthers,
     /// Postgres could not be started at all.
@@ -339,7 +339,7 @@ fn running(state: State, mode: Mode, event: Event) -> (State, Vec<Command>) {
             (State { phase: Phase::Halting, repair: Some(repair), ..state }, vec![Command::Halt])
         }
         Event::WorkerSilent => (state, vec![Command::StopNow]),
-        Event::Unresponsive => (state, vec![Command::Kill]),
+        Event::Unresponsive(_) => (state, vec![Command::Kill]),
         // Who wants it down for good stops this process: a server alone is started again.
         Event::StoppedByOthers => (state, vec![Command::Stop]),
         _ => stay(state),

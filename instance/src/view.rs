@@ -15,4 +15,6 @@ pub struct View {
     pub phase: Phase,
     /// What may be wrong with the running server.
     pub concern: Option<Fault>,
+    /// Why this process has killed a server last.
+    pub killed_for: Option<Fault>,
 }

@@ -8,6 +8,7 @@ use nix::unistd::Pid;
 use pgraft_testkit::cluster::{epoch, more_rows, nothing_is_lost, of_three, primary, primary_after, whole};
 use pgraft_testkit::ledger::Ledger;
 use pgraft_testkit::{Nodes, child_of, until};
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::time::Duration;
 
@@ -25,6 +26,17 @@ async fn child(nodes: &Nodes, of: usize, name: &str) -> i32 {
 
 /// What is done to the primary has another one take over; the old one comes back by itself.
 async fn hands_over(nodes: &Nodes, ledger: &Ledger, what: &str, harm: impl AsyncFnOnce(usize)) -> usize {
+    hands_over_and_back(nodes, ledger, what, harm, async |_| ()).await
+}
+
+/// The same, where the harm must be taken back before the old one can come back.
+async fn hands_over_and_back(
+    nodes: &Nodes,
+    ledger: &Ledger,
+    what: &str,
+    harm: impl AsyncFnOnce(usize),
+    mend: impl AsyncFnOnce(usize),
+) -> usize {
     whole(nodes).await;
     let old = primary(nodes).await;
     let before = epoch(nodes, old);
@@ -34,6 +46,7 @@ async fn hands_over(nodes: &Nodes, ledger: &Ledger, what: &str, harm: impl Async
     let new = primary_after(nodes, before, &[old]).await;
     more_rows(ledger, 10).await;
     println!("{what}: node {} took over from node {}, no acknowledgement for {:?}", new + 1, old + 1, ledger.new_gap());
+    mend(old).await;
     whole(nodes).await;
     old
 }
@@ -94,7 +107,7 @@ async fn a_smart_shutdown_by_somebody_else_is_a_handover_and_a_restart() {
     })
     .await;
     says(&nodes, old, "Postgres is being shut down, and not by pgraft-instance");
-    says(&nodes, old, "a standby has taken over from this primary");
+    says(&nodes, old, "failover: this primary steps down for node");
     assert!(stays.query("SELECT 1", &[]).await.is_err(), "its server is another one");
 
     // A standby is restarted, whether or not it leads the Raft group.
@@ -105,6 +118,63 @@ async fn a_smart_shutdown_by_somebody_else_is_a_handover_and_a_restart() {
     until("another postmaster", async || nodes.nodes[standby].postmaster().filter(|pid| *pid != before.1)).await;
     whole(&nodes).await;
     assert_eq!(epoch(&nodes, primary(&nodes).await), before.0, "the primary is the same");
+    nothing_is_lost(&nodes, ledger).await;
+}
+
+/// The file that freezes a node's disk while it names a directory; None, with a word why, where there is no C compiler.
+fn freezer() -> Option<(tempfile::TempDir, PathBuf)> {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let library = dir.path().join("freeze.so");
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/freeze.c");
+    let compiled = Command::new("cc").args(["-shared", "-fPIC", "-O1", "-o"]).arg(&library).arg(source).status();
+    if !compiled.is_ok_and(|status| status.success()) {
+        eprintln!("skipped: cc can't build the library that makes a disk hang");
+        return None;
+    }
+    Some((dir, library))
+}
+
+#[tokio::test]
+async fn a_primary_whose_disk_hangs_is_replaced() {
+    let Some((dir, library)) = freezer() else { return };
+    let file = |id: u32| dir.path().join(format!("freeze-{id}"));
+    let preloaded = |node: &mut pgraft_testkit::Node| {
+        let text = |path: &Path| path.display().to_string();
+        node.environment = vec![("LD_PRELOAD".into(), text(&library)), ("FREEZE_FILE".into(), text(&file(node.id)))];
+    };
+    let Some(nodes) = of_three(preloaded).await else { return };
+    let ledger = Ledger::start(nodes.servers());
+    let freeze = |n: usize, what: &str| {
+        let node = &nodes.nodes[n];
+        std::fs::write(file(node.id), node.directory.join(what).display().to_string()).unwrap();
+    };
+    let old = primary(&nodes).await;
+    let before = epoch(&nodes, old);
+    more_rows(&ledger, 10).await;
+
+    // Raft's files on the primary: the others go on, and so does the primary.
+    freeze(old, "raft/");
+    tokio::time::sleep(Duration::from_secs(8)).await;
+    more_rows(&ledger, 50).await;
+    std::fs::remove_file(file(nodes.nodes[old].id)).unwrap();
+    println!(
+        "a primary whose Raft directory hangs: no acknowledgement for {:?}, epoch {} after {before}",
+        ledger.new_gap(),
+        epoch(&nodes, old)
+    );
+
+    let old = hands_over_and_back(
+        &nodes,
+        &ledger,
+        "a disk that hangs",
+        async |old| freeze(old, "pgdata/"),
+        async |old| {
+            std::fs::remove_file(file(nodes.nodes[old].id)).unwrap();
+        },
+    )
+    .await;
+    says(&nodes, old, "Postgres is unresponsive: it cannot flush WAL");
     nothing_is_lost(&nodes, ledger).await;
 }
 

@@ -132,7 +132,14 @@ impl Judge {
     /// Of a server that is being started. A bound below two ticks would condemn it by one failure.
     pub const fn new(bound: u32) -> Self {
         let counts = Counts { stopped: None, unanswered: 0, not_flushed: 0, senders: 0, unconfirmed: 0 };
-        Self { bound: if bound < 2 { 2 } else { bound }, heard: false, counts }
+        let mut judge = Self { bound, heard: false, counts };
+        judge.set_bound(bound);
+        judge
+    }
+
+    /// From now on so many ticks are too many, and two at least.
+    pub const fn set_bound(&mut self, bound: u32) {
+        self.bound = if bound < 2 { 2 } else { bound };
     }
 
     /// Takes one tick into account.

@@ -76,6 +76,8 @@ pub struct Node {
     pub parameters: BTreeMap<String, String>,
     /// The members choose the primary.
     pub failover: bool,
+    /// Of the instance manager, and so of its server: over this process's own.
+    pub environment: Vec<(String, String)>,
     /// How long the gateway holds a client.
     pub hold: &'static str,
     /// How long no client has come when the gateway of a node that stops ends.
@@ -141,8 +143,21 @@ impl Node {
         let small = [("shared_buffers", "16MB"), ("max_connections", "30"), ("fsync", "off")];
         let parameters = small.map(|(k, v)| (k.to_owned(), v.to_owned())).into();
         let (bin, hold) = (bin.to_owned(), "10s");
-        let node =
-            Self { id, directory, bin, ports, peers, parameters, failover: false, hold, drain: None, tls: 0, manager: None, inside: None };
+        let node = Self {
+            id,
+            directory,
+            bin,
+            ports,
+            peers,
+            parameters,
+            failover: false,
+            environment: vec![],
+            hold,
+            drain: None,
+            tls: 0,
+            manager: None,
+            inside: None,
+        };
         node.furnish();
         node
     }
@@ -222,6 +237,7 @@ impl Node {
         let log = fs::OpenOptions::new().create(true).append(true).open(self.directory.join("log")).unwrap();
         let mut command = self.program();
         command
+            .envs(self.environment.iter().cloned())
             .args(["run", "--node-id", &self.id.to_string(), "--advertise-address", self.address(), "--config"])
             .arg(self.write_config());
         if self.id == 1 {

@@ -136,7 +136,7 @@ fn a_syntax_error_is_one_line_too() {
 #[test]
 fn what_a_running_server_can_t_change_waits_for_a_restart() {
     let settings = example();
-    let mut new = config("bootstrap: {database: shop}");
+    let mut new = config("bootstrap: {database: shop}\nraft: {unresponsiveTimeout: 1min}");
     new.postgresql.port = 5433;
     new.data_directory = "/elsewhere/pgdata".into();
     new.postgresql.parameters.clear();
@@ -146,4 +146,5 @@ fn what_a_running_server_can_t_change_waits_for_a_restart() {
     assert_eq!((next.paths, next.config.postgresql.port), (settings.paths, 5432));
     assert!(next.config.postgresql.parameters.is_empty());
     assert_eq!(next.config.bootstrap.database, "shop");
+    assert_eq!(next.unresponsive, Duration::from_mins(1));
 }

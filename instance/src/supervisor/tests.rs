@@ -39,7 +39,7 @@ const EVENTS: [Event; 27] = [
     Event::RewindPutOff,
     Event::WorkerSilent,
     Event::Concern(Some(Fault::Unanswered)),
-    Event::Unresponsive,
+    Event::Unresponsive(Fault::Unanswered),
     Event::StoppedByOthers,
     Event::StartFailed,
     Event::Exited { ran_for: Duration::from_secs(1) },
@@ -70,7 +70,7 @@ const fn is_in_the_table(event: Event) -> bool {
         | Event::RewindPutOff
         | Event::WorkerSilent
         | Event::Concern(_)
-        | Event::Unresponsive
+        | Event::Unresponsive(_)
         | Event::StoppedByOthers
         | Event::StartFailed
         | Event::Exited { .. }

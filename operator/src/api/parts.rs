@@ -203,6 +203,8 @@ const LONG_TIME: &str = "^[1-9][0-9]{0,5}(s|m|h)$";
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new(format!("!has(self.replaceAfter) || !self.replaceAfter.matches('{LONG_TIME}') || !self.leaseDuration.matches('{TIME}') || duration(self.replaceAfter) > duration(self.leaseDuration)"))
     .message("failover.replaceAfter must be longer than failover.leaseDuration, or a member is given up before the others have noticed"))]
+#[x_kube(validation = Rule::new(format!("!has(self.unresponsiveAfter) || !self.unresponsiveAfter.matches('{TIME}') || !self.leaseDuration.matches('{TIME}') || duration(self.unresponsiveAfter) >= duration(self.leaseDuration)"))
+    .message("failover.unresponsiveAfter must not be shorter than failover.leaseDuration"))]
 #[x_kube(validation = Rule::new("self.enabled == oldSelf.enabled").message("failover.enabled can't be changed after the cluster was made: restore into a new one"))]
 pub struct FailoverSpec {
     /// Whether the members choose the primary, and another one when it is lost. Without it the founder stays the primary.
@@ -216,6 +218,14 @@ pub struct FailoverSpec {
     #[x_kube(validation = Rule::new(format!("self.matches('{TIME}')")).message("failover.leaseDuration must be a time such as 500ms or 2s"))]
     #[x_kube(validation = Rule::new(format!("!self.matches('{TIME}') || (duration(self) >= duration('300ms') && duration(self) <= duration('600s'))")).message("failover.leaseDuration must be between 300ms and 600s"))]
     pub lease_duration: String,
+
+    /// For how long a server may answer no connection, flush no WAL, or have a stopped postmaster, checkpointer or WAL writer, before it is killed so
+    /// that another one takes over. Three times `leaseDuration` when it is not set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 12))]
+    #[x_kube(validation = Rule::new(format!("self.matches('{TIME}')")).message("failover.unresponsiveAfter must be a time such as 500ms or 6s"))]
+    #[x_kube(validation = Rule::new(format!("!self.matches('{TIME}') || duration(self) <= duration('3600s')")).message("failover.unresponsiveAfter must be at most 3600s"))]
+    pub unresponsive_after: Option<String>,
 
     /// After how long a member that does not answer is taken out for good, and another one made in its place, with a new id and a new volume;
     /// never, when it is not set. One at a time, never the primary, and only while a majority answers. It is counted from
@@ -244,7 +254,7 @@ fn default_lease() -> String {
 
 impl Default for FailoverSpec {
     fn default() -> Self {
-        Self { enabled: false, lease_duration: default_lease(), replace_after: None }
+        Self { enabled: false, lease_duration: default_lease(), unresponsive_after: None, replace_after: None }
     }
 }
 

@@ -42,6 +42,8 @@ pub struct Cluster {
     pub tls: Option<Tls>,
     /// `pgraft.lease_timeout`, where the members choose the primary.
     pub lease_duration: Option<String>,
+    /// `raft.unresponsiveTimeout` of the instance managers.
+    pub unresponsive_after: Option<String>,
     /// After how long a member that is away is replaced.
     pub replace_after: Option<SignedDuration>,
     /// Who was asked for as the primary.

@@ -107,6 +107,7 @@ pub fn validate(cr: &PgRaftCluster, defaults: &Defaults) -> Result<Cluster, Inva
         read_write: spec.services.read_write,
         tls,
         lease_duration: spec.failover.enabled.then_some(spec.failover.lease_duration),
+        unresponsive_after: spec.failover.unresponsive_after,
         replace_after,
         switchover,
         heartbeat_interval: spec.raft.heartbeat_interval,

@@ -6,7 +6,8 @@ use pgraft_core::fence::{Act, Facts, Verdict, Who, decide};
 use pgraft_raft::sim::Rules;
 use rand::RngExt;
 
-use super::server::{Mode, Server};
+use super::run::Mode;
+use super::server::Server;
 use super::session::{Backend, Stage};
 use crate::clock::Time;
 use crate::note::{Answer, Ask, Note};

@@ -5,7 +5,8 @@ use std::time::Duration;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 
-use super::server::{Mode, Servers};
+use super::run::Mode;
+use super::server::Servers;
 use super::session::Backend;
 use crate::clock::Time;
 use crate::net::millis;

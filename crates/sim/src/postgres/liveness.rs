@@ -3,7 +3,8 @@
 
 use pgraft_core::liveness::{Commits, Judge, Process, Tick, Verdict};
 
-use super::server::{Mode, Server};
+use super::run::Mode;
+use super::server::Server;
 use super::session::Stage;
 
 /// Looks in a row, 200 ms each.

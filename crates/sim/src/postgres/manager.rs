@@ -8,7 +8,8 @@ use pgraft_core::instance_file::InstanceFile;
 
 use super::Databases;
 use super::disk::{Data, Record};
-use super::server::{Manager, Mode, Run, Server};
+use super::run::{Mode, Run};
+use super::server::{Manager, Server};
 use crate::clock::Time;
 use crate::net::Net;
 use crate::note::Note;
@@ -77,10 +78,10 @@ impl Databases {
     fn look_after(&mut self, number: u32, now: Time, net: &Net, member: &Member<'_>, notes: &mut Vec<Note>) {
         let Some(server) = self.servers.get_mut(&number) else { return };
         server.manager = Manager::Running(now + LOOK);
-        let Some(run) = &server.run else {
+        if server.run.is_none() {
             server.manager = Manager::Waiting(now + server.between(20, 700));
             return;
-        };
+        }
         if self.rules.liveness
             && let Some(why) = server.unresponsive()
         {

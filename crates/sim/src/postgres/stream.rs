@@ -13,7 +13,8 @@ use rand::rngs::SmallRng;
 
 use super::disk::{Record, lsn};
 use super::flushes::Flushes;
-use super::server::{Loaded, Mode, Server, Servers};
+use super::run::{Loaded, Mode};
+use super::server::{Server, Servers};
 use crate::clock::Time;
 use crate::net::{Net, millis};
 use crate::note::Note;

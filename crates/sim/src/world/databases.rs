@@ -14,7 +14,8 @@ use crate::postgres::Databases;
 use crate::postgres::disk::{Data, Disk};
 use crate::postgres::liveness::Stuck;
 use crate::postgres::manager::Member;
-use crate::postgres::server::{Manager, Mode, Server};
+use crate::postgres::run::Mode;
+use crate::postgres::server::{Manager, Server};
 use crate::story::ids;
 
 impl World {

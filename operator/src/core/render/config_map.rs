@@ -40,7 +40,7 @@ fn instance_config(want: &Cluster) -> InstanceConfig {
             heartbeat_interval: want.heartbeat_interval.clone(),
             election_timeout: want.election_timeout.clone(),
             lease_timeout: want.lease_duration.clone(),
-            unresponsive_timeout: None,
+            unresponsive_timeout: want.unresponsive_after.clone(),
             allow_plaintext: want.tls.is_none(),
         },
         failover: want.lease_duration.is_some(),
