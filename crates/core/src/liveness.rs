@@ -123,7 +123,7 @@ struct Counts {
 pub struct Judge {
     /// So many ticks in a row are too many.
     bound: u32,
-    /// The server has answered once: before that it may be starting, which takes as long as it takes.
+    /// The server has answered once: before that silence may mean that it is starting, which takes as long as it takes.
     heard: bool,
     counts: Counts,
 }
@@ -170,14 +170,11 @@ impl Judge {
         let silent = if stopped > 0 && process == Process::Postmaster { Fault::Stopped(process) } else { Fault::Unanswered };
         let all = [
             (Fault::Stopped(process), stopped),
-            (silent, unanswered),
+            (silent, if self.heard { unanswered } else { 0 }),
             (Fault::NotFlushed, not_flushed),
             (Fault::SendersStopped, senders),
             (Fault::Unconfirmed, unconfirmed),
         ];
-        if !self.heard {
-            return Verdict::Serve;
-        }
         if let Some((fault, _)) = all.into_iter().find(|(fault, ticks)| fault.releases() && *ticks >= self.bound) {
             return Verdict::Release(fault);
         }
