@@ -146,10 +146,10 @@ impl Observer {
             self.prober.flush();
         }
         let stopped_senders = || self.trend.senders().iter().any(|pid| processes::is_stopped(*pid));
-        let commits = self.trend.commits().map(|advance| match advance {
-            true => Commits::Advance,
-            false => Commits::Wait { sender_stopped: stopped_senders() },
-        });
+        let commits = self
+            .trend
+            .commits()
+            .map(|advance| if advance { Commits::Advance } else { Commits::Wait { sender_stopped: stopped_senders() } });
         self.stopping = if is_stopping(&self.settings.paths.data, self.watched.postmaster()) { self.stopping + 1 } else { 0 };
         self.judge.observe(Tick {
             on_time,

@@ -12,6 +12,7 @@ const BOUND: u32 = 15;
 
 /// Which processes of a run are stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a process of its own")]
 pub struct Stuck {
     /// Nobody connects, no process is started, and no signal is passed on.
     pub postmaster: bool,

@@ -68,6 +68,7 @@ pub enum Manager {
 }
 
 /// A machine's Postgres.
+#[allow(clippy::struct_excessive_bools, reason = "each is a state of its own")]
 pub struct Server {
     /// The machine.
     pub number: u32,
