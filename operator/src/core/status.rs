@@ -327,10 +327,12 @@ impl View<'_> {
             format!("pod {} is not ready{why}", names::pod(self.subject.name, *node))
         };
         let others = matches!(self.outcome, Outcome::Took(Step::Wait(Why::MemberNotReady(..)))) && unwell.len() > 1;
-        let (reason, message) = match holds {
-            false => (Reason::AsWanted, "nothing is wrong".into()),
-            true if others || self.goes_on() => (Reason::MemberNotReady, unwell.iter().map(not_ready).collect::<Vec<_>>().join("; ")),
-            true => (self.reason(), self.message()),
+        let (reason, message) = if holds && (others || self.goes_on()) {
+            (Reason::MemberNotReady, unwell.iter().map(not_ready).collect::<Vec<_>>().join("; "))
+        } else if holds {
+            (self.reason(), self.message())
+        } else {
+            (Reason::AsWanted, "nothing is wrong".into())
         };
         Verdict { type_: "Degraded", holds: Some(holds), reason, message }
     }
