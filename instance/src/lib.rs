@@ -127,8 +127,11 @@ pub async fn run(args: RunArgs, sink: Sink) -> Result<(), RunError> {
         );
     }
 
-    let (view, shown) =
-        tokio::sync::watch::channel(View { settings: Arc::new(settings.clone()), phase: Phase::Clearing, verdict: freshness::Verdict::default() });
+    let (view, shown) = tokio::sync::watch::channel(View {
+        settings: Arc::new(settings.clone()),
+        phase: Phase::Clearing,
+        verdict: freshness::Verdict::default(),
+    });
     let heartbeat = Heartbeat::default();
     let gateway = gateway(&settings, &shown).await?;
     tokio::spawn(http::serve(listener, Http { view: shown, heartbeat: heartbeat.clone(), gateway: gateway.clone() }));
