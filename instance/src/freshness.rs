@@ -208,7 +208,7 @@ mod tests {
             ("a delay that is wanted", Box::new(|s| Facts { end: writes(s), delay: Duration::from_secs(600), ..WELL }), None),
             (
                 "the stream comes and goes while replay stands still",
-                Box::new(|s| Facts { streaming: s % 20 != 0, end: writes(s), ..WELL }),
+                Box::new(|s| Facts { streaming: !s.is_multiple_of(20), end: writes(s), ..WELL }),
                 Some(Stale::Behind(BOUNDS.lag)),
             ),
         ];

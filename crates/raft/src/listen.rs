@@ -24,7 +24,7 @@ pub async fn listen(host: &str, port: u16) -> io::Result<TcpListener> {
     }
     match dual_stack(port) {
         // No IPv6 in the kernel, or none switched on.
-        Err(e) if matches!(e.raw_os_error(), Some(code) if is_without_ipv6(code)) => TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).await,
+        Err(e) if e.raw_os_error().is_some_and(is_without_ipv6) => TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).await,
         listener => listener,
     }
 }

@@ -8,6 +8,7 @@
 //! another one's.
 
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::os::unix::fs::symlink;
@@ -221,7 +222,7 @@ fn point(link: &Path, to: &Path) -> Result<(), FileError> {
 
 /// Whether Postgres has made this in `pg_wal`: on a disk of its own there may be more.
 fn is_wal(path: &Path) -> bool {
-    let Some(name) = path.file_name().and_then(|name| name.to_str()) else { return false };
+    let Some(name) = path.file_name().and_then(OsStr::to_str) else { return false };
     let hex = |length: usize| name.get(..length).is_some_and(|part| part.bytes().all(|b| b.is_ascii_hexdigit()));
     matches!(name, "archive_status" | "summaries") || name.starts_with("xlogtemp.") || hex(24) || (hex(8) && name.ends_with(".history"))
 }
