@@ -93,8 +93,8 @@ mod tests {
     #[test]
     fn missing_and_empty_files_are_no_password() {
         let dir = tempfile::tempdir().unwrap();
-        std::fs::write(dir.path().join("replication-password"), "s3 cret\n").unwrap();
-        std::fs::write(dir.path().join("owner-password"), "").unwrap();
+        fs::write(dir.path().join("replication-password"), "s3 cret\n").unwrap();
+        fs::write(dir.path().join("owner-password"), "").unwrap();
         let secrets = Secrets::read(dir.path()).unwrap();
         let Changed { replication, operator, owner, superuser } = secrets.changed;
         assert!(replication > 0 && owner >= replication && operator == superuser && operator > 0);
@@ -106,14 +106,14 @@ mod tests {
     fn what_a_passfile_cannot_hold_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         for bad in ["a\nb", "a\n*:*:*:*:b\n", "a\rb\n", "a\0b"] {
-            std::fs::write(dir.path().join("replication-password"), bad).unwrap();
+            fs::write(dir.path().join("replication-password"), bad).unwrap();
             let error = Secrets::read(dir.path()).unwrap_err().to_string();
             assert!(error.ends_with("replication-password: a password in a passfile can't contain a line break or a zero byte"), "{error}");
             assert!(!error.contains(bad));
         }
         // Other passwords are never written to a file.
-        std::fs::remove_file(dir.path().join("replication-password")).unwrap();
-        std::fs::write(dir.path().join("owner-password"), "a\nb").unwrap();
+        fs::remove_file(dir.path().join("replication-password")).unwrap();
+        fs::write(dir.path().join("owner-password"), "a\nb").unwrap();
         assert_eq!(Secrets::read(dir.path()).unwrap().owner.as_deref(), Some("a\nb"));
     }
 }
