@@ -5,15 +5,17 @@
 
 mod cluster;
 mod crd;
+mod metadata;
 mod parts;
 mod status;
 mod tls;
 
 pub use cluster::{PgRaftCluster, PgRaftClusterSpec};
 pub use crd::{crd, crd_yaml};
+pub use metadata::{AnnotationValue, InheritedMetadata, LabelValue};
 pub use parts::{
-    BootstrapSpec, FailoverSpec, InheritedMetadata, InitdbSpec, LocalObjectReference, PostgresqlSpec, PullPolicy, RaftSpec, ReadWrite,
-    RetentionPolicy, ServicesSpec, StorageSpec, SwitchoverSpec, VolumeRetention,
+    BootstrapSpec, FailoverSpec, InitdbSpec, LocalObjectReference, PostgresqlSpec, PullPolicy, RaftSpec, ReadWrite, RetentionPolicy,
+    ServicesSpec, StorageSpec, SwitchoverSpec, VolumeRetention,
 };
 pub use status::{FailoverReason, LastFailover, MemberStatus, PgRaftClusterStatus, QuorumStatus, SwitchoverStatus};
 pub use tls::{TlsMode, TlsSpec};
