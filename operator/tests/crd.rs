@@ -177,7 +177,6 @@ fn names_that_do_not_fit() {
 fn what_can_not_be_changed() {
     let old = object(&json!({"storage": {"size": "1Gi", "storageClass": "slow"}}));
     let cases = [
-        (json!({"storage": {"size": "512Mi", "storageClass": "slow"}}), "storage.size can't shrink"),
         (json!({"storage": {"size": "1Gi", "storageClass": "fast"}}), "storage.storageClass can't be changed"),
         (json!({"storage": {"size": "1Gi"}}), "storage.storageClass can't be changed"),
         (
@@ -189,7 +188,137 @@ fn what_can_not_be_changed() {
         let said = refusals(&object(&spec), Some(&old));
         assert!(said.len() == 1 && said[0].contains(words), "{spec}: {said:?}");
     }
+    let taken_back = json!({"storage": {"size": "512Mi", "storageClass": "slow"}});
+    assert_eq!(refusals(&object(&taken_back), Some(&old)), [""; 0], "the operator knows what volumes have");
     let fine =
         json!({"replicas": 7, "image": "other", "storage": {"size": "1.5Gi", "storageClass": "slow"}, "enableSuperuserAccess": true});
     assert_eq!(refusals(&object(&fine), Some(&old)), [""; 0]);
+}
+
+/// What would be refused by the API server object by object, for ever.
+#[test]
+fn what_no_object_could_carry() {
+    let with = |field: &str, value: Value| json!({"storage": {"size": "1Gi"}, field: value});
+    let labels = |key: &str| with("inheritedMetadata", json!({"labels": {key: "v"}}));
+    let annotations = |key: &str| with("inheritedMetadata", json!({"annotations": {key: "v"}}));
+    for key in ["a b", "", "-a", "a/b/c", "/a", "a/", "UPPER.example/a", "ä", "a!", &"a".repeat(64), &format!("{}/a", "a".repeat(254))] {
+        for spec in [labels(key), annotations(key), with("nodeSelector", json!({key: "v"}))] {
+            assert!(refused(&spec).iter().any(|words| words.contains("must have keys")), "{spec}");
+        }
+    }
+    for key in ["team", "A_b.c-d", "example.com/team", &"a".repeat(63), &format!("{}/{}", "a".repeat(253), "b".repeat(63))] {
+        for spec in [labels(key), annotations(key), with("nodeSelector", json!({key: "v"}))] {
+            assert_eq!(refused(&spec), [""; 0], "{spec}");
+        }
+    }
+    for key in ["app.kubernetes.io/name", "app.kubernetes.io/instance", "app.kubernetes.io/component", "app.kubernetes.io/managed-by"] {
+        assert_eq!(refused(&labels(key)), [format!("inheritedMetadata.labels must not set {key}: the operator sets it itself")]);
+    }
+    assert_eq!(refused(&labels("app.kubernetes.io/part-of")), [""; 0]);
+    for spec in [labels("pgraft.io/role"), annotations("pgraft.io/pod-template")] {
+        assert!(refused(&spec)[0].contains("must not set pgraft.io/*: the operator sets these itself"), "{spec}");
+    }
+}
+
+#[test]
+fn images_and_names_that_can_not_be() {
+    let image = |image: &str| refused(&json!({"storage": {"size": "1Gi"}, "image": image}));
+    let digest = format!("registry.example:5000/a/b:1@sha256:{}", "0a".repeat(32));
+    for fine in ["postgres", "pgraft/postgres:1.0", "localhost:5000/x", "127.0.0.1:5000/a_b/c--d:v1", &digest] {
+        assert_eq!(image(fine), [""; 0], "{fine}");
+    }
+    for bad in [" postgres", "postgres ", "Postgres", "a b", "a:", "a@sha256:1", "a//b", "https://a/b", "a:b:c"] {
+        assert_eq!(image(bad), ["image must be a reference such as registry.example/pgraft/postgres:1.0"], "{bad}");
+    }
+    let secrets = [
+        json!({"imagePullSecrets": [{"name": "My Secret"}]}),
+        json!({"tls": {"caSecret": "Mine"}}),
+        json!({"storage": {"size": "1Gi", "storageClass": "a b"}}),
+    ];
+    for mut spec in secrets {
+        if spec.get("storage").is_none() {
+            spec["storage"] = json!({"size": "1Gi"});
+        }
+        assert!(refused(&spec)[0].contains("lower-case letters, digits, '-' and '.'"), "{spec}");
+    }
+}
+
+#[test]
+fn roles_and_databases_that_are_words_of_postgres() {
+    let initdb = |field: &str, name: &str| refused(&json!({"storage": {"size": "1Gi"}, "bootstrap": {"initdb": {field: name}}}));
+    for word in [
+        "public",
+        "none",
+        "user",
+        "current_user",
+        "current_role",
+        "session_user",
+        "all",
+        "replication",
+        "samerole",
+        "postgres",
+        "pg_x",
+        "pgraft_x",
+    ] {
+        for name in [word.to_owned(), word.to_uppercase()] {
+            assert_eq!(initdb("owner", &name).len(), 1, "{name}");
+        }
+    }
+    for word in ["postgres", "template0", "TEMPLATE1", "all", "Replication", "sameuser", "samegroup"] {
+        assert_eq!(initdb("database", word).len(), 1, "{word}");
+    }
+    for fine in ["app", "users", "publicity", "App", "pgbench"] {
+        assert_eq!((initdb("owner", fine), initdb("database", fine)), (vec![], vec![]), "{fine}");
+    }
+}
+
+#[test]
+fn resources_that_no_container_could_have() {
+    let refused = |resources: Value| refused(&json!({"storage": {"size": "1Gi"}, "resources": resources}));
+    assert_eq!(
+        refused(json!({"requests": {"memory": "2Gi"}, "limits": {"memory": "1Gi"}})),
+        ["resources.requests must not be more than resources.limits"]
+    );
+    assert_eq!(
+        refused(json!({"requests": {"mem": "2Gi"}})),
+        ["resources.requests must name cpu, memory, ephemeral-storage, hugepages-<size> or <domain>/<resource>"]
+    );
+    let fine = json!({"requests": {"memory": "1Gi", "cpu": "500m"}, "limits": {"memory": "1024Mi", "example.com/gpu": "1", "hugepages-2Mi": "64Mi"}});
+    assert_eq!(refused(fine), [""; 0]);
+    // Quantities by the schema itself.
+    let crd = serde_json::to_value(crd().unwrap()).unwrap();
+    let pattern = crd.pointer(
+        "/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties/resources/properties/limits/additionalProperties/pattern",
+    );
+    assert!(pattern.is_some());
+}
+
+/// The API server refuses a CRD whose rules could cost too much.
+#[test]
+fn no_rule_is_too_expensive() {
+    let crd = serde_json::to_value(crd().unwrap()).unwrap();
+    // A string that a rule goes through has an end, and so has every map and list that it goes through.
+    fn check(schema: &Value, path: &str) {
+        if schema.get("x-kubernetes-validations").is_some() {
+            match schema["type"].as_str() {
+                Some("string") => {
+                    assert!(schema.get("maxLength").is_some() || schema.get("enum").is_some(), "{path} has a rule and no maxLength")
+                }
+                Some("array") => assert!(schema.get("maxItems").is_some(), "{path} has a rule and no maxItems"),
+                _ if schema.get("additionalProperties").is_some() => {
+                    assert!(schema.get("maxProperties").is_some(), "{path} has a rule and no maxProperties");
+                }
+                _ => {}
+            }
+        }
+        for (name, property) in schema["properties"].as_object().into_iter().flatten() {
+            check(property, &format!("{path}.{name}"));
+        }
+        for inner in ["items", "additionalProperties"] {
+            if let Some(inner) = schema.get(inner).filter(|inner| inner.is_object()) {
+                check(inner, path);
+            }
+        }
+    }
+    check(&crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"], "spec");
 }

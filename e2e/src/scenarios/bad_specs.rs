@@ -108,6 +108,11 @@ fn members() -> Vec<(Value, &'static str)> {
         ),
         (json!({"persistentVolumeClaimRetentionPolicy": {"whenDeleted": "retain"}}), "Unsupported value: \"retain\""),
         (json!({"inheritedMetadata": {"labels": {"team": 1}}}), "spec.inheritedMetadata.labels.team in body must be of type string"),
+        (json!({"inheritedMetadata": {"labels": {"team": "a b!"}}}), "spec.inheritedMetadata.labels.team in body should match"),
+        (json!({"inheritedMetadata": {"labels": {"a b": "team"}}}), "inheritedMetadata.labels must have keys of letters, digits"),
+        (json!({"inheritedMetadata": {"labels": {"pgraft.io/role": "primary"}}}), "inheritedMetadata.labels must not set pgraft.io/*"),
+        (json!({"inheritedMetadata": {"labels": {"app.kubernetes.io/name": "x"}}}), "must not set app.kubernetes.io/name"),
+        (json!({"inheritedMetadata": {"annotations": {"a b": "x"}}}), "inheritedMetadata.annotations must have keys of letters, digits"),
         (json!({"inheritedMetadata": {"annotations": ["a"]}}), "spec.inheritedMetadata.annotations in body must be of type object"),
     ]
 }
@@ -115,6 +120,8 @@ fn members() -> Vec<(Value, &'static str)> {
 fn image() -> Vec<(Value, &'static str)> {
     vec![
         (json!({"image": ""}), "spec.image in body should be at least 1 chars long"),
+        (json!({"image": "a b"}), "image must be a reference such as"),
+        (json!({"imagePullSecrets": [{"name": "My Secret"}]}), "imagePullSecrets must name Secrets"),
         (json!({"image": "i".repeat(1025)}), "may not be more than 1024"),
         (
             json!({"imagePullPolicy": "Sometimes"}),
@@ -167,6 +174,15 @@ fn scheduling() -> Vec<(Value, &'static str)> {
         (json!({"resources": {"limits": "much"}}), "spec.resources.limits in body must be of type object"),
         (json!({"affinity": {"podAntiAffinity": "hard"}}), "spec.affinity.podAntiAffinity in body must be of type object"),
         (json!({"tolerations": [{"tolerationSeconds": "long"}]}), "spec.tolerations[0].tolerationSeconds in body must be of type integer"),
+        (json!({"resources": {"limits": {"memory": "much"}}}), "spec.resources.limits.memory in body should match"),
+        (json!({"resources": {"limits": {"mem": "1Gi"}}}), "resources.limits must name cpu, memory"),
+        (
+            json!({"resources": {"limits": {"memory": "1Gi"}, "requests": {"memory": "2Gi"}}}),
+            "resources.requests must not be more than resources.limits",
+        ),
+        (json!({"tolerations": [{"operator": "Never"}]}), "Unsupported value: \"Never\""),
+        (json!({"nodeSelector": {"disk": "a b"}}), "spec.nodeSelector.disk in body should match"),
+        (json!({"nodeSelector": {"disk type": "ssd"}}), "nodeSelector must have keys of letters, digits"),
         (json!({"nodeSelector": {"disk": true}}), "spec.nodeSelector.disk in body must be of type string"),
         (
             json!({"topologySpreadConstraints": [{"topologyKey": "zone", "whenUnsatisfiable": "DoNotSchedule"}]}),
@@ -181,6 +197,9 @@ fn bootstrap() -> Vec<(Value, &'static str)> {
         (json!({"bootstrap": {"initdb": {"database": "1st"}}}), "spec.bootstrap.initdb.database in body should match"),
         (json!({"bootstrap": {"initdb": {"owner": "pg_me"}}}), "bootstrap.initdb.owner must be a role of your own"),
         (json!({"bootstrap": {"initdb": {"owner": "postgres"}}}), "bootstrap.initdb.owner must be a role of your own"),
+        (json!({"bootstrap": {"initdb": {"owner": "public"}}}), "must not be a word that Postgres reserves for roles"),
+        (json!({"bootstrap": {"initdb": {"owner": "CURRENT_USER"}}}), "must not be a word that Postgres reserves for roles"),
+        (json!({"bootstrap": {"initdb": {"database": "replication"}}}), "must not be a word of pg_hba.conf"),
         (json!({"bootstrap": {"initdb": {"owner": "me; drop"}}}), "spec.bootstrap.initdb.owner in body should match"),
         (json!({"bootstrap": {"recovery": {}}}), "unknown field \"spec.bootstrap.recovery\""),
     ]
@@ -248,7 +267,6 @@ fn names() -> Vec<(String, &'static str)> {
 fn no_more() -> Vec<(Value, &'static str)> {
     vec![
         (json!({"replicas": 0}), "replicas must be at least 1"),
-        (json!({"storage": {"size": "512Mi"}}), "storage.size can't shrink"),
         (json!({"storage": {"storageClass": "other"}}), "storage.storageClass can't be changed"),
         (json!({"bootstrap": {"initdb": {"database": "other"}}}), "bootstrap is read once"),
         (json!({"storage": null}), "spec.storage: Required value"),

@@ -5,13 +5,17 @@ use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
+use super::metadata::{InheritedMetadata, LabelValue, key_rules};
 use super::parts::{
-    BootstrapSpec, FailoverSpec, InheritedMetadata, LocalObjectReference, PostgresqlSpec, PullPolicy, RaftSpec, ServicesSpec, StorageSpec,
-    SwitchoverSpec, VolumeRetention,
+    BootstrapSpec, FailoverSpec, LocalObjectReference, PostgresqlSpec, PullPolicy, RaftSpec, ServicesSpec, StorageSpec, SwitchoverSpec,
+    VolumeRetention,
 };
 use super::standby::StandbySpec;
 use super::status::PgRaftClusterStatus;
 use super::tls::TlsSpec;
+
+/// A registry where there is one, a path, a tag, a digest.
+const IMAGE: &str = "^([a-zA-Z0-9.-]+(:[0-9]+)?/)?[a-z0-9]+([._-]+[a-z0-9]+)*(/[a-z0-9]+([._-]+[a-z0-9]+)*)*(:[a-zA-Z0-9_][a-zA-Z0-9_.-]{0,127})?(@[a-z0-9]+:[0-9a-f]{32,128})?$";
 
 /// What a user wants.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Debug, Clone, PartialEq)]
@@ -57,6 +61,7 @@ pub struct PgRaftClusterSpec {
     /// The image that members run; the operator's default when it is not set. A pod takes a new image when it is next made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 1024))]
+    #[x_kube(validation = Rule::new(format!("self.matches('{IMAGE}')")).message("image must be a reference such as registry.example/pgraft/postgres:1.0"))]
     pub image: Option<String>,
 
     /// When the image is pulled.
@@ -77,6 +82,8 @@ pub struct PgRaftClusterSpec {
 
     /// What the Postgres container asks for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = Rule::new("!has(self.limits) || !has(self.requests) || self.requests.all(name, !(name in self.limits) || !isQuantity(self.requests[name]) || !isQuantity(self.limits[name]) || quantity(self.requests[name]).compareTo(quantity(self.limits[name])) <= 0)")
+        .message("resources.requests must not be more than resources.limits"))]
     pub resources: Option<ResourceRequirements>,
 
     /// Where pods may run. Without a podAntiAffinity of your own, members are kept on different hosts where that is possible.
@@ -90,8 +97,8 @@ pub struct PgRaftClusterSpec {
 
     /// Labels that a host must have.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(extend("maxProperties" = 64))]
-    pub node_selector: BTreeMap<String, String>,
+    #[schemars(extend("maxProperties" = 64, "x-kubernetes-validations" = key_rules("nodeSelector")))]
+    pub node_selector: BTreeMap<String, LabelValue>,
 
     /// How members are spread over zones or hosts.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

@@ -5,6 +5,7 @@
 
 mod cluster;
 mod crd;
+mod metadata;
 mod parts;
 mod standby;
 mod status;
@@ -12,9 +13,10 @@ mod tls;
 
 pub use cluster::{PgRaftCluster, PgRaftClusterSpec};
 pub use crd::{crd, crd_yaml};
+pub use metadata::{AnnotationValue, InheritedMetadata, LabelValue};
 pub use parts::{
-    BootstrapSpec, FailoverSpec, InheritedMetadata, InitdbSpec, LocalObjectReference, PostgresqlSpec, PullPolicy, RaftSpec, ReadWrite,
-    RetentionPolicy, ServicesSpec, StorageSpec, SwitchoverSpec, VolumeRetention,
+    BootstrapSpec, FailoverSpec, InitdbSpec, LocalObjectReference, PostgresqlSpec, PullPolicy, RaftSpec, ReadWrite, RetentionPolicy,
+    ServicesSpec, StorageSpec, SwitchoverSpec, VolumeRetention,
 };
 pub use standby::StandbySpec;
 pub use status::{FailoverReason, LastFailover, MemberStatus, PgRaftClusterStatus, QuorumStatus, SwitchoverStatus};

@@ -1,5 +1,6 @@
 //! The parts of the spec.
 
+use super::metadata::OBJECT_NAME;
 use kube::KubeSchema;
 use kube::core::{Message, Rule};
 use pgraft_core::instance_config::{INCLUDE_DIRECTIVES, RESERVED_PARAMETERS};
@@ -8,10 +9,11 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 /// The name of an object in the same namespace.
-#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, PartialEq, Eq)]
+#[derive(Serialize, Deserialize, KubeSchema, Debug, Clone, PartialEq, Eq)]
 pub struct LocalObjectReference {
     /// Its name.
     #[schemars(length(min = 1, max = 253))]
+    #[x_kube(validation = Rule::new(format!("self.matches('{OBJECT_NAME}')")).message("imagePullSecrets must name Secrets: lower-case letters, digits, '-' and '.'"))]
     pub name: String,
 }
 
@@ -83,17 +85,17 @@ fn parameter_rules() -> Vec<Rule> {
 #[x_kube(validation = Rule::new("has(self.storageClass) == has(oldSelf.storageClass) && (!has(self.storageClass) || self.storageClass == oldSelf.storageClass)")
     .message("storage.storageClass can't be changed: existing volumes would stay where they are"))]
 pub struct StorageSpec {
-    /// Bytes, in Kubernetes' units: `10Gi`. May grow where the storage class can expand volumes; never shrinks.
+    /// Bytes, in Kubernetes' units: `10Gi`. May grow where the storage class can expand volumes, and be taken back as long as no volume has
+    /// reached it: volumes never shrink, and a new one is no smaller than the largest there is.
     #[schemars(length(min = 1, max = 32))]
     #[x_kube(validation = Rule::new("isQuantity(self) && quantity(self).compareTo(quantity('128Mi')) >= 0")
         .message("storage.size must be a size such as 10Gi, and at least 128Mi"))]
-    #[x_kube(validation = Rule::new("!isQuantity(self) || !isQuantity(oldSelf) || quantity(self).compareTo(quantity(oldSelf)) >= 0")
-        .message("storage.size can't shrink: a volume only grows"))]
     pub size: String,
 
     /// The storage class; the Kubernetes cluster's default when it is not set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 253))]
+    #[x_kube(validation = Rule::new(format!("self == '' || self.matches('{OBJECT_NAME}')")).message("storage.storageClass must be the name of a storage class: lower-case letters, digits, '-' and '.'"))]
     pub storage_class: Option<String>,
 }
 
@@ -106,6 +108,11 @@ pub struct BootstrapSpec {
     pub initdb: InitdbSpec,
 }
 
+/// What stands for a role in SQL.
+const ROLE_WORDS: &str = "['public', 'none', 'user', 'current_user', 'current_role', 'session_user']";
+/// What stands for databases or roles in `pg_hba.conf`.
+const HBA_WORDS: &str = "['all', 'replication', 'sameuser', 'samerole', 'samegroup']";
+
 /// A fresh cluster's first database.
 #[derive(Serialize, Deserialize, KubeSchema, Debug, Clone, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
@@ -113,14 +120,17 @@ pub struct InitdbSpec {
     /// Its name.
     #[serde(default = "app")]
     #[schemars(length(max = 63), regex(pattern = r"^[a-zA-Z_][a-zA-Z0-9_-]*$"))]
-    #[x_kube(validation = Rule::new("!(self in ['postgres', 'template0', 'template1'])").message("bootstrap.initdb.database must be a database of your own, not one that initdb makes"))]
+    #[x_kube(validation = Rule::new("!(self.lowerAscii() in ['postgres', 'template0', 'template1'])").message("bootstrap.initdb.database must be a database of your own, not one that initdb makes"))]
+    #[x_kube(validation = Rule::new(format!("!(self.lowerAscii() in {HBA_WORDS})")).message("bootstrap.initdb.database must not be a word of pg_hba.conf: all, replication, sameuser, samerole or samegroup"))]
     pub database: String,
 
     /// The role that owns it.
     #[serde(default = "app")]
     #[schemars(length(max = 63), regex(pattern = r"^[a-zA-Z_][a-zA-Z0-9_-]*$"))]
-    #[x_kube(validation = Rule::new("self != 'postgres' && !self.startsWith('pg_') && !self.startsWith('pgraft_')")
+    #[x_kube(validation = Rule::new("self.lowerAscii() != 'postgres' && !self.lowerAscii().startsWith('pg_') && !self.lowerAscii().startsWith('pgraft_')")
         .message("bootstrap.initdb.owner must be a role of your own: not postgres, and nothing that begins with pg_ or pgraft_"))]
+    #[x_kube(validation = Rule::new(format!("!(self.lowerAscii() in {ROLE_WORDS}) && !(self.lowerAscii() in {HBA_WORDS})"))
+        .message("bootstrap.initdb.owner must not be a word that Postgres reserves for roles: public, none, user, current_user, current_role, session_user, or one of pg_hba.conf"))]
     pub owner: String,
 }
 
@@ -288,26 +298,4 @@ pub enum ReadWrite {
     Gateway,
     /// To the primary's pod, which the operator labels: a failover is followed when the operator has seen it. Postgres sees the clients' own addresses.
     Direct,
-}
-
-/// Labels and annotations for everything that the operator makes.
-#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, PartialEq, Eq, Default)]
-#[serde(rename_all = "camelCase")]
-pub struct InheritedMetadata {
-    /// Labels. The operator's own win.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(extend("maxProperties" = 64))]
-    pub labels: BTreeMap<String, String>,
-
-    /// Annotations. The operator's own win.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(extend("maxProperties" = 64))]
-    pub annotations: BTreeMap<String, String>,
-}
-
-impl InheritedMetadata {
-    /// Whether there is nothing to inherit.
-    pub fn is_empty(&self) -> bool {
-        self.labels.is_empty() && self.annotations.is_empty()
-    }
 }

@@ -1,5 +1,6 @@
 //! `spec.tls`.
 
+use super::metadata::OBJECT_NAME;
 use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -23,6 +24,7 @@ pub struct TlsSpec {
     /// Certificate with `isCA: true`. It should sign for nobody else. Without it, the operator makes a CA in the Secret `<name>-ca`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
+    #[x_kube(validation = Rule::new(format!("self.matches('{OBJECT_NAME}')")).message("tls.caSecret must be the name of a Secret: lower-case letters, digits, '-' and '.'"))]
     pub ca_secret: Option<String>,
 
     /// How long a member's certificate is valid. It is renewed when a third of that is left, and when this changes.

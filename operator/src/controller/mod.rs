@@ -49,7 +49,7 @@ use look::Look;
 use publish::Pass;
 
 /// How many glances at the leader alone follow each other before everybody is asked again: a minute's worth.
-const GLANCES: u32 = 12;
+const GLANCES: u32 = 40;
 /// The shortest pause before something that failed is tried again.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(250);
 

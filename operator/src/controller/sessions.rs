@@ -1,7 +1,7 @@
 //! The sessions with pods' Postgres: kept between passes, one a pod, and closed when nobody has used them for a while. Each question has its own
 //! deadline, since a host that froze still accepts connections.
 //!
-//! Of an idle cluster the leader is asked every five seconds and everybody else once a minute: one session a cluster stays open.
+//! Of an idle cluster the leader is asked every second and a half and everybody else once a minute: one session a cluster stays open.
 
 use futures::future::BoxFuture;
 use pgraft_core::configuration::ConfigurationStatus;

@@ -8,6 +8,9 @@ use super::certificates::Work;
 use super::names::{ObjectKey, PodRole, SecretKind};
 use super::validate::Invalid;
 
+/// How often the leader of a cluster at rest is asked. A member that it does not reach is to be out of the Services within two seconds of its word.
+pub const STEADY: Duration = Duration::from_millis(1500);
+
 /// One step. Each is idempotent: the operator may die before, within or after any of them, and the next pass goes on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
@@ -213,7 +216,7 @@ impl Step {
     pub fn pace(&self) -> Duration {
         match self {
             // Costs one question to the leader, and the API server nothing.
-            Self::Steady => Duration::from_secs(5),
+            Self::Steady => STEADY,
             Self::Wait(why) if why.is_within_the_group() => Duration::from_millis(250),
             Self::Wait(_) => Duration::from_secs(1),
             _ => Duration::from_millis(50),

@@ -107,7 +107,7 @@ pub fn validate(cr: &PgRaftCluster, defaults: &Defaults) -> Result<Cluster, Inva
             resources: spec.resources.unwrap_or_default(),
             affinity: spec.affinity.unwrap_or_default(),
             tolerations: spec.tolerations,
-            node_selector: spec.node_selector,
+            node_selector: spec.node_selector.into_iter().map(|(k, v)| (k, v.0)).collect(),
             topology_spread: spec.topology_spread_constraints,
         },
         database: spec.bootstrap.initdb.database,
@@ -125,8 +125,8 @@ pub fn validate(cr: &PgRaftCluster, defaults: &Defaults) -> Result<Cluster, Inva
         election_timeout: spec.raft.election_timeout,
         restarted_at: cr.annotations().get(ANNOTATION_RESTARTED_AT).cloned(),
         accepted,
-        inherited_labels: spec.inherited_metadata.labels,
-        inherited_annotations: spec.inherited_metadata.annotations,
+        inherited_labels: spec.inherited_metadata.labels.into_iter().map(|(k, v)| (k, v.0)).collect(),
+        inherited_annotations: spec.inherited_metadata.annotations.into_iter().map(|(k, v)| (k, v.0)).collect(),
     })
 }
 
