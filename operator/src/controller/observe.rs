@@ -47,11 +47,8 @@ pub async fn observe(ctx: &Context, cr: &PgRaftCluster, now: Timestamp, look: Lo
     if let Look::Glance(leader) = look {
         targets.retain(|target| target.node == leader);
     }
-    let (mut answers, unready, configurations) = futures::join!(
-        looker.answers(&targets, login.as_ref()),
-        reasons(&pods),
-        configuration::ask_all(ctx, &looker.uid, &pods, now)
-    );
+    let (mut answers, unready, configurations) =
+        futures::join!(looker.answers(&targets, login.as_ref()), reasons(&pods), configuration::ask_all(ctx, &looker.uid, &pods, now));
     let leads = |answer: &Answer| answer.state == NodeState::Leader;
     if !matches!(look, Look::Glance(_)) && !answers.iter().any(leads) {
         // A leader that is not ready for reads leads all the same.
