@@ -31,9 +31,7 @@ pub struct Bounds {
 pub struct Facts {
     /// Monotonic.
     pub now: Duration,
-    /// The node is a member of a cluster. A newcomer streams only when it has become one.
-    pub member: bool,
-    /// The cluster has a primary that serves.
+    /// The node is a member of a cluster, and that has a primary that serves. A newcomer streams only when it has become a member.
     pub primary: bool,
     /// The walreceiver is connected, and hears from the primary.
     pub streaming: bool,
@@ -93,8 +91,8 @@ pub struct Freshness {
 impl Freshness {
     /// Takes in one look. None where the standby may be read from.
     pub fn look(&mut self, facts: &Facts, bounds: &Bounds) -> Option<Stale> {
-        let Facts { now, member, primary, streaming, paused, end, replayed, delay } = *facts;
-        if !member || !primary {
+        let Facts { now, primary, streaming, paused, end, replayed, delay } = *facts;
+        if !primary {
             *self = Self { first_end: self.first_end, ..Self::default() };
             return None;
         }
@@ -171,7 +169,6 @@ mod tests {
     /// A standby that streams and has replayed everything.
     const WELL: Facts = Facts {
         now: Duration::ZERO,
-        member: true,
         primary: true,
         streaming: true,
         paused: false,
@@ -194,14 +191,13 @@ mod tests {
     #[test]
     fn what_lasts_longer_than_the_bound_is_not_read_from() {
         let writes = |second: u64| Some(100 + second * 10);
-        let cases: [(&str, Box<dyn Fn(u64) -> Facts>, Option<Stale>); 12] = [
+        let cases: [(&str, Box<dyn Fn(u64) -> Facts>, Option<Stale>); 11] = [
             ("it streams and replays", Box::new(|s| Facts { end: writes(s), replayed: writes(s), ..WELL }), None),
             ("an idle primary", Box::new(|_| WELL), None),
             ("always a little behind", Box::new(|s| Facts { end: writes(s + 20), replayed: writes(s), ..WELL }), None),
             ("the stream is cut", Box::new(|_| Facts { streaming: false, ..WELL }), Some(Stale::NotStreaming(BOUNDS.lag))),
             ("there is no primary", Box::new(|_| Facts { streaming: false, primary: false, ..WELL }), None),
             ("replay is paused without a primary", Box::new(|_| Facts { streaming: false, primary: false, paused: true, ..WELL }), None),
-            ("it is no member yet", Box::new(|_| Facts { streaming: false, member: false, ..WELL }), None),
             ("replay is paused", Box::new(|_| Facts { paused: true, ..WELL }), Some(Stale::Paused(BOUNDS.lag))),
             ("replay stands still", Box::new(|s| Facts { end: writes(s), ..WELL }), Some(Stale::Behind(BOUNDS.lag))),
             ("replay falls back", Box::new(|s| Facts { end: writes(s), replayed: writes(s / 4), ..WELL }), Some(Stale::Behind(BOUNDS.lag))),

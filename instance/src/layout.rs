@@ -107,7 +107,7 @@ pub fn resolve(settings: Settings) -> Result<Settings, LayoutError> {
     let mounts = fs::read("/proc/self/mountinfo").unwrap_or_default();
     let paths = check(&settings.paths, settings.config.postgresql.port, &mount_points(&mounts))?;
     let wal_disk = Disk::of(&paths.data).map(|disk| disk.size);
-    Ok(Settings { paths, wal_disk, ..settings })
+    Ok(Settings { wal_disk, paths, ..settings })
 }
 
 fn check(paths: &Paths, port: u16, mounts: &[PathBuf]) -> Result<Paths, LayoutError> {

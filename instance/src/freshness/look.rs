@@ -62,11 +62,11 @@ pub async fn run(view: watch::Receiver<View>) {
         let Ok(Ok(server)) = timeout(DEADLINE, read(&settings)).await else { continue };
         let member = member(&settings).await;
         let primary = match &member {
-            _ if server.streaming => {
+            None => false,
+            Some(_) if server.streaming => {
                 asked = None;
                 true
             }
-            None => false,
             Some(status) => match asked {
                 Some((at, seen)) if begin.elapsed().saturating_sub(at) < ASK => seen,
                 _ => {
@@ -77,7 +77,7 @@ pub async fn run(view: watch::Receiver<View>) {
             },
         };
         let Server { streaming, end, replayed, paused, delay } = server;
-        let facts = Facts { now: begin.elapsed(), member: member.is_some(), primary, streaming, paused, end, replayed, delay };
+        let facts = Facts { now: begin.elapsed(), primary, streaming, paused, end, replayed, delay };
         tell(&verdict, freshness.look(&facts, &settings.standby));
     }
 }
