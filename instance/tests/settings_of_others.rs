@@ -109,7 +109,7 @@ async fn sessions_work(node: &Node, own: bool) -> Result<(), String> {
     let source = run(
         "pgraft_replication",
         "replication-1",
-        Session::Standby { sender_timeout: "5s" },
+        Session::Source,
         "SELECT pg_catalog.pg_create_physical_replication_slot('of_test'); SELECT pg_catalog.pg_drop_replication_slot('of_test'); \
          SELECT pg_catalog.array_agg(name) FROM pg_catalog.pg_ls_dir('pg_wal') AS name; \
          SELECT pg_catalog.pg_read_binary_file('PG_VERSION'); SELECT spcname FROM pg_catalog.pg_tablespace",

@@ -63,6 +63,18 @@ const ALL: &[Setting] = &[
     ("transform_null_equals", "off", OLDEST),
 ];
 
+/// Of standbys: what could end a walsender, or what a slot sync worker asks. A server keeps 1023 bytes of `primary_conninfo` and cuts off the rest
+/// (`MAXCONNINFO` in walreceiver.h), so that nothing stands here that libpqwalreceiver sets itself (`search_path`) or a walsender does not look at.
+const STANDBY: &[Setting] = &[
+    ("role", "none", OLDEST),
+    ("client_encoding", "UTF8", OLDEST),
+    ("local_preload_libraries", "", OLDEST),
+    ("statement_timeout", "0", OLDEST),
+    ("lock_timeout", "0", OLDEST),
+    ("idle_session_timeout", "0", OLDEST),
+    ("transaction_timeout", "0", 17),
+];
+
 /// Of superusers' sessions. Another role may not set them: the server would refuse the connection.
 const SUPERUSER: &[Setting] =
     &[("event_triggers", "off", 17), ("session_preload_libraries", "", OLDEST), ("session_replication_role", "origin", OLDEST)];
@@ -99,8 +111,9 @@ impl Session<'_> {
             Self::Program { .. } | Self::Standby { .. } => ("0", "0", "0"),
             Self::Operator => ("15s", "10s", "60s"),
         };
-        let mut settings: Vec<Setting> = ALL.to_vec();
-        settings.extend([("statement_timeout", statement, OLDEST), ("lock_timeout", lock, OLDEST), ("idle_session_timeout", idle, OLDEST)]);
+        let timeouts = [("statement_timeout", statement, OLDEST), ("lock_timeout", lock, OLDEST), ("idle_session_timeout", idle, OLDEST)];
+        let mut settings: Vec<Setting> =
+            if matches!(self, Self::Standby { .. }) { STANDBY.to_vec() } else { ALL.iter().copied().chain(timeouts).collect() };
         match self {
             Self::Probe => settings.extend(SUPERUSER),
             Self::Duties { waits } => {
@@ -155,8 +168,19 @@ mod tests {
     }
 
     #[test]
+    fn what_a_standby_sets_is_short() {
+        let options = Session::Standby { sender_timeout: "5s" }.options(NEWEST);
+        assert!(options.len() < 200, "{}: {options}", options.len());
+        for name in
+            ["role", "statement_timeout", "idle_session_timeout", "transaction_timeout", "wal_sender_timeout", "local_preload_libraries"]
+        {
+            assert!(options.contains(&format!("-c {name}=")), "{name}: {options}");
+        }
+    }
+
+    #[test]
     fn the_table() {
-        for session in KINDS {
+        for session in KINDS.into_iter().filter(|session| !matches!(session, Session::Standby { .. })) {
             for (name, wanted) in [
                 ("search_path", "pg_catalog, pg_temp"),
                 ("role", "none"),
@@ -205,7 +229,7 @@ mod tests {
     #[test]
     fn blanks_and_backslashes_stay_in_their_value() {
         assert_eq!(escaped("a b\\c\n"), "a\\ b\\\\c\\\n");
-        let options = Session::Standby { sender_timeout: "5 s" }.options(OLDEST);
+        let options = Session::Program { sender_timeout: "5 s" }.options(OLDEST);
         assert!(options.starts_with("-c search_path=pg_catalog,\\ pg_temp -c role=none "), "{options}");
         assert!(options.contains("-c default_transaction_isolation=read\\ committed ") && options.ends_with("-c wal_sender_timeout=5\\ s"));
         assert!(options.contains("-c local_preload_libraries= "), "{options}");
