@@ -7,8 +7,7 @@ use pgraft_core::NodeId;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
-use super::metadata::metadata;
-use crate::api::RetentionPolicy;
+use super::metadata::{lasting_metadata, metadata};
 use crate::core::Cluster;
 use crate::core::certificates::Certificate;
 use crate::core::names::{self, ANNOTATION_TRUSTED_SINCE, SecretKind};
@@ -24,10 +23,7 @@ pub struct Pair {
 
 /// `<name>-ca`. It stays with the volumes when the PgRaftCluster goes and they stay: clients go on trusting it.
 pub fn ca_secret(want: &Cluster, ca: &Pair) -> Secret {
-    let mut metadata = metadata(want, SecretKind::Ca.name(&want.name), names::labels(&want.name));
-    if want.retention.when_deleted == RetentionPolicy::Retain {
-        metadata.owner_references = None;
-    }
+    let metadata = lasting_metadata(want, SecretKind::Ca.name(&want.name), names::labels(&want.name));
     Secret { metadata, ..pair(ca, &ca.certificate) }
 }
 

@@ -4,7 +4,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference}
 use kube::Resource;
 use std::collections::BTreeMap;
 
-use crate::api::PgRaftCluster;
+use crate::api::{PgRaftCluster, RetentionPolicy};
 use crate::core::Cluster;
 
 /// Metadata of an object that goes with its PgRaftCluster. The operator's own labels win over inherited ones.
@@ -21,6 +21,27 @@ pub fn metadata(want: &Cluster, name: String, own_labels: BTreeMap<String, Strin
         ..ObjectMeta::default()
     }
 }
+
+/// Metadata of an object that stays when its PgRaftCluster goes, where the spec says so: without an owner, and marked so that Argo CD and Flux prune
+/// it under no circumstances, whatever they take it for.
+pub fn lasting_metadata(want: &Cluster, name: String, own_labels: BTreeMap<String, String>) -> ObjectMeta {
+    let mut metadata = metadata(want, name, own_labels);
+    if want.retention.when_deleted == RetentionPolicy::Retain {
+        metadata.owner_references = None;
+        let annotations = metadata.annotations.get_or_insert_default();
+        annotations.extend(KEPT.map(|(key, value)| (key.to_owned(), value.to_owned())));
+        // Argo CD takes an object for a part of the application that this label names.
+        metadata.labels.get_or_insert_default().remove("app.kubernetes.io/instance");
+    }
+    metadata
+}
+
+/// What keeps an object from being pruned.
+const KEPT: [(&str, &str); 3] = [
+    ("argocd.argoproj.io/sync-options", "Prune=false,Delete=false"),
+    ("argocd.argoproj.io/compare-options", "IgnoreExtraneous"),
+    ("kustomize.toolkit.fluxcd.io/prune", "disabled"),
+];
 
 /// The reference that makes an object go with its PgRaftCluster.
 pub fn owner_reference(name: &str, uid: &str) -> OwnerReference {

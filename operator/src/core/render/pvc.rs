@@ -5,18 +5,14 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use pgraft_core::NodeId;
 use std::collections::BTreeMap;
 
-use super::metadata::metadata;
-use crate::api::RetentionPolicy;
+use super::metadata::lasting_metadata;
 use crate::core::Cluster;
 use crate::core::names;
 
 /// The volume of a member: as large as the spec has it, and no smaller than the largest one that is there.
 pub fn pvc(want: &Cluster, node: NodeId, largest: u128) -> PersistentVolumeClaim {
     let size = if largest > want.storage.bytes { largest.to_string() } else { want.storage.size.clone() };
-    let mut metadata = metadata(want, names::pod(&want.name, node), names::node_labels(&want.name, node));
-    if want.retention.when_deleted == RetentionPolicy::Retain {
-        metadata.owner_references = None;
-    }
+    let metadata = lasting_metadata(want, names::pod(&want.name, node), names::node_labels(&want.name, node));
     PersistentVolumeClaim {
         metadata,
         spec: Some(PersistentVolumeClaimSpec {

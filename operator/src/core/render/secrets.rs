@@ -3,8 +3,7 @@
 use k8s_openapi::api::core::v1::Secret;
 use std::collections::BTreeMap;
 
-use super::metadata::metadata;
-use crate::api::RetentionPolicy;
+use super::metadata::lasting_metadata;
 use crate::core::Cluster;
 use crate::core::names::{self, GATEWAY_PORT, POSTGRES_PORT, SecretKind};
 
@@ -29,10 +28,7 @@ pub fn secret(want: &Cluster, kind: SecretKind, passwords: &Passwords) -> Secret
         // Has a key in place of passwords: `ca_secret`.
         SecretKind::Ca => ("kubernetes.io/tls", BTreeMap::new()),
     };
-    let mut metadata = metadata(want, kind.name(&want.name), names::labels(&want.name));
-    if want.retention.when_deleted == RetentionPolicy::Retain {
-        metadata.owner_references = None;
-    }
+    let metadata = lasting_metadata(want, kind.name(&want.name), names::labels(&want.name));
     Secret { metadata, type_: Some(type_.to_owned()), string_data: Some(data), ..Secret::default() }
 }
 

@@ -87,3 +87,31 @@ fn the_fingerprint_moves_with_every_change() {
     other.parameters.insert("work_mem".into(), "1MB".into());
     assert_ne!(print(&base, 3), print(&other, 3));
 }
+
+/// By their documented rules: Argo CD takes an object for its own by the label `app.kubernetes.io/instance` or its tracking annotation, and Flux by the
+/// labels that it sets itself; neither deletes what is marked, and neither deletes what has an owner.
+#[test]
+fn what_is_retained_is_not_pruned() {
+    let (want, passwords) = (wanted(1), Passwords(["secret1".into(), "secret2".into()]));
+    let ca = Pair { certificate: String::new(), key: String::new() };
+    let mut kept = vec![pvc(&want, id(1), 0).metadata, ca_secret(&want, &ca).metadata];
+    kept.extend([SecretKind::Internal, SecretKind::App, SecretKind::Superuser].map(|kind| secret(&want, kind, &passwords).metadata));
+    for metadata in kept {
+        let (labels, annotations) = (metadata.labels.unwrap(), metadata.annotations.unwrap());
+        assert!(metadata.owner_references.is_none());
+        assert!(!labels.contains_key("app.kubernetes.io/instance") && !labels.contains_key("kustomize.toolkit.fluxcd.io/name"));
+        assert!(!annotations.contains_key("argocd.argoproj.io/tracking-id"));
+        let options: Vec<&str> = annotations["argocd.argoproj.io/sync-options"].split(',').collect();
+        assert_eq!(options, ["Prune=false", "Delete=false"]);
+        assert_eq!(annotations["argocd.argoproj.io/compare-options"], "IgnoreExtraneous");
+        assert_eq!(annotations["kustomize.toolkit.fluxcd.io/prune"], "disabled");
+    }
+    for object in objects(&want, 1) {
+        let metadata = match object {
+            Object::ConfigMap(o) => o.metadata,
+            Object::Service(o) => o.metadata,
+            Object::PodDisruptionBudget(o) => o.metadata,
+        };
+        assert_eq!(metadata.owner_references.map(|owners| owners.len()), Some(1), "it has an owner, and goes with it");
+    }
+}
