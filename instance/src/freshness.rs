@@ -164,6 +164,9 @@ impl Verdict {
 mod tests {
     use super::*;
 
+    /// What is the case, second by second, and the verdict in the end.
+    type Case = (&'static str, Box<dyn Fn(u64) -> Facts>, Option<Stale>);
+
     const BOUNDS: Bounds = Bounds { lag: Duration::from_secs(30), bytes: None };
 
     /// A standby that streams and has replayed everything.
@@ -191,7 +194,7 @@ mod tests {
     #[test]
     fn what_lasts_longer_than_the_bound_is_not_read_from() {
         let writes = |second: u64| Some(100 + second * 10);
-        let cases: [(&str, Box<dyn Fn(u64) -> Facts>, Option<Stale>); 11] = [
+        let cases: [Case; 11] = [
             ("it streams and replays", Box::new(|s| Facts { end: writes(s), replayed: writes(s), ..WELL }), None),
             ("an idle primary", Box::new(|_| WELL), None),
             ("always a little behind", Box::new(|s| Facts { end: writes(s + 20), replayed: writes(s), ..WELL }), None),
@@ -201,7 +204,7 @@ mod tests {
             ("replay is paused", Box::new(|_| Facts { paused: true, ..WELL }), Some(Stale::Paused(BOUNDS.lag))),
             ("replay stands still", Box::new(|s| Facts { end: writes(s), ..WELL }), Some(Stale::Behind(BOUNDS.lag))),
             ("replay falls back", Box::new(|s| Facts { end: writes(s), replayed: writes(s / 4), ..WELL }), Some(Stale::Behind(BOUNDS.lag))),
-            ("a delay that is wanted", Box::new(|s| Facts { end: writes(s), delay: Duration::from_secs(600), ..WELL }), None),
+            ("a delay that is wanted", Box::new(|s| Facts { end: writes(s), delay: Duration::from_mins(10), ..WELL }), None),
             (
                 "the stream comes and goes while replay stands still",
                 Box::new(|s| Facts { streaming: !s.is_multiple_of(20), end: writes(s), ..WELL }),
