@@ -184,6 +184,10 @@ mod tests {
         Facts { now: Duration::from_secs(seconds), ..facts }
     }
 
+    const fn written(second: u64) -> u64 {
+        100 + second * 10
+    }
+
     /// The verdict after each look, a second apart, of a server that was well before.
     fn verdicts(seconds: u64, bounds: &Bounds, facts: impl Fn(u64) -> Facts) -> Vec<Option<Stale>> {
         let mut freshness = Freshness::default();
@@ -193,21 +197,24 @@ mod tests {
 
     #[test]
     fn what_lasts_longer_than_the_bound_is_not_read_from() {
-        let writes = |second: u64| Some(100 + second * 10);
         let cases: [Case; 11] = [
-            ("it streams and replays", Box::new(|s| Facts { end: writes(s), replayed: writes(s), ..WELL }), None),
+            ("it streams and replays", Box::new(|s| Facts { end: Some(written(s)), replayed: Some(written(s)), ..WELL }), None),
             ("an idle primary", Box::new(|_| WELL), None),
-            ("always a little behind", Box::new(|s| Facts { end: writes(s + 20), replayed: writes(s), ..WELL }), None),
+            ("always a little behind", Box::new(|s| Facts { end: Some(written(s + 20)), replayed: Some(written(s)), ..WELL }), None),
             ("the stream is cut", Box::new(|_| Facts { streaming: false, ..WELL }), Some(Stale::NotStreaming(BOUNDS.lag))),
             ("there is no primary", Box::new(|_| Facts { streaming: false, primary: false, ..WELL }), None),
             ("replay is paused without a primary", Box::new(|_| Facts { streaming: false, primary: false, paused: true, ..WELL }), None),
             ("replay is paused", Box::new(|_| Facts { paused: true, ..WELL }), Some(Stale::Paused(BOUNDS.lag))),
-            ("replay stands still", Box::new(|s| Facts { end: writes(s), ..WELL }), Some(Stale::Behind(BOUNDS.lag))),
-            ("replay falls back", Box::new(|s| Facts { end: writes(s), replayed: writes(s / 4), ..WELL }), Some(Stale::Behind(BOUNDS.lag))),
-            ("a delay that is wanted", Box::new(|s| Facts { end: writes(s), delay: Duration::from_mins(10), ..WELL }), None),
+            ("replay stands still", Box::new(|s| Facts { end: Some(written(s)), ..WELL }), Some(Stale::Behind(BOUNDS.lag))),
+            (
+                "replay falls back",
+                Box::new(|s| Facts { end: Some(written(s)), replayed: Some(written(s / 4)), ..WELL }),
+                Some(Stale::Behind(BOUNDS.lag)),
+            ),
+            ("a delay that is wanted", Box::new(|s| Facts { end: Some(written(s)), delay: Duration::from_mins(10), ..WELL }), None),
             (
                 "the stream comes and goes while replay stands still",
-                Box::new(|s| Facts { streaming: !s.is_multiple_of(20), end: writes(s), ..WELL }),
+                Box::new(|s| Facts { streaming: !s.is_multiple_of(20), end: Some(written(s)), ..WELL }),
                 Some(Stale::Behind(BOUNDS.lag)),
             ),
         ];

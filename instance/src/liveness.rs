@@ -86,9 +86,10 @@ impl Told {
         };
         if concern != self.concern {
             self.concern = concern;
-            match concern {
-                Some(fault) => tracing::warn!("Postgres may be unresponsive: {fault}"),
-                None => tracing::info!("Postgres is responsive again"),
+            if let Some(fault) = concern {
+                tracing::warn!("Postgres may be unresponsive: {fault}");
+            } else {
+                tracing::info!("Postgres is responsive again");
             }
             let _ = events.send(Event::Concern(concern));
         }
@@ -224,7 +225,9 @@ mod tests {
             Verdict::Release(Fault::NotFlushed),
             Verdict::Release(Fault::NotFlushed),
         ];
-        stages.into_iter().for_each(|verdict| told.say(verdict, &settings, &events));
+        for verdict in stages {
+            told.say(verdict, &settings, &events);
+        }
         drop(events);
         let mut all = vec![];
         while let Some(event) = heard.recv().await {

@@ -293,32 +293,33 @@ fn resources_that_no_container_could_have() {
     assert!(pattern.is_some());
 }
 
+/// A string that a rule goes through has an end, and so has every map and list that it goes through.
+fn check_bounds(schema: &Value, path: &str) {
+    if schema.get("x-kubernetes-validations").is_some() {
+        match schema["type"].as_str() {
+            Some("string") => {
+                assert!(schema.get("maxLength").is_some() || schema.get("enum").is_some(), "{path} has a rule and no maxLength");
+            }
+            Some("array") => assert!(schema.get("maxItems").is_some(), "{path} has a rule and no maxItems"),
+            _ if schema.get("additionalProperties").is_some() => {
+                assert!(schema.get("maxProperties").is_some(), "{path} has a rule and no maxProperties");
+            }
+            _ => {}
+        }
+    }
+    for (name, property) in schema["properties"].as_object().into_iter().flatten() {
+        check_bounds(property, &format!("{path}.{name}"));
+    }
+    for inner in ["items", "additionalProperties"] {
+        if let Some(inner) = schema.get(inner).filter(|inner| inner.is_object()) {
+            check_bounds(inner, path);
+        }
+    }
+}
+
 /// The API server refuses a CRD whose rules could cost too much.
 #[test]
 fn no_rule_is_too_expensive() {
     let crd = serde_json::to_value(crd().unwrap()).unwrap();
-    // A string that a rule goes through has an end, and so has every map and list that it goes through.
-    fn check(schema: &Value, path: &str) {
-        if schema.get("x-kubernetes-validations").is_some() {
-            match schema["type"].as_str() {
-                Some("string") => {
-                    assert!(schema.get("maxLength").is_some() || schema.get("enum").is_some(), "{path} has a rule and no maxLength")
-                }
-                Some("array") => assert!(schema.get("maxItems").is_some(), "{path} has a rule and no maxItems"),
-                _ if schema.get("additionalProperties").is_some() => {
-                    assert!(schema.get("maxProperties").is_some(), "{path} has a rule and no maxProperties");
-                }
-                _ => {}
-            }
-        }
-        for (name, property) in schema["properties"].as_object().into_iter().flatten() {
-            check(property, &format!("{path}.{name}"));
-        }
-        for inner in ["items", "additionalProperties"] {
-            if let Some(inner) = schema.get(inner).filter(|inner| inner.is_object()) {
-                check(inner, path);
-            }
-        }
-    }
-    check(&crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"], "spec");
+    check_bounds(&crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"], "spec");
 }

@@ -112,7 +112,7 @@ pub fn is_digest_of(digest: &str, password: &str) -> bool {
 }
 
 fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
+    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |text, byte| text + &format!("{byte:02x}"))
 }
 
 fn bytes(hex: &str) -> Option<Vec<u8>> {

@@ -94,7 +94,7 @@ mod tests {
             }
             out.push(if c == '"' { 'N' } else { 'V' });
         }
-        out.replace("EV", "V").replace("  V", "V").replace(" V", "V").replace("V", " V")
+        out.replace("EV", "V").replace("  V", "V").replace(" V", "V").replace('V', " V")
     }
 
     #[test]

@@ -87,14 +87,12 @@ fn uptime() -> Option<u64> {
 }
 
 fn children(of: i32) -> Vec<i32> {
-    match fs::read_to_string(format!("/proc/{of}/task/{of}/children")) {
-        Ok(text) => text.split_whitespace().filter_map(|pid| pid.parse().ok()).collect(),
-        // A kernel without that file.
-        Err(_) => {
-            let all = fs::read_dir("/proc").into_iter().flatten().filter_map(|e| e.ok()?.file_name().to_str()?.parse().ok());
-            all.filter(|pid| stat(*pid).is_some_and(|s| s.parent == of)).collect()
-        }
+    if let Ok(text) = fs::read_to_string(format!("/proc/{of}/task/{of}/children")) {
+        return text.split_whitespace().filter_map(|pid| pid.parse().ok()).collect();
     }
+    // A kernel without that file.
+    let all = fs::read_dir("/proc").into_iter().flatten().filter_map(|e| e.ok()?.file_name().to_str()?.parse().ok());
+    all.filter(|pid| stat(*pid).is_some_and(|s| s.parent == of)).collect()
 }
 
 fn title(pid: i32) -> Option<Process> {

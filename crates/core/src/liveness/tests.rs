@@ -129,7 +129,7 @@ fn any_tick() -> impl Strategy<Value = Tick> {
 }
 
 /// Whether the tick speaks against the server, for that fault.
-fn speaks_against(tick: &Tick, fault: Fault) -> bool {
+fn speaks_against(tick: Tick, fault: Fault) -> bool {
     match fault {
         Fault::Stopped(process) => tick.stopped == Some(process),
         Fault::Unanswered => !tick.answered,
@@ -151,7 +151,7 @@ proptest! {
             prop_assert!(heard || fault != Fault::Unanswered, "it has never answered");
             let counted = |fault: Fault| {
                 let excused = |t: &&Tick| !t.on_time || (t.starved && !matches!(fault, Fault::Stopped(_)));
-                ticks[..=n].iter().rev().take_while(|t| speaks_against(t, fault)).filter(|t| !excused(t)).count()
+                ticks[..=n].iter().rev().take_while(|t| speaks_against(**t, fault)).filter(|t| !excused(t)).count()
             };
             // A stopped postmaster is seen by its silence, too.
             let silence = if fault == Fault::Stopped(Process::Postmaster) { counted(Fault::Unanswered) } else { 0 };

@@ -100,7 +100,7 @@ impl World {
             run.orphans_until.get_or_insert(until);
             self.tell(format!("the postmaster of node {number} is killed, and its processes linger for {} ms", lingers.as_millis()));
             // Not always does the worker get to it.
-            if lingers.as_millis() % 4 > 0 {
+            if !lingers.as_millis().is_multiple_of(4) {
                 self.orphan(number);
             }
         }
