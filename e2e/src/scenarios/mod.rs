@@ -2,6 +2,7 @@
 
 mod bad_specs;
 mod ca_takeover;
+mod everyday_mistakes;
 mod failover;
 mod failover_rw;
 mod leader_lost;
@@ -28,6 +29,7 @@ pub const ALL: &[Scenario] = &[
     Scenario { name: "scaling-delete", place: Place::Beside, body: |c| Box::pin(scaling::run(c, scaling::Policy::Delete)) },
     Scenario { name: "scaling-retain", place: Place::Beside, body: |c| Box::pin(scaling::run(c, scaling::Policy::Retain)) },
     Scenario { name: "bad-specs", place: Place::Beside, body: |c| Box::pin(bad_specs::run(c)) },
+    Scenario { name: "everyday-mistakes", place: Place::Beside, body: |c| Box::pin(everyday_mistakes::run(c)) },
     Scenario { name: "leader-lost", place: Place::Beside, body: |c| Box::pin(leader_lost::run(c)) },
     Scenario { name: "partition", place: Place::Beside, body: |c| Box::pin(partition::run(c)) },
     Scenario { name: "tls", place: Place::Beside, body: |c| Box::pin(tls::run(c)) },
