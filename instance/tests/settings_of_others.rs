@@ -110,7 +110,9 @@ async fn sessions_work(node: &Node, own: bool) -> Result<(), String> {
         "pgraft_replication",
         "replication-1",
         Session::Source,
-        "SELECT pg_catalog.pg_create_physical_replication_slot('of_test'); SELECT pg_catalog.pg_drop_replication_slot('of_test'); \
+        // A session that is ended in between leaves no slot behind.
+        "SELECT pg_catalog.pg_create_physical_replication_slot('of_test_' || pg_catalog.pg_backend_pid(), false, true); \
+         SELECT pg_catalog.pg_drop_replication_slot('of_test_' || pg_catalog.pg_backend_pid()); \
          SELECT pg_catalog.array_agg(name) FROM pg_catalog.pg_ls_dir('pg_wal') AS name; \
          SELECT pg_catalog.pg_read_binary_file('PG_VERSION'); SELECT spcname FROM pg_catalog.pg_tablespace",
     );
