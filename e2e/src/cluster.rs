@@ -201,6 +201,14 @@ impl Cluster {
         self.connect(node, "app", None).await
     }
 
+    /// A session as the application's role in another database.
+    ///
+    /// # Errors
+    /// As [`Self::superuser`].
+    pub async fn app_in(&self, node: i32, database: &str) -> Result<Session, Failure> {
+        self.connect(node, "app", Some(database)).await
+    }
+
     async fn connect(&self, node: i32, secret: &str, database: Option<&str>) -> Result<Session, Failure> {
         let name = format!("{NAME}-{secret}");
         let data = Api::<Secret>::namespaced(self.client.clone(), &self.namespace).get(&name).await?.data.unwrap_or_default();

@@ -79,6 +79,8 @@ struct Judged {
     wanted: Candidate,
     accepted: Candidate,
     problems: Vec<Problem>,
+    /// Postgres could be asked.
+    complete: bool,
 }
 
 /// The settings with this as the user's part.
@@ -93,20 +95,20 @@ impl Configuration {
     /// Has Postgres judge what is configured now, unless it has judged the same before. The data directory must be whole.
     pub async fn judge(&self, settings: &Settings, reaper: &Reaper) {
         let _turn = self.shared.turn.lock().await;
-        let (screened, refused) = user::screen(&settings.config.postgresql);
-        let auto = read_auto(settings);
         let known = self.known(settings);
+        let (screened, refused) = user::screen(&settings.config.postgresql, known.good.as_ref());
+        let auto = read_auto(settings);
         let wanted = Candidate { user: screened, auto: config::scrubbed_auto_conf(&auto).unwrap_or(auto) };
         let same =
             |judged: &Judged| judged.wanted.user == wanted.user && [&judged.wanted.auto, &judged.accepted.auto].contains(&&wanted.auto);
-        if self.lock().judged.as_ref().is_some_and(same) {
+        if self.lock().judged.as_ref().is_some_and(|judged| judged.complete && same(judged)) {
             return;
         }
         let mut trial = Trial::new(settings, reaper);
         let settled = settle(&mut trial, &wanted, known.good.as_ref()).await;
         if let Some(error) = trial.error.take() {
-            // Better one that was not judged than none: what a server has run with is still there to fall back to.
-            tracing::error!(%error, "the configuration could not be checked");
+            self.not_judged(wanted, known.good, refused, &error);
+            return;
         }
         for message in &settled.foreign {
             tracing::warn!(message, "Postgres objects to the configuration for a reason that no configured setting causes");
@@ -121,7 +123,17 @@ impl Configuration {
             self.remember(settings, Known { good, ..known });
         }
         let problems = [refused, settled.problems].concat();
-        self.lock().judged = Some(Judged { wanted, accepted: settled.candidate, problems });
+        self.lock().judged = Some(Judged { wanted, accepted: settled.candidate, problems, complete: true });
+        self.say();
+    }
+
+    /// Postgres could not be asked: the last good configuration is used, where there is one, and it is asked again.
+    fn not_judged(&self, wanted: Candidate, good: Option<UserConfig>, refused: Vec<Problem>, error: &trial::TrialError) {
+        let used = if good.is_some() { "the last good configuration is used" } else { "it is used as it is" };
+        let problem = user::of_parameter("postgresql", None, format!("the configuration could not be checked ({error}); {used}"));
+        let accepted = Candidate { user: good.unwrap_or_else(|| wanted.user.clone()), auto: wanted.auto.clone() };
+        let problems = refused.into_iter().chain([problem]).collect();
+        self.lock().judged = Some(Judged { wanted, accepted, problems, complete: false });
         self.say();
     }
 
@@ -137,15 +149,13 @@ impl Configuration {
     pub fn in_force(&self, settings: &Settings) -> Settings {
         match self.choice(settings) {
             Some(chosen) => with(settings, &chosen.user),
-            None => with(settings, &user::screen(&settings.config.postgresql).0),
+            None => with(settings, &self.screened(settings)),
         }
     }
 
     /// The same for a start: `postgresql.auto.conf` belongs to it, and what the control file demands.
     pub fn for_start(&self, settings: &Settings, mode: Mode) -> (Settings, Floors) {
-        let chosen = self
-            .choice(settings)
-            .unwrap_or_else(|| Candidate { user: user::screen(&settings.config.postgresql).0, auto: read_auto(settings) });
+        let chosen = self.choice(settings).unwrap_or_else(|| Candidate { user: self.screened(settings), auto: read_auto(settings) });
         let next = with(settings, &chosen.user);
         let mut state = self.lock();
         if state.judged.as_ref().is_some_and(|judged| judged.accepted.auto != chosen.auto)
@@ -174,9 +184,13 @@ impl Configuration {
         (next, needed)
     }
 
+    fn screened(&self, settings: &Settings) -> UserConfig {
+        user::screen(&settings.config.postgresql, self.known(settings).good.as_ref()).0
+    }
+
     /// Whether what is configured was judged already.
     pub fn is_judged(&self, settings: &Settings) -> bool {
-        let screened = user::screen(&settings.config.postgresql).0;
+        let screened = self.screened(settings);
         self.lock().judged.as_ref().is_some_and(|judged| judged.wanted.user == screened)
     }
 
@@ -198,10 +212,15 @@ impl Configuration {
         let lowered = async {
             loop {
                 tokio::time::sleep(LOOK_AT_FLOORS).await;
-                let (due, lower) = {
+                let (due, lower, judged) = {
                     let state = self.lock();
-                    (!state.held.is_empty() || state.lower != state.lower_read, state.lower.clone())
+                    let judged = state.judged.as_ref().is_none_or(|judged| judged.complete);
+                    (!state.held.is_empty() || state.lower != state.lower_read, state.lower.clone(), judged)
                 };
+                if !judged {
+                    // Postgres could not be asked: once more.
+                    let _ = events.send(Event::FilesChanged);
+                }
                 if due {
                     self.read_floors(&settings, &reaper).await;
                     self.lock().lower_read = lower;

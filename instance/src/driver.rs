@@ -153,6 +153,9 @@ impl Driver {
             let killed_for = if let Event::Unresponsive(fault) = event { Some(fault) } else { view.killed_for };
             let changed = (view.phase, view.concern, view.killed_for) != (new.phase, concern, killed_for);
             (view.phase, view.concern, view.killed_for) = (new.phase, concern, killed_for);
+            if matches!(event, Event::Unresponsive(_)) {
+                view.killed_at = Some(Instant::now());
+            }
             changed
         });
     }

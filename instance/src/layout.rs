@@ -117,7 +117,11 @@ fn check(paths: &Paths, port: u16, mounts: &[PathBuf]) -> Result<Paths, LayoutEr
     if data.starts_with(&raft) || raft.starts_with(&data) {
         return Err(LayoutError::Nested { raft, data });
     }
-    if mounts.contains(&data) {
+    // One that is in use already goes on: it only can't be cloned.
+    let in_use = paths.data.join("PG_VERSION").exists();
+    if in_use && mounts.contains(&data) {
+        tracing::warn!(path = %paths.data.display(), "dataDirectory is a mount point: this server can't be cloned again");
+    } else if mounts.contains(&data) {
         return Err(LayoutError::MountPoint { name: "dataDirectory", path: paths.data });
     }
     if mounts.contains(&real(&paths.work)) {

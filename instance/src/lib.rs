@@ -138,6 +138,7 @@ pub async fn run(args: RunArgs, sink: Sink) -> Result<(), RunError> {
         verdict: freshness::Verdict::default(),
         concern: None,
         killed_for: None,
+        killed_at: None,
         configuration: Configuration::default(),
     });
     let heartbeat = Heartbeat::default();

@@ -37,6 +37,8 @@ const QUESTION: u32 = 4;
 const LATE: u32 = 2;
 /// Ticks in a row that must see a shutdown: a server that its own worker ends is gone by then.
 const STOPPING: u32 = 2;
+/// Between two kills for what may have its cause outside of the server.
+const BETWEEN_KILLS: Duration = Duration::from_mins(1);
 /// The line of `postmaster.pid` that says what the postmaster is doing.
 const STATUS_LINE: usize = 7;
 
@@ -55,6 +57,7 @@ pub async fn run(postmaster: i32, view: watch::Receiver<View>, events: mpsc::Unb
         let settings = Arc::clone(&view.borrow().settings);
         observer.judge.set_bound(bound(settings.unresponsive, period));
         let verdict = observer.tick(before.elapsed() < period * LATE);
+        let verdict = unless_in_vain(verdict, view.borrow().killed_at.map(|at| at.elapsed()));
         told.say(verdict, &settings, &events);
         // In any other phase this process has asked for it.
         let runs = matches!(view.borrow().phase, Phase::Running(_));
@@ -62,6 +65,16 @@ pub async fn run(postmaster: i32, view: watch::Receiver<View>, events: mpsc::Unb
             tracing::warn!("Postgres is being shut down, and not by pgraft-instance: handing over, then restarting it");
             let _ = events.send(Event::StoppedByOthers);
         }
+    }
+}
+
+/// A slow disk may be everybody's, and then no other primary has a better one: a server is killed for it once a minute at most.
+fn unless_in_vain(verdict: Verdict, since_last_kill: Option<Duration>) -> Verdict {
+    match verdict {
+        Verdict::Release(fault @ (Fault::Unanswered | Fault::NotFlushed)) if since_last_kill.is_some_and(|since| since < BETWEEN_KILLS) => {
+            Verdict::Suspect(fault)
+        }
+        verdict => verdict,
     }
 }
 
@@ -143,7 +156,9 @@ impl Observer {
         if let Some(facts) = answers.facts {
             self.heed(facts, primary);
         }
-        if primary && self.trend.wants_a_flush() {
+        // Only a flush that has outlived a tick speaks against the server: one that is refused, as behind a closed gate, is an answer.
+        let flush_pending = self.prober.flush_pending();
+        if primary && !flush_pending && self.trend.wants_a_flush() {
             self.prober.flush();
         }
         let stopped_senders = || self.trend.senders().iter().any(|pid| processes::is_stopped(*pid));
@@ -159,7 +174,7 @@ impl Observer {
             // What nobody waits for is not held up.
             starved: self.prober.waits() && self.watched.waits_for_cpu(self.prober.waits_since()),
             stopped: self.watched.stopped(),
-            flushes: self.trend.flushes(self.prober.flush_pending()),
+            flushes: self.trend.flushes(flush_pending),
             commits,
         })
     }
@@ -194,6 +209,17 @@ mod tests {
         assert_eq!(bound(Duration::from_secs(6), Duration::from_millis(250)), 24);
         assert_eq!(bound(Duration::from_millis(1), Duration::from_millis(250)), 0);
         assert_eq!(bound(Duration::from_secs(1), Duration::ZERO), 1000);
+    }
+
+    #[test]
+    fn what_may_be_the_disks_fault_kills_once_a_minute() {
+        let (early, late) = (Some(Duration::from_secs(59)), Some(Duration::from_secs(60)));
+        for fault in [Fault::Unanswered, Fault::NotFlushed] {
+            assert_eq!(unless_in_vain(Verdict::Release(fault), early), Verdict::Suspect(fault));
+            assert_eq!(unless_in_vain(Verdict::Release(fault), late), Verdict::Release(fault));
+            assert_eq!(unless_in_vain(Verdict::Release(fault), None), Verdict::Release(fault));
+        }
+        assert_eq!(unless_in_vain(Verdict::Release(Fault::SendersStopped), early), Verdict::Release(Fault::SendersStopped));
     }
 
     #[test]

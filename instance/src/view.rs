@@ -2,6 +2,7 @@
 
 use pgraft_core::liveness::Fault;
 use std::sync::Arc;
+use std::time::Instant;
 
 use crate::configuration::Configuration;
 use crate::freshness::Verdict;
@@ -23,4 +24,6 @@ pub struct View {
     pub configuration: Configuration,
     /// Why this process has killed a server last.
     pub killed_for: Option<Fault>,
+    /// When that was.
+    pub killed_at: Option<Instant>,
 }

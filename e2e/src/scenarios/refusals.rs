@@ -45,11 +45,13 @@ pub async fn run(cluster: Cluster) -> Result<Vec<Figure>, Failure> {
         ensure!(!hint.is_empty(), "{statement} gave no hint");
     }
 
-    // The application may look, and change nothing.
-    let app = cluster.app(leader).await?;
+    // The functions are in the database postgres alone, and there the application may change nothing.
     let statement = "select pgraft_remove_node(3)";
-    let (code, ..) = refused(&app.run(statement).await, statement)?;
-    ensure!(code == "42501", "the application was told {code} instead of permission denied");
+    for (database, expected) in [("app", "42883"), ("postgres", "42501")] {
+        let app = cluster.app_in(leader, database).await?;
+        let (code, ..) = refused(&app.run(statement).await, statement)?;
+        ensure!(code == expected, "the application was told {code} instead of {expected} in the database {database}");
+    }
 
     let after = cluster.same_rows(&[1, 2, 3]).await?;
     ensure!(after == rows, "something changed: {rows:?} became {after:?}");

@@ -9,6 +9,7 @@
 //!
 //! pgraft's own library is not loaded there, and no port and no socket of the server's is touched.
 
+use nix::sys::signal::Signal;
 use std::fs;
 use std::path::PathBuf;
 
@@ -50,6 +51,9 @@ pub enum TrialError {
     /// Postgres.
     #[error(transparent)]
     Process(#[from] ProcessError),
+    /// By somebody else.
+    #[error("Postgres was killed")]
+    Killed,
 }
 
 /// Postgres, as the judge of candidates.
@@ -145,7 +149,12 @@ impl<'a> Trial<'a> {
         for (name, value) in words.into_iter().chain([("lc_messages", "C"), ("logging_collector", "off"), ("log_destination", "stderr")]) {
             set(&mut command, name, value);
         }
-        Ok(process::output(self.reaper, command).await?)
+        let (ending, output) = process::output(self.reaper, command).await?;
+        match ending {
+            // The kernel for want of memory, or a person: nothing follows about the candidate.
+            Ending::Signal(Signal::SIGKILL | Signal::SIGTERM | Signal::SIGINT) => Err(TrialError::Killed),
+            _ => Ok((ending, output)),
+        }
     }
 }
 

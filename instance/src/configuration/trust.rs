@@ -52,7 +52,7 @@ pub enum Start {
 impl Suspect {
     /// Whether it is this one that is suspected. What `ALTER SYSTEM` has set may be another thing by now.
     pub fn is(&self, accepted: &Candidate) -> bool {
-        self.tried.user == accepted.user
+        self.tried.user.parameters == accepted.user.parameters
     }
 }
 
@@ -60,8 +60,11 @@ impl Suspect {
 pub fn chosen(accepted: &Candidate, proven: &Candidate, suspect: Option<&Suspect>) -> Candidate {
     match suspect.filter(|suspect| suspect.is(accepted)) {
         None => accepted.clone(),
-        Some(Suspect { auto: true, .. }) => proven.clone(),
-        Some(_) => Candidate { user: proven.user.clone(), auto: accepted.auto.clone() },
+        Some(Suspect { auto, .. }) => Candidate {
+            // Postgres has read these lines, and no server ends because of them: who was shut out since stays out.
+            user: UserConfig { hba: accepted.user.hba.clone(), ..proven.user.clone() },
+            auto: if *auto { proven.auto.clone() } else { accepted.auto.clone() },
+        },
     }
 }
 
@@ -69,7 +72,9 @@ pub fn chosen(accepted: &Candidate, proven: &Candidate, suspect: Option<&Suspect
 pub fn after(used: &Candidate, proven: &Candidate, suspect: Option<Suspect>, start: &Start) -> Option<Suspect> {
     match start {
         Start::Held => suspect.filter(|suspect| suspect.tried != *used),
-        Start::Failed(message) if used.user != proven.user => Some(Suspect { tried: used.clone(), message: message.clone(), auto: false }),
+        Start::Failed(message) if used.user.parameters != proven.user.parameters => {
+            Some(Suspect { tried: used.clone(), message: message.clone(), auto: false })
+        }
         Start::Failed(message) if used.auto != proven.auto => {
             let tried = suspect.map_or_else(|| used.clone(), |suspect| suspect.tried);
             Some(Suspect { tried, message: message.clone(), auto: true })
@@ -104,6 +109,22 @@ mod tests {
         assert_eq!(chosen(&new, &old, held.as_ref()), old, "it stays in force");
         assert_eq!(chosen(&candidate(3), &old, held.as_ref()), candidate(3), "a changed one is tried");
         assert_eq!(after(&old, &old, suspect, &failed), None, "not the configuration");
+    }
+
+    #[test]
+    fn an_old_pg_hba_never_comes_back() {
+        let hba = |line: &str| vec![line.to_owned()];
+        let (mut old, mut new) = (candidate(1), candidate(2));
+        (old.user.hba, new.user.hba) = (hba("host all bob 10.0.0.0/8 trust"), hba("host all bob 10.0.0.0/8 reject"));
+        let suspect = after(&new, &old, None, &Start::Failed("could not map anonymous shared memory".into()));
+        let used = chosen(&new, &old, suspect.as_ref());
+        assert_eq!((used.user.parameters, used.user.hba), (old.user.parameters.clone(), new.user.hba.clone()));
+        new.user.parameters = old.user.parameters.clone();
+        assert_eq!(
+            after(&new, &old, None, &Start::Failed("no space left on device".into())),
+            None,
+            "pg_hba alone keeps no server from starting"
+        );
     }
 
     proptest! {

@@ -25,12 +25,19 @@ pub fn of_parameter(name: &str, value: Option<&str>, message: impl Into<String>)
 /// A problem with a line of `pg_hba`; `index` counts from 0.
 pub fn of_hba_line(index: usize, line: &str, message: impl Into<String>) -> Problem {
     let number = u32::try_from(index).unwrap_or(u32::MAX).saturating_add(1);
-    Problem { setting: "pg_hba".into(), line: Some(number), value: Some(line.to_owned()), message: message.into() }
+    Problem { setting: "pg_hba".into(), line: Some(number), value: Some(without_secrets(line)), message: message.into() }
+}
+
+/// A line as anybody may read it: `/status` and conditions show it.
+fn without_secrets(line: &str) -> String {
+    let lower = line.to_ascii_lowercase();
+    let secret = ["ldapbindpasswd", "radiussecrets", "ldapurl"].iter().filter_map(|option| lower.find(option)).min();
+    secret.map_or_else(|| line.to_owned(), |at| line.get(..at).map_or_else(|| "...".to_owned(), |shown| format!("{shown}...")))
 }
 
 /// Takes out what must never reach Postgres: what pgraft sets itself, and what would change the meaning of the file around it. A line of
-/// `pg_hba` that is refused ends the list: what follows it may rely on it.
-pub fn screen(config: &PostgresqlConfig) -> (UserConfig, Vec<Problem>) {
+/// `pg_hba` that is refused has the last good list used, or, where there is none, ends the list: what follows it may rely on it.
+pub fn screen(config: &PostgresqlConfig, good: Option<&UserConfig>) -> (UserConfig, Vec<Problem>) {
     let (mut user, mut problems) = (UserConfig::default(), vec![]);
     for (name, value) in &config.parameters {
         if let Some(why) = refuse_parameter(name, value) {
@@ -40,12 +47,19 @@ pub fn screen(config: &PostgresqlConfig) -> (UserConfig, Vec<Problem>) {
         }
     }
     for (index, line) in config.pg_hba.iter().enumerate() {
-        if let Some(why) = refuse_hba_line(line) {
-            problems.push(of_hba_line(index, line, format!("{why}; connections that no earlier line matches are rejected")));
+        let Some(why) = refuse_hba_line(line) else {
+            user.hba.push(line.trim().to_owned());
+            continue;
+        };
+        let used = if let Some(good) = good {
+            user.hba.clone_from(&good.hba);
+            "the last good lines are used"
+        } else {
             user.hba.push(REJECT_THE_REST.into());
-            break;
-        }
-        user.hba.push(line.trim().to_owned());
+            "connections that no earlier line matches are rejected"
+        };
+        problems.push(of_hba_line(index, line, format!("{why}; {used}")));
+        break;
     }
     (user, problems)
 }
@@ -106,7 +120,7 @@ mod tests {
             ("x\ny", "1"),
             ("log_line_prefiX", "1"),
         ];
-        let (user, problems) = screen(&config(&parameters, &[]));
+        let (user, problems) = screen(&config(&parameters, &[]), None);
         assert_eq!(user.parameters, [("work_mem".to_owned(), "8MB".to_owned())].into());
         assert_eq!(problems.len(), parameters.len() - 1);
         let include = problems.iter().find(|p| p.setting == "include").unwrap();
@@ -117,18 +131,30 @@ mod tests {
 
     #[test]
     fn a_parameter_that_is_set_twice_is_reported() {
-        let (user, problems) = screen(&config(&[("Work_Mem", "1MB"), ("work_mem", "2MB")], &[]));
+        let (user, problems) = screen(&config(&[("Work_Mem", "1MB"), ("work_mem", "2MB")], &[]), None);
         assert_eq!(user.parameters["work_mem"], "2MB");
         assert_eq!(problems.len(), 1);
+    }
+
+    #[test]
+    fn a_line_is_shown_without_its_secrets() {
+        let line = "host all all all ldap ldapserver=x ldapbinddn=\"cn=a\" LDAPBindPasswd=\"s3cret\" ldapbasedn=y";
+        let shown = of_hba_line(0, line, "").value.unwrap();
+        assert_eq!(shown, "host all all all ldap ldapserver=x ldapbinddn=\"cn=a\" ...");
+        assert_eq!(of_hba_line(0, "host a a all md5", "").value.unwrap(), "host a a all md5");
+        assert!(!of_hba_line(0, "host all all all radius radiussecrets=s3cret", "").value.unwrap().contains("s3cret"));
     }
 
     #[test]
     fn a_refused_line_of_pg_hba_lets_nobody_in_by_what_follows_it() {
         for bad in ["host all all all trust\nlocal all all trust", "host all all 10.0.0.0/8 \\", "include /etc/passwd", "\"include_dir\" x"]
         {
-            let (user, problems) = screen(&config(&[], &["host a a all md5", bad, "host b b all trust"]));
+            let (user, problems) = screen(&config(&[], &["host a a all md5", bad, "host b b all trust"]), None);
             assert_eq!(user.hba, ["host a a all md5", REJECT_THE_REST], "{bad}");
             assert_eq!((problems.len(), problems[0].line), (1, Some(2)), "{bad}");
+            let good = UserConfig { hba: vec!["host c c all md5".into()], ..UserConfig::default() };
+            let (user, _) = screen(&config(&[], &["host a a all md5", bad]), Some(&good));
+            assert_eq!(user.hba, good.hba, "{bad}");
         }
     }
 }

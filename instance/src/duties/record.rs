@@ -23,8 +23,9 @@ const STATE: &str =
    CROSS JOIN (SELECT pg_catalog.array_agg(oid) FROM pg_catalog.pg_authid WHERE rolsuper) AS s (supers)
     LEFT JOIN pg_catalog.pg_class AS c ON c.relnamespace = n.oid AND c.relname = 'applied'
    WHERE n.nspname = 'pgraft'";
-const CREATE: &str = "CREATE SCHEMA IF NOT EXISTS pgraft; \
-     CREATE TABLE IF NOT EXISTS pgraft.applied (kind text, name text, digest text, verifier text, changed bigint NOT NULL, PRIMARY KEY (kind, name)); \
+/// Without IF NOT EXISTS: a schema that somebody else has made in the meantime is refused.
+const CREATE_SCHEMA: &str = "CREATE SCHEMA pgraft";
+const CREATE_TABLE: &str = "CREATE TABLE pgraft.applied (kind text, name text, digest text, verifier text, changed bigint NOT NULL, PRIMARY KEY (kind, name)); \
      COMMENT ON SCHEMA pgraft IS 'what pgraft-instance has applied; without it everything is applied once more'";
 const READ: &str = "SELECT kind, name, digest, verifier, changed FROM pgraft.applied";
 
@@ -64,14 +65,15 @@ pub struct Records(BTreeMap<(String, String), Record>);
 impl Records {
     /// Reads them; makes the table where there is none.
     pub async fn read(client: &Client) -> Result<Self, DutiesError> {
-        let state = match client.query_opt(STATE, &[]).await? {
-            Some(row) => Some((row.try_get::<_, bool>(0)?, row.try_get::<_, bool>(1)?)),
-            None => None,
-        };
-        match state {
-            Some((_, false)) => return Err(DutiesError::ForeignSchema),
+        let before = state(client).await?;
+        match before {
             Some((true, true)) => {}
-            Some((false, true)) | None => client.batch_execute(CREATE).await?,
+            Some((_, false)) => return Err(DutiesError::ForeignSchema),
+            Some((false, true)) => client.batch_execute(CREATE_TABLE).await?,
+            None => client.batch_execute(&format!("{CREATE_SCHEMA}; {CREATE_TABLE}")).await?,
+        }
+        if before != Some((true, true)) && state(client).await? != Some((true, true)) {
+            return Err(DutiesError::ForeignSchema);
         }
         let mut records = BTreeMap::new();
         for row in client.query(READ, &[]).await? {
@@ -87,6 +89,14 @@ impl Records {
     pub fn get(&self, kind: Kind, name: &str) -> Option<&Record> {
         self.0.get(&(kind.word().to_owned(), name.to_owned()))
     }
+}
+
+/// Whether the table is there, and whether all of it belongs to superusers; None where there is no such schema.
+async fn state(client: &Client) -> Result<Option<(bool, bool)>, DutiesError> {
+    Ok(match client.query_opt(STATE, &[]).await? {
+        Some(row) => Some((row.try_get(0)?, row.try_get(1)?)),
+        None => None,
+    })
 }
 
 /// The statement that keeps one.

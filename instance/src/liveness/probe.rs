@@ -83,11 +83,8 @@ impl Prober {
         });
     }
 
-    /// Has WAL flushed, unless that is under way.
+    /// Has WAL flushed.
     pub fn flush(&mut self) {
-        if self.flush_pending() {
-            return;
-        }
         let (settings, patience) = (Arc::clone(&self.settings), self.patience());
         self.flush.spawn(async move {
             // What comes of it shows in the next answers.

@@ -81,6 +81,15 @@ impl Error {
             Self::Sql { .. } => Duration::from_secs(1),
         }
     }
+
+    /// When to look again where the look itself failed, or the status could not be written: there is no other work until that succeeds.
+    pub fn pause(&self) -> Duration {
+        match self {
+            Self::Kube { source: kube::Error::Api(status), .. } if [403, 422].contains(&status.code) => Duration::from_secs(15),
+            Self::Kube { source: kube::Error::Api(status), .. } if status.code != 409 => Duration::from_secs(2),
+            _ => self.retry(),
+        }
+    }
 }
 
 /// The API server's own words, where it has spoken.

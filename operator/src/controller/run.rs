@@ -134,7 +134,7 @@ async fn work(settings: &Settings, context: Arc<Context>) {
         .with_config(Config::default().concurrency(CONCURRENCY))
         .reconcile_on(possessions(&context, namespace))
         .shutdown_on_signal()
-        .run(reconcile, error_policy, context)
+        .run(reconcile, |cr, error, context| error_policy(&cr, error, &context), context)
         .for_each(|result| async {
             if let Err(error) = result {
                 tracing::debug!(%error, "pass");
@@ -192,6 +192,7 @@ where
 }
 
 /// A pass that failed has said so; here it is only when to try again.
-fn error_policy(_: Arc<PgRaftCluster>, error: &Error, _: Arc<Context>) -> Action {
-    Action::requeue(error.retry())
+fn error_policy(cr: &PgRaftCluster, error: &Error, context: &Context) -> Action {
+    let a_step_failed = context.memories.next_attempt(&cr.uid().unwrap_or_default()).is_some();
+    Action::requeue(if a_step_failed { error.retry() } else { error.pause() })
 }

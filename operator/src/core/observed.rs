@@ -129,6 +129,13 @@ pub struct SecretSeen {
     pub owned: Owned,
 }
 
+impl VolumeSeen {
+    /// The bytes that it was asked for and has. Provisioners round up, and a volume that was there before may be much larger.
+    pub fn size(&self) -> u128 {
+        self.requested.min(self.capacity)
+    }
+}
+
 /// What is known of an object that is there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ObjectSeen {
@@ -146,7 +153,7 @@ impl Observed {
 
     /// The bytes of the largest volume that a member has.
     pub fn largest_volume(&self) -> u128 {
-        self.volumes.values().filter(|v| !v.retired && !v.terminating).map(|v| v.capacity).max().unwrap_or(0)
+        self.volumes.values().filter(|v| !v.retired && !v.terminating).map(VolumeSeen::size).max().unwrap_or(0)
     }
 
     /// Whether this object is there as rendered.

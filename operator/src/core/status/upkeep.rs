@@ -38,9 +38,9 @@ impl View<'_> {
     /// A volume that is larger than the spec wants it.
     fn larger_volume(&self) -> Option<String> {
         let wanted = self.subject.storage?;
-        let volumes = self.seen.volumes.iter().filter(|(_, v)| !v.retired && !v.terminating && v.capacity > wanted.bytes);
-        let (node, volume) = volumes.max_by_key(|(_, volume)| volume.capacity)?;
-        let (name, size) = (names::pod(self.subject.name, *node), quantity::shown(volume.capacity));
+        let volumes = self.seen.volumes.iter().filter(|(_, v)| !v.retired && !v.terminating && v.size() > wanted.bytes);
+        let (node, volume) = volumes.max_by_key(|(_, volume)| volume.size())?;
+        let (name, size) = (names::pod(self.subject.name, *node), quantity::shown(volume.size()));
         Some(format!("storage.size {} is less than volume {name} has, {size}: volumes do not shrink, and new ones get {size}", wanted.size))
     }
 
