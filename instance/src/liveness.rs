@@ -213,7 +213,7 @@ mod tests {
 
     #[test]
     fn what_may_be_the_disks_fault_kills_once_a_minute() {
-        let (early, late) = (Some(Duration::from_secs(59)), Some(Duration::from_secs(60)));
+        let (early, late) = (Some(Duration::from_secs(59)), Some(BETWEEN_KILLS));
         for fault in [Fault::Unanswered, Fault::NotFlushed] {
             assert_eq!(unless_in_vain(Verdict::Release(fault), early), Verdict::Suspect(fault));
             assert_eq!(unless_in_vain(Verdict::Release(fault), late), Verdict::Release(fault));
