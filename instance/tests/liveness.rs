@@ -11,6 +11,7 @@ use pgraft_testkit::{Nodes, child_of, until};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::time::Duration;
+use tokio::sync::RwLock;
 
 fn stop(pid: i32) {
     kill(Pid::from_raw(pid), Signal::SIGSTOP).unwrap();
@@ -55,8 +56,12 @@ fn says(nodes: &Nodes, of: usize, words: &str) {
     assert!(nodes.nodes[of].log().contains(words), "node {} does not say: {words}", of + 1);
 }
 
+/// One test keeps all processors busy: the others are not beside it.
+static PROCESSORS: RwLock<()> = RwLock::const_new(());
+
 #[tokio::test]
 async fn a_primary_that_cannot_serve_is_replaced() {
+    let _others = PROCESSORS.read().await;
     let Some(nodes) = of_three(|_| ()).await else { return };
     let ledger = Ledger::start(nodes.servers());
 
@@ -78,6 +83,7 @@ async fn a_primary_that_cannot_serve_is_replaced() {
 
 #[tokio::test]
 async fn a_killed_backend_costs_what_a_killed_postmaster_costs() {
+    let _others = PROCESSORS.read().await;
     let Some(nodes) = of_three(|_| ()).await else { return };
     let ledger = Ledger::start(nodes.servers());
     for _ in 0..3 {
@@ -98,6 +104,7 @@ async fn a_killed_backend_costs_what_a_killed_postmaster_costs() {
 
 #[tokio::test]
 async fn a_smart_shutdown_by_somebody_else_is_a_handover_and_a_restart() {
+    let _others = PROCESSORS.read().await;
     let Some(nodes) = of_three(|_| ()).await else { return };
     let ledger = Ledger::start(nodes.servers());
     let old = primary(&nodes).await;
@@ -137,6 +144,7 @@ fn freezer() -> Option<(tempfile::TempDir, PathBuf)> {
 
 #[tokio::test]
 async fn a_primary_whose_disk_hangs_is_replaced() {
+    let _others = PROCESSORS.read().await;
     let Some((dir, library)) = freezer() else { return };
     let file = |id: u32| dir.path().join(format!("freeze-{id}"));
     let preloaded = |node: &mut pgraft_testkit::Node| {
@@ -199,6 +207,7 @@ impl Drop for Busy {
 
 #[tokio::test]
 async fn a_busy_or_full_server_keeps_its_place() {
+    let _alone = PROCESSORS.write().await;
     let Some(nodes) = of_three(|_| ()).await else { return };
     let ledger = Ledger::start(nodes.servers());
     let old = primary(&nodes).await;
@@ -227,7 +236,8 @@ async fn a_busy_or_full_server_keeps_its_place() {
     stop(postmaster);
     nodes.nodes[old].signal(Signal::SIGCONT);
     tokio::time::sleep(Duration::from_secs(1)).await;
-    kill(Pid::from_raw(postmaster), Signal::SIGCONT).unwrap();
+    // Its worker may have ended it meanwhile: on a machine that is so busy the lease may be lost.
+    let _ = kill(Pid::from_raw(postmaster), Signal::SIGCONT);
     more_rows(&ledger, 10).await;
     for node in &nodes.nodes {
         assert!(!node.log().contains("Postgres is unresponsive"), "node {} was killed", node.id);

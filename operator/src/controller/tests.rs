@@ -207,9 +207,9 @@ async fn a_refusal_is_a_wait_and_is_shown() {
 
 #[tokio::test]
 async fn a_spec_that_makes_no_sense_changes_nothing() {
-    let world = World::new(&json!({"replicas": 1, "storage": {"size": "1Gi"}, "postgresql": {"parameters": {"PORT": "1"}}}));
+    let world = World::new(&json!({"replicas": 1, "storage": {"size": "lots"}}));
     let calls = world.settle().await;
-    assert_eq!(calls, "event InvalidSpec: postgresql.parameters must not set PORT: pgraft sets it itself\nstatus \"Invalid spec\"");
+    assert_eq!(calls, "event InvalidSpec: storage.size \"lots\" is no size such as 10Gi\nstatus \"Invalid spec\"");
 }
 
 #[tokio::test]

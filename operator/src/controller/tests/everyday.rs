@@ -185,7 +185,8 @@ async fn healing_goes_on_with_the_last_spec_that_made_sense() {
 #[tokio::test]
 async fn a_size_below_what_volumes_have_is_said_and_new_volumes_are_as_large() {
     let world = World::grown(1).await;
-    world.api.change("persistentvolumeclaims", "demo-1", &json!({"status": {"capacity": {"storage": "3Gi"}}}));
+    let size = json!({"storage": "3Gi"});
+    world.api.change("persistentvolumeclaims", "demo-1", &json!({"spec": {"resources": {"requests": size}}, "status": {"capacity": size}}));
     world.patch(&json!({"replicas": 2, "storage": {"size": "2Gi"}}));
     world.settle().await;
     let words = "storage.size 2Gi is less than volume demo-1 has, 3Gi: volumes do not shrink, and new ones get 3Gi";
