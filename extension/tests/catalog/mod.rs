@@ -50,6 +50,11 @@ async fn every_relation_of_the_catalog() {
     for relation in &all {
         let (name, is_data) = (&relation[0], relation[1] == "t");
         let shown = run(&client, &format!("table {name}")).await;
+        // A host without NUMA has nothing to show in Postgres 18's view of it.
+        let no_numa = |error: &tokio_postgres::Error| error.as_db_error().is_some_and(|e| e.message().contains("NUMA is not supported"));
+        if shown.as_ref().err().is_some_and(no_numa) {
+            continue;
+        }
         if is_data {
             assert_eq!(code(shown), "57P03", "{name}");
             data.push(name.as_str());
