@@ -1,7 +1,7 @@
 #![no_main]
 
 // It names nothing else of its crate, which would bring a whole instance manager along.
-#[allow(dead_code)]
+#[allow(dead_code, reason = "the target uses a part of the module")]
 #[path = "../../instance/src/gateway/startup.rs"]
 mod startup;
 

@@ -171,7 +171,7 @@ impl Observer {
             on_time,
             primary,
             answered: answers.answered,
-            // What nobody waits for is not held up.
+            // Without a question under way there is nothing to be starved of.
             starved: self.prober.waits() && self.watched.waits_for_cpu(self.prober.waits_since()),
             stopped: self.watched.stopped(),
             flushes: self.trend.flushes(flush_pending),

@@ -32,18 +32,18 @@ impl Trend {
         self.before.as_ref().zip(self.last.as_ref())
     }
 
-    /// Whether WAL has waited to be flushed for a whole look, and nobody flushes it. Nobody may have asked for that: so somebody must.
+    /// Whether WAL has been waiting to be flushed from one answer to the next. Perhaps no flush was requested yet, so the caller requests one.
     pub fn wants_a_flush(&self) -> bool {
         self.both().is_some_and(|(before, last)| before.unflushed > 0 && last.unflushed > 0 && before.flushed == last.flushed)
     }
 
-    /// Whether WAL can be flushed, where one flush was asked for and is under way or not.
+    /// Whether WAL can be flushed. `pending`: a flush was requested earlier and has not returned. Returns `None` before the second answer.
     pub fn flushes(&self, pending: bool) -> Option<bool> {
         let (before, last) = self.both()?;
         Some(!pending || before.flushed != last.flushed)
     }
 
-    /// Whether commits advance: nobody waits, or standbys confirm.
+    /// Whether commits advance: no session waits for standbys, or standbys confirm. Returns `None` before the second answer.
     pub fn commits(&self) -> Option<bool> {
         let (before, last) = self.both()?;
         Some(before.waiting == 0 || last.waiting == 0 || before.confirmed != last.confirmed)

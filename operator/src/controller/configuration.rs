@@ -1,5 +1,5 @@
-//! Asks the instance managers of all pods about their configuration. Also those of pods that are not ready: a server that cannot start is told of by
-//! nobody else. The answer is in the manager's memory, a few hundred bytes, and asked for every two seconds at most.
+//! Asks the instance managers of all pods about their configuration. Pods that are not ready are asked, too: only their
+//! instance managers know why a server cannot start. An answer is a few hundred bytes from memory, requested every two seconds at most.
 
 use futures::future::join_all;
 use jiff::{SignedDuration, Timestamp};
@@ -39,7 +39,7 @@ pub async fn ask_all(ctx: &Context, uid: &str, pods: &BTreeMap<NodeId, PodSeen>,
     by_node
 }
 
-/// One `GET /configuration`; None where nobody answers, or an older version that does not know it.
+/// One `GET /configuration`. Returns `None` if there is no answer, or one of an older version that does not know the path.
 pub async fn ask(ip: IpAddr) -> Option<ConfigurationStatus> {
     member_http::get(SocketAddr::new(ip, HTTP_PORT), "/configuration").await
 }

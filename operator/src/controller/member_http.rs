@@ -16,7 +16,8 @@ const DEADLINE: Duration = Duration::from_secs(1);
 /// The longest answer that is read, in bytes.
 const LARGEST: usize = 1 << 18;
 
-/// The body of the answer, whatever its status code: a member that is not ready says so with 503. None where nobody answers, or in other words.
+/// The body of the answer, whatever its status code: a member that is not ready answers with 503. Returns `None` if there is no answer, or one
+/// that is not of this type.
 pub async fn get<T: DeserializeOwned>(address: SocketAddr, path: &str) -> Option<T> {
     let answer = timeout(DEADLINE, ask(address, path)).await.ok()?;
     answer.inspect_err(|error| tracing::debug!(%address, path, %error, "no answer from the instance manager")).ok()
