@@ -1,4 +1,5 @@
-//! What the disk itself takes to make a small write durable: the floor under every commit of a log on it.
+//! What the disk itself takes to make a small write durable: the floor under every commit of a log
+//! on it.
 
 use std::fs;
 use std::os::unix::fs::FileExt;
@@ -24,9 +25,16 @@ pub struct Options {
 }
 
 pub fn run(options: &Options) -> Result<(), Failure> {
-    let kinds = [("into a preallocated file", File::Preallocated), ("at the end of a growing file", File::Growing)];
+    let kinds = [
+        ("into a preallocated file", File::Preallocated),
+        ("at the end of a growing file", File::Growing),
+    ];
     for (name, kind) in kinds {
-        println!("{}", Sample::new(fdatasync(&options.dir, options.rounds, kind)?).row(&format!("fdatasync of 512 bytes {name}")));
+        println!(
+            "{}",
+            Sample::new(fdatasync(&options.dir, options.rounds, kind)?)
+                .row(&format!("fdatasync of 512 bytes {name}"))
+        );
     }
     Ok(())
 }
@@ -53,7 +61,8 @@ pub fn fdatasync(dir: &Path, rounds: usize, kind: File) -> Result<Vec<Duration>,
 fn write_and_sync(path: &Path, rounds: usize, kind: File) -> std::io::Result<Vec<Duration>> {
     let file = fs::File::create(path)?;
     if matches!(kind, File::Preallocated) {
-        // Written, not only allocated: otherwise the first write to each block changes metadata as well.
+        // Written, not only allocated: otherwise the first write to each block changes metadata as
+        // well.
         file.write_all_at(&vec![0; SIZE], 0)?;
     }
     file.sync_all()?;

@@ -1,4 +1,5 @@
-//! Three etcd members on loopback, with fsync on the same disk, and calls over kept-open connections to their JSON gateway.
+//! Three etcd members on loopback, with fsync on the same disk, and calls over kept-open
+//! connections to their JSON gateway.
 
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -32,7 +33,9 @@ impl Drop for Etcd {
 /// The version of the `etcd` on PATH; None when there is none.
 pub fn version() -> Option<String> {
     let output = Command::new("etcd").arg("--version").stderr(Stdio::null()).output().ok()?;
-    String::from_utf8_lossy(&output.stdout).lines().find_map(|line| line.strip_prefix("etcd Version: ").map(str::to_owned))
+    String::from_utf8_lossy(&output.stdout)
+        .lines()
+        .find_map(|line| line.strip_prefix("etcd Version: ").map(str::to_owned))
 }
 
 impl Etcd {
@@ -42,13 +45,27 @@ impl Etcd {
         for _ in 0..3 {
             ports.push((free_port()?, free_port()?));
         }
-        let cluster: Vec<String> = ports.iter().enumerate().map(|(n, (_, peer))| format!("m{n}=http://127.0.0.1:{peer}")).collect();
-        let mut etcd = Self { members: Vec::new(), ports: ports.iter().map(|(client, _)| *client).collect() };
+        let cluster: Vec<String> = ports
+            .iter()
+            .enumerate()
+            .map(|(n, (_, peer))| format!("m{n}=http://127.0.0.1:{peer}"))
+            .collect();
+        let mut etcd =
+            Self { members: Vec::new(), ports: ports.iter().map(|(client, _)| *client).collect() };
         for (n, (client, peer)) in ports.iter().enumerate() {
-            let (client, peer) = (format!("http://127.0.0.1:{client}"), format!("http://127.0.0.1:{peer}"));
+            let (client, peer) =
+                (format!("http://127.0.0.1:{client}"), format!("http://127.0.0.1:{peer}"));
             let mut command = Command::new("etcd");
-            command.args(["--name", &format!("m{n}"), "--initial-cluster", &cluster.join(","), "--log-level", "error"]);
-            // Else it takes no change in the first five seconds; and without the check it has less to do.
+            command.args([
+                "--name",
+                &format!("m{n}"),
+                "--initial-cluster",
+                &cluster.join(","),
+                "--log-level",
+                "error",
+            ]);
+            // Else it takes no change in the first five seconds; and without the check it has less
+            // to do.
             command.arg("--strict-reconfig-check=false");
             command.args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer]);
             command
@@ -76,7 +93,8 @@ impl Etcd {
 
 /// Whether that member leads; None when it knows of no leader or does not answer.
 async fn leader_of(port: u16) -> Option<bool> {
-    let status = Gateway::connect(port).await.ok()?.call("maintenance/status", &json!({})).await.ok()?;
+    let status =
+        Gateway::connect(port).await.ok()?.call("maintenance/status", &json!({})).await.ok()?;
     let leader = status["leader"].as_str().filter(|id| *id != "0")?.to_owned();
     Some(status["header"]["member_id"] == leader)
 }
@@ -90,9 +108,12 @@ pub struct Gateway {
 impl Gateway {
     /// To the member with this client port.
     pub async fn connect(port: u16) -> Result<Self, Failure> {
-        let stream = TcpStream::connect(("127.0.0.1", port)).await.map_err(Failure::io("etcd's client port"))?;
+        let stream = TcpStream::connect(("127.0.0.1", port))
+            .await
+            .map_err(Failure::io("etcd's client port"))?;
         stream.set_nodelay(true).map_err(Failure::io("etcd's client port"))?;
-        let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(etcd)?;
+        let (sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(etcd)?;
         tokio::spawn(connection); // ends with the sender
         Ok(Self { port, sender })
     }
@@ -109,15 +130,23 @@ impl Gateway {
         let status = response.status();
         let bytes = response.into_body().collect().await.map_err(etcd)?.to_bytes();
         if !status.is_success() {
-            return Err(Failure::Etcd(format!("{path}: {status} {}", String::from_utf8_lossy(&bytes))));
+            return Err(Failure::Etcd(format!(
+                "{path}: {status} {}",
+                String::from_utf8_lossy(&bytes)
+            )));
         }
         serde_json::from_slice(&bytes).map_err(|e| Failure::Etcd(format!("{path}: {e}")))
     }
 
     /// Adds a learner at that peer address and returns its id.
     pub async fn add_learner(&mut self, peer: &str) -> Result<String, Failure> {
-        let answer = self.call("cluster/member/add", &json!({"peerURLs": [peer], "isLearner": true})).await?;
-        answer["member"]["ID"].as_str().map(str::to_owned).ok_or_else(|| Failure::Etcd(format!("an answer without an id: {answer}")))
+        let answer = self
+            .call("cluster/member/add", &json!({"peerURLs": [peer], "isLearner": true}))
+            .await?;
+        answer["member"]["ID"]
+            .as_str()
+            .map(str::to_owned)
+            .ok_or_else(|| Failure::Etcd(format!("an answer without an id: {answer}")))
     }
 
     /// Takes a member out.
@@ -128,7 +157,9 @@ impl Gateway {
     /// Whether this member, asked for what it has itself, shows one at that peer address.
     pub async fn shows(&mut self, peer: &str) -> Result<bool, Failure> {
         let answer = self.call("cluster/member/list", &json!({})).await?;
-        let at = |member: &Value| member["peerURLs"].as_array().is_some_and(|urls| urls.iter().any(|url| url == peer));
+        let at = |member: &Value| {
+            member["peerURLs"].as_array().is_some_and(|urls| urls.iter().any(|url| url == peer))
+        };
         Ok(answer["members"].as_array().is_some_and(|members| members.iter().any(at)))
     }
 }

@@ -1,5 +1,6 @@
-//! How long nobody acknowledges a write: three real servers, each with its instance manager, fsync on, and a client that asks all of them all
-//! the while. What a fault did to the primary is healed before the next round.
+//! How long nobody acknowledges a write: three real servers, each with its instance manager, fsync
+//! on, and a client that asks all of them all the while. What a fault did to the primary is healed
+//! before the next round.
 
 use std::time::{Duration, Instant};
 
@@ -71,7 +72,10 @@ pub async fn run(options: &Options) -> Result<(), Failure> {
         node.fsync = true;
     }
     let mut nodes = cluster_of(nodes).await;
-    println!("{} nodes, fsync on, lease 2 s; between the last acknowledged write before and the first after:", options.nodes);
+    println!(
+        "{} nodes, fsync on, lease 2 s; between the last acknowledged write before and the first after:",
+        options.nodes
+    );
     let all = Fault::value_variants();
     for fault in if options.faults.is_empty() { all } else { &options.faults } {
         if *fault == Fault::CutOff && network.is_none() {
@@ -92,7 +96,8 @@ pub async fn run(options: &Options) -> Result<(), Failure> {
         println!("    {} writes acknowledged, {} of them lost", acked.len(), lost.len());
         // The next client counts from the beginning.
         until("an empty table", async || {
-            let client = nodes.nodes[primary(&nodes).await].connect("app", "owner-1", "app").await.ok()?;
+            let client =
+                nodes.nodes[primary(&nodes).await].connect("app", "owner-1", "app").await.ok()?;
             client.batch_execute("TRUNCATE ledger").await.ok()
         })
         .await;
@@ -101,10 +106,15 @@ pub async fn run(options: &Options) -> Result<(), Failure> {
 }
 
 /// One fault, from a whole cluster to a whole cluster.
-async fn once(fault: Fault, nodes: &mut Nodes, network: Option<&Network>, ledger: &Ledger) -> Duration {
+async fn once(
+    fault: Fault,
+    nodes: &mut Nodes,
+    network: Option<&Network>,
+    ledger: &Ledger,
+) -> Duration {
     whole(nodes).await;
-    // As a cluster is found: a primary that leads as well has handed the lead on, and nobody has started less than a lease ago (whoever has recruits
-    // nobody until it is over).
+    // As a cluster is found: a primary that leads as well has handed the lead on, and nobody has
+    // started less than a lease ago (whoever has recruits nobody until it is over).
     tokio::time::sleep(Duration::from_secs(3)).await;
     more_rows(ledger, 20).await;
     let old = primary(nodes).await;
@@ -123,10 +133,18 @@ async fn once(fault: Fault, nodes: &mut Nodes, network: Option<&Network>, ledger
         Fault::Stopped => nodes.nodes[old].signal(Signal::SIGTERM),
         Fault::Switchover => {
             let target = (old + 1) % nodes.nodes.len() + 1;
-            until("a switchover", async || nodes.nodes[old].sql(&format!("SELECT pgraft_switchover({target})")).await.ok()).await;
+            until("a switchover", async || {
+                nodes.nodes[old].sql(&format!("SELECT pgraft_switchover({target})")).await.ok()
+            })
+            .await;
         }
     }
-    primary_after(nodes, before, if fault == Fault::Switchover { &[] } else { std::slice::from_ref(&old) }).await;
+    primary_after(
+        nodes,
+        before,
+        if fault == Fault::Switchover { &[] } else { std::slice::from_ref(&old) },
+    )
+    .await;
     more_rows(ledger, 20).await;
     let gap = ledger.new_gap().min(since.elapsed());
     match fault {

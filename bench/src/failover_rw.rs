@@ -1,6 +1,7 @@
-//! How long nobody acknowledges a write to a client of the Service `-rw`: three members on the Kubernetes cluster of KUBECONFIG with the operator installed, and
-//! a pod that writes, on a host of its own: over connections that it keeps, or with a new one for each insert. What a fault did to the primary is healed before
-//! the next round.
+//! How long nobody acknowledges a write to a client of the Service `-rw`: three members on the
+//! Kubernetes cluster of KUBECONFIG with the operator installed, and a pod that writes, on a host
+//! of its own: over connections that it keeps, or with a new one for each insert. What a fault did
+//! to the primary is healed before the next round.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -18,7 +19,8 @@ use crate::failure::Failure;
 use crate::stats::Sample;
 
 const MEMBERS: [i32; 3] = [1, 2, 3];
-/// For how long a node stands still: longer than its successor needs, less than Kubernetes does to see it.
+/// For how long a node stands still: longer than its successor needs, less than Kubernetes does to
+/// see it.
 const PAUSED: Duration = Duration::from_secs(8);
 /// What comes to pass on the cluster, with everything in it.
 const PATIENCE: Duration = Duration::from_mins(2);
@@ -34,7 +36,8 @@ pub struct Options {
     /// Of the client.
     #[arg(long, default_value_t = 4)]
     connections: u8,
-    /// A new connection for each insert, by the Secret's `uri` and with no time limit but the driver's own.
+    /// A new connection for each insert, by the Secret's `uri` and with no time limit but the
+    /// driver's own.
     #[arg(long)]
     new_connections: bool,
     /// Says of each round what it came to.
@@ -71,7 +74,9 @@ type Window = (i64, i64);
 pub async fn run(options: &Options) -> Result<(), Failure> {
     let config = Config::infer().await.map_err(|e| Failure::Program(e.to_string()))?;
     let client = Client::try_from(config).map_err(pgraft_e2e::failure::Failure::from)?;
-    let cluster = Cluster::in_new_namespace(&client, &format!("bench-failover-{}", std::process::id())).await?;
+    let cluster =
+        Cluster::in_new_namespace(&client, &format!("bench-failover-{}", std::process::id()))
+            .await?;
     let done = faults(&cluster, options).await;
     cluster.remove().await?;
     done
@@ -96,7 +101,11 @@ async fn faults(cluster: &Cluster, options: &Options) -> Result<(), Failure> {
         for round in 0..options.rounds {
             let window = once(*fault, cluster, &writer, round).await?;
             if options.rounds_too {
-                println!("  {words} {}: {:?}", round + 1, writer::gap(writer.lately().iter(), window.0, window.1));
+                println!(
+                    "  {words} {}: {:?}",
+                    round + 1,
+                    writer::gap(writer.lately().iter(), window.0, window.1)
+                );
             }
             windows.push(window);
         }
@@ -104,21 +113,38 @@ async fn faults(cluster: &Cluster, options: &Options) -> Result<(), Failure> {
         let lost = told.lost_on(cluster, primary(cluster, &MEMBERS).await?).await?;
         let all = windows.iter().map(|(after, before)| told.gap(*after, *before)).collect();
         println!("{}", Sample::new(all).row(words));
-        let of = |which: i64| told.rows.iter().filter(move |row| row.number % i64::from(options.connections) == which);
-        let each = |which: i64| windows.iter().map(move |(after, before)| writer::gap(of(which), *after, *before));
-        println!("{}", Sample::new((0..i64::from(options.connections)).flat_map(each).collect()).row("    each of them by itself"));
+        let of = |which: i64| {
+            told.rows.iter().filter(move |row| row.number % i64::from(options.connections) == which)
+        };
+        let each = |which: i64| {
+            windows.iter().map(move |(after, before)| writer::gap(of(which), *after, *before))
+        };
+        println!(
+            "{}",
+            Sample::new((0..i64::from(options.connections)).flat_map(each).collect())
+                .row("    each of them by itself")
+        );
         println!("    writes: {}; {lost} of the acknowledged ones lost", told.counts());
     }
     Ok(())
 }
 
 /// One fault, from a whole cluster to a whole cluster.
-async fn once(fault: Fault, cluster: &Cluster, writer: &Writer, round: usize) -> Result<Window, Failure> {
+async fn once(
+    fault: Fault,
+    cluster: &Cluster,
+    writer: &Writer,
+    round: usize,
+) -> Result<Window, Failure> {
     let old = primary(cluster, &MEMBERS).await?;
     followed(cluster, old, &MEMBERS).await?;
-    // As a cluster is found: nobody has started less than a lease ago (whoever has recruits nobody until it is over).
+    // As a cluster is found: nobody has started less than a lease ago (whoever has recruits nobody
+    // until it is over).
     tokio::time::sleep(Duration::from_secs(3)).await;
-    let (before, others) = (epoch(cluster, old).await?, MEMBERS.into_iter().filter(|id| *id != old).collect::<Vec<_>>());
+    let (before, others) = (
+        epoch(cluster, old).await?,
+        MEMBERS.into_iter().filter(|id| *id != old).collect::<Vec<_>>(),
+    );
     writer.more(100).await?;
     let at = now();
     match fault {
@@ -129,7 +155,11 @@ async fn once(fault: Fault, cluster: &Cluster, writer: &Writer, round: usize) ->
         Fault::Switchover => {
             let target = others[round % others.len()];
             // The old primary's own sessions end with it.
-            cluster.superuser(target).await?.run(&format!("select pgraft_switchover({target})")).await?;
+            cluster
+                .superuser(target)
+                .await?
+                .run(&format!("select pgraft_switchover({target})"))
+                .await?;
             next_reign(cluster, before, &others).await?;
         }
         Fault::CutOff => {
@@ -146,7 +176,12 @@ async fn once(fault: Fault, cluster: &Cluster, writer: &Writer, round: usize) ->
     Ok((at, now()))
 }
 
-async fn paused(cluster: &Cluster, writer: &Writer, round: usize, (old, before, others): (i32, i64, &[i32])) -> Result<Window, Failure> {
+async fn paused(
+    cluster: &Cluster,
+    writer: &Writer,
+    round: usize,
+    (old, before, others): (i32, i64, &[i32]),
+) -> Result<Window, Failure> {
     let (host, uid) = place(cluster, old).await?;
     let env = [("UID_OF_POD", uid), ("SECONDS_LONG", PAUSED.as_secs().to_string())];
     let errand = Errand::begin(cluster, &host, &format!("pause-{round}"), PAUSE, &env).await?;
@@ -166,5 +201,9 @@ async fn hosts(cluster: &Cluster) -> Result<Vec<String>, Failure> {
 }
 
 fn now() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).ok().and_then(|since| i64::try_from(since.as_millis()).ok()).unwrap_or_default()
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .ok()
+        .and_then(|since| i64::try_from(since.as_millis()).ok())
+        .unwrap_or_default()
 }

@@ -23,7 +23,14 @@ impl Haproxy {
              listen postgres\n  bind 127.0.0.1:{own}\n  server primary {host}:{port}\n"
         );
         fs::write(&file, settings).map_err(Failure::io(file.display().to_string()))?;
-        match Command::new("haproxy").arg("-db").arg("-f").arg(&file).stdin(Stdio::null()).stderr(Stdio::null()).spawn() {
+        match Command::new("haproxy")
+            .arg("-db")
+            .arg("-f")
+            .arg(&file)
+            .stdin(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+        {
             Ok(process) => Ok(Some(Self { process, port: own })),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                 println!("no haproxy on PATH to compare the gateway with");

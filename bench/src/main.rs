@@ -1,4 +1,5 @@
-//! `pgraft-bench`: measures and prints. It asserts nothing about time; one file a bench, and `just bench NAME` builds what that one needs.
+//! `pgraft-bench`: measures and prints. It asserts nothing about time; one file a bench, and `just
+//! bench NAME` builds what that one needs.
 //!
 //! ```text
 //!  main ──▶ disk | membership | worker | scale | …                each: sets up, measures, prints rows of percentiles (stats.rs) under the machine they come from (machine.rs)
@@ -35,13 +36,15 @@ struct Arguments {
 enum Bench {
     /// fdatasync of a small write into a preallocated file.
     Disk(disk::Options),
-    /// How long nobody acknowledges a write when the primary is killed, paused, cut off, stopped, or told to give way; and what was lost.
+    /// How long nobody acknowledges a write when the primary is killed, paused, cut off, stopped,
+    /// or told to give way; and what was lost.
     Failover(failover::Options),
     /// The same for a client of the Service `-rw` on a Kubernetes cluster.
     FailoverRw(failover_rw::Options),
     /// Members that join and leave three Postgres servers; beside it etcd and the disk.
     Membership(membership::Options),
-    /// The operator with 100 and with 1,000 idle clusters: memory, processor, calls to the API server.
+    /// The operator with 100 and with 1,000 idle clusters: memory, processor, calls to the API
+    /// server.
     Operator(operator::Options),
     /// pgbench with pgraft and without it.
     Overhead(overhead::Options),

@@ -1,8 +1,11 @@
-//! How long a change of the membership takes until it is everywhere: pgraft, and in the same run, round by round, etcd and the disk.
+//! How long a change of the membership takes until it is everywhere: pgraft, and in the same run,
+//! round by round, etcd and the disk.
 //!
-//! Three Postgres servers with fsync on. The fourth is a Raft member on its own, in this process: the same code on the same disk and over the
-//! same sockets as in a server, with a new id and an empty directory each round, without a Postgres around it that would have to be made and
-//! started 200 times. Learners that nobody runs are added and removed besides: that is what etcd is measured with.
+//! Three Postgres servers with fsync on. The fourth is a Raft member on its own, in this process:
+//! the same code on the same disk and over the same sockets as in a server, with a new id and an
+//! empty directory each round, without a Postgres around it that would have to be made and started
+//! 200 times. Learners that nobody runs are added and removed besides: that is what etcd is
+//! measured with.
 
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
@@ -52,11 +55,16 @@ pub async fn run(options: &Options) -> Result<(), Failure> {
         }
     }
     println!("{}", Sample::new(disk).row("disk: fdatasync of 512 bytes into a preallocated file"));
-    println!("{}", Sample::new(growing).row("disk: fdatasync of 512 bytes at the end of a growing file"));
+    println!(
+        "{}",
+        Sample::new(growing).row("disk: fdatasync of 512 bytes at the end of a growing file")
+    );
     pgraft.print();
     match etcd {
         Some((version, etcd)) => etcd.print(&version),
-        None => println!("etcd: not measured, there is none on PATH (Debian: apt-get install etcd-server)"),
+        None => println!(
+            "etcd: not measured, there is none on PATH (Debian: apt-get install etcd-server)"
+        ),
     }
     Ok(())
 }
@@ -69,7 +77,12 @@ struct Change {
 }
 
 impl Change {
-    fn note<Q>(&mut self, begun: Instant, returned: Instant, watchers: &[Watcher<Q>]) -> Result<(), Failure>
+    fn note<Q>(
+        &mut self,
+        begun: Instant,
+        returned: Instant,
+        watchers: &[Watcher<Q>],
+    ) -> Result<(), Failure>
     where
         Q: Send + 'static,
     {
@@ -114,7 +127,8 @@ impl Pgraft {
         let watchers = servers.iter().map(watch).collect();
         let caller = servers[0].connect().await?;
         let sql = Failure::sql(1);
-        let add = caller.prepare("select pgraft_add_node($1, '127.0.0.1', $2)").await.map_err(&sql)?;
+        let add =
+            caller.prepare("select pgraft_add_node($1, '127.0.0.1', $2)").await.map_err(&sql)?;
         let remove = caller.prepare("select pgraft_remove_node($1)").await.map_err(&sql)?;
         Ok(Self {
             dir: dir.path().to_owned(),
@@ -155,7 +169,8 @@ impl Pgraft {
 
         let begun = self.begin(id, true);
         let newcomer_sees = tokio::spawn(async move {
-            let seen = status.wait_for(|s| s.members.iter().any(|m| m.node_id == itself)).await.is_ok();
+            let seen =
+                status.wait_for(|s| s.members.iter().any(|m| m.node_id == itself)).await.is_ok();
             let at = Instant::now();
             let votes = status.wait_for(|s| s.state == NodeState::Follower).await.is_ok();
             (seen && votes).then(|| (at, Instant::now()))
@@ -195,7 +210,11 @@ impl Pgraft {
         self.next_id - 1
     }
 
-    async fn call(&self, statement: &Statement, arguments: &[&(dyn tokio_postgres::types::ToSql + Sync)]) -> Result<(), Failure> {
+    async fn call(
+        &self,
+        statement: &Statement,
+        arguments: &[&(dyn tokio_postgres::types::ToSql + Sync)],
+    ) -> Result<(), Failure> {
         let row = self.caller.query_one(statement, arguments).await.map_err(Failure::sql(1))?;
         if row.get(0) { Ok(()) } else { Err(Failure::Wrong("a change returned false".into())) }
     }
@@ -203,7 +222,11 @@ impl Pgraft {
     /// Until the leader counts the newcomer among its voters and nothing is under way.
     async fn settled(&self) -> Result<(), Failure> {
         until("four voters", || async {
-            let row = self.caller.query_one("select voters from pgraft_status()", &[]).await.map_err(Failure::sql(1))?;
+            let row = self
+                .caller
+                .query_one("select voters from pgraft_status()", &[])
+                .await
+                .map_err(Failure::sql(1))?;
             Ok(row.get::<_, i32>(0) == 4)
         })
         .await
@@ -212,7 +235,10 @@ impl Pgraft {
     fn print(self) {
         println!("{}", Sample::new(self.call).row("pgraft: select 1 on the same connection"));
         self.added.print("pgraft, a member joins");
-        println!("{}", Sample::new(self.shown_by_newcomer).row("pgraft, a member joins: shown by itself"));
+        println!(
+            "{}",
+            Sample::new(self.shown_by_newcomer).row("pgraft, a member joins: shown by itself")
+        );
         println!("{}", Sample::new(self.voter).row("pgraft, a member joins: it votes"));
         self.removed.print("pgraft, a voter leaves");
         self.nobody_added.print("pgraft, a learner that nobody runs is added");
@@ -249,7 +275,11 @@ fn watch(server: &Server) -> Watcher<Wanted> {
     Watcher::new(move |runtime| {
         let sql = Failure::sql(id);
         let client = runtime.block_on(crate::servers::connect(&config)).map_err(&sql)?;
-        let there = runtime.block_on(client.prepare("select exists (select from pgraft_get_nodes() where node_id = $1)")).map_err(&sql)?;
+        let there = runtime
+            .block_on(
+                client.prepare("select exists (select from pgraft_get_nodes() where node_id = $1)"),
+            )
+            .map_err(&sql)?;
         Ok(move |runtime: &tokio::runtime::Runtime, (node, wanted): &Wanted| {
             let row = runtime.block_on(client.query_one(&there, &[node])).map_err(&sql)?;
             Ok(row.get::<_, bool>(0) == *wanted)
@@ -279,7 +309,14 @@ impl EtcdSide {
         };
         let watchers = etcd.ports.iter().map(|&port| watch(port)).collect();
         let caller = Gateway::connect(etcd.leader().await?).await?;
-        Ok(Self { _etcd: etcd, watchers, caller, call: Vec::new(), added: Change::default(), removed: Change::default() })
+        Ok(Self {
+            _etcd: etcd,
+            watchers,
+            caller,
+            call: Vec::new(),
+            added: Change::default(),
+            removed: Change::default(),
+        })
     }
 
     fn begin(&self, peer: &str, there: bool) -> Instant {
@@ -303,7 +340,11 @@ impl EtcdSide {
     }
 
     fn print(self, version: &str) {
-        println!("{}", Sample::new(self.call).row(&format!("etcd {version}: member list on the same connection")));
+        println!(
+            "{}",
+            Sample::new(self.call)
+                .row(&format!("etcd {version}: member list on the same connection"))
+        );
         self.added.print(&format!("etcd {version}, a learner that nobody runs is added"));
         self.removed.print(&format!("etcd {version}, it is removed"));
     }

@@ -1,9 +1,12 @@
-//! The operator with many idle clusters: its memory, its processor time, and what it asks of the API server.
+//! The operator with many idle clusters: its memory, its processor time, and what it asks of the
+//! API server.
 //!
-//! Real: the operator's process, in a release build, with its watches, its SQL sessions over TCP, its Lease. Not real: the API server (HTTP/1.1
-//! without TLS, in this process; it keeps objects, answers lists page by page and watches, and never says no), the kubelet (a pod is ready as
-//! soon as it is made), and Postgres (every pod's address answers the operator's statements and nothing else; a node that is added votes at
-//! once). The clusters are made by the operator itself, from PgRaftClusters alone.
+//! Real: the operator's process, in a release build, with its watches, its SQL sessions over TCP,
+//! its Lease. Not real: the API server (HTTP/1.1 without TLS, in this process; it keeps objects,
+//! answers lists page by page and watches, and never says no), the kubelet (a pod is ready as soon
+//! as it is made), and Postgres (every pod's address answers the operator's statements and nothing
+//! else; a node that is added votes at once). The clusters are made by the operator itself, from
+//! PgRaftClusters alone.
 
 mod api;
 mod members;
@@ -45,7 +48,9 @@ const PATIENCE: Duration = Duration::from_mins(30);
 pub async fn run(options: &Options) -> Result<(), Failure> {
     let binary = match &options.operator {
         Some(path) => path.clone(),
-        None => std::env::current_exe().map_err(Failure::io("finding this binary"))?.with_file_name("pgraft-operator"),
+        None => std::env::current_exe()
+            .map_err(Failure::io("finding this binary"))?
+            .with_file_name("pgraft-operator"),
     };
     let members = Members::listen(options.busy)?;
     for &clusters in &options.clusters {
@@ -70,7 +75,11 @@ pub async fn run(options: &Options) -> Result<(), Failure> {
         let operator = Operator::start(&binary, api.port())?;
         println!("a new operator over them:");
         quiet(&api, &operator).await?;
-        println!("  at rest after {} API calls; at most {} RSS", api.take_calls().total(), operator.peak()?);
+        println!(
+            "  at rest after {} API calls; at most {} RSS",
+            api.take_calls().total(),
+            operator.peak()?
+        );
         idle(options, clusters, &api, &members, &operator).await?;
         operator.stop().await?;
         members.forget();
@@ -87,7 +96,10 @@ async fn ready(api: &Arc<Api>, operator: &Operator, clusters: usize) -> Result<(
             return Ok(());
         }
         if begun.elapsed() > PATIENCE {
-            return Err(Failure::Deadline { what: format!("{ready} of {clusters} clusters are ready"), limit: PATIENCE });
+            return Err(Failure::Deadline {
+                what: format!("{ready} of {clusters} clusters are ready"),
+                limit: PATIENCE,
+            });
         }
         sleep(Duration::from_millis(100)).await; // between two looks
     }
@@ -104,12 +116,21 @@ async fn quiet(api: &Arc<Api>, operator: &Operator) -> Result<(), Failure> {
             return Ok(());
         }
         if begun.elapsed() > PATIENCE {
-            return Err(Failure::Deadline { what: "the operator is at rest".into(), limit: PATIENCE });
+            return Err(Failure::Deadline {
+                what: "the operator is at rest".into(),
+                limit: PATIENCE,
+            });
         }
     }
 }
 
-async fn idle(options: &Options, clusters: usize, api: &Arc<Api>, members: &Arc<Members>, operator: &Operator) -> Result<(), Failure> {
+async fn idle(
+    options: &Options,
+    clusters: usize,
+    api: &Arc<Api>,
+    members: &Arc<Members>,
+    operator: &Operator,
+) -> Result<(), Failure> {
     if !options.busy {
         quiet(api, operator).await?;
     }
@@ -125,7 +146,13 @@ async fn idle(options: &Options, clusters: usize, api: &Arc<Api>, members: &Arc<
     let memory = operator.memory()?;
     #[expect(clippy::cast_precision_loss, reason = "printed with three digits")]
     let each = per_second(calls.about_clusters()) / clusters as f64;
-    println!("  {} RSS, {} PSS; {:.1} % of a core; {} sessions", memory.rss, memory.pss, 100.0 * busy / seconds, members.sessions());
+    println!(
+        "  {} RSS, {} PSS; {:.1} % of a core; {} sessions",
+        memory.rss,
+        memory.pss,
+        100.0 * busy / seconds,
+        members.sessions()
+    );
     println!(
         "  API calls in {seconds:.0} s: {} about clusters ({each:.4}/s a cluster), {} for the Lease{}; {:.1} SQL looks/s",
         calls.about_clusters(),

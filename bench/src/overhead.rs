@@ -1,6 +1,7 @@
-//! What pgraft costs a transaction: pgbench against a cluster of pgraft with failover on, and against the same Postgres without it (a primary and as
-//! many standbys, the same settings, the same `synchronous_standby_names`), and through the gateway, in turns, so that the machine's moods meet all. What
-//! any process in the way costs is shown by HAProxy, where it is on PATH.
+//! What pgraft costs a transaction: pgbench against a cluster of pgraft with failover on, and
+//! against the same Postgres without it (a primary and as many standbys, the same settings, the
+//! same `synchronous_standby_names`), and through the gateway, in turns, so that the machine's
+//! moods meet all. What any process in the way costs is shown by HAProxy, where it is on PATH.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -55,7 +56,9 @@ pub async fn run(options: &Options) -> Result<(), Failure> {
     let mut nodes = Nodes::new(&bin, 3);
     for node in &mut nodes.nodes {
         node.fsync = true;
-        for (name, value) in [("shared_buffers", "128MB"), ("max_connections", "100"), ("max_wal_size", "4GB")] {
+        for (name, value) in
+            [("shared_buffers", "128MB"), ("max_connections", "100"), ("max_wal_size", "4GB")]
+        {
             node.parameters.insert(name.into(), value.into());
         }
     }
@@ -73,8 +76,16 @@ pub async fn run(options: &Options) -> Result<(), Failure> {
     let mut targets = vec![target(PGRAFT, first.client_address(), first.postgres_port())];
     if let Some((plain, haproxy)) = &others {
         targets.insert(0, target(PLAIN, "127.0.0.1", plain.port()));
-        targets.push(target("pgraft through the gateway", first.client_address(), first.gateway_port()));
-        targets.extend(haproxy.as_ref().map(|haproxy| target("pgraft through HAProxy", "127.0.0.1", haproxy.port())));
+        targets.push(target(
+            "pgraft through the gateway",
+            first.client_address(),
+            first.gateway_port(),
+        ));
+        targets.extend(
+            haproxy
+                .as_ref()
+                .map(|haproxy| target("pgraft through HAProxy", "127.0.0.1", haproxy.port())),
+        );
     }
     for target in targets.iter().filter(|t| [PGRAFT, PLAIN].contains(&t.name)) {
         pgbench(&bin, target, &["-i", "-q", "-s", &options.scale.to_string()]).await?;
@@ -91,10 +102,15 @@ pub async fn run(options: &Options) -> Result<(), Failure> {
             }
         }
         let medians: Vec<f64> = tps.into_iter().map(median).collect();
-        println!("{what}: {} clients, {} turns of {} s, medians", options.clients, options.turns, options.seconds);
+        println!(
+            "{what}: {} clients, {} turns of {} s, medians",
+            options.clients, options.turns, options.seconds
+        );
         for (target, tps) in targets.iter().zip(&medians) {
             let of = |n: usize| medians.get(n).map(|other| tps / other);
-            let beside = of(0).zip(of(1)).map(|(first, second)| format!("   {first:.3} of the first   {second:.3} of the second"));
+            let beside = of(0).zip(of(1)).map(|(first, second)| {
+                format!("   {first:.3} of the first   {second:.3} of the second")
+            });
             println!("    {:<28} {tps:>8.0}/s{}", target.name, beside.unwrap_or_default());
         }
     }
@@ -105,28 +121,44 @@ pub async fn run(options: &Options) -> Result<(), Failure> {
 
 /// The user and the database of the others.
 async fn as_app(port: u16) -> Result<(), Failure> {
-    let client = connect(&format!("host=127.0.0.1 port={port} user=postgres dbname=postgres")).await.map_err(Failure::sql(0))?;
+    let client = connect(&format!("host=127.0.0.1 port={port} user=postgres dbname=postgres"))
+        .await
+        .map_err(Failure::sql(0))?;
     for statement in ["CREATE ROLE app LOGIN", "CREATE DATABASE app OWNER app"] {
         client.batch_execute(statement).await.map_err(Failure::sql(0))?;
     }
     Ok(())
 }
 
-async fn rate(options: &Options, bin: &Path, target: &Target, arguments: &[&str]) -> Result<f64, Failure> {
+async fn rate(
+    options: &Options,
+    bin: &Path,
+    target: &Target,
+    arguments: &[&str],
+) -> Result<f64, Failure> {
     let (clients, seconds) = (options.clients.to_string(), options.seconds.to_string());
-    let all = [&["-n", "-M", "prepared", "-j", "2", "-c", &clients, "-T", &seconds], arguments].concat();
+    let all =
+        [&["-n", "-M", "prepared", "-j", "2", "-c", &clients, "-T", &seconds], arguments].concat();
     let said = pgbench(bin, target, &all).await?;
-    let tps = said.lines().find_map(|line| line.strip_prefix("tps = ")?.split(' ').next()?.parse().ok());
+    let tps =
+        said.lines().find_map(|line| line.strip_prefix("tps = ")?.split(' ').next()?.parse().ok());
     tps.ok_or_else(|| Failure::Program(format!("pgbench said no tps: {said}")))
 }
 
 async fn pgbench(bin: &Path, target: &Target, arguments: &[&str]) -> Result<String, Failure> {
     let mut command = tokio::process::Command::new(bin.join("pgbench"));
-    command.args(["-h", &target.host, "-p", &target.port.to_string(), "-U", USER]).args(arguments).arg(USER);
+    command
+        .args(["-h", &target.host, "-p", &target.port.to_string(), "-U", USER])
+        .args(arguments)
+        .arg(USER);
     command.env("PGPASSWORD", PASSWORD).stdin(Stdio::null());
     let output = command.output().await.map_err(Failure::io("pgbench"))?;
     let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
-    if output.status.success() { Ok(text(&output.stdout)) } else { Err(Failure::Program(format!("pgbench: {}", text(&output.stderr)))) }
+    if output.status.success() {
+        Ok(text(&output.stdout))
+    } else {
+        Err(Failure::Program(format!("pgbench: {}", text(&output.stderr))))
+    }
 }
 
 fn median(mut all: Vec<f64>) -> f64 {

@@ -1,4 +1,5 @@
-//! Postgres without pgraft, set like a server that has it: a primary, and standbys that its commits wait for.
+//! Postgres without pgraft, set like a server that has it: a primary, and standbys that its commits
+//! wait for.
 
 use std::path::{Path, PathBuf};
 
@@ -40,27 +41,56 @@ struct PlainServer {
 
 impl Plain {
     /// With so many standbys, one of which must have a commit.
-    pub async fn like(node: &Node, bin: &Path, parent: &Path, standbys: usize) -> Result<Self, Failure> {
+    pub async fn like(
+        node: &Node,
+        bin: &Path,
+        parent: &Path,
+        standbys: usize,
+    ) -> Result<Self, Failure> {
         let settings = settings_of(node).await?;
         let primary = PlainServer { data: parent.join("plain-0"), port: free_port()? };
-        primary.run(bin, "initdb", &["-A", "trust", "-U", "postgres", "--data-checksums", "--encoding=UTF8", "--locale=C.UTF-8"])?;
+        primary.run(
+            bin,
+            "initdb",
+            &[
+                "-A",
+                "trust",
+                "-U",
+                "postgres",
+                "--data-checksums",
+                "--encoding=UTF8",
+                "--locale=C.UTF-8",
+            ],
+        )?;
         primary.set(&settings)?;
         primary.set("synchronous_standby_names = 'ANY 1 (*)'\n")?;
         primary.start(bin)?;
         let mut plain = Self { servers: vec![primary] };
         for n in 1..=standbys {
-            let standby = PlainServer { data: parent.join(format!("plain-{n}")), port: free_port()? };
-            let from = format!("host=127.0.0.1 port={} user=postgres application_name=plain_{n}", plain.port());
+            let standby =
+                PlainServer { data: parent.join(format!("plain-{n}")), port: free_port()? };
+            let from = format!(
+                "host=127.0.0.1 port={} user=postgres application_name=plain_{n}",
+                plain.port()
+            );
             standby.run(bin, "pg_basebackup", &["-d", &from, "-R", "-c", "fast"])?;
             standby.set("synchronous_standby_names = ''\n")?;
             standby.start(bin)?;
             plain.servers.push(standby);
         }
-        let client = connect(&format!("host=127.0.0.1 port={} user=postgres dbname=postgres", plain.port())).await;
+        let client =
+            connect(&format!("host=127.0.0.1 port={} user=postgres dbname=postgres", plain.port()))
+                .await;
         let client = client.map_err(Failure::sql(0))?;
         until("streaming standbys", || async {
-            let row = client.query_one("select count(*) from pg_stat_replication where state = 'streaming'", &[]).await;
-            Ok(usize::try_from(row.map_err(Failure::sql(0))?.get::<_, i64>(0)).is_ok_and(|n| n == standbys))
+            let row = client
+                .query_one(
+                    "select count(*) from pg_stat_replication where state = 'streaming'",
+                    &[],
+                )
+                .await;
+            Ok(usize::try_from(row.map_err(Failure::sql(0))?.get::<_, i64>(0))
+                .is_ok_and(|n| n == standbys))
         })
         .await?;
         Ok(plain)
@@ -78,13 +108,17 @@ async fn settings_of(node: &Node) -> Result<String, Failure> {
     let rows = client.query(set, &[]).await.map_err(&sql)?;
     let pairs = rows.iter().map(|row| (row.get::<_, String>(0), row.get::<_, String>(1)));
     let taken = pairs.filter(|(name, _)| !NOT_TAKEN_OVER.iter().any(|not| name.contains(not)));
-    let lines: Vec<String> = taken.map(|(name, value)| format!("{name} = '{}'\n", value.replace('\'', "''"))).collect();
+    let lines: Vec<String> =
+        taken.map(|(name, value)| format!("{name} = '{}'\n", value.replace('\'', "''"))).collect();
     Ok(lines.concat())
 }
 
 impl PlainServer {
     fn set(&self, settings: &str) -> Result<(), Failure> {
-        let own = format!("port = {}\nunix_socket_directories = ''\nlisten_addresses = '127.0.0.1'\n", self.port);
+        let own = format!(
+            "port = {}\nunix_socket_directories = ''\nlisten_addresses = '127.0.0.1'\n",
+            self.port
+        );
         configure(&self.data, &format!("{settings}{own}"))
     }
 
@@ -93,7 +127,11 @@ impl PlainServer {
     }
 
     fn start(&self, bin: &Path) -> Result<(), Failure> {
-        self.run(bin, "pg_ctl", &["-l", &self.log().display().to_string(), "-t", "120", "-w", "start"])
+        self.run(
+            bin,
+            "pg_ctl",
+            &["-l", &self.log().display().to_string(), "-t", "120", "-w", "start"],
+        )
     }
 
     fn run(&self, bin: &Path, program: &str, arguments: &[&str]) -> Result<(), Failure> {

@@ -1,10 +1,12 @@
-//! From `kubectl scale` to a streaming voter, on the Kubernetes cluster of KUBECONFIG with the operator installed, and where the time goes.
+//! From `kubectl scale` to a streaming voter, on the Kubernetes cluster of KUBECONFIG with the
+//! operator installed, and where the time goes.
 //!
 //! ```text
 //!  kubectl scale ▸ volume claimed ▸ pod made ▸ volume bound ▸ scheduled ▸ container runs ▸ ready ▸ member ▸ voter ▸ streaming
 //! ```
 //!
-//! Each moment is the one at which this process saw it: objects by a watch, SQL by asking every few milliseconds over kept-open connections.
+//! Each moment is the one at which this process saw it: objects by a watch, SQL by asking every few
+//! milliseconds over kept-open connections.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -68,24 +70,37 @@ impl Moment {
 type Moments = Arc<Mutex<BTreeMap<Moment, Instant>>>;
 
 fn note(moments: &Moments, moment: Moment) {
-    moments.lock().unwrap_or_else(PoisonError::into_inner).entry(moment).or_insert_with(Instant::now);
+    moments
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .entry(moment)
+        .or_insert_with(Instant::now);
 }
 
 pub async fn run(options: &Options) -> Result<(), Failure> {
-    let client = Client::try_from(Config::infer().await.map_err(|e| Failure::Program(e.to_string()))?)
-        .map_err(pgraft_e2e::failure::Failure::from)?;
-    let cluster = Cluster::in_new_namespace(&client, &format!("bench-scale-{}", std::process::id())).await?;
+    let client =
+        Client::try_from(Config::infer().await.map_err(|e| Failure::Program(e.to_string()))?)
+            .map_err(pgraft_e2e::failure::Failure::from)?;
+    let cluster =
+        Cluster::in_new_namespace(&client, &format!("bench-scale-{}", std::process::id())).await?;
     let done = rounds(&client, &cluster, options).await;
     cluster.remove().await?;
     let rounds = done?;
     for (moment, name) in Moment::ALL {
-        let times = rounds.iter().filter_map(|(begun, moments)| moments.get(&moment).map(|at| *at - *begun)).collect();
+        let times = rounds
+            .iter()
+            .filter_map(|(begun, moments)| moments.get(&moment).map(|at| *at - *begun))
+            .collect();
         println!("{}", Sample::new(times).row(&format!("since kubectl scale: {name}")));
     }
     Ok(())
 }
 
-async fn rounds(client: &Client, cluster: &Cluster, options: &Options) -> Result<Vec<(Instant, BTreeMap<Moment, Instant>)>, Failure> {
+async fn rounds(
+    client: &Client,
+    cluster: &Cluster,
+    options: &Options,
+) -> Result<Vec<(Instant, BTreeMap<Moment, Instant>)>, Failure> {
     cluster.create(3, &json!({})).await?;
     let mut rounds = Vec::new();
     for round in 0..options.rounds {
@@ -103,12 +118,18 @@ async fn rounds(client: &Client, cluster: &Cluster, options: &Options) -> Result
 }
 
 /// 3 → 4, watched.
-async fn grow(client: &Client, cluster: &Cluster, node: i32) -> Result<(Instant, BTreeMap<Moment, Instant>), Failure> {
+async fn grow(
+    client: &Client,
+    cluster: &Cluster,
+    node: i32,
+) -> Result<(Instant, BTreeMap<Moment, Instant>), Failure> {
     let moments = Moments::default();
     let leader = cluster.superuser(cluster.leader(1).await?).await?;
     let primary = cluster.superuser(1).await?;
     let (pods, claims) = (cluster.pod_api(), Api::namespaced(client.clone(), &cluster.namespace));
-    let objects = async { futures::try_join!(watch_pod(pods, node, &moments), watch_claim(claims, node, &moments)) };
+    let objects = async {
+        futures::try_join!(watch_pod(pods, node, &moments), watch_claim(claims, node, &moments))
+    };
     let mut begun = Instant::now();
     let work = async {
         begun = Instant::now();
@@ -130,8 +151,10 @@ async fn watch_pod(pods: Api<Pod>, node: i32, moments: &Moments) -> Result<(), F
         if pod.spec.as_ref().is_some_and(|spec| spec.node_name.is_some()) {
             note(moments, Moment::Scheduled);
         }
-        let containers = pod.status.as_ref().and_then(|s| s.container_statuses.as_deref()).unwrap_or_default();
-        if containers.iter().any(|c| c.state.as_ref().is_some_and(|state| state.running.is_some())) {
+        let containers =
+            pod.status.as_ref().and_then(|s| s.container_statuses.as_deref()).unwrap_or_default();
+        if containers.iter().any(|c| c.state.as_ref().is_some_and(|state| state.running.is_some()))
+        {
             note(moments, Moment::Runs);
         }
         if is_ready(&pod) {
@@ -139,10 +162,18 @@ async fn watch_pod(pods: Api<Pod>, node: i32, moments: &Moments) -> Result<(), F
         }
         std::future::ready(Ok(()))
     };
-    watcher(pods, only).applied_objects().try_for_each(look).await.map_err(|e| Failure::Program(e.to_string()))
+    watcher(pods, only)
+        .applied_objects()
+        .try_for_each(look)
+        .await
+        .map_err(|e| Failure::Program(e.to_string()))
 }
 
-async fn watch_claim(claims: Api<PersistentVolumeClaim>, node: i32, moments: &Moments) -> Result<(), Failure> {
+async fn watch_claim(
+    claims: Api<PersistentVolumeClaim>,
+    node: i32,
+    moments: &Moments,
+) -> Result<(), Failure> {
     let only = watcher::Config::default().fields(&format!("metadata.name={}", pod_name(node)));
     let look = |claim: PersistentVolumeClaim| {
         note(moments, Moment::Claimed);
@@ -151,15 +182,25 @@ async fn watch_claim(claims: Api<PersistentVolumeClaim>, node: i32, moments: &Mo
         }
         std::future::ready(Ok(()))
     };
-    watcher(claims, only).applied_objects().try_for_each(look).await.map_err(|e| Failure::Program(e.to_string()))
+    watcher(claims, only)
+        .applied_objects()
+        .try_for_each(look)
+        .await
+        .map_err(|e| Failure::Program(e.to_string()))
 }
 
 /// Asks leader and primary until the newcomer is a voter and streams.
-async fn ask(leader: &Session, primary: &Session, node: i32, moments: &Moments) -> Result<(), Failure> {
+async fn ask(
+    leader: &Session,
+    primary: &Session,
+    node: i32,
+    moments: &Moments,
+) -> Result<(), Failure> {
     let name = format!("pgraft_{node}");
     let (mut votes, mut streams) = (false, false);
     while !(votes && streams) {
-        let rows = leader.rows("select role from pgraft_members where node_id = $1", &[&node]).await?;
+        let rows =
+            leader.rows("select role from pgraft_members where node_id = $1", &[&node]).await?;
         if let Some(row) = rows.first() {
             note(moments, Moment::Member);
             votes = row.get::<_, String>(0) == "voter";
@@ -179,10 +220,18 @@ async fn ask(leader: &Session, primary: &Session, node: i32, moments: &Moments) 
 /// The newcomer's own words.
 async fn print_log(cluster: &Cluster, node: i32, begun: Instant) -> Result<(), Failure> {
     let parameters = kube::api::LogParams { timestamps: true, ..kube::api::LogParams::default() };
-    let log = cluster.pod_api().logs(&pod_name(node), &parameters).await.map_err(pgraft_e2e::failure::Failure::from)?;
+    let log = cluster
+        .pod_api()
+        .logs(&pod_name(node), &parameters)
+        .await
+        .map_err(pgraft_e2e::failure::Failure::from)?;
     let since = begun.elapsed();
     let now = std::time::SystemTime::now();
     let began = now.duration_since(std::time::UNIX_EPOCH).unwrap_or_default().saturating_sub(since);
-    println!("{} began at {:.3} (seconds of the epoch, for its log):\n{log}", pod_name(node), began.as_secs_f64());
+    println!(
+        "{} began at {:.3} (seconds of the epoch, for its log):\n{log}",
+        pod_name(node),
+        began.as_secs_f64()
+    );
     Ok(())
 }

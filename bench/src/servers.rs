@@ -1,7 +1,8 @@
-//! Real Postgres servers on loopback, each with its Raft member: founded, joined, and stopped when they go out of scope.
+//! Real Postgres servers on loopback, each with its Raft member: founded, joined, and stopped when
+//! they go out of scope.
 //!
-//! The Postgres is that of `PGRAFT_TEST_BINDIR`, into which the extension was installed (`just bench` does both). It refuses to run as root:
-//! root's servers run as the user `postgres`.
+//! The Postgres is that of `PGRAFT_TEST_BINDIR`, into which the extension was installed (`just
+//! bench` does both). It refuses to run as root: root's servers run as the user `postgres`.
 
 use std::fs;
 use std::io::Write;
@@ -24,13 +25,16 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The programs of the Postgres into which the extension was installed.
 pub fn bin_directory() -> Result<PathBuf, Failure> {
-    pgraft_testkit::bin_directory().ok_or_else(|| Failure::Wrong("PGRAFT_TEST_BINDIR names no Postgres with the extension".into()))
+    pgraft_testkit::bin_directory().ok_or_else(|| {
+        Failure::Wrong("PGRAFT_TEST_BINDIR names no Postgres with the extension".into())
+    })
 }
 
 /// A directory below `parent` that whoever runs Postgres owns.
 pub fn scratch(parent: &Path) -> Result<TempDir, Failure> {
     let failed = |e| Failure::Io { what: parent.display().to_string(), source: e };
-    let dir = tempfile::Builder::new().prefix("pgraft-bench-").tempdir_in(parent).map_err(failed)?;
+    let dir =
+        tempfile::Builder::new().prefix("pgraft-bench-").tempdir_in(parent).map_err(failed)?;
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).map_err(failed)?;
     if let Some(user) = runs_as()? {
         chown(dir.path(), Some(user.uid.as_raw()), Some(user.gid.as_raw())).map_err(failed)?;
@@ -62,13 +66,25 @@ fn runs_as() -> Result<Option<User>, Failure> {
 }
 
 /// One of Postgres' programs on a data directory; what it and the server's log say where it fails.
-pub fn run_program(bin: &Path, name: &str, data: &Path, log: &Path, arguments: &[&str]) -> Result<(), Failure> {
+pub fn run_program(
+    bin: &Path,
+    name: &str,
+    data: &Path,
+    log: &Path,
+    arguments: &[&str],
+) -> Result<(), Failure> {
     let path = bin.join(name);
     let mut command = Command::new(&path);
     if let Some(user) = runs_as()? {
         command.uid(user.uid.as_raw()).gid(user.gid.as_raw());
     }
-    command.env("LC_ALL", "C.UTF-8").current_dir("/").stdin(Stdio::null()).arg("-D").arg(data).args(arguments);
+    command
+        .env("LC_ALL", "C.UTF-8")
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .arg("-D")
+        .arg(data)
+        .args(arguments);
     let output = command.output().map_err(Failure::io(path.display().to_string()))?;
     if output.status.success() {
         return Ok(());
@@ -80,7 +96,10 @@ pub fn run_program(bin: &Path, name: &str, data: &Path, log: &Path, arguments: &
 /// More lines for `postgresql.conf`.
 pub fn configure(data: &Path, settings: &str) -> Result<(), Failure> {
     let path = data.join("postgresql.conf");
-    let appended = fs::OpenOptions::new().append(true).open(&path).and_then(|mut file| file.write_all(settings.as_bytes()));
+    let appended = fs::OpenOptions::new()
+        .append(true)
+        .open(&path)
+        .and_then(|mut file| file.write_all(settings.as_bytes()));
     appended.map_err(Failure::io(path.display().to_string()))
 }
 
@@ -105,7 +124,10 @@ pub async fn connect(config: &str) -> Result<Client, tokio_postgres::Error> {
 }
 
 /// Whether a condition comes true in time; looked at every few milliseconds.
-pub async fn until<F: Future<Output = Result<bool, Failure>>>(what: &str, mut look: impl FnMut() -> F) -> Result<(), Failure> {
+pub async fn until<F: Future<Output = Result<bool, Failure>>>(
+    what: &str,
+    mut look: impl FnMut() -> F,
+) -> Result<(), Failure> {
     let begun = Instant::now();
     while !look().await? {
         if begun.elapsed() > PATIENCE {
@@ -128,8 +150,13 @@ pub struct Server {
 
 impl Server {
     fn make(parent: &Path, id: u16) -> Result<Self, Failure> {
-        let server =
-            Self { bindir: bin_directory()?, dir: parent.join(format!("node-{id}")), id, port: free_port()?, raft_port: free_port()? };
+        let server = Self {
+            bindir: bin_directory()?,
+            dir: parent.join(format!("node-{id}")),
+            id,
+            port: free_port()?,
+            raft_port: free_port()?,
+        };
         server.run("initdb", &["-A", "trust", "-U", "postgres"])?;
         let settings = format!(
             "port = {}\nunix_socket_directories = ''\nlisten_addresses = '127.0.0.1'\nfsync = on\n\
@@ -140,7 +167,8 @@ impl Server {
             server.dir.join("raft").display()
         );
         configure(&server.pgdata(), &settings)?;
-        server.run("pg_ctl", &["-l", &server.dir.join("log").display().to_string(), "-w", "start"])?;
+        server
+            .run("pg_ctl", &["-l", &server.dir.join("log").display().to_string(), "-w", "start"])?;
         Ok(server)
     }
 
@@ -189,7 +217,10 @@ pub async fn cluster(parent: &Path, size: u16) -> Result<Vec<Server>, Failure> {
             founder.batch_execute(&add).await.map_err(&sql)?;
             let voters = i64::from(id);
             until("the vote of a new server", || async {
-                let row = founder.query_one("select voters::bigint from pgraft_status()", &[]).await.map_err(&sql)?;
+                let row = founder
+                    .query_one("select voters::bigint from pgraft_status()", &[])
+                    .await
+                    .map_err(&sql)?;
                 Ok(row.get::<_, i64>(0) == voters)
             })
             .await?;

@@ -13,7 +13,8 @@ impl Sample {
         Self(times)
     }
 
-    /// The nearest-rank percentile: the smallest value that at least `percent` of all do not exceed. Zero when there are none.
+    /// The nearest-rank percentile: the smallest value that at least `percent` of all do not
+    /// exceed. Zero when there are none.
     pub fn percentile(&self, percent: usize) -> Duration {
         let rank = (self.0.len() * percent).div_ceil(100).max(1);
         self.0.get(rank - 1).copied().unwrap_or_default()
@@ -22,7 +23,14 @@ impl Sample {
     /// `name   200   min 0.98 ms   p50 1.23 ms   p99 …   max …`
     pub fn row(&self, name: &str) -> String {
         let ms = |percent| format!("{:8.3}", self.percentile(percent).as_secs_f64() * 1e3);
-        format!("{name:<72} n {:>5}   min {} ms   p50 {} ms   p99 {} ms   max {} ms", self.0.len(), ms(0), ms(50), ms(99), ms(100))
+        format!(
+            "{name:<72} n {:>5}   min {} ms   p50 {} ms   p99 {} ms   max {} ms",
+            self.0.len(),
+            ms(0),
+            ms(50),
+            ms(99),
+            ms(100)
+        )
     }
 }
 

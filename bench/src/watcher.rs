@@ -1,5 +1,5 @@
-//! Who notes the moment at which something is first seen on one member: a thread of its own with a connection of its own, so that no
-//! scheduler stands between the answer and the clock.
+//! Who notes the moment at which something is first seen on one member: a thread of its own with a
+//! connection of its own, so that no scheduler stands between the answer and the clock.
 
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
@@ -19,7 +19,8 @@ pub struct Watcher<Q> {
 }
 
 impl<Q: Send + 'static> Watcher<Q> {
-    /// `connect` makes the connection, on the watcher's own runtime; what comes of it answers whether something is so.
+    /// `connect` makes the connection, on the watcher's own runtime; what comes of it answers
+    /// whether something is so.
     pub fn new<C, F>(connect: C) -> Self
     where
         C: FnOnce(&tokio::runtime::Runtime) -> Result<F, Failure> + Send + 'static,
@@ -28,8 +29,12 @@ impl<Q: Send + 'static> Watcher<Q> {
         let (begin, begun) = channel::<Q>();
         let (tell, seen) = channel();
         let thread = std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::io("a runtime"));
-            let connected = runtime.and_then(|runtime| connect(&runtime).map(|look| (runtime, look)));
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .map_err(Failure::io("a runtime"));
+            let connected =
+                runtime.and_then(|runtime| connect(&runtime).map(|look| (runtime, look)));
             let (runtime, mut look) = match connected {
                 Ok(both) => both,
                 Err(failure) => return drop(tell.send(Err(failure))),
@@ -63,7 +68,10 @@ fn wait<Q>(
     let begun = Instant::now();
     while !look(runtime, question)? {
         if begun.elapsed() > PATIENCE {
-            return Err(Failure::Deadline { what: "a change seen on a member".into(), limit: PATIENCE });
+            return Err(Failure::Deadline {
+                what: "a change seen on a member".into(),
+                limit: PATIENCE,
+            });
         }
         std::thread::sleep(PAUSE);
     }

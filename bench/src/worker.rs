@@ -1,5 +1,6 @@
-//! What the background worker costs while nothing happens: memory and processor time, on the leader and on its followers; where the members
-//! choose the primary, the instance manager with its gateway too.
+//! What the background worker costs while nothing happens: memory and processor time, on the leader
+//! and on its followers; where the members choose the primary, the instance manager with its
+//! gateway too.
 
 use std::fs;
 use std::path::PathBuf;
@@ -21,7 +22,8 @@ pub struct Options {
     /// How long the idle servers are watched.
     #[arg(long, default_value_t = 120)]
     seconds: u64,
-    /// The members choose the primary, and each server has its instance manager. Its directory is where temporary files are.
+    /// The members choose the primary, and each server has its instance manager. Its directory is
+    /// where temporary files are.
     #[arg(long)]
     failover: bool,
 }
@@ -70,7 +72,11 @@ async fn watch(processes: &[(String, Pid)], seconds: u64) -> Result<(), Failure>
     for (n, (name, pid)) in processes.iter().enumerate() {
         let busy = after[n].on_cpu.saturating_sub(before[n].on_cpu);
         let woken = after[n].woken.saturating_sub(before[n].woken);
-        println!("{name:<10} processor: {:.2} % of a core, woken {:.0}/s, over {seconds} s", share(busy, took), rate(woken, took));
+        println!(
+            "{name:<10} processor: {:.2} % of a core, woken {:.0}/s, over {seconds} s",
+            share(busy, took),
+            rate(woken, took)
+        );
         println!("{:<10} memory: {}", "", memory(*pid)?);
     }
     Ok(())
@@ -86,7 +92,12 @@ fn rate(count: u64, over: Duration) -> f64 {
 }
 
 async fn name(server: &Server) -> Result<String, Failure> {
-    let row = server.connect().await?.query_one("select state from pgraft_status()", &[]).await.map_err(Failure::sql(server.id))?;
+    let row = server
+        .connect()
+        .await?
+        .query_one("select state from pgraft_status()", &[])
+        .await
+        .map_err(Failure::sql(server.id))?;
     Ok(format!("{} {}", row.get::<_, String>(0), server.id))
 }
 
@@ -94,9 +105,12 @@ async fn name(server: &Server) -> Result<String, Failure> {
 fn worker(server: &Server) -> Result<Pid, Failure> {
     let missing = || Failure::Wrong(format!("node {} has no worker", server.id));
     let postmaster = server.postmaster().ok_or_else(missing)?;
-    let children = fs::read_to_string(format!("/proc/{postmaster}/task/{postmaster}/children")).map_err(Failure::io("/proc"))?;
-    let is_worker =
-        |pid: &&str| fs::read_to_string(format!("/proc/{pid}/cmdline")).is_ok_and(|title| title.starts_with("postgres: pgraft"));
+    let children = fs::read_to_string(format!("/proc/{postmaster}/task/{postmaster}/children"))
+        .map_err(Failure::io("/proc"))?;
+    let is_worker = |pid: &&str| {
+        fs::read_to_string(format!("/proc/{pid}/cmdline"))
+            .is_ok_and(|title| title.starts_with("postgres: pgraft"))
+    };
     let pid = children.split_whitespace().find(is_worker).and_then(|pid| pid.parse().ok());
     pid.map(Pid::from_raw).ok_or_else(missing)
 }
@@ -109,7 +123,10 @@ struct Used {
 }
 
 fn used(workers: &[(String, Pid)]) -> Result<Vec<Used>, Failure> {
-    workers.iter().map(|(_, pid)| used_by(*pid).map_err(Failure::io(format!("/proc/{pid}")))).collect()
+    workers
+        .iter()
+        .map(|(_, pid)| used_by(*pid).map_err(Failure::io(format!("/proc/{pid}"))))
+        .collect()
 }
 
 fn used_by(pid: Pid) -> std::io::Result<Used> {
@@ -118,16 +135,21 @@ fn used_by(pid: Pid) -> std::io::Result<Used> {
         let task = task?.path();
         // In nanoseconds; the ticks of `stat` would be too coarse.
         let on_cpu = fs::read_to_string(task.join("schedstat"))?;
-        used.on_cpu += Duration::from_nanos(on_cpu.split_whitespace().next().and_then(|ns| ns.parse().ok()).unwrap_or(0));
+        used.on_cpu += Duration::from_nanos(
+            on_cpu.split_whitespace().next().and_then(|ns| ns.parse().ok()).unwrap_or(0),
+        );
         let status = fs::read_to_string(task.join("status"))?;
-        used.woken += field(&status, "voluntary_ctxt_switches:").and_then(|n| n.parse().ok()).unwrap_or(0);
+        used.woken +=
+            field(&status, "voluntary_ctxt_switches:").and_then(|n| n.parse().ok()).unwrap_or(0);
     }
     Ok(used)
 }
 
 fn memory(pid: Pid) -> Result<String, Failure> {
-    let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).map_err(Failure::io(format!("/proc/{pid}/smaps_rollup")))?;
-    let mib = |name| field(&rollup, name).and_then(|kib| kib.parse::<f64>().ok()).unwrap_or(0.0) / 1024.0;
+    let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))
+        .map_err(Failure::io(format!("/proc/{pid}/smaps_rollup")))?;
+    let mib =
+        |name| field(&rollup, name).and_then(|kib| kib.parse::<f64>().ok()).unwrap_or(0.0) / 1024.0;
     Ok(format!(
         "PSS {:.1} MiB (anonymous {:.1}, files {:.1}, shared memory {:.1}); RSS {:.1} MiB; its own {:.1} MiB",
         mib("Pss:"),

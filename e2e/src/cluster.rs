@@ -47,7 +47,8 @@ impl Cluster {
     pub async fn in_new_namespace(client: &Client, namespace: &str) -> Result<Self, Failure> {
         let restricted = json!({"pod-security.kubernetes.io/enforce": "restricted"});
         let object =
-            serde_json::from_value(json!({"metadata": {"name": namespace, "labels": restricted}})).map_err(kube::Error::SerdeError)?;
+            serde_json::from_value(json!({"metadata": {"name": namespace, "labels": restricted}}))
+                .map_err(kube::Error::SerdeError)?;
         Api::<Namespace>::all(client.clone()).create(&PostParams::default(), &object).await?;
         Ok(Self { client: client.clone(), namespace: namespace.to_owned() })
     }
@@ -57,7 +58,9 @@ impl Cluster {
     /// # Errors
     /// [`Failure::Kube`].
     pub async fn remove(&self) -> Result<(), Failure> {
-        Api::<Namespace>::all(self.client.clone()).delete(&self.namespace, &DeleteParams::background()).await?;
+        Api::<Namespace>::all(self.client.clone())
+            .delete(&self.namespace, &DeleteParams::background())
+            .await?;
         Ok(())
     }
 
@@ -90,7 +93,8 @@ impl Cluster {
     /// # Errors
     /// What the API server says, or [`Failure::Deadline`].
     pub async fn create(&self, replicas: i32, more: &Value) -> Result<(), Failure> {
-        let resource = serde_json::from_value(Self::manifest(replicas, more)).map_err(kube::Error::SerdeError)?;
+        let resource = serde_json::from_value(Self::manifest(replicas, more))
+            .map_err(kube::Error::SerdeError)?;
         self.resources().create(&PostParams::default(), &resource).await?;
         self.settled(replicas).await
     }
@@ -100,9 +104,18 @@ impl Cluster {
     /// # Errors
     /// [`Failure::Command`].
     pub async fn scale(&self, replicas: i32) -> Result<(), Failure> {
-        run("kubectl", &["scale", &format!("pgr/{NAME}"), &format!("--replicas={replicas}"), "--namespace", &self.namespace])
-            .await
-            .map(drop)
+        run(
+            "kubectl",
+            &[
+                "scale",
+                &format!("pgr/{NAME}"),
+                &format!("--replicas={replicas}"),
+                "--namespace",
+                &self.namespace,
+            ],
+        )
+        .await
+        .map(drop)
     }
 
     /// Waits until the status says that all of it is done, and the pods are as many.
@@ -130,7 +143,11 @@ impl Cluster {
                 status.members.len(),
                 status.ready_replicas
             );
-            Ok(if done && status.members.len() == wanted { Look::Yes(()) } else { Look::NotYet(words) })
+            Ok(if done && status.members.len() == wanted {
+                Look::Yes(())
+            } else {
+                Look::NotYet(words)
+            })
         })
         .await
     }
@@ -142,7 +159,10 @@ impl Cluster {
     pub async fn pods(&self) -> Result<BTreeMap<i32, Pod>, Failure> {
         let ours = ListParams::default().labels(&format!("pgraft.io/cluster={NAME}"));
         let pods = self.pod_api().list(&ours).await?.items;
-        Ok(pods.into_iter().filter_map(|pod| Some((node_id(pod.metadata.name.as_deref()?)?, pod))).collect())
+        Ok(pods
+            .into_iter()
+            .filter_map(|pod| Some((node_id(pod.metadata.name.as_deref()?)?, pod)))
+            .collect())
     }
 
     /// Node ids that have a volume.
@@ -150,8 +170,14 @@ impl Cluster {
     /// # Errors
     /// [`Failure::Kube`].
     pub async fn volumes(&self) -> Result<BTreeSet<i32>, Failure> {
-        let claims = Api::<PersistentVolumeClaim>::namespaced(self.client.clone(), &self.namespace).list(&ListParams::default()).await?;
-        Ok(claims.items.iter().filter_map(|claim| node_id(claim.metadata.name.as_deref()?)).collect())
+        let claims = Api::<PersistentVolumeClaim>::namespaced(self.client.clone(), &self.namespace)
+            .list(&ListParams::default())
+            .await?;
+        Ok(claims
+            .items
+            .iter()
+            .filter_map(|claim| node_id(claim.metadata.name.as_deref()?))
+            .collect())
     }
 
     /// The members, as the status has them.
@@ -167,7 +193,12 @@ impl Cluster {
     /// # Errors
     /// [`Failure::Kube`].
     pub async fn delete_pod(&self, node: i32) -> Result<(), Failure> {
-        self.pod_api().delete(&pod_name(node), &DeleteParams { grace_period_seconds: Some(1), ..DeleteParams::default() }).await?;
+        self.pod_api()
+            .delete(
+                &pod_name(node),
+                &DeleteParams { grace_period_seconds: Some(1), ..DeleteParams::default() },
+            )
+            .await?;
         Ok(())
     }
 
@@ -209,9 +240,18 @@ impl Cluster {
         self.connect(node, "app", Some(database)).await
     }
 
-    async fn connect(&self, node: i32, secret: &str, database: Option<&str>) -> Result<Session, Failure> {
+    async fn connect(
+        &self,
+        node: i32,
+        secret: &str,
+        database: Option<&str>,
+    ) -> Result<Session, Failure> {
         let name = format!("{NAME}-{secret}");
-        let data = Api::<Secret>::namespaced(self.client.clone(), &self.namespace).get(&name).await?.data.unwrap_or_default();
+        let data = Api::<Secret>::namespaced(self.client.clone(), &self.namespace)
+            .get(&name)
+            .await?
+            .data
+            .unwrap_or_default();
         let field = |key: &str| match data.get(key) {
             Some(bytes) => Ok(String::from_utf8_lossy(&bytes.0).into_owned()),
             None => Err(Failure::Wrong(format!("Secret {name} has no {key}"))),
@@ -226,8 +266,15 @@ impl Cluster {
     /// # Errors
     /// As [`Self::superuser`].
     pub async fn rows(&self, node: i32) -> Result<Vec<NodeRow>, Failure> {
-        let rows = self.superuser(node).await?.rows("select node_id, address, port from pgraft_get_nodes()", &[]).await?;
-        Ok(rows.iter().map(|row| NodeRow { id: row.get(0), address: row.get(1), port: row.get(2) }).collect())
+        let rows = self
+            .superuser(node)
+            .await?
+            .rows("select node_id, address, port from pgraft_get_nodes()", &[])
+            .await?;
+        Ok(rows
+            .iter()
+            .map(|row| NodeRow { id: row.get(0), address: row.get(1), port: row.get(2) })
+            .collect())
     }
 
     /// Waits until these nodes all show the same rows, of exactly these ids, and returns them.
@@ -250,7 +297,8 @@ impl Cluster {
                 seen.insert(id, self.rows(id).await?);
             }
             let first = seen.values().next().cloned().unwrap_or_default();
-            let agreed = seen.values().all(|rows| *rows == first) && first.iter().map(|row| row.id).eq(ids.iter().copied());
+            let agreed = seen.values().all(|rows| *rows == first)
+                && first.iter().map(|row| row.id).eq(ids.iter().copied());
             Ok(if agreed { Look::Yes(first) } else { Look::NotYet(format!("{seen:?}")) })
         })
         .await
@@ -265,7 +313,11 @@ impl Cluster {
         let members = self.members().await?;
         let in_status: Vec<NodeRow> = members
             .into_iter()
-            .map(|m| NodeRow { id: i32::try_from(m.id).unwrap_or_default(), address: m.address, port: m.port })
+            .map(|m| NodeRow {
+                id: i32::try_from(m.id).unwrap_or_default(),
+                address: m.address,
+                port: m.port,
+            })
             .collect();
         ensure!(in_status == rows, "the status shows {in_status:?}, the pods show {rows:?}");
         for row in &rows {
@@ -286,13 +338,18 @@ impl Cluster {
     /// # Errors
     /// [`Failure::Deadline`] when it knows of none.
     pub async fn leader(&self, asked: i32) -> Result<i32, Failure> {
-        until(&format!("{}: node {asked} knows a leader", self.namespace), Duration::from_mins(1), || async {
-            let leader: Option<i64> = self.superuser(asked).await?.value("select pgraft_get_leader()", &[]).await?;
-            Ok(match leader.and_then(|id| i32::try_from(id).ok()) {
-                Some(id) => Look::Yes(id),
-                None => Look::NotYet("NULL".into()),
-            })
-        })
+        until(
+            &format!("{}: node {asked} knows a leader", self.namespace),
+            Duration::from_mins(1),
+            || async {
+                let leader: Option<i64> =
+                    self.superuser(asked).await?.value("select pgraft_get_leader()", &[]).await?;
+                Ok(match leader.and_then(|id| i32::try_from(id).ok()) {
+                    Some(id) => Look::Yes(id),
+                    None => Look::NotYet("NULL".into()),
+                })
+            },
+        )
         .await
     }
 
@@ -302,7 +359,8 @@ impl Cluster {
     /// [`Failure::Wrong`] when there is no pod.
     pub async fn image(&self) -> Result<String, Failure> {
         let pods = self.pods().await?;
-        let image = pods.values().find_map(|pod| pod.spec.as_ref()?.containers.first()?.image.clone());
+        let image =
+            pods.values().find_map(|pod| pod.spec.as_ref()?.containers.first()?.image.clone());
         image.ok_or_else(|| Failure::Wrong("there is no pod".into()))
     }
 
@@ -314,7 +372,9 @@ impl Cluster {
         let those = ListParams::default().labels("node-role.kubernetes.io/control-plane");
         let hosts = Api::<Node>::all(self.client.clone()).list(&those).await?.items;
         let name = hosts.into_iter().find_map(|host| host.metadata.name);
-        name.ok_or_else(|| Failure::Wrong("no host has the label node-role.kubernetes.io/control-plane".into()))
+        name.ok_or_else(|| {
+            Failure::Wrong("no host has the label node-role.kubernetes.io/control-plane".into())
+        })
     }
 
     /// Waits until the pod is ready.
@@ -322,9 +382,11 @@ impl Cluster {
     /// # Errors
     /// [`Failure::Deadline`].
     pub async fn pod_ready(&self, node: i32) -> Result<(), Failure> {
-        until_true(&format!("{}: pod {} is ready", self.namespace, pod_name(node)), PATIENCE, || async {
-            Ok(is_ready(&self.pod_api().get(&pod_name(node)).await?))
-        })
+        until_true(
+            &format!("{}: pod {} is ready", self.namespace, pod_name(node)),
+            PATIENCE,
+            || async { Ok(is_ready(&self.pod_api().get(&pod_name(node)).await?)) },
+        )
         .await
     }
 }
@@ -337,7 +399,8 @@ pub fn pod_name(node: i32) -> String {
 /// Whether the pod's condition Ready is True.
 pub fn is_ready(pod: &Pod) -> bool {
     let conditions = pod.status.as_ref().and_then(|s| s.conditions.as_deref()).unwrap_or_default();
-    pod.metadata.deletion_timestamp.is_none() && conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True")
+    pod.metadata.deletion_timestamp.is_none()
+        && conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True")
 }
 
 fn node_id(name: &str) -> Option<i32> {

@@ -18,7 +18,11 @@ pub async fn run(program: &str, arguments: &[&str]) -> Result<String, Failure> {
 ///
 /// # Errors
 /// As [`run`].
-pub async fn run_with_input(program: &str, arguments: &[&str], input: &str) -> Result<String, Failure> {
+pub async fn run_with_input(
+    program: &str,
+    arguments: &[&str],
+    input: &str,
+) -> Result<String, Failure> {
     let command = format!("{program} {}", arguments.join(" "));
     let mut child = Command::new(program)
         .args(arguments)
@@ -36,5 +40,8 @@ pub async fn run_with_input(program: &str, arguments: &[&str], input: &str) -> R
     if output.status.success() {
         return Ok(printed);
     }
-    Err(Failure::Command { command, output: format!("{printed}{}", String::from_utf8_lossy(&output.stderr)).trim().to_owned() })
+    Err(Failure::Command {
+        command,
+        output: format!("{printed}{}", String::from_utf8_lossy(&output.stderr)).trim().to_owned(),
+    })
 }

@@ -5,8 +5,9 @@
 //!  Cut::heal ─────▶ deletes those pods and waits for their end
 //! ```
 //!
-//! However the scenario ends, the pods go with its namespace, and the rules with them. Nobody notices them but
-//! the pods that are named: the API server, the operator and the kubelets' probes reach everyone all the while.
+//! However the scenario ends, the pods go with its namespace, and the rules with them. Nobody
+//! notices them but the pods that are named: the API server, the operator and the kubelets' probes
+//! reach everyone all the while.
 
 use k8s_openapi::api::core::v1::{ExecAction, Pod, Probe};
 use kube::Api;
@@ -44,7 +45,8 @@ pub struct Cut {
 }
 
 impl Cut {
-    /// Lets nothing through between these nodes and those, in either direction. Returns when it is so.
+    /// Lets nothing through between these nodes and those, in either direction. Returns when it is
+    /// so.
     ///
     /// # Errors
     /// When a node has no address, or a host no iptables.
@@ -53,13 +55,17 @@ impl Cut {
         let mut cut = Self { pods: pods_of_root(cluster), names: Vec::new() };
         for host in hosts {
             let name = format!("{}-{host}", cluster.namespace);
-            let mut pod = pod_of_root(cluster, &name, &host, SCRIPT, &[("PAIRS", pairs.clone())]).await?;
+            let mut pod =
+                pod_of_root(cluster, &name, &host, SCRIPT, &[("PAIRS", pairs.clone())]).await?;
             tells_when_it_has_cut(&mut pod);
             cut.pods.create(&PostParams::default(), &pod).await?;
             cut.names.push(name);
         }
         for name in &cut.names {
-            until_true(&format!("{name} has cut"), PATIENCE, || async { Ok(is_ready(&cut.pods.get(name).await?)) }).await?;
+            until_true(&format!("{name} has cut"), PATIENCE, || async {
+                Ok(is_ready(&cut.pods.get(name).await?))
+            })
+            .await?;
         }
         Ok(cut)
     }
@@ -75,7 +81,9 @@ impl Cut {
         for name in &self.names {
             until(&format!("{name} is gone"), PATIENCE, || async {
                 let there = self.pods.get_opt(name).await?;
-                Ok(there.map_or(Look::Yes(()), |pod| Look::NotYet(format!("{:?}", pod.status.and_then(|s| s.phase)))))
+                Ok(there.map_or(Look::Yes(()), |pod| {
+                    Look::NotYet(format!("{:?}", pod.status.and_then(|s| s.phase)))
+                }))
             })
             .await?;
         }
@@ -84,14 +92,20 @@ impl Cut {
 }
 
 /// The hosts to work on, and the pairs of addresses.
-async fn plan(cluster: &Cluster, some: &[i32], others: &[i32]) -> Result<(BTreeSet<String>, String), Failure> {
+async fn plan(
+    cluster: &Cluster,
+    some: &[i32],
+    others: &[i32],
+) -> Result<(BTreeSet<String>, String), Failure> {
     let pods = cluster.pods().await?;
     let find = |node: &i32| {
         let pod = pods.get(node)?;
         let (spec, status) = (pod.spec.as_ref()?, pod.status.as_ref()?);
         Some((spec.node_name.clone()?, status.pod_ip.clone()?))
     };
-    let found = |node| find(node).ok_or_else(|| Failure::Wrong(format!("node {node} has no pod with an address")));
+    let found = |node| {
+        find(node).ok_or_else(|| Failure::Wrong(format!("node {node} has no pod with an address")))
+    };
     let (mut hosts, mut pairs) = (BTreeSet::new(), Vec::new());
     for one in some {
         for other in others {
@@ -106,7 +120,8 @@ async fn plan(cluster: &Cluster, some: &[i32], others: &[i32]) -> Result<(BTreeS
 /// It is ready when the rules are in force.
 fn tells_when_it_has_cut(pod: &mut Pod) {
     let command = Some(vec!["test".to_owned(), "-e".to_owned(), "/tmp/cut".to_owned()]);
-    let probe = Probe { exec: Some(ExecAction { command }), period_seconds: Some(1), ..Probe::default() };
+    let probe =
+        Probe { exec: Some(ExecAction { command }), period_seconds: Some(1), ..Probe::default() };
     for container in pod.spec.iter_mut().flat_map(|spec| &mut spec.containers) {
         container.readiness_probe = Some(probe.clone());
     }

@@ -14,7 +14,13 @@ const DIGEST: &str = "select count(*) || ' rows, ' || coalesce(md5(string_agg(id
 pub async fn write(cluster: &Cluster, primary: i32, rows: i32) -> Result<(), Failure> {
     let session = cluster.app(primary).await?;
     session.run(TABLE).await?;
-    session.rows("insert into ledger (entry) select 'entry ' || n from generate_series(1, $1::int) n", &[&rows]).await.map(drop)
+    session
+        .rows(
+            "insert into ledger (entry) select 'entry ' || n from generate_series(1, $1::int) n",
+            &[&rows],
+        )
+        .await
+        .map(drop)
 }
 
 /// Waits until every one of these nodes has just what the primary has.
@@ -23,11 +29,19 @@ pub async fn write(cluster: &Cluster, primary: i32, rows: i32) -> Result<(), Fai
 /// [`Failure::Deadline`] with what was there instead.
 pub async fn same_on(cluster: &Cluster, primary: i32, nodes: &[i32]) -> Result<(), Failure> {
     for &node in nodes {
-        until(&format!("{}: node {node} has what node {primary} has", cluster.namespace), PATIENCE, || async move {
-            let written: String = cluster.app(primary).await?.value(DIGEST, &[]).await?;
-            let found: String = cluster.app(node).await?.value(DIGEST, &[]).await?;
-            Ok(if found == written { Look::Yes(()) } else { Look::NotYet(format!("{found}; and there {written}")) })
-        })
+        until(
+            &format!("{}: node {node} has what node {primary} has", cluster.namespace),
+            PATIENCE,
+            || async move {
+                let written: String = cluster.app(primary).await?.value(DIGEST, &[]).await?;
+                let found: String = cluster.app(node).await?.value(DIGEST, &[]).await?;
+                Ok(if found == written {
+                    Look::Yes(())
+                } else {
+                    Look::NotYet(format!("{found}; and there {written}"))
+                })
+            },
+        )
         .await?;
     }
     Ok(())

@@ -1,5 +1,6 @@
-//! A script that root runs on a host: what happens to hosts and networks has to be done there. It is alone with it (nobody can reach it where the host
-//! stands still, or the API server), so it undoes by itself what it did, however it ends.
+//! A script that root runs on a host: what happens to hosts and networks has to be done there. It
+//! is alone with it (nobody can reach it where the host stands still, or the API server), so it
+//! undoes by itself what it did, however it ends.
 
 use k8s_openapi::api::core::v1::{Namespace, Pod};
 use kube::Api;
@@ -14,7 +15,8 @@ use crate::wait::{Look, until};
 /// Takes privileged pods; a scenario's own namespace does not.
 const NAMESPACE: &str = "kube-system";
 
-/// For [`Errand::begin`]: all processes of a pod and the host's kubelet stand still. Says `paused` and when.
+/// For [`Errand::begin`]: all processes of a pod and the host's kubelet stand still. Says `paused`
+/// and when.
 pub const PAUSE: &str = include_str!("scripts/pause.sh");
 
 /// A script under way.
@@ -28,7 +30,13 @@ impl Errand {
     ///
     /// # Errors
     /// What the API server says.
-    pub async fn begin(cluster: &Cluster, host: &str, what: &str, script: &str, env: &[(&str, String)]) -> Result<Self, Failure> {
+    pub async fn begin(
+        cluster: &Cluster,
+        host: &str,
+        what: &str,
+        script: &str,
+        env: &[(&str, String)],
+    ) -> Result<Self, Failure> {
         let name = format!("{}-{what}", cluster.namespace);
         let pod = pod_of_root(cluster, &name, host, script, env).await?;
         let pods = pods_of_root(cluster);
@@ -42,12 +50,21 @@ impl Errand {
     /// [`Failure::Wrong`] with its words when it failed, [`Failure::Deadline`].
     pub async fn ended(&self, limit: Duration) -> Result<String, Failure> {
         let phase = until(&format!("{} has ended", self.name), limit, || async {
-            let phase = self.pods.get(&self.name).await?.status.and_then(|s| s.phase).unwrap_or_default();
-            Ok(if ["Succeeded", "Failed"].contains(&phase.as_str()) { Look::Yes(phase) } else { Look::NotYet(phase) })
+            let phase =
+                self.pods.get(&self.name).await?.status.and_then(|s| s.phase).unwrap_or_default();
+            Ok(if ["Succeeded", "Failed"].contains(&phase.as_str()) {
+                Look::Yes(phase)
+            } else {
+                Look::NotYet(phase)
+            })
         })
         .await?;
         let said = self.said().await?;
-        if phase == "Succeeded" { Ok(said) } else { Err(Failure::Wrong(format!("{}: {}", self.name, said.trim()))) }
+        if phase == "Succeeded" {
+            Ok(said)
+        } else {
+            Err(Failure::Wrong(format!("{}: {}", self.name, said.trim())))
+        }
     }
 
     /// What it has said so far.
@@ -64,14 +81,23 @@ pub fn pods_of_root(cluster: &Cluster) -> Api<Pod> {
     Api::namespaced(cluster.resources().into_client(), NAMESPACE)
 }
 
-/// A pod that runs a script as root on that host, with the image of the cluster's members. It belongs to the scenario's namespace and goes with it,
-/// and after a while by itself: a run that was killed leaves nothing behind either.
+/// A pod that runs a script as root on that host, with the image of the cluster's members. It
+/// belongs to the scenario's namespace and goes with it, and after a while by itself: a run that
+/// was killed leaves nothing behind either.
 ///
 /// # Errors
 /// What the API server says.
-pub async fn pod_of_root(cluster: &Cluster, name: &str, host: &str, script: &str, env: &[(&str, String)]) -> Result<Pod, Failure> {
-    let scope = Api::<Namespace>::all(cluster.resources().into_client()).get(&cluster.namespace).await?;
-    let env: Vec<_> = env.iter().map(|(name, value)| json!({"name": name, "value": value})).collect();
+pub async fn pod_of_root(
+    cluster: &Cluster,
+    name: &str,
+    host: &str,
+    script: &str,
+    env: &[(&str, String)],
+) -> Result<Pod, Failure> {
+    let scope =
+        Api::<Namespace>::all(cluster.resources().into_client()).get(&cluster.namespace).await?;
+    let env: Vec<_> =
+        env.iter().map(|(name, value)| json!({"name": name, "value": value})).collect();
     let pod = json!({
         "metadata": {"name": name, "ownerReferences": [
             {"apiVersion": "v1", "kind": "Namespace", "name": cluster.namespace, "uid": scope.metadata.uid}]},
@@ -85,7 +111,8 @@ pub async fn pod_of_root(cluster: &Cluster, name: &str, host: &str, script: &str
     Ok(serde_json::from_value(pod).map_err(kube::Error::SerdeError)?)
 }
 
-/// When a script said this: milliseconds since the Unix epoch, by the clock that all hosts of a kind cluster share.
+/// When a script said this: milliseconds since the Unix epoch, by the clock that all hosts of a
+/// kind cluster share.
 ///
 /// # Errors
 /// [`Failure::Wrong`] when it did not.

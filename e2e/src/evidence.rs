@@ -1,4 +1,5 @@
-//! What is kept of a scenario that failed: the custom resources, pods, events and logs, as files that people read.
+//! What is kept of a scenario that failed: the custom resources, pods, events and logs, as files
+//! that people read.
 
 use std::path::{Path, PathBuf};
 
@@ -6,7 +7,8 @@ use crate::cluster::Cluster;
 use crate::command::run;
 use crate::failure::Failure;
 
-/// Writes all of it into a folder named after the scenario, and returns that folder. What can't be had is written as the error that came instead.
+/// Writes all of it into a folder named after the scenario, and returns that folder. What can't be
+/// had is written as the error that came instead.
 ///
 /// # Errors
 /// [`Failure::Io`] when the folder can't be written.
@@ -15,22 +17,57 @@ pub async fn keep(folder: &Path, scenario: &str, cluster: &Cluster) -> Result<Pa
     tokio::fs::create_dir_all(&folder).await?;
     let namespace = cluster.namespace.as_str();
     let looks: [(&str, &[&str]); 6] = [
-        ("resources.yaml", &["get", "pgr,configmaps,services,pdb,pvc", "--output=yaml", "--namespace", namespace]),
+        (
+            "resources.yaml",
+            &["get", "pgr,configmaps,services,pdb,pvc", "--output=yaml", "--namespace", namespace],
+        ),
         ("pods.yaml", &["get", "pods", "--output=yaml", "--namespace", namespace]),
         ("pods.txt", &["get", "pods,pvc,pgr", "--output=wide", "--namespace", namespace]),
-        ("events.txt", &["get", "events", "--sort-by=.metadata.creationTimestamp", "--namespace", namespace]),
+        (
+            "events.txt",
+            &["get", "events", "--sort-by=.metadata.creationTimestamp", "--namespace", namespace],
+        ),
         ("nodes.txt", &["describe", "nodes"]),
-        ("operator.log", &["logs", "--namespace=pgraft-system", "--selector=app.kubernetes.io/name=pgraft-operator", "--tail=5000"]),
+        (
+            "operator.log",
+            &[
+                "logs",
+                "--namespace=pgraft-system",
+                "--selector=app.kubernetes.io/name=pgraft-operator",
+                "--tail=5000",
+            ],
+        ),
     ];
     for (file, arguments) in looks {
         write(&folder.join(file), arguments).await?;
     }
     for node in cluster.pods().await.unwrap_or_default().into_keys() {
         let pod = crate::cluster::pod_name(node);
-        write(&folder.join(format!("{pod}.log")), &["logs", &pod, "--all-containers", "--namespace", namespace]).await?;
-        write(&folder.join(format!("{pod}.previous.log")), &["logs", &pod, "--previous", "--namespace", namespace]).await?;
+        write(
+            &folder.join(format!("{pod}.log")),
+            &["logs", &pod, "--all-containers", "--namespace", namespace],
+        )
+        .await?;
+        write(
+            &folder.join(format!("{pod}.previous.log")),
+            &["logs", &pod, "--previous", "--namespace", namespace],
+        )
+        .await?;
         let statements = "select * from pgraft_status(); select * from pgraft_members; select * from pgraft_log()";
-        let psql = ["exec", &pod, "--container=postgres", "--namespace", namespace, "--", "psql", "-U", "postgres", "-x", "-c", statements];
+        let psql = [
+            "exec",
+            &pod,
+            "--container=postgres",
+            "--namespace",
+            namespace,
+            "--",
+            "psql",
+            "-U",
+            "postgres",
+            "-x",
+            "-c",
+            statements,
+        ];
         write(&folder.join(format!("{pod}.sql.txt")), &psql).await?;
     }
     Ok(folder)

@@ -50,12 +50,19 @@ impl Failure {
     pub fn refusal(&self) -> Option<(String, String, String)> {
         let Self::Sql { source, .. } = self else { return None };
         let error = source.as_db_error()?;
-        Some((error.code().code().to_owned(), error.message().to_owned(), error.hint().unwrap_or_default().to_owned()))
+        Some((
+            error.code().code().to_owned(),
+            error.message().to_owned(),
+            error.hint().unwrap_or_default().to_owned(),
+        ))
     }
 }
 
 fn detail(error: &tokio_postgres::Error) -> String {
-    error.as_db_error().map(|e| format!(": {} ({})", e.message(), e.code().code())).unwrap_or_default()
+    error
+        .as_db_error()
+        .map(|e| format!(": {} ({})", e.message(), e.code().code()))
+        .unwrap_or_default()
 }
 
 /// Fails with these words unless the condition holds.

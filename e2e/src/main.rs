@@ -1,4 +1,5 @@
-//! `pgraft-e2e`: scenarios on a real Kubernetes cluster, the one of KUBECONFIG, with kubectl and helm on PATH and the images in reach.
+//! `pgraft-e2e`: scenarios on a real Kubernetes cluster, the one of KUBECONFIG, with kubectl and
+//! helm on PATH and the images in reach.
 //!
 //! ```text
 //!  main ──▶ helm install ──▶ scenarios, some side by side, some alone, some all the while ──▶ report
@@ -48,7 +49,11 @@ async fn main() -> ExitCode {
     match run(arguments).await {
         Ok(verdicts) => {
             print!("{}", report::summary(&verdicts));
-            if verdicts.iter().all(|v| v.result.is_ok()) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+            if verdicts.iter().all(|v| v.result.is_ok()) {
+                ExitCode::SUCCESS
+            } else {
+                ExitCode::FAILURE
+            }
         }
         Err(failure) => {
             eprintln!("pgraft-e2e: {failure}");
@@ -68,16 +73,29 @@ async fn run(arguments: Arguments) -> Result<Vec<Verdict>, Failure> {
     println!("installing the operator");
     command::run(
         "helm",
-        &["upgrade", "--install", "pgraft", "charts/pgraft-operator", "--namespace", "pgraft-system", "--create-namespace", "--wait"],
+        &[
+            "upgrade",
+            "--install",
+            "pgraft",
+            "charts/pgraft-operator",
+            "--namespace",
+            "pgraft-system",
+            "--create-namespace",
+            "--wait",
+        ],
     )
     .await?;
 
-    let of = |place: Place| chosen.iter().copied().filter(move |s| s.place == place).collect::<Vec<_>>();
+    let of =
+        |place: Place| chosen.iter().copied().filter(move |s| s.place == place).collect::<Vec<_>>();
     let run = |s: Scenario| scenario::run(setting.clone(), s);
     let throughout = join_all(of(Place::Throughout).into_iter().map(run));
     let in_turn = async {
-        let mut verdicts: Vec<Verdict> =
-            futures::stream::iter(of(Place::Beside)).map(run).buffer_unordered(arguments.together.max(1)).collect().await;
+        let mut verdicts: Vec<Verdict> = futures::stream::iter(of(Place::Beside))
+            .map(run)
+            .buffer_unordered(arguments.together.max(1))
+            .collect()
+            .await;
         for scenario in of(Place::Alone) {
             verdicts.push(run(scenario).await);
         }
@@ -90,13 +108,19 @@ async fn run(arguments: Arguments) -> Result<Vec<Verdict>, Failure> {
 
 /// Tells this run's namespaces from those of earlier ones, which may still be on their way out.
 fn run_number() -> u64 {
-    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_secs() % 1_000_000)
+    std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs() % 1_000_000)
 }
 
 fn choose(names: &[String]) -> Result<Vec<Scenario>, Failure> {
     if names.is_empty() {
         // Those that wait for minutes on end are run by name.
-        return Ok(scenarios::ALL.iter().copied().filter(|s| s.place != Place::Throughout).collect());
+        return Ok(scenarios::ALL
+            .iter()
+            .copied()
+            .filter(|s| s.place != Place::Throughout)
+            .collect());
     }
     let find = |name: &String| {
         let unknown = || Failure::Wrong(format!("no scenario is called {name}; --list names them"));

@@ -17,7 +17,12 @@ pub const KILL_SERVER: &str = "kill -9 $(head -1 /var/lib/pgraft/pgdata/postmast
 /// # Errors
 /// [`Failure::Command`].
 pub async fn in_pod(cluster: &Cluster, node: i32, script: &str) -> Result<(), Failure> {
-    command("kubectl", &["exec", &pod_name(node), "--namespace", &cluster.namespace, "--", "bash", "-c", script]).await.map(drop)
+    command(
+        "kubectl",
+        &["exec", &pod_name(node), "--namespace", &cluster.namespace, "--", "bash", "-c", script],
+    )
+    .await
+    .map(drop)
 }
 
 /// Where a node's pod is, and its identity.
@@ -26,7 +31,10 @@ pub async fn in_pod(cluster: &Cluster, node: i32, script: &str) -> Result<(), Fa
 /// What the API server says.
 pub async fn place(cluster: &Cluster, node: i32) -> Result<(String, String), Failure> {
     let pod = cluster.pod_api().get(&pod_name(node)).await?;
-    Ok((pod.spec.and_then(|s| s.node_name).unwrap_or_default(), pod.metadata.uid.unwrap_or_default()))
+    Ok((
+        pod.spec.and_then(|s| s.node_name).unwrap_or_default(),
+        pod.metadata.uid.unwrap_or_default(),
+    ))
 }
 
 /// Who takes writes, by the word of these nodes: the same by all, one of them, and settled.
@@ -38,11 +46,17 @@ pub async fn primary(cluster: &Cluster, asked: &[i32]) -> Result<i32, Failure> {
         let mut words = Vec::new();
         for node in asked {
             let session = cluster.superuser(*node).await?;
-            let word: Option<i32> = session.value("select max(node_id) from pgraft_members where is_primary", &[]).await?;
+            let word: Option<i32> = session
+                .value("select max(node_id) from pgraft_members where is_primary", &[])
+                .await?;
             words.push(word.unwrap_or_default());
         }
-        let writes =
-            asked.contains(&words[0]) && !cluster.superuser(words[0]).await?.value::<bool>("select pg_is_in_recovery()", &[]).await?;
+        let writes = asked.contains(&words[0])
+            && !cluster
+                .superuser(words[0])
+                .await?
+                .value::<bool>("select pg_is_in_recovery()", &[])
+                .await?;
         let agreed = writes && words.iter().all(|word| *word == words[0]);
         Ok(if agreed { Look::Yes(words[0]) } else { Look::NotYet(format!("{words:?}")) })
     })
@@ -59,8 +73,14 @@ pub async fn followed(cluster: &Cluster, primary: i32, members: &[i32]) -> Resul
     }
     until("the primary has all its standbys", PATIENCE, || async {
         let session = cluster.superuser(primary).await?;
-        let streaming: i64 = session.value("select count(*) from pg_stat_replication where state = 'streaming'", &[]).await?;
-        Ok(if usize::try_from(streaming) == Ok(members.len() - 1) { Look::Yes(()) } else { Look::NotYet(format!("{streaming}")) })
+        let streaming: i64 = session
+            .value("select count(*) from pg_stat_replication where state = 'streaming'", &[])
+            .await?;
+        Ok(if usize::try_from(streaming) == Ok(members.len() - 1) {
+            Look::Yes(())
+        } else {
+            Look::NotYet(format!("{streaming}"))
+        })
     })
     .await
 }
@@ -73,8 +93,12 @@ pub async fn all_back(cluster: &Cluster, primary: i32, members: &[i32]) -> Resul
     followed(cluster, primary, members).await?;
     data::same_on(cluster, primary, members).await?;
     for node in members {
-        let standby: bool = cluster.superuser(*node).await?.value("select pg_is_in_recovery()", &[]).await?;
-        ensure!(standby == (*node != primary), "node {node}: in recovery is {standby}, and the primary is {primary}");
+        let standby: bool =
+            cluster.superuser(*node).await?.value("select pg_is_in_recovery()", &[]).await?;
+        ensure!(
+            standby == (*node != primary),
+            "node {node}: in recovery is {standby}, and the primary is {primary}"
+        );
     }
     Ok(())
 }

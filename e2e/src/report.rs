@@ -17,7 +17,8 @@ pub fn summary(verdicts: &[Verdict]) -> String {
             let _ = writeln!(text, "    its logs, events and resources: {}", folder.display());
         }
     }
-    let figures: Vec<_> = verdicts.iter().filter_map(|v| v.result.as_ref().ok()).flatten().collect();
+    let figures: Vec<_> =
+        verdicts.iter().filter_map(|v| v.result.as_ref().ok()).flatten().collect();
     if !figures.is_empty() {
         text.push_str("measured:\n");
     }
@@ -26,7 +27,8 @@ pub fn summary(verdicts: &[Verdict]) -> String {
     }
     let failed = verdicts.iter().filter(|v| v.result.is_err()).count();
     let word = if failed == 0 { "ok" } else { "FAILED" };
-    let _ = writeln!(text, "test result: {word}. {} passed; {failed} failed", verdicts.len() - failed);
+    let _ =
+        writeln!(text, "test result: {word}. {} passed; {failed} failed", verdicts.len() - failed);
     text
 }
 

@@ -1,4 +1,5 @@
-//! What a scenario is, and how one is run: in a namespace of its own, within a time limit, with its traces kept when it fails.
+//! What a scenario is, and how one is run: in a namespace of its own, within a time limit, with its
+//! traces kept when it fails.
 
 use futures::future::BoxFuture;
 use kube::Client;
@@ -83,12 +84,18 @@ pub async fn run(setting: Setting, scenario: Scenario) -> Verdict {
     let took = begun.elapsed();
     match &result {
         Ok(_) => println!("{}: ok after {:.1} s", scenario.name, took.as_secs_f64()),
-        Err(failure) => println!("{}: FAILED after {:.1} s: {failure}", scenario.name, took.as_secs_f64()),
+        Err(failure) => {
+            println!("{}: FAILED after {:.1} s: {failure}", scenario.name, took.as_secs_f64())
+        }
     }
     Verdict { name: scenario.name, took, result, traces }
 }
 
-async fn in_namespace(setting: &Setting, scenario: Scenario, cluster: &Cluster) -> (Result<Vec<Figure>, Failure>, Option<PathBuf>) {
+async fn in_namespace(
+    setting: &Setting,
+    scenario: Scenario,
+    cluster: &Cluster,
+) -> (Result<Vec<Figure>, Failure>, Option<PathBuf>) {
     // A task of its own, so that a panic is this scenario's failure and nobody else's.
     let body = tokio::spawn((scenario.body)(cluster.clone()));
     let stop = body.abort_handle();
@@ -97,7 +104,11 @@ async fn in_namespace(setting: &Setting, scenario: Scenario, cluster: &Cluster) 
         Ok(Err(panic)) => Err(Failure::Wrong(panic.to_string())),
         Err(_) => {
             stop.abort();
-            Err(Failure::Deadline { what: scenario.name.into(), limit: LIMIT, last: "still running".into() })
+            Err(Failure::Deadline {
+                what: scenario.name.into(),
+                limit: LIMIT,
+                last: "still running".into(),
+            })
         }
     };
     let mut traces = None;

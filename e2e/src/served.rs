@@ -15,13 +15,16 @@ pub const POSTGRES: u16 = 5432;
 /// Raft's port.
 pub const RAFT: u16 = 7001;
 
-/// Begins TLS on this port of a pod, as its protocol has it, and hangs up when it has seen the certificate.
+/// Begins TLS on this port of a pod, as its protocol has it, and hangs up when it has seen the
+/// certificate.
 ///
 /// # Errors
 /// [`Failure::Kube`] when the pod can't be reached, [`Failure::Io`] when there is no TLS.
 pub async fn certificate(pods: &Api<Pod>, pod: &str, port: u16) -> Result<Vec<u8>, Failure> {
     let mut forward = pods.portforward(pod, &[port]).await?;
-    let mut stream = forward.take_stream(port).ok_or_else(|| Failure::Wrong(format!("{pod}: no stream to port {port}")))?;
+    let mut stream = forward
+        .take_stream(port)
+        .ok_or_else(|| Failure::Wrong(format!("{pod}: no stream to port {port}")))?;
     if port == POSTGRES {
         // SSLRequest, of the frontend/backend protocol.
         stream.write_all(&[0, 0, 0, 8, 4, 210, 22, 47]).await?;

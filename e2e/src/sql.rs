@@ -28,10 +28,13 @@ pub struct Session {
 
 impl Session {
     /// # Errors
-    /// [`Failure::Kube`] when the pod can't be reached, [`Failure::Sql`] when Postgres does not let us in.
+    /// [`Failure::Kube`] when the pod can't be reached, [`Failure::Sql`] when Postgres does not let
+    /// us in.
     pub async fn open(pods: &Api<Pod>, pod: &str, login: &Login) -> Result<Self, Failure> {
         let mut forward = pods.portforward(pod, &[5432]).await?;
-        let stream = forward.take_stream(5432).ok_or_else(|| Failure::Wrong(format!("{pod}: no stream to port 5432")))?;
+        let stream = forward
+            .take_stream(5432)
+            .ok_or_else(|| Failure::Wrong(format!("{pod}: no stream to port 5432")))?;
         let sql = |source| Failure::Sql { pod: pod.to_owned(), source };
         let (client, connection) = tokio_postgres::Config::new()
             .user(&login.user)
@@ -51,17 +54,32 @@ impl Session {
     ///
     /// # Errors
     /// [`Failure::Sql`].
-    pub async fn rows(&self, statement: &str, parameters: &[&(dyn ToSql + Sync)]) -> Result<Vec<Row>, Failure> {
-        self.client.query(statement, parameters).await.map_err(|source| Failure::Sql { pod: self.pod.clone(), source })
+    pub async fn rows(
+        &self,
+        statement: &str,
+        parameters: &[&(dyn ToSql + Sync)],
+    ) -> Result<Vec<Row>, Failure> {
+        self.client
+            .query(statement, parameters)
+            .await
+            .map_err(|source| Failure::Sql { pod: self.pod.clone(), source })
     }
 
     /// The first column of the only row.
     ///
     /// # Errors
     /// [`Failure::Sql`], also for another type or no row.
-    pub async fn value<T: FromSqlOwned>(&self, statement: &str, parameters: &[&(dyn ToSql + Sync)]) -> Result<T, Failure> {
+    pub async fn value<T: FromSqlOwned>(
+        &self,
+        statement: &str,
+        parameters: &[&(dyn ToSql + Sync)],
+    ) -> Result<T, Failure> {
         let sql = |source| Failure::Sql { pod: self.pod.clone(), source };
-        self.client.query_one(statement, parameters).await.and_then(|row| row.try_get(0)).map_err(sql)
+        self.client
+            .query_one(statement, parameters)
+            .await
+            .and_then(|row| row.try_get(0))
+            .map_err(sql)
     }
 
     /// Statements without a result.
@@ -69,6 +87,9 @@ impl Session {
     /// # Errors
     /// [`Failure::Sql`].
     pub async fn run(&self, statements: &str) -> Result<(), Failure> {
-        self.client.batch_execute(statements).await.map_err(|source| Failure::Sql { pod: self.pod.clone(), source })
+        self.client
+            .batch_execute(statements)
+            .await
+            .map_err(|source| Failure::Sql { pod: self.pod.clone(), source })
     }
 }

@@ -13,10 +13,12 @@ pub enum Look<T> {
     NotYet(String),
 }
 
-/// No look takes longer: one that hangs (a stream through an API server that has gone) is one more "not yet".
+/// No look takes longer: one that hangs (a stream through an API server that has gone) is one more
+/// "not yet".
 const LONGEST_LOOK: Duration = Duration::from_secs(30);
 
-/// Looks again and again until it is so. What goes wrong while looking is one more "not yet": pods come and go in these scenarios.
+/// Looks again and again until it is so. What goes wrong while looking is one more "not yet": pods
+/// come and go in these scenarios.
 ///
 /// # Errors
 /// [`Failure::Deadline`] with what was seen last.

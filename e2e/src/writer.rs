@@ -1,4 +1,5 @@
-//! A client in a pod of its own that writes through the Service `-rw`, and knows of each row what it was told.
+//! A client in a pod of its own that writes through the Service `-rw`, and knows of each row what
+//! it was told.
 
 use futures::{AsyncBufReadExt, TryStreamExt};
 use k8s_openapi::api::core::v1::Pod;
@@ -26,7 +27,8 @@ pub enum Connections {
     OneEach,
     /// So many that are kept until they break, as a pool of them is.
     Kept(u8),
-    /// So many writers, each with a new connection for each row, by the key `uri` and with no time limit but the driver's own.
+    /// So many writers, each with a new connection for each row, by the key `uri` and with no time
+    /// limit but the driver's own.
     New(u8),
 }
 
@@ -92,7 +94,12 @@ impl Writer {
     ///
     /// # Errors
     /// What the API server says.
-    pub async fn begin(cluster: &Cluster, story: &'static str, connections: Connections, away_from: &[String]) -> Result<Self, Failure> {
+    pub async fn begin(
+        cluster: &Cluster,
+        story: &'static str,
+        connections: Connections,
+        away_from: &[String],
+    ) -> Result<Self, Failure> {
         let apart = json!([{"matchExpressions": [{"key": "kubernetes.io/hostname", "operator": "NotIn", "values": away_from}]}]);
         let (script, number, key) = match connections {
             Connections::OneEach => (ONE_EACH, 1, "multi-host-uri"),
@@ -115,7 +122,11 @@ impl Writer {
             },
         });
         let pods = cluster.pod_api();
-        pods.create(&PostParams::default(), &serde_json::from_value(pod).map_err(kube::Error::SerdeError)?).await?;
+        pods.create(
+            &PostParams::default(),
+            &serde_json::from_value(pod).map_err(kube::Error::SerdeError)?,
+        )
+        .await?;
         let heard = Arc::default();
         let listens = tokio::spawn(listen(pods.clone(), Arc::clone(&heard)));
         let writer = Self { pods, story, heard, listens };
@@ -136,7 +147,11 @@ impl Writer {
         let log = self.pods.logs(POD, &LogParams::default()).await?;
         self.pods.delete(POD, &DeleteParams::default()).await?;
         until("the writer is gone", PATIENCE, || async {
-            Ok(if self.pods.get_opt(POD).await?.is_none() { Look::Yes(()) } else { Look::NotYet("it is there".into()) })
+            Ok(if self.pods.get_opt(POD).await?.is_none() {
+                Look::Yes(())
+            } else {
+                Look::NotYet("it is there".into())
+            })
         })
         .await?;
         Ok(Told { story: self.story, rows: log.lines().filter_map(Row::of).collect() })
@@ -147,7 +162,8 @@ impl Writer {
     /// # Errors
     /// [`Failure::Deadline`] with what it said last.
     pub async fn more(&self, rows: usize) -> Result<(), Failure> {
-        let acknowledged = || self.lately().iter().filter(|row| row.fate == Fate::Acknowledged).count();
+        let acknowledged =
+            || self.lately().iter().filter(|row| row.fate == Fate::Acknowledged).count();
         let before = acknowledged();
         until("acknowledged rows through -rw", PATIENCE, || async {
             if acknowledged() >= before + rows {
@@ -180,7 +196,8 @@ async fn listen(pods: Api<Pod>, heard: Arc<Mutex<Vec<Row>>>) {
 }
 
 impl Told {
-    /// The longest time between two acknowledgements, of which the second came after this moment and the first before the other.
+    /// The longest time between two acknowledgements, of which the second came after this moment
+    /// and the first before the other.
     pub fn gap(&self, after: i64, before: i64) -> Duration {
         gap(self.rows.iter(), after, before)
     }
@@ -188,7 +205,8 @@ impl Told {
     /// How often it was told what.
     pub fn counts(&self) -> String {
         let count = |fate| self.rows.iter().filter(|row| row.fate == fate).count();
-        let [acknowledged, refused, unknown] = [Fate::Acknowledged, Fate::Refused, Fate::Unknown].map(count);
+        let [acknowledged, refused, unknown] =
+            [Fate::Acknowledged, Fate::Refused, Fate::Unknown].map(count);
         format!("{acknowledged} acknowledged, {refused} refused, {unknown} unknown")
     }
 
@@ -234,9 +252,17 @@ impl Told {
     }
 }
 
-/// The longest time between two acknowledgements of these rows, of which the second came after this moment and the first before the other.
+/// The longest time between two acknowledgements of these rows, of which the second came after this
+/// moment and the first before the other.
 pub fn gap<'a>(rows: impl Iterator<Item = &'a Row>, after: i64, before: i64) -> Duration {
-    let times: Vec<i64> = rows.filter(|row| row.fate == Fate::Acknowledged).map(|row| row.at).collect();
+    let times: Vec<i64> =
+        rows.filter(|row| row.fate == Fate::Acknowledged).map(|row| row.at).collect();
     let pairs = times.windows(2).filter(|two| two[1] > after && two[0] < before);
-    Duration::from_millis(pairs.map(|two| two[1] - two[0]).max().and_then(|ms| u64::try_from(ms).ok()).unwrap_or_default())
+    Duration::from_millis(
+        pairs
+            .map(|two| two[1] - two[0])
+            .max()
+            .and_then(|ms| u64::try_from(ms).ok())
+            .unwrap_or_default(),
+    )
 }

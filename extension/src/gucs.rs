@@ -12,9 +12,11 @@ use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting};
 use durability::Durability;
 
 static NODE_ID: GucSetting<i32> = GucSetting::<i32>::new(0);
-static LISTEN_ADDRESS: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c"localhost"));
+static LISTEN_ADDRESS: GucSetting<Option<CString>> =
+    GucSetting::<Option<CString>>::new(Some(c"localhost"));
 static PORT: GucSetting<i32> = GucSetting::<i32>::new(7001);
-static ADVERTISE_ADDRESS: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
+static ADVERTISE_ADDRESS: GucSetting<Option<CString>> =
+    GucSetting::<Option<CString>>::new(Some(c""));
 static DATA_DIR: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
 static HEARTBEAT_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(200);
 static ELECTION_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(1000);
@@ -177,7 +179,8 @@ pub fn failover() -> bool {
     GOVERNED.load(Ordering::Relaxed)
 }
 
-/// Whether it does no more: this node has made promises in failovers, and a cluster can't go without them again.
+/// Whether it does no more: this node has made promises in failovers, and a cluster can't go
+/// without them again.
 pub fn failover_was_left() -> bool {
     !failover() && PathBuf::from(text(&DATA_DIR)).join(PROMISES_FILE).exists()
 }
@@ -214,7 +217,14 @@ fn define_protection() {
         ),
     ];
     for (name, short, long, setting) in files {
-        GucRegistry::define_string_guc(name, short, long, setting, GucContext::Postmaster, GucFlags::default());
+        GucRegistry::define_string_guc(
+            name,
+            short,
+            long,
+            setting,
+            GucContext::Postmaster,
+            GucFlags::default(),
+        );
     }
     GucRegistry::define_bool_guc(
         c"pgraft.allow_plaintext",
@@ -240,7 +250,9 @@ pub fn settings(postgres_port: i32, pgdata: &Path) -> Result<Settings, SettingsE
     let (listen, advertise) = (text(&LISTEN_ADDRESS), text(&ADVERTISE_ADDRESS));
     let any = pgraft_raft::is_any(&listen);
     if advertise.is_empty() && any {
-        return Err(SettingsError::Missing("pgraft.advertise_address (pgraft.listen_address stands for many addresses)"));
+        return Err(SettingsError::Missing(
+            "pgraft.advertise_address (pgraft.listen_address stands for many addresses)",
+        ));
     }
     let port = i64::from(PORT.get());
     let listen_host = if listen == "*" { "::" } else { &listen };
@@ -257,7 +269,12 @@ pub fn settings(postgres_port: i32, pgdata: &Path) -> Result<Settings, SettingsE
         snapshot_every: SNAPSHOT_EVERY,
         postgres: Address::new(advertise_host, i64::from(postgres_port)).map_err(value("port"))?,
         zone: text(&ZONE),
-        protection: Protection::new(&text(&TLS_CERT_FILE), &text(&TLS_KEY_FILE), &text(&TLS_CA_FILE), ALLOW_PLAINTEXT.get())?,
+        protection: Protection::new(
+            &text(&TLS_CERT_FILE),
+            &text(&TLS_KEY_FILE),
+            &text(&TLS_CA_FILE),
+            ALLOW_PLAINTEXT.get(),
+        )?,
     };
     settings.check(Some(pgdata))?;
     Ok(settings)

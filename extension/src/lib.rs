@@ -1,4 +1,5 @@
-//! The extension: settings, SQL functions, and a background worker that is a member of the cluster's Raft group.
+//! The extension: settings, SQL functions, and a background worker that is a member of the
+//! cluster's Raft group.
 //!
 //! ```text
 //!  backend ── sql ──▶ shmem  (reads: no round trip)             ┌─ worker ──────────────────────────────────────────┐

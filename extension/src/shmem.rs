@@ -1,7 +1,9 @@
-//! What the worker knows, in shared memory: written by one of its threads, read by every backend without a lock and without asking.
+//! What the worker knows, in shared memory: written by one of its threads, read by every backend
+//! without a lock and without asking.
 //!
-//! A sequence lock over atomics: the writer makes the sequence odd, writes, makes it even; a reader that sees an odd or a changed sequence
-//! reads again. Only atomics are shared, so a reader at the wrong moment sees old words, never undefined ones.
+//! A sequence lock over atomics: the writer makes the sequence odd, writes, makes it even; a reader
+//! that sees an odd or a changed sequence reads again. Only atomics are shared, so a reader at the
+//! wrong moment sees old words, never undefined ones.
 
 #![allow(unsafe_code, reason = "shared memory is Postgres' to give")]
 
@@ -23,7 +25,8 @@ use words::{GATE, INTAKE, NAMES, RUN};
 const WORDS: usize = 16 * 1024;
 /// Older than this the worker is taken for dead: it publishes twice a second.
 const STALE_AFTER_MS: i64 = 3_000;
-/// A reader gives up after so many tries; a writer that was killed half way would make it try for ever.
+/// A reader gives up after so many tries; a writer that was killed half way would make it try for
+/// ever.
 const TRIES: usize = 10_000;
 
 // SAFETY: the name belongs to this extension.
@@ -47,7 +50,10 @@ pub struct Page {
 }
 
 impl Default for Page {
-    #[allow(clippy::large_stack_arrays, reason = "built once, by the postmaster, whose stack is the main thread's")]
+    #[allow(
+        clippy::large_stack_arrays,
+        reason = "built once, by the postmaster, whose stack is the main thread's"
+    )]
     fn default() -> Self {
         Self {
             sequence: AtomicU32::new(0),
@@ -90,11 +96,16 @@ pub enum Published {
 pub fn publish(status: &NodeStatus) {
     let page = PAGE.get();
     page.leader.store(status.leader.map_or(0, NodeId::get), Ordering::Relaxed);
-    page.leading.store(u32::from(status.state == NodeState::Leader && status.leader == Some(status.node_id)), Ordering::Relaxed);
+    page.leading.store(
+        u32::from(status.state == NodeState::Leader && status.leader == Some(status.node_id)),
+        Ordering::Relaxed,
+    );
     page.term.store(status.term, Ordering::Relaxed);
     let text = json!({ "status": status }).to_string();
     if text.len() > WORDS * 8 {
-        return publish_stopped("its status is larger than the shared page; shorten the members' addresses");
+        return publish_stopped(
+            "its status is larger than the shared page; shorten the members' addresses",
+        );
     }
     write(page, &text);
 }
@@ -110,7 +121,9 @@ pub fn publish_stopped(why: &str) {
 /// The worker's last word.
 pub fn read() -> Published {
     let Some(text) = read_text(PAGE.get()) else { return Published::Nothing };
-    let Ok(mut value) = serde_json::from_str::<serde_json::Value>(&text) else { return Published::Nothing };
+    let Ok(mut value) = serde_json::from_str::<serde_json::Value>(&text) else {
+        return Published::Nothing;
+    };
     if let Some(why) = value["stopped"].as_str() {
         return Published::Stopped(why.to_owned());
     }
@@ -154,14 +167,17 @@ pub fn set_wal(progress: WalProgress) {
 /// How far this server is, as the main thread last saw it.
 pub fn wal() -> Option<WalProgress> {
     let page = PAGE.get();
-    let (timeline, lsn) = (page.wal_timeline.load(Ordering::Relaxed), page.wal_lsn.load(Ordering::Relaxed));
+    let (timeline, lsn) =
+        (page.wal_timeline.load(Ordering::Relaxed), page.wal_lsn.load(Ordering::Relaxed));
     let replayed = Some(page.wal_replayed.load(Ordering::Relaxed)).filter(|lsn| *lsn != 0);
     (lsn != 0).then_some(WalProgress { end: WalPosition { timeline, lsn }, replayed })
 }
 
 fn write(page: &Page, text: &str) {
     let bytes = text.as_bytes();
-    let Some(length) = u32::try_from(bytes.len()).ok().filter(|_| bytes.len() <= WORDS * 8) else { return };
+    let Some(length) = u32::try_from(bytes.len()).ok().filter(|_| bytes.len() <= WORDS * 8) else {
+        return;
+    };
     // A writer that was killed half way left it odd: go on from there.
     let before = page.sequence.load(Ordering::Relaxed) | 1;
     page.sequence.store(before, Ordering::Relaxed);
@@ -186,8 +202,13 @@ fn read_text(page: &Page) -> Option<String> {
             std::hint::spin_loop();
             continue;
         }
-        let length = usize::try_from(page.length.load(Ordering::Relaxed)).ok().filter(|l| *l <= WORDS * 8)?;
-        let mut bytes: Vec<u8> = page.words[..length.div_ceil(8)].iter().flat_map(|w| w.load(Ordering::Relaxed).to_le_bytes()).collect();
+        let length = usize::try_from(page.length.load(Ordering::Relaxed))
+            .ok()
+            .filter(|l| *l <= WORDS * 8)?;
+        let mut bytes: Vec<u8> = page.words[..length.div_ceil(8)]
+            .iter()
+            .flat_map(|w| w.load(Ordering::Relaxed).to_le_bytes())
+            .collect();
         fence(Ordering::Acquire);
         if page.sequence.load(Ordering::Relaxed) == before {
             bytes.truncate(length);

@@ -1,6 +1,12 @@
-//! The functions that only look: from shared memory, but for the log. (Those that change something are in `pg/functions.rs`.)
+//! The functions that only look: from shared memory, but for the log. (Those that change something
+//! are in `pg/functions.rs`.)
 
-#![allow(unsafe_code, clippy::needless_pass_by_value, clippy::type_complexity, reason = "pgrx's macros expand to it")]
+#![allow(
+    unsafe_code,
+    clippy::needless_pass_by_value,
+    clippy::type_complexity,
+    reason = "pgrx's macros expand to it"
+)]
 
 use pgraft_core::control::{Request, Response};
 use pgraft_core::status::FailoverStatus;
@@ -35,8 +41,11 @@ fn pgraft_get_term() -> i64 {
 }
 
 #[pg_extern]
-fn pgraft_get_nodes() -> TableIterator<'static, (name!(node_id, i32), name!(address, String), name!(port, i32))> {
-    let row = |m: MemberStatus| (m.node_id.as_i32(), m.address.host().to_owned(), i32::from(m.address.port()));
+fn pgraft_get_nodes()
+-> TableIterator<'static, (name!(node_id, i32), name!(address, String), name!(port, i32))> {
+    let row = |m: MemberStatus| {
+        (m.node_id.as_i32(), m.address.host().to_owned(), i32::from(m.address.port()))
+    };
     TableIterator::new(status().members.into_iter().map(row))
 }
 
@@ -77,9 +86,14 @@ fn pgraft_status() -> TableIterator<
         big(s.commit_index),
         big(s.applied_index),
         // As this very backend would find it, whatever the worker has last said.
-        failover.filter(|_| primary_here).map(|_| if gate::is_open() { "open" } else { "closed" }.to_owned()),
-        gate::remaining().filter(|_| primary_here).and_then(|ms| Interval::new(0, 0, big(ms).saturating_mul(1000)).ok()),
-        failover.map(|f| f.sync_standbys.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")),
+        failover
+            .filter(|_| primary_here)
+            .map(|_| if gate::is_open() { "open" } else { "closed" }.to_owned()),
+        gate::remaining()
+            .filter(|_| primary_here)
+            .and_then(|ms| Interval::new(0, 0, big(ms).saturating_mul(1000)).ok()),
+        failover
+            .map(|f| f.sync_standbys.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")),
         failover.map(|f| small(f.sync_required)),
         small(s.voters),
         small(s.quorum),
@@ -155,7 +169,9 @@ fn pgraft_get_members() -> TableIterator<
             m.is_leader && alive,
             m.is_primary,
             m.reachable.filter(|_| alive),
-            m.last_contact_ms.filter(|_| alive).and_then(|ms| Interval::new(0, 0, big(ms).saturating_mul(1000)).ok()),
+            m.last_contact_ms
+                .filter(|_| alive)
+                .and_then(|ms| Interval::new(0, 0, big(ms).saturating_mul(1000)).ok()),
             m.match_index.filter(|_| alive).map(big),
             m.lag_bytes.filter(|_| alive).map(big),
             m.wal.filter(|_| alive).map(|w| w.timeline.cast_signed()),
@@ -185,11 +201,19 @@ fn pgraft_log() -> TableIterator<
     };
     TableIterator::new(entries.into_iter().map(|e| {
         let data = serde_json::from_str(&e.data).unwrap_or_default();
-        (big(e.index), big(e.term), e.kind, pgrx::JsonB(data), e.committed, e.applied_at.map(|us| us - POSTGRES_EPOCH_US))
+        (
+            big(e.index),
+            big(e.term),
+            e.kind,
+            pgrx::JsonB(data),
+            e.committed,
+            e.applied_at.map(|us| us - POSTGRES_EPOCH_US),
+        )
     }))
 }
 
-/// What the worker last published. What it has applied stays true when it is gone, so this answers then too.
+/// What the worker last published. What it has applied stays true when it is gone, so this answers
+/// then too.
 fn status() -> NodeStatus {
     match command::published() {
         Published::Status(status) => *status,

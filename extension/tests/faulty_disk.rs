@@ -1,7 +1,13 @@
-//! A full disk, and an fsync that fails once, under a real server: a small library (`faulty_disk.c`) makes the calls fail for the Raft
-//! directory alone.
+//! A full disk, and an fsync that fails once, under a real server: a small library
+//! (`faulty_disk.c`) makes the calls fail for the Raft directory alone.
 
-#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test, which may end anywhere")]
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test, which may end anywhere"
+)]
 
 mod server;
 
@@ -9,15 +15,22 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use server::{PATIENCE, Server, asked, bindir, change, cluster_of, free_port, scratch, until_leading};
+use server::{
+    PATIENCE, Server, asked, bindir, change, cluster_of, free_port, scratch, until_leading,
+};
 
 const NODES: &str = "select * from pgraft_get_nodes()";
 
-/// Three servers whose disks can be told to fail; None, with a word why, where there is no C compiler.
+/// Three servers whose disks can be told to fail; None, with a word why, where there is no C
+/// compiler.
 async fn cluster(bindir: &Path, dir: &Path) -> Option<Vec<Server>> {
     let library = dir.join("faulty_disk.so");
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/faulty_disk.c");
-    let compiled = Command::new("cc").args(["-shared", "-fPIC", "-O1", "-o"]).arg(&library).arg(source).status();
+    let compiled = Command::new("cc")
+        .args(["-shared", "-fPIC", "-O1", "-o"])
+        .arg(&library)
+        .arg(source)
+        .status();
     if !compiled.is_ok_and(|status| status.success()) {
         eprintln!("skipped: cc can't build the library that makes a disk fail");
         return None;
@@ -50,19 +63,30 @@ async fn a_full_disk_is_said_and_survived() {
         let others: Vec<usize> = (0..3).filter(|n| *n != full).collect();
         std::fs::write(fault(&servers[full]), "full").unwrap();
         if servers[full].one("select pgraft_is_leader()").await == "t" {
-            // The call meets the full disk. It gets no answer, and may have been done: the others can have the entry.
-            let error = servers[full].error(&format!("select pgraft_add_node(19, '127.0.0.1', {})", free_port())).await;
+            // The call meets the full disk. It gets no answer, and may have been done: the others
+            // can have the entry.
+            let error = servers[full]
+                .error(&format!("select pgraft_add_node(19, '127.0.0.1', {})", free_port()))
+                .await;
             assert!(["PGR01", "PGR04", "PGR06"].contains(&error.code().code()), "{error:?}");
         }
         until_leader(&servers, &others).await;
         let others: Vec<&Server> = others.iter().map(|n| &servers[*n]).collect();
         // Never added, as a rule.
         let taken_back = asked(&others, "select pgraft_remove_node(19)").await.1;
-        assert!(taken_back.as_ref().is_ok_and(|done| done == "t") || taken_back.is_err_and(|no| no.code().code() == "42704"));
+        assert!(
+            taken_back.as_ref().is_ok_and(|done| done == "t")
+                || taken_back.is_err_and(|no| no.code().code() == "42704")
+        );
         let port = free_port();
         let _answers = std::net::TcpListener::bind(("127.0.0.1", port)).unwrap();
         change(&others, &format!("select pgraft_add_node({newcomer}, '127.0.0.1', {port})")).await;
-        until(|| servers[full].log().contains("No space left on device"), &servers[full], "the log to name the full disk").await;
+        until(
+            || servers[full].log().contains("No space left on device"),
+            &servers[full],
+            "the log to name the full disk",
+        )
+        .await;
         assert_eq!(servers[full].one("select 1").await, "1", "Postgres goes on");
 
         std::fs::remove_file(fault(&servers[full])).unwrap();
@@ -86,11 +110,15 @@ async fn an_fsync_that_fails_ends_the_node_and_is_never_tried_again() {
     change(&servers, &format!("select pgraft_add_node(4, '127.0.0.1', {port})")).await;
     servers[1].until_worker("new worker", |now| now.is_some_and(|now| now != worker)).await;
     let said = servers[1].log();
-    let line = said.lines().find(|l| l.contains("the worker ends and is started again")).unwrap_or_default();
+    let line = said
+        .lines()
+        .find(|l| l.contains("the worker ends and is started again"))
+        .unwrap_or_default();
     assert!(line.contains("Input/output error"), "{line}");
 
     let trace = std::fs::read_to_string(servers[1].dir.join("fault.trace")).unwrap();
-    let of_worker: Vec<&str> = trace.lines().filter_map(|l| l.strip_prefix(&format!("{worker} "))).collect();
+    let of_worker: Vec<&str> =
+        trace.lines().filter_map(|l| l.strip_prefix(&format!("{worker} "))).collect();
     assert_eq!(of_worker.last(), Some(&"-1"), "the failed fsync was that process' last");
     assert_eq!(of_worker.iter().filter(|result| **result == "-1").count(), 1);
 
@@ -100,7 +128,8 @@ async fn an_fsync_that_fails_ends_the_node_and_is_never_tried_again() {
     same_log(&servers).await;
 }
 
-/// An empty directory under an id that the cluster knows: nobody lets it in, and the server's log says what to do.
+/// An empty directory under an id that the cluster knows: nobody lets it in, and the server's log
+/// says what to do.
 #[tokio::test]
 async fn a_wiped_directory_is_refused_with_the_way_out() {
     let Some(bindir) = bindir() else { return };
@@ -113,7 +142,8 @@ async fn a_wiped_directory_is_refused_with_the_way_out() {
                  id (pgraft_remove_node(3) on the leader, then pgraft_add_node with an id that was never used)";
     until(|| servers[..2].iter().any(|s| s.log().contains(words)), &servers[0], words).await;
     assert_eq!(servers[2].one("select state from pgraft_status()").await, "uninitialized");
-    until_leading(&servers[..2], "select reachable from pgraft_members where node_id = 3", "false").await;
+    until_leading(&servers[..2], "select reachable from pgraft_members where node_id = 3", "false")
+        .await;
     change(&servers[..2], "select pgraft_remove_node(3)").await; // the way out
 }
 

@@ -1,7 +1,14 @@
-//! The fence on real servers: what a closed gate refuses and what it lets through, and the cancelled sync wait. The gate is turned by hand
-//! (`pages.c`), on servers whose worker does not run.
+//! The fence on real servers: what a closed gate refuses and what it lets through, and the
+//! cancelled sync wait. The gate is turned by hand (`pages.c`), on servers whose worker does not
+//! run.
 
-#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test, which may end anywhere")]
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test, which may end anywhere"
+)]
 
 mod catalog;
 mod governed;
@@ -22,7 +29,10 @@ async fn a_closed_gate() {
     let refused = run(&app, "insert into t values (2)").await.unwrap_err();
     let refused = refused.as_db_error().unwrap();
     assert_eq!(refused.code(), &SqlState::READ_ONLY_SQL_TRANSACTION);
-    assert_eq!(refused.message(), "pgraft takes no writes here: this server does not hold the lease of the primary");
+    assert_eq!(
+        refused.message(),
+        "pgraft takes no writes here: this server does not hold the lease of the primary"
+    );
     assert_eq!(refused.hint().unwrap(), "The members are choosing a primary; try again.");
     for write in [
         "update t set v = 3",
@@ -78,7 +88,10 @@ async fn a_closed_gate() {
     // libpq reads large objects by its fast path, which is no statement.
     let large = format!("\\lo_export 4711 '{}'", dir.path().join("large").display());
     let conninfo = format!("host=127.0.0.1 port={} user=postgres dbname=postgres", server.port);
-    assert!(String::from_utf8_lossy(&server.psql(&conninfo, &large).stderr).contains("pgraft answers no reads here"));
+    assert!(
+        String::from_utf8_lossy(&server.psql(&conninfo, &large).stderr)
+            .contains("pgraft answers no reads here")
+    );
     run(&admin, OPEN).await.unwrap();
     assert_eq!(run(&app, "insert into t values (2); table t").await.unwrap(), "1 2");
     assert!(server.psql(&conninfo, &large).status.success());
@@ -147,7 +160,9 @@ async fn a_transaction_that_the_gate_closes_on() {
     let (admin, app) = (server.connect_locally().await, server.connect_as("app").await);
     run(&admin, OPEN).await.unwrap();
     for prepared in ["kept", "undone"] {
-        run(&app, &format!("begin; insert into t values (2); prepare transaction '{prepared}'")).await.unwrap();
+        run(&app, &format!("begin; insert into t values (2); prepare transaction '{prepared}'"))
+            .await
+            .unwrap();
     }
     for end in ["commit", "prepare transaction 'third'"] {
         run(&app, "begin; insert into t values (3)").await.unwrap();
@@ -185,7 +200,8 @@ async fn the_deadline_closes_it_and_so_does_a_crash() {
     assert!(start.elapsed() > Duration::from_secs(1), "it was open for a while");
     run(&admin, OPEN).await.unwrap();
     let victim: i32 = run(&app, "select pg_backend_pid()").await.unwrap().parse().unwrap();
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(victim), nix::sys::signal::Signal::SIGKILL).unwrap();
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(victim), nix::sys::signal::Signal::SIGKILL)
+        .unwrap();
     server.until("select 1", "1").await; // its processes are new
     assert_eq!(code(run(&server.connect_as("app").await, "table t").await), "57P03");
 }
@@ -202,7 +218,12 @@ async fn a_driver_that_looks_for_a_primary_moves_on() {
         "host=127.0.0.1,127.0.0.1 port={},{} user=postgres dbname=postgres target_session_attrs=read-write",
         server.port, other.port
     );
-    let port = || String::from_utf8(server.psql(&hosts, "select current_setting('port')").stdout).unwrap().trim().to_owned();
+    let port = || {
+        String::from_utf8(server.psql(&hosts, "select current_setting('port')").stdout)
+            .unwrap()
+            .trim()
+            .to_owned()
+    };
     assert_eq!(port(), other.port.to_string());
     let shows = "select current_setting('default_transaction_read_only') || current_setting('transaction_read_only')";
     // Whatever comes first when the gate has opened, it finds the mark gone.
@@ -243,11 +264,22 @@ async fn what_is_pgrafts_to_set() {
     let server = governed(&bindir, dir.path()).await;
     let admin = server.connect_locally().await;
     run(&admin, OPEN).await.unwrap();
-    for ours in ["synchronous_standby_names", "primary_conninfo", "primary_slot_name", "recovery_target_timeline", "pgraft.failover"] {
-        for statement in [format!("alter system set {ours} = 'off'"), format!("alter system reset {ours}")] {
+    for ours in [
+        "synchronous_standby_names",
+        "primary_conninfo",
+        "primary_slot_name",
+        "recovery_target_timeline",
+        "pgraft.failover",
+    ] {
+        for statement in
+            [format!("alter system set {ours} = 'off'"), format!("alter system reset {ours}")]
+        {
             let error = run(&admin, &statement).await.unwrap_err();
             let error = error.as_db_error().unwrap().clone();
-            assert_eq!((error.code().code(), error.message()), ("55P02", format!("\"{ours}\" is pgraft's to set").as_str()));
+            assert_eq!(
+                (error.code().code(), error.message()),
+                ("55P02", format!("\"{ours}\" is pgraft's to set").as_str())
+            );
         }
     }
     run(&admin, "alter system set pgraft.durability = strict").await.unwrap();
@@ -261,12 +293,19 @@ async fn what_is_pgrafts_to_set() {
         assert_eq!(error.code().code(), "55000");
         assert!(error.message().contains(&format!("synchronous_commit = {weak} ")), "{error:?}");
         assert_eq!(
-            run(&app, "create temporary table if not exists own(v int) on commit drop; table t").await.unwrap_err().code().unwrap().code(),
+            run(&app, "create temporary table if not exists own(v int) on commit drop; table t")
+                .await
+                .unwrap_err()
+                .code()
+                .unwrap()
+                .code(),
             "55000"
         );
     }
     for strong in ["on", "remote_apply"] {
-        run(&app, &format!("set synchronous_commit = {strong}; insert into t values (2)")).await.unwrap();
+        run(&app, &format!("set synchronous_commit = {strong}; insert into t values (2)"))
+            .await
+            .unwrap();
     }
     assert_eq!(code(run(&app, "set pgraft.durability = quorum").await), "42501");
 }
@@ -282,7 +321,10 @@ async fn a_cancelled_wait_is_a_false_answer_in_stock_postgres() {
     server.until("show synchronous_standby_names", "nobody").await;
     let waiting = Waiting::of(&server, "", "insert into t values (1)").await;
     let (_, answer) = waiting.cancelled(&server).await.answer().await;
-    assert!(answer.is_ok(), "this is the hole: nobody has confirmed it, and the client is told that it is committed");
+    assert!(
+        answer.is_ok(),
+        "this is the hole: nobody has confirmed it, and the client is told that it is committed"
+    );
 }
 
 #[tokio::test]
@@ -297,7 +339,8 @@ async fn a_cancelled_wait_goes_on() {
         ("", "begin; savepoint a; insert into t values (2); release a; commit", ""),
         ("begin; insert into t values (3)", "prepare transaction 'p'", ""),
         ("", "commit prepared 'p'", ""),
-        // The timeout comes while it waits: the answer is the commit's, and the next statement's is its own.
+        // The timeout comes while it waits: the answer is the commit's, and the next statement's is
+        // its own.
         ("set statement_timeout = '1s'", "insert into t values (4)", ""),
         ("set lock_timeout = '1s'", "insert into t values (4)", ""),
         ("", "create table u()", ""),
@@ -319,7 +362,10 @@ async fn a_cancelled_wait_goes_on() {
         }
         assert_eq!(run(&client, "select pg_sleep(0.01)").await.unwrap(), "", "after {statement}");
     }
-    assert_eq!(server.one("select string_agg(v::text, ' ' order by v) from t").await, "1 2 2 3 4 4 7 8");
+    assert_eq!(
+        server.one("select string_agg(v::text, ' ' order by v) from t").await,
+        "1 2 2 3 4 4 7 8"
+    );
 }
 
 #[tokio::test]
@@ -330,11 +376,15 @@ async fn a_session_that_ends_while_it_waits_gets_no_answer() {
     run(&server.connect_locally().await, OPEN).await.unwrap();
     wait_for(&server, "nobody");
     server.until("show synchronous_standby_names", "nobody").await;
-    let waiting = Waiting::of(&server, "", "insert into t values (2)").await.cancelled(&server).await;
+    let waiting =
+        Waiting::of(&server, "", "insert into t values (2)").await.cancelled(&server).await;
     server.rows(&format!("select pg_terminate_backend({})", waiting.pid)).await;
     let (_, answer) = waiting.answer().await;
     let error = answer.unwrap_err();
-    assert!(error.as_db_error().is_none_or(|error| error.code() == &SqlState::ADMIN_SHUTDOWN), "{error:?}");
+    assert!(
+        error.as_db_error().is_none_or(|error| error.code() == &SqlState::ADMIN_SHUTDOWN),
+        "{error:?}"
+    );
 }
 
 #[tokio::test]
@@ -345,12 +395,20 @@ async fn a_cancelled_statement_is_cancelled() {
     run(&server.connect_locally().await, OPEN).await.unwrap();
     let client = server.connect_as("app").await;
     run(&client, "insert into t values (2)").await.unwrap();
-    assert_eq!(code(run(&client, "set statement_timeout = '50ms'; select pg_sleep(3600)").await), "57014");
+    assert_eq!(
+        code(run(&client, "set statement_timeout = '50ms'; select pg_sleep(3600)").await),
+        "57014"
+    );
     let cancel = client.cancel_token();
-    let (slept, ()) = tokio::join!(run(&client, "begin; insert into t values (3); select pg_sleep(3600)"), async {
-        server.until("select count(*) from pg_stat_activity where wait_event = 'PgSleep'", "1").await;
-        cancel.cancel_query(tokio_postgres::NoTls).await.unwrap();
-    });
+    let (slept, ()) = tokio::join!(
+        run(&client, "begin; insert into t values (3); select pg_sleep(3600)"),
+        async {
+            server
+                .until("select count(*) from pg_stat_activity where wait_event = 'PgSleep'", "1")
+                .await;
+            cancel.cancel_query(tokio_postgres::NoTls).await.unwrap();
+        }
+    );
     assert_eq!(code(slept), "57014");
 }
 

@@ -1,7 +1,14 @@
-//! The WAL intake of a standby on real servers: from whom it takes WAL, and that a closed one takes and confirms nothing. The intake is turned
-//! by hand (`pages.c`), on servers whose worker does not run.
+//! The WAL intake of a standby on real servers: from whom it takes WAL, and that a closed one takes
+//! and confirms nothing. The intake is turned by hand (`pages.c`), on servers whose worker does not
+//! run.
 
-#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test, which may end anywhere")]
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test, which may end anywhere"
+)]
 
 mod governed;
 mod server;
@@ -16,7 +23,10 @@ use server::{Server, bindir, scratch};
 const CLOSE: &str = "select intake('', 0, 0)";
 
 fn receiving(from: &Server) -> String {
-    format!("select status || sender_port || (conninfo ~ 'host=127.0.0.1') from pg_stat_wal_receiver where sender_port = {}", from.port)
+    format!(
+        "select status || sender_port || (conninfo ~ 'host=127.0.0.1') from pg_stat_wal_receiver where sender_port = {}",
+        from.port
+    )
 }
 
 fn received(from: &Server) -> String {
@@ -29,7 +39,8 @@ async fn it_is_closed_until_it_is_opened_and_follows_its_target() {
     let dir = scratch();
     let primary = governed(&bindir, dir.path()).await;
     run(&primary.connect_locally().await, OPEN).await.unwrap();
-    let (second, third) = (standby(&bindir, dir.path(), 2, &primary), standby(&bindir, dir.path(), 3, &primary));
+    let (second, third) =
+        (standby(&bindir, dir.path(), 2, &primary), standby(&bindir, dir.path(), 3, &primary));
     third.until("select words('pgraft_intake', 1) > 1", "t").await; // one has given up
     assert!(third.log().contains("pgraft takes no WAL here until the group has a primary"));
     assert_eq!(third.one("select count(*) from pg_stat_wal_receiver").await, "0");
@@ -39,8 +50,10 @@ async fn it_is_closed_until_it_is_opened_and_follows_its_target() {
     }
     primary.rows("insert into t values (2)").await;
     third.until("select string_agg(v::text, ' ') from t", "1 2").await;
-    // Not from a standby, which may be promoted while it sends, nor from a primary on another timeline.
-    let refused = async |words: &str| third.until_worker(words, |_| third.log().contains(words)).await;
+    // Not from a standby, which may be promoted while it sends, nor from a primary on another
+    // timeline.
+    let refused =
+        async |words: &str| third.until_worker(words, |_| third.log().contains(words)).await;
     third.rows(&open(&second)).await;
     refused("server is in hot standby mode").await;
     third.rows(&open_on(&primary, 7)).await;
@@ -68,7 +81,8 @@ async fn closed_it_confirms_nothing() {
     primary.until("select sync_state from pg_stat_replication", "sync").await;
     primary.rows("insert into t values (2)").await;
     // The commit comes while nothing listens; then the intake closes, and the receiver goes on.
-    let receiver = Pid::from_raw(standby.one("select pid from pg_stat_wal_receiver").await.parse().unwrap());
+    let receiver =
+        Pid::from_raw(standby.one("select pid from pg_stat_wal_receiver").await.parse().unwrap());
     kill(receiver, Signal::SIGSTOP).unwrap();
     let waiting = Waiting::of(&primary, "", "insert into t values (3)").await;
     let before = standby.one("select pg_last_wal_receive_lsn()").await;
@@ -78,26 +92,34 @@ async fn closed_it_confirms_nothing() {
     standby.until("select words('pgraft_intake', 1) > 0", "t").await; // and no other gets in
     assert_eq!(standby.one("select pg_last_wal_receive_lsn()").await, before);
     tokio::time::sleep(Duration::from_millis(300)).await;
-    assert_eq!(primary.one(&format!("select wait_event from pg_stat_activity where pid = {}", waiting.pid)).await, "SyncRep");
+    assert_eq!(
+        primary
+            .one(&format!("select wait_event from pg_stat_activity where pid = {}", waiting.pid))
+            .await,
+        "SyncRep"
+    );
     standby.rows(&open(&primary)).await;
     waiting.answer().await.1.unwrap();
     standby.until("select string_agg(v::text, ' ') from t", "1 2 3").await;
 }
 
-/// A standby has WAL that the next primary has not, has fetched that one's history file, and is started again: Postgres replays past the fork by
-/// itself, and asks for the new primary's WAL from behind it. None of that is confirmed.
+/// A standby has WAL that the next primary has not, has fetched that one's history file, and is
+/// started again: Postgres replays past the fork by itself, and asks for the new primary's WAL from
+/// behind it. None of that is confirmed.
 #[tokio::test]
 async fn whoever_has_parted_from_its_primary_confirms_nothing() {
     let Some(bindir) = bindir() else { return };
     let dir = scratch();
     let old = governed(&bindir, dir.path()).await;
     run(&old.connect_locally().await, OPEN).await.unwrap();
-    let (next, parted) = (standby(&bindir, dir.path(), 2, &old), standby(&bindir, dir.path(), 3, &old));
+    let (next, parted) =
+        (standby(&bindir, dir.path(), 2, &old), standby(&bindir, dir.path(), 3, &old));
     for standby in [&next, &parted] {
         standby.rows(&open(&old)).await;
         standby.until(&receiving(&old), &received(&old)).await;
     }
-    // What it has written of its data files would say how far it was, and it would not come up again.
+    // What it has written of its data files would say how far it was, and it would not come up
+    // again.
     parted.set("bgwriter_lru_maxpages = 0\ncheckpoint_timeout = '1h'");
     parted.reload();
     parted.until("show bgwriter_lru_maxpages", "0").await;
@@ -113,11 +135,14 @@ async fn whoever_has_parted_from_its_primary_confirms_nothing() {
     next.until("select pg_is_in_recovery()", "f").await;
     next.rows("insert into t select -generate_series(1, 5000)").await;
     parted.rows(&open_on(&next, 2)).await;
-    let refused = async |words: &str| parted.until_worker(words, |_| parted.log().contains(words)).await;
+    let refused =
+        async |words: &str| parted.until_worker(words, |_| parted.log().contains(words)).await;
     refused("new timeline 2 forked off current database system timeline 1 before current recovery point").await;
 
     kill(parted.postmaster().unwrap(), Signal::SIGQUIT).unwrap();
-    parted.until_worker("end of the server", |_| !parted.pgdata().join("postmaster.pid").exists()).await;
+    parted
+        .until_worker("end of the server", |_| !parted.pgdata().join("postmaster.pid").exists())
+        .await;
     parted.start();
     wait_for(&next, "node3");
     let waiting = Waiting::of(&next, "", "insert into t values (0)").await;
@@ -125,7 +150,11 @@ async fn whoever_has_parted_from_its_primary_confirms_nothing() {
     refused("this server has WAL that is not in its primary's history").await;
     tokio::time::sleep(Duration::from_millis(500)).await;
     assert_eq!(parted.one("select max(v) from t").await, "500", "it has replayed past the fork");
-    assert_eq!(next.one(&format!("select wait_event from pg_stat_activity where pid = {}", waiting.pid)).await, "SyncRep");
+    assert_eq!(
+        next.one(&format!("select wait_event from pg_stat_activity where pid = {}", waiting.pid))
+            .await,
+        "SyncRep"
+    );
     let received = "select count(*) from pg_ls_waldir() where name like '00000002________________'";
     assert_eq!(parted.one(received).await, "0", "it has taken none of the new primary's WAL");
 }
@@ -139,7 +168,9 @@ async fn logical_replication_passes() {
     let publisher = Server::new(&bindir, dir.path(), 2);
     publisher.set("wal_level = logical");
     publisher.start();
-    publisher.rows("create table t(v int); insert into t values (7); create publication p for table t").await;
+    publisher
+        .rows("create table t(v int); insert into t values (7); create publication p for table t")
+        .await;
     subscriber
         .rows(&format!(
             "create subscription s connection 'host=127.0.0.1 port={} user=postgres dbname=postgres' publication p",
@@ -181,7 +212,8 @@ async fn every_process_tells_which_names_it_has() {
     let walsender = "select ((select pid from pg_stat_replication where state = 'streaming') = words('pgraft_names', 2) >> 32)::text
         || (words('pgraft_names', 2) & 2147483647)";
     primary.until(walsender, "true3").await;
-    let pid = Pid::from_raw(primary.one("select pid from pg_stat_replication").await.parse().unwrap());
+    let pid =
+        Pid::from_raw(primary.one("select pid from pg_stat_replication").await.parse().unwrap());
     kill(pid, Signal::SIGSTOP).unwrap();
     primary.set("synchronous_standby_names = 'node2'\npgraft.sync_change = 4");
     primary.reload();
@@ -189,7 +221,11 @@ async fn every_process_tells_which_names_it_has() {
     assert_eq!(primary.one(walsender).await, "true3", "it goes by the old names");
     kill(pid, Signal::SIGCONT).unwrap();
     primary.until(walsender, "true4").await;
-    assert_eq!(primary.one("select sync_priority from pg_stat_replication").await, "1", "which it counted before it told");
+    assert_eq!(
+        primary.one("select sync_priority from pg_stat_replication").await,
+        "1",
+        "which it counted before it told"
+    );
     standby.stop();
     primary.until("select words('pgraft_names', 2)", "0").await;
     // A restart begins with what the file says.
@@ -197,5 +233,10 @@ async fn every_process_tells_which_names_it_has() {
     primary.start();
     let admin = primary.connect_locally().await;
     assert_eq!(run(&admin, checkpointer).await.unwrap(), "4");
-    assert_eq!(run(&admin, "select count(*) from pg_settings where name = 'pgraft.sync_change'").await.unwrap(), "0");
+    assert_eq!(
+        run(&admin, "select count(*) from pg_settings where name = 'pgraft.sync_change'")
+            .await
+            .unwrap(),
+        "0"
+    );
 }

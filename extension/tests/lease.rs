@@ -1,7 +1,13 @@
-//! The fence under the real protocol: three servers, no instance manager. What clients see when the primary's worker is stopped, when its
-//! majority is away, and while its standbys are.
+//! The fence under the real protocol: three servers, no instance manager. What clients see when the
+//! primary's worker is stopped, when its majority is away, and while its standbys are.
 
-#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test, which may end anywhere")]
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test, which may end anywhere"
+)]
 
 mod governed;
 mod server;
@@ -19,8 +25,11 @@ const GATE: &str = "select gate from pgraft_status()";
 
 fn configure(server: &Server) {
     server.set(&format!("unix_socket_directories = '{}'", server.dir.display()));
-    server.set(&format!("include_if_exists = '{}'", server.raft_dir().join("names.conf").display()));
-    server.set("wal_retrieve_retry_interval = '100ms'\npgraft.failover = on\npgraft.lease_timeout = '6s'");
+    server
+        .set(&format!("include_if_exists = '{}'", server.raft_dir().join("names.conf").display()));
+    server.set(
+        "wal_retrieve_retry_interval = '100ms'\npgraft.failover = on\npgraft.lease_timeout = '6s'",
+    );
 }
 
 async fn founder(bindir: &Path, dir: &Path) -> Server {
@@ -51,14 +60,19 @@ async fn three(bindir: &Path, dir: &Path) -> Vec<Server> {
         servers.push(standby);
     }
     servers[0].until("select sync_standbys || sync_required from pgraft_status()", "2,31").await;
-    servers[0].until("select count(*) from pg_stat_replication where sync_state = 'quorum'", "2").await;
+    servers[0]
+        .until("select count(*) from pg_stat_replication where sync_state = 'quorum'", "2")
+        .await;
     servers
 }
 
 /// On whoever leads: the primary hands that on.
 async fn add(servers: &[Server], newcomer: &Server) {
     let start = Instant::now();
-    let sql = format!("select pgraft_add_node({}, '{}', {})", newcomer.id, newcomer.host, newcomer.raft_port);
+    let sql = format!(
+        "select pgraft_add_node({}, '{}', {})",
+        newcomer.id, newcomer.host, newcomer.raft_port
+    );
     for server in servers.iter().cycle() {
         match run(&server.connect().await, &sql).await {
             Ok(_) => return,
@@ -67,7 +81,8 @@ async fn add(servers: &[Server], newcomer: &Server) {
     }
 }
 
-/// Until a statement of that session gives that SQLSTATE; meanwhile it goes through, and is counted.
+/// Until a statement of that session gives that SQLSTATE; meanwhile it goes through, and is
+/// counted.
 async fn until_refused(client: &Client, sql: &str, wanted: &str) -> usize {
     let (start, mut done) = (Instant::now(), 0);
     loop {
@@ -192,12 +207,15 @@ async fn a_cancelled_commit_waits_for_its_standbys() {
     let servers = three(&bindir, dir.path()).await;
     let mut receivers = Vec::new();
     for standby in &servers[1..] {
-        receivers.push(Pid::from_raw(standby.one("select pid from pg_stat_wal_receiver").await.parse().unwrap()));
+        receivers.push(Pid::from_raw(
+            standby.one("select pid from pg_stat_wal_receiver").await.parse().unwrap(),
+        ));
     }
     for receiver in &receivers {
         kill(*receiver, Signal::SIGSTOP).unwrap();
     }
-    let waiting = Waiting::of(&servers[0], "", "insert into t values (1)").await.cancelled(&servers[0]).await;
+    let waiting =
+        Waiting::of(&servers[0], "", "insert into t values (1)").await.cancelled(&servers[0]).await;
     assert_eq!(servers[0].one("select count(*) from t").await, "0");
     for receiver in &receivers {
         kill(*receiver, Signal::SIGCONT).unwrap();
@@ -216,7 +234,13 @@ async fn what_a_node_has_promised_is_not_forgotten() {
     server.stop();
     server.set("pgraft.failover = off");
     assert!(!server.starts(), "it would take writes that others don't know of");
-    assert!(server.log().contains("pgraft.failover is off, and the cluster of this node chooses its primary itself"), "{}", server.log());
+    assert!(
+        server.log().contains(
+            "pgraft.failover is off, and the cluster of this node chooses its primary itself"
+        ),
+        "{}",
+        server.log()
+    );
     server.set("pgraft.failover = on");
 
     std::fs::remove_file(&promised).unwrap();
@@ -224,7 +248,11 @@ async fn what_a_node_has_promised_is_not_forgotten() {
     assert!(!promised.exists());
     std::fs::write(&promised, &whole[..whole.len() / 2]).unwrap();
     refuses(&server, "EOF while parsing").await;
-    std::fs::write(&promised, String::from_utf8(whole.clone()).unwrap().replace("\"format\": 1", "\"format\": 2")).unwrap();
+    std::fs::write(
+        &promised,
+        String::from_utf8(whole.clone()).unwrap().replace("\"format\": 1", "\"format\": 2"),
+    )
+    .unwrap();
     refuses(&server, "failover.json has format 2, and this version reads format 1").await;
 
     std::fs::write(&promised, &whole).unwrap();

@@ -1,6 +1,12 @@
 //! Members that never come, that move, and that take themselves out, on real servers.
 
-#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test, which may end anywhere")]
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test, which may end anywhere"
+)]
 
 mod server;
 
@@ -30,7 +36,9 @@ async fn a_newcomer_that_never_comes_is_taken_out_again() {
         // A second one says nothing new: it is another leader's.
         server.until("select distinct data ->> 'node', committed from pgraft_log() where kind = 'join_expired'", "3,t").await;
     }
-    let words = format!("node 3 at 127.0.0.1:{port} has not come within pgraft.join_timeout (2 s): it is taken out again");
+    let words = format!(
+        "node 3 at 127.0.0.1:{port} has not come within pgraft.join_timeout (2 s): it is taken out again"
+    );
     until(|| servers.iter().any(|s| s.log().contains(&words)), &words).await;
     assert_eq!(asked(&servers, &call).await.1.unwrap_err().code().code(), "PGR02");
 }
@@ -41,7 +49,8 @@ async fn a_member_moves_without_a_new_id() {
     let dir = scratch();
     let mut servers = cluster(&bindir, dir.path(), 3).await;
     let told = |server: &Server, node: usize| {
-        let text = std::fs::read_to_string(server.raft_dir().join("instance.json")).unwrap_or_default();
+        let text =
+            std::fs::read_to_string(server.raft_dir().join("instance.json")).unwrap_or_default();
         let file: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
         file["members"][node - 1]["postgres"]["port"].as_u64()
     };
@@ -51,33 +60,46 @@ async fn a_member_moves_without_a_new_id() {
     (servers[1].port, servers[1].raft_port) = (free_port(), free_port());
     servers[1].set(&format!("port = {}\npgraft.port = {}", servers[1].port, servers[1].raft_port));
     servers[1].start();
-    until_leading(&servers, "select reachable from pgraft_members where node_id = 2", "false").await;
+    until_leading(&servers, "select reachable from pgraft_members where node_id = 2", "false")
+        .await;
     let port = servers[1].raft_port;
     let call = format!("select pgraft_set_address(2, '127.0.0.1', {port})");
     let told_it = change(&servers, &call).await;
     let table = rows(&servers[told_it], NODES).await;
     change(&servers, &call).await; // the same call again
     // It catches up, tells where its Postgres is now, and every node knows all of it.
-    until_leading(&servers, "select reachable and match_index > 0 from pgraft_members where node_id = 2", "true").await;
+    until_leading(
+        &servers,
+        "select reachable and match_index > 0 from pgraft_members where node_id = 2",
+        "true",
+    )
+    .await;
     for server in &servers {
         server.until(NODES, &table).await;
         server.until("select count(*) from pgraft_log() where kind = 'set_address'", "1").await;
-        until(|| told(server, 2) == Some(u64::from(servers[1].port)), "instance.json to follow").await;
+        until(|| told(server, 2) == Some(u64::from(servers[1].port)), "instance.json to follow")
+            .await;
     }
-    let followed =
-        format!("select count(*) > 0 from pgraft_log() where kind = 'membership' and data -> 'nodes' -> '2' ->> 'port' = '{port}'");
+    let followed = format!(
+        "select count(*) > 0 from pgraft_log() where kind = 'membership' and data -> 'nodes' -> '2' ->> 'port' = '{port}'"
+    );
     servers[2].until(&followed, "t").await;
 
     // The leader itself: told beforehand it leads on, and is found where it is started next.
     let leader = leader_of(&servers, 0, &[]).await;
     let id = servers[leader].id;
     servers[leader].raft_port = free_port();
-    change(&servers, &format!("select pgraft_set_address({id}, '127.0.0.1', {})", servers[leader].raft_port)).await;
+    change(
+        &servers,
+        &format!("select pgraft_set_address({id}, '127.0.0.1', {})", servers[leader].raft_port),
+    )
+    .await;
     servers[leader].stop();
     servers[leader].set(&format!("pgraft.port = {}", servers[leader].raft_port));
     leader_of(&servers, (leader + 1) % 3, &[leader]).await;
     servers[leader].start();
-    let next = until_leading(&servers, "select bool_and(reachable) from pgraft_members", "true").await;
+    let next =
+        until_leading(&servers, "select bool_and(reachable) from pgraft_members", "true").await;
     servers[leader].until(NODES, &rows(&servers[next], NODES).await).await;
 }
 
@@ -94,19 +116,25 @@ async fn the_leader_takes_itself_out() {
     let id = servers[leader].id;
     change(&servers, &format!("select pgraft_remove_node({id})")).await;
     for server in servers.iter().filter(|s| s.id != id) {
-        let out = format!("select voters, leader <> {id}, (select count(*) from pgraft_get_nodes()) from pgraft_status()");
+        let out = format!(
+            "select voters, leader <> {id}, (select count(*) from pgraft_get_nodes()) from pgraft_status()"
+        );
         server.until(&out, "2,t,2").await;
     }
     let rest: Vec<&Server> = servers.iter().filter(|s| s.id != id).collect();
     change(&rest, &format!("select pgraft_remove_node({id})")).await; // the same call on the heir
-    let error = asked(&rest, &format!("select pgraft_add_node({id}, '127.0.0.1', 1)")).await.1.unwrap_err();
+    let error =
+        asked(&rest, &format!("select pgraft_add_node({id}, '127.0.0.1', 1)")).await.1.unwrap_err();
     assert_eq!(error.code().code(), "PGR02");
 }
 
 /// Who leads, as one of them sees it, and is none of these.
 async fn leader_of(servers: &[Server], asked: usize, not: &[usize]) -> usize {
     let ids: Vec<String> = not.iter().map(|n| servers[*n].id.to_string()).collect();
-    let others = format!("select leader is not null and leader::text <> all ('{{{}}}') from pgraft_status()", ids.join(","));
+    let others = format!(
+        "select leader is not null and leader::text <> all ('{{{}}}') from pgraft_status()",
+        ids.join(",")
+    );
     servers[asked].until(&others, "t").await;
     let leader: u16 = servers[asked].one("select pgraft_get_leader()").await.parse().unwrap();
     servers.iter().position(|s| s.id == leader).unwrap()

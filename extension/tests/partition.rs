@@ -1,6 +1,13 @@
-//! The minority side of a partition can change nothing: five real servers, each in a network namespace of its own.
+//! The minority side of a partition can change nothing: five real servers, each in a network
+//! namespace of its own.
 
-#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test, which may end anywhere")]
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test, which may end anywhere"
+)]
 
 mod server;
 
@@ -19,7 +26,8 @@ async fn the_minority_changes_nothing() {
     let dir = scratch();
     let server = |n: usize| {
         let id = u16::try_from(n + 1).unwrap();
-        let server = Server::inside(&bindir, dir.path(), id, network.hosts[n].holder, &Network::address(n));
+        let server =
+            Server::inside(&bindir, dir.path(), id, network.hosts[n].holder, &Network::address(n));
         server.set("pgraft.allow_plaintext = on");
         server
     };
@@ -47,7 +55,8 @@ async fn the_minority_changes_nothing() {
     sixth.until(NODES, &after).await;
 
     // The leader is on the majority side, with half of its followers gone.
-    let leader = until_leading(&servers, "select bool_and(reachable) from pgraft_members", "true").await;
+    let leader =
+        until_leading(&servers, "select bool_and(reachable) from pgraft_members", "true").await;
     let minority = [(leader + 1) % 5, (leader + 2) % 5];
     network.split(&minority);
     let (cut_off, rest) = parted(&servers, &minority);
@@ -58,8 +67,8 @@ async fn the_minority_changes_nothing() {
     let after = rows(rest[done]).await;
     agree(&servers, &after).await;
 
-    // One way only: the leader hears a follower, and is not heard. (That the follower does not bring it down is shown in crates/sim, where no
-    // machine is too busy to lead.)
+    // One way only: the leader hears a follower, and is not heard. (That the follower does not
+    // bring it down is shown in crates/sim, where no machine is too busy to lead.)
     let (leader, deaf) = until_deaf(&network, &servers).await;
     assert_eq!(tries(&[&servers[deaf]], 90).await, 3);
     let (_, rest) = parted(&servers, &[deaf]);
@@ -72,17 +81,24 @@ async fn the_minority_changes_nothing() {
 
 /// These, and the others.
 fn parted<'a>(servers: &'a [Server], these: &[usize]) -> (Vec<&'a Server>, Vec<&'a Server>) {
-    (these.iter().map(|n| &servers[*n]).collect(), (0..servers.len()).filter(|n| !these.contains(n)).map(|n| &servers[n]).collect())
+    (
+        these.iter().map(|n| &servers[*n]).collect(),
+        (0..servers.len()).filter(|n| !these.contains(n)).map(|n| &servers[n]).collect(),
+    )
 }
 
-/// Has the leader not be heard by a follower, until that one knows of no leader: of another, where the lead has gone over meanwhile.
+/// Has the leader not be heard by a follower, until that one knows of no leader: of another, where
+/// the lead has gone over meanwhile.
 async fn until_deaf(network: &Network, servers: &[Server]) -> (usize, usize) {
     let start = Instant::now();
     loop {
-        let leader = until_leading(servers, "select bool_and(reachable) from pgraft_members", "true").await;
+        let leader =
+            until_leading(servers, "select bool_and(reachable) from pgraft_members", "true").await;
         let deaf = (leader + 1) % 5;
         network.drop_one_way(leader, deaf);
-        while servers[deaf].one("select coalesce(leader, 0) from pgraft_status()").await == servers[leader].id.to_string() {
+        while servers[deaf].one("select coalesce(leader, 0) from pgraft_status()").await
+            == servers[leader].id.to_string()
+        {
             assert!(start.elapsed() < PATIENCE, "node {} still hears its leader", servers[deaf].id);
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
@@ -94,7 +110,8 @@ async fn until_deaf(network: &Network, servers: &[Server]) -> (usize, usize) {
     }
 }
 
-/// Every change on every one of these servers, at once; each is refused or not committed. Nobody ever asks for these ids again.
+/// Every change on every one of these servers, at once; each is refused or not committed. Nobody
+/// ever asks for these ids again.
 async fn tries(servers: &[&Server], id: u16) -> usize {
     let calls = servers.iter().enumerate().flat_map(|(n, server)| {
         let newcomer = usize::from(id) + n;
@@ -105,25 +122,37 @@ async fn tries(servers: &[&Server], id: u16) -> usize {
         ];
         calls.map(|sql| async move {
             let error = server.error(&sql).await;
-            assert!(["PGR01", "PGR04"].contains(&error.code().code()), "node {}: {sql}: {error:?}", server.id);
+            assert!(
+                ["PGR01", "PGR04"].contains(&error.code().code()),
+                "node {}: {sql}: {error:?}",
+                server.id
+            );
         })
     });
     join_all(calls).await.len()
 }
 
-/// All have these rows, and the same committed log, in which nothing of what the minority wanted is to be found.
+/// All have these rows, and the same committed log, in which nothing of what the minority wanted is
+/// to be found.
 async fn agree(servers: &[Server], wanted: &str) {
     for server in servers {
         server.until(NODES, wanted).await;
-        server.until("select leader is not null and commit_index = applied_index from pgraft_status()", "t").await;
+        server
+            .until(
+                "select leader is not null and commit_index = applied_index from pgraft_status()",
+                "t",
+            )
+            .await;
     }
     let last = servers[0].one("select max(index) from pgraft_log() where committed").await;
-    let log =
-        format!("select string_agg(index || kind || data::text, ',' order by index) from pgraft_log() where committed and index <= {last}");
+    let log = format!(
+        "select string_agg(index || kind || data::text, ',' order by index) from pgraft_log() where committed and index <= {last}"
+    );
     let first = servers[0].one(&log).await;
     for server in servers {
         server.until(&log, &first).await;
-        let minority = "select count(*) from pgraft_log() where data::text ~ '10[.]77[.]0[.][789][0-9]'";
+        let minority =
+            "select count(*) from pgraft_log() where data::text ~ '10[.]77[.]0[.][789][0-9]'";
         server.until(minority, "0").await;
     }
 }

@@ -1,6 +1,13 @@
-//! The functions, columns and settings that `docs/reference.md` lists are those that a server has. `PGRAFT_WRITE_DOCS=1` writes them anew.
+//! The functions, columns and settings that `docs/reference.md` lists are those that a server has.
+//! `PGRAFT_WRITE_DOCS=1` writes them anew.
 
-#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test, which may end anywhere")]
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test, which may end anywhere"
+)]
 
 mod server;
 
@@ -43,24 +50,38 @@ async fn the_reference_lists_what_a_server_has() {
     let page = std::fs::read_to_string(&path).unwrap();
     let mut wanted = page.clone();
     for (name, head, sql) in [
-        ("functions", "| function | returns | who may call it | what it does |\n| --- | --- | --- | --- |", FUNCTIONS),
+        (
+            "functions",
+            "| function | returns | who may call it | what it does |\n| --- | --- | --- | --- |",
+            FUNCTIONS,
+        ),
         ("columns", "| function | columns |\n| --- | --- |", COLUMNS),
-        ("settings", "| setting | default | values | takes effect at | meaning |\n| --- | --- | --- | --- | --- |", SETTINGS),
+        (
+            "settings",
+            "| setting | default | values | takes effect at | meaning |\n| --- | --- | --- | --- | --- |",
+            SETTINGS,
+        ),
     ] {
-        let rows: Vec<String> = server.rows(sql).await.into_iter().map(|mut row| row.remove(0)).collect();
+        let rows: Vec<String> =
+            server.rows(sql).await.into_iter().map(|mut row| row.remove(0)).collect();
         assert!(!rows.is_empty(), "{name}");
         wanted = put(&wanted, name, &format!("{head}\n{}", rows.join("\n")));
     }
     if std::env::var_os("PGRAFT_WRITE_DOCS").is_some() {
         std::fs::write(&path, wanted).unwrap();
     } else {
-        assert!(page == wanted, "docs/reference.md is not what the server says; PGRAFT_WRITE_DOCS=1 writes it. It should be:\n{wanted}");
+        assert!(
+            page == wanted,
+            "docs/reference.md is not what the server says; PGRAFT_WRITE_DOCS=1 writes it. It should be:\n{wanted}"
+        );
     }
 }
 
 fn put(page: &str, name: &str, text: &str) -> String {
     let begin = format!("<!-- generated: {name} -->\n");
-    let (before, rest) = page.split_once(&begin).unwrap_or_else(|| panic!("docs/reference.md has no section {name}"));
+    let (before, rest) = page
+        .split_once(&begin)
+        .unwrap_or_else(|| panic!("docs/reference.md has no section {name}"));
     let (_, after) = rest.split_once("<!-- end -->").unwrap();
     format!("{before}{begin}\n{text}\n\n<!-- end -->{after}")
 }

@@ -1,13 +1,22 @@
 //! The SQL contract on real servers: what a person types, and every answer that a person gets.
 
-#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test, which may end anywhere")]
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test, which may end anywhere"
+)]
 
 mod server;
 
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
-use server::{Server, asked, bindir, change, cluster, free_port, scratch, steady_cluster, text_rows, until_leading};
+use server::{
+    Server, asked, bindir, change, cluster, free_port, scratch, steady_cluster, text_rows,
+    until_leading,
+};
 use tokio_postgres::error::SqlState;
 
 const NODES: &str = "select * from pgraft_get_nodes()";
@@ -29,8 +38,14 @@ async fn the_seeds_session_word_for_word() {
         server.until(NODES, &shown.join(" ")).await;
     }
     let error = servers[1].error("SELECT pgraft_add_node(5, '192.168.1.15', 7005)").await;
-    assert_eq!(error.message(), "Cannot add node - this node is not the leader. Node addition must be performed on the leader.");
-    assert_eq!(error.hint().unwrap(), format!("The leader is node 1 (127.0.0.1:{}).", servers[0].raft_port));
+    assert_eq!(
+        error.message(),
+        "Cannot add node - this node is not the leader. Node addition must be performed on the leader."
+    );
+    assert_eq!(
+        error.hint().unwrap(),
+        format!("The leader is node 1 (127.0.0.1:{}).", servers[0].raft_port)
+    );
     assert_eq!(error.code().code(), "PGR01");
 }
 
@@ -43,9 +58,21 @@ async fn every_refusal_has_its_words() {
     let (p1, p2) = (leader.raft_port, follower.raft_port);
     let long = "a".repeat(254);
     let cases = [
-        ("select pgraft_add_node(0, 'h', 1)".to_owned(), "22023", "invalid node_id 0: it must be between 1 and 2147483647".to_owned()),
-        ("select pgraft_add_node(-7, 'h', 1)".to_owned(), "22023", "invalid node_id -7: it must be between 1 and 2147483647".to_owned()),
-        ("select pgraft_add_node(9, '', 1)".to_owned(), "22023", "invalid address \"\": it is empty".to_owned()),
+        (
+            "select pgraft_add_node(0, 'h', 1)".to_owned(),
+            "22023",
+            "invalid node_id 0: it must be between 1 and 2147483647".to_owned(),
+        ),
+        (
+            "select pgraft_add_node(-7, 'h', 1)".to_owned(),
+            "22023",
+            "invalid node_id -7: it must be between 1 and 2147483647".to_owned(),
+        ),
+        (
+            "select pgraft_add_node(9, '', 1)".to_owned(),
+            "22023",
+            "invalid address \"\": it is empty".to_owned(),
+        ),
         (
             format!("select pgraft_add_node(9, '{long}', 1)"),
             "22023",
@@ -61,17 +88,41 @@ async fn every_refusal_has_its_words() {
             "22023",
             "could not resolve address \"no.such.host.invalid\"".to_owned(),
         ),
-        ("select pgraft_add_node(9, '127.0.0.1', 0)".to_owned(), "22023", "invalid port 0: it must be between 1 and 65535".to_owned()),
+        (
+            "select pgraft_add_node(9, '127.0.0.1', 0)".to_owned(),
+            "22023",
+            "invalid port 0: it must be between 1 and 65535".to_owned(),
+        ),
         (
             "select pgraft_add_node(9, '127.0.0.1', 65536)".to_owned(),
             "22023",
             "invalid port 65536: it must be between 1 and 65535".to_owned(),
         ),
-        ("select pgraft_add_node(2, '127.0.0.1', 1)".to_owned(), "42710", format!("node 2 is already a member, at 127.0.0.1:{p2}")),
-        (format!("select pgraft_add_node(9, '127.0.0.1', {p1})"), "42710", format!("address 127.0.0.1:{p1} already belongs to node 1")),
-        ("select pgraft_remove_node(1)".to_owned(), "55006", "node 1 is the primary and can't be removed".to_owned()),
-        ("select pgraft_remove_node(8)".to_owned(), "42704", "node 8 is not a member of this cluster".to_owned()),
-        ("select pgraft_set_address(0, 'h', 1)".to_owned(), "22023", "invalid node_id 0: it must be between 1 and 2147483647".to_owned()),
+        (
+            "select pgraft_add_node(2, '127.0.0.1', 1)".to_owned(),
+            "42710",
+            format!("node 2 is already a member, at 127.0.0.1:{p2}"),
+        ),
+        (
+            format!("select pgraft_add_node(9, '127.0.0.1', {p1})"),
+            "42710",
+            format!("address 127.0.0.1:{p1} already belongs to node 1"),
+        ),
+        (
+            "select pgraft_remove_node(1)".to_owned(),
+            "55006",
+            "node 1 is the primary and can't be removed".to_owned(),
+        ),
+        (
+            "select pgraft_remove_node(8)".to_owned(),
+            "42704",
+            "node 8 is not a member of this cluster".to_owned(),
+        ),
+        (
+            "select pgraft_set_address(0, 'h', 1)".to_owned(),
+            "22023",
+            "invalid node_id 0: it must be between 1 and 2147483647".to_owned(),
+        ),
         (
             "select pgraft_set_address(2, 'a b', 1)".to_owned(),
             "22023",
@@ -87,12 +138,23 @@ async fn every_refusal_has_its_words() {
             "22023",
             "could not resolve address \"no.such.host.invalid\"".to_owned(),
         ),
-        ("select pgraft_set_address(8, '127.0.0.1', 1)".to_owned(), "42704", "node 8 is not a member of this cluster".to_owned()),
-        (format!("select pgraft_set_address(2, '127.0.0.1', {p1})"), "42710", format!("address 127.0.0.1:{p1} already belongs to node 1")),
+        (
+            "select pgraft_set_address(8, '127.0.0.1', 1)".to_owned(),
+            "42704",
+            "node 8 is not a member of this cluster".to_owned(),
+        ),
+        (
+            format!("select pgraft_set_address(2, '127.0.0.1', {p1})"),
+            "42710",
+            format!("address 127.0.0.1:{p1} already belongs to node 1"),
+        ),
         (
             "select pgraft_init()".to_owned(),
             "55000",
-            format!("this node is already a member of cluster {}", leader.one("select cluster_id from pgraft_status()").await),
+            format!(
+                "this node is already a member of cluster {}",
+                leader.one("select cluster_id from pgraft_status()").await
+            ),
         ),
     ];
     let before = leader.rows("select index, kind from pgraft_log()").await;
@@ -101,26 +163,58 @@ async fn every_refusal_has_its_words() {
         assert_eq!((error.code().code(), error.message()), (sqlstate, message.as_str()), "{sql}");
         assert!(error.hint().is_some_and(|h| !h.is_empty()), "{sql} gives no hint");
     }
-    assert_eq!(leader.rows("select index, kind from pgraft_log()").await, before, "a refusal left something in the log");
+    assert_eq!(
+        leader.rows("select index, kind from pgraft_log()").await,
+        before,
+        "a refusal left something in the log"
+    );
 
     let error = follower.error("select pgraft_remove_node(1)").await;
-    assert_eq!(error.message(), "Cannot remove node - this node is not the leader. Node removal must be performed on the leader.");
+    assert_eq!(
+        error.message(),
+        "Cannot remove node - this node is not the leader. Node removal must be performed on the leader."
+    );
     let error = follower.error("select pgraft_set_address(2, '127.0.0.1', 1)").await;
-    assert_eq!(error.message(), "Cannot set address - this node is not the leader. Addresses must be changed on the leader.");
-    assert_eq!((error.code().code(), error.hint()), ("PGR01", Some(format!("The leader is node 1 (127.0.0.1:{p1}).").as_str())));
-    assert_eq!(leader.one(&format!("select pgraft_set_address(2, '127.0.0.1', {p2})")).await, "t", "it is there already");
+    assert_eq!(
+        error.message(),
+        "Cannot set address - this node is not the leader. Addresses must be changed on the leader."
+    );
+    assert_eq!(
+        (error.code().code(), error.hint()),
+        ("PGR01", Some(format!("The leader is node 1 (127.0.0.1:{p1}).").as_str()))
+    );
+    assert_eq!(
+        leader.one(&format!("select pgraft_set_address(2, '127.0.0.1', {p2})")).await,
+        "t",
+        "it is there already"
+    );
 
-    // The same call again is no error; a change under way bars the next one; a spent id stays spent.
+    // The same call again is no error; a change under way bars the next one; a spent id stays
+    // spent.
     assert_eq!(leader.add(follower).await, "t");
-    assert_eq!(leader.rows(&format!("select pgraft_add_node(3, '127.0.0.1', {})", free_port())).await, [["t"]]);
+    assert_eq!(
+        leader.rows(&format!("select pgraft_add_node(3, '127.0.0.1', {})", free_port())).await,
+        [["t"]]
+    );
     let error = leader.error("select pgraft_add_node(4, '127.0.0.1', 1)").await;
-    assert_eq!((error.code().code(), error.message()), ("PGR03", "a membership change is under way: node 3 is joining"));
+    assert_eq!(
+        (error.code().code(), error.message()),
+        ("PGR03", "a membership change is under way: node 3 is joining")
+    );
     assert_eq!(leader.one("select pgraft_remove_node(3)").await, "t");
     assert_eq!(leader.one("select pgraft_remove_node(3)").await, "t");
     let error = leader.error("select pgraft_add_node(3, '127.0.0.1', 1)").await;
-    assert_eq!((error.code().code(), error.message()), ("PGR02", "node id 3 was removed from this cluster, and an id is never used again"));
+    assert_eq!(
+        (error.code().code(), error.message()),
+        ("PGR02", "node id 3 was removed from this cluster, and an id is never used again")
+    );
     assert_eq!(leader.one("select next_node_id from pgraft_status()").await, "4");
-    assert_eq!(leader.one("select count(*) from pgraft_log() where kind = 'join' and data ->> 'node' = '2'").await, "1");
+    assert_eq!(
+        leader
+            .one("select count(*) from pgraft_log() where kind = 'join' and data ->> 'node' = '2'")
+            .await,
+        "1"
+    );
 }
 
 #[tokio::test]
@@ -139,7 +233,11 @@ async fn who_may_do_what() {
         "select * from pgraft_log()",
     ] {
         text_rows(&watcher, sql).await.unwrap();
-        assert_eq!(text_rows(&nobody, sql).await.unwrap_err().code(), Some(&SqlState::INSUFFICIENT_PRIVILEGE), "{sql}");
+        assert_eq!(
+            text_rows(&nobody, sql).await.unwrap_err().code(),
+            Some(&SqlState::INSUFFICIENT_PRIVILEGE),
+            "{sql}"
+        );
     }
     for sql in [
         "select pgraft_init()",
@@ -149,13 +247,20 @@ async fn who_may_do_what() {
         "select pgraft_switchover(1)",
         "select pgraft_force_primary(1)",
     ] {
-        assert_eq!(text_rows(&watcher, sql).await.unwrap_err().code(), Some(&SqlState::INSUFFICIENT_PRIVILEGE), "{sql}");
+        assert_eq!(
+            text_rows(&watcher, sql).await.unwrap_err().code(),
+            Some(&SqlState::INSUFFICIENT_PRIVILEGE),
+            "{sql}"
+        );
     }
     assert_eq!(
-        text_rows(&nobody, "select pgraft_get_leader(), pgraft_is_leader(), pgraft_get_term() > 0").await.unwrap(),
+        text_rows(&nobody, "select pgraft_get_leader(), pgraft_is_leader(), pgraft_get_term() > 0")
+            .await
+            .unwrap(),
         [["1", "t", "t"]]
     );
-    let settings = "select count(*) from pg_settings where name like 'pgraft.%' and short_desc <> ''";
+    let settings =
+        "select count(*) from pg_settings where name like 'pgraft.%' and short_desc <> ''";
     assert_eq!(server.one(settings).await, "17");
 }
 
@@ -166,11 +271,17 @@ async fn before_a_cluster_and_without_a_worker() {
     let server = Server::new(&bindir, dir.path(), 1);
     server.start();
     server.rows("create extension pgraft").await;
-    assert_eq!(server.rows("select state, cluster_id, leader from pgraft_status()").await, [["uninitialized", "", ""]]);
+    assert_eq!(
+        server.rows("select state, cluster_id, leader from pgraft_status()").await,
+        [["uninitialized", "", ""]]
+    );
     assert_eq!(server.rows("select pgraft_get_leader()").await, [[""]]);
     assert!(server.rows(NODES).await.is_empty());
     let error = server.error("select pgraft_add_node(2, '127.0.0.1', 1)").await;
-    assert_eq!((error.code().code(), error.message()), ("55000", "this node is in no pgraft cluster yet"));
+    assert_eq!(
+        (error.code().code(), error.message()),
+        ("55000", "this node is in no pgraft cluster yet")
+    );
     assert_eq!(server.one("select pgraft_init()").await, "t");
     assert_eq!(server.rows(NODES).await.len(), 1);
 
@@ -180,14 +291,26 @@ async fn before_a_cluster_and_without_a_worker() {
         ("pgraft.node_id = 0", "pgraft.node_id is not set"),
         ("pgraft.data_dir = ''", "pgraft.data_dir is not set"),
         ("pgraft.data_dir = 'raft'", "pgraft.data_dir \"raft\" is not an absolute path"),
-        (&inside, "is inside the data directory, where a base backup would copy this node's identity"),
-        ("pgraft.node_id = 2", "belongs to node 1, but pgraft.node_id is 2: give every node a directory of its own"),
-        ("pgraft.listen_address = '*'", "pgraft.advertise_address (pgraft.listen_address stands for many addresses) is not set"),
+        (
+            &inside,
+            "is inside the data directory, where a base backup would copy this node's identity",
+        ),
+        (
+            "pgraft.node_id = 2",
+            "belongs to node 1, but pgraft.node_id is 2: give every node a directory of its own",
+        ),
+        (
+            "pgraft.listen_address = '*'",
+            "pgraft.advertise_address (pgraft.listen_address stands for many addresses) is not set",
+        ),
         (
             "pgraft.listen_address = '0.0.0.0'\npgraft.advertise_address = '127.0.0.1'",
             "pgraft.listen_address 0.0.0.0 can be reached from other hosts, and without TLS whoever reaches it can speak for a member",
         ),
-        ("pgraft.tls_cert_file = '/c'", "pgraft.tls_cert_file is set and pgraft.tls_key_file is not"),
+        (
+            "pgraft.tls_cert_file = '/c'",
+            "pgraft.tls_cert_file is set and pgraft.tls_key_file is not",
+        ),
         (
             "pgraft.tls_cert_file = '/c'\npgraft.tls_key_file = '/k'\npgraft.tls_ca_file = 'a'",
             "pgraft.tls_ca_file \"a\" is not an absolute path",
@@ -207,7 +330,12 @@ async fn before_a_cluster_and_without_a_worker() {
             let error = server.error(sql).await;
             assert!(error.message().contains(words), "{setting}: {sql}: {error}");
         }
-        let line = server.log().lines().rfind(|l| l.contains("the worker does not start")).unwrap_or_default().to_owned();
+        let line = server
+            .log()
+            .lines()
+            .rfind(|l| l.contains("the worker does not start"))
+            .unwrap_or_default()
+            .to_owned();
         assert!(line.contains(words), "{setting}: {line}");
         std::fs::write(server.pgdata().join("postgresql.conf"), &good).unwrap();
     }
@@ -229,7 +357,8 @@ async fn kills_lose_nothing() {
     for thread in std::fs::read_dir(format!("/proc/{worker}/task")).unwrap() {
         let thread = thread.unwrap();
         let status = std::fs::read_to_string(thread.path().join("status")).unwrap();
-        let mask = status.lines().find_map(|l| l.strip_prefix("SigBlk:")).unwrap().trim().to_owned();
+        let mask =
+            status.lines().find_map(|l| l.strip_prefix("SigBlk:")).unwrap().trim().to_owned();
         if thread.file_name().to_str() != Some(&worker.to_string()) {
             assert_eq!(mask, "fffffffe7ffbfeff", "{status}");
         }
@@ -245,19 +374,25 @@ async fn kills_lose_nothing() {
     kill(servers[1].worker().unwrap(), Signal::SIGKILL).unwrap();
     servers[1].until(NODES, &shown.join(" ")).await;
 
-    // The founder's postmaster is killed: the others elect where it has led, the next call works, and it comes back to the same rows.
+    // The founder's postmaster is killed: the others elect where it has led, the next call works,
+    // and it comes back to the same rows.
     let postmaster = servers[0].postmaster().unwrap();
     kill(postmaster, Signal::SIGKILL).unwrap();
     let living = &servers[1..];
     until_leading(living, "select reachable from pgraft_members where node_id = 1", "false").await;
-    // With a voter dead the newcomer must be there, or the vote that it is to get could cost the majority.
+    // With a voter dead the newcomer must be there, or the vote that it is to get could cost the
+    // majority.
     let port = free_port();
     let call = format!("select pgraft_add_node(4, '127.0.0.1', {port})");
     let error = asked(living, &call).await.1.unwrap_err();
-    assert_eq!((error.code().code(), error.message()), ("55006", "adding node 4 would make 2 reachable of 4 voters, and 3 are needed"));
+    assert_eq!(
+        (error.code().code(), error.message()),
+        ("55006", "adding node 4 would make 2 reachable of 4 voters, and 3 are needed")
+    );
     let _answers = std::net::TcpListener::bind(("127.0.0.1", port)).unwrap();
     change(living, &call).await;
-    // Processes of the killed server end by themselves when they notice; until then the data directory is theirs.
+    // Processes of the killed server end by themselves when they notice; until then the data
+    // directory is theirs.
     let start = std::time::Instant::now();
     while std::process::Command::new("pgrep")
         .args(["-f", &servers[0].pgdata().display().to_string()])
@@ -280,9 +415,13 @@ async fn without_a_majority_a_call_waits_and_can_be_cancelled() {
     let Some(bindir) = bindir() else { return };
     let dir = scratch();
     let servers = steady_cluster(&bindir, dir.path(), 3).await;
-    // A newcomer that answers, and does no more than that: the leader may not have heard both others when it is added.
+    // A newcomer that answers, and does no more than that: the leader may not have heard both
+    // others when it is added.
     let newcomer = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let call = format!("select pgraft_add_node(4, '127.0.0.1', {})", newcomer.local_addr().unwrap().port());
+    let call = format!(
+        "select pgraft_add_node(4, '127.0.0.1', {})",
+        newcomer.local_addr().unwrap().port()
+    );
     servers[1].stop();
     servers[2].stop();
     let error = servers[0].error(&format!("set statement_timeout = '300ms'; {call}")).await;
@@ -290,12 +429,20 @@ async fn without_a_majority_a_call_waits_and_can_be_cancelled() {
     // Nobody confirms this leader any more.
     servers[0].until("select leader is null from pgraft_status()", "t").await;
     let error = servers[0].error(&call).await;
-    assert_eq!((error.code().code(), error.message()), ("PGR04", "no majority of the voters confirmed the change within 10 s"));
+    assert_eq!(
+        (error.code().code(), error.message()),
+        ("PGR04", "no majority of the voters confirmed the change within 10 s")
+    );
     assert_eq!(servers[0].rows(NODES).await.len(), 3, "nothing half done");
     servers[1].start();
     servers[2].start();
     // A leader that has just got its followers back refuses until it has heard enough of them.
-    until_leading(&servers, "select count(*) from pgraft_members where role = 'voter' and reachable", "3").await;
+    until_leading(
+        &servers,
+        "select count(*) from pgraft_members where role = 'voter' and reachable",
+        "3",
+    )
+    .await;
     change(&servers, &call).await;
     for server in &servers {
         server.until("select count(*) from pgraft_get_nodes()", "4").await;
@@ -316,7 +463,9 @@ async fn a_hot_standby_is_a_member_like_any_other() {
     assert_eq!(error.code().code(), "PGR01");
     servers[0].rows("create table t as select generate_series(1, 1000) n").await;
     servers[0].until("select lag_bytes from pgraft_members where node_id = 2", "0").await;
-    servers[0].until("select timeline, flush_lsn > '0/0' from pgraft_members where node_id = 2", "1,t").await;
+    servers[0]
+        .until("select timeline, flush_lsn > '0/0' from pgraft_members where node_id = 2", "1,t")
+        .await;
     standby.rows("select pg_promote()").await;
     standby.until("select voters from pgraft_status()", "2").await;
 }

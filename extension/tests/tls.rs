@@ -1,6 +1,13 @@
-//! Servers with certificates: the seed's session over TLS, and a server whose certificate is no good, which can't come in and says why.
+//! Servers with certificates: the seed's session over TLS, and a server whose certificate is no
+//! good, which can't come in and says why.
 
-#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test, which may end anywhere")]
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test, which may end anywhere"
+)]
 
 #[path = "../../crates/raft/tests/certificates/mod.rs"]
 mod certificates;
@@ -18,13 +25,14 @@ use server::{PATIENCE, STEADY, Server, bindir, scratch};
 fn server(bindir: &Path, dir: &Path, id: u16, issued: &Issued, ca: &str) -> (Server, Files) {
     let server = Server::new(bindir, dir, id);
     let files = Files::write(&dir.join(format!("tls-{id}")), issued, ca);
-    let lines = [("cert", &files.cert), ("key", &files.key), ("ca", &files.ca)].map(|(what, path)| {
-        if geteuid().is_root() {
-            let user = User::from_name("postgres").unwrap().unwrap();
-            chown(path, Some(user.uid.as_raw()), Some(user.gid.as_raw())).unwrap();
-        }
-        format!("pgraft.tls_{what}_file = '{}'", path.display())
-    });
+    let lines =
+        [("cert", &files.cert), ("key", &files.key), ("ca", &files.ca)].map(|(what, path)| {
+            if geteuid().is_root() {
+                let user = User::from_name("postgres").unwrap().unwrap();
+                chown(path, Some(user.uid.as_raw()), Some(user.gid.as_raw())).unwrap();
+            }
+            format!("pgraft.tls_{what}_file = '{}'", path.display())
+        });
     server.set(&lines.join("\n"));
     server.set(STEADY);
     (server, files)
@@ -33,7 +41,12 @@ fn server(bindir: &Path, dir: &Path, id: u16, issued: &Issued, ca: &str) -> (Ser
 async fn until_logged(server: &Server, words: &str) {
     let start = Instant::now();
     while !server.log().contains(words) {
-        assert!(start.elapsed() < PATIENCE, "node {}: no \"{words}\" in\n{}", server.id, server.log());
+        assert!(
+            start.elapsed() < PATIENCE,
+            "node {}: no \"{words}\" in\n{}",
+            server.id,
+            server.log()
+        );
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
@@ -56,7 +69,10 @@ async fn the_seeds_session_over_tls_and_certificates_that_are_no_good() {
     }
     servers[2].until("select count(*) from pgraft_get_nodes()", "3").await;
     let error = servers[1].error("select pgraft_add_node(5, '127.0.0.1', 7005)").await;
-    assert_eq!(error.message(), "Cannot add node - this node is not the leader. Node addition must be performed on the leader.");
+    assert_eq!(
+        error.message(),
+        "Cannot add node - this node is not the leader. Node addition must be performed on the leader."
+    );
 
     // Each is asked in by the leader, and never comes: both sides say why.
     let theirs = Ca::new("theirs");
@@ -82,20 +98,32 @@ async fn the_seeds_session_over_tls_and_certificates_that_are_no_good() {
         newcomer.rows("create extension pgraft").await;
         let call = format!("select pgraft_add_node({id}, '127.0.0.1', {})", newcomer.raft_port);
         assert_eq!(servers[0].one(&call).await, "t");
-        until_logged(&servers[0], &format!("no TLS connection to {id} at 127.0.0.1:{}: {leaders_words}", newcomer.raft_port)).await;
+        until_logged(
+            &servers[0],
+            &format!(
+                "no TLS connection to {id} at 127.0.0.1:{}: {leaders_words}",
+                newcomer.raft_port
+            ),
+        )
+        .await;
         until_logged(&newcomer, own_words).await;
         assert_eq!(newcomer.one("select state from pgraft_status()").await, "uninitialized");
         assert_eq!(servers[0].one("select voters from pgraft_status()").await, "3");
         assert_eq!(servers[0].one(&format!("select pgraft_remove_node({id})")).await, "t");
     }
 
-    // Another node's certificate is of no use to anybody, and a reload after it was mended is enough.
+    // Another node's certificate is of no use to anybody, and a reload after it was mended is
+    // enough.
     let (wrong, files) = server(&bindir, dir.path(), 6, &ca.node(2), &ca.pem());
     wrong.start();
     wrong.rows("create extension pgraft").await;
     let error = wrong.error("select * from pgraft_get_nodes()").await;
-    assert!(error.message().contains("is for node-2.pgraft, and node-6.pgraft is wanted"), "{error}");
-    until_logged(&wrong, "the worker does not start: the certificate of pgraft.tls_cert_file").await;
+    assert!(
+        error.message().contains("is for node-2.pgraft, and node-6.pgraft is wanted"),
+        "{error}"
+    );
+    until_logged(&wrong, "the worker does not start: the certificate of pgraft.tls_cert_file")
+        .await;
     let right = ca.node(6);
     std::fs::write(&files.key, &right.key).unwrap();
     std::fs::write(&files.cert, &right.cert).unwrap();

@@ -1,7 +1,14 @@
-//! A crash between a checkpoint's two-phase state files and its control file loses no prepared transaction, neither where the whole server goes
-//! nor where its postmaster survives and recovers in place.
+//! A crash between a checkpoint's two-phase state files and its control file loses no prepared
+//! transaction, neither where the whole server goes nor where its postmaster survives and recovers
+//! in place.
 
-#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test, which may end anywhere")]
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test, which may end anywhere"
+)]
 
 mod server;
 
@@ -19,7 +26,12 @@ async fn prepare(server: &Server, gid: &str, id: i32) -> Vec<u8> {
     client.batch_execute("checkpoint").await.unwrap();
     // An id of its own goes by: the file of the very next one has the right name by luck.
     client.batch_execute(&format!("insert into held values ({id}, 0)")).await.unwrap();
-    client.batch_execute(&format!("begin; update held set v = 1 where id = {id}; prepare transaction '{gid}'")).await.unwrap();
+    client
+        .batch_execute(&format!(
+            "begin; update held set v = 1 where id = {id}; prepare transaction '{gid}'"
+        ))
+        .await
+        .unwrap();
     let control = fs::read(server.pgdata().join("global/pg_control")).unwrap();
     client.batch_execute("checkpoint").await.unwrap();
     control
@@ -30,7 +42,8 @@ fn children(of: Pid) -> Vec<Pid> {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
         stat.rsplit_once(") ")?.1.split(' ').nth(1)?.parse::<i32>().ok()
     };
-    let all = fs::read_dir("/proc").unwrap().filter_map(|e| e.ok()?.file_name().to_str()?.parse().ok());
+    let all =
+        fs::read_dir("/proc").unwrap().filter_map(|e| e.ok()?.file_name().to_str()?.parse().ok());
     all.filter(|pid| parent(*pid) == Some(of.as_raw())).map(Pid::from_raw).collect()
 }
 
@@ -41,7 +54,12 @@ async fn a_crash_in_the_middle_of_a_checkpoint() {
     let server = Server::new(&bindir, dir.path(), 1);
     server.set("max_prepared_transactions = 10\nrestart_after_crash = on");
     server.start();
-    server.connect().await.batch_execute("create table held (id int primary key, v int)").await.unwrap();
+    server
+        .connect()
+        .await
+        .batch_execute("create table held (id int primary key, v int)")
+        .await
+        .unwrap();
     let control = server.pgdata().join("global/pg_control");
 
     // In place: the postmaster finds all its processes dead.
@@ -73,6 +91,9 @@ async fn a_crash_in_the_middle_of_a_checkpoint() {
     let client = server.connect().await;
     client.batch_execute("commit prepared 'x1'").await.unwrap();
     client.batch_execute("commit prepared 'x2'").await.unwrap();
-    assert_eq!(server.one("select string_agg(id || ':' || v, ' ' order by id) from held").await, "1:1 2:1");
+    assert_eq!(
+        server.one("select string_agg(id || ':' || v, ' ' order by id) from held").await,
+        "1:1 2:1"
+    );
     server.stop();
 }

@@ -1,7 +1,14 @@
-//! From every released version to the present one: `ALTER EXTENSION pgraft UPDATE` leads to what `CREATE EXTENSION pgraft` makes, through one
-//! chain of scripts. As long as nothing is released a made-up next version shows that the check works, and that it can fail.
+//! From every released version to the present one: `ALTER EXTENSION pgraft UPDATE` leads to what
+//! `CREATE EXTENSION pgraft` makes, through one chain of scripts. As long as nothing is released a
+//! made-up next version shows that the check works, and that it can fail.
 
-#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test, which may end anywhere")]
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test, which may end anywhere"
+)]
 
 mod server;
 
@@ -29,7 +36,8 @@ fn sql_dir() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("sql")
 }
 
-/// The versions that `CREATE EXTENSION` can make, and the steps from one to another, by the names of the scripts.
+/// The versions that `CREATE EXTENSION` can make, and the steps from one to another, by the names
+/// of the scripts.
 fn scripts() -> (BTreeSet<String>, BTreeMap<String, Vec<String>>) {
     let (mut versions, mut steps) = (BTreeSet::new(), BTreeMap::<String, Vec<String>>::new());
     for file in fs::read_dir(sql_dir()).unwrap() {
@@ -45,7 +53,8 @@ fn scripts() -> (BTreeSet<String>, BTreeMap<String, Vec<String>>) {
 }
 
 fn present() -> String {
-    let control = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("pgraft.control")).unwrap();
+    let control =
+        fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("pgraft.control")).unwrap();
     let line = control.lines().find_map(|l| l.strip_prefix("default_version = '")).unwrap();
     line.trim_end_matches('\'').to_owned()
 }
@@ -57,24 +66,33 @@ fn one_chain_of_scripts_leads_to_the_present_version() {
     assert!(versions.contains(&present), "pgraft--{present}.sql is what pgraft.control names");
     for (from, to) in &steps {
         assert_eq!(to.len(), 1, "from {from} there is one step, not {to:?}");
-        assert!(versions.contains(from) && versions.contains(&to[0]), "{from} and {} have their own scripts", to[0]);
+        assert!(
+            versions.contains(from) && versions.contains(&to[0]),
+            "{from} and {} have their own scripts",
+            to[0]
+        );
     }
     for version in &versions {
         let (mut at, mut seen) = (version, BTreeSet::new());
         while *at != present {
             assert!(seen.insert(at), "the steps from {version} go round");
-            at = &steps.get(at).unwrap_or_else(|| panic!("from {at} nothing leads to {present}"))[0];
+            at =
+                &steps.get(at).unwrap_or_else(|| panic!("from {at} nothing leads to {present}"))[0];
         }
     }
     assert_eq!(steps.get(&present), None, "nothing comes after the present version");
     // `just verify` checks the sums; here: whatever is not the newest is frozen.
     let frozen = fs::read_to_string(sql_dir().join("RELEASED")).unwrap();
     for version in versions.iter().filter(|v| **v != present) {
-        assert!(frozen.contains(&format!("  pgraft--{version}.sql")), "pgraft--{version}.sql is released, and not in RELEASED");
+        assert!(
+            frozen.contains(&format!("  pgraft--{version}.sql")),
+            "pgraft--{version}.sql is released, and not in RELEASED"
+        );
     }
 }
 
-/// A Postgres installation of its own, of which only the programs and the extension directory are copies: tests put scripts into it.
+/// A Postgres installation of its own, of which only the programs and the extension directory are
+/// copies: tests put scripts into it.
 fn installation(bindir: &Path, into: &Path) -> (PathBuf, PathBuf) {
     let ask = |what: &str| {
         let output = Command::new(bindir.join("pg_config")).arg(what).output().unwrap();
@@ -82,7 +100,8 @@ fn installation(bindir: &Path, into: &Path) -> (PathBuf, PathBuf) {
     };
     let (bin, share, lib) = (ask("--bindir"), ask("--sharedir"), ask("--pkglibdir"));
     // Postgres finds its files by their place relative to its programs.
-    let common = bin.ancestors().find(|dir| share.starts_with(dir) && lib.starts_with(dir)).unwrap();
+    let common =
+        bin.ancestors().find(|dir| share.starts_with(dir) && lib.starts_with(dir)).unwrap();
     let place = |dir: &Path| into.join(dir.strip_prefix(common).unwrap());
     fs::create_dir_all(place(&bin)).unwrap();
     for program in ["postgres", "initdb", "pg_ctl"] {
@@ -90,7 +109,9 @@ fn installation(bindir: &Path, into: &Path) -> (PathBuf, PathBuf) {
     }
     symlink(&lib, place(&lib)).unwrap();
     fs::create_dir_all(place(&share).join("extension")).unwrap();
-    for (from, to) in [(share.clone(), place(&share)), (share.join("extension"), place(&share).join("extension"))] {
+    for (from, to) in
+        [(share.clone(), place(&share)), (share.join("extension"), place(&share).join("extension"))]
+    {
         for file in fs::read_dir(from).unwrap() {
             let file = file.unwrap();
             let copy = to.join(file.file_name());
@@ -100,7 +121,10 @@ fn installation(bindir: &Path, into: &Path) -> (PathBuf, PathBuf) {
         }
     }
     let extension = place(&share).join("extension");
-    let ours = fs::read_dir(sql_dir()).unwrap().map(|f| f.unwrap().path()).filter(|f| f.extension().is_some_and(|e| e == "sql"));
+    let ours = fs::read_dir(sql_dir())
+        .unwrap()
+        .map(|f| f.unwrap().path())
+        .filter(|f| f.extension().is_some_and(|e| e == "sql"));
     for file in ours.chain([Path::new(env!("CARGO_MANIFEST_DIR")).join("pgraft.control")]) {
         fs::copy(&file, extension.join(file.file_name().unwrap())).unwrap();
     }
@@ -114,7 +138,10 @@ async fn objects(server: &Server, from: Option<&str>, to: &str) -> Vec<Vec<Strin
     if from.is_some() {
         server.rows(&format!("alter extension pgraft update to '{to}'")).await;
     }
-    assert_eq!(server.one("select extversion from pg_extension where extname = 'pgraft'").await, to);
+    assert_eq!(
+        server.one("select extversion from pg_extension where extname = 'pgraft'").await,
+        to
+    );
     server.rows(OBJECTS).await
 }
 
@@ -124,7 +151,8 @@ async fn an_update_leads_to_what_a_fresh_install_makes() {
     let dir = scratch();
     let (bindir, extension) = installation(&bindir, &dir.path().join("installation"));
     let present = present();
-    // A version that is made up: a new function, one that is gone, another comment, another privilege.
+    // A version that is made up: a new function, one that is gone, another comment, another
+    // privilege.
     let change = "CREATE FUNCTION pgraft_next() RETURNS integer LANGUAGE sql AS 'select 1';
         DROP FUNCTION pgraft_get_term();
         REVOKE EXECUTE ON FUNCTION pgraft_next() FROM PUBLIC;\n";
@@ -146,6 +174,12 @@ async fn an_update_leads_to_what_a_fresh_install_makes() {
         // The server is a member all the while: the library serves each version's functions.
         assert_eq!(server.one("select state from pgraft_status()").await, "uninitialized");
     }
-    assert_eq!(objects(&server, Some(&present), "next").await, objects(&server, None, "next").await);
-    assert_ne!(objects(&server, Some(&present), "careless").await, objects(&server, None, "careless").await);
+    assert_eq!(
+        objects(&server, Some(&present), "next").await,
+        objects(&server, None, "next").await
+    );
+    assert_ne!(
+        objects(&server, Some(&present), "careless").await,
+        objects(&server, None, "careless").await
+    );
 }

@@ -6,8 +6,8 @@
 //!                                     pgraft's own part + the user's, last good part ▸ prepare::write_files
 //! ```
 //!
-//! `user` holds the user's part, `faults` reads Postgres' words, `floors` knows what a standby needs at least. Called by the driver and its jobs;
-//! read by `observe` and `http`.
+//! `user` holds the user's part, `faults` reads Postgres' words, `floors` knows what a standby
+//! needs at least. Called by the driver and its jobs; read by `observe` and `http`.
 
 pub mod faults;
 pub mod floors;
@@ -57,7 +57,8 @@ struct State {
     /// Why the configuration file cannot be used.
     unreadable: Option<String>,
     floors: Floors,
-    /// The wanted values for which these are to be read again, since they are lower than what the server runs with.
+    /// The wanted values for which these are to be read again, since they are lower than what the
+    /// server runs with.
     lower: Option<Floors>,
     /// The wanted values for which they were.
     lower_read: Option<Floors>,
@@ -92,15 +93,19 @@ pub fn with(settings: &Settings, user: &UserConfig) -> Settings {
 }
 
 impl Configuration {
-    /// Has Postgres judge what is configured now, unless it has judged the same before. The data directory must be whole.
+    /// Has Postgres judge what is configured now, unless it has judged the same before. The data
+    /// directory must be whole.
     pub async fn judge(&self, settings: &Settings, reaper: &Reaper) {
         let _turn = self.shared.turn.lock().await;
         let known = self.known(settings);
         let (screened, refused) = user::screen(&settings.config.postgresql, known.good.as_ref());
         let auto = read_auto(settings);
-        let wanted = Candidate { user: screened, auto: config::scrubbed_auto_conf(&auto).unwrap_or(auto) };
-        let same =
-            |judged: &Judged| judged.wanted.user == wanted.user && [&judged.wanted.auto, &judged.accepted.auto].contains(&&wanted.auto);
+        let wanted =
+            Candidate { user: screened, auto: config::scrubbed_auto_conf(&auto).unwrap_or(auto) };
+        let same = |judged: &Judged| {
+            judged.wanted.user == wanted.user
+                && [&judged.wanted.auto, &judged.accepted.auto].contains(&&wanted.auto)
+        };
         if self.lock().judged.as_ref().is_some_and(|judged| judged.complete && same(judged)) {
             return;
         }
@@ -111,10 +116,14 @@ impl Configuration {
             return;
         }
         for message in &settled.foreign {
-            tracing::warn!(message, "Postgres objects to the configuration for a reason that no configured setting causes");
+            tracing::warn!(
+                message,
+                "Postgres objects to the configuration for a reason that no configured setting causes"
+            );
         }
         if settled.candidate.auto != wanted.auto
-            && let Err(error) = files::write_whole(&auto_file(settings), settled.candidate.auto.as_bytes())
+            && let Err(error) =
+                files::write_whole(&auto_file(settings), settled.candidate.auto.as_bytes())
         {
             tracing::error!(%error, "postgresql.auto.conf could not be corrected");
         }
@@ -123,15 +132,34 @@ impl Configuration {
             self.remember(settings, Known { good, ..known });
         }
         let problems = [refused, settled.problems].concat();
-        self.lock().judged = Some(Judged { wanted, accepted: settled.candidate, problems, complete: true });
+        self.lock().judged =
+            Some(Judged { wanted, accepted: settled.candidate, problems, complete: true });
         self.say();
     }
 
-    /// Postgres could not be asked: the last good configuration is used, where there is one, and it is asked again.
-    fn not_judged(&self, wanted: Candidate, good: Option<UserConfig>, refused: Vec<Problem>, error: &trial::TrialError) {
-        let used = if good.is_some() { "the last good configuration is used" } else { "it is used as it is" };
-        let problem = user::of_parameter("postgresql", None, format!("the configuration could not be checked ({error}); {used}"));
-        let accepted = Candidate { user: good.unwrap_or_else(|| wanted.user.clone()), auto: wanted.auto.clone() };
+    /// Postgres could not be asked: the last good configuration is used, where there is one, and it
+    /// is asked again.
+    fn not_judged(
+        &self,
+        wanted: Candidate,
+        good: Option<UserConfig>,
+        refused: Vec<Problem>,
+        error: &trial::TrialError,
+    ) {
+        let used = if good.is_some() {
+            "the last good configuration is used"
+        } else {
+            "it is used as it is"
+        };
+        let problem = user::of_parameter(
+            "postgresql",
+            None,
+            format!("the configuration could not be checked ({error}); {used}"),
+        );
+        let accepted = Candidate {
+            user: good.unwrap_or_else(|| wanted.user.clone()),
+            auto: wanted.auto.clone(),
+        };
         let problems = refused.into_iter().chain([problem]).collect();
         self.lock().judged = Some(Judged { wanted, accepted, problems, complete: false });
         self.say();
@@ -153,9 +181,13 @@ impl Configuration {
         }
     }
 
-    /// The same for a start: `postgresql.auto.conf` belongs to it, and what the control file demands.
+    /// The same for a start: `postgresql.auto.conf` belongs to it, and what the control file
+    /// demands.
     pub fn for_start(&self, settings: &Settings, mode: Mode) -> (Settings, Floors) {
-        let chosen = self.choice(settings).unwrap_or_else(|| Candidate { user: self.screened(settings), auto: read_auto(settings) });
+        let chosen = self.choice(settings).unwrap_or_else(|| Candidate {
+            user: self.screened(settings),
+            auto: read_auto(settings),
+        });
         let next = with(settings, &chosen.user);
         let mut state = self.lock();
         if state.judged.as_ref().is_some_and(|judged| judged.accepted.auto != chosen.auto)
@@ -194,8 +226,14 @@ impl Configuration {
         self.lock().judged.as_ref().is_some_and(|judged| judged.wanted.user == screened)
     }
 
-    /// Follows one run of the server: one that holds proves its configuration, one that ends at once makes it suspect.
-    pub async fn follow(&self, settings: &Settings, ending: impl Future<Output = Ending>, words: &LastWords) -> Ending {
+    /// Follows one run of the server: one that holds proves its configuration, one that ends at
+    /// once makes it suspect.
+    pub async fn follow(
+        &self,
+        settings: &Settings,
+        ending: impl Future<Output = Ending>,
+        words: &LastWords,
+    ) -> Ending {
         let mut ending = std::pin::pin!(ending);
         if let Ok(ended) = tokio::time::timeout(SETTLED_RUN, &mut ending).await {
             self.ended(settings, ended, words.get());
@@ -207,15 +245,26 @@ impl Configuration {
         ended
     }
 
-    /// Watches one run of the server: whether the WAL that it replays needs higher settings, and whether it still needs those that it has.
-    pub async fn watch(self, settings: Arc<Settings>, reaper: Reaper, words: LastWords, events: UnboundedSender<Event>) {
+    /// Watches one run of the server: whether the WAL that it replays needs higher settings, and
+    /// whether it still needs those that it has.
+    pub async fn watch(
+        self,
+        settings: Arc<Settings>,
+        reaper: Reaper,
+        words: LastWords,
+        events: UnboundedSender<Event>,
+    ) {
         let lowered = async {
             loop {
                 tokio::time::sleep(LOOK_AT_FLOORS).await;
                 let (due, lower, judged) = {
                     let state = self.lock();
                     let judged = state.judged.as_ref().is_none_or(|judged| judged.complete);
-                    (!state.held.is_empty() || state.lower != state.lower_read, state.lower.clone(), judged)
+                    (
+                        !state.held.is_empty() || state.lower != state.lower_read,
+                        state.lower.clone(),
+                        judged,
+                    )
                 };
                 if !judged {
                     // Postgres could not be asked: once more.
@@ -257,7 +306,8 @@ impl Configuration {
         let known = self.known(settings);
         let mut state = self.lock();
         let Some(started) = state.started.clone() else { return };
-        state.suspect = trust::after(&started, &proven(&known), state.suspect.take(), &Start::Failed(words));
+        state.suspect =
+            trust::after(&started, &proven(&known), state.suspect.take(), &Start::Failed(words));
         drop(state);
         self.say();
     }
@@ -269,33 +319,49 @@ impl Configuration {
         state.failure = Some(ServerFailure { count, message });
     }
 
-    /// Takes what the running server says waits for a restart. What is on its command line it cannot know.
+    /// Takes what the running server says waits for a restart. What is on its command line it
+    /// cannot know.
     pub fn saw_pending(&self, settings: &Settings, mut pending: Vec<String>) {
         let (in_force, auto) = (self.in_force(settings), read_auto(settings));
         let now = config::command_line(&in_force);
         let mut state = self.lock();
         let started = state.started.as_ref();
-        let then = started.map_or_else(|| now.clone(), |started| config::command_line(&with(settings, &started.user)));
-        let changed = now.iter().filter(|set| !then.contains(set)).chain(then.iter().filter(|set| !now.contains(set)));
-        pending.extend(changed.filter_map(|set| set.split_once('=')).map(|(name, _)| name.to_owned()));
+        let then = started.map_or_else(
+            || now.clone(),
+            |started| config::command_line(&with(settings, &started.user)),
+        );
+        let changed = now
+            .iter()
+            .filter(|set| !then.contains(set))
+            .chain(then.iter().filter(|set| !now.contains(set)));
+        pending
+            .extend(changed.filter_map(|set| set.split_once('=')).map(|(name, _)| name.to_owned()));
         // Of these the server knows only what the file says, and not what it would start with.
         let wanted = wanted_of(&in_force, &auto);
         let demanded = if state.standby { state.floors.clone() } else { Floors::new() };
         let next = floors::effective(&demanded, &wanted);
         pending.retain(|name| !next.contains_key(name.as_str()));
-        // Lower ones wait until it is known what the WAL needs by now: else a restart would be for nothing.
+        // Lower ones wait until it is known what the WAL needs by now: else a restart would be for
+        // nothing.
         let configured = floors::effective(&Floors::new(), &wanted);
-        let is_lower = configured.iter().any(|(name, value)| state.runs_with.get(name).is_some_and(|runs| runs > value));
+        let is_lower = configured
+            .iter()
+            .any(|(name, value)| state.runs_with.get(name).is_some_and(|runs| runs > value));
         let lower = (state.standby && is_lower).then_some(configured);
         let known = lower == state.lower_read;
-        let waiting =
-            next.iter().filter(|(name, value)| state.runs_with.get(*name).is_some_and(|runs| runs < *value || (known && runs > *value)));
+        let waiting = next.iter().filter(|(name, value)| {
+            state.runs_with.get(*name).is_some_and(|runs| runs < *value || (known && runs > *value))
+        });
         pending.extend(waiting.map(|(name, _)| (*name).to_owned()).collect::<Vec<_>>());
         state.lower = lower;
         let held = floors::needed(&demanded, &wanted);
         let held = held.iter().map(|(name, floor)| {
             let value = wanted.get(*name).map(String::as_str);
-            user::of_parameter(name, value, format!("{floor} is used, since the WAL of this server was written with it"))
+            user::of_parameter(
+                name,
+                value,
+                format!("{floor} is used, since the WAL of this server was written with it"),
+            )
         });
         state.held = held.collect();
         pending.sort();
@@ -330,7 +396,12 @@ impl Configuration {
             return;
         }
         for problem in problems.iter().filter(|problem| !state.said.contains(problem)) {
-            tracing::error!(setting = problem.setting, line = problem.line, value = problem.value, "configuration: {problem}");
+            tracing::error!(
+                setting = problem.setting,
+                line = problem.line,
+                value = problem.value,
+                "configuration: {problem}"
+            );
         }
         if problems.is_empty() {
             tracing::info!("configuration: everything that is configured is in force");
@@ -341,7 +412,10 @@ impl Configuration {
     fn choice(&self, settings: &Settings) -> Option<Candidate> {
         let proven = proven(&self.known(settings));
         let state = self.lock();
-        state.judged.as_ref().map(|judged| trust::chosen(&judged.accepted, &proven, state.suspect.as_ref()))
+        state
+            .judged
+            .as_ref()
+            .map(|judged| trust::chosen(&judged.accepted, &proven, state.suspect.as_ref()))
     }
 
     fn known(&self, settings: &Settings) -> Known {
@@ -349,7 +423,8 @@ impl Configuration {
             return known;
         }
         let read = files::read_if_there(&settings.paths.configuration()).ok().flatten();
-        let known: Known = read.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
+        let known: Known =
+            read.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
         self.lock().known = Some(known.clone());
         known
     }
@@ -370,13 +445,22 @@ impl Configuration {
 impl State {
     fn problems(&self) -> Vec<Problem> {
         let unreadable = self.unreadable.as_ref();
-        let unreadable = unreadable.map(|why| user::of_parameter("configuration file", None, format!("{why}; the last good one is used")));
+        let unreadable = unreadable.map(|why| {
+            user::of_parameter(
+                "configuration file",
+                None,
+                format!("{why}; the last good one is used"),
+            )
+        });
         let mut problems: Vec<Problem> = unreadable.into_iter().collect();
         let Some(judged) = &self.judged else { return problems };
         problems.extend(judged.problems.iter().cloned());
-        if let Some(suspect) = self.suspect.as_ref().filter(|suspect| suspect.is(&judged.accepted)) {
-            let message =
-                format!("Postgres did not start with this configuration: {}; the last one that it ran with is used", suspect.message);
+        if let Some(suspect) = self.suspect.as_ref().filter(|suspect| suspect.is(&judged.accepted))
+        {
+            let message = format!(
+                "Postgres did not start with this configuration: {}; the last one that it ran with is used",
+                suspect.message
+            );
             problems.push(user::of_parameter("postgresql", None, message));
         }
         problems
@@ -400,7 +484,9 @@ const fn is_failure(ending: Ending) -> bool {
     use nix::sys::signal::Signal;
     match ending {
         Ending::Code(code) => code != 0,
-        Ending::Signal(signal) => matches!(signal, Signal::SIGABRT | Signal::SIGBUS | Signal::SIGSEGV),
+        Ending::Signal(signal) => {
+            matches!(signal, Signal::SIGABRT | Signal::SIGBUS | Signal::SIGSEGV)
+        }
     }
 }
 

@@ -9,7 +9,8 @@ use tokio::net::UnixStream;
 
 use crate::settings::Settings;
 
-/// How long a primary waits for a standby to take over, and as long again, a lease at most, for those that have just started.
+/// How long a primary waits for a standby to take over, and as long again, a lease at most, for
+/// those that have just started.
 const HAND_OVER: Duration = Duration::from_secs(3);
 
 /// Why there is no answer.
@@ -41,10 +42,16 @@ pub enum ControlError {
 }
 
 /// One request and its answer.
-pub async fn ask(socket: &Path, request: &Request, deadline: Duration) -> Result<Response, ControlError> {
+pub async fn ask(
+    socket: &Path,
+    request: &Request,
+    deadline: Duration,
+) -> Result<Response, ControlError> {
     let asked = async { exchange(&mut UnixStream::connect(socket).await?, request).await };
     match tokio::time::timeout(deadline, asked).await {
-        Ok(Ok(Response::Refused { sqlstate, message, .. })) => Err(ControlError::Refused { sqlstate, message }),
+        Ok(Ok(Response::Refused { sqlstate, message, .. })) => {
+            Err(ControlError::Refused { sqlstate, message })
+        }
         Ok(answer) => answer,
         Err(_) => Err(ControlError::Deadline),
     }
@@ -59,7 +66,10 @@ pub async fn status(socket: &Path, deadline: Duration) -> Result<NodeStatus, Con
 }
 
 /// The same over a connection that may be used again; without a deadline.
-pub async fn exchange(stream: &mut UnixStream, request: &Request) -> Result<Response, ControlError> {
+pub async fn exchange(
+    stream: &mut UnixStream,
+    request: &Request,
+) -> Result<Response, ControlError> {
     let body = serde_json::to_vec(request)?;
     let length = u32::try_from(body.len()).map_err(|_| ControlError::TooLong(body.len()))?;
     stream.write_all(&length.to_be_bytes()).await?;
@@ -73,9 +83,16 @@ pub async fn exchange(stream: &mut UnixStream, request: &Request) -> Result<Resp
     Ok(serde_json::from_slice(&body)?)
 }
 
-/// Has this primary give its place to a standby. None when one has taken over, else why there was nothing to do.
+/// Has this primary give its place to a standby. None when one has taken over, else why there was
+/// nothing to do.
 pub async fn hand_over(settings: &Settings) -> Result<Option<String>, ControlError> {
-    match ask(&settings.paths.control_socket(), &Request::HandOver, HAND_OVER + settings.lease.min(HAND_OVER)).await? {
+    match ask(
+        &settings.paths.control_socket(),
+        &Request::HandOver,
+        HAND_OVER + settings.lease.min(HAND_OVER),
+    )
+    .await?
+    {
         Response::Done { notice } => Ok(notice),
         _ => Err(ControlError::Mismatch),
     }
@@ -94,9 +111,16 @@ mod tests {
         let path = dir.path().join("control.sock");
         assert!(matches!(status(&path, SOON).await, Err(ControlError::Io(_))));
         let listener = UnixListener::bind(&path).unwrap();
-        let refused: Vec<u8> = br#"{"response":"refused","sqlstate":"PGR01","message":"no","hint":""}"#.to_vec();
-        let frame = |body: &[u8]| [&u32::try_from(body.len()).unwrap().to_be_bytes(), body].concat();
-        let answers = [frame(&refused), frame(br#"{"response":"done","notice":null}"#), frame(b"{}"), u32::MAX.to_be_bytes().to_vec()];
+        let refused: Vec<u8> =
+            br#"{"response":"refused","sqlstate":"PGR01","message":"no","hint":""}"#.to_vec();
+        let frame =
+            |body: &[u8]| [&u32::try_from(body.len()).unwrap().to_be_bytes(), body].concat();
+        let answers = [
+            frame(&refused),
+            frame(br#"{"response":"done","notice":null}"#),
+            frame(b"{}"),
+            u32::MAX.to_be_bytes().to_vec(),
+        ];
         let server = tokio::spawn(async move {
             for answer in answers {
                 let (mut stream, _) = listener.accept().await.unwrap();
@@ -113,6 +137,9 @@ mod tests {
         assert!(matches!(status(&path, SOON).await, Err(ControlError::Json(_))));
         assert!(matches!(status(&path, SOON).await, Err(ControlError::TooLong(_))));
         let _listener = server.await.unwrap();
-        assert!(matches!(status(&path, Duration::from_millis(1)).await, Err(ControlError::Deadline)), "it is not accepted any more");
+        assert!(
+            matches!(status(&path, Duration::from_millis(1)).await, Err(ControlError::Deadline)),
+            "it is not accepted any more"
+        );
     }
 }

@@ -4,7 +4,8 @@
 //!   signals, files, exits, jobs ──▶ events ──▶ supervisor::step ──▶ commands ──▶ perform
 //! ```
 //!
-//! The loop itself never waits for anything but the next event: what takes time is a job, and there is one at most.
+//! The loop itself never waits for anything but the next event: what takes time is a job, and there
+//! is one at most.
 
 use nix::sys::signal::Signal;
 use std::sync::Arc;
@@ -34,7 +35,8 @@ use crate::tls::TlsFiles;
 use crate::view::View;
 use crate::watchdog;
 
-/// How long a fast shutdown may take where a standby is stopped to be repaired: its member does not vote meanwhile.
+/// How long a fast shutdown may take where a standby is stopped to be repaired: its member does not
+/// vote meanwhile.
 const HALT: Duration = Duration::from_secs(10);
 
 /// Everything that commands need.
@@ -142,7 +144,12 @@ impl Driver {
             self.told.get_or_insert_with(Instant::now);
         }
         if old.phase != new.phase {
-            tracing::debug!(from = old.phase.word(), to = new.phase.word(), failures = new.failures, "supervisor");
+            tracing::debug!(
+                from = old.phase.word(),
+                to = new.phase.word(),
+                failures = new.failures,
+                "supervisor"
+            );
         }
         self.view.send_if_modified(|view| {
             let concern = match event {
@@ -150,8 +157,10 @@ impl Driver {
                 Event::Exited { .. } | Event::StartFailed => None,
                 _ => view.concern,
             };
-            let killed_for = if let Event::Unresponsive(fault) = event { Some(fault) } else { view.killed_for };
-            let changed = (view.phase, view.concern, view.killed_for) != (new.phase, concern, killed_for);
+            let killed_for =
+                if let Event::Unresponsive(fault) = event { Some(fault) } else { view.killed_for };
+            let changed =
+                (view.phase, view.concern, view.killed_for) != (new.phase, concern, killed_for);
             (view.phase, view.concern, view.killed_for) = (new.phase, concern, killed_for);
             if matches!(event, Event::Unresponsive(_)) {
                 view.killed_at = Some(Instant::now());
@@ -175,7 +184,10 @@ impl Driver {
                 self.view.borrow().configuration.file_is_unreadable(None);
                 let (next, fixed) = old.reloaded(new);
                 if !fixed.is_empty() {
-                    tracing::warn!(keys = fixed.join(", "), "changed settings take effect when pgraft-instance is started again");
+                    tracing::warn!(
+                        keys = fixed.join(", "),
+                        "changed settings take effect when pgraft-instance is started again"
+                    );
                 }
                 self.view.send_modify(|view| view.settings = Arc::new(next));
             }
@@ -213,7 +225,8 @@ impl Driver {
             Command::Kill => self.kill(),
             Command::AbortJob => self.abort_job(),
             Command::Drain => {
-                let (gateway, told) = (self.gateway.clone(), self.told.unwrap_or_else(Instant::now));
+                let (gateway, told) =
+                    (self.gateway.clone(), self.told.unwrap_or_else(Instant::now));
                 self.job(async move |_| {
                     drain::drained(gateway, told).await;
                     Event::Drained
@@ -260,7 +273,10 @@ impl Driver {
         let started = prepare::write_files(&effective, &self.os_user)
             .and_then(|_| prepare::data_directory(&settings.paths, mode))
             .map_err(|e| e.to_string())
-            .and_then(|()| Server::start(&effective, &floors, &self.reaper, &self.sink, words.clone()).map_err(|e| e.to_string()));
+            .and_then(|()| {
+                Server::start(&effective, &floors, &self.reaper, &self.sink, words.clone())
+                    .map_err(|e| e.to_string())
+            });
         let server = match started {
             Ok(server) => server,
             Err(error) => {
@@ -274,15 +290,23 @@ impl Driver {
         let watchdog = tokio::spawn(watchdog::run(self.view.subscribe(), self.events()));
         let room = tokio::spawn(room::run(self.view.subscribe()));
         let freshness = tokio::spawn(freshness::run(self.view.subscribe()));
-        let liveness = tokio::spawn(liveness::run(server.child.pid, self.view.subscribe(), self.events()));
-        let settled = tokio::spawn(configuration.clone().watch(Arc::clone(settings), self.reaper.clone(), words.clone(), self.events()));
+        let liveness =
+            tokio::spawn(liveness::run(server.child.pid, self.view.subscribe(), self.events()));
+        let settled = tokio::spawn(configuration.clone().watch(
+            Arc::clone(settings),
+            self.reaper.clone(),
+            words.clone(),
+            self.events(),
+        ));
         if !configuration.is_judged(settings) {
             // It was changed while it was being judged.
             let _ = self.events.send(Event::FilesChanged);
         }
-        let (mut child, events, ours, settings) = (server.child.clone(), self.events(), server.clone(), Arc::clone(settings));
+        let (mut child, events, ours, settings) =
+            (server.child.clone(), self.events(), server.clone(), Arc::clone(settings));
         tokio::spawn(async move {
-            let ending = configuration.follow(&settings, async move { child.wait().await }, &words).await;
+            let ending =
+                configuration.follow(&settings, async move { child.wait().await }, &words).await;
             settled.abort();
             duties.abort();
             watchdog.abort();
@@ -298,14 +322,17 @@ impl Driver {
 
     fn reload(&mut self, settings: &Settings) {
         let certificates = certificates(settings);
-        // Where they can't be read Postgres goes on with what it has, and so it does where they don't fit each other.
+        // Where they can't be read Postgres goes on with what it has, and so it does where they
+        // don't fit each other.
         let renewed = certificates.is_some() && certificates != self.certificates;
         if renewed {
             tracing::info!("the certificate files have changed");
             self.certificates = certificates;
         }
-        let (view, os_user, reaper) = (self.view.subscribe(), self.os_user.clone(), self.reaper.clone());
-        let (turn, child) = (Arc::clone(&self.reloading), self.server.as_ref().map(|server| server.child.clone()));
+        let (view, os_user, reaper) =
+            (self.view.subscribe(), self.os_user.clone(), self.reaper.clone());
+        let (turn, child) =
+            (Arc::clone(&self.reloading), self.server.as_ref().map(|server| server.child.clone()));
         tokio::spawn(async move {
             let _turn = turn.lock().await;
             let View { settings, configuration, .. } = view.borrow().clone();
@@ -317,7 +344,9 @@ impl Driver {
                     }
                 }
                 Ok(_) => {}
-                Err(error) => tracing::error!(%error, "the server's configuration could not be written again"),
+                Err(error) => {
+                    tracing::error!(%error, "the server's configuration could not be written again")
+                }
             }
         });
     }
@@ -336,7 +365,8 @@ impl Driver {
         }
     }
 
-    /// A primary that is stopped for good gives its place to a standby first, so that nobody misses it.
+    /// A primary that is stopped for good gives its place to a standby first, so that nobody misses
+    /// it.
     fn hand_over_and_stop(&self, settings: &Arc<Settings>) {
         let Some(server) = self.server.clone() else { return };
         let settings = Arc::clone(settings);
@@ -345,7 +375,9 @@ impl Driver {
                 match control::hand_over(&settings).await {
                     Ok(None) => tracing::info!("a standby has taken over from this primary"),
                     Ok(Some(why)) => tracing::debug!(why, "nothing is handed over"),
-                    Err(error) => tracing::warn!(%error, "this server could not hand over to a standby: it stops all the same"),
+                    Err(error) => {
+                        tracing::warn!(%error, "this server could not hand over to a standby: it stops all the same")
+                    }
                 }
             }
             server.stop(Some(settings.stop_timeout)).await

@@ -1,14 +1,17 @@
-//! What the instance manager sees to inside the server, for as long as it runs. Every step can be repeated, and is after each start.
+//! What the instance manager sees to inside the server, for as long as it runs. Every step can be
+//! repeated, and is after each start.
 //!
 //! ```text
 //!  primary:  slots ▸ roles, passwords ▸ database ▸ extension ▸ grants ▸ pgraft_init() of the founder
 //!  standby:  what it can't go on without (a rewind, a clone) ▸ its slot on the primary, where it does not stream ▸ slots
 //! ```
 //!
-//! Where the members choose the primary the founder's cluster comes first: nothing is written before it has a lease.
+//! Where the members choose the primary the founder's cluster comes first: nothing is written
+//! before it has a lease.
 //!
-//! Each look reads what is there and writes only what differs. All of it is in the database `postgres`: a session in a database that somebody else
-//! owns would run with a superuser's rights what that owner has left there.
+//! Each look reads what is there and writes only what differs. All of it is in the database
+//! `postgres`: a session in a database that somebody else owns would run with a superuser's rights
+//! what that owner has left there.
 
 mod grants;
 mod lost_wal;
@@ -40,8 +43,8 @@ use crate::upstream::{self, UpstreamError};
 use crate::view::View;
 use lost_wal::Patience;
 
-/// Between two looks at a server where all is well: a slot that was in use may be free now, a walreceiver may have lost its slot, a role of
-/// pgraft's may have been changed.
+/// Between two looks at a server where all is well: a slot that was in use may be free now, a
+/// walreceiver may have lost its slot, a role of pgraft's may have been changed.
 const LOOK: Duration = Duration::from_secs(5);
 
 /// For connecting, and for one round.
@@ -67,12 +70,15 @@ pub enum DutiesError {
     #[error(transparent)]
     Source(#[from] SourceError),
     /// Somebody else's code would run with a superuser's rights.
-    #[error("the schema pgraft in the database postgres, or its table applied, does not belong to a superuser: drop or rename it")]
+    #[error(
+        "the schema pgraft in the database postgres, or its table applied, does not belong to a superuser: drop or rename it"
+    )]
     ForeignSchema,
 }
 
 impl DutiesError {
-    /// Whether this is what a server that is just starting, a worker that is, or a primary that is gone gives for a while.
+    /// Whether this is what a server that is just starting, a worker that is, or a primary that is
+    /// gone gives for a while.
     fn passes(&self) -> bool {
         match self {
             Self::Sql(error) => !error.is_refusal(),
@@ -111,7 +117,9 @@ pub async fn run(mut view: watch::Receiver<View>, events: mpsc::UnboundedSender<
     let mut failures = 0_u32;
     loop {
         let settings = std::sync::Arc::clone(&view.borrow_and_update().settings);
-        let round = timeout(ROUND, round(&settings, &mut memory, &events)).await.unwrap_or(Err(SqlError::Deadline.into()));
+        let round = timeout(ROUND, round(&settings, &mut memory, &events))
+            .await
+            .unwrap_or(Err(SqlError::Deadline.into()));
         let next = match round {
             Ok(Round::Done) => {
                 failures = 0;
@@ -136,10 +144,15 @@ pub async fn run(mut view: watch::Receiver<View>, events: mpsc::UnboundedSender<
     }
 }
 
-async fn round(settings: &Settings, memory: &mut Memory, events: &mpsc::UnboundedSender<Event>) -> Result<Round, DutiesError> {
+async fn round(
+    settings: &Settings,
+    memory: &mut Memory,
+    events: &mpsc::UnboundedSender<Event>,
+) -> Result<Round, DutiesError> {
     let secrets = Secrets::read(&settings.paths.secrets)?;
     standby::rewind_if_asked(settings, &secrets, events).await?;
-    let client = sql::local(settings, Session::Duties { waits: settings.failover }, CONNECT).await?;
+    let client =
+        sql::local(settings, Session::Duties { waits: settings.failover }, CONNECT).await?;
     if client.query_one("SELECT pg_catalog.pg_is_in_recovery()", &[]).await?.try_get(0)? {
         slots::tend(settings, &client, slots::Role::Standby).await?;
         standby::round(settings, &secrets, &client, &mut memory.patience, events).await?;
@@ -159,26 +172,36 @@ async fn round(settings: &Settings, memory: &mut Memory, events: &mpsc::Unbounde
     })
 }
 
-/// Every step is tried, whatever became of the one before: what one of them trips over is no reason to leave the others undone.
-async fn primary(settings: &Settings, client: &Client, secrets: &Secrets, memory: &mut Memory) -> Result<(), DutiesError> {
+/// Every step is tried, whatever became of the one before: what one of them trips over is no reason
+/// to leave the others undone.
+async fn primary(
+    settings: &Settings,
+    client: &Client,
+    secrets: &Secrets,
+    memory: &mut Memory,
+) -> Result<(), DutiesError> {
     let managed = managed::tend(settings, client, secrets, &mut memory.digests).await;
     let extension = if settings.extension { grants::extension(client).await } else { Ok(()) };
     let granted = grants::all(client, settings.extension).await;
     managed.and(extension).and(granted)
 }
 
-/// `pgraft_init()`, where `initdb` was made for a cluster that does not exist yet. Whether this server takes writes now.
+/// `pgraft_init()`, where `initdb` was made for a cluster that does not exist yet. Whether this
+/// server takes writes now.
 async fn found(settings: &Settings) -> Result<bool, DutiesError> {
     let socket = settings.paths.control_socket();
     let status = control::status(&socket, CONNECT).await?;
-    if status.state == NodeState::Uninitialized && files::read_if_there(&paths::founding_mark(&settings.paths.data))?.is_some() {
+    if status.state == NodeState::Uninitialized
+        && files::read_if_there(&paths::founding_mark(&settings.paths.data))?.is_some()
+    {
         control::ask(&socket, &Request::Init, ROUND).await?;
         tracing::info!("the cluster is founded");
     }
     Ok(!settings.failover || status.failover.is_some_and(|f| f.gate_ms.is_some()))
 }
 
-/// From here on it is `instance.json` that says who the primary is, and no longer the mark of this server's `initdb`.
+/// From here on it is `instance.json` that says who the primary is, and no longer the mark of this
+/// server's `initdb`.
 fn founded(settings: &Settings, writes: bool) -> Result<bool, DutiesError> {
     let mark = paths::founding_mark(&settings.paths.data);
     let Some(file) = upstream::instance_file(&settings.paths, settings.node)? else {

@@ -1,4 +1,5 @@
-//! Reads what the supervisor decides by: the disk, and the peers where `initdb` would be next. Changes nothing.
+//! Reads what the supervisor decides by: the disk, and the peers where `initdb` would be next.
+//! Changes nothing.
 
 use std::fs;
 use std::io;
@@ -32,14 +33,16 @@ pub async fn inspect(settings: &Settings) -> Result<Facts, FactsError> {
         Some(Some(_)) => Named::Other,
     };
     let would_found = settings.founder && data == Data::Empty && named == Named::Nothing;
-    let too_late = would_found && upstream::cluster_among(settings.node, &peers::ask_all(&settings.config.peers).await);
+    let too_late = would_found
+        && upstream::cluster_among(settings.node, &peers::ask_all(&settings.config.peers).await);
     let (epoch, failover) = file.as_ref().map_or((0, false), |f| (f.epoch, f.failover));
     Ok(Facts {
         data,
         named,
         epoch,
         parted: file.is_some_and(|f| f.rewind.is_some() && f.rewind == f.primary),
-        // A cluster that fails over is not left by one node whose configuration lacks it: it would take writes that nobody fences.
+        // A cluster that fails over is not left by one node whose configuration lacks it: it would
+        // take writes that nobody fences.
         failover: failover || settings.failover,
         founder: if too_late {
             Founder::TooLate
@@ -89,11 +92,17 @@ mod tests {
         assert_eq!(data(&paths, 1).unwrap(), Data::Foreign);
         fs::create_dir(path.join("global")).unwrap();
         fs::write(path.join("global/pg_control"), "").unwrap();
-        assert_eq!(data(&paths, 1).unwrap(), Data::Whole { founding: false, standby_signal: false });
+        assert_eq!(
+            data(&paths, 1).unwrap(),
+            Data::Whole { founding: false, standby_signal: false }
+        );
         fs::write(founding_mark(&path), "1\n").unwrap();
         assert_eq!(data(&paths, 1).unwrap(), Data::Whole { founding: true, standby_signal: false });
         fs::write(standby_signal(&path), "").unwrap();
-        assert_eq!(data(&paths, 11).unwrap(), Data::Whole { founding: false, standby_signal: true });
+        assert_eq!(
+            data(&paths, 11).unwrap(),
+            Data::Whole { founding: false, standby_signal: true }
+        );
         fs::create_dir(&paths.work).unwrap();
         fs::write(paths.mending(), "").unwrap();
         assert_eq!(data(&paths, 1).unwrap(), Data::Broken);

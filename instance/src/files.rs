@@ -1,4 +1,5 @@
-//! Files that are there whole or not at all, also after a crash of the machine: temp, fsync, rename, fsync of the directory.
+//! Files that are there whole or not at all, also after a crash of the machine: temp, fsync,
+//! rename, fsync of the directory.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Write};
@@ -30,9 +31,16 @@ pub fn write_whole(path: &Path, content: &[u8]) -> Result<bool, FileError> {
     let mut temp = path.as_os_str().to_owned();
     temp.push(".tmp");
     let temp = PathBuf::from(temp);
-    let mut file =
-        OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temp).map_err(FileError::at("create", &temp))?;
-    file.write_all(content).and_then(|()| file.sync_all()).map_err(FileError::at("write", &temp))?;
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&temp)
+        .map_err(FileError::at("create", &temp))?;
+    file.write_all(content)
+        .and_then(|()| file.sync_all())
+        .map_err(FileError::at("write", &temp))?;
     rename(&temp, path)?;
     Ok(true)
 }
@@ -74,10 +82,16 @@ pub fn remove_directory(path: &Path) -> Result<(), FileError> {
     }
 }
 
-/// Makes a directory (and those above it) that only its owner can enter. One that is there keeps its content and gets that mode.
+/// Makes a directory (and those above it) that only its owner can enter. One that is there keeps
+/// its content and gets that mode.
 pub fn private_directory(path: &Path) -> Result<(), FileError> {
-    DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(FileError::at("create", path))?;
-    fs::set_permissions(path, Permissions::from_mode(0o700)).map_err(FileError::at("set the mode of", path))
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .map_err(FileError::at("create", path))?;
+    fs::set_permissions(path, Permissions::from_mode(0o700))
+        .map_err(FileError::at("set the mode of", path))
 }
 
 #[cfg(test)]
@@ -103,6 +117,11 @@ mod tests {
         remove_file(&path).unwrap();
         remove_directory(&path).unwrap();
         assert_eq!(read_if_there(&path).unwrap(), None);
-        assert!(write_whole(&path.join("y"), b"").unwrap_err().to_string().starts_with("could not create"));
+        assert!(
+            write_whole(&path.join("y"), b"")
+                .unwrap_err()
+                .to_string()
+                .starts_with("could not create")
+        );
     }
 }

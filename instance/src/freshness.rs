@@ -1,8 +1,10 @@
-//! Whether a standby is fresh enough to be read from: `/readyz` says no when it has not received or not replayed WAL for longer than
-//! `standby.maxLag`, and thereby takes it out of the read-only Service. The decision is pure; `look` collects the facts.
+//! Whether a standby is fresh enough to be read from: `/readyz` says no when it has not received or
+//! not replayed WAL for longer than `standby.maxLag`, and thereby takes it out of the read-only
+//! Service. The decision is pure; `look` collects the facts.
 //!
-//! Lag is the age of the oldest WAL position that the primary is known to have and this server has not replayed, by this server's own monotonic
-//! clock. Neither an idle primary nor a clock that is wrong makes a standby look behind. While there is no primary nothing is counted: reads of the
+//! Lag is the age of the oldest WAL position that the primary is known to have and this server has
+//! not replayed, by this server's own monotonic clock. Neither an idle primary nor a clock that is
+//! wrong makes a standby look behind. While there is no primary nothing is counted: reads of the
 //! last state stay available.
 
 mod look;
@@ -31,7 +33,8 @@ pub struct Bounds {
 pub struct Facts {
     /// Monotonic.
     pub now: Duration,
-    /// The node is a member of a cluster, and that has a primary that serves. A newcomer streams only when it has become a member.
+    /// The node is a member of a cluster, and that has a primary that serves. A newcomer streams
+    /// only when it has become a member.
     pub primary: bool,
     /// The walreceiver is connected, and hears from the primary.
     pub streaming: bool,
@@ -63,16 +66,28 @@ pub enum Stale {
 impl fmt::Display for Stale {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::CatchingUp => f.write_str("this standby has not caught up with the primary since it started"),
-            Self::NotStreaming(limit) => write!(f, "this standby has received no WAL from the primary for more than {} s", limit.as_secs()),
+            Self::CatchingUp => {
+                f.write_str("this standby has not caught up with the primary since it started")
+            }
+            Self::NotStreaming(limit) => write!(
+                f,
+                "this standby has received no WAL from the primary for more than {} s",
+                limit.as_secs()
+            ),
             Self::Paused(limit) => write!(
                 f,
                 "replay of WAL has been paused on this standby for more than {} s: \
                  call pg_wal_replay_resume(), or restart the server if its log names a setting that is lower than on the primary",
                 limit.as_secs()
             ),
-            Self::Behind(limit) => write!(f, "replay on this standby is more than {} s behind the primary", limit.as_secs()),
-            Self::TooMuch(bytes) => write!(f, "this standby has more than {bytes} bytes of WAL to replay"),
+            Self::Behind(limit) => write!(
+                f,
+                "replay on this standby is more than {} s behind the primary",
+                limit.as_secs()
+            ),
+            Self::TooMuch(bytes) => {
+                write!(f, "this standby has more than {bytes} bytes of WAL to replay")
+            }
         }
     }
 }
@@ -82,7 +97,8 @@ impl fmt::Display for Stale {
 pub struct Freshness {
     silent_since: Option<Duration>,
     paused_since: Option<Duration>,
-    /// Positions that are not replayed yet, and since when the primary is known to have them; the oldest first.
+    /// Positions that are not replayed yet, and since when the primary is known to have them; the
+    /// oldest first.
     behind: VecDeque<(Duration, u64)>,
     /// Where the primary was when this server first heard from it; 0 once that is replayed.
     first_end: Option<u64>,
@@ -100,7 +116,9 @@ impl Freshness {
         self.silent_since = since(self.silent_since, !streaming);
         self.paused_since = since(self.paused_since, paused);
         self.sample(now, end.filter(|_| streaming), replayed.unwrap_or(0));
-        let longer = |since: Option<Duration>, limit: Duration| since.is_some_and(|since| now.saturating_sub(since) > limit);
+        let longer = |since: Option<Duration>, limit: Duration| {
+            since.is_some_and(|since| now.saturating_sub(since) > limit)
+        };
         let missing = end.unwrap_or(0).saturating_sub(replayed.unwrap_or(0));
         if longer(self.silent_since, bounds.lag) {
             Some(Stale::NotStreaming(bounds.lag))
@@ -198,23 +216,71 @@ mod tests {
     #[test]
     fn what_lasts_longer_than_the_bound_is_not_read_from() {
         let cases: [Case; 11] = [
-            ("it streams and replays", Box::new(|s| Facts { end: Some(written(s)), replayed: Some(written(s)), ..WELL }), None),
-            ("an idle primary", Box::new(|_| WELL), None),
-            ("always a little behind", Box::new(|s| Facts { end: Some(written(s + 20)), replayed: Some(written(s)), ..WELL }), None),
-            ("the stream is cut", Box::new(|_| Facts { streaming: false, ..WELL }), Some(Stale::NotStreaming(BOUNDS.lag))),
-            ("there is no primary", Box::new(|_| Facts { streaming: false, primary: false, ..WELL }), None),
-            ("replay is paused without a primary", Box::new(|_| Facts { streaming: false, primary: false, paused: true, ..WELL }), None),
-            ("replay is paused", Box::new(|_| Facts { paused: true, ..WELL }), Some(Stale::Paused(BOUNDS.lag))),
-            ("replay stands still", Box::new(|s| Facts { end: Some(written(s)), ..WELL }), Some(Stale::Behind(BOUNDS.lag))),
             (
-                "replay falls back",
-                Box::new(|s| Facts { end: Some(written(s)), replayed: Some(written(s / 4)), ..WELL }),
+                "it streams and replays",
+                Box::new(|s| Facts { end: Some(written(s)), replayed: Some(written(s)), ..WELL }),
+                None,
+            ),
+            ("an idle primary", Box::new(|_| WELL), None),
+            (
+                "always a little behind",
+                Box::new(|s| Facts {
+                    end: Some(written(s + 20)),
+                    replayed: Some(written(s)),
+                    ..WELL
+                }),
+                None,
+            ),
+            (
+                "the stream is cut",
+                Box::new(|_| Facts { streaming: false, ..WELL }),
+                Some(Stale::NotStreaming(BOUNDS.lag)),
+            ),
+            (
+                "there is no primary",
+                Box::new(|_| Facts { streaming: false, primary: false, ..WELL }),
+                None,
+            ),
+            (
+                "replay is paused without a primary",
+                Box::new(|_| Facts { streaming: false, primary: false, paused: true, ..WELL }),
+                None,
+            ),
+            (
+                "replay is paused",
+                Box::new(|_| Facts { paused: true, ..WELL }),
+                Some(Stale::Paused(BOUNDS.lag)),
+            ),
+            (
+                "replay stands still",
+                Box::new(|s| Facts { end: Some(written(s)), ..WELL }),
                 Some(Stale::Behind(BOUNDS.lag)),
             ),
-            ("a delay that is wanted", Box::new(|s| Facts { end: Some(written(s)), delay: Duration::from_mins(10), ..WELL }), None),
+            (
+                "replay falls back",
+                Box::new(|s| Facts {
+                    end: Some(written(s)),
+                    replayed: Some(written(s / 4)),
+                    ..WELL
+                }),
+                Some(Stale::Behind(BOUNDS.lag)),
+            ),
+            (
+                "a delay that is wanted",
+                Box::new(|s| Facts {
+                    end: Some(written(s)),
+                    delay: Duration::from_mins(10),
+                    ..WELL
+                }),
+                None,
+            ),
             (
                 "the stream comes and goes while replay stands still",
-                Box::new(|s| Facts { streaming: !s.is_multiple_of(20), end: Some(written(s)), ..WELL }),
+                Box::new(|s| Facts {
+                    streaming: !s.is_multiple_of(20),
+                    end: Some(written(s)),
+                    ..WELL
+                }),
                 Some(Stale::Behind(BOUNDS.lag)),
             ),
         ];
@@ -227,7 +293,8 @@ mod tests {
 
     #[test]
     fn a_failover_takes_nobody_out() {
-        // Two minutes without a primary; the next one's WAL ends before the last one's, and the stream is back a second after it serves.
+        // Two minutes without a primary; the next one's WAL ends before the last one's, and the
+        // stream is back a second after it serves.
         let facts = |second: u64| match second {
             0..10 => Facts { end: Some(200), ..WELL },
             10..130 => Facts { streaming: false, primary: false, ..WELL },
@@ -240,7 +307,11 @@ mod tests {
     #[test]
     fn a_shorter_history_does_not_count_as_lag() {
         let facts = |second: u64| {
-            if second < 10 { Facts { end: Some(200), ..WELL } } else { Facts { end: Some(150), replayed: Some(150), ..WELL } }
+            if second < 10 {
+                Facts { end: Some(200), ..WELL }
+            } else {
+                Facts { end: Some(150), replayed: Some(150), ..WELL }
+            }
         };
         assert!(verdicts(100, &BOUNDS, facts).iter().all(Option::is_none));
     }
@@ -252,9 +323,15 @@ mod tests {
         assert_eq!(look(0, Facts { streaming: false, primary: false, ..WELL }), None);
         assert_eq!(look(1, Facts { streaming: false, ..WELL }), None, "it has a moment to connect");
         assert_eq!(look(2, Facts { end: Some(900), ..WELL }), Some(Stale::CatchingUp));
-        assert_eq!(look(3, Facts { end: Some(950), replayed: Some(899), ..WELL }), Some(Stale::CatchingUp));
+        assert_eq!(
+            look(3, Facts { end: Some(950), replayed: Some(899), ..WELL }),
+            Some(Stale::CatchingUp)
+        );
         assert_eq!(look(4, Facts { end: Some(990), replayed: Some(900), ..WELL }), None);
-        assert_eq!(look(5, Facts { end: Some(990), replayed: Some(900), streaming: false, ..WELL }), None);
+        assert_eq!(
+            look(5, Facts { end: Some(990), replayed: Some(900), streaming: false, ..WELL }),
+            None
+        );
     }
 
     #[test]
@@ -278,7 +355,13 @@ mod tests {
     #[test]
     fn the_reasons_are_sentences_for_people() {
         let lag = Duration::from_secs(30);
-        let all = [Stale::CatchingUp, Stale::NotStreaming(lag), Stale::Paused(lag), Stale::Behind(lag), Stale::TooMuch(64 << 20)];
+        let all = [
+            Stale::CatchingUp,
+            Stale::NotStreaming(lag),
+            Stale::Paused(lag),
+            Stale::Behind(lag),
+            Stale::TooMuch(64 << 20),
+        ];
         insta::assert_snapshot!(all.map(|stale| stale.to_string()).join("\n"));
     }
 }

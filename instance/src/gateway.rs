@@ -1,4 +1,5 @@
-//! The read-write gateway: a TCP port that leads to the primary, by what Raft says. No label, no Service and no API server has to follow.
+//! The read-write gateway: a TCP port that leads to the primary, by what Raft says. No label, no
+//! Service and no API server has to follow.
 //!
 //! ```text
 //!  listener ▸ connection   one client: heard, opened at the primary, passed on, cut when the primary is another one
@@ -49,9 +50,11 @@ use lobby::Lobby;
 use names::Names;
 use readiness::Readiness;
 
-/// Clients that have not said yet what they want, at a time. They take a file and a little memory each, and nothing of any server.
+/// Clients that have not said yet what they want, at a time. They take a file and a little memory
+/// each, and nothing of any server.
 const SILENT: usize = 1000;
-/// Clients that are told that there are too many of them, at a time. More are dropped without an error message.
+/// Clients that are told that there are too many of them, at a time. More are dropped without an
+/// error message.
 const TURNED_AWAY: usize = 64;
 /// Clients that asked the server for encryption and have not begun with it, at a time.
 const UNENCRYPTED: usize = 16;
@@ -110,7 +113,8 @@ impl Gateway {
     }
 }
 
-/// Allows this process the files that so many clients need, as far as the system lets it; how many clients there is room for then.
+/// Allows this process the files that so many clients need, as far as the system lets it; how many
+/// clients there is room for then.
 pub fn make_room(most: usize) -> io::Result<usize> {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
     /// For everything else that this process has open.

@@ -1,4 +1,5 @@
-//! What must be right about the host before anything is begun, and the lock that keeps a second manager away from the same PGDATA.
+//! What must be right about the host before anything is begun, and the lock that keeps a second
+//! manager away from the same PGDATA.
 
 use nix::unistd::{Uid, User, geteuid};
 use std::fs::{self, File, OpenOptions, Permissions, TryLockError};
@@ -61,22 +62,25 @@ pub fn check(settings: &Settings) -> Result<String, HostError> {
 
 fn owned(path: &Path, uid: Uid) -> Result<(), HostError> {
     match fs::metadata(path) {
-        Ok(meta) if meta.uid() != uid.as_raw() => Err(HostError::Owner { path: path.to_owned(), owner: meta.uid(), this: uid.as_raw() }),
+        Ok(meta) if meta.uid() != uid.as_raw() => {
+            Err(HostError::Owner { path: path.to_owned(), owner: meta.uid(), this: uid.as_raw() })
+        }
         Ok(_) => Ok(()),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(e) => Err(FileError::at("look at", path)(e).into()),
     }
 }
 
-/// Postgres does not start on a data directory that others may read or write, or that it may not write itself: Kubernetes' `fsGroup` and copies made by
-/// hand leave such.
+/// Postgres does not start on a data directory that others may read or write, or that it may not
+/// write itself: Kubernetes' `fsGroup` and copies made by hand leave such.
 fn restrict(data: &Path) -> Result<(), FileError> {
     let Ok(meta) = fs::metadata(data) else { return Ok(()) };
     let mode = meta.permissions().mode() & 0o7777;
     if !data.join("PG_VERSION").exists() || (mode & 0o027 == 0 && mode & 0o700 == 0o700) {
         return Ok(());
     }
-    fs::set_permissions(data, Permissions::from_mode(0o700)).map_err(FileError::at("set the mode of", data))?;
+    fs::set_permissions(data, Permissions::from_mode(0o700))
+        .map_err(FileError::at("set the mode of", data))?;
     tracing::warn!(path = %data.display(), mode = format!("{mode:04o}"), "changed the mode of the data directory to 0700: Postgres needs it");
     Ok(())
 }
@@ -87,7 +91,13 @@ pub fn lock(paths: &Paths) -> Result<File, HostError> {
     files::private_directory(&paths.raft)?;
     restrict(&paths.data)?;
     let path = paths.lock();
-    let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path).map_err(FileError::at("open", &path))?;
+    let file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(&path)
+        .map_err(FileError::at("open", &path))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(HostError::Locked(paths.data.clone())),
@@ -103,7 +113,12 @@ mod tests {
     fn two_managers_do_not_share_a_directory() {
         let dir = tempfile::tempdir().unwrap();
         let base = crate::settings::tests::example().paths;
-        let paths = Paths { data: dir.path().join("d"), work: dir.path().join("d.pgraft"), raft: dir.path().join("r"), ..base };
+        let paths = Paths {
+            data: dir.path().join("d"),
+            work: dir.path().join("d.pgraft"),
+            raft: dir.path().join("r"),
+            ..base
+        };
         let first = lock(&paths).unwrap();
         assert!(matches!(lock(&paths), Err(HostError::Locked(_))));
         drop(first);

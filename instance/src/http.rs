@@ -1,4 +1,5 @@
-//! `/livez`, `/readyz`, `/status`, `/configuration`, `/metrics` and `/gateway`, for the kubelet, other nodes, people and Prometheus. Answers nothing that is secret, takes no orders.
+//! `/livez`, `/readyz`, `/status`, `/configuration`, `/metrics` and `/gateway`, for the kubelet,
+//! other nodes, people and Prometheus. Answers nothing that is secret, takes no orders.
 
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
@@ -60,7 +61,10 @@ pub async fn serve(listener: TcpListener, http: Http) {
     }
 }
 
-async fn answer(http: &Http, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
+async fn answer(
+    http: &Http,
+    request: Request<Incoming>,
+) -> Result<Response<Full<Bytes>>, Infallible> {
     if request.method() != Method::GET && request.method() != Method::HEAD {
         return Ok(respond(StatusCode::METHOD_NOT_ALLOWED, &json!({"error": "only GET"})));
     }
@@ -69,9 +73,14 @@ async fn answer(http: &Http, request: Request<Incoming>) -> Result<Response<Full
         "/readyz" => ready(http).await,
         "/status" => status(http).await,
         "/metrics" => figures(http).await,
-        "/configuration" => respond(StatusCode::OK, &json!(http.view.borrow().configuration.report())),
+        "/configuration" => {
+            respond(StatusCode::OK, &json!(http.view.borrow().configuration.report()))
+        }
         "/gateway" => gateway(http),
-        _ => respond(StatusCode::NOT_FOUND, &json!({"error": "there are /livez, /readyz, /status, /configuration, /metrics and /gateway"})),
+        _ => respond(
+            StatusCode::NOT_FOUND,
+            &json!({"error": "there are /livez, /readyz, /status, /configuration, /metrics and /gateway"}),
+        ),
     })
 }
 
@@ -86,7 +95,10 @@ async fn ready(http: &Http) -> Response<Full<Bytes>> {
     let view = http.view.borrow().clone();
     let seen = observe::observe(&view).await;
     let code = if seen.status.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    respond(code, &json!({"ready": seen.status.ready, "phase": view.phase.word(), "missing": seen.missing}))
+    respond(
+        code,
+        &json!({"ready": seen.status.ready, "phase": view.phase.word(), "missing": seen.missing}),
+    )
 }
 
 async fn status(http: &Http) -> Response<Full<Bytes>> {
@@ -101,10 +113,14 @@ async fn figures(http: &Http) -> Response<Full<Bytes>> {
     match metrics::text(&observe::observe(&view).await.status, gateway) {
         Ok(text) => {
             let mut response = Response::new(Full::new(Bytes::from(text)));
-            response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(metrics::CONTENT_TYPE));
+            response
+                .headers_mut()
+                .insert(CONTENT_TYPE, HeaderValue::from_static(metrics::CONTENT_TYPE));
             response
         }
-        Err(error) => respond(StatusCode::INTERNAL_SERVER_ERROR, &json!({"error": error.to_string()})),
+        Err(error) => {
+            respond(StatusCode::INTERNAL_SERVER_ERROR, &json!({"error": error.to_string()}))
+        }
     }
 }
 
@@ -112,7 +128,10 @@ async fn figures(http: &Http) -> Response<Full<Bytes>> {
 fn gateway(http: &Http) -> Response<Full<Bytes>> {
     match http.gateway.as_ref().and_then(|g| g.knowledge.seat()) {
         Some(seat) => respond(StatusCode::OK, &json!(seat)),
-        None => respond(StatusCode::NOT_FOUND, &json!({"error": "no member has said yet who is the primary"})),
+        None => respond(
+            StatusCode::NOT_FOUND,
+            &json!({"error": "no member has said yet who is the primary"}),
+        ),
     }
 }
 

@@ -1,4 +1,5 @@
-//! What takes time: each job carries out one of the supervisor's commands, and its outcome is an event. Decides nothing.
+//! What takes time: each job carries out one of the supervisor's commands, and its outcome is an
+//! event. Decides nothing.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -42,7 +43,8 @@ impl Jobs {
         }
     }
 
-    /// Reads the disk. Where there is a server to be started its configuration is checked, and the Raft directory is its worker's again.
+    /// Reads the disk. Where there is a server to be started its configuration is checked, and the
+    /// Raft directory is its worker's again.
     pub async fn inspect(self) -> Event {
         match facts::inspect(&self.settings).await {
             Ok(facts) => {

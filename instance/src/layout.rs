@@ -1,7 +1,8 @@
-//! Where the directories really are, and whether Postgres and a clone can live there. Checked before anything is written.
+//! Where the directories really are, and whether Postgres and a clone can live there. Checked
+//! before anything is written.
 //!
-//! A clone becomes the data directory by a rename, so that directory must not be a mount point, and a link to it is followed first: the clone belongs
-//! on the disk that the link leads to.
+//! A clone becomes the data directory by a rename, so that directory must not be a mount point, and
+//! a link to it is followed first: the clone belongs on the disk that the link leads to.
 
 use nix::errno::Errno;
 use nix::unistd::{AccessFlags, access};
@@ -111,7 +112,8 @@ pub fn resolve(settings: Settings) -> Result<Settings, LayoutError> {
 }
 
 fn check(paths: &Paths, port: u16, mounts: &[PathBuf]) -> Result<Paths, LayoutError> {
-    let (data, raft) = (follow("dataDirectory", &paths.data)?, follow("raftDirectory", &paths.raft)?);
+    let (data, raft) =
+        (follow("dataDirectory", &paths.data)?, follow("raftDirectory", &paths.raft)?);
     let paths = Paths { work: Paths::beside(&data), data, raft, ..paths.clone() };
     let (data, raft) = (real(&paths.data), real(&paths.raft));
     if data.starts_with(&raft) || raft.starts_with(&data) {
@@ -127,19 +129,34 @@ fn check(paths: &Paths, port: u16, mounts: &[PathBuf]) -> Result<Paths, LayoutEr
     if mounts.contains(&real(&paths.work)) {
         return Err(LayoutError::WorkMounted(paths.work));
     }
-    let sockets = [("socketDirectory", paths.socket.join(format!(".s.PGSQL.{port}.lock"))), ("raftDirectory", paths.control_socket())];
-    if let Some((name, path)) = sockets.into_iter().find(|(_, path)| path.as_os_str().len() > LONGEST_SOCKET) {
+    let sockets = [
+        ("socketDirectory", paths.socket.join(format!(".s.PGSQL.{port}.lock"))),
+        ("raftDirectory", paths.control_socket()),
+    ];
+    if let Some((name, path)) =
+        sockets.into_iter().find(|(_, path)| path.as_os_str().len() > LONGEST_SOCKET)
+    {
         return Err(LayoutError::SocketPath { name, path });
     }
     match fs::metadata(&paths.socket) {
         Ok(meta) if meta.is_dir() => writable("socketDirectory", &paths.socket, "")?,
-        Ok(_) => return Err(LayoutError::NotDirectory { name: "socketDirectory", path: paths.socket }),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Err(LayoutError::NoSocketDirectory(paths.socket)),
-        Err(source) => return Err(LayoutError::Look { name: "socketDirectory", path: paths.socket, source }),
+        Ok(_) => {
+            return Err(LayoutError::NotDirectory { name: "socketDirectory", path: paths.socket });
+        }
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            return Err(LayoutError::NoSocketDirectory(paths.socket));
+        }
+        Err(source) => {
+            return Err(LayoutError::Look { name: "socketDirectory", path: paths.socket, source });
+        }
     }
     writable("dataDirectory", paths.parent(), ", since a clone is made beside the data directory")?;
     if !paths.raft.exists() {
-        writable("raftDirectory", paths.raft.parent().unwrap_or(&paths.raft), ", since the Raft directory is made there")?;
+        writable(
+            "raftDirectory",
+            paths.raft.parent().unwrap_or(&paths.raft),
+            ", since the Raft directory is made there",
+        )?;
     }
     Ok(paths)
 }
@@ -169,7 +186,10 @@ fn follow(name: &'static str, path: &Path) -> Result<PathBuf, LayoutError> {
 /// The path without links, as far as it is there.
 fn real(path: &Path) -> PathBuf {
     let there = path.ancestors().find_map(|p| Some((p, fs::canonicalize(p).ok()?)));
-    there.map_or_else(|| path.to_owned(), |(p, real)| path.strip_prefix(p).map_or_else(|_| real.clone(), |rest| real.join(rest)))
+    there.map_or_else(
+        || path.to_owned(),
+        |(p, real)| path.strip_prefix(p).map_or_else(|_| real.clone(), |rest| real.join(rest)),
+    )
 }
 
 /// Whether files can be made in a directory, or in the one above that it would have to be made in.
@@ -186,15 +206,20 @@ fn writable(name: &'static str, path: &Path, why: &'static str) -> Result<(), La
 /// The fifth field of each line of `mountinfo`, in which blanks and the like are written in octal.
 fn mount_points(mountinfo: &[u8]) -> Vec<PathBuf> {
     let lines = mountinfo.split(|b| *b == b'\n');
-    lines.filter_map(|line| line.split(|b| *b == b' ').nth(4)).map(|field| PathBuf::from(unescaped(field))).collect()
+    lines
+        .filter_map(|line| line.split(|b| *b == b' ').nth(4))
+        .map(|field| PathBuf::from(unescaped(field)))
+        .collect()
 }
 
 fn unescaped(field: &[u8]) -> OsString {
     let mut out = Vec::with_capacity(field.len());
     let mut rest = field;
     while let [first, more @ ..] = rest {
-        let octal =
-            (*first == b'\\').then(|| more.get(..3)).flatten().and_then(|d| u8::from_str_radix(std::str::from_utf8(d).ok()?, 8).ok());
+        let octal = (*first == b'\\')
+            .then(|| more.get(..3))
+            .flatten()
+            .and_then(|d| u8::from_str_radix(std::str::from_utf8(d).ok()?, 8).ok());
         out.push(octal.unwrap_or(*first));
         rest = if octal.is_some() { &more[3..] } else { more };
     }
@@ -239,7 +264,10 @@ mod tests {
         symlink(host.at("disk/data"), host.at("base/pgdata")).unwrap();
         symlink(host.at("disk2"), host.at("base/raft")).unwrap();
         let paths = host.check("base/pgdata", "base/raft").unwrap();
-        assert_eq!((paths.data.clone(), paths.raft.clone()), (host.at("disk/data"), host.at("disk2")));
+        assert_eq!(
+            (paths.data.clone(), paths.raft.clone()),
+            (host.at("disk/data"), host.at("disk2"))
+        );
         assert_eq!(paths.work, host.at("disk/data.pgraft"), "a clone is made on the same disk");
         // A link further up changes nothing.
         symlink(host.at("disk"), host.at("up")).unwrap();
@@ -249,7 +277,11 @@ mod tests {
     #[test]
     fn what_can_not_work_is_refused_in_one_sentence() {
         let mut host = Host::new();
-        for (link, target) in [("base/nowhere", "gone"), ("base/inside", "disk/data/raft"), ("base/link", "disk/data")] {
+        for (link, target) in [
+            ("base/nowhere", "gone"),
+            ("base/inside", "disk/data/raft"),
+            ("base/link", "disk/data"),
+        ] {
             symlink(host.at(target), host.at(link)).unwrap();
         }
         fs::write(host.at("base/file"), "").unwrap();
@@ -266,19 +298,26 @@ mod tests {
             host.check("base/link", "base/raft"),
             host.check("disk2/pgdata", "base/raft"),
             host.check("base/pgdata", "base/pgdata/raft"),
-            host.check("base/pgdata", &long).map_err(|e| e.split(" is ").next().unwrap().to_owned()),
+            host.check("base/pgdata", &long)
+                .map_err(|e| e.split(" is ").next().unwrap().to_owned()),
         ];
         insta::assert_snapshot!(all.map(|refused| refused.unwrap_err()).join("\n"));
         host.check("base/pgdata", "base/raft").unwrap();
         fs::remove_dir(host.at("socket")).unwrap();
-        assert_eq!(host.check("base/pgdata", "base/raft").unwrap_err(), "socketDirectory: /socket does not exist");
+        assert_eq!(
+            host.check("base/pgdata", "base/raft").unwrap_err(),
+            "socketDirectory: /socket does not exist"
+        );
     }
 
     #[test]
     fn a_mount_point_may_have_blanks_in_its_name() {
         let text = b"36 35 98:0 /mnt1 /mnt/my\\040disk rw,noatime master:1 - ext3 /dev/root rw\n37 35 0:5 / / rw - ext4 /dev/sda rw\n";
         assert_eq!(mount_points(text), [Path::new("/mnt/my disk"), Path::new("/")]);
-        assert!(mount_points(&fs::read("/proc/self/mountinfo").unwrap()).contains(&PathBuf::from("/proc")));
+        assert!(
+            mount_points(&fs::read("/proc/self/mountinfo").unwrap())
+                .contains(&PathBuf::from("/proc"))
+        );
         assert_eq!(unescaped(b"a\\"), OsString::from("a\\"));
     }
 }

@@ -1,4 +1,5 @@
-//! Runs one Postgres server of a pgraft cluster: PID 1 of a pod, and as good a service of a plain host.
+//! Runs one Postgres server of a pgraft cluster: PID 1 of a pod, and as good a service of a plain
+//! host.
 //!
 //! ```text
 //!  main ▸ run ▸ settings, layout, host  checked once
@@ -22,7 +23,8 @@
 //!               └─ reaper                every child's exit
 //! ```
 //!
-//! It never decides who the primary is: that is `instance.json`'s word, which the Raft member writes.
+//! It never decides who the primary is: that is `instance.json`'s word, which the Raft member
+//! writes.
 
 mod autogroup;
 pub mod cli;
@@ -107,10 +109,13 @@ pub enum RunError {
 }
 
 impl RunError {
-    /// 2 where somebody must change the configuration or the host first; 1 where another try may do.
+    /// 2 where somebody must change the configuration or the host first; 1 where another try may
+    /// do.
     pub const fn exit_code(&self) -> u8 {
         match self {
-            Self::Host(HostError::Locked(_) | HostError::File(_)) | Self::Listen { .. } | Self::Signals(_) => 1,
+            Self::Host(HostError::Locked(_) | HostError::File(_))
+            | Self::Listen { .. }
+            | Self::Signals(_) => 1,
             Self::Settings(_) | Self::Layout(_) | Self::Host(_) => 2,
         }
     }
@@ -143,7 +148,10 @@ pub async fn run(args: RunArgs, sink: Sink) -> Result<(), RunError> {
     });
     let heartbeat = Heartbeat::default();
     let gateway = gateway(&settings, &shown).await?;
-    tokio::spawn(http::serve(listener, Http { view: shown, heartbeat: heartbeat.clone(), gateway: gateway.clone() }));
+    tokio::spawn(http::serve(
+        listener,
+        Http { view: shown, heartbeat: heartbeat.clone(), gateway: gateway.clone() },
+    ));
     let driver = Driver::new(args.clone(), os_user, reaper, sink, view, heartbeat, gateway);
     tokio::spawn(watch::watch(args.config, settings, seen, driver.events()));
     driver.run().await?;
@@ -154,16 +162,26 @@ pub async fn run(args: RunArgs, sink: Sink) -> Result<(), RunError> {
 async fn listen(name: &'static str, address: &str) -> Result<TcpListener, RunError> {
     // It was checked before that it has both.
     let (host, port) = settings::host_port(address).unwrap_or((address, 0));
-    pgraft_raft::listen(host, port).await.map_err(|source| RunError::Listen { name, address: address.to_owned(), source })
+    pgraft_raft::listen(host, port).await.map_err(|source| RunError::Listen {
+        name,
+        address: address.to_owned(),
+        source,
+    })
 }
 
 /// The read-write gateway, where there is one.
-async fn gateway(settings: &Settings, view: &tokio::sync::watch::Receiver<View>) -> Result<Option<Arc<Gateway>>, RunError> {
+async fn gateway(
+    settings: &Settings,
+    view: &tokio::sync::watch::Receiver<View>,
+) -> Result<Option<Arc<Gateway>>, RunError> {
     let Some(wanted) = settings.gateway.clone() else { return Ok(None) };
     let listener = listen("gateway", &wanted.listen).await?;
     let most = gateway::make_room(wanted.most)?;
     if most < wanted.most {
-        tracing::warn!(most, "the system allows too few open files for gateway.maxConnections: there is room for so many");
+        tracing::warn!(
+            most,
+            "the system allows too few open files for gateway.maxConnections: there is room for so many"
+        );
     }
     let gateway = Gateway::new(GatewaySettings { most, ..wanted }, view.clone());
     tokio::spawn(Arc::clone(&gateway).serve(listener));

@@ -1,5 +1,6 @@
-//! Observes the running server, tick by tick, and reports when it is unresponsive (`pgraft_core::liveness` decides) or is being shut down by
-//! somebody else. The driver then kills it, or hands over and restarts it.
+//! Observes the running server, tick by tick, and reports when it is unresponsive
+//! (`pgraft_core::liveness` decides) or is being shut down by somebody else. The driver then kills
+//! it, or hands over and restarts it.
 //!
 //! ```text
 //!   probe      a new connection and one statement, twice in a lease       ─┐
@@ -43,13 +44,18 @@ const BETWEEN_KILLS: Duration = Duration::from_mins(1);
 const STATUS_LINE: usize = 7;
 
 /// Observes that server until it is aborted, which is when the server is gone.
-pub async fn run(postmaster: i32, view: watch::Receiver<View>, events: mpsc::UnboundedSender<Event>) {
+pub async fn run(
+    postmaster: i32,
+    view: watch::Receiver<View>,
+    events: mpsc::UnboundedSender<Event>,
+) {
     let settings = Arc::clone(&view.borrow().settings);
     if !settings.failover {
         return;
     }
     let period = settings.lease / TICKS;
-    let mut observer = Observer::new(postmaster, Arc::clone(&settings), bound(settings.unresponsive, period));
+    let mut observer =
+        Observer::new(postmaster, Arc::clone(&settings), bound(settings.unresponsive, period));
     let mut told = Told::default();
     loop {
         let before = Instant::now();
@@ -61,17 +67,26 @@ pub async fn run(postmaster: i32, view: watch::Receiver<View>, events: mpsc::Unb
         told.say(verdict, &settings, &events);
         // In any other phase this process has asked for it.
         let runs = matches!(view.borrow().phase, Phase::Running(_));
-        if runs && !told.released && observer.is_stopping() && !std::mem::replace(&mut told.stopping, true) {
-            tracing::warn!("Postgres is being shut down, and not by pgraft-instance: handing over, then restarting it");
+        if runs
+            && !told.released
+            && observer.is_stopping()
+            && !std::mem::replace(&mut told.stopping, true)
+        {
+            tracing::warn!(
+                "Postgres is being shut down, and not by pgraft-instance: handing over, then restarting it"
+            );
             let _ = events.send(Event::StoppedByOthers);
         }
     }
 }
 
-/// A slow disk may be everybody's, and then no other primary has a better one: a server is killed for it once a minute at most.
+/// A slow disk may be everybody's, and then no other primary has a better one: a server is killed
+/// for it once a minute at most.
 fn unless_in_vain(verdict: Verdict, since_last_kill: Option<Duration>) -> Verdict {
     match verdict {
-        Verdict::Release(fault @ (Fault::Unanswered | Fault::NotFlushed)) if since_last_kill.is_some_and(|since| since < BETWEEN_KILLS) => {
+        Verdict::Release(fault @ (Fault::Unanswered | Fault::NotFlushed))
+            if since_last_kill.is_some_and(|since| since < BETWEEN_KILLS) =>
+        {
             Verdict::Suspect(fault)
         }
         verdict => verdict,
@@ -92,7 +107,12 @@ struct Told {
 }
 
 impl Told {
-    fn say(&mut self, verdict: Verdict, settings: &Settings, events: &mpsc::UnboundedSender<Event>) {
+    fn say(
+        &mut self,
+        verdict: Verdict,
+        settings: &Settings,
+        events: &mpsc::UnboundedSender<Event>,
+    ) {
         let concern = match verdict {
             Verdict::Serve => None,
             Verdict::Suspect(fault) | Verdict::Release(fault) => Some(fault),
@@ -156,17 +176,25 @@ impl Observer {
         if let Some(facts) = answers.facts {
             self.heed(facts, primary);
         }
-        // Only a flush that has outlived a tick speaks against the server: one that is refused, as behind a closed gate, is an answer.
+        // Only a flush that has outlived a tick speaks against the server: one that is refused, as
+        // behind a closed gate, is an answer.
         let flush_pending = self.prober.flush_pending();
         if primary && !flush_pending && self.trend.wants_a_flush() {
             self.prober.flush();
         }
         let stopped_senders = || self.trend.senders().iter().any(|pid| processes::is_stopped(*pid));
-        let commits = self
-            .trend
-            .commits()
-            .map(|advance| if advance { Commits::Advance } else { Commits::Wait { sender_stopped: stopped_senders() } });
-        self.stopping = if is_stopping(&self.settings.paths.data, self.watched.postmaster()) { self.stopping + 1 } else { 0 };
+        let commits = self.trend.commits().map(|advance| {
+            if advance {
+                Commits::Advance
+            } else {
+                Commits::Wait { sender_stopped: stopped_senders() }
+            }
+        });
+        self.stopping = if is_stopping(&self.settings.paths.data, self.watched.postmaster()) {
+            self.stopping + 1
+        } else {
+            0
+        };
         self.judge.observe(Tick {
             on_time,
             primary,
@@ -219,7 +247,10 @@ mod tests {
             assert_eq!(unless_in_vain(Verdict::Release(fault), late), Verdict::Release(fault));
             assert_eq!(unless_in_vain(Verdict::Release(fault), None), Verdict::Release(fault));
         }
-        assert_eq!(unless_in_vain(Verdict::Release(Fault::SendersStopped), early), Verdict::Release(Fault::SendersStopped));
+        assert_eq!(
+            unless_in_vain(Verdict::Release(Fault::SendersStopped), early),
+            Verdict::Release(Fault::SendersStopped)
+        );
     }
 
     #[test]

@@ -6,8 +6,9 @@
 //!  Postgres ─┘
 //! ```
 //!
-//! A reader of stdout that hangs must not hang Postgres, so nobody who logs ever waits. Only when it has hung for 64 MiB of records are
-//! further ones dropped; how many is said as soon as it reads again.
+//! A reader of stdout that hangs must not hang Postgres, so nobody who logs ever waits. Only when
+//! it has hung for 64 MiB of records are further ones dropped; how many is said as soon as it reads
+//! again.
 
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Map, Value};
@@ -78,7 +79,12 @@ impl Sink {
         let mut queue = self.shared.lock();
         while (queue.writing || !queue.lines.is_empty()) && Instant::now() < deadline {
             let left = deadline.saturating_duration_since(Instant::now());
-            queue = self.shared.changed.wait_timeout(queue, left).unwrap_or_else(PoisonError::into_inner).0;
+            queue = self
+                .shared
+                .changed
+                .wait_timeout(queue, left)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
         }
     }
 }
@@ -95,7 +101,10 @@ impl Shared {
         loop {
             if queue.dropped > 0 && queue.bytes < MOST_BYTES / 2 {
                 let mut record = head(Timestamp::now(), "ERROR", "pgraft-instance");
-                record.insert("msg".into(), "log records were dropped because nobody read this output".into());
+                record.insert(
+                    "msg".into(),
+                    "log records were dropped because nobody read this output".into(),
+                );
                 record.insert("dropped".into(), queue.dropped.into());
                 queue.dropped = 0;
                 queue.writing = true;
@@ -114,7 +123,9 @@ impl Shared {
 /// The first fields of every record.
 pub fn head(at: Timestamp, level: &str, logger: &str) -> Map<String, Value> {
     // Milliseconds, as everybody prints them.
-    let at = at.checked_sub(SignedDuration::from_nanos(i64::from(at.subsec_nanosecond() % 1_000_000))).unwrap_or(at);
+    let at = at
+        .checked_sub(SignedDuration::from_nanos(i64::from(at.subsec_nanosecond() % 1_000_000)))
+        .unwrap_or(at);
     let mut record = Map::new();
     record.insert("ts".into(), format!("{at:.3}").into());
     record.insert("level".into(), level.into());
@@ -122,9 +133,11 @@ pub fn head(at: Timestamp, level: &str, logger: &str) -> Map<String, Value> {
     record
 }
 
-/// Makes this program's own records go to the sink. `RUST_LOG` chooses which, INFO and above by default.
+/// Makes this program's own records go to the sink. `RUST_LOG` chooses which, INFO and above by
+/// default.
 pub fn install(sink: Sink) {
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into());
+    let filter =
+        tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into());
     // A second call (tests) changes nothing.
     let _ = tracing_subscriber::registry().with(filter).with(Records { sink }).try_init();
 }
@@ -135,7 +148,8 @@ struct Records {
 
 impl<S: Subscriber> Layer<S> for Records {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
-        let mut fields = Fields(head(Timestamp::now(), event.metadata().level().as_str(), "pgraft-instance"));
+        let mut fields =
+            Fields(head(Timestamp::now(), event.metadata().level().as_str(), "pgraft-instance"));
         event.record(&mut fields);
         self.sink.record(&fields.0);
     }
@@ -209,7 +223,12 @@ mod tests {
         }
         sink.flush(Duration::from_millis(1));
         let queue = sink.shared.lock();
-        assert!(queue.bytes <= MOST_BYTES && queue.dropped > 0, "{} bytes, {} dropped", queue.bytes, queue.dropped);
+        assert!(
+            queue.bytes <= MOST_BYTES && queue.dropped > 0,
+            "{} bytes, {} dropped",
+            queue.bytes,
+            queue.dropped
+        );
         drop(queue);
         drop(release);
         sink.flush(Duration::from_secs(20));
@@ -220,7 +239,8 @@ mod tests {
     fn a_record_is_one_line_whatever_is_in_it() {
         let (tx, rx) = mpsc::channel();
         let sink = Sink::start(Out(tx));
-        let mut record = head(Timestamp::from_millisecond(1_700_000_000_120).unwrap(), "LOG", "postgres");
+        let mut record =
+            head(Timestamp::from_millisecond(1_700_000_000_120).unwrap(), "LOG", "postgres");
         record.insert("msg".into(), "two\nlines".into());
         sink.record(&record);
         sink.flush(Duration::from_secs(5));

@@ -1,4 +1,5 @@
-//! `pgraft-instance`: the command line, and what the shell sees of an error. Everything else is the library's.
+//! `pgraft-instance`: the command line, and what the shell sees of an error. Everything else is the
+//! library's.
 
 use clap::Parser;
 use pgraft_instance::cli::{Cli, Verb};
@@ -10,13 +11,14 @@ fn main() -> ExitCode {
     let Cli { verb: Verb::Run(args) } = Cli::parse();
     let sink = logging::Sink::start(std::io::stdout());
     logging::install(sink.clone());
-    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            eprintln!("pgraft-instance: {error}");
-            return ExitCode::FAILURE;
-        }
-    };
+    let runtime =
+        match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
+            Ok(runtime) => runtime,
+            Err(error) => {
+                eprintln!("pgraft-instance: {error}");
+                return ExitCode::FAILURE;
+            }
+        };
     let result = runtime.block_on(run(args, sink.clone()));
     runtime.shutdown_timeout(Duration::from_secs(1));
     sink.flush(Duration::from_secs(5));

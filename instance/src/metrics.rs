@@ -1,5 +1,5 @@
-//! `/metrics`: what `/status` says, in the text format of Prometheus and OpenMetrics. Pure. What is not known is left out: a gap in a graph is
-//! honest, a zero is not.
+//! `/metrics`: what `/status` says, in the text format of Prometheus and OpenMetrics. Pure. What is
+//! not known is left out: a gap in a graph is honest, a zero is not.
 
 use pgraft_core::{NodeState, NodeStatus, Role as MemberRole};
 use prometheus_client::encoding::text;
@@ -51,21 +51,49 @@ impl Page {
 
     fn postgres(&mut self, role: Role, server: &Postgres) {
         let known = server.in_recovery;
-        self.flag("is_primary", "1 where Postgres takes writes", known.map(|_| role == Role::Primary));
+        self.flag(
+            "is_primary",
+            "1 where Postgres takes writes",
+            known.map(|_| role == Role::Primary),
+        );
         self.flag("in_recovery", "1 where Postgres follows", known);
-        self.flag("streaming", "1 on a standby that receives WAL", server.streaming.filter(|_| role == Role::Standby));
-        self.number("timeline", "The timeline of the WAL that is written or received", server.timeline.map(u64::from));
+        self.flag(
+            "streaming",
+            "1 on a standby that receives WAL",
+            server.streaming.filter(|_| role == Role::Standby),
+        );
+        self.number(
+            "timeline",
+            "The timeline of the WAL that is written or received",
+            server.timeline.map(u64::from),
+        );
         let end = server.flush_lsn.as_deref().or(server.receive_lsn.as_deref()).and_then(bytes);
         self.number("wal_position_bytes", "The end of the WAL that is flushed here: a primary's own, or what a standby has received", end);
         let replayed = server.replay_lsn.as_deref().and_then(bytes);
-        self.number("replay_position_bytes", "The end of the WAL that a standby has replayed", replayed);
-        self.flag("pending_restart", "1 where a changed setting waits for a restart", server.pending_restart);
+        self.number(
+            "replay_position_bytes",
+            "The end of the WAL that a standby has replayed",
+            replayed,
+        );
+        self.flag(
+            "pending_restart",
+            "1 where a changed setting waits for a restart",
+            server.pending_restart,
+        );
     }
 
     fn gateway(&mut self, reading: Reading) {
         let Reading { open, held, total, cut, refused } = reading;
-        self.number("gateway_connections", "Clients of the read-write gateway that are passed on to the primary", Some(open));
-        self.number("gateway_held", "Clients of the read-write gateway that wait for a primary", Some(held));
+        self.number(
+            "gateway_connections",
+            "Clients of the read-write gateway that are passed on to the primary",
+            Some(open),
+        );
+        self.number(
+            "gateway_held",
+            "Clients of the read-write gateway that wait for a primary",
+            Some(held),
+        );
         let counters = [
             ("gateway_clients", "Clients that came to the read-write gateway", total),
             ("gateway_cut", "Clients that were cut off because the primary was another one", cut),
@@ -81,16 +109,27 @@ impl Page {
         self.flag("has_leader", "1 where a leader is known", Some(raft.leader.is_some()));
         self.number("term", "Raft's term", Some(raft.term));
         self.number("epoch", "Counts the primaries", Some(raft.epoch));
-        self.number("commit_index", "The last log index known to be committed", Some(raft.commit_index));
+        self.number(
+            "commit_index",
+            "The last log index known to be committed",
+            Some(raft.commit_index),
+        );
         self.number("applied_index", "The last log index applied here", Some(raft.applied_index));
         self.number("quorum", "Voters that must agree", u64::try_from(raft.quorum).ok());
         let roles = Family::<[(&str, &str); 1], Gauge>::default();
-        for (word, role) in [("voter", MemberRole::Voter), ("learner", MemberRole::Learner), ("leaving", MemberRole::Leaving)] {
+        for (word, role) in [
+            ("voter", MemberRole::Voter),
+            ("learner", MemberRole::Learner),
+            ("leaving", MemberRole::Leaving),
+        ] {
             let count = raft.members.iter().filter(|m| m.role == role).count();
             roles.get_or_create(&[("role", word)]).set(i64::try_from(count).unwrap_or(i64::MAX));
         }
         self.0.register("members", "Members of the group as this one sees it, by role", roles);
-        let (reachable, lag) = (Family::<[(&str, String); 1], Gauge>::default(), Family::<[(&str, String); 1], Gauge>::default());
+        let (reachable, lag) = (
+            Family::<[(&str, String); 1], Gauge>::default(),
+            Family::<[(&str, String); 1], Gauge>::default(),
+        );
         for member in &raft.members {
             let node = [("node", member.node_id.to_string())];
             if let Some(yes) = member.reachable {
@@ -100,8 +139,16 @@ impl Page {
                 lag.get_or_create(&node).set(i64::try_from(bytes).unwrap_or(i64::MAX));
             }
         }
-        self.0.register("member_reachable", "Leader only: 1 where the member answered lately", reachable);
-        self.0.register("member_lag_bytes", "Leader only: bytes of WAL that the primary has and the member has not replayed", lag);
+        self.0.register(
+            "member_reachable",
+            "Leader only: 1 where the member answered lately",
+            reachable,
+        );
+        self.0.register(
+            "member_lag_bytes",
+            "Leader only: bytes of WAL that the primary has and the member has not replayed",
+            lag,
+        );
     }
 }
 
@@ -129,7 +176,8 @@ mod tests {
                 "applied_index": 8, "voters": 3, "quorum": 2, "next_node_id": 4, "members": [member(1, true), member(3, false)]},
         }))
         .unwrap();
-        let text = text(&status, Some(Reading { open: 5, held: 1, total: 9, cut: 2, refused: 3 })).unwrap();
+        let text = text(&status, Some(Reading { open: 5, held: 1, total: 9, cut: 2, refused: 3 }))
+            .unwrap();
         let samples: Vec<&str> = text.lines().filter(|line| !line.starts_with('#')).collect();
         for line in [
             "pgraft_up 1",
@@ -148,8 +196,12 @@ mod tests {
             assert!(samples.contains(&line), "{line}: {text}");
         }
         assert!(!text.contains("pgraft_streaming"), "a primary does not receive");
-        for name in text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()) {
-            assert!(include_str!("../../docs/monitoring.md").contains(name), "docs/monitoring.md does not know {name}");
+        for name in text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next())
+        {
+            assert!(
+                include_str!("../../docs/monitoring.md").contains(name),
+                "docs/monitoring.md does not know {name}"
+            );
         }
     }
 

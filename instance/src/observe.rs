@@ -1,4 +1,5 @@
-//! Looks at the local server and its Raft member: what `/readyz` and `/status` say. Reads only, and never for longer than [`DEADLINE`].
+//! Looks at the local server and its Raft member: what `/readyz` and `/status` say. Reads only, and
+//! never for longer than [`DEADLINE`].
 
 use pgraft_core::NodeStatus;
 use pgraft_core::session::Session;
@@ -69,7 +70,18 @@ pub async fn observe(view: &View) -> Seen {
     };
     let primary = primary(settings, role);
     let configuration = view.configuration.report();
-    Seen { status: Status { node_id: settings.node, role, ready: missing.is_empty(), postgres, raft, primary, configuration }, missing }
+    Seen {
+        status: Status {
+            node_id: settings.node,
+            role,
+            ready: missing.is_empty(),
+            postgres,
+            raft,
+            primary,
+            configuration,
+        },
+        missing,
+    }
 }
 
 async fn server(view: &View) -> Result<Postgres, String> {
@@ -105,20 +117,29 @@ async fn raft(settings: &Settings) -> Result<Option<NodeStatus>, String> {
     if !settings.extension {
         return Ok(None);
     }
-    control::status(&settings.paths.control_socket(), DEADLINE).await.map(Some).map_err(|e| e.to_string())
+    control::status(&settings.paths.control_socket(), DEADLINE)
+        .await
+        .map(Some)
+        .map_err(|e| e.to_string())
 }
 
 /// A primary that neither writes nor, as a rule, reads are asked of.
 fn is_fenced(postgres: &Postgres, raft: &NodeStatus) -> bool {
-    postgres.in_recovery == Some(false) && raft.failover.as_ref().is_none_or(|f| f.gate_ms.is_none())
+    postgres.in_recovery == Some(false)
+        && raft.failover.as_ref().is_none_or(|f| f.gate_ms.is_none())
 }
 
-/// Whom the group calls the primary. Before there is one: this node itself where it takes writes, else whom it follows.
+/// Whom the group calls the primary. Before there is one: this node itself where it takes writes,
+/// else whom it follows.
 fn primary(settings: &Settings, role: Role) -> Option<Upstream> {
     let file = upstream::instance_file(&settings.paths, settings.node).ok()?;
     let grouped = file.as_ref().and_then(|f| f.primary);
     if grouped.map_or(role == Role::Primary, |primary| primary == settings.node) {
-        return Some(Upstream { node_id: settings.node, host: settings.postgres.host().to_owned(), port: settings.postgres.port() });
+        return Some(Upstream {
+            node_id: settings.node,
+            host: settings.postgres.host().to_owned(),
+            port: settings.postgres.port(),
+        });
     }
     let last = upstream::last(&settings.paths).ok()?;
     upstream::follow(settings.node, file.as_ref(), last)

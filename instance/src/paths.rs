@@ -143,7 +143,8 @@ pub fn standby_signal(data: &Path) -> PathBuf {
     data.join("standby.signal")
 }
 
-/// Within a PGDATA that `initdb` made for a founder whose cluster does not know so yet: the founder's node id. A clone takes it out.
+/// Within a PGDATA that `initdb` made for a founder whose cluster does not know so yet: the
+/// founder's node id. A clone takes it out.
 pub fn founding_mark(data: &Path) -> PathBuf {
     data.join("pgraft.founding")
 }

@@ -1,4 +1,5 @@
-//! Asks other nodes' `/status` and `/gateway`. A node that doesn't answer in time is as good as none.
+//! Asks other nodes' `/status` and `/gateway`. A node that doesn't answer in time is as good as
+//! none.
 
 use futures::future::join_all;
 use http_body_util::{BodyExt, Empty, Limited};
@@ -63,7 +64,8 @@ async fn resolve(peer: &str) -> Vec<SocketAddr> {
 }
 
 async fn ask(address: SocketAddr) -> Option<Status> {
-    let answer = timeout(DEADLINE, get(address, "/status")).await.unwrap_or(Err(PeerError::Deadline));
+    let answer =
+        timeout(DEADLINE, get(address, "/status")).await.unwrap_or(Err(PeerError::Deadline));
     answer.inspect_err(|error| tracing::debug!(%address, %error, "a peer gave no status")).ok()
 }
 
@@ -74,14 +76,19 @@ pub async fn seat(address: SocketAddr) -> Option<Seat> {
 
 async fn get<T: DeserializeOwned>(address: SocketAddr, path: &str) -> Result<T, PeerError> {
     let stream = TcpStream::connect(address).await?;
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     let connection = tokio::spawn(connection);
-    let request = Request::get(path).header("host", address.to_string()).body(Empty::<Bytes>::new())?;
+    let request =
+        Request::get(path).header("host", address.to_string()).body(Empty::<Bytes>::new())?;
     let response = sender.send_request(request).await?;
     if response.status() != StatusCode::OK {
         return Err(PeerError::Http(response.status()));
     }
-    let body = Limited::new(response.into_body(), LARGEST).collect().await.map_err(|e| PeerError::Body(e.to_string()))?;
+    let body = Limited::new(response.into_body(), LARGEST)
+        .collect()
+        .await
+        .map_err(|e| PeerError::Body(e.to_string()))?;
     connection.abort();
     Ok(serde_json::from_slice(&body.to_bytes())?)
 }

@@ -40,7 +40,10 @@ pub fn write_files(settings: &Settings, os_user: &str) -> Result<bool, PrepareEr
         upstream::remember(paths, primary)?;
     }
     let conf = config::postgresql_conf(settings, primary.as_ref());
-    files::write_whole(&paths.passfile(), config::passfile(secrets.replication.as_deref()).as_bytes())?;
+    files::write_whole(
+        &paths.passfile(),
+        config::passfile(secrets.replication.as_deref()).as_bytes(),
+    )?;
     let mut changed = files::write_whole(&paths.conf(), conf.text.as_bytes())?;
     changed |= files::write_whole(&paths.hba(), config::hba(settings).as_bytes())?;
     changed |= files::write_whole(&paths.ident(), config::ident(settings, os_user).as_bytes())?;
@@ -62,7 +65,9 @@ pub fn data_directory(paths: &Paths, mode: Mode) -> Result<(), PrepareError> {
             files::write_whole(&paths::standby_signal(data), b"")?;
             remove_placeholders(&data.join("pg_wal"))?;
         }
-        Mode::Primary if paths::standby_signal(data).exists() => return Err(PrepareError::StandbySignal),
+        Mode::Primary if paths::standby_signal(data).exists() => {
+            return Err(PrepareError::StandbySignal);
+        }
         Mode::Primary => {}
     }
     remove_future_two_phase_files(data)?;
@@ -76,10 +81,14 @@ pub fn data_directory(paths: &Paths, mode: Mode) -> Result<(), PrepareError> {
     Ok(())
 }
 
-/// Two-phase state files for which recovery would skip the PREPARE record, and so lose the prepared transaction.
+/// Two-phase state files for which recovery would skip the PREPARE record, and so lose the prepared
+/// transaction.
 pub fn remove_future_two_phase_files(data: &Path) -> Result<(), TwoPhaseError> {
     for file in twophase::remove_not_older(data)? {
-        tracing::info!(file, "removed a two-phase state file that is newer than the checkpoint recovery starts from; the WAL restores it");
+        tracing::info!(
+            file,
+            "removed a two-phase state file that is newer than the checkpoint recovery starts from; the WAL restores it"
+        );
     }
     Ok(())
 }
@@ -87,7 +96,8 @@ pub fn remove_future_two_phase_files(data: &Path) -> Result<(), TwoPhaseError> {
 /// History files that would keep a standby from getting up, or lead it past a fork.
 fn remove_placeholders(wal: &Path) -> Result<(), FileError> {
     let entries = fs::read_dir(wal).map_err(FileError::at("read", wal))?.filter_map(Result::ok);
-    let all: Vec<String> = entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
+    let all: Vec<String> =
+        entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
     for name in placeholders::stale(&all.iter().map(String::as_str).collect::<Vec<_>>()) {
         files::remove_file(&wal.join(name))?;
         tracing::info!(name, "removed the history of a timeline that this server has no WAL of");
@@ -105,14 +115,20 @@ mod tests {
         let paths = Paths { data: dir.path().into(), ..crate::settings::tests::example().paths };
         let wal = dir.path().join("pg_wal");
         fs::create_dir(&wal).unwrap();
-        for (name, content) in
-            [("000000030000000000000001", "wal"), ("00000002.history", ""), ("00000003.history", "1"), ("00000004.history", "1")]
-        {
+        for (name, content) in [
+            ("000000030000000000000001", "wal"),
+            ("00000002.history", ""),
+            ("00000003.history", "1"),
+            ("00000004.history", "1"),
+        ] {
             fs::write(wal.join(name), content).unwrap();
         }
         data_directory(&paths, Mode::Standby).unwrap();
         assert!(paths::standby_signal(dir.path()).exists());
-        let mut left: Vec<_> = fs::read_dir(&wal).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        let mut left: Vec<_> = fs::read_dir(&wal)
+            .unwrap()
+            .map(|e| e.unwrap().file_name().into_string().unwrap())
+            .collect();
         left.sort();
         assert_eq!(left, ["00000002.history", "00000003.history", "000000030000000000000001"]);
     }

@@ -1,7 +1,8 @@
-//! Starts children, signals them, and collects every exit: of its own children and, as PID 1 or a subreaper, of every orphan.
+//! Starts children, signals them, and collects every exit: of its own children and, as PID 1 or a
+//! subreaper, of every orphan.
 //!
-//! One lock is held across "start and write down" and across "collect and tell", so that no exit is missed and no signal is sent to a
-//! process id that was already given to somebody else.
+//! One lock is held across "start and write down" and across "collect and tell", so that no exit is
+//! missed and no signal is sent to a process id that was already given to somebody else.
 
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill, killpg};
@@ -51,7 +52,8 @@ pub struct Child {
 }
 
 impl Reaper {
-    /// Collects for as long as the runtime lives. Orphans of this process's children become its own children.
+    /// Collects for as long as the runtime lives. Orphans of this process's children become its own
+    /// children.
     pub fn start() -> io::Result<Self> {
         let reaper = Self::default();
         nix::sys::prctl::set_child_subreaper(true)?;
@@ -87,7 +89,10 @@ impl Reaper {
         let (tell, ending) = watch::channel(None);
         children.insert(pid, tell);
         drop(children);
-        Ok((Child { pid, ending, reaper: self.clone() }, pipe::Receiver::from_owned_fd(read.into())?))
+        Ok((
+            Child { pid, ending, reaper: self.clone() },
+            pipe::Receiver::from_owned_fd(read.into())?,
+        ))
     }
 
     fn collect(&self) {
@@ -165,7 +170,8 @@ mod tests {
         tokio::time::timeout(Duration::from_secs(20), what).await.unwrap()
     }
 
-    /// One test, since all children of the test process are collected by whichever reaper comes first.
+    /// One test, since all children of the test process are collected by whichever reaper comes
+    /// first.
     #[tokio::test]
     async fn exits_are_collected_and_orphans_too() {
         let reaper = Reaper::start().unwrap();
@@ -182,7 +188,9 @@ mod tests {
         assert_eq!(soon(child.wait()).await, Ending::Signal(Signal::SIGTERM));
 
         // The shell goes first; its orphan is inherited, then collected: no zombie of ours stays.
-        let (mut child, mut pipe) = reaper.spawn(shell("sh -c 'echo $$ >&2; read line < /dev/null; exit 0' & exit 0")).unwrap();
+        let (mut child, mut pipe) = reaper
+            .spawn(shell("sh -c 'echo $$ >&2; read line < /dev/null; exit 0' & exit 0"))
+            .unwrap();
         soon(child.wait()).await;
         let mut orphan = String::new();
         soon(pipe.read_to_string(&mut orphan)).await.unwrap();

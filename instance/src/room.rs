@@ -1,6 +1,7 @@
-//! Has a primary whose disk is full give its place to a standby. Postgres goes on without room for a new WAL segment, or comes back after its
-//! PANIC, and holds its lease: nobody can write there, or so much as connect ("could not write init file"), and nobody else takes over.
-//! The decision is pure.
+//! Has a primary whose disk is full give its place to a standby. Postgres goes on without room for
+//! a new WAL segment, or comes back after its PANIC, and holds its lease: nobody can write there,
+//! or so much as connect ("could not write init file"), and nobody else takes over. The decision is
+//! pure.
 
 use nix::sys::statvfs::statvfs;
 use std::path::Path;
@@ -20,7 +21,8 @@ const ENOUGH: u64 = 16 << 20;
 const LOOKS: u32 = 3;
 const LOOK: Duration = Duration::from_secs(2);
 
-/// For how long a server must have run, and the time between two tries: where all disks are full they take turns, slowly.
+/// For how long a server must have run, and the time between two tries: where all disks are full
+/// they take turns, slowly.
 const SETTLED: Duration = Duration::from_secs(30);
 
 /// What was seen of a running server.
@@ -67,9 +69,10 @@ pub async fn run(view: watch::Receiver<View>) {
 /// Where it can't be told there is.
 fn has_room(data: &Path) -> bool {
     // WAL may be on a disk of its own.
-    ["", "pg_wal"]
-        .iter()
-        .all(|part| statvfs(&data.join(part)).map_or(true, |disk| disk.blocks_available() * disk.fragment_size() >= ENOUGH))
+    ["", "pg_wal"].iter().all(|part| {
+        statvfs(&data.join(part))
+            .map_or(true, |disk| disk.blocks_available() * disk.fragment_size() >= ENOUGH)
+    })
 }
 
 #[cfg(test)]

@@ -1,4 +1,5 @@
-//! The passwords, one file each in `secretsDirectory`. A file that is missing or empty means: no password.
+//! The passwords, one file each in `secretsDirectory`. A file that is missing or empty means: no
+//! password.
 
 use std::fmt;
 use std::fs;
@@ -23,8 +24,9 @@ pub struct Secrets {
     pub changed: Changed,
 }
 
-/// When the files were changed on this host, in microseconds since 1970; of one that is missing, when a file was made or removed beside it. A member
-/// whose files are older than what was applied has not been given the new ones yet.
+/// When the files were changed on this host, in microseconds since 1970; of one that is missing,
+/// when a file was made or removed beside it. A member whose files are older than what was applied
+/// has not been given the new ones yet.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[allow(missing_docs, reason = "as those of `Secrets`")]
 pub struct Changed {
@@ -47,13 +49,18 @@ impl Secrets {
         };
         let replication = read("replication-password")?;
         if replication.as_ref().is_some_and(|p| p.contains(['\n', '\r', '\0'])) {
-            let source = io::Error::new(io::ErrorKind::InvalidData, "a password in a passfile can't contain a line break or a zero byte");
+            let source = io::Error::new(
+                io::ErrorKind::InvalidData,
+                "a password in a passfile can't contain a line break or a zero byte",
+            );
             return Err(FileError::at("use", &directory.join("replication-password"))(source));
         }
         let changed = |name: &str| {
             // By the inode: whatever copies a file can set the time of its content.
             let file = fs::metadata(directory.join(name)).or_else(|_| fs::metadata(directory));
-            file.map_or(0, |file| file.ctime().saturating_mul(1_000_000).saturating_add(file.ctime_nsec() / 1000))
+            file.map_or(0, |file| {
+                file.ctime().saturating_mul(1_000_000).saturating_add(file.ctime_nsec() / 1000)
+            })
         };
         let changed = Changed {
             replication: changed("replication-password"),
@@ -98,7 +105,14 @@ mod tests {
         let secrets = Secrets::read(dir.path()).unwrap();
         let Changed { replication, operator, owner, superuser } = secrets.changed;
         assert!(replication > 0 && owner >= replication && operator == superuser && operator > 0);
-        assert_eq!(secrets, Secrets { replication: Some("s3 cret".into()), changed: secrets.changed, ..Secrets::default() });
+        assert_eq!(
+            secrets,
+            Secrets {
+                replication: Some("s3 cret".into()),
+                changed: secrets.changed,
+                ..Secrets::default()
+            }
+        );
         assert!(!format!("{secrets:?}").contains("s3"));
     }
     /// A second line would be another entry of the passfile, for a server of the writer's choice.

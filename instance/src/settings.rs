@@ -1,6 +1,9 @@
-//! The command line and the configuration file, checked: nobody after this asks whether a value makes sense.
+//! The command line and the configuration file, checked: nobody after this asks whether a value
+//! makes sense.
 
-use pgraft_core::instance_config::{GatewayConfig, InstanceConfig, RaftConfig, StandbyConfig, TlsConfig};
+use pgraft_core::instance_config::{
+    GatewayConfig, InstanceConfig, RaftConfig, StandbyConfig, TlsConfig,
+};
 use pgraft_core::{Address, NodeId, Refusal};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -101,7 +104,9 @@ pub enum SettingsError {
         value: String,
     },
     /// One of the two directories lies in the other.
-    #[error("raftDirectory and dataDirectory must not lie within each other: a base backup would copy the node's identity")]
+    #[error(
+        "raftDirectory and dataDirectory must not lie within each other: a base backup would copy the node's identity"
+    )]
     Nested,
     /// Not `host:port`.
     #[error("{name}: \"{value}\" is not host:port")]
@@ -150,8 +155,10 @@ impl Settings {
     /// Reads the file.
     pub fn load(args: &RunArgs) -> Result<Self, SettingsError> {
         let path = args.config.clone();
-        let text = std::fs::read_to_string(&path).map_err(|source| SettingsError::Unreadable { path: path.clone(), source })?;
-        let config = serde_saphyr::from_str(&text).map_err(|e| SettingsError::Syntax { path, why: one_line(&e.to_string()) })?;
+        let text = std::fs::read_to_string(&path)
+            .map_err(|source| SettingsError::Unreadable { path: path.clone(), source })?;
+        let config = serde_saphyr::from_str(&text)
+            .map_err(|e| SettingsError::Syntax { path, why: one_line(&e.to_string()) })?;
         Self::check(args, config)
     }
 
@@ -174,12 +181,17 @@ impl Settings {
         }
         for value in std::iter::once(&config.http_listen).chain(&config.peers) {
             let name = if value == &config.http_listen { "httpListen" } else { "peers" };
-            host_port(value).ok_or_else(|| SettingsError::NotHostPort { name, value: value.clone() })?;
+            host_port(value)
+                .ok_or_else(|| SettingsError::NotHostPort { name, value: value.clone() })?;
         }
-        // What is wrong with parameters and lines of pg_hba keeps no server from running: `configuration` leaves it out and reports it.
-        for (name, value) in [("database", &config.bootstrap.database), ("owner", &config.bootstrap.owner)] {
+        // What is wrong with parameters and lines of pg_hba keeps no server from running:
+        // `configuration` leaves it out and reports it.
+        for (name, value) in
+            [("database", &config.bootstrap.database), ("owner", &config.bootstrap.owner)]
+        {
             // NAMEDATALEN - 1; and what Postgres or pgraft keep for themselves.
-            let reserved = value.starts_with("pg_") || (name == "owner" && (value.starts_with("pgraft_") || value == "postgres"));
+            let reserved = value.starts_with("pg_")
+                || (name == "owner" && (value.starts_with("pgraft_") || value == "postgres"));
             if value.is_empty()
                 || value.len() > 63
                 // A line break would end a line of pg_ident.conf.
@@ -210,7 +222,8 @@ impl Settings {
 }
 
 impl Settings {
-    /// What of a changed file takes effect while this process runs. The rest stays as it is, and is named: it needs a restart.
+    /// What of a changed file takes effect while this process runs. The rest stays as it is, and is
+    /// named: it needs a restart.
     #[must_use]
     pub fn reloaded(&self, new: Self) -> (Self, Vec<&'static str>) {
         let InstanceConfig {
@@ -237,8 +250,18 @@ impl Settings {
             ("secretsDirectory", *secrets_directory != new.config.secrets_directory),
             ("httpListen", *http_listen != new.config.http_listen),
             ("postgresql.port", postgresql.port != new.config.postgresql.port),
-            ("postgresql.listenAddresses", postgresql.listen_addresses != new.config.postgresql.listen_addresses),
-            ("raft", *raft != RaftConfig { unresponsive_timeout: raft.unresponsive_timeout.clone(), ..new.config.raft.clone() }),
+            (
+                "postgresql.listenAddresses",
+                postgresql.listen_addresses != new.config.postgresql.listen_addresses,
+            ),
+            (
+                "raft",
+                *raft
+                    != RaftConfig {
+                        unresponsive_timeout: raft.unresponsive_timeout.clone(),
+                        ..new.config.raft.clone()
+                    },
+            ),
             ("failover", *failover != new.config.failover),
             ("gateway", *gateway != new.config.gateway),
             ("tls", *tls != new.config.tls),
@@ -266,12 +289,19 @@ fn directories(config: &InstanceConfig) -> Result<(), SettingsError> {
     ];
     for (name, value) in named.into_iter().chain(config.tls.iter().flat_map(TlsConfig::files)) {
         // A control character would break the lines of postgresql.conf and pgpass.
-        if !Path::new(value).is_absolute() || Path::new(value).file_name().is_none() || value.chars().any(char::is_control) {
+        if !Path::new(value).is_absolute()
+            || Path::new(value).file_name().is_none()
+            || value.chars().any(char::is_control)
+        {
             return Err(SettingsError::NotAbsolute { name, value: value.clone() });
         }
     }
     let (data, raft) = (Path::new(&config.data_directory), Path::new(&config.raft_directory));
-    if data.starts_with(raft) || raft.starts_with(data) { Err(SettingsError::Nested) } else { Ok(()) }
+    if data.starts_with(raft) || raft.starts_with(data) {
+        Err(SettingsError::Nested)
+    } else {
+        Ok(())
+    }
 }
 
 fn gateway(config: &GatewayConfig) -> Result<GatewaySettings, SettingsError> {
@@ -283,16 +313,32 @@ fn gateway(config: &GatewayConfig) -> Result<GatewaySettings, SettingsError> {
         return Err(SettingsError::NoRoom);
     }
     let bare = listen_address.contains(':') && !listen_address.starts_with('[');
-    let listen = if bare { format!("[{listen_address}]:{port}") } else { format!("{listen_address}:{port}") };
-    host_port(&listen).ok_or_else(|| SettingsError::NotHostPort { name: "gateway", value: listen.clone() })?;
+    let listen = if bare {
+        format!("[{listen_address}]:{port}")
+    } else {
+        format!("{listen_address}:{port}")
+    };
+    host_port(&listen)
+        .ok_or_else(|| SettingsError::NotHostPort { name: "gateway", value: listen.clone() })?;
     let drain = drain_time.as_ref().map(|text| time("gateway.drainTime", text)).transpose()?;
-    Ok(GatewaySettings { listen, hold: time("gateway.holdTime", hold_time)?, most: *max_connections, drain })
+    Ok(GatewaySettings {
+        listen,
+        hold: time("gateway.holdTime", hold_time)?,
+        most: *max_connections,
+        drain,
+    })
 }
 
 fn standby(config: &StandbyConfig) -> Result<Bounds, SettingsError> {
     let StandbyConfig { max_lag, max_lag_bytes } = config;
-    let size = |text: &String| bytes(text).ok_or_else(|| SettingsError::Size { name: "standby.maxLagBytes", value: text.clone() });
-    Ok(Bounds { lag: time("standby.maxLag", max_lag)?, bytes: max_lag_bytes.as_ref().map(size).transpose()? })
+    let size = |text: &String| {
+        bytes(text)
+            .ok_or_else(|| SettingsError::Size { name: "standby.maxLagBytes", value: text.clone() })
+    };
+    Ok(Bounds {
+        lag: time("standby.maxLag", max_lag)?,
+        bytes: max_lag_bytes.as_ref().map(size).transpose()?,
+    })
 }
 
 /// A size as Postgres writes it; bytes where there is no unit.
@@ -311,7 +357,8 @@ fn bytes(text: &str) -> Option<u64> {
     number.parse::<u64>().ok().filter(|n| *n > 0)?.checked_mul(1 << shift)
 }
 
-/// Splits `host:port`; an IPv6 address stands in brackets, so that its last part is not taken for the port.
+/// Splits `host:port`; an IPv6 address stands in brackets, so that its last part is not taken for
+/// the port.
 pub fn host_port(text: &str) -> Option<(&str, u16)> {
     let (host, port) = text.rsplit_once(':')?;
     let port = port.parse().ok().filter(|p| *p > 0)?;
@@ -338,7 +385,12 @@ pub fn duration(text: &str) -> Option<Duration> {
         "h" => 3_600_000,
         _ => return None,
     };
-    number.parse::<u64>().ok().filter(|n| *n > 0)?.checked_mul(milliseconds).map(Duration::from_millis)
+    number
+        .parse::<u64>()
+        .ok()
+        .filter(|n| *n > 0)?
+        .checked_mul(milliseconds)
+        .map(Duration::from_millis)
 }
 
 fn one_line(text: &str) -> String {

@@ -25,8 +25,8 @@ pub enum SqlError {
 }
 
 impl SqlError {
-    /// Whether the server refused the statement, and will do so again: no connection that broke, nothing that a server which starts, stops, is fenced or
-    /// has too many sessions says.
+    /// Whether the server refused the statement, and will do so again: no connection that broke,
+    /// nothing that a server which starts, stops, is fenced or has too many sessions says.
     pub fn is_refusal(&self) -> bool {
         let Self::Postgres(error) = self else { return false };
         let Some(db) = error.as_db_error() else { return false };
@@ -44,13 +44,22 @@ fn words(error: &tokio_postgres::Error) -> String {
     }
 }
 
-/// Connects; the connection lives as long as the client. Where the server's version is not known, the newest one is tried first.
-pub async fn connect<T>(config: &mut Config, session: Session<'_>, major: Option<u32>, tls: T) -> Result<Client, SqlError>
+/// Connects; the connection lives as long as the client. Where the server's version is not known,
+/// the newest one is tried first.
+pub async fn connect<T>(
+    config: &mut Config,
+    session: Session<'_>,
+    major: Option<u32>,
+    tls: T,
+) -> Result<Client, SqlError>
 where
     T: MakeTlsConnect<Socket> + Clone + 'static,
     T::Stream: Send,
 {
-    let first = config.options(session.options(major.unwrap_or(session::NEWEST))).connect(tls.clone()).await;
+    let first = config
+        .options(session.options(major.unwrap_or(session::NEWEST)))
+        .connect(tls.clone())
+        .await;
     let (client, connection) = match first {
         // An older server that does not know one of the settings.
         Err(error) if major.is_none() && error.code() == Some(&SqlState::UNDEFINED_OBJECT) => {
@@ -65,13 +74,26 @@ where
     Ok(client)
 }
 
-/// The local server's database `postgres`, as superuser over the Unix socket. No session of a superuser's is in any other database: what is in
-/// those belongs to others, and is never run with a superuser's rights.
-pub async fn local(settings: &Settings, session: Session<'_>, deadline: Duration) -> Result<Client, SqlError> {
+/// The local server's database `postgres`, as superuser over the Unix socket. No session of a
+/// superuser's is in any other database: what is in those belongs to others, and is never run with
+/// a superuser's rights.
+pub async fn local(
+    settings: &Settings,
+    session: Session<'_>,
+    deadline: Duration,
+) -> Result<Client, SqlError> {
     let mut config = Config::new();
-    config.host_path(&settings.paths.socket).port(settings.config.postgresql.port).user("postgres").dbname(DATABASE);
+    config
+        .host_path(&settings.paths.socket)
+        .port(settings.config.postgresql.port)
+        .user("postgres")
+        .dbname(DATABASE);
     config.application_name("pgraft-instance");
-    let connected = tokio::time::timeout(deadline, connect(&mut config, session, major(&settings.paths), NoTls)).await;
+    let connected = tokio::time::timeout(
+        deadline,
+        connect(&mut config, session, major(&settings.paths), NoTls),
+    )
+    .await;
     connected.unwrap_or(Err(SqlError::Deadline))
 }
 

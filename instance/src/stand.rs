@@ -1,5 +1,6 @@
-//! The Raft member while no server can run, since its data directory is being rewound or cloned: here, and not in Postgres. It votes and keeps
-//! the log; a primary that is lost meanwhile is replaced all the same, and this node is rewound to or cloned from the next one.
+//! The Raft member while no server can run, since its data directory is being rewound or cloned:
+//! here, and not in Postgres. It votes and keeps the log; a primary that is lost meanwhile is
+//! replaced all the same, and this node is rewound to or cloned from the next one.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -32,15 +33,17 @@ struct Running {
 }
 
 impl Stand {
-    /// Has the member go on here, where the members choose the primary and this node is one of them. Whether it does; a member that can't start
-    /// is reported, and the server's own will say more.
+    /// Has the member go on here, where the members choose the primary and this node is one of
+    /// them. Whether it does; a member that can't start is reported, and the server's own will say
+    /// more.
     pub async fn begin(&self, settings: &Settings) -> bool {
         let mut running = self.0.lock().await;
         if running.as_ref().is_some_and(|r| !r.task.is_finished()) {
             return true;
         }
         *running = None;
-        let is_member = upstream::instance_file(&settings.paths, settings.node).is_ok_and(|file| file.is_some());
+        let is_member = upstream::instance_file(&settings.paths, settings.node)
+            .is_ok_and(|file| file.is_some());
         if !settings.failover || !is_member {
             return false;
         }
@@ -68,8 +71,11 @@ impl Stand {
 }
 
 async fn start(settings: &Settings) -> Result<Node, String> {
-    let hooks =
-        Hooks { wal: Arc::new(|| None), postgres: Some(Arc::new(Nobody { mending: settings.paths.mending() })), publish: Box::new(|_| ()) };
+    let hooks = Hooks {
+        wal: Arc::new(|| None),
+        postgres: Some(Arc::new(Nobody { mending: settings.paths.mending() })),
+        publish: Box::new(|_| ()),
+    };
     Node::start(member(settings)?, hooks).await.map_err(|e| e.to_string())
 }
 
@@ -89,8 +95,14 @@ fn member(settings: &Settings) -> Result<pgraft_raft::Settings, String> {
     let raft = &settings.config.raft;
     let time = |text: &str| duration(text).ok_or_else(|| format!("\"{text}\" is no time"));
     let at = |host: &str| Address::new(host, raft.port.into()).map_err(|e| e.to_string());
-    let tls = settings.config.tls.as_ref().map(|t| [t.cert_file.as_str(), &t.key_file, &t.ca_file]).unwrap_or_default();
-    let protection = Protection::new(tls[0], tls[1], tls[2], raft.allow_plaintext).map_err(|e| e.to_string())?;
+    let tls = settings
+        .config
+        .tls
+        .as_ref()
+        .map(|t| [t.cert_file.as_str(), &t.key_file, &t.ca_file])
+        .unwrap_or_default();
+    let protection =
+        Protection::new(tls[0], tls[1], tls[2], raft.allow_plaintext).map_err(|e| e.to_string())?;
     let listen = if raft.listen_address == "*" { "::" } else { &raft.listen_address };
     let member = pgraft_raft::Settings {
         node_id: settings.node,
@@ -110,8 +122,8 @@ fn member(settings: &Settings) -> Result<pgraft_raft::Settings, String> {
     Ok(member)
 }
 
-/// The epoch in which the WAL of this data directory was found to have parted from the primary's, when it is being rewound for that; written
-/// before the first byte of it is changed.
+/// The epoch in which the WAL of this data directory was found to have parted from the primary's,
+/// when it is being rewound for that; written before the first byte of it is changed.
 pub fn parted_in(mending: &Path) -> Option<u64> {
     let text = files::read_if_there(mending).ok().flatten()?;
     std::str::from_utf8(&text).ok()?.trim().parse().ok()

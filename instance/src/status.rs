@@ -82,7 +82,8 @@ pub struct Postgres {
     /// What keeps it from doing what its clients need, while that lasts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub degraded: Option<String>,
-    /// Why `pgraft-instance` has killed a server as unresponsive, the last time since its own start.
+    /// Why `pgraft-instance` has killed a server as unresponsive, the last time since its own
+    /// start.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unresponsive: Option<String>,
 }

@@ -1,5 +1,5 @@
-//! What to do next: a pure `(State, Event) -> (State, Vec<Command>)`. No disk, clock or process is touched here; `driver.rs` carries the
-//! commands out and turns what happens into events.
+//! What to do next: a pure `(State, Event) -> (State, Vec<Command>)`. No disk, clock or process is
+//! touched here; `driver.rs` carries the commands out and turns what happens into events.
 //!
 //! ```text
 //!             ┌──────────────────── Woke, FilesChanged ────────────────────┐
@@ -17,11 +17,14 @@
 //!   from everywhere: Shutdown ─▶ Stopping ─▶ Draining ─▶ Ended
 //! ```
 //!
-//! Whatever was done to the disk is inspected again before the next step, so that no step relies on what an earlier one meant to do.
+//! Whatever was done to the disk is inspected again before the next step, so that no step relies on
+//! what an earlier one meant to do.
 //!
-//! Where the members choose the primary (`failover`) a server starts as a standby, always: its worker promotes it when the group appoints it.
-//! Only the founder's runs before there is a group are a primary's. A data directory is rewound or replaced only for a server that has just
-//! run and asked for it, so that its member has voted and listened until then; when that comes to nothing, the server starts on what it had.
+//! Where the members choose the primary (`failover`) a server starts as a standby, always: its
+//! worker promotes it when the group appoints it. Only the founder's runs before there is a group
+//! are a primary's. A data directory is rewound or replaced only for a server that has just run and
+//! asked for it, so that its member has voted and listened until then; when that comes to nothing,
+//! the server starts on what it had.
 
 use pgraft_core::liveness::Fault;
 use std::time::Duration;
@@ -35,7 +38,8 @@ pub const SETTLED_RUN: Duration = Duration::from_secs(3);
 /// How often in a row a server that has settled may end before the next start waits.
 const ENDS_AT_ONCE: u32 = 5;
 
-/// After so many failures in a row, and each time so many more, a standby is replaced by a clone of the primary, where there is one.
+/// After so many failures in a row, and each time so many more, a standby is replaced by a clone of
+/// the primary, where there is one.
 const GIVES_UP: u32 = 8;
 
 /// The first wait after a failure; it doubles with each further one.
@@ -44,7 +48,8 @@ pub const FIRST_WAIT: Duration = Duration::from_millis(500);
 /// No wait is longer.
 pub const LONGEST_WAIT: Duration = Duration::from_secs(15);
 
-/// How long a node with nothing to copy waits before it asks again: no failure, the primary is on its way.
+/// How long a node with nothing to copy waits before it asks again: no failure, the primary is on
+/// its way.
 pub const ASK_AGAIN: Duration = Duration::from_secs(1);
 
 /// Where the supervisor stands.
@@ -56,7 +61,8 @@ pub struct State {
     pub failures: u32,
     /// What the server was stopped for.
     pub repair: Option<Repair>,
-    /// The epoch in which a rewind was begun last: where one did not help, a second would not either.
+    /// The epoch in which a rewind was begun last: where one did not help, a second would not
+    /// either.
     pub rewound_in: Option<u64>,
 }
 
@@ -149,7 +155,8 @@ pub enum Founder {
     No,
     /// It was.
     Yes,
-    /// It was, and a peer that answered is in a cluster or knows a primary. Looked into only where `initdb` would be next.
+    /// It was, and a peer that answered is in a cluster or knows a primary. Looked into only where
+    /// `initdb` would be next.
     TooLate,
 }
 
@@ -221,7 +228,8 @@ pub enum Event {
     Unresponsive(Fault),
     /// The running server is being shut down, and not by this process.
     StoppedByOthers,
-    /// The WAL that a standby replays needs higher settings than it runs with: started again it has them.
+    /// The WAL that a standby replays needs higher settings than it runs with: started again it has
+    /// them.
     SettingsTooLow,
     /// Postgres could not be started at all.
     StartFailed,
@@ -251,7 +259,8 @@ pub enum Command {
     Inspect,
     /// Make PGDATA by `initdb`.
     InitDb,
-    /// Find the primary and make PGDATA by `pg_basebackup`; one that is there gives way when the copy is whole.
+    /// Find the primary and make PGDATA by `pg_basebackup`; one that is there gives way when the
+    /// copy is whole.
     Clone,
     /// Make PGDATA's history the primary's by `pg_rewind`.
     Rewind,
@@ -263,14 +272,15 @@ pub enum Command {
     Explain(Why),
     /// Send [`Event::Woke`] after this.
     Wait(Duration),
-    /// Stop Postgres for good: where the members choose the primary and this is it, a standby takes over first; then fast, and harder when that
-    /// takes too long.
+    /// Stop Postgres for good: where the members choose the primary and this is it, a standby takes
+    /// over first; then fast, and harder when that takes too long.
     Stop,
     /// The same for a standby that needs repair, with less patience.
     Halt,
     /// Stop Postgres at once.
     StopNow,
-    /// Kill the postmaster: one that is stopped heeds no other signal. Its worker notices and releases the lease.
+    /// Kill the postmaster: one that is stopped heeds no other signal. Its worker notices and
+    /// releases the lease.
     Kill,
     /// End the job under way and its processes.
     AbortJob,
@@ -284,10 +294,14 @@ pub enum Command {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Why {
     /// PGDATA is not empty, and not PGDATA.
-    #[error("the data directory is not empty and holds no Postgres server: empty it, or name another one")]
+    #[error(
+        "the data directory is not empty and holds no Postgres server: empty it, or name another one"
+    )]
     ForeignData,
     /// The Raft directory outlived PGDATA on the primary.
-    #[error("the cluster names this node as its primary, but its data directory is empty: put the data back, or give the node a new id")]
+    #[error(
+        "the cluster names this node as its primary, but its data directory is empty: put the data back, or give the node a new id"
+    )]
     DataLost,
     /// `--founder` on an empty disk, while the cluster is alive elsewhere.
     #[error(
@@ -298,7 +312,10 @@ pub enum Why {
 
 /// The beginning, and the first command.
 pub fn begin() -> (State, Vec<Command>) {
-    (State { phase: Phase::Clearing, failures: 0, repair: None, rewound_in: None }, vec![Command::Clear])
+    (
+        State { phase: Phase::Clearing, failures: 0, repair: None, rewound_in: None },
+        vec![Command::Clear],
+    )
 }
 
 /// One step. An event that the phase does not wait for changes nothing.
@@ -306,28 +323,42 @@ pub fn step(state: State, event: Event) -> (State, Vec<Command>) {
     match (state.phase, event) {
         (Phase::Ended, _) => stay(state),
         (Phase::Stopping, event) => stopping(state, event),
-        (Phase::Draining, Event::Drained | Event::Shutdown) => go(state, Phase::Ended, vec![Command::Exit]),
-        (Phase::Running(_) | Phase::Halting, Event::Shutdown) => go(state, Phase::Stopping, vec![Command::Stop]),
+        (Phase::Draining, Event::Drained | Event::Shutdown) => {
+            go(state, Phase::Ended, vec![Command::Exit])
+        }
+        (Phase::Running(_) | Phase::Halting, Event::Shutdown) => {
+            go(state, Phase::Stopping, vec![Command::Stop])
+        }
         (_, Event::Shutdown) => go(state, Phase::Stopping, vec![Command::AbortJob]),
         (Phase::Running(mode), event) => running(state, mode, event),
 
-        (Phase::Clearing, Event::Cleared) | (Phase::Rewinding, Event::Rewound) => go(state, Phase::Inspecting, vec![Command::Inspect]),
-        (Phase::Rewinding, Event::RewindFailed) => {
-            (State { phase: Phase::Inspecting, repair: Some(Repair::Clone), ..state }, vec![Command::Inspect])
+        (Phase::Clearing, Event::Cleared) | (Phase::Rewinding, Event::Rewound) => {
+            go(state, Phase::Inspecting, vec![Command::Inspect])
         }
+        (Phase::Rewinding, Event::RewindFailed) => (
+            State { phase: Phase::Inspecting, repair: Some(Repair::Clone), ..state },
+            vec![Command::Inspect],
+        ),
         (Phase::Initializing, Event::Initialized) | (Phase::Cloning, Event::Cloned) => {
             (State { phase: Phase::Inspecting, failures: 0, ..state }, vec![Command::Inspect])
         }
-        (Phase::Inspecting, Event::Inspected(facts)) => decided(State { repair: None, ..state }, next(facts, state), facts.epoch),
+        (Phase::Inspecting, Event::Inspected(facts)) => {
+            decided(State { repair: None, ..state }, next(facts, state), facts.epoch)
+        }
 
-        (Phase::Rewinding, Event::RewindPutOff) => failed(State { rewound_in: None, ..state }, vec![]),
+        (Phase::Rewinding, Event::RewindPutOff) => {
+            failed(State { rewound_in: None, ..state }, vec![])
+        }
         (Phase::Clearing, Event::ClearFailed)
         | (Phase::Inspecting, Event::InspectFailed)
         | (Phase::Initializing, Event::InitFailed)
         | (Phase::Cloning, Event::CloneFailed) => failed(state, vec![]),
 
-        (Phase::Cloning, Event::NoPrimary) => go(state, Phase::Waiting, vec![Command::Wait(ASK_AGAIN)]),
-        (Phase::Halting, Event::Exited { .. } | Event::StartFailed) | (Phase::Waiting, Event::Woke | Event::FilesChanged) => {
+        (Phase::Cloning, Event::NoPrimary) => {
+            go(state, Phase::Waiting, vec![Command::Wait(ASK_AGAIN)])
+        }
+        (Phase::Halting, Event::Exited { .. } | Event::StartFailed)
+        | (Phase::Waiting, Event::Woke | Event::FilesChanged) => {
             go(state, Phase::Clearing, vec![Command::Clear])
         }
         _ => stay(state),
@@ -339,21 +370,31 @@ fn running(state: State, mode: Mode, event: Event) -> (State, Vec<Command>) {
         Event::StartFailed => failed(state, vec![]),
         Event::Exited { ran_for } => {
             if ran_for >= HEALTHY_RUN {
-                return (State { phase: Phase::Clearing, failures: 0, ..state }, vec![Command::Clear]);
+                return (
+                    State { phase: Phase::Clearing, failures: 0, ..state },
+                    vec![Command::Clear],
+                );
             }
             if ran_for >= SETTLED_RUN && state.failures < ENDS_AT_ONCE {
-                return (State { phase: Phase::Clearing, failures: state.failures + 1, ..state }, vec![Command::Clear]);
+                return (
+                    State { phase: Phase::Clearing, failures: state.failures + 1, ..state },
+                    vec![Command::Clear],
+                );
             }
             let (state, commands) = failed(state, vec![]);
-            // What is on this disk does not run: the primary's copy may. Where there is no primary it is tried again.
-            let repair = (mode == Mode::Standby && state.failures.is_multiple_of(GIVES_UP)).then_some(Repair::Clone);
+            // What is on this disk does not run: the primary's copy may. Where there is no primary
+            // it is tried again.
+            let repair = (mode == Mode::Standby && state.failures.is_multiple_of(GIVES_UP))
+                .then_some(Repair::Clone);
             (State { repair, ..state }, commands)
         }
         Event::FilesChanged => (state, vec![Command::Reload]),
         Event::Needs(repair) if mode == Mode::Standby => {
             (State { phase: Phase::Halting, repair: Some(repair), ..state }, vec![Command::Halt])
         }
-        Event::SettingsTooLow if mode == Mode::Standby => (State { phase: Phase::Halting, repair: None, ..state }, vec![Command::Halt]),
+        Event::SettingsTooLow if mode == Mode::Standby => {
+            (State { phase: Phase::Halting, repair: None, ..state }, vec![Command::Halt])
+        }
         Event::WorkerSilent => (state, vec![Command::StopNow]),
         Event::Unresponsive(_) => (state, vec![Command::Kill]),
         // Who wants it down for good stops this process: a server alone is started again.
@@ -372,9 +413,10 @@ enum Next {
     Refuse(Why),
 }
 
-/// Writes are taken only where the founder's `initdb` was made and no cluster exists yet, or, without failover, where `instance.json` names
-/// this node and a promotion (or `initdb`) was finished on this very PGDATA. `initdb` runs only on nothing, for a founder, with no trace of
-/// a cluster.
+/// Writes are taken only where the founder's `initdb` was made and no cluster exists yet, or,
+/// without failover, where `instance.json` names this node and a promotion (or `initdb`) was
+/// finished on this very PGDATA. `initdb` runs only on nothing, for a founder, with no trace of a
+/// cluster.
 fn next(facts: Facts, state: State) -> Next {
     match (facts.data, facts.named) {
         (Data::Foreign, _) => Next::Refuse(Why::ForeignData),
@@ -385,11 +427,17 @@ fn next(facts: Facts, state: State) -> Next {
             Founder::TooLate => Next::Refuse(Why::ClusterElsewhere),
         },
         (Data::Empty | Data::Broken, _) => Next::Clone,
-        (Data::Whole { standby_signal: false, founding: true }, Named::Nothing) => Next::Start(Mode::Primary),
-        (Data::Whole { standby_signal: false, .. }, Named::This) if !facts.failover => Next::Start(Mode::Primary),
+        (Data::Whole { standby_signal: false, founding: true }, Named::Nothing) => {
+            Next::Start(Mode::Primary)
+        }
+        (Data::Whole { standby_signal: false, .. }, Named::This) if !facts.failover => {
+            Next::Start(Mode::Primary)
+        }
         (Data::Whole { .. }, Named::This) => Next::Start(Mode::Standby),
         (Data::Whole { .. }, _) => match state.repair {
-            Some(Repair::Rewind) if facts.parted && state.rewound_in != Some(facts.epoch) => Next::Rewind,
+            Some(Repair::Rewind) if facts.parted && state.rewound_in != Some(facts.epoch) => {
+                Next::Rewind
+            }
             // It was asked for by a member that has listened since: it follows by now.
             Some(Repair::Rewind) if !facts.parted => Next::Start(Mode::Standby),
             Some(_) => Next::Clone,
@@ -402,17 +450,22 @@ fn decided(state: State, next: Next, epoch: u64) -> (State, Vec<Command>) {
     match next {
         Next::InitDb => go(state, Phase::Initializing, vec![Command::InitDb]),
         Next::Clone => go(state, Phase::Cloning, vec![Command::Clone]),
-        Next::Rewind => (State { phase: Phase::Rewinding, rewound_in: Some(epoch), ..state }, vec![Command::Rewind]),
+        Next::Rewind => (
+            State { phase: Phase::Rewinding, rewound_in: Some(epoch), ..state },
+            vec![Command::Rewind],
+        ),
         Next::Start(mode) => go(state, Phase::Running(mode), vec![Command::Start(mode)]),
         Next::Refuse(why) => failed(state, vec![Command::Explain(why)]),
     }
 }
 
-/// The first `Exited` or `JobEnded` leads to a last look for processes, and that to the end, once clients go elsewhere. A second signal is an order to
-/// hurry.
+/// The first `Exited` or `JobEnded` leads to a last look for processes, and that to the end, once
+/// clients go elsewhere. A second signal is an order to hurry.
 fn stopping(state: State, event: Event) -> (State, Vec<Command>) {
     match event {
-        Event::Exited { .. } | Event::StartFailed | Event::JobEnded => (state, vec![Command::Clear]),
+        Event::Exited { .. } | Event::StartFailed | Event::JobEnded => {
+            (state, vec![Command::Clear])
+        }
         Event::Cleared | Event::ClearFailed => go(state, Phase::Draining, vec![Command::Drain]),
         Event::Shutdown => (state, vec![Command::StopNow]),
         _ => stay(state),

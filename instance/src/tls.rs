@@ -1,5 +1,6 @@
-//! The node's certificate, its key and the cluster's CA: read for this process's own connections to the primary, and looked at for changes that
-//! Postgres has to be told of. Postgres and its Raft member read the same files themselves.
+//! The node's certificate, its key and the cluster's CA: read for this process's own connections to
+//! the primary, and looked at for changes that Postgres has to be told of. Postgres and its Raft
+//! member read the same files themselves.
 
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -46,34 +47,44 @@ impl TlsFiles {
             let path = Path::new(file);
             std::fs::read(path).map_err(FileError::at("read", path))
         };
-        Ok(Some(Self { cert: read(&tls.cert_file)?, key: read(&tls.key_file)?, ca: read(&tls.ca_file)? }))
+        Ok(Some(Self {
+            cert: read(&tls.cert_file)?,
+            key: read(&tls.key_file)?,
+            ca: read(&tls.ca_file)?,
+        }))
     }
 
-    /// For a client that shows the certificate, and believes a server whose certificate is of the CA and has the name that it is called by.
+    /// For a client that shows the certificate, and believes a server whose certificate is of the
+    /// CA and has the name that it is called by.
     pub fn connector(&self) -> Result<MakeRustlsConnect, TlsError> {
         let mut roots = RootCertStore::empty();
         for certificate in certificates(&self.ca, "tls.caFile")? {
             roots.add(certificate)?;
         }
-        let config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-            .with_safe_default_protocol_versions()?
-            .with_root_certificates(roots)
-            .with_client_auth_cert(certificates(&self.cert, "tls.certFile")?, self.key()?)?;
+        let config =
+            ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+                .with_safe_default_protocol_versions()?
+                .with_root_certificates(roots)
+                .with_client_auth_cert(certificates(&self.cert, "tls.certFile")?, self.key()?)?;
         Ok(MakeRustlsConnect::new(config))
     }
 
     /// For a server that shows the certificate and asks nobody for one.
     pub fn server(&self) -> Result<ServerConfig, TlsError> {
-        let builder = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()));
+        let builder =
+            ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()));
         let builder = builder.with_safe_default_protocol_versions()?.with_no_client_auth();
         Ok(builder.with_single_cert(certificates(&self.cert, "tls.certFile")?, self.key()?)?)
     }
 
     fn key(&self) -> Result<PrivateKeyDer<'static>, TlsError> {
-        PrivateKeyDer::from_pem_slice(&self.key).map_err(|source| TlsError::Pem { file: "tls.keyFile", source })
+        PrivateKeyDer::from_pem_slice(&self.key)
+            .map_err(|source| TlsError::Pem { file: "tls.keyFile", source })
     }
 }
 
 fn certificates(pem: &[u8], file: &'static str) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    CertificateDer::pem_slice_iter(pem).collect::<Result<_, _>>().map_err(|source| TlsError::Pem { file, source })
+    CertificateDer::pem_slice_iter(pem)
+        .collect::<Result<_, _>>()
+        .map_err(|source| TlsError::Pem { file, source })
 }

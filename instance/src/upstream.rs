@@ -1,4 +1,5 @@
-//! Whom a standby follows: what `instance.json` names, else what was followed last. Also what the peers' `/status` say of the primary.
+//! Whom a standby follows: what `instance.json` names, else what was followed last. Also what the
+//! peers' `/status` say of the primary.
 
 use pgraft_core::NodeId;
 use pgraft_core::instance_file::{FORMAT, InstanceFile};
@@ -14,7 +15,8 @@ pub enum UpstreamError {
     /// IO.
     #[error(transparent)]
     File(#[from] FileError),
-    /// Not JSON, or not what it should be. Nothing is guessed: a primary must not be taken for a standby or the other way round.
+    /// Not JSON, or not what it should be. Nothing is guessed: a primary must not be taken for a
+    /// standby or the other way round.
     #[error("{file} can't be read: {source}")]
     Syntax {
         /// Its name.
@@ -23,10 +25,14 @@ pub enum UpstreamError {
         source: serde_json::Error,
     },
     /// Written by another version.
-    #[error("instance.json has format {0}, this version reads {FORMAT}: run the version that wrote it")]
+    #[error(
+        "instance.json has format {0}, this version reads {FORMAT}: run the version that wrote it"
+    )]
     Format(u32),
     /// A copied or misplaced directory.
-    #[error("instance.json belongs to node {found}, this is node {this}: the Raft directory is another node's")]
+    #[error(
+        "instance.json belongs to node {found}, this is node {this}: the Raft directory is another node's"
+    )]
     OtherNode {
         /// Whose it is.
         found: NodeId,
@@ -50,10 +56,15 @@ pub fn instance_file(paths: &Paths, this: NodeId) -> Result<Option<InstanceFile>
         return Err(UpstreamError::Format(format));
     }
     let file: InstanceFile = serde_json::from_slice(&bytes).map_err(syntax)?;
-    if file.node_id == this { Ok(Some(file)) } else { Err(UpstreamError::OtherNode { found: file.node_id, this }) }
+    if file.node_id == this {
+        Ok(Some(file))
+    } else {
+        Err(UpstreamError::OtherNode { found: file.node_id, this })
+    }
 }
 
-/// What the worker said of a PGDATA that is another one by now is no longer so. Only while no worker runs: the file is its own.
+/// What the worker said of a PGDATA that is another one by now is no longer so. Only while no
+/// worker runs: the file is its own.
 pub fn forget_rewind(paths: &Paths, this: NodeId) -> Result<(), UpstreamError> {
     if let Some(file) = instance_file(paths, this)?.filter(|f| f.rewind.is_some()) {
         let file = InstanceFile { rewind: None, ..file };
@@ -65,7 +76,9 @@ pub fn forget_rewind(paths: &Paths, this: NodeId) -> Result<(), UpstreamError> {
 /// What was followed last.
 pub fn last(paths: &Paths) -> Result<Option<Upstream>, UpstreamError> {
     let Some(bytes) = files::read_if_there(&paths.upstream())? else { return Ok(None) };
-    serde_json::from_slice(&bytes).map(Some).map_err(|source| UpstreamError::Syntax { file: "upstream.json", source })
+    serde_json::from_slice(&bytes)
+        .map(Some)
+        .map_err(|source| UpstreamError::Syntax { file: "upstream.json", source })
 }
 
 /// Keeps it for a start with nobody to ask.
@@ -74,18 +87,25 @@ pub fn remember(paths: &Paths, upstream: &Upstream) -> Result<bool, FileError> {
 }
 
 /// Whom to follow. Never this node itself.
-pub fn follow(this: NodeId, file: Option<&InstanceFile>, last: Option<Upstream>) -> Option<Upstream> {
+pub fn follow(
+    this: NodeId,
+    file: Option<&InstanceFile>,
+    last: Option<Upstream>,
+) -> Option<Upstream> {
     let named = file.and_then(|f| Some((f.primary?, f.primary_postgres())));
     match named {
         Some((primary, _)) if primary == this => None,
-        Some((primary, Some(at))) => Some(Upstream { node_id: primary, host: at.host().to_owned(), port: at.port() }),
+        Some((primary, Some(at))) => {
+            Some(Upstream { node_id: primary, host: at.host().to_owned(), port: at.port() })
+        }
         // The cluster's word on who it is counts, an old address of somebody else does not.
         Some((primary, None)) => last.filter(|u| u.node_id == primary),
         None => last.filter(|u| u.node_id != this),
     }
 }
 
-/// Whom the peers call the primary: one that says so itself before one that others name, and the youngest epoch of those.
+/// Whom the peers call the primary: one that says so itself before one that others name, and the
+/// youngest epoch of those.
 pub fn named_by_peers(this: NodeId, answers: &[Status]) -> Option<Upstream> {
     answers
         .iter()
@@ -97,15 +117,27 @@ pub fn named_by_peers(this: NodeId, answers: &[Status]) -> Option<Upstream> {
         .map(|(_, primary)| primary.clone())
 }
 
-/// Whom to copy from, the best first: never this node, and in a cluster nobody of an epoch that is older than the one that this node knows,
-/// since a server that was the primary once has not what was confirmed after it.
-pub fn sources(this: NodeId, file: Option<&InstanceFile>, last: Option<Upstream>, answers: &[Status]) -> Vec<Upstream> {
+/// Whom to copy from, the best first: never this node, and in a cluster nobody of an epoch that is
+/// older than the one that this node knows, since a server that was the primary once has not what
+/// was confirmed after it.
+pub fn sources(
+    this: NodeId,
+    file: Option<&InstanceFile>,
+    last: Option<Upstream>,
+    answers: &[Status],
+) -> Vec<Upstream> {
     let named = follow(this, file, last);
     let mut all: Vec<Upstream> = match file.filter(|f| f.failover) {
         None => named_by_peers(this, answers).into_iter().chain(named).collect(),
         Some(InstanceFile { epoch: known, .. }) => {
-            let claim = |status: &Status| Some((status.raft.as_ref()?.epoch, status.primary.clone().filter(|p| p.node_id != this)?));
-            let mut claims: Vec<(u64, Upstream)> = answers.iter().filter_map(claim).chain(named.map(|u| (*known, u))).collect();
+            let claim = |status: &Status| {
+                Some((
+                    status.raft.as_ref()?.epoch,
+                    status.primary.clone().filter(|p| p.node_id != this)?,
+                ))
+            };
+            let mut claims: Vec<(u64, Upstream)> =
+                answers.iter().filter_map(claim).chain(named.map(|u| (*known, u))).collect();
             claims.retain(|(epoch, _)| epoch >= known);
             claims.sort_by_key(|(epoch, _)| std::cmp::Reverse(*epoch));
             claims.into_iter().map(|(_, upstream)| upstream).collect()
@@ -117,7 +149,10 @@ pub fn sources(this: NodeId, file: Option<&InstanceFile>, last: Option<Upstream>
 
 /// Whether any other node is already in a cluster: then a founder founds nothing.
 pub fn cluster_among(this: NodeId, answers: &[Status]) -> bool {
-    answers.iter().filter(|s| s.node_id != this).any(|s| s.primary.is_some() || s.raft.as_ref().is_some_and(|r| r.cluster_id.is_some()))
+    answers
+        .iter()
+        .filter(|s| s.node_id != this)
+        .any(|s| s.primary.is_some() || s.raft.as_ref().is_some_and(|r| r.cluster_id.is_some()))
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
-//! Ends a primary whose worker does not answer: nothing is confirmed there any more, since the gate closes by itself when the lease is over, and
-//! a new start brings the server back as a standby that somebody listens for. The decision is pure.
+//! Ends a primary whose worker does not answer: nothing is confirmed there any more, since the gate
+//! closes by itself when the lease is over, and a new start brings the server back as a standby
+//! that somebody listens for. The decision is pure.
 
 use std::sync::Arc;
 use tokio::sync::{mpsc, watch};
@@ -16,9 +17,11 @@ const UNANSWERED: u32 = 3;
 /// What was seen of a running server and its worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Facts {
-    /// The worker has answered since the server's start: before that it may still be starting, or be kept from it by what a person must mend.
+    /// The worker has answered since the server's start: before that it may still be starting, or
+    /// be kept from it by what a person must mend.
     answered: bool,
-    /// Questions without an answer since then. Counted, not timed: where all of this was stopped for a while, only one more is unanswered.
+    /// Questions without an answer since then. Counted, not timed: where all of this was stopped
+    /// for a while, only one more is unanswered.
     unanswered: u32,
     /// The server is no standby.
     primary: bool,
@@ -62,10 +65,15 @@ mod tests {
 
     #[test]
     fn only_a_primary_that_answered_once_is_bitten() {
-        let all = [false, true].into_iter().flat_map(|answered| [false, true].map(|primary| (answered, primary)));
+        let all = [false, true]
+            .into_iter()
+            .flat_map(|answered| [false, true].map(|primary| (answered, primary)));
         for (answered, primary) in all {
             for unanswered in 0..10 {
-                assert_eq!(bites(Facts { answered, unanswered, primary }), answered && primary && unanswered > 2);
+                assert_eq!(
+                    bites(Facts { answered, unanswered, primary }),
+                    answered && primary && unanswered > 2
+                );
             }
         }
     }

@@ -1,4 +1,5 @@
-//! What a shell sees when the command line, the configuration or the host is wrong: one clear line and exit code 2.
+//! What a shell sees when the command line, the configuration or the host is wrong: one clear line
+//! and exit code 2.
 
 #![allow(clippy::unwrap_used, reason = "this is a test through and through")]
 
@@ -7,7 +8,9 @@ use std::process::{Command, Output};
 
 fn run(config: &Path, node: &str) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_pgraft-instance"));
-    command.args(["run", "--node-id", node, "--advertise-address", "localhost", "--config"]).arg(config);
+    command
+        .args(["run", "--node-id", node, "--advertise-address", "localhost", "--config"])
+        .arg(config);
     command.output().unwrap()
 }
 
@@ -32,5 +35,8 @@ fn bad_configuration_is_one_line_and_exit_code_2() {
     std::fs::write(&file, good).unwrap();
     assert!(refused(&run(&file, "0")).contains("invalid node_id 0"));
     let host = refused(&run(&file, "1"));
-    assert!(host.contains("must not run as root") || host.contains("binDirectory: there is no"), "{host}");
+    assert!(
+        host.contains("must not run as root") || host.contains("binDirectory: there is no"),
+        "{host}"
+    );
 }

@@ -1,6 +1,13 @@
-//! A configuration that Postgres cannot start with is never installed: what of it is good is applied, the rest is named, and the server goes on.
+//! A configuration that Postgres cannot start with is never installed: what of it is good is
+//! applied, the rest is named, and the server goes on.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "this is a test through and through")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    missing_docs,
+    reason = "this is a test through and through"
+)]
 
 use pgraft_testkit::cluster::{of_three, primary, whole};
 use pgraft_testkit::{Node, Nodes, bin_directory, until, without_extension};
@@ -10,7 +17,8 @@ async fn problems(node: &Node, what: &str, wanted: &[&str]) {
     until(what, async || {
         let report = node.status()?.configuration;
         let said: Vec<String> = report.problems.iter().map(ToString::to_string).collect();
-        let all = said.len() == wanted.len() && wanted.iter().all(|part| said.iter().any(|line| line.contains(part)));
+        let all = said.len() == wanted.len()
+            && wanted.iter().all(|part| said.iter().any(|line| line.contains(part)));
         (all && report.valid == wanted.is_empty()).then_some(())
     })
     .await;
@@ -32,15 +40,24 @@ async fn a_bad_configuration_is_named_and_keeps_nothing_else_from_being_applied(
     set(node, "work_mem", "7MB");
     node.start();
     node.ready().await;
-    problems(node, "the first problems", &["nosuch_param \"1\": unrecognized", "a b \"1\": this is not", "include \"/etc/passwd\""]).await;
+    problems(
+        node,
+        "the first problems",
+        &["nosuch_param \"1\": unrecognized", "a b \"1\": this is not", "include \"/etc/passwd\""],
+    )
+    .await;
     node.wait_for("SHOW work_mem", "7MB").await;
 
     // While it runs: values, ranges, lines of pg_hba, a parameter of a library.
-    node.parameters.retain(|name, _| ["shared_buffers", "max_connections"].contains(&name.as_str()));
+    node.parameters
+        .retain(|name, _| ["shared_buffers", "max_connections"].contains(&name.as_str()));
     set(node, "work_mem", "12 parsecs");
     set(node, "maintenance_work_mem", "71MB");
     set(node, "superuser_reserved_connections", "30");
-    node.hba = vec!["host all all 10.0.0.0/8 scram-sha-256".into(), "host all all 10.0.0.0/8 scram".into()];
+    node.hba = vec![
+        "host all all 10.0.0.0/8 scram-sha-256".into(),
+        "host all all 10.0.0.0/8 scram".into(),
+    ];
     node.write_config();
     let named = [
         "work_mem \"12 parsecs\": invalid value",
@@ -64,7 +81,10 @@ async fn a_bad_configuration_is_named_and_keeps_nothing_else_from_being_applied(
     // A line that somebody wrote by hand would keep Postgres from reading anything.
     let auto = node.directory.join("pgdata/postgresql.auto.conf");
     std::fs::write(&auto, "nosuch = 1\n").unwrap();
-    until("the line to go", async || (std::fs::read_to_string(&auto).ok()? != "nosuch = 1\n").then_some(())).await;
+    until("the line to go", async || {
+        (std::fs::read_to_string(&auto).ok()? != "nosuch = 1\n").then_some(())
+    })
+    .await;
     std::fs::write(&auto, "").unwrap();
 
     node.parameters.remove("work_mem");
@@ -88,9 +108,13 @@ async fn a_server_that_cannot_start_falls_back_to_what_it_ran_with() {
     problems(node, "no problem", &[]).await;
     // It counts as one that works only after it has run for a moment.
     let proven = node.directory.join("pgdata.pgraft/configuration.json");
-    until("the proof", async || std::fs::read_to_string(&proven).ok()?.contains("\"proven\":{").then_some(())).await;
+    until("the proof", async || {
+        std::fs::read_to_string(&proven).ok()?.contains("\"proven\":{").then_some(())
+    })
+    .await;
 
-    // A library that is missing; one whose parameter is invalid; memory that is not there; a group that is not there, which no trial shows.
+    // A library that is missing; one whose parameter is invalid; memory that is not there; a group
+    // that is not there, which no trial shows.
     set(node, "shared_preload_libraries", "auto_explain, nosuchlib");
     set(node, "session_preload_libraries", "nosuchlib2");
     set(node, "auto_explain.log_format", "papyrus");
@@ -110,7 +134,8 @@ async fn a_server_that_cannot_start_falls_back_to_what_it_ran_with() {
     node.write_config();
     until("a pending restart", async || {
         let pending = node.status()?.configuration.pending_restart;
-        (pending == ["shared_buffers", "shared_preload_libraries", "unix_socket_group"]).then_some(())
+        (pending == ["shared_buffers", "shared_preload_libraries", "unix_socket_group"])
+            .then_some(())
     })
     .await;
     // By hand, and not by ALTER SYSTEM.
@@ -120,8 +145,15 @@ async fn a_server_that_cannot_start_falls_back_to_what_it_ran_with() {
     std::fs::write(&auto, format!("{text}nosuch = 1\n")).unwrap();
     node.start();
     node.ready().await;
-    problems(node, "the fallback", &["postgresql.auto.conf line 4 \"nosuch = 1\": ", "Postgres did not start with this configuration:"])
-        .await;
+    problems(
+        node,
+        "the fallback",
+        &[
+            "postgresql.auto.conf line 4 \"nosuch = 1\": ",
+            "Postgres did not start with this configuration:",
+        ],
+    )
+    .await;
     node.wait_for("SHOW shared_buffers", "16MB").await;
     node.wait_for("SHOW shared_preload_libraries", loaded).await;
 
@@ -135,7 +167,8 @@ async fn a_server_that_cannot_start_falls_back_to_what_it_ran_with() {
     problems(node, "no problem any more", &[]).await;
 }
 
-/// Raised and lowered, with restarts in any order and a failover in the middle: no member ever refuses to start or stands still.
+/// Raised and lowered, with restarts in any order and a failover in the middle: no member ever
+/// refuses to start or stands still.
 #[tokio::test]
 async fn max_connections_goes_up_and_down_with_a_failover_in_the_middle() {
     let Some(mut nodes) = of_three(|_| ()).await else { return };
@@ -146,7 +179,8 @@ async fn max_connections_goes_up_and_down_with_a_failover_in_the_middle() {
     restart(&mut nodes, standby).await;
     whole(&nodes).await;
     until("the other primary", async || {
-        // The primary's server is restarted for it, and with it the session that asks; and it may be too early for the others.
+        // The primary's server is restarted for it, and with it the session that asks; and it may
+        // be too early for the others.
         let _ = nodes.nodes[first].sql(&format!("SELECT pgraft_switchover({})", standby + 1)).await;
         (primary(&nodes).await == standby).then_some(())
     })
@@ -159,12 +193,16 @@ async fn max_connections_goes_up_and_down_with_a_failover_in_the_middle() {
     }
     whole(&nodes).await;
 
-    // Lower values wait until the primary has them, which where the members choose it is never: nobody is asked to restart for nothing.
+    // Lower values wait until the primary has them, which where the members choose it is never:
+    // nobody is asked to restart for nothing.
     set_everywhere(&mut nodes, "40");
     for node in &nodes.nodes {
         until("the value that is held", async || {
             let report = node.status()?.configuration;
-            (report.held.len() == 1 && report.held[0].setting == "max_connections" && report.pending_restart.is_empty()).then_some(())
+            (report.held.len() == 1
+                && report.held[0].setting == "max_connections"
+                && report.pending_restart.is_empty())
+            .then_some(())
         })
         .await;
     }
@@ -180,7 +218,11 @@ async fn max_connections_goes_up_and_down_with_a_failover_in_the_middle() {
     nodes.nodes[now].sql("INSERT INTO t VALUES (2)").await.unwrap();
     for node in &nodes.nodes {
         node.wait_for("SELECT count(*) FROM t", "2").await;
-        node.wait_for("SELECT NOT pg_is_in_recovery() OR pg_get_wal_replay_pause_state() = 'not paused'", "t").await;
+        node.wait_for(
+            "SELECT NOT pg_is_in_recovery() OR pg_get_wal_replay_pause_state() = 'not paused'",
+            "t",
+        )
+        .await;
     }
 }
 

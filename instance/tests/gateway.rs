@@ -1,6 +1,14 @@
-//! The read-write gateway: clients of any member's find the primary, whoever that is, and are cut off from one that is it no more.
+//! The read-write gateway: clients of any member's find the primary, whoever that is, and are cut
+//! off from one that is it no more.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, dead_code, reason = "this is a test through and through")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    missing_docs,
+    dead_code,
+    reason = "this is a test through and through"
+)]
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -21,7 +29,12 @@ async fn clients_of_every_gateway_go_on_after_a_kill() {
     let ledgers: Vec<Ledger> = nodes
         .nodes
         .iter()
-        .map(|node| Ledger::start_at(i64::from(node.id) << 32, vec![("127.0.0.1".to_owned(), node.gateway_port())]))
+        .map(|node| {
+            Ledger::start_at(
+                i64::from(node.id) << 32,
+                vec![("127.0.0.1".to_owned(), node.gateway_port())],
+            )
+        })
         .collect();
     for _ in 0..3 {
         let old = primary(&nodes).await;
@@ -31,11 +44,18 @@ async fn clients_of_every_gateway_go_on_after_a_kill() {
             ledger.new_gap();
         }
         kill(Pid::from_raw(nodes.nodes[old].postmaster().unwrap()), Signal::SIGKILL).unwrap();
-        until("another reign", async || (epoch(&nodes, primary(&nodes).await) > before).then_some(())).await;
+        until("another reign", async || {
+            (epoch(&nodes, primary(&nodes).await) > before).then_some(())
+        })
+        .await;
         for (n, ledger) in ledgers.iter().enumerate() {
             more_rows(ledger, 10).await;
             let which = if n == old { "the killed one's own" } else { "another" };
-            println!("through the gateway of node {} ({which}): no acknowledgement for {:?}", n + 1, ledger.new_gap());
+            println!(
+                "through the gateway of node {} ({which}): no acknowledgement for {:?}",
+                n + 1,
+                ledger.new_gap()
+            );
         }
     }
     stops_last(&mut nodes).await;
@@ -51,12 +71,14 @@ async fn clients_of_every_gateway_go_on_after_a_kill() {
     assert!(lost.is_empty(), "acknowledged and lost: {lost:?}");
 }
 
-/// The primary's gateway outlives its server, for clients that are still led there, and a second signal ends it.
+/// The primary's gateway outlives its server, for clients that are still led there, and a second
+/// signal ends it.
 async fn stops_last(nodes: &mut Nodes) {
     let old = primary(nodes).await;
     nodes.nodes[old].signal(Signal::SIGTERM);
     let phase = |node: &Node| node.get("/livez").map(|(_, answer)| answer["phase"].clone());
-    until("its server to end", async || (phase(&nodes.nodes[old])? == "draining").then_some(())).await;
+    until("its server to end", async || (phase(&nodes.nodes[old])? == "draining").then_some(()))
+        .await;
     until("a write through its gateway", async || {
         let client = nodes.nodes[old].connect_by_gateway().await.ok()?;
         client.batch_execute("INSERT INTO ledger VALUES (0)").await.ok()
@@ -72,8 +94,10 @@ async fn clients_of_a_primary_that_stands_still_are_cut_off_and_find_the_next() 
     let others: Vec<usize> = (0..3).filter(|n| *n != old).collect();
     let mut idle = vec![];
     for n in &others {
-        let client = until("a session", async || nodes.nodes[*n].connect_by_gateway().await.ok()).await;
-        let server: bool = client.query_one("SELECT NOT pg_is_in_recovery()", &[]).await.unwrap().get(0);
+        let client =
+            until("a session", async || nodes.nodes[*n].connect_by_gateway().await.ok()).await;
+        let server: bool =
+            client.query_one("SELECT NOT pg_is_in_recovery()", &[]).await.unwrap().get(0);
         assert!(server, "the gateway of node {} leads to a standby", n + 1);
         idle.push(client);
     }
@@ -82,10 +106,19 @@ async fn clients_of_a_primary_that_stands_still_are_cut_off_and_find_the_next() 
     let since = Instant::now();
     // Whoever comes before another one reigns is said on to it.
     let coming = nodes.nodes[others[0]].connect_by_gateway();
-    let came = tokio::time::timeout(pgraft_testkit::SOON, coming).await.expect("it is held for 10 s at most");
-    println!("a client that came at once: {:?} after {:?}", came.as_ref().map(drop).map_err(ToString::to_string), since.elapsed());
+    let came = tokio::time::timeout(pgraft_testkit::SOON, coming)
+        .await
+        .expect("it is held for 10 s at most");
+    println!(
+        "a client that came at once: {:?} after {:?}",
+        came.as_ref().map(drop).map_err(ToString::to_string),
+        since.elapsed()
+    );
     for client in &idle {
-        until("a client of the former primary to be cut off", async || client.is_closed().then_some(())).await;
+        until("a client of the former primary to be cut off", async || {
+            client.is_closed().then_some(())
+        })
+        .await;
     }
     println!("clients of the former primary were cut off after {:?}", since.elapsed());
     for n in &others {
@@ -113,15 +146,19 @@ fn said(error: &tokio_postgres::Error) -> Option<(String, String)> {
 async fn without_a_majority_a_client_is_told_so() {
     let Some(mut nodes) = of_three(|node| node.hold = "1s").await else { return };
     let left = primary(&nodes).await;
-    let client = until("a session", async || nodes.nodes[left].connect_by_gateway().await.ok()).await;
+    let client =
+        until("a session", async || nodes.nodes[left].connect_by_gateway().await.ok()).await;
     for n in (0..3).filter(|n| *n != left) {
         assert!(nodes.nodes[n].terminate().await.success());
     }
-    let told = until("an error", async || said(&nodes.nodes[left].connect_by_gateway().await.err()?)).await;
+    let told =
+        until("an error", async || said(&nodes.nodes[left].connect_by_gateway().await.err()?))
+            .await;
     assert_eq!(told.0, "57P03");
     let why = "the primary has no lease: it does not hear from a majority of the members";
     assert_eq!(told.1, format!("no primary took this connection within 1s: {why}"));
-    until("the fenced primary's client to be cut off", async || client.is_closed().then_some(())).await;
+    until("the fenced primary's client to be cut off", async || client.is_closed().then_some(()))
+        .await;
     for n in (0..3).filter(|n| *n != left) {
         nodes.nodes[n].start();
     }
@@ -138,9 +175,15 @@ async fn where_nobody_is_a_client_is_told_so_with_and_without_tls() {
     two.set_certificate(&ca.node(2), &ca.pem());
     two.hold = "500ms";
     two.start();
-    let plain = until("an error in the clear", async || said(&two.connect_by_gateway().await.err()?)).await;
-    assert_eq!(plain.1, "no primary took this connection within 500ms: no member of the cluster answers");
-    let Err(inside) = two.connect_by_gateway_from_afar(ca.client(None)).await else { panic!("somebody is there") };
+    let plain =
+        until("an error in the clear", async || said(&two.connect_by_gateway().await.err()?)).await;
+    assert_eq!(
+        plain.1,
+        "no primary took this connection within 500ms: no member of the cluster answers"
+    );
+    let Err(inside) = two.connect_by_gateway_from_afar(ca.client(None)).await else {
+        panic!("somebody is there")
+    };
     assert!(inside.contains(&plain.1), "{inside}");
 }
 
@@ -161,15 +204,24 @@ async fn the_server_knows_a_client_of_another_host() {
     one.connect_by_gateway_from_afar(ca.client(None)).await.unwrap();
     one.connect_by_gateway().await.unwrap();
     let plain = one.connect_by_gateway_from_afar(NoTls).await.err().unwrap();
-    assert!(plain.contains("no pg_hba.conf entry for host \"127.0.0.2\"") && plain.contains("no encryption"), "{plain}");
+    assert!(
+        plain.contains("no pg_hba.conf entry for host \"127.0.0.2\"")
+            && plain.contains("no encryption"),
+        "{plain}"
+    );
 }
 
-/// Connections that say something, or nothing, and then wait: silent ones, some that ask for TLS and stop, halves of a startup packet and of a
-/// `ClientHello`, and other protocols.
+/// Connections that say something, or nothing, and then wait: silent ones, some that ask for TLS
+/// and stop, halves of a startup packet and of a `ClientHello`, and other protocols.
 fn crowd(port: u16) -> Vec<TcpStream> {
     const SSL_REQUEST: &[u8] = &[0, 0, 0, 8, 4, 210, 22, 47];
-    let kinds: [(usize, &[u8]); 5] =
-        [(1000, b""), (200, SSL_REQUEST), (50, &[0, 0, 0, 80, 0, 3]), (50, &[22, 3, 1, 2, 0, 1]), (50, b"GET / HTTP/1.1\r\n\r\n")];
+    let kinds: [(usize, &[u8]); 5] = [
+        (1000, b""),
+        (200, SSL_REQUEST),
+        (50, &[0, 0, 0, 80, 0, 3]),
+        (50, &[22, 3, 1, 2, 0, 1]),
+        (50, b"GET / HTTP/1.1\r\n\r\n"),
+    ];
     let said = kinds.into_iter().flat_map(|(count, said)| std::iter::repeat_n(said, count));
     said.map(|said| {
         let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
@@ -188,18 +240,27 @@ fn children(postmaster: i32) -> usize {
         .count()
 }
 
-/// One set of nodes with TLS, for clients that are silent, and for those that come while the server recovers from a crash of one of its processes.
+/// One set of nodes with TLS, for clients that are silent, and for those that come while the server
+/// recovers from a crash of one of its processes.
 #[tokio::test]
 async fn neither_silent_clients_nor_a_crashed_backend_cost_a_client_its_connection() {
     let ca = Authority::new("the CA");
-    let Some(nodes) = of_three(|node| node.set_certificate(&ca.node(node.id), &ca.pem())).await else { return };
+    let Some(nodes) = of_three(|node| node.set_certificate(&ca.node(node.id), &ca.pem())).await
+    else {
+        return;
+    };
     let first = primary(&nodes).await;
     let (before, calm) = (epoch(&nodes, first), children(nodes.nodes[first].postmaster().unwrap()));
     let come_in = async |what: &str| {
         let since = Instant::now();
         for node in &nodes.nodes {
             for _ in 0..5 {
-                node.connect_by_gateway().await.unwrap().batch_execute("INSERT INTO ledger VALUES (1)").await.unwrap();
+                node.connect_by_gateway()
+                    .await
+                    .unwrap()
+                    .batch_execute("INSERT INTO ledger VALUES (1)")
+                    .await
+                    .unwrap();
                 node.connect_by_gateway_from_afar(ca.client(None)).await.unwrap();
             }
             node.ready().await;
@@ -212,24 +273,34 @@ async fn neither_silent_clients_nor_a_crashed_backend_cost_a_client_its_connecti
     // The others have gone; each of those that say nothing would be here for a minute.
     let crowded = async || (children(nodes.nodes[first].postmaster()?) < calm + 20).then_some(());
     until("few processes", crowded).await;
-    assert_eq!((primary(&nodes).await, epoch(&nodes, first)), (first, before), "they cost a failover");
+    assert_eq!(
+        (primary(&nodes).await, epoch(&nodes, first)),
+        (first, before),
+        "they cost a failover"
+    );
     sslnegotiation_direct(&nodes);
 
     // The crowd stays. Clients come all the time, and a backend is killed.
-    let (over, refused, connected) = (Cell::new(false), RefCell::new(vec![]), Cell::new([0_u32; 2]));
+    let (over, refused, connected) =
+        (Cell::new(false), RefCell::new(vec![]), Cell::new([0_u32; 2]));
     let come = async |node: &Node, tls: bool| {
         while !over.get() {
             let came = if tls {
                 node.connect_by_gateway_from_afar(ca.client(None)).await.map(drop)
             } else {
-                node.connect_by_gateway().await.map(drop).map_err(|e| said(&e).map_or_else(String::new, |(_, message)| message))
+                node.connect_by_gateway()
+                    .await
+                    .map(drop)
+                    .map_err(|e| said(&e).map_or_else(String::new, |(_, message)| message))
             };
             match came {
                 Ok(()) => connected.update(|mut count| {
                     count[usize::from(tls)] += 1;
                     count
                 }),
-                Err(error) if error.contains("database system") || error.contains("no primary") => refused.borrow_mut().push(error),
+                Err(error) if error.contains("database system") || error.contains("no primary") => {
+                    refused.borrow_mut().push(error)
+                }
                 Err(_) => {} // it was open, and is broken
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -238,7 +309,10 @@ async fn neither_silent_clients_nor_a_crashed_backend_cost_a_client_its_connecti
     let kills = async {
         for round in 0..3 {
             let old = primary(&nodes).await;
-            let victim = until("a session", async || nodes.nodes[old].connect("postgres", "superuser-1", "app").await.ok()).await;
+            let victim = until("a session", async || {
+                nodes.nodes[old].connect("postgres", "superuser-1", "app").await.ok()
+            })
+            .await;
             let pid: i32 = victim.query_one("SELECT pg_backend_pid()", &[]).await.unwrap().get(0);
             let (since, count) = (Instant::now(), connected.get());
             kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
@@ -251,7 +325,10 @@ async fn neither_silent_clients_nor_a_crashed_backend_cost_a_client_its_connecti
                 .await;
             }
             println!("round {round}: writes through all gateways after {:?}", since.elapsed());
-            until("clients of both kinds", async || (0..2).all(|n| connected.get()[n] > count[n] + 5).then_some(())).await;
+            until("clients of both kinds", async || {
+                (0..2).all(|n| connected.get()[n] > count[n] + 5).then_some(())
+            })
+            .await;
         }
         over.set(true);
     };
@@ -265,10 +342,21 @@ async fn neither_silent_clients_nor_a_crashed_backend_cost_a_client_its_connecti
 /// TLS from the first byte (libpq 17).
 fn sslnegotiation_direct(nodes: &Nodes) {
     for node in &nodes.nodes {
-        let target = format!("host=127.0.0.1 port={} user=app dbname=app sslmode=require sslnegotiation=direct", node.gateway_port());
+        let target = format!(
+            "host=127.0.0.1 port={} user=app dbname=app sslmode=require sslnegotiation=direct",
+            node.gateway_port()
+        );
         let mut psql = Command::new(bin_directory().unwrap().join("psql"));
-        let output = psql.env("PGPASSWORD", "owner-1").args([&target, "-Atc", "SELECT 'inside'"]).output().unwrap();
-        let (out, error) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-        assert!(out.trim() == "inside" || error.contains("invalid connection option"), "{out}{error}");
+        let output = psql
+            .env("PGPASSWORD", "owner-1")
+            .args([&target, "-Atc", "SELECT 'inside'"])
+            .output()
+            .unwrap();
+        let (out, error) =
+            (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert!(
+            out.trim() == "inside" || error.contains("invalid connection option"),
+            "{out}{error}"
+        );
     }
 }

@@ -1,6 +1,13 @@
-//! What `/readyz` says of a standby: one that receives or replays nothing is not read from, and one without a primary is.
+//! What `/readyz` says of a standby: one that receives or replays nothing is not read from, and one
+//! without a primary is.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "this is a test through and through")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    missing_docs,
+    reason = "this is a test through and through"
+)]
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -22,15 +29,23 @@ async fn stale(node: &Node, reason: &str) {
 #[tokio::test]
 async fn a_standby_that_does_not_follow_is_not_read_from() {
     let bound = json!({"maxLag": "2s"});
-    let Some(nodes) = of_three(|node| drop(node.config.insert("standby".into(), bound.clone()))).await else { return };
+    let Some(nodes) =
+        of_three(|node| drop(node.config.insert("standby".into(), bound.clone()))).await
+    else {
+        return;
+    };
     let first = primary(&nodes).await;
     let (paused, cut) = (&nodes.nodes[(first + 1) % 3], &nodes.nodes[(first + 2) % 3]);
 
     // Paused, with nothing to replay or with much.
     paused.sql("SELECT pg_wal_replay_pause()").await.unwrap();
     stale(paused, "replay of WAL has been paused").await;
-    nodes.nodes[first].sql("CREATE TABLE t AS SELECT generate_series(1, 100000) AS i").await.unwrap();
-    let behind = format!("SELECT lag_bytes > 1000000 FROM pgraft_members WHERE node_id = {}", paused.id);
+    nodes.nodes[first]
+        .sql("CREATE TABLE t AS SELECT generate_series(1, 100000) AS i")
+        .await
+        .unwrap();
+    let behind =
+        format!("SELECT lag_bytes > 1000000 FROM pgraft_members WHERE node_id = {}", paused.id);
     until("the group to know how far it is behind", async || {
         for node in &nodes.nodes {
             if node.sql(&behind).await.ok().flatten().as_deref() == Some("t") {
@@ -45,7 +60,8 @@ async fn a_standby_that_does_not_follow_is_not_read_from() {
     paused.ready().await;
 
     // A receiver that stands still, and says of itself that it is streaming.
-    let receiver = until("a walreceiver", async || child_of(cut.postmaster()?, "walreceiver")).await;
+    let receiver =
+        until("a walreceiver", async || child_of(cut.postmaster()?, "walreceiver")).await;
     kill(Pid::from_raw(receiver), Signal::SIGSTOP).unwrap();
     stale(cut, "has received no WAL from the primary").await;
     nodes.nodes[first].ready().await;
@@ -59,14 +75,21 @@ async fn a_standby_that_does_not_follow_is_not_read_from() {
 #[tokio::test]
 async fn without_a_primary_reads_stay_available() {
     let bound = json!({"maxLag": "1s"});
-    let Some(mut nodes) = of_three(|node| drop(node.config.insert("standby".into(), bound.clone()))).await else { return };
+    let Some(mut nodes) =
+        of_three(|node| drop(node.config.insert("standby".into(), bound.clone()))).await
+    else {
+        return;
+    };
     let first = primary(&nodes).await;
     let left = (first + 1) % 3;
     for n in [first, (first + 2) % 3] {
         nodes.nodes[n].kill_all();
     }
     let node = &nodes.nodes[left];
-    until("the stream's end", async || node.status().filter(|s| s.postgres.streaming == Some(false))).await;
+    until("the stream's end", async || {
+        node.status().filter(|s| s.postgres.streaming == Some(false))
+    })
+    .await;
     let begin = Instant::now();
     while begin.elapsed() < Duration::from_secs(10) {
         let (code, body) = node.get("/readyz").unwrap();

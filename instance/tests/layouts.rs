@@ -1,6 +1,13 @@
-//! Disks as people lay them out: links, mount points, tablespaces, WAL on a disk of its own, what a dead server left behind; and a host without IPv4.
+//! Disks as people lay them out: links, mount points, tablespaces, WAL on a disk of its own, what a
+//! dead server left behind; and a host without IPv4.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "this is a test through and through")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    missing_docs,
+    reason = "this is a test through and through"
+)]
 
 use nix::unistd::{User, chown, geteuid};
 use pgraft_testkit::cluster::{cluster_of, leader, primary, whole};
@@ -44,11 +51,16 @@ async fn tablespaces_and_wal_on_disks_of_their_own_survive_a_clone() {
     directory(&place);
     let create = format!("CREATE TABLESPACE fast LOCATION '{}'", place.display());
     one.sql(&create).await.unwrap();
-    one.sql("CREATE TABLE far TABLESPACE fast AS SELECT generate_series(1, 1000) AS i").await.unwrap();
+    one.sql("CREATE TABLE far TABLESPACE fast AS SELECT generate_series(1, 1000) AS i")
+        .await
+        .unwrap();
 
     // Both on one host: node 2 must not touch what is node 1's.
     two.start();
-    until("a refusal", async || two.log().contains("there this host has files of another server").then_some(())).await;
+    until("a refusal", async || {
+        two.log().contains("there this host has files of another server").then_some(())
+    })
+    .await;
     assert!(!two.directory.join("pgdata").exists());
     assert!(two.terminate().await.success());
     assert_eq!(one.sql("SELECT count(*) FROM far").await.unwrap().as_deref(), Some("1000"));
@@ -64,8 +76,18 @@ async fn tablespaces_and_wal_on_disks_of_their_own_survive_a_clone() {
     two.start();
     two.streaming().await;
     two.wait_for("SELECT count(*) FROM far", "1000").await;
-    let copied = || fs::read_dir(own.join("fast=1")).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect::<Vec<_>>();
-    assert!(copied().iter().any(|name| name.starts_with("PG_")) && !copied().contains(&"pgraft-clone".to_owned()), "{:?}", copied());
+    let copied = || {
+        fs::read_dir(own.join("fast=1"))
+            .unwrap()
+            .map(|e| e.unwrap().file_name().into_string().unwrap())
+            .collect::<Vec<_>>()
+    };
+    assert!(
+        copied().iter().any(|name| name.starts_with("PG_"))
+            && !copied().contains(&"pgraft-clone".to_owned()),
+        "{:?}",
+        copied()
+    );
 
     // Its WAL goes to another disk, by hand; then it is cloned once more.
     assert!(two.terminate().await.success());
@@ -78,7 +100,9 @@ async fn tablespaces_and_wal_on_disks_of_their_own_survive_a_clone() {
     two.streaming().await;
     two.wait_for("SELECT count(*) FROM far", "2000").await;
     assert_eq!(fs::read_link(&link).unwrap(), wal);
-    assert!(fs::read_dir(&wal).unwrap().any(|e| e.unwrap().file_name().to_string_lossy().len() == 24));
+    assert!(
+        fs::read_dir(&wal).unwrap().any(|e| e.unwrap().file_name().to_string_lossy().len() == 24)
+    );
     assert!(!at(two, "pgdata.pgraft/mending").exists() && !wal.join("pgraft-clone").exists());
 }
 
@@ -95,7 +119,10 @@ async fn a_linked_data_directory_stays_on_its_disk() {
     two.start();
     two.streaming().await;
     for round in 0..2 {
-        assert!(fs::symlink_metadata(&link).unwrap().is_symlink() && data.join("PG_VERSION").exists(), "round {round}");
+        assert!(
+            fs::symlink_metadata(&link).unwrap().is_symlink() && data.join("PG_VERSION").exists(),
+            "round {round}"
+        );
         assert!(two.directory.join("disk/data.pgraft/lock").exists());
         assert!(two.terminate().await.success());
         if round == 0 {
@@ -153,7 +180,8 @@ async fn what_can_not_work_is_refused_before_anything_is_written() {
     one.ready().await;
 }
 
-/// As when a container was killed and its volumes stayed: the numbers in the lock files are those of other processes by now.
+/// As when a container was killed and its volumes stayed: the numbers in the lock files are those
+/// of other processes by now.
 #[tokio::test]
 async fn the_lock_files_of_a_dead_server_are_no_obstacle() {
     let Some(bin) = bin_directory() else { return };
@@ -170,10 +198,17 @@ async fn the_lock_files_of_a_dead_server_are_no_obstacle() {
     }
     let mut user = sleep.spawn().unwrap();
     let this = std::process::id();
-    let thread: u32 = fs::read_dir("/proc/self/task").unwrap().filter_map(|t| t.unwrap().file_name().to_str()?.parse().ok()).max().unwrap();
+    let thread: u32 = fs::read_dir("/proc/self/task")
+        .unwrap()
+        .filter_map(|t| t.unwrap().file_name().to_str()?.parse().ok())
+        .max()
+        .unwrap();
     for pid in [1, this, thread, user.id()] {
         one.kill_all();
-        for name in [format!("socket/.s.PGSQL.{}.lock", one.postgres_port()), "pgdata/postmaster.pid".into()] {
+        for name in [
+            format!("socket/.s.PGSQL.{}.lock", one.postgres_port()),
+            "pgdata/postmaster.pid".into(),
+        ] {
             let path = one.directory.join(&name);
             let text = fs::read_to_string(&path).unwrap();
             fs::write(&path, format!("{pid}\n{}", text.split_once('\n').unwrap().1)).unwrap();
@@ -214,7 +249,13 @@ async fn three_nodes_whose_network_is_ipv6() {
     let want = "fd70:6772:6166::1 fd70:6772:6166::2 fd70:6772:6166::3";
     assert_eq!(nodes.nodes[after].sql(members).await.unwrap().as_deref(), Some(want));
     let leads = until("a leader", async || leader(&nodes)).await;
-    let refused = nodes.nodes[(leads + 1) % 3].sql("SELECT pgraft_add_node(9, 'fd70:6772:6166::1', 7001)").await.unwrap_err();
-    let words = refused.as_db_error().map(|e| format!("{} {}", e.message(), e.hint().unwrap_or_default())).unwrap_or_default();
+    let refused = nodes.nodes[(leads + 1) % 3]
+        .sql("SELECT pgraft_add_node(9, 'fd70:6772:6166::1', 7001)")
+        .await
+        .unwrap_err();
+    let words = refused
+        .as_db_error()
+        .map(|e| format!("{} {}", e.message(), e.hint().unwrap_or_default()))
+        .unwrap_or_default();
     assert!(words.contains("[fd70:6772:6166::"), "an address and its port are told apart: {words}");
 }

@@ -1,11 +1,21 @@
-//! Three nodes whose primary stops serving in one way or another: a standby takes over, and nothing that was acknowledged is lost. And what looks
-//! like it and is not: a server that is busy, full, or whose observer was paused keeps its place.
+//! Three nodes whose primary stops serving in one way or another: a standby takes over, and nothing
+//! that was acknowledged is lost. And what looks like it and is not: a server that is busy, full,
+//! or whose observer was paused keeps its place.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, dead_code, reason = "this is a test through and through")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    missing_docs,
+    dead_code,
+    reason = "this is a test through and through"
+)]
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use pgraft_testkit::cluster::{epoch, more_rows, nothing_is_lost, of_three, primary, primary_after, whole};
+use pgraft_testkit::cluster::{
+    epoch, more_rows, nothing_is_lost, of_three, primary, primary_after, whole,
+};
 use pgraft_testkit::ledger::Ledger;
 use pgraft_testkit::{Nodes, child_of, until};
 use std::path::{Path, PathBuf};
@@ -26,7 +36,12 @@ async fn child(nodes: &Nodes, of: usize, name: &str) -> i32 {
 }
 
 /// What is done to the primary has another one take over; the old one comes back by itself.
-async fn hands_over(nodes: &Nodes, ledger: &Ledger, what: &str, harm: impl AsyncFnOnce(usize)) -> usize {
+async fn hands_over(
+    nodes: &Nodes,
+    ledger: &Ledger,
+    what: &str,
+    harm: impl AsyncFnOnce(usize),
+) -> usize {
     hands_over_and_back(nodes, ledger, what, harm, async |_| ()).await
 }
 
@@ -46,7 +61,12 @@ async fn hands_over_and_back(
     harm(old).await;
     let new = primary_after(nodes, before, &[old]).await;
     more_rows(ledger, 10).await;
-    println!("{what}: node {} took over from node {}, no acknowledgement for {:?}", new + 1, old + 1, ledger.new_gap());
+    println!(
+        "{what}: node {} took over from node {}, no acknowledgement for {:?}",
+        new + 1,
+        old + 1,
+        ledger.new_gap()
+    );
     mend(old).await;
     whole(nodes).await;
     old
@@ -65,10 +85,16 @@ async fn a_primary_that_cannot_serve_is_replaced() {
     let Some(nodes) = of_three(|_| ()).await else { return };
     let ledger = Ledger::start(nodes.servers());
 
-    let old = hands_over(&nodes, &ledger, "a stopped postmaster", async |old| stop(postmaster(&nodes, old))).await;
+    let old = hands_over(&nodes, &ledger, "a stopped postmaster", async |old| {
+        stop(postmaster(&nodes, old))
+    })
+    .await;
     says(&nodes, old, "Postgres is unresponsive: its postmaster is stopped");
 
-    let old = hands_over(&nodes, &ledger, "a stopped checkpointer", async |old| stop(child(&nodes, old, "checkpointer").await)).await;
+    let old = hands_over(&nodes, &ledger, "a stopped checkpointer", async |old| {
+        stop(child(&nodes, old, "checkpointer").await)
+    })
+    .await;
     says(&nodes, old, "Postgres is unresponsive: its checkpointer is stopped");
 
     let old = hands_over(&nodes, &ledger, "stopped walsenders", async |old| {
@@ -77,7 +103,11 @@ async fn a_primary_that_cannot_serve_is_replaced() {
         pids.split(' ').for_each(|pid| stop(pid.parse().unwrap()));
     })
     .await;
-    says(&nodes, old, "Postgres is unresponsive: commits wait for standbys and a walsender is stopped");
+    says(
+        &nodes,
+        old,
+        "Postgres is unresponsive: commits wait for standbys and a walsender is stopped",
+    );
     nothing_is_lost(&nodes, ledger).await;
 }
 
@@ -122,19 +152,28 @@ async fn a_smart_shutdown_by_somebody_else_is_a_handover_and_a_restart() {
     let before = (epoch(&nodes, primary(&nodes).await), postmaster(&nodes, standby));
     let _stays = nodes.nodes[standby].connect("postgres", "superuser-1", "postgres").await.unwrap();
     kill(Pid::from_raw(before.1), Signal::SIGTERM).unwrap();
-    until("another postmaster", async || nodes.nodes[standby].postmaster().filter(|pid| *pid != before.1)).await;
+    until("another postmaster", async || {
+        nodes.nodes[standby].postmaster().filter(|pid| *pid != before.1)
+    })
+    .await;
     whole(&nodes).await;
     assert_eq!(epoch(&nodes, primary(&nodes).await), before.0, "the primary is the same");
     nothing_is_lost(&nodes, ledger).await;
 }
 
-/// The file that freezes a node's disk while it names a directory; None, with a word why, where there is no C compiler.
+/// The file that freezes a node's disk while it names a directory; None, with a word why, where
+/// there is no C compiler.
 fn freezer() -> Option<(tempfile::TempDir, PathBuf)> {
     let dir = tempfile::tempdir().unwrap();
-    std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))
+        .unwrap();
     let library = dir.path().join("freeze.so");
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/freeze.c");
-    let compiled = Command::new("cc").args(["-shared", "-fPIC", "-O1", "-o"]).arg(&library).arg(source).status();
+    let compiled = Command::new("cc")
+        .args(["-shared", "-fPIC", "-O1", "-o"])
+        .arg(&library)
+        .arg(source)
+        .status();
     if !compiled.is_ok_and(|status| status.success()) {
         eprintln!("skipped: cc can't build the library that makes a disk hang");
         return None;
@@ -149,7 +188,10 @@ async fn a_primary_whose_disk_hangs_is_replaced() {
     let file = |id: u32| dir.path().join(format!("freeze-{id}"));
     let preloaded = |node: &mut pgraft_testkit::Node| {
         let text = |path: &Path| path.display().to_string();
-        node.environment = vec![("LD_PRELOAD".into(), text(&library)), ("FREEZE_FILE".into(), text(&file(node.id)))];
+        node.environment = vec![
+            ("LD_PRELOAD".into(), text(&library)),
+            ("FREEZE_FILE".into(), text(&file(node.id))),
+        ];
     };
     let Some(nodes) = of_three(preloaded).await else { return };
     let ledger = Ledger::start(nodes.servers());
@@ -192,7 +234,13 @@ struct Busy(Vec<Child>);
 impl Busy {
     fn on_all_processors(times: usize) -> Self {
         let count = std::thread::available_parallelism().map_or(2, usize::from) * times;
-        Self((0..count).map(|_| Command::new("/bin/sh").args(["-c", "while :; do :; done"]).spawn().unwrap()).collect())
+        Self(
+            (0..count)
+                .map(|_| {
+                    Command::new("/bin/sh").args(["-c", "while :; do :; done"]).spawn().unwrap()
+                })
+                .collect(),
+        )
     }
 }
 

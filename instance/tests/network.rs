@@ -1,12 +1,21 @@
-//! The network lets the members down: three and five of them, each in a network namespace of its own, while a client goes on writing to every
-//! one that takes it. It reaches them by other links than the members each other, so that a primary that is cut off is still asked.
+//! The network lets the members down: three and five of them, each in a network namespace of its
+//! own, while a client goes on writing to every one that takes it. It reaches them by other links
+//! than the members each other, so that a primary that is cut off is still asked.
 //!
 //! Runs where namespaces can be made, and must where `PGRAFT_TEST_NAMESPACES` says so.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "this is a test through and through")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    missing_docs,
+    reason = "this is a test through and through"
+)]
 
 use nix::sys::signal::Signal;
-use pgraft_testkit::cluster::{cluster_of, epoch, leader, more_rows, nothing_is_lost, primary, primary_after, whole};
+use pgraft_testkit::cluster::{
+    cluster_of, epoch, leader, more_rows, nothing_is_lost, primary, primary_after, whole,
+};
 use pgraft_testkit::ledger::Ledger;
 use pgraft_testkit::network::Network;
 use pgraft_testkit::{Nodes, bin_directory, until, without_extension};
@@ -16,7 +25,8 @@ use tokio::sync::Mutex;
 /// `pgraft.lease_timeout` where nothing is set.
 const LEASE: Duration = Duration::from_secs(2);
 
-/// One cluster at a time: that nothing happens is shown only where the machine has time for the heartbeats.
+/// One cluster at a time: that nothing happens is shown only where the machine has time for the
+/// heartbeats.
 static ALONE: Mutex<()> = Mutex::const_new(());
 
 async fn cluster(size: usize) -> Option<(Network, Nodes)> {
@@ -53,7 +63,12 @@ async fn three_nodes() {
     more_rows(&ledger, 10).await;
     network.heal();
     whole(&nodes).await;
-    println!("node {} cut off, node {} took over: no acknowledgement for {:?}", old + 1, new + 1, ledger.new_gap());
+    println!(
+        "node {} cut off, node {} took over: no acknowledgement for {:?}",
+        old + 1,
+        new + 1,
+        ledger.new_gap()
+    );
 
     // Not heard by anybody, while it hears them: its heartbeats are lost.
     let (old, before) = settled(&nodes, &ledger).await;
@@ -77,7 +92,8 @@ async fn three_nodes() {
     more_rows(&ledger, 10).await;
     assert_eq!((primary(&nodes).await, epoch(&nodes, old)), (old, before));
 
-    // Asleep for three lease times: another one takes over, and the old one acknowledges nothing when it wakes up.
+    // Asleep for three lease times: another one takes over, and the old one acknowledges nothing
+    // when it wakes up.
     let (old, before) = settled(&nodes, &ledger).await;
     let since = Instant::now();
     nodes.nodes[old].signal_all(Signal::SIGSTOP);
@@ -86,9 +102,15 @@ async fn three_nodes() {
     nodes.nodes[old].signal_all(Signal::SIGCONT);
     more_rows(&ledger, 10).await;
     whole(&nodes).await;
-    println!("node {} asleep, node {} took over: no acknowledgement for {:?}", old + 1, new + 1, ledger.new_gap());
+    println!(
+        "node {} asleep, node {} took over: no acknowledgement for {:?}",
+        old + 1,
+        new + 1,
+        ledger.new_gap()
+    );
 
-    // Asleep for half a lease time and for a whole one: whatever happens, nothing is lost and all are well in the end.
+    // Asleep for half a lease time and for a whole one: whatever happens, nothing is lost and all
+    // are well in the end.
     for nap in [LEASE / 2, LEASE] {
         let (old, before) = settled(&nodes, &ledger).await;
         nodes.nodes[old].signal_all(Signal::SIGSTOP);
@@ -97,10 +119,15 @@ async fn three_nodes() {
         more_rows(&ledger, 10).await;
         whole(&nodes).await;
         let same = epoch(&nodes, primary(&nodes).await) == before;
-        println!("node {} asleep for {nap:?}: no acknowledgement for {:?}, same primary: {same}", old + 1, ledger.new_gap());
+        println!(
+            "node {} asleep for {nap:?}: no acknowledgement for {:?}, same primary: {same}",
+            old + 1,
+            ledger.new_gap()
+        );
     }
 
-    // Five seconds each way, which no lease survives: nobody is sure of anything, and when it is over all is well by itself.
+    // Five seconds each way, which no lease survives: nobody is sure of anything, and when it is
+    // over all is well by itself.
     let (old, _) = settled(&nodes, &ledger).await;
     let slow = network.delay(Duration::from_secs(5));
     answers_nothing(&nodes, old).await;
@@ -110,9 +137,13 @@ async fn three_nodes() {
     more_rows(&ledger, 10).await;
     let again = over.elapsed();
     whole(&nodes).await;
-    println!("5 s of latency: writes {again:?} and a whole cluster {:?} after its end", over.elapsed());
+    println!(
+        "5 s of latency: writes {again:?} and a whole cluster {:?} after its end",
+        over.elapsed()
+    );
 
-    // Standing still for less than the lease is no reason for another primary. Where the machine is busy a stall is longer than it should be.
+    // Standing still for less than the lease is no reason for another primary. Where the machine is
+    // busy a stall is longer than it should be.
     let network = network.delay(Duration::ZERO);
     let mut stood = false;
     for _ in 0..5 {
@@ -123,7 +154,11 @@ async fn three_nodes() {
         whole(&nodes).await;
         more_rows(&ledger, 10).await;
         stood = (primary(&nodes).await, epoch(&nodes, old)) == (old, before);
-        println!("a network that stalled for {:?}: no acknowledgement for {:?}, same primary: {stood}", LEASE / 2, ledger.new_gap());
+        println!(
+            "a network that stalled for {:?}: no acknowledgement for {:?}, same primary: {stood}",
+            LEASE / 2,
+            ledger.new_gap()
+        );
         if stood {
             break;
         }
@@ -148,16 +183,29 @@ async fn five_nodes() {
     more_rows(&ledger, 10).await;
     network.heal();
     whole(&nodes).await;
-    println!("nodes {} and {} cut off, node {} took over: no acknowledgement for {:?}", old + 1, with + 1, new + 1, ledger.new_gap());
+    println!(
+        "nodes {} and {} cut off, node {} took over: no acknowledgement for {:?}",
+        old + 1,
+        with + 1,
+        new + 1,
+        ledger.new_gap()
+    );
 
     // The primary and the leader don't hear each other, all others hear both: nobody moves.
     let (old, before) = settled(&nodes, &ledger).await;
-    let lead = until("a leader that is not the primary", async || leader(&nodes).filter(|lead| *lead != old)).await;
+    let lead = until("a leader that is not the primary", async || {
+        leader(&nodes).filter(|lead| *lead != old)
+    })
+    .await;
     network.drop_one_way(old, lead);
     network.drop_one_way(lead, old);
     tokio::time::sleep(LEASE * 3).await;
     more_rows(&ledger, 10).await;
-    assert_eq!((primary(&nodes).await, epoch(&nodes, old)), (old, before), "one link that is down starts nothing");
+    assert_eq!(
+        (primary(&nodes).await, epoch(&nodes, old)),
+        (old, before),
+        "one link that is down starts nothing"
+    );
     network.heal_one_way(old, lead);
     network.heal_one_way(lead, old);
 

@@ -1,7 +1,14 @@
-//! Prepared transactions outlive whatever happens to their members: a failover, a rewind, a clone, a crash in the middle of a restartpoint.
-//! They are there afterwards with their locks, can be committed, and nothing is there twice.
+//! Prepared transactions outlive whatever happens to their members: a failover, a rewind, a clone,
+//! a crash in the middle of a restartpoint. They are there afterwards with their locks, can be
+//! committed, and nothing is there twice.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "this is a test through and through")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    missing_docs,
+    reason = "this is a test through and through"
+)]
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -14,21 +21,34 @@ use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
 /// The instance manager's word on a file that Postgres 17 would have stumbled over.
-const REMOVED: &str = "removed a two-phase state file that is newer than the checkpoint recovery starts from";
+const REMOVED: &str =
+    "removed a two-phase state file that is newer than the checkpoint recovery starts from";
 
 async fn superuser(node: &Node) -> Client {
     until("a session", async || node.connect("postgres", "superuser-1", "app").await.ok()).await
 }
 
-/// A transaction id of its own goes by first: the file of the very next id has the right name by luck.
+/// A transaction id of its own goes by first: the file of the very next id has the right name by
+/// luck.
 async fn prepare(client: &Client, gid: &str, id: i32) {
     client.batch_execute(&format!("INSERT INTO held VALUES ({id}, 0)")).await.unwrap();
     client.batch_execute("CREATE TABLE one_more (); DROP TABLE one_more").await.unwrap();
-    client.batch_execute(&format!("BEGIN; UPDATE held SET v = v + 1 WHERE id = {id}; PREPARE TRANSACTION '{gid}'")).await.unwrap();
+    client
+        .batch_execute(&format!(
+            "BEGIN; UPDATE held SET v = v + 1 WHERE id = {id}; PREPARE TRANSACTION '{gid}'"
+        ))
+        .await
+        .unwrap();
 }
 
 async fn prepared(client: &Client) -> Vec<String> {
-    client.query("SELECT gid FROM pg_prepared_xacts ORDER BY gid", &[]).await.unwrap().iter().map(|row| row.get(0)).collect()
+    client
+        .query("SELECT gid FROM pg_prepared_xacts ORDER BY gid", &[])
+        .await
+        .unwrap()
+        .iter()
+        .map(|row| row.get(0))
+        .collect()
 }
 
 /// Each of them is there and holds its row.
@@ -36,7 +56,10 @@ async fn all_hold(client: &Client, gids: &[(&str, i32)]) {
     assert_eq!(prepared(client).await, gids.iter().map(|(gid, _)| *gid).collect::<Vec<_>>());
     for (gid, id) in gids {
         let update = format!("SET lock_timeout = '300ms'; UPDATE held SET v = 100 WHERE id = {id}");
-        let error = client.batch_execute(&update).await.expect_err(&format!("the row of {gid} is not locked"));
+        let error = client
+            .batch_execute(&update)
+            .await
+            .expect_err(&format!("the row of {gid} is not locked"));
         assert_eq!(error.code().map(SqlState::code), Some("55P03"), "{error}");
     }
 }
@@ -65,7 +88,9 @@ async fn fail_over_from(nodes: &mut Nodes, old: usize) -> usize {
     let wrote =
         alone.batch_execute("SET synchronous_commit = local; CREATE TABLE nobody_else_has AS SELECT generate_series(1, 1000)").await;
     // A subscriber that has heard more than any standby has.
-    let heard = alone.batch_execute("SELECT count(*) FROM pg_logical_slot_get_changes('ahead', NULL, NULL)").await;
+    let heard = alone
+        .batch_execute("SELECT count(*) FROM pg_logical_slot_get_changes('ahead', NULL, NULL)")
+        .await;
     nodes.nodes[old].kill_all();
     wrote.unwrap();
     heard.unwrap();
@@ -75,7 +100,8 @@ async fn fail_over_from(nodes: &mut Nodes, old: usize) -> usize {
     primary(nodes).await
 }
 
-/// A clone during which a transaction is prepared and a checkpoint writes its file; whether the copy has that file.
+/// A clone during which a transaction is prepared and a checkpoint writes its file; whether the
+/// copy has that file.
 async fn clone_around_a_checkpoint(nodes: &mut Nodes, of: usize, gid: &str, id: i32) -> bool {
     let from = primary(nodes).await;
     let client = superuser(&nodes.nodes[from]).await;
@@ -83,7 +109,8 @@ async fn clone_around_a_checkpoint(nodes: &mut Nodes, of: usize, gid: &str, id: 
     assert!(nodes.nodes[of].terminate().await.success());
     std::fs::remove_dir_all(nodes.nodes[of].directory.join("pgdata")).unwrap();
     nodes.nodes[of].start();
-    // It has its checkpoint and is to send files: it stands still until there is another checkpoint.
+    // It has its checkpoint and is to send files: it stands still until there is another
+    // checkpoint.
     let sends = "SELECT pid FROM pg_stat_progress_basebackup WHERE phase NOT IN ('initializing', 'waiting for checkpoint to finish')";
     let deadline = Instant::now() + pgraft_testkit::SOON;
     let sender = loop {
@@ -100,7 +127,8 @@ async fn clone_around_a_checkpoint(nodes: &mut Nodes, of: usize, gid: &str, id: 
     nodes.nodes[of].log().matches(REMOVED).count() > seen
 }
 
-/// Postgres' programs, but the first pg_rewind of each data directory, after which it is as if the primary had refused its connection.
+/// Postgres' programs, but the first pg_rewind of each data directory, after which it is as if the
+/// primary had refused its connection.
 fn first_rewind_is_refused(bin: &Path) -> tempfile::TempDir {
     let programs = tempfile::tempdir().unwrap();
     std::fs::set_permissions(programs.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
@@ -120,7 +148,8 @@ fn first_rewind_is_refused(bin: &Path) -> tempfile::TempDir {
     programs
 }
 
-/// One on each of the members in turn; the rest is rolled back. Then all members have the same, and nothing twice.
+/// One on each of the members in turn; the rest is rolled back. Then all members have the same, and
+/// nothing twice.
 async fn are_committed(nodes: &Nodes, members: [usize; 3], all: &[(&str, i32)]) {
     let mut left = all;
     for node in members {
@@ -129,7 +158,10 @@ async fn are_committed(nodes: &Nodes, members: [usize; 3], all: &[(&str, i32)]) 
         all_hold(&client, left).await;
         if let Some(((gid, id), rest)) = left.split_first() {
             client.batch_execute(&format!("COMMIT PREPARED '{gid}'")).await.unwrap();
-            client.batch_execute(&format!("UPDATE held SET v = v + 1 WHERE id = {id}")).await.unwrap();
+            client
+                .batch_execute(&format!("UPDATE held SET v = v + 1 WHERE id = {id}"))
+                .await
+                .unwrap();
             left = rest;
         }
     }
@@ -139,11 +171,18 @@ async fn are_committed(nodes: &Nodes, members: [usize; 3], all: &[(&str, i32)]) 
     }
     whole(nodes).await;
     let want = "SELECT string_agg(id || ':' || v, ' ' ORDER BY id) FROM held";
-    let done = all.iter().map(|(_, id)| format!("{id}:{}", if *id <= 3 { 2 } else { 0 })).collect::<Vec<_>>().join(" ");
+    let done = all
+        .iter()
+        .map(|(_, id)| format!("{id}:{}", if *id <= 3 { 2 } else { 0 }))
+        .collect::<Vec<_>>()
+        .join(" ");
     for node in members {
         let client = superuser(&nodes.nodes[node]).await;
         let rows = async || -> Option<String> { client.query_one(want, &[]).await.ok()?.get(0) };
-        until(&format!("node {} to have {done}", node + 1), async || (rows().await.as_ref() == Some(&done)).then_some(())).await;
+        until(&format!("node {} to have {done}", node + 1), async || {
+            (rows().await.as_ref() == Some(&done)).then_some(())
+        })
+        .await;
         assert!(prepared(&client).await.is_empty());
         client.batch_execute("SELECT bt_index_check('held_pkey', true)").await.unwrap();
         let damage =
@@ -164,17 +203,40 @@ async fn prepared_transactions_outlive_all_of_it() {
     let Some(mut nodes) = of_three(some).await else { return };
     let old = primary(&nodes).await;
     let client = superuser(&nodes.nodes[old]).await;
-    client.batch_execute("CREATE TABLE held (id int PRIMARY KEY, v int); CREATE EXTENSION amcheck; CHECKPOINT").await.unwrap();
+    client
+        .batch_execute(
+            "CREATE TABLE held (id int PRIMARY KEY, v int); CREATE EXTENSION amcheck; CHECKPOINT",
+        )
+        .await
+        .unwrap();
     // Made first: it would wait for the end of transactions that are prepared.
-    client.batch_execute("SELECT pg_create_logical_replication_slot('ahead', 'test_decoding')").await.unwrap();
+    client
+        .batch_execute("SELECT pg_create_logical_replication_slot('ahead', 'test_decoding')")
+        .await
+        .unwrap();
     prepare(&client, "x1", 1).await;
     // A row whose last writers are a multixact.
-    client.batch_execute("CREATE TABLE shared (id int PRIMARY KEY, v int); INSERT INTO shared VALUES (1, 0)").await.unwrap();
+    client
+        .batch_execute(
+            "CREATE TABLE shared (id int PRIMARY KEY, v int); INSERT INTO shared VALUES (1, 0)",
+        )
+        .await
+        .unwrap();
     let other = superuser(&nodes.nodes[old]).await;
     other.batch_execute("BEGIN; SELECT * FROM shared FOR KEY SHARE").await.unwrap();
-    client.batch_execute("BEGIN; UPDATE shared SET v = 1; SAVEPOINT s; UPDATE shared SET v = 2; COMMIT").await.unwrap();
+    client
+        .batch_execute(
+            "BEGIN; UPDATE shared SET v = 1; SAVEPOINT s; UPDATE shared SET v = 2; COMMIT",
+        )
+        .await
+        .unwrap();
     other.batch_execute("COMMIT").await.unwrap();
-    client.batch_execute("CREATE UNLOGGED TABLE brief (id int PRIMARY KEY); INSERT INTO brief VALUES (1)").await.unwrap();
+    client
+        .batch_execute(
+            "CREATE UNLOGGED TABLE brief (id int PRIMARY KEY); INSERT INTO brief VALUES (1)",
+        )
+        .await
+        .unwrap();
 
     // A plain failover, and a rewind of the old primary when the new one has written the file.
     let new = fail_over_from(&mut nodes, old).await;
@@ -191,12 +253,17 @@ async fn prepared_transactions_outlive_all_of_it() {
     let client = superuser(&nodes.nodes[old]).await;
     all_hold(&client, &[("x1", 1)]).await;
     assert!(nodes.nodes[old].log().contains(REMOVED));
-    let slots: i64 = client.query_one("SELECT count(*) FROM pg_replication_slots WHERE slot_type = 'logical'", &[]).await.unwrap().get(0);
+    let slots: i64 = client
+        .query_one("SELECT count(*) FROM pg_replication_slots WHERE slot_type = 'logical'", &[])
+        .await
+        .unwrap()
+        .get(0);
     assert_eq!(slots, 0, "the subscriber would miss what it has not heard");
     let brief: i64 = client.query_one("SELECT count(*) FROM brief", &[]).await.unwrap().get(0);
     client.batch_execute("INSERT INTO brief VALUES (1)").await.unwrap();
     assert_eq!(brief, 0, "an unlogged table is empty after a failover");
-    let shared: i32 = client.query_one("UPDATE shared SET v = v + 1 RETURNING v", &[]).await.unwrap().get(0);
+    let shared: i32 =
+        client.query_one("UPDATE shared SET v = v + 1 RETURNING v", &[]).await.unwrap().get(0);
     assert_eq!(shared, 3);
 
     // A standby that crashes when a restartpoint has written the file and not yet the control file.

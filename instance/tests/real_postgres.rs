@@ -1,8 +1,16 @@
 //! Whole nodes with a real Postgres: what a kill, a restart, a changed secret leave behind.
 //!
-//! Runs where `PGRAFT_TEST_BINDIR` names the programs of a Postgres that has the extension; `just test` sets it in the dev image.
+//! Runs where `PGRAFT_TEST_BINDIR` names the programs of a Postgres that has the extension; `just
+//! test` sets it in the dev image.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, dead_code, reason = "this is a test through and through")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    missing_docs,
+    dead_code,
+    reason = "this is a test through and through"
+)]
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -42,16 +50,31 @@ async fn a_founder_comes_up_and_a_second_node_follows() {
     one.wait_for("SHOW data_checksums", "on").await;
 
     // The roles are what they should be.
-    one.connect("app", "owner-1", "app").await.unwrap().batch_execute("CREATE TABLE mine ()").await.unwrap();
+    one.connect("app", "owner-1", "app")
+        .await
+        .unwrap()
+        .batch_execute("CREATE TABLE mine ()")
+        .await
+        .unwrap();
     let operator = one.connect("pgraft_operator", "operator-1", "postgres").await.unwrap();
     assert!(operator.batch_execute("CREATE TABLE nope ()").await.is_err());
-    assert!(operator.query_one("SELECT pg_has_role('pg_monitor', 'usage')", &[]).await.unwrap().get::<_, bool>(0));
+    assert!(
+        operator
+            .query_one("SELECT pg_has_role('pg_monitor', 'usage')", &[])
+            .await
+            .unwrap()
+            .get::<_, bool>(0)
+    );
     one.connect("pgraft_replication", "wrong", "postgres").await.unwrap_err();
 
     // Everything in the log is one JSON object a line.
     for line in one.log().lines() {
-        let record: serde_json::Value = serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"));
-        assert!(record["ts"].is_string() && record["level"].is_string() && record["msg"].is_string(), "{line}");
+        let record: serde_json::Value =
+            serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"));
+        assert!(
+            record["ts"].is_string() && record["level"].is_string() && record["msg"].is_string(),
+            "{line}"
+        );
     }
 
     assert!(two.terminate().await.success());
@@ -80,12 +103,17 @@ async fn a_manager_killed_in_the_middle_of_a_clone_begins_anew() {
     let Some(mut nodes) = founder(2).await else { return };
     let [one, two] = &mut nodes.nodes[..] else { panic!() };
     // Enough that the copy takes a moment.
-    one.sql("CREATE TABLE t AS SELECT n, repeat('x', 500) FROM generate_series(1, 200000) AS n").await.unwrap();
+    one.sql("CREATE TABLE t AS SELECT n, repeat('x', 500) FROM generate_series(1, 200000) AS n")
+        .await
+        .unwrap();
     let (fresh, data) = (two.directory.join("pgdata.pgraft/new"), two.directory.join("pgdata"));
     let mut caught = 0;
     while caught < 3 {
         two.start();
-        until("a clone that has begun", async || (fresh.join("base").exists() || data.exists()).then_some(())).await;
+        until("a clone that has begun", async || {
+            (fresh.join("base").exists() || data.exists()).then_some(())
+        })
+        .await;
         two.kill_manager();
         if !data.exists() {
             caught += 1;
@@ -113,7 +141,11 @@ async fn a_killed_manager_leaves_no_second_server() {
     for node in &mut nodes.nodes {
         let old = node.postmaster().unwrap();
         node.kill_manager();
-        assert_eq!(node.sql("SELECT n FROM t").await.unwrap().as_deref(), Some("1"), "the server lives on");
+        assert_eq!(
+            node.sql("SELECT n FROM t").await.unwrap().as_deref(),
+            Some("1"),
+            "the server lives on"
+        );
         node.start();
         until("a new postmaster", async || node.postmaster().filter(|pid| *pid != old)).await;
         node.ready().await;
@@ -151,7 +183,10 @@ async fn changed_secrets_and_settings_take_effect_by_themselves() {
         node.set_password("replication", "replication-2");
         node.set_password("owner", "owner: \\ 'two'");
     }
-    until("the new password to open", async || one.connect("app", "owner: \\ 'two'", "app").await.ok()).await;
+    until("the new password to open", async || {
+        one.connect("app", "owner: \\ 'two'", "app").await.ok()
+    })
+    .await;
     one.connect("app", "owner-1", "app").await.unwrap_err();
     assert!(!one.log().contains("owner: "), "a password stands in the log");
     // The standby's next connection uses the new one.
@@ -174,10 +209,19 @@ async fn changed_secrets_and_settings_take_effect_by_themselves() {
     one.ready().await;
     // What nobody can use changes nothing.
     std::fs::write(one.directory.join("instance.yaml"), "nonsense: [").unwrap();
-    until("a word on it", async || one.log().contains("the changed configuration is not used").then_some(())).await;
+    until("a word on it", async || {
+        one.log().contains("the changed configuration is not used").then_some(())
+    })
+    .await;
     until("the problem", async || {
         let problems = one.status()?.configuration.problems;
-        problems.iter().any(|p| p.setting == "configuration file" && p.message.ends_with("the last good one is used")).then_some(())
+        problems
+            .iter()
+            .any(|p| {
+                p.setting == "configuration file"
+                    && p.message.ends_with("the last good one is used")
+            })
+            .then_some(())
     })
     .await;
     one.ready().await;
@@ -204,7 +248,8 @@ async fn a_founder_founds_no_second_cluster() {
     }
     two.ready().await;
     one.start();
-    until("its refusal", async || one.log().contains("a second one is not founded").then_some(())).await;
+    until("its refusal", async || one.log().contains("a second one is not founded").then_some(()))
+        .await;
     assert!(!one.directory.join("pgdata").exists());
     let (code, body) = one.get("/readyz").unwrap();
     assert_eq!((code, body["ready"].as_bool()), (503, Some(false)));
@@ -226,7 +271,10 @@ async fn a_member_that_leaves_leaves_no_slot_behind() {
     let add = format!("SELECT pgraft_add_node(2, '127.0.0.1', {})", two.raft_port());
     assert!(operator.query_one(&add, &[]).await.unwrap().get::<_, bool>(0));
     two.wait_for("SELECT count(*) FROM pgraft_get_nodes()", "2").await;
-    until("instance.json", async || two.directory.join("raft/instance.json").exists().then_some(())).await;
+    until("instance.json", async || {
+        two.directory.join("raft/instance.json").exists().then_some(())
+    })
+    .await;
     // With it, both start from their own disks as what they were.
     assert!(two.terminate().await.success());
     assert!(one.terminate().await.success());
@@ -237,7 +285,11 @@ async fn a_member_that_leaves_leaves_no_slot_behind() {
     // Either of them may lead after the restart, and the leader takes itself out as well.
     let remove = async || {
         let removed = one.sql("SELECT pgraft_remove_node(2)").await;
-        if removed.is_ok() { removed.ok() } else { two.sql("SELECT pgraft_remove_node(2)").await.ok() }
+        if removed.is_ok() {
+            removed.ok()
+        } else {
+            two.sql("SELECT pgraft_remove_node(2)").await.ok()
+        }
     };
     until("the removal", remove).await;
     one.wait_for("SELECT count(*) FROM pgraft_get_nodes()", "1").await;
@@ -251,9 +303,15 @@ async fn a_founder_killed_at_any_moment_is_founded_in_the_end() {
     let mut nodes = Nodes::new(&bin, 1);
     let one = &mut nodes.nodes[0];
     let at = |name: &str| one.directory.join(name);
-    // Each is a step on the way: initdb at work, its end, the server's start, the worker's, the founding.
-    let steps =
-        [at("pgdata.pgraft/new/PG_VERSION"), at("pgdata"), at("pgdata/postmaster.pid"), at("raft/control.sock"), at("raft/instance.json")];
+    // Each is a step on the way: initdb at work, its end, the server's start, the worker's, the
+    // founding.
+    let steps = [
+        at("pgdata.pgraft/new/PG_VERSION"),
+        at("pgdata"),
+        at("pgdata/postmaster.pid"),
+        at("raft/control.sock"),
+        at("raft/instance.json"),
+    ];
     for step in steps {
         one.start();
         until("a step of founding", async || step.exists().then_some(())).await;
@@ -266,7 +324,10 @@ async fn a_founder_killed_at_any_moment_is_founded_in_the_end() {
     assert_eq!(one.ready().await.role, Role::Primary);
     one.wait_for("SELECT count(*) FROM pg_database WHERE datname = 'app'", "1").await;
     if !without_extension() {
-        until("the mark's removal", async || (!one.directory.join("pgdata/pgraft.founding").exists()).then_some(())).await;
+        until("the mark's removal", async || {
+            (!one.directory.join("pgdata/pgraft.founding").exists()).then_some(())
+        })
+        .await;
         one.wait_for("SELECT count(*) FROM pgraft_log() WHERE kind = 'init'", "1").await;
     }
 }
@@ -277,7 +338,8 @@ async fn a_node_with_nobody_to_clone_waits_and_says_so() {
     let mut nodes = Nodes::new(&bin, 2);
     let two = &mut nodes.nodes[1];
     two.start();
-    until("a word on it", async || two.log().contains("no primary is known yet").then_some(())).await;
+    until("a word on it", async || two.log().contains("no primary is known yet").then_some(()))
+        .await;
     let (code, body) = two.get("/readyz").unwrap();
     assert_eq!((code, body["ready"].as_bool()), (503, Some(false)));
     assert_eq!(two.get("/livez").unwrap().0, 200);

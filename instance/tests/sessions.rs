@@ -1,6 +1,14 @@
-//! pgraft's own sessions on real servers: what others own, grant, revoke, set and rename neither runs with their rights nor keeps them from working.
+//! pgraft's own sessions on real servers: what others own, grant, revoke, set and rename neither
+//! runs with their rights nor keeps them from working.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, dead_code, reason = "this is a test through and through")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    missing_docs,
+    dead_code,
+    reason = "this is a test through and through"
+)]
 
 use pgraft_core::session::{self, Session};
 use pgraft_testkit::cluster::{of_three, primary, whole};
@@ -9,9 +17,19 @@ use std::process::{Command, Stdio};
 use tokio_postgres::{Client, NoTls};
 
 /// A session of that kind, over TCP with a password.
-async fn open(node: &Node, (user, password): (&str, &str), database: &str, session: Session<'_>) -> Result<Client, String> {
+async fn open(
+    node: &Node,
+    (user, password): (&str, &str),
+    database: &str,
+    session: Session<'_>,
+) -> Result<Client, String> {
     let mut config = tokio_postgres::Config::new();
-    config.host(node.client_address()).port(node.postgres_port()).user(user).password(password).dbname(database);
+    config
+        .host(node.client_address())
+        .port(node.postgres_port())
+        .user(user)
+        .password(password)
+        .dbname(database);
     config.options(session.options(session::NEWEST));
     let (client, connection) = config.connect(NoTls).await.map_err(|e| words(&e))?;
     tokio::spawn(connection);
@@ -19,12 +37,15 @@ async fn open(node: &Node, (user, password): (&str, &str), database: &str, sessi
 }
 
 fn words(error: &tokio_postgres::Error) -> String {
-    error.as_db_error().map_or_else(|| error.to_string(), |db| format!("{} ({})", db.message(), db.code().code()))
+    error
+        .as_db_error()
+        .map_or_else(|| error.to_string(), |db| format!("{} ({})", db.message(), db.code().code()))
 }
 
 /// The operator's session, and where the extension is.
 async fn operator(node: &Node) -> Result<(Client, String), String> {
-    let client = open(node, ("pgraft_operator", "operator-1"), "postgres", Session::Operator).await?;
+    let client =
+        open(node, ("pgraft_operator", "operator-1"), "postgres", Session::Operator).await?;
     let schema = "SELECT n.nspname::text FROM pg_catalog.pg_extension e JOIN pg_catalog.pg_namespace n ON n.oid = e.extnamespace WHERE e.extname = 'pgraft'";
     let schema = client.query_one(schema, &[]).await.map_err(|e| words(&e))?.get(0);
     Ok((client, schema))
@@ -42,7 +63,8 @@ async fn operator_asks(node: &Node) -> Result<String, String> {
 
 /// What a standby asks of the primary before it clones it.
 async fn standby_asks(node: &Node) -> Result<(), String> {
-    let client = open(node, ("pgraft_replication", "replication-1"), "postgres", Session::Source).await?;
+    let client =
+        open(node, ("pgraft_replication", "replication-1"), "postgres", Session::Source).await?;
     let asked = "SELECT pg_catalog.pg_is_in_recovery(), (SELECT pg_catalog.count(*) FROM pg_catalog.pg_replication_slots), \
          (SELECT pg_catalog.array_agg(name) FROM pg_catalog.pg_ls_dir('pg_wal') AS name)";
     client.query_one(asked, &[]).await.map(drop).map_err(|e| words(&e))
@@ -63,7 +85,11 @@ async fn switch_to(nodes: &Nodes, to: usize) {
     until("a switchover", async || {
         for node in &nodes.nodes {
             let (client, schema) = operator(node).await.ok()?;
-            if client.batch_execute(&format!("SELECT \"{schema}\".pgraft_switchover({})", to + 1)).await.is_ok() {
+            if client
+                .batch_execute(&format!("SELECT \"{schema}\".pgraft_switchover({})", to + 1))
+                .await
+                .is_ok()
+            {
                 return Some(());
             }
         }
@@ -76,8 +102,16 @@ async fn switch_to(nodes: &Nodes, to: usize) {
 /// A switchover, after which the new primary's duties have been done once.
 async fn switch_and_tend(nodes: &Nodes, to: usize) {
     switch_to(nodes, to).await;
-    dba(&nodes.nodes[to]).await.batch_execute("ALTER ROLE pgraft_operator CONNECTION LIMIT 7").await.unwrap();
-    put_back(&nodes.nodes[to], "SELECT rolconnlimit = -1 FROM pg_roles WHERE rolname = 'pgraft_operator'").await;
+    dba(&nodes.nodes[to])
+        .await
+        .batch_execute("ALTER ROLE pgraft_operator CONNECTION LIMIT 7")
+        .await
+        .unwrap();
+    put_back(
+        &nodes.nodes[to],
+        "SELECT rolconnlimit = -1 FROM pg_roles WHERE rolname = 'pgraft_operator'",
+    )
+    .await;
 }
 
 async fn holds(node: &Node, question: &str) -> bool {
@@ -91,12 +125,14 @@ async fn put_back(node: &Node, question: &str) {
 async fn everybody_is_served(nodes: &Nodes) {
     for node in &nodes.nodes {
         node.ready().await;
-        let state = until("an answer to the operator", async || operator_asks(node).await.ok()).await;
+        let state =
+            until("an answer to the operator", async || operator_asks(node).await.ok()).await;
         assert!(["leader", "follower"].contains(&state.as_str()), "{state}");
     }
 }
 
-/// Operators that make their owner a superuser when a superuser calls them, found before the built-in ones.
+/// Operators that make their owner a superuser when a superuser calls them, found before the
+/// built-in ones.
 const TRAP: &str = "CREATE SCHEMA evil; GRANT USAGE ON SCHEMA evil TO PUBLIC;
     CREATE FUNCTION evil.spring() RETURNS void LANGUAGE plpgsql AS $$ BEGIN
       IF pg_catalog.current_setting('is_superuser') OPERATOR(pg_catalog.=) 'on' THEN EXECUTE 'ALTER ROLE app SUPERUSER'; END IF; END $$;
@@ -133,9 +169,11 @@ async fn the_owner_of_a_database_gets_no_rights_by_what_it_leaves_there() {
     // The trap is one: whoever steps in it makes a superuser. Undone.
     for database in ["app", "postgres"] {
         let careless = first.connect("postgres", "superuser-1", database).await.unwrap();
-        let stepped = "BEGIN; SELECT count(*) FROM pg_catalog.pg_extension WHERE extname = 'pgraft'::name";
+        let stepped =
+            "BEGIN; SELECT count(*) FROM pg_catalog.pg_extension WHERE extname = 'pgraft'::name";
         careless.batch_execute(stepped).await.unwrap();
-        let caught = "SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname OPERATOR(pg_catalog.=) 'app'";
+        let caught =
+            "SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname OPERATOR(pg_catalog.=) 'app'";
         assert!(careless.query_one(caught, &[]).await.unwrap().get::<_, bool>(0), "{database}");
         careless.batch_execute("ROLLBACK").await.unwrap();
     }
@@ -148,7 +186,10 @@ async fn the_owner_of_a_database_gets_no_rights_by_what_it_leaves_there() {
             node.set_password("owner", &format!("owner-{}", to + 2));
         }
         let password = format!("owner-{}", to + 2);
-        until("the new password to open", async || nodes.nodes[to].connect("app", &password, "app").await.ok()).await;
+        until("the new password to open", async || {
+            nodes.nodes[to].connect("app", &password, "app").await.ok()
+        })
+        .await;
         assert!(holds(&nodes.nodes[to], SUPERUSERS).await, "the owner has become a superuser");
         everybody_is_served(&nodes).await;
         assert!(holds(&nodes.nodes[to], SUPERUSERS).await, "the owner has become a superuser");
@@ -168,7 +209,16 @@ async fn nothing_of_pgraft_is_in_the_applications_database_or_its_dump() {
     let bin = pgraft_testkit::bin_directory().unwrap();
     let program = |name: &str, arguments: &[&str]| {
         let mut command = Command::new(bin.join(name));
-        command.args(["-h", node.client_address(), "-p", &node.postgres_port().to_string(), "-U", "app"]).args(arguments);
+        command
+            .args([
+                "-h",
+                node.client_address(),
+                "-p",
+                &node.postgres_port().to_string(),
+                "-U",
+                "app",
+            ])
+            .args(arguments);
         command.env("PGPASSWORD", "owner-1").stdin(Stdio::null());
         let output = command.output().unwrap();
         assert!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));
@@ -180,9 +230,13 @@ async fn nothing_of_pgraft_is_in_the_applications_database_or_its_dump() {
     assert!(!std::fs::read_to_string(&file).unwrap().contains("pgraft"), "the dump names pgraft");
     program("psql", &["-d", "copy", "-v", "ON_ERROR_STOP=1", "-q", "-f", &path]);
     assert_eq!(program("psql", &["-d", "copy", "-Atc", "SELECT n FROM mine"]).trim(), "1");
-    // Where pgraft's functions are they are found without a schema's name, whatever the search path is.
+    // Where pgraft's functions are they are found without a schema's name, whatever the search path
+    // is.
     for path in ["''", "public", "pg_catalog"] {
-        let here = node.sql(&format!("SET search_path = {path}; SELECT count(*) FROM pgraft_get_nodes()")).await.unwrap();
+        let here = node
+            .sql(&format!("SET search_path = {path}; SELECT count(*) FROM pgraft_get_nodes()"))
+            .await
+            .unwrap();
         assert_eq!(here.as_deref(), Some("3"), "{path}");
     }
     // Whoever wants them elsewhere makes the extension there, and that one is left alone.
@@ -199,8 +253,15 @@ async fn revoked_and_dropped(nodes: &mut Nodes) {
          ALTER DATABASE postgres CONNECTION LIMIT 0; ALTER DATABASE app ALLOW_CONNECTIONS false";
     dba(&nodes.nodes[first]).await.batch_execute(hardening).await.unwrap();
     let inside = nodes.nodes[first].connect("postgres", "superuser-1", "postgres").await.unwrap();
-    inside.batch_execute("REVOKE ALL ON SCHEMA public FROM PUBLIC; DROP SCHEMA public CASCADE").await.unwrap();
-    put_back(&nodes.nodes[first], "SELECT datconnlimit = -1 FROM pg_database WHERE datname = 'postgres'").await;
+    inside
+        .batch_execute("REVOKE ALL ON SCHEMA public FROM PUBLIC; DROP SCHEMA public CASCADE")
+        .await
+        .unwrap();
+    put_back(
+        &nodes.nodes[first],
+        "SELECT datconnlimit = -1 FROM pg_database WHERE datname = 'postgres'",
+    )
+    .await;
     everybody_is_served(nodes).await;
     // A lost volume.
     let third = (first + 2) % 3;
@@ -217,7 +278,12 @@ async fn revoked_and_dropped(nodes: &mut Nodes) {
     let inside = node.connect("postgres", "superuser-1", "postgres").await.unwrap();
     inside.batch_execute("DROP EXTENSION pgraft").await.unwrap();
     everybody_is_served(nodes).await;
-    inside.batch_execute("CREATE SCHEMA \"My schema\"; ALTER EXTENSION pgraft SET SCHEMA \"My schema\"").await.unwrap();
+    inside
+        .batch_execute(
+            "CREATE SCHEMA \"My schema\"; ALTER EXTENSION pgraft SET SCHEMA \"My schema\"",
+        )
+        .await
+        .unwrap();
     everybody_is_served(nodes).await;
 }
 
@@ -229,14 +295,20 @@ async fn what_sql_changes_is_put_back_at_once_or_never() {
     make_dba(&nodes.nodes[first]).await;
     let admin = dba(&nodes.nodes[first]).await;
     // The application's: left alone.
-    admin.batch_execute("ALTER ROLE app PASSWORD 'rotated'; ALTER DATABASE app RENAME TO app2").await.unwrap();
+    admin
+        .batch_execute("ALTER ROLE app PASSWORD 'rotated'; ALTER DATABASE app RENAME TO app2")
+        .await
+        .unwrap();
     // What pgraft connects as: put back.
     let ours = "ALTER ROLE pgraft_operator NOLOGIN PASSWORD 'x' CONNECTION LIMIT 0 VALID UNTIL '2000-01-01'; REVOKE pg_monitor FROM pgraft_operator; \
          ALTER ROLE pgraft_replication NOREPLICATION SUPERUSER; ALTER ROLE postgres PASSWORD 'mine'; \
          REVOKE CONNECT ON DATABASE postgres FROM pgraft_operator, pgraft_replication; \
          REVOKE EXECUTE ON FUNCTION pg_read_binary_file(text) FROM pgraft_replication";
     let _ = admin.batch_execute(ours).await;
-    let inside = open(&nodes.nodes[first], ("dba", "dba-1"), "postgres", Session::Duties { waits: true }).await.unwrap();
+    let inside =
+        open(&nodes.nodes[first], ("dba", "dba-1"), "postgres", Session::Duties { waits: true })
+            .await
+            .unwrap();
     inside.batch_execute(ours).await.unwrap();
     until("all of it to be put back", async || {
         operator_asks(&nodes.nodes[first]).await.ok()?;
@@ -244,12 +316,21 @@ async fn what_sql_changes_is_put_back_at_once_or_never() {
         nodes.nodes[first].connect("postgres", "superuser-1", "postgres").await.ok()
     })
     .await;
-    put_back(&nodes.nodes[first], "SELECT NOT rolsuper AND rolreplication FROM pg_roles WHERE rolname = 'pgraft_replication'").await;
+    put_back(
+        &nodes.nodes[first],
+        "SELECT NOT rolsuper AND rolreplication FROM pg_roles WHERE rolname = 'pgraft_replication'",
+    )
+    .await;
     let log = nodes.nodes[first].log();
-    for (role, why) in [("pgraft_operator", "its password was changed by SQL"), ("postgres", "its password was changed by SQL")] {
-        let told = log
-            .lines()
-            .any(|line| line.contains("a role that pgraft connects as was put back") && line.contains(role) && line.contains(why));
+    for (role, why) in [
+        ("pgraft_operator", "its password was changed by SQL"),
+        ("postgres", "its password was changed by SQL"),
+    ] {
+        let told = log.lines().any(|line| {
+            line.contains("a role that pgraft connects as was put back")
+                && line.contains(role)
+                && line.contains(why)
+        });
         assert!(told, "nothing says that {role} was put back: {log}");
     }
 
@@ -258,7 +339,10 @@ async fn what_sql_changes_is_put_back_at_once_or_never() {
         let node = &nodes.nodes[to];
         node.connect("app", "rotated", "app2").await.unwrap();
         node.connect("app", "owner-1", "app2").await.unwrap_err();
-        assert!(holds(node, "SELECT NOT EXISTS (SELECT FROM pg_database WHERE datname = 'app')").await, "the database was made again");
+        assert!(
+            holds(node, "SELECT NOT EXISTS (SELECT FROM pg_database WHERE datname = 'app')").await,
+            "the database was made again"
+        );
     }
     // A member whose Secret was not refreshed yet does not bring the old password back.
     nodes.nodes[first].set_password("owner", "owner-2");
@@ -270,7 +354,8 @@ async fn what_sql_changes_is_put_back_at_once_or_never() {
     // Locked out, it stays so; and the Secret's next password is applied without letting it in.
     dba(&nodes.nodes[first]).await.batch_execute("ALTER ROLE app NOLOGIN").await.unwrap();
     let verifier = "SELECT rolpassword FROM pg_authid WHERE rolname = 'app'";
-    let before: String = dba(&nodes.nodes[first]).await.query_one(verifier, &[]).await.unwrap().get(0);
+    let before: String =
+        dba(&nodes.nodes[first]).await.query_one(verifier, &[]).await.unwrap().get(0);
     for node in &nodes.nodes {
         node.set_password("owner", "it's \"new\"\n$$ \\ ; DROP ROLE app; --");
     }
@@ -283,9 +368,19 @@ async fn what_sql_changes_is_put_back_at_once_or_never() {
     // Renamed, it is not made again.
     dba(node).await.batch_execute("ALTER ROLE app RENAME TO renamed").await.unwrap();
     switch_and_tend(&nodes, first).await;
-    assert!(holds(&nodes.nodes[first], "SELECT NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'app')").await, "the role was made again");
+    assert!(
+        holds(
+            &nodes.nodes[first],
+            "SELECT NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'app')"
+        )
+        .await,
+        "the role was made again"
+    );
     for node in &nodes.nodes {
         let log = node.log();
-        assert!(!log.contains("SCRAM-SHA-256$") && !log.contains("DROP ROLE app"), "a secret stands in the log");
+        assert!(
+            !log.contains("SCRAM-SHA-256$") && !log.contains("DROP ROLE app"),
+            "a secret stands in the log"
+        );
     }
 }

@@ -1,6 +1,14 @@
-//! Every setting that a role or a database can carry, with a value that does harm: pgraft's own sessions work all the same.
+//! Every setting that a role or a database can carry, with a value that does harm: pgraft's own
+//! sessions work all the same.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, dead_code, reason = "this is a test through and through")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    missing_docs,
+    dead_code,
+    reason = "this is a test through and through"
+)]
 
 use pgraft_core::session::{self, Session};
 use pgraft_testkit::cluster::{of_three, primary};
@@ -13,9 +21,20 @@ const EXCEPT: [(&str, &str); 1] = [(
     "superusers' alone to set: a library that does not exist keeps every other role out, the application's first of all",
 )];
 
-async fn open(node: &Node, user: &str, password: &str, database: &str, session: Option<Session<'_>>) -> Result<Client, String> {
+async fn open(
+    node: &Node,
+    user: &str,
+    password: &str,
+    database: &str,
+    session: Option<Session<'_>>,
+) -> Result<Client, String> {
     let mut config = tokio_postgres::Config::new();
-    config.host(node.client_address()).port(node.postgres_port()).user(user).password(password).dbname(database);
+    config
+        .host(node.client_address())
+        .port(node.postgres_port())
+        .user(user)
+        .password(password)
+        .dbname(database);
     if let Some(session) = session {
         config.options(session.options(session::NEWEST));
     }
@@ -25,7 +44,9 @@ async fn open(node: &Node, user: &str, password: &str, database: &str, session: 
 }
 
 fn words(error: &tokio_postgres::Error) -> String {
-    error.as_db_error().map_or_else(|| error.to_string(), |db| format!("{} ({})", db.message(), db.code().code()))
+    error
+        .as_db_error()
+        .map_or_else(|| error.to_string(), |db| format!("{} ({})", db.message(), db.code().code()))
 }
 
 /// As superuser, in a database and by a role that carry nothing.
@@ -38,15 +59,19 @@ struct Guc {
     values: Vec<String>,
 }
 
-/// Adverse values: the other one of two, the first and last of a list, the ends of a range, the shortest time.
+/// Adverse values: the other one of two, the first and last of a list, the ends of a range, the
+/// shortest time.
 async fn gucs(client: &Client) -> Vec<Guc> {
     let read = "SELECT name, vartype, coalesce(unit, ''), boot_val, coalesce(min_val, ''), coalesce(max_val, ''), coalesce(enumvals, '{}')
           FROM pg_settings WHERE context IN ('user', 'superuser') ORDER BY name";
     // pg_settings does not show these two.
-    let mut gucs: Vec<Guc> = ["role", "session_authorization"].map(|name| Guc { name: name.into(), values: vec!["app".into()] }).into();
+    let mut gucs: Vec<Guc> = ["role", "session_authorization"]
+        .map(|name| Guc { name: name.into(), values: vec!["app".into()] })
+        .into();
     for row in client.query(read, &[]).await.unwrap() {
         let [name, kind, unit] = [0, 1, 2].map(|n| row.get::<_, String>(n));
-        let (boot, min, max): (Option<String>, String, String) = (row.get(3), row.get(4), row.get(5));
+        let (boot, min, max): (Option<String>, String, String) =
+            (row.get(3), row.get(4), row.get(5));
         let boot = boot.unwrap_or_default();
         let enumvals: Vec<String> = row.get(6);
         let values: Vec<String> = match kind.as_str() {
@@ -70,12 +95,18 @@ async fn gucs(client: &Client) -> Vec<Guc> {
     gucs
 }
 
-const CARRIERS: [&str; 4] = ["ROLE postgres", "ROLE pgraft_operator", "ROLE pgraft_replication", "DATABASE postgres"];
+const CARRIERS: [&str; 4] =
+    ["ROLE postgres", "ROLE pgraft_operator", "ROLE pgraft_replication", "DATABASE postgres"];
 
 /// Each carrier takes it, or says why not.
 async fn set(admin: &Client, name: &str, value: &str) -> bool {
-    let value = if name == "search_path" && value.is_empty() { "''".to_owned() } else { format!("'{}'", value.replace('\'', "''")) };
-    let statements: Vec<String> = CARRIERS.iter().map(|c| format!("ALTER {c} SET {name} = {value}")).collect();
+    let value = if name == "search_path" && value.is_empty() {
+        "''".to_owned()
+    } else {
+        format!("'{}'", value.replace('\'', "''"))
+    };
+    let statements: Vec<String> =
+        CARRIERS.iter().map(|c| format!("ALTER {c} SET {name} = {value}")).collect();
     admin.batch_execute(&statements.join(";")).await.is_ok()
 }
 
@@ -87,7 +118,9 @@ async fn reset(admin: &Client) {
 /// What the sessions are for. The probe's is asked by `/readyz`.
 async fn sessions_work(node: &Node, own: bool) -> Result<(), String> {
     let run = async |user: &str, password: &str, session: Session<'static>, statements: &str| {
-        let client = open(node, user, password, "postgres", own.then_some(session)).await.map_err(|e| format!("{user}: {e}"))?;
+        let client = open(node, user, password, "postgres", own.then_some(session))
+            .await
+            .map_err(|e| format!("{user}: {e}"))?;
         client.batch_execute(statements).await.map_err(|e| format!("{user}: {}", words(&e)))
     };
     let duties = run(
@@ -126,7 +159,9 @@ async fn stopped_by(node: &Node, admin: &Client, settings: &[(&str, &str)]) -> O
     }
     let why = match sessions_work(node, true).await {
         Err(why) => Some(why),
-        Ok(()) => node.get("/readyz").filter(|(code, _)| *code != 200).map(|(_, body)| body.to_string()),
+        Ok(()) => {
+            node.get("/readyz").filter(|(code, _)| *code != 200).map(|(_, body)| body.to_string())
+        }
     };
     reset(admin).await;
     why
@@ -145,13 +180,19 @@ async fn no_setting_that_a_role_or_a_database_carries_stops_a_session_of_ours() 
     let except = |name: &str| EXCEPT.iter().any(|(n, _)| *n == name);
     let known = gucs.iter().filter(|guc| !except(&guc.name));
     let mut carried = vec![];
-    for (name, value) in known.flat_map(|guc| guc.values.iter().map(|value| (guc.name.as_str(), value.as_str()))) {
+    for (name, value) in
+        known.flat_map(|guc| guc.values.iter().map(|value| (guc.name.as_str(), value.as_str())))
+    {
         if set(&admin, name, value).await {
             carried.push((name, value));
         }
     }
     reset(&admin).await;
-    println!("{} settings, {} values that a role and a database can carry", gucs.len(), carried.len());
+    println!(
+        "{} settings, {} values that a role and a database can carry",
+        gucs.len(),
+        carried.len()
+    );
     // A few at a time, of different settings; one by one where something is wrong.
     let node = &nodes.nodes[first];
     let (few, mut stopped) = (carried.len().div_ceil(12), vec![]);
@@ -159,7 +200,11 @@ async fn no_setting_that_a_role_or_a_database_carries_stops_a_session_of_ours() 
         let together: Vec<_> = carried.iter().copied().skip(offset).step_by(few).collect();
         if stopped_by(node, &admin, &together).await.is_some() {
             for (name, value) in together {
-                stopped.extend(stopped_by(node, &admin, &[(name, value)]).await.map(|why| format!("{name} = {value}: {why}")));
+                stopped.extend(
+                    stopped_by(node, &admin, &[(name, value)])
+                        .await
+                        .map(|why| format!("{name} = {value}: {why}")),
+                );
             }
         }
     }
@@ -191,7 +236,10 @@ async fn all_of_them_at_once(nodes: &mut Nodes, gucs: &[Guc]) {
         }
     }
     // Every standby connects anew.
-    admin.batch_execute("SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_replication").await.unwrap();
+    admin
+        .batch_execute("SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_replication")
+        .await
+        .unwrap();
     works_as_a_whole(nodes).await;
     let now = primary(nodes).await;
     reset(&dba(&nodes.nodes[now]).await).await;
@@ -219,11 +267,17 @@ async fn all_of_them_at_once(nodes: &mut Nodes, gucs: &[Guc]) {
     for node in &nodes.nodes {
         until("the parameters", async || {
             let mut config = tokio_postgres::Config::new();
-            config.host(node.client_address()).port(node.postgres_port()).user("dba").password("dba-1").dbname("dba");
+            config
+                .host(node.client_address())
+                .port(node.postgres_port())
+                .user("dba")
+                .password("dba-1")
+                .dbname("dba");
             config.options("-c statement_timeout=0 -c idle_session_timeout=0");
             let (client, connection) = config.connect(NoTls).await.ok()?;
             tokio::spawn(connection);
-            let level: String = client.query_one("SHOW default_transaction_isolation", &[]).await.ok()?.get(0);
+            let level: String =
+                client.query_one("SHOW default_transaction_isolation", &[]).await.ok()?.get(0);
             (level == "serializable").then_some(())
         })
         .await;
@@ -247,7 +301,15 @@ async fn works_as_a_whole(nodes: &mut Nodes) {
     node.ready().await;
     let question = format!("SELECT pg_catalog.pgraft_switchover({})", second + 1);
     until("a switchover", async || {
-        let client = open(&nodes.nodes[first], "pgraft_operator", "operator-1", "postgres", Some(Session::Operator)).await.ok()?;
+        let client = open(
+            &nodes.nodes[first],
+            "pgraft_operator",
+            "operator-1",
+            "postgres",
+            Some(Session::Operator),
+        )
+        .await
+        .ok()?;
         client.batch_execute(&question).await.ok()
     })
     .await;
@@ -260,5 +322,8 @@ async fn works_as_a_whole(nodes: &mut Nodes) {
     })
     .await;
     let streams = "SELECT count(*) = 2 FROM pg_stat_replication WHERE state = 'streaming'";
-    until("two standbys", async || admin.query_one(streams, &[]).await.unwrap().get::<_, bool>(0).then_some(())).await;
+    until("two standbys", async || {
+        admin.query_one(streams, &[]).await.unwrap().get::<_, bool>(0).then_some(())
+    })
+    .await;
 }

@@ -1,8 +1,16 @@
 //! Nodes with certificates: who is let in, who is not, and what changes when the files do.
 //!
-//! Runs where `PGRAFT_TEST_BINDIR` names the programs of a Postgres that has the extension; `just test` sets it in the dev image.
+//! Runs where `PGRAFT_TEST_BINDIR` names the programs of a Postgres that has the extension; `just
+//! test` sets it in the dev image.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, dead_code, reason = "this is a test through and through")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    missing_docs,
+    dead_code,
+    reason = "this is a test through and through"
+)]
 
 use pgraft_testkit::certificates::{Authority, Issued, served};
 use pgraft_testkit::{Node, Nodes, bin_directory, until, without_extension};
@@ -10,8 +18,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use tokio_postgres::NoTls;
 
-const WHO_STREAMS: &str =
-    "SELECT s.ssl || ' ' || s.version || ' ' || coalesce(s.client_dn, 'nobody') FROM pg_stat_replication r JOIN pg_stat_ssl s USING (pid)";
+const WHO_STREAMS: &str = "SELECT s.ssl || ' ' || s.version || ' ' || coalesce(s.client_dn, 'nobody') FROM pg_stat_replication r JOIN pg_stat_ssl s USING (pid)";
 
 /// A founder with a certificate, and a second node that has none yet.
 async fn founder(ca: &Authority) -> Option<Nodes> {
@@ -57,22 +64,37 @@ async fn who_is_let_in() {
     let Some(nodes) = founder(&ca).await else { return };
     let one = &nodes.nodes[0];
     let refused = async |user: &str, password: &str, shown: Option<&Issued>| {
-        // TLS 1.3 has the client done before the server has looked at its certificate: the refusal may come with the first answer.
-        let Err(why) = one.connect_from_afar(user, password, "postgres", ca.client(shown)).await else { panic!("{user} is let in") };
+        // TLS 1.3 has the client done before the server has looked at its certificate: the refusal
+        // may come with the first answer.
+        let Err(why) = one.connect_from_afar(user, password, "postgres", ca.client(shown)).await
+        else {
+            panic!("{user} is let in")
+        };
         why
     };
     // An application: a password, and TLS where it comes from another host.
     one.connect_from_afar("app", "owner-1", "app", ca.client(None)).await.unwrap();
     one.connect("app", "owner-1", "app").await.unwrap();
     let plain = one.connect_from_afar("app", "owner-1", "app", NoTls).await.unwrap_err();
-    assert!(plain.contains("no pg_hba.conf entry for host \"127.0.0.2\"") && plain.contains("no encryption"), "{plain}");
-    let distrusted = one.connect_from_afar("app", "owner-1", "app", foreign.client(None)).await.unwrap_err();
+    assert!(
+        plain.contains("no pg_hba.conf entry for host \"127.0.0.2\"")
+            && plain.contains("no encryption"),
+        "{plain}"
+    );
+    let distrusted =
+        one.connect_from_afar("app", "owner-1", "app", foreign.client(None)).await.unwrap_err();
     assert!(distrusted.contains("invalid peer certificate"), "{distrusted}");
 
     // The operator: its certificate, and no password.
     let operator = ca.issue("pgraft_operator", &[], 2099);
-    let session = one.connect_from_afar("pgraft_operator", "", "postgres", ca.client(Some(&operator))).await.unwrap();
-    assert_eq!(session.query_one("SELECT current_user::text", &[]).await.unwrap().get::<_, String>(0), "pgraft_operator");
+    let session = one
+        .connect_from_afar("pgraft_operator", "", "postgres", ca.client(Some(&operator)))
+        .await
+        .unwrap();
+    assert_eq!(
+        session.query_one("SELECT current_user::text", &[]).await.unwrap().get::<_, String>(0),
+        "pgraft_operator"
+    );
     for (issued, words) in [
         (Some(ca.node(2)), "certificate authentication failed"),
         (None, "connection requires a valid client certificate"),
@@ -86,7 +108,14 @@ async fn who_is_let_in() {
     one.connect("pgraft_operator", "operator-1", "app").await.unwrap_err();
 
     // A standby: password and certificate.
-    one.connect_from_afar("pgraft_replication", "replication-1", "postgres", ca.client(Some(&ca.node(2)))).await.unwrap();
+    one.connect_from_afar(
+        "pgraft_replication",
+        "replication-1",
+        "postgres",
+        ca.client(Some(&ca.node(2))),
+    )
+    .await
+    .unwrap();
     refused("pgraft_replication", "wrong", Some(&ca.node(2))).await;
     let why = refused("pgraft_replication", "replication-1", None).await;
     assert!(why.contains("connection requires a valid client certificate"), "{why}");
@@ -99,8 +128,11 @@ async fn a_standby_with_the_wrong_certificate_gets_nothing() {
     let two = &mut nodes.nodes[1];
     // Expired, of another CA, and trusting another CA.
     let expired = ca.issue("node-2.pgraft", &["node-2.pgraft", "127.0.0.1"], 2021);
-    let cases =
-        [(expired, ca.pem(), "expired"), (foreign.node(2), ca.pem(), "UnknownCA"), (ca.node(2), foreign.pem(), "invalid peer certificate")];
+    let cases = [
+        (expired, ca.pem(), "expired"),
+        (foreign.node(2), ca.pem(), "UnknownCA"),
+        (ca.node(2), foreign.pem(), "invalid peer certificate"),
+    ];
     for (issued, trusted, words) in cases {
         two.set_certificate(&issued, &trusted);
         let before = two.log().len();
@@ -108,7 +140,9 @@ async fn a_standby_with_the_wrong_certificate_gets_nothing() {
         let said = async || {
             let log = two.log();
             let log = &log[before..];
-            (log.contains("the primary at 127.0.0.1") && log.to_lowercase().contains(&words.to_lowercase())).then_some(())
+            (log.contains("the primary at 127.0.0.1")
+                && log.to_lowercase().contains(&words.to_lowercase()))
+            .then_some(())
         };
         until(words, said).await;
         assert!(!two.directory.join("pgdata").exists());
@@ -125,14 +159,22 @@ async fn a_primary_with_the_wrong_name_is_not_believed() {
     let ca = Authority::new("the CA");
     let Some(mut nodes) = pair(&ca).await else { return };
     let [one, two] = &mut nodes.nodes[..] else { panic!() };
-    for (common_name, names, last_year) in
-        [("node-1.pgraft", ["node-1.pgraft", "127.0.0.9"], 2099), ("node-1.pgraft", ["node-1.pgraft", "127.0.0.1"], 2021)]
-    {
+    for (common_name, names, last_year) in [
+        ("node-1.pgraft", ["node-1.pgraft", "127.0.0.9"], 2099),
+        ("node-1.pgraft", ["node-1.pgraft", "127.0.0.1"], 2021),
+    ] {
         let wrong = ca.issue(common_name, &names, last_year);
         one.set_certificate(&wrong, &ca.pem());
-        until("the wrong certificate to be served", async || served(one.postgres_port()).filter(|c| *c == wrong.der())).await;
+        until("the wrong certificate to be served", async || {
+            served(one.postgres_port()).filter(|c| *c == wrong.der())
+        })
+        .await;
         one.sql("SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = 'pgraft_2'").await.unwrap();
-        let words = if last_year == 2021 { "certificate verify failed" } else { "does not match host name" };
+        let words = if last_year == 2021 {
+            "certificate verify failed"
+        } else {
+            "does not match host name"
+        };
         until(words, async || two.log().contains(words).then_some(())).await;
         one.wait_for("SELECT count(*) FROM pg_stat_replication", "0").await;
     }
@@ -148,7 +190,10 @@ async fn certificates_and_the_ca_are_rotated_under_load() {
     let pids = (one.postmaster().unwrap(), two.postmaster().unwrap());
     let (stop, written) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
     let writer = {
-        let client = one.connect_from_afar("postgres", "superuser-1", "postgres", old.client(None)).await.unwrap();
+        let client = one
+            .connect_from_afar("postgres", "superuser-1", "postgres", old.client(None))
+            .await
+            .unwrap();
         let (stop, written) = (Arc::clone(&stop), Arc::clone(&written));
         tokio::spawn(async move {
             while !stop.load(Ordering::Relaxed) {
@@ -159,7 +204,9 @@ async fn certificates_and_the_ca_are_rotated_under_load() {
     };
     let both = old.pem() + &new.pem();
     // A renewal; then a new CA: first trusted beside the old one, then signing, then alone.
-    for (issuer, trusted) in [(&old, old.pem()), (&old, both.clone()), (&new, both), (&new, new.pem())] {
+    for (issuer, trusted) in
+        [(&old, old.pem()), (&old, both.clone()), (&new, both), (&new, new.pem())]
+    {
         let before = written.load(Ordering::Relaxed);
         for node in [&mut *one, &mut *two] {
             renew(node, issuer, &trusted).await;
@@ -167,27 +214,44 @@ async fn certificates_and_the_ca_are_rotated_under_load() {
         let receiver = two.sql("SELECT pid FROM pg_stat_wal_receiver").await.unwrap();
         one.sql("SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = 'pgraft_2'").await.unwrap();
         let another = "SELECT pid FROM pg_stat_wal_receiver WHERE status = 'streaming'";
-        until("a new walreceiver", async || two.sql(another).await.ok().flatten().filter(|pid| Some(pid) != receiver.as_ref())).await;
-        until("writes to go on", async || (written.load(Ordering::Relaxed) > before).then_some(())).await;
+        until("a new walreceiver", async || {
+            two.sql(another).await.ok().flatten().filter(|pid| Some(pid) != receiver.as_ref())
+        })
+        .await;
+        until("writes to go on", async || (written.load(Ordering::Relaxed) > before).then_some(()))
+            .await;
     }
     // Whoever is of the old CA is out now.
-    let (newly, formerly) = (new.issue("pgraft_operator", &[], 2099), old.issue("pgraft_operator", &[], 2099));
-    one.connect_from_afar("pgraft_operator", "", "postgres", new.client(Some(&newly))).await.unwrap();
-    one.connect_from_afar("pgraft_operator", "", "postgres", new.client(Some(&formerly))).await.unwrap_err();
+    let (newly, formerly) =
+        (new.issue("pgraft_operator", &[], 2099), old.issue("pgraft_operator", &[], 2099));
+    one.connect_from_afar("pgraft_operator", "", "postgres", new.client(Some(&newly)))
+        .await
+        .unwrap();
+    one.connect_from_afar("pgraft_operator", "", "postgres", new.client(Some(&formerly)))
+        .await
+        .unwrap_err();
 
     // Half of a renewal is not taken, and harms nothing.
     let (good, other) = (served(one.postgres_port()).unwrap(), new.node(1));
     one.set_certificate(&Issued { key: new.node(1).key, ..other.clone() }, &new.pem());
-    until("a word on it", async || one.log().contains("SSL configuration was not reloaded").then_some(())).await;
+    until("a word on it", async || {
+        one.log().contains("SSL configuration was not reloaded").then_some(())
+    })
+    .await;
     assert_eq!(served(one.postgres_port()).unwrap(), good);
     one.set_certificate(&other, &new.pem());
-    until("the whole of it", async || served(one.postgres_port()).filter(|c| *c == other.der())).await;
+    until("the whole of it", async || served(one.postgres_port()).filter(|c| *c == other.der()))
+        .await;
 
     stop.store(true, Ordering::Relaxed);
     writer.await.unwrap();
     let rows = written.load(Ordering::Relaxed) + 1;
     two.wait_for("SELECT count(*) FROM t", &rows.to_string()).await;
-    assert_eq!((one.postmaster().unwrap(), two.postmaster().unwrap()), pids, "no server was started again");
+    assert_eq!(
+        (one.postmaster().unwrap(), two.postmaster().unwrap()),
+        pids,
+        "no server was started again"
+    );
 }
 
 async fn renew(node: &mut Node, issuer: &Authority, trusted: &str) {

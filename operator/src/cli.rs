@@ -1,4 +1,5 @@
-//! The command line. Every setting can come from the environment too; nothing else is read from there.
+//! The command line. Every setting can come from the environment too; nothing else is read from
+//! there.
 
 use clap::{Args, Parser, Subcommand};
 use std::net::SocketAddr;
@@ -41,7 +42,8 @@ pub struct RunArgs {
     /// Where /healthz, /readyz and /metrics listen
     #[arg(long, env = "HTTP_LISTEN", default_value = "[::]:8080", global = true)]
     pub http_listen: SocketAddr,
-    /// The Lease by which one of several replicas works and the others stand by; none when it is empty
+    /// The Lease by which one of several replicas works and the others stand by; none when it is
+    /// empty
     #[arg(long, env = "LEASE_NAME", default_value = "", global = true)]
     pub lease_name: String,
     /// The namespace of the Lease
@@ -67,7 +69,8 @@ impl RunArgs {
             lease: (!self.lease_name.is_empty()).then(|| Place {
                 namespace: self.lease_namespace.clone(),
                 name: self.lease_name.clone(),
-                // A container that is started again in its pod is another holder: the one before may not be quite gone.
+                // A container that is started again in its pod is another holder: the one before
+                // may not be quite gone.
                 me: format!("{}_{:08x}", self.name, rand::random::<u32>()),
             }),
             defaults: Defaults { image: self.postgres_image.clone() },

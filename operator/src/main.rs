@@ -1,4 +1,5 @@
-//! `pgraft-operator run`, the operator itself, and `pgraft-operator crd`, which prints what it understands.
+//! `pgraft-operator run`, the operator itself, and `pgraft-operator crd`, which prints what it
+//! understands.
 
 use clap::Parser;
 use pgraft_operator::cli::{Cli, Verb};

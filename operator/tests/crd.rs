@@ -1,4 +1,5 @@
-//! The CRD: what is committed is what is generated, and its CEL rules refuse what makes no sense, in words that a person understands.
+//! The CRD: what is committed is what is generated, and its CEL rules refuse what makes no sense,
+//! in words that a person understands.
 
 #![allow(clippy::unwrap_used, reason = "a test may")]
 
@@ -14,7 +15,10 @@ fn committed_files_are_what_is_generated() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     for file in ["crds/pgraftclusters.yaml", "charts/pgraft-operator/files/pgraftclusters.yaml"] {
         let committed = std::fs::read_to_string(root.join(file)).unwrap();
-        assert!(committed == generated, "{file} has drifted: run `cargo run -p pgraft-operator -- crd > {file}`");
+        assert!(
+            committed == generated,
+            "{file} has drifted: run `cargo run -p pgraft-operator -- crd > {file}`"
+        );
     }
 }
 
@@ -29,7 +33,10 @@ fn named(name: &str, spec: &Value) -> Value {
 /// What the API server would say, one message a broken rule.
 fn refusals(new: &Value, old: Option<&Value>) -> Vec<String> {
     let crd = crd().unwrap();
-    let schema = serde_json::to_value(crd.spec.versions[0].schema.as_ref().unwrap().open_api_v3_schema.as_ref().unwrap()).unwrap();
+    let schema = serde_json::to_value(
+        crd.spec.versions[0].schema.as_ref().unwrap().open_api_v3_schema.as_ref().unwrap(),
+    )
+    .unwrap();
     match Validator::new().validate(&schema, new, old) {
         Ok(()) => Vec::new(),
         Err(errors) => errors.as_slice().iter().map(|e| e.message.clone()).collect(),
@@ -42,7 +49,10 @@ fn refused(spec: &Value) -> Vec<String> {
 
 #[test]
 fn the_example_is_accepted() {
-    let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/cluster.yaml")).unwrap();
+    let text = std::fs::read_to_string(
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/cluster.yaml"),
+    )
+    .unwrap();
     assert_eq!(text.lines().count(), 10, "what everybody needs, and failover");
     let example: Value = serde_saphyr::from_str(&text).unwrap();
     assert_eq!(refusals(&example, None), [""; 0]);
@@ -56,14 +66,26 @@ fn what_is_refused_when_it_is_made() {
         (json!({"replicas": 65, "storage": {"size": "1Gi"}}), "replicas must be at most 64"),
         (json!({"storage": {"size": "lots"}}), "storage.size must be a size such as 10Gi"),
         (json!({"storage": {"size": "1Mi"}}), "at least 128Mi"),
-        (json!({"storage": {"size": "1Gi"}, "raft": {"heartbeatInterval": "2s"}}), "must be at least three times raft.heartbeatInterval"),
+        (
+            json!({"storage": {"size": "1Gi"}, "raft": {"heartbeatInterval": "2s"}}),
+            "must be at least three times raft.heartbeatInterval",
+        ),
         (
             json!({"storage": {"size": "1Gi"}, "raft": {"heartbeatInterval": "soon"}}),
             "raft.heartbeatInterval must be a time such as 100ms or 2s",
         ),
-        (json!({"storage": {"size": "1Gi"}, "postgresql": {"parameters": {"pgraft.port": "1"}}}), "must not set pgraft.*"),
-        (json!({"storage": {"size": "1Gi"}, "bootstrap": {"initdb": {"database": "postgres"}}}), "must be a database of your own"),
-        (json!({"storage": {"size": "1Gi"}, "bootstrap": {"initdb": {"owner": "pg_monitor"}}}), "must be a role of your own"),
+        (
+            json!({"storage": {"size": "1Gi"}, "postgresql": {"parameters": {"pgraft.port": "1"}}}),
+            "must not set pgraft.*",
+        ),
+        (
+            json!({"storage": {"size": "1Gi"}, "bootstrap": {"initdb": {"database": "postgres"}}}),
+            "must be a database of your own",
+        ),
+        (
+            json!({"storage": {"size": "1Gi"}, "bootstrap": {"initdb": {"owner": "pg_monitor"}}}),
+            "must be a role of your own",
+        ),
     ];
     for (spec, words) in cases {
         let said = refused(&spec);
@@ -75,17 +97,33 @@ fn what_is_refused_when_it_is_made() {
 fn tls_that_makes_no_sense() {
     let with = |tls: Value| json!({"storage": {"size": "1Gi"}, "tls": tls});
     let cases = [
-        (json!({"mode": "Disabled", "caSecret": "mine"}), "tls.caSecret makes no sense where tls.mode is Disabled"),
+        (
+            json!({"mode": "Disabled", "caSecret": "mine"}),
+            "tls.caSecret makes no sense where tls.mode is Disabled",
+        ),
         (json!({"caSecret": "demo-ca"}), "tls.caSecret must not be <name>-ca"),
-        (json!({"certificateDuration": "soon"}), "tls.certificateDuration must be in hours, such as 2160h"),
-        (json!({"certificateDuration": "0h"}), "tls.certificateDuration must be in hours, such as 2160h"),
-        (json!({"certificateDuration": "9000h"}), "tls.certificateDuration must be between 1h and 8760h"),
+        (
+            json!({"certificateDuration": "soon"}),
+            "tls.certificateDuration must be in hours, such as 2160h",
+        ),
+        (
+            json!({"certificateDuration": "0h"}),
+            "tls.certificateDuration must be in hours, such as 2160h",
+        ),
+        (
+            json!({"certificateDuration": "9000h"}),
+            "tls.certificateDuration must be between 1h and 8760h",
+        ),
     ];
     for (tls, words) in cases {
         let said = refused(&with(tls.clone()));
         assert!(said.len() == 1 && said[0].contains(words), "{tls}: {said:?}");
     }
-    for fine in [json!({}), json!({"mode": "Disabled"}), json!({"caSecret": "mine", "certificateDuration": "8760h"})] {
+    for fine in [
+        json!({}),
+        json!({"mode": "Disabled"}),
+        json!({"caSecret": "mine", "certificateDuration": "8760h"}),
+    ] {
         assert_eq!(refused(&with(fine)), [""; 0]);
     }
 }
@@ -101,27 +139,55 @@ fn failover_that_makes_no_sense() {
     };
     let on = || json!({"enabled": true});
     let cases = [
-        (json!({"leaseDuration": "100ms"}), Value::Null, "failover.leaseDuration must be between 300ms and 600s"),
-        (json!({"replaceAfter": "1d"}), Value::Null, "failover.replaceAfter must be a time such as 90s, 10m or 24h"),
-        (json!({"replaceAfter": "5s"}), Value::Null, "failover.replaceAfter must be between 10s and 8760h"),
+        (
+            json!({"leaseDuration": "100ms"}),
+            Value::Null,
+            "failover.leaseDuration must be between 300ms and 600s",
+        ),
+        (
+            json!({"replaceAfter": "1d"}),
+            Value::Null,
+            "failover.replaceAfter must be a time such as 90s, 10m or 24h",
+        ),
+        (
+            json!({"replaceAfter": "5s"}),
+            Value::Null,
+            "failover.replaceAfter must be between 10s and 8760h",
+        ),
         (
             json!({"replaceAfter": "30s", "leaseDuration": "30s"}),
             Value::Null,
             "failover.replaceAfter must be longer than failover.leaseDuration",
         ),
         (json!({}), json!({"target": "demo-3"}), "switchover needs failover.enabled"),
-        (on(), json!({"target": "demo-two"}), "switchover.target must be the name of a member's pod, such as demo-3"),
-        (on(), json!({"target": "other-3"}), "switchover.target must be a pod of this cluster: <name>-<node id>"),
+        (
+            on(),
+            json!({"target": "demo-two"}),
+            "switchover.target must be the name of a member's pod, such as demo-3",
+        ),
+        (
+            on(),
+            json!({"target": "other-3"}),
+            "switchover.target must be a pod of this cluster: <name>-<node id>",
+        ),
     ];
     for (failover, switchover, words) in cases {
         let said = refused(&with(failover.clone(), switchover.clone()));
         assert!(said.len() == 1 && said[0].contains(words), "{failover} {switchover}: {said:?}");
     }
-    for fine in [json!({}), on(), json!({"replaceAfter": "10s"}), json!({"replaceAfter": "24h", "leaseDuration": "600s"})] {
+    for fine in [
+        json!({}),
+        on(),
+        json!({"replaceAfter": "10s"}),
+        json!({"replaceAfter": "24h", "leaseDuration": "600s"}),
+    ] {
         assert_eq!(refused(&with(fine, Value::Null)), [""; 0]);
     }
     let made = with(on(), Value::Null);
-    assert_eq!(refusals(&object(&with(on(), json!({"target": "demo-3"}))), Some(&object(&made))), [""; 0]);
+    assert_eq!(
+        refusals(&object(&with(on(), json!({"target": "demo-3"}))), Some(&object(&made))),
+        [""; 0]
+    );
 }
 
 #[test]
@@ -129,34 +195,60 @@ fn a_cluster_with_tls_keeps_it_and_one_without_stays_without() {
     let with = |tls: Value| object(&json!({"storage": {"size": "1Gi"}, "tls": tls}));
     let words = "tls.mode is chosen when the cluster is made: members with TLS and members without do not talk to each other";
     for (old, new) in [("Managed", "Disabled"), ("Disabled", "Managed")] {
-        assert_eq!(refusals(&with(json!({"mode": new})), Some(&with(json!({"mode": old})))), [words]);
+        assert_eq!(
+            refusals(&with(json!({"mode": new})), Some(&with(json!({"mode": old})))),
+            [words]
+        );
     }
     // What was left out is what is the default.
     assert_eq!(refusals(&with(json!({})), Some(&with(json!({"mode": "Disabled"})))), [words]);
     // The CA and the durations may change at any time.
-    let (old, new) = (json!({"mode": "Managed"}), json!({"mode": "Managed", "caSecret": "mine", "certificateDuration": "24h"}));
+    let (old, new) = (
+        json!({"mode": "Managed"}),
+        json!({"mode": "Managed", "caSecret": "mine", "certificateDuration": "24h"}),
+    );
     assert_eq!(refusals(&with(new), Some(&with(old))), [""; 0]);
 }
 
 #[test]
 fn each_reserved_parameter_is_named() {
     for name in RESERVED_PARAMETERS {
-        let said = refused(&json!({"storage": {"size": "1Gi"}, "postgresql": {"parameters": {*name: "1", "work_mem": "8MB"}}}));
-        assert_eq!(said, [format!("postgresql.parameters must not set {name}: pgraft sets it itself")]);
+        let said = refused(
+            &json!({"storage": {"size": "1Gi"}, "postgresql": {"parameters": {*name: "1", "work_mem": "8MB"}}}),
+        );
+        assert_eq!(
+            said,
+            [format!("postgresql.parameters must not set {name}: pgraft sets it itself")]
+        );
     }
 }
 
 #[test]
 fn what_is_no_parameter_is_refused_in_any_spelling() {
-    let with = |name: &str| refused(&json!({"storage": {"size": "1Gi"}, "postgresql": {"parameters": {name: "1", "work_mem": "8MB"}}}));
+    let with = |name: &str| {
+        refused(
+            &json!({"storage": {"size": "1Gi"}, "postgresql": {"parameters": {name: "1", "work_mem": "8MB"}}}),
+        )
+    };
     for name in INCLUDE_DIRECTIVES {
-        assert_eq!(with(name), [format!("postgresql.parameters must not set {name}: it is not a parameter, and no other file is read")]);
+        assert_eq!(
+            with(name),
+            [format!(
+                "postgresql.parameters must not set {name}: it is not a parameter, and no other file is read"
+            )]
+        );
     }
-    let upper = RESERVED_PARAMETERS.iter().chain(INCLUDE_DIRECTIVES).map(|name| name.to_ascii_uppercase());
-    let bad = ["a b", "", "1a", "a.", ".a", "a..b", "a-b", "a=b", "wal_Level", "PGRAFT.node_id", "x\ny"].map(str::to_owned);
+    let upper =
+        RESERVED_PARAMETERS.iter().chain(INCLUDE_DIRECTIVES).map(|name| name.to_ascii_uppercase());
+    let bad =
+        ["a b", "", "1a", "a.", ".a", "a..b", "a-b", "a=b", "wal_Level", "PGRAFT.node_id", "x\ny"]
+            .map(str::to_owned);
     for name in upper.chain(bad) {
         let said = with(&name);
-        assert!(said.len() == 1 && said[0].contains("must have names of parameters, in lower case"), "{name}: {said:?}");
+        assert!(
+            said.len() == 1 && said[0].contains("must have names of parameters, in lower case"),
+            "{name}: {said:?}"
+        );
     }
     for name in ["shared_preload_libraries", "pg_stat_statements.max", "_x", "a$1"] {
         assert_eq!(with(name), [""; 0], "{name}");
@@ -168,7 +260,11 @@ fn names_that_do_not_fit() {
     let spec = json!({"storage": {"size": "1Gi"}});
     assert!(refusals(&named(&"a".repeat(51), &spec), None)[0].contains("at most 50 characters"));
     for name in ["1a", "a.b", "a-"] {
-        assert!(refusals(&named(name, &spec), None)[0].contains("lower-case letters, digits and hyphens"), "{name}");
+        assert!(
+            refusals(&named(name, &spec), None)[0]
+                .contains("lower-case letters, digits and hyphens"),
+            "{name}"
+        );
     }
     assert_eq!(refusals(&named(&"a".repeat(50), &spec), None), [""; 0]);
 }
@@ -177,7 +273,10 @@ fn names_that_do_not_fit() {
 fn what_can_not_be_changed() {
     let old = object(&json!({"storage": {"size": "1Gi", "storageClass": "slow"}}));
     let cases = [
-        (json!({"storage": {"size": "1Gi", "storageClass": "fast"}}), "storage.storageClass can't be changed"),
+        (
+            json!({"storage": {"size": "1Gi", "storageClass": "fast"}}),
+            "storage.storageClass can't be changed",
+        ),
         (json!({"storage": {"size": "1Gi"}}), "storage.storageClass can't be changed"),
         (
             json!({"storage": {"size": "1Gi", "storageClass": "slow"}, "bootstrap": {"initdb": {"database": "other"}}}),
@@ -189,9 +288,12 @@ fn what_can_not_be_changed() {
         assert!(said.len() == 1 && said[0].contains(words), "{spec}: {said:?}");
     }
     let taken_back = json!({"storage": {"size": "512Mi", "storageClass": "slow"}});
-    assert_eq!(refusals(&object(&taken_back), Some(&old)), [""; 0], "the operator knows what volumes have");
-    let fine =
-        json!({"replicas": 7, "image": "other", "storage": {"size": "1.5Gi", "storageClass": "slow"}, "enableSuperuserAccess": true});
+    assert_eq!(
+        refusals(&object(&taken_back), Some(&old)),
+        [""; 0],
+        "the operator knows what volumes have"
+    );
+    let fine = json!({"replicas": 7, "image": "other", "storage": {"size": "1.5Gi", "storageClass": "slow"}, "enableSuperuserAccess": true});
     assert_eq!(refusals(&object(&fine), Some(&old)), [""; 0]);
 }
 
@@ -201,22 +303,51 @@ fn what_no_object_could_carry() {
     let with = |field: &str, value: Value| json!({"storage": {"size": "1Gi"}, field: value});
     let labels = |key: &str| with("inheritedMetadata", json!({"labels": {key: "v"}}));
     let annotations = |key: &str| with("inheritedMetadata", json!({"annotations": {key: "v"}}));
-    for key in ["a b", "", "-a", "a/b/c", "/a", "a/", "UPPER.example/a", "ä", "a!", &"a".repeat(64), &format!("{}/a", "a".repeat(254))] {
+    for key in [
+        "a b",
+        "",
+        "-a",
+        "a/b/c",
+        "/a",
+        "a/",
+        "UPPER.example/a",
+        "ä",
+        "a!",
+        &"a".repeat(64),
+        &format!("{}/a", "a".repeat(254)),
+    ] {
         for spec in [labels(key), annotations(key), with("nodeSelector", json!({key: "v"}))] {
             assert!(refused(&spec).iter().any(|words| words.contains("must have keys")), "{spec}");
         }
     }
-    for key in ["team", "A_b.c-d", "example.com/team", &"a".repeat(63), &format!("{}/{}", "a".repeat(253), "b".repeat(63))] {
+    for key in [
+        "team",
+        "A_b.c-d",
+        "example.com/team",
+        &"a".repeat(63),
+        &format!("{}/{}", "a".repeat(253), "b".repeat(63)),
+    ] {
         for spec in [labels(key), annotations(key), with("nodeSelector", json!({key: "v"}))] {
             assert_eq!(refused(&spec), [""; 0], "{spec}");
         }
     }
-    for key in ["app.kubernetes.io/name", "app.kubernetes.io/instance", "app.kubernetes.io/component", "app.kubernetes.io/managed-by"] {
-        assert_eq!(refused(&labels(key)), [format!("inheritedMetadata.labels must not set {key}: the operator sets it itself")]);
+    for key in [
+        "app.kubernetes.io/name",
+        "app.kubernetes.io/instance",
+        "app.kubernetes.io/component",
+        "app.kubernetes.io/managed-by",
+    ] {
+        assert_eq!(
+            refused(&labels(key)),
+            [format!("inheritedMetadata.labels must not set {key}: the operator sets it itself")]
+        );
     }
     assert_eq!(refused(&labels("app.kubernetes.io/part-of")), [""; 0]);
     for spec in [labels("pgraft.io/role"), annotations("pgraft.io/pod-template")] {
-        assert!(refused(&spec)[0].contains("must not set pgraft.io/*: the operator sets these itself"), "{spec}");
+        assert!(
+            refused(&spec)[0].contains("must not set pgraft.io/*: the operator sets these itself"),
+            "{spec}"
+        );
     }
 }
 
@@ -224,11 +355,31 @@ fn what_no_object_could_carry() {
 fn images_and_names_that_can_not_be() {
     let image = |image: &str| refused(&json!({"storage": {"size": "1Gi"}, "image": image}));
     let digest = format!("registry.example:5000/a/b:1@sha256:{}", "0a".repeat(32));
-    for fine in ["postgres", "pgraft/postgres:1.0", "localhost:5000/x", "127.0.0.1:5000/a_b/c--d:v1", &digest] {
+    for fine in [
+        "postgres",
+        "pgraft/postgres:1.0",
+        "localhost:5000/x",
+        "127.0.0.1:5000/a_b/c--d:v1",
+        &digest,
+    ] {
         assert_eq!(image(fine), [""; 0], "{fine}");
     }
-    for bad in [" postgres", "postgres ", "Postgres", "a b", "a:", "a@sha256:1", "a//b", "https://a/b", "a:b:c"] {
-        assert_eq!(image(bad), ["image must be a reference such as registry.example/pgraft/postgres:1.0"], "{bad}");
+    for bad in [
+        " postgres",
+        "postgres ",
+        "Postgres",
+        "a b",
+        "a:",
+        "a@sha256:1",
+        "a//b",
+        "https://a/b",
+        "a:b:c",
+    ] {
+        assert_eq!(
+            image(bad),
+            ["image must be a reference such as registry.example/pgraft/postgres:1.0"],
+            "{bad}"
+        );
     }
     let secrets = [
         json!({"imagePullSecrets": [{"name": "My Secret"}]}),
@@ -245,7 +396,9 @@ fn images_and_names_that_can_not_be() {
 
 #[test]
 fn roles_and_databases_that_are_words_of_postgres() {
-    let initdb = |field: &str, name: &str| refused(&json!({"storage": {"size": "1Gi"}, "bootstrap": {"initdb": {field: name}}}));
+    let initdb = |field: &str, name: &str| {
+        refused(&json!({"storage": {"size": "1Gi"}, "bootstrap": {"initdb": {field: name}}}))
+    };
     for word in [
         "public",
         "none",
@@ -264,7 +417,9 @@ fn roles_and_databases_that_are_words_of_postgres() {
             assert_eq!(initdb("owner", &name).len(), 1, "{name}");
         }
     }
-    for word in ["postgres", "template0", "TEMPLATE1", "all", "Replication", "sameuser", "samegroup"] {
+    for word in
+        ["postgres", "template0", "TEMPLATE1", "all", "Replication", "sameuser", "samegroup"]
+    {
         assert_eq!(initdb("database", word).len(), 1, "{word}");
     }
     for fine in ["app", "users", "publicity", "App", "pgbench"] {
@@ -274,14 +429,17 @@ fn roles_and_databases_that_are_words_of_postgres() {
 
 #[test]
 fn resources_that_no_container_could_have() {
-    let refused = |resources: Value| refused(&json!({"storage": {"size": "1Gi"}, "resources": resources}));
+    let refused =
+        |resources: Value| refused(&json!({"storage": {"size": "1Gi"}, "resources": resources}));
     assert_eq!(
         refused(json!({"requests": {"memory": "2Gi"}, "limits": {"memory": "1Gi"}})),
         ["resources.requests must not be more than resources.limits"]
     );
     assert_eq!(
         refused(json!({"requests": {"mem": "2Gi"}})),
-        ["resources.requests must name cpu, memory, ephemeral-storage, hugepages-<size> or <domain>/<resource>"]
+        [
+            "resources.requests must name cpu, memory, ephemeral-storage, hugepages-<size> or <domain>/<resource>"
+        ]
     );
     let fine = json!({"requests": {"memory": "1Gi", "cpu": "500m"}, "limits": {"memory": "1024Mi", "example.com/gpu": "1", "hugepages-2Mi": "64Mi"}});
     assert_eq!(refused(fine), [""; 0]);
@@ -293,16 +451,25 @@ fn resources_that_no_container_could_have() {
     assert!(pattern.is_some());
 }
 
-/// A string that a rule goes through has an end, and so has every map and list that it goes through.
+/// A string that a rule goes through has an end, and so has every map and list that it goes
+/// through.
 fn check_bounds(schema: &Value, path: &str) {
     if schema.get("x-kubernetes-validations").is_some() {
         match schema["type"].as_str() {
             Some("string") => {
-                assert!(schema.get("maxLength").is_some() || schema.get("enum").is_some(), "{path} has a rule and no maxLength");
+                assert!(
+                    schema.get("maxLength").is_some() || schema.get("enum").is_some(),
+                    "{path} has a rule and no maxLength"
+                );
             }
-            Some("array") => assert!(schema.get("maxItems").is_some(), "{path} has a rule and no maxItems"),
+            Some("array") => {
+                assert!(schema.get("maxItems").is_some(), "{path} has a rule and no maxItems")
+            }
             _ if schema.get("additionalProperties").is_some() => {
-                assert!(schema.get("maxProperties").is_some(), "{path} has a rule and no maxProperties");
+                assert!(
+                    schema.get("maxProperties").is_some(),
+                    "{path} has a rule and no maxProperties"
+                );
             }
             _ => {}
         }
@@ -321,5 +488,8 @@ fn check_bounds(schema: &Value, path: &str) {
 #[test]
 fn no_rule_is_too_expensive() {
     let crd = serde_json::to_value(crd().unwrap()).unwrap();
-    check_bounds(&crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"], "spec");
+    check_bounds(
+        &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"],
+        "spec",
+    );
 }

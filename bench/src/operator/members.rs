@@ -1,5 +1,6 @@
-//! Stand-ins for the Postgres servers of all pods: one listener on the loopback device, and the address that was called says which pod is meant.
-//! They speak as much of Postgres' protocol (version 3, extended queries, binary results) as the operator needs, and know three statements.
+//! Stand-ins for the Postgres servers of all pods: one listener on the loopback device, and the
+//! address that was called says which pod is meant. They speak as much of Postgres' protocol
+//! (version 3, extended queries, binary results) as the operator needs, and know three statements.
 
 use pgraft_core::NodeId;
 use serde_json::Value;
@@ -30,7 +31,8 @@ pub struct Members {
 struct World {
     /// By the pod's address.
     pods: HashMap<IpAddr, (String, u32)>,
-    /// By namespace and name: the nodes that are members, with their addresses. The first leads and is the primary.
+    /// By namespace and name: the nodes that are members, with their addresses. The first leads and
+    /// is the primary.
     groups: HashMap<String, BTreeMap<u32, String>>,
 }
 
@@ -60,8 +62,15 @@ impl Members {
             socket.bind((Ipv4Addr::UNSPECIFIED, 5432).into())?;
             socket.listen(4096)
         };
-        let listener = listening().map_err(Failure::io("listening on port 5432 of every loopback address, which must be free"))?;
-        let members = Arc::new(Self { world: Mutex::default(), busy, asked: AtomicU64::new(0), sessions: AtomicUsize::new(0) });
+        let listener = listening().map_err(Failure::io(
+            "listening on port 5432 of every loopback address, which must be free",
+        ))?;
+        let members = Arc::new(Self {
+            world: Mutex::default(),
+            busy,
+            asked: AtomicU64::new(0),
+            sessions: AtomicUsize::new(0),
+        });
         let serving = members.clone();
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
@@ -81,11 +90,16 @@ impl Members {
         let label = |name: &str| pod["metadata"]["labels"][name].as_str().unwrap_or_default();
         let node: u32 = label("pgraft.io/node-id").parse().unwrap_or_default();
         let cluster = format!("{namespace}/{}", label("pgraft.io/cluster"));
-        let founder = pod["spec"]["containers"][0]["args"].as_array().is_some_and(|args| args.iter().any(|arg| arg == "--founder"));
+        let founder = pod["spec"]["containers"][0]["args"]
+            .as_array()
+            .is_some_and(|args| args.iter().any(|arg| arg == "--founder"));
         let mut world = self.lock();
         if founder {
-            let host =
-                format!("{}.{}-pods.{namespace}.svc", pod["metadata"]["name"].as_str().unwrap_or_default(), label("pgraft.io/cluster"));
+            let host = format!(
+                "{}.{}-pods.{namespace}.svc",
+                pod["metadata"]["name"].as_str().unwrap_or_default(),
+                label("pgraft.io/cluster")
+            );
             world.groups.entry(cluster.clone()).or_default().insert(node, host);
         }
         let n = u32::try_from(world.pods.len()).unwrap_or_default() + 1;
@@ -131,7 +145,8 @@ impl Members {
         message(&mut out, b'Z', b"I");
         stream.write_all(&out).await?;
 
-        let (mut statements, mut bound) = (HashMap::<String, String>::new(), (String::new(), Vec::new()));
+        let (mut statements, mut bound) =
+            (HashMap::<String, String>::new(), (String::new(), Vec::new()));
         loop {
             let kind = stream.read_u8().await?;
             let length = usize::try_from(stream.read_i32().await? - 4).unwrap_or_default();
@@ -146,12 +161,18 @@ impl Members {
                 }
                 b'D' => {
                     let name = word(&body[1..]).0;
-                    describe(&mut out, &self.answer(ip, statements.get(&name).map_or("", String::as_str), None));
+                    describe(
+                        &mut out,
+                        &self.answer(ip, statements.get(&name).map_or("", String::as_str), None),
+                    );
                 }
                 b'B' => {
                     let (_, rest) = word(&body);
                     let (name, rest) = word(rest);
-                    bound = (statements.get(&name).cloned().unwrap_or_default(), parameters(rest).unwrap_or_default());
+                    bound = (
+                        statements.get(&name).cloned().unwrap_or_default(),
+                        parameters(rest).unwrap_or_default(),
+                    );
                     message(&mut out, b'2', b"");
                 }
                 b'E' => {
@@ -172,29 +193,50 @@ impl Members {
     /// What a statement gives; nothing is changed where there are no parameters yet.
     fn answer(&self, ip: IpAddr, statement: &str, parameters: Option<&[Vec<u8>]>) -> Answer {
         let mut world = self.lock();
-        let Some((cluster, node)) = world.pods.get(&ip).cloned() else { return Answer { parameters: &[], columns: &[], rows: Vec::new() } };
+        let Some((cluster, node)) = world.pods.get(&ip).cloned() else {
+            return Answer { parameters: &[], columns: &[], rows: Vec::new() };
+        };
         let group = world.groups.entry(cluster).or_default();
         if statement.contains("pgraft_add_node") {
             if let Some([id, address, _]) = parameters {
                 let id = id.as_slice().try_into().map(u32::from_be_bytes).unwrap_or_default();
                 group.insert(id, String::from_utf8_lossy(address).into_owned());
             }
-            return Answer { parameters: &[INT4, TEXT, INT4], columns: &[("pgraft_add_node", BOOL)], rows: vec![vec![Cell::Bool(true)]] };
+            return Answer {
+                parameters: &[INT4, TEXT, INT4],
+                columns: &[("pgraft_add_node", BOOL)],
+                rows: vec![vec![Cell::Bool(true)]],
+            };
         }
         let leader = group.keys().next().copied();
         if statement.contains("pgraft_members") {
             // Another step of what is shown at every look, and WAL that moves on.
             let looks = if self.busy { self.asked.load(Ordering::Relaxed) } else { 0 };
-            let (lag, wal) = (1_i64 << (20 + looks % 16), 0x0300_0000 + i64::try_from(looks).unwrap_or_default());
+            let (lag, wal) = (
+                1_i64 << (20 + looks % 16),
+                0x0300_0000 + i64::try_from(looks).unwrap_or_default(),
+            );
             let lag = if self.busy { lag } else { 0 };
             let leads = leader == Some(node);
             let row = |(id, host): (&u32, &String)| {
                 let seen = |cell: Cell| if leads { cell } else { Cell::Null };
                 let lag = if leader == Some(*id) { 0 } else { lag };
-                let words = [Cell::Int4(id.cast_signed()), Cell::Text(host.clone()), Cell::Int4(7001), Cell::Text("voter".into())];
+                let words = [
+                    Cell::Int4(id.cast_signed()),
+                    Cell::Text(host.clone()),
+                    Cell::Int4(7001),
+                    Cell::Text("voter".into()),
+                ];
                 // Each was heard a moment ago, another one each time.
-                let contact = i64::try_from(self.asked.load(Ordering::Relaxed) % 500).unwrap_or_default();
-                let told = [Cell::Bool(true), Cell::Int8(contact), Cell::Int8(lag), Cell::Int4(1), Cell::Int8(wal)];
+                let contact =
+                    i64::try_from(self.asked.load(Ordering::Relaxed) % 500).unwrap_or_default();
+                let told = [
+                    Cell::Bool(true),
+                    Cell::Int8(contact),
+                    Cell::Int8(lag),
+                    Cell::Int4(1),
+                    Cell::Int8(wal),
+                ];
                 words.into_iter().chain(told.map(seen)).collect()
             };
             let columns = &[
@@ -216,9 +258,13 @@ impl Members {
             _ => "follower",
         };
         let leader = leader.filter(|_| group.contains_key(&node));
-        let next = group.keys().next_back().map_or(i64::from(NodeId::default().get()), |id| i64::from(*id) + 1);
+        let next = group
+            .keys()
+            .next_back()
+            .map_or(i64::from(NodeId::default().get()), |id| i64::from(*id) + 1);
         let row = vec![
-            leader.map_or(Cell::Null, |_| Cell::Text("00000000-0000-4000-8000-000000000001".into())),
+            leader
+                .map_or(Cell::Null, |_| Cell::Text("00000000-0000-4000-8000-000000000001".into())),
             Cell::Text(state.into()),
             Cell::Int8(1),
             leader.map_or(Cell::Null, |id| Cell::Int8(i64::from(id))),
@@ -290,13 +336,15 @@ fn word(bytes: &[u8]) -> (String, &[u8]) {
 
 /// The values of a Bind, behind the names.
 fn parameters(bytes: &[u8]) -> Option<Vec<Vec<u8>>> {
-    let short = |at: usize| Some(usize::from(u16::from_be_bytes(bytes.get(at..at + 2)?.try_into().ok()?)));
+    let short =
+        |at: usize| Some(usize::from(u16::from_be_bytes(bytes.get(at..at + 2)?.try_into().ok()?)));
     let mut at = 2 + 2 * short(0)?;
     let count = short(at)?;
     at += 2;
     let mut values = Vec::new();
     for _ in 0..count {
-        let length = usize::try_from(i32::from_be_bytes(bytes.get(at..at + 4)?.try_into().ok()?)).unwrap_or_default();
+        let length = usize::try_from(i32::from_be_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
+            .unwrap_or_default();
         values.push(bytes.get(at + 4..at + 4 + length)?.to_vec());
         at += 4 + length;
     }

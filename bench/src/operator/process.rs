@@ -36,7 +36,8 @@ impl Operator {
         });
         let path = folder.path().join("kubeconfig");
         std::fs::write(&path, config.to_string()).map_err(Failure::io("writing a kubeconfig"))?;
-        let log = std::fs::File::create(folder.path().join("log")).map_err(Failure::io("making a log"))?;
+        let log = std::fs::File::create(folder.path().join("log"))
+            .map_err(Failure::io("making a log"))?;
         let child = Command::new(binary)
             .arg("run")
             .env("KUBECONFIG", &path)
@@ -59,7 +60,9 @@ impl Operator {
         let mut child = self.child.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         match child.try_wait() {
             Ok(None) => Ok(()),
-            Ok(Some(status)) => Err(Failure::Wrong(format!("the operator has ended ({status}): {}", self.log()))),
+            Ok(Some(status)) => {
+                Err(Failure::Wrong(format!("the operator has ended ({status}): {}", self.log())))
+            }
             Err(source) => Err(Failure::io("looking after the operator")(source)),
         }
     }
@@ -72,7 +75,8 @@ impl Operator {
     /// SIGTERM, and its end.
     pub async fn stop(self) -> Result<(), Failure> {
         let pid = nix::unistd::Pid::from_raw(i32::try_from(self.pid).unwrap_or_default());
-        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).map_err(|e| Failure::io("stopping the operator")(e.into()))?;
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM)
+            .map_err(|e| Failure::io("stopping the operator")(e.into()))?;
         let mut child = self.child.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
         child.wait().await.map_err(Failure::io("waiting for the operator")).map(drop)
     }
@@ -92,12 +96,14 @@ impl Operator {
     pub fn cpu(&self) -> Result<Duration, Failure> {
         let stat = self.proc("stat")?;
         let after = stat.rsplit(')').next().unwrap_or_default();
-        let ticks: u64 = after.split_whitespace().skip(11).take(2).filter_map(|n| n.parse::<u64>().ok()).sum();
+        let ticks: u64 =
+            after.split_whitespace().skip(11).take(2).filter_map(|n| n.parse::<u64>().ok()).sum();
         Ok(Duration::from_millis(ticks * 10)) // USER_HZ is 100 on every Linux that Rust builds for
     }
 
     fn proc(&self, file: &str) -> Result<String, Failure> {
-        std::fs::read_to_string(format!("/proc/{}/{file}", self.pid)).map_err(Failure::io(format!("reading {file} of the operator")))
+        std::fs::read_to_string(format!("/proc/{}/{file}", self.pid))
+            .map_err(Failure::io(format!("reading {file} of the operator")))
     }
 }
 

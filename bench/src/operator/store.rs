@@ -1,4 +1,5 @@
-//! What the API server keeps: objects by kind, namespace and name, and the history that watches read.
+//! What the API server keeps: objects by kind, namespace and name, and the history that watches
+//! read.
 
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -31,7 +32,8 @@ pub struct Store {
 }
 
 impl Store {
-    /// Stores an object under the next version; a write that changes nothing makes none, as on a real server.
+    /// Stores an object under the next version; a write that changes nothing makes none, as on a
+    /// real server.
     pub fn put(&mut self, key: &Key, mut object: Value) -> Arc<Value> {
         let before = self.objects.get(key).cloned();
         if let Some(before) = &before {
@@ -44,20 +46,33 @@ impl Store {
         object["metadata"]["namespace"] = json!(key.1);
         object["metadata"]["resourceVersion"] = json!(self.version.to_string());
         if object["metadata"]["uid"].is_null() {
-            object["metadata"]["uid"] = json!(format!("00000000-0000-4000-8000-{:012}", self.version));
+            object["metadata"]["uid"] =
+                json!(format!("00000000-0000-4000-8000-{:012}", self.version));
             object["metadata"]["creationTimestamp"] = json!("2026-01-01T00:00:00Z");
         }
         let object = Arc::new(object);
         self.objects.insert(key.clone(), object.clone());
         let type_ = if before.is_some() { "MODIFIED" } else { "ADDED" };
-        self.history.push(News { version: self.version, type_, plural: key.0.clone(), object: object.clone() });
+        self.history.push(News {
+            version: self.version,
+            type_,
+            plural: key.0.clone(),
+            object: object.clone(),
+        });
         object
     }
 
-    /// The objects of a kind, of one namespace or of all: a list of one cluster's is not to cost more with every other cluster.
-    pub fn of_kind<'a>(&'a self, plural: &'a str, namespace: Option<&'a str>) -> impl Iterator<Item = (&'a Key, &'a Arc<Value>)> {
+    /// The objects of a kind, of one namespace or of all: a list of one cluster's is not to cost
+    /// more with every other cluster.
+    pub fn of_kind<'a>(
+        &'a self,
+        plural: &'a str,
+        namespace: Option<&'a str>,
+    ) -> impl Iterator<Item = (&'a Key, &'a Arc<Value>)> {
         let from = (plural.to_owned(), namespace.unwrap_or_default().to_owned(), String::new());
-        self.objects.range(from..).take_while(move |((p, ns, _), _)| p == plural && namespace.is_none_or(|only| ns == only))
+        self.objects.range(from..).take_while(move |((p, ns, _), _)| {
+            p == plural && namespace.is_none_or(|only| ns == only)
+        })
     }
 
     /// Takes an object away.
@@ -66,7 +81,12 @@ impl Store {
         self.version += 1;
         let mut last = (*object).clone();
         last["metadata"]["resourceVersion"] = json!(self.version.to_string());
-        self.history.push(News { version: self.version, type_: "DELETED", plural: key.0.clone(), object: Arc::new(last) });
+        self.history.push(News {
+            version: self.version,
+            type_: "DELETED",
+            plural: key.0.clone(),
+            object: Arc::new(last),
+        });
         Some(object)
     }
 }

@@ -1,9 +1,12 @@
-//! Counts of `u64` values in buckets whose width grows with the value: what openraft records its batch sizes with. Pure.
+//! Counts of `u64` values in buckets whose width grows with the value: what openraft records its
+//! batch sizes with. Pure.
 //!
-//! The crate of this name on crates.io makes tables for sixteen resolutions when it is first used: 26 MB in every Postgres server, of which
-//! openraft reads 4 KB. Here a bucket is computed where it is needed. It has what openraft 0.10 asks for without its feature `runtime-stats`
-//! and nothing else; `[patch.crates-io]` in the workspace's Cargo.toml puts it in its place. It goes when upstream makes its tables when they
-//! are needed, or openraft leaves it: the build then warns that the patch is not used.
+//! The crate of this name on crates.io makes tables for sixteen resolutions when it is first used:
+//! 26 MB in every Postgres server, of which openraft reads 4 KB. Here a bucket is computed where it
+//! is needed. It has what openraft 0.10 asks for without its feature `runtime-stats` and nothing
+//! else; `[patch.crates-io]` in the workspace's Cargo.toml puts it in its place. It goes when
+//! upstream makes its tables when they are needed, or openraft leaves it: the build then warns that
+//! the patch is not used.
 //!
 //! ```text
 //!  0 1 2 3 | 4 5 6 7 | 8 10 12 14 | 16 20 24 28 | 32 …     where buckets begin: four for each power of two
@@ -49,7 +52,8 @@ impl<T> Histogram<T> {
         self.counts.iter().fold(0, |sum, count| sum.saturating_add(*count))
     }
 
-    /// The beginning of the bucket that holds the value of that rank among all, in thousandths of the whole; 0 when nothing was counted.
+    /// The beginning of the bucket that holds the value of that rank among all, in thousandths of
+    /// the whole; 0 when nothing was counted.
     fn per_mille(&self, per_mille: u64) -> u64 {
         let rank = (u128::from(self.total()) * u128::from(per_mille)).div_ceil(1000).max(1);
         let mut seen = 0;
@@ -90,7 +94,8 @@ impl<T> fmt::Debug for Histogram<T> {
     }
 }
 
-/// Values below [`PER_POWER`] have a bucket each; of the others the highest bit and the [`BITS`] bits behind it tell.
+/// Values below [`PER_POWER`] have a bucket each; of the others the highest bit and the [`BITS`]
+/// bits behind it tell.
 #[allow(clippy::cast_possible_truncation, reason = "what is cast is below 8")]
 const fn bucket_of(value: u64) -> usize {
     if value < PER_POWER as u64 {
@@ -134,11 +139,15 @@ pub struct PercentileStats {
 impl fmt::Display for PercentileStats {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { samples, p0_1, p1, p5, p10, p50, p90, p99, p99_9 } = self;
-        write!(f, "{samples} samples, p0.1 {p0_1}, p1 {p1}, p5 {p5}, p10 {p10}, p50 {p50}, p90 {p90}, p99 {p99}, p99.9 {p99_9}")
+        write!(
+            f,
+            "{samples} samples, p0.1 {p0_1}, p1 {p1}, p5 {p5}, p10 {p10}, p50 {p50}, p90 {p90}, p99 {p99}, p99.9 {p99_9}"
+        )
     }
 }
 
-/// Where openraft collects histograms that it draws with its feature `runtime-stats` only; nothing is drawn here.
+/// Where openraft collects histograms that it draws with its feature `runtime-stats` only; nothing
+/// is drawn here.
 #[derive(Debug, Clone, Default)]
 pub struct AsciiChart;
 
@@ -174,7 +183,10 @@ mod tests {
     #[test]
     fn nothing_counted() {
         let stats = Histogram::<()>::new().percentile_stats();
-        assert_eq!(stats.to_string(), "0 samples, p0.1 0, p1 0, p5 0, p10 0, p50 0, p90 0, p99 0, p99.9 0");
+        assert_eq!(
+            stats.to_string(),
+            "0 samples, p0.1 0, p1 0, p5 0, p10 0, p50 0, p90 0, p99 0, p99.9 0"
+        );
     }
 
     proptest! {

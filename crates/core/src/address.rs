@@ -8,7 +8,8 @@ use crate::refusal::Refusal;
 /// The longest host name that DNS can carry (RFC 1035, section 2.3.4, without the trailing dot).
 pub const MAX_HOST_LENGTH: usize = 253;
 
-/// A checked host and port. Whether the name resolves is the caller's question: this type does no IO.
+/// A checked host and port. Whether the name resolves is the caller's question: this type does no
+/// IO.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "RawAddress", into = "RawAddress")]
 pub struct Address {
@@ -24,20 +25,30 @@ struct RawAddress {
 
 impl Address {
     /// # Errors
-    /// [`Refusal::BadAddress`] for a host that is empty, longer than 253 bytes or not made of what a host name or an IP address is made
-    /// of; [`Refusal::BadPort`] for a port outside 1..=65535.
+    /// [`Refusal::BadAddress`] for a host that is empty, longer than 253 bytes or not made of what
+    /// a host name or an IP address is made of; [`Refusal::BadPort`] for a port outside 1..=65535.
     pub fn new(host: &str, port: i64) -> Result<Self, Refusal> {
         // As an IPv6 address is written before a port.
-        let host = host.strip_prefix('[').and_then(|h| h.strip_suffix(']')).filter(|h| h.contains(':')).unwrap_or(host);
-        let bad = |why: &str| Err(Refusal::BadAddress { host: host.chars().take(64).collect(), why: why.to_owned() });
+        let host = host
+            .strip_prefix('[')
+            .and_then(|h| h.strip_suffix(']'))
+            .filter(|h| h.contains(':'))
+            .unwrap_or(host);
+        let bad = |why: &str| {
+            Err(Refusal::BadAddress { host: host.chars().take(64).collect(), why: why.to_owned() })
+        };
         if host.is_empty() {
             return bad("it is empty");
         }
         if host.len() > MAX_HOST_LENGTH {
             return bad("it is longer than 253 characters");
         }
-        // Letters, digits, dots, hyphens and underscores for names and IPv4; colons and a zone's percent sign for IPv6.
-        if !host.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | ':' | '%')) {
+        // Letters, digits, dots, hyphens and underscores for names and IPv4; colons and a zone's
+        // percent sign for IPv6.
+        if !host
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | ':' | '%'))
+        {
             return bad("it is neither a host name nor an IP address");
         }
         match u16::try_from(port) {
@@ -72,7 +83,11 @@ impl From<Address> for RawAddress {
 
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.host.contains(':') { write!(f, "[{}]:{}", self.host, self.port) } else { write!(f, "{}:{}", self.host, self.port) }
+        if self.host.contains(':') {
+            write!(f, "[{}]:{}", self.host, self.port)
+        } else {
+            write!(f, "{}:{}", self.host, self.port)
+        }
     }
 }
 
@@ -106,8 +121,14 @@ mod tests {
             assert_eq!((address.host(), address.to_string().as_str()), (host, shown));
         }
         for refused in ["[10.0.0.1]", "[::1", "::1]", "[]", "[[::1]]", "*"] {
-            assert!(matches!(Address::new(refused, 7001), Err(Refusal::BadAddress { .. })), "{refused}");
+            assert!(
+                matches!(Address::new(refused, 7001), Err(Refusal::BadAddress { .. })),
+                "{refused}"
+            );
         }
-        assert_eq!(Address::new("demo-1.demo-pods", 7001).unwrap().to_string(), "demo-1.demo-pods:7001");
+        assert_eq!(
+            Address::new("demo-1.demo-pods", 7001).unwrap().to_string(),
+            "demo-1.demo-pods:7001"
+        );
     }
 }

@@ -6,7 +6,8 @@ use std::collections::BTreeSet;
 use crate::failover::Reason;
 use crate::{Address, ClusterId, InstanceId, NodeId};
 
-/// A change of the replicated state. Every member applies the same commands in the same order (`state.rs`).
+/// A change of the replicated state. Every member applies the same commands in the same order
+/// (`state.rs`).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "kind")]
 pub enum Command {
@@ -31,7 +32,8 @@ pub enum Command {
         /// Who leaves.
         node: NodeId,
     },
-    /// A newcomer was not reached in time and is given up: it leaves again, and its id is spent like any other.
+    /// A newcomer was not reached in time and is given up: it leaves again, and its id is spent
+    /// like any other.
     JoinExpired {
         /// Who never came.
         node: NodeId,
@@ -54,7 +56,8 @@ pub enum Command {
         /// Its failure domain; empty when nobody said.
         zone: String,
     },
-    /// The reign of the primary ends: a majority of voters owes it no lease any more. A successor is looked for.
+    /// The reign of the primary ends: a majority of voters owes it no lease any more. A successor
+    /// is looked for.
     Recruit {
         /// The new epoch, one above the present one.
         epoch: u64,
@@ -70,7 +73,8 @@ pub enum Command {
         /// The most advanced recruit.
         primary: NodeId,
     },
-    /// A new primary by a person's word, although it may lack what was acknowledged: nobody who could know answers.
+    /// A new primary by a person's word, although it may lack what was acknowledged: nobody who
+    /// could know answers.
     Force {
         /// The epoch that recruits.
         epoch: u64,

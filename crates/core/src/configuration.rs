@@ -1,6 +1,8 @@
-//! What a member says about its Postgres configuration: the problems that Postgres found, what waits for a restart, and why its server fails.
+//! What a member says about its Postgres configuration: the problems that Postgres found, what
+//! waits for a restart, and why its server fails.
 //!
-//! Written by the instance manager (`/status`, `/configuration`), read by the operator (condition `ConfigurationValid`) and by people.
+//! Written by the instance manager (`/status`, `/configuration`), read by the operator (condition
+//! `ConfigurationValid`) and by people.
 
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -13,7 +15,8 @@ pub struct ConfigurationStatus {
     /// What is not in force, and why.
     #[serde(default)]
     pub problems: Vec<Problem>,
-    /// Settings that are in force with another value than the configured one, for as long as the WAL needs it. Nothing is wrong with them.
+    /// Settings that are in force with another value than the configured one, for as long as the
+    /// WAL needs it. Nothing is wrong with them.
     #[serde(default)]
     pub held: Vec<Problem>,
     /// Settings whose new value takes effect at the next restart.
@@ -79,14 +82,23 @@ mod tests {
             value: Some("host all all 10.0.0.0/8 scram".into()),
             message: "invalid authentication method \"scram\"".into(),
         };
-        assert_eq!(problem.to_string(), "pg_hba line 2 \"host all all 10.0.0.0/8 scram\": invalid authentication method \"scram\"");
-        let bare = Problem { setting: "work_mem".into(), line: None, value: None, message: "unknown".into() };
+        assert_eq!(
+            problem.to_string(),
+            "pg_hba line 2 \"host all all 10.0.0.0/8 scram\": invalid authentication method \"scram\""
+        );
+        let bare = Problem {
+            setting: "work_mem".into(),
+            line: None,
+            value: None,
+            message: "unknown".into(),
+        };
         assert_eq!(bare.to_string(), "work_mem: unknown");
     }
 
     #[test]
     fn an_answer_of_another_version_is_read() {
-        let read: ConfigurationStatus = serde_json::from_str(r#"{"valid": false, "more": 1}"#).unwrap();
+        let read: ConfigurationStatus =
+            serde_json::from_str(r#"{"valid": false, "more": 1}"#).unwrap();
         assert!(!read.valid && read.problems.is_empty());
         assert!(ConfigurationStatus::default().valid);
     }

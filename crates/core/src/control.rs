@@ -1,6 +1,8 @@
-//! The words spoken over the control socket (`pgraft.data_dir/control.sock`): by backends, the instance manager, tests and the plugin.
+//! The words spoken over the control socket (`pgraft.data_dir/control.sock`): by backends, the
+//! instance manager, tests and the plugin.
 //!
-//! A frame is a big-endian `u32` length and that many bytes of JSON; one request, one response, and the connection may be used again.
+//! A frame is a big-endian `u32` length and that many bytes of JSON; one request, one response, and
+//! the connection may be used again.
 
 use serde::{Deserialize, Serialize};
 
@@ -19,7 +21,8 @@ pub const MAX_FRAME: usize = 1 << 20;
 pub enum Request {
     /// Make a cluster of this one node.
     Init,
-    /// Add a node; on the leader only. Raw values: the member checks them, so that every way in gives the same answer.
+    /// Add a node; on the leader only. Raw values: the member checks them, so that every way in
+    /// gives the same answer.
     AddNode {
         /// The newcomer's id.
         node_id: i64,
@@ -54,11 +57,13 @@ pub enum Request {
         /// Somebody knows what that means.
         accept_data_loss: bool,
     },
-    /// Have whichever standby has the most be the primary, where this node is: its server is about to be stopped.
+    /// Have whichever standby has the most be the primary, where this node is: its server is about
+    /// to be stopped.
     HandOver,
     /// What this node knows.
     Status,
-    /// Who is the primary: answered when that is not what was heard last, and within some seconds in any case.
+    /// Who is the primary: answered when that is not what was heard last, and within some seconds
+    /// in any case.
     Seat {
         /// The last answer.
         heard: Option<SeatNews>,
@@ -112,12 +117,14 @@ pub struct LogRow {
     pub index: u64,
     /// The term of the leader that wrote it.
     pub term: u64,
-    /// `init`, `join`, `remove`, `join_expired`, `set_address`, `describe`, or Raft's own `membership` and `blank`.
+    /// `init`, `join`, `remove`, `join_expired`, `set_address`, `describe`, or Raft's own
+    /// `membership` and `blank`.
     pub kind: String,
     /// The entry as JSON text.
     pub data: String,
     /// Whether this node knows it to be committed.
     pub committed: bool,
-    /// Microseconds since the Unix epoch at which it was applied here, since the worker's last start; None before.
+    /// Microseconds since the Unix epoch at which it was applied here, since the worker's last
+    /// start; None before.
     pub applied_at: Option<i64>,
 }

@@ -1,7 +1,9 @@
-//! What a statement may do on a server whose failover pgraft decides. Called by the extension's hooks, in every backend, before it happens.
+//! What a statement may do on a server whose failover pgraft decides. Called by the extension's
+//! hooks, in every backend, before it happens.
 //!
-//! The gate is open while this server holds the primary's lease. Closed, nothing is confirmed to a client and nothing that could be out of
-//! date is shown to one. What carries no promise (maintenance, a superuser who looks after the server) goes on.
+//! The gate is open while this server holds the primary's lease. Closed, nothing is confirmed to a
+//! client and nothing that could be out of date is shown to one. What carries no promise
+//! (maintenance, a superuser who looks after the server) goes on.
 
 mod functions;
 
@@ -41,7 +43,8 @@ pub struct Facts {
     pub who: Who,
     /// What it does.
     pub act: Act,
-    /// Whether this server is a standby: it promises nothing, and Postgres itself keeps it from writing.
+    /// Whether this server is a standby: it promises nothing, and Postgres itself keeps it from
+    /// writing.
     pub in_recovery: bool,
     /// Whether this server is in no cluster yet.
     pub founding: bool,
@@ -51,7 +54,8 @@ pub struct Facts {
     pub fence_reads: bool,
     /// `pgraft.durability = strict`
     pub strict: bool,
-    /// Whether the commit waits until a standby has it on disk (`synchronous_commit` is at least `on`).
+    /// Whether the commit waits until a standby has it on disk (`synchronous_commit` is at least
+    /// `on`).
     pub waits: bool,
 }
 
@@ -87,10 +91,16 @@ pub fn decide(facts: &Facts) -> Verdict {
 
 /// Settings that the members decide: the words of `ALTER SYSTEM` would outlast their decision.
 pub fn is_ours(setting: &str) -> bool {
-    const OURS: [&str; 4] = ["synchronous_standby_names", "primary_conninfo", "primary_slot_name", "recovery_target_timeline"];
+    const OURS: [&str; 4] = [
+        "synchronous_standby_names",
+        "primary_conninfo",
+        "primary_slot_name",
+        "recovery_target_timeline",
+    ];
     const YOURS: [&str; 2] = ["pgraft.durability", "pgraft.fence_reads"];
     let setting = setting.to_ascii_lowercase();
-    OURS.contains(&setting.as_str()) || (setting.starts_with("pgraft.") && !YOURS.contains(&setting.as_str()))
+    OURS.contains(&setting.as_str())
+        || (setting.starts_with("pgraft.") && !YOURS.contains(&setting.as_str()))
 }
 
 #[cfg(test)]
@@ -132,8 +142,16 @@ mod tests {
         ];
         for (act, verdicts) in table {
             for (who, wanted) in WHO.into_iter().zip(verdicts) {
-                let facts =
-                    Facts { who, act, in_recovery: false, founding: false, open: false, fence_reads: true, strict: false, waits: true };
+                let facts = Facts {
+                    who,
+                    act,
+                    in_recovery: false,
+                    founding: false,
+                    open: false,
+                    fence_reads: true,
+                    strict: false,
+                    waits: true,
+                };
                 assert_eq!(decide(&facts), wanted, "{facts:?}");
                 assert_eq!(decide(&Facts { open: true, ..facts }), Go);
                 assert_eq!(decide(&Facts { in_recovery: true, ..facts }), Go);
@@ -144,21 +162,31 @@ mod tests {
     #[test]
     fn nobody_commits_behind_a_closed_gate() {
         for facts in all().filter(|f| f.act == Act::Commit && !f.open && !f.in_recovery) {
-            let promises_nothing = facts.who == Who::Maintenance || (facts.founding && facts.who == Who::Local);
+            let promises_nothing =
+                facts.who == Who::Maintenance || (facts.founding && facts.who == Who::Local);
             assert_eq!(decide(&facts) == Verdict::Go, promises_nothing, "{facts:?}");
         }
     }
 
     #[test]
     fn no_client_reads_behind_a_closed_gate_unless_the_setting_says_so() {
-        for facts in all().filter(|f| f.act == Act::Read && f.who == Who::Client && !f.in_recovery) {
-            assert_eq!(decide(&facts) == Verdict::NoReads, !facts.open && facts.fence_reads, "{facts:?}");
+        for facts in all().filter(|f| f.act == Act::Read && f.who == Who::Client && !f.in_recovery)
+        {
+            assert_eq!(
+                decide(&facts) == Verdict::NoReads,
+                !facts.open && facts.fence_reads,
+                "{facts:?}"
+            );
         }
     }
 
     #[test]
     fn whose_settings() {
-        assert!(is_ours("Primary_ConnInfo") && is_ours("pgraft.failover") && is_ours("pgraft.sync_change"));
+        assert!(
+            is_ours("Primary_ConnInfo")
+                && is_ours("pgraft.failover")
+                && is_ours("pgraft.sync_change")
+        );
         assert!(!is_ours("pgraft.durability") && !is_ours("work_mem"));
     }
 
@@ -168,7 +196,8 @@ mod tests {
             for in_recovery in BOTH {
                 let facts = Facts { in_recovery, ..facts };
                 let weak = facts.strict && !facts.waits && facts.act == Act::Commit && !in_recovery;
-                let exempt = facts.who == Who::Maintenance || (facts.founding && facts.who == Who::Local);
+                let exempt =
+                    facts.who == Who::Maintenance || (facts.founding && facts.who == Who::Local);
                 assert_eq!(decide(&facts) == Verdict::TooWeak, weak && !exempt, "{facts:?}");
             }
         }

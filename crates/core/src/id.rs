@@ -32,7 +32,8 @@ impl NodeId {
     }
 }
 
-/// Openraft asks for a default; 1 is the founder's usual id and never stands for "none" here (that is `Option`).
+/// Openraft asks for a default; 1 is the founder's usual id and never stands for "none" here (that
+/// is `Option`).
 impl Default for NodeId {
     fn default() -> Self {
         Self(1)
@@ -58,7 +59,8 @@ impl fmt::Display for NodeId {
     }
 }
 
-/// One cluster, from `pgraft_init()` on. Members of different clusters refuse each other's connections by it.
+/// One cluster, from `pgraft_init()` on. Members of different clusters refuse each other's
+/// connections by it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct ClusterId(pub Uuid);
@@ -69,7 +71,8 @@ impl fmt::Display for ClusterId {
     }
 }
 
-/// One Raft directory, from its first start on: what tells a member from an empty or copied directory under the same node id.
+/// One Raft directory, from its first start on: what tells a member from an empty or copied
+/// directory under the same node id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct InstanceId(pub Uuid);

@@ -1,4 +1,5 @@
-//! `instance.json`: what a node needs to start with nobody to ask. Written by the worker on every change, read by the instance manager.
+//! `instance.json`: what a node needs to start with nobody to ask. Written by the worker on every
+//! change, read by the instance manager.
 
 use serde::{Deserialize, Serialize};
 
@@ -27,10 +28,12 @@ pub struct InstanceFile {
     pub members: Vec<InstanceMember>,
     /// Ids of removed members: what they left behind on the primary (replication slots) can go.
     pub retired: Vec<NodeId>,
-    /// Whether the members decide who is the primary (`pgraft.failover`): a server is started as a standby then, and its worker promotes it.
+    /// Whether the members decide who is the primary (`pgraft.failover`): a server is started as a
+    /// standby then, and its worker promotes it.
     #[serde(default)]
     pub failover: bool,
-    /// Whose history this server's WAL has parted from: it is to be rewound to that node's, or cloned from it.
+    /// Whose history this server's WAL has parted from: it is to be rewound to that node's, or
+    /// cloned from it.
     #[serde(default)]
     pub rewind: Option<NodeId>,
 }

@@ -1,4 +1,5 @@
-//! What pgraft decides, as pure functions of facts: no clock, no IO, no randomness, and the manifest names nothing that has them.
+//! What pgraft decides, as pure functions of facts: no clock, no IO, no randomness, and the
+//! manifest names nothing that has them.
 //!
 //! ```text
 //!  command ──▶ ClusterState::apply ──▶ Outcome | Refusal        every member, in log order (state.rs)
@@ -6,8 +7,8 @@
 //!  NodeStatus, Request/Response, InstanceFile, InstanceConfig   what the parts say to each other
 //! ```
 //!
-//! Called by `pgraft-raft` (apply, next step), by the extension and the instance manager (contracts), and by the operator (the instance
-//! manager's configuration).
+//! Called by `pgraft-raft` (apply, next step), by the extension and the instance manager
+//! (contracts), and by the operator (the instance manager's configuration).
 
 pub mod address;
 pub mod command;
@@ -35,8 +36,10 @@ pub use refusal::{Primary, Refusal};
 pub use state::{ClusterState, Member, Outcome, Role};
 pub use status::{MemberStatus, NodeState, NodeStatus};
 
-/// More voters than this cost more in every commit than they give in safety; whoever joins beyond stays a learner.
+/// More voters than this cost more in every commit than they give in safety; whoever joins beyond
+/// stays a learner.
 pub const MAX_VOTERS: usize = 7;
 
-/// Members of one cluster, learners included: what the shared-memory page of the extension has room for.
+/// Members of one cluster, learners included: what the shared-memory page of the extension has room
+/// for.
 pub const MAX_MEMBERS: usize = 64;

@@ -1,8 +1,10 @@
-//! Whether a Postgres server does what its clients need: it accepts connections, answers statements, flushes WAL and confirms commits. A pure
-//! decision over what was observed, tick by tick; the instance manager observes and carries the verdict out, and the simulation does the same.
+//! Whether a Postgres server does what its clients need: it accepts connections, answers
+//! statements, flushes WAL and confirms commits. A pure decision over what was observed, tick by
+//! tick; the instance manager observes and carries the verdict out, and the simulation does the
+//! same.
 //!
-//! A server that has failed for longer than a bound is killed, which releases its lease: a standby takes over. Time counts only where it is
-//! evidence against the server:
+//! A server that has failed for longer than a bound is killed, which releases its lease: a standby
+//! takes over. Time counts only where it is evidence against the server:
 //!
 //! | what is seen | counts? |
 //! |---|---|
@@ -22,7 +24,8 @@ use std::fmt;
 pub enum Process {
     /// It accepts connections.
     Postmaster,
-    /// Without it no checkpoint is made, and changed `synchronous_standby_names` do not take effect.
+    /// Without it no checkpoint is made, and changed `synchronous_standby_names` do not take
+    /// effect.
     Checkpointer,
     /// It flushes what asynchronous commits have written.
     WalWriter,
@@ -54,7 +57,8 @@ pub enum Commits {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[allow(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub struct Tick {
-    /// Whether the observer was not late: one that was paused or starved says nothing about the server.
+    /// Whether the observer was not late: one that was paused or starved says nothing about the
+    /// server.
     pub on_time: bool,
     /// Whether the server is a primary. Of a standby only the answers count.
     pub primary: bool,
@@ -123,7 +127,8 @@ struct Counts {
 pub struct Judge {
     /// So many ticks in a row are too many.
     bound: u32,
-    /// The server has answered once: before that silence may mean that it is starting, which takes as long as it takes.
+    /// The server has answered once: before that silence may mean that it is starting, which takes
+    /// as long as it takes.
     heard: bool,
     counts: Counts,
 }
@@ -131,7 +136,8 @@ pub struct Judge {
 impl Judge {
     /// Of a server that is being started. A bound below two ticks would condemn it by one failure.
     pub const fn new(bound: u32) -> Self {
-        let counts = Counts { stopped: None, unanswered: 0, not_flushed: 0, senders: 0, unconfirmed: 0 };
+        let counts =
+            Counts { stopped: None, unanswered: 0, not_flushed: 0, senders: 0, unconfirmed: 0 };
         let mut judge = Self { bound, heard: false, counts };
         judge.set_bound(bound);
         judge
@@ -150,7 +156,8 @@ impl Judge {
         let counts = &mut self.counts;
         let matters = |process: &Process| primary || *process == Process::Postmaster;
         counts.stopped = stopped.filter(matters).map(|process| {
-            let before = counts.stopped.filter(|(same, _)| *same == process).map_or(0, |(_, count)| count);
+            let before =
+                counts.stopped.filter(|(same, _)| *same == process).map_or(0, |(_, count)| count);
             (process, before.saturating_add(step))
         });
         count(&mut counts.unanswered, Some(!answered), if starved { 0 } else { step });
@@ -158,7 +165,11 @@ impl Judge {
         let step = if starved { 0 } else { step };
         let as_primary = |known: Option<bool>| if primary { known } else { Some(false) };
         count(&mut counts.not_flushed, as_primary(flushes.map(|flushes| !flushes)), step);
-        count(&mut counts.senders, as_primary(commits.map(|c| c == Commits::Wait { sender_stopped: true })), step);
+        count(
+            &mut counts.senders,
+            as_primary(commits.map(|c| c == Commits::Wait { sender_stopped: true })),
+            step,
+        );
         count(&mut counts.unconfirmed, as_primary(commits.map(|c| c != Commits::Advance)), step);
         self.verdict()
     }
@@ -167,7 +178,11 @@ impl Judge {
         let Counts { stopped, unanswered, not_flushed, senders, unconfirmed } = self.counts;
         let (process, stopped) = stopped.unwrap_or((Process::Postmaster, 0));
         // That is why.
-        let silent = if stopped > 0 && process == Process::Postmaster { Fault::Stopped(process) } else { Fault::Unanswered };
+        let silent = if stopped > 0 && process == Process::Postmaster {
+            Fault::Stopped(process)
+        } else {
+            Fault::Unanswered
+        };
         let all = [
             (Fault::Stopped(process), stopped),
             (silent, if self.heard { unanswered } else { 0 }),
@@ -175,11 +190,15 @@ impl Judge {
             (Fault::SendersStopped, senders),
             (Fault::Unconfirmed, unconfirmed),
         ];
-        if let Some((fault, _)) = all.into_iter().find(|(fault, ticks)| fault.releases() && *ticks >= self.bound) {
+        if let Some((fault, _)) =
+            all.into_iter().find(|(fault, ticks)| fault.releases() && *ticks >= self.bound)
+        {
             return Verdict::Release(fault);
         }
         let suspicious = self.bound.div_ceil(3).max(2);
-        all.into_iter().find(|(_, ticks)| *ticks >= suspicious).map_or(Verdict::Serve, |(fault, _)| Verdict::Suspect(fault))
+        all.into_iter()
+            .find(|(_, ticks)| *ticks >= suspicious)
+            .map_or(Verdict::Serve, |(fault, _)| Verdict::Suspect(fault))
     }
 }
 

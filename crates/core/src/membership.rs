@@ -1,5 +1,6 @@
-//! What the Raft leader does next so that Raft's membership follows the replicated state. One step at a time, each of which a new leader
-//! can take up where the old one stopped, since the step follows from the state and from nothing that a leader remembers.
+//! What the Raft leader does next so that Raft's membership follows the replicated state. One step
+//! at a time, each of which a new leader can take up where the old one stopped, since the step
+//! follows from the state and from nothing that a leader remembers.
 //!
 //! ```text
 //!  join    Learner in the state ──▶ AddLearner ──▶ (caught up) ──▶ Promote ──▶ Voter
@@ -28,7 +29,8 @@ pub struct Facts<'a> {
     pub settled: bool,
     /// Members that answered lately and have all of the log up to the leader's commit index.
     pub caught_up: &'a BTreeSet<NodeId>,
-    /// For how long this member has known of each newcomer that has told nothing about itself yet: it was never reached, or not to its end.
+    /// For how long this member has known of each newcomer that has told nothing about itself yet:
+    /// it was never reached, or not to its end.
     pub unheard: &'a BTreeMap<NodeId, Duration>,
     /// After so long such a newcomer is given up; None: never.
     pub join_timeout: Option<Duration>,
@@ -55,7 +57,8 @@ pub enum Step {
     Transfer(NodeId),
     /// Take a leaving member out.
     Drop(NodeId),
-    /// A member leaves that Raft never had: write the membership once more, for the state to follow it.
+    /// A member leaves that Raft never had: write the membership once more, for the state to follow
+    /// it.
     Confirm,
 }
 
@@ -65,17 +68,24 @@ pub fn next_step(facts: &Facts<'_>) -> Step {
     if raft.joint {
         return Step::FinishJoint;
     }
-    let is_elsewhere = |id: &NodeId, address| raft.contains(*id) && raft.addresses.get(id) != Some(address);
-    if let Some((&moved, _)) = state.members.iter().find(|(id, m)| m.role != Role::Leaving && is_elsewhere(id, &m.address)) {
+    let is_elsewhere =
+        |id: &NodeId, address| raft.contains(*id) && raft.addresses.get(id) != Some(address);
+    if let Some((&moved, _)) =
+        state.members.iter().find(|(id, m)| m.role != Role::Leaving && is_elsewhere(id, &m.address))
+    {
         return Step::Move(moved);
     }
     if let Some((&leaving, _)) = state.members.iter().find(|(_, m)| m.role == Role::Leaving) {
         if !raft.contains(leaving) {
-            // The state follows when an entry is applied; where none is under way (it left before Raft heard of it), one must be written.
+            // The state follows when an entry is applied; where none is under way (it left before
+            // Raft heard of it), one must be written.
             return if *settled { Step::Confirm } else { Step::Nothing };
         }
-        // Its vote goes when no commit waits for it any more, and not while a primary is looked for.
-        if state.reign.as_ref().is_some_and(|r| r.phase == Phase::Recruiting || r.configs.iter().any(|c| c.standbys.contains(&leaving))) {
+        // Its vote goes when no commit waits for it any more, and not while a primary is looked
+        // for.
+        if state.reign.as_ref().is_some_and(|r| {
+            r.phase == Phase::Recruiting || r.configs.iter().any(|c| c.standbys.contains(&leaving))
+        }) {
             return Step::WaitFor(leaving);
         }
         if leaving != *me {
@@ -86,9 +96,12 @@ pub fn next_step(facts: &Facts<'_>) -> Step {
             None => Step::WaitFor(leaving),
         };
     }
-    let newcomers = || state.members.iter().filter(|(_, m)| m.role == Role::Learner).map(|(id, _)| *id);
+    let newcomers =
+        || state.members.iter().filter(|(_, m)| m.role == Role::Learner).map(|(id, _)| *id);
     let told = |id: &NodeId| state.members.get(id).is_some_and(|m| m.told.is_some());
-    let too_long = |id: &NodeId| join_timeout.is_some_and(|limit| unheard.get(id).is_some_and(|since| *since >= limit));
+    let too_long = |id: &NodeId| {
+        join_timeout.is_some_and(|limit| unheard.get(id).is_some_and(|since| *since >= limit))
+    };
     if let Some(lost) = newcomers().find(|id| !told(id) && too_long(id)) {
         return Step::GiveUp(lost);
     }
@@ -102,7 +115,8 @@ pub fn next_step(facts: &Facts<'_>) -> Step {
         return newcomers().next().map_or(Step::Nothing, Step::WaitFor);
     }
     let mut waiting = newcomers().filter(|id| !raft.voters.contains(id)).peekable();
-    // Who has not told which directory it lives in gets no vote: nobody could tell a wiped one from it.
+    // Who has not told which directory it lives in gets no vote: nobody could tell a wiped one from
+    // it.
     match (waiting.clone().find(|id| caught_up.contains(id) && told(id)), waiting.peek()) {
         (Some(ready), _) => Step::Promote(ready),
         (None, Some(&late)) => Step::WaitFor(late),
@@ -115,9 +129,10 @@ pub const fn majority(voters: usize) -> usize {
     voters / 2 + 1
 }
 
-/// Whether a node may join, by what the leader sees. With it as a voter, those who answer must be able to decide: a newcomer that never
-/// comes would otherwise cost the group its last majority. (etcd's rule, `mayAddMember`; and as there a single voter may call a second one.
-/// A newcomer that `answers` counts, since it gets its vote only when it is there.)
+/// Whether a node may join, by what the leader sees. With it as a voter, those who answer must be
+/// able to decide: a newcomer that never comes would otherwise cost the group its last majority.
+/// (etcd's rule, `mayAddMember`; and as there a single voter may call a second one. A newcomer that
+/// `answers` counts, since it gets its vote only when it is there.)
 ///
 /// # Errors
 /// [`Refusal::NoMajorityWith`]
@@ -131,21 +146,29 @@ pub fn may_join(members: &[MemberStatus], node: NodeId, answers: bool) -> Result
     Err(Refusal::NoMajorityWith { node, alive, voters: voters + 1, required })
 }
 
-/// Whether a node may leave, by what the leader sees. The voters that remain must be able to decide without it. A voter that is dead may
-/// always go, and a learner decides nothing.
+/// Whether a node may leave, by what the leader sees. The voters that remain must be able to decide
+/// without it. A voter that is dead may always go, and a learner decides nothing.
 ///
 /// # Errors
 /// [`Refusal::NoMajorityLeft`]
 pub fn may_leave(members: &[MemberStatus], node: NodeId) -> Result<(), Refusal> {
-    let counts = members.iter().any(|m| m.node_id == node && m.role == Role::Voter && m.reachable == Some(true));
+    let counts = members
+        .iter()
+        .any(|m| m.node_id == node && m.role == Role::Voter && m.reachable == Some(true));
     let (voters, alive) = voters_alive(members.iter().filter(|m| m.node_id != node));
     let required = majority(voters);
-    if !counts || alive >= required { Ok(()) } else { Err(Refusal::NoMajorityLeft { node, alive, voters, required }) }
+    if !counts || alive >= required {
+        Ok(())
+    } else {
+        Err(Refusal::NoMajorityLeft { node, alive, voters, required })
+    }
 }
 
 /// How many vote, and how many of them answer.
 fn voters_alive<'a>(members: impl Iterator<Item = &'a MemberStatus>) -> (usize, usize) {
-    members.filter(|m| m.role == Role::Voter).fold((0, 0), |(all, alive), m| (all + 1, alive + usize::from(m.reachable == Some(true))))
+    members
+        .filter(|m| m.role == Role::Voter)
+        .fold((0, 0), |(all, alive), m| (all + 1, alive + usize::from(m.reachable == Some(true))))
 }
 
 #[cfg(test)]

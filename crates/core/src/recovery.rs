@@ -1,7 +1,9 @@
-//! Where a server's recovery starts, and the next transaction id there: from `pg_control`, or from `backup_label` and the WAL. Pure.
+//! Where a server's recovery starts, and the next transaction id there: from `pg_control`, or from
+//! `backup_label` and the WAL. Pure.
 //!
-//! `pg_rewind` and `pg_basebackup` leave a `backup_label`: recovery then starts from its checkpoint, while `pg_control` is a later copy of the
-//! source's. The layout is that of Postgres 15 to 18 (`pg_control.h`, `xlogrecord.h`, `xlog_internal.h`), in the machine's own byte order.
+//! `pg_rewind` and `pg_basebackup` leave a `backup_label`: recovery then starts from its
+//! checkpoint, while `pg_control` is a later copy of the source's. The layout is that of Postgres
+//! 15 to 18 (`pg_control.h`, `xlogrecord.h`, `xlog_internal.h`), in the machine's own byte order.
 
 /// What `backup_label` says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,7 +26,8 @@ pub struct Layout {
 /// So many bytes of a file, from the checkpoint record on, have all of it.
 pub const ENOUGH: u64 = 512;
 
-/// `nextXid` of the last checkpoint, from the content of `global/pg_control`; None for one of another version than 15 to 18.
+/// `nextXid` of the last checkpoint, from the content of `global/pg_control`; None for one of
+/// another version than 15 to 18.
 pub fn control_next_xid(control: &[u8]) -> Option<u64> {
     let known = matches!(number32(control, 8)?, 1300..=1800);
     number64(control, 64).filter(|_| known)
@@ -32,20 +35,36 @@ pub fn control_next_xid(control: &[u8]) -> Option<u64> {
 
 /// Reads `backup_label`.
 pub fn label(text: &str) -> Option<Label> {
-    let value = |key: &str| text.lines().find_map(|line| line.strip_prefix(key)).and_then(|rest| lsn(rest.split_whitespace().next()?));
-    Some(Label { redo: value("START WAL LOCATION: ")?, checkpoint: value("CHECKPOINT LOCATION: ")? })
+    let value = |key: &str| {
+        text.lines()
+            .find_map(|line| line.strip_prefix(key))
+            .and_then(|rest| lsn(rest.split_whitespace().next()?))
+    };
+    Some(Label {
+        redo: value("START WAL LOCATION: ")?,
+        checkpoint: value("CHECKPOINT LOCATION: ")?,
+    })
 }
 
 /// `2/8000060`
 fn lsn(text: &str) -> Option<u64> {
     let (high, low) = text.split_once('/')?;
-    Some(u64::from(u32::from_str_radix(high, 16).ok()?) << 32 | u64::from(u32::from_str_radix(low, 16).ok()?))
+    Some(
+        u64::from(u32::from_str_radix(high, 16).ok()?) << 32
+            | u64::from(u32::from_str_radix(low, 16).ok()?),
+    )
 }
 
 /// The layout that a WAL file's first page states.
 pub fn layout(first_page: &[u8]) -> Option<Layout> {
-    let layout = Layout { segment: number32(first_page, 32)?.into(), page: number32(first_page, 36)?.into() };
-    (layout.segment.is_power_of_two() && layout.page.is_power_of_two() && layout.page >= 1024 && layout.segment >= layout.page)
+    let layout = Layout {
+        segment: number32(first_page, 32)?.into(),
+        page: number32(first_page, 36)?.into(),
+    };
+    (layout.segment.is_power_of_two()
+        && layout.page.is_power_of_two()
+        && layout.page >= 1024
+        && layout.segment >= layout.page)
         .then_some(layout)
 }
 
@@ -59,14 +78,18 @@ pub fn segment(name: &str, layout: Layout) -> Option<(u32, u64)> {
     Some((timeline, u64::from(high) * ((1 << 32) / layout.segment) + u64::from(low)))
 }
 
-/// `nextXid` of the checkpoint record of a label; `raw` is WAL from [`Label::checkpoint`] on, as it is in the files. None where there is another
-/// record, or a checkpoint with another redo position.
+/// `nextXid` of the checkpoint record of a label; `raw` is WAL from [`Label::checkpoint`] on, as it
+/// is in the files. None where there is another record, or a checkpoint with another redo position.
 pub fn checkpoint_next_xid(raw: &[u8], label: Label, layout: Layout) -> Option<u64> {
     let record = without_page_headers(raw, label.checkpoint, layout);
-    // The header: length, transaction, the previous record, what it is, whose it is, checksum. Then the kind of data and its length.
+    // The header: length, transaction, the previous record, what it is, whose it is, checksum. Then
+    // the kind of data and its length.
     let (what, of) = (record.get(16)? & 0xF0, *record.get(17)?);
     let data = record.get(26..)?;
-    let is_checkpoint = of == 0 && matches!(what, 0x00 | 0x10) && *record.get(24)? == 255 && number64(data, 0)? == label.redo;
+    let is_checkpoint = of == 0
+        && matches!(what, 0x00 | 0x10)
+        && *record.get(24)? == 255
+        && number64(data, 0)? == label.redo;
     number64(data, 24).filter(|xid| is_checkpoint && *xid > 2)
 }
 
@@ -75,7 +98,8 @@ fn without_page_headers(raw: &[u8], from: u64, layout: Layout) -> Vec<u8> {
     let (mut kept, mut at, mut rest) = (Vec::new(), from, raw);
     while !rest.is_empty() {
         let skipped = if at.is_multiple_of(layout.page) { header(at) } else { 0 };
-        let page = usize::try_from(layout.page - at % layout.page).unwrap_or(usize::MAX).min(rest.len());
+        let page =
+            usize::try_from(layout.page - at % layout.page).unwrap_or(usize::MAX).min(rest.len());
         let (now, later) = rest.split_at(page);
         kept.extend_from_slice(now.get(skipped..).unwrap_or_default());
         (at, rest) = (at + page as u64, later);
@@ -125,10 +149,13 @@ mod tests {
 
     #[test]
     fn a_label_is_read() {
-        let text =
-            "START WAL LOCATION: 2/8000028 (file 000000010000000200000080)\nCHECKPOINT LOCATION: 2/8000080\nBACKUP METHOD: pg_rewind\n";
+        let text = "START WAL LOCATION: 2/8000028 (file 000000010000000200000080)\nCHECKPOINT LOCATION: 2/8000080\nBACKUP METHOD: pg_rewind\n";
         assert_eq!(label(text), Some(Label { redo: 0x2_0800_0028, checkpoint: 0x2_0800_0080 }));
-        for broken in ["", "START WAL LOCATION: 2/8000028\n", "START WAL LOCATION: x/1\nCHECKPOINT LOCATION: 1/1\n"] {
+        for broken in [
+            "",
+            "START WAL LOCATION: 2/8000028\n",
+            "START WAL LOCATION: x/1\nCHECKPOINT LOCATION: 1/1\n",
+        ] {
             assert_eq!(label(broken), None, "{broken}");
         }
     }
@@ -136,7 +163,10 @@ mod tests {
     #[test]
     fn a_file_name_is_a_position() {
         assert_eq!(segment("0000000300000002000000A1", LAYOUT), Some((3, 2 * 256 + 0xA1)));
-        assert_eq!(segment("00000003000000020000000A", Layout { segment: 256 << 20, ..LAYOUT }), Some((3, 2 * 16 + 10)));
+        assert_eq!(
+            segment("00000003000000020000000A", Layout { segment: 256 << 20, ..LAYOUT }),
+            Some((3, 2 * 16 + 10))
+        );
         for other in ["0000000300000002000000A1.partial", "00000003.history", "archive_status"] {
             assert_eq!(segment(other, LAYOUT), None);
         }

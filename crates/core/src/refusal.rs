@@ -1,14 +1,22 @@
 //! Every "no" that a caller can hear, with its SQLSTATE, its words and the next step to take.
 //!
-//! One place for all of them: the extension turns a refusal into an `ERROR`, the operator reads the SQLSTATE, the docs list them.
+//! One place for all of them: the extension turns a refusal into an `ERROR`, the operator reads the
+//! SQLSTATE, the docs list them.
 
 use serde::{Deserialize, Serialize};
 
 use crate::{Address, ClusterId, NodeId};
 
-/// Why a command was not carried out. Nothing has changed when one of these comes back, except where its own words say otherwise.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error, strum::EnumDiscriminants)]
-#[strum_discriminants(name(RefusalKind), doc = "The refusals without what they carry.", derive(strum::EnumIter))]
+/// Why a command was not carried out. Nothing has changed when one of these comes back, except
+/// where its own words say otherwise.
+#[derive(
+    Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error, strum::EnumDiscriminants,
+)]
+#[strum_discriminants(
+    name(RefusalKind),
+    doc = "The refusals without what they carry.",
+    derive(strum::EnumIter)
+)]
 #[serde(rename_all = "snake_case")]
 pub enum Refusal {
     /// A node id outside 1..=2147483647.
@@ -35,19 +43,25 @@ pub enum Refusal {
     #[error("this node is in no pgraft cluster yet")]
     NotInitialized,
     /// `pgraft_add_node` on another node than the leader: the words that users know.
-    #[error("Cannot add node - this node is not the leader. Node addition must be performed on the leader.")]
+    #[error(
+        "Cannot add node - this node is not the leader. Node addition must be performed on the leader."
+    )]
     AddOnFollower {
         /// The leader, when this node knows one.
         leader: Option<(NodeId, Address)>,
     },
     /// `pgraft_remove_node` on another node than the leader.
-    #[error("Cannot remove node - this node is not the leader. Node removal must be performed on the leader.")]
+    #[error(
+        "Cannot remove node - this node is not the leader. Node removal must be performed on the leader."
+    )]
     RemoveOnFollower {
         /// The leader, when this node knows one.
         leader: Option<(NodeId, Address)>,
     },
     /// `pgraft_set_address` on another node than the leader.
-    #[error("Cannot set address - this node is not the leader. Addresses must be changed on the leader.")]
+    #[error(
+        "Cannot set address - this node is not the leader. Addresses must be changed on the leader."
+    )]
     SetAddressOnFollower {
         /// The leader, when this node knows one.
         leader: Option<(NodeId, Address)>,
@@ -96,7 +110,9 @@ pub enum Refusal {
     #[error("node {0} is the primary and can't be removed")]
     IsPrimary(NodeId),
     /// Removing this node would leave a group that can't decide anything.
-    #[error("removing node {node} would leave {alive} reachable of {voters} voters, and {required} are needed")]
+    #[error(
+        "removing node {node} would leave {alive} reachable of {voters} voters, and {required} are needed"
+    )]
     NoMajorityLeft {
         /// Who was to leave.
         node: NodeId,
@@ -107,8 +123,11 @@ pub enum Refusal {
         /// The majority of them.
         required: usize,
     },
-    /// With this node as a voter the group could not decide anything: too many do not answer, the newcomer among them.
-    #[error("adding node {node} would make {alive} reachable of {voters} voters, and {required} are needed")]
+    /// With this node as a voter the group could not decide anything: too many do not answer, the
+    /// newcomer among them.
+    #[error(
+        "adding node {node} would make {alive} reachable of {voters} voters, and {required} are needed"
+    )]
     NoMajorityWith {
         /// Who was to join.
         node: NodeId,
@@ -122,14 +141,17 @@ pub enum Refusal {
     /// More members than the status page has room for.
     #[error("the cluster already has {0} members, which is the most it can have")]
     TooManyMembers(usize),
-    /// No majority confirmed the entry in time. It may still be committed later, once a majority is back.
+    /// No majority confirmed the entry in time. It may still be committed later, once a majority is
+    /// back.
     #[error("no majority of the voters confirmed the change within {seconds} s")]
     NoQuorum {
         /// How long was waited.
         seconds: u64,
     },
     /// The change is committed and goes on by itself, but was not complete in time.
-    #[error("the change is committed but not complete after {seconds} s: it goes on in the background")]
+    #[error(
+        "the change is committed but not complete after {seconds} s: it goes on in the background"
+    )]
     StillUnderWay {
         /// How long was waited.
         seconds: u64,
@@ -178,10 +200,14 @@ pub enum Refusal {
     #[error("pgraft takes no writes here: this server does not hold the lease of the primary")]
     NoWrites(Primary),
     /// A read where the primary's lease is not.
-    #[error("pgraft answers no reads here: this server does not hold the lease of the primary, and what it knows may be out of date")]
+    #[error(
+        "pgraft answers no reads here: this server does not hold the lease of the primary, and what it knows may be out of date"
+    )]
     NoReads(Primary),
     /// A commit that a failover could lose, under `pgraft.durability = strict`.
-    #[error("pgraft.durability is strict, and a commit with synchronous_commit = {0} does not wait for a standby's disk")]
+    #[error(
+        "pgraft.durability is strict, and a commit with synchronous_commit = {0} does not wait for a standby's disk"
+    )]
     TooWeak(String),
     /// A setting that the group decides.
     #[error("\"{0}\" is pgraft's to set")]
@@ -212,7 +238,10 @@ impl Primary {
     fn hint(&self) -> String {
         match self {
             Self::Nobody => "The members are choosing a primary; try again.".into(),
-            Self::This => "This server is the primary, and waits for a majority of the members; try again.".into(),
+            Self::This => {
+                "This server is the primary, and waits for a majority of the members; try again."
+                    .into()
+            }
             Self::Other { node, at: Some(at) } => format!("The primary is node {node} ({at})."),
             Self::Other { node, at: None } => format!("The primary is node {node}."),
         }
@@ -225,11 +254,19 @@ fn nodes(ids: &[NodeId]) -> String {
 }
 
 impl Refusal {
-    /// Stable, so that drivers and the operator can act on it. Class 55 and 22 are Postgres' own; `PGR..` are ours.
+    /// Stable, so that drivers and the operator can act on it. Class 55 and 22 are Postgres' own;
+    /// `PGR..` are ours.
     pub const fn sqlstate(&self) -> &'static str {
         match self {
-            Self::BadNodeId(_) | Self::BadAddress { .. } | Self::BadPort(_) | Self::Unresolvable(_) => "22023",
-            Self::AlreadyInitialized(_) | Self::NotInitialized | Self::FailoverIsOff | Self::TooWeak(_) | Self::PromotedByHand => "55000",
+            Self::BadNodeId(_)
+            | Self::BadAddress { .. }
+            | Self::BadPort(_)
+            | Self::Unresolvable(_) => "22023",
+            Self::AlreadyInitialized(_)
+            | Self::NotInitialized
+            | Self::FailoverIsOff
+            | Self::TooWeak(_)
+            | Self::PromotedByHand => "55000",
             Self::AddOnFollower { .. }
             | Self::RemoveOnFollower { .. }
             | Self::SetAddressOnFollower { .. }
@@ -238,7 +275,10 @@ impl Refusal {
             Self::IdRetired(_) | Self::OtherDirectory(_) => "PGR02",
             Self::UnknownNode(_) => "42704",
             Self::JoinUnderWay(_) | Self::RemovalUnderWay(_) => "PGR03",
-            Self::IsPrimary(_) | Self::NoMajorityLeft { .. } | Self::NoMajorityWith { .. } | Self::HasCome(_) => "55006",
+            Self::IsPrimary(_)
+            | Self::NoMajorityLeft { .. }
+            | Self::NoMajorityWith { .. }
+            | Self::HasCome(_) => "55006",
             Self::PrimaryChanging
             | Self::HasNoVote(_)
             | Self::Unreachable(_)
@@ -252,7 +292,8 @@ impl Refusal {
             Self::Stopped(_) => "PGR06",
             // What drivers and poolers know as "not here, try the next server".
             Self::NoWrites(_) => "25006",
-            // Postgres' own for a server that can't answer at the moment: poolers drop the connection.
+            // Postgres' own for a server that can't answer at the moment: poolers drop the
+            // connection.
             Self::NoReads(_) => "57P03",
             Self::OurSetting(_) => "55P02",
         }

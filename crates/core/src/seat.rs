@@ -1,6 +1,8 @@
-//! Who is the primary, as one member has applied it: what the read-write gateways go by, and tell each other.
+//! Who is the primary, as one member has applied it: what the read-write gateways go by, and tell
+//! each other.
 //!
-//! Every member applies the same entries in the same order, so that of two words about one cluster the one that has applied more is right.
+//! Every member applies the same entries in the same order, so that of two words about one cluster
+//! the one that has applied more is right.
 
 use serde::{Deserialize, Serialize};
 
@@ -20,8 +22,8 @@ pub struct Seat {
     pub primary: NodeId,
     /// Its Postgres server, once it has told the group.
     pub postgres: Option<Address>,
-    /// Whether it takes writes: false while a successor is looked for, and until its standbys have what it has. A member that has heard of the primary's
-    /// end says no before the log does.
+    /// Whether it takes writes: false while a successor is looked for, and until its standbys have
+    /// what it has. A member that has heard of the primary's end says no before the log does.
     pub settled: bool,
 }
 

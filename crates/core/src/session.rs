@@ -1,7 +1,8 @@
 //! What each session that pgraft opens sets in its startup packet. Pure.
 //!
-//! Settings of a role, a database or the configuration file apply to every session that does not set them itself. A session of ours sets all that
-//! would change its answers or end it. The startup packet outranks `ALTER ROLE ... SET`, `ALTER DATABASE ... SET` and the files, and is read before
+//! Settings of a role, a database or the configuration file apply to every session that does not
+//! set them itself. A session of ours sets all that would change its answers or end it. The startup
+//! packet outranks `ALTER ROLE ... SET`, `ALTER DATABASE ... SET` and the files, and is read before
 //! the first statement.
 //!
 //! ```text
@@ -18,7 +19,8 @@ pub const NEWEST: u32 = 17;
 pub enum Session<'a> {
     /// The superuser on the local server, to read: readiness, status and metrics.
     Probe,
-    /// The superuser on the local server, to write: roles, databases, grants, slots. Carries passwords' verifiers.
+    /// The superuser on the local server, to write: roles, databases, grants, slots. Carries
+    /// passwords' verifiers.
     Duties {
         /// Whether its commits wait for standbys.
         waits: bool,
@@ -30,7 +32,8 @@ pub enum Session<'a> {
         /// `wal_sender_timeout`.
         sender_timeout: &'a str,
     },
-    /// The replication role on the primary: a walreceiver, and the worker that copies logical slots.
+    /// The replication role on the primary: a walreceiver, and the worker that copies logical
+    /// slots.
     Standby {
         /// `wal_sender_timeout`.
         sender_timeout: &'a str,
@@ -63,8 +66,10 @@ const ALL: &[Setting] = &[
     ("transform_null_equals", "off", OLDEST),
 ];
 
-/// Of standbys: what could end a walsender, or what a slot sync worker asks. A server keeps 1023 bytes of `primary_conninfo` and cuts off the rest
-/// (`MAXCONNINFO` in walreceiver.h), so that nothing stands here that libpqwalreceiver sets itself (`search_path`) or a walsender does not look at.
+/// Of standbys: what could end a walsender, or what a slot sync worker asks. A server keeps 1023
+/// bytes of `primary_conninfo` and cuts off the rest (`MAXCONNINFO` in walreceiver.h), so that
+/// nothing stands here that libpqwalreceiver sets itself (`search_path`) or a walsender does not
+/// look at.
 const STANDBY: &[Setting] = &[
     ("role", "none", OLDEST),
     ("client_encoding", "UTF8", OLDEST),
@@ -76,10 +81,14 @@ const STANDBY: &[Setting] = &[
 ];
 
 /// Of superusers' sessions. Another role may not set them: the server would refuse the connection.
-const SUPERUSER: &[Setting] =
-    &[("event_triggers", "off", 17), ("session_preload_libraries", "", OLDEST), ("session_replication_role", "origin", OLDEST)];
+const SUPERUSER: &[Setting] = &[
+    ("event_triggers", "off", 17),
+    ("session_preload_libraries", "", OLDEST),
+    ("session_replication_role", "origin", OLDEST),
+];
 
-/// Of sessions that write: what they create is where Postgres puts it by default, and neither a log nor a view shows their statements.
+/// Of sessions that write: what they create is where Postgres puts it by default, and neither a log
+/// nor a view shows their statements.
 const DUTIES: &[Setting] = &[
     ("auto_explain.log_min_duration", "-1", OLDEST),
     ("debug_print_parse", "off", OLDEST),
@@ -111,9 +120,16 @@ impl Session<'_> {
             Self::Program { .. } | Self::Standby { .. } => ("0", "0", "0"),
             Self::Operator => ("15s", "10s", "60s"),
         };
-        let timeouts = [("statement_timeout", statement, OLDEST), ("lock_timeout", lock, OLDEST), ("idle_session_timeout", idle, OLDEST)];
-        let mut settings: Vec<Setting> =
-            if matches!(self, Self::Standby { .. }) { STANDBY.to_vec() } else { ALL.iter().copied().chain(timeouts).collect() };
+        let timeouts = [
+            ("statement_timeout", statement, OLDEST),
+            ("lock_timeout", lock, OLDEST),
+            ("idle_session_timeout", idle, OLDEST),
+        ];
+        let mut settings: Vec<Setting> = if matches!(self, Self::Standby { .. }) {
+            STANDBY.to_vec()
+        } else {
+            ALL.iter().copied().chain(timeouts).collect()
+        };
         match self {
             Self::Probe => settings.extend(SUPERUSER),
             Self::Duties { waits } => {
@@ -123,14 +139,23 @@ impl Session<'_> {
                 settings.extend(if waits {
                     [("synchronous_commit", "on", OLDEST)].as_slice()
                 } else {
-                    [("synchronous_commit", "local", OLDEST), ("pgraft.durability", "quorum", OLDEST)].as_slice()
+                    [
+                        ("synchronous_commit", "local", OLDEST),
+                        ("pgraft.durability", "quorum", OLDEST),
+                    ]
+                    .as_slice()
                 });
             }
             Self::Source | Self::Program { .. } | Self::Standby { .. } | Self::Operator => {}
         }
-        let known = settings.into_iter().filter(|(_, _, since)| *since <= major).map(|(name, value, _)| (name, value.to_owned()));
+        let known = settings
+            .into_iter()
+            .filter(|(_, _, since)| *since <= major)
+            .map(|(name, value, _)| (name, value.to_owned()));
         let sender = match self {
-            Self::Program { sender_timeout } | Self::Standby { sender_timeout } => Some(("wal_sender_timeout", sender_timeout.to_owned())),
+            Self::Program { sender_timeout } | Self::Standby { sender_timeout } => {
+                Some(("wal_sender_timeout", sender_timeout.to_owned()))
+            }
             Self::Probe | Self::Duties { .. } | Self::Source | Self::Operator => None,
         };
         known.chain(sender).collect()
@@ -143,9 +168,18 @@ impl Session<'_> {
     }
 }
 
-/// Blanks separate the options, and a backslash takes the meaning from a blank and from a backslash.
+/// Blanks separate the options, and a backslash takes the meaning from a blank and from a
+/// backslash.
 fn escaped(value: &str) -> String {
-    value.chars().flat_map(|c| (c == '\\' || c.is_ascii_whitespace() || c == '\u{b}').then_some('\\').into_iter().chain([c])).collect()
+    value
+        .chars()
+        .flat_map(|c| {
+            (c == '\\' || c.is_ascii_whitespace() || c == '\u{b}')
+                .then_some('\\')
+                .into_iter()
+                .chain([c])
+        })
+        .collect()
 }
 
 #[cfg(test)]
@@ -171,16 +205,23 @@ mod tests {
     fn what_a_standby_sets_is_short() {
         let options = Session::Standby { sender_timeout: "5s" }.options(NEWEST);
         assert!(options.len() < 200, "{}: {options}", options.len());
-        for name in
-            ["role", "statement_timeout", "idle_session_timeout", "transaction_timeout", "wal_sender_timeout", "local_preload_libraries"]
-        {
+        for name in [
+            "role",
+            "statement_timeout",
+            "idle_session_timeout",
+            "transaction_timeout",
+            "wal_sender_timeout",
+            "local_preload_libraries",
+        ] {
             assert!(options.contains(&format!("-c {name}=")), "{name}: {options}");
         }
     }
 
     #[test]
     fn the_table() {
-        for session in KINDS.into_iter().filter(|session| !matches!(session, Session::Standby { .. })) {
+        for session in
+            KINDS.into_iter().filter(|session| !matches!(session, Session::Standby { .. }))
+        {
             for (name, wanted) in [
                 ("search_path", "pg_catalog, pg_temp"),
                 ("role", "none"),
@@ -197,10 +238,19 @@ mod tests {
             }
             let superuser = matches!(session, Session::Probe | Session::Duties { .. });
             for (name, _, _) in SUPERUSER {
-                assert_eq!(value(session, name).is_some(), superuser, "{session:?} {name}: others may not set it");
+                assert_eq!(
+                    value(session, name).is_some(),
+                    superuser,
+                    "{session:?} {name}: others may not set it"
+                );
             }
-            let names: Vec<_> = session.settings(NEWEST).into_iter().map(|(name, _)| name).collect();
-            assert_eq!(names.len(), names.iter().collect::<BTreeSet<_>>().len(), "{session:?} sets one twice");
+            let names: Vec<_> =
+                session.settings(NEWEST).into_iter().map(|(name, _)| name).collect();
+            assert_eq!(
+                names.len(),
+                names.iter().collect::<BTreeSet<_>>().len(),
+                "{session:?} sets one twice"
+            );
             assert!(session.options(NEWEST).len() < 2000, "a startup packet has an end");
         }
     }
@@ -212,16 +262,29 @@ mod tests {
             assert_eq!(value(session, "log_statement").is_some(), carries, "{session:?}");
             assert_eq!(value(session, "track_activities").is_some(), carries, "{session:?}");
         }
-        assert_eq!(value(Session::Duties { waits: true }, "synchronous_commit").as_deref(), Some("on"));
-        assert_eq!(value(Session::Duties { waits: false }, "synchronous_commit").as_deref(), Some("local"));
+        assert_eq!(
+            value(Session::Duties { waits: true }, "synchronous_commit").as_deref(),
+            Some("on")
+        );
+        assert_eq!(
+            value(Session::Duties { waits: false }, "synchronous_commit").as_deref(),
+            Some("local")
+        );
     }
 
     #[test]
     fn what_a_version_does_not_have_is_left_out() {
         for session in KINDS {
             let (old, new) = (session.options(OLDEST), session.options(NEWEST));
-            assert!(!old.contains("transaction_timeout=") || old.contains("idle_in_transaction"), "{old}");
-            assert!(!old.contains("-c transaction_timeout=") && new.contains("-c transaction_timeout=0"), "{session:?}");
+            assert!(
+                !old.contains("transaction_timeout=") || old.contains("idle_in_transaction"),
+                "{old}"
+            );
+            assert!(
+                !old.contains("-c transaction_timeout=")
+                    && new.contains("-c transaction_timeout=0"),
+                "{session:?}"
+            );
             assert!(!old.contains("event_triggers"), "{session:?}");
         }
     }
@@ -230,8 +293,14 @@ mod tests {
     fn blanks_and_backslashes_stay_in_their_value() {
         assert_eq!(escaped("a b\\c\n"), "a\\ b\\\\c\\\n");
         let options = Session::Program { sender_timeout: "5 s" }.options(OLDEST);
-        assert!(options.starts_with("-c search_path=pg_catalog,\\ pg_temp -c role=none "), "{options}");
-        assert!(options.contains("-c default_transaction_isolation=read\\ committed ") && options.ends_with("-c wal_sender_timeout=5\\ s"));
+        assert!(
+            options.starts_with("-c search_path=pg_catalog,\\ pg_temp -c role=none "),
+            "{options}"
+        );
+        assert!(
+            options.contains("-c default_transaction_isolation=read\\ committed ")
+                && options.ends_with("-c wal_sender_timeout=5\\ s")
+        );
         assert!(options.contains("-c local_preload_libraries= "), "{options}");
     }
 }

@@ -1,5 +1,5 @@
-//! The replicated state, and what each command makes of it. Every member applies the same commands in the same order, so `apply` looks at
-//! nothing but the state and the command.
+//! The replicated state, and what each command makes of it. Every member applies the same commands
+//! in the same order, so `apply` looks at nothing but the state and the command.
 
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,7 +19,8 @@ pub struct ClusterState {
     pub last_failover: Option<LastFailover>,
     /// Who is in.
     pub members: BTreeMap<NodeId, Member>,
-    /// Who was in. Their ids are spent: a wiped node that came back under its old id could vote twice in one term.
+    /// Who was in. Their ids are spent: a wiped node that came back under its old id could vote
+    /// twice in one term.
     pub retired: BTreeSet<NodeId>,
 }
 
@@ -109,9 +110,10 @@ impl ClusterState {
             Command::Remove { node } => self.remove(*node),
             Command::JoinExpired { node } => self.join_expired(*node),
             Command::SetAddress { node, address } => self.set_address(*node, address),
-            Command::Describe { node, instance, postgres, zone } => {
-                self.describe(*node, Told { instance: *instance, postgres: postgres.clone(), zone: zone.clone() })
-            }
+            Command::Describe { node, instance, postgres, zone } => self.describe(
+                *node,
+                Told { instance: *instance, postgres: postgres.clone(), zone: zone.clone() },
+            ),
             Command::Recruit { .. }
             | Command::Appoint { .. }
             | Command::Force { .. }
@@ -143,14 +145,23 @@ impl ClusterState {
             Command::Recruit { epoch, .. } => reign.recruit(*epoch),
             Command::Appoint { epoch, primary } => reign.appoint(*epoch, *primary, &voters),
             Command::Force { epoch, primary } => reign.force(*epoch, *primary, &voters),
-            Command::Retarget { epoch, change, standbys } => reign.retarget(*epoch, *change, standbys.clone()),
+            Command::Retarget { epoch, change, standbys } => {
+                reign.retarget(*epoch, *change, standbys.clone())
+            }
             Command::Settle { epoch, change, .. } => reign.settle(*epoch, *change),
             _ => return Ok(Outcome::AlreadySo),
         }
         .map_err(|_| Refusal::MovedOn)?;
         match command {
             Command::Recruit { epoch, reason, at_ms } => {
-                let begun = LastFailover { epoch: *epoch, from: was.primary, to: None, reason: *reason, began_ms: *at_ms, ended_ms: None };
+                let begun = LastFailover {
+                    epoch: *epoch,
+                    from: was.primary,
+                    to: None,
+                    reason: *reason,
+                    began_ms: *at_ms,
+                    ended_ms: None,
+                };
                 self.last_failover = Some(begun);
             }
             Command::Force { .. } => {
@@ -168,13 +179,18 @@ impl ClusterState {
         Ok(if self.reign.as_ref() == Some(&was) { Outcome::AlreadySo } else { Outcome::Changed })
     }
 
-    /// Follows Raft's own membership: a learner that votes now is a voter, and a leaving member that is out is retired.
+    /// Follows Raft's own membership: a learner that votes now is a voter, and a leaving member
+    /// that is out is retired.
     pub fn apply_membership(&mut self, raft: &RaftMembership) {
         if raft.joint {
             return; // neither half is in force alone
         }
-        let gone: Vec<NodeId> =
-            self.members.iter().filter(|(id, m)| m.role == Role::Leaving && !raft.contains(**id)).map(|(id, _)| *id).collect();
+        let gone: Vec<NodeId> = self
+            .members
+            .iter()
+            .filter(|(id, m)| m.role == Role::Leaving && !raft.contains(**id))
+            .map(|(id, _)| *id)
+            .collect();
         for id in gone {
             self.members.remove(&id);
             self.retired.insert(id);
@@ -186,7 +202,8 @@ impl ClusterState {
         }
     }
 
-    /// The change that is not finished, if there is one: a removal, or a newcomer that is to vote and does not yet.
+    /// The change that is not finished, if there is one: a removal, or a newcomer that is to vote
+    /// and does not yet.
     pub fn change_under_way(&self) -> Option<Refusal> {
         if let Some((id, _)) = self.members.iter().find(|(_, m)| m.role == Role::Leaving) {
             return Some(Refusal::RemovalUnderWay(*id));
@@ -194,7 +211,10 @@ impl ClusterState {
         if self.voters() >= MAX_VOTERS {
             return None; // who joins now stays a learner
         }
-        self.members.iter().find(|(_, m)| m.role == Role::Learner).map(|(id, _)| Refusal::JoinUnderWay(*id))
+        self.members
+            .iter()
+            .find(|(_, m)| m.role == Role::Learner)
+            .map(|(id, _)| Refusal::JoinUnderWay(*id))
     }
 
     /// How many members vote or are on their way out of voting.
@@ -209,13 +229,19 @@ impl ClusterState {
         members.max(retired).map_or(1, |id| id.get().saturating_add(1))
     }
 
-    fn init(&mut self, cluster: ClusterId, node: NodeId, address: &Address) -> Result<Outcome, Refusal> {
+    fn init(
+        &mut self,
+        cluster: ClusterId,
+        node: NodeId,
+        address: &Address,
+    ) -> Result<Outcome, Refusal> {
         if let Some(existing) = self.cluster {
             return Err(Refusal::AlreadyInitialized(existing));
         }
         self.cluster = Some(cluster);
         self.reign = Some(Reign::of_founder(node));
-        self.members.insert(node, Member { address: address.clone(), role: Role::Voter, told: None });
+        self.members
+            .insert(node, Member { address: address.clone(), role: Role::Voter, told: None });
         Ok(Outcome::Changed)
     }
 
@@ -241,7 +267,8 @@ impl ClusterState {
         if self.members.len() >= MAX_MEMBERS {
             return Err(Refusal::TooManyMembers(self.members.len()));
         }
-        self.members.insert(node, Member { address: address.clone(), role: Role::Learner, told: None });
+        self.members
+            .insert(node, Member { address: address.clone(), role: Role::Learner, told: None });
         Ok(Outcome::Changed)
     }
 
@@ -256,7 +283,9 @@ impl ClusterState {
             return Err(Refusal::IsPrimary(node));
         }
         let change = self.change_under_way();
-        let Some(member) = self.members.get_mut(&node) else { return Err(Refusal::UnknownNode(node)) };
+        let Some(member) = self.members.get_mut(&node) else {
+            return Err(Refusal::UnknownNode(node));
+        };
         match (member.role, change) {
             (Role::Leaving, _) => Ok(Outcome::AlreadySo),
             // A newcomer that never arrives must not bar its own way out.
@@ -277,7 +306,9 @@ impl ClusterState {
         if self.retired.contains(&node) {
             return Ok(Outcome::AlreadySo);
         }
-        let Some(member) = self.members.get_mut(&node) else { return Err(Refusal::UnknownNode(node)) };
+        let Some(member) = self.members.get_mut(&node) else {
+            return Err(Refusal::UnknownNode(node));
+        };
         match member.role {
             Role::Leaving => Ok(Outcome::AlreadySo),
             Role::Learner if member.told.is_none() => {
@@ -288,15 +319,20 @@ impl ClusterState {
         }
     }
 
-    /// Also while another node joins or leaves: no vote changes, and it may be the newcomer whose address was wrong.
+    /// Also while another node joins or leaves: no vote changes, and it may be the newcomer whose
+    /// address was wrong.
     fn set_address(&mut self, node: NodeId, address: &Address) -> Result<Outcome, Refusal> {
         if self.cluster.is_none() {
             return Err(Refusal::NotInitialized);
         }
-        if let Some((other, _)) = self.members.iter().find(|(id, m)| **id != node && m.address == *address) {
+        if let Some((other, _)) =
+            self.members.iter().find(|(id, m)| **id != node && m.address == *address)
+        {
             return Err(Refusal::AddressTaken { address: address.clone(), node: *other });
         }
-        let Some(member) = self.members.get_mut(&node) else { return Err(Refusal::UnknownNode(node)) };
+        let Some(member) = self.members.get_mut(&node) else {
+            return Err(Refusal::UnknownNode(node));
+        };
         match member.role {
             Role::Leaving => Err(Refusal::RemovalUnderWay(node)),
             Role::Learner | Role::Voter if member.address == *address => Ok(Outcome::AlreadySo),
@@ -308,11 +344,15 @@ impl ClusterState {
     }
 
     fn describe(&mut self, node: NodeId, told: Told) -> Result<Outcome, Refusal> {
-        let Some(member) = self.members.get_mut(&node) else { return Err(Refusal::UnknownNode(node)) };
+        let Some(member) = self.members.get_mut(&node) else {
+            return Err(Refusal::UnknownNode(node));
+        };
         match &member.told {
             Some(known) if *known == told => return Ok(Outcome::AlreadySo),
             // A member has one directory for life: another one has forgotten whom it voted for.
-            Some(known) if known.instance != told.instance => return Err(Refusal::OtherDirectory(node)),
+            Some(known) if known.instance != told.instance => {
+                return Err(Refusal::OtherDirectory(node));
+            }
             _ => {}
         }
         member.told = Some(told);

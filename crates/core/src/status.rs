@@ -1,5 +1,5 @@
-//! What one node knows about itself and its cluster: published by the worker, read from shared memory, over the control socket and by the
-//! instance manager's `/status`.
+//! What one node knows about itself and its cluster: published by the worker, read from shared
+//! memory, over the control socket and by the instance manager's `/status`.
 
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -81,7 +81,8 @@ pub struct FailoverStatus {
     pub timeline: u32,
     /// What this node is doing about it, in a few words.
     pub step: String,
-    /// Primary only: for how many more milliseconds its lease stands; None where its gate is closed.
+    /// Primary only: for how many more milliseconds its lease stands; None where its gate is
+    /// closed.
     pub gate_ms: Option<u64>,
     /// Whose word or confirmation is waited for.
     pub waits_for: Vec<NodeId>,
@@ -93,7 +94,8 @@ pub struct FailoverStatus {
     pub last: Option<LastFailover>,
 }
 
-/// One member, as this node sees it. The fields that are `Option` are known to the leader only, or not yet told by the member.
+/// One member, as this node sees it. The fields that are `Option` are known to the leader only, or
+/// not yet told by the member.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MemberStatus {
     /// Its id.
@@ -122,7 +124,8 @@ pub struct MemberStatus {
     pub lag_bytes: Option<u64>,
 }
 
-/// The end of a server's WAL: what it has flushed as a primary, or received and flushed as a standby.
+/// The end of a server's WAL: what it has flushed as a primary, or received and flushed as a
+/// standby.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct WalPosition {
     /// Timeline of the last record. First, because it orders before the LSN.
@@ -143,7 +146,9 @@ pub struct WalProgress {
 impl WalProgress {
     /// How many bytes of WAL that end there it has not, or has not replayed.
     pub fn lacks(&self, end: u64) -> u64 {
-        end.saturating_sub(self.replayed.map_or(self.end.lsn, |replayed| replayed.min(self.end.lsn)))
+        end.saturating_sub(
+            self.replayed.map_or(self.end.lsn, |replayed| replayed.min(self.end.lsn)),
+        )
     }
 }
 

@@ -1,17 +1,23 @@
 //! Which two-phase state files recovery must not find. Pure.
 //!
-//! Recovery loads every file of `pg_twophase` before it reads WAL, and discards those whose transaction is not older than `nextXid` of the
-//! checkpoint that it starts from: the PREPARE record is in the WAL behind that checkpoint. Postgres 17 and 18 compute the wrong name for such
-//! a file, leave it where it is, and then skip the PREPARE record, since the file exists (`twophase.c`: `ProcessTwoPhaseBuffer`,
-//! `AdjustToFullTransactionId`, `PrepareRedoAdd`). The prepared transaction and its locks are lost; past the point of consistency the skipped
-//! record is a FATAL error and the server never starts. Such files are there after `pg_rewind`, after a base backup during which a checkpoint
-//! wrote one, and after a crash between a checkpoint's two-phase files and its control file.
+//! Recovery loads every file of `pg_twophase` before it reads WAL, and discards those whose
+//! transaction is not older than `nextXid` of the checkpoint that it starts from: the PREPARE
+//! record is in the WAL behind that checkpoint. Postgres 17 and 18 compute the wrong name for such
+//! a file, leave it where it is, and then skip the PREPARE record, since the file exists
+//! (`twophase.c`: `ProcessTwoPhaseBuffer`, `AdjustToFullTransactionId`, `PrepareRedoAdd`). The
+//! prepared transaction and its locks are lost; past the point of consistency the skipped record is
+//! a FATAL error and the server never starts. Such files are there after `pg_rewind`, after a base
+//! backup during which a checkpoint wrote one, and after a crash between a checkpoint's two-phase
+//! files and its control file.
 //!
-//! Removing them first is sound: their transaction got its id after the checkpoint had taken `nextXid`, hence after its redo position, so the
-//! PREPARE record is replayed. A file of an older transaction stays: its PREPARE record may lie before the redo position, and then nothing else
-//! has it. Where it lies behind, Postgres finds the file in its place and skips the record: the file and the record are the same bytes.
+//! Removing them first is sound: their transaction got its id after the checkpoint had taken
+//! `nextXid`, hence after its redo position, so the PREPARE record is replayed. A file of an older
+//! transaction stays: its PREPARE record may lie before the redo position, and then nothing else
+//! has it. Where it lies behind, Postgres finds the file in its place and skips the record: the
+//! file and the record are the same bytes.
 
-/// The files of `pg_twophase` whose transaction is not older than `next_xid`, a full transaction id.
+/// The files of `pg_twophase` whose transaction is not older than `next_xid`, a full transaction
+/// id.
 pub fn not_older<'a>(files: &[&'a str], next_xid: u64) -> Vec<&'a str> {
     files.iter().filter(|name| is_not_older(name, next_xid)).copied().collect()
 }
@@ -23,8 +29,10 @@ fn is_not_older(name: &str, next_xid: u64) -> bool {
     match name.len() {
         // Since 17 the name has the epoch.
         16 => u64::from_str_radix(name, 16).is_ok_and(|xid| xid >= next_xid),
-        // `TransactionIdFollowsOrEquals`: half of the ids are ahead. The epoch of `next_xid` is cut off.
-        8 => u32::from_str_radix(name, 16).is_ok_and(|xid| xid.wrapping_sub(low(next_xid)).cast_signed() >= 0),
+        // `TransactionIdFollowsOrEquals`: half of the ids are ahead. The epoch of `next_xid` is cut
+        // off.
+        8 => u32::from_str_radix(name, 16)
+            .is_ok_and(|xid| xid.wrapping_sub(low(next_xid)).cast_signed() >= 0),
         _ => false,
     }
 }
@@ -46,19 +54,39 @@ mod tests {
             ["00000000000002E4", "00000000000002E5"]
         );
         assert_eq!(not_older(&["000002E3", "000002E4"], 0x2E4), ["000002E4"]);
-        assert_eq!(not_older(&["000002E3", "000002E4"], 0x7_0000_02E4), ["000002E4"], "the epoch is not in the name");
-        assert_eq!(not_older(&["FFFFFFFF000002E4"], 0x2E4), ["FFFFFFFF000002E4"], "the name that Postgres 17 looks for");
-        // The ids begin anew while the checkpoint's next id is still before the turn, and the other way round.
-        assert_eq!(not_older(&["0000000100000003", "00000000FFFFFFF0"], 0xFFFF_FF00), ["0000000100000003", "00000000FFFFFFF0"]);
+        assert_eq!(
+            not_older(&["000002E3", "000002E4"], 0x7_0000_02E4),
+            ["000002E4"],
+            "the epoch is not in the name"
+        );
+        assert_eq!(
+            not_older(&["FFFFFFFF000002E4"], 0x2E4),
+            ["FFFFFFFF000002E4"],
+            "the name that Postgres 17 looks for"
+        );
+        // The ids begin anew while the checkpoint's next id is still before the turn, and the other
+        // way round.
+        assert_eq!(
+            not_older(&["0000000100000003", "00000000FFFFFFF0"], 0xFFFF_FF00),
+            ["0000000100000003", "00000000FFFFFFF0"]
+        );
         assert_eq!(not_older(&["00000003", "FFFFFEFF"], 0xFFFF_FF00), ["00000003"]);
-        assert_eq!(not_older(&["00000000FFFFFFF0", "0000000100000003"], 0x1_0000_0003), ["0000000100000003"]);
+        assert_eq!(
+            not_older(&["00000000FFFFFFF0", "0000000100000003"], 0x1_0000_0003),
+            ["0000000100000003"]
+        );
         assert_eq!(not_older(&["FFFFFFF0"], 0x1_0000_0003), nothing);
-        assert_eq!(not_older(&["00000000000002e4", "2E4", "000002E4.tmp", "+00002E4", ""], 3), nothing, "Postgres reads none of these");
+        assert_eq!(
+            not_older(&["00000000000002e4", "2E4", "000002E4.tmp", "+00002E4", ""], 3),
+            nothing,
+            "Postgres reads none of these"
+        );
     }
 
     proptest! {
-        /// A server goes on from `next`: some transactions got their ids before the checkpoint took it, within the two billion that can be
-        /// prepared at once, others after it. By either kind of name only the latter go.
+        /// A server goes on from `next`: some transactions got their ids before the checkpoint took
+        /// it, within the two billion that can be prepared at once, others after it. By either kind
+        /// of name only the latter go.
         #[test]
         fn what_was_prepared_before_the_checkpoint_stays(
             next in 3_u64..(5 << 32),

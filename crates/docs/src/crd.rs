@@ -5,7 +5,8 @@ use serde_json::Value;
 use crate::section::{Section, table};
 
 /// Fields of Kubernetes' own types: described where Kubernetes describes them.
-const FOREIGN: [&str; 5] = ["affinity", "resources", "tolerations", "topologySpreadConstraints", "conditions"];
+const FOREIGN: [&str; 5] =
+    ["affinity", "resources", "tolerations", "topologySpreadConstraints", "conditions"];
 
 /// The fields of `spec`.
 pub fn spec() -> Result<Section, String> {
@@ -21,8 +22,13 @@ pub fn status() -> Result<Section, String> {
 pub fn rules() -> Result<Section, String> {
     let mut messages = Vec::new();
     collect_rules(&schema()?, "", &mut messages);
-    let rows = together(messages).into_iter().map(|(path, message)| vec![format!("`{path}`"), message]);
-    Ok(Section { page: "reference-kubernetes.md", name: "rules", text: table(&["field", "message"], rows) })
+    let rows =
+        together(messages).into_iter().map(|(path, message)| vec![format!("`{path}`"), message]);
+    Ok(Section {
+        page: "reference-kubernetes.md",
+        name: "rules",
+        text: table(&["field", "message"], rows),
+    })
 }
 
 fn schema() -> Result<Value, String> {
@@ -36,11 +42,16 @@ fn fields(name: &'static str, top: &str) -> Result<Section, String> {
     let schema = schema()?;
     let mut rows = Vec::new();
     walk(&schema["properties"][top], top, &mut rows);
-    Ok(Section { page: "reference-kubernetes.md", name, text: table(&["field", "type", "default", "limits", "meaning"], rows) })
+    Ok(Section {
+        page: "reference-kubernetes.md",
+        name,
+        text: table(&["field", "type", "default", "limits", "meaning"], rows),
+    })
 }
 
 fn walk(schema: &Value, path: &str, rows: &mut Vec<Vec<String>>) {
-    let required: Vec<&str> = schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    let required: Vec<&str> =
+        schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
     for (name, field) in schema["properties"].as_object().into_iter().flatten() {
         let path = format!("{path}.{name}");
         let foreign = FOREIGN.contains(&name.as_str());
@@ -54,7 +65,11 @@ fn walk(schema: &Value, path: &str, rows: &mut Vec<Vec<String>>) {
         let meaning = field["description"].as_str().unwrap_or_default().to_owned();
         rows.push(vec![format!("`{path}`"), kind(field, foreign), default, limits(field), meaning]);
         if !foreign {
-            let inner = if field["type"] == "array" { (&field["items"], format!("{path}[]")) } else { (field, path) };
+            let inner = if field["type"] == "array" {
+                (&field["items"], format!("{path}[]"))
+            } else {
+                (field, path)
+            };
             walk(inner.0, &inner.1, rows);
         }
     }
@@ -75,12 +90,17 @@ fn kind(field: &Value, foreign: bool) -> String {
 fn limits(field: &Value) -> String {
     let mut limits = Vec::new();
     if let Some(values) = field["enum"].as_array() {
-        let values: Vec<String> = values.iter().filter_map(Value::as_str).map(|v| format!("`{v}`")).collect();
+        let values: Vec<String> =
+            values.iter().filter_map(Value::as_str).map(|v| format!("`{v}`")).collect();
         limits.push(values.join(", "));
     }
-    for (key, word) in
-        [("minimum", "≥"), ("maximum", "≤"), ("maxLength", "characters ≤"), ("maxItems", "items ≤"), ("maxProperties", "entries ≤")]
-    {
+    for (key, word) in [
+        ("minimum", "≥"),
+        ("maximum", "≤"),
+        ("maxLength", "characters ≤"),
+        ("maxItems", "items ≤"),
+        ("maxProperties", "entries ≤"),
+    ] {
         if let Some(bound) = field[key].as_f64() {
             limits.push(format!("{word} {bound}"));
         }
@@ -95,11 +115,16 @@ fn limits(field: &Value) -> String {
 fn together(messages: Vec<(String, String)>) -> Vec<(String, String)> {
     const BEGIN: &str = "postgresql.parameters must not set ";
     const END: &str = ": pgraft sets it itself";
-    let setting = |message: &str| message.strip_prefix(BEGIN).and_then(|m| m.strip_suffix(END)).map(str::to_owned);
+    let setting = |message: &str| {
+        message.strip_prefix(BEGIN).and_then(|m| m.strip_suffix(END)).map(str::to_owned)
+    };
     let refused: Vec<String> = messages.iter().filter_map(|(_, m)| setting(m)).collect();
     let mut rows: Vec<_> = messages.into_iter().filter(|(_, m)| setting(m).is_none()).collect();
     if !refused.is_empty() {
-        rows.push(("spec.postgresql.parameters".into(), format!("{BEGIN}NAME{END}. NAME: {}", refused.join(", "))));
+        rows.push((
+            "spec.postgresql.parameters".into(),
+            format!("{BEGIN}NAME{END}. NAME: {}", refused.join(", ")),
+        ));
     }
     rows.sort();
     rows
@@ -108,7 +133,10 @@ fn together(messages: Vec<(String, String)>) -> Vec<(String, String)> {
 fn collect_rules(schema: &Value, path: &str, messages: &mut Vec<(String, String)>) {
     for rule in schema["x-kubernetes-validations"].as_array().into_iter().flatten() {
         if let Some(message) = rule["message"].as_str() {
-            messages.push((if path.is_empty() { "metadata".to_owned() } else { path.to_owned() }, message.to_owned()));
+            messages.push((
+                if path.is_empty() { "metadata".to_owned() } else { path.to_owned() },
+                message.to_owned(),
+            ));
         }
     }
     for (name, field) in schema["properties"].as_object().into_iter().flatten() {

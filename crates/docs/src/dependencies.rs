@@ -1,5 +1,6 @@
-//! Licences, sources and version requirements of all dependencies, as `deny.toml` allows them: what `cargo deny check licenses bans sources` says,
-//! without the tool. (Its advisories come from a database on the network and are not looked at here.)
+//! Licences, sources and version requirements of all dependencies, as `deny.toml` allows them: what
+//! `cargo deny check licenses bans sources` says, without the tool. (Its advisories come from a
+//! database on the network and are not looked at here.)
 
 use std::process::Command;
 
@@ -15,31 +16,49 @@ pub fn check() -> Vec<String> {
 
 fn facts() -> Result<(String, Vec<Value>), String> {
     let deny = std::fs::read_to_string("deny.toml").map_err(|e| format!("deny.toml: {e}"))?;
-    let metadata = Command::new("cargo").args(["metadata", "--locked", "--format-version=1"]).output();
+    let metadata =
+        Command::new("cargo").args(["metadata", "--locked", "--format-version=1"]).output();
     let output = metadata.map_err(|e| format!("cargo metadata: {e}"))?;
     if !output.status.success() {
         return Err(format!("cargo metadata: {}", String::from_utf8_lossy(&output.stderr)));
     }
-    let metadata: Value = serde_json::from_slice(&output.stdout).map_err(|e| format!("cargo metadata: {e}"))?;
+    let metadata: Value =
+        serde_json::from_slice(&output.stdout).map_err(|e| format!("cargo metadata: {e}"))?;
     let packages = metadata["packages"].as_array().cloned().unwrap_or_default();
-    if packages.is_empty() { Err("cargo metadata shows no packages".into()) } else { Ok((deny, packages)) }
+    if packages.is_empty() {
+        Err("cargo metadata shows no packages".into())
+    } else {
+        Ok((deny, packages))
+    }
 }
 
 fn troubles(deny: &str, packages: &[Value]) -> Vec<String> {
     let allowed = allowed(deny);
     let mut troubles = Vec::new();
     for package in packages {
-        let name = format!("{} {}", package["name"].as_str().unwrap_or_default(), package["version"].as_str().unwrap_or_default());
+        let name = format!(
+            "{} {}",
+            package["name"].as_str().unwrap_or_default(),
+            package["version"].as_str().unwrap_or_default()
+        );
         match package["source"].as_str() {
             Some(source) if source.starts_with(REGISTRY) => {
                 let licence = package["license"].as_str().unwrap_or("none that it names");
                 if !is_allowed(licence, &allowed) {
-                    troubles.push(format!("{name} has the licence {licence}, which deny.toml does not allow"));
+                    troubles.push(format!(
+                        "{name} has the licence {licence}, which deny.toml does not allow"
+                    ));
                 }
             }
-            Some(other) => troubles.push(format!("{name} comes from {other}, and not from the Rust registry")),
+            Some(other) => {
+                troubles.push(format!("{name} comes from {other}, and not from the Rust registry"))
+            }
             None => {
-                let any = package["dependencies"].as_array().into_iter().flatten().filter(|d| d["req"] == "*" && d["path"].is_null());
+                let any = package["dependencies"]
+                    .as_array()
+                    .into_iter()
+                    .flatten()
+                    .filter(|d| d["req"] == "*" && d["path"].is_null());
                 troubles.extend(any.map(|d| format!("{name} takes any version of {}", d["name"])));
             }
         }
@@ -49,14 +68,23 @@ fn troubles(deny: &str, packages: &[Value]) -> Vec<String> {
 
 /// `licenses.allow`.
 fn allowed(deny: &str) -> Vec<&str> {
-    let list = deny.split_once("[licenses]").and_then(|(_, rest)| rest.split_once("allow = [")).and_then(|(_, rest)| rest.split_once(']'));
+    let list = deny
+        .split_once("[licenses]")
+        .and_then(|(_, rest)| rest.split_once("allow = ["))
+        .and_then(|(_, rest)| rest.split_once(']'));
     list.map(|(list, _)| list.split('"').skip(1).step_by(2).collect()).unwrap_or_default()
 }
 
-/// Whether an SPDX expression can be met with these licences. AND binds closer than OR; `/` is what OR was once.
+/// Whether an SPDX expression can be met with these licences. AND binds closer than OR; `/` is what
+/// OR was once.
 fn is_allowed(expression: &str, allowed: &[&str]) -> bool {
-    let spaced = expression.replace('/', " OR ").replace('(', " ( ").replace(')', " ) ").replace(" WITH ", "+WITH+");
-    let words: Vec<String> = spaced.split_whitespace().map(|word| word.replace("+WITH+", " WITH ")).collect();
+    let spaced = expression
+        .replace('/', " OR ")
+        .replace('(', " ( ")
+        .replace(')', " ) ")
+        .replace(" WITH ", "+WITH+");
+    let words: Vec<String> =
+        spaced.split_whitespace().map(|word| word.replace("+WITH+", " WITH ")).collect();
     let mut rest = words.iter().map(String::as_str).peekable();
     any_of(&mut rest, allowed) && rest.next().is_none()
 }
@@ -108,9 +136,16 @@ mod tests {
         ] {
             assert!(is_allowed(fine, &allowed), "{fine}");
         }
-        for bad in
-            ["GPL-3.0", "MIT AND GPL-3.0", "(MIT OR GPL-3.0) AND GPL-3.0", "OR MIT", "(MIT", "MIT MIT", "", "MIT WITH LLVM-exception"]
-        {
+        for bad in [
+            "GPL-3.0",
+            "MIT AND GPL-3.0",
+            "(MIT OR GPL-3.0) AND GPL-3.0",
+            "OR MIT",
+            "(MIT",
+            "MIT MIT",
+            "",
+            "MIT WITH LLVM-exception",
+        ] {
             assert!(!is_allowed(bad, &allowed), "{bad}");
         }
         assert!(!is_allowed("MIT", &super::allowed("[licenses]\n")));
@@ -127,7 +162,12 @@ mod tests {
             json!({"name": "fork", "version": "1.0.0", "source": "git+https://example.org/fork", "license": "MIT"}),
         ];
         let said = troubles(DENY, &packages);
-        let wanted = ["any version of \"free\"", "the licence GPL-3.0", "none that it names", "comes from git+"];
+        let wanted = [
+            "any version of \"free\"",
+            "the licence GPL-3.0",
+            "none that it names",
+            "comes from git+",
+        ];
         assert_eq!(said.len(), wanted.len(), "{said:?}");
         assert!(said.iter().zip(wanted).all(|(said, wanted)| said.contains(wanted)), "{said:?}");
     }

@@ -10,12 +10,19 @@ use crate::section::{Section, table};
 /// The section of `errors.md`. An error when a refusal has no example here.
 pub fn section() -> Result<Section, String> {
     let examples = examples().map_err(|e| e.to_string())?;
-    if let Some(missing) = RefusalKind::iter().find(|kind| !examples.iter().any(|e| RefusalKind::from(e) == *kind)) {
+    if let Some(missing) =
+        RefusalKind::iter().find(|kind| !examples.iter().any(|e| RefusalKind::from(e) == *kind))
+    {
         return Err(format!("crates/docs/src/errors.rs has no example of Refusal::{missing:?}"));
     }
-    let mut rows: Vec<_> = examples.iter().map(|e| vec![e.sqlstate().to_owned(), e.to_string(), e.hint()]).collect();
+    let mut rows: Vec<_> =
+        examples.iter().map(|e| vec![e.sqlstate().to_owned(), e.to_string(), e.hint()]).collect();
     rows.sort_by_key(|row| (!row[0].starts_with("PGR"), row[0].clone()));
-    Ok(Section { page: "errors.md", name: "refusals", text: table(&["SQLSTATE", "message", "HINT"], rows) })
+    Ok(Section {
+        page: "errors.md",
+        name: "refusals",
+        text: table(&["SQLSTATE", "message", "HINT"], rows),
+    })
 }
 
 fn examples() -> Result<Vec<Refusal>, Refusal> {
@@ -26,7 +33,10 @@ fn examples() -> Result<Vec<Refusal>, Refusal> {
     let leader = Some((id(1)?, Address::new("10.0.0.1", 7001)?));
     Ok(vec![
         Refusal::BadNodeId(0),
-        Refusal::BadAddress { host: "a b".into(), why: "it is neither a host name nor an IP address".into() },
+        Refusal::BadAddress {
+            host: "a b".into(),
+            why: "it is neither a host name nor an IP address".into(),
+        },
         Refusal::BadPort(70_000),
         Refusal::Unresolvable("db4.example".into()),
         Refusal::AlreadyInitialized(cluster),

@@ -1,10 +1,11 @@
-//! `pgraft-docs check` compares the generated parts of `docs/` with the code, `pgraft-docs write` writes them anew. For developers; nothing
-//! of it ships.
+//! `pgraft-docs check` compares the generated parts of `docs/` with the code, `pgraft-docs write`
+//! writes them anew. For developers; nothing of it ships.
 //!
 //! It also looks whether the dependencies are what `deny.toml` allows.
 //!
-//! A generated part stands in a page between `<!-- generated: NAME -->` and `<!-- end -->`; what is around it is written by people. What a
-//! server knows better than its source (functions, settings) is checked by the extension's own tests.
+//! A generated part stands in a page between `<!-- generated: NAME -->` and `<!-- end -->`; what is
+//! around it is written by people. What a server knows better than its source (functions, settings)
+//! is checked by the extension's own tests.
 
 mod crd;
 mod dependencies;
@@ -25,10 +26,19 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    let sections = [errors::section(), crd::spec(), crd::status(), crd::rules(), Ok(operator::events()), Ok(operator::reasons())];
+    let sections = [
+        errors::section(),
+        crd::spec(),
+        crd::status(),
+        crd::rules(),
+        Ok(operator::events()),
+        Ok(operator::reasons()),
+    ];
     let mut failed = false;
     for section in sections {
-        if let Err(why) = section.and_then(|s| if write { s.write(Path::new("docs")) } else { s.check(Path::new("docs")) }) {
+        if let Err(why) = section.and_then(|s| {
+            if write { s.write(Path::new("docs")) } else { s.check(Path::new("docs")) }
+        }) {
             eprintln!("{why}");
             failed = true;
         }

@@ -12,13 +12,21 @@ pub fn events() -> Section {
         let kind = if h.is_warning() { "Warning" } else { "Normal" };
         vec![format!("`{h:?}`"), kind.to_owned(), meaning(&h)]
     });
-    Section { page: "reference-kubernetes.md", name: "events", text: table(&["reason", "type", "meaning"], rows) }
+    Section {
+        page: "reference-kubernetes.md",
+        name: "events",
+        text: table(&["reason", "type", "meaning"], rows),
+    }
 }
 
 /// The reasons of conditions.
 pub fn reasons() -> Section {
     let rows = Reason::iter().map(|r| vec![format!("`{r:?}`"), meaning(&r)]);
-    Section { page: "reference-kubernetes.md", name: "reasons", text: table(&["reason", "meaning"], rows) }
+    Section {
+        page: "reference-kubernetes.md",
+        name: "reasons",
+        text: table(&["reason", "meaning"], rows),
+    }
 }
 
 /// What the variant's own documentation says.

@@ -20,7 +20,10 @@ impl Section {
         if page == wanted {
             Ok(())
         } else {
-            Err(format!("{path}: section {} is not what the code says; `just generate` writes it", self.name))
+            Err(format!(
+                "{path}: section {} is not what the code says; `just generate` writes it",
+                self.name
+            ))
         }
     }
 

@@ -1,5 +1,5 @@
-//! The control socket: backends, the instance manager and tests speak to the member over it. The Raft directory is its owner's alone (0700),
-//! and the peer's user is checked as well.
+//! The control socket: backends, the instance manager and tests speak to the member over it. The
+//! Raft directory is its owner's alone (0700), and the peer's user is checked as well.
 
 use std::io;
 use std::os::unix::fs::PermissionsExt;
@@ -14,11 +14,15 @@ use tokio::task::JoinSet;
 use crate::transport::{read_json, write_json};
 
 /// Who answers.
-pub trait Answer: Fn(Request) -> BoxFuture<'static, Response> + Clone + Send + Sync + 'static {}
+pub trait Answer:
+    Fn(Request) -> BoxFuture<'static, Response> + Clone + Send + Sync + 'static
+{
+}
 
 impl<A: Fn(Request) -> BoxFuture<'static, Response> + Clone + Send + Sync + 'static> Answer for A {}
 
-/// Binds the socket; a file that a dead member left behind is replaced. (`raft-log` holds a lock on the directory: there is no living one.)
+/// Binds the socket; a file that a dead member left behind is replaced. (`raft-log` holds a lock on
+/// the directory: there is no living one.)
 pub fn listen(path: &Path) -> io::Result<UnixListener> {
     match std::fs::remove_file(path) {
         Ok(()) => {}
@@ -64,7 +68,8 @@ async fn connection(mut stream: UnixStream, answer: impl Answer) -> io::Result<(
     Ok(())
 }
 
-/// Asks a member on this host. For tests and for whoever has a Tokio runtime; a backend has its own, interruptible way.
+/// Asks a member on this host. For tests and for whoever has a Tokio runtime; a backend has its
+/// own, interruptible way.
 pub async fn call(path: &Path, request: &Request) -> io::Result<Response> {
     let mut stream = UnixStream::connect(path).await?;
     write_json(&mut stream, request, MAX_FRAME).await?;

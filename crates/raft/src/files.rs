@@ -1,4 +1,5 @@
-//! Small files that are either the old or the new one, whatever happens: temporary file, fsync, rename, fsync of the directory.
+//! Small files that are either the old or the new one, whatever happens: temporary file, fsync,
+//! rename, fsync of the directory.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
@@ -16,9 +17,12 @@ pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     if crate::sim::here(|machine| machine.replace_file(path, bytes)).is_some() {
         return Ok(());
     }
-    let dir = path.parent().ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "a file needs a directory"))?;
+    let dir = path
+        .parent()
+        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "a file needs a directory"))?;
     let temporary = path.with_extension("tmp");
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+    let mut file =
+        OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
     file.write_all(bytes)?;
     file.sync_all()?;
     drop(file);
@@ -31,30 +35,38 @@ pub fn replace_json<T: Serialize>(path: &Path, value: &T) -> io::Result<()> {
     replace(path, &serde_json::to_vec_pretty(value)?)
 }
 
-/// [`versioned`] of a file; None when there is no file. A file that can't be read as `T` is an error, never "nothing".
+/// [`versioned`] of a file; None when there is no file. A file that can't be read as `T` is an
+/// error, never "nothing".
 pub fn read_versioned<T: DeserializeOwned>(path: &Path, format: u32) -> io::Result<Option<T>> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     read(path)?.map(|bytes| versioned(&bytes, &name, format)).transpose()
 }
 
-/// The value in a file that says its format. One of another format may look any way at all, so that is read first.
+/// The value in a file that says its format. One of another format may look any way at all, so that
+/// is read first.
 pub fn versioned<T: DeserializeOwned>(bytes: &[u8], name: &str, format: u32) -> io::Result<T> {
     let value: serde_json::Value = serde_json::from_slice(bytes)?;
     match value["format"].as_u64() {
         Some(found) if found == u64::from(format) => Ok(serde_json::from_value(value)?),
-        Some(found) => {
-            Err(io::Error::new(io::ErrorKind::Unsupported, format!("{name} has format {found}, and this version reads format {format}")))
-        }
+        Some(found) => Err(io::Error::new(
+            io::ErrorKind::Unsupported,
+            format!("{name} has format {found}, and this version reads format {format}"),
+        )),
         None => Err(io::Error::new(io::ErrorKind::InvalidData, format!("{name} says no format"))),
     }
 }
 
 /// [`replace_json`] on a thread that may block.
-pub async fn replace_json_elsewhere<T: Serialize + Send + 'static>(path: PathBuf, value: T) -> io::Result<()> {
+pub async fn replace_json_elsewhere<T: Serialize + Send + 'static>(
+    path: PathBuf,
+    value: T,
+) -> io::Result<()> {
     if machine::is_simulated() {
         return replace_json(&path, &value);
     }
-    tokio::task::spawn_blocking(move || replace_json(&path, &value)).await.map_err(io::Error::other)?
+    tokio::task::spawn_blocking(move || replace_json(&path, &value))
+        .await
+        .map_err(io::Error::other)?
 }
 
 /// Makes a directory that is its owner's alone, with those above it, unless it is there.
@@ -104,7 +116,11 @@ mod tests {
             ("{\"word\":\"x\"}", io::ErrorKind::InvalidData),
             ("{\"format\":2,\"wor", io::ErrorKind::UnexpectedEof),
         ] {
-            assert_eq!(versioned::<File>(text.as_bytes(), "f.json", 2).unwrap_err().kind(), kind, "{text}");
+            assert_eq!(
+                versioned::<File>(text.as_bytes(), "f.json", 2).unwrap_err().kind(),
+                kind,
+                "{text}"
+            );
         }
         let file: File = versioned(b"{\"format\":2,\"word\":\"x\"}", "f.json", 2).unwrap();
         assert_eq!(file, File { format: 2, word: "x".into() });

@@ -1,5 +1,5 @@
-//! Whose directory this is: `identity.json`, written when the directory is first used and checked at every start. It is what keeps one
-//! identity from living twice.
+//! Whose directory this is: `identity.json`, written when the directory is first used and checked
+//! at every start. It is what keeps one identity from living twice.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -33,7 +33,8 @@ pub struct Identity {
 pub struct Belonging {
     /// The cluster.
     pub id: ClusterId,
-    /// Whether `pgraft_init()` made it here: a node that a leader has called may never make a second group under the same cluster id.
+    /// Whether `pgraft_init()` made it here: a node that a leader has called may never make a
+    /// second group under the same cluster id.
     pub founded_here: bool,
 }
 
@@ -49,7 +50,9 @@ pub enum IdentityError {
         source: io::Error,
     },
     /// It belongs to another node.
-    #[error("pgraft.data_dir {path} belongs to node {found}, but pgraft.node_id is {wanted}: give every node a directory of its own")]
+    #[error(
+        "pgraft.data_dir {path} belongs to node {found}, but pgraft.node_id is {wanted}: give every node a directory of its own"
+    )]
     OtherNode {
         /// The directory.
         path: PathBuf,
@@ -59,7 +62,9 @@ pub enum IdentityError {
         wanted: NodeId,
     },
     /// It was written by a version that this one does not know.
-    #[error("can't read pgraft.data_dir {path}: {what}. Nothing was changed: start the version of pgraft that wrote it")]
+    #[error(
+        "can't read pgraft.data_dir {path}: {what}. Nothing was changed: start the version of pgraft that wrote it"
+    )]
     Format {
         /// The directory.
         path: PathBuf,
@@ -89,23 +94,38 @@ impl Identity {
         files::make_directory(dir).map_err(io(dir))?;
         let path = dir.join(FILE_NAME);
         let unreadable = |source: io::Error| match source.kind() {
-            io::ErrorKind::Unsupported => IdentityError::Format { path: dir.to_owned(), what: source.to_string() },
+            io::ErrorKind::Unsupported => {
+                IdentityError::Format { path: dir.to_owned(), what: source.to_string() }
+            }
             io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof => {
                 IdentityError::Damaged { path: dir.to_owned(), what: source.to_string() }
             }
             _ => IdentityError::Io { path: path.clone(), source },
         };
-        match files::read(&path).and_then(|found| found.map(|bytes| Self::parse(&bytes)).transpose()).map_err(unreadable)? {
-            Some(found) if found.node_id != node_id => {
-                Err(IdentityError::OtherNode { path: dir.to_owned(), found: found.node_id, wanted: node_id })
-            }
+        match files::read(&path)
+            .and_then(|found| found.map(|bytes| Self::parse(&bytes)).transpose())
+            .map_err(unreadable)?
+        {
+            Some(found) if found.node_id != node_id => Err(IdentityError::OtherNode {
+                path: dir.to_owned(),
+                found: found.node_id,
+                wanted: node_id,
+            }),
             Some(found) => Ok(found),
-            // A log without an identity is a member's that has lost a file: a new identity would pass it off as a newcomer.
-            None if files::exists(&dir.join("log")) => {
-                Err(IdentityError::Damaged { path: dir.to_owned(), what: format!("there is a log and no {FILE_NAME}") })
-            }
+            // A log without an identity is a member's that has lost a file: a new identity would
+            // pass it off as a newcomer.
+            None if files::exists(&dir.join("log")) => Err(IdentityError::Damaged {
+                path: dir.to_owned(),
+                what: format!("there is a log and no {FILE_NAME}"),
+            }),
             None => {
-                let new = Self { format: FORMAT, node_id, instance: InstanceId(new_uuid()), cluster: None, promises: false };
+                let new = Self {
+                    format: FORMAT,
+                    node_id,
+                    instance: InstanceId(new_uuid()),
+                    cluster: None,
+                    promises: false,
+                };
                 files::replace_json(&path, &new).map_err(io(&path))?;
                 Ok(new)
             }
@@ -132,10 +152,14 @@ impl Identity {
         Ok(())
     }
 
-    /// Binds the directory to a cluster, on disk first. For life: another cluster than the one that it belongs to is refused.
+    /// Binds the directory to a cluster, on disk first. For life: another cluster than the one that
+    /// it belongs to is refused.
     pub fn join(&mut self, dir: &Path, cluster: Belonging) -> io::Result<()> {
         if self.cluster.is_some_and(|c| c.id != cluster.id) {
-            return Err(io::Error::new(io::ErrorKind::AlreadyExists, "this directory belongs to another cluster"));
+            return Err(io::Error::new(
+                io::ErrorKind::AlreadyExists,
+                "this directory belongs to another cluster",
+            ));
         }
         let joined = Self { cluster: Some(cluster), ..self.clone() };
         files::replace_json(&dir.join(FILE_NAME), &joined)?;
@@ -155,7 +179,9 @@ mod tests {
         let (one, two) = (NodeId::new(1).unwrap(), NodeId::new(2).unwrap());
         let mut first = Identity::open(dir.path(), one).unwrap();
         assert_eq!(Identity::open(dir.path(), one).unwrap(), first);
-        first.join(dir.path(), Belonging { id: ClusterId(Uuid::nil()), founded_here: true }).unwrap();
+        first
+            .join(dir.path(), Belonging { id: ClusterId(Uuid::nil()), founded_here: true })
+            .unwrap();
         assert_eq!(Identity::open(dir.path(), one).unwrap(), first);
         let error = Identity::open(dir.path(), two).unwrap_err();
         assert!(matches!(error, IdentityError::OtherNode { .. }), "{error}");

@@ -1,4 +1,5 @@
-//! A Raft member of a pgraft cluster. The only crate that names openraft: everybody else sees [`Node`] and the types of `pgraft-core`.
+//! A Raft member of a pgraft cluster. The only crate that names openraft: everybody else sees
+//! [`Node`] and the types of `pgraft-core`.
 //!
 //! ```text
 //!  control.sock ─▶ control ─▶ node::commands ─▶ openraft ─▶ transport ─▶ the other members
@@ -9,7 +10,8 @@
 //!                          node::publish ◀─────────────────┘ ─▶ NodeStatus (shared memory), instance.json
 //! ```
 //!
-//! It decides nothing about membership: `pgraft_core::state` and `pgraft_core::membership` do, this crate carries it out.
+//! It decides nothing about membership: `pgraft_core::state` and `pgraft_core::membership` do, this
+//! crate carries it out.
 
 mod control;
 mod files;

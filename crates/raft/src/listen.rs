@@ -1,5 +1,5 @@
-//! Opens listening sockets. One that stands for every address of the host takes IPv6 and IPv4 alike, whatever the kernel's default is, and IPv4
-//! alone where the host has no IPv6.
+//! Opens listening sockets. One that stands for every address of the host takes IPv6 and IPv4
+//! alike, whatever the kernel's default is, and IPv4 alone where the host has no IPv6.
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -14,7 +14,8 @@ pub fn is_any(host: &str) -> bool {
     matches!(host, "*" | "::" | "0.0.0.0")
 }
 
-/// Listens on a host name, an address, or every address (`*` or `::`; `0.0.0.0` is every IPv4 address).
+/// Listens on a host name, an address, or every address (`*` or `::`; `0.0.0.0` is every IPv4
+/// address).
 ///
 /// # Errors
 /// Those of the system.
@@ -24,14 +25,17 @@ pub async fn listen(host: &str, port: u16) -> io::Result<TcpListener> {
     }
     match dual_stack(port) {
         // No IPv6 in the kernel, or none switched on.
-        Err(e) if e.raw_os_error().is_some_and(is_without_ipv6) => TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).await,
+        Err(e) if e.raw_os_error().is_some_and(is_without_ipv6) => {
+            TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).await
+        }
         listener => listener,
     }
 }
 
 fn is_without_ipv6(code: i32) -> bool {
     use nix::errno::Errno;
-    [Errno::EAFNOSUPPORT, Errno::EADDRNOTAVAIL, Errno::EPROTONOSUPPORT].contains(&Errno::from_raw(code))
+    [Errno::EAFNOSUPPORT, Errno::EADDRNOTAVAIL, Errno::EPROTONOSUPPORT]
+        .contains(&Errno::from_raw(code))
 }
 
 fn dual_stack(port: u16) -> io::Result<TcpListener> {
@@ -54,7 +58,9 @@ mod tests {
             let port = listener.local_addr().unwrap().port();
             TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.unwrap();
             // A container may have IPv6 and no such address.
-            if listener.local_addr().unwrap().is_ipv6() && TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).await.is_ok() {
+            if listener.local_addr().unwrap().is_ipv6()
+                && TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).await.is_ok()
+            {
                 TcpStream::connect((Ipv6Addr::LOCALHOST, port)).await.unwrap();
             }
         }

@@ -1,5 +1,6 @@
-//! What a member takes from the machine that it runs on, apart from the network: chance, the wall clock, and how its tasks are told of a
-//! change. A simulation (feature `sim`) has its own of each; without that feature these are the plain calls and nothing else.
+//! What a member takes from the machine that it runs on, apart from the network: chance, the wall
+//! clock, and how its tasks are told of a change. A simulation (feature `sim`) has its own of each;
+//! without that feature these are the plain calls and nothing else.
 
 use pgraft_core::{ClusterState, Command, Outcome, Refusal};
 use uuid::Uuid;
@@ -40,7 +41,8 @@ pub fn is_simulated() -> bool {
     false
 }
 
-/// What the command makes of the state: [`ClusterState::apply`], unless a simulation has taken one of its rules out to see what breaks.
+/// What the command makes of the state: [`ClusterState::apply`], unless a simulation has taken one
+/// of its rules out to see what breaks.
 pub fn apply(state: &mut ClusterState, command: &Command) -> Result<Outcome, Refusal> {
     #[cfg(feature = "sim")]
     if let Some(rules) = crate::sim::here(|machine| machine.rules()) {
@@ -49,7 +51,8 @@ pub fn apply(state: &mut ClusterState, command: &Command) -> Result<Outcome, Ref
     state.apply(command)
 }
 
-/// Whether a primary waits for its standbys before it takes writes. It does, unless a simulation has taken that rule out to see what breaks.
+/// Whether a primary waits for its standbys before it takes writes. It does, unless a simulation
+/// has taken that rule out to see what breaks.
 pub fn keeps_the_barrier() -> bool {
     #[cfg(feature = "sim")]
     return crate::sim::here(|machine| machine.rules().barrier).unwrap_or(true);
@@ -57,7 +60,8 @@ pub fn keeps_the_barrier() -> bool {
     true
 }
 
-/// Whether a standby compares its WAL with the primary's history before it follows. It does, unless a simulation leaves that out.
+/// Whether a standby compares its WAL with the primary's history before it follows. It does, unless
+/// a simulation leaves that out.
 pub fn compares_histories() -> bool {
     #[cfg(feature = "sim")]
     return crate::sim::here(|machine| machine.rules().compares).unwrap_or(true);
@@ -65,7 +69,8 @@ pub fn compares_histories() -> bool {
     true
 }
 
-/// Whether the group gives each promotion its timeline. It does, unless a simulation leaves the number to Postgres.
+/// Whether the group gives each promotion its timeline. It does, unless a simulation leaves the
+/// number to Postgres.
 pub fn gives_timelines() -> bool {
     #[cfg(feature = "sim")]
     return crate::sim::here(|machine| machine.rules().timelines).unwrap_or(true);

@@ -1,4 +1,5 @@
-//! What a member is started with. Read once, by the extension from its GUCs; checked here, so that a test and a server are refused alike.
+//! What a member is started with. Read once, by the extension from its GUCs; checked here, so that
+//! a test and a server are refused alike.
 
 use std::net::IpAddr;
 use std::path::{Component, Path, PathBuf};
@@ -12,7 +13,8 @@ const MAX_SOCKET_PATH: usize = 107;
 /// The longest `pgraft.zone`, in bytes.
 const MAX_ZONE: usize = 63;
 
-/// [`Settings::snapshot_every`] of a server: some weeks of changes, and a start that reads them in milliseconds.
+/// [`Settings::snapshot_every`] of a server: some weeks of changes, and a start that reads them in
+/// milliseconds.
 pub const SNAPSHOT_EVERY: u64 = 1000;
 
 /// Everything that a member needs to know before it starts.
@@ -30,9 +32,11 @@ pub struct Settings {
     pub heartbeat_interval: Duration,
     /// `pgraft.election_timeout`.
     pub election_timeout: Duration,
-    /// `pgraft.join_timeout`: after so long a newcomer that was never heard is given up; None: never.
+    /// `pgraft.join_timeout`: after so long a newcomer that was never heard is given up; None:
+    /// never.
     pub join_timeout: Option<Duration>,
-    /// `pgraft.lease_timeout`, where `pgraft.failover` is on: the members decide who is the primary.
+    /// `pgraft.lease_timeout`, where `pgraft.failover` is on: the members decide who is the
+    /// primary.
     pub lease_timeout: Option<Duration>,
     /// A snapshot is made after so many entries, and about as many stay in the log behind it.
     pub snapshot_every: u64,
@@ -69,17 +73,33 @@ pub struct TlsFiles {
 
 impl Protection {
     /// # Errors
-    /// TLS that is set by half, or a path that is relative. "" stands for a setting that was not made.
-    pub fn new(cert: &str, key: &str, ca: &str, allow_plaintext: bool) -> Result<Self, SettingsError> {
-        let settings = [("pgraft.tls_cert_file", cert), ("pgraft.tls_key_file", key), ("pgraft.tls_ca_file", ca)];
+    /// TLS that is set by half, or a path that is relative. "" stands for a setting that was not
+    /// made.
+    pub fn new(
+        cert: &str,
+        key: &str,
+        ca: &str,
+        allow_plaintext: bool,
+    ) -> Result<Self, SettingsError> {
+        let settings = [
+            ("pgraft.tls_cert_file", cert),
+            ("pgraft.tls_key_file", key),
+            ("pgraft.tls_ca_file", ca),
+        ];
         let missing = settings.iter().find(|(_, value)| value.is_empty());
         let given = settings.iter().find(|(_, value)| !value.is_empty());
         match (given, missing) {
-            (Some((given, _)), Some((missing, _))) => return Err(SettingsError::HalfTls { given, missing }),
-            (None, _) => return Ok(if allow_plaintext { Self::TrustedNetwork } else { Self::Loopback }),
+            (Some((given, _)), Some((missing, _))) => {
+                return Err(SettingsError::HalfTls { given, missing });
+            }
+            (None, _) => {
+                return Ok(if allow_plaintext { Self::TrustedNetwork } else { Self::Loopback });
+            }
             (Some(_), None) => {}
         }
-        if let Some((setting, value)) = settings.into_iter().find(|(_, value)| !Path::new(value).is_absolute()) {
+        if let Some((setting, value)) =
+            settings.into_iter().find(|(_, value)| !Path::new(value).is_absolute())
+        {
             return Err(SettingsError::RelativeFile { setting, path: value.into() });
         }
         Ok(Self::Tls(TlsFiles { cert: cert.into(), key: key.into(), ca: ca.into() }))
@@ -101,7 +121,9 @@ pub enum SettingsError {
     #[error("{0} is not set")]
     Missing(&'static str),
     /// The Raft directory within the database's: a base backup would copy a node's identity.
-    #[error("pgraft.data_dir {0} is inside the data directory, where a base backup would copy this node's identity")]
+    #[error(
+        "pgraft.data_dir {0} is inside the data directory, where a base backup would copy this node's identity"
+    )]
     InsideDataDirectory(PathBuf),
     /// A relative Raft directory.
     #[error("pgraft.data_dir \"{0}\" is not an absolute path")]
@@ -142,7 +164,9 @@ pub enum SettingsError {
     )]
     Unprotected(String),
     /// Heartbeats that come too late to prevent an election.
-    #[error("pgraft.election_timeout ({election} ms) must be at least three times pgraft.heartbeat_interval ({heartbeat} ms)")]
+    #[error(
+        "pgraft.election_timeout ({election} ms) must be at least three times pgraft.heartbeat_interval ({heartbeat} ms)"
+    )]
     Timing {
         /// Milliseconds.
         heartbeat: u128,
@@ -153,7 +177,8 @@ pub enum SettingsError {
 
 impl Settings {
     /// # Errors
-    /// The first thing that is wrong with the settings as a whole. `pgdata` is the database's directory.
+    /// The first thing that is wrong with the settings as a whole. `pgdata` is the database's
+    /// directory.
     pub fn check(&self, pgdata: Option<&Path>) -> Result<(), SettingsError> {
         if !self.data_dir.is_absolute() {
             return Err(SettingsError::NotAbsolute(self.data_dir.clone()));
@@ -162,12 +187,16 @@ impl Settings {
             return Err(SettingsError::InsideDataDirectory(self.data_dir.clone()));
         }
         if self.socket().as_os_str().len() > MAX_SOCKET_PATH {
-            return Err(SettingsError::PathTooLong { path: self.data_dir.clone(), max: MAX_SOCKET_PATH });
+            return Err(SettingsError::PathTooLong {
+                path: self.data_dir.clone(),
+                max: MAX_SOCKET_PATH,
+            });
         }
         if self.zone.len() > MAX_ZONE {
             return Err(SettingsError::ZoneTooLong);
         }
-        let (heartbeat, election) = (self.heartbeat_interval.as_millis(), self.election_timeout.as_millis());
+        let (heartbeat, election) =
+            (self.heartbeat_interval.as_millis(), self.election_timeout.as_millis());
         if election < 3 * heartbeat {
             return Err(SettingsError::Timing { heartbeat, election });
         }
@@ -183,9 +212,11 @@ impl Settings {
     }
 }
 
-/// Whether this is for sure an address that only this host reaches. A name's addresses may change; "localhost" never leaves the host (RFC 6761, 6.3).
+/// Whether this is for sure an address that only this host reaches. A name's addresses may change;
+/// "localhost" never leaves the host (RFC 6761, 6.3).
 fn is_loopback(host: &str) -> bool {
-    host.parse::<IpAddr>().map_or_else(|_| host.eq_ignore_ascii_case("localhost"), |ip| ip.is_loopback())
+    host.parse::<IpAddr>()
+        .map_or_else(|_| host.eq_ignore_ascii_case("localhost"), |ip| ip.is_loopback())
 }
 
 /// The path without symbolic links and dots, as far as it exists.
@@ -193,7 +224,9 @@ fn real(path: &Path) -> PathBuf {
     match (path.canonicalize(), path.parent(), path.components().next_back()) {
         (Ok(real), ..) => real,
         (Err(_), Some(parent), Some(Component::Normal(name))) => real(parent).join(name),
-        (Err(_), Some(parent), Some(Component::ParentDir)) => real(parent).parent().map_or_else(PathBuf::new, Path::to_path_buf),
+        (Err(_), Some(parent), Some(Component::ParentDir)) => {
+            real(parent).parent().map_or_else(PathBuf::new, Path::to_path_buf)
+        }
         _ => path.to_path_buf(),
     }
 }
@@ -220,9 +253,17 @@ mod tests {
         for here in ["localhost", "LOCALHOST", "127.0.0.1", "127.8.9.10", "::1"] {
             assert!(is_loopback(here), "{here}");
         }
-        for elsewhere in
-            ["0.0.0.0", "::", "192.168.1.11", "10.0.0.1", "fe80::1", "::1%lo", "localhost.example", "db-1", "127.0.0.1.example"]
-        {
+        for elsewhere in [
+            "0.0.0.0",
+            "::",
+            "192.168.1.11",
+            "10.0.0.1",
+            "fe80::1",
+            "::1%lo",
+            "localhost.example",
+            "db-1",
+            "127.0.0.1.example",
+        ] {
             assert!(!is_loopback(elsewhere), "{elsewhere}");
         }
         let settings = |listen: &str, protection| Settings {
@@ -240,7 +281,10 @@ mod tests {
             protection,
         };
         let tls = Protection::new("/c", "/k", "/a", false).unwrap();
-        assert!(matches!(settings("0.0.0.0", Protection::Loopback).check(None), Err(SettingsError::Unprotected(_))));
+        assert!(matches!(
+            settings("0.0.0.0", Protection::Loopback).check(None),
+            Err(SettingsError::Unprotected(_))
+        ));
         for fine in [Protection::TrustedNetwork, tls] {
             settings("0.0.0.0", fine).check(None).unwrap();
         }
@@ -254,9 +298,13 @@ mod tests {
         assert!(matches!(Protection::new("/c", "/k", "/a", true).unwrap(), Protection::Tls(_)));
         for bits in 1..7_u8 {
             let set = |bit: u8, path: &'static str| if bits & bit == 0 { "" } else { path };
-            let error = Protection::new(set(1, "/c"), set(2, "/k"), set(4, "/a"), true).unwrap_err();
+            let error =
+                Protection::new(set(1, "/c"), set(2, "/k"), set(4, "/a"), true).unwrap_err();
             assert!(matches!(error, SettingsError::HalfTls { .. }), "{error}");
         }
-        assert!(matches!(Protection::new("c", "/k", "/a", true), Err(SettingsError::RelativeFile { .. })));
+        assert!(matches!(
+            Protection::new("c", "/k", "/a", true),
+            Err(SettingsError::RelativeFile { .. })
+        ));
     }
 }

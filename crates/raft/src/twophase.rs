@@ -1,7 +1,9 @@
-//! Removes the two-phase state files that recovery must not find (`pgraft_core::twophase` says why) before a server starts.
+//! Removes the two-phase state files that recovery must not find (`pgraft_core::twophase` says why)
+//! before a server starts.
 //!
-//! The instance manager does it before each start, and after a rewind or a clone; the extension when the postmaster makes its shared memory,
-//! which covers a server that recovers in place after one of its processes has crashed.
+//! The instance manager does it before each start, and after a rewind or a clone; the extension
+//! when the postmaster makes its shared memory, which covers a server that recovers in place after
+//! one of its processes has crashed.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -54,7 +56,8 @@ pub fn remove_not_older(data: &Path) -> Result<Vec<String>, TwoPhaseError> {
         // Postgres 15 and 16 find the right name.
         return Ok(vec![]);
     }
-    let next_xid = next_xid(data)?.ok_or(TwoPhaseError::NoCheckpoint { directory: directory.clone() })?;
+    let next_xid =
+        next_xid(data)?.ok_or(TwoPhaseError::NoCheckpoint { directory: directory.clone() })?;
     let mut removed = Vec::new();
     for name in not_older(&files, next_xid) {
         let path = directory.join(name);
@@ -71,20 +74,28 @@ pub fn remove_not_older(data: &Path) -> Result<Vec<String>, TwoPhaseError> {
 fn next_xid(data: &Path) -> Result<Option<u64>, TwoPhaseError> {
     let label = data.join("backup_label");
     match fs::read_to_string(&label) {
-        Ok(text) => Ok(recovery::label(&text).and_then(|label| checkpoint_next_xid(&data.join("pg_wal"), label))),
+        Ok(text) => Ok(recovery::label(&text)
+            .and_then(|label| checkpoint_next_xid(&data.join("pg_wal"), label))),
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
             let control = data.join("global/pg_control");
-            fs::read(&control).map(|bytes| recovery::control_next_xid(&bytes)).map_err(failed("read", &control))
+            fs::read(&control)
+                .map(|bytes| recovery::control_next_xid(&bytes))
+                .map_err(failed("read", &control))
         }
         Err(e) => Err(failed("read", &label)(e)),
     }
 }
 
-/// From the WAL files that have the label's checkpoint record. Of two timelines' copies either will do.
+/// From the WAL files that have the label's checkpoint record. Of two timelines' copies either will
+/// do.
 fn checkpoint_next_xid(wal: &Path, label: Label) -> Option<u64> {
     let files = names(wal).ok()?;
-    let layouts: BTreeSet<(u64, u64)> =
-        files.iter().filter(|f| f.len() == 24).filter_map(|f| layout(&wal.join(f))).map(|l| (l.segment, l.page)).collect();
+    let layouts: BTreeSet<(u64, u64)> = files
+        .iter()
+        .filter(|f| f.len() == 24)
+        .filter_map(|f| layout(&wal.join(f)))
+        .map(|l| (l.segment, l.page))
+        .collect();
     layouts.into_iter().map(|(segment, page)| Layout { segment, page }).find_map(|layout| {
         let having = |number: u64| {
             let mut having: Vec<(u32, &String)> = files
@@ -97,10 +108,23 @@ fn checkpoint_next_xid(wal: &Path, label: Label) -> Option<u64> {
             having.into_iter().map(|(_, file)| wal.join(file)).collect::<Vec<_>>()
         };
         let (number, from) = (label.checkpoint / layout.segment, label.checkpoint % layout.segment);
-        let next: Vec<Vec<u8>> = having(number + 1).iter().filter_map(|file| bytes(file, 0, ENOUGH)).chain([vec![]]).collect();
-        having(number).iter().filter_map(|file| bytes(file, from, ENOUGH.min(layout.segment - from))).find_map(|first| {
-            next.iter().find_map(|second| recovery::checkpoint_next_xid(&[first.as_slice(), second.as_slice()].concat(), label, layout))
-        })
+        let next: Vec<Vec<u8>> = having(number + 1)
+            .iter()
+            .filter_map(|file| bytes(file, 0, ENOUGH))
+            .chain([vec![]])
+            .collect();
+        having(number)
+            .iter()
+            .filter_map(|file| bytes(file, from, ENOUGH.min(layout.segment - from)))
+            .find_map(|first| {
+                next.iter().find_map(|second| {
+                    recovery::checkpoint_next_xid(
+                        &[first.as_slice(), second.as_slice()].concat(),
+                        label,
+                        layout,
+                    )
+                })
+            })
     })
 }
 
@@ -117,7 +141,9 @@ fn bytes(file: &Path, from: u64, most: u64) -> Option<Vec<u8>> {
 }
 
 fn names(directory: &Path) -> io::Result<Vec<String>> {
-    fs::read_dir(directory)?.filter_map(|entry| entry.map(|e| e.file_name().into_string().ok()).transpose()).collect()
+    fs::read_dir(directory)?
+        .filter_map(|entry| entry.map(|e| e.file_name().into_string().ok()).transpose())
+        .collect()
 }
 
 #[cfg(test)]
@@ -150,7 +176,11 @@ mod tests {
 
     /// A checkpoint at 0/1000060 that the label names.
     fn backup_of(data: &Path, file: &str, next_xid: u64) {
-        fs::write(data.join("backup_label"), "START WAL LOCATION: 0/1000028 (file x)\nCHECKPOINT LOCATION: 0/1000060\n").unwrap();
+        fs::write(
+            data.join("backup_label"),
+            "START WAL LOCATION: 0/1000028 (file x)\nCHECKPOINT LOCATION: 0/1000060\n",
+        )
+        .unwrap();
         let mut wal = vec![0; 1 << 20];
         wal[32..36].copy_from_slice(&(1_u32 << 20).to_ne_bytes());
         wal[36..40].copy_from_slice(&8192_u32.to_ne_bytes());
@@ -189,7 +219,12 @@ mod tests {
         let data = data_directory();
         backup_of(data.path(), "000000020000000000000011", 0x2E4);
         let error = remove_not_older(data.path()).unwrap_err().to_string();
-        assert!(error.starts_with("could not find the next transaction ID of the checkpoint that recovery starts from"), "{error}");
+        assert!(
+            error.starts_with(
+                "could not find the next transaction ID of the checkpoint that recovery starts from"
+            ),
+            "{error}"
+        );
         assert_eq!(left(data.path()).len(), 2);
         // Nothing is in question: the checkpoint is not looked for.
         for name in [OLD, NEW] {

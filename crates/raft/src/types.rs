@@ -15,7 +15,8 @@ openraft::declare_raft_types!(
         R = Applied,
         NodeId = u64,
         Node = Endpoint,
-        // Raft as in the paper: one leader a term. (Openraft's default lets a later candidate of the same term win over an earlier one.)
+        // Raft as in the paper: one leader a term. (Openraft's default lets a later candidate of
+        // the same term win over an earlier one.)
         LeaderId = openraft::impls::leader_id_std::LeaderId<u64, u64>,
         AsyncRuntime = crate::machine::Runtime,
 );
@@ -25,7 +26,8 @@ pub type LogId = openraft::alias::LogIdOf<TypeConfig>;
 pub type Vote = openraft::alias::VoteOf<TypeConfig>;
 pub type Entry = openraft::alias::EntryOf<TypeConfig>;
 pub type Payload = EntryPayload<LogCommand, u64, Endpoint>;
-pub type Membership = StoredMembership<openraft::alias::CommittedLeaderIdOf<TypeConfig>, u64, Endpoint>;
+pub type Membership =
+    StoredMembership<openraft::alias::CommittedLeaderIdOf<TypeConfig>, u64, Endpoint>;
 pub type SnapshotMeta = openraft::alias::SnapshotMetaOf<TypeConfig>;
 
 /// What comes of applying an entry; Raft's own entries give "nothing".
@@ -58,7 +60,8 @@ impl fmt::Display for Applied {
     }
 }
 
-/// Where a member listens, as Raft's membership entries carry it. (`Address` has no default, which openraft's conformance suite needs.)
+/// Where a member listens, as Raft's membership entries carry it. (`Address` has no default, which
+/// openraft's conformance suite needs.)
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Endpoint {
     pub host: String,
@@ -80,7 +83,11 @@ impl Endpoint {
 
 impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.host.contains(':') { write!(f, "[{}]:{}", self.host, self.port) } else { write!(f, "{}:{}", self.host, self.port) }
+        if self.host.contains(':') {
+            write!(f, "[{}]:{}", self.host, self.port)
+        } else {
+            write!(f, "{}:{}", self.host, self.port)
+        }
     }
 }
 
@@ -98,6 +105,12 @@ pub fn node_id(id: u64) -> Option<NodeId> {
 pub fn core_membership(m: &Membership) -> RaftMembership {
     let voters: BTreeSet<NodeId> = m.voter_ids().filter_map(node_id).collect();
     let learners = m.membership().learner_ids().filter_map(node_id).collect();
-    let addresses: BTreeMap<NodeId, Address> = m.nodes().filter_map(|(id, at)| Some((node_id(*id)?, at.address().ok()?))).collect();
-    RaftMembership { voters, learners, joint: m.membership().get_joint_config().len() > 1, addresses }
+    let addresses: BTreeMap<NodeId, Address> =
+        m.nodes().filter_map(|(id, at)| Some((node_id(*id)?, at.address().ok()?))).collect();
+    RaftMembership {
+        voters,
+        learners,
+        joint: m.membership().get_joint_config().len() > 1,
+        addresses,
+    }
 }

@@ -1,6 +1,13 @@
-//! What the SQL functions do, without Postgres: several members in one process, over real sockets and real files.
+//! What the SQL functions do, without Postgres: several members in one process, over real sockets
+//! and real files.
 
-#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test, which may end anywhere")]
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test, which may end anywhere"
+)]
 
 mod harness;
 
@@ -16,9 +23,15 @@ async fn one_add_on_the_leader_and_every_member_has_the_row() {
     assert_eq!(c.status(four).await.state, NodeState::Uninitialized);
 
     let (sqlstate, message, hint) = refusal(c.add(1, four).await);
-    assert_eq!(message, "Cannot add node - this node is not the leader. Node addition must be performed on the leader.");
+    assert_eq!(
+        message,
+        "Cannot add node - this node is not the leader. Node addition must be performed on the leader."
+    );
     let leader_port = c.members[0].settings.advertise.port();
-    assert_eq!((sqlstate.as_str(), hint), ("PGR01", format!("The leader is node 1 (127.0.0.1:{leader_port}).")));
+    assert_eq!(
+        (sqlstate.as_str(), hint),
+        ("PGR01", format!("The leader is node 1 (127.0.0.1:{leader_port})."))
+    );
 
     assert_eq!(c.add(0, four).await, Response::Done { notice: None });
     let rows = nodes(&c.status(0).await);
@@ -27,18 +40,35 @@ async fn one_add_on_the_leader_and_every_member_has_the_row() {
         c.wait(n, "the same rows", |s| nodes(s) == rows).await;
         c.wait(n, "four voters", |s| s.voters == 4 && s.quorum == 3).await;
     }
-    let told = c.wait(0, "what node 4 tells", |s| s.members[3].postgres.is_some() && s.members[3].reachable == Some(true)).await;
+    let told = c
+        .wait(0, "what node 4 tells", |s| {
+            s.members[3].postgres.is_some() && s.members[3].reachable == Some(true)
+        })
+        .await;
     assert_eq!(told.members[3].lag_bytes, Some(0));
 
     // The same call again, and every way to get it wrong.
-    assert!(matches!(c.add(0, four).await, Response::Done { notice: Some(n) } if n.contains("already a member")));
+    assert!(
+        matches!(c.add(0, four).await, Response::Done { notice: Some(n) } if n.contains("already a member"))
+    );
     let port = c.members[four].settings.advertise.port();
     assert_eq!(refusal(c.add_as(0, 4, 1).await).0, "42710");
     assert_eq!(refusal(c.add_as(0, 5, port).await).0, "42710");
     assert_eq!(refusal(c.add_as(0, 0, port).await).0, "22023");
-    assert_eq!(refusal(c.ask(0, Request::AddNode { node_id: 5, address: "no.such.host.invalid".into(), port: 1 }).await).0, "22023");
+    assert_eq!(
+        refusal(
+            c.ask(
+                0,
+                Request::AddNode { node_id: 5, address: "no.such.host.invalid".into(), port: 1 }
+            )
+            .await
+        )
+        .0,
+        "22023"
+    );
     assert_eq!(refusal(c.ask(0, Request::Init).await).0, "55000");
-    let joins = c.log(2).await.iter().filter(|r| r.kind == "join" && r.data.contains("\"node\":4")).count();
+    let joins =
+        c.log(2).await.iter().filter(|r| r.kind == "join" && r.data.contains("\"node\":4")).count();
     assert_eq!(joins, 1, "one join entry, however often it was asked for");
 }
 
@@ -49,7 +79,10 @@ async fn one_change_at_a_time_and_a_newcomer_that_never_comes_can_be_taken_out()
     assert_eq!(c.add_as(0, 3, nobody).await, Response::Done { notice: None });
     let four = c.start(4).await;
     let (sqlstate, message, _) = refusal(c.add(0, four).await);
-    assert_eq!((sqlstate.as_str(), message.as_str()), ("PGR03", "a membership change is under way: node 3 is joining"));
+    assert_eq!(
+        (sqlstate.as_str(), message.as_str()),
+        ("PGR03", "a membership change is under way: node 3 is joining")
+    );
     assert_eq!(c.status(0).await.members[2].role, Role::Learner);
     assert_eq!(c.ask(0, Request::RemoveNode { node_id: 3 }).await, Response::Done { notice: None });
     assert_eq!(refusal(c.add_as(0, 3, nobody).await).0, "PGR02");
@@ -93,7 +126,10 @@ async fn members_survive_a_restart_and_the_death_of_their_leader() {
     let (sqlstate, _, hint) = refusal(c.add_as(1, 9, free_port()).await);
     assert_eq!(
         (sqlstate.as_str(), hint.as_str()),
-        ("PGR01", "There is no leader at the moment; try again when pgraft_get_leader() returns one.")
+        (
+            "PGR01",
+            "There is no leader at the moment; try again when pgraft_get_leader() returns one."
+        )
     );
     for n in [0, 2, 3] {
         c.run(n).await.unwrap();
@@ -106,16 +142,25 @@ async fn members_survive_a_restart_and_the_death_of_their_leader() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn removing_members_down_to_the_founder() {
     let mut c = Cluster::steady(3).await;
-    assert_eq!(refusal(c.ask(0, Request::RemoveNode { node_id: 1 }).await).1, "node 1 is the primary and can't be removed");
+    assert_eq!(
+        refusal(c.ask(0, Request::RemoveNode { node_id: 1 }).await).1,
+        "node 1 is the primary and can't be removed"
+    );
     assert_eq!(refusal(c.ask(0, Request::RemoveNode { node_id: 7 }).await).0, "42704");
     assert_eq!(refusal(c.ask(1, Request::RemoveNode { node_id: 3 }).await).0, "PGR01");
     c.stop(2).await;
     c.wait(0, "its silence", |s| s.members[2].reachable == Some(false)).await;
     let (sqlstate, message, _) = refusal(c.ask(0, Request::RemoveNode { node_id: 2 }).await);
-    assert_eq!((sqlstate.as_str(), message.as_str()), ("55006", "removing node 2 would leave 1 reachable of 2 voters, and 2 are needed"));
+    assert_eq!(
+        (sqlstate.as_str(), message.as_str()),
+        ("55006", "removing node 2 would leave 1 reachable of 2 voters, and 2 are needed")
+    );
     // The dead one may go.
     assert_eq!(c.ask(0, Request::RemoveNode { node_id: 3 }).await, Response::Done { notice: None });
-    assert!(matches!(c.ask(0, Request::RemoveNode { node_id: 3 }).await, Response::Done { notice: Some(_) }));
+    assert!(matches!(
+        c.ask(0, Request::RemoveNode { node_id: 3 }).await,
+        Response::Done { notice: Some(_) }
+    ));
     assert_eq!(c.ask(0, Request::RemoveNode { node_id: 2 }).await, Response::Done { notice: None });
     let last = c.wait(0, "one voter", |s| s.voters == 1 && s.leader.is_some()).await;
     assert_eq!((last.members.len(), last.next_node_id), (1, 4));
@@ -126,10 +171,14 @@ async fn a_leader_takes_itself_out() {
     let mut c = Cluster::of(3).await;
     // The primary can't be removed: another node has to lead.
     c.lead_comes_to(1).await;
-    c.wait_leading("everybody's answer", |s| s.members.iter().all(|m| m.reachable == Some(true))).await;
+    c.wait_leading("everybody's answer", |s| s.members.iter().all(|m| m.reachable == Some(true)))
+        .await;
     c.changed(Request::RemoveNode { node_id: 2 }).await;
     for n in [0, 2] {
-        c.wait(n, "its absence", |s| s.voters == 2 && s.leader.is_some_and(|l| l.get() != 2) && s.members.len() == 2).await;
+        c.wait(n, "its absence", |s| {
+            s.voters == 2 && s.leader.is_some_and(|l| l.get() != 2) && s.members.len() == 2
+        })
+        .await;
     }
 }
 
@@ -154,7 +203,10 @@ async fn whoever_is_added_can_be_taken_out_at_any_moment() {
     let c = Cluster::steady(2).await;
     for id in 3..23 {
         assert_eq!(c.add_as(0, id, free_port()).await, Response::Done { notice: None });
-        assert!(matches!(c.ask(0, Request::RemoveNode { node_id: id }).await, Response::Done { .. }));
+        assert!(matches!(
+            c.ask(0, Request::RemoveNode { node_id: id }).await,
+            Response::Done { .. }
+        ));
     }
     assert_eq!(c.status(0).await.members.len(), 2);
 }
@@ -178,7 +230,8 @@ async fn strangers_and_copies_are_refused() {
     std::fs::rename(&dir, dir.with_extension("lost")).unwrap();
     c.run(1).await.unwrap();
     // Longer than any pause between a stop and a start: it has been dialled, and has refused.
-    c.wait(0, "node 2 out of reach", |s| s.members[1].last_contact_ms.is_some_and(|ms| ms > 2500)).await;
+    c.wait(0, "node 2 out of reach", |s| s.members[1].last_contact_ms.is_some_and(|ms| ms > 2500))
+        .await;
     assert_eq!(c.status(1).await.state, NodeState::Uninitialized);
 
     // A directory of another node is refused.

@@ -1,6 +1,13 @@
-//! Changes of the membership that go wrong half way: newcomers that never come, leaders that die in the middle, members that move.
+//! Changes of the membership that go wrong half way: newcomers that never come, leaders that die in
+//! the middle, members that move.
 
-#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test, which may end anywhere")]
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test, which may end anywhere"
+)]
 
 mod harness;
 
@@ -28,7 +35,9 @@ async fn a_newcomer_that_never_comes_is_taken_out_again_by_an_entry() {
     let added = c.changed(join(3, never)).await;
     assert!(c.log(added).await.iter().any(|r| r.kind == "join" && r.data.contains("\"node\":3")));
     for n in [0, 1] {
-        let status = c.wait(n, "node 3 to be given up", |s| s.next_node_id == 4 && s.members.len() == 2).await;
+        let status = c
+            .wait(n, "node 3 to be given up", |s| s.next_node_id == 4 && s.members.len() == 2)
+            .await;
         assert_eq!((status.voters, status.next_node_id), (2, 4));
         c.until_log(n, "the entry that says so", |r| r.kind == "join_expired" && r.committed).await;
     }
@@ -37,14 +46,16 @@ async fn a_newcomer_that_never_comes_is_taken_out_again_by_an_entry() {
     c.gives_up_after(Duration::from_mins(10)).await;
     let four = c.start(4).await;
     c.changed(c.joining(four)).await;
-    c.wait(0, "what node 4 tells", |s| s.members.len() == 3 && s.members[2].postgres.is_some()).await;
+    c.wait(0, "what node 4 tells", |s| s.members.len() == 3 && s.members[2].postgres.is_some())
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_new_leader_goes_on_counting() {
     let mut c = Cluster::of(3).await;
     c.gives_up_after(Duration::from_secs(4)).await;
-    c.wait_leading("everybody's answer", |s| s.members.iter().all(|m| m.reachable == Some(true))).await;
+    c.wait_leading("everybody's answer", |s| s.members.iter().all(|m| m.reachable == Some(true)))
+        .await;
     let leader = c.changed(join(4, free_port())).await;
     let rest: Vec<usize> = (0..3).filter(|n| *n != leader).collect();
     for n in &rest {
@@ -64,9 +75,13 @@ async fn with_a_voter_away_a_newcomer_must_be_there_first() {
     c.wait_leading("its silence", |s| s.members[2].reachable == Some(false)).await;
     let (asked, answer) = c.change(join(4, free_port())).await;
     let (sqlstate, message, hint) = refusal(answer);
-    assert_eq!((sqlstate.as_str(), message.as_str()), ("55006", "adding node 4 would make 2 reachable of 4 voters, and 3 are needed"));
+    assert_eq!(
+        (sqlstate.as_str(), message.as_str()),
+        ("55006", "adding node 4 would make 2 reachable of 4 voters, and 3 are needed")
+    );
     assert!(hint.starts_with("Start the new node first"), "{hint}");
-    let left_in_the_log = c.log(asked).await.iter().any(|r| r.kind == "join" && r.data.contains("\"node\":4"));
+    let left_in_the_log =
+        c.log(asked).await.iter().any(|r| r.kind == "join" && r.data.contains("\"node\":4"));
     assert!(!left_in_the_log, "a refusal left something in the log");
     let four = c.start(4).await;
     c.changed(c.joining(four)).await;
@@ -84,19 +99,35 @@ async fn addresses_that_can_not_be_set() {
     for (request, sqlstate, message) in [
         (set(9, 7001), "42704", "node 9 is not a member of this cluster".to_owned()),
         (set(2, one), "42710", format!("address 127.0.0.1:{one} already belongs to node 1")),
-        (set(0, 7001), "22023", "invalid node_id 0: it must be between 1 and 2147483647".to_owned()),
+        (
+            set(0, 7001),
+            "22023",
+            "invalid node_id 0: it must be between 1 and 2147483647".to_owned(),
+        ),
         (set(2, 0), "22023", "invalid port 0: it must be between 1 and 65535".to_owned()),
     ] {
         let (code, words, hint) = refusal(c.ask(0, request).await);
         assert_eq!((code.as_str(), words), (sqlstate, message));
         assert!(!hint.is_empty());
     }
-    let unresolvable = Request::SetAddress { node_id: 2, address: "no.such.host.invalid".into(), port: 1 };
-    assert_eq!(refusal(c.ask(0, unresolvable).await).1, "could not resolve address \"no.such.host.invalid\"");
+    let unresolvable =
+        Request::SetAddress { node_id: 2, address: "no.such.host.invalid".into(), port: 1 };
+    assert_eq!(
+        refusal(c.ask(0, unresolvable).await).1,
+        "could not resolve address \"no.such.host.invalid\""
+    );
     let (sqlstate, message, hint) = refusal(c.ask(1, set(2, 1)).await);
-    assert_eq!(message, "Cannot set address - this node is not the leader. Addresses must be changed on the leader.");
-    assert_eq!((sqlstate, hint), ("PGR01".to_owned(), format!("The leader is node 1 (127.0.0.1:{one}).")));
-    assert!(matches!(c.ask(0, set(2, two)).await, Response::Done { notice: Some(n) } if n.contains("already looks for node 2")));
+    assert_eq!(
+        message,
+        "Cannot set address - this node is not the leader. Addresses must be changed on the leader."
+    );
+    assert_eq!(
+        (sqlstate, hint),
+        ("PGR01".to_owned(), format!("The leader is node 1 (127.0.0.1:{one})."))
+    );
+    assert!(
+        matches!(c.ask(0, set(2, two)).await, Response::Done { notice: Some(n) } if n.contains("already looks for node 2"))
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -110,27 +141,41 @@ async fn a_member_moves_without_a_new_id() {
     c.wait_leading("node 2 out of reach", |s| s.members[1].reachable == Some(false)).await;
     c.add_and_remove_a_node(7).await; // the others decide
     let told = c.changed(set(2, new)).await;
-    assert_eq!(nodes(&c.status(told).await)[1], (2, new), "it is on the leader when the call returns");
+    assert_eq!(
+        nodes(&c.status(told).await)[1],
+        (2, new),
+        "it is on the leader when the call returns"
+    );
     let rows = nodes(&c.status(told).await);
     for n in 0..3 {
-        c.wait(n, "the new address", |s| nodes(s) == rows && s.leader.is_some() && s.next_node_id == 8).await;
+        c.wait(n, "the new address", |s| {
+            nodes(s) == rows && s.leader.is_some() && s.next_node_id == 8
+        })
+        .await;
     }
     c.wait_leading("node 2 in reach", |s| s.members[1].reachable == Some(true)).await;
-    c.until_log(1, "Raft's own membership to follow", |r| r.kind == "membership" && r.data.contains(&format!(":{new}}}"))).await;
+    c.until_log(1, "Raft's own membership to follow", |r| {
+        r.kind == "membership" && r.data.contains(&format!(":{new}}}"))
+    })
+    .await;
     assert!(matches!(c.change(set(2, new)).await.1, Response::Done { notice: Some(_) }));
     assert_eq!(c.log(2).await.iter().filter(|r| r.kind == "set_address").count(), 1);
 
     // Whoever leads next dials it there too; and it leads and dials like any other.
     for n in [2, 1] {
         c.lead_comes_to(n).await;
-        c.wait_leading("everybody's answer", |s| s.members.iter().all(|m| m.reachable == Some(true))).await;
+        c.wait_leading("everybody's answer", |s| {
+            s.members.iter().all(|m| m.reachable == Some(true))
+        })
+        .await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_leader_moves_too() {
     let mut c = Cluster::of(3).await;
-    // Told beforehand: those who talk to it already go on, whoever connects anew finds it when it is there.
+    // Told beforehand: those who talk to it already go on, whoever connects anew finds it when it
+    // is there.
     c.lead_comes_to(1).await;
     let new = free_port();
     c.changed(set(2, new)).await;
@@ -153,7 +198,8 @@ async fn an_address_can_be_corrected_while_its_node_joins() {
     c.wait(three, "its vote", |s| s.voters == 3 && s.state == NodeState::Follower).await;
 }
 
-/// The leader dies when the joint configuration is on the way: its followers have it, and nobody ever makes it uniform but the next leader.
+/// The leader dies when the joint configuration is on the way: its followers have it, and nobody
+/// ever makes it uniform but the next leader.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_joint_configuration_left_behind_is_finished_by_the_next_leader() {
     let mut c = Cluster::of(3).await;
@@ -178,11 +224,18 @@ async fn a_joint_configuration_left_behind_is_finished_by_the_next_leader() {
     c.wait(heir, "four voters", |s| s.voters == 4).await;
     let log = c.log(heir).await;
     let is_joint = |r: &&harness::Row| r.kind == "membership" && is_joint(r.data.as_bytes());
-    let last_joint = log.iter().rfind(is_joint).expect("the joint configuration is in the heir's log");
+    let last_joint =
+        log.iter().rfind(is_joint).expect("the joint configuration is in the heir's log");
     let uniform = log.iter().rfind(|r| r.kind == "membership").unwrap();
-    assert!(uniform.index > last_joint.index && uniform.term > last_joint.term, "the next leader made it uniform: {log:#?}");
+    assert!(
+        uniform.index > last_joint.index && uniform.term > last_joint.term,
+        "the next leader made it uniform: {log:#?}"
+    );
     for n in rest {
-        c.wait(n, "four voters", |s| s.voters == 4 && s.members.iter().all(|m| m.role == Role::Voter)).await;
+        c.wait(n, "four voters", |s| {
+            s.voters == 4 && s.members.iter().all(|m| m.role == Role::Voter)
+        })
+        .await;
     }
     wires[leader].state.heal();
     c.run(leader).await.unwrap();
@@ -196,8 +249,9 @@ fn is_joint(bytes: &[u8]) -> bool {
     bytes.windows(JOINT.len()).any(|window| window == JOINT)
 }
 
-/// A network that lets that configuration through to a voter and nothing after it, in either direction. (To the newcomer alone it would be
-/// lost with its leader.) Whichever member sends it first is cut.
+/// A network that lets that configuration through to a voter and nothing after it, in either
+/// direction. (To the newcomer alone it would be lost with its leader.) Whichever member sends it
+/// first is cut.
 struct CutAtJoint {
     state: Arc<State>,
 }
@@ -234,8 +288,13 @@ impl State {
 
 impl Network for CutAtJoint {
     fn listen<'a>(&'a self, at: &'a Address) -> BoxFuture<'a, io::Result<Box<dyn Listener>>> {
-        async move { Ok(Box::new(Door(TcpListener::bind((at.host(), at.port())).await?, Arc::clone(&self.state))) as Box<dyn Listener>) }
-            .boxed()
+        async move {
+            Ok(Box::new(Door(
+                TcpListener::bind((at.host(), at.port())).await?,
+                Arc::clone(&self.state),
+            )) as Box<dyn Listener>)
+        }
+        .boxed()
     }
 
     fn connect<'a>(&'a self, to: &'a Address) -> BoxFuture<'a, io::Result<BoxStream>> {
@@ -258,7 +317,10 @@ impl Listener for Door {
     fn accept(&mut self) -> BoxFuture<'_, io::Result<(BoxStream, String)>> {
         async move {
             let (tcp, from) = self.0.accept().await?;
-            Ok((Box::new(Wire { tcp, to_voter: true, state: Arc::clone(&self.1) }) as BoxStream, from.to_string()))
+            Ok((
+                Box::new(Wire { tcp, to_voter: true, state: Arc::clone(&self.1) }) as BoxStream,
+                from.to_string(),
+            ))
         }
         .boxed()
     }
@@ -271,7 +333,11 @@ struct Wire {
 }
 
 impl AsyncRead for Wire {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         let read = Pin::new(&mut self.tcp).poll_read(cx, buf);
         // What arrives after the cut is never heard.
         if self.state.is_cut() { Poll::Pending } else { read }
@@ -279,7 +345,11 @@ impl AsyncRead for Wire {
 }
 
 impl AsyncWrite for Wire {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         if self.state.is_cut() {
             return Poll::Pending;
         }

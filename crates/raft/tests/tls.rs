@@ -1,6 +1,13 @@
-//! Members over TLS: with what they should have, and with everything that is wrong with a certificate.
+//! Members over TLS: with what they should have, and with everything that is wrong with a
+//! certificate.
 
-#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test, which may end anywhere")]
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test, which may end anywhere"
+)]
 
 mod certificates;
 mod logged;
@@ -96,13 +103,16 @@ impl Member {
     }
 
     async fn add(&self, id: i64, port: u16) {
-        let request = Request::AddNode { node_id: id, address: "127.0.0.1".into(), port: i64::from(port) };
+        let request =
+            Request::AddNode { node_id: id, address: "127.0.0.1".into(), port: i64::from(port) };
         assert_eq!(self.node().ask(request).await, Response::Done { notice: None });
     }
 
     async fn wait(&self, what: &str, ready: impl Fn(&NodeStatus) -> bool) -> NodeStatus {
         let mut status = self.node().status();
-        let found = tokio::time::timeout(PATIENCE, status.wait_for(|s| ready(s))).await.map(|s| NodeStatus::clone(&s.unwrap()));
+        let found = tokio::time::timeout(PATIENCE, status.wait_for(|s| ready(s)))
+            .await
+            .map(|s| NodeStatus::clone(&s.unwrap()));
         found.unwrap_or_else(|_| panic!("waited for {what}, and there is {:#?}", self.status()))
     }
 
@@ -141,33 +151,49 @@ fn roots(ca: &Ca) -> RootCertStore {
 }
 
 fn pair(issued: &Issued) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
-    let chain = CertificateDer::pem_slice_iter(issued.cert.as_bytes()).collect::<Result<_, _>>().unwrap();
+    let chain =
+        CertificateDer::pem_slice_iter(issued.cert.as_bytes()).collect::<Result<_, _>>().unwrap();
     (chain, PrivateKeyDer::from_pem_slice(issued.key.as_bytes()).unwrap())
 }
 
-/// What a dialler hears from a member that it says hello to as `from`. It comes from `source`, so that the log can be told apart.
-async fn dial(member: &Member, source: &str, tls: Option<(&Ca, Option<&Issued>)>, from: u32) -> Result<String, String> {
+/// What a dialler hears from a member that it says hello to as `from`. It comes from `source`, so
+/// that the log can be told apart.
+async fn dial(
+    member: &Member,
+    source: &str,
+    tls: Option<(&Ca, Option<&Issued>)>,
+    from: u32,
+) -> Result<String, String> {
     let socket = TcpSocket::new_v4().unwrap();
     socket.bind(format!("{source}:0").parse().unwrap()).unwrap();
-    let stream = socket.connect(format!("127.0.0.1:{}", member.port()).parse().unwrap()).await.unwrap();
+    let stream =
+        socket.connect(format!("127.0.0.1:{}", member.port()).parse().unwrap()).await.unwrap();
     let uuid = "00000000-0000-0000-0000-000000000001";
     let cluster = member.status().cluster_id.map_or_else(|| uuid.to_owned(), |id| id.to_string());
     let to = member.settings.node_id;
     let hello = serde_json::json!({"version": 1, "cluster": cluster, "from": from, "to": to, "to_instance": null, "from_instance": uuid});
     let Some((ca, issued)) = tls else { return talk(stream, &hello).await };
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap();
     let config = config.with_root_certificates(roots(ca));
     let config = match issued.map(pair) {
         Some((chain, key)) => config.with_client_auth_cert(chain, key).unwrap(),
         None => config.with_no_client_auth(),
     };
     let name = ServerName::try_from(format!("node-{to}.pgraft")).unwrap();
-    let stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await.map_err(|e| e.to_string())?;
+    let stream = TlsConnector::from(Arc::new(config))
+        .connect(name, stream)
+        .await
+        .map_err(|e| e.to_string())?;
     talk(stream, &hello).await
 }
 
-async fn talk(mut stream: impl AsyncRead + AsyncWrite + Unpin, hello: &serde_json::Value) -> Result<String, String> {
+async fn talk(
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
+    hello: &serde_json::Value,
+) -> Result<String, String> {
     let body = serde_json::to_vec(hello).unwrap();
     let frame = [&u32::try_from(body.len()).unwrap().to_be_bytes()[..], &body].concat();
     let exchange = async {
@@ -183,11 +209,16 @@ async fn talk(mut stream: impl AsyncRead + AsyncWrite + Unpin, hello: &serde_jso
 async fn a_listener_lets_nobody_in_but_the_node_of_the_certificate() {
     let (dir, ca) = (tempfile::tempdir().unwrap(), Ca::new("ours"));
     let members = group(dir.path(), &ca, 2).await;
-    members[0].wait("everybody's answer", |s| s.members.iter().all(|m| m.reachable == Some(true))).await;
+    members[0]
+        .wait("everybody's answer", |s| s.members.iter().all(|m| m.reachable == Some(true)))
+        .await;
     let one = &members[0];
 
     // Node 3 is not a member yet, but it is who it says.
-    assert_eq!(dial(one, "127.0.1.1", Some((&ca, Some(&ca.node(3)))), 3).await.unwrap(), "\"Accepted\"");
+    assert_eq!(
+        dial(one, "127.0.1.1", Some((&ca, Some(&ca.node(3)))), 3).await.unwrap(),
+        "\"Accepted\""
+    );
 
     let said = dial(one, "127.0.1.2", Some((&ca, Some(&ca.node(2)))), 3).await.unwrap();
     assert!(said.contains("it calls itself node 3, and its certificate is for node-2.pgraft, and node-3.pgraft is wanted"), "{said}");
@@ -208,7 +239,8 @@ async fn a_listener_lets_nobody_in_but_the_node_of_the_certificate() {
 
     let said = dial(one, "127.0.1.6", Some((&ca, Some(&ca.server_only(3)))), 3).await.unwrap_err();
     assert!(said.contains("UnsupportedCertificate"), "{said}");
-    until_logged(&["no TLS connection from 127.0.1.6: its certificate may not be used for this"]).await;
+    until_logged(&["no TLS connection from 127.0.1.6: its certificate may not be used for this"])
+        .await;
 
     for _ in 0..3 {
         let said = dial(one, "127.0.1.7", None, 3).await.unwrap();
@@ -226,13 +258,22 @@ async fn tls_on_a_plain_port_is_told_so() {
     plain.start().await;
     let said = dial(&plain, "127.0.2.1", Some((&ca, Some(&ca.node(1)))), 1).await.unwrap_err();
     assert!(said.contains("InvalidContentType"), "{said}");
-    until_logged(&["no TLS connection from 127.0.2.1: it speaks TLS, and this node does not"]).await;
+    until_logged(&["no TLS connection from 127.0.2.1: it speaks TLS, and this node does not"])
+        .await;
 
-    // And the member that dials it knows what is wrong, as does a plain one that dials a member with TLS.
+    // And the member that dials it knows what is wrong, as does a plain one that dials a member
+    // with TLS.
     let members = group(dir.path(), &ca, 1).await;
     members[0].add(2, plain.port()).await;
-    until_logged(&[&format!("no TLS connection to 2 at 127.0.0.1:{}: it does not speak TLS", plain.port())]).await;
-    assert_eq!(members[0].node().ask(Request::RemoveNode { node_id: 2 }).await, Response::Done { notice: None });
+    until_logged(&[&format!(
+        "no TLS connection to 2 at 127.0.0.1:{}: it does not speak TLS",
+        plain.port()
+    )])
+    .await;
+    assert_eq!(
+        members[0].node().ask(Request::RemoveNode { node_id: 2 }).await,
+        Response::Done { notice: None }
+    );
 
     let mut found = Member::new(dir.path(), 7, &ca.node(7), &ca.pem());
     found.settings.protection = Protection::Loopback;
@@ -241,7 +282,11 @@ async fn tls_on_a_plain_port_is_told_so() {
     let mut secure = Member::new(dir.path(), 8, &ca.node(8), &ca.pem());
     secure.start().await;
     found.add(8, secure.port()).await;
-    until_logged(&[&format!("node 8 at 127.0.0.1:{} refuses this node: this node's Raft port takes TLS only", secure.port())]).await;
+    until_logged(&[&format!(
+        "node 8 at 127.0.0.1:{} refuses this node: this node's Raft port takes TLS only",
+        secure.port()
+    )])
+    .await;
 }
 
 /// A listener that is none of ours: shows a certificate and nothing else.
@@ -251,12 +296,13 @@ async fn impostor(ca: &Ca, issued: &Issued) -> u16 {
         Arc::new(rustls::crypto::ring::default_provider()),
     );
     let (chain, key) = pair(issued);
-    let config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_client_cert_verifier(verifier.build().unwrap())
-        .with_single_cert(chain, key)
-        .unwrap();
+    let config =
+        ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_client_cert_verifier(verifier.build().unwrap())
+            .with_single_cert(chain, key)
+            .unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     tokio::spawn(async move {
@@ -281,14 +327,20 @@ async fn a_dialler_speaks_to_nobody_but_the_node_that_it_means() {
         (ca.node(2), "its certificate is for node-2.pgraft, and node-3.pgraft is wanted"),
         (ca.expired(3), "its certificate expired 24 hours ago"),
         (Ca::new("theirs").node(3), "its certificate is signed by no CA of pgraft.tls_ca_file"),
-        (ca.issue("db-3.example", DAY), "its certificate is for db-3.example, and node-3.pgraft is wanted"),
+        (
+            ca.issue("db-3.example", DAY),
+            "its certificate is for db-3.example, and node-3.pgraft is wanted",
+        ),
     ];
     for (n, (issued, words)) in (3..).zip(cases) {
         let port = impostor(&ca, &issued).await;
         members[0].add(n, port).await;
         let words = words.replace("node-3", &format!("node-{n}"));
         until_logged(&[&format!("no TLS connection to {n} at 127.0.0.1:{port}: {words}")]).await;
-        assert_eq!(members[0].node().ask(Request::RemoveNode { node_id: n }).await, Response::Done { notice: None });
+        assert_eq!(
+            members[0].node().ask(Request::RemoveNode { node_id: n }).await,
+            Response::Done { notice: None }
+        );
     }
 }
 
@@ -296,7 +348,8 @@ async fn a_dialler_speaks_to_nobody_but_the_node_that_it_means() {
 async fn a_member_whose_certificate_is_refused_is_told_why() {
     let (dir, ours, theirs) = (tempfile::tempdir().unwrap(), Ca::new("ours"), Ca::new("theirs"));
     let mut members = group(dir.path(), &ours, 2).await;
-    // Node 2 changes to another CA, which it alone knows of beside the old one: it reaches nobody, and nobody is disturbed.
+    // Node 2 changes to another CA, which it alone knows of beside the old one: it reaches nobody,
+    // and nobody is disturbed.
     members[1].stop().await;
     members[1].files.set_ca(&format!("{}{}", ours.pem(), theirs.pem()));
     members[1].files.set_pair(&theirs.node(2));
@@ -311,7 +364,9 @@ async fn certificates_and_ca_are_replaced_under_way() {
     let _alone = READS.lock().await;
     let (dir, old, new) = (tempfile::tempdir().unwrap(), Ca::new("old"), Ca::new("new"));
     let mut members = group(dir.path(), &old, 3).await;
-    let leads = members[0].wait("everybody's answer", |s| s.members.iter().all(|m| m.reachable == Some(true))).await;
+    let leads = members[0]
+        .wait("everybody's answer", |s| s.members.iter().all(|m| m.reachable == Some(true)))
+        .await;
     let mut reads = logged(&["TLS files were read again"]);
     // Both CAs, then the new certificates, then the new CA alone; all members one after the other.
     for step in 0..3 {
@@ -324,8 +379,14 @@ async fn certificates_and_ca_are_replaced_under_way() {
             reads += 1;
             member.reload(reads).await;
         }
-        let now = members[0].wait("everybody's answer", |s| s.members.iter().all(|m| m.reachable == Some(true))).await;
-        assert_eq!((now.term, now.leader), (leads.term, leads.leader), "step {step} cost the leader");
+        let now = members[0]
+            .wait("everybody's answer", |s| s.members.iter().all(|m| m.reachable == Some(true)))
+            .await;
+        assert_eq!(
+            (now.term, now.leader),
+            (leads.term, leads.leader),
+            "step {step} cost the leader"
+        );
     }
     // Nothing but the new CA is known from here on: new connections, and a newcomer.
     let mut four = Member::new(dir.path(), 4, &new.node(4), &new.pem());
@@ -335,7 +396,8 @@ async fn certificates_and_ca_are_replaced_under_way() {
     members[1].stop().await;
     members[1].start().await;
     members[1].wait("the leader", |s| s.leader.is_some() && s.voters == 4).await;
-    let said = dial(&members[0], "127.0.3.1", Some((&new, Some(&old.node(5)))), 5).await.unwrap_err();
+    let said =
+        dial(&members[0], "127.0.3.1", Some((&new, Some(&old.node(5)))), 5).await.unwrap_err();
     assert!(said.contains("UnknownCA"), "{said}");
 
     // A file that is no good changes nothing, and neither does one half of a pair.
@@ -350,8 +412,13 @@ async fn certificates_and_ca_are_replaced_under_way() {
         assert!(start.elapsed() < PATIENCE, "{:#?}", LOG.lock().unwrap());
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    until_logged(&["the old ones stay in force: pgraft.tls_ca_file", "holds no certificate in PEM"]).await;
-    until_logged(&["the old ones stay in force: pgraft.tls_cert_file", "can't be used together"]).await;
+    until_logged(&[
+        "the old ones stay in force: pgraft.tls_ca_file",
+        "holds no certificate in PEM",
+    ])
+    .await;
+    until_logged(&["the old ones stay in force: pgraft.tls_cert_file", "can't be used together"])
+        .await;
     members[1].stop().await;
     members[1].start().await;
     members[1].wait("the leader", |s| s.leader.is_some() && s.voters == 4).await;
@@ -370,18 +437,45 @@ async fn files_that_can_not_work_are_refused_at_the_start() {
         assert!(words.iter().all(|w| error.to_string().contains(w)), "{error}");
         assert!(!error.is_temporary(), "{error}");
     };
-    let mode = |path: &Path, mode| std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    let mode = |path: &Path, mode| {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap()
+    };
     // Root's tests own the files as root, for whom the group may read.
-    refused(&|f, _| mode(&f.key, 0o644), &["pgraft.tls_key_file", "has group or world access (mode 0644"]).await;
+    refused(
+        &|f, _| mode(&f.key, 0o644),
+        &["pgraft.tls_key_file", "has group or world access (mode 0644"],
+    )
+    .await;
     refused(&|f, _| mode(&f.key, 0o660), &["has group or world access (mode 0660"]).await;
-    refused(&|f, _| std::fs::remove_file(&f.cert).unwrap(), &["can't read pgraft.tls_cert_file", "No such file"]).await;
-    refused(&|f, _| std::fs::write(&f.ca, "x").unwrap(), &["pgraft.tls_ca_file", "holds no certificate in PEM"]).await;
-    refused(&|f, _| std::fs::write(&f.key, "x").unwrap(), &["pgraft.tls_key_file", "holds no private key in PEM"]).await;
+    refused(
+        &|f, _| std::fs::remove_file(&f.cert).unwrap(),
+        &["can't read pgraft.tls_cert_file", "No such file"],
+    )
+    .await;
+    refused(
+        &|f, _| std::fs::write(&f.ca, "x").unwrap(),
+        &["pgraft.tls_ca_file", "holds no certificate in PEM"],
+    )
+    .await;
+    refused(
+        &|f, _| std::fs::write(&f.key, "x").unwrap(),
+        &["pgraft.tls_key_file", "holds no private key in PEM"],
+    )
+    .await;
     let mismatch = |f: &Files, id| certificates::replace(&f.cert, &ca.node(id).cert);
     refused(&mismatch, &["can't be used together"]).await;
-    refused(&|f, _| f.set_pair(&ca.node(2)), &["is for node-2.pgraft, and node-", "is wanted"]).await;
-    refused(&|f, id| f.set_pair(&Ca::new("theirs").node(id)), &["is signed by no CA of pgraft.tls_ca_file"]).await;
-    refused(&|f, id| f.set_pair(&ca.server_only(id)), &["extended key usage must allow serverAuth and clientAuth"]).await;
+    refused(&|f, _| f.set_pair(&ca.node(2)), &["is for node-2.pgraft, and node-", "is wanted"])
+        .await;
+    refused(
+        &|f, id| f.set_pair(&Ca::new("theirs").node(id)),
+        &["is signed by no CA of pgraft.tls_ca_file"],
+    )
+    .await;
+    refused(
+        &|f, id| f.set_pair(&ca.server_only(id)),
+        &["extended key usage must allow serverAuth and clientAuth"],
+    )
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -393,9 +487,18 @@ async fn a_certificate_that_ends_is_spoken_of() {
     let mut expired = Member::new(dir.path(), 31, &ca.expired(31), &ca.pem());
     expired.start().await;
     until_logged(&["this node's certificate expired 24 hours ago, and no member accepts it: replace pgraft.tls_cert_file"]).await;
-    let mut soon = Member::new(dir.path(), 32, &ca.issue("node-32.pgraft", Duration::from_mins(65)), &ca.pem());
+    let mut soon = Member::new(
+        dir.path(),
+        32,
+        &ca.issue("node-32.pgraft", Duration::from_mins(65)),
+        &ca.pem(),
+    );
     soon.start().await;
-    until_logged(&["this node's certificate is valid for another", "replace pgraft.tls_cert_file and pgraft.tls_key_file"]).await;
+    until_logged(&[
+        "this node's certificate is valid for another",
+        "replace pgraft.tls_cert_file and pgraft.tls_key_file",
+    ])
+    .await;
     // Mended without a restart.
     expired.files.set_pair(&ca.node(31));
     until_logged(&["TLS files were read again: new connections use them, this node's certificate is valid for another 364 days"]).await;

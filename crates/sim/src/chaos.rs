@@ -1,5 +1,6 @@
-//! What goes wrong, and when: chosen by the seed. Never more than a majority can bear for good (a founder's disk, the disks of two members
-//! at a time), but any number of machines may be away for a while.
+//! What goes wrong, and when: chosen by the seed. Never more than a majority can bear for good (a
+//! founder's disk, the disks of two members at a time), but any number of machines may be away for
+//! a while.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -70,7 +71,8 @@ impl Chaos {
         for client in &mut self.clients {
             client.go_on(world);
         }
-        let (due, later): (Vec<_>, Vec<_>) = std::mem::take(&mut self.undo).into_iter().partition(|(at, _)| *at <= now);
+        let (due, later): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.undo).into_iter().partition(|(at, _)| *at <= now);
         self.undo = later;
         for (_, undo) in due {
             self.undo_it(world, undo);
@@ -102,14 +104,21 @@ impl Chaos {
 
     fn undo_it(&mut self, world: &mut World, undo: Undo) {
         match undo {
-            Undo::Start(number) if world.hosts.contains_key(&number) && !world.is_on(number) && !self.lost.contains(&number) => {
+            Undo::Start(number)
+                if world.hosts.contains_key(&number)
+                    && !world.is_on(number)
+                    && !self.lost.contains(&number) =>
+            {
                 world.start(number);
             }
             Undo::Start(_) => {}
             Undo::Thaw(number) => world.thaw(number),
             Undo::Mend => world.heal(),
             Undo::ThawDisk(number) => world.freeze_disk(number, false),
-            Undo::FastDisk(number) => world.machine(number).machine.set_fsync(Duration::from_millis(1), Duration::from_millis(4)),
+            Undo::FastDisk(number) => world
+                .machine(number)
+                .machine
+                .set_fsync(Duration::from_millis(1), Duration::from_millis(4)),
         }
     }
 
@@ -123,7 +132,12 @@ impl Chaos {
 
     /// One thing that the seed decides.
     fn something(&mut self, world: &mut World) {
-        let up: Vec<u32> = world.hosts.iter().filter(|(_, h)| h.is_up() && !h.is_frozen()).map(|(n, _)| *n).collect();
+        let up: Vec<u32> = world
+            .hosts
+            .iter()
+            .filter(|(_, h)| h.is_up() && !h.is_frozen())
+            .map(|(n, _)| *n)
+            .collect();
         let Some(victim) = self.pick(&up) else { return };
         let later = world.now() + self.between(200, 4000);
         if world.databases.is_some() && self.rng.random_range(0..100) < 45 {
@@ -148,7 +162,10 @@ impl Chaos {
             48..54 => self.slow_links(world, victim, later),
             54..60 => self.lose_messages(world, later),
             60..66 => {
-                world.machine(victim).machine.set_fsync(Duration::from_millis(50), Duration::from_millis(400));
+                world
+                    .machine(victim)
+                    .machine
+                    .set_fsync(Duration::from_millis(50), Duration::from_millis(400));
                 world.tell(format!("node {victim} has a slow disk"));
                 self.undo.push((later, Undo::FastDisk(victim)));
             }
@@ -156,7 +173,10 @@ impl Chaos {
                 let off = i64::from(self.rng.random_range(-7200..7200)) * 1_000_000;
                 let now = world.now();
                 world.machine(victim).set_wall_clock(off, now);
-                world.tell(format!("the wall clock of node {victim} jumps to {} s off", off / 1_000_000));
+                world.tell(format!(
+                    "the wall clock of node {victim} jumps to {} s off",
+                    off / 1_000_000
+                ));
             }
             69..73 => self.lose_a_disk(world),
             73..75 => self.copy_a_disk(world, victim),
@@ -191,7 +211,10 @@ impl Chaos {
                 self.undo.push((later, Undo::Start(whom)));
             }
             70..78 => {
-                world.partition(&[vec![whom], world.hosts.keys().copied().filter(|n| *n != whom).collect()]);
+                world.partition(&[
+                    vec![whom],
+                    world.hosts.keys().copied().filter(|n| *n != whom).collect(),
+                ]);
                 self.undo.push((later, Undo::Mend));
             }
             _ => self.switch_over(world, up),
@@ -284,18 +307,29 @@ impl Chaos {
     /// Nobody takes anybody out, nor does an earlier call that may still come to something.
     fn is_quiet(&self, world: &World) -> bool {
         let retired = &world.state().retired;
-        let lingers = |(who, at): &(u32, Time)| world.now().saturating_sub(*at) <= REMOVAL_LINGERS && !retired.contains(&node(*who));
+        let lingers = |(who, at): &(u32, Time)| {
+            world.now().saturating_sub(*at) <= REMOVAL_LINGERS && !retired.contains(&node(*who))
+        };
         !self.removals.iter().any(lingers) && self.clients.iter().all(Client::is_idle)
     }
 
-    /// A member loses its disk for good, when the others can bear it. It may come back under its old id, which is of no use to it.
+    /// A member loses its disk for good, when the others can bear it. It may come back under its
+    /// old id, which is of no use to it.
     fn lose_a_disk(&mut self, world: &mut World) {
         let state = world.state();
         let voters = world.voters();
-        // What it had confirmed to an earlier primary, another one may have broken off rewinding to this one: together that is two disks.
-        let repaired = world.hosts.keys().any(|n| world.is_under_repair(*n)) && !state.reign.as_ref().is_some_and(Reign::is_settled);
-        let bearable = voters.len() >= FEWEST && state.change_under_way().is_none() && world.moved().is_empty();
-        if !self.is_quiet(world) || !bearable || repaired || self.lost.iter().any(|n| voters.contains(n)) {
+        // What it had confirmed to an earlier primary, another one may have broken off rewinding to
+        // this one: together that is two disks.
+        let repaired = world.hosts.keys().any(|n| world.is_under_repair(*n))
+            && !state.reign.as_ref().is_some_and(Reign::is_settled);
+        let bearable = voters.len() >= FEWEST
+            && state.change_under_way().is_none()
+            && world.moved().is_empty();
+        if !self.is_quiet(world)
+            || !bearable
+            || repaired
+            || self.lost.iter().any(|n| voters.contains(n))
+        {
             return;
         }
         let Some(victim) = self.pick(&voters[1..]) else { return };
@@ -316,7 +350,8 @@ impl Chaos {
         world.start(to);
     }
 
-    /// A member comes back on another port, and a client tells the group; but for that it would not be found.
+    /// A member comes back on another port, and a client tells the group; but for that it would not
+    /// be found.
     fn relocate(&mut self, world: &mut World, victim: u32, later: Time) {
         let Some(idle) = self.clients.iter().position(Client::is_idle) else { return };
         let members = &world.state().members;
@@ -340,7 +375,8 @@ impl Chaos {
         let members: Vec<u32> = world.state().members.keys().map(|id| id.get()).collect();
         let retired: Vec<u32> = world.state().retired.iter().map(|id| id.get()).collect();
         let lost: Vec<u32> = self.lost.iter().copied().filter(|n| members.contains(n)).collect();
-        let more = members.len() < MOST && (members.len() <= FEWEST || self.rng.random_range(0..2) == 0);
+        let more =
+            members.len() < MOST && (members.len() <= FEWEST || self.rng.random_range(0..2) == 0);
         if let Some(gone) = self.pick(&lost) {
             self.removals.push((gone, world.now()));
             self.clients[idle].remove(world, gone);
@@ -359,7 +395,8 @@ impl Chaos {
         } else if world.moved().is_empty() {
             let leaders = world.leaders();
             let stays = world.state().primary().map_or(1, NodeId::get);
-            let leads: Vec<u32> = leaders.into_iter().filter(|n| *n != stays && members.contains(n)).collect();
+            let leads: Vec<u32> =
+                leaders.into_iter().filter(|n| *n != stays && members.contains(n)).collect();
             let others: Vec<u32> = members.into_iter().filter(|n| *n != stays).collect();
             // Now and then the leader is the one to go.
             let whom = if self.rng.random_range(0..3) == 0 { self.pick(&leads) } else { None };

@@ -1,4 +1,5 @@
-//! Clients that add and remove nodes all the while, as an operator would: they retry, and often don't know what has become of a call.
+//! Clients that add and remove nodes all the while, as an operator would: they retry, and often
+//! don't know what has become of a call.
 
 use std::time::Duration;
 
@@ -61,17 +62,29 @@ impl Client {
 
     /// Wants a node in.
     pub fn add(&mut self, world: &mut World, number: u32) {
-        self.begin(world, Wish::Add(number), format!("client {} wants node {number} in", self.name));
+        self.begin(
+            world,
+            Wish::Add(number),
+            format!("client {} wants node {number} in", self.name),
+        );
     }
 
     /// Wants a node out.
     pub fn remove(&mut self, world: &mut World, number: u32) {
-        self.begin(world, Wish::Remove(number), format!("client {} wants node {number} out", self.name));
+        self.begin(
+            world,
+            Wish::Remove(number),
+            format!("client {} wants node {number} out", self.name),
+        );
     }
 
     /// Tells the group where a node listens now.
     pub fn relocate(&mut self, world: &mut World, number: u32) {
-        self.begin(world, Wish::Move(number), format!("client {} tells where node {number} is", self.name));
+        self.begin(
+            world,
+            Wish::Move(number),
+            format!("client {} tells where node {number} is", self.name),
+        );
     }
 
     fn begin(&mut self, world: &mut World, wish: Wish, words: String) {
@@ -117,7 +130,10 @@ impl Client {
         }
         // Mostly who is said to lead, and now and then anybody.
         let anybody = up[self.rng.random_range(0..up.len())];
-        let said = up.iter().find_map(|n| world.status(*n)?.leader.map(NodeId::get)).filter(|n| up.contains(n));
+        let said = up
+            .iter()
+            .find_map(|n| world.status(*n)?.leader.map(NodeId::get))
+            .filter(|n| up.contains(n));
         let whom = if self.rng.random_range(0..5) == 0 { anybody } else { said.unwrap_or(anybody) };
         let request = match wish {
             Wish::Add(number) => world.add_request(number),
@@ -146,12 +162,18 @@ impl Client {
                 self.wish = None;
             }
             (Wish::Move(number), Some(Response::Done { .. })) => {
-                world.tell(format!("client {} hears that the group knows where node {number} is", self.name));
+                world.tell(format!(
+                    "client {} hears that the group knows where node {number} is",
+                    self.name
+                ));
                 self.wish = None;
             }
             (wish, Some(Response::Refused { sqlstate, message, .. })) => {
                 let certain = !matches!(sqlstate.as_str(), "PGR04" | "PGR05" | "PGR06");
-                let for_good = !matches!(sqlstate.as_str(), "PGR01" | "PGR03" | "PGR04" | "PGR05" | "PGR06" | "55006" | "55000");
+                let for_good = !matches!(
+                    sqlstate.as_str(),
+                    "PGR01" | "PGR03" | "PGR04" | "PGR05" | "PGR06" | "55006" | "55000"
+                );
                 if let Wish::Add(number) = wish {
                     world.see(&Seen::AddRefused { node: node(number), certain });
                 }

@@ -1,4 +1,5 @@
-//! Virtual time: one clock for the whole simulation, counted from its beginning, and each machine's own as Tokio shows it.
+//! Virtual time: one clock for the whole simulation, counted from its beginning, and each machine's
+//! own as Tokio shows it.
 
 use std::cell::Cell;
 use std::time::Duration;

@@ -1,5 +1,6 @@
-//! One machine of the simulation and the member on it: a Tokio runtime of its own, whose time stands still until the simulation lets it run.
-//! A crash drops the runtime, and with it every task of the member, openraft's included.
+//! One machine of the simulation and the member on it: a Tokio runtime of its own, whose time
+//! stands still until the simulation lets it run. A crash drops the runtime, and with it every task
+//! of the member, openraft's included.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -86,7 +87,16 @@ pub struct Host {
 impl Host {
     /// A machine that is off.
     pub fn new(number: u32, node: u32, machine: Arc<Machine>, lease: Duration) -> Self {
-        Self { number, node, port: FIRST_PORT, machine, lease, wall_clock_us: 0, running: None, board: Arc::default() }
+        Self {
+            number,
+            node,
+            port: FIRST_PORT,
+            machine,
+            lease,
+            wall_clock_us: 0,
+            running: None,
+            board: Arc::default(),
+        }
     }
 
     /// Whether a member runs on it, frozen or not.
@@ -100,12 +110,22 @@ impl Host {
     }
 
     /// Starts the member, with a Postgres or without.
-    pub fn start(&mut self, now: Time, net: &Net, postgres: Option<Arc<dyn Postgres>>) -> Result<(), String> {
-        let runtime = Builder::new_current_thread().enable_time().start_paused(true).build().map_err(|e| e.to_string())?;
+    pub fn start(
+        &mut self,
+        now: Time,
+        net: &Net,
+        postgres: Option<Arc<dyn Postgres>>,
+    ) -> Result<(), String> {
+        let runtime = Builder::new_current_thread()
+            .enable_time()
+            .start_paused(true)
+            .build()
+            .map_err(|e| e.to_string())?;
         let born = (runtime.block_on(async { Instant::now() }), now);
         self.board = Arc::default();
         net.power(self.number, true);
-        let at = Address::new(&host(self.number), i64::from(self.port)).map_err(|e| e.to_string())?;
+        let at =
+            Address::new(&host(self.number), i64::from(self.port)).map_err(|e| e.to_string())?;
         let settings = Settings {
             node_id: NodeId::new(i64::from(self.node)).map_err(|e| e.to_string())?,
             listen: at.clone(),
@@ -120,14 +140,21 @@ impl Host {
             lease_timeout: postgres.as_ref().map(|_| self.lease),
             snapshot_every: SNAPSHOT_EVERY,
         };
-        let (network, machine, board) = (net.of(self.number), Arc::clone(&self.machine), Arc::clone(&self.board));
-        let wall = self.wall_clock_us.saturating_add(i64::try_from(now.as_micros()).unwrap_or(i64::MAX));
+        let (network, machine, board) =
+            (net.of(self.number), Arc::clone(&self.machine), Arc::clone(&self.board));
+        let wall =
+            self.wall_clock_us.saturating_add(i64::try_from(now.as_micros()).unwrap_or(i64::MAX));
         let _detached = runtime.spawn(async move {
             machine.set_wall_clock(wall);
             let published = Arc::clone(&board);
             let server = postgres.clone();
             let hooks = Hooks {
-                wal: Arc::new(move || server.as_ref()?.look().map(|look| pgraft_core::status::WalProgress::from(look.end))),
+                wal: Arc::new(move || {
+                    server
+                        .as_ref()?
+                        .look()
+                        .map(|look| pgraft_core::status::WalProgress::from(look.end))
+                }),
                 postgres,
                 publish: Box::new(move |status| lock(&published).status = Some(status.clone())),
             };
@@ -146,7 +173,9 @@ impl Host {
                         None => return node.leave(true).await,
                     }
                 }
-                Err(error) => Ended::NotStarted { why: error.to_string(), temporary: error.is_temporary() },
+                Err(error) => {
+                    Ended::NotStarted { why: error.to_string(), temporary: error.is_temporary() }
+                }
             };
             lock(&board).ended = Some(ended);
         });

@@ -1,5 +1,6 @@
-//! Whole clusters of the real member (`pgraft-raft`: driver, commands, handshake, state machine, openraft itself) in virtual time, under
-//! faults that a seed decides. One seed is one run, byte for byte. For tests alone: nothing here ships.
+//! Whole clusters of the real member (`pgraft-raft`: driver, commands, handshake, state machine,
+//! openraft itself) in virtual time, under faults that a seed decides. One seed is one run, byte
+//! for byte. For tests alone: nothing here ships.
 //!
 //! ```text
 //!  seed ─▶ chaos ──┐                     ┌─ host: a Tokio runtime a machine, its time paused; a crash drops it
@@ -10,10 +11,12 @@
 //!                      story                                 invariants/*: one file each
 //! ```
 //!
-//! Where the members have servers, `postgres` is what the failover protocol acts upon, and its clients know what they were told.
+//! Where the members have servers, `postgres` is what the failover protocol acts upon, and its
+//! clients know what they were told.
 //!
-//! Why not turmoil: it needs `tokio_unstable` to be deterministic, has no disk, and its hosts can't be paused with their clock. Why steps: a
-//! message takes 5 ms at least, so that machines can be run one after the other for 5 ms each and none misses what another one sends it.
+//! Why not turmoil: it needs `tokio_unstable` to be deterministic, has no disk, and its hosts can't
+//! be paused with their clock. Why steps: a message takes 5 ms at least, so that machines can be
+//! run one after the other for 5 ms each and none misses what another one sends it.
 
 pub mod chaos;
 pub mod clients;

@@ -1,4 +1,5 @@
-//! `just sim`: runs many seeds, one of them with its whole story, or a script (`RUST_LOG=pgraft_raft=debug just sim seed 4711`: with the members' own log).
+//! `just sim`: runs many seeds, one of them with its whole story, or a script
+//! (`RUST_LOG=pgraft_raft=debug just sim seed 4711`: with the members' own log).
 
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -77,7 +78,12 @@ fn usage() -> ExitCode {
 fn one(plan: Plan) -> ExitCode {
     let wanted = tracing_subscriber::EnvFilter::try_from_default_env();
     if let Ok(wanted) = wanted {
-        tracing_subscriber::fmt().with_env_filter(wanted).with_timer(VirtualTime).with_ansi(false).with_writer(std::io::stderr).init();
+        tracing_subscriber::fmt()
+            .with_env_filter(wanted)
+            .with_timer(VirtualTime)
+            .with_ansi(false)
+            .with_writer(std::io::stderr)
+            .init();
     }
     tell(&run(plan))
 }

@@ -1,7 +1,9 @@
-//! The network between the machines: connections as TCP gives them, over links that can be cut one way or both, be slow, or lose packets.
+//! The network between the machines: connections as TCP gives them, over links that can be cut one
+//! way or both, be slow, or lose packets.
 //!
-//! Bytes of one connection arrive in order or not at all. What is lost is sent again, later; what is held by a cut link arrives after it is
-//! mended, or the connection breaks then. A process that ends closes its connections, a machine without power says nothing.
+//! Bytes of one connection arrive in order or not at all. What is lost is sent again, later; what
+//! is held by a cut link arrives after it is mended, or the connection breaks then. A process that
+//! ends closes its connections, a machine without power says nothing.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
@@ -22,7 +24,8 @@ use tokio::time::{Sleep, sleep};
 
 use crate::clock::{self, Time};
 
-/// No message is faster. Machines are run one after the other in steps of this length: so none can miss what another sends it meanwhile.
+/// No message is faster. Machines are run one after the other in steps of this length: so none can
+/// miss what another sends it meanwhile.
 pub const FASTEST: Duration = Duration::from_millis(5);
 /// The slowest message of a healthy link.
 const SLOWEST: Duration = Duration::from_millis(9);
@@ -123,12 +126,18 @@ impl Net {
         }
     }
 
-    /// The machine has power, or has none. With it come back, its old connections are unknown to it.
+    /// The machine has power, or has none. With it come back, its old connections are unknown to
+    /// it.
     pub fn power(&self, machine: u32, on: bool) {
         let mut inner = self.lock();
         if on {
             inner.dark.remove(&machine);
-            for pipe in inner.pipes.iter().filter_map(Weak::upgrade).filter(|p| p.from == machine || p.to == machine) {
+            for pipe in inner
+                .pipes
+                .iter()
+                .filter_map(Weak::upgrade)
+                .filter(|p| p.from == machine || p.to == machine)
+            {
                 pipe.break_down();
             }
         } else {
@@ -137,22 +146,29 @@ impl Net {
         inner.listeners.remove(&machine);
     }
 
-    /// A process ends, by this: its connections are closed in the order in which they were made. (Tokio drops the tasks of a runtime in an
-    /// order that depends on how many the process has had before.)
+    /// A process ends, by this: its connections are closed in the order in which they were made.
+    /// (Tokio drops the tasks of a runtime in an order that depends on how many the process has had
+    /// before.)
     pub fn close(&self, machine: u32, now: Time, end: impl FnOnce()) {
         self.lock().closing = Some(machine);
         end();
         let mut inner = self.lock();
         inner.closing = None;
         if !inner.dark.contains(&machine) {
-            let pipes: Vec<Arc<Pipe>> = inner.pipes.iter().filter_map(Weak::upgrade).filter(|p| p.from == machine).collect();
+            let pipes: Vec<Arc<Pipe>> = inner
+                .pipes
+                .iter()
+                .filter_map(Weak::upgrade)
+                .filter(|p| p.from == machine)
+                .collect();
             for pipe in pipes {
                 inner.send(&pipe, now, Vec::new());
             }
         }
     }
 
-    /// How long what is sent now from one machine to another takes; None while nothing gets through. For what is no connection of a member's.
+    /// How long what is sent now from one machine to another takes; None while nothing gets
+    /// through. For what is no connection of a member's.
     pub fn travel(&self, from: u32, to: u32, now: Time) -> Option<Duration> {
         let mut inner = self.lock();
         if inner.is_silent(from, to) {
@@ -183,8 +199,12 @@ impl Net {
         let mut inner = self.lock();
         inner.pipes.retain(|p| p.strong_count() > 0);
         inner.pipes.extend([Arc::downgrade(&there), Arc::downgrade(&back)]);
-        let end =
-            |read: &Arc<Pipe>, write: &Arc<Pipe>| End { net: self.clone(), read: Arc::clone(read), write: Arc::clone(write), until: None };
+        let end = |read: &Arc<Pipe>, write: &Arc<Pipe>| End {
+            net: self.clone(),
+            read: Arc::clone(read),
+            write: Arc::clone(write),
+            until: None,
+        };
         (end(&back, &there), end(&there, &back))
     }
 }
@@ -200,7 +220,9 @@ impl Inner {
 
     /// Takes it into the fingerprint.
     fn count(&mut self, now: Time, from: u32, to: u32, bytes: &[u8]) {
-        for byte in bytes.iter().copied().chain(now.as_millis().to_le_bytes()).chain([low(from), low(to)]) {
+        for byte in
+            bytes.iter().copied().chain(now.as_millis().to_le_bytes()).chain([low(from), low(to)])
+        {
             self.fingerprint = (self.fingerprint ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
         }
     }
@@ -235,9 +257,15 @@ impl Inner {
         }
     }
 
-    /// What a cut link has held arrives when it is sent again, unless the connection has broken meanwhile.
+    /// What a cut link has held arrives when it is sent again, unless the connection has broken
+    /// meanwhile.
     fn release(&mut self, from: u32, to: u32, now: Time) {
-        let pipes: Vec<Arc<Pipe>> = self.pipes.iter().filter_map(Weak::upgrade).filter(|p| (p.from, p.to) == (from, to)).collect();
+        let pipes: Vec<Arc<Pipe>> = self
+            .pipes
+            .iter()
+            .filter_map(Weak::upgrade)
+            .filter(|p| (p.from, p.to) == (from, to))
+            .collect();
         for pipe in pipes {
             if !pipe.lock().queue.iter().any(|(at, _)| at.is_none()) {
                 continue;
@@ -293,7 +321,9 @@ pub fn host(machine: u32) -> String {
 /// The machine of that name.
 pub fn machine(host: &str) -> io::Result<u32> {
     let number = host.strip_prefix("node-").and_then(|n| n.parse().ok());
-    number.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("no machine is called {host}")))
+    number.ok_or_else(|| {
+        io::Error::new(io::ErrorKind::NotFound, format!("no machine is called {host}"))
+    })
 }
 
 struct Interface {
@@ -328,12 +358,22 @@ impl Network for Interface {
                 sleep(takes).await;
                 break;
             }
-            let listener = self.net.lock().listeners.get(&to).filter(|(at, _)| *at == port).map(|(_, l)| l.clone());
+            let listener = self
+                .net
+                .lock()
+                .listeners
+                .get(&to)
+                .filter(|(at, _)| *at == port)
+                .map(|(_, l)| l.clone());
             let listener = listener.ok_or(io::ErrorKind::ConnectionRefused)?;
             let (mine, theirs) = self.net.connection(self.machine, to);
             let arrives = now()? + self.net.lock().latency(self.machine, to);
             let heard = listener.send((arrives, Box::new(theirs), host(self.machine))).is_ok();
-            if heard { Ok(Box::new(mine) as BoxStream) } else { Err(io::ErrorKind::ConnectionRefused.into()) }
+            if heard {
+                Ok(Box::new(mine) as BoxStream)
+            } else {
+                Err(io::ErrorKind::ConnectionRefused.into())
+            }
         }
         .boxed()
     }
@@ -348,7 +388,9 @@ struct Accepting(mpsc::UnboundedReceiver<Arrival>);
 impl Listener for Accepting {
     fn accept(&mut self) -> BoxFuture<'_, io::Result<(BoxStream, String)>> {
         async move {
-            let Some((arrives, stream, from)) = self.0.recv().await else { return std::future::pending().await };
+            let Some((arrives, stream, from)) = self.0.recv().await else {
+                return std::future::pending().await;
+            };
             sleep(arrives.saturating_sub(now()?)).await;
             Ok((stream, from))
         }
@@ -370,7 +412,11 @@ struct End {
 }
 
 impl AsyncRead for End {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         let now = now()?;
         let this = &mut *self;
         loop {
@@ -410,7 +456,11 @@ impl AsyncRead for End {
 }
 
 impl AsyncWrite for End {
-    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         let now = now()?;
         {
             let state = self.write.lock();

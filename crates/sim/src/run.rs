@@ -107,10 +107,12 @@ pub fn found(world: &mut World, size: u32) -> bool {
     all_follow(world)
 }
 
-/// Where the members have servers: one takes writes, and all others have what it has. Then clients come.
+/// Where the members have servers: one takes writes, and all others have what it has. Then clients
+/// come.
 fn all_follow(world: &mut World) -> bool {
     let all = world.run_until(PATIENCE, |world| world.why_not_one_database().is_none());
-    if let Some(why) = world.why_not_one_database().filter(|_| !all && world.violation().is_none()) {
+    if let Some(why) = world.why_not_one_database().filter(|_| !all && world.violation().is_none())
+    {
         world.fail("all follow one primary", why);
     }
     if let Some(databases) = &mut world.databases {
@@ -126,7 +128,10 @@ pub fn join(world: &mut World, number: u32) -> bool {
     if done {
         world.see(&Seen::AddAcknowledged(node(number)));
     } else {
-        world.fail("a fresh add succeeds", format!("node {number} was not added within {} s", PATIENCE.as_secs()));
+        world.fail(
+            "a fresh add succeeds",
+            format!("node {number} was not added within {} s", PATIENCE.as_secs()),
+        );
     }
     done
 }
@@ -138,7 +143,9 @@ fn insist(world: &mut World, request: &Request) -> bool {
         if let Some(leader) = world.leaders().first().copied() {
             match world.call(leader, request, Duration::from_secs(15)) {
                 Some(Response::Done { .. }) => return true,
-                Some(Response::Refused { message, .. }) => world.tell(format!("refused: {message}")),
+                Some(Response::Refused { message, .. }) => {
+                    world.tell(format!("refused: {message}"))
+                }
                 _ => {}
             }
         }
@@ -154,25 +161,41 @@ fn heal(world: &mut World, chaos: &mut Chaos) {
         world.kill(*lost);
     }
     // Who is a member by an entry that not everybody has yet is started as well: all machines are.
-    let off: Vec<u32> = world.hosts.keys().filter(|n| !world.is_on(**n) && !chaos.lost.contains(n)).copied().collect();
+    let off: Vec<u32> = world
+        .hosts
+        .keys()
+        .filter(|n| !world.is_on(**n) && !chaos.lost.contains(n))
+        .copied()
+        .collect();
     for number in off {
         world.start(number);
     }
     if !world.run_until(PATIENCE, |world| world.leaders().len() == 1) {
-        return world.fail("one leader", format!("{} lead after {} s without faults", world.leaders().len(), PATIENCE.as_secs()));
+        return world.fail(
+            "one leader",
+            format!("{} lead after {} s without faults", world.leaders().len(), PATIENCE.as_secs()),
+        );
     }
     for lost in chaos.lost.clone() {
         if world.state().members.contains_key(&node(lost)) {
             world.see(&Seen::RemoveCalled(node(lost)));
-            if !insist(world, &Request::RemoveNode { node_id: i64::from(lost) }) && world.violation().is_none() {
+            if !insist(world, &Request::RemoveNode { node_id: i64::from(lost) })
+                && world.violation().is_none()
+            {
                 return world.fail("a lost node can be removed", format!("node {lost} was not"));
             }
         }
     }
     for number in world.moved() {
         let request = world.move_request(number);
-        if world.state().members.contains_key(&node(number)) && !insist(world, &request) && world.violation().is_none() {
-            return world.fail("a member can move", format!("the group does not know where node {number} is"));
+        if world.state().members.contains_key(&node(number))
+            && !insist(world, &request)
+            && world.violation().is_none()
+        {
+            return world.fail(
+                "a member can move",
+                format!("the group does not know where node {number} is"),
+            );
         }
     }
     let settled = |world: &mut World| agreed(world).is_some_and(|state| is_at_rest(&state));
@@ -195,7 +218,10 @@ fn serves(world: &mut World) -> bool {
     let before = acknowledged(world);
     let more = world.run_until(PATIENCE, |world| before.is_none() || acknowledged(world) > before);
     if !more && world.violation().is_none() {
-        world.fail("writes are acknowledged", format!("none is after {} s without faults", PATIENCE.as_secs()));
+        world.fail(
+            "writes are acknowledged",
+            format!("none is after {} s without faults", PATIENCE.as_secs()),
+        );
     }
     if let Some(databases) = &mut world.databases {
         databases.busy = false;
@@ -210,7 +236,8 @@ fn not_agreed(world: &mut World) {
     let all: Vec<u32> = world.hosts.keys().copied().collect();
     for number in all {
         if let Some(s) = world.status(number) {
-            let members: Vec<String> = s.members.iter().map(|m| format!("{} {}", m.node_id, m.role)).collect();
+            let members: Vec<String> =
+                s.members.iter().map(|m| format!("{} {}", m.node_id, m.role)).collect();
             let leader = s.leader.map_or("nobody".to_owned(), |l| format!("node {l}"));
             world.tell(format!(
                 "node {number}: {} in term {}, led by {leader}, applied {} of {}: {}",
@@ -222,7 +249,10 @@ fn not_agreed(world: &mut World) {
             ));
         }
     }
-    world.fail("everything heals", format!("the members do not agree after {} s without faults", PATIENCE.as_secs()));
+    world.fail(
+        "everything heals",
+        format!("the members do not agree after {} s without faults", PATIENCE.as_secs()),
+    );
 }
 
 /// Nothing is under way: whoever is to vote votes.
@@ -238,9 +268,15 @@ fn agreed(world: &mut World) -> Option<ClusterState> {
     let [leader] = world.leaders()[..] else { return None };
     let shown: Option<Vec<_>> = state.members.keys().map(|id| world.status(id.get())).collect();
     let shown = shown?;
-    let rows = |s: &pgraft_core::NodeStatus| -> Vec<_> { s.members.iter().map(|m| (m.node_id, m.address.clone(), m.role)).collect() };
+    let rows = |s: &pgraft_core::NodeStatus| -> Vec<_> {
+        s.members.iter().map(|m| (m.node_id, m.address.clone(), m.role)).collect()
+    };
     let first = shown.first()?;
-    let alike = shown.iter().all(|s| s.leader == Some(node(leader)) && s.applied_index == first.applied_index && rows(s) == rows(first));
+    let alike = shown.iter().all(|s| {
+        s.leader == Some(node(leader))
+            && s.applied_index == first.applied_index
+            && rows(s) == rows(first)
+    });
     let as_applied = first.members.len() == state.members.len();
     (alike && as_applied).then_some(state)
 }

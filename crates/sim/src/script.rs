@@ -1,4 +1,5 @@
-//! Scenarios as a person writes them: `start 3 · partition 1 | 2 3 · expect leader in {2,3} · heal · expect agreement`.
+//! Scenarios as a person writes them: `start 3 · partition 1 | 2 3 · expect leader in {2,3} · heal
+//! · expect agreement`.
 //!
 //! | step | what it does |
 //! |---|---|
@@ -69,7 +70,8 @@ fn carry_out(world: &mut World, it: &mut u32, step: &str) -> Result<(), String> 
             Ok(())
         }
         ["wait", time] => {
-            let seconds = time.strip_suffix('s').and_then(|n| n.parse().ok()).ok_or("seconds, as in 5s")?;
+            let seconds =
+                time.strip_suffix('s').and_then(|n| n.parse().ok()).ok_or("seconds, as in 5s")?;
             world.run_for(Duration::from_secs(seconds));
             Ok(())
         }
@@ -101,7 +103,9 @@ fn carry_out(world: &mut World, it: &mut u32, step: &str) -> Result<(), String> 
             by_the_leader(world, &request)
         }
         ["copy", from, "to", to] => copy(world, number(from)?, number(to)?, None),
-        ["copy", from, "to", to, "as", id] => copy(world, number(from)?, number(to)?, Some(number(id)?)),
+        ["copy", from, "to", to, "as", id] => {
+            copy(world, number(from)?, number(to)?, Some(number(id)?))
+        }
         ["expect", ..] => expect(world, it, &words[1..]),
         [verb, whom] => {
             let whom = who(world, it, whom)?;
@@ -185,14 +189,19 @@ fn expect(world: &mut World, it: &mut u32, words: &[&str]) -> Result<(), String>
         }
         ["no", "leader", "in", set] => {
             let set = numbers(set)?;
-            let so = world.run_until(SOON, |world| !world.leaders().iter().any(|l| set.contains(l)));
+            let so =
+                world.run_until(SOON, |world| !world.leaders().iter().any(|l| set.contains(l)));
             if so { Ok(()) } else { Err(format!("{} lead", ids(world.leaders()))) }
         }
         ["members", wanted @ ..] => all_show(world, wanted, |_| true),
         ["voters", wanted @ ..] => all_show(world, wanted, |role| role == Role::Voter),
         [whom, "down"] => {
             let whom = who(world, it, whom)?;
-            if world.run_until(SOON, |world| !world.machine(whom).is_up()) { Ok(()) } else { Err("it runs".into()) }
+            if world.run_until(SOON, |world| !world.machine(whom).is_up()) {
+                Ok(())
+            } else {
+                Err("it runs".into())
+            }
         }
         [whom, "alone"] => {
             let whom = who(world, it, whom)?;
@@ -207,7 +216,11 @@ fn expect(world: &mut World, it: &mut u32, words: &[&str]) -> Result<(), String>
 }
 
 /// Waits until all wanted members that run show just those, with one leader.
-fn all_show(world: &mut World, wanted: &[&str], counts: impl Fn(Role) -> bool) -> Result<(), String> {
+fn all_show(
+    world: &mut World,
+    wanted: &[&str],
+    counts: impl Fn(Role) -> bool,
+) -> Result<(), String> {
     let wanted: Vec<u32> = wanted.iter().map(|word| number(word)).collect::<Result<_, _>>()?;
     let shows = |world: &World, number: u32| -> Option<Vec<u32>> {
         let status = world.status(number)?;
@@ -216,12 +229,14 @@ fn all_show(world: &mut World, wanted: &[&str], counts: impl Fn(Role) -> bool) -
     };
     let so = world.run_until(PATIENCE, |world| {
         let up = |n: &&u32| world.hosts.get(n).is_some_and(|h| h.is_up() && !h.is_frozen());
-        world.leaders().len() == 1 && wanted.iter().filter(up).all(|n| shows(world, *n).as_ref() == Some(&wanted))
+        world.leaders().len() == 1
+            && wanted.iter().filter(up).all(|n| shows(world, *n).as_ref() == Some(&wanted))
     });
     if so {
         return Ok(());
     }
-    let seen: Vec<String> = wanted.iter().map(|n| format!("node {n} shows {:?}", shows(world, *n))).collect();
+    let seen: Vec<String> =
+        wanted.iter().map(|n| format!("node {n} shows {:?}", shows(world, *n))).collect();
     Err(seen.join(", "))
 }
 
@@ -235,7 +250,10 @@ fn who(world: &mut World, it: &mut u32, word: &str) -> Result<u32, String> {
         }
         "follower" => {
             let leaders = world.leaders();
-            let follows = |n: &u32| !leaders.contains(n) && world.status(*n).is_some_and(|s| s.state == NodeState::Follower);
+            let follows = |n: &u32| {
+                !leaders.contains(n)
+                    && world.status(*n).is_some_and(|s| s.state == NodeState::Follower)
+            };
             world.hosts.keys().copied().find(follows).ok_or("nobody follows")?
         }
         number_of => number(number_of)?,
@@ -248,6 +266,9 @@ fn number(word: &str) -> Result<u32, String> {
 }
 
 fn numbers(set: &str) -> Result<Vec<u32>, String> {
-    let inner = set.strip_prefix('{').and_then(|s| s.strip_suffix('}')).ok_or_else(|| format!("{set} is no set, as {{2,3}} is"))?;
+    let inner = set
+        .strip_prefix('{')
+        .and_then(|s| s.strip_suffix('}'))
+        .ok_or_else(|| format!("{set} is no set, as {{2,3}} is"))?;
     inner.split(',').map(number).collect()
 }

@@ -1,5 +1,5 @@
-//! The simulated world: machines, network, time, and what can be done to them. Everything that happens goes past the invariants and into
-//! the story.
+//! The simulated world: machines, network, time, and what can be done to them. Everything that
+//! happens goes past the invariants and into the story.
 
 mod databases;
 
@@ -23,7 +23,8 @@ use crate::story::{Story, ids};
 const RESTART: Duration = Duration::from_secs(1);
 
 /// `pgraft.lease_timeout`, by seed: the shorter the more happens.
-const LEASES: [Duration; 3] = [Duration::from_millis(500), Duration::from_secs(1), Duration::from_secs(2)];
+const LEASES: [Duration; 3] =
+    [Duration::from_millis(500), Duration::from_secs(1), Duration::from_secs(2)];
 
 /// An invariant that does not hold.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -98,7 +99,12 @@ impl World {
     pub fn step(&mut self) {
         let until = self.now + FASTEST;
         self.now = until;
-        let due: Vec<u32> = self.restarts.iter().filter(|(at, _)| *at <= until).map(|(_, number)| *number).collect();
+        let due: Vec<u32> = self
+            .restarts
+            .iter()
+            .filter(|(at, _)| *at <= until)
+            .map(|(_, number)| *number)
+            .collect();
         self.restarts.retain(|(at, _)| *at > until);
         for number in due {
             if !self.hosts[&number].is_up() {
@@ -115,7 +121,8 @@ impl World {
         }
     }
 
-    /// Lets everything run until it is so, or the time is up, or an invariant does not hold. Tells whether it is so.
+    /// Lets everything run until it is so, or the time is up, or an invariant does not hold. Tells
+    /// whether it is so.
     pub fn run_until(&mut self, at_most: Duration, mut so: impl FnMut(&mut Self) -> bool) -> bool {
         let deadline = self.now + at_most;
         loop {
@@ -141,10 +148,13 @@ impl World {
     pub fn machine(&mut self, number: u32) -> &mut Host {
         let (seed, rules) = (mix(self.seed, u64::from(number)), self.rules);
         let lease = LEASES[usize::try_from(self.seed % 3).unwrap_or(0)];
-        self.hosts.entry(number).or_insert_with(|| Host::new(number, number, Machine::new(seed, rules), lease))
+        self.hosts
+            .entry(number)
+            .or_insert_with(|| Host::new(number, number, Machine::new(seed, rules), lease))
     }
 
-    /// Starts the member on a machine; where it lives in a server, the server's instance manager, which does the rest.
+    /// Starts the member on a machine; where it lives in a server, the server's instance manager,
+    /// which does the rest.
     pub fn start(&mut self, number: u32) {
         if self.databases.is_some() { self.power_on(number) } else { self.start_member(number) }
     }
@@ -172,14 +182,19 @@ impl World {
     pub fn crash(&mut self, number: u32) {
         let (now, net) = (self.now, self.net.clone());
         let had_power = self.cut_power(number);
-        let Some(host) = self.hosts.get_mut(&number).filter(|h| h.is_up() || had_power) else { return };
+        let Some(host) = self.hosts.get_mut(&number).filter(|h| h.is_up() || had_power) else {
+            return;
+        };
         let (node, lost) = (host.node, host.crash(now, &net));
         self.listen_to(number);
-        let writes = |n: usize| if n == 1 { "1 unsynced write".to_owned() } else { format!("{n} unsynced writes") };
+        let writes = |n: usize| {
+            if n == 1 { "1 unsynced write".to_owned() } else { format!("{n} unsynced writes") }
+        };
         match (lost.lost, lost.kept) {
             (0, 0) => self.tell(format!("node {node} crashes")),
             (lost, 0) => self.tell(format!("node {node} crashes, losing {}", writes(lost))),
-            (lost, kept) => self.tell(format!("node {node} crashes, losing {} and keeping {kept}", writes(lost))),
+            (lost, kept) => self
+                .tell(format!("node {node} crashes, losing {} and keeping {kept}", writes(lost))),
         }
     }
 
@@ -236,7 +251,9 @@ impl World {
     /// Cuts every link between the groups, both ways. Who is in none can talk to everybody.
     pub fn partition(&mut self, groups: &[Vec<u32>]) {
         for (n, group) in groups.iter().enumerate() {
-            for other in groups.iter().enumerate().filter(|(m, _)| *m != n).flat_map(|(_, other)| other) {
+            for other in
+                groups.iter().enumerate().filter(|(m, _)| *m != n).flat_map(|(_, other)| other)
+            {
                 for member in group {
                     self.net.set(*member, *other, self.now, |link| link.cut = true);
                 }
@@ -253,12 +270,20 @@ impl World {
 
     /// The request to add the member on a machine, where it listens now.
     pub fn add_request(&self, number: u32) -> Request {
-        Request::AddNode { node_id: i64::from(number), address: host(number), port: self.port(number) }
+        Request::AddNode {
+            node_id: i64::from(number),
+            address: host(number),
+            port: self.port(number),
+        }
     }
 
     /// The request to look for it where it listens now.
     pub fn move_request(&self, number: u32) -> Request {
-        Request::SetAddress { node_id: i64::from(number), address: host(number), port: self.port(number) }
+        Request::SetAddress {
+            node_id: i64::from(number),
+            address: host(number),
+            port: self.port(number),
+        }
     }
 
     /// The port that a member's machine listens on.
@@ -269,7 +294,11 @@ impl World {
     /// Members that do not listen where the group looks for them.
     pub fn moved(&self) -> Vec<u32> {
         let members = &self.state().members;
-        members.iter().filter(|(id, m)| i64::from(m.address.port()) != self.port(id.get())).map(|(id, _)| id.get()).collect()
+        members
+            .iter()
+            .filter(|(id, m)| i64::from(m.address.port()) != self.port(id.get()))
+            .map(|(id, _)| id.get())
+            .collect()
     }
 
     /// The member listens on another port from its next start on.
@@ -304,12 +333,20 @@ impl World {
 
     /// Who votes, by the youngest state.
     pub fn voters(&self) -> Vec<u32> {
-        self.state().members.iter().filter(|(_, m)| m.role == Role::Voter).map(|(id, _)| id.get()).collect()
+        self.state()
+            .members
+            .iter()
+            .filter(|(_, m)| m.role == Role::Voter)
+            .map(|(id, _)| id.get())
+            .collect()
     }
 
     /// The running members that call themselves leader, by their machines' numbers.
     pub fn leaders(&self) -> Vec<u32> {
-        let leads = |n: &u32| self.status(*n).is_some_and(|s| s.state == NodeState::Leader && s.leader == Some(s.node_id));
+        let leads = |n: &u32| {
+            self.status(*n)
+                .is_some_and(|s| s.state == NodeState::Leader && s.leader == Some(s.node_id))
+        };
         self.hosts.keys().copied().filter(leads).collect()
     }
 
@@ -321,7 +358,10 @@ impl World {
         for invariant in &mut self.invariants {
             if let Err(what) = invariant.see(seen) {
                 let violation = Violation { at: self.now, invariant: invariant.name(), what };
-                self.story.tell(self.now, format!("VIOLATED: {}: {}", violation.invariant, violation.what));
+                self.story.tell(
+                    self.now,
+                    format!("VIOLATED: {}: {}", violation.invariant, violation.what),
+                );
                 self.violation = Some(violation);
                 return;
             }
@@ -352,7 +392,12 @@ impl World {
                     self.tell(format!("node {node} goes on from a snapshot up to entry {index}"));
                 }
                 Event::Applied { entry, outcome, state } if entry.index > self.youngest.0 => {
-                    self.tell_of_entry(entry.index, &entry.content, entry.voters.as_deref(), outcome);
+                    self.tell_of_entry(
+                        entry.index,
+                        &entry.content,
+                        entry.voters.as_deref(),
+                        outcome,
+                    );
                     self.youngest = (entry.index, ClusterState::clone(state));
                     self.see_reign();
                 }
@@ -385,7 +430,13 @@ impl World {
         }
     }
 
-    fn tell_of_entry(&mut self, index: u64, content: &str, voters: Option<&[Vec<u32>]>, outcome: &str) {
+    fn tell_of_entry(
+        &mut self,
+        index: u64,
+        content: &str,
+        voters: Option<&[Vec<u32>]>,
+        outcome: &str,
+    ) {
         match voters {
             Some([one]) => self.tell(format!("entry {index} is committed: voters {}", ids(one))),
             Some(halves) => {
@@ -393,7 +444,9 @@ impl World {
                 self.tell(format!("entry {index} is committed: voters {}", halves.join(" → ")));
             }
             None if content == "blank" => {}
-            None => self.tell(format!("entry {index} is committed: {} ({outcome})", short(content))),
+            None => {
+                self.tell(format!("entry {index} is committed: {} ({outcome})", short(content)))
+            }
         }
     }
 }
@@ -408,11 +461,18 @@ fn short(content: &str) -> String {
         Ok(Command::SetAddress { node, address }) => format!("node {node} is at {address}"),
         Ok(Command::Describe { node, .. }) => format!("node {node} tells of itself"),
         Ok(Command::Recruit { epoch, reason, .. }) => format!("epoch {epoch} recruits, {reason}"),
-        Ok(Command::Appoint { epoch, primary }) => format!("node {primary} is appointed in epoch {epoch}"),
-        Ok(Command::Retarget { epoch, change, standbys }) => {
-            format!("commits of epoch {epoch} are to wait for {}, after change {change}", ids(standbys))
+        Ok(Command::Appoint { epoch, primary }) => {
+            format!("node {primary} is appointed in epoch {epoch}")
         }
-        Ok(Command::Settle { epoch, change, .. }) => format!("epoch {epoch} settles change {change}"),
+        Ok(Command::Retarget { epoch, change, standbys }) => {
+            format!(
+                "commits of epoch {epoch} are to wait for {}, after change {change}",
+                ids(standbys)
+            )
+        }
+        Ok(Command::Settle { epoch, change, .. }) => {
+            format!("epoch {epoch} settles change {change}")
+        }
         Ok(Command::Force { .. }) | Err(_) => content.to_owned(),
     }
 }

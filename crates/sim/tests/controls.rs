@@ -1,4 +1,5 @@
-//! Positive controls: with one rule taken out, the invariants must see it. A suite that can't fail proves nothing.
+//! Positive controls: with one rule taken out, the invariants must see it. A suite that can't fail
+//! proves nothing.
 
 #![allow(missing_docs, clippy::panic, reason = "a test, which may end anywhere")]
 
@@ -13,7 +14,8 @@ fn must_break(plan: Plan, invariants: &[&str]) {
     must_break_or_follow(plan, invariants, &[]);
 }
 
-/// The same, where another invariant may see first what follows from the broken rule: that does not count, and other seeds are run.
+/// The same, where another invariant may see first what follows from the broken rule: that does not
+/// count, and other seeds are run.
 fn must_break_or_follow(plan: Plan, invariants: &[&str], follows: &[&str]) {
     for seed in 1..=SEEDS {
         let outcome = run(Plan { seed, ..plan });
@@ -22,7 +24,11 @@ fn must_break_or_follow(plan: Plan, invariants: &[&str], follows: &[&str]) {
         if invariants.contains(&violation.invariant) {
             return;
         }
-        assert!(follows.contains(&violation.invariant), "seed {seed} broke something else:\n{}", outcome.report());
+        assert!(
+            follows.contains(&violation.invariant),
+            "seed {seed} broke something else:\n{}",
+            outcome.report()
+        );
     }
     panic!("{SEEDS} seeds with {plan:?}, and nothing was seen");
 }
@@ -36,7 +42,8 @@ fn servers(rules: Rules) -> Plan {
 }
 
 /// What is seen when a write that was acknowledged, or shown, is lost.
-const LOST: [&str; 3] = ["acknowledged rows are kept", "reads are in time", "one confirms in an epoch"];
+const LOST: [&str; 3] =
+    ["acknowledged rows are kept", "reads are in time", "one confirms in an epoch"];
 
 #[test]
 fn an_fsync_left_out_is_seen() {
@@ -53,7 +60,10 @@ fn an_fsync_left_out_is_seen() {
 
 #[test]
 fn an_id_used_again_is_seen() {
-    must_break(members(Rules { retired_ids: false, ..Rules::default() }), &["spent ids stay spent", "one leader a term"]);
+    must_break(
+        members(Rules { retired_ids: false, ..Rules::default() }),
+        &["spent ids stay spent", "one leader a term"],
+    );
 }
 
 #[test]
@@ -65,7 +75,12 @@ fn two_changes_at_once_are_seen() {
 fn a_stopped_server_that_nobody_looks_after_is_seen() {
     // Whatever else it keeps from happening is seen first, now and then.
     let plan = servers(Rules { liveness: false, ..Rules::default() });
-    let follows = ["all follow one primary", "everything heals", "a fresh add succeeds", "a lost node can be removed"];
+    let follows = [
+        "all follow one primary",
+        "everything heals",
+        "a fresh add succeeds",
+        "a lost node can be removed",
+    ];
     must_break_or_follow(plan, &["writes are acknowledged"], &follows);
 }
 
@@ -81,24 +96,32 @@ fn backends_that_do_not_ask_the_gate_are_seen() {
 
 #[test]
 fn a_gate_that_waits_for_nobody_is_seen() {
-    must_break(servers(Rules { barrier: false, ..Rules::default() }), &["a gate waits for its standbys"]);
+    must_break(
+        servers(Rules { barrier: false, ..Rules::default() }),
+        &["a gate waits for its standbys"],
+    );
 }
 
 #[test]
 fn a_standby_that_follows_uncompared_is_seen() {
-    must_break(servers(Rules { compares: false, ..Rules::default() }), &["who follows has the same history"]);
+    must_break(
+        servers(Rules { compares: false, ..Rules::default() }),
+        &["who follows has the same history"],
+    );
 }
 
 #[test]
 fn timelines_left_to_postgres_are_seen() {
-    // By a number that was used twice a WAL that has parted looks like a beginning of the primary's.
+    // By a number that was used twice a WAL that has parted looks like a beginning of the
+    // primary's.
     let plan = servers(Rules { timelines: false, ..Rules::default() });
     must_break_or_follow(plan, &["timelines are used once"], &["who follows has the same history"]);
 }
 
 #[test]
 fn a_recruit_that_reports_too_early_is_seen() {
-    // Its receiver goes on: what it takes is missing from its report, and what it confirms may be lost. Mostly it is not, and its WAL has parted.
+    // Its receiver goes on: what it takes is missing from its report, and what it confirms may be
+    // lost. Mostly it is not, and its WAL has parted.
     let plan = servers(Rules { intake: false, ..Rules::default() });
     must_break_or_follow(plan, &LOST, &["who follows has the same history"]);
 }

@@ -17,7 +17,13 @@ pub async fn connect(
     Ok(client)
 }
 
-pub async fn connect_from_afar<T>(port: u16, user: &str, password: &str, database: &str, tls: T) -> Result<tokio_postgres::Client, String>
+pub async fn connect_from_afar<T>(
+    port: u16,
+    user: &str,
+    password: &str,
+    database: &str,
+    tls: T,
+) -> Result<tokio_postgres::Client, String>
 where
     T: MakeTlsConnect<TcpSocketStream>,
     T::Stream: Send + 'static,

@@ -15,7 +15,11 @@ pub async fn cluster_of(mut nodes: Nodes) -> Nodes {
     let size = nodes.nodes.len();
     for id in 2..=size {
         nodes.nodes[id - 1].ready().await;
-        let add = format!("SELECT pgraft_add_node({id}, '{}', {})", nodes.nodes[id - 1].address(), nodes.nodes[id - 1].raft_port());
+        let add = format!(
+            "SELECT pgraft_add_node({id}, '{}', {})",
+            nodes.nodes[id - 1].address(),
+            nodes.nodes[id - 1].raft_port()
+        );
         // The leader may be any of them by now.
         until("a new member", async || {
             for node in &nodes.nodes[..id] {
@@ -29,11 +33,18 @@ pub async fn cluster_of(mut nodes: Nodes) -> Nodes {
     }
     whole(&nodes).await;
     let primary = primary(&nodes).await;
-    nodes.nodes[primary].connect("app", "owner-1", "app").await.unwrap().batch_execute("CREATE TABLE ledger (row bigint)").await.unwrap();
+    nodes.nodes[primary]
+        .connect("app", "owner-1", "app")
+        .await
+        .unwrap()
+        .batch_execute("CREATE TABLE ledger (row bigint)")
+        .await
+        .unwrap();
     nodes
 }
 
-/// Three nodes of that kind on loopback; None, with a word why, where there is nothing to make them of.
+/// Three nodes of that kind on loopback; None, with a word why, where there is nothing to make them
+/// of.
 pub async fn of_three(change: impl Fn(&mut Node)) -> Option<Nodes> {
     if without_extension() {
         return None;
@@ -49,21 +60,39 @@ pub async fn whole(nodes: &Nodes) {
     until("a whole cluster", async || {
         let primary = takes_writes(nodes)?;
         let names = nodes.nodes[primary].sql("SHOW synchronous_standby_names").await.ok()??;
-        let want: BTreeSet<String> = (1..=size).filter(|id| *id != primary + 1).map(|id| format!("pgraft_{id}")).collect();
-        let got: BTreeSet<String> = names.split('"').filter(|part| part.starts_with("pgraft_")).map(str::to_owned).collect();
-        let voters = nodes.nodes[primary].sql("SELECT count(*) FROM pgraft_members WHERE role = 'voter'").await.ok()??;
+        let want: BTreeSet<String> =
+            (1..=size).filter(|id| *id != primary + 1).map(|id| format!("pgraft_{id}")).collect();
+        let got: BTreeSet<String> = names
+            .split('"')
+            .filter(|part| part.starts_with("pgraft_"))
+            .map(str::to_owned)
+            .collect();
+        let voters = nodes.nodes[primary]
+            .sql("SELECT count(*) FROM pgraft_members WHERE role = 'voter'")
+            .await
+            .ok()??;
         let streaming = "SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming'";
         let streaming = nodes.nodes[primary].sql(streaming).await.ok()??;
-        // A receiver calls itself streaming before the primary has told it that their histories have parted.
-        let timelines: BTreeSet<_> = nodes.nodes.iter().map(|node| node.status().and_then(|s| s.postgres.timeline)).collect();
+        // A receiver calls itself streaming before the primary has told it that their histories
+        // have parted.
+        let timelines: BTreeSet<_> = nodes
+            .nodes
+            .iter()
+            .map(|node| node.status().and_then(|s| s.postgres.timeline))
+            .collect();
         let one_timeline = timelines.len() == 1 && !timelines.contains(&None);
-        (got == want && voters == size.to_string() && streaming == (size - 1).to_string() && one_timeline).then_some(())
+        (got == want
+            && voters == size.to_string()
+            && streaming == (size - 1).to_string()
+            && one_timeline)
+            .then_some(())
     })
     .await;
 }
 
 fn takes_writes(nodes: &Nodes) -> Option<usize> {
-    let takes_writes = |status: &pgraft_instance::status::Status| status.role == Role::Primary && status.ready;
+    let takes_writes =
+        |status: &pgraft_instance::status::Status| status.role == Role::Primary && status.ready;
     nodes.nodes.iter().position(|node| node.status().is_some_and(|s| takes_writes(&s)))
 }
 
@@ -74,8 +103,11 @@ pub async fn primary(nodes: &Nodes) -> usize {
 
 /// Who takes writes in a later epoch, and is none of those.
 pub async fn primary_after(nodes: &Nodes, before: u64, not: &[usize]) -> usize {
-    until("another primary", async || (0..nodes.nodes.len()).find(|n| !not.contains(n) && reigns(nodes, *n).is_some_and(|e| e > before)))
-        .await
+    until("another primary", async || {
+        (0..nodes.nodes.len())
+            .find(|n| !not.contains(n) && reigns(nodes, *n).is_some_and(|e| e > before))
+    })
+    .await
 }
 
 fn reigns(nodes: &Nodes, of: usize) -> Option<u64> {
@@ -85,10 +117,11 @@ fn reigns(nodes: &Nodes, of: usize) -> Option<u64> {
 
 /// Who leads the Raft group, by its own word.
 pub fn leader(nodes: &Nodes) -> Option<usize> {
-    nodes
-        .nodes
-        .iter()
-        .position(|node| node.status().and_then(|s| s.raft).is_some_and(|raft| raft.leader.is_some_and(|id| id.get() == node.id)))
+    nodes.nodes.iter().position(|node| {
+        node.status()
+            .and_then(|s| s.raft)
+            .is_some_and(|raft| raft.leader.is_some_and(|id| id.get() == node.id))
+    })
 }
 
 pub async fn more_rows(ledger: &Ledger, count: usize) {
@@ -100,25 +133,42 @@ pub fn epoch(nodes: &Nodes, of: usize) -> u64 {
     nodes.nodes[of].status().and_then(|s| s.raft).map_or(0, |r| r.epoch)
 }
 
-/// Everything that was acknowledged is everywhere, nothing that was refused is, everybody has the same, and nobody took writes beside another one.
+/// Everything that was acknowledged is everywhere, nothing that was refused is, everybody has the
+/// same, and nobody took writes beside another one.
 pub async fn nothing_is_lost(nodes: &Nodes, ledger: Ledger) {
     let told = ledger.told().await;
     let lost = lost(nodes, &told.acked).await;
     assert!(lost.is_empty(), "acknowledged and lost: {lost:?}");
-    let all = nodes.nodes[primary(nodes).await].connect("postgres", "superuser-1", "app").await.unwrap();
+    let all =
+        nodes.nodes[primary(nodes).await].connect("postgres", "superuser-1", "app").await.unwrap();
     let refused: Vec<i64> = told.refused.iter().copied().collect();
     let there = all.query("SELECT row FROM ledger WHERE row = ANY($1)", &[&refused]).await.unwrap();
-    assert!(there.is_empty(), "refused and there: {:?}", there.iter().map(|r| r.get::<_, i64>(0)).collect::<Vec<_>>());
+    assert!(
+        there.is_empty(),
+        "refused and there: {:?}",
+        there.iter().map(|r| r.get::<_, i64>(0)).collect::<Vec<_>>()
+    );
     assert!(told.usurper().is_none(), "two primaries at once: {:?}", told.usurper());
-    println!("{} rows acknowledged, none lost; {} refused, none of them there", told.acked.len(), refused.len());
+    println!(
+        "{} rows acknowledged, none lost; {} refused, none of them there",
+        told.acked.len(),
+        refused.len()
+    );
 }
 
-/// What was acknowledged and is not there, once every node has what the primary has, on its timeline.
+/// What was acknowledged and is not there, once every node has what the primary has, on its
+/// timeline.
 pub async fn lost(nodes: &Nodes, acked: &BTreeSet<i64>) -> Vec<i64> {
     let primary = primary(nodes).await;
     let sum = "SELECT count(*) || ' ' || coalesce(sum(row), 0) FROM ledger";
     let all = nodes.nodes[primary].connect("postgres", "superuser-1", "app").await.unwrap();
-    let rows: Vec<i64> = all.query("SELECT row FROM ledger ORDER BY row", &[]).await.unwrap().iter().map(|r| r.get(0)).collect();
+    let rows: Vec<i64> = all
+        .query("SELECT row FROM ledger ORDER BY row", &[])
+        .await
+        .unwrap()
+        .iter()
+        .map(|r| r.get(0))
+        .collect();
     assert!(rows.windows(2).all(|two| two[0] < two[1]), "a row is there twice");
     let want: String = all.query_one(sum, &[]).await.unwrap().get(0);
     let timeline = nodes.nodes[primary].status().unwrap().postgres.timeline;

@@ -1,4 +1,5 @@
-//! A node on a disk of its own, which has an end: a tmpfs of some size in place of its directory. Its log stays outside.
+//! A node on a disk of its own, which has an end: a tmpfs of some size in place of its directory.
+//! Its log stays outside.
 
 use crate::{Node, give};
 use std::fs::{self, File};
@@ -13,12 +14,16 @@ pub struct SmallDisk {
 }
 
 impl SmallDisk {
-    /// Before the node is started. None, with a word why, where nothing can be mounted: that needs root, and `CAP_SYS_ADMIN` in a container.
+    /// Before the node is started. None, with a word why, where nothing can be mounted: that needs
+    /// root, and `CAP_SYS_ADMIN` in a container.
     pub fn under(node: &Node, megabytes: u32) -> Option<Self> {
         let directory = node.directory.clone();
         let size = format!("size={megabytes}m");
-        let mounted =
-            Command::new("mount").args(["-t", "tmpfs", "-o", &size, "pgraft-test"]).arg(&directory).stderr(Stdio::null()).status();
+        let mounted = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &size, "pgraft-test"])
+            .arg(&directory)
+            .stderr(Stdio::null())
+            .status();
         if !mounted.is_ok_and(|status| status.success()) {
             eprintln!("skipped: no disk can be mounted here");
             return None;

@@ -1,4 +1,5 @@
-//! A client that writes to whichever node takes it, and knows of each row what it was told: acknowledged, refused, or nothing.
+//! A client that writes to whichever node takes it, and knows of each row what it was told:
+//! acknowledged, refused, or nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
@@ -39,13 +40,14 @@ pub struct Known {
 
 impl Known {
     fn heard(&mut self, ack: Ack) {
-        self.gap = self.gap.max(self.acks.last().map_or(Duration::ZERO, |last| ack.heard - last.heard));
+        self.gap =
+            self.gap.max(self.acks.last().map_or(Duration::ZERO, |last| ack.heard - last.heard));
         self.acked.insert(ack.row);
         self.acks.push(ack);
     }
 
-    /// Two primaries at once, by what they have acknowledged: two servers on one timeline, or a row that was sent to one when the next one had
-    /// acknowledged others already.
+    /// Two primaries at once, by what they have acknowledged: two servers on one timeline, or a row
+    /// that was sent to one when the next one had acknowledged others already.
     pub fn usurper(&self) -> Option<(Ack, Ack)> {
         let mut reigns: BTreeMap<u32, (usize, Ack)> = BTreeMap::new();
         for ack in &self.acks {
@@ -53,7 +55,8 @@ impl Known {
             if by != ack.by {
                 return Some((first, *ack));
             }
-            let next = reigns.range(ack.timeline + 1..).find(|(_, (_, first))| first.heard < ack.sent);
+            let next =
+                reigns.range(ack.timeline + 1..).find(|(_, (_, first))| first.heard < ack.sent);
             if let Some((_, (_, first))) = next {
                 return Some((*first, *ack));
             }
@@ -69,8 +72,8 @@ pub struct Ledger {
 }
 
 impl Ledger {
-    /// Writes to the table `ledger` until it is dropped: to every server at once, so that one that does not answer holds nobody up. Whoever is
-    /// not the primary refuses.
+    /// Writes to the table `ledger` until it is dropped: to every server at once, so that one that
+    /// does not answer holds nobody up. Whoever is not the primary refuses.
     pub fn start(servers: Vec<(String, u16)>) -> Self {
         Self::start_at(1, servers)
     }
@@ -107,7 +110,12 @@ impl Ledger {
     }
 }
 
-async fn write(by: usize, server: (String, u16), rows: impl Iterator<Item = i64>, known: Arc<Mutex<Known>>) {
+async fn write(
+    by: usize,
+    server: (String, u16),
+    rows: impl Iterator<Item = i64>,
+    known: Arc<Mutex<Known>>,
+) {
     let mut client = None;
     for row in rows {
         let sent = Instant::now();
@@ -128,7 +136,9 @@ async fn write(by: usize, server: (String, u16), rows: impl Iterator<Item = i64>
             }
             refused => {
                 // A session that ends can have ended behind its commit.
-                if refused.is_some_and(|r| r.is_err_and(|e| e.as_db_error().is_some_and(|e| e.severity() == "ERROR"))) {
+                if refused.is_some_and(|r| {
+                    r.is_err_and(|e| e.as_db_error().is_some_and(|e| e.severity() == "ERROR"))
+                }) {
                     known.lock().unwrap().refused.insert(row);
                 }
                 tokio::time::sleep(REFUSED).await;
@@ -139,7 +149,13 @@ async fn write(by: usize, server: (String, u16), rows: impl Iterator<Item = i64>
 
 async fn connect((host, port): &(String, u16)) -> Option<Client> {
     let mut config = tokio_postgres::Config::new();
-    config.host(host).port(*port).user("app").password("owner-1").dbname("app").connect_timeout(Duration::from_secs(2));
+    config
+        .host(host)
+        .port(*port)
+        .user("app")
+        .password("owner-1")
+        .dbname("app")
+        .connect_timeout(Duration::from_secs(2));
     let (client, connection) = config.connect(NoTls).await.ok()?;
     tokio::spawn(connection);
     Some(client)

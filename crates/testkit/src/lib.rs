@@ -1,8 +1,15 @@
-//! Real nodes on one host: each with its own directories, ports and instance manager, all run as `postgres` where the tests run as root.
+//! Real nodes on one host: each with its own directories, ports and instance manager, all run as
+//! `postgres` where the tests run as root.
 //!
 //! What can't be set up panics: that is a test's or a bench's end.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "serves tests through and through")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    missing_docs,
+    reason = "serves tests through and through"
+)]
 #![allow(clippy::missing_panics_doc, reason = "all of it panics where a test can't go on")]
 
 pub mod certificates;
@@ -43,13 +50,16 @@ pub const SOON: Duration = Duration::from_mins(3);
 /// Where Postgres's programs are, or None with a word on why nothing is tested.
 pub fn bin_directory() -> Option<PathBuf> {
     let Some(directory) = std::env::var_os("PGRAFT_TEST_BINDIR") else {
-        eprintln!("skipped: PGRAFT_TEST_BINDIR does not name the programs of a Postgres that has the pgraft extension");
+        eprintln!(
+            "skipped: PGRAFT_TEST_BINDIR does not name the programs of a Postgres that has the pgraft extension"
+        );
         return None;
     };
     Some(directory.into())
 }
 
-/// Whether the installation has the extension; without it, everything but the Raft member is tested.
+/// Whether the installation has the extension; without it, everything but the Raft member is
+/// tested.
 pub fn without_extension() -> bool {
     std::env::var_os("PGRAFT_TEST_WITHOUT_EXTENSION").is_some()
 }
@@ -115,7 +125,10 @@ impl Nodes {
         give(directory.path());
         let ports: Vec<[u16; 4]> = (0..count).map(|_| free_ports()).collect();
         let peers: Vec<String> = ports.iter().map(|p| format!("127.0.0.1:{}", p[2])).collect();
-        let nodes = (1..=count).zip(ports).map(|(id, ports)| Node::new(id, directory.path(), bin, ports, peers.clone())).collect();
+        let nodes = (1..=count)
+            .zip(ports)
+            .map(|(id, ports)| Node::new(id, directory.path(), bin, ports, peers.clone()))
+            .collect();
         Self { directory: Some(directory), nodes }
     }
 
@@ -206,11 +219,16 @@ impl Node {
     /// The files of `tls`, all three at once, as the kubelet does it: a link is swapped.
     pub fn set_certificate(&mut self, issued: &Issued, ca: &str) {
         self.tls += 1;
-        let (files, link, temp) =
-            (self.directory.join(format!("tls-{}", self.tls)), self.directory.join("tls"), self.directory.join("tls.new"));
+        let (files, link, temp) = (
+            self.directory.join(format!("tls-{}", self.tls)),
+            self.directory.join("tls"),
+            self.directory.join("tls.new"),
+        );
         fs::create_dir(&files).unwrap();
         give(&files);
-        for (name, text) in [("tls.crt", issued.cert.as_str()), ("tls.key", &issued.key), ("ca.crt", ca)] {
+        for (name, text) in
+            [("tls.crt", issued.cert.as_str()), ("tls.key", &issued.key), ("ca.crt", ca)]
+        {
             let file = files.join(name);
             fs::write(&file, text).unwrap();
             fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
@@ -223,7 +241,8 @@ impl Node {
     pub fn write_config(&self) -> PathBuf {
         let at = |name: &str| self.directory.join(name).display().to_string();
         // What clients reach it by is another interface than the members' one.
-        let (members, all) = (self.address(), if self.inside.is_some() { "*" } else { "127.0.0.1" });
+        let (members, all) =
+            (self.address(), if self.inside.is_some() { "*" } else { "127.0.0.1" });
         let mut config = serde_json::json!({
             "dataDirectory": at("pgdata"),
             "raftDirectory": at("raft"),
@@ -241,7 +260,8 @@ impl Node {
                 "electionTimeout": "1s",
             },
         });
-        config["gateway"] = serde_json::json!({"port": self.ports[3], "listenAddress": all, "holdTime": self.hold});
+        config["gateway"] =
+            serde_json::json!({"port": self.ports[3], "listenAddress": all, "holdTime": self.hold});
         if let Some(time) = self.drain {
             config["gateway"]["drainTime"] = time.into();
         }
@@ -253,7 +273,8 @@ impl Node {
             config[key] = value.clone();
         }
         // JSON is YAML.
-        let (file, temp) = (self.directory.join("instance.yaml"), self.directory.join("instance.yaml.new"));
+        let (file, temp) =
+            (self.directory.join("instance.yaml"), self.directory.join("instance.yaml.new"));
         fs::write(&temp, config.to_string()).unwrap();
         fs::rename(&temp, &file).unwrap();
         file
@@ -261,11 +282,22 @@ impl Node {
 
     pub fn start(&mut self) {
         assert!(self.manager.is_none());
-        let log = fs::OpenOptions::new().create(true).append(true).open(self.directory.join("log")).unwrap();
+        let log = fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(self.directory.join("log"))
+            .unwrap();
         let mut command = self.program();
         command
             .envs(self.environment.iter().cloned())
-            .args(["run", "--node-id", &self.id.to_string(), "--advertise-address", self.address(), "--config"])
+            .args([
+                "run",
+                "--node-id",
+                &self.id.to_string(),
+                "--advertise-address",
+                self.address(),
+                "--config",
+            ])
             .arg(self.write_config());
         if self.id == 1 {
             command.arg("--founder");
@@ -282,13 +314,19 @@ impl Node {
 
     /// The instance manager, as nobody's root and where this node is.
     fn program(&self) -> Command {
-        let user = geteuid().is_root().then(|| User::from_name("postgres").unwrap().expect("root's servers need a user named postgres"));
+        let user = geteuid().is_root().then(|| {
+            User::from_name("postgres").unwrap().expect("root's servers need a user named postgres")
+        });
         if let Some(bound) = &self.bound {
             let script = "mount --bind \"$1\" \"$2\" && shift 2 && exec \"$@\"";
             let mut command = Command::new("unshare");
             command.args(["--mount", "sh", "-c", script, "sh"]).args(bound);
             if let Some(user) = user {
-                command.arg("setpriv").args([format!("--reuid={}", user.uid), format!("--regid={}", user.gid), "--clear-groups".into()]);
+                command.arg("setpriv").args([
+                    format!("--reuid={}", user.uid),
+                    format!("--regid={}", user.gid),
+                    "--clear-groups".into(),
+                ]);
             }
             command.arg(manager());
             return command;
@@ -324,7 +362,8 @@ impl Node {
         kill(Pid::from_raw(pid.cast_signed()), signal).unwrap();
     }
 
-    /// Signals every process of the node: the instance manager, the server, and whatever else they have started.
+    /// Signals every process of the node: the instance manager, the server, and whatever else they
+    /// have started.
     pub fn signal_all(&self, signal: Signal) {
         for pid in descendants(self.manager.as_ref().unwrap().id().cast_signed()) {
             let _ = kill(Pid::from_raw(pid), signal); // some end meanwhile
@@ -390,7 +429,13 @@ impl Node {
     }
 
     pub fn postmaster(&self) -> Option<i32> {
-        fs::read_to_string(self.directory.join("pgdata/postmaster.pid")).ok()?.lines().next()?.trim().parse().ok()
+        fs::read_to_string(self.directory.join("pgdata/postmaster.pid"))
+            .ok()?
+            .lines()
+            .next()?
+            .trim()
+            .parse()
+            .ok()
     }
 
     pub fn log(&self) -> String {
@@ -401,7 +446,12 @@ impl Node {
     pub fn get(&self, path: &str) -> Option<(u16, Value)> {
         let mut stream = TcpStream::connect((self.client_address(), self.ports[2])).ok()?;
         stream.set_read_timeout(Some(Duration::from_secs(10))).ok()?;
-        stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").as_bytes()).ok()?;
+        stream
+            .write_all(
+                format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
+                    .as_bytes(),
+            )
+            .ok()?;
         let mut text = String::new();
         stream.read_to_string(&mut text).ok()?;
         let code = text.split(' ').nth(1)?.parse().ok()?;
@@ -426,17 +476,30 @@ impl Node {
     }
 
     /// Over TCP, with a password.
-    pub async fn connect(&self, user: &str, password: &str, database: &str) -> Result<tokio_postgres::Client, tokio_postgres::Error> {
+    pub async fn connect(
+        &self,
+        user: &str,
+        password: &str,
+        database: &str,
+    ) -> Result<tokio_postgres::Client, tokio_postgres::Error> {
         connect((self.client_address(), self.ports[0]), user, password, database).await
     }
 
     /// The same through the gateway.
-    pub async fn connect_by_gateway(&self) -> Result<tokio_postgres::Client, tokio_postgres::Error> {
+    pub async fn connect_by_gateway(
+        &self,
+    ) -> Result<tokio_postgres::Client, tokio_postgres::Error> {
         connect((self.client_address(), self.ports[3]), "app", "owner-1", "app").await
     }
 
     /// Over TLS, from an address that is not the server's own.
-    pub async fn connect_from_afar<T>(&self, user: &str, password: &str, database: &str, tls: T) -> Result<tokio_postgres::Client, String>
+    pub async fn connect_from_afar<T>(
+        &self,
+        user: &str,
+        password: &str,
+        database: &str,
+        tls: T,
+    ) -> Result<tokio_postgres::Client, String>
     where
         T: MakeTlsConnect<TcpSocketStream>,
         T::Stream: Send + 'static,
@@ -445,7 +508,10 @@ impl Node {
     }
 
     /// The same through the gateway.
-    pub async fn connect_by_gateway_from_afar<T>(&self, tls: T) -> Result<tokio_postgres::Client, String>
+    pub async fn connect_by_gateway_from_afar<T>(
+        &self,
+        tls: T,
+    ) -> Result<tokio_postgres::Client, String>
     where
         T: MakeTlsConnect<TcpSocketStream>,
         T::Stream: Send + 'static,
@@ -457,35 +523,51 @@ impl Node {
     pub async fn sql(&self, statement: &str) -> Result<Option<String>, tokio_postgres::Error> {
         let client = self.connect("postgres", "superuser-1", "postgres").await?;
         let rows = client.simple_query(statement).await?;
-        Ok(rows
-            .iter()
-            .find_map(|m| if let tokio_postgres::SimpleQueryMessage::Row(row) = m { row.get(0).map(str::to_owned) } else { None }))
+        Ok(rows.iter().find_map(|m| {
+            if let tokio_postgres::SimpleQueryMessage::Row(row) = m {
+                row.get(0).map(str::to_owned)
+            } else {
+                None
+            }
+        }))
     }
 
     pub async fn wait_for(&self, statement: &str, want: &str) {
         let what = format!("{statement} = {want} on node {}", self.id);
-        until(&what, async || self.sql(statement).await.ok().flatten().filter(|got| got == want)).await;
+        until(&what, async || self.sql(statement).await.ok().flatten().filter(|got| got == want))
+            .await;
     }
 
     /// What `pg_controldata` calls the state of the data directory.
     pub fn control_state(&self) -> String {
         let mut command = Command::new(self.bin.join("pg_controldata"));
-        let output = command.env("LC_ALL", "C").arg(self.directory.join("pgdata")).output().unwrap();
+        let output =
+            command.env("LC_ALL", "C").arg(self.directory.join("pgdata")).output().unwrap();
         let text = String::from_utf8(output.stdout).unwrap();
-        text.lines().find_map(|l| l.strip_prefix("Database cluster state:")).unwrap().trim().to_owned()
+        text.lines()
+            .find_map(|l| l.strip_prefix("Database cluster state:"))
+            .unwrap()
+            .trim()
+            .to_owned()
     }
 }
 
-/// `pgraft-instance`, built along with whatever runs this: beside it, or beside the directory of the test programs.
+/// `pgraft-instance`, built along with whatever runs this: beside it, or beside the directory of
+/// the test programs.
 fn manager() -> PathBuf {
     let own = std::env::current_exe().unwrap();
     let beside = own.ancestors().skip(1).take(2).map(|directory| directory.join("pgraft-instance"));
-    beside.into_iter().find(|path| path.exists()).expect("pgraft-instance is not built: cargo build -p pgraft-instance")
+    beside
+        .into_iter()
+        .find(|path| path.exists())
+        .expect("pgraft-instance is not built: cargo build -p pgraft-instance")
 }
 
 fn give(path: &Path) {
     if geteuid().is_root() {
-        let user = User::from_name("postgres").unwrap().expect("the tests run as root and there is no user postgres");
+        let user = User::from_name("postgres")
+            .unwrap()
+            .expect("the tests run as root and there is no user postgres");
         chown(path, Some(user.uid.as_raw()), Some(user.gid.as_raw())).unwrap();
     }
 }

@@ -1,4 +1,5 @@
-//! Network namespaces on one bridge, for servers that are to be cut off from each other. Each is held by a process that sleeps, and goes with it.
+//! Network namespaces on one bridge, for servers that are to be cut off from each other. Each is
+//! held by a process that sleeps, and goes with it.
 //!
 //! ```text
 //!   the test ──(for_clients)── host 0 ──┐
@@ -52,7 +53,11 @@ pub struct Delay<'a> {
 impl Delay<'_> {
     /// Holds everything back, or lets it go on.
     pub fn stall(&self, yes: bool) {
-        kill(Pid::from_raw(self.carrier.id().cast_signed()), if yes { Signal::SIGSTOP } else { Signal::SIGCONT }).unwrap();
+        kill(
+            Pid::from_raw(self.carrier.id().cast_signed()),
+            if yes { Signal::SIGSTOP } else { Signal::SIGCONT },
+        )
+        .unwrap();
     }
 }
 
@@ -70,7 +75,12 @@ fn delaying_program() -> PathBuf {
     let directory = BUILT.get_or_init(|| {
         let directory = tempfile::tempdir().unwrap();
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/delay.c");
-        let compiled = Command::new("cc").args(["-O1", "-o"]).arg(directory.path().join("delay")).arg(source).status().unwrap();
+        let compiled = Command::new("cc")
+            .args(["-O1", "-o"])
+            .arg(directory.path().join("delay"))
+            .arg(source)
+            .status()
+            .unwrap();
         assert!(compiled.success(), "cc can't build the program that makes a network slow");
         directory
     });
@@ -80,7 +90,11 @@ fn delaying_program() -> PathBuf {
 impl Namespace {
     fn new() -> Option<Self> {
         let mut unshare = Command::new("unshare");
-        unshare.args(["--net", "sleep", "infinity"]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        unshare
+            .args(["--net", "sleep", "infinity"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
         let mut namespace = Self(unshare.spawn().ok()?);
         let of = |process: &str| std::fs::read_link(format!("/proc/{process}/ns/net")).ok();
         let (start, own) = (Instant::now(), of("self"));
@@ -112,7 +126,10 @@ impl Drop for Namespace {
 /// Goes with the host's namespace. Of networks that are there at once each has links of its own.
 fn link_to_the_test(network: u32, n: usize, host: &Namespace) -> Result<String, String> {
     let test = std::process::id();
-    let (name, net) = (format!("pg{test}-{network}-{n}"), format!("{CLIENTS}.{}", (test * 4 + network) % 250 + 1));
+    let (name, net) = (
+        format!("pg{test}-{network}-{n}"),
+        format!("{CLIENTS}.{}", (test * 4 + network) % 250 + 1),
+    );
     let (ours, theirs) = (format!("{net}.{}", 4 * n + 1), format!("{net}.{}", 4 * n + 2));
     ip(None, &format!("link add {name} type veth peer name clients netns {}", host.id()))?;
     ip(None, &format!("addr add {ours}/30 dev {name}"))?;
@@ -132,12 +149,18 @@ fn ip(holder: Option<u32>, arguments: &str) -> Result<(), String> {
             command
         }
     };
-    let output = command.args(arguments.split(' ')).output().map_err(|e| format!("ip {arguments}: {e}"))?;
-    if output.status.success() { Ok(()) } else { Err(format!("ip {arguments}: {}", String::from_utf8_lossy(&output.stderr))) }
+    let output =
+        command.args(arguments.split(' ')).output().map_err(|e| format!("ip {arguments}: {e}"))?;
+    if output.status.success() {
+        Ok(())
+    } else {
+        Err(format!("ip {arguments}: {}", String::from_utf8_lossy(&output.stderr)))
+    }
 }
 
 impl Network {
-    /// None, with a word why, where namespaces can't be made: that needs root and `CAP_NET_ADMIN`, `CAP_SYS_ADMIN` in a container.
+    /// None, with a word why, where namespaces can't be made: that needs root and `CAP_NET_ADMIN`,
+    /// `CAP_SYS_ADMIN` in a container.
     pub fn new(hosts: usize) -> Option<Self> {
         match Self::try_new(hosts) {
             Ok(network) => Some(network),
@@ -164,9 +187,15 @@ impl Network {
         let mut network = Self { hub, namespaces: Vec::new(), hosts: Vec::new() };
         for n in 0..hosts {
             let host = namespace()?;
-            network.hub.ip(&format!("link add port{n} type veth peer name eth0 netns {}", host.id()))?;
+            network
+                .hub
+                .ip(&format!("link add port{n} type veth peer name eth0 netns {}", host.id()))?;
             network.hub.ip(&format!("link set port{n} master side0 up"))?;
-            for setting in [format!("addr add {}/24 dev eth0", Self::address(n)), "link set eth0 up".into(), "link set lo up".into()] {
+            for setting in [
+                format!("addr add {}/24 dev eth0", Self::address(n)),
+                "link set eth0 up".into(),
+                "link set lo up".into(),
+            ] {
                 host.ip(&setting)?;
             }
             let for_clients = link_to_the_test(number, n, &host)?;
@@ -180,7 +209,10 @@ impl Network {
     pub fn only_ipv6(&mut self) {
         for (n, (namespace, host)) in self.namespaces.iter().zip(&mut self.hosts).enumerate() {
             let address = format!("fd70:6772:6166::{}", n + 1);
-            for setting in [format!("addr add {address}/64 dev eth0 nodad"), format!("addr del {}/24 dev eth0", host.address)] {
+            for setting in [
+                format!("addr add {address}/64 dev eth0 nodad"),
+                format!("addr del {}/24 dev eth0", host.address),
+            ] {
                 namespace.ip(&setting).unwrap();
             }
             host.address = address;
@@ -189,7 +221,9 @@ impl Network {
 
     /// Clients don't reach this host any more, or do again; the members are not concerned.
     pub fn clients_reach(&self, host: usize, yes: bool) {
-        self.namespaces[host].ip(if yes { "link set clients up" } else { "link set clients down" }).unwrap();
+        self.namespaces[host]
+            .ip(if yes { "link set clients up" } else { "link set clients down" })
+            .unwrap();
     }
 
     pub fn address(host: usize) -> String {
@@ -199,7 +233,9 @@ impl Network {
     /// These on one side, all others on the other one. Nobody is told: what is sent is lost.
     pub fn split(&self, away: &[usize]) {
         for n in 0..self.namespaces.len() {
-            self.hub.ip(&format!("link set port{n} master side{}", usize::from(away.contains(&n)))).unwrap();
+            self.hub
+                .ip(&format!("link set port{n} master side{}", usize::from(away.contains(&n))))
+                .unwrap();
         }
     }
 
@@ -207,13 +243,17 @@ impl Network {
         self.split(&[]);
     }
 
-    /// From now on everything between the hosts takes so long, each way. What is on its way when the delay is dropped is lost.
+    /// From now on everything between the hosts takes so long, each way. What is on its way when
+    /// the delay is dropped is lost.
     pub fn delay(&self, by: Duration) -> Delay<'_> {
         for n in 0..self.namespaces.len() {
             self.hub.ip(&format!("link set port{n} nomaster")).unwrap();
         }
         let mut command = Command::new("nsenter");
-        command.arg(format!("--net=/proc/{}/ns/net", self.hub.id())).arg(delaying_program()).arg(by.as_millis().to_string());
+        command
+            .arg(format!("--net=/proc/{}/ns/net", self.hub.id()))
+            .arg(delaying_program())
+            .arg(by.as_millis().to_string());
         command.args((0..self.namespaces.len()).map(|n| format!("port{n}")));
         let mut carrier = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
         let mut ready = [0; 5];
@@ -224,7 +264,12 @@ impl Network {
     /// What one host sends to the other is lost; what comes back is not.
     pub fn drop_one_way(&self, from: usize, to: usize) {
         let nobody = "02:00:00:00:00:99";
-        self.namespaces[from].ip(&format!("neigh replace {} lladdr {nobody} dev eth0 nud permanent", Self::address(to))).unwrap();
+        self.namespaces[from]
+            .ip(&format!(
+                "neigh replace {} lladdr {nobody} dev eth0 nud permanent",
+                Self::address(to)
+            ))
+            .unwrap();
     }
 
     pub fn heal_one_way(&self, from: usize, to: usize) {

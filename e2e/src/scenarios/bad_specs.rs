@@ -1,4 +1,5 @@
-//! Specs that make no sense: the API server refuses them in words that a person understands. One at least for each field of the CRD.
+//! Specs that make no sense: the API server refuses them in words that a person understands. One at
+//! least for each field of the CRD.
 
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
@@ -14,7 +15,8 @@ pub async fn run(cluster: Cluster) -> Result<Vec<Figure>, Failure> {
     let namespace = cluster.namespace.as_str();
     let create = ["--namespace", namespace, "create", "--dry-run=server", "--filename=-"];
     let (specs, names) = (never(), names());
-    let accepted = run_with_input("kubectl", &create, &Cluster::manifest(1, &json!({})).to_string()).await;
+    let accepted =
+        run_with_input("kubectl", &create, &Cluster::manifest(1, &json!({})).to_string()).await;
     ensure!(accepted.is_ok(), "a spec that makes sense was refused: {accepted:?}");
     for (spec, words) in &specs {
         let manifest = Cluster::manifest(1, spec).to_string();
@@ -23,30 +25,58 @@ pub async fn run(cluster: Cluster) -> Result<Vec<Figure>, Failure> {
     for (name, words) in &names {
         let mut manifest = Cluster::manifest(1, &json!({}));
         manifest["metadata"]["name"] = json!(name);
-        refused(&run_with_input("kubectl", &create, &manifest.to_string()).await, &json!(name), words)?;
+        refused(
+            &run_with_input("kubectl", &create, &manifest.to_string()).await,
+            &json!(name),
+            words,
+        )?;
     }
     cluster.create(1, &json!({})).await?;
     let changes = no_more();
     for (change, words) in &changes {
         let patch = json!({ "spec": change }).to_string();
-        let arguments = ["--namespace", namespace, "patch", &format!("pgr/{NAME}"), "--dry-run=server", "--type=merge", "--patch", &patch];
+        let arguments = [
+            "--namespace",
+            namespace,
+            "patch",
+            &format!("pgr/{NAME}"),
+            "--dry-run=server",
+            "--type=merge",
+            "--patch",
+            &patch,
+        ];
         refused(&command("kubectl", &arguments).await, change, words)?;
     }
-    let scaled = command("kubectl", &["--namespace", namespace, "scale", &format!("pgr/{NAME}"), "--replicas=0"]).await;
+    let scaled = command(
+        "kubectl",
+        &["--namespace", namespace, "scale", &format!("pgr/{NAME}"), "--replicas=0"],
+    )
+    .await;
     refused(&scaled, &json!("kubectl scale --replicas=0"), "replicas must be at least 1")?;
     cluster.settled(1).await?;
     let figures = configured(&cluster).await?;
     let refusals = specs.len() + names.len() + changes.len() + 1;
-    let refused = Figure { what: "specs that make no sense, each refused in the expected words".into(), value: refusals.to_string() };
+    let refused = Figure {
+        what: "specs that make no sense, each refused in the expected words".into(),
+        value: refusals.to_string(),
+    };
     Ok([vec![refused], figures].concat())
 }
 
-/// What only Postgres knows to be wrong is named in a condition, and everything else of the change is applied; a setting that needs a restart causes
-/// one.
+/// What only Postgres knows to be wrong is named in a condition, and everything else of the change
+/// is applied; a setting that needs a restart causes one.
 async fn configured(cluster: &Cluster) -> Result<Vec<Figure>, Failure> {
     let set = async |parameters: Value| {
         let patch = json!({ "spec": { "postgresql": { "parameters": parameters } } }).to_string();
-        let arguments = ["--namespace", &cluster.namespace, "patch", &format!("pgr/{NAME}"), "--type=merge", "--patch", &patch];
+        let arguments = [
+            "--namespace",
+            &cluster.namespace,
+            "patch",
+            &format!("pgr/{NAME}"),
+            "--type=merge",
+            "--patch",
+            &patch,
+        ];
         command("kubectl", &arguments).await
     };
     let begun = Instant::now();
@@ -62,14 +92,20 @@ async fn configured(cluster: &Cluster) -> Result<Vec<Figure>, Failure> {
     let seconds = |time: Duration| format!("{:.1} s", time.as_secs_f32());
     Ok(vec![
         Figure { what: "a changed parameter reaches the server".into(), value: seconds(reached) },
-        Figure { what: "a parameter that Postgres does not know is named in a condition".into(), value: seconds(named) },
+        Figure {
+            what: "a parameter that Postgres does not know is named in a condition".into(),
+            value: seconds(named),
+        },
     ])
 }
 
 async fn shows(cluster: &Cluster, setting: &str, value: &str) -> Result<(), Failure> {
     until(&format!("{setting} is {value}"), PATIENCE, || async {
         // The server may be restarting.
-        let shown = async { cluster.app(1).await?.value::<String>("select current_setting($1)", &[&setting]).await }.await;
+        let shown = async {
+            cluster.app(1).await?.value::<String>("select current_setting($1)", &[&setting]).await
+        }
+        .await;
         Ok(match shown {
             Ok(shown) if shown == value => Look::Yes(()),
             Ok(shown) => Look::NotYet(shown),
@@ -81,17 +117,34 @@ async fn shows(cluster: &Cluster, setting: &str, value: &str) -> Result<(), Fail
 
 async fn condition(cluster: &Cluster, status: &str, words: &str) -> Result<(), Failure> {
     until(&format!("ConfigurationValid is {status}"), PATIENCE, || async {
-        let conditions = cluster.resources().get(NAME).await?.status.map(|s| s.conditions).unwrap_or_default();
+        let conditions =
+            cluster.resources().get(NAME).await?.status.map(|s| s.conditions).unwrap_or_default();
         let said = conditions.into_iter().find(|c| c.type_ == "ConfigurationValid");
-        let text = said.as_ref().map(|c| format!("{}: {}", c.status, c.message)).unwrap_or_default();
-        Ok(if said.is_some_and(|c| c.status == status && c.message.contains(words)) { Look::Yes(()) } else { Look::NotYet(text) })
+        let text =
+            said.as_ref().map(|c| format!("{}: {}", c.status, c.message)).unwrap_or_default();
+        Ok(if said.is_some_and(|c| c.status == status && c.message.contains(words)) {
+            Look::Yes(())
+        } else {
+            Look::NotYet(text)
+        })
     })
     .await
 }
 
 /// What can't be made, field by field.
 fn never() -> Vec<(Value, &'static str)> {
-    [members(), image(), postgresql(), storage(), scheduling(), bootstrap(), raft(), failover(), tls()].concat()
+    [
+        members(),
+        image(),
+        postgresql(),
+        storage(),
+        scheduling(),
+        bootstrap(),
+        raft(),
+        failover(),
+        tls(),
+    ]
+    .concat()
 }
 
 fn members() -> Vec<(Value, &'static str)> {
@@ -101,19 +154,46 @@ fn members() -> Vec<(Value, &'static str)> {
         (json!({"replicas": 65}), "replicas must be at most 64"),
         (json!({"replicas": "three"}), "spec.replicas in body must be of type integer"),
         (json!({"replica": 3}), "unknown field \"spec.replica\""),
-        (json!({"enableSuperuserAccess": "yes"}), "spec.enableSuperuserAccess in body must be of type boolean"),
+        (
+            json!({"enableSuperuserAccess": "yes"}),
+            "spec.enableSuperuserAccess in body must be of type boolean",
+        ),
         (
             json!({"persistentVolumeClaimRetentionPolicy": {"whenScaled": "Keep"}}),
             "Unsupported value: \"Keep\": supported values: \"Retain\", \"Delete\"",
         ),
-        (json!({"persistentVolumeClaimRetentionPolicy": {"whenDeleted": "retain"}}), "Unsupported value: \"retain\""),
-        (json!({"inheritedMetadata": {"labels": {"team": 1}}}), "spec.inheritedMetadata.labels.team in body must be of type string"),
-        (json!({"inheritedMetadata": {"labels": {"team": "a b!"}}}), "spec.inheritedMetadata.labels.team in body should match"),
-        (json!({"inheritedMetadata": {"labels": {"a b": "team"}}}), "inheritedMetadata.labels must have keys of letters, digits"),
-        (json!({"inheritedMetadata": {"labels": {"pgraft.io/role": "primary"}}}), "inheritedMetadata.labels must not set pgraft.io/*"),
-        (json!({"inheritedMetadata": {"labels": {"app.kubernetes.io/name": "x"}}}), "must not set app.kubernetes.io/name"),
-        (json!({"inheritedMetadata": {"annotations": {"a b": "x"}}}), "inheritedMetadata.annotations must have keys of letters, digits"),
-        (json!({"inheritedMetadata": {"annotations": ["a"]}}), "spec.inheritedMetadata.annotations in body must be of type object"),
+        (
+            json!({"persistentVolumeClaimRetentionPolicy": {"whenDeleted": "retain"}}),
+            "Unsupported value: \"retain\"",
+        ),
+        (
+            json!({"inheritedMetadata": {"labels": {"team": 1}}}),
+            "spec.inheritedMetadata.labels.team in body must be of type string",
+        ),
+        (
+            json!({"inheritedMetadata": {"labels": {"team": "a b!"}}}),
+            "spec.inheritedMetadata.labels.team in body should match",
+        ),
+        (
+            json!({"inheritedMetadata": {"labels": {"a b": "team"}}}),
+            "inheritedMetadata.labels must have keys of letters, digits",
+        ),
+        (
+            json!({"inheritedMetadata": {"labels": {"pgraft.io/role": "primary"}}}),
+            "inheritedMetadata.labels must not set pgraft.io/*",
+        ),
+        (
+            json!({"inheritedMetadata": {"labels": {"app.kubernetes.io/name": "x"}}}),
+            "must not set app.kubernetes.io/name",
+        ),
+        (
+            json!({"inheritedMetadata": {"annotations": {"a b": "x"}}}),
+            "inheritedMetadata.annotations must have keys of letters, digits",
+        ),
+        (
+            json!({"inheritedMetadata": {"annotations": ["a"]}}),
+            "spec.inheritedMetadata.annotations in body must be of type object",
+        ),
     ]
 }
 
@@ -121,39 +201,69 @@ fn image() -> Vec<(Value, &'static str)> {
     vec![
         (json!({"image": ""}), "spec.image in body should be at least 1 chars long"),
         (json!({"image": "a b"}), "image must be a reference such as"),
-        (json!({"imagePullSecrets": [{"name": "My Secret"}]}), "imagePullSecrets must name Secrets"),
+        (
+            json!({"imagePullSecrets": [{"name": "My Secret"}]}),
+            "imagePullSecrets must name Secrets",
+        ),
         (json!({"image": "i".repeat(1025)}), "may not be more than 1024"),
         (
             json!({"imagePullPolicy": "Sometimes"}),
             "Unsupported value: \"Sometimes\": supported values: \"Always\", \"IfNotPresent\", \"Never\"",
         ),
         (json!({"imagePullSecrets": [{}]}), "spec.imagePullSecrets[0].name: Required value"),
-        (json!({"imagePullSecrets": ["pull"]}), "spec.imagePullSecrets[0] in body must be of type object"),
+        (
+            json!({"imagePullSecrets": ["pull"]}),
+            "spec.imagePullSecrets[0] in body must be of type object",
+        ),
     ]
 }
 
 fn postgresql() -> Vec<(Value, &'static str)> {
     vec![
-        (json!({"postgresql": {"parameters": {"port": "5433"}}}), "postgresql.parameters must not set port"),
+        (
+            json!({"postgresql": {"parameters": {"port": "5433"}}}),
+            "postgresql.parameters must not set port",
+        ),
         (
             json!({"postgresql": {"parameters": {"synchronous_standby_names": "*"}}}),
             "postgresql.parameters must not set synchronous_standby_names",
         ),
-        (json!({"postgresql": {"parameters": {"pgraft.node_id": "9"}}}), "postgresql.parameters must not set pgraft.*"),
-        (json!({"postgresql": {"parameters": {"fsync": "off"}}}), "postgresql.parameters must not set fsync"),
-        (json!({"postgresql": {"parameters": {"include": "/etc/passwd"}}}), "postgresql.parameters must not set include"),
-        (json!({"postgresql": {"parameters": {"WAL_LEVEL": "logical"}}}), "must have names of parameters, in lower case"),
-        (json!({"postgresql": {"parameters": {"a b": "1"}}}), "must have names of parameters, in lower case"),
+        (
+            json!({"postgresql": {"parameters": {"pgraft.node_id": "9"}}}),
+            "postgresql.parameters must not set pgraft.*",
+        ),
+        (
+            json!({"postgresql": {"parameters": {"fsync": "off"}}}),
+            "postgresql.parameters must not set fsync",
+        ),
+        (
+            json!({"postgresql": {"parameters": {"include": "/etc/passwd"}}}),
+            "postgresql.parameters must not set include",
+        ),
+        (
+            json!({"postgresql": {"parameters": {"WAL_LEVEL": "logical"}}}),
+            "must have names of parameters, in lower case",
+        ),
+        (
+            json!({"postgresql": {"parameters": {"a b": "1"}}}),
+            "must have names of parameters, in lower case",
+        ),
         (
             json!({"postgresql": {"parameters": {"max_connections": 100}}}),
             "spec.postgresql.parameters.max_connections in body must be of type string",
         ),
-        (json!({"postgresql": {"parameters": {"work_mem": "1MB\nport = 1"}}}), "spec.postgresql.parameters.work_mem in body should match"),
+        (
+            json!({"postgresql": {"parameters": {"work_mem": "1MB\nport = 1"}}}),
+            "spec.postgresql.parameters.work_mem in body should match",
+        ),
         (
             json!({"postgresql": {"pg_hba": ["host all all all trust\nlocal all all trust"]}}),
             "spec.postgresql.pg_hba[0] in body should match",
         ),
-        (json!({"postgresql": {"pg_hba": [""]}}), "spec.postgresql.pg_hba[0] in body should be at least 1 chars long"),
+        (
+            json!({"postgresql": {"pg_hba": [""]}}),
+            "spec.postgresql.pg_hba[0] in body should be at least 1 chars long",
+        ),
     ]
 }
 
@@ -165,25 +275,49 @@ fn storage() -> Vec<(Value, &'static str)> {
         (json!({"storage": {"size": "1Mi"}}), "and at least 128Mi"),
         (json!({"storage": {"size": "-1Gi"}}), "storage.size must be a size such as 10Gi"),
         (json!({"storage": {"size": 10}}), "spec.storage.size in body must be of type string"),
-        (json!({"storage": {"size": "1Gi", "storageClass": "c".repeat(254)}}), "may not be more than 253"),
+        (
+            json!({"storage": {"size": "1Gi", "storageClass": "c".repeat(254)}}),
+            "may not be more than 253",
+        ),
     ]
 }
 
 fn scheduling() -> Vec<(Value, &'static str)> {
     vec![
-        (json!({"resources": {"limits": "much"}}), "spec.resources.limits in body must be of type object"),
-        (json!({"affinity": {"podAntiAffinity": "hard"}}), "spec.affinity.podAntiAffinity in body must be of type object"),
-        (json!({"tolerations": [{"tolerationSeconds": "long"}]}), "spec.tolerations[0].tolerationSeconds in body must be of type integer"),
-        (json!({"resources": {"limits": {"memory": "much"}}}), "spec.resources.limits.memory in body should match"),
-        (json!({"resources": {"limits": {"mem": "1Gi"}}}), "resources.limits must name cpu, memory"),
+        (
+            json!({"resources": {"limits": "much"}}),
+            "spec.resources.limits in body must be of type object",
+        ),
+        (
+            json!({"affinity": {"podAntiAffinity": "hard"}}),
+            "spec.affinity.podAntiAffinity in body must be of type object",
+        ),
+        (
+            json!({"tolerations": [{"tolerationSeconds": "long"}]}),
+            "spec.tolerations[0].tolerationSeconds in body must be of type integer",
+        ),
+        (
+            json!({"resources": {"limits": {"memory": "much"}}}),
+            "spec.resources.limits.memory in body should match",
+        ),
+        (
+            json!({"resources": {"limits": {"mem": "1Gi"}}}),
+            "resources.limits must name cpu, memory",
+        ),
         (
             json!({"resources": {"limits": {"memory": "1Gi"}, "requests": {"memory": "2Gi"}}}),
             "resources.requests must not be more than resources.limits",
         ),
         (json!({"tolerations": [{"operator": "Never"}]}), "Unsupported value: \"Never\""),
         (json!({"nodeSelector": {"disk": "a b"}}), "spec.nodeSelector.disk in body should match"),
-        (json!({"nodeSelector": {"disk type": "ssd"}}), "nodeSelector must have keys of letters, digits"),
-        (json!({"nodeSelector": {"disk": true}}), "spec.nodeSelector.disk in body must be of type string"),
+        (
+            json!({"nodeSelector": {"disk type": "ssd"}}),
+            "nodeSelector must have keys of letters, digits",
+        ),
+        (
+            json!({"nodeSelector": {"disk": true}}),
+            "spec.nodeSelector.disk in body must be of type string",
+        ),
         (
             json!({"topologySpreadConstraints": [{"topologyKey": "zone", "whenUnsatisfiable": "DoNotSchedule"}]}),
             "spec.topologySpreadConstraints[0].maxSkew: Required value",
@@ -193,14 +327,38 @@ fn scheduling() -> Vec<(Value, &'static str)> {
 
 fn bootstrap() -> Vec<(Value, &'static str)> {
     vec![
-        (json!({"bootstrap": {"initdb": {"database": "postgres"}}}), "bootstrap.initdb.database must be a database of your own"),
-        (json!({"bootstrap": {"initdb": {"database": "1st"}}}), "spec.bootstrap.initdb.database in body should match"),
-        (json!({"bootstrap": {"initdb": {"owner": "pg_me"}}}), "bootstrap.initdb.owner must be a role of your own"),
-        (json!({"bootstrap": {"initdb": {"owner": "postgres"}}}), "bootstrap.initdb.owner must be a role of your own"),
-        (json!({"bootstrap": {"initdb": {"owner": "public"}}}), "must not be a word that Postgres reserves for roles"),
-        (json!({"bootstrap": {"initdb": {"owner": "CURRENT_USER"}}}), "must not be a word that Postgres reserves for roles"),
-        (json!({"bootstrap": {"initdb": {"database": "replication"}}}), "must not be a word of pg_hba.conf"),
-        (json!({"bootstrap": {"initdb": {"owner": "me; drop"}}}), "spec.bootstrap.initdb.owner in body should match"),
+        (
+            json!({"bootstrap": {"initdb": {"database": "postgres"}}}),
+            "bootstrap.initdb.database must be a database of your own",
+        ),
+        (
+            json!({"bootstrap": {"initdb": {"database": "1st"}}}),
+            "spec.bootstrap.initdb.database in body should match",
+        ),
+        (
+            json!({"bootstrap": {"initdb": {"owner": "pg_me"}}}),
+            "bootstrap.initdb.owner must be a role of your own",
+        ),
+        (
+            json!({"bootstrap": {"initdb": {"owner": "postgres"}}}),
+            "bootstrap.initdb.owner must be a role of your own",
+        ),
+        (
+            json!({"bootstrap": {"initdb": {"owner": "public"}}}),
+            "must not be a word that Postgres reserves for roles",
+        ),
+        (
+            json!({"bootstrap": {"initdb": {"owner": "CURRENT_USER"}}}),
+            "must not be a word that Postgres reserves for roles",
+        ),
+        (
+            json!({"bootstrap": {"initdb": {"database": "replication"}}}),
+            "must not be a word of pg_hba.conf",
+        ),
+        (
+            json!({"bootstrap": {"initdb": {"owner": "me; drop"}}}),
+            "spec.bootstrap.initdb.owner in body should match",
+        ),
         (json!({"bootstrap": {"recovery": {}}}), "unknown field \"spec.bootstrap.recovery\""),
     ]
 }
@@ -211,10 +369,22 @@ fn raft() -> Vec<(Value, &'static str)> {
             json!({"raft": {"heartbeatInterval": "2s", "electionTimeout": "1s"}}),
             "raft.electionTimeout must be at least three times raft.heartbeatInterval",
         ),
-        (json!({"raft": {"heartbeatInterval": "soon"}}), "raft.heartbeatInterval must be a time such as 100ms or 2s"),
-        (json!({"raft": {"heartbeatInterval": "1ms"}}), "raft.heartbeatInterval must be between 10ms and 60s"),
-        (json!({"raft": {"electionTimeout": "1 s"}}), "raft.electionTimeout must be a time such as 100ms or 2s"),
-        (json!({"raft": {"electionTimeout": "700s"}}), "raft.electionTimeout must be between 100ms and 600s"),
+        (
+            json!({"raft": {"heartbeatInterval": "soon"}}),
+            "raft.heartbeatInterval must be a time such as 100ms or 2s",
+        ),
+        (
+            json!({"raft": {"heartbeatInterval": "1ms"}}),
+            "raft.heartbeatInterval must be between 10ms and 60s",
+        ),
+        (
+            json!({"raft": {"electionTimeout": "1 s"}}),
+            "raft.electionTimeout must be a time such as 100ms or 2s",
+        ),
+        (
+            json!({"raft": {"electionTimeout": "700s"}}),
+            "raft.electionTimeout must be between 100ms and 600s",
+        ),
     ]
 }
 
@@ -222,19 +392,43 @@ fn failover() -> Vec<(Value, &'static str)> {
     let switchover = |failover: Value, target: Value| json!({"failover": failover, "switchover": {"target": target}});
     let on = || json!({"enabled": true});
     vec![
-        (json!({"failover": {"enabled": "yes"}}), "spec.failover.enabled in body must be of type boolean"),
-        (json!({"failover": {"leaseDuration": "soon"}}), "failover.leaseDuration must be a time such as 500ms or 2s"),
-        (json!({"failover": {"leaseDuration": "100ms"}}), "failover.leaseDuration must be between 300ms and 600s"),
-        (json!({"failover": {"electionTimeout": "1s"}}), "unknown field \"spec.failover.electionTimeout\""),
-        (json!({"failover": {"replaceAfter": "1d"}}), "failover.replaceAfter must be a time such as 90s, 10m or 24h"),
-        (json!({"failover": {"replaceAfter": "5s"}}), "failover.replaceAfter must be between 10s and 8760h"),
+        (
+            json!({"failover": {"enabled": "yes"}}),
+            "spec.failover.enabled in body must be of type boolean",
+        ),
+        (
+            json!({"failover": {"leaseDuration": "soon"}}),
+            "failover.leaseDuration must be a time such as 500ms or 2s",
+        ),
+        (
+            json!({"failover": {"leaseDuration": "100ms"}}),
+            "failover.leaseDuration must be between 300ms and 600s",
+        ),
+        (
+            json!({"failover": {"electionTimeout": "1s"}}),
+            "unknown field \"spec.failover.electionTimeout\"",
+        ),
+        (
+            json!({"failover": {"replaceAfter": "1d"}}),
+            "failover.replaceAfter must be a time such as 90s, 10m or 24h",
+        ),
+        (
+            json!({"failover": {"replaceAfter": "5s"}}),
+            "failover.replaceAfter must be between 10s and 8760h",
+        ),
         (
             json!({"failover": {"replaceAfter": "30s", "leaseDuration": "60s"}}),
             "failover.replaceAfter must be longer than failover.leaseDuration",
         ),
         (switchover(json!({}), json!("demo-2")), "switchover needs failover.enabled"),
-        (switchover(on(), json!("demo-02")), "switchover.target must be the name of a member's pod, such as demo-3"),
-        (switchover(on(), json!("demo-two")), "switchover.target must be the name of a member's pod, such as demo-3"),
+        (
+            switchover(on(), json!("demo-02")),
+            "switchover.target must be the name of a member's pod, such as demo-3",
+        ),
+        (
+            switchover(on(), json!("demo-two")),
+            "switchover.target must be the name of a member's pod, such as demo-3",
+        ),
         (switchover(on(), json!("other-2")), "switchover.target must be a pod of this cluster"),
         (switchover(on(), json!(2)), "spec.switchover.target in body must be of type string"),
         (json!({"failover": on(), "switchover": {}}), "spec.switchover.target: Required value"),
@@ -243,14 +437,35 @@ fn failover() -> Vec<(Value, &'static str)> {
 
 fn tls() -> Vec<(Value, &'static str)> {
     vec![
-        (json!({"tls": {"mode": "Sometimes"}}), "Unsupported value: \"Sometimes\": supported values: \"Managed\", \"Disabled\""),
-        (json!({"tls": {"mode": "Disabled", "caSecret": "mine"}}), "tls.caSecret makes no sense where tls.mode is Disabled"),
-        (json!({"tls": {"caSecret": ""}}), "spec.tls.caSecret in body should be at least 1 chars long"),
+        (
+            json!({"tls": {"mode": "Sometimes"}}),
+            "Unsupported value: \"Sometimes\": supported values: \"Managed\", \"Disabled\"",
+        ),
+        (
+            json!({"tls": {"mode": "Disabled", "caSecret": "mine"}}),
+            "tls.caSecret makes no sense where tls.mode is Disabled",
+        ),
+        (
+            json!({"tls": {"caSecret": ""}}),
+            "spec.tls.caSecret in body should be at least 1 chars long",
+        ),
         (json!({"tls": {"caSecret": format!("{NAME}-ca")}}), "tls.caSecret must not be <name>-ca"),
-        (json!({"tls": {"certificateDuration": "soon"}}), "tls.certificateDuration must be in hours, such as 2160h"),
-        (json!({"tls": {"certificateDuration": "90d"}}), "tls.certificateDuration must be in hours, such as 2160h"),
-        (json!({"tls": {"certificateDuration": "0h"}}), "tls.certificateDuration must be in hours, such as 2160h"),
-        (json!({"tls": {"certificateDuration": "9000h"}}), "tls.certificateDuration must be between 1h and 8760h"),
+        (
+            json!({"tls": {"certificateDuration": "soon"}}),
+            "tls.certificateDuration must be in hours, such as 2160h",
+        ),
+        (
+            json!({"tls": {"certificateDuration": "90d"}}),
+            "tls.certificateDuration must be in hours, such as 2160h",
+        ),
+        (
+            json!({"tls": {"certificateDuration": "0h"}}),
+            "tls.certificateDuration must be in hours, such as 2160h",
+        ),
+        (
+            json!({"tls": {"certificateDuration": "9000h"}}),
+            "tls.certificateDuration must be between 1h and 8760h",
+        ),
     ]
 }
 
@@ -258,8 +473,14 @@ fn tls() -> Vec<(Value, &'static str)> {
 fn names() -> Vec<(String, &'static str)> {
     vec![
         ("a".repeat(51), "metadata.name must be at most 50 characters long"),
-        ("my.database".into(), "metadata.name must be made of lower-case letters, digits and hyphens and begin with a letter"),
-        ("1st".into(), "metadata.name must be made of lower-case letters, digits and hyphens and begin with a letter"),
+        (
+            "my.database".into(),
+            "metadata.name must be made of lower-case letters, digits and hyphens and begin with a letter",
+        ),
+        (
+            "1st".into(),
+            "metadata.name must be made of lower-case letters, digits and hyphens and begin with a letter",
+        ),
     ]
 }
 
@@ -270,7 +491,10 @@ fn no_more() -> Vec<(Value, &'static str)> {
         (json!({"storage": {"storageClass": "other"}}), "storage.storageClass can't be changed"),
         (json!({"bootstrap": {"initdb": {"database": "other"}}}), "bootstrap is read once"),
         (json!({"storage": null}), "spec.storage: Required value"),
-        (json!({"failover": {"enabled": true}}), "failover.enabled can't be changed after the cluster was made"),
+        (
+            json!({"failover": {"enabled": true}}),
+            "failover.enabled can't be changed after the cluster was made",
+        ),
         (json!({"switchover": {"target": "demo-1"}}), "switchover needs failover.enabled"),
         (json!({"tls": {"mode": "Disabled"}}), "tls.mode is chosen when the cluster is made"),
     ]
@@ -280,7 +504,10 @@ fn refused(result: &Result<String, Failure>, what: &Value, words: &str) -> Resul
     match result {
         Ok(_) => Err(Failure::Wrong(format!("{what} was not refused"))),
         Err(Failure::Command { output, .. }) => {
-            ensure!(output.contains(words), "{what} was refused in other words than {words:?}: {output}");
+            ensure!(
+                output.contains(words),
+                "{what} was refused in other words than {words:?}: {output}"
+            );
             Ok(())
         }
         Err(other) => Err(Failure::Wrong(format!("{what}: {other}"))),

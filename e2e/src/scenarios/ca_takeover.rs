@@ -1,5 +1,6 @@
-//! A cluster with the operator's CA is given one of its user's own. In three steps, each five minutes after the one before, every member comes to
-//! trust it, to have a certificate of it, and to forget the old one. No server is started again, and the leader goes on leading.
+//! A cluster with the operator's CA is given one of its user's own. In three steps, each five
+//! minutes after the one before, every member comes to trust it, to have a certificate of it, and
+//! to forget the old one. No server is started again, and the leader goes on leading.
 
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -17,12 +18,15 @@ use crate::wait::{Look, until};
 
 const NODES: [i32; 3] = [1, 2, 3];
 
-/// One step of the takeover: five minutes, what a kubelet takes to bring files, and what a busy machine takes for anything.
+/// One step of the takeover: five minutes, what a kubelet takes to bring files, and what a busy
+/// machine takes for anything.
 const STEP: Duration = Duration::from_mins(9);
 
 pub async fn run(cluster: Cluster) -> Result<Vec<Figure>, Failure> {
     // Patient voters: a busy machine must not be what changes the leader.
-    cluster.create(3, &json!({"raft": {"heartbeatInterval": "1s", "electionTimeout": "15s"}})).await?;
+    cluster
+        .create(3, &json!({"raft": {"heartbeatInterval": "1s", "electionTimeout": "15s"}}))
+        .await?;
     data::write(&cluster, 1, 100).await?;
     let (pods, leader) = (lives(&cluster).await?, cluster.leader(1).await?);
     let term: i64 = cluster.superuser(1).await?.value("select pgraft_get_term()", &[]).await?;
@@ -30,8 +34,23 @@ pub async fn run(cluster: Cluster) -> Result<Vec<Figure>, Failure> {
     let begun = Instant::now();
     let ca = own_ca(&cluster).await?;
     let patch = json!({"spec": {"tls": {"caSecret": "our-ca"}}}).to_string();
-    command("kubectl", &["patch", "pgr/demo", "--type=merge", "--patch", &patch, "--namespace", &cluster.namespace]).await?;
-    trusted(&cluster, "both CAs", |text| text.contains(ca.trim()) && text.matches("BEGIN CERTIFICATE").count() == 2).await?;
+    command(
+        "kubectl",
+        &[
+            "patch",
+            "pgr/demo",
+            "--type=merge",
+            "--patch",
+            &patch,
+            "--namespace",
+            &cluster.namespace,
+        ],
+    )
+    .await?;
+    trusted(&cluster, "both CAs", |text| {
+        text.contains(ca.trim()) && text.matches("BEGIN CERTIFICATE").count() == 2
+    })
+    .await?;
     served_by_the_new_one(&cluster).await?;
     let served = begun.elapsed();
     trusted(&cluster, "the new CA alone", |text| text.trim() == ca.trim()).await?;
@@ -39,7 +58,10 @@ pub async fn run(cluster: Cluster) -> Result<Vec<Figure>, Failure> {
 
     cluster.settled(3).await?;
     let after: i64 = cluster.superuser(1).await?.value("select pgraft_get_term()", &[]).await?;
-    ensure!((cluster.leader(1).await?, after) == (leader, term), "the leader changed: term {term}, then {after}");
+    ensure!(
+        (cluster.leader(1).await?, after) == (leader, term),
+        "the leader changed: term {term}, then {after}"
+    );
     ensure!(lives(&cluster).await? == pods, "a pod was made or started again");
     applications(&cluster).await?;
     data::write(&cluster, 1, 100).await?;
@@ -51,18 +73,33 @@ pub async fn run(cluster: Cluster) -> Result<Vec<Figure>, Failure> {
 }
 
 /// Waits until `ca.crt` reads so in every member's Secret and in the application's.
-async fn trusted(cluster: &Cluster, what: &str, as_wanted: impl Fn(&str) -> bool) -> Result<(), Failure> {
-    let names: Vec<String> = NODES.iter().map(|node| format!("{}-tls", pod_name(*node))).chain([format!("{NAME}-app")]).collect();
+async fn trusted(
+    cluster: &Cluster,
+    what: &str,
+    as_wanted: impl Fn(&str) -> bool,
+) -> Result<(), Failure> {
+    let names: Vec<String> = NODES
+        .iter()
+        .map(|node| format!("{}-tls", pod_name(*node)))
+        .chain([format!("{NAME}-app")])
+        .collect();
     until(&format!("{}: {what} in every Secret", cluster.namespace), STEP, || async {
         let mut others = BTreeMap::new();
         for name in &names {
             let data = cluster.secrets().get(name).await?.data.unwrap_or_default();
-            let text = data.get("ca.crt").map(|bytes| String::from_utf8_lossy(&bytes.0).into_owned()).unwrap_or_default();
+            let text = data
+                .get("ca.crt")
+                .map(|bytes| String::from_utf8_lossy(&bytes.0).into_owned())
+                .unwrap_or_default();
             if !as_wanted(&text) {
                 others.insert(name, text.matches("BEGIN CERTIFICATE").count());
             }
         }
-        Ok(if others.is_empty() { Look::Yes(()) } else { Look::NotYet(format!("certificates in the others: {others:?}")) })
+        Ok(if others.is_empty() {
+            Look::Yes(())
+        } else {
+            Look::NotYet(format!("certificates in the others: {others:?}"))
+        })
     })
     .await
 }
@@ -71,12 +108,20 @@ async fn trusted(cluster: &Cluster, what: &str, as_wanted: impl Fn(&str) -> bool
 async fn served_by_the_new_one(cluster: &Cluster) -> Result<(), Failure> {
     for node in NODES {
         for port in [POSTGRES, RAFT] {
-            until(&format!("{}: a certificate of the new CA on port {port} of node {node}", cluster.namespace), STEP, || async {
-                let shown = served::certificate(&cluster.pod_api(), &pod_name(node), port).await?;
-                // The issuer's name stands in a certificate as it is.
-                let of_ours = shown.windows(OWN_CA.len()).any(|part| part == OWN_CA.as_bytes());
-                Ok(if of_ours { Look::Yes(()) } else { Look::NotYet("of the old one".into()) })
-            })
+            until(
+                &format!(
+                    "{}: a certificate of the new CA on port {port} of node {node}",
+                    cluster.namespace
+                ),
+                STEP,
+                || async {
+                    let shown =
+                        served::certificate(&cluster.pod_api(), &pod_name(node), port).await?;
+                    // The issuer's name stands in a certificate as it is.
+                    let of_ours = shown.windows(OWN_CA.len()).any(|part| part == OWN_CA.as_bytes());
+                    Ok(if of_ours { Look::Yes(()) } else { Look::NotYet("of the old one".into()) })
+                },
+            )
             .await?;
         }
     }

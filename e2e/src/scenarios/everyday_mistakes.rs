@@ -1,4 +1,5 @@
-//! Mistakes that people make, one after the other on one cluster: each is named in a condition, keeps nothing else from going on, and can be taken back.
+//! Mistakes that people make, one after the other on one cluster: each is named in a condition,
+//! keeps nothing else from going on, and can be taken back.
 
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
@@ -19,18 +20,24 @@ pub async fn run(cluster: Cluster) -> Result<Vec<Figure>, Failure> {
     an_image_that_does_not_start(&cluster).await?;
     an_object_of_somebody_else(&cluster).await?;
     let replaced = a_stopped_postmaster(&cluster).await?;
-    let figure =
-        Figure { what: "a stopped postmaster, until another pod is the primary".into(), value: format!("{:.1} s", replaced.as_secs_f32()) };
+    let figure = Figure {
+        what: "a stopped postmaster, until another pod is the primary".into(),
+        value: format!("{:.1} s", replaced.as_secs_f32()),
+    };
     Ok(vec![figure])
 }
 
-/// The storage class of kind can't expand volumes. A lost pod is healed all the same, and the old size is accepted.
+/// The storage class of kind can't expand volumes. A lost pod is healed all the same, and the old
+/// size is accepted.
 async fn volumes_that_cannot_grow(cluster: &Cluster) -> Result<(), Failure> {
     patch(cluster, json!({ "storage": { "size": "2Gi" } })).await?;
     reconciled(cluster, "False", &pod_name(1)).await?;
     let before = uid(cluster, 3).await?;
     cluster.delete_pod(3).await?;
-    until_true("node 3 has another pod", PATIENCE, || async { Ok(uid(cluster, 3).await.is_ok_and(|uid| uid != before)) }).await?;
+    until_true("node 3 has another pod", PATIENCE, || async {
+        Ok(uid(cluster, 3).await.is_ok_and(|uid| uid != before))
+    })
+    .await?;
     cluster.pod_ready(3).await?;
     patch(cluster, json!({ "storage": { "size": "1Gi" } })).await?;
     reconciled(cluster, "True", "").await?;
@@ -40,9 +47,11 @@ async fn volumes_that_cannot_grow(cluster: &Cluster) -> Result<(), Failure> {
 /// One pod at most is restarted with it, and that one comes back with the next image.
 async fn an_image_that_does_not_start(cluster: &Cluster) -> Result<(), Failure> {
     let image = cluster.image().await?;
-    patch(cluster, json!({ "image": "registry.invalid/none:1", "imagePullPolicy": "Never" })).await?;
+    patch(cluster, json!({ "image": "registry.invalid/none:1", "imagePullPolicy": "Never" }))
+        .await?;
     until("a pod does not start", PATIENCE, || async {
-        let ready = cluster.resources().get(NAME).await?.status.map_or(0, |status| status.ready_replicas);
+        let ready =
+            cluster.resources().get(NAME).await?.status.map_or(0, |status| status.ready_replicas);
         Ok(if ready == 2 { Look::Yes(()) } else { Look::NotYet(format!("{ready} ready")) })
     })
     .await?;
@@ -53,7 +62,8 @@ async fn an_image_that_does_not_start(cluster: &Cluster) -> Result<(), Failure> 
 /// A PodDisruptionBudget that is in the way is named and left as it is.
 async fn an_object_of_somebody_else(cluster: &Cluster) -> Result<(), Failure> {
     let namespace = cluster.namespace.as_str();
-    command("kubectl", &["--namespace", namespace, "delete", "pdb", FOREIGN, "--wait=false"]).await?;
+    command("kubectl", &["--namespace", namespace, "delete", "pdb", FOREIGN, "--wait=false"])
+        .await?;
     let budget = json!({
         "apiVersion": "policy/v1",
         "kind": "PodDisruptionBudget",
@@ -62,8 +72,17 @@ async fn an_object_of_somebody_else(cluster: &Cluster) -> Result<(), Failure> {
     });
     // The operator may be faster: then its own one is replaced.
     let mine = until("the other application's budget is there", PATIENCE, || async {
-        let _ = command("kubectl", &["--namespace", namespace, "delete", "pdb", FOREIGN, "--ignore-not-found"]).await;
-        let made = run_with_input("kubectl", &["--namespace", namespace, "create", "--filename=-"], &budget.to_string()).await;
+        let _ = command(
+            "kubectl",
+            &["--namespace", namespace, "delete", "pdb", FOREIGN, "--ignore-not-found"],
+        )
+        .await;
+        let made = run_with_input(
+            "kubectl",
+            &["--namespace", namespace, "create", "--filename=-"],
+            &budget.to_string(),
+        )
+        .await;
         Ok(match made {
             Ok(_) => Look::Yes(()),
             Err(error) => Look::NotYet(error.to_string()),
@@ -72,8 +91,12 @@ async fn an_object_of_somebody_else(cluster: &Cluster) -> Result<(), Failure> {
     mine.await?;
     reconciled(cluster, "False", FOREIGN).await?;
     let read = ["--namespace", namespace, "get", "pdb", FOREIGN, "--output=json"];
-    let there: Value = serde_json::from_str(&command("kubectl", &read).await?).map_err(kube::Error::SerdeError)?;
-    ensure!(there["spec"]["selector"]["matchLabels"] == json!({ "app": "theirs" }), "it was changed: {there}");
+    let there: Value =
+        serde_json::from_str(&command("kubectl", &read).await?).map_err(kube::Error::SerdeError)?;
+    ensure!(
+        there["spec"]["selector"]["matchLabels"] == json!({ "app": "theirs" }),
+        "it was changed: {there}"
+    );
     ensure!(there["metadata"]["ownerReferences"].is_null(), "it was taken over: {there}");
     command("kubectl", &["--namespace", namespace, "delete", "pdb", FOREIGN]).await?;
     reconciled(cluster, "True", "").await?;
@@ -83,9 +106,16 @@ async fn an_object_of_somebody_else(cluster: &Cluster) -> Result<(), Failure> {
 async fn a_stopped_postmaster(cluster: &Cluster) -> Result<Duration, Failure> {
     let before = primary(cluster).await?;
     let stop = "kill -STOP $(head -1 /var/lib/pgraft/pgdata/postmaster.pid)";
-    command("kubectl", &["--namespace", &cluster.namespace, "exec", &before, "--", "bash", "-c", stop]).await?;
+    command(
+        "kubectl",
+        &["--namespace", &cluster.namespace, "exec", &before, "--", "bash", "-c", stop],
+    )
+    .await?;
     let begun = Instant::now();
-    until_true("another pod is the primary", PATIENCE, || async { Ok(primary(cluster).await? != before) }).await?;
+    until_true("another pod is the primary", PATIENCE, || async {
+        Ok(primary(cluster).await? != before)
+    })
+    .await?;
     let replaced = begun.elapsed();
     cluster.settled(3).await?;
     Ok(replaced)
@@ -93,16 +123,30 @@ async fn a_stopped_postmaster(cluster: &Cluster) -> Result<Duration, Failure> {
 
 async fn patch(cluster: &Cluster, spec: Value) -> Result<(), Failure> {
     let patch = json!({ "spec": spec }).to_string();
-    let arguments = ["--namespace", &cluster.namespace, "patch", &format!("pgr/{NAME}"), "--type=merge", "--patch", &patch];
+    let arguments = [
+        "--namespace",
+        &cluster.namespace,
+        "patch",
+        &format!("pgr/{NAME}"),
+        "--type=merge",
+        "--patch",
+        &patch,
+    ];
     command("kubectl", &arguments).await.map(drop)
 }
 
 async fn reconciled(cluster: &Cluster, status: &str, words: &str) -> Result<(), Failure> {
     until(&format!("Reconciled is {status}"), PATIENCE, || async {
-        let conditions = cluster.resources().get(NAME).await?.status.map(|s| s.conditions).unwrap_or_default();
+        let conditions =
+            cluster.resources().get(NAME).await?.status.map(|s| s.conditions).unwrap_or_default();
         let said = conditions.into_iter().find(|c| c.type_ == "Reconciled");
-        let text = said.as_ref().map(|c| format!("{}: {}", c.status, c.message)).unwrap_or_default();
-        Ok(if said.is_some_and(|c| c.status == status && c.message.contains(words)) { Look::Yes(()) } else { Look::NotYet(text) })
+        let text =
+            said.as_ref().map(|c| format!("{}: {}", c.status, c.message)).unwrap_or_default();
+        Ok(if said.is_some_and(|c| c.status == status && c.message.contains(words)) {
+            Look::Yes(())
+        } else {
+            Look::NotYet(text)
+        })
     })
     .await
 }

@@ -1,6 +1,8 @@
-//! A cluster at work: while a client writes over connections that it keeps, the primary is another one by request; its server is killed while three members
-//! become five, and its pod is deleted; the members do the same with no operator; a voter that is gone for good is replaced; and while five members become
-//! three the primary's server is killed again. What was acknowledged is there in the end, what was refused is not.
+//! A cluster at work: while a client writes over connections that it keeps, the primary is another
+//! one by request; its server is killed while three members become five, and its pod is deleted;
+//! the members do the same with no operator; a voter that is gone for good is replaced; and while
+//! five members become three the primary's server is killed again. What was acknowledged is there
+//! in the end, what was refused is not.
 
 use serde_json::{Value, json};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -21,12 +23,19 @@ const FIVE: [i32; 5] = [1, 2, 3, 4, 5];
 const CONNECTIONS: u8 = 4;
 const REPLACE_AFTER: &str = "15s";
 /// Every stream to a standby, by whether it is encrypted.
-const IN_THE_CLEAR: &str = "select count(*) from pg_stat_replication join pg_stat_ssl using (pid) where not ssl";
+const IN_THE_CLEAR: &str =
+    "select count(*) from pg_stat_replication join pg_stat_ssl using (pid) where not ssl";
 
 pub async fn run(cluster: Cluster) -> Result<Vec<Figure>, Failure> {
     cluster.create(3, &json!({ "failover": { "enabled": true } })).await?;
     data::write(&cluster, 1, 1000).await?;
-    let writer = Writer::begin(&cluster, "at-work", Connections::Kept(CONNECTIONS), &["no-such-host".to_owned()]).await?;
+    let writer = Writer::begin(
+        &cluster,
+        "at-work",
+        Connections::Kept(CONNECTIONS),
+        &["no-such-host".to_owned()],
+    )
+    .await?;
     let mut marks = Vec::new();
     let mut begins = |what: &'static str| marks.push((what, now()));
 
@@ -51,34 +60,50 @@ pub async fn run(cluster: Cluster) -> Result<Vec<Figure>, Failure> {
     told.are_on(&cluster, last).await?;
     all_back(&cluster, last, &left).await?;
     cluster.same_everywhere(&left).await?;
-    println!("{}: {} in epoch {}; 5 members were {members:?}", cluster.namespace, told.counts(), epoch(&cluster, last).await?);
+    println!(
+        "{}: {} in epoch {}; 5 members were {members:?}",
+        cluster.namespace,
+        told.counts(),
+        epoch(&cluster, last).await?
+    );
     Ok(figures(&told, &marks))
 }
 
 fn figures(told: &Told, marks: &[(&'static str, i64)]) -> Vec<Figure> {
     let figure = |two: &[(&str, i64)]| Figure {
-        what: format!("{}: the longest time without an acknowledged insert through -rw, {CONNECTIONS} connections that are kept", two[0].0),
+        what: format!(
+            "{}: the longest time without an acknowledged insert through -rw, {CONNECTIONS} connections that are kept",
+            two[0].0
+        ),
         value: format!("{:.1} s", told.gap(two[0].1, two[1].1).as_secs_f64()),
     };
     marks.windows(2).map(figure).collect()
 }
 
 fn now() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).ok().and_then(|since| i64::try_from(since.as_millis()).ok()).unwrap_or_default()
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .ok()
+        .and_then(|since| i64::try_from(since.as_millis()).ok())
+        .unwrap_or_default()
 }
 
 async fn asked_for(cluster: &Cluster, writer: &Writer) -> Result<(), Failure> {
     let former = primary(cluster, &THREE).await?;
     let target = THREE.into_iter().find(|id| *id != former).unwrap_or_default();
     patch(cluster, &json!({ "switchover": { "target": pod_name(target) } })).await?;
-    kubectl(cluster, &["wait", "pgr/demo", "--for=condition=SwitchoverDone", "--timeout=120s"]).await?;
+    kubectl(cluster, &["wait", "pgr/demo", "--for=condition=SwitchoverDone", "--timeout=120s"])
+        .await?;
     followed(cluster, primary(cluster, &THREE).await?, &THREE).await?;
     writer.more(20).await
 }
 
 async fn grown(cluster: &Cluster, writer: &Writer) -> Result<(), Failure> {
     cluster.scale(5).await?;
-    until_true("the first of the new pods is made", PATIENCE, || async { Ok(cluster.pods().await?.contains_key(&4)) }).await?;
+    until_true("the first of the new pods is made", PATIENCE, || async {
+        Ok(cluster.pods().await?.contains_key(&4))
+    })
+    .await?;
     let (former, before) = reigning(cluster, &THREE).await?;
     in_pod(cluster, former, KILL_SERVER).await?;
     next_reign(cluster, before, &FIVE).await?;
@@ -88,7 +113,11 @@ async fn grown(cluster: &Cluster, writer: &Writer) -> Result<(), Failure> {
 }
 
 /// Loses the primary of five, and waits until everybody follows the next one.
-async fn lost(cluster: &Cluster, writer: &Writer, lose: impl AsyncFnOnce(i32) -> Result<(), Failure>) -> Result<i32, Failure> {
+async fn lost(
+    cluster: &Cluster,
+    writer: &Writer,
+    lose: impl AsyncFnOnce(i32) -> Result<(), Failure>,
+) -> Result<i32, Failure> {
     let (former, before) = reigning(cluster, &FIVE).await?;
     lose(former).await?;
     next_reign(cluster, before, &FIVE).await?;
@@ -104,9 +133,15 @@ async fn lost(cluster: &Cluster, writer: &Writer, lose: impl AsyncFnOnce(i32) ->
 async fn without_operator(cluster: &Cluster, writer: &Writer) -> Result<(), Failure> {
     operators(0).await?;
     let story = async {
-        let next = lost(cluster, writer, async |primary| in_pod(cluster, primary, KILL_SERVER).await).await?;
+        let next =
+            lost(cluster, writer, async |primary| in_pod(cluster, primary, KILL_SERVER).await)
+                .await?;
         let target = FIVE.into_iter().find(|id| *id != next).unwrap_or_default();
-        cluster.superuser(target).await?.run(&format!("select pgraft_switchover({target})")).await?;
+        cluster
+            .superuser(target)
+            .await?
+            .run(&format!("select pgraft_switchover({target})"))
+            .await?;
         let last = primary(cluster, &FIVE).await?;
         followed(cluster, last, &FIVE).await?;
         Ok::<_, Failure>(last)
@@ -118,7 +153,11 @@ async fn without_operator(cluster: &Cluster, writer: &Writer) -> Result<(), Fail
     cluster.settled(5).await?;
     until("the status names the new primary", PATIENCE, || async {
         let primary = cluster.resources().get(NAME).await?.status.and_then(|s| s.primary);
-        Ok(if primary.as_ref() == Some(&last) { Look::Yes(()) } else { Look::NotYet(format!("{primary:?}")) })
+        Ok(if primary.as_ref() == Some(&last) {
+            Look::Yes(())
+        } else {
+            Look::NotYet(format!("{primary:?}"))
+        })
     })
     .await
 }
@@ -132,7 +171,10 @@ async fn replaced(cluster: &Cluster, writer: &Writer) -> Result<Vec<i32>, Failur
     let cut = Cut::between(cluster, &[gone], &others).await?;
     let story = async {
         let since = until("the status tells since when it is away", PATIENCE, || async {
-            Ok(away_since(cluster, gone).await?.flatten().map_or(Look::NotYet("no".into()), Look::Yes))
+            Ok(away_since(cluster, gone)
+                .await?
+                .flatten()
+                .map_or(Look::NotYet("no".into()), Look::Yes))
         })
         .await?;
         operators(0).await?;
@@ -140,10 +182,16 @@ async fn replaced(cluster: &Cluster, writer: &Writer) -> Result<Vec<i32>, Failur
         until("the voter that is gone has left", PATIENCE, || async {
             let Some(told) = away_since(cluster, gone).await? else { return Ok(Look::Yes(Ok(()))) };
             let anew = told.as_ref().is_some_and(|told| *told != since);
-            Ok(if anew { Look::Yes(Err((since.clone(), told))) } else { Look::NotYet(format!("{told:?}")) })
+            Ok(if anew {
+                Look::Yes(Err((since.clone(), told)))
+            } else {
+                Look::NotYet(format!("{told:?}"))
+            })
         })
         .await?
-        .map_err(|times| Failure::Wrong(format!("node {gone} is away since another time: {times:?}")))?;
+        .map_err(|times| {
+            Failure::Wrong(format!("node {gone} is away since another time: {times:?}"))
+        })?;
         cluster.settled(5).await
     }
     .await;
@@ -166,8 +214,15 @@ async fn away_since(cluster: &Cluster, node: i32) -> Result<Option<Option<String
 
 async fn shrunk(cluster: &Cluster, writer: &Writer) -> Result<Vec<i32>, Failure> {
     cluster.scale(3).await?;
-    until_true("the first has left", PATIENCE, || async { Ok(ids(cluster).await?.len() < 5) }).await?;
-    let reigns = cluster.members().await?.into_iter().find(|m| m.primary).and_then(|m| i32::try_from(m.id).ok()).unwrap_or_default();
+    until_true("the first has left", PATIENCE, || async { Ok(ids(cluster).await?.len() < 5) })
+        .await?;
+    let reigns = cluster
+        .members()
+        .await?
+        .into_iter()
+        .find(|m| m.primary)
+        .and_then(|m| i32::try_from(m.id).ok())
+        .unwrap_or_default();
     if let Err(failure) = in_pod(cluster, reigns, KILL_SERVER).await {
         println!("{}: node {reigns} went first: {failure}", cluster.namespace);
     }
@@ -189,13 +244,23 @@ async fn ids(cluster: &Cluster) -> Result<Vec<i32>, Failure> {
 
 async fn operators(replicas: u8) -> Result<(), Failure> {
     const DEPLOYMENT: &str = "deployment/pgraft-operator";
-    command("kubectl", &["scale", DEPLOYMENT, &format!("--replicas={replicas}"), "--namespace", "pgraft-system"]).await?;
+    command(
+        "kubectl",
+        &["scale", DEPLOYMENT, &format!("--replicas={replicas}"), "--namespace", "pgraft-system"],
+    )
+    .await?;
     let timeout = format!("--timeout={}s", Duration::from_mins(3).as_secs());
-    command("kubectl", &["rollout", "status", DEPLOYMENT, &timeout, "--namespace", "pgraft-system"]).await.map(drop)
+    command("kubectl", &["rollout", "status", DEPLOYMENT, &timeout, "--namespace", "pgraft-system"])
+        .await
+        .map(drop)
 }
 
 async fn patch(cluster: &Cluster, spec: &Value) -> Result<(), Failure> {
-    kubectl(cluster, &["patch", "pgr", NAME, "--type", "merge", "--patch", &json!({ "spec": spec }).to_string()]).await
+    kubectl(
+        cluster,
+        &["patch", "pgr", NAME, "--type", "merge", "--patch", &json!({ "spec": spec }).to_string()],
+    )
+    .await
 }
 
 async fn kubectl(cluster: &Cluster, arguments: &[&str]) -> Result<(), Failure> {

@@ -1,5 +1,6 @@
-//! A client of the Service `-rw` in failovers that nobody outside of the databases can help with: the primary's host stands still, the primary is cut off
-//! from the others, and (with the API server stopped) a follower is away and comes back, and the primary's server is killed.
+//! A client of the Service `-rw` in failovers that nobody outside of the databases can help with:
+//! the primary's host stands still, the primary is cut off from the others, and (with the API
+//! server stopped) a follower is away and comes back, and the primary's server is killed.
 
 use serde_json::json;
 use std::time::Duration;
@@ -27,7 +28,10 @@ pub async fn run(cluster: Cluster) -> Result<Vec<Figure>, Failure> {
     data::write(&cluster, founder, 10).await?;
     let paused = paused(&cluster).await?;
     let cut = cut_off(&cluster).await?;
-    let mut figures = vec![figure("the primary's host stands still", paused), figure("the primary is cut off from the other members", cut)];
+    let mut figures = vec![
+        figure("the primary's host stands still", paused),
+        figure("the primary is cut off from the other members", cut),
+    ];
     figures.extend(without_api(&cluster).await?);
     cluster.settled(3).await?;
     cluster.same_everywhere(&MEMBERS).await?;
@@ -36,7 +40,9 @@ pub async fn run(cluster: Cluster) -> Result<Vec<Figure>, Failure> {
 
 fn figure(what: &str, gap: Duration) -> Figure {
     Figure {
-        what: format!("{what}: the longest time between two acknowledged inserts through -rw, one connection each"),
+        what: format!(
+            "{what}: the longest time between two acknowledged inserts through -rw, one connection each"
+        ),
         value: format!("{:.1} s", gap.as_secs_f64()),
     }
 }
@@ -44,7 +50,8 @@ fn figure(what: &str, gap: Duration) -> Figure {
 async fn paused(cluster: &Cluster) -> Result<Duration, Failure> {
     let former = primary(cluster, &MEMBERS).await?;
     let (host, uid) = place(cluster, former).await?;
-    let writer = Writer::begin(cluster, "paused", Connections::OneEach, std::slice::from_ref(&host)).await?;
+    let writer =
+        Writer::begin(cluster, "paused", Connections::OneEach, std::slice::from_ref(&host)).await?;
     let env = [("UID_OF_POD", uid), ("SECONDS_LONG", PAUSED_SECONDS.to_string())];
     let errand = Errand::begin(cluster, &host, "pause", PAUSE, &env).await?;
     let paused = time_of(&errand.ended(PATIENCE).await?, "paused")?;
@@ -52,7 +59,10 @@ async fn paused(cluster: &Cluster) -> Result<Duration, Failure> {
     writer.more(10).await?;
     let told = writer.stop().await?;
     let gap = told.gap(paused, resumed);
-    ensure!(i64::try_from(gap.as_millis()).is_ok_and(|ms| ms < 1000 * PAUSED_SECONDS), "writes went on only when the host did: {gap:?}");
+    ensure!(
+        i64::try_from(gap.as_millis()).is_ok_and(|ms| ms < 1000 * PAUSED_SECONDS),
+        "writes went on only when the host did: {gap:?}"
+    );
     let next = primary(cluster, &MEMBERS).await?;
     all_back(cluster, next, &MEMBERS).await?;
     told.are_on(cluster, next).await?;
@@ -62,7 +72,9 @@ async fn paused(cluster: &Cluster) -> Result<Duration, Failure> {
 async fn cut_off(cluster: &Cluster) -> Result<Duration, Failure> {
     let former = primary(cluster, &MEMBERS).await?;
     let others: Vec<i32> = MEMBERS.into_iter().filter(|id| *id != former).collect();
-    let writer = Writer::begin(cluster, "cut-off", Connections::OneEach, &[place(cluster, former).await?.0]).await?;
+    let writer =
+        Writer::begin(cluster, "cut-off", Connections::OneEach, &[place(cluster, former).await?.0])
+            .await?;
     let cut = Cut::between(cluster, &[former], &others).await?;
     let story = async {
         let next = primary(cluster, &others).await?;
@@ -82,9 +94,21 @@ async fn without_api(cluster: &Cluster) -> Result<Vec<Figure>, Failure> {
     let former = primary(cluster, &MEMBERS).await?;
     let follower = MEMBERS.into_iter().find(|id| *id != former).unwrap_or_default();
     let control_plane = cluster.control_plane().await?;
-    let writer = Writer::begin(cluster, "without-api", Connections::OneEach, std::slice::from_ref(&control_plane)).await?;
-    let password = cluster.secrets().get(&format!("{NAME}-superuser")).await?.data.and_then(|mut d| d.remove("password"));
-    let password = password.map(|bytes| String::from_utf8_lossy(&bytes.0).into_owned()).unwrap_or_default();
+    let writer = Writer::begin(
+        cluster,
+        "without-api",
+        Connections::OneEach,
+        std::slice::from_ref(&control_plane),
+    )
+    .await?;
+    let password = cluster
+        .secrets()
+        .get(&format!("{NAME}-superuser"))
+        .await?
+        .data
+        .and_then(|mut d| d.remove("password"));
+    let password =
+        password.map(|bytes| String::from_utf8_lossy(&bytes.0).into_owned()).unwrap_or_default();
     let env = [
         ("PRIMARY", former.to_string()),
         ("FOLLOWER", follower.to_string()),
@@ -100,14 +124,21 @@ async fn without_api(cluster: &Cluster) -> Result<Vec<Figure>, Failure> {
     all_back(cluster, next, &MEMBERS).await?;
     told.are_on(cluster, next).await?;
     let at = |word| time_of(&said, word);
-    let rejoined = Duration::from_millis(u64::try_from(at("rejoined")? - at("ended")?).unwrap_or_default());
+    let rejoined =
+        Duration::from_millis(u64::try_from(at("rejoined")? - at("ended")?).unwrap_or_default());
     Ok(vec![
-        figure("no API server, a follower's container is ended", told.gap(at("ended")?, at("killed")?)),
+        figure(
+            "no API server, a follower's container is ended",
+            told.gap(at("ended")?, at("killed")?),
+        ),
         Figure {
             what: "no API server: a follower whose container was ended streams again after".into(),
             value: format!("{:.1} s", rejoined.as_secs_f64()),
         },
-        figure("no API server, kill -9 of the primary's postmaster", told.gap(at("killed")?, at("done")?)),
+        figure(
+            "no API server, kill -9 of the primary's postmaster",
+            told.gap(at("killed")?, at("done")?),
+        ),
     ])
 }
 

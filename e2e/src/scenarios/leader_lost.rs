@@ -1,4 +1,5 @@
-//! The leader is lost in the middle of an add: afterwards the node is a member or it is not, and that is the same everywhere.
+//! The leader is lost in the middle of an add: afterwards the node is a member or it is not, and
+//! that is the same everywhere.
 
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -37,7 +38,8 @@ struct Calls {
 
 pub async fn run(cluster: Cluster) -> Result<Vec<Figure>, Failure> {
     cluster.create(3, &json!({})).await?;
-    // Servers outside of Kubernetes that never answer: the operator leaves them alone, and nobody but the leader decides.
+    // Servers outside of Kubernetes that never answer: the operator leaves them alone, and nobody
+    // but the leader decides.
     let mut newcomer = 100;
     for loss in [Loss::Deleted, Loss::Killed, Loss::Deleted, Loss::Killed] {
         newcomer = lose_the_leader(&cluster, loss, newcomer).await?;
@@ -57,7 +59,8 @@ pub async fn run(cluster: Cluster) -> Result<Vec<Figure>, Failure> {
     Ok(Vec::new())
 }
 
-/// Adds and removes without a pause while the leader goes, so that it goes in the middle of a call. Returns the last id that was used.
+/// Adds and removes without a pause while the leader goes, so that it goes in the middle of a call.
+/// Returns the last id that was used.
 async fn lose_the_leader(cluster: &Cluster, loss: Loss, used: i32) -> Result<i32, Failure> {
     let leader = cluster.leader(1).await?;
     let session = cluster.superuser(leader).await?;
@@ -66,9 +69,20 @@ async fn lose_the_leader(cluster: &Cluster, loss: Loss, used: i32) -> Result<i32
             Loss::Deleted => cluster.delete_pod(leader).await,
             Loss::Killed => {
                 // Its own shell dies of it as well, so there is nothing good to be heard from it.
-                let _ =
-                    command("kubectl", &["exec", &pod_name(leader), "--namespace", &cluster.namespace, "--", "bash", "-c", "kill -9 -1"])
-                        .await;
+                let _ = command(
+                    "kubectl",
+                    &[
+                        "exec",
+                        &pod_name(leader),
+                        "--namespace",
+                        &cluster.namespace,
+                        "--",
+                        "bash",
+                        "-c",
+                        "kill -9 -1",
+                    ],
+                )
+                .await;
                 Ok(())
             }
         }
@@ -77,7 +91,8 @@ async fn lose_the_leader(cluster: &Cluster, loss: Loss, used: i32) -> Result<i32
     lost?;
     let calls = calls?;
     let rows = agreed(cluster).await?;
-    let there: Vec<i32> = rows.iter().map(|row| row.id).filter(|id| !MEMBERS.contains(id)).collect();
+    let there: Vec<i32> =
+        rows.iter().map(|row| row.id).filter(|id| !MEMBERS.contains(id)).collect();
     println!(
         "leader-lost: {loss:?} leader {leader} after {} confirmed calls, at node {}: {there:?}, {}",
         calls.confirmed, calls.unanswered, calls.error
@@ -86,7 +101,10 @@ async fn lose_the_leader(cluster: &Cluster, loss: Loss, used: i32) -> Result<i32
         None => (vec![], vec![calls.unanswered]),
         Some(id) => (vec![id], vec![]),
     };
-    ensure!(there == before || there == after, "the members besides {MEMBERS:?} are {there:?}, and should be {before:?} or {after:?}");
+    ensure!(
+        there == before || there == after,
+        "the members besides {MEMBERS:?} are {there:?}, and should be {before:?} or {after:?}"
+    );
     for id in there {
         remove(cluster, id).await?;
     }
@@ -100,7 +118,10 @@ async fn call_until_lost(leader: &Session, used: i32) -> Result<Calls, Failure> 
     for id in used + 1..used + 100_000 {
         let address = format!("198.18.{}.{}", 112 + id / 250 % 16, id % 250 + 1); // in the range of the test network, and nobody's
         calls.unanswered = id;
-        for statement in [format!("select pgraft_add_node({id}, '{address}', 7001)"), format!("select pgraft_remove_node({id})")] {
+        for statement in [
+            format!("select pgraft_add_node({id}, '{address}', 7001)"),
+            format!("select pgraft_remove_node({id})"),
+        ] {
             if let Err(failure) = leader.run(&statement).await {
                 calls.error = failure.to_string();
                 return Ok(calls);
@@ -112,41 +133,64 @@ async fn call_until_lost(leader: &Session, used: i32) -> Result<Calls, Failure> 
     Err(Failure::Wrong("the leader was never lost".into()))
 }
 
-/// Waits until all three have applied the same log, and returns their rows, which must be equal then.
+/// Waits until all three have applied the same log, and returns their rows, which must be equal
+/// then.
 async fn agreed(cluster: &Cluster) -> Result<Vec<NodeRow>, Failure> {
-    until("all three members have applied the same log and show the same rows", PATIENCE, || async {
-        let mut seen = BTreeMap::new();
-        for node in MEMBERS {
-            let session = cluster.superuser(node).await?;
-            let status = session.rows("select leader, commit_index, applied_index from pgraft_status()", &[]).await?;
-            let status: Option<(Option<i32>, i64, i64)> = status.first().map(|row| (row.get(0), row.get(1), row.get(2)));
-            seen.insert(node, (status, cluster.rows(node).await?));
-        }
-        let Some(first) = seen.values().next().cloned() else { return Ok(Look::NotYet("nobody".into())) };
-        let settled = matches!(first.0, Some((Some(_), committed, applied)) if committed == applied);
-        Ok(if settled && seen.values().all(|s| *s == first) { Look::Yes(first.1) } else { Look::NotYet(format!("{seen:?}")) })
-    })
+    until(
+        "all three members have applied the same log and show the same rows",
+        PATIENCE,
+        || async {
+            let mut seen = BTreeMap::new();
+            for node in MEMBERS {
+                let session = cluster.superuser(node).await?;
+                let status = session
+                    .rows("select leader, commit_index, applied_index from pgraft_status()", &[])
+                    .await?;
+                let status: Option<(Option<i32>, i64, i64)> =
+                    status.first().map(|row| (row.get(0), row.get(1), row.get(2)));
+                seen.insert(node, (status, cluster.rows(node).await?));
+            }
+            let Some(first) = seen.values().next().cloned() else {
+                return Ok(Look::NotYet("nobody".into()));
+            };
+            let settled =
+                matches!(first.0, Some((Some(_), committed, applied)) if committed == applied);
+            Ok(if settled && seen.values().all(|s| *s == first) {
+                Look::Yes(first.1)
+            } else {
+                Look::NotYet(format!("{seen:?}"))
+            })
+        },
+    )
     .await
 }
 
 async fn remove(cluster: &Cluster, newcomer: i32) -> Result<(), Failure> {
     until(&format!("node {newcomer} is taken out again"), PATIENCE, || async {
         let leader = cluster.leader(1).await?;
-        cluster.superuser(leader).await?.run(&format!("select pgraft_remove_node({newcomer})")).await?;
+        cluster
+            .superuser(leader)
+            .await?
+            .run(&format!("select pgraft_remove_node({newcomer})"))
+            .await?;
         Ok(Look::Yes(()))
     })
     .await?;
     cluster.same_rows(&MEMBERS).await.map(drop)
 }
 
-/// Every pod's log has exactly one committed join of each of these nodes but the founder, and all logs have the same.
+/// Every pod's log has exactly one committed join of each of these nodes but the founder, and all
+/// logs have the same.
 pub async fn one_join_each(cluster: &Cluster, members: &[i32]) -> Result<(), Failure> {
     for &pod in members {
         let counts = "select (data->>'node')::int, count(*) from pgraft_log() where kind = 'join' and committed group by 1";
         let rows = cluster.superuser(pod).await?.rows(counts, &[]).await?;
         let joins: BTreeMap<i32, i64> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
         for id in members.iter().filter(|id| **id != 1) {
-            ensure!(joins.get(id) == Some(&1), "the log of node {pod} should have one join of node {id}, and has {joins:?}");
+            ensure!(
+                joins.get(id) == Some(&1),
+                "the log of node {pod} should have one join of node {id}, and has {joins:?}"
+            );
         }
     }
     Ok(())

@@ -1,5 +1,5 @@
-//! A member loses its disk: volume and pod are deleted. It comes back as another member, with a new id and all the data; the old id leaves first
-//! and is never used again.
+//! A member loses its disk: volume and pod are deleted. It comes back as another member, with a new
+//! id and all the data; the old id leaves first and is never used again.
 
 use serde_json::json;
 
@@ -22,7 +22,8 @@ pub async fn run(cluster: Cluster) -> Result<Vec<Figure>, Failure> {
     ensure!(volumes == [1, 3, 4], "the volumes are those of {volumes:?}");
     left_before(&cluster, 2, 4).await?;
 
-    // The same with whoever leads now, so that the leader goes on a second time; the primary's disk is another matter before there is a failover.
+    // The same with whoever leads now, so that the leader goes on a second time; the primary's disk
+    // is another matter before there is a failover.
     let leader = cluster.leader(1).await?;
     let next = if leader == 1 { 3 } else { leader };
     lose(&cluster, next).await?;
@@ -35,10 +36,12 @@ pub async fn run(cluster: Cluster) -> Result<Vec<Figure>, Failure> {
     Ok(Vec::new())
 }
 
-/// Kubernetes keeps a volume until its pod is gone, by a finalizer: both are deleted, and the member stands there without anything.
+/// Kubernetes keeps a volume until its pod is gone, by a finalizer: both are deleted, and the
+/// member stands there without anything.
 async fn lose(cluster: &Cluster, node: i32) -> Result<(), Failure> {
     let pod = pod_name(node);
-    command("kubectl", &["delete", "pvc", &pod, "--wait=false", "--namespace", &cluster.namespace]).await?;
+    command("kubectl", &["delete", "pvc", &pod, "--wait=false", "--namespace", &cluster.namespace])
+        .await?;
     cluster.delete_pod(node).await
 }
 
@@ -47,7 +50,10 @@ async fn left_before(cluster: &Cluster, old: i32, new: i32) -> Result<(), Failur
     let at = "select coalesce(min(index), -1) from pgraft_log() where committed and (data->>'node')::int = $1 and kind = $2";
     let left: i64 = session.value(at, &[&old, &"remove"]).await?;
     let joined: i64 = session.value(at, &[&new, &"join"]).await?;
-    ensure!(0 <= left && left < joined, "node {old} left at {left} and node {new} joined at {joined}");
+    ensure!(
+        0 <= left && left < joined,
+        "node {old} left at {left} and node {new} joined at {joined}"
+    );
     Ok(())
 }
 
@@ -55,12 +61,22 @@ async fn left_before(cluster: &Cluster, old: i32, new: i32) -> Result<(), Failur
 async fn measured(cluster: &Cluster) -> Result<(), Failure> {
     let namespace = &cluster.namespace;
     let read = async |path: String| command("kubectl", &["get", "--raw", &path]).await;
-    let operator = read("/api/v1/namespaces/pgraft-system/services/pgraft-operator-metrics:http/proxy/metrics".into()).await?;
-    let voters = format!("pgraft_cluster_members{{namespace=\"{namespace}\",cluster=\"demo\",role=\"voter\"}} 3");
+    let operator = read(
+        "/api/v1/namespaces/pgraft-system/services/pgraft-operator-metrics:http/proxy/metrics"
+            .into(),
+    )
+    .await?;
+    let voters = format!(
+        "pgraft_cluster_members{{namespace=\"{namespace}\",cluster=\"demo\",role=\"voter\"}} 3"
+    );
     ensure!(operator.contains(&voters), "the operator's metrics have no line {voters:?}");
-    let pod = read(format!("/api/v1/namespaces/{namespace}/pods/demo-1:8008/proxy/metrics")).await?;
+    let pod =
+        read(format!("/api/v1/namespaces/{namespace}/pods/demo-1:8008/proxy/metrics")).await?;
     for line in ["pgraft_up 1", "pgraft_is_primary 1", "pgraft_members{role=\"voter\"} 3"] {
-        ensure!(pod.lines().any(|l| l == line), "the metrics of demo-1 have no line {line:?}: {pod}");
+        ensure!(
+            pod.lines().any(|l| l == line),
+            "the metrics of demo-1 have no line {line:?}: {pod}"
+        );
     }
     Ok(())
 }

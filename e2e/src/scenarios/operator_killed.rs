@@ -1,4 +1,5 @@
-//! The operator is killed again and again while it scales: nothing is done twice, nothing is left half done.
+//! The operator is killed again and again while it scales: nothing is done twice, nothing is left
+//! half done.
 
 use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
@@ -24,7 +25,11 @@ pub async fn run(cluster: Cluster) -> Result<Vec<Figure>, Failure> {
     ] {
         until(&format!("{moment} is there"), PATIENCE, || async {
             let seen = (cluster.volumes().await?.len(), cluster.rows(2).await?.len());
-            Ok(if seen.0 >= volumes && seen.1 >= members { Look::Yes(()) } else { Look::NotYet(format!("{seen:?}")) })
+            Ok(if seen.0 >= volumes && seen.1 >= members {
+                Look::Yes(())
+            } else {
+                Look::NotYet(format!("{seen:?}"))
+            })
         })
         .await?;
         kill(&operators).await?;
@@ -47,11 +52,19 @@ pub async fn run(cluster: Cluster) -> Result<Vec<Figure>, Failure> {
     Ok(Vec::new())
 }
 
-/// Kills the operator's pod as a power cut does. Returns when another one runs, or is on its way and this one is gone.
+/// Kills the operator's pod as a power cut does. Returns when another one runs, or is on its way
+/// and this one is gone.
 async fn kill(operators: &Api<Pod>) -> Result<(), Failure> {
-    for pod in operators.list(&ListParams::default()).await?.items.iter().filter(|pod| is_ready(pod)) {
+    for pod in
+        operators.list(&ListParams::default()).await?.items.iter().filter(|pod| is_ready(pod))
+    {
         let name = pod.metadata.name.clone().unwrap_or_default();
-        operators.delete(&name, &DeleteParams { grace_period_seconds: Some(0), ..DeleteParams::default() }).await?;
+        operators
+            .delete(
+                &name,
+                &DeleteParams { grace_period_seconds: Some(0), ..DeleteParams::default() },
+            )
+            .await?;
     }
     Ok(())
 }

@@ -1,5 +1,6 @@
-//! The minority side of a partition can change nothing: five members, split 2 and 3, with the leader on either side. The majority goes on
-//! meanwhile, by `kubectl scale`, and afterwards all have what the majority decided.
+//! The minority side of a partition can change nothing: five members, split 2 and 3, with the
+//! leader on either side. The majority goes on meanwhile, by `kubectl scale`, and afterwards all
+//! have what the majority decided.
 
 use futures::future::try_join_all;
 use serde_json::json;
@@ -15,7 +16,8 @@ use crate::wait::{Look, until, until_true};
 
 const MEMBERS: [i32; 5] = [1, 2, 3, 4, 5];
 
-/// Addresses that only the minority ever tried to add: in the range of the test network, and nobody's.
+/// Addresses that only the minority ever tried to add: in the range of the test network, and
+/// nobody's.
 const FOREIGN: &str = "198.18.112.";
 
 /// Where the leader is when the network breaks.
@@ -32,20 +34,36 @@ pub async fn run(cluster: Cluster) -> Result<Vec<Figure>, Failure> {
     let second = split(&cluster, Leader::InMajority, &[1, 2, 3, 4, 5, 6], &MEMBERS).await?;
     cluster.settled(5).await?;
     cluster.same_everywhere(&MEMBERS).await?;
-    let value = format!("{:.1} s with the leader among them, {:.1} s without", first.as_secs_f64(), second.as_secs_f64());
-    Ok(vec![Figure { what: "the longest that a refusal took on the minority side of a partition (2 of 5 members)".into(), value }])
+    let value = format!(
+        "{:.1} s with the leader among them, {:.1} s without",
+        first.as_secs_f64(),
+        second.as_secs_f64()
+    );
+    Ok(vec![Figure {
+        what:
+            "the longest that a refusal took on the minority side of a partition (2 of 5 members)"
+                .into(),
+        value,
+    }])
 }
 
-/// Cuts two of the first five off, tries to change something there, scales from `before` to `after` by the majority, and heals. Returns how
-/// long the slowest refusal took.
-async fn split(cluster: &Cluster, leader_is: Leader, before: &[i32], after: &[i32]) -> Result<Duration, Failure> {
+/// Cuts two of the first five off, tries to change something there, scales from `before` to `after`
+/// by the majority, and heals. Returns how long the slowest refusal took.
+async fn split(
+    cluster: &Cluster,
+    leader_is: Leader,
+    before: &[i32],
+    after: &[i32],
+) -> Result<Duration, Failure> {
     let (rows, leader) = (cluster.same_rows(before).await?, cluster.leader(1).await?);
-    let (among, elsewhere): (Vec<i32>, Vec<i32>) = MEMBERS.into_iter().rev().partition(|node| *node == leader);
+    let (among, elsewhere): (Vec<i32>, Vec<i32>) =
+        MEMBERS.into_iter().rev().partition(|node| *node == leader);
     let minority: Vec<i32> = match leader_is {
         Leader::InMinority => among.into_iter().chain(elsewhere).take(2).collect(),
         Leader::InMajority => elsewhere.into_iter().take(2).collect(),
     };
-    let majority: Vec<i32> = before.iter().copied().filter(|node| !minority.contains(node)).collect();
+    let majority: Vec<i32> =
+        before.iter().copied().filter(|node| !minority.contains(node)).collect();
     println!("partition: {minority:?} | {majority:?}, the leader is {leader}");
 
     let cut = Cut::between(cluster, &minority, &majority).await?;
@@ -68,33 +86,52 @@ async fn while_split(
     replicas: usize,
 ) -> Result<Duration, Failure> {
     let victim = majority.iter().copied().find(|node| *node != 1).unwrap_or_default();
-    let longest = try_join_all(minority.iter().map(|node| refuses(cluster, *node, victim))).await?.into_iter().max().unwrap_or_default();
+    let longest = try_join_all(minority.iter().map(|node| refuses(cluster, *node, victim)))
+        .await?
+        .into_iter()
+        .max()
+        .unwrap_or_default();
 
     let chosen = until("the majority has a leader of its own", PATIENCE, || async {
         let leader = cluster.leader(majority[0]).await?;
-        Ok(if majority.contains(&leader) { Look::Yes(leader) } else { Look::NotYet(leader.to_string()) })
+        Ok(if majority.contains(&leader) {
+            Look::Yes(leader)
+        } else {
+            Look::NotYet(leader.to_string())
+        })
     })
     .await?;
     cluster.scale(i32::try_from(replicas).unwrap_or_default()).await?;
     until(&format!("node {chosen} has {replicas} voters"), PATIENCE, || async {
         let count = "select count(*) from pgraft_members where role = 'voter'";
-        let voters: i64 = cluster.superuser(cluster.leader(chosen).await?).await?.value(count, &[]).await?;
-        Ok(if usize::try_from(voters) == Ok(replicas) { Look::Yes(()) } else { Look::NotYet(voters.to_string()) })
+        let voters: i64 =
+            cluster.superuser(cluster.leader(chosen).await?).await?.value(count, &[]).await?;
+        Ok(if usize::try_from(voters) == Ok(replicas) {
+            Look::Yes(())
+        } else {
+            Look::NotYet(voters.to_string())
+        })
     })
     .await?;
     data::write(cluster, 1, 100).await?;
 
     for &node in minority {
         let seen = cluster.rows(node).await?;
-        ensure!(seen == before, "node {node} is cut off, and shows {seen:?} instead of what it knew, {before:?}");
+        ensure!(
+            seen == before,
+            "node {node} is cut off, and shows {seen:?} instead of what it knew, {before:?}"
+        );
     }
     Ok(longest)
 }
 
-/// Every change on this node, at once: each is refused within its limit, in words that the docs have.
+/// Every change on this node, at once: each is refused within its limit, in words that the docs
+/// have.
 async fn refuses(cluster: &Cluster, node: i32, victim: i32) -> Result<Duration, Failure> {
-    let calls =
-        [format!("select pgraft_add_node({}, '{FOREIGN}{node}', 7001)", 100 + node), format!("select pgraft_remove_node({victim})")];
+    let calls = [
+        format!("select pgraft_add_node({}, '{FOREIGN}{node}', 7001)", 100 + node),
+        format!("select pgraft_remove_node({victim})"),
+    ];
     let call = async |statement: String| {
         let session = cluster.superuser(node).await?;
         let begun = Instant::now();
@@ -103,12 +140,25 @@ async fn refuses(cluster: &Cluster, node: i32, victim: i32) -> Result<Duration, 
         };
         let took = begun.elapsed();
         let said = match &result {
-            Ok(()) => return Err(Failure::Wrong(format!("node {node} is cut off, and confirmed {statement}"))),
-            Err(failure) => failure.refusal().ok_or_else(|| Failure::Wrong(format!("node {node}: {statement}: {failure}")))?,
+            Ok(()) => {
+                return Err(Failure::Wrong(format!(
+                    "node {node} is cut off, and confirmed {statement}"
+                )));
+            }
+            Err(failure) => failure
+                .refusal()
+                .ok_or_else(|| Failure::Wrong(format!("node {node}: {statement}: {failure}")))?,
         };
-        println!("partition: node {node}: {statement}: {} {} after {:.1} s", said.0, said.1, took.as_secs_f64());
-        // Not the leader; no majority confirmed it; or the leader knows already that no majority answers.
-        let documented = ["PGR01", "PGR04", "55006"].contains(&said.0.as_str()) && !said.2.is_empty();
+        println!(
+            "partition: node {node}: {statement}: {} {} after {:.1} s",
+            said.0,
+            said.1,
+            took.as_secs_f64()
+        );
+        // Not the leader; no majority confirmed it; or the leader knows already that no majority
+        // answers.
+        let documented =
+            ["PGR01", "PGR04", "55006"].contains(&said.0.as_str()) && !said.2.is_empty();
         ensure!(documented, "node {node}: {statement} said {said:?}");
         Ok(took)
     };

@@ -1,4 +1,5 @@
-//! What the README promises: three members, one `kubectl scale`, and the same four rows in every pod and in the status.
+//! What the README promises: three members, one `kubectl scale`, and the same four rows in every
+//! pod and in the status.
 
 use crate::cluster::{Cluster, NAME, pod_name};
 use crate::command::{run as command, run_with_input};
@@ -9,12 +10,16 @@ use crate::scenario::Figure;
 
 pub async fn run(cluster: Cluster) -> Result<Vec<Figure>, Failure> {
     let namespace = cluster.namespace.as_str();
-    let kubectl = |arguments: &'static [&str]| async move { command("kubectl", &[&["--namespace", namespace], arguments].concat()).await };
+    let kubectl = |arguments: &'static [&str]| async move {
+        command("kubectl", &[&["--namespace", namespace], arguments].concat()).await
+    };
     let example = std::fs::read_to_string("examples/cluster.yaml")?;
-    run_with_input("kubectl", &["--namespace", namespace, "apply", "--filename=-"], &example).await?;
+    run_with_input("kubectl", &["--namespace", namespace, "apply", "--filename=-"], &example)
+        .await?;
     kubectl(&["wait", "pgr/demo", "--for=condition=Ready", "--timeout=180s"]).await?;
     kubectl(&["scale", "pgr/demo", "--replicas=4"]).await?;
-    kubectl(&["wait", "pgr/demo", "--for=jsonpath={.status.readyReplicas}=4", "--timeout=120s"]).await?;
+    kubectl(&["wait", "pgr/demo", "--for=jsonpath={.status.readyReplicas}=4", "--timeout=120s"])
+        .await?;
 
     let table = kubectl(&["get", "pgr"]).await?;
     let mut lines = table.lines();
@@ -24,23 +29,40 @@ pub async fn run(cluster: Cluster) -> Result<Vec<Figure>, Failure> {
         "kubectl get pgr prints the columns {header:?}"
     );
 
-    // The example asks for no superuser password, so these go the way of the README: psql within the pod.
+    // The example asks for no superuser password, so these go the way of the README: psql within
+    // the pod.
     let mut shown = Vec::new();
     for node in 1..=4 {
-        let query =
-            ["--namespace", namespace, "exec", &pod_name(node), "--", "psql", "-U", "postgres", "-c", "select * from pgraft_get_nodes()"];
+        let query = [
+            "--namespace",
+            namespace,
+            "exec",
+            &pod_name(node),
+            "--",
+            "psql",
+            "-U",
+            "postgres",
+            "-c",
+            "select * from pgraft_get_nodes()",
+        ];
         shown.push(command("kubectl", &query).await?);
     }
     ensure!(shown.iter().all(|s| *s == shown[0]), "the pods show different rows: {shown:#?}");
     ensure!(shown[0].contains("(4 rows)"), "four rows were expected: {}", shown[0]);
     for (row, line) in cluster.members().await?.iter().zip(shown[0].lines().skip(2)) {
         let columns: Vec<&str> = line.split('|').map(str::trim).collect();
-        ensure!(columns == [row.id.to_string(), row.address.clone(), row.port.to_string()], "the status has {row:?}, the pods show {line}");
+        ensure!(
+            columns == [row.id.to_string(), row.address.clone(), row.port.to_string()],
+            "the status has {row:?}, the pods show {line}"
+        );
     }
 
     // And it is a database: what the application writes on the primary is in every pod.
-    let primary = cluster.members().await?.iter().find(|m| m.primary).and_then(|m| i32::try_from(m.id).ok());
-    let Some(primary) = primary else { return Err(Failure::Wrong(format!("the status of {NAME} names no primary"))) };
+    let primary =
+        cluster.members().await?.iter().find(|m| m.primary).and_then(|m| i32::try_from(m.id).ok());
+    let Some(primary) = primary else {
+        return Err(Failure::Wrong(format!("the status of {NAME} names no primary")));
+    };
     data::write(&cluster, primary, 1000).await?;
     data::same_on(&cluster, primary, &[1, 2, 3, 4]).await?;
     Ok(Vec::new())

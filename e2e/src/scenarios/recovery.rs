@@ -1,5 +1,6 @@
-//! Recovery: node 3 is down while nodes 4 and 5 are added. When it is back it knows of both, and has all that was written. Then its replay is paused: it is
-//! taken out of reads, and named with the reason, until it goes on.
+//! Recovery: node 3 is down while nodes 4 and 5 are added. When it is back it knows of both, and
+//! has all that was written. Then its replay is paused: it is taken out of reads, and named with
+//! the reason, until it goes on.
 
 use serde_json::json;
 
@@ -14,7 +15,8 @@ pub async fn run(cluster: Cluster) -> Result<Vec<Figure>, Failure> {
     cluster.create(3, &json!({ "standby": { "maxLag": "10s" } })).await?;
     data::write(&cluster, 1, 100).await?;
     let pods = cluster.pods().await?;
-    let host = pods.get(&3).and_then(|pod| pod.spec.as_ref()?.node_name.clone()).unwrap_or_default();
+    let host =
+        pods.get(&3).and_then(|pod| pod.spec.as_ref()?.node_name.clone()).unwrap_or_default();
 
     // Down: its volume is on a host that takes no pods.
     cluster.cordon(&host, true).await?;
@@ -27,7 +29,10 @@ pub async fn run(cluster: Cluster) -> Result<Vec<Figure>, Failure> {
     data::same_on(&cluster, 1, &[1, 2, 3, 4, 5]).await?;
     let joined = "select array_agg((data->>'node')::int order by index) from pgraft_log() where kind = 'join' and committed";
     let order: Vec<i32> = cluster.superuser(3).await?.value(joined, &[]).await?;
-    ensure!(order.ends_with(&[4, 5]), "node 3 has the joins {order:?}, and 4 and 5 should be the last");
+    ensure!(
+        order.ends_with(&[4, 5]),
+        "node 3 has the joins {order:?}, and 4 and 5 should be the last"
+    );
     paused(&cluster).await?;
     Ok(Vec::new())
 }
@@ -38,8 +43,14 @@ async fn paused(cluster: &Cluster) -> Result<(), Failure> {
     until("node 3 is not ready, and Degraded says why", PATIENCE, || async {
         let ready = is_ready(&cluster.pod_api().get(&pod_name(3)).await?);
         let status = cluster.resources().get(NAME).await?.status.unwrap_or_default();
-        let degraded = status.conditions.into_iter().find(|c| c.type_ == "Degraded").map(|c| c.message).unwrap_or_default();
-        let told = degraded.contains(&pod_name(3)) && degraded.contains("replay of WAL has been paused");
+        let degraded = status
+            .conditions
+            .into_iter()
+            .find(|c| c.type_ == "Degraded")
+            .map(|c| c.message)
+            .unwrap_or_default();
+        let told =
+            degraded.contains(&pod_name(3)) && degraded.contains("replay of WAL has been paused");
         Ok(if !ready && told { Look::Yes(()) } else { Look::NotYet(degraded) })
     })
     .await?;
@@ -64,7 +75,11 @@ async fn while_down(cluster: &Cluster) -> Result<(), Failure> {
         let members = cluster.members().await?;
         let voters: Vec<i64> = members.iter().filter(|m| m.role == "voter").map(|m| m.id).collect();
         let unreachable = members.iter().any(|m| m.id == 3 && m.reachable == Some(false));
-        Ok(if voters == [1, 2, 3, 4, 5] && unreachable { Look::Yes(()) } else { Look::NotYet(format!("{members:?}")) })
+        Ok(if voters == [1, 2, 3, 4, 5] && unreachable {
+            Look::Yes(())
+        } else {
+            Look::NotYet(format!("{members:?}"))
+        })
     })
     .await?;
     ensure!(!is_ready(&cluster.pod_api().get(&pod_name(3)).await?), "node 3 was not down");

@@ -1,4 +1,5 @@
-//! Other resources are asked for: every pod is made again, one at a time, the leader late and the primary last. Data, volumes and ids stay.
+//! Other resources are asked for: every pod is made again, one at a time, the leader late and the
+//! primary last. Data, volumes and ids stay.
 
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use kube::Api;
@@ -19,7 +20,8 @@ const NODES: [i32; 3] = [1, 2, 3];
 pub async fn run(cluster: Cluster) -> Result<Vec<Figure>, Failure> {
     cluster.create(3, &json!({})).await?;
     data::write(&cluster, 1, 1000).await?;
-    let (pods, volumes, rows) = (identities(&cluster).await?, volumes(&cluster).await?, cluster.same_rows(&NODES).await?);
+    let (pods, volumes, rows) =
+        (identities(&cluster).await?, volumes(&cluster).await?, cluster.same_rows(&NODES).await?);
     let leader = cluster.leader(1).await?;
 
     let begun = std::time::Instant::now();
@@ -27,13 +29,20 @@ pub async fn run(cluster: Cluster) -> Result<Vec<Figure>, Failure> {
     let order = watch(&cluster, &pods).await?;
     let took = begun.elapsed();
     ensure!(order.last() == Some(&1), "the primary is restarted last, and the order was {order:?}");
-    ensure!(leader == 1 || order[1] == leader, "the leader, {leader}, is restarted after the others, and the order was {order:?}");
-    kubectl(&cluster, &["wait", "pgr/demo", "--for=condition=PodsUpToDate", "--timeout=60s"]).await?;
+    ensure!(
+        leader == 1 || order[1] == leader,
+        "the leader, {leader}, is restarted after the others, and the order was {order:?}"
+    );
+    kubectl(&cluster, &["wait", "pgr/demo", "--for=condition=PodsUpToDate", "--timeout=60s"])
+        .await?;
     cluster.settled(3).await?;
 
     for (node, pod) in cluster.pods().await? {
-        let memory =
-            pod.spec.iter().flat_map(|s| &s.containers).find_map(|c| Some(c.resources.as_ref()?.requests.as_ref()?["memory"].0.clone()));
+        let memory = pod
+            .spec
+            .iter()
+            .flat_map(|s| &s.containers)
+            .find_map(|c| Some(c.resources.as_ref()?.requests.as_ref()?["memory"].0.clone()));
         ensure!(memory.as_deref() == Some("48Mi"), "pod {node} asks for {memory:?}");
     }
     ensure!(self::volumes(&cluster).await? == volumes, "a volume is another one");
@@ -47,14 +56,21 @@ pub async fn run(cluster: Cluster) -> Result<Vec<Figure>, Failure> {
     Ok(vec![Figure { what, value: format!("{:.0} s", took.as_secs_f64()) }])
 }
 
-/// Watches until every pod is another one and ready. Returns in which order they went; fails when two were down at once.
+/// Watches until every pod is another one and ready. Returns in which order they went; fails when
+/// two were down at once.
 async fn watch(cluster: &Cluster, before: &BTreeMap<i32, String>) -> Result<Vec<i32>, Failure> {
     let mut order: Vec<i32> = Vec::new();
-    let (order_seen, what) = (std::sync::Mutex::new(&mut order), format!("{}: all pods are made again", cluster.namespace));
+    let (order_seen, what) = (
+        std::sync::Mutex::new(&mut order),
+        format!("{}: all pods are made again", cluster.namespace),
+    );
     let both = until(&what, 3 * PATIENCE, || async {
         let pods = cluster.pods().await?;
-        let replaced = |node: &i32| pods.get(node).is_some_and(|pod| pod.metadata.uid.as_ref() != before.get(node));
-        let down: BTreeSet<i32> = NODES.into_iter().filter(|node| !pods.get(node).is_some_and(is_ready)).collect();
+        let replaced = |node: &i32| {
+            pods.get(node).is_some_and(|pod| pod.metadata.uid.as_ref() != before.get(node))
+        };
+        let down: BTreeSet<i32> =
+            NODES.into_iter().filter(|node| !pods.get(node).is_some_and(is_ready)).collect();
         let mut order = order_seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         for node in &down {
             if !order.contains(node) {
@@ -65,7 +81,11 @@ async fn watch(cluster: &Cluster, before: &BTreeMap<i32, String>) -> Result<Vec<
             return Ok(Look::Yes(Some(down)));
         }
         let done = down.is_empty() && NODES.iter().all(replaced);
-        Ok(if done { Look::Yes(None) } else { Look::NotYet(format!("down: {down:?}, so far: {order:?}")) })
+        Ok(if done {
+            Look::Yes(None)
+        } else {
+            Look::NotYet(format!("down: {down:?}, so far: {order:?}"))
+        })
     })
     .await?;
     match both {
@@ -77,22 +97,38 @@ async fn watch(cluster: &Cluster, before: &BTreeMap<i32, String>) -> Result<Vec<
 /// An image that is nowhere stops the restart at its first pod; the next spec mends that pod too.
 async fn better_spec(cluster: &Cluster) -> Result<(), Failure> {
     let before = identities(cluster).await?;
-    patch(cluster, &json!({"spec": {"image": "pgraft/postgres:no-such-version", "imagePullPolicy": "Never"}})).await?;
+    patch(
+        cluster,
+        &json!({"spec": {"image": "pgraft/postgres:no-such-version", "imagePullPolicy": "Never"}}),
+    )
+    .await?;
     until("a pod that can't start", PATIENCE, || async {
         let waiting = |pod: &Pod| {
             let containers = pod.status.iter().flat_map(|s| s.container_statuses.iter().flatten());
-            containers.filter_map(|c| c.state.as_ref()?.waiting.as_ref()?.reason.clone()).collect::<Vec<_>>()
+            containers
+                .filter_map(|c| c.state.as_ref()?.waiting.as_ref()?.reason.clone())
+                .collect::<Vec<_>>()
         };
         let pods = cluster.pods().await?;
-        let stuck: Vec<_> = pods.iter().map(|(node, pod)| (*node, waiting(pod))).filter(|(_, reasons)| !reasons.is_empty()).collect();
-        let found = stuck.iter().any(|(_, reasons)| reasons.iter().any(|r| r == "ErrImageNeverPull"));
+        let stuck: Vec<_> = pods
+            .iter()
+            .map(|(node, pod)| (*node, waiting(pod)))
+            .filter(|(_, reasons)| !reasons.is_empty())
+            .collect();
+        let found =
+            stuck.iter().any(|(_, reasons)| reasons.iter().any(|r| r == "ErrImageNeverPull"));
         Ok(if found { Look::Yes(()) } else { Look::NotYet(format!("{stuck:?}")) })
     })
     .await?;
-    let untouched = identities(cluster).await?.into_iter().filter(|(node, uid)| before.get(node) == Some(uid)).count();
+    let untouched = identities(cluster)
+        .await?
+        .into_iter()
+        .filter(|(node, uid)| before.get(node) == Some(uid))
+        .count();
     ensure!(untouched == 2, "{untouched} of the other 2 pods were left alone");
     patch(cluster, &json!({"spec": {"image": null, "imagePullPolicy": "IfNotPresent"}})).await?;
-    kubectl(cluster, &["wait", "pgr/demo", "--for=condition=PodsUpToDate", "--timeout=180s"]).await?;
+    kubectl(cluster, &["wait", "pgr/demo", "--for=condition=PodsUpToDate", "--timeout=180s"])
+        .await?;
     cluster.settled(3).await?;
     data::same_on(cluster, 1, &NODES).await
 }
@@ -106,11 +142,19 @@ async fn kubectl(cluster: &Cluster, arguments: &[&str]) -> Result<(), Failure> {
 }
 
 async fn identities(cluster: &Cluster) -> Result<BTreeMap<i32, String>, Failure> {
-    Ok(cluster.pods().await?.into_iter().filter_map(|(node, pod)| Some((node, pod.metadata.uid?))).collect())
+    Ok(cluster
+        .pods()
+        .await?
+        .into_iter()
+        .filter_map(|(node, pod)| Some((node, pod.metadata.uid?)))
+        .collect())
 }
 
 async fn volumes(cluster: &Cluster) -> Result<BTreeSet<Option<String>>, Failure> {
-    let claims = Api::<PersistentVolumeClaim>::namespaced(cluster.resources().into_client(), &cluster.namespace);
+    let claims = Api::<PersistentVolumeClaim>::namespaced(
+        cluster.resources().into_client(),
+        &cluster.namespace,
+    );
     let ours = ListParams::default().labels(&format!("pgraft.io/cluster={NAME}"));
     Ok(claims.list(&ours).await?.items.into_iter().map(|claim| claim.metadata.uid).collect())
 }

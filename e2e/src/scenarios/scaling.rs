@@ -1,5 +1,6 @@
-//! 1 → 3 → 5 → 3 → 1 → 3 (where volumes are retained, without the five): after each step the data is in every pod, the rows are the same everywhere, ids are never used again, and volumes
-//! went or stayed as the policy says.
+//! 1 → 3 → 5 → 3 → 1 → 3 (where volumes are retained, without the five): after each step the data
+//! is in every pod, the rows are the same everywhere, ids are never used again, and volumes went or
+//! stayed as the policy says.
 
 use serde_json::json;
 use std::collections::BTreeSet;
@@ -20,7 +21,9 @@ pub enum Policy {
 
 pub async fn run(cluster: Cluster, policy: Policy) -> Result<Vec<Figure>, Failure> {
     let word = if policy == Policy::Delete { "Delete" } else { "Retain" };
-    cluster.create(1, &json!({"persistentVolumeClaimRetentionPolicy": {"whenScaled": word}})).await?;
+    cluster
+        .create(1, &json!({"persistentVolumeClaimRetentionPolicy": {"whenScaled": word}}))
+        .await?;
     let mut ever = BTreeSet::new();
     let steps: &[&[i32]] = match policy {
         Policy::Delete => &[&[1], &[1, 2, 3], &[1, 2, 3, 4, 5], &[1, 2, 3], &[1], &[1, 6, 7]],
@@ -36,16 +39,25 @@ pub async fn run(cluster: Cluster, policy: Policy) -> Result<Vec<Figure>, Failur
         data::write(&cluster, 1, 100).await?;
         data::same_on(&cluster, 1, ids).await?;
         cluster.same_everywhere(ids).await?;
-        let volumes = if policy == Policy::Delete { ids.iter().copied().collect() } else { ever.clone() };
+        let volumes =
+            if policy == Policy::Delete { ids.iter().copied().collect() } else { ever.clone() };
         volumes_are(&cluster, &volumes).await?;
     }
     Ok(Vec::new())
 }
 
 async fn volumes_are(cluster: &Cluster, expected: &BTreeSet<i32>) -> Result<(), Failure> {
-    until(&format!("{}: the volumes are {expected:?}", cluster.namespace), Duration::from_mins(1), || async {
-        let volumes = cluster.volumes().await?;
-        Ok(if volumes == *expected { Look::Yes(()) } else { Look::NotYet(format!("{volumes:?}")) })
-    })
+    until(
+        &format!("{}: the volumes are {expected:?}", cluster.namespace),
+        Duration::from_mins(1),
+        || async {
+            let volumes = cluster.volumes().await?;
+            Ok(if volumes == *expected {
+                Look::Yes(())
+            } else {
+                Look::NotYet(format!("{volumes:?}"))
+            })
+        },
+    )
     .await
 }

@@ -1,4 +1,5 @@
-//! The two figures that everybody asks for. Nothing is asserted about time: it is measured and printed.
+//! The two figures that everybody asks for. Nothing is asserted about time: it is measured and
+//! printed.
 
 use futures::future::try_join_all;
 use serde_json::json;
@@ -12,7 +13,8 @@ use crate::wait::until_true;
 
 const ADDS: i32 = 20;
 
-/// Returns the moment at which the row is first seen on that server, by its own clock, looking every half millisecond or so.
+/// Returns the moment at which the row is first seen on that server, by its own clock, looking
+/// every half millisecond or so.
 const WATCH: &str = "create or replace function e2e_first_seen(wanted int) returns timestamptz language plpgsql as $$
 begin
   for look in 1..20000 loop
@@ -36,7 +38,11 @@ pub async fn run(cluster: Cluster) -> Result<Vec<Figure>, Failure> {
             "from the call of pgraft_add_node to the row in pgraft_get_nodes() on all three members ({ADDS} calls; from the leader's clock before \
              the call to each member's own when a loop in it first sees the row; one host, so one clock)"
         ),
-        value: format!("median {:.1} ms, worst {:.1} ms", median.as_secs_f64() * 1e3, worst.as_secs_f64() * 1e3),
+        value: format!(
+            "median {:.1} ms, worst {:.1} ms",
+            median.as_secs_f64() * 1e3,
+            worst.as_secs_f64() * 1e3
+        ),
     };
     let to_voter = Figure {
         what: "from `kubectl scale` to a streaming voter, 3 to 4 and 4 to 5 (pod, clone and membership; from the start of the command until the \
@@ -57,24 +63,41 @@ async fn adds(cluster: &Cluster) -> Result<Vec<Duration>, Failure> {
         members.push(cluster.superuser(node).await?);
         let installed = "select count(*) > 0 from pg_proc where proname = 'e2e_first_seen'";
         let member = &members[members.len() - 1];
-        until_true(&format!("node {node} has the measuring function"), PATIENCE, || member.value(installed, &[])).await?;
+        until_true(&format!("node {node} has the measuring function"), PATIENCE, || {
+            member.value(installed, &[])
+        })
+        .await?;
     }
     let mut times = Vec::new();
     for newcomer in 101..101 + ADDS {
         let address = format!("198.18.127.{newcomer}");
-        let watch = try_join_all(members.iter().map(|m| async { m.value::<SystemTime>("select e2e_first_seen($1)", &[&newcomer]).await }));
+        let watch = try_join_all(members.iter().map(|m| async {
+            m.value::<SystemTime>("select e2e_first_seen($1)", &[&newcomer]).await
+        }));
         let call = async {
             // After the watchers, which are a round trip ahead.
             caller.value::<bool>("select pg_sleep(0.05) is not null", &[]).await?;
-            let rows = caller.rows("select clock_timestamp(), pgraft_add_node($1, $2, 7001)", &[&newcomer, &address]).await?;
+            let rows = caller
+                .rows(
+                    "select clock_timestamp(), pgraft_add_node($1, $2, 7001)",
+                    &[&newcomer, &address],
+                )
+                .await?;
             ensure!(rows.len() == 1 && rows[0].get::<_, bool>(1), "node {newcomer} was not added");
             Ok::<SystemTime, Failure>(rows[0].get(0))
         };
         let (seen, called) = futures::try_join!(watch, call)?;
-        times.extend(seen.into_iter().max().map(|last| last.duration_since(called).unwrap_or_default()));
+        times.extend(
+            seen.into_iter().max().map(|last| last.duration_since(called).unwrap_or_default()),
+        );
         caller.run(&format!("select pgraft_remove_node({newcomer})")).await?;
         until_true(&format!("node {newcomer} is out again"), PATIENCE, || async {
-            caller.value::<bool>("select not exists (select from pgraft_get_nodes() where node_id = $1)", &[&newcomer]).await
+            caller
+                .value::<bool>(
+                    "select not exists (select from pgraft_get_nodes() where node_id = $1)",
+                    &[&newcomer],
+                )
+                .await
         })
         .await?;
     }
@@ -90,7 +113,12 @@ async fn scale(cluster: &Cluster, replicas: i32) -> Result<Duration, Failure> {
     cluster.scale(replicas).await?;
     let wanted = i64::from(replicas);
     until_true("the newcomer votes", PATIENCE, || async {
-        leader.value::<bool>("select count(*) = $1::bigint from pgraft_members where role = 'voter'", &[&wanted]).await
+        leader
+            .value::<bool>(
+                "select count(*) = $1::bigint from pgraft_members where role = 'voter'",
+                &[&wanted],
+            )
+            .await
     })
     .await?;
     until_true("the newcomer streams", PATIENCE, || async {

@@ -1,5 +1,6 @@
-//! Somebody asks for another primary, scales the primary's member away, and asks for other pods, all under a client that writes: each time the primary
-//! is another one first, nothing that was acknowledged is gone, and status and Events tell what happened.
+//! Somebody asks for another primary, scales the primary's member away, and asks for other pods,
+//! all under a client that writes: each time the primary is another one first, nothing that was
+//! acknowledged is gone, and status and Events tell what happened.
 
 use k8s_openapi::api::core::v1::Event;
 use kube::Api;
@@ -28,7 +29,12 @@ const ADVERSE: &str = "REVOKE CONNECT ON DATABASE postgres FROM PUBLIC; REVOKE A
 pub async fn run(cluster: Cluster) -> Result<Vec<Figure>, Failure> {
     // With settings and grants that pgraft's own sessions must not depend on.
     let parameters = json!({"default_transaction_isolation": "serializable"});
-    cluster.create(3, &json!({ "failover": { "enabled": true }, "postgresql": { "parameters": parameters } })).await?;
+    cluster
+        .create(
+            3,
+            &json!({ "failover": { "enabled": true }, "postgresql": { "parameters": parameters } }),
+        )
+        .await?;
     cluster.superuser(1).await?.run(ADVERSE).await?;
     data::write(&cluster, 1, 10).await?;
     let mut figures = asked_for(&cluster).await?;
@@ -47,18 +53,28 @@ async fn asked_for(cluster: &Cluster) -> Result<Vec<Figure>, Failure> {
     let writer = begin(cluster, "asked-for").await?;
     let begun = Instant::now();
     ask(cluster, &json!({"target": "demo-3"})).await?;
-    kubectl(cluster, &["wait", "pgr/demo", "--for=condition=SwitchoverDone", "--timeout=120s"]).await?;
+    kubectl(cluster, &["wait", "pgr/demo", "--for=condition=SwitchoverDone", "--timeout=120s"])
+        .await?;
     let took = begun.elapsed();
     let last = changed(cluster, 1).await?;
-    ensure!(last.reason == FailoverReason::Switchover && last.from == "demo-1" && last.to == "demo-3", "the status tells of {last:?}");
+    ensure!(
+        last.reason == FailoverReason::Switchover && last.from == "demo-1" && last.to == "demo-3",
+        "the status tells of {last:?}"
+    );
     writer.more(10).await?;
     let told = writer.stop().await?;
     told.are_on(cluster, 3).await?;
     cluster.settled(3).await?;
     println!("{}: {last:?}", cluster.namespace);
     Ok(vec![
-        Figure { what: "kubectl patch of spec.switchover, until the condition SwitchoverDone".into(), value: seconds(took) },
-        Figure { what: "the same, as the members measure it (status.lastFailover)".into(), value: format!("{} ms", last.duration_ms) },
+        Figure {
+            what: "kubectl patch of spec.switchover, until the condition SwitchoverDone".into(),
+            value: seconds(took),
+        },
+        Figure {
+            what: "the same, as the members measure it (status.lastFailover)".into(),
+            value: format!("{} ms", last.duration_ms),
+        },
         gap("the same", &told)?,
     ])
 }
@@ -67,16 +83,23 @@ async fn asked_for(cluster: &Cluster) -> Result<Vec<Figure>, Failure> {
 async fn refused(cluster: &Cluster) -> Result<Figure, Failure> {
     ask(cluster, &json!({"target": "demo-9"})).await?;
     until("the refusal is shown", PATIENCE, || async {
-        let conditions = cluster.resources().get(NAME).await?.status.map(|s| s.conditions).unwrap_or_default();
-        let said =
-            conditions.into_iter().find(|c| c.type_ == "SwitchoverDone" && c.status == "False").map(|c| c.message).unwrap_or_default();
+        let conditions =
+            cluster.resources().get(NAME).await?.status.map(|s| s.conditions).unwrap_or_default();
+        let said = conditions
+            .into_iter()
+            .find(|c| c.type_ == "SwitchoverDone" && c.status == "False")
+            .map(|c| c.message)
+            .unwrap_or_default();
         Ok(if said.contains("node 9 is not a member") { Look::Yes(()) } else { Look::NotYet(said) })
     })
     .await?;
     cluster.settled(3).await?;
     ensure!(primary(cluster).await? == "demo-3", "the primary is another one");
     ask(cluster, &Value::Null).await?;
-    Ok(Figure { what: "switchovers that were refused, with everything as it was".into(), value: "1".into() })
+    Ok(Figure {
+        what: "switchovers that were refused, with everything as it was".into(),
+        value: "1".into(),
+    })
 }
 
 /// The highest id goes, and is the primary.
@@ -104,8 +127,13 @@ async fn restarted(cluster: &Cluster) -> Result<Figure, Failure> {
     kubectl(cluster, &["annotate", "pgr/demo", "pgraft.io/restarted-at=now"]).await?;
     until("every pod is made again", 2 * PATIENCE, || async {
         let status = cluster.resources().get(NAME).await?.status.unwrap_or_default();
-        let current = status.conditions.iter().any(|c| c.type_ == "PodsUpToDate" && c.status == "True");
-        Ok(if current && status.last_failover.is_some_and(|l| l.epoch > epoch) { Look::Yes(()) } else { Look::NotYet(status.phase) })
+        let current =
+            status.conditions.iter().any(|c| c.type_ == "PodsUpToDate" && c.status == "True");
+        Ok(if current && status.last_failover.is_some_and(|l| l.epoch > epoch) {
+            Look::Yes(())
+        } else {
+            Look::NotYet(status.phase)
+        })
     })
     .await?;
     cluster.settled(3).await?;
@@ -121,24 +149,37 @@ async fn told_once(cluster: &Cluster, epochs: &[i64]) -> Result<(), Failure> {
     let events = Api::<Event>::namespaced(cluster.resources().into_client(), &cluster.namespace);
     until("every change of the primary is an Event, once", PATIENCE, || async {
         let events = events.list(&ListParams::default()).await?.items;
-        let told = events.iter().filter(|e| matches!(e.reason.as_deref(), Some("SwitchedOver" | "FailedOver")));
+        let told = events
+            .iter()
+            .filter(|e| matches!(e.reason.as_deref(), Some("SwitchedOver" | "FailedOver")));
         let told: Vec<&str> = told.filter_map(|e| e.message.as_deref()).collect();
-        let times = |epoch: &i64| told.iter().filter(|words| words.contains(&format!("in epoch {epoch}:"))).count();
+        let times = |epoch: &i64| {
+            told.iter().filter(|words| words.contains(&format!("in epoch {epoch}:"))).count()
+        };
         ensure!(epochs.iter().all(|epoch| times(epoch) <= 1), "the same is told twice: {told:?}");
-        Ok(if epochs.iter().all(|epoch| times(epoch) == 1) { Look::Yes(()) } else { Look::NotYet(format!("{told:?}")) })
+        Ok(if epochs.iter().all(|epoch| times(epoch) == 1) {
+            Look::Yes(())
+        } else {
+            Look::NotYet(format!("{told:?}"))
+        })
     })
     .await
 }
 
-/// The change of the primary that the status tells of, as soon as it is a later one than this epoch's.
+/// The change of the primary that the status tells of, as soon as it is a later one than this
+/// epoch's.
 async fn changed(cluster: &Cluster, epoch: i64) -> Result<LastFailover, Failure> {
-    until(&format!("{}: status.lastFailover is later than epoch {epoch}", cluster.namespace), PATIENCE, || async {
-        let last = cluster.resources().get(NAME).await?.status.and_then(|s| s.last_failover);
-        Ok(match last {
-            Some(last) if last.epoch > epoch => Look::Yes(last),
-            other => Look::NotYet(format!("{other:?}")),
-        })
-    })
+    until(
+        &format!("{}: status.lastFailover is later than epoch {epoch}", cluster.namespace),
+        PATIENCE,
+        || async {
+            let last = cluster.resources().get(NAME).await?.status.and_then(|s| s.last_failover);
+            Ok(match last {
+                Some(last) if last.epoch > epoch => Look::Yes(last),
+                other => Look::NotYet(format!("{other:?}")),
+            })
+        },
+    )
     .await
 }
 
@@ -168,7 +209,9 @@ async fn begin(cluster: &Cluster, story: &'static str) -> Result<Writer, Failure
 fn gap(what: &str, told: &Told) -> Result<Figure, Failure> {
     let longest = told.gap(0, i64::MAX);
     ensure!(longest < LONGEST_GAP, "{what}: nothing was acknowledged for {longest:?}");
-    let what = format!("{what}: the longest time between two acknowledged inserts through -rw, one connection each");
+    let what = format!(
+        "{what}: the longest time between two acknowledged inserts through -rw, one connection each"
+    );
     Ok(Figure { what, value: seconds(longest) })
 }
 

@@ -1,8 +1,11 @@
-//! TLS as users meet it: their own CA, `verify-full` through the Service, nothing in the clear, and a renewal that nobody notices.
+//! TLS as users meet it: their own CA, `verify-full` through the Service, nothing in the clear, and
+//! a renewal that nobody notices.
 
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{DeleteParams, PostParams};
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, KeyUsagePurpose};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, KeyUsagePurpose,
+};
 use serde_json::json;
 use std::collections::BTreeMap;
 
@@ -27,8 +30,7 @@ pub async fn run(cluster: Cluster) -> Result<Vec<Figure>, Failure> {
     own_ca(&cluster).await?;
     cluster.create(3, &json!({"tls": {"caSecret": "our-ca"}})).await?;
     applications(&cluster).await?;
-    let expected =
-        "0 in the clear, pgraft_operator /CN=pgraft_operator, pgraft_replication /CN=node-2.pgraft, pgraft_replication /CN=node-3.pgraft";
+    let expected = "0 in the clear, pgraft_operator /CN=pgraft_operator, pgraft_replication /CN=node-2.pgraft, pgraft_replication /CN=node-3.pgraft";
     until("the operator and both standbys over TLS", PATIENCE, || async {
         let seen: String = cluster.superuser(1).await?.value(OURS, &[]).await?;
         Ok(if seen == expected { Look::Yes(()) } else { Look::NotYet(seen) })
@@ -37,7 +39,8 @@ pub async fn run(cluster: Cluster) -> Result<Vec<Figure>, Failure> {
     renewal(&cluster).await
 }
 
-/// A Secret `our-ca` as cert-manager makes it for a Certificate with `isCA: true`. Returns the certificate.
+/// A Secret `our-ca` as cert-manager makes it for a Certificate with `isCA: true`. Returns the
+/// certificate.
 pub(super) async fn own_ca(cluster: &Cluster) -> Result<String, Failure> {
     let wrong = |e: rcgen::Error| Failure::Wrong(e.to_string());
     let mut params = CertificateParams::default();
@@ -48,37 +51,75 @@ pub(super) async fn own_ca(cluster: &Cluster) -> Result<String, Failure> {
     let pem = key.serialize_pem();
     let ca = CertifiedIssuer::self_signed(params, key).map_err(wrong)?.pem();
     let data = json!({"ca.crt": &ca, "tls.crt": &ca, "tls.key": pem});
-    let secret = json!({"metadata": {"name": "our-ca"}, "type": "kubernetes.io/tls", "stringData": data});
+    let secret =
+        json!({"metadata": {"name": "our-ca"}, "type": "kubernetes.io/tls", "stringData": data});
     let secret = serde_json::from_value(secret).map_err(kube::Error::SerdeError)?;
     cluster.secrets().create(&PostParams::default(), &secret).await?;
     Ok(ca)
 }
 
-/// `sslmode=verify-full` with what stands in `-app`, through `-rw`, from another pod; and a client that wants no TLS.
+/// `sslmode=verify-full` with what stands in `-app`, through `-rw`, from another pod; and a client
+/// that wants no TLS.
 pub(super) async fn applications(cluster: &Cluster) -> Result<(), Failure> {
     let data = cluster.secrets().get("demo-app").await?.data.unwrap_or_default();
-    let field = |key: &str| data.get(key).map(|bytes| String::from_utf8_lossy(&bytes.0).into_owned()).unwrap_or_default();
+    let field = |key: &str| {
+        data.get(key)
+            .map(|bytes| String::from_utf8_lossy(&bytes.0).into_owned())
+            .unwrap_or_default()
+    };
     let (uri, ca) = (field("uri"), field("ca.crt"));
-    ensure!(uri.ends_with("?sslmode=require"), "the URI says nothing of TLS: {}", uri.rsplit('@').next().unwrap_or_default());
+    ensure!(
+        uri.ends_with("?sslmode=require"),
+        "the URI says nothing of TLS: {}",
+        uri.rsplit('@').next().unwrap_or_default()
+    );
     let in_pod = |script: String, input: String| async move {
-        let arguments = ["exec", "--stdin", "demo-2", "--container=postgres", "--namespace", &cluster.namespace, "--", "sh", "-c", &script];
+        let arguments = [
+            "exec",
+            "--stdin",
+            "demo-2",
+            "--container=postgres",
+            "--namespace",
+            &cluster.namespace,
+            "--",
+            "sh",
+            "-c",
+            &script,
+        ];
         run_with_input("kubectl", &arguments, &input).await
     };
     in_pod("cat > /tmp/app-ca.crt".into(), ca).await?;
-    let psql = |uri: String| format!("psql -At '{uri}' -c 'select version from pg_stat_ssl where ssl and pid = pg_backend_pid()'");
-    for key in ["uri", "ro-uri", "r-uri", "multi-host-uri", "verify-full-uri", "verify-full-ro-uri", "verify-full-r-uri"] {
+    let psql = |uri: String| {
+        format!(
+            "psql -At '{uri}' -c 'select version from pg_stat_ssl where ssl and pid = pg_backend_pid()'"
+        )
+    };
+    for key in [
+        "uri",
+        "ro-uri",
+        "r-uri",
+        "multi-host-uri",
+        "verify-full-uri",
+        "verify-full-ro-uri",
+        "verify-full-r-uri",
+    ] {
         let uri = field(key).replace("/etc/demo-app/ca.crt", "/tmp/app-ca.crt");
-        ensure!(uri.contains("/tmp/app-ca.crt") == key.starts_with("verify-full"), "{key} and the CA");
+        ensure!(
+            uri.contains("/tmp/app-ca.crt") == key.starts_with("verify-full"),
+            "{key} and the CA"
+        );
         let seen = in_pod(psql(uri), String::new()).await?;
         ensure!(seen.trim() == "TLSv1.3", "by {key} the application talks {seen:?}");
     }
-    let plain = in_pod(psql(uri.replace("sslmode=require", "sslmode=disable")), String::new()).await;
+    let plain =
+        in_pod(psql(uri.replace("sslmode=require", "sslmode=disable")), String::new()).await;
     let said = plain.map_or_else(|failure| failure.to_string(), |text| format!("let in: {text}"));
     ensure!(said.contains("no encryption"), "a client without TLS: {said}");
     Ok(())
 }
 
-/// Deletes the members' certificates, which is how a renewal is asked for, and waits until others are served on both ports.
+/// Deletes the members' certificates, which is how a renewal is asked for, and waits until others
+/// are served on both ports.
 async fn renewal(cluster: &Cluster) -> Result<Vec<Figure>, Failure> {
     let begun = std::time::Instant::now();
     let (pods, leader) = (lives(cluster).await?, cluster.leader(1).await?);
@@ -86,25 +127,38 @@ async fn renewal(cluster: &Cluster) -> Result<Vec<Figure>, Failure> {
     let mut old = BTreeMap::new();
     for node in NODES {
         for port in [POSTGRES, RAFT] {
-            old.insert((node, port), served::certificate(&cluster.pod_api(), &pod_name(node), port).await?);
+            old.insert(
+                (node, port),
+                served::certificate(&cluster.pod_api(), &pod_name(node), port).await?,
+            );
         }
     }
     for node in NODES {
-        ensure!(old[&(node, POSTGRES)] == old[&(node, RAFT)], "node {node} shows one certificate as a server and another as a Raft member");
+        ensure!(
+            old[&(node, POSTGRES)] == old[&(node, RAFT)],
+            "node {node} shows one certificate as a server and another as a Raft member"
+        );
         cluster.secrets().delete(&format!("demo-{node}-tls"), &DeleteParams::default()).await?;
     }
     for (&(node, port), before) in &old {
-        until(&format!("{}: another certificate of node {node} on port {port}", cluster.namespace), PATIENCE, || async {
-            let now = served::certificate(&cluster.pod_api(), &pod_name(node), port).await?;
-            Ok(if now == *before { Look::NotYet("the same".into()) } else { Look::Yes(()) })
-        })
+        until(
+            &format!("{}: another certificate of node {node} on port {port}", cluster.namespace),
+            PATIENCE,
+            || async {
+                let now = served::certificate(&cluster.pod_api(), &pod_name(node), port).await?;
+                Ok(if now == *before { Look::NotYet("the same".into()) } else { Look::Yes(()) })
+            },
+        )
         .await?;
     }
     let took = begun.elapsed();
     cluster.settled(3).await?;
     ensure!(lives(cluster).await? == pods, "a pod was made or started again");
     let after: i64 = cluster.superuser(1).await?.value("select pgraft_get_term()", &[]).await?;
-    ensure!((cluster.leader(1).await?, after) == (leader, term), "the leader changed: term {term}, then {after}");
+    ensure!(
+        (cluster.leader(1).await?, after) == (leader, term),
+        "the leader changed: term {term}, then {after}"
+    );
     Ok(vec![Figure {
         what: "certificates of three members renewed, until all are served on 5432 and 7001".into(),
         value: format!("{:.0} s", took.as_secs_f64()),
@@ -112,7 +166,20 @@ async fn renewal(cluster: &Cluster) -> Result<Vec<Figure>, Failure> {
 }
 
 /// Each pod's identity, and how often its container was started.
-pub(super) async fn lives(cluster: &Cluster) -> Result<BTreeMap<i32, (Option<String>, i32)>, Failure> {
-    let restarts = |pod: &Pod| pod.status.iter().flat_map(|s| s.container_statuses.iter().flatten()).map(|c| c.restart_count).sum();
-    Ok(cluster.pods().await?.into_iter().map(|(node, pod)| (node, (pod.metadata.uid.clone(), restarts(&pod)))).collect())
+pub(super) async fn lives(
+    cluster: &Cluster,
+) -> Result<BTreeMap<i32, (Option<String>, i32)>, Failure> {
+    let restarts = |pod: &Pod| {
+        pod.status
+            .iter()
+            .flat_map(|s| s.container_statuses.iter().flatten())
+            .map(|c| c.restart_count)
+            .sum()
+    };
+    Ok(cluster
+        .pods()
+        .await?
+        .into_iter()
+        .map(|(node, pod)| (node, (pod.metadata.uid.clone(), restarts(&pod))))
+        .collect())
 }

@@ -1,4 +1,5 @@
-//! Two operators, of which one works. It is killed in the middle of a scale, and the other one finishes; told to stop, it hands over at once.
+//! Two operators, of which one works. It is killed in the middle of a scale, and the other one
+//! finishes; told to stop, it hands over at once.
 
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Pod;
@@ -42,7 +43,10 @@ async fn story(cluster: &Cluster) -> Result<Vec<Figure>, Failure> {
     cluster.settled(3).await?;
     cluster.same_everywhere(&[1, 2, 3]).await?;
     Ok(vec![
-        Figure { what: "from the death of the operator that works to the next one's Lease".into(), value: killed },
+        Figure {
+            what: "from the death of the operator that works to the next one's Lease".into(),
+            value: killed,
+        },
         Figure { what: "the same when it is told to stop".into(), value: stopped },
     ])
 }
@@ -51,14 +55,25 @@ async fn story(cluster: &Cluster) -> Result<Vec<Figure>, Failure> {
 async fn hand_over(cluster: &Cluster, grace: Option<u32>) -> Result<String, Failure> {
     let client = cluster.resources().into_client();
     let leases = Api::<Lease>::namespaced(client.clone(), SYSTEM);
-    let holder = async || Ok::<_, Failure>(leases.get("pgraft-operator").await?.spec.and_then(|s| s.holder_identity).unwrap_or_default());
+    let holder = async || {
+        Ok::<_, Failure>(
+            leases
+                .get("pgraft-operator")
+                .await?
+                .spec
+                .and_then(|s| s.holder_identity)
+                .unwrap_or_default(),
+        )
+    };
     let before = until("somebody holds the Lease", PATIENCE, || async {
         let holder = holder().await?;
         Ok(if holder.is_empty() { Look::NotYet("nobody".into()) } else { Look::Yes(holder) })
     })
     .await?;
     let pod = before.split('_').next().unwrap_or_default();
-    Api::<Pod>::namespaced(client, SYSTEM).delete(pod, &DeleteParams { grace_period_seconds: grace, ..DeleteParams::default() }).await?;
+    Api::<Pod>::namespaced(client, SYSTEM)
+        .delete(pod, &DeleteParams { grace_period_seconds: grace, ..DeleteParams::default() })
+        .await?;
     let begun = Instant::now();
     until("somebody else holds the Lease", PATIENCE, || async {
         let now = holder().await?;
@@ -69,6 +84,12 @@ async fn hand_over(cluster: &Cluster, grace: Option<u32>) -> Result<String, Fail
 }
 
 async fn operators(replicas: u8) -> Result<(), Failure> {
-    command("kubectl", &["scale", DEPLOYMENT, &format!("--replicas={replicas}"), "--namespace", SYSTEM]).await?;
-    command("kubectl", &["rollout", "status", DEPLOYMENT, "--timeout=180s", "--namespace", SYSTEM]).await.map(drop)
+    command(
+        "kubectl",
+        &["scale", DEPLOYMENT, &format!("--replicas={replicas}"), "--namespace", SYSTEM],
+    )
+    .await?;
+    command("kubectl", &["rollout", "status", DEPLOYMENT, "--timeout=180s", "--namespace", SYSTEM])
+        .await
+        .map(drop)
 }

@@ -1,5 +1,6 @@
-//! The gate: open until the lease of this primary ends. Every backend compares the deadline with the clock itself, so that a worker that was
-//! stopped can't leave it open. Closed at first, and after Postgres has restarted its processes.
+//! The gate: open until the lease of this primary ends. Every backend compares the deadline with
+//! the clock itself, so that a worker that was stopped can't leave it open. Closed at first, and
+//! after Postgres has restarted its processes.
 //!
 //! Written by the worker, from any of its threads; read before every statement.
 
@@ -19,7 +20,8 @@ pub fn open_until(deadline_boot_ms: u64) {
     page().store(deadline_boot_ms, Ordering::SeqCst);
 }
 
-/// Closes it: statements that begin from now on are refused, and commits that have not passed it yet.
+/// Closes it: statements that begin from now on are refused, and commits that have not passed it
+/// yet.
 pub fn close() {
     page().store(0, Ordering::SeqCst);
 }

@@ -1,4 +1,5 @@
-//! The fence: what keeps a server that is not the primary, or no longer, from confirming writes and from showing what may be out of date.
+//! The fence: what keeps a server that is not the primary, or no longer, from confirming writes and
+//! from showing what may be out of date.
 //!
 //! ```text
 //!  pg/hooks.rs: a statement, a commit ──▶ check ──▶ pgraft_core::fence::decide ──▶ nothing, or an error
@@ -52,7 +53,8 @@ fn primary() -> Primary {
         None => Primary::Nobody,
         Some(id) if id == status.node_id => Primary::This,
         Some(node) => {
-            let at = status.members.iter().find(|m| m.node_id == node).and_then(|m| m.postgres.clone());
+            let at =
+                status.members.iter().find(|m| m.node_id == node).and_then(|m| m.postgres.clone());
             Primary::Other { node, at }
         }
     }

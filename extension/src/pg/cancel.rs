@@ -1,9 +1,11 @@
 //! Holds a cancellation back while a commit waits for its standbys.
 //!
-//! Postgres ends that wait when the statement is cancelled, and then tells the client that it is committed: a promise that nobody has
-//! confirmed. So from the last look at the transaction to its end a SIGINT (the client's cancel, `pg_cancel_backend`, `statement_timeout`,
-//! `lock_timeout`) is remembered and nothing else. What is committed by then is not reported as cancelled: the signal is forgotten, unless the
-//! statement goes on behind that commit (a procedure, `CREATE INDEX CONCURRENTLY`). A session that is terminated gets no answer at all.
+//! Postgres ends that wait when the statement is cancelled, and then tells the client that it is
+//! committed: a promise that nobody has confirmed. So from the last look at the transaction to its
+//! end a SIGINT (the client's cancel, `pg_cancel_backend`, `statement_timeout`, `lock_timeout`) is
+//! remembered and nothing else. What is committed by then is not reported as cancelled: the signal
+//! is forgotten, unless the statement goes on behind that commit (a procedure, `CREATE INDEX
+//! CONCURRENTLY`). A session that is terminated gets no answer at all.
 
 use std::ffi::c_int;
 use std::sync::OnceLock;
@@ -32,7 +34,8 @@ extern "C" fn on_sigint(signal: c_int) {
     }
 }
 
-/// Puts our handler before Postgres' own, once in a process. Where Postgres has none there is nothing to hold back.
+/// Puts our handler before Postgres' own, once in a process. Where Postgres has none there is
+/// nothing to hold back.
 fn install() {
     POSTGRES.get_or_init(|| {
         let sigint = SigSet::from(Signal::SIGINT);
@@ -47,7 +50,8 @@ fn install() {
 fn replace() -> Option<extern "C" fn(c_int)> {
     let ours = |flags, mask| SigAction::new(SigHandler::Handler(on_sigint), flags, mask);
     // SAFETY: the handler touches atomics, and calls what Postgres has put in its place.
-    let old = unsafe { sigaction(Signal::SIGINT, &ours(SaFlags::SA_RESTART, SigSet::empty())) }.ok()?;
+    let old =
+        unsafe { sigaction(Signal::SIGINT, &ours(SaFlags::SA_RESTART, SigSet::empty())) }.ok()?;
     let (action, postgres) = match old.handler() {
         SigHandler::Handler(postgres) => (ours(old.flags(), old.mask()), Some(postgres)),
         _ => (old, None),
@@ -75,7 +79,11 @@ pub unsafe fn hold() {
 
 /// The transaction is over, one way or the other.
 pub fn release(committed: bool) {
-    let goes_on = if committed { GOES_ON.load(Ordering::SeqCst) } else { GOES_ON.swap(false, Ordering::SeqCst) };
+    let goes_on = if committed {
+        GOES_ON.load(Ordering::SeqCst)
+    } else {
+        GOES_ON.swap(false, Ordering::SeqCst)
+    };
     if HOLDING.swap(false, Ordering::SeqCst) && HELD_BACK.swap(false, Ordering::SeqCst) && goes_on {
         on_sigint(Signal::SIGINT as c_int);
     }

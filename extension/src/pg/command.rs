@@ -1,5 +1,6 @@
-//! A backend's call to the worker over the control socket: interruptible, and with a deadline, so that a dead worker is an error and never
-//! a hang. A cancelled call leaves the worker to finish what it began; the same call again finds it done.
+//! A backend's call to the worker over the control socket: interruptible, and with a deadline, so
+//! that a dead worker is an error and never a hang. A cancelled call leaves the worker to finish
+//! what it began; the same call again finds it done.
 
 use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, RawFd};
@@ -29,7 +30,8 @@ pub fn ask(request: &Request) -> Result<Response, String> {
     exchange(&mut stream, request).map_err(|e| e.to_string())
 }
 
-/// The worker is there a moment after the server and a second after its own end: a caller that comes in between waits.
+/// The worker is there a moment after the server and a second after its own end: a caller that
+/// comes in between waits.
 fn connect(path: &Path) -> Result<UnixStream, String> {
     let deadline = Instant::now() + START_TIMEOUT;
     loop {
@@ -60,7 +62,14 @@ fn pause(time: Duration) {
     let events = pg_sys::WL_LATCH_SET | pg_sys::WL_TIMEOUT | pg_sys::WL_EXIT_ON_PM_DEATH;
     let milliseconds = std::ffi::c_long::try_from(time.as_millis()).unwrap_or(1);
     // SAFETY: on the main thread; the latch is this process' own.
-    unsafe { pg_sys::WaitLatch(pg_sys::MyLatch, events.cast_signed(), milliseconds, pg_sys::PG_WAIT_EXTENSION) };
+    unsafe {
+        pg_sys::WaitLatch(
+            pg_sys::MyLatch,
+            events.cast_signed(),
+            milliseconds,
+            pg_sys::PG_WAIT_EXTENSION,
+        )
+    };
     // SAFETY: this process' own latch.
     unsafe { pg_sys::ResetLatch(pg_sys::MyLatch) };
     check_for_interrupts!();
@@ -69,11 +78,15 @@ fn pause(time: Duration) {
 fn exchange(stream: &mut UnixStream, request: &Request) -> io::Result<Response> {
     let deadline = Instant::now() + TIMEOUT;
     let body = serde_json::to_vec(request)?;
-    let length = u32::try_from(body.len()).ok().filter(|_| body.len() <= MAX_FRAME).ok_or(io::ErrorKind::InvalidInput)?;
+    let length = u32::try_from(body.len())
+        .ok()
+        .filter(|_| body.len() <= MAX_FRAME)
+        .ok_or(io::ErrorKind::InvalidInput)?;
     stream.set_nonblocking(true)?;
     let mut frame = length.to_be_bytes().to_vec();
     frame.extend(body);
-    // A request is far smaller than the socket's buffer: it goes out in one piece or the worker is in trouble.
+    // A request is far smaller than the socket's buffer: it goes out in one piece or the worker is
+    // in trouble.
     stream.write_all(&frame)?;
     let mut length = [0; 4];
     fill(stream, &mut length, deadline)?;
@@ -90,7 +103,12 @@ fn fill(stream: &mut UnixStream, buffer: &mut [u8], deadline: Instant) -> io::Re
     let mut have = 0;
     while have < buffer.len() {
         match stream.read(&mut buffer[have..]) {
-            Ok(0) => return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "it ended before it answered")),
+            Ok(0) => {
+                return Err(io::Error::new(
+                    io::ErrorKind::UnexpectedEof,
+                    "it ended before it answered",
+                ));
+            }
             Ok(n) => have += n,
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => wait(stream.as_raw_fd(), deadline)?,
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
@@ -100,17 +118,28 @@ fn fill(stream: &mut UnixStream, buffer: &mut [u8], deadline: Instant) -> io::Re
     Ok(())
 }
 
-/// Waits until the socket can be read, the query is cancelled (an ERROR, which unwinds) or the time is up.
+/// Waits until the socket can be read, the query is cancelled (an ERROR, which unwinds) or the time
+/// is up.
 fn wait(socket: RawFd, deadline: Instant) -> io::Result<()> {
     let left = deadline.saturating_duration_since(Instant::now());
     if left.is_zero() {
         return Err(io::Error::new(io::ErrorKind::TimedOut, "it did not answer in time"));
     }
-    let events = pg_sys::WL_LATCH_SET | pg_sys::WL_SOCKET_READABLE | pg_sys::WL_TIMEOUT | pg_sys::WL_EXIT_ON_PM_DEATH;
+    let events = pg_sys::WL_LATCH_SET
+        | pg_sys::WL_SOCKET_READABLE
+        | pg_sys::WL_TIMEOUT
+        | pg_sys::WL_EXIT_ON_PM_DEATH;
     let milliseconds = std::ffi::c_long::try_from(left.as_millis()).unwrap_or(1000).max(1);
     // SAFETY: on the main thread; the latch is this process' own and the socket outlives the call.
-    let happened =
-        unsafe { pg_sys::WaitLatchOrSocket(pg_sys::MyLatch, events.cast_signed(), socket, milliseconds, pg_sys::PG_WAIT_EXTENSION) };
+    let happened = unsafe {
+        pg_sys::WaitLatchOrSocket(
+            pg_sys::MyLatch,
+            events.cast_signed(),
+            socket,
+            milliseconds,
+            pg_sys::PG_WAIT_EXTENSION,
+        )
+    };
     if happened.cast_unsigned() & pg_sys::WL_LATCH_SET != 0 {
         // SAFETY: this process' own latch.
         unsafe { pg_sys::ResetLatch(pg_sys::MyLatch) };

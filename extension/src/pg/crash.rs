@@ -1,5 +1,6 @@
-//! SIGQUIT: the postmaster ends all processes at once, since one has crashed or since it was told to. Postgres' own handler ends the process in
-//! the same moment; ours wakes the main thread first, so that the lease is released and not waited for. A second one ends it like Postgres'.
+//! SIGQUIT: the postmaster ends all processes at once, since one has crashed or since it was told
+//! to. Postgres' own handler ends the process in the same moment; ours wakes the main thread first,
+//! so that the lease is released and not waited for. A second one ends it like Postgres'.
 
 use std::ffi::c_int;
 use std::os::fd::RawFd;
@@ -39,7 +40,8 @@ extern "C" fn told(_: c_int) {
         exit_at_once();
     }
     let errno = Errno::last_raw();
-    // SAFETY: one byte of static memory; the descriptor does not block, and a full pipe wakes as well.
+    // SAFETY: one byte of static memory; the descriptor does not block, and a full pipe wakes as
+    // well.
     unsafe { libc::write(WAKES.load(Ordering::SeqCst), b"!".as_ptr().cast(), 1) };
     Errno::set_raw(errno);
 }

@@ -1,5 +1,6 @@
-//! Raises an error with a SQLSTATE of our own. pgrx's errors know Postgres' codes only and turn every other one into XX000, also on the way
-//! through its guards; so this calls `ereport`'s functions themselves, from a frame that owns nothing (`functions.rs`).
+//! Raises an error with a SQLSTATE of our own. pgrx's errors know Postgres' codes only and turn
+//! every other one into XX000, also on the way through its guards; so this calls `ereport`'s
+//! functions themselves, from a frame that owns nothing (`functions.rs`).
 
 use std::ffi::{CStr, c_char, c_int};
 
@@ -17,7 +18,8 @@ unsafe extern "C-unwind" {
 
 const AS_IT_IS: &CStr = c"%s";
 
-/// An error, ready to be raised: its texts live in Postgres' memory, so that nothing is lost when the stack is jumped over.
+/// An error, ready to be raised: its texts live in Postgres' memory, so that nothing is lost when
+/// the stack is jumped over.
 #[derive(Clone, Copy)]
 pub struct Raised {
     code: c_int,
@@ -29,7 +31,8 @@ impl Raised {
     /// Copies the texts into the current memory context.
     pub fn new(sqlstate: &str, message: &str, hint: &str) -> Self {
         let context = PgMemoryContexts::CurrentMemoryContext;
-        // SAFETY: the current context is always there; it lives at least until the error is handled.
+        // SAFETY: the current context is always there; it lives at least until the error is
+        // handled.
         let copy = |text: &str| unsafe { context.pstrdup(text) }.cast_const();
         Self { code: encode(sqlstate), message: copy(message), hint: copy(hint) }
     }
@@ -37,7 +40,8 @@ impl Raised {
     /// Raises it.
     ///
     /// # Safety
-    /// Does not return: it jumps to Postgres' error handler. No frame between that and this call may own anything.
+    /// Does not return: it jumps to Postgres' error handler. No frame between that and this call
+    /// may own anything.
     pub unsafe fn raise(self) -> ! {
         // SAFETY: ereport's own sequence; the texts are zero-terminated and outlive it.
         unsafe {
@@ -54,11 +58,18 @@ impl Raised {
 
 /// Postgres' `MAKE_SQLSTATE`: six bits a character.
 fn encode(sqlstate: &str) -> c_int {
-    sqlstate.bytes().take(5).enumerate().map(|(n, byte)| c_int::from(byte.wrapping_sub(b'0') & 0x3F) << (6 * n)).sum()
+    sqlstate
+        .bytes()
+        .take(5)
+        .enumerate()
+        .map(|(n, byte)| c_int::from(byte.wrapping_sub(b'0') & 0x3F) << (6 * n))
+        .sum()
 }
 
 /// Raises one of Postgres' own errors, with a hint, by pgrx's way: it unwinds.
 pub fn error(code: PgSqlErrorCode, message: &str, hint: &str) -> ! {
-    ErrorReport::new(code, message.to_owned(), "pgraft").set_hint(hint.to_owned()).report(PgLogLevel::ERROR);
+    ErrorReport::new(code, message.to_owned(), "pgraft")
+        .set_hint(hint.to_owned())
+        .report(PgLogLevel::ERROR);
     unreachable!("ERROR does not return")
 }

@@ -1,4 +1,5 @@
-//! The functions that change the cluster, as plain C functions: pgrx's own way would lose our SQLSTATEs (`ereport.rs`).
+//! The functions that change the cluster, as plain C functions: pgrx's own way would lose our
+//! SQLSTATEs (`ereport.rs`).
 
 use pgraft_core::control::{Request, Response};
 use pgrx::fcinfo::pg_getarg;
@@ -56,7 +57,9 @@ pub unsafe extern "C-unwind" fn pgraft_add_node(fcinfo: pg_sys::FunctionCallInfo
 /// # Safety
 /// Called by Postgres, with its arguments.
 #[unsafe(no_mangle)]
-pub unsafe extern "C-unwind" fn pgraft_switchover(fcinfo: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
+pub unsafe extern "C-unwind" fn pgraft_switchover(
+    fcinfo: pg_sys::FunctionCallInfo,
+) -> pg_sys::Datum {
     run(|| Request::Switchover {
         // SAFETY: the SQL declares (integer), and STRICT keeps NULLs away.
         target: unsafe { pg_getarg::<i32>(fcinfo, 0) }.map_or(0, i64::from),
@@ -68,7 +71,9 @@ pub unsafe extern "C-unwind" fn pgraft_switchover(fcinfo: pg_sys::FunctionCallIn
 /// # Safety
 /// Called by Postgres, with its arguments.
 #[unsafe(no_mangle)]
-pub unsafe extern "C-unwind" fn pgraft_force_primary(fcinfo: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
+pub unsafe extern "C-unwind" fn pgraft_force_primary(
+    fcinfo: pg_sys::FunctionCallInfo,
+) -> pg_sys::Datum {
     run(|| Request::ForcePrimary {
         // SAFETY: the SQL declares (integer, boolean), and STRICT keeps NULLs away.
         node_id: unsafe { pg_getarg::<i32>(fcinfo, 0) }.map_or(0, i64::from),
@@ -82,7 +87,9 @@ pub unsafe extern "C-unwind" fn pgraft_force_primary(fcinfo: pg_sys::FunctionCal
 /// # Safety
 /// Called by Postgres, with its arguments.
 #[unsafe(no_mangle)]
-pub unsafe extern "C-unwind" fn pgraft_set_address(fcinfo: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
+pub unsafe extern "C-unwind" fn pgraft_set_address(
+    fcinfo: pg_sys::FunctionCallInfo,
+) -> pg_sys::Datum {
     run(|| Request::SetAddress {
         // SAFETY: the SQL declares (integer, text, integer), and STRICT keeps NULLs away.
         node_id: unsafe { pg_getarg::<i32>(fcinfo, 0) }.map_or(0, i64::from),
@@ -98,7 +105,9 @@ pub unsafe extern "C-unwind" fn pgraft_set_address(fcinfo: pg_sys::FunctionCallI
 /// # Safety
 /// Called by Postgres, with its arguments.
 #[unsafe(no_mangle)]
-pub unsafe extern "C-unwind" fn pgraft_remove_node(fcinfo: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
+pub unsafe extern "C-unwind" fn pgraft_remove_node(
+    fcinfo: pg_sys::FunctionCallInfo,
+) -> pg_sys::Datum {
     run(|| Request::RemoveNode {
         // SAFETY: the SQL declares (integer), and STRICT keeps NULLs away.
         node_id: unsafe { pg_getarg::<i32>(fcinfo, 0) }.map_or(0, i64::from),
@@ -124,7 +133,9 @@ fn ask(request: &Request) -> Option<Raised> {
             }
             None
         }
-        Ok(Response::Refused { sqlstate, message, hint }) => Some(Raised::new(&sqlstate, &message, &hint)),
+        Ok(Response::Refused { sqlstate, message, hint }) => {
+            Some(Raised::new(&sqlstate, &message, &hint))
+        }
         Ok(other) => Some(stopped(&format!("it answered {other:?}"))),
         Err(why) => Some(stopped(&why)),
     }

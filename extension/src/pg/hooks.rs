@@ -1,7 +1,9 @@
-//! Where Postgres asks the fence: before a statement, before a function, before a commit. Installed where `pgraft.failover` is on.
+//! Where Postgres asks the fence: before a statement, before a function, before a commit. Installed
+//! where `pgraft.failover` is on.
 //!
-//! Every hook has one shape: what may fail runs inside a guard and returns an error as plain data; the error is raised, or Postgres called,
-//! from a frame that owns nothing, since either may jump over it.
+//! Every hook has one shape: what may fail runs inside a guard and returns an error as plain data;
+//! the error is raised, or Postgres called, from a frame that owns nothing, since either may jump
+//! over it.
 
 use std::ffi::{c_char, c_int, c_void};
 use std::sync::OnceLock;
@@ -29,13 +31,23 @@ static BEFORE: OnceLock<Before> = OnceLock::new();
 /// `pg_promote(boolean, integer)`
 const PG_PROMOTE: u32 = 3436;
 
-// Not by pgrx's bindings, which set a jump point for each call: these are called for every statement and commit.
+// Not by pgrx's bindings, which set a jump point for each call: these are called for every
+// statement and commit.
 unsafe extern "C-unwind" {
     fn standard_ExecutorStart(query: *mut pg_sys::QueryDesc, flags: c_int);
     #[cfg(not(feature = "pg18"))]
-    fn standard_ExecutorRun(query: *mut pg_sys::QueryDesc, direction: pg_sys::ScanDirection::Type, count: u64, once: bool);
+    fn standard_ExecutorRun(
+        query: *mut pg_sys::QueryDesc,
+        direction: pg_sys::ScanDirection::Type,
+        count: u64,
+        once: bool,
+    );
     #[cfg(feature = "pg18")]
-    fn standard_ExecutorRun(query: *mut pg_sys::QueryDesc, direction: pg_sys::ScanDirection::Type, count: u64);
+    fn standard_ExecutorRun(
+        query: *mut pg_sys::QueryDesc,
+        direction: pg_sys::ScanDirection::Type,
+        count: u64,
+    );
     fn standard_ProcessUtility(
         statement: *mut pg_sys::PlannedStmt,
         text: *const c_char,
@@ -68,13 +80,15 @@ pub fn install() {
     }
 }
 
-/// Whether this process serves anybody: the postmaster's children do, and neither single-user mode nor `pg_upgrade`.
+/// Whether this process serves anybody: the postmaster's children do, and neither single-user mode
+/// nor `pg_upgrade`.
 fn is_serving() -> bool {
     // SAFETY: words of this process.
     unsafe { pg_sys::IsUnderPostmaster && !pg_sys::IsBinaryUpgrade }
 }
 
-/// Whether statements need not be looked at: the gate is open, or this server is a standby, which promises nothing.
+/// Whether statements need not be looked at: the gate is open, or this server is a standby, which
+/// promises nothing.
 fn is_free() -> bool {
     // SAFETY: reads shared memory, and a word of this process.
     gate::is_open() || unsafe { RecoveryInProgress() }
@@ -85,7 +99,9 @@ fn is_free() -> bool {
 /// # Safety
 /// May jump to Postgres' error handler: no frame between it and here may own anything.
 unsafe fn guarded(ask: impl FnOnce() -> Option<Refusal>) {
-    let ask = move || ask().map(|refusal| Raised::new(refusal.sqlstate(), &refusal.to_string(), &refusal.hint()));
+    let ask = move || {
+        ask().map(|refusal| Raised::new(refusal.sqlstate(), &refusal.to_string(), &refusal.hint()))
+    };
     // SAFETY: the closure's own frames are unwound before the guard returns.
     if let Some(raised) = unsafe { pgrx_extern_c_guard(ask) } {
         // SAFETY: `Raised` is plain data, and nothing else is alive here.
@@ -115,9 +131,15 @@ unsafe extern "C-unwind" fn executor_start(query: *mut pg_sys::QueryDesc, flags:
 }
 
 /// # Safety
-/// Called by Postgres, with a query that it goes on with: for the first rows, or for the next ones of an open portal.
+/// Called by Postgres, with a query that it goes on with: for the first rows, or for the next ones
+/// of an open portal.
 #[cfg(not(feature = "pg18"))]
-unsafe extern "C-unwind" fn executor_run(query: *mut pg_sys::QueryDesc, direction: pg_sys::ScanDirection::Type, count: u64, once: bool) {
+unsafe extern "C-unwind" fn executor_run(
+    query: *mut pg_sys::QueryDesc,
+    direction: pg_sys::ScanDirection::Type,
+    count: u64,
+    once: bool,
+) {
     // SAFETY: this frame owns nothing; as Postgres would call it.
     unsafe {
         goes_on(query);
@@ -131,7 +153,11 @@ unsafe extern "C-unwind" fn executor_run(query: *mut pg_sys::QueryDesc, directio
 /// # Safety
 /// As above.
 #[cfg(feature = "pg18")]
-unsafe extern "C-unwind" fn executor_run(query: *mut pg_sys::QueryDesc, direction: pg_sys::ScanDirection::Type, count: u64) {
+unsafe extern "C-unwind" fn executor_run(
+    query: *mut pg_sys::QueryDesc,
+    direction: pg_sys::ScanDirection::Type,
+    count: u64,
+) {
     // SAFETY: as above.
     unsafe {
         goes_on(query);
@@ -163,7 +189,8 @@ unsafe extern "C-unwind" fn process_utility(
     destination: *mut pg_sys::DestReceiver,
     completion: *mut pg_sys::QueryCompletion,
 ) {
-    let is_clients = is_serving() && context == pg_sys::ProcessUtilityContext::PROCESS_UTILITY_TOPLEVEL;
+    let is_clients =
+        is_serving() && context == pg_sys::ProcessUtilityContext::PROCESS_UTILITY_TOPLEVEL;
     if is_serving() {
         // SAFETY: this frame owns nothing; the statement is Postgres'.
         unsafe {
@@ -182,8 +209,18 @@ unsafe extern "C-unwind" fn process_utility(
     }
     // SAFETY: as Postgres would call it.
     unsafe {
-        let next = BEFORE.get().and_then(|before| before.utility).unwrap_or(standard_ProcessUtility);
-        next(statement, text, read_only_tree, context, params, environment, destination, completion);
+        let next =
+            BEFORE.get().and_then(|before| before.utility).unwrap_or(standard_ProcessUtility);
+        next(
+            statement,
+            text,
+            read_only_tree,
+            context,
+            params,
+            environment,
+            destination,
+            completion,
+        );
     }
     if is_clients {
         cancel::in_statement(false);
@@ -197,7 +234,12 @@ unsafe fn utility(node: *mut pg_sys::Node, ends_prepared: *mut bool) -> Option<R
     // SAFETY: the caller's statement.
     match unsafe { statement::setting(node) } {
         Some((name, true)) if is_ours(&name) => return Some(Refusal::OurSetting(name)),
-        Some((name, false)) if matches!(name.as_str(), "default_transaction_read_only" | "SESSION CHARACTERISTICS") => {
+        Some((name, false))
+            if matches!(
+                name.as_str(),
+                "default_transaction_read_only" | "SESSION CHARACTERISTICS"
+            ) =>
+        {
             session::user_decides();
         }
         _ => {}
@@ -218,7 +260,10 @@ unsafe extern "C-unwind" fn object_access(
     part: c_int,
     argument: *mut c_void,
 ) {
-    if access == pg_sys::ObjectAccessType::OAT_FUNCTION_EXECUTE && is_serving() && (!is_free() || object.to_u32() == PG_PROMOTE) {
+    if access == pg_sys::ObjectAccessType::OAT_FUNCTION_EXECUTE
+        && is_serving()
+        && (!is_free() || object.to_u32() == PG_PROMOTE)
+    {
         // SAFETY: this frame owns nothing.
         unsafe { guarded(|| function(object)) }
     }
@@ -228,7 +273,8 @@ unsafe extern "C-unwind" fn object_access(
     }
 }
 
-/// A function that is about to be called while the gate is closed, or the one that is a standby's way out.
+/// A function that is about to be called while the gate is closed, or the one that is a standby's
+/// way out.
 fn function(oid: pg_sys::Oid) -> Option<Refusal> {
     if oid.to_u32() == PG_PROMOTE && pg::server::is_standby() {
         return Some(Refusal::PromotedByHand);
@@ -238,9 +284,13 @@ fn function(oid: pg_sys::Oid) -> Option<Refusal> {
 }
 
 /// # Safety
-/// Called by Postgres at the stations of each transaction. Those of parallel workers commit nothing.
+/// Called by Postgres at the stations of each transaction. Those of parallel workers commit
+/// nothing.
 unsafe extern "C-unwind" fn transaction(event: pg_sys::XactEvent::Type, _: *mut c_void) {
-    use pg_sys::XactEvent::{XACT_EVENT_ABORT, XACT_EVENT_COMMIT, XACT_EVENT_PRE_COMMIT, XACT_EVENT_PRE_PREPARE, XACT_EVENT_PREPARE};
+    use pg_sys::XactEvent::{
+        XACT_EVENT_ABORT, XACT_EVENT_COMMIT, XACT_EVENT_PRE_COMMIT, XACT_EVENT_PRE_PREPARE,
+        XACT_EVENT_PREPARE,
+    };
     if !is_serving() {
         return;
     }
@@ -266,7 +316,8 @@ unsafe extern "C-unwind" fn transaction(event: pg_sys::XactEvent::Type, _: *mut 
     }
 }
 
-/// Whether the transaction has something that a failover could lose: it has an id, and it has left WAL. (A temporary table's has none.)
+/// Whether the transaction has something that a failover could lose: it has an id, and it has left
+/// WAL. (A temporary table's has none.)
 fn wrote() -> bool {
     // SAFETY: words of this process.
     unsafe { GetTopTransactionIdIfAny().into_inner() != 0 && pg_sys::XactLastRecEnd != 0 }

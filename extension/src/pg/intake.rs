@@ -6,22 +6,26 @@
 //!                   one does, to there, as long as a primary on that timeline answers: primary_conninfo says how (user, password, TLS), never where
 //! ```
 //!
-//! The timeline, since a walreceiver says first of all how far its server has replayed: where that is not WAL of the primary's, the primary would
-//! take it for the confirmation of a commit that nobody else has. It asks for WAL from the beginning of a segment on, so that Postgres finds
+//! The timeline, since a walreceiver says first of all how far its server has replayed: where that
+//! is not WAL of the primary's, the primary would take it for the confirmation of a commit that
+//! nobody else has. It asks for WAL from the beginning of a segment on, so that Postgres finds
 //! nothing wrong with it (measured with 17).
 //!
-//! Postgres' walreceiver calls libpq through a table of functions. `install` puts a copy of it in place, whose connect, receive and send ask
-//! here first; the worker that copies the primary's logical slots is sent to the same place; everybody else who uses the table (logical
-//! replication) passes. A receiver that has confirmed a position had it on disk and in
-//! shared memory before, and the order of all accesses is one order: whoever closes the intake and reads the flush position then sees all
-//! that was or will be confirmed.
+//! Postgres' walreceiver calls libpq through a table of functions. `install` puts a copy of it in
+//! place, whose connect, receive and send ask here first; the worker that copies the primary's
+//! logical slots is sent to the same place; everybody else who uses the table (logical replication)
+//! passes. A receiver that has confirmed a position had it on disk and in shared memory before, and
+//! the order of all accesses is one order: whoever closes the intake and reads the flush position
+//! then sees all that was or will be confirmed.
 //!
-//! A server whose WAL has parted from its primary's takes none of it. Postgres leaves a gap there (tried on 17): a standby that is started
-//! again once it has fetched the primary's history file replays its own WAL past the fork, asks for the primary's behind it, and confirms
-//! that, though it can never replay it. One that has the beginning of a record behind the fork, up to the next segment, asks from there on.
+//! A server whose WAL has parted from its primary's takes none of it. Postgres leaves a gap there
+//! (tried on 17): a standby that is started again once it has fetched the primary's history file
+//! replays its own WAL past the fork, asks for the primary's behind it, and confirms that, though
+//! it can never replay it. One that has the beginning of a record behind the fork, up to the next
+//! segment, asks from there on.
 //!
-//! Written by the worker, from any of its threads. Closed at first, and after Postgres has restarted its processes; the postmaster forks
-//! every walreceiver with the table in place.
+//! Written by the worker, from any of its threads. Closed at first, and after Postgres has
+//! restarted its processes; the postmaster forks every walreceiver with the table in place.
 
 use std::ffi::{CStr, c_char, c_int};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -37,7 +41,8 @@ use super::ereport::Raised;
 use super::wal;
 use crate::shmem::words::{INTAKE, INTAKE_HOST, INTAKE_HOST_BYTES};
 
-/// The words of the page. Counts openings and closings: odd is open, and a receiver remembers the number that it connected under.
+/// The words of the page. Counts openings and closings: odd is open, and a receiver remembers the
+/// number that it connected under.
 const GENERATION: usize = 0;
 const REFUSALS: usize = 1;
 /// Of the receiver that was last let in.
@@ -47,7 +52,8 @@ const PORT: usize = 4;
 const HOST_LENGTH: usize = 5;
 const TIMELINE: usize = 6;
 
-/// How long a walreceiver waits for the intake to open, before it ends and the server starts another, and how often it looks.
+/// How long a walreceiver waits for the intake to open, before it ends and the server starts
+/// another, and how often it looks.
 const WAIT_FOR_OPENING: Duration = Duration::from_secs(10);
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
@@ -120,17 +126,20 @@ pub fn timeline() -> Option<u32> {
     (!is_closed()).then(|| u32::try_from(word(TIMELINE).load(Ordering::SeqCst)).ok()).flatten()
 }
 
-/// How many walreceivers have found it closed, since the server's processes were started: they come when all WAL that is here was replayed.
+/// How many walreceivers have found it closed, since the server's processes were started: they come
+/// when all WAL that is here was replayed.
 pub fn refusals() -> u64 {
     word(REFUSALS).load(Ordering::SeqCst)
 }
 
-/// Whether a walreceiver lives that was let in. One that was not has read nothing, and ends by itself.
+/// Whether a walreceiver lives that was let in. One that was not has read nothing, and ends by
+/// itself.
 pub fn receiver_lives() -> bool {
     admitted().is_some()
 }
 
-/// Has a walreceiver end whose target is not the present one. It may be waiting for its connection or for data.
+/// Has a walreceiver end whose target is not the present one. It may be waiting for its connection
+/// or for data.
 pub fn stop_receiver() {
     let Some((pid, generation)) = admitted() else { return };
     // One that has no number yet is about to look at the present target.
@@ -148,9 +157,11 @@ fn admitted() -> Option<(Pid, u64)> {
     Some((Pid::from_raw(pid), generation))
 }
 
-/// The process that is the server's walreceiver, 0 for none. It takes its name off when it has flushed what it had.
+/// The process that is the server's walreceiver, 0 for none. It takes its name off when it has
+/// flushed what it had.
 fn receiver() -> i32 {
-    // SAFETY: shared memory that is there before the worker is; one word, which Postgres writes as one.
+    // SAFETY: shared memory that is there before the worker is; one word, which Postgres writes as
+    // one.
     unsafe { (&raw const (*pg_sys::WalRcv).pid).read_volatile() }
 }
 
@@ -160,10 +171,15 @@ fn target() -> Option<(u64, String, u16)> {
     if !is_open(generation) {
         return None;
     }
-    let length = usize::try_from(word(HOST_LENGTH).load(Ordering::SeqCst)).ok().filter(|l| *l <= INTAKE_HOST_BYTES)?;
+    let length = usize::try_from(word(HOST_LENGTH).load(Ordering::SeqCst))
+        .ok()
+        .filter(|l| *l <= INTAKE_HOST_BYTES)?;
     let port = u16::try_from(word(PORT).load(Ordering::SeqCst)).ok()?;
     let words = &INTAKE.get()[INTAKE_HOST..];
-    let mut host: Vec<u8> = words[..length.div_ceil(8)].iter().flat_map(|w| w.load(Ordering::SeqCst).to_le_bytes()).collect();
+    let mut host: Vec<u8> = words[..length.div_ceil(8)]
+        .iter()
+        .flat_map(|w| w.load(Ordering::SeqCst).to_le_bytes())
+        .collect();
     host.truncate(length);
     let same = word(GENERATION).load(Ordering::SeqCst) == generation;
     Some((generation, String::from_utf8(host).ok()?, port)).filter(|_| same)
@@ -171,7 +187,8 @@ fn target() -> Option<(u64, String, u16)> {
 
 /// Puts the table in place; in the postmaster.
 pub fn install() {
-    // SAFETY: on the postmaster's only thread; a library of Postgres' own, which walreceiver finds loaded then and does not load again.
+    // SAFETY: on the postmaster's only thread; a library of Postgres' own, which walreceiver finds
+    // loaded then and does not load again.
     unsafe { pg_sys::load_file(c"libpqwalreceiver".as_ptr(), false) };
     // SAFETY: the library has set the pointer to a table that lives as long as it.
     let Some(original) = (unsafe { pg_sys::WalReceiverFunctions.as_ref() }) else { return };
@@ -213,8 +230,9 @@ enum Admission {
     Refused(*mut c_char),
 }
 
-/// Lets the walreceiver in, or not. Its number is told before the intake is looked at: whoever closes it sees the receiver, or the receiver
-/// sees it closed. A receiver that finds it closed waits a while: a server that has nobody to follow would start one after the other.
+/// Lets the walreceiver in, or not. Its number is told before the intake is looked at: whoever
+/// closes it sees the receiver, or the receiver sees it closed. A receiver that finds it closed
+/// waits a while: a server that has nobody to follow would start one after the other.
 fn admit(conninfo: &str) -> Admission {
     let mut waited = Duration::ZERO;
     loop {
@@ -225,7 +243,9 @@ fn admit(conninfo: &str) -> Admission {
             word(REFUSALS).fetch_add(1, Ordering::SeqCst);
         }
         if waited >= WAIT_FOR_OPENING {
-            return Admission::Refused(keep("pgraft takes no WAL here until the group has a primary"));
+            return Admission::Refused(keep(
+                "pgraft takes no WAL here until the group has a primary",
+            ));
         }
         pause();
         waited += LOOK_AGAIN;
@@ -259,7 +279,14 @@ fn pause() {
     let events = pg_sys::WL_LATCH_SET | pg_sys::WL_TIMEOUT | pg_sys::WL_EXIT_ON_PM_DEATH;
     let milliseconds = std::ffi::c_long::try_from(LOOK_AGAIN.as_millis()).unwrap_or(1);
     // SAFETY: on the main thread of walreceiver, with its own latch.
-    unsafe { pg_sys::WaitLatch(pg_sys::MyLatch, events.cast_signed(), milliseconds, pg_sys::PG_WAIT_EXTENSION) };
+    unsafe {
+        pg_sys::WaitLatch(
+            pg_sys::MyLatch,
+            events.cast_signed(),
+            milliseconds,
+            pg_sys::PG_WAIT_EXTENSION,
+        )
+    };
     // SAFETY: this process' own latch.
     unsafe { pg_sys::ResetLatch(pg_sys::MyLatch) };
     // Before Postgres 18 a walreceiver's SIGTERM is no interrupt like others'.
@@ -271,7 +298,8 @@ fn pause() {
     pgrx::check_for_interrupts!();
 }
 
-/// libpq takes the last word of each keyword. A standby is not let in at all: it may be promoted while it sends.
+/// libpq takes the last word of each keyword. A standby is not let in at all: it may be promoted
+/// while it sends.
 fn with_target(conninfo: &str, host: &str, port: u16) -> String {
     let host = host.replace('\\', "\\\\").replace('\'', "\\'");
     format!("{conninfo} host='{host}' hostaddr='' port='{port}' target_session_attrs='primary'")
@@ -301,7 +329,9 @@ unsafe extern "C-unwind" fn connect(
     err: *mut *mut c_char,
 ) -> *mut pg_sys::WalReceiverConn {
     // SAFETY: Postgres' own function, with its own arguments; see `connecting`.
-    unsafe { connecting(conninfo, err, |conninfo, next| next.map(|f| f(conninfo, logical, appname, err))) }
+    unsafe {
+        connecting(conninfo, err, |conninfo, next| next.map(|f| f(conninfo, logical, appname, err)))
+    }
 }
 
 #[cfg(feature = "pg16")]
@@ -313,7 +343,11 @@ unsafe extern "C-unwind" fn connect(
     err: *mut *mut c_char,
 ) -> *mut pg_sys::WalReceiverConn {
     // SAFETY: as above.
-    unsafe { connecting(conninfo, err, |conninfo, next| next.map(|f| f(conninfo, logical, must_use_password, appname, err))) }
+    unsafe {
+        connecting(conninfo, err, |conninfo, next| {
+            next.map(|f| f(conninfo, logical, must_use_password, appname, err))
+        })
+    }
 }
 
 #[cfg(not(any(feature = "pg15", feature = "pg16")))]
@@ -326,11 +360,16 @@ unsafe extern "C-unwind" fn connect(
     err: *mut *mut c_char,
 ) -> *mut pg_sys::WalReceiverConn {
     // SAFETY: as above.
-    unsafe { connecting(conninfo, err, |conninfo, next| next.map(|f| f(conninfo, replication, logical, must_use_password, appname, err))) }
+    unsafe {
+        connecting(conninfo, err, |conninfo, next| {
+            next.map(|f| f(conninfo, replication, logical, must_use_password, appname, err))
+        })
+    }
 }
 
 /// # Safety
-/// Called by whoever uses the table, with what connect is given. Owns nothing when it calls Postgres, which may jump over it.
+/// Called by whoever uses the table, with what connect is given. Owns nothing when it calls
+/// Postgres, which may jump over it.
 unsafe fn connecting(
     conninfo: *const c_char,
     err: *mut *mut c_char,
@@ -342,7 +381,8 @@ unsafe fn connecting(
         match unsafe { admission(conninfo) } {
             Admission::To(there) => there,
             Admission::Refused(why) => {
-                // SAFETY: the caller gives a place for the reason; no connection is returned with it.
+                // SAFETY: the caller gives a place for the reason; no connection is returned with
+                // it.
                 unsafe { *err = why };
                 return std::ptr::null_mut();
             }
@@ -355,12 +395,17 @@ unsafe fn connecting(
 
 /// # Safety
 /// Called by whoever uses the table, with its arguments.
-unsafe extern "C-unwind" fn identify_system(conn: *mut pg_sys::WalReceiverConn, timeline: *mut pg_sys::TimeLineID) -> *mut c_char {
+unsafe extern "C-unwind" fn identify_system(
+    conn: *mut pg_sys::WalReceiverConn,
+    timeline: *mut pg_sys::TimeLineID,
+) -> *mut c_char {
     // SAFETY: nothing is owned here.
     unsafe { end_if_cut() };
     // SAFETY: Postgres' own function, with its own arguments.
-    let system =
-        POSTGRES.get().and_then(|table| table.walrcv_identify_system).map_or(std::ptr::null_mut(), |next| unsafe { next(conn, timeline) });
+    let system = POSTGRES
+        .get()
+        .and_then(|table| table.walrcv_identify_system)
+        .map_or(std::ptr::null_mut(), |next| unsafe { next(conn, timeline) });
     // SAFETY: it has just been written.
     let found = unsafe { *timeline };
     if is_physical_receiver() {
@@ -370,7 +415,8 @@ unsafe extern "C-unwind" fn identify_system(conn: *mut pg_sys::WalReceiverConn, 
     system
 }
 
-/// Ends this walreceiver when the server that it has found is on another timeline than the one that is followed.
+/// Ends this walreceiver when the server that it has found is on another timeline than the one that
+/// is followed.
 ///
 /// # Safety
 /// As `end_if_cut`.
@@ -381,50 +427,80 @@ unsafe fn end_unless_followed(found: u32) {
     unsafe { end_if_cut() };
     if followed != u64::from(found) {
         // SAFETY: nothing is owned here.
-        unsafe { end("pgraft takes no WAL from this server: it is not on the timeline that the group gave its primary") }
+        unsafe {
+            end(
+                "pgraft takes no WAL from this server: it is not on the timeline that the group gave its primary",
+            )
+        }
     }
 }
 
 /// # Safety
 /// Called by whoever uses the table, with its arguments.
-unsafe extern "C-unwind" fn start_streaming(conn: *mut pg_sys::WalReceiverConn, options: *const pg_sys::WalRcvStreamOptions) -> bool {
+unsafe extern "C-unwind" fn start_streaming(
+    conn: *mut pg_sys::WalReceiverConn,
+    options: *const pg_sys::WalRcvStreamOptions,
+) -> bool {
     if is_physical_receiver() {
         // SAFETY: walreceiver's own options, of which physical replication has this part.
-        let (timeline, start) = unsafe { ((*options).proto.physical.startpointTLI, (*options).startpoint) };
+        let (timeline, start) =
+            unsafe { ((*options).proto.physical.startpointTLI, (*options).startpoint) };
         // SAFETY: nothing is owned here.
         unsafe { end_if_parted(timeline, start) };
     }
     // SAFETY: Postgres' own function, with its own arguments.
-    POSTGRES.get().and_then(|table| table.walrcv_startstreaming).is_some_and(|next| unsafe { next(conn, options) })
+    POSTGRES
+        .get()
+        .and_then(|table| table.walrcv_startstreaming)
+        .is_some_and(|next| unsafe { next(conn, options) })
 }
 
-/// Ends this walreceiver when that timeline from there on does not continue what was replayed here. Whoever asks for WAL has replayed all that it
-/// had.
+/// Ends this walreceiver when that timeline from there on does not continue what was replayed here.
+/// Whoever asks for WAL has replayed all that it had.
 ///
 /// # Safety
 /// May jump to Postgres' error handler: no frame between it and here may own anything.
 unsafe fn end_if_parted(timeline: u32, start: u64) {
     let replayed = wal::replayed();
     // SAFETY: the closure owns nothing that a jump would lose.
-    let follows = unsafe { pgrx_extern_c_guard(move || timeline < replayed.timeline || wal::can_take(timeline, start, replayed)) };
+    let follows = unsafe {
+        pgrx_extern_c_guard(move || {
+            timeline < replayed.timeline || wal::can_take(timeline, start, replayed)
+        })
+    };
     if !follows {
         // SAFETY: nothing is owned here.
-        unsafe { end("this server has WAL that is not in its primary's history: it is to be rewound before it takes more") }
+        unsafe {
+            end(
+                "this server has WAL that is not in its primary's history: it is to be rewound before it takes more",
+            )
+        }
     }
 }
 
 /// # Safety
 /// Called by whoever uses the table, with its arguments.
-unsafe extern "C-unwind" fn receive(conn: *mut pg_sys::WalReceiverConn, buffer: *mut *mut c_char, wait_fd: *mut c_int) -> c_int {
+unsafe extern "C-unwind" fn receive(
+    conn: *mut pg_sys::WalReceiverConn,
+    buffer: *mut *mut c_char,
+    wait_fd: *mut c_int,
+) -> c_int {
     // SAFETY: nothing is owned here.
     unsafe { end_if_cut() };
     // SAFETY: Postgres' own function, with its own arguments.
-    POSTGRES.get().and_then(|table| table.walrcv_receive).map_or(-1, |next| unsafe { next(conn, buffer, wait_fd) })
+    POSTGRES
+        .get()
+        .and_then(|table| table.walrcv_receive)
+        .map_or(-1, |next| unsafe { next(conn, buffer, wait_fd) })
 }
 
 /// # Safety
 /// Called by whoever uses the table, with its arguments.
-unsafe extern "C-unwind" fn send(conn: *mut pg_sys::WalReceiverConn, buffer: *const c_char, length: c_int) {
+unsafe extern "C-unwind" fn send(
+    conn: *mut pg_sys::WalReceiverConn,
+    buffer: *const c_char,
+    length: c_int,
+) {
     // SAFETY: nothing is owned here.
     unsafe { end_if_cut() };
     if let Some(next) = POSTGRES.get().and_then(|table| table.walrcv_send) {
@@ -438,7 +514,9 @@ unsafe extern "C-unwind" fn send(conn: *mut pg_sys::WalReceiverConn, buffer: *co
 /// # Safety
 /// May jump to Postgres' error handler: no frame between it and here may own anything.
 unsafe fn end_if_cut() {
-    if is_physical_receiver() && CONNECTED_UNDER.load(Ordering::SeqCst) != word(GENERATION).load(Ordering::SeqCst) {
+    if is_physical_receiver()
+        && CONNECTED_UNDER.load(Ordering::SeqCst) != word(GENERATION).load(Ordering::SeqCst)
+    {
         // SAFETY: nothing is owned here.
         unsafe { end("pgraft takes no more WAL from this server") }
     }

@@ -59,10 +59,22 @@ pub fn reload() {
 
 /// Waits for this process's latch, the end of the postmaster, `fd`, or so long.
 pub fn wait(timeout: std::time::Duration, fd: std::os::fd::RawFd) -> Woken {
-    let events = pg_sys::WL_LATCH_SET | pg_sys::WL_TIMEOUT | pg_sys::WL_POSTMASTER_DEATH | pg_sys::WL_SOCKET_READABLE;
+    let events = pg_sys::WL_LATCH_SET
+        | pg_sys::WL_TIMEOUT
+        | pg_sys::WL_POSTMASTER_DEATH
+        | pg_sys::WL_SOCKET_READABLE;
     let ms = std::ffi::c_long::try_from(timeout.as_millis()).unwrap_or(std::ffi::c_long::MAX);
-    // SAFETY: on the main thread, with this process's own latch and a descriptor that outlives the call.
-    let woken = unsafe { pg_sys::WaitLatchOrSocket(pg_sys::MyLatch, events.cast_signed(), fd, ms, pg_sys::PG_WAIT_EXTENSION) };
+    // SAFETY: on the main thread, with this process's own latch and a descriptor that outlives the
+    // call.
+    let woken = unsafe {
+        pg_sys::WaitLatchOrSocket(
+            pg_sys::MyLatch,
+            events.cast_signed(),
+            fd,
+            ms,
+            pg_sys::PG_WAIT_EXTENSION,
+        )
+    };
     // SAFETY: as above.
     unsafe { pg_sys::ResetLatch(pg_sys::MyLatch) };
     if crash::is_told() {
@@ -90,14 +102,18 @@ pub enum Woken {
 }
 
 /// Ends this process. 1 has the postmaster start the worker again.
-#[allow(unreachable_code, reason = "Postgres 18's headers say that it does not return in a way that the bindings do not show")]
+#[allow(
+    unreachable_code,
+    reason = "Postgres 18's headers say that it does not return in a way that the bindings do not show"
+)]
 pub fn exit(code: i32) -> ! {
     // SAFETY: on the main thread; runs Postgres' exit callbacks and does not return.
     unsafe { pg_sys::proc_exit(code) };
     std::process::abort()
 }
 
-/// Milliseconds of a clock that never goes back, goes on while the host sleeps, and is the same for every process of this host.
+/// Milliseconds of a clock that never goes back, goes on while the host sleeps, and is the same for
+/// every process of this host.
 pub fn monotonic_ms() -> i64 {
     clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(0, |now| now.num_milliseconds())
 }
@@ -107,8 +123,8 @@ pub fn boot_ms() -> u64 {
     monotonic_ms().unsigned_abs()
 }
 
-/// Runs `make` with all signals blocked, so that the threads that it starts inherit that: signals are the main thread's, and a thread that
-/// took one would run Postgres' handler.
+/// Runs `make` with all signals blocked, so that the threads that it starts inherit that: signals
+/// are the main thread's, and a thread that took one would run Postgres' handler.
 pub fn with_signals_blocked<T>(make: impl FnOnce() -> T) -> nix::Result<T> {
     let before = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK)?;
     let made = make();

@@ -1,9 +1,10 @@
 //! Which processes go by which `synchronous_standby_names`.
 //!
-//! Each walsender releases waiting commits by its own copy of the names, and the checkpointer says whether there are any. The configuration
-//! file that sets the names sets `pgraft.sync_change` after them, to the number of the change; in every process that reads it, its assign
-//! hook leaves the number in shared memory. The worker asks whether everybody has it before it notes the position that the new standbys must
-//! confirm.
+//! Each walsender releases waiting commits by its own copy of the names, and the checkpointer says
+//! whether there are any. The configuration file that sets the names sets `pgraft.sync_change`
+//! after them, to the number of the change; in every process that reads it, its assign hook leaves
+//! the number in shared memory. The worker asks whether everybody has it before it notes the
+//! position that the new standbys must confirm.
 //!
 //! The file has the names first and the number after them: what the hook tells has happened then.
 
@@ -42,7 +43,8 @@ pub fn define() {
     }
 }
 
-/// The page as it is when the server's processes start: the checkpointer inherits what the postmaster has.
+/// The page as it is when the server's processes start: the checkpointer inherits what the
+/// postmaster has.
 pub fn first_page() -> Words<{ 2 + NAMES_WALSENDERS }> {
     let page = Words::default();
     page[CHECKPOINTER].store(packed(0, LOADED.load(Ordering::Relaxed)), Ordering::Relaxed);
@@ -58,10 +60,12 @@ unsafe extern "C-unwind" fn assigned(value: i32, _: *mut std::ffi::c_void) {
     }
     // SAFETY: a word of this process.
     match unsafe { pg_sys::MyBackendType } {
-        pg_sys::BackendType::B_CHECKPOINTER => NAMES.get()[CHECKPOINTER].store(packed(0, value), Ordering::SeqCst),
+        pg_sys::BackendType::B_CHECKPOINTER => {
+            NAMES.get()[CHECKPOINTER].store(packed(0, value), Ordering::SeqCst)
+        }
         pg_sys::BackendType::B_WAL_SENDER => {
-            // What this walsender counts for under the new names is in shared memory before the number is.
-            // SAFETY: null before it has its place there; else its own.
+            // What this walsender counts for under the new names is in shared memory before the
+            // number is. SAFETY: null before it has its place there; else its own.
             if !unsafe { pg_sys::MyWalSnd }.is_null() {
                 // SAFETY: as walsender itself does when it has read the files.
                 unsafe { SyncRepInitConfig() };
@@ -86,15 +90,20 @@ fn walsenders() -> &'static [std::sync::atomic::AtomicU64] {
 
 /// Leaves a walsender's number, once it has a place.
 fn tell(pid: u32, value: i32) {
-    if let Some(word) = walsenders().iter().find(|w| w.load(Ordering::SeqCst) >> 32 == u64::from(pid)) {
+    if let Some(word) =
+        walsenders().iter().find(|w| w.load(Ordering::SeqCst) >> 32 == u64::from(pid))
+    {
         word.store(packed(pid, value), Ordering::SeqCst);
     }
 }
 
-/// Gives this walsender its place, with what it has inherited. From every new walsender, before it streams.
+/// Gives this walsender its place, with what it has inherited. From every new walsender, before it
+/// streams.
 pub fn register_walsender() {
     let mine = packed(std::process::id(), LOADED.load(Ordering::SeqCst));
-    let free = |w: &&std::sync::atomic::AtomicU64| w.compare_exchange(0, mine, Ordering::SeqCst, Ordering::SeqCst).is_ok();
+    let free = |w: &&std::sync::atomic::AtomicU64| {
+        w.compare_exchange(0, mine, Ordering::SeqCst, Ordering::SeqCst).is_ok()
+    };
     if walsenders().iter().find(free).is_some() {
         // SAFETY: on the main thread; the callback takes no argument.
         unsafe { pg_sys::on_shmem_exit(Some(leave), pg_sys::Datum::from(0)) };
@@ -104,14 +113,19 @@ pub fn register_walsender() {
 /// # Safety
 /// Called by Postgres at this walsender's end.
 unsafe extern "C-unwind" fn leave(_: i32, _: pg_sys::Datum) {
-    for word in walsenders().iter().filter(|w| w.load(Ordering::SeqCst) >> 32 == u64::from(std::process::id())) {
+    for word in walsenders()
+        .iter()
+        .filter(|w| w.load(Ordering::SeqCst) >> 32 == u64::from(std::process::id()))
+    {
         word.store(0, Ordering::SeqCst);
     }
 }
 
-/// Whether the checkpointer goes by that change's names, and every walsender that streams. From any thread.
+/// Whether the checkpointer goes by that change's names, and every walsender that streams. From any
+/// thread.
 pub fn loaded_everywhere(value: i32) -> bool {
-    NAMES.get()[CHECKPOINTER].load(Ordering::SeqCst) == packed(0, value) && streaming().all(|pid| has_loaded(pid, value))
+    NAMES.get()[CHECKPOINTER].load(Ordering::SeqCst) == packed(0, value)
+        && streaming().all(|pid| has_loaded(pid, value))
 }
 
 fn has_loaded(pid: u32, value: i32) -> bool {
@@ -125,17 +139,20 @@ fn streaming() -> impl Iterator<Item = u32> {
     let places = usize::try_from(unsafe { pg_sys::max_wal_senders }).unwrap_or(0);
     (0..places).filter_map(|n| {
         // SAFETY: shared memory of so many places, there before the worker is.
-        let place = unsafe { (&raw const (*pg_sys::WalSndCtl).walsnds).cast::<pg_sys::WalSnd>().add(n) };
+        let place =
+            unsafe { (&raw const (*pg_sys::WalSndCtl).walsnds).cast::<pg_sys::WalSnd>().add(n) };
         // SAFETY: as above; words that Postgres writes as words.
         let state = unsafe { (&raw const (*place).state).read_volatile() };
         // SAFETY: as above.
         let pid = unsafe { (&raw const (*place).pid).read_volatile() };
-        let releases = matches!(state, WALSNDSTATE_CATCHUP | WALSNDSTATE_STREAMING | WALSNDSTATE_STOPPING);
+        let releases =
+            matches!(state, WALSNDSTATE_CATCHUP | WALSNDSTATE_STREAMING | WALSNDSTATE_STOPPING);
         u32::try_from(pid).ok().filter(|pid| *pid != 0 && releases)
     })
 }
 
-/// Whether backends wait for standbys: the checkpointer has seen that there are names. From any thread.
+/// Whether backends wait for standbys: the checkpointer has seen that there are names. From any
+/// thread.
 pub fn sync_defined() -> bool {
     // SAFETY: shared memory that is there before the worker is; one byte.
     let status = unsafe { (&raw const (*pg_sys::WalSndCtl).sync_standbys_status).read_volatile() };

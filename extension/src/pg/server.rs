@@ -1,4 +1,5 @@
-//! What the failover protocol needs to know of this server and to do to it, without SQL: it works before, in and after recovery.
+//! What the failover protocol needs to know of this server and to do to it, without SQL: it works
+//! before, in and after recovery.
 
 use std::fs;
 use std::io;
@@ -15,7 +16,8 @@ use crate::shmem::words::{RUN, Words};
 /// The line of `postmaster.pid` that says how far the server has come.
 const STATUS_LINE: usize = 7;
 
-/// The page as it is when the server's processes start, and start again after a crash of one: when that was.
+/// The page as it is when the server's processes start, and start again after a crash of one: when
+/// that was.
 pub fn first_page() -> Words<1> {
     let page = Words::default();
     // SAFETY: asks the clock.
@@ -23,8 +25,9 @@ pub fn first_page() -> Words<1> {
     page
 }
 
-/// Which run of the server this is: when its shared memory was made. A postmaster that outlives the crash of a process makes another one when all
-/// processes of the old one are dead, so that the lease of the old run can be released.
+/// Which run of the server this is: when its shared memory was made. A postmaster that outlives the
+/// crash of a process makes another one when all processes of the old one are dead, so that the
+/// lease of the old run can be released.
 pub fn run() -> i64 {
     RUN.get()[0].load(Ordering::Relaxed).cast_signed()
 }
@@ -41,7 +44,8 @@ pub fn has_received() -> bool {
     unsafe { pg_sys::GetWalRcvFlushRecPtr(std::ptr::null_mut(), std::ptr::null_mut()) != 0 }
 }
 
-/// Whether the server takes connections: it has recovered to a point where its files fit each other.
+/// Whether the server takes connections: it has recovered to a point where its files fit each
+/// other.
 pub fn is_consistent(data: &Path) -> bool {
     let text = fs::read_to_string(data.join("postmaster.pid")).unwrap_or_default();
     text.lines().nth(STATUS_LINE).is_some_and(|status| matches!(status.trim(), "ready" | "standby"))
@@ -49,10 +53,13 @@ pub fn is_consistent(data: &Path) -> bool {
 
 /// `synchronous_standby_names` as this process has read it.
 pub fn sync_names() -> String {
-    // SAFETY: a setting of this process, null or zero-terminated; read on the main thread, which alone changes it.
+    // SAFETY: a setting of this process, null or zero-terminated; read on the main thread, which
+    // alone changes it.
     let names = unsafe { pg_sys::SyncRepStandbyNames.as_ref() };
     // SAFETY: as above.
-    names.map_or_else(String::new, |first| unsafe { std::ffi::CStr::from_ptr(first) }.to_string_lossy().into_owned())
+    names.map_or_else(String::new, |first| {
+        unsafe { std::ffi::CStr::from_ptr(first) }.to_string_lossy().into_owned()
+    })
 }
 
 /// Signals the postmaster.
@@ -63,8 +70,9 @@ pub fn signal(signal: Signal) {
     let _ = kill(Pid::from_raw(postmaster), signal);
 }
 
-/// Has a standby become a primary on that timeline and no other. Postgres takes the first number behind its own that has no history file:
-/// empty files stand in the way of the numbers between, and stay, since followers fetch every number in between.
+/// Has a standby become a primary on that timeline and no other. Postgres takes the first number
+/// behind its own that has no history file: empty files stand in the way of the numbers between,
+/// and stay, since followers fetch every number in between.
 pub fn promote(data: &Path, from: u32, to: u32) -> io::Result<()> {
     for between in from + 1..to {
         let path = history_file(data, between);
@@ -77,7 +85,8 @@ pub fn promote(data: &Path, from: u32, to: u32) -> io::Result<()> {
     Ok(())
 }
 
-/// The highest timeline whose history stands in `pg_wal`: that of this server, or of a promotion that was begun. Placeholders don't count.
+/// The highest timeline whose history stands in `pg_wal`: that of this server, or of a promotion
+/// that was begun. Placeholders don't count.
 pub fn newest_timeline(data: &Path) -> u32 {
     let files = fs::read_dir(data.join("pg_wal")).into_iter().flatten().filter_map(Result::ok);
     let number = |file: fs::DirEntry| {

@@ -1,5 +1,6 @@
-//! The mark of a session that was opened behind a closed gate: read-only, so that drivers that look for a primary
-//! (`target_session_attrs=read-write`) move on. The mark goes when the gate has opened, with the next statement.
+//! The mark of a session that was opened behind a closed gate: read-only, so that drivers that look
+//! for a primary (`target_session_attrs=read-write`) move on. The mark goes when the gate has
+//! opened, with the next statement.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -28,14 +29,17 @@ pub fn is_ordinary() -> bool {
     !MARKED.load(Ordering::Relaxed)
 }
 
-/// At the end of a process' first transaction, which is that of its login: all settings are known then, and none was told to the client.
+/// At the end of a process' first transaction, which is that of its login: all settings are known
+/// then, and none was told to the client.
 pub fn begin() {
     if BEGUN.swap(true, Ordering::Relaxed) {
         return;
     }
     match backend_type() {
         pg_sys::BackendType::B_WAL_SENDER => names::register_walsender(),
-        pg_sys::BackendType::B_BACKEND if !gate::is_open() && fence::check(Act::Write).is_some() && who() == Who::Client => {
+        pg_sys::BackendType::B_BACKEND
+            if !gate::is_open() && fence::check(Act::Write).is_some() && who() == Who::Client =>
+        {
             set_read_only(Some(c"on"));
             MARKED.store(true, Ordering::Relaxed);
         }
@@ -43,7 +47,8 @@ pub fn begin() {
     }
 }
 
-/// Before a statement: takes the mark off when the gate has opened, also for a transaction that begins with this statement.
+/// Before a statement: takes the mark off when the gate has opened, also for a transaction that
+/// begins with this statement.
 pub fn statement_begins() {
     if is_ordinary() {
         return;
@@ -79,5 +84,16 @@ fn set_read_only(value: Option<&std::ffi::CStr>) {
     use pg_sys::{GucAction::GUC_ACTION_SET, GucContext::PGC_USERSET, GucSource::PGC_S_SESSION};
     let value = value.map_or(std::ptr::null(), std::ffi::CStr::as_ptr);
     // SAFETY: on the main thread; zero-terminated names that outlive the call.
-    unsafe { pg_sys::set_config_option(READ_ONLY.as_ptr(), value, PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SET, true, 0, false) };
+    unsafe {
+        pg_sys::set_config_option(
+            READ_ONLY.as_ptr(),
+            value,
+            PGC_USERSET,
+            PGC_S_SESSION,
+            GUC_ACTION_SET,
+            true,
+            0,
+            false,
+        )
+    };
 }

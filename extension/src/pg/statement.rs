@@ -1,6 +1,9 @@
 //! What a statement does, as far as the fence asks: reads, writes, or neither.
 
-#![allow(clippy::cast_ptr_alignment, reason = "a node's tag says what the whole is, which Postgres has allocated as that")]
+#![allow(
+    clippy::cast_ptr_alignment,
+    reason = "a node's tag says what the whole is, which Postgres has allocated as that"
+)]
 
 use std::ffi::{CStr, c_void};
 
@@ -19,7 +22,10 @@ pub unsafe fn of_query(query: *mut pg_sys::QueryDesc, flags: i32) -> Act {
     let plan = unsafe { &*query.plannedstmt };
     if flags & pg_sys::EXEC_FLAG_EXPLAIN_ONLY.cast_signed() != 0 {
         Act::Serve
-    } else if query.operation != pg_sys::CmdType::CMD_SELECT || plan.hasModifyingCTE || !plan.rowMarks.is_null() {
+    } else if query.operation != pg_sys::CmdType::CMD_SELECT
+        || plan.hasModifyingCTE
+        || !plan.rowMarks.is_null()
+    {
         Act::Write
     } else if reads_tables(plan) {
         Act::Read
@@ -28,8 +34,9 @@ pub unsafe fn of_query(query: *mut pg_sys::QueryDesc, flags: i32) -> Act {
     }
 }
 
-/// Whether it reads more than the catalogs and pgraft's own view. The plan's `relationOids` would not do: it also names the relation of every constant
-/// of type `regclass`, which is a name and no data.
+/// Whether it reads more than the catalogs and pgraft's own view. The plan's `relationOids` would
+/// not do: it also names the relation of every constant of type `regclass`, which is a name and no
+/// data.
 fn reads_tables(plan: &pg_sys::PlannedStmt) -> bool {
     pgrx::memcx::current_context(|context| {
         // SAFETY: a list of pointers, or null, which lives as long as the plan.
@@ -45,7 +52,8 @@ fn reads_tables(plan: &pg_sys::PlannedStmt) -> bool {
 }
 
 fn is_shown_always(relation: pg_sys::Oid) -> bool {
-    /// `pg_statistic`, `pg_largeobject` and `pg_statistic_ext_data`: data of the tables, though they are catalogs.
+    /// `pg_statistic`, `pg_largeobject` and `pg_statistic_ext_data`: data of the tables, though
+    /// they are catalogs.
     const DATA: [u32; 3] = [2619, 2613, 3429];
     if relation.to_u32() < pg_sys::FirstNormalObjectId {
         return !DATA.contains(&relation.to_u32());
@@ -57,7 +65,8 @@ fn is_shown_always(relation: pg_sys::Oid) -> bool {
 /// A function that is about to be called: `(is it volatile, its name)`.
 pub fn function(oid: pg_sys::Oid) -> (bool, String) {
     // SAFETY: on the main thread, in a transaction.
-    let volatile = unsafe { pg_sys::func_volatile(oid) }.cast_unsigned() == pg_sys::PROVOLATILE_VOLATILE;
+    let volatile =
+        unsafe { pg_sys::func_volatile(oid) }.cast_unsigned() == pg_sys::PROVOLATILE_VOLATILE;
     // SAFETY: as above.
     (volatile, name(unsafe { pg_sys::get_func_name(oid) }).unwrap_or_default())
 }
@@ -90,12 +99,17 @@ pub unsafe fn of_utility(statement: *mut pg_sys::Node) -> Act {
         NodeTag::T_FetchStmt | NodeTag::T_LockStmt => Act::Read,
         NodeTag::T_CopyStmt => {
             // SAFETY: as its tag says.
-            if unsafe { (*statement.cast::<pg_sys::CopyStmt>()).is_from } { Act::Write } else { Act::Read }
+            if unsafe { (*statement.cast::<pg_sys::CopyStmt>()).is_from } {
+                Act::Write
+            } else {
+                Act::Read
+            }
         }
         NodeTag::T_TransactionStmt => {
             // SAFETY: as its tag says.
             match unsafe { (*statement.cast::<pg_sys::TransactionStmt>()).kind } {
-                TransactionStmtKind::TRANS_STMT_COMMIT_PREPARED | TransactionStmtKind::TRANS_STMT_ROLLBACK_PREPARED => Act::Commit,
+                TransactionStmtKind::TRANS_STMT_COMMIT_PREPARED
+                | TransactionStmtKind::TRANS_STMT_ROLLBACK_PREPARED => Act::Commit,
                 _ => Act::Serve, // the end of a transaction that wrote has its own look
             }
         }
@@ -113,7 +127,9 @@ pub unsafe fn setting(statement: *mut pg_sys::Node) -> Option<(String, bool)> {
     let set = match tag {
         NodeTag::T_VariableSetStmt => statement.cast::<pg_sys::VariableSetStmt>(),
         // SAFETY: as its tag says.
-        NodeTag::T_AlterSystemStmt => unsafe { (*statement.cast::<pg_sys::AlterSystemStmt>()).setstmt },
+        NodeTag::T_AlterSystemStmt => unsafe {
+            (*statement.cast::<pg_sys::AlterSystemStmt>()).setstmt
+        },
         _ => return None,
     };
     // SAFETY: as its tag says; the name is null for RESET ALL.

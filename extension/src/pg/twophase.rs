@@ -1,7 +1,8 @@
-//! Before recovery begins: two-phase state files that it must not find are removed (`pgraft_core::twophase` says why).
+//! Before recovery begins: two-phase state files that it must not find are removed
+//! (`pgraft_core::twophase` says why).
 //!
-//! The postmaster makes its shared memory before each recovery, at its start and after a crash of one of its processes; no instance manager
-//! sees the latter.
+//! The postmaster makes its shared memory before each recovery, at its start and after a crash of
+//! one of its processes; no instance manager sees the latter.
 
 use std::path::Path;
 use std::sync::OnceLock;

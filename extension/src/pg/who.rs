@@ -14,7 +14,9 @@ pub fn who() -> Who {
     match backend_type() {
         pg_sys::BackendType::B_BACKEND if is_local_superuser() => Who::Local,
         pg_sys::BackendType::B_BACKEND => Who::Client,
-        pg_sys::BackendType::B_AUTOVAC_LAUNCHER | pg_sys::BackendType::B_AUTOVAC_WORKER => Who::Maintenance,
+        pg_sys::BackendType::B_AUTOVAC_LAUNCHER | pg_sys::BackendType::B_AUTOVAC_WORKER => {
+            Who::Maintenance
+        }
         _ => Who::Background,
     }
 }

@@ -1,6 +1,8 @@
-//! Small pages of shared memory: words that every process and every thread may read and write at any time.
+//! Small pages of shared memory: words that every process and every thread may read and write at
+//! any time.
 //!
-//! All zeros at first, also after Postgres has restarted its processes: whoever reads them must mean "closed" by zero.
+//! All zeros at first, also after Postgres has restarted its processes: whoever reads them must
+//! mean "closed" by zero.
 
 use std::ops::Deref;
 use std::sync::atomic::AtomicU64;
@@ -38,7 +40,8 @@ pub static GATE: PgAtomic<Words<1>> = unsafe { PgAtomic::new(c"pgraft_gate") };
 
 /// Of `pg::intake`: its words, then the host.
 // SAFETY: as above.
-pub static INTAKE: PgAtomic<Words<{ INTAKE_HOST + INTAKE_HOST_BYTES / 8 }>> = unsafe { PgAtomic::new(c"pgraft_intake") };
+pub static INTAKE: PgAtomic<Words<{ INTAKE_HOST + INTAKE_HOST_BYTES / 8 }>> =
+    unsafe { PgAtomic::new(c"pgraft_intake") };
 /// Where the host begins in it.
 pub const INTAKE_HOST: usize = 8;
 /// How long a host name can be: DNS allows 253.
@@ -46,6 +49,7 @@ pub const INTAKE_HOST_BYTES: usize = 256;
 
 /// Of `pg::names`: the checkpointer's word, then one for each walsender.
 // SAFETY: as above.
-pub static NAMES: PgAtomic<Words<{ 2 + NAMES_WALSENDERS }>> = unsafe { PgAtomic::new(c"pgraft_names") };
+pub static NAMES: PgAtomic<Words<{ 2 + NAMES_WALSENDERS }>> =
+    unsafe { PgAtomic::new(c"pgraft_names") };
 /// How many walsenders it has room for.
 pub const NAMES_WALSENDERS: usize = 1022;

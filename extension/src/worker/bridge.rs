@@ -1,4 +1,5 @@
-//! From the member's threads to Postgres' log: a bounded queue that the main thread empties, since no other thread may call Postgres.
+//! From the member's threads to Postgres' log: a bounded queue that the main thread empties, since
+//! no other thread may call Postgres.
 
 use std::fmt::{self, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,7 +20,8 @@ const REPEAT_AFTER: Duration = Duration::from_secs(30);
 /// Distinct lines that are remembered for that.
 const REMEMBERED: usize = 64;
 /// openraft's own words are for its developers; its errors are ours too.
-const FILTER: &str = "warn,pgraft=info,pgraft_raft=info,openraft=off,raft_log=warn,chunked_wal=warn";
+const FILTER: &str =
+    "warn,pgraft=info,pgraft_raft=info,openraft=off,raft_log=warn,chunked_wal=warn";
 
 /// One line for Postgres' log.
 pub struct Line {
@@ -35,7 +37,9 @@ pub fn install() -> Receiver<Line> {
     // Set once a process: a second call can only come from a second call of this function.
     let _ = tracing::subscriber::set_global_default(subscriber);
     // raft-log speaks through `log`.
-    let _ = tracing_log::LogTracer::builder().with_max_level(tracing_log::log::LevelFilter::Warn).init();
+    let _ = tracing_log::LogTracer::builder()
+        .with_max_level(tracing_log::log::LevelFilter::Warn)
+        .init();
     lines
 }
 
@@ -83,7 +87,11 @@ struct Text(String);
 
 impl Visit for Text {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        let written = if field.name() == "message" { write!(self.0, "{value:?}") } else { write!(self.0, " {}={value:?}", field.name()) };
+        let written = if field.name() == "message" {
+            write!(self.0, "{value:?}")
+        } else {
+            write!(self.0, " {}={value:?}", field.name())
+        };
         debug_assert!(written.is_ok(), "a String takes everything");
     }
 }

@@ -1,7 +1,9 @@
-//! The worker's main thread: starts the member, keeps Postgres' side of it, and ends the process when the member can't go on.
+//! The worker's main thread: starts the member, keeps Postgres' side of it, and ends the process
+//! when the member can't go on.
 //!
-//! A member that ends is started again after a second (exit code 1). Where only a person can help (settings that make no sense, a directory
-//! that is not ours) the worker stays, says why to whoever asks, and does nothing else. A panic of the member ends this process, never the server.
+//! A member that ends is started again after a second (exit code 1). Where only a person can help
+//! (settings that make no sense, a directory that is not ours) the worker stays, says why to
+//! whoever asks, and does nothing else. A panic of the member ends this process, never the server.
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError};
@@ -20,11 +22,14 @@ use crate::{gucs, pg, shmem};
 /// How often the main thread looks at WAL position and log lines.
 const TICK: Duration = Duration::from_millis(250);
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(3);
-/// For the lease to be released after a crash. Postgres starts no process before all have ended, and kills this one after five seconds.
+/// For the lease to be released after a crash. Postgres starts no process before all have ended,
+/// and kills this one after five seconds.
 const LAST_WORDS: Duration = Duration::from_millis(300);
-/// Nothing that it runs keeps it for long (a promise that goes to the disk, at most). With two, each wake-up of one woke the other as well.
+/// Nothing that it runs keeps it for long (a promise that goes to the disk, at most). With two,
+/// each wake-up of one woke the other as well.
 const THREADS: usize = 1;
-/// For name lookups, one at a time a member, and small files; made when needed, gone after ten idle seconds.
+/// For name lookups, one at a time a member, and small files; made when needed, gone after ten idle
+/// seconds.
 const BLOCKING_THREADS: usize = 32;
 
 enum End {
@@ -55,7 +60,10 @@ pub fn run() -> ! {
         Ok(Err(error)) => fail(&format!("can't start its threads: {error}")),
         Err(error) => fail(&format!("can't block its signals: {error}")),
     };
-    let steward = settings.lease_timeout.map(|_| Steward::new(pg::data_directory(), &settings.data_dir)).transpose();
+    let steward = settings
+        .lease_timeout
+        .map(|_| Steward::new(pg::data_directory(), &settings.data_dir))
+        .transpose();
     let steward = match steward {
         Ok(steward) => steward,
         Err(error) => fail(&format!("can't make a socket pair: {error}")),
@@ -78,18 +86,30 @@ pub fn run() -> ! {
     }
 }
 
-fn start(runtime: &Runtime, settings: Settings, steward: Option<&Steward>) -> Result<Node, StartError> {
+fn start(
+    runtime: &Runtime,
+    settings: Settings,
+    steward: Option<&Steward>,
+) -> Result<Node, StartError> {
     let (id, at) = (settings.node_id, settings.advertise.clone());
     let postgres = steward.map(|s| s.server() as Arc<dyn Postgres>);
     let hooks = Hooks { wal: Arc::new(shmem::wal), postgres, publish: Box::new(shmem::publish) };
-    // On a thread of the runtime: whatever threads the member makes then inherit the full signal mask, not this thread's.
-    let node = runtime.block_on(runtime.spawn(Node::start(settings, hooks))).map_err(|e| StartError::Raft(e.to_string()))??;
+    // On a thread of the runtime: whatever threads the member makes then inherit the full signal
+    // mask, not this thread's.
+    let node = runtime
+        .block_on(runtime.spawn(Node::start(settings, hooks)))
+        .map_err(|e| StartError::Raft(e.to_string()))??;
     log!("pgraft: node {id} listens at {at}");
     Ok(node)
 }
 
 /// Keeps Postgres' side until the member or the server ends.
-fn keep(runtime: &Runtime, mut node: Node, mut steward: Option<Steward>, lines: &Receiver<Line>) -> End {
+fn keep(
+    runtime: &Runtime,
+    mut node: Node,
+    mut steward: Option<Steward>,
+    lines: &Receiver<Line>,
+) -> End {
     let (tell_end, ended) = std::sync::mpsc::channel();
     let (reload_certificates, poke) = (node.reloader(), node.poker());
     let (stop, stopping) = tokio::sync::oneshot::channel();
@@ -151,8 +171,9 @@ fn write(lines: &Receiver<Line>) {
     }
 }
 
-/// For what only a person can mend. Postgres goes on without pgraft; this process stays to say why, also after a crash of a backend has
-/// wiped shared memory and had it started anew. A reload has it try again: what is wrong may have been a file.
+/// For what only a person can mend. Postgres goes on without pgraft; this process stays to say why,
+/// also after a crash of a backend has wiped shared memory and had it started anew. A reload has it
+/// try again: what is wrong may have been a file.
 fn stop_for_good(why: &str) -> ! {
     log!("pgraft: the worker does not start: {why}");
     shmem::publish_stopped(why);

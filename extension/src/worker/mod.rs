@@ -1,4 +1,5 @@
-//! The background worker: one process whose main thread calls Postgres and whose other threads are the Raft member.
+//! The background worker: one process whose main thread calls Postgres and whose other threads are
+//! the Raft member.
 
 mod bridge;
 mod main_loop;
@@ -12,7 +13,8 @@ use pgrx::pg_guard;
 /// From the end of the worker to its next start.
 const RESTART: Duration = Duration::from_secs(1);
 
-/// Has the postmaster start the worker, before recovery: it votes on standbys and during crash recovery too.
+/// Has the postmaster start the worker, before recovery: it votes on standbys and during crash
+/// recovery too.
 pub fn register() {
     BackgroundWorkerBuilder::new("pgraft")
         .set_type("pgraft")

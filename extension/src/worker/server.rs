@@ -1,4 +1,5 @@
-//! This server under the failover protocol: the member's threads leave orders and read the last look; the main thread carries out and looks.
+//! This server under the failover protocol: the member's threads leave orders and read the last
+//! look; the main thread carries out and looks.
 
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
@@ -25,7 +26,8 @@ const PATIENT_AFTER: Duration = Duration::from_secs(10);
 const PATIENT: Duration = Duration::from_millis(50);
 /// A server that was told to stop and lives is told again.
 const STOP_AGAIN: Duration = Duration::from_secs(2);
-/// What the names of the standbys are written to, in the Raft directory; the server's configuration includes it.
+/// What the names of the standbys are written to, in the Raft directory; the server's configuration
+/// includes it.
 const NAMES_FILE: &str = "names.conf";
 
 /// The end that the member's threads hold.
@@ -127,7 +129,8 @@ impl Steward {
         self.server.wake.as_raw_fd()
     }
 
-    /// Carries out the last order, looks, and says whether the look is news, and when the next one is due; None when nothing is expected.
+    /// Carries out the last order, looks, and says whether the look is news, and when the next one
+    /// is due; None when nothing is expected.
     pub fn tend(&mut self) -> (bool, Option<Duration>) {
         let mut drained = [0; 64];
         while std::io::Read::read(&mut &self.woken, &mut drained).is_ok_and(|n| n > 0) {}
@@ -166,20 +169,25 @@ impl Steward {
                 self.following = Some(node);
             }
             Order::Promote(timeline, change, config) => self.promote(timeline, change, &config),
-            Order::Names(change, config) if !server::is_standby() => self.set_names(change, &config),
+            Order::Names(change, config) if !server::is_standby() => {
+                self.set_names(change, &config)
+            }
             Order::Names(..) => {}
             Order::Stop => {
                 gate::close();
                 if self.stopped_at.is_none_or(|at| at.elapsed() >= STOP_AGAIN) {
                     self.stopped_at = Some(Instant::now());
-                    warning!("pgraft: this server is the primary no longer: it ends at once, and is to come back as a standby");
+                    warning!(
+                        "pgraft: this server is the primary no longer: it ends at once, and is to come back as a standby"
+                    );
                     server::signal(Signal::SIGQUIT);
                 }
             }
         }
     }
 
-    /// The names first: a walsender of logical replication that starts at the promotion is to know already whom it waits for.
+    /// The names first: a walsender of logical replication that starts at the promotion is to know
+    /// already whom it waits for.
     fn promote(&mut self, timeline: u32, change: u64, config: &SyncConfig) {
         let from = lock(&self.server.seen).as_ref().map(|l| l.end.timeline);
         if let Some(from) = from
@@ -194,8 +202,9 @@ impl Steward {
         }
     }
 
-    /// The names in a file that the server's configuration includes, and behind them the number of the change: whoever has loaded that has
-    /// loaded the names. Logical replication sends what as many standbys have as a commit waits for: no more than a failover keeps.
+    /// The names in a file that the server's configuration includes, and behind them the number of
+    /// the change: whoever has loaded that has loaded the names. Logical replication sends what as
+    /// many standbys have as a commit waits for: no more than a failover keeps.
     fn set_names(&mut self, change: u64, config: &SyncConfig) {
         let value = sync_names(config);
         let wanted = Some((change, value.clone()));
@@ -219,9 +228,15 @@ impl Steward {
 
     fn look(&mut self) -> Option<Look> {
         let standby = server::is_standby();
-        // First the names, then the position: what is noted as the end of the WAL was written when everybody went by these names already.
-        let names = self.names.as_ref().filter(|_| !standby).map(|(change, value)| (*change, have_all_loaded(*change, value)));
-        // First the intake, then the position: when it is seen closed nothing is confirmed any more that is not within this position.
+        // First the names, then the position: what is noted as the end of the WAL was written when
+        // everybody went by these names already.
+        let names = self
+            .names
+            .as_ref()
+            .filter(|_| !standby)
+            .map(|(change, value)| (*change, have_all_loaded(*change, value)));
+        // First the intake, then the position: when it is seen closed nothing is confirmed any more
+        // that is not within this position.
         let intake = self.intake();
         let end = pg::wal::position()?;
         self.consistent = self.consistent || server::is_consistent(&self.data);
@@ -234,17 +249,24 @@ impl Steward {
             standby,
             end,
             intake,
-            newest_timeline: if standby { server::newest_timeline(&self.data) } else { end.timeline },
+            newest_timeline: if standby {
+                server::newest_timeline(&self.data)
+            } else {
+                end.timeline
+            },
             history: if standby { History::default() } else { self.history.clone() },
             names,
         })
     }
 
-    /// Closed once no receiver lives and the startup process has read all WAL that there is: it has received before, or has asked for a
-    /// receiver and got none.
+    /// Closed once no receiver lives and the startup process has read all WAL that there is: it has
+    /// received before, or has asked for a receiver and got none.
     fn intake(&self) -> Intake {
         if !intake::is_closed() {
-            let open = self.following.zip(intake::timeline()).map(|(from, timeline)| Intake::Open { from, timeline });
+            let open = self
+                .following
+                .zip(intake::timeline())
+                .map(|(from, timeline)| Intake::Open { from, timeline });
             return open.unwrap_or(Intake::Closing);
         }
         let at_the_end = server::has_received() || intake::refusals() > self.refusals_at_close;
@@ -254,8 +276,11 @@ impl Steward {
 
 /// Whether every process that matters goes by these names.
 fn have_all_loaded(change: u64, value: &str) -> bool {
-    // What this process has read, the others read as well: another file that outranks ours would show here.
-    server::sync_names() == value && names::loaded_everywhere(number(change)) && names::sync_defined() != value.is_empty()
+    // What this process has read, the others read as well: another file that outranks ours would
+    // show here.
+    server::sync_names() == value
+        && names::loaded_everywhere(number(change))
+        && names::sync_defined() != value.is_empty()
 }
 
 fn number(change: u64) -> i32 {
@@ -266,11 +291,13 @@ fn sync_names(config: &SyncConfig) -> String {
     if config.required == 0 {
         return String::new();
     }
-    let names: Vec<String> = config.standbys.iter().map(|id| format!("\"{}\"", replication_name(*id))).collect();
+    let names: Vec<String> =
+        config.standbys.iter().map(|id| format!("\"{}\"", replication_name(*id))).collect();
     format!("ANY {} ({})", config.required, names.join(","))
 }
 
-/// The old file or the new one, whatever happens. It need not survive a crash: it is written again before anybody relies on it.
+/// The old file or the new one, whatever happens. It need not survive a crash: it is written again
+/// before anybody relies on it.
 fn replace(path: &std::path::Path, text: &str) -> std::io::Result<()> {
     let temporary = path.with_extension("tmp");
     std::fs::write(&temporary, text)?;

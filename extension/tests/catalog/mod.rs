@@ -1,5 +1,5 @@
-//! A closed gate against everything that a server has in `pg_proc` and `pg_catalog`: what is answered shows no data, and what is refused is what
-//! `pgraft_core::fence` says.
+//! A closed gate against everything that a server has in `pg_proc` and `pg_catalog`: what is
+//! answered shows no data, and what is refused is what `pgraft_core::fence` says.
 
 use std::collections::BTreeMap;
 
@@ -23,8 +23,18 @@ async fn closed(server: &Server) -> (Client, Client) {
     ] {
         run(&admin, statement).await.unwrap();
     }
-    assert!(run(&client, "select most_common_vals from pg_stats where tablename = 't' and attname = 'w'").await.unwrap().contains(SECRET));
-    assert!(run(&client, "select convert_from(lo_get(4711), 'UTF8')").await.unwrap().contains(SECRET));
+    assert!(
+        run(
+            &client,
+            "select most_common_vals from pg_stats where tablename = 't' and attname = 'w'"
+        )
+        .await
+        .unwrap()
+        .contains(SECRET)
+    );
+    assert!(
+        run(&client, "select convert_from(lo_get(4711), 'UTF8')").await.unwrap().contains(SECRET)
+    );
     run(&admin, CLOSED).await.unwrap();
     (admin, client)
 }
@@ -35,7 +45,8 @@ async fn every_relation_of_the_catalog() {
     let dir = scratch();
     let server = governed(&bindir, dir.path()).await;
     let (admin, client) = closed(&server).await;
-    // By its definition, a view either shows what was sampled or stored of users' data, or it does not.
+    // By its definition, a view either shows what was sampled or stored of users' data, or it does
+    // not.
     let all = text_rows(
         &admin,
         "select relnamespace::regnamespace || '.' || quote_ident(relname),
@@ -51,7 +62,9 @@ async fn every_relation_of_the_catalog() {
         let (name, is_data) = (&relation[0], relation[1] == "t");
         let shown = run(&client, &format!("table {name}")).await;
         // A host without NUMA has nothing to show in Postgres 18's view of it.
-        let no_numa = |error: &tokio_postgres::Error| error.as_db_error().is_some_and(|e| e.message().contains("NUMA is not supported"));
+        let no_numa = |error: &tokio_postgres::Error| {
+            error.as_db_error().is_some_and(|e| e.message().contains("NUMA is not supported"))
+        };
         if shown.as_ref().err().is_some_and(no_numa) {
             continue;
         }
@@ -69,9 +82,10 @@ async fn every_relation_of_the_catalog() {
     // What psql asks for.
     let conninfo = format!("host=127.0.0.1 port={} user=postgres dbname=postgres", server.port);
     for command in [
-        "d", "d t", "d+ t", "d+ tv", "d s", "da", "dA+", "db+", "dc", "dC+", "dconfig+", "dd", "dD+", "ddp", "dE", "des", "det", "dew",
-        "df+ now", "dF+", "dg+", "di+", "dl", "dL+", "dm+", "dn+", "do", "dO+", "dp", "dP+", "drds", "dRp+", "dRs+", "ds+", "dS", "dt+",
-        "dT+", "du+", "dv+", "dx+", "dX", "dy+", "l+", "sv tv", "z",
+        "d", "d t", "d+ t", "d+ tv", "d s", "da", "dA+", "db+", "dc", "dC+", "dconfig+", "dd",
+        "dD+", "ddp", "dE", "des", "det", "dew", "df+ now", "dF+", "dg+", "di+", "dl", "dL+",
+        "dm+", "dn+", "do", "dO+", "dp", "dP+", "drds", "dRp+", "dRs+", "ds+", "dS", "dt+", "dT+",
+        "du+", "dv+", "dx+", "dX", "dy+", "l+", "sv tv", "z",
     ] {
         let output = server.psql(&conninfo, &format!("\\{command}"));
         let error = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -79,7 +93,8 @@ async fn every_relation_of_the_catalog() {
     }
 }
 
-/// A call that begins and computes nothing, the outcome that is wanted, and how to call it in earnest.
+/// A call that begins and computes nothing, the outcome that is wanted, and how to call it in
+/// earnest.
 struct Call {
     name: String,
     prepared: String,
@@ -104,14 +119,22 @@ async fn functions(admin: &Client) -> Vec<Call> {
     .unwrap();
     rows.into_iter()
         .map(|row| {
-            let types: Vec<String> = row[3].split(';').filter(|t| !t.is_empty()).map(str::to_owned).collect();
-            let columns: Vec<String> = types.iter().enumerate().map(|(n, t)| format!("null::{t} as x{n}")).collect();
+            let types: Vec<String> =
+                row[3].split(';').filter(|t| !t.is_empty()).map(str::to_owned).collect();
+            let columns: Vec<String> =
+                types.iter().enumerate().map(|(n, t)| format!("null::{t} as x{n}")).collect();
             let last = types.len().wrapping_sub(1);
             let variadic = |n| if n == last && row[2] == "t" { "variadic " } else { "" };
-            let given: Vec<String> = (0..types.len()).map(|n| format!("{}a.x{n}", variadic(n))).collect();
-            // OFFSET keeps the planner from seeing that these are NULL; LIMIT 0 keeps the executor from calling anything.
-            let prepared =
-                format!("select pg_catalog.\"{}\"({}) from (select {} offset 0) a limit 0", row[0], given.join(", "), columns.join(", "));
+            let given: Vec<String> =
+                (0..types.len()).map(|n| format!("{}a.x{n}", variadic(n))).collect();
+            // OFFSET keeps the planner from seeing that these are NULL; LIMIT 0 keeps the executor
+            // from calling anything.
+            let prepared = format!(
+                "select pg_catalog.\"{}\"({}) from (select {} offset 0) a limit 0",
+                row[0],
+                given.join(", "),
+                columns.join(", ")
+            );
             let wanted = act_of_function(&row[0], row[1] == "v", true);
             Call { name: row[0].clone(), prepared, wanted, looks: row[1] != "i", types }
         })
@@ -139,32 +162,48 @@ async fn every_function_of_the_catalog() {
             };
             // Some are called by the parser, or not by name.
             let cannot = ["42601", "42725", "42883", "0A000"].contains(&came.as_str());
-            assert!(came == wanted || cannot, "{} {who}: {came}, not {wanted}: {}", call.name, call.prepared);
+            assert!(
+                came == wanted || cannot,
+                "{} {who}: {came}, not {wanted}: {}",
+                call.name,
+                call.prepared
+            );
             *counts.entry(format!("{who}: {came}")).or_default() += 1;
         }
     }
     println!("{} functions: {counts:?}", all.len());
-    let tried: usize = ["answered", "57P03", "25006"].iter().filter_map(|came| counts.get(&format!("over TCP: {came}"))).sum();
+    let tried: usize = ["answered", "57P03", "25006"]
+        .iter()
+        .filter_map(|came| counts.get(&format!("over TCP: {came}")))
+        .sum();
     assert!(all.len() > 2000 && tried * 100 > all.len() * 98, "{tried} of {}", all.len());
     in_earnest(&server, &admin, &client, &all).await;
 }
 
-/// Calls what is answered with arguments that lead to data: it shows none, and takes no transaction id.
+/// Calls what is answered with arguments that lead to data: it shows none, and takes no transaction
+/// id.
 async fn in_earnest(server: &Server, admin: &Client, client: &Client, all: &[Call]) {
     // They end sessions, or wait.
-    const NOT: [&str; 5] = ["pg_terminate_backend", "pg_cancel_backend", "pg_sleep", "pg_promote", "set_config"];
+    const NOT: [&str; 5] =
+        ["pg_terminate_backend", "pg_cancel_backend", "pg_sleep", "pg_promote", "set_config"];
     let values = |n: usize, type_: &str| match (type_, n) {
         ("oid" | "regclass", 0) => "'t'::regclass".to_owned(),
         ("text" | "name" | "character varying" | "\"char\"", 0) => format!("'t'::{type_}"),
         ("text" | "name" | "character varying" | "\"char\"", _) => format!("'table t'::{type_}"),
         ("oid" | "regclass", _) => "4711::oid".to_owned(),
-        ("smallint" | "integer" | "bigint" | "numeric" | "double precision" | "real", 0) => format!("1::{type_}"),
-        ("smallint" | "integer" | "bigint" | "numeric" | "double precision" | "real", _) => format!("4711::{type_}"),
+        ("smallint" | "integer" | "bigint" | "numeric" | "double precision" | "real", 0) => {
+            format!("1::{type_}")
+        }
+        ("smallint" | "integer" | "bigint" | "numeric" | "double precision" | "real", _) => {
+            format!("4711::{type_}")
+        }
         ("boolean", _) => "true".to_owned(),
         _ => format!("null::{type_}"),
     };
     run(client, "set statement_timeout = '2s'").await.unwrap();
-    let looks = |call: &&Call| call.looks && call.wanted == Act::Serve && !NOT.contains(&call.name.as_str());
+    let looks = |call: &&Call| {
+        call.looks && call.wanted == Act::Serve && !NOT.contains(&call.name.as_str())
+    };
     let mut statements = vec![];
     for call in all.iter().filter(looks) {
         for n in 0..2 {
@@ -187,5 +226,8 @@ async fn in_earnest(server: &Server, admin: &Client, client: &Client, all: &[Cal
         }
         run(client, "rollback").await.unwrap();
     }
-    println!("{answered} calls of functions that look at something were answered behind the closed gate of node {}", server.id);
+    println!(
+        "{answered} calls of functions that look at something were answered behind the closed gate of node {}",
+        server.id
+    );
 }

@@ -1,4 +1,5 @@
-//! Servers with `pgraft.failover` on whose switches in shared memory are turned by hand (`pages.c`): their worker does not run.
+//! Servers with `pgraft.failover` on whose switches in shared memory are turned by hand
+//! (`pages.c`): their worker does not run.
 
 #![allow(dead_code, reason = "not every test file uses all of it")]
 
@@ -18,10 +19,15 @@ pub const CLOSED: &str = "select gate(0)";
 /// The switches in shared memory, as SQL functions.
 fn switches(bindir: &Path, dir: &Path) -> PathBuf {
     let library = dir.join("pages.so");
-    let headers = Command::new(bindir.join("pg_config")).arg("--includedir-server").output().unwrap();
+    let headers =
+        Command::new(bindir.join("pg_config")).arg("--includedir-server").output().unwrap();
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/pages.c");
     let include = String::from_utf8(headers.stdout).unwrap();
-    let compiled = Command::new("cc").args(["-shared", "-fPIC", "-O1", "-I", include.trim(), "-o"]).arg(&library).arg(source).status();
+    let compiled = Command::new("cc")
+        .args(["-shared", "-fPIC", "-O1", "-I", include.trim(), "-o"])
+        .arg(&library)
+        .arg(source)
+        .status();
     assert!(compiled.unwrap().success());
     library
 }
@@ -35,9 +41,11 @@ pub async fn governed(bindir: &Path, dir: &Path) -> Server {
         server.dir.display()
     ));
     server.start();
-    for (name, arguments, returned) in
-        [("gate", "bigint", "void"), ("intake", "text, integer, integer", "void"), ("words", "text, integer", "bigint")]
-    {
+    for (name, arguments, returned) in [
+        ("gate", "bigint", "void"),
+        ("intake", "text, integer, integer", "void"),
+        ("words", "text, integer", "bigint"),
+    ] {
         let as_what = format!("as '{}', '{name}'", library.display());
         server.rows(&format!("create function {name}({arguments}) returns {returned} language c volatile {as_what}")).await;
     }
@@ -65,7 +73,12 @@ pub fn open_on(to: &Server, timeline: u32) -> String {
 /// Takes out what `pg_basebackup` has written about where the primary is.
 pub fn without_target(standby: &Server) {
     let auto = standby.pgdata().join("postgresql.auto.conf");
-    let kept = fs::read_to_string(&auto).unwrap().lines().filter(|l| !l.starts_with("primary_conninfo")).collect::<Vec<_>>().join("\n");
+    let kept = fs::read_to_string(&auto)
+        .unwrap()
+        .lines()
+        .filter(|l| !l.starts_with("primary_conninfo"))
+        .collect::<Vec<_>>()
+        .join("\n");
     fs::write(&auto, kept).unwrap();
 }
 
@@ -73,8 +86,13 @@ pub fn without_target(standby: &Server) {
 pub fn standby(bindir: &Path, dir: &Path, id: u16, primary: &Server) -> Server {
     let standby = Server::standby_of(bindir, dir, id, primary);
     without_target(&standby);
-    standby.set(&format!("primary_conninfo = 'user=postgres application_name=node{id}'\npgraft.node_id = 0"));
-    standby.set(&format!("wal_retrieve_retry_interval = '100ms'\nunix_socket_directories = '{}'", standby.dir.display()));
+    standby.set(&format!(
+        "primary_conninfo = 'user=postgres application_name=node{id}'\npgraft.node_id = 0"
+    ));
+    standby.set(&format!(
+        "wal_retrieve_retry_interval = '100ms'\nunix_socket_directories = '{}'",
+        standby.dir.display()
+    ));
     standby.start();
     standby
 }
@@ -90,7 +108,8 @@ pub fn code(result: Result<String, Error>) -> String {
     }
 }
 
-/// A statement that waits for a standby that never comes: the session, its process, and the answer when there is one.
+/// A statement that waits for a standby that never comes: the session, its process, and the answer
+/// when there is one.
 pub struct Waiting {
     pub pid: i32,
     answer: tokio::task::JoinHandle<(Client, Result<String, Error>)>,
@@ -106,7 +125,9 @@ impl Waiting {
             let answer = run(&client, &statement).await;
             (client, answer)
         });
-        server.until(&format!("select wait_event from pg_stat_activity where pid = {pid}"), "SyncRep").await;
+        server
+            .until(&format!("select wait_event from pg_stat_activity where pid = {pid}"), "SyncRep")
+            .await;
         Self { pid, answer }
     }
 

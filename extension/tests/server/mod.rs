@@ -1,7 +1,9 @@
-//! Real Postgres servers for tests: made by `initdb`, with the built extension loaded, stopped and removed when they go out of scope.
+//! Real Postgres servers for tests: made by `initdb`, with the built extension loaded, stopped and
+//! removed when they go out of scope.
 //!
-//! They run where `PGRAFT_TEST_BINDIR` names a Postgres `bin` directory into whose installation the extension was put (`just test` does
-//! both). Postgres refuses to run as root: root's tests run it as the user `postgres`.
+//! They run where `PGRAFT_TEST_BINDIR` names a Postgres `bin` directory into whose installation the
+//! extension was put (`just test` does both). Postgres refuses to run as root: root's tests run it
+//! as the user `postgres`.
 
 #![allow(dead_code, reason = "not every test file uses all of it")]
 
@@ -22,7 +24,8 @@ use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
 
 /// For everything that a test waits for: generous, since a condition ends the wait.
 pub const PATIENCE: Duration = Duration::from_secs(90);
-/// A leader that is alive leads on, however busy the machine is; one that is dead is missed after this time.
+/// A leader that is alive leads on, however busy the machine is; one that is dead is missed after
+/// this time.
 pub const STEADY: &str = "pgraft.election_timeout = '5s'";
 
 /// The `bin` directory, or None with a word why nothing is tested.
@@ -57,7 +60,9 @@ pub fn scratch() -> tempfile::TempDir {
 }
 
 fn runs_as() -> Option<User> {
-    geteuid().is_root().then(|| User::from_name("postgres").unwrap().expect("root's tests need a user named postgres"))
+    geteuid().is_root().then(|| {
+        User::from_name("postgres").unwrap().expect("root's tests need a user named postgres")
+    })
 }
 
 /// One of Postgres' programs, in the network namespace of another process.
@@ -83,7 +88,12 @@ fn program(bindir: &Path, name: &str) -> Command {
 
 fn run(command: &mut Command) {
     let output = command.output().unwrap();
-    assert!(output.status.success(), "{command:?}: {}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{command:?}: {}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
 }
 
 /// One server and its Raft member.
@@ -95,7 +105,8 @@ pub struct Server {
     pub raft_port: u16,
     /// Where it listens.
     pub host: String,
-    /// The process whose network namespace it runs in, when that is not the test's own: it is reached by its Unix socket then.
+    /// The process whose network namespace it runs in, when that is not the test's own: it is
+    /// reached by its Unix socket then.
     namespace: Option<u32>,
     /// More of its processes' environment.
     pub environment: Vec<(String, String)>,
@@ -116,7 +127,13 @@ impl Server {
     }
 
     fn made(self) -> Self {
-        run(program(&self.bindir, "initdb").arg("-D").arg(self.pgdata()).args(["-A", "trust", "-U", "postgres", "--no-sync"]));
+        run(program(&self.bindir, "initdb").arg("-D").arg(self.pgdata()).args([
+            "-A",
+            "trust",
+            "-U",
+            "postgres",
+            "--no-sync",
+        ]));
         self.configure();
         self
     }
@@ -127,7 +144,17 @@ impl Server {
         run(program(bindir, "pg_basebackup")
             .arg("-D")
             .arg(server.pgdata())
-            .args(["-h", "127.0.0.1", "-U", "postgres", "-R", "-X", "stream", "--checkpoint=fast", "-p"])
+            .args([
+                "-h",
+                "127.0.0.1",
+                "-U",
+                "postgres",
+                "-R",
+                "-X",
+                "stream",
+                "--checkpoint=fast",
+                "-p",
+            ])
             .arg(primary.port.to_string()));
         server.configure();
         server
@@ -148,7 +175,8 @@ impl Server {
 
     fn configure(&self) {
         let sockets = self.namespace.map(|_| self.dir.display().to_string()).unwrap_or_default();
-        let listen = format!("unix_socket_directories = '{sockets}'\nlisten_addresses = '{}'", self.host);
+        let listen =
+            format!("unix_socket_directories = '{sockets}'\nlisten_addresses = '{}'", self.host);
         self.set(&format!("port = {}\n{listen}\nfsync = on", self.port));
         self.set(&format!(
             "shared_preload_libraries = 'pgraft'\npgraft.node_id = {}\npgraft.port = {}\npgraft.listen_address = '{}'\npgraft.data_dir = '{}'",
@@ -162,7 +190,10 @@ impl Server {
 
     /// Appends to the configuration; the last word counts.
     pub fn set(&self, lines: &str) {
-        let mut file = fs::OpenOptions::new().append(true).open(self.pgdata().join("postgresql.conf")).unwrap();
+        let mut file = fs::OpenOptions::new()
+            .append(true)
+            .open(self.pgdata().join("postgresql.conf"))
+            .unwrap();
         writeln!(file, "{lines}").unwrap();
     }
 
@@ -193,17 +224,30 @@ impl Server {
             None => program(&self.bindir, "pg_ctl"),
         };
         pg_ctl.envs(self.environment.iter().cloned());
-        pg_ctl.arg("-D").arg(self.pgdata()).arg("-l").arg(self.dir.join("log")).args(["-w", "start"]);
+        pg_ctl
+            .arg("-D")
+            .arg(self.pgdata())
+            .arg("-l")
+            .arg(self.dir.join("log"))
+            .args(["-w", "start"]);
         pg_ctl
     }
 
     pub fn stop(&self) {
-        run(program(&self.bindir, "pg_ctl").arg("-D").arg(self.pgdata()).args(["-m", "fast", "-w", "stop"]));
+        run(program(&self.bindir, "pg_ctl")
+            .arg("-D")
+            .arg(self.pgdata())
+            .args(["-m", "fast", "-w", "stop"]));
     }
 
     /// What `pg_rewind` says, without a change.
     pub fn rewind(&self, source: &str) -> std::process::Output {
-        program(&self.bindir, "pg_rewind").arg("-D").arg(self.pgdata()).args(["--dry-run", "--source-server", source]).output().unwrap()
+        program(&self.bindir, "pg_rewind")
+            .arg("-D")
+            .arg(self.pgdata())
+            .args(["--dry-run", "--source-server", source])
+            .output()
+            .unwrap()
     }
 
     /// Has it read its configuration again.
@@ -217,16 +261,22 @@ impl Server {
         Some(Pid::from_raw(pid.lines().next()?.trim().parse().ok()?))
     }
 
-    /// The worker's process, while there is one. (`pg_stat_activity` does not show workers without a database.)
+    /// The worker's process, while there is one. (`pg_stat_activity` does not show workers without
+    /// a database.)
     pub fn worker(&self) -> Option<Pid> {
         let postmaster = self.postmaster()?.to_string();
         let is_worker = |pid: &str| {
             let title = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
             let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-            let parent = stat.rsplit(')').next().and_then(|rest| rest.split_whitespace().nth(1)).map(str::to_owned);
+            let parent = stat
+                .rsplit(')')
+                .next()
+                .and_then(|rest| rest.split_whitespace().nth(1))
+                .map(str::to_owned);
             title.starts_with("postgres: pgraft") && parent.as_ref() == Some(&postmaster)
         };
-        let pids = fs::read_dir("/proc").unwrap().filter_map(|e| e.ok()?.file_name().into_string().ok());
+        let pids =
+            fs::read_dir("/proc").unwrap().filter_map(|e| e.ok()?.file_name().into_string().ok());
         pids.filter(|name| name.bytes().all(|b| b.is_ascii_digit()))
             .find(|pid| is_worker(pid))
             .map(|pid| Pid::from_raw(pid.parse().unwrap()))
@@ -242,8 +292,13 @@ impl Server {
     }
 
     pub async fn connect_as(&self, user: &str) -> Client {
-        let host = if self.namespace.is_some() { self.dir.display().to_string() } else { "127.0.0.1".into() };
-        let config = format!("host={host} port={} user={user} dbname=postgres connect_timeout=5", self.port);
+        let host = if self.namespace.is_some() {
+            self.dir.display().to_string()
+        } else {
+            "127.0.0.1".into()
+        };
+        let config =
+            format!("host={host} port={} user={user} dbname=postgres connect_timeout=5", self.port);
         let start = Instant::now();
         loop {
             match tokio_postgres::connect(&config, NoTls).await {
@@ -251,7 +306,9 @@ impl Server {
                     tokio::spawn(connection);
                     return client;
                 }
-                Err(error) if start.elapsed() > PATIENCE => panic!("node {}: {error}\n{}", self.id, self.log()),
+                Err(error) if start.elapsed() > PATIENCE => {
+                    panic!("node {}: {error}\n{}", self.id, self.log())
+                }
                 Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
             }
         }
@@ -263,7 +320,8 @@ impl Server {
 
     /// Over the Unix socket in its directory, where it was told to have one there.
     pub async fn connect_locally(&self) -> Client {
-        let config = format!("host={} port={} user=postgres dbname=postgres", self.dir.display(), self.port);
+        let config =
+            format!("host={} port={} user=postgres dbname=postgres", self.dir.display(), self.port);
         let (client, connection) = tokio_postgres::connect(&config, NoTls).await.unwrap();
         tokio::spawn(connection);
         client
@@ -271,12 +329,17 @@ impl Server {
 
     /// What `psql` says.
     pub fn psql(&self, conninfo: &str, sql: &str) -> std::process::Output {
-        program(&self.bindir, "psql").args(["-X", "-q", "-A", "-t", "-d", conninfo, "-c", sql]).output().unwrap()
+        program(&self.bindir, "psql")
+            .args(["-X", "-q", "-A", "-t", "-d", conninfo, "-c", sql])
+            .output()
+            .unwrap()
     }
 
     /// All rows as text; "" for NULL.
     pub async fn rows(&self, sql: &str) -> Vec<Vec<String>> {
-        text_rows(&self.connect().await, sql).await.unwrap_or_else(|e| panic!("node {}: {sql}: {e}\n{}", self.id, self.log()))
+        text_rows(&self.connect().await, sql)
+            .await
+            .unwrap_or_else(|e| panic!("node {}: {sql}: {e}\n{}", self.id, self.log()))
     }
 
     pub async fn one(&self, sql: &str) -> String {
@@ -300,10 +363,14 @@ impl Server {
                 client = self.connect().await; // the server has restarted its processes
             }
             let found = text_rows(&client, sql).await;
-            let shown = found.as_ref().map(|rows| rows.iter().map(|r| r.join(",")).collect::<Vec<_>>().join(" "));
+            let shown = found
+                .as_ref()
+                .map(|rows| rows.iter().map(|r| r.join(",")).collect::<Vec<_>>().join(" "));
             match shown {
                 Ok(ref text) if text == wanted => return,
-                _ if start.elapsed() > PATIENCE => panic!("node {}: {sql} is {shown:?}, not {wanted}\n{}", self.id, self.log()),
+                _ if start.elapsed() > PATIENCE => {
+                    panic!("node {}: {sql} is {shown:?}, not {wanted}\n{}", self.id, self.log())
+                }
                 _ => tokio::time::sleep(Duration::from_millis(20)).await,
             }
         }
@@ -328,14 +395,26 @@ impl Drop for Server {
     }
 }
 
-pub async fn text_rows(client: &Client, sql: &str) -> Result<Vec<Vec<String>>, tokio_postgres::Error> {
+pub async fn text_rows(
+    client: &Client,
+    sql: &str,
+) -> Result<Vec<Vec<String>>, tokio_postgres::Error> {
     let messages = client.simple_query(sql).await?;
-    let text = |row: &tokio_postgres::SimpleQueryRow| (0..row.len()).map(|n| row.get(n).unwrap_or("").to_owned()).collect();
-    Ok(messages.iter().filter_map(|m| if let SimpleQueryMessage::Row(row) = m { Some(text(row)) } else { None }).collect())
+    let text = |row: &tokio_postgres::SimpleQueryRow| {
+        (0..row.len()).map(|n| row.get(n).unwrap_or("").to_owned()).collect()
+    };
+    Ok(messages
+        .iter()
+        .filter_map(|m| if let SimpleQueryMessage::Row(row) = m { Some(text(row)) } else { None })
+        .collect())
 }
 
-/// The answer of whoever leads among these: asked again where the lead goes over meanwhile, or an answer is lost. Who has answered, and what.
-pub async fn asked<S: Borrow<Server>>(servers: &[S], sql: &str) -> (usize, Result<String, DbError>) {
+/// The answer of whoever leads among these: asked again where the lead goes over meanwhile, or an
+/// answer is lost. Who has answered, and what.
+pub async fn asked<S: Borrow<Server>>(
+    servers: &[S],
+    sql: &str,
+) -> (usize, Result<String, DbError>) {
     let start = Instant::now();
     loop {
         for (n, server) in servers.iter().enumerate() {
@@ -353,7 +432,8 @@ pub async fn asked<S: Borrow<Server>>(servers: &[S], sql: &str) -> (usize, Resul
     }
 }
 
-/// Whether another server is to be asked: this one does not lead, has lost its majority, is in no cluster, or has just lost its worker.
+/// Whether another server is to be asked: this one does not lead, has lost its majority, is in no
+/// cluster, or has just lost its worker.
 fn is_no_leader(error: &DbError) -> bool {
     ["PGR01", "PGR04", "PGR06", "57P01", "57P02", "57P03"].contains(&error.code().code())
         || error.message() == "this node is in no pgraft cluster yet"
@@ -369,7 +449,8 @@ pub async fn change<S: Borrow<Server>>(servers: &[S], sql: &str) -> usize {
 /// Until whoever leads shows this. (Who answers is known to the leader alone.) Who that is.
 pub async fn until_leading<S: Borrow<Server>>(servers: &[S], sql: &str, wanted: &str) -> usize {
     let start = Instant::now();
-    let leads = format!("select pgraft_is_leader() and coalesce(({sql})::text = '{wanted}', false)");
+    let leads =
+        format!("select pgraft_is_leader() and coalesce(({sql})::text = '{wanted}', false)");
     loop {
         for (n, server) in servers.iter().enumerate() {
             let shown = text_rows(&server.borrow().connect().await, &leads).await;
@@ -382,7 +463,8 @@ pub async fn until_leading<S: Borrow<Server>>(servers: &[S], sql: &str, wanted: 
     }
 }
 
-/// Founder 1 and its voters up to `size`. Any of them may lead, if only because the machine is busy.
+/// Founder 1 and its voters up to `size`. Any of them may lead, if only because the machine is
+/// busy.
 pub async fn cluster(bindir: &Path, parent: &Path, size: u16) -> Vec<Server> {
     cluster_of((1..=size).map(|id| Server::new(bindir, parent, id)).collect()).await
 }

@@ -26,21 +26,31 @@ pub struct Fault {
     pub message: String,
 }
 
-/// What a run over the candidate `postgresql.conf` and `postgresql.auto.conf` wrote. `failed` says that it ended with an error.
+/// What a run over the candidate `postgresql.conf` and `postgresql.auto.conf` wrote. `failed` says
+/// that it ended with an error.
 pub fn of_configuration(records: &[Record], failed: bool) -> Vec<Fault> {
     let mut faults: Vec<Fault> = vec![];
     for record in records {
         let Some(blame) = blame(record, failed) else { continue };
-        let hint = record.more.iter().find(|(name, _)| name == "hint").map(|(_, text)| format!(" ({text})")).unwrap_or_default();
+        let hint = record
+            .more
+            .iter()
+            .find(|(name, _)| name == "hint")
+            .map(|(_, text)| format!(" ({text})"))
+            .unwrap_or_default();
         let fault = Fault { blame, message: format!("{}{hint}", without_place(&record.msg)) };
         if !faults.iter().any(|f| f.blame == fault.blame) {
             faults.push(fault);
         }
     }
     if failed && faults.is_empty() {
-        // In no particular form: `superuser_reserved_connections (3) plus …` comes without a prefix.
+        // In no particular form: `superuser_reserved_connections (3) plus …` comes without a
+        // prefix.
         let last = records.iter().rev().find(|r| is_error(&r.level)).or_else(|| records.last());
-        let message = last.map_or_else(|| "Postgres refused the configuration without a word".to_owned(), |r| r.msg.clone());
+        let message = last.map_or_else(
+            || "Postgres refused the configuration without a word".to_owned(),
+            |r| r.msg.clone(),
+        );
         faults.push(Fault { blame: Blame::Unknown, message });
     }
     faults
@@ -60,15 +70,17 @@ fn blame(record: &Record, failed: bool) -> Option<Blame> {
     if let Some(name) = between(msg, "could not access file \"") {
         return Some(Blame::Library(name.trim_start_matches("$libdir/plugins/").to_owned()));
     }
-    // A value, a range, a context: each names the parameter. A warning is given for a library's parameter at the start, and is an error at
-    // every reload.
+    // A value, a range, a context: each names the parameter. A warning is given for a library's
+    // parameter at the start, and is an error at every reload.
     let named = between(msg, "parameter \"")?;
     (failed || record.level == "WARNING").then(|| Blame::Parameter(named.to_ascii_lowercase()))
 }
 
 /// What a trial of `pg_hba.conf` wrote.
 pub fn of_hba(records: &[Record]) -> Vec<Fault> {
-    let refused = records.iter().any(|r| r.level == "FATAL" && r.msg.contains("could not load") && r.msg.contains("pg_hba.conf"));
+    let refused = records.iter().any(|r| {
+        r.level == "FATAL" && r.msg.contains("could not load") && r.msg.contains("pg_hba.conf")
+    });
     if !refused {
         return vec![];
     }
@@ -78,13 +90,19 @@ pub fn of_hba(records: &[Record]) -> Vec<Fault> {
         if record.msg.contains("record cannot match") {
             continue;
         }
-        let context = record.more.iter().find(|(name, text)| name == "context" && text.contains("pg_hba.conf"));
+        let context = record
+            .more
+            .iter()
+            .find(|(name, text)| name == "context" && text.contains("pg_hba.conf"));
         if let Some(line) = context.and_then(|(_, text)| number_after(text, "line ")) {
             faults.push(Fault { blame: Blame::Hba(Some(line)), message: record.msg.clone() });
         }
     }
     if faults.is_empty() {
-        let message = records.iter().find(|r| r.msg.contains("pg_hba.conf")).map_or_else(|| "unreadable".to_owned(), |r| r.msg.clone());
+        let message = records
+            .iter()
+            .find(|r| r.msg.contains("pg_hba.conf"))
+            .map_or_else(|| "unreadable".to_owned(), |r| r.msg.clone());
         faults.push(Fault { blame: Blame::Hba(None), message });
     }
     faults
@@ -131,30 +149,51 @@ mod tests {
 
     #[test]
     fn each_of_postgres_phrases_is_understood() {
-        let end = record("FATAL", "configuration file \"/w/check/postgresql.conf\" contains errors", &[]);
+        let end =
+            record("FATAL", "configuration file \"/w/check/postgresql.conf\" contains errors", &[]);
         let cases = [
             (
-                record("LOG", "unrecognized configuration parameter \"Nosuch\" in file \"/w/postgresql.conf\" line 12", &[]),
+                record(
+                    "LOG",
+                    "unrecognized configuration parameter \"Nosuch\" in file \"/w/postgresql.conf\" line 12",
+                    &[],
+                ),
                 Blame::Parameter("nosuch".into()),
                 "unrecognized configuration parameter \"Nosuch\"",
             ),
             (
-                record("LOG", "invalid value for parameter \"shared_buffers\": \"12 parsecs\"", &[("hint", "Valid units are \"B\".")]),
+                record(
+                    "LOG",
+                    "invalid value for parameter \"shared_buffers\": \"12 parsecs\"",
+                    &[("hint", "Valid units are \"B\".")],
+                ),
                 Blame::Parameter("shared_buffers".into()),
                 "invalid value for parameter \"shared_buffers\": \"12 parsecs\" (Valid units are \"B\".)",
             ),
             (
-                record("LOG", "1 kB is outside the valid range for parameter \"work_mem\" (64 kB .. 2147483647 kB)", &[]),
+                record(
+                    "LOG",
+                    "1 kB is outside the valid range for parameter \"work_mem\" (64 kB .. 2147483647 kB)",
+                    &[],
+                ),
                 Blame::Parameter("work_mem".into()),
                 "1 kB is outside the valid range for parameter \"work_mem\" (64 kB .. 2147483647 kB)",
             ),
             (
-                record("FATAL", "could not access file \"nosuchlib\": No such file or directory", &[]),
+                record(
+                    "FATAL",
+                    "could not access file \"nosuchlib\": No such file or directory",
+                    &[],
+                ),
                 Blame::Library("nosuchlib".into()),
                 "could not access file \"nosuchlib\": No such file or directory",
             ),
             (
-                record("LOG", "syntax error in file \"/w/check/postgresql.auto.conf\" line 3, near token \"=\"", &[]),
+                record(
+                    "LOG",
+                    "syntax error in file \"/w/check/postgresql.auto.conf\" line 3, near token \"=\"",
+                    &[],
+                ),
                 Blame::Auto(3),
                 "syntax error",
             ),
@@ -177,10 +216,21 @@ mod tests {
 
     #[test]
     fn a_warning_about_a_library_s_parameter_is_a_fault_of_a_run_that_succeeds() {
-        let warning = record("WARNING", "invalid configuration parameter name \"auto_explain.nosuch\", removing it", &[]);
+        let warning = record(
+            "WARNING",
+            "invalid configuration parameter name \"auto_explain.nosuch\", removing it",
+            &[],
+        );
         assert_eq!(of_configuration(&[warning], false).len(), 1);
-        let warning = record("WARNING", "invalid value for parameter \"auto_explain.log_format\": \"x\"", &[]);
-        assert_eq!(of_configuration(&[warning], false)[0].blame, Blame::Parameter("auto_explain.log_format".into()));
+        let warning = record(
+            "WARNING",
+            "invalid value for parameter \"auto_explain.log_format\": \"x\"",
+            &[],
+        );
+        assert_eq!(
+            of_configuration(&[warning], false)[0].blame,
+            Blame::Parameter("auto_explain.log_format".into())
+        );
     }
 
     #[test]
@@ -191,7 +241,10 @@ mod tests {
             record("LOG", "invalid authentication method \"scram\"", &context),
             record("FATAL", "could not load /w/check/pg_hba.conf", &[]),
         ];
-        let fault = Fault { blame: Blame::Hba(Some(9)), message: "invalid authentication method \"scram\"".into() };
+        let fault = Fault {
+            blame: Blame::Hba(Some(9)),
+            message: "invalid authentication method \"scram\"".into(),
+        };
         assert_eq!(of_hba(&lines), [fault]);
         assert_eq!(of_hba(&lines[..2]), [], "only what Postgres does not load is a fault");
     }

@@ -1,8 +1,11 @@
-//! Settings that a standby must not have lower than the primary whose WAL it replays. Pure but for [`read`].
+//! Settings that a standby must not have lower than the primary whose WAL it replays. Pure but for
+//! [`read`].
 //!
-//! `pg_control` holds the values that the WAL up to here was written with. A server that replays WAL with less ends at its start, or pauses replay
-//! for good. So a server starts with the larger of the wanted value and that one: on its command line, so that neither the file nor
-//! `ALTER SYSTEM` outranks it, and only where it is needed, so that a value that is wanted lower takes effect when the primary has it.
+//! `pg_control` holds the values that the WAL up to here was written with. A server that replays
+//! WAL with less ends at its start, or pauses replay for good. So a server starts with the larger
+//! of the wanted value and that one: on its command line, so that neither the file nor `ALTER
+//! SYSTEM` outranks it, and only where it is needed, so that a value that is wanted lower takes
+//! effect when the primary has it.
 
 use std::collections::BTreeMap;
 
@@ -22,7 +25,8 @@ const NAMES: [(&str, &str); 5] = [
 /// What each of these settings must be at least.
 pub type Floors = BTreeMap<&'static str, u32>;
 
-/// Postgres' own words of a standby whose settings are too low by now (`RecoveryRequiresIntParameter` in `xlogrecovery.c`).
+/// Postgres' own words of a standby whose settings are too low by now
+/// (`RecoveryRequiresIntParameter` in `xlogrecovery.c`).
 pub const TOO_LOW: &str = "hot standby is not possible because of insufficient parameter settings";
 
 /// What the control file of a data directory demands.
@@ -31,7 +35,11 @@ pub async fn read(settings: &Settings, reaper: &Reaper) -> Result<Floors, Proces
     command.arg("-D").arg(&settings.paths.data);
     let (ending, output) = process::output(reaper, command).await?;
     let floors = parse(&String::from_utf8_lossy(&output));
-    if floors.is_empty() { Err(ProcessError::Failed { program: "pg_controldata", ending }) } else { Ok(floors) }
+    if floors.is_empty() {
+        Err(ProcessError::Failed { program: "pg_controldata", ending })
+    } else {
+        Ok(floors)
+    }
 }
 
 fn parse(output: &str) -> Floors {
@@ -42,18 +50,26 @@ fn parse(output: &str) -> Floors {
     NAMES.iter().filter_map(|(name, label)| Some((*name, value(label)?))).collect()
 }
 
-/// What goes on the command line: the floor of each setting that the files would set lower. `wanted` is what they set.
+/// What goes on the command line: the floor of each setting that the files would set lower.
+/// `wanted` is what they set.
 pub fn needed(floors: &Floors, wanted: &BTreeMap<String, String>) -> Floors {
-    floors.iter().filter(|(name, floor)| value(name, wanted) < **floor).map(|(name, floor)| (*name, *floor)).collect()
+    floors
+        .iter()
+        .filter(|(name, floor)| value(name, wanted) < **floor)
+        .map(|(name, floor)| (*name, *floor))
+        .collect()
 }
 
 /// What a server that starts now runs with: the larger of the wanted value and the floor.
 pub fn effective(floors: &Floors, wanted: &BTreeMap<String, String>) -> Floors {
-    NAMES.iter().map(|(name, _)| (*name, value(name, wanted).max(floors.get(name).copied().unwrap_or(0)))).collect()
+    NAMES
+        .iter()
+        .map(|(name, _)| (*name, value(name, wanted).max(floors.get(name).copied().unwrap_or(0))))
+        .collect()
 }
 
-/// What is wanted; Postgres' default for a setting that the files do not set. What is not read is taken for 0, so that the floor is used: too
-/// much is never wrong.
+/// What is wanted; Postgres' default for a setting that the files do not set. What is not read is
+/// taken for 0, so that the floor is used: too much is never wrong.
 fn value(name: &str, wanted: &BTreeMap<String, String>) -> u32 {
     let default = match name {
         "max_connections" => 100,
@@ -65,7 +81,8 @@ fn value(name: &str, wanted: &BTreeMap<String, String>) -> u32 {
     wanted.get(name).map_or(Some(default), |text| number(text)).unwrap_or(0)
 }
 
-/// As Postgres reads a number without a unit: decimal, hexadecimal or octal, perhaps with a fraction.
+/// As Postgres reads a number without a unit: decimal, hexadecimal or octal, perhaps with a
+/// fraction.
 fn number(text: &str) -> Option<u32> {
     let text = text.trim();
     if let Some(hex) = text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
@@ -116,18 +133,31 @@ track_commit_timestamp setting:       off
             needed(&floors, &wanted(&[("max_connections", "60"), ("max_wal_senders", "16")])),
             Floors::from([("max_connections", 400)])
         );
-        assert_eq!(needed(&floors, &wanted(&[("max_connections", "500"), ("max_wal_senders", "20")])), Floors::new());
-        assert_eq!(needed(&floors, &wanted(&[("max_connections", "0x190"), ("max_wal_senders", "0x11")])), Floors::new());
+        assert_eq!(
+            needed(&floors, &wanted(&[("max_connections", "500"), ("max_wal_senders", "20")])),
+            Floors::new()
+        );
+        assert_eq!(
+            needed(&floors, &wanted(&[("max_connections", "0x190"), ("max_wal_senders", "0x11")])),
+            Floors::new()
+        );
         let defaults = Floors::from([("max_connections", 400), ("max_wal_senders", 16)]);
         assert_eq!(needed(&floors, &BTreeMap::new()), defaults);
-        let runs = effective(&floors, &wanted(&[("max_connections", "60"), ("max_wal_senders", "20")]));
-        assert_eq!((runs["max_connections"], runs["max_wal_senders"], runs["max_worker_processes"]), (400, 20, 8));
+        let runs =
+            effective(&floors, &wanted(&[("max_connections", "60"), ("max_wal_senders", "20")]));
+        assert_eq!(
+            (runs["max_connections"], runs["max_wal_senders"], runs["max_worker_processes"]),
+            (400, 20, 8)
+        );
     }
 
     #[test]
     fn the_settings_of_a_file_are_read() {
         let text = "# a\nMax_Connections = '60'\nwork_mem='8MB'\nmax_wal_senders 5\nmax_connections = 70\n";
-        assert_eq!(settings_of(text), wanted(&[("max_connections", "70"), ("work_mem", "8MB"), ("max_wal_senders", "5")]));
+        assert_eq!(
+            settings_of(text),
+            wanted(&[("max_connections", "70"), ("work_mem", "8MB"), ("max_wal_senders", "5")])
+        );
     }
 
     #[derive(Debug, Clone)]
@@ -156,8 +186,9 @@ track_commit_timestamp setting:       off
     }
 
     proptest! {
-        /// Any order of wanted values, restarts, promotions and replay: no server ever starts with less than its control file says, and one
-        /// that has replayed a raise runs with it after one more restart.
+        /// Any order of wanted values, restarts, promotions and replay: no server ever starts with
+        /// less than its control file says, and one that has replayed a raise runs with it after
+        /// one more restart.
         #[test]
         fn no_server_is_ever_below_its_control_file(count in prop::sample::select(vec![1_usize, 3, 5]), moves in prop::collection::vec(any_move(), 0..80)) {
             let start = |want: u32, controldata: u32| {
@@ -172,7 +203,8 @@ track_commit_timestamp setting:       off
                     Move::Restart(n, as_primary) if n < count => {
                         let server = &mut servers[n];
                         if as_primary && n == primary {
-                            // Where the founder stays the primary it is no standby, and may have less.
+                            // Where the founder stays the primary it is no standby, and may have
+                            // less.
                             *server = Server { runs_with: want, controldata: want };
                         } else {
                             server.runs_with = start(want, server.controldata);

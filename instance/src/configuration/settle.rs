@@ -1,7 +1,9 @@
-//! Finds what of a candidate can be installed, by asking a judge again and again. Pure but for the judge.
+//! Finds what of a candidate can be installed, by asking a judge again and again. Pure but for the
+//! judge.
 //!
-//! What is at fault gives way to the last good value of the same setting, or is left out where there is none. Everything else of the candidate
-//! stays, so that one bad setting keeps no other from being applied.
+//! What is at fault gives way to the last good value of the same setting, or is left out where
+//! there is none. Everything else of the candidate stays, so that one bad setting keeps no other
+//! from being applied.
 
 use pgraft_core::configuration::Problem;
 use std::collections::BTreeSet;
@@ -42,7 +44,11 @@ pub struct Settled {
 }
 
 /// The most of `wanted` that the judge accepts.
-pub async fn settle(judge: &mut (impl Judge + Send), wanted: &Candidate, good: Option<&UserConfig>) -> Settled {
+pub async fn settle(
+    judge: &mut (impl Judge + Send),
+    wanted: &Candidate,
+    good: Option<&UserConfig>,
+) -> Settled {
     let mut settled = Settled { candidate: wanted.clone(), problems: vec![], foreign: vec![] };
     for _ in 0..MOST_ROUNDS {
         let faults = judge.judge(&settled.candidate).await;
@@ -64,19 +70,31 @@ pub async fn settle(judge: &mut (impl Judge + Send), wanted: &Candidate, good: O
     }
     // Too many to be named one by one.
     settled.candidate.user = good.cloned().unwrap_or_default();
-    settled.problems.push(of_parameter("postgresql", None, "too many settings are invalid; the last good configuration is used"));
+    settled.problems.push(of_parameter(
+        "postgresql",
+        None,
+        "too many settings are invalid; the last good configuration is used",
+    ));
     settled
 }
 
-/// The candidate without what is at fault, and the problem to report. The same candidate where that is not known, or is not the user's.
-fn without(tried: &Candidate, wanted: &Candidate, fault: &Fault, good: Option<&UserConfig>) -> (Candidate, Option<Problem>) {
+/// The candidate without what is at fault, and the problem to report. The same candidate where that
+/// is not known, or is not the user's.
+fn without(
+    tried: &Candidate,
+    wanted: &Candidate,
+    fault: &Fault,
+    good: Option<&UserConfig>,
+) -> (Candidate, Option<Problem>) {
     let mut next = tried.clone();
     let problem = match &fault.blame {
         Blame::Parameter(name) => match auto_line_of(&tried.auto, name) {
             Some(line) => Some(without_auto_line(&mut next, line, &fault.message)),
             None => without_parameter(&mut next, wanted, name, &fault.message, good),
         },
-        Blame::Library(library) => without_library(&mut next, wanted, library, &fault.message, good),
+        Blame::Library(library) => {
+            without_library(&mut next, wanted, library, &fault.message, good)
+        }
         Blame::Hba(line) => without_hba(&mut next, *line, &fault.message, good),
         Blame::Auto(line) => Some(without_auto_line(&mut next, *line, &fault.message)),
         Blame::Unknown => None,
@@ -84,7 +102,13 @@ fn without(tried: &Candidate, wanted: &Candidate, fault: &Fault, good: Option<&U
     (next, problem)
 }
 
-fn without_parameter(next: &mut Candidate, wanted: &Candidate, name: &str, message: &str, good: Option<&UserConfig>) -> Option<Problem> {
+fn without_parameter(
+    next: &mut Candidate,
+    wanted: &Candidate,
+    name: &str,
+    message: &str,
+    good: Option<&UserConfig>,
+) -> Option<Problem> {
     let parameters = &mut next.user.parameters;
     let had = parameters.remove(name)?;
     let last = good.and_then(|g| g.parameters.get(name)).filter(|value| **value != had);
@@ -93,18 +117,30 @@ fn without_parameter(next: &mut Candidate, wanted: &Candidate, name: &str, messa
     }
     // Said once, about what was asked for.
     let value = wanted.user.parameters.get(name).filter(|value| **value == had)?;
-    let used = last.map_or_else(|| "the default is used".to_owned(), |last| format!("the last good value \"{last}\" is used"));
+    let used = last.map_or_else(
+        || "the default is used".to_owned(),
+        |last| format!("the last good value \"{last}\" is used"),
+    );
     Some(of_parameter(name, Some(value), format!("{message}; {used}")))
 }
 
 /// A library that cannot be loaded, out of each list that names it.
-fn without_library(next: &mut Candidate, wanted: &Candidate, library: &str, message: &str, good: Option<&UserConfig>) -> Option<Problem> {
-    let lists = ["shared_preload_libraries", "session_preload_libraries", "local_preload_libraries"];
+fn without_library(
+    next: &mut Candidate,
+    wanted: &Candidate,
+    library: &str,
+    message: &str,
+    good: Option<&UserConfig>,
+) -> Option<Problem> {
+    let lists =
+        ["shared_preload_libraries", "session_preload_libraries", "local_preload_libraries"];
     let (name, value) = lists.iter().find_map(|name| {
         let value = next.user.parameters.get(*name)?;
         names(value).iter().any(|item| item == library).then(|| (*name, value.clone()))
     })?;
-    let last = good.and_then(|g| g.parameters.get(name)).filter(|last| **last != value && !names(last).iter().any(|item| item == library));
+    let last = good
+        .and_then(|g| g.parameters.get(name))
+        .filter(|last| **last != value && !names(last).iter().any(|item| item == library));
     if last.is_some() {
         return without_parameter(next, wanted, name, message, good);
     }
@@ -114,16 +150,29 @@ fn without_library(next: &mut Candidate, wanted: &Candidate, library: &str, mess
     } else {
         next.user.parameters.insert(name.to_owned(), rest.join(","));
     }
-    Some(of_parameter(name, wanted.user.parameters.get(name).map(String::as_str), format!("{message}; the library is left out")))
+    Some(of_parameter(
+        name,
+        wanted.user.parameters.get(name).map(String::as_str),
+        format!("{message}; the library is left out"),
+    ))
 }
 
 /// The items of a list of libraries.
 pub fn names(list: &str) -> Vec<String> {
-    list.split(',').map(|item| item.trim().trim_matches('"').to_owned()).filter(|item| !item.is_empty()).collect()
+    list.split(',')
+        .map(|item| item.trim().trim_matches('"').to_owned())
+        .filter(|item| !item.is_empty())
+        .collect()
 }
 
-/// The last good list as a whole, since its lines belong together; where there is none, the lines before the first bad one.
-fn without_hba(next: &mut Candidate, line: Option<usize>, message: &str, good: Option<&UserConfig>) -> Option<Problem> {
+/// The last good list as a whole, since its lines belong together; where there is none, the lines
+/// before the first bad one.
+fn without_hba(
+    next: &mut Candidate,
+    line: Option<usize>,
+    message: &str,
+    good: Option<&UserConfig>,
+) -> Option<Problem> {
     let hba = &mut next.user.hba;
     let index = line.unwrap_or(1).checked_sub(1)?;
     let value = hba.get(index)?.clone();
@@ -140,14 +189,24 @@ fn without_hba(next: &mut Candidate, line: Option<usize>, message: &str, good: O
 
 /// Where `ALTER SYSTEM` sets a parameter: the line counts, since it outranks the user's file.
 fn auto_line_of(auto: &str, name: &str) -> Option<usize> {
-    let sets =
-        |line: &str| line.trim_start().split(|c: char| c == '=' || c.is_whitespace()).next().is_some_and(|n| n.eq_ignore_ascii_case(name));
+    let sets = |line: &str| {
+        line.trim_start()
+            .split(|c: char| c == '=' || c.is_whitespace())
+            .next()
+            .is_some_and(|n| n.eq_ignore_ascii_case(name))
+    };
     auto.lines().position(sets).map(|index| index + 1)
 }
 
 fn without_auto_line(next: &mut Candidate, number: usize, message: &str) -> Problem {
-    let taken = next.auto.lines().nth(number.saturating_sub(1)).unwrap_or_default().trim().to_owned();
-    let kept = next.auto.split_inclusive('\n').enumerate().filter(|(index, _)| index + 1 != number).map(|(_, line)| line);
+    let taken =
+        next.auto.lines().nth(number.saturating_sub(1)).unwrap_or_default().trim().to_owned();
+    let kept = next
+        .auto
+        .split_inclusive('\n')
+        .enumerate()
+        .filter(|(index, _)| index + 1 != number)
+        .map(|(_, line)| line);
     next.auto = kept.collect();
     Problem {
         setting: "postgresql.auto.conf".into(),
@@ -157,7 +216,8 @@ fn without_auto_line(next: &mut Candidate, number: usize, message: &str) -> Prob
     }
 }
 
-/// Takes out one parameter after the other until Postgres is content, and blames that one. False where nothing of the user's is at fault.
+/// Takes out one parameter after the other until Postgres is content, and blames that one. False
+/// where nothing of the user's is at fault.
 async fn blame_by_trial(
     judge: &mut (impl Judge + Send),
     settled: &mut Settled,
@@ -172,7 +232,9 @@ async fn blame_by_trial(
         return false;
     }
     // New values first.
-    let is_new = |(name, value): &(&String, &String)| good.and_then(|g| g.parameters.get(*name)) != Some(*value);
+    let is_new = |(name, value): &(&String, &String)| {
+        good.and_then(|g| g.parameters.get(*name)) != Some(*value)
+    };
     let (new, old): (Vec<_>, Vec<_>) = tried.user.parameters.iter().partition(is_new);
     let suspects: BTreeSet<&String> = tried.user.parameters.keys().collect();
     for (name, _) in new.into_iter().chain(old).take(MOST_SUSPECTS.min(suspects.len())) {

@@ -1,4 +1,5 @@
-//! Has Postgres itself judge a candidate, in a scratch data directory, so that it works whether the server runs or not.
+//! Has Postgres itself judge a candidate, in a scratch data directory, so that it works whether the
+//! server runs or not.
 //!
 //! ```text
 //!  <work>/check/   PG_VERSION, global/pg_control of the real one; the candidate postgresql.conf, postgresql.auto.conf, pg_hba.conf
@@ -74,10 +75,13 @@ impl<'a> Trial<'a> {
         let settings = super::with(self.settings, &candidate.user);
         let scratch = scratch(&settings, candidate)?;
         let (mut found, shared_memory) = self.configuration(&settings, candidate, &scratch).await?;
-        if let (true, Some(megabytes), Some(limit)) = (found.is_empty(), shared_memory, memory_limit())
+        if let (true, Some(megabytes), Some(limit)) =
+            (found.is_empty(), shared_memory, memory_limit())
             && megabytes > limit
         {
-            let message = format!("Postgres would need {megabytes} MB of shared memory, and this host or container has {limit} MB");
+            let message = format!(
+                "Postgres would need {megabytes} MB of shared memory, and this host or container has {limit} MB"
+            );
             found.push(Fault { blame: Blame::Unknown, message });
         }
         for fault in self.start(&settings, candidate, &scratch).await? {
@@ -108,23 +112,41 @@ impl<'a> Trial<'a> {
         let (ending, output) = self.output(command).await?;
         let text = String::from_utf8_lossy(&output);
         let shared_memory = text.lines().rev().find_map(|line| line.trim().parse().ok());
-        let records: Vec<Record> = records(&output).into_iter().filter(|r| r.msg.trim().parse::<u64>().is_err()).collect();
+        let records: Vec<Record> =
+            records(&output).into_iter().filter(|r| r.msg.trim().parse::<u64>().is_err()).collect();
         Ok((faults::of_configuration(&records, ending != Ending::Code(0)), shared_memory))
     }
 
-    /// Postgres reads `pg_hba.conf` late: a whole small server is started for it, which finds no WAL and ends.
-    async fn start(&self, settings: &Settings, candidate: &Candidate, scratch: &std::path::Path) -> Result<Vec<Fault>, TrialError> {
+    /// Postgres reads `pg_hba.conf` late: a whole small server is started for it, which finds no
+    /// WAL and ends.
+    async fn start(
+        &self,
+        settings: &Settings,
+        candidate: &Candidate,
+        scratch: &std::path::Path,
+    ) -> Result<Vec<Fault>, TrialError> {
         // What the other run made of the directory is in the way of this one.
         files::remove_file(&scratch.join("postgresql.auto.conf"))?;
         let mut command = process::program(settings, "postgres", settings.paths.parent());
         command.arg("-D").arg(scratch);
         let at = |name: &str| scratch.join(name).display().to_string();
         let pid = std::process::id();
-        let own = [("config_file", at("small.conf")), ("hba_file", at("pg_hba.conf")), ("ident_file", at("pg_ident.conf"))];
+        let own = [
+            ("config_file", at("small.conf")),
+            ("hba_file", at("pg_hba.conf")),
+            ("ident_file", at("pg_ident.conf")),
+        ];
         // In the abstract namespace: no file, and no other server's name.
-        let socket =
-            [("listen_addresses", String::new()), ("unix_socket_directories", format!("@pgraft-check-{pid}")), ("port", "1".into())];
-        for (name, value) in own.into_iter().chain(socket).chain([("shared_preload_libraries", libraries(candidate))]) {
+        let socket = [
+            ("listen_addresses", String::new()),
+            ("unix_socket_directories", format!("@pgraft-check-{pid}")),
+            ("port", "1".into()),
+        ];
+        for (name, value) in own
+            .into_iter()
+            .chain(socket)
+            .chain([("shared_preload_libraries", libraries(candidate))])
+        {
             set(&mut command, name, &value);
         }
         let (_, output) = self.output(command).await?;
@@ -133,26 +155,47 @@ impl<'a> Trial<'a> {
         let of_user = |fault: Fault| match fault.blame {
             Blame::Hba(Some(line)) => {
                 let index = line.checked_sub(own).filter(|index| (1..=count).contains(index));
-                Fault { blame: index.map_or(Blame::Unknown, |index| Blame::Hba(Some(index))), ..fault }
+                Fault {
+                    blame: index.map_or(Blame::Unknown, |index| Blame::Hba(Some(index))),
+                    ..fault
+                }
             }
             _ => fault,
         };
         let records = records(&output);
-        // That it fails is no fault: it always does. Of the rest only warnings count: what fails was found by the other run.
-        let warnings: Vec<Record> = records.iter().filter(|record| record.level == "WARNING").cloned().collect();
+        // That it fails is no fault: it always does. Of the rest only warnings count: what fails
+        // was found by the other run.
+        let warnings: Vec<Record> =
+            records.iter().filter(|record| record.level == "WARNING").cloned().collect();
         let of_libraries = faults::of_configuration(&warnings, false);
-        Ok(of_libraries.into_iter().chain(faults::of_hba(&records).into_iter().map(of_user)).collect())
+        Ok(of_libraries
+            .into_iter()
+            .chain(faults::of_hba(&records).into_iter().map(of_user))
+            .collect())
     }
 
-    async fn output(&self, mut command: std::process::Command) -> Result<(Ending, Vec<u8>), TrialError> {
-        let words = [("log_line_prefix", config::LOG_LINE_PREFIX), ("log_min_messages", "info"), ("log_error_verbosity", "default")];
-        for (name, value) in words.into_iter().chain([("lc_messages", "C"), ("logging_collector", "off"), ("log_destination", "stderr")]) {
+    async fn output(
+        &self,
+        mut command: std::process::Command,
+    ) -> Result<(Ending, Vec<u8>), TrialError> {
+        let words = [
+            ("log_line_prefix", config::LOG_LINE_PREFIX),
+            ("log_min_messages", "info"),
+            ("log_error_verbosity", "default"),
+        ];
+        for (name, value) in words.into_iter().chain([
+            ("lc_messages", "C"),
+            ("logging_collector", "off"),
+            ("log_destination", "stderr"),
+        ]) {
             set(&mut command, name, value);
         }
         let (ending, output) = process::output(self.reaper, command).await?;
         match ending {
             // The kernel for want of memory, or a person: nothing follows about the candidate.
-            Ending::Signal(Signal::SIGKILL | Signal::SIGTERM | Signal::SIGINT) => Err(TrialError::Killed),
+            Ending::Signal(Signal::SIGKILL | Signal::SIGTERM | Signal::SIGINT) => {
+                Err(TrialError::Killed)
+            }
             _ => Ok((ending, output)),
         }
     }
@@ -174,12 +217,22 @@ impl Judge for Trial<'_> {
 fn scratch(settings: &Settings, candidate: &Candidate) -> Result<PathBuf, TrialError> {
     let (scratch, data) = (settings.paths.check(), &settings.paths.data);
     files::remove_directory(&scratch)?;
-    for directory in ["global", "base", "pg_notify", "pg_stat", "pg_stat_tmp", "pg_tblspc", "pg_replslot", "pg_dynshmem"] {
+    for directory in [
+        "global",
+        "base",
+        "pg_notify",
+        "pg_stat",
+        "pg_stat_tmp",
+        "pg_tblspc",
+        "pg_replslot",
+        "pg_dynshmem",
+    ] {
         files::private_directory(&scratch.join(directory))?;
     }
     files::private_directory(&scratch)?;
     for name in ["PG_VERSION", "global/pg_control"] {
-        fs::copy(data.join(name), scratch.join(name)).map_err(FileError::at("copy", &data.join(name)))?;
+        fs::copy(data.join(name), scratch.join(name))
+            .map_err(FileError::at("copy", &data.join(name)))?;
     }
     let write = |name: &str, text: &str| {
         let path = scratch.join(name);
@@ -196,11 +249,20 @@ fn scratch(settings: &Settings, candidate: &Candidate) -> Result<PathBuf, TrialE
     Ok(scratch)
 }
 
-/// All that are to be loaded, be it by the server or by its sessions: a session that cannot load its libraries is refused.
+/// All that are to be loaded, be it by the server or by its sessions: a session that cannot load
+/// its libraries is refused.
 fn libraries(candidate: &Candidate) -> String {
-    let lists = [("shared_preload_libraries", ""), ("session_preload_libraries", ""), ("local_preload_libraries", "$libdir/plugins/")];
-    let lists = lists.iter().filter_map(|(list, directory)| Some((candidate.user.parameters.get(*list)?, directory)));
-    let all = lists.flat_map(|(list, directory)| names(list).into_iter().map(move |name| format!("\"{directory}{name}\"")));
+    let lists = [
+        ("shared_preload_libraries", ""),
+        ("session_preload_libraries", ""),
+        ("local_preload_libraries", "$libdir/plugins/"),
+    ];
+    let lists = lists
+        .iter()
+        .filter_map(|(list, directory)| Some((candidate.user.parameters.get(*list)?, directory)));
+    let all = lists.flat_map(|(list, directory)| {
+        names(list).into_iter().map(move |name| format!("\"{directory}{name}\""))
+    });
     all.filter(|name| name != "\"pgraft\"").collect::<Vec<_>>().join(",")
 }
 
@@ -218,8 +280,10 @@ fn records(output: &[u8]) -> Vec<Record> {
 /// The megabytes that this host, or the container that this runs in, can have.
 fn memory_limit() -> Option<u64> {
     let host = fs::read_to_string("/proc/meminfo").ok().and_then(|text| total(&text));
-    let group =
-        fs::read_to_string("/sys/fs/cgroup/memory.max").ok().and_then(|text| text.trim().parse::<u64>().ok()).map(|bytes| bytes >> 20);
+    let group = fs::read_to_string("/sys/fs/cgroup/memory.max")
+        .ok()
+        .and_then(|text| text.trim().parse::<u64>().ok())
+        .map(|bytes| bytes >> 20);
     host.into_iter().chain(group).min()
 }
 

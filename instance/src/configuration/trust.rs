@@ -1,8 +1,10 @@
-//! Which of two configurations a server is started with: the one that Postgres accepted last, or the one that a server has run with. Pure.
+//! Which of two configurations a server is started with: the one that Postgres accepted last, or
+//! the one that a server has run with. Pure.
 //!
-//! Not everything that keeps a server from starting shows before: memory that is not there, a socket's group. A server that ends at its start with a
-//! configuration that none has run with before is started with the last one that did. Where that one fails as well, the configuration is not at
-//! fault.
+//! Not everything that keeps a server from starting shows before: memory that is not there, a
+//! socket's group. A server that ends at its start with a configuration that none has run with
+//! before is started with the last one that did. Where that one fails as well, the configuration is
+//! not at fault.
 
 use serde::{Deserialize, Serialize};
 
@@ -50,7 +52,8 @@ pub enum Start {
 }
 
 impl Suspect {
-    /// Whether it is this one that is suspected. What `ALTER SYSTEM` has set may be another thing by now.
+    /// Whether it is this one that is suspected. What `ALTER SYSTEM` has set may be another thing
+    /// by now.
     pub fn is(&self, accepted: &Candidate) -> bool {
         self.tried.user.parameters == accepted.user.parameters
     }
@@ -61,7 +64,8 @@ pub fn chosen(accepted: &Candidate, proven: &Candidate, suspect: Option<&Suspect
     match suspect.filter(|suspect| suspect.is(accepted)) {
         None => accepted.clone(),
         Some(Suspect { auto, .. }) => Candidate {
-            // Postgres has read these lines, and no server ends because of them: who was shut out since stays out.
+            // Postgres has read these lines, and no server ends because of them: who was shut out
+            // since stays out.
             user: UserConfig { hba: accepted.user.hba.clone(), ..proven.user.clone() },
             auto: if *auto { proven.auto.clone() } else { accepted.auto.clone() },
         },
@@ -69,7 +73,12 @@ pub fn chosen(accepted: &Candidate, proven: &Candidate, suspect: Option<&Suspect
 }
 
 /// What is suspected after a start with `used`.
-pub fn after(used: &Candidate, proven: &Candidate, suspect: Option<Suspect>, start: &Start) -> Option<Suspect> {
+pub fn after(
+    used: &Candidate,
+    proven: &Candidate,
+    suspect: Option<Suspect>,
+    start: &Start,
+) -> Option<Suspect> {
     match start {
         Start::Held => suspect.filter(|suspect| suspect.tried != *used),
         Start::Failed(message) if used.user.parameters != proven.user.parameters => {
@@ -107,7 +116,11 @@ mod tests {
         assert_eq!(chosen(&new, &old, suspect.as_ref()), old);
         let held = after(&old, &old, suspect.clone(), &Start::Held);
         assert_eq!(chosen(&new, &old, held.as_ref()), old, "it stays in force");
-        assert_eq!(chosen(&candidate(3), &old, held.as_ref()), candidate(3), "a changed one is tried");
+        assert_eq!(
+            chosen(&candidate(3), &old, held.as_ref()),
+            candidate(3),
+            "a changed one is tried"
+        );
         assert_eq!(after(&old, &old, suspect, &failed), None, "not the configuration");
     }
 
@@ -115,10 +128,15 @@ mod tests {
     fn an_old_pg_hba_never_comes_back() {
         let hba = |line: &str| vec![line.to_owned()];
         let (mut old, mut new) = (candidate(1), candidate(2));
-        (old.user.hba, new.user.hba) = (hba("host all bob 10.0.0.0/8 trust"), hba("host all bob 10.0.0.0/8 reject"));
-        let suspect = after(&new, &old, None, &Start::Failed("could not map anonymous shared memory".into()));
+        (old.user.hba, new.user.hba) =
+            (hba("host all bob 10.0.0.0/8 trust"), hba("host all bob 10.0.0.0/8 reject"));
+        let suspect =
+            after(&new, &old, None, &Start::Failed("could not map anonymous shared memory".into()));
         let used = chosen(&new, &old, suspect.as_ref());
-        assert_eq!((used.user.parameters, used.user.hba), (old.user.parameters.clone(), new.user.hba.clone()));
+        assert_eq!(
+            (used.user.parameters, used.user.hba),
+            (old.user.parameters.clone(), new.user.hba.clone())
+        );
         new.user.parameters = old.user.parameters.clone();
         assert_eq!(
             after(&new, &old, None, &Start::Failed("no space left on device".into())),
@@ -128,8 +146,9 @@ mod tests {
     }
 
     proptest! {
-        /// Where the configuration works, or the one that a server has run with, the server runs after three starts at most; and where only what
-        /// the user has configured is at fault, nothing that `ALTER SYSTEM` has set is lost.
+        /// Where the configuration works, or the one that a server has run with, the server runs
+        /// after three starts at most; and where only what the user has configured is at fault,
+        /// nothing that `ALTER SYSTEM` has set is lost.
         #[test]
         fn the_server_runs_after_three_starts(
             users in prop::collection::vec(any::<bool>(), 2), autos in prop::collection::vec(any::<bool>(), 2),

@@ -1,11 +1,15 @@
-//! The user's part of the configuration, and what of it can be refused without asking Postgres. Pure.
+//! The user's part of the configuration, and what of it can be refused without asking Postgres.
+//! Pure.
 
 use pgraft_core::configuration::Problem;
-use pgraft_core::instance_config::{INCLUDE_DIRECTIVES, PostgresqlConfig, is_parameter_name, reserved_parameter};
+use pgraft_core::instance_config::{
+    INCLUDE_DIRECTIVES, PostgresqlConfig, is_parameter_name, reserved_parameter,
+};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// The end of a `pg_hba.conf` that is cut short: whom the remaining lines would have kept out stays out.
+/// The end of a `pg_hba.conf` that is cut short: whom the remaining lines would have kept out stays
+/// out.
 pub const REJECT_THE_REST: &str = "host all all all reject";
 
 /// What users choose of the server's configuration.
@@ -19,31 +23,52 @@ pub struct UserConfig {
 
 /// A problem with a parameter.
 pub fn of_parameter(name: &str, value: Option<&str>, message: impl Into<String>) -> Problem {
-    Problem { setting: name.to_owned(), line: None, value: value.map(str::to_owned), message: message.into() }
+    Problem {
+        setting: name.to_owned(),
+        line: None,
+        value: value.map(str::to_owned),
+        message: message.into(),
+    }
 }
 
 /// A problem with a line of `pg_hba`; `index` counts from 0.
 pub fn of_hba_line(index: usize, line: &str, message: impl Into<String>) -> Problem {
     let number = u32::try_from(index).unwrap_or(u32::MAX).saturating_add(1);
-    Problem { setting: "pg_hba".into(), line: Some(number), value: Some(without_secrets(line)), message: message.into() }
+    Problem {
+        setting: "pg_hba".into(),
+        line: Some(number),
+        value: Some(without_secrets(line)),
+        message: message.into(),
+    }
 }
 
 /// A line as anybody may read it: `/status` and conditions show it.
 fn without_secrets(line: &str) -> String {
     let lower = line.to_ascii_lowercase();
-    let secret = ["ldapbindpasswd", "radiussecrets", "ldapurl"].iter().filter_map(|option| lower.find(option)).min();
-    secret.map_or_else(|| line.to_owned(), |at| line.get(..at).map_or_else(|| "...".to_owned(), |shown| format!("{shown}...")))
+    let secret = ["ldapbindpasswd", "radiussecrets", "ldapurl"]
+        .iter()
+        .filter_map(|option| lower.find(option))
+        .min();
+    secret.map_or_else(
+        || line.to_owned(),
+        |at| line.get(..at).map_or_else(|| "...".to_owned(), |shown| format!("{shown}...")),
+    )
 }
 
-/// Takes out what must never reach Postgres: what pgraft sets itself, and what would change the meaning of the file around it. A line of
-/// `pg_hba` that is refused has the last good list used, or, where there is none, ends the list: what follows it may rely on it.
+/// Takes out what must never reach Postgres: what pgraft sets itself, and what would change the
+/// meaning of the file around it. A line of `pg_hba` that is refused has the last good list used,
+/// or, where there is none, ends the list: what follows it may rely on it.
 pub fn screen(config: &PostgresqlConfig, good: Option<&UserConfig>) -> (UserConfig, Vec<Problem>) {
     let (mut user, mut problems) = (UserConfig::default(), vec![]);
     for (name, value) in &config.parameters {
         if let Some(why) = refuse_parameter(name, value) {
             problems.push(of_parameter(name, Some(value), why));
         } else if user.parameters.insert(name.to_ascii_lowercase(), value.clone()).is_some() {
-            problems.push(of_parameter(name, Some(value), "the parameter is set twice, in different case; this value is used"));
+            problems.push(of_parameter(
+                name,
+                Some(value),
+                "the parameter is set twice, in different case; this value is used",
+            ));
         }
     }
     for (index, line) in config.pg_hba.iter().enumerate() {
@@ -100,7 +125,10 @@ mod tests {
         PostgresqlConfig {
             port: 5432,
             listen_addresses: "*".into(),
-            parameters: parameters.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect(),
+            parameters: parameters
+                .iter()
+                .map(|(n, v)| ((*n).to_owned(), (*v).to_owned()))
+                .collect(),
             pg_hba: hba.iter().map(|l| (*l).to_owned()).collect(),
         }
     }
@@ -124,14 +152,21 @@ mod tests {
         assert_eq!(user.parameters, [("work_mem".to_owned(), "8MB".to_owned())].into());
         assert_eq!(problems.len(), parameters.len() - 1);
         let include = problems.iter().find(|p| p.setting == "include").unwrap();
-        assert_eq!(include.to_string(), "include \"/etc/passwd\": include directives are not allowed");
+        assert_eq!(
+            include.to_string(),
+            "include \"/etc/passwd\": include directives are not allowed"
+        );
         let fsync = problems.iter().find(|p| p.setting == "fsync").unwrap();
-        assert_eq!(fsync.to_string(), "fsync \"off\": pgraft sets this parameter itself; the configured value is ignored");
+        assert_eq!(
+            fsync.to_string(),
+            "fsync \"off\": pgraft sets this parameter itself; the configured value is ignored"
+        );
     }
 
     #[test]
     fn a_parameter_that_is_set_twice_is_reported() {
-        let (user, problems) = screen(&config(&[("Work_Mem", "1MB"), ("work_mem", "2MB")], &[]), None);
+        let (user, problems) =
+            screen(&config(&[("Work_Mem", "1MB"), ("work_mem", "2MB")], &[]), None);
         assert_eq!(user.parameters["work_mem"], "2MB");
         assert_eq!(problems.len(), 1);
     }
@@ -142,14 +177,24 @@ mod tests {
         let shown = of_hba_line(0, line, "").value.unwrap();
         assert_eq!(shown, "host all all all ldap ldapserver=x ldapbinddn=\"cn=a\" ...");
         assert_eq!(of_hba_line(0, "host a a all md5", "").value.unwrap(), "host a a all md5");
-        assert!(!of_hba_line(0, "host all all all radius radiussecrets=s3cret", "").value.unwrap().contains("s3cret"));
+        assert!(
+            !of_hba_line(0, "host all all all radius radiussecrets=s3cret", "")
+                .value
+                .unwrap()
+                .contains("s3cret")
+        );
     }
 
     #[test]
     fn a_refused_line_of_pg_hba_lets_nobody_in_by_what_follows_it() {
-        for bad in ["host all all all trust\nlocal all all trust", "host all all 10.0.0.0/8 \\", "include /etc/passwd", "\"include_dir\" x"]
-        {
-            let (user, problems) = screen(&config(&[], &["host a a all md5", bad, "host b b all trust"]), None);
+        for bad in [
+            "host all all all trust\nlocal all all trust",
+            "host all all 10.0.0.0/8 \\",
+            "include /etc/passwd",
+            "\"include_dir\" x",
+        ] {
+            let (user, problems) =
+                screen(&config(&[], &["host a a all md5", bad, "host b b all trust"]), None);
             assert_eq!(user.hba, ["host a a all md5", REJECT_THE_REST], "{bad}");
             assert_eq!((problems.len(), problems[0].line), (1, Some(2)), "{bad}");
             let good = UserConfig { hba: vec!["host c c all md5".into()], ..UserConfig::default() };

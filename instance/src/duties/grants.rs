@@ -1,5 +1,5 @@
-//! The extension in the database `postgres`, and what pgraft's own roles may do there. Each grant names the role: what PUBLIC may do is for others
-//! to decide.
+//! The extension in the database `postgres`, and what pgraft's own roles may do there. Each grant
+//! names the role: what PUBLIC may do is for others to decide.
 
 use pgraft_core::instance_config::{OPERATOR_ROLE, REPLICATION_ROLE};
 use tokio_postgres::Client;
@@ -8,7 +8,8 @@ use super::DutiesError;
 use super::statements;
 
 /// What the operator reads of Postgres, and how standbys checkpoint the primary before a rewind.
-const MEMBERSHIPS: [(&str, &str); 2] = [("pg_monitor", OPERATOR_ROLE), ("pg_checkpoint", REPLICATION_ROLE)];
+const MEMBERSHIPS: [(&str, &str); 2] =
+    [("pg_monitor", OPERATOR_ROLE), ("pg_checkpoint", REPLICATION_ROLE)];
 
 /// What `pg_rewind` and the search for lost WAL read of the primary's files.
 const BUILT_IN: [&str; 5] = [
@@ -31,7 +32,8 @@ const OPERATORS: [&str; 8] = [
     "pgraft_get_members",
 ];
 
-/// Memberships that are missing. (`unnest` takes two arrays under its bare name only; `search_path` is `pg_catalog`.)
+/// Memberships that are missing. (`unnest` takes two arrays under its bare name only; `search_path`
+/// is `pg_catalog`.)
 const MISSING_MEMBERSHIPS: &str = "SELECT w.granted, w.member FROM unnest($1::text[], $2::text[]) AS w (granted, member)
    WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_auth_members AS m
                        JOIN pg_catalog.pg_roles AS g ON g.oid = m.roleid JOIN pg_catalog.pg_roles AS r ON r.oid = m.member
@@ -49,7 +51,8 @@ const SCHEMA: &str = "SELECT n.nspname::text,
                   WHERE r.rolname = $1::text::name AND a.privilege_type = 'USAGE')
     FROM pg_catalog.pg_extension AS e JOIN pg_catalog.pg_namespace AS n ON n.oid = e.extnamespace WHERE e.extname = 'pgraft'";
 
-/// Functions that a role may not call by a grant of its own, as `GRANT` wants them: of the extension by their names, of Postgres by all of it.
+/// Functions that a role may not call by a grant of its own, as `GRANT` wants them: of the
+/// extension by their names, of Postgres by all of it.
 const MISSING_FUNCTIONS: &str = "SELECT p.oid::regprocedure::text FROM pg_catalog.pg_proc AS p
    WHERE (p.oid = ANY ($2::text[]::regprocedure[])
           OR (p.proname = ANY ($3::text[]::name[])
@@ -66,7 +69,8 @@ const LIMITED: &str = "SELECT FROM pg_catalog.pg_database WHERE datname = pg_cat
 const EXTENSION_IS_OLD: &str = "SELECT FROM pg_catalog.pg_available_extensions \
      WHERE name = 'pgraft' AND installed_version IS NOT NULL AND installed_version <> default_version";
 
-/// Makes the extension where it is missing, and updates it where it is old. In this database alone: in another one it is its owner's.
+/// Makes the extension where it is missing, and updates it where it is old. In this database alone:
+/// in another one it is its owner's.
 pub async fn extension(client: &Client) -> Result<(), DutiesError> {
     if client.query_opt(SCHEMA, &[&OPERATOR_ROLE]).await?.is_none() {
         client.batch_execute(statements::CREATE_EXTENSION).await?;
@@ -113,7 +117,13 @@ async fn missing(client: &Client, extension: bool) -> Result<Vec<String>, Duties
     Ok(grants)
 }
 
-async fn functions(client: &Client, role: &str, built_in: &[String], own: &[&str], grants: &mut Vec<String>) -> Result<(), DutiesError> {
+async fn functions(
+    client: &Client,
+    role: &str,
+    built_in: &[String],
+    own: &[&str],
+    grants: &mut Vec<String>,
+) -> Result<(), DutiesError> {
     for row in client.query(MISSING_FUNCTIONS, &[&role, &built_in, &own]).await? {
         grants.push(statements::grant_execute(row.try_get(0)?, role));
     }

@@ -1,6 +1,8 @@
-//! When a standby has to be cloned again: the primary has no more the WAL that it needs next, and that stays so. Pure.
+//! When a standby has to be cloned again: the primary has no more the WAL that it needs next, and
+//! that stays so. Pure.
 //!
-//! Nothing is read into error messages, which speak the language of the server that they come from: what the primary has is listed.
+//! Nothing is read into error messages, which speak the language of the server that they come from:
+//! what the primary has is listed.
 
 use std::time::Duration;
 
@@ -16,18 +18,21 @@ pub struct Patience {
 }
 
 impl Patience {
-    /// One look: `lost` is where replay stands when the WAL from there on is gone. Returns whether it has been so for long enough.
+    /// One look: `lost` is where replay stands when the WAL from there on is gone. Returns whether
+    /// it has been so for long enough.
     pub fn look(&mut self, now: Duration, lost: Option<u64>) -> bool {
         self.seen = lost.map(|lsn| match self.seen {
             Some((at, since, looks)) if at == lsn => (lsn, since, looks + 1),
             _ => (lsn, now, 1),
         });
-        self.seen.is_some_and(|(_, since, looks)| looks >= LOOKS && now.saturating_sub(since) >= LONGEST)
+        self.seen
+            .is_some_and(|(_, since, looks)| looks >= LOOKS && now.saturating_sub(since) >= LONGEST)
     }
 }
 
-/// Whether the segment with this position is gone, where these are the files in `pg_wal`: there are segments, on whatever timeline, and all are
-/// younger. A gap in the middle is something else, and for a person to look at.
+/// Whether the segment with this position is gone, where these are the files in `pg_wal`: there are
+/// segments, on whatever timeline, and all are younger. A gap in the middle is something else, and
+/// for a person to look at.
 pub fn is_gone<'a>(lsn: u64, segment_size: u64, files: impl IntoIterator<Item = &'a str>) -> bool {
     let oldest = files.into_iter().filter_map(|name| segment(name, segment_size)).min();
     oldest.is_some_and(|oldest| oldest > lsn / segment_size.max(1))
@@ -50,12 +55,20 @@ mod tests {
 
     #[test]
     fn a_segment_is_gone_when_all_that_are_there_are_younger() {
-        let files = ["000000030000000000000010", "000000030000000000000011", "00000003.history", "archive_status"];
+        let files = [
+            "000000030000000000000010",
+            "000000030000000000000011",
+            "00000003.history",
+            "archive_status",
+        ];
         assert!(is_gone(0x0FFF_FFFF, 16 * MB, files));
         assert!(!is_gone(0x1000_0000, 16 * MB, files), "the beginning of the oldest");
         assert!(!is_gone(0x1234_5678, 16 * MB, files));
         assert!(!is_gone(0, 16 * MB, ["00000003.history"]), "nothing is known");
-        assert!(!is_gone(0x0FFF_FFFF, 16 * MB, files.into_iter().chain(["00000001000000000000000F"])), "it is there on its own timeline");
+        assert!(
+            !is_gone(0x0FFF_FFFF, 16 * MB, files.into_iter().chain(["00000001000000000000000F"])),
+            "it is there on its own timeline"
+        );
         assert!(is_gone(0x2_4000_0000 - 1, 1024 * MB, ["000000010000000200000001"]));
         assert!(!is_gone(0x2_4000_0000, 1024 * MB, ["000000010000000200000001"]));
     }

@@ -1,4 +1,5 @@
-//! Sees to the roles and the application's database: reads, decides (`roles.rs`), writes what differs.
+//! Sees to the roles and the application's database: reads, decides (`roles.rs`), writes what
+//! differs.
 
 use postgres_protocol::password::scram_sha_256;
 use std::collections::BTreeMap;
@@ -15,7 +16,12 @@ use crate::settings::Settings;
 pub type Digests = BTreeMap<(String, String), bool>;
 
 /// One look at all of them. One that fails keeps nobody else from getting what it needs.
-pub async fn tend(settings: &Settings, client: &Client, secrets: &Secrets, digests: &mut Digests) -> Result<(), DutiesError> {
+pub async fn tend(
+    settings: &Settings,
+    client: &Client,
+    secrets: &Secrets,
+    digests: &mut Digests,
+) -> Result<(), DutiesError> {
     let boot = &settings.config.bootstrap;
     let records = Records::read(client).await?;
     let roles = roles::all(&boot.owner, secrets);
@@ -24,7 +30,10 @@ pub async fn tend(settings: &Settings, client: &Client, secrets: &Secrets, diges
     let mut known = Digests::new();
     for role in &roles {
         let record = records.get(Kind::Role, &role.name);
-        let applied = record.map(|r| Applied { verifier: r.verifier.clone(), is_current: is_current(role, r, digests, &mut known) });
+        let applied = record.map(|r| Applied {
+            verifier: r.verifier.clone(),
+            is_current: is_current(role, r, digests, &mut known),
+        });
         let decision = roles::decide(role, seen.get(&role.name), applied.as_ref());
         result = result.and(apply(client, role, record, decision).await);
     }
@@ -39,13 +48,16 @@ async fn read(client: &Client, roles: &[Role]) -> Result<BTreeMap<String, Seen>,
     let names: Vec<&str> = roles.iter().map(|role| role.name.as_str()).collect();
     let mut seen = BTreeMap::new();
     for row in client.query(roles::READ, &[&names]).await? {
-        seen.insert(row.try_get(0)?, Seen { attributes: row.try_get(1)?, password: row.try_get(2)? });
+        seen.insert(
+            row.try_get(0)?,
+            Seen { attributes: row.try_get(1)?, password: row.try_get(2)? },
+        );
     }
     Ok(seen)
 }
 
-/// Whether the password that was applied is the one that the role should have. A member that was not given the new one yet, and becomes the primary,
-/// does not bring back the old one.
+/// Whether the password that was applied is the one that the role should have. A member that was
+/// not given the new one yet, and becomes the primary, does not bring back the old one.
 fn is_current(role: &Role, record: &Record, before: &Digests, known: &mut Digests) -> bool {
     if role.changed < record.changed {
         return true;
@@ -54,7 +66,10 @@ fn is_current(role: &Role, record: &Record, before: &Digests, known: &mut Digest
         (None, None) => true,
         (Some(digest), Some(password)) => {
             let both = (digest.clone(), password.clone());
-            let same = before.get(&both).copied().unwrap_or_else(|| record::is_digest_of(digest, password));
+            let same = before
+                .get(&both)
+                .copied()
+                .unwrap_or_else(|| record::is_digest_of(digest, password));
             known.insert(both, same);
             same
         }
@@ -62,13 +77,21 @@ fn is_current(role: &Role, record: &Record, before: &Digests, known: &mut Digest
     }
 }
 
-async fn apply(client: &Client, role: &Role, record: Option<&Record>, decision: Decision) -> Result<(), DutiesError> {
+async fn apply(
+    client: &Client,
+    role: &Role,
+    record: Option<&Record>,
+    decision: Decision,
+) -> Result<(), DutiesError> {
     let name = &role.name;
     let (create, attributes, why) = match decision {
         Decision::Nothing => return Ok(()),
         Decision::Missing => {
             // Said once for each password.
-            tracing::warn!(role = name, "its Secret has another password, and the role does not exist any more: it is not made again");
+            tracing::warn!(
+                role = name,
+                "its Secret has another password, and the role does not exist any more: it is not made again"
+            );
             client.batch_execute(&record::keep(Kind::Role, name, &from_secret(role))).await?;
             return Ok(());
         }
@@ -97,16 +120,31 @@ async fn apply(client: &Client, role: &Role, record: Option<&Record>, decision: 
 
 fn from_secret(role: &Role) -> Record {
     let password = role.password.as_deref();
-    Record { digest: password.and_then(record::digest_of), verifier: password.map(|p| scram_sha_256(p.as_bytes())), changed: role.changed }
+    Record {
+        digest: password.and_then(record::digest_of),
+        verifier: password.map(|p| scram_sha_256(p.as_bytes())),
+        changed: role.changed,
+    }
 }
 
-/// Made once. Whether it is renamed, dropped or given to somebody else is for its owner to decide from then on.
+/// Made once. Whether it is renamed, dropped or given to somebody else is for its owner to decide
+/// from then on.
 async fn database(client: &Client, name: &str, owner: &str) -> Result<(), DutiesError> {
-    if client.query_opt("SELECT FROM pg_catalog.pg_database WHERE datname = $1::text::name", &[&name]).await?.is_none() {
+    if client
+        .query_opt("SELECT FROM pg_catalog.pg_database WHERE datname = $1::text::name", &[&name])
+        .await?
+        .is_none()
+    {
         client.batch_execute(&statements::create_database(name, owner)).await?;
         tracing::info!(database = name, owner, "created the database");
     }
-    client.batch_execute(&record::keep(Kind::Database, name, &Record { digest: None, verifier: None, changed: 0 })).await?;
+    client
+        .batch_execute(&record::keep(
+            Kind::Database,
+            name,
+            &Record { digest: None, verifier: None, changed: 0 },
+        ))
+        .await?;
     Ok(())
 }
 
@@ -119,12 +157,15 @@ mod tests {
     fn a_member_that_has_the_old_file_does_not_bring_it_back() {
         let role = |password: Option<&str>, owner| {
             let changed = Changed { owner, ..Changed::default() };
-            let secrets = Secrets { owner: password.map(str::to_owned), changed, ..Secrets::default() };
+            let secrets =
+                Secrets { owner: password.map(str::to_owned), changed, ..Secrets::default() };
             let [.., role] = roles::all("app", &secrets);
             role
         };
         let record = from_secret(&role(Some("new"), 10));
-        let current = |password, changed| is_current(&role(password, changed), &record, &Digests::new(), &mut Digests::new());
+        let current = |password, changed| {
+            is_current(&role(password, changed), &record, &Digests::new(), &mut Digests::new())
+        };
         assert!(current(Some("new"), 10) && current(Some("new"), 20) && current(Some("new"), 5));
         assert!(current(Some("old"), 5) && current(None, 5), "older than what was applied");
         assert!(!current(Some("newer"), 20) && !current(Some("newer"), 10) && !current(None, 20));
@@ -144,6 +185,9 @@ mod tests {
         let both = (record.digest.clone().unwrap(), "a".to_owned());
         assert_eq!(known.get(&both), Some(&true));
         let told_otherwise = Digests::from([(both, false)]);
-        assert!(!is_current(&role, &record, &told_otherwise, &mut known), "what is known is not computed again");
+        assert!(
+            !is_current(&role, &record, &told_otherwise, &mut known),
+            "what is known is not computed again"
+        );
     }
 }

@@ -1,5 +1,6 @@
-//! What was applied of the Secrets and the configuration: a table in the database `postgres`, so that every later primary knows it. It holds no
-//! password, but a salted digest of each, and is a superuser's alone.
+//! What was applied of the Secrets and the configuration: a table in the database `postgres`, so
+//! that every later primary knows it. It holds no password, but a salted digest of each, and is a
+//! superuser's alone.
 
 use ring::{digest, pbkdf2, rand};
 use std::collections::BTreeMap;
@@ -16,7 +17,8 @@ const ROUNDS: NonZeroU32 = match NonZeroU32::new(4096) {
 };
 const SALT: usize = 16;
 
-/// Whether schema and table are there, and belong to superusers: a table of somebody else's could run its owner's code.
+/// Whether schema and table are there, and belong to superusers: a table of somebody else's could
+/// run its owner's code.
 const STATE: &str =
     "SELECT c.oid IS NOT NULL, n.nspowner = ANY (s.supers) AND (c.oid IS NULL OR (c.relowner = ANY (s.supers) AND c.relkind = 'r'))
     FROM pg_catalog.pg_namespace AS n
@@ -79,7 +81,11 @@ impl Records {
         for row in client.query(READ, &[]).await? {
             records.insert(
                 (row.try_get(0)?, row.try_get(1)?),
-                Record { digest: row.try_get(2)?, verifier: row.try_get(3)?, changed: row.try_get(4)? },
+                Record {
+                    digest: row.try_get(2)?,
+                    verifier: row.try_get(3)?,
+                    changed: row.try_get(4)?,
+                },
             );
         }
         Ok(Self(records))
@@ -91,7 +97,8 @@ impl Records {
     }
 }
 
-/// Whether the table is there, and whether all of it belongs to superusers; None where there is no such schema.
+/// Whether the table is there, and whether all of it belongs to superusers; None where there is no
+/// such schema.
 async fn state(client: &Client) -> Result<Option<(bool, bool)>, DutiesError> {
     Ok(match client.query_opt(STATE, &[]).await? {
         Some(row) => Some((row.try_get(0)?, row.try_get(1)?)),
@@ -101,10 +108,17 @@ async fn state(client: &Client) -> Result<Option<(bool, bool)>, DutiesError> {
 
 /// The statement that keeps one.
 pub fn keep(kind: Kind, name: &str, record: &Record) -> String {
-    statements::keep_record(kind.word(), name, record.digest.as_deref(), record.verifier.as_deref(), record.changed)
+    statements::keep_record(
+        kind.word(),
+        name,
+        record.digest.as_deref(),
+        record.verifier.as_deref(),
+        record.changed,
+    )
 }
 
-/// A digest of a password, with a salt of its own. None where the system gives no random bytes: then it is applied once more.
+/// A digest of a password, with a salt of its own. None where the system gives no random bytes:
+/// then it is applied once more.
 pub fn digest_of(password: &str) -> Option<String> {
     let salt: [u8; SALT] = rand::generate(&rand::SystemRandom::new()).ok()?.expose();
     let mut out = [0; digest::SHA256_OUTPUT_LEN];
@@ -122,11 +136,16 @@ pub fn is_digest_of(digest: &str, password: &str) -> bool {
 }
 
 fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |text, byte| text + &format!("{byte:02x}"))
+    bytes
+        .iter()
+        .fold(String::with_capacity(2 * bytes.len()), |text, byte| text + &format!("{byte:02x}"))
 }
 
 fn bytes(hex: &str) -> Option<Vec<u8>> {
-    let pairs = hex.as_bytes().chunks(2).map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok());
+    let pairs = hex
+        .as_bytes()
+        .chunks(2)
+        .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok());
     pairs.collect()
 }
 
@@ -142,7 +161,13 @@ mod tests {
             assert!(is_digest_of(&one, password) && is_digest_of(&two, password));
             assert!(!is_digest_of(&one, "another") && !one.contains("it's"));
         }
-        for damaged in ["", "pbkdf2-sha256$0$00$00", "pbkdf2-sha256$4096$0g$00", "md5$1$00$00", "pbkdf2-sha256$4096$00"] {
+        for damaged in [
+            "",
+            "pbkdf2-sha256$0$00$00",
+            "pbkdf2-sha256$4096$0g$00",
+            "md5$1$00$00",
+            "pbkdf2-sha256$4096$00",
+        ] {
             assert!(!is_digest_of(damaged, ""), "{damaged}");
         }
     }

@@ -108,7 +108,8 @@ pub struct Seen {
 pub struct Applied {
     /// The verifier that was set.
     pub verifier: Option<String>,
-    /// Whether it was made of the password that this host has, or of one that was put on its host later.
+    /// Whether it was made of the password that this host has, or of one that was put on its host
+    /// later.
     pub is_current: bool,
 }
 
@@ -163,7 +164,8 @@ pub enum Decision {
         /// Why.
         why: Why,
     },
-    /// The Secret has another password, and there is no such role any more: somebody removed or renamed it.
+    /// The Secret has another password, and there is no such role any more: somebody removed or
+    /// renamed it.
     Missing,
 }
 
@@ -176,12 +178,19 @@ pub fn decide(role: &Role, seen: Option<&Seen>, applied: Option<&Applied>) -> De
         (Care::Ours, Some(_)) if !applied.is_current => change(Why::Secret),
         (Care::Ours, Some(seen)) if seen.password != applied.verifier => change(Why::Password),
         (Care::Ours, Some(seen)) => {
-            let lost: Vec<_> = role.attributes.iter().copied().filter(|a| !seen.attributes.iter().any(|has| has == a)).collect();
+            let lost: Vec<_> = role
+                .attributes
+                .iter()
+                .copied()
+                .filter(|a| !seen.attributes.iter().any(|has| has == a))
+                .collect();
             if lost.is_empty() { Decision::Nothing } else { change(Why::Attributes(lost)) }
         }
         (Care::Users, _) if applied.is_current => Decision::Nothing,
         (Care::Users, None) => Decision::Missing,
-        (Care::Users, Some(_)) => Decision::Change { create: false, attributes: false, why: Why::Secret },
+        (Care::Users, Some(_)) => {
+            Decision::Change { create: false, attributes: false, why: Why::Secret }
+        }
     }
 }
 
@@ -194,7 +203,10 @@ mod tests {
     }
 
     fn as_wanted(role: &Role) -> Seen {
-        Seen { attributes: role.attributes.iter().map(|a| (*a).to_owned()).collect(), password: Some("v1".into()) }
+        Seen {
+            attributes: role.attributes.iter().map(|a| (*a).to_owned()).collect(),
+            password: Some("v1".into()),
+        }
     }
 
     const CURRENT: fn() -> Applied = || Applied { verifier: Some("v1".into()), is_current: true };
@@ -204,8 +216,16 @@ mod tests {
     fn what_pgraft_connects_as_is_put_back_and_the_rest_is_left_alone() {
         for role in &roles() {
             let seen = as_wanted(role);
-            assert_eq!(decide(role, Some(&seen), Some(&CURRENT())), Decision::Nothing, "{}", role.name);
-            let mut changes = vec![(None, Why::Dropped), (Some(Seen { password: Some("v2".into()), ..seen.clone() }), Why::Password)];
+            assert_eq!(
+                decide(role, Some(&seen), Some(&CURRENT())),
+                Decision::Nothing,
+                "{}",
+                role.name
+            );
+            let mut changes = vec![
+                (None, Why::Dropped),
+                (Some(Seen { password: Some("v2".into()), ..seen.clone() }), Why::Password),
+            ];
             changes.push((Some(Seen { password: None, ..seen.clone() }), Why::Password));
             for (n, attribute) in role.attributes.iter().enumerate() {
                 let mut other = seen.clone();
@@ -215,7 +235,11 @@ mod tests {
             for (changed, why) in changes {
                 let decision = decide(role, changed.as_ref(), Some(&CURRENT()));
                 let wanted = match role.care {
-                    Care::Ours => Decision::Change { create: changed.is_none(), attributes: true, why: why.clone() },
+                    Care::Ours => Decision::Change {
+                        create: changed.is_none(),
+                        attributes: true,
+                        why: why.clone(),
+                    },
                     Care::Users => Decision::Nothing,
                 };
                 assert_eq!(decision, wanted, "{}: {why}", role.name);
@@ -225,12 +249,18 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_that_changes_is_applied_to_everybody_and_brings_nobody_back_that_the_application_removed() {
+    fn a_secret_that_changes_is_applied_to_everybody_and_brings_nobody_back_that_the_application_removed()
+     {
         for role in &roles() {
             let old = Applied { is_current: false, ..CURRENT() };
             let locked = Seen { attributes: vec!["NOLOGIN".into()], ..as_wanted(role) };
             let (ours, why) = (role.care == Care::Ours, Why::Secret);
-            assert_eq!(decide(role, Some(&locked), Some(&old)), Decision::Change { create: false, attributes: ours, why }, "{}", role.name);
+            assert_eq!(
+                decide(role, Some(&locked), Some(&old)),
+                Decision::Change { create: false, attributes: ours, why },
+                "{}",
+                role.name
+            );
             let gone = decide(role, None, Some(&old));
             assert_eq!(gone == Decision::Missing, !ours, "{}", role.name);
         }
@@ -241,7 +271,10 @@ mod tests {
         for role in &roles() {
             for seen in [None, Some(as_wanted(role))] {
                 let decision = decide(role, seen.as_ref(), None);
-                assert_eq!(decision, Decision::Change { create: seen.is_none(), attributes: true, why: Why::New });
+                assert_eq!(
+                    decision,
+                    Decision::Change { create: seen.is_none(), attributes: true, why: Why::New }
+                );
             }
         }
         assert!(!Why::New.puts_back() && !Why::Secret.puts_back());

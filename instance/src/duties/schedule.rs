@@ -21,8 +21,8 @@ pub struct Next {
     pub logged: bool,
 }
 
-/// After so many failures in a row. What passes by itself is tried every second and logged now and then; what does not pass is logged each time,
-/// and tried less and less often.
+/// After so many failures in a row. What passes by itself is tried every second and logged now and
+/// then; what does not pass is logged each time, and tried less and less often.
 pub fn after(failures: u32, passes: bool) -> Next {
     if passes {
         let pause = if failures < TRIES { SOON } else { AGAIN };
@@ -46,8 +46,11 @@ mod tests {
 
     #[test]
     fn what_is_refused_is_said_and_tried_less_and_less() {
-        let pauses: Vec<u64> =
-            (1..=8).map(|n| after(n, false)).inspect(|next| assert!(next.logged)).map(|next| next.pause.as_secs()).collect();
+        let pauses: Vec<u64> = (1..=8)
+            .map(|n| after(n, false))
+            .inspect(|next| assert!(next.logged))
+            .map(|next| next.pause.as_secs())
+            .collect();
         assert_eq!(pauses, [1, 2, 4, 8, 16, 30, 30, 30]);
         assert_eq!(after(u32::MAX, false).pause, SELDOM);
     }

@@ -1,5 +1,6 @@
-//! The replication slots of the other members. Where the members choose the primary every server has one for everybody else, so that whoever is
-//! promoted has them at once; elsewhere a standby makes its own, and here only those of removed members are seen to.
+//! The replication slots of the other members. Where the members choose the primary every server
+//! has one for everybody else, so that whoever is promoted has them at once; elsewhere a standby
+//! makes its own, and here only those of removed members are seen to.
 
 use pgraft_core::NodeId;
 use pgraft_core::instance_config::replication_name;
@@ -18,7 +19,8 @@ const READ: &str = "SELECT slot_name::text, active, restart_lsn IS NOT NULL, \
 const CREATE: &str = "SELECT pg_catalog.pg_create_physical_replication_slot($1)";
 const DROP: &str = "SELECT pg_catalog.pg_drop_replication_slot($1)";
 
-/// Those of a primary that is a standby now: in the way of the present primary's, which are to be copied here. (Postgres 17)
+/// Those of a primary that is a standby now: in the way of the present primary's, which are to be
+/// copied here. (Postgres 17)
 const DROP_FORMER: &str = "SELECT slot_name::text, pg_catalog.pg_drop_replication_slot(slot_name) FROM pg_catalog.pg_replication_slots \
      WHERE slot_type = 'logical' AND failover AND NOT synced AND NOT active";
 
@@ -52,21 +54,33 @@ enum Step {
     Create(String),
 }
 
-/// Makes the slots what they should be. Nothing is written to the WAL by it, so that it works on a standby and on a fenced primary.
+/// Makes the slots what they should be. Nothing is written to the WAL by it, so that it works on a
+/// standby and on a fenced primary.
 pub async fn tend(settings: &Settings, client: &Client, role: Role) -> Result<(), DutiesError> {
-    let Some(file) = upstream::instance_file(&settings.paths, settings.node)? else { return Ok(()) };
+    let Some(file) = upstream::instance_file(&settings.paths, settings.node)? else {
+        return Ok(());
+    };
     if role == Role::Standby && !settings.failover {
         return Ok(());
     }
     let mut slots = vec![];
     for row in client.query(READ, &[]).await? {
-        slots.push(Slot { name: row.try_get(0)?, active: row.try_get(1)?, holds: row.try_get(2)?, kept: row.try_get(3)? });
+        slots.push(Slot {
+            name: row.try_get(0)?,
+            active: row.try_get(1)?,
+            holds: row.try_get(2)?,
+            kept: row.try_get(3)?,
+        });
     }
     let short = Disk::of(&settings.paths.data).is_some_and(Disk::is_short);
     for slot in slots.iter_mut().filter(|slot| short && role == Role::Primary && gives_way(slot)) {
         client.execute(DROP, &[&slot.name]).await?;
         client.batch_execute("CHECKPOINT").await?;
-        tracing::warn!(slot = slot.name, bytes = slot.kept, "the disk is nearly full: no more WAL is kept for a member that is away");
+        tracing::warn!(
+            slot = slot.name,
+            bytes = slot.kept,
+            "the disk is nearly full: no more WAL is kept for a member that is away"
+        );
         slot.name.clear();
     }
     slots.retain(|slot| !slot.name.is_empty());
@@ -89,14 +103,24 @@ pub async fn tend(settings: &Settings, client: &Client, role: Role) -> Result<()
 }
 
 fn steps(file: &InstanceFile, failover: bool, role: Role, slots: &[Slot]) -> Vec<Step> {
-    let others: Vec<String> = file.members.iter().map(|m| m.node_id).filter(|id| *id != file.node_id).map(replication_name).collect();
+    let others: Vec<String> = file
+        .members
+        .iter()
+        .map(|m| m.node_id)
+        .filter(|id| *id != file.node_id)
+        .map(replication_name)
+        .collect();
     let goes = |slot: &Slot| {
         let Some(node) = owner(&slot.name) else { return false };
         let retired = file.retired.contains(&node);
-        !slot.active && (retired || (failover && (node == file.node_id || (role == Role::Standby && slot.holds))))
+        !slot.active
+            && (retired
+                || (failover && (node == file.node_id || (role == Role::Standby && slot.holds))))
     };
-    let dropped: Vec<String> = slots.iter().filter(|slot| goes(slot)).map(|slot| slot.name.clone()).collect();
-    let stays = |name: &String| slots.iter().any(|slot| slot.name == *name) && !dropped.contains(name);
+    let dropped: Vec<String> =
+        slots.iter().filter(|slot| goes(slot)).map(|slot| slot.name.clone()).collect();
+    let stays =
+        |name: &String| slots.iter().any(|slot| slot.name == *name) && !dropped.contains(name);
     let created: Vec<String> = others.into_iter().filter(|name| failover && !stays(name)).collect();
     dropped.into_iter().map(Step::Drop).chain(created.into_iter().map(Step::Create)).collect()
 }
@@ -142,14 +166,25 @@ mod tests {
     fn everybody_has_one_for_everybody_else() {
         for role in [Role::Primary, Role::Standby] {
             assert_eq!(words(true, role, &[]), ["create pgraft_2", "create pgraft_3"]);
-            assert_eq!(words(true, role, &[slot("pgraft_2", false, false), slot("pgraft_3", true, true)]), [""; 0]);
+            assert_eq!(
+                words(true, role, &[slot("pgraft_2", false, false), slot("pgraft_3", true, true)]),
+                [""; 0]
+            );
         }
     }
 
     #[test]
     fn a_standby_holds_no_wal_for_anybody() {
-        let slots = [slot("pgraft_2", false, true), slot("pgraft_3", true, true), slot("pgraft_9", false, true), slot("mine", false, true)];
-        assert_eq!(words(true, Role::Standby, &slots), ["drop pgraft_2", "drop pgraft_9", "create pgraft_2"]);
+        let slots = [
+            slot("pgraft_2", false, true),
+            slot("pgraft_3", true, true),
+            slot("pgraft_9", false, true),
+            slot("mine", false, true),
+        ];
+        assert_eq!(
+            words(true, Role::Standby, &slots),
+            ["drop pgraft_2", "drop pgraft_9", "create pgraft_2"]
+        );
         assert_eq!(words(true, Role::Primary, &slots), [""; 0], "node 9 may be about to join");
     }
 
@@ -164,11 +199,16 @@ mod tests {
 
     #[test]
     fn what_a_removed_member_and_this_one_left_goes() {
-        let slots = ["pgraft_1", "pgraft_7", "pgraft_2", "pgraft_3", "pgraft_07", "pgraft_x"].map(|name| slot(name, false, false));
+        let slots = ["pgraft_1", "pgraft_7", "pgraft_2", "pgraft_3", "pgraft_07", "pgraft_x"]
+            .map(|name| slot(name, false, false));
         for role in [Role::Primary, Role::Standby] {
             assert_eq!(words(true, role, &slots), ["drop pgraft_1", "drop pgraft_7"]);
         }
         assert_eq!(words(false, Role::Primary, &slots), ["drop pgraft_7"]);
-        assert_eq!(words(false, Role::Primary, &[slot("pgraft_7", true, true)]), [""; 0], "it still streams");
+        assert_eq!(
+            words(false, Role::Primary, &[slot("pgraft_7", true, true)]),
+            [""; 0],
+            "it still streams"
+        );
     }
 }

@@ -1,13 +1,16 @@
-//! The statements of the duties that change something. Pure. Every name and value is quoted here, and nowhere else.
+//! The statements of the duties that change something. Pure. Every name and value is quoted here,
+//! and nowhere else.
 
 use postgres_protocol::escape::{escape_identifier, escape_literal};
 
-/// Into `pg_catalog`, as PL/pgSQL is: found without a schema's name whatever `search_path` is, and there when the schema `public` is not. A view
-/// may be made there only by leave. One simple query is one transaction.
+/// Into `pg_catalog`, as PL/pgSQL is: found without a schema's name whatever `search_path` is, and
+/// there when the schema `public` is not. A view may be made there only by leave. One simple query
+/// is one transaction.
 pub const CREATE_EXTENSION: &str = "SET LOCAL allow_system_table_mods = on; CREATE EXTENSION IF NOT EXISTS pgraft SCHEMA pg_catalog";
 
 /// To the version of the files, where it is.
-pub const UPDATE_EXTENSION: &str = "SET LOCAL allow_system_table_mods = on; ALTER EXTENSION pgraft UPDATE";
+pub const UPDATE_EXTENSION: &str =
+    "SET LOCAL allow_system_table_mods = on; ALTER EXTENSION pgraft UPDATE";
 
 /// The database `postgres` takes as many sessions as the server.
 pub const UNLIMITED: &str = "ALTER DATABASE postgres CONNECTION LIMIT -1";
@@ -22,7 +25,8 @@ pub fn alter_role(name: &str, attributes: &[&str]) -> String {
     format!("ALTER ROLE {} {};", escape_identifier(name), attributes.join(" "))
 }
 
-/// A role's password: a verifier, so that the server never sees the password, and neither does a log. None is that nobody logs in by one.
+/// A role's password: a verifier, so that the server never sees the password, and neither does a
+/// log. None is that nobody logs in by one.
 pub fn set_password(name: &str, verifier: Option<&str>) -> String {
     format!("ALTER ROLE {} PASSWORD {};", escape_identifier(name), literal(verifier))
 }
@@ -33,7 +37,13 @@ pub fn create_database(name: &str, owner: &str) -> String {
 }
 
 /// What was applied.
-pub fn keep_record(kind: &str, name: &str, digest: Option<&str>, verifier: Option<&str>, changed: i64) -> String {
+pub fn keep_record(
+    kind: &str,
+    name: &str,
+    digest: Option<&str>,
+    verifier: Option<&str>,
+    changed: i64,
+) -> String {
     format!(
         "INSERT INTO pgraft.applied VALUES ({}, {}, {}, {}, {changed}) \
          ON CONFLICT (kind, name) DO UPDATE SET digest = excluded.digest, verifier = excluded.verifier, changed = excluded.changed;",
@@ -73,10 +83,19 @@ mod tests {
     use super::*;
 
     /// Names and values as an attacker would write them.
-    const HOSTILE: [&str; 8] =
-        ["a\"b", "it's", "back\\slash", "new\nline", "$$x$$", "; DROP ROLE postgres; --", "\"; DROP ROLE postgres; --", "' || evil() || '"];
+    const HOSTILE: [&str; 8] = [
+        "a\"b",
+        "it's",
+        "back\\slash",
+        "new\nline",
+        "$$x$$",
+        "; DROP ROLE postgres; --",
+        "\"; DROP ROLE postgres; --",
+        "' || evil() || '",
+    ];
 
-    /// Takes a text apart as the server's scanner does: what is left when quoted names and strings are one letter each.
+    /// Takes a text apart as the server's scanner does: what is left when quoted names and strings
+    /// are one letter each.
     fn skeleton(statement: &str) -> String {
         let (mut out, mut rest) = (String::new(), statement.chars().peekable());
         while let Some(c) = rest.next() {
@@ -113,7 +132,10 @@ mod tests {
                 assert_eq!(skeleton(&statement), wanted, "{statement}");
             }
             let kept = skeleton(&keep_record("role", text, Some(text), Some(text), 7));
-            assert!(kept.starts_with("INSERT INTO pgraft.applied VALUES ( V, V, V, V, 7) ON CONFLICT"), "{kept}");
+            assert!(
+                kept.starts_with("INSERT INTO pgraft.applied VALUES ( V, V, V, V, 7) ON CONFLICT"),
+                "{kept}"
+            );
         }
         assert_eq!(set_password("app", None), "ALTER ROLE \"app\" PASSWORD NULL;");
     }

@@ -1,4 +1,5 @@
-//! Collects what [`Freshness`] decides by: the local server, the local Raft member, and, where no WAL comes, whether anybody sees a primary.
+//! Collects what [`Freshness`] decides by: the local server, the local Raft member, and, where no
+//! WAL comes, whether anybody sees a primary.
 
 use pgraft_core::failover::Phase;
 use pgraft_core::session::Session;
@@ -77,14 +78,17 @@ pub async fn run(view: watch::Receiver<View>) {
             },
         };
         let Server { streaming, end, replayed, paused, delay } = server;
-        let facts = Facts { now: begin.elapsed(), primary, streaming, paused, end, replayed, delay };
+        let facts =
+            Facts { now: begin.elapsed(), primary, streaming, paused, end, replayed, delay };
         tell(&verdict, freshness.look(&facts, &settings.standby));
     }
 }
 
 fn tell(verdict: &Verdict, stale: Option<super::Stale>) {
     match (verdict.set(stale), stale) {
-        (before, Some(stale)) if before != Some(stale) => tracing::warn!("{stale}; it is not ready for reads"),
+        (before, Some(stale)) if before != Some(stale) => {
+            tracing::warn!("{stale}; it is not ready for reads")
+        }
         (Some(_), None) => tracing::info!("this standby is up to date again and ready for reads"),
         _ => {}
     }
@@ -94,7 +98,8 @@ fn tell(verdict: &Verdict, stale: Option<super::Stale>) {
 async fn read(settings: &Settings) -> Result<Server, SqlError> {
     let client = sql::local(settings, Session::Probe, DEADLINE).await?;
     let row = client.query_one(READ, &[]).await?;
-    let position = |column| row.try_get::<_, Option<i64>>(column).map(|lsn| lsn.map(i64::cast_unsigned));
+    let position =
+        |column| row.try_get::<_, Option<i64>>(column).map(|lsn| lsn.map(i64::cast_unsigned));
     Ok(Server {
         streaming: row.try_get::<_, Option<bool>>(0)?.unwrap_or(false),
         end: position(1)?,
@@ -115,7 +120,9 @@ async fn member(settings: &Settings) -> Option<NodeStatus> {
 
 /// Whether the group has a primary, and any node can see that it serves.
 async fn has_primary(settings: &Settings, raft: &NodeStatus) -> bool {
-    let Some(primary) = raft.primary.filter(|primary| *primary != settings.node) else { return false };
+    let Some(primary) = raft.primary.filter(|primary| *primary != settings.node) else {
+        return false;
+    };
     if raft.failover.as_ref().is_some_and(|f| f.phase != Phase::Steady) {
         return false;
     }
@@ -127,17 +134,28 @@ async fn has_primary(settings: &Settings, raft: &NodeStatus) -> bool {
 /// The primary says so itself, or another standby receives WAL from it.
 fn serves(this: NodeId, primary: NodeId, answers: &[Status]) -> bool {
     answers.iter().filter(|s| s.node_id != this).any(|s| {
-        let follows = s.primary.as_ref().is_some_and(|p| p.node_id == primary) && s.postgres.streaming == Some(true);
-        if s.node_id == primary { s.role == Role::Primary && s.ready } else { s.role == Role::Standby && follows }
+        let follows = s.primary.as_ref().is_some_and(|p| p.node_id == primary)
+            && s.postgres.streaming == Some(true);
+        if s.node_id == primary {
+            s.role == Role::Primary && s.ready
+        } else {
+            s.role == Role::Standby && follows
+        }
     })
 }
 
-/// Whether that node takes this one's connection, as a primary. Where the members choose the primary a fenced one would do so, too.
+/// Whether that node takes this one's connection, as a primary. Where the members choose the
+/// primary a fenced one would do so, too.
 async fn lets_in(settings: &Settings, primary: NodeId) -> bool {
-    let upstream = upstream::instance_file(&settings.paths, settings.node)
-        .and_then(|file| Ok(upstream::follow(settings.node, file.as_ref(), upstream::last(&settings.paths)?)));
-    let (Ok(Some(upstream)), Ok(secrets)) = (upstream, Secrets::read(&settings.paths.secrets)) else { return false };
-    upstream.node_id == primary && source::ask(settings, &secrets, &upstream, async |_| Ok(())).await.is_ok()
+    let upstream = upstream::instance_file(&settings.paths, settings.node).and_then(|file| {
+        Ok(upstream::follow(settings.node, file.as_ref(), upstream::last(&settings.paths)?))
+    });
+    let (Ok(Some(upstream)), Ok(secrets)) = (upstream, Secrets::read(&settings.paths.secrets))
+    else {
+        return false;
+    };
+    upstream.node_id == primary
+        && source::ask(settings, &secrets, &upstream, async |_| Ok(())).await.is_ok()
 }
 
 #[cfg(test)]

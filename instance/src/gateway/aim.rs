@@ -74,19 +74,28 @@ pub fn aim(facts: &Facts) -> Aim {
         return Aim::Wait(Why::Fenced);
     }
     seat.postgres.as_ref().map_or(Aim::Wait(Why::Nowhere), |at| {
-        Aim::To(Target { epoch: seat.epoch, node: seat.primary, host: at.host().to_owned(), port: at.port() })
+        Aim::To(Target {
+            epoch: seat.epoch,
+            node: seat.primary,
+            host: at.host().to_owned(),
+            port: at.port(),
+        })
     })
 }
 
-/// Whether a client of that primary must leave: it is the primary no more, or fenced for so long that it hardly comes back. (A gate is closed for a
-/// moment in a switchover, too, while the last commits get their answers.)
+/// Whether a client of that primary must leave: it is the primary no more, or fenced for so long
+/// that it hardly comes back. (A gate is closed for a moment in a switchover, too, while the last
+/// commits get their answers.)
 pub fn is_over(target: &Target, facts: &Facts) -> bool {
     let replaced = facts.seat.is_some_and(|seat| seat.epoch > target.epoch);
-    let fenced = facts.failover && target.node == facts.me && facts.closed_for.is_some_and(|time| time >= facts.lease);
+    let fenced = facts.failover
+        && target.node == facts.me
+        && facts.closed_for.is_some_and(|time| time >= facts.lease);
     replaced || fenced
 }
 
-/// The later of what is known and what is told. A word about another cluster counts only from this node's own member.
+/// The later of what is known and what is told. A word about another cluster counts only from this
+/// node's own member.
 pub fn merged(known: Option<Seat>, told: Seat, by_own_member: bool) -> Seat {
     match known {
         None => told,

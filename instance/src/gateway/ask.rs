@@ -1,5 +1,6 @@
-//! Asks the other members' instance managers who is the primary (`/gateway`), while the own member is silent or somebody waits: the own Postgres may
-//! be the one that was just killed. Also keeps the addresses of all members at hand, for when nobody resolves their names.
+//! Asks the other members' instance managers who is the primary (`/gateway`), while the own member
+//! is silent or somebody waits: the own Postgres may be the one that was just killed. Also keeps
+//! the addresses of all members at hand, for when nobody resolves their names.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -43,7 +44,8 @@ pub async fn ask(gateway: Arc<Gateway>) {
             }
             _ = tick.tick() => {}
         }
-        let due = round.is_multiple_of(LOOK_UP_ROUNDS) || (addresses.is_empty() && round.is_multiple_of(IDLE_ROUNDS));
+        let due = round.is_multiple_of(LOOK_UP_ROUNDS)
+            || (addresses.is_empty() && round.is_multiple_of(IDLE_ROUNDS));
         if due && looks.is_empty() {
             looks.spawn(look_up(Arc::clone(&gateway)));
         }
@@ -61,15 +63,27 @@ pub async fn ask(gateway: Arc<Gateway>) {
     }
 }
 
-/// Every member's instance manager: those of the configuration, and at the hosts that `instance.json` has.
+/// Every member's instance manager: those of the configuration, and at the hosts that
+/// `instance.json` has.
 async fn look_up(gateway: Arc<Gateway>) -> Vec<SocketAddr> {
     let settings = Arc::clone(&gateway.view.borrow().settings);
-    let configured = settings.config.peers.iter().filter_map(|peer| host_port(peer)).map(|(host, port)| (host.to_owned(), port));
+    let configured = settings
+        .config
+        .peers
+        .iter()
+        .filter_map(|peer| host_port(peer))
+        .map(|(host, port)| (host.to_owned(), port));
     let file = upstream::instance_file(&settings.paths, settings.node).ok().flatten();
     let port = host_port(&settings.config.http_listen).map_or(0, |(_, port)| port);
-    let members = file.into_iter().flat_map(|f| f.members).filter(|m| m.node_id != settings.node).filter_map(|m| m.postgres);
-    let hosts: BTreeSet<(String, u16)> = configured.chain(members.map(|at| (at.host().to_owned(), port))).collect();
+    let members = file
+        .into_iter()
+        .flat_map(|f| f.members)
+        .filter(|m| m.node_id != settings.node)
+        .filter_map(|m| m.postgres);
+    let hosts: BTreeSet<(String, u16)> =
+        configured.chain(members.map(|at| (at.host().to_owned(), port))).collect();
     let looked_up = hosts.iter().map(|(host, port)| gateway.names.addresses(host, *port));
-    let found: BTreeSet<SocketAddr> = futures::future::join_all(looked_up).await.into_iter().flatten().collect();
+    let found: BTreeSet<SocketAddr> =
+        futures::future::join_all(looked_up).await.into_iter().flatten().collect();
     found.into_iter().collect()
 }

@@ -1,5 +1,5 @@
-//! Leads one client to one server: connects, passes on what the client has said, and waits for the server's answer. Until there is one nothing has
-//! happened that could not begin again elsewhere.
+//! Leads one client to one server: connects, passes on what the client has said, and waits for the
+//! server's answer. Until there is one nothing has happened that could not begin again elsewhere.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -43,10 +43,13 @@ pub enum Lost {
     Client,
 }
 
-/// What becomes of a client whose server has said that, or (no bytes) has ended the connection. None: the server has not finished.
+/// What becomes of a client whose server has said that, or (no bytes) has ended the connection.
+/// None: the server has not finished.
 fn answered(request: Request, reply: &[u8]) -> Option<Result<(), Lost>> {
     match request {
-        _ if reply.is_empty() => Some(if request == Request::Cancel { Ok(()) } else { Err(Lost::Server) }),
+        _ if reply.is_empty() => {
+            Some(if request == Request::Cancel { Ok(()) } else { Err(Lost::Server) })
+        }
         Request::Startup => match Reply::of(reply) {
             Reply::Incomplete => None,
             Reply::NotNow => Some(Err(Lost::NotNow)),
@@ -61,7 +64,8 @@ impl Heard {
     pub async fn attempt(&mut self, gateway: &Gateway, target: &Target) -> Result<Reached, Lost> {
         let (names, readiness) = (&gateway.names, &gateway.readiness);
         let asks = matches!(self.request, Request::Ssl | Request::Gss);
-        // A connection of the server's is taken for a client that has asked for encryption and may never begin with it: for few at a time.
+        // A connection of the server's is taken for a client that has asked for encryption and may
+        // never begin with it: for few at a time.
         let permit = match self.request {
             Request::Ssl if readiness.has_tls(target) => return Ok(Reached::Tls),
             Request::Ssl => tokio::select! {
@@ -99,7 +103,12 @@ impl Heard {
     }
 
     /// The gateway has granted TLS in the server's stead: the server must do so, too.
-    async fn ask_for_tls(&self, gateway: &Gateway, target: &Target, server: &mut TcpStream) -> Result<(), Lost> {
+    async fn ask_for_tls(
+        &self,
+        gateway: &Gateway,
+        target: &Target,
+        server: &mut TcpStream,
+    ) -> Result<(), Lost> {
         if !self.tls_granted {
             return Ok(());
         }
@@ -153,20 +162,26 @@ impl Heard {
     }
 }
 
-/// Postgres asks for no TLS on connections from its own host: a client of another one must not look like one.
+/// Postgres asks for no TLS on connections from its own host: a client of another one must not look
+/// like one.
 async fn connect_from(client: SocketAddr, to: SocketAddr) -> io::Result<TcpStream> {
     let socket = if to.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-    let own = |ip: IpAddr| ip == IpAddr::V4(Ipv4Addr::LOCALHOST) || ip == IpAddr::V6(Ipv6Addr::LOCALHOST);
+    let own =
+        |ip: IpAddr| ip == IpAddr::V4(Ipv4Addr::LOCALHOST) || ip == IpAddr::V6(Ipv6Addr::LOCALHOST);
     if to.ip().is_loopback() && !own(client.ip().to_canonical()) {
         if to.is_ipv6() {
-            return Err(io::Error::new(io::ErrorKind::AddrNotAvailable, "the way to ::1 is for clients of this host"));
+            return Err(io::Error::new(
+                io::ErrorKind::AddrNotAvailable,
+                "the way to ::1 is for clients of this host",
+            ));
         }
         socket.bind(SocketAddr::from(([127, 0, 0, 2], 0)))?;
     }
     socket.connect(to).await
 }
 
-/// Small messages go at once, and a peer that is gone without a word is noticed in the end. What can't be had is done without.
+/// Small messages go at once, and a peer that is gone without a word is noticed in the end. What
+/// can't be had is done without.
 pub fn tune(stream: &TcpStream) {
     let (idle, interval, count) = KEEPALIVE;
     let _ = stream.set_nodelay(true);

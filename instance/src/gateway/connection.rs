@@ -1,7 +1,8 @@
 //! One client: heard, opened at the primary, passed on, and cut when the primary is another one.
 //!
-//! No server hears of a client before the client has said what it wants. Until a server has answered, what the client has said is kept, and said to the
-//! next primary when this one is lost. (A host that is gone, or whose processes stand still, takes connections and never speaks.)
+//! No server hears of a client before the client has said what it wants. Until a server has
+//! answered, what the client has said is kept, and said to the next primary when this one is lost.
+//! (A host that is gone, or whose processes stand still, takes connections and never speaks.)
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -23,7 +24,8 @@ use crate::settings::Settings;
 
 /// Before a server that did not take a connection is tried again.
 const AGAIN: Duration = Duration::from_millis(50);
-/// For everything that a client says before the gateway looks for a server: as Postgres' `authentication_timeout`.
+/// For everything that a client says before the gateway looks for a server: as Postgres'
+/// `authentication_timeout`.
 const SPEAK: Duration = Duration::from_mins(1);
 /// For the first word inside the encryption that a server has just granted.
 const ENCRYPT: Duration = Duration::from_secs(5);
@@ -101,8 +103,9 @@ impl Heard {
         }
     }
 
-    /// Tells it which encryption it gets, and forgets that it has asked. False when it is gone, or has said more than it was asked for: what comes in the
-    /// clear after a request for TLS may be somebody else's.
+    /// Tells it which encryption it gets, and forgets that it has asked. False when it is gone, or
+    /// has said more than it was asked for: what comes in the clear after a request for TLS may be
+    /// somebody else's.
     async fn grant(&mut self, answer: &[u8]) -> bool {
         let asked = request(&self.bytes).1;
         self.tls_granted = answer == b"S";
@@ -118,7 +121,8 @@ impl Client {
     /// One that has just come.
     pub fn new(gateway: Arc<Gateway>, stream: TcpStream, from: SocketAddr) -> Self {
         let settings = Arc::clone(&gateway.view.borrow().settings);
-        let heard = Heard { stream, from, request: Request::Incomplete, bytes: vec![], tls_granted: false };
+        let heard =
+            Heard { stream, from, request: Request::Incomplete, bytes: vec![], tls_granted: false };
         Self { gateway, settings, heard, speak_until: Instant::now() + SPEAK, held_until: None }
     }
 
@@ -139,13 +143,17 @@ impl Client {
             Begun::Opened(opened) => Some(opened),
             Begun::Asked => None,
         };
-        let Ok(_room) = Arc::clone(&self.gateway.room).try_acquire_owned() else { return self.turn_away().await };
+        let Ok(_room) = Arc::clone(&self.gateway.room).try_acquire_owned() else {
+            return self.turn_away().await;
+        };
         let opened = match opened {
             Some(opened) => opened,
             None => self.open().await,
         };
         match opened {
-            Opened::At(target, server, reply, permit) => self.pass(&target, server, reply, permit).await,
+            Opened::At(target, server, reply, permit) => {
+                self.pass(&target, server, reply, permit).await
+            }
             Opened::InVain(why) => {
                 let time = self.gateway.settings.hold;
                 self.sent_away(Farewell::NoPrimary(why, time)).await;
@@ -164,10 +172,18 @@ impl Client {
 
     async fn sent_away(self, farewell: Farewell) {
         self.gateway.figures.refuses();
-        farewell::say(farewell, &self.settings, self.heard.stream, self.heard.bytes, self.heard.tls_granted).await;
+        farewell::say(
+            farewell,
+            &self.settings,
+            self.heard.stream,
+            self.heard.bytes,
+            self.heard.tls_granted,
+        )
+        .await;
     }
 
-    /// Hears what the client wants. Requests for encryption are answered on the way: by the server, or as the server would.
+    /// Hears what the client wants. Requests for encryption are answered on the way: by the server,
+    /// or as the server would.
     async fn begin(&mut self) -> Begun {
         for n in 0..MOST_REQUESTS {
             if !timeout_at(self.speak_until, self.heard.hear()).await.unwrap_or(false) {
@@ -225,7 +241,13 @@ impl Client {
         }
     }
 
-    async fn pass(self, target: &Target, server: TcpStream, reply: Vec<u8>, permit: Option<OwnedSemaphorePermit>) {
+    async fn pass(
+        self,
+        target: &Target,
+        server: TcpStream,
+        reply: Vec<u8>,
+        permit: Option<OwnedSemaphorePermit>,
+    ) {
         let Self { gateway, settings, heard: Heard { mut stream, from, bytes, .. }, .. } = self;
         let mut known = gateway.knowledge.subscribe();
         let _open = gateway.figures.passes();
@@ -233,7 +255,9 @@ impl Client {
             stream.write_all(&reply).await?;
             drop((reply, bytes));
             if let Some(permit) = permit {
-                timeout(ENCRYPT, stream.readable()).await.map_err(|_| std::io::ErrorKind::TimedOut)??;
+                timeout(ENCRYPT, stream.readable())
+                    .await
+                    .map_err(|_| std::io::ErrorKind::TimedOut)??;
                 drop(permit);
             }
             relay(stream, server).await

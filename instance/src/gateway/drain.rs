@@ -1,12 +1,14 @@
-//! How long the gateway of a node that stops goes on: for whoever decides from old news that this node is the one to come to. A Service sends clients to
-//! a pod until every host has heard that it goes, and from the moment that its process is gone they wait for their time limits.
+//! How long the gateway of a node that stops goes on: for whoever decides from old news that this
+//! node is the one to come to. A Service sends clients to a pod until every host has heard that it
+//! goes, and from the moment that its process is gone they wait for their time limits.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Gateway;
 
-/// So many times the quiet that is waited for: whoever still comes then was told to come here, whatever becomes of it.
+/// So many times the quiet that is waited for: whoever still comes then was told to come here,
+/// whatever becomes of it.
 const MOST: u32 = 5;
 
 /// Returns when the gateway may end, by what was set. `told` is when the node was told to stop.
@@ -14,7 +16,8 @@ pub async fn drained(gateway: Option<Arc<Gateway>>, told: Instant) {
     let wanted = gateway.as_ref().and_then(|gateway| Some((gateway, gateway.settings.drain?)));
     let Some((gateway, quiet)) = wanted else { return };
     loop {
-        let left = left(quiet, told.elapsed(), gateway.figures.came_last().map(|came| came.elapsed()));
+        let left =
+            left(quiet, told.elapsed(), gateway.figures.came_last().map(|came| came.elapsed()));
         if left.is_zero() {
             return;
         }
@@ -22,7 +25,8 @@ pub async fn drained(gateway: Option<Arc<Gateway>>, told: Instant) {
     }
 }
 
-/// For how long at least: pure. `told` and `came` are how long ago the node was told to stop, and the youngest client came.
+/// For how long at least: pure. `told` and `came` are how long ago the node was told to stop, and
+/// the youngest client came.
 fn left(quiet: Duration, told: Duration, came: Option<Duration>) -> Duration {
     let since = came.map_or(told, |came| came.min(told));
     quiet.saturating_sub(since).min(quiet.saturating_mul(MOST).saturating_sub(told))
@@ -35,7 +39,8 @@ mod tests {
     #[test]
     fn until_nobody_comes_and_not_for_ever() {
         let seconds = Duration::from_secs;
-        let left = |told, came: Option<u64>| left(seconds(2), seconds(told), came.map(seconds)).as_secs();
+        let left =
+            |told, came: Option<u64>| left(seconds(2), seconds(told), came.map(seconds)).as_secs();
         assert_eq!(left(0, None), 2);
         assert_eq!(left(1, None), 1);
         assert_eq!(left(1, Some(100)), 1, "whoever came before was led here rightly");

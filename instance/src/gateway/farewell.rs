@@ -1,5 +1,6 @@
-//! What is said to a client that is not let through: Postgres' own error message, so that every driver shows it. A client that asks for TLS first gets it,
-//! with this node's certificate: one that insists on it would otherwise see "server does not support SSL" and never the reason.
+//! What is said to a client that is not let through: Postgres' own error message, so that every
+//! driver shows it. A client that asks for TLS first gets it, with this node's certificate: one
+//! that insists on it would otherwise see "server does not support SSL" and never the reason.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -36,7 +37,8 @@ impl Farewell {
             Self::NoPrimary(why, time) => (
                 "57P03",
                 format!("no primary took this connection within {time:?}: {why}"),
-                "Try again. pgraft_failover() and pgraft_members on any member say who is missing.".to_owned(),
+                "Try again. pgraft_failover() and pgraft_members on any member say who is missing."
+                    .to_owned(),
             ),
             Self::TooMany(most) => (
                 "53300",
@@ -45,7 +47,9 @@ impl Farewell {
             ),
         };
         let mut fields = vec![];
-        for (kind, value) in [(b'S', "FATAL"), (b'V', "FATAL"), (b'C', code), (b'M', &text), (b'H', &hint)] {
+        for (kind, value) in
+            [(b'S', "FATAL"), (b'V', "FATAL"), (b'C', code), (b'M', &text), (b'H', &hint)]
+        {
             fields.push(kind);
             fields.extend_from_slice(value.as_bytes());
             fields.push(0);
@@ -57,15 +61,26 @@ impl Farewell {
 }
 
 /// Says it. `first` is what the client has said already; with `tls_granted` it expects TLS now.
-pub async fn say<S>(farewell: Farewell, settings: &Settings, client: S, first: Vec<u8>, tls_granted: bool)
-where
+pub async fn say<S>(
+    farewell: Farewell,
+    settings: &Settings,
+    client: S,
+    first: Vec<u8>,
+    tls_granted: bool,
+) where
     S: AsyncRead + AsyncWrite + Unpin + Send,
 {
     // Whoever is gone, or says nothing that could be answered, needs no answer.
     let _ = timeout(PATIENCE, converse(farewell, settings, client, first, tls_granted)).await;
 }
 
-async fn converse<S>(farewell: Farewell, settings: &Settings, mut client: S, mut said: Vec<u8>, tls_granted: bool) -> std::io::Result<()>
+async fn converse<S>(
+    farewell: Farewell,
+    settings: &Settings,
+    mut client: S,
+    mut said: Vec<u8>,
+    tls_granted: bool,
+) -> std::io::Result<()>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send,
 {
@@ -105,10 +120,15 @@ where
     }
 }
 
-async fn begins<S: AsyncRead + Unpin>(client: &mut S, said: &mut Vec<u8>) -> std::io::Result<Request> {
+async fn begins<S: AsyncRead + Unpin>(
+    client: &mut S,
+    said: &mut Vec<u8>,
+) -> std::io::Result<Request> {
     loop {
         match request(said).0 {
-            Request::Incomplete if client.read_buf(said).await? == 0 => return Ok(Request::Invalid),
+            Request::Incomplete if client.read_buf(said).await? == 0 => {
+                return Ok(Request::Invalid);
+            }
             Request::Incomplete => {}
             known => return Ok(known),
         }
@@ -135,7 +155,11 @@ struct Resumed<S> {
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Resumed<S> {
-    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<std::io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
         if self.said.is_empty() {
             return Pin::new(&mut self.stream).poll_read(context, buffer);
         }
@@ -147,15 +171,25 @@ impl<S: AsyncRead + Unpin> AsyncRead for Resumed<S> {
 }
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Resumed<S> {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<std::io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(context, bytes)
     }
 
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+    fn poll_flush(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<std::io::Result<()>> {
         Pin::new(&mut self.stream).poll_flush(context)
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+    fn poll_shutdown(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<std::io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(context)
     }
 }
@@ -173,13 +207,17 @@ mod tests {
     #[test]
     fn the_messages_that_a_client_sees() {
         let time = Duration::from_secs(10);
-        let shown =
-            [Farewell::NoPrimary(Why::Changing, time), Farewell::NoPrimary(Why::NotNow, time), Farewell::TooMany(1000)].map(|farewell| {
-                let message = farewell.message();
-                let length = word(&message, 1);
-                assert_eq!((message[0], usize::try_from(length).unwrap()), (b'E', message.len() - 1));
-                String::from_utf8_lossy(&message[5..]).replace('\0', "\n").trim_end().to_owned()
-            });
+        let shown = [
+            Farewell::NoPrimary(Why::Changing, time),
+            Farewell::NoPrimary(Why::NotNow, time),
+            Farewell::TooMany(1000),
+        ]
+        .map(|farewell| {
+            let message = farewell.message();
+            let length = word(&message, 1);
+            assert_eq!((message[0], usize::try_from(length).unwrap()), (b'E', message.len() - 1));
+            String::from_utf8_lossy(&message[5..]).replace('\0', "\n").trim_end().to_owned()
+        });
         insta::assert_snapshot!(shown.join("\n---\n"));
     }
 
@@ -187,7 +225,9 @@ mod tests {
     async fn a_client_that_asks_for_tls_where_there_is_none_gets_the_message_in_the_clear() {
         let (mut client, server) = tokio::io::duplex(1000);
         let farewell = Farewell::NoPrimary(Why::NobodyAnswers, PATIENCE);
-        let said = tokio::spawn(async move { say(farewell, &example(), server, SSL_REQUEST.to_vec(), false).await });
+        let said = tokio::spawn(async move {
+            say(farewell, &example(), server, SSL_REQUEST.to_vec(), false).await
+        });
         assert_eq!(client.read_u8().await.unwrap(), b'N');
         client.write_all(&startup_packet("app", "app")).await.unwrap();
         let mut answer = vec![];

@@ -79,7 +79,8 @@ impl Figures {
     /// All of them.
     pub fn read(&self) -> Reading {
         let Self { open, held, total, cut, refused, came_last: _ } = self;
-        let [open, held, total, cut, refused] = [open, held, total, cut, refused].map(|figure| figure.load(Ordering::Relaxed));
+        let [open, held, total, cut, refused] =
+            [open, held, total, cut, refused].map(|figure| figure.load(Ordering::Relaxed));
         Reading { open, held, total, cut, refused }
     }
 }

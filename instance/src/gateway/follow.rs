@@ -1,4 +1,5 @@
-//! Follows the own member over its control socket: a question that is answered when there is something new.
+//! Follows the own member over its control socket: a question that is answered when there is
+//! something new.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,4 +1,5 @@
-//! Who is the primary, as far as anybody has told, and whether the own member answers: shared by all connections, which hear of every change.
+//! Who is the primary, as far as anybody has told, and whether the own member answers: shared by
+//! all connections, which hear of every change.
 
 use pgraft_core::NodeId;
 use pgraft_core::seat::{Seat, SeatNews};
@@ -29,14 +30,25 @@ pub struct Known {
 impl Known {
     /// For [`aim`].
     pub fn facts(&self, me: NodeId, failover: bool, lease: Duration) -> Facts<'_> {
-        Facts { me, seat: self.seat.as_ref(), failover, closed_for: self.closed_since.map(|since| since.elapsed()), lease }
+        Facts {
+            me,
+            seat: self.seat.as_ref(),
+            failover,
+            closed_for: self.closed_since.map(|since| since.elapsed()),
+            lease,
+        }
     }
 }
 
 impl Knowledge {
     /// Nobody has said anything.
     pub fn new(lease: Duration) -> Self {
-        let nothing = Known { seat: None, answered: false, closed_since: Some(Instant::now()), closed_for_long: false };
+        let nothing = Known {
+            seat: None,
+            answered: false,
+            closed_since: Some(Instant::now()),
+            closed_for_long: false,
+        };
         Self { now: watch::channel(nothing).0, lease }
     }
 
@@ -63,7 +75,8 @@ impl Knowledge {
             if let Some(seat) = news.seat {
                 known.seat = Some(aim::merged(known.seat.take(), seat, true));
             }
-            known.closed_since = if open { None } else { known.closed_since.or_else(|| Some(Instant::now())) };
+            known.closed_since =
+                if open { None } else { known.closed_since.or_else(|| Some(Instant::now())) };
         });
     }
 
@@ -85,12 +98,14 @@ impl Knowledge {
         self.now.send_if_modified(|known| {
             let before = (known.seat.clone(), known.closed_since.is_some(), known.closed_for_long);
             change(known);
-            known.closed_for_long = known.closed_since.is_some_and(|since| since.elapsed() >= self.lease);
+            known.closed_for_long =
+                known.closed_since.is_some_and(|since| since.elapsed() >= self.lease);
             let same_seat = match (&before.0, &known.seat) {
                 (Some(old), Some(new)) => new.says_the_same_as(old),
                 (old, new) => old.is_none() && new.is_none(),
             };
-            !same_seat || (before.1, before.2) != (known.closed_since.is_some(), known.closed_for_long)
+            !same_seat
+                || (before.1, before.2) != (known.closed_since.is_some(), known.closed_for_long)
         });
     }
 }

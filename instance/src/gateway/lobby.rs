@@ -1,5 +1,6 @@
-//! Clients that have not yet said what they want: there is room for some of them, and the one that has been silent the longest makes room for the
-//! next. A client speaks within milliseconds, so what is dropped here is a scanner, a probe, or somebody with bad intentions.
+//! Clients that have not yet said what they want: there is room for some of them, and the one that
+//! has been silent the longest makes room for the next. A client speaks within milliseconds, so
+//! what is dropped here is a scanner, a probe, or somebody with bad intentions.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -55,7 +56,12 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.lobby.waiting.lock().unwrap_or_else(PoisonError::into_inner).places.remove(&self.number);
+        self.lobby
+            .waiting
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .places
+            .remove(&self.number);
     }
 }
 
@@ -82,6 +88,9 @@ mod tests {
         assert!(keeps(&mut third) && keeps(&mut fourth), "one had gone by itself");
         drop(first);
         let mut fifth = lobby.enter();
-        assert!(!keeps(&mut third) && keeps(&mut fourth) && keeps(&mut fifth), "a lost place is given back once");
+        assert!(
+            !keeps(&mut third) && keeps(&mut fourth) && keeps(&mut fifth),
+            "a lost place is given back once"
+        );
     }
 }

@@ -1,5 +1,5 @@
-//! Host names to addresses. The system's resolver may take ten seconds when the host that it asks is the one that has died: the last good answer
-//! serves then.
+//! Host names to addresses. The system's resolver may take ten seconds when the host that it asks
+//! is the one that has died: the last good answer serves then.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -31,7 +31,8 @@ struct Answer {
 impl Names {
     /// As good as it is known now; empty where nothing is. IPv4 first.
     pub async fn addresses(&self, host: &str, port: u16) -> Vec<SocketAddr> {
-        let with_port = |ips: Vec<IpAddr>| ips.into_iter().map(|ip| SocketAddr::new(ip, port)).collect();
+        let with_port =
+            |ips: Vec<IpAddr>| ips.into_iter().map(|ip| SocketAddr::new(ip, port)).collect();
         if let Ok(ip) = host.parse::<IpAddr>() {
             return with_port(vec![ip]);
         }
@@ -49,7 +50,8 @@ impl Names {
     async fn look_up(self, host: String) -> Option<Vec<IpAddr>> {
         self.all().entry(host.clone()).or_default().asked = true;
         let found = lookup_host((host.as_str(), 0)).await;
-        let mut ips: Vec<IpAddr> = found.map(|all| all.map(|a| a.ip()).collect()).unwrap_or_default();
+        let mut ips: Vec<IpAddr> =
+            found.map(|all| all.map(|a| a.ip()).collect()).unwrap_or_default();
         ips.sort();
         ips.dedup();
         let mut all = self.all();
@@ -75,9 +77,19 @@ mod tests {
     async fn addresses_names_and_the_last_good_answer() {
         let names = Names::default();
         assert_eq!(names.addresses("127.0.0.9", 7).await, ["127.0.0.9:7".parse().unwrap()]);
-        assert!(names.addresses("localhost", 7).await.iter().all(|a| a.ip().is_loopback() && a.port() == 7));
+        assert!(
+            names
+                .addresses("localhost", 7)
+                .await
+                .iter()
+                .all(|a| a.ip().is_loopback() && a.port() == 7)
+        );
         assert!(names.addresses("no.such.host.invalid", 7).await.is_empty());
-        names.all().entry("no.such.host.invalid".into()).or_default().ips = vec!["127.0.0.8".parse().unwrap()];
-        assert_eq!(names.addresses("no.such.host.invalid", 7).await, ["127.0.0.8:7".parse().unwrap()]);
+        names.all().entry("no.such.host.invalid".into()).or_default().ips =
+            vec!["127.0.0.8".parse().unwrap()];
+        assert_eq!(
+            names.addresses("no.such.host.invalid", 7).await,
+            ["127.0.0.8:7".parse().unwrap()]
+        );
     }
 }

@@ -1,14 +1,16 @@
 //! Whether the primary's server takes connections now, and whether it speaks TLS.
 //!
-//! A client without TLS is asked for nothing: the gateway reads the server's answer to its startup packet. With TLS that answer is hidden, and the
-//! client can't be led elsewhere once it has spoken to the server. So the server is asked first, by a startup packet of the gateway's own.
+//! A client without TLS is asked for nothing: the gateway reads the server's answer to its startup
+//! packet. With TLS that answer is hidden, and the client can't be led elsewhere once it has spoken
+//! to the server. So the server is asked first, by a startup packet of the gateway's own.
 //!
 //! ```text
 //!  connect for the client ▸ connect for the probe ▸ the probe is taken ▸ the client is passed on
 //! ```
 //!
-//! The postmaster decides whether it takes a connection when it accepts that connection, and it accepts them in the order in which they came. So a
-//! probe that was taken vouches for the client that had connected before it. One probe serves all who wait for one.
+//! The postmaster decides whether it takes a connection when it accepts that connection, and it
+//! accepts them in the order in which they came. So a probe that was taken vouches for the client
+//! that had connected before it. One probe serves all who wait for one.
 
 use std::net::SocketAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -50,7 +52,11 @@ impl Readiness {
     /// Whether it took a connection that began at that time, or later.
     pub async fn takes_since(&self, names: &Names, target: &Target, since: Instant) -> bool {
         let _asking = self.asking.lock().await;
-        let last = self.last().as_ref().filter(|last| last.of == *target && last.began >= since).map(|last| last.taken);
+        let last = self
+            .last()
+            .as_ref()
+            .filter(|last| last.of == *target && last.began >= since)
+            .map(|last| last.taken);
         if let Some(taken) = last {
             return taken;
         }
@@ -60,7 +66,8 @@ impl Readiness {
         taken
     }
 
-    /// Whether it is worth a try: a server that did not take the last connection is asked again by one for all.
+    /// Whether it is worth a try: a server that did not take the last connection is asked again by
+    /// one for all.
     pub async fn may_take(&self, names: &Names, target: &Target) -> bool {
         let refused = self.last().as_ref().is_some_and(|last| last.of == *target && !last.taken);
         let since = Instant::now().checked_sub(AGAIN).unwrap_or_else(Instant::now);
@@ -72,7 +79,8 @@ impl Readiness {
         *self.last() = Some(Probe { of: target.clone(), began: Instant::now(), taken: false });
     }
 
-    /// Whether this very server, in this epoch, has granted TLS. It does so until it is started anew, which is another epoch.
+    /// Whether this very server, in this epoch, has granted TLS. It does so until it is started
+    /// anew, which is another epoch.
     pub fn has_tls(&self, target: &Target) -> bool {
         self.tls.borrow().as_ref() == Some(target)
     }
@@ -109,7 +117,8 @@ async fn probe(names: &Names, target: &Target) -> bool {
     false
 }
 
-/// `pg_hba.conf` asks this role, which does not exist, for a password: the server says so, and nothing is logged when the gateway goes then.
+/// `pg_hba.conf` asks this role, which does not exist, for a password: the server says so, and
+/// nothing is logged when the gateway goes then.
 async fn ask(address: SocketAddr) -> std::io::Result<Reply> {
     let mut server = TcpStream::connect(address).await?;
     server.write_all(&startup_packet(PROBE_ROLE, PROBE_ROLE)).await?;
@@ -145,7 +154,15 @@ mod tests {
                 client.write_all(answer).await.unwrap();
             }
         });
-        (Target { epoch: 1, node: pgraft_core::NodeId::new(1).unwrap(), host: "127.0.0.1".into(), port }, asked)
+        (
+            Target {
+                epoch: 1,
+                node: pgraft_core::NodeId::new(1).unwrap(),
+                host: "127.0.0.1".into(),
+                port,
+            },
+            asked,
+        )
     }
 
     const TAKEN: &[u8] = b"R\0\0\0\x08\0\0\0\x03";
@@ -160,9 +177,17 @@ mod tests {
         assert_eq!(asked.load(Ordering::SeqCst), 1);
         tokio::time::sleep(Duration::from_millis(1)).await;
         assert!(readiness.takes_since(&names, &target, Instant::now()).await);
-        assert_eq!(asked.load(Ordering::SeqCst), 2, "an earlier answer says nothing about a later connection");
+        assert_eq!(
+            asked.load(Ordering::SeqCst),
+            2,
+            "an earlier answer says nothing about a later connection"
+        );
         assert!(readiness.may_take(&names, &target).await);
-        assert_eq!(asked.load(Ordering::SeqCst), 2, "a server that took the last connection is not asked");
+        assert_eq!(
+            asked.load(Ordering::SeqCst),
+            2,
+            "a server that took the last connection is not asked"
+        );
     }
 
     #[tokio::test]
@@ -174,7 +199,10 @@ mod tests {
         assert!(!futures::future::join_all(all).await.into_iter().any(|taken| taken));
         assert!(asked.load(Ordering::SeqCst) <= 1);
         let next = Target { epoch: 2, ..target };
-        assert!(readiness.may_take(&names, &next).await, "the next epoch's server has refused nobody yet");
+        assert!(
+            readiness.may_take(&names, &next).await,
+            "the next epoch's server has refused nobody yet"
+        );
     }
 
     #[tokio::test]
@@ -182,7 +210,9 @@ mod tests {
         let (target, _) = server(TAKEN).await;
         let readiness = Readiness::default();
         assert!(!readiness.has_tls(&target));
-        let ((), ()) = tokio::join!(readiness.until_tls(&target), async { readiness.learn_tls(&target, true) });
+        let ((), ()) = tokio::join!(readiness.until_tls(&target), async {
+            readiness.learn_tls(&target, true)
+        });
         assert!(readiness.has_tls(&target));
         assert!(!readiness.has_tls(&Target { epoch: 2, ..target.clone() }));
         readiness.learn_tls(&target, false);

@@ -1,7 +1,9 @@
-//! Passes bytes between a client and its server, both ways, until both have said all or one is lost. Called by `connection`.
+//! Passes bytes between a client and its server, both ways, until both have said all or one is
+//! lost. Called by `connection`.
 //!
-//! In a thread for each client, as Postgres has a process for each: a message costs a poll, a read and a write, and wakes nobody else. The runtime's
-//! threads, which share one epoll among all clients, let much less through where the cores are busy (`just bench overhead` has the figures).
+//! In a thread for each client, as Postgres has a process for each: a message costs a poll, a read
+//! and a write, and wakes nobody else. The runtime's threads, which share one epoll among all
+//! clients, let much less through where the cores are busy (`just bench overhead` has the figures).
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream as Socket};
@@ -25,7 +27,10 @@ pub async fn relay(client: TcpStream, server: TcpStream) -> io::Result<()> {
     let ends = Arc::new([client.into_std()?, server.into_std()?]);
     let _cut = Cut(Arc::clone(&ends));
     let (done, ended) = oneshot::channel();
-    thread::Builder::new().name("relay".into()).stack_size(STACK).spawn(move || done.send(pass(&ends)))?;
+    thread::Builder::new()
+        .name("relay".into())
+        .stack_size(STACK)
+        .spawn(move || done.send(pass(&ends)))?;
     ended.await.unwrap_or(Ok(()))
 }
 
@@ -46,7 +51,8 @@ fn pass(ends: &[Socket; 2]) -> io::Result<()> {
     while !ways.iter().all(Way::is_over) {
         let wanted = [0, 1].map(|n| ways[n].reads() | ways[1 - n].writes());
         let mut polled = [0, 1].map(|n| PollFd::new(ends[n].as_fd(), wanted[n]));
-        // An end of which nothing is wanted is left out: that it has hung up would be told again and again.
+        // An end of which nothing is wanted is left out: that it has hung up would be told again
+        // and again.
         let asked = usize::from(wanted[0].is_empty())..2 - usize::from(wanted[1].is_empty());
         match poll(&mut polled[asked], PollTimeout::NONE) {
             Err(Errno::EINTR) => continue,
@@ -108,7 +114,11 @@ impl Way {
 fn ready(done: io::Result<usize>) -> io::Result<Option<usize>> {
     match done {
         Ok(bytes) => Ok(Some(bytes)),
-        Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => Ok(None),
+        Err(error)
+            if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) =>
+        {
+            Ok(None)
+        }
         Err(error) => Err(error),
     }
 }
@@ -155,9 +165,14 @@ mod tests {
             server.write_all(&vec![b'a'; MUCH]).await.unwrap();
             server.shutdown().await.map(|()| heard)
         };
-        let (answer, question) = timeout(PATIENCE, async { tokio::join!(asks, answers) }).await.unwrap();
+        let (answer, question) =
+            timeout(PATIENCE, async { tokio::join!(asks, answers) }).await.unwrap();
         for (heard, letter) in [(answer.unwrap(), b'a'), (question.unwrap(), b'q')] {
-            assert!(heard.len() == MUCH && heard.iter().all(|byte| *byte == letter), "{} bytes", heard.len());
+            assert!(
+                heard.len() == MUCH && heard.iter().all(|byte| *byte == letter),
+                "{} bytes",
+                heard.len()
+            );
         }
         timeout(PATIENCE, passed).await.unwrap().unwrap().unwrap();
     }

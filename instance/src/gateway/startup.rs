@@ -1,8 +1,11 @@
-//! The first bytes of a connection: what a client asks for, and whether the server has taken it. Pure.
+//! The first bytes of a connection: what a client asks for, and whether the server has taken it.
+//! Pure.
 //!
-//! Everybody on the network can send these bytes, so a length counts only within the bounds that Postgres itself sets.
+//! Everybody on the network can send these bytes, so a length counts only within the bounds that
+//! Postgres itself sets.
 
-/// Postgres reads no longer startup packet: `MAX_STARTUP_PACKET_LENGTH`, and the length word before it.
+/// Postgres reads no longer startup packet: `MAX_STARTUP_PACKET_LENGTH`, and the length word before
+/// it.
 pub const LONGEST_PACKET: usize = 10_000 + 4;
 /// The header of a TLS record, and the longest plaintext record (RFC 8446, 5.1).
 pub const LONGEST_HELLO: usize = 5 + (1 << 14);
@@ -102,8 +105,13 @@ impl Reply {
             }
             let Some(fields) = bytes.get(5..=length) else { return Self::Incomplete };
             if *kind == b'E' {
-                let sqlstate = fields.split(|byte| *byte == 0).find_map(|field| field.strip_prefix(b"C"));
-                return if sqlstate == Some(CANNOT_CONNECT_NOW) { Self::NotNow } else { Self::Answer };
+                let sqlstate =
+                    fields.split(|byte| *byte == 0).find_map(|field| field.strip_prefix(b"C"));
+                return if sqlstate == Some(CANNOT_CONNECT_NOW) {
+                    Self::NotNow
+                } else {
+                    Self::Answer
+                };
             }
             bytes = &bytes[length + 1..];
         }
@@ -142,7 +150,10 @@ pub fn fuzz(bytes: &[u8]) {
     if reply != Reply::Incomplete {
         assert_eq!(Reply::of(&longer), reply);
     }
-    assert!(kind != Request::Incomplete || bytes.len() < LONGEST_HELLO, "it would be waited for without a bound");
+    assert!(
+        kind != Request::Incomplete || bytes.len() < LONGEST_HELLO,
+        "it would be waited for without a bound"
+    );
 }
 
 #[cfg(test)]

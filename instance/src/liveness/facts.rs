@@ -1,4 +1,5 @@
-//! What a primary says of its WAL and of commits that wait, and what follows from two answers in a row. Pure.
+//! What a primary says of its WAL and of commits that wait, and what follows from two answers in a
+//! row. Pure.
 
 /// One answer of a primary.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -32,18 +33,23 @@ impl Trend {
         self.before.as_ref().zip(self.last.as_ref())
     }
 
-    /// Whether WAL has been waiting to be flushed from one answer to the next. Perhaps no flush was requested yet, so the caller requests one.
+    /// Whether WAL has been waiting to be flushed from one answer to the next. Perhaps no flush was
+    /// requested yet, so the caller requests one.
     pub fn wants_a_flush(&self) -> bool {
-        self.both().is_some_and(|(before, last)| before.unflushed > 0 && last.unflushed > 0 && before.flushed == last.flushed)
+        self.both().is_some_and(|(before, last)| {
+            before.unflushed > 0 && last.unflushed > 0 && before.flushed == last.flushed
+        })
     }
 
-    /// Whether WAL can be flushed. `pending`: a flush was requested earlier and has not returned. Returns `None` before the second answer.
+    /// Whether WAL can be flushed. `pending`: a flush was requested earlier and has not returned.
+    /// Returns `None` before the second answer.
     pub fn flushes(&self, pending: bool) -> Option<bool> {
         let (before, last) = self.both()?;
         Some(!pending || before.flushed != last.flushed)
     }
 
-    /// Whether commits advance: no session waits for standbys, or standbys confirm. Returns `None` before the second answer.
+    /// Whether commits advance: no session waits for standbys, or standbys confirm. Returns `None`
+    /// before the second answer.
     pub fn commits(&self) -> Option<bool> {
         let (before, last) = self.both()?;
         Some(before.waiting == 0 || last.waiting == 0 || before.confirmed != last.confirmed)
@@ -67,23 +73,38 @@ mod tests {
     fn one_answer_says_nothing() {
         let mut trend = Trend::default();
         trend.heed(Facts { unflushed: 1, waiting: 1, ..Facts::default() });
-        assert_eq!((trend.wants_a_flush(), trend.flushes(true), trend.commits()), (false, None, None));
+        assert_eq!(
+            (trend.wants_a_flush(), trend.flushes(true), trend.commits()),
+            (false, None, None)
+        );
     }
 
     #[test]
     fn wal_that_moves_is_flushed() {
-        let at = |unflushed: i64, flushed: &str| Facts { unflushed, flushed: flushed.into(), ..Facts::default() };
+        let at = |unflushed: i64, flushed: &str| Facts {
+            unflushed,
+            flushed: flushed.into(),
+            ..Facts::default()
+        };
         assert!(trend(at(8, "0/1"), at(8, "0/1")).wants_a_flush());
         assert!(!trend(at(8, "0/1"), at(8, "0/2")).wants_a_flush(), "it is flushed");
         assert!(!trend(at(0, "0/1"), at(8, "0/1")).wants_a_flush(), "it was just written");
         assert_eq!(trend(at(8, "0/1"), at(8, "0/1")).flushes(true), Some(false));
-        assert_eq!(trend(at(8, "0/1"), at(8, "0/1")).flushes(false), Some(true), "nobody has asked for it");
+        assert_eq!(
+            trend(at(8, "0/1"), at(8, "0/1")).flushes(false),
+            Some(true),
+            "nobody has asked for it"
+        );
         assert_eq!(trend(at(8, "0/1"), at(8, "0/2")).flushes(true), Some(true), "slowly");
     }
 
     #[test]
     fn commits_advance_while_nobody_waits_or_a_standby_confirms() {
-        let at = |waiting: i64, confirmed: &str| Facts { waiting, confirmed: confirmed.into(), ..Facts::default() };
+        let at = |waiting: i64, confirmed: &str| Facts {
+            waiting,
+            confirmed: confirmed.into(),
+            ..Facts::default()
+        };
         assert_eq!(trend(at(0, "a"), at(3, "a")).commits(), Some(true));
         assert_eq!(trend(at(3, "a"), at(0, "a")).commits(), Some(true));
         assert_eq!(trend(at(3, "a"), at(3, "b")).commits(), Some(true));

@@ -1,5 +1,6 @@
-//! Asks the server as a client does: a new connection by the reserved ones, over the Unix socket, and one statement. Several questions may be
-//! under way, since a slow server may answer the first when the next is asked; any answer counts, an error too.
+//! Asks the server as a client does: a new connection by the reserved ones, over the Unix socket,
+//! and one statement. Several questions may be under way, since a slow server may answer the first
+//! when the next is asked; any answer counts, an error too.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -31,7 +32,8 @@ SELECT CASE WHEN r THEN 0 ELSE pg_catalog.pg_wal_lsn_diff(pg_catalog.pg_current_
 /// Since Postgres 17; before, a commit that waits for the own disk alone.
 const FLUSH_SINCE: i32 = 170_000;
 const FLUSH: &str = "SELECT pg_catalog.pg_logical_emit_message(false, 'pgraft', '', true)";
-const FLUSH_BY_COMMIT: &str = "SET synchronous_commit = local; SELECT pg_catalog.pg_logical_emit_message(true, 'pgraft', '')";
+const FLUSH_BY_COMMIT: &str =
+    "SET synchronous_commit = local; SELECT pg_catalog.pg_logical_emit_message(true, 'pgraft', '')";
 
 /// What has come back since the last look.
 pub struct Answers {
@@ -60,7 +62,13 @@ pub struct Prober {
 impl Prober {
     /// Nothing is asked yet.
     pub fn new(settings: Arc<Settings>) -> Self {
-        Self { settings, inbox: Arc::default(), questions: JoinSet::new(), flush: JoinSet::new(), since: None }
+        Self {
+            settings,
+            inbox: Arc::default(),
+            questions: JoinSet::new(),
+            flush: JoinSet::new(),
+            since: None,
+        }
     }
 
     /// One more question, unless too many are under way.
@@ -73,9 +81,13 @@ impl Prober {
         let (settings, inbox) = (Arc::clone(&self.settings), Arc::clone(&self.inbox));
         let patience = self.patience();
         self.questions.spawn(async move {
-            let answer = timeout(patience, look(&settings, patience)).await.unwrap_or(Err(SqlError::Deadline));
+            let answer = timeout(patience, look(&settings, patience))
+                .await
+                .unwrap_or(Err(SqlError::Deadline));
             match answer {
-                Ok(facts) => *inbox.facts.lock().unwrap_or_else(PoisonError::into_inner) = Some(facts),
+                Ok(facts) => {
+                    *inbox.facts.lock().unwrap_or_else(PoisonError::into_inner) = Some(facts)
+                }
                 Err(error) if is_answer(&error) => {}
                 Err(_) => return,
             }
@@ -88,7 +100,10 @@ impl Prober {
         let (settings, patience) = (Arc::clone(&self.settings), self.patience());
         self.flush.spawn(async move {
             // What comes of it shows in the next answers.
-            if let Err(error) = timeout(patience, flush(&settings, patience)).await.unwrap_or(Err(SqlError::Deadline)) {
+            if let Err(error) = timeout(patience, flush(&settings, patience))
+                .await
+                .unwrap_or(Err(SqlError::Deadline))
+            {
                 tracing::debug!(%error, "the WAL was not flushed");
             }
         });
@@ -106,7 +121,10 @@ impl Prober {
         if answered {
             self.since = None;
         }
-        Answers { answered, facts: self.inbox.facts.lock().unwrap_or_else(PoisonError::into_inner).take() }
+        Answers {
+            answered,
+            facts: self.inbox.facts.lock().unwrap_or_else(PoisonError::into_inner).take(),
+        }
     }
 
     /// Whether an answer is waited for.
@@ -144,7 +162,11 @@ async fn look(settings: &Settings, patience: Duration) -> Result<Facts, SqlError
 async fn flush(settings: &Settings, patience: Duration) -> Result<(), SqlError> {
     let client = sql::local(settings, Session::Probe, patience).await?;
     let version: String = client.query_one("SHOW server_version_num", &[]).await?.try_get(0)?;
-    let statement = if version.parse::<i32>().is_ok_and(|v| v >= FLUSH_SINCE) { FLUSH } else { FLUSH_BY_COMMIT };
+    let statement = if version.parse::<i32>().is_ok_and(|v| v >= FLUSH_SINCE) {
+        FLUSH
+    } else {
+        FLUSH_BY_COMMIT
+    };
     client.batch_execute(statement).await?;
     Ok(())
 }

@@ -35,28 +35,39 @@ impl Watched {
 
     /// Looks who they are: they may have been started again.
     pub fn look_for_processes(&mut self) {
-        let is_there =
-            |(process, pid): &(Process, i32)| stat(*pid).is_some_and(|s| s.parent == self.postmaster) && title(*pid) == Some(*process);
+        let is_there = |(process, pid): &(Process, i32)| {
+            stat(*pid).is_some_and(|s| s.parent == self.postmaster) && title(*pid) == Some(*process)
+        };
         if self.auxiliary.len() == 2 && self.auxiliary.iter().all(is_there) {
             return;
         }
-        self.auxiliary = children(self.postmaster).into_iter().filter_map(|pid| Some((title(pid)?, pid))).collect();
+        self.auxiliary = children(self.postmaster)
+            .into_iter()
+            .filter_map(|pid| Some((title(pid)?, pid)))
+            .collect();
     }
 
     /// The first of them that is stopped.
     pub fn stopped(&self) -> Option<Process> {
-        let all = std::iter::once((Process::Postmaster, self.postmaster)).chain(self.auxiliary.iter().copied());
+        let all = std::iter::once((Process::Postmaster, self.postmaster))
+            .chain(self.auxiliary.iter().copied());
         all.into_iter().find(|(_, pid)| is_stopped(*pid)).map(|(process, _)| process)
     }
 
-    /// Whether the postmaster, or a process that it has started within that time, waits for a CPU (or has one).
+    /// Whether the postmaster, or a process that it has started within that time, waits for a CPU
+    /// (or has one).
     pub fn waits_for_cpu(&self, within: Duration) -> bool {
         if is_runnable(self.postmaster) {
             return true;
         }
         let Some(now) = uptime() else { return false };
-        let since = now.saturating_sub(u64::try_from(within.as_millis()).unwrap_or(u64::MAX) * HERTZ / 1000 + 1);
-        children(self.postmaster).into_iter().filter_map(stat).any(|s| s.state == 'R' && s.started >= since)
+        let since = now.saturating_sub(
+            u64::try_from(within.as_millis()).unwrap_or(u64::MAX) * HERTZ / 1000 + 1,
+        );
+        children(self.postmaster)
+            .into_iter()
+            .filter_map(stat)
+            .any(|s| s.state == 'R' && s.started >= since)
     }
 }
 
@@ -76,7 +87,11 @@ fn stat(pid: i32) -> Option<Stat> {
 /// The name in parentheses may contain anything.
 fn parse(text: &str) -> Option<Stat> {
     let fields: Vec<&str> = text.rsplit_once(')')?.1.split_whitespace().collect();
-    Some(Stat { state: fields.first()?.chars().next()?, parent: fields.get(1)?.parse().ok()?, started: fields.get(19)?.parse().ok()? })
+    Some(Stat {
+        state: fields.first()?.chars().next()?,
+        parent: fields.get(1)?.parse().ok()?,
+        started: fields.get(19)?.parse().ok()?,
+    })
 }
 
 /// In clock ticks.
@@ -91,7 +106,10 @@ fn children(of: i32) -> Vec<i32> {
         return text.split_whitespace().filter_map(|pid| pid.parse().ok()).collect();
     }
     // A kernel without that file.
-    let all = fs::read_dir("/proc").into_iter().flatten().filter_map(|e| e.ok()?.file_name().to_str()?.parse().ok());
+    let all = fs::read_dir("/proc")
+        .into_iter()
+        .flatten()
+        .filter_map(|e| e.ok()?.file_name().to_str()?.parse().ok());
     all.filter(|pid| stat(*pid).is_some_and(|s| s.parent == of)).collect()
 }
 
@@ -99,7 +117,8 @@ fn title(pid: i32) -> Option<Process> {
     auxiliary(&String::from_utf8_lossy(&fs::read(format!("/proc/{pid}/cmdline")).ok()?))
 }
 
-/// `postgres: CLUSTER: checkpointer `. Behind a client's user there is always its database, so that no user can look like this.
+/// `postgres: CLUSTER: checkpointer `. Behind a client's user there is always its database, so that
+/// no user can look like this.
 fn auxiliary(title: &str) -> Option<Process> {
     match title.trim_end_matches(['\0', ' ']).rsplit(": ").next()? {
         "checkpointer" => Some(Process::Checkpointer),
@@ -126,8 +145,15 @@ mod tests {
     fn auxiliary_processes_are_found_by_their_titles() {
         assert_eq!(auxiliary("postgres: pgraft_1: checkpointer \0\0"), Some(Process::Checkpointer));
         assert_eq!(auxiliary("postgres: pgraft_1: walwriter "), Some(Process::WalWriter));
-        assert_eq!(auxiliary("postgres: pgraft_1: checkpointer app 10.0.0.1(5) idle"), None, "a user of that name");
-        assert_eq!(auxiliary("postgres: pgraft_1: walsender pgraft_replication 10.0.0.1(5) streaming 0/1"), None);
+        assert_eq!(
+            auxiliary("postgres: pgraft_1: checkpointer app 10.0.0.1(5) idle"),
+            None,
+            "a user of that name"
+        );
+        assert_eq!(
+            auxiliary("postgres: pgraft_1: walsender pgraft_replication 10.0.0.1(5) streaming 0/1"),
+            None
+        );
         assert_eq!(auxiliary("/usr/lib/postgresql/17/bin/postgres\0-D\0/data"), None);
         assert_eq!(auxiliary(""), None);
     }
@@ -135,8 +161,16 @@ mod tests {
     #[test]
     fn a_stopped_process_is_told_from_one_that_sleeps_and_one_that_works() {
         let me = i32::try_from(std::process::id()).unwrap();
-        let mut children = [("sleep 1000", 'S'), ("while :; do :; done", 'R')]
-            .map(|(script, state)| (std::process::Command::new("/bin/sh").args(["-c", &format!("{script}; :")]).spawn().unwrap(), state));
+        let mut children =
+            [("sleep 1000", 'S'), ("while :; do :; done", 'R')].map(|(script, state)| {
+                (
+                    std::process::Command::new("/bin/sh")
+                        .args(["-c", &format!("{script}; :")])
+                        .spawn()
+                        .unwrap(),
+                    state,
+                )
+            });
         let until = |what: &dyn Fn() -> bool| {
             let begun = std::time::Instant::now();
             while !what() {
@@ -162,7 +196,10 @@ mod tests {
     fn a_young_child_that_works_waits_for_a_cpu() {
         // This thread's own children are those of the process.
         let me = i32::try_from(std::process::id()).unwrap();
-        let mut busy = std::process::Command::new("/bin/sh").args(["-c", "while :; do :; done"]).spawn().unwrap();
+        let mut busy = std::process::Command::new("/bin/sh")
+            .args(["-c", "while :; do :; done"])
+            .spawn()
+            .unwrap();
         let pid = i32::try_from(busy.id()).unwrap();
         let young = stat(pid).unwrap().started;
         let now = uptime().unwrap();

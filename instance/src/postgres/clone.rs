@@ -1,7 +1,8 @@
-//! Makes a standby's PGDATA: a base backup of the primary in a fresh directory, which takes the place of what is there when it is whole.
+//! Makes a standby's PGDATA: a base backup of the primary in a fresh directory, which takes the
+//! place of what is there when it is whole.
 //!
-//! Never of another standby, and where the members choose the primary of none whose epoch is older than the one that this node knows: what
-//! this node has confirmed since would be missing.
+//! Never of another standby, and where the members choose the primary of none whose epoch is older
+//! than the one that this node knows: what this node has confirmed since would be missing.
 
 use pgraft_core::instance_config::replication_name;
 use pgraft_raft::twophase::TwoPhaseError;
@@ -27,7 +28,9 @@ use crate::upstream::{self, UpstreamError};
 #[derive(Debug, thiserror::Error)]
 pub enum CloneError {
     /// Nobody says who the primary is.
-    #[error("no primary is known yet: neither instance.json nor any of the {asked} peers that answered names one")]
+    #[error(
+        "no primary is known yet: neither instance.json nor any of the {asked} peers that answered names one"
+    )]
     NoPrimary {
         /// How many answered.
         asked: usize,
@@ -60,19 +63,32 @@ impl CloneError {
 }
 
 /// Finds the primary and copies it. No server runs meanwhile.
-pub async fn make(settings: &Settings, reaper: &Reaper, sink: &Sink, stand: &Stand) -> Result<(), CloneError> {
+pub async fn make(
+    settings: &Settings,
+    reaper: &Reaper,
+    sink: &Sink,
+    stand: &Stand,
+) -> Result<(), CloneError> {
     let stands = stand.begin(settings).await;
     let secrets = Secrets::read(&settings.paths.secrets)?;
     let primary = reachable_primary(settings, &secrets).await?;
     tracing::info!(primary = %primary.node_id, host = %primary.host, port = primary.port, "cloning the primary");
-    files::write_whole(&settings.paths.passfile(), config::passfile(secrets.replication.as_deref()).as_bytes())?;
+    files::write_whole(
+        &settings.paths.passfile(),
+        config::passfile(secrets.replication.as_deref()).as_bytes(),
+    )?;
     let external = External::plan(settings, &secrets, &primary).await?;
     let fresh = empty_fresh(settings)?;
     let mut command = process::program(settings, "pg_basebackup", &fresh);
     command.arg("-D").arg(&fresh);
     command.arg("-d").arg(config::program_conninfo(settings, &primary, "clone", &[]));
     command.arg(format!("--slot={}", replication_name(settings.node)));
-    command.args(["--wal-method=stream", "--checkpoint=fast", "--no-password", "--label=pgraft clone"]);
+    command.args([
+        "--wal-method=stream",
+        "--checkpoint=fast",
+        "--no-password",
+        "--label=pgraft clone",
+    ]);
     command.args(external.arguments());
     process::run(reaper, sink, "pg_basebackup", command).await?;
     // What belongs to the primary's own disk and not to a copy of it.
@@ -100,7 +116,8 @@ fn replace(paths: &Paths, external: &External) -> Result<(), FileError> {
     files::remove_directory(&old)
 }
 
-/// The first of those named that answers as a primary and has this node's slot: `instance.json`'s, the peers', the one followed last.
+/// The first of those named that answers as a primary and has this node's slot: `instance.json`'s,
+/// the peers', the one followed last.
 async fn reachable_primary(settings: &Settings, secrets: &Secrets) -> Result<Upstream, CloneError> {
     let file = upstream::instance_file(&settings.paths, settings.node)?;
     let last = upstream::last(&settings.paths)?;
@@ -115,8 +132,13 @@ async fn reachable_primary(settings: &Settings, secrets: &Secrets) -> Result<Ups
     Err(error)
 }
 
-/// Sees that the server is a primary and has this node's slot: made when it is missing, or has lost its WAL; kept when it is there.
-pub async fn ensure_slot(settings: &Settings, secrets: &Secrets, primary: &Upstream) -> Result<(), SourceError> {
+/// Sees that the server is a primary and has this node's slot: made when it is missing, or has lost
+/// its WAL; kept when it is there.
+pub async fn ensure_slot(
+    settings: &Settings,
+    secrets: &Secrets,
+    primary: &Upstream,
+) -> Result<(), SourceError> {
     let name = replication_name(settings.node);
     let lost = "SELECT pg_catalog.pg_drop_replication_slot(slot_name) FROM pg_catalog.pg_replication_slots \
                 WHERE slot_name = $1 AND NOT active AND (wal_status = 'lost' OR slot_type <> 'physical')";
@@ -138,7 +160,11 @@ mod tests {
     #[test]
     fn a_copy_takes_the_place_of_what_was_there() {
         let dir = tempfile::tempdir().unwrap();
-        let paths = Paths { data: dir.path().join("d"), work: dir.path().join("d.pgraft"), ..crate::settings::tests::example().paths };
+        let paths = Paths {
+            data: dir.path().join("d"),
+            work: dir.path().join("d.pgraft"),
+            ..crate::settings::tests::example().paths
+        };
         for content in ["first", "second"] {
             fs::create_dir_all(paths.fresh()).unwrap();
             fs::write(paths.fresh().join("PG_VERSION"), content).unwrap();

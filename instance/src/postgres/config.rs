@@ -1,10 +1,13 @@
 //! Renders what Postgres reads, from settings to text. Pure.
 //!
-//! Three layers: pgraft's defaults, the user's parameters over them (both in `postgresql.conf`), and on the command line what nobody may
-//! override, be it by `ALTER SYSTEM` or by what a base backup copied. What must change while the server runs (`primary_conninfo`) can't
-//! stand on the command line; `scrubbed_auto_conf` keeps it out of `postgresql.auto.conf` instead.
+//! Three layers: pgraft's defaults, the user's parameters over them (both in `postgresql.conf`),
+//! and on the command line what nobody may override, be it by `ALTER SYSTEM` or by what a base
+//! backup copied. What must change while the server runs (`primary_conninfo`) can't stand on the
+//! command line; `scrubbed_auto_conf` keeps it out of `postgresql.auto.conf` instead.
 
-use pgraft_core::instance_config::{OPERATOR_ROLE, PROBE_ROLE, REPLICATION_ROLE, replication_name, reserved_parameter};
+use pgraft_core::instance_config::{
+    OPERATOR_ROLE, PROBE_ROLE, REPLICATION_ROLE, replication_name, reserved_parameter,
+};
 use pgraft_core::session::{self, Session};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -15,22 +18,32 @@ use crate::settings::{Fsync, Settings};
 use crate::sql::DATABASE;
 use crate::status::Upstream;
 
-/// The least number of walsenders and slots: every member of the largest group, and room for backups and clones.
+/// The least number of walsenders and slots: every member of the largest group, and room for
+/// backups and clones.
 const LEAST_SENDERS: u32 = 16;
 
 /// No less than these: with fewer worker processes pgraft's own would not start.
-const LEAST: [(&str, u32); 3] = [("max_wal_senders", LEAST_SENDERS), ("max_replication_slots", LEAST_SENDERS), ("max_worker_processes", 8)];
+const LEAST: [(&str, u32); 3] = [
+    ("max_wal_senders", LEAST_SENDERS),
+    ("max_replication_slots", LEAST_SENDERS),
+    ("max_worker_processes", 8),
+];
 
-/// Between the fields of a log line; Postgres writes none of its own at a line's first place but before a continued message.
+/// Between the fields of a log line; Postgres writes none of its own at a line's first place but
+/// before a continued message.
 pub const LOG_LINE_PREFIX: &str = "pgraft\t%n\t%p\t%e\t%b\t%q%u\t%d\t";
 
 /// `wal_sender_timeout`, unless the user sets it.
 const SENDER_TIMEOUT: &str = "5s";
 
-/// Where the members choose the primary, over the rest. A server is promoted when it has replayed what it has: a query in the way of that holds it
-/// up for as long as these allow. The second one counts as soon as the old primary is gone.
-const FAILOVER_DEFAULTS: [(&str, &str); 3] =
-    [("max_standby_archive_delay", "5s"), ("max_standby_streaming_delay", "5s"), ("wal_retrieve_retry_interval", "100ms")];
+/// Where the members choose the primary, over the rest. A server is promoted when it has replayed
+/// what it has: a query in the way of that holds it up for as long as these allow. The second one
+/// counts as soon as the old primary is gone.
+const FAILOVER_DEFAULTS: [(&str, &str); 3] = [
+    ("max_standby_archive_delay", "5s"),
+    ("max_standby_streaming_delay", "5s"),
+    ("wal_retrieve_retry_interval", "100ms"),
+];
 
 /// What a user may override.
 fn defaults(settings: &Settings) -> BTreeMap<&'static str, String> {
@@ -54,25 +67,40 @@ fn defaults(settings: &Settings) -> BTreeMap<&'static str, String> {
         own.push(("hot_standby_feedback", "on"));
     }
     if settings.config.tls.is_some() {
-        // Every libpq since 2018 and every JDBC driver on a current Java speaks it; whoever has an older client sets TLSv1.2.
+        // Every libpq since 2018 and every JDBC driver on a current Java speaks it; whoever has an
+        // older client sets TLSv1.2.
         own.push(("ssl_min_protocol_version", "TLSv1.3"));
     }
-    let room =
-        [("max_slot_wal_keep_size", wal_room::for_slots(settings.wal_disk)), ("wal_keep_size", wal_room::for_everybody(settings.wal_disk))];
+    let room = [
+        ("max_slot_wal_keep_size", wal_room::for_slots(settings.wal_disk)),
+        ("wal_keep_size", wal_room::for_everybody(settings.wal_disk)),
+    ];
     let room = room.map(|(name, megabytes)| (name, format!("{megabytes}MB")));
     own.into_iter().map(|(name, value)| (name, value.to_owned())).chain(room).collect()
 }
 
-/// Whether logical replication slots outlive a failover (Postgres 17 and later): who sets `sync_replication_slots` gets the rest of what that needs.
+/// Whether logical replication slots outlive a failover (Postgres 17 and later): who sets
+/// `sync_replication_slots` gets the rest of what that needs.
 pub fn keeps_logical_slots(settings: &Settings) -> bool {
-    let asked = settings.config.postgresql.parameters.iter().find(|(name, _)| name.eq_ignore_ascii_case("sync_replication_slots"));
-    settings.failover && asked.is_some_and(|(_, value)| ["on", "true", "yes", "1"].contains(&value.trim().to_ascii_lowercase().as_str()))
+    let asked = settings
+        .config
+        .postgresql
+        .parameters
+        .iter()
+        .find(|(name, _)| name.eq_ignore_ascii_case("sync_replication_slots"));
+    settings.failover
+        && asked.is_some_and(|(_, value)| {
+            ["on", "true", "yes", "1"].contains(&value.trim().to_ascii_lowercase().as_str())
+        })
 }
 
-/// A whole number with or without a unit, as Postgres takes it: the primary would refuse a connection with another value.
+/// A whole number with or without a unit, as Postgres takes it: the primary would refuse a
+/// connection with another value.
 fn is_time(value: &str) -> bool {
     let unit = value.trim_start_matches(|c: char| c.is_ascii_digit());
-    unit.len() < value.len() && value.len() - unit.len() < 9 && ["", "us", "ms", "s", "min", "h", "d"].contains(&unit.trim())
+    unit.len() < value.len()
+        && value.len() - unit.len() < 9
+        && ["", "us", "ms", "s", "min", "h", "d"].contains(&unit.trim())
 }
 
 /// A text, and what was left out or changed in it that the user should hear of.
@@ -87,10 +115,13 @@ pub struct Rendered {
 /// `postgresql.conf`.
 pub fn postgresql_conf(settings: &Settings, upstream: Option<&Upstream>) -> Rendered {
     let mut notes = vec![];
-    let mut merged: BTreeMap<String, String> = defaults(settings).into_iter().map(|(k, v)| (k.to_owned(), v)).collect();
+    let mut merged: BTreeMap<String, String> =
+        defaults(settings).into_iter().map(|(k, v)| (k.to_owned(), v)).collect();
     for (name, value) in &settings.config.postgresql.parameters {
         if reserved_parameter([name.as_str()]).is_some() {
-            notes.push(format!("parameter {name} is pgraft's own: the configured value \"{value}\" is ignored"));
+            notes.push(format!(
+                "parameter {name} is pgraft's own: the configured value \"{value}\" is ignored"
+            ));
             continue;
         }
         let name = name.to_ascii_lowercase();
@@ -98,9 +129,13 @@ pub fn postgresql_conf(settings: &Settings, upstream: Option<&Upstream>) -> Rend
             // On the command line.
             continue;
         }
-        let least = LEAST.iter().find(|(of, least)| *of == name && value.trim().parse::<u32>().is_ok_and(|n| n < *least));
+        let least = LEAST.iter().find(|(of, least)| {
+            *of == name && value.trim().parse::<u32>().is_ok_and(|n| n < *least)
+        });
         if let Some((_, least)) = least {
-            notes.push(format!("parameter {name}: {value} is too few for a cluster, {least} is used"));
+            notes.push(format!(
+                "parameter {name}: {value} is too few for a cluster, {least} is used"
+            ));
             merged.insert(name, least.to_string());
             continue;
         }
@@ -114,13 +149,19 @@ pub fn postgresql_conf(settings: &Settings, upstream: Option<&Upstream>) -> Rend
     };
     merged.insert("primary_conninfo".into(), conninfo);
     merged.insert("primary_slot_name".into(), replication_name(settings.node));
-    let mut text = String::from("# Written by pgraft-instance. Changes are lost: set postgresql.parameters in its configuration.\n");
+    let mut text = String::from(
+        "# Written by pgraft-instance. Changes are lost: set postgresql.parameters in its configuration.\n",
+    );
     for (name, value) in &merged {
         let _ = writeln!(text, "{name} = {}", quoted(value));
     }
     if settings.failover {
         // Last, so that nothing outranks it.
-        let _ = writeln!(text, "include_if_exists {}", quoted(&settings.paths.names().display().to_string()));
+        let _ = writeln!(
+            text,
+            "include_if_exists {}",
+            quoted(&settings.paths.names().display().to_string())
+        );
     }
     Rendered { text, notes }
 }
@@ -139,7 +180,8 @@ pub fn command_line(settings: &Settings) -> Vec<String> {
         ("hot_standby", "on".into()),
         ("wal_level", if keeps_logical_slots(settings) { "logical" } else { "replica" }.into()),
         ("wal_log_hints", "on".into()),
-        // Where the members choose the primary, one that has crashed is not: another one takes over while this server is started as a standby.
+        // Where the members choose the primary, one that has crashed is not: another one takes over
+        // while this server is started as a standby.
         ("restart_after_crash", if settings.failover { "off" } else { "on" }.into()),
         // What is acknowledged is on the disk, and a torn page is mended.
         ("fsync", if settings.fsync == Fsync::On { "on" } else { "off" }.into()),
@@ -170,11 +212,16 @@ pub fn command_line(settings: &Settings) -> Vec<String> {
             ("pgraft.data_dir", paths.raft.display().to_string()),
             ("pgraft.heartbeat_interval", config.raft.heartbeat_interval.clone()),
             ("pgraft.election_timeout", config.raft.election_timeout.clone()),
-            ("pgraft.allow_plaintext", if config.raft.allow_plaintext { "on" } else { "off" }.to_owned()),
+            (
+                "pgraft.allow_plaintext",
+                if config.raft.allow_plaintext { "on" } else { "off" }.to_owned(),
+            ),
         ]);
         if settings.failover {
             set.push(("pgraft.failover", "on".to_owned()));
-            set.extend(config.raft.lease_timeout.clone().map(|time| ("pgraft.lease_timeout", time)));
+            set.extend(
+                config.raft.lease_timeout.clone().map(|time| ("pgraft.lease_timeout", time)),
+            );
         }
         if let Some(tls) = &config.tls {
             set.extend([
@@ -195,7 +242,13 @@ pub fn command_line(settings: &Settings) -> Vec<String> {
 /// `pgraft`, and what the user wants to be loaded.
 pub fn preload_libraries(settings: &Settings) -> String {
     let own = settings.extension.then(|| "pgraft".to_owned());
-    let user = settings.config.postgresql.parameters.get("shared_preload_libraries").map(|list| names(list)).unwrap_or_default();
+    let user = settings
+        .config
+        .postgresql
+        .parameters
+        .get("shared_preload_libraries")
+        .map(|list| names(list))
+        .unwrap_or_default();
     let user = user.into_iter().filter(|name| name != "pgraft").map(|name| quoted_list_item(&name));
     own.into_iter().chain(user).collect::<Vec<_>>().join(",")
 }
@@ -206,30 +259,50 @@ fn standby_conninfo(settings: &Settings, upstream: Option<&Upstream>) -> String 
     let sender_timeout = &sender_timeout(settings);
     // Only Postgres 17 and later copy slots.
     let slots = keeps_logical_slots(settings);
-    let options = Session::Standby { sender_timeout }.options(if slots { 17 } else { session::OLDEST });
+    let options =
+        Session::Standby { sender_timeout }.options(if slots { 17 } else { session::OLDEST });
     let mut more = vec![("options", options.as_str())];
     more.extend(slots.then_some(("dbname", DATABASE)));
     conninfo(settings, upstream, &replication_name(settings.node), &more)
 }
 
-/// How a program reaches the primary for this node. Its name is no member's: a clone that reports positions must not confirm commits.
-pub fn program_conninfo(settings: &Settings, upstream: &Upstream, program: &str, more: &[(&'static str, &str)]) -> String {
+/// How a program reaches the primary for this node. Its name is no member's: a clone that reports
+/// positions must not confirm commits.
+pub fn program_conninfo(
+    settings: &Settings,
+    upstream: &Upstream,
+    program: &str,
+    more: &[(&'static str, &str)],
+) -> String {
     // What only newer versions have does not concern a walsender, and pg_rewind sets it itself.
-    let options = Session::Program { sender_timeout: &sender_timeout(settings) }.options(session::OLDEST);
+    let options =
+        Session::Program { sender_timeout: &sender_timeout(settings) }.options(session::OLDEST);
     let more: Vec<_> = more.iter().copied().chain([("options", options.as_str())]).collect();
     conninfo(settings, Some(upstream), &format!("{program} for node {}", settings.node), &more)
 }
 
 /// `wal_sender_timeout` as the files have it: a role may carry another one.
 fn sender_timeout(settings: &Settings) -> String {
-    let asked = settings.config.postgresql.parameters.iter().find(|(name, _)| name.eq_ignore_ascii_case("wal_sender_timeout"));
+    let asked = settings
+        .config
+        .postgresql
+        .parameters
+        .iter()
+        .find(|(name, _)| name.eq_ignore_ascii_case("wal_sender_timeout"));
     let asked = asked.map(|(_, value)| value.trim()).filter(|value| is_time(value));
     asked.unwrap_or(SENDER_TIMEOUT).to_owned()
 }
 
-fn conninfo(settings: &Settings, upstream: Option<&Upstream>, name: &str, more: &[(&'static str, &str)]) -> String {
-    let mut parts: Vec<(&str, String)> =
-        upstream.into_iter().flat_map(|u| [("host", u.host.clone()), ("port", u.port.to_string())]).collect();
+fn conninfo(
+    settings: &Settings,
+    upstream: Option<&Upstream>,
+    name: &str,
+    more: &[(&'static str, &str)],
+) -> String {
+    let mut parts: Vec<(&str, String)> = upstream
+        .into_iter()
+        .flat_map(|u| [("host", u.host.clone()), ("port", u.port.to_string())])
+        .collect();
     parts.extend([
         ("user", REPLICATION_ROLE.to_owned()),
         ("passfile", settings.paths.passfile().display().to_string()),
@@ -237,7 +310,8 @@ fn conninfo(settings: &Settings, upstream: Option<&Upstream>, name: &str, more: 
     ]);
     parts.extend(more.iter().map(|(k, v)| (*k, (*v).to_owned())));
     if let Some(tls) = &settings.config.tls {
-        // The primary must be who it says: its certificate has the name or address that it is called by.
+        // The primary must be who it says: its certificate has the name or address that it is
+        // called by.
         parts.extend([
             ("sslmode", "verify-full".to_owned()),
             ("sslcert", tls.cert_file.clone()),
@@ -255,19 +329,30 @@ fn conninfo(settings: &Settings, upstream: Option<&Upstream>, name: &str, more: 
         ("gssencmode", "disable"),
     ];
     parts.extend(fixed.map(|(k, v)| (k, v.to_owned())));
-    let parts: Vec<String> = parts.iter().map(|(k, v)| format!("{k}='{}'", v.replace('\\', "\\\\").replace('\'', "\\'"))).collect();
+    let parts: Vec<String> = parts
+        .iter()
+        .map(|(k, v)| format!("{k}='{}'", v.replace('\\', "\\\\").replace('\'', "\\'")))
+        .collect();
     parts.join(" ")
 }
 
 /// The passfile: the replication role's password, for every host.
 pub fn passfile(replication: Option<&str>) -> String {
-    replication.map(|p| format!("*:*:*:{REPLICATION_ROLE}:{}\n", p.replace('\\', "\\\\").replace(':', "\\:"))).unwrap_or_default()
+    replication
+        .map(|p| {
+            format!("*:*:*:{REPLICATION_ROLE}:{}\n", p.replace('\\', "\\\\").replace(':', "\\:"))
+        })
+        .unwrap_or_default()
 }
 
-/// `pg_hba.conf`: pgraft's own ways in first, so that no line of the user's can shut them, or open another one for pgraft's roles.
+/// `pg_hba.conf`: pgraft's own ways in first, so that no line of the user's can shut them, or open
+/// another one for pgraft's roles.
 pub fn hba(settings: &Settings) -> String {
     // A backslash at its end would join a line with the next one, which may be pgraft's.
-    let line = |line: &str| line.trim_end_matches(|c: char| c == '\\' || c.is_whitespace()).trim_start().to_owned() + "\n";
+    let line = |line: &str| {
+        line.trim_end_matches(|c: char| c == '\\' || c.is_whitespace()).trim_start().to_owned()
+            + "\n"
+    };
     let user: String = settings.config.postgresql.pg_hba.iter().map(|text| line(text)).collect();
     let everybody = if settings.config.tls.is_some() {
         // What does not leave the host, such as the end of a port-forward, needs no TLS.
@@ -282,7 +367,8 @@ pub fn hba(settings: &Settings) -> String {
 pub fn own_hba(settings: &Settings) -> String {
     let tls = settings.config.tls.is_some();
     let own = if tls {
-        // A standby shows the password and a certificate of the cluster's CA; the operator's certificate is all that it needs.
+        // A standby shows the password and a certificate of the cluster's CA; the operator's
+        // certificate is all that it needs.
         format!(
             "hostssl replication {REPLICATION_ROLE} all scram-sha-256 clientcert=verify-ca
 hostssl postgres {REPLICATION_ROLE} all scram-sha-256 clientcert=verify-ca
@@ -298,26 +384,32 @@ host postgres {OPERATOR_ROLE} all scram-sha-256
 "
         )
     };
-    let head =
-        "# Written by pgraft-instance. Changes are lost: set postgresql.pgHba in its configuration.\nlocal all all peer map=pgraft\n";
-    // Nobody can be this role: it does not exist. Without the line each probe of a gateway would leave an error in the log.
+    let head = "# Written by pgraft-instance. Changes are lost: set postgresql.pgHba in its configuration.\nlocal all all peer map=pgraft\n";
+    // Nobody can be this role: it does not exist. Without the line each probe of a gateway would
+    // leave an error in the log.
     let probe = format!("host {PROBE_ROLE} {PROBE_ROLE} all scram-sha-256\n");
     [head, &own, &probe].concat()
 }
 
-/// `pg_ident.conf`: over the Unix socket the user that Postgres runs as is the superuser, the owner and the operator; nobody else is anybody.
+/// `pg_ident.conf`: over the Unix socket the user that Postgres runs as is the superuser, the owner
+/// and the operator; nobody else is anybody.
 pub fn ident(settings: &Settings, os_user: &str) -> String {
     let roles = ["postgres", OPERATOR_ROLE, &settings.config.bootstrap.owner];
     let lines = roles.map(|role| format!("pgraft {} {}\n", hba_word(os_user), hba_word(role)));
     format!("# Written by pgraft-instance.\n{}", lines.concat())
 }
 
-/// `postgresql.auto.conf` without what is pgraft's own; None when nothing of that is in it. A base backup copies the file, and
-/// `ALTER SYSTEM` would win over what is rendered here.
+/// `postgresql.auto.conf` without what is pgraft's own; None when nothing of that is in it. A base
+/// backup copies the file, and `ALTER SYSTEM` would win over what is rendered here.
 pub fn scrubbed_auto_conf(text: &str) -> Option<String> {
     let keeps = |line: &&str| {
-        let name = line.trim_start().split(|c: char| c == '=' || c.is_whitespace()).next().unwrap_or_default();
-        reserved_parameter([name]).is_none() && !name.eq_ignore_ascii_case("shared_preload_libraries")
+        let name = line
+            .trim_start()
+            .split(|c: char| c == '=' || c.is_whitespace())
+            .next()
+            .unwrap_or_default();
+        reserved_parameter([name]).is_none()
+            && !name.eq_ignore_ascii_case("shared_preload_libraries")
     };
     let kept: String = text.split_inclusive('\n').filter(keeps).collect();
     (kept != text).then_some(kept)

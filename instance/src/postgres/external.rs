@@ -1,11 +1,12 @@
-//! What of a data directory lies outside of it: tablespaces, and `pg_wal` behind a symbolic link. A clone copies it to where it was.
+//! What of a data directory lies outside of it: tablespaces, and `pg_wal` behind a symbolic link. A
+//! clone copies it to where it was.
 //!
 //! ```text
 //!  plan (asks the primary, looks at the disk) ▸ pg_basebackup into directories of its own, on the same disks ▸ swap ▸ the new PGDATA
 //! ```
 //!
-//! What a tablespace's directory holds is replaced only when it belongs to the PGDATA that is replaced: on a host with several servers it may be
-//! another one's.
+//! What a tablespace's directory holds is replaced only when it belongs to the PGDATA that is
+//! replaced: on a host with several servers it may be another one's.
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
@@ -25,8 +26,7 @@ use crate::status::Upstream;
 const STAGING: &str = "pgraft-clone";
 
 /// Tablespaces of the primary. Those in PGDATA itself have a relative path, or none.
-const TABLESPACES: &str =
-    "SELECT oid::text, spcname::text, pg_catalog.pg_tablespace_location(oid) FROM pg_catalog.pg_tablespace ORDER BY oid";
+const TABLESPACES: &str = "SELECT oid::text, spcname::text, pg_catalog.pg_tablespace_location(oid) FROM pg_catalog.pg_tablespace ORDER BY oid";
 
 /// Why the primary can't be copied to this host.
 #[derive(Debug, thiserror::Error)]
@@ -93,7 +93,11 @@ impl External {
     ///
     /// # Errors
     /// [`ExternalError`]; nothing that was there is changed then.
-    pub async fn plan(settings: &Settings, secrets: &Secrets, primary: &Upstream) -> Result<Self, ExternalError> {
+    pub async fn plan(
+        settings: &Settings,
+        secrets: &Secrets,
+        primary: &Upstream,
+    ) -> Result<Self, ExternalError> {
         let all = source::ask(settings, secrets, primary, async |client| {
             let mut all = vec![];
             for row in client.query(TABLESPACES, &[]).await? {
@@ -107,7 +111,10 @@ impl External {
     }
 
     fn of(paths: &Paths, all: Vec<Tablespace>) -> Result<Self, ExternalError> {
-        let own: BTreeSet<PathBuf> = [&paths.data, &paths.old()].into_iter().flat_map(|data| links(&data.join("pg_tblspc"))).collect();
+        let own: BTreeSet<PathBuf> = [&paths.data, &paths.old()]
+            .into_iter()
+            .flat_map(|data| links(&data.join("pg_tblspc")))
+            .collect();
         let mut tablespaces = vec![];
         for tablespace in all.into_iter().filter(|t| t.at.is_absolute()) {
             let within = tablespace.at.strip_prefix(&paths.data).ok().map(Path::to_owned);
@@ -120,7 +127,8 @@ impl External {
             tablespaces.push(place);
         }
         let link = paths.data.join("pg_wal");
-        let wal = fs::read_link(&link).is_ok().then(|| fs::canonicalize(&link)).and_then(Result::ok);
+        let wal =
+            fs::read_link(&link).is_ok().then(|| fs::canonicalize(&link)).and_then(Result::ok);
         if let Some(wal) = &wal {
             files::remove_directory(&wal.join(STAGING))?;
         }
@@ -130,25 +138,35 @@ impl External {
     /// For `pg_basebackup`.
     pub fn arguments(&self) -> Vec<String> {
         let escaped = |path: &Path| path.display().to_string().replace('=', "\\=");
-        let mapped = self
-            .tablespaces
-            .iter()
-            .map(|place| format!("--tablespace-mapping={}={}", escaped(&place.tablespace.at), escaped(&place.staging)));
-        mapped.chain(self.wal.iter().map(|wal| format!("--waldir={}", wal.join(STAGING).display()))).collect()
+        let mapped = self.tablespaces.iter().map(|place| {
+            format!(
+                "--tablespace-mapping={}={}",
+                escaped(&place.tablespace.at),
+                escaped(&place.staging)
+            )
+        });
+        mapped
+            .chain(self.wal.iter().map(|wal| format!("--waldir={}", wal.join(STAGING).display())))
+            .collect()
     }
 
-    /// Puts everything where it belongs, and has the new PGDATA point there. What was there is lost, so `mending` says from the first change on
-    /// that the present PGDATA must not be started; whoever puts the new one in place takes that back.
+    /// Puts everything where it belongs, and has the new PGDATA point there. What was there is
+    /// lost, so `mending` says from the first change on that the present PGDATA must not be
+    /// started; whoever puts the new one in place takes that back.
     ///
     /// # Errors
     /// Those of the disk. The next clone begins anew.
     pub fn swap(&self, paths: &Paths) -> Result<(), FileError> {
         let fresh = paths.fresh();
-        if !(self.tablespaces.is_empty() && self.wal.is_none()) && paths.data.exists() && !paths.mending().exists() {
+        if !(self.tablespaces.is_empty() && self.wal.is_none())
+            && paths.data.exists()
+            && !paths.mending().exists()
+        {
             files::write_whole(&paths.mending(), b"")?;
         }
         for Place { tablespace, staging, within } in &self.tablespaces {
-            let home = within.as_ref().map_or_else(|| tablespace.at.clone(), |within| fresh.join(within));
+            let home =
+                within.as_ref().map_or_else(|| tablespace.at.clone(), |within| fresh.join(within));
             move_content(staging, &home)?;
             point(&fresh.join("pg_tblspc").join(&tablespace.oid), &tablespace.at)?;
         }
@@ -166,11 +184,14 @@ impl External {
 impl Place {
     fn prepare(&self, own: &BTreeSet<PathBuf>) -> Result<(), ExternalError> {
         let Tablespace { name, at, .. } = &self.tablespace;
-        let unusable = |source| ExternalError::Unusable { name: name.clone(), at: at.clone(), source };
+        let unusable =
+            |source| ExternalError::Unusable { name: name.clone(), at: at.clone(), source };
         if self.within.is_none() {
             fs::create_dir_all(at).map_err(unusable)?;
             let there = fs::read_dir(at).map_err(unusable)?;
-            let full = there.filter_map(Result::ok).any(|entry| entry.file_name().to_string_lossy().starts_with("PG_"));
+            let full = there
+                .filter_map(Result::ok)
+                .any(|entry| entry.file_name().to_string_lossy().starts_with("PG_"));
             let real = fs::canonicalize(at).map_err(unusable)?;
             if full && !own.contains(&real) {
                 return Err(ExternalError::Taken { name: name.clone(), at: at.clone() });
@@ -184,7 +205,9 @@ impl Place {
 /// Where the symbolic links in a directory lead.
 fn links(directory: &Path) -> Vec<PathBuf> {
     let Ok(entries) = fs::read_dir(directory) else { return vec![] };
-    entries.filter_map(|entry| fs::canonicalize(fs::read_link(entry.ok()?.path()).ok()?).ok()).collect()
+    entries
+        .filter_map(|entry| fs::canonicalize(fs::read_link(entry.ok()?.path()).ok()?).ok())
+        .collect()
 }
 
 fn entries(directory: &Path) -> Result<Vec<PathBuf>, FileError> {
@@ -192,7 +215,8 @@ fn entries(directory: &Path) -> Result<Vec<PathBuf>, FileError> {
     Ok(entries.filter_map(|entry| Some(entry.ok()?.path())).collect())
 }
 
-/// Everything in a directory takes the place of what has the same name in the other one, on the same file system; then the first is gone.
+/// Everything in a directory takes the place of what has the same name in the other one, on the
+/// same file system; then the first is gone.
 fn move_content(from: &Path, to: &Path) -> Result<(), FileError> {
     fs::create_dir_all(to).map_err(FileError::at("create", to))?;
     for entry in entries(from)? {
@@ -223,8 +247,13 @@ fn point(link: &Path, to: &Path) -> Result<(), FileError> {
 /// Whether Postgres has made this in `pg_wal`: on a disk of its own there may be more.
 fn is_wal(path: &Path) -> bool {
     let Some(name) = path.file_name().and_then(OsStr::to_str) else { return false };
-    let hex = |length: usize| name.get(..length).is_some_and(|part| part.bytes().all(|b| b.is_ascii_hexdigit()));
-    matches!(name, "archive_status" | "summaries") || name.starts_with("xlogtemp.") || hex(24) || (hex(8) && name.ends_with(".history"))
+    let hex = |length: usize| {
+        name.get(..length).is_some_and(|part| part.bytes().all(|b| b.is_ascii_hexdigit()))
+    };
+    matches!(name, "archive_status" | "summaries")
+        || name.starts_with("xlogtemp.")
+        || hex(24)
+        || (hex(8) && name.ends_with(".history"))
 }
 
 #[cfg(test)]
@@ -237,7 +266,11 @@ mod tests {
         fn new() -> Self {
             let dir = tempfile::tempdir().unwrap();
             let at = |name: &str| fs::canonicalize(dir.path()).unwrap().join(name);
-            let paths = Paths { data: at("d"), work: at("d.pgraft"), ..crate::settings::tests::example().paths };
+            let paths = Paths {
+                data: at("d"),
+                work: at("d.pgraft"),
+                ..crate::settings::tests::example().paths
+            };
             for directory in ["d/pg_tblspc", "d.pgraft", "ts", "wal"] {
                 fs::create_dir_all(at(directory)).unwrap();
             }
@@ -254,7 +287,8 @@ mod tests {
                 Tablespace { oid: "9".into(), name: "in_place".into(), at: "pg_tblspc/9".into() },
                 Tablespace { oid: "7".into(), name: "fast".into(), at: self.at(at) },
             ];
-            External::of(&self.1, all).map_err(|e| e.to_string().replace(&self.at("").display().to_string(), "/"))
+            External::of(&self.1, all)
+                .map_err(|e| e.to_string().replace(&self.at("").display().to_string(), "/"))
         }
 
         fn write(&self, name: &str, text: &str) {
@@ -303,11 +337,20 @@ mod tests {
         disk.copy(&plan);
         plan.swap(&disk.1).unwrap();
         assert!(disk.1.mending().exists(), "what is PGDATA still must not be started");
-        assert_eq!((disk.read("ts/PG_17_1/f"), disk.read("wal/lost+found/x")), ("new".into(), "kept".into()));
+        assert_eq!(
+            (disk.read("ts/PG_17_1/f"), disk.read("wal/lost+found/x")),
+            ("new".into(), "kept".into())
+        );
         assert_eq!(disk.read("d.pgraft/new/pg_tblspc/7/PG_17_1/f"), "new");
         assert_eq!(disk.read("d.pgraft/new/pg_wal/000000010000000000000002"), "new");
         assert_eq!(fs::read_link(disk.at("d.pgraft/new/pg_wal")).unwrap(), disk.at("wal"));
-        for gone in ["ts/PG_17_1/gone", "ts/pgraft-clone", "wal/pgraft-clone", "wal/000000010000000000000001", "wal/archive_status/x"] {
+        for gone in [
+            "ts/PG_17_1/gone",
+            "ts/pgraft-clone",
+            "wal/pgraft-clone",
+            "wal/000000010000000000000001",
+            "wal/archive_status/x",
+        ] {
             assert!(!disk.at(gone).exists(), "{gone}");
         }
     }
@@ -332,7 +375,8 @@ mod tests {
         assert_eq!(disk.plan("ts").unwrap_err(), taken);
         let unusable = disk.plan("file/ts").unwrap_err();
         assert!(
-            unusable.contains("this host can't have it there (Not a directory") && unusable.contains("make that directory"),
+            unusable.contains("this host can't have it there (Not a directory")
+                && unusable.contains("make that directory"),
             "{unusable}"
         );
         assert_eq!(disk.read("ts/PG_17_1/f"), "another server's");
@@ -355,7 +399,13 @@ mod tests {
 
     #[test]
     fn what_is_wal() {
-        for name in ["000000010000000000000001", "000000010000000000000001.partial", "00000002.history", "archive_status", "xlogtemp.17"] {
+        for name in [
+            "000000010000000000000001",
+            "000000010000000000000001.partial",
+            "00000002.history",
+            "archive_status",
+            "xlogtemp.17",
+        ] {
             assert!(is_wal(Path::new(name)), "{name}");
         }
         for name in ["lost+found", "pgraft-clone", "00000002", "my.history"] {

@@ -1,7 +1,8 @@
 //! Makes the founder's PGDATA: in a fresh directory, renamed into place when it is whole.
 //!
-//! Roles, databases and the extension are not made here but at every start of a primary (`duties.rs`), since each step of that can be
-//! repeated; only the data directory itself has to come in one piece.
+//! Roles, databases and the extension are not made here but at every start of a primary
+//! (`duties.rs`), since each step of that can be repeated; only the data directory itself has to
+//! come in one piece.
 
 use std::path::Path;
 
@@ -23,7 +24,8 @@ pub enum InitError {
     Process(#[from] ProcessError),
 }
 
-/// Runs `initdb`. The mark says that the cluster does not know of this PGDATA yet, and travels with it by the same rename.
+/// Runs `initdb`. The mark says that the cluster does not know of this PGDATA yet, and travels with
+/// it by the same rename.
 pub async fn make(settings: &Settings, reaper: &Reaper, sink: &Sink) -> Result<(), InitError> {
     let fresh = empty_fresh(settings)?;
     let mut command = process::program(settings, "initdb", &fresh);

@@ -1,11 +1,15 @@
-//! Makes sure that no process of an earlier server (or `initdb`, or clone) lives before the next one starts.
+//! Makes sure that no process of an earlier server (or `initdb`, or clone) lives before the next
+//! one starts.
 //!
-//! After a `kill -9` of the postmaster its backends go on for a while, and after one of the instance manager the whole server does. Every
-//! Postgres process works in PGDATA (`ChangeToDataDir`), and so do the programs that this crate starts to fill a fresh directory; that is
-//! how they are found, whoever their parent is by now. A shell that somebody left in PGDATA is no such program and is left alone.
+//! After a `kill -9` of the postmaster its backends go on for a while, and after one of the
+//! instance manager the whole server does. Every Postgres process works in PGDATA
+//! (`ChangeToDataDir`), and so do the programs that this crate starts to fill a fresh directory;
+//! that is how they are found, whoever their parent is by now. A shell that somebody left in PGDATA
+//! is no such program and is left alone.
 //!
-//! Then the lock files of that server go: Postgres believes the process id in them, which may by now be that of another process or thread of the
-//! same user, as in a container that was started again and kept its volumes.
+//! Then the lock files of that server go: Postgres believes the process id in them, which may by
+//! now be that of another process or thread of the same user, as in a container that was started
+//! again and kept its volumes.
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -46,7 +50,8 @@ fn processes(directories: &[PathBuf]) -> Vec<i32> {
 }
 
 fn works_in(pid: i32, directories: &[PathBuf]) -> bool {
-    // A zombie has no working directory; another user's can't be read. A removed directory's name ends in " (deleted)".
+    // A zombie has no working directory; another user's can't be read. A removed directory's name
+    // ends in " (deleted)".
     let Ok(cwd) = fs::read_link(format!("/proc/{pid}/cwd")) else { return false };
     let cwd = cwd.to_string_lossy();
     let cwd = Path::new(cwd.strip_suffix(" (deleted)").unwrap_or(&cwd));
@@ -56,7 +61,8 @@ fn works_in(pid: i32, directories: &[PathBuf]) -> bool {
 fn is_ours(pid: i32) -> bool {
     let Ok(exe) = fs::read_link(format!("/proc/{pid}/exe")) else { return false };
     let name = exe.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-    ["postgres", "initdb", "pg_basebackup", "pg_rewind"].contains(&name.strip_suffix(" (deleted)").unwrap_or(&name))
+    ["postgres", "initdb", "pg_basebackup", "pg_rewind"]
+        .contains(&name.strip_suffix(" (deleted)").unwrap_or(&name))
 }
 
 /// The pid in `postmaster.pid`, if it is one of these.
@@ -66,8 +72,9 @@ fn postmaster(paths: &Paths, alive: &[i32]) -> Option<i32> {
     alive.contains(&pid).then_some(pid)
 }
 
-/// A postmaster that lives is stopped fast, and then at once. What lives without one has a moment (the worker among it releases the lease of the
-/// server that is gone), and is killed then. Then its lock files are removed, in PGDATA and in the socket directory.
+/// A postmaster that lives is stopped fast, and then at once. What lives without one has a moment
+/// (the worker among it releases the lease of the server that is gone), and is killed then. Then
+/// its lock files are removed, in PGDATA and in the socket directory.
 pub async fn clear(paths: &Paths, port: u16, stop_timeout: Duration) -> Result<(), LeftoversError> {
     let canonical = |p: PathBuf| fs::canonicalize(&p).unwrap_or(p);
     let directories = [canonical(paths.data.clone()), canonical(paths.fresh())];
@@ -100,7 +107,8 @@ pub async fn clear(paths: &Paths, port: u16, stop_timeout: Duration) -> Result<(
     socket_lock(paths, port)
 }
 
-/// Removes `.s.PGSQL.PORT.lock` unless a server on another data directory holds it; that one is left alone, and Postgres names it when it starts.
+/// Removes `.s.PGSQL.PORT.lock` unless a server on another data directory holds it; that one is
+/// left alone, and Postgres names it when it starts.
 fn socket_lock(paths: &Paths, port: u16) -> Result<(), LeftoversError> {
     let lock = paths.socket.join(format!(".s.PGSQL.{port}.lock"));
     let Some(text) = files::read_if_there(&lock)? else { return Ok(()) };
@@ -116,8 +124,9 @@ fn socket_lock(paths: &Paths, port: u16) -> Result<(), LeftoversError> {
     Ok(())
 }
 
-/// Whether this is a Postgres server on that data directory: a process, not one of a process's threads, whose ids `kill` takes for processes as well.
-/// Where another user's processes work can't be read.
+/// Whether this is a Postgres server on that data directory: a process, not one of a process's
+/// threads, whose ids `kill` takes for processes as well. Where another user's processes work can't
+/// be read.
 fn is_server_of(pid: i32, data: &Path) -> bool {
     let Ok(status) = fs::read_to_string(format!("/proc/{pid}/status")) else { return false };
     let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
@@ -149,7 +158,11 @@ mod tests {
     #[tokio::test]
     async fn a_stale_pid_file_goes() {
         let dir = tempfile::tempdir().unwrap();
-        let paths = Paths { data: dir.path().join("d"), work: dir.path().join("w"), ..crate::settings::tests::example().paths };
+        let paths = Paths {
+            data: dir.path().join("d"),
+            work: dir.path().join("w"),
+            ..crate::settings::tests::example().paths
+        };
         clear(&paths, 5432, Duration::from_secs(1)).await.unwrap(); // nothing is there at all
         fs::create_dir(&paths.data).unwrap();
         fs::write(paths.data.join("postmaster.pid"), format!("{}\n", std::process::id())).unwrap();
@@ -172,13 +185,22 @@ mod tests {
         // A process that calls itself postgres, as a server on another data directory does.
         let program = dir.path().join("postgres");
         fs::copy(fs::canonicalize("/bin/sleep").unwrap(), &program).unwrap();
-        let mut server = std::process::Command::new(&program).arg("600").current_dir(dir.path().join("other")).spawn().unwrap();
+        let mut server = std::process::Command::new(&program)
+            .arg("600")
+            .current_dir(dir.path().join("other"))
+            .spawn()
+            .unwrap();
         let (this, live) = (std::process::id(), server.id());
-        let thread = fs::read_dir("/proc/self/task").unwrap().filter_map(|t| t.unwrap().file_name().to_str()?.parse().ok()).max().unwrap();
+        let thread = fs::read_dir("/proc/self/task")
+            .unwrap()
+            .filter_map(|t| t.unwrap().file_name().to_str()?.parse().ok())
+            .max()
+            .unwrap();
         while fs::read_to_string(format!("/proc/{live}/comm")).unwrap() != "postgres\n" {
             tokio::time::sleep(POLL).await;
         }
-        let (data, other) = (paths.data.display().to_string(), dir.path().join("other").display().to_string());
+        let (data, other) =
+            (paths.data.display().to_string(), dir.path().join("other").display().to_string());
         let third = dir.path().join("third").display().to_string();
         let cases = [
             ("the process of this program", this, &data, false),
@@ -191,7 +213,11 @@ mod tests {
         ];
         for (what, pid, directory, stays) in cases {
             let lock = paths.socket.join(".s.PGSQL.5432.lock");
-            fs::write(&lock, format!("{pid}\n{directory}\n1700000000\n5432\n{}\n", paths.socket.display())).unwrap();
+            fs::write(
+                &lock,
+                format!("{pid}\n{directory}\n1700000000\n5432\n{}\n", paths.socket.display()),
+            )
+            .unwrap();
             clear(&paths, 5432, Duration::from_secs(1)).await.unwrap();
             assert_eq!(lock.exists(), stays, "{what}");
         }

@@ -1,7 +1,9 @@
-//! Postgres's stderr, line by line, to records: one JSON object for one message with its DETAIL, HINT, STATEMENT and so on.
+//! Postgres's stderr, line by line, to records: one JSON object for one message with its DETAIL,
+//! HINT, STATEMENT and so on.
 //!
-//! Pure but for [`pump`]. The prefix (`config::LOG_LINE_PREFIX`) starts each line; a line break within a message is followed by a tab, so a
-//! message can't pretend to be another one (elog.c, `append_with_tabs`). What comes without a prefix (a library's own words, output of
+//! Pure but for [`pump`]. The prefix (`config::LOG_LINE_PREFIX`) starts each line; a line break
+//! within a message is followed by a tab, so a message can't pretend to be another one (elog.c,
+//! `append_with_tabs`). What comes without a prefix (a library's own words, output of
 //! `archive_command`) is a record of its own. What is said over and over is left out by `quiet`.
 
 mod last_words;
@@ -118,7 +120,11 @@ impl Assembler {
             }
             (Line::Message(record), open) => done.extend(open.replace(record)),
             (Line::Continued(text) | Line::Bare(text) | Line::More(_, _, text), open) => {
-                done.extend(open.replace(Record { level: "LOG".into(), msg: text.to_owned(), ..Record::default() }));
+                done.extend(open.replace(Record {
+                    level: "LOG".into(),
+                    msg: text.to_owned(),
+                    ..Record::default()
+                }));
             }
         }
         if self.open.is_none() {
@@ -136,7 +142,8 @@ fn classify(line: &str) -> Line<'_> {
 
 fn prefixed(line: &str) -> Option<Line<'_>> {
     let mut fields = line.strip_prefix("pgraft\t")?.splitn(5, '\t');
-    let (at, pid, sqlstate, backend) = (fields.next()?, fields.next()?.parse().ok()?, fields.next()?, fields.next()?);
+    let (at, pid, sqlstate, backend) =
+        (fields.next()?, fields.next()?.parse().ok()?, fields.next()?, fields.next()?);
     let rest = fields.next()?;
     let (user, database, rest) = if severity(rest).is_some() {
         (None, None, rest)
@@ -145,7 +152,10 @@ fn prefixed(line: &str) -> Option<Line<'_>> {
         (Some(session.next()?), Some(session.next()?), session.next()?)
     };
     let (severity, text) = severity(rest)?;
-    if matches!(severity, "DETAIL" | "HINT" | "QUERY" | "CONTEXT" | "LOCATION" | "BACKTRACE" | "STATEMENT") {
+    if matches!(
+        severity,
+        "DETAIL" | "HINT" | "QUERY" | "CONTEXT" | "LOCATION" | "BACKTRACE" | "STATEMENT"
+    ) {
         return Some(Line::More(pid, severity, text));
     }
     let some = |text: &str| (!text.is_empty() && text != "[unknown]").then(|| text.to_owned());
@@ -165,18 +175,28 @@ fn prefixed(line: &str) -> Option<Line<'_>> {
 /// `LOG:  text` in its two parts.
 fn severity(text: &str) -> Option<(&str, &str)> {
     let (word, text) = text.split_once(":  ")?;
-    (!word.is_empty() && word.chars().all(|c| c.is_ascii_uppercase() || c.is_ascii_digit())).then_some((word, text))
+    (!word.is_empty() && word.chars().all(|c| c.is_ascii_uppercase() || c.is_ascii_digit()))
+        .then_some((word, text))
 }
 
 /// A record as it is printed.
 fn printed(record: Record, logger: &str) -> Map<String, Value> {
     let Record { at, level, pid, sqlstate, backend_type, user, database, msg, more } = record;
-    let at = at.and_then(|at| at.replace('.', "").parse().ok()).and_then(|ms| Timestamp::from_millisecond(ms).ok());
+    let at = at
+        .and_then(|at| at.replace('.', "").parse().ok())
+        .and_then(|ms| Timestamp::from_millisecond(ms).ok());
     let mut out = head(at.unwrap_or_else(Timestamp::now), &level, logger);
     out.insert("msg".into(), msg.into());
     out.extend(pid.map(|pid| ("pid".to_owned(), pid.into())));
-    let named = [("sqlstate", sqlstate), ("backend_type", backend_type), ("user", user), ("database", database)];
-    out.extend(named.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?.into()))));
+    let named = [
+        ("sqlstate", sqlstate),
+        ("backend_type", backend_type),
+        ("user", user),
+        ("database", database),
+    ];
+    out.extend(
+        named.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?.into()))),
+    );
     out.extend(more.into_iter().map(|(name, text)| (name, text.into())));
     out
 }
@@ -187,7 +207,12 @@ pub async fn pump(pipe: pipe::Receiver, logger: &'static str, sink: Sink, words:
 }
 
 /// The same; `watch` sees every record first.
-pub async fn pump_and_watch(mut pipe: pipe::Receiver, logger: &'static str, sink: Sink, watch: impl Fn(&Record)) {
+pub async fn pump_and_watch(
+    mut pipe: pipe::Receiver,
+    logger: &'static str,
+    sink: Sink,
+    watch: impl Fn(&Record),
+) {
     let (mut assembler, mut quiet) = (Assembler::default(), Quiet::default());
     let mut buffer = Vec::with_capacity(1 << 16);
     loop {
@@ -210,7 +235,9 @@ pub async fn pump_and_watch(mut pipe: pipe::Receiver, logger: &'static str, sink
         for record in &records {
             watch(record);
         }
-        for record in records.into_iter().filter_map(|record| quiet.let_through(record, Instant::now())) {
+        for record in
+            records.into_iter().filter_map(|record| quiet.let_through(record, Instant::now()))
+        {
             sink.record(&printed(record, logger));
         }
     }

@@ -50,7 +50,13 @@ pub struct Server {
 
 impl Server {
     /// Starts Postgres; its files must be written.
-    pub fn start(settings: &Settings, floors: &Floors, reaper: &Reaper, sink: &Sink, words: LastWords) -> Result<Self, ProcessError> {
+    pub fn start(
+        settings: &Settings,
+        floors: &Floors,
+        reaper: &Reaper,
+        sink: &Sink,
+        words: LastWords,
+    ) -> Result<Self, ProcessError> {
         let mut command = program(settings, "postgres", settings.paths.parent());
         command.args(config::command_line(settings));
         for (name, floor) in floors {
@@ -66,9 +72,14 @@ impl Server {
         self.started.elapsed()
     }
 
-    /// Fast (unless there is no time for it), then immediate, then killed. What is left of its children after that is `leftovers`' work.
+    /// Fast (unless there is no time for it), then immediate, then killed. What is left of its
+    /// children after that is `leftovers`' work.
     pub async fn stop(mut self, fast: Option<Duration>) -> Ending {
-        for (signal, longest) in fast.map(|fast| (Signal::SIGINT, fast)).into_iter().chain([(Signal::SIGQUIT, IMMEDIATE)]) {
+        for (signal, longest) in fast
+            .map(|fast| (Signal::SIGINT, fast))
+            .into_iter()
+            .chain([(Signal::SIGQUIT, IMMEDIATE)])
+        {
             self.child.signal(signal);
             if let Ok(ending) = tokio::time::timeout(longest, self.child.wait()).await {
                 return ending;
@@ -80,7 +91,8 @@ impl Server {
     }
 }
 
-/// A program of Postgres, with nothing of this process's environment that would change what it does.
+/// A program of Postgres, with nothing of this process's environment that would change what it
+/// does.
 pub fn program(settings: &Settings, name: &str, directory: &Path) -> Command {
     let mut command = Command::new(settings.paths.program(name));
     for (variable, _) in std::env::vars_os() {
@@ -94,8 +106,14 @@ pub fn program(settings: &Settings, name: &str, directory: &Path) -> Command {
     command
 }
 
-/// Runs one of the programs that make a data directory to its end. Dropping this ends it, and what it started.
-pub async fn run(reaper: &Reaper, sink: &Sink, name: &'static str, command: Command) -> Result<(), ProcessError> {
+/// Runs one of the programs that make a data directory to its end. Dropping this ends it, and what
+/// it started.
+pub async fn run(
+    reaper: &Reaper,
+    sink: &Sink,
+    name: &'static str,
+    command: Command,
+) -> Result<(), ProcessError> {
     run_and_watch(reaper, sink, name, command, |_| ()).await
 }
 
@@ -109,11 +127,18 @@ pub async fn run_and_watch(
 ) -> Result<(), ProcessError> {
     let (child, pipe) = spawn(reaper, command)?;
     let mut guard = EndOnDrop(child);
-    let output = tokio::spawn(log::pump_and_watch(pipe, name, sink.clone(), move |record| watch(&record.msg)));
+    let output = tokio::spawn(log::pump_and_watch(pipe, name, sink.clone(), move |record| {
+        watch(&record.msg)
+    }));
     let ending = guard.0.wait().await;
-    // Its words first, then what is said about them; a grandchild that holds the pipe must not hold this.
+    // Its words first, then what is said about them; a grandchild that holds the pipe must not hold
+    // this.
     let _ = tokio::time::timeout(Duration::from_secs(1), output).await;
-    if ending == Ending::Code(0) { Ok(()) } else { Err(ProcessError::Failed { program: name, ending }) }
+    if ending == Ending::Code(0) {
+        Ok(())
+    } else {
+        Err(ProcessError::Failed { program: name, ending })
+    }
 }
 
 /// Runs a program that says something, and gives that. What it is read as is the caller's.
@@ -135,7 +160,10 @@ pub async fn output(reaper: &Reaper, command: Command) -> Result<(Ending, Vec<u8
     }
 }
 
-fn spawn(reaper: &Reaper, command: Command) -> Result<(Child, tokio::net::unix::pipe::Receiver), ProcessError> {
+fn spawn(
+    reaper: &Reaper,
+    command: Command,
+) -> Result<(Child, tokio::net::unix::pipe::Receiver), ProcessError> {
     let program = command.get_program().to_string_lossy().into_owned();
     reaper.spawn(command).map_err(|source| ProcessError::Start { program, source })
 }

@@ -5,8 +5,9 @@
 //!                         (a dry run, where the server was shut down cleanly)
 //! ```
 //!
-//! From the mark on PGDATA is nobody's: whatever breaks this off, it is replaced by a clone and never started as it is. Until pg_rewind says from
-//! where it rewinds it has changed nothing; where it fails before that, it is run again some times.
+//! From the mark on PGDATA is nobody's: whatever breaks this off, it is replaced by a clone and
+//! never started as it is. Until pg_rewind says from where it rewinds it has changed nothing; where
+//! it fails before that, it is run again some times.
 
 use pgraft_raft::twophase::TwoPhaseError;
 use std::fs::File;
@@ -31,7 +32,8 @@ use crate::stand::{self, Stand};
 use crate::status::Upstream;
 use crate::upstream::{self, UpstreamError};
 
-/// How often pg_rewind is run while it changes nothing: its one connection may be refused, or the primary be busy.
+/// How often pg_rewind is run while it changes nothing: its one connection may be refused, or the
+/// primary be busy.
 const TRIES: u32 = 5;
 
 /// Between two tries.
@@ -84,7 +86,11 @@ pub fn asked_for(settings: &Settings) -> Result<Option<Upstream>, UpstreamError>
 }
 
 /// Whether the primary is there and lets this node in.
-pub async fn source_is_there(settings: &Settings, secrets: &Secrets, primary: &Upstream) -> Result<(), SourceError> {
+pub async fn source_is_there(
+    settings: &Settings,
+    secrets: &Secrets,
+    primary: &Upstream,
+) -> Result<(), SourceError> {
     source::ask(settings, secrets, primary, async |client| {
         let version: String = client.query_one("SHOW server_version_num", &[]).await?.try_get(0)?;
         if version.as_str() < "160000" {
@@ -97,7 +103,12 @@ pub async fn source_is_there(settings: &Settings, secrets: &Secrets, primary: &U
 }
 
 /// Rewinds. No server runs meanwhile.
-pub async fn make(settings: &Settings, reaper: &Reaper, sink: &Sink, stand: &Stand) -> Result<(), RewindError> {
+pub async fn make(
+    settings: &Settings,
+    reaper: &Reaper,
+    sink: &Sink,
+    stand: &Stand,
+) -> Result<(), RewindError> {
     let (paths, data) = (&settings.paths, &settings.paths.data);
     let primary = asked_for(settings)?.ok_or(RewindError::NotAsked)?;
     let epoch = upstream::instance_file(paths, settings.node)?.ok_or(RewindError::NotAsked)?.epoch;
@@ -105,12 +116,16 @@ pub async fn make(settings: &Settings, reaper: &Reaper, sink: &Sink, stand: &Sta
     source_is_there(settings, &secrets, &primary).await?;
     let stands = stand.begin(settings).await;
     tracing::info!(primary = %primary.node_id, host = %primary.host, port = primary.port, "rewinding to the primary's history");
-    files::write_whole(&paths.passfile(), config::passfile(secrets.replication.as_deref()).as_bytes())?;
+    files::write_whole(
+        &paths.passfile(),
+        config::passfile(secrets.replication.as_deref()).as_bytes(),
+    )?;
     let program = Program { settings, reaper, sink, primary: &primary };
     if is_clean(data)? {
         program.run(&["--dry-run"]).await?;
     } else {
-        // pg_rewind runs crash recovery first, in single-user mode, which refuses to be a standby's.
+        // pg_rewind runs crash recovery first, in single-user mode, which refuses to be a
+        // standby's.
         prepare::remove_future_two_phase_files(data)?;
         files::remove_file(&paths::standby_signal(data))?;
     }
@@ -159,7 +174,8 @@ impl Program<'_> {
         let mut command = process::program(settings, "pg_rewind", data);
         command.arg("-D").arg(data);
         command.arg(format!("--source-server={}", source_conninfo(settings, primary)));
-        // Where pg_rewind has to end the recovery of a server that was killed, it keeps as much WAL as the server would.
+        // Where pg_rewind has to end the recovery of a server that was killed, it keeps as much WAL
+        // as the server would.
         command.arg(format!("--config-file={}", settings.paths.conf().display()));
         command.args(more);
         let begun = Arc::new(AtomicBool::new(false));
@@ -171,12 +187,14 @@ impl Program<'_> {
         };
         let outcome = process::run_and_watch(reaper, sink, "pg_rewind", command, watch).await;
         // As long as somebody watches, not all that it has said is read.
-        let begun = !more.contains(&"--dry-run") && (Arc::strong_count(&begun) > 1 || begun.load(Ordering::Relaxed));
+        let begun = !more.contains(&"--dry-run")
+            && (Arc::strong_count(&begun) > 1 || begun.load(Ordering::Relaxed));
         outcome.map_err(|error| (error, begun))
     }
 }
 
-/// What pg_rewind has begun to change must not be rewound again: its WAL may be the source's by then, and blocks be missed.
+/// What pg_rewind has begun to change must not be rewound again: its WAL may be the source's by
+/// then, and blocks be missed.
 const fn is_tried_again(tries: u32, begun: bool) -> bool {
     !begun && tries < TRIES
 }
@@ -185,11 +203,14 @@ fn source_conninfo(settings: &Settings, primary: &Upstream) -> String {
     config::program_conninfo(settings, primary, "rewind", &[("dbname", sql::DATABASE)])
 }
 
-/// Whether the server was shut down cleanly: `state` of its control file (`pg_control.h`: at byte 16, 1 shut down, 2 shut down in recovery).
+/// Whether the server was shut down cleanly: `state` of its control file (`pg_control.h`: at byte
+/// 16, 1 shut down, 2 shut down in recovery).
 fn is_clean(data: &Path) -> Result<bool, FileError> {
     let path = data.join("global/pg_control");
     let mut head = [0; 20];
-    File::open(&path).and_then(|mut file| file.read_exact(&mut head)).map_err(FileError::at("read", &path))?;
+    File::open(&path)
+        .and_then(|mut file| file.read_exact(&mut head))
+        .map_err(FileError::at("read", &path))?;
     Ok(matches!(head[16..], [1 | 2, 0, 0, 0] | [0, 0, 0, 1 | 2]))
 }
 

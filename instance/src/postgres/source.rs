@@ -1,4 +1,5 @@
-//! A way in to the primary for whoever copies from it: a connection as the replication role, to a server that is a primary now.
+//! A way in to the primary for whoever copies from it: a connection as the replication role, to a
+//! server that is a primary now.
 
 use pgraft_core::NodeId;
 use pgraft_core::instance_config::REPLICATION_ROLE;
@@ -56,11 +57,15 @@ pub async fn ask<T>(
     let failed = |source| SourceError::Primary { host: host.clone(), port: *port, source };
     let mut config = tokio_postgres::Config::new();
     config.host(host).port(*port).user(REPLICATION_ROLE).password(password).dbname(sql::DATABASE);
-    config.application_name(format!("pgraft-instance of node {}", settings.node)).connect_timeout(DEADLINE);
+    config
+        .application_name(format!("pgraft-instance of node {}", settings.node))
+        .connect_timeout(DEADLINE);
     let tls = TlsFiles::read(settings)?.map(|files| files.connector()).transpose()?;
     let work = async {
         let client = match tls {
-            Some(tls) => sql::connect(config.ssl_mode(SslMode::Require), Session::Source, None, tls).await?,
+            Some(tls) => {
+                sql::connect(config.ssl_mode(SslMode::Require), Session::Source, None, tls).await?
+            }
             None => sql::connect(&mut config, Session::Source, None, NoTls).await?,
         };
         if client.query_one("SELECT pg_catalog.pg_is_in_recovery()", &[]).await?.try_get(0)? {

@@ -1,5 +1,5 @@
-//! How much WAL a server keeps for members that are away, by the size of the disk that WAL is on: a member that is lost must not fill it. Who comes
-//! back later than that is cloned.
+//! How much WAL a server keeps for members that are away, by the size of the disk that WAL is on: a
+//! member that is lost must not fill it. Who comes back later than that is cloned.
 
 use nix::sys::statvfs::statvfs;
 use std::path::Path;
@@ -16,12 +16,17 @@ pub struct Disk {
 }
 
 impl Disk {
-    /// The one that holds the WAL of this data directory, or will hold it. None where that can't be told.
+    /// The one that holds the WAL of this data directory, or will hold it. None where that can't be
+    /// told.
     pub fn of(data: &Path) -> Option<Self> {
         let wal = data.join("pg_wal");
-        let there = std::iter::once(wal.as_path()).chain(data.ancestors()).find(|path| path.exists())?;
+        let there =
+            std::iter::once(wal.as_path()).chain(data.ancestors()).find(|path| path.exists())?;
         let seen = statvfs(there).ok()?;
-        Some(Self { size: seen.blocks() * seen.fragment_size(), free: seen.blocks_available() * seen.fragment_size() })
+        Some(Self {
+            size: seen.blocks() * seen.fragment_size(),
+            free: seen.blocks_available() * seen.fragment_size(),
+        })
     }
 
     /// Whether so little is free that WAL is no longer kept for members that are away.
@@ -47,8 +52,13 @@ mod tests {
     #[test]
     fn what_is_kept_fits_the_disk() {
         const GB: u64 = 1 << 30;
-        let cases =
-            [(None, 4096, 512), (Some(128 * MB), 64, 32), (Some(GB), 256, 64), (Some(8 * GB), 2048, 512), (Some(100 * GB), 25_600, 512)];
+        let cases = [
+            (None, 4096, 512),
+            (Some(128 * MB), 64, 32),
+            (Some(GB), 256, 64),
+            (Some(8 * GB), 2048, 512),
+            (Some(100 * GB), 25_600, 512),
+        ];
         for (size, slots, everybody) in cases {
             assert_eq!((for_slots(size), for_everybody(size)), (slots, everybody), "{size:?}");
         }

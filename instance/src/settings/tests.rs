@@ -97,14 +97,30 @@ fn bad_input_is_refused_in_one_line_each() {
 #[test]
 fn a_time_is_read_as_postgres_writes_it() {
     let ms = |text: &str| duration(text).map(|d| d.as_millis());
-    let read = ["2s", "1500ms", "1500", " 1 min ", "2.5s", "", "ms", "0", "99999999999999999999s", "18446744073709551615min"].map(ms);
-    assert_eq!(read, [Some(2000), Some(1500), Some(1500), Some(60_000), None, None, None, None, None, None]);
+    let read = [
+        "2s",
+        "1500ms",
+        "1500",
+        " 1 min ",
+        "2.5s",
+        "",
+        "ms",
+        "0",
+        "99999999999999999999s",
+        "18446744073709551615min",
+    ]
+    .map(ms);
+    assert_eq!(
+        read,
+        [Some(2000), Some(1500), Some(1500), Some(60_000), None, None, None, None, None, None]
+    );
     let settings = example_with_failover();
     assert_eq!((settings.failover, settings.lease), (true, Duration::from_millis(1500)));
     assert_eq!(settings.unresponsive, settings.lease * 3);
     let patient = Settings::check(&args(), config("raft: {unresponsiveTimeout: 1min}")).unwrap();
     assert_eq!(patient.unresponsive, Duration::from_mins(1));
-    let without = Settings::check(&RunArgs { without_extension: true, ..args() }, settings.config).unwrap();
+    let without =
+        Settings::check(&RunArgs { without_extension: true, ..args() }, settings.config).unwrap();
     assert!(!without.failover, "nobody would promote it");
 }
 
@@ -112,8 +128,12 @@ fn a_time_is_read_as_postgres_writes_it() {
 fn the_gateway_is_there_where_it_is_configured() {
     assert_eq!(example().gateway, None);
     let of = |text: &str| Settings::check(&args(), config(text)).unwrap().gateway.unwrap();
-    let want =
-        |listen: &str, seconds, most| GatewaySettings { listen: listen.into(), hold: Duration::from_secs(seconds), most, drain: None };
+    let want = |listen: &str, seconds, most| GatewaySettings {
+        listen: listen.into(),
+        hold: Duration::from_secs(seconds),
+        most,
+        drain: None,
+    };
     assert_eq!(of("gateway: {port: 6432}"), want("*:6432", 10, 1000));
     let all = "gateway: {port: 6432, listenAddress: '::', holdTime: 1min, maxConnections: 5}";
     assert_eq!(of(all), want("[::]:6432", 60, 5));
@@ -141,25 +161,36 @@ fn an_ipv6_address_stands_in_brackets() {
     ] {
         assert_eq!(host_port(text), want, "{text}");
     }
-    let settings = Settings::check(&RunArgs { advertise_address: "[fd00::2]".into(), ..args() }, config("")).unwrap();
-    assert_eq!((settings.postgres.host(), settings.postgres.to_string().as_str()), ("fd00::2", "[fd00::2]:5432"));
+    let settings =
+        Settings::check(&RunArgs { advertise_address: "[fd00::2]".into(), ..args() }, config(""))
+            .unwrap();
+    assert_eq!(
+        (settings.postgres.host(), settings.postgres.to_string().as_str()),
+        ("fd00::2", "[fd00::2]:5432")
+    );
     let listens = |address: &str| {
         let text = format!("gateway: {{port: 6432, listenAddress: '{address}'}}");
         Settings::check(&args(), config(&text)).unwrap().gateway.unwrap().listen
     };
-    assert_eq!([listens("fd00::2"), listens("[fd00::2]"), listens("*")], ["[fd00::2]:6432", "[fd00::2]:6432", "*:6432"]);
+    assert_eq!(
+        [listens("fd00::2"), listens("[fd00::2]"), listens("*")],
+        ["[fd00::2]:6432", "[fd00::2]:6432", "*:6432"]
+    );
 }
 
 #[test]
 fn the_bounds_of_a_standby() {
-    let of = |text: &str| Settings::check(&args(), config(text)).map(|s| s.standby).map_err(|e| e.to_string());
+    let of = |text: &str| {
+        Settings::check(&args(), config(text)).map(|s| s.standby).map_err(|e| e.to_string())
+    };
     let bounds = |seconds, bytes| Ok(Bounds { lag: Duration::from_secs(seconds), bytes });
     assert_eq!(of(""), bounds(30, None));
     assert_eq!(of("standby: {maxLag: 5min}"), bounds(300, None));
     assert_eq!(of("standby: {maxLag: 1h, maxLagBytes: 64MB}"), bounds(3600, Some(64 << 20)));
     assert_eq!(of("standby: {maxLagBytes: '1000'}"), bounds(30, Some(1000)));
     let refused =
-        ["standby: {maxLag: soon}", "standby: {maxLagBytes: 0}", "standby: {maxLagBytes: 64Mi}"].map(|text| of(text).unwrap_err());
+        ["standby: {maxLag: soon}", "standby: {maxLagBytes: 0}", "standby: {maxLagBytes: 64Mi}"]
+            .map(|text| of(text).unwrap_err());
     insta::assert_snapshot!(refused.join("\n"));
 }
 
@@ -171,7 +202,9 @@ fn a_syntax_error_is_one_line_too() {
     let error = Settings::load(&RunArgs { config: file, ..args() }).unwrap_err().to_string();
     assert!(error.contains("foo"), "{error}");
     assert_eq!(error.lines().count(), 1);
-    let missing = Settings::load(&RunArgs { config: dir.path().join("none"), ..args() }).unwrap_err().to_string();
+    let missing = Settings::load(&RunArgs { config: dir.path().join("none"), ..args() })
+        .unwrap_err()
+        .to_string();
     assert!(missing.contains("No such file"), "{missing}");
 }
 

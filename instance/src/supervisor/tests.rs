@@ -20,7 +20,14 @@ const PHASES: [Phase; 12] = [
     Phase::Ended,
 ];
 
-const FACTS: Facts = Facts { data: Data::Empty, named: Named::Other, epoch: 1, parted: false, failover: false, founder: Founder::No };
+const FACTS: Facts = Facts {
+    data: Data::Empty,
+    named: Named::Other,
+    epoch: 1,
+    parted: false,
+    failover: false,
+    founder: Founder::No,
+};
 
 const EVENTS: [Event; 28] = [
     Event::Cleared,
@@ -92,15 +99,22 @@ fn every_phase_and_event() {
         for event in EVENTS {
             assert!(is_in_the_table(event));
             let (after, commands) = step(before, event);
-            let event =
-                if matches!(event, Event::Inspected(_)) { "Inspected(empty, primary is other)".into() } else { format!("{event:?}") };
+            let event = if matches!(event, Event::Inspected(_)) {
+                "Inspected(empty, primary is other)".into()
+            } else {
+                format!("{event:?}")
+            };
             if (after, commands.len()) == (before, 0) {
                 let _ = writeln!(table, "{phase:?} + {event} = ");
             } else {
                 let State { phase: now, failures, repair, rewound_in } = after;
-                let repair = repair.map_or_else(String::new, |repair| format!(", repair {repair:?}"));
+                let repair =
+                    repair.map_or_else(String::new, |repair| format!(", repair {repair:?}"));
                 let forgotten = if rewound_in.is_none() { ", no rewind was tried" } else { "" };
-                let _ = writeln!(table, "{phase:?} + {event} = {now:?}, failures {failures}{repair}{forgotten}, {commands:?}");
+                let _ = writeln!(
+                    table,
+                    "{phase:?} + {event} = {now:?}, failures {failures}{repair}{forgotten}, {commands:?}"
+                );
             }
         }
     }
@@ -110,18 +124,28 @@ fn every_phase_and_event() {
 const BOOLS: [bool; 2] = [false, true];
 
 fn all_data() -> impl Iterator<Item = Data> {
-    let whole = BOOLS.into_iter().flat_map(|founding| BOOLS.map(|standby_signal| Data::Whole { founding, standby_signal }));
+    let whole = BOOLS
+        .into_iter()
+        .flat_map(|founding| BOOLS.map(|standby_signal| Data::Whole { founding, standby_signal }));
     [Data::Empty, Data::Foreign, Data::Broken].into_iter().chain(whole)
 }
 
 /// Those of a node that was asked for no repair.
 fn all_facts() -> impl Iterator<Item = Facts> {
     all_data().flat_map(|data| {
-        [Named::Nothing, Named::Nobody, Named::This, Named::Other].into_iter().flat_map(move |named| {
-            BOOLS.into_iter().flat_map(move |failover| {
-                [Founder::No, Founder::Yes, Founder::TooLate].map(|founder| Facts { data, named, failover, founder, ..FACTS })
-            })
-        })
+        [Named::Nothing, Named::Nobody, Named::This, Named::Other].into_iter().flat_map(
+            move |named| {
+                BOOLS.into_iter().flat_map(move |failover| {
+                    [Founder::No, Founder::Yes, Founder::TooLate].map(|founder| Facts {
+                        data,
+                        named,
+                        failover,
+                        founder,
+                        ..FACTS
+                    })
+                })
+            },
+        )
     })
 }
 
@@ -134,7 +158,11 @@ fn all_facts_and_what_they_lead_to() {
     let mut table = String::new();
     for facts in all_facts() {
         let Facts { data, named, failover, founder, epoch: _, parted: _ } = facts;
-        let _ = writeln!(table, "{data:?}, primary {named:?}, failover {failover}, founder {founder:?}: {:?}", next(facts, at_rest()));
+        let _ = writeln!(
+            table,
+            "{data:?}, primary {named:?}, failover {failover}, founder {founder:?}: {:?}",
+            next(facts, at_rest())
+        );
     }
     insta::assert_snapshot!(table);
 }
@@ -145,22 +173,32 @@ fn all_repairs_and_what_they_lead_to() {
     for data in [Data::Empty, Data::Broken, Data::Whole { founding: false, standby_signal: true }] {
         for named in [Named::Nothing, Named::Nobody, Named::This, Named::Other] {
             for parted in BOOLS {
-                let tried = [(Repair::Rewind, None), (Repair::Rewind, Some(1)), (Repair::Clone, None)];
+                let tried =
+                    [(Repair::Rewind, None), (Repair::Rewind, Some(1)), (Repair::Clone, None)];
                 let next = tried.map(|(repair, rewound_in)| {
                     let facts = Facts { data, named, parted, failover: true, ..FACTS };
                     next(facts, State { repair: Some(repair), rewound_in, ..at_rest() })
                 });
-                let _ = writeln!(table, "{data:?}, primary {named:?}, parted {parted}: rewind, again, clone = {next:?}");
+                let _ = writeln!(
+                    table,
+                    "{data:?}, primary {named:?}, parted {parted}: rewind, again, clone = {next:?}"
+                );
             }
         }
     }
     insta::assert_snapshot!(table);
 }
 
-/// From the word of the worker to a server that follows, and what is tried when that comes to nothing.
+/// From the word of the worker to a server that follows, and what is tried when that comes to
+/// nothing.
 #[test]
 fn a_rewind_from_beginning_to_end() {
-    let parted = Facts { data: Data::Whole { founding: false, standby_signal: true }, parted: true, failover: true, ..FACTS };
+    let parted = Facts {
+        data: Data::Whole { founding: false, standby_signal: true },
+        parted: true,
+        failover: true,
+        ..FACTS
+    };
     let run = |state: State, events: &[Event]| {
         events.iter().fold((state, vec![]), |(state, mut all), event| {
             let (state, commands) = step(state, *event);
@@ -169,45 +207,81 @@ fn a_rewind_from_beginning_to_end() {
         })
     };
     let up = State { phase: Phase::Running(Mode::Standby), ..at_rest() };
-    let stopped = [Event::Needs(Repair::Rewind), Event::Exited { ran_for: Duration::ZERO }, Event::Cleared, Event::Inspected(parted)];
+    let stopped = [
+        Event::Needs(Repair::Rewind),
+        Event::Exited { ran_for: Duration::ZERO },
+        Event::Cleared,
+        Event::Inspected(parted),
+    ];
     let (rewinding, commands) = run(up, &stopped);
     assert_eq!(commands, [Command::Halt, Command::Clear, Command::Inspect, Command::Rewind]);
     let (after, commands) = run(rewinding, &[Event::Rewound, Event::Inspected(parted)]);
     assert_eq!(commands, [Command::Inspect, Command::Start(Mode::Standby)]);
     let (_, commands) = run(after, &stopped);
-    assert_eq!(commands.last(), Some(&Command::Clone), "it did not help, and would not in this epoch");
+    assert_eq!(
+        commands.last(),
+        Some(&Command::Clone),
+        "it did not help, and would not in this epoch"
+    );
     let (_, commands) = run(rewinding, &[Event::RewindFailed, Event::Inspected(parted)]);
     assert_eq!(commands, [Command::Inspect, Command::Clone]);
     let broken = Facts { data: Data::Broken, ..parted };
     let (_, commands) = run(
         rewinding,
-        &[Event::RewindFailed, Event::Inspected(broken), Event::CloneFailed, Event::Woke, Event::Cleared, Event::Inspected(broken)],
+        &[
+            Event::RewindFailed,
+            Event::Inspected(broken),
+            Event::CloneFailed,
+            Event::Woke,
+            Event::Cleared,
+            Event::Inspected(broken),
+        ],
     );
-    assert_eq!(commands.iter().filter(|c| **c == Command::Clone).count(), 2, "until it is whole again");
-    let (_, commands) = run(rewinding, &[Event::RewindPutOff, Event::Woke, Event::Cleared, Event::Inspected(parted)]);
-    assert_eq!(commands.last(), Some(&Command::Start(Mode::Standby)), "its member listens, and asks again");
+    assert_eq!(
+        commands.iter().filter(|c| **c == Command::Clone).count(),
+        2,
+        "until it is whole again"
+    );
     let (_, commands) = run(
         rewinding,
-        &[Event::RewindFailed, Event::Inspected(parted), Event::CloneFailed, Event::Woke, Event::Cleared, Event::Inspected(parted)],
+        &[Event::RewindPutOff, Event::Woke, Event::Cleared, Event::Inspected(parted)],
+    );
+    assert_eq!(
+        commands.last(),
+        Some(&Command::Start(Mode::Standby)),
+        "its member listens, and asks again"
+    );
+    let (_, commands) = run(
+        rewinding,
+        &[
+            Event::RewindFailed,
+            Event::Inspected(parted),
+            Event::CloneFailed,
+            Event::Woke,
+            Event::Cleared,
+            Event::Inspected(parted),
+        ],
     );
     assert_eq!(commands.last(), Some(&Command::Start(Mode::Standby)));
     let follows = Facts { parted: false, ..parted };
     let (_, commands) = run(up, &[&stopped[..3], &[Event::Inspected(follows)]].concat());
-    assert_eq!(commands.last(), Some(&Command::Start(Mode::Standby)), "the group has moved on meanwhile");
+    assert_eq!(
+        commands.last(),
+        Some(&Command::Start(Mode::Standby)),
+        "the group has moved on meanwhile"
+    );
 }
 
 #[test]
 fn waits_grow_and_end_growing() {
-    let seconds: Vec<f32> = [1, 2, 3, 5, 6, 7, 1000, u32::MAX].map(|n| wait_after(n).as_secs_f32()).into();
+    let seconds: Vec<f32> =
+        [1, 2, 3, 5, 6, 7, 1000, u32::MAX].map(|n| wait_after(n).as_secs_f32()).into();
     assert_eq!(seconds, [0.5, 1.0, 2.0, 8.0, 15.0, 15.0, 15.0, 15.0]);
 }
 
 fn any_facts() -> impl Strategy<Value = Facts> {
-    (prop::sample::select(all_facts().collect::<Vec<_>>()), any::<bool>(), 0..3u64).prop_map(|(facts, parted, epoch)| Facts {
-        epoch,
-        parted,
-        ..facts
-    })
+    (prop::sample::select(all_facts().collect::<Vec<_>>()), any::<bool>(), 0..3u64)
+        .prop_map(|(facts, parted, epoch)| Facts { epoch, parted, ..facts })
 }
 
 fn any_event() -> impl Strategy<Value = Event> {
@@ -233,7 +307,11 @@ impl World {
             Event::Exited { .. } | Event::StartFailed => self.server = false,
             Event::Cleared if !self.server => self.cleared = true,
             Event::Inspected(facts) => self.facts = Some(facts),
-            Event::Initialized | Event::Cloned | Event::Rewound | Event::RewindFailed | Event::RewindPutOff => self.facts = None,
+            Event::Initialized
+            | Event::Cloned
+            | Event::Rewound
+            | Event::RewindFailed
+            | Event::RewindPutOff => self.facts = None,
             _ => {}
         }
     }
@@ -248,38 +326,54 @@ impl World {
                 if mode == Mode::Primary {
                     let Data::Whole { founding, standby_signal } = facts.data else { panic!() };
                     let named = facts.named == Named::This && !facts.failover;
-                    assert!(!standby_signal && (named || (founding && facts.named == Named::Nothing)));
+                    assert!(
+                        !standby_signal && (named || (founding && facts.named == Named::Nothing))
+                    );
                 }
                 (self.server, self.cleared) = (true, false);
             }
             Command::InitDb => {
                 let facts = self.facts.expect("initdb without a look at the disk");
-                assert!(facts.data == Data::Empty && facts.founder == Founder::Yes && facts.named == Named::Nothing);
+                assert!(
+                    facts.data == Data::Empty
+                        && facts.founder == Founder::Yes
+                        && facts.named == Named::Nothing
+                );
                 assert!(!self.server);
             }
             Command::Clone => {
                 let facts = self.facts.expect("cloned without a look at the disk");
-                let gives_way = matches!(facts.data, Data::Whole { .. }) && facts.named != Named::This;
+                let gives_way =
+                    matches!(facts.data, Data::Whole { .. }) && facts.named != Named::This;
                 assert!(gives_way || matches!(facts.data, Data::Empty | Data::Broken));
                 assert!(!self.server);
             }
             Command::Rewind => {
                 let facts = self.facts.expect("rewound without a look at the disk");
-                assert!(matches!(facts.data, Data::Whole { .. }) && facts.parted && facts.named != Named::This);
+                assert!(
+                    matches!(facts.data, Data::Whole { .. })
+                        && facts.parted
+                        && facts.named != Named::This
+                );
                 assert!(self.cleared && !self.server);
             }
-            Command::Stop | Command::Halt | Command::Kill | Command::Reload => assert!(self.server, "there is no server for {command:?}"),
+            Command::Stop | Command::Halt | Command::Kill | Command::Reload => {
+                assert!(self.server, "there is no server for {command:?}")
+            }
             Command::Exit => assert!(!self.server, "the server is left behind"),
             _ => {}
         }
     }
 }
 
-/// Whether the event can happen at all: a server that isn't there does not exit, and what was not begun does not end.
+/// Whether the event can happen at all: a server that isn't there does not exit, and what was not
+/// begun does not end.
 fn can_happen(world: &World, phase: Phase, event: Event) -> bool {
     match event {
         Event::Exited { .. } | Event::StartFailed => world.server,
-        Event::Cleared | Event::ClearFailed => phase == Phase::Clearing || (phase == Phase::Stopping && !world.server),
+        Event::Cleared | Event::ClearFailed => {
+            phase == Phase::Clearing || (phase == Phase::Stopping && !world.server)
+        }
         Event::Inspected(_) => phase == Phase::Inspecting,
         _ => true,
     }
@@ -321,7 +415,8 @@ proptest! {
 
 /// Ends after a second, each time; what it comes to, and how often it was started before.
 fn ends_again_and_again(mode: Mode, facts: Facts) -> (Command, u32) {
-    let mut state = State { phase: Phase::Running(mode), failures: 0, repair: None, rewound_in: None };
+    let mut state =
+        State { phase: Phase::Running(mode), failures: 0, repair: None, rewound_in: None };
     let mut starts = 1;
     loop {
         let (waiting, commands) = step(state, Event::Exited { ran_for: Duration::from_secs(1) });
@@ -344,13 +439,17 @@ fn a_standby_that_never_stays_up_is_cloned_and_a_primary_never_is() {
     for named in [Named::This, Named::Nothing, Named::Nobody] {
         let facts = Facts { named, ..standby };
         let (command, starts) = ends_again_and_again(Mode::Standby, facts);
-        assert!(named != Named::This || (command == Command::Start(Mode::Standby) && starts > 100), "{named:?}: {command:?}");
+        assert!(
+            named != Named::This || (command == Command::Start(Mode::Standby) && starts > 100),
+            "{named:?}: {command:?}"
+        );
     }
 }
 
 #[test]
 fn a_server_that_settles_and_ends_again_and_again_backs_off_too() {
-    let mut state = State { phase: Phase::Running(Mode::Standby), failures: 0, repair: None, rewound_in: None };
+    let mut state =
+        State { phase: Phase::Running(Mode::Standby), failures: 0, repair: None, rewound_in: None };
     for n in 0..ENDS_AT_ONCE {
         let (next, commands) = step(state, Event::Exited { ran_for: SETTLED_RUN });
         assert_eq!(commands, [Command::Clear], "{n}: at once");
@@ -364,8 +463,15 @@ fn a_server_that_settles_and_ends_again_and_again_backs_off_too() {
 
 #[test]
 fn a_standby_whose_settings_are_too_low_is_started_again_and_a_primary_goes_on() {
-    let running = |mode| State { phase: Phase::Running(mode), failures: 0, repair: None, rewound_in: None };
+    let running =
+        |mode| State { phase: Phase::Running(mode), failures: 0, repair: None, rewound_in: None };
     let (halting, commands) = step(running(Mode::Standby), Event::SettingsTooLow);
-    assert_eq!((halting.phase, halting.repair, &commands[..]), (Phase::Halting, None, &[Command::Halt][..]));
-    assert_eq!(step(running(Mode::Primary), Event::SettingsTooLow), (running(Mode::Primary), vec![]));
+    assert_eq!(
+        (halting.phase, halting.repair, &commands[..]),
+        (Phase::Halting, None, &[Command::Halt][..])
+    );
+    assert_eq!(
+        step(running(Mode::Primary), Event::SettingsTooLow),
+        (running(Mode::Primary), vec![])
+    );
 }

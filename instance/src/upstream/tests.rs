@@ -15,10 +15,15 @@ fn at(n: i64) -> Upstream {
 }
 
 fn file(primary: Option<i64>, told: bool) -> InstanceFile {
-    let member = |n| InstanceMember { node_id: id(n), postgres: told.then(|| Address::new(&format!("db-{n}"), 5432).unwrap()) };
+    let member = |n| InstanceMember {
+        node_id: id(n),
+        postgres: told.then(|| Address::new(&format!("db-{n}"), 5432).unwrap()),
+    };
     InstanceFile {
         format: FORMAT,
-        cluster_id: ClusterId(serde_json::from_str("\"67e55044-10b1-426f-9247-bb680e5fe0c8\"").unwrap()),
+        cluster_id: ClusterId(
+            serde_json::from_str("\"67e55044-10b1-426f-9247-bb680e5fe0c8\"").unwrap(),
+        ),
         node_id: id(2),
         epoch: 1,
         primary: primary.map(id),
@@ -44,9 +49,21 @@ fn status(node: i64, role: Role, primary: Option<i64>) -> Status {
 #[test]
 fn the_cluster_says_whom_to_follow() {
     assert_eq!(follow(id(2), Some(&file(Some(1), true)), Some(at(3))), Some(at(1)));
-    assert_eq!(follow(id(2), Some(&file(Some(2), true)), Some(at(1))), None, "the primary follows nobody");
-    assert_eq!(follow(id(2), Some(&file(Some(1), false)), Some(at(1))), Some(at(1)), "it has not told its address yet");
-    assert_eq!(follow(id(2), Some(&file(Some(1), false)), Some(at(3))), None, "an address of somebody else");
+    assert_eq!(
+        follow(id(2), Some(&file(Some(2), true)), Some(at(1))),
+        None,
+        "the primary follows nobody"
+    );
+    assert_eq!(
+        follow(id(2), Some(&file(Some(1), false)), Some(at(1))),
+        Some(at(1)),
+        "it has not told its address yet"
+    );
+    assert_eq!(
+        follow(id(2), Some(&file(Some(1), false)), Some(at(3))),
+        None,
+        "an address of somebody else"
+    );
     assert_eq!(follow(id(2), Some(&file(None, true)), Some(at(1))), Some(at(1)));
     assert_eq!(follow(id(2), None, Some(at(1))), Some(at(1)));
     assert_eq!(follow(id(2), None, Some(at(2))), None);
@@ -54,7 +71,11 @@ fn the_cluster_says_whom_to_follow() {
 
 #[test]
 fn a_primary_is_believed_before_hearsay() {
-    let answers = [status(3, Role::Standby, Some(4)), status(1, Role::Primary, Some(1)), status(4, Role::Starting, None)];
+    let answers = [
+        status(3, Role::Standby, Some(4)),
+        status(1, Role::Primary, Some(1)),
+        status(4, Role::Starting, None),
+    ];
     assert_eq!(named_by_peers(id(2), &answers), Some(at(1)));
     assert_eq!(named_by_peers(id(2), &answers[..1]), Some(at(4)));
     assert_eq!(named_by_peers(id(4), &answers[..1]), None, "a node does not clone itself");
@@ -79,25 +100,38 @@ fn nobody_is_copied_whose_reign_is_over() {
     assert_eq!(sources(id(2), Some(&file), None, &all), [at(5), at(1)]);
     assert_eq!(sources(id(2), Some(&file), None, &all[..1]), [at(1)]);
     assert_eq!(sources(id(1), Some(&file), None, &[]), [], "never itself");
-    assert_eq!(sources(id(2), None, Some(at(1)), &all[..1]), [at(4), at(1)], "who is in no cluster has confirmed nothing");
+    assert_eq!(
+        sources(id(2), None, Some(at(1)), &all[..1]),
+        [at(4), at(1)],
+        "who is in no cluster has confirmed nothing"
+    );
 }
 
 #[test]
 fn a_founder_sees_that_it_comes_too_late() {
-    assert!(!cluster_among(id(1), &[status(1, Role::Primary, Some(1)), status(2, Role::Starting, None)]));
+    assert!(!cluster_among(
+        id(1),
+        &[status(1, Role::Primary, Some(1)), status(2, Role::Starting, None)]
+    ));
     assert!(cluster_among(id(1), &[status(2, Role::Standby, Some(1))]));
 }
 
 #[test]
 fn a_damaged_or_foreign_file_is_an_error_and_a_missing_one_is_none() {
     let dir = tempfile::tempdir().unwrap();
-    let paths = Paths { raft: dir.path().into(), work: dir.path().into(), ..crate::settings::tests::example().paths };
+    let paths = Paths {
+        raft: dir.path().into(),
+        work: dir.path().into(),
+        ..crate::settings::tests::example().paths
+    };
     let read = || instance_file(&paths, id(2)).map_err(|e| e.to_string());
     let write = |text: &[u8]| std::fs::write(paths.instance_file(), text).unwrap();
     assert_eq!(read(), Ok(None));
     write(&serde_json::to_vec(&file(Some(1), true)).unwrap());
     assert_eq!(read(), Ok(Some(file(Some(1), true))));
-    write(&serde_json::to_vec(&InstanceFile { rewind: Some(id(1)), ..file(Some(1), true) }).unwrap());
+    write(
+        &serde_json::to_vec(&InstanceFile { rewind: Some(id(1)), ..file(Some(1), true) }).unwrap(),
+    );
     forget_rewind(&paths, id(2)).unwrap();
     assert_eq!(read(), Ok(Some(file(Some(1), true))));
     write(b"{\"form");

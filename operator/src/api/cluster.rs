@@ -1,14 +1,16 @@
 //! `PgRaftCluster`: one Postgres cluster that keeps itself available.
 
-use k8s_openapi::api::core::v1::{Affinity, ResourceRequirements, Toleration, TopologySpreadConstraint};
+use k8s_openapi::api::core::v1::{
+    Affinity, ResourceRequirements, Toleration, TopologySpreadConstraint,
+};
 use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 use super::metadata::{InheritedMetadata, LabelValue, key_rules};
 use super::parts::{
-    BootstrapSpec, FailoverSpec, LocalObjectReference, PostgresqlSpec, PullPolicy, RaftSpec, ServicesSpec, StorageSpec, SwitchoverSpec,
-    VolumeRetention,
+    BootstrapSpec, FailoverSpec, LocalObjectReference, PostgresqlSpec, PullPolicy, RaftSpec,
+    ServicesSpec, StorageSpec, SwitchoverSpec, VolumeRetention,
 };
 use super::standby::StandbySpec;
 use super::status::PgRaftClusterStatus;
@@ -30,7 +32,8 @@ const IMAGE: &str = "^([a-zA-Z0-9.-]+(:[0-9]+)?/)?[a-z0-9]+([._-]+[a-z0-9]+)*(/[
     status = "PgRaftClusterStatus",
     derive = "PartialEq",
     doc = "A Postgres cluster whose members agree by Raft on who they are, and who takes writes.",
-    // The chart ships the CRD as a template, so that an upgrade brings the new one; uninstalling the operator must not take the clusters along.
+    // The chart ships the CRD as a template, so that an upgrade brings the new one; uninstalling
+    // the operator must not take the clusters along.
     annotation("helm.sh/resource-policy", "keep"),
     scale(spec_replicas_path = ".spec.replicas", status_replicas_path = ".status.replicas", label_selector_path = ".status.selector"),
     printcolumn(name = "Replicas", type_ = "integer", json_path = ".spec.replicas", description = "How many members are wanted"),
@@ -52,13 +55,15 @@ const IMAGE: &str = "^([a-zA-Z0-9.-]+(:[0-9]+)?/)?[a-z0-9]+([._-]+[a-z0-9]+)*(/[
 )]
 #[serde(rename_all = "camelCase")]
 pub struct PgRaftClusterSpec {
-    /// How many members the cluster has. Members beyond the seventh follow without a vote. `kubectl scale` sets this.
+    /// How many members the cluster has. Members beyond the seventh follow without a vote. `kubectl
+    /// scale` sets this.
     #[serde(default = "default_replicas")]
     #[x_kube(validation = Rule::new("self >= 1").message("replicas must be at least 1: to stop a cluster, delete it; its volumes stay unless you asked otherwise"))]
     #[x_kube(validation = Rule::new("self <= 64").message("replicas must be at most 64"))]
     pub replicas: i32,
 
-    /// The image that members run; the operator's default when it is not set. A pod takes a new image when it is next made.
+    /// The image that members run; the operator's default when it is not set. A pod takes a new
+    /// image when it is next made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 1024))]
     #[x_kube(validation = Rule::new(format!("self.matches('{IMAGE}')")).message("image must be a reference such as registry.example/pgraft/postgres:1.0"))]
@@ -86,7 +91,8 @@ pub struct PgRaftClusterSpec {
         .message("resources.requests must not be more than resources.limits"))]
     pub resources: Option<ResourceRequirements>,
 
-    /// Where pods may run. Without a podAntiAffinity of your own, members are kept on different hosts where that is possible.
+    /// Where pods may run. Without a podAntiAffinity of your own, members are kept on different
+    /// hosts where that is possible.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub affinity: Option<Affinity>,
 
@@ -110,7 +116,8 @@ pub struct PgRaftClusterSpec {
     #[x_kube(validation = Rule::new("self == oldSelf").message("bootstrap is read once, when the cluster is made, and can't be changed afterwards"))]
     pub bootstrap: BootstrapSpec,
 
-    /// Whether the role `postgres` gets a password, in the Secret `<name>-superuser`. Taken back, the Secret goes and the password with it.
+    /// Whether the role `postgres` gets a password, in the Secret `<name>-superuser`. Taken back,
+    /// the Secret goes and the password with it.
     #[serde(default)]
     pub enable_superuser_access: bool,
 
@@ -130,7 +137,8 @@ pub struct PgRaftClusterSpec {
     #[serde(default)]
     pub standby: StandbySpec,
 
-    /// Who is to be the primary now. Asked of the members once; the condition SwitchoverDone says what came of it.
+    /// Who is to be the primary now. Asked of the members once; the condition SwitchoverDone says
+    /// what came of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub switchover: Option<SwitchoverSpec>,
 

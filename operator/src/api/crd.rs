@@ -34,7 +34,11 @@ const QUANTITY: &str = "^([0-9]+([.][0-9]*)?|[.][0-9]+)([KMGTPE]i|[mkMGTPE]|[eE]
 
 /// What the API server refuses in a pod, in types that are Kubernetes' own and come without it.
 fn bound_kubernetes_types(crd: &mut Value) {
-    let Some(spec) = crd.pointer_mut("/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties") else { return };
+    let Some(spec) =
+        crd.pointer_mut("/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties")
+    else {
+        return;
+    };
     for field in ["limits", "requests"] {
         if let Some(quantities) = spec.pointer_mut(&format!("/resources/properties/{field}")) {
             quantities["maxProperties"] = json!(16);
@@ -48,8 +52,14 @@ fn bound_kubernetes_types(crd: &mut Value) {
     }
     let enums = [
         ("/tolerations/items/properties/operator", json!(["", "Exists", "Equal"])),
-        ("/tolerations/items/properties/effect", json!(["", "NoSchedule", "PreferNoSchedule", "NoExecute"])),
-        ("/topologySpreadConstraints/items/properties/whenUnsatisfiable", json!(["DoNotSchedule", "ScheduleAnyway"])),
+        (
+            "/tolerations/items/properties/effect",
+            json!(["", "NoSchedule", "PreferNoSchedule", "NoExecute"]),
+        ),
+        (
+            "/topologySpreadConstraints/items/properties/whenUnsatisfiable",
+            json!(["DoNotSchedule", "ScheduleAnyway"]),
+        ),
     ];
     for (place, values) in enums {
         if let Some(field) = spec.pointer_mut(place) {
@@ -61,8 +71,8 @@ fn bound_kubernetes_types(crd: &mut Value) {
     }
 }
 
-/// Takes `nullable` out: a null is then dropped by the API server before defaults are filled in, so that `storageClass: null` is the same as
-/// no storage class, and no CEL rule ever meets a null.
+/// Takes `nullable` out: a null is then dropped by the API server before defaults are filled in, so
+/// that `storageClass: null` is the same as no storage class, and no CEL rule ever meets a null.
 fn not_nullable(value: &mut Value) {
     match value {
         Value::Object(map) => {

@@ -13,7 +13,13 @@ pub const OBJECT_NAME: &str = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0
 /// The value of a label.
 #[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 #[serde(transparent)]
-pub struct LabelValue(#[schemars(length(max = 63), regex(pattern = r"^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$"))] pub String);
+pub struct LabelValue(
+    #[schemars(
+        length(max = 63),
+        regex(pattern = r"^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$")
+    )]
+    pub String,
+);
 
 /// The value of an annotation: 64 of them fit into what an object may have.
 #[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -58,8 +64,9 @@ fn label_rules() -> Vec<Rule> {
     let own = ["name", "instance", "component", "managed-by"];
     let reserved = own.map(|name| {
         let key = format!("app.kubernetes.io/{name}");
-        Rule::new(format!("!('{key}' in self)"))
-            .message(Message::Message(format!("{field} must not set {key}: the operator sets it itself")))
+        Rule::new(format!("!('{key}' in self)")).message(Message::Message(format!(
+            "{field} must not set {key}: the operator sets it itself"
+        )))
     });
     [key_rules(field), vec![no_key_of_ours(field)], reserved.to_vec()].concat()
 }
@@ -70,6 +77,7 @@ fn annotation_rules() -> Vec<Rule> {
 }
 
 fn no_key_of_ours(field: &str) -> Rule {
-    Rule::new("self.all(key, !key.startsWith('pgraft.io/'))")
-        .message(Message::Message(format!("{field} must not set pgraft.io/*: the operator sets these itself")))
+    Rule::new("self.all(key, !key.startsWith('pgraft.io/'))").message(Message::Message(format!(
+        "{field} must not set pgraft.io/*: the operator sets these itself"
+    )))
 }

@@ -1,7 +1,8 @@
 //! The API that users write: `PgRaftCluster`, its status, and the CRD that is generated from both.
 //!
-//! Types only: what a value means is decided in `core`, after `core::validate` has parsed it. What can be said in OpenAPI or CEL is said
-//! here, so that the API server refuses it with words that a person understands.
+//! Types only: what a value means is decided in `core`, after `core::validate` has parsed it. What
+//! can be said in OpenAPI or CEL is said here, so that the API server refuses it with words that a
+//! person understands.
 
 mod cluster;
 mod crd;
@@ -15,9 +16,12 @@ pub use cluster::{PgRaftCluster, PgRaftClusterSpec};
 pub use crd::{crd, crd_yaml};
 pub use metadata::{AnnotationValue, InheritedMetadata, LabelValue};
 pub use parts::{
-    BootstrapSpec, FailoverSpec, InitdbSpec, LocalObjectReference, PostgresqlSpec, PullPolicy, RaftSpec, ReadWrite, RetentionPolicy,
-    ServicesSpec, StorageSpec, SwitchoverSpec, VolumeRetention,
+    BootstrapSpec, FailoverSpec, InitdbSpec, LocalObjectReference, PostgresqlSpec, PullPolicy,
+    RaftSpec, ReadWrite, RetentionPolicy, ServicesSpec, StorageSpec, SwitchoverSpec,
+    VolumeRetention,
 };
 pub use standby::StandbySpec;
-pub use status::{FailoverReason, LastFailover, MemberStatus, PgRaftClusterStatus, QuorumStatus, SwitchoverStatus};
+pub use status::{
+    FailoverReason, LastFailover, MemberStatus, PgRaftClusterStatus, QuorumStatus, SwitchoverStatus,
+};
 pub use tls::{TlsMode, TlsSpec};

@@ -33,17 +33,19 @@ pub enum PullPolicy {
 #[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, PartialEq, Eq, Default)]
 #[serde(rename_all = "camelCase")]
 pub struct PostgresqlSpec {
-    /// Whether pods are restarted, one after the other, when a changed setting takes effect only after a restart.
+    /// Whether pods are restarted, one after the other, when a changed setting takes effect only
+    /// after a restart.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restart_on_change: Option<bool>,
 
-    /// `postgresql.conf`, name by name, in lower case. What pgraft itself sets is refused; `shared_preload_libraries` is loaded after pgraft.
+    /// `postgresql.conf`, name by name, in lower case. What pgraft itself sets is refused;
+    /// `shared_preload_libraries` is loaded after pgraft.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 256, "x-kubernetes-validations" = parameter_rules()))]
     pub parameters: BTreeMap<String, ParameterValue>,
 
-    /// Lines of `pg_hba.conf`, read after pgraft's own and before the closing lines, by which everybody else needs a password, and TLS
-    /// from other hosts where there is any.
+    /// Lines of `pg_hba.conf`, read after pgraft's own and before the closing lines, by which
+    /// everybody else needs a password, and TLS from other hosts where there is any.
     #[serde(default, rename = "pg_hba", skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 128))]
     pub pg_hba: Vec<HbaLine>,
@@ -52,18 +54,24 @@ pub struct PostgresqlSpec {
 /// The value of a setting, as `postgresql.conf` would have it, without quotes.
 #[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 #[serde(transparent)]
-pub struct ParameterValue(#[schemars(length(max = 8192), regex(pattern = r"^[^\n\r]*$"))] pub String);
+pub struct ParameterValue(
+    #[schemars(length(max = 8192), regex(pattern = r"^[^\n\r]*$"))] pub String,
+);
 
 /// One line.
 #[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, PartialEq, Eq)]
 #[serde(transparent)]
-pub struct HbaLine(#[schemars(length(min = 1, max = 1024), regex(pattern = r"^[^\n\r]*$"))] pub String);
+pub struct HbaLine(
+    #[schemars(length(min = 1, max = 1024), regex(pattern = r"^[^\n\r]*$"))] pub String,
+);
 
-/// One rule a reserved name: its cost does not depend on how long the user's names are, and its message says which one it is.
+/// One rule a reserved name: its cost does not depend on how long the user's names are, and its
+/// message says which one it is.
 fn parameter_rules() -> Vec<Rule> {
     let reserved = RESERVED_PARAMETERS.iter().map(|name| {
-        Rule::new(format!("!('{name}' in self)"))
-            .message(Message::Message(format!("postgresql.parameters must not set {name}: pgraft sets it itself")))
+        Rule::new(format!("!('{name}' in self)")).message(Message::Message(format!(
+            "postgresql.parameters must not set {name}: pgraft sets it itself"
+        )))
     });
     let own = Rule::new("self.all(name, !name.startsWith('pgraft.'))")
         .message("postgresql.parameters must not set pgraft.*: pgraft sets these itself, and spec.raft has what can be chosen");
@@ -85,8 +93,9 @@ fn parameter_rules() -> Vec<Rule> {
 #[x_kube(validation = Rule::new("has(self.storageClass) == has(oldSelf.storageClass) && (!has(self.storageClass) || self.storageClass == oldSelf.storageClass)")
     .message("storage.storageClass can't be changed: existing volumes would stay where they are"))]
 pub struct StorageSpec {
-    /// Bytes, in Kubernetes' units: `10Gi`. May grow where the storage class can expand volumes, and be taken back as long as no volume has
-    /// reached it: volumes never shrink, and a new one is no smaller than the largest there is.
+    /// Bytes, in Kubernetes' units: `10Gi`. May grow where the storage class can expand volumes,
+    /// and be taken back as long as no volume has reached it: volumes never shrink, and a new one
+    /// is no smaller than the largest there is.
     #[schemars(length(min = 1, max = 32))]
     #[x_kube(validation = Rule::new("isQuantity(self) && quantity(self).compareTo(quantity('128Mi')) >= 0")
         .message("storage.size must be a size such as 10Gi, and at least 128Mi"))]
@@ -109,7 +118,8 @@ pub struct BootstrapSpec {
 }
 
 /// What stands for a role in SQL.
-const ROLE_WORDS: &str = "['public', 'none', 'user', 'current_user', 'current_role', 'session_user']";
+const ROLE_WORDS: &str =
+    "['public', 'none', 'user', 'current_user', 'current_role', 'session_user']";
 /// What stands for databases or roles in `pg_hba.conf`.
 const HBA_WORDS: &str = "['all', 'replication', 'sameuser', 'samerole', 'samegroup']";
 
@@ -148,11 +158,13 @@ fn app() -> String {
 #[derive(Serialize, Deserialize, KubeSchema, Debug, Clone, Copy, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct VolumeRetention {
-    /// When its member was scaled away. Its node id is never used again, so a retained volume is an archive, not a start for the next member.
+    /// When its member was scaled away. Its node id is never used again, so a retained volume is an
+    /// archive, not a start for the next member.
     #[serde(default = "delete")]
     pub when_scaled: RetentionPolicy,
 
-    /// When the PgRaftCluster is deleted. `Retain` keeps the Secrets as well, and a PgRaftCluster made again under the same name goes on with the same data.
+    /// When the PgRaftCluster is deleted. `Retain` keeps the Secrets as well, and a PgRaftCluster
+    /// made again under the same name goes on with the same data.
     #[serde(default = "retain")]
     pub when_deleted: RetentionPolicy,
 }
@@ -230,28 +242,32 @@ const LONG_TIME: &str = "^[1-9][0-9]{0,5}(s|m|h)$";
     .message("failover.unresponsiveAfter must not be shorter than failover.leaseDuration"))]
 #[x_kube(validation = Rule::new("self.enabled == oldSelf.enabled").message("failover.enabled can't be changed after the cluster was made: restore into a new one"))]
 pub struct FailoverSpec {
-    /// Whether the members choose the primary, and another one when it is lost. Without it the founder stays the primary.
+    /// Whether the members choose the primary, and another one when it is lost. Without it the
+    /// founder stays the primary.
     #[serde(default)]
     pub enabled: bool,
 
-    /// For how long a primary may go on without hearing from a majority, and after how long without it another one takes its place. (How soon
-    /// a lost Raft leader has a successor is `raft.electionTimeout`.)
+    /// For how long a primary may go on without hearing from a majority, and after how long without
+    /// it another one takes its place. (How soon a lost Raft leader has a successor is
+    /// `raft.electionTimeout`.)
     #[serde(default = "default_lease")]
     #[schemars(length(max = 12))]
     #[x_kube(validation = Rule::new(format!("self.matches('{TIME}')")).message("failover.leaseDuration must be a time such as 500ms or 2s"))]
     #[x_kube(validation = Rule::new(format!("!self.matches('{TIME}') || (duration(self) >= duration('300ms') && duration(self) <= duration('600s'))")).message("failover.leaseDuration must be between 300ms and 600s"))]
     pub lease_duration: String,
 
-    /// For how long a server may answer no connection, flush no WAL, or have a stopped postmaster, checkpointer or WAL writer, before it is killed so
-    /// that another one takes over. Three times `leaseDuration` when it is not set.
+    /// For how long a server may answer no connection, flush no WAL, or have a stopped postmaster,
+    /// checkpointer or WAL writer, before it is killed so that another one takes over. Three times
+    /// `leaseDuration` when it is not set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 12))]
     #[x_kube(validation = Rule::new(format!("self.matches('{TIME}')")).message("failover.unresponsiveAfter must be a time such as 500ms or 6s"))]
     #[x_kube(validation = Rule::new(format!("!self.matches('{TIME}') || duration(self) <= duration('3600s')")).message("failover.unresponsiveAfter must be at most 3600s"))]
     pub unresponsive_after: Option<String>,
 
-    /// After how long a member that does not answer is taken out for good, and another one made in its place, with a new id and a new volume;
-    /// never, when it is not set. One at a time, never the primary, and only while a majority answers. It is counted from
+    /// After how long a member that does not answer is taken out for good, and another one made in
+    /// its place, with a new id and a new volume; never, when it is not set. One at a time, never
+    /// the primary, and only while a majority answers. It is counted from
     /// `status.members[].unreachableSince`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 12))]
@@ -264,8 +280,9 @@ pub struct FailoverSpec {
 #[derive(Serialize, Deserialize, KubeSchema, Debug, Clone, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct SwitchoverSpec {
-    /// The pod of the member that is to be the primary, such as `demo-3`. Once it has been that the request is done, wherever the primary goes
-    /// later; for another time take `switchover` away first, or name another one.
+    /// The pod of the member that is to be the primary, such as `demo-3`. Once it has been that the
+    /// request is done, wherever the primary goes later; for another time take `switchover` away
+    /// first, or name another one.
     #[schemars(length(max = 63))]
     #[x_kube(validation = Rule::new("self.matches('^[a-z][-a-z0-9]*-[1-9][0-9]{0,9}$')").message("switchover.target must be the name of a member's pod, such as demo-3"))]
     pub target: String,
@@ -277,7 +294,12 @@ fn default_lease() -> String {
 
 impl Default for FailoverSpec {
     fn default() -> Self {
-        Self { enabled: false, lease_duration: default_lease(), unresponsive_after: None, replace_after: None }
+        Self {
+            enabled: false,
+            lease_duration: default_lease(),
+            unresponsive_after: None,
+            replace_after: None,
+        }
     }
 }
 
@@ -293,9 +315,11 @@ pub struct ServicesSpec {
 /// How a Service leads to the primary.
 #[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum ReadWrite {
-    /// To every member's gateway, which passes clients on to the primary by what Raft says: a failover needs neither the operator nor the API server.
+    /// To every member's gateway, which passes clients on to the primary by what Raft says: a
+    /// failover needs neither the operator nor the API server.
     #[default]
     Gateway,
-    /// To the primary's pod, which the operator labels: a failover is followed when the operator has seen it. Postgres sees the clients' own addresses.
+    /// To the primary's pod, which the operator labels: a failover is followed when the operator
+    /// has seen it. Postgres sees the clients' own addresses.
     Direct,
 }

@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 /// A time in which people do something.
 const TIME: &str = "^[1-9][0-9]{0,5}(s|m|h)$";
 
-/// When a standby is not ready for reads. It is out of `<name>-ro` then, and named in the condition Degraded. Nothing is counted while the cluster has no
-/// primary. Members take a change at once.
+/// When a standby is not ready for reads. It is out of `<name>-ro` then, and named in the condition
+/// Degraded. Nothing is counted while the cluster has no primary. Members take a change at once.
 #[derive(Serialize, Deserialize, KubeSchema, Debug, Clone, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct StandbySpec {
@@ -18,7 +18,8 @@ pub struct StandbySpec {
     #[x_kube(validation = Rule::new(format!("!self.matches('{TIME}') || (duration(self) >= duration('1s') && duration(self) <= duration('8760h'))")).message("standby.maxLag must be between 1s and 8760h"))]
     pub max_lag: String,
 
-    /// How many bytes of WAL a standby may have to replay, in Kubernetes' units: `64Mi`. Any number, when it is not set.
+    /// How many bytes of WAL a standby may have to replay, in Kubernetes' units: `64Mi`. Any
+    /// number, when it is not set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 32))]
     #[x_kube(validation = Rule::new("isQuantity(self) && quantity(self).isGreaterThan(quantity('0')) && quantity(self).isLessThan(quantity('8Ei'))")

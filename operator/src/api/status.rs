@@ -61,7 +61,8 @@ pub struct PgRaftClusterStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub switchover: Option<SwitchoverStatus>,
 
-    /// Ready, Available, Progressing, Degraded, QuorumHealthy, PodsUpToDate, CertificatesReady, ConfigurationValid, SwitchoverDone.
+    /// Ready, Available, Progressing, Degraded, QuorumHealthy, PodsUpToDate, CertificatesReady,
+    /// ConfigurationValid, SwitchoverDone.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
@@ -96,7 +97,8 @@ pub struct MemberStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reachable: Option<bool>,
 
-    /// Since when the leader has not reached it; not set while it does. `spec.failover.replaceAfter` counts from here, whichever operator looks.
+    /// Since when the leader has not reached it; not set while it does.
+    /// `spec.failover.replaceAfter` counts from here, whichever operator looks.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unreachable_since: Option<Time>,
 
@@ -104,13 +106,14 @@ pub struct MemberStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeline: Option<i64>,
 
-    /// How far its WAL is on disk, as Postgres writes it (`0/3000148`). It moves with every write, so it is brought up to date only when
-    /// something else in the status has changed.
+    /// How far its WAL is on disk, as Postgres writes it (`0/3000148`). It moves with every write,
+    /// so it is brought up to date only when something else in the status has changed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub flush_lsn: Option<String>,
 
-    /// Bytes of WAL that the primary has and it has not replayed, in steps: 0 is less than 1 MiB, and from there on each step is twice the last one.
-    /// Written every 10 seconds at most, when nothing else has changed.
+    /// Bytes of WAL that the primary has and it has not replayed, in steps: 0 is less than 1 MiB,
+    /// and from there on each step is twice the last one. Written every 10 seconds at most, when
+    /// nothing else has changed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lag_bytes: Option<i64>,
 }
@@ -172,6 +175,7 @@ pub struct QuorumStatus {
     /// How many of them answer.
     pub available: i32,
 
-    /// `available/required`, for the column QUORUM: `3/2` is three that answer where two are needed.
+    /// `available/required`, for the column QUORUM: `3/2` is three that answer where two are
+    /// needed.
     pub summary: String,
 }

@@ -26,13 +26,15 @@ const PASSWORD_LENGTH: usize = 32;
 /// What came of a step.
 #[derive(Debug, Default)]
 pub struct Acted {
-    /// The step that was taken; a change that the leader refuses comes back as the wait for a better moment. None when all of it failed.
+    /// The step that was taken; a change that the leader refuses comes back as the wait for a
+    /// better moment. None when all of it failed.
     pub taken: Option<Step>,
     /// What failed, one target each; it can be tried again.
     pub failed: Vec<(Step, Error)>,
 }
 
-/// Takes the step, one target after the other: one that fails does not keep the rest from being done.
+/// Takes the step, one target after the other: one that fails does not keep the rest from being
+/// done.
 pub async fn act(ctx: &Context, want: &Cluster, seen: &Observed, step: &Step) -> Acted {
     let writer = Writer::new(&ctx.client, &want.namespace, &want.name, &want.uid);
     let actor = Actor { ctx, want, seen, writer };
@@ -77,15 +79,24 @@ impl Actor<'_> {
             }
             Step::RoutePods(pods) => {
                 for (node, routed) in pods {
-                    self.label_pod(*node, names::LABEL_SERVING, if *routed { "true" } else { "false" }).await?;
+                    self.label_pod(
+                        *node,
+                        names::LABEL_SERVING,
+                        if *routed { "true" } else { "false" },
+                    )
+                    .await?;
                 }
             }
-            Step::CreateVolume(node) => drop(writer.create(&render::pvc(want, *node, seen.largest_volume())).await?),
+            Step::CreateVolume(node) => {
+                drop(writer.create(&render::pvc(want, *node, seen.largest_volume())).await?)
+            }
             Step::CreatePod { node, founder } => {
                 let configured = plan::is_configured(want, seen);
                 writer.create(&render::pod(want, *node, *founder, configured)).await?;
             }
-            Step::ClearPod(node) | Step::RestartPod(node) | Step::DeletePod(node) => self.delete_pod(*node).await?,
+            Step::ClearPod(node) | Step::RestartPod(node) | Step::DeletePod(node) => {
+                self.delete_pod(*node).await?
+            }
             Step::DeleteVolume(node) => self.delete_volume(*node).await?,
             Step::RetireVolume(node) => {
                 let patch = json!({ "metadata": { "labels": { names::LABEL_RETIRED: "true" } } });
@@ -109,7 +120,9 @@ impl Actor<'_> {
                 self.writer.create(&render::ca_secret(self.want, &ca)).await?;
                 continue;
             }
-            let passwords = Passwords(std::array::from_fn(|_| Alphanumeric.sample_string(&mut rand::rng(), PASSWORD_LENGTH)));
+            let passwords = Passwords(std::array::from_fn(|_| {
+                Alphanumeric.sample_string(&mut rand::rng(), PASSWORD_LENGTH)
+            }));
             self.writer.create(&render::secret(self.want, *kind, &passwords)).await?;
         }
         Ok(())
@@ -117,29 +130,37 @@ impl Actor<'_> {
 
     async fn delete_secret(&self, kind: SecretKind) -> Result<(), Error> {
         let name = kind.name(&self.want.name);
-        let secret = self.seen.secrets.get(&kind).ok_or_else(|| Error::MovedOn(format!("Secret {name}")))?;
+        let secret =
+            self.seen.secrets.get(&kind).ok_or_else(|| Error::MovedOn(format!("Secret {name}")))?;
         self.writer.delete::<Secret>(&name, &secret.uid).await
     }
 
     async fn apply(&self, keys: &[ObjectKey]) -> Result<(), Error> {
         let members = self.seen.group.as_ref().map_or(0, |g| g.members.len());
-        for object in render::objects(self.want, members).into_iter().filter(|o| keys.contains(&o.key())) {
+        for object in
+            render::objects(self.want, members).into_iter().filter(|o| keys.contains(&o.key()))
+        {
             let metadata = match &object {
                 Object::ConfigMap(o) => self.writer.apply(o).await?,
                 Object::Service(o) => self.writer.apply(&**o).await?,
                 Object::PodDisruptionBudget(o) => self.writer.apply(o).await?,
             };
             let version = version(&metadata).unwrap_or_default();
-            self.ctx.memories.of(&self.want.uid, |memory| memory.applied(object.key(), object.fingerprint(), version));
+            self.ctx.memories.of(&self.want.uid, |memory| {
+                memory.applied(object.key(), object.fingerprint(), version)
+            });
         }
         Ok(())
     }
 
-    /// The kubelet looks at a pod's ConfigMap when the pod changes, and else once in a minute or so.
+    /// The kubelet looks at a pod's ConfigMap when the pod changes, and else once in a minute or
+    /// so.
     async fn refresh(&self, nodes: &[NodeId]) -> Result<(), Error> {
         let patch = json!({ "metadata": { "annotations": { names::ANNOTATION_CONFIGURATION: render::configuration_hash(self.want) } } });
         for node in nodes {
-            self.writer.merge::<Pod>(&self.pod(*node), &self.seen_pod(*node)?.uid, patch.clone()).await?;
+            self.writer
+                .merge::<Pod>(&self.pod(*node), &self.seen_pod(*node)?.uid, patch.clone())
+                .await?;
         }
         Ok(())
     }
@@ -153,7 +174,9 @@ impl Actor<'_> {
     }
 
     async fn delete<K: super::apply::Writable>(&self, name: &str) -> Result<(), Error> {
-        let Some(uid) = self.writer.owned::<K>(name).await?.and_then(|there| there.uid) else { return Ok(()) };
+        let Some(uid) = self.writer.owned::<K>(name).await?.and_then(|there| there.uid) else {
+            return Ok(());
+        };
         self.writer.delete::<K>(name, &uid).await
     }
 
@@ -163,11 +186,19 @@ impl Actor<'_> {
             let references: Value = if *owned { json!([owner]) } else { Value::Null };
             let patch = json!({ "metadata": { "ownerReferences": references } });
             match what {
-                Possession::Pod(node) => self.writer.merge::<Pod>(&self.pod(*node), &self.seen_pod(*node)?.uid, patch).await?,
+                Possession::Pod(node) => {
+                    self.writer
+                        .merge::<Pod>(&self.pod(*node), &self.seen_pod(*node)?.uid, patch)
+                        .await?
+                }
                 Possession::Volume(node) => self.change_volume(*node, patch).await?,
                 Possession::Secret(kind) => {
                     let name = kind.name(&self.want.name);
-                    let secret = self.seen.secrets.get(kind).ok_or_else(|| Error::MovedOn(format!("Secret {name}")))?;
+                    let secret = self
+                        .seen
+                        .secrets
+                        .get(kind)
+                        .ok_or_else(|| Error::MovedOn(format!("Secret {name}")))?;
                     self.writer.merge::<Secret>(&name, &secret.uid, patch).await?;
                 }
             }
@@ -180,7 +211,10 @@ impl Actor<'_> {
     }
 
     fn seen_volume(&self, node: NodeId) -> Result<&VolumeSeen, Error> {
-        self.seen.volumes.get(&node).ok_or_else(|| Error::MovedOn(format!("volume {}", self.pod(node))))
+        self.seen
+            .volumes
+            .get(&node)
+            .ok_or_else(|| Error::MovedOn(format!("volume {}", self.pod(node))))
     }
 
     async fn label_pod(&self, node: NodeId, label: &str, value: &str) -> Result<(), Error> {
@@ -189,7 +223,9 @@ impl Actor<'_> {
     }
 
     async fn change_volume(&self, node: NodeId, patch: Value) -> Result<(), Error> {
-        self.writer.merge::<PersistentVolumeClaim>(&self.pod(node), &self.seen_volume(node)?.uid, patch).await
+        self.writer
+            .merge::<PersistentVolumeClaim>(&self.pod(node), &self.seen_volume(node)?.uid, patch)
+            .await
     }
 
     async fn delete_pod(&self, node: NodeId) -> Result<(), Error> {
@@ -197,19 +233,24 @@ impl Actor<'_> {
     }
 
     async fn delete_volume(&self, node: NodeId) -> Result<(), Error> {
-        self.writer.delete::<PersistentVolumeClaim>(&self.pod(node), &self.seen_volume(node)?.uid).await
+        self.writer
+            .delete::<PersistentVolumeClaim>(&self.pod(node), &self.seen_volume(node)?.uid)
+            .await
     }
 
-    /// One call on the one that is to be the primary: it goes on when the primary, or a leader that is the primary, gives up.
+    /// One call on the one that is to be the primary: it goes on when the primary, or a leader that
+    /// is the primary, gives up.
     async fn switch_over(&self, node: NodeId, step: Step) -> Result<Step, Error> {
         let result = self.change(Change::SwitchOver(node), step.clone()).await;
         let refused = match &result {
-            Ok(Step::Wait(Why::Refused { code, message, .. })) if code != "PGR06" => Some((code.clone(), message.clone())),
+            Ok(Step::Wait(Why::Refused { code, message, .. })) if code != "PGR06" => {
+                Some((code.clone(), message.clone()))
+            }
             _ => None,
         };
-        self.ctx
-            .memories
-            .of(&self.want.uid, |memory| memory.asked = Some(Asked::again(memory.asked.as_ref(), node, self.seen.now, refused)));
+        self.ctx.memories.of(&self.want.uid, |memory| {
+            memory.asked = Some(Asked::again(memory.asked.as_ref(), node, self.seen.now, refused))
+        });
         match result {
             // The primary may be another one for all that; the next look shows it.
             Err(Error::Sql { source: SqlError::Connection(_) | SqlError::Late(_), .. }) => Ok(step),
@@ -218,7 +259,8 @@ impl Actor<'_> {
         }
     }
 
-    /// One call on the leader. What it refuses is looked at anew in the next pass, and asked again if it still makes sense.
+    /// One call on the leader. What it refuses is looked at anew in the next pass, and asked again
+    /// if it still makes sense.
     async fn change(&self, change: Change, step: Step) -> Result<Step, Error> {
         let whom = match change {
             Change::SwitchOver(node) => Some(node),
@@ -228,15 +270,19 @@ impl Actor<'_> {
         let target = all.find(|t| Some(t.node) == whom);
         let target = target.ok_or_else(|| Error::MovedOn("the pod to be asked".into()))?;
         let login = self.ctx.memories.of(&self.want.uid, |memory| memory.login.clone());
-        let login = login.ok_or_else(|| Error::MovedOn(format!("the way into {}", self.want.name)))?;
+        let login =
+            login.ok_or_else(|| Error::MovedOn(format!("the way into {}", self.want.name)))?;
         let (Change::Add(node) | Change::Remove(node) | Change::SwitchOver(node)) = change;
         let host = names::host(&self.want.name, &self.want.namespace, node);
-        let address = Address::new(&host, i64::from(RAFT_PORT)).map_err(|_| Error::MovedOn(format!("the name of node {node}")))?;
+        let address = Address::new(&host, i64::from(RAFT_PORT))
+            .map_err(|_| Error::MovedOn(format!("the name of node {node}")))?;
         match self.ctx.raft.change(&target, &login, change, &address).await {
             Ok(()) => Ok(step),
             // Committed, and not complete in time: it goes on by itself.
             Err(SqlError::Refused { code, .. }) if code == "PGR05" => Ok(step),
-            Err(SqlError::Refused { code, message }) if is_refusal(&code) => Ok(Step::Wait(Why::Refused { change, code, message })),
+            Err(SqlError::Refused { code, message }) if is_refusal(&code) => {
+                Ok(Step::Wait(Why::Refused { change, code, message }))
+            }
             Err(source) => Err(Error::Sql { node: target.node, source }),
         }
     }
@@ -246,8 +292,9 @@ impl Actor<'_> {
     }
 }
 
-/// Whether the leader has said no, and not that its server is stopping or the statement took too long. The classes are those of
-/// `pgraft_core::refusal`, and Postgres' own for a missing privilege or function.
+/// Whether the leader has said no, and not that its server is stopping or the statement took too
+/// long. The classes are those of `pgraft_core::refusal`, and Postgres' own for a missing privilege
+/// or function.
 fn is_refusal(sqlstate: &str) -> bool {
     ["PGR", "22", "42", "54", "55"].iter().any(|class| sqlstate.starts_with(class))
 }
@@ -259,7 +306,12 @@ mod tests {
 
     #[test]
     fn every_refusal_is_one_and_a_shutdown_is_none() {
-        for refusal in [Refusal::NotInitialized, Refusal::BadPort(0), Refusal::NoQuorum { seconds: 1 }, Refusal::TooManyMembers(64)] {
+        for refusal in [
+            Refusal::NotInitialized,
+            Refusal::BadPort(0),
+            Refusal::NoQuorum { seconds: 1 },
+            Refusal::TooManyMembers(64),
+        ] {
             assert!(is_refusal(refusal.sqlstate()), "{refusal}");
         }
         assert!(!is_refusal("57014") && !is_refusal("57P01") && !is_refusal("08006"));

@@ -1,5 +1,6 @@
-//! What the watches have brought, by cluster: enough to see that there is nothing to do without asking the API server anything. What is to be
-//! *done* is never decided from here (`reconcile` looks afresh before it acts), so that news on its way can cost a moment and nothing else.
+//! What the watches have brought, by cluster: enough to see that there is nothing to do without
+//! asking the API server anything. What is to be *done* is never decided from here (`reconcile`
+//! looks afresh before it acts), so that news on its way can cost a moment and nothing else.
 
 use futures::stream::BoxStream;
 use futures::{Stream, StreamExt};
@@ -47,7 +48,9 @@ impl Cache {
     /// All that is known of one cluster.
     pub fn facts(&self, namespace: &str, name: &str) -> Facts {
         let key = (namespace.to_owned(), name.to_owned());
-        let of = |kind: Kind, index: &Index<Common>| index.of(&key).into_iter().map(move |common| (kind, common)).collect::<Vec<_>>();
+        let of = |kind: Kind, index: &Index<Common>| {
+            index.of(&key).into_iter().map(move |common| (kind, common)).collect::<Vec<_>>()
+        };
         Facts {
             pods: self.pods.of(&key),
             volumes: self.volumes.of(&key),
@@ -62,27 +65,42 @@ impl Cache {
     }
 
     /// What one watch brings; the clusters that it concerns come out.
-    pub fn pods(self: &Arc<Self>, news: impl News<Pod>) -> BoxStream<'static, ObjectRef<PgRaftCluster>> {
+    pub fn pods(
+        self: &Arc<Self>,
+        news: impl News<Pod>,
+    ) -> BoxStream<'static, ObjectRef<PgRaftCluster>> {
         self.follow(news, |cache| &cache.pods, PodFact::of)
     }
 
     /// As [`Self::pods`].
-    pub fn volumes(self: &Arc<Self>, news: impl News<PersistentVolumeClaim>) -> BoxStream<'static, ObjectRef<PgRaftCluster>> {
+    pub fn volumes(
+        self: &Arc<Self>,
+        news: impl News<PersistentVolumeClaim>,
+    ) -> BoxStream<'static, ObjectRef<PgRaftCluster>> {
         self.follow(news, |cache| &cache.volumes, VolumeFact::of)
     }
 
     /// As [`Self::pods`]. Metadata only: what is in other people's Secrets never comes here.
-    pub fn secrets(self: &Arc<Self>, news: impl News<PartialObjectMeta<Secret>>) -> BoxStream<'static, ObjectRef<PgRaftCluster>> {
+    pub fn secrets(
+        self: &Arc<Self>,
+        news: impl News<PartialObjectMeta<Secret>>,
+    ) -> BoxStream<'static, ObjectRef<PgRaftCluster>> {
         self.follow(news, |cache| &cache.secrets, |o| Some(Common::of_metadata(o)))
     }
 
     /// As [`Self::pods`].
-    pub fn config_maps(self: &Arc<Self>, news: impl News<PartialObjectMeta<ConfigMap>>) -> BoxStream<'static, ObjectRef<PgRaftCluster>> {
+    pub fn config_maps(
+        self: &Arc<Self>,
+        news: impl News<PartialObjectMeta<ConfigMap>>,
+    ) -> BoxStream<'static, ObjectRef<PgRaftCluster>> {
         self.follow(news, |cache| &cache.config_maps, |o| Some(Common::of_metadata(o)))
     }
 
     /// As [`Self::pods`].
-    pub fn services(self: &Arc<Self>, news: impl News<PartialObjectMeta<Service>>) -> BoxStream<'static, ObjectRef<PgRaftCluster>> {
+    pub fn services(
+        self: &Arc<Self>,
+        news: impl News<PartialObjectMeta<Service>>,
+    ) -> BoxStream<'static, ObjectRef<PgRaftCluster>> {
         self.follow(news, |cache| &cache.services, |o| Some(Common::of_metadata(o)))
     }
 
@@ -124,13 +142,19 @@ impl Cache {
                 Vec::new()
             }
         })
-        .flat_map(|concerned| futures::stream::iter(concerned.into_iter().map(|(ns, name)| ObjectRef::new(&name).within(&ns))))
+        .flat_map(|concerned| {
+            futures::stream::iter(
+                concerned.into_iter().map(|(ns, name)| ObjectRef::new(&name).within(&ns)),
+            )
+        })
         .boxed()
     }
 
     fn look_whether_whole(&self) {
         let Self { pods, volumes, secrets, config_maps, services, budgets, whole } = self;
-        let all = pods.is_whole() && volumes.is_whole() && [secrets, config_maps, services, budgets].into_iter().all(Index::is_whole);
+        let all = pods.is_whole()
+            && volumes.is_whole()
+            && [secrets, config_maps, services, budgets].into_iter().all(Index::is_whole);
         whole.send_if_modified(|whole| !std::mem::replace(whole, all) && all);
     }
 }
@@ -165,11 +189,19 @@ impl<T: Clone + PartialEq> Index<T> {
     }
 
     fn of(&self, key: &Key) -> Vec<T> {
-        self.lock().present.get(key).map(|objects| objects.values().cloned().collect()).unwrap_or_default()
+        self.lock()
+            .present
+            .get(key)
+            .map(|objects| objects.values().cloned().collect())
+            .unwrap_or_default()
     }
 
     /// Takes in one event; returns the clusters for which something has changed that matters here.
-    fn take<K: Resource<DynamicType = ()>>(&self, event: Event<K>, fact: impl Fn(&K) -> Option<T>) -> Vec<Key> {
+    fn take<K: Resource<DynamicType = ()>>(
+        &self,
+        event: Event<K>,
+        fact: impl Fn(&K) -> Option<T>,
+    ) -> Vec<Key> {
         let mut shelves = self.lock();
         match event {
             Event::Init => {
@@ -177,7 +209,9 @@ impl<T: Clone + PartialEq> Index<T> {
                 Vec::new()
             }
             Event::InitApply(object) => {
-                if let (Some(key), Some(fact), Some(incoming)) = (key(&object), fact(&object), &mut shelves.incoming) {
+                if let (Some(key), Some(fact), Some(incoming)) =
+                    (key(&object), fact(&object), &mut shelves.incoming)
+                {
                     incoming.entry(key).or_default().insert(object.name_any(), fact);
                 }
                 Vec::new()
@@ -197,7 +231,11 @@ impl<T: Clone + PartialEq> Index<T> {
                 let Some(key) = key(&object) else { return Vec::new() };
                 let changed = match fact(&object) {
                     Some(fact) => {
-                        let before = shelves.present.entry(key.clone()).or_default().insert(object.name_any(), fact.clone());
+                        let before = shelves
+                            .present
+                            .entry(key.clone())
+                            .or_default()
+                            .insert(object.name_any(), fact.clone());
                         before.as_ref() != Some(&fact)
                     }
                     None => shelves.remove(&key, &object.name_any()),
@@ -234,7 +272,8 @@ mod tests {
     use serde_json::json;
 
     fn pod(name: &str, cluster: &str, ready: &str) -> Pod {
-        let labels = json!({LABEL_CLUSTER: cluster, "pgraft.io/node-id": name.rsplit('-').next().unwrap()});
+        let labels =
+            json!({LABEL_CLUSTER: cluster, "pgraft.io/node-id": name.rsplit('-').next().unwrap()});
         serde_json::from_value(json!({
             "metadata": {"name": name, "namespace": "default", "uid": name, "labels": labels, "resourceVersion": "1"},
             "status": {"conditions": [{"type": "Ready", "status": ready}]},

@@ -1,5 +1,6 @@
-//! Asks the instance managers of all pods about their configuration. Pods that are not ready are asked, too: only their
-//! instance managers know why a server cannot start. An answer is a few hundred bytes from memory, requested every two seconds at most.
+//! Asks the instance managers of all pods about their configuration. Pods that are not ready are
+//! asked, too: only their instance managers know why a server cannot start. An answer is a few
+//! hundred bytes from memory, requested every two seconds at most.
 
 use futures::future::join_all;
 use jiff::{SignedDuration, Timestamp};
@@ -24,7 +25,12 @@ pub struct Answers {
 }
 
 /// What each of these pods says.
-pub async fn ask_all(ctx: &Context, uid: &str, pods: &BTreeMap<NodeId, PodSeen>, now: Timestamp) -> BTreeMap<NodeId, ConfigurationStatus> {
+pub async fn ask_all(
+    ctx: &Context,
+    uid: &str,
+    pods: &BTreeMap<NodeId, PodSeen>,
+    now: Timestamp,
+) -> BTreeMap<NodeId, ConfigurationStatus> {
     let known = ctx.memories.of(uid, |memory| {
         let Answers { at, by_node } = &memory.configurations;
         at.is_some_and(|at| now.duration_since(at) < FRESH).then(|| by_node.clone())
@@ -32,14 +38,22 @@ pub async fn ask_all(ctx: &Context, uid: &str, pods: &BTreeMap<NodeId, PodSeen>,
     if let Some(known) = known {
         return known;
     }
-    let addressed = pods.iter().filter(|(_, pod)| !pod.terminating).filter_map(|(node, pod)| Some((*node, pod.ip?)));
-    let asked = addressed.map(|(node, ip)| async move { Some((node, ctx.raft.configuration(ip).await?)) });
-    let by_node: BTreeMap<NodeId, ConfigurationStatus> = join_all(asked).await.into_iter().flatten().collect();
-    ctx.memories.of(uid, |memory| memory.configurations = Answers { at: Some(now), by_node: by_node.clone() });
+    let addressed = pods
+        .iter()
+        .filter(|(_, pod)| !pod.terminating)
+        .filter_map(|(node, pod)| Some((*node, pod.ip?)));
+    let asked =
+        addressed.map(|(node, ip)| async move { Some((node, ctx.raft.configuration(ip).await?)) });
+    let by_node: BTreeMap<NodeId, ConfigurationStatus> =
+        join_all(asked).await.into_iter().flatten().collect();
+    ctx.memories.of(uid, |memory| {
+        memory.configurations = Answers { at: Some(now), by_node: by_node.clone() }
+    });
     by_node
 }
 
-/// One `GET /configuration`. Returns `None` if there is no answer, or one of an older version that does not know the path.
+/// One `GET /configuration`. Returns `None` if there is no answer, or one of an older version that
+/// does not know the path.
 pub async fn ask(ip: IpAddr) -> Option<ConfigurationStatus> {
     member_http::get(SocketAddr::new(ip, HTTP_PORT), "/configuration").await
 }

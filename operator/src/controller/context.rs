@@ -31,9 +31,22 @@ pub struct Context {
 
 impl Context {
     /// A context with no memory yet.
-    pub fn new(client: Client, raft: Arc<dyn RaftGroup>, defaults: Defaults, metrics: Arc<Metrics>) -> Self {
+    pub fn new(
+        client: Client,
+        raft: Arc<dyn RaftGroup>,
+        defaults: Defaults,
+        metrics: Arc<Metrics>,
+    ) -> Self {
         let reporter = Reporter { controller: FIELD_MANAGER.into(), instance: None };
         let recorder = Recorder::new(client.clone(), reporter);
-        Self { recorder, client, raft, defaults, cache: Arc::default(), memories: Memories::default(), metrics }
+        Self {
+            recorder,
+            client,
+            raft,
+            defaults,
+            cache: Arc::default(),
+            memories: Memories::default(),
+            metrics,
+        }
     }
 }

@@ -1,4 +1,5 @@
-//! Carries out what `core::lease` decides, on a Lease of the API server. Writes that Lease and nothing else.
+//! Carries out what `core::lease` decides, on a Lease of the API server. Writes that Lease and
+//! nothing else.
 
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
@@ -103,7 +104,8 @@ impl Election {
 
     fn saw(&mut self, lease: Option<Lease>) {
         self.trouble = None;
-        self.known.see(lease.as_ref().map(|lease| record(lease, self.timing)), self.began.elapsed());
+        self.known
+            .see(lease.as_ref().map(|lease| record(lease, self.timing)), self.began.elapsed());
         self.lease = lease;
     }
 
@@ -111,12 +113,12 @@ impl Election {
     async fn write(&mut self, holder: &str) {
         let begun = self.now();
         // A holder that gets no answer must notice the end of its time.
-        let left = self
-            .known
-            .renewed
-            .map_or(self.timing.renew_within, |renewed| self.timing.renew_within.saturating_sub(begun.saturating_sub(renewed)));
+        let left = self.known.renewed.map_or(self.timing.renew_within, |renewed| {
+            self.timing.renew_within.saturating_sub(begun.saturating_sub(renewed))
+        });
         let lease = self.next_lease(holder);
-        let params = PostParams { field_manager: Some(FIELD_MANAGER.into()), ..PostParams::default() };
+        let params =
+            PostParams { field_manager: Some(FIELD_MANAGER.into()), ..PostParams::default() };
         let request = async {
             match &self.lease {
                 None => self.api.create(&params, &lease).await,
@@ -128,7 +130,8 @@ impl Election {
                 self.saw(Some(lease));
                 self.known.renewed = Some(begun);
             }
-            // Somebody else was quicker, or an earlier write of this replica was heard and its answer was not.
+            // Somebody else was quicker, or an earlier write of this replica was heard and its
+            // answer was not.
             Ok(Err(error)) if is_conflict(&error) => self.look().await,
             Ok(Err(error)) => self.failed("write", &error),
             Err(_) => self.failed("write", &"no answer in time"),
@@ -148,11 +151,16 @@ impl Election {
             },
             spec: Some(LeaseSpec {
                 holder_identity: Some(holder.to_owned()),
-                // The times are for people, and for tools that read them: nobody here compares them with a clock.
-                lease_duration_seconds: Some(i32::try_from(self.timing.duration.as_secs()).unwrap_or(i32::MAX)),
+                // The times are for people, and for tools that read them: nobody here compares them
+                // with a clock.
+                lease_duration_seconds: Some(
+                    i32::try_from(self.timing.duration.as_secs()).unwrap_or(i32::MAX),
+                ),
                 acquire_time: if moves { now.clone() } else { before.acquire_time },
                 renew_time: now,
-                lease_transitions: Some(before.lease_transitions.unwrap_or(0).saturating_add(i32::from(moves))),
+                lease_transitions: Some(
+                    before.lease_transitions.unwrap_or(0).saturating_add(i32::from(moves)),
+                ),
                 ..LeaseSpec::default()
             }),
         }

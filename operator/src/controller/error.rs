@@ -38,7 +38,8 @@ pub enum Error {
         /// The cluster.
         cluster: String,
     },
-    /// The plan names something that the world does not have any more: it has moved on since it was observed.
+    /// The plan names something that the world does not have any more: it has moved on since it was
+    /// observed.
     #[error("{0}: changed since it was observed")]
     MovedOn(String),
 }
@@ -72,21 +73,31 @@ impl Error {
         matches!(self.reason(), "MovedOn" | "Conflict")
     }
 
-    /// When to look again. When it is tried again is another matter (`core::failing`): there may be other work.
+    /// When to look again. When it is tried again is another matter (`core::failing`): there may be
+    /// other work.
     pub fn retry(&self) -> Duration {
         match self {
             Self::MovedOn(_) => Duration::from_millis(50),
-            Self::Kube { source: kube::Error::Api(_), .. } | Self::NotOurs { .. } | Self::Certificates(_) => Duration::from_millis(250),
+            Self::Kube { source: kube::Error::Api(_), .. }
+            | Self::NotOurs { .. }
+            | Self::Certificates(_) => Duration::from_millis(250),
             Self::Kube { .. } => Duration::from_secs(2),
             Self::Sql { .. } => Duration::from_secs(1),
         }
     }
 
-    /// When to look again where the look itself failed, or the status could not be written: there is no other work until that succeeds.
+    /// When to look again where the look itself failed, or the status could not be written: there
+    /// is no other work until that succeeds.
     pub fn pause(&self) -> Duration {
         match self {
-            Self::Kube { source: kube::Error::Api(status), .. } if [403, 422].contains(&status.code) => Duration::from_secs(15),
-            Self::Kube { source: kube::Error::Api(status), .. } if status.code != 409 => Duration::from_secs(2),
+            Self::Kube { source: kube::Error::Api(status), .. }
+                if [403, 422].contains(&status.code) =>
+            {
+                Duration::from_secs(15)
+            }
+            Self::Kube { source: kube::Error::Api(status), .. } if status.code != 409 => {
+                Duration::from_secs(2)
+            }
             _ => self.retry(),
         }
     }

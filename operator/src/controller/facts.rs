@@ -1,5 +1,6 @@
-//! What of a Kubernetes object matters here: a few hundred bytes of each. Made from what the API server sends, by a list or by a watch, before
-//! anything is kept; nobody behind this file sees a whole Pod, and nobody at all the contents of a Secret that was not asked for by its name.
+//! What of a Kubernetes object matters here: a few hundred bytes of each. Made from what the API
+//! server sends, by a list or by a watch, before anything is kept; nobody behind this file sees a
+//! whole Pod, and nobody at all the contents of a Secret that was not asked for by its name.
 
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -77,7 +78,8 @@ pub struct Facts {
     pub volumes: Vec<VolumeFact>,
     /// Its Secrets, without what is in them.
     pub secrets: Vec<Common>,
-    /// Services, ConfigMap and PodDisruptionBudget: what is in them is known from when they were applied.
+    /// Services, ConfigMap and PodDisruptionBudget: what is in them is known from when they were
+    /// applied.
     pub objects: Vec<(Kind, Common)>,
 }
 
@@ -94,27 +96,41 @@ impl Facts {
 }
 
 impl Common {
-    /// Of any object's metadata. The version of a pod or volume is left out: its status moves it all the time, and what matters of that is in the fact.
+    /// Of any object's metadata. The version of a pod or volume is left out: its status moves it
+    /// all the time, and what matters of that is in the fact.
     fn of(metadata: &ObjectMeta) -> Self {
         Self {
             name: metadata.name.clone().unwrap_or_default(),
             uid: metadata.uid.clone().unwrap_or_default(),
             version: String::new(),
             deleted: metadata.deletion_timestamp.is_some(),
-            owners: metadata.owner_references.iter().flatten().map(|owner| owner.uid.clone()).collect(),
+            owners: metadata
+                .owner_references
+                .iter()
+                .flatten()
+                .map(|owner| owner.uid.clone())
+                .collect(),
             marked: label(metadata, names::LABEL_MANAGED_BY) == Some(FIELD_MANAGER),
         }
     }
 
-    /// Whether it belongs to the PgRaftCluster of this identity, or to none and was made by this operator (what is retained has no owner, and what
-    /// a backup brings back has neither). The label with the cluster's name alone is no proof: anybody may have copied it.
+    /// Whether it belongs to the PgRaftCluster of this identity, or to none and was made by this
+    /// operator (what is retained has no owner, and what a backup brings back has neither). The
+    /// label with the cluster's name alone is no proof: anybody may have copied it.
     pub fn belongs_to(&self, cluster_uid: &str) -> bool {
-        if self.owners.is_empty() { self.marked } else { self.owners.iter().any(|owner| owner == cluster_uid) }
+        if self.owners.is_empty() {
+            self.marked
+        } else {
+            self.owners.iter().any(|owner| owner == cluster_uid)
+        }
     }
 
     /// Of an object of which only the metadata was asked for.
     pub fn of_metadata<K>(object: &PartialObjectMeta<K>) -> Self {
-        Self { version: version(&object.metadata).unwrap_or_default(), ..Self::of(&object.metadata) }
+        Self {
+            version: version(&object.metadata).unwrap_or_default(),
+            ..Self::of(&object.metadata)
+        }
     }
 }
 
@@ -125,11 +141,21 @@ impl PodFact {
             common: Common::of(&pod.metadata),
             node: node_of(&pod.metadata)?,
             routed: pod.labels().get(names::LABEL_SERVING).map(|value| value == "true"),
-            outdated: pod.annotations().get(names::ANNOTATION_OUTDATED).is_some_and(|value| value == "true"),
+            outdated: pod
+                .annotations()
+                .get(names::ANNOTATION_OUTDATED)
+                .is_some_and(|value| value == "true"),
             phase: phase(pod),
-            ip: pod.status.as_ref().and_then(|s| s.pod_ip.as_deref()).and_then(|ip| ip.parse().ok()),
+            ip: pod
+                .status
+                .as_ref()
+                .and_then(|s| s.pod_ip.as_deref())
+                .and_then(|ip| ip.parse().ok()),
             role: pod.labels().get(names::LABEL_ROLE).and_then(|role| PodRole::parse(role)),
-            template: pod.annotations().get(names::ANNOTATION_TEMPLATE).and_then(|text| Template::parse(text)),
+            template: pod
+                .annotations()
+                .get(names::ANNOTATION_TEMPLATE)
+                .and_then(|text| Template::parse(text)),
             configuration: pod.annotations().get(names::ANNOTATION_CONFIGURATION).cloned(),
         })
     }
@@ -138,19 +164,30 @@ impl PodFact {
 impl VolumeFact {
     /// None for a volume that says of no node to be its volume.
     pub fn of(volume: &PersistentVolumeClaim) -> Option<Self> {
-        let requests = volume.spec.as_ref().and_then(|s| s.resources.as_ref()).and_then(|r| r.requests.as_ref());
+        let requests = volume
+            .spec
+            .as_ref()
+            .and_then(|s| s.resources.as_ref())
+            .and_then(|r| r.requests.as_ref());
         let capacity = volume.status.as_ref().and_then(|s| s.capacity.as_ref());
         Some(Self {
             common: Common::of(&volume.metadata),
             node: node_of(&volume.metadata)?,
             retired: volume.labels().get(names::LABEL_RETIRED).is_some_and(|value| value == "true"),
-            capacity: capacity.and_then(|c| c.get("storage")).and_then(|q| quantity::bytes(&q.0)).unwrap_or(0),
-            requested: requests.and_then(|r| r.get("storage")).and_then(|q| quantity::bytes(&q.0)).unwrap_or(u128::MAX),
+            capacity: capacity
+                .and_then(|c| c.get("storage"))
+                .and_then(|q| quantity::bytes(&q.0))
+                .unwrap_or(0),
+            requested: requests
+                .and_then(|r| r.get("storage"))
+                .and_then(|q| quantity::bytes(&q.0))
+                .unwrap_or(u128::MAX),
         })
     }
 }
 
-/// What moves when somebody changes the object. Where Kubernetes counts generations, its own writes to the status do not move it.
+/// What moves when somebody changes the object. Where Kubernetes counts generations, its own writes
+/// to the status do not move it.
 pub fn version(metadata: &ObjectMeta) -> Option<String> {
     metadata.generation.map(|n| n.to_string()).or_else(|| metadata.resource_version.clone())
 }
@@ -176,10 +213,20 @@ fn phase(pod: &Pod) -> PodPhase {
         return PodPhase::Ready;
     }
     let containers = status.container_statuses.iter().flatten();
-    let waiting = containers.filter_map(|c| c.state.as_ref()?.waiting.as_ref()).find_map(|w| match w.reason.as_deref() {
-        None | Some("ContainerCreating" | "PodInitializing") => None,
-        Some(reason) => Some(w.message.as_ref().map_or_else(|| reason.to_owned(), |message| format!("{reason}: {message}"))),
-    });
-    let unscheduled = || condition("PodScheduled").filter(|c| c.status == "False").and_then(|c| c.message.clone());
+    let waiting =
+        containers.filter_map(|c| c.state.as_ref()?.waiting.as_ref()).find_map(|w| {
+            match w.reason.as_deref() {
+                None | Some("ContainerCreating" | "PodInitializing") => None,
+                Some(reason) => {
+                    Some(w.message.as_ref().map_or_else(
+                        || reason.to_owned(),
+                        |message| format!("{reason}: {message}"),
+                    ))
+                }
+            }
+        });
+    let unscheduled = || {
+        condition("PodScheduled").filter(|c| c.status == "False").and_then(|c| c.message.clone())
+    };
     PodPhase::Starting(waiting.or_else(unscheduled))
 }

@@ -1,5 +1,5 @@
-//! `/healthz` and `/readyz` for the kubelet, `/metrics` for Prometheus. Ready means that the API server knows the CRD and this replica works, or
-//! stands by for the one that does.
+//! `/healthz` and `/readyz` for the kubelet, `/metrics` for Prometheus. Ready means that the API
+//! server knows the CRD and this replica works, or stands by for the one that does.
 
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
@@ -51,7 +51,8 @@ pub async fn serve(listener: TcpListener, http: Http) {
             Ok((stream, _)) => {
                 tokio::spawn(tokio::time::timeout(DEADLINE, answer(stream, http.clone())));
             }
-            // Out of file descriptors, or a peer that was gone before it was accepted: the next one may fare better.
+            // Out of file descriptors, or a peer that was gone before it was accepted: the next one
+            // may fare better.
             Err(error) => tracing::debug!(%error, "accept"),
         }
     }
@@ -67,7 +68,10 @@ async fn answer(stream: TcpStream, http: Http) {
             Ok::<_, Infallible>(response)
         }
     });
-    let served = hyper::server::conn::http1::Builder::new().keep_alive(false).serve_connection(TokioIo::new(stream), respond).await;
+    let served = hyper::server::conn::http1::Builder::new()
+        .keep_alive(false)
+        .serve_connection(TokioIo::new(stream), respond)
+        .await;
     if let Err(error) = served {
         tracing::debug!(%error, "http");
     }
@@ -75,14 +79,17 @@ async fn answer(stream: TcpStream, http: Http) {
 
 impl Http {
     fn respond(&self, path: &str) -> (StatusCode, &'static str, String) {
-        let plain = |status: StatusCode| (status, "text/plain", status.canonical_reason().unwrap_or_default().to_owned());
+        let plain = |status: StatusCode| {
+            (status, "text/plain", status.canonical_reason().unwrap_or_default().to_owned())
+        };
         match path {
             "/healthz" => plain(StatusCode::OK),
             "/readyz" if self.ready.load(Ordering::Relaxed) => plain(StatusCode::OK),
             "/readyz" => plain(StatusCode::SERVICE_UNAVAILABLE),
-            "/metrics" => {
-                self.metrics.text().map_or_else(|_| plain(StatusCode::INTERNAL_SERVER_ERROR), |text| (StatusCode::OK, OPEN_METRICS, text))
-            }
+            "/metrics" => self.metrics.text().map_or_else(
+                |_| plain(StatusCode::INTERNAL_SERVER_ERROR),
+                |text| (StatusCode::OK, OPEN_METRICS, text),
+            ),
             _ => plain(StatusCode::NOT_FOUND),
         }
     }

@@ -5,7 +5,8 @@ use pgraft_core::NodeId;
 /// How closely to look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Look {
-    /// At what the watches have brought, and ask only this member, who led lately. Enough to see that all is well.
+    /// At what the watches have brought, and ask only this member, who led lately. Enough to see
+    /// that all is well.
     Glance(NodeId),
     /// At what the watches have brought, and ask everybody. Enough to go on waiting.
     Watched,

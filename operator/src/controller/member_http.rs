@@ -16,18 +16,27 @@ const DEADLINE: Duration = Duration::from_secs(1);
 /// The longest answer that is read, in bytes.
 const LARGEST: usize = 1 << 18;
 
-/// The body of the answer, whatever its status code: a member that is not ready answers with 503. Returns `None` if there is no answer, or one
-/// that is not of this type.
+/// The body of the answer, whatever its status code: a member that is not ready answers with 503.
+/// Returns `None` if there is no answer, or one that is not of this type.
 pub async fn get<T: DeserializeOwned>(address: SocketAddr, path: &str) -> Option<T> {
     let answer = timeout(DEADLINE, ask(address, path)).await.ok()?;
-    answer.inspect_err(|error| tracing::debug!(%address, path, %error, "no answer from the instance manager")).ok()
+    answer
+        .inspect_err(
+            |error| tracing::debug!(%address, path, %error, "no answer from the instance manager"),
+        )
+        .ok()
 }
 
-async fn ask<T: DeserializeOwned>(address: SocketAddr, path: &str) -> Result<T, Box<dyn Error + Send + Sync>> {
+async fn ask<T: DeserializeOwned>(
+    address: SocketAddr,
+    path: &str,
+) -> Result<T, Box<dyn Error + Send + Sync>> {
     let stream = TcpStream::connect(address).await?;
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     let connection = tokio::spawn(connection);
-    let request = Request::get(path).header("host", address.to_string()).body(Empty::<Bytes>::new())?;
+    let request =
+        Request::get(path).header("host", address.to_string()).body(Empty::<Bytes>::new())?;
     let answer = async {
         let response = sender.send_request(request).await?;
         let body = Limited::new(response.into_body(), LARGEST).collect().await?.to_bytes();

@@ -1,6 +1,7 @@
-//! What this process remembers of each cluster from one pass to the next. A new process begins with nothing and comes to the same steps; where
-//! something is to be waited for (a switchover that was refused, a step that failed) it waits anew. It saves calls, and keeps the same words
-//! from being said twice.
+//! What this process remembers of each cluster from one pass to the next. A new process begins with
+//! nothing and comes to the same steps; where something is to be waited for (a switchover that was
+//! refused, a step that failed) it waits anew. It saves calls, and keeps the same words from being
+//! said twice.
 
 use jiff::Timestamp;
 use pgraft_core::NodeId;
@@ -68,12 +69,20 @@ impl Memories {
 
     /// How often another member of this cluster came to lead.
     pub fn leader_changes(&self, cluster_uid: &str) -> u64 {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(cluster_uid).map_or(0, |memory| memory.leader_changes)
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(cluster_uid)
+            .map_or(0, |memory| memory.leader_changes)
     }
 
     /// When the next of what failed in this cluster is tried again.
     pub fn next_attempt(&self, cluster_uid: &str) -> Option<Timestamp> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(cluster_uid).and_then(Memory::next_attempt)
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(cluster_uid)
+            .and_then(Memory::next_attempt)
     }
 
     /// Forgets a cluster that is gone.
@@ -100,7 +109,8 @@ impl Memory {
         self.failing.1.next_attempt()
     }
 
-    /// What is known about an object of this version: as it was applied, unless somebody has changed it since.
+    /// What is known about an object of this version: as it was applied, unless somebody has
+    /// changed it since.
     pub fn recall(&self, key: &ObjectKey, version: &str) -> ObjectSeen {
         match self.applied.get(key) {
             Some(known) if known.version == version => ObjectSeen::AsApplied(known.fingerprint),
@@ -108,13 +118,16 @@ impl Memory {
         }
     }
 
-    /// Whether an object of this resource version is not older than the status that was written last. Versions that are no numbers can't be
-    /// compared; then it is not known.
+    /// Whether an object of this resource version is not older than the status that was written
+    /// last. Versions that are no numbers can't be compared; then it is not known.
     pub fn is_current(&self, version: Option<&str>) -> bool {
         let number = |text: &str| text.parse::<u64>().ok();
         match &self.written {
             None => true,
-            Some((written, _)) => version.and_then(number).zip(number(written)).is_some_and(|(seen, written)| seen >= written),
+            Some((written, _)) => version
+                .and_then(number)
+                .zip(number(written))
+                .is_some_and(|(seen, written)| seen >= written),
         }
     }
 }
@@ -129,6 +142,10 @@ mod tests {
         assert!(memory.is_current(Some("1")));
         memory.written = Some(("100".into(), Timestamp::UNIX_EPOCH));
         assert!(memory.is_current(Some("100")) && memory.is_current(Some("101")));
-        assert!(!memory.is_current(Some("99")) && !memory.is_current(None) && !memory.is_current(Some("abc")));
+        assert!(
+            !memory.is_current(Some("99"))
+                && !memory.is_current(None)
+                && !memory.is_current(Some("abc"))
+        );
     }
 }

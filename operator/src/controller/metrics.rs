@@ -1,6 +1,7 @@
 //! What is counted, in the text format of Prometheus and OpenMetrics. Counting decides nothing.
 //!
-//! What is said about the clusters (`metrics/clusters.rs`) is read from their statuses at each scrape: a cluster that is gone is gone from it too.
+//! What is said about the clusters (`metrics/clusters.rs`) is read from their statuses at each
+//! scrape: a cluster that is gone is gone from it too.
 
 mod clusters;
 mod requests;
@@ -46,7 +47,9 @@ struct Durations(Histogram);
 impl Default for Durations {
     /// From a glance (a millisecond) to a change that waits for a majority.
     fn default() -> Self {
-        Self(Histogram::new([0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0]))
+        Self(Histogram::new([
+            0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
+        ]))
     }
 }
 
@@ -56,15 +59,39 @@ impl Metrics {
         let metrics = Self::default();
         let mut all = Registry::default();
         let registry = all.sub_registry_with_prefix("pgraft_operator");
-        registry.register("build", "The version of this operator", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
-        registry.register("leading", "1 where this replica holds the lease and works", metrics.leading.clone());
-        registry.register("reconciles", "Passes over a cluster, by what came of them", metrics.passes.clone());
-        registry.register("reconcile_duration_seconds", "How long a pass takes", metrics.durations.0.clone());
+        registry.register(
+            "build",
+            "The version of this operator",
+            Info::new([("version", env!("CARGO_PKG_VERSION"))]),
+        );
+        registry.register(
+            "leading",
+            "1 where this replica holds the lease and works",
+            metrics.leading.clone(),
+        );
+        registry.register(
+            "reconciles",
+            "Passes over a cluster, by what came of them",
+            metrics.passes.clone(),
+        );
+        registry.register(
+            "reconcile_duration_seconds",
+            "How long a pass takes",
+            metrics.durations.0.clone(),
+        );
         registry.register("reconciles_in_flight", "Passes under way", metrics.in_flight.clone());
         registry.register("errors", "Passes that failed, by reason", metrics.errors.clone());
         registry.register("steps", "Steps that were taken", metrics.steps.clone());
-        registry.register("api_requests", "Requests to the API server, watches too", metrics.requests.clone());
-        registry.register("sessions", "Sessions with members' Postgres that are open", metrics.sessions.clone());
+        registry.register(
+            "api_requests",
+            "Requests to the API server, watches too",
+            metrics.requests.clone(),
+        );
+        registry.register(
+            "sessions",
+            "Sessions with members' Postgres that are open",
+            metrics.sessions.clone(),
+        );
         *metrics.lock() = all;
         Arc::new(metrics)
     }

@@ -1,11 +1,13 @@
-//! The driver: observe ▸ validate ▸ plan ▸ act ▸ publish, once a pass. It never sleeps: a wait is a step, and comes back as a requeue.
+//! The driver: observe ▸ validate ▸ plan ▸ act ▸ publish, once a pass. It never sleeps: a wait is a
+//! step, and comes back as a requeue.
 //!
 //! ```text
 //!  watches ─▶ cache ─▶ a glance: is all as it was? ─ yes ─▶ publish (mostly nothing), and the API server was not asked at all
 //!                                                 └ no ──▶ a close look at the API server ▸ plan ▸ act ▸ publish
 //! ```
 //!
-//! What is done, and every new thing that is said, follows from a close look: news that are still on their way can't lead to a wrong step.
+//! What is done, and every new thing that is said, follows from a close look: news that are still
+//! on their way can't lead to a wrong step.
 
 mod accepted;
 mod act;
@@ -48,7 +50,8 @@ use act::Acted;
 use look::Look;
 use publish::Pass;
 
-/// How many glances at the leader alone follow each other before everybody is asked again: a minute's worth.
+/// How many glances at the leader alone follow each other before everybody is asked again: a
+/// minute's worth.
 const GLANCES: u32 = 40;
 /// The shortest pause before something that failed is tried again.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(250);
@@ -66,7 +69,11 @@ pub async fn reconcile(cr: Arc<PgRaftCluster>, ctx: Arc<Context>) -> Result<Acti
     }
     ctx.metrics.pass_ended(begun.elapsed(), &result);
     let uid = cr.uid().unwrap_or_default();
-    result.map(|outcome| outcome.map_or_else(Action::await_change, |outcome| requeue(&outcome, ctx.memories.next_attempt(&uid))))
+    result.map(|outcome| {
+        outcome.map_or_else(Action::await_change, |outcome| {
+            requeue(&outcome, ctx.memories.next_attempt(&uid))
+        })
+    })
 }
 
 /// None for a cluster that is gone.
@@ -76,7 +83,8 @@ async fn pass(cr: &PgRaftCluster, ctx: &Context, id: u64) -> Result<Option<Outco
     {
         return Ok(Some(outcome));
     }
-    let api: Api<PgRaftCluster> = Api::namespaced(ctx.client.clone(), &cr.namespace().unwrap_or_default());
+    let api: Api<PgRaftCluster> =
+        Api::namespaced(ctx.client.clone(), &cr.namespace().unwrap_or_default());
     let fresh = api.get_opt(&cr.name_any()).await.map_err(Error::kube("read the PgRaftCluster"))?;
     let Some(cr) = fresh.filter(|cr| cr.metadata.deletion_timestamp.is_none()) else {
         ctx.memories.forget(&cr.uid().unwrap_or_default());
@@ -91,8 +99,11 @@ async fn pass(cr: &PgRaftCluster, ctx: &Context, id: u64) -> Result<Option<Outco
     };
     let pass = Pass { ctx, id, cr: &cr, spec: &spec, seen: &seen, look: Look::Closely };
     match failure {
-        // The world has moved on since it was observed: nobody need know, and the next pass sees it as it is.
-        Some(error) if error.has_moved_on() && seen.failing.reported().next().is_none() => Err(error),
+        // The world has moved on since it was observed: nobody need know, and the next pass sees it
+        // as it is.
+        Some(error) if error.has_moved_on() && seen.failing.reported().next().is_none() => {
+            Err(error)
+        }
         Some(error) => {
             pass.publish(&outcome).await?;
             Err(error)
@@ -104,18 +115,23 @@ async fn pass(cr: &PgRaftCluster, ctx: &Context, id: u64) -> Result<Option<Outco
     }
 }
 
-/// What came of a pass that found nothing to do and nothing new to say in what the watches have brought; None when a closer look is wanted.
+/// What came of a pass that found nothing to do and nothing new to say in what the watches have
+/// brought; None when a closer look is wanted.
 async fn undisturbed(cr: &PgRaftCluster, ctx: &Context, id: u64) -> Result<Option<Outcome>, Error> {
     let (version, uid) = (cr.resource_version(), cr.uid().unwrap_or_default());
     let (current, leader) = ctx.memories.of(&uid, |m| (m.is_current(version.as_deref()), m.leader));
-    let Some(status) = cr.status.as_ref().filter(|_| current && ctx.cache.is_whole()) else { return Ok(None) };
+    let Some(status) = cr.status.as_ref().filter(|_| current && ctx.cache.is_whole()) else {
+        return Ok(None);
+    };
     let spec = accepted::resolve(ctx, cr).await?;
     let Some(cluster) = &spec.cluster else { return Ok(None) };
-    let glance = leader.filter(|(_, glances)| *glances < GLANCES).map(|(leader, _)| Look::Glance(leader));
+    let glance =
+        leader.filter(|(_, glances)| *glances < GLANCES).map(|(leader, _)| Look::Glance(leader));
     for look in glance.into_iter().chain([Look::Watched]) {
         let seen = observe::observe(ctx, &spec.cr, Timestamp::now(), look).await?;
         let Planned { step, resting } = plan::plan(cluster, &seen);
-        let quiet = step == Step::Steady || (look == Look::Watched && matches!(step, Step::Wait(_)));
+        let quiet =
+            step == Step::Steady || (look == Look::Watched && matches!(step, Step::Wait(_)));
         let outcome = Outcome::Took(step);
         let pass = Pass { ctx, id, cr, spec: &spec, seen: &seen, look };
         if quiet && pass.phase(&outcome) == status.phase {
@@ -123,7 +139,8 @@ async fn undisturbed(cr: &PgRaftCluster, ctx: &Context, id: u64) -> Result<Optio
             pass.publish(&outcome).await?;
             return Ok(Some(outcome));
         }
-        // What is to be done is decided from a close look; who is out of the leader's reach need not be asked twice before that.
+        // What is to be done is decided from a close look; who is out of the leader's reach need
+        // not be asked twice before that.
         if !matches!(outcome, Outcome::Took(Step::Wait(_) | Step::Steady)) {
             break;
         }
@@ -132,7 +149,12 @@ async fn undisturbed(cr: &PgRaftCluster, ctx: &Context, id: u64) -> Result<Optio
 }
 
 /// Decides, and does it. What failed is remembered, and is a fact from now on.
-async fn step(ctx: &Context, cr: &PgRaftCluster, cluster: &Cluster, seen: &mut Observed) -> (Outcome, Option<Error>) {
+async fn step(
+    ctx: &Context,
+    cr: &PgRaftCluster,
+    cluster: &Cluster,
+    seen: &mut Observed,
+) -> (Outcome, Option<Error>) {
     let Planned { step, resting } = plan::plan(cluster, seen);
     let Acted { taken, failed } = act::act(ctx, cluster, seen, &step).await;
     seen.failing = ctx.memories.of(&cluster.uid, |memory| {
@@ -155,14 +177,19 @@ async fn step(ctx: &Context, cr: &PgRaftCluster, cluster: &Cluster, seen: &mut O
     });
     match (failed.into_iter().next(), taken) {
         (None, taken) => (Outcome::Took(taken.unwrap_or(step)), None),
-        (Some((part, error)), _) => (Outcome::Failed { step: part, reason: error.reason(), message: error.to_string() }, Some(error)),
+        (Some((part, error)), _) => (
+            Outcome::Failed { step: part, reason: error.reason(), message: error.to_string() },
+            Some(error),
+        ),
     }
 }
 
 /// One line for each new trouble. The status and an Event say so too.
 fn log_failure(ctx: &Context, cr: &PgRaftCluster, pass: u64, error: &Error) {
     let words = error.to_string();
-    let known = ctx.memories.of(&cr.uid().unwrap_or_default(), |memory| memory.trouble.replace(words.clone()) == Some(words));
+    let known = ctx.memories.of(&cr.uid().unwrap_or_default(), |memory| {
+        memory.trouble.replace(words.clone()) == Some(words)
+    });
     let (cluster, namespace, reason) = (cr.name_any(), cr.namespace(), error.reason());
     if known || error.has_moved_on() {
         tracing::debug!(namespace, cluster, pass, reason, %error, "pass failed");
@@ -177,7 +204,8 @@ fn requeue(outcome: &Outcome, next_attempt: Option<Timestamp>) -> Action {
         Outcome::Took(step) => step.pace(),
         Outcome::Invalid(_) | Outcome::Failed { .. } => Duration::from_mins(1),
     };
-    let until = next_attempt.map(|at| Duration::try_from(at.duration_since(Timestamp::now())).unwrap_or_default());
+    let until = next_attempt
+        .map(|at| Duration::try_from(at.duration_since(Timestamp::now())).unwrap_or_default());
     Action::requeue(until.map_or(pace, |until| pace.min(until.max(SHORTEST_PAUSE))))
 }
 

@@ -24,17 +24,26 @@ use crate::api::PgRaftCluster;
 use crate::core::certificates::TlsSeen;
 use crate::core::group::{self, Answer};
 use crate::core::names::{self, Kind, ObjectKey, SecretKind};
-use crate::core::observed::{ObjectSeen, Observed, Owned, PodPhase, PodSeen, SecretSeen, VolumeSeen};
+use crate::core::observed::{
+    ObjectSeen, Observed, Owned, PodPhase, PodSeen, SecretSeen, VolumeSeen,
+};
 use crate::core::render::OPERATOR_PASSWORD;
 
 /// Everything that a decision about this cluster may look at. `now` is when the pass began.
 ///
 /// # Errors
 /// When the API server does not answer. A member that does not answer is a fact, not an error.
-pub async fn observe(ctx: &Context, cr: &PgRaftCluster, now: Timestamp, look: Look) -> Result<Observed, Error> {
+pub async fn observe(
+    ctx: &Context,
+    cr: &PgRaftCluster,
+    now: Timestamp,
+    look: Look,
+) -> Result<Observed, Error> {
     let looker = Looker { ctx, cr, uid: cr.uid().unwrap_or_default() };
     let Facts { pods, volumes, secrets, objects } = match look {
-        Look::Glance(_) | Look::Watched => ctx.cache.facts(&cr.namespace().unwrap_or_default(), &cr.name_any()),
+        Look::Glance(_) | Look::Watched => {
+            ctx.cache.facts(&cr.namespace().unwrap_or_default(), &cr.name_any())
+        }
         Look::Closely => looker.read().await?,
     }
     .only(|common| looker.is_ours(common));
@@ -42,13 +51,17 @@ pub async fn observe(ctx: &Context, cr: &PgRaftCluster, now: Timestamp, look: Lo
     let own: Vec<&Common> = secrets.iter().filter(|secret| !looker.is_going(secret)).collect();
     let tls = certificates::look(ctx, cr, &own, now, look).await?;
     let login = looker.login(&secrets, tls.as_ref(), now).await?;
-    let pods: BTreeMap<NodeId, PodSeen> = pods.into_iter().map(|pod| (pod.node, looker.pod(pod))).collect();
+    let pods: BTreeMap<NodeId, PodSeen> =
+        pods.into_iter().map(|pod| (pod.node, looker.pod(pod))).collect();
     let mut targets = targets(&pods);
     if let Look::Glance(leader) = look {
         targets.retain(|target| target.node == leader);
     }
-    let (mut answers, unready, configurations) =
-        futures::join!(looker.answers(&targets, login.as_ref()), reasons(&pods), configuration::ask_all(ctx, &looker.uid, &pods, now));
+    let (mut answers, unready, configurations) = futures::join!(
+        looker.answers(&targets, login.as_ref()),
+        reasons(&pods),
+        configuration::ask_all(ctx, &looker.uid, &pods, now)
+    );
     let leads = |answer: &Answer| answer.state == NodeState::Leader;
     if !matches!(look, Look::Glance(_)) && !answers.iter().any(leads) {
         // A leader that is not ready for reads leads all the same.
@@ -56,15 +69,30 @@ pub async fn observe(ctx: &Context, cr: &PgRaftCluster, now: Timestamp, look: Lo
     }
     let mut group = group::merge(&answers, known);
     if let Some(group) = &mut group {
-        group.silent = targets.iter().map(|t| t.node).filter(|node| !answers.iter().any(|a| a.node == *node)).collect();
+        group.silent = targets
+            .iter()
+            .map(|t| t.node)
+            .filter(|node| !answers.iter().any(|a| a.node == *node))
+            .collect();
     }
     let (asked, away, failing) = ctx.memories.of(&looker.uid, |memory| {
         memory.absences.look(cr.status.as_ref().map_or(&[], |s| &s.members), group.as_ref(), now);
         // What was asked for has come about.
-        memory.asked = memory.asked.take().filter(|asked| group.as_ref().and_then(|g| g.primary) != Some(asked.target));
-        (memory.asked.clone(), memory.absences.since().clone(), memory.failing(cr.metadata.generation).clone())
+        memory.asked = memory
+            .asked
+            .take()
+            .filter(|asked| group.as_ref().and_then(|g| g.primary) != Some(asked.target));
+        (
+            memory.asked.clone(),
+            memory.absences.since().clone(),
+            memory.failing(cr.metadata.generation).clone(),
+        )
     });
-    let switched_to = cr.status.as_ref().and_then(|s| s.switchover.as_ref()).and_then(|s| names::node_of_pod(&cr.name_any(), &s.target));
+    let switched_to = cr
+        .status
+        .as_ref()
+        .and_then(|s| s.switchover.as_ref())
+        .and_then(|s| names::node_of_pod(&cr.name_any(), &s.target));
     Ok(Observed {
         now,
         volumes: volumes.into_iter().map(|volume| (volume.node, looker.volume(volume))).collect(),
@@ -93,14 +121,21 @@ pub fn unready_targets(pods: &BTreeMap<NodeId, PodSeen>) -> Vec<Target> {
     some_targets(pods, |phase| matches!(phase, PodPhase::Starting(_)))
 }
 
-fn some_targets(pods: &BTreeMap<NodeId, PodSeen>, which: impl Fn(&PodPhase) -> bool) -> Vec<Target> {
+fn some_targets(
+    pods: &BTreeMap<NodeId, PodSeen>,
+    which: impl Fn(&PodPhase) -> bool,
+) -> Vec<Target> {
     let those = pods.iter().filter(|(_, pod)| which(&pod.phase) && !pod.terminating);
-    those.filter_map(|(node, pod)| Some(Target { node: *node, uid: pod.uid.clone(), ip: pod.ip? })).collect()
+    those
+        .filter_map(|(node, pod)| Some(Target { node: *node, uid: pod.uid.clone(), ip: pod.ip? }))
+        .collect()
 }
 
 /// Why pods are not ready, as far as they say so.
 async fn reasons(pods: &BTreeMap<NodeId, PodSeen>) -> BTreeMap<NodeId, String> {
-    let asked = unready_targets(pods).into_iter().map(|target| async move { Some((target.node, readiness::reason(target.ip).await?)) });
+    let asked = unready_targets(pods)
+        .into_iter()
+        .map(|target| async move { Some((target.node, readiness::reason(target.ip).await?)) });
     join_all(asked).await.into_iter().flatten().collect()
 }
 
@@ -108,7 +143,11 @@ async fn reasons(pods: &BTreeMap<NodeId, PodSeen>) -> BTreeMap<NodeId, String> {
 ///
 /// # Errors
 /// What the API server says; a Secret without the password is none.
-async fn read_password(ctx: &Context, namespace: &str, cluster: &str) -> Result<Option<String>, Error> {
+async fn read_password(
+    ctx: &Context,
+    namespace: &str,
+    cluster: &str,
+) -> Result<Option<String>, Error> {
     let name = SecretKind::Internal.name(cluster);
     let api: Api<Secret> = Api::namespaced(ctx.client.clone(), namespace);
     let secret = api.get_opt(&name).await.map_err(Error::kube(format!("read Secret {name}")))?;
@@ -133,12 +172,19 @@ impl Looker<'_> {
             self.metadata::<Service>(),
             self.metadata::<PodDisruptionBudget>(),
         )?;
-        let of = |kind: Kind, all: Vec<Common>| all.into_iter().map(move |common| (kind, common)).collect::<Vec<_>>();
+        let of = |kind: Kind, all: Vec<Common>| {
+            all.into_iter().map(move |common| (kind, common)).collect::<Vec<_>>()
+        };
         Ok(Facts {
             pods: pods.iter().filter_map(PodFact::of).collect(),
             volumes: volumes.iter().filter_map(VolumeFact::of).collect(),
             secrets,
-            objects: [of(Kind::ConfigMap, config_maps), of(Kind::Service, services), of(Kind::PodDisruptionBudget, budgets)].concat(),
+            objects: [
+                of(Kind::ConfigMap, config_maps),
+                of(Kind::Service, services),
+                of(Kind::PodDisruptionBudget, budgets),
+            ]
+            .concat(),
         })
     }
 
@@ -155,7 +201,10 @@ impl Looker<'_> {
 
     async fn list<K>(&self) -> Result<Vec<K>, Error>
     where
-        K: Resource<Scope = k8s_openapi::NamespaceResourceScope, DynamicType = ()> + Clone + Debug + serde::de::DeserializeOwned,
+        K: Resource<Scope = k8s_openapi::NamespaceResourceScope, DynamicType = ()>
+            + Clone
+            + Debug
+            + serde::de::DeserializeOwned,
     {
         let list = self.api::<K>().list(&self.ours()).await;
         list.map(|list| list.items).map_err(Error::kube(format!("list {}", K::plural(&()))))
@@ -164,14 +213,27 @@ impl Looker<'_> {
     /// Names and versions only.
     async fn metadata<K>(&self) -> Result<Vec<Common>, Error>
     where
-        K: Resource<Scope = k8s_openapi::NamespaceResourceScope, DynamicType = ()> + Clone + Debug + serde::de::DeserializeOwned,
+        K: Resource<Scope = k8s_openapi::NamespaceResourceScope, DynamicType = ()>
+            + Clone
+            + Debug
+            + serde::de::DeserializeOwned,
     {
-        let list = self.api::<K>().list_metadata(&self.ours()).await.map_err(Error::kube(format!("list {}", K::plural(&()))))?;
+        let list = self
+            .api::<K>()
+            .list_metadata(&self.ours())
+            .await
+            .map_err(Error::kube(format!("list {}", K::plural(&()))))?;
         Ok(list.items.iter().map(Common::of_metadata).collect())
     }
 
-    /// By certificate, or by password where there is no TLS; remembered for what is to be changed in this pass.
-    async fn login(&self, secrets: &[Common], tls: Option<&TlsSeen>, now: Timestamp) -> Result<Option<Login>, Error> {
+    /// By certificate, or by password where there is no TLS; remembered for what is to be changed
+    /// in this pass.
+    async fn login(
+        &self,
+        secrets: &[Common],
+        tls: Option<&TlsSeen>,
+        now: Timestamp,
+    ) -> Result<Option<Login>, Error> {
         let login = match tls {
             None => self.password(secrets).await?.map(Login::Password),
             Some(tls) => {
@@ -192,8 +254,12 @@ impl Looker<'_> {
         if let Some((_, password)) = remembered.filter(|(of, _)| *of == version) {
             return Ok(Some(password));
         }
-        let password = read_password(self.ctx, &self.cr.namespace().unwrap_or_default(), &self.cr.name_any()).await?;
-        self.ctx.memories.of(&self.uid, |m| m.password = password.clone().map(|password| (version, password)));
+        let password =
+            read_password(self.ctx, &self.cr.namespace().unwrap_or_default(), &self.cr.name_any())
+                .await?;
+        self.ctx
+            .memories
+            .of(&self.uid, |m| m.password = password.clone().map(|password| (version, password)));
         Ok(password)
     }
 
@@ -238,8 +304,11 @@ impl Looker<'_> {
 
     fn secrets(&self, secrets: &[Common]) -> BTreeMap<SecretKind, SecretSeen> {
         let cluster = self.cr.name_any();
-        let find = |kind: SecretKind| secrets.iter().find(|s| s.name == kind.name(&cluster) && !self.is_going(s));
-        let seen = |secret: &Common| SecretSeen { uid: secret.uid.clone(), owned: self.owned(secret) };
+        let find = |kind: SecretKind| {
+            secrets.iter().find(|s| s.name == kind.name(&cluster) && !self.is_going(s))
+        };
+        let seen =
+            |secret: &Common| SecretSeen { uid: secret.uid.clone(), owned: self.owned(secret) };
         SecretKind::ALL.into_iter().filter_map(|kind| Some((kind, seen(find(kind)?)))).collect()
     }
 
@@ -252,19 +321,24 @@ impl Looker<'_> {
         common.belongs_to(&self.uid) || self.is_going(common)
     }
 
-    /// On its way out: deleted, or owned by an earlier PgRaftCluster of this name and about to be collected.
+    /// On its way out: deleted, or owned by an earlier PgRaftCluster of this name and about to be
+    /// collected.
     fn is_going(&self, common: &Common) -> bool {
-        common.marked && (common.deleted || (!common.owners.is_empty() && !self.owned(common).is_yes()))
+        common.marked
+            && (common.deleted || (!common.owners.is_empty() && !self.owned(common).is_yes()))
     }
 
-    /// Asks all of them at once: none waits for another. Once the leader has answered, those that it does not reach are waited for no longer.
+    /// Asks all of them at once: none waits for another. Once the leader has answered, those that
+    /// it does not reach are waited for no longer.
     async fn answers(&self, targets: &[Target], login: Option<&Login>) -> Vec<Answer> {
         let Some(login) = login else { return Vec::new() };
         let mut asked: FuturesUnordered<_> = targets
             .iter()
             .map(|target| async move {
                 let answer = self.ctx.raft.ask(target, login).await;
-                answer.inspect_err(|error| tracing::debug!(node = %target.node, %error, "no answer")).map_err(|_| target.node)
+                answer
+                    .inspect_err(|error| tracing::debug!(node = %target.node, %error, "no answer"))
+                    .map_err(|_| target.node)
             })
             .collect();
         let mut missing: BTreeSet<NodeId> = targets.iter().map(|target| target.node).collect();

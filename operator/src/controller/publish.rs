@@ -1,4 +1,5 @@
-//! Tells what came of a pass: the status of the PgRaftCluster, Events, and one line of log. Writes nothing else.
+//! Tells what came of a pass: the status of the PgRaftCluster, Events, and one line of log. Writes
+//! nothing else.
 
 use jiff::SignedDuration;
 use kube::runtime::events::{Event, EventType};
@@ -42,7 +43,8 @@ impl Pass<'_> {
     /// The status could not be written. An Event that could not be is logged and forgotten.
     pub async fn publish(&self, outcome: &Outcome) -> Result<(), Error> {
         let Self { ctx, cr, seen, .. } = self;
-        let (name, namespace, uid) = (cr.name_any(), cr.namespace().unwrap_or_default(), cr.uid().unwrap_or_default());
+        let (name, namespace, uid) =
+            (cr.name_any(), cr.namespace().unwrap_or_default(), cr.uid().unwrap_or_default());
         let before = cr.status.clone().unwrap_or_default();
         let after = status::derive(self.subject(&name, &namespace), seen, outcome, &before);
         self.log(&name, &namespace, outcome, before.phase != after.phase);
@@ -55,7 +57,9 @@ impl Pass<'_> {
         });
         for item in news::news(&name, outcome, &before, &after) {
             // A status that could not be written does not know yet what was told already.
-            if told < epoch || !matches!(item.headline, Headline::FailedOver | Headline::SwitchedOver) {
+            if told < epoch
+                || !matches!(item.headline, Headline::FailedOver | Headline::SwitchedOver)
+            {
                 self.tell(item).await;
             }
         }
@@ -63,7 +67,9 @@ impl Pass<'_> {
         if nothing_new || self.is_only_lag(&uid, &before, &after) {
             return Ok(());
         }
-        let written = Writer::new(&ctx.client, &namespace, &name, &uid).apply_status::<PgRaftCluster>(&name, &after).await?;
+        let written = Writer::new(&ctx.client, &namespace, &name, &uid)
+            .apply_status::<PgRaftCluster>(&name, &after)
+            .await?;
         if let Some(version) = written {
             ctx.memories.of(&uid, |memory| memory.written = Some((version, seen.now)));
         }
@@ -88,7 +94,13 @@ impl Pass<'_> {
         }
     }
 
-    fn remember(&self, uid: &str, outcome: &Outcome, before: &PgRaftClusterStatus, after: &PgRaftClusterStatus) {
+    fn remember(
+        &self,
+        uid: &str,
+        outcome: &Outcome,
+        before: &PgRaftClusterStatus,
+        after: &PgRaftClusterStatus,
+    ) {
         let leader = self.seen.group.as_ref().filter(|g| g.authoritative).and_then(|g| g.leader);
         let moved = matches!((&before.leader, &after.leader), (Some(old), Some(new)) if old != new);
         self.ctx.memories.of(uid, |memory| {
@@ -107,24 +119,53 @@ impl Pass<'_> {
         }
     }
 
-    fn is_only_lag(&self, uid: &str, before: &PgRaftClusterStatus, after: &PgRaftClusterStatus) -> bool {
-        let written = self.ctx.memories.of(uid, |memory| memory.written.as_ref().map(|(_, at)| *at));
-        written.is_some_and(|at| self.seen.now.duration_since(at) < LAG_INTERVAL) && status::differ_in_lag_only(before, after)
+    fn is_only_lag(
+        &self,
+        uid: &str,
+        before: &PgRaftClusterStatus,
+        after: &PgRaftClusterStatus,
+    ) -> bool {
+        let written =
+            self.ctx.memories.of(uid, |memory| memory.written.as_ref().map(|(_, at)| *at));
+        written.is_some_and(|at| self.seen.now.duration_since(at) < LAG_INTERVAL)
+            && status::differ_in_lag_only(before, after)
     }
 
     fn log(&self, cluster: &str, namespace: &str, outcome: &Outcome, changed: bool) {
         let pass = self.id;
         match outcome {
             Outcome::Took(step @ Step::Wait(why)) if changed => {
-                tracing::info!(namespace, cluster, pass, step = step.word(), why = why.message(cluster), "waiting");
+                tracing::info!(
+                    namespace,
+                    cluster,
+                    pass,
+                    step = step.word(),
+                    why = why.message(cluster),
+                    "waiting"
+                );
             }
             Outcome::Took(step @ Step::Steady) if changed => {
-                tracing::info!(namespace, cluster, pass, step = step.word(), "all is as it is wanted");
+                tracing::info!(
+                    namespace,
+                    cluster,
+                    pass,
+                    step = step.word(),
+                    "all is as it is wanted"
+                );
             }
             // A failure is told where it is known whether it is a new one.
             Outcome::Took(Step::Wait(_) | Step::Steady) | Outcome::Failed { .. } => {}
-            Outcome::Took(step) => tracing::info!(namespace, cluster, pass, step = step.word(), "{}", step.phase(cluster)),
-            Outcome::Invalid(invalid) if changed => tracing::warn!(namespace, cluster, pass, %invalid, "the spec makes no sense"),
+            Outcome::Took(step) => tracing::info!(
+                namespace,
+                cluster,
+                pass,
+                step = step.word(),
+                "{}",
+                step.phase(cluster)
+            ),
+            Outcome::Invalid(invalid) if changed => {
+                tracing::warn!(namespace, cluster, pass, %invalid, "the spec makes no sense")
+            }
             Outcome::Invalid(_) => {}
         }
     }
@@ -132,7 +173,8 @@ impl Pass<'_> {
     async fn tell(&self, news: News) {
         let News { headline, mut note } = news;
         // The API server refuses longer ones.
-        let end = (0..=1000.min(note.len())).rev().find(|at| note.is_char_boundary(*at)).unwrap_or(0);
+        let end =
+            (0..=1000.min(note.len())).rev().find(|at| note.is_char_boundary(*at)).unwrap_or(0);
         note.truncate(end);
         let action: String = note.chars().take(100).collect();
         let event = Event {

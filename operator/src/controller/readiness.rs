@@ -1,4 +1,5 @@
-//! Asks a pod that is not ready why: Kubernetes says only that its probe fails, and the instance manager's `/readyz` has the reason.
+//! Asks a pod that is not ready why: Kubernetes says only that its probe fails, and the instance
+//! manager's `/readyz` has the reason.
 
 use serde::Deserialize;
 use std::net::{IpAddr, SocketAddr};
@@ -26,7 +27,8 @@ async fn reason_of(ip: IpAddr, port: u16) -> Option<String> {
 /// One line for a condition.
 fn line(answer: &Answer) -> Option<String> {
     let words = answer.missing.join("; ");
-    let line: String = words.chars().map(|c| if c.is_control() { ' ' } else { c }).take(LONGEST_REASON).collect();
+    let line: String =
+        words.chars().map(|c| if c.is_control() { ' ' } else { c }).take(LONGEST_REASON).collect();
     (!line.is_empty()).then_some(line)
 }
 
@@ -45,17 +47,25 @@ mod tests {
         tokio::spawn(async move {
             let (mut stream, _) = listener.accept().await.unwrap();
             let _ = stream.read(&mut [0; 1024]).await;
-            let answer = format!("HTTP/1.1 503 Service Unavailable\r\ncontent-length: {}\r\n\r\n{body}\n", body.len() + 1);
+            let answer = format!(
+                "HTTP/1.1 503 Service Unavailable\r\ncontent-length: {}\r\n\r\n{body}\n",
+                body.len() + 1
+            );
             stream.write_all(answer.as_bytes()).await.unwrap();
         });
         let ip = IpAddr::V4(Ipv4Addr::LOCALHOST);
-        assert_eq!(reason_of(ip, port).await.unwrap(), "replay on this standby is more than 30 s behind the primary");
+        assert_eq!(
+            reason_of(ip, port).await.unwrap(),
+            "replay on this standby is more than 30 s behind the primary"
+        );
         assert_eq!(reason_of(ip, port).await, None, "nobody listens any more");
     }
 
     #[test]
     fn what_is_read() {
-        let of = |missing: &[&str]| line(&Answer { missing: missing.iter().map(|m| (*m).to_owned()).collect() });
+        let of = |missing: &[&str]| {
+            line(&Answer { missing: missing.iter().map(|m| (*m).to_owned()).collect() })
+        };
         assert_eq!(of(&["a", "b\nc"]).as_deref(), Some("a; b c"));
         assert_eq!(of(&[]), None);
         assert_eq!(of(&[&"x".repeat(1000)]).map(|line| line.len()), Some(LONGEST_REASON));

@@ -1,6 +1,7 @@
 //! The process: who works, what is watched, and how passes are started.
 //!
-//! Only what carries the label `pgraft.io/cluster` is watched, and of Secrets only the metadata: other people's are never even seen.
+//! Only what carries the label `pgraft.io/cluster` is watched, and of Secrets only the metadata:
+//! other people's are never even seen.
 
 use futures::{Stream, StreamExt, stream};
 use k8s_openapi::NamespaceResourceScope;
@@ -57,7 +58,9 @@ pub enum Fatal {
     #[error("could not make a client for the API server: {0}")]
     NoApiServer(#[source] kube::Error),
     /// The CRD is not there, or may not be read.
-    #[error("could not list PgRaftClusters (is the CRD installed, and does the operator's role allow it?): {0}")]
+    #[error(
+        "could not list PgRaftClusters (is the CRD installed, and does the operator's role allow it?): {0}"
+    )]
     NoCrd(#[source] kube::Error),
     /// The HTTP endpoints can't listen.
     #[error("could not listen on {0}: {1}")]
@@ -78,12 +81,22 @@ pub async fn run(settings: Settings) -> Result<(), Fatal> {
     let metrics = Metrics::new();
     raise_file_limit();
     let config = kube::Config::infer().await.map_err(Fatal::Config)?;
-    let client = ClientBuilder::try_from(config).map_err(Fatal::NoApiServer)?.with_layer(&counted(metrics.clone())).build();
+    let client = ClientBuilder::try_from(config)
+        .map_err(Fatal::NoApiServer)?
+        .with_layer(&counted(metrics.clone()))
+        .build();
     let clusters: Api<PgRaftCluster> = api(&client, settings.namespace.as_deref());
     clusters.list(&ListParams::default().limit(1)).await.map_err(Fatal::NoCrd)?;
-    let listener = http::listen(settings.listen).await.map_err(|error| Fatal::Listen(settings.listen, error))?;
+    let listener = http::listen(settings.listen)
+        .await
+        .map_err(|error| Fatal::Listen(settings.listen, error))?;
     let http = Http { ready: Arc::default(), metrics: metrics.clone() };
-    let context = Context::new(client, Arc::new(Sessions::counted(metrics.sessions())), settings.defaults.clone(), metrics);
+    let context = Context::new(
+        client,
+        Arc::new(Sessions::counted(metrics.sessions())),
+        settings.defaults.clone(),
+        metrics,
+    );
     http.ready.store(true, Ordering::Relaxed);
     tokio::select! {
         () = http::serve(listener, http) => Ok(()), // it serves for ever
@@ -91,9 +104,12 @@ pub async fn run(settings: Settings) -> Result<(), Fatal> {
     }
 }
 
-/// As many sockets as the host allows: the soft limit of many hosts is 1024, for the sake of programs that use select(2).
+/// As many sockets as the host allows: the soft limit of many hosts is 1024, for the sake of
+/// programs that use select(2).
 fn raise_file_limit() {
-    let raise = |(soft, hard)| if soft < hard { setrlimit(Limit::RLIMIT_NOFILE, hard, hard) } else { Ok(()) };
+    let raise = |(soft, hard)| {
+        if soft < hard { setrlimit(Limit::RLIMIT_NOFILE, hard, hard) } else { Ok(()) }
+    };
     let raised = getrlimit(Limit::RLIMIT_NOFILE).and_then(raise);
     if let Err(error) = raised {
         tracing::warn!(%error, "could not raise the limit of open files");
@@ -108,7 +124,12 @@ async fn in_turn(settings: &Settings, context: Arc<Context>) -> Result<(), Fatal
         return Ok(());
     };
     let mut terminated = signal(SignalKind::terminate()).map_err(Fatal::Signals)?;
-    tracing::info!(lease = place.name, namespace = place.namespace, me = place.me, "waiting for the Lease");
+    tracing::info!(
+        lease = place.name,
+        namespace = place.namespace,
+        me = place.me,
+        "waiting for the Lease"
+    );
     let mut election = Election::new(context.client.clone(), place);
     tokio::select! {
         () = election.won() => {}
@@ -126,7 +147,11 @@ async fn in_turn(settings: &Settings, context: Arc<Context>) -> Result<(), Fatal
 /// Watches and acts until SIGTERM; passes that are under way are finished.
 async fn work(settings: &Settings, context: Arc<Context>) {
     let namespace = settings.namespace.as_deref();
-    tracing::info!(namespace = namespace.unwrap_or("(all)"), version = env!("CARGO_PKG_VERSION"), "watching PgRaftClusters");
+    tracing::info!(
+        namespace = namespace.unwrap_or("(all)"),
+        version = env!("CARGO_PKG_VERSION"),
+        "watching PgRaftClusters"
+    );
     let (store, writer) = reflector::store();
     context.metrics.show(Clusters { store: store.clone(), context: context.clone() });
     let clusters = clusters(api(&context.client, namespace), writer, context.clone());
@@ -143,7 +168,8 @@ async fn work(settings: &Settings, context: Arc<Context>) {
         .await;
 }
 
-/// The PgRaftClusters, once all else that is watched is there. A status is no news: it was written here.
+/// The PgRaftClusters, once all else that is watched is there. A status is no news: it was written
+/// here.
 fn clusters(
     api: Api<PgRaftCluster>,
     writer: reflector::store::Writer<PgRaftCluster>,
@@ -164,20 +190,37 @@ fn clusters(
         })
         .applied_objects()
         .predicate_filter(predicates::generation, PredicateConfig::default());
-    stream::once(async move { cache.wait_until_whole().await }).flat_map(move |()| stream::empty()).chain(watched)
+    stream::once(async move { cache.wait_until_whole().await })
+        .flat_map(move |()| stream::empty())
+        .chain(watched)
 }
 
 /// Everything else that belongs to clusters.
-fn possessions(context: &Context, namespace: Option<&str>) -> impl Stream<Item = ObjectRef<PgRaftCluster>> + Send + use<> {
+fn possessions(
+    context: &Context,
+    namespace: Option<&str>,
+) -> impl Stream<Item = ObjectRef<PgRaftCluster>> + Send + use<> {
     let (cache, client) = (&context.cache, &context.client);
     let ours = || watcher::Config::default().labels(LABEL_CLUSTER).page_size(PAGE);
     stream::select_all([
         cache.pods(watcher(api::<Pod>(client, namespace), ours()).default_backoff()),
-        cache.volumes(watcher(api::<PersistentVolumeClaim>(client, namespace), ours()).default_backoff()),
-        cache.secrets(watcher(api::<PartialObjectMeta<Secret>>(client, namespace), ours()).default_backoff()),
-        cache.config_maps(watcher(api::<PartialObjectMeta<ConfigMap>>(client, namespace), ours()).default_backoff()),
-        cache.services(watcher(api::<PartialObjectMeta<Service>>(client, namespace), ours()).default_backoff()),
-        cache.budgets(watcher(api::<PartialObjectMeta<PodDisruptionBudget>>(client, namespace), ours()).default_backoff()),
+        cache.volumes(
+            watcher(api::<PersistentVolumeClaim>(client, namespace), ours()).default_backoff(),
+        ),
+        cache.secrets(
+            watcher(api::<PartialObjectMeta<Secret>>(client, namespace), ours()).default_backoff(),
+        ),
+        cache.config_maps(
+            watcher(api::<PartialObjectMeta<ConfigMap>>(client, namespace), ours())
+                .default_backoff(),
+        ),
+        cache.services(
+            watcher(api::<PartialObjectMeta<Service>>(client, namespace), ours()).default_backoff(),
+        ),
+        cache.budgets(
+            watcher(api::<PartialObjectMeta<PodDisruptionBudget>>(client, namespace), ours())
+                .default_backoff(),
+        ),
     ])
 }
 

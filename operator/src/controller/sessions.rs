@@ -1,7 +1,9 @@
-//! The sessions with pods' Postgres: kept between passes, one a pod, and closed when nobody has used them for a while. Each question has its own
-//! deadline, since a host that froze still accepts connections.
+//! The sessions with pods' Postgres: kept between passes, one a pod, and closed when nobody has
+//! used them for a while. Each question has its own deadline, since a host that froze still accepts
+//! connections.
 //!
-//! Of an idle cluster the leader is asked every second and a half and everybody else once a minute: one session a cluster stays open.
+//! Of an idle cluster the leader is asked every second and a half and everybody else once a minute:
+//! one session a cluster stays open.
 
 use futures::future::BoxFuture;
 use pgraft_core::configuration::ConfigurationStatus;
@@ -64,13 +66,16 @@ struct Established {
 }
 
 impl Open {
-    /// Forgets what was not used for long; whoever is in the middle of a question keeps the session until the answer.
+    /// Forgets what was not used for long; whoever is in the middle of a question keeps the session
+    /// until the answer.
     fn sweep(&mut self, now: Instant) {
         if self.swept.is_some_and(|last| now.duration_since(last) < SWEEP) {
             return;
         }
         self.swept = Some(now);
-        self.by_pod.retain(|_, kept| !kept.session.client.is_closed() && now.duration_since(kept.used) < UNUSED);
+        self.by_pod.retain(|_, kept| {
+            !kept.session.client.is_closed() && now.duration_since(kept.used) < UNUSED
+        });
     }
 }
 
@@ -97,7 +102,9 @@ impl Sessions {
         let late = |_| SqlError::Late(CONNECT_TIMEOUT);
         let established = async {
             let client = match login {
-                Login::Password(password) => self.connect(config.password(password), NoTls, target).await?,
+                Login::Password(password) => {
+                    self.connect(config.password(password), NoTls, target).await?
+                }
                 Login::Certificate(identity) => {
                     // The certificate has the member's own name; its address is the pod's.
                     let (name, tls) = identity.connector(target.node)?;
@@ -108,19 +115,34 @@ impl Sessions {
             Ok::<_, SqlError>(Established { client, statements })
         };
         let session = Arc::new(timeout(CONNECT_TIMEOUT, established).await.map_err(late)??);
-        self.with(|open| open.by_pod.insert(target.uid.clone(), Kept { session: session.clone(), used: Instant::now() }));
+        self.with(|open| {
+            open.by_pod
+                .insert(target.uid.clone(), Kept { session: session.clone(), used: Instant::now() })
+        });
         Ok(session)
     }
 
-    /// Connects. A server of an older major version does not know all settings of a session, which it says once.
-    async fn connect<T>(&self, config: &mut Config, tls: T, target: &Target) -> Result<Client, SqlError>
+    /// Connects. A server of an older major version does not know all settings of a session, which
+    /// it says once.
+    async fn connect<T>(
+        &self,
+        config: &mut Config,
+        tls: T,
+        target: &Target,
+    ) -> Result<Client, SqlError>
     where
         T: MakeTlsConnect<Socket> + Clone,
         T::Stream: Send + 'static,
     {
         let is_old = self.with(|open| open.old.contains(&target.uid));
         if !is_old {
-            match connect(config.options(Session::Operator.options(session::NEWEST)), tls.clone(), target.node).await {
+            match connect(
+                config.options(Session::Operator.options(session::NEWEST)),
+                tls.clone(),
+                target.node,
+            )
+            .await
+            {
                 Err(error) if error.code() == Some(&SqlState::UNDEFINED_OBJECT) => {
                     self.with(|open| {
                         // Pods come and go; whatever is forgotten is learned again.
@@ -133,7 +155,8 @@ impl Sessions {
                 connected => return Ok(connected?),
             }
         }
-        Ok(connect(config.options(Session::Operator.options(session::OLDEST)), tls, target.node).await?)
+        Ok(connect(config.options(Session::Operator.options(session::OLDEST)), tls, target.node)
+            .await?)
     }
 
     fn kept(&self, uid: &str) -> Option<Arc<Established>> {
@@ -152,7 +175,8 @@ impl Sessions {
     }
 
     fn with<T>(&self, work: impl FnOnce(&mut Open) -> T) -> T {
-        let mut open: MutexGuard<'_, Open> = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut open: MutexGuard<'_, Open> =
+            self.open.lock().unwrap_or_else(PoisonError::into_inner);
         let result = work(&mut open);
         self.count.set(i64::try_from(open.by_pod.len()).unwrap_or(i64::MAX));
         result
@@ -187,7 +211,11 @@ where
 }
 
 impl RaftGroup for Sessions {
-    fn ask<'a>(&'a self, target: &'a Target, login: &'a Login) -> BoxFuture<'a, Result<Answer, SqlError>> {
+    fn ask<'a>(
+        &'a self,
+        target: &'a Target,
+        login: &'a Login,
+    ) -> BoxFuture<'a, Result<Answer, SqlError>> {
         let question = async {
             let session = self.session(target, login).await?;
             sql::ask(&session.client, &session.statements, target.node).await

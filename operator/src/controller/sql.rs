@@ -1,4 +1,5 @@
-//! What the operator asks of the Raft group, in SQL to a pod's Postgres, and how the answers are read. `sessions.rs` carries it.
+//! What the operator asks of the Raft group, in SQL to a pod's Postgres, and how the answers are
+//! read. `sessions.rs` carries it.
 
 use futures::future::BoxFuture;
 use jiff::SignedDuration;
@@ -19,7 +20,8 @@ use crate::core::step::Change;
 const SCHEMA: &str = "select n.nspname::text from pg_catalog.pg_extension e join pg_catalog.pg_namespace n on n.oid = e.extnamespace \
      where e.extname = 'pgraft'";
 
-/// What is asked, with every name qualified: what a role or a database carries, and what others have made in its schemas, changes no answer.
+/// What is asked, with every name qualified: what a role or a database carries, and what others
+/// have made in its schemas, changes no answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Statements {
     status: String,
@@ -75,12 +77,18 @@ pub struct Target {
 /// The Raft group, as far as the operator uses it. A trait, so that tests can be the group.
 pub trait RaftGroup: Send + Sync {
     /// What this pod knows.
-    fn ask<'a>(&'a self, target: &'a Target, login: &'a Login) -> BoxFuture<'a, Result<Answer, SqlError>>;
-    /// What the instance manager at this address says about its configuration; None where it does not answer.
+    fn ask<'a>(
+        &'a self,
+        target: &'a Target,
+        login: &'a Login,
+    ) -> BoxFuture<'a, Result<Answer, SqlError>>;
+    /// What the instance manager at this address says about its configuration; None where it does
+    /// not answer.
     fn configuration(&self, _ip: IpAddr) -> BoxFuture<'_, Option<ConfigurationStatus>> {
         Box::pin(async { None })
     }
-    /// One call of `pgraft_add_node`, `pgraft_remove_node` or `pgraft_switchover` on this pod, never a second one.
+    /// One call of `pgraft_add_node`, `pgraft_remove_node` or `pgraft_switchover` on this pod,
+    /// never a second one.
     fn change<'a>(
         &'a self,
         target: &'a Target,
@@ -111,7 +119,9 @@ pub enum SqlError {
         message: String,
     },
     /// Somebody dropped it.
-    #[error("the database postgres has no extension pgraft; the instance manager of the primary creates it again")]
+    #[error(
+        "the database postgres has no extension pgraft; the instance manager of the primary creates it again"
+    )]
     NoExtension,
     /// The server said something that this version does not understand.
     #[error("unexpected answer: {0}")]
@@ -119,11 +129,13 @@ pub enum SqlError {
 }
 
 impl SqlError {
-    /// Whether another session may find what this one did not: the session broke, or a name has changed since it was looked up.
+    /// Whether another session may find what this one did not: the session broke, or a name has
+    /// changed since it was looked up.
     pub fn ends_session(&self) -> bool {
         match self {
             Self::Late(_) | Self::Connection(_) => true,
-            // invalid_schema_name, undefined_function, insufficient_privilege: the extension may be in another schema by now.
+            // invalid_schema_name, undefined_function, insufficient_privilege: the extension may be
+            // in another schema by now.
             Self::Refused { code, .. } => ["3F000", "42883", "42501"].contains(&code.as_str()),
             Self::Certificate(_) | Self::NoExtension | Self::Unexpected(_) => false,
         }
@@ -134,7 +146,10 @@ impl From<tokio_postgres::Error> for SqlError {
     fn from(error: tokio_postgres::Error) -> Self {
         let Some(db) = error.as_db_error() else { return Self::Connection(error) };
         let hint = db.hint().map(|hint| format!(" {hint}")).unwrap_or_default();
-        Self::Refused { code: db.code().code().to_owned(), message: format!("{}{hint}", db.message()) }
+        Self::Refused {
+            code: db.code().code().to_owned(),
+            message: format!("{}{hint}", db.message()),
+        }
     }
 }
 
@@ -142,9 +157,16 @@ impl From<tokio_postgres::Error> for SqlError {
 ///
 /// # Errors
 /// [`SqlError`]; of time it knows nothing.
-pub async fn ask(client: &Client, statements: &Statements, node: NodeId) -> Result<Answer, SqlError> {
+pub async fn ask(
+    client: &Client,
+    statements: &Statements,
+    node: NodeId,
+) -> Result<Answer, SqlError> {
     // Both questions are on the wire at once.
-    let (status, members) = futures::try_join!(client.query_one(&statements.status, &[]), client.query(&statements.members, &[]))?;
+    let (status, members) = futures::try_join!(
+        client.query_one(&statements.status, &[]),
+        client.query(&statements.members, &[])
+    )?;
     answer(node, &status, &members)
 }
 
@@ -152,7 +174,12 @@ pub async fn ask(client: &Client, statements: &Statements, node: NodeId) -> Resu
 ///
 /// # Errors
 /// As [`ask`].
-pub async fn change(client: &Client, statements: &Statements, change: Change, address: &Address) -> Result<(), SqlError> {
+pub async fn change(
+    client: &Client,
+    statements: &Statements,
+    change: Change,
+    address: &Address,
+) -> Result<(), SqlError> {
     match change {
         Change::Add(node) => {
             let port = i32::from(address.port());
@@ -181,7 +208,10 @@ fn answer(node: NodeId, status: &Row, members: &[Row]) -> Result<Answer, SqlErro
         primary: id("primary_node")?,
         failover: failover(status)?,
         applied_index: unsigned(status, "applied_index")?,
-        next_node_id: status.try_get::<_, Option<i32>>("next_node_id")?.and_then(|n| u32::try_from(n).ok()).unwrap_or(1),
+        next_node_id: status
+            .try_get::<_, Option<i32>>("next_node_id")?
+            .and_then(|n| u32::try_from(n).ok())
+            .unwrap_or(1),
         members: members.iter().map(member).collect::<Result<_, _>>()?,
     })
 }
@@ -193,13 +223,20 @@ fn failover(row: &Row) -> Result<Option<FailoverSeen>, SqlError> {
     Ok(Some(FailoverSeen {
         phase: read::<Phase>(&phase)?,
         epoch: unsigned(row, "epoch")?,
-        waits_for: waits_for.into_iter().map(|n| node_id(i64::from(n))).collect::<Result<_, _>>()?,
+        waits_for: waits_for
+            .into_iter()
+            .map(|n| node_id(i64::from(n)))
+            .collect::<Result<_, _>>()?,
         last: last_failover(row)?,
     }))
 }
 
 fn last_failover(row: &Row) -> Result<Option<LastFailover>, SqlError> {
-    let Some((from, began_ms)) = optional_id(row, "last_from")?.zip(row.try_get::<_, Option<i64>>("last_began")?) else { return Ok(None) };
+    let Some((from, began_ms)) =
+        optional_id(row, "last_from")?.zip(row.try_get::<_, Option<i64>>("last_began")?)
+    else {
+        return Ok(None);
+    };
     let reason: String = row.try_get("last_reason")?;
     let took: Option<i64> = row.try_get("last_ms")?;
     Ok(Some(LastFailover {
@@ -225,10 +262,13 @@ fn member(row: &Row) -> Result<MemberSeen, SqlError> {
     let role: String = row.try_get("role")?;
     Ok(MemberSeen {
         id: node_id(i64::from(row.try_get::<_, i32>("node_id")?))?,
-        address: Address::new(&host, i64::from(port)).map_err(|e| SqlError::Unexpected(e.to_string()))?,
+        address: Address::new(&host, i64::from(port))
+            .map_err(|e| SqlError::Unexpected(e.to_string()))?,
         role: read::<Role>(&role)?,
         reachable: row.try_get("reachable")?,
-        last_contact: row.try_get::<_, Option<i64>>("last_contact")?.map(SignedDuration::from_millis),
+        last_contact: row
+            .try_get::<_, Option<i64>>("last_contact")?
+            .map(SignedDuration::from_millis),
         wal: wal(row)?,
         lag_bytes: row.try_get::<_, Option<i64>>("lag_bytes")?.and_then(|n| u64::try_from(n).ok()),
     })
@@ -248,7 +288,8 @@ fn node_id(id: i64) -> Result<NodeId, SqlError> {
 
 /// A word, read as the core's serde names it.
 fn read<T: serde::de::DeserializeOwned>(word: &str) -> Result<T, SqlError> {
-    serde_json::from_value(serde_json::Value::String(word.to_owned())).map_err(|e| SqlError::Unexpected(e.to_string()))
+    serde_json::from_value(serde_json::Value::String(word.to_owned()))
+        .map_err(|e| SqlError::Unexpected(e.to_string()))
 }
 
 #[cfg(test)]
@@ -257,11 +298,16 @@ mod tests {
 
     #[test]
     fn every_function_of_ours_has_its_schema() {
-        for (schema, quoted) in [("pg_catalog", "\"pg_catalog\""), ("My \"pgraft\"", "\"My \"\"pgraft\"\"\"")] {
+        for (schema, quoted) in
+            [("pg_catalog", "\"pg_catalog\""), ("My \"pgraft\"", "\"My \"\"pgraft\"\"\"")]
+        {
             let Statements { status, members, add, remove, switch_over } = Statements::of(schema);
             for statement in [status, members, add, remove, switch_over] {
                 let calls = statement.matches("pgraft_").count();
-                assert!(calls > 0 && statement.matches(&format!("{quoted}.pgraft_")).count() == calls, "{statement}");
+                assert!(
+                    calls > 0 && statement.matches(&format!("{quoted}.pgraft_")).count() == calls,
+                    "{statement}"
+                );
             }
         }
     }
@@ -271,7 +317,10 @@ mod tests {
         let refused = |code: &str| SqlError::Refused { code: code.into(), message: String::new() };
         assert!(["3F000", "42883", "42501"].into_iter().all(|code| refused(code).ends_session()));
         assert!(["PGR01", "57P03", "42704"].into_iter().all(|code| !refused(code).ends_session()));
-        assert!(SqlError::Late(Duration::from_secs(2)).ends_session() && !SqlError::NoExtension.ends_session());
+        assert!(
+            SqlError::Late(Duration::from_secs(2)).ends_session()
+                && !SqlError::NoExtension.ends_session()
+        );
         assert_eq!(
             SqlError::NoExtension.to_string(),
             "the database postgres has no extension pgraft; the instance manager of the primary creates it again"

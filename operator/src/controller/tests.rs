@@ -1,4 +1,5 @@
-//! This object leads to exactly these calls: whole passes against an API server and a Raft group that are made of memory.
+//! This object leads to exactly these calls: whole passes against an API server and a Raft group
+//! that are made of memory.
 
 mod everyday;
 mod fake;
@@ -34,7 +35,12 @@ impl World {
     }
 
     fn operator(api: &FakeApi, group: &Arc<FakeGroup>) -> Arc<Context> {
-        Arc::new(Context::new(api.client(), group.clone(), Defaults { image: "pgraft/postgres:test".into() }, metrics::Metrics::new()))
+        Arc::new(Context::new(
+            api.client(),
+            group.clone(),
+            Defaults { image: "pgraft/postgres:test".into() },
+            metrics::Metrics::new(),
+        ))
     }
 
     /// The operator dies, and another one comes.
@@ -43,7 +49,8 @@ impl World {
     }
 
     async fn pass(&self) -> Result<Action, Error> {
-        let cr: PgRaftCluster = serde_json::from_value(self.api.get("pgraftclusters", "demo").unwrap()).unwrap();
+        let cr: PgRaftCluster =
+            serde_json::from_value(self.api.get("pgraftclusters", "demo").unwrap()).unwrap();
         reconcile(Arc::new(cr), self.context.clone()).await
     }
 
@@ -90,7 +97,9 @@ impl World {
 
     /// As if all that failed could be tried again.
     fn forget_failures(&self) {
-        self.context.memories.of("uid-of-demo", |memory| *memory.failing(Some(-1)) = crate::core::failing::Failures::default());
+        self.context.memories.of("uid-of-demo", |memory| {
+            *memory.failing(Some(-1)) = crate::core::failing::Failures::default()
+        });
     }
 
     /// Status, reason and message of a condition.
@@ -107,7 +116,10 @@ impl World {
     }
 
     fn phase(&self) -> String {
-        self.api.get("pgraftclusters", "demo").unwrap()["status"]["phase"].as_str().unwrap_or_default().to_owned()
+        self.api.get("pgraftclusters", "demo").unwrap()["status"]["phase"]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned()
     }
 }
 
@@ -140,7 +152,8 @@ async fn an_operator_that_died_goes_on_where_it_was() {
     let mut world = World::new(&spec(2));
     for life in 0..40 {
         world.restart();
-        // The first pass applies what a fresh operator does not remember, the second takes one step; then it dies.
+        // The first pass applies what a fresh operator does not remember, the second takes one
+        // step; then it dies.
         world.pass().await.unwrap();
         world.pass().await.unwrap();
         if life == 10 {
@@ -160,7 +173,8 @@ async fn an_operator_that_died_goes_on_where_it_was() {
 async fn passwords_are_made_once() {
     let world = World::new(&spec(1));
     world.settle().await;
-    let password = |world: &World| world.api.get("secrets", "demo-app").unwrap()["data"]["password"].clone();
+    let password =
+        |world: &World| world.api.get("secrets", "demo-app").unwrap()["data"]["password"].clone();
     let first = password(&world);
     assert!(first.as_str().is_some_and(|p| p.len() > 40));
     world.api.change(
@@ -179,7 +193,11 @@ async fn passwords_are_made_once() {
 async fn what_somebody_changed_or_deleted_is_put_right() {
     let world = World::new(&spec(1));
     world.settle().await;
-    world.api.change("services", "demo-rw", &json!({"spec": {"selector": {"pgraft.io/role": "replica"}}}));
+    world.api.change(
+        "services",
+        "demo-rw",
+        &json!({"spec": {"selector": {"pgraft.io/role": "replica"}}}),
+    );
     assert_eq!(world.settle().await.lines().next(), Some("apply services demo-rw"));
     world.api.remove("configmaps", "demo-instance");
     assert_eq!(world.settle().await.lines().next(), Some("create configmaps demo-instance"));
@@ -198,7 +216,11 @@ async fn a_refusal_is_a_wait_and_is_shown() {
     world.pass().await.unwrap();
     assert_eq!(world.phase(), "Adding node 2: refused");
     world.pass().await.unwrap();
-    assert_eq!(world.phase(), "Adding node 2: refused", "it is not asked again at once, and still shown");
+    assert_eq!(
+        world.phase(),
+        "Adding node 2: refused",
+        "it is not asked again at once, and still shown"
+    );
     world.group.accept();
     world.forget_failures();
     world.settle().await;
@@ -209,13 +231,20 @@ async fn a_refusal_is_a_wait_and_is_shown() {
 async fn a_spec_that_makes_no_sense_changes_nothing() {
     let world = World::new(&json!({"replicas": 1, "storage": {"size": "lots"}}));
     let calls = world.settle().await;
-    assert_eq!(calls, "event InvalidSpec: storage.size \"lots\" is no size such as 10Gi\nstatus \"Invalid spec\"");
+    assert_eq!(
+        calls,
+        "event InvalidSpec: storage.size \"lots\" is no size such as 10Gi\nstatus \"Invalid spec\""
+    );
 }
 
 #[tokio::test]
 async fn a_cluster_that_is_to_go_is_left_to_its_owner_references() {
     let world = World::new(&spec(1));
-    world.api.change("pgraftclusters", "demo", &json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}}));
+    world.api.change(
+        "pgraftclusters",
+        "demo",
+        &json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}}),
+    );
     assert_eq!(world.pass().await.unwrap(), Action::await_change());
     assert_eq!(world.api.take_calls(), [""; 0]);
 }
@@ -231,6 +260,11 @@ async fn an_api_server_that_says_no_is_shown_and_tried_again() {
     let error = error.unwrap();
     assert_eq!((error.reason(), error.retry()), ("Forbidden", Duration::from_millis(250)));
     assert_eq!(world.phase(), "Creating pod demo-1: failed");
-    let events = world.api.take_calls().into_iter().filter(|c| c.starts_with("event OperationFailed")).count();
+    let events = world
+        .api
+        .take_calls()
+        .into_iter()
+        .filter(|c| c.starts_with("event OperationFailed"))
+        .count();
     assert_eq!(events, 1, "the same trouble is told once");
 }

@@ -1,5 +1,6 @@
-//! Since when members have not been reached. The status keeps it (`members[].unreachableSince`), so that an operator that has just begun goes on counting
-//! where the last one stopped; and the leader's own word corrects it: whoever was heard later is away since later.
+//! Since when members have not been reached. The status keeps it (`members[].unreachableSince`), so
+//! that an operator that has just begun goes on counting where the last one stopped; and the
+//! leader's own word corrects it: whoever was heard later is away since later.
 
 use jiff::{SignedDuration, Timestamp};
 use pgraft_core::NodeId;
@@ -19,13 +20,24 @@ pub struct Absences {
 }
 
 impl Absences {
-    /// Takes in one look, and before the first one what the status has. Only a leader that reaches a majority knows who is away.
+    /// Takes in one look, and before the first one what the status has. Only a leader that reaches
+    /// a majority knows who is away.
     pub fn look(&mut self, told: &[MemberStatus], group: Option<&Group>, now: Timestamp) {
         if !std::mem::replace(&mut self.recalled, true) {
-            self.since = told.iter().filter_map(|m| Some((NodeId::new(m.id).ok()?, m.unreachable_since.as_ref()?.0.min(now)))).collect();
+            self.since = told
+                .iter()
+                .filter_map(|m| {
+                    Some((NodeId::new(m.id).ok()?, m.unreachable_since.as_ref()?.0.min(now)))
+                })
+                .collect();
         }
         let Some(group) = group.filter(|group| group.authoritative) else { return };
-        let away: BTreeMap<NodeId, &MemberSeen> = group.members.iter().filter(|m| m.reachable == Some(false)).map(|m| (m.id, m)).collect();
+        let away: BTreeMap<NodeId, &MemberSeen> = group
+            .members
+            .iter()
+            .filter(|m| m.reachable == Some(false))
+            .map(|m| (m.id, m))
+            .collect();
         self.since.retain(|id, _| away.contains_key(id));
         for (id, member) in away {
             let heard = member.last_contact.map(|ago| now - ago);
@@ -112,7 +124,12 @@ mod tests {
             switchover: None,
             invalid: None,
         };
-        let published = status::derive(subject, &seen, &Outcome::Took(Step::Steady), &PgRaftClusterStatus::default());
+        let published = status::derive(
+            subject,
+            &seen,
+            &Outcome::Took(Step::Steady),
+            &PgRaftClusterStatus::default(),
+        );
         let next = |group: Option<&Group>, now: i64| {
             let mut next = Absences::default();
             next.look(&published.members, None, at(now));

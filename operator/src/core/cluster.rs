@@ -1,7 +1,9 @@
 //! What is wanted, parsed: nothing is optional here that need not be. Made by `validate` only.
 
 use jiff::SignedDuration;
-use k8s_openapi::api::core::v1::{Affinity, ResourceRequirements, Toleration, TopologySpreadConstraint};
+use k8s_openapi::api::core::v1::{
+    Affinity, ResourceRequirements, Toleration, TopologySpreadConstraint,
+};
 use pgraft_core::NodeId;
 use pgraft_core::instance_config::StandbyConfig;
 use std::collections::BTreeMap;

@@ -1,4 +1,5 @@
-//! What has failed lately, and when it is tried again: a fact like any other, so that the planner can go on with what does not depend on it.
+//! What has failed lately, and when it is tried again: a fact like any other, so that the planner
+//! can go on with what does not depend on it.
 
 use jiff::{SignedDuration, Timestamp};
 use std::collections::{BTreeMap, BTreeSet};
@@ -65,11 +66,16 @@ impl Failure {
     /// When it is tried again.
     pub fn next_attempt(&self) -> Timestamp {
         let (first, longest) = match &self.cause {
-            Cause::Error { transient: true, .. } if !self.is_reported() => (CONFLICT_PAUSE, CONFLICT_PAUSE),
+            Cause::Error { transient: true, .. } if !self.is_reported() => {
+                (CONFLICT_PAUSE, CONFLICT_PAUSE)
+            }
             Cause::Error { .. } => (FIRST_PAUSE, LONGEST_PAUSE),
             Cause::Refused { .. } => (FIRST_REFUSAL_PAUSE, LONGEST_REFUSAL_PAUSE),
         };
-        let pause = first.checked_mul(1_i32 << self.times.saturating_sub(1).min(16)).unwrap_or(longest).min(longest);
+        let pause = first
+            .checked_mul(1_i32 << self.times.saturating_sub(1).min(16))
+            .unwrap_or(longest)
+            .min(longest);
         self.at.saturating_add(pause).unwrap_or(self.at)
     }
 
@@ -101,7 +107,10 @@ impl Failures {
     pub fn record(&mut self, step: &Step, cause: &Cause, now: Timestamp) {
         for target in step.targets() {
             let times = self.0.get(&target).map_or(0, |before| before.times).saturating_add(1);
-            self.0.insert(target, Failure { step: step.clone(), cause: cause.clone(), at: now, times });
+            self.0.insert(
+                target,
+                Failure { step: step.clone(), cause: cause.clone(), at: now, times },
+            );
         }
     }
 
@@ -148,10 +157,13 @@ impl Failures {
     }
 }
 
-/// What is waited for while a step with these failures is not tried: the leader's refusal, where that is what failed.
+/// What is waited for while a step with these failures is not tried: the leader's refusal, where
+/// that is what failed.
 pub fn wait(failure: &Failure) -> Option<Why> {
     match &failure.cause {
-        Cause::Refused { change, code, message } => Some(Why::Refused { change: *change, code: code.clone(), message: message.clone() }),
+        Cause::Refused { change, code, message } => {
+            Some(Why::Refused { change: *change, code: code.clone(), message: message.clone() })
+        }
         Cause::Error { .. } => None,
     }
 }
@@ -178,8 +190,16 @@ mod tests {
     #[test]
     fn attempts_become_rarer() {
         assert_eq!(pauses(&error(false), 7), [2000, 4000, 8000, 16_000, 32_000, 60_000, 60_000]);
-        assert_eq!(pauses(&error(true), 6), [250, 250, 250, 250, 32_000, 60_000], "conflicts that do not end are a failure like any other");
-        let refused = Cause::Refused { change: Change::Remove(id(1)), code: "55006".into(), message: "no".into() };
+        assert_eq!(
+            pauses(&error(true), 6),
+            [250, 250, 250, 250, 32_000, 60_000],
+            "conflicts that do not end are a failure like any other"
+        );
+        let refused = Cause::Refused {
+            change: Change::Remove(id(1)),
+            code: "55006".into(),
+            message: "no".into(),
+        };
         assert_eq!(pauses(&refused, 6), [1000, 2000, 4000, 8000, 15_000, 15_000]);
     }
 
@@ -191,9 +211,15 @@ mod tests {
             failures.record(step, &error(false), now);
         }
         assert!(failures.resting(&one.targets()[0], now).is_some());
-        assert!(failures.resting(&one.targets()[0], now + FIRST_PAUSE).is_none(), "it is tried again");
+        assert!(
+            failures.resting(&one.targets()[0], now + FIRST_PAUSE).is_none(),
+            "it is tried again"
+        );
         failures.clear(&one);
-        assert_eq!(failures.reported().map(|f| f.step.clone()).collect::<Vec<_>>(), std::slice::from_ref(&two));
+        assert_eq!(
+            failures.reported().map(|f| f.step.clone()).collect::<Vec<_>>(),
+            std::slice::from_ref(&two)
+        );
         failures.keep(&BTreeSet::new());
         assert!(failures.is_empty());
     }

@@ -1,4 +1,5 @@
-//! The next primary: who is fit to be it, and how it stands with a request for one. Who it is only the members decide.
+//! The next primary: who is fit to be it, and how it stands with a request for one. Who it is only
+//! the members decide.
 
 use pgraft_core::failover::Phase;
 use pgraft_core::failover::switchover::MAX_LAG;
@@ -8,9 +9,12 @@ use super::asked::Asked;
 use super::group::Group;
 use super::observed::Observed;
 
-/// Why this member can't be the primary now, as far as can be seen. The members look once more when they are asked.
+/// Why this member can't be the primary now, as far as can be seen. The members look once more when
+/// they are asked.
 pub fn unfit(group: &Group, node: NodeId) -> Option<String> {
-    let Some(member) = group.member(node) else { return Some(Refusal::UnknownNode(node).to_string()) };
+    let Some(member) = group.member(node) else {
+        return Some(Refusal::UnknownNode(node).to_string());
+    };
     if member.role != Role::Voter {
         return Some(Refusal::HasNoVote(node).to_string());
     }
@@ -19,7 +23,9 @@ pub fn unfit(group: &Group, node: NodeId) -> Option<String> {
     }
     // Not how much it lacks: that is another number at every look.
     let lags = member.lag_bytes.is_some_and(|lag| lag > MAX_LAG);
-    lags.then(|| format!("node {node} is more than {} MiB of WAL behind the primary", MAX_LAG >> 20))
+    lags.then(|| {
+        format!("node {node} is more than {} MiB of WAL behind the primary", MAX_LAG >> 20)
+    })
 }
 
 /// What is to be done about the request in `spec.switchover`.
@@ -40,8 +46,12 @@ pub fn request(target: NodeId, seen: &Observed) -> Request {
     if seen.switched_to == Some(target) {
         return Request::Done;
     }
-    let Some(group) = seen.group.as_ref().filter(|group| group.authoritative) else { return Request::Pending };
-    let Some(failover) = &group.failover else { return Request::Refused(Refusal::FailoverIsOff.to_string()) };
+    let Some(group) = seen.group.as_ref().filter(|group| group.authoritative) else {
+        return Request::Pending;
+    };
+    let Some(failover) = &group.failover else {
+        return Request::Refused(Refusal::FailoverIsOff.to_string());
+    };
     if failover.phase != Phase::Steady {
         return Request::Pending;
     }
@@ -74,23 +84,49 @@ mod tests {
             change(&mut seen);
             request(id(3), &seen)
         };
-        let member = |seen: &mut Observed, change: &dyn Fn(&mut MemberSeen)| change(&mut seen.group.as_mut().unwrap().members[2]);
+        let member = |seen: &mut Observed, change: &dyn Fn(&mut MemberSeen)| {
+            change(&mut seen.group.as_mut().unwrap().members[2])
+        };
         assert_eq!(with(&|_| ()), Request::Due);
         assert_eq!(with(&|s| s.group.as_mut().unwrap().primary = Some(id(3))), Request::Done);
-        assert_eq!(with(&|s| s.switched_to = Some(id(3))), Request::Done, "whoever is the primary by now");
+        assert_eq!(
+            with(&|s| s.switched_to = Some(id(3))),
+            Request::Done,
+            "whoever is the primary by now"
+        );
         assert_eq!(with(&|s| s.switched_to = Some(id(2))), Request::Due);
         assert_eq!(with(&|s| s.group.as_mut().unwrap().authoritative = false), Request::Pending);
-        assert_eq!(with(&|s| s.group.as_mut().unwrap().failover.as_mut().unwrap().phase = Phase::Recruiting), Request::Pending);
+        assert_eq!(
+            with(
+                &|s| s.group.as_mut().unwrap().failover.as_mut().unwrap().phase = Phase::Recruiting
+            ),
+            Request::Pending
+        );
         let refused = |words: &str| Request::Refused(words.to_owned());
-        assert_eq!(with(&|s| s.group.as_mut().unwrap().failover = None), refused("pgraft.failover is off: the primary does not change"));
-        assert_eq!(with(&|s| member(s, &|m| m.reachable = Some(false))), refused("node 3 does not answer, or not in time"));
-        assert_eq!(with(&|s| member(s, &|m| m.role = Role::Learner)), refused("node 3 has no vote, and only a voter can be the primary"));
+        assert_eq!(
+            with(&|s| s.group.as_mut().unwrap().failover = None),
+            refused("pgraft.failover is off: the primary does not change")
+        );
+        assert_eq!(
+            with(&|s| member(s, &|m| m.reachable = Some(false))),
+            refused("node 3 does not answer, or not in time")
+        );
+        assert_eq!(
+            with(&|s| member(s, &|m| m.role = Role::Learner)),
+            refused("node 3 has no vote, and only a voter can be the primary")
+        );
         let lags = refused("node 3 is more than 16 MiB of WAL behind the primary");
         assert_eq!(with(&|s| member(s, &|m| m.lag_bytes = Some(MAX_LAG + 1))), lags);
         assert_eq!(request(id(9), &seen), refused(&Refusal::UnknownNode(id(9)).to_string()));
         let asked = |refused| Some(Asked { target: id(3), at: seen.now, refusals: 1, refused });
         assert_eq!(with(&|s| s.asked = asked(None)), Request::Pending);
-        assert_eq!(with(&|s| s.asked = asked(Some(("PGR08".into(), "not now".into())))), refused("not now"));
-        assert_eq!(with(&|s| (s.asked, s.now) = (asked(None), s.now + SignedDuration::from_mins(1))), Request::Due);
+        assert_eq!(
+            with(&|s| s.asked = asked(Some(("PGR08".into(), "not now".into())))),
+            refused("not now")
+        );
+        assert_eq!(
+            with(&|s| (s.asked, s.now) = (asked(None), s.now + SignedDuration::from_mins(1))),
+            Request::Due
+        );
     }
 }

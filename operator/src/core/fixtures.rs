@@ -45,7 +45,9 @@ pub fn wanted(replicas: usize) -> Cluster {
 
 /// As [`wanted`], with members that choose their primary.
 pub fn with_failover(replicas: usize) -> Cluster {
-    parsed(&json!({"replicas": replicas, "storage": {"size": "1Gi"}, "failover": {"enabled": true}}))
+    parsed(
+        &json!({"replicas": replicas, "storage": {"size": "1Gi"}, "failover": {"enabled": true}}),
+    )
 }
 
 /// All is well with the primary, which has not changed yet.
@@ -56,7 +58,14 @@ pub fn first_reign() -> FailoverSeen {
 /// The primary was another one until this epoch.
 pub fn changed(epoch: u64, from: u32, to: u32, reason: Reason) -> FailoverSeen {
     let began_ms = 1_767_322_000_000;
-    let last = LastFailover { epoch, from: id(from), to: Some(id(to)), reason, began_ms, ended_ms: Some(began_ms + 812) };
+    let last = LastFailover {
+        epoch,
+        from: id(from),
+        to: Some(id(to)),
+        reason,
+        began_ms,
+        ended_ms: Some(began_ms + 812),
+    };
     FailoverSeen { epoch, last: Some(last), ..first_reign() }
 }
 
@@ -74,7 +83,8 @@ pub fn member(n: u32, role: Role) -> MemberSeen {
 }
 
 pub fn group(members: &[MemberSeen], next_node_id: u32) -> Group {
-    let available = members.iter().filter(|m| m.role == Role::Voter && m.reachable == Some(true)).count();
+    let available =
+        members.iter().filter(|m| m.role == Role::Voter && m.reachable == Some(true)).count();
     let mut group = Group {
         cluster_id: cluster_id(),
         term: 1,
@@ -108,7 +118,14 @@ pub fn pod(primary: bool) -> PodSeen {
 }
 
 pub fn volume() -> VolumeSeen {
-    VolumeSeen { uid: "uid-of-volume".into(), terminating: false, retired: false, requested: 1 << 30, capacity: 1 << 30, owned: Owned::No }
+    VolumeSeen {
+        uid: "uid-of-volume".into(),
+        terminating: false,
+        retired: false,
+        requested: 1 << 30,
+        capacity: 1 << 30,
+        owned: Owned::No,
+    }
 }
 
 pub fn secret() -> SecretSeen {
@@ -155,5 +172,8 @@ pub fn settle(want: &Cluster, seen: &mut Observed) {
     seen.secrets = wanted_secrets(want).map(|kind| (kind, secret())).collect();
     seen.pods.values_mut().for_each(|pod| pod.template = Some(template(want)));
     let members = seen.group.as_ref().map_or(0, |g| g.members.len());
-    seen.objects = objects(want, members).iter().map(|o| (o.key(), ObjectSeen::AsApplied(o.fingerprint()))).collect();
+    seen.objects = objects(want, members)
+        .iter()
+        .map(|o| (o.key(), ObjectSeen::AsApplied(o.fingerprint())))
+        .collect();
 }

@@ -1,4 +1,5 @@
-//! The Raft group, put together from what each pod answered. The leader's answer counts before all others: it alone knows who is alive.
+//! The Raft group, put together from what each pod answered. The leader's answer counts before all
+//! others: it alone knows who is alive.
 
 use jiff::SignedDuration;
 use pgraft_core::failover::{LastFailover, Phase};
@@ -80,8 +81,8 @@ pub struct Group {
     pub next_node_id: u32,
     /// The members, by id.
     pub members: Vec<MemberSeen>,
-    /// Whether this is the word of a leader that reaches a majority. Nothing is taken away on any other word: a member that lags behind could
-    /// have missed that somebody joined.
+    /// Whether this is the word of a leader that reaches a majority. Nothing is taken away on any
+    /// other word: a member that lags behind could have missed that somebody joined.
     pub authoritative: bool,
     /// Voters that answer.
     pub available: usize,
@@ -120,18 +121,31 @@ impl Group {
     }
 }
 
-/// One group from all answers; None when nobody is in a cluster yet. `known` is the cluster that it must be, once it is known.
+/// One group from all answers; None when nobody is in a cluster yet. `known` is the cluster that it
+/// must be, once it is known.
 pub fn merge(answers: &[Answer], known: Option<ClusterId>) -> Option<Group> {
-    let in_cluster = || answers.iter().filter(|a| a.state != NodeState::Removed && a.state != NodeState::Uninitialized);
-    let cluster_id = known.or_else(|| in_cluster().filter_map(|a| Some((a.node, a.cluster_id?))).min().map(|(_, id)| id))?;
+    let in_cluster = || {
+        answers
+            .iter()
+            .filter(|a| a.state != NodeState::Removed && a.state != NodeState::Uninitialized)
+    };
+    let cluster_id = known.or_else(|| {
+        in_cluster().filter_map(|a| Some((a.node, a.cluster_id?))).min().map(|(_, id)| id)
+    })?;
     let ours = || in_cluster().filter(|a| a.cluster_id == Some(cluster_id));
-    let strangers = in_cluster().filter(|a| a.cluster_id.is_some_and(|id| id != cluster_id)).map(|a| a.node).collect();
+    let strangers = in_cluster()
+        .filter(|a| a.cluster_id.is_some_and(|id| id != cluster_id))
+        .map(|a| a.node)
+        .collect();
     let term = ours().map(|a| a.term).max()?;
-    let leader = ours().filter(|a| a.state == NodeState::Leader && a.term == term).max_by_key(|a| a.applied_index);
+    let leader = ours()
+        .filter(|a| a.state == NodeState::Leader && a.term == term)
+        .max_by_key(|a| a.applied_index);
     let source = leader.or_else(|| ours().max_by_key(|a| (a.term, a.applied_index)))?;
 
     let answered = |id: NodeId| ours().any(|a| a.node == id);
-    let alive = |m: &&MemberSeen| m.role == Role::Voter && m.reachable.unwrap_or_else(|| answered(m.id));
+    let alive =
+        |m: &&MemberSeen| m.role == Role::Voter && m.reachable.unwrap_or_else(|| answered(m.id));
     let mut group = Group {
         cluster_id,
         term,

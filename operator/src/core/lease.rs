@@ -1,12 +1,15 @@
-//! Which of several operators works: the one that holds the Lease. A decision of what is known and of the replica's own clock.
+//! Which of several operators works: the one that holds the Lease. A decision of what is known and
+//! of the replica's own clock.
 //!
-//! No two clocks are compared. The holder counts from the moment at which it *began* its last renewal, and ends its work when `renew_within` has
-//! passed since; everybody else counts from the moment at which they *first saw* that renewal, which is later, and waits for the longer
-//! `duration`. With the defaults that holds for clocks of which one runs up to 1.5 times as fast as another. They are those of Kubernetes'
-//! own controllers: with less, an API server on a busy machine costs the holder the Lease.
+//! No two clocks are compared. The holder counts from the moment at which it *began* its last
+//! renewal, and ends its work when `renew_within` has passed since; everybody else counts from the
+//! moment at which they *first saw* that renewal, which is later, and waits for the longer
+//! `duration`. With the defaults that holds for clocks of which one runs up to 1.5 times as fast as
+//! another. They are those of Kubernetes' own controllers: with less, an API server on a busy
+//! machine costs the holder the Lease.
 //!
-//! Nothing's safety hangs on it. Two operators at once would take the same steps, each of which can be taken twice; the Lease keeps them from
-//! being in each other's way.
+//! Nothing's safety hangs on it. Two operators at once would take the same steps, each of which can
+//! be taken twice; the Lease keeps them from being in each other's way.
 
 use std::time::Duration;
 
@@ -23,7 +26,11 @@ pub struct Timing {
 
 impl Default for Timing {
     fn default() -> Self {
-        Self { duration: Duration::from_secs(15), renew_within: Duration::from_secs(10), retry: Duration::from_secs(2) }
+        Self {
+            duration: Duration::from_secs(15),
+            renew_within: Duration::from_secs(10),
+            retry: Duration::from_secs(2),
+        }
     }
 }
 

@@ -1,4 +1,5 @@
-//! What things are called, and the labels that find them again. Said once; everybody else asks here.
+//! What things are called, and the labels that find them again. Said once; everybody else asks
+//! here.
 
 use pgraft_core::NodeId;
 use pgraft_core::instance_config::certificate_name;
@@ -13,18 +14,21 @@ pub const LABEL_MANAGED_BY: &str = "app.kubernetes.io/managed-by";
 pub const LABEL_NODE: &str = "pgraft.io/node-id";
 /// [`PodRole`], on pods.
 pub const LABEL_ROLE: &str = "pgraft.io/role";
-/// `true` on a pod that the Services may lead clients to; `false` while the leader does not reach its member.
+/// `true` on a pod that the Services may lead clients to; `false` while the leader does not reach
+/// its member.
 pub const LABEL_SERVING: &str = "pgraft.io/serving";
 /// `true` on a volume whose member has left: it gets no pod again.
 pub const LABEL_RETIRED: &str = "pgraft.io/retired";
 
 /// On a pod: what it was made from, as [`super::render::Template`] writes it.
 pub const ANNOTATION_TEMPLATE: &str = "pgraft.io/pod-template";
-/// On a pod: the configuration that its ConfigMap has, as a hash. A change of it makes the kubelet refresh the pod's files at once.
+/// On a pod: the configuration that its ConfigMap has, as a hash. A change of it makes the kubelet
+/// refresh the pod's files at once.
 pub const ANNOTATION_CONFIGURATION: &str = "pgraft.io/configuration";
 /// `true` on a pod that was made while the ConfigMap `-instance` could not be applied.
 pub const ANNOTATION_OUTDATED: &str = "pgraft.io/outdated-configuration";
-/// On a PgRaftCluster: another value than before, and all its pods are restarted, one after the other.
+/// On a PgRaftCluster: another value than before, and all its pods are restarted, one after the
+/// other.
 pub const ANNOTATION_RESTARTED_AT: &str = "pgraft.io/restarted-at";
 /// On a member's certificate Secret: since when its `ca.crt` reads as it does.
 pub const ANNOTATION_TRUSTED_SINCE: &str = "pgraft.io/trusted-since";
@@ -91,7 +95,8 @@ impl fmt::Display for ObjectKey {
     }
 }
 
-/// The Secrets of a cluster: made once, with random passwords or a key. The CA alone is written anew, when it grows old.
+/// The Secrets of a cluster: made once, with random passwords or a key. The CA alone is written
+/// anew, when it grows old.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum SecretKind {
     /// Passwords that only pgraft uses.
@@ -144,11 +149,20 @@ pub fn certificate_of(cluster: &str, secret: &str) -> Option<NodeId> {
 /// All names that a member is called by, from within the namespace and from others.
 pub fn certificate_names(cluster: &str, namespace: &str, node: NodeId) -> BTreeSet<String> {
     let pod = format!("{}.{}", pod(cluster, node), pods_service(cluster));
-    let hosts = [pod, rw_service(cluster), ro_service(cluster), r_service(cluster), pods_service(cluster)];
-    let names = hosts
-        .into_iter()
-        .flat_map(|host| ["", ".{}", ".{}.svc", ".{}.svc.cluster.local"].map(|more| format!("{host}{}", more.replace("{}", namespace))));
-    names.chain([certificate_name(node), "localhost".to_owned(), "127.0.0.1".to_owned(), "::1".to_owned()]).collect()
+    let hosts =
+        [pod, rw_service(cluster), ro_service(cluster), r_service(cluster), pods_service(cluster)];
+    let names = hosts.into_iter().flat_map(|host| {
+        ["", ".{}", ".{}.svc", ".{}.svc.cluster.local"]
+            .map(|more| format!("{host}{}", more.replace("{}", namespace)))
+    });
+    names
+        .chain([
+            certificate_name(node),
+            "localhost".to_owned(),
+            "127.0.0.1".to_owned(),
+            "::1".to_owned(),
+        ])
+        .collect()
 }
 
 /// The headless Service that gives each pod its host name.

@@ -55,7 +55,8 @@ pub enum Headline {
     LeaderChanged,
     /// The primary was lost, and the members have chosen another one.
     FailedOver,
-    /// The primary has handed over: somebody or the operator asked for it, or its server was told to stop.
+    /// The primary has handed over: somebody or the operator asked for it, or its server was told
+    /// to stop.
     SwitchedOver,
     /// Too few voters answer.
     QuorumLost,
@@ -128,12 +129,22 @@ pub struct News {
 }
 
 /// What a pass has to tell. The same trouble is told once, not in every pass.
-pub fn news(cluster: &str, outcome: &Outcome, before: &PgRaftClusterStatus, after: &PgRaftClusterStatus) -> Vec<News> {
-    let mut all: Vec<News> =
-        of_step(cluster, outcome).into_iter().filter(|n| !n.headline.is_warning() || is_new(n, before, after)).collect();
+pub fn news(
+    cluster: &str,
+    outcome: &Outcome,
+    before: &PgRaftClusterStatus,
+    after: &PgRaftClusterStatus,
+) -> Vec<News> {
+    let mut all: Vec<News> = of_step(cluster, outcome)
+        .into_iter()
+        .filter(|n| !n.headline.is_warning() || is_new(n, before, after))
+        .collect();
     for member in after.members.iter().filter(|m| m.role == "voter") {
         if before.members.iter().any(|m| m.id == member.id && m.role == "learner") {
-            all.push(News { headline: Headline::NodeVotes, note: format!("Node {} has caught up and votes", member.id) });
+            all.push(News {
+                headline: Headline::NodeVotes,
+                note: format!("Node {} has caught up and votes", member.id),
+            });
         }
     }
     all.extend(given_up(outcome, before, after));
@@ -142,22 +153,38 @@ pub fn news(cluster: &str, outcome: &Outcome, before: &PgRaftClusterStatus, afte
     if let (Some(old), Some(new)) = (&before.leader, &after.leader)
         && old != new
     {
-        all.push(News { headline: Headline::LeaderChanged, note: format!("{new} leads now; before it was {old}") });
+        all.push(News {
+            headline: Headline::LeaderChanged,
+            note: format!("{new} leads now; before it was {old}"),
+        });
     }
-    if reason(after, "Reconciled") == "InvalidSpec" && message(before, "Reconciled") != message(after, "Reconciled") {
+    if reason(after, "Reconciled") == "InvalidSpec"
+        && message(before, "Reconciled") != message(after, "Reconciled")
+    {
         all.push(News { headline: Headline::InvalidSpec, note: message(after, "Reconciled") });
     }
-    let turned = |type_: &str, from: &str, to: &str| holds(before, type_) == Some(from) && holds(after, type_) == Some(to);
+    let turned = |type_: &str, from: &str, to: &str| {
+        holds(before, type_) == Some(from) && holds(after, type_) == Some(to)
+    };
     if turned("QuorumHealthy", "True", "False") {
         all.push(News { headline: Headline::QuorumLost, note: message(after, "QuorumHealthy") });
     }
-    let ca_trouble = |status| holds(status, "CertificatesReady") == Some("False") && reason(status, "CertificatesReady") == "CaUnusable";
+    let ca_trouble = |status| {
+        holds(status, "CertificatesReady") == Some("False")
+            && reason(status, "CertificatesReady") == "CaUnusable"
+    };
     if ca_trouble(after) && !ca_trouble(before) {
-        all.push(News { headline: Headline::CaUnusable, note: message(after, "CertificatesReady") });
+        all.push(News {
+            headline: Headline::CaUnusable,
+            note: message(after, "CertificatesReady"),
+        });
     }
     all.extend(configuration(before, after));
     if turned("QuorumHealthy", "False", "True") {
-        all.push(News { headline: Headline::QuorumRegained, note: message(after, "QuorumHealthy") });
+        all.push(News {
+            headline: Headline::QuorumRegained,
+            note: message(after, "QuorumHealthy"),
+        });
     }
     if holds(after, "Ready") == Some("True") && holds(before, "Ready") != Some("True") {
         all.push(News { headline: Headline::ClusterReady, note: message(after, "Ready") });
@@ -165,27 +192,40 @@ pub fn news(cluster: &str, outcome: &Outcome, before: &PgRaftClusterStatus, afte
     all
 }
 
-/// Newcomers that have gone without this operator's doing. Its pod and volume go with the next passes, and where the spec still wants one more
-/// another id takes its place.
-fn given_up(outcome: &Outcome, before: &PgRaftClusterStatus, after: &PgRaftClusterStatus) -> Vec<News> {
-    // Only a leader knows who is reachable: a follower that lags behind may not have heard of the newcomer yet.
+/// Newcomers that have gone without this operator's doing. Its pod and volume go with the next
+/// passes, and where the spec still wants one more another id takes its place.
+fn given_up(
+    outcome: &Outcome,
+    before: &PgRaftClusterStatus,
+    after: &PgRaftClusterStatus,
+) -> Vec<News> {
+    // Only a leader knows who is reachable: a follower that lags behind may not have heard of the
+    // newcomer yet.
     if after.members.iter().all(|m| m.reachable.is_none()) {
         return Vec::new();
     }
     let removed = |id: i64| {
         let removing = format!("Removing node {id}");
-        before.phase == removing || matches!(outcome, Outcome::Took(step @ Step::RemoveNode(_)) if step.phase("") == removing)
+        before.phase == removing
+            || matches!(outcome, Outcome::Took(step @ Step::RemoveNode(_)) if step.phase("") == removing)
     };
-    let gone = before.members.iter().filter(|m| m.role == "learner" && after.members.iter().all(|now| now.id != m.id) && !removed(m.id));
-    let note =
-        |id| format!("Node {id} is a member no more: nothing was heard of it within pgraft.join_timeout, or somebody removed it by hand");
+    let gone = before.members.iter().filter(|m| {
+        m.role == "learner" && after.members.iter().all(|now| now.id != m.id) && !removed(m.id)
+    });
+    let note = |id| {
+        format!(
+            "Node {id} is a member no more: nothing was heard of it within pgraft.join_timeout, or somebody removed it by hand"
+        )
+    };
     gone.map(|m| News { headline: Headline::NodeGivenUp, note: note(m.id) }).collect()
 }
 
 fn of_step(cluster: &str, outcome: &Outcome) -> Option<News> {
     let step = match outcome {
         Outcome::Invalid(_) => return None, // the condition tells
-        Outcome::Failed { message, .. } => return Some(News { headline: Headline::OperationFailed, note: message.clone() }),
+        Outcome::Failed { message, .. } => {
+            return Some(News { headline: Headline::OperationFailed, note: message.clone() });
+        }
         Outcome::Took(step) => step,
     };
     let pod = |node| names::pod(cluster, node);
@@ -194,41 +234,82 @@ fn of_step(cluster: &str, outcome: &Outcome) -> Option<News> {
             let names: Vec<String> = kinds.iter().map(|kind| kind.name(cluster)).collect();
             (Headline::SecretsCreated, format!("Created Secrets {}", names.join(", ")))
         }
-        Step::DeleteSecret(kind) => (Headline::SecretDeleted, format!("Deleted Secret {}", kind.name(cluster))),
+        Step::DeleteSecret(kind) => {
+            (Headline::SecretDeleted, format!("Deleted Secret {}", kind.name(cluster)))
+        }
         Step::Certificates(work) if work.contains(&Work::RenewCa) => (
             Headline::CaRenewed,
-            format!("Made a new CA in Secret {}; members come to trust it before it signs", SecretKind::Ca.name(cluster)),
+            format!(
+                "Made a new CA in Secret {}; members come to trust it before it signs",
+                SecretKind::Ca.name(cluster)
+            ),
         ),
         Step::Certificates(work) => (Headline::CertificatesIssued, certificates(cluster, work)),
         Step::ApplyObjects(keys) => {
             let names: Vec<String> = keys.iter().map(ToString::to_string).collect();
             (Headline::ObjectsApplied, format!("Applied {}", names.join(", ")))
         }
-        Step::DeleteObject(key) => (Headline::ObjectsApplied, format!("Deleted {key}, which has another name now")),
+        Step::DeleteObject(key) => {
+            (Headline::ObjectsApplied, format!("Deleted {key}, which has another name now"))
+        }
         Step::RoutePods(pods) => (Headline::RoutesChanged, routes(cluster, pods)),
         Step::LabelPods(pods) => {
-            let names: Vec<String> = pods.iter().map(|(node, role)| format!("{} is {}", pod(*node), role.as_str())).collect();
+            let names: Vec<String> = pods
+                .iter()
+                .map(|(node, role)| format!("{} is {}", pod(*node), role.as_str()))
+                .collect();
             (Headline::ServicesSwitched, names.join(", "))
         }
-        Step::CreateVolume(node) => (Headline::CreatingVolume, format!("Created volume {}", pod(*node))),
-        Step::CreatePod { node, founder: true } => (Headline::CreatingPod, format!("Created pod {}, which makes the cluster", pod(*node))),
-        Step::CreatePod { node, founder: false } => (Headline::CreatingPod, format!("Created pod {}", pod(*node))),
-        Step::ClearPod(node) => (Headline::ClearingPod, format!("Deleted pod {}, which had ended, to make it again", pod(*node))),
+        Step::CreateVolume(node) => {
+            (Headline::CreatingVolume, format!("Created volume {}", pod(*node)))
+        }
+        Step::CreatePod { node, founder: true } => {
+            (Headline::CreatingPod, format!("Created pod {}, which makes the cluster", pod(*node)))
+        }
+        Step::CreatePod { node, founder: false } => {
+            (Headline::CreatingPod, format!("Created pod {}", pod(*node)))
+        }
+        Step::ClearPod(node) => (
+            Headline::ClearingPod,
+            format!("Deleted pod {}, which had ended, to make it again", pod(*node)),
+        ),
         Step::RestartPod(node) => {
-            let note = format!("Deleted pod {}, to make it again as the spec has it now; its volume and its id stay", pod(*node));
+            let note = format!(
+                "Deleted pod {}, to make it again as the spec has it now; its volume and its id stay",
+                pod(*node)
+            );
             (Headline::RestartingPod, note)
         }
-        Step::AddNode(node) => (Headline::NodeAdded, format!("Node {node} is a member; it votes when it has caught up")),
+        Step::AddNode(node) => (
+            Headline::NodeAdded,
+            format!("Node {node} is a member; it votes when it has caught up"),
+        ),
         Step::RemoveNode(node) => (Headline::NodeRemoved, format!("Node {node} leaves the group")),
-        Step::DeletePod(node) => (Headline::DeletingPod, format!("Deleted pod {}, which is no member", pod(*node))),
-        Step::DeleteVolume(node) => (Headline::DeletingVolume, format!("Deleted volume {}, whose member has left", pod(*node))),
-        Step::RetireVolume(node) => (Headline::RetainingVolume, format!("Kept volume {}, whose member has left", pod(*node))),
-        Step::GrowVolume(node) => (Headline::GrowingVolume, format!("Asked for more room on volume {}", pod(*node))),
-        Step::Wait(why @ Why::Refused { .. }) if !why.is_ordinary() => (Headline::ChangeRefused, why.message(cluster)),
+        Step::DeletePod(node) => {
+            (Headline::DeletingPod, format!("Deleted pod {}, which is no member", pod(*node)))
+        }
+        Step::DeleteVolume(node) => (
+            Headline::DeletingVolume,
+            format!("Deleted volume {}, whose member has left", pod(*node)),
+        ),
+        Step::RetireVolume(node) => (
+            Headline::RetainingVolume,
+            format!("Kept volume {}, whose member has left", pod(*node)),
+        ),
+        Step::GrowVolume(node) => {
+            (Headline::GrowingVolume, format!("Asked for more room on volume {}", pod(*node)))
+        }
+        Step::Wait(why @ Why::Refused { .. }) if !why.is_ordinary() => {
+            (Headline::ChangeRefused, why.message(cluster))
+        }
         Step::Wait(why @ Why::DataLost) => (Headline::DataLost, why.message(cluster)),
         Step::Wait(why @ Why::Stranger(_)) => (Headline::ForeignCluster, why.message(cluster)),
         // A switchover is told when it has come about.
-        Step::SwitchOver(_) | Step::RefreshPods(_) | Step::SetOwners(_) | Step::Wait(_) | Step::Steady => return None,
+        Step::SwitchOver(_)
+        | Step::RefreshPods(_)
+        | Step::SetOwners(_)
+        | Step::Wait(_)
+        | Step::Steady => return None,
     };
     Some(News { headline, note })
 }
@@ -258,7 +339,12 @@ fn capitalized(text: &str) -> String {
 }
 
 fn reason(status: &PgRaftClusterStatus, type_: &str) -> String {
-    status.conditions.iter().find(|c| c.type_ == type_).map(|c| c.reason.clone()).unwrap_or_default()
+    status
+        .conditions
+        .iter()
+        .find(|c| c.type_ == type_)
+        .map(|c| c.reason.clone())
+        .unwrap_or_default()
 }
 
 /// Told anew for each other problem.
@@ -266,14 +352,17 @@ fn configuration(before: &PgRaftClusterStatus, after: &PgRaftClusterStatus) -> O
     let type_ = "ConfigurationValid";
     let (was, is) = (holds(before, type_), holds(after, type_));
     let headline = match is {
-        Some("False") if was != is || message(before, type_) != message(after, type_) => Headline::ConfigurationInvalid,
+        Some("False") if was != is || message(before, type_) != message(after, type_) => {
+            Headline::ConfigurationInvalid
+        }
         Some("True") if was == Some("False") => Headline::ConfigurationValid,
         _ => return None,
     };
     Some(News { headline, note: message(after, type_) })
 }
 
-/// What fails is tried again and again, and other things fail beside it: it is told when it is not there yet.
+/// What fails is tried again and again, and other things fail beside it: it is told when it is not
+/// there yet.
 fn is_new(news: &News, before: &PgRaftClusterStatus, after: &PgRaftClusterStatus) -> bool {
     match news.headline {
         Headline::OperationFailed => !message(before, "Reconciled").contains(&news.note),
@@ -286,7 +375,12 @@ fn holds<'a>(status: &'a PgRaftClusterStatus, type_: &str) -> Option<&'a str> {
 }
 
 fn message(status: &PgRaftClusterStatus, type_: &str) -> String {
-    status.conditions.iter().find(|c| c.type_ == type_).map(|c| c.message.clone()).unwrap_or_default()
+    status
+        .conditions
+        .iter()
+        .find(|c| c.type_ == type_)
+        .map(|c| c.message.clone())
+        .unwrap_or_default()
 }
 
 mod primary;
@@ -311,16 +405,25 @@ mod tests {
         invalid: None,
     };
 
-    fn headlines(outcome: &Outcome, before: &PgRaftClusterStatus, after: &PgRaftClusterStatus) -> Vec<Headline> {
+    fn headlines(
+        outcome: &Outcome,
+        before: &PgRaftClusterStatus,
+        after: &PgRaftClusterStatus,
+    ) -> Vec<Headline> {
         news("demo", outcome, before, after).into_iter().map(|n| n.headline).collect()
     }
 
     #[test]
     fn trouble_is_told_once() {
         let seen = healthy(&wanted(3), 3);
-        let why = Why::Refused { change: Change::Remove(id(3)), code: "55006".into(), message: "no".into() };
+        let why = Why::Refused {
+            change: Change::Remove(id(3)),
+            code: "55006".into(),
+            message: "no".into(),
+        };
         let outcome = Outcome::Took(Step::Wait(why));
-        let before = derive(SUBJECT, &seen, &Outcome::Took(Step::Steady), &PgRaftClusterStatus::default());
+        let before =
+            derive(SUBJECT, &seen, &Outcome::Took(Step::Steady), &PgRaftClusterStatus::default());
         let first = derive(SUBJECT, &seen, &outcome, &before);
         let second = derive(SUBJECT, &seen, &outcome, &first);
         assert_eq!(headlines(&outcome, &before, &first), [Headline::ChangeRefused]);
@@ -332,15 +435,30 @@ mod tests {
         let mut seen = healthy(&wanted(1), 1);
         let steady = Outcome::Took(Step::Steady);
         let mut said = |value: Option<&str>, before: &PgRaftClusterStatus| {
-            let problems = value.map(|value| Problem { setting: "x".into(), line: None, value: Some(value.into()), message: "bad".into() });
-            let status = ConfigurationStatus { valid: value.is_none(), problems: problems.into_iter().collect(), ..Default::default() };
+            let problems = value.map(|value| Problem {
+                setting: "x".into(),
+                line: None,
+                value: Some(value.into()),
+                message: "bad".into(),
+            });
+            let status = ConfigurationStatus {
+                valid: value.is_none(),
+                problems: problems.into_iter().collect(),
+                ..Default::default()
+            };
             seen.configurations = [(id(1), status)].into();
             let after = derive(SUBJECT, &seen, &steady, before);
-            let told: Vec<News> = news("demo", &steady, before, &after).into_iter().filter(|n| n.note.contains(['x', 'f'])).collect();
+            let told: Vec<News> = news("demo", &steady, before, &after)
+                .into_iter()
+                .filter(|n| n.note.contains(['x', 'f']))
+                .collect();
             (after, told.into_iter().map(|n| (n.headline, n.note)).collect::<Vec<_>>())
         };
         let (first, told) = said(Some("1"), &PgRaftClusterStatus::default());
-        assert!(told.contains(&(Headline::ConfigurationInvalid, "x \"1\": bad".into())), "{told:?}");
+        assert!(
+            told.contains(&(Headline::ConfigurationInvalid, "x \"1\": bad".into())),
+            "{told:?}"
+        );
         let (second, told) = said(Some("1"), &first);
         assert_eq!(told, []);
         let (third, told) = said(Some("2"), &second);
@@ -353,18 +471,27 @@ mod tests {
     fn a_member_that_votes_and_a_cluster_that_is_ready() {
         let want = wanted(3);
         let mut seen = healthy(&want, 3);
-        seen.group = Some(group(&[member(1, Role::Voter), member(2, Role::Voter), member(3, Role::Learner)], 4));
+        seen.group = Some(group(
+            &[member(1, Role::Voter), member(2, Role::Voter), member(3, Role::Learner)],
+            4,
+        ));
         let waiting = Outcome::Took(Step::Wait(Why::LearnerCatchingUp(id(3))));
         let before = derive(SUBJECT, &seen, &waiting, &PgRaftClusterStatus::default());
         let after = derive(SUBJECT, &healthy(&want, 3), &Outcome::Took(Step::Steady), &before);
-        assert_eq!(headlines(&Outcome::Took(Step::Steady), &before, &after), [Headline::NodeVotes, Headline::ClusterReady]);
+        assert_eq!(
+            headlines(&Outcome::Took(Step::Steady), &before, &after),
+            [Headline::NodeVotes, Headline::ClusterReady]
+        );
     }
 
     #[test]
     fn a_newcomer_that_was_given_up_is_told_and_its_place_is_taken() {
         let want = wanted(3);
         let mut seen = healthy(&want, 3);
-        seen.group = Some(group(&[member(1, Role::Voter), member(2, Role::Voter), member(3, Role::Learner)], 4));
+        seen.group = Some(group(
+            &[member(1, Role::Voter), member(2, Role::Voter), member(3, Role::Learner)],
+            4,
+        ));
         let waiting = Outcome::Took(Step::Wait(Why::LearnerCatchingUp(id(3))));
         let before = derive(SUBJECT, &seen, &waiting, &PgRaftClusterStatus::default());
         seen.group = Some(group(&[member(1, Role::Voter), member(2, Role::Voter)], 4));
@@ -372,7 +499,10 @@ mod tests {
         assert_eq!(step, Step::DeletePod(id(3)), "its pod is no member's");
         let outcome = Outcome::Took(step);
         let after = derive(SUBJECT, &seen, &outcome, &before);
-        assert_eq!(headlines(&outcome, &before, &after), [Headline::DeletingPod, Headline::NodeGivenUp]);
+        assert_eq!(
+            headlines(&outcome, &before, &after),
+            [Headline::DeletingPod, Headline::NodeGivenUp]
+        );
         // Pod and volume gone, the next id takes its place.
         seen.pods.remove(&id(3));
         seen.volumes.remove(&id(3));

@@ -53,7 +53,8 @@ pub struct PodSeen {
     pub uid: String,
     /// How far it is.
     pub phase: PodPhase,
-    /// Whether it is to go, or belongs to an earlier PgRaftCluster of the same name and will be collected.
+    /// Whether it is to go, or belongs to an earlier PgRaftCluster of the same name and will be
+    /// collected.
     pub terminating: bool,
     /// Where it can be reached.
     pub ip: Option<IpAddr>,
@@ -63,9 +64,11 @@ pub struct PodSeen {
     pub routed: Option<bool>,
     /// What it was made from; None where that can't be read.
     pub template: Option<Template>,
-    /// The hash of the configuration that its files were last refreshed for; None on a pod of an earlier operator.
+    /// The hash of the configuration that its files were last refreshed for; None on a pod of an
+    /// earlier operator.
     pub configuration: Option<String>,
-    /// Whether the ConfigMap could not be applied when it was made: it may have started with an earlier one.
+    /// Whether the ConfigMap could not be applied when it was made: it may have started with an
+    /// earlier one.
     pub outdated: bool,
     /// Whether the owner reference is there.
     pub owned: Owned,
@@ -78,7 +81,8 @@ pub enum PodPhase {
     Starting(Option<String>),
     /// Ready.
     Ready,
-    /// Evicted, or its host was shut down: its containers are gone and Kubernetes won't start them again.
+    /// Evicted, or its host was shut down: its containers are gone and Kubernetes won't start them
+    /// again.
     Finished,
 }
 
@@ -130,7 +134,8 @@ pub struct SecretSeen {
 }
 
 impl VolumeSeen {
-    /// The bytes that it was asked for and has. Provisioners round up, and a volume that was there before may be much larger.
+    /// The bytes that it was asked for and has. Provisioners round up, and a volume that was there
+    /// before may be much larger.
     pub fn size(&self) -> u128 {
         self.requested.min(self.capacity)
     }
@@ -139,7 +144,8 @@ impl VolumeSeen {
 /// What is known of an object that is there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ObjectSeen {
-    /// As this process applied it: nobody has changed it since. The number is what `render::fingerprint` said then.
+    /// As this process applied it: nobody has changed it since. The number is what
+    /// `render::fingerprint` said then.
     AsApplied(u64),
     /// It is there, and this process does not know how it looks.
     Unknown,
@@ -153,7 +159,12 @@ impl Observed {
 
     /// The bytes of the largest volume that a member has.
     pub fn largest_volume(&self) -> u128 {
-        self.volumes.values().filter(|v| !v.retired && !v.terminating).map(VolumeSeen::size).max().unwrap_or(0)
+        self.volumes
+            .values()
+            .filter(|v| !v.retired && !v.terminating)
+            .map(VolumeSeen::size)
+            .max()
+            .unwrap_or(0)
     }
 
     /// Whether this object is there as rendered.

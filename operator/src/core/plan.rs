@@ -1,4 +1,5 @@
-//! The next step, one a pass. What failed lately is left out until it is tried again, and nothing else waits for it.
+//! The next step, one a pass. What failed lately is left out until it is tried again, and nothing
+//! else waits for it.
 //!
 //! ```text
 //!  the base      routes ▸ Secrets ▸ certificates ▸ Services, ConfigMaps, PDB ▸ owners ▸ labels
@@ -9,10 +10,11 @@
 //!  restarting    pod ▸ (ready, caught up) ▸ the next one              restart.rs
 //! ```
 //!
-//! Two things always hold, and the property tests beside this file look for a way around them: **no pod is taken from a member for good**, and
-//! **one voter changes at a time**. Both hang on the same rule: what takes something away needs the word of a leader that reaches a majority
-//! ([`Group::authoritative`]). A member's living pod is deleted for one reason only, to be made again on its volume and under its id, and then
-//! no other member is down.
+//! Two things always hold, and the property tests beside this file look for a way around them: **no
+//! pod is taken from a member for good**, and **one voter changes at a time**. Both hang on the
+//! same rule: what takes something away needs the word of a leader that reaches a majority
+//! ([`Group::authoritative`]). A member's living pod is deleted for one reason only, to be made
+//! again on its volume and under its id, and then no other member is down.
 
 use pgraft_core::{MAX_VOTERS, NodeId, Role};
 use std::collections::{BTreeMap, BTreeSet};
@@ -41,11 +43,19 @@ pub struct Planned {
     pub resting: BTreeSet<Target>,
 }
 
-/// The first step, stage by stage, that did not fail lately. A step that failed keeps nothing else waiting: what depends on it says so itself.
+/// The first step, stage by stage, that did not fail lately. A step that failed keeps nothing else
+/// waiting: what depends on it says so itself.
 pub fn plan(want: &Cluster, seen: &Observed) -> Planned {
     let plan = Plan { want, seen, template: template(want) };
     let mut search = Search { seen, resting: BTreeSet::new(), apart: None };
-    let stages = [Plan::base, Plan::leftovers, Plan::missing_pods, Plan::stuck_pods, Plan::larger_volumes, Plan::with_the_group];
+    let stages = [
+        Plan::base,
+        Plan::leftovers,
+        Plan::missing_pods,
+        Plan::stuck_pods,
+        Plan::larger_volumes,
+        Plan::with_the_group,
+    ];
     let first = stages.iter().flat_map(|stage| stage(&plan)).find_map(|step| search.take(step));
     // Nothing but what failed lately.
     let step = first.or(search.apart.map(Step::Wait)).unwrap_or(Step::Steady);
@@ -93,12 +103,19 @@ impl Plan<'_> {
     /// What a cluster needs before its first pod, and keeps as long as it lives.
     fn base(&self) -> Vec<Step> {
         let Self { want, seen, .. } = self;
-        let secrets = wanted_secrets(want).filter(|kind| !seen.secrets.contains_key(kind)).collect();
-        let unwanted = seen.secrets.keys().filter(|kind| !wanted_secrets(want).any(|wanted| wanted == **kind));
+        let secrets =
+            wanted_secrets(want).filter(|kind| !seen.secrets.contains_key(kind)).collect();
+        let unwanted =
+            seen.secrets.keys().filter(|kind| !wanted_secrets(want).any(|wanted| wanted == **kind));
         let mut steps = vec![Step::RoutePods(self.wrong_routes()), Step::CreateSecrets(secrets)];
         steps.extend(unwanted.map(|kind| Step::DeleteSecret(*kind)));
-        let former = names::former_objects(&want.name).into_iter().filter(|key| seen.objects.contains_key(key));
-        steps.extend([Step::Certificates(self.certificates()), Step::ApplyObjects(self.stale_objects())]);
+        let former = names::former_objects(&want.name)
+            .into_iter()
+            .filter(|key| seen.objects.contains_key(key));
+        steps.extend([
+            Step::Certificates(self.certificates()),
+            Step::ApplyObjects(self.stale_objects()),
+        ]);
         steps.extend(former.map(Step::DeleteObject));
         steps.push(Step::RefreshPods(self.outdated_pods()));
         steps.extend([Step::SetOwners(self.wrong_owners()), Step::LabelPods(self.wrong_labels())]);
@@ -114,7 +131,9 @@ impl Plan<'_> {
 
     /// All that needs the word of the group.
     fn with_the_group(&self) -> Vec<Step> {
-        let Some(group) = &self.seen.group else { return vec![self.before_the_group(NodeId::default())] };
+        let Some(group) = &self.seen.group else {
+            return vec![self.before_the_group(NodeId::default())];
+        };
         if let Some(stranger) = group.strangers.first() {
             return vec![Step::Wait(Why::Stranger(*stranger))];
         }
@@ -126,10 +145,15 @@ impl Plan<'_> {
             return vec![wait];
         }
         let requested = self.requested().into_iter();
-        requested.chain(self.membership(group)).chain(self.restart(group)).chain([self.at_rest(group)]).collect()
+        requested
+            .chain(self.membership(group))
+            .chain(self.restart(group))
+            .chain([self.at_rest(group)])
+            .collect()
     }
 
-    /// Every node that has a pod, or a volume that is to get one, has a certificate. Pods come after their certificates.
+    /// Every node that has a pod, or a volume that is to get one, has a certificate. Pods come
+    /// after their certificates.
     fn certificates(&self) -> Vec<Work> {
         let Self { want, seen, .. } = self;
         let (Some(tls), Some(known)) = (&want.tls, &seen.tls) else { return Vec::new() };
@@ -139,7 +163,9 @@ impl Plan<'_> {
     /// The step, unless it makes a pod that would wait for its certificate.
     fn create_pod(&self, node: NodeId, founder: bool) -> Step {
         match &self.seen.tls {
-            Some(TlsSeen { ca: Err(trouble), nodes, .. }) if !matches!(nodes.get(&node), Some(Some(_))) => {
+            Some(TlsSeen { ca: Err(trouble), nodes, .. })
+                if !matches!(nodes.get(&node), Some(Some(_))) =>
+            {
                 Step::Wait(Why::NoCertificate(node, trouble.to_string()))
             }
             _ => Step::CreatePod { node, founder },
@@ -149,28 +175,55 @@ impl Plan<'_> {
     fn wrong_owners(&self) -> Vec<(Possession, bool)> {
         let Self { want, seen, .. } = self;
         let with_data = want.retention.when_deleted == RetentionPolicy::Delete;
-        let pods = seen.pods.iter().filter(|(_, pod)| !pod.terminating).map(|(id, pod)| (Possession::Pod(*id), pod.owned, true));
-        let volumes = seen.volumes.iter().filter(|(_, v)| !v.terminating).map(|(id, v)| (Possession::Volume(*id), v.owned, with_data));
-        let secrets = seen.secrets.iter().map(|(kind, secret)| (Possession::Secret(*kind), secret.owned, with_data));
-        let wrong = pods.chain(volumes).chain(secrets).filter(|(_, owned, wanted)| *owned != Owned::when(*wanted));
+        let pods = seen
+            .pods
+            .iter()
+            .filter(|(_, pod)| !pod.terminating)
+            .map(|(id, pod)| (Possession::Pod(*id), pod.owned, true));
+        let volumes = seen
+            .volumes
+            .iter()
+            .filter(|(_, v)| !v.terminating)
+            .map(|(id, v)| (Possession::Volume(*id), v.owned, with_data));
+        let secrets = seen
+            .secrets
+            .iter()
+            .map(|(kind, secret)| (Possession::Secret(*kind), secret.owned, with_data));
+        let wrong = pods
+            .chain(volumes)
+            .chain(secrets)
+            .filter(|(_, owned, wanted)| *owned != Owned::when(*wanted));
         wrong.map(|(what, _, wanted)| (what, wanted)).collect()
     }
 
     fn wrong_labels(&self) -> Vec<(NodeId, PodRole)> {
-        let Some(primary) = self.seen.group.as_ref().and_then(|g| g.primary) else { return Vec::new() };
+        let Some(primary) = self.seen.group.as_ref().and_then(|g| g.primary) else {
+            return Vec::new();
+        };
         let role = |id: NodeId| if id == primary { PodRole::Primary } else { PodRole::Replica };
-        let pods = self.seen.pods.iter().filter(|(id, pod)| !pod.terminating && pod.role != Some(role(**id)));
+        let pods = self
+            .seen
+            .pods
+            .iter()
+            .filter(|(id, pod)| !pod.terminating && pod.role != Some(role(**id)));
         pods.map(|(id, _)| (*id, role(*id))).collect()
     }
 
     /// Pods that are not as they should be in the Services' selectors.
     fn wrong_routes(&self) -> Vec<(NodeId, bool)> {
-        let wanted = |id: NodeId, pod: &PodSeen| match self.seen.group.as_ref().filter(|g| g.authoritative) {
+        let wanted = |id: NodeId, pod: &PodSeen| match self
+            .seen
+            .group
+            .as_ref()
+            .filter(|g| g.authoritative)
+        {
             Some(group) if group.member(id).is_some() => !takes_no_clients(group, id, pod),
             _ => pod.routed.unwrap_or(true), // nobody knows better
         };
         let pods = self.seen.pods.iter().filter(|(_, pod)| !pod.terminating);
-        pods.filter(|(id, pod)| pod.routed != Some(wanted(**id, pod))).map(|(id, pod)| (*id, wanted(*id, pod))).collect()
+        pods.filter(|(id, pod)| pod.routed != Some(wanted(**id, pod)))
+            .map(|(id, pod)| (*id, wanted(*id, pod)))
+            .collect()
     }
 
     /// What those who have left leave behind, and pods that have ended.
@@ -179,11 +232,13 @@ impl Plan<'_> {
         let group = seen.group.as_ref().filter(|g| g.authoritative);
         let spent = seen.ids().into_iter().filter(|id| group.is_some_and(|g| g.is_spent(*id)));
         let put_away = spent.filter_map(|id| self.put_away(id, want.retention.when_scaled));
-        let finished = seen.pods.iter().filter(|(_, pod)| pod.phase == PodPhase::Finished && !pod.terminating);
+        let finished =
+            seen.pods.iter().filter(|(_, pod)| pod.phase == PodPhase::Finished && !pod.terminating);
         put_away.chain(finished.map(|(id, _)| Step::ClearPod(*id))).collect()
     }
 
-    /// Takes away the pod of a node that is no member, then its volume. None when nothing is left to do, or all of it is on its way.
+    /// Takes away the pod of a node that is no member, then its volume. None when nothing is left
+    /// to do, or all of it is on its way.
     fn put_away(&self, id: NodeId, policy: RetentionPolicy) -> Option<Step> {
         match (self.seen.pods.get(&id), self.seen.volumes.get(&id)) {
             (Some(pod), _) if !pod.terminating => Some(Step::DeletePod(id)),
@@ -203,19 +258,24 @@ impl Plan<'_> {
         let seen = self.seen;
         let is_out = |id: NodeId| match &seen.group {
             Some(group) if group.authoritative => group.member(id).is_none(), // a newcomer's pod is `grow`'s business
-            Some(group) => group.is_spent(id),                                // once spent, always spent: old news will do
+            Some(group) => group.is_spent(id), // once spent, always spent: old news will do
             None => false,
         };
-        let lacks_pod =
-            |(id, volume): &(&NodeId, &VolumeSeen)| !volume.retired && !volume.terminating && !seen.pods.contains_key(*id) && !is_out(**id);
+        let lacks_pod = |(id, volume): &(&NodeId, &VolumeSeen)| {
+            !volume.retired && !volume.terminating && !seen.pods.contains_key(*id) && !is_out(**id)
+        };
         let nodes = seen.volumes.iter().filter(lacks_pod).map(|(node, _)| *node);
         nodes.map(|node| self.create_pod(node, self.may_found(node))).collect()
     }
 
-    /// Whether this node may make the cluster: there never was one, and nothing is here that could belong to one.
+    /// Whether this node may make the cluster: there never was one, and nothing is here that could
+    /// belong to one.
     fn may_found(&self, node: NodeId) -> bool {
         let seen = self.seen;
-        node == NodeId::default() && seen.known.is_none() && seen.group.is_none() && seen.ids().into_iter().all(|id| id == node)
+        node == NodeId::default()
+            && seen.known.is_none()
+            && seen.group.is_none()
+            && seen.ids().into_iter().all(|id| id == node)
     }
 
     fn before_the_group(&self, founder: NodeId) -> Step {
@@ -229,8 +289,12 @@ impl Plan<'_> {
         }
         let not_ready = seen.pods.iter().find(|(_, pod)| pod.phase != PodPhase::Ready);
         match not_ready {
-            Some((id, pod)) if self.may_found(*id) => Step::Wait(Why::FounderStarting(*id, in_the_way(seen, *id, &pod.phase))),
-            Some((id, pod)) => Step::Wait(Why::MemberNotReady(*id, in_the_way(seen, *id, &pod.phase))),
+            Some((id, pod)) if self.may_found(*id) => {
+                Step::Wait(Why::FounderStarting(*id, in_the_way(seen, *id, &pod.phase)))
+            }
+            Some((id, pod)) => {
+                Step::Wait(Why::MemberNotReady(*id, in_the_way(seen, *id, &pod.phase)))
+            }
             None => Step::Wait(Why::NobodyAnswers),
         }
     }
@@ -238,39 +302,51 @@ impl Plan<'_> {
     /// A pod or volume that is on its way out and stands in the way of the next of its name.
     fn going(&self) -> Option<NodeId> {
         let pods = self.seen.pods.iter().filter(|(_, p)| p.terminating).map(|(id, _)| *id);
-        pods.chain(self.seen.volumes.iter().filter(|(_, v)| v.terminating).map(|(id, _)| *id)).next()
+        pods.chain(self.seen.volumes.iter().filter(|(_, v)| v.terminating).map(|(id, _)| *id))
+            .next()
     }
 
-    /// Brings the membership one step nearer to what is wanted. The group's word is authoritative here.
+    /// Brings the membership one step nearer to what is wanted. The group's word is authoritative
+    /// here.
     fn membership(&self, group: &Group) -> Vec<Step> {
         let Self { want, seen, .. } = self;
         let mut ours: Vec<&MemberSeen> = group.members.iter().filter(|m| self.is_ours(m)).collect();
-        // The highest id goes first, and the primary with the others where another member can be it.
+        // The highest id goes first, and the primary with the others where another member can be
+        // it.
         let last_to_go = |m: &MemberSeen| group.failover.is_none() && group.primary == Some(m.id);
         ours.sort_by_key(|m| (last_to_go(m), std::cmp::Reverse(m.id)));
 
         if let Some(leaving) = group.members.iter().find(|m| m.role == Role::Leaving) {
             return vec![Step::Wait(Why::Leaving(leaving.id))];
         }
-        // A member whose volume is gone, or going, can't come back under its id: it makes room for another one.
+        // A member whose volume is gone, or going, can't come back under its id: it makes room for
+        // another one.
         let without_volume = |id: &NodeId| match seen.volumes.get(id) {
             Some(volume) => volume.terminating,
             None => !seen.pods.contains_key(id),
         };
         let lost = ours.iter().find(|m| !last_to_go(m) && without_volume(&m.id));
-        let leaves = lost.filter(|m| may_leave(group, m)).copied().or_else(|| self.overdue(group, &ours));
-        let step = leaves.and_then(|leaves| self.take_out(group, leaves, |m| !without_volume(&m.id)));
+        let leaves =
+            lost.filter(|m| may_leave(group, m)).copied().or_else(|| self.overdue(group, &ours));
+        let step =
+            leaves.and_then(|leaves| self.take_out(group, leaves, |m| !without_volume(&m.id)));
         // Another member may be the one that is fit.
-        let may_help = ours.len() < want.replicas && matches!(step, Some(Step::Wait(Why::NoHeir(_))));
+        let may_help =
+            ours.len() < want.replicas && matches!(step, Some(Step::Wait(Why::NoHeir(_))));
         let mut steps: Vec<Step> = step.into_iter().filter(|_| !may_help).collect();
         if ours.len() >= want.replicas {
             steps.extend(self.surplus_newcomers(group));
             let surplus = ours.len() - want.replicas;
             let stays = |m: &MemberSeen| ours[..surplus].iter().all(|leaving| leaving.id != m.id);
-            let leaving = ours.iter().filter(|m| !last_to_go(m) && may_leave(group, m)).take(surplus);
-            let leaving: Vec<Step> = leaving.filter_map(|m| self.take_out(group, m, stays)).collect();
+            let leaving =
+                ours.iter().filter(|m| !last_to_go(m) && may_leave(group, m)).take(surplus);
+            let leaving: Vec<Step> =
+                leaving.filter_map(|m| self.take_out(group, m, stays)).collect();
             // While the primary is to hand over, the others that leave may be its heirs.
-            let waits = leaving.iter().position(|step| matches!(step, Step::Wait(_))).unwrap_or(leaving.len());
+            let waits = leaving
+                .iter()
+                .position(|step| matches!(step, Step::Wait(_)))
+                .unwrap_or(leaving.len());
             steps.extend(leaving.into_iter().take(waits + 1));
         }
         if let Some(learner) = group.changing() {
@@ -283,27 +359,39 @@ impl Plan<'_> {
 
     fn why_not_caught_up(&self, learner: &MemberSeen) -> Why {
         match self.seen.pods.get(&learner.id) {
-            Some(pod) if pod.phase != PodPhase::Ready => Why::NewcomerStarting(learner.id, in_the_way(self.seen, learner.id, &pod.phase)),
+            Some(pod) if pod.phase != PodPhase::Ready => {
+                Why::NewcomerStarting(learner.id, in_the_way(self.seen, learner.id, &pod.phase))
+            }
             _ => Why::LearnerCatchingUp(learner.id),
         }
     }
 
-    /// A pod or volume under an id that was never a member's and that nobody needs any more: the wish was taken back in time.
+    /// A pod or volume under an id that was never a member's and that nobody needs any more: the
+    /// wish was taken back in time.
     fn surplus_newcomers(&self, group: &Group) -> Vec<Step> {
-        self.newcomers(group).into_iter().filter_map(|id| self.put_away(id, RetentionPolicy::Delete)).collect()
+        self.newcomers(group)
+            .into_iter()
+            .filter_map(|id| self.put_away(id, RetentionPolicy::Delete))
+            .collect()
     }
 
-    /// Ids above all that were ever members', with a pod or a volume: what the operator began before it died, or before this pass.
+    /// Ids above all that were ever members', with a pod or a volume: what the operator began
+    /// before it died, or before this pass.
     fn newcomers(&self, group: &Group) -> BTreeSet<NodeId> {
         let retired = |id: &NodeId| self.seen.volumes.get(id).is_some_and(|v| v.retired);
-        self.seen.ids().into_iter().filter(|id| id.get() >= group.next_node_id && !retired(id)).collect()
+        self.seen
+            .ids()
+            .into_iter()
+            .filter(|id| id.get() >= group.next_node_id && !retired(id))
+            .collect()
     }
 
     /// Pods before members: the next one's volume, its pod, and when that is ready, one call.
     fn grow(&self, group: &Group) -> Vec<Step> {
         let seen = self.seen;
         let begun = self.newcomers(group).into_iter().find(|id| {
-            let going = seen.pods.get(id).is_some_and(|p| p.terminating) || seen.volumes.get(id).is_some_and(|v| v.terminating);
+            let going = seen.pods.get(id).is_some_and(|p| p.terminating)
+                || seen.volumes.get(id).is_some_and(|v| v.terminating);
             !going
         });
         let Some(id) = begun else { return self.next_volumes(group) };
@@ -311,18 +399,25 @@ impl Plan<'_> {
             (None, _) => Step::CreateVolume(id),
             (Some(_), None) => self.create_pod(id, false),
             (Some(_), Some(pod)) if pod.phase == PodPhase::Ready => Step::AddNode(id),
-            (Some(_), Some(pod)) => Step::Wait(Why::NewcomerStarting(id, in_the_way(self.seen, id, &pod.phase))),
+            (Some(_), Some(pod)) => {
+                Step::Wait(Why::NewcomerStarting(id, in_the_way(self.seen, id, &pod.phase)))
+            }
         }]
     }
 
-    /// The volume of the lowest id above all that were ever used, by a member, a pod or a volume; where its name is taken, that of the next one.
+    /// The volume of the lowest id above all that were ever used, by a member, a pod or a volume;
+    /// where its name is taken, that of the next one.
     fn next_volumes(&self, group: &Group) -> Vec<Step> {
-        let used = self.seen.ids().into_iter().next_back().map_or(0, |id| id.get().saturating_add(1));
+        let used =
+            self.seen.ids().into_iter().next_back().map_or(0, |id| id.get().saturating_add(1));
         let (mut next, mut steps) = (i64::from(group.next_node_id.max(used)), Vec::new());
         // None when two thousand million members were there before.
         while let Ok(id) = NodeId::new(next) {
             let step = Step::CreateVolume(id);
-            let taken = step.targets().iter().any(|target| self.seen.failing.get(target).is_some_and(Failure::is_name_taken));
+            let taken = step
+                .targets()
+                .iter()
+                .any(|target| self.seen.failing.get(target).is_some_and(Failure::is_name_taken));
             steps.push(step);
             if !taken {
                 break;
@@ -334,8 +429,14 @@ impl Plan<'_> {
 
     /// Needs nobody's word: a full disk may be why nobody answers.
     fn larger_volumes(&self) -> Vec<Step> {
-        let small = |v: &VolumeSeen| !v.terminating && !v.retired && v.requested < self.want.storage.bytes;
-        self.seen.volumes.iter().filter(|(_, v)| small(v)).map(|(id, _)| Step::GrowVolume(*id)).collect()
+        let small =
+            |v: &VolumeSeen| !v.terminating && !v.retired && v.requested < self.want.storage.bytes;
+        self.seen
+            .volumes
+            .iter()
+            .filter(|(_, v)| small(v))
+            .map(|(id, _)| Step::GrowVolume(*id))
+            .collect()
     }
 
     /// Nothing is to be done; is all well?
@@ -352,14 +453,17 @@ impl Plan<'_> {
     fn unwell(&self, member: &MemberSeen) -> Option<Why> {
         match self.seen.pods.get(&member.id) {
             Some(pod) if pod.terminating => Some(Why::Restarting(member.id)),
-            Some(pod) if pod.phase != PodPhase::Ready => Some(Why::MemberNotReady(member.id, in_the_way(self.seen, member.id, &pod.phase))),
+            Some(pod) if pod.phase != PodPhase::Ready => {
+                Some(Why::MemberNotReady(member.id, in_the_way(self.seen, member.id, &pod.phase)))
+            }
             Some(_) if member.reachable == Some(false) => Some(Why::MemberUnreachable(member.id)),
             Some(_) => None,
             None => Some(Why::MemberNotReady(member.id, Some("it has no pod".into()))),
         }
     }
 
-    /// Whether a member is one of this operator's pods. Others (a server outside of Kubernetes, added by hand) are left alone.
+    /// Whether a member is one of this operator's pods. Others (a server outside of Kubernetes,
+    /// added by hand) are left alone.
     fn is_ours(&self, member: &MemberSeen) -> bool {
         let Self { want, .. } = self;
         member.address.host() == names::host(&want.name, &want.namespace, member.id)
@@ -368,7 +472,8 @@ impl Plan<'_> {
 
 /// The Secrets that a cluster has.
 pub fn wanted_secrets(want: &Cluster) -> impl Iterator<Item = SecretKind> + use<> {
-    let (superuser, ca) = (want.superuser, want.tls.as_ref().is_some_and(|tls| tls.ca_secret.is_none()));
+    let (superuser, ca) =
+        (want.superuser, want.tls.as_ref().is_some_and(|tls| tls.ca_secret.is_none()));
     SecretKind::ALL.into_iter().filter(move |kind| match kind {
         SecretKind::Internal | SecretKind::App => true,
         SecretKind::Superuser => superuser,
@@ -376,15 +481,20 @@ pub fn wanted_secrets(want: &Cluster) -> impl Iterator<Item = SecretKind> + use<
     })
 }
 
-/// Who has a certificate, and the names in it: every node that has a pod, or a volume that may get one.
+/// Who has a certificate, and the names in it: every node that has a pod, or a volume that may get
+/// one.
 pub fn certified(want: &Cluster, seen: &Observed) -> BTreeMap<NodeId, Subject> {
     let volumes = seen.volumes.iter().filter(|(_, volume)| !volume.retired).map(|(id, _)| *id);
     let ids: BTreeSet<NodeId> = seen.pods.keys().copied().chain(volumes).collect();
-    let subject = |id| Subject { names: names::certificate_names(&want.name, &want.namespace, id), has_pod: seen.pods.contains_key(&id) };
+    let subject = |id| Subject {
+        names: names::certificate_names(&want.name, &want.namespace, id),
+        has_pod: seen.pods.contains_key(&id),
+    };
     ids.into_iter().map(|id| (id, subject(id))).collect()
 }
 
-/// Whether this member counts as a full one: a voter, or a follower where there are as many voters as there can be.
+/// Whether this member counts as a full one: a voter, or a follower where there are as many voters
+/// as there can be.
 pub fn counts(group: &Group, member: &MemberSeen) -> bool {
     match member.role {
         Role::Voter => true,
@@ -393,11 +503,14 @@ pub fn counts(group: &Group, member: &MemberSeen) -> bool {
     }
 }
 
-/// Whether a pod that Kubernetes takes for ready is out of the leader's reach, so that clients who are led to it would wait for nothing. One that is
-/// not ready gets no clients anyway, and need not wait for this operator when it is ready again. A primary that is fixed goes on by itself.
+/// Whether a pod that Kubernetes takes for ready is out of the leader's reach, so that clients who
+/// are led to it would wait for nothing. One that is not ready gets no clients anyway, and need not
+/// wait for this operator when it is ready again. A primary that is fixed goes on by itself.
 fn takes_no_clients(group: &Group, node: NodeId, pod: &PodSeen) -> bool {
     let fixed = group.failover.is_none() && group.primary == Some(node);
-    pod.phase == PodPhase::Ready && !fixed && group.member(node).is_some_and(|m| m.reachable == Some(false))
+    pod.phase == PodPhase::Ready
+        && !fixed
+        && group.member(node).is_some_and(|m| m.reachable == Some(false))
 }
 
 /// While somebody is on the way in, nobody but them may leave.

@@ -19,7 +19,9 @@ pub fn bytes(quantity: &str) -> Option<u128> {
 /// As people write it: in the largest binary unit without a remainder.
 pub fn shown(bytes: u128) -> String {
     let units = ["Ei", "Pi", "Ti", "Gi", "Mi", "Ki"].into_iter().zip((1..=6).rev());
-    let fits = units.map(|(unit, power)| (unit, 1024_u128.pow(power))).find(|(_, size)| bytes > 0 && bytes.is_multiple_of(*size));
+    let fits = units
+        .map(|(unit, power)| (unit, 1024_u128.pow(power)))
+        .find(|(_, size)| bytes > 0 && bytes.is_multiple_of(*size));
     fits.map_or_else(|| bytes.to_string(), |(unit, size)| format!("{}{unit}", bytes / size))
 }
 
@@ -60,7 +62,9 @@ mod tests {
         assert_eq!(bytes("128974848"), Some(128_974_848));
         assert_eq!(bytes("129e6"), Some(129_000_000));
         assert_eq!(bytes("1E"), Some(1_000_000_000_000_000_000));
-        for none in ["", "Gi", ".", "1Zi", "-1Gi", "1 Gi", "lots", "1e99", "99999999999999999999999Gi"] {
+        for none in
+            ["", "Gi", ".", "1Zi", "-1Gi", "1 Gi", "lots", "1e99", "99999999999999999999999Gi"]
+        {
             assert_eq!(bytes(none), None, "{none}");
         }
     }

@@ -13,12 +13,16 @@ const LONGEST: u64 = 8760 * 3600;
 /// [`Invalid`], where the CRD's own rules did not see it.
 pub fn parse(spec: StandbySpec) -> Result<StandbyConfig, Invalid> {
     let StandbySpec { max_lag, max_lag_bytes } = spec;
-    let seconds = seconds(&max_lag).filter(|n| (1..=LONGEST).contains(n)).ok_or(Invalid::MaxLag(max_lag))?;
+    let seconds =
+        seconds(&max_lag).filter(|n| (1..=LONGEST).contains(n)).ok_or(Invalid::MaxLag(max_lag))?;
     let size = |text: String| {
         let bytes = quantity::bytes(&text).and_then(|n| u64::try_from(n).ok()).filter(|n| *n > 0);
         bytes.map(|n| n.to_string()).ok_or(Invalid::MaxLagBytes(text))
     };
-    Ok(StandbyConfig { max_lag: format!("{seconds}s"), max_lag_bytes: max_lag_bytes.map(size).transpose()? })
+    Ok(StandbyConfig {
+        max_lag: format!("{seconds}s"),
+        max_lag_bytes: max_lag_bytes.map(size).transpose()?,
+    })
 }
 
 fn seconds(text: &str) -> Option<u64> {
@@ -39,18 +43,24 @@ mod tests {
     #[test]
     fn what_is_taken_and_what_is_refused() {
         let of = |lag: &str, bytes: Option<&str>| {
-            let parsed = parse(StandbySpec { max_lag: lag.into(), max_lag_bytes: bytes.map(str::to_owned) });
+            let parsed =
+                parse(StandbySpec { max_lag: lag.into(), max_lag_bytes: bytes.map(str::to_owned) });
             parsed.map(|c| (c.max_lag, c.max_lag_bytes)).map_err(|e| e.to_string())
         };
         assert_eq!(of("30s", None), Ok(("30s".into(), None)));
         assert_eq!(of("5m", Some("64Mi")), Ok(("300s".into(), Some("67108864".into()))));
         assert_eq!(of("8760h", Some("1")), Ok(("31536000s".into(), Some("1".into()))));
         for lag in ["0s", "8761h", "soon", "", "1d", "-1s", "99999999999999999999h"] {
-            let words = format!("standby.maxLag \"{lag}\" must be between 1s and 8760h, in seconds, minutes or hours");
+            let words = format!(
+                "standby.maxLag \"{lag}\" must be between 1s and 8760h, in seconds, minutes or hours"
+            );
             assert_eq!(of(lag, None), Err(words));
         }
         for bytes in ["0", "lots", "16Ei"] {
-            assert_eq!(of("30s", Some(bytes)), Err(format!("standby.maxLagBytes \"{bytes}\" must be a size such as 64Mi")));
+            assert_eq!(
+                of("30s", Some(bytes)),
+                Err(format!("standby.maxLagBytes \"{bytes}\" must be a size such as 64Mi"))
+            );
         }
     }
 }

@@ -1,4 +1,5 @@
-//! The status, from what was observed and what the pass came to; never from what was meant. The time is a fact like any other.
+//! The status, from what was observed and what the pass came to; never from what was meant. The
+//! time is a fact like any other.
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
@@ -124,9 +125,15 @@ pub fn phase(subject: Subject<'_>, seen: &Observed, outcome: &Outcome) -> String
 }
 
 /// The status after a pass.
-pub fn derive(subject: Subject<'_>, seen: &Observed, outcome: &Outcome, before: &PgRaftClusterStatus) -> PgRaftClusterStatus {
+pub fn derive(
+    subject: Subject<'_>,
+    seen: &Observed,
+    outcome: &Outcome,
+    before: &PgRaftClusterStatus,
+) -> PgRaftClusterStatus {
     let group = seen.group.as_ref();
-    let ready = group.map_or(0, |g| g.members.iter().filter(|m| counts(g, m) && seen.is_ready(m.id)).count());
+    let ready = group
+        .map_or(0, |g| g.members.iter().filter(|m| counts(g, m) && seen.is_ready(m.id)).count());
     let known = group.map(|g| g.cluster_id).or(seen.known);
     let view = View { subject, seen, outcome, before, ready: count(ready) };
     let members = group.map_or_else(|| unreached(before), |g| members(subject, g, seen, before));
@@ -144,7 +151,11 @@ pub fn derive(subject: Subject<'_>, seen: &Observed, outcome: &Outcome, before: 
         members,
         last_failover: last_failover(subject, group, before),
         switchover: view.switchover_done(),
-        conditions: view.verdicts().into_iter().map(|v| condition(v, subject.generation, seen.now, before)).collect(),
+        conditions: view
+            .verdicts()
+            .into_iter()
+            .map(|v| condition(v, subject.generation, seen.now, before))
+            .collect(),
     }
 }
 
@@ -160,8 +171,14 @@ pub fn differ_in_lag_only(before: &PgRaftClusterStatus, after: &PgRaftClusterSta
     apart_from(without, before) == apart_from(without, after)
 }
 
-fn apart_from(without: impl Fn(MemberStatus) -> MemberStatus, status: &PgRaftClusterStatus) -> PgRaftClusterStatus {
-    PgRaftClusterStatus { members: status.members.iter().cloned().map(without).collect(), ..status.clone() }
+fn apart_from(
+    without: impl Fn(MemberStatus) -> MemberStatus,
+    status: &PgRaftClusterStatus,
+) -> PgRaftClusterStatus {
+    PgRaftClusterStatus {
+        members: status.members.iter().cloned().map(without).collect(),
+        ..status.clone()
+    }
 }
 
 fn count(n: usize) -> i32 {
@@ -170,15 +187,31 @@ fn count(n: usize) -> i32 {
 
 fn quorum(group: &Group) -> QuorumStatus {
     let (available, required) = (count(group.available), count(group.required()));
-    QuorumStatus { voters: count(group.voters()), required, available, summary: format!("{available}/{required}") }
+    QuorumStatus {
+        voters: count(group.voters()),
+        required,
+        available,
+        summary: format!("{available}/{required}"),
+    }
 }
 
-/// The last known members, when nobody answered: who they are does not change while nobody answers. Whether they live is unknown.
+/// The last known members, when nobody answered: who they are does not change while nobody answers.
+/// Whether they live is unknown.
 fn unreached(before: &PgRaftClusterStatus) -> Vec<MemberStatus> {
-    before.members.iter().cloned().map(|m| MemberStatus { leader: false, reachable: None, lag_bytes: None, ..m }).collect()
+    before
+        .members
+        .iter()
+        .cloned()
+        .map(|m| MemberStatus { leader: false, reachable: None, lag_bytes: None, ..m })
+        .collect()
 }
 
-fn members(subject: Subject<'_>, group: &Group, seen: &Observed, before: &PgRaftClusterStatus) -> Vec<MemberStatus> {
+fn members(
+    subject: Subject<'_>,
+    group: &Group,
+    seen: &Observed,
+    before: &PgRaftClusterStatus,
+) -> Vec<MemberStatus> {
     // What was last heard of a member's WAL is what there is to go by when it is gone.
     let known = |m: &MemberSeen| before.members.iter().find(|known| known.id == i64::from(m.id));
     let member = |m: &MemberSeen| MemberStatus {
@@ -203,7 +236,8 @@ fn lsn(at: u64) -> String {
     format!("{:X}/{:X}", at >> 32, at & 0xffff_ffff)
 }
 
-/// 0, 1 MiB, 2 MiB, 4 MiB ...: a busy cluster's standbys lack another number of bytes at every look.
+/// 0, 1 MiB, 2 MiB, 4 MiB ...: a busy cluster's standbys lack another number of bytes at every
+/// look.
 fn in_steps(lag: u64) -> i64 {
     const FIRST: u64 = 1 << 20;
     let step = if lag < FIRST { 0 } else { 1_u64 << lag.ilog2() };
@@ -213,7 +247,9 @@ fn in_steps(lag: u64) -> i64 {
 /// The pod's name; the host for a member that lives elsewhere.
 fn shown_name(subject: Subject<'_>, group: &Group, node: NodeId) -> String {
     match group.member(node) {
-        Some(m) if m.address.host() != names::host(subject.name, subject.namespace, node) => m.address.host().to_owned(),
+        Some(m) if m.address.host() != names::host(subject.name, subject.namespace, node) => {
+            m.address.host().to_owned()
+        }
         _ => names::pod(subject.name, node),
     }
 }
@@ -230,7 +266,9 @@ impl View<'_> {
     fn phase(&self) -> String {
         let name = self.subject.name;
         match self.outcome {
-            Outcome::Took(Step::Wait(_) | Step::Steady) if self.subject.invalid.is_some() => "Invalid spec".into(),
+            Outcome::Took(Step::Wait(_) | Step::Steady) if self.subject.invalid.is_some() => {
+                "Invalid spec".into()
+            }
             // Nobody can answer where pods can't be made.
             Outcome::Took(step @ (Step::Steady | Step::Wait(Why::NobodyAnswers))) => {
                 match (self.seen.failing.reported().next(), self.seen.failing.errors().next()) {
@@ -247,9 +285,13 @@ impl View<'_> {
 
     /// What fails, in words, and is told apart from what is waited for.
     fn failures(&self) -> Vec<(Reason, String)> {
-        let reason = |failure: &Failure| if failure.is_name_taken() { Reason::NotOurs } else { Reason::OperationFailed };
-        let invalid = self.subject.invalid.map(|invalid| (Reason::InvalidSpec, invalid.to_string()));
-        let failing = self.seen.failing.reported().map(|failure| (reason(failure), failure.message()));
+        let reason = |failure: &Failure| {
+            if failure.is_name_taken() { Reason::NotOurs } else { Reason::OperationFailed }
+        };
+        let invalid =
+            self.subject.invalid.map(|invalid| (Reason::InvalidSpec, invalid.to_string()));
+        let failing =
+            self.seen.failing.reported().map(|failure| (reason(failure), failure.message()));
         let mut all: Vec<(Reason, String)> = invalid.into_iter().chain(failing).collect();
         if let Outcome::Failed { message, .. } = self.outcome
             && all.iter().all(|(_, known)| known != message)
@@ -262,7 +304,8 @@ impl View<'_> {
     fn message(&self) -> String {
         match self.outcome {
             Outcome::Took(Step::Steady) => {
-                let failures: Vec<String> = self.failures().into_iter().map(|(_, words)| words).collect();
+                let failures: Vec<String> =
+                    self.failures().into_iter().map(|(_, words)| words).collect();
                 if failures.is_empty() { self.all_ready() } else { failures.join("; ") }
             }
             Outcome::Took(Step::Wait(why)) => why.message(self.subject.name),
@@ -284,12 +327,19 @@ impl View<'_> {
             Outcome::Failed { .. } => Reason::OperationFailed,
             Outcome::Took(step) => match step {
                 Step::Steady if self.subject.invalid.is_some() => Reason::InvalidSpec,
-                Step::Steady if self.seen.failing.errors().next().is_some() => Reason::OperationFailed,
+                Step::Steady if self.seen.failing.errors().next().is_some() => {
+                    Reason::OperationFailed
+                }
                 Step::Steady => Reason::AsWanted,
                 Step::Wait(why) => waiting(why),
                 _ if in_the_making => Reason::Bootstrapping,
-                Step::CreateVolume(_) | Step::CreatePod { .. } | Step::AddNode(_) => Reason::Growing,
-                Step::RemoveNode(_) | Step::DeletePod(_) | Step::DeleteVolume(_) | Step::RetireVolume(_) => Reason::Shrinking,
+                Step::CreateVolume(_) | Step::CreatePod { .. } | Step::AddNode(_) => {
+                    Reason::Growing
+                }
+                Step::RemoveNode(_)
+                | Step::DeletePod(_)
+                | Step::DeleteVolume(_)
+                | Step::RetireVolume(_) => Reason::Shrinking,
                 Step::RestartPod(_) => Reason::Restarting,
                 Step::SwitchOver(_) => Reason::SwitchingOver,
                 Step::CreateSecrets(_)
@@ -317,7 +367,12 @@ impl View<'_> {
             self.pods_up_to_date(),
             self.reconciled(),
         ];
-        always.into_iter().chain(self.certificates()).chain(self.configuration()).chain(self.switchover()).collect()
+        always
+            .into_iter()
+            .chain(self.certificates())
+            .chain(self.configuration())
+            .chain(self.switchover())
+            .collect()
     }
 
     fn ready(&self) -> Verdict {
@@ -328,7 +383,8 @@ impl View<'_> {
         // Neither does a storage class that can't expand volumes. Degraded says so.
         let grows = |step: &Step| matches!(step, Step::GrowVolume(_));
         let stuck = matches!(self.outcome, Outcome::Failed { step, .. } if grows(step));
-        let only_that = self.subject.invalid.is_none() && self.seen.failing.errors().all(|failure| grows(&failure.step));
+        let only_that = self.subject.invalid.is_none()
+            && self.seen.failing.errors().all(|failure| grows(&failure.step));
         let at_rest = *self.outcome == Outcome::Took(Step::Steady) || updating || stuck;
         let holds = all && at_rest && only_that;
         let reason = match self.reason() {
@@ -343,35 +399,50 @@ impl View<'_> {
     /// Whether another primary is asked for: the one that is there serves until it is not.
     fn asks_for_a_primary(&self) -> bool {
         let Outcome::Took(step) = self.outcome else { return false };
-        matches!(step, Step::SwitchOver(_) | Step::Wait(Why::SwitchingOver(_) | Why::Refused { change: Change::SwitchOver(_), .. }))
+        matches!(
+            step,
+            Step::SwitchOver(_)
+                | Step::Wait(
+                    Why::SwitchingOver(_) | Why::Refused { change: Change::SwitchOver(_), .. }
+                )
+        )
     }
 
-    /// Whether somebody takes writes, and why. A primary that is fixed goes on without a majority; what then can't change is the membership.
+    /// Whether somebody takes writes, and why. A primary that is fixed goes on without a majority;
+    /// what then can't change is the membership.
     fn writes(&self) -> (bool, Reason) {
-        let looked_for = |group: &Group| group.failover.as_ref().is_some_and(|f| f.phase == Phase::Recruiting);
+        let looked_for =
+            |group: &Group| group.failover.as_ref().is_some_and(|f| f.phase == Phase::Recruiting);
         match self.seen.group.as_ref().map(|group| (group, group.primary)) {
             None => (false, Reason::NobodyAnswers),
             Some((group, _)) if looked_for(group) => (false, Reason::NoPrimary),
-            Some((group, _)) if group.failover.is_some() && group.available < group.required() => (false, Reason::NoQuorum),
+            Some((group, _)) if group.failover.is_some() && group.available < group.required() => {
+                (false, Reason::NoQuorum)
+            }
             Some((_, None)) => (false, Reason::NoPrimary),
-            Some((group, Some(primary))) if is_silent(group, primary) => (false, Reason::PrimaryUnreachable),
-            Some((group, Some(primary))) if self.serves(group, primary) => (true, Reason::PrimaryServes),
+            Some((group, Some(primary))) if is_silent(group, primary) => {
+                (false, Reason::PrimaryUnreachable)
+            }
+            Some((group, Some(primary))) if self.serves(group, primary) => {
+                (true, Reason::PrimaryServes)
+            }
             Some(_) => (false, Reason::PrimaryNotReady),
         }
     }
 
     /// A primary outside of this operator's pods is taken at the group's word.
     fn serves(&self, group: &Group, primary: NodeId) -> bool {
-        let elsewhere = shown_name(self.subject, group, primary) != names::pod(self.subject.name, primary);
+        let elsewhere =
+            shown_name(self.subject, group, primary) != names::pod(self.subject.name, primary);
         elsewhere || self.seen.is_ready(primary)
     }
 
     fn available(&self) -> Verdict {
         let (holds, reason) = self.writes();
         let message = match (&self.seen.group, reason) {
-            (Some(group), Reason::PrimaryServes) => {
-                group.primary.map_or_else(String::new, |p| format!("{} takes writes", shown_name(self.subject, group, p)))
-            }
+            (Some(group), Reason::PrimaryServes) => group.primary.map_or_else(String::new, |p| {
+                format!("{} takes writes", shown_name(self.subject, group, p))
+            }),
             _ => "nobody takes writes".into(),
         };
         Verdict { type_: "Available", holds: Some(holds), reason, message }
@@ -379,21 +450,36 @@ impl View<'_> {
 
     fn progressing(&self) -> Verdict {
         let holds = self.goes_on() && *self.outcome != Outcome::Took(Step::Steady);
-        Verdict { type_: "Progressing", holds: Some(holds), reason: self.reason(), message: self.message() }
+        Verdict {
+            type_: "Progressing",
+            holds: Some(holds),
+            reason: self.reason(),
+            message: self.message(),
+        }
     }
 
     fn degraded(&self) -> Verdict {
         let mut trouble = self.failures();
         let not_ready = |node: NodeId| {
-            let why = self.seen.pods.get(&node).and_then(|pod| in_the_way(self.seen, node, &pod.phase));
+            let why =
+                self.seen.pods.get(&node).and_then(|pod| in_the_way(self.seen, node, &pod.phase));
             let why = why.map(|why| format!(": {why}")).unwrap_or_default();
-            (Reason::MemberNotReady, format!("pod {} is not ready{why}", names::pod(self.subject.name, node)))
+            (
+                Reason::MemberNotReady,
+                format!("pod {} is not ready{why}", names::pod(self.subject.name, node)),
+            )
         };
         let unwell: Vec<(Reason, String)> = self.unwell().into_iter().map(not_ready).collect();
         match self.outcome {
-            Outcome::Took(Step::Wait(Why::MemberNotReady(..))) if unwell.len() > 1 => trouble.extend(unwell),
-            Outcome::Took(Step::Wait(why)) if !why.is_ordinary() => trouble.push((self.reason(), self.message())),
-            Outcome::Invalid(_) if trouble.is_empty() => trouble.push((self.reason(), self.message())),
+            Outcome::Took(Step::Wait(Why::MemberNotReady(..))) if unwell.len() > 1 => {
+                trouble.extend(unwell)
+            }
+            Outcome::Took(Step::Wait(why)) if !why.is_ordinary() => {
+                trouble.push((self.reason(), self.message()))
+            }
+            Outcome::Invalid(_) if trouble.is_empty() => {
+                trouble.push((self.reason(), self.message()))
+            }
             _ if trouble.is_empty() => trouble.extend(unwell),
             _ => {}
         }
@@ -415,29 +501,54 @@ impl View<'_> {
     /// The full members whose pods are not ready.
     fn unwell(&self) -> Vec<NodeId> {
         let Some(group) = &self.seen.group else { return Vec::new() };
-        let unwell = |id: NodeId| self.seen.pods.get(&id).is_none_or(|pod| pod.phase != PodPhase::Ready);
-        let ours = |id: NodeId| shown_name(self.subject, group, id) == names::pod(self.subject.name, id);
-        group.members.iter().filter(|m| counts(group, m) && ours(m.id) && unwell(m.id)).map(|m| m.id).collect()
+        let unwell =
+            |id: NodeId| self.seen.pods.get(&id).is_none_or(|pod| pod.phase != PodPhase::Ready);
+        let ours =
+            |id: NodeId| shown_name(self.subject, group, id) == names::pod(self.subject.name, id);
+        group
+            .members
+            .iter()
+            .filter(|m| counts(group, m) && ours(m.id) && unwell(m.id))
+            .map(|m| m.id)
+            .collect()
     }
 
     fn quorum_healthy(&self) -> Verdict {
         let Some(group) = &self.seen.group else {
-            return Verdict { type_: "QuorumHealthy", holds: None, reason: Reason::NobodyAnswers, message: "no member answered".into() };
+            return Verdict {
+                type_: "QuorumHealthy",
+                holds: None,
+                reason: Reason::NobodyAnswers,
+                message: "no member answered".into(),
+            };
         };
         let holds = group.available >= group.required();
         let reason = if holds { Reason::QuorumReached } else { Reason::NoQuorum };
-        let mut message = format!("{} of {} voters answer, {} are needed", group.available, group.voters(), group.required());
+        let mut message = format!(
+            "{} of {} voters answer, {} are needed",
+            group.available,
+            group.voters(),
+            group.required()
+        );
         if !holds {
-            let mute = |m: &&MemberSeen| m.role == Role::Voter && m.reachable.map_or_else(|| !self.seen.is_ready(m.id), |heard| !heard);
-            let mute: Vec<String> = group.members.iter().filter(mute).map(|m| shown_name(self.subject, group, m.id)).collect();
+            let mute = |m: &&MemberSeen| {
+                m.role == Role::Voter
+                    && m.reachable.map_or_else(|| !self.seen.is_ready(m.id), |heard| !heard)
+            };
+            let mute: Vec<String> = group
+                .members
+                .iter()
+                .filter(mute)
+                .map(|m| shown_name(self.subject, group, m.id))
+                .collect();
             message = format!("{message}; not heard of: {}", mute.join(", "));
         }
         Verdict { type_: "QuorumHealthy", holds: Some(holds), reason, message }
     }
 }
 
-/// Whether a member answers neither the operator nor the leader. One of them alone may have trouble of its own; and a host that froze is called
-/// ready by Kubernetes for most of a minute.
+/// Whether a member answers neither the operator nor the leader. One of them alone may have trouble
+/// of its own; and a host that froze is called ready by Kubernetes for most of a minute.
 fn is_silent(group: &Group, node: NodeId) -> bool {
     group.silent.contains(&node) && group.member(node).is_none_or(|m| m.reachable != Some(true))
 }
@@ -469,7 +580,12 @@ fn whole_seconds(time: Timestamp) -> Timestamp {
 }
 
 /// `lastTransitionTime` moves with the status of the condition, and with nothing else.
-fn condition(verdict: Verdict, generation: Option<i64>, now: Timestamp, before: &PgRaftClusterStatus) -> Condition {
+fn condition(
+    verdict: Verdict,
+    generation: Option<i64>,
+    now: Timestamp,
+    before: &PgRaftClusterStatus,
+) -> Condition {
     let Verdict { type_, holds, reason, message } = verdict;
     let status = holds.map_or("Unknown", |holds| if holds { "True" } else { "False" });
     let same = before.conditions.iter().find(|c| c.type_ == type_ && c.status == status);
@@ -479,7 +595,8 @@ fn condition(verdict: Verdict, generation: Option<i64>, now: Timestamp, before: 
         reason: reason.name(),
         message,
         observed_generation: generation,
-        last_transition_time: same.map_or_else(|| Time(whole_seconds(now)), |c| c.last_transition_time.clone()),
+        last_transition_time: same
+            .map_or_else(|| Time(whole_seconds(now)), |c| c.last_transition_time.clone()),
     }
 }
 

@@ -8,10 +8,12 @@ use super::certificates::Work;
 use super::names::{ObjectKey, PodRole, SecretKind};
 use super::validate::Invalid;
 
-/// How often the leader of a cluster at rest is asked. A member that it does not reach is to be out of the Services within two seconds of its word.
+/// How often the leader of a cluster at rest is asked. A member that it does not reach is to be out
+/// of the Services within two seconds of its word.
 pub const STEADY: Duration = Duration::from_millis(1500);
 
-/// One step. Each is idempotent: the operator may die before, within or after any of them, and the next pass goes on.
+/// One step. Each is idempotent: the operator may die before, within or after any of them, and the
+/// next pass goes on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
     /// Make Secrets that are missing, with random passwords.
@@ -24,13 +26,15 @@ pub enum Step {
     DeleteObject(ObjectKey),
     /// Issue and renew certificates, and write who is to be trusted.
     Certificates(Vec<Work>),
-    /// Annotate pods with the hash of their configuration, so that the kubelet refreshes their files at once.
+    /// Annotate pods with the hash of their configuration, so that the kubelet refreshes their
+    /// files at once.
     RefreshPods(Vec<NodeId>),
     /// Set or drop owner references, so that the right things go with the PgRaftCluster.
     SetOwners(Vec<(Possession, bool)>),
     /// Point the Services to the right pods.
     LabelPods(Vec<(NodeId, PodRole)>),
-    /// Take the pods of members that the leader does not reach out of the Services (false), and put them back (true).
+    /// Take the pods of members that the leader does not reach out of the Services (false), and put
+    /// them back (true).
     RoutePods(Vec<(NodeId, bool)>),
     /// Make a volume.
     CreateVolume(NodeId),
@@ -41,9 +45,11 @@ pub enum Step {
         /// Whether it makes the cluster.
         founder: bool,
     },
-    /// Delete a pod whose containers Kubernetes has ended for good, so that it can be made again on its volume.
+    /// Delete a pod whose containers Kubernetes has ended for good, so that it can be made again on
+    /// its volume.
     ClearPod(NodeId),
-    /// Delete a member's pod that is not as the spec has it now, so that it is made again on its volume and under its id.
+    /// Delete a member's pod that is not as the spec has it now, so that it is made again on its
+    /// volume and under its id.
     RestartPod(NodeId),
     /// Call `pgraft_add_node` on the leader, once.
     AddNode(NodeId),
@@ -169,7 +175,11 @@ impl Why {
     /// Whether what is waited for happens where no watch sees it.
     fn is_within_the_group(&self) -> bool {
         match self {
-            Self::LearnerCatchingUp(_) | Self::Leaving(_) | Self::Behind(_) | Self::NoPrimary(_) | Self::SwitchingOver(_) => true,
+            Self::LearnerCatchingUp(_)
+            | Self::Leaving(_)
+            | Self::Behind(_)
+            | Self::NoPrimary(_)
+            | Self::SwitchingOver(_) => true,
             // It is not asked again at once.
             Self::Refused { change: Change::SwitchOver(_), .. } => false,
             Self::Refused { .. } => self.is_ordinary(),
@@ -177,7 +187,8 @@ impl Why {
         }
     }
 
-    /// Whether nothing else need wait for it: what is waited for concerns a node that is no member yet, or the leader has refused it.
+    /// Whether nothing else need wait for it: what is waited for concerns a node that is no member
+    /// yet, or the leader has refused it.
     pub fn is_apart(&self) -> bool {
         matches!(self, Self::NewcomerStarting(..) | Self::NoCertificate(..) | Self::Refused { .. })
     }
@@ -212,7 +223,8 @@ impl Why {
 }
 
 impl Step {
-    /// When to look again if nothing is seen to happen before. Pods and volumes are watched; what happens inside the Raft group is not.
+    /// When to look again if nothing is seen to happen before. Pods and volumes are watched; what
+    /// happens inside the Raft group is not.
     pub fn pace(&self) -> Duration {
         match self {
             // Costs one question to the leader, and the API server nothing.
@@ -285,7 +297,9 @@ impl Why {
     fn phase(&self, cluster: &str) -> String {
         let pod = |node: &NodeId| super::names::pod(cluster, *node);
         match self {
-            Self::FounderStarting(node, _) | Self::NewcomerStarting(node, _) => format!("Waiting for pod {}", pod(node)),
+            Self::FounderStarting(node, _) | Self::NewcomerStarting(node, _) => {
+                format!("Waiting for pod {}", pod(node))
+            }
             Self::NobodyAnswers => "Waiting for members to answer".into(),
             Self::NoLeader => "Waiting for a leader".into(),
             Self::NoQuorum => "No quorum".into(),

@@ -1,5 +1,6 @@
-//! Parses a `PgRaftCluster` into a [`Cluster`]. The API server refuses nearly all of what is refused here (CEL in `api`); this is the second
-//! line, for objects that were stored under an older CRD and for what CEL can't say cheaply.
+//! Parses a `PgRaftCluster` into a [`Cluster`]. The API server refuses nearly all of what is
+//! refused here (CEL in `api`); this is the second line, for objects that were stored under an
+//! older CRD and for what CEL can't say cheaply.
 
 use jiff::SignedDuration;
 use kube::ResourceExt;
@@ -9,7 +10,9 @@ use super::cluster::{Cluster, Image, Scheduling, Storage, Tls};
 use super::names::{self, ANNOTATION_RESTARTED_AT, SecretKind};
 use super::quantity;
 use super::standby;
-use crate::api::{FailoverSpec, PgRaftCluster, PgRaftClusterSpec, SwitchoverSpec, TlsMode, TlsSpec};
+use crate::api::{
+    FailoverSpec, PgRaftCluster, PgRaftClusterSpec, SwitchoverSpec, TlsMode, TlsSpec,
+};
 
 /// Why a spec can't be acted on.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -18,7 +21,9 @@ pub enum Invalid {
     #[error("the object has no {0}")]
     Incomplete(&'static str),
     /// The name does not fit what is named after it.
-    #[error("metadata.name \"{0}\" must be a DNS label of at most 50 characters that begins with a letter")]
+    #[error(
+        "metadata.name \"{0}\" must be a DNS label of at most 50 characters that begins with a letter"
+    )]
     Name(String),
     /// Fewer than one member, or too many.
     #[error("replicas must be between 1 and {max}, and is {given}", max = pgraft_core::MAX_MEMBERS)]
@@ -33,7 +38,9 @@ pub enum Invalid {
     #[error("tls.caSecret must not be {0}: the operator's own CA is called so")]
     CaSecret(String),
     /// No time, or one that makes no sense.
-    #[error("failover.replaceAfter \"{0}\" must be between 10s and 8760h, in seconds, minutes or hours")]
+    #[error(
+        "failover.replaceAfter \"{0}\" must be between 10s and 8760h, in seconds, minutes or hours"
+    )]
     ReplaceAfter(String),
     /// No time, or one that makes no sense.
     #[error("standby.maxLag \"{0}\" must be between 1s and 8760h, in seconds, minutes or hours")]
@@ -69,7 +76,8 @@ pub struct Defaults {
 pub fn validate(cr: &PgRaftCluster, defaults: &Defaults) -> Result<Cluster, Invalid> {
     let spec = cr.spec.clone();
     // A request is carried out once, and not again because a later spec can't be accepted.
-    let accepted = serde_json::to_string(&PgRaftClusterSpec { switchover: None, ..spec.clone() }).unwrap_or_default();
+    let accepted = serde_json::to_string(&PgRaftClusterSpec { switchover: None, ..spec.clone() })
+        .unwrap_or_default();
     let name = cr.name_any();
     if !is_name(&name) {
         return Err(Invalid::Name(name));
@@ -78,9 +86,12 @@ pub fn validate(cr: &PgRaftCluster, defaults: &Defaults) -> Result<Cluster, Inva
         .ok()
         .filter(|n| (1..=pgraft_core::MAX_MEMBERS).contains(n))
         .ok_or(Invalid::Replicas { given: spec.replicas })?;
-    let bytes = quantity::bytes(&spec.storage.size).filter(|n| *n > 0).ok_or_else(|| Invalid::Size(spec.storage.size.clone()))?;
+    let bytes = quantity::bytes(&spec.storage.size)
+        .filter(|n| *n > 0)
+        .ok_or_else(|| Invalid::Size(spec.storage.size.clone()))?;
     let tls = tls(&name, spec.tls)?;
-    let switchover = spec.switchover.map(|request| switchover(&name, request, &spec.failover)).transpose()?;
+    let switchover =
+        spec.switchover.map(|request| switchover(&name, request, &spec.failover)).transpose()?;
     let replace_after = spec.failover.replace_after.map(replace_after).transpose()?;
     Ok(Cluster {
         name,
@@ -118,8 +129,18 @@ pub fn validate(cr: &PgRaftCluster, defaults: &Defaults) -> Result<Cluster, Inva
         election_timeout: spec.raft.election_timeout,
         restarted_at: cr.annotations().get(ANNOTATION_RESTARTED_AT).cloned(),
         accepted,
-        inherited_labels: spec.inherited_metadata.labels.into_iter().map(|(k, v)| (k, v.0)).collect(),
-        inherited_annotations: spec.inherited_metadata.annotations.into_iter().map(|(k, v)| (k, v.0)).collect(),
+        inherited_labels: spec
+            .inherited_metadata
+            .labels
+            .into_iter()
+            .map(|(k, v)| (k, v.0))
+            .collect(),
+        inherited_annotations: spec
+            .inherited_metadata
+            .annotations
+            .into_iter()
+            .map(|(k, v)| (k, v.0))
+            .collect(),
     })
 }
 
@@ -128,20 +149,30 @@ fn tls(cluster: &str, spec: TlsSpec) -> Result<Option<Tls>, Invalid> {
     if mode == TlsMode::Disabled {
         return Ok(None);
     }
-    let hours = certificate_duration.strip_suffix('h').and_then(|n| n.parse().ok()).filter(|n| (1..=8760).contains(n));
-    let lifetime = hours.map(SignedDuration::from_hours).ok_or(Invalid::CertificateDuration(certificate_duration))?;
+    let hours = certificate_duration
+        .strip_suffix('h')
+        .and_then(|n| n.parse().ok())
+        .filter(|n| (1..=8760).contains(n));
+    let lifetime = hours
+        .map(SignedDuration::from_hours)
+        .ok_or(Invalid::CertificateDuration(certificate_duration))?;
     match ca_secret {
         Some(name) if name == SecretKind::Ca.name(cluster) => Err(Invalid::CaSecret(name)),
         ca_secret => Ok(Some(Tls { ca_secret, lifetime })),
     }
 }
 
-fn switchover(cluster: &str, request: SwitchoverSpec, failover: &FailoverSpec) -> Result<NodeId, Invalid> {
+fn switchover(
+    cluster: &str,
+    request: SwitchoverSpec,
+    failover: &FailoverSpec,
+) -> Result<NodeId, Invalid> {
     let SwitchoverSpec { target } = request;
     if !failover.enabled {
         return Err(Invalid::SwitchoverWithoutFailover);
     }
-    names::node_of_pod(cluster, &target).ok_or_else(|| Invalid::SwitchoverTarget { target, cluster: cluster.to_owned() })
+    names::node_of_pod(cluster, &target)
+        .ok_or_else(|| Invalid::SwitchoverTarget { target, cluster: cluster.to_owned() })
 }
 
 fn replace_after(text: String) -> Result<SignedDuration, Invalid> {
@@ -153,13 +184,19 @@ fn replace_after(text: String) -> Result<SignedDuration, Invalid> {
         _ => None,
     };
     let seconds = number.parse::<u32>().ok().zip(seconds).map(|(n, unit)| i64::from(n) * unit);
-    seconds.filter(|n| (10..=8760 * 3600).contains(n)).map(SignedDuration::from_secs).ok_or(Invalid::ReplaceAfter(text))
+    seconds
+        .filter(|n| (10..=8760 * 3600).contains(n))
+        .map(SignedDuration::from_secs)
+        .ok_or(Invalid::ReplaceAfter(text))
 }
 
 /// A DNS label (RFC 1035) that leaves room for `-` and the longest node id.
 fn is_name(name: &str) -> bool {
     let inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-    name.len() <= 50 && name.starts_with(|c: char| c.is_ascii_lowercase()) && name.chars().all(inner) && !name.ends_with('-')
+    name.len() <= 50
+        && name.starts_with(|c: char| c.is_ascii_lowercase())
+        && name.chars().all(inner)
+        && !name.ends_with('-')
 }
 
 #[cfg(test)]
@@ -172,7 +209,10 @@ mod tests {
             "apiVersion": "pgraft.io/v1alpha1", "kind": "PgRaftCluster",
             "metadata": {"name": "demo", "namespace": "default", "uid": "u"}, "spec": spec,
         });
-        validate(&serde_json::from_value(cr).unwrap(), &Defaults { image: "pgraft/postgres:test".into() })
+        validate(
+            &serde_json::from_value(cr).unwrap(),
+            &Defaults { image: "pgraft/postgres:test".into() },
+        )
     }
 
     #[test]
@@ -182,20 +222,38 @@ mod tests {
         assert_eq!(cluster.image.name, "pgraft/postgres:test");
         assert_eq!((cluster.database.as_str(), cluster.owner.as_str()), ("app", "app"));
         assert_eq!(cluster.storage.bytes, 1 << 30);
-        assert_eq!((cluster.heartbeat_interval.as_str(), cluster.election_timeout.as_str()), ("200ms", "1s"));
+        assert_eq!(
+            (cluster.heartbeat_interval.as_str(), cluster.election_timeout.as_str()),
+            ("200ms", "1s")
+        );
     }
 
     #[test]
     fn what_is_refused() {
-        assert_eq!(parse(&json!({"replicas": 0, "storage": {"size": "1Gi"}})), Err(Invalid::Replicas { given: 0 }));
-        assert_eq!(parse(&json!({"replicas": 65, "storage": {"size": "1Gi"}})), Err(Invalid::Replicas { given: 65 }));
+        assert_eq!(
+            parse(&json!({"replicas": 0, "storage": {"size": "1Gi"}})),
+            Err(Invalid::Replicas { given: 0 })
+        );
+        assert_eq!(
+            parse(&json!({"replicas": 65, "storage": {"size": "1Gi"}})),
+            Err(Invalid::Replicas { given: 65 })
+        );
         assert_eq!(parse(&json!({"storage": {"size": "lots"}})), Err(Invalid::Size("lots".into())));
         let tls = |tls: Value| parse(&json!({"storage": {"size": "1Gi"}, "tls": tls}));
-        assert_eq!(tls(json!({"certificateDuration": "90d"})), Err(Invalid::CertificateDuration("90d".into())));
-        assert_eq!(tls(json!({"certificateDuration": "8761h"})), Err(Invalid::CertificateDuration("8761h".into())));
+        assert_eq!(
+            tls(json!({"certificateDuration": "90d"})),
+            Err(Invalid::CertificateDuration("90d".into()))
+        );
+        assert_eq!(
+            tls(json!({"certificateDuration": "8761h"})),
+            Err(Invalid::CertificateDuration("8761h".into()))
+        );
         assert_eq!(tls(json!({"caSecret": "demo-ca"})), Err(Invalid::CaSecret("demo-ca".into())));
         assert_eq!(tls(json!({"mode": "Disabled"})).unwrap().tls, None);
-        assert_eq!(tls(json!({"caSecret": "mine"})).unwrap().tls.unwrap().ca_secret.as_deref(), Some("mine"));
+        assert_eq!(
+            tls(json!({"caSecret": "mine"})).unwrap().tls.unwrap().ca_secret.as_deref(),
+            Some("mine")
+        );
         let spec = |failover: Value, target: &str| {
             parse(&json!({"storage": {"size": "1Gi"}, "failover": failover, "switchover": {"target": target}})).map(|c| c.switchover)
         };
@@ -203,19 +261,23 @@ mod tests {
         assert_eq!(spec(on(), "demo-3"), Ok(NodeId::new(3).ok()));
         assert_eq!(spec(json!({}), "demo-3"), Err(Invalid::SwitchoverWithoutFailover));
         for target in ["demo-", "demo-03", "demo-x-3", "other-3", "3", "demo-0"] {
-            let refused = Invalid::SwitchoverTarget { target: target.into(), cluster: "demo".into() };
+            let refused =
+                Invalid::SwitchoverTarget { target: target.into(), cluster: "demo".into() };
             assert_eq!(spec(on(), target), Err(refused));
         }
         let after = |text: &str| {
-            parse(&json!({"storage": {"size": "1Gi"}, "failover": {"replaceAfter": text}})).map(|c| c.replace_after.unwrap().as_secs())
+            parse(&json!({"storage": {"size": "1Gi"}, "failover": {"replaceAfter": text}}))
+                .map(|c| c.replace_after.unwrap().as_secs())
         };
         assert_eq!((after("90s"), after("10m"), after("24h")), (Ok(90), Ok(600), Ok(86400)));
         for text in ["9s", "1d", "", "h", "9000h", "1.5h", "-1h"] {
             assert_eq!(after(text), Err(Invalid::ReplaceAfter(text.into())));
         }
         for name in ["PORT", "pgraft.node_id", "Synchronous_Standby_Names"] {
-            let spec = json!({"storage": {"size": "1Gi"}, "postgresql": {"parameters": {name: "1"}}});
-            // An object of before the CRD refused it: the instance manager leaves it out and says so, and healing goes on.
+            let spec =
+                json!({"storage": {"size": "1Gi"}, "postgresql": {"parameters": {name: "1"}}});
+            // An object of before the CRD refused it: the instance manager leaves it out and says
+            // so, and healing goes on.
             assert!(parse(&spec).is_ok(), "{name}");
         }
     }
@@ -223,6 +285,13 @@ mod tests {
     #[test]
     fn names() {
         assert!(is_name("demo") && is_name("a") && is_name("a-1") && is_name(&"a".repeat(50)));
-        assert!(!is_name("") && !is_name("1a") && !is_name("a-") && !is_name("a.b") && !is_name("A") && !is_name(&"a".repeat(51)));
+        assert!(
+            !is_name("")
+                && !is_name("1a")
+                && !is_name("a-")
+                && !is_name("a.b")
+                && !is_name("A")
+                && !is_name(&"a".repeat(51))
+        );
     }
 }

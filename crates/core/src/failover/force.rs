@@ -1,4 +1,5 @@
-//! Whether a person may name the primary, where the protocol waits for servers that nobody will bring back.
+//! Whether a person may name the primary, where the protocol waits for servers that nobody will
+//! bring back.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -6,7 +7,8 @@ use super::reign::{Phase, Reign};
 use super::report::{Report, enough};
 use crate::{NodeId, Outcome, Refusal};
 
-/// Whether to do it, by what the leader knows. Only where nothing else helps: while a successor is looked for, and the reports are not enough.
+/// Whether to do it, by what the leader knows. Only where nothing else helps: while a successor is
+/// looked for, and the reports are not enough.
 ///
 /// # Errors
 /// There is no need, the node can't be the primary, or nobody has accepted what may be lost.
@@ -21,11 +23,18 @@ pub fn may_force(
         return Err(Refusal::HasNoVote(target));
     }
     if reign.phase == Phase::Steady {
-        return if reign.primary == target { Ok(Outcome::AlreadySo) } else { Err(Refusal::NothingToForce) };
+        return if reign.primary == target {
+            Ok(Outcome::AlreadySo)
+        } else {
+            Err(Refusal::NothingToForce)
+        };
     }
     let Err(missing) = enough(reign, reports) else { return Err(Refusal::PrimaryChanging) };
     // Without its word it may take WAL from somebody yet, or not be there at all.
-    if reports.get(&target).is_none_or(|report| report.epoch != reign.epoch || report.end().is_none()) {
+    if reports
+        .get(&target)
+        .is_none_or(|report| report.epoch != reign.epoch || report.end().is_none())
+    {
         return Err(Refusal::Unreachable(target));
     }
     if accept_data_loss {
@@ -51,19 +60,36 @@ mod tests {
         let mut reign = Reign::of_founder(id(1));
         reign.retarget(1, 0, [2, 3].map(id).into()).unwrap();
         reign.settle(1, 1).unwrap();
-        let report = |epoch| Report { epoch, holds: Holds::UpTo(WalPosition { timeline: 1, lsn: 7 }) };
+        let report =
+            |epoch| Report { epoch, holds: Holds::UpTo(WalPosition { timeline: 1, lsn: 7 }) };
         let (none, old) = (BTreeMap::new(), BTreeMap::from([(id(2), report(1))]));
-        let (one, both) = (BTreeMap::from([(id(2), report(2))]), BTreeMap::from([(id(2), report(2)), (id(3), report(2))]));
-        let may = |reign: &Reign, reports, target, accept| may_force(reign, &voters, reports, id(target), accept);
+        let (one, both) = (
+            BTreeMap::from([(id(2), report(2))]),
+            BTreeMap::from([(id(2), report(2)), (id(3), report(2))]),
+        );
+        let may = |reign: &Reign, reports, target, accept| {
+            may_force(reign, &voters, reports, id(target), accept)
+        };
 
         assert_eq!(may(&reign, &none, 2, true), Err(Refusal::NothingToForce), "there is a primary");
         assert_eq!(may(&reign, &none, 1, true), Ok(Outcome::AlreadySo));
         reign.recruit(2).unwrap();
         assert_eq!(may(&reign, &one, 4, true), Err(Refusal::HasNoVote(id(4))));
-        assert_eq!(may(&reign, &both, 2, true), Err(Refusal::PrimaryChanging), "it comes by itself");
+        assert_eq!(
+            may(&reign, &both, 2, true),
+            Err(Refusal::PrimaryChanging),
+            "it comes by itself"
+        );
         assert_eq!(may(&reign, &one, 3, true), Err(Refusal::Unreachable(id(3))));
-        assert_eq!(may(&reign, &old, 2, true), Err(Refusal::Unreachable(id(2))), "it has said nothing in this epoch");
-        assert_eq!(may(&reign, &one, 2, false), Err(Refusal::LosesData { node: id(2), unheard: [1, 3].map(id).into() }));
+        assert_eq!(
+            may(&reign, &old, 2, true),
+            Err(Refusal::Unreachable(id(2))),
+            "it has said nothing in this epoch"
+        );
+        assert_eq!(
+            may(&reign, &one, 2, false),
+            Err(Refusal::LosesData { node: id(2), unheard: [1, 3].map(id).into() })
+        );
         assert_eq!(may(&reign, &one, 2, true), Ok(Outcome::Changed));
     }
 }

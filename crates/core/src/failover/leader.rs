@@ -1,4 +1,5 @@
-//! What the Raft leader does about the primary. It looks at nothing but what voters say: one link that is down starts nothing.
+//! What the Raft leader does about the primary. It looks at nothing but what voters say: one link
+//! that is down starts nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,7 +17,8 @@ pub struct Facts<'a> {
     pub reign: &'a Reign,
     /// Who votes, by the last membership in the log.
     pub voters: &'a BTreeSet<NodeId>,
-    /// Who may be appointed, by the applied state: whoever is leaving votes until it is out, and is the primary no more.
+    /// Who may be appointed, by the applied state: whoever is leaving votes until it is out, and is
+    /// the primary no more.
     pub electorate: &'a BTreeSet<NodeId>,
     /// Whether that membership is applied and uniform: no change of it is under way.
     pub steady_membership: bool,
@@ -37,7 +39,8 @@ pub enum Step {
     Recruit(u64),
     /// Not enough reports: these would help.
     WaitFor(Missing),
-    /// Everybody who was counted is accounted for, but the most advanced recruit has no vote, or is leaving.
+    /// Everybody who was counted is accounted for, but the most advanced recruit has no vote, or is
+    /// leaving.
     WaitForVoter,
     /// Propose a new primary.
     Appoint {
@@ -50,7 +53,8 @@ pub enum Step {
 
 /// The next step.
 pub fn next_step(facts: &Facts<'_>) -> Step {
-    let Facts { me, reign, voters, electorate, steady_membership, free, reports, preferred } = *facts;
+    let Facts { me, reign, voters, electorate, steady_membership, free, reports, preferred } =
+        *facts;
     match reign.phase {
         Phase::Steady => {
             let gone = free.intersection(voters).count() >= majority(voters.len());
@@ -58,10 +62,13 @@ pub fn next_step(facts: &Facts<'_>) -> Step {
         }
         Phase::Recruiting => match enough(reign, reports) {
             Err(missing) => Step::WaitFor(missing),
-            Ok(_) => match choose(reign, reports, &(voters & electorate), Tie { preferred, leader: me }) {
-                Some(primary) => Step::Appoint { epoch: reign.epoch, primary },
-                None => Step::WaitForVoter,
-            },
+            Ok(_) => {
+                match choose(reign, reports, &(voters & electorate), Tie { preferred, leader: me })
+                {
+                    Some(primary) => Step::Appoint { epoch: reign.epoch, primary },
+                    None => Step::WaitForVoter,
+                }
+            }
         },
     }
 }
@@ -94,7 +101,10 @@ mod tests {
         };
         assert_eq!(next_step(&facts), Step::Nothing);
         assert_eq!(next_step(&Facts { free: &two, ..facts }), Step::Recruit(2));
-        assert_eq!(next_step(&Facts { free: &two, steady_membership: false, ..facts }), Step::Nothing);
+        assert_eq!(
+            next_step(&Facts { free: &two, steady_membership: false, ..facts }),
+            Step::Nothing
+        );
         reign.retarget(1, 0, [2, 3].map(id).into()).unwrap();
         reign.settle(1, 1).unwrap();
         reign.recruit(2).unwrap();
@@ -102,7 +112,10 @@ mod tests {
         assert!(matches!(next_step(&facts), Step::WaitFor(_)));
         let at = |lsn| Report { epoch: 2, holds: Holds::UpTo(WalPosition { timeline: 1, lsn }) };
         let reports = BTreeMap::from([(id(2), at(5)), (id(3), at(6))]);
-        assert_eq!(next_step(&Facts { reports: &reports, ..facts }), Step::Appoint { epoch: 2, primary: id(3) });
+        assert_eq!(
+            next_step(&Facts { reports: &reports, ..facts }),
+            Step::Appoint { epoch: 2, primary: id(3) }
+        );
     }
 
     /// The group refuses to appoint it: to propose it again and again would bring nobody further.
@@ -112,7 +125,8 @@ mod tests {
         reign.retarget(1, 0, [2, 3].map(id).into()).unwrap();
         reign.settle(1, 1).unwrap();
         reign.recruit(2).unwrap();
-        let (voters, electorate) = (BTreeSet::from([1, 2, 3].map(id)), BTreeSet::from([1, 3].map(id)));
+        let (voters, electorate) =
+            (BTreeSet::from([1, 2, 3].map(id)), BTreeSet::from([1, 3].map(id)));
         let at = |lsn| Report { epoch: 2, holds: Holds::UpTo(WalPosition { timeline: 1, lsn }) };
         let step = |reports: &BTreeMap<NodeId, Report>| {
             let (none, voters, electorate) = (&BTreeSet::new(), &voters, &electorate);
@@ -127,7 +141,10 @@ mod tests {
                 preferred: None,
             })
         };
-        assert_eq!(step(&BTreeMap::from([(id(2), at(5)), (id(3), at(5))])), Step::Appoint { epoch: 2, primary: id(3) });
+        assert_eq!(
+            step(&BTreeMap::from([(id(2), at(5)), (id(3), at(5))])),
+            Step::Appoint { epoch: 2, primary: id(3) }
+        );
         assert_eq!(step(&BTreeMap::from([(id(2), at(6)), (id(3), at(5))])), Step::WaitForVoter);
     }
 }

@@ -1,8 +1,10 @@
-//! The lease of the primary and the promises of the voters that carry it. It makes reads and errors right; no write depends on it.
+//! The lease of the primary and the promises of the voters that carry it. It makes reads and errors
+//! right; no write depends on it.
 //!
-//! A voter that acknowledges a heartbeat promises not to be recruited for a lease time from then, by its own clock. The primary's lease runs
-//! for a little less than that from when it *sent* the heartbeats that a majority has acknowledged. So while the lease stands there is no
-//! majority of voters whose promise is over, and without one nobody else's lease begins.
+//! A voter that acknowledges a heartbeat promises not to be recruited for a lease time from then,
+//! by its own clock. The primary's lease runs for a little less than that from when it *sent* the
+//! heartbeats that a majority has acknowledged. So while the lease stands there is no majority of
+//! voters whose promise is over, and without one nobody else's lease begins.
 
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,11 +13,12 @@ use super::reign::{Phase, Reign};
 use crate::NodeId;
 use crate::membership::majority;
 
-/// What clocks may differ in their pace, both ways together: one part in twenty. Crystals are a thousand times better; virtual machines that
-/// catch up after a pause are not.
+/// What clocks may differ in their pace, both ways together: one part in twenty. Crystals are a
+/// thousand times better; virtual machines that catch up after a pause are not.
 const DRIFT: u64 = 20;
 
-/// Milliseconds of a node's own boot-time clock, which goes on while the machine sleeps. Two nodes' are never compared.
+/// Milliseconds of a node's own boot-time clock, which goes on while the machine sleeps. Two nodes'
+/// are never compared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct BootTime(pub u64);
 
@@ -38,7 +41,8 @@ pub struct Heartbeat {
     pub epoch: u64,
     /// The run of its Postgres.
     pub start: Start,
-    /// The log index of the membership that it counts voters by (the last in its log, applied or not).
+    /// The log index of the membership that it counts voters by (the last in its log, applied or
+    /// not).
     pub membership: u64,
 }
 
@@ -77,7 +81,8 @@ pub struct Hearing<'a> {
 pub struct Voter {
     /// The epoch that it has on disk: it acknowledges this one and no other.
     epoch: u64,
-    /// Set at its start and when it got its vote: what it promised before is forgotten, or was never asked for.
+    /// Set at its start and when it got its vote: what it promised before is forgotten, or was
+    /// never asked for.
     quiet_until: BootTime,
     promise: Option<(Start, BootTime)>,
     /// The highest run of this epoch's primary that is known to have ended.
@@ -87,16 +92,22 @@ pub struct Voter {
 impl Voter {
     /// At the start of the member: it may have promised anything a moment ago.
     pub fn started(epoch_on_disk: u64, now: BootTime, lease_ms: u64) -> Self {
-        Self { epoch: epoch_on_disk, quiet_until: now.after(lease_ms), promise: None, released: None }
+        Self {
+            epoch: epoch_on_disk,
+            quiet_until: now.after(lease_ms),
+            promise: None,
+            released: None,
+        }
     }
 
-    /// It got its vote: majorities that it was not part of may have carried a lease, so it begins with a full promise.
+    /// It got its vote: majorities that it was not part of may have carried a lease, so it begins
+    /// with a full promise.
     pub fn got_vote(&mut self, now: BootTime, lease_ms: u64) {
         self.quiet_until = self.quiet_until.max(now.after(lease_ms));
     }
 
-    /// It has learned of a new primary, or for the first time of the present one: that one gets the time of a lease to be heard. Nothing but
-    /// patience: a release ends it.
+    /// It has learned of a new primary, or for the first time of the present one: that one gets the
+    /// time of a lease to be heard. Nothing but patience: a release ends it.
     pub fn learned_of(&mut self, epoch: u64, now: BootTime, lease_ms: u64) {
         if epoch == self.epoch && self.promise.is_none() && self.released.is_none() {
             self.promise = Some((Start(0), now.after(lease_ms)));
@@ -114,8 +125,12 @@ impl Voter {
     /// Why there is none; no promise is made then, and none is taken back.
     pub fn hear(&mut self, heartbeat: &Heartbeat, hearing: Hearing<'_>) -> Result<(), Deaf> {
         let Hearing { reign, votes_by, now, lease_ms } = hearing;
-        // From the moment that it knows of a recruitment it acknowledges nothing: its promise would never end otherwise.
-        if heartbeat.epoch != self.epoch || reign.epoch != self.epoch || reign.phase == Phase::Recruiting {
+        // From the moment that it knows of a recruitment it acknowledges nothing: its promise would
+        // never end otherwise.
+        if heartbeat.epoch != self.epoch
+            || reign.epoch != self.epoch
+            || reign.phase == Phase::Recruiting
+        {
             return Err(Deaf::OtherEpoch);
         }
         match votes_by {
@@ -133,8 +148,9 @@ impl Voter {
         Ok(())
     }
 
-    /// That run of the epoch's primary has ended, and nothing of it lives: what was promised to it, or to an earlier one, is over. What was
-    /// promised before this member's own start is not, since nobody knows to whom.
+    /// That run of the epoch's primary has ended, and nothing of it lives: what was promised to it,
+    /// or to an earlier one, is over. What was promised before this member's own start is not,
+    /// since nobody knows to whom.
     pub fn release(&mut self, epoch: u64, start: Start) {
         if epoch != self.epoch {
             return;
@@ -150,7 +166,8 @@ impl Voter {
         self.released.is_some() && self.promise.is_none()
     }
 
-    /// Whether it started, or got its vote, less than a lease ago: then no release ends its patience.
+    /// Whether it started, or got its vote, less than a lease ago: then no release ends its
+    /// patience.
     pub fn has_just_started(&self, now: BootTime) -> bool {
         now < self.quiet_until
     }
@@ -173,10 +190,16 @@ impl Voter {
     }
 }
 
-/// Until when the lease of a primary stands, by its own clock: `acks` has for each voter when the youngest heartbeat that it acknowledged was
-/// *sent*. None when no majority of `voters` (the primary is one of them, if it votes) has acknowledged any.
-pub fn lease_until(acks: &BTreeMap<NodeId, BootTime>, voters: &BTreeSet<NodeId>, lease_ms: u64) -> Option<BootTime> {
-    let mut sent: Vec<BootTime> = acks.iter().filter(|(id, _)| voters.contains(id)).map(|(_, at)| *at).collect();
+/// Until when the lease of a primary stands, by its own clock: `acks` has for each voter when the
+/// youngest heartbeat that it acknowledged was *sent*. None when no majority of `voters` (the
+/// primary is one of them, if it votes) has acknowledged any.
+pub fn lease_until(
+    acks: &BTreeMap<NodeId, BootTime>,
+    voters: &BTreeSet<NodeId>,
+    lease_ms: u64,
+) -> Option<BootTime> {
+    let mut sent: Vec<BootTime> =
+        acks.iter().filter(|(id, _)| voters.contains(id)).map(|(_, at)| *at).collect();
     sent.sort_unstable_by(|a, b| b.cmp(a));
     let oldest = sent.get(majority(voters.len()) - 1)?;
     Some(oldest.after(lease_ms - lease_ms.div_ceil(DRIFT)))
@@ -219,7 +242,11 @@ mod tests {
         assert!(!voter.is_free(BootTime(5001)), "another epoch's");
         voter.release(1, Start(1));
         assert!(voter.is_free(BootTime(5001)));
-        assert_eq!(voter.hear(&heartbeat(1), hearing(&reign, 5002)), Err(Deaf::Released), "a heartbeat that was late");
+        assert_eq!(
+            voter.hear(&heartbeat(1), hearing(&reign, 5002)),
+            Err(Deaf::Released),
+            "a heartbeat that was late"
+        );
         voter.hear(&heartbeat(2), hearing(&reign, 5003)).unwrap();
         voter.release(1, Start(1));
         assert!(!voter.is_free(BootTime(5004)), "the next run's promise stands");
@@ -239,8 +266,14 @@ mod tests {
         );
         let reign = Reign::of_founder(id(1));
         let mut voter = Voter::started(1, BootTime(0), LEASE);
-        assert_eq!(voter.hear(&heartbeat(1), Hearing { votes_by: None, ..hearing(&reign, 0) }), Err(Deaf::NoVoter));
-        assert_eq!(voter.hear(&heartbeat(1), Hearing { votes_by: Some(8), ..hearing(&reign, 0) }), Err(Deaf::OtherMembership));
+        assert_eq!(
+            voter.hear(&heartbeat(1), Hearing { votes_by: None, ..hearing(&reign, 0) }),
+            Err(Deaf::NoVoter)
+        );
+        assert_eq!(
+            voter.hear(&heartbeat(1), Hearing { votes_by: Some(8), ..hearing(&reign, 0) }),
+            Err(Deaf::OtherMembership)
+        );
         assert_eq!(voter.free_at(), BootTime(LEASE));
     }
 
@@ -252,17 +285,23 @@ mod tests {
         acks.insert(id(2), BootTime(100));
         assert_eq!(lease_until(&acks, &voters, LEASE), Some(BootTime(100 + 1900)));
         acks.insert(id(3), BootTime(400));
-        assert_eq!(lease_until(&acks, &voters, LEASE), Some(BootTime(400 + 1900)), "the second youngest");
+        assert_eq!(
+            lease_until(&acks, &voters, LEASE),
+            Some(BootTime(400 + 1900)),
+            "the second youngest"
+        );
     }
 
     proptest! {
-        /// Clocks that go up to 2 % too fast or too slow, from any start; messages that take any time or are lost: while the lease stands by
-        /// the primary's clock there is no majority of voters that are free by theirs.
+        /// Clocks that go up to 2 % too fast or too slow, from any start; messages that take any
+        /// time or are lost: while the lease stands by the primary's clock there is no majority of
+        /// voters that are free by theirs.
         #[test]
         fn while_the_lease_stands_no_majority_is_free(
             size in 1..8usize,
             clocks in prop::collection::vec((980..=1020u64, 0..100_000u64), 8),
-            // When it is sent, how long it travels there and back (real milliseconds), and whether it arrives.
+            // When it is sent, how long it travels there and back (real milliseconds), and whether
+            // it arrives.
             beats in prop::collection::vec((0..20_000u64, prop::collection::vec((0..3000u64, 0..3000u64, any::<bool>()), 8)), 1..30),
             look in 0..30_000u64,
         ) {

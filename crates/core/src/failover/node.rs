@@ -21,7 +21,8 @@ pub enum Intake {
         /// The timeline that was given to the reign that it was opened in.
         timeline: u32,
     },
-    /// It was told to take no more, but a receiver lives, or one can still be started: the startup process has not read the new setting.
+    /// It was told to take no more, but a receiver lives, or one can still be started: the startup
+    /// process has not read the new setting.
     Closing,
     /// No receiver lives and none can be started.
     Closed,
@@ -32,7 +33,8 @@ pub enum Intake {
 pub enum Server {
     /// No process of it lives.
     Stopped {
-        /// The timeline that its control file is on, when it was a primary there: its promotion was complete.
+        /// The timeline that its control file is on, when it was a primary there: its promotion was
+        /// complete.
         reigned_on: Option<u32>,
     },
     /// A primary, gate open or not.
@@ -44,22 +46,26 @@ pub enum Server {
     },
     /// A standby.
     Standby {
-        /// Whether its files are whole. One that has only been rewound may need the primary's WAL for that: it follows as others do, and has
-        /// nothing to report before.
+        /// Whether its files are whole. One that has only been rewound may need the primary's WAL
+        /// for that: it follows as others do, and has nothing to report before.
         consistent: bool,
-        /// The timeline of a promotion that was begun here and did not come to its end: Postgres would not take that number again.
+        /// The timeline of a promotion that was begun here and did not come to its end: Postgres
+        /// would not take that number again.
         burned: Option<u32>,
         /// Where its WAL comes from.
         intake: Intake,
         /// The end of its last valid record, and that record's timeline.
         end: WalPosition,
-        /// Whether its WAL has parted from that of the primary; None until that one's history is known.
+        /// Whether its WAL has parted from that of the primary; None until that one's history is
+        /// known.
         parted: Option<bool>,
     },
-    /// It is being rewound or cloned: from the first changed byte to consistency its files are nobody's.
+    /// It is being rewound or cloned: from the first changed byte to consistency its files are
+    /// nobody's.
     Rewinding {
-        /// The epoch in which its WAL was found to have parted from the primary's, where it is rewound for that: it has confirmed nothing to
-        /// that primary, and will confirm nothing to anybody before it is whole.
+        /// The epoch in which its WAL was found to have parted from the primary's, where it is
+        /// rewound for that: it has confirmed nothing to that primary, and will confirm nothing to
+        /// anybody before it is whole.
         parted_in: Option<u64>,
     },
 }
@@ -84,7 +90,8 @@ pub struct Facts<'a> {
 pub enum Step {
     /// Nothing until something changes.
     Nothing,
-    /// This server reigns no more: close the gate, end every process of it, and let it come back as a standby.
+    /// This server reigns no more: close the gate, end every process of it, and let it come back as
+    /// a standby.
     Stop,
     /// A lease that this voter carries may stand.
     WaitForPromise,
@@ -112,7 +119,11 @@ pub enum Step {
 pub fn next_step(facts: &Facts<'_>) -> Step {
     let Facts { me, reign, epoch, free, server } = *facts;
     let reigns = |e: u64, timeline: u32| {
-        e == reign.epoch && e == epoch && reign.phase == Phase::Steady && reign.primary == me && timeline == reign.timeline
+        e == reign.epoch
+            && e == epoch
+            && reign.phase == Phase::Steady
+            && reign.primary == me
+            && timeline == reign.timeline
     };
     if let Server::Primary { epoch: e, timeline } = server
         && !reigns(e, timeline)
@@ -137,22 +148,36 @@ fn recruited(reign: &Reign, server: Server) -> Step {
     let report = |holds| Step::Report(Report { epoch: reign.epoch, holds });
     match server {
         Server::Stopped { .. } => Step::StartAsStandby,
-        Server::Standby { consistent: true, intake: Intake::Closed, end, .. } => report(Holds::UpTo(end)),
+        Server::Standby { consistent: true, intake: Intake::Closed, end, .. } => {
+            report(Holds::UpTo(end))
+        }
         Server::Rewinding { parted_in: Some(epoch) } => report(Holds::NothingSince(epoch)),
         Server::Standby { consistent: true, intake: Intake::Open { .. }, .. } => Step::CloseIntake,
-        Server::Standby { .. } | Server::Rewinding { parted_in: None } | Server::Primary { .. } => Step::Nothing,
+        Server::Standby { .. } | Server::Rewinding { parted_in: None } | Server::Primary { .. } => {
+            Step::Nothing
+        }
     }
 }
 
 fn appointed(reign: &Reign, server: Server) -> Step {
     match server {
-        // A promotion that was not complete left the old timeline: as a primary it would go on there, and nothing would look diverged.
-        Server::Stopped { reigned_on } if reigned_on == Some(reign.timeline) => Step::StartAsPrimary,
+        // A promotion that was not complete left the old timeline: as a primary it would go on
+        // there, and nothing would look diverged.
+        Server::Stopped { reigned_on } if reigned_on == Some(reign.timeline) => {
+            Step::StartAsPrimary
+        }
         Server::Stopped { .. } => Step::StartAsStandby,
-        // The number is spent: by a promotion that broke off, or by one that was complete before this node fell back in the log and came up
-        // as a standby. The next reign gives another one; this reign ends, since nobody hears its heartbeats.
-        Server::Standby { burned, end, .. } if burned == Some(reign.timeline) || end.timeline >= reign.timeline => Step::Nothing,
-        Server::Standby { consistent: true, intake: Intake::Closed, .. } => Step::Promote(reign.timeline),
+        // The number is spent: by a promotion that broke off, or by one that was complete before
+        // this node fell back in the log and came up as a standby. The next reign gives another
+        // one; this reign ends, since nobody hears its heartbeats.
+        Server::Standby { burned, end, .. }
+            if burned == Some(reign.timeline) || end.timeline >= reign.timeline =>
+        {
+            Step::Nothing
+        }
+        Server::Standby { consistent: true, intake: Intake::Closed, .. } => {
+            Step::Promote(reign.timeline)
+        }
         Server::Standby { consistent: true, intake: Intake::Open { .. }, .. } => Step::CloseIntake,
         Server::Primary { .. } => Step::Reign,
         Server::Standby { .. } | Server::Rewinding { .. } => Step::Nothing,
@@ -162,15 +187,20 @@ fn appointed(reign: &Reign, server: Server) -> Step {
 fn follower(reign: &Reign, server: Server) -> Step {
     match server {
         Server::Stopped { .. } => Step::StartAsStandby,
-        Server::Standby { intake: Intake::Open { from, timeline }, .. } if from == reign.primary && timeline == reign.timeline => {
+        Server::Standby { intake: Intake::Open { from, timeline }, .. }
+            if from == reign.primary && timeline == reign.timeline =>
+        {
             Step::Nothing
         }
-        // A walreceiver begins by saying how far its server has replayed, whatever WAL that was, and the primary takes it for a confirmation:
-        // what is here is compared before there is one.
+        // A walreceiver begins by saying how far its server has replayed, whatever WAL that was,
+        // and the primary takes it for a confirmation: what is here is compared before there is
+        // one.
         Server::Standby { intake: Intake::Open { .. } | Intake::Closing, .. } => Step::CloseIntake,
         Server::Standby { parted: Some(true), .. } => Step::Rewind(reign.primary),
         Server::Standby { parted: Some(false), .. } => Step::Follow(reign.primary),
-        Server::Standby { parted: None, .. } | Server::Primary { .. } | Server::Rewinding { .. } => Step::Nothing,
+        Server::Standby { parted: None, .. }
+        | Server::Primary { .. }
+        | Server::Rewinding { .. } => Step::Nothing,
     }
 }
 
@@ -193,7 +223,13 @@ mod tests {
     }
 
     fn standby(intake: Intake) -> Server {
-        Server::Standby { consistent: true, burned: None, intake, end: WalPosition { timeline: 1, lsn: 10 }, parted: Some(false) }
+        Server::Standby {
+            consistent: true,
+            burned: None,
+            intake,
+            end: WalPosition { timeline: 1, lsn: 10 },
+            parted: Some(false),
+        }
     }
 
     fn open(from: u8, timeline: u32) -> Intake {
@@ -215,13 +251,23 @@ mod tests {
         assert_eq!(step(3, &reign, 2, true, standby(Intake::Closing)), Step::Nothing);
         let report = Report { epoch: 2, holds: Holds::UpTo(WalPosition { timeline: 1, lsn: 10 }) };
         assert_eq!(step(3, &reign, 2, true, standby(Intake::Closed)), Step::Report(report));
-        assert_eq!(step(3, &reign, 2, true, Server::Rewinding { parted_in: None }), Step::Nothing, "its files are nobody's");
+        assert_eq!(
+            step(3, &reign, 2, true, Server::Rewinding { parted_in: None }),
+            Step::Nothing,
+            "its files are nobody's"
+        );
         let nothing = Report { epoch: 2, holds: Holds::NothingSince(1) };
-        assert_eq!(step(3, &reign, 2, true, Server::Rewinding { parted_in: Some(1) }), Step::Report(nothing));
+        assert_eq!(
+            step(3, &reign, 2, true, Server::Rewinding { parted_in: Some(1) }),
+            Step::Report(nothing)
+        );
         // The old primary: stop first, report as a standby.
         let primary = Server::Primary { epoch: 1, timeline: 1 };
         assert_eq!(step(1, &reign, 1, false, primary), Step::Stop);
-        assert_eq!(step(1, &reign, 2, true, Server::Stopped { reigned_on: Some(1) }), Step::StartAsStandby);
+        assert_eq!(
+            step(1, &reign, 2, true, Server::Stopped { reigned_on: Some(1) }),
+            Step::StartAsStandby
+        );
     }
 
     #[test]
@@ -229,9 +275,19 @@ mod tests {
         let reign = second_reign();
         assert_eq!(step(2, &reign, 2, true, standby(Intake::Closed)), Step::Promote(2));
         assert_eq!(step(2, &reign, 2, true, standby(open(1, 1))), Step::CloseIntake);
-        assert_eq!(step(2, &reign, 2, true, Server::Primary { epoch: 2, timeline: 2 }), Step::Reign);
-        assert_eq!(step(2, &reign, 2, true, Server::Primary { epoch: 2, timeline: 3 }), Step::Stop, "not the timeline that it was given");
-        assert_eq!(step(2, &reign, 2, true, Server::Stopped { reigned_on: Some(2) }), Step::StartAsPrimary);
+        assert_eq!(
+            step(2, &reign, 2, true, Server::Primary { epoch: 2, timeline: 2 }),
+            Step::Reign
+        );
+        assert_eq!(
+            step(2, &reign, 2, true, Server::Primary { epoch: 2, timeline: 3 }),
+            Step::Stop,
+            "not the timeline that it was given"
+        );
+        assert_eq!(
+            step(2, &reign, 2, true, Server::Stopped { reigned_on: Some(2) }),
+            Step::StartAsPrimary
+        );
         assert_eq!(
             step(2, &reign, 2, true, Server::Stopped { reigned_on: Some(1) }),
             Step::StartAsStandby,
@@ -256,7 +312,13 @@ mod tests {
     fn a_promotion_that_broke_off_burns_its_number() {
         let reign = second_reign();
         let end = WalPosition { timeline: 1, lsn: 10 };
-        let burned = Server::Standby { consistent: true, burned: Some(2), intake: Intake::Closed, end, parted: Some(false) };
+        let burned = Server::Standby {
+            consistent: true,
+            burned: Some(2),
+            intake: Intake::Closed,
+            end,
+            parted: Some(false),
+        };
         assert_eq!(step(2, &reign, 2, true, burned), Step::Nothing);
     }
 
@@ -273,11 +335,23 @@ mod tests {
             parted,
         };
         assert_eq!(step(1, &reign, 2, true, closed(Some(true))), Step::Rewind(id(2)));
-        assert_eq!(step(1, &reign, 2, true, closed(None)), Step::Nothing, "what it has is not compared yet");
+        assert_eq!(
+            step(1, &reign, 2, true, closed(None)),
+            Step::Nothing,
+            "what it has is not compared yet"
+        );
         for intake in [open(1, 1), open(2, 1), open(1, 2), Intake::Closing] {
-            assert_eq!(step(3, &reign, 2, true, standby(intake)), Step::CloseIntake, "{intake:?}: it was opened in another reign");
+            assert_eq!(
+                step(3, &reign, 2, true, standby(intake)),
+                Step::CloseIntake,
+                "{intake:?}: it was opened in another reign"
+            );
         }
         assert_eq!(step(1, &reign, 2, true, Server::Primary { epoch: 1, timeline: 1 }), Step::Stop);
-        assert_eq!(step(1, &reign, 3, true, standby(Intake::Closed)), Step::Nothing, "it has promised more than it has applied");
+        assert_eq!(
+            step(1, &reign, 3, true, standby(Intake::Closed)),
+            Step::Nothing,
+            "it has promised more than it has applied"
+        );
     }
 }

@@ -25,8 +25,8 @@ pub enum Names {
 pub struct Facts<'a> {
     /// The applied state; this node is its primary, and runs on its timeline.
     pub reign: &'a Reign,
-    /// Whether the state was brought to the present by a Raft read since this run began: a restarted node has applied less than it has
-    /// acknowledged under.
+    /// Whether the state was brought to the present by a Raft read since this run began: a
+    /// restarted node has applied less than it has acknowledged under.
     pub read: bool,
     /// What `synchronous_standby_names` is.
     pub names: Names,
@@ -68,8 +68,9 @@ pub enum Step {
     OpenGate,
 }
 
-/// The next step. The gate opens only where one config is in force and has confirmed all that this server can show; it is not closed here:
-/// the deadline of the lease does that, without anybody's help.
+/// The next step. The gate opens only where one config is in force and has confirmed all that this
+/// server can show; it is not closed here: the deadline of the lease does that, without anybody's
+/// help.
 pub fn next_step(facts: &Facts<'_>) -> Step {
     let Facts { reign, read, names, noted, confirmed, lease, open } = *facts;
     let Some(target) = reign.target() else { return Step::Nothing };
@@ -97,10 +98,12 @@ pub fn next_step(facts: &Facts<'_>) -> Step {
     }
 }
 
-/// The standbys that the target should have, when it should have others: every voter but the primary. Someone who is unwell stays: `required`
-/// counts a majority, and waiting for one that is away costs nothing while the others confirm.
+/// The standbys that the target should have, when it should have others: every voter but the
+/// primary. Someone who is unwell stays: `required` counts a majority, and waiting for one that is
+/// away costs nothing while the others confirm.
 pub fn wanted(reign: &Reign, voters: &BTreeSet<NodeId>) -> Option<BTreeSet<NodeId>> {
-    let wanted: BTreeSet<NodeId> = voters.iter().copied().filter(|id| *id != reign.primary).collect();
+    let wanted: BTreeSet<NodeId> =
+        voters.iter().copied().filter(|id| *id != reign.primary).collect();
     (reign.target().is_some_and(|t| t.standbys != wanted)).then_some(wanted)
 }
 
@@ -120,8 +123,15 @@ mod tests {
         let nobody = BTreeSet::new();
         let third = BTreeSet::from([id(3)]);
         let change = reign.change;
-        let mut facts =
-            Facts { reign: &reign, read: false, names: Names::Unset, noted: None, confirmed: &nobody, lease: true, open: false };
+        let mut facts = Facts {
+            reign: &reign,
+            read: false,
+            names: Names::Unset,
+            noted: None,
+            confirmed: &nobody,
+            lease: true,
+            open: false,
+        };
         assert_eq!(next_step(&facts), Step::Read);
         facts.read = true;
         assert_eq!(next_step(&facts), Step::SetNames(change));
@@ -142,7 +152,10 @@ mod tests {
         // A change of the standbys: the gate stays, the steps begin anew.
         let mut changed = settled.clone();
         changed.retarget(2, change, [3].map(id).into()).unwrap();
-        assert_eq!(next_step(&Facts { reign: &changed, open: true, ..facts }), Step::SetNames(change + 1));
+        assert_eq!(
+            next_step(&Facts { reign: &changed, open: true, ..facts }),
+            Step::SetNames(change + 1)
+        );
     }
 
     #[test]

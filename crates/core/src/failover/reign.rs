@@ -1,5 +1,6 @@
-//! The replicated half of the protocol: who reigns, and what each command makes of it. Every member applies the same commands in the same
-//! order, and every command names the state that it was made for: one that comes late has no effect.
+//! The replicated half of the protocol: who reigns, and what each command makes of it. Every member
+//! applies the same commands in the same order, and every command names the state that it was made
+//! for: one that comes late has no effect.
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -21,13 +22,17 @@ pub struct Reign {
     pub primary: NodeId,
     /// The timeline that it was given.
     pub timeline: u32,
-    /// The next one to give. None is given twice: two promotions to one number look alike to `pg_rewind`.
+    /// The next one to give. None is given twice: two promotions to one number look alike to
+    /// `pg_rewind`.
     pub next_timeline: u32,
-    /// The sync configs in force: a commit waited for one of them. The last one is what `synchronous_standby_names` is to be.
+    /// The sync configs in force: a commit waited for one of them. The last one is what
+    /// `synchronous_standby_names` is to be.
     pub configs: Vec<SyncConfig>,
-    /// Counts the changes of `configs`: what was confirmed for an earlier one is not taken for a later one.
+    /// Counts the changes of `configs`: what was confirmed for an earlier one is not taken for a
+    /// later one.
     pub change: u64,
-    /// Whether the configs were ever settled in this reign. Before that its primary has acknowledged nothing.
+    /// Whether the configs were ever settled in this reign. Before that its primary has
+    /// acknowledged nothing.
     pub settled: bool,
 }
 
@@ -70,7 +75,8 @@ pub struct LastFailover {
     pub reason: Reason,
     /// When the leader began: milliseconds since the Unix epoch.
     pub began_ms: i64,
-    /// When the new primary could take writes, but for its lease: milliseconds since the Unix epoch, by its own clock.
+    /// When the new primary could take writes, but for its lease: milliseconds since the Unix
+    /// epoch, by its own clock.
     pub ended_ms: Option<i64>,
 }
 
@@ -112,7 +118,8 @@ impl Reign {
         if self.phase != Phase::Steady || epoch != self.epoch + 1 {
             return Err(MovedOn);
         }
-        // A reign that was never settled has acknowledged nothing: its configs bind nobody. The list stays short, whatever fails in a row.
+        // A reign that was never settled has acknowledged nothing: its configs bind nobody. The
+        // list stays short, whatever fails in a row.
         if !self.settled {
             let ended = self.epoch;
             self.configs.retain(|c| c.epoch != ended);
@@ -123,12 +130,19 @@ impl Reign {
         Ok(())
     }
 
-    /// A new primary, with a timeline of its own. Its config joins those in force and replaces none: what was acknowledged under them is only
-    /// safe when the new one has confirmed it ([`Self::settle`]).
+    /// A new primary, with a timeline of its own. Its config joins those in force and replaces
+    /// none: what was acknowledged under them is only safe when the new one has confirmed it
+    /// ([`Self::settle`]).
     ///
     /// # Errors
-    /// [`MovedOn`] unless this epoch is recruiting and the appointee still votes. The first appointment of an epoch counts.
-    pub fn appoint(&mut self, epoch: u64, primary: NodeId, voters: &BTreeSet<NodeId>) -> Result<(), MovedOn> {
+    /// [`MovedOn`] unless this epoch is recruiting and the appointee still votes. The first
+    /// appointment of an epoch counts.
+    pub fn appoint(
+        &mut self,
+        epoch: u64,
+        primary: NodeId,
+        voters: &BTreeSet<NodeId>,
+    ) -> Result<(), MovedOn> {
         if self.phase != Phase::Recruiting || epoch != self.epoch || !voters.contains(&primary) {
             return Err(MovedOn);
         }
@@ -143,22 +157,39 @@ impl Reign {
         Ok(())
     }
 
-    /// A new primary by a person's word. What was acknowledged under the configs so far binds nobody any more: that is what was given up.
+    /// A new primary by a person's word. What was acknowledged under the configs so far binds
+    /// nobody any more: that is what was given up.
     ///
     /// # Errors
     /// [`MovedOn`] as [`Self::appoint`].
-    pub fn force(&mut self, epoch: u64, primary: NodeId, voters: &BTreeSet<NodeId>) -> Result<(), MovedOn> {
+    pub fn force(
+        &mut self,
+        epoch: u64,
+        primary: NodeId,
+        voters: &BTreeSet<NodeId>,
+    ) -> Result<(), MovedOn> {
         self.appoint(epoch, primary, voters)?;
         self.configs.drain(..self.configs.len() - 1);
         Ok(())
     }
 
-    /// The primary is to wait for other standbys. Going back is a change like any other: nothing leaves but by [`Self::settle`].
+    /// The primary is to wait for other standbys. Going back is a change like any other: nothing
+    /// leaves but by [`Self::settle`].
     ///
     /// # Errors
-    /// [`MovedOn`] unless `epoch` and `change` are the present ones, there is a primary, and fewer than three configs are in force.
-    pub fn retarget(&mut self, epoch: u64, change: u64, standbys: BTreeSet<NodeId>) -> Result<(), MovedOn> {
-        if self.phase != Phase::Steady || epoch != self.epoch || change != self.change || standbys.contains(&self.primary) {
+    /// [`MovedOn`] unless `epoch` and `change` are the present ones, there is a primary, and fewer
+    /// than three configs are in force.
+    pub fn retarget(
+        &mut self,
+        epoch: u64,
+        change: u64,
+        standbys: BTreeSet<NodeId>,
+    ) -> Result<(), MovedOn> {
+        if self.phase != Phase::Steady
+            || epoch != self.epoch
+            || change != self.change
+            || standbys.contains(&self.primary)
+        {
             return Err(MovedOn);
         }
         let config = SyncConfig::new(epoch, self.primary, standbys);
@@ -177,7 +208,8 @@ impl Reign {
         Ok(())
     }
 
-    /// The target has confirmed everything up to a position that was noted when it was the only one that commits wait for: the others leave.
+    /// The target has confirmed everything up to a position that was noted when it was the only one
+    /// that commits wait for: the others leave.
     ///
     /// # Errors
     /// [`MovedOn`] unless `epoch` and `change` are the present ones.
@@ -265,7 +297,10 @@ mod tests {
         reign.recruit(2).unwrap();
         assert_eq!(reign.force(2, id(9), &voters()), Err(MovedOn), "it has no vote");
         reign.force(2, id(2), &voters()).unwrap();
-        assert_eq!((reign.primary, reign.timeline, reign.configs.len(), reign.is_settled()), (id(2), 2, 1, false));
+        assert_eq!(
+            (reign.primary, reign.timeline, reign.configs.len(), reign.is_settled()),
+            (id(2), 2, 1, false)
+        );
         assert_eq!(reign.force(2, id(3), &voters()), Err(MovedOn), "the first one counts");
     }
 

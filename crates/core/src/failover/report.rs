@@ -21,10 +21,11 @@ pub struct Report {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Holds {
-    /// All that it ever confirmed: the timeline of its last valid record, and the end of that record.
+    /// All that it ever confirmed: the timeline of its last valid record, and the end of that
+    /// record.
     UpTo(WalPosition),
-    /// Nothing that anybody could use: it is being rewound, since its WAL had parted from that of this epoch's primary. So it has confirmed
-    /// nothing to that one, nor to any later one.
+    /// Nothing that anybody could use: it is being rewound, since its WAL had parted from that of
+    /// this epoch's primary. So it has confirmed nothing to that one, nor to any later one.
     NothingSince(u64),
 }
 
@@ -45,22 +46,31 @@ pub struct Missing {
     pub any_of: BTreeSet<NodeId>,
 }
 
-/// Whether every set of nodes that could have confirmed a commit has a member among the recruits, for every config in force.
+/// Whether every set of nodes that could have confirmed a commit has a member among the recruits,
+/// for every config in force.
 ///
-/// The primary of the present reign has everything that any config confirmed: it was the most advanced when it was appointed, and what was
-/// confirmed since was its own. Who has nothing since a certain epoch is no confirming standby of a config of that epoch or of a later one.
-pub fn enough(reign: &Reign, reports: &BTreeMap<NodeId, Report>) -> Result<BTreeSet<NodeId>, Missing> {
+/// The primary of the present reign has everything that any config confirmed: it was the most
+/// advanced when it was appointed, and what was confirmed since was its own. Who has nothing since
+/// a certain epoch is no confirming standby of a config of that epoch or of a later one.
+pub fn enough(
+    reign: &Reign,
+    reports: &BTreeMap<NodeId, Report>,
+) -> Result<BTreeSet<NodeId>, Missing> {
     let of_epoch = || reports.iter().filter(|(_, r)| r.epoch == reign.epoch);
-    let recruits: BTreeSet<NodeId> = of_epoch().filter(|(_, r)| r.end().is_some()).map(|(id, _)| *id).collect();
+    let recruits: BTreeSet<NodeId> =
+        of_epoch().filter(|(_, r)| r.end().is_some()).map(|(id, _)| *id).collect();
     if recruits.contains(&reign.primary) {
         return Ok(recruits);
     }
     let met = |config: &SyncConfig| {
-        let abstains = of_epoch().filter(|(_, r)| matches!(r.holds, Holds::NothingSince(epoch) if epoch <= config.epoch));
+        let abstains = of_epoch().filter(
+            |(_, r)| matches!(r.holds, Holds::NothingSince(epoch) if epoch <= config.epoch),
+        );
         config.is_met_by(&recruits, &abstains.map(|(id, _)| *id).collect())
     };
     let unmet = reign.configs.iter().filter(|c| !met(c));
-    let mut any_of: BTreeSet<NodeId> = unmet.flat_map(|c| c.standbys.difference(&recruits).copied().chain([c.primary])).collect();
+    let mut any_of: BTreeSet<NodeId> =
+        unmet.flat_map(|c| c.standbys.difference(&recruits).copied().chain([c.primary])).collect();
     if any_of.is_empty() {
         return Ok(recruits);
     }
@@ -73,16 +83,28 @@ pub fn enough(reign: &Reign, reports: &BTreeMap<NodeId, Report>) -> Result<BTree
 pub struct Tie {
     /// Above all: a switchover's target.
     pub preferred: Option<NodeId>,
-    /// Only where there is nobody else: the Raft leader, so that a primary that dies does not take the leader along.
+    /// Only where there is nobody else: the Raft leader, so that a primary that dies does not take
+    /// the leader along.
     pub leader: NodeId,
 }
 
-/// The most advanced recruit that may be appointed: the highest timeline, then the highest LSN; on a tie as `tie` says, then the lowest id.
-pub fn choose(reign: &Reign, reports: &BTreeMap<NodeId, Report>, voters: &BTreeSet<NodeId>, tie: Tie) -> Option<NodeId> {
+/// The most advanced recruit that may be appointed: the highest timeline, then the highest LSN; on
+/// a tie as `tie` says, then the lowest id.
+pub fn choose(
+    reign: &Reign,
+    reports: &BTreeMap<NodeId, Report>,
+    voters: &BTreeSet<NodeId>,
+    tie: Tie,
+) -> Option<NodeId> {
     let of_epoch = || reports.iter().filter(|(_, r)| r.epoch == reign.epoch);
     let furthest = of_epoch().filter_map(|(_, r)| r.end()).max()?;
-    // Somebody who has no vote may be ahead of all who have: then there is nobody to appoint until a voter has what it has.
-    let candidates = || of_epoch().filter(|(id, r)| r.end() == Some(furthest) && voters.contains(*id)).map(|(id, _)| *id);
+    // Somebody who has no vote may be ahead of all who have: then there is nobody to appoint until
+    // a voter has what it has.
+    let candidates = || {
+        of_epoch()
+            .filter(|(id, r)| r.end() == Some(furthest) && voters.contains(*id))
+            .map(|(id, _)| *id)
+    };
     let preferred = tie.preferred.filter(|p| candidates().any(|c| c == *p));
     preferred.or_else(|| candidates().find(|c| *c != tie.leader)).or_else(|| candidates().next())
 }
@@ -135,7 +157,11 @@ mod tests {
         let reports = |since| BTreeMap::from([(id(2), nothing(since)), (id(3), report(2, 1, 10))]);
         assert_eq!(enough(&reign, &reports(1)), Ok(ids(&[3])));
         assert_eq!(choose(&reign, &reports(1), &ids(&[1, 2, 3]), tied(Some(2), 3)), Some(id(3)));
-        assert_eq!(enough(&reign, &reports(2)), Err(Missing { any_of: ids(&[1, 2]) }), "it may have confirmed in epoch 1");
+        assert_eq!(
+            enough(&reign, &reports(2)),
+            Err(Missing { any_of: ids(&[1, 2]) }),
+            "it may have confirmed in epoch 1"
+        );
         let alone = BTreeMap::from([(id(2), nothing(1))]);
         assert!(enough(&reign, &alone).is_err());
         assert_eq!(choose(&reign, &alone, &ids(&[1, 2, 3]), tied(None, 3)), None);
@@ -157,12 +183,24 @@ mod tests {
     fn the_timeline_comes_before_the_position() {
         let reign = recruiting();
         let reports = BTreeMap::from([(id(2), report(2, 1, 99)), (id(3), report(2, 2, 10))]);
-        assert_eq!(choose(&reign, &reports, &ids(&[1, 2, 3]), tied(Some(2), 2)), Some(id(3)), "the preferred one lags");
+        assert_eq!(
+            choose(&reign, &reports, &ids(&[1, 2, 3]), tied(Some(2), 2)),
+            Some(id(3)),
+            "the preferred one lags"
+        );
         let tie = BTreeMap::from([(id(2), report(2, 2, 10)), (id(3), report(2, 2, 10))]);
         assert_eq!(choose(&reign, &tie, &ids(&[1, 2, 3]), tied(Some(3), 3)), Some(id(3)));
         assert_eq!(choose(&reign, &tie, &ids(&[1, 2, 3]), tied(None, 3)), Some(id(2)));
-        assert_eq!(choose(&reign, &tie, &ids(&[1, 2, 3]), tied(None, 2)), Some(id(3)), "the leader only where there is nobody else");
+        assert_eq!(
+            choose(&reign, &tie, &ids(&[1, 2, 3]), tied(None, 2)),
+            Some(id(3)),
+            "the leader only where there is nobody else"
+        );
         assert_eq!(choose(&reign, &tie, &ids(&[1, 2]), tied(None, 2)), Some(id(2)));
-        assert_eq!(choose(&reign, &reports, &ids(&[1, 2]), tied(None, 3)), None, "the most advanced has no vote");
+        assert_eq!(
+            choose(&reign, &reports, &ids(&[1, 2]), tied(None, 3)),
+            None,
+            "the most advanced has no vote"
+        );
     }
 }

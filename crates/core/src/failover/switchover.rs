@@ -7,15 +7,23 @@ use crate::membership::majority;
 use crate::status::WalPosition;
 use crate::{MemberStatus, NodeId, Outcome, Refusal};
 
-/// More WAL than this takes a standby too long to read, in bytes: one segment. Commits would wait for it.
+/// More WAL than this takes a standby too long to read, in bytes: one segment. Commits would wait
+/// for it.
 pub const MAX_LAG: u64 = 16 << 20;
 
 /// Whether to begin, by what the leader sees.
 ///
 /// # Errors
 /// Who asked for the impossible, or at the wrong moment.
-pub fn may_switch(reign: &Reign, voters: &BTreeSet<NodeId>, members: &[MemberStatus], target: NodeId) -> Result<Outcome, Refusal> {
-    let Some(member) = members.iter().find(|m| m.node_id == target) else { return Err(Refusal::UnknownNode(target)) };
+pub fn may_switch(
+    reign: &Reign,
+    voters: &BTreeSet<NodeId>,
+    members: &[MemberStatus],
+    target: NodeId,
+) -> Result<Outcome, Refusal> {
+    let Some(member) = members.iter().find(|m| m.node_id == target) else {
+        return Err(Refusal::UnknownNode(target));
+    };
     if reign.phase != Phase::Steady || !reign.is_settled() {
         return Err(Refusal::PrimaryChanging);
     }
@@ -34,14 +42,20 @@ pub fn may_switch(reign: &Reign, voters: &BTreeSet<NodeId>, members: &[MemberSta
     }
 }
 
-/// Whether the change can go through at once: `ready` are those who may be recruited as soon as the primary gives its lease back. Whoever has just
-/// started is not: it may owe a lease that it has forgotten.
+/// Whether the change can go through at once: `ready` are those who may be recruited as soon as the
+/// primary gives its lease back. Whoever has just started is not: it may owe a lease that it has
+/// forgotten.
 pub fn is_at_once(voters: &BTreeSet<NodeId>, ready: &BTreeSet<NodeId>, target: NodeId) -> bool {
     ready.contains(&target) && voters.intersection(ready).count() >= majority(voters.len())
 }
 
-/// Who takes over from a primary that is about to stop: of the voters that were heard just now the one that has most of its WAL.
-pub fn heir(confirmed: &BTreeMap<NodeId, WalPosition>, voters: &BTreeSet<NodeId>, heard: &BTreeSet<NodeId>) -> Option<NodeId> {
+/// Who takes over from a primary that is about to stop: of the voters that were heard just now the
+/// one that has most of its WAL.
+pub fn heir(
+    confirmed: &BTreeMap<NodeId, WalPosition>,
+    voters: &BTreeSet<NodeId>,
+    heard: &BTreeSet<NodeId>,
+) -> Option<NodeId> {
     let fit = confirmed.iter().filter(|(id, _)| voters.contains(id) && heard.contains(id));
     fit.max_by_key(|(_, has)| **has).map(|(id, _)| *id)
 }
@@ -58,12 +72,22 @@ mod tests {
     #[test]
     fn the_heir_votes_was_heard_and_has_most() {
         let at = |lsn| WalPosition { timeline: 1, lsn };
-        let confirmed = BTreeMap::from([(id(2), at(5)), (id(3), at(7)), (id(4), at(9)), (id(5), at(9))]);
-        let (voters, all) = (BTreeSet::from([1, 2, 3, 4].map(id)), BTreeSet::from([2, 3, 4, 5].map(id)));
+        let confirmed =
+            BTreeMap::from([(id(2), at(5)), (id(3), at(7)), (id(4), at(9)), (id(5), at(9))]);
+        let (voters, all) =
+            (BTreeSet::from([1, 2, 3, 4].map(id)), BTreeSet::from([2, 3, 4, 5].map(id)));
         assert_eq!(heir(&confirmed, &voters, &all), Some(id(4)), "who has no vote is none");
-        assert_eq!(heir(&confirmed, &voters, &BTreeSet::from([2, 3].map(id))), Some(id(3)), "who is silent is none");
+        assert_eq!(
+            heir(&confirmed, &voters, &BTreeSet::from([2, 3].map(id))),
+            Some(id(3)),
+            "who is silent is none"
+        );
         assert_eq!(heir(&confirmed, &voters, &BTreeSet::new()), None);
-        assert_eq!(heir(&BTreeMap::new(), &voters, &all), None, "nobody has taken anything from this primary");
+        assert_eq!(
+            heir(&BTreeMap::new(), &voters, &all),
+            None,
+            "nobody has taken anything from this primary"
+        );
     }
 
     #[test]
@@ -74,7 +98,10 @@ mod tests {
         assert!(!is_at_once(&voters, &ids(&[1, 3]), id(2)), "the heir has just started");
         assert!(!is_at_once(&voters, &ids(&[2]), id(2)));
         assert!(!is_at_once(&voters, &ids(&[2, 4, 5]), id(2)), "who has no vote is not counted");
-        assert!(!is_at_once(&ids(&[1, 2, 3, 4]), &ids(&[1, 2]), id(2)), "half of them are no majority");
+        assert!(
+            !is_at_once(&ids(&[1, 2, 3, 4]), &ids(&[1, 2]), id(2)),
+            "half of them are no majority"
+        );
     }
 
     #[test]

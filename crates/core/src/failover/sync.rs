@@ -1,4 +1,5 @@
-//! Which standbys confirm a commit, and which sets of recruits no confirmed commit can have escaped.
+//! Which standbys confirm a commit, and which sets of recruits no confirmed commit can have
+//! escaped.
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -6,7 +7,8 @@ use std::collections::BTreeSet;
 use crate::NodeId;
 use crate::membership::majority;
 
-/// `synchronous_standby_names` as the group knows it: every commit of `primary` waits for `required` of `standbys`.
+/// `synchronous_standby_names` as the group knows it: every commit of `primary` waits for
+/// `required` of `standbys`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct SyncConfig {
     /// The epoch that it was made in.
@@ -20,17 +22,23 @@ pub struct SyncConfig {
 }
 
 impl SyncConfig {
-    /// The primary with `standbys`: a majority of all of them, the primary included, has every commit.
+    /// The primary with `standbys`: a majority of all of them, the primary included, has every
+    /// commit.
     pub fn new(epoch: u64, primary: NodeId, standbys: BTreeSet<NodeId>) -> Self {
         let required = majority(standbys.len() + 1) - 1;
         Self { epoch, primary, standbys, required }
     }
 
-    /// Whether every set of nodes that could have confirmed a commit has a member in `recruits`: the primary itself, or so many of the
-    /// standbys that fewer than `required` are left, without those of `abstained` that have confirmed nothing. Recruits outside of the config
-    /// say nothing about it.
+    /// Whether every set of nodes that could have confirmed a commit has a member in `recruits`:
+    /// the primary itself, or so many of the standbys that fewer than `required` are left, without
+    /// those of `abstained` that have confirmed nothing. Recruits outside of the config say nothing
+    /// about it.
     pub fn is_met_by(&self, recruits: &BTreeSet<NodeId>, abstained: &BTreeSet<NodeId>) -> bool {
-        let left = self.standbys.iter().filter(|id| !recruits.contains(id) && !abstained.contains(id)).count();
+        let left = self
+            .standbys
+            .iter()
+            .filter(|id| !recruits.contains(id) && !abstained.contains(id))
+            .count();
         recruits.contains(&self.primary) || left < self.required
     }
 
@@ -41,7 +49,9 @@ impl SyncConfig {
 
     /// Whether it is the other one, whenever each was made.
     pub fn is_like(&self, other: &Self) -> bool {
-        self.primary == other.primary && self.standbys == other.standbys && self.required == other.required
+        self.primary == other.primary
+            && self.standbys == other.standbys
+            && self.required == other.required
     }
 }
 
@@ -58,9 +68,12 @@ mod tests {
         (1..=8).filter(|n| bits >> n & 1 == 1).map(id).collect()
     }
 
-    /// All sets that could have confirmed a commit: the primary and `required` standbys (more of them only help).
+    /// All sets that could have confirmed a commit: the primary and `required` standbys (more of
+    /// them only help).
     fn could_have_confirmed(config: &SyncConfig) -> Vec<BTreeSet<NodeId>> {
-        let subsets = (0..1 << 9).map(set).filter(|s| s.is_subset(&config.standbys) && s.len() == config.required);
+        let subsets = (0..1 << 9)
+            .map(set)
+            .filter(|s| s.is_subset(&config.standbys) && s.len() == config.required);
         subsets
             .map(|mut s| {
                 s.insert(config.primary);
@@ -90,8 +103,15 @@ mod tests {
             let acks = could_have_confirmed(&config);
             for abstained in (0..1 << size).map(set).filter(|s| !s.contains(&id(1))) {
                 for recruits in (0..1 << size).map(set).filter(|s| s.is_disjoint(&abstained)) {
-                    let met = acks.iter().filter(|ack| ack.is_disjoint(&abstained)).all(|ack| !ack.is_disjoint(&recruits));
-                    assert_eq!(config.is_met_by(&recruits, &abstained), met, "{config:?} {recruits:?} {abstained:?}");
+                    let met = acks
+                        .iter()
+                        .filter(|ack| ack.is_disjoint(&abstained))
+                        .all(|ack| !ack.is_disjoint(&recruits));
+                    assert_eq!(
+                        config.is_met_by(&recruits, &abstained),
+                        met,
+                        "{config:?} {recruits:?} {abstained:?}"
+                    );
                 }
             }
         }
@@ -103,7 +123,9 @@ mod tests {
         for size in 1..=7 {
             let config = SyncConfig::new(1, id(1), (2..=size).map(id).collect());
             let all: BTreeSet<NodeId> = (1..=size).map(id).collect();
-            for recruits in (0..1 << 9).map(set).filter(|s| s.is_subset(&all) && s.len() >= majority(size)) {
+            for recruits in
+                (0..1 << 9).map(set).filter(|s| s.is_subset(&all) && s.len() >= majority(size))
+            {
                 assert!(config.is_met_by(&recruits, &set(0)), "{config:?} {recruits:?}");
                 let others_confirm = config.is_confirmed_by(|n| recruits.contains(&n));
                 assert!(others_confirm || !recruits.contains(&id(1)), "{config:?} {recruits:?}");
@@ -112,8 +134,8 @@ mod tests {
     }
 
     proptest! {
-        /// With two configs in force a commit was confirmed under one or the other: recruits that meet both have a member of it, and
-        /// recruits that miss one can have missed a commit.
+        /// With two configs in force a commit was confirmed under one or the other: recruits that
+        /// meet both have a member of it, and recruits that miss one can have missed a commit.
         #[test]
         fn two_configs(old in 0..256usize, new in 0..256usize, recruits in 0..512usize) {
             let config = |bits: usize| {

@@ -1,15 +1,18 @@
-//! What a function does, as far as the fence asks. `extension/tests/catalog` holds this against all of `pg_proc` and the catalog's views on a
-//! real server.
+//! What a function does, as far as the fence asks. `extension/tests/catalog` holds this against all
+//! of `pg_proc` and the catalog's views on a real server.
 //!
-//! A function that runs statements of its own is looked at when it runs them. What remains are functions in C:
+//! A function that runs statements of its own is looked at when it runs them. What remains are
+//! functions in C:
 //!
-//! - Those of Postgres that are not volatile compute, or show catalogs and statistics. Volatile ones count as reads unless they are listed: a function
-//!   that a new version of Postgres brings is refused until somebody has looked at it.
+//! - Those of Postgres that are not volatile compute, or show catalogs and statistics. Volatile
+//!   ones count as reads unless they are listed: a function that a new version of Postgres brings
+//!   is refused until somebody has looked at it.
 //! - Those of others: volatile ones count as reads.
 
 use super::Act;
 
-/// They take a transaction id, write WAL that no commit is checked for, or change what a later primary would hand out again.
+/// They take a transaction id, write WAL that no commit is checked for, or change what a later
+/// primary would hand out again.
 const WRITE: [&str; 27] = [
     "brin_desummarize_range",
     "brin_summarize_new_values",
@@ -40,8 +43,9 @@ const WRITE: [&str; 27] = [
     "txid_current",
 ];
 
-/// Volatile functions that show or change nothing of the databases' contents: the server's own state, its settings and its physical slots, how large
-/// things are, and the files that a standby is rewound by.
+/// Volatile functions that show or change nothing of the databases' contents: the server's own
+/// state, its settings and its physical slots, how large things are, and the files that a standby
+/// is rewound by.
 const SERVE: [&str; 54] = [
     "amvalidate",
     "clock_timestamp",
@@ -98,7 +102,8 @@ const SERVE: [&str; 54] = [
     "uuidv4",
     "uuidv7",
 ];
-const SERVE_BEGINNINGS: [&str; 7] = ["pg_control_", "pg_current_", "pg_is_", "pg_last_", "pg_ls_", "pg_read_", "pg_stat_"];
+const SERVE_BEGINNINGS: [&str; 7] =
+    ["pg_control_", "pg_current_", "pg_is_", "pg_last_", "pg_ls_", "pg_read_", "pg_stat_"];
 /// They begin like that, and tell what has been committed.
 const READ: [&str; 1] = ["pg_last_committed_xact"];
 
@@ -110,7 +115,8 @@ pub fn act_of_function(name: &str, is_volatile: bool, is_postgres_own: bool) -> 
     if is_postgres_own && WRITE.contains(&name) {
         return Act::Write;
     }
-    let listed = SERVE.contains(&name) || (SERVE_BEGINNINGS.iter().any(|b| name.starts_with(b)) && !READ.contains(&name));
+    let listed = SERVE.contains(&name)
+        || (SERVE_BEGINNINGS.iter().any(|b| name.starts_with(b)) && !READ.contains(&name));
     if !is_volatile || (is_postgres_own && listed) { Act::Serve } else { Act::Read }
 }
 
@@ -120,26 +126,54 @@ mod tests {
 
     #[test]
     fn what_functions_do() {
-        for served in ["pg_is_in_recovery", "pg_read_binary_file", "set_config", "pg_stat_get_activity", "pg_database_size"] {
-            assert_eq!((act_of_function(served, true, true), act_of_function(served, true, false)), (Act::Serve, Act::Read), "{served}");
+        for served in [
+            "pg_is_in_recovery",
+            "pg_read_binary_file",
+            "set_config",
+            "pg_stat_get_activity",
+            "pg_database_size",
+        ] {
+            assert_eq!(
+                (act_of_function(served, true, true), act_of_function(served, true, false)),
+                (Act::Serve, Act::Read),
+                "{served}"
+            );
         }
         assert_eq!(act_of_function("pgraft_status", true, false), Act::Serve);
-        for read in ["lo_get", "loread", "pg_try_advisory_lock", "pg_logical_slot_get_changes", "pg_xact_status", "pg_last_committed_xact"]
-        {
+        for read in [
+            "lo_get",
+            "loread",
+            "pg_try_advisory_lock",
+            "pg_logical_slot_get_changes",
+            "pg_xact_status",
+            "pg_last_committed_xact",
+        ] {
             assert_eq!(act_of_function(read, true, true), Act::Read, "{read}");
         }
         // Postgres calls the first two stable.
-        for (write, is_volatile) in [("txid_current", false), ("pg_current_xact_id", false), ("nextval", true), ("pg_notify", true)] {
+        for (write, is_volatile) in [
+            ("txid_current", false),
+            ("pg_current_xact_id", false),
+            ("nextval", true),
+            ("pg_notify", true),
+        ] {
             assert_eq!(act_of_function(write, is_volatile, true), Act::Write, "{write}");
         }
         // Other people's functions are called as they like.
-        assert_eq!((act_of_function("nextval", true, false), act_of_function("nextval", false, false)), (Act::Read, Act::Serve));
-        assert_eq!((act_of_function("my_function", true, false), act_of_function("lower", false, true)), (Act::Read, Act::Serve));
+        assert_eq!(
+            (act_of_function("nextval", true, false), act_of_function("nextval", false, false)),
+            (Act::Read, Act::Serve)
+        );
+        assert_eq!(
+            (act_of_function("my_function", true, false), act_of_function("lower", false, true)),
+            (Act::Read, Act::Serve)
+        );
     }
 
     #[test]
     fn no_name_is_listed_twice() {
-        let all: std::collections::BTreeSet<&str> = WRITE.into_iter().chain(SERVE).chain(READ).collect();
+        let all: std::collections::BTreeSet<&str> =
+            WRITE.into_iter().chain(SERVE).chain(READ).collect();
         assert_eq!(all.len(), WRITE.len() + SERVE.len() + READ.len());
     }
 }

@@ -17,7 +17,10 @@ const WELL: Tick = Tick {
 
 /// What each fault looks like.
 const ILL: [(Fault, Tick); 7] = [
-    (Fault::Stopped(Process::Postmaster), Tick { stopped: Some(Process::Postmaster), answered: false, ..WELL }),
+    (
+        Fault::Stopped(Process::Postmaster),
+        Tick { stopped: Some(Process::Postmaster), answered: false, ..WELL },
+    ),
     (Fault::Stopped(Process::Checkpointer), Tick { stopped: Some(Process::Checkpointer), ..WELL }),
     (Fault::Stopped(Process::WalWriter), Tick { stopped: Some(Process::WalWriter), ..WELL }),
     (Fault::Unanswered, Tick { answered: false, flushes: None, commits: None, ..WELL }),
@@ -68,7 +71,11 @@ fn silence_of_a_server_that_never_answered_may_be_its_start() {
         let mut judge = Judge::new(BOUND);
         let silent = Tick { answered: false, ..ill };
         let unheard = matches!(fault, Fault::Unanswered | Fault::Unconfirmed);
-        assert_eq!(releases(&mut judge, std::iter::repeat_n(silent, 100)), (!unheard).then_some(fault), "{fault}");
+        assert_eq!(
+            releases(&mut judge, std::iter::repeat_n(silent, 100)),
+            (!unheard).then_some(fault),
+            "{fault}"
+        );
     }
 }
 
@@ -78,7 +85,11 @@ fn an_observer_that_was_paused_does_not_fire() {
         let late = Tick { on_time: false, ..ill };
         let mut judge = heard();
         assert_eq!(releases(&mut judge, std::iter::repeat_n(late, 1000)), None, "{fault}");
-        assert_eq!(releases(&mut judge, std::iter::repeat_n(ill, BOUND as usize - 1)), None, "{fault}: late ticks were counted");
+        assert_eq!(
+            releases(&mut judge, std::iter::repeat_n(ill, BOUND as usize - 1)),
+            None,
+            "{fault}: late ticks were counted"
+        );
     }
 }
 
@@ -88,7 +99,10 @@ fn a_bound_is_never_one_failure() {
         for (fault, ill) in ILL {
             let mut judge = Judge::new(bound);
             judge.observe(WELL);
-            assert!(!matches!(judge.observe(ill), Verdict::Release(_)), "{fault} with a bound of {bound}");
+            assert!(
+                !matches!(judge.observe(ill), Verdict::Release(_)),
+                "{fault} with a bound of {bound}"
+            );
         }
     }
 }
@@ -113,8 +127,10 @@ fn any_tick() -> impl Strategy<Value = Tick> {
         4 => Just(None),
         1 => prop::sample::select(vec![Process::Postmaster, Process::Checkpointer, Process::WalWriter]).prop_map(Some),
     ];
-    let commits =
-        prop::option::of(prop_oneof![Just(Commits::Advance), any::<bool>().prop_map(|sender_stopped| Commits::Wait { sender_stopped })]);
+    let commits = prop::option::of(prop_oneof![
+        Just(Commits::Advance),
+        any::<bool>().prop_map(|sender_stopped| Commits::Wait { sender_stopped })
+    ]);
     (any::<(bool, bool, bool, bool)>(), stopped, prop::option::of(any::<bool>()), commits).prop_map(
         |((on_time, primary, answered, starved), stopped, flushes, commits)| Tick {
             on_time,
@@ -134,14 +150,17 @@ fn speaks_against(tick: Tick, fault: Fault) -> bool {
         Fault::Stopped(process) => tick.stopped == Some(process),
         Fault::Unanswered => !tick.answered,
         Fault::NotFlushed => tick.flushes != Some(true),
-        Fault::SendersStopped => !matches!(tick.commits, Some(Commits::Advance | Commits::Wait { sender_stopped: false })),
+        Fault::SendersStopped => !matches!(
+            tick.commits,
+            Some(Commits::Advance | Commits::Wait { sender_stopped: false })
+        ),
         Fault::Unconfirmed => tick.commits != Some(Commits::Advance),
     }
 }
 
 proptest! {
-    /// Whatever happens: a server is released only for what was seen without a break, by as many ticks in time as the bound says, of which
-    /// none that are to be excused.
+    /// Whatever happens: a server is released only for what was seen without a break, by as many
+    /// ticks in time as the bound says, of which none that are to be excused.
     #[test]
     fn a_release_has_its_evidence(ticks in prop::collection::vec(any_tick(), 1..200), bound in 2..20u32) {
         let mut judge = Judge::new(bound);
@@ -160,7 +179,8 @@ proptest! {
         }
     }
 
-    /// A server that answers, flushes and confirms now and then, however slow, and however starved in between, is left alone.
+    /// A server that answers, flushes and confirms now and then, however slow, and however starved
+    /// in between, is left alone.
     #[test]
     fn a_slow_server_is_left_alone(gaps in prop::collection::vec((0..BOUND as usize, any::<bool>()), 1..50)) {
         let slow = Tick { answered: false, flushes: None, commits: None, ..WELL };
@@ -172,7 +192,8 @@ proptest! {
         }
     }
 
-    /// From whatever state: a server whose postmaster is stopped for good is released, and no later than the bound says.
+    /// From whatever state: a server whose postmaster is stopped for good is released, and no later
+    /// than the bound says.
     #[test]
     fn a_stopped_server_is_released(before in prop::collection::vec(any_tick(), 0..50)) {
         let mut judge = Judge::new(BOUND);

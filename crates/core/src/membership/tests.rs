@@ -5,8 +5,8 @@ use crate::{Address, ClusterId, Command, InstanceId};
 use proptest::prelude::*;
 use uuid::Uuid;
 
-/// The state and Raft as far as the driver sees them: each step is carried out at once, a voter change through a joint configuration that
-/// may be left behind by a crash.
+/// The state and Raft as far as the driver sees them: each step is carried out at once, a voter
+/// change through a joint configuration that may be left behind by a crash.
 struct World {
     state: ClusterState,
     raft: RaftMembership,
@@ -19,7 +19,13 @@ impl World {
     fn new() -> Self {
         let founder = id(1);
         let mut state = ClusterState::default();
-        state.apply(&Command::Init { cluster: ClusterId(Uuid::nil()), node: founder, address: address(1) }).unwrap();
+        state
+            .apply(&Command::Init {
+                cluster: ClusterId(Uuid::nil()),
+                node: founder,
+                address: address(1),
+            })
+            .unwrap();
         let raft = RaftMembership {
             voters: BTreeSet::from([founder]),
             addresses: BTreeMap::from([(founder, address(1))]),
@@ -29,10 +35,25 @@ impl World {
     }
 
     fn next(&self, join_timeout: Option<Duration>) -> Step {
-        let caught_up = self.state.members.keys().filter(|id| !self.away.contains(id)).copied().collect();
-        let unheard = self.state.members.iter().filter(|(_, m)| m.told.is_none()).map(|(id, _)| (*id, Duration::from_mins(1))).collect();
+        let caught_up =
+            self.state.members.keys().filter(|id| !self.away.contains(id)).copied().collect();
+        let unheard = self
+            .state
+            .members
+            .iter()
+            .filter(|(_, m)| m.told.is_none())
+            .map(|(id, _)| (*id, Duration::from_mins(1)))
+            .collect();
         let (state, raft) = (&self.state, &self.raft);
-        next_step(&Facts { state, raft, me: self.me, settled: true, caught_up: &caught_up, unheard: &unheard, join_timeout })
+        next_step(&Facts {
+            state,
+            raft,
+            me: self.me,
+            settled: true,
+            caught_up: &caught_up,
+            unheard: &unheard,
+            join_timeout,
+        })
     }
 
     fn carry_out(&mut self, step: Step, crash: bool) {
@@ -74,7 +95,10 @@ impl World {
             let voters = self.raft.voters.clone();
             let step = self.next(join_timeout);
             self.carry_out(step, crash && n == 0);
-            assert!(voters.symmetric_difference(&self.raft.voters).count() <= 1, "{step:?} changed several voters");
+            assert!(
+                voters.symmetric_difference(&self.raft.voters).count() <= 1,
+                "{step:?} changed several voters"
+            );
             assert!(!self.raft.voters.is_empty());
         }
     }
@@ -82,11 +106,17 @@ impl World {
     fn wish(&mut self, node: NodeId, wish: Wish) {
         let at = |n| Address::new(&format!("moved-{node}"), n).unwrap();
         let _ = match wish {
-            Wish::Join | Wish::JoinAway => self.state.apply(&Command::Join { node, address: address(node.get()) }),
+            Wish::Join | Wish::JoinAway => {
+                self.state.apply(&Command::Join { node, address: address(node.get()) })
+            }
             Wish::Remove => self.state.apply(&Command::Remove { node }),
             Wish::Move(port) => self.state.apply(&Command::SetAddress { node, address: at(port) }),
         };
-        let newcomer = self.state.members.get(&node).is_some_and(|m| m.role == Role::Learner && m.told.is_none());
+        let newcomer = self
+            .state
+            .members
+            .get(&node)
+            .is_some_and(|m| m.role == Role::Learner && m.told.is_none());
         if newcomer && matches!(wish, Wish::JoinAway) {
             self.away.insert(node);
         } else if newcomer && !self.away.contains(&node) {
@@ -110,7 +140,12 @@ fn wish() -> impl Strategy<Value = Wish> {
 
 fn tell(state: &mut ClusterState, node: NodeId) {
     let instance = InstanceId(Uuid::from_u128(u128::from(node.get())));
-    let _ = state.apply(&Command::Describe { node, instance, postgres: address(node.get()), zone: String::new() });
+    let _ = state.apply(&Command::Describe {
+        node,
+        instance,
+        postgres: address(node.get()),
+        zone: String::new(),
+    });
 }
 
 fn id(n: i64) -> NodeId {
@@ -122,8 +157,8 @@ fn address(n: u32) -> Address {
 }
 
 proptest! {
-    /// From any mix of joins, removals, moves, newcomers that never come and leaders that die half way, the membership becomes what the
-    /// state says, and no step changes more than one voter.
+    /// From any mix of joins, removals, moves, newcomers that never come and leaders that die half
+    /// way, the membership becomes what the state says, and no step changes more than one voter.
     #[test]
     fn it_gets_there_one_voter_at_a_time(
         wishes in prop::collection::vec((1..10i64, wish(), any::<bool>(), 0..4usize), 1..40)
@@ -145,7 +180,8 @@ proptest! {
         prop_assert!(state.members.iter().all(|(id, m)| raft.addresses.get(id) == Some(&m.address)), "Raft looks elsewhere");
     }
 
-    /// Who is let in or out leaves a majority that answers, and who may stay is not kept out for nothing.
+    /// Who is let in or out leaves a majority that answers, and who may stay is not kept out for
+    /// nothing.
     #[test]
     fn who_may_come_and_go(answers in prop::collection::vec(any::<bool>(), 1..8), newcomer in any::<bool>(), which in 0..8usize) {
         let members: Vec<MemberStatus> = (1..).zip(&answers).map(|(n, alive)| member(n, *alive)).collect();
@@ -189,7 +225,11 @@ fn a_newcomer_that_has_not_caught_up_or_not_told_gets_no_vote() {
     assert_eq!(world.next(None), Step::WaitFor(two), "it has not told");
     tell(&mut world.state, two);
     world.away.insert(two);
-    assert_eq!(world.next(Some(Duration::ZERO)), Step::WaitFor(two), "it has told, so it was reached: nobody gives it up");
+    assert_eq!(
+        world.next(Some(Duration::ZERO)),
+        Step::WaitFor(two),
+        "it has told, so it was reached: nobody gives it up"
+    );
     world.away.clear();
     assert_eq!(world.next(None), Step::Promote(two));
 }
@@ -208,12 +248,19 @@ fn a_newcomer_that_was_never_heard_is_given_up_in_time() {
 
 #[test]
 fn a_dead_voter_may_go_and_a_living_one_only_when_the_rest_can_decide() {
-    let members = |answers: [bool; 3]| [member(1, answers[0]), member(2, answers[1]), member(3, answers[2])];
+    let members =
+        |answers: [bool; 3]| [member(1, answers[0]), member(2, answers[1]), member(3, answers[2])];
     let one_dead = members([true, true, false]);
     assert_eq!(may_leave(&one_dead, id(3)), Ok(()));
-    assert_eq!(may_leave(&one_dead, id(2)), Err(Refusal::NoMajorityLeft { node: id(2), alive: 1, voters: 2, required: 2 }));
+    assert_eq!(
+        may_leave(&one_dead, id(2)),
+        Err(Refusal::NoMajorityLeft { node: id(2), alive: 1, voters: 2, required: 2 })
+    );
     assert_eq!(may_leave(&members([true; 3]), id(2)), Ok(()));
-    assert_eq!(may_join(&one_dead, id(4), false), Err(Refusal::NoMajorityWith { node: id(4), alive: 2, voters: 4, required: 3 }));
+    assert_eq!(
+        may_join(&one_dead, id(4), false),
+        Err(Refusal::NoMajorityWith { node: id(4), alive: 2, voters: 4, required: 3 })
+    );
     assert_eq!(may_join(&one_dead, id(4), true), Ok(()));
 }
 

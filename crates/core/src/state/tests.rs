@@ -38,8 +38,19 @@ fn op() -> impl Strategy<Value = Op> {
 
 fn settled(state: &ClusterState) -> RaftMembership {
     let staying = |role: Role| role != Role::Leaving;
-    let voters: BTreeSet<_> = state.members.iter().filter(|(_, m)| staying(m.role)).map(|(id, _)| *id).take(MAX_VOTERS).collect();
-    let learners = state.members.iter().filter(|(id, m)| staying(m.role) && !voters.contains(id)).map(|(id, _)| *id).collect();
+    let voters: BTreeSet<_> = state
+        .members
+        .iter()
+        .filter(|(_, m)| staying(m.role))
+        .map(|(id, _)| *id)
+        .take(MAX_VOTERS)
+        .collect();
+    let learners = state
+        .members
+        .iter()
+        .filter(|(id, m)| staying(m.role) && !voters.contains(id))
+        .map(|(id, _)| *id)
+        .collect();
     RaftMembership { voters, learners, ..RaftMembership::default() }
 }
 
@@ -86,7 +97,8 @@ proptest! {
         }
     }
 
-    /// Invariant 6: at most one member is on its way in or out, as long as there is room for a voter.
+    /// Invariant 6: at most one member is on its way in or out, as long as there is room for a
+    /// voter.
     #[test]
     fn one_change_at_a_time(ops in prop::collection::vec(op(), 0..80)) {
         let state = run(&ops);
@@ -135,20 +147,38 @@ fn the_seeds_session() {
     let id = |n| NodeId::new(n).unwrap();
     let at = |n: u16| Address::new(&format!("192.168.1.1{n}"), i64::from(7000 + n)).unwrap();
     let mut state = ClusterState::default();
-    assert_eq!(state.apply(&Command::Join { node: id(2), address: at(2) }), Err(Refusal::NotInitialized));
-    state.apply(&Command::Init { cluster: ClusterId(Uuid::nil()), node: id(1), address: at(1) }).unwrap();
+    assert_eq!(
+        state.apply(&Command::Join { node: id(2), address: at(2) }),
+        Err(Refusal::NotInitialized)
+    );
+    state
+        .apply(&Command::Init { cluster: ClusterId(Uuid::nil()), node: id(1), address: at(1) })
+        .unwrap();
     state.apply(&Command::Join { node: id(2), address: at(2) }).unwrap();
-    assert_eq!(state.apply(&Command::Join { node: id(3), address: at(3) }), Err(Refusal::JoinUnderWay(id(2))));
+    assert_eq!(
+        state.apply(&Command::Join { node: id(3), address: at(3) }),
+        Err(Refusal::JoinUnderWay(id(2)))
+    );
     let m = settled(&state);
     state.apply_membership(&m);
     assert_eq!(state.members[&id(2)].role, Role::Voter);
     assert_eq!(state.apply(&Command::Join { node: id(2), address: at(2) }), Ok(Outcome::AlreadySo));
-    assert_eq!(state.apply(&Command::Join { node: id(2), address: at(9) }), Err(Refusal::OtherAddress { node: id(2), at: at(2) }));
+    assert_eq!(
+        state.apply(&Command::Join { node: id(2), address: at(9) }),
+        Err(Refusal::OtherAddress { node: id(2), at: at(2) })
+    );
     assert_eq!(state.apply(&Command::Remove { node: id(1) }), Err(Refusal::IsPrimary(id(1))));
-    assert_eq!(state.apply(&Command::JoinExpired { node: id(2) }), Err(Refusal::HasCome(id(2))), "it votes");
+    assert_eq!(
+        state.apply(&Command::JoinExpired { node: id(2) }),
+        Err(Refusal::HasCome(id(2))),
+        "it votes"
+    );
     state.apply(&Command::Remove { node: id(2) }).unwrap();
     let m = settled(&state);
     state.apply_membership(&m);
-    assert_eq!(state.apply(&Command::Join { node: id(2), address: at(2) }), Err(Refusal::IdRetired(id(2))));
+    assert_eq!(
+        state.apply(&Command::Join { node: id(2), address: at(2) }),
+        Err(Refusal::IdRetired(id(2)))
+    );
     assert_eq!(state.next_node_id(), 3);
 }

@@ -22,16 +22,23 @@ pub enum Found {
 impl fmt::Display for Found {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Complete { states, depth } => write!(f, "complete: {states} states, {depth} deep, no violation"),
-            Self::Bound { states, depth } => write!(f, "{states} states, {depth} deep, no violation so far"),
-            Self::Violation { what, trace } => write!(f, "{what:?} in {} steps: {}", trace.len(), story(trace)),
+            Self::Complete { states, depth } => {
+                write!(f, "complete: {states} states, {depth} deep, no violation")
+            }
+            Self::Bound { states, depth } => {
+                write!(f, "{states} states, {depth} deep, no violation so far")
+            }
+            Self::Violation { what, trace } => {
+                write!(f, "{what:?} in {} steps: {}", trace.len(), story(trace))
+            }
         }
     }
 }
 
 /// As `traces.rs` tells it: the names of the actions.
 pub fn story(actions: &[Action]) -> String {
-    let names: Vec<String> = actions.iter().map(|action| format!("{action:?}").replace(' ', "")).collect();
+    let names: Vec<String> =
+        actions.iter().map(|action| format!("{action:?}").replace(' ', "")).collect();
     names.join(" ")
 }
 
@@ -100,8 +107,9 @@ impl Random {
     }
 }
 
-/// How likely each kind of action is on each node, drawn anew every now and then: where everything is equally likely, nobody is ever late
-/// enough for the interesting orders. Crashes and ends of leases are seldom, or nothing is ever finished.
+/// How likely each kind of action is on each node, drawn anew every now and then: where everything
+/// is equally likely, nobody is ever late enough for the interesting orders. Crashes and ends of
+/// leases are seldom, or nothing is ever finished.
 struct Moods(Vec<usize>);
 
 /// Steps between two draws.
@@ -143,8 +151,16 @@ impl Moods {
     }
 }
 
-/// Random walks of at most `steps` steps, until `budget` is used up or something is found; what is found is shortened.
-pub fn walk(start: &World, mutation: Option<Mutation>, seed: u64, steps: usize, budget: Duration, most_walks: u64) -> Walks {
+/// Random walks of at most `steps` steps, until `budget` is used up or something is found; what is
+/// found is shortened.
+pub fn walk(
+    start: &World,
+    mutation: Option<Mutation>,
+    seed: u64,
+    steps: usize,
+    budget: Duration,
+    most_walks: u64,
+) -> Walks {
     let mut random = Random(seed | 1);
     let mut walks = Walks::default();
     let began = Instant::now();
@@ -181,11 +197,18 @@ pub fn walk(start: &World, mutation: Option<Mutation>, seed: u64, steps: usize, 
 }
 
 /// Takes out whatever is not needed for the same violation.
-fn shorten(start: &World, mutation: Option<Mutation>, mut trace: Vec<Action>, what: Violation) -> Vec<Action> {
+fn shorten(
+    start: &World,
+    mutation: Option<Mutation>,
+    mut trace: Vec<Action>,
+    what: Violation,
+) -> Vec<Action> {
     let run = |actions: &[Action]| {
         let (mut world, mut used) = (start.clone(), Vec::new());
         for action in actions {
-            if let Some((_, after)) = world.successors(mutation).into_iter().find(|(a, _)| a == action) {
+            if let Some((_, after)) =
+                world.successors(mutation).into_iter().find(|(a, _)| a == action)
+            {
                 world = after;
                 used.push(*action);
             }
@@ -199,7 +222,8 @@ fn shorten(start: &World, mutation: Option<Mutation>, mut trace: Vec<Action>, wh
     while size >= 1 {
         let mut at = 0;
         while at + size <= trace.len() {
-            let shorter: Vec<Action> = trace[..at].iter().chain(&trace[at + size..]).copied().collect();
+            let shorter: Vec<Action> =
+                trace[..at].iter().chain(&trace[at + size..]).copied().collect();
             match run(&shorter) {
                 Some(used) => trace = used,
                 None => at += 1,

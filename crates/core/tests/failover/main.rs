@@ -1,8 +1,10 @@
-//! An adversary of the failover protocol: it looks for an order of events in which an acknowledged write is lost, two gates are open, a
-//! timeline is used twice, or something shown is taken back. The decisions are those of `pgraft_core::failover`, the very functions.
+//! An adversary of the failover protocol: it looks for an order of events in which an acknowledged
+//! write is lost, two gates are open, a timeline is used twice, or something shown is taken back.
+//! The decisions are those of `pgraft_core::failover`, the very functions.
 //!
-//! The tests look a little; `just model` looks as deep as it is told. Each rule that `mutation.rs` takes out has a control that fails without
-//! it: walks come across what it prevents (`controls`), or `traces` tells how that comes about.
+//! The tests look a little; `just model` looks as deep as it is told. Each rule that `mutation.rs`
+//! takes out has a control that fails without it: walks come across what it prevents (`controls`),
+//! or `traces` tells how that comes about.
 
 #![allow(
     missing_docs,
@@ -50,14 +52,18 @@ struct Control {
 }
 
 fn controls() -> Vec<Control> {
-    use Violation::{AcknowledgedWriteMissing, ConfirmsWhatItHasNot, ShownAndTakenBack, TimelineUsedTwice, TwoOpenGates};
+    use Violation::{
+        AcknowledgedWriteMissing, ConfirmsWhatItHasNot, ShownAndTakenBack, TimelineUsedTwice,
+        TwoOpenGates,
+    };
     let lost: &[Violation] = &[AcknowledgedWriteMissing, ShownAndTakenBack];
     let all = Budget { writes: 3, crashes: 2, epochs: 2, changes: 1, voters: 0 };
     let quiet = Budget { writes: 0, crashes: 0, epochs: 1, changes: 0, voters: 0 };
     let change_of_mind = Budget { writes: 1, crashes: 0, epochs: 1, changes: 2, voters: 0 };
     let two_failovers = Budget { writes: 2, crashes: 0, epochs: 2, changes: 0, voters: 0 };
     let three_failovers = Budget { writes: 3, crashes: 1, epochs: 3, changes: 0, voters: 0 };
-    let control = |mutation, violations, world, steps| Control { mutation, violations, world, steps };
+    let control =
+        |mutation, violations, world, steps| Control { mutation, violations, world, steps };
     vec![
         control(Mutation::TimelineByPostgres, &[TimelineUsedTwice], three(all), 150),
         control(Mutation::AppointReplacesConfigs, lost, three(all), 150),
@@ -65,7 +71,12 @@ fn controls() -> Vec<Control> {
         control(Mutation::NoBarrier, lost, three(all), 150),
         control(Mutation::NamesBeforeTheyAreCommitted, lost, three(all), 150),
         control(Mutation::PromiseForgotten, &[TwoOpenGates], three(quiet), 150),
-        control(Mutation::ChangeOfMindWithoutBarrier, lost, World::new(3, ALL, 0b10, change_of_mind), 150),
+        control(
+            Mutation::ChangeOfMindWithoutBarrier,
+            lost,
+            World::new(3, ALL, 0b10, change_of_mind),
+            150,
+        ),
         control(Mutation::LateReportsCount, lost, three(two_failovers), 200),
         control(Mutation::FollowsUncompared, &[ConfirmsWhatItHasNot], three(three_failovers), 200),
     ]
@@ -76,8 +87,15 @@ fn controls() -> Vec<Control> {
 fn each_of_these_rules_taken_out_gives_a_trace() {
     for Control { mutation, violations, world, steps } in controls() {
         let walks = walk(&world, Some(mutation), 1, steps, PATIENCE, u64::MAX);
-        let Some((what, trace)) = walks.violation else { panic!("{mutation:?}: nothing in {} walks", walks.count) };
-        println!("{mutation:?}: {what:?} after {} walks, in {} steps: {}", walks.count, trace.len(), story(&trace));
+        let Some((what, trace)) = walks.violation else {
+            panic!("{mutation:?}: nothing in {} walks", walks.count)
+        };
+        println!(
+            "{mutation:?}: {what:?} after {} walks, in {} steps: {}",
+            walks.count,
+            trace.len(),
+            story(&trace)
+        );
         assert!(violations.contains(&what), "{mutation:?}: {what:?}: {}", story(&trace));
     }
 }
@@ -107,7 +125,8 @@ fn a_trace_leads_to_a_violation_without_its_rule_and_nowhere_with_it() {
 #[test]
 fn each_rule_has_a_control() {
     let walks = controls().into_iter().map(|c| c.mutation);
-    let all: Vec<Mutation> = walks.chain(traces::traces().into_iter().map(|t| t.mutation)).collect();
+    let all: Vec<Mutation> =
+        walks.chain(traces::traces().into_iter().map(|t| t.mutation)).collect();
     for mutation in Mutation::ALL {
         assert!(all.contains(&mutation), "{mutation:?}");
     }
@@ -125,15 +144,21 @@ fn walks_of_three_nodes_find_nothing() {
 /// Three of five vote, and who they are changes twice.
 #[test]
 fn walks_with_changes_of_the_voters_find_nothing() {
-    let start = World::new(5, 0b111, 0b110, Budget { writes: 2, crashes: 1, epochs: 2, changes: 1, voters: 2 });
+    let start = World::new(
+        5,
+        0b111,
+        0b110,
+        Budget { writes: 2, crashes: 1, epochs: 2, changes: 1, voters: 2 },
+    );
     let walks = walk(&start, None, 1, 200, PATIENCE, 300);
     println!("{} walks, {} steps, {} with a failover", walks.count, walks.steps, walks.failovers);
     assert!(walks.violation.is_none(), "{:?}", walks.violation);
     assert!(walks.failovers > 0, "nothing happened");
 }
 
-/// `MODEL="walk MUTATION size voters standbys writes crashes epochs changes voter-changes steps seconds seed"`, or `search …` with the number
-/// of states in place of the steps; MUTATION is `None` or a name of `mutation.rs`. `BEGIN` may tell what has happened before, as a story of
+/// `MODEL="walk MUTATION size voters standbys writes crashes epochs changes voter-changes steps
+/// seconds seed"`, or `search …` with the number of states in place of the steps; MUTATION is
+/// `None` or a name of `mutation.rs`. `BEGIN` may tell what has happened before, as a story of
 /// `traces.rs`: the walks and the search go on from there.
 #[test]
 #[ignore = "by hand: `just model …`"]
@@ -147,11 +172,22 @@ fn by_hand() {
     let b = |k: usize| u8::try_from(n[k]).unwrap();
     let left = Budget { writes: b(3), crashes: b(4), epochs: b(5), changes: b(6), voters: b(7) };
     let begin = std::env::var("BEGIN").unwrap_or_default();
-    let (start, impossible) = replay(World::new(usize::try_from(n[0]).unwrap(), b(1), b(2), left), &begin, mutation);
+    let (start, impossible) =
+        replay(World::new(usize::try_from(n[0]).unwrap(), b(1), b(2), left), &begin, mutation);
     println!("begins with {:?}; could not happen: {impossible:?}", start.violation);
     if how == "walk" {
-        let walks = walk(&start, mutation, n[10], usize::try_from(n[8]).unwrap(), Duration::from_secs(n[9]), u64::MAX);
-        println!("{name}: {} walks, {} steps, {} with a failover", walks.count, walks.steps, walks.failovers);
+        let walks = walk(
+            &start,
+            mutation,
+            n[10],
+            usize::try_from(n[8]).unwrap(),
+            Duration::from_secs(n[9]),
+            u64::MAX,
+        );
+        println!(
+            "{name}: {} walks, {} steps, {} with a failover",
+            walks.count, walks.steps, walks.failovers
+        );
         if let Some((what, trace)) = walks.violation {
             println!("{what:?} in {}: {}", trace.len(), story(&trace));
         }

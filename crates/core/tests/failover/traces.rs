@@ -1,5 +1,5 @@
-//! Orders of events, each of which leads to a violation where a rule is taken out, and nowhere with it. Some were come across by walks and
-//! shortened, some were thought up.
+//! Orders of events, each of which leads to a violation where a rule is taken out, and nowhere with
+//! it. Some were come across by walks and shortened, some were thought up.
 
 use crate::mutation::Mutation;
 use crate::world::{Budget, Violation, World};
@@ -35,8 +35,9 @@ pub fn traces() -> Vec<Trace> {
             story: "Write(0) PromiseEnds(0) LeaseEnds(0) PromiseEnds(2) Lead Commit(0) Apply(2) Apply(1) Step(2) Step(2) Step(2) \
                     PromiseEnds(1) Step(1) Step(1) Step(1) Lead Commit(0) Receive(2) Confirm(0,2)",
         },
-        // Node 2 reports when its receiver is gone. Its startup process, which knows the old address only, starts another one: that
-        // takes the write and confirms it. Node 1 is appointed and has never seen it.
+        // Node 2 reports when its receiver is gone. Its startup process, which knows the old
+        // address only, starts another one: that takes the write and confirms it. Node 1 is
+        // appointed and has never seen it.
         Trace {
             mutation: Mutation::ReportBeforeTheStartupProcessKnows,
             violation: Violation::AcknowledgedWriteMissing,
@@ -45,8 +46,9 @@ pub fn traces() -> Vec<Trace> {
                     Step(2) Apply(1) Step(1) Step(1) ReceiverEnds(1) Step(1) Lead Commit(0) ReceiverStarts(2) Receive(2) \
                     Confirm(0,2)",
         },
-        // The primary gets its lease back before the end of its reign is committed, hears of that end, and says where its WAL ends. What
-        // it writes then node 1 confirms; by the reports nobody has more than node 2, which does not have it.
+        // The primary gets its lease back before the end of its reign is committed, hears of that
+        // end, and says where its WAL ends. What it writes then node 1 confirms; by the reports
+        // nobody has more than node 2, which does not have it.
         Trace {
             mutation: Mutation::ReportWhilePrimary,
             violation: Violation::AcknowledgedWriteMissing,
@@ -54,8 +56,9 @@ pub fn traces() -> Vec<Trace> {
             story: "LeaseEnds(0) PromiseEnds(1) PromiseEnds(2) Lead Grant(0,0) Grant(0,1) Commit(0) Apply(0) Step(0) Write(0) \
                     Receive(1) Confirm(0,1) Apply(2) Step(2) Step(2) ReceiverEnds(2) LoadConninfo(2) Step(2) Lead Commit(0)",
         },
-        // As where it abstains from everything (below): node 1 had confirmed the first write, and is being rewound to node 2, which is
-        // lost. It says that its WAL ends somewhere, and is counted with the two that never had the write.
+        // As where it abstains from everything (below): node 1 had confirmed the first write, and
+        // is being rewound to node 2, which is lost. It says that its WAL ends somewhere, and is
+        // counted with the two that never had the write.
         Trace {
             mutation: Mutation::ReportWhileRewinding,
             violation: Violation::AcknowledgedWriteMissing,
@@ -67,8 +70,8 @@ pub fn traces() -> Vec<Trace> {
                     ReceiverEnds(1) LoadConninfo(1) Step(1) Lead Commit(0) Apply(1) Step(1) Step(1) Apply(3) Apply(3) Step(3) \
                     Step(3) Apply(4) Apply(4) Step(4) Step(4) Lead Commit(0)",
         },
-        // Node 1 had confirmed the first write, and the second one has parted it from node 2, to which it is being rewound. Node 2 is
-        // lost.
+        // Node 1 had confirmed the first write, and the second one has parted it from node 2, to
+        // which it is being rewound. Node 2 is lost.
         Trace {
             mutation: Mutation::AbstainsFromEverything,
             violation: Violation::AcknowledgedWriteMissing,
@@ -91,8 +94,8 @@ pub fn traces() -> Vec<Trace> {
                     Step(1) RewindEnds(1,0) Lead Commit(0) Apply(1) Apply(0) Step(0) Step(1) Step(1) Step(0) Step(0) Step(0) Lead \
                     Commit(0) Apply(1) Step(1) ReceiverStarts(2)",
         },
-        // The same again, but node 1 is whole when it reports: it was cloned from node 3, which never had the write that node 1 had
-        // confirmed.
+        // The same again, but node 1 is whole when it reports: it was cloned from node 3, which
+        // never had the write that node 1 had confirmed.
         Trace {
             mutation: Mutation::CloneFromAnybody,
             violation: Violation::AcknowledgedWriteMissing,
@@ -104,8 +107,8 @@ pub fn traces() -> Vec<Trace> {
                     ReceiverEnds(1) LoadConninfo(1) Step(1) RewindEnds(1,3) Lead Commit(0) Apply(1) Step(1) Step(1) Apply(3) \
                     Apply(3) Step(3) Step(3) Apply(4) Apply(4) Step(4) Step(4) Lead Commit(0)",
         },
-        // Node 2 has reported, crashes, and has forgotten that: it follows the old primary as before, and confirms the write. Its report
-        // still counts, and node 1 is appointed.
+        // Node 2 has reported, crashes, and has forgotten that: it follows the old primary as
+        // before, and confirms the write. Its report still counts, and node 1 is appointed.
         Trace {
             mutation: Mutation::EpochNotDurable,
             violation: Violation::AcknowledgedWriteMissing,
@@ -114,7 +117,8 @@ pub fn traces() -> Vec<Trace> {
                     LoadConninfo(2) Step(2) Crash(2) Restart(2,0) Step(2) Step(2) LoadConninfo(2) ReceiverStarts(2) Receive(2) \
                     Apply(1) Step(1) Step(1) ReceiverEnds(1) LoadConninfo(1) Step(1) Lead Commit(0) Confirm(0,2)",
         },
-        // Commits wait for node 1, which has confirmed the write. The report of node 2 is taken for its own.
+        // Commits wait for node 1, which has confirmed the write. The report of node 2 is taken for
+        // its own.
         Trace {
             mutation: Mutation::AnybodysReportCounts,
             violation: Violation::AcknowledgedWriteMissing,
@@ -122,8 +126,9 @@ pub fn traces() -> Vec<Trace> {
             story: "Write(0) Receive(1) Confirm(0,1) LeaseEnds(0) PromiseEnds(1) PromiseEnds(2) Lead Commit(0) Apply(2) Step(2) \
                     Step(2) ReceiverEnds(2) LoadConninfo(2) Step(2) Lead Commit(0)",
         },
-        // The WAL of node 0, which reigns no more, ends with writes that nobody has confirmed, and so where that of node 2 does, which
-        // has confirmed a write of node 1 on the next timeline. Node 1 is lost; by the LSN alone node 0 is as advanced as node 2.
+        // The WAL of node 0, which reigns no more, ends with writes that nobody has confirmed, and
+        // so where that of node 2 does, which has confirmed a write of node 1 on the next timeline.
+        // Node 1 is lost; by the LSN alone node 0 is as advanced as node 2.
         Trace {
             mutation: Mutation::PositionBeforeTimeline,
             violation: Violation::AcknowledgedWriteMissing,
@@ -136,9 +141,10 @@ pub fn traces() -> Vec<Trace> {
                     Step(0) Step(0) Step(0) Step(0) Apply(2) Apply(2) Step(2) Step(2) ReceiverEnds(2) LoadConninfo(2) Step(2) Lead \
                     Commit(0)",
         },
-        // Node 1 is promoted to timeline 2 and has no standby. Node 0 is appointed after it, crashes before it is promoted, and starts
-        // as the primary that it was, on timeline 1: node 2, which has heard of nothing, still follows that one and confirms a write.
-        // Node 1 comes back: its timeline is the higher one.
+        // Node 1 is promoted to timeline 2 and has no standby. Node 0 is appointed after it,
+        // crashes before it is promoted, and starts as the primary that it was, on timeline 1: node
+        // 2, which has heard of nothing, still follows that one and confirms a write. Node 1 comes
+        // back: its timeline is the higher one.
         Trace {
             mutation: Mutation::StartUnpromoted,
             violation: Violation::AcknowledgedWriteMissing,
@@ -177,8 +183,9 @@ pub fn traces() -> Vec<Trace> {
                     Apply(2) Grant(1,1) Step(2) LoadConninfo(2) ReceiverStarts(2) Grant(1,2) Receive(2) Reign(1) Write(1) \
                     Receive(2) Confirm(1,2)",
         },
-        // The primary has gone over from node 1 to node 2, crashes, and falls back behind that: it opens its gate with node 1, which
-        // confirms a write. For the group the report of node 2 is enough.
+        // The primary has gone over from node 1 to node 2, crashes, and falls back behind that: it
+        // opens its gate with node 1, which confirms a write. For the group the report of node 2 is
+        // enough.
         Trace {
             mutation: Mutation::NoRead,
             violation: Violation::AcknowledgedWriteMissing,
@@ -188,8 +195,9 @@ pub fn traces() -> Vec<Trace> {
                     Confirm(0,1) LeaseEnds(0) PromiseEnds(1) PromiseEnds(2) Lead Commit(0) Apply(2) Apply(2) Apply(2) Step(2) \
                     Step(2) LoadConninfo(2) Step(2) Lead Commit(0)",
         },
-        // Nodes 0, 1 and 2 vote; node 4 comes, and node 2 goes at once. Node 0 has heard of neither, and what node 2 promised it before
-        // still stands: the two of them carry a lease, and nodes 1 and 4 carry another one.
+        // Nodes 0, 1 and 2 vote; node 4 comes, and node 2 goes at once. Node 0 has heard of
+        // neither, and what node 2 promised it before still stands: the two of them carry a lease,
+        // and nodes 1 and 4 carry another one.
         Trace {
             mutation: Mutation::VotersChangeAtOnce,
             violation: Violation::TwoOpenGates,
@@ -200,8 +208,8 @@ pub fn traces() -> Vec<Trace> {
                     LoadConninfo(4) ReceiverStarts(4) Receive(4) Confirm(1,4) Reign(1) Commit(0) Apply(1) Grant(1,1) Grant(1,4) \
                     Reign(1)",
         },
-        // The same with a lease time between the two changes: node 2 has the first one in its log, and goes on acknowledging the
-        // heartbeats of node 0, which has not.
+        // The same with a lease time between the two changes: node 2 has the first one in its log,
+        // and goes on acknowledging the heartbeats of node 0, which has not.
         Trace {
             mutation: Mutation::MembershipNotCompared,
             violation: Violation::TwoOpenGates,

@@ -16,7 +16,8 @@ use crate::store::{LogStore, check};
 use crate::types::{Entry, LogCommand, TypeConfig, Vote};
 
 const FIRST_CHUNK: &str = "r-00_000_000_000_000_000_000.wal";
-/// The format of the log's records: a type, what belongs to it, and a checksum. The first two make a log somebody's.
+/// The format of the log's records: a type, what belongs to it, and a checksum. The first two make
+/// a log somebody's.
 const OWNED: usize = 2;
 
 /// What a log holds: its vote's term and the indexes of its entries.
@@ -56,7 +57,11 @@ impl Whole {
             for (index, command) in (0..).zip(commands(one())) {
                 log.save_vote(&Vote::new_committed(index + 1, 1)).await?;
                 let log_id = openraft::testing::log_id::<TypeConfig>(index + 1, 1, index);
-                log.append([Entry { log_id, payload: EntryPayload::Normal(LogCommand(command)) }], IOFlushed::noop()).await?;
+                log.append(
+                    [Entry { log_id, payload: EntryPayload::Normal(LogCommand(command)) }],
+                    IOFlushed::noop(),
+                )
+                .await?;
                 log.save_committed(Some(log_id)).await?;
             }
             Ok::<_, io::Error>(())
@@ -87,7 +92,9 @@ impl Whole {
     /// How many of the records stand at the beginning of these bytes.
     fn standing(&self, bytes: &[u8]) -> usize {
         let mut records = 0;
-        while records + 1 < self.edges.len() && bytes.get(self.edges[records]..self.edges[records + 1]) == Some(self.record(records)) {
+        while records + 1 < self.edges.len()
+            && bytes.get(self.edges[records]..self.edges[records + 1]) == Some(self.record(records))
+        {
             records += 1;
         }
         records
@@ -101,7 +108,8 @@ impl Whole {
         let held = LogStore::open(dir.path(), &self.identity).and_then(|mut log| {
             self.runtime.block_on(async {
                 let term = log.read_vote().await?.map(|vote| vote.leader_id.term);
-                let entries = log.try_get_log_entries(0..).await?.iter().map(|e| e.log_id.index).collect();
+                let entries =
+                    log.try_get_log_entries(0..).await?.iter().map(|e| e.log_id.index).collect();
                 log.tail(10)?;
                 Ok(Held { term, entries })
             })
@@ -114,9 +122,10 @@ fn chunk(dir: &Path) -> PathBuf {
     dir.join("log").join(FIRST_CHUNK)
 }
 
-/// A log after what a disk may do to it. Promised: it opens with all that stood before the damage, and no whole record is cut off; or it is
-/// refused, and nothing was changed; where whole records contradict each other the library sees it only when it has cut off the torn one behind
-/// them. (What whole records that nobody wrote there would mean is promised by nobody.)
+/// A log after what a disk may do to it. Promised: it opens with all that stood before the damage,
+/// and no whole record is cut off; or it is refused, and nothing was changed; where whole records
+/// contradict each other the library sees it only when it has cut off the torn one behind them.
+/// (What whole records that nobody wrote there would mean is promised by nobody.)
 pub fn damaged(damage: &[u8]) {
     let whole = whole();
     let mut bytes = whole.bytes.clone();
@@ -130,7 +139,9 @@ pub fn damaged(damage: &[u8]) {
             assert!(standing >= OWNED, "a log that is nobody's was opened: {}", shown(&damage));
             assert_eq!(held, whole.held(standing), "{}", shown(&damage));
             for lost in standing..whole.edges.len() - 1 {
-                let is_there = bytes.windows(whole.record(lost).len()).any(|window| window == whole.record(lost));
+                let is_there = bytes
+                    .windows(whole.record(lost).len())
+                    .any(|window| window == whole.record(lost));
                 assert!(!is_there, "record {lost} was whole and is cut off: {}", shown(&damage));
             }
         }
@@ -138,8 +149,13 @@ pub fn damaged(damage: &[u8]) {
         Err(error) => {
             assert!(is_refusal(&error), "{error}: {}", shown(&damage));
             let after = std::fs::read(chunk(dir.path())).unwrap_or_default();
-            let cut = bytes.strip_prefix(&after[..]).filter(|cut| cut.is_empty() || looks_whole(&bytes));
-            assert!(cut.is_some_and(|cut| !check::whole_record_in(cut)), "refused, and changed: {error}: {}", shown(&damage));
+            let cut =
+                bytes.strip_prefix(&after[..]).filter(|cut| cut.is_empty() || looks_whole(&bytes));
+            assert!(
+                cut.is_some_and(|cut| !check::whole_record_in(cut)),
+                "refused, and changed: {error}: {}",
+                shown(&damage)
+            );
         }
     }
 }
@@ -151,7 +167,8 @@ fn looks_whole(bytes: &[u8]) -> bool {
     check::check(dir.path()).is_ok()
 }
 
-/// A log whose records have right checksums and say anything. Nobody promises what it holds: it opens or is refused.
+/// A log whose records have right checksums and say anything. Nobody promises what it holds: it
+/// opens or is refused.
 pub fn forged(records: &[u8]) {
     let whole = whole();
     let mut bytes = whole.bytes[..whole.edges[OWNED]].to_vec();
@@ -183,10 +200,23 @@ fn edit(bytes: &mut Vec<u8>, step: &[u8]) {
 }
 
 pub fn damages() -> Vec<Vec<u8>> {
-    let steps = [[0, 0, 99, 3], [1, 1, 44, 0], [2, 3, 0, 0], [3, 2, 0, 200], [4, 2, 0, 80], [5, 0, 0, 250], [6, 1, 0, 7]];
+    let steps = [
+        [0, 0, 99, 3],
+        [1, 1, 44, 0],
+        [2, 3, 0, 0],
+        [3, 2, 0, 200],
+        [4, 2, 0, 80],
+        [5, 0, 0, 250],
+        [6, 1, 0, 7],
+    ];
     // Found by the fuzzer: whole records that contradict each other, and a torn one behind them.
-    let torn_contradiction = [93, 4, 2, 253, 255, 255, 255, 0, 186, 186, 83, 186, 186, 186, 186].to_vec();
-    steps.iter().map(|step| step.to_vec()).chain([steps.concat(), Vec::new(), torn_contradiction]).collect()
+    let torn_contradiction =
+        [93, 4, 2, 253, 255, 255, 255, 0, 186, 186, 83, 186, 186, 186, 186].to_vec();
+    steps
+        .iter()
+        .map(|step| step.to_vec())
+        .chain([steps.concat(), Vec::new(), torn_contradiction])
+        .collect()
 }
 
 /// Each of the records, alone and all together.

@@ -1,7 +1,8 @@
-//! What strangers' bytes and damaged files go through. Each of these takes any bytes at all and panics where something does not hold.
+//! What strangers' bytes and damaged files go through. Each of these takes any bytes at all and
+//! panics where something does not hold.
 //!
-//! Called by the targets of `fuzz/` (`just fuzz`) with the feature `fuzz`, and by the tests here with bytes from a fixed seed. Nothing of it is
-//! in what ships.
+//! Called by the targets of `fuzz/` (`just fuzz`) with the feature `fuzz`, and by the tests here
+//! with bytes from a fixed seed. Nothing of it is in what ships.
 
 #![allow(clippy::expect_used, clippy::missing_panics_doc, reason = "a panic is the answer")]
 
@@ -23,7 +24,10 @@ use uuid::Uuid;
 
 use crate::identity::Identity;
 use crate::store::SnapshotFile;
-use crate::transport::{Hello, MAX_FRAME, MAX_HELLO, PROTOCOL_VERSION, Reply, Rpc, Welcome, admit, read_json, write_json};
+use crate::transport::{
+    Hello, MAX_FRAME, MAX_HELLO, PROTOCOL_VERSION, Reply, Rpc, Welcome, admit, read_json,
+    write_json,
+};
 use crate::types::{Applied, LogCommand, TypeConfig, Vote, core_membership};
 
 /// One thing that bytes go through.
@@ -75,7 +79,8 @@ fn frames(bytes: &[u8]) {
     }
 }
 
-/// A hello, and whether it may be answered as it is: by a newcomer, by a member, by a member that knows the dialler.
+/// A hello, and whether it may be answered as it is: by a newcomer, by a member, by a member that
+/// knows the dialler.
 fn handshake(bytes: &[u8]) {
     if let Some(welcome) = next::<Welcome>(&mut &*bytes, MAX_FRAME) {
         again(&welcome, MAX_FRAME);
@@ -83,7 +88,11 @@ fn handshake(bytes: &[u8]) {
     let Some(hello) = next::<Hello>(&mut &*bytes, MAX_HELLO) else { return };
     again(&hello, MAX_FRAME);
     let (member, state) = (member(), group());
-    for (me, state) in [(newcomer(), &ClusterState::default()), (member.clone(), &ClusterState::default()), (member, &state)] {
+    for (me, state) in [
+        (newcomer(), &ClusterState::default()),
+        (member.clone(), &ClusterState::default()),
+        (member, &state),
+    ] {
         let known = state.members.get(&hello.from).and_then(|m| m.told.as_ref());
         let right = hello.version == PROTOCOL_VERSION
             && hello.to == me.node_id
@@ -107,7 +116,8 @@ fn control(bytes: &[u8]) {
     }
 }
 
-/// A snapshot as it lies on disk; and, since nobody hits the checksum by chance, the same with a right one.
+/// A snapshot as it lies on disk; and, since nobody hits the checksum by chance, the same with a
+/// right one.
 fn snapshot(bytes: &[u8]) {
     let read = |bytes: &[u8]| SnapshotFile::parse(bytes);
     if let Ok(file) = read(bytes) {
@@ -115,7 +125,10 @@ fn snapshot(bytes: &[u8]) {
         assert_eq!(read(&written).ok().map(|f| f.crc), Some(file.crc));
     }
     let Ok(value) = serde_json::from_slice::<serde_json::Value>(bytes) else { return };
-    let (meta, cluster) = (serde_json::from_value(value["meta"].clone()), serde_json::from_value(value["cluster"].clone()));
+    let (meta, cluster) = (
+        serde_json::from_value(value["meta"].clone()),
+        serde_json::from_value(value["cluster"].clone()),
+    );
     if let (Ok(meta), Ok(cluster)) = (meta, cluster) {
         let file = SnapshotFile::new(meta, cluster).expect("it can be written");
         let written = serde_json::to_vec_pretty(&file).expect("it can be written");
@@ -137,10 +150,12 @@ fn identity(bytes: &[u8]) {
     }
 }
 
-/// A state that came from elsewhere: nothing that is asked of it panics, and a refusal changes nothing.
+/// A state that came from elsewhere: nothing that is asked of it panics, and a refusal changes
+/// nothing.
 fn state(json: &[u8]) {
     let Ok(mut state) = serde_json::from_slice::<ClusterState>(json) else { return };
-    let ids: BTreeSet<NodeId> = state.members.keys().chain(&state.retired).copied().chain([one(), two()]).collect();
+    let ids: BTreeSet<NodeId> =
+        state.members.keys().chain(&state.retired).copied().chain([one(), two()]).collect();
     state.next_node_id();
     state.change_under_way();
     let commands: Vec<Command> = ids.iter().flat_map(|id| commands(*id)).collect();
@@ -156,9 +171,14 @@ fn applied<'a>(state: &mut ClusterState, commands: impl IntoIterator<Item = &'a 
     }
 }
 
-/// The next value; None where there is none, or not a whole one, or nonsense: the connection ends there.
+/// The next value; None where there is none, or not a whole one, or nonsense: the connection ends
+/// there.
 fn next<T: DeserializeOwned>(rest: &mut &[u8], max: usize) -> Option<T> {
-    read_json::<_, T>(rest, max).now_or_never().expect("bytes in memory are there at once").ok().flatten()
+    read_json::<_, T>(rest, max)
+        .now_or_never()
+        .expect("bytes in memory are there at once")
+        .ok()
+        .flatten()
 }
 
 /// What was read is written and read as the same.
@@ -217,7 +237,8 @@ fn commands(node: NodeId) -> Vec<Command> {
 /// A group of node 1, which has told about itself, and node 2, which joins; node 3 was removed.
 fn group() -> ClusterState {
     let mut state = ClusterState::default();
-    let two = Command::Join { node: two(), address: Address::new("other", 7002).expect("an address") };
+    let two =
+        Command::Join { node: two(), address: Address::new("other", 7002).expect("an address") };
     applied(&mut state, commands(one()).iter().take(2).chain([&two]));
     state.retired.insert(NodeId::new(3).expect("an id"));
     state
@@ -226,7 +247,10 @@ fn group() -> ClusterState {
 fn framed<T: Serialize + Sync>(values: &[T]) -> Vec<u8> {
     let mut bytes = Vec::new();
     for value in values {
-        write_json(&mut bytes, value, MAX_FRAME).now_or_never().expect("memory takes it at once").expect("it fits");
+        write_json(&mut bytes, value, MAX_FRAME)
+            .now_or_never()
+            .expect("memory takes it at once")
+            .expect("it fits");
     }
     bytes
 }
@@ -236,16 +260,32 @@ fn frame_examples() -> Vec<Vec<u8>> {
     let vote = Vote::new_committed(3, 1);
     let log_id = |index| openraft::testing::log_id::<TypeConfig>(3, 1, index);
     let membership = openraft::Membership::new_with_defaults(vec![BTreeSet::from([1, 2])], [3]);
-    let payloads = commands(one()).into_iter().map(|command| openraft::EntryPayload::Normal(LogCommand(command)));
-    let payloads = [openraft::EntryPayload::Blank, openraft::EntryPayload::Membership(membership)].into_iter().chain(payloads);
-    let entries = (5..).zip(payloads).map(|(index, payload)| crate::types::Entry { log_id: log_id(index), payload }).collect();
+    let payloads = commands(one())
+        .into_iter()
+        .map(|command| openraft::EntryPayload::Normal(LogCommand(command)));
+    let payloads = [openraft::EntryPayload::Blank, openraft::EntryPayload::Membership(membership)]
+        .into_iter()
+        .chain(payloads);
+    let entries = (5..)
+        .zip(payloads)
+        .map(|(index, payload)| crate::types::Entry { log_id: log_id(index), payload })
+        .collect();
     let meta = crate::types::SnapshotMeta { last_log_id: Some(log_id(9)), ..Default::default() };
     let data = serde_json::to_vec(&group()).expect("it can be written");
     let told = commands(one()).remove(1);
     let refused = Refusal::JoinUnderWay(two());
     vec![
-        framed(&[Rpc::Append(AppendEntriesRequest { vote, prev_log_id: Some(log_id(4)), entries, leader_commit: Some(log_id(4)) })]),
-        framed(&[Rpc::Vote(VoteRequest::new(vote, Some(log_id(4)))), Rpc::PreVote(VoteRequest::new(vote, None)), Rpc::Probe]),
+        framed(&[Rpc::Append(AppendEntriesRequest {
+            vote,
+            prev_log_id: Some(log_id(4)),
+            entries,
+            leader_commit: Some(log_id(4)),
+        })]),
+        framed(&[
+            Rpc::Vote(VoteRequest::new(vote, Some(log_id(4)))),
+            Rpc::PreVote(VoteRequest::new(vote, None)),
+            Rpc::Probe,
+        ]),
         framed(&[Rpc::Snapshot { vote, meta, data }]),
         framed(&[Rpc::Propose(told)]),
         framed(&[
@@ -269,7 +309,12 @@ fn handshake_examples() -> Vec<Vec<u8>> {
         from_instance: InstanceId(id(1)),
     };
     let other = Hello { to_instance: None, from: NodeId::new(3).expect("an id"), ..hello.clone() };
-    vec![framed(&[hello]), framed(&[other]), framed(&[Welcome::Accepted]), framed(&[Welcome::Refused { why: "no".into() }])]
+    vec![
+        framed(&[hello]),
+        framed(&[other]),
+        framed(&[Welcome::Accepted]),
+        framed(&[Welcome::Refused { why: "no".into() }]),
+    ]
 }
 
 fn control_examples() -> Vec<Vec<u8>> {
@@ -284,7 +329,14 @@ fn control_examples() -> Vec<Vec<u8>> {
         Request::Log { limit: 100 },
     ];
     let status = crate::node::compose::unknown(one());
-    let row = LogRow { index: 1, term: 2, kind: "join".into(), data: "{}".into(), committed: true, applied_at: Some(-1) };
+    let row = LogRow {
+        index: 1,
+        term: 2,
+        kind: "join".into(),
+        data: "{}".into(),
+        committed: true,
+        applied_at: Some(-1),
+    };
     let responses = vec![
         Response::Done { notice: Some("so".into()) },
         Response::Status(Box::new(status)),
@@ -297,7 +349,14 @@ fn control_examples() -> Vec<Vec<u8>> {
 
 fn seat_news() -> SeatNews {
     let postgres = Some(Address::new("a-host", 5432).expect("an address"));
-    let seat = Seat { cluster_id: ClusterId(id(9)), applied_index: 9, epoch: 3, primary: one(), postgres, settled: true };
+    let seat = Seat {
+        cluster_id: ClusterId(id(9)),
+        applied_index: 9,
+        epoch: 3,
+        primary: one(),
+        postgres,
+        settled: true,
+    };
     SeatNews { seat: Some(seat), gate: Some(true) }
 }
 
@@ -307,18 +366,28 @@ fn snapshot_examples() -> Vec<Vec<u8>> {
     let last_membership = crate::types::Membership::new(last_log_id, membership);
     let meta = crate::types::SnapshotMeta { last_log_id, last_membership };
     let file = SnapshotFile::new(meta, group()).expect("it can be written");
-    let empty = SnapshotFile::new(crate::types::SnapshotMeta::default(), ClusterState::default()).expect("it can be written");
-    [file, empty].iter().map(|file| serde_json::to_vec_pretty(file).expect("it can be written")).collect()
+    let empty = SnapshotFile::new(crate::types::SnapshotMeta::default(), ClusterState::default())
+        .expect("it can be written");
+    [file, empty]
+        .iter()
+        .map(|file| serde_json::to_vec_pretty(file).expect("it can be written"))
+        .collect()
 }
 
 fn identity_examples() -> Vec<Vec<u8>> {
-    let of = |cluster: &str| format!("{{\"format\":1,\"node_id\":2,\"instance\":\"{}\",\"cluster\":{cluster}}}", id(2)).into_bytes();
+    let of = |cluster: &str| {
+        format!("{{\"format\":1,\"node_id\":2,\"instance\":\"{}\",\"cluster\":{cluster}}}", id(2))
+            .into_bytes()
+    };
     vec![of("null"), of(&format!("{{\"id\":\"{}\",\"founded_here\":false}}", id(7)))]
 }
 
 /// Whether this is a "no" in the words of damage, which leaves everything as it was.
 fn is_refusal(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::Unsupported | io::ErrorKind::UnexpectedEof)
+    matches!(
+        error.kind(),
+        io::ErrorKind::InvalidData | io::ErrorKind::Unsupported | io::ErrorKind::UnexpectedEof
+    )
 }
 
 /// Shown in a panic.

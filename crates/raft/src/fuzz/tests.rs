@@ -1,4 +1,5 @@
-//! Each target for a moment, with bytes that are the same in every run: any at all, and such as are right but for a few. `fuzz/` looks longer.
+//! Each target for a moment, with bytes that are the same in every run: any at all, and such as are
+//! right but for a few. `fuzz/` looks longer.
 
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -99,7 +100,9 @@ fn identity() {
 #[test]
 #[ignore = "writes files: `just fuzz` calls it"]
 fn write_seeds() {
-    let dir = std::path::PathBuf::from(std::env::var_os("PGRAFT_FUZZ_SEEDS").expect("PGRAFT_FUZZ_SEEDS names a directory"));
+    let dir = std::path::PathBuf::from(
+        std::env::var_os("PGRAFT_FUZZ_SEEDS").expect("PGRAFT_FUZZ_SEEDS names a directory"),
+    );
     for target in TARGETS {
         let dir = dir.join(target.name);
         std::fs::create_dir_all(&dir).unwrap();

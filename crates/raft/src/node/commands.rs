@@ -1,5 +1,6 @@
-//! What a person or the operator can tell a member to do. Every command checks first, changes the log once, and waits until the change is
-//! committed, applied and published here; each can be called again at any time.
+//! What a person or the operator can tell a member to do. Every command checks first, changes the
+//! log once, and waits until the change is committed, applied and published here; each can be
+//! called again at any time.
 
 use std::io;
 use std::sync::Arc;
@@ -11,7 +12,9 @@ use openraft::errors::{ClientWriteError, LinearizableReadError, RaftError};
 use pgraft_core::control::{LogRow, MAX_FRAME, Request, Response};
 use pgraft_core::failover::force::may_force;
 use pgraft_core::membership::{may_join, may_leave};
-use pgraft_core::{Address, ClusterId, Command, MemberStatus, NodeId, NodeStatus, Outcome, Refusal};
+use pgraft_core::{
+    Address, ClusterId, Command, MemberStatus, NodeId, NodeStatus, Outcome, Refusal,
+};
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::Shared;
@@ -23,9 +26,11 @@ use crate::types::{Applied, Endpoint, LogCommand, node_id, raft_id};
 const DEADLINE: Duration = Duration::from_secs(10);
 /// How long a newcomer may take to answer, where it matters whether it does.
 const DIAL: Duration = Duration::from_secs(1);
-/// Right after an election a write is refused until the first majority has answered: a moment later it goes through.
+/// Right after an election a write is refused until the first majority has answered: a moment later
+/// it goes through.
 const RETRY: Duration = Duration::from_millis(5);
-/// Entries that `pgraft_log()` can show, and the bytes that they may take, well below a frame of the control socket.
+/// Entries that `pgraft_log()` can show, and the bytes that they may take, well below a frame of
+/// the control socket.
 const LOG_LIMIT: usize = 1000;
 const LOG_BYTES: usize = MAX_FRAME * 3 / 4;
 
@@ -55,18 +60,28 @@ impl Failed {
 impl Shared {
     /// Answers one request of the control socket.
     pub(crate) async fn answer(&self, request: Request) -> Response {
-        let done = |notice: Result<Option<String>, Refusal>| notice.map_or_else(Response::from, |notice| Response::Done { notice });
+        let done = |notice: Result<Option<String>, Refusal>| {
+            notice.map_or_else(Response::from, |notice| Response::Done { notice })
+        };
         match request {
-            Request::Init => done(self.init().await.map_err(|f| f.or(|_| Refusal::NotInitialized)).map(|()| None)),
-            Request::AddNode { node_id, address, port } => {
-                done(self.add_node(node_id, &address, port).await.map_err(|f| f.or(|leader| Refusal::AddOnFollower { leader })))
-            }
-            Request::RemoveNode { node_id } => {
-                done(self.remove_node(node_id).await.map_err(|f| f.or(|leader| Refusal::RemoveOnFollower { leader })))
-            }
-            Request::SetAddress { node_id, address, port } => {
-                done(self.set_address(node_id, &address, port).await.map_err(|f| f.or(|leader| Refusal::SetAddressOnFollower { leader })))
-            }
+            Request::Init => done(
+                self.init().await.map_err(|f| f.or(|_| Refusal::NotInitialized)).map(|()| None),
+            ),
+            Request::AddNode { node_id, address, port } => done(
+                self.add_node(node_id, &address, port)
+                    .await
+                    .map_err(|f| f.or(|leader| Refusal::AddOnFollower { leader })),
+            ),
+            Request::RemoveNode { node_id } => done(
+                self.remove_node(node_id)
+                    .await
+                    .map_err(|f| f.or(|leader| Refusal::RemoveOnFollower { leader })),
+            ),
+            Request::SetAddress { node_id, address, port } => done(
+                self.set_address(node_id, &address, port)
+                    .await
+                    .map_err(|f| f.or(|leader| Refusal::SetAddressOnFollower { leader })),
+            ),
             Request::Switchover { target } => done(self.switch_over(target).await),
             Request::ForcePrimary { node_id, accept_data_loss } => {
                 let forced = self.force_primary(node_id, accept_data_loss).await;
@@ -82,25 +97,34 @@ impl Shared {
         }
     }
 
-    /// Makes a cluster of this one node. A crash half way is finished by the next call: the cluster's id is on disk before anything else.
+    /// Makes a cluster of this one node. A crash half way is finished by the next call: the
+    /// cluster's id is on disk before anything else.
     async fn init(&self) -> Result<(), Failed> {
         let deadline = Instant::now() + DEADLINE;
         if let Some(cluster) = self.applied.borrow().cluster.cluster {
             return Err(Refusal::AlreadyInitialized(cluster).into());
         }
         let _one_at_a_time = self.founding.lock().await;
-        let belonging = self.local.found(ClusterId(machine::new_uuid())).map_err(|e| Refusal::Stopped(e.to_string()))?;
+        let belonging = self
+            .local
+            .found(ClusterId(machine::new_uuid()))
+            .map_err(|e| Refusal::Stopped(e.to_string()))?;
         if !belonging.founded_here {
             return Err(Refusal::AlreadyInitialized(belonging.id).into());
         }
         let cluster = belonging.id;
         if !self.raft.is_initialized().await.map_err(|e| Refusal::Stopped(e.to_string()))? {
             let me = raft_id(self.settings.node_id);
-            let first = std::collections::BTreeMap::from([(me, Endpoint::from(&self.settings.advertise))]);
+            let first =
+                std::collections::BTreeMap::from([(me, Endpoint::from(&self.settings.advertise))]);
             self.raft.initialize(first).await.map_err(|e| Refusal::Stopped(e.to_string()))?;
         }
         self.leads(deadline).await?;
-        let command = Command::Init { cluster, node: self.settings.node_id, address: self.settings.advertise.clone() };
+        let command = Command::Init {
+            cluster,
+            node: self.settings.node_id,
+            address: self.settings.advertise.clone(),
+        };
         self.write(command, deadline).await.map(drop)
     }
 
@@ -129,12 +153,16 @@ impl Shared {
         }
         self.resolves(&address).await?;
         if may_join(&self.status.borrow().members, node, false).is_err() {
-            let answers = timeout_at(Instant::now() + DIAL, self.peers.network.connect(&address)).await.is_ok_and(|c| c.is_ok());
+            let answers = timeout_at(Instant::now() + DIAL, self.peers.network.connect(&address))
+                .await
+                .is_ok_and(|c| c.is_ok());
             self.majority_allows(|members| may_join(members, node, answers)).await?;
         }
         match self.write(command, deadline).await? {
             Outcome::Changed => Ok(None),
-            Outcome::AlreadySo => Ok(Some(format!("node {node} is already a member, at {address}"))),
+            Outcome::AlreadySo => {
+                Ok(Some(format!("node {node} is already a member, at {address}")))
+            }
         }
     }
 
@@ -155,7 +183,12 @@ impl Shared {
     }
 
     /// The same node and directory, listening elsewhere. Raft's membership follows, by the driver.
-    async fn set_address(&self, node: i64, host: &str, port: i64) -> Result<Option<String>, Failed> {
+    async fn set_address(
+        &self,
+        node: i64,
+        host: &str,
+        port: i64,
+    ) -> Result<Option<String>, Failed> {
         let deadline = Instant::now() + DEADLINE;
         let node = NodeId::new(node)?;
         let address = Address::new(host, port)?;
@@ -168,24 +201,36 @@ impl Shared {
                 self.write(command, deadline).await?
             }
         };
-        Ok((outcome == Outcome::AlreadySo).then(|| format!("the cluster already looks for node {node} at {address}")))
+        Ok((outcome == Outcome::AlreadySo)
+            .then(|| format!("the cluster already looks for node {node} at {address}")))
     }
 
     /// On the leader, since nobody else knows who has reported what.
-    async fn force_primary(&self, node: i64, accept_data_loss: bool) -> Result<Option<String>, Failed> {
+    async fn force_primary(
+        &self,
+        node: i64,
+        accept_data_loss: bool,
+    ) -> Result<Option<String>, Failed> {
         let deadline = Instant::now() + DEADLINE;
         let node = NodeId::new(node)?;
         let failover = self.failover.as_ref().ok_or(Refusal::FailoverIsOff)?;
         let applied = self.read(deadline).await?;
         let reign = applied.cluster.reign.as_ref().ok_or(Refusal::NotInitialized)?;
         let reports = failover.reports();
-        if may_force(reign, &applied.cluster.electorate(), &reports, node, accept_data_loss)? == Outcome::AlreadySo {
+        if may_force(reign, &applied.cluster.electorate(), &reports, node, accept_data_loss)?
+            == Outcome::AlreadySo
+        {
             return Ok(Some(format!("node {node} is the primary already")));
         }
         let heard = reports.keys().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-        tracing::warn!("node {node} is made the primary of epoch {} by force: only {heard} said how far their WAL reaches", reign.epoch);
+        tracing::warn!(
+            "node {node} is made the primary of epoch {} by force: only {heard} said how far their WAL reaches",
+            reign.epoch
+        );
         self.write(Command::Force { epoch: reign.epoch, primary: node }, deadline).await?;
-        Ok(Some(format!("node {node} becomes the primary: acknowledged writes that it has not are lost")))
+        Ok(Some(format!(
+            "node {node} becomes the primary: acknowledged writes that it has not are lost"
+        )))
     }
 
     async fn resolves(&self, address: &Address) -> Result<(), Refusal> {
@@ -193,8 +238,12 @@ impl Shared {
         self.peers.network.knows(address.host()).await.map_err(unresolvable)
     }
 
-    /// Asks a rule about who answers. A leader that is new has not heard everybody yet, and waits a moment before it takes them for dead.
-    async fn majority_allows(&self, rule: impl Fn(&[MemberStatus]) -> Result<(), Refusal>) -> Result<(), Refusal> {
+    /// Asks a rule about who answers. A leader that is new has not heard everybody yet, and waits a
+    /// moment before it takes them for dead.
+    async fn majority_allows(
+        &self,
+        rule: impl Fn(&[MemberStatus]) -> Result<(), Refusal>,
+    ) -> Result<(), Refusal> {
         let patience = Instant::now() + 2 * self.settings.election_timeout;
         let mut status = self.status.subscribe();
         loop {
@@ -202,7 +251,10 @@ impl Shared {
                 let now = status.borrow_and_update();
                 (rule(&now.members), now.members.iter().all(|m| m.last_contact_ms.is_some()))
             };
-            if answer.is_ok() || all_known || !matches!(timeout_at(patience, status.changed()).await, Ok(Ok(()))) {
+            if answer.is_ok()
+                || all_known
+                || !matches!(timeout_at(patience, status.changed()).await, Ok(Ok(())))
+            {
                 return answer;
             }
         }
@@ -216,17 +268,27 @@ impl Shared {
                 return Ok(None);
             }
             if node == self.settings.node_id && !self.raft.is_leader() {
-                return Ok(Some(format!("node {node} has handed over the lead; the new leader takes it out")));
+                return Ok(Some(format!(
+                    "node {node} has handed over the lead; the new leader takes it out"
+                )));
             }
-            match timeout_at(deadline.min(Instant::now() + Duration::from_millis(100)), status.changed()).await {
+            match timeout_at(
+                deadline.min(Instant::now() + Duration::from_millis(100)),
+                status.changed(),
+            )
+            .await
+            {
                 Ok(Err(_)) => return Err(Refusal::Stopped("it is shutting down".into()).into()),
-                Err(_) if Instant::now() >= deadline => return Err(Refusal::StillUnderWay { seconds: DEADLINE.as_secs() }.into()),
+                Err(_) if Instant::now() >= deadline => {
+                    return Err(Refusal::StillUnderWay { seconds: DEADLINE.as_secs() }.into());
+                }
                 Ok(Ok(())) | Err(_) => {}
             }
         }
     }
 
-    /// The applied state, once it holds everything that was committed before this call. On the leader only.
+    /// The applied state, once it holds everything that was committed before this call. On the
+    /// leader only.
     async fn read(&self, deadline: Instant) -> Result<Arc<AppliedState>, Failed> {
         if self.applied.borrow().cluster.cluster.is_none() {
             return Err(Refusal::NotInitialized.into());
@@ -236,12 +298,18 @@ impl Shared {
                 Err(_) => return Err(Refusal::NoQuorum { seconds: DEADLINE.as_secs() }.into()),
                 Ok(Ok(linearizer)) => {
                     let ready = timeout_at(deadline, linearizer.await_ready(&self.raft)).await;
-                    ready.map_err(|_| Refusal::NoQuorum { seconds: DEADLINE.as_secs() })?.map_err(|e| Refusal::Stopped(e.to_string()))?;
+                    ready
+                        .map_err(|_| Refusal::NoQuorum { seconds: DEADLINE.as_secs() })?
+                        .map_err(|e| Refusal::Stopped(e.to_string()))?;
                     return Ok(self.applied.borrow().clone());
                 }
-                Ok(Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(forward)))) => self.or_elsewhere(forward.leader_id)?,
+                Ok(Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(forward)))) => {
+                    self.or_elsewhere(forward.leader_id)?
+                }
                 Ok(Err(RaftError::APIError(LinearizableReadError::QuorumNotEnough(_)))) => {}
-                Ok(Err(RaftError::Fatal(fatal))) => return Err(Refusal::Stopped(fatal.to_string()).into()),
+                Ok(Err(RaftError::Fatal(fatal))) => {
+                    return Err(Refusal::Stopped(fatal.to_string()).into());
+                }
             }
             self.retry(deadline).await?;
         }
@@ -256,13 +324,21 @@ impl Shared {
                     self.published(written.log_id.index, deadline).await?;
                     return match written.data {
                         Applied::Command(result) => Ok(result?),
-                        Applied::Raft => Err(Refusal::Stopped("a command was applied as something else".into()).into()),
+                        Applied::Raft => {
+                            Err(Refusal::Stopped("a command was applied as something else".into())
+                                .into())
+                        }
                     };
                 }
-                Ok(Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward)))) => self.or_elsewhere(forward.leader_id)?,
-                // Dropped for another leader's log: it may be there or not, and the same command again finds out.
+                Ok(Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward)))) => {
+                    self.or_elsewhere(forward.leader_id)?
+                }
+                // Dropped for another leader's log: it may be there or not, and the same command
+                // again finds out.
                 Ok(Err(RaftError::APIError(_))) => {}
-                Ok(Err(RaftError::Fatal(fatal))) => return Err(Refusal::Stopped(fatal.to_string()).into()),
+                Ok(Err(RaftError::Fatal(fatal))) => {
+                    return Err(Refusal::Stopped(fatal.to_string()).into());
+                }
             }
             self.retry(deadline).await?;
         }
@@ -272,13 +348,18 @@ impl Shared {
     fn or_elsewhere(&self, leader: Option<u64>) -> Result<(), Failed> {
         match leader.and_then(node_id) {
             Some(leader) if leader != self.settings.node_id => {
-                // Raft remembers the last leader for ever; the status says whether it is still heard.
+                // Raft remembers the last leader for ever; the status says whether it is still
+                // heard.
                 let heard = self.compose(None).leader == Some(leader);
-                let address = self.applied.borrow().cluster.members.get(&leader).map(|m| m.address.clone());
+                let address =
+                    self.applied.borrow().cluster.members.get(&leader).map(|m| m.address.clone());
                 Err(Failed::NotLeader(NotLeader(address.filter(|_| heard).map(|a| (leader, a)))))
             }
             // A follower that knows of no leader has nothing to wait for.
-            None if !self.raft.is_leader() && self.raft.metrics().borrow_watched().state != openraft::ServerState::Candidate => {
+            None if !self.raft.is_leader()
+                && self.raft.metrics().borrow_watched().state
+                    != openraft::ServerState::Candidate =>
+            {
                 Err(Failed::NotLeader(NotLeader(None)))
             }
             _ => Ok(()),
@@ -306,12 +387,17 @@ impl Shared {
 
     fn log_rows(&self, limit: usize) -> io::Result<Vec<LogRow>> {
         let applied = self.applied.borrow().clone();
-        let committed = self.raft.metrics().borrow_watched().local_committed.map_or(0, |id| id.index);
+        let committed =
+            self.raft.metrics().borrow_watched().local_committed.map_or(0, |id| id.index);
         let row = |entry: crate::types::Entry| {
             let (kind, data) = match &entry.payload {
                 openraft::EntryPayload::Blank => ("blank", "{}".to_owned()),
-                openraft::EntryPayload::Normal(command) => (command.0.kind(), serde_json::to_string(command)?),
-                openraft::EntryPayload::Membership(membership) => ("membership", serde_json::to_string(membership)?),
+                openraft::EntryPayload::Normal(command) => {
+                    (command.0.kind(), serde_json::to_string(command)?)
+                }
+                openraft::EntryPayload::Membership(membership) => {
+                    ("membership", serde_json::to_string(membership)?)
+                }
             };
             let index = entry.log_id.index;
             Ok(LogRow {
@@ -320,11 +406,22 @@ impl Shared {
                 kind: kind.to_owned(),
                 data,
                 committed: index <= committed,
-                applied_at: applied.times.iter().rev().find(|(i, _)| *i == index).map(|(_, at)| *at),
+                applied_at: applied
+                    .times
+                    .iter()
+                    .rev()
+                    .find(|(i, _)| *i == index)
+                    .map(|(_, at)| *at),
             })
         };
         // The youngest that fit into an answer.
-        let mut rows = self.log.tail(limit)?.into_iter().rev().map(row).collect::<io::Result<Vec<LogRow>>>()?;
+        let mut rows = self
+            .log
+            .tail(limit)?
+            .into_iter()
+            .rev()
+            .map(row)
+            .collect::<io::Result<Vec<LogRow>>>()?;
         let mut room = LOG_BYTES;
         let fits = rows.iter().take_while(|r| {
             room = room.saturating_sub(2 * r.data.len() + 200);

@@ -1,4 +1,5 @@
-//! Puts together what a member knows: a pure function of Raft's metrics, the applied state and the last probes.
+//! Puts together what a member knows: a pure function of Raft's metrics, the applied state and the
+//! last probes.
 
 use std::collections::BTreeMap;
 
@@ -24,7 +25,8 @@ pub struct RaftFacts {
     pub matched: BTreeMap<NodeId, u64>,
     /// Leader only: milliseconds since each member last acknowledged.
     pub acked_ms: BTreeMap<NodeId, u64>,
-    /// Milliseconds since the leader was sure of its lead: heard by a follower, confirmed by a majority for the leader itself.
+    /// Milliseconds since the leader was sure of its lead: heard by a follower, confirmed by a
+    /// majority for the leader itself.
     pub contact_ms: Option<u64>,
     pub election_timeout_ms: u64,
 }
@@ -56,7 +58,8 @@ pub fn unknown(me: NodeId) -> NodeStatus {
     }
 }
 
-/// The status. `own_wal` is this server's own position, `cluster` the one that its directory belongs to.
+/// The status. `own_wal` is this server's own position, `cluster` the one that its directory
+/// belongs to.
 pub fn compose(
     me: NodeId,
     cluster: Option<ClusterId>,
@@ -68,7 +71,8 @@ pub fn compose(
     let state = &applied.cluster;
     let silent_after = raft.election_timeout_ms.saturating_mul(SILENT_AFTER_TIMEOUTS);
     let leading = raft.state == ServerState::Leader;
-    // A leader that no majority confirms, and one that a follower no longer hears, is none: its next command would not be committed.
+    // A leader that no majority confirms, and one that a follower no longer hears, is none: its
+    // next command would not be committed.
     let leader = raft.leader.filter(|_| raft.contact_ms.is_some_and(|age| age <= silent_after));
     let wal_of = |id: NodeId| if id == me { own_wal } else { probes.get(&id).and_then(|p| p.wal) };
     let primary_wal = state.primary().and_then(wal_of);
@@ -76,7 +80,10 @@ pub fn compose(
         .members
         .iter()
         .map(|(&id, member)| {
-            let heard = [raft.acked_ms.get(&id).copied(), probes.get(&id).map(|p| p.age_ms)].into_iter().flatten().min();
+            let heard = [raft.acked_ms.get(&id).copied(), probes.get(&id).map(|p| p.age_ms)]
+                .into_iter()
+                .flatten()
+                .min();
             let last_contact_ms = if id == me { Some(0) } else { heard };
             let wal = wal_of(id);
             MemberStatus {
@@ -91,7 +98,10 @@ pub fn compose(
                 last_contact_ms: last_contact_ms.filter(|_| leading),
                 match_index: raft.matched.get(&id).copied().filter(|_| leading),
                 wal: wal.filter(|_| leading).map(|w| w.end),
-                lag_bytes: primary_wal.zip(wal).filter(|_| leading).map(|(p, w)| w.lacks(p.end.lsn)),
+                lag_bytes: primary_wal
+                    .zip(wal)
+                    .filter(|_| leading)
+                    .map(|(p, w)| w.lacks(p.end.lsn)),
             }
         })
         .collect();
@@ -117,7 +127,8 @@ pub fn compose(
 fn node_state(me: NodeId, raft: &RaftFacts, applied: &AppliedState) -> NodeState {
     let state = &applied.cluster;
     let member = state.members.get(&me);
-    let out = member.is_some_and(|m| m.role == Role::Leaving) && !core_membership(&applied.membership).contains(me);
+    let out = member.is_some_and(|m| m.role == Role::Leaving)
+        && !core_membership(&applied.membership).contains(me);
     if state.retired.contains(&me) || out {
         return NodeState::Removed;
     }
@@ -132,13 +143,27 @@ fn node_state(me: NodeId, raft: &RaftFacts, applied: &AppliedState) -> NodeState
     }
 }
 
-/// Takes the facts out of openraft's metrics. `heard_ms` is a follower's own knowledge of its leader.
-pub fn raft_facts(metrics: &RaftMetrics<TypeConfig>, heard_ms: Option<u64>, election_timeout_ms: u64) -> RaftFacts {
+/// Takes the facts out of openraft's metrics. `heard_ms` is a follower's own knowledge of its
+/// leader.
+pub fn raft_facts(
+    metrics: &RaftMetrics<TypeConfig>,
+    heard_ms: Option<u64>,
+    election_timeout_ms: u64,
+) -> RaftFacts {
     let leading = metrics.state == ServerState::Leader;
     let alone = metrics.membership_config.voter_ids().count() == 1;
-    let confirmed_ms = || if alone { Some(0) } else { metrics.last_quorum_acked.map(|at| ms(at.elapsed())) };
-    let matched = metrics.replication.iter().flatten().filter_map(|(id, log)| Some((node_id(*id)?, log.as_ref().map_or(0, |l| l.index))));
-    let acked = metrics.heartbeat.iter().flatten().filter_map(|(id, at)| Some((node_id(*id)?, ms(at.as_ref()?.elapsed()))));
+    let confirmed_ms =
+        || if alone { Some(0) } else { metrics.last_quorum_acked.map(|at| ms(at.elapsed())) };
+    let matched = metrics
+        .replication
+        .iter()
+        .flatten()
+        .filter_map(|(id, log)| Some((node_id(*id)?, log.as_ref().map_or(0, |l| l.index))));
+    let acked = metrics
+        .heartbeat
+        .iter()
+        .flatten()
+        .filter_map(|(id, at)| Some((node_id(*id)?, ms(at.as_ref()?.elapsed()))));
     RaftFacts {
         term: metrics.current_term,
         state: metrics.state,
@@ -153,8 +178,13 @@ pub fn raft_facts(metrics: &RaftMetrics<TypeConfig>, heard_ms: Option<u64>, elec
 
 /// Whether a member has all that is committed and answered lately: a newcomer may vote then.
 pub fn caught_up(raft: &RaftFacts, me: NodeId) -> std::collections::BTreeSet<NodeId> {
-    let fresh = |id: &NodeId| raft.acked_ms.get(id).is_some_and(|age| *age <= raft.election_timeout_ms);
-    raft.matched.iter().filter(|(id, index)| **index >= raft.commit_index && (fresh(id) || **id == me)).map(|(id, _)| *id).collect()
+    let fresh =
+        |id: &NodeId| raft.acked_ms.get(id).is_some_and(|age| *age <= raft.election_timeout_ms);
+    raft.matched
+        .iter()
+        .filter(|(id, index)| **index >= raft.commit_index && (fresh(id) || **id == me))
+        .map(|(id, _)| *id)
+        .collect()
 }
 
 fn ms(d: std::time::Duration) -> u64 {
@@ -175,7 +205,10 @@ mod tests {
     fn two_members() -> AppliedState {
         let mut applied = AppliedState::default();
         let at = |n: u32| Address::new(&format!("n{n}"), 7001).unwrap();
-        applied.cluster.apply(&Command::Init { cluster: ClusterId(Uuid::nil()), node: id(1), address: at(1) }).unwrap();
+        applied
+            .cluster
+            .apply(&Command::Init { cluster: ClusterId(Uuid::nil()), node: id(1), address: at(1) })
+            .unwrap();
         applied.cluster.apply(&Command::Join { node: id(2), address: at(2) }).unwrap();
         applied
     }
@@ -198,17 +231,31 @@ mod tests {
         let applied = two_members();
         let at = |lsn| Some(WalProgress::from(WalPosition { timeline: 1, lsn }));
         let probes = BTreeMap::from([(id(2), ProbeFacts { age_ms: 30, wal: at(60) })]);
-        let status = compose(id(1), Some(ClusterId(Uuid::nil())), &leading(), &applied, &probes, at(100));
+        let status =
+            compose(id(1), Some(ClusterId(Uuid::nil())), &leading(), &applied, &probes, at(100));
         assert_eq!(status.members[1].lag_bytes, Some(40));
-        assert_eq!(status.members[1].reachable, Some(true), "the probe is younger than the heartbeat");
+        assert_eq!(
+            status.members[1].reachable,
+            Some(true),
+            "the probe is younger than the heartbeat"
+        );
         assert_eq!(status.leader, Some(id(1)));
 
-        let paused = ProbeFacts { age_ms: 30, wal: at(100).map(|wal| WalProgress { replayed: Some(25), ..wal }) };
-        let status = compose(id(1), None, &leading(), &applied, &BTreeMap::from([(id(2), paused)]), at(100));
-        assert_eq!(status.members[1].lag_bytes, Some(75), "what it has and does not replay, it lacks");
+        let paused = ProbeFacts {
+            age_ms: 30,
+            wal: at(100).map(|wal| WalProgress { replayed: Some(25), ..wal }),
+        };
+        let status =
+            compose(id(1), None, &leading(), &applied, &BTreeMap::from([(id(2), paused)]), at(100));
+        assert_eq!(
+            status.members[1].lag_bytes,
+            Some(75),
+            "what it has and does not replay, it lacks"
+        );
 
         let following = RaftFacts { state: ServerState::Follower, ..leading() };
-        let status = compose(id(2), Some(ClusterId(Uuid::nil())), &following, &applied, &probes, at(100));
+        let status =
+            compose(id(2), Some(ClusterId(Uuid::nil())), &following, &applied, &probes, at(100));
         assert_eq!((status.members[1].reachable, status.members[1].lag_bytes), (None, None));
     }
 

@@ -14,11 +14,13 @@ use super::Shared;
 use super::compose::caught_up;
 use crate::types::{Endpoint, LogCommand, core_membership, raft_id};
 
-/// A step that takes longer is given up and decided anew: its entry stays in the log, and the next look finds it there or not.
+/// A step that takes longer is given up and decided anew: its entry stays in the log, and the next
+/// look finds it there or not.
 const STEP_TIMEOUT: Duration = Duration::from_secs(5);
 /// After a step that failed, and for the lead to go over.
 const TICK: Duration = Duration::from_millis(100);
-/// Between two looks at a newcomer that has not caught up: it mostly has within milliseconds, or not for a long time.
+/// Between two looks at a newcomer that has not caught up: it mostly has within milliseconds, or
+/// not for a long time.
 const SHORTEST_WAIT: Duration = Duration::from_millis(1);
 const LONGEST_WAIT: Duration = Duration::from_millis(500);
 
@@ -33,7 +35,11 @@ pub async fn run(shared: Arc<Shared>) {
         unheard.look(&shared);
         voters.look(&shared);
         let step = shared.next_step(&unheard);
-        wait = if matches!(step, Step::WaitFor(_)) { (wait * 2).min(LONGEST_WAIT) } else { SHORTEST_WAIT };
+        wait = if matches!(step, Step::WaitFor(_)) {
+            (wait * 2).min(LONGEST_WAIT)
+        } else {
+            SHORTEST_WAIT
+        };
         match step {
             Step::Nothing => {
                 let open = tokio::select! {
@@ -53,7 +59,9 @@ pub async fn run(shared: Arc<Shared>) {
                 }
             }
             step @ (Step::Promote(_) | Step::Drop(_)) if !voters.are_quiet(&shared) => {
-                tracing::debug!("membership: {step:?} waits for the lease of those who voted before");
+                tracing::debug!(
+                    "membership: {step:?} waits for the lease of those who voted before"
+                );
                 tokio::time::sleep(TICK).await;
             }
             step => {
@@ -64,22 +72,32 @@ pub async fn run(shared: Arc<Shared>) {
                         tracing::warn!("membership: {step:?} did not go through: {why}");
                         tokio::time::sleep(TICK).await;
                     }
-                    Err(_) => tracing::warn!("membership: {step:?} took longer than {} s", STEP_TIMEOUT.as_secs()),
+                    Err(_) => tracing::warn!(
+                        "membership: {step:?} took longer than {} s",
+                        STEP_TIMEOUT.as_secs()
+                    ),
                 }
             }
         }
     }
 }
 
-/// Since when this member knows of each newcomer that has told nothing yet. Kept by followers too: a new leader goes on counting, and only a
-/// restart begins anew, which gives a newcomer more time and never less.
+/// Since when this member knows of each newcomer that has told nothing yet. Kept by followers too:
+/// a new leader goes on counting, and only a restart begins anew, which gives a newcomer more time
+/// and never less.
 #[derive(Default)]
 struct Unheard(BTreeMap<NodeId, Instant>);
 
 impl Unheard {
     fn look(&mut self, shared: &Shared) {
         let applied = shared.applied.borrow();
-        let is_unheard = |id: &NodeId| applied.cluster.members.get(id).is_some_and(|m| m.role == Role::Learner && m.told.is_none());
+        let is_unheard = |id: &NodeId| {
+            applied
+                .cluster
+                .members
+                .get(id)
+                .is_some_and(|m| m.role == Role::Learner && m.told.is_none())
+        };
         self.0.retain(|id, _| is_unheard(id));
         for id in applied.cluster.members.keys().filter(|id| is_unheard(id)) {
             self.0.entry(*id).or_insert_with(Instant::now);
@@ -87,8 +105,9 @@ impl Unheard {
     }
 }
 
-/// Since when the same nodes vote, by committed entries: two changes within a lease time could leave two leases carried by majorities that share
-/// nobody. Until a change is committed a majority may go by the voters before it, and promise by them.
+/// Since when the same nodes vote, by committed entries: two changes within a lease time could
+/// leave two leases carried by majorities that share nobody. Until a change is committed a majority
+/// may go by the voters before it, and promise by them.
 struct Voters {
     /// None while another set is in the log.
     committed: Option<BTreeSet<u64>>,
@@ -97,8 +116,15 @@ struct Voters {
 
 impl Voters {
     fn look(&mut self, shared: &Shared) {
-        let in_log: BTreeSet<u64> = shared.raft.server_metrics().borrow_watched().membership_config.voter_ids().collect();
-        let committed = shared.applied.borrow().membership.voter_ids().eq(in_log.iter().copied()).then_some(in_log);
+        let in_log: BTreeSet<u64> =
+            shared.raft.server_metrics().borrow_watched().membership_config.voter_ids().collect();
+        let committed = shared
+            .applied
+            .borrow()
+            .membership
+            .voter_ids()
+            .eq(in_log.iter().copied())
+            .then_some(in_log);
         if self.committed.is_none() || self.committed != committed {
             (self.committed, self.since) = (committed, Instant::now());
         }
@@ -126,43 +152,99 @@ impl Shared {
         let caught_up = caught_up(&self.raft_facts(), me);
         let unheard = unheard.0.iter().map(|(id, since)| (*id, since.elapsed())).collect();
         let join_timeout = self.settings.join_timeout;
-        next_step(&Facts { state: &applied.cluster, raft: &raft, me, settled, caught_up: &caught_up, unheard: &unheard, join_timeout })
+        next_step(&Facts {
+            state: &applied.cluster,
+            raft: &raft,
+            me,
+            settled,
+            caught_up: &caught_up,
+            unheard: &unheard,
+            join_timeout,
+        })
     }
 
     async fn carry_out(&self, step: Step) -> Result<(), String> {
         let one = |id| BTreeSet::from([raft_id(id)]);
-        let change =
-            |members, retain| async move { self.raft.change_membership(members, retain).await.map(drop).map_err(|e| e.to_string()) };
+        let change = |members, retain| async move {
+            self.raft.change_membership(members, retain).await.map(drop).map_err(|e| e.to_string())
+        };
         match step {
             Step::Nothing | Step::WaitFor(_) => Ok(()),
-            // The same membership once more: uniform where it was joint, and an entry that every member applies.
-            Step::FinishJoint | Step::Confirm => change(ChangeMembers::AddVoterIds(BTreeSet::new()), true).await,
+            // The same membership once more: uniform where it was joint, and an entry that every
+            // member applies.
+            Step::FinishJoint | Step::Confirm => {
+                change(ChangeMembers::AddVoterIds(BTreeSet::new()), true).await
+            }
             Step::AddLearner(id) => {
-                let endpoint = self.applied.borrow().cluster.members.get(&id).map(|m| Endpoint::from(&m.address));
+                let endpoint = self
+                    .applied
+                    .borrow()
+                    .cluster
+                    .members
+                    .get(&id)
+                    .map(|m| Endpoint::from(&m.address));
                 let Some(endpoint) = endpoint else { return Ok(()) };
-                self.raft.add_learner(raft_id(id), endpoint, false).await.map(drop).map_err(|e| e.to_string())
+                self.raft
+                    .add_learner(raft_id(id), endpoint, false)
+                    .await
+                    .map(drop)
+                    .map_err(|e| e.to_string())
             }
             Step::Move(id) => {
-                let endpoint = self.applied.borrow().cluster.members.get(&id).map(|m| Endpoint::from(&m.address));
+                let endpoint = self
+                    .applied
+                    .borrow()
+                    .cluster
+                    .members
+                    .get(&id)
+                    .map(|m| Endpoint::from(&m.address));
                 let Some(endpoint) = endpoint else { return Ok(()) };
-                change(ChangeMembers::SetNodes(BTreeMap::from([(raft_id(id), endpoint)])), true).await
+                change(ChangeMembers::SetNodes(BTreeMap::from([(raft_id(id), endpoint)])), true)
+                    .await
             }
             Step::GiveUp(id) => {
-                let at = self.applied.borrow().cluster.members.get(&id).map(|m| m.address.to_string()).unwrap_or_default();
+                let at = self
+                    .applied
+                    .borrow()
+                    .cluster
+                    .members
+                    .get(&id)
+                    .map(|m| m.address.to_string())
+                    .unwrap_or_default();
                 let seconds = self.settings.join_timeout.unwrap_or_default().as_secs();
-                tracing::warn!("node {id} at {at} has not come within pgraft.join_timeout ({seconds} s): it is taken out again");
-                self.raft.client_write(LogCommand(Command::JoinExpired { node: id })).await.map(drop).map_err(|e| e.to_string())
+                tracing::warn!(
+                    "node {id} at {at} has not come within pgraft.join_timeout ({seconds} s): it is taken out again"
+                );
+                self.raft
+                    .client_write(LogCommand(Command::JoinExpired { node: id }))
+                    .await
+                    .map(drop)
+                    .map_err(|e| e.to_string())
             }
             Step::Promote(id) => change(ChangeMembers::AddVoterIds(promoted(self, id)), true).await,
             Step::Transfer(id) => {
-                self.raft.trigger().transfer_leader(raft_id(id)).await.map_err(|e| e.to_string())?;
+                self.raft
+                    .trigger()
+                    .transfer_leader(raft_id(id))
+                    .await
+                    .map_err(|e| e.to_string())?;
                 // Until the lead has gone over there is nothing else to do.
                 tokio::time::sleep(TICK).await;
                 Ok(())
             }
             Step::Drop(id) => {
-                let voter = self.raft.metrics().borrow_watched().membership_config.voter_ids().any(|v| v == raft_id(id));
-                let members = if voter { ChangeMembers::RemoveVoters(one(id)) } else { ChangeMembers::RemoveNodes(one(id)) };
+                let voter = self
+                    .raft
+                    .metrics()
+                    .borrow_watched()
+                    .membership_config
+                    .voter_ids()
+                    .any(|v| v == raft_id(id));
+                let members = if voter {
+                    ChangeMembers::RemoveVoters(one(id))
+                } else {
+                    ChangeMembers::RemoveNodes(one(id))
+                };
                 change(members, false).await
             }
         }

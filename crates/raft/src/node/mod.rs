@@ -42,7 +42,10 @@ use crate::identity::{Identity, IdentityError};
 use crate::machine::{self, watch};
 use crate::settings::Settings;
 use crate::store::{AppliedState, LogStore, StateMachine};
-use crate::transport::{self, Complaints, FailoverEnd, Guard, Listener, Local, MaterialError, Network, PeerFactory, Tcp, WalSource};
+use crate::transport::{
+    self, Complaints, FailoverEnd, Guard, Listener, Local, MaterialError, Network, PeerFactory,
+    Tcp, WalSource,
+};
 use crate::types::{Raft, raft_id};
 
 /// How often it is looked whether Raft still runs.
@@ -50,11 +53,13 @@ const LOOK: Duration = Duration::from_secs(1);
 /// How long a stopped member's last tasks may take to let its directory go.
 const LET_GO: Duration = Duration::from_secs(10);
 
-/// What the member needs from its surroundings. Called from the runtime's threads: neither may call into Postgres.
+/// What the member needs from its surroundings. Called from the runtime's threads: neither may call
+/// into Postgres.
 pub struct Hooks {
     /// Where this server's WAL ends.
     pub wal: WalSource,
-    /// This member's Postgres, where the members decide who is the primary ([`Settings::lease_timeout`]).
+    /// This member's Postgres, where the members decide who is the primary
+    /// ([`Settings::lease_timeout`]).
     pub postgres: Option<Arc<dyn Postgres>>,
     /// Told on every change of the status, and twice a second.
     pub publish: Publish,
@@ -81,14 +86,17 @@ pub enum StartError {
         source: io::Error,
     },
     /// The log or the snapshot was written by a version that this one does not know.
-    #[error("can't read {path}: {source}. Nothing was changed: start the version of pgraft that wrote it")]
+    #[error(
+        "can't read {path}: {source}. Nothing was changed: start the version of pgraft that wrote it"
+    )]
     Format {
         /// The directory.
         path: PathBuf,
         /// What it has.
         source: io::Error,
     },
-    /// The log or the snapshot can't be read or written now: a full disk, a directory that is not there, a lock that another server holds.
+    /// The log or the snapshot can't be read or written now: a full disk, a directory that is not
+    /// there, a lock that another server holds.
     #[error("can't use the Raft log or snapshot in {path}: {source}")]
     Store {
         /// The directory.
@@ -116,8 +124,15 @@ impl StartError {
     /// Whether a later try can go better without anybody's help.
     pub const fn is_temporary(&self) -> bool {
         match self {
-            Self::Listen { .. } | Self::Store { .. } | Self::Raft(_) | Self::Identity(IdentityError::Io { .. }) => true,
-            Self::Identity(IdentityError::OtherNode { .. } | IdentityError::Format { .. } | IdentityError::Damaged { .. })
+            Self::Listen { .. }
+            | Self::Store { .. }
+            | Self::Raft(_)
+            | Self::Identity(IdentityError::Io { .. }) => true,
+            Self::Identity(
+                IdentityError::OtherNode { .. }
+                | IdentityError::Format { .. }
+                | IdentityError::Damaged { .. },
+            )
             | Self::Format { .. }
             | Self::Damaged { .. }
             | Self::Tls(_) => false,
@@ -126,7 +141,9 @@ impl StartError {
 
     fn of_store(path: PathBuf, source: io::Error) -> Self {
         match source.kind() {
-            io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof => Self::Damaged { path, source },
+            io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof => {
+                Self::Damaged { path, source }
+            }
             io::ErrorKind::Unsupported => Self::Format { path, source },
             _ => Self::Store { path, source },
         }
@@ -190,21 +207,31 @@ impl Node {
     }
 
     /// Starts a member on another network.
-    pub async fn start_on(settings: Settings, hooks: Hooks, network: Arc<dyn Network>) -> Result<Self, StartError> {
+    pub async fn start_on(
+        settings: Settings,
+        hooks: Hooks,
+        network: Arc<dyn Network>,
+    ) -> Result<Self, StartError> {
         let dir = settings.data_dir.clone();
         let mut identity = Identity::open(&dir, settings.node_id)?;
         let store = |source| StartError::of_store(dir.clone(), source);
         let log = LogStore::open(&dir, &identity).map_err(store)?;
         let state_machine = StateMachine::open(&dir).map_err(store)?;
-        // Entries between the snapshot and the log would be passed over, and this replica would differ from the others.
+        // Entries between the snapshot and the log would be passed over, and this replica would
+        // differ from the others.
         if log.purged() > state_machine.watch().borrow().last_applied {
-            let source = io::Error::new(io::ErrorKind::InvalidData, "the log begins behind the end of the snapshot");
+            let source = io::Error::new(
+                io::ErrorKind::InvalidData,
+                "the log begins behind the end of the snapshot",
+            );
             return Err(StartError::Damaged { path: dir, source });
         }
         let guard = Guard::open(settings.node_id, &settings.protection)?;
         let Hooks { wal, postgres, publish } = hooks;
         let failover = match (postgres, settings.lease_timeout) {
-            (Some(postgres), Some(lease)) => Some(Arc::new(Failover::open(&dir, &mut identity, postgres, lease).map_err(store)?)),
+            (Some(postgres), Some(lease)) => {
+                Some(Arc::new(Failover::open(&dir, &mut identity, postgres, lease).map_err(store)?))
+            }
             _ => None,
         };
         let listener = listen(&*network, &settings.listen).await?;
@@ -212,12 +239,20 @@ impl Node {
         let local = Arc::new(Local::new(dir.clone(), identity));
         let applied = state_machine.watch();
         let complaints = Arc::new(Complaints::default());
-        let peers =
-            PeerFactory { local: Arc::clone(&local), applied: applied.clone(), network, guard, complaints, confirmed: Arc::default() };
-        let config = Arc::new(config(&settings).validate().map_err(|e| StartError::Raft(e.to_string()))?);
-        let raft = Raft::new(raft_id(settings.node_id), config, peers.clone(), log.clone(), state_machine)
-            .await
-            .map_err(|e| StartError::Raft(e.to_string()))?;
+        let peers = PeerFactory {
+            local: Arc::clone(&local),
+            applied: applied.clone(),
+            network,
+            guard,
+            complaints,
+            confirmed: Arc::default(),
+        };
+        let config =
+            Arc::new(config(&settings).validate().map_err(|e| StartError::Raft(e.to_string()))?);
+        let raft =
+            Raft::new(raft_id(settings.node_id), config, peers.clone(), log.clone(), state_machine)
+                .await
+                .map_err(|e| StartError::Raft(e.to_string()))?;
         let contact = Arc::new(LeaderContact::new());
         let shared = Arc::new(Shared {
             status: watch::channel(Arc::new(compose::unknown(settings.node_id))).0,
@@ -238,7 +273,12 @@ impl Node {
         Ok(node)
     }
 
-    fn spawn(&mut self, listener: Box<dyn Listener>, wal: WalSource, publish: Publish) -> Result<(), StartError> {
+    fn spawn(
+        &mut self,
+        listener: Box<dyn Listener>,
+        wal: WalSource,
+        publish: Publish,
+    ) -> Result<(), StartError> {
         let shared = &self.shared;
         let server = transport::Server {
             raft: shared.raft.clone(),
@@ -250,7 +290,8 @@ impl Node {
             complaints: Arc::new(Complaints::default()),
             failover: Arc::clone(shared) as Arc<dyn FailoverEnd>,
         };
-        let task = |name: &'static str, task: std::pin::Pin<Box<dyn Future<Output = ()> + Send>>| async move {
+        let task = |name: &'static str,
+                    task: std::pin::Pin<Box<dyn Future<Output = ()> + Send>>| async move {
             task.await;
             name
         };
@@ -258,7 +299,10 @@ impl Node {
         // A simulated member has no socket: it is asked by `Node::ask`.
         if !machine::is_simulated() {
             let socket = shared.settings.socket();
-            let control = control::listen(&socket).map_err(|source| StartError::Listen { at: socket.display().to_string(), source })?;
+            let control = control::listen(&socket).map_err(|source| StartError::Listen {
+                at: socket.display().to_string(),
+                source,
+            })?;
             self.tasks.spawn(task("control", Box::pin(control::serve(control, asker(shared)))));
         }
         self.tasks.spawn(task("driver", Box::pin(driver::run(Arc::clone(shared)))));
@@ -272,7 +316,8 @@ impl Node {
             self.tasks.spawn(task("lead", Box::pin(failover::lead(Arc::clone(shared)))));
             self.tasks.spawn(task("release", Box::pin(failover::release(Arc::clone(shared)))));
         }
-        let certificates = transport::follow(shared.peers.guard.clone(), Arc::clone(&shared.reload));
+        let certificates =
+            transport::follow(shared.peers.guard.clone(), Arc::clone(&shared.reload));
         self.tasks.spawn(task("certificates", Box::pin(certificates)));
         Ok(())
     }
@@ -283,13 +328,21 @@ impl Node {
         // Its metrics change fifty times a second: looked at now and then instead of followed.
         let mut look = tokio::time::interval(LOOK);
         loop {
-            let fatal = || metrics.borrow_watched().running_state.as_ref().err().map(|fatal| format!("Raft has stopped: {fatal}"));
+            let fatal = || {
+                metrics
+                    .borrow_watched()
+                    .running_state
+                    .as_ref()
+                    .err()
+                    .map(|fatal| format!("Raft has stopped: {fatal}"))
+            };
             if let Some(why) = fatal() {
                 return why;
             }
             tokio::select! {
                 biased; // in no random order: a simulation repeats itself
-                // Tasks end when Raft has, mostly before it is seen here: why that ended is the better word.
+                // Tasks end when Raft has, mostly before it is seen here: why that ended is the
+                // better word.
                 ended = self.tasks.join_next() => return fatal().unwrap_or_else(|| match ended {
                     Some(Ok(task)) => format!("task {task} ended"),
                     Some(Err(error)) => format!("a task failed: {error}"),
@@ -300,8 +353,8 @@ impl Node {
         }
     }
 
-    /// [`Node::shutdown`] with a word to the others: the lead goes to a voter that is up to date, and where the postmaster is dead the lease of
-    /// its server is released.
+    /// [`Node::shutdown`] with a word to the others: the lead goes to a voter that is up to date,
+    /// and where the postmaster is dead the lease of its server is released.
     pub async fn leave(self, server_is_dead: bool) {
         let release = async {
             if server_is_dead {
@@ -326,7 +379,8 @@ impl Node {
         }
     }
 
-    /// Until nothing of this member uses its directory any more. Tasks that were ended end when they are next polled.
+    /// Until nothing of this member uses its directory any more. Tasks that were ended end when
+    /// they are next polled.
     pub fn gone(&self) -> impl Future<Output = ()> + Send + use<> {
         self.shared.log.gone()
     }
@@ -392,7 +446,8 @@ fn config(settings: &Settings) -> Config {
         max_in_snapshot_log_to_keep: snapshot_every,
         // A node that was cut off comes back without an election that nobody needs.
         enable_pre_vote: Some(true),
-        // A leader that was restarted asks for votes like everybody: it must not call itself leader before a majority does.
+        // A leader that was restarted asks for votes like everybody: it must not call itself leader
+        // before a majority does.
         enable_leader_restore: Some(false),
         ..Config::default()
     }

@@ -1,4 +1,5 @@
-//! On the leader: asks every member twice a second whether it is there and how far its WAL is. For people to look at; nothing depends on it.
+//! On the leader: asks every member twice a second whether it is there and how far its WAL is. For
+//! people to look at; nothing depends on it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -71,10 +72,13 @@ pub async fn run(shared: Arc<Shared>) {
                 continue;
             }
             busy.push(id);
-            let mut peer = idle.remove(&id).unwrap_or_else(|| shared.peers.peer(raft_id(id), endpoint));
+            let mut peer =
+                idle.remove(&id).unwrap_or_else(|| shared.peers.peer(raft_id(id), endpoint));
             asked.spawn(async move {
                 let answer = match peer.call(&Rpc::Probe, TIMEOUT).await {
-                    Ok(Reply::Probe { wal, replayed }) => Some(wal.map(|end| WalProgress { end, replayed })),
+                    Ok(Reply::Probe { wal, replayed }) => {
+                        Some(wal.map(|end| WalProgress { end, replayed }))
+                    }
                     _ => None,
                 };
                 (id, peer, answer)

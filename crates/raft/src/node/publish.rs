@@ -1,4 +1,5 @@
-//! Composes the status on every change and hands it on: to the extension's shared memory, to the control socket, to `instance.json`.
+//! Composes the status on every change and hands it on: to the extension's shared memory, to the
+//! control socket, to `instance.json`.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,8 +17,13 @@ use crate::transport::WalSource;
 const TICK: Duration = Duration::from_millis(500);
 
 /// Publishes for as long as it is polled.
-pub async fn run(shared: Arc<Shared>, wal: WalSource, publish: Box<dyn Fn(&NodeStatus) + Send + Sync>) {
-    // Not all of Raft's metrics, which change with every tick of its clock: who leads, and what is applied.
+pub async fn run(
+    shared: Arc<Shared>,
+    wal: WalSource,
+    publish: Box<dyn Fn(&NodeStatus) + Send + Sync>,
+) {
+    // Not all of Raft's metrics, which change with every tick of its clock: who leads, and what is
+    // applied.
     let mut metrics = shared.raft.server_metrics();
     let mut applied = shared.applied.clone();
     let mut probes = shared.probes.subscribe();
@@ -49,21 +55,35 @@ impl Shared {
         let facts = self.raft_facts();
         let applied = self.applied.borrow().clone();
         let probes = self.probes.borrow().facts();
-        let mut status = compose(self.settings.node_id, self.local.identity().cluster_id(), &facts, &applied, &probes, own_wal);
+        let mut status = compose(
+            self.settings.node_id,
+            self.local.identity().cluster_id(),
+            &facts,
+            &applied,
+            &probes,
+            own_wal,
+        );
         let state = &applied.cluster;
-        status.failover = self.failover.as_ref().map(|f| f.status(state.reign.as_ref(), state.last_failover.clone(), &state.electorate()));
+        status.failover = self.failover.as_ref().map(|f| {
+            f.status(state.reign.as_ref(), state.last_failover.clone(), &state.electorate())
+        });
         status
     }
 
     /// Raft's side of it.
     pub(super) fn raft_facts(&self) -> super::compose::RaftFacts {
         let ms = |d: Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
-        raft_facts(&self.raft.metrics().borrow_watched(), self.contact.age().map(ms), ms(self.settings.election_timeout))
+        raft_facts(
+            &self.raft.metrics().borrow_watched(),
+            self.contact.age().map(ms),
+            ms(self.settings.election_timeout),
+        )
     }
 }
 
-/// Keeps `instance.json` as the applied state says. A disk that refuses it is reported and tried again with the next change: the file is a
-/// convenience for the next start, and no promise hangs on it.
+/// Keeps `instance.json` as the applied state says. A disk that refuses it is reported and tried
+/// again with the next change: the file is a convenience for the next start, and no promise hangs
+/// on it.
 pub async fn write_instance_file(shared: Arc<Shared>) {
     let path = shared.settings.data_dir.join(FILE_NAME);
     let mut applied = shared.applied.clone();
@@ -104,7 +124,10 @@ impl Shared {
             members: state
                 .members
                 .iter()
-                .map(|(&node_id, m)| InstanceMember { node_id, postgres: m.told.as_ref().map(|t| t.postgres.clone()) })
+                .map(|(&node_id, m)| InstanceMember {
+                    node_id,
+                    postgres: m.told.as_ref().map(|t| t.postgres.clone()),
+                })
                 .collect(),
             retired: state.retired.iter().copied().collect(),
             failover: self.failover.is_some(),

@@ -1,4 +1,5 @@
-//! Tells the instance manager who is the primary, and at once when that changes: its gateway sends clients there.
+//! Tells the instance manager who is the primary, and at once when that changes: its gateway sends
+//! clients there.
 
 use std::time::Duration;
 
@@ -50,11 +51,16 @@ impl Shared {
     fn seat(&self) -> SeatNews {
         let applied = self.applied.borrow().clone();
         let state = &applied.cluster;
-        let reigns = state.reign.as_ref().is_some_and(|r| r.phase == Phase::Steady && r.primary == self.settings.node_id);
-        let gate = self.failover.as_ref().filter(|_| reigns).map(|f| f.gate_is_open(&state.electorate()));
+        let reigns = state
+            .reign
+            .as_ref()
+            .is_some_and(|r| r.phase == Phase::Steady && r.primary == self.settings.node_id);
+        let gate =
+            self.failover.as_ref().filter(|_| reigns).map(|f| f.gate_is_open(&state.electorate()));
         let mut seat = Seat::of(state, applied.last_applied.map_or(0, |id| id.index));
         if let (Some(seat), Some(failover)) = (&mut seat, &self.failover) {
-            // Its server may be starting again, and would take clients; the group has not decided yet who is next.
+            // Its server may be starting again, and would take clients; the group has not decided
+            // yet who is next.
             seat.settled &= !failover.knows_of_an_end_in(seat.epoch);
         }
         SeatNews { seat, gate }

@@ -1,5 +1,6 @@
-//! Tells the group where this node's Postgres is and which directory it lives in, once it is a member and whenever that changes. Whoever
-//! adds a node needs to know only its id and its Raft address.
+//! Tells the group where this node's Postgres is and which directory it lives in, once it is a
+//! member and whenever that changes. Whoever adds a node needs to know only its id and its Raft
+//! address.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -44,7 +45,11 @@ pub async fn run(shared: Arc<Shared>) {
 
 impl Shared {
     fn told(&self) -> Told {
-        Told { instance: self.local.identity().instance, postgres: self.settings.postgres.clone(), zone: self.settings.zone.clone() }
+        Told {
+            instance: self.local.identity().instance,
+            postgres: self.settings.postgres.clone(),
+            zone: self.settings.zone.clone(),
+        }
     }
 
     fn has_something_to_tell(&self) -> bool {
@@ -58,15 +63,20 @@ impl Shared {
 
     pub(super) async fn tell(&self) -> Result<(), String> {
         let Told { instance, postgres, zone } = self.told();
-        self.propose(Command::Describe { node: self.settings.node_id, instance, postgres, zone }).await
+        self.propose(Command::Describe { node: self.settings.node_id, instance, postgres, zone })
+            .await
     }
 
     /// Has the leader write the command; done when it is committed.
     pub(super) async fn propose(&self, command: Command) -> Result<(), String> {
         let leader = self.raft.current_leader().await.ok_or("there is no leader")?;
         if node_id(leader) == Some(self.settings.node_id) {
-            let written = tokio::time::timeout(TIMEOUT, self.raft.client_write(LogCommand(command))).await;
-            return written.map_err(|_| "not committed in time".to_owned())?.map(drop).map_err(|e| e.to_string());
+            let written =
+                tokio::time::timeout(TIMEOUT, self.raft.client_write(LogCommand(command))).await;
+            return written
+                .map_err(|_| "not committed in time".to_owned())?
+                .map(drop)
+                .map_err(|e| e.to_string());
         }
         match self.ask_leader(leader, &Rpc::Propose(command)).await? {
             Reply::Proposed(_) => Ok(()),
@@ -74,7 +84,8 @@ impl Shared {
         }
     }
 
-    /// Has applied everything that was committed before this call; false where the leader does not say so in time.
+    /// Has applied everything that was committed before this call; false where the leader does not
+    /// say so in time.
     pub(super) async fn come_to_the_present(&self) -> bool {
         let index = async {
             let leader = self.raft.current_leader().await?;
@@ -94,8 +105,14 @@ impl Shared {
     }
 
     async fn ask_leader(&self, leader: u64, rpc: &Rpc) -> Result<Reply, String> {
-        let endpoint =
-            self.applied.borrow().membership.membership().get_node(&leader).cloned().ok_or("the leader's address is not known yet")?;
+        let endpoint = self
+            .applied
+            .borrow()
+            .membership
+            .membership()
+            .get_node(&leader)
+            .cloned()
+            .ok_or("the leader's address is not known yet")?;
         self.peers.peer(leader, endpoint).call(rpc, TIMEOUT).await.map_err(|e| e.to_string())
     }
 }

@@ -1,7 +1,9 @@
-//! A disk as Raft must expect it: what was written is read again at once, and is gone after a crash unless it was synced first.
+//! A disk as Raft must expect it: what was written is read again at once, and is gone after a crash
+//! unless it was synced first.
 //!
-//! The log is a journal of operations. A crash keeps all that were synced and, of those behind, a prefix: a write-ahead log with checksums is
-//! cut at the first record that is not whole. Small files are replaced whole and synced by the call itself, as `files.rs` does it.
+//! The log is a journal of operations. A crash keeps all that were synced and, of those behind, a
+//! prefix: a write-ahead log with checksums is cut at the first record that is not whole. Small
+//! files are replaced whole and synced by the call itself, as `files.rs` does it.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
@@ -37,7 +39,9 @@ impl Log {
         match write {
             Write::Owner(owner) => self.owner = Some(owner),
             Write::Vote(vote) => self.vote = Some(vote),
-            Write::Append(entries) => self.entries.extend(entries.into_iter().map(|e| (e.log_id.index, e))),
+            Write::Append(entries) => {
+                self.entries.extend(entries.into_iter().map(|e| (e.log_id.index, e)))
+            }
             Write::TruncateFrom(first) => drop(self.entries.split_off(&first)),
             Write::Purge(upto) => {
                 self.entries = self.entries.split_off(&(upto.index + 1));
@@ -71,13 +75,24 @@ impl LogLine {
         let small = |id: u64| u32::try_from(id).unwrap_or(u32::MAX);
         let (content, voters) = match &entry.payload {
             EntryPayload::Blank => ("blank".to_owned(), None),
-            EntryPayload::Normal(command) => (serde_json::to_string(command).unwrap_or_default(), None),
+            EntryPayload::Normal(command) => {
+                (serde_json::to_string(command).unwrap_or_default(), None)
+            }
             EntryPayload::Membership(m) => {
-                let halves = m.get_joint_config().iter().map(|half| half.iter().map(|id| small(*id)).collect()).collect();
+                let halves = m
+                    .get_joint_config()
+                    .iter()
+                    .map(|half| half.iter().map(|id| small(*id)).collect())
+                    .collect();
                 (serde_json::to_string(m).unwrap_or_default(), Some(halves))
             }
         };
-        Self { index: entry.log_id.index, term: entry.log_id.committed_leader_id().term, content, voters }
+        Self {
+            index: entry.log_id.index,
+            term: entry.log_id.committed_leader_id().term,
+            content,
+            voters,
+        }
     }
 }
 
@@ -124,7 +139,8 @@ impl Disk {
         self.waiting.len()
     }
 
-    /// The power goes: `kept` of the writes that were not synced are there afterwards. Gives how many are not.
+    /// The power goes: `kept` of the writes that were not synced are there afterwards. Gives how
+    /// many are not.
     pub fn crash(&mut self, kept: usize) -> usize {
         self.sync(self.synced + kept as u64);
         let lost = self.waiting.len();

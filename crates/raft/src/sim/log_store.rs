@@ -1,5 +1,5 @@
-//! The log store in a simulation: the machine's disk, with a task for the writer that acknowledges a sync when it is through. On a thread
-//! that is no machine it is the one that ships.
+//! The log store in a simulation: the machine's disk, with a task for the writer that acknowledges
+//! a sync when it is through. On a thread that is no machine it is the one that ships.
 
 use std::collections::VecDeque;
 use std::fmt::Debug;
@@ -87,9 +87,13 @@ impl Simulated {
     fn open(machine: Arc<Machine>, identity: &Identity) -> io::Result<Self> {
         let damaged = |why: &str| Err(io::Error::new(io::ErrorKind::InvalidData, why));
         match machine.with_disk(|disk| disk.log.owner) {
-            Some(owner) if owner != identity.instance => return damaged("the log belongs to another directory"),
+            Some(owner) if owner != identity.instance => {
+                return damaged("the log belongs to another directory");
+            }
             Some(_) => {}
-            None if identity.cluster.is_some() => return damaged("the log is gone, and with it this node's vote"),
+            None if identity.cluster.is_some() => {
+                return damaged("the log is gone, and with it this node's vote");
+            }
             None => machine.with_disk(|disk| {
                 let owner = disk.write(Write::Owner(identity.instance));
                 disk.sync(owner);
@@ -115,7 +119,8 @@ impl Simulated {
     }
 }
 
-/// Syncs one write after the other and says so. Where the rule is off it says so first, and the disk takes its time.
+/// Syncs one write after the other and says so. Where the rule is off it says so first, and the
+/// disk takes its time.
 async fn writer(machine: Arc<Machine>, mut queue: mpsc::UnboundedReceiver<(u64, OnDisk)>) {
     let mut written_back = VecDeque::new();
     while let Some((number, done)) = queue.recv().await {
@@ -124,7 +129,8 @@ async fn writer(machine: Arc<Machine>, mut queue: mpsc::UnboundedReceiver<(u64, 
             machine.with_disk(|disk| disk.sync(number));
         } else {
             written_back.push_back((Instant::now() + WRITE_BACK, number));
-            while let Some((_, number)) = written_back.pop_front_if(|(at, _)| *at <= Instant::now()) {
+            while let Some((_, number)) = written_back.pop_front_if(|(at, _)| *at <= Instant::now())
+            {
                 machine.with_disk(|disk| disk.sync(number));
             }
         }
@@ -148,7 +154,9 @@ impl RaftLogReader<TypeConfig> for LogStore {
                 Ok(if empty {
                     Vec::new()
                 } else {
-                    store.machine.with_disk(|disk| disk.log.entries.range(range).map(|(_, e)| e.clone()).collect())
+                    store.machine.with_disk(|disk| {
+                        disk.log.entries.range(range).map(|(_, e)| e.clone()).collect()
+                    })
                 })
             }
         }
@@ -168,9 +176,10 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     async fn get_log_state(&mut self) -> io::Result<LogState<TypeConfig>> {
         match self {
             Self::Real(store) => store.get_log_state().await,
-            Self::Simulated(store) => {
-                Ok(store.machine.with_disk(|disk| LogState { last_purged_log_id: disk.log.purged, last_log_id: disk.log.last() }))
-            }
+            Self::Simulated(store) => Ok(store.machine.with_disk(|disk| LogState {
+                last_purged_log_id: disk.log.purged,
+                last_log_id: disk.log.last(),
+            })),
         }
     }
 
@@ -194,7 +203,9 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     async fn save_committed(&mut self, committed: Option<LogId>) -> io::Result<()> {
         match (self, committed) {
             (Self::Real(store), committed) => store.save_committed(committed).await,
-            (Self::Simulated(store), Some(upto)) if store.machine.with_disk(|disk| disk.log.last() >= Some(upto)) => {
+            (Self::Simulated(store), Some(upto))
+                if store.machine.with_disk(|disk| disk.log.last() >= Some(upto)) =>
+            {
                 store.write(Write::Committed(upto));
                 Ok(())
             }
@@ -223,7 +234,10 @@ impl RaftLogStorage<TypeConfig> for LogStore {
                 for line in lines {
                     store.machine.note(Event::Appended(line));
                 }
-                store.syncs.send((number, OnDisk::Raft(callback))).map_err(|_| io::Error::other("the log's writer has stopped"))
+                store
+                    .syncs
+                    .send((number, OnDisk::Raft(callback)))
+                    .map_err(|_| io::Error::other("the log's writer has stopped"))
             }
         }
     }

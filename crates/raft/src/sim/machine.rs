@@ -1,4 +1,5 @@
-//! One machine: what a member finds on it, what `crates/sim` does to it, and what it hears of the member.
+//! One machine: what a member finds on it, what `crates/sim` does to it, and what it hears of the
+//! member.
 
 use std::cell::RefCell;
 use std::io;
@@ -43,7 +44,8 @@ pub struct Term {
 /// What a member has done.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
-    /// It wrote a vote: for a candidate, or (confirmed) for whom a majority has made leader. Its own, confirmed, means that it leads.
+    /// It wrote a vote: for a candidate, or (confirmed) for whom a majority has made leader. Its
+    /// own, confirmed, means that it leads.
     Voted {
         /// For whom, and when.
         term: Term,
@@ -135,12 +137,14 @@ impl Machine {
         self.lock().fsync = (from, to);
     }
 
-    /// Sets the wall clock, in microseconds since the epoch. Call it with the machine's own clock in force.
+    /// Sets the wall clock, in microseconds since the epoch. Call it with the machine's own clock
+    /// in force.
     pub fn set_wall_clock(&self, us: i64) {
         self.lock().wall = (Instant::now(), us);
     }
 
-    /// The power goes. Of the writes that were not synced, a prefix that chance decides is there all the same.
+    /// The power goes. Of the writes that were not synced, a prefix that chance decides is there
+    /// all the same.
     pub fn crash(&self) -> Crash {
         let mut inner = self.lock();
         let unsynced = inner.disk.unsynced();
@@ -161,7 +165,8 @@ impl Machine {
         self.lock().disk = copy;
     }
 
-    /// The log as it can be read now, purged entries excepted, and the index of the last that was purged.
+    /// The log as it can be read now, purged entries excepted, and the index of the last that was
+    /// purged.
     pub fn log(&self) -> (u64, Vec<LogLine>) {
         let inner = self.lock();
         let log = &inner.disk.log;

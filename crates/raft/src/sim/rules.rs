@@ -1,4 +1,5 @@
-//! Rules that a simulation can take out, to see that its invariants notice. They are of no use to anybody else.
+//! Rules that a simulation can take out, to see that its invariants notice. They are of no use to
+//! anybody else.
 
 use pgraft_core::{ClusterState, Command, Member, Outcome, Refusal, Role};
 
@@ -20,9 +21,11 @@ pub struct Rules {
     pub sync_waits: bool,
     /// The simulated backends ask the gate.
     pub fence: bool,
-    /// A simulated walreceiver takes and confirms nothing behind a closed intake, and a recruit reports when it is gone.
+    /// A simulated walreceiver takes and confirms nothing behind a closed intake, and a recruit
+    /// reports when it is gone.
     pub intake: bool,
-    /// A standby compares its WAL with the primary's history before it follows, and a simulated walreceiver the primary's timeline.
+    /// A standby compares its WAL with the primary's history before it follows, and a simulated
+    /// walreceiver the primary's timeline.
     pub compares: bool,
     /// A simulated instance manager kills a server that does not do what its clients need.
     pub liveness: bool,
@@ -50,13 +53,19 @@ impl Default for Rules {
 
 impl Rules {
     /// [`ClusterState::apply`] by these rules.
-    pub(crate) fn apply(self, state: &mut ClusterState, command: &Command) -> Result<Outcome, Refusal> {
+    pub(crate) fn apply(
+        self,
+        state: &mut ClusterState,
+        command: &Command,
+    ) -> Result<Outcome, Refusal> {
         let Command::Join { node, address } = command else { return state.apply(command) };
         if !self.retired_ids {
             state.retired.remove(node);
         }
         match state.apply(command) {
-            Err(Refusal::JoinUnderWay(_) | Refusal::RemovalUnderWay(_)) if !self.one_change && !state.members.contains_key(node) => {
+            Err(Refusal::JoinUnderWay(_) | Refusal::RemovalUnderWay(_))
+                if !self.one_change && !state.members.contains_key(node) =>
+            {
                 let newcomer = Member { address: address.clone(), role: Role::Learner, told: None };
                 state.members.insert(*node, newcomer);
                 Ok(Outcome::Changed)

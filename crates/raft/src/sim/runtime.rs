@@ -1,4 +1,5 @@
-//! Openraft's runtime: Tokio's, with the machine's chance (it decides election timeouts) and with channels that wake in order.
+//! Openraft's runtime: Tokio's, with the machine's chance (it decides election timeouts) and with
+//! channels that wake in order.
 
 use std::future::Future;
 use std::time::Duration;
@@ -40,11 +41,17 @@ impl AsyncRuntime for Runtime {
         Tokio::sleep_until(deadline)
     }
 
-    fn timeout<R, F: Future<Output = R> + OptionalSend>(duration: Duration, future: F) -> Self::Timeout<R, F> {
+    fn timeout<R, F: Future<Output = R> + OptionalSend>(
+        duration: Duration,
+        future: F,
+    ) -> Self::Timeout<R, F> {
         Tokio::timeout(duration, future)
     }
 
-    fn timeout_at<R, F: Future<Output = R> + OptionalSend>(deadline: Self::Instant, future: F) -> Self::Timeout<R, F> {
+    fn timeout_at<R, F: Future<Output = R> + OptionalSend>(
+        deadline: Self::Instant,
+        future: F,
+    ) -> Self::Timeout<R, F> {
         Tokio::timeout_at(deadline, future)
     }
 
@@ -53,7 +60,9 @@ impl AsyncRuntime for Runtime {
     }
 
     fn thread_rng() -> SmallRng {
-        SmallRng::seed_from_u64(here(|machine| machine.random()).unwrap_or_else(|| rand::rng().next_u64()))
+        SmallRng::seed_from_u64(
+            here(|machine| machine.random()).unwrap_or_else(|| rand::rng().next_u64()),
+        )
     }
 
     type Mpsc = <Tokio as AsyncRuntime>::Mpsc;

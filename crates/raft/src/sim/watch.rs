@@ -1,5 +1,6 @@
-//! `tokio::sync::watch` whose receivers are woken in the order in which they began to wait. Tokio's own shuffles them by a generator that
-//! nobody can seed, and with them the order of everything that follows.
+//! `tokio::sync::watch` whose receivers are woken in the order in which they began to wait. Tokio's
+//! own shuffles them by a generator that nobody can seed, and with them the order of everything
+//! that follows.
 
 use std::future::poll_fn;
 use std::pin::pin;
@@ -134,7 +135,10 @@ impl<T> Receiver<T> {
     }
 
     /// See Tokio.
-    pub async fn wait_for(&mut self, mut wanted: impl FnMut(&T) -> bool) -> Result<Ref<'_, T>, RecvError> {
+    pub async fn wait_for(
+        &mut self,
+        mut wanted: impl FnMut(&T) -> bool,
+    ) -> Result<Ref<'_, T>, RecvError> {
         while !wanted(&self.inner.borrow_and_update()) {
             self.changed().await?;
         }

@@ -1,8 +1,10 @@
-//! What a start looks at before the library opens the log, since the library mends what it takes for a torn tail, and a flipped bit in a
-//! length looks like one to it: it would cut off all that follows, entries and votes that this node has acknowledged.
+//! What a start looks at before the library opens the log, since the library mends what it takes
+//! for a torn tail, and a flipped bit in a length looks like one to it: it would cut off all that
+//! follows, entries and votes that this node has acknowledged.
 //!
-//! Decides by framing and checksums alone: a record that ends behind the file's end is torn only when no whole record follows. Changes nothing
-//! when it refuses. Called by `LogStore::open`, which holds the directory's lock.
+//! Decides by framing and checksums alone: a record that ends behind the file's end is torn only
+//! when no whole record follows. Changes nothing when it refuses. Called by `LogStore::open`, which
+//! holds the directory's lock.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
@@ -17,10 +19,12 @@ use serde::{Deserialize, Serialize};
 
 use super::on_disk::OnDisk;
 
-/// The format of the log's records that this version writes and reads. Another one is refused, never guessed at.
+/// The format of the log's records that this version writes and reads. Another one is refused,
+/// never guessed at.
 pub const FORMAT: u32 = 1;
 
-/// Chunks whose last bytes may have been on their way to disk when the process ended: the open one and the one before.
+/// Chunks whose last bytes may have been on their way to disk when the process ended: the open one
+/// and the one before.
 const UNSETTLED: usize = 2;
 
 /// Whose log it is; in its first records, and in each of its files.
@@ -41,7 +45,9 @@ pub fn check(dir: &Path) -> io::Result<Option<Owner>> {
             let is_last = n + 1 == chunks.len();
             if !is_last || whole_record_in(&bytes[at + 1..]) {
                 let file = path.file_name().unwrap_or_default().to_string_lossy();
-                return Err(damaged(format!("the record at byte {at} of log/{file} is damaged, and whole ones follow it")));
+                return Err(damaged(format!(
+                    "the record at byte {at} of log/{file} is damaged, and whole ones follow it"
+                )));
             }
         }
         owner = found.owner.or(owner);
@@ -49,9 +55,10 @@ pub fn check(dir: &Path) -> io::Result<Option<Owner>> {
     owner.as_deref().map(read_owner).transpose()
 }
 
-/// Writes the youngest bytes once more and waits for the disk. A process that was killed before its fsync, or whose fsync failed, has left
-/// them in the kernel's cache as if they were written. Openraft confirms to the leader whatever a start finds: read from there they would
-/// count for a majority, and be gone after the next power cut.
+/// Writes the youngest bytes once more and waits for the disk. A process that was killed before its
+/// fsync, or whose fsync failed, has left them in the kernel's cache as if they were written.
+/// Openraft confirms to the leader whatever a start finds: read from there they would count for a
+/// majority, and be gone after the next power cut.
 pub fn settle(dir: &Path) -> io::Result<()> {
     for path in chunks(dir)?.iter().rev().take(UNSETTLED) {
         let file = OpenOptions::new().read(true).write(true).open(path)?;
@@ -62,13 +69,17 @@ pub fn settle(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()
 }
 
-/// The log's files that hold anything, oldest first: their names carry the offset in digits of one length. The library makes the next one,
-/// empty, while bytes of the one before may be on their way to disk, and writes to it when they are there.
+/// The log's files that hold anything, oldest first: their names carry the offset in digits of one
+/// length. The library makes the next one, empty, while bytes of the one before may be on their way
+/// to disk, and writes to it when they are there.
 fn chunks(dir: &Path) -> io::Result<Vec<PathBuf>> {
     let mut chunks = Vec::new();
     for entry in std::fs::read_dir(dir)? {
         let path = entry?.path();
-        let is_chunk = path.file_name().and_then(|name| name.to_str()).is_some_and(|name| Config::parse_chunk_file_name(name).is_ok());
+        let is_chunk = path
+            .file_name()
+            .and_then(|name| name.to_str())
+            .is_some_and(|name| Config::parse_chunk_file_name(name).is_ok());
         if is_chunk && path.metadata()?.len() > 0 {
             chunks.push(path);
         }
@@ -97,7 +108,8 @@ fn walk(bytes: &[u8]) -> Walk {
     Walk { owner, broken_at: None }
 }
 
-/// Whether a record that is whole begins anywhere in here. (Its checksum makes a chance hit one in four thousand millions.)
+/// Whether a record that is whole begins anywhere in here. (Its checksum makes a chance hit one in
+/// four thousand millions.)
 pub fn whole_record_in(bytes: &[u8]) -> bool {
     (0..bytes.len()).any(|n| RaftLogRecord::<RawTypes>::decode(&bytes[n..]).is_ok())
 }
@@ -122,12 +134,17 @@ fn damaged(why: String) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, why)
 }
 
-/// The bytes of one value: a length and so many bytes. A length that promises more than there is takes no memory.
+/// The bytes of one value: a length and so many bytes. A length that promises more than there is
+/// takes no memory.
 pub fn read_bytes<R: Read>(mut r: R) -> io::Result<Vec<u8>> {
     let length = u32::decode(&mut r)?;
     let mut bytes = Vec::new();
     r.take(u64::from(length)).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 == u64::from(length) { Ok(bytes) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
+    if bytes.len() as u64 == u64::from(length) {
+        Ok(bytes)
+    } else {
+        Err(io::ErrorKind::UnexpectedEof.into())
+    }
 }
 
 /// The log's records without their meaning.

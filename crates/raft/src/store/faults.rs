@@ -1,9 +1,15 @@
 //! What a disk does to a log, and what a start makes of it.
 //!
-//! Promised: what was acknowledged and lies before the damage is there, or the member does not start and nothing was changed. Not promised,
-//! since nobody can see it: that bytes which are gone from the very end were ever there. A disk that loses what it has confirmed loses votes.
+//! Promised: what was acknowledged and lies before the damage is there, or the member does not
+//! start and nothing was changed. Not promised, since nobody can see it: that bytes which are gone
+//! from the very end were ever there. A disk that loses what it has confirmed loses votes.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test, which may end anywhere")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test, which may end anywhere"
+)]
 
 use std::collections::BTreeSet;
 use std::io;
@@ -42,11 +48,14 @@ struct Held {
 
 impl Fixture {
     async fn new() -> Self {
-        // In memory where that can be had: nothing here hangs on a real fsync, and there are thousands.
+        // In memory where that can be had: nothing here hangs on a real fsync, and there are
+        // thousands.
         let dir = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
         let mut identity = Identity::open(dir.path(), NodeId::new(1).unwrap()).unwrap();
         let mut log = LogStore::open(dir.path(), &identity).unwrap();
-        identity.join(dir.path(), Belonging { id: ClusterId(Uuid::nil()), founded_here: true }).unwrap();
+        identity
+            .join(dir.path(), Belonging { id: ClusterId(Uuid::nil()), founded_here: true })
+            .unwrap();
         for index in 0..ENTRIES {
             log.save_vote(&Vote::new_committed(index + 1, 1)).await.unwrap();
             append(&mut log, index).await;
@@ -104,7 +113,11 @@ impl Fixture {
 }
 
 fn files(dir: &Path) -> Vec<PathBuf> {
-    let mut files: Vec<_> = std::fs::read_dir(dir).unwrap().map(|e| e.unwrap().path()).filter(|p| !p.ends_with("LOCK")).collect();
+    let mut files: Vec<_> = std::fs::read_dir(dir)
+        .unwrap()
+        .map(|e| e.unwrap().path())
+        .filter(|p| !p.ends_with("LOCK"))
+        .collect();
     files.sort();
     files
 }
@@ -124,7 +137,11 @@ async fn append(log: &mut LogStore, index: u64) {
 async fn a_log_cut_at_any_byte_keeps_what_lies_before() {
     let fixture = Fixture::new().await;
     let whole = fixture.edges.len() - 1;
-    assert_eq!(fixture.held(whole), Held { term: Some(ENTRIES), entries: (0..ENTRIES).collect() }, "the records are read rightly");
+    assert_eq!(
+        fixture.held(whole),
+        Held { term: Some(ENTRIES), entries: (0..ENTRIES).collect() },
+        "the records are read rightly"
+    );
     assert_eq!(fixture.open().await.unwrap(), fixture.held(whole));
     let owned = fixture.edges[2]; // before it nobody owns the log
     for cut in owned..fixture.bytes.len() {
@@ -139,7 +156,11 @@ async fn a_log_cut_at_any_byte_keeps_what_lies_before() {
         log.save_vote(&Vote::new_committed(ENTRIES + 7, 1)).await.unwrap();
         drop(log);
         let again = fixture.open().await.unwrap();
-        assert_eq!((again.term, again.entries.last()), (Some(ENTRIES + 7), Some(&next)), "cut at {cut}");
+        assert_eq!(
+            (again.term, again.entries.last()),
+            (Some(ENTRIES + 7), Some(&next)),
+            "cut at {cut}"
+        );
     }
     for cut in 0..owned {
         fixture.put(&fixture.bytes[..cut]);
@@ -171,7 +192,11 @@ async fn a_flipped_bit_is_refused_unless_it_is_in_the_last_record() {
             if at < last {
                 refused(&fixture, &format!("bit {bit} of byte {at}")).await;
             } else if let Ok(held) = fixture.open().await {
-                assert_eq!(held, fixture.held(fixture.edges.len() - 2), "bit {bit} of byte {at}: taken for torn, and only that record");
+                assert_eq!(
+                    held,
+                    fixture.held(fixture.edges.len() - 2),
+                    "bit {bit} of byte {at}: taken for torn, and only that record"
+                );
             }
         }
     }
@@ -180,14 +205,20 @@ async fn a_flipped_bit_is_refused_unless_it_is_in_the_last_record() {
 /// Damage, by our own words, and not a byte is another one than before.
 async fn refused(fixture: &Fixture, what: &str) {
     let log = fixture.dir.path().join("log");
-    let before: Vec<_> = files(&log).iter().map(|path| (path.clone(), std::fs::read(path).unwrap())).collect();
+    let before: Vec<_> =
+        files(&log).iter().map(|path| (path.clone(), std::fs::read(path).unwrap())).collect();
     let error = fixture.open().await.expect_err(what);
-    assert!(matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::Unsupported), "{what}: {error}");
-    let after: Vec<_> = files(&log).iter().map(|path| (path.clone(), std::fs::read(path).unwrap())).collect();
+    assert!(
+        matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::Unsupported),
+        "{what}: {error}"
+    );
+    let after: Vec<_> =
+        files(&log).iter().map(|path| (path.clone(), std::fs::read(path).unwrap())).collect();
     assert!(before == after, "{what}: the disk is not as before");
 }
 
-/// What a killed process had not synced would count for a majority otherwise, and be gone after the next power cut.
+/// What a killed process had not synced would count for a majority otherwise, and be gone after the
+/// next power cut.
 #[tokio::test]
 async fn a_start_writes_the_youngest_bytes_once_more() {
     let fixture = Fixture::new().await;
@@ -223,7 +254,10 @@ async fn a_log_of_another_format_or_another_directory_is_refused() {
     let instance = fixture.identity.instance;
     let owners = [
         (format!("\"{instance}\""), "the log has format 0, and this version reads format 1"),
-        (format!("{{\"format\":2,\"owner\":\"{instance}\"}}"), "the log has format 2, and this version reads format 1"),
+        (
+            format!("{{\"format\":2,\"owner\":\"{instance}\"}}"),
+            "the log has format 2, and this version reads format 1",
+        ),
     ];
     for (owner, words) in owners {
         fixture.put(&super::check::first_record(owner.as_bytes()));
@@ -231,6 +265,15 @@ async fn a_log_of_another_format_or_another_directory_is_refused() {
         assert_eq!((error.kind(), error.to_string().as_str()), (io::ErrorKind::Unsupported, words));
         refused(&fixture, words).await;
     }
-    let kinds: BTreeSet<u8> = fixture.edges.iter().take(fixture.edges.len() - 1).map(|edge| fixture.bytes[edge + 3]).collect();
-    assert_eq!(kinds, BTreeSet::from([0, 1, 2, 5]), "votes, entries, commits and checkpoints were all cut and flipped");
+    let kinds: BTreeSet<u8> = fixture
+        .edges
+        .iter()
+        .take(fixture.edges.len() - 1)
+        .map(|edge| fixture.bytes[edge + 3])
+        .collect();
+    assert_eq!(
+        kinds,
+        BTreeSet::from([0, 1, 2, 5]),
+        "votes, entries, commits and checkpoints were all cut and flipped"
+    );
 }

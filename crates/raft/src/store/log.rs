@@ -1,7 +1,8 @@
-//! Log, vote and commit index in `raft-log`, which was made for openraft: a write-ahead log with a checksum a record, which cuts a torn tail
-//! at the next start and answers only after fsync.
+//! Log, vote and commit index in `raft-log`, which was made for openraft: a write-ahead log with a
+//! checksum a record, which cuts a torn tail at the next start and answers only after fsync.
 //!
-//! Values are JSON inside its records: the log carries a few membership entries an hour, and a person can read them.
+//! Values are JSON inside its records: the log carries a few membership entries an hour, and a
+//! person can read them.
 
 use std::fmt::Debug;
 use std::io;
@@ -40,15 +41,17 @@ pub struct LogStore {
     held: Arc<Held>,
 }
 
-/// What the last clone lets go of, in this order: the log with its files and its lock, then the word that it is gone.
+/// What the last clone lets go of, in this order: the log with its files and its lock, then the
+/// word that it is gone.
 struct Held {
     log: Mutex<raft_log::RaftLog<LogTypes>>,
     gone: watch::Sender<()>,
 }
 
 impl LogStore {
-    /// Opens or makes the log below the Raft directory. `identity` is the directory's: a log that was lost, while the node belongs to a
-    /// cluster, is an error. It took the vote along, and the node could vote a second time.
+    /// Opens or makes the log below the Raft directory. `identity` is the directory's: a log that
+    /// was lost, while the node belongs to a cluster, is an error. It took the vote along, and the
+    /// node could vote a second time.
     pub fn open(dir: &Path, identity: &Identity) -> io::Result<Self> {
         let dir = dir.join("log");
         std::fs::create_dir_all(&dir)?;
@@ -56,12 +59,18 @@ impl LogStore {
         {
             let _alone = lock(&dir)?; // until the library takes it
             match check::check(&dir)? {
-                Some(owner) if owner.instance != identity.instance => return damaged("the log belongs to another directory"),
-                None if identity.cluster.is_some() => return damaged("the log is gone, and with it this node's vote"),
+                Some(owner) if owner.instance != identity.instance => {
+                    return damaged("the log belongs to another directory");
+                }
+                None if identity.cluster.is_some() => {
+                    return damaged("the log is gone, and with it this node's vote");
+                }
                 _ => check::settle(&dir)?,
             }
         }
-        let path = dir.to_str().ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "the path is not UTF-8"))?;
+        let path = dir
+            .to_str()
+            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "the path is not UTF-8"))?;
         let mut config = raft_log::Config::new(path);
         config.wal.chunk_max_size = Some(CHUNK_SIZE);
         config.wal.read_buffer_size = Some(READ_BUFFER);
@@ -69,9 +78,13 @@ impl LogStore {
         config.wal.flush_batch_wait = Some(Duration::ZERO);
         config.log_cache_max_items = Some(CACHE_ITEMS);
         config.log_cache_capacity = Some(CACHE_BYTES);
-        let mut log = raft_log::RaftLog::<LogTypes>::open(Arc::new(config)).map_err(contradiction)?;
+        let mut log =
+            raft_log::RaftLog::<LogTypes>::open(Arc::new(config)).map_err(contradiction)?;
         if log.log_state().user_data.is_none() {
-            log.save_user_data(Some(Json(Owner { format: check::FORMAT, instance: identity.instance })))?;
+            log.save_user_data(Some(Json(Owner {
+                format: check::FORMAT,
+                instance: identity.instance,
+            })))?;
             let (tell, told) = std::sync::mpsc::sync_channel(1);
             log.flush(true, Some(OnDisk::Opened(tell)))?;
             told.recv().map_err(io::Error::other)??;
@@ -84,7 +97,8 @@ impl LogStore {
         Ok(Self { held: Arc::new(Held { log: Mutex::new(log), gone: watch::channel(()).0 }) })
     }
 
-    /// Until the last clone is gone, and with it the lock on the directory: who stops a member may open it again then.
+    /// Until the last clone is gone, and with it the lock on the directory: who stops a member may
+    /// open it again then.
     pub fn gone(&self) -> impl Future<Output = ()> + Send + use<> {
         let mut gone = self.held.gone.subscribe();
         async move { while gone.changed().await.is_ok() {} }
@@ -100,7 +114,9 @@ impl LogStore {
         let log = self.lock();
         let Some(last) = log.log_state().last().map(|id| id.0.index) else { return Ok(Vec::new()) };
         let first = last.saturating_add(1).saturating_sub(limit as u64);
-        log.read(first, last + 1).map(|row| row.map(|(id, payload)| Entry::new(id.0, payload.0))).collect()
+        log.read(first, last + 1)
+            .map(|row| row.map(|(id, payload)| Entry::new(id.0, payload.0)))
+            .collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, raft_log::RaftLog<LogTypes>> {
@@ -143,12 +159,18 @@ impl RaftLogReader<TypeConfig> for LogStore {
         }
         let entries: Vec<Entry> = {
             let log = self.lock();
-            log.read(first, end).map(|row| row.map(|(id, payload)| Entry::new(id.0, payload.0))).collect::<io::Result<_>>()?
+            log.read(first, end)
+                .map(|row| row.map(|(id, payload)| Entry::new(id.0, payload.0)))
+                .collect::<io::Result<_>>()?
         };
-        // Openraft's contract: a hole is an error. (What is missing at the beginning was purged, and `Node::start` sees to it that the snapshot reaches as far.)
+        // Openraft's contract: a hole is an error. (What is missing at the beginning was purged,
+        // and `Node::start` sees to it that the snapshot reaches as far.)
         let first = entries.first().map_or(0, |e| e.log_id.index);
         match (first..).zip(&entries).find(|(index, entry)| entry.log_id.index != *index) {
-            Some((index, _)) => Err(io::Error::new(io::ErrorKind::InvalidData, format!("entry {index} is missing from the log"))),
+            Some((index, _)) => Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                format!("entry {index} is missing from the log"),
+            )),
             None => Ok(entries),
         }
     }
@@ -165,7 +187,10 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         let log = self.lock();
         let state = log.log_state();
         let purged = state.purged().map(|id| id.0);
-        Ok(LogState { last_purged_log_id: purged, last_log_id: state.last().map(|id| id.0).or(purged) })
+        Ok(LogState {
+            last_purged_log_id: purged,
+            last_log_id: state.last().map(|id| id.0).or(purged),
+        })
     }
 
     async fn get_log_reader(&mut self) -> Self {
@@ -177,7 +202,8 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         self.durably(|log| log.save_vote(vote).map(drop)).await
     }
 
-    /// Not flushed on its own: it only spares a restarted node the wait for a leader, and the next append carries it to disk.
+    /// Not flushed on its own: it only spares a restarted node the wait for a leader, and the next
+    /// append carries it to disk.
     async fn save_committed(&mut self, committed: Option<LogId>) -> io::Result<()> {
         let Some(committed) = committed else { return Ok(()) };
         let mut log = self.lock();
@@ -215,8 +241,9 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 }
 
-/// Records that are whole and contradict each other (an entry without the one before, a vote that goes back) are damage as well: the library
-/// calls it wrong input, or nothing in particular while it reads what is there.
+/// Records that are whole and contradict each other (an entry without the one before, a vote that
+/// goes back) are damage as well: the library calls it wrong input, or nothing in particular while
+/// it reads what is there.
 fn contradiction(error: io::Error) -> io::Error {
     let contradicts = matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Other);
     if contradicts { io::Error::new(io::ErrorKind::InvalidData, error) } else { error }
@@ -224,9 +251,14 @@ fn contradiction(error: io::Error) -> io::Error {
 
 /// The lock that the library takes on its directory, too.
 fn lock(dir: &Path) -> io::Result<Flock<std::fs::File>> {
-    let file = std::fs::OpenOptions::new().create(true).truncate(false).write(true).open(dir.join("LOCK"))?;
-    Flock::lock(file, FlockArg::LockExclusiveNonblock)
-        .map_err(|_| io::Error::new(io::ErrorKind::WouldBlock, "another server uses this directory"))
+    let file = std::fs::OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(dir.join("LOCK"))?;
+    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|_| {
+        io::Error::new(io::ErrorKind::WouldBlock, "another server uses this directory")
+    })
 }
 
 /// `raft-log`'s type parameters.
@@ -262,8 +294,10 @@ impl<T: Serialize> codeq::Encode for Json<T> {
 
 impl<T: DeserializeOwned> codeq::Decode for Json<T> {
     fn decode<R: io::Read>(r: R) -> io::Result<Self> {
-        // Never "unexpected end", as serde says of what is too short: the library takes that for a torn tail and cuts it off.
-        let value = serde_json::from_slice(&check::read_bytes(r)?).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))?;
+        // Never "unexpected end", as serde says of what is too short: the library takes that for a
+        // torn tail and cuts it off.
+        let value = serde_json::from_slice(&check::read_bytes(r)?)
+            .map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))?;
         Ok(Self(value))
     }
 }

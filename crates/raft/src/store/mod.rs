@@ -1,4 +1,5 @@
-//! What a member keeps: the log and the vote in the library `raft-log`, the applied state in memory with a snapshot on disk.
+//! What a member keeps: the log and the vote in the library `raft-log`, the applied state in memory
+//! with a snapshot on disk.
 
 pub mod check;
 #[cfg(all(test, not(feature = "sim")))]
@@ -28,7 +29,9 @@ mod tests {
     struct Builder;
 
     impl StoreBuilder<TypeConfig, LogStore, StateMachine, TempDir> for Builder {
-        async fn build(&self) -> Result<(TempDir, LogStore, StateMachine), StorageError<TypeConfig>> {
+        async fn build(
+            &self,
+        ) -> Result<(TempDir, LogStore, StateMachine), StorageError<TypeConfig>> {
             let dir = tempfile::tempdir().unwrap();
             let identity = Identity::open(dir.path(), NodeId::new(1).unwrap()).unwrap();
             let log = LogStore::open(dir.path(), &identity).unwrap();
@@ -42,7 +45,10 @@ mod tests {
 
     #[cfg(feature = "sim")]
     impl StoreBuilder<TypeConfig, LogStore, StateMachine, crate::sim::Entered> for SimulatedBuilder {
-        async fn build(&self) -> Result<(crate::sim::Entered, LogStore, StateMachine), StorageError<TypeConfig>> {
+        async fn build(
+            &self,
+        ) -> Result<(crate::sim::Entered, LogStore, StateMachine), StorageError<TypeConfig>>
+        {
             let entered = crate::sim::Machine::new(1, crate::sim::Rules::default()).enter();
             let dir = std::path::Path::new("/raft");
             let identity = Identity::open(dir, NodeId::new(1).unwrap()).unwrap();

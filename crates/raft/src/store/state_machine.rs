@@ -1,4 +1,5 @@
-//! The applied state: `ClusterState` in memory, rebuilt at start from the snapshot and the committed log, and told to whoever watches.
+//! The applied state: `ClusterState` in memory, rebuilt at start from the snapshot and the
+//! committed log, and told to whoever watches.
 
 use std::collections::VecDeque;
 use std::io;
@@ -37,7 +38,8 @@ pub struct AppliedState {
 pub struct StateMachine {
     path: PathBuf,
     state: Arc<watch::Sender<Arc<AppliedState>>>,
-    /// The last index in the snapshot on disk; held while it is written, since one may be built while another is installed.
+    /// The last index in the snapshot on disk; held while it is written, since one may be built
+    /// while another is installed.
     on_disk: Arc<Mutex<Option<LogId>>>,
 }
 
@@ -45,7 +47,8 @@ pub struct StateMachine {
 #[derive(Serialize, Deserialize)]
 pub struct SnapshotFile {
     format: u32,
-    /// CRC-32 of the rest, as [`SnapshotFile::checksum`] writes it: a flipped bit in an address is an address, too.
+    /// CRC-32 of the rest, as [`SnapshotFile::checksum`] writes it: a flipped bit in an address is
+    /// an address, too.
     pub crc: u32,
     pub meta: SnapshotMeta,
     pub cluster: ClusterState,
@@ -66,9 +69,13 @@ impl SnapshotFile {
     pub fn parse(bytes: &[u8]) -> io::Result<Self> {
         let value: serde_json::Value = files::versioned(bytes, FILE_NAME, FORMAT)?;
         let file: Self = serde_json::from_value(value.clone())?;
-        // A damaged name of an optional field reads as if the field were absent: nothing may stand there that would not be written.
+        // A damaged name of an optional field reads as if the field were absent: nothing may stand
+        // there that would not be written.
         if file.checksum()? != file.crc || serde_json::to_value(&file)? != value {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, format!("{FILE_NAME} is not what its checksum says")));
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                format!("{FILE_NAME} is not what its checksum says"),
+            ));
         }
         Ok(file)
     }
@@ -84,10 +91,18 @@ impl StateMachine {
         let path = dir.join(FILE_NAME);
         let mut state = AppliedState::default();
         if let Some(SnapshotFile { meta, cluster, .. }) = SnapshotFile::read(&path)? {
-            state = AppliedState { cluster, last_applied: meta.last_log_id, membership: meta.last_membership, times: VecDeque::new() };
+            state = AppliedState {
+                cluster,
+                last_applied: meta.last_log_id,
+                membership: meta.last_membership,
+                times: VecDeque::new(),
+            };
         }
         #[cfg(feature = "sim")]
-        sim::note(|| sim::Event::Installed { index: state.last_applied.map_or(0, |id| id.index), state: Box::new(state.cluster.clone()) });
+        sim::note(|| sim::Event::Installed {
+            index: state.last_applied.map_or(0, |id| id.index),
+            state: Box::new(state.cluster.clone()),
+        });
         let on_disk = Arc::new(Mutex::new(state.last_applied));
         Ok(Self { path, state: Arc::new(watch::channel(Arc::new(state)).0), on_disk })
     }
@@ -132,7 +147,9 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
             let mut next = AppliedState::clone(&self.state.borrow());
             let applied = match entry.payload {
                 EntryPayload::Blank => Applied::Raft,
-                EntryPayload::Normal(command) => Applied::Command(machine::apply(&mut next.cluster, &command.0)),
+                EntryPayload::Normal(command) => {
+                    Applied::Command(machine::apply(&mut next.cluster, &command.0))
+                }
                 EntryPayload::Membership(membership) => {
                     next.membership = Membership::new(Some(entry.log_id), membership);
                     next.cluster.apply_membership(&core_membership(&next.membership));
@@ -145,7 +162,11 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
             }
             next.times.push_back((entry.log_id.index, machine::wall_clock_us()));
             #[cfg(feature = "sim")]
-            sim::note(|| sim::Event::Applied { entry: line, outcome: applied.to_string(), state: Box::new(next.cluster.clone()) });
+            sim::note(|| sim::Event::Applied {
+                entry: line,
+                outcome: applied.to_string(),
+                state: Box::new(next.cluster.clone()),
+            });
             self.state.send_replace(Arc::new(next));
             if let Some(responder) = responder {
                 responder.send(applied);
@@ -162,7 +183,10 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         let cluster: ClusterState = serde_json::from_slice(&snapshot)?;
         self.keep(meta, &cluster)?;
         #[cfg(feature = "sim")]
-        sim::note(|| sim::Event::Installed { index: meta.last_log_id.map_or(0, |id| id.index), state: Box::new(cluster.clone()) });
+        sim::note(|| sim::Event::Installed {
+            index: meta.last_log_id.map_or(0, |id| id.index),
+            state: Box::new(cluster.clone()),
+        });
         self.state.send_replace(Arc::new(AppliedState {
             cluster,
             last_applied: meta.last_log_id,
@@ -174,8 +198,19 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
 
     async fn get_current_snapshot(
         &mut self,
-    ) -> io::Result<Option<Snapshot<openraft::alias::CommittedLeaderIdOf<TypeConfig>, u64, crate::types::Endpoint, Vec<u8>>>> {
-        let Some(SnapshotFile { meta, cluster, .. }) = SnapshotFile::read(&self.path)? else { return Ok(None) };
+    ) -> io::Result<
+        Option<
+            Snapshot<
+                openraft::alias::CommittedLeaderIdOf<TypeConfig>,
+                u64,
+                crate::types::Endpoint,
+                Vec<u8>,
+            >,
+        >,
+    > {
+        let Some(SnapshotFile { meta, cluster, .. }) = SnapshotFile::read(&self.path)? else {
+            return Ok(None);
+        };
         Ok(Some(Snapshot { meta, snapshot: serde_json::to_vec(&cluster)? }))
     }
 }
@@ -185,9 +220,19 @@ impl RaftSnapshotBuilder<TypeConfig> for StateMachine {
 
     async fn build_snapshot(
         &mut self,
-    ) -> io::Result<Snapshot<openraft::alias::CommittedLeaderIdOf<TypeConfig>, u64, crate::types::Endpoint, Vec<u8>>> {
+    ) -> io::Result<
+        Snapshot<
+            openraft::alias::CommittedLeaderIdOf<TypeConfig>,
+            u64,
+            crate::types::Endpoint,
+            Vec<u8>,
+        >,
+    > {
         let state = self.current();
-        let meta = SnapshotMeta { last_log_id: state.last_applied, last_membership: state.membership.clone() };
+        let meta = SnapshotMeta {
+            last_log_id: state.last_applied,
+            last_membership: state.membership.clone(),
+        };
         self.keep(&meta, &state.cluster)?;
         Ok(Snapshot { meta, snapshot: serde_json::to_vec(&state.cluster)? })
     }

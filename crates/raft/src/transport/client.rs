@@ -1,4 +1,5 @@
-//! The dialling side: one connection to one peer, made when it is needed and given up at the first trouble.
+//! The dialling side: one connection to one peer, made when it is needed and given up at the first
+//! trouble.
 
 use std::future::Future;
 use std::io;
@@ -11,7 +12,8 @@ use openraft::errors::{RPCError, ReplicationClosed, StreamingError, Unreachable}
 use openraft::network::{Backoff, RPCOption, RaftNetworkV2};
 
 use openraft::raft::{
-    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderError, TransferLeaderRequest, VoteRequest, VoteResponse,
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderError,
+    TransferLeaderRequest, VoteRequest, VoteResponse,
 };
 use openraft::storage::Snapshot;
 use pgraft_core::NodeId;
@@ -21,7 +23,10 @@ use tokio::time::{Instant, timeout};
 use super::confirmed::Sent;
 use super::handshake::{Hello, Local, Welcome};
 use super::tls::Trouble;
-use super::{BoxStream, Complaints, Confirmed, Guard, MAX_FRAME, Network, PROTOCOL_VERSION, Reply, Rpc, read_json, write_json};
+use super::{
+    BoxStream, Complaints, Confirmed, Guard, MAX_FRAME, Network, PROTOCOL_VERSION, Reply, Rpc,
+    read_json, write_json,
+};
 use crate::machine::watch;
 use crate::store::AppliedState;
 use crate::types::{Endpoint, TypeConfig, Vote, node_id};
@@ -29,8 +34,8 @@ use crate::types::{Endpoint, TypeConfig, Vote, node_id};
 /// Connect, TLS, handshake: a healthy peer needs milliseconds.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Between two attempts of the leader to send its log, or a snapshot, to a member that can't be reached: a member that has come back is to know
-/// soon what was committed meanwhile.
+/// Between two attempts of the leader to send its log, or a snapshot, to a member that can't be
+/// reached: a member that has come back is to know soon what was committed meanwhile.
 const AGAIN: Duration = Duration::from_millis(100);
 /// After so many of them it is gone for longer.
 const SOON: usize = 100;
@@ -94,7 +99,14 @@ pub struct PeerFactory {
 impl PeerFactory {
     /// A client of one peer; it connects with its first call.
     pub fn peer(&self, target: u64, endpoint: Endpoint) -> Peer {
-        Peer { factory: self.clone(), target, endpoint, connection: None, connecting: JoinSet::new(), misses: 0 }
+        Peer {
+            factory: self.clone(),
+            target,
+            endpoint,
+            connection: None,
+            connecting: JoinSet::new(),
+            misses: 0,
+        }
     }
 
     /// Connects and says hello.
@@ -106,7 +118,8 @@ impl PeerFactory {
             Ok(_) => self.complaints.forget(&of),
             // A refusal needs a person, and a person needs to read it once.
             Err(CallError::Refused { why, .. }) => {
-                self.complaints.say(&of, &format!("node {peer} at {endpoint} refuses this node: {why}"));
+                self.complaints
+                    .say(&of, &format!("node {peer} at {endpoint} refuses this node: {why}"));
             }
             Err(error @ CallError::Tls { .. }) => self.complaints.say(&of, &error.to_string()),
             Err(_) => {}
@@ -122,18 +135,38 @@ impl PeerFactory {
         };
         let identity = self.local.identity();
         let cluster = identity.cluster_id().ok_or(CallError::NoCluster)?;
-        let to_instance = self.applied.borrow().cluster.members.get(&peer).and_then(|m| m.told.as_ref()).map(|told| told.instance);
-        let hello =
-            Hello { version: PROTOCOL_VERSION, cluster, from: identity.node_id, to: peer, to_instance, from_instance: identity.instance };
+        let to_instance = self
+            .applied
+            .borrow()
+            .cluster
+            .members
+            .get(&peer)
+            .and_then(|m| m.told.as_ref())
+            .map(|told| told.instance);
+        let hello = Hello {
+            version: PROTOCOL_VERSION,
+            cluster,
+            from: identity.node_id,
+            to: peer,
+            to_instance,
+            from_instance: identity.instance,
+        };
 
-        let address = endpoint.address().map_err(|no| io(io::Error::new(io::ErrorKind::InvalidInput, no.to_string())))?;
+        let address = endpoint
+            .address()
+            .map_err(|no| io(io::Error::new(io::ErrorKind::InvalidInput, no.to_string())))?;
         let stream = self.network.connect(&address).await.map_err(io)?;
         let mut stream = self.guard.connect(stream, peer).await.map_err(trouble)?;
         // In TLS 1.3 a listener that refuses the dialler's certificate says so only now.
         write_json(&mut stream, &hello, MAX_FRAME).await.map_err(|e| trouble(e.into()))?;
-        match read_json::<_, Welcome>(&mut stream, MAX_FRAME).await.map_err(|e| trouble(e.into()))? {
+        match read_json::<_, Welcome>(&mut stream, MAX_FRAME)
+            .await
+            .map_err(|e| trouble(e.into()))?
+        {
             Some(Welcome::Accepted) => Ok(stream),
-            Some(Welcome::Refused { why }) => Err(CallError::Refused { peer, endpoint: endpoint.clone(), why }),
+            Some(Welcome::Refused { why }) => {
+                Err(CallError::Refused { peer, endpoint: endpoint.clone(), why })
+            }
             None => Err(io(io::ErrorKind::ConnectionReset.into())),
         }
     }
@@ -158,10 +191,12 @@ pub struct Peer {
     factory: PeerFactory,
     target: u64,
     endpoint: Endpoint,
-    /// Taken out for a call and put back when it is through: a call that openraft drops half way must not leave its answer to the next.
+    /// Taken out for a call and put back when it is through: a call that openraft drops half way
+    /// must not leave its answer to the next.
     connection: Option<Connection>,
-    /// One at most. It outlives the call that began it: a heartbeat's time may be shorter than what a handshake takes on a long line, and a
-    /// connection that was begun anew with each of them would never stand.
+    /// One at most. It outlives the call that began it: a heartbeat's time may be shorter than what
+    /// a handshake takes on a long line, and a connection that was begun anew with each of them
+    /// would never stand.
     connecting: JoinSet<Result<Connection, CallError>>,
     /// Connections that did not come about since the last that did.
     misses: usize,
@@ -174,16 +209,29 @@ impl Peer {
         let endpoint = self.whereabouts(peer);
         let io = |source| CallError::Io { peer, endpoint: endpoint.clone(), source };
         let max_age = self.factory.guard.max_age();
-        let kept = match self.connection.take().filter(|c| max_age.is_none_or(|max| c.since.elapsed() < max)) {
-            Some(connection) => timeout(ttl, exchange(connection, rpc)).await.map_err(|_| io(io::ErrorKind::TimedOut.into()))?.ok(),
+        let kept = match self
+            .connection
+            .take()
+            .filter(|c| max_age.is_none_or(|max| c.since.elapsed() < max))
+        {
+            Some(connection) => timeout(ttl, exchange(connection, rpc))
+                .await
+                .map_err(|_| io(io::ErrorKind::TimedOut.into()))?
+                .ok(),
             None => None,
         };
-        // The peer may have closed a connection that lay idle, or have restarted: once more on a fresh one. Every request can be asked twice.
+        // The peer may have closed a connection that lay idle, or have restarted: once more on a
+        // fresh one. Every request can be asked twice.
         let (connection, reply) = if let Some(done) = kept {
             done
         } else {
-            let fresh = timeout(ttl, self.connect(peer, &endpoint)).await.map_err(|_| io(io::ErrorKind::TimedOut.into()))??;
-            timeout(ttl, exchange(fresh, rpc)).await.map_err(|_| io(io::ErrorKind::TimedOut.into()))?.map_err(io)?
+            let fresh = timeout(ttl, self.connect(peer, &endpoint))
+                .await
+                .map_err(|_| io(io::ErrorKind::TimedOut.into()))??;
+            timeout(ttl, exchange(fresh, rpc))
+                .await
+                .map_err(|_| io(io::ErrorKind::TimedOut.into()))?
+                .map_err(io)?
         };
         self.connection = Some(connection);
         match reply {
@@ -192,9 +240,10 @@ impl Peer {
         }
     }
 
-    /// Where to look for the peer: where the applied state has it, since openraft keeps a client for as long as its member stays, also when
-    /// that moves. In turns with where openraft thinks it is: its membership may be ahead of what is applied here. (The wrong one does no
-    /// harm: the handshake says who is there.)
+    /// Where to look for the peer: where the applied state has it, since openraft keeps a client
+    /// for as long as its member stays, also when that moves. In turns with where openraft thinks
+    /// it is: its membership may be ahead of what is applied here. (The wrong one does no harm: the
+    /// handshake says who is there.)
     fn whereabouts(&self, peer: NodeId) -> Endpoint {
         let applied = self.factory.applied.borrow();
         let known = applied.cluster.members.get(&peer).map(|m| Endpoint::from(&m.address));
@@ -202,12 +251,19 @@ impl Peer {
     }
 
     /// Joins the attempt that is under way, or begins one.
-    async fn connect(&mut self, peer: NodeId, endpoint: &Endpoint) -> Result<Connection, CallError> {
+    async fn connect(
+        &mut self,
+        peer: NodeId,
+        endpoint: &Endpoint,
+    ) -> Result<Connection, CallError> {
         if self.connecting.is_empty() {
-            let attempt = timeout(CONNECT_TIMEOUT, self.factory.clone().connect(peer, endpoint.clone()));
+            let attempt =
+                timeout(CONNECT_TIMEOUT, self.factory.clone().connect(peer, endpoint.clone()));
             let endpoint = endpoint.clone();
             self.connecting.spawn(async move {
-                let late = |_| Err(CallError::Io { peer, endpoint, source: io::ErrorKind::TimedOut.into() });
+                let late = |_| {
+                    Err(CallError::Io { peer, endpoint, source: io::ErrorKind::TimedOut.into() })
+                };
                 attempt.await.unwrap_or_else(late)
             });
         }
@@ -220,7 +276,8 @@ impl Peer {
         made
     }
 
-    /// Openraft would stop where a log goes back. This peer is taken for one that can't be reached, until a person has seen to it.
+    /// Openraft would stop where a log goes back. This peer is taken for one that can't be reached,
+    /// until a person has seen to it.
     fn has_forgotten(&self, entry: u64) -> RPCError<TypeConfig> {
         let Self { target, endpoint, .. } = self;
         let words = format!(
@@ -232,20 +289,30 @@ impl Peer {
         RPCError::Unreachable(Unreachable::new(&AnyError::error(words)))
     }
 
-    async fn raft_call(&mut self, rpc: &Rpc, option: &RPCOption) -> Result<Reply, RPCError<TypeConfig>> {
-        self.call(rpc, option.hard_ttl()).await.map_err(|e| RPCError::Unreachable(Unreachable::new(&e)))
+    async fn raft_call(
+        &mut self,
+        rpc: &Rpc,
+        option: &RPCOption,
+    ) -> Result<Reply, RPCError<TypeConfig>> {
+        self.call(rpc, option.hard_ttl())
+            .await
+            .map_err(|e| RPCError::Unreachable(Unreachable::new(&e)))
     }
 }
 
 /// One request and its answer; the connection is given back only when it is through.
 async fn exchange(mut connection: Connection, rpc: &Rpc) -> io::Result<(Connection, Reply)> {
     write_json(&mut connection.stream, rpc, MAX_FRAME).await?;
-    let reply = read_json(&mut connection.stream, MAX_FRAME).await?.ok_or(io::ErrorKind::ConnectionReset)?;
+    let reply = read_json(&mut connection.stream, MAX_FRAME)
+        .await?
+        .ok_or(io::ErrorKind::ConnectionReset)?;
     Ok((connection, reply))
 }
 
 fn unexpected(reply: &Reply) -> RPCError<TypeConfig> {
-    RPCError::Unreachable(Unreachable::new(&AnyError::error(format!("an answer to another question: {reply:?}"))))
+    RPCError::Unreachable(Unreachable::new(&AnyError::error(format!(
+        "an answer to another question: {reply:?}"
+    ))))
 }
 
 impl RaftNetworkV2<TypeConfig> for Peer {
@@ -262,7 +329,9 @@ impl RaftNetworkV2<TypeConfig> for Peer {
     ) -> Result<AppendEntriesResponse<TypeConfig>, RPCError<TypeConfig>> {
         let sent = Sent::from(&rpc);
         match self.raft_call(&Rpc::Append(rpc), &option).await? {
-            Reply::Append(response) => match node_id(self.target).and_then(|peer| self.factory.confirmed.hear(peer, sent, &response)) {
+            Reply::Append(response) => match node_id(self.target)
+                .and_then(|peer| self.factory.confirmed.hear(peer, sent, &response))
+            {
                 None => Ok(response),
                 Some(lost) => Err(self.has_forgotten(lost)),
             },
@@ -270,7 +339,11 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         }
     }
 
-    async fn vote(&mut self, rpc: VoteRequest<TypeConfig>, option: RPCOption) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
+    async fn vote(
+        &mut self,
+        rpc: VoteRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
         match self.raft_call(&Rpc::Vote(rpc), &option).await? {
             Reply::Vote(response) => Ok(response),
             other => Err(unexpected(&other)),
@@ -291,7 +364,12 @@ impl RaftNetworkV2<TypeConfig> for Peer {
     async fn full_snapshot(
         &mut self,
         vote: Vote,
-        snapshot: Snapshot<openraft::alias::CommittedLeaderIdOf<TypeConfig>, u64, Endpoint, Vec<u8>>,
+        snapshot: Snapshot<
+            openraft::alias::CommittedLeaderIdOf<TypeConfig>,
+            u64,
+            Endpoint,
+            Vec<u8>,
+        >,
         cancel: impl Future<Output = ReplicationClosed> + Send + 'static,
         option: RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
@@ -304,9 +382,9 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         };
         match reply {
             Ok(Reply::Snapshot(response)) => Ok(response),
-            Ok(other) => {
-                Err(StreamingError::Unreachable(Unreachable::new(&AnyError::error(format!("an answer to another question: {other:?}")))))
-            }
+            Ok(other) => Err(StreamingError::Unreachable(Unreachable::new(&AnyError::error(
+                format!("an answer to another question: {other:?}"),
+            )))),
             Err(e) => Err(StreamingError::Unreachable(Unreachable::new(&e))),
         }
     }

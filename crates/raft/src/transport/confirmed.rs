@@ -1,5 +1,6 @@
-//! What each peer has confirmed, as far as this process knows: committed entries, which nobody ever takes back. A peer that has them no more
-//! runs on a directory of an earlier time, put back from a backup: it has forgotten votes and entries. What it says is taken for nothing.
+//! What each peer has confirmed, as far as this process knows: committed entries, which nobody ever
+//! takes back. A peer that has them no more runs on a directory of an earlier time, put back from a
+//! backup: it has forgotten votes and entries. What it says is taken for nothing.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -16,7 +17,8 @@ pub struct Confirmed(Mutex<BTreeMap<NodeId, u64>>);
 /// What a request is about: openraft takes the request itself away.
 #[derive(Debug, Clone, Copy)]
 pub struct Sent {
-    /// The entry before those that were sent, the last of them, and the last one that is committed. None before the first entry of all, which is 0.
+    /// The entry before those that were sent, the last of them, and the last one that is committed.
+    /// None before the first entry of all, which is 0.
     after: Option<u64>,
     last: Option<u64>,
     committed: Option<u64>,
@@ -32,11 +34,18 @@ impl From<&AppendEntriesRequest<TypeConfig>> for Sent {
 
 impl Confirmed {
     /// Takes notice of an answer. `Some` is the entry that the peer had confirmed and has lost.
-    pub fn hear(&self, peer: NodeId, sent: Sent, response: &AppendEntriesResponse<TypeConfig>) -> Option<u64> {
+    pub fn hear(
+        &self,
+        peer: NodeId,
+        sent: Sent,
+        response: &AppendEntriesResponse<TypeConfig>,
+    ) -> Option<u64> {
         let has = match response {
             AppendEntriesResponse::Success => true,
             AppendEntriesResponse::Conflict => false,
-            AppendEntriesResponse::PartialSuccess(_) | AppendEntriesResponse::HigherVote(_) => return None,
+            AppendEntriesResponse::PartialSuccess(_) | AppendEntriesResponse::HigherVote(_) => {
+                return None;
+            }
         };
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let (known, lost) = learn(all.get(&peer).copied(), sent, has);
@@ -47,7 +56,8 @@ impl Confirmed {
     }
 }
 
-/// From what was known, and whether the peer has what it was sent or not even the entry before: what is known now, and what is lost.
+/// From what was known, and whether the peer has what it was sent or not even the entry before:
+/// what is known now, and what is lost.
 fn learn(known: Option<u64>, sent: Sent, has: bool) -> (Option<u64>, Option<u64>) {
     if has {
         return (known.max(sent.last.min(sent.committed)), None);
@@ -61,9 +71,20 @@ mod tests {
 
     #[test]
     fn only_what_is_committed_and_confirmed_can_be_lost() {
-        let has =
-            |known, after, last, committed| learn(known, Sent { after: Some(after), last: Some(last), committed: Some(committed) }, true);
-        let has_not = |known, after| learn(known, Sent { after: Some(after), last: Some(after + 1), committed: Some(100) }, false);
+        let has = |known, after, last, committed| {
+            learn(
+                known,
+                Sent { after: Some(after), last: Some(last), committed: Some(committed) },
+                true,
+            )
+        };
+        let has_not = |known, after| {
+            learn(
+                known,
+                Sent { after: Some(after), last: Some(after + 1), committed: Some(100) },
+                false,
+            )
+        };
         let heartbeat = Sent { after: None, last: None, committed: Some(9) };
         assert_eq!(learn(None, heartbeat, true), (None, None), "a newcomer, which has nothing");
         assert_eq!(has_not(learn(None, heartbeat, true).0, 0), (None, None));

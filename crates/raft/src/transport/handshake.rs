@@ -47,7 +47,9 @@ pub enum Rejected {
     OtherDirectory(NodeId),
     #[error("node {0} was removed from this cluster")]
     Removed(NodeId),
-    #[error("it calls itself node {0}, but its directory is another one than the cluster knows: it must come back under a new node id")]
+    #[error(
+        "it calls itself node {0}, but its directory is another one than the cluster knows: it must come back under a new node id"
+    )]
     Impostor(NodeId),
     #[error("it calls itself node {from}, and {why}")]
     OtherCertificate { from: NodeId, why: String },
@@ -71,7 +73,9 @@ pub fn admit(me: &Identity, state: &ClusterState, hello: &Hello) -> Result<Admis
         return Err(Rejected::OtherNode { wanted: hello.to, found: me.node_id });
     }
     match me.cluster_id() {
-        Some(ours) if ours != hello.cluster => return Err(Rejected::OtherCluster { theirs: hello.cluster, ours }),
+        Some(ours) if ours != hello.cluster => {
+            return Err(Rejected::OtherCluster { theirs: hello.cluster, ours });
+        }
         _ => {}
     }
     // An empty or copied directory under a known id could vote a second time.
@@ -103,7 +107,8 @@ impl Local {
         self.identity.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Makes a cluster of this directory, on disk first, unless it belongs to one: then that one is the answer.
+    /// Makes a cluster of this directory, on disk first, unless it belongs to one: then that one is
+    /// the answer.
     pub fn found(&self, new: ClusterId) -> io::Result<Belonging> {
         let mut identity = self.identity.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(belonging) = identity.cluster {
@@ -145,8 +150,14 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut me = Identity::open(dir.path(), two).unwrap();
         let instance = |n| InstanceId(Uuid::from_u128(n));
-        let hello =
-            Hello { version: PROTOCOL_VERSION, cluster: cluster(7), from: one, to: two, to_instance: None, from_instance: instance(1) };
+        let hello = Hello {
+            version: PROTOCOL_VERSION,
+            cluster: cluster(7),
+            from: one,
+            to: two,
+            to_instance: None,
+            from_instance: instance(1),
+        };
         let empty = ClusterState::default();
 
         assert_eq!(admit(&me, &empty, &hello), Ok(Admission::Adopt(cluster(7))));
@@ -156,19 +167,41 @@ mod tests {
         me.join(dir.path(), Belonging { id: cluster(7), founded_here: false }).unwrap();
         assert!(me.join(dir.path(), Belonging { id: cluster(8), founded_here: false }).is_err());
         assert_eq!(admit(&me, &empty, &hello), Ok(Admission::Welcome));
-        assert_eq!(admit(&me, &empty, &Hello { to_instance: Some(me.instance), ..hello.clone() }), Ok(Admission::Welcome));
-        assert_eq!(admit(&me, &empty, &Hello { version: 2, ..hello.clone() }), Err(Rejected::Version(2)));
-        assert!(matches!(admit(&me, &empty, &Hello { to: one, ..hello.clone() }), Err(Rejected::OtherNode { .. })));
-        assert!(matches!(admit(&me, &empty, &Hello { cluster: cluster(8), ..hello.clone() }), Err(Rejected::OtherCluster { .. })));
+        assert_eq!(
+            admit(&me, &empty, &Hello { to_instance: Some(me.instance), ..hello.clone() }),
+            Ok(Admission::Welcome)
+        );
+        assert_eq!(
+            admit(&me, &empty, &Hello { version: 2, ..hello.clone() }),
+            Err(Rejected::Version(2))
+        );
+        assert!(matches!(
+            admit(&me, &empty, &Hello { to: one, ..hello.clone() }),
+            Err(Rejected::OtherNode { .. })
+        ));
+        assert!(matches!(
+            admit(&me, &empty, &Hello { cluster: cluster(8), ..hello.clone() }),
+            Err(Rejected::OtherCluster { .. })
+        ));
 
         // What this node has applied says who the dialler is.
         let mut state = ClusterState::default();
         let at = Address::new("n1", 7001).unwrap();
-        state.apply(&Command::Init { cluster: cluster(7), node: one, address: at.clone() }).unwrap();
-        let told = Command::Describe { node: one, instance: instance(1), postgres: at, zone: String::new() };
+        state
+            .apply(&Command::Init { cluster: cluster(7), node: one, address: at.clone() })
+            .unwrap();
+        let told = Command::Describe {
+            node: one,
+            instance: instance(1),
+            postgres: at,
+            zone: String::new(),
+        };
         state.apply(&told).unwrap();
         assert_eq!(admit(&me, &state, &hello), Ok(Admission::Welcome));
-        assert_eq!(admit(&me, &state, &Hello { from_instance: instance(2), ..hello.clone() }), Err(Rejected::Impostor(one)));
+        assert_eq!(
+            admit(&me, &state, &Hello { from_instance: instance(2), ..hello.clone() }),
+            Err(Rejected::Impostor(one))
+        );
         state.retired.insert(one);
         assert_eq!(admit(&me, &state, &hello), Err(Rejected::Removed(one)));
     }

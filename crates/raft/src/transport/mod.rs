@@ -37,7 +37,8 @@ pub use {
 };
 
 use openraft::raft::{
-    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderError, TransferLeaderRequest, VoteRequest, VoteResponse,
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderError,
+    TransferLeaderRequest, VoteRequest, VoteResponse,
 };
 use pgraft_core::failover::lease::{Heartbeat, Start};
 use pgraft_core::failover::{History, Report};
@@ -87,12 +88,14 @@ pub enum Rpc {
     Switchover {
         target: NodeId,
     },
-    /// From the leader to the primary of that epoch: give it up as soon as that node has all of your WAL.
+    /// From the leader to the primary of that epoch: give it up as soon as that node has all of
+    /// your WAL.
     StepDown {
         epoch: u64,
         target: NodeId,
     },
-    /// To the leader: up to which log index is everything applied that was committed before this question?
+    /// To the leader: up to which log index is everything applied that was committed before this
+    /// question?
     Read,
 }
 
@@ -107,7 +110,8 @@ pub struct Asked {
     pub free: bool,
     /// Whether it knows that the primary's Postgres has ended.
     pub released: bool,
-    /// Whether it started less than a lease ago, and so can't be recruited yet whatever is released.
+    /// Whether it started less than a lease ago, and so can't be recruited yet whatever is
+    /// released.
     #[serde(default)]
     pub just_started: bool,
     /// Its word as a recruit, once it is one.
@@ -128,7 +132,8 @@ pub enum Reply {
         #[serde(default)]
         replayed: Option<u64>,
     },
-    /// The lease is carried, or why not; and the end of the WAL that was taken from the one who asks.
+    /// The lease is carried, or why not; and the end of the WAL that was taken from the one who
+    /// asks.
     Lease {
         carried: Result<(), String>,
         confirmed: Option<WalPosition>,

@@ -1,5 +1,5 @@
-//! The network as a member needs it: listen, connect, and whether a name is known. A server has TCP and the system's resolver; a simulation
-//! brings its own.
+//! The network as a member needs it: listen, connect, and whether a name is known. A server has TCP
+//! and the system's resolver; a simulation brings its own.
 
 use std::io;
 use std::net::SocketAddr;
@@ -33,7 +33,8 @@ pub trait Network: Send + Sync {
     /// Connects to a member.
     fn connect<'a>(&'a self, to: &'a Address) -> BoxFuture<'a, io::Result<BoxStream>>;
 
-    /// Whether this is an address, or a name that is known now; a remembered answer does not count. The error says what is wrong with it.
+    /// Whether this is an address, or a name that is known now; a remembered answer does not count.
+    /// The error says what is wrong with it.
     fn knows<'a>(&'a self, host: &'a str) -> BoxFuture<'a, Result<(), String>>;
 }
 
@@ -61,7 +62,8 @@ impl Network for Tcp {
     fn connect<'a>(&'a self, to: &'a Address) -> BoxFuture<'a, io::Result<BoxStream>> {
         async move {
             let addresses = self.resolver.resolve(to.host(), to.port()).await?;
-            // All at once: a name may stand for an IPv6 and an IPv4 address of which only one can be reached.
+            // All at once: a name may stand for an IPv6 and an IPv4 address of which only one can
+            // be reached.
             let attempts = addresses.into_iter().map(|address| TcpStream::connect(address).boxed());
             let (stream, _) = timeout(SYN_TIMEOUT, select_ok(attempts)).await??;
             stream.set_nodelay(true)?;
@@ -80,7 +82,10 @@ impl Listener for TcpListener {
         async move {
             let (stream, from) = Self::accept(self).await?;
             stream.set_nodelay(true)?;
-            Ok((Box::new(stream) as BoxStream, SocketAddr::new(from.ip().to_canonical(), from.port()).to_string()))
+            Ok((
+                Box::new(stream) as BoxStream,
+                SocketAddr::new(from.ip().to_canonical(), from.port()).to_string(),
+            ))
         }
         .boxed()
     }

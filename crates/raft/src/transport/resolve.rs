@@ -1,6 +1,7 @@
-//! Host names to addresses. The system's resolver blocks, can't be cancelled and may take ten seconds for a name that is not there: so each
-//! name is looked up by one thread at a time, whoever waits for it waits for the same answer, and the last good answer serves while there is
-//! none. (A wrong address does no harm: the handshake says who is there.)
+//! Host names to addresses. The system's resolver blocks, can't be cancelled and may take ten
+//! seconds for a name that is not there: so each name is looked up by one thread at a time, whoever
+//! waits for it waits for the same answer, and the last good answer serves while there is none. (A
+//! wrong address does no harm: the handshake says who is there.)
 
 use std::collections::HashMap;
 use std::io;
@@ -30,7 +31,8 @@ struct Names {
 impl Resolver {
     /// The addresses behind a name, as far as can be told now.
     pub async fn resolve(&self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
-        let with_port = |ips: Vec<IpAddr>| ips.into_iter().map(|ip| SocketAddr::new(ip, port)).collect();
+        let with_port =
+            |ips: Vec<IpAddr>| ips.into_iter().map(|ip| SocketAddr::new(ip, port)).collect();
         if let Ok(ip) = host.parse::<IpAddr>() {
             return Ok(with_port(vec![ip]));
         }
@@ -39,10 +41,13 @@ impl Resolver {
             Err(failure) => failure,
         };
         let known = self.names().good.get(host).cloned();
-        known.map(with_port).ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("can't resolve {host}: {failure}")))
+        known.map(with_port).ok_or_else(|| {
+            io::Error::new(io::ErrorKind::NotFound, format!("can't resolve {host}: {failure}"))
+        })
     }
 
-    /// Whether this is an address, or a name that the system's resolver knows now; a remembered answer does not count.
+    /// Whether this is an address, or a name that the system's resolver knows now; a remembered
+    /// answer does not count.
     pub async fn check(&self, host: &str) -> Result<(), String> {
         if host.parse::<IpAddr>().is_ok() { Ok(()) } else { self.ask(host).await.map(drop) }
     }
@@ -50,7 +55,9 @@ impl Resolver {
     async fn ask(&self, host: &str) -> Result<Vec<IpAddr>, String> {
         let mut answer = self.lookup(host);
         let heard = timeout(PATIENCE, answer.wait_for(Option::is_some)).await;
-        let heard = heard.map_err(|_| "no answer yet".to_owned())?.map_err(|_| "the lookup ended without an answer".to_owned())?;
+        let heard = heard
+            .map_err(|_| "no answer yet".to_owned())?
+            .map_err(|_| "the lookup ended without an answer".to_owned())?;
         heard.clone().unwrap_or_else(|| Err("no answer".into()))
     }
 
@@ -65,8 +72,11 @@ impl Resolver {
         let (resolver, host) = (self.clone(), host.to_owned());
         tokio::spawn(async move {
             let found = tokio::net::lookup_host((host.as_str(), 0)).await;
-            let found = found.map(|all| all.map(|a| a.ip()).collect::<Vec<_>>()).map_err(|e| e.to_string());
-            let found = found.and_then(|ips| if ips.is_empty() { Err("it has no address".to_owned()) } else { Ok(ips) });
+            let found =
+                found.map(|all| all.map(|a| a.ip()).collect::<Vec<_>>()).map_err(|e| e.to_string());
+            let found = found.and_then(|ips| {
+                if ips.is_empty() { Err("it has no address".to_owned()) } else { Ok(ips) }
+            });
             let mut names = resolver.names();
             names.asked.remove(&host);
             if let Ok(ips) = &found {
@@ -90,9 +100,14 @@ mod tests {
     #[tokio::test]
     async fn names_addresses_and_names_that_are_none() {
         let resolver = Resolver::default();
-        assert_eq!(resolver.resolve("127.0.0.1", 7).await.unwrap(), ["127.0.0.1:7".parse().unwrap()]);
+        assert_eq!(
+            resolver.resolve("127.0.0.1", 7).await.unwrap(),
+            ["127.0.0.1:7".parse().unwrap()]
+        );
         assert_eq!(resolver.resolve("::1", 7).await.unwrap(), ["[::1]:7".parse().unwrap()]);
-        assert!(resolver.resolve("localhost", 7).await.unwrap().iter().all(|a| a.ip().is_loopback()));
+        assert!(
+            resolver.resolve("localhost", 7).await.unwrap().iter().all(|a| a.ip().is_loopback())
+        );
         assert!(resolver.resolve("no.such.host.invalid", 7).await.is_err());
     }
 

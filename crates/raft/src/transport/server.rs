@@ -17,7 +17,9 @@ use tokio::time::{Instant, timeout};
 
 use super::handshake::{Hello, Local, Rejected, Welcome};
 use super::tls::Trouble;
-use super::{Asked, BoxStream, Complaints, Guard, Listener, MAX_FRAME, Reply, Rpc, read_json, write_json};
+use super::{
+    Asked, BoxStream, Complaints, Guard, Listener, MAX_FRAME, Reply, Rpc, read_json, write_json,
+};
 use crate::machine::watch;
 use crate::node::LeaderContact;
 use crate::store::AppliedState;
@@ -54,8 +56,15 @@ pub struct Server {
 
 /// What of the failover protocol comes over the network.
 pub trait FailoverEnd: Send + Sync {
-    /// A heartbeat of the primary `from`: whether its lease is carried, and up to where its WAL was taken.
-    fn hear(&self, from: NodeId, heartbeat: &Heartbeat, history: History, lease_ms: u64) -> (Result<(), String>, Option<WalPosition>);
+    /// A heartbeat of the primary `from`: whether its lease is carried, and up to where its WAL was
+    /// taken.
+    fn hear(
+        &self,
+        from: NodeId,
+        heartbeat: &Heartbeat,
+        history: History,
+        lease_ms: u64,
+    ) -> (Result<(), String>, Option<WalPosition>);
     /// The leader's question; None where failover is off.
     fn asked(&self) -> Option<Asked>;
     /// The word of `from` that a run of its server has ended.
@@ -122,15 +131,28 @@ async fn connection(stream: BoxStream, host: &str, server: &Server) -> io::Resul
 }
 
 async fn refuse(mut stream: BoxStream, no: &Rejected) -> io::Result<()> {
-    timeout(HELLO_TIMEOUT, write_json(&mut stream, &Welcome::Refused { why: no.to_string() }, MAX_HELLO)).await?
+    timeout(
+        HELLO_TIMEOUT,
+        write_json(&mut stream, &Welcome::Refused { why: no.to_string() }, MAX_HELLO),
+    )
+    .await?
 }
 
 /// One request and its answer at a time, for as long as the connection may live.
-async fn converse(mut stream: BoxStream, from: NodeId, since: Instant, server: &Server) -> io::Result<()> {
+async fn converse(
+    mut stream: BoxStream,
+    from: NodeId,
+    since: Instant,
+    server: &Server,
+) -> io::Result<()> {
     timeout(HELLO_TIMEOUT, write_json(&mut stream, &Welcome::Accepted, MAX_HELLO)).await??;
     let is_young = || server.guard.max_age().is_none_or(|max| since.elapsed() < max + GRACE);
     while is_young() {
-        let Some(rpc) = timeout(IDLE_TIMEOUT, read_json::<_, Rpc>(&mut stream, MAX_FRAME)).await?? else { break };
+        let Some(rpc) =
+            timeout(IDLE_TIMEOUT, read_json::<_, Rpc>(&mut stream, MAX_FRAME)).await??
+        else {
+            break;
+        };
         let reply = answer(server, from, rpc).await;
         timeout(IDLE_TIMEOUT, write_json(&mut stream, &reply, MAX_FRAME)).await??;
     }
@@ -149,17 +171,22 @@ async fn answer(server: &Server, from: NodeId, rpc: Rpc) -> Reply {
         }
         Rpc::Vote(request) => or_failed(raft.vote(request).await, Reply::Vote),
         Rpc::PreVote(request) => or_failed(raft.pre_vote(request).await, Reply::Vote),
-        Rpc::Snapshot { vote, meta, data } => {
-            or_failed(raft.install_full_snapshot(vote, Snapshot { meta, snapshot: data }).await, Reply::Snapshot)
+        Rpc::Snapshot { vote, meta, data } => or_failed(
+            raft.install_full_snapshot(vote, Snapshot { meta, snapshot: data }).await,
+            Reply::Snapshot,
+        ),
+        Rpc::Transfer(request) => {
+            or_failed(raft.handle_transfer_leader(request).await, Reply::Transfer)
         }
-        Rpc::Transfer(request) => or_failed(raft.handle_transfer_leader(request).await, Reply::Transfer),
         Rpc::Propose(command) if !may_propose(&server.applied.borrow().cluster, from, &command) => {
             Reply::Failed("a member may only tell about itself".into())
         }
-        Rpc::Propose(command) => match timeout(PROPOSE_TIMEOUT, raft.client_write(LogCommand(command))).await {
-            Ok(written) => or_failed(written, |w| Reply::Proposed(w.data)),
-            Err(_) => Reply::Failed("not committed in time".into()),
-        },
+        Rpc::Propose(command) => {
+            match timeout(PROPOSE_TIMEOUT, raft.client_write(LogCommand(command))).await {
+                Ok(written) => or_failed(written, |w| Reply::Proposed(w.data)),
+                Err(_) => Reply::Failed("not committed in time".into()),
+            }
+        }
         Rpc::Probe => {
             let wal = (server.wal)();
             Reply::Probe { wal: wal.map(|w| w.end), replayed: wal.and_then(|w| w.replayed) }
@@ -168,13 +195,18 @@ async fn answer(server: &Server, from: NodeId, rpc: Rpc) -> Reply {
             let (carried, confirmed) = server.failover.hear(from, &heartbeat, history, lease_ms);
             Reply::Lease { carried, confirmed }
         }
-        Rpc::Ask => server.failover.asked().map_or_else(|| Reply::Failed("pgraft.failover is off on this node".into()), Reply::Asked),
+        Rpc::Ask => server.failover.asked().map_or_else(
+            || Reply::Failed("pgraft.failover is off on this node".into()),
+            Reply::Asked,
+        ),
         Rpc::Release { epoch, start } => {
             server.failover.released(from, epoch, start);
             Reply::Heard
         }
         Rpc::Switchover { target } => Reply::Switchover(server.failover.switchover(target).await),
-        Rpc::StepDown { epoch, target } => Reply::SteppedDown(server.failover.give_up(epoch, target).await),
+        Rpc::StepDown { epoch, target } => {
+            Reply::SteppedDown(server.failover.give_up(epoch, target).await)
+        }
         Rpc::Read => match timeout(PROPOSE_TIMEOUT, present(server)).await {
             Ok(index) => or_failed(index, |index| Reply::Read { index }),
             Err(_) => Reply::Failed("no majority answers".into()),
@@ -182,7 +214,8 @@ async fn answer(server: &Server, from: NodeId, rpc: Rpc) -> Reply {
     }
 }
 
-/// A member speaks for itself and for nobody else; the primary also for whom its commits wait. Changes of the membership come over the control socket.
+/// A member speaks for itself and for nobody else; the primary also for whom its commits wait.
+/// Changes of the membership come over the control socket.
 fn may_propose(state: &ClusterState, from: NodeId, command: &Command) -> bool {
     match command {
         Command::Describe { node, .. } => *node == from,
@@ -191,13 +224,18 @@ fn may_propose(state: &ClusterState, from: NodeId, command: &Command) -> bool {
     }
 }
 
-/// The log index up to which everything is applied here that was committed before this call. On the leader only.
+/// The log index up to which everything is applied here that was committed before this call. On the
+/// leader only.
 async fn present(server: &Server) -> Result<u64, String> {
-    let reader = server.raft.get_read_linearizer(ReadPolicy::ReadIndex).await.map_err(|e| e.to_string())?;
+    let reader =
+        server.raft.get_read_linearizer(ReadPolicy::ReadIndex).await.map_err(|e| e.to_string())?;
     reader.await_ready(&server.raft).await.map_err(|e| e.to_string())?;
     Ok(server.applied.borrow().last_applied.map_or(0, |id| id.index))
 }
 
-fn or_failed<T, E: std::fmt::Display>(result: Result<T, E>, reply: impl FnOnce(T) -> Reply) -> Reply {
+fn or_failed<T, E: std::fmt::Display>(
+    result: Result<T, E>,
+    reply: impl FnOnce(T) -> Reply,
+) -> Reply {
     result.map_or_else(|e| Reply::Failed(e.to_string()), reply)
 }

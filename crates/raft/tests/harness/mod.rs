@@ -1,4 +1,5 @@
-//! Several members in one process, over real sockets and real files: what the SQL functions do, without Postgres.
+//! Several members in one process, over real sockets and real files: what the SQL functions do,
+//! without Postgres.
 
 #![allow(dead_code, reason = "not every test file uses all of it")]
 
@@ -35,7 +36,8 @@ pub struct Cluster {
 }
 
 pub fn free_port() -> u16 {
-    // Below the ephemeral range, so that no outgoing connection of somebody else takes it meanwhile.
+    // Below the ephemeral range, so that no outgoing connection of somebody else takes it
+    // meanwhile.
     static NEXT: std::sync::atomic::AtomicU16 = std::sync::atomic::AtomicU16::new(0);
     let start = 20_000 + u16::try_from(std::process::id() % 200).unwrap() * 40;
     loop {
@@ -49,7 +51,13 @@ pub fn free_port() -> u16 {
 impl Cluster {
     pub fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        Self { dir, members: Vec::new(), join_timeout: None, snapshot_every: 1000, election_timeout: Duration::from_millis(600) }
+        Self {
+            dir,
+            members: Vec::new(),
+            join_timeout: None,
+            snapshot_every: 1000,
+            election_timeout: Duration::from_millis(600),
+        }
     }
 
     pub async fn start(&mut self, id: i64) -> usize {
@@ -79,8 +87,11 @@ impl Cluster {
     }
 
     pub async fn run(&mut self, n: usize) -> Result<(), StartError> {
-        let hooks =
-            Hooks { wal: Arc::new(|| Some(WalPosition { timeline: 1, lsn: 100 }.into())), postgres: None, publish: Box::new(|_| {}) };
+        let hooks = Hooks {
+            wal: Arc::new(|| Some(WalPosition { timeline: 1, lsn: 100 }.into())),
+            postgres: None,
+            publish: Box::new(|_| {}),
+        };
         let Member { settings, network, .. } = &self.members[n];
         let node = match network {
             Some(network) => Node::start_on(settings.clone(), hooks, Arc::clone(network)).await?,
@@ -132,7 +143,8 @@ impl Cluster {
         (0..self.members.len()).filter(|n| self.members[*n].node.is_some()).collect()
     }
 
-    /// Has the cluster do it, whoever leads, and asks again where the lead goes over meanwhile. Who has answered, and what.
+    /// Has the cluster do it, whoever leads, and asks again where the lead goes over meanwhile. Who
+    /// has answered, and what.
     pub async fn change(&self, request: Request) -> (usize, Response) {
         let start = Instant::now();
         loop {
@@ -147,7 +159,8 @@ impl Cluster {
         }
     }
 
-    /// The same for what must go through; there is a notice where it had gone through before its leader did. Who has done it.
+    /// The same for what must go through; there is a notice where it had gone through before its
+    /// leader did. Who has done it.
     pub async fn changed(&self, request: Request) -> usize {
         let (n, answer) = self.change(request).await;
         assert!(matches!(answer, Response::Done { .. }), "{answer:?}");
@@ -169,7 +182,12 @@ impl Cluster {
         }
     }
 
-    pub async fn wait(&self, n: usize, what: &str, ready: impl Fn(&NodeStatus) -> bool) -> NodeStatus {
+    pub async fn wait(
+        &self,
+        n: usize,
+        what: &str,
+        ready: impl Fn(&NodeStatus) -> bool,
+    ) -> NodeStatus {
         let start = Instant::now();
         loop {
             let status = self.status(n).await;
@@ -181,12 +199,14 @@ impl Cluster {
         }
     }
 
-    /// Founder 1, then 2..=size, all voters. Any of them may lead, if only because the machine is busy.
+    /// Founder 1, then 2..=size, all voters. Any of them may lead, if only because the machine is
+    /// busy.
     pub async fn of(size: i64) -> Self {
         Self::new().grown(size).await
     }
 
-    /// The same, and node 1 leads for as long as it lives: what is silent is taken for dead after ten seconds only.
+    /// The same, and node 1 leads for as long as it lives: what is silent is taken for dead after
+    /// ten seconds only.
     pub async fn steady(size: i64) -> Self {
         let mut c = Self::new();
         c.election_timeout = Duration::from_secs(5);
@@ -227,7 +247,14 @@ impl Cluster {
         drop(node);
         // The tasks end when they are next polled, and let directory and port go.
         tokio::time::timeout(PATIENCE, gone).await.expect("it lets its directory go");
-        self.until(|| std::net::TcpListener::bind(("127.0.0.1", self.members[n].settings.listen.port())).is_ok(), "the end").await;
+        self.until(
+            || {
+                std::net::TcpListener::bind(("127.0.0.1", self.members[n].settings.listen.port()))
+                    .is_ok()
+            },
+            "the end",
+        )
+        .await;
     }
 
     pub async fn until(&self, ready: impl Fn() -> bool, what: &str) {
@@ -251,12 +278,17 @@ impl Cluster {
     pub async fn until_log(&self, n: usize, what: &str, wanted: impl Fn(&LogRow) -> bool) {
         let start = Instant::now();
         while !self.log(n).await.iter().any(&wanted) {
-            assert!(start.elapsed() < PATIENCE, "waited for {what}, and there is {:#?}", self.log(n).await);
+            assert!(
+                start.elapsed() < PATIENCE,
+                "waited for {what}, and there is {:#?}",
+                self.log(n).await
+            );
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
 
-    /// Restarts all with this `join_timeout`. Not from the first: on a busy machine it would be over before they have come.
+    /// Restarts all with this `join_timeout`. Not from the first: on a busy machine it would be
+    /// over before they have come.
     pub async fn gives_up_after(&mut self, join_timeout: Duration) {
         self.join_timeout = Some(join_timeout);
         for n in 0..self.members.len() {
@@ -286,15 +318,18 @@ impl Cluster {
 
     /// The member that leads, as `n` sees it.
     pub async fn leader(&self, n: usize, wanted: impl Fn(i64) -> bool) -> usize {
-        let status = self.wait(n, "a leader", |s| s.leader.is_some_and(|l| wanted(i64::from(l)))).await;
+        let status =
+            self.wait(n, "a leader", |s| s.leader.is_some_and(|l| wanted(i64::from(l)))).await;
         usize::try_from(status.leader.unwrap().get() - 1).unwrap()
     }
 }
 
-/// Whether another member is to be asked: this one does not lead, has lost its majority, or is a newcomer.
+/// Whether another member is to be asked: this one does not lead, has lost its majority, or is a
+/// newcomer.
 fn is_no_leader(answer: &Response) -> bool {
     let Response::Refused { sqlstate, message, .. } = answer else { return false };
-    ["PGR01", "PGR04"].contains(&sqlstate.as_str()) || message == "this node is in no pgraft cluster yet"
+    ["PGR01", "PGR04"].contains(&sqlstate.as_str())
+        || message == "this node is in no pgraft cluster yet"
 }
 
 pub fn join(node_id: i64, port: u16) -> Request {

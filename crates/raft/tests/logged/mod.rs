@@ -26,7 +26,9 @@ impl<S: tracing::Subscriber> Layer<S> for Keep {
                 }
             }
         }
-        if event.metadata().target().starts_with("pgraft_raft") && *event.metadata().level() <= tracing::Level::INFO {
+        if event.metadata().target().starts_with("pgraft_raft")
+            && *event.metadata().level() <= tracing::Level::INFO
+        {
             let mut text = Text(String::new());
             event.record(&mut text);
             LOG.lock().unwrap().push(text.0);
@@ -37,7 +39,9 @@ impl<S: tracing::Subscriber> Layer<S> for Keep {
 /// From here on what the members of this process log is kept.
 pub fn keep_logs() {
     static ONCE: Once = Once::new();
-    ONCE.call_once(|| tracing::subscriber::set_global_default(tracing_subscriber::registry().with(Keep)).unwrap());
+    ONCE.call_once(|| {
+        tracing::subscriber::set_global_default(tracing_subscriber::registry().with(Keep)).unwrap()
+    });
 }
 
 /// How many lines have all of that.

@@ -1,5 +1,6 @@
-//! An add that was committed survives the leader's death: DESIGN section 6, 5. Once a client was told so, the newcomer is a member on every
-//! later leader, until somebody asks for its removal or it is given up by an entry of its own.
+//! An add that was committed survives the leader's death: DESIGN section 6, 5. Once a client was
+//! told so, the newcomer is a member on every later leader, until somebody asks for its removal or
+//! it is given up by an entry of its own.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -21,8 +22,12 @@ pub struct AcknowledgedAdd {
 
 impl AcknowledgedAdd {
     fn missing(&self, index: u64, state: &ClusterState) -> Option<NodeId> {
-        let there = |node: &NodeId| state.members.get(node).is_some_and(|m| m.role != Role::Leaving);
-        self.members.iter().find(|(node, (since, _))| *since <= index && !there(node)).map(|(node, _)| *node)
+        let there =
+            |node: &NodeId| state.members.get(node).is_some_and(|m| m.role != Role::Leaving);
+        self.members
+            .iter()
+            .find(|(node, (since, _))| *since <= index && !there(node))
+            .map(|(node, _)| *node)
     }
 }
 
@@ -54,7 +59,9 @@ impl Invariant for AcknowledgedAdd {
             Seen::AddAcknowledged(node) => {
                 let (since, state) = &self.youngest;
                 if !state.members.contains_key(node) && !state.retired.contains(node) {
-                    return Err(format!("the add of node {node} is acknowledged, and nobody has applied it"));
+                    return Err(format!(
+                        "the add of node {node} is acknowledged, and nobody has applied it"
+                    ));
                 }
                 if state.members.contains_key(node) && !self.called_out.contains(node) {
                     self.members.insert(*node, *since);
@@ -62,8 +69,12 @@ impl Invariant for AcknowledgedAdd {
             }
             Seen::Leads { node, term, purged, log } => {
                 let end = log.last().map_or(*purged, |line| line.index);
-                if let Some((lost, (since, _))) = self.members.iter().find(|(_, (since, in_term))| *since > end && in_term < term) {
-                    return Err(format!("node {node} leads with a log up to {end}: the add of node {lost} was acknowledged at {since}"));
+                if let Some((lost, (since, _))) =
+                    self.members.iter().find(|(_, (since, in_term))| *since > end && in_term < term)
+                {
+                    return Err(format!(
+                        "node {node} leads with a log up to {end}: the add of node {lost} was acknowledged at {since}"
+                    ));
                 }
             }
             Seen::RemoveCalled(node) => {

@@ -1,4 +1,5 @@
-//! No gate opens before its standbys have confirmed the end of that primary's WAL: DESIGN section 6, 9. Looked at on their disks.
+//! No gate opens before its standbys have confirmed the end of that primary's WAL: DESIGN section
+//! 6, 9. Looked at on their disks.
 
 use super::{Invariant, Seen};
 
@@ -13,7 +14,9 @@ impl Invariant for ConfirmedGate {
     fn see(&mut self, seen: &Seen<'_>) -> Result<(), String> {
         match seen {
             Seen::GateOpens { node, confirmed, required, .. } if confirmed < required => {
-                Err(format!("node {node} opens its gate, and {confirmed} of {required} standbys have its WAL"))
+                Err(format!(
+                    "node {node} opens its gate, and {confirmed} of {required} standbys have its WAL"
+                ))
             }
             _ => Ok(()),
         }

@@ -1,5 +1,5 @@
-//! Every acknowledged write is on every later primary, and what a primary has shown is as well: DESIGN section 6, 2. And what was refused for
-//! certain is on none.
+//! Every acknowledged write is on every later primary, and what a primary has shown is as well:
+//! DESIGN section 6, 2. And what was refused for certain is on none.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,7 +17,9 @@ pub struct KeptRows {
 impl KeptRows {
     fn look(&self, node: u32, rows: &BTreeSet<u32>) -> Result<(), String> {
         if let Some((row, how)) = self.kept.iter().find(|(row, _)| !rows.contains(row)) {
-            return Err(format!("node {node} opens its gate without row {row}, which a client was {how}"));
+            return Err(format!(
+                "node {node} opens its gate without row {row}, which a client was {how}"
+            ));
         }
         match rows.intersection(&self.refused).next() {
             Some(row) => Err(format!("node {node} shows row {row}, which was refused")),

@@ -1,5 +1,5 @@
-//! What must hold at every step. Each file is one invariant and opens with its source; each sees everything that happens, in order, and
-//! says what is wrong the moment it is.
+//! What must hold at every step. Each file is one invariant and opens with its source; each sees
+//! everything that happens, in order, and says what is wrong the moment it is.
 
 mod acknowledged_add;
 mod committed_stays;
@@ -37,11 +37,13 @@ pub enum Seen<'a> {
         /// What it did.
         event: &'a Event,
     },
-    /// A member has become leader, with this log: the last entry that was purged, and those behind it.
+    /// A member has become leader, with this log: the last entry that was purged, and those behind
+    /// it.
     Leads {
         /// Its node id.
         node: u32,
-        /// In this term; a later one may have a leader already, when it was slow to hear of its election.
+        /// In this term; a later one may have a leader already, when it was slow to hear of its
+        /// election.
         term: u64,
         /// The last index that is only in its snapshot.
         purged: u64,
@@ -62,7 +64,8 @@ pub enum Seen<'a> {
     AddCalled(NodeId),
     /// A client was told that this newcomer is in.
     AddAcknowledged(NodeId),
-    /// A client was told that this newcomer is not in, and why. `certain` when nothing can come of the call any more.
+    /// A client was told that this newcomer is not in, and why. `certain` when nothing can come of
+    /// the call any more.
     AddRefused {
         /// Who was to join.
         node: NodeId,
@@ -80,7 +83,8 @@ pub enum Seen<'a> {
         /// Its timeline.
         timeline: u32,
     },
-    /// A commit is confirmed: see [`Note::Confirms`]; since then so many of the standbys that must have it have it on disk.
+    /// A commit is confirmed: see [`Note::Confirms`]; since then so many of the standbys that must
+    /// have it have it on disk.
     Confirmed {
         /// By this primary.
         node: u32,

@@ -1,5 +1,6 @@
-//! No member stops unless it is stopped: a panic or a Raft core that gives up costs the worker its process (ARCHITECTURE, "a panic ends the
-//! worker"), and nothing that a network or a crash can do may cause one.
+//! No member stops unless it is stopped: a panic or a Raft core that gives up costs the worker its
+//! process (ARCHITECTURE, "a panic ends the worker"), and nothing that a network or a crash can do
+//! may cause one.
 
 use super::{Invariant, Seen};
 

@@ -1,5 +1,6 @@
-//! At most one voter changes at a time: DESIGN section 6, 6; the single-server rule of Ongaro's thesis, section 4.1, which joint consensus
-//! would not need: it is what makes a membership readable. Also: one change is under way in the replicated state, not several.
+//! At most one voter changes at a time: DESIGN section 6, 6; the single-server rule of Ongaro's
+//! thesis, section 4.1, which joint consensus would not need: it is what makes a membership
+//! readable. Also: one change is under way in the replicated state, not several.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -20,22 +21,29 @@ pub struct OneChange {
 impl OneChange {
     fn appended(&mut self, machine: u32, node: u32, line: &LogLine) -> Result<(), String> {
         let Some(halves) = &line.voters else { return Ok(()) };
-        let sets: Vec<BTreeSet<u32>> = halves.iter().map(|half| half.iter().copied().collect()).collect();
+        let sets: Vec<BTreeSet<u32>> =
+            halves.iter().map(|half| half.iter().copied().collect()).collect();
         let Some(wanted) = sets.last() else { return Ok(()) };
         let log = self.logs.entry(machine).or_default();
         log.split_off(&line.index);
-        // A joint entry says itself where it comes from; what follows it is compared with what it wants.
+        // A joint entry says itself where it comes from; what follows it is compared with what it
+        // wants.
         let before = sets.first().filter(|_| sets.len() > 1).or_else(|| log.values().next_back());
-        let changed: Vec<u32> = before.map(|b| b.symmetric_difference(wanted).copied().collect()).unwrap_or_default();
+        let changed: Vec<u32> =
+            before.map(|b| b.symmetric_difference(wanted).copied().collect()).unwrap_or_default();
         log.insert(line.index, wanted.clone());
         if changed.len() > 1 {
-            return Err(format!("entry {} on node {node} changes the votes of several nodes at a time: {changed:?}", line.index));
+            return Err(format!(
+                "entry {} on node {node} changes the votes of several nodes at a time: {changed:?}",
+                line.index
+            ));
         }
         Ok(())
     }
 }
 
-/// Whether a change was begun before this entry that was not finished; a newcomer may be called off.
+/// Whether a change was begun before this entry that was not finished; a newcomer may be called
+/// off.
 fn not_alone(before: &ClusterState, entry: &LogLine) -> bool {
     let command = serde_json::from_str(&entry.content);
     let called_off = match command {
@@ -43,10 +51,12 @@ fn not_alone(before: &ClusterState, entry: &LogLine) -> bool {
         Ok(Command::Remove { node }) => Some(node),
         _ => return false,
     };
-    let with = |role: Role| before.members.iter().filter(move |(_, m)| m.role == role).map(|(id, _)| *id);
+    let with =
+        |role: Role| before.members.iter().filter(move |(_, m)| m.role == role).map(|(id, _)| *id);
     // Beyond the most voters there are, newcomers wait, and nothing waits for them.
     let waiting = with(Role::Voter).count() >= MAX_VOTERS;
-    with(Role::Leaving).next().is_some() || (!waiting && with(Role::Learner).any(|id| Some(id) != called_off))
+    with(Role::Leaving).next().is_some()
+        || (!waiting && with(Role::Learner).any(|id| Some(id) != called_off))
 }
 
 impl Invariant for OneChange {
@@ -56,7 +66,9 @@ impl Invariant for OneChange {
 
     fn see(&mut self, seen: &Seen<'_>) -> Result<(), String> {
         match seen {
-            Seen::Did { machine, node, event: Event::Appended(line) } => self.appended(*machine, *node, line),
+            Seen::Did { machine, node, event: Event::Appended(line) } => {
+                self.appended(*machine, *node, line)
+            }
             Seen::Did { machine, event: Event::TruncatedFrom(first), .. } => {
                 if let Some(log) = self.logs.get_mut(machine) {
                     log.split_off(first);
@@ -64,14 +76,24 @@ impl Invariant for OneChange {
                 Ok(())
             }
             // What was written before may be gone, and what is in a snapshot is not known here.
-            Seen::Did { machine, event: Event::Installed { .. }, .. } | Seen::Starts { machine } | Seen::NewDisk { machine } => {
+            Seen::Did { machine, event: Event::Installed { .. }, .. }
+            | Seen::Starts { machine }
+            | Seen::NewDisk { machine } => {
                 self.logs.remove(machine);
                 Ok(())
             }
-            Seen::Did { node, event: Event::Applied { entry, outcome, state }, .. } if entry.index > self.youngest.0 => {
-                let (_, before) = std::mem::replace(&mut self.youngest, (entry.index, ClusterState::clone(state)));
+            Seen::Did { node, event: Event::Applied { entry, outcome, state }, .. }
+                if entry.index > self.youngest.0 =>
+            {
+                let (_, before) = std::mem::replace(
+                    &mut self.youngest,
+                    (entry.index, ClusterState::clone(state)),
+                );
                 if outcome == "Changed" && not_alone(&before, entry) {
-                    return Err(format!("entry {} on node {node} begins a change while another is under way", entry.index));
+                    return Err(format!(
+                        "entry {} on node {node} begins a change while another is under way",
+                        entry.index
+                    ));
                 }
                 Ok(())
             }

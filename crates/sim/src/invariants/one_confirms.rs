@@ -1,5 +1,6 @@
-//! At most one node confirms writes in an epoch, and none of an epoch is confirmed after the first of a later one: DESIGN section 6, 1.
-//! Confirmed is a write when the last standby that it needs has it on disk; its client may hear of it later.
+//! At most one node confirms writes in an epoch, and none of an epoch is confirmed after the first
+//! of a later one: DESIGN section 6, 1. Confirmed is a write when the last standby that it needs
+//! has it on disk; its client may hear of it later.
 
 use std::collections::BTreeMap;
 
@@ -27,20 +28,26 @@ impl Invariant for OneConfirms {
             }
             Seen::Confirmed { node, timeline, since } => {
                 let Some(&epoch) = self.epochs.get(&timeline) else {
-                    return Err(format!("node {node} confirms a write on timeline {timeline}, which nobody was given"));
+                    return Err(format!(
+                        "node {node} confirms a write on timeline {timeline}, which nobody was given"
+                    ));
                 };
-                let (who, first, last) = self.confirmed.entry(epoch).or_insert((node, since, since));
+                let (who, first, last) =
+                    self.confirmed.entry(epoch).or_insert((node, since, since));
                 (*first, *last) = ((*first).min(since), (*last).max(since));
                 if *who != node {
-                    return Err(format!("node {node} confirms a write in epoch {epoch}, in which node {who} has confirmed some"));
+                    return Err(format!(
+                        "node {node} confirms a write in epoch {epoch}, in which node {who} has confirmed some"
+                    ));
                 }
                 let last = *last;
-                let late = self.confirmed.range(epoch + 1..).find(|(_, (_, first, _))| *first < last);
+                let late =
+                    self.confirmed.range(epoch + 1..).find(|(_, (_, first, _))| *first < last);
                 let early = self.confirmed.range(..epoch).find(|(_, (.., last))| *last > since);
                 match late.or(early) {
-                    Some((other, _)) => {
-                        Err(format!("node {node} confirms a write of epoch {epoch} while others confirm those of epoch {other}"))
-                    }
+                    Some((other, _)) => Err(format!(
+                        "node {node} confirms a write of epoch {epoch} while others confirm those of epoch {other}"
+                    )),
                     None => Ok(()),
                 }
             }

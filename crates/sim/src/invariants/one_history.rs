@@ -1,5 +1,6 @@
-//! Who follows has what its primary has: a standby streams only where its WAL is the beginning of that server's. Postgres looks at timelines
-//! and positions alone; what makes that enough is that no timeline is used twice (DESIGN section 5, 4).
+//! Who follows has what its primary has: a standby streams only where its WAL is the beginning of
+//! that server's. Postgres looks at timelines and positions alone; what makes that enough is that
+//! no timeline is used twice (DESIGN section 5, 4).
 
 use super::{Invariant, Seen};
 use crate::note::Note;
@@ -14,9 +15,9 @@ impl Invariant for OneHistory {
 
     fn see(&mut self, seen: &Seen<'_>) -> Result<(), String> {
         match seen {
-            Seen::Postgres(Note::Streams { node, standby, parted: Some(at) }) => {
-                Err(format!("node {standby} streams from node {node}, and has another record at {at}"))
-            }
+            Seen::Postgres(Note::Streams { node, standby, parted: Some(at) }) => Err(format!(
+                "node {standby} streams from node {node}, and has another record at {at}"
+            )),
             _ => Ok(()),
         }
     }

@@ -1,5 +1,5 @@
-//! At most one leader in a term: Election Safety, Raft paper, figure 3 and section 5.2. And what it rests on: a node gives one vote a term,
-//! whatever becomes of it in between.
+//! At most one leader in a term: Election Safety, Raft paper, figure 3 and section 5.2. And what it
+//! rests on: a node gives one vote a term, whatever becomes of it in between.
 
 use std::collections::BTreeMap;
 
@@ -20,11 +20,16 @@ impl Invariant for OneLeaderATerm {
     }
 
     fn see(&mut self, seen: &Seen<'_>) -> Result<(), String> {
-        let Seen::Did { node, event: Event::Voted { term, confirmed }, .. } = seen else { return Ok(()) };
+        let Seen::Did { node, event: Event::Voted { term, confirmed }, .. } = seen else {
+            return Ok(());
+        };
         if *confirmed {
             let leader = *self.leaders.entry(term.number).or_insert(term.candidate);
             if leader != term.candidate {
-                return Err(format!("node {} leads term {}, which node {leader} has led", term.candidate, term.number));
+                return Err(format!(
+                    "node {} leads term {}, which node {leader} has led",
+                    term.candidate, term.number
+                ));
             }
         } else {
             let voted = *self.votes.entry((*node, term.number)).or_insert(term.candidate);

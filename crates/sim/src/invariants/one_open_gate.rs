@@ -1,4 +1,5 @@
-//! One gate is open at a time: DESIGN section 5, the lease. From this and from [`super::confirmed_gate`] it follows that reads are in time.
+//! One gate is open at a time: DESIGN section 5, the lease. From this and from
+//! [`super::confirmed_gate`] it follows that reads are in time.
 
 use super::{Invariant, Seen};
 use crate::note::Note;
@@ -14,7 +15,9 @@ impl Invariant for OneOpenGate {
 
     fn see(&mut self, seen: &Seen<'_>) -> Result<(), String> {
         match seen {
-            Seen::Postgres(Note::Open(nodes)) if nodes.len() > 1 => Err(format!("the gates of nodes {} are open", ids(nodes))),
+            Seen::Postgres(Note::Open(nodes)) if nodes.len() > 1 => {
+                Err(format!("the gates of nodes {} are open", ids(nodes)))
+            }
             _ => Ok(()),
         }
     }

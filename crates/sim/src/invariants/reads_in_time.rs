@@ -1,5 +1,5 @@
-//! No read is served by a primary after its lease: DESIGN section 6, 7. Whoever asks a primary sees every row that anybody was told of, or
-//! shown, before it asked.
+//! No read is served by a primary after its lease: DESIGN section 6, 7. Whoever asks a primary sees
+//! every row that anybody was told of, or shown, before it asked.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -32,12 +32,16 @@ impl Invariant for ReadsInTime {
     fn see(&mut self, seen: &Seen<'_>) -> Result<(), String> {
         let Seen::Postgres(note) = seen else { return Ok(()) };
         match note {
-            Note::Asks { request, ask: Ask::Read, .. } => drop(self.asked.insert(*request, self.known.len())),
+            Note::Asks { request, ask: Ask::Read, .. } => {
+                drop(self.asked.insert(*request, self.known.len()))
+            }
             Note::Hears { ask: Ask::Write(row), answer: Some(Answer::Done), .. } => self.know(*row),
             Note::Hears { request, answer: Some(Answer::Rows(rows)), .. } => {
                 let known = self.asked.remove(request).unwrap_or(0);
                 if let Some(row) = self.known[..known].iter().find(|row| !rows.contains(row)) {
-                    return Err(format!("a read does not show row {row}, which was known before it was asked for"));
+                    return Err(format!(
+                        "a read does not show row {row}, which was known before it was asked for"
+                    ));
                 }
                 for row in rows {
                     self.know(*row);

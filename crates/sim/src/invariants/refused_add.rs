@@ -1,5 +1,6 @@
-//! An add that was not committed leaves nothing behind: DESIGN section 6, 5. A newcomer whose every call was refused for certain is never a
-//! member; and nobody is a member for whom no client has called.
+//! An add that was not committed leaves nothing behind: DESIGN section 6, 5. A newcomer whose every
+//! call was refused for certain is never a member; and nobody is a member for whom no client has
+//! called.
 
 use std::collections::BTreeMap;
 
@@ -33,7 +34,10 @@ impl Invariant for RefusedAdd {
                 if self.founder.is_none() {
                     self.founder = state.primary();
                 }
-                let uncalled = |id: &&NodeId| Some(**id) != self.founder && self.open.get(id).copied().unwrap_or_default() == 0;
+                let uncalled = |id: &&NodeId| {
+                    Some(**id) != self.founder
+                        && self.open.get(id).copied().unwrap_or_default() == 0
+                };
                 if let Some(stray) = state.members.keys().find(uncalled) {
                     let index = entry.index;
                     return Err(format!(

@@ -1,5 +1,6 @@
-//! All members apply the same membership in the same order: DESIGN section 6, 4; State Machine Safety, Raft paper, figure 3. The same entry
-//! at each index, the same that came of it, the same state behind it, by a snapshot too; and no index left out.
+//! All members apply the same membership in the same order: DESIGN section 6, 4; State Machine
+//! Safety, Raft paper, figure 3. The same entry at each index, the same that came of it, the same
+//! state behind it, by a snapshot too; and no index left out.
 
 use std::collections::BTreeMap;
 
@@ -27,7 +28,11 @@ impl Invariant for SameOrder {
             Seen::Did { machine, node, event: Event::Applied { entry, outcome, state } } => {
                 let last = self.last.insert(*machine, entry.index);
                 if last.is_some_and(|last| entry.index != last + 1) && last != Some(0) {
-                    return Err(format!("node {node} applies entry {} after entry {}", entry.index, last.unwrap_or_default()));
+                    return Err(format!(
+                        "node {node} applies entry {} after entry {}",
+                        entry.index,
+                        last.unwrap_or_default()
+                    ));
                 }
                 let new = (*node, entry.clone(), outcome.clone(), ClusterState::clone(state));
                 let (first, line, came, is) = self.applied.entry(entry.index).or_insert(new);
@@ -39,10 +44,14 @@ impl Invariant for SameOrder {
                     ));
                 }
                 if came != outcome {
-                    return Err(format!("entry {index} is \"{outcome}\" on node {node} and \"{came}\" on node {first}"));
+                    return Err(format!(
+                        "entry {index} is \"{outcome}\" on node {node} and \"{came}\" on node {first}"
+                    ));
                 }
                 if *is != **state {
-                    return Err(format!("after entry {index} node {node} has another state than node {first}"));
+                    return Err(format!(
+                        "after entry {index} node {node} has another state than node {first}"
+                    ));
                 }
             }
             Seen::Did { machine, node, event: Event::Installed { index, state } } => {
@@ -50,7 +59,9 @@ impl Invariant for SameOrder {
                 if let Some((first, .., is)) = self.applied.get(index)
                     && *is != **state
                 {
-                    return Err(format!("the snapshot of node {node} after entry {index} is another state than node {first} had"));
+                    return Err(format!(
+                        "the snapshot of node {node} after entry {index} is another state than node {first} had"
+                    ));
                 }
             }
             Seen::Starts { machine } | Seen::NewDisk { machine } => {

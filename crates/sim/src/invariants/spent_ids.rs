@@ -1,5 +1,5 @@
-//! A removed, wiped or copied node never votes again under its old id: DESIGN section 6, 3. Of all directories that ever lived under an id,
-//! one votes.
+//! A removed, wiped or copied node never votes again under its old id: DESIGN section 6, 3. Of all
+//! directories that ever lived under an id, one votes.
 
 use std::collections::BTreeMap;
 

@@ -1,5 +1,5 @@
-//! How clients' sessions go on: the gate is asked as the extension's hooks ask it (`pgraft_core::fence::decide`), a commit waits as Postgres
-//! has it wait.
+//! How clients' sessions go on: the gate is asked as the extension's hooks ask it
+//! (`pgraft_core::fence::decide`), a commit waits as Postgres has it wait.
 
 use pgraft_core::failover::SyncConfig;
 use pgraft_core::fence::{Act, Facts, Verdict, Who, decide};
@@ -25,7 +25,14 @@ impl Server {
     }
 
     /// One stage further; whether the session stays.
-    fn advance(&mut self, backend: &mut Backend, now: Time, rules: Rules, ids: &mut u64, notes: &mut Vec<Note>) -> bool {
+    fn advance(
+        &mut self,
+        backend: &mut Backend,
+        now: Time,
+        rules: Rules,
+        ids: &mut u64,
+        notes: &mut Vec<Note>,
+    ) -> bool {
         let request = backend.request;
         let mut answer = |answer| {
             notes.push(Note::Answers { request, answer });
@@ -41,11 +48,15 @@ impl Server {
         let may = |server: &Self, act| !rules.fence || server.verdict(act, now) == Verdict::Go;
         let (stage, wait) = match (backend.stage, backend.ask) {
             (Stage::Begins, Ask::Read) if may(self, Act::Read) => (Stage::Reads, self.delay(3, 80)),
-            (Stage::Begins, Ask::Write(_)) if may(self, Act::Write) => (Stage::Commits, self.delay(20, 400)),
+            (Stage::Begins, Ask::Write(_)) if may(self, Act::Write) => {
+                (Stage::Commits, self.delay(20, 400))
+            }
             // The last moment at which the gate is asked; what comes after it may take any time.
             (Stage::Commits, _) if may(self, Act::Commit) => (Stage::Inserts, self.hesitates()),
             (Stage::Begins | Stage::Commits, _) => return answer(Answer::Refused),
-            (Stage::Inserts, Ask::Write(row)) => (Stage::Flushes(self.write(ids, Some(row))), self.delay(8, 60)),
+            (Stage::Inserts, Ask::Write(row)) => {
+                (Stage::Flushes(self.write(ids, Some(row))), self.delay(8, 60))
+            }
             (Stage::Flushes(_), _) if self.disk_stands => (backend.stage, wait_for_standbys()),
             (Stage::Flushes(end), Ask::Write(row)) => {
                 self.disk.flushed = self.disk.flushed.max(end);
@@ -87,12 +98,14 @@ impl Server {
         decide(&facts)
     }
 
-    /// The standbys have confirmed all up to there: whoever waits for no more goes on. Nobody asks the gate again.
+    /// The standbys have confirmed all up to there: whoever waits for no more goes on. Nobody asks
+    /// the gate again.
     pub fn release(&mut self, upto: usize, config: &SyncConfig, notes: &mut Vec<Note>) {
         let Some(run) = &mut self.run else { return };
         run.observed.confirmed = run.observed.confirmed.max(upto);
-        let (released, waiting): (Vec<_>, Vec<_>) =
-            std::mem::take(&mut run.backends).into_iter().partition(|b| matches!(b.stage, Stage::Waits(end) if end <= upto));
+        let (released, waiting): (Vec<_>, Vec<_>) = std::mem::take(&mut run.backends)
+            .into_iter()
+            .partition(|b| matches!(b.stage, Stage::Waits(end) if end <= upto));
         run.backends = waiting;
         for backend in released {
             if let (Ask::Write(row), Stage::Waits(end)) = (backend.ask, backend.stage) {
@@ -107,7 +120,13 @@ impl Server {
         let Some(run) = &mut self.run else { return };
         run.visible.insert(row);
         let Some(record) = end.checked_sub(1).and_then(|n| self.disk.wal.get(n)) else { return };
-        notes.push(Note::Confirms { node: self.number, timeline: run.timeline, row, record: record.id, config });
+        notes.push(Note::Confirms {
+            node: self.number,
+            timeline: run.timeline,
+            row,
+            record: record.id,
+            config,
+        });
     }
 }
 

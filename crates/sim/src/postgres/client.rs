@@ -1,4 +1,5 @@
-//! Clients that write rows of their own and read all rows, through whichever node, and don't always hear what has become of it.
+//! Clients that write rows of their own and read all rows, through whichever node, and don't always
+//! hear what has become of it.
 
 use std::time::Duration;
 
@@ -29,7 +30,13 @@ impl Client {
     }
 
     /// Asks the next thing, or gives up the last; `count` numbers the requests.
-    pub fn go_on(&mut self, now: Time, servers: &mut Servers, count: &mut u64, notes: &mut Vec<Note>) {
+    pub fn go_on(
+        &mut self,
+        now: Time,
+        servers: &mut Servers,
+        count: &mut u64,
+        notes: &mut Vec<Note>,
+    ) {
         if let Some((request, ask, since)) = self.pending {
             if now.saturating_sub(since) >= PATIENCE {
                 self.pending = None;
@@ -47,9 +54,13 @@ impl Client {
             _ => Ask::Read,
         };
         let takes = millis(&mut self.rng, Duration::from_millis(1), Duration::from_millis(5));
-        self.next = now + millis(&mut self.rng, Duration::from_millis(5), Duration::from_millis(120));
+        self.next =
+            now + millis(&mut self.rng, Duration::from_millis(5), Duration::from_millis(120));
         let Some(whom) = self.choose(servers) else { return };
-        let Some(run) = servers.get_mut(&whom).and_then(|s| s.run.as_mut()).filter(|r| r.accepts()) else { return };
+        let Some(run) = servers.get_mut(&whom).and_then(|s| s.run.as_mut()).filter(|r| r.accepts())
+        else {
+            return;
+        };
         notes.push(Note::Asks { request, ask, node: whom });
         run.backends.push(Backend::new(request, ask, now + takes));
         self.pending = Some((request, ask, now));
@@ -58,9 +69,11 @@ impl Client {
     /// Mostly a primary, and now and then anybody.
     fn choose(&mut self, servers: &Servers) -> Option<u32> {
         let all: Vec<u32> = servers.keys().copied().collect();
-        let is_primary = |n: &&u32| servers[*n].run.as_ref().is_some_and(|r| r.mode == Mode::Primary);
+        let is_primary =
+            |n: &&u32| servers[*n].run.as_ref().is_some_and(|r| r.mode == Mode::Primary);
         let primaries: Vec<u32> = all.iter().filter(is_primary).copied().collect();
-        let from = if primaries.is_empty() || self.rng.random_range(0..8) == 0 { all } else { primaries };
+        let from =
+            if primaries.is_empty() || self.rng.random_range(0..8) == 0 { all } else { primaries };
         (!from.is_empty()).then(|| from[self.rng.random_range(0..from.len())])
     }
 

@@ -8,7 +8,8 @@ use pgraft_core::status::WalPosition;
 /// One record. A position is a number of records: an LSN that counts them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Record {
-    /// No other record has it, wherever it stands: two servers that have another one at the same position have parted.
+    /// No other record has it, wherever it stands: two servers that have another one at the same
+    /// position have parted.
     pub id: u64,
     /// The timeline that it was written on.
     pub timeline: u32,
@@ -37,7 +38,8 @@ pub struct Disk {
     pub wal: Vec<Record>,
     /// How many of the records are on disk, whatever happens.
     pub flushed: usize,
-    /// `NNN.history` in `pg_wal`: where each earlier timeline was left; empty for a file that only stands in the way of its number.
+    /// `NNN.history` in `pg_wal`: where each earlier timeline was left; empty for a file that only
+    /// stands in the way of its number.
     pub histories: BTreeMap<u32, Vec<WalPosition>>,
     /// `names.conf`: the change, and the names.
     pub names: Option<(u64, SyncConfig)>,
@@ -61,7 +63,8 @@ impl Disk {
     /// Where each timeline before `timeline` was left, by the records.
     pub fn left(&self, timeline: u32) -> Vec<WalPosition> {
         let at = |(n, pair): (usize, &[Record])| {
-            (pair[0].timeline != pair[1].timeline).then(|| WalPosition { timeline: pair[0].timeline, lsn: lsn(n + 1) })
+            (pair[0].timeline != pair[1].timeline)
+                .then(|| WalPosition { timeline: pair[0].timeline, lsn: lsn(n + 1) })
         };
         let mut left: Vec<WalPosition> = self.wal.windows(2).enumerate().filter_map(at).collect();
         if self.timeline() != timeline {
@@ -75,12 +78,19 @@ impl Disk {
         History { timeline, left: self.left(timeline) }
     }
 
-    /// The highest timeline with a history in `pg_wal`; files that only stand in the way don't count.
+    /// The highest timeline with a history in `pg_wal`; files that only stand in the way don't
+    /// count.
     pub fn newest_timeline(&self) -> u32 {
-        self.histories.iter().filter(|(_, left)| !left.is_empty()).map(|(timeline, _)| *timeline).max().unwrap_or(1)
+        self.histories
+            .iter()
+            .filter(|(_, left)| !left.is_empty())
+            .map(|(timeline, _)| *timeline)
+            .max()
+            .unwrap_or(1)
     }
 
-    /// The timeline that a standby asks for: of the newest that it has a history of, where this WAL is a beginning of it, the one at its end.
+    /// The timeline that a standby asks for: of the newest that it has a history of, where this WAL
+    /// is a beginning of it, the one at its end.
     pub fn next_timeline(&self) -> u32 {
         let (newest, own, end) = (self.newest_timeline(), self.timeline(), lsn(self.wal.len()));
         let left = self.histories.get(&newest).map(Vec::as_slice).unwrap_or_default();
@@ -95,7 +105,8 @@ impl Disk {
         (from + 1..u32::MAX).find(|n| !self.histories.contains_key(n)).unwrap_or(u32::MAX)
     }
 
-    /// As the instance manager finds it before a start: files that only stood in the way of a number go, above all that is known.
+    /// As the instance manager finds it before a start: files that only stood in the way of a
+    /// number go, above all that is known.
     pub fn prepare(&mut self) {
         let known = self.newest_timeline().max(self.timeline());
         self.histories.retain(|timeline, left| !left.is_empty() || *timeline <= known);
@@ -111,8 +122,8 @@ impl Disk {
         self.wal.iter().zip(&other.wal).position(|(a, b)| a.id != b.id)
     }
 
-    /// `pg_rewind`: by the histories alone, as it does; `timeline` and `source_timeline` are what each control file says. What it changed, in
-    /// words.
+    /// `pg_rewind`: by the histories alone, as it does; `timeline` and `source_timeline` are what
+    /// each control file says. What it changed, in words.
     pub fn rewind(&mut self, timeline: u32, source: &Self, source_timeline: u32) -> String {
         if timeline == source_timeline {
             return "no rewind required".into();

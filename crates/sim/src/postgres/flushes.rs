@@ -24,7 +24,14 @@ impl Flushes {
 
     /// When each of these had it on disk, the earliest first.
     pub fn of(&self, record: u64, nodes: impl Fn(u32) -> bool) -> Vec<Time> {
-        let mut times: Vec<Time> = self.0.get(&record).into_iter().flatten().filter(|(n, _)| nodes(**n)).map(|(_, at)| *at).collect();
+        let mut times: Vec<Time> = self
+            .0
+            .get(&record)
+            .into_iter()
+            .flatten()
+            .filter(|(n, _)| nodes(**n))
+            .map(|(_, at)| *at)
+            .collect();
         times.sort_unstable();
         times
     }

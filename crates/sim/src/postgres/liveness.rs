@@ -1,5 +1,5 @@
-//! What makes a server useless although its worker lives, and how its instance manager sees that: as `instance/src/liveness.rs` does, by the same
-//! decision (`pgraft_core::liveness`).
+//! What makes a server useless although its worker lives, and how its instance manager sees that:
+//! as `instance/src/liveness.rs` does, by the same decision (`pgraft_core::liveness`).
 
 use pgraft_core::liveness::{Commits, Judge, Process, Tick, Verdict};
 
@@ -37,7 +37,13 @@ pub struct Observed {
 
 impl Default for Observed {
     fn default() -> Self {
-        Self { judge: Judge::new(BOUND), confirmed: 0, confirmed_before: 0, waited: false, flushed_before: 0 }
+        Self {
+            judge: Judge::new(BOUND),
+            confirmed: 0,
+            confirmed_before: 0,
+            waited: false,
+            flushed_before: 0,
+        }
     }
 }
 
@@ -47,7 +53,8 @@ impl Server {
         let (stands, written, flushed) = (self.disk_stands, self.disk.wal.len(), self.disk.flushed);
         let run = self.run.as_mut().filter(|r| r.orphans_until.is_none())?;
         let waits = run.backends.iter().any(|b| matches!(b.stage, Stage::Waits(_)));
-        let Observed { judge, confirmed, confirmed_before, waited, flushed_before } = &mut run.observed;
+        let Observed { judge, confirmed, confirmed_before, waited, flushed_before } =
+            &mut run.observed;
         let commits = if waits && *waited && confirmed == confirmed_before {
             Commits::Wait { sender_stopped: run.stuck.senders }
         } else {

@@ -1,5 +1,5 @@
-//! The instance manager of each node: starts its server as a standby whenever it has ended, rewinds or clones it when the worker says so. As
-//! `instance/src/supervisor.rs` and `duties` do.
+//! The instance manager of each node: starts its server as a standby whenever it has ended, rewinds
+//! or clones it when the worker says so. As `instance/src/supervisor.rs` and `duties` do.
 
 use std::time::Duration;
 
@@ -27,24 +27,49 @@ pub struct Member<'a> {
 
 impl Databases {
     /// Every instance manager does what is due.
-    pub(super) fn manage(&mut self, now: Time, net: &Net, member: &Member<'_>, notes: &mut Vec<Note>) {
+    pub(super) fn manage(
+        &mut self,
+        now: Time,
+        net: &Net,
+        member: &Member<'_>,
+        notes: &mut Vec<Note>,
+    ) {
         let numbers: Vec<u32> = self.servers.keys().copied().collect();
         for number in numbers {
-            let Some(server) = self.servers.get_mut(&number).filter(|s| !s.frozen) else { continue };
-            if server.run.as_ref().is_some_and(|r| r.orphans_until.is_some_and(|until| until <= now)) {
+            let Some(server) = self.servers.get_mut(&number).filter(|s| !s.frozen) else {
+                continue;
+            };
+            if server
+                .run
+                .as_ref()
+                .is_some_and(|r| r.orphans_until.is_some_and(|until| until <= now))
+            {
                 server.end_processes();
                 notes.push(Note::WorkerEnds { machine: number });
             }
             match server.manager {
-                Manager::Waiting(at) if at <= now && !server.disk_stands => self.start(number, now, net, member, notes),
-                Manager::Running(look) if server.run.is_none() || look <= now => self.look_after(number, now, net, member, notes),
-                Manager::Copying { from, rewind, until } if until <= now => self.copied(number, from, rewind, now, net, notes),
+                Manager::Waiting(at) if at <= now && !server.disk_stands => {
+                    self.start(number, now, net, member, notes)
+                }
+                Manager::Running(look) if server.run.is_none() || look <= now => {
+                    self.look_after(number, now, net, member, notes)
+                }
+                Manager::Copying { from, rewind, until } if until <= now => {
+                    self.copied(number, from, rewind, now, net, notes)
+                }
                 _ => {}
             }
         }
     }
 
-    fn start(&mut self, number: u32, now: Time, net: &Net, member: &Member<'_>, notes: &mut Vec<Note>) {
+    fn start(
+        &mut self,
+        number: u32,
+        now: Time,
+        net: &Net,
+        member: &Member<'_>,
+        notes: &mut Vec<Note>,
+    ) {
         let file = (member.file)(number);
         let source = self.source(number, file.as_ref(), net);
         let Some(server) = self.servers.get_mut(&number) else { return };
@@ -71,12 +96,26 @@ impl Databases {
         self.runs += 1;
         let until = now + server.delay(150, 1500);
         let lost = server.begin_recovery();
-        server.run = Some(Run { lost, ..Run::new(self.runs, server.disk.names.clone(), Mode::Starting { until, primary: founds }) });
+        server.run = Some(Run {
+            lost,
+            ..Run::new(
+                self.runs,
+                server.disk.names.clone(),
+                Mode::Starting { until, primary: founds },
+            )
+        });
         server.manager = Manager::Running(now + LOOK);
         notes.push(Note::WorkerBegins { machine: number });
     }
 
-    fn look_after(&mut self, number: u32, now: Time, net: &Net, member: &Member<'_>, notes: &mut Vec<Note>) {
+    fn look_after(
+        &mut self,
+        number: u32,
+        now: Time,
+        net: &Net,
+        member: &Member<'_>,
+        notes: &mut Vec<Note>,
+    ) {
         let Some(server) = self.servers.get_mut(&number) else { return };
         server.manager = Manager::Running(now + LOOK);
         if server.run.is_none() {
@@ -95,9 +134,13 @@ impl Databases {
             return;
         }
         // Only what concerns it is read: the file is small, and there are many looks.
-        let asked =
-            (member.file)(number).filter(|f| f.rewind.is_some() && f.rewind == f.primary).and_then(|f| Some((f.rewind?.get(), f.epoch)));
-        let Some((from, epoch)) = asked.filter(|(from, _)| (member.primary)(number) == Some(*from)) else { return };
+        let asked = (member.file)(number)
+            .filter(|f| f.rewind.is_some() && f.rewind == f.primary)
+            .and_then(|f| Some((f.rewind?.get(), f.epoch)));
+        let Some((from, epoch)) = asked.filter(|(from, _)| (member.primary)(number) == Some(*from))
+        else {
+            return;
+        };
         if !self.answers(from, number, net) {
             return;
         }
@@ -111,7 +154,15 @@ impl Databases {
         notes.push(Note::Rewinds { node: number, from });
     }
 
-    fn copied(&mut self, number: u32, from: u32, rewind: bool, now: Time, net: &Net, notes: &mut Vec<Note>) {
+    fn copied(
+        &mut self,
+        number: u32,
+        from: u32,
+        rewind: bool,
+        now: Time,
+        net: &Net,
+        notes: &mut Vec<Note>,
+    ) {
         let source = self.answers(from, number, net).then(|| self.servers.get(&from)).flatten();
         let source = source.map(|s| (s.disk.clone(), s.run.as_ref().map_or(1, |r| r.timeline)));
         let Some(server) = self.servers.get_mut(&number) else { return };
@@ -130,14 +181,20 @@ impl Databases {
 
     /// Whether that server answers this node, as a primary.
     fn answers(&self, from: u32, number: u32, net: &Net) -> bool {
-        let is_primary = |s: &Server| !s.frozen && s.run.as_ref().is_some_and(|r| r.mode == Mode::Primary && r.accepts());
-        self.servers.get(&from).is_some_and(is_primary) && net.reaches(number, from) && net.reaches(from, number)
+        let is_primary = |s: &Server| {
+            !s.frozen && s.run.as_ref().is_some_and(|r| r.mode == Mode::Primary && r.accepts())
+        };
+        self.servers.get(&from).is_some_and(is_primary)
+            && net.reaches(number, from)
+            && net.reaches(from, number)
     }
 
     /// Whom to clone: the primary that this node knows of, or that others do.
     fn source(&self, number: u32, file: Option<&InstanceFile>, net: &Net) -> Option<u32> {
         let answers = |n: &u32| *n != number && self.answers(*n, number, net);
         let named = file.and_then(|f| f.primary).map(NodeId::get).filter(answers);
-        named.or_else(|| self.servers.keys().copied().filter(answers).max_by_key(|n| self.servers[n].end()))
+        named.or_else(|| {
+            self.servers.keys().copied().filter(answers).max_by_key(|n| self.servers[n].end())
+        })
     }
 }

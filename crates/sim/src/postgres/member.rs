@@ -1,4 +1,5 @@
-//! The member's end of its Postgres: the trait as the worker's threads have it. Orders are left here, the last look is read here.
+//! The member's end of its Postgres: the trait as the worker's threads have it. Orders are left
+//! here, the last look is read here.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,7 +14,8 @@ use crate::clock::{self, Time};
 pub struct Desk {
     seen: Mutex<Option<Look>>,
     order: Mutex<Option<Order>>,
-    /// In the server's shared memory: until when the gate is open, by this machine's clock; 0 is closed.
+    /// In the server's shared memory: until when the gate is open, by this machine's clock; 0 is
+    /// closed.
     gate: Arc<AtomicU64>,
     /// What the clock said when the simulation began.
     booted: u64,

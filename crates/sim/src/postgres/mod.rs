@@ -1,6 +1,7 @@
-//! Postgres as the failover protocol meets it: servers whose WAL has records and timelines, that stream it to each other, promote, crash and
-//! are rewound, and clients whose commits wait for the standbys. The members' own code is the one that ships; what stands here is the part of
-//! the world that it decides about.
+//! Postgres as the failover protocol meets it: servers whose WAL has records and timelines, that
+//! stream it to each other, promote, crash and are rewound, and clients whose commits wait for the
+//! standbys. The members' own code is the one that ships; what stands here is the part of the world
+//! that it decides about.
 //!
 //! ```text
 //!  client ─▶ backend ─ gate? ─▶ disk: WAL ──▶ stream: walsender ═ net ═ walreceiver ─▶ disk of a standby
@@ -92,7 +93,9 @@ impl Databases {
     /// The server of a machine.
     pub fn server(&mut self, number: u32) -> &mut Server {
         let (seed, rules) = (mix(self.seed, (5 << 32) + u64::from(number)), self.rules);
-        self.servers.entry(number).or_insert_with(|| Server::new(number, SmallRng::seed_from_u64(seed), rules))
+        self.servers
+            .entry(number)
+            .or_insert_with(|| Server::new(number, SmallRng::seed_from_u64(seed), rules))
     }
 
     /// A number that no run has had.
@@ -113,11 +116,12 @@ impl Databases {
         off
     }
 
-    /// Postgres for a member that begins on that machine: in its server, or in its instance manager while no server can run. None where there
-    /// is neither.
+    /// Postgres for a member that begins on that machine: in its server, or in its instance manager
+    /// while no server can run. None where there is neither.
     pub fn postgres(&mut self, number: u32) -> Option<Arc<dyn Postgres>> {
         let server = self.servers.get_mut(&number)?;
-        if server.run.is_none() && server.manager != Manager::Off && server.disk.data != Data::Whole {
+        if server.run.is_none() && server.manager != Manager::Off && server.disk.data != Data::Whole
+        {
             return Some(Arc::new(Stand::new(server.disk.data, server.booted)));
         }
         let worker = Worker::new(server.run.as_ref()?, server.booted);
@@ -126,7 +130,8 @@ impl Databases {
         Some(desk)
     }
 
-    /// Everything goes on up to now. Gives what has happened, and the members whose servers are not what they were.
+    /// Everything goes on up to now. Gives what has happened, and the members whose servers are not
+    /// what they were.
     pub fn step(&mut self, now: Time, net: &Net, member: &Member<'_>) -> (Vec<Note>, Vec<u32>) {
         let mut notes = Vec::new();
         self.manage(now, net, member, &mut notes);
@@ -135,12 +140,16 @@ impl Databases {
         let news = self.servers_go_on(now, &mut notes);
         self.names_are_read(now, &notes);
         self.answers_leave(now, &notes);
-        self.acknowledged += notes.iter().filter(|n| matches!(n, Note::Hears { answer: Some(Answer::Done), .. })).fold(0, |n, _| n + 1);
+        self.acknowledged += notes
+            .iter()
+            .filter(|n| matches!(n, Note::Hears { answer: Some(Answer::Done), .. }))
+            .fold(0, |n, _| n + 1);
         (notes, news)
     }
 
     fn clients_go_on(&mut self, now: Time, notes: &mut Vec<Note>) {
-        let (due, later): (Vec<_>, Vec<_>) = std::mem::take(&mut self.answers).into_iter().partition(|(at, ..)| *at <= now);
+        let (due, later): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.answers).into_iter().partition(|(at, ..)| *at <= now);
         self.answers = later;
         for (_, request, answer) in due {
             self.clients.iter_mut().for_each(|c| c.hear(request, &answer, notes));
@@ -151,7 +160,14 @@ impl Databases {
     }
 
     fn stream(&mut self, now: Time, net: &Net, notes: &mut Vec<Note>) {
-        let mut around = stream::Around { now, net, rules: self.rules, rng: &mut self.rng, flushes: &mut self.flushes, notes };
+        let mut around = stream::Around {
+            now,
+            net,
+            rules: self.rules,
+            rng: &mut self.rng,
+            flushes: &mut self.flushes,
+            notes,
+        };
         stream::begin(&mut self.servers, &mut self.streams, &mut around);
         stream::flow(&mut self.servers, &mut self.streams, &mut around);
     }
@@ -161,11 +177,17 @@ impl Databases {
         let mut open = Vec::new();
         for (number, server) in &mut self.servers {
             if !server.frozen {
-                let mine: Vec<&Stream> = self.streams.iter().filter(|s| s.sends_for(server)).collect();
+                let mine: Vec<&Stream> =
+                    self.streams.iter().filter(|s| s.sends_for(server)).collect();
                 let receiver_lives = self.streams.iter().any(|s| s.receives_for(server));
                 let senders_loaded = |change: u64| mine.iter().all(|s| s.has_loaded(change));
-                let mut around =
-                    server::Around { now, ids: &mut self.ids, receiver_lives, senders_loaded: &senders_loaded, notes: &mut *notes };
+                let mut around = server::Around {
+                    now,
+                    ids: &mut self.ids,
+                    receiver_lives,
+                    senders_loaded: &senders_loaded,
+                    notes: &mut *notes,
+                };
                 server.go_on(&mut around);
                 if server.tend(&mut around) {
                     news.push(*number);
@@ -194,7 +216,13 @@ impl Databases {
             let Some(server) = self.servers.get(node) else { continue };
             for stream in self.streams.iter_mut().filter(|s| s.sends_for(server)) {
                 let slow = if self.rng.random_range(0..8) == 0 { 600 } else { 20 };
-                stream.names_change(now + millis(&mut self.rng, Duration::from_millis(1), Duration::from_millis(slow)));
+                stream.names_change(
+                    now + millis(
+                        &mut self.rng,
+                        Duration::from_millis(1),
+                        Duration::from_millis(slow),
+                    ),
+                );
             }
         }
     }
@@ -202,7 +230,8 @@ impl Databases {
     fn answers_leave(&mut self, now: Time, notes: &[Note]) {
         for note in notes {
             if let Note::Answers { request, answer } = note {
-                let takes = millis(&mut self.rng, Duration::from_millis(1), Duration::from_millis(5));
+                let takes =
+                    millis(&mut self.rng, Duration::from_millis(1), Duration::from_millis(5));
                 self.answers.push((now + takes, *request, answer.clone()));
             }
         }

@@ -138,7 +138,9 @@ impl Run {
 
     /// Whether it takes connections.
     pub fn accepts(&self) -> bool {
-        !matches!(self.mode, Mode::Starting { .. }) && self.orphans_until.is_none() && !self.stuck.postmaster
+        !matches!(self.mode, Mode::Starting { .. })
+            && self.orphans_until.is_none()
+            && !self.stuck.postmaster
     }
 
     /// Whether the intake is open.

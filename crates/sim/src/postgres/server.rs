@@ -1,4 +1,5 @@
-//! One server: its processes, its shared memory, and the worker's main thread in it. As `extension/src/worker/server.rs` does with the real one.
+//! One server: its processes, its shared memory, and the worker's main thread in it. As
+//! `extension/src/worker/server.rs` does with the real one.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -140,12 +141,20 @@ impl Server {
 
     /// Short as a rule, and now and then long.
     pub fn delay(&mut self, short_ms: u64, long_ms: u64) -> Duration {
-        if self.rng.random_range(0..20) == 0 { self.between(short_ms, long_ms) } else { self.between(1, short_ms) }
+        if self.rng.random_range(0..20) == 0 {
+            self.between(short_ms, long_ms)
+        } else {
+            self.between(1, short_ms)
+        }
     }
 
     /// Whether the gate is open now.
     pub fn is_open(&self, now: Time) -> bool {
-        let until = self.run.as_ref().filter(|r| r.mode == Mode::Primary).map_or(0, |r| r.gate.load(Ordering::SeqCst));
+        let until = self
+            .run
+            .as_ref()
+            .filter(|r| r.mode == Mode::Primary)
+            .map_or(0, |r| r.gate.load(Ordering::SeqCst));
         until > boot_time(now, self.booted)
     }
 
@@ -177,7 +186,10 @@ impl Server {
         let Some(run) = &mut self.run else { return };
         // What the postmaster is told it passes on.
         let passes_on = !run.stuck.postmaster;
-        for (loaded, reads) in [(&mut run.postmaster, passes_on), (&mut run.checkpointer, passes_on && !run.stuck.checkpointer)] {
+        for (loaded, reads) in [
+            (&mut run.postmaster, passes_on),
+            (&mut run.checkpointer, passes_on && !run.stuck.checkpointer),
+        ] {
             if reads && loaded.due.is_some_and(|due| due <= now) {
                 *loaded = Loaded { names: file.clone(), due: None };
             }
@@ -187,13 +199,16 @@ impl Server {
     fn change_mode(&mut self, around: &mut Around<'_>) {
         let now = around.now;
         let stands = self.disk_stands;
-        let Some(run) = self.run.as_mut().filter(|r| !stands && !r.stuck.postmaster) else { return };
+        let Some(run) = self.run.as_mut().filter(|r| !stands && !r.stuck.postmaster) else {
+            return;
+        };
         match run.mode {
             Mode::Starting { until, primary } if until <= now => {
                 run.mode = if primary { Mode::Primary } else { Mode::Standby };
                 run.timeline = self.disk.timeline();
                 run.began = self.disk.wal.len();
-                run.visible = self.disk.rows(run.began).filter(|row| !run.lost.contains(row)).collect();
+                run.visible =
+                    self.disk.rows(run.began).filter(|row| !run.lost.contains(row)).collect();
             }
             Mode::Promoting { to, begins: Some(begins), until } if begins <= now => {
                 run.mode = Mode::Promoting { to, begins: None, until };
@@ -208,7 +223,8 @@ impl Server {
                 self.disk.flushed = began;
                 if let Some(run) = &mut self.run {
                     run.began = began;
-                    run.visible = self.disk.rows(began).filter(|row| !run.lost.contains(row)).collect();
+                    run.visible =
+                        self.disk.rows(began).filter(|row| !run.lost.contains(row)).collect();
                 }
                 around.notes.push(Note::Promoted { node: self.number, timeline: to, upto: began });
             }
@@ -216,13 +232,16 @@ impl Server {
         }
     }
 
-    /// The main thread of the worker: carries out the last order and looks. Whether the look is news.
+    /// The main thread of the worker: carries out the last order and looks. Whether the look is
+    /// news.
     pub fn tend(&mut self, around: &mut Around<'_>) -> bool {
         if self.worker_stands {
             return false;
         }
         let next = around.now + self.delay(9, 250);
-        let Some(worker) = self.worker.as_mut().filter(|w| w.next <= around.now) else { return false };
+        let Some(worker) = self.worker.as_mut().filter(|w| w.next <= around.now) else {
+            return false;
+        };
         worker.next = next;
         if let Some(order) = worker.desk.ordered() {
             self.carry_out(order, around);
@@ -246,7 +265,9 @@ impl Server {
                     worker.following = Some(node);
                 }
             }
-            Order::Promote(timeline, change, config) => self.promote(timeline, (change, config), around),
+            Order::Promote(timeline, change, config) => {
+                self.promote(timeline, (change, config), around)
+            }
             Order::Names(..) if run.is_standby() => {}
             Order::Names(change, config) => self.set_names(change, config, around),
             Order::Stop => {
@@ -256,7 +277,12 @@ impl Server {
         }
     }
 
-    fn promote(&mut self, timeline: u32, (change, config): (u64, SyncConfig), around: &mut Around<'_>) {
+    fn promote(
+        &mut self,
+        timeline: u32,
+        (change, config): (u64, SyncConfig),
+        around: &mut Around<'_>,
+    ) {
         let from = self.end().timeline;
         let (begins, takes) = (around.now + self.delay(15, 200), self.delay(60, 900));
         let (Some(worker), Some(run)) = (&mut self.worker, &mut self.run) else { return };
@@ -275,7 +301,8 @@ impl Server {
         run.mode = Mode::Promoting { to, begins: Some(begins), until: begins + takes };
     }
 
-    /// The names in the file, and every process hears that there is one. Walsenders see it in [`super::stream`].
+    /// The names in the file, and every process hears that there is one. Walsenders see it in
+    /// [`super::stream`].
     fn set_names(&mut self, change: u64, mut config: SyncConfig, around: &mut Around<'_>) {
         if !self.rules.sync_waits {
             config.required = 0;
@@ -303,7 +330,11 @@ impl Server {
                 && (around.senders_loaded)(change)
                 && defined == (config.required > 0)
         };
-        let names = worker.names.as_ref().filter(|_| !standby).map(|(change, config)| (*change, loaded(*change, config)));
+        let names = worker
+            .names
+            .as_ref()
+            .filter(|_| !standby)
+            .map(|(change, config)| (*change, loaded(*change, config)));
         Some(Look {
             run: run.id,
             consistent: !matches!(run.mode, Mode::Starting { .. }),
@@ -320,7 +351,10 @@ impl Server {
     fn intake(&self, around: &Around<'_>) -> Intake {
         let (Some(worker), Some(run)) = (&self.worker, &self.run) else { return Intake::Closing };
         if run.takes() {
-            let open = worker.following.zip(run.target).map(|(from, (_, timeline))| Intake::Open { from, timeline });
+            let open = worker
+                .following
+                .zip(run.target)
+                .map(|(from, (_, timeline))| Intake::Open { from, timeline });
             return open.unwrap_or(Intake::Closing);
         }
         let at_the_end = run.has_received || run.refusals > worker.refusals_at_close;
@@ -339,12 +373,24 @@ impl Server {
             return None;
         }
         // One that was open shows nothing new: whom it waits for may be changing.
-        let config = self.worker.as_ref().and_then(|w| w.names.clone()).map(|(_, config)| config).filter(|_| !ever);
+        let config = self
+            .worker
+            .as_ref()
+            .and_then(|w| w.names.clone())
+            .map(|(_, config)| config)
+            .filter(|_| !ever);
         let last = self.disk.wal.get(run.began.checked_sub(1)?)?.id;
-        Some(Note::GateOpens { node: name.get(), timeline: run.timeline, began: last, config, rows: run.visible.clone() })
+        Some(Note::GateOpens {
+            node: name.get(),
+            timeline: run.timeline,
+            began: last,
+            config,
+            rows: run.visible.clone(),
+        })
     }
 
-    /// Every process of the server ends at once. What was written and is not on disk stays with the kernel, but for what was in its own buffers.
+    /// Every process of the server ends at once. What was written and is not on disk stays with the
+    /// kernel, but for what was in its own buffers.
     pub fn end_processes(&mut self) {
         self.break_off_checkpoint();
         if let Some(run) = self.run.take()
@@ -365,7 +411,8 @@ impl Server {
         self.frozen = false;
     }
 
-    /// A process was killed: the postmaster ends the others, and recovers in shared memory of that number.
+    /// A process was killed: the postmaster ends the others, and recovers in shared memory of that
+    /// number.
     pub fn recover_in_place(&mut self, id: i64, now: Time) {
         let until = now + self.delay(100, 900);
         self.break_off_checkpoint();

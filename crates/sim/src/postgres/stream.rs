@@ -1,8 +1,9 @@
 //! WAL on its way: a walsender, a walreceiver, and the connection between them.
 //!
-//! The walsender sends what its server has flushed, by positions and timelines alone, as Postgres does; the walreceiver writes, flushes a
-//! little later and says how far. Told to end, it lingers, and behind a closed intake it takes and confirms nothing. Each walsender releases
-//! commits by its own copy of the names.
+//! The walsender sends what its server has flushed, by positions and timelines alone, as Postgres
+//! does; the walreceiver writes, flushes a little later and says how far. Told to end, it lingers,
+//! and behind a closed intake it takes and confirms nothing. Each walsender releases commits by its
+//! own copy of the names.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -52,7 +53,8 @@ impl<T> Wire<T> {
             self.last = self.last.max(now + takes);
             *at = Some(self.last);
         }
-        let arrived = self.queue.iter().take_while(|(at, _)| at.is_some_and(|at| at <= now)).count();
+        let arrived =
+            self.queue.iter().take_while(|(at, _)| at.is_some_and(|at| at <= now)).count();
         self.queue.drain(..arrived).map(|(_, what)| what).collect()
     }
 }
@@ -150,7 +152,13 @@ pub fn begin(servers: &mut Servers, streams: &mut Vec<Stream>, around: &mut Arou
         }
         let (number, asks) = (server.number, server.disk.next_timeline());
         let takes = server.between(10, 30);
-        let Some(run) = server.run.as_mut().filter(|r| r.mode == Mode::Standby && r.next_receiver <= now && r.accepts()) else { continue };
+        let Some(run) = server
+            .run
+            .as_mut()
+            .filter(|r| r.mode == Mode::Standby && r.next_receiver <= now && r.accepts())
+        else {
+            continue;
+        };
         run.has_received = true;
         run.received_timeline = asks;
         run.next_receiver = now + RETRY;
@@ -206,7 +214,9 @@ fn connect(stream: &mut Stream, servers: &mut Servers, others: &[Stream], around
         return;
     }
     // Nobody answers: it tries on, until it gives up.
-    if around.net.travel(number, stream.to, now).is_none() || around.net.travel(stream.to, number, now).is_none() {
+    if around.net.travel(number, stream.to, now).is_none()
+        || around.net.travel(stream.to, number, now).is_none()
+    {
         stream.connects = Some(at + RETRY * 3);
         stream.receiver_lives = now.saturating_sub(stream.since) < TIMEOUT;
         return;
@@ -220,18 +230,28 @@ fn connect(stream: &mut Stream, servers: &mut Servers, others: &[Stream], around
 }
 
 /// START_REPLICATION, by the position and the timeline of the standby alone.
-fn attach(stream: &mut Stream, servers: &mut Servers, others: &[Stream], around: &mut Around<'_>) -> Result<(), &'static str> {
+fn attach(
+    stream: &mut Stream,
+    servers: &mut Servers,
+    others: &[Stream],
+    around: &mut Around<'_>,
+) -> Result<(), &'static str> {
     let number = stream.receiver.0;
     let (asks, position) = {
         let server = servers.get(&number).ok_or("no server")?;
         (server.run.as_ref().map_or(1, |r| r.received_timeline), server.disk.wal.len())
     };
     let sender = servers.get(&stream.to).ok_or("no server")?;
-    let run = sender.run.as_ref().filter(|r| r.accepts() && !sender.frozen).ok_or("takes no connections")?;
+    let run = sender
+        .run
+        .as_ref()
+        .filter(|r| r.accepts() && !sender.frozen)
+        .ok_or("takes no connections")?;
     if others.iter().any(|s| s.standby() == number && s.sends_for(sender)) {
         return Err("its slot is in use");
     }
-    let wanted = run.mode == Mode::Primary && (run.timeline == stream.timeline || !around.rules.timelines);
+    let wanted =
+        run.mode == Mode::Primary && (run.timeline == stream.timeline || !around.rules.timelines);
     if around.rules.compares && !wanted {
         return Err("is no primary on the timeline that is followed");
     }
@@ -240,20 +260,37 @@ fn attach(stream: &mut Stream, servers: &mut Servers, others: &[Stream], around:
     if asks > timeline {
         return Err("its timeline is behind");
     }
-    let learned: Vec<_> =
-        sender.disk.histories.iter().filter(|(n, _)| **n > asks && **n <= timeline).map(|(n, l)| (*n, l.clone())).collect();
-    let continues = asks == timeline || history.left.iter().any(|l| l.timeline == asks && lsn(position) <= l.lsn);
+    let learned: Vec<_> = sender
+        .disk
+        .histories
+        .iter()
+        .filter(|(n, _)| **n > asks && **n <= timeline)
+        .map(|(n, l)| (*n, l.clone()))
+        .collect();
+    let continues = asks == timeline
+        || history.left.iter().any(|l| l.timeline == asks && lsn(position) <= l.lsn);
     let there = position <= sender.disk.flushed;
-    let parted = sender.disk.wal[..sender.disk.flushed].iter().zip(&servers[&number].disk.wal).position(|(a, b)| a.id != b.id);
+    let parted = sender.disk.wal[..sender.disk.flushed]
+        .iter()
+        .zip(&servers[&number].disk.wal)
+        .position(|(a, b)| a.id != b.id);
     stream.loaded = run.postmaster.clone();
     let found = process(sender);
     if let Some(server) = servers.get_mut(&number) {
         server.disk.histories.extend(learned);
     }
-    if !continues && history.left.iter().any(|l| l.timeline == asks) && around.rng.random_range(0..4) > 0 {
-        // It asks from the beginning of a segment on, and that is in the history: it says how far it has replayed, gets what was before the
-        // timelines parted, and ends. Measured with Postgres 17.
-        around.notes.push(Note::Streams { node: stream.to, standby: number, parted: parted.or(Some(position)) });
+    if !continues
+        && history.left.iter().any(|l| l.timeline == asks)
+        && around.rng.random_range(0..4) > 0
+    {
+        // It asks from the beginning of a segment on, and that is in the history: it says how far
+        // it has replayed, gets what was before the timelines parted, and ends. Measured with
+        // Postgres 17.
+        around.notes.push(Note::Streams {
+            node: stream.to,
+            standby: number,
+            parted: parted.or(Some(position)),
+        });
         stream.sender = found;
         (stream.sent, stream.acked, stream.heard) = (position, 0, (around.now, around.now));
         stream.up.send(position);
@@ -271,7 +308,8 @@ fn attach(stream: &mut Stream, servers: &mut Servers, others: &[Stream], around:
     (stream.sent, stream.acked, stream.heard) = (position, 0, (around.now, around.now));
     if let Some(run) = servers.get_mut(&number).and_then(|s| s.run.as_mut()) {
         // Where a timeline ends, the next one begins.
-        let at = history.left.iter().find(|l| lsn(position) < l.lsn).map_or(timeline, |l| l.timeline);
+        let at =
+            history.left.iter().find(|l| lsn(position) < l.lsn).map_or(timeline, |l| l.timeline);
         run.received_timeline = run.received_timeline.max(at);
     }
     Ok(())
@@ -323,7 +361,8 @@ fn receive(stream: &mut Stream, servers: &mut Servers, around: &mut Around<'_>) 
         return;
     }
     // One that goes on all the same is to do harm.
-    let lingers = if around.rules.intake { server.delay(30, 600) } else { server.between(300, 4000) };
+    let lingers =
+        if around.rules.intake { server.delay(30, 600) } else { server.between(300, 4000) };
     let flushing = server.delay(8, 120);
     let Some(run) = server.run.as_mut() else { return };
     let wanted = run.generation == stream.generation;
@@ -366,7 +405,11 @@ fn receive(stream: &mut Stream, servers: &mut Servers, around: &mut Around<'_>) 
             stream.flushes = Some((now + flushing, server.disk.wal.len()));
         }
     }
-    if stream.connects.is_none() && !deaf && !ends && (server.disk.flushed > stream.said || stream.next_word <= now) {
+    if stream.connects.is_none()
+        && !deaf
+        && !ends
+        && (server.disk.flushed > stream.said || stream.next_word <= now)
+    {
         (stream.said, stream.next_word) = (server.disk.flushed, now + KEEPALIVE);
         stream.up.send(stream.said);
     }
@@ -381,7 +424,10 @@ fn receive(stream: &mut Stream, servers: &mut Servers, around: &mut Around<'_>) 
 /// What the walsender hears; whether it is news.
 fn hear(stream: &mut Stream, servers: &Servers, around: &mut Around<'_>) -> bool {
     let Some(process_of) = stream.sender else { return false };
-    if servers.get(&process_of.0).is_none_or(|s| s.frozen || s.run.as_ref().is_some_and(|r| r.stuck.senders)) {
+    if servers
+        .get(&process_of.0)
+        .is_none_or(|s| s.frozen || s.run.as_ref().is_some_and(|r| r.stuck.senders))
+    {
         return false;
     }
     if !stream.receiver_lives && stream.up.queue.is_empty() {
@@ -402,14 +448,27 @@ fn hear(stream: &mut Stream, servers: &Servers, around: &mut Around<'_>) -> bool
 }
 
 /// `SyncRepReleaseWaiters` of one walsender, by its own copy of the names.
-fn release(stream: &Stream, streams: &[Stream], servers: &mut Servers, primary: u32, around: &mut Around<'_>) {
+fn release(
+    stream: &Stream,
+    streams: &[Stream],
+    servers: &mut Servers,
+    primary: u32,
+    around: &mut Around<'_>,
+) {
     let Some(config) = stream.loaded.config() else { return };
-    let Some(server) = servers.get_mut(&primary).filter(|s| s.run.as_ref().is_some_and(|r| r.mode == Mode::Primary)) else { return };
-    let counts = |s: &Stream| s.loaded.config().is_some_and(|own| own.standbys.contains(&node(s.standby())));
+    let Some(server) = servers
+        .get_mut(&primary)
+        .filter(|s| s.run.as_ref().is_some_and(|r| r.mode == Mode::Primary))
+    else {
+        return;
+    };
+    let counts =
+        |s: &Stream| s.loaded.config().is_some_and(|own| own.standbys.contains(&node(s.standby())));
     if !counts(stream) {
         return;
     }
-    let mut acked: Vec<usize> = streams.iter().filter(|s| s.sends_for(server) && counts(s)).map(|s| s.acked).collect();
+    let mut acked: Vec<usize> =
+        streams.iter().filter(|s| s.sends_for(server) && counts(s)).map(|s| s.acked).collect();
     acked.sort_unstable_by(|a, b| b.cmp(a));
     if let Some(upto) = acked.get(config.required - 1) {
         server.release(*upto, config, around.notes);

@@ -1,8 +1,11 @@
-//! Prepared transactions: each fourth row is one that is never committed, and is there for as long as the transaction is.
+//! Prepared transactions: each fourth row is one that is never committed, and is there for as long
+//! as the transaction is.
 //!
-//! Checkpoints write them to files, recovery loads the files and then replays WAL from its checkpoint on. As in Postgres 17 a PREPARE record
-//! is skipped where its file exists, and a file that is newer than the checkpoint is not loaded and stays: what has both is lost. Files of that
-//! kind come from a rewind, from a clone that took longer than the time between two checkpoints, and from a crash in the middle of one.
+//! Checkpoints write them to files, recovery loads the files and then replays WAL from its
+//! checkpoint on. As in Postgres 17 a PREPARE record is skipped where its file exists, and a file
+//! that is newer than the checkpoint is not loaded and stays: what has both is lost. Files of that
+//! kind come from a rewind, from a clone that took longer than the time between two checkpoints,
+//! and from a crash in the middle of one.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -27,7 +30,8 @@ impl Disk {
 
     /// The first half of a checkpoint.
     fn write_two_phase_files(&mut self, lost: &BTreeSet<u32>) {
-        let rows: Vec<u32> = self.prepared(self.flushed).filter(|row| !lost.contains(row)).collect();
+        let rows: Vec<u32> =
+            self.prepared(self.flushed).filter(|row| !lost.contains(row)).collect();
         self.two_phase.extend(rows);
     }
 
@@ -40,7 +44,9 @@ impl Disk {
     /// The prepared transactions that a recovery from here does not have.
     pub fn lost_in_recovery(&self) -> BTreeSet<u32> {
         let before: BTreeSet<u32> = self.prepared(self.redo()).collect();
-        self.prepared(self.wal.len()).filter(|row| before.contains(row) != self.two_phase.contains(row)).collect()
+        self.prepared(self.wal.len())
+            .filter(|row| before.contains(row) != self.two_phase.contains(row))
+            .collect()
     }
 
     /// Of a rewind: what the source has, and a recovery from the last checkpoint that both have.
@@ -52,7 +58,12 @@ impl Disk {
 
     /// Of a clone: it began before the source's last checkpoint.
     pub fn clone_two_phase(&mut self, source: &Self) {
-        self.checkpoints = source.checkpoints.get(source.checkpoints.len().saturating_sub(2)).copied().into_iter().collect();
+        self.checkpoints = source
+            .checkpoints
+            .get(source.checkpoints.len().saturating_sub(2))
+            .copied()
+            .into_iter()
+            .collect();
         self.two_phase.clone_from(&source.two_phase);
     }
 }
@@ -60,7 +71,11 @@ impl Disk {
 impl Server {
     /// A checkpoint, when one is due.
     pub fn checkpoint(&mut self, now: Time) {
-        let Some(run) = self.run.as_ref().filter(|r| matches!(r.mode, Mode::Primary | Mode::Standby)) else { return };
+        let Some(run) =
+            self.run.as_ref().filter(|r| matches!(r.mode, Mode::Primary | Mode::Standby))
+        else {
+            return;
+        };
         if now < self.next_checkpoint {
             return;
         }

@@ -1,4 +1,5 @@
-//! The world's databases: what happens to a machine happens to its server, and what happens to a server its member and the invariants see.
+//! The world's databases: what happens to a machine happens to its server, and what happens to a
+//! server its member and the invariants see.
 
 use std::path::Path;
 
@@ -98,7 +99,10 @@ impl World {
         let until = self.now + lingers;
         if let Some(run) = self.server_mut(number).and_then(|s| s.run.as_mut()) {
             run.orphans_until.get_or_insert(until);
-            self.tell(format!("the postmaster of node {number} is killed, and its processes linger for {} ms", lingers.as_millis()));
+            self.tell(format!(
+                "the postmaster of node {number} is killed, and its processes linger for {} ms",
+                lingers.as_millis()
+            ));
             // Not always does the worker get to it.
             if !lingers.as_millis().is_multiple_of(4) {
                 self.orphan(number);
@@ -115,7 +119,11 @@ impl World {
 
     /// Some processes of the server are stopped, and it is up to its instance manager to notice.
     pub fn stop_processes(&mut self, number: u32, what: &str, stop: impl FnOnce(&mut Stuck)) {
-        if let Some(run) = self.server_mut(number).and_then(|s| s.run.as_mut()).filter(|r| r.orphans_until.is_none()) {
+        if let Some(run) = self
+            .server_mut(number)
+            .and_then(|s| s.run.as_mut())
+            .filter(|r| r.orphans_until.is_none())
+        {
             stop(&mut run.stuck);
             self.tell(format!("the {what} of node {number} is stopped"));
         }
@@ -130,11 +138,15 @@ impl World {
         }
     }
 
-    /// A backend is killed, and the postmaster survives that: every process of the server ends, and the postmaster starts them again.
+    /// A backend is killed, and the postmaster survives that: every process of the server ends, and
+    /// the postmaster starts them again.
     pub fn crash_server(&mut self, number: u32) {
         let now = self.now;
         let Some(id) = self.databases.as_mut().map(Databases::next_run) else { return };
-        if let Some(server) = self.server_mut(number).filter(|s| s.run.as_ref().is_some_and(|r| r.orphans_until.is_none())) {
+        if let Some(server) = self
+            .server_mut(number)
+            .filter(|s| s.run.as_ref().is_some_and(|r| r.orphans_until.is_none()))
+        {
             server.recover_in_place(id, now);
             self.note_recovery(number);
             self.kill_quietly(number);
@@ -173,7 +185,12 @@ impl World {
     pub(super) fn let_databases_go_on(&mut self) {
         let Some(mut databases) = self.databases.take() else { return };
         let file = |number: u32| {
-            let bytes = self.hosts.get(&number)?.machine.read_file(&Path::new("/raft").join(FILE_NAME)).ok()?;
+            let bytes = self
+                .hosts
+                .get(&number)?
+                .machine
+                .read_file(&Path::new("/raft").join(FILE_NAME))
+                .ok()?;
             serde_json::from_slice::<InstanceFile>(&bytes).ok()
         };
         let primary = |number: u32| Some(self.status(number)?.primary?.get());
@@ -181,7 +198,8 @@ impl World {
         for (number, server) in &mut databases.servers {
             server.worker_stands = frozen(*number);
         }
-        let (notes, news) = databases.step(self.now, &self.net, &Member { file: &file, primary: &primary });
+        let (notes, news) =
+            databases.step(self.now, &self.net, &Member { file: &file, primary: &primary });
         self.databases = Some(databases);
         for note in &notes {
             self.heed(note);
@@ -199,20 +217,31 @@ impl World {
         }
         match note {
             Note::WorkerBegins { machine } => self.start_member(*machine),
-            Note::StandsIn { machine } if !self.hosts.get(machine).is_some_and(super::Host::is_up) => self.start_member(*machine),
+            Note::StandsIn { machine }
+                if !self.hosts.get(machine).is_some_and(super::Host::is_up) =>
+            {
+                self.start_member(*machine)
+            }
             Note::WorkerEnds { machine } => self.kill_quietly(*machine),
-            Note::Kills { node, .. } => self.kill_postmaster(*node, std::time::Duration::from_millis(self.now.subsec_millis().into()) / 8),
+            Note::Kills { node, .. } => self.kill_postmaster(
+                *node,
+                std::time::Duration::from_millis(self.now.subsec_millis().into()) / 8,
+            ),
             Note::Stops { node } => {
                 if let Some(server) = self.server_mut(*node) {
                     server.end_processes();
                 }
                 self.kill_quietly(*node);
             }
-            Note::Confirms { node, timeline, record, config, .. } => self.see_confirmed(*node, *timeline, *record, config.as_ref()),
+            Note::Confirms { node, timeline, record, config, .. } => {
+                self.see_confirmed(*node, *timeline, *record, config.as_ref())
+            }
             Note::GateOpens { node, began, config, rows, .. } => {
                 let required = config.as_ref().map_or(0, |c| c.required);
-                let standbys = |n: u32| config.as_ref().is_some_and(|c| c.standbys.contains(&super::node(n)));
-                let confirmed = self.databases.as_ref().map_or(0, |d| d.flushes.of(*began, standbys).len());
+                let standbys =
+                    |n: u32| config.as_ref().is_some_and(|c| c.standbys.contains(&super::node(n)));
+                let confirmed =
+                    self.databases.as_ref().map_or(0, |d| d.flushes.of(*began, standbys).len());
                 self.see(&Seen::GateOpens { node: *node, confirmed, required, rows });
             }
             _ => {}
@@ -221,7 +250,13 @@ impl World {
     }
 
     /// A write is confirmed since the last standby that it needs has it on disk.
-    fn see_confirmed(&mut self, node: u32, timeline: u32, record: u64, config: Option<&SyncConfig>) {
+    fn see_confirmed(
+        &mut self,
+        node: u32,
+        timeline: u32,
+        record: u64,
+        config: Option<&SyncConfig>,
+    ) {
         let since = config.and_then(|config| {
             let is_one = |n: u32| config.standbys.contains(&super::node(n));
             let times = self.databases.as_ref()?.flushes.of(record, is_one);
@@ -238,7 +273,8 @@ impl World {
         }
     }
 
-    /// Whether every member's server follows one primary, with the same WAL, and that one takes writes. In words what is missing.
+    /// Whether every member's server follows one primary, with the same WAL, and that one takes
+    /// writes. In words what is missing.
     pub fn why_not_one_database(&self) -> Option<String> {
         self.databases.as_ref()?;
         let state = self.state();
@@ -247,16 +283,24 @@ impl World {
         if !reign.is_settled() {
             return Some(format!("epoch {} is not settled", reign.epoch));
         }
-        let Some(first) = self.server(primary) else { return Some(format!("node {primary} has no server")) };
+        let Some(first) = self.server(primary) else {
+            return Some(format!("node {primary} has no server"));
+        };
         if !first.is_open(self.now) {
             return Some(format!("the gate of node {primary} is closed"));
         }
         state.members.keys().map(|id| id.get()).filter(|n| *n != primary).find_map(|number| {
             let server = self.server(number)?;
             let standby = server.run.as_ref().is_some_and(|r| r.mode == Mode::Standby);
-            let alike = server.disk.wal.len() == first.disk.wal.len() && server.disk.parts_from(&first.disk).is_none();
-            (!standby || !alike || server.end() != first.end())
-                .then(|| format!("node {number} is at {:?} and its primary, node {primary}, at {:?}", server.end(), first.end()))
+            let alike = server.disk.wal.len() == first.disk.wal.len()
+                && server.disk.parts_from(&first.disk).is_none();
+            (!standby || !alike || server.end() != first.end()).then(|| {
+                format!(
+                    "node {number} is at {:?} and its primary, node {primary}, at {:?}",
+                    server.end(),
+                    first.end()
+                )
+            })
         })
     }
 }
@@ -267,11 +311,15 @@ fn words(note: &Note) -> Option<String> {
         Note::Stops { node } => format!("the server of node {node} is ended by its worker"),
         Note::Kills { node, why } => format!("the server of node {node} is unresponsive: {why}"),
         Note::Promotes { node, timeline } => format!("node {node} promotes to timeline {timeline}"),
-        Note::Promoted { node, timeline, upto } => format!("node {node} is a primary on timeline {timeline}, behind {upto}"),
+        Note::Promoted { node, timeline, upto } => {
+            format!("node {node} is a primary on timeline {timeline}, behind {upto}")
+        }
         Note::Open(nodes) if nodes.is_empty() => "no gate is open".into(),
         Note::Open(nodes) => format!("the gate of node {} is open", ids(nodes)),
         Note::Streams { node, standby, .. } => format!("node {standby} streams from node {node}"),
-        Note::Refuses { node, standby, why } => format!("node {standby} may not stream from node {node}: {why}"),
+        Note::Refuses { node, standby, why } => {
+            format!("node {standby} may not stream from node {node}: {why}")
+        }
         Note::Rewinds { node, from } => format!("node {node} is rewound to node {from}"),
         Note::Copied { node, from, how } => format!("node {node} has what node {from} has: {how}"),
         Note::Hears { ask: Ask::Write(row), answer, .. } => match answer {

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 
 use super::*;
 
-/// Postgres: values that begin with `bad` are refused by name, `odd` without a name, and of two `half` one is too many.
+/// Postgres: values that begin with `bad` are refused by name, `odd` without a name, and of two
+/// `half` one is too many.
 #[derive(Default)]
 struct Fake {
     asked: usize,
@@ -21,21 +22,40 @@ impl Judge for Fake {
         let mut faults: Vec<Fault> = parameters
             .iter()
             .filter(|(_, value)| value.starts_with("bad"))
-            .map(|(name, value)| Fault { blame: Blame::Parameter(name.clone()), message: format!("invalid: {value}") })
+            .map(|(name, value)| Fault {
+                blame: Blame::Parameter(name.clone()),
+                message: format!("invalid: {value}"),
+            })
             .collect();
-        let libraries = parameters.get("shared_preload_libraries").map(|list| names(list)).unwrap_or_default();
+        let libraries =
+            parameters.get("shared_preload_libraries").map(|list| names(list)).unwrap_or_default();
         faults.extend(
-            libraries.into_iter().find(|l| l.starts_with("no")).map(|l| Fault { message: format!("no {l}"), blame: Blame::Library(l) }),
+            libraries
+                .into_iter()
+                .find(|l| l.starts_with("no"))
+                .map(|l| Fault { message: format!("no {l}"), blame: Blame::Library(l) }),
         );
         let line = candidate.user.hba.iter().position(|line| line.starts_with("bad"));
-        faults.extend(line.map(|index| Fault { blame: Blame::Hba(Some(index + 1)), message: "invalid line".into() }));
+        faults.extend(line.map(|index| Fault {
+            blame: Blame::Hba(Some(index + 1)),
+            message: "invalid line".into(),
+        }));
         let line = candidate.auto.lines().position(|line| line.contains("bad"));
-        faults.extend(line.map(|index| Fault { blame: Blame::Auto(index + 1), message: "invalid line".into() }));
+        faults.extend(
+            line.map(|index| Fault {
+                blame: Blame::Auto(index + 1),
+                message: "invalid line".into(),
+            }),
+        );
         if faults.is_empty() {
             let odd = parameters.values().any(|value| value.starts_with("odd"));
             let halves = parameters.values().filter(|value| value.starts_with("half")).count();
             if self.broken || odd || halves > 1 {
-                faults.push(unknown(if self.broken { "the host is broken" } else { "something is odd" }));
+                faults.push(unknown(if self.broken {
+                    "the host is broken"
+                } else {
+                    "something is odd"
+                }));
             }
         }
         faults
@@ -70,7 +90,10 @@ fn one_bad_parameter_keeps_no_other_from_being_applied() {
     assert_eq!(settled.candidate.user, user(&[("a", "1"), ("b", "2"), ("d", "2")], &[]));
     assert_eq!(
         words(&settled),
-        ["a \"bad\": invalid: bad; the last good value \"1\" is used", "c \"bad\": invalid: bad; the default is used"]
+        [
+            "a \"bad\": invalid: bad; the last good value \"1\" is used",
+            "c \"bad\": invalid: bad; the default is used"
+        ]
     );
 }
 
@@ -97,17 +120,22 @@ fn only_the_missing_library_is_left_out() {
 
 #[test]
 fn lines_of_pg_hba_stand_and_fall_together() {
-    let (good, wanted) = (user(&[], &["host a"]), user(&[("p", "2")], &["host a", "bad b", "host c"]));
+    let (good, wanted) =
+        (user(&[], &["host a"]), user(&[("p", "2")], &["host a", "bad b", "host c"]));
     let with_good = settled(&wanted, "", Some(&good), Fake::default());
     assert_eq!(with_good.candidate.user, user(&[("p", "2")], &["host a"]));
-    assert_eq!(words(&with_good), ["pg_hba line 2 \"bad b\": invalid line; the last good lines are used"]);
+    assert_eq!(
+        words(&with_good),
+        ["pg_hba line 2 \"bad b\": invalid line; the last good lines are used"]
+    );
     let without = settled(&wanted, "", None, Fake::default());
     assert_eq!(without.candidate.user.hba, ["host a", REJECT_THE_REST]);
 }
 
 #[test]
 fn a_line_of_alter_system_is_taken_out() {
-    let settled = settled(&user(&[("a", "1")], &[]), "x = 1\nbad = 1\ny = 1\n", None, Fake::default());
+    let settled =
+        settled(&user(&[("a", "1")], &[]), "x = 1\nbad = 1\ny = 1\n", None, Fake::default());
     assert_eq!(settled.candidate.auto, "x = 1\ny = 1\n");
     let said = "postgresql.auto.conf line 2 \"bad = 1\": invalid line; the line, which ALTER SYSTEM wrote, is taken out";
     assert_eq!(words(&settled), [said]);
@@ -129,7 +157,11 @@ fn where_postgres_names_nothing_the_culprit_is_found_by_trial() {
     assert_eq!(found.candidate.user, user(&[("a", "2"), ("b", "1"), ("c", "2")], &[]));
     assert_eq!(words(&found), ["b \"odd\": something is odd; the last good value \"1\" is used"]);
     let halves = user(&[("a", "half"), ("b", "half")], &[]);
-    assert_eq!(settled(&halves, "", Some(&good), Fake::default()).candidate.user.parameters.len(), 2, "one of them gives way");
+    assert_eq!(
+        settled(&halves, "", Some(&good), Fake::default()).candidate.user.parameters.len(),
+        2,
+        "one of them gives way"
+    );
 }
 
 #[test]
@@ -141,16 +173,21 @@ fn what_is_not_the_user_s_fault_changes_nothing() {
 }
 
 fn any_parameters() -> impl Strategy<Value = BTreeMap<String, String>> {
-    let value = prop::sample::select(vec!["1", "2", "bad", "odd", "half", "bad2"]).prop_map(str::to_owned);
+    let value =
+        prop::sample::select(vec!["1", "2", "bad", "odd", "half", "bad2"]).prop_map(str::to_owned);
     prop::collection::btree_map("[a-f]", value, 0..6)
 }
 
 fn any_hba() -> impl Strategy<Value = Vec<String>> {
-    prop::collection::vec(prop::sample::select(vec!["host a", "host b", "bad"]).prop_map(str::to_owned), 0..4)
+    prop::collection::vec(
+        prop::sample::select(vec!["host a", "host b", "bad"]).prop_map(str::to_owned),
+        0..4,
+    )
 }
 
 proptest! {
-    /// What is installed is what Postgres accepts, and whatever it does not object to by itself is in it.
+    /// What is installed is what Postgres accepts, and whatever it does not object to by itself is
+    /// in it.
     #[test]
     fn what_is_installed_is_accepted_and_nothing_good_is_lost(
         parameters in any_parameters(), hba in any_hba(),

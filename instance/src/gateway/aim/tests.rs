@@ -11,12 +11,20 @@ fn id(n: i64) -> NodeId {
 }
 
 fn cluster(n: u8) -> ClusterId {
-    serde_json::from_value(serde_json::json!(format!("00000000-0000-0000-0000-0000000000{n:02}"))).unwrap()
+    serde_json::from_value(serde_json::json!(format!("00000000-0000-0000-0000-0000000000{n:02}")))
+        .unwrap()
 }
 
 fn seat(epoch: u64, primary: i64, settled: bool) -> Seat {
     let postgres = Some(Address::new("10.0.0.7", 5432).unwrap());
-    Seat { cluster_id: cluster(1), applied_index: 10 * epoch, epoch, primary: id(primary), postgres, settled }
+    Seat {
+        cluster_id: cluster(1),
+        applied_index: 10 * epoch,
+        epoch,
+        primary: id(primary),
+        postgres,
+        settled,
+    }
 }
 
 fn facts(seat: Option<&Seat>, closed_for: Option<Duration>) -> Facts<'_> {
@@ -64,7 +72,11 @@ fn when_a_client_must_leave() {
         (Some(seat(3, 1, true)), moment, 1, false),
         (Some(seat(3, 1, true)), Some(LEASE), 1, true),
     ] {
-        assert_eq!(is_over(&target(3, node), &facts(known.as_ref(), closed_for)), want, "{known:?} {closed_for:?} {node}");
+        assert_eq!(
+            is_over(&target(3, node), &facts(known.as_ref(), closed_for)),
+            want,
+            "{known:?} {closed_for:?} {node}"
+        );
     }
     let (ours, always) = (seat(3, 1, true), Some(Duration::MAX));
     assert!(!is_over(&target(3, 1), &Facts { failover: false, ..facts(Some(&ours), always) }));
@@ -80,8 +92,10 @@ fn another_cluster_is_the_own_members_to_tell() {
 
 /// Words of one cluster: its log gives every index one epoch, and never a lower one than before.
 fn words() -> impl Strategy<Value = Vec<Seat>> {
-    let word = (0_u64..20)
-        .prop_map(|index| Seat { applied_index: index, ..seat(1 + index / 5, 1 + i64::try_from(index / 5 % 3).unwrap(), index % 5 > 2) });
+    let word = (0_u64..20).prop_map(|index| Seat {
+        applied_index: index,
+        ..seat(1 + index / 5, 1 + i64::try_from(index / 5 % 3).unwrap(), index % 5 > 2)
+    });
     proptest::collection::vec(word, 1..12)
 }
 

@@ -14,7 +14,10 @@ fn message(kind: u8, body: &[u8]) -> Vec<u8> {
 }
 
 fn error(sqlstate: &str, text: &str) -> Vec<u8> {
-    message(b'E', format!("SFATAL\0VFATAL\0C{sqlstate}\0M{text}\0Fbackend_startup.c\0\0").as_bytes())
+    message(
+        b'E',
+        format!("SFATAL\0VFATAL\0C{sqlstate}\0M{text}\0Fbackend_startup.c\0\0").as_bytes(),
+    )
 }
 
 fn hello(length: u16) -> Vec<u8> {
@@ -90,16 +93,24 @@ fn whether_a_server_has_taken_a_client() {
 
 /// What a client might send, right but for a few bytes.
 fn nearly_right() -> impl Strategy<Value = Vec<u8>> {
-    let examples = vec![startup_packet("app", "app"), SSL_REQUEST.to_vec(), hello(64), error("57P03", "no"), message(b'v', &[0; 8])];
+    let examples = vec![
+        startup_packet("app", "app"),
+        SSL_REQUEST.to_vec(),
+        hello(64),
+        error("57P03", "no"),
+        message(b'v', &[0; 8]),
+    ];
     let changes = prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4);
-    (prop::sample::select(examples), changes, any::<prop::sample::Index>()).prop_map(|(mut bytes, changes, cut)| {
-        for (at, value) in changes {
-            let at = at.index(bytes.len());
-            bytes[at] = value;
-        }
-        bytes.truncate(cut.index(bytes.len() + 1));
-        bytes
-    })
+    (prop::sample::select(examples), changes, any::<prop::sample::Index>()).prop_map(
+        |(mut bytes, changes, cut)| {
+            for (at, value) in changes {
+                let at = at.index(bytes.len());
+                bytes[at] = value;
+            }
+            bytes.truncate(cut.index(bytes.len() + 1));
+            bytes
+        },
+    )
 }
 
 proptest! {

@@ -6,7 +6,11 @@ use super::*;
 use crate::settings::tests::{example, example_with_failover, example_with_tls};
 
 fn upstream() -> Upstream {
-    Upstream { node_id: pgraft_core::NodeId::new(1).unwrap(), host: "db-1.example".into(), port: 5432 }
+    Upstream {
+        node_id: pgraft_core::NodeId::new(1).unwrap(),
+        host: "db-1.example".into(),
+        port: 5432,
+    }
 }
 
 #[test]
@@ -24,11 +28,21 @@ fn where_the_members_choose_the_primary() {
     let settings = example_with_failover();
     let conf = postgresql_conf(&settings, Some(&upstream()));
     assert_eq!(conf, postgresql_conf(&settings, None), "who is the primary changes nothing");
-    let own = |line: &&str| ["primary_conninfo", "include", "max_standby", "wal_"].iter().any(|start| line.starts_with(start));
+    let own = |line: &&str| {
+        ["primary_conninfo", "include", "max_standby", "wal_"]
+            .iter()
+            .any(|start| line.starts_with(start))
+    };
     let lines: Vec<&str> = conf.text.lines().filter(own).collect();
-    let more: Vec<String> = command_line(&settings).into_iter().filter(|word| !command_line(&example()).contains(word)).collect();
+    let more: Vec<String> = command_line(&settings)
+        .into_iter()
+        .filter(|word| !command_line(&example()).contains(word))
+        .collect();
     insta::assert_snapshot!(format!("{}\n--- command line\n{}", lines.join("\n"), more.join("\n")));
-    assert_eq!(conf.text.lines().last(), lines.iter().find(|line| line.starts_with("include")).copied());
+    assert_eq!(
+        conf.text.lines().last(),
+        lines.iter().find(|line| line.starts_with("include")).copied()
+    );
 }
 
 #[test]
@@ -36,23 +50,32 @@ fn whoever_wants_logical_slots_to_outlive_a_failover_gets_what_that_needs() {
     let mut settings = example_with_failover();
     settings.config.postgresql.parameters.insert("sync_replication_slots".into(), "on".into());
     let (text, line) = (postgresql_conf(&settings, None).text, command_line(&settings));
-    for part in ["sync_replication_slots = 'on'\n", "hot_standby_feedback = 'on'\n", "dbname=''postgres''"] {
+    for part in
+        ["sync_replication_slots = 'on'\n", "hot_standby_feedback = 'on'\n", "dbname=''postgres''"]
+    {
         assert!(text.contains(part), "{part} is not in {text}");
     }
     assert!(line.contains(&"wal_level=logical".to_owned()));
     settings.failover = false;
-    assert!(!keeps_logical_slots(&settings), "nobody else's slots are read where nobody takes over");
+    assert!(
+        !keeps_logical_slots(&settings),
+        "nobody else's slots are read where nobody takes over"
+    );
 }
 
 #[test]
 fn a_program_confirms_no_commits() {
     let settings = example_with_tls();
-    let (clone, standby) = (program_conninfo(&settings, &upstream(), "clone", &[]), standby_conninfo(&settings, Some(&upstream())));
+    let (clone, standby) = (
+        program_conninfo(&settings, &upstream(), "clone", &[]),
+        standby_conninfo(&settings, Some(&upstream())),
+    );
     assert!(standby.contains("application_name='pgraft_2'") && !clone.contains("pgraft_2"));
     assert!(clone.contains("application_name='clone for node 2'"));
     // Both reach the same server in the same way.
     let rest = |text: &str| {
-        let own = |part: &&str| !part.starts_with("application_name") && !part.starts_with("options");
+        let own =
+            |part: &&str| !part.starts_with("application_name") && !part.starts_with("options");
         text.split("' ").filter(own).map(str::to_owned).collect::<Vec<_>>()
     };
     assert_eq!(rest(&clone), rest(&standby));
@@ -91,8 +114,14 @@ fn without_a_primary_there_is_nobody_to_follow() {
 #[test]
 fn an_older_client_can_be_let_in() {
     let mut settings = example_with_tls();
-    settings.config.postgresql.parameters.insert("ssl_min_protocol_version".into(), "TLSv1.2".into());
-    assert!(postgresql_conf(&settings, None).text.contains("ssl_min_protocol_version = 'TLSv1.2'\n"));
+    settings
+        .config
+        .postgresql
+        .parameters
+        .insert("ssl_min_protocol_version".into(), "TLSv1.2".into());
+    assert!(
+        postgresql_conf(&settings, None).text.contains("ssl_min_protocol_version = 'TLSv1.2'\n")
+    );
 }
 
 #[test]
@@ -122,7 +151,19 @@ fn words(line: &str) -> Vec<String> {
 
 #[test]
 fn no_name_gets_out_of_its_line() {
-    for owner in ["it's", "a\"b", "\"", "back\\slash\\", "a b", "$$", "all", "#", "/^.*$", "; DROP ROLE x; --", "a,b"] {
+    for owner in [
+        "it's",
+        "a\"b",
+        "\"",
+        "back\\slash\\",
+        "a b",
+        "$$",
+        "all",
+        "#",
+        "/^.*$",
+        "; DROP ROLE x; --",
+        "a,b",
+    ] {
         let mut settings = example();
         settings.config.bootstrap.owner = owner.into();
         let text = ident(&settings, "postgres");
@@ -136,13 +177,19 @@ fn no_name_gets_out_of_its_line() {
 /// A backslash at the end of a line has Postgres read the next one as its continuation.
 #[test]
 fn a_line_of_the_users_ends_where_it_ends() {
-    for line in ["host all all 10.0.0.0/8 trust \\", "# a remark\\", "\\", "  host all all 10.0.0.0/8 reject \\ \\ "] {
+    for line in [
+        "host all all 10.0.0.0/8 trust \\",
+        "# a remark\\",
+        "\\",
+        "  host all all 10.0.0.0/8 reject \\ \\ ",
+    ] {
         let mut settings = example();
         let before = hba(&settings);
         settings.config.postgresql.pg_hba = vec![line.into()];
         let text = hba(&settings);
         assert!(!text.contains("\\\n"), "{text}");
-        let closing = |text: &str| text.lines().filter(|l| l.starts_with("host all all all ")).count();
+        let closing =
+            |text: &str| text.lines().filter(|l| l.starts_with("host all all all ")).count();
         assert_eq!((closing(&text), closing(&before)), (1, 1), "{text}");
     }
 }
@@ -153,12 +200,26 @@ fn a_walsender_times_out_as_the_files_say() {
     let mut settings = example();
     let mut told = |value: Option<&str>| {
         settings.config.postgresql.parameters.remove("WAL_Sender_Timeout");
-        settings.config.postgresql.parameters.extend(value.map(|v| ("WAL_Sender_Timeout".to_owned(), v.to_owned())));
+        settings
+            .config
+            .postgresql
+            .parameters
+            .extend(value.map(|v| ("WAL_Sender_Timeout".to_owned(), v.to_owned())));
         let conninfo = standby_conninfo(&settings, Some(&upstream()));
-        conninfo.split("-c wal_sender_timeout=").nth(1).unwrap().split('\'').next().unwrap().to_owned()
+        conninfo
+            .split("-c wal_sender_timeout=")
+            .nth(1)
+            .unwrap()
+            .split('\'')
+            .next()
+            .unwrap()
+            .to_owned()
     };
     assert_eq!(told(None), "5s");
-    assert_eq!((told(Some("1min")), told(Some(" 0 ")), told(Some("10 s"))), ("1min".into(), "0".into(), "10\\\\ s".into()));
+    assert_eq!(
+        (told(Some("1min")), told(Some(" 0 ")), told(Some("10 s"))),
+        ("1min".into(), "0".into(), "10\\\\ s".into())
+    );
     for no_time in ["soon", "", "5 s -c role=postgres", "99999999999", "1e3s"] {
         assert_eq!(told(Some(no_time)), "5s", "{no_time}");
     }

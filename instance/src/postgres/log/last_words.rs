@@ -1,4 +1,5 @@
-//! What a server said that decides about its next start: the last error of a process whose end ends the server, and that its settings are too low.
+//! What a server said that decides about its next start: the last error of a process whose end ends
+//! the server, and that its settings are too low.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::Notify;
@@ -25,8 +26,14 @@ impl LastWords {
         let ends = record.backend_type.as_deref().is_none_or(|kind| OF.contains(&kind));
         let error = matches!(record.level.as_str(), "FATAL" | "PANIC");
         if ends && error {
-            let detail = record.more.iter().find(|(name, _)| name == "detail").map(|(_, text)| format!(" ({text})")).unwrap_or_default();
-            *self.error.lock().unwrap_or_else(PoisonError::into_inner) = Some(format!("{}{detail}", record.msg));
+            let detail = record
+                .more
+                .iter()
+                .find(|(name, _)| name == "detail")
+                .map(|(_, text)| format!(" ({text})"))
+                .unwrap_or_default();
+            *self.error.lock().unwrap_or_else(PoisonError::into_inner) =
+                Some(format!("{}{detail}", record.msg));
         }
     }
 
@@ -46,7 +53,12 @@ mod tests {
     use super::*;
 
     fn record(kind: &str, level: &str, msg: &str) -> Record {
-        Record { level: level.into(), backend_type: Some(kind.into()), msg: msg.into(), ..Record::default() }
+        Record {
+            level: level.into(),
+            backend_type: Some(kind.into()),
+            msg: msg.into(),
+            ..Record::default()
+        }
     }
 
     #[tokio::test]

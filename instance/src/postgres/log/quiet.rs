@@ -1,6 +1,8 @@
-//! Keeps a standby that can't reach its upstream from filling the log: Postgres starts a walreceiver ten times a second then, and each says the same.
-//! What walreceivers and the startup process say again and again is let through twice a minute, with how often it was said meanwhile. That a standby has
-//! no `names.conf` is as it should be, and Postgres says so whenever it reads its configuration: that is left out. Pure.
+//! Keeps a standby that can't reach its upstream from filling the log: Postgres starts a
+//! walreceiver ten times a second then, and each says the same. What walreceivers and the startup
+//! process say again and again is let through twice a minute, with how often it was said meanwhile.
+//! That a standby has no `names.conf` is as it should be, and Postgres says so whenever it reads
+//! its configuration: that is left out. Pure.
 
 use std::time::{Duration, Instant};
 
@@ -27,7 +29,9 @@ struct Said {
 impl Quiet {
     /// The record, unless the same was let through a short while ago.
     pub fn let_through(&mut self, mut record: Record, now: Instant) -> Option<Record> {
-        if record.msg.starts_with("skipping missing configuration file ") && record.msg.trim_end_matches('"').ends_with("/names.conf") {
+        if record.msg.starts_with("skipping missing configuration file ")
+            && record.msg.trim_end_matches('"').ends_with("/names.conf")
+        {
             return None;
         }
         if !record.backend_type.as_deref().is_some_and(|kind| OF.contains(&kind)) {
@@ -43,7 +47,10 @@ impl Quiet {
             return None;
         }
         if said.again > 0 {
-            record.more.push(("repeated".into(), format!("{} times since it was written last", said.again)));
+            record.more.push((
+                "repeated".into(),
+                format!("{} times since it was written last", said.again),
+            ));
         }
         (said.at, said.again) = (now, 0);
         Some(record)
@@ -67,7 +74,12 @@ mod tests {
     use super::*;
 
     fn record(kind: &str, msg: &str) -> Record {
-        Record { level: "FATAL".into(), backend_type: Some(kind.into()), msg: msg.into(), ..Record::default() }
+        Record {
+            level: "FATAL".into(),
+            backend_type: Some(kind.into()),
+            msg: msg.into(),
+            ..Record::default()
+        }
     }
 
     #[test]
@@ -76,17 +88,33 @@ mod tests {
         // Ten times a second for 65 seconds.
         let written: Vec<Record> = (0..650)
             .filter_map(|n| {
-                quiet.let_through(record("walreceiver", &format!("no connection: port {n}")), start + Duration::from_millis(100 * n))
+                quiet.let_through(
+                    record("walreceiver", &format!("no connection: port {n}")),
+                    start + Duration::from_millis(100 * n),
+                )
             })
             .collect();
-        let repeated: Vec<_> = written.iter().map(|r| r.more.first().map(|(_, text)| text.as_str())).collect();
-        assert_eq!(repeated, [None, Some("299 times since it was written last"), Some("299 times since it was written last")]);
+        let repeated: Vec<_> =
+            written.iter().map(|r| r.more.first().map(|(_, text)| text.as_str())).collect();
+        assert_eq!(
+            repeated,
+            [
+                None,
+                Some("299 times since it was written last"),
+                Some("299 times since it was written last")
+            ]
+        );
     }
 
     #[test]
     fn other_words_and_other_processes_are_heard() {
         let (mut quiet, now) = (Quiet::default(), Instant::now());
-        for (kind, msg) in [("walreceiver", "one"), ("walreceiver", "two"), ("startup", "three"), ("client backend", "one")] {
+        for (kind, msg) in [
+            ("walreceiver", "one"),
+            ("walreceiver", "two"),
+            ("startup", "three"),
+            ("client backend", "one"),
+        ] {
             assert!(quiet.let_through(record(kind, msg), now).is_some(), "{kind}: {msg}");
         }
         assert!(quiet.let_through(record("client backend", "one"), now).is_some());

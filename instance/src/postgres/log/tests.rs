@@ -24,8 +24,14 @@ fn all(chunks: &[&[u8]]) -> Vec<Record> {
 
 #[test]
 fn a_message_is_one_record() {
-    let lines: Vec<String> = all(&[SAMPLE.as_bytes()]).into_iter().map(|r| Value::Object(printed(r, "postgres")).to_string()).collect();
-    let lines: Vec<&str> = lines.iter().map(|l| if l.contains("library") { "(a bare line, with the time of now)" } else { l }).collect();
+    let lines: Vec<String> = all(&[SAMPLE.as_bytes()])
+        .into_iter()
+        .map(|r| Value::Object(printed(r, "postgres")).to_string())
+        .collect();
+    let lines: Vec<&str> = lines
+        .iter()
+        .map(|l| if l.contains("library") { "(a bare line, with the time of now)" } else { l })
+        .collect();
     insta::assert_snapshot!(lines.join("\n"));
 }
 

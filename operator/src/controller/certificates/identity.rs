@@ -41,7 +41,8 @@ impl fmt::Debug for Login {
 }
 
 impl Identity {
-    /// The name that a member's certificate must have, and everything that is needed to look for it.
+    /// The name that a member's certificate must have, and everything that is needed to look for
+    /// it.
     ///
     /// # Errors
     /// What rustls says.
@@ -51,12 +52,14 @@ impl Identity {
             roots.add(CertificateDer::from(certificate.der.clone()))?;
         }
         let unreadable = |e: rustls::pki_types::pem::Error| rustls::Error::General(e.to_string());
-        let certificate = CertificateDer::from_pem_slice(self.shown.certificate.as_bytes()).map_err(unreadable)?;
+        let certificate = CertificateDer::from_pem_slice(self.shown.certificate.as_bytes())
+            .map_err(unreadable)?;
         let key = PrivateKeyDer::from_pem_slice(self.shown.key.as_bytes()).map_err(unreadable)?;
-        let config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-            .with_safe_default_protocol_versions()?
-            .with_root_certificates(roots)
-            .with_client_auth_cert(vec![certificate], key)?;
+        let config =
+            ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+                .with_safe_default_protocol_versions()?
+                .with_root_certificates(roots)
+                .with_client_auth_cert(vec![certificate], key)?;
         Ok((certificate_name(node), MakeRustlsConnect::new(config)))
     }
 }

@@ -12,7 +12,8 @@ use crate::controller::{Context, Error};
 use crate::core::certificates::{TlsSeen, is_settled};
 use crate::core::names::SecretKind;
 
-/// The login of this pass, from the last one's where that still serves. None while there is no CA to sign a first one, or no password.
+/// The login of this pass, from the last one's where that still serves. None while there is no CA
+/// to sign a first one, or no password.
 ///
 /// # Errors
 /// What the API server says, or a CA that can't sign.
@@ -33,7 +34,12 @@ pub async fn login(
             return Ok(Some(Login::Certificate(identity)));
         }
         let Identity { shown, ca, ends, trusted: _ } = &*identity;
-        return Ok(Some(Login::Certificate(Arc::new(Identity { shown: shown.clone(), ca: ca.clone(), ends: *ends, trusted }))));
+        return Ok(Some(Login::Certificate(Arc::new(Identity {
+            shown: shown.clone(),
+            ca: ca.clone(),
+            ends: *ends,
+            trusted,
+        }))));
     }
     if tls.ca.is_err() {
         return Ok(None);
@@ -42,7 +48,8 @@ pub async fn login(
     let secret = read(ctx, &cr.namespace().unwrap_or_default(), &name).await?;
     let signer = Signer::read(&name, secret.as_ref())?;
     let shown = signer.operator(now)?;
-    let identity = Identity { shown, ca: signer.certificate, ends: now + OPERATOR_LIFETIME, trusted };
+    let identity =
+        Identity { shown, ca: signer.certificate, ends: now + OPERATOR_LIFETIME, trusted };
     Ok(Some(Login::Certificate(Arc::new(identity))))
 }
 

@@ -5,8 +5,9 @@ use k8s_openapi::api::core::v1::Secret;
 use pgraft_core::NodeId;
 use pgraft_core::instance_config::{OPERATOR_ROLE, certificate_name};
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256,
-    PKCS_ECDSA_P384_SHA384, PKCS_ED25519, PKCS_RSA_SHA256, PublicKeyData, SigningKey, date_time_ymd,
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_ED25519, PKCS_RSA_SHA256,
+    PublicKeyData, SigningKey, date_time_ymd,
 };
 use rustls::SignatureScheme;
 use rustls::pki_types::CertificateDer;
@@ -14,7 +15,9 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::core::certificates::{BACKDATED, CA_LIFETIME, CaTrouble, Certificate, authority, key_of};
+use crate::core::certificates::{
+    BACKDATED, CA_LIFETIME, CaTrouble, Certificate, authority, key_of,
+};
 use crate::core::render::Pair;
 
 /// Of the operator's own certificate, which is made in memory and never leaves it.
@@ -48,10 +51,15 @@ impl Signer {
     /// [`MakeError`].
     pub fn read(name: &str, secret: Option<&Secret>) -> Result<Self, MakeError> {
         let certificate = authority(name, secret)?;
-        let pem = secret.and_then(|s| s.data.as_ref()).and_then(|data| data.get("tls.key")).map(|key| key.0.clone()).unwrap_or_default();
+        let pem = secret
+            .and_then(|s| s.data.as_ref())
+            .and_then(|data| data.get("tls.key"))
+            .map(|key| key.0.clone())
+            .unwrap_or_default();
         let key = key_of(&pem).map_err(|why| CaTrouble::Broken { secret: name.to_owned(), why })?;
         let key = CaKey::new(key).ok_or(MakeError::Key)?;
-        let issuer = Issuer::from_ca_cert_der(&CertificateDer::from(certificate.der.as_slice()), key)?;
+        let issuer =
+            Issuer::from_ca_cert_der(&CertificateDer::from(certificate.der.as_slice()), key)?;
         Ok(Self { certificate, issuer })
     }
 
@@ -59,9 +67,16 @@ impl Signer {
     ///
     /// # Errors
     /// [`MakeError`].
-    pub fn member(&self, node: NodeId, names: &BTreeSet<String>, now: Timestamp, end: Timestamp) -> Result<Pair, MakeError> {
+    pub fn member(
+        &self,
+        node: NodeId,
+        names: &BTreeSet<String>,
+        now: Timestamp,
+        end: Timestamp,
+    ) -> Result<Pair, MakeError> {
         let mut params = CertificateParams::new(names.iter().cloned().collect::<Vec<_>>())?;
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        params.extended_key_usages =
+            vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         self.issue(params, &certificate_name(node), now, end)
     }
 
@@ -75,7 +90,13 @@ impl Signer {
         self.issue(params, OPERATOR_ROLE, now, now + OPERATOR_LIFETIME)
     }
 
-    fn issue(&self, mut params: CertificateParams, name: &str, now: Timestamp, end: Timestamp) -> Result<Pair, MakeError> {
+    fn issue(
+        &self,
+        mut params: CertificateParams,
+        name: &str,
+        now: Timestamp,
+        end: Timestamp,
+    ) -> Result<Pair, MakeError> {
         describe(&mut params, name, now - BACKDATED, end);
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.use_authority_key_identifier_extension = true;
@@ -92,7 +113,12 @@ impl Signer {
 pub fn authority_of(cluster: &str, now: Timestamp) -> Result<Pair, MakeError> {
     let mut params = CertificateParams::default();
     // A name of its own, so that nobody takes an old CA of this cluster for a new one.
-    describe(&mut params, &format!("pgraft {cluster} {}", now.as_second()), now - BACKDATED, now + CA_LIFETIME);
+    describe(
+        &mut params,
+        &format!("pgraft {cluster} {}", now.as_second()),
+        now - BACKDATED,
+        now + CA_LIFETIME,
+    );
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     let key = fresh_key()?;
@@ -105,7 +131,9 @@ fn fresh_key() -> Result<KeyPair, MakeError> {
 }
 
 fn describe(params: &mut CertificateParams, name: &str, begin: Timestamp, end: Timestamp) {
-    let time = |at: Timestamp| date_time_ymd(1970, 1, 1) + Duration::from_secs(at.as_second().unsigned_abs());
+    let time = |at: Timestamp| {
+        date_time_ymd(1970, 1, 1) + Duration::from_secs(at.as_second().unsigned_abs())
+    };
     params.distinguished_name = rcgen::DistinguishedName::new();
     params.distinguished_name.push(DnType::CommonName, name);
     (params.not_before, params.not_after) = (time(begin), time(end));
@@ -128,7 +156,8 @@ impl CaKey {
             (SignatureScheme::ED25519, &PKCS_ED25519),
             (SignatureScheme::RSA_PKCS1_SHA256, &PKCS_RSA_SHA256),
         ];
-        let (scheme, algorithm) = known.into_iter().find(|(scheme, _)| key.choose_scheme(&[*scheme]).is_some())?;
+        let (scheme, algorithm) =
+            known.into_iter().find(|(scheme, _)| key.choose_scheme(&[*scheme]).is_some())?;
         let public = key.public_key()?.to_vec();
         Some(Self { key, scheme, algorithm, public })
     }

@@ -1,7 +1,9 @@
-//! Looks at the Secrets with certificates, and carries out what `core::certificates` decides about them.
+//! Looks at the Secrets with certificates, and carries out what `core::certificates` decides about
+//! them.
 //!
-//! A Secret is read when its version is a new one, and then what matters of it is remembered; of private keys nothing is. The CA's key is read
-//! when something is to be signed, and forgotten again.
+//! A Secret is read when its version is a new one, and then what matters of it is remembered; of
+//! private keys nothing is. The CA's key is read when something is to be signed, and forgotten
+//! again.
 
 pub(super) mod identity;
 mod login;
@@ -33,21 +35,30 @@ use crate::core::cluster::Tls;
 use crate::core::names::{self, SecretKind};
 use crate::core::{Cluster, Observed, plan, render};
 
-/// How often a user's own CA is looked at while nothing else asks for a close look: it carries no label that it could be watched by.
+/// How often a user's own CA is looked at while nothing else asks for a close look: it carries no
+/// label that it could be watched by.
 const OWN_CA: SignedDuration = SignedDuration::from_secs(30);
 
-/// The certificates; None where TLS is disabled. `secrets` are the cluster's own, as they are listed.
+/// The certificates; None where TLS is disabled. `secrets` are the cluster's own, as they are
+/// listed.
 ///
 /// # Errors
 /// What the API server says.
-pub async fn look(ctx: &Context, cr: &PgRaftCluster, secrets: &[&Common], now: Timestamp, how: Look) -> Result<Option<TlsSeen>, Error> {
+pub async fn look(
+    ctx: &Context,
+    cr: &PgRaftCluster,
+    secrets: &[&Common],
+    now: Timestamp,
+    how: Look,
+) -> Result<Option<TlsSeen>, Error> {
     if cr.spec.tls.mode == TlsMode::Disabled {
         return Ok(None);
     }
     let looker = Looker { ctx, cr, cluster: cr.name_any(), now };
     let ca = looker.ca(secrets, how).await?;
     let mark = ca.as_ref().map_or(0, |ca| mark(&ca.der));
-    let mut seen = TlsSeen { ca, nodes: BTreeMap::new(), uids: BTreeMap::new(), shared: BTreeMap::new() };
+    let mut seen =
+        TlsSeen { ca, nodes: BTreeMap::new(), uids: BTreeMap::new(), shared: BTreeMap::new() };
     for secret in secrets {
         if let Some(node) = names::certificate_of(&looker.cluster, &secret.name) {
             seen.uids.insert(node, secret.uid.clone());
@@ -59,7 +70,9 @@ pub async fn look(ctx: &Context, cr: &PgRaftCluster, secrets: &[&Common], now: T
             }
         }
     }
-    ctx.memories.of(&looker.uid(), |memory| memory.certificates.nodes.retain(|node, _| seen.nodes.contains_key(node)));
+    ctx.memories.of(&looker.uid(), |memory| {
+        memory.certificates.nodes.retain(|node, _| seen.nodes.contains_key(node))
+    });
     Ok(Some(seen))
 }
 
@@ -79,12 +92,18 @@ impl Looker<'_> {
         self.ctx.memories.of(&self.uid(), |memory| look(&mut memory.certificates))
     }
 
-    async fn ca(&self, secrets: &[&Common], how: Look) -> Result<Result<Certificate, CaTrouble>, Error> {
+    async fn ca(
+        &self,
+        secrets: &[&Common],
+        how: Look,
+    ) -> Result<Result<Certificate, CaTrouble>, Error> {
         let (name, version) = if let Some(name) = &self.cr.spec.tls.ca_secret {
             (name.clone(), None)
         } else {
             let name = SecretKind::Ca.name(&self.cluster);
-            let Some(secret) = secrets.iter().find(|s| s.name == name) else { return Ok(Err(CaTrouble::NotMade)) };
+            let Some(secret) = secrets.iter().find(|s| s.name == name) else {
+                return Ok(Err(CaTrouble::NotMade));
+            };
             (name, Some(version(secret)))
         };
         let known = self.remembered(|r| r.ca.clone()).filter(|(of, at, _)| match &version {
@@ -95,31 +114,53 @@ impl Looker<'_> {
             ca
         } else {
             let ca = certificates::authority(&name, self.read(&name).await?.as_ref());
-            self.remembered(|r| r.ca = Some((version.clone().unwrap_or_else(|| name.clone()), self.now, ca.clone())));
+            self.remembered(|r| {
+                r.ca = Some((version.clone().unwrap_or_else(|| name.clone()), self.now, ca.clone()))
+            });
             ca
         };
         // The operator's own is renewed; whether the user's still holds depends on the time.
         let ended = |ca: &Certificate| version.is_none() && ca.not_after <= self.now;
-        Ok(ca.and_then(|ca| if ended(&ca) { Err(CaTrouble::Expired { secret: name, at: ca.not_after }) } else { Ok(ca) }))
+        Ok(ca.and_then(|ca| {
+            if ended(&ca) {
+                Err(CaTrouble::Expired { secret: name, at: ca.not_after })
+            } else {
+                Ok(ca)
+            }
+        }))
     }
 
-    async fn node(&self, node: NodeId, secret: &Common, mark: u64, ca: Option<&Certificate>) -> Result<Option<NodeCertificate>, Error> {
+    async fn node(
+        &self,
+        node: NodeId,
+        secret: &Common,
+        mark: u64,
+        ca: Option<&Certificate>,
+    ) -> Result<Option<NodeCertificate>, Error> {
         // Whether the CA has signed it is a question to both.
         let version = format!("{}/{mark:x}", version(secret));
-        if let Some((_, known)) = self.remembered(|r| r.nodes.get(&node).cloned()).filter(|(of, _)| *of == version) {
+        if let Some((_, known)) =
+            self.remembered(|r| r.nodes.get(&node).cloned()).filter(|(of, _)| *of == version)
+        {
             return Ok(known);
         }
-        let seen = self.read(&secret.name).await?.and_then(|secret| certificates::node_certificate(&secret, ca));
+        let seen = self
+            .read(&secret.name)
+            .await?
+            .and_then(|secret| certificates::node_certificate(&secret, ca));
         self.remembered(|r| r.nodes.insert(node, (version, seen.clone())));
         Ok(seen)
     }
 
     async fn shared(&self, kind: SecretKind, secret: &Common) -> Result<Vec<Certificate>, Error> {
         let version = version(secret);
-        if let Some((_, known)) = self.remembered(|r| r.shared.get(&kind).cloned()).filter(|(of, _)| *of == version) {
+        if let Some((_, known)) =
+            self.remembered(|r| r.shared.get(&kind).cloned()).filter(|(of, _)| *of == version)
+        {
             return Ok(known);
         }
-        let data = self.read(&secret.name).await?.and_then(|secret| secret.data).unwrap_or_default();
+        let data =
+            self.read(&secret.name).await?.and_then(|secret| secret.data).unwrap_or_default();
         let trusted = certificates::trusted(&data);
         self.remembered(|r| r.shared.insert(kind, (version, trusted.clone())));
         Ok(trusted)
@@ -134,7 +175,12 @@ impl Looker<'_> {
 ///
 /// # Errors
 /// What is left of it is decided anew, and done in the next pass.
-pub async fn work(ctx: &Context, want: &Cluster, seen: &Observed, todo: &[Work]) -> Result<(), Error> {
+pub async fn work(
+    ctx: &Context,
+    want: &Cluster,
+    seen: &Observed,
+    todo: &[Work],
+) -> Result<(), Error> {
     let (Some(tls), Some(known)) = (&want.tls, &seen.tls) else { return Ok(()) };
     let writer = Writer::new(&ctx.client, &want.namespace, &want.name, &want.uid);
     let named = plan::certified(want, seen);
@@ -157,16 +203,32 @@ pub async fn work(ctx: &Context, want: &Cluster, seen: &Observed, todo: &[Work])
                 }
                 let Some(subject) = named.get(node) else { continue };
                 let now = Timestamp::from_second(seen.now.as_second()).unwrap_or(seen.now);
-                let issued = signer.member(*node, &subject.names, now, certificates::not_after(tls, &signer.certificate, now))?;
-                writer.apply(&render::certificate_secret(want, *node, &issued, &trusted, now)).await?;
+                let issued = signer.member(
+                    *node,
+                    &subject.names,
+                    now,
+                    certificates::not_after(tls, &signer.certificate, now),
+                )?;
+                writer
+                    .apply(&render::certificate_secret(want, *node, &issued, &trusted, now))
+                    .await?;
             }
             Work::Trust(node) => {
                 let uid = known.uids.get(node).map(String::as_str).unwrap_or_default();
-                writer.merge::<Secret>(&names::certificate(&want.name, *node), uid, render::trust_patch(&trusted, seen.now)).await?;
+                writer
+                    .merge::<Secret>(
+                        &names::certificate(&want.name, *node),
+                        uid,
+                        render::trust_patch(&trusted, seen.now),
+                    )
+                    .await?;
             }
             Work::Share(kind) => {
-                let uid = seen.secrets.get(kind).map(|secret| secret.uid.as_str()).unwrap_or_default();
-                writer.merge::<Secret>(&kind.name(&want.name), uid, render::share_patch(&trusted)).await?;
+                let uid =
+                    seen.secrets.get(kind).map(|secret| secret.uid.as_str()).unwrap_or_default();
+                writer
+                    .merge::<Secret>(&kind.name(&want.name), uid, render::share_patch(&trusted))
+                    .await?;
             }
             Work::Remove(node) => {
                 let uid = known.uids.get(node).map(String::as_str).unwrap_or_default();

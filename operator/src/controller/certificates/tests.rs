@@ -11,15 +11,18 @@ use super::*;
 use crate::core::certificates::node_certificate;
 use crate::core::fixtures::{id, wanted};
 
-const RSA: (&str, &str) = (include_str!("testdata/ca-rsa.crt"), include_str!("testdata/ca-rsa-pkcs1.key"));
-const EC: (&str, &str) = (include_str!("testdata/ca-ec.crt"), include_str!("testdata/ca-ec-sec1.key"));
+const RSA: (&str, &str) =
+    (include_str!("testdata/ca-rsa.crt"), include_str!("testdata/ca-rsa-pkcs1.key"));
+const EC: (&str, &str) =
+    (include_str!("testdata/ca-ec.crt"), include_str!("testdata/ca-ec-sec1.key"));
 
 fn now() -> Timestamp {
     Timestamp::from_second(Timestamp::now().as_second()).unwrap()
 }
 
 fn secret(certificate: &str, key: &str) -> Secret {
-    let data = [("tls.crt", certificate), ("tls.key", key)].map(|(k, v)| (k.to_owned(), ByteString(v.as_bytes().to_vec())));
+    let data = [("tls.crt", certificate), ("tls.key", key)]
+        .map(|(k, v)| (k.to_owned(), ByteString(v.as_bytes().to_vec())));
     Secret { data: Some(data.into()), ..Secret::default() }
 }
 
@@ -38,12 +41,17 @@ fn is_believed(leaf: &str, ca: &Certificate, names: &[&str]) {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from(ca.der.clone())).unwrap();
     let roots = Arc::new(roots);
-    let server = rustls::client::WebPkiServerVerifier::builder_with_provider(roots.clone(), provider()).build().unwrap();
+    let server =
+        rustls::client::WebPkiServerVerifier::builder_with_provider(roots.clone(), provider())
+            .build()
+            .unwrap();
     for name in names {
         let name = ServerName::try_from((*name).to_owned()).unwrap();
         server.verify_server_cert(&leaf, &[], &name, &[], UnixTime::now()).unwrap();
     }
-    let client = rustls::server::WebPkiClientVerifier::builder_with_provider(roots, provider()).build().unwrap();
+    let client = rustls::server::WebPkiClientVerifier::builder_with_provider(roots, provider())
+        .build()
+        .unwrap();
     client.verify_client_cert(&leaf, &[], UnixTime::now()).unwrap();
 }
 
@@ -63,10 +71,19 @@ fn a_certificate_is_good_for_all_names_and_both_ways_whoever_the_ca_is() {
             "127.0.0.1",
         ];
         is_believed(&issued.certificate, &signer.certificate, &some);
-        let written = render::certificate_secret(&wanted(3), id(4), &issued, std::slice::from_ref(&signer.certificate), now());
+        let written = render::certificate_secret(
+            &wanted(3),
+            id(4),
+            &issued,
+            std::slice::from_ref(&signer.certificate),
+            now(),
+        );
         let seen = node_certificate(&written, Some(&signer.certificate)).unwrap();
         assert!(seen.of_ca);
-        assert_eq!((seen.leaf.names, seen.leaf.not_after, seen.leaf.not_before), (names.clone(), end, now() - certificates::BACKDATED));
+        assert_eq!(
+            (seen.leaf.names, seen.leaf.not_after, seen.leaf.not_before),
+            (names.clone(), end, now() - certificates::BACKDATED)
+        );
         assert_eq!((seen.trusted, seen.trusted_since), (vec![signer.certificate], Some(now())));
     }
 }
@@ -85,25 +102,49 @@ fn the_operators_certificate_is_its_role() {
 
 #[test]
 fn a_ca_that_can_not_be_used_is_refused_in_words() {
-    let words = |secret: Option<&Secret>| certificates::authority("mine", secret).unwrap_err().to_string();
+    let words =
+        |secret: Option<&Secret>| certificates::authority("mine", secret).unwrap_err().to_string();
     let mut without_key = own();
     without_key.data.as_mut().unwrap().remove("tls.key");
     assert_eq!(words(None), "there is no Secret mine with the CA");
-    assert_eq!(words(Some(&without_key)), "Secret mine has no tls.key: it must have tls.crt and tls.key of a CA");
+    assert_eq!(
+        words(Some(&without_key)),
+        "Secret mine has no tls.key: it must have tls.crt and tls.key of a CA"
+    );
     assert_eq!(words(Some(&secret(RSA.0, EC.1))), "Secret mine: tls.key is not the key of tls.crt");
-    assert!(words(Some(&secret("nonsense", EC.1))).starts_with("Secret mine: tls.crt holds no certificate"));
+    assert!(
+        words(Some(&secret("nonsense", EC.1)))
+            .starts_with("Secret mine: tls.crt holds no certificate")
+    );
     assert!(words(Some(&secret(EC.0, "nonsense"))).starts_with("Secret mine: tls.key: "));
-    assert!(words(Some(&secret(include_str!("testdata/not-a-ca.crt"), EC.1))).contains("tls.crt is no CA"));
+    assert!(
+        words(Some(&secret(include_str!("testdata/not-a-ca.crt"), EC.1)))
+            .contains("tls.crt is no CA")
+    );
 }
 
 #[test]
 fn two_cas_are_never_taken_for_each_other() {
-    let (one, two) = (Signer::read("ca", Some(&own())).unwrap(), Signer::read("ca", Some(&own())).unwrap());
-    let issued = one.member(id(1), &BTreeSet::from(["node-1.pgraft".into()]), now(), now() + SignedDuration::from_hours(1)).unwrap();
+    let (one, two) =
+        (Signer::read("ca", Some(&own())).unwrap(), Signer::read("ca", Some(&own())).unwrap());
+    let issued = one
+        .member(
+            id(1),
+            &BTreeSet::from(["node-1.pgraft".into()]),
+            now(),
+            now() + SignedDuration::from_hours(1),
+        )
+        .unwrap();
     let written = secret(&issued.certificate, &issued.key);
     assert!(node_certificate(&written, Some(&one.certificate)).unwrap().of_ca);
-    assert!(!node_certificate(&written, Some(&two.certificate)).unwrap().of_ca, "of the same name, maybe, but another key");
-    assert!(node_certificate(&secret(&issued.certificate, EC.1), None).is_none(), "a key that does not belong to it");
+    assert!(
+        !node_certificate(&written, Some(&two.certificate)).unwrap().of_ca,
+        "of the same name, maybe, but another key"
+    );
+    assert!(
+        node_certificate(&secret(&issued.certificate, EC.1), None).is_none(),
+        "a key that does not belong to it"
+    );
 }
 
 #[test]

@@ -37,29 +37,54 @@ const FIGURES: &[Figure] = &[
     ("replicas_desired", "Members that are wanted", |cr, _| one(cr.spec.replicas)),
     ("replicas_ready", "Members that count and whose pod is ready", |_, s| one(s.ready_replicas)),
     ("members", "Members of the Raft group, by role", |_, s| {
-        let of = |role: &str| i64::try_from(s.members.iter().filter(|m| m.role == role).count()).unwrap_or(i64::MAX);
-        ["voter", "learner", "leaving"].into_iter().map(|role| (Some(("role", role.to_owned())), of(role))).collect()
+        let of = |role: &str| {
+            i64::try_from(s.members.iter().filter(|m| m.role == role).count()).unwrap_or(i64::MAX)
+        };
+        ["voter", "learner", "leaving"]
+            .into_iter()
+            .map(|role| (Some(("role", role.to_owned())), of(role)))
+            .collect()
     }),
-    ("quorum_voters_required", "Voters that must agree to a change", |_, s| s.quorum.as_ref().map_or_else(Vec::new, |q| one(q.required))),
-    ("quorum_voters_available", "Voters that answer", |_, s| s.quorum.as_ref().map_or_else(Vec::new, |q| one(q.available))),
+    ("quorum_voters_required", "Voters that must agree to a change", |_, s| {
+        s.quorum.as_ref().map_or_else(Vec::new, |q| one(q.required))
+    }),
+    ("quorum_voters_available", "Voters that answer", |_, s| {
+        s.quorum.as_ref().map_or_else(Vec::new, |q| one(q.available))
+    }),
     ("leader_node_id", "The Raft leader's node id; absent where none is known", |_, s| {
         s.members.iter().filter(|m| m.leader).map(|m| (None, m.id)).take(1).collect()
     }),
-    ("primary_node_id", "The node id of the member that takes writes; absent where none is known", |_, s| {
-        s.members.iter().filter(|m| m.primary).map(|m| (None, m.id)).take(1).collect()
-    }),
+    (
+        "primary_node_id",
+        "The node id of the member that takes writes; absent where none is known",
+        |_, s| s.members.iter().filter(|m| m.primary).map(|m| (None, m.id)).take(1).collect(),
+    ),
     ("term", "Raft's term", |_, s| s.term.map(|term| (None, term)).into_iter().collect()),
-    ("condition", "1 where the condition is True, 0 where it is False, -1 where it is Unknown", |_, s| {
-        let value = |status: &str| match status {
-            "True" => 1,
-            "False" => 0,
-            _ => -1,
-        };
-        s.conditions.iter().map(|c| (Some(("type", c.type_.clone())), value(&c.status))).collect()
-    }),
-    ("member_lag_bytes", "Bytes of WAL that the primary has and a member has not, as the leader last heard", |_, s| {
-        s.members.iter().filter_map(|m| Some((Some(("node", m.id.to_string())), m.lag_bytes?))).collect()
-    }),
+    (
+        "condition",
+        "1 where the condition is True, 0 where it is False, -1 where it is Unknown",
+        |_, s| {
+            let value = |status: &str| match status {
+                "True" => 1,
+                "False" => 0,
+                _ => -1,
+            };
+            s.conditions
+                .iter()
+                .map(|c| (Some(("type", c.type_.clone())), value(&c.status)))
+                .collect()
+        },
+    ),
+    (
+        "member_lag_bytes",
+        "Bytes of WAL that the primary has and a member has not, as the leader last heard",
+        |_, s| {
+            s.members
+                .iter()
+                .filter_map(|m| Some((Some(("node", m.id.to_string())), m.lag_bytes?)))
+                .collect()
+        },
+    ),
 ];
 
 fn one(value: i32) -> Vec<Sample> {
@@ -81,7 +106,12 @@ impl Collector for Clusters {
             }
         }
         let help = "How often this operator has seen another member come to lead";
-        let mut metric = encoder.encode_descriptor("pgraft_cluster_leader_changes", help, None, MetricType::Counter)?;
+        let mut metric = encoder.encode_descriptor(
+            "pgraft_cluster_leader_changes",
+            help,
+            None,
+            MetricType::Counter,
+        )?;
         for cr in &all {
             let changes = self.context.memories.leader_changes(&cr.uid().unwrap_or_default());
             ConstCounter::new(changes).encode(metric.encode_family(&labels(cr, None))?)?;

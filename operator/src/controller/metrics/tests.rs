@@ -23,7 +23,12 @@ fn cluster() -> PgRaftCluster {
         switchover: None,
         invalid: None,
     };
-    cluster.status = Some(derive(subject, &healthy(&wanted(3), 3), &Outcome::Took(Step::Steady), &PgRaftClusterStatus::default()));
+    cluster.status = Some(derive(
+        subject,
+        &healthy(&wanted(3), 3),
+        &Outcome::Took(Step::Steady),
+        &PgRaftClusterStatus::default(),
+    ));
     cluster
 }
 
@@ -34,7 +39,12 @@ async fn a_cluster_is_in_it_for_as_long_as_it_lives() {
     });
     let client = kube::Client::new(service, "default");
     let metrics = Metrics::new();
-    let context = Arc::new(Context::new(client, Arc::new(Sessions::default()), Defaults { image: "i".into() }, metrics.clone()));
+    let context = Arc::new(Context::new(
+        client,
+        Arc::new(Sessions::default()),
+        Defaults { image: "i".into() },
+        metrics.clone(),
+    ));
     let (store, mut writer) = reflector::store();
     metrics.show(Clusters { store, context: context.clone() });
     writer.apply_watcher_event(&watcher::Event::Apply(cluster()));
@@ -45,11 +55,19 @@ async fn a_cluster_is_in_it_for_as_long_as_it_lives() {
     metrics.step(&Step::CreateVolume(pgraft_core::NodeId::default()));
     let text = metrics.text().unwrap();
     for name in text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()) {
-        assert!(include_str!("../../../../docs/monitoring.md").contains(name), "docs/monitoring.md does not know {name}");
+        assert!(
+            include_str!("../../../../docs/monitoring.md").contains(name),
+            "docs/monitoring.md does not know {name}"
+        );
     }
     insta::assert_snapshot!(text);
 
     writer.apply_watcher_event(&watcher::Event::Delete(cluster()));
     let text = metrics.text().unwrap();
-    assert!(text.lines().filter(|line| !line.starts_with('#')).all(|line| !line.contains("pgraft_cluster_")), "{text}");
+    assert!(
+        text.lines()
+            .filter(|line| !line.starts_with('#'))
+            .all(|line| !line.contains("pgraft_cluster_")),
+        "{text}"
+    );
 }

@@ -1,9 +1,11 @@
-//! One thing that fails never blocks the rest; other people's objects are left alone; an invalid spec does not end healing.
+//! One thing that fails never blocks the rest; other people's objects are left alone; an invalid
+//! spec does not end healing.
 
 use super::*;
 
 impl World {
-    /// Passes until what is left has failed and waits for another attempt; returns what was written.
+    /// Passes until what is left has failed and waits for another attempt; returns what was
+    /// written.
     async fn settle_with_failures(&self) -> Vec<String> {
         let mut calls = Vec::new();
         for _ in 0..40 {
@@ -44,12 +46,18 @@ async fn a_volume_that_can_not_grow_keeps_nothing_waiting_and_can_be_taken_back(
     }
     world.patch(&json!({"storage": {"size": "2Gi"}}));
     let calls = world.settle_with_failures().await;
-    assert_eq!((count(&calls, "refuse persistentvolumeclaims"), count(&calls, "event OperationFailed")), (3, 3), "{calls:#?}");
+    assert_eq!(
+        (count(&calls, "refuse persistentvolumeclaims"), count(&calls, "event OperationFailed")),
+        (3, 3),
+        "{calls:#?}"
+    );
     assert_eq!(world.phase(), "Growing volume demo-1: failed");
     assert_eq!(world.condition("Ready").0, "True", "it serves as before");
     let (status, reason, message) = world.condition("Reconciled");
     assert_eq!((status.as_str(), reason.as_str()), ("False", "OperationFailed"));
-    let words = [1, 2, 3].map(|n| format!("could not change PersistentVolumeClaim demo-{n}: Invalid")).join("; ");
+    let words = [1, 2, 3]
+        .map(|n| format!("could not change PersistentVolumeClaim demo-{n}: Invalid"))
+        .join("; ");
     assert_eq!((message, world.condition("Degraded").2), (words.clone(), words));
     // A lost pod, a new image, another member.
     world.lose_pod(2);
@@ -58,19 +66,31 @@ async fn a_volume_that_can_not_grow_keeps_nothing_waiting_and_can_be_taken_back(
     world.make_ready(id(2));
     world.patch(&json!({"replicas": 4, "image": "pgraft/postgres:next"}));
     let calls = world.settle_with_failures().await;
-    assert!(calls.contains(&"create pods demo-4".to_owned()) && calls.contains(&"delete pods demo-3".to_owned()), "{calls:#?}");
+    assert!(
+        calls.contains(&"create pods demo-4".to_owned())
+            && calls.contains(&"delete pods demo-3".to_owned()),
+        "{calls:#?}"
+    );
     // The old size again, while it still can't be changed.
     world.patch(&json!({"storage": {"size": "1Gi"}}));
     world.make_ready(id(3));
     world.settle_with_failures().await;
-    assert_eq!(world.condition("Reconciled"), ("True".into(), "AsWanted".into(), "no operation fails".into()));
+    assert_eq!(
+        world.condition("Reconciled"),
+        ("True".into(), "AsWanted".into(), "no operation fails".into())
+    );
 }
 
 /// Each object of the base refused for ever, one after the other, while a pod is lost.
 #[tokio::test]
 async fn an_object_that_is_refused_keeps_neither_healing_nor_the_other_objects_waiting() {
-    let all =
-        ["configmaps/demo-instance", "configmaps/demo-spec", "services/demo-rw", "services/demo-r", "poddisruptionbudgets/demo-quorum"];
+    let all = [
+        "configmaps/demo-instance",
+        "configmaps/demo-spec",
+        "services/demo-rw",
+        "services/demo-r",
+        "poddisruptionbudgets/demo-quorum",
+    ];
     for refused in all {
         let world = World::grown(3).await;
         world.api.refuse(refused);
@@ -80,7 +100,11 @@ async fn an_object_that_is_refused_keeps_neither_healing_nor_the_other_objects_w
         assert_eq!(world.api.names("pods").len(), 3, "{refused}");
         for other in all.into_iter().filter(|other| *other != refused) {
             let (plural, name) = other.split_once('/').unwrap();
-            assert_eq!(world.api.get(plural, name).unwrap()["metadata"]["labels"]["team"], "data", "{other} while {refused} is refused");
+            assert_eq!(
+                world.api.get(plural, name).unwrap()["metadata"]["labels"]["team"],
+                "data",
+                "{other} while {refused} is refused"
+            );
         }
         let name = refused.split_once('/').unwrap().1;
         assert!(world.condition("Reconciled").2.contains(name), "{refused}");
@@ -102,17 +126,24 @@ async fn objects_of_other_people_are_left_alone_and_named() {
         ("secrets", "demo-superuser"),
         ("secrets", "unrelated"),
     ];
-    let before: Vec<Value> = theirs.iter().map(|(plural, name)| world.put_foreign(plural, name)).collect();
+    let before: Vec<Value> =
+        theirs.iter().map(|(plural, name)| world.put_foreign(plural, name)).collect();
     world.patch(&json!({"enableSuperuserAccess": true}));
     world.settle_with_failures().await;
     world.make_ready(id(1));
     world.group.found(id(1));
     world.settle_with_failures().await;
-    let after: Vec<Value> = theirs.iter().map(|(plural, name)| world.api.get(plural, name).unwrap()).collect();
+    let after: Vec<Value> =
+        theirs.iter().map(|(plural, name)| world.api.get(plural, name).unwrap()).collect();
     assert_eq!(before, after);
     let (status, reason, message) = world.condition("Reconciled");
     assert_eq!((status.as_str(), reason.as_str()), ("False", "NotOurs"));
-    for what in ["PodDisruptionBudget demo-quorum", "Service demo-rw", "ConfigMap demo-spec", "Secret demo-superuser"] {
+    for what in [
+        "PodDisruptionBudget demo-quorum",
+        "Service demo-rw",
+        "ConfigMap demo-spec",
+        "Secret demo-superuser",
+    ] {
         let words = format!(
             "{what} exists and does not belong to PgRaftCluster demo; it is left alone: rename or delete it, or choose another name for the cluster"
         );
@@ -128,10 +159,14 @@ async fn objects_of_other_people_are_left_alone_and_named() {
     world.api.remove("services", "demo-rw");
     world.forget_failures();
     world.settle_with_failures().await;
-    assert_eq!(world.api.get("services", "demo-rw").unwrap()["metadata"]["labels"]["pgraft.io/cluster"], "demo");
+    assert_eq!(
+        world.api.get("services", "demo-rw").unwrap()["metadata"]["labels"]["pgraft.io/cluster"],
+        "demo"
+    );
 }
 
-/// Labels can be copied; neither the label with the cluster's name nor a node id makes an object ours.
+/// Labels can be copied; neither the label with the cluster's name nor a node id makes an object
+/// ours.
 #[tokio::test]
 async fn copies_with_our_labels_are_not_taken_for_ours() {
     let world = World::grown(1).await;
@@ -179,19 +214,31 @@ async fn healing_goes_on_with_the_last_spec_that_made_sense() {
     world.make_ready(id(3));
     world.patch(&json!({"replicas": 3, "storage": {"size": "1Gi"}}));
     world.settle_with_failures().await;
-    assert_eq!((world.phase().as_str(), world.condition("Reconciled").0.as_str()), ("Ready", "True"));
+    assert_eq!(
+        (world.phase().as_str(), world.condition("Reconciled").0.as_str()),
+        ("Ready", "True")
+    );
 }
 
 #[tokio::test]
 async fn a_size_below_what_volumes_have_is_said_and_new_volumes_are_as_large() {
     let world = World::grown(1).await;
     let size = json!({"storage": "3Gi"});
-    world.api.change("persistentvolumeclaims", "demo-1", &json!({"spec": {"resources": {"requests": size}}, "status": {"capacity": size}}));
+    world.api.change(
+        "persistentvolumeclaims",
+        "demo-1",
+        &json!({"spec": {"resources": {"requests": size}}, "status": {"capacity": size}}),
+    );
     world.patch(&json!({"replicas": 2, "storage": {"size": "2Gi"}}));
     world.settle().await;
     let words = "storage.size 2Gi is less than volume demo-1 has, 3Gi: volumes do not shrink, and new ones get 3Gi";
-    assert_eq!(world.condition("Reconciled"), ("False".into(), "VolumesLarger".into(), words.into()));
-    let requested = |pvc: &str| world.api.get("persistentvolumeclaims", pvc).unwrap()["spec"]["resources"]["requests"]["storage"].clone();
+    assert_eq!(
+        world.condition("Reconciled"),
+        ("False".into(), "VolumesLarger".into(), words.into())
+    );
+    let requested = |pvc: &str| {
+        world.api.get("persistentvolumeclaims", pvc).unwrap()["spec"]["resources"]["requests"]["storage"].clone()
+    };
     assert_eq!(requested("demo-2"), (3_u64 << 30).to_string());
 }
 
@@ -200,10 +247,23 @@ async fn a_member_that_the_leader_does_not_reach_gets_no_clients_until_it_is_rea
     let world = World::grown(3).await;
     world.group.lose(id(2));
     let calls = world.settle().await;
-    assert!(calls.starts_with("merge pods demo-2 {\"metadata\":{\"labels\":{\"pgraft.io/serving\":\"false\"}}}"), "{calls}");
-    assert!(calls.contains("event RoutesChanged: Took demo-2 out of the Services: the leader does not reach it"), "{calls}");
+    assert!(
+        calls.starts_with(
+            "merge pods demo-2 {\"metadata\":{\"labels\":{\"pgraft.io/serving\":\"false\"}}}"
+        ),
+        "{calls}"
+    );
+    assert!(
+        calls.contains(
+            "event RoutesChanged: Took demo-2 out of the Services: the leader does not reach it"
+        ),
+        "{calls}"
+    );
     world.group.find(id(2));
     let calls = world.settle().await;
     assert!(calls.contains("event RoutesChanged: Put demo-2 into the Services"), "{calls}");
-    assert_eq!(world.api.get("pods", "demo-2").unwrap()["metadata"]["labels"]["pgraft.io/serving"], "true");
+    assert_eq!(
+        world.api.get("pods", "demo-2").unwrap()["metadata"]["labels"]["pgraft.io/serving"],
+        "true"
+    );
 }

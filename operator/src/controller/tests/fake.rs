@@ -1,4 +1,5 @@
-//! An API server and a Raft group made of memory. Just enough of both; what is written is recorded, in words.
+//! An API server and a Raft group made of memory. Just enough of both; what is written is recorded,
+//! in words.
 
 use futures::future::BoxFuture;
 use http::{Method, Request, Response};
@@ -68,7 +69,14 @@ impl FakeApi {
     }
 
     pub fn names(&self, plural: &str) -> Vec<String> {
-        self.0.lock().unwrap().objects.keys().filter(|(p, _)| p == plural).map(|(_, name)| name.clone()).collect()
+        self.0
+            .lock()
+            .unwrap()
+            .objects
+            .keys()
+            .filter(|(p, _)| p == plural)
+            .map(|(_, name)| name.clone())
+            .collect()
     }
 
     /// Somebody else changes an object.
@@ -90,7 +98,8 @@ impl FakeApi {
         self.0.lock().unwrap().refused.clear();
     }
 
-    /// The next writes of this kind find that somebody else was quicker. `status` is a kind of its own.
+    /// The next writes of this kind find that somebody else was quicker. `status` is a kind of its
+    /// own.
     pub fn conflict(&self, plural: &str, times: usize) {
         self.0.lock().unwrap().conflicts.insert(plural.into(), times);
     }
@@ -114,15 +123,27 @@ impl FakeApi {
     async fn serve(&self, request: Request<Body>) -> Response<Body> {
         let (head, body) = request.into_parts();
         let body = body.collect_bytes().await.unwrap();
-        let content_type = head.headers.get("content-type").and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned();
-        let body: Value = if body.is_empty() { Value::Null } else { serde_json::from_slice(&body).unwrap() };
+        let content_type = head
+            .headers
+            .get("content-type")
+            .and_then(|v| v.to_str().ok())
+            .unwrap_or_default()
+            .to_owned();
+        let body: Value =
+            if body.is_empty() { Value::Null } else { serde_json::from_slice(&body).unwrap() };
         let selector = head
             .uri
             .query()
             .and_then(|q| q.split('&').find_map(|p| p.strip_prefix("labelSelector=")))
             .map(|s| s.replace("%2F", "/").replace("%3D", "="));
         let mut store = self.0.lock().unwrap();
-        let (code, answer) = store.answer(&head.method, &place(head.uri.path()), &content_type, body, selector.as_deref());
+        let (code, answer) = store.answer(
+            &head.method,
+            &place(head.uri.path()),
+            &content_type,
+            body,
+            selector.as_deref(),
+        );
         Response::builder().status(code).body(Body::from(answer.to_string().into_bytes())).unwrap()
     }
 }
@@ -130,7 +151,11 @@ impl FakeApi {
 fn place(path: &str) -> Place {
     let rest = path.split_once("/namespaces/default/").unwrap().1;
     let mut parts = rest.split('/').map(str::to_owned);
-    Place { plural: parts.next().unwrap(), name: parts.next(), status: parts.next().is_some_and(|sub| sub == "status") }
+    Place {
+        plural: parts.next().unwrap(),
+        name: parts.next(),
+        status: parts.next().is_some_and(|sub| sub == "status"),
+    }
 }
 
 impl Store {
@@ -142,27 +167,57 @@ impl Store {
         }
     }
 
-    fn answer(&mut self, method: &Method, place: &Place, content_type: &str, body: Value, selector: Option<&str>) -> (u16, Value) {
+    fn answer(
+        &mut self,
+        method: &Method,
+        place: &Place,
+        content_type: &str,
+        body: Value,
+        selector: Option<&str>,
+    ) -> (u16, Value) {
         let Place { plural, name, status } = place;
         if plural == "events" {
-            self.calls.push(format!("event {}: {}", body["reason"].as_str().unwrap(), body["note"].as_str().unwrap()));
+            self.calls.push(format!(
+                "event {}: {}",
+                body["reason"].as_str().unwrap(),
+                body["note"].as_str().unwrap()
+            ));
             return (201, body);
         }
         if method == Method::GET {
             self.reads += 1;
-        } else if let Some(left) = self.conflicts.get_mut(if *status { "status" } else { plural }).filter(|left| **left > 0) {
+        } else if let Some(left) = self
+            .conflicts
+            .get_mut(if *status { "status" } else { plural })
+            .filter(|left| **left > 0)
+        {
             *left -= 1;
             return failure(409, "Conflict");
         }
-        if let Some(name) = name.as_ref().filter(|name| method != Method::GET && self.refused.contains(&format!("{plural}/{name}"))) {
+        if let Some(name) = name.as_ref().filter(|name| {
+            method != Method::GET && self.refused.contains(&format!("{plural}/{name}"))
+        }) {
             self.calls.push(format!("refuse {plural} {name}"));
             return failure(422, "Invalid");
         }
         match (method, name) {
             (&Method::GET, None) => {
-                let carries = |o: &&Value| selector.is_none_or(|s| s.split_once('=').is_none_or(|(k, v)| o["metadata"]["labels"][k] == v));
-                let items: Vec<&Value> = self.objects.iter().filter(|((p, _), _)| p == plural).map(|(_, o)| o).filter(carries).collect();
-                (200, json!({"apiVersion": "v1", "kind": "List", "metadata": {"resourceVersion": "1"}, "items": items}))
+                let carries = |o: &&Value| {
+                    selector.is_none_or(|s| {
+                        s.split_once('=').is_none_or(|(k, v)| o["metadata"]["labels"][k] == v)
+                    })
+                };
+                let items: Vec<&Value> = self
+                    .objects
+                    .iter()
+                    .filter(|((p, _), _)| p == plural)
+                    .map(|(_, o)| o)
+                    .filter(carries)
+                    .collect();
+                (
+                    200,
+                    json!({"apiVersion": "v1", "kind": "List", "metadata": {"resourceVersion": "1"}, "items": items}),
+                )
             }
             (&Method::GET, Some(name)) => match self.objects.get(&(plural.clone(), name.clone())) {
                 Some(object) => (200, object.clone()),
@@ -176,8 +231,15 @@ impl Store {
                 self.insert(plural, name, object)
             }
             (&Method::PATCH, Some(name)) if content_type.contains("apply") => {
-                let there = self.objects.get(&(plural.clone(), name.clone())).map(|o| o["metadata"]["uid"].clone());
-                assert_eq!(Some(&body["metadata"]["uid"]), there.as_ref(), "only the very object that was seen");
+                let there = self
+                    .objects
+                    .get(&(plural.clone(), name.clone()))
+                    .map(|o| o["metadata"]["uid"].clone());
+                assert_eq!(
+                    Some(&body["metadata"]["uid"]),
+                    there.as_ref(),
+                    "only the very object that was seen"
+                );
                 self.calls.push(format!("apply {plural} {name}"));
                 self.insert(plural, name, body)
             }
@@ -186,13 +248,19 @@ impl Store {
                 shown_body["metadata"].as_object_mut().unwrap().remove("uid");
                 self.calls.push(format!("merge {plural} {name} {}", shown(&shown_body)));
                 let mut object = self.objects[&(plural.clone(), name.clone())].clone();
-                assert_eq!(body["metadata"]["uid"], object["metadata"]["uid"], "only the very object that was seen");
+                assert_eq!(
+                    body["metadata"]["uid"], object["metadata"]["uid"],
+                    "only the very object that was seen"
+                );
                 merge(&mut object, &body);
                 self.insert(plural, name, object)
             }
             (&Method::DELETE, Some(name)) => {
                 let object = self.objects.remove(&(plural.clone(), name.clone())).unwrap();
-                assert_eq!(body["preconditions"]["uid"], object["metadata"]["uid"], "only the very object that was seen");
+                assert_eq!(
+                    body["preconditions"]["uid"], object["metadata"]["uid"],
+                    "only the very object that was seen"
+                );
                 self.calls.push(format!("delete {plural} {name}"));
                 (200, object)
             }
@@ -214,7 +282,10 @@ impl Store {
             return failure(409, "AlreadyExists");
         }
         if let Some(words) = object["stringData"].as_object().cloned() {
-            let bytes = |value: &Value| serde_json::to_value(ByteString(value.as_str().unwrap().as_bytes().to_vec())).unwrap();
+            let bytes = |value: &Value| {
+                serde_json::to_value(ByteString(value.as_str().unwrap().as_bytes().to_vec()))
+                    .unwrap()
+            };
             object["data"] = words.iter().map(|(k, v)| (k.clone(), bytes(v))).collect();
         }
         self.insert(plural, &name, object)
@@ -228,7 +299,10 @@ impl Store {
 }
 
 fn failure(code: u16, reason: &str) -> (u16, Value) {
-    (code, json!({"apiVersion": "v1", "kind": "Status", "status": "Failure", "reason": reason, "message": reason, "code": code}))
+    (
+        code,
+        json!({"apiVersion": "v1", "kind": "Status", "status": "Failure", "reason": reason, "message": reason, "code": code}),
+    )
 }
 
 /// What is secret, and another one each time, is shown by its key.
@@ -342,12 +416,23 @@ impl FakeGroup {
 
 impl RaftGroup for FakeGroup {
     /// The first member is the primary.
-    fn ask<'a>(&'a self, target: &'a Target, login: &'a Login) -> BoxFuture<'a, Result<Answer, SqlError>> {
-        assert!(matches!(login, Login::Certificate(identity) if identity.connector(target.node).is_ok()), "{login:?}");
+    fn ask<'a>(
+        &'a self,
+        target: &'a Target,
+        login: &'a Login,
+    ) -> BoxFuture<'a, Result<Answer, SqlError>> {
+        assert!(
+            matches!(login, Login::Certificate(identity) if identity.connector(target.node).is_ok()),
+            "{login:?}"
+        );
         let mut group = self.0.lock().unwrap();
         group.asked.push(target.node);
         let leader = group.leader();
-        let primary = group.failover.as_ref().map(|(primary, _)| *primary).or_else(|| group.members.keys().next().copied());
+        let primary = group
+            .failover
+            .as_ref()
+            .map(|(primary, _)| *primary)
+            .or_else(|| group.members.keys().next().copied());
         let state = match group.members.get(&target.node) {
             None => NodeState::Uninitialized,
             Some(_) if leader == Some(target.node) => NodeState::Leader,
@@ -378,10 +463,20 @@ impl RaftGroup for FakeGroup {
         Box::pin(async { Ok(answer) })
     }
 
-    fn change<'a>(&'a self, target: &'a Target, _: &'a Login, change: Change, address: &'a Address) -> BoxFuture<'a, Result<(), SqlError>> {
+    fn change<'a>(
+        &'a self,
+        target: &'a Target,
+        _: &'a Login,
+        change: Change,
+        address: &'a Address,
+    ) -> BoxFuture<'a, Result<(), SqlError>> {
         let mut group = self.0.lock().unwrap();
         let whom = if let Change::SwitchOver(node) = change { Some(node) } else { group.leader() };
-        assert_eq!(whom, Some(target.node), "only the leader is asked, or who is to be the primary");
+        assert_eq!(
+            whom,
+            Some(target.node),
+            "only the leader is asked, or who is to be the primary"
+        );
         if let Some((code, message)) = group.refusal.clone() {
             return Box::pin(async { Err(SqlError::Refused { code, message }) });
         }
@@ -392,7 +487,8 @@ impl RaftGroup for FakeGroup {
             (Change::Add(_), _) => drop(group.members.insert(node, Role::Learner)),
             (Change::Remove(_), _) => drop(group.members.insert(node, Role::Leaving)),
             (Change::SwitchOver(_), Some((primary, failover))) => {
-                *failover = changed(failover.epoch + 1, primary.get(), node.get(), Reason::Switchover);
+                *failover =
+                    changed(failover.epoch + 1, primary.get(), node.get(), Reason::Switchover);
                 *primary = node;
             }
             (Change::SwitchOver(_), None) => panic!("the primary is fixed"),

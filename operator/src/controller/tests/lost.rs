@@ -11,7 +11,8 @@ async fn a_lost_pod_is_made_again_on_its_volume() {
     assert_eq!(world.group.take_changes(), [], "it stays a member");
 }
 
-/// The volume is gone, and the pod with it: what comes back is another member, and the old one leaves first.
+/// The volume is gone, and the pod with it: what comes back is another member, and the old one
+/// leaves first.
 #[tokio::test]
 async fn a_member_that_lost_its_disk_comes_back_under_a_new_id() {
     let world = World::grown(3).await;
@@ -31,18 +32,27 @@ async fn a_member_that_lost_its_disk_comes_back_under_a_new_id() {
     assert_eq!(world.api.names("pods"), ["demo-1", "demo-3", "demo-4"]);
 }
 
-/// `kubectl delete pvc` alone: Kubernetes keeps the volume until its pod is gone. The pod is not deleted while its node is a member.
+/// `kubectl delete pvc` alone: Kubernetes keeps the volume until its pod is gone. The pod is not
+/// deleted while its node is a member.
 #[tokio::test]
 async fn a_volume_that_is_to_go_takes_its_member_along() {
     let world = World::grown(3).await;
-    world.api.change("persistentvolumeclaims", "demo-2", &json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}}));
+    world.api.change(
+        "persistentvolumeclaims",
+        "demo-2",
+        &json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}}),
+    );
     let calls = world.settle().await;
     assert!(!calls.contains("delete pods"), "{calls}");
     assert_eq!(world.group.take_changes(), [Change::Remove(id(2))]);
     world.group.retire(id(2));
     let calls = world.settle().await;
-    let position = |call: &str| calls.find(call).unwrap_or_else(|| panic!("{call} is not in {calls}"));
-    assert!(position("delete pods demo-2") < position("create persistentvolumeclaims demo-4"), "{calls}");
+    let position =
+        |call: &str| calls.find(call).unwrap_or_else(|| panic!("{call} is not in {calls}"));
+    assert!(
+        position("delete pods demo-2") < position("create persistentvolumeclaims demo-4"),
+        "{calls}"
+    );
     world.api.remove("persistentvolumeclaims", "demo-2");
     world.settle().await;
     assert_eq!(world.api.names("pods"), ["demo-1", "demo-3", "demo-4"]);
@@ -52,7 +62,10 @@ async fn a_volume_that_is_to_go_takes_its_member_along() {
 async fn the_leader_has_moved() {
     let world = World::grown(3).await;
     world.group.lead(id(3));
-    assert_eq!(world.settle().await, "event LeaderChanged: demo-3 leads now; before it was demo-1\nstatus \"Ready\"");
+    assert_eq!(
+        world.settle().await,
+        "event LeaderChanged: demo-3 leads now; before it was demo-1\nstatus \"Ready\""
+    );
     world.scale(2);
     world.settle().await;
     // The fake group refuses whoever is asked and does not lead.

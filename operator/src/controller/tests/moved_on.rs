@@ -84,7 +84,10 @@ async fn a_conflict_that_does_not_end_is_shown() {
 #[tokio::test]
 async fn a_name_that_is_taken_is_shown() {
     let world = World::new(&spec(1));
-    world.api.put("persistentvolumeclaims", json!({"metadata": {"name": "demo-1", "namespace": "default"}}));
+    world.api.put(
+        "persistentvolumeclaims",
+        json!({"metadata": {"name": "demo-1", "namespace": "default"}}),
+    );
     let mut reasons = Vec::new();
     for _ in 0..6 {
         reasons.extend(world.pass().await.err().map(|error| error.reason()));

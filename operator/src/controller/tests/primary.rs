@@ -1,5 +1,5 @@
-//! The primary is another one: because somebody asks for it, because its member is to leave or its pod to be made again, or by the members' own
-//! decision.
+//! The primary is another one: because somebody asks for it, because its member is to leave or its
+//! pod to be made again, or by the members' own decision.
 
 use super::*;
 use crate::core::fixtures::{changed, first_reign};
@@ -9,7 +9,9 @@ use pgraft_core::failover::Reason;
 impl World {
     /// Members that choose their primary; the first one is it.
     async fn with_failover(replicas: u32) -> Self {
-        let world = Self::new(&json!({"replicas": replicas, "storage": {"size": "1Gi"}, "failover": {"enabled": true}}));
+        let world = Self::new(
+            &json!({"replicas": replicas, "storage": {"size": "1Gi"}, "failover": {"enabled": true}}),
+        );
         world.group.reign(id(1), first_reign());
         world.grow(replicas).await;
         world
@@ -25,8 +27,17 @@ impl World {
 
     fn switchover_done(&self) -> (String, String) {
         let status = self.status();
-        let condition = status["conditions"].as_array().unwrap().iter().find(|c| c["type"] == "SwitchoverDone").unwrap().clone();
-        (condition["status"].as_str().unwrap().to_owned(), condition["message"].as_str().unwrap().to_owned())
+        let condition = status["conditions"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .find(|c| c["type"] == "SwitchoverDone")
+            .unwrap()
+            .clone();
+        (
+            condition["status"].as_str().unwrap().to_owned(),
+            condition["message"].as_str().unwrap().to_owned(),
+        )
     }
 }
 
@@ -104,10 +115,16 @@ async fn a_restart_moves_the_primary_before_its_pod_goes() {
     }
     calls.push(world.settle().await);
     let calls = calls.join("\n");
-    let steps: Vec<&str> = calls.lines().filter(|l| l.starts_with("delete pods") || l.starts_with("event SwitchedOver")).collect();
+    let steps: Vec<&str> = calls
+        .lines()
+        .filter(|l| l.starts_with("delete pods") || l.starts_with("event SwitchedOver"))
+        .collect();
     let switched = "event SwitchedOver: demo-2 is the primary in place of demo-1, after 812 ms, in epoch 2: demo-1 has handed over";
     assert_eq!(steps, ["delete pods demo-3", "delete pods demo-2", switched, "delete pods demo-1"]);
-    assert_eq!((world.group.take_changes(), world.phase().as_str()), (vec![SwitchOver(id(2))], "Ready"));
+    assert_eq!(
+        (world.group.take_changes(), world.phase().as_str()),
+        (vec![SwitchOver(id(2))], "Ready")
+    );
 }
 
 #[tokio::test]
@@ -130,28 +147,52 @@ async fn a_failover_is_told_with_what_was_missed_before_it() {
 async fn a_successor_is_looked_for() {
     let world = World::with_failover(3).await;
     let recruiting = pgraft_core::failover::Phase::Recruiting;
-    let failover = crate::core::group::FailoverSeen { phase: recruiting, epoch: 2, waits_for: vec![id(2)], last: None };
+    let failover = crate::core::group::FailoverSeen {
+        phase: recruiting,
+        epoch: 2,
+        waits_for: vec![id(2)],
+        last: None,
+    };
     world.group.reign(id(1), failover);
     world.settle().await;
     assert_eq!(world.phase(), "Waiting for a primary");
     let conditions = world.status()["conditions"].clone();
-    let of = |type_: &str| conditions.as_array().unwrap().iter().find(|c| c["type"] == type_).unwrap().clone();
-    assert_eq!((&of("Available")["status"], &of("Available")["reason"]), (&json!("False"), &json!("NoPrimary")));
-    assert_eq!((&of("Degraded")["status"], &of("Degraded")["reason"]), (&json!("True"), &json!("NoPrimary")));
+    let of = |type_: &str| {
+        conditions.as_array().unwrap().iter().find(|c| c["type"] == type_).unwrap().clone()
+    };
+    assert_eq!(
+        (&of("Available")["status"], &of("Available")["reason"]),
+        (&json!("False"), &json!("NoPrimary"))
+    );
+    assert_eq!(
+        (&of("Degraded")["status"], &of("Degraded")["reason"]),
+        (&json!("True"), &json!("NoPrimary"))
+    );
     assert!(of("Degraded")["message"].as_str().unwrap().contains("demo-2"));
 }
 
-/// A pod that runs and is not reached by the others: it is the members' word that counts, for as long as it was wanted.
+/// A pod that runs and is not reached by the others: it is the members' word that counts, for as
+/// long as it was wanted.
 #[tokio::test]
 async fn who_is_away_for_too_long_is_replaced() {
     let world = World::with_failover(3).await;
-    world.api.change("pgraftclusters", "demo", &json!({"spec": {"failover": {"replaceAfter": "10m"}}}));
+    world.api.change(
+        "pgraftclusters",
+        "demo",
+        &json!({"spec": {"failover": {"replaceAfter": "10m"}}}),
+    );
     world.group.lose(id(2));
     world.settle().await;
-    assert_eq!((world.group.take_changes(), world.phase().as_str()), (vec![], "Node 2 is unreachable"));
+    assert_eq!(
+        (world.group.take_changes(), world.phase().as_str()),
+        (vec![], "Node 2 is unreachable")
+    );
     // It has been so for long.
     let uid = "uid-of-demo";
-    world.context.memories.of(uid, |memory| memory.absences.backdate(id(2), jiff::SignedDuration::from_mins(10)));
+    world
+        .context
+        .memories
+        .of(uid, |memory| memory.absences.backdate(id(2), jiff::SignedDuration::from_mins(10)));
     insta::assert_snapshot!("replaced_1_the_old_id_leaves", world.settle().await);
     assert_eq!(world.group.take_changes(), [Remove(id(2))]);
     world.group.retire(id(2));
@@ -160,7 +201,10 @@ async fn who_is_away_for_too_long_is_replaced() {
     world.settle().await;
     world.group.set(id(4), Role::Voter);
     world.settle().await;
-    assert_eq!((world.phase().as_str(), world.api.names("pods")), ("Ready", vec!["demo-1".into(), "demo-3".into(), "demo-4".into()]));
+    assert_eq!(
+        (world.phase().as_str(), world.api.names("pods")),
+        ("Ready", vec!["demo-1".into(), "demo-3".into(), "demo-4".into()])
+    );
 }
 
 /// WAL moves with every write, and the status does not.
@@ -168,7 +212,10 @@ async fn who_is_away_for_too_long_is_replaced() {
 async fn wal_that_moves_writes_no_status() {
     let world = World::with_failover(3).await;
     let before = world.status()["members"][1].clone();
-    assert_eq!((&before["timeline"], &before["flushLsn"], &before["lagBytes"]), (&json!(1), &json!("0/3000148"), &json!(0)));
+    assert_eq!(
+        (&before["timeline"], &before["flushLsn"], &before["lagBytes"]),
+        (&json!(1), &json!("0/3000148"), &json!(0))
+    );
     world.group.write(5000);
     assert_eq!(world.settle().await, "");
     world.group.reign(id(2), changed(2, 1, 2, Reason::Released));

@@ -19,7 +19,10 @@ async fn a_new_image_restarts_one_pod_after_the_other() {
     world.make_ready(id(1));
     insta::assert_snapshot!("restart_4_done", world.settle().await);
     for pod in world.api.names("pods") {
-        assert_eq!(world.api.get("pods", &pod).unwrap()["spec"]["containers"][0]["image"], "pgraft/postgres:next");
+        assert_eq!(
+            world.api.get("pods", &pod).unwrap()["spec"]["containers"][0]["image"],
+            "pgraft/postgres:next"
+        );
     }
     assert_eq!(world.api.names("persistentvolumeclaims"), volumes);
     assert_eq!(world.group.take_changes(), [], "nobody joins or leaves");
@@ -28,7 +31,8 @@ async fn a_new_image_restarts_one_pod_after_the_other() {
 #[tokio::test]
 async fn a_restart_that_was_asked_for() {
     let world = World::grown(1).await;
-    let restart = json!({"metadata": {"annotations": {"pgraft.io/restarted-at": "2026-01-02T03:04:05Z"}}});
+    let restart =
+        json!({"metadata": {"annotations": {"pgraft.io/restarted-at": "2026-01-02T03:04:05Z"}}});
     world.api.change("pgraftclusters", "demo", &restart);
     let calls = world.settle().await;
     assert!(calls.starts_with("delete pods demo-1\nevent RestartingPod"), "{calls}");

@@ -6,9 +6,13 @@ use kube::runtime::watcher::{self, Event};
 use super::*;
 
 /// A watch that brings all that is there now.
-fn news<K: serde::de::DeserializeOwned + Send + 'static>(api: &FakeApi, plural: &str) -> impl cache::News<K> {
+fn news<K: serde::de::DeserializeOwned + Send + 'static>(
+    api: &FakeApi,
+    plural: &str,
+) -> impl cache::News<K> {
     let objects = api.all::<K>(plural).into_iter().map(Event::InitApply);
-    let all: Vec<Result<Event<K>, watcher::Error>> = [Event::Init].into_iter().chain(objects).chain([Event::InitDone]).map(Ok).collect();
+    let all: Vec<Result<Event<K>, watcher::Error>> =
+        [Event::Init].into_iter().chain(objects).chain([Event::InitDone]).map(Ok).collect();
     stream::iter(all)
 }
 
@@ -79,7 +83,8 @@ async fn old_news_start_a_closer_look_and_no_step() {
     assert_eq!(world.api.take_calls(), [""; 0]);
 }
 
-/// The watches still show what is long gone, and miss what is there: every write is refused or right.
+/// The watches still show what is long gone, and miss what is there: every write is refused or
+/// right.
 #[tokio::test]
 async fn with_watches_that_never_catch_up_it_still_gets_there() {
     let world = World::grown(3).await;
@@ -105,12 +110,17 @@ async fn with_watches_that_never_catch_up_it_still_gets_there() {
 async fn the_own_writes_are_read() {
     let world = World::grown(1).await;
     world.catch_up().await;
-    let before: PgRaftCluster = serde_json::from_value(world.api.get("pgraftclusters", "demo").unwrap()).unwrap();
+    let before: PgRaftCluster =
+        serde_json::from_value(world.api.get("pgraftclusters", "demo").unwrap()).unwrap();
     world.group.set(id(9), Role::Voter); // somebody else's member
     world.settle().await;
     world.api.take_calls();
     for _ in 0..3 {
         reconcile(Arc::new(before.clone()), world.context.clone()).await.unwrap();
     }
-    assert_eq!(world.api.take_calls(), [""; 0], "what was said and written once is not said and written again");
+    assert_eq!(
+        world.api.take_calls(),
+        [""; 0],
+        "what was said and written once is not said and written again"
+    );
 }

@@ -1,4 +1,5 @@
-//! Certificates as a decision: what is to be issued, renewed, trusted or taken away. Makes nothing, and sees no private key.
+//! Certificates as a decision: what is to be issued, renewed, trusted or taken away. Makes nothing,
+//! and sees no private key.
 //!
 //! ```text
 //!  the CA (`<name>-ca`, or the user's own Secret) ─┐
@@ -6,12 +7,15 @@
 //!  who needs one, and the time ────────────────────┘
 //! ```
 //!
-//! **Another CA** comes in three steps, so that at no time a member meets a certificate that it does not trust:
+//! **Another CA** comes in three steps, so that at no time a member meets a certificate that it
+//! does not trust:
 //! 1. every member's `ca.crt` gets the new CA beside the old one; the certificates stay;
-//! 2. when the kubelets have had time to bring that to the pods ([`PROPAGATION`]), certificates of the new CA are issued;
+//! 2. when the kubelets have had time to bring that to the pods ([`PROPAGATION`]), certificates of
+//!    the new CA are issued;
 //! 3. when those have been brought to the pods as well, the old CA is left out.
 //!
-//! The state of this is in the Secrets themselves, so that an operator that died, and a CA that was swapped by somebody else, are no special cases.
+//! The state of this is in the Secrets themselves, so that an operator that died, and a CA that was
+//! swapped by somebody else, are no special cases.
 
 mod read;
 mod seen;
@@ -28,7 +32,8 @@ pub use seen::{CaTrouble, Certificate, NodeCertificate, Subject, TlsSeen};
 use super::cluster::Tls;
 use super::names::SecretKind;
 
-/// For a changed Secret to be in its pod: the kubelet looks at least every 60 to 90 seconds, and the instance manager every second.
+/// For a changed Secret to be in its pod: the kubelet looks at least every 60 to 90 seconds, and
+/// the instance manager every second.
 pub const PROPAGATION: SignedDuration = SignedDuration::from_mins(5);
 
 /// A certificate is valid from so long before it was issued, for hosts whose clock is behind.
@@ -62,7 +67,12 @@ pub struct Decision {
 }
 
 /// What is to be done now. `nodes` are those that have, or are about to get, a pod.
-pub fn decide(want: &Tls, seen: &TlsSeen, nodes: &BTreeMap<NodeId, Subject>, now: Timestamp) -> Decision {
+pub fn decide(
+    want: &Tls,
+    seen: &TlsSeen,
+    nodes: &BTreeMap<NodeId, Subject>,
+    now: Timestamp,
+) -> Decision {
     let gone = seen.nodes.keys().filter(|id| !nodes.contains_key(id)).map(|id| Work::Remove(*id));
     // Without a CA nothing is issued, and what was issued goes on.
     let Ok(ca) = &seen.ca else { return Decision { work: gone.collect(), trusted: Vec::new() } };
@@ -76,12 +86,21 @@ pub fn decide(want: &Tls, seen: &TlsSeen, nodes: &BTreeMap<NodeId, Subject>, now
         seen,
         now,
         settled: is_settled(ca, seen, now),
-        changing: seen.nodes.values().flatten().any(|node| !node.of_ca || node.trusted != [ca.clone()]),
+        changing: seen
+            .nodes
+            .values()
+            .flatten()
+            .any(|node| !node.of_ca || node.trusted != [ca.clone()]),
         deaf: nodes.iter().any(|(id, subject)| subject.has_pod && !known(id)),
     };
     let trusted = plan.trusted();
-    let mut work: Vec<Work> = nodes.iter().filter_map(|(id, subject)| plan.node(*id, subject, &trusted)).collect();
-    let clients = seen.shared.iter().filter(|(_, shared)| **shared != trusted).map(|(kind, _)| Work::Share(*kind));
+    let mut work: Vec<Work> =
+        nodes.iter().filter_map(|(id, subject)| plan.node(*id, subject, &trusted)).collect();
+    let clients = seen
+        .shared
+        .iter()
+        .filter(|(_, shared)| **shared != trusted)
+        .map(|(kind, _)| Work::Share(*kind));
     work.extend(clients);
     work.extend(gone);
     Decision { work, trusted }
@@ -89,10 +108,10 @@ pub fn decide(want: &Tls, seen: &TlsSeen, nodes: &BTreeMap<NodeId, Subject>, now
 
 /// Whether every member has trusted this CA for long enough to meet certificates of it.
 pub fn is_settled(ca: &Certificate, seen: &TlsSeen, now: Timestamp) -> bool {
-    seen.nodes
-        .values()
-        .flatten()
-        .all(|node| node.trusted.contains(ca) && node.trusted_since.is_some_and(|since| now.duration_since(since) >= PROPAGATION))
+    seen.nodes.values().flatten().all(|node| {
+        node.trusted.contains(ca)
+            && node.trusted_since.is_some_and(|since| now.duration_since(since) >= PROPAGATION)
+    })
 }
 
 struct Plan<'a> {
@@ -104,14 +123,17 @@ struct Plan<'a> {
     settled: bool,
     /// One CA takes over from another.
     changing: bool,
-    /// A pod's Secret is gone or broken: it goes on with what it has read, and hears of nothing new.
+    /// A pod's Secret is gone or broken: it goes on with what it has read, and hears of nothing
+    /// new.
     deaf: bool,
 }
 
 impl Plan<'_> {
     /// The CA, and before it has taken over everywhere those that were trusted so far.
     fn trusted(&self) -> Vec<Certificate> {
-        let taken_over = |node: &NodeCertificate| node.of_ca && self.now.duration_since(node.leaf.not_before + BACKDATED) >= PROPAGATION;
+        let taken_over = |node: &NodeCertificate| {
+            node.of_ca && self.now.duration_since(node.leaf.not_before + BACKDATED) >= PROPAGATION
+        };
         let mut trusted = vec![self.ca.clone()];
         if !self.deaf && self.seen.nodes.values().flatten().all(taken_over) {
             return trusted;
@@ -128,8 +150,11 @@ impl Plan<'_> {
 
     fn node(&self, id: NodeId, subject: &Subject, trusted: &[Certificate]) -> Option<Work> {
         match self.seen.nodes.get(&id).and_then(Option::as_ref) {
-            Some(node) if !self.wants_another(node, &subject.names) => (node.trusted != trusted).then_some(Work::Trust(id)),
-            // Not what the others don't know yet; and it comes before theirs, which it would not know.
+            Some(node) if !self.wants_another(node, &subject.names) => {
+                (node.trusted != trusted).then_some(Work::Trust(id))
+            }
+            // Not what the others don't know yet; and it comes before theirs, which it would not
+            // know.
             None if subject.has_pod && self.changing && !self.settled => None,
             _ => Some(Work::Issue(id)),
         }

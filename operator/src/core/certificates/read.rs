@@ -26,9 +26,12 @@ type Data = BTreeMap<String, ByteString>;
 pub fn authority(name: &str, secret: Option<&Secret>) -> Result<Certificate, CaTrouble> {
     let secret = secret.ok_or_else(|| CaTrouble::Missing(name.to_owned()))?;
     let data = secret.data.clone().unwrap_or_default();
-    let field = |key: &'static str| data.get(key).ok_or_else(|| CaTrouble::Incomplete { secret: name.to_owned(), key });
+    let field = |key: &'static str| {
+        data.get(key).ok_or_else(|| CaTrouble::Incomplete { secret: name.to_owned(), key })
+    };
     let broken = |why: &str| CaTrouble::Broken { secret: name.to_owned(), why: why.to_owned() };
-    let all = certificates(&field("tls.crt")?.0).map_err(|why| broken(&format!("tls.crt {why}")))?;
+    let all =
+        certificates(&field("tls.crt")?.0).map_err(|why| broken(&format!("tls.crt {why}")))?;
     let ca = all.into_iter().next().ok_or_else(|| broken("tls.crt holds no certificate"))?;
     let key = key_of(&field("tls.key")?.0).map_err(|why| broken(&why))?;
     let (_, parsed) = X509Certificate::from_der(&ca.der).map_err(|e| broken(&e.to_string()))?;
@@ -41,7 +44,8 @@ pub fn authority(name: &str, secret: Option<&Secret>) -> Result<Certificate, CaT
     Ok(ca)
 }
 
-/// A private key in PEM: PKCS#8, or as cert-manager writes them by default (PKCS#1 of RSA, SEC 1 of ECDSA).
+/// A private key in PEM: PKCS#8, or as cert-manager writes them by default (PKCS#1 of RSA, SEC 1 of
+/// ECDSA).
 ///
 /// # Errors
 /// What is wrong with it, in words.
@@ -61,12 +65,18 @@ pub fn node_certificate(secret: &Secret, ca: Option<&Certificate>) -> Option<Nod
     }
     let of_ca = ca.is_some_and(|ca| {
         let signed = |ca: &X509Certificate<'_>| {
-            parsed.issuer().as_raw() == ca.subject().as_raw() && parsed.verify_signature(Some(ca.public_key())).is_ok()
+            parsed.issuer().as_raw() == ca.subject().as_raw()
+                && parsed.verify_signature(Some(ca.public_key())).is_ok()
         };
         X509Certificate::from_der(&ca.der).is_ok_and(|(_, ca)| signed(&ca))
     });
     let since = secret.metadata.annotations.as_ref().and_then(|a| a.get(ANNOTATION_TRUSTED_SINCE));
-    Some(NodeCertificate { of_ca, trusted: trusted(data), trusted_since: since.and_then(|at| at.parse().ok()), leaf })
+    Some(NodeCertificate {
+        of_ca,
+        trusted: trusted(data),
+        trusted_since: since.and_then(|at| at.parse().ok()),
+        leaf,
+    })
 }
 
 /// `ca.crt`.
@@ -90,7 +100,8 @@ fn certificate(der: &[u8]) -> Result<Certificate, String> {
     let time = |seconds: i64| Timestamp::from_second(seconds).map_err(|e| e.to_string());
     let validity = parsed.validity();
     let alternative = parsed.subject_alternative_name().ok().flatten();
-    let names: BTreeSet<String> = alternative.iter().flat_map(|all| &all.value.general_names).filter_map(name).collect();
+    let names: BTreeSet<String> =
+        alternative.iter().flat_map(|all| &all.value.general_names).filter_map(name).collect();
     Ok(Certificate {
         der: der.to_vec(),
         not_before: time(validity.not_before.timestamp())?,

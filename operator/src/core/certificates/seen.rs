@@ -26,7 +26,8 @@ impl TlsSeen {
         self.nodes.values().flatten().map(|node| node.leaf.not_after).min()
     }
 
-    /// Everything that some member trusts, the CA first: whoever connects in the middle of a change of the CA needs both.
+    /// Everything that some member trusts, the CA first: whoever connects in the middle of a change
+    /// of the CA needs both.
     pub fn all_trusted(&self) -> Vec<Certificate> {
         let mut all: Vec<Certificate> = self.ca.iter().cloned().collect();
         for certificate in self.nodes.values().flatten().flat_map(|node| &node.trusted) {
@@ -66,14 +67,24 @@ impl Certificate {
 
 impl fmt::Debug for Certificate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Certificate({} bytes, {} to {}, {:?})", self.der.len(), self.not_before, self.not_after, self.names)
+        write!(
+            f,
+            "Certificate({} bytes, {} to {}, {:?})",
+            self.der.len(),
+            self.not_before,
+            self.not_after,
+            self.names
+        )
     }
 }
 
 /// RFC 7468.
 fn rustls_pem(der: &[u8]) -> String {
     use k8s_openapi::ByteString;
-    let text = serde_json::to_value(ByteString(der.to_vec())).ok().and_then(|v| v.as_str().map(str::to_owned)).unwrap_or_default();
+    let text = serde_json::to_value(ByteString(der.to_vec()))
+        .ok()
+        .and_then(|v| v.as_str().map(str::to_owned))
+        .unwrap_or_default();
     let mut pem = String::from("-----BEGIN CERTIFICATE-----\n");
     for (at, character) in text.chars().enumerate() {
         if at > 0 && at % 64 == 0 {
@@ -133,7 +144,9 @@ pub enum CaTrouble {
         why: String,
     },
     /// It may not sign.
-    #[error("Secret {0}: tls.crt is no CA (its basic constraints say so); cert-manager makes one with isCA: true")]
+    #[error(
+        "Secret {0}: tls.crt is no CA (its basic constraints say so); cert-manager makes one with isCA: true"
+    )]
     NoCa(String),
     /// Its time is over.
     #[error("Secret {secret}: the CA ended at {at}")]

@@ -1,4 +1,5 @@
-//! One situation, one piece of work; and any order of events, in which nobody must ever meet a certificate that they do not trust.
+//! One situation, one piece of work; and any order of events, in which nobody must ever meet a
+//! certificate that they do not trust.
 
 use proptest::prelude::*;
 
@@ -24,11 +25,22 @@ fn nodes(count: u32) -> BTreeMap<NodeId, Subject> {
 }
 
 fn ca(tag: &str, from: Timestamp) -> Certificate {
-    Certificate { der: tag.as_bytes().to_vec(), not_before: from, not_after: from + CA_LIFETIME, names: BTreeSet::new() }
+    Certificate {
+        der: tag.as_bytes().to_vec(),
+        not_before: from,
+        not_after: from + CA_LIFETIME,
+        names: BTreeSet::new(),
+    }
 }
 
 /// As the controller would issue it.
-fn issue(want: &Tls, ca: &Certificate, names: BTreeSet<String>, trusted: Vec<Certificate>, now: Timestamp) -> NodeCertificate {
+fn issue(
+    want: &Tls,
+    ca: &Certificate,
+    names: BTreeSet<String>,
+    trusted: Vec<Certificate>,
+    now: Timestamp,
+) -> NodeCertificate {
     let leaf = Certificate {
         der: [b"leaf of ", ca.der.as_slice()].concat(),
         not_before: now - BACKDATED,
@@ -57,7 +69,10 @@ fn work(seen: &TlsSeen, count: u32, now: Timestamp) -> Vec<Work> {
 fn from_nothing_to_three_members() {
     let mut seen = settled(0, start());
     seen.shared.insert(SecretKind::App, Vec::new());
-    assert_eq!(work(&seen, 2, start()), [Work::Issue(id(1)), Work::Issue(id(2)), Work::Share(SecretKind::App)]);
+    assert_eq!(
+        work(&seen, 2, start()),
+        [Work::Issue(id(1)), Work::Issue(id(2)), Work::Share(SecretKind::App)]
+    );
     assert_eq!(work(&settled(3, start()), 3, start()), []);
 }
 
@@ -113,7 +128,9 @@ fn a_ca_is_renewed_long_before_its_end() {
     assert_eq!(work(&seen, 2, start() + CA_LIFETIME - DAY * 1000), [Work::RenewCa]);
     let own = Tls { ca_secret: Some("mine".into()), ..want() };
     assert!(
-        !decide(&own, &seen, &nodes(2), start() + CA_LIFETIME - DAY * 1000).work.contains(&Work::RenewCa),
+        !decide(&own, &seen, &nodes(2), start() + CA_LIFETIME - DAY * 1000)
+            .work
+            .contains(&Work::RenewCa),
         "the user's own is the user's"
     );
 }
@@ -126,7 +143,11 @@ fn what_ends_with_its_ca_is_not_issued_again_and_again() {
     let ca = seen.ca.clone().unwrap();
     seen.nodes.insert(id(1), Some(issue(&own, &ca, names(1), vec![ca.clone()], now)));
     for hours in 0..24 {
-        assert_eq!(decide(&own, &seen, &nodes(1), now + SignedDuration::from_hours(hours)).work, [], "{hours}");
+        assert_eq!(
+            decide(&own, &seen, &nodes(1), now + SignedDuration::from_hours(hours)).work,
+            [],
+            "{hours}"
+        );
     }
 }
 
@@ -140,7 +161,10 @@ fn another_ca_is_trusted_before_it_signs_and_the_old_one_until_nobody_needs_it()
         node.of_ca = false;
     }
     let decision = decide(&want(), &seen, &nodes(2), now);
-    assert_eq!(decision.work, [Work::Trust(id(1)), Work::Trust(id(2)), Work::Share(SecretKind::App)]);
+    assert_eq!(
+        decision.work,
+        [Work::Trust(id(1)), Work::Trust(id(2)), Work::Share(SecretKind::App)]
+    );
     assert_eq!(decision.trusted, [new.clone(), old]);
     for node in seen.nodes.values_mut().flatten() {
         (node.trusted, node.trusted_since) = (decision.trusted.clone(), Some(now));
@@ -154,7 +178,10 @@ fn another_ca_is_trusted_before_it_signs_and_the_old_one_until_nobody_needs_it()
     }
     assert_eq!(work(&seen, 2, now), []);
     now += PROPAGATION;
-    assert_eq!(work(&seen, 2, now), [Work::Trust(id(1)), Work::Trust(id(2)), Work::Share(SecretKind::App)]);
+    assert_eq!(
+        work(&seen, 2, now),
+        [Work::Trust(id(1)), Work::Trust(id(2)), Work::Share(SecretKind::App)]
+    );
     assert_eq!(decide(&want(), &seen, &nodes(2), now).trusted, [new]);
 }
 
@@ -204,10 +231,24 @@ fn events() -> impl Strategy<Value = Event> {
 
 impl World {
     fn new() -> Self {
-        let seen = TlsSeen { ca: Ok(ca("ca 0", start())), nodes: BTreeMap::new(), uids: BTreeMap::new(), shared: BTreeMap::new() };
+        let seen = TlsSeen {
+            ca: Ok(ca("ca 0", start())),
+            nodes: BTreeMap::new(),
+            uids: BTreeMap::new(),
+            shared: BTreeMap::new(),
+        };
         let nothing = BTreeMap::new();
         let want = Tls { ca_secret: Some("mine".into()), lifetime: DAY * 90 };
-        Self { now: start(), want, seen, cas: 0, members: 3, met: BTreeSet::new(), loaded: BTreeMap::new(), stale: nothing }
+        Self {
+            now: start(),
+            want,
+            seen,
+            cas: 0,
+            members: 3,
+            met: BTreeSet::new(),
+            loaded: BTreeMap::new(),
+            stale: nothing,
+        }
     }
 
     fn happen(&mut self, event: &Event) {
@@ -228,8 +269,11 @@ impl World {
             Event::Grow => self.members = (self.members + 1).min(6),
             Event::Shrink => self.members = (self.members - 1).max(1),
             Event::Load(n) => self.load(|node, _| node == id(*n)),
-            // Two at once in the middle of a change are beyond help: nobody knows then whom the two believe.
-            Event::SecretDeleted(n) if self.seen.nodes.len() >= self.loaded.len() => drop(self.seen.nodes.remove(&id(*n))),
+            // Two at once in the middle of a change are beyond help: nobody knows then whom the two
+            // believe.
+            Event::SecretDeleted(n) if self.seen.nodes.len() >= self.loaded.len() => {
+                drop(self.seen.nodes.remove(&id(*n)))
+            }
             Event::SecretDeleted(_) => {}
         }
         // The kubelet is never later than this.
@@ -238,7 +282,12 @@ impl World {
     }
 
     fn load(&mut self, which: impl Fn(NodeId, Timestamp) -> bool) {
-        let ready: Vec<NodeId> = self.stale.iter().filter(|(node, since)| which(**node, **since)).map(|(node, _)| *node).collect();
+        let ready: Vec<NodeId> = self
+            .stale
+            .iter()
+            .filter(|(node, since)| which(**node, **since))
+            .map(|(node, _)| *node)
+            .collect();
         for node in ready {
             // A Secret that is not there leaves its pod as it is.
             if let Some(Some(NodeCertificate { leaf, trusted, .. })) = self.seen.nodes.get(&node) {
@@ -260,7 +309,13 @@ impl World {
         for work in work {
             match work {
                 Work::Issue(node) => {
-                    let issued = issue(&self.want, self.seen.ca.as_ref().unwrap(), nodes[&node].names.clone(), trusted.clone(), self.now);
+                    let issued = issue(
+                        &self.want,
+                        self.seen.ca.as_ref().unwrap(),
+                        nodes[&node].names.clone(),
+                        trusted.clone(),
+                        self.now,
+                    );
                     self.seen.nodes.insert(node, Some(issued));
                     self.written(node);
                 }
@@ -272,7 +327,9 @@ impl World {
                 Work::Remove(node) => {
                     self.seen.nodes.remove(&node);
                 }
-                Work::RenewCa | Work::Share(_) => unreachable!("the CA is the user's own, and there are no clients"),
+                Work::RenewCa | Work::Share(_) => {
+                    unreachable!("the CA is the user's own, and there are no clients")
+                }
             }
         }
     }
@@ -287,14 +344,25 @@ impl World {
     /// The first of these who is not believed by another one of them.
     fn stranger(&self, among: &BTreeSet<NodeId>) -> Option<String> {
         let all: Vec<_> = self.loaded.iter().filter(|(node, _)| among.contains(node)).collect();
-        all.iter().flat_map(|a| all.iter().map(move |b| (a, b))).find_map(|((a, shown), (b, asked))| {
-            let believed = asked.trusted.iter().any(|ca| shown.leaf.der == [b"leaf of ", ca.der.as_slice()].concat());
-            let valid = shown.leaf.not_after > self.now;
-            (!believed || !valid).then(|| format!("at {} node {b} does not believe node {a}: {shown:?} {asked:?}", self.now))
-        })
+        all.iter().flat_map(|a| all.iter().map(move |b| (a, b))).find_map(
+            |((a, shown), (b, asked))| {
+                let believed = asked
+                    .trusted
+                    .iter()
+                    .any(|ca| shown.leaf.der == [b"leaf of ", ca.der.as_slice()].concat());
+                let valid = shown.leaf.not_after > self.now;
+                (!believed || !valid).then(|| {
+                    format!(
+                        "at {} node {b} does not believe node {a}: {shown:?} {asked:?}",
+                        self.now
+                    )
+                })
+            },
+        )
     }
 
-    /// A newcomer in the middle of a change has to wait until the others have heard of its CA; from then on it is as good as they are.
+    /// A newcomer in the middle of a change has to wait until the others have heard of its CA; from
+    /// then on it is as good as they are.
     fn welcome(&mut self) {
         for node in self.loaded.keys() {
             let with: BTreeSet<NodeId> = self.met.iter().copied().chain([*node]).collect();

@@ -1,5 +1,6 @@
-//! Three replicas, one Lease, clocks that run at different speeds, requests that are slow or lost on either way, replicas that die, freeze and
-//! give the Lease back. Never do two of them believe that they lead; when things are quiet again, one does.
+//! Three replicas, one Lease, clocks that run at different speeds, requests that are slow or lost
+//! on either way, replicas that die, freeze and give the Lease back. Never do two of them believe
+//! that they lead; when things are quiet again, one does.
 
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
@@ -60,11 +61,15 @@ struct World {
 
 impl Replica {
     fn begin_anew(&mut self, now: Duration) {
-        (self.known, self.looked, self.request, self.fate, self.look_at) = (Known::default(), false, None, None, now);
+        (self.known, self.looked, self.request, self.fate, self.look_at) =
+            (Known::default(), false, None, None, now);
     }
 
     fn now(&self, tick: u64) -> Duration {
-        self.offset + Duration::from_micros(u64::try_from(TICK.as_micros()).unwrap() * tick * self.speed / 1000)
+        self.offset
+            + Duration::from_micros(
+                u64::try_from(TICK.as_micros()).unwrap() * tick * self.speed / 1000,
+            )
     }
 }
 
@@ -82,11 +87,21 @@ impl World {
             frozen_until: 0,
             fate: None,
         };
-        Self { timing, tick: 0, version: 0, lease: None, replicas: speeds.iter().enumerate().map(replica).collect() }
+        Self {
+            timing,
+            tick: 0,
+            version: 0,
+            lease: None,
+            replicas: speeds.iter().enumerate().map(replica).collect(),
+        }
     }
 
     fn leaders(&self) -> Vec<&str> {
-        self.replicas.iter().filter(|r| r.known.leads(self.timing, r.now(self.tick))).map(|r| r.name.as_str()).collect()
+        self.replicas
+            .iter()
+            .filter(|r| r.known.leads(self.timing, r.now(self.tick)))
+            .map(|r| r.name.as_str())
+            .collect()
     }
 
     /// Compare and swap, as the API server does by resourceVersion.
@@ -94,7 +109,11 @@ impl World {
         let may = self.lease.as_ref().map(|l| &l.version) == expected;
         if may {
             self.version += 1;
-            self.lease = Some(Record { holder: holder.into(), duration: self.timing.duration, version: self.version.to_string() });
+            self.lease = Some(Record {
+                holder: holder.into(),
+                duration: self.timing.duration,
+                version: self.version.to_string(),
+            });
         }
         may
     }
@@ -112,7 +131,10 @@ impl World {
 
     /// A request reaches the API server, whatever has become of the one who sent it.
     fn arrive(&mut self, n: usize) {
-        let Some(request) = self.replicas[n].request.as_ref().filter(|r| r.arrives == self.tick) else { return };
+        let Some(request) = self.replicas[n].request.as_ref().filter(|r| r.arrives == self.tick)
+        else {
+            return;
+        };
         let written = match request.write.clone() {
             Some((expected, holder)) => self.store(expected.as_ref(), &holder),
             None => false,
@@ -130,7 +152,9 @@ impl World {
         if request.answers > tick && !late {
             return;
         }
-        let Some(Request { begun, heard: true, answer: Some((lease, written)), .. }) = replica.request.take().filter(|_| !late) else {
+        let Some(Request { begun, heard: true, answer: Some((lease, written)), .. }) =
+            replica.request.take().filter(|_| !late)
+        else {
             return;
         };
         replica.known.see(lease, now);
@@ -175,7 +199,10 @@ impl World {
             }
             // Nobody takes what they have not looked at in this life.
             Step::Take if !replica.looked => None,
-            Step::Take | Step::Renew => Some((replica.known.record.as_ref().map(|r| r.version.clone()), replica.name.clone())),
+            Step::Take | Step::Renew => Some((
+                replica.known.record.as_ref().map(|r| r.version.clone()),
+                replica.name.clone(),
+            )),
             Step::Wait(_) if now < replica.look_at => return,
             Step::Wait(_) => None,
         };
@@ -190,7 +217,14 @@ impl World {
             }
         };
         let arrives = if arrives { tick + there.max(1) } else { u64::MAX };
-        replica.request = Some(Request { begun: now, write, arrives, answers: tick + there.max(1) + back.max(1), heard, answer: None });
+        replica.request = Some(Request {
+            begun: now,
+            write,
+            arrives,
+            answers: tick + there.max(1) + back.max(1),
+            heard,
+            answer: None,
+        });
     }
 }
 
@@ -247,8 +281,11 @@ proptest! {
 #[test]
 fn a_holder_that_counts_for_too_long_is_found_out() {
     let careless = Timing { renew_within: Duration::from_secs(21), ..Timing::default() };
-    let mut runner = TestRunner::new(Config { failure_persistence: None, cases: 2000, ..Config::default() });
-    let result = runner.run(&(fates(), speeds()), |(fates, speeds)| run(careless, &speeds, &fates).map_err(TestCaseError::fail));
+    let mut runner =
+        TestRunner::new(Config { failure_persistence: None, cases: 2000, ..Config::default() });
+    let result = runner.run(&(fates(), speeds()), |(fates, speeds)| {
+        run(careless, &speeds, &fates).map_err(TestCaseError::fail)
+    });
     assert!(result.is_err(), "two thousand runs and never two leaders");
 }
 
@@ -258,7 +295,9 @@ fn the_steps_of_a_quiet_life() {
     let seconds = Duration::from_secs;
     let mut known = Known::default();
     assert_eq!(next("a", timing, &known, seconds(0)), Step::Take);
-    let of = |holder: &str| Some(Record { holder: holder.into(), duration: timing.duration, version: "1".into() });
+    let of = |holder: &str| {
+        Some(Record { holder: holder.into(), duration: timing.duration, version: "1".into() })
+    };
     known.see(of("b"), seconds(1));
     assert_eq!(next("a", timing, &known, seconds(2)), Step::Wait(timing.retry));
     assert_eq!(next("a", timing, &known, seconds(15)), Step::Wait(seconds(1)));

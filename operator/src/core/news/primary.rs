@@ -1,9 +1,11 @@
-//! Changes of the primary, told once each: by what the status said before, so that an operator that has just begun does not tell old news.
+//! Changes of the primary, told once each: by what the status said before, so that an operator that
+//! has just begun does not tell old news.
 
 use super::{Headline, News, holds, message, reason};
 use crate::api::{FailoverReason, LastFailover, PgRaftClusterStatus};
 
-/// The change that the status did not have before. The members remember one: of several in a row while nobody looked, it is the last.
+/// The change that the status did not have before. The members remember one: of several in a row
+/// while nobody looked, it is the last.
 pub(super) fn changed(before: &PgRaftClusterStatus, after: &PgRaftClusterStatus) -> Option<News> {
     // What a PgRaftCluster that was made anew finds on its volumes is history.
     before.cluster_id.as_ref()?;
@@ -12,7 +14,11 @@ pub(super) fn changed(before: &PgRaftClusterStatus, after: &PgRaftClusterStatus)
     if last.epoch <= known {
         return None;
     }
-    let headline = if last.reason == FailoverReason::Switchover { Headline::SwitchedOver } else { Headline::FailedOver };
+    let headline = if last.reason == FailoverReason::Switchover {
+        Headline::SwitchedOver
+    } else {
+        Headline::FailedOver
+    };
     Some(News { headline, note: note(last, last.epoch - known - 1) })
 }
 
@@ -28,7 +34,9 @@ fn note(last: &LastFailover, unseen: i64) -> String {
         ..=0 => String::new(),
         n => format!("; {n} more since the operator last looked"),
     };
-    format!("{to} is the primary in place of {from}, after {duration_ms} ms, in epoch {epoch}: {why}{others}")
+    format!(
+        "{to} is the primary in place of {from}, after {duration_ms} ms, in epoch {epoch}: {why}{others}"
+    )
 }
 
 /// A request that can't be carried out, once for each reason.
@@ -36,5 +44,6 @@ pub(super) fn refused(before: &PgRaftClusterStatus, after: &PgRaftClusterStatus)
     const TYPE: &str = "SwitchoverDone";
     let is_new = message(before, TYPE) != message(after, TYPE);
     let refused = holds(after, TYPE) == Some("False") && reason(after, TYPE) == "ChangeRefused";
-    (refused && is_new).then(|| News { headline: Headline::ChangeRefused, note: message(after, TYPE) })
+    (refused && is_new)
+        .then(|| News { headline: Headline::ChangeRefused, note: message(after, TYPE) })
 }

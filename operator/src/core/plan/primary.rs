@@ -1,5 +1,5 @@
-//! Having another primary: because somebody asked for it, and before the primary's member or pod is taken away. The members decide; this asks
-//! them, once, and again later when they refused.
+//! Having another primary: because somebody asked for it, and before the primary's member or pod is
+//! taken away. The members decide; this asks them, once, and again later when they refused.
 //!
 //! ```text
 //!  asked for       nothing else waits for a request that can't be carried out now
@@ -29,8 +29,14 @@ impl Plan<'_> {
         (request(target, self.seen) == Request::Due).then_some(Step::SwitchOver(target))
     }
 
-    /// Takes a member out. The primary is another one first, where the members choose it; where they don't it stays.
-    pub(super) fn take_out(&self, group: &Group, member: &MemberSeen, stays: impl Fn(&MemberSeen) -> bool) -> Option<Step> {
+    /// Takes a member out. The primary is another one first, where the members choose it; where
+    /// they don't it stays.
+    pub(super) fn take_out(
+        &self,
+        group: &Group,
+        member: &MemberSeen,
+        stays: impl Fn(&MemberSeen) -> bool,
+    ) -> Option<Step> {
         if group.primary != Some(member.id) {
             return Some(Step::RemoveNode(member.id));
         }
@@ -38,24 +44,47 @@ impl Plan<'_> {
     }
 
     /// Moves the primary to another member, one of those that stay where there is one.
-    pub(super) fn hand_over(&self, group: &Group, from: NodeId, stays: impl Fn(&MemberSeen) -> bool) -> Step {
-        if let Some(asked) = self.seen.asked.as_ref().filter(|asked| asked.is_fresh(self.seen.now)) {
+    pub(super) fn hand_over(
+        &self,
+        group: &Group,
+        from: NodeId,
+        stays: impl Fn(&MemberSeen) -> bool,
+    ) -> Step {
+        if let Some(asked) = self.seen.asked.as_ref().filter(|asked| asked.is_fresh(self.seen.now))
+        {
             let Asked { target, refused, .. } = asked.clone();
             return Step::Wait(match refused {
-                Some((code, message)) => Why::Refused { change: Change::SwitchOver(target), code, message },
+                Some((code, message)) => {
+                    Why::Refused { change: Change::SwitchOver(target), code, message }
+                }
                 None => Why::SwitchingOver(target),
             });
         }
-        let fit = |m: &&MemberSeen| m.id != from && self.is_ours(m) && self.seen.is_ready(m.id) && unfit(group, m.id).is_none();
+        let fit = |m: &&MemberSeen| {
+            m.id != from
+                && self.is_ours(m)
+                && self.seen.is_ready(m.id)
+                && unfit(group, m.id).is_none()
+        };
         let heirs = group.members.iter().filter(fit).filter(|m| m.lag_bytes.is_some());
         // Not the Raft leader, where there is a choice: it would hand the lead on.
-        let failed = |m: &MemberSeen| Step::SwitchOver(m.id).targets().iter().any(|target| self.seen.failing.get(target).is_some());
+        let failed = |m: &MemberSeen| {
+            Step::SwitchOver(m.id)
+                .targets()
+                .iter()
+                .any(|target| self.seen.failing.get(target).is_some())
+        };
         let heir = heirs.min_by_key(|m| (failed(m), !stays(m), group.leader == Some(m.id), m.id));
         heir.map_or(Step::Wait(Why::NoHeir(from)), |m| Step::SwitchOver(m.id))
     }
 
-    /// Who has been away for longer than somebody is ready to wait, and can be done without. Nobody else is on the way in or out.
-    pub(super) fn overdue<'m>(&self, group: &Group, ours: &[&'m MemberSeen]) -> Option<&'m MemberSeen> {
+    /// Who has been away for longer than somebody is ready to wait, and can be done without. Nobody
+    /// else is on the way in or out.
+    pub(super) fn overdue<'m>(
+        &self,
+        group: &Group,
+        ours: &[&'m MemberSeen],
+    ) -> Option<&'m MemberSeen> {
         let patience = self.want.replace_after?;
         if group.changing().is_some() || ours.len() != self.want.replicas {
             return None;
@@ -64,13 +93,16 @@ impl Plan<'_> {
             let since = self.seen.away.get(&m.id).filter(|_| m.reachable == Some(false));
             since.is_some_and(|since| self.seen.now.duration_since(*since) >= patience)
         };
-        let spared = |m: &&&MemberSeen| group.primary != Some(m.id) && super::counts(group, m) && leaves_a_majority(group, m);
+        let spared = |m: &&&MemberSeen| {
+            group.primary != Some(m.id) && super::counts(group, m) && leaves_a_majority(group, m)
+        };
         ours.iter().filter(away).find(spared).copied()
     }
 }
 
 /// Whether most of those who vote without this member are reached.
 pub(super) fn leaves_a_majority(group: &Group, member: &MemberSeen) -> bool {
-    let rest = || group.members.iter().filter(|m| m.id != member.id && m.role == pgraft_core::Role::Voter);
+    let rest =
+        || group.members.iter().filter(|m| m.id != member.id && m.role == pgraft_core::Role::Voter);
     rest().filter(|m| m.reachable == Some(true)).count() * 2 > rest().count()
 }

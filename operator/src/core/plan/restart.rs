@@ -1,4 +1,5 @@
-//! The rolling restart: pods that are not as the spec has them now are made again, each on its volume and under its id.
+//! The rolling restart: pods that are not as the spec has them now are made again, each on its
+//! volume and under its id.
 //!
 //! ```text
 //!  a pod that is not ready  first, and at once: it takes nothing from anybody, and a better spec may be its only way out
@@ -6,9 +7,11 @@
 //!                           is another one before, where the members can choose
 //! ```
 //!
-//! A server with settings that take effect only after a restart counts as such a pod, unless `restartOnChange` is off.
+//! A server with settings that take effect only after a restart counts as such a pod, unless
+//! `restartOnChange` is off.
 //!
-//! Nobody is removed for it: a member whose pod is made again is a server that was restarted. Called by [`super::next_step`].
+//! Nobody is removed for it: a member whose pod is made again is a server that was restarted.
+//! Called by [`super::next_step`].
 
 use pgraft_core::{NodeId, Role};
 use std::cmp::Reverse;
@@ -21,29 +24,45 @@ use crate::core::render::{configuration_hash, objects};
 use crate::core::step::{Step, Why};
 use crate::core::{Cluster, Observed, names};
 
-/// How much WAL a standby may lack while another pod is restarted: one segment, so that it stays with the primary under any load.
+/// How much WAL a standby may lack while another pod is restarted: one segment, so that it stays
+/// with the primary under any load.
 const NEARLY_ALL: u64 = 16 << 20;
 
 impl Plan<'_> {
-    /// Pods that are not ready and that the spec has otherwise now, and that the group does not miss: they can't start, or nobody hears of them. No
-    /// other pod need be ready for that.
+    /// Pods that are not ready and that the spec has otherwise now, and that the group does not
+    /// miss: they can't start, or nobody hears of them. No other pod need be ready for that.
     pub(super) fn stuck_pods(&self) -> Vec<Step> {
         let unready = |pod: &PodSeen| matches!(pod.phase, PodPhase::Starting(_));
-        let pods = self.seen.pods.iter().filter(|(id, pod)| unready(pod) && self.is_stale(**id) && !self.is_missed(**id, pod));
+        let pods =
+            self.seen.pods.iter().filter(|(id, pod)| {
+                unready(pod) && self.is_stale(**id) && !self.is_missed(**id, pod)
+            });
         pods.map(|(id, _)| Step::RestartPod(*id)).collect()
     }
 
     /// Whether the leader hears of a pod's member, though the pod is not ready.
     fn is_missed(&self, node: NodeId, pod: &PodSeen) -> bool {
-        let group = self.seen.group.as_ref().filter(|g| g.authoritative && matches!(pod.phase, PodPhase::Starting(None)));
+        let group = self
+            .seen
+            .group
+            .as_ref()
+            .filter(|g| g.authoritative && matches!(pod.phase, PodPhase::Starting(None)));
         group.and_then(|g| g.member(node)).is_some_and(|m| m.reachable == Some(true))
     }
 
-    /// The next pod, or what it waits for. None when all pods are as the spec has them. One that is not ready is the first.
+    /// The next pod, or what it waits for. None when all pods are as the spec has them. One that is
+    /// not ready is the first.
     pub(super) fn restart(&self, group: &Group) -> Option<Step> {
-        let stale = group.members.iter().filter(|m| self.is_stale(m.id) || self.waits_for_restart(m.id));
-        let next =
-            stale.min_by_key(|m| (self.seen.is_ready(m.id), group.primary == Some(m.id), group.leader == Some(m.id), Reverse(m.id)))?;
+        let stale =
+            group.members.iter().filter(|m| self.is_stale(m.id) || self.waits_for_restart(m.id));
+        let next = stale.min_by_key(|m| {
+            (
+                self.seen.is_ready(m.id),
+                group.primary == Some(m.id),
+                group.leader == Some(m.id),
+                Reverse(m.id),
+            )
+        })?;
         if !self.seen.is_ready(next.id) {
             return Some(self.replace_unready(group, next));
         }
@@ -58,7 +77,10 @@ impl Plan<'_> {
     fn replace(&self, group: &Group, node: NodeId) -> Step {
         let can_move = group.failover.is_some()
             && group.primary == Some(node)
-            && group.members.iter().any(|m| m.id != node && m.role == Role::Voter && self.is_ours(m));
+            && group
+                .members
+                .iter()
+                .any(|m| m.id != node && m.role == Role::Voter && self.is_ours(m));
         if can_move {
             self.hand_over(group, node, |m| !self.is_stale(m.id) && !self.waits_for_restart(m.id))
         } else {
@@ -66,23 +88,30 @@ impl Plan<'_> {
         }
     }
 
-    /// Pods whose files the kubelet has not refreshed yet, by their annotation, for the ConfigMap as it is now.
+    /// Pods whose files the kubelet has not refreshed yet, by their annotation, for the ConfigMap
+    /// as it is now.
     pub(super) fn outdated_pods(&self) -> Vec<NodeId> {
         if !self.is_configured() {
             return Vec::new();
         }
         let wanted = configuration_hash(self.want);
-        let outdated = |pod: &PodSeen| !pod.terminating && pod.configuration.as_ref().is_some_and(|hash| *hash != wanted);
+        let outdated = |pod: &PodSeen| {
+            !pod.terminating && pod.configuration.as_ref().is_some_and(|hash| *hash != wanted)
+        };
         self.seen.pods.iter().filter(|(_, pod)| outdated(pod)).map(|(id, _)| *id).collect()
     }
 
-    /// A pod that is not ready and whose member votes. Where its vote is needed it waits for members that are on their way back, and for no others.
+    /// A pod that is not ready and whose member votes. Where its vote is needed it waits for
+    /// members that are on their way back, and for no others.
     fn replace_unready(&self, group: &Group, member: &MemberSeen) -> Step {
         let on_its_way = |m: &&MemberSeen| {
             let pod = self.seen.pods.get(&m.id);
-            m.id != member.id && self.is_ours(m) && pod.is_none_or(|p| p.terminating || p.phase == PodPhase::Starting(None))
+            m.id != member.id
+                && self.is_ours(m)
+                && pod.is_none_or(|p| p.terminating || p.phase == PodPhase::Starting(None))
         };
-        let other = group.members.iter().find(on_its_way).filter(|_| !leaves_a_majority(group, member));
+        let other =
+            group.members.iter().find(on_its_way).filter(|_| !leaves_a_majority(group, member));
         if let Some(why) = other.and_then(|other| self.unwell(other)) {
             return Step::Wait(why);
         }
@@ -94,19 +123,23 @@ impl Plan<'_> {
 
     fn is_stale(&self, node: NodeId) -> bool {
         let outdated = |pod: &PodSeen| pod.outdated && self.is_configured();
-        self.seen.pods.get(&node).is_some_and(|pod| !pod.terminating && (pod.template != Some(self.template) || outdated(pod)))
+        self.seen.pods.get(&node).is_some_and(|pod| {
+            !pod.terminating && (pod.template != Some(self.template) || outdated(pod))
+        })
     }
 
     fn is_configured(&self) -> bool {
         is_configured(self.want, self.seen)
     }
 
-    /// Whether a setting of a server that runs takes effect only after a restart, and it is wanted that this happens by itself. Its instance
-    /// manager sees to it that a standby never has less than the primary's WAL needs: standbys go first, and it says so itself when one has to
-    /// be restarted once more after the primary.
+    /// Whether a setting of a server that runs takes effect only after a restart, and it is wanted
+    /// that this happens by itself. Its instance manager sees to it that a standby never has less
+    /// than the primary's WAL needs: standbys go first, and it says so itself when one has to be
+    /// restarted once more after the primary.
     fn waits_for_restart(&self, node: NodeId) -> bool {
         let (seen, want) = (self.seen, self.want);
-        let waits = seen.configurations.get(&node).is_some_and(|said| !said.pending_restart.is_empty());
+        let waits =
+            seen.configurations.get(&node).is_some_and(|said| !said.pending_restart.is_empty());
         want.restart_on_change && waits && seen.is_ready(node)
     }
 
@@ -115,7 +148,8 @@ impl Plan<'_> {
         if !self.is_ours(member) {
             return (member.reachable == Some(false)).then_some(Why::MemberUnreachable(member.id));
         }
-        let behind = group.primary != Some(member.id) && member.lag_bytes.is_none_or(|lag| lag > NEARLY_ALL);
+        let behind =
+            group.primary != Some(member.id) && member.lag_bytes.is_none_or(|lag| lag > NEARLY_ALL);
         self.unwell(member).or_else(|| behind.then_some(Why::Behind(member.id)))
     }
 }
@@ -135,7 +169,10 @@ mod tests {
     use pgraft_core::configuration::ConfigurationStatus;
 
     fn pending(seen: &mut Observed, nodes: &[u32]) {
-        let waits = || ConfigurationStatus { pending_restart: vec!["shared_buffers".into()], ..ConfigurationStatus::default() };
+        let waits = || ConfigurationStatus {
+            pending_restart: vec!["shared_buffers".into()],
+            ..ConfigurationStatus::default()
+        };
         seen.configurations = nodes.iter().map(|n| (id(*n), waits())).collect();
     }
 
@@ -143,9 +180,11 @@ mod tests {
     fn settings_that_need_a_restart_cause_one_standbys_first() {
         let mut want = with_failover(3);
         let mut seen = healthy(&want, 3);
-        for (waiting, next) in
-            [(&[1, 2, 3][..], Step::RestartPod(id(3))), (&[1, 2], Step::RestartPod(id(2))), (&[1], Step::SwitchOver(id(2)))]
-        {
+        for (waiting, next) in [
+            (&[1, 2, 3][..], Step::RestartPod(id(3))),
+            (&[1, 2], Step::RestartPod(id(2))),
+            (&[1], Step::SwitchOver(id(2))),
+        ] {
             pending(&mut seen, waiting);
             assert_eq!(next_step(&want, &seen), next);
         }

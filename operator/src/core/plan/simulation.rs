@@ -1,6 +1,7 @@
-//! The planner in a small model of the world: pods that take time, a Raft group that changes one voter at a time, an operator that dies
-//! before, within or after any step, hosts that evict, people who delete and change their minds. Whatever happens, the invariants hold in
-//! every step; and once it has stopped happening, the cluster becomes what is wanted.
+//! The planner in a small model of the world: pods that take time, a Raft group that changes one
+//! voter at a time, an operator that dies before, within or after any step, hosts that evict,
+//! people who delete and change their minds. Whatever happens, the invariants hold in every step;
+//! and once it has stopped happening, the cluster becomes what is wanted.
 
 use jiff::SignedDuration;
 use pgraft_core::failover::Phase;
@@ -106,12 +107,18 @@ impl World {
     }
 
     fn voters(&self) -> std::vec::IntoIter<NodeId> {
-        self.members.iter().filter(|(_, role)| **role == Role::Voter).map(|(id, _)| *id).collect::<Vec<_>>().into_iter()
+        self.members
+            .iter()
+            .filter(|(_, role)| **role == Role::Voter)
+            .map(|(id, _)| *id)
+            .collect::<Vec<_>>()
+            .into_iter()
     }
 
     /// The volumes of half of the voters, or more, were deleted: no operator brings that back.
     fn is_beyond_help(&self) -> bool {
-        let lost = |id: &NodeId| !self.seen.volumes.contains_key(id) || self.seen.volumes[id].terminating;
+        let lost =
+            |id: &NodeId| !self.seen.volumes.contains_key(id) || self.seen.volumes[id].terminating;
         let voters: Vec<NodeId> = self.voters().collect();
         voters.iter().filter(|id| lost(id)).count() * 2 >= voters.len()
     }
@@ -120,14 +127,23 @@ impl World {
     fn look(&mut self, old_news: bool, recruiting: bool) {
         let anybody = self.members.keys().any(|id| self.alive(*id));
         self.seen.group = anybody.then(|| {
-            let seen = |(id, role): (&NodeId, &Role)| MemberSeen { reachable: Some(self.alive(*id)), ..member(id.get(), *role) };
+            let seen = |(id, role): (&NodeId, &Role)| MemberSeen {
+                reachable: Some(self.alive(*id)),
+                ..member(id.get(), *role)
+            };
             let now: Vec<MemberSeen> = self.members.iter().map(seen).collect();
-            let mut group = if old_news { group(&self.last_week, self.last_week_next) } else { group(&now, self.next_id()) };
+            let mut group = if old_news {
+                group(&self.last_week, self.last_week_next)
+            } else {
+                group(&now, self.next_id())
+            };
             group.primary = Some(self.primary);
             let phase = if recruiting { Phase::Recruiting } else { Phase::Steady };
-            group.failover = self.chooses().then(|| FailoverSeen { phase, epoch: self.epoch, ..first_reign() });
+            group.failover =
+                self.chooses().then(|| FailoverSeen { phase, epoch: self.epoch, ..first_reign() });
             group.leader = self.leader;
-            group.authoritative &= !old_news && self.leader.is_some_and(|id| self.alive(id)) && self.has_quorum();
+            group.authoritative &=
+                !old_news && self.leader.is_some_and(|id| self.alive(id)) && self.has_quorum();
             group
         });
         self.seen.asked = self.seen.asked.take().filter(|asked| asked.target != self.primary);
@@ -143,13 +159,20 @@ impl World {
             *left > 0
         });
         let was: BTreeSet<NodeId> = self.voters().collect();
-        let gone: Vec<NodeId> = self.seen.pods.iter().filter(|(_, p)| p.terminating).map(|(id, _)| *id).collect();
+        let gone: Vec<NodeId> =
+            self.seen.pods.iter().filter(|(_, p)| p.terminating).map(|(id, _)| *id).collect();
         for id in gone {
             self.seen.pods.remove(&id);
             self.starting.remove(&id);
         }
         let free = |id: &NodeId| !self.seen.pods.contains_key(id);
-        let lost: Vec<NodeId> = self.seen.volumes.iter().filter(|(id, v)| v.terminating && free(id)).map(|(id, _)| *id).collect();
+        let lost: Vec<NodeId> = self
+            .seen
+            .volumes
+            .iter()
+            .filter(|(id, v)| v.terminating && free(id))
+            .map(|(id, _)| *id)
+            .collect();
         for id in lost {
             self.seen.volumes.remove(&id);
             self.directories.remove(&id);
@@ -171,7 +194,10 @@ impl World {
         }
         self.raft();
         let is: BTreeSet<NodeId> = self.voters().collect();
-        assert!(was.symmetric_difference(&is).count() <= 1, "several voters changed at once: {was:?} {is:?}");
+        assert!(
+            was.symmetric_difference(&is).count() <= 1,
+            "several voters changed at once: {was:?} {is:?}"
+        );
     }
 
     /// The leader carries out what is committed: one change at a time.
@@ -179,13 +205,18 @@ impl World {
         if !self.has_quorum() {
             return;
         }
-        if let Some(id) = self.members.iter().find(|(_, role)| **role == Role::Leaving).map(|(id, _)| *id) {
+        if let Some(id) =
+            self.members.iter().find(|(_, role)| **role == Role::Leaving).map(|(id, _)| *id)
+        {
             self.members.remove(&id);
             self.retired.insert(id);
             return;
         }
-        let learner = self.members.iter().find(|(_, role)| **role == Role::Learner).map(|(id, _)| *id);
-        if let Some(id) = learner.filter(|id| self.seen.is_ready(*id) && self.voters().count() < MAX_VOTERS) {
+        let learner =
+            self.members.iter().find(|(_, role)| **role == Role::Learner).map(|(id, _)| *id);
+        if let Some(id) =
+            learner.filter(|id| self.seen.is_ready(*id) && self.voters().count() < MAX_VOTERS)
+        {
             self.directories.insert(id);
             let left = self.behind.entry(id).or_insert(2);
             *left = left.saturating_sub(1);
@@ -197,8 +228,12 @@ impl World {
 
     fn start_pod(&mut self, node: NodeId, founder: bool) {
         assert!(self.seen.volumes.contains_key(&node), "a pod without its volume");
-        // Where nobody answers nobody can know; the group refuses such a node, and its pod goes as soon as somebody says so.
-        assert!(self.seen.group.as_ref().is_none_or(|g| !g.is_spent(node)), "a pod for a retired id: {node}");
+        // Where nobody answers nobody can know; the group refuses such a node, and its pod goes as
+        // soon as somebody says so.
+        assert!(
+            self.seen.group.as_ref().is_none_or(|g| !g.is_spent(node)),
+            "a pod for a retired id: {node}"
+        );
         let template = Some(template(&self.want));
         if self.want.image.name == NOWHERE {
             let phase = PodPhase::Starting(Some("ImagePullBackOff".into()));
@@ -211,7 +246,10 @@ impl World {
             self.members.insert(node, Role::Voter);
             self.directories.insert(node);
         }
-        self.seen.pods.insert(node, PodSeen { phase: PodPhase::Starting(None), role: None, template, ..pod(false) });
+        self.seen.pods.insert(
+            node,
+            PodSeen { phase: PodPhase::Starting(None), role: None, template, ..pod(false) },
+        );
         self.starting.insert(node, 2);
     }
 
@@ -225,10 +263,13 @@ impl World {
                 }
             }
             Step::ApplyObjects(keys) => {
-                let rendered = objects(&self.want, self.seen.group.as_ref().map_or(0, |g| g.members.len()));
+                let rendered =
+                    objects(&self.want, self.seen.group.as_ref().map_or(0, |g| g.members.len()));
                 for key in &keys[..some(keys.len())] {
                     let object = rendered.iter().find(|o| o.key() == *key).unwrap();
-                    self.seen.objects.insert(key.clone(), ObjectSeen::AsApplied(object.fingerprint()));
+                    self.seen
+                        .objects
+                        .insert(key.clone(), ObjectSeen::AsApplied(object.fingerprint()));
                 }
             }
             Step::RefreshPods(_) => unreachable!("the configuration does not change in this world"),
@@ -246,13 +287,20 @@ impl World {
                 }
             }
             Step::CreateVolume(node) => {
-                assert!(!self.seen.volumes.contains_key(node) && !self.retired.contains(node), "an id is used twice: {node}");
+                assert!(
+                    !self.seen.volumes.contains_key(node) && !self.retired.contains(node),
+                    "an id is used twice: {node}"
+                );
                 assert!(!self.members.contains_key(node), "a member gets an empty volume: {node}");
                 self.seen.volumes.insert(*node, volume());
             }
             Step::CreatePod { node, founder } => self.start_pod(*node, *founder),
             Step::ClearPod(node) => {
-                assert_eq!(self.seen.pods[node].phase, PodPhase::Finished, "a living pod is cleared: {node}");
+                assert_eq!(
+                    self.seen.pods[node].phase,
+                    PodPhase::Finished,
+                    "a living pod is cleared: {node}"
+                );
                 self.seen.pods.remove(node);
             }
             Step::RestartPod(node) => self.restart(*node),
@@ -271,7 +319,9 @@ impl World {
             Step::AddNode(node) => self.add(*node),
             Step::RemoveNode(node) => self.remove(*node),
             Step::SwitchOver(node) => self.switch_over(*node),
-            Step::GrowVolume(node) => self.seen.volumes.get_mut(node).unwrap().requested = self.want.storage.bytes,
+            Step::GrowVolume(node) => {
+                self.seen.volumes.get_mut(node).unwrap().requested = self.want.storage.bytes
+            }
             Step::Certificates(_) | Step::Wait(_) | Step::Steady => {}
         }
     }
@@ -289,13 +339,23 @@ impl World {
 
     fn restart(&mut self, node: NodeId) {
         let wanted = Some(template(&self.want));
-        assert_ne!(self.seen.pods[&node].template, wanted, "a pod is restarted for nothing: {node}");
+        assert_ne!(
+            self.seen.pods[&node].template, wanted,
+            "a pod is restarted for nothing: {node}"
+        );
         if self.seen.is_ready(node) {
-            assert!(self.members.keys().all(|id| self.alive(*id)), "a pod is restarted while another one is down: {node}");
-            let others_first = self.members.keys().all(|id| *id == node || self.seen.pods[id].template == wanted);
+            assert!(
+                self.members.keys().all(|id| self.alive(*id)),
+                "a pod is restarted while another one is down: {node}"
+            );
+            let others_first =
+                self.members.keys().all(|id| *id == node || self.seen.pods[id].template == wanted);
             assert!(node != self.primary || others_first, "the primary is restarted before others");
             let alone = self.members.iter().all(|(id, role)| *id == node || *role != Role::Voter);
-            assert!(node != self.primary || !self.chooses() || alone, "the primary is restarted where another member could be it");
+            assert!(
+                node != self.primary || !self.chooses() || alone,
+                "the primary is restarted where another member could be it"
+            );
         }
         self.seen.pods.get_mut(&node).unwrap().terminating = true;
     }
@@ -303,7 +363,11 @@ impl World {
     fn add(&mut self, node: NodeId) {
         assert!(self.seen.is_ready(node), "a node without a ready pod is added: {node}");
         assert!(!self.members.values().any(|role| *role == Role::Leaving), "two changes at once");
-        assert!(self.voters().count() >= MAX_VOTERS || !self.members.values().any(|role| *role == Role::Learner), "two changes at once");
+        assert!(
+            self.voters().count() >= MAX_VOTERS
+                || !self.members.values().any(|role| *role == Role::Learner),
+            "two changes at once"
+        );
         assert!(!self.retired.contains(&node), "an id comes back: {node}");
         self.members.insert(node, Role::Learner);
         self.directories.insert(node);
@@ -312,10 +376,18 @@ impl World {
 
     fn switch_over(&mut self, node: NodeId) {
         assert!(self.chooses() && node != self.primary, "a switchover for nothing: {node}");
-        assert_eq!(self.members.get(&node), Some(&Role::Voter), "a switchover to a node without a vote: {node}");
+        assert_eq!(
+            self.members.get(&node),
+            Some(&Role::Voter),
+            "a switchover to a node without a vote: {node}"
+        );
         assert!(self.alive(node), "a switchover to a node that is not there: {node}");
         assert!(
-            !self.seen.asked.as_ref().is_some_and(|asked| asked.target == node && asked.is_fresh(self.seen.now)),
+            !self
+                .seen
+                .asked
+                .as_ref()
+                .is_some_and(|asked| asked.target == node && asked.is_fresh(self.seen.now)),
             "asked in a hot loop"
         );
         let asked_for = self.want.switchover == Some(node) && self.seen.switched_to != Some(node);
@@ -323,19 +395,28 @@ impl World {
             || self.members.len() > self.want.replicas
             || self.seen.pods[&self.primary].template != Some(template(&self.want));
         assert!(asked_for || goes, "a switchover that nobody needs: {node}");
-        let refused = std::mem::take(&mut self.stubborn).then(|| ("PGR08".to_owned(), "no".to_owned()));
+        let refused =
+            std::mem::take(&mut self.stubborn).then(|| ("PGR08".to_owned(), "no".to_owned()));
         if refused.is_none() {
             (self.primary, self.epoch) = (node, self.epoch + 1);
         }
-        self.seen.asked = Some(Asked::again(self.seen.asked.as_ref(), node, self.seen.now, refused));
+        self.seen.asked =
+            Some(Asked::again(self.seen.asked.as_ref(), node, self.seen.now, refused));
     }
 
     fn remove(&mut self, node: NodeId) {
         assert_ne!(node, self.primary, "the primary is removed");
         let lost = self.seen.volumes.get(&node).is_none_or(|volume| volume.terminating);
-        if !lost && self.members.len() <= self.want.replicas && self.members.get(&node) == Some(&Role::Voter) {
+        if !lost
+            && self.members.len() <= self.want.replicas
+            && self.members.get(&node) == Some(&Role::Voter)
+        {
             let patience = self.want.replace_after.expect("a voter is removed for nothing");
-            assert!(!self.alive(node) && self.seen.now.duration_since(self.seen.away[&node]) >= patience, "{node} is given up too early");
+            assert!(
+                !self.alive(node)
+                    && self.seen.now.duration_since(self.seen.away[&node]) >= patience,
+                "{node} is given up too early"
+            );
         }
         assert!(self.members.contains_key(&node), "a node is removed that is no member: {node}");
         assert!(!self.members.values().any(|role| *role == Role::Leaving), "two changes at once");
@@ -359,10 +440,16 @@ impl World {
                 }
             }
             Fate::VolumeDeleted(n) => {
-                // Without the primary's there is nothing to go on with where there is no failover, and without the last one nowhere.
-                let others =
-                    |n: &NodeId| self.members.keys().any(|id| id != n && self.seen.volumes.get(id).is_some_and(|v| !v.terminating));
-                if let Some(id) = self.nth(*n).filter(|n| if self.chooses() { others(n) } else { *n != id(FOUNDER) })
+                // Without the primary's there is nothing to go on with where there is no failover,
+                // and without the last one nowhere.
+                let others = |n: &NodeId| {
+                    self.members.keys().any(|id| {
+                        id != n && self.seen.volumes.get(id).is_some_and(|v| !v.terminating)
+                    })
+                };
+                if let Some(id) = self
+                    .nth(*n)
+                    .filter(|n| if self.chooses() { others(n) } else { *n != id(FOUNDER) })
                     && let Some(volume) = self.seen.volumes.get_mut(&id)
                 {
                     volume.terminating = true;
@@ -376,7 +463,8 @@ impl World {
             }
             Fate::BadImage => self.want.image.name = NOWHERE.into(),
             Fate::Policy(retain) => {
-                self.want.retention.when_scaled = if *retain { RetentionPolicy::Retain } else { RetentionPolicy::Delete };
+                self.want.retention.when_scaled =
+                    if *retain { RetentionPolicy::Retain } else { RetentionPolicy::Delete };
             }
             Fate::MadeAgain => {
                 for pod in self.seen.pods.values_mut() {
@@ -385,12 +473,21 @@ impl World {
                 self.seen.objects.clear();
                 self.seen.known = None;
             }
-            Fate::Request(target) => self.want.switchover = target.map(id).filter(|_| self.chooses()),
+            Fate::Request(target) => {
+                self.want.switchover = target.map(id).filter(|_| self.chooses())
+            }
             Fate::Failover(n) => self.fail_over(*n),
             Fate::Refusal => self.stubborn = true,
-            Fate::Patience(passes) => self.want.replace_after = passes.map(SignedDuration::from_secs),
+            Fate::Patience(passes) => {
+                self.want.replace_after = passes.map(SignedDuration::from_secs)
+            }
             Fate::CutOff(n, passes) => self.cut_off.extend(self.nth(*n).map(|id| (id, *passes))),
-            Fate::Quiet | Fate::DiesBefore | Fate::DiesWithin | Fate::Silence | Fate::OldNews | Fate::Recruiting => {}
+            Fate::Quiet
+            | Fate::DiesBefore
+            | Fate::DiesWithin
+            | Fate::Silence
+            | Fate::OldNews
+            | Fate::Recruiting => {}
         }
     }
 

@@ -38,7 +38,10 @@ fn starting() -> PodPhase {
 fn from_nothing_to_the_founder() {
     let want = wanted(3);
     let mut seen = empty();
-    assert_eq!(next_step(&want, &seen), Step::CreateSecrets(vec![SecretKind::Internal, SecretKind::App, SecretKind::Ca]));
+    assert_eq!(
+        next_step(&want, &seen),
+        Step::CreateSecrets(vec![SecretKind::Internal, SecretKind::App, SecretKind::Ca])
+    );
     settle(&want, &mut seen);
     seen.objects.clear();
     assert!(matches!(next_step(&want, &seen), Step::ApplyObjects(keys) if keys.len() == 7));
@@ -46,7 +49,10 @@ fn from_nothing_to_the_founder() {
     seen.volumes.insert(id(1), volume());
     assert_eq!(step(&want, &mut seen), Step::CreatePod { node: id(1), founder: true });
     seen.pods.insert(id(1), PodSeen { phase: starting(), ..pod(false) });
-    assert_eq!(step(&want, &mut seen), Step::Wait(Why::FounderStarting(id(1), Some("ImagePullBackOff".into()))));
+    assert_eq!(
+        step(&want, &mut seen),
+        Step::Wait(Why::FounderStarting(id(1), Some("ImagePullBackOff".into())))
+    );
 }
 
 #[test]
@@ -62,8 +68,12 @@ fn growing_is_volume_pod_member() {
     assert_eq!(step(&want, &mut seen), Step::CreateVolume(id(4)));
     seen.volumes.insert(id(4), volume());
     assert_eq!(step(&want, &mut seen), Step::CreatePod { node: id(4), founder: false });
-    seen.pods.insert(id(4), PodSeen { phase: starting(), role: Some(PodRole::Replica), ..pod(false) });
-    assert_eq!(step(&want, &mut seen), Step::Wait(Why::NewcomerStarting(id(4), Some("ImagePullBackOff".into()))));
+    seen.pods
+        .insert(id(4), PodSeen { phase: starting(), role: Some(PodRole::Replica), ..pod(false) });
+    assert_eq!(
+        step(&want, &mut seen),
+        Step::Wait(Why::NewcomerStarting(id(4), Some("ImagePullBackOff".into())))
+    );
     seen.pods.insert(id(4), pod(false));
     assert_eq!(step(&want, &mut seen), Step::AddNode(id(4)));
     let mut members: Vec<_> = (1..=3).map(|n| member(n, Role::Voter)).collect();
@@ -80,7 +90,8 @@ fn shrinking_is_member_pod_volume() {
     let want = wanted(2);
     let mut seen = healthy(&want, 3);
     assert_eq!(step(&want, &mut seen), Step::RemoveNode(id(3)));
-    let mut members: Vec<_> = (1..=3).map(|n| member(n, if n == 3 { Role::Leaving } else { Role::Voter })).collect();
+    let mut members: Vec<_> =
+        (1..=3).map(|n| member(n, if n == 3 { Role::Leaving } else { Role::Voter })).collect();
     seen.group = Some(group(&members, 4));
     assert_eq!(step(&want, &mut seen), Step::Wait(Why::Leaving(id(3))));
     members.pop();
@@ -94,8 +105,9 @@ fn shrinking_is_member_pod_volume() {
 
 #[test]
 fn a_volume_that_is_to_stay_is_marked_and_gets_no_pod() {
-    let want =
-        parsed(&json!({"replicas": 2, "storage": {"size": "1Gi"}, "persistentVolumeClaimRetentionPolicy": {"whenScaled": "Retain"}}));
+    let want = parsed(
+        &json!({"replicas": 2, "storage": {"size": "1Gi"}, "persistentVolumeClaimRetentionPolicy": {"whenScaled": "Retain"}}),
+    );
     let mut seen = healthy(&want, 2);
     seen.group = Some(group(&[member(1, Role::Voter), member(2, Role::Voter)], 4));
     seen.volumes.insert(id(3), volume());
@@ -103,7 +115,11 @@ fn a_volume_that_is_to_stay_is_marked_and_gets_no_pod() {
     seen.volumes.insert(id(3), VolumeSeen { retired: true, ..volume() });
     assert_eq!(step(&want, &mut seen), Step::Steady);
     let want = wanted(3);
-    assert_eq!(step(&want, &mut seen), Step::CreateVolume(id(4)), "its id is not used again either");
+    assert_eq!(
+        step(&want, &mut seen),
+        Step::CreateVolume(id(4)),
+        "its id is not used again either"
+    );
 }
 
 #[test]
@@ -196,7 +212,9 @@ fn a_member_without_a_volume_makes_room_for_another() {
     let mut lost_primary = healthy(&want, 3);
     lost_primary.pods.remove(&id(1));
     lost_primary.volumes.remove(&id(1));
-    assert!(matches!(step(&want, &mut lost_primary), Step::Wait(Why::MemberNotReady(node, _)) if node == id(1)));
+    assert!(
+        matches!(step(&want, &mut lost_primary), Step::Wait(Why::MemberNotReady(node, _)) if node == id(1))
+    );
 }
 
 #[test]
@@ -221,7 +239,10 @@ fn services_follow_the_primary() {
     let mut group = seen.group.clone().unwrap();
     group.primary = Some(id(2));
     seen.group = Some(group);
-    assert_eq!(step(&want, &mut seen), Step::LabelPods(vec![(id(1), PodRole::Replica), (id(2), PodRole::Primary)]));
+    assert_eq!(
+        step(&want, &mut seen),
+        Step::LabelPods(vec![(id(1), PodRole::Replica), (id(2), PodRole::Primary)])
+    );
 }
 
 #[test]
@@ -237,7 +258,10 @@ fn members_elsewhere_are_left_alone_and_not_counted() {
     let want = wanted(3);
     let mut seen = healthy(&want, 3);
     let mut members = seen.group.clone().unwrap().members;
-    members.push(MemberSeen { address: Address::new("192.168.1.14", 7004).unwrap(), ..member(9, Role::Voter) });
+    members.push(MemberSeen {
+        address: Address::new("192.168.1.14", 7004).unwrap(),
+        ..member(9, Role::Voter)
+    });
     seen.group = Some(group(&members, 10));
     assert_eq!(step(&want, &mut seen), Step::Steady);
     let want = wanted(4);
@@ -246,10 +270,12 @@ fn members_elsewhere_are_left_alone_and_not_counted() {
 
 #[test]
 fn owners_follow_the_policy() {
-    let want =
-        parsed(&json!({"replicas": 1, "storage": {"size": "1Gi"}, "persistentVolumeClaimRetentionPolicy": {"whenDeleted": "Delete"}}));
+    let want = parsed(
+        &json!({"replicas": 1, "storage": {"size": "1Gi"}, "persistentVolumeClaimRetentionPolicy": {"whenDeleted": "Delete"}}),
+    );
     let mut seen = healthy(&want, 1);
-    let secrets = [SecretKind::Internal, SecretKind::App, SecretKind::Ca].map(|kind| (Possession::Secret(kind), true));
+    let secrets = [SecretKind::Internal, SecretKind::App, SecretKind::Ca]
+        .map(|kind| (Possession::Secret(kind), true));
     let all: Vec<_> = [(Possession::Volume(id(1)), true)].into_iter().chain(secrets).collect();
     assert_eq!(step(&want, &mut seen), Step::SetOwners(all));
 }
@@ -268,15 +294,30 @@ fn a_pod_comes_after_its_certificate_and_not_without() {
     let mut seen = healthy(&want, 1);
     seen.volumes.insert(id(2), volume());
     settle(&want, &mut seen);
-    let tls =
-        TlsSeen { ca: Err(CaTrouble::Missing("mine".into())), nodes: BTreeMap::new(), uids: BTreeMap::new(), shared: BTreeMap::new() };
+    let tls = TlsSeen {
+        ca: Err(CaTrouble::Missing("mine".into())),
+        nodes: BTreeMap::new(),
+        uids: BTreeMap::new(),
+        shared: BTreeMap::new(),
+    };
     seen.tls = Some(tls.clone());
     let Step::Wait(why @ Why::NoCertificate(..)) = next_step(&want, &seen) else { panic!() };
-    assert_eq!(why.message("demo"), "No certificate for demo-2: there is no Secret mine with the CA");
+    assert_eq!(
+        why.message("demo"),
+        "No certificate for demo-2: there is no Secret mine with the CA"
+    );
     let (now, names) = (seen.now, BTreeSet::new());
-    let ca = Certificate { der: vec![1], not_before: now, not_after: now + certificates::CA_LIFETIME, names };
+    let ca = Certificate {
+        der: vec![1],
+        not_before: now,
+        not_after: now + certificates::CA_LIFETIME,
+        names,
+    };
     seen.tls = Some(TlsSeen { ca: Ok(ca), ..tls });
-    assert_eq!(next_step(&want, &seen), Step::Certificates(vec![Work::Issue(id(1)), Work::Issue(id(2))]));
+    assert_eq!(
+        next_step(&want, &seen),
+        Step::Certificates(vec![Work::Issue(id(1)), Work::Issue(id(2))])
+    );
 }
 
 #[test]
@@ -320,7 +361,8 @@ fn pods_are_restarted_one_by_one_the_leader_late_and_the_primary_last() {
         assert_eq!(next_step(&want, &seen), Step::Wait(Why::Restarting(id(next))));
         seen.pods.remove(&id(next));
         assert_eq!(next_step(&want, &seen), Step::CreatePod { node: id(next), founder: false });
-        seen.pods.insert(id(next), PodSeen { phase: PodPhase::Starting(None), ..as_wanted.clone() });
+        seen.pods
+            .insert(id(next), PodSeen { phase: PodPhase::Starting(None), ..as_wanted.clone() });
         assert_eq!(next_step(&want, &seen), Step::Wait(Why::MemberNotReady(id(next), None)));
         seen.pods.insert(id(next), as_wanted);
     }
@@ -352,7 +394,10 @@ fn a_pod_that_can_not_start_is_made_as_the_spec_has_it_now_whoever_answers() {
     let want = wanted(3);
     let mut seen = healthy(&want, 3);
     seen.pods.get_mut(&id(2)).unwrap().phase = starting();
-    assert!(matches!(next_step(&want, &seen), Step::Wait(Why::MemberNotReady(..))), "it is as the spec has it");
+    assert!(
+        matches!(next_step(&want, &seen), Step::Wait(Why::MemberNotReady(..))),
+        "it is as the spec has it"
+    );
     stale(&mut seen, &[1, 2, 3]);
     assert_eq!(next_step(&want, &seen), Step::RestartPod(id(2)));
     seen.group = None;
@@ -365,7 +410,12 @@ fn a_server_elsewhere_that_is_down_holds_a_restart_back() {
     let mut seen = healthy(&want, 3);
     let mut members = seen.group.clone().unwrap().members;
     let elsewhere = Address::new("192.168.1.14", 7004).unwrap();
-    members.push(MemberSeen { address: elsewhere, reachable: Some(false), lag_bytes: None, ..member(9, Role::Voter) });
+    members.push(MemberSeen {
+        address: elsewhere,
+        reachable: Some(false),
+        lag_bytes: None,
+        ..member(9, Role::Voter)
+    });
     seen.group = Some(group(&members, 10));
     settle(&want, &mut seen);
     stale(&mut seen, &[1, 2, 3]);

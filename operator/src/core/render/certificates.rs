@@ -21,16 +21,28 @@ pub struct Pair {
     pub key: String,
 }
 
-/// `<name>-ca`. It stays with the volumes when the PgRaftCluster goes and they stay: clients go on trusting it.
+/// `<name>-ca`. It stays with the volumes when the PgRaftCluster goes and they stay: clients go on
+/// trusting it.
 pub fn ca_secret(want: &Cluster, ca: &Pair) -> Secret {
-    let metadata = lasting_metadata(want, SecretKind::Ca.name(&want.name), names::labels(&want.name));
+    let metadata =
+        lasting_metadata(want, SecretKind::Ca.name(&want.name), names::labels(&want.name));
     Secret { metadata, ..pair(ca, &ca.certificate) }
 }
 
 /// `<name>-<id>-tls`.
-pub fn certificate_secret(want: &Cluster, node: NodeId, issued: &Pair, trusted: &[Certificate], now: Timestamp) -> Secret {
-    let mut metadata = metadata(want, names::certificate(&want.name, node), names::node_labels(&want.name, node));
-    metadata.annotations.get_or_insert_default().insert(ANNOTATION_TRUSTED_SINCE.to_owned(), now.to_string());
+pub fn certificate_secret(
+    want: &Cluster,
+    node: NodeId,
+    issued: &Pair,
+    trusted: &[Certificate],
+    now: Timestamp,
+) -> Secret {
+    let mut metadata =
+        metadata(want, names::certificate(&want.name, node), names::node_labels(&want.name, node));
+    metadata
+        .annotations
+        .get_or_insert_default()
+        .insert(ANNOTATION_TRUSTED_SINCE.to_owned(), now.to_string());
     Secret { metadata, ..pair(issued, &bundle(trusted)) }
 }
 
@@ -53,6 +65,7 @@ fn bundle(trusted: &[Certificate]) -> String {
 
 fn pair(pair: &Pair, ca: &str) -> Secret {
     let fields = [("ca.crt", ca), ("tls.crt", &pair.certificate), ("tls.key", &pair.key)];
-    let data: BTreeMap<String, ByteString> = fields.map(|(key, text)| (key.to_owned(), ByteString(text.as_bytes().to_vec()))).into();
+    let data: BTreeMap<String, ByteString> =
+        fields.map(|(key, text)| (key.to_owned(), ByteString(text.as_bytes().to_vec()))).into();
     Secret { type_: Some("kubernetes.io/tls".into()), data: Some(data), ..Secret::default() }
 }

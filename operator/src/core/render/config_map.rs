@@ -1,16 +1,22 @@
-//! `<cluster>-instance`: the instance manager's configuration, the same for every member. `<cluster>-spec`: the last spec that was accepted.
+//! `<cluster>-instance`: the instance manager's configuration, the same for every member.
+//! `<cluster>-spec`: the last spec that was accepted.
 
 use k8s_openapi::api::core::v1::ConfigMap;
-use pgraft_core::instance_config::{BootstrapConfig, GatewayConfig, InstanceConfig, PostgresqlConfig, RaftConfig, TlsConfig};
+use pgraft_core::instance_config::{
+    BootstrapConfig, GatewayConfig, InstanceConfig, PostgresqlConfig, RaftConfig, TlsConfig,
+};
 use std::collections::BTreeMap;
 
 use super::metadata::metadata;
-use super::places::{CONFIG_FILE, SECRETS_DIRECTORY, SOCKET_DIRECTORY, STATE_DIRECTORY, TLS_DIRECTORY};
+use super::places::{
+    CONFIG_FILE, SECRETS_DIRECTORY, SOCKET_DIRECTORY, STATE_DIRECTORY, TLS_DIRECTORY,
+};
 use super::template::fnv1a;
 use crate::core::Cluster;
 use crate::core::names::{self, GATEWAY_PORT, HTTP_PORT, POSTGRES_PORT, RAFT_PORT};
 
-/// A Service leads clients to a pod for a second or two after it was told to stop, until every host has heard of it.
+/// A Service leads clients to a pod for a second or two after it was told to stop, until every host
+/// has heard of it.
 const DRAIN_TIME: &str = "3s";
 
 /// The key in `-spec`.
@@ -31,7 +37,8 @@ pub fn configuration_hash(want: &Cluster) -> String {
     format!("{:016x}", fnv1a(&serde_json::to_vec(&instance_config(want)).unwrap_or_default()))
 }
 
-/// The last spec that was accepted, for an operator that starts while there is none that can be accepted.
+/// The last spec that was accepted, for an operator that starts while there is none that can be
+/// accepted.
 pub(super) fn accepted_spec(want: &Cluster) -> ConfigMap {
     ConfigMap {
         metadata: metadata(want, names::accepted_spec(&want.name), names::labels(&want.name)),
@@ -74,7 +81,11 @@ fn instance_config(want: &Cluster) -> InstanceConfig {
             ca_file: format!("{TLS_DIRECTORY}/ca.crt"),
         }),
         http_listen: format!("[::]:{HTTP_PORT}"),
-        peers: vec![format!("{}.{}.svc:{HTTP_PORT}", names::pods_service(&want.name), want.namespace)],
+        peers: vec![format!(
+            "{}.{}.svc:{HTTP_PORT}",
+            names::pods_service(&want.name),
+            want.namespace
+        )],
         bootstrap: BootstrapConfig { database: want.database.clone(), owner: want.owner.clone() },
         secrets_directory: SECRETS_DIRECTORY.into(),
     }

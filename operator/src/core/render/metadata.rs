@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 use crate::api::{PgRaftCluster, RetentionPolicy};
 use crate::core::Cluster;
 
-/// Metadata of an object that goes with its PgRaftCluster. The operator's own labels win over inherited ones.
+/// Metadata of an object that goes with its PgRaftCluster. The operator's own labels win over
+/// inherited ones.
 pub fn metadata(want: &Cluster, name: String, own_labels: BTreeMap<String, String>) -> ObjectMeta {
     let mut labels = want.inherited_labels.clone();
     labels.extend(own_labels);
@@ -22,9 +23,14 @@ pub fn metadata(want: &Cluster, name: String, own_labels: BTreeMap<String, Strin
     }
 }
 
-/// Metadata of an object that stays when its PgRaftCluster goes, where the spec says so: without an owner, and marked so that Argo CD and Flux prune
-/// it under no circumstances, whatever they take it for.
-pub fn lasting_metadata(want: &Cluster, name: String, own_labels: BTreeMap<String, String>) -> ObjectMeta {
+/// Metadata of an object that stays when its PgRaftCluster goes, where the spec says so: without an
+/// owner, and marked so that Argo CD and Flux prune it under no circumstances, whatever they take
+/// it for.
+pub fn lasting_metadata(
+    want: &Cluster,
+    name: String,
+    own_labels: BTreeMap<String, String>,
+) -> ObjectMeta {
     let mut metadata = metadata(want, name, own_labels);
     if want.retention.when_deleted == RetentionPolicy::Retain {
         metadata.owner_references = None;

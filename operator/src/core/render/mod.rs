@@ -1,7 +1,8 @@
-//! What the API server is given, one file a resource. Pure: the same cluster is rendered to the same bytes.
+//! What the API server is given, one file a resource. Pure: the same cluster is rendered to the
+//! same bytes.
 //!
-//! Services, ConfigMaps and PodDisruptionBudget are kept as rendered ([`objects`]). Pods, volumes and Secrets are made once: a pod's spec can't
-//! change, a volume's and a Secret's must not.
+//! Services, ConfigMaps and PodDisruptionBudget are kept as rendered ([`objects`]). Pods, volumes
+//! and Secrets are made once: a pod's spec can't change, a volume's and a Secret's must not.
 
 mod certificates;
 mod config_map;
@@ -52,7 +53,8 @@ impl Object {
         ObjectKey { kind, name: metadata.name.clone().unwrap_or_default() }
     }
 
-    /// Two renderings with the same fingerprint are the same. For this process only: it is written nowhere.
+    /// Two renderings with the same fingerprint are the same. For this process only: it is written
+    /// nowhere.
     pub fn fingerprint(&self) -> u64 {
         let text = match self {
             Self::ConfigMap(o) => serde_json::to_string(o),
@@ -65,11 +67,18 @@ impl Object {
     }
 }
 
-/// All objects that are kept as rendered. `members` is how many the group has; 0 while nobody knows.
+/// All objects that are kept as rendered. `members` is how many the group has; 0 while nobody
+/// knows.
 pub fn objects(want: &Cluster, members: usize) -> Vec<Object> {
-    let services = services::services(want).into_iter().map(|service| Object::Service(Box::new(service)));
-    let config = [config_map::config_map(want), config_map::accepted_spec(want)].map(Object::ConfigMap);
-    config.into_iter().chain([Object::PodDisruptionBudget(pdb::pdb(want, members))]).chain(services).collect()
+    let services =
+        services::services(want).into_iter().map(|service| Object::Service(Box::new(service)));
+    let config =
+        [config_map::config_map(want), config_map::accepted_spec(want)].map(Object::ConfigMap);
+    config
+        .into_iter()
+        .chain([Object::PodDisruptionBudget(pdb::pdb(want, members))])
+        .chain(services)
+        .collect()
 }
 
 #[cfg(test)]

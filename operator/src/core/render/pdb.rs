@@ -15,9 +15,14 @@ pub(super) fn pdb(want: &Cluster, members: usize) -> PodDisruptionBudget {
     PodDisruptionBudget {
         metadata: metadata(want, names::budget(&want.name), names::labels(&want.name)),
         spec: Some(PodDisruptionBudgetSpec {
-            min_available: Some(IntOrString::Int(i32::try_from(min_available(want.replicas, members)).unwrap_or(i32::MAX))),
+            min_available: Some(IntOrString::Int(
+                i32::try_from(min_available(want.replicas, members)).unwrap_or(i32::MAX),
+            )),
             selector: Some(LabelSelector {
-                match_labels: Some(BTreeMap::from([(names::LABEL_CLUSTER.to_owned(), want.name.clone())])),
+                match_labels: Some(BTreeMap::from([(
+                    names::LABEL_CLUSTER.to_owned(),
+                    want.name.clone(),
+                )])),
                 ..LabelSelector::default()
             }),
             ..PodDisruptionBudgetSpec::default()
@@ -26,8 +31,9 @@ pub(super) fn pdb(want: &Cluster, members: usize) -> PodDisruptionBudget {
     }
 }
 
-/// While the cluster grows or shrinks the larger of the two sizes counts. Whoever is evicted may be a voter, so the minority of the voters
-/// is what can be spared, however many followers without a vote there are.
+/// While the cluster grows or shrinks the larger of the two sizes counts. Whoever is evicted may be
+/// a voter, so the minority of the voters is what can be spared, however many followers without a
+/// vote there are.
 fn min_available(replicas: usize, members: usize) -> usize {
     let pods = replicas.max(members);
     let voters = pods.min(MAX_VOTERS);

@@ -10,7 +10,8 @@ use super::template::template;
 use crate::core::Cluster;
 use crate::core::names;
 
-/// The pod of a member. `founder` makes the cluster, where the volume is empty. `configured`: the ConfigMap is as the spec has it.
+/// The pod of a member. `founder` makes the cluster, where the volume is empty. `configured`: the
+/// ConfigMap is as the spec has it.
 pub fn pod(want: &Cluster, node: NodeId, founder: bool, configured: bool) -> Pod {
     let mut labels = names::node_labels(&want.name, node);
     labels.insert(names::LABEL_SERVING.to_owned(), "true".to_owned());

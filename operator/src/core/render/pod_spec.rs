@@ -1,9 +1,11 @@
-//! What a member's pod is made of: restricted, without an API token, with nothing in it that Kubernetes would have to be asked for after the start.
+//! What a member's pod is made of: restricted, without an API token, with nothing in it that
+//! Kubernetes would have to be asked for after the start.
 
 use k8s_openapi::api::core::v1::{
-    Affinity, Capabilities, ConfigMapVolumeSource, Container, ContainerPort, EmptyDirVolumeSource, HTTPGetAction, KeyToPath,
-    LocalObjectReference, PersistentVolumeClaimVolumeSource, PodAffinityTerm, PodAntiAffinity, PodSecurityContext, PodSpec, Probe,
-    ProjectedVolumeSource, SeccompProfile, SecretProjection, SecurityContext, Volume, VolumeMount, VolumeProjection,
+    Affinity, Capabilities, ConfigMapVolumeSource, Container, ContainerPort, EmptyDirVolumeSource,
+    HTTPGetAction, KeyToPath, LocalObjectReference, PersistentVolumeClaimVolumeSource,
+    PodAffinityTerm, PodAntiAffinity, PodSecurityContext, PodSpec, Probe, ProjectedVolumeSource,
+    SeccompProfile, SecretProjection, SecurityContext, Volume, VolumeMount, VolumeProjection,
     WeightedPodAffinityTerm,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
@@ -11,7 +13,10 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use pgraft_core::NodeId;
 use std::collections::BTreeMap;
 
-use super::places::{CONFIG_DIRECTORY, CONFIG_FILE, SECRETS_DIRECTORY, SOCKET_DIRECTORY, STATE_DIRECTORY, TLS_DIRECTORY};
+use super::places::{
+    CONFIG_DIRECTORY, CONFIG_FILE, SECRETS_DIRECTORY, SOCKET_DIRECTORY, STATE_DIRECTORY,
+    TLS_DIRECTORY,
+};
 use super::secrets::{OPERATOR_PASSWORD, REPLICATION_PASSWORD};
 use crate::api::PullPolicy;
 use crate::core::Cluster;
@@ -36,12 +41,19 @@ pub(super) fn spec(want: &Cluster, node: NodeId, founder: bool) -> PodSpec {
         automount_service_account_token: Some(false),
         enable_service_links: Some(false),
         security_context: Some(pod_security()),
-        image_pull_secrets: Some(want.image.pull_secrets.iter().map(|name| LocalObjectReference { name: name.clone() }).collect())
-            .filter(|list: &Vec<_>| !list.is_empty()),
+        image_pull_secrets: Some(
+            want.image
+                .pull_secrets
+                .iter()
+                .map(|name| LocalObjectReference { name: name.clone() })
+                .collect(),
+        )
+        .filter(|list: &Vec<_>| !list.is_empty()),
         affinity: Some(apart(want, scheduling.affinity)),
         tolerations: Some(scheduling.tolerations).filter(|list| !list.is_empty()),
         node_selector: Some(scheduling.node_selector).filter(|map| !map.is_empty()),
-        topology_spread_constraints: Some(scheduling.topology_spread).filter(|list| !list.is_empty()),
+        topology_spread_constraints: Some(scheduling.topology_spread)
+            .filter(|list| !list.is_empty()),
         ..PodSpec::default()
     }
 }
@@ -70,11 +82,17 @@ fn container(want: &Cluster, node: NodeId, founder: bool) -> Container {
         image_pull_policy: Some(pull_policy.into()),
         command: Some(vec!["pgraft-instance".into()]),
         args: Some(args),
-        ports: Some(vec![port("postgres", POSTGRES_PORT), port("raft", RAFT_PORT), port("http", HTTP_PORT), port("gateway", GATEWAY_PORT)]),
+        ports: Some(vec![
+            port("postgres", POSTGRES_PORT),
+            port("raft", RAFT_PORT),
+            port("http", HTTP_PORT),
+            port("gateway", GATEWAY_PORT),
+        ]),
         resources: Some(want.scheduling.resources.clone()),
         security_context: Some(container_security()),
         volume_mounts: Some(mounts(want)),
-        // A long first start (a large clone, crash recovery) is no reason to kill; /livez answers from the first second.
+        // A long first start (a large clone, crash recovery) is no reason to kill; /livez answers
+        // from the first second.
         startup_probe: Some(probe("/livez", 1, 5, 300)),
         liveness_probe: Some(probe("/livez", 10, 5, 6)),
         // What a user sees of a restart is as long as this period.
@@ -84,12 +102,21 @@ fn container(want: &Cluster, node: NodeId, founder: bool) -> Container {
 }
 
 fn port(name: &str, port: u16) -> ContainerPort {
-    ContainerPort { name: Some(name.into()), container_port: i32::from(port), protocol: Some("TCP".into()), ..ContainerPort::default() }
+    ContainerPort {
+        name: Some(name.into()),
+        container_port: i32::from(port),
+        protocol: Some("TCP".into()),
+        ..ContainerPort::default()
+    }
 }
 
 fn probe(path: &str, period: i32, timeout: i32, failures: i32) -> Probe {
     Probe {
-        http_get: Some(HTTPGetAction { path: Some(path.into()), port: IntOrString::String("http".into()), ..HTTPGetAction::default() }),
+        http_get: Some(HTTPGetAction {
+            path: Some(path.into()),
+            port: IntOrString::String("http".into()),
+            ..HTTPGetAction::default()
+        }),
         period_seconds: Some(period),
         timeout_seconds: Some(timeout),
         failure_threshold: Some(failures),
@@ -104,7 +131,10 @@ fn pod_security() -> PodSecurityContext {
         run_as_group: Some(UID),
         fs_group: Some(UID),
         fs_group_change_policy: Some("OnRootMismatch".into()),
-        seccomp_profile: Some(SeccompProfile { type_: "RuntimeDefault".into(), localhost_profile: None }),
+        seccomp_profile: Some(SeccompProfile {
+            type_: "RuntimeDefault".into(),
+            localhost_profile: None,
+        }),
         ..PodSecurityContext::default()
     }
 }
@@ -143,12 +173,18 @@ fn mounts(want: &Cluster) -> Vec<VolumeMount> {
 fn volumes(want: &Cluster, node: NodeId) -> Vec<Volume> {
     let named = |name: &str| Volume { name: name.into(), ..Volume::default() };
     let empty = |name: &str, medium: Option<&str>| Volume {
-        empty_dir: Some(EmptyDirVolumeSource { medium: medium.map(str::to_owned), size_limit: None }),
+        empty_dir: Some(EmptyDirVolumeSource {
+            medium: medium.map(str::to_owned),
+            size_limit: None,
+        }),
         ..named(name)
     };
     let mut volumes = vec![
         Volume {
-            persistent_volume_claim: Some(PersistentVolumeClaimVolumeSource { claim_name: names::pod(&want.name, node), read_only: None }),
+            persistent_volume_claim: Some(PersistentVolumeClaimVolumeSource {
+                claim_name: names::pod(&want.name, node),
+                read_only: None,
+            }),
             ..named("data")
         },
         empty("socket", None),
@@ -156,14 +192,27 @@ fn volumes(want: &Cluster, node: NodeId) -> Vec<Volume> {
         // Parallel queries need more shared memory than the 64 MiB that a container has by itself.
         empty("shm", Some("Memory")),
         Volume {
-            config_map: Some(ConfigMapVolumeSource { name: names::instance_config(&want.name), ..ConfigMapVolumeSource::default() }),
+            config_map: Some(ConfigMapVolumeSource {
+                name: names::instance_config(&want.name),
+                ..ConfigMapVolumeSource::default()
+            }),
             ..named("instance")
         },
-        Volume { projected: Some(ProjectedVolumeSource { default_mode: Some(0o440), sources: Some(passwords(want)) }), ..named("secrets") },
+        Volume {
+            projected: Some(ProjectedVolumeSource {
+                default_mode: Some(0o440),
+                sources: Some(passwords(want)),
+            }),
+            ..named("secrets")
+        },
     ];
     if want.tls.is_some() {
-        // Of root and the group of the user that Postgres runs as: Postgres takes a key that nobody else can read. The kubelet swaps all at once.
-        let source = ProjectedVolumeSource { default_mode: Some(0o440), sources: Some(vec![certificate(want, node)]) };
+        // Of root and the group of the user that Postgres runs as: Postgres takes a key that nobody
+        // else can read. The kubelet swaps all at once.
+        let source = ProjectedVolumeSource {
+            default_mode: Some(0o440),
+            sources: Some(vec![certificate(want, node)]),
+        };
         volumes.push(Volume { projected: Some(source), ..named("tls") });
     }
     volumes
@@ -171,9 +220,17 @@ fn volumes(want: &Cluster, node: NodeId) -> Vec<Volume> {
 
 /// The member's certificate, its key, and what it trusts.
 fn certificate(want: &Cluster, node: NodeId) -> VolumeProjection {
-    let items = ["tls.crt", "tls.key", "ca.crt"].map(|key| KeyToPath { key: key.into(), path: key.into(), mode: None });
+    let items = ["tls.crt", "tls.key", "ca.crt"].map(|key| KeyToPath {
+        key: key.into(),
+        path: key.into(),
+        mode: None,
+    });
     VolumeProjection {
-        secret: Some(SecretProjection { name: names::certificate(&want.name, node), items: Some(items.to_vec()), optional: None }),
+        secret: Some(SecretProjection {
+            name: names::certificate(&want.name, node),
+            items: Some(items.to_vec()),
+            optional: None,
+        }),
         ..VolumeProjection::default()
     }
 }
@@ -183,32 +240,55 @@ fn passwords(want: &Cluster) -> Vec<VolumeProjection> {
     let from = |kind: SecretKind, items: &[(&str, &str)], optional: bool| VolumeProjection {
         secret: Some(SecretProjection {
             name: kind.name(&want.name),
-            items: Some(items.iter().map(|(key, path)| KeyToPath { key: (*key).into(), path: (*path).into(), mode: None }).collect()),
+            items: Some(
+                items
+                    .iter()
+                    .map(|(key, path)| KeyToPath {
+                        key: (*key).into(),
+                        path: (*path).into(),
+                        mode: None,
+                    })
+                    .collect(),
+            ),
             optional: optional.then_some(true),
         }),
         ..VolumeProjection::default()
     };
     vec![
-        from(SecretKind::Internal, &[(REPLICATION_PASSWORD, REPLICATION_PASSWORD), (OPERATOR_PASSWORD, OPERATOR_PASSWORD)], false),
+        from(
+            SecretKind::Internal,
+            &[(REPLICATION_PASSWORD, REPLICATION_PASSWORD), (OPERATOR_PASSWORD, OPERATOR_PASSWORD)],
+            false,
+        ),
         from(SecretKind::App, &[("password", "owner-password")], false),
         // Optional, so that it can be asked for later without a new pod.
         from(SecretKind::Superuser, &[("password", "superuser-password")], true),
     ]
 }
 
-/// The user's affinity; without a pod anti-affinity of theirs, members keep to different hosts where that is possible.
+/// The user's affinity; without a pod anti-affinity of theirs, members keep to different hosts
+/// where that is possible.
 fn apart(want: &Cluster, affinity: Affinity) -> Affinity {
     let term = PodAffinityTerm {
         topology_key: "kubernetes.io/hostname".into(),
         label_selector: Some(LabelSelector {
-            match_labels: Some(BTreeMap::from([(names::LABEL_CLUSTER.to_owned(), want.name.clone())])),
+            match_labels: Some(BTreeMap::from([(
+                names::LABEL_CLUSTER.to_owned(),
+                want.name.clone(),
+            )])),
             ..LabelSelector::default()
         }),
         ..PodAffinityTerm::default()
     };
     let soft = || PodAntiAffinity {
-        preferred_during_scheduling_ignored_during_execution: Some(vec![WeightedPodAffinityTerm { weight: 100, pod_affinity_term: term }]),
+        preferred_during_scheduling_ignored_during_execution: Some(vec![WeightedPodAffinityTerm {
+            weight: 100,
+            pod_affinity_term: term,
+        }]),
         ..PodAntiAffinity::default()
     };
-    Affinity { pod_anti_affinity: Some(affinity.pod_anti_affinity.clone().unwrap_or_else(soft)), ..affinity }
+    Affinity {
+        pod_anti_affinity: Some(affinity.pod_anti_affinity.clone().unwrap_or_else(soft)),
+        ..affinity
+    }
 }

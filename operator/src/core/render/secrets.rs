@@ -12,19 +12,31 @@ pub(super) const REPLICATION_PASSWORD: &str = "replication-password";
 /// The key in `-internal` of the role that the operator connects as.
 pub const OPERATOR_PASSWORD: &str = "operator-password";
 
-/// Fresh passwords, of letters and digits only: they stand in URIs and in pgpass lines without any quoting.
+/// Fresh passwords, of letters and digits only: they stand in URIs and in pgpass lines without any
+/// quoting.
 #[derive(Debug, Clone)]
 pub struct Passwords(pub [String; 2]);
 
-/// A Secret of the cluster. It stays with the volumes when the PgRaftCluster goes and they stay: the data in them knows these passwords.
+/// A Secret of the cluster. It stays with the volumes when the PgRaftCluster goes and they stay:
+/// the data in them knows these passwords.
 pub fn secret(want: &Cluster, kind: SecretKind, passwords: &Passwords) -> Secret {
     let [first, second] = &passwords.0;
     let (type_, data) = match kind {
-        SecretKind::Internal => {
-            ("Opaque", BTreeMap::from([(REPLICATION_PASSWORD.to_owned(), first.clone()), (OPERATOR_PASSWORD.to_owned(), second.clone())]))
-        }
-        SecretKind::App => ("kubernetes.io/basic-auth", login(want, &kind.name(&want.name), &want.owner, &want.database, first)),
-        SecretKind::Superuser => ("kubernetes.io/basic-auth", login(want, &kind.name(&want.name), "postgres", "postgres", first)),
+        SecretKind::Internal => (
+            "Opaque",
+            BTreeMap::from([
+                (REPLICATION_PASSWORD.to_owned(), first.clone()),
+                (OPERATOR_PASSWORD.to_owned(), second.clone()),
+            ]),
+        ),
+        SecretKind::App => (
+            "kubernetes.io/basic-auth",
+            login(want, &kind.name(&want.name), &want.owner, &want.database, first),
+        ),
+        SecretKind::Superuser => (
+            "kubernetes.io/basic-auth",
+            login(want, &kind.name(&want.name), "postgres", "postgres", first),
+        ),
         // Has a key in place of passwords: `ca_secret`.
         SecretKind::Ca => ("kubernetes.io/tls", BTreeMap::new()),
     };
@@ -32,20 +44,38 @@ pub fn secret(want: &Cluster, kind: SecretKind, passwords: &Passwords) -> Secret
     Secret { metadata, type_: Some(type_.to_owned()), string_data: Some(data), ..Secret::default() }
 }
 
-/// The keys that people know from other operators, and one URI for each Service. `secret` is the name of the Secret: where its `ca.crt` is mounted by
-/// convention.
-fn login(want: &Cluster, secret: &str, user: &str, database: &str, password: &str) -> BTreeMap<String, String> {
+/// The keys that people know from other operators, and one URI for each Service. `secret` is the
+/// name of the Secret: where its `ca.crt` is mounted by convention.
+fn login(
+    want: &Cluster,
+    secret: &str,
+    user: &str,
+    database: &str,
+    password: &str,
+) -> BTreeMap<String, String> {
     let host = |service: String| format!("{service}.{}.svc", want.namespace);
-    let [rw, ro, r] = [names::rw_service, names::ro_service, names::r_service].map(|name| host(name(&want.name)));
-    // Every pod by one name, which is right whoever the members are: libpq tries all addresses behind it.
+    let [rw, ro, r] =
+        [names::rw_service, names::ro_service, names::r_service].map(|name| host(name(&want.name)));
+    // Every pod by one name, which is right whoever the members are: libpq tries all addresses
+    // behind it.
     let pods = host(names::pods_service(&want.name));
     let hosts = format!("{rw}:{POSTGRES_PORT},{pods}:{GATEWAY_PORT}");
     let write = "target_session_attrs=read-write&connect_timeout=3";
     // `require` works wherever the URI is put.
-    let tls = |before: &str| want.tls.as_ref().map(|_| format!("{before}sslmode=require")).unwrap_or_default();
-    let uri = |host: &str, tls: &str| format!("postgresql://{user}:{password}@{host}:{POSTGRES_PORT}/{database}{tls}");
-    let jdbc = |host: &str| format!("jdbc:postgresql://{host}:{POSTGRES_PORT}/{database}?user={user}&password={password}{}", tls("&"));
-    let places = [(&rw, POSTGRES_PORT), (&ro, POSTGRES_PORT), (&r, POSTGRES_PORT), (&pods, GATEWAY_PORT)];
+    let tls = |before: &str| {
+        want.tls.as_ref().map(|_| format!("{before}sslmode=require")).unwrap_or_default()
+    };
+    let uri = |host: &str, tls: &str| {
+        format!("postgresql://{user}:{password}@{host}:{POSTGRES_PORT}/{database}{tls}")
+    };
+    let jdbc = |host: &str| {
+        format!(
+            "jdbc:postgresql://{host}:{POSTGRES_PORT}/{database}?user={user}&password={password}{}",
+            tls("&")
+        )
+    };
+    let places =
+        [(&rw, POSTGRES_PORT), (&ro, POSTGRES_PORT), (&r, POSTGRES_PORT), (&pods, GATEWAY_PORT)];
     let mut keys = vec![
         ("username", user.to_owned()),
         ("user", user.to_owned()),
@@ -56,10 +86,18 @@ fn login(want: &Cluster, secret: &str, user: &str, database: &str, password: &st
         ("uri", uri(&rw, &tls("?"))),
         ("ro-uri", uri(&ro, &tls("?"))),
         ("r-uri", uri(&r, &tls("?"))),
-        ("multi-host-uri", format!("postgresql://{user}:{password}@{hosts}/{database}?{write}{}", tls("&"))),
+        (
+            "multi-host-uri",
+            format!("postgresql://{user}:{password}@{hosts}/{database}?{write}{}", tls("&")),
+        ),
         ("jdbc-uri", jdbc(&rw)),
         ("jdbc-ro-uri", jdbc(&ro)),
-        ("pgpass", places.map(|(host, port)| format!("{host}:{port}:{database}:{user}:{password}\n")).concat()),
+        (
+            "pgpass",
+            places
+                .map(|(host, port)| format!("{host}:{port}:{database}:{user}:{password}\n"))
+                .concat(),
+        ),
     ];
     if want.tls.is_some() {
         let verified = format!("?sslmode=verify-full&sslrootcert=/etc/{secret}/ca.crt");

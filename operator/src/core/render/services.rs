@@ -1,5 +1,6 @@
-//! The Services: `-rw` to the primary, `-ro` to the followers, `-r` to any member, and the headless `-pods` that gives each pod its host name.
-//! The first three lead to no pod whose member the leader does not reach.
+//! The Services: `-rw` to the primary, `-ro` to the followers, `-r` to any member, and the headless
+//! `-pods` that gives each pod its host name. The first three lead to no pod whose member the
+//! leader does not reach.
 
 use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
@@ -23,7 +24,8 @@ pub(super) fn services(want: &Cluster) -> [Service; 4] {
     ]
 }
 
-/// Every pod's gateway knows the primary, so that nothing has to be changed here when that is another one.
+/// Every pod's gateway knows the primary, so that nothing has to be changed here when that is
+/// another one.
 fn read_write(want: &Cluster) -> Service {
     let name = names::rw_service(&want.name);
     match want.read_write {
@@ -38,7 +40,10 @@ fn service(want: &Cluster, name: String, role: Option<PodRole>, leads_to: &str) 
     if let Some(role) = role {
         selector.insert(names::LABEL_ROLE.to_owned(), role.as_str().to_owned());
     }
-    let port = ServicePort { target_port: Some(IntOrString::String(leads_to.to_owned())), ..port("postgres", POSTGRES_PORT) };
+    let port = ServicePort {
+        target_port: Some(IntOrString::String(leads_to.to_owned())),
+        ..port("postgres", POSTGRES_PORT)
+    };
     Service {
         metadata: metadata(want, name, names::labels(&want.name)),
         spec: Some(ServiceSpec {

@@ -6,8 +6,9 @@ use std::fmt;
 use super::pod_spec::spec;
 use crate::core::Cluster;
 
-/// Of one cluster, the same for all its members: their numbers are not in it. Written on every pod, so it must come out the same in the next
-/// operator; where that one makes its pods otherwise it does not, and they are restarted.
+/// Of one cluster, the same for all its members: their numbers are not in it. Written on every pod,
+/// so it must come out the same in the next operator; where that one makes its pods otherwise it
+/// does not, and they are restarted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Template(u64);
 
@@ -24,7 +25,8 @@ impl fmt::Display for Template {
     }
 }
 
-/// Everything that reaches a member only when its pod is made again. Settings of Postgres are not in it: those that it can reload are reloaded.
+/// Everything that reaches a member only when its pod is made again. Settings of Postgres are not
+/// in it: those that it can reload are reloaded.
 pub fn template(want: &Cluster) -> Template {
     let raft = (&want.heartbeat_interval, &want.election_timeout, &want.lease_duration);
     let at_start = (spec(want, NodeId::default(), false), raft, &want.restarted_at);
@@ -33,7 +35,9 @@ pub fn template(want: &Cluster) -> Template {
 
 /// FNV-1a, 64 bits. The standard library's hasher may be another one in its next version.
 pub(super) fn fnv1a(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+    })
 }
 
 #[cfg(test)]

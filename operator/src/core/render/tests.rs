@@ -54,8 +54,13 @@ fn kept_objects() {
 
 #[test]
 fn a_read_write_service_that_the_operator_points_to_the_primary() {
-    let want = parsed(&json!({"replicas": 3, "storage": {"size": "10Gi"}, "services": {"readWrite": "Direct"}}));
-    let rw = objects(&want, 3).into_iter().find_map(|o| if let Object::Service(s) = o { Some(s) } else { None }).unwrap();
+    let want = parsed(
+        &json!({"replicas": 3, "storage": {"size": "10Gi"}, "services": {"readWrite": "Direct"}}),
+    );
+    let rw = objects(&want, 3)
+        .into_iter()
+        .find_map(|o| if let Object::Service(s) = o { Some(s) } else { None })
+        .unwrap();
     insta::assert_yaml_snapshot!("service_direct", rw.spec);
 }
 
@@ -63,23 +68,34 @@ fn a_read_write_service_that_the_operator_points_to_the_primary() {
 fn secrets_in_words_that_people_know() {
     let passwords = Passwords(["secret1".into(), "secret2".into()]);
     for kind in [SecretKind::Internal, SecretKind::App, SecretKind::Superuser] {
-        insta::assert_yaml_snapshot!(format!("secret_{kind:?}").to_lowercase(), secret(&rich(), kind, &passwords));
+        insta::assert_yaml_snapshot!(
+            format!("secret_{kind:?}").to_lowercase(),
+            secret(&rich(), kind, &passwords)
+        );
     }
-    assert!(secret(&wanted(1), SecretKind::App, &passwords).metadata.owner_references.is_none(), "it stays with the volumes");
+    assert!(
+        secret(&wanted(1), SecretKind::App, &passwords).metadata.owner_references.is_none(),
+        "it stays with the volumes"
+    );
 }
 
 #[test]
 fn the_instance_manager_reads_what_is_rendered() {
-    let Object::ConfigMap(map) = &objects(&rich(), 0)[0] else { panic!("the ConfigMap is the first") };
+    let Object::ConfigMap(map) = &objects(&rich(), 0)[0] else {
+        panic!("the ConfigMap is the first")
+    };
     let yaml = &map.data.as_ref().unwrap()["instance.yaml"];
-    let config: pgraft_core::instance_config::InstanceConfig = serde_saphyr::from_str(yaml).unwrap();
+    let config: pgraft_core::instance_config::InstanceConfig =
+        serde_saphyr::from_str(yaml).unwrap();
     assert_eq!(config.bootstrap.owner, "shopkeeper");
     assert_eq!(config.postgresql.parameters["work_mem"], "8MB");
 }
 
 #[test]
 fn the_fingerprint_moves_with_every_change() {
-    let print = |want: &Cluster, members| objects(want, members).iter().map(Object::fingerprint).collect::<Vec<_>>();
+    let print = |want: &Cluster, members| {
+        objects(want, members).iter().map(Object::fingerprint).collect::<Vec<_>>()
+    };
     let base = wanted(3);
     assert_eq!(print(&base, 3), print(&base.clone(), 3));
     assert_ne!(print(&base, 3), print(&base, 5));
@@ -88,20 +104,28 @@ fn the_fingerprint_moves_with_every_change() {
     assert_ne!(print(&base, 3), print(&other, 3));
 }
 
-/// By their documented rules: Argo CD takes an object for its own by the label `app.kubernetes.io/instance` or its tracking annotation, and Flux by the
-/// labels that it sets itself; neither deletes what is marked, and neither deletes what has an owner.
+/// By their documented rules: Argo CD takes an object for its own by the label
+/// `app.kubernetes.io/instance` or its tracking annotation, and Flux by the labels that it sets
+/// itself; neither deletes what is marked, and neither deletes what has an owner.
 #[test]
 fn what_is_retained_is_not_pruned() {
     let (want, passwords) = (wanted(1), Passwords(["secret1".into(), "secret2".into()]));
     let ca = Pair { certificate: String::new(), key: String::new() };
     let mut kept = vec![pvc(&want, id(1), 0).metadata, ca_secret(&want, &ca).metadata];
-    kept.extend([SecretKind::Internal, SecretKind::App, SecretKind::Superuser].map(|kind| secret(&want, kind, &passwords).metadata));
+    kept.extend(
+        [SecretKind::Internal, SecretKind::App, SecretKind::Superuser]
+            .map(|kind| secret(&want, kind, &passwords).metadata),
+    );
     for metadata in kept {
         let (labels, annotations) = (metadata.labels.unwrap(), metadata.annotations.unwrap());
         assert!(metadata.owner_references.is_none());
-        assert!(!labels.contains_key("app.kubernetes.io/instance") && !labels.contains_key("kustomize.toolkit.fluxcd.io/name"));
+        assert!(
+            !labels.contains_key("app.kubernetes.io/instance")
+                && !labels.contains_key("kustomize.toolkit.fluxcd.io/name")
+        );
         assert!(!annotations.contains_key("argocd.argoproj.io/tracking-id"));
-        let options: Vec<&str> = annotations["argocd.argoproj.io/sync-options"].split(',').collect();
+        let options: Vec<&str> =
+            annotations["argocd.argoproj.io/sync-options"].split(',').collect();
         assert_eq!(options, ["Prune=false", "Delete=false"]);
         assert_eq!(annotations["argocd.argoproj.io/compare-options"], "IgnoreExtraneous");
         assert_eq!(annotations["kustomize.toolkit.fluxcd.io/prune"], "disabled");
@@ -112,6 +136,10 @@ fn what_is_retained_is_not_pruned() {
             Object::Service(o) => o.metadata,
             Object::PodDisruptionBudget(o) => o.metadata,
         };
-        assert_eq!(metadata.owner_references.map(|owners| owners.len()), Some(1), "it has an owner, and goes with it");
+        assert_eq!(
+            metadata.owner_references.map(|owners| owners.len()),
+            Some(1),
+            "it has an owner, and goes with it"
+        );
     }
 }

@@ -1,4 +1,5 @@
-//! The condition of what is configured: whether the members' Postgres takes it, and what waits for a restart.
+//! The condition of what is configured: whether the members' Postgres takes it, and what waits for
+//! a restart.
 
 use pgraft_core::NodeId;
 use pgraft_core::configuration::ConfigurationStatus;
@@ -18,7 +19,12 @@ impl View<'_> {
         if said.is_empty() {
             let known = self.before.conditions.iter().any(|c| c.type_ == type_);
             let message = "no member answered".to_owned();
-            return known.then_some(Verdict { type_, holds: None, reason: Reason::NobodyAnswers, message });
+            return known.then_some(Verdict {
+                type_,
+                holds: None,
+                reason: Reason::NobodyAnswers,
+                message,
+            });
         }
         let (holds, reason, message) = if let Some(message) = self.problems(said) {
             (false, Reason::ConfigurationRejected, message)
@@ -34,9 +40,16 @@ impl View<'_> {
     fn problems(&self, said: &BTreeMap<NodeId, ConfigurationStatus>) -> Option<String> {
         let problems: BTreeSet<_> = said.values().flat_map(|status| &status.problems).collect();
         let told = problems.iter().take(MOST).map(|problem| {
-            let pods: Vec<String> =
-                said.iter().filter(|(_, s)| s.problems.contains(problem)).map(|(id, _)| names::pod(self.subject.name, *id)).collect();
-            if pods.len() == said.len() { problem.to_string() } else { format!("{problem} (on {})", pods.join(", ")) }
+            let pods: Vec<String> = said
+                .iter()
+                .filter(|(_, s)| s.problems.contains(problem))
+                .map(|(id, _)| names::pod(self.subject.name, *id))
+                .collect();
+            if pods.len() == said.len() {
+                problem.to_string()
+            } else {
+                format!("{problem} (on {})", pods.join(", "))
+            }
         });
         let mut told: Vec<String> = told.collect();
         if problems.len() > MOST {
@@ -49,7 +62,10 @@ impl View<'_> {
         let failure = |(id, status): (&NodeId, &ConfigurationStatus)| {
             let failure = status.failure.as_ref()?;
             let pod = names::pod(self.subject.name, *id);
-            Some(format!("Postgres on {pod} ended {} times in a row: {}", failure.count, failure.message))
+            Some(format!(
+                "Postgres on {pod} ended {} times in a row: {}",
+                failure.count, failure.message
+            ))
         };
         let told: Vec<String> = said.iter().filter_map(failure).collect();
         (!told.is_empty()).then(|| told.join("; "))
@@ -57,8 +73,10 @@ impl View<'_> {
 }
 
 fn in_force(said: &BTreeMap<NodeId, ConfigurationStatus>) -> String {
-    let waiting: BTreeSet<&str> = said.values().flat_map(|status| &status.pending_restart).map(String::as_str).collect();
-    let held: BTreeSet<String> = said.values().flat_map(|status| &status.held).map(ToString::to_string).collect();
+    let waiting: BTreeSet<&str> =
+        said.values().flat_map(|status| &status.pending_restart).map(String::as_str).collect();
+    let held: BTreeSet<String> =
+        said.values().flat_map(|status| &status.held).map(ToString::to_string).collect();
     let mut told: Vec<String> = held.into_iter().collect();
     if !waiting.is_empty() {
         let names: Vec<&str> = waiting.into_iter().collect();
@@ -88,7 +106,12 @@ mod tests {
     };
 
     fn problem(setting: &str) -> Problem {
-        Problem { setting: setting.into(), line: None, value: Some("1".into()), message: "unknown; the default is used".into() }
+        Problem {
+            setting: setting.into(),
+            line: None,
+            value: Some("1".into()),
+            message: "unknown; the default is used".into(),
+        }
     }
 
     fn said(of: [ConfigurationStatus; 2]) -> PgRaftClusterStatus {
@@ -106,11 +129,21 @@ mod tests {
     #[test]
     fn what_members_say() {
         let fine = ConfigurationStatus::default;
-        let bad =
-            |names: &[&str]| ConfigurationStatus { valid: false, problems: names.iter().map(|name| problem(name)).collect(), ..fine() };
-        let waits = ConfigurationStatus { pending_restart: vec!["shared_buffers".into()], ..fine() };
-        let fails = ConfigurationStatus { failure: Some(ServerFailure { count: 3, message: "out of disk".into() }), ..fine() };
-        assert_eq!(words([fine(), fine()]), "True ConfigurationAccepted: every setting is in force");
+        let bad = |names: &[&str]| ConfigurationStatus {
+            valid: false,
+            problems: names.iter().map(|name| problem(name)).collect(),
+            ..fine()
+        };
+        let waits =
+            ConfigurationStatus { pending_restart: vec!["shared_buffers".into()], ..fine() };
+        let fails = ConfigurationStatus {
+            failure: Some(ServerFailure { count: 3, message: "out of disk".into() }),
+            ..fine()
+        };
+        assert_eq!(
+            words([fine(), fine()]),
+            "True ConfigurationAccepted: every setting is in force"
+        );
         assert_eq!(
             words([fine(), waits.clone()]),
             "True ConfigurationAccepted: these settings take effect after a restart: shared_buffers"
@@ -124,19 +157,28 @@ mod tests {
             words([bad(&["a", "b"]), bad(&["a"])]),
             "False ConfigurationRejected: a \"1\": unknown; the default is used; b \"1\": unknown; the default is used (on demo-1)"
         );
-        assert!(words([bad(&["a", "b", "c", "d", "e", "f", "g"]), fine()]).ends_with("; and 2 more"));
-        assert_eq!(words([fails, fine()]), "False ServerFails: Postgres on demo-1 ended 3 times in a row: out of disk");
+        assert!(
+            words([bad(&["a", "b", "c", "d", "e", "f", "g"]), fine()]).ends_with("; and 2 more")
+        );
+        assert_eq!(
+            words([fails, fine()]),
+            "False ServerFails: Postgres on demo-1 ended 3 times in a row: out of disk"
+        );
     }
 
     #[test]
     fn nothing_is_said_before_a_member_has_answered_and_unknown_after() {
         let mut seen = healthy(&wanted(3), 3);
-        let first = derive(SUBJECT, &seen, &Outcome::Took(Step::Steady), &PgRaftClusterStatus::default());
+        let first =
+            derive(SUBJECT, &seen, &Outcome::Took(Step::Steady), &PgRaftClusterStatus::default());
         assert!(first.conditions.iter().all(|c| c.type_ != "ConfigurationValid"));
         seen.configurations = [(id(1), ConfigurationStatus::default())].into();
         let second = derive(SUBJECT, &seen, &Outcome::Took(Step::Steady), &first);
         seen.configurations.clear();
         let third = derive(SUBJECT, &seen, &Outcome::Took(Step::Steady), &second);
-        assert_eq!(third.conditions.iter().find(|c| c.type_ == "ConfigurationValid").unwrap().status, "Unknown");
+        assert_eq!(
+            third.conditions.iter().find(|c| c.type_ == "ConfigurationValid").unwrap().status,
+            "Unknown"
+        );
     }
 }

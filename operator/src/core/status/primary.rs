@@ -1,4 +1,5 @@
-//! What is said about changes of the primary: the youngest one, and what became of the one that somebody asked for.
+//! What is said about changes of the primary: the youngest one, and what became of the one that
+//! somebody asked for.
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -11,8 +12,13 @@ use crate::core::group::Group;
 use crate::core::names;
 use crate::core::step::{Change, Outcome, Step, Why};
 
-/// The youngest change that is complete. Who lags behind tells of an earlier one, and is not believed.
-pub(super) fn last_failover(subject: Subject<'_>, group: Option<&Group>, before: &PgRaftClusterStatus) -> Option<LastFailover> {
+/// The youngest change that is complete. Who lags behind tells of an earlier one, and is not
+/// believed.
+pub(super) fn last_failover(
+    subject: Subject<'_>,
+    group: Option<&Group>,
+    before: &PgRaftClusterStatus,
+) -> Option<LastFailover> {
     let told = group.and_then(|g| shown(subject, g, g.failover.as_ref()?.last.as_ref()?));
     let known = before.last_failover.clone();
     match (told, known) {
@@ -21,7 +27,11 @@ pub(super) fn last_failover(subject: Subject<'_>, group: Option<&Group>, before:
     }
 }
 
-fn shown(subject: Subject<'_>, group: &Group, last: &failover::LastFailover) -> Option<LastFailover> {
+fn shown(
+    subject: Subject<'_>,
+    group: &Group,
+    last: &failover::LastFailover,
+) -> Option<LastFailover> {
     let failover::LastFailover { epoch, from, to, reason, began_ms, ended_ms } = last;
     Some(LastFailover {
         from: shown_name(subject, group, *from),
@@ -44,7 +54,10 @@ impl View<'_> {
     /// The request that was carried out, for as long as it stands in the spec.
     pub(super) fn switchover_done(&self) -> Option<SwitchoverStatus> {
         let wanted = self.subject.switchover?;
-        let done = || names::node_of_pod(self.subject.name, wanted).map(|target| request(target, self.seen)) == Some(Request::Done);
+        let done = || {
+            names::node_of_pod(self.subject.name, wanted).map(|target| request(target, self.seen))
+                == Some(Request::Done)
+        };
         let known = self.before.switchover.as_ref().is_some_and(|known| known.target == wanted);
         (known || done()).then(|| SwitchoverStatus { target: wanted.to_owned() })
     }
@@ -52,13 +65,21 @@ impl View<'_> {
     /// What became of the request; None where there is none.
     pub(super) fn switchover(&self) -> Option<Verdict> {
         let wanted = self.subject.switchover?;
-        let verdict = |holds, reason, message| Some(Verdict { type_: "SwitchoverDone", holds: Some(holds), reason, message });
+        let verdict = |holds, reason, message| {
+            Some(Verdict { type_: "SwitchoverDone", holds: Some(holds), reason, message })
+        };
         if self.switchover_done().is_some() {
             return verdict(true, Reason::AsWanted, format!("{wanted} became the primary"));
         }
-        let refused = |words: &str| verdict(false, Reason::ChangeRefused, format!("{wanted} is not the primary: {words}"));
+        let refused = |words: &str| {
+            verdict(false, Reason::ChangeRefused, format!("{wanted} is not the primary: {words}"))
+        };
         let target = names::node_of_pod(self.subject.name, wanted)?;
-        if let Outcome::Took(Step::Wait(Why::Refused { change: Change::SwitchOver(node), message, .. })) = self.outcome
+        if let Outcome::Took(Step::Wait(Why::Refused {
+            change: Change::SwitchOver(node),
+            message,
+            ..
+        })) = self.outcome
             && *node == target
         {
             return refused(message);

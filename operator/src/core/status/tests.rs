@@ -44,7 +44,12 @@ fn in_the_making() {
     settle(&want, &mut seen);
     let status = status(&seen, &Outcome::Took(next_step(&want, &seen)));
     assert_eq!(status.phase, "Creating volume demo-1");
-    let all = ["Ready=False/Bootstrapping", "Available=False/NobodyAnswers", "Progressing=True/Bootstrapping", "Degraded=False/AsWanted"];
+    let all = [
+        "Ready=False/Bootstrapping",
+        "Available=False/NobodyAnswers",
+        "Progressing=True/Bootstrapping",
+        "Degraded=False/AsWanted",
+    ];
     assert_eq!(conditions(&status)[..4], all);
     assert_eq!(conditions(&status)[4], "QuorumHealthy=Unknown/NobodyAnswers");
 }
@@ -76,7 +81,11 @@ fn a_member_is_down() {
     let want = wanted(3);
     let mut seen = healthy(&want, 3);
     seen.pods.get_mut(&id(3)).unwrap().phase = PodPhase::Starting(Some("CrashLoopBackOff".into()));
-    let members = [member(1, Role::Voter), member(2, Role::Voter), MemberSeen { reachable: Some(false), ..member(3, Role::Voter) }];
+    let members = [
+        member(1, Role::Voter),
+        member(2, Role::Voter),
+        MemberSeen { reachable: Some(false), ..member(3, Role::Voter) },
+    ];
     seen.group = Some(group(&members, 4));
     let status = status(&seen, &Outcome::Took(next_step(&want, &seen)));
     assert_eq!(status.phase, "Pod demo-3 is not ready");
@@ -99,7 +108,9 @@ fn a_member_is_down() {
 fn standbys_that_are_behind_are_named_with_the_reason() {
     let want = wanted(3);
     let mut seen = healthy(&want, 3);
-    for (node, reason) in [(2, "replay of WAL has been paused"), (3, "this standby has received no WAL")] {
+    for (node, reason) in
+        [(2, "replay of WAL has been paused"), (3, "this standby has received no WAL")]
+    {
         seen.pods.get_mut(&id(node)).unwrap().phase = PodPhase::Starting(None);
         seen.unready.insert(id(node), reason.into());
     }
@@ -138,7 +149,8 @@ fn a_primary_that_answers_nobody_does_not_serve() {
     let mut group = seen.group.clone().unwrap();
     group.leader = Some(id(2));
     group.silent = vec![id(1)];
-    let available = |seen: &Observed| conditions(&status(seen, &Outcome::Took(Step::Steady)))[1].clone();
+    let available =
+        |seen: &Observed| conditions(&status(seen, &Outcome::Took(Step::Steady)))[1].clone();
     seen.group = Some(group.clone());
     assert_eq!(available(&seen), "Available=True/PrimaryServes", "the leader reaches it");
     group.members[0].reachable = Some(false);
@@ -160,28 +172,49 @@ fn differing_in_lag_only() {
     assert!(!differ_in_lag_only(&before, &after));
 }
 
-/// What a busy cluster's standbys lack is another number at every look, and what the members have written too.
+/// What a busy cluster's standbys lack is another number at every look, and what the members have
+/// written too.
 #[test]
 fn lag_is_shown_in_steps_and_wal_alone_is_no_news() {
-    for (lag, shown) in
-        [(0, 0), (1 << 20, 1 << 20), ((1 << 20) - 1, 0), ((1 << 22) - 1, 1 << 21), (5 << 40, 1_i64 << 42), (u64::MAX, i64::MAX)]
-    {
+    for (lag, shown) in [
+        (0, 0),
+        (1 << 20, 1 << 20),
+        ((1 << 20) - 1, 0),
+        ((1 << 22) - 1, 1 << 21),
+        (5 << 40, 1_i64 << 42),
+        (u64::MAX, i64::MAX),
+    ] {
         assert_eq!(in_steps(lag), shown, "{lag}");
     }
     let mut seen = healthy(&wanted(3), 3);
     let before = status(&seen, &Outcome::Took(Step::Steady));
     let member = |seen: &mut Observed| seen.group.as_mut().unwrap().members[1].clone();
-    let moved = MemberSeen { wal: Some(WalPosition { timeline: 1, lsn: 0x2_0000_0000 }), lag_bytes: Some(1000), ..member(&mut seen) };
+    let moved = MemberSeen {
+        wal: Some(WalPosition { timeline: 1, lsn: 0x2_0000_0000 }),
+        lag_bytes: Some(1000),
+        ..member(&mut seen)
+    };
     seen.group.as_mut().unwrap().members[1] = moved.clone();
     let after = derive(subject(), &seen, &Outcome::Took(Step::Steady), &before);
     assert_eq!(after.members[1].flush_lsn.as_deref(), Some("2/0"));
     assert!(differ_in_wal_only(&before, &after));
-    seen.group.as_mut().unwrap().members[1] = MemberSeen { wal: Some(WalPosition { timeline: 2, lsn: 0 }), ..moved.clone() };
-    assert!(!differ_in_wal_only(&before, &derive(subject(), &seen, &Outcome::Took(Step::Steady), &before)), "another timeline is news");
+    seen.group.as_mut().unwrap().members[1] =
+        MemberSeen { wal: Some(WalPosition { timeline: 2, lsn: 0 }), ..moved.clone() };
+    assert!(
+        !differ_in_wal_only(
+            &before,
+            &derive(subject(), &seen, &Outcome::Took(Step::Steady), &before)
+        ),
+        "another timeline is news"
+    );
     // Nothing is forgotten when it is not heard any more.
-    seen.group.as_mut().unwrap().members[1] = MemberSeen { wal: None, lag_bytes: None, reachable: Some(false), ..moved };
+    seen.group.as_mut().unwrap().members[1] =
+        MemberSeen { wal: None, lag_bytes: None, reachable: Some(false), ..moved };
     let gone = derive(subject(), &seen, &Outcome::Took(Step::Steady), &after);
-    assert_eq!((gone.members[1].flush_lsn.as_deref(), gone.members[1].lag_bytes), (Some("2/0"), None));
+    assert_eq!(
+        (gone.members[1].flush_lsn.as_deref(), gone.members[1].lag_bytes),
+        (Some("2/0"), None)
+    );
 }
 
 #[test]
@@ -195,14 +228,21 @@ fn a_primary_without_a_majority_takes_no_writes_where_the_members_choose_it() {
     (group.available, group.authoritative) = (1, false);
     let status = status(&seen, &Outcome::Took(next_step(&want, &seen)));
     assert_eq!(conditions(&status)[1], "Available=False/NoQuorum");
-    assert_eq!(status.conditions[4].message, "1 of 3 voters answer, 2 are needed; not heard of: demo-2, demo-3");
+    assert_eq!(
+        status.conditions[4].message,
+        "1 of 3 voters answer, 2 are needed; not heard of: demo-2, demo-3"
+    );
 }
 
 #[test]
 fn a_refusal_is_shown_in_the_leaders_words() {
     let want = wanted(3);
     let seen = healthy(&want, 3);
-    let refused = |code: &str| Why::Refused { change: Change::Remove(id(3)), code: code.into(), message: "the leader's words".into() };
+    let refused = |code: &str| Why::Refused {
+        change: Change::Remove(id(3)),
+        code: code.into(),
+        message: "the leader's words".into(),
+    };
     let serious = status(&seen, &Outcome::Took(Step::Wait(refused("55006"))));
     assert_eq!(conditions(&serious)[3], "Degraded=True/ChangeRefused");
     assert_eq!(serious.conditions[3].message, "Removing node 3: the leader's words");
@@ -233,7 +273,12 @@ fn the_time_moves_with_the_status_and_with_nothing_else() {
     assert_eq!(same, before);
     let busy = derive(subject(), &seen, &Outcome::Took(Step::CreateVolume(id(4))), &before);
     for (old, new) in before.conditions.iter().zip(&busy.conditions) {
-        assert_eq!(old.status == new.status, old.last_transition_time == new.last_transition_time, "{}", new.type_);
+        assert_eq!(
+            old.status == new.status,
+            old.last_transition_time == new.last_transition_time,
+            "{}",
+            new.type_
+        );
     }
     assert_ne!(before.conditions[0].last_transition_time, busy.conditions[0].last_transition_time);
 }
@@ -257,5 +302,8 @@ fn half_way_through_a_rolling_restart() {
         "Reconciled=True/AsWanted",
     ];
     assert_eq!(conditions(&status), all);
-    assert_eq!(status.conditions[5].message, "2 of 3 pods are still to be restarted: demo-1, demo-2");
+    assert_eq!(
+        status.conditions[5].message,
+        "2 of 3 pods are still to be restarted: demo-1, demo-2"
+    );
 }

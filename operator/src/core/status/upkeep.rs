@@ -1,4 +1,5 @@
-//! The conditions of what is brought up to date in passing: pods, certificates, and everything that is applied.
+//! The conditions of what is brought up to date in passing: pods, certificates, and everything that
+//! is applied.
 
 use pgraft_core::NodeId;
 
@@ -9,23 +10,38 @@ use crate::core::{names, quantity};
 impl View<'_> {
     /// How far a rolling restart is.
     pub(super) fn pods_up_to_date(&self) -> Verdict {
-        let verdict = |holds, reason, message| Verdict { type_: "PodsUpToDate", holds, reason, message };
+        let verdict =
+            |holds, reason, message| Verdict { type_: "PodsUpToDate", holds, reason, message };
         let Some(wanted) = self.subject.template else {
             return verdict(None, Reason::InvalidSpec, "the spec makes no sense".into());
         };
         let pods = &self.seen.pods;
-        let stale = pods.iter().filter(|(_, pod)| pod.template != Some(wanted)).map(|(id, _)| names::pod(self.subject.name, *id));
+        let stale = pods
+            .iter()
+            .filter(|(_, pod)| pod.template != Some(wanted))
+            .map(|(id, _)| names::pod(self.subject.name, *id));
         let stale: Vec<String> = stale.collect();
         if stale.is_empty() {
             return verdict(Some(true), Reason::AsWanted, "every pod is as the spec has it".into());
         }
-        let words = format!("{} of {} pods are still to be restarted: {}", stale.len(), pods.len(), stale.join(", "));
+        let words = format!(
+            "{} of {} pods are still to be restarted: {}",
+            stale.len(),
+            pods.len(),
+            stale.join(", ")
+        );
         verdict(Some(false), Reason::Restarting, words)
     }
 
-    /// Whether all that the spec wants could be applied. What could not is named, and nothing else waits for it.
+    /// Whether all that the spec wants could be applied. What could not is named, and nothing else
+    /// waits for it.
     pub(super) fn reconciled(&self) -> Verdict {
-        let verdict = |holds, reason, message| Verdict { type_: "Reconciled", holds: Some(holds), reason, message };
+        let verdict = |holds, reason, message| Verdict {
+            type_: "Reconciled",
+            holds: Some(holds),
+            reason,
+            message,
+        };
         let mut failures = self.failures();
         failures.extend(self.larger_volume().map(|words| (Reason::VolumesLarger, words)));
         let Some((reason, _)) = failures.first() else {
@@ -38,32 +54,52 @@ impl View<'_> {
     /// A volume that is larger than the spec wants it.
     fn larger_volume(&self) -> Option<String> {
         let wanted = self.subject.storage?;
-        let volumes = self.seen.volumes.iter().filter(|(_, v)| !v.retired && !v.terminating && v.size() > wanted.bytes);
+        let volumes = self
+            .seen
+            .volumes
+            .iter()
+            .filter(|(_, v)| !v.retired && !v.terminating && v.size() > wanted.bytes);
         let (node, volume) = volumes.max_by_key(|(_, volume)| volume.size())?;
         let (name, size) = (names::pod(self.subject.name, *node), quantity::shown(volume.size()));
-        Some(format!("storage.size {} is less than volume {name} has, {size}: volumes do not shrink, and new ones get {size}", wanted.size))
+        Some(format!(
+            "storage.size {} is less than volume {name} has, {size}: volumes do not shrink, and new ones get {size}",
+            wanted.size
+        ))
     }
 
     /// None where TLS is disabled.
     pub(super) fn certificates(&self) -> Option<Verdict> {
         let tls = self.seen.tls.as_ref()?;
-        let verdict = |holds, reason, message| Some(Verdict { type_: "CertificatesReady", holds: Some(holds), reason, message });
+        let verdict = |holds, reason, message| {
+            Some(Verdict { type_: "CertificatesReady", holds: Some(holds), reason, message })
+        };
         if let Err(trouble) = &tls.ca
             && *trouble != CaTrouble::NotMade
         {
-            let rest = tls.first_end().map(|at| format!("; the first certificate ends at {at}")).unwrap_or_default();
+            let rest = tls
+                .first_end()
+                .map(|at| format!("; the first certificate ends at {at}"))
+                .unwrap_or_default();
             return verdict(false, Reason::CaUnusable, format!("{trouble}{rest}"));
         }
         let lacks = |id: &&NodeId| !matches!(tls.nodes.get(id), Some(Some(node)) if node.leaf.not_after > self.seen.now);
         match (self.seen.pods.keys().find(lacks), tls.first_end()) {
             (Some(id), _) => {
                 let pod = names::pod(self.subject.name, *id);
-                verdict(false, Reason::CertificateMissing, format!("pod {pod} has no valid certificate"))
+                verdict(
+                    false,
+                    Reason::CertificateMissing,
+                    format!("pod {pod} has no valid certificate"),
+                )
             }
-            (None, Some(at)) => {
-                verdict(true, Reason::CertificatesValid, format!("the first certificate ends at {at} and is renewed before"))
+            (None, Some(at)) => verdict(
+                true,
+                Reason::CertificatesValid,
+                format!("the first certificate ends at {at} and is renewed before"),
+            ),
+            (None, None) => {
+                verdict(false, Reason::CertificateMissing, "no certificate was issued yet".into())
             }
-            (None, None) => verdict(false, Reason::CertificateMissing, "no certificate was issued yet".into()),
         }
     }
 }

@@ -1,4 +1,5 @@
-//! A step with several targets, taken apart: what fails for one of them must not keep the others from being done.
+//! A step with several targets, taken apart: what fails for one of them must not keep the others
+//! from being done.
 
 use super::Step;
 use crate::core::certificates::Work;
@@ -13,11 +14,21 @@ impl Step {
     /// One step a target.
     pub fn parts(&self) -> Vec<Self> {
         match self {
-            Self::CreateSecrets(kinds) => kinds.iter().map(|kind| Self::CreateSecrets(vec![*kind])).collect(),
-            Self::ApplyObjects(keys) => keys.iter().map(|key| Self::ApplyObjects(vec![key.clone()])).collect(),
-            Self::Certificates(work) => work.iter().map(|work| Self::Certificates(vec![*work])).collect(),
-            Self::RefreshPods(nodes) => nodes.iter().map(|node| Self::RefreshPods(vec![*node])).collect(),
-            Self::SetOwners(owners) => owners.iter().map(|owner| Self::SetOwners(vec![*owner])).collect(),
+            Self::CreateSecrets(kinds) => {
+                kinds.iter().map(|kind| Self::CreateSecrets(vec![*kind])).collect()
+            }
+            Self::ApplyObjects(keys) => {
+                keys.iter().map(|key| Self::ApplyObjects(vec![key.clone()])).collect()
+            }
+            Self::Certificates(work) => {
+                work.iter().map(|work| Self::Certificates(vec![*work])).collect()
+            }
+            Self::RefreshPods(nodes) => {
+                nodes.iter().map(|node| Self::RefreshPods(vec![*node])).collect()
+            }
+            Self::SetOwners(owners) => {
+                owners.iter().map(|owner| Self::SetOwners(vec![*owner])).collect()
+            }
             Self::LabelPods(pods) => pods.iter().map(|pod| Self::LabelPods(vec![*pod])).collect(),
             Self::RoutePods(pods) => pods.iter().map(|pod| Self::RoutePods(vec![*pod])).collect(),
             other => vec![other.clone()],
@@ -94,7 +105,10 @@ mod tests {
         let many = Step::CreateSecrets(SecretKind::ALL.to_vec());
         assert_eq!((many.parts().len(), many.targets().len()), (4, 4));
         assert_eq!(many.clone().only(|_| true), Some(many.clone()));
-        assert_eq!(many.clone().only(|target| target.object == "App"), Some(Step::CreateSecrets(vec![SecretKind::App])));
+        assert_eq!(
+            many.clone().only(|target| target.object == "App"),
+            Some(Step::CreateSecrets(vec![SecretKind::App]))
+        );
         assert_eq!(many.only(|_| false), None);
         let one = Step::GrowVolume(id(3));
         assert_eq!(one.targets(), [Target { verb: "GrowVolume", object: "3".into() }]);

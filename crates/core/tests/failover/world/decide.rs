@@ -16,13 +16,17 @@ impl World {
         let reign = &self.applied(n).reign;
         let server = self.server(n, mutation);
         let free = node.free || mutation == Some(Mutation::PromiseForgotten);
-        if mutation == Some(Mutation::ReportWhilePrimary) && reign.phase == Phase::Recruiting && node.run().is_some() {
+        if mutation == Some(Mutation::ReportWhilePrimary)
+            && reign.phase == Phase::Recruiting
+            && node.run().is_some()
+        {
             let end = node.end();
             if self.reports[n].is_none_or(|r| r.epoch != reign.epoch) {
                 return node::Step::Report(Report { epoch: reign.epoch, holds: Holds::UpTo(end) });
             }
         }
-        let step = node::next_step(&node::Facts { me: id(n), reign, epoch: node.epoch, free, server });
+        let step =
+            node::next_step(&node::Facts { me: id(n), reign, epoch: node.epoch, free, server });
         match step {
             node::Step::Report(report) if self.reports[n] == Some(report) => node::Step::Nothing,
             step => step,
@@ -36,19 +40,37 @@ impl World {
                 Server::Stopped { reigned_on: Some(self.applied(n).reign.timeline) }
             }
             Postgres::Stopped => Server::Stopped { reigned_on: node.reigned_on.map(u32::from) },
-            Postgres::Primary(run) => Server::Primary { epoch: run.epoch, timeline: self.timeline_of(run, n, mutation) },
+            Postgres::Primary(run) => {
+                Server::Primary { epoch: run.epoch, timeline: self.timeline_of(run, n, mutation) }
+            }
             Postgres::Rewinding(_) if mutation == Some(Mutation::ReportWhileRewinding) => {
                 // Nobody can tell where files end that are half of this and half of that.
                 let end = WalPosition { timeline: 1, lsn: 0 };
-                Server::Standby { consistent: true, burned: None, intake: Intake::Closed, end, parted: None }
+                Server::Standby {
+                    consistent: true,
+                    burned: None,
+                    intake: Intake::Closed,
+                    end,
+                    parted: None,
+                }
             }
-            Postgres::Rewinding(_) if mutation == Some(Mutation::AbstainsFromEverything) => Server::Rewinding { parted_in: Some(0) },
+            Postgres::Rewinding(_) if mutation == Some(Mutation::AbstainsFromEverything) => {
+                Server::Rewinding { parted_in: Some(0) }
+            }
             Postgres::Rewinding(epoch) => Server::Rewinding { parted_in: Some(*epoch) },
             Postgres::Standby => {
                 let intake = match (node.configured, node.receiver, node.loaded) {
-                    (Some((from, timeline)), ..) => Intake::Open { from: id(from as usize), timeline: u32::from(timeline) },
-                    (None, ..) if mutation == Some(Mutation::ReportBeforeTheReceiverIsGone) => Intake::Closed,
-                    (None, None, _) if mutation == Some(Mutation::ReportBeforeTheStartupProcessKnows) => Intake::Closed,
+                    (Some((from, timeline)), ..) => {
+                        Intake::Open { from: id(from as usize), timeline: u32::from(timeline) }
+                    }
+                    (None, ..) if mutation == Some(Mutation::ReportBeforeTheReceiverIsGone) => {
+                        Intake::Closed
+                    }
+                    (None, None, _)
+                        if mutation == Some(Mutation::ReportBeforeTheStartupProcessKnows) =>
+                    {
+                        Intake::Closed
+                    }
                     (None, None, None) => Intake::Closed,
                     (None, ..) => Intake::Closing,
                 };
@@ -56,26 +78,43 @@ impl World {
                     Some(Mutation::FollowsUncompared) => Some(false),
                     _ => self.has_parted(n, index(self.applied(n).reign.primary)),
                 };
-                Server::Standby { consistent: true, burned: node.burned.map(u32::from), intake, end: node.end(), parted }
+                Server::Standby {
+                    consistent: true,
+                    burned: node.burned.map(u32::from),
+                    intake,
+                    end: node.end(),
+                    parted,
+                }
             }
         }
     }
 
     pub(super) fn timeline_of(&self, run: &Run, n: usize, mutation: Option<Mutation>) -> u32 {
-        // The worker would notice that Postgres took another number; taken out together with the rule that gives it one.
-        let unchecked = matches!(mutation, Some(Mutation::TimelineByPostgres | Mutation::StartUnpromoted));
-        if unchecked && run.epoch == self.applied(n).reign.epoch { self.applied(n).reign.timeline } else { u32::from(run.timeline) }
+        // The worker would notice that Postgres took another number; taken out together with the
+        // rule that gives it one.
+        let unchecked =
+            matches!(mutation, Some(Mutation::TimelineByPostgres | Mutation::StartUnpromoted));
+        if unchecked && run.epoch == self.applied(n).reign.epoch {
+            self.applied(n).reign.timeline
+        } else {
+            u32::from(run.timeline)
+        }
     }
 
-    /// Whether a standby finds that its WAL is not a beginning of its primary's; None where nobody tells.
+    /// Whether a standby finds that its WAL is not a beginning of its primary's; None where nobody
+    /// tells.
     pub(super) fn has_parted(&self, n: usize, from: usize) -> Option<bool> {
-        self.nodes[from].run().filter(|run| run.epoch == self.nodes[n].epoch).map(|_| !self.is_beginning(n, from))
+        self.nodes[from]
+            .run()
+            .filter(|run| run.epoch == self.nodes[n].epoch)
+            .map(|_| !self.is_beginning(n, from))
     }
 
     /// What Postgres compares: the timeline at the position where the standby stands.
     pub(super) fn is_beginning(&self, n: usize, of: usize) -> bool {
         let (mine, theirs) = (&self.nodes[n].wal, &self.nodes[of].wal);
-        mine.len() <= theirs.len() && mine.last().map(|r| r.timeline) == theirs.get(mine.len() - 1).map(|r| r.timeline)
+        mine.len() <= theirs.len()
+            && mine.last().map(|r| r.timeline) == theirs.get(mine.len() - 1).map(|r| r.timeline)
     }
 
     /// What a primary decides.
@@ -84,7 +123,9 @@ impl World {
         let Some(run) = self.nodes[n].run() else { return primary::Step::Nothing };
         let noted = run.noted.map(|(change, _)| change);
         let mut confirmed: BTreeSet<NodeId> = match run.noted {
-            Some((_, end)) => (0..self.nodes.len()).filter(|j| run.confirmed[*j] >= end).map(id).collect(),
+            Some((_, end)) => {
+                (0..self.nodes.len()).filter(|j| run.confirmed[*j] >= end).map(id).collect()
+            }
             None => BTreeSet::new(),
         };
         if mutation == Some(Mutation::NoBarrier) {
@@ -99,10 +140,16 @@ impl World {
             lease: self.has_lease(n),
             open: run.open,
         };
-        if let (Some(Mutation::NoteBeforeAllHaveLoaded), Names::Loading(change)) = (mutation, facts.names) {
+        if let (Some(Mutation::NoteBeforeAllHaveLoaded), Names::Loading(change)) =
+            (mutation, facts.names)
+        {
             facts.names = Names::Loaded(change);
         }
-        if mutation == Some(Mutation::GateBeforeConfirmed) && !run.open && run.noted.is_some() && facts.lease {
+        if mutation == Some(Mutation::GateBeforeConfirmed)
+            && !run.open
+            && run.noted.is_some()
+            && facts.lease
+        {
             return primary::Step::OpenGate;
         }
         primary::next_step(&facts)

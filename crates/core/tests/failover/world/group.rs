@@ -11,10 +11,21 @@ use std::rc::Rc;
 impl World {
     pub(super) fn lead(&mut self, mutation: Option<Mutation>) -> Option<()> {
         let state = Rc::clone(self.last());
-        let free: BTreeSet<NodeId> = (0..self.nodes.len()).filter(|n| self.nodes[*n].up && self.nodes[*n].free).map(id).collect();
-        let free = if mutation == Some(Mutation::PromiseForgotten) { (0..self.nodes.len()).map(id).collect() } else { free };
-        let mut reports: BTreeMap<NodeId, Report> =
-            self.reports.iter().enumerate().filter_map(|(n, report)| report.map(|report| (id(n), report))).collect();
+        let free: BTreeSet<NodeId> = (0..self.nodes.len())
+            .filter(|n| self.nodes[*n].up && self.nodes[*n].free)
+            .map(id)
+            .collect();
+        let free = if mutation == Some(Mutation::PromiseForgotten) {
+            (0..self.nodes.len()).map(id).collect()
+        } else {
+            free
+        };
+        let mut reports: BTreeMap<NodeId, Report> = self
+            .reports
+            .iter()
+            .enumerate()
+            .filter_map(|(n, report)| report.map(|report| (id(n), report)))
+            .collect();
         for report in reports.values_mut() {
             match mutation {
                 Some(Mutation::LateReportsCount) => report.epoch = state.reign.epoch,
@@ -29,10 +40,12 @@ impl World {
         let mut reign = state.reign.clone();
         if mutation == Some(Mutation::AnybodysReportCounts) {
             // Recruits outside of a config stand in for its missing standbys.
-            let recruits: BTreeSet<NodeId> = reports.iter().filter(|(_, r)| r.epoch == reign.epoch).map(|(id, _)| *id).collect();
+            let recruits: BTreeSet<NodeId> =
+                reports.iter().filter(|(_, r)| r.epoch == reign.epoch).map(|(id, _)| *id).collect();
             for config in &mut reign.configs {
                 let outside = recruits.difference(&config.standbys).count();
-                let missing: Vec<NodeId> = config.standbys.difference(&recruits).copied().take(outside).collect();
+                let missing: Vec<NodeId> =
+                    config.standbys.difference(&recruits).copied().take(outside).collect();
                 config.standbys.retain(|id| !missing.contains(id));
             }
         }
@@ -68,12 +81,18 @@ impl World {
                 effect
             }
             Proposal::Appoint(epoch, primary) => reign.appoint(*epoch, *primary, &now.voters),
-            Proposal::Settle(_, _) if mutation == Some(Mutation::LateConfirmationsCount) && reign.phase == Phase::Steady => {
+            Proposal::Settle(_, _)
+                if mutation == Some(Mutation::LateConfirmationsCount)
+                    && reign.phase == Phase::Steady =>
+            {
                 reign.settle(reign.epoch, reign.change)
             }
             Proposal::Settle(epoch, change) => reign.settle(*epoch, *change),
         };
-        if mutation == Some(Mutation::AppointReplacesConfigs) && matches!(proposal, Proposal::Appoint(..)) && effect.is_ok() {
+        if mutation == Some(Mutation::AppointReplacesConfigs)
+            && matches!(proposal, Proposal::Appoint(..))
+            && effect.is_ok()
+        {
             let target = reign.configs.pop()?;
             reign.configs = vec![target];
         }
@@ -84,14 +103,20 @@ impl World {
     }
 
     /// Any other set of standbys that Postgres could wait for, whether it is wise or not.
-    pub(super) fn change_standbys(&mut self, standbys: Bits, mutation: Option<Mutation>) -> Option<()> {
+    pub(super) fn change_standbys(
+        &mut self,
+        standbys: Bits,
+        mutation: Option<Mutation>,
+    ) -> Option<()> {
         let now = Rc::clone(self.last());
         let mut reign = now.reign.clone();
         if standbys & !bits(&now.voters) != 0 {
             return None;
         }
         let new = ids(standbys);
-        if new.len() < majority(new.len() + 1) - 1 || reign.target().is_some_and(|t| t.standbys == new) {
+        if new.len() < majority(new.len() + 1) - 1
+            || reign.target().is_some_and(|t| t.standbys == new)
+        {
             return None;
         }
         if mutation == Some(Mutation::ChangeOfMindWithoutBarrier)
@@ -116,15 +141,22 @@ impl World {
         Some(())
     }
 
-    /// One voter more or less, a lease time after the last change at least: what was promised before that is over.
-    pub(super) fn change_voter(&mut self, n: usize, logs: Bits, mutation: Option<Mutation>) -> Option<()> {
+    /// One voter more or less, a lease time after the last change at least: what was promised
+    /// before that is over.
+    pub(super) fn change_voter(
+        &mut self,
+        n: usize,
+        logs: Bits,
+        mutation: Option<Mutation>,
+    ) -> Option<()> {
         let now = Rc::clone(self.last());
         let voters = self.voters_after(n);
         if now.reign.phase == Phase::Recruiting {
             return None;
         }
         let joins = voters.contains(&id(n));
-        let in_force = now.reign.primary == id(n) || now.reign.configs.iter().any(|c| c.standbys.contains(&id(n)));
+        let in_force = now.reign.primary == id(n)
+            || now.reign.configs.iter().any(|c| c.standbys.contains(&id(n)));
         if voters.is_empty() || !joins && in_force || !self.majority_is_up(&voters) {
             return None;
         }
@@ -147,7 +179,8 @@ impl World {
         self.last().voters.symmetric_difference(&BTreeSet::from([id(n)])).copied().collect()
     }
 
-    /// Since the last change of the voters. Not while a lease stands that an older promise carries: that one ends first.
+    /// Since the last change of the voters. Not while a lease stands that an older promise carries:
+    /// that one ends first.
     fn lease_time_passes(&mut self, mutation: Option<Mutation>) -> Option<()> {
         for p in 0..self.nodes.len() {
             let stands = self.has_lease(p);

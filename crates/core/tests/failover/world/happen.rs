@@ -40,7 +40,9 @@ impl World {
             }
             Action::Step(i) => self.carry_out(i as usize, mutation),
             Action::PromotionBreaksOff(i) => {
-                let node::Step::Promote(timeline) = self.node_step(i as usize, mutation) else { return None };
+                let node::Step::Promote(timeline) = self.node_step(i as usize, mutation) else {
+                    return None;
+                };
                 self.nodes[i as usize].burned = u8::try_from(timeline).ok();
                 self.left.crashes -= 1;
                 self.crash(i as usize, mutation);
@@ -57,7 +59,8 @@ impl World {
                 let node = &self.nodes[i as usize];
                 let from = node.receiver?;
                 // It ends when it is told to, and when there is nobody to receive from.
-                let ends = node.configured.map(|(from, _)| from) != node.receiver || self.nodes[from as usize].run().is_none();
+                let ends = node.configured.map(|(from, _)| from) != node.receiver
+                    || self.nodes[from as usize].run().is_none();
                 self.nodes[i as usize].receiver = None;
                 ends.then_some(())
             }
@@ -110,7 +113,10 @@ impl World {
         if matches!(node.postgres, Postgres::Primary(_) | Postgres::Standby) {
             node.postgres = Postgres::Stopped;
         }
-        if mutation == Some(Mutation::EpochNotDurable) && node.epoch > 1 && self.reports[n].is_some() {
+        if mutation == Some(Mutation::EpochNotDurable)
+            && node.epoch > 1
+            && self.reports[n].is_some()
+        {
             let node = &mut self.nodes[n];
             node.epoch -= 1;
             node.applied = 0;
@@ -171,14 +177,22 @@ impl World {
         Some(())
     }
 
-    pub(super) fn promote(&mut self, n: usize, timeline: u32, mutation: Option<Mutation>) -> Option<()> {
+    pub(super) fn promote(
+        &mut self,
+        n: usize,
+        timeline: u32,
+        mutation: Option<Mutation>,
+    ) -> Option<()> {
         let epoch = self.nodes[n].epoch;
         let node = &mut self.nodes[n];
         if node.wal.len() >= WAL {
             return None;
         }
-        let timeline =
-            if mutation == Some(Mutation::TimelineByPostgres) { node.wal.last()?.timeline + 1 } else { u8::try_from(timeline).ok()? };
+        let timeline = if mutation == Some(Mutation::TimelineByPostgres) {
+            node.wal.last()?.timeline + 1
+        } else {
+            u8::try_from(timeline).ok()?
+        };
         if self.used_timelines >> timeline & 1 == 1 {
             self.violation = Some(Violation::TimelineUsedTwice);
         }
@@ -189,7 +203,13 @@ impl World {
         Some(())
     }
 
-    pub(super) fn begin_run(&mut self, n: usize, epoch: u64, timeline: u8, mutation: Option<Mutation>) {
+    pub(super) fn begin_run(
+        &mut self,
+        n: usize,
+        epoch: u64,
+        timeline: u8,
+        mutation: Option<Mutation>,
+    ) {
         let began = u8::try_from(self.nodes[n].wal.len()).unwrap();
         let run = Run {
             epoch,
@@ -225,7 +245,11 @@ impl World {
                 run.lingering = run.waits.take();
                 run.waits = state.reign.target().cloned().map(Rc::new);
                 // Nobody lingers where there was nothing.
-                run.names = if run.lingering.is_some() { Names::Loading(change) } else { Names::Loaded(change) };
+                run.names = if run.lingering.is_some() {
+                    Names::Loading(change)
+                } else {
+                    Names::Loaded(change)
+                };
                 self.acknowledge(n, mutation);
             }
             primary::Step::Note(change) => run.noted = Some((change, end)),
@@ -245,8 +269,9 @@ impl World {
         let (from, timeline) = self.nodes[n].loaded?;
         let from = from as usize;
         let writes = self.nodes[from].run()?.timeline;
-        // Where its WAL has parted the walsender sends what was before that, and nothing of the present timeline; but it is told all the same
-        // how far the standby has replayed. Measured with Postgres 17.
+        // Where its WAL has parted the walsender sends what was before that, and nothing of the
+        // present timeline; but it is told all the same how far the standby has replayed. Measured
+        // with Postgres 17.
         let may = writes == timeline || mutation == Some(Mutation::FollowsAnyTimeline);
         if from == n || !may {
             return None;
@@ -274,11 +299,18 @@ impl World {
         Some(())
     }
 
-    pub(super) fn rewind_ends(&mut self, n: usize, from: usize, mutation: Option<Mutation>) -> Option<()> {
+    pub(super) fn rewind_ends(
+        &mut self,
+        n: usize,
+        from: usize,
+        mutation: Option<Mutation>,
+    ) -> Option<()> {
         let Postgres::Rewinding(parted_in) = self.nodes[n].postgres else { return None };
         // The primary that it was begun with, even when that one reigns no more, or a later one.
         let runs = self.nodes[from].run().is_some_and(|run| run.epoch >= parted_in);
-        let anybody = mutation == Some(Mutation::CloneFromAnybody) && self.nodes[from].up && self.nodes[from].postgres == Postgres::Standby;
+        let anybody = mutation == Some(Mutation::CloneFromAnybody)
+            && self.nodes[from].up
+            && self.nodes[from].postgres == Postgres::Standby;
         if from == n || !(runs || anybody) {
             return None;
         }
@@ -290,17 +322,25 @@ impl World {
     }
 
     /// A heartbeat is heard and acknowledged.
-    pub(super) fn grant(&mut self, n: usize, voter: usize, mutation: Option<Mutation>) -> Option<()> {
+    pub(super) fn grant(
+        &mut self,
+        n: usize,
+        voter: usize,
+        mutation: Option<Mutation>,
+    ) -> Option<()> {
         let run = self.nodes[n].run()?;
         if self.node_step(n, mutation) != node::Step::Reign || !self.nodes[voter].up {
             return None;
         }
         let (mine, theirs) = (self.nodes[n].membership, self.nodes[voter].membership);
-        let heartbeat = Heartbeat { epoch: run.epoch, start: Start(1), membership: u64::from(mine) };
-        let membership = if mutation == Some(Mutation::MembershipNotCompared) { mine } else { theirs };
+        let heartbeat =
+            Heartbeat { epoch: run.epoch, start: Start(1), membership: u64::from(mine) };
+        let membership =
+            if mutation == Some(Mutation::MembershipNotCompared) { mine } else { theirs };
         let votes = [n, voter].into_iter().all(|log| self.voters_in_log(log).contains(&id(voter)));
         let votes_by = votes.then_some(u64::from(membership));
-        let hearing = Hearing { reign: &self.applied(voter).reign, votes_by, now: BootTime(1), lease_ms: 1 };
+        let hearing =
+            Hearing { reign: &self.applied(voter).reign, votes_by, now: BootTime(1), lease_ms: 1 };
         Voter::started(self.nodes[voter].epoch, BootTime(0), 0).hear(&heartbeat, hearing).ok()?;
         self.nodes[voter].free = false;
         let run = self.nodes[n].run_mut()?;
@@ -322,7 +362,8 @@ impl World {
         Some(())
     }
 
-    /// Clients hear of every write that the names in force, or those that some walsender still goes by, let through.
+    /// Clients hear of every write that the names in force, or those that some walsender still goes
+    /// by, let through.
     pub(super) fn acknowledge(&mut self, n: usize, mutation: Option<Mutation>) {
         let node = &self.nodes[n];
         let Some(run) = node.run() else { return };

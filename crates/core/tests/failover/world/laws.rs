@@ -8,20 +8,31 @@ impl World {
     pub(super) fn look(&mut self) {
         let open: Vec<usize> = (0..self.nodes.len()).filter(|n| self.is_open(*n)).collect();
         for n in &open {
-            let shown = self.nodes[*n].wal.iter().filter_map(|r| r.write).fold(0, |all, write| all | 1u16 << write);
+            let shown = self.nodes[*n]
+                .wal
+                .iter()
+                .filter_map(|r| r.write)
+                .fold(0, |all, write| all | 1u16 << write);
             // A write of this run shows only when its client was told; all older ones at once.
             let run = self.nodes[*n].run();
-            let hidden = self.nodes[*n].wal.iter().skip(run.map_or(0, |r| r.began as usize)).filter_map(|r| r.write);
+            let hidden = self.nodes[*n]
+                .wal
+                .iter()
+                .skip(run.map_or(0, |r| r.began as usize))
+                .filter_map(|r| r.write);
             let hidden = hidden.fold(0, |all, write| all | 1u16 << write) & !self.acknowledged;
             self.shown |= shown & !hidden;
         }
         if open.len() > 1 {
             self.violation = Some(Violation::TwoOpenGates);
         }
-        // Who is appointed has all that clients of earlier reigns were told, and all that they will be told.
+        // Who is appointed has all that clients of earlier reigns were told, and all that they will
+        // be told.
         let reign = &self.last().reign;
         if reign.phase == Phase::Steady {
-            let told = (0..12u8).filter(|w| self.acknowledged >> w & 1 == 1 && self.made_in[*w as usize] < reign.epoch);
+            let told = (0..12u8).filter(|w| {
+                self.acknowledged >> w & 1 == 1 && self.made_in[*w as usize] < reign.epoch
+            });
             if told.into_iter().any(|write| !self.nodes[index(reign.primary)].has(write)) {
                 self.violation = Some(Violation::AcknowledgedWriteMissing);
             }

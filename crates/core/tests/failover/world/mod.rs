@@ -1,10 +1,12 @@
-//! A group of three to five nodes, its log and its Postgres servers, as far as the protocol touches them. Every decision in it is made by
-//! `pgraft_core::failover`; what the world adds is what can happen: crashes, lost messages, nodes that apply late, receivers that linger.
+//! A group of three to five nodes, its log and its Postgres servers, as far as the protocol touches
+//! them. Every decision in it is made by `pgraft_core::failover`; what the world adds is what can
+//! happen: crashes, lost messages, nodes that apply late, receivers that linger.
 //!
-//! Raft is one order of committed states, and a majority of the voters that is up commits. Each node applies at its own pace; a restart may
-//! fall back by two entries. A change of the voters is in the logs of a majority when it is committed, and in those of the others when they
-//! apply it. A WAL is a list of records, each with its timeline. Time is what may be over: a promise ends at any moment at which the lease
-//! that it carries does not stand.
+//! Raft is one order of committed states, and a majority of the voters that is up commits. Each
+//! node applies at its own pace; a restart may fall back by two entries. A change of the voters is
+//! in the logs of a majority when it is committed, and in those of the others when they apply it. A
+//! WAL is a list of records, each with its timeline. Time is what may be over: a promise ends at
+//! any moment at which the lease that it carries does not stand.
 
 use pgraft_core::NodeId;
 use pgraft_core::failover::primary::Names;
@@ -81,7 +83,8 @@ impl Hash for Committed {
 pub struct Run {
     pub epoch: u64,
     pub timeline: u8,
-    /// Whose acknowledgements carry the lease, and which of these are older than the last change of the voters.
+    /// Whose acknowledgements carry the lease, and which of these are older than the last change of
+    /// the voters.
     grants: Bits,
     older: Bits,
     read: bool,
@@ -310,7 +313,9 @@ impl World {
     /// Whether a primary's lease stands.
     pub fn has_lease(&self, n: usize) -> bool {
         let voters = bits(self.voters_in_log(n));
-        self.nodes[n].run().is_some_and(|run| (run.grants & voters).count_ones() as usize >= majority(voters.count_ones() as usize))
+        self.nodes[n].run().is_some_and(|run| {
+            (run.grants & voters).count_ones() as usize >= majority(voters.count_ones() as usize)
+        })
     }
 
     pub fn is_open(&self, n: usize) -> bool {

@@ -52,7 +52,10 @@ impl World {
 
     /// The same with the worlds that follow; what changes nothing did not happen.
     pub fn successors(&self, mutation: Option<Mutation>) -> Vec<(Action, Self)> {
-        self.actions(mutation).into_iter().filter_map(|action| Some((action, self.after(action, mutation)?))).collect()
+        self.actions(mutation)
+            .into_iter()
+            .filter_map(|action| Some((action, self.after(action, mutation)?)))
+            .collect()
     }
 
     pub(super) fn standby_actions(&self, n: usize, all: &mut Vec<Action>) {
@@ -68,7 +71,10 @@ impl World {
                     None => {}
                 }
             }
-            Postgres::Rewinding(_) => all.extend((0..self.nodes.len()).map(|from| Action::RewindEnds(i, u8::try_from(from).unwrap()))),
+            Postgres::Rewinding(_) => all.extend(
+                (0..self.nodes.len())
+                    .map(|from| Action::RewindEnds(i, u8::try_from(from).unwrap())),
+            ),
             Postgres::Stopped | Postgres::Primary(_) => {}
         }
     }
@@ -97,9 +103,17 @@ impl World {
         }
     }
 
-    pub(super) fn primary_actions(&self, n: usize, mutation: Option<Mutation>, all: &mut Vec<Action>) {
+    pub(super) fn primary_actions(
+        &self,
+        n: usize,
+        mutation: Option<Mutation>,
+        all: &mut Vec<Action>,
+    ) {
         match self.primary_step(n, mutation) {
-            primary::Step::Nothing | primary::Step::WaitForNames | primary::Step::WaitFor(_) | primary::Step::WaitForLease => {}
+            primary::Step::Nothing
+            | primary::Step::WaitForNames
+            | primary::Step::WaitFor(_)
+            | primary::Step::WaitForLease => {}
             _ => all.push(Action::Reign(u8::try_from(n).unwrap())),
         }
     }
@@ -121,8 +135,11 @@ impl World {
     /// One for each majority that it can be committed by.
     fn voter_changes(&self, n: usize) -> Vec<Action> {
         let voters = self.voters_after(n);
-        let up = (0..self.nodes.len()).filter(|j| self.nodes[*j].up && voters.contains(&id(*j))).fold(0u8, |all, j| all | 1 << j);
-        let majorities = (1..=up).filter(|logs| logs & !up == 0 && logs.count_ones() as usize == majority(voters.len()));
+        let up = (0..self.nodes.len())
+            .filter(|j| self.nodes[*j].up && voters.contains(&id(*j)))
+            .fold(0u8, |all, j| all | 1 << j);
+        let majorities = (1..=up)
+            .filter(|logs| logs & !up == 0 && logs.count_ones() as usize == majority(voters.len()));
         majorities.map(|logs| Action::ChangeVoter(u8::try_from(n).unwrap(), logs)).collect()
     }
 }

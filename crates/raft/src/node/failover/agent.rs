@@ -1,4 +1,5 @@
-//! This member's own Postgres: carries out `pgraft_core::failover::node::next_step`, and for the primary `primary::next_step`.
+//! This member's own Postgres: carries out `pgraft_core::failover::node::next_step`, and for the
+//! primary `primary::next_step`.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -57,14 +58,21 @@ pub async fn run(shared: Arc<Shared>) {
 }
 
 /// The server in the words of the protocol.
-fn server(look: &Look, reign: &Reign, me: pgraft_core::NodeId, heard: Option<&(u64, pgraft_core::failover::History)>) -> Server {
+fn server(
+    look: &Look,
+    reign: &Reign,
+    me: pgraft_core::NodeId,
+    heard: Option<&(u64, pgraft_core::failover::History)>,
+) -> Server {
     if !look.standby {
         // A timeline is given once: who stands on this one was promoted for this reign.
         let timeline = if machine::gives_timelines() { look.end.timeline } else { reign.timeline };
         let own = reign.primary == me && reign.phase == Phase::Steady && timeline == reign.timeline;
         return Server::Primary { epoch: if own { reign.epoch } else { 0 }, timeline };
     }
-    let parted = heard.filter(|(epoch, _)| *epoch == reign.epoch).map(|(_, history)| !history.continues(look.end));
+    let parted = heard
+        .filter(|(epoch, _)| *epoch == reign.epoch)
+        .map(|(_, history)| !history.continues(look.end));
     let burned = (look.newest_timeline > look.end.timeline).then_some(look.newest_timeline);
     let (intake, parted) = match parted {
         // To follow first, and to compare when there is something to compare with.
@@ -89,11 +97,14 @@ impl Shared {
             *lock(&failover.released_run) = Some(ended);
             failover.ended.notify_one();
         }
-        let founds = look.as_ref().map(|look| self.enters_as_founder(failover, look)).transpose()?;
+        let founds =
+            look.as_ref().map(|look| self.enters_as_founder(failover, look)).transpose()?;
         let applied = self.applied.borrow().clone();
         let Some(reign) = &applied.cluster.reign else {
             if let Some(founds) = founds {
-                failover.postgres.gate(founds.then(|| failover.postgres.now().after(failover.lease_ms)));
+                failover
+                    .postgres
+                    .gate(founds.then(|| failover.postgres.now().after(failover.lease_ms)));
             }
             return Ok(false);
         };
@@ -112,7 +123,8 @@ impl Shared {
         let step = node::next_step(&node::Facts { me, reign, epoch, free, server });
         if step != Step::Reign {
             // Who is on its way asks for patience already.
-            let promotes = matches!(step, Step::Promote(_)).then(|| Reigning::promoted_soon(reign.epoch, lock(&failover.durable).start));
+            let promotes = matches!(step, Step::Promote(_))
+                .then(|| Reigning::promoted_soon(reign.epoch, lock(&failover.durable).start));
             let mut reigning = lock(&failover.reigning);
             *reigning = promotes;
             if reigning.is_some() {
@@ -130,7 +142,11 @@ impl Shared {
                     return self.reign(failover, memory, look, reign).await;
                 }
             }
-            Step::Nothing | Step::WaitForPromise | Step::StartAsPrimary | Step::StartAsStandby | Step::Rewind(_) => {}
+            Step::Nothing
+            | Step::WaitForPromise
+            | Step::StartAsPrimary
+            | Step::StartAsStandby
+            | Step::Rewind(_) => {}
             // A new member has never been recruited: it enters the present epoch and follows.
             Step::Enter(epoch) => {
                 lock(&failover.durable).enter(epoch)?;
@@ -149,7 +165,10 @@ impl Shared {
                 let mut said = lock(&failover.report);
                 if *said != Some(report) {
                     match report.holds {
-                        Holds::UpTo(end) => tracing::info!("recruited for epoch {}: the WAL of this node ends at {end:?}", report.epoch),
+                        Holds::UpTo(end) => tracing::info!(
+                            "recruited for epoch {}: the WAL of this node ends at {end:?}",
+                            report.epoch
+                        ),
                         Holds::NothingSince(since) => {
                             tracing::info!(
                                 "recruited for epoch {}: this node is being rewound, and has confirmed nothing since epoch {since}",
@@ -166,17 +185,21 @@ impl Shared {
         let calm = matches!(step, Step::Nothing | Step::Rewind(_)) && reign.is_settled();
         if calm {
             // The same order as before, with less of a hurry.
-            let follows = look.as_ref().is_some_and(|l| l.intake == Intake::Open { from: reign.primary, timeline: reign.timeline });
+            let follows = look.as_ref().is_some_and(|l| {
+                l.intake == Intake::Open { from: reign.primary, timeline: reign.timeline }
+            });
             failover.postgres.order(follow.filter(|_| follows).unwrap_or(Order::Close), false);
         }
         Ok(!calm && look.is_some())
     }
 
-    /// Whether this member is its cluster's founder, or may become one, and has not reigned: nobody else can be the first primary. It takes what
-    /// makes it that before there is a cluster, as a rule; after it where the cluster was founded before this member had seen its server.
+    /// Whether this member is its cluster's founder, or may become one, and has not reigned: nobody
+    /// else can be the first primary. It takes what makes it that before there is a cluster, as a
+    /// rule; after it where the cluster was founded before this member had seen its server.
     fn enters_as_founder(&self, failover: &Failover, look: &Look) -> std::io::Result<bool> {
-        let founds =
-            !look.standby && self.local.identity().cluster.is_none_or(|c| c.founded_here) && lock(&failover.durable).knows_no_reign();
+        let founds = !look.standby
+            && self.local.identity().cluster.is_none_or(|c| c.founded_here)
+            && lock(&failover.durable).knows_no_reign();
         if founds && lock(&failover.voter).epoch() == 0 {
             lock(&failover.durable).enter(1)?;
             lock(&failover.voter).enter(1);
@@ -184,7 +207,8 @@ impl Shared {
         Ok(founds)
     }
 
-    /// A new voter begins with a full promise: a lease may be carried by majorities that it was not part of.
+    /// A new voter begins with a full promise: a lease may be carried by majorities that it was not
+    /// part of.
     fn note_vote(&self, failover: &Failover, memory: &mut Memory) {
         let votes = self.voters_in_log().0.contains(&self.settings.node_id);
         if votes && memory.votes == Some(false) {
@@ -194,9 +218,19 @@ impl Shared {
     }
 
     /// The primary's part.
-    async fn reign(&self, failover: &Failover, memory: &mut Memory, look: &Look, reign: &Reign) -> std::io::Result<bool> {
+    async fn reign(
+        &self,
+        failover: &Failover,
+        memory: &mut Memory,
+        look: &Look,
+        reign: &Reign,
+    ) -> std::io::Result<bool> {
         if memory.of != Some((reign.epoch, look.run)) {
-            *memory = Memory { votes: memory.votes, of: Some((reign.epoch, look.run)), ..Memory::default() };
+            *memory = Memory {
+                votes: memory.votes,
+                of: Some((reign.epoch, look.run)),
+                ..Memory::default()
+            };
         }
         lock(&failover.durable).reigns()?;
         let start = lock(&failover.durable).start;
@@ -221,14 +255,19 @@ impl Shared {
             open: memory.open,
         };
         let gives_up = *lock(&failover.abdicates) == Some((reign.epoch, start));
-        if gives_up && lock(&failover.released_run).is_some_and(|ended| ended == (reign.epoch, start)) {
+        if gives_up
+            && lock(&failover.released_run).is_some_and(|ended| ended == (reign.epoch, start))
+        {
             *lock(&failover.reigning) = None; // it has; what remains is to be recruited
             return Ok(true);
         }
         let step = primary::next_step(&facts);
         if step == primary::Step::OpenGate {
             memory.open = true;
-            tracing::info!("failover: this node is the primary of epoch {} and takes writes", reign.epoch);
+            tracing::info!(
+                "failover: this node is the primary of epoch {} and takes writes",
+                reign.epoch
+            );
         }
         let settled = reign.is_settled();
         {
@@ -273,7 +312,11 @@ impl Shared {
                 // Who has a vote confirms commits; who leaves stops to do so first.
                 let voters = self.applied.borrow().cluster.electorate();
                 if let Some(standbys) = primary::wanted(reign, &voters) {
-                    self.proposed(memory, Command::Retarget { epoch: reign.epoch, change: reign.change, standbys }).await;
+                    self.proposed(
+                        memory,
+                        Command::Retarget { epoch: reign.epoch, change: reign.change, standbys },
+                    )
+                    .await;
                 } else if let Some(target) = reign.target() {
                     failover.postgres.order(Order::Names(reign.change, target.clone()), false);
                 }
@@ -303,7 +346,12 @@ fn say(failover: &Failover, step: &Step, server: &Server) {
     };
     failover.rewinds(&mut words, rewind);
     let text = match step {
-        Step::Nothing if matches!(server, Server::Rewinding { .. } | Server::Standby { consistent: false, .. }) => {
+        Step::Nothing
+            if matches!(
+                server,
+                Server::Rewinding { .. } | Server::Standby { consistent: false, .. }
+            ) =>
+        {
             "waits for its server".into()
         }
         Step::Nothing => "nothing".into(),
@@ -315,7 +363,9 @@ fn say(failover: &Failover, step: &Step, server: &Server) {
         Step::Report(_) => "is recruited and has reported".into(),
         Step::Promote(timeline) => format!("promotes its server to timeline {timeline}"),
         Step::Follow(primary) => format!("turns to node {primary}"),
-        Step::Rewind(primary) => format!("has WAL that node {primary} has not: it is to be rewound"),
+        Step::Rewind(primary) => {
+            format!("has WAL that node {primary} has not: it is to be rewound")
+        }
         Step::Reign => return, // said by `reign`
     };
     if words.step != text {
@@ -329,15 +379,24 @@ fn say(failover: &Failover, step: &Step, server: &Server) {
 /// Who has taken this primary's WAL up to that position.
 fn confirmed_by(failover: &Failover, end: WalPosition) -> BTreeSet<pgraft_core::NodeId> {
     let answers = lock(&failover.answers);
-    answers.confirmed.iter().filter(|(_, has)| has.timeline == end.timeline && has.lsn >= end.lsn).map(|(id, _)| *id).collect()
+    answers
+        .confirmed
+        .iter()
+        .filter(|(_, has)| has.timeline == end.timeline && has.lsn >= end.lsn)
+        .map(|(id, _)| *id)
+        .collect()
 }
 
 fn said(step: &primary::Step) -> String {
     match step {
         primary::Step::Nothing => "reigns".into(),
         primary::Step::Read => "comes to the present".into(),
-        primary::Step::SetNames(_) | primary::Step::WaitForNames => "sets synchronous_standby_names".into(),
-        primary::Step::Note(_) | primary::Step::WaitFor(_) => "waits for its standbys to have its WAL".into(),
+        primary::Step::SetNames(_) | primary::Step::WaitForNames => {
+            "sets synchronous_standby_names".into()
+        }
+        primary::Step::Note(_) | primary::Step::WaitFor(_) => {
+            "waits for its standbys to have its WAL".into()
+        }
         primary::Step::Settle { .. } => "settles whom its commits wait for".into(),
         primary::Step::WaitForLease => "waits for its lease".into(),
         primary::Step::OpenGate => "opens its gate".into(),

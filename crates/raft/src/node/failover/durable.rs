@@ -1,4 +1,5 @@
-//! What a member must not forget: the epoch that it was recruited for, and which run of its Postgres was the primary. `failover.json`.
+//! What a member must not forget: the epoch that it was recruited for, and which run of its
+//! Postgres was the primary. `failover.json`.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -45,11 +46,18 @@ impl Durable {
         let file = files::read_versioned::<File>(&path, FORMAT)?;
         let fresh = file.is_none();
         if fresh && identity.promises {
-            let gone = format!("{FILE_NAME} is gone, and with it what this node has promised in failovers");
+            let gone = format!(
+                "{FILE_NAME} is gone, and with it what this node has promised in failovers"
+            );
             return Err(io::Error::new(io::ErrorKind::InvalidData, gone));
         }
-        let File { epoch, start, run, reigned, .. } =
-            file.unwrap_or(File { format: FORMAT, epoch: 0, start: Start(0), run: 0, reigned: false });
+        let File { epoch, start, run, reigned, .. } = file.unwrap_or(File {
+            format: FORMAT,
+            epoch: 0,
+            start: Start(0),
+            run: 0,
+            reigned: false,
+        });
         let durable = Self { path, epoch, start, run, reigned, fresh };
         if !identity.promises {
             durable.write()?;
@@ -58,7 +66,8 @@ impl Durable {
         Ok(durable)
     }
 
-    /// The server runs. When it is another run than the last one known, the number of that and its epoch come back if it was the primary.
+    /// The server runs. When it is another run than the last one known, the number of that and its
+    /// epoch come back if it was the primary.
     pub fn runs(&mut self, run: i64) -> io::Result<Option<(u64, Start)>> {
         if self.run == run {
             return Ok(None);
@@ -69,7 +78,8 @@ impl Durable {
         Ok(ended)
     }
 
-    /// Whether this member has not been in any reign: one that has was in a cluster, whatever it has applied so far.
+    /// Whether this member has not been in any reign: one that has was in a cluster, whatever it
+    /// has applied so far.
     pub const fn knows_no_reign(&self) -> bool {
         self.epoch <= 1 && !self.reigned
     }
@@ -113,7 +123,10 @@ mod tests {
         assert!(open().unwrap().knows_no_reign(), "a founder before its cluster");
         durable.reigns().unwrap();
         let mut again = open().unwrap();
-        assert!(!again.knows_no_reign(), "a worker that was started again, in the same run of its server");
+        assert!(
+            !again.knows_no_reign(),
+            "a worker that was started again, in the same run of its server"
+        );
         assert_eq!(again.runs(8).unwrap(), Some((1, Start(1))));
         again.enter(2).unwrap();
         assert!(!open().unwrap().knows_no_reign());

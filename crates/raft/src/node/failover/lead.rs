@@ -1,4 +1,5 @@
-//! On the Raft leader: asks the voters about the primary, and carries out `pgraft_core::failover::leader::next_step`.
+//! On the Raft leader: asks the voters about the primary, and carries out
+//! `pgraft_core::failover::leader::next_step`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -18,7 +19,8 @@ use crate::node::compose::caught_up;
 use crate::transport::{Asked, FailoverEnd, Peer, Reply, Rpc};
 use crate::types::{LogCommand, raft_id};
 
-/// While all is well. A majority that does not hear the primary is found so even where the leader does hear it.
+/// While all is well. A majority that does not hear the primary is found so even where the leader
+/// does hear it.
 const CALM: Duration = Duration::from_millis(500);
 /// While a primary is looked for.
 const HURRY: Duration = Duration::from_millis(15);
@@ -26,7 +28,8 @@ const TIMEOUT: Duration = Duration::from_secs(1);
 /// What a voter said is "just now" for so long.
 const FRESH: Duration = Duration::from_millis(300);
 const WRITE_TIMEOUT: Duration = Duration::from_secs(2);
-/// For so long a primary that leads as well keeps the lead, before it hands it to a standby: a primary that dies should not take the leader along.
+/// For so long a primary that leads as well keeps the lead, before it hands it to a standby: a
+/// primary that dies should not take the leader along.
 const KEEPS_LEAD: Duration = Duration::from_millis(500);
 /// For an heir to lead, where this member ends.
 const HANDS_OVER: Duration = Duration::from_millis(300);
@@ -46,7 +49,12 @@ pub async fn run(shared: Arc<Shared>) {
     let mut next_round = Instant::now();
     loop {
         let leads = metrics.borrow_watched().state == ServerState::Leader;
-        let recruiting = applied.borrow_and_update().cluster.reign.as_ref().is_some_and(|r| r.phase == Phase::Recruiting);
+        let recruiting = applied
+            .borrow_and_update()
+            .cluster
+            .reign
+            .as_ref()
+            .is_some_and(|r| r.phase == Phase::Recruiting);
         let patience = patience(&failover);
         let hurry = recruiting || patience.is_zero();
         if hurry {
@@ -62,7 +70,9 @@ pub async fn run(shared: Arc<Shared>) {
                         continue;
                     }
                     busy.push(id);
-                    let peer = idle.remove(&id).unwrap_or_else(|| shared.peers.peer(raft_id(id), endpoint));
+                    let peer = idle
+                        .remove(&id)
+                        .unwrap_or_else(|| shared.peers.peer(raft_id(id), endpoint));
                     asked.spawn(ask(id, peer));
                 }
             }
@@ -117,22 +127,39 @@ impl Shared {
         }
         let applied = self.applied.borrow().clone();
         let Some(reign) = &applied.cluster.reign else { return };
-        let fresh = || voices.iter().filter(|(_, (at, _))| at.elapsed() <= FRESH).map(|(id, (_, said))| (*id, said));
+        let fresh = || {
+            voices
+                .iter()
+                .filter(|(_, (at, _))| at.elapsed() <= FRESH)
+                .map(|(id, (_, said))| (*id, said))
+        };
         let free: BTreeSet<NodeId> = fresh()
-            .filter(|(_, s)| s.free && s.epoch == reign.epoch && s.knows == Some((reign.epoch, reign.timeline)))
+            .filter(|(_, s)| {
+                s.free && s.epoch == reign.epoch && s.knows == Some((reign.epoch, reign.timeline))
+            })
             .map(|(id, _)| id)
             .collect();
         let released = fresh().any(|(_, s)| s.released && s.epoch == reign.epoch);
-        let reports: BTreeMap<_, _> = voices.iter().filter_map(|(id, (_, said))| Some((*id, said.report?))).collect();
+        let reports: BTreeMap<_, _> =
+            voices.iter().filter_map(|(id, (_, said))| Some((*id, said.report?))).collect();
         lock(&failover.reports).clone_from(&reports);
         let (voters, index) = self.voters_in_log();
-        let steady_membership = applied.membership.log_id().as_ref().map_or(0, |id| id.index) == index
+        let steady_membership = applied.membership.log_id().as_ref().map_or(0, |id| id.index)
+            == index
             && applied.membership.membership().get_joint_config().len() == 1;
         let asked_for = *lock(&failover.preferred);
         let preferred = asked_for.filter(|(epoch, _)| *epoch == reign.epoch).map(|(_, id)| id);
         let electorate = applied.cluster.electorate();
-        let facts =
-            Facts { me, reign, voters: &voters, electorate: &electorate, steady_membership, free: &free, reports: &reports, preferred };
+        let facts = Facts {
+            me,
+            reign,
+            voters: &voters,
+            electorate: &electorate,
+            steady_membership,
+            free: &free,
+            reports: &reports,
+            preferred,
+        };
         let step = next_step(&facts);
         let command = match step {
             Step::Nothing | Step::WaitForVoter => return,
@@ -148,11 +175,17 @@ impl Shared {
                 } else {
                     Reason::LeaseExpired
                 };
-                tracing::warn!("the primary, node {}, is gone ({reason}): epoch {epoch} begins", reign.primary);
+                tracing::warn!(
+                    "the primary, node {}, is gone ({reason}): epoch {epoch} begins",
+                    reign.primary
+                );
                 Command::Recruit { epoch, reason, at_ms: machine::wall_clock_us() / 1000 }
             }
             Step::Appoint { epoch, primary } => {
-                tracing::warn!("node {primary} has the most and is the primary of epoch {epoch}, on timeline {}", reign.next_timeline);
+                tracing::warn!(
+                    "node {primary} has the most and is the primary of epoch {epoch}, on timeline {}",
+                    reign.next_timeline
+                );
                 Command::Appoint { epoch, primary }
             }
         };
@@ -160,7 +193,10 @@ impl Shared {
         match timeout(WRITE_TIMEOUT, self.raft.client_write(LogCommand(command))).await {
             Ok(Ok(_)) => {}
             Ok(Err(error)) => tracing::warn!("failover: the step was not written: {error}"),
-            Err(_) => tracing::warn!("failover: the step is not committed in {} s", WRITE_TIMEOUT.as_secs()),
+            Err(_) => tracing::warn!(
+                "failover: the step is not committed in {} s",
+                WRITE_TIMEOUT.as_secs()
+            ),
         }
     }
 
@@ -168,7 +204,9 @@ impl Shared {
     async fn hand_over(&self, leads_since: Option<Instant>) {
         let me = self.settings.node_id;
         let reign = self.applied.borrow().cluster.reign.clone();
-        if !reign.is_some_and(|r| r.primary == me && r.is_settled()) || leads_since.is_none_or(|since| since.elapsed() < KEEPS_LEAD) {
+        if !reign.is_some_and(|r| r.primary == me && r.is_settled())
+            || leads_since.is_none_or(|since| since.elapsed() < KEEPS_LEAD)
+        {
             return;
         }
         let quiet = self.applied.borrow().cluster.change_under_way().is_none();

@@ -1,5 +1,5 @@
-//! As the primary: heartbeats to every member, and the gate's deadline after each voter's answer. Who has no vote hears by them which WAL it may
-//! follow.
+//! As the primary: heartbeats to every member, and the gate's deadline after each voter's answer.
+//! Who has no vote hears by them which WAL it may follow.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -47,7 +47,15 @@ pub async fn run(shared: Arc<Shared>) {
         let (voters, membership) = shared.voters_in_log();
         let heartbeat = Heartbeat { epoch, start: reigning.start, membership };
         shared.acknowledge_own(&failover, &heartbeat, &reigning);
-        let members = shared.applied.borrow().cluster.members.keys().copied().chain(voters.iter().copied()).collect();
+        let members = shared
+            .applied
+            .borrow()
+            .cluster
+            .members
+            .keys()
+            .copied()
+            .chain(voters.iter().copied())
+            .collect();
         let endpoints = shared.endpoints(&members);
         idle.retain(|id, _| endpoints.contains_key(id));
         for (id, endpoint) in endpoints {
@@ -55,9 +63,16 @@ pub async fn run(shared: Arc<Shared>) {
                 continue;
             }
             busy.push(id);
-            let mut peer = idle.remove(&id).unwrap_or_else(|| shared.peers.peer(raft_id(id), endpoint));
-            let (sent, rpc) =
-                (failover.postgres.now(), Rpc::Lease { heartbeat, history: reigning.history.clone(), lease_ms: failover.lease_ms });
+            let mut peer =
+                idle.remove(&id).unwrap_or_else(|| shared.peers.peer(raft_id(id), endpoint));
+            let (sent, rpc) = (
+                failover.postgres.now(),
+                Rpc::Lease {
+                    heartbeat,
+                    history: reigning.history.clone(),
+                    lease_ms: failover.lease_ms,
+                },
+            );
             let ttl = lease / 2;
             asked.spawn(async move {
                 let answer = match peer.call(&rpc, ttl).await {
@@ -92,7 +107,12 @@ pub async fn run(shared: Arc<Shared>) {
     }
 }
 
-fn took(failover: &Failover, from: NodeId, sent: BootTime, (carried, confirmed): (Result<(), String>, Option<WalPosition>)) {
+fn took(
+    failover: &Failover,
+    from: NodeId,
+    sent: BootTime,
+    (carried, confirmed): (Result<(), String>, Option<WalPosition>),
+) {
     let mut answers = lock(&failover.answers);
     match carried {
         Ok(()) => {
@@ -124,7 +144,12 @@ impl Shared {
     /// The primary is a voter, too, as a rule.
     fn acknowledge_own(&self, failover: &Failover, heartbeat: &Heartbeat, reigning: &Reigning) {
         let sent = failover.postgres.now();
-        let (carried, _) = self.hear(self.settings.node_id, heartbeat, reigning.history.clone(), failover.lease_ms);
+        let (carried, _) = self.hear(
+            self.settings.node_id,
+            heartbeat,
+            reigning.history.clone(),
+            failover.lease_ms,
+        );
         if carried.is_ok() {
             lock(&failover.answers).acks.insert(self.settings.node_id, sent);
         }

@@ -1,4 +1,5 @@
-//! Failover: carries out what `pgraft_core::failover` decides, on this member's Postgres and over the network.
+//! Failover: carries out what `pgraft_core::failover` decides, on this member's Postgres and over
+//! the network.
 //!
 //! | task | what it does | who decides |
 //! |---|---|---|
@@ -43,7 +44,8 @@ pub use lead::run as lead;
 pub use lease::run as lease;
 pub use release::run as release;
 
-/// This member's Postgres as the protocol sees and steers it. Called from the runtime's threads: nothing here waits.
+/// This member's Postgres as the protocol sees and steers it. Called from the runtime's threads:
+/// nothing here waits.
 pub trait Postgres: Send + Sync {
     /// The host's boot-time clock.
     fn now(&self) -> BootTime;
@@ -55,13 +57,15 @@ pub trait Postgres: Send + Sync {
     }
     /// Asks for a look now: the last one may be a while old.
     fn look_again(&self) {}
-    /// What it is to do. The latest order counts, and is carried out again and again until what is seen fits it; `hurry` asks for closer looks.
+    /// What it is to do. The latest order counts, and is carried out again and again until what is
+    /// seen fits it; `hurry` asks for closer looks.
     fn order(&self, order: Order, hurry: bool);
     /// Opens the gate until then, or closes it. At once, whatever else is under way.
     fn gate(&self, until: Option<BootTime>);
 }
 
-/// A data directory that no server can run on. The member goes on without one: it votes, and takes part in nothing else.
+/// A data directory that no server can run on. The member goes on without one: it votes, and takes
+/// part in nothing else.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Repair {
     /// The epoch in which its WAL was found to have parted from the primary's, when it is for that.
@@ -96,7 +100,8 @@ pub enum Order {
     Close,
     /// Take WAL from that node, as long as it is a primary on that timeline.
     Follow(NodeId, Address, u32),
-    /// Become the primary on that timeline, and wait for these standbys from the first moment on: names of that change.
+    /// Become the primary on that timeline, and wait for these standbys from the first moment on:
+    /// names of that change.
     Promote(u32, u64, SyncConfig),
     /// Wait for these standbys: `synchronous_standby_names` of that change.
     Names(u64, SyncConfig),
@@ -184,10 +189,16 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Failover {
     /// Reads what this member has promised.
-    pub fn open(dir: &Path, identity: &mut Identity, postgres: Arc<dyn Postgres>, lease: Duration) -> io::Result<Self> {
+    pub fn open(
+        dir: &Path,
+        identity: &mut Identity,
+        postgres: Arc<dyn Postgres>,
+        lease: Duration,
+    ) -> io::Result<Self> {
         let durable = Durable::open(dir, identity)?;
         let lease_ms = u64::try_from(lease.as_millis()).unwrap_or(u64::MAX);
-        let voter = Voter::started(durable.epoch, postgres.now(), if durable.fresh { 0 } else { lease_ms });
+        let voter =
+            Voter::started(durable.epoch, postgres.now(), if durable.fresh { 0 } else { lease_ms });
         Ok(Self {
             postgres,
             lease_ms,
@@ -221,7 +232,9 @@ impl Failover {
     /// Takes notice of a new primary, and has patience with it.
     fn learn(&self, reign: Option<&Reign>) -> Option<(u64, u32)> {
         let mut knows = lock(&self.knows);
-        if let Some(reign) = reign.filter(|r| r.phase == Phase::Steady && *knows != Some((r.epoch, r.timeline))) {
+        if let Some(reign) =
+            reign.filter(|r| r.phase == Phase::Steady && *knows != Some((r.epoch, r.timeline)))
+        {
             let mut voter = lock(&self.voter);
             if voter.epoch() == reign.epoch {
                 voter.learned_of(reign.epoch, self.postgres.now(), self.lease_ms);
@@ -255,7 +268,8 @@ impl Failover {
     /// For how much longer the lease of this primary stands, by those voters.
     fn lease_left(&self, voters: &BTreeSet<NodeId>) -> Option<BootTime> {
         lock(&self.reigning).as_ref()?;
-        lease_until(&lock(&self.answers).acks, voters, self.lease_ms).filter(|until| *until > self.postgres.now())
+        lease_until(&lock(&self.answers).acks, voters, self.lease_ms)
+            .filter(|until| *until > self.postgres.now())
     }
 
     /// Whether the run in which the primary of that epoch reigned is over.
@@ -285,7 +299,10 @@ impl Failover {
             step: words.step,
             gate_ms: until.map(|u| u.0.saturating_sub(self.postgres.now().0)),
             waits_for: words.waits_for.into_iter().collect(),
-            sync_standbys: reign.and_then(Reign::target).map(|t| t.standbys.iter().copied().collect()).unwrap_or_default(),
+            sync_standbys: reign
+                .and_then(Reign::target)
+                .map(|t| t.standbys.iter().copied().collect())
+                .unwrap_or_default(),
             sync_required: reign.and_then(Reign::target).map_or(0, |t| t.required),
             last,
         }
@@ -298,7 +315,10 @@ impl Shared {
         let metrics = self.raft.server_metrics();
         let metrics = metrics.borrow_watched();
         let membership = &metrics.membership_config;
-        (membership.voter_ids().filter_map(node_id).collect(), membership.log_id().as_ref().map_or(0, |id| id.index))
+        (
+            membership.voter_ids().filter_map(node_id).collect(),
+            membership.log_id().as_ref().map_or(0, |id| id.index),
+        )
     }
 
     /// Where the Raft members of these nodes are, but this one's.
@@ -310,25 +330,46 @@ impl Shared {
             let told = applied.cluster.members.get(id).map(|m| Endpoint::from(&m.address));
             told.or_else(|| metrics.membership_config.membership().get_node(&raft_id(*id)).cloned())
         };
-        nodes.iter().filter(|id| **id != self.settings.node_id).filter_map(|id| Some((*id, of(id)?))).collect()
+        nodes
+            .iter()
+            .filter(|id| **id != self.settings.node_id)
+            .filter_map(|id| Some((*id, of(id)?)))
+            .collect()
     }
 }
 
 impl FailoverEnd for Shared {
-    fn hear(&self, from: NodeId, heartbeat: &Heartbeat, history: History, lease_ms: u64) -> (Result<(), String>, Option<WalPosition>) {
-        let Some(failover) = &self.failover else { return (Err("pgraft.failover is off on this node".into()), None) };
+    fn hear(
+        &self,
+        from: NodeId,
+        heartbeat: &Heartbeat,
+        history: History,
+        lease_ms: u64,
+    ) -> (Result<(), String>, Option<WalPosition>) {
+        let Some(failover) = &self.failover else {
+            return (Err("pgraft.failover is off on this node".into()), None);
+        };
         let applied = self.applied.borrow().clone();
-        let Some(reign) = &applied.cluster.reign else { return (Err("this node is in no cluster yet".into()), None) };
-        // This answer is as old as the last look; the next one, soon after where the primary is in a hurry, will be fresh.
+        let Some(reign) = &applied.cluster.reign else {
+            return (Err("this node is in no cluster yet".into()), None);
+        };
+        // This answer is as old as the last look; the next one, soon after where the primary is in
+        // a hurry, will be fresh.
         failover.postgres.look_again();
         let (voters, index) = self.voters_in_log();
         let carried = {
             let mut voter = lock(&failover.voter);
             let votes_by = voters.contains(&self.settings.node_id).then_some(index);
-            let hearing = Hearing { reign, votes_by, now: failover.postgres.now(), lease_ms: failover.lease_ms.max(lease_ms) };
+            let hearing = Hearing {
+                reign,
+                votes_by,
+                now: failover.postgres.now(),
+                lease_ms: failover.lease_ms.max(lease_ms),
+            };
             voter.hear(heartbeat, hearing).map_err(|deaf| deaf.to_string())
         };
-        let present = heartbeat.epoch == reign.epoch && reign.phase == Phase::Steady && reign.primary == from;
+        let present =
+            heartbeat.epoch == reign.epoch && reign.phase == Phase::Steady && reign.primary == from;
         // One that is only on its way to its timeline has no history yet.
         if present && (history.timeline == reign.timeline || !machine::gives_timelines()) {
             let mut heard = lock(&failover.heard);
@@ -338,10 +379,12 @@ impl FailoverEnd for Shared {
                 failover.poke();
             }
         }
-        let confirmed = failover
-            .postgres
-            .look()
-            .filter(|l| present && l.standby && l.consistent && l.intake == Intake::Open { from, timeline: reign.timeline });
+        let confirmed = failover.postgres.look().filter(|l| {
+            present
+                && l.standby
+                && l.consistent
+                && l.intake == Intake::Open { from, timeline: reign.timeline }
+        });
         (carried, confirmed.map(|l| l.end))
     }
 

@@ -1,6 +1,7 @@
-//! So that nobody waits for a lease that nobody holds. After a restart: the last run of this server was the primary, and nothing of it lives;
-//! told to every voter until each has heard it. And before, where the worker sees its postmaster die or end all processes: it closes the gate for good, and tells
-//! whom it reaches while it still lives.
+//! So that nobody waits for a lease that nobody holds. After a restart: the last run of this server
+//! was the primary, and nothing of it lives; told to every voter until each has heard it. And
+//! before, where the worker sees its postmaster die or end all processes: it closes the gate for
+//! good, and tells whom it reaches while it still lives.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -17,7 +18,8 @@ use crate::types::raft_id;
 
 const TIMEOUT: Duration = Duration::from_secs(1);
 const RETRY: Duration = Duration::from_millis(200);
-/// For so long the instance manager leaves alone what is left of a server (`postgres/leftovers.rs`).
+/// For so long the instance manager leaves alone what is left of a server
+/// (`postgres/leftovers.rs`).
 const LAST_WORDS: Duration = Duration::from_millis(150);
 
 /// Tells for as long as it is polled.
@@ -26,9 +28,13 @@ pub async fn run(shared: Arc<Shared>) {
     loop {
         failover.ended.notified().await;
         let Some((epoch, start)) = failover.ended_run() else { continue };
-        tracing::info!("the last run of this primary has ended: its lease of epoch {epoch} is released");
+        tracing::info!(
+            "the last run of this primary has ended: its lease of epoch {epoch} is released"
+        );
         let mut told = BTreeSet::new();
-        while shared.applied.borrow().cluster.epoch() <= epoch && lock(&failover.voter).epoch() == epoch {
+        while shared.applied.borrow().cluster.epoch() <= epoch
+            && lock(&failover.voter).epoch() == epoch
+        {
             shared.released(shared.settings.node_id, epoch, start);
             shared.tell_release(epoch, start, &mut told).await;
             tokio::time::sleep(RETRY).await;
@@ -55,22 +61,37 @@ impl super::Failover {
 }
 
 impl Shared {
-    /// The postmaster is dead or ends all processes, and no process of its server may show or acknowledge anything any more: what still lives goes by a closed gate.
+    /// The postmaster is dead or ends all processes, and no process of its server may show or
+    /// acknowledge anything any more: what still lives goes by a closed gate.
     pub(in crate::node) async fn release_what_ends(&self) {
         let Some(failover) = &self.failover else { return };
         let Some(reigned) = failover.closes_for_good() else { return };
-        tracing::info!("the server of this primary ends: its lease of epoch {} is released", reigned.epoch);
+        tracing::info!(
+            "the server of this primary ends: its lease of epoch {} is released",
+            reigned.epoch
+        );
         self.released(self.settings.node_id, reigned.epoch, reigned.start);
         let mut told = BTreeSet::new();
-        let _ = timeout(LAST_WORDS, self.tell_release(reigned.epoch, reigned.start, &mut told)).await;
+        let _ =
+            timeout(LAST_WORDS, self.tell_release(reigned.epoch, reigned.start, &mut told)).await;
     }
 
     async fn tell_release(&self, epoch: u64, start: Start, told: &mut BTreeSet<NodeId>) {
         let (voters, _) = self.voters_in_log();
         let mut calls = JoinSet::new();
-        for (id, endpoint) in self.endpoints(&voters).into_iter().filter(|(id, _)| !told.contains(id)) {
+        for (id, endpoint) in
+            self.endpoints(&voters).into_iter().filter(|(id, _)| !told.contains(id))
+        {
             let mut peer = self.peers.peer(raft_id(id), endpoint);
-            calls.spawn(async move { (id, matches!(peer.call(&Rpc::Release { epoch, start }, TIMEOUT).await, Ok(Reply::Heard))) });
+            calls.spawn(async move {
+                (
+                    id,
+                    matches!(
+                        peer.call(&Rpc::Release { epoch, start }, TIMEOUT).await,
+                        Ok(Reply::Heard)
+                    ),
+                )
+            });
         }
         while let Some(answer) = calls.join_next().await {
             if let Ok((id, true)) = answer {

@@ -1,5 +1,6 @@
-//! A change of the primary that somebody asked for. The primary closes its gate for good, waits until the target has all of its WAL, and
-//! releases its lease; from there on it is a failover like any other, with the target preferred.
+//! A change of the primary that somebody asked for. The primary closes its gate for good, waits
+//! until the target has all of its WAL, and releases its lease; from there on it is a failover like
+//! any other, with the target preferred.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -53,7 +54,10 @@ impl Drop for Wish<'_> {
 
 impl Shared {
     /// Asked of any member: the leader does it.
-    pub(in crate::node) async fn switch_over(&self, target: i64) -> Result<Option<String>, Refusal> {
+    pub(in crate::node) async fn switch_over(
+        &self,
+        target: i64,
+    ) -> Result<Option<String>, Refusal> {
         let target = NodeId::new(target)?;
         let failover = self.failover.as_ref().ok_or(Refusal::FailoverIsOff)?;
         if self.applied.borrow().cluster.cluster.is_none() {
@@ -63,16 +67,34 @@ impl Shared {
             return self.lead_switchover(failover, target).await;
         }
         let unknown = || Refusal::NoQuorum { seconds: DEADLINE.as_secs() };
-        let leader = self.raft.current_leader().await.filter(|l| node_id(*l) != Some(self.settings.node_id)).ok_or_else(unknown)?;
-        let endpoint = self.applied.borrow().membership.membership().get_node(&leader).cloned().ok_or_else(unknown)?;
-        match self.peers.peer(leader, endpoint).call(&Rpc::Switchover { target }, DEADLINE + ON_THE_WAY).await {
+        let leader = self
+            .raft
+            .current_leader()
+            .await
+            .filter(|l| node_id(*l) != Some(self.settings.node_id))
+            .ok_or_else(unknown)?;
+        let endpoint = self
+            .applied
+            .borrow()
+            .membership
+            .membership()
+            .get_node(&leader)
+            .cloned()
+            .ok_or_else(unknown)?;
+        match self
+            .peers
+            .peer(leader, endpoint)
+            .call(&Rpc::Switchover { target }, DEADLINE + ON_THE_WAY)
+            .await
+        {
             Ok(Reply::Switchover(answer)) => answer,
             Ok(_) => Err(unknown()),
             Err(error) => Err(Refusal::Stopped(error.to_string())),
         }
     }
 
-    /// As the primary: has the standby take over that has the most of its WAL, and has just been heard.
+    /// As the primary: has the standby take over that has the most of its WAL, and has just been
+    /// heard.
     pub(in crate::node) async fn give_to_anybody(&self) -> Result<Option<String>, Refusal> {
         let failover = self.failover.as_ref().ok_or(Refusal::FailoverIsOff)?;
         if self.applied.borrow().cluster.primary() != Some(self.settings.node_id) {
@@ -81,7 +103,12 @@ impl Shared {
         let (voters, _) = self.voters_in_log();
         let heir = {
             let (answers, now) = (lock(&failover.answers), failover.postgres.now());
-            let heard = answers.acks.iter().filter(|(_, sent)| sent.after(failover.lease_ms) > now).map(|(id, _)| *id).collect();
+            let heard = answers
+                .acks
+                .iter()
+                .filter(|(_, sent)| sent.after(failover.lease_ms) > now)
+                .map(|(id, _)| *id)
+                .collect();
             heir(&answers.confirmed, &voters, &heard)
         };
         match heir {
@@ -90,46 +117,68 @@ impl Shared {
         }
     }
 
-    async fn lead_switchover(&self, failover: &Failover, target: NodeId) -> Result<Option<String>, Refusal> {
+    async fn lead_switchover(
+        &self,
+        failover: &Failover,
+        target: NodeId,
+    ) -> Result<Option<String>, Refusal> {
         let deadline = Instant::now() + DEADLINE;
-        let Some(reign) = self.reign_to_end(target)? else { return Ok(Some(format!("node {target} is the primary already"))) };
+        let Some(reign) = self.reign_to_end(target)? else {
+            return Ok(Some(format!("node {target} is the primary already")));
+        };
         self.come_to_themselves(failover, target).await;
         // Seconds later: all of it may be otherwise, and somebody else may have asked.
-        if self.reign_to_end(target)?.is_none_or(|now| now.epoch != reign.epoch) || !self.raft.is_leader() {
+        if self.reign_to_end(target)?.is_none_or(|now| now.epoch != reign.epoch)
+            || !self.raft.is_leader()
+        {
             return Err(Refusal::PrimaryChanging);
         }
-        let _wish = Wish::of(failover, (reign.epoch + 1, target)).ok_or(Refusal::PrimaryChanging)?;
+        let _wish =
+            Wish::of(failover, (reign.epoch + 1, target)).ok_or(Refusal::PrimaryChanging)?;
         let stepped_down = if reign.primary == self.settings.node_id {
             self.step_down(reign.epoch, target).await
         } else {
-            let endpoint = self.applied.borrow().cluster.members.get(&reign.primary).map(|m| Endpoint::from(&m.address));
+            let endpoint = self
+                .applied
+                .borrow()
+                .cluster
+                .members
+                .get(&reign.primary)
+                .map(|m| Endpoint::from(&m.address));
             let endpoint = endpoint.ok_or(Refusal::UnknownNode(reign.primary))?;
             let call = Rpc::StepDown { epoch: reign.epoch, target };
-            match self.peers.peer(raft_id(reign.primary), endpoint).call(&call, CATCH_UP * 3).await {
+            match self.peers.peer(raft_id(reign.primary), endpoint).call(&call, CATCH_UP * 3).await
+            {
                 Ok(Reply::SteppedDown(answer)) => answer,
                 _ => Err(Refusal::Unreachable(reign.primary)),
             }
         };
         stepped_down?;
         let mut follow = self.applied.clone();
-        let done = follow.wait_for(|now| now.cluster.reign.as_ref().is_some_and(|r| r.epoch > reign.epoch && r.is_settled()));
+        let done = follow.wait_for(|now| {
+            now.cluster.reign.as_ref().is_some_and(|r| r.epoch > reign.epoch && r.is_settled())
+        });
         let now = match timeout_at(deadline, done).await {
             Ok(Ok(now)) => now.cluster.primary(),
             _ => return Err(Refusal::StillUnderWay { seconds: DEADLINE.as_secs() }),
         };
-        Ok(now.filter(|id| *id != target).map(|id| format!("node {id} had more WAL and is the primary now")))
+        Ok(now
+            .filter(|id| *id != target)
+            .map(|id| format!("node {id} had more WAL and is the primary now")))
     }
 
     /// The present reign, if it may be ended for this target; None when it is that one's already.
     fn reign_to_end(&self, target: NodeId) -> Result<Option<Reign>, Refusal> {
         let applied = self.applied.borrow().clone();
         let reign = applied.cluster.reign.clone().ok_or(Refusal::NotInitialized)?;
-        let may = may_switch(&reign, &applied.cluster.electorate(), &self.compose(None).members, target)?;
+        let may =
+            may_switch(&reign, &applied.cluster.electorate(), &self.compose(None).members, target)?;
         Ok((may != Outcome::AlreadySo).then_some(reign))
     }
 
-    /// Voters that have just started can't be recruited before a lease is over, and a target that lacks a part of the log hears late of what is
-    /// wanted of it. The primary takes writes meanwhile, as it would not once it has stepped down: so they are waited for here.
+    /// Voters that have just started can't be recruited before a lease is over, and a target that
+    /// lacks a part of the log hears late of what is wanted of it. The primary takes writes
+    /// meanwhile, as it would not once it has stepped down: so they are waited for here.
     async fn come_to_themselves(&self, failover: &Failover, target: NodeId) {
         let me = self.settings.node_id;
         let until = Instant::now() + Duration::from_millis(failover.lease_ms).min(COME_TO);
@@ -138,10 +187,14 @@ impl Shared {
             let (voters, _) = self.voters_in_log();
             let mut asked = JoinSet::new();
             for (id, endpoint) in self.endpoints(&voters) {
-                asked.spawn(ask(id, idle.remove(&id).unwrap_or_else(|| self.peers.peer(raft_id(id), endpoint))));
+                asked.spawn(ask(
+                    id,
+                    idle.remove(&id).unwrap_or_else(|| self.peers.peer(raft_id(id), endpoint)),
+                ));
             }
             let ready = |said: &Asked| !said.just_started;
-            let mut all: BTreeSet<NodeId> = self.asked().filter(ready).map(|_| me).into_iter().collect();
+            let mut all: BTreeSet<NodeId> =
+                self.asked().filter(ready).map(|_| me).into_iter().collect();
             while !is_at_once(&voters, &all, target) {
                 match timeout_at(until, asked.join_next()).await {
                     Ok(Some(Ok((id, peer, said)))) => {
@@ -162,11 +215,17 @@ impl Shared {
     }
 
     /// As the primary: gives the reign up, when the target has all that this server has.
-    pub(in crate::node) async fn step_down(&self, epoch: u64, target: NodeId) -> Result<(), Refusal> {
+    pub(in crate::node) async fn step_down(
+        &self,
+        epoch: u64,
+        target: NodeId,
+    ) -> Result<(), Refusal> {
         let failover = self.failover.as_ref().ok_or(Refusal::FailoverIsOff)?;
         let start = {
             let mut reigning = lock(&failover.reigning);
-            let Some(reigning) = reigning.as_mut().filter(|r| r.epoch == epoch && r.open) else { return Err(Refusal::PrimaryChanging) };
+            let Some(reigning) = reigning.as_mut().filter(|r| r.epoch == epoch && r.open) else {
+                return Err(Refusal::PrimaryChanging);
+            };
             *lock(&failover.abdicates) = Some((epoch, reigning.start));
             (reigning.open, reigning.unsettled) = (false, true);
             failover.postgres.gate(None);
@@ -180,7 +239,10 @@ impl Shared {
         let end = failover.postgres.look().map(|l| l.end);
         loop {
             let has = lock(&failover.answers).confirmed.get(&target).copied();
-            if end.zip(has).is_some_and(|(end, has)| has.timeline == end.timeline && has.lsn >= end.lsn) {
+            if end
+                .zip(has)
+                .is_some_and(|(end, has)| has.timeline == end.timeline && has.lsn >= end.lsn)
+            {
                 break;
             }
             if since.elapsed() >= CATCH_UP {

@@ -1,5 +1,6 @@
-//! Reads the files again when they change, or when told to. Connections that stand go on; new ones use what is new. Files that are no good
-//! change nothing, and are said so once: at the second look, since two files are seldom replaced in one instant.
+//! Reads the files again when they change, or when told to. Connections that stand go on; new ones
+//! use what is new. Files that are no good change nothing, and are said so once: at the second
+//! look, since two files are seldom replaced in one instant.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -50,12 +51,16 @@ async fn look(tls: &Arc<Tls>, tried: Tried) -> Tried {
         return tried;
     }
     let reader = Arc::clone(tls);
-    let loaded = tokio::task::spawn_blocking(move || Material::load(&reader.files, reader.me)).await;
+    let loaded =
+        tokio::task::spawn_blocking(move || Material::load(&reader.files, reader.me)).await;
     match loaded {
         Ok(Ok(material)) => {
             let is_first = tried == Tried::Good([None; 3]);
             if !is_first {
-                tracing::info!("TLS files were read again: new connections use them, {}", left(material.validity, now()));
+                tracing::info!(
+                    "TLS files were read again: new connections use them, {}",
+                    left(material.validity, now())
+                );
             }
             tls.replace(material);
             Tried::Good(marks)
@@ -80,8 +85,14 @@ fn now() -> u64 {
 
 fn left(validity: Validity, now: u64) -> String {
     match validity.until.checked_sub(now) {
-        Some(left) => format!("this node's certificate is valid for another {}", span(Duration::from_secs(left))),
-        None => format!("this node's certificate expired {} ago", span(Duration::from_secs(now - validity.until))),
+        Some(left) => format!(
+            "this node's certificate is valid for another {}",
+            span(Duration::from_secs(left))
+        ),
+        None => format!(
+            "this node's certificate expired {} ago",
+            span(Duration::from_secs(now - validity.until))
+        ),
     }
 }
 
@@ -92,14 +103,18 @@ struct Reminder(Option<(Health, Instant)>);
 impl Reminder {
     fn look(&mut self, validity: Validity) {
         let health = validity.health(now());
-        if self.0.is_some_and(|(said, at)| said == health && (health == Health::Good || at.elapsed() < REMIND)) {
+        if self.0.is_some_and(|(said, at)| {
+            said == health && (health == Health::Good || at.elapsed() < REMIND)
+        }) {
             return;
         }
         self.0 = Some((health, Instant::now()));
         let left = left(validity, now());
         match health {
             Health::Good => tracing::info!("{left}"),
-            Health::Soon => tracing::warn!("{left}: replace pgraft.tls_cert_file and pgraft.tls_key_file, they are read without a restart"),
+            Health::Soon => tracing::warn!(
+                "{left}: replace pgraft.tls_cert_file and pgraft.tls_key_file, they are read without a restart"
+            ),
             Health::Expired => {
                 tracing::warn!(
                     "{left}, and no member accepts it: replace pgraft.tls_cert_file and pgraft.tls_key_file, they are read without a restart"

@@ -1,5 +1,5 @@
-//! Certificate, key and CA: from files to what rustls works with. A set of files that can't do its work is refused here, where the owner
-//! reads why, and not by every peer in turn.
+//! Certificate, key and CA: from files to what rustls works with. A set of files that can't do its
+//! work is refused here, where the owner reads why, and not by every peer in turn.
 
 use std::fmt;
 use std::fs::File;
@@ -112,7 +112,9 @@ pub enum MaterialError {
         owner: u32,
     },
     /// Certificate and key don't belong together, or the key is of an unknown kind.
-    #[error("pgraft.tls_cert_file {cert:?} and pgraft.tls_key_file {key:?} can't be used together: {source}")]
+    #[error(
+        "pgraft.tls_cert_file {cert:?} and pgraft.tls_key_file {key:?} can't be used together: {source}"
+    )]
     Pair {
         /// The certificate.
         cert: PathBuf,
@@ -143,40 +145,71 @@ pub enum MaterialError {
 }
 
 impl Material {
-    /// Reads the files and checks that `me` can work with them. A certificate that has expired is let through: it is replaced under way.
+    /// Reads the files and checks that `me` can work with them. A certificate that has expired is
+    /// let through: it is replaced under way.
     pub fn load(files: &TlsFiles, me: NodeId) -> Result<Self, MaterialError> {
         let TlsFiles { cert, key, ca } = files;
-        let (cert_pem, ca_pem) = (read(Which::Cert, cert, |_| Ok(()))?, read(Which::Ca, ca, |_| Ok(()))?);
+        let (cert_pem, ca_pem) =
+            (read(Which::Cert, cert, |_| Ok(()))?, read(Which::Ca, ca, |_| Ok(()))?);
         let key_pem = read(Which::Key, key, |file| {
-            let meta = file.metadata().map_err(|source| MaterialError::Read { which: Which::Key, path: key.clone(), source })?;
+            let meta = file.metadata().map_err(|source| MaterialError::Read {
+                which: Which::Key,
+                path: key.clone(),
+                source,
+            })?;
             let (mode, owner) = (meta.mode() & 0o7777, meta.uid());
             let private = is_private(meta.is_file(), mode, owner, nix::unistd::geteuid().as_raw());
-            if private { Ok(()) } else { Err(MaterialError::KeyNotPrivate { path: key.clone(), mode, owner }) }
+            if private {
+                Ok(())
+            } else {
+                Err(MaterialError::KeyNotPrivate { path: key.clone(), mode, owner })
+            }
         })?;
         Self::build(files, me, [&cert_pem, &key_pem, &ca_pem], UnixTime::now())
     }
 
-    fn build(files: &TlsFiles, me: NodeId, [cert, key, ca]: [&[u8]; 3], now: UnixTime) -> Result<Self, MaterialError> {
+    fn build(
+        files: &TlsFiles,
+        me: NodeId,
+        [cert, key, ca]: [&[u8]; 3],
+        now: UnixTime,
+    ) -> Result<Self, MaterialError> {
         let chain = certificates(Which::Cert, &files.cert, cert)?;
-        let no_key = |_| MaterialError::NotPem { which: Which::Key, path: files.key.clone(), wanted: "private key" };
+        let no_key = |_| MaterialError::NotPem {
+            which: Which::Key,
+            path: files.key.clone(),
+            wanted: "private key",
+        };
         let key = PrivateKeyDer::from_pem_slice(key).map_err(no_key)?;
         let bad_ca = |why: String| MaterialError::Ca { path: files.ca.clone(), why };
         let mut roots = RootCertStore::empty();
         for root in certificates(Which::Ca, &files.ca, ca)? {
             roots.add(root).map_err(|e| bad_ca(e.to_string()))?;
         }
-        let (roots, provider) = (Arc::new(roots), Arc::new(rustls::crypto::ring::default_provider()));
+        let (roots, provider) =
+            (Arc::new(roots), Arc::new(rustls::crypto::ring::default_provider()));
         let no_verifier = |e: VerifierBuilderError| bad_ca(e.to_string());
-        let server = WebPkiServerVerifier::builder_with_provider(Arc::clone(&roots), Arc::clone(&provider)).build().map_err(no_verifier)?;
-        let client = WebPkiClientVerifier::builder_with_provider(roots, Arc::clone(&provider)).build().map_err(no_verifier)?;
+        let server =
+            WebPkiServerVerifier::builder_with_provider(Arc::clone(&roots), Arc::clone(&provider))
+                .build()
+                .map_err(no_verifier)?;
+        let client = WebPkiClientVerifier::builder_with_provider(roots, Arc::clone(&provider))
+            .build()
+            .map_err(no_verifier)?;
 
         let validity = validity(&*server, &chain, me)?;
         let unfit = |error| match error {
-            Error::InvalidCertificate(why) => MaterialError::Unfit { path: files.cert.clone(), why },
+            Error::InvalidCertificate(why) => {
+                MaterialError::Unfit { path: files.cert.clone(), why }
+            }
             other => MaterialError::Library(other),
         };
         fits(&*server, &*client, &chain, me, validity.nearest(now)).map_err(unfit)?;
-        let pair = |source| MaterialError::Pair { cert: files.cert.clone(), key: files.key.clone(), source };
+        let pair = |source| MaterialError::Pair {
+            cert: files.cert.clone(),
+            key: files.key.clone(),
+            source,
+        };
         let (client, server) = configs(&provider, server, client, chain, key).map_err(pair)?;
         Ok(Self { client: Arc::new(client), server: Arc::new(server), validity })
     }
@@ -203,7 +236,8 @@ fn at(seconds: u64) -> UnixTime {
     UnixTime::since_unix_epoch(Duration::from_secs(seconds))
 }
 
-/// Both sides of a connection, for TLS 1.3 and without resumption: a session that goes on would not look at the certificates again.
+/// Both sides of a connection, for TLS 1.3 and without resumption: a session that goes on would not
+/// look at the certificates again.
 fn configs(
     provider: &Arc<CryptoProvider>,
     server: Arc<WebPkiServerVerifier>,
@@ -226,16 +260,24 @@ fn configs(
 }
 
 /// The dates of the certificate. The library tells them with its refusal at a time outside of them.
-fn validity(verifier: &dyn ServerCertVerifier, chain: &[CertificateDer<'_>], me: NodeId) -> Result<Validity, Error> {
+fn validity(
+    verifier: &dyn ServerCertVerifier,
+    chain: &[CertificateDer<'_>],
+    me: NodeId,
+) -> Result<Validity, Error> {
     let [leaf, rest @ ..] = chain else { return Err(Error::NoCertificatesPresented) };
     let name = name_of(me)?;
     let verdict = |time| verifier.verify_server_cert(leaf, rest, &name, &[], at(time));
     let until = match verdict(NEVER) {
-        Err(Error::InvalidCertificate(CertificateError::ExpiredContext { not_after, .. })) => not_after.as_secs(),
+        Err(Error::InvalidCertificate(CertificateError::ExpiredContext { not_after, .. })) => {
+            not_after.as_secs()
+        }
         _ => NEVER,
     };
     let from = match verdict(0) {
-        Err(Error::InvalidCertificate(CertificateError::NotValidYetContext { not_before, .. })) => not_before.as_secs(),
+        Err(Error::InvalidCertificate(CertificateError::NotValidYetContext {
+            not_before, ..
+        })) => not_before.as_secs(),
         _ => 0,
     };
     Ok(Validity { from, until })
@@ -254,19 +296,32 @@ fn fits(
     client.verify_client_cert(leaf, rest, now).map(drop)
 }
 
-fn certificates(which: Which, path: &Path, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, MaterialError> {
+fn certificates(
+    which: Which,
+    path: &Path,
+    pem: &[u8],
+) -> Result<Vec<CertificateDer<'static>>, MaterialError> {
     let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
-    found.ok().filter(|all| !all.is_empty()).ok_or(MaterialError::NotPem { which, path: path.to_owned(), wanted: "certificate" })
+    found.ok().filter(|all| !all.is_empty()).ok_or(MaterialError::NotPem {
+        which,
+        path: path.to_owned(),
+        wanted: "certificate",
+    })
 }
 
-/// Postgres' own rule for `ssl_key_file` (src/backend/libpq/be-secure-common.c, `check_ssl_key_file_permissions`).
+/// Postgres' own rule for `ssl_key_file` (src/backend/libpq/be-secure-common.c,
+/// `check_ssl_key_file_permissions`).
 fn is_private(is_file: bool, mode: u32, owner: u32, me: u32) -> bool {
     let has_none_of = |bits: u32| mode & bits == 0;
     is_file && (owner == me && has_none_of(0o077) || owner == 0 && has_none_of(0o037))
 }
 
 /// The file's content; `check` sees the open file first, so that what is checked is what is read.
-fn read(which: Which, path: &Path, check: impl FnOnce(&File) -> Result<(), MaterialError>) -> Result<Vec<u8>, MaterialError> {
+fn read(
+    which: Which,
+    path: &Path,
+    check: impl FnOnce(&File) -> Result<(), MaterialError>,
+) -> Result<Vec<u8>, MaterialError> {
     let failed = |source| MaterialError::Read { which, path: path.to_owned(), source };
     let file = File::open(path).map_err(failed)?;
     check(&file)?;
@@ -282,10 +337,20 @@ mod tests {
     #[test]
     fn a_key_is_its_owners_alone() {
         let (me, root, other) = (26, 0, 27);
-        for (mode, owner) in [(0o600, me), (0o400, me), (0o700, me), (0o600, root), (0o640, root), (0o440, root)] {
+        for (mode, owner) in
+            [(0o600, me), (0o400, me), (0o700, me), (0o600, root), (0o640, root), (0o440, root)]
+        {
             assert!(is_private(true, mode, owner, me), "{mode:o} of {owner}");
         }
-        for (mode, owner) in [(0o640, me), (0o604, me), (0o644, root), (0o660, root), (0o650, root), (0o600, other), (0o644, other)] {
+        for (mode, owner) in [
+            (0o640, me),
+            (0o604, me),
+            (0o644, root),
+            (0o660, root),
+            (0o650, root),
+            (0o600, other),
+            (0o644, other),
+        ] {
             assert!(!is_private(true, mode, owner, me), "{mode:o} of {owner}");
         }
         assert!(!is_private(false, 0o600, me, me));

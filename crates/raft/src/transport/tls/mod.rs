@@ -7,9 +7,10 @@
 //!    Hello { from, … }                                   ─▶     checks that the certificate is node-<from>'s, then handshake::admit
 //! ```
 //!
-//! A certificate belongs to one node: its DNS name is `node-<id>.pgraft`. Sessions are never resumed, so that every connection checks both
-//! certificates, and a connection lives for [`MAX_AGE`] at most: that long an expired or replaced certificate goes on at the longest.
-//! Who speaks plainly to a TLS port, or TLS to a plain one, is told so in plain words.
+//! A certificate belongs to one node: its DNS name is `node-<id>.pgraft`. Sessions are never
+//! resumed, so that every connection checks both certificates, and a connection lives for
+//! [`MAX_AGE`] at most: that long an expired or replaced certificate goes on at the longest. Who
+//! speaks plainly to a TLS port, or TLS to a plain one, is told so in plain words.
 
 mod follow;
 mod material;
@@ -41,7 +42,8 @@ use material::Material;
 /// How long a TLS connection lives.
 pub const MAX_AGE: Duration = Duration::from_hours(1);
 
-/// A TLS record that begins a handshake (RFC 8446, 5.1). Our own frames begin with the high byte of a length that never needs it.
+/// A TLS record that begins a handshake (RFC 8446, 5.1). Our own frames begin with the high byte of
+/// a length that never needs it.
 const TLS_HANDSHAKE: u8 = 22;
 const OUR_FRAME: u8 = 0;
 
@@ -92,7 +94,12 @@ impl Guard {
     pub async fn accept(&self, stream: BoxStream) -> Result<(BoxStream, Shown), Trouble> {
         let (stream, first) = Peeked::new(stream).await?;
         match (self, first) {
-            (Self::Plain, TLS_HANDSHAKE) => Err(turn_away(stream, Trouble::SpeaksTls, "this node's Raft port does not speak TLS").await),
+            (Self::Plain, TLS_HANDSHAKE) => Err(turn_away(
+                stream,
+                Trouble::SpeaksTls,
+                "this node's Raft port does not speak TLS",
+            )
+            .await),
             (Self::Plain, _) => Ok((Box::new(stream), Shown(None))),
             (Self::Tls(_), OUR_FRAME) => {
                 let why = "this node's Raft port takes TLS only: set pgraft.tls_cert_file, pgraft.tls_key_file and pgraft.tls_ca_file on every node";
@@ -107,7 +114,12 @@ impl Guard {
                         return Err(error.into());
                     }
                 };
-                let shown = stream.get_ref().1.peer_certificates().and_then(<[_]>::first).map(|c| c.clone().into_owned());
+                let shown = stream
+                    .get_ref()
+                    .1
+                    .peer_certificates()
+                    .and_then(<[_]>::first)
+                    .map(|c| c.clone().into_owned());
                 Ok((Box::new(stream), Shown(shown)))
             }
         }
@@ -116,11 +128,15 @@ impl Guard {
     /// Whether the dialler has shown that it is the node that it calls itself.
     pub fn check(&self, shown: &Shown, from: NodeId) -> Result<(), Rejected> {
         let Self::Tls(_) = self else { return Ok(()) };
-        let is_it =
-            |certificate| -> Result<(), Trouble> { Ok(verify_server_name(&ParsedCertificate::try_from(certificate)?, &name_of(from)?)?) };
+        let is_it = |certificate| -> Result<(), Trouble> {
+            Ok(verify_server_name(&ParsedCertificate::try_from(certificate)?, &name_of(from)?)?)
+        };
         match &shown.0 {
-            Some(certificate) => is_it(certificate).map_err(|no| Rejected::OtherCertificate { from, why: no.to_string() }),
-            None => Err(Rejected::OtherCertificate { from, why: Trouble::NoCertificate.to_string() }),
+            Some(certificate) => is_it(certificate)
+                .map_err(|no| Rejected::OtherCertificate { from, why: no.to_string() }),
+            None => {
+                Err(Rejected::OtherCertificate { from, why: Trouble::NoCertificate.to_string() })
+            }
         }
     }
 
@@ -150,19 +166,24 @@ impl Tls {
 
 /// The name in a node's certificate.
 pub fn name_of(node: NodeId) -> Result<ServerName<'static>, rustls::Error> {
-    ServerName::try_from(format!("node-{node}.pgraft")).map_err(|e| rustls::Error::General(e.to_string()))
+    ServerName::try_from(format!("node-{node}.pgraft"))
+        .map_err(|e| rustls::Error::General(e.to_string()))
 }
 
 /// Says plainly why, to a peer that would take any other answer for noise.
 async fn turn_away(mut stream: Peeked, trouble: Trouble, why: &str) -> Trouble {
     let refused = Welcome::Refused { why: why.to_owned() };
-    if timeout(LINGER, write_json(&mut stream, &refused, MAX_FRAME)).await.is_ok_and(|sent| sent.is_ok()) {
+    if timeout(LINGER, write_json(&mut stream, &refused, MAX_FRAME))
+        .await
+        .is_ok_and(|sent| sent.is_ok())
+    {
         linger(stream).await;
     }
     trouble
 }
 
-/// Reads what is under way already: closing over it would reset the connection, and the peer would never see the answer.
+/// Reads what is under way already: closing over it would reset the connection, and the peer would
+/// never see the answer.
 async fn linger(mut stream: Peeked) {
     let read = async {
         stream.shutdown().await?;

@@ -1,4 +1,5 @@
-//! How long a connection lives, on a clock of the test's own. What certificates do is in `tests/tls.rs`.
+//! How long a connection lives, on a clock of the test's own. What certificates do is in
+//! `tests/tls.rs`.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -39,7 +40,9 @@ impl Network for Loop {
             guard.check(&shown, hello.from).unwrap();
             write_json(&mut stream, &Welcome::Accepted, MAX_FRAME).await.unwrap();
             while let Some(Rpc::Probe) = read_json(&mut stream, MAX_FRAME).await.unwrap() {
-                write_json(&mut stream, &Reply::Probe { wal: None, replayed: None }, MAX_FRAME).await.unwrap();
+                write_json(&mut stream, &Reply::Probe { wal: None, replayed: None }, MAX_FRAME)
+                    .await
+                    .unwrap();
             }
         });
         async { Ok(Box::new(here) as BoxStream) }.boxed()
@@ -56,12 +59,17 @@ async fn a_connection_is_made_anew_after_an_hour() {
     let ca = certificates::Ca::new("ours");
     let [one, two] = [1, 2].map(|n| NodeId::new(n).unwrap());
     let guard = |node: NodeId| {
-        let certificates::Files { cert, key, ca } =
-            certificates::Files::write(&dir.path().join(node.to_string()), &ca.node(node), &ca.pem());
+        let certificates::Files { cert, key, ca } = certificates::Files::write(
+            &dir.path().join(node.to_string()),
+            &ca.node(node),
+            &ca.pem(),
+        );
         Guard::open(node, &Protection::Tls(TlsFiles { cert, key, ca })).unwrap()
     };
     let mut identity = Identity::open(dir.path(), one).unwrap();
-    identity.join(dir.path(), Belonging { id: ClusterId(Uuid::nil()), founded_here: true }).unwrap();
+    identity
+        .join(dir.path(), Belonging { id: ClusterId(Uuid::nil()), founded_here: true })
+        .unwrap();
     let network = Arc::new(Loop { guard: guard(two), connections: AtomicUsize::new(0) });
     let factory = PeerFactory {
         local: Arc::new(Local::new(dir.path().to_owned(), identity)),
@@ -74,7 +82,10 @@ async fn a_connection_is_made_anew_after_an_hour() {
     let mut peer = factory.peer(2, Endpoint { host: "there".into(), port: 1 });
     let mut ask = async |after: Duration| {
         tokio::time::advance(after).await;
-        assert!(matches!(peer.call(&Rpc::Probe, Duration::from_secs(1)).await, Ok(Reply::Probe { .. })));
+        assert!(matches!(
+            peer.call(&Rpc::Probe, Duration::from_secs(1)).await,
+            Ok(Reply::Probe { .. })
+        ));
         network.connections.load(Ordering::Relaxed)
     };
     assert_eq!(ask(Duration::ZERO).await, 1);

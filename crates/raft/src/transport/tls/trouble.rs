@@ -1,4 +1,5 @@
-//! Why there is no TLS connection, in words that a person can act on. The words follow from the library's error; nothing else is asked.
+//! Why there is no TLS connection, in words that a person can act on. The words follow from the
+//! library's error; nothing else is asked.
 
 use std::fmt;
 use std::io;
@@ -22,10 +23,14 @@ pub enum Trouble {
     #[error("it shows no certificate")]
     NoCertificate,
     /// Plain text on a TLS port.
-    #[error("it does not speak TLS: set pgraft.tls_cert_file, pgraft.tls_key_file and pgraft.tls_ca_file on every node")]
+    #[error(
+        "it does not speak TLS: set pgraft.tls_cert_file, pgraft.tls_key_file and pgraft.tls_ca_file on every node"
+    )]
     SpeaksPlainly,
     /// TLS on a plain port.
-    #[error("it speaks TLS, and this node does not: set pgraft.tls_cert_file, pgraft.tls_key_file and pgraft.tls_ca_file on every node")]
+    #[error(
+        "it speaks TLS, and this node does not: set pgraft.tls_cert_file, pgraft.tls_key_file and pgraft.tls_ca_file on every node"
+    )]
     SpeaksTls,
     /// Anything else between two TLS libraries.
     #[error("TLS: {0}")]
@@ -60,7 +65,9 @@ fn refusal(alert: AlertDescription) -> &'static str {
     match alert {
         AlertDescription::CertificateExpired => "expired, or not valid yet by its clock",
         AlertDescription::UnknownCA => "signed by no CA of its pgraft.tls_ca_file",
-        AlertDescription::UnsupportedCertificate => "the extended key usage must allow serverAuth and clientAuth",
+        AlertDescription::UnsupportedCertificate => {
+            "the extended key usage must allow serverAuth and clientAuth"
+        }
         AlertDescription::BadCertificate => "damaged, or not for this node's name",
         AlertDescription::CertificateRequired => "none was shown",
         AlertDescription::CertificateRevoked => "revoked",
@@ -124,10 +131,21 @@ mod tests {
 
     #[test]
     fn spans_read_well() {
-        let shown = [0, 1, 119, 120, 7199, 7200, 172_799, 172_800, 31_536_000].map(|s| span(Duration::from_secs(s)));
+        let shown = [0, 1, 119, 120, 7199, 7200, 172_799, 172_800, 31_536_000]
+            .map(|s| span(Duration::from_secs(s)));
         assert_eq!(
             shown,
-            ["0 seconds", "1 second", "119 seconds", "2 minutes", "119 minutes", "2 hours", "47 hours", "2 days", "365 days"]
+            [
+                "0 seconds",
+                "1 second",
+                "119 seconds",
+                "2 minutes",
+                "119 minutes",
+                "2 hours",
+                "47 hours",
+                "2 days",
+                "365 days"
+            ]
         );
     }
 }

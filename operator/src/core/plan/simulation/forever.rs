@@ -41,7 +41,8 @@ fn settled(world: &mut World) -> Vec<Target> {
     done
 }
 
-/// Work of every kind, at once: scaled to so many, and everything else that people, hosts and time bring about.
+/// Work of every kind, at once: scaled to so many, and everything else that people, hosts and time
+/// bring about.
 fn with_work(replicas: usize) -> World {
     let mut world = grown();
     assert_eq!(left(&mut world), [], "at rest");
@@ -49,7 +50,8 @@ fn with_work(replicas: usize) -> World {
     world.want.switchover = Some(id(2));
     world.want.restarted_at = Some("now".into());
     world.want.storage.bytes *= 2;
-    world.want.retention.when_scaled = if replicas == 2 { RetentionPolicy::Retain } else { RetentionPolicy::Delete };
+    world.want.retention.when_scaled =
+        if replicas == 2 { RetentionPolicy::Retain } else { RetentionPolicy::Delete };
     world.seen.secrets.remove(&SecretKind::App);
     world.seen.secrets.insert(SecretKind::Superuser, secret());
     world.seen.objects.pop_first();
@@ -71,12 +73,20 @@ fn left(world: &mut World) -> Vec<Target> {
     world.look(false, false);
     world.seen.failing = failing::Failures::default();
     let plan = Plan { want: &world.want, seen: &world.seen, template: template(&world.want) };
-    let stages = [Plan::base, Plan::leftovers, Plan::missing_pods, Plan::stuck_pods, Plan::larger_volumes, Plan::with_the_group];
+    let stages = [
+        Plan::base,
+        Plan::leftovers,
+        Plan::missing_pods,
+        Plan::stuck_pods,
+        Plan::larger_volumes,
+        Plan::with_the_group,
+    ];
     stages.iter().flat_map(|stage| stage(&plan)).flat_map(|step| step.targets()).collect()
 }
 
 fn causes(target: &Target) -> Vec<Cause> {
-    let error = |transient| Cause::Error { reason: "RefusedByApiServer", message: "no".into(), transient };
+    let error =
+        |transient| Cause::Error { reason: "RefusedByApiServer", message: "no".into(), transient };
     let refused = |change| Cause::Refused { change, code: "55006".into(), message: "no".into() };
     let node = target.object.parse().ok().map(id);
     let refusal = match target.verb {
@@ -89,10 +99,13 @@ fn causes(target: &Target) -> Vec<Cause> {
 
 /// Whether this can't be done, or must not be, for as long as that fails.
 fn depends(on: &Target, target: &Target) -> bool {
-    let node = |target: &Target| target.object.rsplit([' ', '(']).next().map(|n| n.trim_end_matches(')').to_owned());
+    let node = |target: &Target| {
+        target.object.rsplit([' ', '(']).next().map(|n| n.trim_end_matches(')').to_owned())
+    };
     let same_node = node(target) == node(on);
     // No pod that serves is restarted while another member has none: the first rule of the planner.
-    let leaves_a_gap = matches!(on.verb, "CreatePod" | "ClearPod") || (on.verb == "RestartPod" && same_node);
+    let leaves_a_gap =
+        matches!(on.verb, "CreatePod" | "ClearPod") || (on.verb == "RestartPod" && same_node);
     same_node || (target.verb == "RestartPod" && leaves_a_gap)
 }
 
@@ -109,14 +122,20 @@ fn one_thing_that_fails_for_ever_blocks_nothing_else() {
                 let mut world = with_work(replicas);
                 world.broken = Some((target.clone(), cause.clone()));
                 settled(&mut world);
-                let reported: Vec<Step> = world.seen.failing.reported().map(|failure| failure.step.clone()).collect();
-                let rest: Vec<Target> = left(&mut world).into_iter().filter(|left| !depends(target, left)).collect();
-                assert!(rest.is_empty(), "{target:?} fails ({cause:?}), and this is not done: {rest:?}");
+                let reported: Vec<Step> =
+                    world.seen.failing.reported().map(|failure| failure.step.clone()).collect();
+                let rest: Vec<Target> =
+                    left(&mut world).into_iter().filter(|left| !depends(target, left)).collect();
+                assert!(
+                    rest.is_empty(),
+                    "{target:?} fails ({cause:?}), and this is not done: {rest:?}"
+                );
                 // A volume's name that is taken, or another heir, can be done without.
                 let still_wanted = left(&mut world).contains(target);
                 let is_error = matches!(cause, Cause::Error { .. });
                 assert!(
-                    !(still_wanted && is_error) || reported.iter().any(|step| step.targets().contains(target)),
+                    !(still_wanted && is_error)
+                        || reported.iter().any(|step| step.targets().contains(target)),
                     "{target:?} is not named"
                 );
                 runs += 1;

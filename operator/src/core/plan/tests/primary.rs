@@ -13,7 +13,12 @@ pub(super) fn reigned(want: &Cluster, members: u32, primary: u32) -> Observed {
 }
 
 fn asked(target: u32, seen: &Observed, refused: Option<&str>) -> Asked {
-    Asked { target: id(target), at: seen.now, refusals: 1, refused: refused.map(|words| ("PGR08".into(), words.into())) }
+    Asked {
+        target: id(target),
+        at: seen.now,
+        refusals: 1,
+        refused: refused.map(|words| ("PGR08".into(), words.into())),
+    }
 }
 
 #[test]
@@ -23,7 +28,11 @@ fn a_request_is_one_call_and_is_not_repeated() {
     let mut seen = reigned(&want, 3, 1);
     assert_eq!(next_step(&want, &seen), Step::SwitchOver(id(3)));
     seen.asked = Some(asked(3, &seen, None));
-    assert_eq!(next_step(&want, &seen), Step::Steady, "it is asked once, and the next look shows what came of it");
+    assert_eq!(
+        next_step(&want, &seen),
+        Step::Steady,
+        "it is asked once, and the next look shows what came of it"
+    );
     // Done, and a later failover moves the primary on.
     let mut seen = reigned(&want, 3, 2);
     seen.switched_to = Some(id(3));
@@ -53,7 +62,8 @@ fn nothing_is_changed_while_there_is_no_primary() {
     let mut want = with_failover(4);
     want.switchover = Some(id(3));
     let mut seen = reigned(&want, 3, 1);
-    let failover = FailoverSeen { phase: Phase::Recruiting, waits_for: vec![id(2), id(3)], ..first_reign() };
+    let failover =
+        FailoverSeen { phase: Phase::Recruiting, waits_for: vec![id(2), id(3)], ..first_reign() };
     seen.group.as_mut().unwrap().failover = Some(failover);
     let Step::Wait(why) = step(&want, &mut seen) else { panic!() };
     assert!(!why.is_ordinary());
@@ -69,7 +79,11 @@ fn the_primary_is_another_one_before_it_is_scaled_away() {
     let mut group = seen.group.clone().unwrap();
     group.leader = Some(id(1));
     seen.group = Some(group.clone());
-    assert_eq!(step(&want, &mut seen), Step::SwitchOver(id(2)), "one that stays, and does not lead");
+    assert_eq!(
+        step(&want, &mut seen),
+        Step::SwitchOver(id(2)),
+        "one that stays, and does not lead"
+    );
     group.members[1].reachable = Some(false);
     group.members[2].lag_bytes = Some(17 << 20);
     seen.group = Some(group.clone());
@@ -79,7 +93,10 @@ fn the_primary_is_another_one_before_it_is_scaled_away() {
     seen.asked = Some(asked(2, &seen, None));
     assert_eq!(step(&want, &mut seen), Step::Wait(Why::SwitchingOver(id(2))));
     seen.asked = Some(asked(2, &seen, Some("no")));
-    assert!(matches!(step(&want, &mut seen), Step::Wait(Why::Refused { change: Change::SwitchOver(_), .. })));
+    assert!(matches!(
+        step(&want, &mut seen),
+        Step::Wait(Why::Refused { change: Change::SwitchOver(_), .. })
+    ));
     seen.asked = None;
     for member in &mut group.members[..4] {
         member.lag_bytes = None;
@@ -97,7 +114,11 @@ fn a_primary_whose_volume_is_to_go_hands_over() {
     let mut alone = reigned(&with_failover(1), 1, 1);
     alone.volumes.get_mut(&id(1)).unwrap().terminating = true;
     assert_eq!(step(&with_failover(1), &mut alone), Step::Wait(Why::NoHeir(id(1))));
-    assert_eq!(step(&with_failover(3), &mut alone), Step::CreateVolume(id(2)), "another member may help");
+    assert_eq!(
+        step(&with_failover(3), &mut alone),
+        Step::CreateVolume(id(2)),
+        "another member may help"
+    );
 }
 
 #[test]
@@ -115,7 +136,11 @@ fn a_restart_moves_the_primary_before_its_pod_goes() {
     let want = with_failover(1);
     let mut alone = reigned(&want, 1, 1);
     stale(&mut alone, &[1]);
-    assert_eq!(next_step(&want, &alone), Step::RestartPod(id(1)), "there is nobody to hand over to");
+    assert_eq!(
+        next_step(&want, &alone),
+        Step::RestartPod(id(1)),
+        "there is nobody to hand over to"
+    );
 }
 
 #[test]
@@ -127,7 +152,11 @@ fn who_is_away_for_too_long_makes_room_for_another_one() {
         seen.away.insert(id(node), seen.now - SignedDuration::from_secs(seconds));
     };
     away(&mut seen, 4, 90);
-    assert_eq!(step(&want, &mut seen), Step::Wait(Why::MemberUnreachable(id(4))), "never, unless it is wanted");
+    assert_eq!(
+        step(&want, &mut seen),
+        Step::Wait(Why::MemberUnreachable(id(4))),
+        "never, unless it is wanted"
+    );
     want.replace_after = Some(SignedDuration::from_secs(90));
     assert_eq!(step(&want, &mut seen), Step::RemoveNode(id(4)));
     seen.now -= SignedDuration::from_secs(1);
@@ -143,7 +172,11 @@ fn who_is_away_for_too_long_makes_room_for_another_one() {
     assert!(matches!(step(&want, &mut seen), Step::DeletePod(_)));
     seen.pods.remove(&id(4));
     seen.volumes.remove(&id(4));
-    assert_eq!(step(&want, &mut seen), Step::CreateVolume(id(6)), "its successor comes before the next one goes");
+    assert_eq!(
+        step(&want, &mut seen),
+        Step::CreateVolume(id(6)),
+        "its successor comes before the next one goes"
+    );
     // Whoever is reached again stays.
     let mut back = reigned(&want, 5, 1);
     back.away.insert(id(4), back.now - SignedDuration::from_secs(90));

@@ -24,7 +24,11 @@ fn a_stale_pod_that_is_not_ready_is_the_first() {
     not_ready(&mut seen, 3, false);
     seen.pods.get_mut(&id(3)).unwrap().template = Some(template(&want));
     let wait = Step::Wait(Why::MemberNotReady(id(3), None));
-    assert_eq!(next_step(&want, &seen), wait, "its vote is needed until the one that was just made is there");
+    assert_eq!(
+        next_step(&want, &seen),
+        wait,
+        "its vote is needed until the one that was just made is there"
+    );
     seen.pods.get_mut(&id(3)).unwrap().phase = starting();
     assert_eq!(next_step(&want, &seen), Step::RestartPod(id(2)), "which does not come");
     // No member is ready, and nobody answers.
@@ -57,7 +61,8 @@ fn a_pod_that_was_made_with_an_earlier_configuration_is_made_again_once_it_can_b
     seen.pods.get_mut(&id(1)).unwrap().outdated = true;
     let key = names::instance_config_key("demo");
     let applied = seen.objects.remove(&key).unwrap();
-    let refused = Cause::Error { reason: "RefusedByApiServer", message: "no".into(), transient: false };
+    let refused =
+        Cause::Error { reason: "RefusedByApiServer", message: "no".into(), transient: false };
     seen.failing.record(&Step::ApplyObjects(vec![key.clone()]), &refused, seen.now);
     assert_eq!(next_step(&want, &seen), Step::Steady, "it would start with the same again");
     seen.objects.insert(key, applied);
@@ -77,11 +82,20 @@ fn who_is_out_of_the_leaders_reach_gets_no_clients() {
     };
     let (fixed, chosen) = (wanted(3), with_failover(3));
     assert_eq!(out(&chosen, 2, &|_| ()), Some(vec![(id(2), false)]));
-    assert_eq!(out(&chosen, 1, &|_| ()), Some(vec![(id(1), false)]), "a primary that the majority does not hear is none any more");
+    assert_eq!(
+        out(&chosen, 1, &|_| ()),
+        Some(vec![(id(1), false)]),
+        "a primary that the majority does not hear is none any more"
+    );
     assert_eq!(out(&fixed, 1, &|_| ()), None, "a fixed primary serves on");
-    assert_eq!(out(&chosen, 2, &|s| s.group.as_mut().unwrap().authoritative = false), None, "only a leader's word counts");
+    assert_eq!(
+        out(&chosen, 2, &|s| s.group.as_mut().unwrap().authoritative = false),
+        None,
+        "only a leader's word counts"
+    );
     assert_eq!(out(&chosen, 2, &|s| s.group = None), None);
-    let not_ready = |s: &mut Observed| s.pods.get_mut(&id(2)).unwrap().phase = PodPhase::Starting(None);
+    let not_ready =
+        |s: &mut Observed| s.pods.get_mut(&id(2)).unwrap().phase = PodPhase::Starting(None);
     assert_eq!(out(&chosen, 2, &not_ready), None, "Kubernetes leads nobody to it");
     let taken_out = |s: &mut Observed| s.pods.get_mut(&id(2)).unwrap().routed = Some(false);
     assert_eq!(
@@ -91,7 +105,8 @@ fn who_is_out_of_the_leaders_reach_gets_no_clients() {
     );
     let back = |s: &mut Observed| s.group.as_mut().unwrap().members[1].reachable = Some(true);
     assert_eq!(out(&chosen, 2, &|s| (taken_out(s), back(s)).1), Some(vec![(id(2), true)]));
-    let of_an_earlier_operator = |s: &mut Observed| s.pods.values_mut().for_each(|pod| pod.routed = None);
+    let of_an_earlier_operator =
+        |s: &mut Observed| s.pods.values_mut().for_each(|pod| pod.routed = None);
     let all = Some(vec![(id(1), true), (id(2), false), (id(3), true)]);
     assert_eq!(out(&chosen, 2, &of_an_earlier_operator), all, "before the Services select by it");
 }
