@@ -1,16 +1,18 @@
-//! `pgraft-docs check` compares the generated parts of `docs/` with the code, `pgraft-docs write`
-//! writes them anew. For developers; nothing of it ships.
+//! `pgraft-docs check` compares the generated sections of the documentation with the code;
+//! `pgraft-docs write` updates them. A tool for developers; it does not ship.
 //!
-//! It also looks whether the dependencies are what `deny.toml` allows.
+//! `check` also verifies every link between pages, every reference from a source comment to a page,
+//! and that the dependencies are allowed by `deny.toml`.
 //!
-//! A generated part stands in a page between `<!-- generated: NAME -->` and `<!-- end -->`; what is
-//! around it is written by people. What a server knows better than its source (functions, settings)
-//! is checked by the extension's own tests.
+//! A generated section is enclosed in `<!-- generated: NAME -->` and `<!-- end -->`; the text around
+//! it is written by hand. The sections about functions and settings are checked by the extension's
+//! own tests, because only a running server knows them.
 
 mod crd;
 mod dependencies;
 mod errors;
 mod links;
+mod navigation;
 mod operator;
 mod section;
 
@@ -22,7 +24,7 @@ fn main() -> ExitCode {
         Some("write") => true,
         Some("check") => false,
         _ => {
-            eprintln!("usage: pgraft-docs check|write, in the project's directory");
+            eprintln!("usage: pgraft-docs check|write, in the directory of the project");
             return ExitCode::from(2);
         }
     };
@@ -35,7 +37,7 @@ fn main() -> ExitCode {
         Ok(operator::reasons()),
     ];
     let mut failed = false;
-    for section in sections {
+    for section in sections.into_iter().chain(navigation::sections().map(Ok)) {
         if let Err(why) = section.and_then(|s| {
             if write { s.write(Path::new("docs")) } else { s.check(Path::new("docs")) }
         }) {
@@ -43,7 +45,9 @@ fn main() -> ExitCode {
             failed = true;
         }
     }
-    for trouble in links::check(Path::new("docs")).into_iter().chain(dependencies::check()) {
+    let links = links::check(Path::new("docs"), navigation::files());
+    let references = links::check_sources(Path::new("."));
+    for trouble in links.into_iter().chain(references).chain(dependencies::check()) {
         eprintln!("{trouble}");
         failed = true;
     }

@@ -29,7 +29,25 @@ pub fn reasons() -> Section {
     }
 }
 
-/// What the variant's own documentation says.
+/// The documentation of the variant, as one line without the full stop.
 fn meaning(variant: &impl EnumMessage) -> String {
-    variant.get_documentation().unwrap_or_default().trim_end_matches('.').to_owned()
+    let words: Vec<&str> =
+        variant.get_documentation().unwrap_or_default().split_whitespace().collect();
+    words.join(" ").trim_end_matches('.').to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_meaning_of_two_lines_is_one_line() {
+        #[derive(EnumMessage)]
+        enum Example {
+            /// One line,
+            /// and another.
+            Variant,
+        }
+        assert_eq!(meaning(&Example::Variant), "One line, and another");
+    }
 }

@@ -9,14 +9,15 @@
 //!  all     ──▶ reign     what the log makes of Recruit, Appoint, Retarget, Settle
 //! ```
 //!
-//! The idea (`docs`, DESIGN): **recruit before comparing**. A failover first closes the WAL intake
-//! of every node that it counts, durably and for this epoch, and only then asks how far each one's
-//! WAL reaches. Once every set of nodes that could have confirmed a commit has a recruited member,
-//! no further commit of the old epoch can be confirmed, and the most advanced recruit has all that
-//! were. Time (the lease) makes reads and errors right; it carries no write.
+//! The idea is to **recruit before comparing** (docs/internals/protocol.md#the-idea). A failover
+//! first closes the WAL intake of every node that it counts, durably and for this epoch, and only
+//! then asks where the WAL of each one ends. Once every set of nodes that could have confirmed a
+//! commit has a recruited member, no further commit of the old epoch can be confirmed, and the most
+//! advanced recruit has all that were. Time, that is the lease, protects reads; no write depends on
+//! it.
 //!
 //! Nothing here looks at a clock or at Postgres: facts come in, a step comes out.
-//! `tests/failover.rs` runs these very functions in a model with crashes, lost messages and slow
+//! `tests/failover/main.rs` runs these very functions in a model with crashes, lost messages and slow
 //! nodes, and shows for each rule the trace that its absence permits.
 
 pub mod force;

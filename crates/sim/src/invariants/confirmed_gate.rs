@@ -1,5 +1,5 @@
-//! No gate opens before its standbys have confirmed the end of that primary's WAL: DESIGN section
-//! 6, 9. Looked at on their disks.
+//! Invariant 9 (docs/internals/protocol.md#invariants): no gate opens before its standbys have
+//! confirmed the end of that primary's WAL. Checked on their disks.
 
 use super::{Invariant, Seen};
 

@@ -1,4 +1,4 @@
-//! No timeline number is used by two promotions: DESIGN section 6, 8.
+//! Invariant 8 (docs/internals/protocol.md#invariants): no timeline is used by two promotions.
 
 use std::collections::BTreeMap;
 

@@ -1,5 +1,5 @@
-//! Every acknowledged write is on every later primary, and what a primary has shown is as well:
-//! DESIGN section 6, 2. And what was refused for certain is on none.
+//! Invariant 2 (docs/internals/protocol.md#invariants): every acknowledged write is on every later
+//! primary, and so is what a primary has shown. What was certainly refused is on none.
 
 use std::collections::{BTreeMap, BTreeSet};
 

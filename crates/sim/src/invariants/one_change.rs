@@ -1,6 +1,6 @@
-//! At most one voter changes at a time: DESIGN section 6, 6; the single-server rule of Ongaro's
-//! thesis, section 4.1, which joint consensus would not need: it is what makes a membership
-//! readable. Also: one change is under way in the replicated state, not several.
+//! Invariant 6 (docs/internals/protocol.md#invariants): at most one voter changes at a time. This
+//! is the single-server rule of Ongaro's thesis, section 4.1. Joint consensus would not need it; it
+//! keeps a membership readable. Also: one change is under way in the replicated state at a time.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,6 +1,6 @@
-//! At most one node confirms writes in an epoch, and none of an epoch is confirmed after the first
-//! of a later one: DESIGN section 6, 1. Confirmed is a write when the last standby that it needs
-//! has it on disk; its client may hear of it later.
+//! Invariant 1 (docs/internals/protocol.md#invariants): at most one node confirms writes in an
+//! epoch, and no write of an epoch is confirmed after the first one of a later epoch. A write is
+//! confirmed when the last standby that it needs has it on disk; its client may learn it later.
 
 use std::collections::BTreeMap;
 

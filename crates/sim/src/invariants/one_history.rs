@@ -1,6 +1,6 @@
-//! Who follows has what its primary has: a standby streams only where its WAL is the beginning of
-//! that server's. Postgres looks at timelines and positions alone; what makes that enough is that
-//! no timeline is used twice (DESIGN section 5, 4).
+//! Every follower has what its primary has: a standby streams only where its WAL is a prefix of
+//! that server's. Postgres compares timelines and positions alone; this is enough because no
+//! timeline is used twice (docs/internals/protocol.md#appoint).
 
 use super::{Invariant, Seen};
 use crate::note::Note;

@@ -1,5 +1,5 @@
-//! One gate is open at a time: DESIGN section 5, the lease. From this and from
-//! [`super::confirmed_gate`] it follows that reads are in time.
+//! At most one gate is open at a time (docs/internals/protocol.md#the-lease). With
+//! [`super::confirmed_gate`] it follows that no read is out of date.
 
 use super::{Invariant, Seen};
 use crate::note::Note;

@@ -1,5 +1,6 @@
-//! No read is served by a primary after its lease: DESIGN section 6, 7. Whoever asks a primary sees
-//! every row that anybody was told of, or shown, before it asked.
+//! Invariant 7 (docs/internals/protocol.md#invariants): no read is served by a primary after its
+//! lease has ended. A client that asks a primary sees every row that any client was told of, or
+//! shown, before it asked.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,6 +1,6 @@
-//! An add that was not committed leaves nothing behind: DESIGN section 6, 5. A newcomer whose every
-//! call was refused for certain is never a member; and nobody is a member for whom no client has
-//! called.
+//! Invariant 5 (docs/internals/protocol.md#invariants): an add that was not committed leaves nothing
+//! behind. A node whose every call was certainly refused is never a member, and so is a node that
+//! no client has added.
 
 use std::collections::BTreeMap;
 

@@ -1,6 +1,7 @@
-//! All members apply the same membership in the same order: DESIGN section 6, 4; State Machine
-//! Safety, Raft paper, figure 3. The same entry at each index, the same that came of it, the same
-//! state behind it, by a snapshot too; and no index left out.
+//! Invariant 4 (docs/internals/protocol.md#invariants): all members apply the same membership
+//! changes in the same order. This is State Machine Safety of the Raft paper, figure 3: the same
+//! entry at each index, with the same result and the same state after it, also by a snapshot, and
+//! no index is skipped.
 
 use std::collections::BTreeMap;
 

@@ -1,5 +1,5 @@
-//! A removed, wiped or copied node never votes again under its old id: DESIGN section 6, 3. Of all
-//! directories that ever lived under an id, one votes.
+//! Invariant 3 (docs/internals/protocol.md#invariants): a removed, wiped or copied node never votes
+//! again under its old id. Of all directories that ever existed under an id, one votes.
 
 use std::collections::BTreeMap;
 
