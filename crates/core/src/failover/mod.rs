@@ -17,8 +17,8 @@
 //! it.
 //!
 //! Nothing here looks at a clock or at Postgres: facts come in, a step comes out.
-//! `tests/failover/main.rs` runs these very functions in a model with crashes, lost messages and slow
-//! nodes, and shows for each rule the trace that its absence permits.
+//! `tests/failover/main.rs` runs these very functions in a model with crashes, lost messages and
+//! slow nodes, and shows for each rule the trace that its absence permits.
 
 pub mod force;
 pub mod history;

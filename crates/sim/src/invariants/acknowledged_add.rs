@@ -1,6 +1,6 @@
-//! Invariant 5 (docs/internals/protocol.md#invariants): an add that was committed survives the death
-//! of the leader. Once a client was told so, the node is a member on every later leader, until a
-//! client removes it or an entry of its own gives it up.
+//! Invariant 5 (docs/internals/protocol.md#invariants): an add that was committed survives the
+//! death of the leader. Once a client was told so, the node is a member on every later leader,
+//! until a client removes it or an entry of its own gives it up.
 
 use std::collections::{BTreeMap, BTreeSet};
 

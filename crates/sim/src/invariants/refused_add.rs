@@ -1,6 +1,6 @@
-//! Invariant 5 (docs/internals/protocol.md#invariants): an add that was not committed leaves nothing
-//! behind. A node whose every call was certainly refused is never a member, and so is a node that
-//! no client has added.
+//! Invariant 5 (docs/internals/protocol.md#invariants): an add that was not committed leaves
+//! nothing behind. A node is never a member if all calls that added it were certainly refused, or
+//! if no client has added it.
 
 use std::collections::BTreeMap;
 
