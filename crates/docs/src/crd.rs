@@ -1,10 +1,10 @@
-//! The fields of the CRD, from the very schema that the API server gets.
+//! The fields of the CRD, from the same schema that the API server gets.
 
 use serde_json::Value;
 
 use crate::section::{Section, table};
 
-/// Fields of Kubernetes' own types: described where Kubernetes describes them.
+/// Fields of Kubernetes' own types, which the Kubernetes documentation describes.
 const FOREIGN: [&str; 5] =
     ["affinity", "resources", "tolerations", "topologySpreadConstraints", "conditions"];
 
@@ -18,7 +18,7 @@ pub fn status() -> Result<Section, String> {
     fields("status", "status")
 }
 
-/// What the API server refuses beyond types and limits, in the words that it uses.
+/// The validation rules beyond types and limits, with the messages of the API server.
 pub fn rules() -> Result<Section, String> {
     let mut messages = Vec::new();
     collect_rules(&schema()?, "", &mut messages);
@@ -57,7 +57,7 @@ fn walk(schema: &Value, path: &str, rows: &mut Vec<Vec<String>>) {
         let foreign = FOREIGN.contains(&name.as_str());
         let default = match &field["default"] {
             Value::Null if required.contains(&name.as_str()) => "required".to_owned(),
-            // An object's own fields say it.
+            // The fields of an object have their own defaults.
             Value::Null | Value::Object(_) => String::new(),
             Value::String(text) => format!("`{text}`"),
             other => format!("`{other}`"),
@@ -111,7 +111,7 @@ fn limits(field: &Value) -> String {
     limits.join("; ")
 }
 
-/// One row for all Postgres settings that are refused alike.
+/// Puts all Postgres settings that are refused with the same message into one row.
 fn together(messages: Vec<(String, String)>) -> Vec<(String, String)> {
     const BEGIN: &str = "postgresql.parameters must not set ";
     const END: &str = ": pgraft sets it itself";

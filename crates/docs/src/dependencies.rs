@@ -1,15 +1,15 @@
-//! Licences, sources and version requirements of all dependencies, as `deny.toml` allows them: what
-//! `cargo deny check licenses bans sources` says, without the tool. (Its advisories come from a
-//! database on the network and are not looked at here.)
+//! Checks licences, sources and version requirements of all dependencies against `deny.toml`, as
+//! `cargo deny check licenses bans sources` does, without the tool. Advisories come from a database
+//! on the network and are not checked here.
 
 use std::process::Command;
 
 use serde_json::Value;
 
-/// How Cargo names what comes from a registry: the Rust registry, since no other one is configured.
+/// How Cargo names a registry as the source; only the Rust registry is configured.
 const REGISTRY: &str = "registry+";
 
-/// What is wrong; nothing when all is well.
+/// Returns one message for each problem.
 pub fn check() -> Vec<String> {
     facts().map_or_else(|why| vec![why], |(deny, packages)| troubles(&deny, &packages))
 }
@@ -43,15 +43,15 @@ fn troubles(deny: &str, packages: &[Value]) -> Vec<String> {
         );
         match package["source"].as_str() {
             Some(source) if source.starts_with(REGISTRY) => {
-                let licence = package["license"].as_str().unwrap_or("none that it names");
+                let licence = package["license"].as_str().unwrap_or("not declared");
                 if !is_allowed(licence, &allowed) {
                     troubles.push(format!(
-                        "{name} has the licence {licence}, which deny.toml does not allow"
+                        "{name}: the licence is {licence}, which deny.toml does not allow"
                     ));
                 }
             }
             Some(other) => {
-                troubles.push(format!("{name} comes from {other}, and not from the Rust registry"))
+                troubles.push(format!("{name}: the source is {other}, not the Rust registry"))
             }
             None => {
                 let any = package["dependencies"]
@@ -59,7 +59,8 @@ fn troubles(deny: &str, packages: &[Value]) -> Vec<String> {
                     .into_iter()
                     .flatten()
                     .filter(|d| d["req"] == "*" && d["path"].is_null());
-                troubles.extend(any.map(|d| format!("{name} takes any version of {}", d["name"])));
+                troubles
+                    .extend(any.map(|d| format!("{name}: accepts any version of {}", d["name"])));
             }
         }
     }
@@ -75,8 +76,8 @@ fn allowed(deny: &str) -> Vec<&str> {
     list.map(|(list, _)| list.split('"').skip(1).step_by(2).collect()).unwrap_or_default()
 }
 
-/// Whether an SPDX expression can be met with these licences. AND binds closer than OR; `/` is what
-/// OR was once.
+/// Whether an SPDX expression can be satisfied with these licences. AND binds closer than OR; `/` is
+/// the old form of OR.
 fn is_allowed(expression: &str, allowed: &[&str]) -> bool {
     let spaced = expression
         .replace('/', " OR ")
@@ -164,9 +165,9 @@ mod tests {
         let said = troubles(DENY, &packages);
         let wanted = [
             "any version of \"free\"",
-            "the licence GPL-3.0",
-            "none that it names",
-            "comes from git+",
+            "the licence is GPL-3.0",
+            "the licence is not declared",
+            "the source is git+",
         ];
         assert_eq!(said.len(), wanted.len(), "{said:?}");
         assert!(said.iter().zip(wanted).all(|(said, wanted)| said.contains(wanted)), "{said:?}");

@@ -1,4 +1,4 @@
-//! Every refusal of `pgraft-core`, as a caller hears it.
+//! Every refusal of `pgraft-core`, as a caller receives it.
 
 use pgraft_core::refusal::RefusalKind;
 use pgraft_core::{Address, ClusterId, NodeId, Primary, Refusal};
@@ -7,7 +7,10 @@ use uuid::Uuid;
 
 use crate::section::{Section, table};
 
-/// The section of `errors.md`. An error when a refusal has no example here.
+/// The section of `errors.md`.
+///
+/// # Errors
+/// A refusal has no example here.
 pub fn section() -> Result<Section, String> {
     let examples = examples().map_err(|e| e.to_string())?;
     if let Some(missing) =

@@ -1,4 +1,4 @@
-//! The words that the operator uses: reasons of Events and of conditions.
+//! The reasons of the operator's Events and conditions.
 
 use pgraft_operator::core::news::Headline;
 use pgraft_operator::core::status::Reason;

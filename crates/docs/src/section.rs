@@ -1,33 +1,36 @@
-//! One generated part of a page.
+//! One generated section of a page.
 
 use std::path::Path;
 
-/// What stands between the marks.
+/// The text between the two marks.
 pub struct Section {
-    /// The page, below `docs/`.
+    /// The page, relative to `docs/`.
     pub page: &'static str,
-    /// Its name in the opening mark.
+    /// The name in the opening mark.
     pub name: &'static str,
     /// Markdown, without the marks.
     pub text: String,
 }
 
 impl Section {
-    /// Refuses a page that says something else.
+    /// Compares the page with the text.
+    ///
+    /// # Errors
+    /// The page is out of date, cannot be read, or has no such section.
     pub fn check(&self, docs: &Path) -> Result<(), String> {
         let (path, page) = self.read(docs)?;
         let wanted = self.put(&page)?;
         if page == wanted {
             Ok(())
         } else {
-            Err(format!(
-                "{path}: section {} is not what the code says; `just generate` writes it",
-                self.name
-            ))
+            Err(format!("{path}: section {} is out of date; run `just generate`", self.name))
         }
     }
 
-    /// Replaces the section.
+    /// Updates the page.
+    ///
+    /// # Errors
+    /// The page cannot be read or written, or has no such section.
     pub fn write(&self, docs: &Path) -> Result<(), String> {
         let (path, page) = self.read(docs)?;
         std::fs::write(&path, self.put(&page)?).map_err(|e| format!("{path}: {e}"))
@@ -65,6 +68,21 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_page_that_is_out_of_date_is_an_error_until_it_is_written() {
+        let docs = tempfile::tempdir().unwrap();
+        let section = Section { page: "p.md", name: "x", text: "new".into() };
+        let page = docs.path().join("p.md");
+        std::fs::write(&page, "<!-- generated: x -->\nold\n<!-- end -->\n").unwrap();
+        let error = section.check(docs.path()).unwrap_err();
+        assert!(error.ends_with("p.md: section x is out of date; run `just generate`"), "{error}");
+        section.write(docs.path()).unwrap();
+        section.check(docs.path()).unwrap();
+        std::fs::write(&page, "").unwrap();
+        let error = section.write(docs.path()).unwrap_err();
+        assert!(error.ends_with("p.md has no section x"), "{error}");
+    }
+
+    #[test]
     fn only_what_is_between_the_marks_changes() {
         let section = Section { page: "p.md", name: "x", text: "new".into() };
         let page = "a\n<!-- generated: x -->\nold\n<!-- end -->\nb\n";
@@ -75,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cell_can_not_break_its_table() {
+    fn a_cell_cannot_break_its_table() {
         assert_eq!(table(&["a"], [vec!["x|y\nz".to_owned()]]), "| a |\n| --- |\n| x\\|y z |\n");
     }
 }
