@@ -51,7 +51,7 @@ fn troubles(deny: &str, packages: &[Value]) -> Vec<String> {
                 }
             }
             Some(other) => {
-                troubles.push(format!("{name}: the source is {other}, not the Rust registry"))
+                troubles.push(format!("{name}: the source is {other}, not the Rust registry"));
             }
             None => {
                 let any = package["dependencies"]
