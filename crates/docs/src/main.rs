@@ -2,7 +2,7 @@
 //! `pgraft-docs write` updates them. A tool for developers; it does not ship.
 //!
 //! `check` also verifies every link between pages, every reference from a source comment to a page,
-//! and that the dependencies are allowed by `deny.toml`.
+//! every quoted log line, and that the dependencies are allowed by `deny.toml`.
 //!
 //! A generated section is enclosed in `<!-- generated: NAME -->` and `<!-- end -->`; the text around
 //! it is written by hand. The sections about functions and settings are checked by the extension's
@@ -14,6 +14,7 @@ mod errors;
 mod links;
 mod navigation;
 mod operator;
+mod quotes;
 mod section;
 
 use std::path::Path;
@@ -47,7 +48,8 @@ fn main() -> ExitCode {
     }
     let links = links::check(Path::new("docs"), navigation::files());
     let references = links::check_sources(Path::new("."));
-    for trouble in links.into_iter().chain(references).chain(dependencies::check()) {
+    let quotes = quotes::check(Path::new("."));
+    for trouble in links.into_iter().chain(references).chain(quotes).chain(dependencies::check()) {
         eprintln!("{trouble}");
         failed = true;
     }
