@@ -11,7 +11,9 @@ use pgraft_e2e::cluster::Cluster;
 use pgraft_e2e::cut::Cut;
 use pgraft_e2e::data;
 use pgraft_e2e::errand::{Errand, PAUSE, time_of};
-use pgraft_e2e::reign::{KILL_SERVER, epoch, followed, in_pod, next_reign, place, primary};
+use pgraft_e2e::primary_term::{
+    KILL_SERVER, epoch, followed, in_pod, next_primary_term, place, primary,
+};
 use pgraft_e2e::writer::{self, Connections, Writer};
 use serde_json::json;
 
@@ -150,7 +152,7 @@ async fn once(
     match fault {
         Fault::Killed => {
             in_pod(cluster, old, KILL_SERVER).await?;
-            next_reign(cluster, before, &MEMBERS).await?;
+            next_primary_term(cluster, before, &MEMBERS).await?;
         }
         Fault::Switchover => {
             let target = others[round % others.len()];
@@ -160,14 +162,14 @@ async fn once(
                 .await?
                 .run(&format!("select pgraft_switchover({target})"))
                 .await?;
-            next_reign(cluster, before, &others).await?;
+            next_primary_term(cluster, before, &others).await?;
         }
         Fault::CutOff => {
             let cut = Cut::between(cluster, &[old], &others).await?;
-            let reign = next_reign(cluster, before, &others).await;
+            let primary_term = next_primary_term(cluster, before, &others).await;
             let more = writer.more(100).await;
             cut.heal().await?;
-            reign?;
+            primary_term?;
             more?;
         }
         Fault::Paused => return paused(cluster, writer, round, (old, before, &others)).await,
@@ -185,9 +187,9 @@ async fn paused(
     let (host, uid) = place(cluster, old).await?;
     let env = [("UID_OF_POD", uid), ("SECONDS_LONG", PAUSED.as_secs().to_string())];
     let errand = Errand::begin(cluster, &host, &format!("pause-{round}"), PAUSE, &env).await?;
-    let reign = next_reign(cluster, before, others).await;
+    let primary_term = next_primary_term(cluster, before, others).await;
     let at = time_of(&errand.ended(PATIENCE).await?, "paused")?;
-    reign?;
+    primary_term?;
     writer.more(100).await?;
     Ok((at, now()))
 }

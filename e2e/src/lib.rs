@@ -7,7 +7,7 @@ pub mod data;
 pub mod errand;
 pub mod evidence;
 pub mod failure;
-pub mod reign;
+pub mod primary_term;
 pub mod report;
 pub mod scenario;
 pub mod scenarios;

@@ -30,7 +30,7 @@ async fn kill_the_primary(nodes: &Nodes, ledger: &Ledger) {
     more_rows(ledger, 10).await;
     ledger.new_gap();
     kill(Pid::from_raw(nodes.nodes[old].postmaster().unwrap()), Signal::SIGKILL).unwrap();
-    let new = until("another reign", async || {
+    let new = until("another primary term", async || {
         let new = primary(nodes).await;
         (epoch(nodes, new) > before).then_some(new)
     })
@@ -418,7 +418,7 @@ async fn a_long_backlog_of_replay() {
     assert_eq!(new, heir, "the other one has less WAL");
     let waited = waits.elapsed();
     println!(
-        "a backlog of {backlog} MB, held up for 10 s: node {} took over after {waited:?}, in reign {}",
+        "a backlog of {backlog} MB, held up for 10 s: node {} took over after {waited:?}, in primary term {}",
         new + 1,
         meanwhile - before
     );

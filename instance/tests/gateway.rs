@@ -44,7 +44,7 @@ async fn clients_of_every_gateway_go_on_after_a_kill() {
             ledger.new_gap();
         }
         kill(Pid::from_raw(nodes.nodes[old].postmaster().unwrap()), Signal::SIGKILL).unwrap();
-        until("another reign", async || {
+        until("another primary term", async || {
             (epoch(&nodes, primary(&nodes).await) > before).then_some(())
         })
         .await;
@@ -104,7 +104,7 @@ async fn clients_of_a_primary_that_stands_still_are_cut_off_and_find_the_next() 
     // It takes connections, and says nothing any more.
     nodes.nodes[old].signal_all(Signal::SIGSTOP);
     let since = Instant::now();
-    // Whoever comes before another one reigns is said on to it.
+    // Whoever comes before another one is the primary is said on to it.
     let coming = nodes.nodes[others[0]].connect_by_gateway();
     let came = tokio::time::timeout(pgraft_testkit::SOON, coming)
         .await

@@ -56,8 +56,8 @@ pub enum Command {
         /// Its failure domain; empty when nobody said.
         zone: String,
     },
-    /// The reign of the primary ends: a majority of voters owes it no lease any more. A successor
-    /// is looked for.
+    /// The primary term of the primary ends: a majority of voters owes it no lease any more. A
+    /// successor is looked for.
     Recruit {
         /// The new epoch, one above the present one.
         epoch: u64,

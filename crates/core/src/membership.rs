@@ -83,7 +83,7 @@ pub fn next_step(facts: &Facts<'_>) -> Step {
         }
         // Its vote goes when no commit waits for it any more, and not while a primary is looked
         // for.
-        if state.reign.as_ref().is_some_and(|r| {
+        if state.primary_term.as_ref().is_some_and(|r| {
             r.phase == Phase::Recruiting || r.configs.iter().any(|c| c.standbys.contains(&leaving))
         }) {
             return Step::WaitFor(leaving);
@@ -111,7 +111,7 @@ pub fn next_step(facts: &Facts<'_>) -> Step {
     if raft.voters.len() >= MAX_VOTERS {
         return newcomers().find(|id| !told(id)).map_or(Step::Nothing, Step::WaitFor);
     }
-    if state.reign.as_ref().is_some_and(|r| r.phase == Phase::Recruiting) {
+    if state.primary_term.as_ref().is_some_and(|r| r.phase == Phase::Recruiting) {
         return newcomers().next().map_or(Step::Nothing, Step::WaitFor);
     }
     let mut waiting = newcomers().filter(|id| !raft.voters.contains(id)).peekable();

@@ -6,7 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::failover::{Phase, Reign};
+use crate::failover::{Phase, PrimaryTerm};
 use crate::{Address, ClusterId, ClusterState, NodeId};
 
 /// Who sits in the primary's seat.
@@ -30,7 +30,7 @@ pub struct Seat {
 impl Seat {
     /// None before there is a cluster.
     pub fn of(state: &ClusterState, applied_index: u64) -> Option<Self> {
-        let Reign { epoch, phase, primary, settled, .. } = state.reign.as_ref()?;
+        let PrimaryTerm { epoch, phase, primary, settled, .. } = state.primary_term.as_ref()?;
         let told = state.members.get(primary).and_then(|m| m.told.as_ref());
         Some(Self {
             cluster_id: state.cluster?,

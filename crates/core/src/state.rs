@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use crate::failover::{LastFailover, Reason, Reign};
+use crate::failover::{LastFailover, PrimaryTerm, Reason};
 use crate::{Address, ClusterId, Command, InstanceId, MAX_MEMBERS, MAX_VOTERS, NodeId, Refusal};
 
 /// What all members agree on.
@@ -14,7 +14,7 @@ pub struct ClusterState {
     /// None before [`Command::Init`].
     pub cluster: Option<ClusterId>,
     /// Who is the primary, and what a failover has to know about it. None before [`Command::Init`].
-    pub reign: Option<Reign>,
+    pub primary_term: Option<PrimaryTerm>,
     /// The youngest change of the primary.
     pub last_failover: Option<LastFailover>,
     /// Who is in.
@@ -124,12 +124,12 @@ impl ClusterState {
 
     /// Counts the primaries; 0 before the first.
     pub fn epoch(&self) -> u64 {
-        self.reign.as_ref().map_or(0, |r| r.epoch)
+        self.primary_term.as_ref().map_or(0, |r| r.epoch)
     }
 
     /// Who takes writes, or (while a successor is looked for) took them last.
     pub fn primary(&self) -> Option<NodeId> {
-        self.reign.as_ref().map(|r| r.primary)
+        self.primary_term.as_ref().map(|r| r.primary)
     }
 
     /// Who may be appointed, and whose confirmations the primary is to wait for.
@@ -139,16 +139,18 @@ impl ClusterState {
 
     fn failover(&mut self, command: &Command) -> Result<Outcome, Refusal> {
         let voters = self.electorate();
-        let Some(reign) = &mut self.reign else { return Err(Refusal::NotInitialized) };
-        let was = reign.clone();
+        let Some(primary_term) = &mut self.primary_term else {
+            return Err(Refusal::NotInitialized);
+        };
+        let was = primary_term.clone();
         match command {
-            Command::Recruit { epoch, .. } => reign.recruit(*epoch),
-            Command::Appoint { epoch, primary } => reign.appoint(*epoch, *primary, &voters),
-            Command::Force { epoch, primary } => reign.force(*epoch, *primary, &voters),
+            Command::Recruit { epoch, .. } => primary_term.recruit(*epoch),
+            Command::Appoint { epoch, primary } => primary_term.appoint(*epoch, *primary, &voters),
+            Command::Force { epoch, primary } => primary_term.force(*epoch, *primary, &voters),
             Command::Retarget { epoch, change, standbys } => {
-                reign.retarget(*epoch, *change, standbys.clone())
+                primary_term.retarget(*epoch, *change, standbys.clone())
             }
-            Command::Settle { epoch, change, .. } => reign.settle(*epoch, *change),
+            Command::Settle { epoch, change, .. } => primary_term.settle(*epoch, *change),
             _ => return Ok(Outcome::AlreadySo),
         }
         .map_err(|_| Refusal::MovedOn)?;
@@ -176,7 +178,11 @@ impl ClusterState {
             }
             _ => {}
         }
-        Ok(if self.reign.as_ref() == Some(&was) { Outcome::AlreadySo } else { Outcome::Changed })
+        Ok(if self.primary_term.as_ref() == Some(&was) {
+            Outcome::AlreadySo
+        } else {
+            Outcome::Changed
+        })
     }
 
     /// Follows Raft's own membership: a learner that votes now is a voter, and a leaving member
@@ -239,7 +245,7 @@ impl ClusterState {
             return Err(Refusal::AlreadyInitialized(existing));
         }
         self.cluster = Some(cluster);
-        self.reign = Some(Reign::of_founder(node));
+        self.primary_term = Some(PrimaryTerm::bootstrap(node));
         self.members
             .insert(node, Member { address: address.clone(), role: Role::Voter, told: None });
         Ok(Outcome::Changed)

@@ -76,8 +76,8 @@ fn allowed(deny: &str) -> Vec<&str> {
     list.map(|(list, _)| list.split('"').skip(1).step_by(2).collect()).unwrap_or_default()
 }
 
-/// Whether an SPDX expression can be satisfied with these licences. AND binds closer than OR; `/` is
-/// the old form of OR.
+/// Whether an SPDX expression can be satisfied with these licences. AND binds closer than OR; `/`
+/// is the old form of OR.
 fn is_allowed(expression: &str, allowed: &[&str]) -> bool {
     let spaced = expression
         .replace('/', " OR ")

@@ -4,9 +4,9 @@
 //! `check` also verifies every link between pages, every reference from a source comment to a page,
 //! every quoted log line, and that the dependencies are allowed by `deny.toml`.
 //!
-//! A generated section is enclosed in `<!-- generated: NAME -->` and `<!-- end -->`; the text around
-//! it is written by hand. The sections about functions and settings are checked by the extension's
-//! own tests, because only a running server knows them.
+//! A generated section is enclosed in `<!-- generated: NAME -->` and `<!-- end -->`; the text
+//! around it is written by hand. The sections about functions and settings are checked by the
+//! extension's own tests, because only a running server knows them.
 
 mod crd;
 mod dependencies;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use pgraft_core::NodeId;
 use pgraft_core::control::Request;
-use pgraft_core::failover::Reign;
+use pgraft_core::failover::PrimaryTerm;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 
@@ -321,7 +321,7 @@ impl Chaos {
         // What it had confirmed to an earlier primary, another one may have broken off rewinding to
         // this one: together that is two disks.
         let repaired = world.hosts.keys().any(|n| world.is_under_repair(*n))
-            && !state.reign.as_ref().is_some_and(Reign::is_settled);
+            && !state.primary_term.as_ref().is_some_and(PrimaryTerm::is_settled);
         let bearable = voters.len() >= FEWEST
             && state.change_under_way().is_none()
             && world.moved().is_empty();

@@ -399,7 +399,7 @@ impl World {
                         outcome,
                     );
                     self.youngest = (entry.index, ClusterState::clone(state));
-                    self.see_reign();
+                    self.see_primary_term();
                 }
                 _ => {}
             }

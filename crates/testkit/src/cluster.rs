@@ -105,12 +105,12 @@ pub async fn primary(nodes: &Nodes) -> usize {
 pub async fn primary_after(nodes: &Nodes, before: u64, not: &[usize]) -> usize {
     until("another primary", async || {
         (0..nodes.nodes.len())
-            .find(|n| !not.contains(n) && reigns(nodes, *n).is_some_and(|e| e > before))
+            .find(|n| !not.contains(n) && is_primary(nodes, *n).is_some_and(|e| e > before))
     })
     .await
 }
 
-fn reigns(nodes: &Nodes, of: usize) -> Option<u64> {
+fn is_primary(nodes: &Nodes, of: usize) -> Option<u64> {
     let status = nodes.nodes[of].status().filter(|s| s.role == Role::Primary && s.ready)?;
     Some(status.raft?.epoch)
 }

@@ -20,7 +20,7 @@ pub struct Ack {
     pub row: i64,
     /// Which of the servers gave it.
     pub by: usize,
-    /// Whose timeline it wrote on: each is one reign's.
+    /// Whose timeline it wrote on: each is one primary term's.
     pub timeline: u32,
     pub sent: Instant,
     pub heard: Instant,
@@ -49,14 +49,14 @@ impl Known {
     /// Two primaries at once, by what they have acknowledged: two servers on one timeline, or a row
     /// that was sent to one when the next one had acknowledged others already.
     pub fn usurper(&self) -> Option<(Ack, Ack)> {
-        let mut reigns: BTreeMap<u32, (usize, Ack)> = BTreeMap::new();
+        let mut terms: BTreeMap<u32, (usize, Ack)> = BTreeMap::new();
         for ack in &self.acks {
-            let (by, first) = *reigns.entry(ack.timeline).or_insert((ack.by, *ack));
+            let (by, first) = *terms.entry(ack.timeline).or_insert((ack.by, *ack));
             if by != ack.by {
                 return Some((first, *ack));
             }
             let next =
-                reigns.range(ack.timeline + 1..).find(|(_, (_, first))| first.heard < ack.sent);
+                terms.range(ack.timeline + 1..).find(|(_, (_, first))| first.heard < ack.sent);
             if let Some((_, (_, first))) = next {
                 return Some((*first, *ack));
             }

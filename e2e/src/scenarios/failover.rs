@@ -13,7 +13,9 @@ use crate::cut::Cut;
 use crate::data;
 use crate::ensure;
 use crate::failure::Failure;
-use crate::reign::{KILL_SERVER, all_back, epoch, followed, in_pod, next_reign, primary};
+use crate::primary_term::{
+    KILL_SERVER, all_back, epoch, followed, in_pod, next_primary_term, primary,
+};
 use crate::scenario::Figure;
 use crate::wait::{Look, until, until_true};
 use crate::writer::{Connections, Told, Writer};
@@ -104,9 +106,9 @@ async fn grown(cluster: &Cluster, writer: &Writer) -> Result<(), Failure> {
         Ok(cluster.pods().await?.contains_key(&4))
     })
     .await?;
-    let (former, before) = reigning(cluster, &THREE).await?;
+    let (former, before) = primary_and_epoch(cluster, &THREE).await?;
     in_pod(cluster, former, KILL_SERVER).await?;
-    next_reign(cluster, before, &FIVE).await?;
+    next_primary_term(cluster, before, &FIVE).await?;
     cluster.settled(5).await?;
     followed(cluster, primary(cluster, &FIVE).await?, &FIVE).await?;
     writer.more(20).await
@@ -118,9 +120,9 @@ async fn lost(
     writer: &Writer,
     lose: impl AsyncFnOnce(i32) -> Result<(), Failure>,
 ) -> Result<i32, Failure> {
-    let (former, before) = reigning(cluster, &FIVE).await?;
+    let (former, before) = primary_and_epoch(cluster, &FIVE).await?;
     lose(former).await?;
-    next_reign(cluster, before, &FIVE).await?;
+    next_primary_term(cluster, before, &FIVE).await?;
     for node in FIVE {
         cluster.pod_ready(node).await?;
     }
@@ -164,8 +166,8 @@ async fn without_operator(cluster: &Cluster, writer: &Writer) -> Result<(), Fail
 
 /// Nobody reaches one of the voters any more, and an operator is started again while it counts.
 async fn replaced(cluster: &Cluster, writer: &Writer) -> Result<Vec<i32>, Failure> {
-    let (reigns, leads) = (primary(cluster, &FIVE).await?, cluster.leader(1).await?);
-    let gone = FIVE.into_iter().find(|id| *id != reigns && *id != leads).unwrap_or_default();
+    let (is_primary, leads) = (primary(cluster, &FIVE).await?, cluster.leader(1).await?);
+    let gone = FIVE.into_iter().find(|id| *id != is_primary && *id != leads).unwrap_or_default();
     let others: Vec<i32> = FIVE.into_iter().filter(|id| *id != gone).collect();
     patch(cluster, &json!({ "failover": { "replaceAfter": REPLACE_AFTER } })).await?;
     let cut = Cut::between(cluster, &[gone], &others).await?;
@@ -216,15 +218,15 @@ async fn shrunk(cluster: &Cluster, writer: &Writer) -> Result<Vec<i32>, Failure>
     cluster.scale(3).await?;
     until_true("the first has left", PATIENCE, || async { Ok(ids(cluster).await?.len() < 5) })
         .await?;
-    let reigns = cluster
+    let is_primary = cluster
         .members()
         .await?
         .into_iter()
         .find(|m| m.primary)
         .and_then(|m| i32::try_from(m.id).ok())
         .unwrap_or_default();
-    if let Err(failure) = in_pod(cluster, reigns, KILL_SERVER).await {
-        println!("{}: node {reigns} went first: {failure}", cluster.namespace);
+    if let Err(failure) = in_pod(cluster, is_primary, KILL_SERVER).await {
+        println!("{}: node {is_primary} went first: {failure}", cluster.namespace);
     }
     cluster.settled(3).await?;
     let left = ids(cluster).await?;
@@ -233,7 +235,7 @@ async fn shrunk(cluster: &Cluster, writer: &Writer) -> Result<Vec<i32>, Failure>
     Ok(left)
 }
 
-async fn reigning(cluster: &Cluster, asked: &[i32]) -> Result<(i32, i64), Failure> {
+async fn primary_and_epoch(cluster: &Cluster, asked: &[i32]) -> Result<(i32, i64), Failure> {
     let node = primary(cluster, asked).await?;
     Ok((node, epoch(cluster, node).await?))
 }

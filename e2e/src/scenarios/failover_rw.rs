@@ -11,7 +11,7 @@ use crate::data;
 use crate::ensure;
 use crate::errand::{Errand, PAUSE, time_of};
 use crate::failure::Failure;
-use crate::reign::{all_back, place, primary};
+use crate::primary_term::{all_back, place, primary};
 use crate::scenario::Figure;
 use crate::writer::{Connections, Writer};
 

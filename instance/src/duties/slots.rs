@@ -96,7 +96,10 @@ pub async fn tend(settings: &Settings, client: &Client, role: Role) -> Result<()
     if role == Role::Standby && config::keeps_logical_slots(settings) {
         for row in client.query(DROP_FORMER, &[]).await? {
             let slot: String = row.try_get(0)?;
-            tracing::info!(slot, "dropped a logical replication slot of this server's own reign");
+            tracing::info!(
+                slot,
+                "dropped a logical replication slot of this server's own primary term"
+            );
         }
     }
     Ok(())

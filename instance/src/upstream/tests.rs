@@ -91,7 +91,7 @@ fn in_epoch(epoch: u64, status: Status) -> Status {
 }
 
 #[test]
-fn nobody_is_copied_whose_reign_is_over() {
+fn nobody_is_copied_whose_primary_term_is_over() {
     let file = InstanceFile { failover: true, epoch: 3, ..file(Some(1), true) };
     let deposed = in_epoch(2, status(4, Role::Primary, Some(4)));
     let present = in_epoch(3, status(1, Role::Primary, Some(1)));

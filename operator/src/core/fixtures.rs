@@ -51,7 +51,7 @@ pub fn with_failover(replicas: usize) -> Cluster {
 }
 
 /// All is well with the primary, which has not changed yet.
-pub fn first_reign() -> FailoverSeen {
+pub fn first_primary_term() -> FailoverSeen {
     FailoverSeen { phase: Phase::Steady, epoch: 1, waits_for: Vec::new(), last: None }
 }
 
@@ -66,7 +66,7 @@ pub fn changed(epoch: u64, from: u32, to: u32, reason: Reason) -> FailoverSeen {
         began_ms,
         ended_ms: Some(began_ms + 812),
     };
-    FailoverSeen { epoch, last: Some(last), ..first_reign() }
+    FailoverSeen { epoch, last: Some(last), ..first_primary_term() }
 }
 
 pub fn member(n: u32, role: Role) -> MemberSeen {
@@ -161,7 +161,7 @@ pub fn healthy(want: &Cluster, members: u32) -> Observed {
     seen.group = Some(group(&all, members + 1));
     seen.known = Some(cluster_id());
     if let Some(group) = seen.group.as_mut().filter(|_| want.lease_duration.is_some()) {
-        group.failover = Some(first_reign());
+        group.failover = Some(first_primary_term());
     }
     settle(want, &mut seen);
     seen

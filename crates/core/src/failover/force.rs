@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::reign::{Phase, Reign};
+use super::primary_term::{Phase, PrimaryTerm};
 use super::report::{Report, enough};
 use crate::{NodeId, Outcome, Refusal};
 
@@ -13,7 +13,7 @@ use crate::{NodeId, Outcome, Refusal};
 /// # Errors
 /// There is no need, the node can't be the primary, or nobody has accepted what may be lost.
 pub fn may_force(
-    reign: &Reign,
+    primary_term: &PrimaryTerm,
     voters: &BTreeSet<NodeId>,
     reports: &BTreeMap<NodeId, Report>,
     target: NodeId,
@@ -22,18 +22,18 @@ pub fn may_force(
     if !voters.contains(&target) {
         return Err(Refusal::HasNoVote(target));
     }
-    if reign.phase == Phase::Steady {
-        return if reign.primary == target {
+    if primary_term.phase == Phase::Steady {
+        return if primary_term.primary == target {
             Ok(Outcome::AlreadySo)
         } else {
             Err(Refusal::NothingToForce)
         };
     }
-    let Err(missing) = enough(reign, reports) else { return Err(Refusal::PrimaryChanging) };
+    let Err(missing) = enough(primary_term, reports) else { return Err(Refusal::PrimaryChanging) };
     // Without its word it may take WAL from somebody yet, or not be there at all.
     if reports
         .get(&target)
-        .is_none_or(|report| report.epoch != reign.epoch || report.end().is_none())
+        .is_none_or(|report| report.epoch != primary_term.epoch || report.end().is_none())
     {
         return Err(Refusal::Unreachable(target));
     }
@@ -57,9 +57,9 @@ mod tests {
     #[test]
     fn only_where_nothing_else_helps_and_somebody_says_so() {
         let voters: BTreeSet<NodeId> = [1, 2, 3].map(id).into();
-        let mut reign = Reign::of_founder(id(1));
-        reign.retarget(1, 0, [2, 3].map(id).into()).unwrap();
-        reign.settle(1, 1).unwrap();
+        let mut primary_term = PrimaryTerm::bootstrap(id(1));
+        primary_term.retarget(1, 0, [2, 3].map(id).into()).unwrap();
+        primary_term.settle(1, 1).unwrap();
         let report =
             |epoch| Report { epoch, holds: Holds::UpTo(WalPosition { timeline: 1, lsn: 7 }) };
         let (none, old) = (BTreeMap::new(), BTreeMap::from([(id(2), report(1))]));
@@ -67,29 +67,33 @@ mod tests {
             BTreeMap::from([(id(2), report(2))]),
             BTreeMap::from([(id(2), report(2)), (id(3), report(2))]),
         );
-        let may = |reign: &Reign, reports, target, accept| {
-            may_force(reign, &voters, reports, id(target), accept)
+        let may = |primary_term: &PrimaryTerm, reports, target, accept| {
+            may_force(primary_term, &voters, reports, id(target), accept)
         };
 
-        assert_eq!(may(&reign, &none, 2, true), Err(Refusal::NothingToForce), "there is a primary");
-        assert_eq!(may(&reign, &none, 1, true), Ok(Outcome::AlreadySo));
-        reign.recruit(2).unwrap();
-        assert_eq!(may(&reign, &one, 4, true), Err(Refusal::HasNoVote(id(4))));
         assert_eq!(
-            may(&reign, &both, 2, true),
+            may(&primary_term, &none, 2, true),
+            Err(Refusal::NothingToForce),
+            "there is a primary"
+        );
+        assert_eq!(may(&primary_term, &none, 1, true), Ok(Outcome::AlreadySo));
+        primary_term.recruit(2).unwrap();
+        assert_eq!(may(&primary_term, &one, 4, true), Err(Refusal::HasNoVote(id(4))));
+        assert_eq!(
+            may(&primary_term, &both, 2, true),
             Err(Refusal::PrimaryChanging),
             "it comes by itself"
         );
-        assert_eq!(may(&reign, &one, 3, true), Err(Refusal::Unreachable(id(3))));
+        assert_eq!(may(&primary_term, &one, 3, true), Err(Refusal::Unreachable(id(3))));
         assert_eq!(
-            may(&reign, &old, 2, true),
+            may(&primary_term, &old, 2, true),
             Err(Refusal::Unreachable(id(2))),
             "it has said nothing in this epoch"
         );
         assert_eq!(
-            may(&reign, &one, 2, false),
+            may(&primary_term, &one, 2, false),
             Err(Refusal::LosesData { node: id(2), unheard: [1, 3].map(id).into() })
         );
-        assert_eq!(may(&reign, &one, 2, true), Ok(Outcome::Changed));
+        assert_eq!(may(&primary_term, &one, 2, true), Ok(Outcome::Changed));
     }
 }

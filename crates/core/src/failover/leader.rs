@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::reign::{Phase, Reign};
+use super::primary_term::{Phase, PrimaryTerm};
 use super::report::{Missing, Report, Tie, choose, enough};
 use crate::NodeId;
 use crate::membership::majority;
@@ -14,7 +14,7 @@ pub struct Facts<'a> {
     /// The leader itself.
     pub me: NodeId,
     /// The applied state.
-    pub reign: &'a Reign,
+    pub primary_term: &'a PrimaryTerm,
     /// Who votes, by the last membership in the log.
     pub voters: &'a BTreeSet<NodeId>,
     /// Who may be appointed, by the applied state: whoever is leaving votes until it is out, and is
@@ -35,7 +35,7 @@ pub struct Facts<'a> {
 pub enum Step {
     /// The primary has its lease, as far as anybody can tell.
     Nothing,
-    /// Propose the end of the reign.
+    /// Propose the end of the primary term.
     Recruit(u64),
     /// Not enough reports: these would help.
     WaitFor(Missing),
@@ -53,19 +53,27 @@ pub enum Step {
 
 /// The next step.
 pub fn next_step(facts: &Facts<'_>) -> Step {
-    let Facts { me, reign, voters, electorate, steady_membership, free, reports, preferred } =
+    let Facts { me, primary_term, voters, electorate, steady_membership, free, reports, preferred } =
         *facts;
-    match reign.phase {
+    match primary_term.phase {
         Phase::Steady => {
             let gone = free.intersection(voters).count() >= majority(voters.len());
-            if gone && steady_membership { Step::Recruit(reign.epoch + 1) } else { Step::Nothing }
+            if gone && steady_membership {
+                Step::Recruit(primary_term.epoch + 1)
+            } else {
+                Step::Nothing
+            }
         }
-        Phase::Recruiting => match enough(reign, reports) {
+        Phase::Recruiting => match enough(primary_term, reports) {
             Err(missing) => Step::WaitFor(missing),
             Ok(_) => {
-                match choose(reign, reports, &(voters & electorate), Tie { preferred, leader: me })
-                {
-                    Some(primary) => Step::Appoint { epoch: reign.epoch, primary },
+                match choose(
+                    primary_term,
+                    reports,
+                    &(voters & electorate),
+                    Tie { preferred, leader: me },
+                ) {
+                    Some(primary) => Step::Appoint { epoch: primary_term.epoch, primary },
                     None => Step::WaitForVoter,
                 }
             }
@@ -85,13 +93,13 @@ mod tests {
 
     #[test]
     fn one_link_starts_nothing_and_a_majority_does() {
-        let mut reign = Reign::of_founder(id(1));
+        let mut primary_term = PrimaryTerm::bootstrap(id(1));
         let voters: BTreeSet<NodeId> = [1, 2, 3].map(id).into();
         let (one, two) = (BTreeSet::from([id(2)]), BTreeSet::from([id(2), id(3)]));
         let none = BTreeMap::new();
         let facts = Facts {
             me: id(2),
-            reign: &reign.clone(),
+            primary_term: &primary_term.clone(),
             voters: &voters,
             electorate: &voters,
             steady_membership: true,
@@ -105,10 +113,10 @@ mod tests {
             next_step(&Facts { free: &two, steady_membership: false, ..facts }),
             Step::Nothing
         );
-        reign.retarget(1, 0, [2, 3].map(id).into()).unwrap();
-        reign.settle(1, 1).unwrap();
-        reign.recruit(2).unwrap();
-        let facts = Facts { reign: &reign, ..facts };
+        primary_term.retarget(1, 0, [2, 3].map(id).into()).unwrap();
+        primary_term.settle(1, 1).unwrap();
+        primary_term.recruit(2).unwrap();
+        let facts = Facts { primary_term: &primary_term, ..facts };
         assert!(matches!(next_step(&facts), Step::WaitFor(_)));
         let at = |lsn| Report { epoch: 2, holds: Holds::UpTo(WalPosition { timeline: 1, lsn }) };
         let reports = BTreeMap::from([(id(2), at(5)), (id(3), at(6))]);
@@ -121,10 +129,10 @@ mod tests {
     /// The group refuses to appoint it: to propose it again and again would bring nobody further.
     #[test]
     fn who_is_leaving_is_not_appointed() {
-        let mut reign = Reign::of_founder(id(1));
-        reign.retarget(1, 0, [2, 3].map(id).into()).unwrap();
-        reign.settle(1, 1).unwrap();
-        reign.recruit(2).unwrap();
+        let mut primary_term = PrimaryTerm::bootstrap(id(1));
+        primary_term.retarget(1, 0, [2, 3].map(id).into()).unwrap();
+        primary_term.settle(1, 1).unwrap();
+        primary_term.recruit(2).unwrap();
         let (voters, electorate) =
             (BTreeSet::from([1, 2, 3].map(id)), BTreeSet::from([1, 3].map(id)));
         let at = |lsn| Report { epoch: 2, holds: Holds::UpTo(WalPosition { timeline: 1, lsn }) };
@@ -132,7 +140,7 @@ mod tests {
             let (none, voters, electorate) = (&BTreeSet::new(), &voters, &electorate);
             next_step(&Facts {
                 me: id(3),
-                reign: &reign,
+                primary_term: &primary_term,
                 voters,
                 electorate,
                 steady_membership: true,

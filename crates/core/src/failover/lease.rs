@@ -9,7 +9,7 @@
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::reign::{Phase, Reign};
+use super::primary_term::{Phase, PrimaryTerm};
 use crate::NodeId;
 use crate::membership::majority;
 
@@ -67,7 +67,7 @@ pub enum Deaf {
 #[derive(Debug, Clone, Copy)]
 pub struct Hearing<'a> {
     /// The applied state.
-    pub reign: &'a Reign,
+    pub primary_term: &'a PrimaryTerm,
     /// Whether it votes, and the log index of the membership that says so.
     pub votes_by: Option<u64>,
     /// Its own clock.
@@ -124,12 +124,12 @@ impl Voter {
     /// # Errors
     /// Why there is none; no promise is made then, and none is taken back.
     pub fn hear(&mut self, heartbeat: &Heartbeat, hearing: Hearing<'_>) -> Result<(), Deaf> {
-        let Hearing { reign, votes_by, now, lease_ms } = hearing;
+        let Hearing { primary_term, votes_by, now, lease_ms } = hearing;
         // From the moment that it knows of a recruitment it acknowledges nothing: its promise would
         // never end otherwise.
         if heartbeat.epoch != self.epoch
-            || reign.epoch != self.epoch
-            || reign.phase == Phase::Recruiting
+            || primary_term.epoch != self.epoch
+            || primary_term.phase == Phase::Recruiting
         {
             return Err(Deaf::OtherEpoch);
         }
@@ -220,8 +220,8 @@ mod tests {
         Heartbeat { epoch: 1, start: Start(start), membership: 7 }
     }
 
-    fn hearing(reign: &Reign, now: u64) -> Hearing<'_> {
-        Hearing { reign, votes_by: Some(7), now: BootTime(now), lease_ms: LEASE }
+    fn hearing(primary_term: &PrimaryTerm, now: u64) -> Hearing<'_> {
+        Hearing { primary_term, votes_by: Some(7), now: BootTime(now), lease_ms: LEASE }
     }
 
     #[test]
@@ -235,43 +235,43 @@ mod tests {
 
     #[test]
     fn a_release_ends_what_was_promised_to_that_run_and_nothing_else() {
-        let reign = Reign::of_founder(id(1));
+        let primary_term = PrimaryTerm::bootstrap(id(1));
         let mut voter = Voter::started(1, BootTime(0), LEASE);
-        voter.hear(&heartbeat(1), hearing(&reign, 5000)).unwrap();
+        voter.hear(&heartbeat(1), hearing(&primary_term, 5000)).unwrap();
         voter.release(2, Start(1));
         assert!(!voter.is_free(BootTime(5001)), "another epoch's");
         voter.release(1, Start(1));
         assert!(voter.is_free(BootTime(5001)));
         assert_eq!(
-            voter.hear(&heartbeat(1), hearing(&reign, 5002)),
+            voter.hear(&heartbeat(1), hearing(&primary_term, 5002)),
             Err(Deaf::Released),
             "a heartbeat that was late"
         );
-        voter.hear(&heartbeat(2), hearing(&reign, 5003)).unwrap();
+        voter.hear(&heartbeat(2), hearing(&primary_term, 5003)).unwrap();
         voter.release(1, Start(1));
         assert!(!voter.is_free(BootTime(5004)), "the next run's promise stands");
     }
 
     #[test]
     fn who_knows_of_a_recruitment_is_deaf() {
-        let mut reign = Reign::of_founder(id(1));
+        let mut primary_term = PrimaryTerm::bootstrap(id(1));
         let mut voter = Voter::started(1, BootTime(0), LEASE);
-        reign.recruit(2).unwrap();
-        assert_eq!(voter.hear(&heartbeat(1), hearing(&reign, 10)), Err(Deaf::OtherEpoch));
+        primary_term.recruit(2).unwrap();
+        assert_eq!(voter.hear(&heartbeat(1), hearing(&primary_term, 10)), Err(Deaf::OtherEpoch));
         voter.enter(2);
         assert_eq!(
-            voter.hear(&Heartbeat { epoch: 2, ..heartbeat(1) }, hearing(&reign, 10)),
+            voter.hear(&Heartbeat { epoch: 2, ..heartbeat(1) }, hearing(&primary_term, 10)),
             Err(Deaf::OtherEpoch),
             "not before the appointment"
         );
-        let reign = Reign::of_founder(id(1));
+        let primary_term = PrimaryTerm::bootstrap(id(1));
         let mut voter = Voter::started(1, BootTime(0), LEASE);
         assert_eq!(
-            voter.hear(&heartbeat(1), Hearing { votes_by: None, ..hearing(&reign, 0) }),
+            voter.hear(&heartbeat(1), Hearing { votes_by: None, ..hearing(&primary_term, 0) }),
             Err(Deaf::NoVoter)
         );
         assert_eq!(
-            voter.hear(&heartbeat(1), Hearing { votes_by: Some(8), ..hearing(&reign, 0) }),
+            voter.hear(&heartbeat(1), Hearing { votes_by: Some(8), ..hearing(&primary_term, 0) }),
             Err(Deaf::OtherMembership)
         );
         assert_eq!(voter.free_at(), BootTime(LEASE));
@@ -306,7 +306,7 @@ mod tests {
             look in 0..30_000u64,
         ) {
             let clock = |n: usize, real: u64| BootTime(clocks[n].1 + real * clocks[n].0 / 1000);
-            let reign = Reign::of_founder(id(1));
+            let primary_term = PrimaryTerm::bootstrap(id(1));
             let voters: BTreeSet<NodeId> = (1..=size).map(id).collect();
             let mut hears: Vec<(u64, usize, u64, u64)> = Vec::new(); // when, who, sent, answer arrives
             for (sent, ways) in &beats {
@@ -320,7 +320,7 @@ mod tests {
             let mut all: Vec<Voter> = (0..size).map(|n| Voter::started(1, clock(n, 0), LEASE)).collect();
             let mut acks: BTreeMap<NodeId, BootTime> = BTreeMap::new();
             for (when, n, sent, answered) in hears {
-                let h = Hearing { reign: &reign, votes_by: Some(7), now: clock(n, when), lease_ms: LEASE };
+                let h = Hearing { primary_term: &primary_term, votes_by: Some(7), now: clock(n, when), lease_ms: LEASE };
                 if all[n].hear(&heartbeat(1), h).is_ok() && answered <= look {
                     let at = acks.entry(id(n + 1)).or_default();
                     *at = (*at).max(clock(0, sent));

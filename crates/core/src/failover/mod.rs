@@ -6,7 +6,7 @@
 //!  leader  ──▶ leader    Ask ▸ Recruit ▸ (reports: report::enough, report::choose) ▸ Appoint
 //!  members ──▶ node      durable epoch ▸ intake closed ▸ report ▸ follow | rewind | promote
 //!  primary ──▶ primary   names ▸ barrier ▸ Settle ▸ gate
-//!  all     ──▶ reign     what the log makes of Recruit, Appoint, Retarget, Settle
+//!  all     ──▶ primary term     what the log makes of Recruit, Appoint, Retarget, Settle
 //! ```
 //!
 //! The idea is to **recruit before comparing** (docs/internals/protocol.md#the-idea). A failover
@@ -26,12 +26,12 @@ pub mod leader;
 pub mod lease;
 pub mod node;
 pub mod primary;
-pub mod reign;
+pub mod primary_term;
 pub mod report;
 pub mod switchover;
 pub mod sync;
 
 pub use history::History;
-pub use reign::{LastFailover, Phase, Reason, Reign};
+pub use primary_term::{LastFailover, Phase, PrimaryTerm, Reason};
 pub use report::{Holds, Report};
 pub use sync::SyncConfig;

@@ -6,7 +6,7 @@
 //!  somebody else    follow; rewind first where the histories have parted
 //! ```
 
-use super::reign::{Phase, Reign};
+use super::primary_term::{Phase, PrimaryTerm};
 use super::report::{Holds, Report};
 use crate::NodeId;
 use crate::status::WalPosition;
@@ -18,7 +18,7 @@ pub enum Intake {
     Open {
         /// Whom.
         from: NodeId,
-        /// The timeline that was given to the reign that it was opened in.
+        /// The timeline that was given to the primary term that it was opened in.
         timeline: u32,
     },
     /// It was told to take no more, but a receiver lives, or one can still be started: the startup
@@ -35,7 +35,7 @@ pub enum Server {
     Stopped {
         /// The timeline that its control file is on, when it was a primary there: its promotion was
         /// complete.
-        reigned_on: Option<u32>,
+        was_primary_on: Option<u32>,
     },
     /// A primary, gate open or not.
     Primary {
@@ -76,7 +76,7 @@ pub struct Facts<'a> {
     /// This member.
     pub me: NodeId,
     /// The applied state.
-    pub reign: &'a Reign,
+    pub primary_term: &'a PrimaryTerm,
     /// The epoch that it has on disk.
     pub epoch: u64,
     /// Whether its promise is over.
@@ -90,8 +90,8 @@ pub struct Facts<'a> {
 pub enum Step {
     /// Nothing until something changes.
     Nothing,
-    /// This server reigns no more: close the gate, end every process of it, and let it come back as
-    /// a standby.
+    /// This server is no longer the primary: close the gate, end every process of it, and let it
+    /// come back as a standby.
     Stop,
     /// A lease that this voter carries may stand.
     WaitForPromise,
@@ -112,40 +112,40 @@ pub enum Step {
     /// The histories have parted: rewind to the primary's, or clone it, and nobody else.
     Rewind(NodeId),
     /// It is the primary: `primary::next_step` goes on.
-    Reign,
+    RunAsPrimary,
 }
 
 /// The next step.
 pub fn next_step(facts: &Facts<'_>) -> Step {
-    let Facts { me, reign, epoch, free, server } = *facts;
-    let reigns = |e: u64, timeline: u32| {
-        e == reign.epoch
+    let Facts { me, primary_term, epoch, free, server } = *facts;
+    let is_primary = |e: u64, timeline: u32| {
+        e == primary_term.epoch
             && e == epoch
-            && reign.phase == Phase::Steady
-            && reign.primary == me
-            && timeline == reign.timeline
+            && primary_term.phase == Phase::Steady
+            && primary_term.primary == me
+            && timeline == primary_term.timeline
     };
     if let Server::Primary { epoch: e, timeline } = server
-        && !reigns(e, timeline)
-        && (e < reign.epoch || e < epoch || e == reign.epoch)
+        && !is_primary(e, timeline)
+        && (e < primary_term.epoch || e < epoch || e == primary_term.epoch)
     {
         return Step::Stop;
     }
-    if reign.epoch < epoch {
+    if primary_term.epoch < epoch {
         return Step::Nothing; // after a restart: what it has applied is older than what it has promised
     }
-    if reign.epoch > epoch {
-        return if free { Step::Enter(reign.epoch) } else { Step::WaitForPromise };
+    if primary_term.epoch > epoch {
+        return if free { Step::Enter(primary_term.epoch) } else { Step::WaitForPromise };
     }
-    match (reign.phase, reign.primary == me) {
-        (Phase::Recruiting, _) => recruited(reign, server),
-        (Phase::Steady, true) => appointed(reign, server),
-        (Phase::Steady, false) => follower(reign, server),
+    match (primary_term.phase, primary_term.primary == me) {
+        (Phase::Recruiting, _) => recruited(primary_term, server),
+        (Phase::Steady, true) => appointed(primary_term, server),
+        (Phase::Steady, false) => follower(primary_term, server),
     }
 }
 
-fn recruited(reign: &Reign, server: Server) -> Step {
-    let report = |holds| Step::Report(Report { epoch: reign.epoch, holds });
+fn recruited(primary_term: &PrimaryTerm, server: Server) -> Step {
+    let report = |holds| Step::Report(Report { epoch: primary_term.epoch, holds });
     match server {
         Server::Stopped { .. } => Step::StartAsStandby,
         Server::Standby { consistent: true, intake: Intake::Closed, end, .. } => {
@@ -159,36 +159,36 @@ fn recruited(reign: &Reign, server: Server) -> Step {
     }
 }
 
-fn appointed(reign: &Reign, server: Server) -> Step {
+fn appointed(primary_term: &PrimaryTerm, server: Server) -> Step {
     match server {
         // A promotion that was not complete left the old timeline: as a primary it would go on
         // there, and nothing would look diverged.
-        Server::Stopped { reigned_on } if reigned_on == Some(reign.timeline) => {
+        Server::Stopped { was_primary_on } if was_primary_on == Some(primary_term.timeline) => {
             Step::StartAsPrimary
         }
         Server::Stopped { .. } => Step::StartAsStandby,
         // The number is spent: by a promotion that broke off, or by one that was complete before
-        // this node fell back in the log and came up as a standby. The next reign gives another
-        // one; this reign ends, since nobody hears its heartbeats.
+        // this node fell back in the log and came up as a standby. The next primary term gives
+        // another one; this primary term ends, since nobody hears its heartbeats.
         Server::Standby { burned, end, .. }
-            if burned == Some(reign.timeline) || end.timeline >= reign.timeline =>
+            if burned == Some(primary_term.timeline) || end.timeline >= primary_term.timeline =>
         {
             Step::Nothing
         }
         Server::Standby { consistent: true, intake: Intake::Closed, .. } => {
-            Step::Promote(reign.timeline)
+            Step::Promote(primary_term.timeline)
         }
         Server::Standby { consistent: true, intake: Intake::Open { .. }, .. } => Step::CloseIntake,
-        Server::Primary { .. } => Step::Reign,
+        Server::Primary { .. } => Step::RunAsPrimary,
         Server::Standby { .. } | Server::Rewinding { .. } => Step::Nothing,
     }
 }
 
-fn follower(reign: &Reign, server: Server) -> Step {
+fn follower(primary_term: &PrimaryTerm, server: Server) -> Step {
     match server {
         Server::Stopped { .. } => Step::StartAsStandby,
         Server::Standby { intake: Intake::Open { from, timeline }, .. }
-            if from == reign.primary && timeline == reign.timeline =>
+            if from == primary_term.primary && timeline == primary_term.timeline =>
         {
             Step::Nothing
         }
@@ -196,8 +196,8 @@ fn follower(reign: &Reign, server: Server) -> Step {
         // and the primary takes it for a confirmation: what is here is compared before there is
         // one.
         Server::Standby { intake: Intake::Open { .. } | Intake::Closing, .. } => Step::CloseIntake,
-        Server::Standby { parted: Some(true), .. } => Step::Rewind(reign.primary),
-        Server::Standby { parted: Some(false), .. } => Step::Follow(reign.primary),
+        Server::Standby { parted: Some(true), .. } => Step::Rewind(primary_term.primary),
+        Server::Standby { parted: Some(false), .. } => Step::Follow(primary_term.primary),
         Server::Standby { parted: None, .. }
         | Server::Primary { .. }
         | Server::Rewinding { .. } => Step::Nothing,
@@ -214,12 +214,12 @@ mod tests {
     }
 
     /// Nodes 1, 2 and 3 in epoch 2, which 2 was appointed in with timeline 2.
-    fn second_reign() -> Reign {
-        let mut reign = Reign::of_founder(id(1));
-        reign.recruit(2).unwrap();
+    fn second_primary_term() -> PrimaryTerm {
+        let mut primary_term = PrimaryTerm::bootstrap(id(1));
+        primary_term.recruit(2).unwrap();
         let voters: BTreeSet<NodeId> = [1, 2, 3].map(id).into();
-        reign.appoint(2, id(2), &voters).unwrap();
-        reign
+        primary_term.appoint(2, id(2), &voters).unwrap();
+        primary_term
     }
 
     fn standby(intake: Intake) -> Server {
@@ -236,60 +236,60 @@ mod tests {
         Intake::Open { from: id(from), timeline }
     }
 
-    fn step(me: u8, reign: &Reign, epoch: u64, free: bool, server: Server) -> Step {
-        next_step(&Facts { me: id(me), reign, epoch, free, server })
+    fn step(me: u8, primary_term: &PrimaryTerm, epoch: u64, free: bool, server: Server) -> Step {
+        next_step(&Facts { me: id(me), primary_term, epoch, free, server })
     }
 
     #[test]
     fn from_recruitment_to_report() {
-        let mut reign = Reign::of_founder(id(1));
-        reign.recruit(2).unwrap();
+        let mut primary_term = PrimaryTerm::bootstrap(id(1));
+        primary_term.recruit(2).unwrap();
         let open = standby(open(1, 1));
-        assert_eq!(step(3, &reign, 1, false, open), Step::WaitForPromise);
-        assert_eq!(step(3, &reign, 1, true, open), Step::Enter(2));
-        assert_eq!(step(3, &reign, 2, true, open), Step::CloseIntake);
-        assert_eq!(step(3, &reign, 2, true, standby(Intake::Closing)), Step::Nothing);
+        assert_eq!(step(3, &primary_term, 1, false, open), Step::WaitForPromise);
+        assert_eq!(step(3, &primary_term, 1, true, open), Step::Enter(2));
+        assert_eq!(step(3, &primary_term, 2, true, open), Step::CloseIntake);
+        assert_eq!(step(3, &primary_term, 2, true, standby(Intake::Closing)), Step::Nothing);
         let report = Report { epoch: 2, holds: Holds::UpTo(WalPosition { timeline: 1, lsn: 10 }) };
-        assert_eq!(step(3, &reign, 2, true, standby(Intake::Closed)), Step::Report(report));
+        assert_eq!(step(3, &primary_term, 2, true, standby(Intake::Closed)), Step::Report(report));
         assert_eq!(
-            step(3, &reign, 2, true, Server::Rewinding { parted_in: None }),
+            step(3, &primary_term, 2, true, Server::Rewinding { parted_in: None }),
             Step::Nothing,
             "its files are nobody's"
         );
         let nothing = Report { epoch: 2, holds: Holds::NothingSince(1) };
         assert_eq!(
-            step(3, &reign, 2, true, Server::Rewinding { parted_in: Some(1) }),
+            step(3, &primary_term, 2, true, Server::Rewinding { parted_in: Some(1) }),
             Step::Report(nothing)
         );
         // The old primary: stop first, report as a standby.
         let primary = Server::Primary { epoch: 1, timeline: 1 };
-        assert_eq!(step(1, &reign, 1, false, primary), Step::Stop);
+        assert_eq!(step(1, &primary_term, 1, false, primary), Step::Stop);
         assert_eq!(
-            step(1, &reign, 2, true, Server::Stopped { reigned_on: Some(1) }),
+            step(1, &primary_term, 2, true, Server::Stopped { was_primary_on: Some(1) }),
             Step::StartAsStandby
         );
     }
 
     #[test]
     fn the_appointed_one() {
-        let reign = second_reign();
-        assert_eq!(step(2, &reign, 2, true, standby(Intake::Closed)), Step::Promote(2));
-        assert_eq!(step(2, &reign, 2, true, standby(open(1, 1))), Step::CloseIntake);
+        let primary_term = second_primary_term();
+        assert_eq!(step(2, &primary_term, 2, true, standby(Intake::Closed)), Step::Promote(2));
+        assert_eq!(step(2, &primary_term, 2, true, standby(open(1, 1))), Step::CloseIntake);
         assert_eq!(
-            step(2, &reign, 2, true, Server::Primary { epoch: 2, timeline: 2 }),
-            Step::Reign
+            step(2, &primary_term, 2, true, Server::Primary { epoch: 2, timeline: 2 }),
+            Step::RunAsPrimary
         );
         assert_eq!(
-            step(2, &reign, 2, true, Server::Primary { epoch: 2, timeline: 3 }),
+            step(2, &primary_term, 2, true, Server::Primary { epoch: 2, timeline: 3 }),
             Step::Stop,
             "not the timeline that it was given"
         );
         assert_eq!(
-            step(2, &reign, 2, true, Server::Stopped { reigned_on: Some(2) }),
+            step(2, &primary_term, 2, true, Server::Stopped { was_primary_on: Some(2) }),
             Step::StartAsPrimary
         );
         assert_eq!(
-            step(2, &reign, 2, true, Server::Stopped { reigned_on: Some(1) }),
+            step(2, &primary_term, 2, true, Server::Stopped { was_primary_on: Some(1) }),
             Step::StartAsStandby,
             "its promotion was not complete"
         );
@@ -301,16 +301,16 @@ mod tests {
             let end = WalPosition { timeline: 1, lsn: 10 };
             Server::Standby { consistent: false, burned: None, intake, end, parted: Some(false) }
         };
-        let mut reign = second_reign();
-        assert_eq!(step(3, &reign, 2, true, not_whole(Intake::Closed)), Step::Follow(id(2)));
-        assert_eq!(step(2, &reign, 2, true, not_whole(Intake::Closed)), Step::Nothing);
-        reign.recruit(3).unwrap();
-        assert_eq!(step(3, &reign, 3, true, not_whole(Intake::Closed)), Step::Nothing);
+        let mut primary_term = second_primary_term();
+        assert_eq!(step(3, &primary_term, 2, true, not_whole(Intake::Closed)), Step::Follow(id(2)));
+        assert_eq!(step(2, &primary_term, 2, true, not_whole(Intake::Closed)), Step::Nothing);
+        primary_term.recruit(3).unwrap();
+        assert_eq!(step(3, &primary_term, 3, true, not_whole(Intake::Closed)), Step::Nothing);
     }
 
     #[test]
     fn a_promotion_that_broke_off_burns_its_number() {
-        let reign = second_reign();
+        let primary_term = second_primary_term();
         let end = WalPosition { timeline: 1, lsn: 10 };
         let burned = Server::Standby {
             consistent: true,
@@ -319,14 +319,14 @@ mod tests {
             end,
             parted: Some(false),
         };
-        assert_eq!(step(2, &reign, 2, true, burned), Step::Nothing);
+        assert_eq!(step(2, &primary_term, 2, true, burned), Step::Nothing);
     }
 
     #[test]
     fn the_others() {
-        let reign = second_reign();
-        assert_eq!(step(3, &reign, 2, true, standby(Intake::Closed)), Step::Follow(id(2)));
-        assert_eq!(step(3, &reign, 2, true, standby(open(2, 2))), Step::Nothing);
+        let primary_term = second_primary_term();
+        assert_eq!(step(3, &primary_term, 2, true, standby(Intake::Closed)), Step::Follow(id(2)));
+        assert_eq!(step(3, &primary_term, 2, true, standby(open(2, 2))), Step::Nothing);
         let closed = |parted| Server::Standby {
             consistent: true,
             burned: None,
@@ -334,22 +334,25 @@ mod tests {
             end: WalPosition { timeline: 1, lsn: 10 },
             parted,
         };
-        assert_eq!(step(1, &reign, 2, true, closed(Some(true))), Step::Rewind(id(2)));
+        assert_eq!(step(1, &primary_term, 2, true, closed(Some(true))), Step::Rewind(id(2)));
         assert_eq!(
-            step(1, &reign, 2, true, closed(None)),
+            step(1, &primary_term, 2, true, closed(None)),
             Step::Nothing,
             "what it has is not compared yet"
         );
         for intake in [open(1, 1), open(2, 1), open(1, 2), Intake::Closing] {
             assert_eq!(
-                step(3, &reign, 2, true, standby(intake)),
+                step(3, &primary_term, 2, true, standby(intake)),
                 Step::CloseIntake,
-                "{intake:?}: it was opened in another reign"
+                "{intake:?}: it was opened in another primary term"
             );
         }
-        assert_eq!(step(1, &reign, 2, true, Server::Primary { epoch: 1, timeline: 1 }), Step::Stop);
         assert_eq!(
-            step(1, &reign, 3, true, standby(Intake::Closed)),
+            step(1, &primary_term, 2, true, Server::Primary { epoch: 1, timeline: 1 }),
+            Step::Stop
+        );
+        assert_eq!(
+            step(1, &primary_term, 3, true, standby(Intake::Closed)),
             Step::Nothing,
             "it has promised more than it has applied"
         );

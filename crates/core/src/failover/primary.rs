@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 
-use super::reign::Reign;
+use super::primary_term::PrimaryTerm;
 use crate::NodeId;
 
 /// `synchronous_standby_names` of this run.
@@ -24,7 +24,7 @@ pub enum Names {
 #[derive(Debug, Clone, Copy)]
 pub struct Facts<'a> {
     /// The applied state; this node is its primary, and runs on its timeline.
-    pub reign: &'a Reign,
+    pub primary_term: &'a PrimaryTerm,
     /// Whether the state was brought to the present by a Raft read since this run began: a
     /// restarted node has applied less than it has acknowledged under.
     pub read: bool,
@@ -72,24 +72,24 @@ pub enum Step {
 /// server can show; it is not closed here: the deadline of the lease does that, without anybody's
 /// help.
 pub fn next_step(facts: &Facts<'_>) -> Step {
-    let Facts { reign, read, names, noted, confirmed, lease, open } = *facts;
-    let Some(target) = reign.target() else { return Step::Nothing };
+    let Facts { primary_term, read, names, noted, confirmed, lease, open } = *facts;
+    let Some(target) = primary_term.target() else { return Step::Nothing };
     if !read {
         return Step::Read;
     }
     match names {
-        Names::Loaded(change) if change == reign.change => {}
-        Names::Loading(change) if change == reign.change => return Step::WaitForNames,
-        _ => return Step::SetNames(reign.change),
+        Names::Loaded(change) if change == primary_term.change => {}
+        Names::Loading(change) if change == primary_term.change => return Step::WaitForNames,
+        _ => return Step::SetNames(primary_term.change),
     }
-    if noted != Some(reign.change) {
-        return Step::Note(reign.change);
+    if noted != Some(primary_term.change) {
+        return Step::Note(primary_term.change);
     }
     if !target.is_confirmed_by(|id| confirmed.contains(&id)) {
         return Step::WaitFor(target.standbys.difference(confirmed).copied().collect());
     }
-    if !reign.is_settled() {
-        return Step::Settle { epoch: reign.epoch, change: reign.change };
+    if !primary_term.is_settled() {
+        return Step::Settle { epoch: primary_term.epoch, change: primary_term.change };
     }
     match (open, lease) {
         (true, _) => Step::Nothing,
@@ -101,10 +101,10 @@ pub fn next_step(facts: &Facts<'_>) -> Step {
 /// The standbys that the target should have, when it should have others: every voter but the
 /// primary. Someone who is unwell stays: `required` counts a majority, and waiting for one that is
 /// away costs nothing while the others confirm.
-pub fn wanted(reign: &Reign, voters: &BTreeSet<NodeId>) -> Option<BTreeSet<NodeId>> {
+pub fn wanted(primary_term: &PrimaryTerm, voters: &BTreeSet<NodeId>) -> Option<BTreeSet<NodeId>> {
     let wanted: BTreeSet<NodeId> =
-        voters.iter().copied().filter(|id| *id != reign.primary).collect();
-    (reign.target().is_some_and(|t| t.standbys != wanted)).then_some(wanted)
+        voters.iter().copied().filter(|id| *id != primary_term.primary).collect();
+    (primary_term.target().is_some_and(|t| t.standbys != wanted)).then_some(wanted)
 }
 
 #[cfg(test)]
@@ -117,14 +117,14 @@ mod tests {
 
     #[test]
     fn step_by_step_to_an_open_gate() {
-        let mut reign = Reign::of_founder(id(1));
-        reign.recruit(2).unwrap();
-        reign.appoint(2, id(2), &[1, 2, 3].map(id).into()).unwrap();
+        let mut primary_term = PrimaryTerm::bootstrap(id(1));
+        primary_term.recruit(2).unwrap();
+        primary_term.appoint(2, id(2), &[1, 2, 3].map(id).into()).unwrap();
         let nobody = BTreeSet::new();
         let third = BTreeSet::from([id(3)]);
-        let change = reign.change;
+        let change = primary_term.change;
         let mut facts = Facts {
-            reign: &reign,
+            primary_term: &primary_term,
             read: false,
             names: Names::Unset,
             noted: None,
@@ -143,9 +143,9 @@ mod tests {
         assert_eq!(next_step(&facts), Step::WaitFor([1, 3].map(id).into()));
         facts.confirmed = &third;
         assert_eq!(next_step(&facts), Step::Settle { epoch: 2, change });
-        let mut settled = reign.clone();
+        let mut settled = primary_term.clone();
         settled.settle(2, change).unwrap();
-        facts.reign = &settled;
+        facts.primary_term = &settled;
         assert_eq!(next_step(&Facts { lease: false, ..facts }), Step::WaitForLease);
         assert_eq!(next_step(&facts), Step::OpenGate);
         assert_eq!(next_step(&Facts { open: true, ..facts }), Step::Nothing);
@@ -153,15 +153,15 @@ mod tests {
         let mut changed = settled.clone();
         changed.retarget(2, change, [3].map(id).into()).unwrap();
         assert_eq!(
-            next_step(&Facts { reign: &changed, open: true, ..facts }),
+            next_step(&Facts { primary_term: &changed, open: true, ..facts }),
             Step::SetNames(change + 1)
         );
     }
 
     #[test]
     fn the_target_follows_the_voters() {
-        let reign = Reign::of_founder(id(1));
-        assert_eq!(wanted(&reign, &[1].map(id).into()), None);
-        assert_eq!(wanted(&reign, &[1, 2].map(id).into()), Some([2].map(id).into()));
+        let primary_term = PrimaryTerm::bootstrap(id(1));
+        assert_eq!(wanted(&primary_term, &[1].map(id).into()), None);
+        assert_eq!(wanted(&primary_term, &[1, 2].map(id).into()), Some([2].map(id).into()));
     }
 }

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::reign::Reign;
+use super::primary_term::PrimaryTerm;
 use super::sync::SyncConfig;
 use crate::NodeId;
 use crate::status::WalPosition;
@@ -49,17 +49,17 @@ pub struct Missing {
 /// Whether every set of nodes that could have confirmed a commit has a member among the recruits,
 /// for every config in force.
 ///
-/// The primary of the present reign has everything that any config confirmed: it was the most
-/// advanced when it was appointed, and what was confirmed since was its own. Who has nothing since
-/// a certain epoch is no confirming standby of a config of that epoch or of a later one.
+/// The primary of the present primary term has everything that any config confirmed: it was the
+/// most advanced when it was appointed, and what was confirmed since was its own. Who has nothing
+/// since a certain epoch is no confirming standby of a config of that epoch or of a later one.
 pub fn enough(
-    reign: &Reign,
+    primary_term: &PrimaryTerm,
     reports: &BTreeMap<NodeId, Report>,
 ) -> Result<BTreeSet<NodeId>, Missing> {
-    let of_epoch = || reports.iter().filter(|(_, r)| r.epoch == reign.epoch);
+    let of_epoch = || reports.iter().filter(|(_, r)| r.epoch == primary_term.epoch);
     let recruits: BTreeSet<NodeId> =
         of_epoch().filter(|(_, r)| r.end().is_some()).map(|(id, _)| *id).collect();
-    if recruits.contains(&reign.primary) {
+    if recruits.contains(&primary_term.primary) {
         return Ok(recruits);
     }
     let met = |config: &SyncConfig| {
@@ -68,13 +68,13 @@ pub fn enough(
         );
         config.is_met_by(&recruits, &abstains.map(|(id, _)| *id).collect())
     };
-    let unmet = reign.configs.iter().filter(|c| !met(c));
+    let unmet = primary_term.configs.iter().filter(|c| !met(c));
     let mut any_of: BTreeSet<NodeId> =
         unmet.flat_map(|c| c.standbys.difference(&recruits).copied().chain([c.primary])).collect();
     if any_of.is_empty() {
         return Ok(recruits);
     }
-    any_of.insert(reign.primary);
+    any_of.insert(primary_term.primary);
     Err(Missing { any_of })
 }
 
@@ -91,12 +91,12 @@ pub struct Tie {
 /// The most advanced recruit that may be appointed: the highest timeline, then the highest LSN; on
 /// a tie as `tie` says, then the lowest id.
 pub fn choose(
-    reign: &Reign,
+    primary_term: &PrimaryTerm,
     reports: &BTreeMap<NodeId, Report>,
     voters: &BTreeSet<NodeId>,
     tie: Tie,
 ) -> Option<NodeId> {
-    let of_epoch = || reports.iter().filter(|(_, r)| r.epoch == reign.epoch);
+    let of_epoch = || reports.iter().filter(|(_, r)| r.epoch == primary_term.epoch);
     let furthest = of_epoch().filter_map(|(_, r)| r.end()).max()?;
     // Somebody who has no vote may be ahead of all who have: then there is nobody to appoint until
     // a voter has what it has.
@@ -122,12 +122,12 @@ mod tests {
     }
 
     /// Three nodes, 1 was the primary, epoch 2 recruits.
-    fn recruiting() -> Reign {
-        let mut reign = Reign::of_founder(id(1));
-        reign.retarget(1, 0, ids(&[2, 3])).unwrap();
-        reign.settle(1, 1).unwrap();
-        reign.recruit(2).unwrap();
-        reign
+    fn recruiting() -> PrimaryTerm {
+        let mut primary_term = PrimaryTerm::bootstrap(id(1));
+        primary_term.retarget(1, 0, ids(&[2, 3])).unwrap();
+        primary_term.settle(1, 1).unwrap();
+        primary_term.recruit(2).unwrap();
+        primary_term
     }
 
     fn tied(preferred: Option<u8>, leader: u8) -> Tie {
@@ -140,65 +140,68 @@ mod tests {
 
     #[test]
     fn one_standby_of_two_may_lack_a_commit_and_both_together_can_not() {
-        let reign = recruiting();
+        let primary_term = recruiting();
         let one = BTreeMap::from([(id(2), report(2, 1, 10))]);
-        assert_eq!(enough(&reign, &one), Err(Missing { any_of: ids(&[1, 3]) }));
+        assert_eq!(enough(&primary_term, &one), Err(Missing { any_of: ids(&[1, 3]) }));
         let both = BTreeMap::from([(id(2), report(2, 1, 10)), (id(3), report(2, 1, 10))]);
-        assert_eq!(enough(&reign, &both), Ok(ids(&[2, 3])));
+        assert_eq!(enough(&primary_term, &both), Ok(ids(&[2, 3])));
         let the_primary = BTreeMap::from([(id(1), report(2, 1, 10))]);
-        assert_eq!(enough(&reign, &the_primary), Ok(ids(&[1])));
+        assert_eq!(enough(&primary_term, &the_primary), Ok(ids(&[1])));
     }
 
     /// Node 2 is being rewound to node 1, the primary of epoch 1, which is lost.
     #[test]
     fn who_has_confirmed_nothing_is_not_waited_for() {
-        let reign = recruiting();
+        let primary_term = recruiting();
         let nothing = |since| Report { epoch: 2, holds: Holds::NothingSince(since) };
         let reports = |since| BTreeMap::from([(id(2), nothing(since)), (id(3), report(2, 1, 10))]);
-        assert_eq!(enough(&reign, &reports(1)), Ok(ids(&[3])));
-        assert_eq!(choose(&reign, &reports(1), &ids(&[1, 2, 3]), tied(Some(2), 3)), Some(id(3)));
+        assert_eq!(enough(&primary_term, &reports(1)), Ok(ids(&[3])));
         assert_eq!(
-            enough(&reign, &reports(2)),
+            choose(&primary_term, &reports(1), &ids(&[1, 2, 3]), tied(Some(2), 3)),
+            Some(id(3))
+        );
+        assert_eq!(
+            enough(&primary_term, &reports(2)),
             Err(Missing { any_of: ids(&[1, 2]) }),
             "it may have confirmed in epoch 1"
         );
         let alone = BTreeMap::from([(id(2), nothing(1))]);
-        assert!(enough(&reign, &alone).is_err());
-        assert_eq!(choose(&reign, &alone, &ids(&[1, 2, 3]), tied(None, 3)), None);
+        assert!(enough(&primary_term, &alone).is_err());
+        assert_eq!(choose(&primary_term, &alone, &ids(&[1, 2, 3]), tied(None, 3)), None);
         // The former primary has it all, unless it is what was being rewound.
         let primary = BTreeMap::from([(id(1), nothing(1))]);
-        assert!(enough(&reign, &primary).is_err());
+        assert!(enough(&primary_term, &primary).is_err());
     }
 
     #[test]
     fn a_report_of_another_epoch_counts_for_nothing() {
-        let reign = recruiting();
+        let primary_term = recruiting();
         let late = BTreeMap::from([(id(2), report(2, 1, 10)), (id(3), report(1, 1, 10))]);
-        assert!(enough(&reign, &late).is_err());
+        assert!(enough(&primary_term, &late).is_err());
         let ahead = BTreeMap::from([(id(2), report(2, 1, 10)), (id(3), report(1, 9, 99))]);
-        assert_eq!(choose(&reign, &ahead, &ids(&[1, 2, 3]), tied(None, 3)), Some(id(2)));
+        assert_eq!(choose(&primary_term, &ahead, &ids(&[1, 2, 3]), tied(None, 3)), Some(id(2)));
     }
 
     #[test]
     fn the_timeline_comes_before_the_position() {
-        let reign = recruiting();
+        let primary_term = recruiting();
         let reports = BTreeMap::from([(id(2), report(2, 1, 99)), (id(3), report(2, 2, 10))]);
         assert_eq!(
-            choose(&reign, &reports, &ids(&[1, 2, 3]), tied(Some(2), 2)),
+            choose(&primary_term, &reports, &ids(&[1, 2, 3]), tied(Some(2), 2)),
             Some(id(3)),
             "the preferred one lags"
         );
         let tie = BTreeMap::from([(id(2), report(2, 2, 10)), (id(3), report(2, 2, 10))]);
-        assert_eq!(choose(&reign, &tie, &ids(&[1, 2, 3]), tied(Some(3), 3)), Some(id(3)));
-        assert_eq!(choose(&reign, &tie, &ids(&[1, 2, 3]), tied(None, 3)), Some(id(2)));
+        assert_eq!(choose(&primary_term, &tie, &ids(&[1, 2, 3]), tied(Some(3), 3)), Some(id(3)));
+        assert_eq!(choose(&primary_term, &tie, &ids(&[1, 2, 3]), tied(None, 3)), Some(id(2)));
         assert_eq!(
-            choose(&reign, &tie, &ids(&[1, 2, 3]), tied(None, 2)),
+            choose(&primary_term, &tie, &ids(&[1, 2, 3]), tied(None, 2)),
             Some(id(3)),
             "the leader only where there is nobody else"
         );
-        assert_eq!(choose(&reign, &tie, &ids(&[1, 2]), tied(None, 2)), Some(id(2)));
+        assert_eq!(choose(&primary_term, &tie, &ids(&[1, 2]), tied(None, 2)), Some(id(2)));
         assert_eq!(
-            choose(&reign, &reports, &ids(&[1, 2]), tied(None, 3)),
+            choose(&primary_term, &reports, &ids(&[1, 2]), tied(None, 3)),
             None,
             "the most advanced has no vote"
         );

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::reign::{Phase, Reign};
+use super::primary_term::{Phase, PrimaryTerm};
 use crate::membership::majority;
 use crate::status::WalPosition;
 use crate::{MemberStatus, NodeId, Outcome, Refusal};
@@ -16,7 +16,7 @@ pub const MAX_LAG: u64 = 16 << 20;
 /// # Errors
 /// Who asked for the impossible, or at the wrong moment.
 pub fn may_switch(
-    reign: &Reign,
+    primary_term: &PrimaryTerm,
     voters: &BTreeSet<NodeId>,
     members: &[MemberStatus],
     target: NodeId,
@@ -24,10 +24,10 @@ pub fn may_switch(
     let Some(member) = members.iter().find(|m| m.node_id == target) else {
         return Err(Refusal::UnknownNode(target));
     };
-    if reign.phase != Phase::Steady || !reign.is_settled() {
+    if primary_term.phase != Phase::Steady || !primary_term.is_settled() {
         return Err(Refusal::PrimaryChanging);
     }
-    if reign.primary == target {
+    if primary_term.primary == target {
         return Ok(Outcome::AlreadySo);
     }
     if !voters.contains(&target) {
@@ -106,7 +106,7 @@ mod tests {
 
     #[test]
     fn who_may_become_the_primary() {
-        let mut reign = Reign::of_founder(id(1));
+        let mut primary_term = PrimaryTerm::bootstrap(id(1));
         let member = |n: u8, reachable, lag_bytes| MemberStatus {
             node_id: id(n),
             address: Address::new("h", 7001).unwrap(),
@@ -129,14 +129,15 @@ mod tests {
             member(5, Some(true), Some(0)),
         ];
         let voters: BTreeSet<NodeId> = (1..=4).map(id).collect();
-        let may = |reign: &Reign, n| may_switch(reign, &voters, &members, id(n));
-        assert_eq!(may(&reign, 1), Ok(Outcome::AlreadySo));
-        assert_eq!(may(&reign, 2), Ok(Outcome::Changed));
-        assert_eq!(may(&reign, 3), Err(Refusal::Unreachable(id(3))));
-        assert_eq!(may(&reign, 4), Err(Refusal::Lags { node: id(4), bytes: MAX_LAG + 1 }));
-        assert_eq!(may(&reign, 5), Err(Refusal::HasNoVote(id(5))));
-        assert_eq!(may(&reign, 6), Err(Refusal::UnknownNode(id(6))));
-        reign.recruit(2).unwrap();
-        assert_eq!(may(&reign, 2), Err(Refusal::PrimaryChanging));
+        let may =
+            |primary_term: &PrimaryTerm, n| may_switch(primary_term, &voters, &members, id(n));
+        assert_eq!(may(&primary_term, 1), Ok(Outcome::AlreadySo));
+        assert_eq!(may(&primary_term, 2), Ok(Outcome::Changed));
+        assert_eq!(may(&primary_term, 3), Err(Refusal::Unreachable(id(3))));
+        assert_eq!(may(&primary_term, 4), Err(Refusal::Lags { node: id(4), bytes: MAX_LAG + 1 }));
+        assert_eq!(may(&primary_term, 5), Err(Refusal::HasNoVote(id(5))));
+        assert_eq!(may(&primary_term, 6), Err(Refusal::UnknownNode(id(6))));
+        primary_term.recruit(2).unwrap();
+        assert_eq!(may(&primary_term, 2), Err(Refusal::PrimaryChanging));
     }
 }

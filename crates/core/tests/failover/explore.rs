@@ -131,7 +131,7 @@ impl Moods {
             Action::Apply(n) => (4, n, 1),
             Action::Step(n) => (5, n, 1),
             Action::PromotionBreaksOff(n) => (6, n, 8),
-            Action::Reign(n) => (7, n, 1),
+            Action::PrimaryTerm(n) => (7, n, 1),
             Action::LoadConninfo(n) => (8, n, 1),
             Action::ReceiverStarts(n) => (9, n, 1),
             Action::ReceiverEnds(n) => (10, n, 1),

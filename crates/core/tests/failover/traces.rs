@@ -46,9 +46,9 @@ pub fn traces() -> Vec<Trace> {
                     Step(2) Apply(1) Step(1) Step(1) ReceiverEnds(1) Step(1) Lead Commit(0) ReceiverStarts(2) Receive(2) \
                     Confirm(0,2)",
         },
-        // The primary gets its lease back before the end of its reign is committed, hears of that
-        // end, and says where its WAL ends. What it writes then node 1 confirms; by the reports
-        // nobody has more than node 2, which does not have it.
+        // The primary gets its lease back before the end of its primary term is committed, hears of
+        // that end, and says where its WAL ends. What it writes then node 1 confirms; by the
+        // reports nobody has more than node 2, which does not have it.
         Trace {
             mutation: Mutation::ReportWhilePrimary,
             violation: Violation::AcknowledgedWriteMissing,
@@ -126,17 +126,17 @@ pub fn traces() -> Vec<Trace> {
             story: "Write(0) Receive(1) Confirm(0,1) LeaseEnds(0) PromiseEnds(1) PromiseEnds(2) Lead Commit(0) Apply(2) Step(2) \
                     Step(2) ReceiverEnds(2) LoadConninfo(2) Step(2) Lead Commit(0)",
         },
-        // The WAL of node 0, which reigns no more, ends with writes that nobody has confirmed, and
-        // so where that of node 2 does, which has confirmed a write of node 1 on the next timeline.
-        // Node 1 is lost; by the LSN alone node 0 is as advanced as node 2.
+        // The WAL of node 0, which is no longer the primary, ends with writes that nobody has
+        // confirmed, and so where that of node 2 does, which has confirmed a write of node 1 on the
+        // next timeline. Node 1 is lost; by the LSN alone node 0 is as advanced as node 2.
         Trace {
             mutation: Mutation::PositionBeforeTimeline,
             violation: Violation::AcknowledgedWriteMissing,
             world: three(0b110, [3, 0, 2, 0]),
             story: "Write(0) Write(0) LeaseEnds(0) PromiseEnds(1) PromiseEnds(2) Lead Commit(0) Apply(1) Step(1) Step(1) \
                     ReceiverEnds(1) LoadConninfo(1) Step(1) Apply(2) Step(2) Step(2) ReceiverEnds(2) LoadConninfo(2) Step(2) Lead \
-                    Commit(0) Apply(1) Step(1) Apply(2) Step(2) LoadConninfo(2) ReceiverStarts(2) Receive(2) Reign(1) Reign(1) \
-                    Reign(1) Confirm(1,2) Reign(1) Commit(0) Apply(1) Grant(1,1) Grant(1,2) Reign(1) Write(1) Receive(2) \
+                    Commit(0) Apply(1) Step(1) Apply(2) Step(2) LoadConninfo(2) ReceiverStarts(2) Receive(2) PrimaryTerm(1) PrimaryTerm(1) \
+                    PrimaryTerm(1) Confirm(1,2) PrimaryTerm(1) Commit(0) Apply(1) Grant(1,1) Grant(1,2) PrimaryTerm(1) Write(1) Receive(2) \
                     Confirm(1,2) LeaseEnds(1) PromiseEnds(2) PromiseEnds(0) Lead Commit(0) Apply(0) Apply(0) Apply(0) Apply(0) \
                     Step(0) Step(0) Step(0) Step(0) Apply(2) Apply(2) Step(2) Step(2) ReceiverEnds(2) LoadConninfo(2) Step(2) Lead \
                     Commit(0)",
@@ -151,16 +151,16 @@ pub fn traces() -> Vec<Trace> {
             world: three(0b110, [1, 1, 3, 0]),
             story: "LeaseEnds(0) PromiseEnds(0) PromiseEnds(1) Lead Commit(0) Apply(0) Step(0) Step(0) Step(0) Step(0) Apply(1) \
                     Step(1) Step(1) LoadConninfo(1) Step(1) Lead Commit(0) Apply(1) Step(1) Lead Commit(0) Apply(0) Apply(0) \
-                    Step(0) Step(0) Lead Commit(0) Crash(0) Restart(0,0) Apply(0) Step(0) ReceiverStarts(2) Reign(0) Reign(0) \
-                    Reign(0) Confirm(0,2) Reign(0) Commit(0) Apply(0) Apply(1) Step(1) Step(1) Apply(1) Grant(0,0) Grant(0,1) \
-                    Reign(0) Write(0) Receive(2) Confirm(0,2) LeaseEnds(0) PromiseEnds(0) PromiseEnds(1) Lead Commit(0) Apply(1) \
+                    Step(0) Step(0) Lead Commit(0) Crash(0) Restart(0,0) Apply(0) Step(0) ReceiverStarts(2) PrimaryTerm(0) PrimaryTerm(0) \
+                    PrimaryTerm(0) Confirm(0,2) PrimaryTerm(0) Commit(0) Apply(0) Apply(1) Step(1) Step(1) Apply(1) Grant(0,0) Grant(0,1) \
+                    PrimaryTerm(0) Write(0) Receive(2) Confirm(0,2) LeaseEnds(0) PromiseEnds(0) PromiseEnds(1) Lead Commit(0) Apply(1) \
                     Apply(1) Step(1) Step(1) Step(1) Apply(0) Step(0) Step(0) Step(0) Step(0) Lead Commit(0)",
         },
         Trace {
             mutation: Mutation::NoteBeforeAllHaveLoaded,
             violation: Violation::AcknowledgedWriteMissing,
             world: three(0b10, [1, 0, 1, 1]),
-            story: "ChangeStandbys(4) Apply(0) Reign(0) Apply(2) Reign(0) Reign(0) Write(0) Receive(1) PromiseEnds(2) LeaseEnds(0) \
+            story: "ChangeStandbys(4) Apply(0) PrimaryTerm(0) Apply(2) PrimaryTerm(0) PrimaryTerm(0) Write(0) Receive(1) PromiseEnds(2) LeaseEnds(0) \
                     Confirm(0,1) Commit(0) PromiseEnds(1) Apply(2) Lead Commit(0) Apply(2) Step(2) Step(2) Apply(0) \
                     LoadConninfo(2) Apply(0) Step(0) Step(2) Lead Commit(0)",
         },
@@ -168,8 +168,8 @@ pub fn traces() -> Vec<Trace> {
             mutation: Mutation::LateConfirmationsCount,
             violation: Violation::AcknowledgedWriteMissing,
             world: three(0b10, [1, 0, 1, 2]),
-            story: "Write(0) ChangeStandbys(0) Apply(2) ChangeStandbys(4) Apply(2) Apply(0) Reign(0) NamesLoaded(0) LeaseEnds(0) \
-                    Reign(0) Reign(0) Apply(0) Commit(0) Apply(0) PromiseEnds(0) Apply(2) PromiseEnds(1) Lead Commit(0) Apply(2) \
+            story: "Write(0) ChangeStandbys(0) Apply(2) ChangeStandbys(4) Apply(2) Apply(0) PrimaryTerm(0) NamesLoaded(0) LeaseEnds(0) \
+                    PrimaryTerm(0) PrimaryTerm(0) Apply(0) Commit(0) Apply(0) PromiseEnds(0) Apply(2) PromiseEnds(1) Lead Commit(0) Apply(2) \
                     PromiseEnds(2) Apply(0) Step(2) Step(2) ReceiverEnds(2) LoadConninfo(2) Step(2) Lead Step(0) Step(0) Step(0) \
                     Step(0) Lead Commit(1)",
         },
@@ -179,8 +179,8 @@ pub fn traces() -> Vec<Trace> {
             world: three(0b110, [1, 0, 2, 0]),
             story: "PromiseEnds(2) LeaseEnds(0) PromiseEnds(0) Lead Commit(0) Apply(0) Apply(1) PromiseEnds(1) Step(1) Apply(2) \
                     Step(2) Step(2) LoadConninfo(2) Step(1) Step(0) Step(2) LoadConninfo(1) Step(1) Lead Step(0) Step(0) Commit(0) \
-                    Apply(1) Apply(0) Step(1) Reign(1) Lead Commit(0) Apply(0) Reign(1) Reign(1) Step(0) Step(0) Lead Commit(0) \
-                    Apply(2) Grant(1,1) Step(2) LoadConninfo(2) ReceiverStarts(2) Grant(1,2) Receive(2) Reign(1) Write(1) \
+                    Apply(1) Apply(0) Step(1) PrimaryTerm(1) Lead Commit(0) Apply(0) PrimaryTerm(1) PrimaryTerm(1) Step(0) Step(0) Lead Commit(0) \
+                    Apply(2) Grant(1,1) Step(2) LoadConninfo(2) ReceiverStarts(2) Grant(1,2) Receive(2) PrimaryTerm(1) Write(1) \
                     Receive(2) Confirm(1,2)",
         },
         // The primary has gone over from node 1 to node 2, crashes, and falls back behind that: it
@@ -190,8 +190,8 @@ pub fn traces() -> Vec<Trace> {
             mutation: Mutation::NoRead,
             violation: Violation::AcknowledgedWriteMissing,
             world: three(0b10, [1, 1, 1, 1]),
-            story: "ChangeStandbys(4) Apply(0) Reign(0) NamesLoaded(0) Reign(0) Reign(0) Commit(0) Crash(0) Restart(0,1) Step(0) \
-                    Reign(0) Reign(0) ReceiverStarts(1) Confirm(0,1) Grant(0,0) Grant(0,1) Reign(0) Write(0) Receive(1) \
+            story: "ChangeStandbys(4) Apply(0) PrimaryTerm(0) NamesLoaded(0) PrimaryTerm(0) PrimaryTerm(0) Commit(0) Crash(0) Restart(0,1) Step(0) \
+                    PrimaryTerm(0) PrimaryTerm(0) ReceiverStarts(1) Confirm(0,1) Grant(0,0) Grant(0,1) PrimaryTerm(0) Write(0) Receive(1) \
                     Confirm(0,1) LeaseEnds(0) PromiseEnds(1) PromiseEnds(2) Lead Commit(0) Apply(2) Apply(2) Apply(2) Step(2) \
                     Step(2) LoadConninfo(2) Step(2) Lead Commit(0)",
         },
@@ -203,10 +203,10 @@ pub fn traces() -> Vec<Trace> {
             violation: Violation::TwoOpenGates,
             world: five(0b10, [0, 0, 1, 0], 2),
             story: "ChangeVoter(4,22) ChangeVoter(2,18) PromiseEnds(1) PromiseEnds(4) Lead Commit(0) Apply(1) Apply(1) Apply(1) \
-                    Step(1) Step(1) ReceiverEnds(1) LoadConninfo(1) Step(1) Lead Commit(0) Apply(1) Step(1) Reign(1) Reign(1) \
-                    Reign(1) Apply(4) Apply(4) Apply(4) Apply(4) Step(4) Step(4) ReceiverEnds(4) LoadConninfo(4) Step(4) \
-                    LoadConninfo(4) ReceiverStarts(4) Receive(4) Confirm(1,4) Reign(1) Commit(0) Apply(1) Grant(1,1) Grant(1,4) \
-                    Reign(1)",
+                    Step(1) Step(1) ReceiverEnds(1) LoadConninfo(1) Step(1) Lead Commit(0) Apply(1) Step(1) PrimaryTerm(1) PrimaryTerm(1) \
+                    PrimaryTerm(1) Apply(4) Apply(4) Apply(4) Apply(4) Step(4) Step(4) ReceiverEnds(4) LoadConninfo(4) Step(4) \
+                    LoadConninfo(4) ReceiverStarts(4) Receive(4) Confirm(1,4) PrimaryTerm(1) Commit(0) Apply(1) Grant(1,1) Grant(1,4) \
+                    PrimaryTerm(1)",
         },
         // The same with a lease time between the two changes: node 2 has the first one in its log,
         // and goes on acknowledging the heartbeats of node 0, which has not.
@@ -216,9 +216,9 @@ pub fn traces() -> Vec<Trace> {
             world: five(0b10, [0, 0, 1, 0], 2),
             story: "ChangeVoter(4,22) LeaseEnds(0) Grant(0,0) Grant(0,2) ChangeVoter(2,18) PromiseEnds(1) PromiseEnds(4) Lead \
                     Commit(0) Apply(1) Apply(1) Apply(1) Step(1) Step(1) ReceiverEnds(1) LoadConninfo(1) Step(1) Lead Commit(0) \
-                    Apply(1) Step(1) Reign(1) Reign(1) Reign(1) Apply(4) Apply(4) Apply(4) Apply(4) Step(4) Step(4) \
-                    ReceiverEnds(4) LoadConninfo(4) Step(4) LoadConninfo(4) ReceiverStarts(4) Receive(4) Confirm(1,4) Reign(1) \
-                    Commit(0) Apply(1) Grant(1,1) Grant(1,4) Reign(1)",
+                    Apply(1) Step(1) PrimaryTerm(1) PrimaryTerm(1) PrimaryTerm(1) Apply(4) Apply(4) Apply(4) Apply(4) Step(4) Step(4) \
+                    ReceiverEnds(4) LoadConninfo(4) Step(4) LoadConninfo(4) ReceiverStarts(4) Receive(4) Confirm(1,4) PrimaryTerm(1) \
+                    Commit(0) Apply(1) Grant(1,1) Grant(1,4) PrimaryTerm(1)",
         },
     ]
 }

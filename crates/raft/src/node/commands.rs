@@ -215,9 +215,9 @@ impl Shared {
         let node = NodeId::new(node)?;
         let failover = self.failover.as_ref().ok_or(Refusal::FailoverIsOff)?;
         let applied = self.read(deadline).await?;
-        let reign = applied.cluster.reign.as_ref().ok_or(Refusal::NotInitialized)?;
+        let primary_term = applied.cluster.primary_term.as_ref().ok_or(Refusal::NotInitialized)?;
         let reports = failover.reports();
-        if may_force(reign, &applied.cluster.electorate(), &reports, node, accept_data_loss)?
+        if may_force(primary_term, &applied.cluster.electorate(), &reports, node, accept_data_loss)?
             == Outcome::AlreadySo
         {
             return Ok(Some(format!("node {node} is the primary already")));
@@ -225,9 +225,9 @@ impl Shared {
         let heard = reports.keys().map(ToString::to_string).collect::<Vec<_>>().join(", ");
         tracing::warn!(
             "node {node} is made the primary of epoch {} by force: only {heard} said how far their WAL reaches",
-            reign.epoch
+            primary_term.epoch
         );
-        self.write(Command::Force { epoch: reign.epoch, primary: node }, deadline).await?;
+        self.write(Command::Force { epoch: primary_term.epoch, primary: node }, deadline).await?;
         Ok(Some(format!(
             "node {node} becomes the primary: acknowledged writes that it has not are lost"
         )))

@@ -65,7 +65,7 @@ impl Shared {
         );
         let state = &applied.cluster;
         status.failover = self.failover.as_ref().map(|f| {
-            f.status(state.reign.as_ref(), state.last_failover.clone(), &state.electorate())
+            f.status(state.primary_term.as_ref(), state.last_failover.clone(), &state.electorate())
         });
         status
     }

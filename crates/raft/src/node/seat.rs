@@ -51,12 +51,15 @@ impl Shared {
     fn seat(&self) -> SeatNews {
         let applied = self.applied.borrow().clone();
         let state = &applied.cluster;
-        let reigns = state
-            .reign
+        let is_primary = state
+            .primary_term
             .as_ref()
             .is_some_and(|r| r.phase == Phase::Steady && r.primary == self.settings.node_id);
-        let gate =
-            self.failover.as_ref().filter(|_| reigns).map(|f| f.gate_is_open(&state.electorate()));
+        let gate = self
+            .failover
+            .as_ref()
+            .filter(|_| is_primary)
+            .map(|f| f.gate_is_open(&state.electorate()));
         let mut seat = Seat::of(state, applied.last_applied.map_or(0, |id| id.index));
         if let (Some(seat), Some(failover)) = (&mut seat, &self.failover) {
             // Its server may be starting again, and would take clients; the group has not decided

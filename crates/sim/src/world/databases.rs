@@ -265,10 +265,10 @@ impl World {
         self.see(&Seen::Confirmed { node, timeline, since: since.unwrap_or(self.now) });
     }
 
-    pub(super) fn see_reign(&mut self) {
-        let Some(reign) = &self.youngest.1.reign else { return };
-        if reign.phase == Phase::Steady {
-            let (epoch, timeline) = (reign.epoch, reign.timeline);
+    pub(super) fn see_primary_term(&mut self) {
+        let Some(primary_term) = &self.youngest.1.primary_term else { return };
+        if primary_term.phase == Phase::Steady {
+            let (epoch, timeline) = (primary_term.epoch, primary_term.timeline);
             self.see(&Seen::Appointed { epoch, timeline });
         }
     }
@@ -279,9 +279,9 @@ impl World {
         self.databases.as_ref()?;
         let state = self.state();
         let primary = state.primary().map(NodeId::get)?;
-        let reign = state.reign.as_ref()?;
-        if !reign.is_settled() {
-            return Some(format!("epoch {} is not settled", reign.epoch));
+        let primary_term = state.primary_term.as_ref()?;
+        if !primary_term.is_settled() {
+            return Some(format!("epoch {} is not settled", primary_term.epoch));
         }
         let Some(first) = self.server(primary) else {
             return Some(format!("node {primary} has no server"));

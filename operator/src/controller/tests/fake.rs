@@ -395,7 +395,7 @@ impl FakeGroup {
     }
 
     /// From now on this one is the primary, and the members choose it.
-    pub fn reign(&self, primary: NodeId, failover: FailoverSeen) {
+    pub fn primary_term(&self, primary: NodeId, failover: FailoverSeen) {
         self.0.lock().unwrap().failover = Some((primary, failover));
     }
 

@@ -2,7 +2,7 @@
 //! pod to be made again, or by the members' own decision.
 
 use super::*;
-use crate::core::fixtures::{changed, first_reign};
+use crate::core::fixtures::{changed, first_primary_term};
 use crate::core::step::Change::{Remove, SwitchOver};
 use pgraft_core::failover::Reason;
 
@@ -12,7 +12,7 @@ impl World {
         let world = Self::new(
             &json!({"replicas": replicas, "storage": {"size": "1Gi"}, "failover": {"enabled": true}}),
         );
-        world.group.reign(id(1), first_reign());
+        world.group.primary_term(id(1), first_primary_term());
         world.grow(replicas).await;
         world
     }
@@ -54,7 +54,7 @@ async fn a_switchover_is_one_call_and_told_once() {
     assert_eq!(world.status()["lastFailover"], last);
     // A later failover is no reason to ask again, nor is another operator.
     let mut world = world;
-    world.group.reign(id(2), changed(3, 3, 2, Reason::LeaseExpired));
+    world.group.primary_term(id(2), changed(3, 3, 2, Reason::LeaseExpired));
     insta::assert_snapshot!("failover_after_it", world.settle().await);
     world.restart();
     assert!(!world.settle().await.contains("event FailedOver"));
@@ -93,7 +93,7 @@ async fn a_switchover_that_is_refused_is_shown_and_not_asked_for_again_and_again
 #[tokio::test]
 async fn a_primary_that_is_scaled_away_is_another_one_first() {
     let world = World::with_failover(3).await;
-    world.group.reign(id(3), changed(2, 1, 3, Reason::Released));
+    world.group.primary_term(id(3), changed(2, 1, 3, Reason::Released));
     world.settle().await;
     world.group.take_changes();
     world.scale(2);
@@ -130,14 +130,14 @@ async fn a_restart_moves_the_primary_before_its_pod_goes() {
 #[tokio::test]
 async fn a_failover_is_told_with_what_was_missed_before_it() {
     let world = World::with_failover(3).await;
-    world.group.reign(id(2), changed(4, 3, 2, Reason::LeaseExpired));
+    world.group.primary_term(id(2), changed(4, 3, 2, Reason::LeaseExpired));
     let calls = world.settle().await;
     let told: Vec<&str> = calls.lines().filter(|l| l.starts_with("event FailedOver")).collect();
     let words = "event FailedOver: demo-2 is the primary in place of demo-3, after 812 ms, in epoch 4: most voters did not hear demo-3 any more; \
                  2 more since the operator last looked";
     assert_eq!(told, [words]);
     // Who lags behind tells of an earlier one.
-    world.group.reign(id(2), changed(3, 1, 3, Reason::LeaseExpired));
+    world.group.primary_term(id(2), changed(3, 1, 3, Reason::LeaseExpired));
     assert_eq!(world.settle().await, "");
     assert_eq!(world.status()["lastFailover"]["epoch"], 4);
 }
@@ -153,7 +153,7 @@ async fn a_successor_is_looked_for() {
         waits_for: vec![id(2)],
         last: None,
     };
-    world.group.reign(id(1), failover);
+    world.group.primary_term(id(1), failover);
     world.settle().await;
     assert_eq!(world.phase(), "Waiting for a primary");
     let conditions = world.status()["conditions"].clone();
@@ -218,7 +218,7 @@ async fn wal_that_moves_writes_no_status() {
     );
     world.group.write(5000);
     assert_eq!(world.settle().await, "");
-    world.group.reign(id(2), changed(2, 1, 2, Reason::Released));
+    world.group.primary_term(id(2), changed(2, 1, 2, Reason::Released));
     world.settle().await;
     assert_eq!(world.status()["members"][1]["flushLsn"], json!("0/30014D0"));
 }

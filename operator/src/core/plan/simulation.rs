@@ -139,8 +139,11 @@ impl World {
             };
             group.primary = Some(self.primary);
             let phase = if recruiting { Phase::Recruiting } else { Phase::Steady };
-            group.failover =
-                self.chooses().then(|| FailoverSeen { phase, epoch: self.epoch, ..first_reign() });
+            group.failover = self.chooses().then(|| FailoverSeen {
+                phase,
+                epoch: self.epoch,
+                ..first_primary_term()
+            });
             group.leader = self.leader;
             group.authoritative &=
                 !old_news && self.leader.is_some_and(|id| self.alive(id)) && self.has_quorum();

@@ -13,20 +13,28 @@ impl World {
     /// What a node decides.
     pub fn node_step(&self, n: usize, mutation: Option<Mutation>) -> node::Step {
         let node = &self.nodes[n];
-        let reign = &self.applied(n).reign;
+        let primary_term = &self.applied(n).primary_term;
         let server = self.server(n, mutation);
         let free = node.free || mutation == Some(Mutation::PromiseForgotten);
         if mutation == Some(Mutation::ReportWhilePrimary)
-            && reign.phase == Phase::Recruiting
+            && primary_term.phase == Phase::Recruiting
             && node.run().is_some()
         {
             let end = node.end();
-            if self.reports[n].is_none_or(|r| r.epoch != reign.epoch) {
-                return node::Step::Report(Report { epoch: reign.epoch, holds: Holds::UpTo(end) });
+            if self.reports[n].is_none_or(|r| r.epoch != primary_term.epoch) {
+                return node::Step::Report(Report {
+                    epoch: primary_term.epoch,
+                    holds: Holds::UpTo(end),
+                });
             }
         }
-        let step =
-            node::next_step(&node::Facts { me: id(n), reign, epoch: node.epoch, free, server });
+        let step = node::next_step(&node::Facts {
+            me: id(n),
+            primary_term,
+            epoch: node.epoch,
+            free,
+            server,
+        });
         match step {
             node::Step::Report(report) if self.reports[n] == Some(report) => node::Step::Nothing,
             step => step,
@@ -37,9 +45,11 @@ impl World {
         let node = &self.nodes[n];
         match &node.postgres {
             Postgres::Stopped if mutation == Some(Mutation::StartUnpromoted) => {
-                Server::Stopped { reigned_on: Some(self.applied(n).reign.timeline) }
+                Server::Stopped { was_primary_on: Some(self.applied(n).primary_term.timeline) }
             }
-            Postgres::Stopped => Server::Stopped { reigned_on: node.reigned_on.map(u32::from) },
+            Postgres::Stopped => {
+                Server::Stopped { was_primary_on: node.was_primary_on.map(u32::from) }
+            }
             Postgres::Primary(run) => {
                 Server::Primary { epoch: run.epoch, timeline: self.timeline_of(run, n, mutation) }
             }
@@ -76,7 +86,7 @@ impl World {
                 };
                 let parted = match mutation {
                     Some(Mutation::FollowsUncompared) => Some(false),
-                    _ => self.has_parted(n, index(self.applied(n).reign.primary)),
+                    _ => self.has_parted(n, index(self.applied(n).primary_term.primary)),
                 };
                 Server::Standby {
                     consistent: true,
@@ -94,8 +104,8 @@ impl World {
         // rule that gives it one.
         let unchecked =
             matches!(mutation, Some(Mutation::TimelineByPostgres | Mutation::StartUnpromoted));
-        if unchecked && run.epoch == self.applied(n).reign.epoch {
-            self.applied(n).reign.timeline
+        if unchecked && run.epoch == self.applied(n).primary_term.epoch {
+            self.applied(n).primary_term.timeline
         } else {
             u32::from(run.timeline)
         }
@@ -119,7 +129,7 @@ impl World {
 
     /// What a primary decides.
     pub fn primary_step(&self, n: usize, mutation: Option<Mutation>) -> primary::Step {
-        let reign = &self.applied(n).reign;
+        let primary_term = &self.applied(n).primary_term;
         let Some(run) = self.nodes[n].run() else { return primary::Step::Nothing };
         let noted = run.noted.map(|(change, _)| change);
         let mut confirmed: BTreeSet<NodeId> = match run.noted {
@@ -132,7 +142,7 @@ impl World {
             confirmed = (0..MAX).map(id).collect();
         }
         let mut facts = primary::Facts {
-            reign,
+            primary_term,
             read: run.read,
             names: run.names,
             noted,

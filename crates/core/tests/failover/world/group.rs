@@ -28,7 +28,7 @@ impl World {
             .collect();
         for report in reports.values_mut() {
             match mutation {
-                Some(Mutation::LateReportsCount) => report.epoch = state.reign.epoch,
+                Some(Mutation::LateReportsCount) => report.epoch = state.primary_term.epoch,
                 Some(Mutation::PositionBeforeTimeline) => {
                     if let Holds::UpTo(end) = &mut report.holds {
                         end.timeline = 0;
@@ -37,12 +37,15 @@ impl World {
                 _ => {}
             }
         }
-        let mut reign = state.reign.clone();
+        let mut primary_term = state.primary_term.clone();
         if mutation == Some(Mutation::AnybodysReportCounts) {
             // Recruits outside of a config stand in for its missing standbys.
-            let recruits: BTreeSet<NodeId> =
-                reports.iter().filter(|(_, r)| r.epoch == reign.epoch).map(|(id, _)| *id).collect();
-            for config in &mut reign.configs {
+            let recruits: BTreeSet<NodeId> = reports
+                .iter()
+                .filter(|(_, r)| r.epoch == primary_term.epoch)
+                .map(|(id, _)| *id)
+                .collect();
+            for config in &mut primary_term.configs {
                 let outside = recruits.difference(&config.standbys).count();
                 let missing: Vec<NodeId> =
                     config.standbys.difference(&recruits).copied().take(outside).collect();
@@ -50,8 +53,8 @@ impl World {
             }
         }
         let facts = leader::Facts {
-            me: reign.primary,
-            reign: &reign,
+            me: primary_term.primary,
+            primary_term: &primary_term,
             voters: &state.voters,
             electorate: &state.voters,
             steady_membership: true,
@@ -71,33 +74,35 @@ impl World {
         let proposal = self.proposals.iter().nth(n)?.clone();
         self.proposals.remove(&proposal);
         let now = Rc::clone(self.last());
-        let mut reign = now.reign.clone();
+        let mut primary_term = now.primary_term.clone();
         let effect = match &proposal {
             Proposal::Recruit(epoch) => {
-                let effect = reign.recruit(*epoch);
+                let effect = primary_term.recruit(*epoch);
                 if effect.is_ok() {
                     self.left.epochs -= 1;
                 }
                 effect
             }
-            Proposal::Appoint(epoch, primary) => reign.appoint(*epoch, *primary, &now.voters),
+            Proposal::Appoint(epoch, primary) => {
+                primary_term.appoint(*epoch, *primary, &now.voters)
+            }
             Proposal::Settle(_, _)
                 if mutation == Some(Mutation::LateConfirmationsCount)
-                    && reign.phase == Phase::Steady =>
+                    && primary_term.phase == Phase::Steady =>
             {
-                reign.settle(reign.epoch, reign.change)
+                primary_term.settle(primary_term.epoch, primary_term.change)
             }
-            Proposal::Settle(epoch, change) => reign.settle(*epoch, *change),
+            Proposal::Settle(epoch, change) => primary_term.settle(*epoch, *change),
         };
         if mutation == Some(Mutation::AppointReplacesConfigs)
             && matches!(proposal, Proposal::Appoint(..))
             && effect.is_ok()
         {
-            let target = reign.configs.pop()?;
-            reign.configs = vec![target];
+            let target = primary_term.configs.pop()?;
+            primary_term.configs = vec![target];
         }
         if effect.is_ok() {
-            self.history.push(Committed::new(reign, now.voters.clone(), now.membership));
+            self.history.push(Committed::new(primary_term, now.voters.clone(), now.membership));
         }
         Some(()) // without effect it is gone, too
     }
@@ -109,35 +114,35 @@ impl World {
         mutation: Option<Mutation>,
     ) -> Option<()> {
         let now = Rc::clone(self.last());
-        let mut reign = now.reign.clone();
+        let mut primary_term = now.primary_term.clone();
         if standbys & !bits(&now.voters) != 0 {
             return None;
         }
         let new = ids(standbys);
         if new.len() < majority(new.len() + 1) - 1
-            || reign.target().is_some_and(|t| t.standbys == new)
+            || primary_term.target().is_some_and(|t| t.standbys == new)
         {
             return None;
         }
         if mutation == Some(Mutation::ChangeOfMindWithoutBarrier)
-            && reign.configs.len() == 2
-            && reign.configs[0].standbys == new
-            && reign.settled
+            && primary_term.configs.len() == 2
+            && primary_term.configs[0].standbys == new
+            && primary_term.settled
         {
-            reign.configs.pop();
-            reign.change += 1;
+            primary_term.configs.pop();
+            primary_term.change += 1;
         } else {
-            reign.retarget(reign.epoch, reign.change, new).ok()?;
+            primary_term.retarget(primary_term.epoch, primary_term.change, new).ok()?;
         }
         self.left.changes -= 1;
         if mutation == Some(Mutation::NamesBeforeTheyAreCommitted) {
-            let n = index(reign.primary);
-            let target = reign.target().cloned().map(Rc::new);
+            let n = index(primary_term.primary);
+            let target = primary_term.target().cloned().map(Rc::new);
             self.nodes[n].run_mut()?.waits = target;
             self.acknowledge(n, mutation);
             return Some(());
         }
-        self.history.push(Committed::new(reign, now.voters.clone(), now.membership));
+        self.history.push(Committed::new(primary_term, now.voters.clone(), now.membership));
         Some(())
     }
 
@@ -151,12 +156,12 @@ impl World {
     ) -> Option<()> {
         let now = Rc::clone(self.last());
         let voters = self.voters_after(n);
-        if now.reign.phase == Phase::Recruiting {
+        if now.primary_term.phase == Phase::Recruiting {
             return None;
         }
         let joins = voters.contains(&id(n));
-        let in_force = now.reign.primary == id(n)
-            || now.reign.configs.iter().any(|c| c.standbys.contains(&id(n)));
+        let in_force = now.primary_term.primary == id(n)
+            || now.primary_term.configs.iter().any(|c| c.standbys.contains(&id(n)));
         if voters.is_empty() || !joins && in_force || !self.majority_is_up(&voters) {
             return None;
         }
@@ -170,7 +175,7 @@ impl World {
             self.nodes[index(id)].membership = membership;
         }
         self.memberships.push(voters.clone());
-        self.history.push(Committed::new(now.reign.clone(), voters, membership));
+        self.history.push(Committed::new(now.primary_term.clone(), voters, membership));
         Some(())
     }
 

@@ -48,7 +48,7 @@ impl World {
                 self.crash(i as usize, mutation);
                 Some(())
             }
-            Action::Reign(i) => self.reign(i as usize, mutation),
+            Action::PrimaryTerm(i) => self.primary_term(i as usize, mutation),
             Action::LoadConninfo(i) => {
                 let node = &mut self.nodes[i as usize];
                 node.loaded = node.configured;
@@ -144,11 +144,13 @@ impl World {
     /// Carries out what the node has decided.
     pub(super) fn carry_out(&mut self, n: usize, mutation: Option<Mutation>) -> Option<()> {
         let step = self.node_step(n, mutation);
-        let timeline = u8::try_from(self.applied(n).reign.timeline).ok()?;
+        let timeline = u8::try_from(self.applied(n).primary_term.timeline).ok()?;
         let epoch = self.nodes[n].epoch;
         let node = &mut self.nodes[n];
         match step {
-            node::Step::Nothing | node::Step::WaitForPromise | node::Step::Reign => return None,
+            node::Step::Nothing | node::Step::WaitForPromise | node::Step::RunAsPrimary => {
+                return None;
+            }
             node::Step::Stop => {
                 node.postgres = Postgres::Stopped;
                 self.disconnect(n);
@@ -156,7 +158,7 @@ impl World {
             node::Step::Enter(epoch) => node.epoch = epoch,
             node::Step::StartAsStandby => {
                 node.postgres = Postgres::Standby;
-                (node.configured, node.loaded, node.reigned_on) = (None, None, None);
+                (node.configured, node.loaded, node.was_primary_on) = (None, None, None);
             }
             node::Step::StartAsPrimary => {
                 let timeline = node.wal.last()?.timeline;
@@ -198,7 +200,7 @@ impl World {
         }
         self.used_timelines |= 1 << timeline;
         node.wal.push(Record { timeline, write: None });
-        node.reigned_on = Some(timeline);
+        node.was_primary_on = Some(timeline);
         self.begin_run(n, epoch, timeline, mutation);
         Some(())
     }
@@ -230,8 +232,8 @@ impl World {
     }
 
     /// Carries out what the primary has decided.
-    pub(super) fn reign(&mut self, n: usize, mutation: Option<Mutation>) -> Option<()> {
-        if self.node_step(n, mutation) != node::Step::Reign {
+    pub(super) fn primary_term(&mut self, n: usize, mutation: Option<Mutation>) -> Option<()> {
+        if self.node_step(n, mutation) != node::Step::RunAsPrimary {
             return None;
         }
         let step = self.primary_step(n, mutation);
@@ -243,7 +245,7 @@ impl World {
             primary::Step::Read if present => run.read = true,
             primary::Step::SetNames(change) => {
                 run.lingering = run.waits.take();
-                run.waits = state.reign.target().cloned().map(Rc::new);
+                run.waits = state.primary_term.target().cloned().map(Rc::new);
                 // Nobody lingers where there was nothing.
                 run.names = if run.lingering.is_some() {
                     Names::Loading(change)
@@ -306,7 +308,8 @@ impl World {
         mutation: Option<Mutation>,
     ) -> Option<()> {
         let Postgres::Rewinding(parted_in) = self.nodes[n].postgres else { return None };
-        // The primary that it was begun with, even when that one reigns no more, or a later one.
+        // The primary that it was begun with, even when that one is no longer the primary, or a
+        // later one.
         let runs = self.nodes[from].run().is_some_and(|run| run.epoch >= parted_in);
         let anybody = mutation == Some(Mutation::CloneFromAnybody)
             && self.nodes[from].up
@@ -317,7 +320,8 @@ impl World {
         self.nodes[n].wal = self.nodes[from].wal.clone();
         let node = &mut self.nodes[n];
         node.postgres = Postgres::Standby;
-        (node.configured, node.loaded, node.receiver, node.reigned_on) = (None, None, None, None);
+        (node.configured, node.loaded, node.receiver, node.was_primary_on) =
+            (None, None, None, None);
         Some(())
     }
 
@@ -329,7 +333,7 @@ impl World {
         mutation: Option<Mutation>,
     ) -> Option<()> {
         let run = self.nodes[n].run()?;
-        if self.node_step(n, mutation) != node::Step::Reign || !self.nodes[voter].up {
+        if self.node_step(n, mutation) != node::Step::RunAsPrimary || !self.nodes[voter].up {
             return None;
         }
         let (mine, theirs) = (self.nodes[n].membership, self.nodes[voter].membership);
@@ -339,8 +343,12 @@ impl World {
             if mutation == Some(Mutation::MembershipNotCompared) { mine } else { theirs };
         let votes = [n, voter].into_iter().all(|log| self.voters_in_log(log).contains(&id(voter)));
         let votes_by = votes.then_some(u64::from(membership));
-        let hearing =
-            Hearing { reign: &self.applied(voter).reign, votes_by, now: BootTime(1), lease_ms: 1 };
+        let hearing = Hearing {
+            primary_term: &self.applied(voter).primary_term,
+            votes_by,
+            now: BootTime(1),
+            lease_ms: 1,
+        };
         Voter::started(self.nodes[voter].epoch, BootTime(0), 0).hear(&heartbeat, hearing).ok()?;
         self.nodes[voter].free = false;
         let run = self.nodes[n].run_mut()?;

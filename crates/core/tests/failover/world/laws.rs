@@ -26,14 +26,14 @@ impl World {
         if open.len() > 1 {
             self.violation = Some(Violation::TwoOpenGates);
         }
-        // Who is appointed has all that clients of earlier reigns were told, and all that they will
-        // be told.
-        let reign = &self.last().reign;
-        if reign.phase == Phase::Steady {
+        // Who is appointed has all that clients of earlier primary terms were told, and all that
+        // they will be told.
+        let primary_term = &self.last().primary_term;
+        if primary_term.phase == Phase::Steady {
             let told = (0..12u8).filter(|w| {
-                self.acknowledged >> w & 1 == 1 && self.made_in[*w as usize] < reign.epoch
+                self.acknowledged >> w & 1 == 1 && self.made_in[*w as usize] < primary_term.epoch
             });
-            if told.into_iter().any(|write| !self.nodes[index(reign.primary)].has(write)) {
+            if told.into_iter().any(|write| !self.nodes[index(primary_term.primary)].has(write)) {
                 self.violation = Some(Violation::AcknowledgedWriteMissing);
             }
         }

@@ -10,7 +10,7 @@
 
 use pgraft_core::NodeId;
 use pgraft_core::failover::primary::Names;
-use pgraft_core::failover::{Reign, Report, SyncConfig};
+use pgraft_core::failover::{PrimaryTerm, Report, SyncConfig};
 use pgraft_core::membership::majority;
 use pgraft_core::status::WalPosition;
 use std::collections::hash_map::DefaultHasher;
@@ -57,7 +57,7 @@ pub struct Record {
 /// One committed state. Hashed once.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Committed {
-    pub reign: Reign,
+    pub primary_term: PrimaryTerm,
     pub voters: BTreeSet<NodeId>,
     /// Which of the memberships it is.
     pub membership: u8,
@@ -65,10 +65,10 @@ pub struct Committed {
 }
 
 impl Committed {
-    fn new(reign: Reign, voters: BTreeSet<NodeId>, membership: u8) -> Rc<Self> {
+    fn new(primary_term: PrimaryTerm, voters: BTreeSet<NodeId>, membership: u8) -> Rc<Self> {
         let mut hasher = DefaultHasher::new();
-        (&reign, &voters, membership).hash(&mut hasher);
-        Rc::new(Self { reign, voters, membership, hash: hasher.finish() })
+        (&primary_term, &voters, membership).hash(&mut hasher);
+        Rc::new(Self { primary_term, voters, membership, hash: hasher.finish() })
     }
 }
 
@@ -125,7 +125,7 @@ pub struct Node {
     pub wal: Vec<Record>,
     pub postgres: Postgres,
     /// The timeline of its last complete promotion, while it has not followed anybody since.
-    reigned_on: Option<u8>,
+    was_primary_on: Option<u8>,
     burned: Option<u8>,
     /// Whom to follow and on which timeline: as configured, and as the startup process has read it.
     configured: Option<(u8, u8)>,
@@ -221,7 +221,7 @@ pub enum Action {
     /// The next step of `node::next_step`.
     Step(u8),
     PromotionBreaksOff(u8),
-    Reign(u8),
+    PrimaryTerm(u8),
     LoadConninfo(u8),
     ReceiverStarts(u8),
     ReceiverEnds(u8),
@@ -239,12 +239,12 @@ pub enum Action {
 }
 
 impl World {
-    /// `size` nodes of which `voters` vote; the first reigns, its standbys are `standbys`.
+    /// `size` nodes of which `voters` vote; the first is the primary, its standbys are `standbys`.
     pub fn new(size: usize, voters: Bits, standbys: Bits, left: Budget) -> Self {
-        let mut reign = Reign::of_founder(id(0));
-        let _ = reign.retarget(1, 0, ids(standbys));
-        let _ = reign.settle(1, reign.change);
-        let target = Rc::new(reign.configs[0].clone());
+        let mut primary_term = PrimaryTerm::bootstrap(id(0));
+        let _ = primary_term.retarget(1, 0, ids(standbys));
+        let _ = primary_term.settle(1, primary_term.change);
+        let target = Rc::new(primary_term.configs[0].clone());
         let first = Record { timeline: 1, write: None };
         let mut nodes: Vec<Node> = (0..size)
             .map(|n| Node {
@@ -255,14 +255,14 @@ impl World {
                 free: false,
                 wal: vec![first],
                 postgres: Postgres::Standby,
-                reigned_on: None,
+                was_primary_on: None,
                 burned: None,
                 configured: (n > 0).then_some((0, 1)),
                 loaded: (n > 0).then_some((0, 1)),
                 receiver: (n > 0).then_some(0),
             })
             .collect();
-        let change = reign.change;
+        let change = primary_term.change;
         let run = Run {
             epoch: 1,
             timeline: 1,
@@ -279,10 +279,10 @@ impl World {
             under_way: [1; MAX],
         };
         nodes[0].postgres = Postgres::Primary(Box::new(run));
-        nodes[0].reigned_on = Some(1);
+        nodes[0].was_primary_on = Some(1);
         Self {
             nodes,
-            history: vec![Committed::new(reign, ids(voters), 0)],
+            history: vec![Committed::new(primary_term, ids(voters), 0)],
             memberships: vec![ids(voters)],
             reports: [None; MAX],
             proposals: BTreeSet::new(),

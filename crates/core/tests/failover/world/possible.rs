@@ -31,7 +31,7 @@ impl World {
             }
             match self.node_step(n, mutation) {
                 node::Step::Nothing | node::Step::WaitForPromise => {}
-                node::Step::Reign => self.primary_actions(n, mutation, &mut all),
+                node::Step::RunAsPrimary => self.primary_actions(n, mutation, &mut all),
                 node::Step::Promote(_) => {
                     all.push(Action::Step(i));
                     if self.left.crashes > 0 {
@@ -114,7 +114,7 @@ impl World {
             | primary::Step::WaitForNames
             | primary::Step::WaitFor(_)
             | primary::Step::WaitForLease => {}
-            _ => all.push(Action::Reign(u8::try_from(n).unwrap())),
+            _ => all.push(Action::PrimaryTerm(u8::try_from(n).unwrap())),
         }
     }
 

@@ -8,12 +8,12 @@ use std::time::Duration;
 use pgraft_core::Command;
 use pgraft_core::failover::node::{self, Intake, Server, Step};
 use pgraft_core::failover::primary::{self, Names};
-use pgraft_core::failover::{Holds, Phase, Reign};
+use pgraft_core::failover::{Holds, Phase, PrimaryTerm};
 use pgraft_core::status::WalPosition;
 use tokio::time::Instant;
 
 use super::lease::extend;
-use super::{Failover, Look, Order, Reigning, Shared, lock};
+use super::{Failover, Look, Order, PrimaryRun, Shared, lock};
 use crate::machine;
 
 /// While nothing is expected to happen.
@@ -23,7 +23,8 @@ const HURRY: Duration = Duration::from_millis(5);
 /// After a proposal or a read that did not go through.
 const RETRY: Duration = Duration::from_millis(50);
 
-/// What this member remembers of its reign. All of it is of one epoch and one run of the server.
+/// What this member remembers of its primary term. All of it is of one epoch and one run of the
+/// server.
 #[derive(Default)]
 struct Memory {
     votes: Option<bool>,
@@ -60,18 +61,21 @@ pub async fn run(shared: Arc<Shared>) {
 /// The server in the words of the protocol.
 fn server(
     look: &Look,
-    reign: &Reign,
+    primary_term: &PrimaryTerm,
     me: pgraft_core::NodeId,
     heard: Option<&(u64, pgraft_core::failover::History)>,
 ) -> Server {
     if !look.standby {
-        // A timeline is given once: who stands on this one was promoted for this reign.
-        let timeline = if machine::gives_timelines() { look.end.timeline } else { reign.timeline };
-        let own = reign.primary == me && reign.phase == Phase::Steady && timeline == reign.timeline;
-        return Server::Primary { epoch: if own { reign.epoch } else { 0 }, timeline };
+        // A timeline is given once: who stands on this one was promoted for this primary term.
+        let timeline =
+            if machine::gives_timelines() { look.end.timeline } else { primary_term.timeline };
+        let own = primary_term.primary == me
+            && primary_term.phase == Phase::Steady
+            && timeline == primary_term.timeline;
+        return Server::Primary { epoch: if own { primary_term.epoch } else { 0 }, timeline };
     }
     let parted = heard
-        .filter(|(epoch, _)| *epoch == reign.epoch)
+        .filter(|(epoch, _)| *epoch == primary_term.epoch)
         .map(|(_, history)| !history.continues(look.end));
     let burned = (look.newest_timeline > look.end.timeline).then_some(look.newest_timeline);
     let (intake, parted) = match parted {
@@ -100,7 +104,7 @@ impl Shared {
         let founds =
             look.as_ref().map(|look| self.enters_as_founder(failover, look)).transpose()?;
         let applied = self.applied.borrow().clone();
-        let Some(reign) = &applied.cluster.reign else {
+        let Some(primary_term) = &applied.cluster.primary_term else {
             if let Some(founds) = founds {
                 failover
                     .postgres
@@ -110,36 +114,39 @@ impl Shared {
         };
         let me = self.settings.node_id;
         self.note_vote(failover, memory);
-        failover.learn(Some(reign));
+        failover.learn(Some(primary_term));
         let heard = lock(&failover.heard).clone();
         let server = match &look {
-            Some(look) => server(look, reign, me, heard.as_ref()),
+            Some(look) => server(look, primary_term, me, heard.as_ref()),
             None => Server::Rewinding { parted_in: repair.and_then(|r| r.parted_in) },
         };
         let (epoch, free) = {
             let voter = lock(&failover.voter);
             (voter.epoch(), voter.is_free(failover.postgres.now()))
         };
-        let step = node::next_step(&node::Facts { me, reign, epoch, free, server });
-        if step != Step::Reign {
+        let step = node::next_step(&node::Facts { me, primary_term, epoch, free, server });
+        if step != Step::RunAsPrimary {
             // Who is on its way asks for patience already.
-            let promotes = matches!(step, Step::Promote(_))
-                .then(|| Reigning::promoted_soon(reign.epoch, lock(&failover.durable).start));
-            let mut reigning = lock(&failover.reigning);
-            *reigning = promotes;
-            if reigning.is_some() {
+            let promotes = matches!(step, Step::Promote(_)).then(|| {
+                PrimaryRun::promoted_soon(primary_term.epoch, lock(&failover.durable).start)
+            });
+            let mut primary_run = lock(&failover.primary_run);
+            *primary_run = promotes;
+            if primary_run.is_some() {
                 failover.begun.notify_one();
             }
             failover.postgres.gate(None);
         }
         say(failover, &step, &server);
         let order = |order| failover.postgres.order(order, true);
-        let told = applied.cluster.members.get(&reign.primary).and_then(|m| m.told.as_ref());
-        let follow = told.map(|t| Order::Follow(reign.primary, t.postgres.clone(), reign.timeline));
+        let told = applied.cluster.members.get(&primary_term.primary).and_then(|m| m.told.as_ref());
+        let follow = told.map(|t| {
+            Order::Follow(primary_term.primary, t.postgres.clone(), primary_term.timeline)
+        });
         match step {
-            Step::Reign => {
+            Step::RunAsPrimary => {
                 if let Some(look) = &look {
-                    return self.reign(failover, memory, look, reign).await;
+                    return self.primary_term(failover, memory, look, primary_term).await;
                 }
             }
             Step::Nothing
@@ -157,8 +164,8 @@ impl Shared {
             Step::Stop => order(Order::Stop),
             Step::CloseIntake => order(Order::Close),
             Step::Promote(timeline) => {
-                if let Some(target) = reign.target() {
-                    order(Order::Promote(timeline, reign.change, target.clone()));
+                if let Some(target) = primary_term.target() {
+                    order(Order::Promote(timeline, primary_term.change, target.clone()));
                 }
             }
             Step::Report(report) => {
@@ -182,24 +189,26 @@ impl Shared {
             }
             Step::Follow(_) => follow.clone().into_iter().for_each(order),
         }
-        let calm = matches!(step, Step::Nothing | Step::Rewind(_)) && reign.is_settled();
+        let calm = matches!(step, Step::Nothing | Step::Rewind(_)) && primary_term.is_settled();
         if calm {
             // The same order as before, with less of a hurry.
             let follows = look.as_ref().is_some_and(|l| {
-                l.intake == Intake::Open { from: reign.primary, timeline: reign.timeline }
+                l.intake
+                    == Intake::Open { from: primary_term.primary, timeline: primary_term.timeline }
             });
             failover.postgres.order(follow.filter(|_| follows).unwrap_or(Order::Close), false);
         }
         Ok(!calm && look.is_some())
     }
 
-    /// Whether this member is its cluster's founder, or may become one, and has not reigned: nobody
-    /// else can be the first primary. It takes what makes it that before there is a cluster, as a
-    /// rule; after it where the cluster was founded before this member had seen its server.
+    /// Whether this member is its cluster's founder, or may become one, and has not been the
+    /// primary: nobody else can be the first primary. It takes what makes it that before there is a
+    /// cluster, as a rule; after it where the cluster was founded before this member had seen its
+    /// server.
     fn enters_as_founder(&self, failover: &Failover, look: &Look) -> std::io::Result<bool> {
         let founds = !look.standby
             && self.local.identity().cluster.is_none_or(|c| c.founded_here)
-            && lock(&failover.durable).knows_no_reign();
+            && lock(&failover.durable).was_never_primary();
         if founds && lock(&failover.voter).epoch() == 0 {
             lock(&failover.durable).enter(1)?;
             lock(&failover.voter).enter(1);
@@ -218,21 +227,21 @@ impl Shared {
     }
 
     /// The primary's part.
-    async fn reign(
+    async fn primary_term(
         &self,
         failover: &Failover,
         memory: &mut Memory,
         look: &Look,
-        reign: &Reign,
+        primary_term: &PrimaryTerm,
     ) -> std::io::Result<bool> {
-        if memory.of != Some((reign.epoch, look.run)) {
+        if memory.of != Some((primary_term.epoch, look.run)) {
             *memory = Memory {
                 votes: memory.votes,
-                of: Some((reign.epoch, look.run)),
+                of: Some((primary_term.epoch, look.run)),
                 ..Memory::default()
             };
         }
-        lock(&failover.durable).reigns()?;
+        lock(&failover.durable).record_primary()?;
         let start = lock(&failover.durable).start;
         let (voters, _) = self.voters_in_log();
         let lease = failover.lease_left(&voters).is_some();
@@ -246,7 +255,7 @@ impl Shared {
             Some((change, false)) => Names::Loading(change),
         };
         let facts = primary::Facts {
-            reign,
+            primary_term,
             read: memory.read,
             names,
             noted: memory.noted.map(|(change, _)| change),
@@ -254,11 +263,12 @@ impl Shared {
             lease,
             open: memory.open,
         };
-        let gives_up = *lock(&failover.abdicates) == Some((reign.epoch, start));
+        let gives_up = *lock(&failover.abdicates) == Some((primary_term.epoch, start));
         if gives_up
-            && lock(&failover.released_run).is_some_and(|ended| ended == (reign.epoch, start))
+            && lock(&failover.released_run)
+                .is_some_and(|ended| ended == (primary_term.epoch, start))
         {
-            *lock(&failover.reigning) = None; // it has; what remains is to be recruited
+            *lock(&failover.primary_run) = None; // it has; what remains is to be recruited
             return Ok(true);
         }
         let step = primary::next_step(&facts);
@@ -266,16 +276,16 @@ impl Shared {
             memory.open = true;
             tracing::info!(
                 "failover: this node is the primary of epoch {} and takes writes",
-                reign.epoch
+                primary_term.epoch
             );
         }
-        let settled = reign.is_settled();
+        let settled = primary_term.is_settled();
         {
-            let mut reigning = lock(&failover.reigning);
-            // Read again, and under this lock: whoever gives the reign up holds it, too.
-            let gives_up = *lock(&failover.abdicates) == Some((reign.epoch, start));
-            *reigning = Some(Reigning {
-                epoch: reign.epoch,
+            let mut primary_run = lock(&failover.primary_run);
+            // Read again, and under this lock: whoever gives the primary term up holds it, too.
+            let gives_up = *lock(&failover.abdicates) == Some((primary_term.epoch, start));
+            *primary_run = Some(PrimaryRun {
+                epoch: primary_term.epoch,
                 start,
                 history: look.history.clone(),
                 open: memory.open && !gives_up,
@@ -299,7 +309,7 @@ impl Shared {
                 memory.patience = (!memory.read).then(|| Instant::now() + RETRY);
             }
             primary::Step::SetNames(change) => {
-                if let Some(target) = reign.target() {
+                if let Some(target) = primary_term.target() {
                     failover.postgres.order(Order::Names(change, target.clone()), true);
                 }
             }
@@ -311,14 +321,20 @@ impl Shared {
             primary::Step::Nothing if ready => {
                 // Who has a vote confirms commits; who leaves stops to do so first.
                 let voters = self.applied.borrow().cluster.electorate();
-                if let Some(standbys) = primary::wanted(reign, &voters) {
+                if let Some(standbys) = primary::wanted(primary_term, &voters) {
                     self.proposed(
                         memory,
-                        Command::Retarget { epoch: reign.epoch, change: reign.change, standbys },
+                        Command::Retarget {
+                            epoch: primary_term.epoch,
+                            change: primary_term.change,
+                            standbys,
+                        },
                     )
                     .await;
-                } else if let Some(target) = reign.target() {
-                    failover.postgres.order(Order::Names(reign.change, target.clone()), false);
+                } else if let Some(target) = primary_term.target() {
+                    failover
+                        .postgres
+                        .order(Order::Names(primary_term.change, target.clone()), false);
                 }
             }
             primary::Step::OpenGate => extend(self, failover),
@@ -355,7 +371,7 @@ fn say(failover: &Failover, step: &Step, server: &Server) {
             "waits for its server".into()
         }
         Step::Nothing => "nothing".into(),
-        Step::Stop => "stops its server, which reigns no more".into(),
+        Step::Stop => "stops its server, which is no longer the primary".into(),
         Step::WaitForPromise => "waits until its promise to the last primary is over".into(),
         Step::Enter(epoch) => format!("enters epoch {epoch}"),
         Step::StartAsStandby | Step::StartAsPrimary => "starts its server".into(),
@@ -366,7 +382,7 @@ fn say(failover: &Failover, step: &Step, server: &Server) {
         Step::Rewind(primary) => {
             format!("has WAL that node {primary} has not: it is to be rewound")
         }
-        Step::Reign => return, // said by `reign`
+        Step::RunAsPrimary => return, // said by `primary_term`
     };
     if words.step != text {
         if !matches!(step, Step::Nothing | Step::Report(_)) {
@@ -389,7 +405,7 @@ fn confirmed_by(failover: &Failover, end: WalPosition) -> BTreeSet<pgraft_core::
 
 fn said(step: &primary::Step) -> String {
     match step {
-        primary::Step::Nothing => "reigns".into(),
+        primary::Step::Nothing => "is the primary".into(),
         primary::Step::Read => "comes to the present".into(),
         primary::Step::SetNames(_) | primary::Step::WaitForNames => {
             "sets synchronous_standby_names".into()

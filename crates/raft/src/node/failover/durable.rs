@@ -20,7 +20,7 @@ struct File {
     epoch: u64,
     start: Start,
     run: i64,
-    reigned: bool,
+    was_primary: bool,
 }
 
 /// The file, and where it is.
@@ -34,7 +34,7 @@ pub struct Durable {
     /// The run that has that number.
     run: i64,
     /// Whether that run was the primary of the epoch.
-    pub reigned: bool,
+    pub was_primary: bool,
     /// Whether there was no file: this member has promised nothing to anybody.
     pub fresh: bool,
 }
@@ -51,14 +51,14 @@ impl Durable {
             );
             return Err(io::Error::new(io::ErrorKind::InvalidData, gone));
         }
-        let File { epoch, start, run, reigned, .. } = file.unwrap_or(File {
+        let File { epoch, start, run, was_primary, .. } = file.unwrap_or(File {
             format: FORMAT,
             epoch: 0,
             start: Start(0),
             run: 0,
-            reigned: false,
+            was_primary: false,
         });
-        let durable = Self { path, epoch, start, run, reigned, fresh };
+        let durable = Self { path, epoch, start, run, was_primary, fresh };
         if !identity.promises {
             durable.write()?;
             identity.promise(dir)?;
@@ -72,36 +72,36 @@ impl Durable {
         if self.run == run {
             return Ok(None);
         }
-        let ended = self.reigned.then_some((self.epoch, self.start));
-        (self.start, self.run, self.reigned) = (Start(self.start.0 + 1), run, false);
+        let ended = self.was_primary.then_some((self.epoch, self.start));
+        (self.start, self.run, self.was_primary) = (Start(self.start.0 + 1), run, false);
         self.write()?;
         Ok(ended)
     }
 
-    /// Whether this member has not been in any reign: one that has was in a cluster, whatever it
-    /// has applied so far.
-    pub const fn knows_no_reign(&self) -> bool {
-        self.epoch <= 1 && !self.reigned
+    /// Whether this member has not been in any primary term: one that has was in a cluster,
+    /// whatever it has applied so far.
+    pub const fn was_never_primary(&self) -> bool {
+        self.epoch <= 1 && !self.was_primary
     }
 
     /// This run is the primary of the present epoch.
-    pub fn reigns(&mut self) -> io::Result<()> {
-        if self.reigned {
+    pub fn record_primary(&mut self) -> io::Result<()> {
+        if self.was_primary {
             return Ok(());
         }
-        self.reigned = true;
+        self.was_primary = true;
         self.write()
     }
 
     /// A new epoch.
     pub fn enter(&mut self, epoch: u64) -> io::Result<()> {
-        (self.epoch, self.reigned) = (epoch, false);
+        (self.epoch, self.was_primary) = (epoch, false);
         self.write()
     }
 
     fn write(&self) -> io::Result<()> {
-        let Self { epoch, start, run, reigned, .. } = *self;
-        files::replace_json(&self.path, &File { format: FORMAT, epoch, start, run, reigned })
+        let Self { epoch, start, run, was_primary, .. } = *self;
+        files::replace_json(&self.path, &File { format: FORMAT, epoch, start, run, was_primary })
     }
 }
 
@@ -117,19 +117,19 @@ mod tests {
         let open = || Durable::open(dir.path(), &mut one());
         assert!(open().unwrap().fresh);
         let mut durable = open().unwrap();
-        assert!(!durable.fresh && durable.knows_no_reign(), "a file from the first start on");
+        assert!(!durable.fresh && durable.was_never_primary(), "a file from the first start on");
         assert_eq!(durable.runs(7).unwrap(), None);
         durable.enter(1).unwrap();
-        assert!(open().unwrap().knows_no_reign(), "a founder before its cluster");
-        durable.reigns().unwrap();
+        assert!(open().unwrap().was_never_primary(), "a founder before its cluster");
+        durable.record_primary().unwrap();
         let mut again = open().unwrap();
         assert!(
-            !again.knows_no_reign(),
+            !again.was_never_primary(),
             "a worker that was started again, in the same run of its server"
         );
         assert_eq!(again.runs(8).unwrap(), Some((1, Start(1))));
         again.enter(2).unwrap();
-        assert!(!open().unwrap().knows_no_reign());
+        assert!(!open().unwrap().was_never_primary());
         std::fs::remove_file(dir.path().join(FILE_NAME)).unwrap();
         let error = open().unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::InvalidData);

@@ -52,7 +52,7 @@ pub async fn run(shared: Arc<Shared>) {
         let recruiting = applied
             .borrow_and_update()
             .cluster
-            .reign
+            .primary_term
             .as_ref()
             .is_some_and(|r| r.phase == Phase::Recruiting);
         let patience = patience(&failover);
@@ -126,7 +126,7 @@ impl Shared {
             voices.insert(me, (Instant::now(), own));
         }
         let applied = self.applied.borrow().clone();
-        let Some(reign) = &applied.cluster.reign else { return };
+        let Some(primary_term) = &applied.cluster.primary_term else { return };
         let fresh = || {
             voices
                 .iter()
@@ -135,11 +135,13 @@ impl Shared {
         };
         let free: BTreeSet<NodeId> = fresh()
             .filter(|(_, s)| {
-                s.free && s.epoch == reign.epoch && s.knows == Some((reign.epoch, reign.timeline))
+                s.free
+                    && s.epoch == primary_term.epoch
+                    && s.knows == Some((primary_term.epoch, primary_term.timeline))
             })
             .map(|(id, _)| id)
             .collect();
-        let released = fresh().any(|(_, s)| s.released && s.epoch == reign.epoch);
+        let released = fresh().any(|(_, s)| s.released && s.epoch == primary_term.epoch);
         let reports: BTreeMap<_, _> =
             voices.iter().filter_map(|(id, (_, said))| Some((*id, said.report?))).collect();
         lock(&failover.reports).clone_from(&reports);
@@ -148,11 +150,12 @@ impl Shared {
             == index
             && applied.membership.membership().get_joint_config().len() == 1;
         let asked_for = *lock(&failover.preferred);
-        let preferred = asked_for.filter(|(epoch, _)| *epoch == reign.epoch).map(|(_, id)| id);
+        let preferred =
+            asked_for.filter(|(epoch, _)| *epoch == primary_term.epoch).map(|(_, id)| id);
         let electorate = applied.cluster.electorate();
         let facts = Facts {
             me,
-            reign,
+            primary_term,
             voters: &voters,
             electorate: &electorate,
             steady_membership,
@@ -177,14 +180,14 @@ impl Shared {
                 };
                 tracing::warn!(
                     "the primary, node {}, is gone ({reason}): epoch {epoch} begins",
-                    reign.primary
+                    primary_term.primary
                 );
                 Command::Recruit { epoch, reason, at_ms: machine::wall_clock_us() / 1000 }
             }
             Step::Appoint { epoch, primary } => {
                 tracing::warn!(
                     "node {primary} has the most and is the primary of epoch {epoch}, on timeline {}",
-                    reign.next_timeline
+                    primary_term.next_timeline
                 );
                 Command::Appoint { epoch, primary }
             }
@@ -203,8 +206,8 @@ impl Shared {
     /// A primary that leads as well hands the lead to a standby.
     async fn hand_over(&self, leads_since: Option<Instant>) {
         let me = self.settings.node_id;
-        let reign = self.applied.borrow().cluster.reign.clone();
-        if !reign.is_some_and(|r| r.primary == me && r.is_settled())
+        let primary_term = self.applied.borrow().cluster.primary_term.clone();
+        if !primary_term.is_some_and(|r| r.primary == me && r.is_settled())
             || leads_since.is_none_or(|since| since.elapsed() < KEEPS_LEAD)
         {
             return;

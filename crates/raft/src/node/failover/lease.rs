@@ -10,7 +10,7 @@ use pgraft_core::failover::lease::{BootTime, Heartbeat, lease_until};
 use pgraft_core::status::WalPosition;
 use tokio::task::JoinSet;
 
-use super::{Answers, Failover, Reigning, Shared, lock};
+use super::{Answers, Failover, PrimaryRun, Shared, lock};
 use crate::transport::{FailoverEnd, Peer, Reply, Rpc};
 use crate::types::raft_id;
 
@@ -30,8 +30,8 @@ pub async fn run(shared: Arc<Shared>) {
     let mut busy: Vec<NodeId> = Vec::new();
     let mut epoch = 0;
     loop {
-        let reigning = lock(&failover.reigning).clone();
-        let Some(reigning) = reigning else {
+        let primary_run = lock(&failover.primary_run).clone();
+        let Some(primary_run) = primary_run else {
             idle.clear();
             tokio::select! {
                 biased; // in no random order: a simulation repeats itself
@@ -40,13 +40,13 @@ pub async fn run(shared: Arc<Shared>) {
             }
             continue;
         };
-        if epoch != reigning.epoch {
+        if epoch != primary_run.epoch {
             *lock(&failover.answers) = Answers::default();
-            epoch = reigning.epoch;
+            epoch = primary_run.epoch;
         }
         let (voters, membership) = shared.voters_in_log();
-        let heartbeat = Heartbeat { epoch, start: reigning.start, membership };
-        shared.acknowledge_own(&failover, &heartbeat, &reigning);
+        let heartbeat = Heartbeat { epoch, start: primary_run.start, membership };
+        shared.acknowledge_own(&failover, &heartbeat, &primary_run);
         let members = shared
             .applied
             .borrow()
@@ -69,7 +69,7 @@ pub async fn run(shared: Arc<Shared>) {
                 failover.postgres.now(),
                 Rpc::Lease {
                     heartbeat,
-                    history: reigning.history.clone(),
+                    history: primary_run.history.clone(),
                     lease_ms: failover.lease_ms,
                 },
             );
@@ -83,7 +83,7 @@ pub async fn run(shared: Arc<Shared>) {
             });
         }
         extend(&shared, &failover);
-        let pause = if reigning.unsettled { HURRY } else { lease / PER_LEASE };
+        let pause = if primary_run.unsettled { HURRY } else { lease / PER_LEASE };
         let next = tokio::time::sleep(pause);
         tokio::pin!(next);
         loop {
@@ -95,7 +95,7 @@ pub async fn run(shared: Arc<Shared>) {
                     if let Some(answer) = answer.filter(|_| of == epoch) {
                         took(&failover, id, sent, answer);
                         extend(&shared, &failover);
-                        if reigning.unsettled {
+                        if primary_run.unsettled {
                             failover.poke();
                         }
                     }
@@ -130,9 +130,9 @@ fn took(
 /// Moves the gate's deadline to where the lease ends now.
 pub(super) fn extend(shared: &Shared, failover: &Failover) {
     let (voters, _) = shared.voters_in_log();
-    // Held until the gate is moved: who closes it for good takes the reign away first.
-    let reigning = lock(&failover.reigning);
-    if !reigning.as_ref().is_some_and(|r| r.open) {
+    // Held until the gate is moved: who closes it for good takes the primary term away first.
+    let primary_run = lock(&failover.primary_run);
+    if !primary_run.as_ref().is_some_and(|r| r.open) {
         return;
     }
     if let Some(until) = lease_until(&lock(&failover.answers).acks, &voters, failover.lease_ms) {
@@ -142,12 +142,17 @@ pub(super) fn extend(shared: &Shared, failover: &Failover) {
 
 impl Shared {
     /// The primary is a voter, too, as a rule.
-    fn acknowledge_own(&self, failover: &Failover, heartbeat: &Heartbeat, reigning: &Reigning) {
+    fn acknowledge_own(
+        &self,
+        failover: &Failover,
+        heartbeat: &Heartbeat,
+        primary_run: &PrimaryRun,
+    ) {
         let sent = failover.postgres.now();
         let (carried, _) = self.hear(
             self.settings.node_id,
             heartbeat,
-            reigning.history.clone(),
+            primary_run.history.clone(),
             failover.lease_ms,
         );
         if carried.is_ok() {

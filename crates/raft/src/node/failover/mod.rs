@@ -24,7 +24,7 @@ use std::time::Duration;
 use openraft::async_runtime::watch::WatchReceiver;
 use pgraft_core::failover::lease::{BootTime, Hearing, Heartbeat, Start, Voter, lease_until};
 use pgraft_core::failover::node::Intake;
-use pgraft_core::failover::{History, Phase, Reign, Report, SyncConfig};
+use pgraft_core::failover::{History, Phase, PrimaryTerm, Report, SyncConfig};
 use pgraft_core::status::{FailoverStatus, WalPosition};
 use pgraft_core::{Address, NodeId};
 use tokio::sync::Notify;
@@ -111,7 +111,7 @@ pub enum Order {
 
 /// What this member's Postgres does as the primary.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Reigning {
+struct PrimaryRun {
     epoch: u64,
     start: Start,
     history: History,
@@ -121,7 +121,7 @@ struct Reigning {
     unsettled: bool,
 }
 
-impl Reigning {
+impl PrimaryRun {
     /// Of a server that is being promoted.
     fn promoted_soon(epoch: u64, start: Start) -> Self {
         Self { epoch, start, history: History::default(), open: false, unsettled: true }
@@ -144,7 +144,7 @@ pub struct Failover {
     voter: Mutex<Voter>,
     durable: Mutex<Durable>,
     report: Mutex<Option<Report>>,
-    reigning: Mutex<Option<Reigning>>,
+    primary_run: Mutex<Option<PrimaryRun>>,
     answers: Mutex<Answers>,
     /// The history of the primary of that epoch, as its heartbeats tell it.
     heard: Mutex<Option<(u64, History)>>,
@@ -157,7 +157,7 @@ pub struct Failover {
     changed: Notify,
     /// As the leader: what the recruits have reported.
     reports: Mutex<BTreeMap<NodeId, Report>>,
-    /// This member reigns, or is about to.
+    /// This member is the primary, or is about to.
     begun: Notify,
     /// The standbys' word is waited for from now on.
     hurries: Notify,
@@ -165,7 +165,7 @@ pub struct Failover {
     ask: Notify,
     /// Who is to be the primary of that epoch, if it has as much WAL as anybody.
     preferred: Mutex<Option<(u64, NodeId)>>,
-    /// The reign that this primary gives up: its gate stays closed.
+    /// The primary term that this primary gives up: its gate stays closed.
     abdicates: Mutex<Option<(u64, Start)>>,
     /// The run before the present one, where it was the primary.
     released_run: Mutex<Option<(u64, Start)>>,
@@ -205,7 +205,7 @@ impl Failover {
             voter: Mutex::new(voter),
             durable: Mutex::new(durable),
             report: Mutex::default(),
-            reigning: Mutex::default(),
+            primary_run: Mutex::default(),
             answers: Mutex::default(),
             reports: Mutex::default(),
             heard: Mutex::default(),
@@ -230,15 +230,15 @@ impl Failover {
     }
 
     /// Takes notice of a new primary, and has patience with it.
-    fn learn(&self, reign: Option<&Reign>) -> Option<(u64, u32)> {
+    fn learn(&self, primary_term: Option<&PrimaryTerm>) -> Option<(u64, u32)> {
         let mut knows = lock(&self.knows);
-        if let Some(reign) =
-            reign.filter(|r| r.phase == Phase::Steady && *knows != Some((r.epoch, r.timeline)))
+        if let Some(primary_term) = primary_term
+            .filter(|r| r.phase == Phase::Steady && *knows != Some((r.epoch, r.timeline)))
         {
             let mut voter = lock(&self.voter);
-            if voter.epoch() == reign.epoch {
-                voter.learned_of(reign.epoch, self.postgres.now(), self.lease_ms);
-                *knows = Some((reign.epoch, reign.timeline));
+            if voter.epoch() == primary_term.epoch {
+                voter.learned_of(primary_term.epoch, self.postgres.now(), self.lease_ms);
+                *knows = Some((primary_term.epoch, primary_term.timeline));
             }
         }
         *knows
@@ -267,12 +267,12 @@ impl Failover {
 
     /// For how much longer the lease of this primary stands, by those voters.
     fn lease_left(&self, voters: &BTreeSet<NodeId>) -> Option<BootTime> {
-        lock(&self.reigning).as_ref()?;
+        lock(&self.primary_run).as_ref()?;
         lease_until(&lock(&self.answers).acks, voters, self.lease_ms)
             .filter(|until| *until > self.postgres.now())
     }
 
-    /// Whether the run in which the primary of that epoch reigned is over.
+    /// Whether the run in which the primary of that epoch was the primary is over.
     pub fn knows_of_an_end_in(&self, epoch: u64) -> bool {
         let voter = lock(&self.voter);
         voter.epoch() == epoch && voter.knows_of_an_end()
@@ -280,30 +280,31 @@ impl Failover {
 
     /// Whether this primary's gate is open, by those voters.
     pub fn gate_is_open(&self, voters: &BTreeSet<NodeId>) -> bool {
-        lock(&self.reigning).as_ref().is_some_and(|r| r.open) && self.lease_left(voters).is_some()
+        lock(&self.primary_run).as_ref().is_some_and(|r| r.open)
+            && self.lease_left(voters).is_some()
     }
 
     /// What the status says of it.
     pub fn status(
         &self,
-        reign: Option<&Reign>,
+        primary_term: Option<&PrimaryTerm>,
         last: Option<pgraft_core::failover::LastFailover>,
         voters: &BTreeSet<NodeId>,
     ) -> FailoverStatus {
         let words = lock(&self.words).clone();
-        let open = lock(&self.reigning).as_ref().is_some_and(|r| r.open);
+        let open = lock(&self.primary_run).as_ref().is_some_and(|r| r.open);
         let until = self.lease_left(voters).filter(|_| open);
         FailoverStatus {
-            phase: reign.map_or(Phase::Steady, |r| r.phase),
-            timeline: reign.map_or(0, |r| r.timeline),
+            phase: primary_term.map_or(Phase::Steady, |r| r.phase),
+            timeline: primary_term.map_or(0, |r| r.timeline),
             step: words.step,
             gate_ms: until.map(|u| u.0.saturating_sub(self.postgres.now().0)),
             waits_for: words.waits_for.into_iter().collect(),
-            sync_standbys: reign
-                .and_then(Reign::target)
+            sync_standbys: primary_term
+                .and_then(PrimaryTerm::target)
                 .map(|t| t.standbys.iter().copied().collect())
                 .unwrap_or_default(),
-            sync_required: reign.and_then(Reign::target).map_or(0, |t| t.required),
+            sync_required: primary_term.and_then(PrimaryTerm::target).map_or(0, |t| t.required),
             last,
         }
     }
@@ -350,7 +351,7 @@ impl FailoverEnd for Shared {
             return (Err("pgraft.failover is off on this node".into()), None);
         };
         let applied = self.applied.borrow().clone();
-        let Some(reign) = &applied.cluster.reign else {
+        let Some(primary_term) = &applied.cluster.primary_term else {
             return (Err("this node is in no cluster yet".into()), None);
         };
         // This answer is as old as the last look; the next one, soon after where the primary is in
@@ -361,17 +362,18 @@ impl FailoverEnd for Shared {
             let mut voter = lock(&failover.voter);
             let votes_by = voters.contains(&self.settings.node_id).then_some(index);
             let hearing = Hearing {
-                reign,
+                primary_term,
                 votes_by,
                 now: failover.postgres.now(),
                 lease_ms: failover.lease_ms.max(lease_ms),
             };
             voter.hear(heartbeat, hearing).map_err(|deaf| deaf.to_string())
         };
-        let present =
-            heartbeat.epoch == reign.epoch && reign.phase == Phase::Steady && reign.primary == from;
+        let present = heartbeat.epoch == primary_term.epoch
+            && primary_term.phase == Phase::Steady
+            && primary_term.primary == from;
         // One that is only on its way to its timeline has no history yet.
-        if present && (history.timeline == reign.timeline || !machine::gives_timelines()) {
+        if present && (history.timeline == primary_term.timeline || !machine::gives_timelines()) {
             let mut heard = lock(&failover.heard);
             let news = Some((heartbeat.epoch, history));
             if *heard != news {
@@ -383,7 +385,7 @@ impl FailoverEnd for Shared {
             present
                 && l.standby
                 && l.consistent
-                && l.intake == Intake::Open { from, timeline: reign.timeline }
+                && l.intake == Intake::Open { from, timeline: primary_term.timeline }
         });
         (carried, confirmed.map(|l| l.end))
     }
@@ -391,7 +393,7 @@ impl FailoverEnd for Shared {
     /// Answers the leader.
     fn asked(&self) -> Option<Asked> {
         let failover = self.failover.as_ref()?;
-        let knows = failover.learn(self.applied.borrow().cluster.reign.as_ref());
+        let knows = failover.learn(self.applied.borrow().cluster.primary_term.as_ref());
         let voter = lock(&failover.voter);
         let report = *lock(&failover.report);
         let now = failover.postgres.now();

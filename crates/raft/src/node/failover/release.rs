@@ -12,7 +12,7 @@ use pgraft_core::failover::lease::Start;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use super::{Reigning, Shared, lock};
+use super::{PrimaryRun, Shared, lock};
 use crate::transport::{FailoverEnd, Reply, Rpc};
 use crate::types::raft_id;
 
@@ -48,15 +48,15 @@ impl super::Failover {
         *lock(&self.released_run)
     }
 
-    /// Takes the reign away, if there is one; nothing opens its gate again.
-    fn closes_for_good(&self) -> Option<Reigning> {
-        let mut reigning = lock(&self.reigning);
-        let reigned = reigning.take();
-        if let Some(reigned) = &reigned {
-            *lock(&self.abdicates) = Some((reigned.epoch, reigned.start));
+    /// Takes the primary term away, if there is one; nothing opens its gate again.
+    fn closes_for_good(&self) -> Option<PrimaryRun> {
+        let mut primary_run = lock(&self.primary_run);
+        let ended_run = primary_run.take();
+        if let Some(ended_run) = &ended_run {
+            *lock(&self.abdicates) = Some((ended_run.epoch, ended_run.start));
         }
         self.postgres.gate(None);
-        reigned
+        ended_run
     }
 }
 
@@ -65,15 +65,15 @@ impl Shared {
     /// acknowledge anything any more: what still lives goes by a closed gate.
     pub(in crate::node) async fn release_what_ends(&self) {
         let Some(failover) = &self.failover else { return };
-        let Some(reigned) = failover.closes_for_good() else { return };
+        let Some(ended_run) = failover.closes_for_good() else { return };
         tracing::info!(
             "the server of this primary ends: its lease of epoch {} is released",
-            reigned.epoch
+            ended_run.epoch
         );
-        self.released(self.settings.node_id, reigned.epoch, reigned.start);
+        self.released(self.settings.node_id, ended_run.epoch, ended_run.start);
         let mut told = BTreeSet::new();
-        let _ =
-            timeout(LAST_WORDS, self.tell_release(reigned.epoch, reigned.start, &mut told)).await;
+        let _ = timeout(LAST_WORDS, self.tell_release(ended_run.epoch, ended_run.start, &mut told))
+            .await;
     }
 
     async fn tell_release(&self, epoch: u64, start: Start, told: &mut BTreeSet<NodeId>) {

@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use pgraft_core::failover::Reign;
+use pgraft_core::failover::PrimaryTerm;
 use pgraft_core::failover::switchover::{heir, is_at_once, may_switch};
 use pgraft_core::{NodeId, Outcome, Refusal};
 use tokio::task::JoinSet;
@@ -123,40 +123,47 @@ impl Shared {
         target: NodeId,
     ) -> Result<Option<String>, Refusal> {
         let deadline = Instant::now() + DEADLINE;
-        let Some(reign) = self.reign_to_end(target)? else {
+        let Some(primary_term) = self.primary_term_to_end(target)? else {
             return Ok(Some(format!("node {target} is the primary already")));
         };
         self.come_to_themselves(failover, target).await;
         // Seconds later: all of it may be otherwise, and somebody else may have asked.
-        if self.reign_to_end(target)?.is_none_or(|now| now.epoch != reign.epoch)
+        if self.primary_term_to_end(target)?.is_none_or(|now| now.epoch != primary_term.epoch)
             || !self.raft.is_leader()
         {
             return Err(Refusal::PrimaryChanging);
         }
         let _wish =
-            Wish::of(failover, (reign.epoch + 1, target)).ok_or(Refusal::PrimaryChanging)?;
-        let stepped_down = if reign.primary == self.settings.node_id {
-            self.step_down(reign.epoch, target).await
+            Wish::of(failover, (primary_term.epoch + 1, target)).ok_or(Refusal::PrimaryChanging)?;
+        let stepped_down = if primary_term.primary == self.settings.node_id {
+            self.step_down(primary_term.epoch, target).await
         } else {
             let endpoint = self
                 .applied
                 .borrow()
                 .cluster
                 .members
-                .get(&reign.primary)
+                .get(&primary_term.primary)
                 .map(|m| Endpoint::from(&m.address));
-            let endpoint = endpoint.ok_or(Refusal::UnknownNode(reign.primary))?;
-            let call = Rpc::StepDown { epoch: reign.epoch, target };
-            match self.peers.peer(raft_id(reign.primary), endpoint).call(&call, CATCH_UP * 3).await
+            let endpoint = endpoint.ok_or(Refusal::UnknownNode(primary_term.primary))?;
+            let call = Rpc::StepDown { epoch: primary_term.epoch, target };
+            match self
+                .peers
+                .peer(raft_id(primary_term.primary), endpoint)
+                .call(&call, CATCH_UP * 3)
+                .await
             {
                 Ok(Reply::SteppedDown(answer)) => answer,
-                _ => Err(Refusal::Unreachable(reign.primary)),
+                _ => Err(Refusal::Unreachable(primary_term.primary)),
             }
         };
         stepped_down?;
         let mut follow = self.applied.clone();
         let done = follow.wait_for(|now| {
-            now.cluster.reign.as_ref().is_some_and(|r| r.epoch > reign.epoch && r.is_settled())
+            now.cluster
+                .primary_term
+                .as_ref()
+                .is_some_and(|r| r.epoch > primary_term.epoch && r.is_settled())
         });
         let now = match timeout_at(deadline, done).await {
             Ok(Ok(now)) => now.cluster.primary(),
@@ -167,13 +174,18 @@ impl Shared {
             .map(|id| format!("node {id} had more WAL and is the primary now")))
     }
 
-    /// The present reign, if it may be ended for this target; None when it is that one's already.
-    fn reign_to_end(&self, target: NodeId) -> Result<Option<Reign>, Refusal> {
+    /// The present primary term, if it may be ended for this target; None when it is that one's
+    /// already.
+    fn primary_term_to_end(&self, target: NodeId) -> Result<Option<PrimaryTerm>, Refusal> {
         let applied = self.applied.borrow().clone();
-        let reign = applied.cluster.reign.clone().ok_or(Refusal::NotInitialized)?;
-        let may =
-            may_switch(&reign, &applied.cluster.electorate(), &self.compose(None).members, target)?;
-        Ok((may != Outcome::AlreadySo).then_some(reign))
+        let primary_term = applied.cluster.primary_term.clone().ok_or(Refusal::NotInitialized)?;
+        let may = may_switch(
+            &primary_term,
+            &applied.cluster.electorate(),
+            &self.compose(None).members,
+            target,
+        )?;
+        Ok((may != Outcome::AlreadySo).then_some(primary_term))
     }
 
     /// Voters that have just started can't be recruited before a lease is over, and a target that
@@ -214,7 +226,7 @@ impl Shared {
         }
     }
 
-    /// As the primary: gives the reign up, when the target has all that this server has.
+    /// As the primary: gives the primary term up, when the target has all that this server has.
     pub(in crate::node) async fn step_down(
         &self,
         epoch: u64,
@@ -222,14 +234,15 @@ impl Shared {
     ) -> Result<(), Refusal> {
         let failover = self.failover.as_ref().ok_or(Refusal::FailoverIsOff)?;
         let start = {
-            let mut reigning = lock(&failover.reigning);
-            let Some(reigning) = reigning.as_mut().filter(|r| r.epoch == epoch && r.open) else {
+            let mut primary_run = lock(&failover.primary_run);
+            let Some(primary_run) = primary_run.as_mut().filter(|r| r.epoch == epoch && r.open)
+            else {
                 return Err(Refusal::PrimaryChanging);
             };
-            *lock(&failover.abdicates) = Some((epoch, reigning.start));
-            (reigning.open, reigning.unsettled) = (false, true);
+            *lock(&failover.abdicates) = Some((epoch, primary_run.start));
+            (primary_run.open, primary_run.unsettled) = (false, true);
             failover.postgres.gate(None);
-            reigning.start
+            primary_run.start
         };
         sleep(IN_FLIGHT).await;
         let since = Instant::now();
@@ -253,7 +266,7 @@ impl Shared {
             sleep(LOOK).await;
         }
         tracing::info!("failover: this primary steps down for node {target}");
-        *lock(&failover.reigning) = None;
+        *lock(&failover.primary_run) = None;
         *lock(&failover.released_run) = Some((epoch, start));
         failover.ended.notify_one();
         failover.poke();

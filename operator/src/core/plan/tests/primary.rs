@@ -3,7 +3,7 @@
 use super::*;
 
 /// With failover, the primary where it is said to be.
-pub(super) fn reigned(want: &Cluster, members: u32, primary: u32) -> Observed {
+pub(super) fn with_primary(want: &Cluster, members: u32, primary: u32) -> Observed {
     let mut seen = healthy(want, members);
     seen.group.as_mut().unwrap().primary = Some(id(primary));
     for (n, pod) in &mut seen.pods {
@@ -25,7 +25,7 @@ fn asked(target: u32, seen: &Observed, refused: Option<&str>) -> Asked {
 fn a_request_is_one_call_and_is_not_repeated() {
     let mut want = with_failover(3);
     want.switchover = Some(id(3));
-    let mut seen = reigned(&want, 3, 1);
+    let mut seen = with_primary(&want, 3, 1);
     assert_eq!(next_step(&want, &seen), Step::SwitchOver(id(3)));
     seen.asked = Some(asked(3, &seen, None));
     assert_eq!(
@@ -34,7 +34,7 @@ fn a_request_is_one_call_and_is_not_repeated() {
         "it is asked once, and the next look shows what came of it"
     );
     // Done, and a later failover moves the primary on.
-    let mut seen = reigned(&want, 3, 2);
+    let mut seen = with_primary(&want, 3, 2);
     seen.switched_to = Some(id(3));
     assert_eq!(next_step(&want, &seen), Step::Steady);
     want.switchover = Some(id(1));
@@ -45,12 +45,12 @@ fn a_request_is_one_call_and_is_not_repeated() {
 fn a_request_that_can_not_be_carried_out_keeps_nothing_else_waiting() {
     let mut want = with_failover(4);
     want.switchover = Some(id(9));
-    assert_eq!(step(&want, &mut reigned(&want, 3, 1)), Step::CreateVolume(id(4)));
+    assert_eq!(step(&want, &mut with_primary(&want, 3, 1)), Step::CreateVolume(id(4)));
     want.switchover = Some(id(3));
-    let mut seen = reigned(&want, 3, 1);
+    let mut seen = with_primary(&want, 3, 1);
     seen.group.as_mut().unwrap().members[2].lag_bytes = Some(17 << 20);
     assert_eq!(step(&want, &mut seen), Step::CreateVolume(id(4)));
-    let mut seen = reigned(&want, 3, 1);
+    let mut seen = with_primary(&want, 3, 1);
     seen.asked = Some(asked(3, &seen, Some("not now")));
     assert_eq!(step(&want, &mut seen), Step::CreateVolume(id(4)));
     seen.now += SignedDuration::from_secs(4);
@@ -61,9 +61,12 @@ fn a_request_that_can_not_be_carried_out_keeps_nothing_else_waiting() {
 fn nothing_is_changed_while_there_is_no_primary() {
     let mut want = with_failover(4);
     want.switchover = Some(id(3));
-    let mut seen = reigned(&want, 3, 1);
-    let failover =
-        FailoverSeen { phase: Phase::Recruiting, waits_for: vec![id(2), id(3)], ..first_reign() };
+    let mut seen = with_primary(&want, 3, 1);
+    let failover = FailoverSeen {
+        phase: Phase::Recruiting,
+        waits_for: vec![id(2), id(3)],
+        ..first_primary_term()
+    };
     seen.group.as_mut().unwrap().failover = Some(failover);
     let Step::Wait(why) = step(&want, &mut seen) else { panic!() };
     assert!(!why.is_ordinary());
@@ -75,7 +78,7 @@ fn nothing_is_changed_while_there_is_no_primary() {
 #[test]
 fn the_primary_is_another_one_before_it_is_scaled_away() {
     let want = with_failover(3);
-    let mut seen = reigned(&want, 5, 5);
+    let mut seen = with_primary(&want, 5, 5);
     let mut group = seen.group.clone().unwrap();
     group.leader = Some(id(1));
     seen.group = Some(group.clone());
@@ -88,7 +91,7 @@ fn the_primary_is_another_one_before_it_is_scaled_away() {
     group.members[2].lag_bytes = Some(17 << 20);
     seen.group = Some(group.clone());
     assert_eq!(step(&want, &mut seen), Step::SwitchOver(id(1)));
-    let mut moved = reigned(&want, 5, 2);
+    let mut moved = with_primary(&want, 5, 2);
     assert_eq!(step(&want, &mut moved), Step::RemoveNode(id(5)));
     seen.asked = Some(asked(2, &seen, None));
     assert_eq!(step(&want, &mut seen), Step::Wait(Why::SwitchingOver(id(2))));
@@ -108,10 +111,10 @@ fn the_primary_is_another_one_before_it_is_scaled_away() {
 #[test]
 fn a_primary_whose_volume_is_to_go_hands_over() {
     let want = with_failover(3);
-    let mut seen = reigned(&want, 3, 1);
+    let mut seen = with_primary(&want, 3, 1);
     seen.volumes.get_mut(&id(1)).unwrap().terminating = true;
     assert_eq!(step(&want, &mut seen), Step::SwitchOver(id(2)), "2 and 3 are as good, and 1 leads");
-    let mut alone = reigned(&with_failover(1), 1, 1);
+    let mut alone = with_primary(&with_failover(1), 1, 1);
     alone.volumes.get_mut(&id(1)).unwrap().terminating = true;
     assert_eq!(step(&with_failover(1), &mut alone), Step::Wait(Why::NoHeir(id(1))));
     assert_eq!(
@@ -124,17 +127,17 @@ fn a_primary_whose_volume_is_to_go_hands_over() {
 #[test]
 fn a_restart_moves_the_primary_before_its_pod_goes() {
     let want = with_failover(3);
-    let mut seen = reigned(&want, 3, 1);
+    let mut seen = with_primary(&want, 3, 1);
     stale(&mut seen, &[1, 2, 3]);
     assert_eq!(next_step(&want, &seen), Step::RestartPod(id(3)));
     settle(&want, &mut seen);
     stale(&mut seen, &[1]);
     assert_eq!(next_step(&want, &seen), Step::SwitchOver(id(2)));
-    let mut moved = reigned(&want, 3, 2);
+    let mut moved = with_primary(&want, 3, 2);
     stale(&mut moved, &[1]);
     assert_eq!(next_step(&want, &moved), Step::RestartPod(id(1)));
     let want = with_failover(1);
-    let mut alone = reigned(&want, 1, 1);
+    let mut alone = with_primary(&want, 1, 1);
     stale(&mut alone, &[1]);
     assert_eq!(
         next_step(&want, &alone),
@@ -146,7 +149,7 @@ fn a_restart_moves_the_primary_before_its_pod_goes() {
 #[test]
 fn who_is_away_for_too_long_makes_room_for_another_one() {
     let mut want = with_failover(5);
-    let mut seen = reigned(&want, 5, 1);
+    let mut seen = with_primary(&want, 5, 1);
     let away = |seen: &mut Observed, node: u32, seconds: i64| {
         seen.group.as_mut().unwrap().members[node as usize - 1].reachable = Some(false);
         seen.away.insert(id(node), seen.now - SignedDuration::from_secs(seconds));
@@ -164,7 +167,7 @@ fn who_is_away_for_too_long_makes_room_for_another_one() {
     seen.now += SignedDuration::from_secs(1);
     seen.group.as_mut().unwrap().primary = Some(id(4));
     assert!(!matches!(next_step(&want, &seen), Step::RemoveNode(_)), "not the primary");
-    let mut seen = reigned(&want, 5, 1);
+    let mut seen = with_primary(&want, 5, 1);
     away(&mut seen, 4, 90);
     away(&mut seen, 3, 90);
     assert_eq!(step(&want, &mut seen), Step::RemoveNode(id(4)), "one at a time");
@@ -178,7 +181,7 @@ fn who_is_away_for_too_long_makes_room_for_another_one() {
         "its successor comes before the next one goes"
     );
     // Whoever is reached again stays.
-    let mut back = reigned(&want, 5, 1);
+    let mut back = with_primary(&want, 5, 1);
     back.away.insert(id(4), back.now - SignedDuration::from_secs(90));
     assert_eq!(step(&want, &mut back), Step::Steady);
 }

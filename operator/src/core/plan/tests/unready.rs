@@ -1,6 +1,6 @@
 //! Pods that are not ready, or out of the leader's reach.
 
-use super::primary::reigned;
+use super::primary::with_primary;
 use super::*;
 
 #[test]
@@ -11,7 +11,7 @@ fn a_stale_pod_that_is_not_ready_is_the_first() {
         seen.group.as_mut().unwrap().members[node as usize - 1].reachable = Some(reachable);
     };
     let all_stale = || {
-        let mut seen = reigned(&want, 3, 1);
+        let mut seen = with_primary(&want, 3, 1);
         stale(&mut seen, &[1, 2, 3]);
         seen
     };

@@ -111,17 +111,21 @@ pub async fn epoch(cluster: &Cluster, node: i32) -> Result<i64, Failure> {
     cluster.superuser(node).await?.value("select epoch from pgraft_status()", &[]).await
 }
 
-/// Waits until one of these nodes reigns in a later epoch.
+/// Waits until one of these nodes is the primary in a later epoch.
 ///
 /// # Errors
 /// [`Failure::Deadline`].
-pub async fn next_reign(cluster: &Cluster, before: i64, asked: &[i32]) -> Result<i32, Failure> {
+pub async fn next_primary_term(
+    cluster: &Cluster,
+    before: i64,
+    asked: &[i32],
+) -> Result<i32, Failure> {
     let limit = Duration::from_mins(2);
     until(&format!("a primary in a later epoch than {before}"), limit, || async {
         let mut why = String::new();
         for node in asked {
-            let reigns = "select epoch > $1::bigint and coalesce(gate, '') = 'open' and not pg_is_in_recovery() from pgraft_status()";
-            let answer = async { cluster.superuser(*node).await?.value::<bool>(reigns, &[&before]).await };
+            let is_primary = "select epoch > $1::bigint and coalesce(gate, '') = 'open' and not pg_is_in_recovery() from pgraft_status()";
+            let answer = async { cluster.superuser(*node).await?.value::<bool>(is_primary, &[&before]).await };
             match tokio::time::timeout(Duration::from_secs(5), answer).await {
                 Ok(Ok(true)) => return Ok(Look::Yes(*node)),
                 Ok(Ok(false)) => {}

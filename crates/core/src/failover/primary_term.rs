@@ -1,6 +1,6 @@
-//! The replicated half of the protocol: who reigns, and what each command makes of it. Every member
-//! applies the same commands in the same order, and every command names the state that it was made
-//! for: one that comes late has no effect.
+//! The replicated half of the protocol: who is the primary, and what each command makes of it.
+//! Every member applies the same commands in the same order, and every command names the state that
+//! it was made for: one that comes late has no effect.
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -8,13 +8,13 @@ use std::collections::BTreeSet;
 use super::sync::SyncConfig;
 use crate::NodeId;
 
-/// Configs of one reign that may be in force at a time: a change, and a change of mind.
+/// Configs of one primary term that may be in force at a time: a change, and a change of mind.
 const MAX_CONFIGS: usize = 3;
 
 /// Who is the primary, and what a failover has to know about it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Reign {
-    /// Counts the reigns; a failover begins with a higher one.
+pub struct PrimaryTerm {
+    /// Counts the primary terms; a failover begins with a higher one.
     pub epoch: u64,
     /// What is going on.
     pub phase: Phase,
@@ -31,7 +31,7 @@ pub struct Reign {
     /// Counts the changes of `configs`: what was confirmed for an earlier one is not taken for a
     /// later one.
     pub change: u64,
-    /// Whether the configs were ever settled in this reign. Before that its primary has
+    /// Whether the configs were ever settled in this primary term. Before that its primary has
     /// acknowledged nothing.
     pub settled: bool,
 }
@@ -47,7 +47,7 @@ pub enum Phase {
     Recruiting,
 }
 
-/// Why a reign ended.
+/// Why a primary term ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, strum::Display)]
 #[serde(rename_all = "snake_case")]
 #[strum(serialize_all = "snake_case")]
@@ -84,9 +84,9 @@ pub struct LastFailover {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MovedOn;
 
-impl Reign {
+impl PrimaryTerm {
     /// The founder's: alone, on the timeline that `initdb` made.
-    pub fn of_founder(founder: NodeId) -> Self {
+    pub fn bootstrap(founder: NodeId) -> Self {
         let config = SyncConfig::new(1, founder, BTreeSet::new());
         Self {
             epoch: 1,
@@ -110,7 +110,7 @@ impl Reign {
         self.phase == Phase::Steady && self.settled && self.configs.len() == 1
     }
 
-    /// The reign ends; its epoch is over for everybody who applies this.
+    /// The primary term ends; its epoch is over for everybody who applies this.
     ///
     /// # Errors
     /// [`MovedOn`] unless `epoch` is the next one and there is a primary to replace.
@@ -118,8 +118,8 @@ impl Reign {
         if self.phase != Phase::Steady || epoch != self.epoch + 1 {
             return Err(MovedOn);
         }
-        // A reign that was never settled has acknowledged nothing: its configs bind nobody. The
-        // list stays short, whatever fails in a row.
+        // A primary term that was never settled has acknowledged nothing: its configs bind nobody.
+        // The list stays short, whatever fails in a row.
         if !self.settled {
             let ended = self.epoch;
             self.configs.retain(|c| c.epoch != ended);
@@ -260,61 +260,68 @@ mod tests {
     proptest! {
         #[test]
         fn whatever_comes_in_whatever_order(changes in prop::collection::vec(change(), 1..60)) {
-            let mut reign = Reign::of_founder(id(1));
+            let mut primary_term = PrimaryTerm::bootstrap(id(1));
             let mut given = BTreeSet::from([1]);
             for change in changes {
-                let before = reign.clone();
+                let before = primary_term.clone();
                 let at = |offset: u64, now: u64| (now + offset).saturating_sub(1);
                 let result = match change.clone() {
-                    Change::Recruit(e) => reign.recruit(at(e, reign.epoch) + 1),
-                    Change::Appoint(e, p) => reign.appoint(at(e, reign.epoch), id(p), &voters()),
-                    Change::Retarget(e, c, s) => reign.retarget(at(e, reign.epoch), at(c, reign.change), s.into_iter().map(id).collect()),
-                    Change::Settle(e, c) => reign.settle(at(e, reign.epoch), at(c, reign.change)),
+                    Change::Recruit(e) => primary_term.recruit(at(e, primary_term.epoch) + 1),
+                    Change::Appoint(e, p) => primary_term.appoint(at(e, primary_term.epoch), id(p), &voters()),
+                    Change::Retarget(e, c, s) => primary_term.retarget(at(e, primary_term.epoch), at(c, primary_term.change), s.into_iter().map(id).collect()),
+                    Change::Settle(e, c) => primary_term.settle(at(e, primary_term.epoch), at(c, primary_term.change)),
                 };
                 if result.is_err() {
-                    prop_assert_eq!(&reign, &before, "what is refused changes nothing");
+                    prop_assert_eq!(&primary_term, &before, "what is refused changes nothing");
                 }
-                prop_assert!(reign.epoch >= before.epoch && reign.change >= before.change);
-                prop_assert!((1..=MAX_CONFIGS + 1).contains(&reign.configs.len()), "{:?}", reign);
-                if reign.timeline != before.timeline {
-                    prop_assert!(given.insert(reign.timeline), "timeline {} was given twice", reign.timeline);
+                prop_assert!(primary_term.epoch >= before.epoch && primary_term.change >= before.change);
+                prop_assert!((1..=MAX_CONFIGS + 1).contains(&primary_term.configs.len()), "{:?}", primary_term);
+                if primary_term.timeline != before.timeline {
+                    prop_assert!(given.insert(primary_term.timeline), "timeline {} was given twice", primary_term.timeline);
                 }
                 // No config under which something may be acknowledged leaves, but by being settled.
                 if !matches!(change, Change::Settle(..)) && before.settled {
-                    prop_assert!(before.configs.iter().all(|c| reign.configs.contains(c)));
+                    prop_assert!(before.configs.iter().all(|c| primary_term.configs.contains(c)));
                 }
-                if reign.phase == Phase::Steady {
-                    prop_assert!(reign.target().is_some_and(|t| t.primary == reign.primary));
+                if primary_term.phase == Phase::Steady {
+                    prop_assert!(primary_term.target().is_some_and(|t| t.primary == primary_term.primary));
                 }
             }
         }
     }
 
     #[test]
-    fn what_is_forced_gives_up_what_was_acknowledged_and_is_a_reign_like_any_other() {
-        let mut reign = Reign::of_founder(id(1));
-        assert_eq!(reign.force(1, id(2), &voters()), Err(MovedOn), "there is a primary");
-        reign.recruit(2).unwrap();
-        assert_eq!(reign.force(2, id(9), &voters()), Err(MovedOn), "it has no vote");
-        reign.force(2, id(2), &voters()).unwrap();
+    fn what_is_forced_gives_up_what_was_acknowledged_and_is_a_primary_term_like_any_other() {
+        let mut primary_term = PrimaryTerm::bootstrap(id(1));
+        assert_eq!(primary_term.force(1, id(2), &voters()), Err(MovedOn), "there is a primary");
+        primary_term.recruit(2).unwrap();
+        assert_eq!(primary_term.force(2, id(9), &voters()), Err(MovedOn), "it has no vote");
+        primary_term.force(2, id(2), &voters()).unwrap();
         assert_eq!(
-            (reign.primary, reign.timeline, reign.configs.len(), reign.is_settled()),
+            (
+                primary_term.primary,
+                primary_term.timeline,
+                primary_term.configs.len(),
+                primary_term.is_settled()
+            ),
             (id(2), 2, 1, false)
         );
-        assert_eq!(reign.force(2, id(3), &voters()), Err(MovedOn), "the first one counts");
+        assert_eq!(primary_term.force(2, id(3), &voters()), Err(MovedOn), "the first one counts");
     }
 
     #[test]
     fn failovers_in_a_row_do_not_pile_up_configs() {
-        let mut reign = Reign::of_founder(id(1));
-        reign.retarget(1, 0, voters().into_iter().skip(1).collect()).unwrap();
-        reign.settle(1, 1).unwrap();
-        let acknowledged_under = reign.configs.clone();
+        let mut primary_term = PrimaryTerm::bootstrap(id(1));
+        primary_term.retarget(1, 0, voters().into_iter().skip(1).collect()).unwrap();
+        primary_term.settle(1, 1).unwrap();
+        let acknowledged_under = primary_term.configs.clone();
         for epoch in 2..20 {
-            reign.recruit(epoch).unwrap();
-            assert_eq!(reign.configs, acknowledged_under, "nothing was acknowledged since");
-            reign.appoint(epoch, id(u8::try_from(epoch % 5).unwrap() + 1), &voters()).unwrap();
-            assert_eq!(reign.configs.len(), 2);
+            primary_term.recruit(epoch).unwrap();
+            assert_eq!(primary_term.configs, acknowledged_under, "nothing was acknowledged since");
+            primary_term
+                .appoint(epoch, id(u8::try_from(epoch % 5).unwrap() + 1), &voters())
+                .unwrap();
+            assert_eq!(primary_term.configs.len(), 2);
         }
     }
 }
