@@ -126,8 +126,8 @@ async fn figures(http: &Http) -> Response<Full<Bytes>> {
 
 /// Whom this node's gateway takes for the primary, for other nodes' gateways.
 fn gateway(http: &Http) -> Response<Full<Bytes>> {
-    match http.gateway.as_ref().and_then(|g| g.knowledge.seat()) {
-        Some(seat) => respond(StatusCode::OK, &json!(seat)),
+    match http.gateway.as_ref().and_then(|g| g.knowledge.primary_view()) {
+        Some(primary_view) => respond(StatusCode::OK, &json!(primary_view)),
         None => respond(
             StatusCode::NOT_FOUND,
             &json!({"error": "no member has said yet who is the primary"}),

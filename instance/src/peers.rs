@@ -6,7 +6,7 @@ use http_body_util::{BodyExt, Empty, Limited};
 use hyper::body::Bytes;
 use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
-use pgraft_core::seat::Seat;
+use pgraft_core::primary_view::PrimaryView;
 use serde::de::DeserializeOwned;
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -20,7 +20,7 @@ use crate::status::Status;
 const DEADLINE: Duration = Duration::from_secs(3);
 
 /// It is in memory there.
-const SEAT_DEADLINE: Duration = Duration::from_secs(1);
+const VIEW_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A `/status` of the largest cluster is a few kilobytes.
 const LARGEST: usize = 1 << 20;
@@ -70,8 +70,8 @@ async fn ask(address: SocketAddr) -> Option<Status> {
 }
 
 /// Whom the gateway there calls the primary.
-pub async fn seat(address: SocketAddr) -> Option<Seat> {
-    timeout(SEAT_DEADLINE, get(address, "/gateway")).await.ok()?.ok()
+pub async fn primary_view(address: SocketAddr) -> Option<PrimaryView> {
+    timeout(VIEW_TIMEOUT, get(address, "/gateway")).await.ok()?.ok()
 }
 
 async fn get<T: DeserializeOwned>(address: SocketAddr, path: &str) -> Result<T, PeerError> {

@@ -6,7 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::seat::SeatNews;
+use crate::primary_view::PrimaryUpdate;
 use crate::{NodeStatus, Refusal};
 
 /// The file name of the socket within the Raft directory.
@@ -64,9 +64,9 @@ pub enum Request {
     Status,
     /// Who is the primary: answered when that is not what was heard last, and within some seconds
     /// in any case.
-    Seat {
+    WatchPrimary {
         /// The last answer.
-        heard: Option<SeatNews>,
+        heard: Option<PrimaryUpdate>,
     },
     /// The youngest log entries, oldest first.
     Log {
@@ -86,8 +86,8 @@ pub enum Response {
     },
     /// To [`Request::Status`].
     Status(Box<NodeStatus>),
-    /// To [`Request::Seat`].
-    Seat(SeatNews),
+    /// To [`Request::WatchPrimary`].
+    WatchPrimary(PrimaryUpdate),
     /// To [`Request::Log`].
     Log {
         /// Oldest first.

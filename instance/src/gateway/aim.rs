@@ -1,7 +1,7 @@
 //! Where a client goes now, and when it must leave. Pure: the time is a field of the facts.
 
 use pgraft_core::NodeId;
-use pgraft_core::seat::Seat;
+use pgraft_core::primary_view::PrimaryView;
 use std::time::Duration;
 
 /// What is known.
@@ -10,7 +10,7 @@ pub struct Facts<'a> {
     /// This node.
     pub me: NodeId,
     /// Who is the primary, by the latest word of anybody.
-    pub seat: Option<&'a Seat>,
+    pub primary_view: Option<&'a PrimaryView>,
     /// Whether the members choose the primary. Where they do not nobody is fenced.
     pub failover: bool,
     /// For how long this node's own gate is closed, or its member silent; None while it is open.
@@ -66,17 +66,17 @@ pub enum Why {
 
 /// Where a client goes now.
 pub fn aim(facts: &Facts) -> Aim {
-    let Some(seat) = facts.seat else { return Aim::Wait(Why::NobodyAnswers) };
-    if !seat.settled {
+    let Some(primary_view) = facts.primary_view else { return Aim::Wait(Why::NobodyAnswers) };
+    if !primary_view.settled {
         return Aim::Wait(Why::Changing);
     }
-    if facts.failover && seat.primary == facts.me && facts.closed_for.is_some() {
+    if facts.failover && primary_view.primary == facts.me && facts.closed_for.is_some() {
         return Aim::Wait(Why::Fenced);
     }
-    seat.postgres.as_ref().map_or(Aim::Wait(Why::Nowhere), |at| {
+    primary_view.postgres.as_ref().map_or(Aim::Wait(Why::Nowhere), |at| {
         Aim::To(Target {
-            epoch: seat.epoch,
-            node: seat.primary,
+            epoch: primary_view.epoch,
+            node: primary_view.primary,
             host: at.host().to_owned(),
             port: at.port(),
         })
@@ -87,7 +87,7 @@ pub fn aim(facts: &Facts) -> Aim {
 /// that it hardly comes back. (A gate is closed for a moment in a switchover, too, while the last
 /// commits get their answers.)
 pub fn is_over(target: &Target, facts: &Facts) -> bool {
-    let replaced = facts.seat.is_some_and(|seat| seat.epoch > target.epoch);
+    let replaced = facts.primary_view.is_some_and(|primary_view| primary_view.epoch > target.epoch);
     let fenced = facts.failover
         && target.node == facts.me
         && facts.closed_for.is_some_and(|time| time >= facts.lease);
@@ -96,7 +96,7 @@ pub fn is_over(target: &Target, facts: &Facts) -> bool {
 
 /// The later of what is known and what is told. A word about another cluster counts only from this
 /// node's own member.
-pub fn merged(known: Option<Seat>, told: Seat, by_own_member: bool) -> Seat {
+pub fn merged(known: Option<PrimaryView>, told: PrimaryView, by_own_member: bool) -> PrimaryView {
     match known {
         None => told,
         Some(known) if known.cluster_id != told.cluster_id => {

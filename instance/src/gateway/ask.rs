@@ -30,10 +30,10 @@ pub async fn ask(gateway: Arc<Gateway>) {
     loop {
         tokio::select! {
             Some(answer) = answers.join_next() => {
-                if let Ok((address, seat)) = answer {
+                if let Ok((address, primary_view)) = answer {
                     busy.remove(&address);
-                    if let Some(seat) = seat {
-                        gateway.knowledge.heard(seat);
+                    if let Some(primary_view) = primary_view {
+                        gateway.knowledge.heard(primary_view);
                     }
                 }
                 continue;
@@ -55,7 +55,7 @@ pub async fn ask(gateway: Arc<Gateway>) {
             for address in &addresses {
                 if busy.insert(*address) {
                     let address = *address;
-                    answers.spawn(async move { (address, peers::seat(address).await) });
+                    answers.spawn(async move { (address, peers::primary_view(address).await) });
                 }
             }
         }

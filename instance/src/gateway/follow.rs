@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pgraft_core::control::{Request, Response};
-use pgraft_core::seat::SeatNews;
+use pgraft_core::primary_view::PrimaryUpdate;
 use tokio::net::UnixStream;
 
 use super::Gateway;
@@ -30,11 +30,11 @@ pub async fn follow(gateway: Arc<Gateway>) {
 }
 
 async fn listen(gateway: &Gateway, stream: &mut UnixStream) -> ControlError {
-    let mut heard: Option<SeatNews> = None;
+    let mut heard: Option<PrimaryUpdate> = None;
     loop {
-        let question = Request::Seat { heard: heard.take() };
+        let question = Request::WatchPrimary { heard: heard.take() };
         match tokio::time::timeout(PATIENCE, exchange(stream, &question)).await {
-            Ok(Ok(Response::Seat(news))) => {
+            Ok(Ok(Response::WatchPrimary(news))) => {
                 gateway.knowledge.told(news.clone());
                 heard = Some(news);
             }

@@ -2,7 +2,7 @@
 //! all connections, which hear of every change.
 
 use pgraft_core::NodeId;
-use pgraft_core::seat::{Seat, SeatNews};
+use pgraft_core::primary_view::{PrimaryUpdate, PrimaryView};
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
@@ -18,7 +18,7 @@ pub struct Knowledge {
 #[derive(Debug, Clone)]
 pub struct Known {
     /// The latest word.
-    pub seat: Option<Seat>,
+    pub primary_view: Option<PrimaryView>,
     /// Whether the own member answers.
     pub answered: bool,
     /// Since when the own gate is closed, or the member silent.
@@ -32,7 +32,7 @@ impl Known {
     pub fn facts(&self, me: NodeId, failover: bool, lease: Duration) -> Facts<'_> {
         Facts {
             me,
-            seat: self.seat.as_ref(),
+            primary_view: self.primary_view.as_ref(),
             failover,
             closed_for: self.closed_since.map(|since| since.elapsed()),
             lease,
@@ -44,7 +44,7 @@ impl Knowledge {
     /// Nobody has said anything.
     pub fn new(lease: Duration) -> Self {
         let nothing = Known {
-            seat: None,
+            primary_view: None,
             answered: false,
             closed_since: Some(Instant::now()),
             closed_for_long: false,
@@ -58,8 +58,8 @@ impl Knowledge {
     }
 
     /// The latest word.
-    pub fn seat(&self) -> Option<Seat> {
-        self.now.borrow().seat.clone()
+    pub fn primary_view(&self) -> Option<PrimaryView> {
+        self.now.borrow().primary_view.clone()
     }
 
     /// Whether the own member answers.
@@ -68,12 +68,13 @@ impl Knowledge {
     }
 
     /// The own member says something.
-    pub fn told(&self, news: SeatNews) {
+    pub fn told(&self, news: PrimaryUpdate) {
         let open = news.gate == Some(true);
         self.change(|known| {
             known.answered = true;
-            if let Some(seat) = news.seat {
-                known.seat = Some(aim::merged(known.seat.take(), seat, true));
+            if let Some(primary_view) = news.primary_view {
+                known.primary_view =
+                    Some(aim::merged(known.primary_view.take(), primary_view, true));
             }
             known.closed_since =
                 if open { None } else { known.closed_since.or_else(|| Some(Instant::now())) };
@@ -89,22 +90,25 @@ impl Knowledge {
     }
 
     /// Another node's gateway says something.
-    pub fn heard(&self, seat: Seat) {
-        self.change(|known| known.seat = Some(aim::merged(known.seat.take(), seat, false)));
+    pub fn heard(&self, primary_view: PrimaryView) {
+        self.change(|known| {
+            known.primary_view = Some(aim::merged(known.primary_view.take(), primary_view, false))
+        });
     }
 
     /// Whoever waits is woken only by what may matter to him: not by every entry of the log.
     fn change(&self, change: impl FnOnce(&mut Known)) {
         self.now.send_if_modified(|known| {
-            let before = (known.seat.clone(), known.closed_since.is_some(), known.closed_for_long);
+            let before =
+                (known.primary_view.clone(), known.closed_since.is_some(), known.closed_for_long);
             change(known);
             known.closed_for_long =
                 known.closed_since.is_some_and(|since| since.elapsed() >= self.lease);
-            let same_seat = match (&before.0, &known.seat) {
+            let same_primary_view = match (&before.0, &known.primary_view) {
                 (Some(old), Some(new)) => new.says_the_same_as(old),
                 (old, new) => old.is_none() && new.is_none(),
             };
-            !same_seat
+            !same_primary_view
                 || (before.1, before.2) != (known.closed_since.is_some(), known.closed_for_long)
         });
     }

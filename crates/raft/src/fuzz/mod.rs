@@ -16,7 +16,7 @@ use std::io;
 
 use futures::FutureExt;
 use pgraft_core::control::{self, LogRow, Request, Response};
-use pgraft_core::seat::{Seat, SeatNews};
+use pgraft_core::primary_view::{PrimaryUpdate, PrimaryView};
 use pgraft_core::{Address, ClusterId, ClusterState, Command, InstanceId, NodeId, Refusal};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -325,7 +325,7 @@ fn control_examples() -> Vec<Vec<u8>> {
         Request::RemoveNode { node_id: 4 },
         Request::SetAddress { node_id: -1, address, port: 70000 },
         Request::Status,
-        Request::Seat { heard: Some(seat_news()) },
+        Request::WatchPrimary { heard: Some(primary_update()) },
         Request::Log { limit: 100 },
     ];
     let status = crate::node::compose::unknown(one());
@@ -340,16 +340,16 @@ fn control_examples() -> Vec<Vec<u8>> {
     let responses = vec![
         Response::Done { notice: Some("so".into()) },
         Response::Status(Box::new(status)),
-        Response::Seat(seat_news()),
+        Response::WatchPrimary(primary_update()),
         Response::Log { entries: vec![row] },
         Response::from(Refusal::IsPrimary(one())),
     ];
     vec![framed(&requests), framed(&responses)]
 }
 
-fn seat_news() -> SeatNews {
+fn primary_update() -> PrimaryUpdate {
     let postgres = Some(Address::new("a-host", 5432).expect("an address"));
-    let seat = Seat {
+    let primary_view = PrimaryView {
         cluster_id: ClusterId(id(9)),
         applied_index: 9,
         epoch: 3,
@@ -357,7 +357,7 @@ fn seat_news() -> SeatNews {
         postgres,
         settled: true,
     };
-    SeatNews { seat: Some(seat), gate: Some(true) }
+    PrimaryUpdate { primary_view: Some(primary_view), gate: Some(true) }
 }
 
 fn snapshot_examples() -> Vec<Vec<u8>> {

@@ -89,7 +89,9 @@ impl Shared {
             }
             Request::HandOver => done(self.give_to_anybody().await),
             Request::Status => Response::Status(Box::new(NodeStatus::clone(&self.status.borrow()))),
-            Request::Seat { heard } => Response::Seat(self.seat_news(heard).await),
+            Request::WatchPrimary { heard } => {
+                Response::WatchPrimary(self.primary_update(heard).await)
+            }
             Request::Log { limit } => match self.log_rows(limit.min(LOG_LIMIT)) {
                 Ok(entries) => Response::Log { entries },
                 Err(error) => Refusal::Stopped(error.to_string()).into(),

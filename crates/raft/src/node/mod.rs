@@ -16,9 +16,9 @@ mod commands;
 pub mod compose;
 mod driver;
 mod failover;
+mod primary_view;
 mod probe;
 mod publish;
-mod seat;
 mod tell;
 
 use std::io;

@@ -15,9 +15,9 @@ fn cluster(n: u8) -> ClusterId {
         .unwrap()
 }
 
-fn seat(epoch: u64, primary: i64, settled: bool) -> Seat {
+fn primary_view(epoch: u64, primary: i64, settled: bool) -> PrimaryView {
     let postgres = Some(Address::new("10.0.0.7", 5432).unwrap());
-    Seat {
+    PrimaryView {
         cluster_id: cluster(1),
         applied_index: 10 * epoch,
         epoch,
@@ -27,8 +27,8 @@ fn seat(epoch: u64, primary: i64, settled: bool) -> Seat {
     }
 }
 
-fn facts(seat: Option<&Seat>, closed_for: Option<Duration>) -> Facts<'_> {
-    Facts { me: id(1), seat, failover: true, closed_for, lease: LEASE }
+fn facts(primary_view: Option<&PrimaryView>, closed_for: Option<Duration>) -> Facts<'_> {
+    Facts { me: id(1), primary_view, failover: true, closed_for, lease: LEASE }
 }
 
 fn target(epoch: u64, node: i64) -> Target {
@@ -37,15 +37,15 @@ fn target(epoch: u64, node: i64) -> Target {
 
 #[test]
 fn where_a_client_goes() {
-    let (ours, theirs) = (seat(3, 1, true), seat(3, 2, true));
+    let (ours, theirs) = (primary_view(3, 1, true), primary_view(3, 2, true));
     let closed = Some(Duration::ZERO);
     let to = |node| Aim::To(target(3, node));
     for (known, closed_for, want) in [
         (None, closed, Aim::Wait(Why::NobodyAnswers)),
         (None, None, Aim::Wait(Why::NobodyAnswers)),
-        (Some(&seat(3, 2, false)), closed, Aim::Wait(Why::Changing)),
-        (Some(&seat(3, 1, false)), None, Aim::Wait(Why::Changing)),
-        (Some(&Seat { postgres: None, ..theirs.clone() }), closed, Aim::Wait(Why::Nowhere)),
+        (Some(&primary_view(3, 2, false)), closed, Aim::Wait(Why::Changing)),
+        (Some(&primary_view(3, 1, false)), None, Aim::Wait(Why::Changing)),
+        (Some(&PrimaryView { postgres: None, ..theirs.clone() }), closed, Aim::Wait(Why::Nowhere)),
         // Another one's gate is not this node's to know.
         (Some(&theirs), closed, to(2)),
         (Some(&theirs), None, to(2)),
@@ -63,14 +63,14 @@ fn when_a_client_must_leave() {
     let moment = Some(Duration::from_millis(1));
     for (known, closed_for, node, want) in [
         (None, moment, 2, false),
-        (Some(seat(2, 1, true)), moment, 2, false),
-        (Some(seat(3, 2, true)), Some(LEASE), 2, false),
-        (Some(seat(4, 2, false)), None, 2, true),
-        (Some(seat(4, 3, true)), None, 2, true),
-        (Some(seat(4, 2, true)), None, 2, true),
-        (Some(seat(3, 1, true)), None, 1, false),
-        (Some(seat(3, 1, true)), moment, 1, false),
-        (Some(seat(3, 1, true)), Some(LEASE), 1, true),
+        (Some(primary_view(2, 1, true)), moment, 2, false),
+        (Some(primary_view(3, 2, true)), Some(LEASE), 2, false),
+        (Some(primary_view(4, 2, false)), None, 2, true),
+        (Some(primary_view(4, 3, true)), None, 2, true),
+        (Some(primary_view(4, 2, true)), None, 2, true),
+        (Some(primary_view(3, 1, true)), None, 1, false),
+        (Some(primary_view(3, 1, true)), moment, 1, false),
+        (Some(primary_view(3, 1, true)), Some(LEASE), 1, true),
     ] {
         assert_eq!(
             is_over(&target(3, node), &facts(known.as_ref(), closed_for)),
@@ -78,23 +78,26 @@ fn when_a_client_must_leave() {
             "{known:?} {closed_for:?} {node}"
         );
     }
-    let (ours, always) = (seat(3, 1, true), Some(Duration::MAX));
+    let (ours, always) = (primary_view(3, 1, true), Some(Duration::MAX));
     assert!(!is_over(&target(3, 1), &Facts { failover: false, ..facts(Some(&ours), always) }));
 }
 
 #[test]
 fn another_cluster_is_the_own_members_to_tell() {
-    let other = Seat { cluster_id: cluster(2), ..seat(9, 2, true) };
-    assert_eq!(merged(Some(seat(3, 1, true)), other.clone(), false), seat(3, 1, true));
-    assert_eq!(merged(Some(seat(3, 1, true)), other.clone(), true), other);
+    let other = PrimaryView { cluster_id: cluster(2), ..primary_view(9, 2, true) };
+    assert_eq!(
+        merged(Some(primary_view(3, 1, true)), other.clone(), false),
+        primary_view(3, 1, true)
+    );
+    assert_eq!(merged(Some(primary_view(3, 1, true)), other.clone(), true), other);
     assert_eq!(merged(None, other.clone(), false), other);
 }
 
 /// Words of one cluster: its log gives every index one epoch, and never a lower one than before.
-fn words() -> impl Strategy<Value = Vec<Seat>> {
-    let word = (0_u64..20).prop_map(|index| Seat {
+fn words() -> impl Strategy<Value = Vec<PrimaryView>> {
+    let word = (0_u64..20).prop_map(|index| PrimaryView {
         applied_index: index,
-        ..seat(1 + index / 5, 1 + i64::try_from(index / 5 % 3).unwrap(), index % 5 > 2)
+        ..primary_view(1 + index / 5, 1 + i64::try_from(index / 5 % 3).unwrap(), index % 5 > 2)
     });
     proptest::collection::vec(word, 1..12)
 }
@@ -102,12 +105,12 @@ fn words() -> impl Strategy<Value = Vec<Seat>> {
 proptest! {
     #[test]
     fn the_latest_word_counts_in_whatever_order_they_come(mut words in words(), by_own_member: bool) {
-        let heard = |words: &[Seat]| words.iter().cloned().fold(None, |known, told| Some(merged(known, told, by_own_member)));
+        let heard = |words: &[PrimaryView]| words.iter().cloned().fold(None, |known, told| Some(merged(known, told, by_own_member)));
         let first = heard(&words);
         prop_assert_eq!(first.as_ref().map(|s| s.applied_index), words.iter().map(|s| s.applied_index).max());
         words.reverse();
         prop_assert_eq!(&heard(&words), &first);
-        let again = first.clone().map(|seat| merged(first.clone(), seat, by_own_member));
+        let again = first.clone().map(|primary_view| merged(first.clone(), primary_view, by_own_member));
         prop_assert_eq!(again, first);
     }
 
@@ -120,15 +123,15 @@ proptest! {
             let closed_for = closed_ms.map(|ms| Duration::from_millis(ms.into()));
             let facts = Facts { failover, ..facts(known.as_ref(), closed_for) };
             let over: Vec<Target> = sent.iter().filter(|t| is_over(t, &facts)).cloned().collect();
-            prop_assert!(over.iter().all(|t| t.epoch < facts.seat.unwrap().epoch || t.node == facts.me));
+            prop_assert!(over.iter().all(|t| t.epoch < facts.primary_view.unwrap().epoch || t.node == facts.me));
             sent.retain(|t| !over.contains(t));
             if let Aim::To(target) = aim(&facts) {
                 prop_assert!(!is_over(&target, &facts));
-                prop_assert_eq!(target.epoch, facts.seat.unwrap().epoch);
+                prop_assert_eq!(target.epoch, facts.primary_view.unwrap().epoch);
                 sent.push(target);
             }
             // Whoever stays is with the youngest primary that is known.
-            prop_assert!(sent.iter().all(|t| t.epoch == facts.seat.unwrap().epoch));
+            prop_assert!(sent.iter().all(|t| t.epoch == facts.primary_view.unwrap().epoch));
         }
     }
 }

@@ -9,9 +9,9 @@ use serde::{Deserialize, Serialize};
 use crate::failover::{Phase, PrimaryTerm};
 use crate::{Address, ClusterId, ClusterState, NodeId};
 
-/// Who sits in the primary's seat.
+/// Who sits in primary view.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Seat {
+pub struct PrimaryView {
     /// Of which cluster. A word about another one says nothing about this one.
     pub cluster_id: ClusterId,
     /// The last log index that was applied where this was said.
@@ -27,7 +27,7 @@ pub struct Seat {
     pub settled: bool,
 }
 
-impl Seat {
+impl PrimaryView {
     /// None before there is a cluster.
     pub fn of(state: &ClusterState, applied_index: u64) -> Option<Self> {
         let PrimaryTerm { epoch, phase, primary, settled, .. } = state.primary_term.as_ref()?;
@@ -57,17 +57,17 @@ impl Seat {
 
 /// What one member says to its own instance manager.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SeatNews {
+pub struct PrimaryUpdate {
     /// None before it is in a cluster.
-    pub seat: Option<Seat>,
+    pub primary_view: Option<PrimaryView>,
     /// Whether its own gate is open, where it is the primary and the members decide who is.
     pub gate: Option<bool>,
 }
 
-impl SeatNews {
+impl PrimaryUpdate {
     /// Whether somebody who knows `old` has heard all of it.
     pub fn says_the_same_as(&self, old: &Self) -> bool {
-        let seats = match (&self.seat, &old.seat) {
+        let seats = match (&self.primary_view, &old.primary_view) {
             (None, None) => true,
             (Some(new), Some(old)) => new.says_the_same_as(old),
             _ => false,

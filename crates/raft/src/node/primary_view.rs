@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use pgraft_core::failover::Phase;
-use pgraft_core::seat::{Seat, SeatNews};
+use pgraft_core::primary_view::{PrimaryUpdate, PrimaryView};
 use tokio::time::{Instant, sleep_until};
 
 use super::Shared;
@@ -18,7 +18,7 @@ const CLOSED: Duration = Duration::from_millis(5);
 
 impl Shared {
     /// Answers as soon as there is something to say that is not `heard` already.
-    pub(super) async fn seat_news(&self, heard: Option<SeatNews>) -> SeatNews {
+    pub(super) async fn primary_update(&self, heard: Option<PrimaryUpdate>) -> PrimaryUpdate {
         let until = Instant::now() + ECHO;
         let mut applied = self.applied.clone();
         loop {
@@ -29,7 +29,7 @@ impl Shared {
                     None => std::future::pending().await,
                 }
             };
-            let news = self.seat();
+            let news = self.primary_view();
             let now = Instant::now();
             if now >= until || !heard.as_ref().is_some_and(|heard| news.says_the_same_as(heard)) {
                 return news;
@@ -48,7 +48,7 @@ impl Shared {
         }
     }
 
-    fn seat(&self) -> SeatNews {
+    fn primary_view(&self) -> PrimaryUpdate {
         let applied = self.applied.borrow().clone();
         let state = &applied.cluster;
         let is_primary = state
@@ -60,12 +60,13 @@ impl Shared {
             .as_ref()
             .filter(|_| is_primary)
             .map(|f| f.gate_is_open(&state.electorate()));
-        let mut seat = Seat::of(state, applied.last_applied.map_or(0, |id| id.index));
-        if let (Some(seat), Some(failover)) = (&mut seat, &self.failover) {
+        let mut primary_view =
+            PrimaryView::of(state, applied.last_applied.map_or(0, |id| id.index));
+        if let (Some(primary_view), Some(failover)) = (&mut primary_view, &self.failover) {
             // Its server may be starting again, and would take clients; the group has not decided
             // yet who is next.
-            seat.settled &= !failover.knows_of_an_end_in(seat.epoch);
+            primary_view.settled &= !failover.knows_of_an_end_in(primary_view.epoch);
         }
-        SeatNews { seat, gate }
+        PrimaryUpdate { primary_view, gate }
     }
 }
