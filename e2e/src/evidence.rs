@@ -27,7 +27,7 @@ pub async fn keep(folder: &Path, scenario: &str, cluster: &Cluster) -> Result<Pa
             "events.txt",
             &["get", "events", "--sort-by=.metadata.creationTimestamp", "--namespace", namespace],
         ),
-        ("nodes.txt", &["describe", "nodes"]),
+        ("nodes.txt", &["register", "nodes"]),
         (
             "operator.log",
             &[

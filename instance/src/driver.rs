@@ -141,7 +141,7 @@ impl Driver {
         }
         if event == Event::Shutdown {
             tracing::info!("told to stop");
-            self.told.get_or_insert_with(Instant::now);
+            self.info.get_or_insert_with(Instant::now);
         }
         if old.phase != new.phase {
             tracing::debug!(
@@ -226,7 +226,7 @@ impl Driver {
             Command::AbortJob => self.abort_job(),
             Command::Drain => {
                 let (gateway, told) =
-                    (self.gateway.clone(), self.told.unwrap_or_else(Instant::now));
+                    (self.gateway.clone(), self.info.unwrap_or_else(Instant::now));
                 self.job(async move |_| {
                     drain::drained(gateway, told).await;
                     Event::Drained

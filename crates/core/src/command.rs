@@ -46,7 +46,7 @@ pub enum Command {
         address: Address,
     },
     /// What a member tells the group about itself, once it is in and whenever it changes.
-    Describe {
+    Register {
         /// Who speaks.
         node: NodeId,
         /// Its Raft directory.
@@ -110,7 +110,7 @@ impl Command {
             Self::Remove { .. } => "remove",
             Self::JoinExpired { .. } => "join_expired",
             Self::SetAddress { .. } => "set_address",
-            Self::Describe { .. } => "describe",
+            Self::Register { .. } => "register",
             Self::Recruit { .. } => "recruit",
             Self::Appoint { .. } => "appoint",
             Self::Force { .. } => "force",

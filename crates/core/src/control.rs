@@ -117,7 +117,7 @@ pub struct LogRow {
     pub index: u64,
     /// The term of the leader that wrote it.
     pub term: u64,
-    /// `init`, `join`, `remove`, `join_expired`, `set_address`, `describe`, or Raft's own
+    /// `init`, `join`, `remove`, `join_expired`, `set_address`, `register`, or Raft's own
     /// `membership` and `blank`.
     pub kind: String,
     /// The entry as JSON text.

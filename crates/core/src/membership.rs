@@ -98,18 +98,18 @@ pub fn next_step(facts: &Facts<'_>) -> Step {
     }
     let newcomers =
         || state.members.iter().filter(|(_, m)| m.role == Role::Learner).map(|(id, _)| *id);
-    let told = |id: &NodeId| state.members.get(id).is_some_and(|m| m.told.is_some());
+    let info = |id: &NodeId| state.members.get(id).is_some_and(|m| m.info.is_some());
     let too_long = |id: &NodeId| {
         join_timeout.is_some_and(|limit| unheard.get(id).is_some_and(|since| *since >= limit))
     };
-    if let Some(lost) = newcomers().find(|id| !told(id) && too_long(id)) {
+    if let Some(lost) = newcomers().find(|id| !info(id) && too_long(id)) {
         return Step::GiveUp(lost);
     }
     if let Some(newcomer) = newcomers().find(|id| !raft.contains(*id)) {
         return Step::AddLearner(newcomer);
     }
     if raft.voters.len() >= MAX_VOTERS {
-        return newcomers().find(|id| !told(id)).map_or(Step::Nothing, Step::WaitFor);
+        return newcomers().find(|id| !info(id)).map_or(Step::Nothing, Step::WaitFor);
     }
     if state.primary_term.as_ref().is_some_and(|r| r.phase == Phase::Recruiting) {
         return newcomers().next().map_or(Step::Nothing, Step::WaitFor);
@@ -117,7 +117,7 @@ pub fn next_step(facts: &Facts<'_>) -> Step {
     let mut waiting = newcomers().filter(|id| !raft.voters.contains(id)).peekable();
     // Who has not told which directory it lives in gets no vote: nobody could tell a wiped one from
     // it.
-    match (waiting.clone().find(|id| caught_up.contains(id) && told(id)), waiting.peek()) {
+    match (waiting.clone().find(|id| caught_up.contains(id) && info(id)), waiting.peek()) {
         (Some(ready), _) => Step::Promote(ready),
         (None, Some(&late)) => Step::WaitFor(late),
         (None, None) => Step::Nothing,

@@ -31,13 +31,13 @@ impl PrimaryView {
     /// None before there is a cluster.
     pub fn of(state: &ClusterState, applied_index: u64) -> Option<Self> {
         let PrimaryTerm { epoch, phase, primary, settled, .. } = state.primary_term.as_ref()?;
-        let told = state.members.get(primary).and_then(|m| m.told.as_ref());
+        let info = state.members.get(primary).and_then(|m| m.info.as_ref());
         Some(Self {
             cluster_id: state.cluster?,
             applied_index,
             epoch: *epoch,
             primary: *primary,
-            postgres: told.map(|t| t.postgres.clone()),
+            postgres: info.map(|t| t.postgres.clone()),
             settled: *phase == Phase::Steady && *settled,
         })
     }

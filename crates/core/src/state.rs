@@ -32,12 +32,12 @@ pub struct Member {
     /// What it is in the group.
     pub role: Role,
     /// What it has told about itself; None until it has.
-    pub told: Option<Told>,
+    pub info: Option<MemberInfo>,
 }
 
 /// What a member tells the group about itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Told {
+pub struct MemberInfo {
     /// Its Raft directory.
     pub instance: InstanceId,
     /// Its Postgres server.
@@ -110,9 +110,9 @@ impl ClusterState {
             Command::Remove { node } => self.remove(*node),
             Command::JoinExpired { node } => self.join_expired(*node),
             Command::SetAddress { node, address } => self.set_address(*node, address),
-            Command::Describe { node, instance, postgres, zone } => self.describe(
+            Command::Register { node, instance, postgres, zone } => self.register(
                 *node,
-                Told { instance: *instance, postgres: postgres.clone(), zone: zone.clone() },
+                MemberInfo { instance: *instance, postgres: postgres.clone(), zone: zone.clone() },
             ),
             Command::Recruit { .. }
             | Command::Appoint { .. }
@@ -247,7 +247,7 @@ impl ClusterState {
         self.cluster = Some(cluster);
         self.primary_term = Some(PrimaryTerm::bootstrap(node));
         self.members
-            .insert(node, Member { address: address.clone(), role: Role::Voter, told: None });
+            .insert(node, Member { address: address.clone(), role: Role::Voter, info: None });
         Ok(Outcome::Changed)
     }
 
@@ -274,7 +274,7 @@ impl ClusterState {
             return Err(Refusal::TooManyMembers(self.members.len()));
         }
         self.members
-            .insert(node, Member { address: address.clone(), role: Role::Learner, told: None });
+            .insert(node, Member { address: address.clone(), role: Role::Learner, info: None });
         Ok(Outcome::Changed)
     }
 
@@ -317,7 +317,7 @@ impl ClusterState {
         };
         match member.role {
             Role::Leaving => Ok(Outcome::AlreadySo),
-            Role::Learner if member.told.is_none() => {
+            Role::Learner if member.info.is_none() => {
                 member.role = Role::Leaving;
                 Ok(Outcome::Changed)
             }
@@ -349,19 +349,19 @@ impl ClusterState {
         }
     }
 
-    fn describe(&mut self, node: NodeId, told: Told) -> Result<Outcome, Refusal> {
+    fn register(&mut self, node: NodeId, info: MemberInfo) -> Result<Outcome, Refusal> {
         let Some(member) = self.members.get_mut(&node) else {
             return Err(Refusal::UnknownNode(node));
         };
-        match &member.told {
-            Some(known) if *known == told => return Ok(Outcome::AlreadySo),
+        match &member.info {
+            Some(known) if *known == info => return Ok(Outcome::AlreadySo),
             // A member has one directory for life: another one has forgotten whom it voted for.
-            Some(known) if known.instance != told.instance => {
+            Some(known) if known.instance != info.instance => {
                 return Err(Refusal::OtherDirectory(node));
             }
             _ => {}
         }
-        member.told = Some(told);
+        member.info = Some(info);
         Ok(Outcome::Changed)
     }
 }

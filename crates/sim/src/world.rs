@@ -459,7 +459,7 @@ fn short(content: &str) -> String {
         Ok(Command::Remove { node }) => format!("node {node} leaves"),
         Ok(Command::JoinExpired { node }) => format!("node {node} never came"),
         Ok(Command::SetAddress { node, address }) => format!("node {node} is at {address}"),
-        Ok(Command::Describe { node, .. }) => format!("node {node} tells of itself"),
+        Ok(Command::Register { node, .. }) => format!("node {node} tells of itself"),
         Ok(Command::Recruit { epoch, reason, .. }) => format!("epoch {epoch} recruits, {reason}"),
         Ok(Command::Appoint { epoch, primary }) => {
             format!("node {primary} is appointed in epoch {epoch}")

@@ -136,7 +136,7 @@ pub fn epoch(nodes: &Nodes, of: usize) -> u64 {
 /// Everything that was acknowledged is everywhere, nothing that was refused is, everybody has the
 /// same, and nobody took writes beside another one.
 pub async fn nothing_is_lost(nodes: &Nodes, ledger: Ledger) {
-    let told = ledger.told().await;
+    let told = ledger.info().await;
     let lost = lost(nodes, &told.acked).await;
     assert!(lost.is_empty(), "acknowledged and lost: {lost:?}");
     let all =

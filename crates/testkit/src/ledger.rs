@@ -100,7 +100,7 @@ impl Ledger {
 
     /// No row is on its way when this returns.
     pub async fn stop(self) -> BTreeSet<i64> {
-        self.told().await.acked
+        self.info().await.acked
     }
 
     /// The same, and all that it was told.

@@ -41,7 +41,7 @@ impl World {
             .state
             .members
             .iter()
-            .filter(|(_, m)| m.told.is_none())
+            .filter(|(_, m)| m.info.is_none())
             .map(|(id, _)| (*id, Duration::from_mins(1)))
             .collect();
         let (state, raft) = (&self.state, &self.raft);
@@ -116,7 +116,7 @@ impl World {
             .state
             .members
             .get(&node)
-            .is_some_and(|m| m.role == Role::Learner && m.told.is_none());
+            .is_some_and(|m| m.role == Role::Learner && m.info.is_none());
         if newcomer && matches!(wish, Wish::JoinAway) {
             self.away.insert(node);
         } else if newcomer && !self.away.contains(&node) {
@@ -140,7 +140,7 @@ fn wish() -> impl Strategy<Value = Wish> {
 
 fn tell(state: &mut ClusterState, node: NodeId) {
     let instance = InstanceId(Uuid::from_u128(u128::from(node.get())));
-    let _ = state.apply(&Command::Describe {
+    let _ = state.apply(&Command::Register {
         node,
         instance,
         postgres: address(node.get()),

@@ -25,7 +25,7 @@ fn op() -> impl Strategy<Value = Op> {
         3 => node().prop_map(|node| Op::Command(Command::Remove { node })),
         1 => node().prop_map(|node| Op::Command(Command::JoinExpired { node })),
         2 => (node(), address()).prop_map(|(node, address)| Op::Command(Command::SetAddress { node, address })),
-        2 => (node(), address()).prop_map(|(node, postgres)| Op::Command(Command::Describe {
+        2 => (node(), address()).prop_map(|(node, postgres)| Op::Command(Command::Register {
             node,
             instance: InstanceId(Uuid::from_u128(u128::from(node.get()))),
             postgres,

@@ -93,7 +93,7 @@ fn handshake(bytes: &[u8]) {
         (member.clone(), &ClusterState::default()),
         (member, &state),
     ] {
-        let known = state.members.get(&hello.from).and_then(|m| m.told.as_ref());
+        let known = state.members.get(&hello.from).and_then(|m| m.info.as_ref());
         let right = hello.version == PROTOCOL_VERSION
             && hello.to == me.node_id
             && me.cluster_id().is_none_or(|ours| ours == hello.cluster)
@@ -226,7 +226,7 @@ fn commands(node: NodeId) -> Vec<Command> {
     let instance = InstanceId(id(1));
     vec![
         Command::Init { cluster: ClusterId(id(7)), node, address: at() },
-        Command::Describe { node, instance, postgres: at(), zone: "a".into() },
+        Command::Register { node, instance, postgres: at(), zone: "a".into() },
         Command::Join { node, address: Address::new("other", 7002).expect("an address") },
         Command::SetAddress { node, address: Address::new("::1", 7003).expect("an address") },
         Command::Remove { node },

@@ -96,7 +96,7 @@ impl Unheard {
                 .cluster
                 .members
                 .get(id)
-                .is_some_and(|m| m.role == Role::Learner && m.told.is_none())
+                .is_some_and(|m| m.role == Role::Learner && m.info.is_none())
         };
         self.0.retain(|id, _| is_unheard(id));
         for id in applied.cluster.members.keys().filter(|id| is_unheard(id)) {

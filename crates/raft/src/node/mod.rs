@@ -5,7 +5,7 @@
 //! | server | answers the other members | `transport::handshake` |
 //! | control | answers backends and the instance manager | `commands` |
 //! | driver | on the leader: membership follows the state | `pgraft_core::membership` |
-//! | tell | tells the group about this node | here, `tell` |
+//! | tell | tells the group about this node | here, `registration` |
 //! | probe | on the leader: who answers, and how far its WAL is | – |
 //! | publish | composes `NodeStatus` on every change | `compose` |
 //! | files | writes `instance.json` when it changes | `publish` |
@@ -19,7 +19,7 @@ mod failover;
 mod primary_view;
 mod probe;
 mod publish;
-mod tell;
+mod registration;
 
 use std::io;
 use std::path::PathBuf;
@@ -306,7 +306,7 @@ impl Node {
             self.tasks.spawn(task("control", Box::pin(control::serve(control, asker(shared)))));
         }
         self.tasks.spawn(task("driver", Box::pin(driver::run(Arc::clone(shared)))));
-        self.tasks.spawn(task("tell", Box::pin(tell::run(Arc::clone(shared)))));
+        self.tasks.spawn(task("tell", Box::pin(registration::run(Arc::clone(shared)))));
         self.tasks.spawn(task("probe", Box::pin(probe::run(Arc::clone(shared)))));
         self.tasks.spawn(task("publish", Box::pin(publish::run(Arc::clone(shared), wal, publish))));
         self.tasks.spawn(task("files", Box::pin(publish::write_instance_file(Arc::clone(shared)))));

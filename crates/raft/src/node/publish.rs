@@ -126,7 +126,7 @@ impl Shared {
                 .iter()
                 .map(|(&node_id, m)| InstanceMember {
                     node_id,
-                    postgres: m.told.as_ref().map(|t| t.postgres.clone()),
+                    postgres: m.info.as_ref().map(|t| t.postgres.clone()),
                 })
                 .collect(),
             retired: state.retired.iter().copied().collect(),

@@ -141,7 +141,7 @@ impl PeerFactory {
             .cluster
             .members
             .get(&peer)
-            .and_then(|m| m.told.as_ref())
+            .and_then(|m| m.info.as_ref())
             .map(|told| told.instance);
         let hello = Hello {
             version: PROTOCOL_VERSION,

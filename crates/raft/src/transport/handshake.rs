@@ -85,7 +85,7 @@ pub fn admit(me: &Identity, state: &ClusterState, hello: &Hello) -> Result<Admis
     if state.retired.contains(&hello.from) {
         return Err(Rejected::Removed(hello.from));
     }
-    let known = state.members.get(&hello.from).and_then(|m| m.told.as_ref());
+    let known = state.members.get(&hello.from).and_then(|m| m.info.as_ref());
     if known.is_some_and(|told| told.instance != hello.from_instance) {
         return Err(Rejected::Impostor(hello.from));
     }
@@ -190,7 +190,7 @@ mod tests {
         state
             .apply(&Command::Init { cluster: cluster(7), node: one, address: at.clone() })
             .unwrap();
-        let told = Command::Describe {
+        let told = Command::Register {
             node: one,
             instance: instance(1),
             postgres: at,

@@ -218,7 +218,7 @@ async fn answer(server: &Server, from: NodeId, rpc: Rpc) -> Reply {
 /// Changes of the membership come over the control socket.
 fn may_propose(state: &ClusterState, from: NodeId, command: &Command) -> bool {
     match command {
-        Command::Describe { node, .. } => *node == from,
+        Command::Register { node, .. } => *node == from,
         Command::Retarget { .. } | Command::Settle { .. } => state.primary() == Some(from),
         _ => false,
     }

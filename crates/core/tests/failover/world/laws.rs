@@ -30,10 +30,10 @@ impl World {
         // they will be told.
         let primary_term = &self.last().primary_term;
         if primary_term.phase == Phase::Steady {
-            let told = (0..12u8).filter(|w| {
+            let info = (0..12u8).filter(|w| {
                 self.acknowledged >> w & 1 == 1 && self.made_in[*w as usize] < primary_term.epoch
             });
-            if told.into_iter().any(|write| !self.nodes[index(primary_term.primary)].has(write)) {
+            if info.into_iter().any(|write| !self.nodes[index(primary_term.primary)].has(write)) {
                 self.violation = Some(Violation::AcknowledgedWriteMissing);
             }
         }

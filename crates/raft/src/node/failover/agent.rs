@@ -139,8 +139,8 @@ impl Shared {
         }
         say(failover, &step, &server);
         let order = |order| failover.postgres.order(order, true);
-        let told = applied.cluster.members.get(&primary_term.primary).and_then(|m| m.told.as_ref());
-        let follow = told.map(|t| {
+        let info = applied.cluster.members.get(&primary_term.primary).and_then(|m| m.info.as_ref());
+        let follow = info.map(|t| {
             Order::Follow(primary_term.primary, t.postgres.clone(), primary_term.timeline)
         });
         match step {
@@ -305,7 +305,7 @@ impl Shared {
         let ready = memory.patience.is_none_or(|until| Instant::now() >= until);
         match step {
             primary::Step::Read if ready => {
-                memory.read = self.come_to_the_present().await;
+                memory.read = self.wait_for_read_index().await;
                 memory.patience = (!memory.read).then(|| Instant::now() + RETRY);
             }
             primary::Step::SetNames(change) => {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use openraft::ReadPolicy;
-use pgraft_core::state::Told;
+use pgraft_core::state::MemberInfo;
 use pgraft_core::{Command, Role};
 
 use super::Shared;
@@ -44,8 +44,8 @@ pub async fn run(shared: Arc<Shared>) {
 }
 
 impl Shared {
-    fn told(&self) -> Told {
-        Told {
+    fn info(&self) -> MemberInfo {
+        MemberInfo {
             instance: self.local.identity().instance,
             postgres: self.settings.postgres.clone(),
             zone: self.settings.zone.clone(),
@@ -58,12 +58,12 @@ impl Shared {
 
     fn is_news(&self, applied: &AppliedState) -> bool {
         let member = applied.cluster.members.get(&self.settings.node_id);
-        member.is_some_and(|m| m.role != Role::Leaving && m.told.as_ref() != Some(&self.told()))
+        member.is_some_and(|m| m.role != Role::Leaving && m.info.as_ref() != Some(&self.info()))
     }
 
     pub(super) async fn tell(&self) -> Result<(), String> {
-        let Told { instance, postgres, zone } = self.told();
-        self.propose(Command::Describe { node: self.settings.node_id, instance, postgres, zone })
+        let MemberInfo { instance, postgres, zone } = self.info();
+        self.propose(Command::Register { node: self.settings.node_id, instance, postgres, zone })
             .await
     }
 
@@ -86,7 +86,7 @@ impl Shared {
 
     /// Has applied everything that was committed before this call; false where the leader does not
     /// say so in time.
-    pub(super) async fn come_to_the_present(&self) -> bool {
+    pub(super) async fn wait_for_read_index(&self) -> bool {
         let index = async {
             let leader = self.raft.current_leader().await?;
             if node_id(leader) == Some(self.settings.node_id) {
