@@ -48,7 +48,7 @@ pub struct Heartbeat {
 
 /// Why a voter does not acknowledge a heartbeat.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Deaf {
+pub enum HeartbeatRejected {
     /// It is in another epoch, or knows of the end of this one.
     #[error("its epoch is not that of this voter")]
     OtherEpoch,
@@ -65,7 +65,7 @@ pub enum Deaf {
 
 /// What a voter knows of itself when it hears a heartbeat.
 #[derive(Debug, Clone, Copy)]
-pub struct Hearing<'a> {
+pub struct HeartbeatContext<'a> {
     /// The applied state.
     pub primary_term: &'a PrimaryTerm,
     /// Whether it votes, and the log index of the membership that says so.
@@ -123,23 +123,29 @@ impl Voter {
     ///
     /// # Errors
     /// Why there is none; no promise is made then, and none is taken back.
-    pub fn hear(&mut self, heartbeat: &Heartbeat, hearing: Hearing<'_>) -> Result<(), Deaf> {
-        let Hearing { primary_term, votes_by, now, lease_ms } = hearing;
+    pub fn hear(
+        &mut self,
+        heartbeat: &Heartbeat,
+        context: HeartbeatContext<'_>,
+    ) -> Result<(), HeartbeatRejected> {
+        let HeartbeatContext { primary_term, votes_by, now, lease_ms } = context;
         // From the moment that it knows of a recruitment it acknowledges nothing: its promise would
         // never end otherwise.
         if heartbeat.epoch != self.epoch
             || primary_term.epoch != self.epoch
             || primary_term.phase == Phase::Recruiting
         {
-            return Err(Deaf::OtherEpoch);
+            return Err(HeartbeatRejected::OtherEpoch);
         }
         match votes_by {
-            None => return Err(Deaf::NoVoter),
-            Some(index) if index != heartbeat.membership => return Err(Deaf::OtherMembership),
+            None => return Err(HeartbeatRejected::NoVoter),
+            Some(index) if index != heartbeat.membership => {
+                return Err(HeartbeatRejected::OtherMembership);
+            }
             Some(_) => {}
         }
         if self.released.is_some_and(|ended| heartbeat.start <= ended) {
-            return Err(Deaf::Released);
+            return Err(HeartbeatRejected::Released);
         }
         let until = now.after(lease_ms);
         // The clock of one node never goes back, so the later heartbeat has the later end.
@@ -162,7 +168,7 @@ impl Voter {
     }
 
     /// Whether a run of this epoch's primary is known to have ended, and no later one was heard.
-    pub fn knows_of_an_end(&self) -> bool {
+    pub fn primary_run_ended(&self) -> bool {
         self.released.is_some() && self.promise.is_none()
     }
 
@@ -220,8 +226,8 @@ mod tests {
         Heartbeat { epoch: 1, start: Start(start), membership: 7 }
     }
 
-    fn hearing(primary_term: &PrimaryTerm, now: u64) -> Hearing<'_> {
-        Hearing { primary_term, votes_by: Some(7), now: BootTime(now), lease_ms: LEASE }
+    fn context(primary_term: &PrimaryTerm, now: u64) -> HeartbeatContext<'_> {
+        HeartbeatContext { primary_term, votes_by: Some(7), now: BootTime(now), lease_ms: LEASE }
     }
 
     #[test]
@@ -237,42 +243,51 @@ mod tests {
     fn a_release_ends_what_was_promised_to_that_run_and_nothing_else() {
         let primary_term = PrimaryTerm::bootstrap(id(1));
         let mut voter = Voter::started(1, BootTime(0), LEASE);
-        voter.hear(&heartbeat(1), hearing(&primary_term, 5000)).unwrap();
+        voter.hear(&heartbeat(1), context(&primary_term, 5000)).unwrap();
         voter.release(2, Start(1));
         assert!(!voter.is_free(BootTime(5001)), "another epoch's");
         voter.release(1, Start(1));
         assert!(voter.is_free(BootTime(5001)));
         assert_eq!(
-            voter.hear(&heartbeat(1), hearing(&primary_term, 5002)),
-            Err(Deaf::Released),
+            voter.hear(&heartbeat(1), context(&primary_term, 5002)),
+            Err(HeartbeatRejected::Released),
             "a heartbeat that was late"
         );
-        voter.hear(&heartbeat(2), hearing(&primary_term, 5003)).unwrap();
+        voter.hear(&heartbeat(2), context(&primary_term, 5003)).unwrap();
         voter.release(1, Start(1));
         assert!(!voter.is_free(BootTime(5004)), "the next run's promise stands");
     }
 
     #[test]
-    fn who_knows_of_a_recruitment_is_deaf() {
+    fn who_knows_of_a_recruitment_is_rejected() {
         let mut primary_term = PrimaryTerm::bootstrap(id(1));
         let mut voter = Voter::started(1, BootTime(0), LEASE);
         primary_term.recruit(2).unwrap();
-        assert_eq!(voter.hear(&heartbeat(1), hearing(&primary_term, 10)), Err(Deaf::OtherEpoch));
+        assert_eq!(
+            voter.hear(&heartbeat(1), context(&primary_term, 10)),
+            Err(HeartbeatRejected::OtherEpoch)
+        );
         voter.enter(2);
         assert_eq!(
-            voter.hear(&Heartbeat { epoch: 2, ..heartbeat(1) }, hearing(&primary_term, 10)),
-            Err(Deaf::OtherEpoch),
+            voter.hear(&Heartbeat { epoch: 2, ..heartbeat(1) }, context(&primary_term, 10)),
+            Err(HeartbeatRejected::OtherEpoch),
             "not before the appointment"
         );
         let primary_term = PrimaryTerm::bootstrap(id(1));
         let mut voter = Voter::started(1, BootTime(0), LEASE);
         assert_eq!(
-            voter.hear(&heartbeat(1), Hearing { votes_by: None, ..hearing(&primary_term, 0) }),
-            Err(Deaf::NoVoter)
+            voter.hear(
+                &heartbeat(1),
+                HeartbeatContext { votes_by: None, ..context(&primary_term, 0) }
+            ),
+            Err(HeartbeatRejected::NoVoter)
         );
         assert_eq!(
-            voter.hear(&heartbeat(1), Hearing { votes_by: Some(8), ..hearing(&primary_term, 0) }),
-            Err(Deaf::OtherMembership)
+            voter.hear(
+                &heartbeat(1),
+                HeartbeatContext { votes_by: Some(8), ..context(&primary_term, 0) }
+            ),
+            Err(HeartbeatRejected::OtherMembership)
         );
         assert_eq!(voter.free_at(), BootTime(LEASE));
     }
@@ -320,7 +335,7 @@ mod tests {
             let mut all: Vec<Voter> = (0..size).map(|n| Voter::started(1, clock(n, 0), LEASE)).collect();
             let mut acks: BTreeMap<NodeId, BootTime> = BTreeMap::new();
             for (when, n, sent, answered) in hears {
-                let h = Hearing { primary_term: &primary_term, votes_by: Some(7), now: clock(n, when), lease_ms: LEASE };
+                let h = HeartbeatContext { primary_term: &primary_term, votes_by: Some(7), now: clock(n, when), lease_ms: LEASE };
                 if all[n].hear(&heartbeat(1), h).is_ok() && answered <= look {
                     let at = acks.entry(id(n + 1)).or_default();
                     *at = (*at).max(clock(0, sent));

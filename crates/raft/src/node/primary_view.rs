@@ -65,7 +65,7 @@ impl Shared {
         if let (Some(primary_view), Some(failover)) = (&mut primary_view, &self.failover) {
             // Its server may be starting again, and would take clients; the group has not decided
             // yet who is next.
-            primary_view.settled &= !failover.knows_of_an_end_in(primary_view.epoch);
+            primary_view.settled &= !failover.primary_run_ended_in(primary_view.epoch);
         }
         PrimaryUpdate { primary_view, gate }
     }

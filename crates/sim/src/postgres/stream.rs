@@ -371,12 +371,12 @@ fn receive(stream: &mut Stream, servers: &mut Servers, around: &mut Around<'_>) 
     } else if !wanted {
         stream.ends.get_or_insert(now + lingers);
     }
-    let deaf = (!wanted && around.rules.intake) || run.mode != Mode::Standby;
+    let rejected = (!wanted && around.rules.intake) || run.mode != Mode::Standby;
     for message in stream.down.take(around.net, now) {
         stream.heard.1 = now;
         match message {
             Down::End => stream.ends = Some(now),
-            Down::Records(from, records) if !deaf => {
+            Down::Records(from, records) if !rejected => {
                 let has = server.disk.wal.len();
                 if from <= has {
                     server.disk.wal.extend(records.iter().skip(has - from));
@@ -406,7 +406,7 @@ fn receive(stream: &mut Stream, servers: &mut Servers, around: &mut Around<'_>) 
         }
     }
     if stream.connects.is_none()
-        && !deaf
+        && !rejected
         && !ends
         && (server.disk.flushed > stream.said || stream.next_word <= now)
     {

@@ -2,7 +2,7 @@
 
 use super::{Action, MAX, Postgres, Proposal, Record, Run, Violation, WAL, World, id, index};
 use crate::mutation::Mutation;
-use pgraft_core::failover::lease::{BootTime, Hearing, Heartbeat, Start, Voter};
+use pgraft_core::failover::lease::{BootTime, Heartbeat, HeartbeatContext, Start, Voter};
 use pgraft_core::failover::primary::Names;
 use pgraft_core::failover::{SyncConfig, node, primary};
 use std::rc::Rc;
@@ -343,13 +343,13 @@ impl World {
             if mutation == Some(Mutation::MembershipNotCompared) { mine } else { theirs };
         let votes = [n, voter].into_iter().all(|log| self.voters_in_log(log).contains(&id(voter)));
         let votes_by = votes.then_some(u64::from(membership));
-        let hearing = Hearing {
+        let context = HeartbeatContext {
             primary_term: &self.applied(voter).primary_term,
             votes_by,
             now: BootTime(1),
             lease_ms: 1,
         };
-        Voter::started(self.nodes[voter].epoch, BootTime(0), 0).hear(&heartbeat, hearing).ok()?;
+        Voter::started(self.nodes[voter].epoch, BootTime(0), 0).hear(&heartbeat, context).ok()?;
         self.nodes[voter].free = false;
         let run = self.nodes[n].run_mut()?;
         (run.grants, run.older) = (run.grants | 1 << voter, run.older & !(1 << voter));

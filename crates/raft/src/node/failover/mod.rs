@@ -22,7 +22,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use openraft::async_runtime::watch::WatchReceiver;
-use pgraft_core::failover::lease::{BootTime, Hearing, Heartbeat, Start, Voter, lease_until};
+use pgraft_core::failover::lease::{
+    BootTime, Heartbeat, HeartbeatContext, Start, Voter, lease_until,
+};
 use pgraft_core::failover::node::Intake;
 use pgraft_core::failover::{History, Phase, PrimaryTerm, Report, SyncConfig};
 use pgraft_core::status::{FailoverStatus, WalPosition};
@@ -273,9 +275,9 @@ impl Failover {
     }
 
     /// Whether the run in which the primary of that epoch was the primary is over.
-    pub fn knows_of_an_end_in(&self, epoch: u64) -> bool {
+    pub fn primary_run_ended_in(&self, epoch: u64) -> bool {
         let voter = lock(&self.voter);
-        voter.epoch() == epoch && voter.knows_of_an_end()
+        voter.epoch() == epoch && voter.primary_run_ended()
     }
 
     /// Whether this primary's gate is open, by those voters.
@@ -361,13 +363,13 @@ impl FailoverEnd for Shared {
         let carried = {
             let mut voter = lock(&failover.voter);
             let votes_by = voters.contains(&self.settings.node_id).then_some(index);
-            let hearing = Hearing {
+            let context = HeartbeatContext {
                 primary_term,
                 votes_by,
                 now: failover.postgres.now(),
                 lease_ms: failover.lease_ms.max(lease_ms),
             };
-            voter.hear(heartbeat, hearing).map_err(|deaf| deaf.to_string())
+            voter.hear(heartbeat, context).map_err(|rejected| rejected.to_string())
         };
         let present = heartbeat.epoch == primary_term.epoch
             && primary_term.phase == Phase::Steady
@@ -401,7 +403,7 @@ impl FailoverEnd for Shared {
             epoch: voter.epoch(),
             knows,
             free: voter.is_free(now),
-            released: voter.knows_of_an_end(),
+            released: voter.primary_run_ended(),
             just_started: voter.has_just_started(now),
             report,
         })
