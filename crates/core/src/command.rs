@@ -82,7 +82,7 @@ pub enum Command {
         primary: NodeId,
     },
     /// The primary is to wait for these standbys.
-    Retarget {
+    ProposeSyncConfig {
         /// Its epoch.
         epoch: u64,
         /// The change of the sync configs that this one follows.
@@ -91,7 +91,7 @@ pub enum Command {
         standbys: BTreeSet<NodeId>,
     },
     /// The youngest sync config has confirmed all that is to be confirmed: it alone is in force.
-    Settle {
+    CommitSyncConfig {
         /// The primary's epoch.
         epoch: u64,
         /// The change that was confirmed.
@@ -114,8 +114,8 @@ impl Command {
             Self::Recruit { .. } => "recruit",
             Self::Appoint { .. } => "appoint",
             Self::Force { .. } => "force",
-            Self::Retarget { .. } => "retarget",
-            Self::Settle { .. } => "settle",
+            Self::ProposeSyncConfig { .. } => "propose_sync_config",
+            Self::CommitSyncConfig { .. } => "commit_sync_config",
         }
     }
 }

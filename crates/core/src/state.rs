@@ -117,8 +117,8 @@ impl ClusterState {
             Command::Recruit { .. }
             | Command::Appoint { .. }
             | Command::Force { .. }
-            | Command::Retarget { .. }
-            | Command::Settle { .. } => self.failover(command),
+            | Command::ProposeSyncConfig { .. }
+            | Command::CommitSyncConfig { .. } => self.failover(command),
         }
     }
 
@@ -147,10 +147,12 @@ impl ClusterState {
             Command::Recruit { epoch, .. } => primary_term.recruit(*epoch),
             Command::Appoint { epoch, primary } => primary_term.appoint(*epoch, *primary, &voters),
             Command::Force { epoch, primary } => primary_term.force(*epoch, *primary, &voters),
-            Command::Retarget { epoch, change, standbys } => {
-                primary_term.retarget(*epoch, *change, standbys.clone())
+            Command::ProposeSyncConfig { epoch, change, standbys } => {
+                primary_term.propose_sync_config(*epoch, *change, standbys.clone())
             }
-            Command::Settle { epoch, change, .. } => primary_term.settle(*epoch, *change),
+            Command::CommitSyncConfig { epoch, change, .. } => {
+                primary_term.commit_sync_config(*epoch, *change)
+            }
             _ => return Ok(Outcome::AlreadySo),
         }
         .map_err(|_| Refusal::MovedOn)?;
@@ -171,7 +173,7 @@ impl ClusterState {
                     last.reason = Reason::Forced;
                 }
             }
-            Command::Settle { at_ms, .. } if !was.settled => {
+            Command::CommitSyncConfig { at_ms, .. } if !was.settled => {
                 if let Some(last) = &mut self.last_failover {
                     (last.to, last.ended_ms) = (Some(was.primary), Some(*at_ms));
                 }

@@ -464,13 +464,13 @@ fn short(content: &str) -> String {
         Ok(Command::Appoint { epoch, primary }) => {
             format!("node {primary} is appointed in epoch {epoch}")
         }
-        Ok(Command::Retarget { epoch, change, standbys }) => {
+        Ok(Command::ProposeSyncConfig { epoch, change, standbys }) => {
             format!(
                 "commits of epoch {epoch} are to wait for {}, after change {change}",
                 ids(standbys)
             )
         }
-        Ok(Command::Settle { epoch, change, .. }) => {
+        Ok(Command::CommitSyncConfig { epoch, change, .. }) => {
             format!("epoch {epoch} settles change {change}")
         }
         Ok(Command::Force { .. }) | Err(_) => content.to_owned(),

@@ -58,8 +58,8 @@ mod tests {
     fn only_where_nothing_else_helps_and_somebody_says_so() {
         let voters: BTreeSet<NodeId> = [1, 2, 3].map(id).into();
         let mut primary_term = PrimaryTerm::bootstrap(id(1));
-        primary_term.retarget(1, 0, [2, 3].map(id).into()).unwrap();
-        primary_term.settle(1, 1).unwrap();
+        primary_term.propose_sync_config(1, 0, [2, 3].map(id).into()).unwrap();
+        primary_term.commit_sync_config(1, 1).unwrap();
         let report =
             |epoch| Report { epoch, holds: Holds::UpTo(WalPosition { timeline: 1, lsn: 7 }) };
         let (none, old) = (BTreeMap::new(), BTreeMap::from([(id(2), report(1))]));

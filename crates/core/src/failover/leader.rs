@@ -113,8 +113,8 @@ mod tests {
             next_step(&Facts { free: &two, steady_membership: false, ..facts }),
             Step::Nothing
         );
-        primary_term.retarget(1, 0, [2, 3].map(id).into()).unwrap();
-        primary_term.settle(1, 1).unwrap();
+        primary_term.propose_sync_config(1, 0, [2, 3].map(id).into()).unwrap();
+        primary_term.commit_sync_config(1, 1).unwrap();
         primary_term.recruit(2).unwrap();
         let facts = Facts { primary_term: &primary_term, ..facts };
         assert!(matches!(next_step(&facts), Step::WaitFor(_)));
@@ -130,8 +130,8 @@ mod tests {
     #[test]
     fn who_is_leaving_is_not_appointed() {
         let mut primary_term = PrimaryTerm::bootstrap(id(1));
-        primary_term.retarget(1, 0, [2, 3].map(id).into()).unwrap();
-        primary_term.settle(1, 1).unwrap();
+        primary_term.propose_sync_config(1, 0, [2, 3].map(id).into()).unwrap();
+        primary_term.commit_sync_config(1, 1).unwrap();
         primary_term.recruit(2).unwrap();
         let (voters, electorate) =
             (BTreeSet::from([1, 2, 3].map(id)), BTreeSet::from([1, 3].map(id)));

@@ -56,7 +56,7 @@ pub enum Step {
     /// These have not confirmed it yet.
     WaitFor(BTreeSet<NodeId>),
     /// Propose that the target alone is in force.
-    Settle {
+    CommitSyncConfig {
         /// The epoch that it is for.
         epoch: u64,
         /// The change that it is for.
@@ -89,7 +89,7 @@ pub fn next_step(facts: &Facts<'_>) -> Step {
         return Step::WaitFor(target.standbys.difference(confirmed).copied().collect());
     }
     if !primary_term.is_settled() {
-        return Step::Settle { epoch: primary_term.epoch, change: primary_term.change };
+        return Step::CommitSyncConfig { epoch: primary_term.epoch, change: primary_term.change };
     }
     match (open, lease) {
         (true, _) => Step::Nothing,
@@ -142,16 +142,16 @@ mod tests {
         facts.noted = Some(change);
         assert_eq!(next_step(&facts), Step::WaitFor([1, 3].map(id).into()));
         facts.confirmed = &third;
-        assert_eq!(next_step(&facts), Step::Settle { epoch: 2, change });
+        assert_eq!(next_step(&facts), Step::CommitSyncConfig { epoch: 2, change });
         let mut settled = primary_term.clone();
-        settled.settle(2, change).unwrap();
+        settled.commit_sync_config(2, change).unwrap();
         facts.primary_term = &settled;
         assert_eq!(next_step(&Facts { lease: false, ..facts }), Step::WaitForLease);
         assert_eq!(next_step(&facts), Step::OpenGate);
         assert_eq!(next_step(&Facts { open: true, ..facts }), Step::Nothing);
         // A change of the standbys: the gate stays, the steps begin anew.
         let mut changed = settled.clone();
-        changed.retarget(2, change, [3].map(id).into()).unwrap();
+        changed.propose_sync_config(2, change, [3].map(id).into()).unwrap();
         assert_eq!(
             next_step(&Facts { primary_term: &changed, open: true, ..facts }),
             Step::SetNames(change + 1)

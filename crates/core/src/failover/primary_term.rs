@@ -132,7 +132,7 @@ impl PrimaryTerm {
 
     /// A new primary, with a timeline of its own. Its config joins those in force and replaces
     /// none: what was acknowledged under them is only safe when the new one has confirmed it
-    /// ([`Self::settle`]).
+    /// ([`Self::commit_sync_config`]).
     ///
     /// # Errors
     /// [`MovedOn`] unless this epoch is recruiting and the appointee still votes. The first
@@ -174,12 +174,12 @@ impl PrimaryTerm {
     }
 
     /// The primary is to wait for other standbys. Going back is a change like any other: nothing
-    /// leaves but by [`Self::settle`].
+    /// leaves but by [`Self::commit_sync_config`].
     ///
     /// # Errors
     /// [`MovedOn`] unless `epoch` and `change` are the present ones, there is a primary, and fewer
     /// than three configs are in force.
-    pub fn retarget(
+    pub fn propose_sync_config(
         &mut self,
         epoch: u64,
         change: u64,
@@ -213,7 +213,7 @@ impl PrimaryTerm {
     ///
     /// # Errors
     /// [`MovedOn`] unless `epoch` and `change` are the present ones.
-    pub fn settle(&mut self, epoch: u64, change: u64) -> Result<(), MovedOn> {
+    pub fn commit_sync_config(&mut self, epoch: u64, change: u64) -> Result<(), MovedOn> {
         if self.phase != Phase::Steady || epoch != self.epoch || change != self.change {
             return Err(MovedOn);
         }
@@ -242,8 +242,8 @@ mod tests {
     enum Change {
         Recruit(u64),
         Appoint(u64, u8),
-        Retarget(u64, u64, BTreeSet<u8>),
-        Settle(u64, u64),
+        ProposeSyncConfig(u64, u64, BTreeSet<u8>),
+        CommitSyncConfig(u64, u64),
     }
 
     fn change() -> impl Strategy<Value = Change> {
@@ -252,8 +252,8 @@ mod tests {
         prop_oneof![
             1 => off.clone().prop_map(Change::Recruit),
             3 => (off.clone(), 1..7u8).prop_map(|(e, p)| Change::Appoint(e, p)),
-            2 => (off.clone(), off.clone(), prop::collection::btree_set(1..6u8, 0..5)).prop_map(|(e, c, s)| Change::Retarget(e, c, s)),
-            4 => (off.clone(), off).prop_map(|(e, c)| Change::Settle(e, c)),
+            2 => (off.clone(), off.clone(), prop::collection::btree_set(1..6u8, 0..5)).prop_map(|(e, c, s)| Change::ProposeSyncConfig(e, c, s)),
+            4 => (off.clone(), off).prop_map(|(e, c)| Change::CommitSyncConfig(e, c)),
         ]
     }
 
@@ -268,8 +268,8 @@ mod tests {
                 let result = match change.clone() {
                     Change::Recruit(e) => primary_term.recruit(at(e, primary_term.epoch) + 1),
                     Change::Appoint(e, p) => primary_term.appoint(at(e, primary_term.epoch), id(p), &voters()),
-                    Change::Retarget(e, c, s) => primary_term.retarget(at(e, primary_term.epoch), at(c, primary_term.change), s.into_iter().map(id).collect()),
-                    Change::Settle(e, c) => primary_term.settle(at(e, primary_term.epoch), at(c, primary_term.change)),
+                    Change::ProposeSyncConfig(e, c, s) => primary_term.propose_sync_config(at(e, primary_term.epoch), at(c, primary_term.change), s.into_iter().map(id).collect()),
+                    Change::CommitSyncConfig(e, c) => primary_term.commit_sync_config(at(e, primary_term.epoch), at(c, primary_term.change)),
                 };
                 if result.is_err() {
                     prop_assert_eq!(&primary_term, &before, "what is refused changes nothing");
@@ -280,7 +280,7 @@ mod tests {
                     prop_assert!(given.insert(primary_term.timeline), "timeline {} was given twice", primary_term.timeline);
                 }
                 // No config under which something may be acknowledged leaves, but by being settled.
-                if !matches!(change, Change::Settle(..)) && before.settled {
+                if !matches!(change, Change::CommitSyncConfig(..)) && before.settled {
                     prop_assert!(before.configs.iter().all(|c| primary_term.configs.contains(c)));
                 }
                 if primary_term.phase == Phase::Steady {
@@ -312,8 +312,8 @@ mod tests {
     #[test]
     fn failovers_in_a_row_do_not_pile_up_configs() {
         let mut primary_term = PrimaryTerm::bootstrap(id(1));
-        primary_term.retarget(1, 0, voters().into_iter().skip(1).collect()).unwrap();
-        primary_term.settle(1, 1).unwrap();
+        primary_term.propose_sync_config(1, 0, voters().into_iter().skip(1).collect()).unwrap();
+        primary_term.commit_sync_config(1, 1).unwrap();
         let acknowledged_under = primary_term.configs.clone();
         for epoch in 2..20 {
             primary_term.recruit(epoch).unwrap();

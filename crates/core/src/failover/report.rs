@@ -124,8 +124,8 @@ mod tests {
     /// Three nodes, 1 was the primary, epoch 2 recruits.
     fn recruiting() -> PrimaryTerm {
         let mut primary_term = PrimaryTerm::bootstrap(id(1));
-        primary_term.retarget(1, 0, ids(&[2, 3])).unwrap();
-        primary_term.settle(1, 1).unwrap();
+        primary_term.propose_sync_config(1, 0, ids(&[2, 3])).unwrap();
+        primary_term.commit_sync_config(1, 1).unwrap();
         primary_term.recruit(2).unwrap();
         primary_term
     }

@@ -8,7 +8,7 @@ use uuid::Uuid;
 enum Op {
     Command(Command),
     /// Raft's membership follows the state, as the leader's driver makes it.
-    Settle,
+    CommitSyncConfig,
 }
 
 fn node() -> impl Strategy<Value = NodeId> {
@@ -32,7 +32,7 @@ fn op() -> impl Strategy<Value = Op> {
             zone: String::new()
         })),
         1 => (node(), address()).prop_map(|(node, address)| Op::Command(Command::Init { cluster: ClusterId(Uuid::from_u128(9)), node, address })),
-        4 => Just(Op::Settle),
+        4 => Just(Op::CommitSyncConfig),
     ]
 }
 
@@ -64,7 +64,7 @@ fn run(ops: &[Op]) -> ClusterState {
                     assert_eq!(state, before, "a refused command changed something");
                 }
             }
-            Op::Settle => {
+            Op::CommitSyncConfig => {
                 let membership = settled(&state);
                 state.apply_membership(&membership);
             }
@@ -88,7 +88,7 @@ proptest! {
         for op in &ops {
             match op {
                 Op::Command(c) => { let _ = state.apply(c); }
-                Op::Settle => { let m = settled(&state); state.apply_membership(&m); }
+                Op::CommitSyncConfig => { let m = settled(&state); state.apply_membership(&m); }
             }
             spent.extend(state.retired.iter().copied());
             prop_assert!(spent.is_subset(&state.retired));

@@ -219,7 +219,9 @@ async fn answer(server: &Server, from: NodeId, rpc: Rpc) -> Reply {
 fn may_propose(state: &ClusterState, from: NodeId, command: &Command) -> bool {
     match command {
         Command::Register { node, .. } => *node == from,
-        Command::Retarget { .. } | Command::Settle { .. } => state.primary() == Some(from),
+        Command::ProposeSyncConfig { .. } | Command::CommitSyncConfig { .. } => {
+            state.primary() == Some(from)
+        }
         _ => false,
     }
 }

@@ -86,13 +86,15 @@ impl World {
             Proposal::Appoint(epoch, primary) => {
                 primary_term.appoint(*epoch, *primary, &now.voters)
             }
-            Proposal::Settle(_, _)
+            Proposal::CommitSyncConfig(_, _)
                 if mutation == Some(Mutation::LateConfirmationsCount)
                     && primary_term.phase == Phase::Steady =>
             {
-                primary_term.settle(primary_term.epoch, primary_term.change)
+                primary_term.commit_sync_config(primary_term.epoch, primary_term.change)
             }
-            Proposal::Settle(epoch, change) => primary_term.settle(*epoch, *change),
+            Proposal::CommitSyncConfig(epoch, change) => {
+                primary_term.commit_sync_config(*epoch, *change)
+            }
         };
         if mutation == Some(Mutation::AppointReplacesConfigs)
             && matches!(proposal, Proposal::Appoint(..))
@@ -132,7 +134,7 @@ impl World {
             primary_term.configs.pop();
             primary_term.change += 1;
         } else {
-            primary_term.retarget(primary_term.epoch, primary_term.change, new).ok()?;
+            primary_term.propose_sync_config(primary_term.epoch, primary_term.change, new).ok()?;
         }
         self.left.changes -= 1;
         if mutation == Some(Mutation::NamesBeforeTheyAreCommitted) {

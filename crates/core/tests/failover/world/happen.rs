@@ -255,8 +255,8 @@ impl World {
                 self.acknowledge(n, mutation);
             }
             primary::Step::Note(change) => run.noted = Some((change, end)),
-            primary::Step::Settle { epoch, change } => {
-                self.proposals.insert(Proposal::Settle(epoch, change)).then_some(())?;
+            primary::Step::CommitSyncConfig { epoch, change } => {
+                self.proposals.insert(Proposal::CommitSyncConfig(epoch, change)).then_some(())?;
             }
             primary::Step::OpenGate => {
                 run.open = true;

@@ -163,7 +163,7 @@ impl Node {
 pub enum Proposal {
     Recruit(u64),
     Appoint(u64, NodeId),
-    Settle(u64, u64),
+    CommitSyncConfig(u64, u64),
 }
 
 /// How much may happen.
@@ -242,8 +242,8 @@ impl World {
     /// `size` nodes of which `voters` vote; the first is the primary, its standbys are `standbys`.
     pub fn new(size: usize, voters: Bits, standbys: Bits, left: Budget) -> Self {
         let mut primary_term = PrimaryTerm::bootstrap(id(0));
-        let _ = primary_term.retarget(1, 0, ids(standbys));
-        let _ = primary_term.settle(1, primary_term.change);
+        let _ = primary_term.propose_sync_config(1, 0, ids(standbys));
+        let _ = primary_term.commit_sync_config(1, primary_term.change);
         let target = Rc::new(primary_term.configs[0].clone());
         let first = Record { timeline: 1, write: None };
         let mut nodes: Vec<Node> = (0..size)

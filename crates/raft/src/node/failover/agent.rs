@@ -314,9 +314,9 @@ impl Shared {
                 }
             }
             primary::Step::Note(change) => memory.noted = Some((change, look.end)),
-            primary::Step::Settle { epoch, change } if ready => {
+            primary::Step::CommitSyncConfig { epoch, change } if ready => {
                 let at_ms = machine::wall_clock_us() / 1000;
-                self.proposed(memory, Command::Settle { epoch, change, at_ms }).await;
+                self.proposed(memory, Command::CommitSyncConfig { epoch, change, at_ms }).await;
             }
             primary::Step::Nothing if ready => {
                 // Who has a vote confirms commits; who leaves stops to do so first.
@@ -324,7 +324,7 @@ impl Shared {
                 if let Some(standbys) = primary::wanted(primary_term, &voters) {
                     self.proposed(
                         memory,
-                        Command::Retarget {
+                        Command::ProposeSyncConfig {
                             epoch: primary_term.epoch,
                             change: primary_term.change,
                             standbys,
@@ -413,7 +413,7 @@ fn said(step: &primary::Step) -> String {
         primary::Step::Note(_) | primary::Step::WaitFor(_) => {
             "waits for its standbys to have its WAL".into()
         }
-        primary::Step::Settle { .. } => "settles whom its commits wait for".into(),
+        primary::Step::CommitSyncConfig { .. } => "settles whom its commits wait for".into(),
         primary::Step::WaitForLease => "waits for its lease".into(),
         primary::Step::OpenGate => "opens its gate".into(),
     }
