@@ -107,26 +107,26 @@ async fn closed_it_confirms_nothing() {
 /// started again: Postgres replays past the fork by itself, and asks for the new primary's WAL from
 /// behind it. None of that is confirmed.
 #[tokio::test]
-async fn whoever_has_parted_from_its_primary_confirms_nothing() {
+async fn whoever_has_diverged_from_its_primary_confirms_nothing() {
     let Some(bindir) = bindir() else { return };
     let dir = scratch();
     let old = governed(&bindir, dir.path()).await;
     run(&old.connect_locally().await, OPEN).await.unwrap();
-    let (next, parted) =
+    let (next, diverged) =
         (standby(&bindir, dir.path(), 2, &old), standby(&bindir, dir.path(), 3, &old));
-    for standby in [&next, &parted] {
+    for standby in [&next, &diverged] {
         standby.rows(&open(&old)).await;
         standby.until(&receiving(&old), &received(&old)).await;
     }
     // What it has written of its data files would say how far it was, and it would not come up
     // again.
-    parted.set("bgwriter_lru_maxpages = 0\ncheckpoint_timeout = '1h'");
-    parted.reload();
-    parted.until("show bgwriter_lru_maxpages", "0").await;
+    diverged.set("bgwriter_lru_maxpages = 0\ncheckpoint_timeout = '1h'");
+    diverged.reload();
+    diverged.until("show bgwriter_lru_maxpages", "0").await;
     next.rows(CLOSE).await;
     next.until("select count(*) from pg_stat_wal_receiver", "0").await;
     old.rows("insert into t select generate_series(2, 500)").await;
-    parted.until("select max(v) from t", "500").await;
+    diverged.until("select max(v) from t", "500").await;
     kill(old.postmaster().unwrap(), Signal::SIGQUIT).unwrap();
 
     run(&next.connect_locally().await, OPEN).await.unwrap();
@@ -134,29 +134,29 @@ async fn whoever_has_parted_from_its_primary_confirms_nothing() {
     kill(next.postmaster().unwrap(), Signal::SIGUSR1).unwrap();
     next.until("select pg_is_in_recovery()", "f").await;
     next.rows("insert into t select -generate_series(1, 5000)").await;
-    parted.rows(&open_on(&next, 2)).await;
+    diverged.rows(&open_on(&next, 2)).await;
     let refused =
-        async |words: &str| parted.until_worker(words, |_| parted.log().contains(words)).await;
+        async |words: &str| diverged.until_worker(words, |_| diverged.log().contains(words)).await;
     refused("new timeline 2 forked off current database system timeline 1 before current recovery point").await;
 
-    kill(parted.postmaster().unwrap(), Signal::SIGQUIT).unwrap();
-    parted
-        .until_worker("end of the server", |_| !parted.pgdata().join("postmaster.pid").exists())
+    kill(diverged.postmaster().unwrap(), Signal::SIGQUIT).unwrap();
+    diverged
+        .until_worker("end of the server", |_| !diverged.pgdata().join("postmaster.pid").exists())
         .await;
-    parted.start();
+    diverged.start();
     wait_for(&next, "node3");
     let waiting = Waiting::of(&next, "", "insert into t values (0)").await;
-    parted.rows(&open_on(&next, 2)).await;
+    diverged.rows(&open_on(&next, 2)).await;
     refused("this server has WAL that is not in its primary's history").await;
     tokio::time::sleep(Duration::from_millis(500)).await;
-    assert_eq!(parted.one("select max(v) from t").await, "500", "it has replayed past the fork");
+    assert_eq!(diverged.one("select max(v) from t").await, "500", "it has replayed past the fork");
     assert_eq!(
         next.one(&format!("select wait_event from pg_stat_activity where pid = {}", waiting.pid))
             .await,
         "SyncRep"
     );
     let received = "select count(*) from pg_ls_waldir() where name like '00000002________________'";
-    assert_eq!(parted.one(received).await, "0", "it has taken none of the new primary's WAL");
+    assert_eq!(diverged.one(received).await, "0", "it has taken none of the new primary's WAL");
 }
 
 #[tokio::test]

@@ -122,7 +122,7 @@ async fn the_leader_takes_itself_out() {
         server.until(&out, "2,t,2").await;
     }
     let rest: Vec<&Server> = servers.iter().filter(|s| s.id != id).collect();
-    change(&rest, &format!("select pgraft_remove_node({id})")).await; // the same call on the heir
+    change(&rest, &format!("select pgraft_remove_node({id})")).await; // the same call on the successor
     let error =
         asked(&rest, &format!("select pgraft_add_node({id}, '127.0.0.1', 1)")).await.1.unwrap_err();
     assert_eq!(error.code().code(), "PGR02");

@@ -40,7 +40,7 @@ async fn the_minority_changes_nothing() {
     let (leader, before) = (leader_of(&servers, 0).await, rows(&servers[0]).await);
     let minority = [leader, (leader + 1) % 5];
     network.split(&minority);
-    let (cut_off, rest): (Vec<&Server>, Vec<&Server>) = parted(&servers, &minority);
+    let (cut_off, rest): (Vec<&Server>, Vec<&Server>) = diverged(&servers, &minority);
     assert_eq!(tries(&cut_off, 70).await, 6);
     change(&rest, &sixth.join()).await;
     until_leading(&rest, "select voters from pgraft_status()", "6").await;
@@ -59,7 +59,7 @@ async fn the_minority_changes_nothing() {
         until_leading(&servers, "select bool_and(reachable) from pgraft_members", "true").await;
     let minority = [(leader + 1) % 5, (leader + 2) % 5];
     network.split(&minority);
-    let (cut_off, rest) = parted(&servers, &minority);
+    let (cut_off, rest) = diverged(&servers, &minority);
     until_leading(&rest, "select count(*) from pgraft_members where not reachable", "2").await;
     assert_eq!(tries(&cut_off, 80).await, 6);
     let done = change(&rest, "select pgraft_remove_node(6)").await;
@@ -71,7 +71,7 @@ async fn the_minority_changes_nothing() {
     // bring it down is shown in crates/sim, where no machine is too busy to lead.)
     let (leader, deaf) = until_deaf(&network, &servers).await;
     assert_eq!(tries(&[&servers[deaf]], 90).await, 3);
-    let (_, rest) = parted(&servers, &[deaf]);
+    let (_, rest) = diverged(&servers, &[deaf]);
     change(&rest, &format!("select pgraft_add_node(7, '{}', 7777)", Network::address(5))).await; // four of five decide
     let done = change(&rest, "select pgraft_remove_node(7)").await;
     network.heal_one_way(leader, deaf);
@@ -80,7 +80,7 @@ async fn the_minority_changes_nothing() {
 }
 
 /// These, and the others.
-fn parted<'a>(servers: &'a [Server], these: &[usize]) -> (Vec<&'a Server>, Vec<&'a Server>) {
+fn diverged<'a>(servers: &'a [Server], these: &[usize]) -> (Vec<&'a Server>, Vec<&'a Server>) {
     (
         these.iter().map(|n| &servers[*n]).collect(),
         (0..servers.len()).filter(|n| !these.contains(n)).map(|n| &servers[n]).collect(),

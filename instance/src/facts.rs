@@ -40,7 +40,7 @@ pub async fn inspect(settings: &Settings) -> Result<Facts, FactsError> {
         data,
         named,
         epoch,
-        parted: file.is_some_and(|f| f.rewind.is_some() && f.rewind == f.primary),
+        diverged: file.is_some_and(|f| f.rewind.is_some() && f.rewind == f.primary),
         // A cluster that fails over is not left by one node whose configuration lacks it: it would
         // take writes that nobody fences.
         failover: failover || settings.failover,

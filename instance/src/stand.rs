@@ -122,14 +122,14 @@ fn member(settings: &Settings) -> Result<pgraft_raft::Settings, String> {
     Ok(member)
 }
 
-/// The epoch in which the WAL of this data directory was found to have parted from the primary's,
+/// The epoch in which the WAL of this data directory was found to have diverged from the primary's,
 /// when it is being rewound for that; written before the first byte of it is changed.
-pub fn parted_in(mending: &Path) -> Option<u64> {
+pub fn diverged_in(mending: &Path) -> Option<u64> {
     let text = files::read_if_there(mending).ok().flatten()?;
     std::str::from_utf8(&text).ok()?.trim().parse().ok()
 }
 
-/// [`parted_in`], from now on.
+/// [`diverged_in`], from now on.
 pub fn parts_in(paths: &Paths, epoch: u64) -> Result<bool, files::FileError> {
     files::write_whole(&paths.mending(), epoch.to_string().as_bytes())
 }
@@ -150,7 +150,7 @@ impl Postgres for Nobody {
     }
 
     fn repair(&self) -> Option<Repair> {
-        Some(Repair { parted_in: parted_in(&self.mending) })
+        Some(Repair { diverged_in: diverged_in(&self.mending) })
     }
 
     fn order(&self, _: Order, _: bool) {}

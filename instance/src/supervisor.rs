@@ -69,7 +69,7 @@ pub struct State {
 /// What a standby can't do while it runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Repair {
-    /// Its WAL has parted from the primary's.
+    /// Its WAL has diverged from the primary's.
     Rewind,
     /// The primary has no more the WAL that it needs, or it can't be rewound.
     Clone,
@@ -140,8 +140,8 @@ pub struct Facts {
     pub named: Named,
     /// The epoch that `instance.json` is of; 0 where there is none.
     pub epoch: u64,
-    /// `instance.json` says that this server's WAL has parted from the primary's.
-    pub parted: bool,
+    /// `instance.json` says that this server's WAL has diverged from the primary's.
+    pub diverged: bool,
     /// The members choose the primary.
     pub failover: bool,
     /// Whether this node makes a cluster where there is none.
@@ -435,11 +435,11 @@ fn next(facts: Facts, state: State) -> Next {
         }
         (Data::Whole { .. }, Named::This) => Next::Start(Mode::Standby),
         (Data::Whole { .. }, _) => match state.repair {
-            Some(Repair::Rewind) if facts.parted && state.rewound_in != Some(facts.epoch) => {
+            Some(Repair::Rewind) if facts.diverged && state.rewound_in != Some(facts.epoch) => {
                 Next::Rewind
             }
             // It was asked for by a member that has listened since: it follows by now.
-            Some(Repair::Rewind) if !facts.parted => Next::Start(Mode::Standby),
+            Some(Repair::Rewind) if !facts.diverged => Next::Start(Mode::Standby),
             Some(_) => Next::Clone,
             None => Next::Start(Mode::Standby),
         },

@@ -105,7 +105,7 @@ pub fn follow(
 }
 
 /// Whom the peers call the primary: one that says so itself before one that others name, and the
-/// youngest epoch of those.
+/// latest epoch of those.
 pub fn named_by_peers(this: NodeId, answers: &[Status]) -> Option<Upstream> {
     answers
         .iter()

@@ -129,7 +129,7 @@ async fn what_nobody_else_has_is_rewound() {
 /// WAL of its own, stock Postgres takes it for the confirmation of what the primary has written
 /// there.
 #[tokio::test]
-async fn wal_that_has_parted_confirms_nothing() {
+async fn wal_that_has_diverged_confirms_nothing() {
     let Some(mut nodes) = of_three(|_| ()).await else { return };
     let old = primary(&nodes).await;
     let alone = nodes.nodes[old].connect("postgres", "superuser-1", "postgres").await.unwrap();
@@ -324,16 +324,16 @@ async fn a_primary_by_force() {
     more_rows(&ledger, 10).await;
     let old = primary(&nodes).await;
     let before = epoch(&nodes, old);
-    let (silent, heir) = ((old + 1) % 3, (old + 2) % 3);
+    let (silent, successor) = ((old + 1) % 3, (old + 2) % 3);
     let postmaster = nodes.nodes[silent].postmaster().unwrap();
     let receiver = until("a walreceiver", async || child_of(postmaster, "walreceiver")).await;
     kill(Pid::from_raw(receiver), Signal::SIGSTOP).unwrap();
     more_rows(&ledger, 10).await;
     nodes.nodes[old].kill_all();
 
-    let force = |accept: &str| format!("SELECT pgraft_force_primary({}{accept})", heir + 1);
+    let force = |accept: &str| format!("SELECT pgraft_force_primary({}{accept})", successor + 1);
     let leader = until("a leader that waits for a report", async || {
-        for n in [silent, heir] {
+        for n in [silent, successor] {
             let waits =
                 nodes.nodes[n].sql("SELECT pgraft_is_leader() AND phase = 'recruiting' AND waits_for <> '{}' FROM pgraft_failover()");
             if waits.await.ok().flatten().as_deref() == Some("t") {
@@ -347,9 +347,9 @@ async fn a_primary_by_force() {
     let refused = refused.as_db_error().unwrap();
     assert_eq!(refused.code().code(), "PGR08", "{refused}");
     assert!(refused.hint().unwrap().contains("accept_data_loss => true"), "{refused}");
-    assert_eq!(epoch(&nodes, heir), before + 1, "it looks for one still");
+    assert_eq!(epoch(&nodes, successor), before + 1, "it looks for one still");
     until("a primary by force", async || {
-        for n in [leader, silent, heir] {
+        for n in [leader, silent, successor] {
             if nodes.nodes[n].sql(&force(", accept_data_loss => true")).await.is_ok() {
                 return Some(());
             }
@@ -357,12 +357,12 @@ async fn a_primary_by_force() {
         None
     })
     .await;
-    nodes.nodes[heir].wait_for("SELECT pg_is_in_recovery()", "f").await;
+    nodes.nodes[successor].wait_for("SELECT pg_is_in_recovery()", "f").await;
     kill(Pid::from_raw(receiver), Signal::SIGCONT).unwrap();
     more_rows(&ledger, 10).await;
-    assert_eq!(primary(&nodes).await, heir);
-    nodes.nodes[heir].wait_for("SELECT last_reason FROM pgraft_failover()", "forced").await;
-    nodes.nodes[heir]
+    assert_eq!(primary(&nodes).await, successor);
+    nodes.nodes[successor].wait_for("SELECT last_reason FROM pgraft_failover()", "forced").await;
+    nodes.nodes[successor]
         .wait_for("SELECT count(*) > 0 FROM pgraft_log() WHERE kind = 'force'", "t")
         .await;
     nodes.nodes[old].start();
@@ -381,23 +381,24 @@ async fn a_long_backlog_of_replay() {
     };
     let ledger = Ledger::start(nodes.servers());
     let old = primary(&nodes).await;
-    let (lagging, heir) = ((old + 1) % 3, (old + 2) % 3);
+    let (lagging, successor) = ((old + 1) % 3, (old + 2) % 3);
     nodes.nodes[old].sql("CREATE TABLE held ()").await.unwrap();
-    nodes.nodes[heir].wait_for("SELECT count(*) FROM held", "0").await;
-    let holds = nodes.nodes[heir].connect("postgres", "superuser-1", "postgres").await.unwrap();
+    nodes.nodes[successor].wait_for("SELECT count(*) FROM held", "0").await;
+    let holds =
+        nodes.nodes[successor].connect("postgres", "superuser-1", "postgres").await.unwrap();
     holds.batch_execute("BEGIN; SELECT count(*) FROM held").await.unwrap();
     let lags = nodes.nodes[lagging].postmaster().unwrap();
     let receiver =
         Pid::from_raw(until("a walreceiver", async || child_of(lags, "walreceiver")).await);
     kill(receiver, Signal::SIGSTOP).unwrap();
-    // From here on the heir alone confirms, and replays nothing.
+    // From here on the successor alone confirms, and replays nothing.
     nodes.nodes[old].sql("DROP TABLE held").await.unwrap();
     nodes.nodes[old].sql("CREATE TABLE backlog AS SELECT n, repeat('x', 200) FROM generate_series(1, 200000) AS n").await.unwrap();
     more_rows(&ledger, 10).await;
     let before = epoch(&nodes, old);
     let backlog =
         "SELECT pg_wal_lsn_diff(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn())::bigint >> 20";
-    let backlog = nodes.nodes[heir].sql(backlog).await.unwrap().unwrap();
+    let backlog = nodes.nodes[successor].sql(backlog).await.unwrap().unwrap();
     ledger.new_gap();
     nodes.nodes[old].kill_all();
     kill(receiver, Signal::SIGCONT).unwrap();
@@ -407,7 +408,7 @@ async fn a_long_backlog_of_replay() {
             .sql("SELECT primary_node FROM pgraft_failover() WHERE phase = 'steady'")
             .await
             .ok()??;
-        (told == (heir + 1).to_string()).then_some(())
+        (told == (successor + 1).to_string()).then_some(())
     };
     until("the one with the most WAL to be appointed", appointed).await;
     let waits = Instant::now();
@@ -415,7 +416,7 @@ async fn a_long_backlog_of_replay() {
     let meanwhile = epoch(&nodes, lagging);
     holds.batch_execute("COMMIT").await.unwrap();
     let new = primary_after(&nodes, before, &[old]).await;
-    assert_eq!(new, heir, "the other one has less WAL");
+    assert_eq!(new, successor, "the other one has less WAL");
     let waited = waits.elapsed();
     println!(
         "a backlog of {backlog} MB, held up for 10 s: node {} took over after {waited:?}, in primary term {}",

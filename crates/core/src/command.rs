@@ -90,7 +90,7 @@ pub enum Command {
         /// Who is to confirm commits.
         standbys: BTreeSet<NodeId>,
     },
-    /// The youngest sync config has confirmed all that is to be confirmed: it alone is in force.
+    /// The latest sync config has confirmed all that is to be confirmed: it alone is in force.
     CommitSyncConfig {
         /// The primary's epoch.
         epoch: u64,

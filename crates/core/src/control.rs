@@ -68,7 +68,7 @@ pub enum Request {
         /// The last answer.
         heard: Option<PrimaryUpdate>,
     },
-    /// The youngest log entries, oldest first.
+    /// The latest log entries, oldest first.
     Log {
         /// At most this many.
         limit: usize,

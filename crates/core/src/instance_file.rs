@@ -32,7 +32,7 @@ pub struct InstanceFile {
     /// standby then, and its worker promotes it.
     #[serde(default)]
     pub failover: bool,
-    /// Whose history this server's WAL has parted from: it is to be rewound to that node's, or
+    /// Whose history this server's WAL has diverged from: it is to be rewound to that node's, or
     /// cloned from it.
     #[serde(default)]
     pub rewind: Option<NodeId>,

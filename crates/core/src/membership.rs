@@ -92,7 +92,7 @@ pub fn next_step(facts: &Facts<'_>) -> Step {
             return Step::Drop(leaving);
         }
         return match raft.voters.iter().find(|id| *id != me && caught_up.contains(id)) {
-            Some(&heir) => Step::Transfer(heir),
+            Some(&successor) => Step::Transfer(successor),
             None => Step::WaitFor(leaving),
         };
     }

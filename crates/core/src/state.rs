@@ -15,7 +15,7 @@ pub struct ClusterState {
     pub cluster: Option<ClusterId>,
     /// Who is the primary, and what a failover has to know about it. None before [`Command::Init`].
     pub primary_term: Option<PrimaryTerm>,
-    /// The youngest change of the primary.
+    /// The latest change of the primary.
     pub last_failover: Option<LastFailover>,
     /// Who is in.
     pub members: BTreeMap<NodeId, Member>,

@@ -90,7 +90,7 @@ pub struct FailoverStatus {
     pub sync_standbys: Vec<NodeId>,
     /// ... and for how many of them.
     pub sync_required: usize,
-    /// The youngest change of the primary.
+    /// The latest change of the primary.
     pub last: Option<LastFailover>,
 }
 

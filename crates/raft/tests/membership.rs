@@ -220,12 +220,12 @@ async fn a_joint_configuration_left_behind_is_finished_by_the_next_leader() {
     c.crash(leader).await;
 
     let rest = c.running();
-    let heir = c.leader(rest[0], |l| l != i64::try_from(leader + 1).unwrap()).await;
-    c.wait(heir, "four voters", |s| s.voters == 4).await;
-    let log = c.log(heir).await;
+    let successor = c.leader(rest[0], |l| l != i64::try_from(leader + 1).unwrap()).await;
+    c.wait(successor, "four voters", |s| s.voters == 4).await;
+    let log = c.log(successor).await;
     let is_joint = |r: &&harness::Row| r.kind == "membership" && is_joint(r.data.as_bytes());
     let last_joint =
-        log.iter().rfind(is_joint).expect("the joint configuration is in the heir's log");
+        log.iter().rfind(is_joint).expect("the joint configuration is in the successor's log");
     let uniform = log.iter().rfind(|r| r.kind == "membership").unwrap();
     assert!(
         uniform.index > last_joint.index && uniform.term > last_joint.term,

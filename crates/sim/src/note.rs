@@ -112,7 +112,7 @@ pub enum Note {
         /// The standby.
         standby: u32,
         /// Where it has another record than that server, if it has.
-        parted: Option<usize>,
+        diverged: Option<usize>,
     },
     /// A standby may not stream.
     Refuses {

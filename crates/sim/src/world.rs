@@ -50,8 +50,8 @@ pub struct World {
     pub story: Story,
     invariants: Vec<Box<dyn Invariant>>,
     violation: Option<Violation>,
-    /// The youngest state that anybody has applied, after this index.
-    youngest: (u64, ClusterState),
+    /// The latest state that anybody has applied, after this index.
+    latest: (u64, ClusterState),
     restarts: Vec<(Time, u32)>,
     /// The members' servers, where the members choose the primary.
     pub databases: Option<Databases>,
@@ -69,7 +69,7 @@ impl World {
             story: Story::default(),
             invariants: invariants::all(),
             violation: None,
-            youngest: (0, ClusterState::default()),
+            latest: (0, ClusterState::default()),
             restarts: Vec::new(),
             databases: None,
         }
@@ -85,9 +85,9 @@ impl World {
         self.violation.as_ref()
     }
 
-    /// The youngest state that anybody has applied.
+    /// The latest state that anybody has applied.
     pub const fn state(&self) -> &ClusterState {
-        &self.youngest.1
+        &self.latest.1
     }
 
     /// Adds a line to the story.
@@ -331,7 +331,7 @@ impl World {
         self.hosts.get(&number).filter(|h| h.is_up())?.status()
     }
 
-    /// Who votes, by the youngest state.
+    /// Who votes, by the latest state.
     pub fn voters(&self) -> Vec<u32> {
         self.state()
             .members
@@ -391,14 +391,14 @@ impl World {
                 Event::Installed { index, .. } if *index > 0 => {
                     self.tell(format!("node {node} goes on from a snapshot up to entry {index}"));
                 }
-                Event::Applied { entry, outcome, state } if entry.index > self.youngest.0 => {
+                Event::Applied { entry, outcome, state } if entry.index > self.latest.0 => {
                     self.tell_of_entry(
                         entry.index,
                         &entry.content,
                         entry.voters.as_deref(),
                         outcome,
                     );
-                    self.youngest = (entry.index, ClusterState::clone(state));
+                    self.latest = (entry.index, ClusterState::clone(state));
                     self.see_primary_term();
                 }
                 _ => {}

@@ -112,7 +112,7 @@ fn a_standby_that_follows_uncompared_is_seen() {
 
 #[test]
 fn timelines_left_to_postgres_are_seen() {
-    // By a number that was used twice a WAL that has parted looks like a beginning of the
+    // By a number that was used twice a WAL that has diverged looks like a beginning of the
     // primary's.
     let plan = servers(Rules { timelines: false, ..Rules::default() });
     must_break_or_follow(plan, &["timelines are used once"], &["who follows has the same history"]);
@@ -121,7 +121,7 @@ fn timelines_left_to_postgres_are_seen() {
 #[test]
 fn a_recruit_that_reports_too_early_is_seen() {
     // Its receiver goes on: what it takes is missing from its report, and what it confirms may be
-    // lost. Mostly it is not, and its WAL has parted.
+    // lost. Mostly it is not, and its WAL has diverged.
     let plan = servers(Rules { intake: false, ..Rules::default() });
     must_break_or_follow(plan, &LOST, &["who follows has the same history"]);
 }

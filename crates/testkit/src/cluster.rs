@@ -74,7 +74,7 @@ pub async fn whole(nodes: &Nodes) {
         let streaming = "SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming'";
         let streaming = nodes.nodes[primary].sql(streaming).await.ok()??;
         // A receiver calls itself streaming before the primary has told it that their histories
-        // have parted.
+        // have diverged.
         let timelines: BTreeSet<_> = nodes
             .nodes
             .iter()

@@ -18,7 +18,7 @@
 //! the order of all accesses is one order: whoever closes the intake and reads the flush position
 //! then sees all that was or will be confirmed.
 //!
-//! A server whose WAL has parted from its primary's takes none of it. Postgres leaves a gap there
+//! A server whose WAL has diverged from its primary's takes none of it. Postgres leaves a gap there
 //! (tried on 17): a standby that is started again once it has fetched the primary's history file
 //! replays its own WAL past the fork, asks for the primary's behind it, and confirms that, though
 //! it can never replay it. One that has the beginning of a record behind the fork, up to the next
@@ -446,7 +446,7 @@ unsafe extern "C-unwind" fn start_streaming(
         let (timeline, start) =
             unsafe { ((*options).proto.physical.startpointTLI, (*options).startpoint) };
         // SAFETY: nothing is owned here.
-        unsafe { end_if_parted(timeline, start) };
+        unsafe { end_if_diverged(timeline, start) };
     }
     // SAFETY: Postgres' own function, with its own arguments.
     POSTGRES
@@ -460,7 +460,7 @@ unsafe extern "C-unwind" fn start_streaming(
 ///
 /// # Safety
 /// May jump to Postgres' error handler: no frame between it and here may own anything.
-unsafe fn end_if_parted(timeline: u32, start: u64) {
+unsafe fn end_if_diverged(timeline: u32, start: u64) {
     let replayed = wal::replayed();
     // SAFETY: the closure owns nothing that a jump would lose.
     let follows = unsafe {

@@ -23,7 +23,7 @@ const READ: &str = "SELECT EXISTS (SELECT FROM pg_catalog.pg_stat_wal_receiver W
 
 static STARTED: LazyLock<Instant> = LazyLock::new(Instant::now);
 
-/// Asks for a rewind where the worker says that this server's WAL has parted from the primary's,
+/// Asks for a rewind where the worker says that this server's WAL has diverged from the primary's,
 /// once that primary is there: a member that is stopped for a repair does not vote.
 pub async fn rewind_if_asked(
     settings: &Settings,
@@ -38,7 +38,7 @@ pub async fn rewind_if_asked(
         return Ok(());
     }
     rewind::source_is_there(settings, secrets, &primary).await?;
-    tracing::warn!(primary = %primary.node_id, "this server's WAL has parted from the primary's: it is stopped to be rewound");
+    tracing::warn!(primary = %primary.node_id, "this server's WAL has diverged from the primary's: it is stopped to be rewound");
     let _ = events.send(Event::Needs(Repair::Rewind));
     Ok(())
 }

@@ -26,7 +26,7 @@ pub async fn drained(gateway: Option<Arc<Gateway>>, told: Instant) {
 }
 
 /// For how long at least: pure. `told` and `came` are how long ago the node was told to stop, and
-/// the youngest client came.
+/// the latest client came.
 fn left(quiet: Duration, told: Duration, came: Option<Duration>) -> Duration {
     let since = came.map_or(told, |came| came.min(told));
     quiet.saturating_sub(since).min(quiet.saturating_mul(MOST).saturating_sub(told))

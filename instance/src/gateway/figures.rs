@@ -51,7 +51,7 @@ impl Figures {
         *self.came_last.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
     }
 
-    /// When the youngest client came.
+    /// When the latest client came.
     pub fn came_last(&self) -> Option<Instant> {
         *self.came_last.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -39,7 +39,7 @@ const FLUSH_BY_COMMIT: &str =
 pub struct Answers {
     /// Any answer.
     pub answered: bool,
-    /// The youngest one that says something.
+    /// The latest one that says something.
     pub facts: Option<Facts>,
 }
 

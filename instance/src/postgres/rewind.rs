@@ -46,7 +46,7 @@ const BEGINS: &str = "rewinding from last common checkpoint";
 #[derive(Debug, thiserror::Error)]
 pub enum RewindError {
     /// The group has moved on.
-    #[error("instance.json names no primary that this server's WAL has parted from")]
+    #[error("instance.json names no primary that this server's WAL has diverged from")]
     NotAsked,
     /// The primary does not let this node in, or not now.
     #[error(transparent)]
@@ -75,7 +75,7 @@ impl RewindError {
     }
 }
 
-/// The primary that `instance.json` says this server's WAL has parted from.
+/// The primary that `instance.json` says this server's WAL has diverged from.
 pub fn asked_for(settings: &Settings) -> Result<Option<Upstream>, UpstreamError> {
     let file = upstream::instance_file(&settings.paths, settings.node)?;
     let asked = file.as_ref().is_some_and(|f| f.rewind.is_some() && f.rewind == f.primary);

@@ -24,7 +24,7 @@ const FACTS: Facts = Facts {
     data: Data::Empty,
     named: Named::Other,
     epoch: 1,
-    parted: false,
+    diverged: false,
     failover: false,
     founder: Founder::No,
 };
@@ -157,7 +157,7 @@ fn at_rest() -> State {
 fn all_facts_and_what_they_lead_to() {
     let mut table = String::new();
     for facts in all_facts() {
-        let Facts { data, named, failover, founder, epoch: _, parted: _ } = facts;
+        let Facts { data, named, failover, founder, epoch: _, diverged: _ } = facts;
         let _ = writeln!(
             table,
             "{data:?}, primary {named:?}, failover {failover}, founder {founder:?}: {:?}",
@@ -172,16 +172,16 @@ fn all_repairs_and_what_they_lead_to() {
     let mut table = String::new();
     for data in [Data::Empty, Data::Broken, Data::Whole { founding: false, standby_signal: true }] {
         for named in [Named::Nothing, Named::Nobody, Named::This, Named::Other] {
-            for parted in BOOLS {
+            for diverged in BOOLS {
                 let tried =
                     [(Repair::Rewind, None), (Repair::Rewind, Some(1)), (Repair::Clone, None)];
                 let next = tried.map(|(repair, rewound_in)| {
-                    let facts = Facts { data, named, parted, failover: true, ..FACTS };
+                    let facts = Facts { data, named, diverged, failover: true, ..FACTS };
                     next(facts, State { repair: Some(repair), rewound_in, ..at_rest() })
                 });
                 let _ = writeln!(
                     table,
-                    "{data:?}, primary {named:?}, parted {parted}: rewind, again, clone = {next:?}"
+                    "{data:?}, primary {named:?}, diverged {diverged}: rewind, again, clone = {next:?}"
                 );
             }
         }
@@ -193,9 +193,9 @@ fn all_repairs_and_what_they_lead_to() {
 /// nothing.
 #[test]
 fn a_rewind_from_beginning_to_end() {
-    let parted = Facts {
+    let diverged = Facts {
         data: Data::Whole { founding: false, standby_signal: true },
-        parted: true,
+        diverged: true,
         failover: true,
         ..FACTS
     };
@@ -211,11 +211,11 @@ fn a_rewind_from_beginning_to_end() {
         Event::Needs(Repair::Rewind),
         Event::Exited { ran_for: Duration::ZERO },
         Event::Cleared,
-        Event::Inspected(parted),
+        Event::Inspected(diverged),
     ];
     let (rewinding, commands) = run(up, &stopped);
     assert_eq!(commands, [Command::Halt, Command::Clear, Command::Inspect, Command::Rewind]);
-    let (after, commands) = run(rewinding, &[Event::Rewound, Event::Inspected(parted)]);
+    let (after, commands) = run(rewinding, &[Event::Rewound, Event::Inspected(diverged)]);
     assert_eq!(commands, [Command::Inspect, Command::Start(Mode::Standby)]);
     let (_, commands) = run(after, &stopped);
     assert_eq!(
@@ -223,9 +223,9 @@ fn a_rewind_from_beginning_to_end() {
         Some(&Command::Clone),
         "it did not help, and would not in this epoch"
     );
-    let (_, commands) = run(rewinding, &[Event::RewindFailed, Event::Inspected(parted)]);
+    let (_, commands) = run(rewinding, &[Event::RewindFailed, Event::Inspected(diverged)]);
     assert_eq!(commands, [Command::Inspect, Command::Clone]);
-    let broken = Facts { data: Data::Broken, ..parted };
+    let broken = Facts { data: Data::Broken, ..diverged };
     let (_, commands) = run(
         rewinding,
         &[
@@ -244,7 +244,7 @@ fn a_rewind_from_beginning_to_end() {
     );
     let (_, commands) = run(
         rewinding,
-        &[Event::RewindPutOff, Event::Woke, Event::Cleared, Event::Inspected(parted)],
+        &[Event::RewindPutOff, Event::Woke, Event::Cleared, Event::Inspected(diverged)],
     );
     assert_eq!(
         commands.last(),
@@ -255,15 +255,15 @@ fn a_rewind_from_beginning_to_end() {
         rewinding,
         &[
             Event::RewindFailed,
-            Event::Inspected(parted),
+            Event::Inspected(diverged),
             Event::CloneFailed,
             Event::Woke,
             Event::Cleared,
-            Event::Inspected(parted),
+            Event::Inspected(diverged),
         ],
     );
     assert_eq!(commands.last(), Some(&Command::Start(Mode::Standby)));
-    let follows = Facts { parted: false, ..parted };
+    let follows = Facts { diverged: false, ..diverged };
     let (_, commands) = run(up, &[&stopped[..3], &[Event::Inspected(follows)]].concat());
     assert_eq!(
         commands.last(),
@@ -281,7 +281,7 @@ fn waits_grow_and_end_growing() {
 
 fn any_facts() -> impl Strategy<Value = Facts> {
     (prop::sample::select(all_facts().collect::<Vec<_>>()), any::<bool>(), 0..3u64)
-        .prop_map(|(facts, parted, epoch)| Facts { epoch, parted, ..facts })
+        .prop_map(|(facts, diverged, epoch)| Facts { epoch, diverged, ..facts })
 }
 
 fn any_event() -> impl Strategy<Value = Event> {
@@ -352,7 +352,7 @@ impl World {
                 let facts = self.facts.expect("rewound without a look at the disk");
                 assert!(
                     matches!(facts.data, Data::Whole { .. })
-                        && facts.parted
+                        && facts.diverged
                         && facts.named != Named::This
                 );
                 assert!(self.cleared && !self.server);

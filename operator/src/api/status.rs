@@ -53,7 +53,7 @@ pub struct PgRaftClusterStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quorum: Option<QuorumStatus>,
 
-    /// The youngest change of the primary, as the members tell it.
+    /// The latest change of the primary, as the members tell it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_failover: Option<LastFailover>,
 

@@ -16,7 +16,7 @@ pub struct FailoverSeen {
     pub epoch: u64,
     /// While a successor is looked for, on the Raft leader: whose word is missing.
     pub waits_for: Vec<NodeId>,
-    /// The youngest change.
+    /// The latest change.
     pub last: Option<LastFailover>,
 }
 

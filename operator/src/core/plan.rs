@@ -332,7 +332,7 @@ impl Plan<'_> {
             leaves.and_then(|leaves| self.take_out(group, leaves, |m| !without_volume(&m.id)));
         // Another member may be the one that is fit.
         let may_help =
-            ours.len() < want.replicas && matches!(step, Some(Step::Wait(Why::NoHeir(_))));
+            ours.len() < want.replicas && matches!(step, Some(Step::Wait(Why::NoSuccessor(_))));
         let mut steps: Vec<Step> = step.into_iter().filter(|_| !may_help).collect();
         if ours.len() >= want.replicas {
             steps.extend(self.surplus_newcomers(group));

@@ -55,7 +55,7 @@ pub enum Reason {
     /// Another primary was asked for.
     SwitchingOver,
     /// The primary is to go, and nobody is fit to be the next one.
-    NoHeir,
+    NoSuccessor,
     /// The leader refused a change.
     ChangeRefused,
     /// Volumes and pods are gone.
@@ -568,7 +568,7 @@ fn waiting(why: &Why) -> Reason {
         Why::MemberUnreachable(_) => Reason::MemberUnreachable,
         Why::NoPrimary(_) => Reason::NoPrimary,
         Why::SwitchingOver(_) => Reason::SwitchingOver,
-        Why::NoHeir(_) => Reason::NoHeir,
+        Why::NoSuccessor(_) => Reason::NoSuccessor,
         Why::Stranger(_) => Reason::ForeignCluster,
         Why::Refused { .. } => Reason::ChangeRefused,
     }

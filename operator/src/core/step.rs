@@ -118,7 +118,7 @@ pub enum Why {
     /// Another primary was asked for.
     SwitchingOver(NodeId),
     /// The primary is to go, and nobody is fit to be the next one.
-    NoHeir(NodeId),
+    NoSuccessor(NodeId),
     /// A pod is in another cluster than its label says.
     Stranger(NodeId),
     /// The leader said no.
@@ -214,7 +214,7 @@ impl Why {
             | Self::NoCertificate(..)
             | Self::MemberNotReady(..)
             | Self::MemberUnreachable(_)
-            | Self::NoHeir(_)
+            | Self::NoSuccessor(_)
             | Self::Stranger(_) => false,
             // Not the leader any more; a change under way; a name that DNS does not know yet.
             Self::Refused { code, .. } => matches!(code.as_str(), "PGR01" | "PGR03" | "22023"),
@@ -314,7 +314,7 @@ impl Why {
             Self::MemberUnreachable(node) => format!("Node {node} is unreachable"),
             Self::NoPrimary(_) => "Waiting for a primary".into(),
             Self::SwitchingOver(node) => format!("Switching over to {}", pod(node)),
-            Self::NoHeir(node) => format!("Nobody can take over from {}", pod(node)),
+            Self::NoSuccessor(node) => format!("Nobody can take over from {}", pod(node)),
             Self::Stranger(node) => format!("Pod {} is in another cluster", pod(node)),
             Self::Refused { change, .. } => format!("{change}: refused"),
         }
@@ -336,7 +336,7 @@ impl Why {
                 let pods: Vec<String> = missing.iter().map(|node| super::names::pod(cluster, *node)).collect();
                 format!("{phase}: the word of one of {} is missing; nobody takes writes until it is back", pods.join(", "))
             }
-            Self::NoHeir(_) => {
+            Self::NoSuccessor(_) => {
                 format!("{phase}: no other voter has a ready pod, is reached by the leader and has nearly all of the WAL")
             }
             Self::Refused { change, message, .. } => format!("{change}: {message}"),

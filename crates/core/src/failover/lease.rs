@@ -197,7 +197,7 @@ impl Voter {
 }
 
 /// Until when the lease of a primary stands, by its own clock: `acks` has for each voter when the
-/// youngest heartbeat that it acknowledged was *sent*. None when no majority of `voters` (the
+/// latest heartbeat that it acknowledged was *sent*. None when no majority of `voters` (the
 /// primary is one of them, if it votes) has acknowledged any.
 pub fn lease_until(
     acks: &BTreeMap<NodeId, BootTime>,
@@ -303,7 +303,7 @@ mod tests {
         assert_eq!(
             lease_until(&acks, &voters, LEASE),
             Some(BootTime(400 + 1900)),
-            "the second youngest"
+            "the second latest"
         );
     }
 

@@ -3,7 +3,7 @@
 //! ```text
 //!  a higher epoch   (primary: stop) ▸ wait for the promise ▸ epoch on disk ▸ intake closed ▸ report
 //!  appointed        promote, on the timeline that was given
-//!  somebody else    follow; rewind first where the histories have parted
+//!  somebody else    follow; rewind first where the histories have diverged
 //! ```
 
 use super::primary_term::{Phase, PrimaryTerm};
@@ -51,22 +51,22 @@ pub enum Server {
         consistent: bool,
         /// The timeline of a promotion that was begun here and did not come to its end: Postgres
         /// would not take that number again.
-        burned: Option<u32>,
+        abandoned_promotion: Option<u32>,
         /// Where its WAL comes from.
         intake: Intake,
         /// The end of its last valid record, and that record's timeline.
         end: WalPosition,
-        /// Whether its WAL has parted from that of the primary; None until that one's history is
+        /// Whether its WAL has diverged from that of the primary; None until that one's history is
         /// known.
-        parted: Option<bool>,
+        diverged: Option<bool>,
     },
     /// It is being rewound or cloned: from the first changed byte to consistency its files are
     /// nobody's.
     Rewinding {
-        /// The epoch in which its WAL was found to have parted from the primary's, where it is
+        /// The epoch in which its WAL was found to have diverged from the primary's, where it is
         /// rewound for that: it has confirmed nothing to that primary, and will confirm nothing to
         /// anybody before it is whole.
-        parted_in: Option<u64>,
+        diverged_in: Option<u64>,
     },
 }
 
@@ -109,7 +109,7 @@ pub enum Step {
     Promote(u32),
     /// Take WAL from the primary.
     Follow(NodeId),
-    /// The histories have parted: rewind to the primary's, or clone it, and nobody else.
+    /// The histories have diverged: rewind to the primary's, or clone it, and nobody else.
     Rewind(NodeId),
     /// It is the primary: `primary::next_step` goes on.
     RunAsPrimary,
@@ -151,11 +151,11 @@ fn recruited(primary_term: &PrimaryTerm, server: Server) -> Step {
         Server::Standby { consistent: true, intake: Intake::Closed, end, .. } => {
             report(Holds::UpTo(end))
         }
-        Server::Rewinding { parted_in: Some(epoch) } => report(Holds::NothingSince(epoch)),
+        Server::Rewinding { diverged_in: Some(epoch) } => report(Holds::NothingSince(epoch)),
         Server::Standby { consistent: true, intake: Intake::Open { .. }, .. } => Step::CloseIntake,
-        Server::Standby { .. } | Server::Rewinding { parted_in: None } | Server::Primary { .. } => {
-            Step::Nothing
-        }
+        Server::Standby { .. }
+        | Server::Rewinding { diverged_in: None }
+        | Server::Primary { .. } => Step::Nothing,
     }
 }
 
@@ -170,8 +170,9 @@ fn appointed(primary_term: &PrimaryTerm, server: Server) -> Step {
         // The number is spent: by a promotion that broke off, or by one that was complete before
         // this node fell back in the log and came up as a standby. The next primary term gives
         // another one; this primary term ends, since nobody hears its heartbeats.
-        Server::Standby { burned, end, .. }
-            if burned == Some(primary_term.timeline) || end.timeline >= primary_term.timeline =>
+        Server::Standby { abandoned_promotion, end, .. }
+            if abandoned_promotion == Some(primary_term.timeline)
+                || end.timeline >= primary_term.timeline =>
         {
             Step::Nothing
         }
@@ -196,9 +197,9 @@ fn follower(primary_term: &PrimaryTerm, server: Server) -> Step {
         // and the primary takes it for a confirmation: what is here is compared before there is
         // one.
         Server::Standby { intake: Intake::Open { .. } | Intake::Closing, .. } => Step::CloseIntake,
-        Server::Standby { parted: Some(true), .. } => Step::Rewind(primary_term.primary),
-        Server::Standby { parted: Some(false), .. } => Step::Follow(primary_term.primary),
-        Server::Standby { parted: None, .. }
+        Server::Standby { diverged: Some(true), .. } => Step::Rewind(primary_term.primary),
+        Server::Standby { diverged: Some(false), .. } => Step::Follow(primary_term.primary),
+        Server::Standby { diverged: None, .. }
         | Server::Primary { .. }
         | Server::Rewinding { .. } => Step::Nothing,
     }
@@ -225,10 +226,10 @@ mod tests {
     fn standby(intake: Intake) -> Server {
         Server::Standby {
             consistent: true,
-            burned: None,
+            abandoned_promotion: None,
             intake,
             end: WalPosition { timeline: 1, lsn: 10 },
-            parted: Some(false),
+            diverged: Some(false),
         }
     }
 
@@ -252,13 +253,13 @@ mod tests {
         let report = Report { epoch: 2, holds: Holds::UpTo(WalPosition { timeline: 1, lsn: 10 }) };
         assert_eq!(step(3, &primary_term, 2, true, standby(Intake::Closed)), Step::Report(report));
         assert_eq!(
-            step(3, &primary_term, 2, true, Server::Rewinding { parted_in: None }),
+            step(3, &primary_term, 2, true, Server::Rewinding { diverged_in: None }),
             Step::Nothing,
             "its files are nobody's"
         );
         let nothing = Report { epoch: 2, holds: Holds::NothingSince(1) };
         assert_eq!(
-            step(3, &primary_term, 2, true, Server::Rewinding { parted_in: Some(1) }),
+            step(3, &primary_term, 2, true, Server::Rewinding { diverged_in: Some(1) }),
             Step::Report(nothing)
         );
         // The old primary: stop first, report as a standby.
@@ -299,7 +300,13 @@ mod tests {
     fn who_is_not_whole_follows_and_no_more() {
         let not_whole = |intake| {
             let end = WalPosition { timeline: 1, lsn: 10 };
-            Server::Standby { consistent: false, burned: None, intake, end, parted: Some(false) }
+            Server::Standby {
+                consistent: false,
+                abandoned_promotion: None,
+                intake,
+                end,
+                diverged: Some(false),
+            }
         };
         let mut primary_term = second_primary_term();
         assert_eq!(step(3, &primary_term, 2, true, not_whole(Intake::Closed)), Step::Follow(id(2)));
@@ -312,14 +319,14 @@ mod tests {
     fn a_promotion_that_broke_off_burns_its_number() {
         let primary_term = second_primary_term();
         let end = WalPosition { timeline: 1, lsn: 10 };
-        let burned = Server::Standby {
+        let abandoned_promotion = Server::Standby {
             consistent: true,
-            burned: Some(2),
+            abandoned_promotion: Some(2),
             intake: Intake::Closed,
             end,
-            parted: Some(false),
+            diverged: Some(false),
         };
-        assert_eq!(step(2, &primary_term, 2, true, burned), Step::Nothing);
+        assert_eq!(step(2, &primary_term, 2, true, abandoned_promotion), Step::Nothing);
     }
 
     #[test]
@@ -327,12 +334,12 @@ mod tests {
         let primary_term = second_primary_term();
         assert_eq!(step(3, &primary_term, 2, true, standby(Intake::Closed)), Step::Follow(id(2)));
         assert_eq!(step(3, &primary_term, 2, true, standby(open(2, 2))), Step::Nothing);
-        let closed = |parted| Server::Standby {
+        let closed = |diverged| Server::Standby {
             consistent: true,
-            burned: None,
+            abandoned_promotion: None,
             intake: Intake::Closed,
             end: WalPosition { timeline: 1, lsn: 10 },
-            parted,
+            diverged,
         };
         assert_eq!(step(1, &primary_term, 2, true, closed(Some(true))), Step::Rewind(id(2)));
         assert_eq!(

@@ -62,7 +62,7 @@ pub enum Reason {
     Forced,
 }
 
-/// The youngest change of the primary, for people to look at.
+/// The latest change of the primary, for people to look at.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LastFailover {
     /// The epoch that it began.

@@ -24,7 +24,7 @@ pub enum Holds {
     /// All that it ever confirmed: the timeline of its last valid record, and the end of that
     /// record.
     UpTo(WalPosition),
-    /// Nothing that anybody could use: it is being rewound, since its WAL had parted from that of
+    /// Nothing that anybody could use: it is being rewound, since its WAL had diverged from that of
     /// this epoch's primary. So it has confirmed nothing to that one, nor to any later one.
     NothingSince(u64),
 }

@@ -51,7 +51,7 @@ pub fn is_at_once(voters: &BTreeSet<NodeId>, ready: &BTreeSet<NodeId>, target: N
 
 /// Who takes over from a primary that is about to stop: of the voters that were heard just now the
 /// one that has most of its WAL.
-pub fn heir(
+pub fn successor(
     confirmed: &BTreeMap<NodeId, WalPosition>,
     voters: &BTreeSet<NodeId>,
     heard: &BTreeSet<NodeId>,
@@ -70,21 +70,21 @@ mod tests {
     }
 
     #[test]
-    fn the_heir_votes_was_heard_and_has_most() {
+    fn the_successor_votes_was_heard_and_has_most() {
         let at = |lsn| WalPosition { timeline: 1, lsn };
         let confirmed =
             BTreeMap::from([(id(2), at(5)), (id(3), at(7)), (id(4), at(9)), (id(5), at(9))]);
         let (voters, all) =
             (BTreeSet::from([1, 2, 3, 4].map(id)), BTreeSet::from([2, 3, 4, 5].map(id)));
-        assert_eq!(heir(&confirmed, &voters, &all), Some(id(4)), "who has no vote is none");
+        assert_eq!(successor(&confirmed, &voters, &all), Some(id(4)), "who has no vote is none");
         assert_eq!(
-            heir(&confirmed, &voters, &BTreeSet::from([2, 3].map(id))),
+            successor(&confirmed, &voters, &BTreeSet::from([2, 3].map(id))),
             Some(id(3)),
             "who is silent is none"
         );
-        assert_eq!(heir(&confirmed, &voters, &BTreeSet::new()), None);
+        assert_eq!(successor(&confirmed, &voters, &BTreeSet::new()), None);
         assert_eq!(
-            heir(&BTreeMap::new(), &voters, &all),
+            successor(&BTreeMap::new(), &voters, &all),
             None,
             "nobody has taken anything from this primary"
         );
@@ -94,8 +94,8 @@ mod tests {
     fn at_once_where_a_majority_with_the_target_may_be_recruited() {
         let ids = |ids: &[u8]| ids.iter().copied().map(id).collect::<BTreeSet<_>>();
         let voters = ids(&[1, 2, 3]);
-        assert!(is_at_once(&voters, &ids(&[1, 2]), id(2)), "the primary and its heir");
-        assert!(!is_at_once(&voters, &ids(&[1, 3]), id(2)), "the heir has just started");
+        assert!(is_at_once(&voters, &ids(&[1, 2]), id(2)), "the primary and its successor");
+        assert!(!is_at_once(&voters, &ids(&[1, 3]), id(2)), "the successor has just started");
         assert!(!is_at_once(&voters, &ids(&[2]), id(2)));
         assert!(!is_at_once(&voters, &ids(&[2, 4, 5]), id(2)), "who has no vote is not counted");
         assert!(

@@ -70,7 +70,7 @@ pub fn traces() -> Vec<Trace> {
                     ReceiverEnds(1) LoadConninfo(1) Step(1) Lead Commit(0) Apply(1) Step(1) Step(1) Apply(3) Apply(3) Step(3) \
                     Step(3) Apply(4) Apply(4) Step(4) Step(4) Lead Commit(0)",
         },
-        // Node 1 had confirmed the first write, and the second one has parted it from node 2, to
+        // Node 1 had confirmed the first write, and the second one has diverged it from node 2, to
         // which it is being rewound. Node 2 is lost.
         Trace {
             mutation: Mutation::AbstainsFromEverything,

@@ -416,7 +416,7 @@ impl Shared {
                     .map(|(_, at)| *at),
             })
         };
-        // The youngest that fit into an answer.
+        // The latest that fit into an answer.
         let mut rows = self
             .log
             .tail(limit)?

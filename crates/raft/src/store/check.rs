@@ -55,7 +55,7 @@ pub fn check(dir: &Path) -> io::Result<Option<Owner>> {
     owner.as_deref().map(read_owner).transpose()
 }
 
-/// Writes the youngest bytes once more and waits for the disk. A process that was killed before its
+/// Writes the latest bytes once more and waits for the disk. A process that was killed before its
 /// fsync, or whose fsync failed, has left them in the kernel's cache as if they were written.
 /// Openraft confirms to the leader whatever a start finds: read from there they would count for a
 /// majority, and be gone after the next power cut.

@@ -220,7 +220,7 @@ async fn refused(fixture: &Fixture, what: &str) {
 /// What a killed process had not synced would count for a majority otherwise, and be gone after the
 /// next power cut.
 #[tokio::test]
-async fn a_start_writes_the_youngest_bytes_once_more() {
+async fn a_start_writes_the_latest_bytes_once_more() {
     let fixture = Fixture::new().await;
     let chunk = std::fs::File::options().write(true).open(fixture.chunk()).unwrap();
     chunk.set_modified(UNIX_EPOCH).unwrap();

@@ -109,7 +109,7 @@ impl LogStore {
         self.lock().log_state().purged().map(|id| id.0)
     }
 
-    /// The youngest `limit` entries, oldest first.
+    /// The latest `limit` entries, oldest first.
     pub fn tail(&self, limit: usize) -> io::Result<Vec<Entry>> {
         let log = self.lock();
         let Some(last) = log.log_state().last().map(|id| id.0.index) else { return Ok(Vec::new()) };

@@ -29,7 +29,7 @@ pub struct AppliedState {
     pub cluster: ClusterState,
     pub last_applied: Option<LogId>,
     pub membership: Membership,
-    /// Log index and microseconds since the epoch, youngest last.
+    /// Log index and microseconds since the epoch, latest last.
     pub times: VecDeque<(u64, i64)>,
 }
 

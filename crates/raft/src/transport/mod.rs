@@ -104,7 +104,7 @@ pub enum Rpc {
 pub struct Asked {
     /// The epoch that it has on disk.
     pub epoch: u64,
-    /// The youngest primary that it has heard of: the epoch and its timeline.
+    /// The latest primary that it has heard of: the epoch and its timeline.
     pub knows: Option<(u64, u32)>,
     /// Whether it owes nobody a lease.
     pub free: bool,

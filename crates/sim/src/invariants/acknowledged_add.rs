@@ -16,8 +16,8 @@ pub struct AcknowledgedAdd {
     members: BTreeMap<NodeId, (u64, u64)>,
     /// Whose removal somebody has asked for.
     called_out: BTreeSet<NodeId>,
-    /// The youngest state that anybody has applied, after this index of this term.
-    youngest: ((u64, u64), ClusterState),
+    /// The latest state that anybody has applied, after this index of this term.
+    latest: ((u64, u64), ClusterState),
 }
 
 impl AcknowledgedAdd {
@@ -52,12 +52,12 @@ impl Invariant for AcknowledgedAdd {
                         entry.index
                     ));
                 }
-                if entry.index > self.youngest.0.0 {
-                    self.youngest = ((entry.index, entry.term), ClusterState::clone(state));
+                if entry.index > self.latest.0.0 {
+                    self.latest = ((entry.index, entry.term), ClusterState::clone(state));
                 }
             }
             Seen::AddAcknowledged(node) => {
-                let (since, state) = &self.youngest;
+                let (since, state) = &self.latest;
                 if !state.members.contains_key(node) && !state.retired.contains(node) {
                     return Err(format!(
                         "the add of node {node} is acknowledged, and nobody has applied it"

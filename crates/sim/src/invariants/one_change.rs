@@ -14,8 +14,8 @@ use super::{Invariant, Seen};
 pub struct OneChange {
     /// Of each machine's log: index and voters of each membership entry.
     logs: BTreeMap<u32, BTreeMap<u64, BTreeSet<u32>>>,
-    /// The youngest state that anybody has applied, after this index.
-    youngest: (u64, ClusterState),
+    /// The latest state that anybody has applied, after this index.
+    latest: (u64, ClusterState),
 }
 
 impl OneChange {
@@ -83,12 +83,10 @@ impl Invariant for OneChange {
                 Ok(())
             }
             Seen::Did { node, event: Event::Applied { entry, outcome, state }, .. }
-                if entry.index > self.youngest.0 =>
+                if entry.index > self.latest.0 =>
             {
-                let (_, before) = std::mem::replace(
-                    &mut self.youngest,
-                    (entry.index, ClusterState::clone(state)),
-                );
+                let (_, before) =
+                    std::mem::replace(&mut self.latest, (entry.index, ClusterState::clone(state)));
                 if outcome == "Changed" && not_alone(&before, entry) {
                     return Err(format!(
                         "entry {} on node {node} begins a change while another is under way",

@@ -15,7 +15,7 @@ impl Invariant for OneHistory {
 
     fn see(&mut self, seen: &Seen<'_>) -> Result<(), String> {
         match seen {
-            Seen::Postgres(Note::Streams { node, standby, parted: Some(at) }) => Err(format!(
+            Seen::Postgres(Note::Streams { node, standby, diverged: Some(at) }) => Err(format!(
                 "node {standby} streams from node {node}, and has another record at {at}"
             )),
             _ => Ok(()),

@@ -9,7 +9,7 @@ use pgraft_core::status::WalPosition;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Record {
     /// No other record has it, wherever it stands: two servers that have another one at the same
-    /// position have parted.
+    /// position have diverged.
     pub id: u64,
     /// The timeline that it was written on.
     pub timeline: u32,

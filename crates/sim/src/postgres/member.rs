@@ -70,15 +70,15 @@ impl Postgres for Desk {
 
 /// What the member has in place of a server that can't run: as `instance/src/stand.rs` does.
 pub struct Stand {
-    parted_in: Option<u64>,
+    diverged_in: Option<u64>,
     booted: u64,
 }
 
 impl Stand {
     /// Over that data directory.
     pub fn new(data: Data, booted: u64) -> Self {
-        let parted_in = if let Data::Broken(epoch) = data { Some(epoch) } else { None };
-        Self { parted_in, booted }
+        let diverged_in = if let Data::Broken(epoch) = data { Some(epoch) } else { None };
+        Self { diverged_in, booted }
     }
 }
 
@@ -92,7 +92,7 @@ impl Postgres for Stand {
     }
 
     fn repair(&self) -> Option<Repair> {
-        Some(Repair { parted_in: self.parted_in })
+        Some(Repair { diverged_in: self.diverged_in })
     }
 
     fn order(&self, _order: Order, _hurry: bool) {}

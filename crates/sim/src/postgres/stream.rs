@@ -270,7 +270,7 @@ fn attach(
     let continues = asks == timeline
         || history.left.iter().any(|l| l.timeline == asks && lsn(position) <= l.lsn);
     let there = position <= sender.disk.flushed;
-    let parted = sender.disk.wal[..sender.disk.flushed]
+    let diverged = sender.disk.wal[..sender.disk.flushed]
         .iter()
         .zip(&servers[&number].disk.wal)
         .position(|(a, b)| a.id != b.id);
@@ -284,12 +284,12 @@ fn attach(
         && around.rng.random_range(0..4) > 0
     {
         // It asks from the beginning of a segment on, and that is in the history: it says how far
-        // it has replayed, gets what was before the timelines parted, and ends. Measured with
+        // it has replayed, gets what was before the timelines diverged, and ends. Measured with
         // Postgres 17.
         around.notes.push(Note::Streams {
             node: stream.to,
             standby: number,
-            parted: parted.or(Some(position)),
+            diverged: diverged.or(Some(position)),
         });
         stream.sender = found;
         (stream.sent, stream.acked, stream.heard) = (position, 0, (around.now, around.now));
@@ -303,7 +303,7 @@ fn attach(
     if !there {
         return Err("its WAL is ahead");
     }
-    around.notes.push(Note::Streams { node: stream.to, standby: number, parted });
+    around.notes.push(Note::Streams { node: stream.to, standby: number, diverged });
     stream.sender = found;
     (stream.sent, stream.acked, stream.heard) = (position, 0, (around.now, around.now));
     if let Some(run) = servers.get_mut(&number).and_then(|s| s.run.as_mut()) {

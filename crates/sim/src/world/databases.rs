@@ -266,7 +266,7 @@ impl World {
     }
 
     pub(super) fn see_primary_term(&mut self) {
-        let Some(primary_term) = &self.youngest.1.primary_term else { return };
+        let Some(primary_term) = &self.latest.1.primary_term else { return };
         if primary_term.phase == Phase::Steady {
             let (epoch, timeline) = (primary_term.epoch, primary_term.timeline);
             self.see(&Seen::Appointed { epoch, timeline });

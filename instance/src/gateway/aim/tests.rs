@@ -130,7 +130,7 @@ proptest! {
                 prop_assert_eq!(target.epoch, facts.primary_view.unwrap().epoch);
                 sent.push(target);
             }
-            // Whoever stays is with the youngest primary that is known.
+            // Whoever stays is with the latest primary that is known.
             prop_assert!(sent.iter().all(|t| t.epoch == facts.primary_view.unwrap().epoch));
         }
     }

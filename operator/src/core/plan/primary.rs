@@ -74,8 +74,9 @@ impl Plan<'_> {
                 .iter()
                 .any(|target| self.seen.failing.get(target).is_some())
         };
-        let heir = heirs.min_by_key(|m| (failed(m), !stays(m), group.leader == Some(m.id), m.id));
-        heir.map_or(Step::Wait(Why::NoHeir(from)), |m| Step::SwitchOver(m.id))
+        let successor =
+            heirs.min_by_key(|m| (failed(m), !stays(m), group.leader == Some(m.id), m.id));
+        successor.map_or(Step::Wait(Why::NoSuccessor(from)), |m| Step::SwitchOver(m.id))
     }
 
     /// Who has been away for longer than somebody is ready to wait, and can be done without. Nobody

@@ -116,7 +116,7 @@ impl Plan<'_> {
             return Step::Wait(why);
         }
         match self.replace(group, member.id) {
-            Step::Wait(Why::NoHeir(_)) => Step::RestartPod(member.id),
+            Step::Wait(Why::NoSuccessor(_)) => Step::RestartPod(member.id),
             step => step,
         }
     }

@@ -91,9 +91,9 @@ impl World {
 
     /// The members' own doing: whoever is there and has a vote.
     fn fail_over(&mut self, nth: usize) {
-        let heir = self.voters().filter(|id| self.alive(*id) && *id != self.primary).nth(nth);
-        if let Some(heir) = heir.filter(|_| self.chooses() && self.has_quorum()) {
-            (self.primary, self.epoch) = (heir, self.epoch + 1);
+        let successor = self.voters().filter(|id| self.alive(*id) && *id != self.primary).nth(nth);
+        if let Some(successor) = successor.filter(|_| self.chooses() && self.has_quorum()) {
+            (self.primary, self.epoch) = (successor, self.epoch + 1);
         }
     }
 

@@ -1,4 +1,4 @@
-//! What is said about changes of the primary: the youngest one, and what became of the one that
+//! What is said about changes of the primary: the latest one, and what became of the one that
 //! somebody asked for.
 
 use jiff::Timestamp;
@@ -12,7 +12,7 @@ use crate::core::group::Group;
 use crate::core::names;
 use crate::core::step::{Change, Outcome, Step, Why};
 
-/// The youngest change that is complete. Who lags behind tells of an earlier one, and is not
+/// The latest change that is complete. Who lags behind tells of an earlier one, and is not
 /// believed.
 pub(super) fn last_failover(
     subject: Subject<'_>,

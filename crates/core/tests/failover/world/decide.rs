@@ -58,16 +58,16 @@ impl World {
                 let end = WalPosition { timeline: 1, lsn: 0 };
                 Server::Standby {
                     consistent: true,
-                    burned: None,
+                    abandoned_promotion: None,
                     intake: Intake::Closed,
                     end,
-                    parted: None,
+                    diverged: None,
                 }
             }
             Postgres::Rewinding(_) if mutation == Some(Mutation::AbstainsFromEverything) => {
-                Server::Rewinding { parted_in: Some(0) }
+                Server::Rewinding { diverged_in: Some(0) }
             }
-            Postgres::Rewinding(epoch) => Server::Rewinding { parted_in: Some(*epoch) },
+            Postgres::Rewinding(epoch) => Server::Rewinding { diverged_in: Some(*epoch) },
             Postgres::Standby => {
                 let intake = match (node.configured, node.receiver, node.loaded) {
                     (Some((from, timeline)), ..) => {
@@ -84,16 +84,16 @@ impl World {
                     (None, None, None) => Intake::Closed,
                     (None, ..) => Intake::Closing,
                 };
-                let parted = match mutation {
+                let diverged = match mutation {
                     Some(Mutation::FollowsUncompared) => Some(false),
-                    _ => self.has_parted(n, index(self.applied(n).primary_term.primary)),
+                    _ => self.has_diverged(n, index(self.applied(n).primary_term.primary)),
                 };
                 Server::Standby {
                     consistent: true,
-                    burned: node.burned.map(u32::from),
+                    abandoned_promotion: node.abandoned_promotion.map(u32::from),
                     intake,
                     end: node.end(),
-                    parted,
+                    diverged,
                 }
             }
         }
@@ -113,7 +113,7 @@ impl World {
 
     /// Whether a standby finds that its WAL is not a beginning of its primary's; None where nobody
     /// tells.
-    pub(super) fn has_parted(&self, n: usize, from: usize) -> Option<bool> {
+    pub(super) fn has_diverged(&self, n: usize, from: usize) -> Option<bool> {
         self.nodes[from]
             .run()
             .filter(|run| run.epoch == self.nodes[n].epoch)

@@ -43,7 +43,7 @@ impl World {
                 let node::Step::Promote(timeline) = self.node_step(i as usize, mutation) else {
                     return None;
                 };
-                self.nodes[i as usize].burned = u8::try_from(timeline).ok();
+                self.nodes[i as usize].abandoned_promotion = u8::try_from(timeline).ok();
                 self.left.crashes -= 1;
                 self.crash(i as usize, mutation);
                 Some(())
@@ -169,11 +169,11 @@ impl World {
             node::Step::Promote(timeline) => self.promote(n, timeline, mutation)?,
             node::Step::Follow(primary) => {
                 let from = u8::try_from(index(primary)).ok()?;
-                (node.configured, node.burned) = (Some((from, timeline)), None);
+                (node.configured, node.abandoned_promotion) = (Some((from, timeline)), None);
             }
             node::Step::Rewind(_) => {
                 node.postgres = Postgres::Rewinding(epoch);
-                (node.receiver, node.burned) = (None, None);
+                (node.receiver, node.abandoned_promotion) = (None, None);
             }
         }
         Some(())
@@ -271,7 +271,7 @@ impl World {
         let (from, timeline) = self.nodes[n].loaded?;
         let from = from as usize;
         let writes = self.nodes[from].run()?.timeline;
-        // Where its WAL has parted the walsender sends what was before that, and nothing of the
+        // Where its WAL has diverged the walsender sends what was before that, and nothing of the
         // present timeline; but it is told all the same how far the standby has replayed. Measured
         // with Postgres 17.
         let may = writes == timeline || mutation == Some(Mutation::FollowsAnyTimeline);
@@ -307,10 +307,10 @@ impl World {
         from: usize,
         mutation: Option<Mutation>,
     ) -> Option<()> {
-        let Postgres::Rewinding(parted_in) = self.nodes[n].postgres else { return None };
+        let Postgres::Rewinding(diverged_in) = self.nodes[n].postgres else { return None };
         // The primary that it was begun with, even when that one is no longer the primary, or a
         // later one.
-        let runs = self.nodes[from].run().is_some_and(|run| run.epoch >= parted_in);
+        let runs = self.nodes[from].run().is_some_and(|run| run.epoch >= diverged_in);
         let anybody = mutation == Some(Mutation::CloneFromAnybody)
             && self.nodes[from].up
             && self.nodes[from].postgres == Postgres::Standby;

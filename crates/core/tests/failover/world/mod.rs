@@ -108,7 +108,7 @@ pub enum Postgres {
     Stopped,
     Primary(Box<Run>),
     Standby,
-    /// Since its WAL had parted from that of this epoch's primary.
+    /// Since its WAL had diverged from that of this epoch's primary.
     Rewinding(u64),
 }
 
@@ -126,7 +126,7 @@ pub struct Node {
     pub postgres: Postgres,
     /// The timeline of its last complete promotion, while it has not followed anybody since.
     was_primary_on: Option<u8>,
-    burned: Option<u8>,
+    abandoned_promotion: Option<u8>,
     /// Whom to follow and on which timeline: as configured, and as the startup process has read it.
     configured: Option<(u8, u8)>,
     loaded: Option<(u8, u8)>,
@@ -256,7 +256,7 @@ impl World {
                 wal: vec![first],
                 postgres: Postgres::Standby,
                 was_primary_on: None,
-                burned: None,
+                abandoned_promotion: None,
                 configured: (n > 0).then_some((0, 1)),
                 loaded: (n > 0).then_some((0, 1)),
                 receiver: (n > 0).then_some(0),

@@ -74,17 +74,24 @@ fn server(
             && timeline == primary_term.timeline;
         return Server::Primary { epoch: if own { primary_term.epoch } else { 0 }, timeline };
     }
-    let parted = heard
+    let diverged = heard
         .filter(|(epoch, _)| *epoch == primary_term.epoch)
         .map(|(_, history)| !history.continues(look.end));
-    let burned = (look.newest_timeline > look.end.timeline).then_some(look.newest_timeline);
-    let (intake, parted) = match parted {
+    let abandoned_promotion =
+        (look.newest_timeline > look.end.timeline).then_some(look.newest_timeline);
+    let (intake, diverged) = match diverged {
         // To follow first, and to compare when there is something to compare with.
-        Some(true) if !machine::compares_histories() => (Intake::Closed, parted),
+        Some(true) if !machine::compares_histories() => (Intake::Closed, diverged),
         _ if !machine::compares_histories() => (look.intake, Some(false)),
-        _ => (look.intake, parted),
+        _ => (look.intake, diverged),
     };
-    Server::Standby { consistent: look.consistent, burned, intake, end: look.end, parted }
+    Server::Standby {
+        consistent: look.consistent,
+        abandoned_promotion,
+        intake,
+        end: look.end,
+        diverged,
+    }
 }
 
 impl Shared {
@@ -118,7 +125,7 @@ impl Shared {
         let heard = lock(&failover.heard).clone();
         let server = match &look {
             Some(look) => server(look, primary_term, me, heard.as_ref()),
-            None => Server::Rewinding { parted_in: repair.and_then(|r| r.parted_in) },
+            None => Server::Rewinding { diverged_in: repair.and_then(|r| r.diverged_in) },
         };
         let (epoch, free) = {
             let voter = lock(&failover.voter);

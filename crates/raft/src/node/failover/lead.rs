@@ -31,7 +31,7 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(2);
 /// For so long a primary that leads as well keeps the lead, before it hands it to a standby: a
 /// primary that dies should not take the leader along.
 const KEEPS_LEAD: Duration = Duration::from_millis(500);
-/// For an heir to lead, where this member ends.
+/// For an successor to lead, where this member ends.
 const HANDS_OVER: Duration = Duration::from_millis(300);
 
 type Voices = BTreeMap<NodeId, (Instant, Asked)>;
@@ -213,15 +213,15 @@ impl Shared {
             return;
         }
         let quiet = self.applied.borrow().cluster.change_under_way().is_none();
-        if quiet && let Some(heir) = self.heir() {
-            tracing::info!("this primary hands the lead of the Raft group to node {heir}");
-            let _ = self.raft.trigger().transfer_leader(raft_id(heir)).await;
+        if quiet && let Some(successor) = self.successor() {
+            tracing::info!("this primary hands the lead of the Raft group to node {successor}");
+            let _ = self.raft.trigger().transfer_leader(raft_id(successor)).await;
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
     }
 
     /// A voter that has all of the leader's log.
-    fn heir(&self) -> Option<NodeId> {
+    fn successor(&self) -> Option<NodeId> {
         let me = self.settings.node_id;
         let (voters, _) = self.voters_in_log();
         caught_up(&self.raft_facts(), me).into_iter().find(|id| *id != me && voters.contains(id))
@@ -233,10 +233,10 @@ impl Shared {
         if metrics.borrow_watched().state != ServerState::Leader {
             return;
         }
-        let Some(heir) = self.heir() else { return };
-        tracing::info!("the lead of the Raft group goes to node {heir}: this member ends");
+        let Some(successor) = self.successor() else { return };
+        tracing::info!("the lead of the Raft group goes to node {successor}: this member ends");
         let handed = async {
-            self.raft.trigger().transfer_leader(raft_id(heir)).await.ok()?;
+            self.raft.trigger().transfer_leader(raft_id(successor)).await.ok()?;
             while metrics.borrow_watched().state == ServerState::Leader {
                 metrics.changed().await.ok()?;
             }

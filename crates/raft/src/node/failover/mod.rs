@@ -70,8 +70,9 @@ pub trait Postgres: Send + Sync {
 /// part in nothing else.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Repair {
-    /// The epoch in which its WAL was found to have parted from the primary's, when it is for that.
-    pub parted_in: Option<u64>,
+    /// The epoch in which its WAL was found to have diverged from the primary's, when it is for
+    /// that.
+    pub diverged_in: Option<u64>,
 }
 
 /// One look at the server.
@@ -133,7 +134,7 @@ impl PrimaryRun {
 /// What a voter's answers to the primary's heartbeats have brought.
 #[derive(Debug, Default)]
 struct Answers {
-    /// For each voter when the youngest heartbeat that it acknowledged was sent.
+    /// For each voter when the latest heartbeat that it acknowledged was sent.
     acks: BTreeMap<NodeId, BootTime>,
     /// For each the end of the WAL that it took from this primary.
     confirmed: BTreeMap<NodeId, WalPosition>,
@@ -150,10 +151,10 @@ pub struct Failover {
     answers: Mutex<Answers>,
     /// The history of the primary of that epoch, as its heartbeats tell it.
     heard: Mutex<Option<(u64, History)>>,
-    /// The youngest primary that this voter knows of: the epoch and its timeline.
+    /// The latest primary that this voter knows of: the epoch and its timeline.
     knows: Mutex<Option<(u64, u32)>>,
     words: Mutex<Words>,
-    /// Whose history this server's WAL has parted from is not what it was.
+    /// Whose history this server's WAL has diverged from is not what it was.
     rewind_changed: Notify,
     /// Something that a step may depend on has changed.
     changed: Notify,
@@ -262,7 +263,7 @@ impl Failover {
         lock(&self.reports).clone()
     }
 
-    /// Whose history this server's WAL has parted from.
+    /// Whose history this server's WAL has diverged from.
     pub fn rewind(&self) -> Option<NodeId> {
         lock(&self.words).rewind
     }

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use pgraft_core::failover::PrimaryTerm;
-use pgraft_core::failover::switchover::{heir, is_at_once, may_switch};
+use pgraft_core::failover::switchover::{is_at_once, may_switch, successor};
 use pgraft_core::{NodeId, Outcome, Refusal};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout_at};
@@ -101,7 +101,7 @@ impl Shared {
             return Ok(Some("this node is not the primary".into()));
         }
         let (voters, _) = self.voters_in_log();
-        let heir = {
+        let successor = {
             let (answers, now) = (lock(&failover.answers), failover.postgres.now());
             let heard = answers
                 .acks
@@ -109,10 +109,10 @@ impl Shared {
                 .filter(|(_, sent)| sent.after(failover.lease_ms) > now)
                 .map(|(id, _)| *id)
                 .collect();
-            heir(&answers.confirmed, &voters, &heard)
+            successor(&answers.confirmed, &voters, &heard)
         };
-        match heir {
-            Some(heir) => self.switch_over(i64::from(heir.get())).await,
+        match successor {
+            Some(successor) => self.switch_over(i64::from(successor.get())).await,
             None => Ok(Some("no standby can take over now".into())),
         }
     }

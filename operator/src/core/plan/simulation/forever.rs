@@ -130,7 +130,7 @@ fn one_thing_that_fails_for_ever_blocks_nothing_else() {
                     rest.is_empty(),
                     "{target:?} fails ({cause:?}), and this is not done: {rest:?}"
                 );
-                // A volume's name that is taken, or another heir, can be done without.
+                // A volume's name that is taken, or another successor, can be done without.
                 let still_wanted = left(&mut world).contains(target);
                 let is_error = matches!(cause, Cause::Error { .. });
                 assert!(

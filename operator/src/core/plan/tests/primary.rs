@@ -105,7 +105,7 @@ fn the_primary_is_another_one_before_it_is_scaled_away() {
         member.lag_bytes = None;
     }
     seen.group = Some(group);
-    assert_eq!(step(&want, &mut seen), Step::Wait(Why::NoHeir(id(5))));
+    assert_eq!(step(&want, &mut seen), Step::Wait(Why::NoSuccessor(id(5))));
 }
 
 #[test]
@@ -116,7 +116,7 @@ fn a_primary_whose_volume_is_to_go_hands_over() {
     assert_eq!(step(&want, &mut seen), Step::SwitchOver(id(2)), "2 and 3 are as good, and 1 leads");
     let mut alone = with_primary(&with_failover(1), 1, 1);
     alone.volumes.get_mut(&id(1)).unwrap().terminating = true;
-    assert_eq!(step(&with_failover(1), &mut alone), Step::Wait(Why::NoHeir(id(1))));
+    assert_eq!(step(&with_failover(1), &mut alone), Step::Wait(Why::NoSuccessor(id(1))));
     assert_eq!(
         step(&with_failover(3), &mut alone),
         Step::CreateVolume(id(2)),
