@@ -9,7 +9,10 @@ use nix::sys::time::TimeValLike;
 use nix::time::{ClockId, clock_gettime};
 use pgraft_core::Address;
 use pgraft_core::failover::lease::BootTime;
-use pgraft_raft::{Hooks, Look, Node, Order, Postgres, Protection, Repair, SNAPSHOT_EVERY};
+use pgraft_raft::{
+    Hooks, Node, PostgresControl, Protection, SNAPSHOT_EVERY, ServerDirective, ServerRepair,
+    ServerState,
+};
 use tokio::sync::{Mutex, oneshot};
 use tokio::task::JoinHandle;
 
@@ -139,21 +142,21 @@ struct Nobody {
     mending: PathBuf,
 }
 
-impl Postgres for Nobody {
+impl PostgresControl for Nobody {
     fn now(&self) -> BootTime {
         let now = clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(0, |now| now.num_milliseconds());
         BootTime(now.unsigned_abs())
     }
 
-    fn look(&self) -> Option<Look> {
+    fn observed(&self) -> Option<ServerState> {
         None
     }
 
-    fn repair(&self) -> Option<Repair> {
-        Some(Repair { diverged_in: diverged_in(&self.mending) })
+    fn repair(&self) -> Option<ServerRepair> {
+        Some(ServerRepair { diverged_in: diverged_in(&self.mending) })
     }
 
-    fn order(&self, _: Order, _: bool) {}
+    fn direct(&self, _: ServerDirective, _: bool) {}
 
     fn gate(&self, _: Option<BootTime>) {}
 }

@@ -32,6 +32,9 @@ mod types;
 pub use control::call as control_call;
 pub use identity::{Identity, IdentityError};
 pub use listen::{is_any, listen};
-pub use node::{Hooks, Look, Node, Order, PROMISES_FILE, Postgres, Publish, Repair, StartError};
+pub use node::{
+    Hooks, Node, PROMISES_FILE, PostgresControl, Publish, ServerDirective, ServerRepair,
+    ServerState, StartError,
+};
 pub use settings::{Protection, SNAPSHOT_EVERY, Settings, SettingsError, TlsFiles};
 pub use transport::{BoxStream, Listener, MaterialError, Network, Stream, Which};

@@ -9,7 +9,7 @@ use futures::future::BoxFuture;
 use pgraft_core::control::{Request, Response};
 use pgraft_core::{Address, NodeId, NodeStatus};
 use pgraft_raft::sim::{Crash, Machine};
-use pgraft_raft::{Hooks, Node, Postgres, Protection, Settings};
+use pgraft_raft::{Hooks, Node, PostgresControl, Protection, Settings};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -114,7 +114,7 @@ impl Host {
         &mut self,
         now: Time,
         net: &Net,
-        postgres: Option<Arc<dyn Postgres>>,
+        postgres: Option<Arc<dyn PostgresControl>>,
     ) -> Result<(), String> {
         let runtime = Builder::new_current_thread()
             .enable_time()
@@ -152,7 +152,7 @@ impl Host {
                 wal: Arc::new(move || {
                     server
                         .as_ref()?
-                        .look()
+                        .observed()
                         .map(|look| pgraft_core::status::WalProgress::from(look.end))
                 }),
                 postgres,

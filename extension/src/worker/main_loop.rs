@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError};
 use std::time::Duration;
 
-use pgraft_raft::{Hooks, Node, Postgres, Settings, StartError};
+use pgraft_raft::{Hooks, Node, PostgresControl, Settings, StartError};
 use pgrx::bgworkers::{BackgroundWorker, SignalWakeFlags};
 use pgrx::{log, warning};
 use tokio::runtime::{Builder, Runtime};
@@ -92,7 +92,7 @@ fn start(
     steward: Option<&Steward>,
 ) -> Result<Node, StartError> {
     let (id, at) = (settings.node_id, settings.advertise.clone());
-    let postgres = steward.map(|s| s.server() as Arc<dyn Postgres>);
+    let postgres = steward.map(|s| s.server() as Arc<dyn PostgresControl>);
     let hooks = Hooks { wal: Arc::new(shmem::wal), postgres, publish: Box::new(shmem::publish) };
     // On a thread of the runtime: whatever threads the member makes then inherit the full signal
     // mask, not this thread's.

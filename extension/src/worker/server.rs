@@ -13,7 +13,7 @@ use pgraft_core::failover::lease::BootTime;
 use pgraft_core::failover::node::Intake;
 use pgraft_core::failover::{History, SyncConfig};
 use pgraft_core::instance_config::replication_name;
-use pgraft_raft::{Look, Order, Postgres};
+use pgraft_raft::{PostgresControl, ServerDirective, ServerState};
 use pgrx::warning;
 
 use crate::fence::gate;
@@ -32,8 +32,8 @@ const NAMES_FILE: &str = "names.conf";
 
 /// The end that the member's threads hold.
 pub struct Server {
-    seen: Mutex<Option<Look>>,
-    orders: Mutex<(Option<Order>, bool)>,
+    seen: Mutex<Option<ServerState>>,
+    directive: Mutex<(Option<ServerDirective>, bool)>,
     wake: UnixStream,
 }
 
@@ -41,26 +41,26 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Postgres for Server {
+impl PostgresControl for Server {
     fn now(&self) -> BootTime {
         BootTime(u64::try_from(pg::monotonic_ms()).unwrap_or(0))
     }
 
-    fn look(&self) -> Option<Look> {
+    fn observed(&self) -> Option<ServerState> {
         lock(&self.seen).clone()
     }
 
-    fn look_again(&self) {
+    fn refresh(&self) {
         // A full pipe wakes as well.
         let _ = std::io::Write::write(&mut &self.wake, b"!");
     }
 
-    fn order(&self, order: Order, hurry: bool) {
-        let mut orders = lock(&self.orders);
-        if orders.0.as_ref() != Some(&order) || orders.1 != hurry {
-            *orders = (Some(order), hurry);
-            drop(orders);
-            self.look_again();
+    fn direct(&self, direct: ServerDirective, hurry: bool) {
+        let mut directive = lock(&self.directive);
+        if directive.0.as_ref() != Some(&direct) || directive.1 != hurry {
+            *directive = (Some(direct), hurry);
+            drop(directive);
+            self.refresh();
         }
     }
 
@@ -96,7 +96,7 @@ impl Steward {
         let (wake, woken) = UnixStream::pair()?;
         wake.set_nonblocking(true)?;
         woken.set_nonblocking(true)?;
-        let server = Server { seen: Mutex::default(), orders: Mutex::new((None, true)), wake };
+        let server = Server { seen: Mutex::default(), directive: Mutex::new((None, true)), wake };
         Ok(Self {
             server: std::sync::Arc::new(server),
             woken,
@@ -134,14 +134,14 @@ impl Steward {
     pub fn tend(&mut self) -> (bool, Option<Duration>) {
         let mut drained = [0; 64];
         while std::io::Read::read(&mut &self.woken, &mut drained).is_ok_and(|n| n > 0) {}
-        let (order, hurry) = lock(&self.server.orders).clone();
-        if let Some(order) = order {
-            self.carry_out(order);
+        let (direct, hurry) = lock(&self.server.directive).clone();
+        if let Some(direct) = direct {
+            self.carry_out(direct);
         }
-        let look = self.look();
+        let observed = self.observed();
         let mut seen = lock(&self.server.seen);
-        let news = *seen != look;
-        *seen = look;
+        let news = *seen != observed;
+        *seen = observed;
         drop(seen);
         (news, self.due(hurry))
     }
@@ -155,25 +155,27 @@ impl Steward {
         Some(if since.elapsed() < PATIENT_AFTER { HURRY } else { PATIENT })
     }
 
-    fn carry_out(&mut self, order: Order) {
-        match order {
-            Order::Close => {
+    fn carry_out(&mut self, direct: ServerDirective) {
+        match direct {
+            ServerDirective::Close => {
                 if !intake::is_closed() {
                     self.refusals_at_close = intake::refusals();
                     intake::close();
                 }
                 intake::stop_receiver();
             }
-            Order::Follow(node, at, timeline) => {
+            ServerDirective::Follow(node, at, timeline) => {
                 intake::open(at.host(), at.port(), timeline);
                 self.following = Some(node);
             }
-            Order::Promote(timeline, change, config) => self.promote(timeline, change, &config),
-            Order::Names(change, config) if !server::is_standby() => {
+            ServerDirective::Promote(timeline, change, config) => {
+                self.promote(timeline, change, &config)
+            }
+            ServerDirective::Names(change, config) if !server::is_standby() => {
                 self.set_names(change, &config)
             }
-            Order::Names(..) => {}
-            Order::Stop => {
+            ServerDirective::Names(..) => {}
+            ServerDirective::Stop => {
                 gate::close();
                 if self.stopped_at.is_none_or(|at| at.elapsed() >= STOP_AGAIN) {
                     self.stopped_at = Some(Instant::now());
@@ -226,7 +228,7 @@ impl Steward {
         }
     }
 
-    fn look(&mut self) -> Option<Look> {
+    fn observed(&mut self) -> Option<ServerState> {
         let standby = server::is_standby();
         // First the names, then the position: what is noted as the end of the WAL was written when
         // everybody went by these names already.
@@ -243,7 +245,7 @@ impl Steward {
         if !standby && self.history.timeline != end.timeline {
             self.history = server::history(&self.data, end.timeline);
         }
-        Some(Look {
+        Some(ServerState {
             run: server::run(),
             consistent: self.consistent,
             standby,

@@ -87,7 +87,7 @@ impl Shared {
                 let forced = self.force_primary(node_id, accept_data_loss).await;
                 done(forced.map_err(|f| f.or(|leader| Refusal::ForceOnFollower { leader })))
             }
-            Request::HandOver => done(self.give_to_anybody().await),
+            Request::HandOver => done(self.hand_over_to_most_advanced().await),
             Request::Status => Response::Status(Box::new(NodeStatus::clone(&self.status.borrow()))),
             Request::WatchPrimary { heard } => {
                 Response::WatchPrimary(self.primary_update(heard).await)

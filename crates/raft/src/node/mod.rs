@@ -36,7 +36,9 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use self::failover::Failover;
-pub use self::failover::{Look, Order, PROMISES_FILE, Postgres, Repair};
+pub use self::failover::{
+    PROMISES_FILE, PostgresControl, ServerDirective, ServerRepair, ServerState,
+};
 use crate::control;
 use crate::identity::{Identity, IdentityError};
 use crate::machine::{self, watch};
@@ -60,7 +62,7 @@ pub struct Hooks {
     pub wal: WalSource,
     /// This member's Postgres, where the members decide who is the primary
     /// ([`Settings::lease_timeout`]).
-    pub postgres: Option<Arc<dyn Postgres>>,
+    pub postgres: Option<Arc<dyn PostgresControl>>,
     /// Told on every change of the status, and twice a second.
     pub publish: Publish,
 }

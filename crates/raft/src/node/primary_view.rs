@@ -25,7 +25,7 @@ impl Shared {
             applied.borrow_and_update();
             let ended = async {
                 match &self.failover {
-                    Some(failover) => failover.end_was_told.notified().await,
+                    Some(failover) => failover.end_reported.notified().await,
                     None => std::future::pending().await,
                 }
             };

@@ -101,7 +101,7 @@ pub enum Rpc {
 
 /// What a voter says when the leader asks about the primary.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Asked {
+pub struct VoterReply {
     /// The epoch that it has on disk.
     pub epoch: u64,
     /// The latest primary that it has heard of: the epoch and its timeline.
@@ -138,7 +138,7 @@ pub enum Reply {
         carried: Result<(), String>,
         confirmed: Option<WalPosition>,
     },
-    Asked(Asked),
+    VoterReply(VoterReply),
     Switchover(Result<Option<String>, Refusal>),
     SteppedDown(Result<(), Refusal>),
     /// Nothing to say but that it was heard.

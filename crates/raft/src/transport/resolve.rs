@@ -24,7 +24,7 @@ pub struct Resolver(Arc<Mutex<Names>>);
 
 #[derive(Default)]
 struct Names {
-    asked: HashMap<String, watch::Receiver<Answer>>,
+    in_flight: HashMap<String, watch::Receiver<Answer>>,
     good: HashMap<String, Vec<IpAddr>>,
 }
 
@@ -64,11 +64,11 @@ impl Resolver {
     /// Joins the lookup that is under way, or begins one.
     fn lookup(&self, host: &str) -> watch::Receiver<Answer> {
         let mut names = self.names();
-        if let Some(asked) = names.asked.get(host) {
-            return asked.clone();
+        if let Some(in_flight) = names.in_flight.get(host) {
+            return in_flight.clone();
         }
         let (tell, answer) = watch::channel(None);
-        names.asked.insert(host.to_owned(), answer.clone());
+        names.in_flight.insert(host.to_owned(), answer.clone());
         let (resolver, host) = (self.clone(), host.to_owned());
         tokio::spawn(async move {
             let found = tokio::net::lookup_host((host.as_str(), 0)).await;
@@ -78,7 +78,7 @@ impl Resolver {
                 if ips.is_empty() { Err("it has no address".to_owned()) } else { Ok(ips) }
             });
             let mut names = resolver.names();
-            names.asked.remove(&host);
+            names.in_flight.remove(&host);
             if let Ok(ips) = &found {
                 names.good.insert(host, ips.clone());
             }
@@ -115,7 +115,7 @@ mod tests {
     async fn one_lookup_serves_all_and_the_last_good_answer_stays() {
         let resolver = Resolver::default();
         let (never, pending) = watch::channel(None);
-        resolver.names().asked.insert("slow".into(), pending);
+        resolver.names().in_flight.insert("slow".into(), pending);
         // The lookup under way is joined: no second one begins, and there is nothing good yet.
         assert!(resolver.resolve("slow", 7).await.is_err());
         resolver.names().good.insert("slow".into(), vec!["127.0.0.9".parse().unwrap()]);

@@ -18,7 +18,8 @@ use tokio::time::{Instant, timeout};
 use super::handshake::{Hello, Local, Rejected, Welcome};
 use super::tls::Trouble;
 use super::{
-    Asked, BoxStream, Complaints, Guard, Listener, MAX_FRAME, Reply, Rpc, read_json, write_json,
+    BoxStream, Complaints, Guard, Listener, MAX_FRAME, Reply, Rpc, VoterReply, read_json,
+    write_json,
 };
 use crate::machine::watch;
 use crate::node::LeaderContact;
@@ -66,7 +67,7 @@ pub trait FailoverEnd: Send + Sync {
         lease_ms: u64,
     ) -> (Result<(), String>, Option<WalPosition>);
     /// The leader's question; None where failover is off.
-    fn asked(&self) -> Option<Asked>;
+    fn voter_reply(&self) -> Option<VoterReply>;
     /// The word of `from` that a run of its server has ended.
     fn released(&self, from: NodeId, epoch: u64, start: Start);
     /// Somebody wants that node to be the primary; a member that does not lead passes it on.
@@ -195,9 +196,9 @@ async fn answer(server: &Server, from: NodeId, rpc: Rpc) -> Reply {
             let (carried, confirmed) = server.failover.hear(from, &heartbeat, history, lease_ms);
             Reply::Lease { carried, confirmed }
         }
-        Rpc::Ask => server.failover.asked().map_or_else(
+        Rpc::Ask => server.failover.voter_reply().map_or_else(
             || Reply::Failed("pgraft.failover is off on this node".into()),
-            Reply::Asked,
+            Reply::VoterReply,
         ),
         Rpc::Release { epoch, start } => {
             server.failover.released(from, epoch, start);

@@ -17,7 +17,7 @@ impl Invariant for FreshTimelines {
     }
 
     fn see(&mut self, seen: &Seen<'_>) -> Result<(), String> {
-        let Seen::Postgres(Note::Promotes { node, timeline }) = seen else { return Ok(()) };
+        let Seen::PostgresControl(Note::Promotes { node, timeline }) = seen else { return Ok(()) };
         match self.taken.insert(*timeline, *node) {
             Some(before) => Err(format!(
                 "node {node} promotes to timeline {timeline}, to which node {before} has promoted"

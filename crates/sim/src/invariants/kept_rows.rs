@@ -35,7 +35,11 @@ impl Invariant for KeptRows {
 
     fn see(&mut self, seen: &Seen<'_>) -> Result<(), String> {
         match seen {
-            Seen::Postgres(Note::Hears { ask: Ask::Write(row), answer: Some(answer), .. }) => {
+            Seen::PostgresControl(Note::Hears {
+                ask: Ask::Write(row),
+                answer: Some(answer),
+                ..
+            }) => {
                 match answer {
                     Answer::Done => drop(self.kept.insert(*row, "told is there")),
                     Answer::Refused => drop(self.refused.insert(*row)),
@@ -43,7 +47,7 @@ impl Invariant for KeptRows {
                 }
                 Ok(())
             }
-            Seen::Postgres(Note::Hears { answer: Some(Answer::Rows(rows)), .. }) => {
+            Seen::PostgresControl(Note::Hears { answer: Some(Answer::Rows(rows)), .. }) => {
                 for row in rows {
                     self.kept.entry(*row).or_insert("shown");
                 }

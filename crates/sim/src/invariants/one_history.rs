@@ -15,9 +15,9 @@ impl Invariant for OneHistory {
 
     fn see(&mut self, seen: &Seen<'_>) -> Result<(), String> {
         match seen {
-            Seen::Postgres(Note::Streams { node, standby, diverged: Some(at) }) => Err(format!(
-                "node {standby} streams from node {node}, and has another record at {at}"
-            )),
+            Seen::PostgresControl(Note::Streams { node, standby, diverged: Some(at) }) => Err(
+                format!("node {standby} streams from node {node}, and has another record at {at}"),
+            ),
             _ => Ok(()),
         }
     }

@@ -15,7 +15,7 @@ impl Invariant for OneOpenGate {
 
     fn see(&mut self, seen: &Seen<'_>) -> Result<(), String> {
         match seen {
-            Seen::Postgres(Note::Open(nodes)) if nodes.len() > 1 => {
+            Seen::PostgresControl(Note::Open(nodes)) if nodes.len() > 1 => {
                 Err(format!("the gates of nodes {} are open", ids(nodes)))
             }
             _ => Ok(()),

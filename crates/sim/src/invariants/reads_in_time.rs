@@ -31,7 +31,7 @@ impl Invariant for ReadsInTime {
     }
 
     fn see(&mut self, seen: &Seen<'_>) -> Result<(), String> {
-        let Seen::Postgres(note) = seen else { return Ok(()) };
+        let Seen::PostgresControl(note) = seen else { return Ok(()) };
         match note {
             Note::Asks { request, ask: Ask::Read, .. } => {
                 drop(self.asked.insert(*request, self.known.len()))

@@ -5,15 +5,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use pgraft_core::failover::lease::BootTime;
-use pgraft_raft::{Look, Order, Postgres, Repair};
+use pgraft_raft::{PostgresControl, ServerDirective, ServerRepair, ServerState};
 
 use super::disk::Data;
 use crate::clock::{self, Time};
 
 /// What the worker's threads and its main thread have in common.
 pub struct Desk {
-    seen: Mutex<Option<Look>>,
-    order: Mutex<Option<Order>>,
+    seen: Mutex<Option<ServerState>>,
+    direct: Mutex<Option<ServerDirective>>,
     /// In the server's shared memory: until when the gate is open, by this machine's clock; 0 is
     /// closed.
     gate: Arc<AtomicU64>,
@@ -33,34 +33,34 @@ pub fn boot_time(now: Time, booted: u64) -> u64 {
 impl Desk {
     /// Of a worker that has just begun.
     pub fn new(gate: Arc<AtomicU64>, booted: u64) -> Self {
-        Self { seen: Mutex::default(), order: Mutex::default(), gate, booted }
+        Self { seen: Mutex::default(), direct: Mutex::default(), gate, booted }
     }
 
     /// The last order.
-    pub fn ordered(&self) -> Option<Order> {
-        lock(&self.order).clone()
+    pub fn ordered(&self) -> Option<ServerDirective> {
+        lock(&self.direct).clone()
     }
 
     /// Leaves a look; whether it is news.
-    pub fn saw(&self, look: Option<Look>) -> bool {
+    pub fn saw(&self, observed: Option<ServerState>) -> bool {
         let mut seen = lock(&self.seen);
-        let news = *seen != look;
-        *seen = look;
+        let news = *seen != observed;
+        *seen = observed;
         news
     }
 }
 
-impl Postgres for Desk {
+impl PostgresControl for Desk {
     fn now(&self) -> BootTime {
         BootTime(boot_time(clock::here().unwrap_or_default(), self.booted))
     }
 
-    fn look(&self) -> Option<Look> {
+    fn observed(&self) -> Option<ServerState> {
         lock(&self.seen).clone()
     }
 
-    fn order(&self, order: Order, _hurry: bool) {
-        *lock(&self.order) = Some(order);
+    fn direct(&self, direct: ServerDirective, _hurry: bool) {
+        *lock(&self.direct) = Some(direct);
     }
 
     fn gate(&self, until: Option<BootTime>) {
@@ -82,20 +82,20 @@ impl Stand {
     }
 }
 
-impl Postgres for Stand {
+impl PostgresControl for Stand {
     fn now(&self) -> BootTime {
         BootTime(boot_time(clock::here().unwrap_or_default(), self.booted))
     }
 
-    fn look(&self) -> Option<Look> {
+    fn observed(&self) -> Option<ServerState> {
         None
     }
 
-    fn repair(&self) -> Option<Repair> {
-        Some(Repair { diverged_in: self.diverged_in })
+    fn repair(&self) -> Option<ServerRepair> {
+        Some(ServerRepair { diverged_in: self.diverged_in })
     }
 
-    fn order(&self, _order: Order, _hurry: bool) {}
+    fn direct(&self, _order: ServerDirective, _hurry: bool) {}
 
     fn gate(&self, _until: Option<BootTime>) {}
 }

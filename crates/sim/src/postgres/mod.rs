@@ -26,7 +26,7 @@ pub mod twophase;
 use std::sync::Arc;
 use std::time::Duration;
 
-use pgraft_raft::Postgres;
+use pgraft_raft::PostgresControl;
 use pgraft_raft::sim::Rules;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
@@ -118,14 +118,14 @@ impl Databases {
 
     /// Postgres for a member that begins on that machine: in its server, or in its instance manager
     /// while no server can run. None where there is neither.
-    pub fn postgres(&mut self, number: u32) -> Option<Arc<dyn Postgres>> {
+    pub fn postgres(&mut self, number: u32) -> Option<Arc<dyn PostgresControl>> {
         let server = self.servers.get_mut(&number)?;
         if server.run.is_none() && server.manager != Manager::Off && server.disk.data != Data::Whole
         {
             return Some(Arc::new(Stand::new(server.disk.data, server.booted)));
         }
         let worker = Worker::new(server.run.as_ref()?, server.booted);
-        let desk = Arc::clone(&worker.desk) as Arc<dyn Postgres>;
+        let desk = Arc::clone(&worker.desk) as Arc<dyn PostgresControl>;
         server.worker = Some(worker);
         Some(desk)
     }

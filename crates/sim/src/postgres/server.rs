@@ -11,7 +11,7 @@ use pgraft_core::failover::node::Intake;
 use pgraft_core::failover::{History, SyncConfig};
 use pgraft_core::status::WalPosition;
 use pgraft_raft::sim::Rules;
-use pgraft_raft::{Look, Order};
+use pgraft_raft::{ServerDirective, ServerState};
 use rand::RngExt;
 use rand::rngs::SmallRng;
 
@@ -243,34 +243,34 @@ impl Server {
             return false;
         };
         worker.next = next;
-        if let Some(order) = worker.desk.ordered() {
-            self.carry_out(order, around);
+        if let Some(direct) = worker.desk.ordered() {
+            self.carry_out(direct, around);
         }
-        let look = self.look(around);
-        self.worker.as_ref().is_some_and(|w| w.desk.saw(look))
+        let observed = self.observed(around);
+        self.worker.as_ref().is_some_and(|w| w.desk.saw(observed))
     }
 
-    fn carry_out(&mut self, order: Order, around: &mut Around<'_>) {
+    fn carry_out(&mut self, direct: ServerDirective, around: &mut Around<'_>) {
         let (Some(worker), Some(run)) = (&mut self.worker, &mut self.run) else { return };
-        match order {
-            Order::Close => {
+        match direct {
+            ServerDirective::Close => {
                 if run.takes() {
                     worker.refusals_at_close = run.refusals;
                     run.shut();
                 }
             }
-            Order::Follow(node, at, timeline) => {
+            ServerDirective::Follow(node, at, timeline) => {
                 if let Ok(machine) = crate::net::machine(at.host()) {
                     run.open((machine, timeline));
                     worker.following = Some(node);
                 }
             }
-            Order::Promote(timeline, change, config) => {
+            ServerDirective::Promote(timeline, change, config) => {
                 self.promote(timeline, (change, config), around)
             }
-            Order::Names(..) if run.is_standby() => {}
-            Order::Names(change, config) => self.set_names(change, config, around),
-            Order::Stop => {
+            ServerDirective::Names(..) if run.is_standby() => {}
+            ServerDirective::Names(change, config) => self.set_names(change, config, around),
+            ServerDirective::Stop => {
                 run.gate.store(0, Ordering::SeqCst);
                 around.notes.push(Note::Stops { node: self.number });
             }
@@ -320,7 +320,7 @@ impl Server {
         around.notes.push(Note::NamesChange { node: self.number });
     }
 
-    fn look(&self, around: &Around<'_>) -> Option<Look> {
+    fn observed(&self, around: &Around<'_>) -> Option<ServerState> {
         let (worker, run) = (self.worker.as_ref()?, self.run.as_ref()?);
         let standby = run.is_standby();
         let loaded = |change: u64, config: &SyncConfig| {
@@ -335,7 +335,7 @@ impl Server {
             .as_ref()
             .filter(|_| !standby)
             .map(|(change, config)| (*change, loaded(*change, config)));
-        Some(Look {
+        Some(ServerState {
             run: run.id,
             consistent: !matches!(run.mode, Mode::Starting { .. }),
             standby,
@@ -345,7 +345,7 @@ impl Server {
             history: if standby { History::default() } else { self.disk.history(run.timeline) },
             names,
         })
-        .filter(|look| look.end.lsn > 0)
+        .filter(|observed| observed.end.lsn > 0)
     }
 
     fn intake(&self, around: &Around<'_>) -> Intake {

@@ -246,7 +246,7 @@ impl World {
             }
             _ => {}
         }
-        self.see(&Seen::Postgres(note));
+        self.see(&Seen::PostgresControl(note));
     }
 
     /// A write is confirmed since the last standby that it needs has it on disk.

@@ -13,7 +13,7 @@ use pgraft_core::status::WalPosition;
 use tokio::time::Instant;
 
 use super::lease::extend;
-use super::{Failover, Look, Order, PrimaryRun, Shared, lock};
+use super::{Failover, PrimaryRun, ServerDirective, ServerState, Shared, lock};
 use crate::machine;
 
 /// While nothing is expected to happen.
@@ -26,7 +26,7 @@ const RETRY: Duration = Duration::from_millis(50);
 /// What this member remembers of its primary term. All of it is of one epoch and one run of the
 /// server.
 #[derive(Default)]
-struct Memory {
+struct PrimaryMemory {
     votes: Option<bool>,
     of: Option<(u64, i64)>,
     read: bool,
@@ -39,7 +39,7 @@ struct Memory {
 pub async fn run(shared: Arc<Shared>) {
     let Some(failover) = shared.failover.clone() else { return std::future::pending().await };
     let mut applied = shared.applied.clone();
-    let mut memory = Memory::default();
+    let mut memory = PrimaryMemory::default();
     loop {
         let hurry = match shared.act(&failover, &mut memory).await {
             Ok(hurry) => hurry,
@@ -60,15 +60,15 @@ pub async fn run(shared: Arc<Shared>) {
 
 /// The server in the words of the protocol.
 fn server(
-    look: &Look,
+    observed: &ServerState,
     primary_term: &PrimaryTerm,
     me: pgraft_core::NodeId,
     heard: Option<&(u64, pgraft_core::failover::History)>,
 ) -> Server {
-    if !look.standby {
+    if !observed.standby {
         // A timeline is given once: who stands on this one was promoted for this primary term.
         let timeline =
-            if machine::gives_timelines() { look.end.timeline } else { primary_term.timeline };
+            if machine::gives_timelines() { observed.end.timeline } else { primary_term.timeline };
         let own = primary_term.primary == me
             && primary_term.phase == Phase::Steady
             && timeline == primary_term.timeline;
@@ -76,40 +76,42 @@ fn server(
     }
     let diverged = heard
         .filter(|(epoch, _)| *epoch == primary_term.epoch)
-        .map(|(_, history)| !history.continues(look.end));
+        .map(|(_, history)| !history.continues(observed.end));
     let abandoned_promotion =
-        (look.newest_timeline > look.end.timeline).then_some(look.newest_timeline);
+        (observed.newest_timeline > observed.end.timeline).then_some(observed.newest_timeline);
     let (intake, diverged) = match diverged {
         // To follow first, and to compare when there is something to compare with.
         Some(true) if !machine::compares_histories() => (Intake::Closed, diverged),
-        _ if !machine::compares_histories() => (look.intake, Some(false)),
-        _ => (look.intake, diverged),
+        _ if !machine::compares_histories() => (observed.intake, Some(false)),
+        _ => (observed.intake, diverged),
     };
     Server::Standby {
-        consistent: look.consistent,
+        consistent: observed.consistent,
         abandoned_promotion,
         intake,
-        end: look.end,
+        end: observed.end,
         diverged,
     }
 }
 
 impl Shared {
     /// One step; whether the next one is expected soon.
-    async fn act(&self, failover: &Failover, memory: &mut Memory) -> std::io::Result<bool> {
-        let look = failover.postgres.look();
-        let repair = failover.postgres.repair().filter(|_| look.is_none());
-        if look.is_none() && repair.is_none() {
+    async fn act(&self, failover: &Failover, memory: &mut PrimaryMemory) -> std::io::Result<bool> {
+        let observed = failover.postgres.observed();
+        let repair = failover.postgres.repair().filter(|_| observed.is_none());
+        if observed.is_none() && repair.is_none() {
             return Ok(true);
         }
-        if let Some(look) = &look
-            && let Some(ended) = lock(&failover.durable).runs(look.run)?
+        if let Some(observed) = &observed
+            && let Some(ended) = lock(&failover.durable).runs(observed.run)?
         {
             *lock(&failover.released_run) = Some(ended);
             failover.ended.notify_one();
         }
-        let founds =
-            look.as_ref().map(|look| self.enters_as_founder(failover, look)).transpose()?;
+        let founds = observed
+            .as_ref()
+            .map(|observed| self.enters_as_founder(failover, observed))
+            .transpose()?;
         let applied = self.applied.borrow().clone();
         let Some(primary_term) = &applied.cluster.primary_term else {
             if let Some(founds) = founds {
@@ -123,8 +125,8 @@ impl Shared {
         self.note_vote(failover, memory);
         failover.learn(Some(primary_term));
         let heard = lock(&failover.heard).clone();
-        let server = match &look {
-            Some(look) => server(look, primary_term, me, heard.as_ref()),
+        let server = match &observed {
+            Some(observed) => server(observed, primary_term, me, heard.as_ref()),
             None => Server::Rewinding { diverged_in: repair.and_then(|r| r.diverged_in) },
         };
         let (epoch, free) = {
@@ -140,20 +142,20 @@ impl Shared {
             let mut primary_run = lock(&failover.primary_run);
             *primary_run = promotes;
             if primary_run.is_some() {
-                failover.begun.notify_one();
+                failover.primary_began.notify_one();
             }
             failover.postgres.gate(None);
         }
         say(failover, &step, &server);
-        let order = |order| failover.postgres.order(order, true);
+        let direct = |direct| failover.postgres.direct(direct, true);
         let info = applied.cluster.members.get(&primary_term.primary).and_then(|m| m.info.as_ref());
         let follow = info.map(|t| {
-            Order::Follow(primary_term.primary, t.postgres.clone(), primary_term.timeline)
+            ServerDirective::Follow(primary_term.primary, t.postgres.clone(), primary_term.timeline)
         });
         match step {
             Step::RunAsPrimary => {
-                if let Some(look) = &look {
-                    return self.primary_term(failover, memory, look, primary_term).await;
+                if let Some(observed) = &observed {
+                    return self.primary_term(failover, memory, observed, primary_term).await;
                 }
             }
             Step::Nothing
@@ -168,11 +170,11 @@ impl Shared {
                 *lock(&failover.report) = None;
                 failover.poke();
             }
-            Step::Stop => order(Order::Stop),
-            Step::CloseIntake => order(Order::Close),
+            Step::Stop => direct(ServerDirective::Stop),
+            Step::CloseIntake => direct(ServerDirective::Close),
             Step::Promote(timeline) => {
                 if let Some(target) = primary_term.target() {
-                    order(Order::Promote(timeline, primary_term.change, target.clone()));
+                    direct(ServerDirective::Promote(timeline, primary_term.change, target.clone()));
                 }
             }
             Step::Report(report) => {
@@ -194,26 +196,32 @@ impl Shared {
                     failover.ask.notify_one();
                 }
             }
-            Step::Follow(_) => follow.clone().into_iter().for_each(order),
+            Step::Follow(_) => follow.clone().into_iter().for_each(direct),
         }
         let calm = matches!(step, Step::Nothing | Step::Rewind(_)) && primary_term.is_settled();
         if calm {
             // The same order as before, with less of a hurry.
-            let follows = look.as_ref().is_some_and(|l| {
+            let follows = observed.as_ref().is_some_and(|l| {
                 l.intake
                     == Intake::Open { from: primary_term.primary, timeline: primary_term.timeline }
             });
-            failover.postgres.order(follow.filter(|_| follows).unwrap_or(Order::Close), false);
+            failover
+                .postgres
+                .direct(follow.filter(|_| follows).unwrap_or(ServerDirective::Close), false);
         }
-        Ok(!calm && look.is_some())
+        Ok(!calm && observed.is_some())
     }
 
     /// Whether this member is its cluster's founder, or may become one, and has not been the
     /// primary: nobody else can be the first primary. It takes what makes it that before there is a
     /// cluster, as a rule; after it where the cluster was founded before this member had seen its
     /// server.
-    fn enters_as_founder(&self, failover: &Failover, look: &Look) -> std::io::Result<bool> {
-        let founds = !look.standby
+    fn enters_as_founder(
+        &self,
+        failover: &Failover,
+        observed: &ServerState,
+    ) -> std::io::Result<bool> {
+        let founds = !observed.standby
             && self.local.identity().cluster.is_none_or(|c| c.founded_here)
             && lock(&failover.durable).was_never_primary();
         if founds && lock(&failover.voter).epoch() == 0 {
@@ -225,7 +233,7 @@ impl Shared {
 
     /// A new voter begins with a full promise: a lease may be carried by majorities that it was not
     /// part of.
-    fn note_vote(&self, failover: &Failover, memory: &mut Memory) {
+    fn note_vote(&self, failover: &Failover, memory: &mut PrimaryMemory) {
         let votes = self.voters_in_log().0.contains(&self.settings.node_id);
         if votes && memory.votes == Some(false) {
             lock(&failover.voter).got_vote(failover.postgres.now(), failover.lease_ms);
@@ -237,15 +245,15 @@ impl Shared {
     async fn primary_term(
         &self,
         failover: &Failover,
-        memory: &mut Memory,
-        look: &Look,
+        memory: &mut PrimaryMemory,
+        observed: &ServerState,
         primary_term: &PrimaryTerm,
     ) -> std::io::Result<bool> {
-        if memory.of != Some((primary_term.epoch, look.run)) {
-            *memory = Memory {
+        if memory.of != Some((primary_term.epoch, observed.run)) {
+            *memory = PrimaryMemory {
                 votes: memory.votes,
-                of: Some((primary_term.epoch, look.run)),
-                ..Memory::default()
+                of: Some((primary_term.epoch, observed.run)),
+                ..PrimaryMemory::default()
             };
         }
         lock(&failover.durable).record_primary()?;
@@ -256,7 +264,7 @@ impl Shared {
             Some(_) if !machine::keeps_the_barrier() => voters.clone(),
             noted => noted.map(|(_, end)| confirmed_by(failover, end)).unwrap_or_default(),
         };
-        let names = match look.names {
+        let names = match observed.names {
             None => Names::Unset,
             Some((change, true)) => Names::Loaded(change),
             Some((change, false)) => Names::Loading(change),
@@ -270,7 +278,7 @@ impl Shared {
             lease,
             open: memory.open,
         };
-        let gives_up = *lock(&failover.abdicates) == Some((primary_term.epoch, start));
+        let gives_up = *lock(&failover.resigned) == Some((primary_term.epoch, start));
         if gives_up
             && lock(&failover.released_run)
                 .is_some_and(|ended| ended == (primary_term.epoch, start))
@@ -290,23 +298,23 @@ impl Shared {
         {
             let mut primary_run = lock(&failover.primary_run);
             // Read again, and under this lock: whoever gives the primary term up holds it, too.
-            let gives_up = *lock(&failover.abdicates) == Some((primary_term.epoch, start));
+            let gives_up = *lock(&failover.resigned) == Some((primary_term.epoch, start));
             *primary_run = Some(PrimaryRun {
                 epoch: primary_term.epoch,
                 start,
-                history: look.history.clone(),
+                history: observed.history.clone(),
                 open: memory.open && !gives_up,
                 unsettled: !settled || !memory.open || gives_up,
             });
         }
-        failover.begun.notify_one();
+        failover.primary_began.notify_one();
         {
-            let mut words = lock(&failover.words);
-            words.waits_for = BTreeSet::new();
-            failover.rewinds(&mut words, None);
-            words.step = said(&step);
+            let mut text = lock(&failover.text);
+            text.waits_for = BTreeSet::new();
+            failover.rewinds(&mut text, None);
+            text.step = said(&step);
             if let primary::Step::WaitFor(who) = &step {
-                words.waits_for.clone_from(who);
+                text.waits_for.clone_from(who);
             }
         }
         let ready = memory.patience.is_none_or(|until| Instant::now() >= until);
@@ -317,10 +325,10 @@ impl Shared {
             }
             primary::Step::SetNames(change) => {
                 if let Some(target) = primary_term.target() {
-                    failover.postgres.order(Order::Names(change, target.clone()), true);
+                    failover.postgres.direct(ServerDirective::Names(change, target.clone()), true);
                 }
             }
-            primary::Step::Note(change) => memory.noted = Some((change, look.end)),
+            primary::Step::Note(change) => memory.noted = Some((change, observed.end)),
             primary::Step::CommitSyncConfig { epoch, change } if ready => {
                 let at_ms = machine::wall_clock_us() / 1000;
                 self.proposed(memory, Command::CommitSyncConfig { epoch, change, at_ms }).await;
@@ -341,7 +349,7 @@ impl Shared {
                 } else if let Some(target) = primary_term.target() {
                     failover
                         .postgres
-                        .order(Order::Names(primary_term.change, target.clone()), false);
+                        .direct(ServerDirective::Names(primary_term.change, target.clone()), false);
                 }
             }
             primary::Step::OpenGate => extend(self, failover),
@@ -350,7 +358,7 @@ impl Shared {
         Ok(!(settled && memory.open))
     }
 
-    async fn proposed(&self, memory: &mut Memory, command: Command) {
+    async fn proposed(&self, memory: &mut PrimaryMemory, command: Command) {
         tracing::info!("failover: {}", command.kind());
         let result = self.propose(command).await;
         if let Err(why) = &result {
@@ -362,12 +370,12 @@ impl Shared {
 
 /// Keeps the words of a step for whoever asks, and has news logged.
 fn say(failover: &Failover, step: &Step, server: &Server) {
-    let mut words = lock(&failover.words);
+    let mut text = lock(&failover.text);
     let rewind = match step {
         Step::Rewind(primary) => Some(*primary),
         _ => None,
     };
-    failover.rewinds(&mut words, rewind);
+    failover.rewinds(&mut text, rewind);
     let text = match step {
         Step::Nothing
             if matches!(
@@ -391,11 +399,11 @@ fn say(failover: &Failover, step: &Step, server: &Server) {
         }
         Step::RunAsPrimary => return, // said by `primary_term`
     };
-    if words.step != text {
+    if text.step != text {
         if !matches!(step, Step::Nothing | Step::Report(_)) {
             tracing::info!("failover: this node {text}");
         }
-        words.step = text;
+        text.step = text;
     }
 }
 

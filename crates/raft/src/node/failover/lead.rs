@@ -16,7 +16,7 @@ use tokio::time::{Instant, timeout};
 use super::{Failover, Shared, lock};
 use crate::machine;
 use crate::node::compose::caught_up;
-use crate::transport::{Asked, FailoverEnd, Peer, Reply, Rpc};
+use crate::transport::{FailoverEnd, Peer, Reply, Rpc, VoterReply};
 use crate::types::{LogCommand, raft_id};
 
 /// While all is well. A majority that does not hear the primary is found so even where the leader
@@ -34,15 +34,15 @@ const KEEPS_LEAD: Duration = Duration::from_millis(500);
 /// For an successor to lead, where this member ends.
 const HANDS_OVER: Duration = Duration::from_millis(300);
 
-type Voices = BTreeMap<NodeId, (Instant, Asked)>;
+type VoterReplies = BTreeMap<NodeId, (Instant, VoterReply)>;
 
 /// Leads for as long as it is polled.
 pub async fn run(shared: Arc<Shared>) {
     let Some(failover) = shared.failover.clone() else { return std::future::pending().await };
     let mut idle: BTreeMap<NodeId, Peer> = BTreeMap::new();
-    let mut asked: JoinSet<(NodeId, Peer, Option<Asked>)> = JoinSet::new();
+    let mut requests: JoinSet<(NodeId, Peer, Option<VoterReply>)> = JoinSet::new();
     let mut busy: Vec<NodeId> = Vec::new();
-    let mut voices = Voices::new();
+    let mut voices = VoterReplies::new();
     let mut applied = shared.applied.clone();
     let mut metrics = shared.raft.server_metrics();
     let mut leads_since: Option<Instant> = None;
@@ -73,7 +73,7 @@ pub async fn run(shared: Arc<Shared>) {
                     let peer = idle
                         .remove(&id)
                         .unwrap_or_else(|| shared.peers.peer(raft_id(id), endpoint));
-                    asked.spawn(ask(id, peer));
+                    requests.spawn(ask(id, peer));
                 }
             }
             shared.decide(&failover, &mut voices).await;
@@ -86,7 +86,7 @@ pub async fn run(shared: Arc<Shared>) {
         }
         tokio::select! {
             biased; // in no random order: a simulation repeats itself
-            Some(Ok((id, peer, answer))) = asked.join_next() => {
+            Some(Ok((id, peer, answer))) = requests.join_next() => {
                 busy.retain(|b| *b != id);
                 idle.insert(id, peer);
                 voices.extend(answer.map(|said| (id, (Instant::now(), said))));
@@ -111,18 +111,18 @@ fn patience(failover: &Failover) -> Duration {
     Duration::from_millis(free_at.0.saturating_sub(failover.postgres.now().0))
 }
 
-pub(super) async fn ask(id: NodeId, mut peer: Peer) -> (NodeId, Peer, Option<Asked>) {
+pub(super) async fn ask(id: NodeId, mut peer: Peer) -> (NodeId, Peer, Option<VoterReply>) {
     match peer.call(&Rpc::Ask, TIMEOUT).await {
-        Ok(Reply::Asked(said)) => (id, peer, Some(said)),
+        Ok(Reply::VoterReply(said)) => (id, peer, Some(said)),
         _ => (id, peer, None),
     }
 }
 
 impl Shared {
     /// One step, on what was said lately.
-    async fn decide(&self, failover: &Failover, voices: &mut Voices) {
+    async fn decide(&self, failover: &Failover, voices: &mut VoterReplies) {
         let me = self.settings.node_id;
-        if let Some(own) = self.asked() {
+        if let Some(own) = self.voter_reply() {
             voices.insert(me, (Instant::now(), own));
         }
         let applied = self.applied.borrow().clone();
@@ -167,7 +167,7 @@ impl Shared {
         let command = match step {
             Step::Nothing | Step::WaitForVoter => return,
             Step::WaitFor(missing) => {
-                lock(&failover.words).waits_for = missing.any_of;
+                lock(&failover.text).waits_for = missing.any_of;
                 return;
             }
             Step::Recruit(epoch) => {
@@ -192,7 +192,7 @@ impl Shared {
                 Command::Appoint { epoch, primary }
             }
         };
-        lock(&failover.words).waits_for.clear();
+        lock(&failover.text).waits_for.clear();
         match timeout(WRITE_TIMEOUT, self.raft.client_write(LogCommand(command))).await {
             Ok(Ok(_)) => {}
             Ok(Err(error)) => tracing::warn!("failover: the step was not written: {error}"),

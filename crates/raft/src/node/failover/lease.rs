@@ -10,7 +10,7 @@ use pgraft_core::failover::lease::{BootTime, Heartbeat, lease_until};
 use pgraft_core::status::WalPosition;
 use tokio::task::JoinSet;
 
-use super::{Answers, Failover, PrimaryRun, Shared, lock};
+use super::{Failover, HeartbeatReplies, PrimaryRun, Shared, lock};
 use crate::transport::{FailoverEnd, Peer, Reply, Rpc};
 use crate::types::raft_id;
 
@@ -19,14 +19,15 @@ const PER_LEASE: u32 = 8;
 /// While the standbys' word is waited for.
 const HURRY: Duration = Duration::from_millis(15);
 
-type Answer = (NodeId, Peer, BootTime, u64, Option<(Result<(), String>, Option<WalPosition>)>);
+type HeartbeatReply =
+    (NodeId, Peer, BootTime, u64, Option<(Result<(), String>, Option<WalPosition>)>);
 
 /// Sends for as long as it is polled.
 pub async fn run(shared: Arc<Shared>) {
     let Some(failover) = shared.failover.clone() else { return std::future::pending().await };
     let lease = Duration::from_millis(failover.lease_ms);
     let mut idle: BTreeMap<NodeId, Peer> = BTreeMap::new();
-    let mut asked: JoinSet<Answer> = JoinSet::new();
+    let mut requests: JoinSet<HeartbeatReply> = JoinSet::new();
     let mut busy: Vec<NodeId> = Vec::new();
     let mut epoch = 0;
     loop {
@@ -35,13 +36,13 @@ pub async fn run(shared: Arc<Shared>) {
             idle.clear();
             tokio::select! {
                 biased; // in no random order: a simulation repeats itself
-                Some(Ok((id, ..))) = asked.join_next() => busy.retain(|b| *b != id),
-                () = failover.begun.notified() => {}
+                Some(Ok((id, ..))) = requests.join_next() => busy.retain(|b| *b != id),
+                () = failover.primary_began.notified() => {}
             }
             continue;
         };
         if epoch != primary_run.epoch {
-            *lock(&failover.answers) = Answers::default();
+            *lock(&failover.answers) = HeartbeatReplies::default();
             epoch = primary_run.epoch;
         }
         let (voters, membership) = shared.voters_in_log();
@@ -74,7 +75,7 @@ pub async fn run(shared: Arc<Shared>) {
                 },
             );
             let ttl = lease / 2;
-            asked.spawn(async move {
+            requests.spawn(async move {
                 let answer = match peer.call(&rpc, ttl).await {
                     Ok(Reply::Lease { carried, confirmed }) => Some((carried, confirmed)),
                     _ => None,
@@ -89,7 +90,7 @@ pub async fn run(shared: Arc<Shared>) {
         loop {
             tokio::select! {
                 biased; // in no random order: a simulation repeats itself
-                Some(Ok((id, peer, sent, of, answer))) = asked.join_next() => {
+                Some(Ok((id, peer, sent, of, answer))) = requests.join_next() => {
                     busy.retain(|b| *b != id);
                     idle.insert(id, peer);
                     if let Some(answer) = answer.filter(|_| of == epoch) {
@@ -100,7 +101,7 @@ pub async fn run(shared: Arc<Shared>) {
                         }
                     }
                 }
-                () = failover.hurries.notified() => break,
+                () = failover.fast_polling.notified() => break,
                 () = &mut next => break,
             }
         }

@@ -35,7 +35,7 @@ use self::durable::Durable;
 use super::Shared;
 use crate::identity::Identity;
 use crate::machine;
-use crate::transport::{Asked, FailoverEnd};
+use crate::transport::{FailoverEnd, VoterReply};
 use crate::types::{Endpoint, node_id, raft_id};
 use futures::future::BoxFuture;
 use pgraft_core::Refusal;
@@ -48,20 +48,20 @@ pub use release::run as release;
 
 /// This member's Postgres as the protocol sees and steers it. Called from the runtime's threads:
 /// nothing here waits.
-pub trait Postgres: Send + Sync {
+pub trait PostgresControl: Send + Sync {
     /// The host's boot-time clock.
     fn now(&self) -> BootTime;
     /// What the server is doing, as it was last seen; None before it was looked at.
-    fn look(&self) -> Option<Look>;
+    fn observed(&self) -> Option<ServerState>;
     /// Why there is no server to look at: its data directory is being rewound or cloned.
-    fn repair(&self) -> Option<Repair> {
+    fn repair(&self) -> Option<ServerRepair> {
         None
     }
     /// Asks for a look now: the last one may be a while old.
-    fn look_again(&self) {}
+    fn refresh(&self) {}
     /// What it is to do. The latest order counts, and is carried out again and again until what is
     /// seen fits it; `hurry` asks for closer looks.
-    fn order(&self, order: Order, hurry: bool);
+    fn direct(&self, direct: ServerDirective, hurry: bool);
     /// Opens the gate until then, or closes it. At once, whatever else is under way.
     fn gate(&self, until: Option<BootTime>);
 }
@@ -69,7 +69,7 @@ pub trait Postgres: Send + Sync {
 /// A data directory that no server can run on. The member goes on without one: it votes, and takes
 /// part in nothing else.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Repair {
+pub struct ServerRepair {
     /// The epoch in which its WAL was found to have diverged from the primary's, when it is for
     /// that.
     pub diverged_in: Option<u64>,
@@ -77,7 +77,7 @@ pub struct Repair {
 
 /// One look at the server.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Look {
+pub struct ServerState {
     /// Which run of the server it is: another postmaster, another number.
     pub run: i64,
     /// Whether it takes connections: before that its files may be half of something.
@@ -98,7 +98,7 @@ pub struct Look {
 
 /// What the server is to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Order {
+pub enum ServerDirective {
     /// Take no WAL from anybody.
     Close,
     /// Take WAL from that node, as long as it is a primary on that timeline.
@@ -133,7 +133,7 @@ impl PrimaryRun {
 
 /// What a voter's answers to the primary's heartbeats have brought.
 #[derive(Debug, Default)]
-struct Answers {
+struct HeartbeatReplies {
     /// For each voter when the latest heartbeat that it acknowledged was sent.
     acks: BTreeMap<NodeId, BootTime>,
     /// For each the end of the WAL that it took from this primary.
@@ -142,18 +142,18 @@ struct Answers {
 
 /// What the tasks share.
 pub struct Failover {
-    pub postgres: Arc<dyn Postgres>,
+    pub postgres: Arc<dyn PostgresControl>,
     lease_ms: u64,
     voter: Mutex<Voter>,
     durable: Mutex<Durable>,
     report: Mutex<Option<Report>>,
     primary_run: Mutex<Option<PrimaryRun>>,
-    answers: Mutex<Answers>,
+    answers: Mutex<HeartbeatReplies>,
     /// The history of the primary of that epoch, as its heartbeats tell it.
     heard: Mutex<Option<(u64, History)>>,
     /// The latest primary that this voter knows of: the epoch and its timeline.
     knows: Mutex<Option<(u64, u32)>>,
-    words: Mutex<Words>,
+    text: Mutex<FailoverText>,
     /// Whose history this server's WAL has diverged from is not what it was.
     rewind_changed: Notify,
     /// Something that a step may depend on has changed.
@@ -161,26 +161,26 @@ pub struct Failover {
     /// As the leader: what the recruits have reported.
     reports: Mutex<BTreeMap<NodeId, Report>>,
     /// This member is the primary, or is about to.
-    begun: Notify,
+    primary_began: Notify,
     /// The standbys' word is waited for from now on.
-    hurries: Notify,
+    fast_polling: Notify,
     /// A voter is free, or may be: the leader should ask.
     ask: Notify,
     /// Who is to be the primary of that epoch, if it has as much WAL as anybody.
     preferred: Mutex<Option<(u64, NodeId)>>,
     /// The primary term that this primary gives up: its gate stays closed.
-    abdicates: Mutex<Option<(u64, Start)>>,
+    resigned: Mutex<Option<(u64, Start)>>,
     /// The run before the present one, where it was the primary.
     released_run: Mutex<Option<(u64, Start)>>,
     /// A run of the primary has ended, by its own word.
-    pub end_was_told: Notify,
+    pub end_reported: Notify,
     /// The last run of this server is to be released.
     ended: Notify,
 }
 
 /// For people, and for the instance manager.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-struct Words {
+struct FailoverText {
     step: String,
     waits_for: BTreeSet<NodeId>,
     rewind: Option<NodeId>,
@@ -195,7 +195,7 @@ impl Failover {
     pub fn open(
         dir: &Path,
         identity: &mut Identity,
-        postgres: Arc<dyn Postgres>,
+        postgres: Arc<dyn PostgresControl>,
         lease: Duration,
     ) -> io::Result<Self> {
         let durable = Durable::open(dir, identity)?;
@@ -213,16 +213,16 @@ impl Failover {
             reports: Mutex::default(),
             heard: Mutex::default(),
             preferred: Mutex::default(),
-            abdicates: Mutex::default(),
+            resigned: Mutex::default(),
             knows: Mutex::default(),
-            words: Mutex::default(),
+            text: Mutex::default(),
             rewind_changed: Notify::new(),
             released_run: Mutex::default(),
             changed: Notify::new(),
-            begun: Notify::new(),
-            hurries: Notify::new(),
+            primary_began: Notify::new(),
+            fast_polling: Notify::new(),
             ask: Notify::new(),
-            end_was_told: Notify::new(),
+            end_reported: Notify::new(),
             ended: Notify::new(),
         })
     }
@@ -247,8 +247,8 @@ impl Failover {
         *knows
     }
 
-    fn rewinds(&self, words: &mut Words, to: Option<NodeId>) {
-        if std::mem::replace(&mut words.rewind, to) != to {
+    fn rewinds(&self, text: &mut FailoverText, to: Option<NodeId>) {
+        if std::mem::replace(&mut text.rewind, to) != to {
             self.rewind_changed.notify_one();
         }
     }
@@ -265,7 +265,7 @@ impl Failover {
 
     /// Whose history this server's WAL has diverged from.
     pub fn rewind(&self) -> Option<NodeId> {
-        lock(&self.words).rewind
+        lock(&self.text).rewind
     }
 
     /// For how much longer the lease of this primary stands, by those voters.
@@ -294,15 +294,15 @@ impl Failover {
         last: Option<pgraft_core::failover::LastFailover>,
         voters: &BTreeSet<NodeId>,
     ) -> FailoverStatus {
-        let words = lock(&self.words).clone();
+        let text = lock(&self.text).clone();
         let open = lock(&self.primary_run).as_ref().is_some_and(|r| r.open);
         let until = self.lease_left(voters).filter(|_| open);
         FailoverStatus {
             phase: primary_term.map_or(Phase::Steady, |r| r.phase),
             timeline: primary_term.map_or(0, |r| r.timeline),
-            step: words.step,
+            step: text.step,
             gate_ms: until.map(|u| u.0.saturating_sub(self.postgres.now().0)),
-            waits_for: words.waits_for.into_iter().collect(),
+            waits_for: text.waits_for.into_iter().collect(),
             sync_standbys: primary_term
                 .and_then(PrimaryTerm::target)
                 .map(|t| t.standbys.iter().copied().collect())
@@ -359,7 +359,7 @@ impl FailoverEnd for Shared {
         };
         // This answer is as old as the last look; the next one, soon after where the primary is in
         // a hurry, will be fresh.
-        failover.postgres.look_again();
+        failover.postgres.refresh();
         let (voters, index) = self.voters_in_log();
         let carried = {
             let mut voter = lock(&failover.voter);
@@ -384,7 +384,7 @@ impl FailoverEnd for Shared {
                 failover.poke();
             }
         }
-        let confirmed = failover.postgres.look().filter(|l| {
+        let confirmed = failover.postgres.observed().filter(|l| {
             present
                 && l.standby
                 && l.consistent
@@ -394,13 +394,13 @@ impl FailoverEnd for Shared {
     }
 
     /// Answers the leader.
-    fn asked(&self) -> Option<Asked> {
+    fn voter_reply(&self) -> Option<VoterReply> {
         let failover = self.failover.as_ref()?;
         let knows = failover.learn(self.applied.borrow().cluster.primary_term.as_ref());
         let voter = lock(&failover.voter);
         let report = *lock(&failover.report);
         let now = failover.postgres.now();
-        Some(Asked {
+        Some(VoterReply {
             epoch: voter.epoch(),
             knows,
             free: voter.is_free(now),
@@ -417,7 +417,7 @@ impl FailoverEnd for Shared {
             return; // a member speaks for its own server
         }
         lock(&failover.voter).release(epoch, start);
-        failover.end_was_told.notify_one();
+        failover.end_reported.notify_one();
         failover.ask.notify_one();
         failover.poke();
     }

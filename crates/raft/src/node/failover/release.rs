@@ -36,7 +36,7 @@ pub async fn run(shared: Arc<Shared>) {
             && lock(&failover.voter).epoch() == epoch
         {
             shared.released(shared.settings.node_id, epoch, start);
-            shared.tell_release(epoch, start, &mut told).await;
+            shared.send_release(epoch, start, &mut told).await;
             tokio::time::sleep(RETRY).await;
         }
     }
@@ -53,7 +53,7 @@ impl super::Failover {
         let mut primary_run = lock(&self.primary_run);
         let ended_run = primary_run.take();
         if let Some(ended_run) = &ended_run {
-            *lock(&self.abdicates) = Some((ended_run.epoch, ended_run.start));
+            *lock(&self.resigned) = Some((ended_run.epoch, ended_run.start));
         }
         self.postgres.gate(None);
         ended_run
@@ -72,11 +72,11 @@ impl Shared {
         );
         self.released(self.settings.node_id, ended_run.epoch, ended_run.start);
         let mut told = BTreeSet::new();
-        let _ = timeout(LAST_WORDS, self.tell_release(ended_run.epoch, ended_run.start, &mut told))
+        let _ = timeout(LAST_WORDS, self.send_release(ended_run.epoch, ended_run.start, &mut told))
             .await;
     }
 
-    async fn tell_release(&self, epoch: u64, start: Start, told: &mut BTreeSet<NodeId>) {
+    async fn send_release(&self, epoch: u64, start: Start, told: &mut BTreeSet<NodeId>) {
         let (voters, _) = self.voters_in_log();
         let mut calls = JoinSet::new();
         for (id, endpoint) in

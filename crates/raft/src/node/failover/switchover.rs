@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 use super::lead::ask;
 use super::{Failover, Shared, lock};
 use crate::node::compose::caught_up;
-use crate::transport::{Asked, FailoverEnd, Peer, Reply, Rpc};
+use crate::transport::{FailoverEnd, Peer, Reply, Rpc, VoterReply};
 use crate::types::{Endpoint, node_id, raft_id};
 
 /// For the whole change.
@@ -32,9 +32,9 @@ const COME_TO: Duration = Duration::from_secs(3);
 const ASK_AGAIN: Duration = Duration::from_millis(50);
 
 /// Who is to be the primary of that epoch, for as long as somebody waits for it: one at a time.
-struct Wish<'a>(&'a Failover, (u64, NodeId));
+struct SwitchoverGuard<'a>(&'a Failover, (u64, NodeId));
 
-impl<'a> Wish<'a> {
+impl<'a> SwitchoverGuard<'a> {
     fn of(failover: &'a Failover, wanted: (u64, NodeId)) -> Option<Self> {
         let mut preferred = lock(&failover.preferred);
         if preferred.is_some_and(|(epoch, _)| epoch == wanted.0) {
@@ -45,7 +45,7 @@ impl<'a> Wish<'a> {
     }
 }
 
-impl Drop for Wish<'_> {
+impl Drop for SwitchoverGuard<'_> {
     fn drop(&mut self) {
         let mut preferred = lock(&self.0.preferred);
         *preferred = preferred.filter(|wanted| *wanted != self.1);
@@ -95,7 +95,9 @@ impl Shared {
 
     /// As the primary: has the standby take over that has the most of its WAL, and has just been
     /// heard.
-    pub(in crate::node) async fn give_to_anybody(&self) -> Result<Option<String>, Refusal> {
+    pub(in crate::node) async fn hand_over_to_most_advanced(
+        &self,
+    ) -> Result<Option<String>, Refusal> {
         let failover = self.failover.as_ref().ok_or(Refusal::FailoverIsOff)?;
         if self.applied.borrow().cluster.primary() != Some(self.settings.node_id) {
             return Ok(Some("this node is not the primary".into()));
@@ -126,15 +128,15 @@ impl Shared {
         let Some(primary_term) = self.primary_term_to_end(target)? else {
             return Ok(Some(format!("node {target} is the primary already")));
         };
-        self.come_to_themselves(failover, target).await;
+        self.wait_until_recruitable(failover, target).await;
         // Seconds later: all of it may be otherwise, and somebody else may have asked.
         if self.primary_term_to_end(target)?.is_none_or(|now| now.epoch != primary_term.epoch)
             || !self.raft.is_leader()
         {
             return Err(Refusal::PrimaryChanging);
         }
-        let _wish =
-            Wish::of(failover, (primary_term.epoch + 1, target)).ok_or(Refusal::PrimaryChanging)?;
+        let _wish = SwitchoverGuard::of(failover, (primary_term.epoch + 1, target))
+            .ok_or(Refusal::PrimaryChanging)?;
         let stepped_down = if primary_term.primary == self.settings.node_id {
             self.step_down(primary_term.epoch, target).await
         } else {
@@ -191,24 +193,24 @@ impl Shared {
     /// Voters that have just started can't be recruited before a lease is over, and a target that
     /// lacks a part of the log hears late of what is wanted of it. The primary takes writes
     /// meanwhile, as it would not once it has stepped down: so they are waited for here.
-    async fn come_to_themselves(&self, failover: &Failover, target: NodeId) {
+    async fn wait_until_recruitable(&self, failover: &Failover, target: NodeId) {
         let me = self.settings.node_id;
         let until = Instant::now() + Duration::from_millis(failover.lease_ms).min(COME_TO);
         let mut idle: BTreeMap<NodeId, Peer> = BTreeMap::new();
         while Instant::now() < until && self.raft.is_leader() {
             let (voters, _) = self.voters_in_log();
-            let mut asked = JoinSet::new();
+            let mut requests = JoinSet::new();
             for (id, endpoint) in self.endpoints(&voters) {
-                asked.spawn(ask(
+                requests.spawn(ask(
                     id,
                     idle.remove(&id).unwrap_or_else(|| self.peers.peer(raft_id(id), endpoint)),
                 ));
             }
-            let ready = |said: &Asked| !said.just_started;
+            let ready = |said: &VoterReply| !said.just_started;
             let mut all: BTreeSet<NodeId> =
-                self.asked().filter(ready).map(|_| me).into_iter().collect();
+                self.voter_reply().filter(ready).map(|_| me).into_iter().collect();
             while !is_at_once(&voters, &all, target) {
-                match timeout_at(until, asked.join_next()).await {
+                match timeout_at(until, requests.join_next()).await {
                     Ok(Some(Ok((id, peer, said)))) => {
                         idle.insert(id, peer);
                         all.extend(said.filter(ready).map(|_| id));
@@ -239,17 +241,17 @@ impl Shared {
             else {
                 return Err(Refusal::PrimaryChanging);
             };
-            *lock(&failover.abdicates) = Some((epoch, primary_run.start));
+            *lock(&failover.resigned) = Some((epoch, primary_run.start));
             (primary_run.open, primary_run.unsettled) = (false, true);
             failover.postgres.gate(None);
             primary_run.start
         };
         sleep(IN_FLIGHT).await;
         let since = Instant::now();
-        failover.hurries.notify_one();
+        failover.fast_polling.notify_one();
         failover.postgres.look_again();
         sleep(LOOK).await;
-        let end = failover.postgres.look().map(|l| l.end);
+        let end = failover.postgres.observed().map(|l| l.end);
         loop {
             let has = lock(&failover.answers).confirmed.get(&target).copied();
             if end
@@ -259,7 +261,7 @@ impl Shared {
                 break;
             }
             if since.elapsed() >= CATCH_UP {
-                *lock(&failover.abdicates) = None;
+                *lock(&failover.resigned) = None;
                 failover.poke();
                 return Err(Refusal::Unreachable(target));
             }
