@@ -58,7 +58,7 @@ pub fn reload() {
 }
 
 /// Waits for this process's latch, the end of the postmaster, `fd`, or so long.
-pub fn wait(timeout: std::time::Duration, fd: std::os::fd::RawFd) -> Woken {
+pub fn wait(timeout: std::time::Duration, fd: std::os::fd::RawFd) -> WakeReason {
     let events = pg_sys::WL_LATCH_SET
         | pg_sys::WL_TIMEOUT
         | pg_sys::WL_POSTMASTER_DEATH
@@ -78,25 +78,25 @@ pub fn wait(timeout: std::time::Duration, fd: std::os::fd::RawFd) -> Woken {
     // SAFETY: as above.
     unsafe { pg_sys::ResetLatch(pg_sys::MyLatch) };
     if crash::is_told() {
-        Woken::Crashed
+        WakeReason::Crashed
     } else if woken.cast_unsigned() & pg_sys::WL_POSTMASTER_DEATH != 0 {
-        Woken::Orphaned
+        WakeReason::PostmasterDied
     } else if pgrx::bgworkers::BackgroundWorker::sigterm_received() {
-        Woken::Told
+        WakeReason::ShutdownRequested
     } else {
-        Woken::GoOn
+        WakeReason::GoOn
     }
 }
 
 /// Why a wait is over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Woken {
+pub enum WakeReason {
     /// Time, a signal, or news.
     GoOn,
     /// This process is told to end.
-    Told,
+    ShutdownRequested,
     /// The postmaster is dead.
-    Orphaned,
+    PostmasterDied,
     /// The postmaster ends all processes at once: one has crashed, or somebody asked for that.
     Crashed,
 }

@@ -16,7 +16,7 @@ use tokio::runtime::{Builder, Runtime};
 use tracing::Level;
 
 use super::bridge::{self, Line};
-use super::server::Steward;
+use super::server::ServerController;
 use crate::{gucs, pg, shmem};
 
 /// How often the main thread looks at WAL position and log lines.
@@ -60,15 +60,15 @@ pub fn run() -> ! {
         Ok(Err(error)) => fail(&format!("can't start its threads: {error}")),
         Err(error) => fail(&format!("can't block its signals: {error}")),
     };
-    let steward = settings
+    let controller = settings
         .lease_timeout
-        .map(|_| Steward::new(pg::data_directory(), &settings.data_dir))
+        .map(|_| ServerController::new(pg::data_directory(), &settings.data_dir))
         .transpose();
-    let steward = match steward {
-        Ok(steward) => steward,
+    let controller = match controller {
+        Ok(controller) => controller,
         Err(error) => fail(&format!("can't make a socket pair: {error}")),
     };
-    let node = match start(&runtime, settings, steward.as_ref()) {
+    let node = match start(&runtime, settings, controller.as_ref()) {
         Ok(node) => node,
         Err(error) if error.is_temporary() => {
             warning!("pgraft: {error}; the worker tries again in a second");
@@ -76,7 +76,7 @@ pub fn run() -> ! {
         }
         Err(error) => stop_for_good(&error.to_string()),
     };
-    match keep(&runtime, node, steward, &lines) {
+    match keep(&runtime, node, controller, &lines) {
         End::Asked => {
             runtime.shutdown_timeout(SHUTDOWN_TIMEOUT);
             write(&lines);
@@ -89,10 +89,10 @@ pub fn run() -> ! {
 fn start(
     runtime: &Runtime,
     settings: Settings,
-    steward: Option<&Steward>,
+    controller: Option<&ServerController>,
 ) -> Result<Node, StartError> {
     let (id, at) = (settings.node_id, settings.advertise.clone());
-    let postgres = steward.map(|s| s.server() as Arc<dyn PostgresControl>);
+    let postgres = controller.map(|s| s.server() as Arc<dyn PostgresControl>);
     let hooks = Hooks { wal: Arc::new(shmem::wal), postgres, publish: Box::new(shmem::publish) };
     // On a thread of the runtime: whatever threads the member makes then inherit the full signal
     // mask, not this thread's.
@@ -107,21 +107,21 @@ fn start(
 fn keep(
     runtime: &Runtime,
     mut node: Node,
-    mut steward: Option<Steward>,
+    mut controller: Option<ServerController>,
     lines: &Receiver<Line>,
 ) -> End {
     let (tell_end, ended) = std::sync::mpsc::channel();
     let (reload_certificates, poke) = (node.reloader(), node.poker());
     let (stop, stopping) = tokio::sync::oneshot::channel();
-    if let Some(steward) = &steward
-        && let Err(error) = pg::crash::listen(steward.wake_fd())
+    if let Some(controller) = &controller
+        && let Err(error) = pg::crash::listen(controller.wake_fd())
     {
         warning!("pgraft: can't handle SIGQUIT, a crash of this server costs its lease: {error}");
     }
     let watcher = runtime.spawn(async move {
         tokio::select! {
             why = node.failed() => { let _ = tell_end.send(why); }
-            woken = stopping => node.leave(matches!(woken, Ok(pg::Woken::Orphaned | pg::Woken::Crashed))).await,
+            woken = stopping => node.leave(matches!(woken, Ok(pg::WakeReason::PostmasterDied | pg::WakeReason::Crashed))).await,
         }
     });
     loop {
@@ -129,22 +129,23 @@ fn keep(
             shmem::set_wal(progress);
         }
         write(lines);
-        let woken = match &mut steward {
-            None if BackgroundWorker::wait_latch(Some(TICK)) => pg::Woken::GoOn,
-            None => pg::Woken::Told,
-            Some(steward) => {
-                let (news, due) = steward.tend();
+        let woken = match &mut controller {
+            None if BackgroundWorker::wait_latch(Some(TICK)) => pg::WakeReason::GoOn,
+            None => pg::WakeReason::ShutdownRequested,
+            Some(controller) => {
+                let (news, due) = controller.tend();
                 if news {
                     poke();
                 }
-                pg::wait(due.unwrap_or(TICK), steward.fd())
+                pg::wait(due.unwrap_or(TICK), controller.fd())
             }
         };
-        if woken != pg::Woken::GoOn {
+        if woken != pg::WakeReason::GoOn {
             let _ = stop.send(woken);
-            let longest = if woken == pg::Woken::Crashed { LAST_WORDS } else { SHUTDOWN_TIMEOUT };
+            let longest =
+                if woken == pg::WakeReason::Crashed { LAST_WORDS } else { SHUTDOWN_TIMEOUT };
             let _ = runtime.block_on(async { tokio::time::timeout(longest, watcher).await });
-            if woken == pg::Woken::Crashed {
+            if woken == pg::WakeReason::Crashed {
                 pg::crash::exit_at_once();
             }
             return End::Asked;

@@ -73,7 +73,7 @@ impl PostgresControl for Server {
 }
 
 /// The end that the main thread holds.
-pub struct Steward {
+pub struct ServerController {
     server: std::sync::Arc<Server>,
     woken: UnixStream,
     data: PathBuf,
@@ -90,7 +90,7 @@ pub struct Steward {
     hurries_since: Option<Instant>,
 }
 
-impl Steward {
+impl ServerController {
     /// For the server of this data directory.
     pub fn new(data: PathBuf, raft: &std::path::Path) -> std::io::Result<Self> {
         let (wake, woken) = UnixStream::pair()?;
