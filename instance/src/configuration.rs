@@ -123,7 +123,7 @@ impl Configuration {
         }
         if settled.candidate.auto != wanted.auto
             && let Err(error) =
-                files::write_whole(&auto_file(settings), settled.candidate.auto.as_bytes())
+                files::write_atomically(&auto_file(settings), settled.candidate.auto.as_bytes())
         {
             tracing::error!(%error, "postgresql.auto.conf could not be corrected");
         }
@@ -191,7 +191,8 @@ impl Configuration {
         let next = with(settings, &chosen.user);
         let mut state = self.lock();
         if state.judged.as_ref().is_some_and(|judged| judged.accepted.auto != chosen.auto)
-            && let Err(error) = files::write_whole(&auto_file(settings), chosen.auto.as_bytes())
+            && let Err(error) =
+                files::write_atomically(&auto_file(settings), chosen.auto.as_bytes())
         {
             tracing::error!(%error, "postgresql.auto.conf could not be put back");
         }
@@ -431,7 +432,7 @@ impl Configuration {
 
     fn remember(&self, settings: &Settings, known: Known) {
         let text = serde_json::to_vec(&known).unwrap_or_default();
-        if let Err(error) = files::write_whole(&settings.paths.configuration(), &text) {
+        if let Err(error) = files::write_atomically(&settings.paths.configuration(), &text) {
             tracing::warn!(%error, "the last good configuration could not be kept");
         }
         self.lock().known = Some(known);

@@ -16,7 +16,7 @@ use tokio::task::JoinHandle;
 
 use crate::cli::RunArgs;
 use crate::control;
-use crate::duties;
+use crate::disk_space;
 use crate::freshness;
 use crate::gateway::{Gateway, drain};
 use crate::heartbeat::{BEAT, Heartbeat};
@@ -26,10 +26,10 @@ use crate::logging::Sink;
 use crate::postgres::log::LastWords;
 use crate::postgres::process::Server;
 use crate::prepare;
+use crate::provisioning;
 use crate::reaper::Reaper;
-use crate::room;
 use crate::settings::Settings;
-use crate::stand::Stand;
+use crate::standin::StandInMember;
 use crate::supervisor::{self, Command, Event, Mode, State};
 use crate::tls::TlsFiles;
 use crate::view::View;
@@ -54,7 +54,7 @@ pub struct Driver {
     /// What the server has read, or read wrong.
     certificates: Option<TlsFiles>,
     unanswered: Arc<std::sync::atomic::AtomicU32>,
-    stand: Stand,
+    standin: StandInMember,
     /// One reload at a time.
     reloading: Arc<tokio::sync::Mutex<()>>,
     gateway: Option<Arc<Gateway>>,
@@ -87,7 +87,7 @@ impl Driver {
             server: None,
             certificates: None,
             unanswered: Arc::default(),
-            stand: Stand::default(),
+            standin: StandInMember::default(),
             reloading: Arc::default(),
             gateway,
             told: None,
@@ -109,7 +109,7 @@ impl Driver {
         loop {
             for command in commands {
                 if command == Command::Exit {
-                    self.stand.end().await;
+                    self.standin.end().await;
                     return Ok(());
                 }
                 self.perform(command);
@@ -240,8 +240,9 @@ impl Driver {
     fn job<F: Future<Output = Event> + Send + 'static>(&mut self, work: impl FnOnce(Jobs) -> F) {
         let (settings, unanswered) = (self.settings(), Arc::clone(&self.unanswered));
         let configuration = self.view.borrow().configuration.clone();
-        let (reaper, sink, stand) = (self.reaper.clone(), self.sink.clone(), self.stand.clone());
-        let work = work(Jobs { settings, reaper, sink, unanswered, configuration, stand });
+        let (reaper, sink, standin) =
+            (self.reaper.clone(), self.sink.clone(), self.standin.clone());
+        let work = work(Jobs { settings, reaper, sink, unanswered, configuration, standin });
         let events = self.events();
         let job = tokio::spawn(async move {
             let event = work.await;
@@ -286,9 +287,9 @@ impl Driver {
             }
         };
         tracing::info!(?mode, pid = server.child.pid, "started Postgres");
-        let duties = tokio::spawn(duties::run(self.view.subscribe(), self.events()));
+        let provisioning = tokio::spawn(provisioning::run(self.view.subscribe(), self.events()));
         let watchdog = tokio::spawn(watchdog::run(self.view.subscribe(), self.events()));
-        let room = tokio::spawn(room::run(self.view.subscribe()));
+        let disk_space = tokio::spawn(disk_space::run(self.view.subscribe()));
         let freshness = tokio::spawn(freshness::run(self.view.subscribe()));
         let liveness =
             tokio::spawn(liveness::run(server.child.pid, self.view.subscribe(), self.events()));
@@ -308,9 +309,9 @@ impl Driver {
             let ending =
                 configuration.follow(&settings, async move { child.wait().await }, &words).await;
             settled.abort();
-            duties.abort();
+            provisioning.abort();
             watchdog.abort();
-            room.abort();
+            disk_space.abort();
             freshness.abort();
             liveness.abort();
             let ran_for = ours.ran_for();

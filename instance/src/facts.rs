@@ -64,7 +64,7 @@ fn data(paths: &Paths, node: u32) -> Result<Data, FileError> {
     if entries.next().is_none() {
         return Ok(Data::Empty);
     }
-    if paths.mending().exists() {
+    if paths.rewind_in_progress().exists() {
         return Ok(Data::Broken);
     }
     if !path.join("PG_VERSION").exists() || !path.join("global/pg_control").exists() {
@@ -104,7 +104,7 @@ mod tests {
             Data::Whole { founding: false, standby_signal: true }
         );
         fs::create_dir(&paths.work).unwrap();
-        fs::write(paths.mending(), "").unwrap();
+        fs::write(paths.rewind_in_progress(), "").unwrap();
         assert_eq!(data(&paths, 1).unwrap(), Data::Broken);
     }
 }

@@ -24,7 +24,7 @@ impl FileError {
 }
 
 /// Writes a file of mode 0600, unless it already reads so. Returns whether it was written.
-pub fn write_whole(path: &Path, content: &[u8]) -> Result<bool, FileError> {
+pub fn write_atomically(path: &Path, content: &[u8]) -> Result<bool, FileError> {
     if fs::read(path).is_ok_and(|old| old == content) {
         return Ok(false);
     }
@@ -102,9 +102,9 @@ mod tests {
     fn a_file_is_written_once_and_private() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("f");
-        assert!(write_whole(&path, b"a").unwrap());
-        assert!(!write_whole(&path, b"a").unwrap());
-        assert!(write_whole(&path, b"b").unwrap());
+        assert!(write_atomically(&path, b"a").unwrap());
+        assert!(!write_atomically(&path, b"a").unwrap());
+        assert!(write_atomically(&path, b"b").unwrap());
         assert_eq!(fs::read(&path).unwrap(), b"b");
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "no temp file stays");
@@ -118,7 +118,7 @@ mod tests {
         remove_directory(&path).unwrap();
         assert_eq!(read_if_there(&path).unwrap(), None);
         assert!(
-            write_whole(&path.join("y"), b"")
+            write_atomically(&path.join("y"), b"")
                 .unwrap_err()
                 .to_string()
                 .starts_with("could not create")

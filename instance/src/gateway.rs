@@ -13,25 +13,25 @@
 //!             │   └─ ask      the other members' gateways, while the own one is silent or somebody waits
 //!             ├─ relay      passes the bytes on
 //!             ├─ names      host names to addresses, the last good ones where nobody answers
-//!             └─ farewell   the error of a client that has waited in vain
+//!             └─ rejection   the error of a client that has waited in vain
 //!  drain      how long it goes on when the node stops
 //! ```
 //!
 //! Bytes are passed on as they are, TLS and all: the session is between the client and the primary.
 
-pub mod aim;
 mod ask;
 mod attempt;
 mod connection;
 pub mod drain;
-mod farewell;
 pub mod figures;
 mod follow;
 pub mod knowledge;
 mod lobby;
 mod names;
 mod readiness;
+mod rejection;
 mod relay;
+pub mod route;
 pub mod startup;
 
 use std::io;
@@ -67,7 +67,7 @@ pub struct Gateway {
     readiness: Readiness,
     lobby: Arc<Lobby>,
     /// Room for clients that have said what they want.
-    room: Arc<Semaphore>,
+    disk_space: Arc<Semaphore>,
     turned_away: Arc<Semaphore>,
     unencrypted: Arc<Semaphore>,
     /// Who is the primary.
@@ -82,7 +82,7 @@ impl Gateway {
         let knowledge = Knowledge::new(view.borrow().settings.lease);
         let semaphore = |permits| Arc::new(Semaphore::new(permits));
         Arc::new(Self {
-            room: semaphore(settings.most),
+            disk_space: semaphore(settings.most),
             turned_away: semaphore(TURNED_AWAY),
             unencrypted: semaphore(UNENCRYPTED),
             lobby: Lobby::new(SILENT),
@@ -115,7 +115,7 @@ impl Gateway {
 
 /// Allows this process the files that so many clients need, as far as the system lets it; how many
 /// clients there is room for then.
-pub fn make_room(most: usize) -> io::Result<usize> {
+pub fn make_disk_space(most: usize) -> io::Result<usize> {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
     /// For everything else that this process has open.
     const OWN: u64 = 256 + SILENT as u64;

@@ -38,9 +38,9 @@ pub struct Http {
 
 /// Serves until the process ends.
 pub async fn serve(listener: TcpListener, http: Http) {
-    let room = Arc::new(Semaphore::new(MOST));
+    let disk_space = Arc::new(Semaphore::new(MOST));
     loop {
-        let Ok(permit) = Arc::clone(&room).acquire_owned().await else { return };
+        let Ok(permit) = Arc::clone(&disk_space).acquire_owned().await else { return };
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(error) => {

@@ -10,7 +10,7 @@ use crate::logging::Sink;
 use crate::postgres::{clone, initdb, leftovers, rewind};
 use crate::reaper::Reaper;
 use crate::settings::Settings;
-use crate::stand::Stand;
+use crate::standin::StandInMember;
 use crate::supervisor::{Data, Event};
 
 /// After this many answers of "nobody knows a primary" the log says so again.
@@ -30,7 +30,7 @@ pub struct Jobs {
     /// What Postgres says of the configuration.
     pub configuration: Configuration,
     /// The member, while there is no server.
-    pub stand: Stand,
+    pub standin: StandInMember,
 }
 
 impl Jobs {
@@ -51,7 +51,7 @@ impl Jobs {
                 if matches!(facts.data, Data::Whole { .. }) {
                     self.configuration.judge(&self.settings, &self.reaper).await;
                     self.configuration.read_floors(&self.settings, &self.reaper).await;
-                    self.stand.end().await;
+                    self.standin.end().await;
                 }
                 Event::Inspected(facts)
             }
@@ -70,7 +70,7 @@ impl Jobs {
 
     /// Copies the primary.
     pub async fn clone_primary(self) -> Event {
-        match clone::make(&self.settings, &self.reaper, &self.sink, &self.stand).await {
+        match clone::make(&self.settings, &self.reaper, &self.sink, &self.standin).await {
             Ok(()) => {
                 tracing::info!("the clone is whole and in place");
                 Event::Cloned
@@ -87,7 +87,7 @@ impl Jobs {
 
     /// Makes the history of PGDATA the primary's.
     pub async fn rewind(self) -> Event {
-        match rewind::make(&self.settings, &self.reaper, &self.sink, &self.stand).await {
+        match rewind::make(&self.settings, &self.reaper, &self.sink, &self.standin).await {
             Ok(()) => {
                 tracing::info!("the data directory has the primary's history");
                 Event::Rewound

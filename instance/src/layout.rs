@@ -13,7 +13,7 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
 use crate::paths::Paths;
-use crate::postgres::wal_room::Disk;
+use crate::postgres::wal_space::Disk;
 use crate::settings::Settings;
 
 /// The longest path of a Unix socket (`sun_path` without its end).

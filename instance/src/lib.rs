@@ -30,8 +30,8 @@ mod autogroup;
 pub mod cli;
 pub mod configuration;
 pub mod control;
+mod disk_space;
 pub mod driver;
-pub mod duties;
 pub mod facts;
 pub mod files;
 pub mod freshness;
@@ -49,12 +49,12 @@ pub mod paths;
 pub mod peers;
 pub mod postgres;
 pub mod prepare;
+pub mod provisioning;
 pub mod reaper;
-mod room;
 pub mod secrets;
 pub mod settings;
 pub mod sql;
-pub mod stand;
+pub mod standin;
 pub mod status;
 pub mod supervisor;
 pub mod tls;
@@ -176,7 +176,7 @@ async fn gateway(
 ) -> Result<Option<Arc<Gateway>>, RunError> {
     let Some(wanted) = settings.gateway.clone() else { return Ok(None) };
     let listener = listen("gateway", &wanted.listen).await?;
-    let most = gateway::make_room(wanted.most)?;
+    let most = gateway::make_disk_space(wanted.most)?;
     if most < wanted.most {
         tracing::warn!(
             most,

@@ -78,8 +78,8 @@ impl Paths {
     }
 
     /// There from the first byte of PGDATA that a rewind changes until it is whole again.
-    pub fn mending(&self) -> PathBuf {
-        self.work.join("mending")
+    pub fn rewind_in_progress(&self) -> PathBuf {
+        self.work.join("rewind-in-progress")
     }
 
     /// `config_file`.

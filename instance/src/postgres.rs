@@ -10,4 +10,4 @@ pub mod placeholders;
 pub mod process;
 pub mod rewind;
 pub mod source;
-pub mod wal_room;
+pub mod wal_space;

@@ -40,13 +40,14 @@ pub fn write_files(settings: &Settings, os_user: &str) -> Result<bool, PrepareEr
         upstream::remember(paths, primary)?;
     }
     let conf = config::postgresql_conf(settings, primary.as_ref());
-    files::write_whole(
+    files::write_atomically(
         &paths.passfile(),
         config::passfile(secrets.replication.as_deref()).as_bytes(),
     )?;
-    let mut changed = files::write_whole(&paths.conf(), conf.text.as_bytes())?;
-    changed |= files::write_whole(&paths.hba(), config::hba(settings).as_bytes())?;
-    changed |= files::write_whole(&paths.ident(), config::ident(settings, os_user).as_bytes())?;
+    let mut changed = files::write_atomically(&paths.conf(), conf.text.as_bytes())?;
+    changed |= files::write_atomically(&paths.hba(), config::hba(settings).as_bytes())?;
+    changed |=
+        files::write_atomically(&paths.ident(), config::ident(settings, os_user).as_bytes())?;
     if changed {
         for note in &conf.notes {
             tracing::warn!("{note}");
@@ -62,7 +63,7 @@ pub fn data_directory(paths: &Paths, mode: Mode) -> Result<(), PrepareError> {
     let data = &paths.data;
     match mode {
         Mode::Standby => {
-            files::write_whole(&paths::standby_signal(data), b"")?;
+            files::write_atomically(&paths::standby_signal(data), b"")?;
             remove_placeholders(&data.join("pg_wal"))?;
         }
         Mode::Primary if paths::standby_signal(data).exists() => {
@@ -75,7 +76,7 @@ pub fn data_directory(paths: &Paths, mode: Mode) -> Result<(), PrepareError> {
     if let Some(text) = files::read_if_there(&auto)?
         && let Some(kept) = config::scrubbed_auto_conf(&String::from_utf8_lossy(&text))
     {
-        files::write_whole(&auto, kept.as_bytes())?;
+        files::write_atomically(&auto, kept.as_bytes())?;
         tracing::warn!("took settings out of postgresql.auto.conf that are pgraft's own");
     }
     Ok(())

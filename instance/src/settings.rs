@@ -124,7 +124,7 @@ pub enum SettingsError {
     Impatient,
     /// A gateway for nobody.
     #[error("gateway.maxConnections: there must be room for one at least")]
-    NoRoom,
+    NoDiskSpace,
     /// Not a time as Postgres writes it.
     #[error("{name}: \"{value}\" is no time, such as 2s or 1500ms")]
     Time {
@@ -310,7 +310,7 @@ fn gateway(config: &GatewayConfig) -> Result<GatewaySettings, SettingsError> {
         return Err(SettingsError::NoPort("gateway.port"));
     }
     if *max_connections == 0 {
-        return Err(SettingsError::NoRoom);
+        return Err(SettingsError::NoDiskSpace);
     }
     let bare = listen_address.contains(':') && !listen_address.starts_with('[');
     let listen = if bare {

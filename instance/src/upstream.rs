@@ -68,7 +68,10 @@ pub fn instance_file(paths: &Paths, this: NodeId) -> Result<Option<InstanceFile>
 pub fn forget_rewind(paths: &Paths, this: NodeId) -> Result<(), UpstreamError> {
     if let Some(file) = instance_file(paths, this)?.filter(|f| f.rewind.is_some()) {
         let file = InstanceFile { rewind: None, ..file };
-        files::write_whole(&paths.instance_file(), &serde_json::to_vec(&file).unwrap_or_default())?;
+        files::write_atomically(
+            &paths.instance_file(),
+            &serde_json::to_vec(&file).unwrap_or_default(),
+        )?;
     }
     Ok(())
 }
@@ -83,7 +86,7 @@ pub fn last(paths: &Paths) -> Result<Option<Upstream>, UpstreamError> {
 
 /// Keeps it for a start with nobody to ask.
 pub fn remember(paths: &Paths, upstream: &Upstream) -> Result<bool, FileError> {
-    files::write_whole(&paths.upstream(), &serde_json::to_vec(upstream).unwrap_or_default())
+    files::write_atomically(&paths.upstream(), &serde_json::to_vec(upstream).unwrap_or_default())
 }
 
 /// Whom to follow. Never this node itself.

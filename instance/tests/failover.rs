@@ -109,12 +109,12 @@ async fn what_nobody_else_has_is_rewound() {
     // By pg_rewind as a rule, and by a clone where that finds its WAL no more. A receiver calls
     // itself streaming before the primary has answered, so that this says nothing before.
     let words = ["the data directory has the primary's history", "the clone is whole and in place"];
-    let mended = until("a rewind or a clone", async || {
+    let recovered = until("a rewind or a clone", async || {
         let log = nodes.nodes[old].log();
         words.into_iter().find(|words| log.contains(words))
     })
     .await;
-    println!("node {}: {mended}", old + 1);
+    println!("node {}: {recovered}", old + 1);
     assert!(
         nodes.nodes[old]
             .log()
@@ -166,11 +166,11 @@ async fn wal_that_has_diverged_confirms_nothing() {
         tokio::spawn(async move { client.batch_execute("INSERT INTO t VALUES (2)").await });
     nodes.nodes[old].start();
     commit.await.unwrap().unwrap();
-    let mended =
+    let recovered =
         ["the data directory has the primary's history", "the clone is whole and in place"];
     let log = nodes.nodes[old].log();
     let _ = kill(Pid::from_raw(receiver), Signal::SIGCONT);
-    assert!(mended.iter().any(|words| log.contains(words)), "who has confirmed that?\n{log}");
+    assert!(recovered.iter().any(|words| log.contains(words)), "who has confirmed that?\n{log}");
 }
 
 #[tokio::test]
@@ -189,7 +189,7 @@ async fn a_rewind_that_broke_off_ends_in_a_clone() {
         std::os::unix::fs::MetadataExt::ino(&new),
         "it was started as it was"
     );
-    let left: Vec<_> = ["new", "old", "mending"]
+    let left: Vec<_> = ["new", "old", "rewind-in-progress"]
         .iter()
         .filter(|name| standby.directory.join("pgdata.pgraft").join(name).exists())
         .collect();
@@ -219,7 +219,7 @@ async fn who_is_being_rewound_votes() {
     until("node 3 to vote", async || {
         nodes.nodes[2]
             .log()
-            .contains("this node votes while its server is being mended")
+            .contains("this node votes while its server is being rewound or cloned")
             .then_some(())
     })
     .await;

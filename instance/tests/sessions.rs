@@ -72,7 +72,7 @@ async fn standby_asks(node: &Node) -> Result<(), String> {
 
 /// As superuser, in a database and by a role that no test changes anything of.
 async fn dba(node: &Node) -> Client {
-    open(node, ("dba", "dba-1"), "dba", Session::Duties { waits: true }).await.unwrap()
+    open(node, ("dba", "dba-1"), "dba", Session::Provisioning { waits: true }).await.unwrap()
 }
 
 async fn make_dba(node: &Node) {
@@ -305,10 +305,14 @@ async fn what_sql_changes_is_put_back_at_once_or_never() {
          REVOKE CONNECT ON DATABASE postgres FROM pgraft_operator, pgraft_replication; \
          REVOKE EXECUTE ON FUNCTION pg_read_binary_file(text) FROM pgraft_replication";
     let _ = admin.batch_execute(ours).await;
-    let inside =
-        open(&nodes.nodes[first], ("dba", "dba-1"), "postgres", Session::Duties { waits: true })
-            .await
-            .unwrap();
+    let inside = open(
+        &nodes.nodes[first],
+        ("dba", "dba-1"),
+        "postgres",
+        Session::Provisioning { waits: true },
+    )
+    .await
+    .unwrap();
     inside.batch_execute(ours).await.unwrap();
     until("all of it to be put back", async || {
         operator_asks(&nodes.nodes[first]).await.ok()?;

@@ -51,7 +51,7 @@ fn words(error: &tokio_postgres::Error) -> String {
 
 /// As superuser, in a database and by a role that carry nothing.
 async fn dba(node: &Node) -> Client {
-    open(node, "dba", "dba-1", "dba", Some(Session::Duties { waits: true })).await.unwrap()
+    open(node, "dba", "dba-1", "dba", Some(Session::Provisioning { waits: true })).await.unwrap()
 }
 
 struct Guc {
@@ -123,10 +123,10 @@ async fn sessions_work(node: &Node, own: bool) -> Result<(), String> {
             .map_err(|e| format!("{user}: {e}"))?;
         client.batch_execute(statements).await.map_err(|e| format!("{user}: {}", words(&e)))
     };
-    let duties = run(
+    let provisioning = run(
         "postgres",
         "superuser-1",
-        Session::Duties { waits: true },
+        Session::Provisioning { waits: true },
         "BEGIN; DO $$ BEGIN IF current_user <> 'postgres' THEN RAISE 'not oneself'; END IF; END $$; \
          CREATE SCHEMA of_test; CREATE TABLE of_test.t (a text PRIMARY KEY); INSERT INTO of_test.t VALUES ('a') ON CONFLICT DO NOTHING; \
          CREATE ROLE of_test; ALTER ROLE of_test LOGIN PASSWORD NULL; GRANT CONNECT ON DATABASE postgres TO of_test; \
@@ -149,7 +149,7 @@ async fn sessions_work(node: &Node, own: bool) -> Result<(), String> {
          SELECT pg_catalog.array_agg(name) FROM pg_catalog.pg_ls_dir('pg_wal') AS name; \
          SELECT pg_catalog.pg_read_binary_file('PG_VERSION'); SELECT spcname FROM pg_catalog.pg_tablespace",
     );
-    tokio::try_join!(duties, operator, source).map(drop)
+    tokio::try_join!(provisioning, operator, source).map(drop)
 }
 
 /// All of these at once, and why something does not work then.

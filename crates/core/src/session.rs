@@ -21,7 +21,7 @@ pub enum Session<'a> {
     Probe,
     /// The superuser on the local server, to write: roles, databases, grants, slots. Carries
     /// passwords' verifiers.
-    Duties {
+    Provisioning {
         /// Whether its commits wait for standbys.
         waits: bool,
     },
@@ -89,7 +89,7 @@ const SUPERUSER: &[Setting] = &[
 
 /// Of sessions that write: what they create is where Postgres puts it by default, and neither a log
 /// nor a view shows their statements.
-const DUTIES: &[Setting] = &[
+const PROVISIONING: &[Setting] = &[
     ("auto_explain.log_min_duration", "-1", OLDEST),
     ("debug_print_parse", "off", OLDEST),
     ("debug_print_plan", "off", OLDEST),
@@ -115,7 +115,7 @@ impl Session<'_> {
         // Statement, lock and idle timeouts: 0 is none.
         let (statement, lock, idle) = match self {
             Self::Probe => ("2s", "2s", "0"),
-            Self::Duties { .. } => ("60s", "10s", "0"),
+            Self::Provisioning { .. } => ("60s", "10s", "0"),
             Self::Source => ("10s", "10s", "0"),
             Self::Program { .. } | Self::Standby { .. } => ("0", "0", "0"),
             Self::Operator => ("15s", "10s", "60s"),
@@ -132,9 +132,9 @@ impl Session<'_> {
         };
         match self {
             Self::Probe => settings.extend(SUPERUSER),
-            Self::Duties { waits } => {
+            Self::Provisioning { waits } => {
                 settings.extend(SUPERUSER);
-                settings.extend(DUTIES);
+                settings.extend(PROVISIONING);
                 // Where the founder stays the primary this must work while no standby is there.
                 settings.extend(if waits {
                     [("synchronous_commit", "on", OLDEST)].as_slice()
@@ -156,7 +156,7 @@ impl Session<'_> {
             Self::Program { sender_timeout } | Self::Standby { sender_timeout } => {
                 Some(("wal_sender_timeout", sender_timeout.to_owned()))
             }
-            Self::Probe | Self::Duties { .. } | Self::Source | Self::Operator => None,
+            Self::Probe | Self::Provisioning { .. } | Self::Source | Self::Operator => None,
         };
         known.chain(sender).collect()
     }
@@ -189,8 +189,8 @@ mod tests {
 
     const KINDS: [Session<'static>; 7] = [
         Session::Probe,
-        Session::Duties { waits: true },
-        Session::Duties { waits: false },
+        Session::Provisioning { waits: true },
+        Session::Provisioning { waits: false },
         Session::Source,
         Session::Program { sender_timeout: "5s" },
         Session::Standby { sender_timeout: "5s" },
@@ -236,7 +236,7 @@ mod tests {
             for name in ["statement_timeout", "lock_timeout", "idle_session_timeout"] {
                 assert!(value(session, name).is_some(), "{session:?} {name}");
             }
-            let superuser = matches!(session, Session::Probe | Session::Duties { .. });
+            let superuser = matches!(session, Session::Probe | Session::Provisioning { .. });
             for (name, _, _) in SUPERUSER {
                 assert_eq!(
                     value(session, name).is_some(),
@@ -258,16 +258,16 @@ mod tests {
     #[test]
     fn only_what_carries_secrets_hides_its_statements() {
         for session in KINDS {
-            let carries = matches!(session, Session::Duties { .. });
+            let carries = matches!(session, Session::Provisioning { .. });
             assert_eq!(value(session, "log_statement").is_some(), carries, "{session:?}");
             assert_eq!(value(session, "track_activities").is_some(), carries, "{session:?}");
         }
         assert_eq!(
-            value(Session::Duties { waits: true }, "synchronous_commit").as_deref(),
+            value(Session::Provisioning { waits: true }, "synchronous_commit").as_deref(),
             Some("on")
         );
         assert_eq!(
-            value(Session::Duties { waits: false }, "synchronous_commit").as_deref(),
+            value(Session::Provisioning { waits: false }, "synchronous_commit").as_deref(),
             Some("local")
         );
     }

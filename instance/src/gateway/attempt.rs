@@ -13,8 +13,8 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, timeout};
 
 use super::Gateway;
-use super::aim::Target;
 use super::connection::Heard;
+use super::route::Target;
 use super::startup::{Reply, Request, SSL_REQUEST};
 
 /// For a connection to one address of the primary.

@@ -14,11 +14,11 @@ use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
 use super::Gateway;
-use super::aim::{self, Aim, Target, Why};
 use super::attempt::{Lost, Reached, tune};
-use super::farewell::{self, Farewell};
 use super::knowledge::Known;
+use super::rejection::{self, Rejection};
 use super::relay::relay;
+use super::route::{self, Route, Target, Why};
 use super::startup::{LONGEST_HELLO, Request, request};
 use crate::settings::Settings;
 
@@ -143,7 +143,7 @@ impl Client {
             Begun::Opened(opened) => Some(opened),
             Begun::Asked => None,
         };
-        let Ok(_room) = Arc::clone(&self.gateway.room).try_acquire_owned() else {
+        let Ok(_disk_space) = Arc::clone(&self.gateway.disk_space).try_acquire_owned() else {
             return self.turn_away().await;
         };
         let opened = match opened {
@@ -156,7 +156,7 @@ impl Client {
             }
             Opened::InVain(why) => {
                 let time = self.gateway.settings.hold;
-                self.sent_away(Farewell::NoPrimary(why, time)).await;
+                self.sent_away(Rejection::NoPrimary(why, time)).await;
             }
             Opened::Gone | Opened::Tls => {}
         }
@@ -166,14 +166,14 @@ impl Client {
     async fn turn_away(self) {
         let most = self.gateway.settings.most;
         if let Ok(_permit) = Arc::clone(&self.gateway.turned_away).try_acquire_owned() {
-            self.sent_away(Farewell::TooMany(most)).await;
+            self.sent_away(Rejection::TooMany(most)).await;
         }
     }
 
-    async fn sent_away(self, farewell: Farewell) {
+    async fn sent_away(self, rejection: Rejection) {
         self.gateway.figures.refuses();
-        farewell::say(
-            farewell,
+        rejection::say(
+            rejection,
             &self.settings,
             self.heard.stream,
             self.heard.bytes,
@@ -213,10 +213,10 @@ impl Client {
         let until = *self.held_until.get_or_insert_with(|| Instant::now() + gateway.settings.hold);
         let mut held = None;
         loop {
-            let aim = aim::aim(&facts(&known.borrow_and_update(), &settings));
-            let why = match aim {
-                Aim::Wait(why) => why,
-                Aim::To(target) => {
+            let route = route::route(&facts(&known.borrow_and_update(), &settings));
+            let why = match route {
+                Route::Wait(why) => why,
+                Route::To(target) => {
                     let lost = tokio::select! {
                         tried = self.heard.attempt(&gateway, &target) => match tried {
                             Ok(Reached::Server(server, reply, permit)) => return Opened::At(target, server, reply, permit),
@@ -274,13 +274,13 @@ impl Client {
     }
 }
 
-fn facts<'a>(known: &'a Known, settings: &Settings) -> aim::Facts<'a> {
+fn facts<'a>(known: &'a Known, settings: &Settings) -> route::Facts<'a> {
     known.facts(settings.node, settings.failover, settings.lease)
 }
 
 /// Returns when a client of that primary must leave.
 async fn over(known: &mut watch::Receiver<Known>, target: &Target, settings: &Settings) {
-    if known.wait_for(|known| aim::is_over(target, &facts(known, settings))).await.is_err() {
+    if known.wait_for(|known| route::is_over(target, &facts(known, settings))).await.is_err() {
         std::future::pending::<()>().await;
     }
 }

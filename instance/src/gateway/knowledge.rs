@@ -6,7 +6,7 @@ use pgraft_core::primary_view::{PrimaryUpdate, PrimaryView};
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
-use super::aim::{self, Facts};
+use super::route::{self, Facts};
 
 /// What is known, and by whom it is seen.
 pub struct Knowledge {
@@ -28,7 +28,7 @@ pub struct Known {
 }
 
 impl Known {
-    /// For [`aim`].
+    /// For [`route`].
     pub fn facts(&self, me: NodeId, failover: bool, lease: Duration) -> Facts<'_> {
         Facts {
             me,
@@ -74,7 +74,7 @@ impl Knowledge {
             known.answered = true;
             if let Some(primary_view) = news.primary_view {
                 known.primary_view =
-                    Some(aim::merged(known.primary_view.take(), primary_view, true));
+                    Some(route::merged(known.primary_view.take(), primary_view, true));
             }
             known.closed_since =
                 if open { None } else { known.closed_since.or_else(|| Some(Instant::now())) };
@@ -92,7 +92,7 @@ impl Knowledge {
     /// Another node's gateway says something.
     pub fn heard(&self, primary_view: PrimaryView) {
         self.change(|known| {
-            known.primary_view = Some(aim::merged(known.primary_view.take(), primary_view, false))
+            known.primary_view = Some(route::merged(known.primary_view.take(), primary_view, false))
         });
     }
 

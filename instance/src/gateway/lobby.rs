@@ -75,7 +75,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_oldest_makes_room() {
+    async fn the_oldest_makes_disk_space() {
         let lobby = Lobby::new(2);
         let mut first = lobby.enter();
         let mut second = lobby.enter();

@@ -22,8 +22,8 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
-use super::aim::Target;
 use super::names::Names;
+use super::route::Target;
 use super::startup::{Reply, startup_packet};
 
 /// For one address of the server.

@@ -20,7 +20,7 @@ use crate::prepare;
 use crate::reaper::Reaper;
 use crate::secrets::Secrets;
 use crate::settings::Settings;
-use crate::stand::Stand;
+use crate::standin::StandInMember;
 use crate::status::Upstream;
 use crate::upstream::{self, UpstreamError};
 
@@ -67,13 +67,13 @@ pub async fn make(
     settings: &Settings,
     reaper: &Reaper,
     sink: &Sink,
-    stand: &Stand,
+    standin: &StandInMember,
 ) -> Result<(), CloneError> {
-    let stands = stand.begin(settings).await;
+    let stands = standin.begin(settings).await;
     let secrets = Secrets::read(&settings.paths.secrets)?;
     let primary = reachable_primary(settings, &secrets).await?;
     tracing::info!(primary = %primary.node_id, host = %primary.host, port = primary.port, "cloning the primary");
-    files::write_whole(
+    files::write_atomically(
         &settings.paths.passfile(),
         config::passfile(secrets.replication.as_deref()).as_bytes(),
     )?;
@@ -94,7 +94,7 @@ pub async fn make(
     // What belongs to the primary's own disk and not to a copy of it.
     files::remove_file(&paths::founding_mark(&fresh))?;
     prepare::remove_future_two_phase_files(&fresh)?;
-    files::write_whole(&paths::standby_signal(&fresh), b"")?;
+    files::write_atomically(&paths::standby_signal(&fresh), b"")?;
     upstream::remember(&settings.paths, &primary)?;
     replace(&settings.paths, &external)?;
     if !stands {
@@ -112,7 +112,7 @@ fn replace(paths: &Paths, external: &External) -> Result<(), FileError> {
         files::rename(&paths.data, &old)?;
     }
     put_in_place(&paths.fresh(), &paths.data)?;
-    files::remove_file(&paths.mending())?;
+    files::remove_file(&paths.rewind_in_progress())?;
     files::remove_directory(&old)
 }
 
@@ -168,10 +168,14 @@ mod tests {
         for content in ["first", "second"] {
             fs::create_dir_all(paths.fresh()).unwrap();
             fs::write(paths.fresh().join("PG_VERSION"), content).unwrap();
-            fs::write(paths.mending(), "").unwrap();
+            fs::write(paths.rewind_in_progress(), "").unwrap();
             replace(&paths, &External::default()).unwrap();
             assert_eq!(fs::read_to_string(paths.data.join("PG_VERSION")).unwrap(), content);
-            assert!(!paths.fresh().exists() && !paths.old().exists() && !paths.mending().exists());
+            assert!(
+                !paths.fresh().exists()
+                    && !paths.old().exists()
+                    && !paths.rewind_in_progress().exists()
+            );
         }
         // As if it had been killed between the two renames: nothing is lost but the work.
         fs::rename(&paths.data, paths.old()).unwrap();

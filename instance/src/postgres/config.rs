@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use crate::configuration::settle::names;
-use crate::postgres::wal_room;
+use crate::postgres::wal_space;
 use crate::settings::{Fsync, Settings};
 use crate::sql::DATABASE;
 use crate::status::Upstream;
@@ -71,12 +71,12 @@ fn defaults(settings: &Settings) -> BTreeMap<&'static str, String> {
         // older client sets TLSv1.2.
         own.push(("ssl_min_protocol_version", "TLSv1.3"));
     }
-    let room = [
-        ("max_slot_wal_keep_size", wal_room::for_slots(settings.wal_disk)),
-        ("wal_keep_size", wal_room::for_everybody(settings.wal_disk)),
+    let disk_space = [
+        ("max_slot_wal_keep_size", wal_space::for_slots(settings.wal_disk)),
+        ("wal_keep_size", wal_space::for_everybody(settings.wal_disk)),
     ];
-    let room = room.map(|(name, megabytes)| (name, format!("{megabytes}MB")));
-    own.into_iter().map(|(name, value)| (name, value.to_owned())).chain(room).collect()
+    let disk_space = disk_space.map(|(name, megabytes)| (name, format!("{megabytes}MB")));
+    own.into_iter().map(|(name, value)| (name, value.to_owned())).chain(disk_space).collect()
 }
 
 /// Whether logical replication slots outlive a failover (Postgres 17 and later): who sets

@@ -151,8 +151,8 @@ impl External {
     }
 
     /// Puts everything where it belongs, and has the new PGDATA point there. What was there is
-    /// lost, so `mending` says from the first change on that the present PGDATA must not be
-    /// started; whoever puts the new one in place takes that back.
+    /// lost, so `rewind_in_progress` says from the first change on that the present PGDATA must not
+    /// be started; whoever puts the new one in place takes that back.
     ///
     /// # Errors
     /// Those of the disk. The next clone begins anew.
@@ -160,9 +160,9 @@ impl External {
         let fresh = paths.fresh();
         if !(self.tablespaces.is_empty() && self.wal.is_none())
             && paths.data.exists()
-            && !paths.mending().exists()
+            && !paths.rewind_in_progress().exists()
         {
-            files::write_whole(&paths.mending(), b"")?;
+            files::write_atomically(&paths.rewind_in_progress(), b"")?;
         }
         for Place { tablespace, staging, within } in &self.tablespaces {
             let home =
@@ -336,7 +336,7 @@ mod tests {
         assert_eq!(disk.read("ts/PG_17_1/f"), "old", "nothing is lost before the copy is complete");
         disk.copy(&plan);
         plan.swap(&disk.1).unwrap();
-        assert!(disk.1.mending().exists(), "what is PGDATA still must not be started");
+        assert!(disk.1.rewind_in_progress().exists(), "what is PGDATA still must not be started");
         assert_eq!(
             (disk.read("ts/PG_17_1/f"), disk.read("wal/lost+found/x")),
             ("new".into(), "kept".into())
@@ -394,7 +394,7 @@ mod tests {
         let plan = External::of(&disk.1, vec![]).unwrap();
         assert_eq!((plan.arguments(), &plan), (vec![], &External::default()));
         plan.swap(&disk.1).unwrap();
-        assert!(!disk.1.mending().exists());
+        assert!(!disk.1.rewind_in_progress().exists());
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! Makes the founder's PGDATA: in a fresh directory, renamed into place when it is whole.
 //!
 //! Roles, databases and the extension are not made here but at every start of a primary
-//! (`duties.rs`), since each step of that can be repeated; only the data directory itself has to
-//! come in one piece.
+//! (`provisioning.rs`), since each step of that can be repeated; only the data directory itself has
+//! to come in one piece.
 
 use std::path::Path;
 
@@ -39,7 +39,10 @@ pub async fn make(settings: &Settings, reaper: &Reaper, sink: &Sink) -> Result<(
         "--no-instructions",
     ]);
     process::run(reaper, sink, "initdb", command).await?;
-    files::write_whole(&paths::founding_mark(&fresh), format!("{}\n", settings.node).as_bytes())?;
+    files::write_atomically(
+        &paths::founding_mark(&fresh),
+        format!("{}\n", settings.node).as_bytes(),
+    )?;
     put_in_place(&fresh, &settings.paths.data)?;
     Ok(())
 }

@@ -4,10 +4,10 @@
 //! Pure but for [`pump`]. The prefix (`config::LOG_LINE_PREFIX`) starts each line; a line break
 //! within a message is followed by a tab, so a message can't pretend to be another one (elog.c,
 //! `append_with_tabs`). What comes without a prefix (a library's own words, output of
-//! `archive_command`) is a record of its own. What is said over and over is left out by `quiet`.
+//! `archive_command`) is a record of its own. What is said over and over is left out by `dedup`.
 
+mod dedup;
 mod last_words;
-mod quiet;
 
 use jiff::Timestamp;
 use serde_json::{Map, Value};
@@ -16,8 +16,8 @@ use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
 
 use crate::logging::{Sink, head};
+use dedup::LogDedup;
 pub use last_words::LastWords;
-use quiet::Quiet;
 
 /// A message longer than this is split, so that memory stays bounded.
 const LONGEST: usize = 1 << 20;
@@ -213,7 +213,7 @@ pub async fn pump_and_watch(
     sink: Sink,
     watch: impl Fn(&Record),
 ) {
-    let (mut assembler, mut quiet) = (Assembler::default(), Quiet::default());
+    let (mut assembler, mut dedup) = (Assembler::default(), LogDedup::default());
     let mut buffer = Vec::with_capacity(1 << 16);
     loop {
         let records = match tokio::time::timeout(IDLE, pipe.read_buf(&mut buffer)).await {
@@ -236,7 +236,7 @@ pub async fn pump_and_watch(
             watch(record);
         }
         for record in
-            records.into_iter().filter_map(|record| quiet.let_through(record, Instant::now()))
+            records.into_iter().filter_map(|record| dedup.let_through(record, Instant::now()))
         {
             sink.record(&printed(record, logger));
         }

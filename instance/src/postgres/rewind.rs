@@ -28,7 +28,7 @@ use crate::reaper::Reaper;
 use crate::secrets::Secrets;
 use crate::settings::Settings;
 use crate::sql;
-use crate::stand::{self, Stand};
+use crate::standin::{self, StandInMember};
 use crate::status::Upstream;
 use crate::upstream::{self, UpstreamError};
 
@@ -107,16 +107,16 @@ pub async fn make(
     settings: &Settings,
     reaper: &Reaper,
     sink: &Sink,
-    stand: &Stand,
+    standin: &StandInMember,
 ) -> Result<(), RewindError> {
     let (paths, data) = (&settings.paths, &settings.paths.data);
     let primary = asked_for(settings)?.ok_or(RewindError::NotAsked)?;
     let epoch = upstream::instance_file(paths, settings.node)?.ok_or(RewindError::NotAsked)?.epoch;
     let secrets = Secrets::read(&paths.secrets)?;
     source_is_there(settings, &secrets, &primary).await?;
-    let stands = stand.begin(settings).await;
+    let stands = standin.begin(settings).await;
     tracing::info!(primary = %primary.node_id, host = %primary.host, port = primary.port, "rewinding to the primary's history");
-    files::write_whole(
+    files::write_atomically(
         &paths.passfile(),
         config::passfile(secrets.replication.as_deref()).as_bytes(),
     )?;
@@ -129,17 +129,17 @@ pub async fn make(
         prepare::remove_future_two_phase_files(data)?;
         files::remove_file(&paths::standby_signal(data))?;
     }
-    stand::parts_in(paths, epoch)?;
+    standin::parts_in(paths, epoch)?;
     program.run(&[]).await?;
     files::remove_file(&paths::founding_mark(data))?;
     // Where that is impossible a clone helps, and a start does not.
     prepare::remove_future_two_phase_files(data)?;
-    files::write_whole(&paths::standby_signal(data), b"")?;
+    files::write_atomically(&paths::standby_signal(data), b"")?;
     upstream::remember(paths, &primary)?;
     if !stands {
         upstream::forget_rewind(paths, settings.node)?;
     }
-    files::remove_file(&paths.mending())?;
+    files::remove_file(&paths.rewind_in_progress())?;
     Ok(())
 }
 

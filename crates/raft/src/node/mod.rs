@@ -45,8 +45,8 @@ use crate::machine::{self, watch};
 use crate::settings::Settings;
 use crate::store::{AppliedState, LogStore, StateMachine};
 use crate::transport::{
-    self, Complaints, FailoverEnd, Guard, Listener, Local, MaterialError, Network, PeerFactory,
-    Tcp, WalSource,
+    self, FailoverEnd, Guard, Listener, Local, LogDedup, MaterialError, Network, PeerFactory, Tcp,
+    WalSource,
 };
 use crate::types::{Raft, raft_id};
 
@@ -240,13 +240,13 @@ impl Node {
 
         let local = Arc::new(Local::new(dir.clone(), identity));
         let applied = state_machine.watch();
-        let complaints = Arc::new(Complaints::default());
+        let log_dedup = Arc::new(LogDedup::default());
         let peers = PeerFactory {
             local: Arc::clone(&local),
             applied: applied.clone(),
             network,
             guard,
-            complaints,
+            log_dedup,
             confirmed: Arc::default(),
         };
         let config =
@@ -289,7 +289,7 @@ impl Node {
             contact: Arc::clone(&shared.contact),
             applied: shared.applied.clone(),
             guard: shared.peers.guard.clone(),
-            complaints: Arc::new(Complaints::default()),
+            log_dedup: Arc::new(LogDedup::default()),
             failover: Arc::clone(shared) as Arc<dyn FailoverEnd>,
         };
         let task = |name: &'static str,

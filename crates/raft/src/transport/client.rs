@@ -24,7 +24,7 @@ use super::confirmed::Sent;
 use super::handshake::{Hello, Local, Welcome};
 use super::tls::Trouble;
 use super::{
-    BoxStream, Complaints, Confirmed, Guard, MAX_FRAME, Network, PROTOCOL_VERSION, Reply, Rpc,
+    BoxStream, Confirmed, Guard, LogDedup, MAX_FRAME, Network, PROTOCOL_VERSION, Reply, Rpc,
     read_json, write_json,
 };
 use crate::machine::watch;
@@ -92,7 +92,7 @@ pub struct PeerFactory {
     pub applied: watch::Receiver<Arc<AppliedState>>,
     pub network: Arc<dyn Network>,
     pub guard: Guard,
-    pub complaints: Arc<Complaints>,
+    pub log_dedup: Arc<LogDedup>,
     pub confirmed: Arc<Confirmed>,
 }
 
@@ -115,13 +115,13 @@ impl PeerFactory {
         let stream = self.try_connect(peer, &endpoint).await;
         let of = format!("{peer} {endpoint}");
         match &stream {
-            Ok(_) => self.complaints.forget(&of),
+            Ok(_) => self.log_dedup.forget(&of),
             // A refusal needs a person, and a person needs to read it once.
             Err(CallError::Refused { why, .. }) => {
-                self.complaints
+                self.log_dedup
                     .say(&of, &format!("node {peer} at {endpoint} refuses this node: {why}"));
             }
-            Err(error @ CallError::Tls { .. }) => self.complaints.say(&of, &error.to_string()),
+            Err(error @ CallError::Tls { .. }) => self.log_dedup.say(&of, &error.to_string()),
             Err(_) => {}
         }
         Ok(Connection { stream: stream?, since })
@@ -285,7 +285,7 @@ impl Peer {
              time, and it can't come back under its old id (pgraft_remove_node({target}) on the leader, then pgraft_add_node with an id that \
              was never used)"
         );
-        self.factory.complaints.say(&format!("{target} log"), &words);
+        self.factory.log_dedup.say(&format!("{target} log"), &words);
         RPCError::Unreachable(Unreachable::new(&AnyError::error(words)))
     }
 

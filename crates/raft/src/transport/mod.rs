@@ -11,10 +11,10 @@
 //! Every connection has deadlines of its own: a frozen peer's kernel goes on accepting.
 
 mod client;
-mod complaints;
 mod confirmed;
 mod frame;
 mod handshake;
+mod log_dedup;
 mod net;
 mod peek;
 mod resolve;
@@ -22,10 +22,10 @@ mod server;
 mod tls;
 
 pub use client::{Peer, PeerFactory};
-pub use complaints::Complaints;
 pub use confirmed::Confirmed;
 pub use frame::{read_json, write_json};
 pub use handshake::Local;
+pub use log_dedup::LogDedup;
 pub use net::{BoxStream, Listener, Network, Stream, Tcp};
 use resolve::Resolver;
 pub use server::{FailoverEnd, Server, WalSource, serve};

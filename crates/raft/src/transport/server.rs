@@ -18,8 +18,7 @@ use tokio::time::{Instant, timeout};
 use super::handshake::{Hello, Local, Rejected, Welcome};
 use super::tls::Trouble;
 use super::{
-    BoxStream, Complaints, Guard, Listener, MAX_FRAME, Reply, Rpc, VoterReply, read_json,
-    write_json,
+    BoxStream, Guard, Listener, LogDedup, MAX_FRAME, Reply, Rpc, VoterReply, read_json, write_json,
 };
 use crate::machine::watch;
 use crate::node::LeaderContact;
@@ -51,7 +50,7 @@ pub struct Server {
     pub contact: Arc<LeaderContact>,
     pub applied: watch::Receiver<Arc<AppliedState>>,
     pub guard: Guard,
-    pub complaints: Arc<Complaints>,
+    pub log_dedup: Arc<LogDedup>,
     pub failover: Arc<dyn FailoverEnd>,
 }
 
@@ -114,12 +113,12 @@ async fn connection(stream: BoxStream, host: &str, server: &Server) -> io::Resul
         Ok((_, _, None)) => return Ok(()),
         Err(Trouble::Network(error)) => return Err(error),
         Err(trouble) => {
-            server.complaints.say(host, &format!("no TLS connection from {host}: {trouble}"));
+            server.log_dedup.say(host, &format!("no TLS connection from {host}: {trouble}"));
             return Ok(());
         }
     };
     if let Err(no) = server.guard.check(&shown, hello.from) {
-        server.complaints.say(host, &format!("refused a connection from {host}: {no}"));
+        server.log_dedup.say(host, &format!("refused a connection from {host}: {no}"));
         return refuse(stream, &no).await;
     }
     let state = server.applied.borrow().clone();
@@ -127,7 +126,7 @@ async fn connection(stream: BoxStream, host: &str, server: &Server) -> io::Resul
         tracing::debug!("refused node {} of cluster {}: {no}", hello.from, hello.cluster);
         return refuse(stream, &no).await;
     }
-    server.complaints.forget(host);
+    server.log_dedup.forget(host);
     converse(stream, hello.from, since, server).await
 }
 

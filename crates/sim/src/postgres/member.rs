@@ -69,12 +69,12 @@ impl PostgresControl for Desk {
 }
 
 /// What the member has in place of a server that can't run: as `instance/src/stand.rs` does.
-pub struct Stand {
+pub struct StandIn {
     diverged_in: Option<u64>,
     booted: u64,
 }
 
-impl Stand {
+impl StandIn {
     /// Over that data directory.
     pub fn new(data: Data, booted: u64) -> Self {
         let diverged_in = if let Data::Broken(epoch) = data { Some(epoch) } else { None };
@@ -82,7 +82,7 @@ impl Stand {
     }
 }
 
-impl PostgresControl for Stand {
+impl PostgresControl for StandIn {
     fn now(&self) -> BootTime {
         BootTime(boot_time(clock::here().unwrap_or_default(), self.booted))
     }

@@ -35,7 +35,7 @@ use self::client::Client;
 use self::disk::Data;
 use self::flushes::Flushes;
 use self::manager::Member;
-use self::member::Stand;
+use self::member::StandIn;
 use self::run::Mode;
 use self::server::{Manager, Server, Servers, Worker};
 use self::stream::Stream;
@@ -122,7 +122,7 @@ impl Databases {
         let server = self.servers.get_mut(&number)?;
         if server.run.is_none() && server.manager != Manager::Off && server.disk.data != Data::Whole
         {
-            return Some(Arc::new(Stand::new(server.disk.data, server.booted)));
+            return Some(Arc::new(StandIn::new(server.disk.data, server.booted)));
         }
         let worker = Worker::new(server.run.as_ref()?, server.booted);
         let desk = Arc::clone(&worker.desk) as Arc<dyn PostgresControl>;

@@ -13,7 +13,7 @@ use super::*;
 use crate::identity::{Belonging, Identity};
 use crate::store::AppliedState;
 use crate::transport::handshake::Hello;
-use crate::transport::{Complaints, Listener, Local, Network, PeerFactory, Reply, Rpc, read_json};
+use crate::transport::{Listener, Local, LogDedup, Network, PeerFactory, Reply, Rpc, read_json};
 use crate::types::Endpoint;
 
 #[path = "../../../tests/certificates/mod.rs"]
@@ -77,7 +77,7 @@ async fn a_connection_is_made_anew_after_an_hour() {
         network: Arc::clone(&network) as Arc<dyn Network>,
         guard: guard(one),
         confirmed: Arc::default(),
-        complaints: Arc::new(Complaints::default()),
+        log_dedup: Arc::new(LogDedup::default()),
     };
     let mut peer = factory.peer(2, Endpoint { host: "there".into(), port: 1 });
     let mut ask = async |after: Duration| {

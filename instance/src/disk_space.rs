@@ -51,7 +51,7 @@ pub async fn run(view: watch::Receiver<View>) {
     loop {
         sleep(LOOK).await;
         let data = &settings.paths.data;
-        full = if has_room(data) { 0 } else { full + 1 };
+        full = if has_space(data) { 0 } else { full + 1 };
         // Postgres removes the file when a promotion is complete.
         let primary = !paths::standby_signal(data).exists();
         if gives_up(Facts { primary, full, since: since.elapsed() }) {
@@ -67,7 +67,7 @@ pub async fn run(view: watch::Receiver<View>) {
 }
 
 /// Where it can't be told there is.
-fn has_room(data: &Path) -> bool {
+fn has_space(data: &Path) -> bool {
     // WAL may be on a disk of its own.
     ["", "pg_wal"].iter().all(|part| {
         statvfs(&data.join(part))
@@ -80,12 +80,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_settled_primary_without_room_gives_up() {
+    fn only_a_settled_primary_without_disk_space_gives_up() {
         let full = Facts { primary: true, full: LOOKS, since: SETTLED };
         assert!(gives_up(full));
         assert!(!gives_up(Facts { primary: false, ..full }));
         assert!(!gives_up(Facts { full: LOOKS - 1, ..full }));
         assert!(!gives_up(Facts { since: SETTLED / 2, ..full }));
-        assert!(has_room(Path::new("/nowhere")));
+        assert!(has_space(Path::new("/nowhere")));
     }
 }

@@ -4,7 +4,7 @@
 use pgraft_core::instance_config::{OPERATOR_ROLE, REPLICATION_ROLE};
 use tokio_postgres::Client;
 
-use super::DutiesError;
+use super::ProvisioningError;
 use super::statements;
 
 /// What the operator reads of Postgres, and how standbys checkpoint the primary before a rewind.
@@ -71,7 +71,7 @@ const EXTENSION_IS_OLD: &str = "SELECT FROM pg_catalog.pg_available_extensions \
 
 /// Makes the extension where it is missing, and updates it where it is old. In this database alone:
 /// in another one it is its owner's.
-pub async fn extension(client: &Client) -> Result<(), DutiesError> {
+pub async fn extension(client: &Client) -> Result<(), ProvisioningError> {
     if client.query_opt(SCHEMA, &[&OPERATOR_ROLE]).await?.is_none() {
         client.batch_execute(statements::CREATE_EXTENSION).await?;
         tracing::info!("created the extension pgraft in the database postgres");
@@ -83,7 +83,7 @@ pub async fn extension(client: &Client) -> Result<(), DutiesError> {
 }
 
 /// Grants what is missing.
-pub async fn all(client: &Client, extension: bool) -> Result<(), DutiesError> {
+pub async fn all(client: &Client, extension: bool) -> Result<(), ProvisioningError> {
     let missing = missing(client, extension).await?;
     for statement in &missing {
         client.batch_execute(statement).await?;
@@ -92,7 +92,7 @@ pub async fn all(client: &Client, extension: bool) -> Result<(), DutiesError> {
     Ok(())
 }
 
-async fn missing(client: &Client, extension: bool) -> Result<Vec<String>, DutiesError> {
+async fn missing(client: &Client, extension: bool) -> Result<Vec<String>, ProvisioningError> {
     let mut grants = vec![];
     if client.query_opt(LIMITED, &[]).await?.is_some() {
         grants.push(statements::UNLIMITED.to_owned());
@@ -123,7 +123,7 @@ async fn functions(
     built_in: &[String],
     own: &[&str],
     grants: &mut Vec<String>,
-) -> Result<(), DutiesError> {
+) -> Result<(), ProvisioningError> {
     for row in client.query(MISSING_FUNCTIONS, &[&role, &built_in, &own]).await? {
         grants.push(statements::grant_execute(row.try_get(0)?, role));
     }

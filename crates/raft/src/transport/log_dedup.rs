@@ -13,9 +13,9 @@ const REMEMBERED: usize = 256;
 
 /// The last words about each peer.
 #[derive(Default)]
-pub struct Complaints(Mutex<HashMap<String, (String, Instant)>>);
+pub struct LogDedup(Mutex<HashMap<String, (String, Instant)>>);
 
-impl Complaints {
+impl LogDedup {
     /// Logs the words, unless they are the last that were said about this peer.
     pub fn say(&self, peer: &str, words: &str) {
         if self.is_news(peer, words) {
@@ -52,7 +52,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_same_words_are_said_once_an_hour() {
-        let all = Complaints::default();
+        let all = LogDedup::default();
         assert!(all.is_news("a", "x"));
         assert!(!all.is_news("a", "x"));
         assert!(all.is_news("b", "x") && all.is_news("a", "y") && all.is_news("a", "x"));

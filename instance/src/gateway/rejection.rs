@@ -11,7 +11,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
-use super::aim::Why;
+use super::route::Why;
 use super::startup::{Request, request};
 use crate::settings::Settings;
 use crate::tls::TlsFiles;
@@ -23,14 +23,14 @@ const MOST_REQUESTS: usize = 4;
 
 /// Why a client is not let through.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Farewell {
+pub enum Rejection {
     /// Nobody took it for so long.
     NoPrimary(Why, Duration),
     /// There are so many already.
     TooMany(usize),
 }
 
-impl Farewell {
+impl Rejection {
     /// `ErrorResponse`, as Postgres writes it.
     pub fn message(self) -> Vec<u8> {
         let (code, text, hint) = match self {
@@ -62,7 +62,7 @@ impl Farewell {
 
 /// Says it. `first` is what the client has said already; with `tls_granted` it expects TLS now.
 pub async fn say<S>(
-    farewell: Farewell,
+    rejection: Rejection,
     settings: &Settings,
     client: S,
     first: Vec<u8>,
@@ -71,11 +71,11 @@ pub async fn say<S>(
     S: AsyncRead + AsyncWrite + Unpin + Send,
 {
     // Whoever is gone, or says nothing that could be answered, needs no answer.
-    let _ = timeout(PATIENCE, converse(farewell, settings, client, first, tls_granted)).await;
+    let _ = timeout(PATIENCE, converse(rejection, settings, client, first, tls_granted)).await;
 }
 
 async fn converse<S>(
-    farewell: Farewell,
+    rejection: Rejection,
     settings: &Settings,
     mut client: S,
     mut said: Vec<u8>,
@@ -86,15 +86,15 @@ where
 {
     for _ in 0..MOST_REQUESTS {
         match begins(&mut client, &mut said).await? {
-            Request::Startup if !tls_granted => return part(&mut client, farewell).await,
+            Request::Startup if !tls_granted => return part(&mut client, rejection).await,
             Request::ClientHello => {
                 let Some(acceptor) = acceptor(settings) else { return Ok(()) };
-                return encrypted(farewell, &acceptor, Resumed { said, stream: client }).await;
+                return encrypted(rejection, &acceptor, Resumed { said, stream: client }).await;
             }
             Request::Ssl => {
                 if let Some(acceptor) = acceptor(settings) {
                     client.write_all(b"S").await?;
-                    return encrypted(farewell, &acceptor, client).await;
+                    return encrypted(rejection, &acceptor, client).await;
                 }
                 client.write_all(b"N").await?;
                 said.clear();
@@ -109,13 +109,17 @@ where
     Ok(())
 }
 
-async fn encrypted<S>(farewell: Farewell, acceptor: &TlsAcceptor, client: S) -> std::io::Result<()>
+async fn encrypted<S>(
+    rejection: Rejection,
+    acceptor: &TlsAcceptor,
+    client: S,
+) -> std::io::Result<()>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send,
 {
     let mut inside = acceptor.accept(client).await?;
     match begins(&mut inside, &mut vec![]).await? {
-        Request::Startup => part(&mut inside, farewell).await,
+        Request::Startup => part(&mut inside, rejection).await,
         _ => Ok(()),
     }
 }
@@ -135,8 +139,8 @@ async fn begins<S: AsyncRead + Unpin>(
     }
 }
 
-async fn part<S: AsyncWrite + Unpin>(client: &mut S, farewell: Farewell) -> std::io::Result<()> {
-    client.write_all(&farewell.message()).await?;
+async fn part<S: AsyncWrite + Unpin>(client: &mut S, rejection: Rejection) -> std::io::Result<()> {
+    client.write_all(&rejection.message()).await?;
     client.shutdown().await
 }
 
@@ -208,12 +212,12 @@ mod tests {
     fn the_messages_that_a_client_sees() {
         let time = Duration::from_secs(10);
         let shown = [
-            Farewell::NoPrimary(Why::Changing, time),
-            Farewell::NoPrimary(Why::NotNow, time),
-            Farewell::TooMany(1000),
+            Rejection::NoPrimary(Why::Changing, time),
+            Rejection::NoPrimary(Why::NotNow, time),
+            Rejection::TooMany(1000),
         ]
-        .map(|farewell| {
-            let message = farewell.message();
+        .map(|rejection| {
+            let message = rejection.message();
             let length = word(&message, 1);
             assert_eq!((message[0], usize::try_from(length).unwrap()), (b'E', message.len() - 1));
             String::from_utf8_lossy(&message[5..]).replace('\0', "\n").trim_end().to_owned()
@@ -224,15 +228,15 @@ mod tests {
     #[tokio::test]
     async fn a_client_that_asks_for_tls_where_there_is_none_gets_the_message_in_the_clear() {
         let (mut client, server) = tokio::io::duplex(1000);
-        let farewell = Farewell::NoPrimary(Why::NobodyAnswers, PATIENCE);
+        let rejection = Rejection::NoPrimary(Why::NobodyAnswers, PATIENCE);
         let said = tokio::spawn(async move {
-            say(farewell, &example(), server, SSL_REQUEST.to_vec(), false).await
+            say(rejection, &example(), server, SSL_REQUEST.to_vec(), false).await
         });
         assert_eq!(client.read_u8().await.unwrap(), b'N');
         client.write_all(&startup_packet("app", "app")).await.unwrap();
         let mut answer = vec![];
         client.read_to_end(&mut answer).await.unwrap();
-        assert_eq!(answer, farewell.message());
+        assert_eq!(answer, rejection.message());
         said.await.unwrap();
     }
 }

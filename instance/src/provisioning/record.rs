@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 use tokio_postgres::Client;
 
-use super::DutiesError;
+use super::ProvisioningError;
 use super::statements;
 
 /// As many rounds as a SCRAM verifier has: whoever reads one reads the other as well.
@@ -66,16 +66,16 @@ pub struct Records(BTreeMap<(String, String), Record>);
 
 impl Records {
     /// Reads them; makes the table where there is none.
-    pub async fn read(client: &Client) -> Result<Self, DutiesError> {
+    pub async fn read(client: &Client) -> Result<Self, ProvisioningError> {
         let before = state(client).await?;
         match before {
             Some((true, true)) => {}
-            Some((_, false)) => return Err(DutiesError::ForeignSchema),
+            Some((_, false)) => return Err(ProvisioningError::ForeignSchema),
             Some((false, true)) => client.batch_execute(CREATE_TABLE).await?,
             None => client.batch_execute(&format!("{CREATE_SCHEMA}; {CREATE_TABLE}")).await?,
         }
         if before != Some((true, true)) && state(client).await? != Some((true, true)) {
-            return Err(DutiesError::ForeignSchema);
+            return Err(ProvisioningError::ForeignSchema);
         }
         let mut records = BTreeMap::new();
         for row in client.query(READ, &[]).await? {
@@ -99,7 +99,7 @@ impl Records {
 
 /// Whether the table is there, and whether all of it belongs to superusers; None where there is no
 /// such schema.
-async fn state(client: &Client) -> Result<Option<(bool, bool)>, DutiesError> {
+async fn state(client: &Client) -> Result<Option<(bool, bool)>, ProvisioningError> {
     Ok(match client.query_opt(STATE, &[]).await? {
         Some(row) => Some((row.try_get(0)?, row.try_get(1)?)),
         None => None,

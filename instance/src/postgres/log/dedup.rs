@@ -17,7 +17,7 @@ const REMEMBERED: usize = 32;
 
 /// What was said lately, by one server.
 #[derive(Debug, Default)]
-pub struct Quiet(Vec<Said>);
+pub struct LogDedup(Vec<Said>);
 
 #[derive(Debug)]
 struct Said {
@@ -26,7 +26,7 @@ struct Said {
     again: u64,
 }
 
-impl Quiet {
+impl LogDedup {
     /// The record, unless the same was let through a short while ago.
     pub fn let_through(&mut self, mut record: Record, now: Instant) -> Option<Record> {
         if record.msg.starts_with("skipping missing configuration file ")
@@ -84,7 +84,7 @@ mod tests {
 
     #[test]
     fn the_same_is_written_twice_a_minute() {
-        let (mut quiet, start) = (Quiet::default(), Instant::now());
+        let (mut quiet, start) = (LogDedup::default(), Instant::now());
         // Ten times a second for 65 seconds.
         let written: Vec<Record> = (0..650)
             .filter_map(|n| {
@@ -108,7 +108,7 @@ mod tests {
 
     #[test]
     fn other_words_and_other_processes_are_heard() {
-        let (mut quiet, now) = (Quiet::default(), Instant::now());
+        let (mut quiet, now) = (LogDedup::default(), Instant::now());
         for (kind, msg) in [
             ("walreceiver", "one"),
             ("walreceiver", "two"),
@@ -123,7 +123,7 @@ mod tests {
 
     #[test]
     fn a_standby_may_be_without_names() {
-        let mut quiet = Quiet::default();
+        let mut quiet = LogDedup::default();
         let mut written = |file: &str| {
             let msg = format!("skipping missing configuration file \"{file}\"");
             quiet.let_through(record("postmaster", &msg), Instant::now()).is_some()
@@ -134,7 +134,7 @@ mod tests {
 
     #[test]
     fn memory_is_bounded() {
-        let (mut quiet, now) = (Quiet::default(), Instant::now());
+        let (mut quiet, now) = (LogDedup::default(), Instant::now());
         let words = |n: usize| "x".repeat(n);
         assert!((0..1000).all(|n| quiet.let_through(record("startup", &words(n)), now).is_some()));
         assert_eq!(quiet.0.len(), REMEMBERED);

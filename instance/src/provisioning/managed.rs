@@ -5,7 +5,7 @@ use postgres_protocol::password::scram_sha_256;
 use std::collections::BTreeMap;
 use tokio_postgres::Client;
 
-use super::DutiesError;
+use super::ProvisioningError;
 use super::record::{self, Kind, Record, Records};
 use super::roles::{self, Applied, Decision, Role, Seen};
 use super::statements;
@@ -21,7 +21,7 @@ pub async fn tend(
     client: &Client,
     secrets: &Secrets,
     digests: &mut Digests,
-) -> Result<(), DutiesError> {
+) -> Result<(), ProvisioningError> {
     let boot = &settings.config.bootstrap;
     let records = Records::read(client).await?;
     let roles = roles::all(&boot.owner, secrets);
@@ -44,7 +44,10 @@ pub async fn tend(
     result
 }
 
-async fn read(client: &Client, roles: &[Role]) -> Result<BTreeMap<String, Seen>, DutiesError> {
+async fn read(
+    client: &Client,
+    roles: &[Role],
+) -> Result<BTreeMap<String, Seen>, ProvisioningError> {
     let names: Vec<&str> = roles.iter().map(|role| role.name.as_str()).collect();
     let mut seen = BTreeMap::new();
     for row in client.query(roles::READ, &[&names]).await? {
@@ -82,7 +85,7 @@ async fn apply(
     role: &Role,
     record: Option<&Record>,
     decision: Decision,
-) -> Result<(), DutiesError> {
+) -> Result<(), ProvisioningError> {
     let name = &role.name;
     let (create, attributes, why) = match decision {
         Decision::Nothing => return Ok(()),
@@ -129,7 +132,7 @@ fn from_secret(role: &Role) -> Record {
 
 /// Made once. Whether it is renamed, dropped or given to somebody else is for its owner to decide
 /// from then on.
-async fn database(client: &Client, name: &str, owner: &str) -> Result<(), DutiesError> {
+async fn database(client: &Client, name: &str, owner: &str) -> Result<(), ProvisioningError> {
     if client
         .query_opt("SELECT FROM pg_catalog.pg_database WHERE datname = $1::text::name", &[&name])
         .await?

@@ -34,7 +34,7 @@ pub struct Target {
 
 /// Where a client goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Aim {
+pub enum Route {
     /// There.
     To(Target),
     /// Nowhere yet.
@@ -65,16 +65,16 @@ pub enum Why {
 }
 
 /// Where a client goes now.
-pub fn aim(facts: &Facts) -> Aim {
-    let Some(primary_view) = facts.primary_view else { return Aim::Wait(Why::NobodyAnswers) };
+pub fn route(facts: &Facts) -> Route {
+    let Some(primary_view) = facts.primary_view else { return Route::Wait(Why::NobodyAnswers) };
     if !primary_view.settled {
-        return Aim::Wait(Why::Changing);
+        return Route::Wait(Why::Changing);
     }
     if facts.failover && primary_view.primary == facts.me && facts.closed_for.is_some() {
-        return Aim::Wait(Why::Fenced);
+        return Route::Wait(Why::Fenced);
     }
-    primary_view.postgres.as_ref().map_or(Aim::Wait(Why::Nowhere), |at| {
-        Aim::To(Target {
+    primary_view.postgres.as_ref().map_or(Route::Wait(Why::Nowhere), |at| {
+        Route::To(Target {
             epoch: primary_view.epoch,
             node: primary_view.primary,
             host: at.host().to_owned(),

@@ -7,9 +7,9 @@ use pgraft_core::instance_config::replication_name;
 use pgraft_core::instance_file::InstanceFile;
 use tokio_postgres::Client;
 
-use super::DutiesError;
+use super::ProvisioningError;
 use crate::postgres::config;
-use crate::postgres::wal_room::Disk;
+use crate::postgres::wal_space::Disk;
 use crate::settings::Settings;
 use crate::upstream;
 
@@ -56,7 +56,11 @@ enum Step {
 
 /// Makes the slots what they should be. Nothing is written to the WAL by it, so that it works on a
 /// standby and on a fenced primary.
-pub async fn tend(settings: &Settings, client: &Client, role: Role) -> Result<(), DutiesError> {
+pub async fn tend(
+    settings: &Settings,
+    client: &Client,
+    role: Role,
+) -> Result<(), ProvisioningError> {
     let Some(file) = upstream::instance_file(&settings.paths, settings.node)? else {
         return Ok(());
     };

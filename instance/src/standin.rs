@@ -28,14 +28,14 @@ const NO_VOTE: &str = "no vote of this node while it has no server";
 
 /// The member, while it is here.
 #[derive(Clone, Default)]
-pub struct Stand(Arc<Mutex<Option<Running>>>);
+pub struct StandInMember(Arc<Mutex<Option<Running>>>);
 
 struct Running {
     stop: oneshot::Sender<()>,
     task: JoinHandle<()>,
 }
 
-impl Stand {
+impl StandInMember {
     /// Has the member go on here, where the members choose the primary and this node is one of
     /// them. Whether it does; a member that can't start is reported, and the server's own will say
     /// more.
@@ -52,7 +52,7 @@ impl Stand {
         }
         match start(settings).await {
             Ok(node) => {
-                tracing::info!("this node votes while its server is being mended");
+                tracing::info!("this node votes while its server is being rewound or cloned");
                 let (stop, stopped) = oneshot::channel();
                 *running = Some(Running { stop, task: tokio::spawn(run(node, stopped)) });
                 true
@@ -76,7 +76,9 @@ impl Stand {
 async fn start(settings: &Settings) -> Result<Node, String> {
     let hooks = Hooks {
         wal: Arc::new(|| None),
-        postgres: Some(Arc::new(Nobody { mending: settings.paths.mending() })),
+        postgres: Some(Arc::new(Nobody {
+            rewind_in_progress: settings.paths.rewind_in_progress(),
+        })),
         publish: Box::new(|_| ()),
     };
     Node::start(member(settings)?, hooks).await.map_err(|e| e.to_string())
@@ -127,19 +129,19 @@ fn member(settings: &Settings) -> Result<pgraft_raft::Settings, String> {
 
 /// The epoch in which the WAL of this data directory was found to have diverged from the primary's,
 /// when it is being rewound for that; written before the first byte of it is changed.
-pub fn diverged_in(mending: &Path) -> Option<u64> {
-    let text = files::read_if_there(mending).ok().flatten()?;
+pub fn diverged_in(rewind_in_progress: &Path) -> Option<u64> {
+    let text = files::read_if_there(rewind_in_progress).ok().flatten()?;
     std::str::from_utf8(&text).ok()?.trim().parse().ok()
 }
 
 /// [`diverged_in`], from now on.
 pub fn parts_in(paths: &Paths, epoch: u64) -> Result<bool, files::FileError> {
-    files::write_whole(&paths.mending(), epoch.to_string().as_bytes())
+    files::write_atomically(&paths.rewind_in_progress(), epoch.to_string().as_bytes())
 }
 
 /// The Postgres that is not there.
 struct Nobody {
-    mending: PathBuf,
+    rewind_in_progress: PathBuf,
 }
 
 impl PostgresControl for Nobody {
@@ -153,7 +155,7 @@ impl PostgresControl for Nobody {
     }
 
     fn repair(&self) -> Option<ServerRepair> {
-        Some(ServerRepair { diverged_in: diverged_in(&self.mending) })
+        Some(ServerRepair { diverged_in: diverged_in(&self.rewind_in_progress) })
     }
 
     fn direct(&self, _: ServerDirective, _: bool) {}

@@ -39,23 +39,27 @@ fn target(epoch: u64, node: i64) -> Target {
 fn where_a_client_goes() {
     let (ours, theirs) = (primary_view(3, 1, true), primary_view(3, 2, true));
     let closed = Some(Duration::ZERO);
-    let to = |node| Aim::To(target(3, node));
+    let to = |node| Route::To(target(3, node));
     for (known, closed_for, want) in [
-        (None, closed, Aim::Wait(Why::NobodyAnswers)),
-        (None, None, Aim::Wait(Why::NobodyAnswers)),
-        (Some(&primary_view(3, 2, false)), closed, Aim::Wait(Why::Changing)),
-        (Some(&primary_view(3, 1, false)), None, Aim::Wait(Why::Changing)),
-        (Some(&PrimaryView { postgres: None, ..theirs.clone() }), closed, Aim::Wait(Why::Nowhere)),
+        (None, closed, Route::Wait(Why::NobodyAnswers)),
+        (None, None, Route::Wait(Why::NobodyAnswers)),
+        (Some(&primary_view(3, 2, false)), closed, Route::Wait(Why::Changing)),
+        (Some(&primary_view(3, 1, false)), None, Route::Wait(Why::Changing)),
+        (
+            Some(&PrimaryView { postgres: None, ..theirs.clone() }),
+            closed,
+            Route::Wait(Why::Nowhere),
+        ),
         // Another one's gate is not this node's to know.
         (Some(&theirs), closed, to(2)),
         (Some(&theirs), None, to(2)),
         (Some(&ours), None, to(1)),
-        (Some(&ours), closed, Aim::Wait(Why::Fenced)),
+        (Some(&ours), closed, Route::Wait(Why::Fenced)),
     ] {
-        assert_eq!(aim(&facts(known, closed_for)), want, "{known:?} {closed_for:?}");
+        assert_eq!(route(&facts(known, closed_for)), want, "{known:?} {closed_for:?}");
     }
     let without = Facts { failover: false, ..facts(Some(&ours), closed) };
-    assert_eq!(aim(&without), to(1), "nobody is fenced where the founder stays the primary");
+    assert_eq!(route(&without), to(1), "nobody is fenced where the founder stays the primary");
 }
 
 #[test]
@@ -125,7 +129,7 @@ proptest! {
             let over: Vec<Target> = sent.iter().filter(|t| is_over(t, &facts)).cloned().collect();
             prop_assert!(over.iter().all(|t| t.epoch < facts.primary_view.unwrap().epoch || t.node == facts.me));
             sent.retain(|t| !over.contains(t));
-            if let Aim::To(target) = aim(&facts) {
+            if let Route::To(target) = route(&facts) {
                 prop_assert!(!is_over(&target, &facts));
                 prop_assert_eq!(target.epoch, facts.primary_view.unwrap().epoch);
                 sent.push(target);

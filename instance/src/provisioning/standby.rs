@@ -6,7 +6,7 @@ use tokio::sync::mpsc;
 use tokio_postgres::Client;
 
 use super::lost_wal::{Patience, is_gone};
-use super::{CONNECT, DutiesError};
+use super::{CONNECT, ProvisioningError};
 use crate::control;
 use crate::peers;
 use crate::postgres::{clone, rewind, source};
@@ -29,7 +29,7 @@ pub async fn rewind_if_asked(
     settings: &Settings,
     secrets: &Secrets,
     events: &mpsc::UnboundedSender<Event>,
-) -> Result<(), DutiesError> {
+) -> Result<(), ProvisioningError> {
     let Some(primary) = rewind::asked_for(settings)? else { return Ok(()) };
     // Not by the word of an earlier run.
     if control::status(&settings.paths.control_socket(), CONNECT).await?.primary
@@ -50,7 +50,7 @@ pub async fn round(
     client: &Client,
     patience: &mut Patience,
     events: &mpsc::UnboundedSender<Event>,
-) -> Result<(), DutiesError> {
+) -> Result<(), ProvisioningError> {
     let row = client.query_one(READ, &[]).await?;
     let (streams, replayed, segment_size): (bool, Option<i64>, i64) =
         (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
@@ -86,7 +86,7 @@ pub async fn round(
 async fn slot_on_primary(
     settings: &Settings,
     secrets: &Secrets,
-) -> Result<Option<Upstream>, DutiesError> {
+) -> Result<Option<Upstream>, ProvisioningError> {
     let file = upstream::instance_file(&settings.paths, settings.node)?;
     // A removed member makes no slot that would keep the primary's WAL for nobody.
     if file.as_ref().is_some_and(|f| f.retired.contains(&settings.node)) {

@@ -53,7 +53,7 @@ const ROUND: Duration = Duration::from_mins(1);
 
 /// Why a round was not finished.
 #[derive(Debug, thiserror::Error)]
-pub enum DutiesError {
+pub enum ProvisioningError {
     /// The local server.
     #[error(transparent)]
     Sql(#[from] SqlError),
@@ -76,7 +76,7 @@ pub enum DutiesError {
     ForeignSchema,
 }
 
-impl DutiesError {
+impl ProvisioningError {
     /// Whether this is what a server that is just starting, a worker that is, or a primary that is
     /// gone gives for a while.
     fn passes(&self) -> bool {
@@ -88,7 +88,7 @@ impl DutiesError {
     }
 }
 
-impl From<tokio_postgres::Error> for DutiesError {
+impl From<tokio_postgres::Error> for ProvisioningError {
     fn from(error: tokio_postgres::Error) -> Self {
         Self::Sql(error.into())
     }
@@ -148,11 +148,11 @@ async fn round(
     settings: &Settings,
     memory: &mut Memory,
     events: &mpsc::UnboundedSender<Event>,
-) -> Result<Round, DutiesError> {
+) -> Result<Round, ProvisioningError> {
     let secrets = Secrets::read(&settings.paths.secrets)?;
     standby::rewind_if_asked(settings, &secrets, events).await?;
     let client =
-        sql::local(settings, Session::Duties { waits: settings.failover }, CONNECT).await?;
+        sql::local(settings, Session::Provisioning { waits: settings.failover }, CONNECT).await?;
     if client.query_one("SELECT pg_catalog.pg_is_in_recovery()", &[]).await?.try_get(0)? {
         slots::tend(settings, &client, slots::Role::Standby).await?;
         standby::round(settings, &secrets, &client, &mut memory.patience, events).await?;
@@ -179,7 +179,7 @@ async fn primary(
     client: &Client,
     secrets: &Secrets,
     memory: &mut Memory,
-) -> Result<(), DutiesError> {
+) -> Result<(), ProvisioningError> {
     let managed = managed::tend(settings, client, secrets, &mut memory.digests).await;
     let extension = if settings.extension { grants::extension(client).await } else { Ok(()) };
     let granted = grants::all(client, settings.extension).await;
@@ -188,7 +188,7 @@ async fn primary(
 
 /// `pgraft_init()`, where `initdb` was made for a cluster that does not exist yet. Whether this
 /// server takes writes now.
-async fn found(settings: &Settings) -> Result<bool, DutiesError> {
+async fn found(settings: &Settings) -> Result<bool, ProvisioningError> {
     let socket = settings.paths.control_socket();
     let status = control::status(&socket, CONNECT).await?;
     if status.state == NodeState::Uninitialized
@@ -202,7 +202,7 @@ async fn found(settings: &Settings) -> Result<bool, DutiesError> {
 
 /// From here on it is `instance.json` that says who the primary is, and no longer the mark of this
 /// server's `initdb`.
-fn founded(settings: &Settings, writes: bool) -> Result<bool, DutiesError> {
+fn founded(settings: &Settings, writes: bool) -> Result<bool, ProvisioningError> {
     let mark = paths::founding_mark(&settings.paths.data);
     let Some(file) = upstream::instance_file(&settings.paths, settings.node)? else {
         return Ok(!settings.extension || files::read_if_there(&mark)?.is_none());
