@@ -1,5 +1,5 @@
-//! Real Postgres servers on loopback, each with its Raft member: founded, joined, and stopped when
-//! they go out of scope.
+//! Real Postgres servers on loopback, each with its Raft member: bootstrapped, joined, and stopped
+//! when they go out of scope.
 //!
 //! The Postgres is that of `PGRAFT_TEST_BINDIR`, into which the extension was installed (`just
 //! bench` does both). It refuses to run as root: root's servers run as the user `postgres`.
@@ -212,12 +212,12 @@ pub async fn cluster(parent: &Path, size: u16) -> Result<Vec<Server>, Failure> {
         if id == 1 {
             server.connect().await?.batch_execute("select pgraft_init()").await.map_err(&sql)?;
         } else {
-            let founder = servers[0].connect().await?;
+            let bootstrap = servers[0].connect().await?;
             let add = format!("select pgraft_add_node({id}, '127.0.0.1', {})", server.raft_port);
-            founder.batch_execute(&add).await.map_err(&sql)?;
+            bootstrap.batch_execute(&add).await.map_err(&sql)?;
             let voters = i64::from(id);
             until("the vote of a new server", || async {
-                let row = founder
+                let row = bootstrap
                     .query_one("select voters::bigint from pgraft_status()", &[])
                     .await
                     .map_err(&sql)?;

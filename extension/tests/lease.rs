@@ -32,23 +32,25 @@ fn configure(server: &Server) {
     );
 }
 
-async fn founder(bindir: &Path, dir: &Path) -> Server {
-    let founder = Server::new(bindir, dir, 1);
-    configure(&founder);
-    founder.start();
-    let admin = founder.connect_locally().await;
+async fn bootstrap(bindir: &Path, dir: &Path) -> Server {
+    let bootstrap = Server::new(bindir, dir, 1);
+    configure(&bootstrap);
+    bootstrap.start();
+    let admin = bootstrap.connect_locally().await;
     for statement in ["create extension pgraft", "select pgraft_init()"] {
         run(&admin, statement).await.unwrap();
     }
-    founder.until(GATE, "open").await;
-    founder
+    bootstrap.until(GATE, "open").await;
+    bootstrap
 }
 
-/// A founder and two voters that stream from it, with a table `t`.
+/// A bootstrap node and two voters that stream from it, with a table `t`.
 async fn three(bindir: &Path, dir: &Path) -> Vec<Server> {
-    let founder = founder(bindir, dir).await;
-    founder.rows("create table t(v int); create role app login; alter table t owner to app").await;
-    let mut servers = vec![founder];
+    let bootstrap = bootstrap(bindir, dir).await;
+    bootstrap
+        .rows("create table t(v int); create role app login; alter table t owner to app")
+        .await;
+    let mut servers = vec![bootstrap];
     for id in 2..=3 {
         let standby = Server::standby_of(bindir, dir, id, &servers[0]);
         without_target(&standby);
@@ -227,7 +229,7 @@ async fn a_cancelled_commit_waits_for_its_standbys() {
 async fn what_a_node_has_promised_is_not_forgotten() {
     let Some(bindir) = bindir() else { return };
     let dir = scratch();
-    let server = founder(&bindir, dir.path()).await;
+    let server = bootstrap(&bindir, dir.path()).await;
     server.rows("create table t(v int)").await;
     let promised = server.raft_dir().join("failover.json");
     let whole = std::fs::read(&promised).unwrap();

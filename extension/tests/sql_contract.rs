@@ -374,8 +374,8 @@ async fn kills_lose_nothing() {
     kill(servers[1].worker().unwrap(), Signal::SIGKILL).unwrap();
     servers[1].until(NODES, &shown.join(" ")).await;
 
-    // The founder's postmaster is killed: the others elect where it has led, the next call works,
-    // and it comes back to the same rows.
+    // The bootstrap node's postmaster is killed: the others elect where it has led, the next call
+    // works, and it comes back to the same rows.
     let postmaster = servers[0].postmaster().unwrap();
     kill(postmaster, Signal::SIGKILL).unwrap();
     let living = &servers[1..];

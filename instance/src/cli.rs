@@ -33,7 +33,7 @@ pub struct RunArgs {
     pub advertise_address: String,
     /// This node makes the cluster: initdb and pgraft_init() where its disk is empty
     #[arg(long)]
-    pub founder: bool,
+    pub bootstrap: bool,
     /// How long a fast shutdown of Postgres may take, in seconds, before it is stopped at once
     #[arg(long, value_name = "SECONDS", default_value_t = 25)]
     pub stop_timeout: u64,

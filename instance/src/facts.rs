@@ -5,10 +5,10 @@ use std::fs;
 use std::io;
 
 use crate::files::{FileError, read_if_there};
-use crate::paths::{Paths, founding_mark, standby_signal};
+use crate::paths::{Paths, bootstrap_mark, standby_signal};
 use crate::peers;
 use crate::settings::Settings;
-use crate::supervisor::{Data, Facts, Founder, Named};
+use crate::supervisor::{BootstrapNode, Data, Facts, Named};
 use crate::upstream::{self, UpstreamError};
 
 /// Why the facts are not known.
@@ -32,8 +32,8 @@ pub async fn inspect(settings: &Settings) -> Result<Facts, FactsError> {
         Some(Some(primary)) if primary == settings.node => Named::This,
         Some(Some(_)) => Named::Other,
     };
-    let would_found = settings.founder && data == Data::Empty && named == Named::Nothing;
-    let too_late = would_found
+    let would_bootstrap = settings.bootstrap && data == Data::Empty && named == Named::Nothing;
+    let too_late = would_bootstrap
         && upstream::cluster_among(settings.node, &peers::ask_all(&settings.config.peers).await);
     let (epoch, failover) = file.as_ref().map_or((0, false), |f| (f.epoch, f.failover));
     Ok(Facts {
@@ -44,12 +44,12 @@ pub async fn inspect(settings: &Settings) -> Result<Facts, FactsError> {
         // A cluster that fails over is not left by one node whose configuration lacks it: it would
         // take writes that nobody fences.
         failover: failover || settings.failover,
-        founder: if too_late {
-            Founder::TooLate
-        } else if settings.founder {
-            Founder::Yes
+        bootstrap: if too_late {
+            BootstrapNode::TooLate
+        } else if settings.bootstrap {
+            BootstrapNode::Yes
         } else {
-            Founder::No
+            BootstrapNode::No
         },
     })
 }
@@ -70,9 +70,10 @@ fn data(paths: &Paths, node: u32) -> Result<Data, FileError> {
     if !path.join("PG_VERSION").exists() || !path.join("global/pg_control").exists() {
         return Ok(Data::Foreign);
     }
-    let mark = read_if_there(&founding_mark(path))?;
-    let founding = mark.is_some_and(|m| String::from_utf8_lossy(&m).trim() == node.to_string());
-    Ok(Data::Whole { founding, standby_signal: standby_signal(path).exists() })
+    let mark = read_if_there(&bootstrap_mark(path))?;
+    let bootstrapping =
+        mark.is_some_and(|m| String::from_utf8_lossy(&m).trim() == node.to_string());
+    Ok(Data::Whole { bootstrapping, standby_signal: standby_signal(path).exists() })
 }
 
 #[cfg(test)]
@@ -94,14 +95,17 @@ mod tests {
         fs::write(path.join("global/pg_control"), "").unwrap();
         assert_eq!(
             data(&paths, 1).unwrap(),
-            Data::Whole { founding: false, standby_signal: false }
+            Data::Whole { bootstrapping: false, standby_signal: false }
         );
-        fs::write(founding_mark(&path), "1\n").unwrap();
-        assert_eq!(data(&paths, 1).unwrap(), Data::Whole { founding: true, standby_signal: false });
+        fs::write(bootstrap_mark(&path), "1\n").unwrap();
+        assert_eq!(
+            data(&paths, 1).unwrap(),
+            Data::Whole { bootstrapping: true, standby_signal: false }
+        );
         fs::write(standby_signal(&path), "").unwrap();
         assert_eq!(
             data(&paths, 11).unwrap(),
-            Data::Whole { founding: false, standby_signal: true }
+            Data::Whole { bootstrapping: false, standby_signal: true }
         );
         fs::create_dir(&paths.work).unwrap();
         fs::write(paths.rewind_in_progress(), "").unwrap();

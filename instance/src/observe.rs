@@ -59,9 +59,10 @@ pub async fn observe(view: &View) -> Seen {
     if let Some(stale) = view.verdict.get().filter(|_| postgres.in_recovery == Some(true)) {
         missing.push(stale.to_string());
     }
-    if settings.extension && paths::founding_mark(&settings.paths.data).exists() {
-        // Whoever waits for the founder can rely on its roles, its databases and its cluster.
-        missing.push("the cluster is not founded yet".into());
+    if settings.extension && paths::bootstrap_mark(&settings.paths.data).exists() {
+        // Whoever waits for the bootstrap node can rely on its roles, its databases and its
+        // cluster.
+        missing.push("the cluster is not bootstrapped yet".into());
     }
     let role = match postgres.in_recovery {
         None => Role::Starting,

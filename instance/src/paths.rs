@@ -143,8 +143,8 @@ pub fn standby_signal(data: &Path) -> PathBuf {
     data.join("standby.signal")
 }
 
-/// Within a PGDATA that `initdb` made for a founder whose cluster does not know so yet: the
-/// founder's node id. A clone takes it out.
-pub fn founding_mark(data: &Path) -> PathBuf {
-    data.join("pgraft.founding")
+/// Within a PGDATA that `initdb` made for a bootstrap node whose cluster does not know so yet: the
+/// bootstrap node's node id. A clone takes it out.
+pub fn bootstrap_mark(data: &Path) -> PathBuf {
+    data.join("pgraft.bootstrap")
 }

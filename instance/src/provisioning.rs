@@ -2,12 +2,12 @@
 //! repeated, and is after each start.
 //!
 //! ```text
-//!  primary:  slots ▸ roles, passwords ▸ database ▸ extension ▸ grants ▸ pgraft_init() of the founder
+//!  primary:  slots ▸ roles, passwords ▸ database ▸ extension ▸ grants ▸ pgraft_init() of the bootstrap node
 //!  standby:  what it can't go on without (a rewind, a clone) ▸ its slot on the primary, where it does not stream ▸ slots
 //! ```
 //!
-//! Where the members choose the primary the founder's cluster comes first: nothing is written
-//! before it has a lease.
+//! Where the members choose the primary the bootstrap node's cluster comes first: nothing is
+//! written before it has a lease.
 //!
 //! Each look reads what is there and writes only what differs. All of it is in the database
 //! `postgres`: a session in a database that somebody else owns would run with a superuser's rights
@@ -98,7 +98,7 @@ impl From<tokio_postgres::Error> for ProvisioningError {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Round {
     Done,
-    /// The founder's cluster does not know its primary yet.
+    /// The bootstrap node's cluster does not know its primary yet.
     Unfinished,
     /// A primary that may not write now.
     Fenced,
@@ -163,7 +163,7 @@ async fn round(
     if writes {
         primary(settings, &client, &secrets, memory).await?;
     }
-    Ok(if !founded(settings, writes)? {
+    Ok(if !bootstrapped(settings, writes)? {
         Round::Unfinished
     } else if writes {
         Round::Done
@@ -192,18 +192,18 @@ async fn found(settings: &Settings) -> Result<bool, ProvisioningError> {
     let socket = settings.paths.control_socket();
     let status = control::status(&socket, CONNECT).await?;
     if status.state == NodeState::Uninitialized
-        && files::read_if_there(&paths::founding_mark(&settings.paths.data))?.is_some()
+        && files::read_if_there(&paths::bootstrap_mark(&settings.paths.data))?.is_some()
     {
         control::ask(&socket, &Request::Init, ROUND).await?;
-        tracing::info!("the cluster is founded");
+        tracing::info!("the cluster is bootstrapped");
     }
     Ok(!settings.failover || status.failover.is_some_and(|f| f.gate_ms.is_some()))
 }
 
 /// From here on it is `instance.json` that says who the primary is, and no longer the mark of this
 /// server's `initdb`.
-fn founded(settings: &Settings, writes: bool) -> Result<bool, ProvisioningError> {
-    let mark = paths::founding_mark(&settings.paths.data);
+fn bootstrapped(settings: &Settings, writes: bool) -> Result<bool, ProvisioningError> {
+    let mark = paths::bootstrap_mark(&settings.paths.data);
     let Some(file) = upstream::instance_file(&settings.paths, settings.node)? else {
         return Ok(!settings.extension || files::read_if_there(&mark)?.is_none());
     };

@@ -25,8 +25,8 @@ pub struct Settings {
     pub node: NodeId,
     /// Where other nodes reach its Postgres server.
     pub postgres: Address,
-    /// `--founder`.
-    pub founder: bool,
+    /// `--bootstrap`.
+    pub bootstrap: bool,
     /// Whether the extension is loaded and asked. False in tests only.
     pub extension: bool,
     /// Whether what is committed is on the disk.
@@ -205,7 +205,7 @@ impl Settings {
         Ok(Self {
             node: NodeId::new(args.node_id)?,
             postgres: Address::new(&args.advertise_address, config.postgresql.port.into())?,
-            founder: args.founder,
+            bootstrap: args.bootstrap,
             extension: !args.without_extension,
             fsync: if args.unsafe_without_fsync { Fsync::Off } else { Fsync::On },
             failover: config.failover && !args.without_extension,

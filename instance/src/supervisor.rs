@@ -21,10 +21,10 @@
 //! what an earlier one meant to do.
 //!
 //! Where the members choose the primary (`failover`) a server starts as a standby, always: its
-//! worker promotes it when the group appoints it. Only the founder's runs before there is a group
-//! are a primary's. A data directory is rewound or replaced only for a server that has just run and
-//! asked for it, so that its member has voted and listened until then; when that comes to nothing,
-//! the server starts on what it had.
+//! worker promotes it when the group appoints it. Only the bootstrap node's runs before there is a
+//! group are a primary's. A data directory is rewound or replaced only for a server that has just
+//! run and asked for it, so that its member has voted and listened until then; when that comes to
+//! nothing, the server starts on what it had.
 
 use pgraft_core::liveness::Fault;
 use std::time::Duration;
@@ -145,13 +145,13 @@ pub struct Facts {
     /// The members choose the primary.
     pub failover: bool,
     /// Whether this node makes a cluster where there is none.
-    pub founder: Founder,
+    pub bootstrap: BootstrapNode,
 }
 
 /// Whether this node makes a cluster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Founder {
-    /// `--founder` was not given.
+pub enum BootstrapNode {
+    /// `--bootstrap` was not given.
     No,
     /// It was.
     Yes,
@@ -168,7 +168,7 @@ pub enum Data {
     /// A whole data directory.
     Whole {
         /// It was made here by `initdb`, and the cluster that it founds does not know so yet.
-        founding: bool,
+        bootstrapping: bool,
         /// `standby.signal` is there: it has never been promoted since it was a standby.
         standby_signal: bool,
     },
@@ -303,9 +303,9 @@ pub enum Why {
         "the cluster names this node as its primary, but its data directory is empty: put the data back, or give the node a new id"
     )]
     DataLost,
-    /// `--founder` on an empty disk, while the cluster is alive elsewhere.
+    /// `--bootstrap` on an empty disk, while the cluster is alive elsewhere.
     #[error(
-        "--founder was given and the data directory is empty, but other nodes are already in a cluster: a second one is not founded; give the node a new id without --founder"
+        "--bootstrap was given and the data directory is empty, but other nodes are already in a cluster: a second one is not bootstrapped; give the node a new id without --bootstrap"
     )]
     ClusterElsewhere,
 }
@@ -413,21 +413,21 @@ enum Next {
     Refuse(Why),
 }
 
-/// Writes are taken only where the founder's `initdb` was made and no cluster exists yet, or,
-/// without failover, where `instance.json` names this node and a promotion (or `initdb`) was
-/// finished on this very PGDATA. `initdb` runs only on nothing, for a founder, with no trace of a
-/// cluster.
+/// Writes are taken only where the bootstrap node's `initdb` was made and no cluster exists yet,
+/// or, without failover, where `instance.json` names this node and a promotion (or `initdb`) was
+/// finished on this very PGDATA. `initdb` runs only on nothing, for a bootstrap node, with no trace
+/// of a cluster.
 fn next(facts: Facts, state: State) -> Next {
     match (facts.data, facts.named) {
         (Data::Foreign, _) => Next::Refuse(Why::ForeignData),
         (Data::Empty, Named::This) => Next::Refuse(Why::DataLost),
-        (Data::Empty, Named::Nothing) => match facts.founder {
-            Founder::No => Next::Clone,
-            Founder::Yes => Next::InitDb,
-            Founder::TooLate => Next::Refuse(Why::ClusterElsewhere),
+        (Data::Empty, Named::Nothing) => match facts.bootstrap {
+            BootstrapNode::No => Next::Clone,
+            BootstrapNode::Yes => Next::InitDb,
+            BootstrapNode::TooLate => Next::Refuse(Why::ClusterElsewhere),
         },
         (Data::Empty | Data::Broken, _) => Next::Clone,
-        (Data::Whole { standby_signal: false, founding: true }, Named::Nothing) => {
+        (Data::Whole { standby_signal: false, bootstrapping: true }, Named::Nothing) => {
             Next::Start(Mode::Primary)
         }
         (Data::Whole { standby_signal: false, .. }, Named::This) if !facts.failover => {

@@ -150,7 +150,7 @@ pub fn sources(
     all
 }
 
-/// Whether any other node is already in a cluster: then a founder founds nothing.
+/// Whether any other node is already in a cluster: then a bootstrap node founds nothing.
 pub fn cluster_among(this: NodeId, answers: &[Status]) -> bool {
     answers
         .iter()

@@ -170,7 +170,7 @@ async fn where_nobody_is_a_client_is_told_so_with_and_without_tls() {
     let Some(bin) = bin_directory() else { return };
     let ca = Authority::new("the CA");
     let mut nodes = Nodes::new(&bin, 2);
-    // It waits for a founder that never comes.
+    // It waits for a bootstrap node that never comes.
     let two = &mut nodes.nodes[1];
     two.set_certificate(&ca.node(2), &ca.pem());
     two.hold = "500ms";

@@ -32,8 +32,8 @@ fn directory(path: &Path) {
     give(path);
 }
 
-/// A founder, and a standby that is not started yet.
-async fn founder_and_another() -> Option<Nodes> {
+/// A bootstrap node, and a standby that is not started yet.
+async fn bootstrap_node_and_another() -> Option<Nodes> {
     let mut nodes = Nodes::new(&bin_directory()?, 2);
     nodes.nodes[0].start();
     nodes.nodes[0].ready().await;
@@ -42,7 +42,7 @@ async fn founder_and_another() -> Option<Nodes> {
 
 #[tokio::test]
 async fn tablespaces_and_wal_on_disks_of_their_own_survive_a_clone() {
-    let Some(mut nodes) = founder_and_another().await else { return };
+    let Some(mut nodes) = bootstrap_node_and_another().await else { return };
     let [one, two] = &mut nodes.nodes[..] else { panic!() };
     let at = |node: &Node, name: &str| node.directory.join(name);
     // A host's own disk, at the same path on every host. Node 1 has it as it is.
@@ -108,7 +108,7 @@ async fn tablespaces_and_wal_on_disks_of_their_own_survive_a_clone() {
 
 #[tokio::test]
 async fn a_linked_data_directory_stays_on_its_disk() {
-    let Some(mut nodes) = founder_and_another().await else { return };
+    let Some(mut nodes) = bootstrap_node_and_another().await else { return };
     let two = &mut nodes.nodes[1];
     for name in ["disk", "disk/data", "other", "other/raft"] {
         directory(&two.directory.join(name));

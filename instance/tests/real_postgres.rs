@@ -17,8 +17,8 @@ use nix::unistd::Pid;
 use pgraft_instance::status::Role;
 use pgraft_testkit::{Nodes, bin_directory, until, without_extension};
 
-/// A founder that is ready.
-async fn founder(count: u32) -> Option<Nodes> {
+/// A bootstrap node that is ready.
+async fn bootstrap(count: u32) -> Option<Nodes> {
     let mut nodes = Nodes::new(&bin_directory()?, count);
     nodes.nodes[0].start();
     nodes.nodes[0].ready().await;
@@ -26,9 +26,9 @@ async fn founder(count: u32) -> Option<Nodes> {
     Some(nodes)
 }
 
-/// A founder and a standby that streams from it.
+/// A bootstrap node and a standby that streams from it.
 async fn pair() -> Option<Nodes> {
-    let mut nodes = founder(2).await?;
+    let mut nodes = bootstrap(2).await?;
     nodes.nodes[0].sql("CREATE TABLE t AS SELECT 1 AS n").await.unwrap();
     nodes.nodes[1].start();
     nodes.nodes[1].streaming().await;
@@ -36,7 +36,7 @@ async fn pair() -> Option<Nodes> {
 }
 
 #[tokio::test]
-async fn a_founder_comes_up_and_a_second_node_follows() {
+async fn a_bootstrap_node_comes_up_and_a_second_node_follows() {
     let Some(mut nodes) = pair().await else { return };
     let [one, two] = &mut nodes.nodes[..] else { panic!() };
     let status = one.ready().await;
@@ -100,7 +100,7 @@ async fn a_killed_postmaster_comes_back() {
 
 #[tokio::test]
 async fn a_manager_killed_in_the_middle_of_a_clone_begins_anew() {
-    let Some(mut nodes) = founder(2).await else { return };
+    let Some(mut nodes) = bootstrap(2).await else { return };
     let [one, two] = &mut nodes.nodes[..] else { panic!() };
     // Enough that the copy takes a moment.
     one.sql("CREATE TABLE t AS SELECT n, repeat('x', 500) FROM generate_series(1, 200000) AS n")
@@ -239,7 +239,7 @@ async fn a_slot_that_was_dropped_is_made_again() {
 }
 
 #[tokio::test]
-async fn a_founder_founds_no_second_cluster() {
+async fn a_bootstrap_node_bootstraps_no_second_cluster() {
     let Some(mut nodes) = pair().await else { return };
     let [one, two] = &mut nodes.nodes[..] else { panic!() };
     assert!(one.terminate().await.success());
@@ -248,8 +248,10 @@ async fn a_founder_founds_no_second_cluster() {
     }
     two.ready().await;
     one.start();
-    until("its refusal", async || one.log().contains("a second one is not founded").then_some(()))
-        .await;
+    until("its refusal", async || {
+        one.log().contains("a second one is not bootstrapped").then_some(())
+    })
+    .await;
     assert!(!one.directory.join("pgdata").exists());
     let (code, body) = one.get("/readyz").unwrap();
     assert_eq!((code, body["ready"].as_bool()), (503, Some(false)));
@@ -264,7 +266,7 @@ async fn a_member_that_leaves_leaves_no_slot_behind() {
     }
     let Some(mut nodes) = pair().await else { return };
     let [one, two] = &mut nodes.nodes[..] else { panic!() };
-    assert!(!one.directory.join("pgdata/pgraft.founding").exists());
+    assert!(!one.directory.join("pgdata/pgraft.bootstrap").exists());
     one.wait_for("SELECT pgraft_get_leader()", "1").await;
     // The operator's role does what the operator does.
     let operator = one.connect("pgraft_operator", "operator-1", "postgres").await.unwrap();
@@ -298,13 +300,13 @@ async fn a_member_that_leaves_leaves_no_slot_behind() {
 }
 
 #[tokio::test]
-async fn a_founder_killed_at_any_moment_is_founded_in_the_end() {
+async fn a_bootstrap_node_killed_at_any_moment_is_founded_in_the_end() {
     let Some(bin) = bin_directory() else { return };
     let mut nodes = Nodes::new(&bin, 1);
     let one = &mut nodes.nodes[0];
     let at = |name: &str| one.directory.join(name);
     // Each is a step on the way: initdb at work, its end, the server's start, the worker's, the
-    // founding.
+    // bootstrap.
     let steps = [
         at("pgdata.pgraft/new/PG_VERSION"),
         at("pgdata"),
@@ -314,7 +316,7 @@ async fn a_founder_killed_at_any_moment_is_founded_in_the_end() {
     ];
     for step in steps {
         one.start();
-        until("a step of founding", async || step.exists().then_some(())).await;
+        until("a step of bootstrap", async || step.exists().then_some(())).await;
         one.kill_manager();
         if without_extension() && step.ends_with("postmaster.pid") {
             break;
@@ -325,7 +327,7 @@ async fn a_founder_killed_at_any_moment_is_founded_in_the_end() {
     one.wait_for("SELECT count(*) FROM pg_database WHERE datname = 'app'", "1").await;
     if !without_extension() {
         until("the mark's removal", async || {
-            (!one.directory.join("pgdata/pgraft.founding").exists()).then_some(())
+            (!one.directory.join("pgdata/pgraft.bootstrap").exists()).then_some(())
         })
         .await;
         one.wait_for("SELECT count(*) FROM pgraft_log() WHERE kind = 'init'", "1").await;
@@ -365,7 +367,7 @@ async fn a_standby_that_is_no_member_yet_finds_a_primary_that_moved() {
 
 #[tokio::test]
 async fn a_second_signal_hurries() {
-    let Some(mut nodes) = founder(1).await else { return };
+    let Some(mut nodes) = bootstrap(1).await else { return };
     let one = &mut nodes.nodes[0];
     one.signal(Signal::SIGTERM);
     one.signal(Signal::SIGINT);

@@ -20,8 +20,8 @@ use tokio_postgres::NoTls;
 
 const WHO_STREAMS: &str = "SELECT s.ssl || ' ' || s.version || ' ' || coalesce(s.client_dn, 'nobody') FROM pg_stat_replication r JOIN pg_stat_ssl s USING (pid)";
 
-/// A founder with a certificate, and a second node that has none yet.
-async fn founder(ca: &Authority) -> Option<Nodes> {
+/// A bootstrap node with a certificate, and a second node that has none yet.
+async fn bootstrap(ca: &Authority) -> Option<Nodes> {
     let mut nodes = Nodes::new(&bin_directory()?, 2);
     let one = &mut nodes.nodes[0];
     one.set_certificate(&ca.node(1), &ca.pem());
@@ -33,7 +33,7 @@ async fn founder(ca: &Authority) -> Option<Nodes> {
 
 /// And a standby that streams.
 async fn pair(ca: &Authority) -> Option<Nodes> {
-    let mut nodes = founder(ca).await?;
+    let mut nodes = bootstrap(ca).await?;
     let two = &mut nodes.nodes[1];
     two.set_certificate(&ca.node(2), &ca.pem());
     two.start();
@@ -61,7 +61,7 @@ async fn a_standby_clones_and_streams_over_tls() {
 #[tokio::test]
 async fn who_is_let_in() {
     let (ca, foreign) = (Authority::new("the CA"), Authority::new("the CA"));
-    let Some(nodes) = founder(&ca).await else { return };
+    let Some(nodes) = bootstrap(&ca).await else { return };
     let one = &nodes.nodes[0];
     let refused = async |user: &str, password: &str, shown: Option<&Issued>| {
         // TLS 1.3 has the client done before the server has looked at its certificate: the refusal
@@ -124,7 +124,7 @@ async fn who_is_let_in() {
 #[tokio::test]
 async fn a_standby_with_the_wrong_certificate_gets_nothing() {
     let (ca, foreign) = (Authority::new("the CA"), Authority::new("the CA"));
-    let Some(mut nodes) = founder(&ca).await else { return };
+    let Some(mut nodes) = bootstrap(&ca).await else { return };
     let two = &mut nodes.nodes[1];
     // Expired, of another CA, and trusting another CA.
     let expired = ca.issue("node-2.pgraft", &["node-2.pgraft", "127.0.0.1"], 2021);

@@ -140,9 +140,9 @@ fn failover_that_makes_no_sense() {
     let on = || json!({"enabled": true});
     let cases = [
         (
-            json!({"leaseDuration": "100ms"}),
+            json!({"leaseTimeout": "100ms"}),
             Value::Null,
-            "failover.leaseDuration must be between 300ms and 600s",
+            "failover.leaseTimeout must be between 300ms and 600s",
         ),
         (
             json!({"replaceAfter": "1d"}),
@@ -155,9 +155,9 @@ fn failover_that_makes_no_sense() {
             "failover.replaceAfter must be between 10s and 8760h",
         ),
         (
-            json!({"replaceAfter": "30s", "leaseDuration": "30s"}),
+            json!({"replaceAfter": "30s", "leaseTimeout": "30s"}),
             Value::Null,
-            "failover.replaceAfter must be longer than failover.leaseDuration",
+            "failover.replaceAfter must be longer than failover.leaseTimeout",
         ),
         (json!({}), json!({"target": "demo-3"}), "switchover needs failover.enabled"),
         (
@@ -179,7 +179,7 @@ fn failover_that_makes_no_sense() {
         json!({}),
         on(),
         json!({"replaceAfter": "10s"}),
-        json!({"replaceAfter": "24h", "leaseDuration": "600s"}),
+        json!({"replaceAfter": "24h", "leaseTimeout": "600s"}),
     ] {
         assert_eq!(refused(&with(fine, Value::Null)), [""; 0]);
     }

@@ -85,16 +85,16 @@ impl Members {
         Ok(members)
     }
 
-    /// A pod is made: it gets an address, and makes its cluster if it is the founder.
+    /// A pod is made: it gets an address, and makes its cluster if it is the bootstrap node.
     pub fn start(&self, namespace: &str, pod: &Value) -> IpAddr {
         let label = |name: &str| pod["metadata"]["labels"][name].as_str().unwrap_or_default();
         let node: u32 = label("pgraft.io/node-id").parse().unwrap_or_default();
         let cluster = format!("{namespace}/{}", label("pgraft.io/cluster"));
-        let founder = pod["spec"]["containers"][0]["args"]
+        let bootstrap = pod["spec"]["containers"][0]["args"]
             .as_array()
-            .is_some_and(|args| args.iter().any(|arg| arg == "--founder"));
+            .is_some_and(|args| args.iter().any(|arg| arg == "--bootstrap"));
         let mut world = self.lock();
-        if founder {
+        if bootstrap {
             let host = format!(
                 "{}.{}-pods.{namespace}.svc",
                 pod["metadata"]["name"].as_str().unwrap_or_default(),
@@ -271,7 +271,7 @@ impl Members {
             leader.map_or(Cell::Null, |id| Cell::Int4(id.cast_signed())),
             Cell::Int8(9),
             Cell::Int4(i32::try_from(next).unwrap_or(i32::MAX)),
-            Cell::Null, // the founder stays the primary
+            Cell::Null, // the bootstrap node stays the primary
         ];
         let columns = &[
             ("cluster_id", TEXT),

@@ -11,7 +11,8 @@ use crate::{Address, ClusterId, InstanceId, NodeId};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "kind")]
 pub enum Command {
-    /// The first command of a cluster: its identity, its founder, who is also its first primary.
+    /// The first command of a cluster: its identity, its bootstrap node, who is also its first
+    /// primary.
     Init {
         /// The new cluster.
         cluster: ClusterId,

@@ -47,7 +47,7 @@ pub struct Facts {
     /// writing.
     pub in_recovery: bool,
     /// Whether this server is in no cluster yet.
-    pub founding: bool,
+    pub bootstrapping: bool,
     /// Whether the lease stands.
     pub open: bool,
     /// `pgraft.fence_reads`
@@ -74,9 +74,9 @@ pub enum Verdict {
 
 /// Whether it may.
 pub fn decide(facts: &Facts) -> Verdict {
-    let Facts { who, act, in_recovery, founding, open, fence_reads, strict, waits } = *facts;
-    // Before there is a cluster its founder makes the extension and calls pgraft_init().
-    if in_recovery || who == Who::Maintenance || (founding && who == Who::Local) {
+    let Facts { who, act, in_recovery, bootstrapping, open, fence_reads, strict, waits } = *facts;
+    // Before there is a cluster its bootstrap node makes the extension and calls pgraft_init().
+    if in_recovery || who == Who::Maintenance || (bootstrapping && who == Who::Local) {
         return Verdict::Go;
     }
     match act {
@@ -120,7 +120,7 @@ mod tests {
                     who,
                     act,
                     in_recovery: flag(0),
-                    founding: flag(1),
+                    bootstrapping: flag(1),
                     open: flag(2),
                     fence_reads: flag(3),
                     strict: flag(4),
@@ -146,7 +146,7 @@ mod tests {
                     who,
                     act,
                     in_recovery: false,
-                    founding: false,
+                    bootstrapping: false,
                     open: false,
                     fence_reads: true,
                     strict: false,
@@ -163,7 +163,7 @@ mod tests {
     fn nobody_commits_behind_a_closed_gate() {
         for facts in all().filter(|f| f.act == Act::Commit && !f.open && !f.in_recovery) {
             let promises_nothing =
-                facts.who == Who::Maintenance || (facts.founding && facts.who == Who::Local);
+                facts.who == Who::Maintenance || (facts.bootstrapping && facts.who == Who::Local);
             assert_eq!(decide(&facts) == Verdict::Go, promises_nothing, "{facts:?}");
         }
     }
@@ -196,8 +196,8 @@ mod tests {
             for in_recovery in BOTH {
                 let facts = Facts { in_recovery, ..facts };
                 let weak = facts.strict && !facts.waits && facts.act == Act::Commit && !in_recovery;
-                let exempt =
-                    facts.who == Who::Maintenance || (facts.founding && facts.who == Who::Local);
+                let exempt = facts.who == Who::Maintenance
+                    || (facts.bootstrapping && facts.who == Who::Local);
                 assert_eq!(decide(&facts) == Verdict::TooWeak, weak && !exempt, "{facts:?}");
             }
         }

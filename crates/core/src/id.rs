@@ -32,8 +32,8 @@ impl NodeId {
     }
 }
 
-/// Openraft asks for a default; 1 is the founder's usual id and never stands for "none" here (that
-/// is `Option`).
+/// Openraft asks for a default; 1 is the bootstrap node's usual id and never stands for "none" here
+/// (that is `Option`).
 impl Default for NodeId {
     fn default() -> Self {
         Self(1)

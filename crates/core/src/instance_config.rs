@@ -2,7 +2,7 @@
 //! operator on Kubernetes.
 //!
 //! What differs from node to node stands on the command line (`--node-id`, `--advertise-address`,
-//! `--founder`), so that one file serves all.
+//! `--bootstrap`), so that one file serves all.
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -26,7 +26,7 @@ pub struct InstanceConfig {
     #[serde(default)]
     pub raft: RaftConfig,
     /// Whether the members choose the primary (`pgraft.failover`), the same on every node. Without
-    /// it the founder stays the primary.
+    /// it the bootstrap node stays the primary.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub failover: bool,
     /// A TCP port that leads to the primary. Without it there is none.
@@ -45,7 +45,7 @@ pub struct InstanceConfig {
     /// yet. A name may stand for many addresses.
     #[serde(default)]
     pub peers: Vec<String>,
-    /// The first database, made by the founder.
+    /// The first database, made by the bootstrap node.
     #[serde(default)]
     pub bootstrap: BootstrapConfig,
     /// A directory with one file a password: `replication-password`, and where wanted
@@ -210,7 +210,7 @@ impl TlsConfig {
     }
 }
 
-/// The founder's first database.
+/// The bootstrap node's first database.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase", default)]
 pub struct BootstrapConfig {

@@ -156,7 +156,7 @@ pub enum Refusal {
         /// How long was waited.
         seconds: u64,
     },
-    /// The primary is fixed: the founder.
+    /// The primary is fixed: the bootstrap node.
     #[error("pgraft.failover is off: the primary does not change")]
     FailoverIsOff,
     /// One change of the primary at a time.

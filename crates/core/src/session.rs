@@ -135,7 +135,8 @@ impl Session<'_> {
             Self::Provisioning { waits } => {
                 settings.extend(SUPERUSER);
                 settings.extend(PROVISIONING);
-                // Where the founder stays the primary this must work while no standby is there.
+                // Where the bootstrap node stays the primary this must work while no standby is
+                // there.
                 settings.extend(if waits {
                     [("synchronous_commit", "on", OLDEST)].as_slice()
                 } else {

@@ -51,7 +51,7 @@ pub struct NodeStatus {
     pub term: u64,
     /// None when this node knows of no leader.
     pub leader: Option<NodeId>,
-    /// Counts the primaries: 1 is the founder's.
+    /// Counts the primaries: 1 is the bootstrap node's.
     pub epoch: u64,
     /// Who takes writes. None before the cluster exists.
     pub primary: Option<NodeId>,

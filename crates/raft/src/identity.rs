@@ -35,7 +35,7 @@ pub struct Belonging {
     pub id: ClusterId,
     /// Whether `pgraft_init()` made it here: a node that a leader has called may never make a
     /// second group under the same cluster id.
-    pub founded_here: bool,
+    pub bootstrapped_here: bool,
 }
 
 /// Why a directory can't be used.
@@ -180,7 +180,7 @@ mod tests {
         let mut first = Identity::open(dir.path(), one).unwrap();
         assert_eq!(Identity::open(dir.path(), one).unwrap(), first);
         first
-            .join(dir.path(), Belonging { id: ClusterId(Uuid::nil()), founded_here: true })
+            .join(dir.path(), Belonging { id: ClusterId(Uuid::nil()), bootstrapped_here: true })
             .unwrap();
         assert_eq!(Identity::open(dir.path(), one).unwrap(), first);
         let error = Identity::open(dir.path(), two).unwrap_err();

@@ -140,7 +140,7 @@ async fn members_survive_a_restart_and_the_death_of_their_leader() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn removing_members_down_to_the_founder() {
+async fn removing_members_down_to_the_bootstrap_node() {
     let mut c = Cluster::steady(3).await;
     assert_eq!(
         refusal(c.ask(0, Request::RemoveNode { node_id: 1 }).await).1,
@@ -183,7 +183,7 @@ async fn a_leader_takes_itself_out() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_was_called_by_a_leader_founds_nothing() {
+async fn who_was_called_by_a_leader_bootstraps_nothing() {
     let mut c = Cluster::steady(1).await;
     let two = c.start(2).await;
     assert_eq!(c.add(0, two).await, Response::Done { notice: None });

@@ -1,6 +1,6 @@
 //! What goes wrong, and when: chosen by the seed. Never more than a majority can bear for good (a
-//! founder's disk, the disks of two members at a time), but any number of machines may be away for
-//! a while.
+//! bootstrap node's disk, the disks of two members at a time), but any number of machines may be
+//! away for a while.
 
 use std::collections::BTreeSet;
 use std::time::Duration;

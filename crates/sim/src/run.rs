@@ -1,4 +1,5 @@
-//! One run: a cluster is founded, everything goes wrong for a while, then everything must heal.
+//! One run: a cluster is bootstrapped, everything goes wrong for a while, then everything must
+//! heal.
 
 use std::time::Duration;
 
@@ -90,7 +91,7 @@ pub fn found(world: &mut World, size: u32) -> bool {
     }
     world.run_until(PATIENCE, |world| world.hosts[&1].is_up());
     if !matches!(world.call(1, &Request::Init, PATIENCE), Some(Response::Done { .. })) {
-        world.fail("a cluster can be founded", "init has failed".into());
+        world.fail("a cluster can be bootstrapped", "init has failed".into());
         return false;
     }
     for number in 2..=size {
@@ -101,7 +102,7 @@ pub fn found(world: &mut World, size: u32) -> bool {
     let voters = |world: &mut World| world.state().voters() == size as usize;
     let all = world.run_until(PATIENCE, voters);
     if !all {
-        world.fail("a cluster can be founded", "not all nodes have become voters".into());
+        world.fail("a cluster can be bootstrapped", "not all nodes have become voters".into());
         return false;
     }
     all_follow(world)

@@ -300,7 +300,7 @@ impl Node {
             ])
             .arg(self.write_config());
         if self.id == 1 {
-            command.arg("--founder");
+            command.arg("--bootstrap");
         }
         if without_extension() {
             command.arg("--without-extension");

@@ -397,12 +397,12 @@ fn failover() -> Vec<(Value, &'static str)> {
             "spec.failover.enabled in body must be of type boolean",
         ),
         (
-            json!({"failover": {"leaseDuration": "soon"}}),
-            "failover.leaseDuration must be a time such as 500ms or 2s",
+            json!({"failover": {"leaseTimeout": "soon"}}),
+            "failover.leaseTimeout must be a time such as 500ms or 2s",
         ),
         (
-            json!({"failover": {"leaseDuration": "100ms"}}),
-            "failover.leaseDuration must be between 300ms and 600s",
+            json!({"failover": {"leaseTimeout": "100ms"}}),
+            "failover.leaseTimeout must be between 300ms and 600s",
         ),
         (
             json!({"failover": {"electionTimeout": "1s"}}),
@@ -417,8 +417,8 @@ fn failover() -> Vec<(Value, &'static str)> {
             "failover.replaceAfter must be between 10s and 8760h",
         ),
         (
-            json!({"failover": {"replaceAfter": "30s", "leaseDuration": "60s"}}),
-            "failover.replaceAfter must be longer than failover.leaseDuration",
+            json!({"failover": {"replaceAfter": "30s", "leaseTimeout": "60s"}}),
+            "failover.replaceAfter must be longer than failover.leaseTimeout",
         ),
         (switchover(json!({}), json!("demo-2")), "switchover needs failover.enabled"),
         (

@@ -24,8 +24,8 @@ const OUTAGE: Duration = Duration::from_mins(15);
 
 pub async fn run(cluster: Cluster) -> Result<Vec<Figure>, Failure> {
     cluster.create(3, &json!({ "failover": { "enabled": true } })).await?;
-    let founder = primary(&cluster, &MEMBERS).await?;
-    data::write(&cluster, founder, 10).await?;
+    let bootstrap = primary(&cluster, &MEMBERS).await?;
+    data::write(&cluster, bootstrap, 10).await?;
     let paused = paused(&cluster).await?;
     let cut = cut_off(&cluster).await?;
     let mut figures = vec![

@@ -179,8 +179,8 @@ async fn remove(cluster: &Cluster, newcomer: i32) -> Result<(), Failure> {
     cluster.same_rows(&MEMBERS).await.map(drop)
 }
 
-/// Every pod's log has exactly one committed join of each of these nodes but the founder, and all
-/// logs have the same.
+/// Every pod's log has exactly one committed join of each of these nodes but the bootstrap node,
+/// and all logs have the same.
 pub async fn one_join_each(cluster: &Cluster, members: &[i32]) -> Result<(), Failure> {
     for &pod in members {
         let counts = "select (data->>'node')::int, count(*) from pgraft_log() where kind = 'join' and committed group by 1";

@@ -27,7 +27,9 @@ pub fn check(act: Act) -> Option<Refusal> {
         who,
         act,
         in_recovery: pg::server::is_standby(),
-        founding: who == Who::Local && matches!(act, Act::Write | Act::Commit) && founding(),
+        bootstrapping: who == Who::Local
+            && matches!(act, Act::Write | Act::Commit)
+            && bootstrapping(),
         open,
         fence_reads: gucs::fence_reads(),
         strict: gucs::strict(),
@@ -42,7 +44,7 @@ pub fn check(act: Act) -> Option<Refusal> {
 }
 
 /// Whether this node is in no cluster yet. Waits for a worker that is just starting.
-fn founding() -> bool {
+fn bootstrapping() -> bool {
     matches!(command::published(), Published::Status(status) if status.state == NodeState::Uninitialized)
 }
 

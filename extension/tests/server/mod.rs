@@ -469,7 +469,7 @@ pub async fn cluster(bindir: &Path, parent: &Path, size: u16) -> Vec<Server> {
     cluster_of((1..=size).map(|id| Server::new(bindir, parent, id)).collect()).await
 }
 
-/// The same, and the founder leads for as long as it lives.
+/// The same, and the bootstrap node leads for as long as it lives.
 pub async fn steady_cluster(bindir: &Path, parent: &Path, size: u16) -> Vec<Server> {
     let steady = |id| {
         let server = Server::new(bindir, parent, id);
@@ -479,7 +479,7 @@ pub async fn steady_cluster(bindir: &Path, parent: &Path, size: u16) -> Vec<Serv
     cluster_of((1..=size).map(steady).collect()).await
 }
 
-/// The same of servers that were made to one's liking; the first is the founder.
+/// The same of servers that were made to one's liking; the first is the bootstrap node.
 pub async fn cluster_of(servers: Vec<Server>) -> Vec<Server> {
     for server in &servers {
         server.start();

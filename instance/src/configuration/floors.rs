@@ -203,8 +203,8 @@ track_commit_timestamp setting:       off
                     Move::Restart(n, as_primary) if n < count => {
                         let server = &mut servers[n];
                         if as_primary && n == primary {
-                            // Where the founder stays the primary it is no standby, and may have
-                            // less.
+                            // Where the bootstrap node stays the primary it is no standby, and may
+                            // have less.
                             *server = Server { runs_with: want, controldata: want };
                         } else {
                             server.runs_with = start(want, server.controldata);

@@ -92,7 +92,7 @@ pub async fn make(
     command.args(external.arguments());
     process::run(reaper, sink, "pg_basebackup", command).await?;
     // What belongs to the primary's own disk and not to a copy of it.
-    files::remove_file(&paths::founding_mark(&fresh))?;
+    files::remove_file(&paths::bootstrap_mark(&fresh))?;
     prepare::remove_future_two_phase_files(&fresh)?;
     files::write_atomically(&paths::standby_signal(&fresh), b"")?;
     upstream::remember(&settings.paths, &primary)?;

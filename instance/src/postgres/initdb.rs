@@ -1,4 +1,4 @@
-//! Makes the founder's PGDATA: in a fresh directory, renamed into place when it is whole.
+//! Makes the bootstrap node's PGDATA: in a fresh directory, renamed into place when it is whole.
 //!
 //! Roles, databases and the extension are not made here but at every start of a primary
 //! (`provisioning.rs`), since each step of that can be repeated; only the data directory itself has
@@ -40,7 +40,7 @@ pub async fn make(settings: &Settings, reaper: &Reaper, sink: &Sink) -> Result<(
     ]);
     process::run(reaper, sink, "initdb", command).await?;
     files::write_atomically(
-        &paths::founding_mark(&fresh),
+        &paths::bootstrap_mark(&fresh),
         format!("{}\n", settings.node).as_bytes(),
     )?;
     put_in_place(&fresh, &settings.paths.data)?;

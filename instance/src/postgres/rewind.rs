@@ -131,7 +131,7 @@ pub async fn make(
     }
     standin::parts_in(paths, epoch)?;
     program.run(&[]).await?;
-    files::remove_file(&paths::founding_mark(data))?;
+    files::remove_file(&paths::bootstrap_mark(data))?;
     // Where that is impossible a clone helps, and a start does not.
     prepare::remove_future_two_phase_files(data)?;
     files::write_atomically(&paths::standby_signal(data), b"")?;

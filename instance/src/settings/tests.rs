@@ -24,7 +24,7 @@ fn args() -> RunArgs {
         config: "/etc/pgraft/instance.yaml".into(),
         node_id: 2,
         advertise_address: "db-2.example".into(),
-        founder: false,
+        bootstrap: false,
         stop_timeout: 25,
         without_extension: false,
         unsafe_without_fsync: false,

@@ -26,7 +26,7 @@ const FACTS: Facts = Facts {
     epoch: 1,
     diverged: false,
     failover: false,
-    founder: Founder::No,
+    bootstrap: BootstrapNode::No,
 };
 
 const EVENTS: [Event; 28] = [
@@ -124,9 +124,9 @@ fn every_phase_and_event() {
 const BOOLS: [bool; 2] = [false, true];
 
 fn all_data() -> impl Iterator<Item = Data> {
-    let whole = BOOLS
-        .into_iter()
-        .flat_map(|founding| BOOLS.map(|standby_signal| Data::Whole { founding, standby_signal }));
+    let whole = BOOLS.into_iter().flat_map(|bootstrapping| {
+        BOOLS.map(|standby_signal| Data::Whole { bootstrapping, standby_signal })
+    });
     [Data::Empty, Data::Foreign, Data::Broken].into_iter().chain(whole)
 }
 
@@ -136,13 +136,8 @@ fn all_facts() -> impl Iterator<Item = Facts> {
         [Named::Nothing, Named::Nobody, Named::This, Named::Other].into_iter().flat_map(
             move |named| {
                 BOOLS.into_iter().flat_map(move |failover| {
-                    [Founder::No, Founder::Yes, Founder::TooLate].map(|founder| Facts {
-                        data,
-                        named,
-                        failover,
-                        founder,
-                        ..FACTS
-                    })
+                    [BootstrapNode::No, BootstrapNode::Yes, BootstrapNode::TooLate]
+                        .map(|bootstrap| Facts { data, named, failover, bootstrap, ..FACTS })
                 })
             },
         )
@@ -157,10 +152,10 @@ fn at_rest() -> State {
 fn all_facts_and_what_they_lead_to() {
     let mut table = String::new();
     for facts in all_facts() {
-        let Facts { data, named, failover, founder, epoch: _, diverged: _ } = facts;
+        let Facts { data, named, failover, bootstrap, epoch: _, diverged: _ } = facts;
         let _ = writeln!(
             table,
-            "{data:?}, primary {named:?}, failover {failover}, founder {founder:?}: {:?}",
+            "{data:?}, primary {named:?}, failover {failover}, bootstrap node {bootstrap:?}: {:?}",
             next(facts, at_rest())
         );
     }
@@ -170,7 +165,9 @@ fn all_facts_and_what_they_lead_to() {
 #[test]
 fn all_repairs_and_what_they_lead_to() {
     let mut table = String::new();
-    for data in [Data::Empty, Data::Broken, Data::Whole { founding: false, standby_signal: true }] {
+    for data in
+        [Data::Empty, Data::Broken, Data::Whole { bootstrapping: false, standby_signal: true }]
+    {
         for named in [Named::Nothing, Named::Nobody, Named::This, Named::Other] {
             for diverged in BOOLS {
                 let tried =
@@ -194,7 +191,7 @@ fn all_repairs_and_what_they_lead_to() {
 #[test]
 fn a_rewind_from_beginning_to_end() {
     let diverged = Facts {
-        data: Data::Whole { founding: false, standby_signal: true },
+        data: Data::Whole { bootstrapping: false, standby_signal: true },
         diverged: true,
         failover: true,
         ..FACTS
@@ -324,10 +321,13 @@ impl World {
                 let facts = self.facts.expect("started without a look at the disk");
                 assert!(matches!(facts.data, Data::Whole { .. }), "started on {:?}", facts.data);
                 if mode == Mode::Primary {
-                    let Data::Whole { founding, standby_signal } = facts.data else { panic!() };
+                    let Data::Whole { bootstrapping, standby_signal } = facts.data else {
+                        panic!()
+                    };
                     let named = facts.named == Named::This && !facts.failover;
                     assert!(
-                        !standby_signal && (named || (founding && facts.named == Named::Nothing))
+                        !standby_signal
+                            && (named || (bootstrapping && facts.named == Named::Nothing))
                     );
                 }
                 (self.server, self.cleared) = (true, false);
@@ -336,7 +336,7 @@ impl World {
                 let facts = self.facts.expect("initdb without a look at the disk");
                 assert!(
                     facts.data == Data::Empty
-                        && facts.founder == Founder::Yes
+                        && facts.bootstrap == BootstrapNode::Yes
                         && facts.named == Named::Nothing
                 );
                 assert!(!self.server);
@@ -433,7 +433,7 @@ fn ends_again_and_again(mode: Mode, facts: Facts) -> (Command, u32) {
 
 #[test]
 fn a_standby_that_never_stays_up_is_cloned_and_a_primary_never_is() {
-    let whole = Data::Whole { founding: false, standby_signal: true };
+    let whole = Data::Whole { bootstrapping: false, standby_signal: true };
     let standby = Facts { data: whole, named: Named::Other, failover: true, ..FACTS };
     assert_eq!(ends_again_and_again(Mode::Standby, standby), (Command::Clone, GIVES_UP));
     for named in [Named::This, Named::Nothing, Named::Nobody] {

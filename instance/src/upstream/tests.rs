@@ -108,7 +108,7 @@ fn nobody_is_copied_whose_primary_term_is_over() {
 }
 
 #[test]
-fn a_founder_sees_that_it_comes_too_late() {
+fn a_bootstrap_node_sees_that_it_comes_too_late() {
     assert!(!cluster_among(
         id(1),
         &[status(1, Role::Primary, Some(1)), status(2, Role::Starting, None)]

@@ -49,7 +49,7 @@ const IMAGE: &str = "^([a-zA-Z0-9.-]+(:[0-9]+)?/)?[a-z0-9]+([._-]+[a-z0-9]+)*(/[
     validation = Rule::new("!has(self.spec.tls.caSecret) || self.spec.tls.caSecret != self.metadata.name + '-ca'")
         .message("tls.caSecret must not be <name>-ca: the operator's own CA is called so"),
     validation = Rule::new("!has(self.spec.switchover) || self.spec.failover.enabled")
-        .message("switchover needs failover.enabled: without it the founder stays the primary"),
+        .message("switchover needs failover.enabled: without it the bootstrap node stays the primary"),
     validation = Rule::new("!has(self.spec.switchover) || self.spec.switchover.target.startsWith(self.metadata.name + '-')")
         .message("switchover.target must be a pod of this cluster: <name>-<node id>")
 )]

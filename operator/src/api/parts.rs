@@ -236,14 +236,14 @@ const LONG_TIME: &str = "^[1-9][0-9]{0,5}(s|m|h)$";
 /// Who is the primary, and who decides it.
 #[derive(Serialize, Deserialize, KubeSchema, Debug, Clone, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new(format!("!has(self.replaceAfter) || !self.replaceAfter.matches('{LONG_TIME}') || !self.leaseDuration.matches('{TIME}') || duration(self.replaceAfter) > duration(self.leaseDuration)"))
-    .message("failover.replaceAfter must be longer than failover.leaseDuration, or a member is given up before the others have noticed"))]
-#[x_kube(validation = Rule::new(format!("!has(self.unresponsiveAfter) || !self.unresponsiveAfter.matches('{TIME}') || !self.leaseDuration.matches('{TIME}') || duration(self.unresponsiveAfter) >= duration(self.leaseDuration)"))
-    .message("failover.unresponsiveAfter must not be shorter than failover.leaseDuration"))]
+#[x_kube(validation = Rule::new(format!("!has(self.replaceAfter) || !self.replaceAfter.matches('{LONG_TIME}') || !self.leaseTimeout.matches('{TIME}') || duration(self.replaceAfter) > duration(self.leaseTimeout)"))
+    .message("failover.replaceAfter must be longer than failover.leaseTimeout, or a member is given up before the others have noticed"))]
+#[x_kube(validation = Rule::new(format!("!has(self.unresponsiveAfter) || !self.unresponsiveAfter.matches('{TIME}') || !self.leaseTimeout.matches('{TIME}') || duration(self.unresponsiveAfter) >= duration(self.leaseTimeout)"))
+    .message("failover.unresponsiveAfter must not be shorter than failover.leaseTimeout"))]
 #[x_kube(validation = Rule::new("self.enabled == oldSelf.enabled").message("failover.enabled can't be changed after the cluster was made: restore into a new one"))]
 pub struct FailoverSpec {
     /// Whether the members choose the primary, and another one when it is lost. Without it the
-    /// founder stays the primary.
+    /// bootstrap node stays the primary.
     #[serde(default)]
     pub enabled: bool,
 
@@ -252,13 +252,13 @@ pub struct FailoverSpec {
     /// `raft.electionTimeout`.)
     #[serde(default = "default_lease")]
     #[schemars(length(max = 12))]
-    #[x_kube(validation = Rule::new(format!("self.matches('{TIME}')")).message("failover.leaseDuration must be a time such as 500ms or 2s"))]
-    #[x_kube(validation = Rule::new(format!("!self.matches('{TIME}') || (duration(self) >= duration('300ms') && duration(self) <= duration('600s'))")).message("failover.leaseDuration must be between 300ms and 600s"))]
-    pub lease_duration: String,
+    #[x_kube(validation = Rule::new(format!("self.matches('{TIME}')")).message("failover.leaseTimeout must be a time such as 500ms or 2s"))]
+    #[x_kube(validation = Rule::new(format!("!self.matches('{TIME}') || (duration(self) >= duration('300ms') && duration(self) <= duration('600s'))")).message("failover.leaseTimeout must be between 300ms and 600s"))]
+    pub lease_timeout: String,
 
     /// For how long a server may answer no connection, flush no WAL, or have a stopped postmaster,
     /// checkpointer or WAL writer, before it is killed so that another one takes over. Three times
-    /// `leaseDuration` when it is not set.
+    /// `leaseTimeout` when it is not set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 12))]
     #[x_kube(validation = Rule::new(format!("self.matches('{TIME}')")).message("failover.unresponsiveAfter must be a time such as 500ms or 6s"))]
@@ -296,7 +296,7 @@ impl Default for FailoverSpec {
     fn default() -> Self {
         Self {
             enabled: false,
-            lease_duration: default_lease(),
+            lease_timeout: default_lease(),
             unresponsive_after: None,
             replace_after: None,
         }

@@ -137,14 +137,14 @@ pub struct LastFailover {
     /// Milliseconds from there until the new primary had its standbys behind it.
     pub duration_ms: i64,
 
-    /// Counts the primaries: the founder's epoch is 1.
+    /// Counts the primaries: the bootstrap node's epoch is 1.
     pub epoch: i64,
 }
 
 /// Why the primary is another one.
 #[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FailoverReason {
-    /// A majority of the voters heard nothing of the primary for `failover.leaseDuration`.
+    /// A majority of the voters heard nothing of the primary for `failover.leaseTimeout`.
     LeaseExpired,
     /// The primary's Postgres had ended.
     Released,

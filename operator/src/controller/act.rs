@@ -90,9 +90,9 @@ impl Actor<'_> {
             Step::CreateVolume(node) => {
                 drop(writer.create(&render::pvc(want, *node, seen.largest_volume())).await?)
             }
-            Step::CreatePod { node, founder } => {
+            Step::CreatePod { node, bootstrap } => {
                 let configured = plan::is_configured(want, seen);
-                writer.create(&render::pod(want, *node, *founder, configured)).await?;
+                writer.create(&render::pod(want, *node, *bootstrap, configured)).await?;
             }
             Step::ClearPod(node) | Step::RestartPod(node) | Step::DeletePod(node) => {
                 self.delete_pod(*node).await?

@@ -216,7 +216,7 @@ fn answer(node: NodeId, status: &Row, members: &[Row]) -> Result<Answer, SqlErro
     })
 }
 
-/// None where the founder stays the primary.
+/// None where the bootstrap node stays the primary.
 fn failover(row: &Row) -> Result<Option<FailoverSeen>, SqlError> {
     let Some(phase) = row.try_get::<_, Option<String>>("phase")? else { return Ok(None) };
     let waits_for = row.try_get::<_, Option<Vec<i32>>>("waits_for")?.unwrap_or_default();

@@ -46,7 +46,7 @@ pub struct Cluster {
     /// None where TLS is disabled.
     pub tls: Option<Tls>,
     /// `pgraft.lease_timeout`, where the members choose the primary.
-    pub lease_duration: Option<String>,
+    pub lease_timeout: Option<String>,
     /// `raft.unresponsiveTimeout` of the instance managers.
     pub unresponsive_after: Option<String>,
     /// After how long a member that is away is replaced.

@@ -160,7 +160,7 @@ pub fn healthy(want: &Cluster, members: u32) -> Observed {
     seen.volumes = (1..=members).map(|n| (id(n), volume())).collect();
     seen.group = Some(group(&all, members + 1));
     seen.known = Some(cluster_id());
-    if let Some(group) = seen.group.as_mut().filter(|_| want.lease_duration.is_some()) {
+    if let Some(group) = seen.group.as_mut().filter(|_| want.lease_timeout.is_some()) {
         group.failover = Some(first_primary_term());
     }
     settle(want, &mut seen);

@@ -35,7 +35,7 @@ pub struct Answer {
     pub leader: Option<NodeId>,
     /// Who takes writes.
     pub primary: Option<NodeId>,
-    /// What it says about the primary; None where the founder stays it.
+    /// What it says about the primary; None where the bootstrap node stays it.
     pub failover: Option<FailoverSeen>,
     /// How far it has applied the log.
     pub applied_index: u64,
@@ -75,7 +75,7 @@ pub struct Group {
     pub leader: Option<NodeId>,
     /// Who takes writes, or, while a successor is looked for, took them last.
     pub primary: Option<NodeId>,
-    /// What is said about the primary; None where the founder stays it.
+    /// What is said about the primary; None where the bootstrap node stays it.
     pub failover: Option<FailoverSeen>,
     /// The lowest id above all that were ever used.
     pub next_node_id: u32,

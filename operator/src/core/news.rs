@@ -263,10 +263,10 @@ fn of_step(cluster: &str, outcome: &Outcome) -> Option<News> {
         Step::CreateVolume(node) => {
             (Headline::CreatingVolume, format!("Created volume {}", pod(*node)))
         }
-        Step::CreatePod { node, founder: true } => {
+        Step::CreatePod { node, bootstrap: true } => {
             (Headline::CreatingPod, format!("Created pod {}, which makes the cluster", pod(*node)))
         }
-        Step::CreatePod { node, founder: false } => {
+        Step::CreatePod { node, bootstrap: false } => {
             (Headline::CreatingPod, format!("Created pod {}", pod(*node)))
         }
         Step::ClearPod(node) => (

@@ -161,14 +161,14 @@ impl Plan<'_> {
     }
 
     /// The step, unless it makes a pod that would wait for its certificate.
-    fn create_pod(&self, node: NodeId, founder: bool) -> Step {
+    fn create_pod(&self, node: NodeId, bootstrap: bool) -> Step {
         match &self.seen.tls {
             Some(TlsSeen { ca: Err(trouble), nodes, .. })
                 if !matches!(nodes.get(&node), Some(Some(_))) =>
             {
                 Step::Wait(Why::NoCertificate(node, trouble.to_string()))
             }
-            _ => Step::CreatePod { node, founder },
+            _ => Step::CreatePod { node, bootstrap },
         }
     }
 
@@ -265,12 +265,12 @@ impl Plan<'_> {
             !volume.retired && !volume.terminating && !seen.pods.contains_key(*id) && !is_out(**id)
         };
         let nodes = seen.volumes.iter().filter(lacks_pod).map(|(node, _)| *node);
-        nodes.map(|node| self.create_pod(node, self.may_found(node))).collect()
+        nodes.map(|node| self.create_pod(node, self.may_bootstrap(node))).collect()
     }
 
     /// Whether this node may make the cluster: there never was one, and nothing is here that could
     /// belong to one.
-    fn may_found(&self, node: NodeId) -> bool {
+    fn may_bootstrap(&self, node: NodeId) -> bool {
         let seen = self.seen;
         node == NodeId::default()
             && seen.known.is_none()
@@ -278,19 +278,19 @@ impl Plan<'_> {
             && seen.ids().into_iter().all(|id| id == node)
     }
 
-    fn before_the_group(&self, founder: NodeId) -> Step {
+    fn before_the_group(&self, bootstrap: NodeId) -> Step {
         let seen = self.seen;
         if seen.pods.is_empty() && seen.volumes.values().all(|v| v.retired) {
             let fresh = seen.known.is_none() && seen.volumes.is_empty();
-            return if fresh { Step::CreateVolume(founder) } else { Step::Wait(Why::DataLost) };
+            return if fresh { Step::CreateVolume(bootstrap) } else { Step::Wait(Why::DataLost) };
         }
         if let Some(id) = self.going() {
             return Step::Wait(Why::Terminating(id));
         }
         let not_ready = seen.pods.iter().find(|(_, pod)| pod.phase != PodPhase::Ready);
         match not_ready {
-            Some((id, pod)) if self.may_found(*id) => {
-                Step::Wait(Why::FounderStarting(*id, in_the_way(seen, *id, &pod.phase)))
+            Some((id, pod)) if self.may_bootstrap(*id) => {
+                Step::Wait(Why::BootstrapNodeStarting(*id, in_the_way(seen, *id, &pod.phase)))
             }
             Some((id, pod)) => {
                 Step::Wait(Why::MemberNotReady(*id, in_the_way(seen, *id, &pod.phase)))

@@ -555,7 +555,7 @@ fn is_silent(group: &Group, node: NodeId) -> bool {
 
 fn waiting(why: &Why) -> Reason {
     match why {
-        Why::FounderStarting(..) => Reason::Bootstrapping,
+        Why::BootstrapNodeStarting(..) => Reason::Bootstrapping,
         Why::NobodyAnswers => Reason::NobodyAnswers,
         Why::NoLeader => Reason::NoLeader,
         Why::NoQuorum => Reason::NoQuorum,

@@ -43,7 +43,7 @@ pub enum Step {
         /// Its number.
         node: NodeId,
         /// Whether it makes the cluster.
-        founder: bool,
+        bootstrap: bool,
     },
     /// Delete a pod whose containers Kubernetes has ended for good, so that it can be made again on
     /// its volume.
@@ -85,8 +85,8 @@ pub enum Possession {
 /// What is waited for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Why {
-    /// The founder's pod is not ready yet.
-    FounderStarting(NodeId, Option<String>),
+    /// The bootstrap node's pod is not ready yet.
+    BootstrapNodeStarting(NodeId, Option<String>),
     /// Pods are there, and none of them answers.
     NobodyAnswers,
     /// No leader is known.
@@ -196,7 +196,7 @@ impl Why {
     /// Whether this passes by itself in the ordinary course of things.
     pub fn is_ordinary(&self) -> bool {
         match self {
-            Self::FounderStarting(..)
+            Self::BootstrapNodeStarting(..)
             | Self::NewcomerStarting(..)
             | Self::LearnerCatchingUp(_)
             | Self::Leaving(_)
@@ -297,7 +297,7 @@ impl Why {
     fn phase(&self, cluster: &str) -> String {
         let pod = |node: &NodeId| super::names::pod(cluster, *node);
         match self {
-            Self::FounderStarting(node, _) | Self::NewcomerStarting(node, _) => {
+            Self::BootstrapNodeStarting(node, _) | Self::NewcomerStarting(node, _) => {
                 format!("Waiting for pod {}", pod(node))
             }
             Self::NobodyAnswers => "Waiting for members to answer".into(),
@@ -324,7 +324,7 @@ impl Why {
     pub fn message(&self, cluster: &str) -> String {
         let phase = self.phase(cluster);
         match self {
-            Self::FounderStarting(_, Some(why))
+            Self::BootstrapNodeStarting(_, Some(why))
             | Self::NewcomerStarting(_, Some(why))
             | Self::MemberNotReady(_, Some(why))
             | Self::NoCertificate(_, why) => format!("{phase}: {why}"),

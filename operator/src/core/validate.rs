@@ -49,7 +49,7 @@ pub enum Invalid {
     #[error("standby.maxLagBytes \"{0}\" must be a size such as 64Mi")]
     MaxLagBytes(String),
     /// A switchover where the primary is fixed.
-    #[error("switchover needs failover.enabled: without it the founder stays the primary")]
+    #[error("switchover needs failover.enabled: without it the bootstrap node stays the primary")]
     SwitchoverWithoutFailover,
     /// No pod of this cluster.
     #[error("switchover.target \"{target}\" must be a pod of this cluster: {cluster}-<node id>")]
@@ -120,7 +120,7 @@ pub fn validate(cr: &PgRaftCluster, defaults: &Defaults) -> Result<Cluster, Inva
         retention: spec.persistent_volume_claim_retention_policy,
         read_write: spec.services.read_write,
         tls,
-        lease_duration: spec.failover.enabled.then_some(spec.failover.lease_duration),
+        lease_timeout: spec.failover.enabled.then_some(spec.failover.lease_timeout),
         unresponsive_after: spec.failover.unresponsive_after,
         replace_after,
         standby: standby::parse(spec.standby)?,

@@ -85,13 +85,13 @@ pub struct LastFailover {
 pub struct MovedOn;
 
 impl PrimaryTerm {
-    /// The founder's: alone, on the timeline that `initdb` made.
-    pub fn bootstrap(founder: NodeId) -> Self {
-        let config = SyncConfig::new(1, founder, BTreeSet::new());
+    /// The bootstrap node's: alone, on the timeline that `initdb` made.
+    pub fn bootstrap(node: NodeId) -> Self {
+        let config = SyncConfig::new(1, node, BTreeSet::new());
         Self {
             epoch: 1,
             phase: Phase::Steady,
-            primary: founder,
+            primary: node,
             timeline: 1,
             next_timeline: 2,
             configs: vec![config],

@@ -17,21 +17,21 @@ struct World {
 
 impl World {
     fn new() -> Self {
-        let founder = id(1);
+        let bootstrap = id(1);
         let mut state = ClusterState::default();
         state
             .apply(&Command::Init {
                 cluster: ClusterId(Uuid::nil()),
-                node: founder,
+                node: bootstrap,
                 address: address(1),
             })
             .unwrap();
         let raft = RaftMembership {
-            voters: BTreeSet::from([founder]),
-            addresses: BTreeMap::from([(founder, address(1))]),
+            voters: BTreeSet::from([bootstrap]),
+            addresses: BTreeMap::from([(bootstrap, address(1))]),
             ..RaftMembership::default()
         };
-        Self { state, raft, me: founder, away: BTreeSet::new() }
+        Self { state, raft, me: bootstrap, away: BTreeSet::new() }
     }
 
     fn next(&self, join_timeout: Option<Duration>) -> Step {

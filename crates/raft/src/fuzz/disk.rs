@@ -52,7 +52,7 @@ impl Whole {
         let dir = scratch()?;
         let mut identity = Identity::open(dir.path(), one()).map_err(io::Error::other)?;
         let mut log = LogStore::open(dir.path(), &identity)?;
-        identity.join(dir.path(), Belonging { id: ClusterId(id(7)), founded_here: true })?;
+        identity.join(dir.path(), Belonging { id: ClusterId(id(7)), bootstrapped_here: true })?;
         runtime.block_on(async {
             for (index, command) in (0..).zip(commands(one())) {
                 log.save_vote(&Vote::new_committed(index + 1, 1)).await?;

@@ -106,12 +106,12 @@ impl Shared {
         if let Some(cluster) = self.applied.borrow().cluster.cluster {
             return Err(Refusal::AlreadyInitialized(cluster).into());
         }
-        let _one_at_a_time = self.founding.lock().await;
+        let _one_at_a_time = self.bootstrapping.lock().await;
         let belonging = self
             .local
             .found(ClusterId(machine::new_uuid()))
             .map_err(|e| Refusal::Stopped(e.to_string()))?;
-        if !belonging.founded_here {
+        if !belonging.bootstrapped_here {
             return Err(Refusal::AlreadyInitialized(belonging.id).into());
         }
         let cluster = belonging.id;

@@ -171,7 +171,7 @@ pub struct Shared {
     contact: Arc<LeaderContact>,
     failover: Option<Arc<Failover>>,
     /// Held by `pgraft_init()`.
-    founding: Mutex<()>,
+    bootstrapping: Mutex<()>,
     /// Rung when the TLS files shall be read again.
     reload: Arc<Notify>,
 }
@@ -267,7 +267,7 @@ impl Node {
             applied,
             contact,
             failover,
-            founding: Mutex::new(()),
+            bootstrapping: Mutex::new(()),
             reload: Arc::new(Notify::new()),
         });
         let mut node = Self { shared, tasks: JoinSet::new() };

@@ -54,7 +54,7 @@ impl Fixture {
         let mut identity = Identity::open(dir.path(), NodeId::new(1).unwrap()).unwrap();
         let mut log = LogStore::open(dir.path(), &identity).unwrap();
         identity
-            .join(dir.path(), Belonging { id: ClusterId(Uuid::nil()), founded_here: true })
+            .join(dir.path(), Belonging { id: ClusterId(Uuid::nil()), bootstrapped_here: true })
             .unwrap();
         for index in 0..ENTRIES {
             log.save_vote(&Vote::new_committed(index + 1, 1)).await.unwrap();

@@ -114,7 +114,7 @@ impl Local {
         if let Some(belonging) = identity.cluster {
             return Ok(belonging);
         }
-        let belonging = Belonging { id: new, founded_here: true };
+        let belonging = Belonging { id: new, bootstrapped_here: true };
         identity.join(&self.dir, belonging)?;
         Ok(belonging)
     }
@@ -125,7 +125,7 @@ impl Local {
         match admit(&identity, state, hello) {
             Ok(Admission::Welcome) => Ok(Ok(())),
             Ok(Admission::Adopt(cluster)) => {
-                identity.join(&self.dir, Belonging { id: cluster, founded_here: false })?;
+                identity.join(&self.dir, Belonging { id: cluster, bootstrapped_here: false })?;
                 tracing::info!("adopted by cluster {cluster}, whose node {} called", hello.from);
                 Ok(Ok(()))
             }
@@ -164,8 +164,10 @@ mod tests {
         let unknown = Hello { to_instance: Some(instance(9)), ..hello.clone() };
         assert_eq!(admit(&me, &empty, &unknown), Err(Rejected::OtherDirectory(two)));
 
-        me.join(dir.path(), Belonging { id: cluster(7), founded_here: false }).unwrap();
-        assert!(me.join(dir.path(), Belonging { id: cluster(8), founded_here: false }).is_err());
+        me.join(dir.path(), Belonging { id: cluster(7), bootstrapped_here: false }).unwrap();
+        assert!(
+            me.join(dir.path(), Belonging { id: cluster(8), bootstrapped_here: false }).is_err()
+        );
         assert_eq!(admit(&me, &empty, &hello), Ok(Admission::Welcome));
         assert_eq!(
             admit(&me, &empty, &Hello { to_instance: Some(me.instance), ..hello.clone() }),

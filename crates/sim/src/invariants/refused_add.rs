@@ -14,7 +14,7 @@ use super::{Invariant, Seen};
 pub struct RefusedAdd {
     /// Calls that may still come to something.
     open: BTreeMap<NodeId, usize>,
-    founder: Option<NodeId>,
+    bootstrap: Option<NodeId>,
 }
 
 impl Invariant for RefusedAdd {
@@ -31,11 +31,11 @@ impl Invariant for RefusedAdd {
                 }
             }
             Seen::Did { node, event: Event::Applied { entry, outcome, state }, .. } => {
-                if self.founder.is_none() {
-                    self.founder = state.primary();
+                if self.bootstrap.is_none() {
+                    self.bootstrap = state.primary();
                 }
                 let uncalled = |id: &&NodeId| {
-                    Some(**id) != self.founder
+                    Some(**id) != self.bootstrap
                         && self.open.get(id).copied().unwrap_or_default() == 0
                 };
                 if let Some(stray) = state.members.keys().find(uncalled) {

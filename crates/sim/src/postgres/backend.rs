@@ -89,7 +89,7 @@ impl Server {
             who: Who::Client,
             act,
             in_recovery: false,
-            founding: false,
+            bootstrapping: false,
             open: self.is_open(now),
             fence_reads: true,
             strict: false,

@@ -73,8 +73,8 @@ impl Databases {
         let file = (member.file)(number);
         let source = self.source(number, file.as_ref(), net);
         let Some(server) = self.servers.get_mut(&number) else { return };
-        let founds = server.founder && file.is_none();
-        if server.disk.data == Data::Nothing && founds {
+        let bootstraps = server.bootstrap && file.is_none();
+        if server.disk.data == Data::Nothing && bootstraps {
             self.ids += 1;
             server.disk.wal.push(Record { id: self.ids, timeline: 1, row: None });
             server.disk.data = Data::Whole;
@@ -101,7 +101,7 @@ impl Databases {
             ..Run::new(
                 self.runs,
                 server.disk.names.clone(),
-                Mode::Starting { until, primary: founds },
+                Mode::Starting { until, primary: bootstraps },
             )
         });
         server.manager = Manager::Running(now + LOOK);

@@ -17,7 +17,7 @@ pub enum Mode {
     Starting {
         /// Until then.
         until: Time,
-        /// After a crash of its processes, or of a founder.
+        /// After a crash of its processes, or of a bootstrap node.
         primary: bool,
     },
     /// In recovery, and consistent.

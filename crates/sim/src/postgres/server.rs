@@ -89,7 +89,7 @@ pub struct Server {
     /// The worker is stopped, and nothing else.
     pub worker_stands: bool,
     /// This node makes the cluster.
-    pub founder: bool,
+    pub bootstrap: bool,
     /// What its boot-time clock said when the simulation began.
     pub booted: u64,
     /// When it makes the next checkpoint.
@@ -126,7 +126,7 @@ impl Server {
             frozen: false,
             disk_stands: false,
             worker_stands: false,
-            founder: false,
+            bootstrap: false,
             booted: 0,
             next_checkpoint: Time::ZERO,
             rng,

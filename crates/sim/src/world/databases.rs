@@ -23,7 +23,7 @@ impl World {
     /// The members have servers from now on, and choose their primary. Node 1 makes the cluster.
     pub fn bring_databases(&mut self) {
         let mut databases = Databases::new(self.seed, self.rules);
-        databases.server(1).founder = true;
+        databases.server(1).bootstrap = true;
         self.databases = Some(databases);
     }
 
@@ -84,7 +84,7 @@ impl World {
     pub(super) fn wipe_server(&mut self, number: u32) {
         if let Some(server) = self.server_mut(number) {
             server.disk = Disk::default();
-            server.founder = false;
+            server.bootstrap = false;
         }
     }
 

@@ -59,7 +59,11 @@ fn where_a_client_goes() {
         assert_eq!(route(&facts(known, closed_for)), want, "{known:?} {closed_for:?}");
     }
     let without = Facts { failover: false, ..facts(Some(&ours), closed) };
-    assert_eq!(route(&without), to(1), "nobody is fenced where the founder stays the primary");
+    assert_eq!(
+        route(&without),
+        to(1),
+        "nobody is fenced where the bootstrap node stays the primary"
+    );
 }
 
 #[test]

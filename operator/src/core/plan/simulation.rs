@@ -33,7 +33,7 @@ struct World {
     leader: Option<NodeId>,
     /// How often each id joined.
     joins: BTreeMap<NodeId, usize>,
-    founded: usize,
+    bootstrapped: usize,
     /// Volumes that hold a member's Raft directory.
     directories: BTreeSet<NodeId>,
     last_week: Vec<MemberSeen>,
@@ -50,14 +50,14 @@ struct World {
     broken: Option<(Target, Cause)>,
 }
 
-const FOUNDER: u32 = 1;
+const BOOTSTRAP_NODE: u32 = 1;
 const NOWHERE: &str = "no/such:image";
 
 impl World {
     fn new(failover: bool) -> Self {
         Self {
             want: if failover { with_failover(1) } else { wanted(1) },
-            primary: id(FOUNDER),
+            primary: id(BOOTSTRAP_NODE),
             epoch: 1,
             stubborn: false,
             cut_off: BTreeMap::new(),
@@ -70,7 +70,7 @@ impl World {
             retired: BTreeSet::new(),
             leader: None,
             joins: BTreeMap::new(),
-            founded: 0,
+            bootstrapped: 0,
             directories: BTreeSet::new(),
             last_week: Vec::new(),
             last_week_next: 1,
@@ -86,7 +86,7 @@ impl World {
     }
 
     fn chooses(&self) -> bool {
-        self.want.lease_duration.is_some()
+        self.want.lease_timeout.is_some()
     }
 
     /// The members' own doing: whoever is there and has a vote.
@@ -229,7 +229,7 @@ impl World {
         }
     }
 
-    fn start_pod(&mut self, node: NodeId, founder: bool) {
+    fn start_pod(&mut self, node: NodeId, bootstrap: bool) {
         assert!(self.seen.volumes.contains_key(&node), "a pod without its volume");
         // Where nobody answers nobody can know; the group refuses such a node, and its pod goes as
         // soon as somebody says so.
@@ -243,9 +243,9 @@ impl World {
             self.seen.pods.insert(node, PodSeen { phase, role: None, template, ..pod(false) });
             return;
         }
-        if founder && !self.directories.contains(&node) {
-            assert!(self.members.is_empty(), "a second cluster is founded");
-            self.founded += 1;
+        if bootstrap && !self.directories.contains(&node) {
+            assert!(self.members.is_empty(), "a second cluster is bootstrapped");
+            self.bootstrapped += 1;
             self.members.insert(node, Role::Voter);
             self.directories.insert(node);
         }
@@ -297,7 +297,7 @@ impl World {
                 assert!(!self.members.contains_key(node), "a member gets an empty volume: {node}");
                 self.seen.volumes.insert(*node, volume());
             }
-            Step::CreatePod { node, founder } => self.start_pod(*node, *founder),
+            Step::CreatePod { node, bootstrap } => self.start_pod(*node, *bootstrap),
             Step::ClearPod(node) => {
                 assert_eq!(
                     self.seen.pods[node].phase,
@@ -452,7 +452,7 @@ impl World {
                 };
                 if let Some(id) = self
                     .nth(*n)
-                    .filter(|n| if self.chooses() { others(n) } else { *n != id(FOUNDER) })
+                    .filter(|n| if self.chooses() { others(n) } else { *n != id(BOOTSTRAP_NODE) })
                     && let Some(volume) = self.seen.volumes.get_mut(&id)
                 {
                     volume.terminating = true;
@@ -575,7 +575,7 @@ proptest! {
         let current = |pod: &PodSeen| pod.template == Some(template(&world.want));
         prop_assert!(world.seen.pods.values().all(current), "a pod is not as the spec has it");
         prop_assert!(world.joins.values().all(|n| *n == 1), "an id joined twice");
-        prop_assert_eq!(world.founded, 1);
+        prop_assert_eq!(world.bootstrapped, 1);
         prop_assert!(world.members.contains_key(&world.primary));
         prop_assert!(world.request_is_settled(), "{:?}", world.want.switchover);
     }

@@ -35,7 +35,7 @@ fn starting() -> PodPhase {
 }
 
 #[test]
-fn from_nothing_to_the_founder() {
+fn from_nothing_to_the_bootstrap_node() {
     let want = wanted(3);
     let mut seen = empty();
     assert_eq!(
@@ -47,11 +47,11 @@ fn from_nothing_to_the_founder() {
     assert!(matches!(next_step(&want, &seen), Step::ApplyObjects(keys) if keys.len() == 7));
     assert_eq!(step(&want, &mut seen), Step::CreateVolume(id(1)));
     seen.volumes.insert(id(1), volume());
-    assert_eq!(step(&want, &mut seen), Step::CreatePod { node: id(1), founder: true });
+    assert_eq!(step(&want, &mut seen), Step::CreatePod { node: id(1), bootstrap: true });
     seen.pods.insert(id(1), PodSeen { phase: starting(), ..pod(false) });
     assert_eq!(
         step(&want, &mut seen),
-        Step::Wait(Why::FounderStarting(id(1), Some("ImagePullBackOff".into())))
+        Step::Wait(Why::BootstrapNodeStarting(id(1), Some("ImagePullBackOff".into())))
     );
 }
 
@@ -67,7 +67,7 @@ fn growing_is_volume_pod_member() {
     let mut seen = healthy(&want, 3);
     assert_eq!(step(&want, &mut seen), Step::CreateVolume(id(4)));
     seen.volumes.insert(id(4), volume());
-    assert_eq!(step(&want, &mut seen), Step::CreatePod { node: id(4), founder: false });
+    assert_eq!(step(&want, &mut seen), Step::CreatePod { node: id(4), bootstrap: false });
     seen.pods
         .insert(id(4), PodSeen { phase: starting(), role: Some(PodRole::Replica), ..pod(false) });
     assert_eq!(
@@ -163,9 +163,9 @@ fn a_missing_pod_comes_back_on_its_volume_whoever_answers() {
     let want = wanted(3);
     let mut seen = healthy(&want, 3);
     seen.pods.remove(&id(2));
-    assert_eq!(step(&want, &mut seen), Step::CreatePod { node: id(2), founder: false });
+    assert_eq!(step(&want, &mut seen), Step::CreatePod { node: id(2), bootstrap: false });
     seen.group = None;
-    assert_eq!(step(&want, &mut seen), Step::CreatePod { node: id(2), founder: false });
+    assert_eq!(step(&want, &mut seen), Step::CreatePod { node: id(2), bootstrap: false });
 }
 
 #[test]
@@ -177,7 +177,7 @@ fn an_evicted_pod_is_made_again() {
 }
 
 #[test]
-fn a_new_object_over_old_volumes_founds_nothing() {
+fn a_new_object_over_old_volumes_bootstraps_nothing() {
     let want = wanted(3);
     let mut seen = empty();
     for n in 1..=3 {
@@ -185,7 +185,7 @@ fn a_new_object_over_old_volumes_founds_nothing() {
     }
     seen.volumes.insert(id(4), VolumeSeen { retired: true, ..volume() });
     for n in 1..=3 {
-        assert_eq!(step(&want, &mut seen), Step::CreatePod { node: id(n), founder: false });
+        assert_eq!(step(&want, &mut seen), Step::CreatePod { node: id(n), bootstrap: false });
         seen.pods.insert(id(n), PodSeen { phase: starting(), ..pod(false) });
     }
     assert!(matches!(step(&want, &mut seen), Step::Wait(Why::MemberNotReady(..))));
@@ -360,7 +360,7 @@ fn pods_are_restarted_one_by_one_the_leader_late_and_the_primary_last() {
         seen.pods.insert(id(next), PodSeen { terminating: true, ..as_wanted.clone() });
         assert_eq!(next_step(&want, &seen), Step::Wait(Why::Restarting(id(next))));
         seen.pods.remove(&id(next));
-        assert_eq!(next_step(&want, &seen), Step::CreatePod { node: id(next), founder: false });
+        assert_eq!(next_step(&want, &seen), Step::CreatePod { node: id(next), bootstrap: false });
         seen.pods
             .insert(id(next), PodSeen { phase: PodPhase::Starting(None), ..as_wanted.clone() });
         assert_eq!(next_step(&want, &seen), Step::Wait(Why::MemberNotReady(id(next), None)));

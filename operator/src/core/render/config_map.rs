@@ -64,11 +64,11 @@ fn instance_config(want: &Cluster) -> InstanceConfig {
             listen_address: "::".into(),
             heartbeat_interval: want.heartbeat_interval.clone(),
             election_timeout: want.election_timeout.clone(),
-            lease_timeout: want.lease_duration.clone(),
+            lease_timeout: want.lease_timeout.clone(),
             unresponsive_timeout: want.unresponsive_after.clone(),
             allow_plaintext: want.tls.is_none(),
         },
-        failover: want.lease_duration.is_some(),
+        failover: want.lease_timeout.is_some(),
         standby: want.standby.clone(),
         gateway: Some(GatewayConfig {
             listen_address: "::".into(),

@@ -10,9 +10,9 @@ use super::template::template;
 use crate::core::Cluster;
 use crate::core::names;
 
-/// The pod of a member. `founder` makes the cluster, where the volume is empty. `configured`: the
+/// The pod of a member. `bootstrap` makes the cluster, where the volume is empty. `configured`: the
 /// ConfigMap is as the spec has it.
-pub fn pod(want: &Cluster, node: NodeId, founder: bool, configured: bool) -> Pod {
+pub fn pod(want: &Cluster, node: NodeId, bootstrap: bool, configured: bool) -> Pod {
     let mut labels = names::node_labels(&want.name, node);
     labels.insert(names::LABEL_SERVING.to_owned(), "true".to_owned());
     let mut metadata = metadata(want, names::pod(&want.name, node), labels);
@@ -23,5 +23,5 @@ pub fn pod(want: &Cluster, node: NodeId, founder: bool, configured: bool) -> Pod
     } else {
         annotations.insert(names::ANNOTATION_OUTDATED.to_owned(), "true".to_owned());
     }
-    Pod { metadata, spec: Some(spec(want, node, founder)), status: None }
+    Pod { metadata, spec: Some(spec(want, node, bootstrap)), status: None }
 }

@@ -29,12 +29,12 @@ const UID: i64 = 999;
 /// Long enough for the fast shutdown of a busy server, with its checkpoint.
 const GRACE_SECONDS: i64 = 60;
 
-pub(super) fn spec(want: &Cluster, node: NodeId, founder: bool) -> PodSpec {
+pub(super) fn spec(want: &Cluster, node: NodeId, bootstrap: bool) -> PodSpec {
     let scheduling = want.scheduling.clone();
     PodSpec {
         hostname: Some(names::pod(&want.name, node)),
         subdomain: Some(names::pods_service(&want.name)),
-        containers: vec![container(want, node, founder)],
+        containers: vec![container(want, node, bootstrap)],
         volumes: Some(volumes(want, node)),
         restart_policy: Some("Always".into()),
         termination_grace_period_seconds: Some(GRACE_SECONDS),
@@ -58,7 +58,7 @@ pub(super) fn spec(want: &Cluster, node: NodeId, founder: bool) -> PodSpec {
     }
 }
 
-fn container(want: &Cluster, node: NodeId, founder: bool) -> Container {
+fn container(want: &Cluster, node: NodeId, bootstrap: bool) -> Container {
     let mut args = vec![
         "run".to_owned(),
         "--config".to_owned(),
@@ -68,8 +68,8 @@ fn container(want: &Cluster, node: NodeId, founder: bool) -> Container {
         "--advertise-address".to_owned(),
         names::host(&want.name, &want.namespace, node),
     ];
-    if founder {
-        args.push("--founder".to_owned());
+    if bootstrap {
+        args.push("--bootstrap".to_owned());
     }
     let pull_policy = match want.image.pull_policy {
         PullPolicy::Always => "Always",

@@ -28,7 +28,7 @@ impl fmt::Display for Template {
 /// Everything that reaches a member only when its pod is made again. Settings of Postgres are not
 /// in it: those that it can reload are reloaded.
 pub fn template(want: &Cluster) -> Template {
-    let raft = (&want.heartbeat_interval, &want.election_timeout, &want.lease_duration);
+    let raft = (&want.heartbeat_interval, &want.election_timeout, &want.lease_timeout);
     let at_start = (spec(want, NodeId::default(), false), raft, &want.restarted_at);
     Template(fnv1a(&serde_json::to_vec(&at_start).unwrap_or_default()))
 }

@@ -108,16 +108,16 @@ impl Shared {
             *lock(&failover.released_run) = Some(ended);
             failover.ended.notify_one();
         }
-        let founds = observed
+        let bootstraps = observed
             .as_ref()
-            .map(|observed| self.enters_as_founder(failover, observed))
+            .map(|observed| self.enters_as_bootstrap_node(failover, observed))
             .transpose()?;
         let applied = self.applied.borrow().clone();
         let Some(primary_term) = &applied.cluster.primary_term else {
-            if let Some(founds) = founds {
+            if let Some(bootstraps) = bootstraps {
                 failover
                     .postgres
-                    .gate(founds.then(|| failover.postgres.now().after(failover.lease_ms)));
+                    .gate(bootstraps.then(|| failover.postgres.now().after(failover.lease_ms)));
             }
             return Ok(false);
         };
@@ -212,23 +212,23 @@ impl Shared {
         Ok(!calm && observed.is_some())
     }
 
-    /// Whether this member is its cluster's founder, or may become one, and has not been the
+    /// Whether this member is its cluster's bootstrap node, or may become one, and has not been the
     /// primary: nobody else can be the first primary. It takes what makes it that before there is a
-    /// cluster, as a rule; after it where the cluster was founded before this member had seen its
-    /// server.
-    fn enters_as_founder(
+    /// cluster, as a rule; after it where the cluster was bootstrapped before this member had seen
+    /// its server.
+    fn enters_as_bootstrap_node(
         &self,
         failover: &Failover,
         observed: &ServerState,
     ) -> std::io::Result<bool> {
-        let founds = !observed.standby
-            && self.local.identity().cluster.is_none_or(|c| c.founded_here)
+        let bootstraps = !observed.standby
+            && self.local.identity().cluster.is_none_or(|c| c.bootstrapped_here)
             && lock(&failover.durable).was_never_primary();
-        if founds && lock(&failover.voter).epoch() == 0 {
+        if bootstraps && lock(&failover.voter).epoch() == 0 {
             lock(&failover.durable).enter(1)?;
             lock(&failover.voter).enter(1);
         }
-        Ok(founds)
+        Ok(bootstraps)
     }
 
     /// A new voter begins with a full promise: a lease may be carried by majorities that it was not

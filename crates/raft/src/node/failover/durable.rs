@@ -120,7 +120,7 @@ mod tests {
         assert!(!durable.fresh && durable.was_never_primary(), "a file from the first start on");
         assert_eq!(durable.runs(7).unwrap(), None);
         durable.enter(1).unwrap();
-        assert!(open().unwrap().was_never_primary(), "a founder before its cluster");
+        assert!(open().unwrap().was_never_primary(), "a bootstrap node before its cluster");
         durable.record_primary().unwrap();
         let mut again = open().unwrap();
         assert!(

@@ -68,7 +68,7 @@ async fn a_connection_is_made_anew_after_an_hour() {
     };
     let mut identity = Identity::open(dir.path(), one).unwrap();
     identity
-        .join(dir.path(), Belonging { id: ClusterId(Uuid::nil()), founded_here: true })
+        .join(dir.path(), Belonging { id: ClusterId(Uuid::nil()), bootstrapped_here: true })
         .unwrap();
     let network = Arc::new(Loop { guard: guard(two), connections: AtomicUsize::new(0) });
     let factory = PeerFactory {
