@@ -13,12 +13,12 @@ use super::error::Error;
 use super::facts::version;
 use super::observe::{targets, unready_targets};
 use super::sql::SqlError;
-use crate::core::asked::Asked;
 use crate::core::names::{self, Kind, ObjectKey, RAFT_PORT, SecretKind};
 use crate::core::observed::{PodSeen, VolumeSeen};
 use crate::core::plan;
 use crate::core::render::{self, Object, Passwords};
-use crate::core::step::{Change, Possession, Step, Why};
+use crate::core::step::{Change, OwnedObject, Step, WaitReason};
+use crate::core::switchover_attempt::SwitchoverAttempt;
 use crate::core::{Cluster, Observed};
 
 const PASSWORD_LENGTH: usize = 32;
@@ -180,19 +180,19 @@ impl Actor<'_> {
         self.writer.delete::<K>(name, &uid).await
     }
 
-    async fn set_owners(&self, owners: &[(Possession, bool)]) -> Result<(), Error> {
+    async fn set_owners(&self, owners: &[(OwnedObject, bool)]) -> Result<(), Error> {
         let owner = render::owner_reference(&self.want.name, &self.want.uid);
         for (what, owned) in owners {
             let references: Value = if *owned { json!([owner]) } else { Value::Null };
             let patch = json!({ "metadata": { "ownerReferences": references } });
             match what {
-                Possession::Pod(node) => {
+                OwnedObject::Pod(node) => {
                     self.writer
                         .merge::<Pod>(&self.pod(*node), &self.seen_pod(*node)?.uid, patch)
                         .await?
                 }
-                Possession::Volume(node) => self.change_volume(*node, patch).await?,
-                Possession::Secret(kind) => {
+                OwnedObject::Volume(node) => self.change_volume(*node, patch).await?,
+                OwnedObject::Secret(kind) => {
                     let name = kind.name(&self.want.name);
                     let secret = self
                         .seen
@@ -243,18 +243,23 @@ impl Actor<'_> {
     async fn switch_over(&self, node: NodeId, step: Step) -> Result<Step, Error> {
         let result = self.change(Change::SwitchOver(node), step.clone()).await;
         let refused = match &result {
-            Ok(Step::Wait(Why::Refused { code, message, .. })) if code != "PGR06" => {
+            Ok(Step::Wait(WaitReason::Refused { code, message, .. })) if code != "PGR06" => {
                 Some((code.clone(), message.clone()))
             }
             _ => None,
         };
         self.ctx.memories.of(&self.want.uid, |memory| {
-            memory.asked = Some(Asked::again(memory.asked.as_ref(), node, self.seen.now, refused))
+            memory.switchover_attempt = Some(SwitchoverAttempt::again(
+                memory.switchover_attempt.as_ref(),
+                node,
+                self.seen.now,
+                refused,
+            ))
         });
         match result {
             // The primary may be another one for all that; the next look shows it.
             Err(Error::Sql { source: SqlError::Connection(_) | SqlError::Late(_), .. }) => Ok(step),
-            Ok(Step::Wait(Why::Refused { code, .. })) if code == "PGR06" => Ok(step),
+            Ok(Step::Wait(WaitReason::Refused { code, .. })) if code == "PGR06" => Ok(step),
             other => other,
         }
     }
@@ -281,7 +286,7 @@ impl Actor<'_> {
             // Committed, and not complete in time: it goes on by itself.
             Err(SqlError::Refused { code, .. }) if code == "PGR05" => Ok(step),
             Err(SqlError::Refused { code, message }) if is_refusal(&code) => {
-                Ok(Step::Wait(Why::Refused { change, code, message }))
+                Ok(Step::Wait(WaitReason::Refused { change, code, message }))
             }
             Err(source) => Err(Error::Sql { node: target.node, source }),
         }

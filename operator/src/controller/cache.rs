@@ -67,7 +67,7 @@ impl Cache {
     /// What one watch brings; the clusters that it concerns come out.
     pub fn pods(
         self: &Arc<Self>,
-        news: impl News<Pod>,
+        news: impl ClusterEvent<Pod>,
     ) -> BoxStream<'static, ObjectRef<PgRaftCluster>> {
         self.follow(news, |cache| &cache.pods, PodFact::of)
     }
@@ -75,7 +75,7 @@ impl Cache {
     /// As [`Self::pods`].
     pub fn volumes(
         self: &Arc<Self>,
-        news: impl News<PersistentVolumeClaim>,
+        news: impl ClusterEvent<PersistentVolumeClaim>,
     ) -> BoxStream<'static, ObjectRef<PgRaftCluster>> {
         self.follow(news, |cache| &cache.volumes, VolumeFact::of)
     }
@@ -83,7 +83,7 @@ impl Cache {
     /// As [`Self::pods`]. Metadata only: what is in other people's Secrets never comes here.
     pub fn secrets(
         self: &Arc<Self>,
-        news: impl News<PartialObjectMeta<Secret>>,
+        news: impl ClusterEvent<PartialObjectMeta<Secret>>,
     ) -> BoxStream<'static, ObjectRef<PgRaftCluster>> {
         self.follow(news, |cache| &cache.secrets, |o| Some(Common::of_metadata(o)))
     }
@@ -91,7 +91,7 @@ impl Cache {
     /// As [`Self::pods`].
     pub fn config_maps(
         self: &Arc<Self>,
-        news: impl News<PartialObjectMeta<ConfigMap>>,
+        news: impl ClusterEvent<PartialObjectMeta<ConfigMap>>,
     ) -> BoxStream<'static, ObjectRef<PgRaftCluster>> {
         self.follow(news, |cache| &cache.config_maps, |o| Some(Common::of_metadata(o)))
     }
@@ -99,7 +99,7 @@ impl Cache {
     /// As [`Self::pods`].
     pub fn services(
         self: &Arc<Self>,
-        news: impl News<PartialObjectMeta<Service>>,
+        news: impl ClusterEvent<PartialObjectMeta<Service>>,
     ) -> BoxStream<'static, ObjectRef<PgRaftCluster>> {
         self.follow(news, |cache| &cache.services, |o| Some(Common::of_metadata(o)))
     }
@@ -107,14 +107,14 @@ impl Cache {
     /// As [`Self::pods`].
     pub fn budgets(
         self: &Arc<Self>,
-        news: impl News<PartialObjectMeta<PodDisruptionBudget>>,
+        news: impl ClusterEvent<PartialObjectMeta<PodDisruptionBudget>>,
     ) -> BoxStream<'static, ObjectRef<PgRaftCluster>> {
         self.follow(news, |cache| &cache.budgets, |o| Some(Common::of_metadata(o)))
     }
 
     fn follow<K, T>(
         self: &Arc<Self>,
-        news: impl News<K>,
+        news: impl ClusterEvent<K>,
         index: impl Fn(&Self) -> &Index<T> + Send + 'static,
         fact: impl Fn(&K) -> Option<T> + Send + 'static,
     ) -> BoxStream<'static, ObjectRef<PgRaftCluster>>
@@ -160,8 +160,11 @@ impl Cache {
 }
 
 /// A watch.
-pub trait News<K>: Stream<Item = Result<Event<K>, watcher::Error>> + Send + 'static {}
-impl<K, S: Stream<Item = Result<Event<K>, watcher::Error>> + Send + 'static> News<K> for S {}
+pub trait ClusterEvent<K>:
+    Stream<Item = Result<Event<K>, watcher::Error>> + Send + 'static
+{
+}
+impl<K, S: Stream<Item = Result<Event<K>, watcher::Error>> + Send + 'static> ClusterEvent<K> for S {}
 
 /// Facts about objects of one kind.
 struct Index<T>(Mutex<Shelves<T>>);

@@ -12,10 +12,10 @@ use super::certificates::identity::Login;
 use super::certificates::remembered::Remembered;
 use super::configuration::Answers;
 use crate::core::absence::Absences;
-use crate::core::asked::Asked;
 use crate::core::failing::Failures;
 use crate::core::names::ObjectKey;
 use crate::core::observed::ObjectSeen;
+use crate::core::switchover_attempt::SwitchoverAttempt;
 
 /// Everything that is remembered, by the uid of the PgRaftCluster.
 #[derive(Default)]
@@ -46,7 +46,7 @@ pub struct Memory {
     /// Who is away, and since when.
     pub absences: Absences,
     /// The switchover that was asked for last.
-    pub asked: Option<Asked>,
+    pub asked: Option<SwitchoverAttempt>,
     /// What the members said about their configuration.
     pub configurations: Answers,
     /// The last epoch of which an Event has told.

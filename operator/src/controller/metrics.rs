@@ -148,7 +148,7 @@ impl Metrics {
     /// A step was taken.
     pub fn step(&self, step: &Step) {
         if !matches!(step, Step::Wait(_) | Step::Steady) {
-            self.steps.get_or_create(&[("step", step.word())]).inc();
+            self.steps.get_or_create(&[("step", step.name())]).inc();
         }
     }
 

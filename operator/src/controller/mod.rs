@@ -19,8 +19,8 @@ mod context;
 pub mod election;
 mod error;
 mod facts;
+mod freshness;
 pub mod http;
-mod look;
 mod member_http;
 mod memory;
 pub mod metrics;
@@ -44,15 +44,15 @@ pub use error::Error;
 use crate::api::PgRaftCluster;
 use crate::core::failing::Cause;
 use crate::core::plan::Planned;
-use crate::core::step::{Change, Outcome, Step, Why};
+use crate::core::step::{Change, Outcome, Step, WaitReason};
 use crate::core::{Cluster, Observed, plan};
 use act::Acted;
-use look::Look;
+use freshness::Freshness;
 use publish::Pass;
 
 /// How many glances at the leader alone follow each other before everybody is asked again: a
 /// minute's worth.
-const GLANCES: u32 = 40;
+const MAX_LEADER_ONLY_PASSES: u32 = 40;
 /// The shortest pause before something that failed is tried again.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(250);
 
@@ -91,13 +91,13 @@ async fn pass(cr: &PgRaftCluster, ctx: &Context, id: u64) -> Result<Option<Outco
         return Ok(None); // what belongs to it goes by its owner references
     };
     let spec = accepted::resolve(ctx, &cr).await?;
-    let mut seen = observe::observe(ctx, &spec.cr, Timestamp::now(), Look::Closely).await?;
+    let mut seen = observe::observe(ctx, &spec.cr, Timestamp::now(), Freshness::Live).await?;
     let (outcome, failure) = match (&spec.cluster, &spec.invalid) {
         (Some(cluster), _) => step(ctx, &cr, cluster, &mut seen).await,
         (None, Some(invalid)) => (Outcome::Invalid(invalid.clone()), None),
         (None, None) => (Outcome::Took(Step::Steady), None), // one of them is there
     };
-    let pass = Pass { ctx, id, cr: &cr, spec: &spec, seen: &seen, look: Look::Closely };
+    let pass = Pass { ctx, id, cr: &cr, spec: &spec, seen: &seen, look: Freshness::Live };
     match failure {
         // The world has moved on since it was observed: nobody need know, and the next pass sees it
         // as it is.
@@ -125,13 +125,14 @@ async fn undisturbed(cr: &PgRaftCluster, ctx: &Context, id: u64) -> Result<Optio
     };
     let spec = accepted::resolve(ctx, cr).await?;
     let Some(cluster) = &spec.cluster else { return Ok(None) };
-    let glance =
-        leader.filter(|(_, glances)| *glances < GLANCES).map(|(leader, _)| Look::Glance(leader));
-    for look in glance.into_iter().chain([Look::Watched]) {
+    let glance = leader
+        .filter(|(_, leader_only_passes)| *leader_only_passes < MAX_LEADER_ONLY_PASSES)
+        .map(|(leader, _)| Freshness::LeaderOnly(leader));
+    for look in glance.into_iter().chain([Freshness::Cached]) {
         let seen = observe::observe(ctx, &spec.cr, Timestamp::now(), look).await?;
         let Planned { step, resting } = plan::plan(cluster, &seen);
         let quiet =
-            step == Step::Steady || (look == Look::Watched && matches!(step, Step::Wait(_)));
+            step == Step::Steady || (look == Freshness::Cached && matches!(step, Step::Wait(_)));
         let outcome = Outcome::Took(step);
         let pass = Pass { ctx, id, cr, spec: &spec, seen: &seen, look };
         if quiet && pass.phase(&outcome) == status.phase {
@@ -167,7 +168,7 @@ async fn step(
             let (reason, message) = (error.reason(), error.to_string());
             failing.record(part, &Cause::Error { reason, message, transient: error.has_moved_on() }, seen.now);
         }
-        if let Some(Step::Wait(Why::Refused { change, code, message })) = &taken
+        if let Some(Step::Wait(WaitReason::Refused { change, code, message })) = &taken
             && !matches!(change, Change::SwitchOver(_)) // which has a memory of its own
             && taken.as_ref().is_some_and(|taken| matches!(taken, Step::Wait(why) if !why.is_ordinary()))
         {

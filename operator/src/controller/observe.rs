@@ -17,7 +17,7 @@ use super::configuration;
 use super::context::Context;
 use super::error::Error;
 use super::facts::{Common, Facts, PodFact, VolumeFact};
-use super::look::Look;
+use super::freshness::Freshness;
 use super::readiness;
 use super::sql::Target;
 use crate::api::PgRaftCluster;
@@ -37,35 +37,35 @@ pub async fn observe(
     ctx: &Context,
     cr: &PgRaftCluster,
     now: Timestamp,
-    look: Look,
+    look: Freshness,
 ) -> Result<Observed, Error> {
-    let looker = Looker { ctx, cr, uid: cr.uid().unwrap_or_default() };
+    let observer = Observer { ctx, cr, uid: cr.uid().unwrap_or_default() };
     let Facts { pods, volumes, secrets, objects } = match look {
-        Look::Glance(_) | Look::Watched => {
+        Freshness::LeaderOnly(_) | Freshness::Cached => {
             ctx.cache.facts(&cr.namespace().unwrap_or_default(), &cr.name_any())
         }
-        Look::Closely => looker.read().await?,
+        Freshness::Live => observer.read().await?,
     }
-    .only(|common| looker.is_ours(common));
+    .only(|common| observer.is_ours(common));
     let known = cr.status.as_ref().and_then(|s| s.cluster_id.as_deref()).and_then(cluster_id);
-    let own: Vec<&Common> = secrets.iter().filter(|secret| !looker.is_going(secret)).collect();
+    let own: Vec<&Common> = secrets.iter().filter(|secret| !observer.is_going(secret)).collect();
     let tls = certificates::look(ctx, cr, &own, now, look).await?;
-    let login = looker.login(&secrets, tls.as_ref(), now).await?;
+    let login = observer.login(&secrets, tls.as_ref(), now).await?;
     let pods: BTreeMap<NodeId, PodSeen> =
-        pods.into_iter().map(|pod| (pod.node, looker.pod(pod))).collect();
+        pods.into_iter().map(|pod| (pod.node, observer.pod(pod))).collect();
     let mut targets = targets(&pods);
-    if let Look::Glance(leader) = look {
+    if let Freshness::LeaderOnly(leader) = look {
         targets.retain(|target| target.node == leader);
     }
     let (mut answers, unready, configurations) = futures::join!(
-        looker.answers(&targets, login.as_ref()),
+        observer.answers(&targets, login.as_ref()),
         reasons(&pods),
-        configuration::ask_all(ctx, &looker.uid, &pods, now)
+        configuration::ask_all(ctx, &observer.uid, &pods, now)
     );
     let leads = |answer: &Answer| answer.state == NodeState::Leader;
-    if !matches!(look, Look::Glance(_)) && !answers.iter().any(leads) {
+    if !matches!(look, Freshness::LeaderOnly(_)) && !answers.iter().any(leads) {
         // A leader that is not ready for reads leads all the same.
-        answers.extend(looker.answers(&unready_targets(&pods), login.as_ref()).await);
+        answers.extend(observer.answers(&unready_targets(&pods), login.as_ref()).await);
     }
     let mut group = group::merge(&answers, known);
     if let Some(group) = &mut group {
@@ -75,15 +75,15 @@ pub async fn observe(
             .filter(|node| !answers.iter().any(|a| a.node == *node))
             .collect();
     }
-    let (asked, away, failing) = ctx.memories.of(&looker.uid, |memory| {
+    let (asked, away, failing) = ctx.memories.of(&observer.uid, |memory| {
         memory.absences.look(cr.status.as_ref().map_or(&[], |s| &s.members), group.as_ref(), now);
         // What was asked for has come about.
-        memory.asked = memory
+        memory.switchover_attempt = memory
             .asked
             .take()
             .filter(|asked| group.as_ref().and_then(|g| g.primary) != Some(asked.target));
         (
-            memory.asked.clone(),
+            memory.switchover_attempt.clone(),
             memory.absences.since().clone(),
             memory.failing(cr.metadata.generation).clone(),
         )
@@ -95,9 +95,9 @@ pub async fn observe(
         .and_then(|s| names::node_of_pod(&cr.name_any(), &s.target));
     Ok(Observed {
         now,
-        volumes: volumes.into_iter().map(|volume| (volume.node, looker.volume(volume))).collect(),
-        objects: looker.objects(objects),
-        secrets: looker.secrets(&secrets),
+        volumes: volumes.into_iter().map(|volume| (volume.node, observer.volume(volume))).collect(),
+        objects: observer.objects(objects),
+        secrets: observer.secrets(&secrets),
         tls,
         group,
         known,
@@ -155,13 +155,13 @@ async fn read_password(
     Ok(bytes.and_then(|bytes| String::from_utf8(bytes.0).ok()))
 }
 
-struct Looker<'a> {
+struct Observer<'a> {
     ctx: &'a Context,
     cr: &'a PgRaftCluster,
     uid: String,
 }
 
-impl Looker<'_> {
+impl Observer<'_> {
     /// Asks the API server, for all kinds at once.
     async fn read(&self) -> Result<Facts, Error> {
         let (pods, volumes, secrets, config_maps, services, budgets) = futures::try_join!(

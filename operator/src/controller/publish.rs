@@ -9,10 +9,10 @@ use super::accepted::Spec;
 use super::apply::Writer;
 use super::context::Context;
 use super::error::Error;
-use super::look::Look;
+use super::freshness::Freshness;
 use crate::api::{PgRaftCluster, PgRaftClusterStatus};
 use crate::core::Observed;
-use crate::core::news::{self, Headline, News};
+use crate::core::events::{self, ClusterEvent, EventReason};
 use crate::core::render::template;
 use crate::core::status::{self, Subject};
 use crate::core::step::{Outcome, Step};
@@ -33,7 +33,7 @@ pub struct Pass<'a> {
     /// What was seen.
     pub seen: &'a Observed,
     /// How closely it was looked.
-    pub look: Look,
+    pub look: Freshness,
 }
 
 impl Pass<'_> {
@@ -55,10 +55,10 @@ impl Pass<'_> {
             memory.told_epoch = told.max(epoch);
             told
         });
-        for item in news::news(&name, outcome, &before, &after) {
+        for item in events::events(&name, outcome, &before, &after) {
             // A status that could not be written does not know yet what was told already.
             if told < epoch
-                || !matches!(item.headline, Headline::FailedOver | Headline::SwitchedOver)
+                || !matches!(item.reason, EventReason::FailedOver | EventReason::SwitchedOver)
             {
                 self.tell(item).await;
             }
@@ -104,11 +104,11 @@ impl Pass<'_> {
         let leader = self.seen.group.as_ref().filter(|g| g.authoritative).and_then(|g| g.leader);
         let moved = matches!((&before.leader, &after.leader), (Some(old), Some(new)) if old != new);
         self.ctx.memories.of(uid, |memory| {
-            let glances = match (self.look, memory.leader) {
-                (Look::Glance(_), Some((_, glances))) => glances + 1,
+            let leader_only_passes = match (self.look, memory.leader) {
+                (Freshness::LeaderOnly(_), Some((_, leader_only_passes))) => leader_only_passes + 1,
                 _ => 0,
             };
-            memory.leader = leader.map(|leader| (leader, glances));
+            memory.leader = leader.map(|leader| (leader, leader_only_passes));
             memory.leader_changes += u64::from(moved);
             if let Outcome::Took(_) = outcome {
                 memory.trouble = None;
@@ -139,7 +139,7 @@ impl Pass<'_> {
                     namespace,
                     cluster,
                     pass,
-                    step = step.word(),
+                    step = step.name(),
                     why = why.message(cluster),
                     "waiting"
                 );
@@ -149,7 +149,7 @@ impl Pass<'_> {
                     namespace,
                     cluster,
                     pass,
-                    step = step.word(),
+                    step = step.name(),
                     "all is as it is wanted"
                 );
             }
@@ -159,7 +159,7 @@ impl Pass<'_> {
                 namespace,
                 cluster,
                 pass,
-                step = step.word(),
+                step = step.name(),
                 "{}",
                 step.phase(cluster)
             ),
@@ -170,16 +170,16 @@ impl Pass<'_> {
         }
     }
 
-    async fn tell(&self, news: News) {
-        let News { headline, mut note } = news;
+    async fn tell(&self, events: ClusterEvent) {
+        let ClusterEvent { reason, mut note } = events;
         // The API server refuses longer ones.
         let end =
             (0..=1000.min(note.len())).rev().find(|at| note.is_char_boundary(*at)).unwrap_or(0);
         note.truncate(end);
         let action: String = note.chars().take(100).collect();
         let event = Event {
-            type_: if headline.is_warning() { EventType::Warning } else { EventType::Normal },
-            reason: format!("{headline:?}"),
+            type_: if reason.is_warning() { EventType::Warning } else { EventType::Normal },
+            reason: format!("{reason:?}"),
             note: Some(note),
             action,
             secondary: None,

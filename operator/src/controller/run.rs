@@ -157,7 +157,7 @@ async fn work(settings: &Settings, context: Arc<Context>) {
     let clusters = clusters(api(&context.client, namespace), writer, context.clone());
     Controller::for_stream(clusters, store)
         .with_config(Config::default().concurrency(CONCURRENCY))
-        .reconcile_on(possessions(&context, namespace))
+        .reconcile_on(owned_objects(&context, namespace))
         .shutdown_on_signal()
         .run(reconcile, |cr, error, context| error_policy(&cr, error, &context), context)
         .for_each(|result| async {
@@ -196,7 +196,7 @@ fn clusters(
 }
 
 /// Everything else that belongs to clusters.
-fn possessions(
+fn owned_objects(
     context: &Context,
     namespace: Option<&str>,
 ) -> impl Stream<Item = ObjectRef<PgRaftCluster>> + Send + use<> {

@@ -4,7 +4,7 @@
 use jiff::{SignedDuration, Timestamp};
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::step::{Change, Step, Why};
+use super::step::{Change, Step, WaitReason};
 
 /// What a step works on. Two steps with one target are two attempts at one thing.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -159,11 +159,13 @@ impl Failures {
 
 /// What is waited for while a step with these failures is not tried: the leader's refusal, where
 /// that is what failed.
-pub fn wait(failure: &Failure) -> Option<Why> {
+pub fn wait(failure: &Failure) -> Option<WaitReason> {
     match &failure.cause {
-        Cause::Refused { change, code, message } => {
-            Some(Why::Refused { change: *change, code: code.clone(), message: message.clone() })
-        }
+        Cause::Refused { change, code, message } => Some(WaitReason::Refused {
+            change: *change,
+            code: code.clone(),
+            message: message.clone(),
+        }),
         Cause::Error { .. } => None,
     }
 }

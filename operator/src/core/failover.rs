@@ -5,7 +5,7 @@ use pgraft_core::failover::Phase;
 use pgraft_core::failover::switchover::MAX_LAG;
 use pgraft_core::{NodeId, Refusal, Role};
 
-use super::asked::Asked;
+use super::asked::SwitchoverAttempt;
 use super::group::Group;
 use super::observed::Observed;
 
@@ -62,8 +62,10 @@ pub fn request(target: NodeId, seen: &Observed) -> Request {
         return Request::Refused(why);
     }
     match seen.asked.as_ref().filter(|asked| asked.target == target && asked.is_fresh(seen.now)) {
-        Some(Asked { refused: Some((_, words)), .. }) => Request::Refused(words.clone()),
-        Some(Asked { refused: None, .. }) => Request::Pending,
+        Some(SwitchoverAttempt { refused: Some((_, words)), .. }) => {
+            Request::Refused(words.clone())
+        }
+        Some(SwitchoverAttempt { refused: None, .. }) => Request::Pending,
         None => Request::Due,
     }
 }
@@ -118,7 +120,8 @@ mod tests {
         let lags = refused("node 3 is more than 16 MiB of WAL behind the primary");
         assert_eq!(with(&|s| member(s, &|m| m.lag_bytes = Some(MAX_LAG + 1))), lags);
         assert_eq!(request(id(9), &seen), refused(&Refusal::UnknownNode(id(9)).to_string()));
-        let asked = |refused| Some(Asked { target: id(3), at: seen.now, refusals: 1, refused });
+        let asked =
+            |refused| Some(SwitchoverAttempt { target: id(3), at: seen.now, refusals: 1, refused });
         assert_eq!(with(&|s| s.asked = asked(None)), Request::Pending);
         assert_eq!(
             with(&|s| s.asked = asked(Some(("PGR08".into(), "not now".into())))),

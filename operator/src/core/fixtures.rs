@@ -95,7 +95,7 @@ pub fn group(members: &[MemberSeen], next_node_id: u32) -> Group {
         members: members.to_vec(),
         authoritative: false,
         available,
-        strangers: Vec::new(),
+        foreign: Vec::new(),
         silent: Vec::new(),
     };
     group.authoritative = available >= group.required();

@@ -87,7 +87,7 @@ pub struct Group {
     /// Voters that answer.
     pub available: usize,
     /// Pods that say they are in another cluster.
-    pub strangers: Vec<NodeId>,
+    pub foreign: Vec<NodeId>,
     /// Pods that are ready, were asked, and did not answer.
     pub silent: Vec<NodeId>,
 }
@@ -133,7 +133,7 @@ pub fn merge(answers: &[Answer], known: Option<ClusterId>) -> Option<Group> {
         in_cluster().filter_map(|a| Some((a.node, a.cluster_id?))).min().map(|(_, id)| id)
     })?;
     let ours = || in_cluster().filter(|a| a.cluster_id == Some(cluster_id));
-    let strangers = in_cluster()
+    let foreign = in_cluster()
         .filter(|a| a.cluster_id.is_some_and(|id| id != cluster_id))
         .map(|a| a.node)
         .collect();
@@ -156,7 +156,7 @@ pub fn merge(answers: &[Answer], known: Option<ClusterId>) -> Option<Group> {
         available: source.members.iter().filter(alive).count(),
         members: source.members.clone(),
         authoritative: false,
-        strangers,
+        foreign,
         silent: Vec::new(),
     };
     group.authoritative = leader.is_some() && group.available >= group.required();
@@ -222,11 +222,11 @@ mod tests {
         let mut newcomer = answer(1, NodeState::Uninitialized, 0, &[]);
         newcomer.cluster_id = None;
         assert_eq!(merge(std::slice::from_ref(&newcomer), None), None);
-        let mut stranger = answer(3, NodeState::Leader, 9, &[Some(true)]);
-        stranger.cluster_id = Some(ClusterId(Uuid::from_u128(2)));
+        let mut foreign = answer(3, NodeState::Leader, 9, &[Some(true)]);
+        foreign.cluster_id = Some(ClusterId(Uuid::from_u128(2)));
         let ours = answer(2, NodeState::Leader, 1, &[Some(true)]);
-        let group = merge(&[newcomer, stranger, ours], None).unwrap();
+        let group = merge(&[newcomer, foreign, ours], None).unwrap();
         assert_eq!(group.cluster_id, ClusterId(Uuid::from_u128(1)));
-        assert_eq!(group.strangers, [id(3)]);
+        assert_eq!(group.foreign, [id(3)]);
     }
 }

@@ -8,9 +8,9 @@
 //! ```
 
 pub mod absence;
-pub mod asked;
 pub mod certificates;
 pub mod cluster;
+pub mod events;
 pub mod failing;
 pub mod failover;
 #[cfg(test)]
@@ -18,7 +18,6 @@ pub(crate) mod fixtures;
 pub mod group;
 pub mod lease;
 pub mod names;
-pub mod news;
 pub mod observed;
 pub mod plan;
 pub mod quantity;
@@ -26,9 +25,10 @@ pub mod render;
 pub mod standby;
 pub mod status;
 pub mod step;
+pub mod switchover_attempt;
 pub mod validate;
 
 pub use cluster::Cluster;
 pub use group::Group;
 pub use observed::Observed;
-pub use step::{Outcome, Step, Why};
+pub use step::{Outcome, Step, WaitReason};

@@ -6,7 +6,7 @@ use pgraft_core::{ClusterId, NodeId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use super::asked::Asked;
+use super::asked::SwitchoverAttempt;
 use super::certificates::TlsSeen;
 use super::failing::Failures;
 use super::group::Group;
@@ -37,7 +37,7 @@ pub struct Observed {
     /// The request to be the primary that was carried out, by the PgRaftCluster's status.
     pub switched_to: Option<NodeId>,
     /// The switchover that was asked for last.
-    pub asked: Option<Asked>,
+    pub asked: Option<SwitchoverAttempt>,
     /// Since when members have not been reached.
     pub away: BTreeMap<NodeId, Timestamp>,
     /// What members say about their configuration.

@@ -25,7 +25,7 @@ use super::group::{Group, MemberSeen};
 use super::names::{self, PodRole, SecretKind};
 use super::observed::{Observed, Owned, PodPhase, PodSeen, VolumeSeen};
 use super::render::{Template, objects, template};
-use super::step::{Possession, Step, Why};
+use super::step::{OwnedObject, Step, WaitReason};
 use super::{Cluster, names::ObjectKey};
 use crate::api::RetentionPolicy;
 
@@ -67,7 +67,7 @@ struct Search<'a> {
     seen: &'a Observed,
     resting: BTreeSet<Target>,
     /// The first wait that nothing else need wait for.
-    apart: Option<Why>,
+    apart: Option<WaitReason>,
 }
 
 impl Search<'_> {
@@ -134,12 +134,16 @@ impl Plan<'_> {
         let Some(group) = &self.seen.group else {
             return vec![self.before_the_group(NodeId::default())];
         };
-        if let Some(stranger) = group.strangers.first() {
-            return vec![Step::Wait(Why::Stranger(*stranger))];
+        if let Some(foreign) = group.foreign.first() {
+            return vec![Step::Wait(WaitReason::InOtherCluster(*foreign))];
         }
         if !group.authoritative {
             let too_few = group.available < group.required();
-            return vec![Step::Wait(if too_few { Why::NoQuorum } else { Why::NoLeader })];
+            return vec![Step::Wait(if too_few {
+                WaitReason::NoQuorum
+            } else {
+                WaitReason::NoLeader
+            })];
         }
         if let Some(wait) = Self::without_primary(group) {
             return vec![wait];
@@ -166,29 +170,29 @@ impl Plan<'_> {
             Some(TlsSeen { ca: Err(trouble), nodes, .. })
                 if !matches!(nodes.get(&node), Some(Some(_))) =>
             {
-                Step::Wait(Why::NoCertificate(node, trouble.to_string()))
+                Step::Wait(WaitReason::NoCertificate(node, trouble.to_string()))
             }
             _ => Step::CreatePod { node, bootstrap },
         }
     }
 
-    fn wrong_owners(&self) -> Vec<(Possession, bool)> {
+    fn wrong_owners(&self) -> Vec<(OwnedObject, bool)> {
         let Self { want, seen, .. } = self;
         let with_data = want.retention.when_deleted == RetentionPolicy::Delete;
         let pods = seen
             .pods
             .iter()
             .filter(|(_, pod)| !pod.terminating)
-            .map(|(id, pod)| (Possession::Pod(*id), pod.owned, true));
+            .map(|(id, pod)| (OwnedObject::Pod(*id), pod.owned, true));
         let volumes = seen
             .volumes
             .iter()
             .filter(|(_, v)| !v.terminating)
-            .map(|(id, v)| (Possession::Volume(*id), v.owned, with_data));
+            .map(|(id, v)| (OwnedObject::Volume(*id), v.owned, with_data));
         let secrets = seen
             .secrets
             .iter()
-            .map(|(kind, secret)| (Possession::Secret(*kind), secret.owned, with_data));
+            .map(|(kind, secret)| (OwnedObject::Secret(*kind), secret.owned, with_data));
         let wrong = pods
             .chain(volumes)
             .chain(secrets)
@@ -282,20 +286,24 @@ impl Plan<'_> {
         let seen = self.seen;
         if seen.pods.is_empty() && seen.volumes.values().all(|v| v.retired) {
             let fresh = seen.known.is_none() && seen.volumes.is_empty();
-            return if fresh { Step::CreateVolume(bootstrap) } else { Step::Wait(Why::DataLost) };
+            return if fresh {
+                Step::CreateVolume(bootstrap)
+            } else {
+                Step::Wait(WaitReason::DataLost)
+            };
         }
         if let Some(id) = self.going() {
-            return Step::Wait(Why::Terminating(id));
+            return Step::Wait(WaitReason::Terminating(id));
         }
         let not_ready = seen.pods.iter().find(|(_, pod)| pod.phase != PodPhase::Ready);
         match not_ready {
-            Some((id, pod)) if self.may_bootstrap(*id) => {
-                Step::Wait(Why::BootstrapNodeStarting(*id, in_the_way(seen, *id, &pod.phase)))
-            }
+            Some((id, pod)) if self.may_bootstrap(*id) => Step::Wait(
+                WaitReason::BootstrapNodeStarting(*id, in_the_way(seen, *id, &pod.phase)),
+            ),
             Some((id, pod)) => {
-                Step::Wait(Why::MemberNotReady(*id, in_the_way(seen, *id, &pod.phase)))
+                Step::Wait(WaitReason::MemberNotReady(*id, in_the_way(seen, *id, &pod.phase)))
             }
-            None => Step::Wait(Why::NobodyAnswers),
+            None => Step::Wait(WaitReason::NobodyAnswers),
         }
     }
 
@@ -317,7 +325,7 @@ impl Plan<'_> {
         ours.sort_by_key(|m| (last_to_go(m), std::cmp::Reverse(m.id)));
 
         if let Some(leaving) = group.members.iter().find(|m| m.role == Role::Leaving) {
-            return vec![Step::Wait(Why::Leaving(leaving.id))];
+            return vec![Step::Wait(WaitReason::Leaving(leaving.id))];
         }
         // A member whose volume is gone, or going, can't come back under its id: it makes room for
         // another one.
@@ -331,8 +339,8 @@ impl Plan<'_> {
         let step =
             leaves.and_then(|leaves| self.take_out(group, leaves, |m| !without_volume(&m.id)));
         // Another member may be the one that is fit.
-        let may_help =
-            ours.len() < want.replicas && matches!(step, Some(Step::Wait(Why::NoSuccessor(_))));
+        let may_help = ours.len() < want.replicas
+            && matches!(step, Some(Step::Wait(WaitReason::NoSuccessor(_))));
         let mut steps: Vec<Step> = step.into_iter().filter(|_| !may_help).collect();
         if ours.len() >= want.replicas {
             steps.extend(self.surplus_newcomers(group));
@@ -357,12 +365,13 @@ impl Plan<'_> {
         steps
     }
 
-    fn why_not_caught_up(&self, learner: &MemberSeen) -> Why {
+    fn why_not_caught_up(&self, learner: &MemberSeen) -> WaitReason {
         match self.seen.pods.get(&learner.id) {
-            Some(pod) if pod.phase != PodPhase::Ready => {
-                Why::NewcomerStarting(learner.id, in_the_way(self.seen, learner.id, &pod.phase))
-            }
-            _ => Why::LearnerCatchingUp(learner.id),
+            Some(pod) if pod.phase != PodPhase::Ready => WaitReason::NewcomerStarting(
+                learner.id,
+                in_the_way(self.seen, learner.id, &pod.phase),
+            ),
+            _ => WaitReason::LearnerCatchingUp(learner.id),
         }
     }
 
@@ -400,7 +409,7 @@ impl Plan<'_> {
             (Some(_), None) => self.create_pod(id, false),
             (Some(_), Some(pod)) if pod.phase == PodPhase::Ready => Step::AddNode(id),
             (Some(_), Some(pod)) => {
-                Step::Wait(Why::NewcomerStarting(id, in_the_way(self.seen, id, &pod.phase)))
+                Step::Wait(WaitReason::NewcomerStarting(id, in_the_way(self.seen, id, &pod.phase)))
             }
         }]
     }
@@ -446,19 +455,22 @@ impl Plan<'_> {
                 return Step::Wait(why);
             }
         }
-        self.going().map_or(Step::Steady, |id| Step::Wait(Why::Terminating(id)))
+        self.going().map_or(Step::Steady, |id| Step::Wait(WaitReason::Terminating(id)))
     }
 
     /// What is wrong with a member of ours.
-    fn unwell(&self, member: &MemberSeen) -> Option<Why> {
+    fn unwell(&self, member: &MemberSeen) -> Option<WaitReason> {
         match self.seen.pods.get(&member.id) {
-            Some(pod) if pod.terminating => Some(Why::Restarting(member.id)),
-            Some(pod) if pod.phase != PodPhase::Ready => {
-                Some(Why::MemberNotReady(member.id, in_the_way(self.seen, member.id, &pod.phase)))
+            Some(pod) if pod.terminating => Some(WaitReason::Restarting(member.id)),
+            Some(pod) if pod.phase != PodPhase::Ready => Some(WaitReason::MemberNotReady(
+                member.id,
+                in_the_way(self.seen, member.id, &pod.phase),
+            )),
+            Some(_) if member.reachable == Some(false) => {
+                Some(WaitReason::MemberUnreachable(member.id))
             }
-            Some(_) if member.reachable == Some(false) => Some(Why::MemberUnreachable(member.id)),
             Some(_) => None,
-            None => Some(Why::MemberNotReady(member.id, Some("it has no pod".into()))),
+            None => Some(WaitReason::MemberNotReady(member.id, Some("it has no pod".into()))),
         }
     }
 

@@ -13,7 +13,7 @@ use super::names;
 use super::observed::{Observed, PodPhase};
 use super::plan::{counts, in_the_way};
 use super::render::Template;
-use super::step::{Change, Outcome, Step, Why};
+use super::step::{Change, Outcome, Step, WaitReason};
 use super::validate::Invalid;
 use crate::api::{MemberStatus, PgRaftClusterStatus, QuorumStatus};
 
@@ -270,7 +270,7 @@ impl View<'_> {
                 "Invalid spec".into()
             }
             // Nobody can answer where pods can't be made.
-            Outcome::Took(step @ (Step::Steady | Step::Wait(Why::NobodyAnswers))) => {
+            Outcome::Took(step @ (Step::Steady | Step::Wait(WaitReason::NobodyAnswers))) => {
                 match (self.seen.failing.reported().next(), self.seen.failing.errors().next()) {
                     (Some(failure), _) => format!("{}: failed", failure.step.phase(name)),
                     (None, Some(again)) => again.step.phase(name),
@@ -403,7 +403,8 @@ impl View<'_> {
             step,
             Step::SwitchOver(_)
                 | Step::Wait(
-                    Why::SwitchingOver(_) | Why::Refused { change: Change::SwitchOver(_), .. }
+                    WaitReason::SwitchingOver(_)
+                        | WaitReason::Refused { change: Change::SwitchOver(_), .. }
                 )
         )
     }
@@ -471,7 +472,7 @@ impl View<'_> {
         };
         let unwell: Vec<(Reason, String)> = self.unwell().into_iter().map(not_ready).collect();
         match self.outcome {
-            Outcome::Took(Step::Wait(Why::MemberNotReady(..))) if unwell.len() > 1 => {
+            Outcome::Took(Step::Wait(WaitReason::MemberNotReady(..))) if unwell.len() > 1 => {
                 trouble.extend(unwell)
             }
             Outcome::Took(Step::Wait(why)) if !why.is_ordinary() => {
@@ -553,24 +554,24 @@ fn is_silent(group: &Group, node: NodeId) -> bool {
     group.silent.contains(&node) && group.member(node).is_none_or(|m| m.reachable != Some(true))
 }
 
-fn waiting(why: &Why) -> Reason {
+fn waiting(why: &WaitReason) -> Reason {
     match why {
-        Why::BootstrapNodeStarting(..) => Reason::Bootstrapping,
-        Why::NobodyAnswers => Reason::NobodyAnswers,
-        Why::NoLeader => Reason::NoLeader,
-        Why::NoQuorum => Reason::NoQuorum,
-        Why::DataLost => Reason::DataLost,
-        Why::NoCertificate(..) => Reason::CaUnusable,
-        Why::NewcomerStarting(..) | Why::LearnerCatchingUp(_) => Reason::Growing,
-        Why::Leaving(_) | Why::Terminating(_) => Reason::Shrinking,
-        Why::Restarting(_) | Why::Behind(_) => Reason::Restarting,
-        Why::MemberNotReady(..) => Reason::MemberNotReady,
-        Why::MemberUnreachable(_) => Reason::MemberUnreachable,
-        Why::NoPrimary(_) => Reason::NoPrimary,
-        Why::SwitchingOver(_) => Reason::SwitchingOver,
-        Why::NoSuccessor(_) => Reason::NoSuccessor,
-        Why::Stranger(_) => Reason::ForeignCluster,
-        Why::Refused { .. } => Reason::ChangeRefused,
+        WaitReason::BootstrapNodeStarting(..) => Reason::Bootstrapping,
+        WaitReason::NobodyAnswers => Reason::NobodyAnswers,
+        WaitReason::NoLeader => Reason::NoLeader,
+        WaitReason::NoQuorum => Reason::NoQuorum,
+        WaitReason::DataLost => Reason::DataLost,
+        WaitReason::NoCertificate(..) => Reason::CaUnusable,
+        WaitReason::NewcomerStarting(..) | WaitReason::LearnerCatchingUp(_) => Reason::Growing,
+        WaitReason::Leaving(_) | WaitReason::Terminating(_) => Reason::Shrinking,
+        WaitReason::Restarting(_) | WaitReason::Behind(_) => Reason::Restarting,
+        WaitReason::MemberNotReady(..) => Reason::MemberNotReady,
+        WaitReason::MemberUnreachable(_) => Reason::MemberUnreachable,
+        WaitReason::NoPrimary(_) => Reason::NoPrimary,
+        WaitReason::SwitchingOver(_) => Reason::SwitchingOver,
+        WaitReason::NoSuccessor(_) => Reason::NoSuccessor,
+        WaitReason::InOtherCluster(_) => Reason::ForeignCluster,
+        WaitReason::Refused { .. } => Reason::ChangeRefused,
     }
 }
 

@@ -30,7 +30,7 @@ pub enum Step {
     /// files at once.
     RefreshPods(Vec<NodeId>),
     /// Set or drop owner references, so that the right things go with the PgRaftCluster.
-    SetOwners(Vec<(Possession, bool)>),
+    SetOwners(Vec<(OwnedObject, bool)>),
     /// Point the Services to the right pods.
     LabelPods(Vec<(NodeId, PodRole)>),
     /// Take the pods of members that the leader does not reach out of the Services (false), and put
@@ -66,14 +66,14 @@ pub enum Step {
     /// Ask for a larger volume.
     GrowVolume(NodeId),
     /// Nothing to do until something else has happened.
-    Wait(Why),
+    Wait(WaitReason),
     /// All is as it is wanted.
     Steady,
 }
 
 /// What can have an owner.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Possession {
+pub enum OwnedObject {
     /// A pod: always owned.
     Pod(NodeId),
     /// A volume: owned when `whenDeleted` is `Delete`.
@@ -84,7 +84,7 @@ pub enum Possession {
 
 /// What is waited for.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Why {
+pub enum WaitReason {
     /// The bootstrap node's pod is not ready yet.
     BootstrapNodeStarting(NodeId, Option<String>),
     /// Pods are there, and none of them answers.
@@ -120,7 +120,7 @@ pub enum Why {
     /// The primary is to go, and nobody is fit to be the next one.
     NoSuccessor(NodeId),
     /// A pod is in another cluster than its label says.
-    Stranger(NodeId),
+    InOtherCluster(NodeId),
     /// The leader said no.
     Refused {
         /// What was asked.
@@ -171,7 +171,7 @@ pub enum Outcome {
     },
 }
 
-impl Why {
+impl WaitReason {
     /// Whether what is waited for happens where no watch sees it.
     fn is_within_the_group(&self) -> bool {
         match self {
@@ -215,7 +215,7 @@ impl Why {
             | Self::MemberNotReady(..)
             | Self::MemberUnreachable(_)
             | Self::NoSuccessor(_)
-            | Self::Stranger(_) => false,
+            | Self::InOtherCluster(_) => false,
             // Not the leader any more; a change under way; a name that DNS does not know yet.
             Self::Refused { code, .. } => matches!(code.as_str(), "PGR01" | "PGR03" | "22023"),
         }
@@ -236,7 +236,7 @@ impl Step {
     }
 
     /// One word, for logs and metrics.
-    pub fn word(&self) -> &'static str {
+    pub fn name(&self) -> &'static str {
         match self {
             Self::CreateSecrets(_) => "CreateSecrets",
             Self::DeleteSecret(_) => "DeleteSecret",
@@ -293,7 +293,7 @@ impl Step {
     }
 }
 
-impl Why {
+impl WaitReason {
     fn phase(&self, cluster: &str) -> String {
         let pod = |node: &NodeId| super::names::pod(cluster, *node);
         match self {
@@ -315,7 +315,7 @@ impl Why {
             Self::NoPrimary(_) => "Waiting for a primary".into(),
             Self::SwitchingOver(node) => format!("Switching over to {}", pod(node)),
             Self::NoSuccessor(node) => format!("Nobody can take over from {}", pod(node)),
-            Self::Stranger(node) => format!("Pod {} is in another cluster", pod(node)),
+            Self::InOtherCluster(node) => format!("Pod {} is in another cluster", pod(node)),
             Self::Refused { change, .. } => format!("{change}: refused"),
         }
     }

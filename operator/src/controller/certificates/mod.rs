@@ -28,7 +28,7 @@ use super::apply::Writer;
 use super::context::Context;
 use super::error::Error;
 use super::facts::Common;
-use super::look::Look;
+use super::freshness::Freshness;
 use crate::api::{PgRaftCluster, TlsMode};
 use crate::core::certificates::{self, CaTrouble, Certificate, NodeCertificate, TlsSeen, Work};
 use crate::core::cluster::Tls;
@@ -49,41 +49,42 @@ pub async fn look(
     cr: &PgRaftCluster,
     secrets: &[&Common],
     now: Timestamp,
-    how: Look,
+    how: Freshness,
 ) -> Result<Option<TlsSeen>, Error> {
     if cr.spec.tls.mode == TlsMode::Disabled {
         return Ok(None);
     }
-    let looker = Looker { ctx, cr, cluster: cr.name_any(), now };
-    let ca = looker.ca(secrets, how).await?;
+    let observer = Observer { ctx, cr, cluster: cr.name_any(), now };
+    let ca = observer.ca(secrets, how).await?;
     let mark = ca.as_ref().map_or(0, |ca| mark(&ca.der));
     let mut seen =
         TlsSeen { ca, nodes: BTreeMap::new(), uids: BTreeMap::new(), shared: BTreeMap::new() };
     for secret in secrets {
-        if let Some(node) = names::certificate_of(&looker.cluster, &secret.name) {
+        if let Some(node) = names::certificate_of(&observer.cluster, &secret.name) {
             seen.uids.insert(node, secret.uid.clone());
-            seen.nodes.insert(node, looker.node(node, secret, mark, seen.ca.as_ref().ok()).await?);
+            seen.nodes
+                .insert(node, observer.node(node, secret, mark, seen.ca.as_ref().ok()).await?);
         }
         for kind in [SecretKind::App, SecretKind::Superuser] {
-            if secret.name == kind.name(&looker.cluster) {
-                seen.shared.insert(kind, looker.shared(kind, secret).await?);
+            if secret.name == kind.name(&observer.cluster) {
+                seen.shared.insert(kind, observer.shared(kind, secret).await?);
             }
         }
     }
-    ctx.memories.of(&looker.uid(), |memory| {
+    ctx.memories.of(&observer.uid(), |memory| {
         memory.certificates.nodes.retain(|node, _| seen.nodes.contains_key(node))
     });
     Ok(Some(seen))
 }
 
-struct Looker<'a> {
+struct Observer<'a> {
     ctx: &'a Context,
     cr: &'a PgRaftCluster,
     cluster: String,
     now: Timestamp,
 }
 
-impl Looker<'_> {
+impl Observer<'_> {
     fn uid(&self) -> String {
         self.cr.uid().unwrap_or_default()
     }
@@ -95,7 +96,7 @@ impl Looker<'_> {
     async fn ca(
         &self,
         secrets: &[&Common],
-        how: Look,
+        how: Freshness,
     ) -> Result<Result<Certificate, CaTrouble>, Error> {
         let (name, version) = if let Some(name) = &self.cr.spec.tls.ca_secret {
             (name.clone(), None)
@@ -108,7 +109,7 @@ impl Looker<'_> {
         };
         let known = self.remembered(|r| r.ca.clone()).filter(|(of, at, _)| match &version {
             Some(version) => of == version,
-            None => *of == name && how != Look::Closely && self.now.duration_since(*at) < OWN_CA,
+            None => *of == name && how != Freshness::Live && self.now.duration_since(*at) < OWN_CA,
         });
         let ca = if let Some((_, _, ca)) = known {
             ca

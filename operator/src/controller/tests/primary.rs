@@ -75,7 +75,10 @@ async fn a_switchover_that_is_refused_is_shown_and_not_asked_for_again_and_again
     world.ask_for(&json!({"target": "demo-3"}));
     world.pass().await.unwrap();
     // However slow this machine is: it is not asked again soon.
-    world.context.memories.of("uid-of-demo", |memory| memory.asked.as_mut().unwrap().refusals = 20);
+    world
+        .context
+        .memories
+        .of("uid-of-demo", |memory| memory.switchover_attempt.as_mut().unwrap().refusals = 20);
     insta::assert_snapshot!("switchover_refused", world.settle().await);
     let words = "demo-3 is not the primary: node 3 does not answer, or not in time";
     assert_eq!(world.switchover_done(), ("False".into(), words.into()));

@@ -9,7 +9,7 @@ use super::*;
 fn news<K: serde::de::DeserializeOwned + Send + 'static>(
     api: &FakeApi,
     plural: &str,
-) -> impl cache::News<K> {
+) -> impl cache::ClusterEvent<K> {
     let objects = api.all::<K>(plural).into_iter().map(Event::InitApply);
     let all: Vec<Result<Event<K>, watcher::Error>> =
         [Event::Init].into_iter().chain(objects).chain([Event::InitDone]).map(Ok).collect();
@@ -36,7 +36,7 @@ async fn an_idle_cluster_costs_the_api_server_nothing() {
     world.pass().await.unwrap();
     world.api.take_reads();
     world.group.take_asked();
-    for _ in 0..3 * (GLANCES + 1) {
+    for _ in 0..3 * (LEADER_ONLY_PASSES + 1) {
         assert_eq!(world.pass().await.unwrap(), Action::requeue(crate::core::step::STEADY));
     }
     assert_eq!((world.api.take_reads(), world.api.take_calls()), (0, vec![]));

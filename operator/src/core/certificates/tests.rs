@@ -342,7 +342,7 @@ impl World {
     }
 
     /// The first of these who is not believed by another one of them.
-    fn stranger(&self, among: &BTreeSet<NodeId>) -> Option<String> {
+    fn foreign(&self, among: &BTreeSet<NodeId>) -> Option<String> {
         let all: Vec<_> = self.loaded.iter().filter(|(node, _)| among.contains(node)).collect();
         all.iter().flat_map(|a| all.iter().map(move |b| (a, b))).find_map(
             |((a, shown), (b, asked))| {
@@ -366,7 +366,7 @@ impl World {
     fn welcome(&mut self) {
         for node in self.loaded.keys() {
             let with: BTreeSet<NodeId> = self.met.iter().copied().chain([*node]).collect();
-            if self.stranger(&with).is_none() {
+            if self.foreign(&with).is_none() {
                 self.met = with;
             }
         }
@@ -383,16 +383,16 @@ proptest! {
         for event in &events {
             world.happen(event);
             world.operate();
-            prop_assert_eq!(world.stranger(&world.met), None);
+            prop_assert_eq!(world.foreign(&world.met), None);
             world.welcome();
         }
         // Left alone it comes to rest with the last CA, and with nothing else.
         for _ in 0..20 {
             world.happen(&Event::Minute);
             world.operate();
-            prop_assert_eq!(world.stranger(&world.met), None);
+            prop_assert_eq!(world.foreign(&world.met), None);
         }
-        prop_assert_eq!(world.stranger(&world.loaded.keys().copied().collect()), None);
+        prop_assert_eq!(world.foreign(&world.loaded.keys().copied().collect()), None);
         let ca = world.seen.ca.clone().unwrap();
         prop_assert!(world.seen.nodes.values().flatten().all(|node| node.of_ca && node.trusted == [ca.clone()]), "{:#?}", world);
         prop_assert_eq!(decide(&world.want, &world.seen, &nodes(world.members), world.now).work, []);

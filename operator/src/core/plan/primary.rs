@@ -11,16 +11,16 @@ use pgraft_core::NodeId;
 use pgraft_core::failover::Phase;
 
 use super::Plan;
-use crate::core::asked::Asked;
 use crate::core::failover::{Request, request, unfit};
 use crate::core::group::{Group, MemberSeen};
-use crate::core::step::{Change, Step, Why};
+use crate::core::step::{Change, Step, WaitReason};
+use crate::core::switchover_attempt::SwitchoverAttempt;
 
 impl Plan<'_> {
     /// There is no primary at the moment: who joins or leaves is decided when there is one.
     pub(super) fn without_primary(group: &Group) -> Option<Step> {
         let failover = group.failover.as_ref().filter(|f| f.phase == Phase::Recruiting)?;
-        Some(Step::Wait(Why::NoPrimary(failover.waits_for.clone())))
+        Some(Step::Wait(WaitReason::NoPrimary(failover.waits_for.clone())))
     }
 
     /// What somebody asked for.
@@ -52,12 +52,12 @@ impl Plan<'_> {
     ) -> Step {
         if let Some(asked) = self.seen.asked.as_ref().filter(|asked| asked.is_fresh(self.seen.now))
         {
-            let Asked { target, refused, .. } = asked.clone();
+            let SwitchoverAttempt { target, refused, .. } = asked.clone();
             return Step::Wait(match refused {
                 Some((code, message)) => {
-                    Why::Refused { change: Change::SwitchOver(target), code, message }
+                    WaitReason::Refused { change: Change::SwitchOver(target), code, message }
                 }
-                None => Why::SwitchingOver(target),
+                None => WaitReason::SwitchingOver(target),
             });
         }
         let fit = |m: &&MemberSeen| {
@@ -76,7 +76,7 @@ impl Plan<'_> {
         };
         let successor =
             heirs.min_by_key(|m| (failed(m), !stays(m), group.leader == Some(m.id), m.id));
-        successor.map_or(Step::Wait(Why::NoSuccessor(from)), |m| Step::SwitchOver(m.id))
+        successor.map_or(Step::Wait(WaitReason::NoSuccessor(from)), |m| Step::SwitchOver(m.id))
     }
 
     /// Who has been away for longer than somebody is ready to wait, and can be done without. Nobody

@@ -21,7 +21,7 @@ use super::primary::leaves_a_majority;
 use crate::core::group::{Group, MemberSeen};
 use crate::core::observed::{PodPhase, PodSeen};
 use crate::core::render::{configuration_hash, objects};
-use crate::core::step::{Step, Why};
+use crate::core::step::{Step, WaitReason};
 use crate::core::{Cluster, Observed, names};
 
 /// How much WAL a standby may lack while another pod is restarted: one segment, so that it stays
@@ -116,7 +116,7 @@ impl Plan<'_> {
             return Step::Wait(why);
         }
         match self.replace(group, member.id) {
-            Step::Wait(Why::NoSuccessor(_)) => Step::RestartPod(member.id),
+            Step::Wait(WaitReason::NoSuccessor(_)) => Step::RestartPod(member.id),
             step => step,
         }
     }
@@ -144,13 +144,14 @@ impl Plan<'_> {
     }
 
     /// Why no pod may be restarted now, as far as this member is concerned.
-    fn holds_back(&self, group: &Group, member: &MemberSeen) -> Option<Why> {
+    fn holds_back(&self, group: &Group, member: &MemberSeen) -> Option<WaitReason> {
         if !self.is_ours(member) {
-            return (member.reachable == Some(false)).then_some(Why::MemberUnreachable(member.id));
+            return (member.reachable == Some(false))
+                .then_some(WaitReason::MemberUnreachable(member.id));
         }
         let behind =
             group.primary != Some(member.id) && member.lag_bytes.is_none_or(|lag| lag > NEARLY_ALL);
-        self.unwell(member).or_else(|| behind.then_some(Why::Behind(member.id)))
+        self.unwell(member).or_else(|| behind.then_some(WaitReason::Behind(member.id)))
     }
 }
 
@@ -198,7 +199,7 @@ mod tests {
         let mut seen = healthy(&want, 3);
         pending(&mut seen, &[1, 2, 3]);
         seen.pods.get_mut(&id(2)).unwrap().phase = PodPhase::Starting(None);
-        assert_eq!(next_step(&want, &seen), Step::Wait(Why::MemberNotReady(id(2), None)));
+        assert_eq!(next_step(&want, &seen), Step::Wait(WaitReason::MemberNotReady(id(2), None)));
     }
 
     #[test]

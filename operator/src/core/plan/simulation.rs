@@ -12,12 +12,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::*;
 use crate::api::RetentionPolicy;
 use crate::core::absence::Absences;
-use crate::core::asked::Asked;
 use crate::core::failing::{Cause, Target};
 use crate::core::failover::{Request, request};
 use crate::core::fixtures::*;
 use crate::core::group::FailoverSeen;
 use crate::core::observed::{ObjectSeen, PodSeen};
+use crate::core::switchover_attempt::SwitchoverAttempt;
 use fate::{Fate, fates};
 
 #[derive(Debug)]
@@ -329,12 +329,12 @@ impl World {
         }
     }
 
-    fn set_owners(&mut self, owners: &[(Possession, bool)]) {
+    fn set_owners(&mut self, owners: &[(OwnedObject, bool)]) {
         for (what, owned) in owners {
             let seen = match what {
-                Possession::Pod(node) => &mut self.seen.pods.get_mut(node).unwrap().owned,
-                Possession::Volume(node) => &mut self.seen.volumes.get_mut(node).unwrap().owned,
-                Possession::Secret(kind) => &mut self.seen.secrets.get_mut(kind).unwrap().owned,
+                OwnedObject::Pod(node) => &mut self.seen.pods.get_mut(node).unwrap().owned,
+                OwnedObject::Volume(node) => &mut self.seen.volumes.get_mut(node).unwrap().owned,
+                OwnedObject::Secret(kind) => &mut self.seen.secrets.get_mut(kind).unwrap().owned,
             };
             *seen = Owned::when(*owned);
         }
@@ -404,7 +404,7 @@ impl World {
             (self.primary, self.epoch) = (node, self.epoch + 1);
         }
         self.seen.asked =
-            Some(Asked::again(self.seen.asked.as_ref(), node, self.seen.now, refused));
+            Some(SwitchoverAttempt::again(self.seen.asked.as_ref(), node, self.seen.now, refused));
     }
 
     fn remove(&mut self, node: NodeId) {
@@ -562,7 +562,7 @@ proptest! {
             }
         }
         if world.is_beyond_help() {
-            prop_assert_eq!(steps.last(), Some(&Step::Wait(Why::NoQuorum)));
+            prop_assert_eq!(steps.last(), Some(&Step::Wait(WaitReason::NoQuorum)));
             return Ok(());
         }
         prop_assert_eq!(steps.last(), Some(&Step::Steady), "{:#?}\nlast steps: {:?}", world, &steps[steps.len().saturating_sub(12)..]);

@@ -6,7 +6,6 @@ use pgraft_core::{Address, Role};
 use serde_json::json;
 
 use super::*;
-use crate::core::asked::Asked;
 use crate::core::certificates::{CaTrouble, Certificate};
 use crate::core::failing::Cause;
 use crate::core::fixtures::*;
@@ -14,6 +13,7 @@ use crate::core::group::FailoverSeen;
 use crate::core::names::PodRole;
 use crate::core::observed::PodSeen;
 use crate::core::step::Change;
+use crate::core::switchover_attempt::SwitchoverAttempt;
 
 fn step(want: &Cluster, seen: &mut Observed) -> Step {
     settle(want, seen);
@@ -51,7 +51,7 @@ fn from_nothing_to_the_bootstrap_node() {
     seen.pods.insert(id(1), PodSeen { phase: starting(), ..pod(false) });
     assert_eq!(
         step(&want, &mut seen),
-        Step::Wait(Why::BootstrapNodeStarting(id(1), Some("ImagePullBackOff".into())))
+        Step::Wait(WaitReason::BootstrapNodeStarting(id(1), Some("ImagePullBackOff".into())))
     );
 }
 
@@ -72,14 +72,14 @@ fn growing_is_volume_pod_member() {
         .insert(id(4), PodSeen { phase: starting(), role: Some(PodRole::Replica), ..pod(false) });
     assert_eq!(
         step(&want, &mut seen),
-        Step::Wait(Why::NewcomerStarting(id(4), Some("ImagePullBackOff".into())))
+        Step::Wait(WaitReason::NewcomerStarting(id(4), Some("ImagePullBackOff".into())))
     );
     seen.pods.insert(id(4), pod(false));
     assert_eq!(step(&want, &mut seen), Step::AddNode(id(4)));
     let mut members: Vec<_> = (1..=3).map(|n| member(n, Role::Voter)).collect();
     members.push(member(4, Role::Learner));
     seen.group = Some(group(&members, 5));
-    assert_eq!(step(&want, &mut seen), Step::Wait(Why::LearnerCatchingUp(id(4))));
+    assert_eq!(step(&want, &mut seen), Step::Wait(WaitReason::LearnerCatchingUp(id(4))));
     members[3] = member(4, Role::Voter);
     seen.group = Some(group(&members, 5));
     assert_eq!(step(&want, &mut seen), Step::Steady);
@@ -93,7 +93,7 @@ fn shrinking_is_member_pod_volume() {
     let mut members: Vec<_> =
         (1..=3).map(|n| member(n, if n == 3 { Role::Leaving } else { Role::Voter })).collect();
     seen.group = Some(group(&members, 4));
-    assert_eq!(step(&want, &mut seen), Step::Wait(Why::Leaving(id(3))));
+    assert_eq!(step(&want, &mut seen), Step::Wait(WaitReason::Leaving(id(3))));
     members.pop();
     seen.group = Some(group(&members, 4));
     assert_eq!(step(&want, &mut seen), Step::DeletePod(id(3)));
@@ -188,7 +188,7 @@ fn a_new_object_over_old_volumes_bootstraps_nothing() {
         assert_eq!(step(&want, &mut seen), Step::CreatePod { node: id(n), bootstrap: false });
         seen.pods.insert(id(n), PodSeen { phase: starting(), ..pod(false) });
     }
-    assert!(matches!(step(&want, &mut seen), Step::Wait(Why::MemberNotReady(..))));
+    assert!(matches!(step(&want, &mut seen), Step::Wait(WaitReason::MemberNotReady(..))));
 }
 
 #[test]
@@ -196,10 +196,10 @@ fn a_cluster_whose_volumes_are_gone_is_not_founded_again() {
     let want = wanted(3);
     let mut seen = empty();
     seen.known = Some(cluster_id());
-    assert_eq!(step(&want, &mut seen), Step::Wait(Why::DataLost));
+    assert_eq!(step(&want, &mut seen), Step::Wait(WaitReason::DataLost));
     seen.known = None;
     seen.volumes.insert(id(3), VolumeSeen { retired: true, ..volume() });
-    assert_eq!(step(&want, &mut seen), Step::Wait(Why::DataLost));
+    assert_eq!(step(&want, &mut seen), Step::Wait(WaitReason::DataLost));
 }
 
 #[test]
@@ -213,7 +213,7 @@ fn a_member_without_a_volume_makes_room_for_another() {
     lost_primary.pods.remove(&id(1));
     lost_primary.volumes.remove(&id(1));
     assert!(
-        matches!(step(&want, &mut lost_primary), Step::Wait(Why::MemberNotReady(node, _)) if node == id(1))
+        matches!(step(&want, &mut lost_primary), Step::Wait(WaitReason::MemberNotReady(node, _)) if node == id(1))
     );
 }
 
@@ -224,12 +224,12 @@ fn nothing_is_taken_away_without_a_leader_that_reaches_a_majority() {
     let mut deaf = seen.group.clone().unwrap();
     deaf.authoritative = false;
     seen.group = Some(deaf.clone());
-    assert_eq!(step(&want, &mut seen), Step::Wait(Why::NoLeader));
+    assert_eq!(step(&want, &mut seen), Step::Wait(WaitReason::NoLeader));
     deaf.available = 1;
     deaf.members.pop(); // as one who lags behind would see it
     deaf.next_node_id = 9;
     seen.group = Some(deaf);
-    assert_eq!(step(&want, &mut seen), Step::Wait(Why::NoQuorum));
+    assert_eq!(step(&want, &mut seen), Step::Wait(WaitReason::NoQuorum));
 }
 
 #[test]
@@ -275,8 +275,8 @@ fn owners_follow_the_policy() {
     );
     let mut seen = healthy(&want, 1);
     let secrets = [SecretKind::Internal, SecretKind::App, SecretKind::Ca]
-        .map(|kind| (Possession::Secret(kind), true));
-    let all: Vec<_> = [(Possession::Volume(id(1)), true)].into_iter().chain(secrets).collect();
+        .map(|kind| (OwnedObject::Secret(kind), true));
+    let all: Vec<_> = [(OwnedObject::Volume(id(1)), true)].into_iter().chain(secrets).collect();
     assert_eq!(step(&want, &mut seen), Step::SetOwners(all));
 }
 
@@ -301,7 +301,7 @@ fn a_pod_comes_after_its_certificate_and_not_without() {
         shared: BTreeMap::new(),
     };
     seen.tls = Some(tls.clone());
-    let Step::Wait(why @ Why::NoCertificate(..)) = next_step(&want, &seen) else { panic!() };
+    let Step::Wait(why @ WaitReason::NoCertificate(..)) = next_step(&want, &seen) else { panic!() };
     assert_eq!(
         why.message("demo"),
         "No certificate for demo-2: there is no Secret mine with the CA"
@@ -358,12 +358,12 @@ fn pods_are_restarted_one_by_one_the_leader_late_and_the_primary_last() {
         assert_eq!(next_step(&want, &seen), Step::RestartPod(id(next)));
         let as_wanted = healthy(&want, 4).pods.remove(&id(next)).unwrap();
         seen.pods.insert(id(next), PodSeen { terminating: true, ..as_wanted.clone() });
-        assert_eq!(next_step(&want, &seen), Step::Wait(Why::Restarting(id(next))));
+        assert_eq!(next_step(&want, &seen), Step::Wait(WaitReason::Restarting(id(next))));
         seen.pods.remove(&id(next));
         assert_eq!(next_step(&want, &seen), Step::CreatePod { node: id(next), bootstrap: false });
         seen.pods
             .insert(id(next), PodSeen { phase: PodPhase::Starting(None), ..as_wanted.clone() });
-        assert_eq!(next_step(&want, &seen), Step::Wait(Why::MemberNotReady(id(next), None)));
+        assert_eq!(next_step(&want, &seen), Step::Wait(WaitReason::MemberNotReady(id(next), None)));
         seen.pods.insert(id(next), as_wanted);
     }
     assert_eq!(next_step(&want, &seen), Step::Steady);
@@ -379,14 +379,17 @@ fn no_pod_is_restarted_while_another_member_is_unwell() {
         change(&mut seen.group.as_mut().unwrap().members[1]);
         routed(&want, &mut seen)
     };
-    assert_eq!(with(&|m| m.reachable = Some(false)), Step::Wait(Why::MemberUnreachable(id(2))));
-    assert_eq!(with(&|m| m.lag_bytes = Some(17 << 20)), Step::Wait(Why::Behind(id(2))));
-    assert_eq!(with(&|m| m.lag_bytes = None), Step::Wait(Why::Behind(id(2))));
+    assert_eq!(
+        with(&|m| m.reachable = Some(false)),
+        Step::Wait(WaitReason::MemberUnreachable(id(2)))
+    );
+    assert_eq!(with(&|m| m.lag_bytes = Some(17 << 20)), Step::Wait(WaitReason::Behind(id(2))));
+    assert_eq!(with(&|m| m.lag_bytes = None), Step::Wait(WaitReason::Behind(id(2))));
     assert_eq!(with(&|m| m.lag_bytes = Some(1 << 20)), Step::RestartPod(id(3)));
-    assert_eq!(with(&|m| m.role = Role::Learner), Step::Wait(Why::LearnerCatchingUp(id(2))));
+    assert_eq!(with(&|m| m.role = Role::Learner), Step::Wait(WaitReason::LearnerCatchingUp(id(2))));
     seen.pods.get_mut(&id(2)).unwrap().phase = PodPhase::Starting(None);
     seen.pods.get_mut(&id(2)).unwrap().template = Some(template(&want));
-    assert_eq!(next_step(&want, &seen), Step::Wait(Why::MemberNotReady(id(2), None)));
+    assert_eq!(next_step(&want, &seen), Step::Wait(WaitReason::MemberNotReady(id(2), None)));
 }
 
 #[test]
@@ -395,7 +398,7 @@ fn a_pod_that_can_not_start_is_made_as_the_spec_has_it_now_whoever_answers() {
     let mut seen = healthy(&want, 3);
     seen.pods.get_mut(&id(2)).unwrap().phase = starting();
     assert!(
-        matches!(next_step(&want, &seen), Step::Wait(Why::MemberNotReady(..))),
+        matches!(next_step(&want, &seen), Step::Wait(WaitReason::MemberNotReady(..))),
         "it is as the spec has it"
     );
     stale(&mut seen, &[1, 2, 3]);
@@ -419,7 +422,7 @@ fn a_server_elsewhere_that_is_down_holds_a_restart_back() {
     seen.group = Some(group(&members, 10));
     settle(&want, &mut seen);
     stale(&mut seen, &[1, 2, 3]);
-    assert_eq!(next_step(&want, &seen), Step::Wait(Why::MemberUnreachable(id(9))));
+    assert_eq!(next_step(&want, &seen), Step::Wait(WaitReason::MemberUnreachable(id(9))));
     members[3].reachable = Some(true);
     seen.group = Some(group(&members, 10));
     assert_eq!(next_step(&want, &seen), Step::RestartPod(id(3)));

@@ -10,7 +10,7 @@ use crate::api::{FailoverReason, LastFailover, PgRaftClusterStatus, SwitchoverSt
 use crate::core::failover::{Request, request};
 use crate::core::group::Group;
 use crate::core::names;
-use crate::core::step::{Change, Outcome, Step, Why};
+use crate::core::step::{Change, Outcome, Step, WaitReason};
 
 /// The latest change that is complete. Who lags behind tells of an earlier one, and is not
 /// believed.
@@ -75,7 +75,7 @@ impl View<'_> {
             verdict(false, Reason::ChangeRefused, format!("{wanted} is not the primary: {words}"))
         };
         let target = names::node_of_pod(self.subject.name, wanted)?;
-        if let Outcome::Took(Step::Wait(Why::Refused {
+        if let Outcome::Took(Step::Wait(WaitReason::Refused {
             change: Change::SwitchOver(node),
             message,
             ..

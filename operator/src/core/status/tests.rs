@@ -238,7 +238,7 @@ fn a_primary_without_a_majority_takes_no_writes_where_the_members_choose_it() {
 fn a_refusal_is_shown_in_the_leaders_words() {
     let want = wanted(3);
     let seen = healthy(&want, 3);
-    let refused = |code: &str| Why::Refused {
+    let refused = |code: &str| WaitReason::Refused {
         change: Change::Remove(id(3)),
         code: code.into(),
         message: "the leader's words".into(),

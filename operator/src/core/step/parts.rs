@@ -98,7 +98,7 @@ mod tests {
     use super::*;
     use crate::core::fixtures::id;
     use crate::core::names::SecretKind;
-    use crate::core::step::Why;
+    use crate::core::step::WaitReason;
 
     #[test]
     fn apart_and_together_again() {
@@ -113,7 +113,7 @@ mod tests {
         let one = Step::GrowVolume(id(3));
         assert_eq!(one.targets(), [Target { verb: "GrowVolume", object: "3".into() }]);
         assert_eq!((one.clone().only(|_| true), one.clone().only(|_| false)), (Some(one), None));
-        let wait = Step::Wait(Why::NoLeader);
+        let wait = Step::Wait(WaitReason::NoLeader);
         assert_eq!((wait.targets(), wait.clone().only(|_| false)), (vec![], Some(wait)));
     }
 }

@@ -12,8 +12,8 @@ pub(super) fn with_primary(want: &Cluster, members: u32, primary: u32) -> Observ
     seen
 }
 
-fn asked(target: u32, seen: &Observed, refused: Option<&str>) -> Asked {
-    Asked {
+fn asked(target: u32, seen: &Observed, refused: Option<&str>) -> SwitchoverAttempt {
+    SwitchoverAttempt {
         target: id(target),
         at: seen.now,
         refusals: 1,
@@ -72,7 +72,7 @@ fn nothing_is_changed_while_there_is_no_primary() {
     assert!(!why.is_ordinary());
     let words = "Waiting for a primary: the word of one of demo-2, demo-3 is missing; nobody takes writes until it is back";
     assert_eq!(why.message("demo"), words);
-    assert!(Why::NoPrimary(Vec::new()).is_ordinary(), "it takes a moment");
+    assert!(WaitReason::NoPrimary(Vec::new()).is_ordinary(), "it takes a moment");
 }
 
 #[test]
@@ -94,18 +94,18 @@ fn the_primary_is_another_one_before_it_is_scaled_away() {
     let mut moved = with_primary(&want, 5, 2);
     assert_eq!(step(&want, &mut moved), Step::RemoveNode(id(5)));
     seen.asked = Some(asked(2, &seen, None));
-    assert_eq!(step(&want, &mut seen), Step::Wait(Why::SwitchingOver(id(2))));
+    assert_eq!(step(&want, &mut seen), Step::Wait(WaitReason::SwitchingOver(id(2))));
     seen.asked = Some(asked(2, &seen, Some("no")));
     assert!(matches!(
         step(&want, &mut seen),
-        Step::Wait(Why::Refused { change: Change::SwitchOver(_), .. })
+        Step::Wait(WaitReason::Refused { change: Change::SwitchOver(_), .. })
     ));
     seen.asked = None;
     for member in &mut group.members[..4] {
         member.lag_bytes = None;
     }
     seen.group = Some(group);
-    assert_eq!(step(&want, &mut seen), Step::Wait(Why::NoSuccessor(id(5))));
+    assert_eq!(step(&want, &mut seen), Step::Wait(WaitReason::NoSuccessor(id(5))));
 }
 
 #[test]
@@ -116,7 +116,7 @@ fn a_primary_whose_volume_is_to_go_hands_over() {
     assert_eq!(step(&want, &mut seen), Step::SwitchOver(id(2)), "2 and 3 are as good, and 1 leads");
     let mut alone = with_primary(&with_failover(1), 1, 1);
     alone.volumes.get_mut(&id(1)).unwrap().terminating = true;
-    assert_eq!(step(&with_failover(1), &mut alone), Step::Wait(Why::NoSuccessor(id(1))));
+    assert_eq!(step(&with_failover(1), &mut alone), Step::Wait(WaitReason::NoSuccessor(id(1))));
     assert_eq!(
         step(&with_failover(3), &mut alone),
         Step::CreateVolume(id(2)),
@@ -157,13 +157,13 @@ fn who_is_away_for_too_long_makes_room_for_another_one() {
     away(&mut seen, 4, 90);
     assert_eq!(
         step(&want, &mut seen),
-        Step::Wait(Why::MemberUnreachable(id(4))),
+        Step::Wait(WaitReason::MemberUnreachable(id(4))),
         "never, unless it is wanted"
     );
     want.replace_after = Some(SignedDuration::from_secs(90));
     assert_eq!(step(&want, &mut seen), Step::RemoveNode(id(4)));
     seen.now -= SignedDuration::from_secs(1);
-    assert_eq!(step(&want, &mut seen), Step::Wait(Why::MemberUnreachable(id(4))), "not yet");
+    assert_eq!(step(&want, &mut seen), Step::Wait(WaitReason::MemberUnreachable(id(4))), "not yet");
     seen.now += SignedDuration::from_secs(1);
     seen.group.as_mut().unwrap().primary = Some(id(4));
     assert!(!matches!(next_step(&want, &seen), Step::RemoveNode(_)), "not the primary");

@@ -23,7 +23,7 @@ fn a_stale_pod_that_is_not_ready_is_the_first() {
     assert_eq!(next_step(&want, &seen), Step::RestartPod(id(2)), "the others are enough");
     not_ready(&mut seen, 3, false);
     seen.pods.get_mut(&id(3)).unwrap().template = Some(template(&want));
-    let wait = Step::Wait(Why::MemberNotReady(id(3), None));
+    let wait = Step::Wait(WaitReason::MemberNotReady(id(3), None));
     assert_eq!(
         next_step(&want, &seen),
         wait,

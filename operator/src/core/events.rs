@@ -2,13 +2,13 @@
 
 use super::certificates::Work;
 use super::names::{self, SecretKind};
-use super::step::{Outcome, Step, Why};
+use super::step::{Outcome, Step, WaitReason};
 use crate::api::PgRaftClusterStatus;
 use pgraft_core::NodeId;
 
 /// The reasons of Events. Closed: people filter by these words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, strum::EnumIter, strum::EnumMessage)]
-pub enum Headline {
+pub enum EventReason {
     /// Secrets were made.
     SecretsCreated,
     /// A Secret was deleted, since the access that it gives is not wanted any more.
@@ -78,7 +78,7 @@ pub enum Headline {
     OperationFailed,
 }
 
-impl Headline {
+impl EventReason {
     /// Whether somebody should look.
     pub fn is_warning(self) -> bool {
         match self {
@@ -121,28 +121,28 @@ impl Headline {
 
 /// One Event.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct News {
+pub struct ClusterEvent {
     /// Its reason.
-    pub headline: Headline,
+    pub reason: EventReason,
     /// For people.
     pub note: String,
 }
 
 /// What a pass has to tell. The same trouble is told once, not in every pass.
-pub fn news(
+pub fn events(
     cluster: &str,
     outcome: &Outcome,
     before: &PgRaftClusterStatus,
     after: &PgRaftClusterStatus,
-) -> Vec<News> {
-    let mut all: Vec<News> = of_step(cluster, outcome)
+) -> Vec<ClusterEvent> {
+    let mut all: Vec<ClusterEvent> = of_step(cluster, outcome)
         .into_iter()
-        .filter(|n| !n.headline.is_warning() || is_new(n, before, after))
+        .filter(|n| !n.reason.is_warning() || is_new(n, before, after))
         .collect();
     for member in after.members.iter().filter(|m| m.role == "voter") {
         if before.members.iter().any(|m| m.id == member.id && m.role == "learner") {
-            all.push(News {
-                headline: Headline::NodeVotes,
+            all.push(ClusterEvent {
+                reason: EventReason::NodeVotes,
                 note: format!("Node {} has caught up and votes", member.id),
             });
         }
@@ -153,41 +153,47 @@ pub fn news(
     if let (Some(old), Some(new)) = (&before.leader, &after.leader)
         && old != new
     {
-        all.push(News {
-            headline: Headline::LeaderChanged,
+        all.push(ClusterEvent {
+            reason: EventReason::LeaderChanged,
             note: format!("{new} leads now; before it was {old}"),
         });
     }
     if reason(after, "Reconciled") == "InvalidSpec"
         && message(before, "Reconciled") != message(after, "Reconciled")
     {
-        all.push(News { headline: Headline::InvalidSpec, note: message(after, "Reconciled") });
+        all.push(ClusterEvent {
+            reason: EventReason::InvalidSpec,
+            note: message(after, "Reconciled"),
+        });
     }
     let turned = |type_: &str, from: &str, to: &str| {
         holds(before, type_) == Some(from) && holds(after, type_) == Some(to)
     };
     if turned("QuorumHealthy", "True", "False") {
-        all.push(News { headline: Headline::QuorumLost, note: message(after, "QuorumHealthy") });
+        all.push(ClusterEvent {
+            reason: EventReason::QuorumLost,
+            note: message(after, "QuorumHealthy"),
+        });
     }
     let ca_trouble = |status| {
         holds(status, "CertificatesReady") == Some("False")
             && reason(status, "CertificatesReady") == "CaUnusable"
     };
     if ca_trouble(after) && !ca_trouble(before) {
-        all.push(News {
-            headline: Headline::CaUnusable,
+        all.push(ClusterEvent {
+            reason: EventReason::CaUnusable,
             note: message(after, "CertificatesReady"),
         });
     }
     all.extend(configuration(before, after));
     if turned("QuorumHealthy", "False", "True") {
-        all.push(News {
-            headline: Headline::QuorumRegained,
+        all.push(ClusterEvent {
+            reason: EventReason::QuorumRegained,
             note: message(after, "QuorumHealthy"),
         });
     }
     if holds(after, "Ready") == Some("True") && holds(before, "Ready") != Some("True") {
-        all.push(News { headline: Headline::ClusterReady, note: message(after, "Ready") });
+        all.push(ClusterEvent { reason: EventReason::ClusterReady, note: message(after, "Ready") });
     }
     all
 }
@@ -198,7 +204,7 @@ fn given_up(
     outcome: &Outcome,
     before: &PgRaftClusterStatus,
     after: &PgRaftClusterStatus,
-) -> Vec<News> {
+) -> Vec<ClusterEvent> {
     // Only a leader knows who is reachable: a follower that lags behind may not have heard of the
     // newcomer yet.
     if after.members.iter().all(|m| m.reachable.is_none()) {
@@ -217,60 +223,64 @@ fn given_up(
             "Node {id} is a member no more: nothing was heard of it within pgraft.join_timeout, or somebody removed it by hand"
         )
     };
-    gone.map(|m| News { headline: Headline::NodeGivenUp, note: note(m.id) }).collect()
+    gone.map(|m| ClusterEvent { reason: EventReason::NodeGivenUp, note: note(m.id) }).collect()
 }
 
-fn of_step(cluster: &str, outcome: &Outcome) -> Option<News> {
+fn of_step(cluster: &str, outcome: &Outcome) -> Option<ClusterEvent> {
     let step = match outcome {
         Outcome::Invalid(_) => return None, // the condition tells
         Outcome::Failed { message, .. } => {
-            return Some(News { headline: Headline::OperationFailed, note: message.clone() });
+            return Some(ClusterEvent {
+                reason: EventReason::OperationFailed,
+                note: message.clone(),
+            });
         }
         Outcome::Took(step) => step,
     };
     let pod = |node| names::pod(cluster, node);
-    let (headline, note) = match step {
+    let (reason, note) = match step {
         Step::CreateSecrets(kinds) => {
             let names: Vec<String> = kinds.iter().map(|kind| kind.name(cluster)).collect();
-            (Headline::SecretsCreated, format!("Created Secrets {}", names.join(", ")))
+            (EventReason::SecretsCreated, format!("Created Secrets {}", names.join(", ")))
         }
         Step::DeleteSecret(kind) => {
-            (Headline::SecretDeleted, format!("Deleted Secret {}", kind.name(cluster)))
+            (EventReason::SecretDeleted, format!("Deleted Secret {}", kind.name(cluster)))
         }
         Step::Certificates(work) if work.contains(&Work::RenewCa) => (
-            Headline::CaRenewed,
+            EventReason::CaRenewed,
             format!(
                 "Made a new CA in Secret {}; members come to trust it before it signs",
                 SecretKind::Ca.name(cluster)
             ),
         ),
-        Step::Certificates(work) => (Headline::CertificatesIssued, certificates(cluster, work)),
+        Step::Certificates(work) => (EventReason::CertificatesIssued, certificates(cluster, work)),
         Step::ApplyObjects(keys) => {
             let names: Vec<String> = keys.iter().map(ToString::to_string).collect();
-            (Headline::ObjectsApplied, format!("Applied {}", names.join(", ")))
+            (EventReason::ObjectsApplied, format!("Applied {}", names.join(", ")))
         }
         Step::DeleteObject(key) => {
-            (Headline::ObjectsApplied, format!("Deleted {key}, which has another name now"))
+            (EventReason::ObjectsApplied, format!("Deleted {key}, which has another name now"))
         }
-        Step::RoutePods(pods) => (Headline::RoutesChanged, routes(cluster, pods)),
+        Step::RoutePods(pods) => (EventReason::RoutesChanged, routes(cluster, pods)),
         Step::LabelPods(pods) => {
             let names: Vec<String> = pods
                 .iter()
                 .map(|(node, role)| format!("{} is {}", pod(*node), role.as_str()))
                 .collect();
-            (Headline::ServicesSwitched, names.join(", "))
+            (EventReason::ServicesSwitched, names.join(", "))
         }
         Step::CreateVolume(node) => {
-            (Headline::CreatingVolume, format!("Created volume {}", pod(*node)))
+            (EventReason::CreatingVolume, format!("Created volume {}", pod(*node)))
         }
-        Step::CreatePod { node, bootstrap: true } => {
-            (Headline::CreatingPod, format!("Created pod {}, which makes the cluster", pod(*node)))
-        }
+        Step::CreatePod { node, bootstrap: true } => (
+            EventReason::CreatingPod,
+            format!("Created pod {}, which makes the cluster", pod(*node)),
+        ),
         Step::CreatePod { node, bootstrap: false } => {
-            (Headline::CreatingPod, format!("Created pod {}", pod(*node)))
+            (EventReason::CreatingPod, format!("Created pod {}", pod(*node)))
         }
         Step::ClearPod(node) => (
-            Headline::ClearingPod,
+            EventReason::ClearingPod,
             format!("Deleted pod {}, which had ended, to make it again", pod(*node)),
         ),
         Step::RestartPod(node) => {
@@ -278,32 +288,36 @@ fn of_step(cluster: &str, outcome: &Outcome) -> Option<News> {
                 "Deleted pod {}, to make it again as the spec has it now; its volume and its id stay",
                 pod(*node)
             );
-            (Headline::RestartingPod, note)
+            (EventReason::RestartingPod, note)
         }
         Step::AddNode(node) => (
-            Headline::NodeAdded,
+            EventReason::NodeAdded,
             format!("Node {node} is a member; it votes when it has caught up"),
         ),
-        Step::RemoveNode(node) => (Headline::NodeRemoved, format!("Node {node} leaves the group")),
+        Step::RemoveNode(node) => {
+            (EventReason::NodeRemoved, format!("Node {node} leaves the group"))
+        }
         Step::DeletePod(node) => {
-            (Headline::DeletingPod, format!("Deleted pod {}, which is no member", pod(*node)))
+            (EventReason::DeletingPod, format!("Deleted pod {}, which is no member", pod(*node)))
         }
         Step::DeleteVolume(node) => (
-            Headline::DeletingVolume,
+            EventReason::DeletingVolume,
             format!("Deleted volume {}, whose member has left", pod(*node)),
         ),
         Step::RetireVolume(node) => (
-            Headline::RetainingVolume,
+            EventReason::RetainingVolume,
             format!("Kept volume {}, whose member has left", pod(*node)),
         ),
         Step::GrowVolume(node) => {
-            (Headline::GrowingVolume, format!("Asked for more room on volume {}", pod(*node)))
+            (EventReason::GrowingVolume, format!("Asked for more room on volume {}", pod(*node)))
         }
-        Step::Wait(why @ Why::Refused { .. }) if !why.is_ordinary() => {
-            (Headline::ChangeRefused, why.message(cluster))
+        Step::Wait(why @ WaitReason::Refused { .. }) if !why.is_ordinary() => {
+            (EventReason::ChangeRefused, why.message(cluster))
         }
-        Step::Wait(why @ Why::DataLost) => (Headline::DataLost, why.message(cluster)),
-        Step::Wait(why @ Why::Stranger(_)) => (Headline::ForeignCluster, why.message(cluster)),
+        Step::Wait(why @ WaitReason::DataLost) => (EventReason::DataLost, why.message(cluster)),
+        Step::Wait(why @ WaitReason::InOtherCluster(_)) => {
+            (EventReason::ForeignCluster, why.message(cluster))
+        }
         // A switchover is told when it has come about.
         Step::SwitchOver(_)
         | Step::RefreshPods(_)
@@ -311,7 +325,7 @@ fn of_step(cluster: &str, outcome: &Outcome) -> Option<News> {
         | Step::Wait(_)
         | Step::Steady => return None,
     };
-    Some(News { headline, note })
+    Some(ClusterEvent { reason, note })
 }
 
 fn routes(cluster: &str, pods: &[(NodeId, bool)]) -> String {
@@ -348,24 +362,31 @@ fn reason(status: &PgRaftClusterStatus, type_: &str) -> String {
 }
 
 /// Told anew for each other problem.
-fn configuration(before: &PgRaftClusterStatus, after: &PgRaftClusterStatus) -> Option<News> {
+fn configuration(
+    before: &PgRaftClusterStatus,
+    after: &PgRaftClusterStatus,
+) -> Option<ClusterEvent> {
     let type_ = "ConfigurationValid";
     let (was, is) = (holds(before, type_), holds(after, type_));
-    let headline = match is {
+    let reason = match is {
         Some("False") if was != is || message(before, type_) != message(after, type_) => {
-            Headline::ConfigurationInvalid
+            EventReason::ConfigurationInvalid
         }
-        Some("True") if was == Some("False") => Headline::ConfigurationValid,
+        Some("True") if was == Some("False") => EventReason::ConfigurationValid,
         _ => return None,
     };
-    Some(News { headline, note: message(after, type_) })
+    Some(ClusterEvent { reason, note: message(after, type_) })
 }
 
 /// What fails is tried again and again, and other things fail beside it: it is told when it is not
 /// there yet.
-fn is_new(news: &News, before: &PgRaftClusterStatus, after: &PgRaftClusterStatus) -> bool {
-    match news.headline {
-        Headline::OperationFailed => !message(before, "Reconciled").contains(&news.note),
+fn is_new(
+    events: &ClusterEvent,
+    before: &PgRaftClusterStatus,
+    after: &PgRaftClusterStatus,
+) -> bool {
+    match events.reason {
+        EventReason::OperationFailed => !message(before, "Reconciled").contains(&events.note),
         _ => message(before, "Degraded") != message(after, "Degraded"),
     }
 }
@@ -405,18 +426,18 @@ mod tests {
         invalid: None,
     };
 
-    fn headlines(
+    fn reasons(
         outcome: &Outcome,
         before: &PgRaftClusterStatus,
         after: &PgRaftClusterStatus,
-    ) -> Vec<Headline> {
-        news("demo", outcome, before, after).into_iter().map(|n| n.headline).collect()
+    ) -> Vec<EventReason> {
+        events("demo", outcome, before, after).into_iter().map(|n| n.reason).collect()
     }
 
     #[test]
     fn trouble_is_told_once() {
         let seen = healthy(&wanted(3), 3);
-        let why = Why::Refused {
+        let why = WaitReason::Refused {
             change: Change::Remove(id(3)),
             code: "55006".into(),
             message: "no".into(),
@@ -426,8 +447,8 @@ mod tests {
             derive(SUBJECT, &seen, &Outcome::Took(Step::Steady), &PgRaftClusterStatus::default());
         let first = derive(SUBJECT, &seen, &outcome, &before);
         let second = derive(SUBJECT, &seen, &outcome, &first);
-        assert_eq!(headlines(&outcome, &before, &first), [Headline::ChangeRefused]);
-        assert_eq!(headlines(&outcome, &first, &second), []);
+        assert_eq!(reasons(&outcome, &before, &first), [EventReason::ChangeRefused]);
+        assert_eq!(reasons(&outcome, &first, &second), []);
     }
 
     #[test]
@@ -448,23 +469,23 @@ mod tests {
             };
             seen.configurations = [(id(1), status)].into();
             let after = derive(SUBJECT, &seen, &steady, before);
-            let told: Vec<News> = news("demo", &steady, before, &after)
+            let told: Vec<ClusterEvent> = events("demo", &steady, before, &after)
                 .into_iter()
                 .filter(|n| n.note.contains(['x', 'f']))
                 .collect();
-            (after, told.into_iter().map(|n| (n.headline, n.note)).collect::<Vec<_>>())
+            (after, told.into_iter().map(|n| (n.reason, n.note)).collect::<Vec<_>>())
         };
         let (first, told) = said(Some("1"), &PgRaftClusterStatus::default());
         assert!(
-            told.contains(&(Headline::ConfigurationInvalid, "x \"1\": bad".into())),
+            told.contains(&(EventReason::ConfigurationInvalid, "x \"1\": bad".into())),
             "{told:?}"
         );
         let (second, told) = said(Some("1"), &first);
         assert_eq!(told, []);
         let (third, told) = said(Some("2"), &second);
-        assert_eq!(told, [(Headline::ConfigurationInvalid, "x \"2\": bad".into())]);
+        assert_eq!(told, [(EventReason::ConfigurationInvalid, "x \"2\": bad".into())]);
         let (_, told) = said(None, &third);
-        assert_eq!(told, [(Headline::ConfigurationValid, "every setting is in force".into())]);
+        assert_eq!(told, [(EventReason::ConfigurationValid, "every setting is in force".into())]);
     }
 
     #[test]
@@ -475,12 +496,12 @@ mod tests {
             &[member(1, Role::Voter), member(2, Role::Voter), member(3, Role::Learner)],
             4,
         ));
-        let waiting = Outcome::Took(Step::Wait(Why::LearnerCatchingUp(id(3))));
+        let waiting = Outcome::Took(Step::Wait(WaitReason::LearnerCatchingUp(id(3))));
         let before = derive(SUBJECT, &seen, &waiting, &PgRaftClusterStatus::default());
         let after = derive(SUBJECT, &healthy(&want, 3), &Outcome::Took(Step::Steady), &before);
         assert_eq!(
-            headlines(&Outcome::Took(Step::Steady), &before, &after),
-            [Headline::NodeVotes, Headline::ClusterReady]
+            reasons(&Outcome::Took(Step::Steady), &before, &after),
+            [EventReason::NodeVotes, EventReason::ClusterReady]
         );
     }
 
@@ -492,7 +513,7 @@ mod tests {
             &[member(1, Role::Voter), member(2, Role::Voter), member(3, Role::Learner)],
             4,
         ));
-        let waiting = Outcome::Took(Step::Wait(Why::LearnerCatchingUp(id(3))));
+        let waiting = Outcome::Took(Step::Wait(WaitReason::LearnerCatchingUp(id(3))));
         let before = derive(SUBJECT, &seen, &waiting, &PgRaftClusterStatus::default());
         seen.group = Some(group(&[member(1, Role::Voter), member(2, Role::Voter)], 4));
         let step = crate::core::plan::next_step(&want, &seen);
@@ -500,8 +521,8 @@ mod tests {
         let outcome = Outcome::Took(step);
         let after = derive(SUBJECT, &seen, &outcome, &before);
         assert_eq!(
-            headlines(&outcome, &before, &after),
-            [Headline::DeletingPod, Headline::NodeGivenUp]
+            reasons(&outcome, &before, &after),
+            [EventReason::DeletingPod, EventReason::NodeGivenUp]
         );
         // Pod and volume gone, the next id takes its place.
         seen.pods.remove(&id(3));
@@ -509,7 +530,7 @@ mod tests {
         assert_eq!(crate::core::plan::next_step(&want, &seen), Step::CreateVolume(id(4)));
         // Removed by the operator it is nobody's surprise.
         let removing = derive(SUBJECT, &seen, &Outcome::Took(Step::RemoveNode(id(3))), &before);
-        let told = headlines(&Outcome::Took(Step::RemoveNode(id(3))), &before, &removing);
-        assert_eq!(told, [Headline::NodeRemoved]);
+        let told = reasons(&Outcome::Took(Step::RemoveNode(id(3))), &before, &removing);
+        assert_eq!(told, [EventReason::NodeRemoved]);
     }
 }

@@ -5,7 +5,7 @@ use pgraft_core::NodeId;
 
 /// The switchover that this process has asked for last.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Asked {
+pub struct SwitchoverAttempt {
     /// Who was to be the primary.
     pub target: NodeId,
     /// When.
@@ -22,7 +22,7 @@ pub struct Asked {
 const FIRST_PAUSE: SignedDuration = SignedDuration::from_secs(2);
 const LONGEST_PAUSE: SignedDuration = SignedDuration::from_mins(5);
 
-impl Asked {
+impl SwitchoverAttempt {
     /// What is remembered after the members were asked once more.
     pub fn again(
         before: Option<&Self>,
@@ -54,23 +54,25 @@ mod tests {
     fn who_is_refused_is_asked_again_later_and_later() {
         let start: Timestamp = "2026-01-02T03:04:05Z".parse().unwrap();
         let no = || Some(("PGR08".to_owned(), "no".to_owned()));
-        let pause = |asked: &Asked| {
-            (0..1000).find(|s| !asked.is_fresh(asked.at + SignedDuration::from_secs(*s))).unwrap()
+        let pause = |attempt: &SwitchoverAttempt| {
+            (0..1000)
+                .find(|s| !attempt.is_fresh(attempt.at + SignedDuration::from_secs(*s)))
+                .unwrap()
         };
-        let mut asked = Asked::again(None, id(3), start, None);
-        assert_eq!(pause(&asked), 2, "accepted: the next look shows it");
+        let mut attempt = SwitchoverAttempt::again(None, id(3), start, None);
+        assert_eq!(pause(&attempt), 2, "accepted: the next look shows it");
         let pauses: Vec<i64> = (0..10)
             .map(|_| {
-                asked = Asked::again(Some(&asked), id(3), start, no());
-                pause(&asked)
+                attempt = SwitchoverAttempt::again(Some(&attempt), id(3), start, no());
+                pause(&attempt)
             })
             .collect();
         assert_eq!(pauses, [4, 8, 16, 32, 64, 128, 256, 300, 300, 300]);
         assert_eq!(
-            pause(&Asked::again(Some(&asked), id(2), start, no())),
+            pause(&SwitchoverAttempt::again(Some(&attempt), id(2), start, no())),
             4,
             "another target begins anew"
         );
-        assert!(!asked.is_fresh(start + LONGEST_PAUSE));
+        assert!(!attempt.is_fresh(start + LONGEST_PAUSE));
     }
 }

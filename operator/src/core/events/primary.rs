@@ -1,12 +1,15 @@
 //! Changes of the primary, told once each: by what the status said before, so that an operator that
 //! has just begun does not tell old news.
 
-use super::{Headline, News, holds, message, reason};
+use super::{ClusterEvent, EventReason, holds, message, reason};
 use crate::api::{FailoverReason, LastFailover, PgRaftClusterStatus};
 
 /// The change that the status did not have before. The members remember one: of several in a row
 /// while nobody looked, it is the last.
-pub(super) fn changed(before: &PgRaftClusterStatus, after: &PgRaftClusterStatus) -> Option<News> {
+pub(super) fn changed(
+    before: &PgRaftClusterStatus,
+    after: &PgRaftClusterStatus,
+) -> Option<ClusterEvent> {
     // What a PgRaftCluster that was made anew finds on its volumes is history.
     before.cluster_id.as_ref()?;
     let last = after.last_failover.as_ref()?;
@@ -14,12 +17,12 @@ pub(super) fn changed(before: &PgRaftClusterStatus, after: &PgRaftClusterStatus)
     if last.epoch <= known {
         return None;
     }
-    let headline = if last.reason == FailoverReason::Switchover {
-        Headline::SwitchedOver
+    let reason = if last.reason == FailoverReason::Switchover {
+        EventReason::SwitchedOver
     } else {
-        Headline::FailedOver
+        EventReason::FailedOver
     };
-    Some(News { headline, note: note(last, last.epoch - known - 1) })
+    Some(ClusterEvent { reason, note: note(last, last.epoch - known - 1) })
 }
 
 fn note(last: &LastFailover, unseen: i64) -> String {
@@ -40,10 +43,13 @@ fn note(last: &LastFailover, unseen: i64) -> String {
 }
 
 /// A request that can't be carried out, once for each reason.
-pub(super) fn refused(before: &PgRaftClusterStatus, after: &PgRaftClusterStatus) -> Option<News> {
+pub(super) fn refused(
+    before: &PgRaftClusterStatus,
+    after: &PgRaftClusterStatus,
+) -> Option<ClusterEvent> {
     const TYPE: &str = "SwitchoverDone";
     let is_new = message(before, TYPE) != message(after, TYPE);
     let refused = holds(after, TYPE) == Some("False") && reason(after, TYPE) == "ChangeRefused";
     (refused && is_new)
-        .then(|| News { headline: Headline::ChangeRefused, note: message(after, TYPE) })
+        .then(|| ClusterEvent { reason: EventReason::ChangeRefused, note: message(after, TYPE) })
 }

@@ -4,12 +4,12 @@ use pgraft_core::NodeId;
 
 /// How closely to look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Look {
+pub enum Freshness {
     /// At what the watches have brought, and ask only this member, who led lately. Enough to see
     /// that all is well.
-    Glance(NodeId),
+    LeaderOnly(NodeId),
     /// At what the watches have brought, and ask everybody. Enough to go on waiting.
-    Watched,
+    Cached,
     /// Ask the API server, and everybody. What is done is decided from this.
-    Closely,
+    Live,
 }
