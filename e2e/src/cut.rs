@@ -15,8 +15,8 @@ use kube::api::{DeleteParams, PostParams};
 use std::collections::BTreeSet;
 
 use crate::cluster::{Cluster, PATIENCE, is_ready};
-use crate::errand::{pod_of_root, pods_of_root};
 use crate::failure::Failure;
+use crate::host_job::{pod_of_root, pods_of_root};
 use crate::wait::{Look, until, until_true};
 
 /// What each of the pods does. `PAIRS` has lines of two addresses; the tools are the host's.

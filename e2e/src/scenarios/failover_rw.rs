@@ -9,8 +9,8 @@ use crate::cluster::{Cluster, NAME, PATIENCE};
 use crate::cut::Cut;
 use crate::data;
 use crate::ensure;
-use crate::errand::{Errand, PAUSE, time_of};
 use crate::failure::Failure;
+use crate::host_job::{HostJob, PAUSE, time_of};
 use crate::primary_term::{all_back, place, primary};
 use crate::scenario::Figure;
 use crate::writer::{Connections, Writer};
@@ -53,8 +53,8 @@ async fn paused(cluster: &Cluster) -> Result<Duration, Failure> {
     let writer =
         Writer::begin(cluster, "paused", Connections::OneEach, std::slice::from_ref(&host)).await?;
     let env = [("UID_OF_POD", uid), ("SECONDS_LONG", PAUSED_SECONDS.to_string())];
-    let errand = Errand::begin(cluster, &host, "pause", PAUSE, &env).await?;
-    let paused = time_of(&errand.ended(PATIENCE).await?, "paused")?;
+    let host_job = HostJob::begin(cluster, &host, "pause", PAUSE, &env).await?;
+    let paused = time_of(&host_job.ended(PATIENCE).await?, "paused")?;
     let resumed = paused + 1000 * PAUSED_SECONDS;
     writer.more(10).await?;
     let told = writer.stop().await?;
@@ -115,8 +115,9 @@ async fn without_api(cluster: &Cluster) -> Result<Vec<Figure>, Failure> {
         ("ADDRESSES", addresses(cluster).await?),
         ("PGPASSWORD", password),
     ];
-    let errand = Errand::begin(cluster, &control_plane, "without-api", WITHOUT_API, &env).await?;
-    let said = errand.ended(OUTAGE).await?;
+    let host_job =
+        HostJob::begin(cluster, &control_plane, "without-api", WITHOUT_API, &env).await?;
+    let said = host_job.ended(OUTAGE).await?;
     println!("failover-rw: without the API server: {}", said.trim().replace('\n', ", "));
     let told = writer.stop().await?;
     // Who was killed may have been back in time to be chosen again.

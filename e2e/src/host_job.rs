@@ -15,17 +15,17 @@ use crate::wait::{Look, until};
 /// Takes privileged pods; a scenario's own namespace does not.
 const NAMESPACE: &str = "kube-system";
 
-/// For [`Errand::begin`]: all processes of a pod and the host's kubelet stand still. Says `paused`
+/// For [`HostJob::begin`]: all processes of a pod and the host's kubelet stand still. Says `paused`
 /// and when.
 pub const PAUSE: &str = include_str!("scripts/pause.sh");
 
 /// A script under way.
-pub struct Errand {
+pub struct HostJob {
     pods: Api<Pod>,
     name: String,
 }
 
-impl Errand {
+impl HostJob {
     /// Has it begun on that host, with the image of the cluster's members.
     ///
     /// # Errors
