@@ -202,7 +202,7 @@ impl Drop for Server {
     }
 }
 
-/// Founder 1 and its voters up to `size`.
+/// Bootstrap node 1 and its voters up to `size`.
 pub async fn cluster(parent: &Path, size: u16) -> Result<Vec<Server>, Failure> {
     let mut servers: Vec<Server> = Vec::new();
     for id in 1..=size {

@@ -127,7 +127,7 @@ impl Member {
     }
 }
 
-/// Founder 1 and its voters.
+/// Bootstrap node 1 and its voters.
 async fn group(dir: &Path, ca: &Ca, size: i64) -> Vec<Member> {
     let mut members = Vec::new();
     for id in 1..=size {

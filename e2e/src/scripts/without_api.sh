@@ -24,14 +24,14 @@ epoch() { sql "$1" 'select epoch from pgraft_status()'; }
 started() { sql "$1" 'select pg_postmaster_start_time()'; }
 again() { local now; now=$(started "$FOLLOWER") && [ "$now" != "$before_end" ]; }
 streams() { [ "$(sql "$FOLLOWER" 'select status from pg_stat_wal_receiver')" = streaming ]; }
-reigns() { local now; now=$(epoch "$FOLLOWER") && ((now > reign)); }
+is_primary() { local now; now=$(epoch "$FOLLOWER") && ((now > epoch)); }
 rows() { sql "$FOLLOWER" "select count(*) from ledger" app || echo 0; }
 more() { (($(rows) >= want)); }
 
 host mv $manifest $away
 soon 120 silent
 say stopped
-reign=$(epoch "$PRIMARY") before_end=$(started "$FOLLOWER")
+epoch=$(epoch "$PRIMARY") before_end=$(started "$FOLLOWER")
 
 sql "$FOLLOWER" "copy (select 1) to program 'kill -TERM 1'"
 say ended
@@ -40,11 +40,11 @@ soon 120 streams
 say rejoined
 want=$(($(rows) + 20))
 soon 60 more
-[ "$(epoch "$PRIMARY")" = "$reign" ] || { echo "a follower was away, and the primary has changed"; exit 1; }
+[ "$(epoch "$PRIMARY")" = "$epoch" ] || { echo "a follower was away, and the primary has changed"; exit 1; }
 
 say killed
 sql "$PRIMARY" "copy (select 1) to program 'kill -9 \$(head -1 /var/lib/pgraft/pgdata/postmaster.pid)'"
-soon 120 reigns
+soon 120 is_primary
 want=$(($(rows) + 20))
 soon 120 more
 silent || { echo "the API server was there all the while"; exit 1; }

@@ -463,7 +463,7 @@ pub async fn until_leading<S: Borrow<Server>>(servers: &[S], sql: &str, wanted: 
     }
 }
 
-/// Founder 1 and its voters up to `size`. Any of them may lead, if only because the machine is
+/// Bootstrap node 1 and its voters up to `size`. Any of them may lead, if only because the machine is
 /// busy.
 pub async fn cluster(bindir: &Path, parent: &Path, size: u16) -> Vec<Server> {
     cluster_of((1..=size).map(|id| Server::new(bindir, parent, id)).collect()).await

@@ -199,7 +199,7 @@ impl Cluster {
         }
     }
 
-    /// Founder 1, then 2..=size, all voters. Any of them may lead, if only because the machine is
+    /// Bootstrap node 1, then 2..=size, all voters. Any of them may lead, if only because the machine is
     /// busy.
     pub async fn of(size: i64) -> Self {
         Self::new().grown(size).await
