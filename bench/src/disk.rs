@@ -6,8 +6,8 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use crate::failure::Failure;
-use crate::stats::Sample;
+use crate::failure::BenchFailure;
+use crate::stats::BenchSample;
 
 /// Of one write; a log entry with its frame is a few hundred bytes.
 const BLOCK: usize = 512;
@@ -15,7 +15,7 @@ const BLOCK: usize = 512;
 const SIZE: usize = 1 << 20;
 
 #[derive(clap::Args)]
-pub struct Options {
+pub struct DiskOptions {
     /// Where the file is made, and removed again.
     #[arg(long, default_value = "/tmp")]
     dir: PathBuf,
@@ -24,15 +24,15 @@ pub struct Options {
     rounds: usize,
 }
 
-pub fn run(options: &Options) -> Result<(), Failure> {
+pub fn run(options: &DiskOptions) -> Result<(), BenchFailure> {
     let kinds = [
-        ("into a preallocated file", File::Preallocated),
-        ("at the end of a growing file", File::Growing),
+        ("into a preallocated file", BenchFile::Preallocated),
+        ("at the end of a growing file", BenchFile::Growing),
     ];
     for (name, kind) in kinds {
         println!(
             "{}",
-            Sample::new(fdatasync(&options.dir, options.rounds, kind)?)
+            BenchSample::new(fdatasync(&options.dir, options.rounds, kind)?)
                 .row(&format!("fdatasync of 512 bytes {name}"))
         );
     }
@@ -41,7 +41,7 @@ pub fn run(options: &Options) -> Result<(), Failure> {
 
 /// What is written to.
 #[derive(Clone, Copy)]
-pub enum File {
+pub enum BenchFile {
     /// Blocks that are there already: the sync carries data only.
     Preallocated,
     /// Each write makes it longer: the sync carries the file system's own journal as well.
@@ -49,18 +49,22 @@ pub enum File {
 }
 
 /// Times of `rounds` writes, each with its fdatasync, into a file in `dir`.
-pub fn fdatasync(dir: &Path, rounds: usize, kind: File) -> Result<Vec<Duration>, Failure> {
+pub fn fdatasync(
+    dir: &Path,
+    rounds: usize,
+    kind: BenchFile,
+) -> Result<Vec<Duration>, BenchFailure> {
     let path = dir.join(format!(".pgraft-bench-{}", std::process::id()));
     let times = write_and_sync(&path, rounds, kind);
     let removed = fs::remove_file(&path);
-    let times = times.map_err(Failure::io(path.display().to_string()))?;
-    removed.map_err(Failure::io(path.display().to_string()))?;
+    let times = times.map_err(BenchFailure::io(path.display().to_string()))?;
+    removed.map_err(BenchFailure::io(path.display().to_string()))?;
     Ok(times)
 }
 
-fn write_and_sync(path: &Path, rounds: usize, kind: File) -> std::io::Result<Vec<Duration>> {
+fn write_and_sync(path: &Path, rounds: usize, kind: BenchFile) -> std::io::Result<Vec<Duration>> {
     let file = fs::File::create(path)?;
-    if matches!(kind, File::Preallocated) {
+    if matches!(kind, BenchFile::Preallocated) {
         // Written, not only allocated: otherwise the first write to each block changes metadata as
         // well.
         file.write_all_at(&vec![0; SIZE], 0)?;

@@ -11,7 +11,7 @@ use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
 
-use crate::failure::Failure;
+use crate::failure::BenchFailure;
 use crate::servers::{free_port, until};
 
 /// The cluster; its processes end with it.
@@ -40,7 +40,7 @@ pub fn version() -> Option<String> {
 
 impl Etcd {
     /// Starts three members with etcd's own timing and waits for their leader.
-    pub async fn start(dir: &Path) -> Result<Self, Failure> {
+    pub async fn start(dir: &Path) -> Result<Self, BenchFailure> {
         let mut ports = Vec::new();
         for _ in 0..3 {
             ports.push((free_port()?, free_port()?));
@@ -73,7 +73,7 @@ impl Etcd {
                 .arg("--data-dir")
                 .arg(dir.join(format!("etcd-{n}")));
             command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-            etcd.members.push(command.spawn().map_err(Failure::io("etcd"))?);
+            etcd.members.push(command.spawn().map_err(BenchFailure::io("etcd"))?);
         }
         let port = etcd.ports[0];
         until("etcd's leader", || async move { Ok(leader_of(port).await.is_some()) }).await?;
@@ -81,37 +81,37 @@ impl Etcd {
     }
 
     /// The client port of the member that leads.
-    pub async fn leader(&self) -> Result<u16, Failure> {
+    pub async fn leader(&self) -> Result<u16, BenchFailure> {
         for &port in &self.ports {
             if leader_of(port).await == Some(true) {
                 return Ok(port);
             }
         }
-        Err(Failure::Etcd("no member leads".into()))
+        Err(BenchFailure::Etcd("no member leads".into()))
     }
 }
 
 /// Whether that member leads; None when it knows of no leader or does not answer.
 async fn leader_of(port: u16) -> Option<bool> {
     let status =
-        Gateway::connect(port).await.ok()?.call("maintenance/status", &json!({})).await.ok()?;
+        EtcdGateway::connect(port).await.ok()?.call("maintenance/status", &json!({})).await.ok()?;
     let leader = status["leader"].as_str().filter(|id| *id != "0")?.to_owned();
     Some(status["header"]["member_id"] == leader)
 }
 
 /// A connection that stays open.
-pub struct Gateway {
+pub struct EtcdGateway {
     port: u16,
     sender: SendRequest<Full<Bytes>>,
 }
 
-impl Gateway {
+impl EtcdGateway {
     /// To the member with this client port.
-    pub async fn connect(port: u16) -> Result<Self, Failure> {
+    pub async fn connect(port: u16) -> Result<Self, BenchFailure> {
         let stream = TcpStream::connect(("127.0.0.1", port))
             .await
-            .map_err(Failure::io("etcd's client port"))?;
-        stream.set_nodelay(true).map_err(Failure::io("etcd's client port"))?;
+            .map_err(BenchFailure::io("etcd's client port"))?;
+        stream.set_nodelay(true).map_err(BenchFailure::io("etcd's client port"))?;
         let (sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(etcd)?;
         tokio::spawn(connection); // ends with the sender
@@ -119,43 +119,43 @@ impl Gateway {
     }
 
     /// One call of the v3 API.
-    pub async fn call(&mut self, path: &str, body: &Value) -> Result<Value, Failure> {
+    pub async fn call(&mut self, path: &str, body: &Value) -> Result<Value, BenchFailure> {
         let request = hyper::Request::post(format!("/v3/{path}"))
             .header("host", format!("127.0.0.1:{}", self.port))
             .header("content-type", "application/json")
             .body(Full::new(Bytes::from(body.to_string())))
-            .map_err(|e| Failure::Etcd(e.to_string()))?;
+            .map_err(|e| BenchFailure::Etcd(e.to_string()))?;
         self.sender.ready().await.map_err(etcd)?;
         let response = self.sender.send_request(request).await.map_err(etcd)?;
         let status = response.status();
         let bytes = response.into_body().collect().await.map_err(etcd)?.to_bytes();
         if !status.is_success() {
-            return Err(Failure::Etcd(format!(
+            return Err(BenchFailure::Etcd(format!(
                 "{path}: {status} {}",
                 String::from_utf8_lossy(&bytes)
             )));
         }
-        serde_json::from_slice(&bytes).map_err(|e| Failure::Etcd(format!("{path}: {e}")))
+        serde_json::from_slice(&bytes).map_err(|e| BenchFailure::Etcd(format!("{path}: {e}")))
     }
 
     /// Adds a learner at that peer address and returns its id.
-    pub async fn add_learner(&mut self, peer: &str) -> Result<String, Failure> {
+    pub async fn add_learner(&mut self, peer: &str) -> Result<String, BenchFailure> {
         let answer = self
             .call("cluster/member/add", &json!({"peerURLs": [peer], "isLearner": true}))
             .await?;
         answer["member"]["ID"]
             .as_str()
             .map(str::to_owned)
-            .ok_or_else(|| Failure::Etcd(format!("an answer without an id: {answer}")))
+            .ok_or_else(|| BenchFailure::Etcd(format!("an answer without an id: {answer}")))
     }
 
     /// Takes a member out.
-    pub async fn remove(&mut self, id: &str) -> Result<(), Failure> {
+    pub async fn remove(&mut self, id: &str) -> Result<(), BenchFailure> {
         self.call("cluster/member/remove", &json!({"ID": id})).await.map(drop)
     }
 
     /// Whether this member, asked for what it has itself, shows one at that peer address.
-    pub async fn shows(&mut self, peer: &str) -> Result<bool, Failure> {
+    pub async fn shows(&mut self, peer: &str) -> Result<bool, BenchFailure> {
         let answer = self.call("cluster/member/list", &json!({})).await?;
         let at = |member: &Value| {
             member["peerURLs"].as_array().is_some_and(|urls| urls.iter().any(|url| url == peer))
@@ -165,6 +165,6 @@ impl Gateway {
 }
 
 #[allow(clippy::needless_pass_by_value, reason = "for map_err")]
-fn etcd(error: hyper::Error) -> Failure {
-    Failure::Etcd(error.to_string())
+fn etcd(error: hyper::Error) -> BenchFailure {
+    BenchFailure::Etcd(error.to_string())
 }

@@ -9,15 +9,15 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use pgraft_testkit::cluster::{cluster_of, epoch, lost, more_rows, primary, primary_after, whole};
 use pgraft_testkit::ledger::Ledger;
-use pgraft_testkit::network::Network;
+use pgraft_testkit::network::TestNetwork;
 use pgraft_testkit::{Nodes, until};
 
-use crate::failure::Failure;
+use crate::failure::BenchFailure;
 use crate::servers::bin_directory;
-use crate::stats::Sample;
+use crate::stats::BenchSample;
 
 #[derive(clap::Args)]
-pub struct Options {
+pub struct FailoverOptions {
     /// Of each fault.
     #[arg(long, default_value_t = 20)]
     rounds: usize,
@@ -26,14 +26,14 @@ pub struct Options {
     nodes: usize,
     /// Which faults; all of them where none is named.
     #[arg(long, value_delimiter = ',')]
-    faults: Vec<Fault>,
+    faults: Vec<HostFault>,
     /// Says of each round what it came to.
     #[arg(long)]
     rounds_too: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Fault {
+enum HostFault {
     /// kill -9 of the postmaster.
     Killed,
     /// kill -9 of every process of the node, the instance manager among them.
@@ -48,7 +48,7 @@ enum Fault {
     Switchover,
 }
 
-impl Fault {
+impl HostFault {
     const fn words(self) -> &'static str {
         match self {
             Self::Killed => "postmaster killed",
@@ -61,9 +61,9 @@ impl Fault {
     }
 }
 
-pub async fn run(options: &Options) -> Result<(), Failure> {
+pub async fn run(options: &FailoverOptions) -> Result<(), BenchFailure> {
     let bin = bin_directory()?;
-    let network = Network::new(options.nodes);
+    let network = TestNetwork::new(options.nodes);
     let mut nodes = match &network {
         Some(network) => Nodes::inside(&bin, network),
         None => Nodes::new(&bin, u32::try_from(options.nodes).unwrap_or(3)),
@@ -76,9 +76,9 @@ pub async fn run(options: &Options) -> Result<(), Failure> {
         "{} nodes, fsync on, lease 2 s; between the last acknowledged write before and the first after:",
         options.nodes
     );
-    let all = Fault::value_variants();
+    let all = HostFault::value_variants();
     for fault in if options.faults.is_empty() { all } else { &options.faults } {
-        if *fault == Fault::CutOff && network.is_none() {
+        if *fault == HostFault::CutOff && network.is_none() {
             continue; // said by whoever could not make it
         }
         let ledger = Ledger::start(nodes.servers());
@@ -92,7 +92,7 @@ pub async fn run(options: &Options) -> Result<(), Failure> {
         }
         let acked = ledger.stop().await;
         let lost = lost(&nodes, &acked).await;
-        println!("{}", Sample::new(gaps).row(fault.words()));
+        println!("{}", BenchSample::new(gaps).row(fault.words()));
         println!("    {} writes acknowledged, {} of them lost", acked.len(), lost.len());
         // The next client counts from the beginning.
         until("an empty table", async || {
@@ -107,9 +107,9 @@ pub async fn run(options: &Options) -> Result<(), Failure> {
 
 /// One fault, from a whole cluster to a whole cluster.
 async fn once(
-    fault: Fault,
+    fault: HostFault,
     nodes: &mut Nodes,
-    network: Option<&Network>,
+    network: Option<&TestNetwork>,
     ledger: &Ledger,
 ) -> Duration {
     whole(nodes).await;
@@ -122,16 +122,16 @@ async fn once(
     ledger.new_gap();
     let since = Instant::now();
     match fault {
-        Fault::Killed => {
+        HostFault::Killed => {
             if let Some(pid) = nodes.nodes[old].postmaster() {
                 let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
             }
         }
-        Fault::Lost => nodes.nodes[old].kill_all(),
-        Fault::Paused => nodes.nodes[old].signal_all(Signal::SIGSTOP),
-        Fault::CutOff => network.into_iter().for_each(|network| network.split(&[old])),
-        Fault::Stopped => nodes.nodes[old].signal(Signal::SIGTERM),
-        Fault::Switchover => {
+        HostFault::Lost => nodes.nodes[old].kill_all(),
+        HostFault::Paused => nodes.nodes[old].signal_all(Signal::SIGSTOP),
+        HostFault::CutOff => network.into_iter().for_each(|network| network.split(&[old])),
+        HostFault::Stopped => nodes.nodes[old].signal(Signal::SIGTERM),
+        HostFault::Switchover => {
             let target = (old + 1) % nodes.nodes.len() + 1;
             until("a switchover", async || {
                 nodes.nodes[old].sql(&format!("SELECT pgraft_switchover({target})")).await.ok()
@@ -142,20 +142,20 @@ async fn once(
     primary_after(
         nodes,
         before,
-        if fault == Fault::Switchover { &[] } else { std::slice::from_ref(&old) },
+        if fault == HostFault::Switchover { &[] } else { std::slice::from_ref(&old) },
     )
     .await;
     more_rows(ledger, 20).await;
     let gap = ledger.new_gap().min(since.elapsed());
     match fault {
-        Fault::Paused => nodes.nodes[old].signal_all(Signal::SIGCONT),
-        Fault::CutOff => network.into_iter().for_each(Network::heal),
-        Fault::Stopped => {
+        HostFault::Paused => nodes.nodes[old].signal_all(Signal::SIGCONT),
+        HostFault::CutOff => network.into_iter().for_each(TestNetwork::heal),
+        HostFault::Stopped => {
             nodes.nodes[old].ended().await;
             nodes.nodes[old].start();
         }
-        Fault::Lost => nodes.nodes[old].start(),
-        Fault::Killed | Fault::Switchover => {}
+        HostFault::Lost => nodes.nodes[old].start(),
+        HostFault::Killed | HostFault::Switchover => {}
     }
     gap
 }

@@ -7,18 +7,18 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::ValueEnum;
 use kube::{Client, Config};
-use pgraft_e2e::cluster::Cluster;
-use pgraft_e2e::cut::Cut;
+use pgraft_e2e::cluster::KindCluster;
+use pgraft_e2e::cut::NetworkCut;
 use pgraft_e2e::data;
-use pgraft_e2e::errand::{Errand, PAUSE, time_of};
+use pgraft_e2e::host_job::{HostJob, PAUSE, time_of};
 use pgraft_e2e::primary_term::{
     KILL_SERVER, epoch, followed, in_pod, next_primary_term, place, primary,
 };
-use pgraft_e2e::writer::{self, Connections, Writer};
+use pgraft_e2e::writer::{self, Connections, LoadWriter};
 use serde_json::json;
 
-use crate::failure::Failure;
-use crate::stats::Sample;
+use crate::failure::BenchFailure;
+use crate::stats::BenchSample;
 
 const MEMBERS: [i32; 3] = [1, 2, 3];
 /// For how long a node stands still: longer than its successor needs, less than Kubernetes does to
@@ -28,13 +28,13 @@ const PAUSED: Duration = Duration::from_secs(8);
 const PATIENCE: Duration = Duration::from_mins(2);
 
 #[derive(clap::Args)]
-pub struct Options {
+pub struct FailoverRwOptions {
     /// Of each fault.
     #[arg(long, default_value_t = 20)]
     rounds: usize,
     /// Which faults; all of them where none is named.
     #[arg(long, value_delimiter = ',')]
-    faults: Vec<Fault>,
+    faults: Vec<ClusterFault>,
     /// Of the client.
     #[arg(long, default_value_t = 4)]
     connections: u8,
@@ -48,7 +48,7 @@ pub struct Options {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Fault {
+enum ClusterFault {
     /// kill -9 of the postmaster.
     Killed,
     /// SIGSTOP of every process of the primary's pod and of its host's kubelet, for 8 s.
@@ -59,7 +59,7 @@ enum Fault {
     Switchover,
 }
 
-impl Fault {
+impl ClusterFault {
     const fn words(self) -> (&'static str, &'static str) {
         match self {
             Self::Killed => ("postmaster killed", "killed"),
@@ -73,18 +73,18 @@ impl Fault {
 /// From a fault until it was healed.
 type Window = (i64, i64);
 
-pub async fn run(options: &Options) -> Result<(), Failure> {
-    let config = Config::infer().await.map_err(|e| Failure::Program(e.to_string()))?;
-    let client = Client::try_from(config).map_err(pgraft_e2e::failure::Failure::from)?;
+pub async fn run(options: &FailoverRwOptions) -> Result<(), BenchFailure> {
+    let config = Config::infer().await.map_err(|e| BenchFailure::Program(e.to_string()))?;
+    let client = Client::try_from(config).map_err(pgraft_e2e::failure::E2eFailure::from)?;
     let cluster =
-        Cluster::in_new_namespace(&client, &format!("bench-failover-{}", std::process::id()))
+        KindCluster::in_new_namespace(&client, &format!("bench-failover-{}", std::process::id()))
             .await?;
     let done = faults(&cluster, options).await;
     cluster.remove().await?;
     done
 }
 
-async fn faults(cluster: &Cluster, options: &Options) -> Result<(), Failure> {
+async fn faults(cluster: &KindCluster, options: &FailoverRwOptions) -> Result<(), BenchFailure> {
     cluster.create(3, &json!({ "failover": { "enabled": true } })).await?;
     data::write(cluster, primary(cluster, &MEMBERS).await?, 1).await?;
     let (connections, kind) = if options.new_connections {
@@ -96,9 +96,11 @@ async fn faults(cluster: &Cluster, options: &Options) -> Result<(), Failure> {
         "3 members on Kubernetes, lease 2 s, {} {kind} through -rw; between the last acknowledged write before and the first after:",
         options.connections
     );
-    for fault in if options.faults.is_empty() { Fault::value_variants() } else { &options.faults } {
+    for fault in
+        if options.faults.is_empty() { ClusterFault::value_variants() } else { &options.faults }
+    {
         let (words, story) = fault.words();
-        let writer = Writer::begin(cluster, story, connections, &hosts(cluster).await?).await?;
+        let writer = LoadWriter::begin(cluster, story, connections, &hosts(cluster).await?).await?;
         let mut windows = Vec::new();
         for round in 0..options.rounds {
             let window = once(*fault, cluster, &writer, round).await?;
@@ -114,7 +116,7 @@ async fn faults(cluster: &Cluster, options: &Options) -> Result<(), Failure> {
         let told = writer.stop().await?;
         let lost = told.lost_on(cluster, primary(cluster, &MEMBERS).await?).await?;
         let all = windows.iter().map(|(after, before)| told.gap(*after, *before)).collect();
-        println!("{}", Sample::new(all).row(words));
+        println!("{}", BenchSample::new(all).row(words));
         let of = |which: i64| {
             told.rows.iter().filter(move |row| row.number % i64::from(options.connections) == which)
         };
@@ -123,7 +125,7 @@ async fn faults(cluster: &Cluster, options: &Options) -> Result<(), Failure> {
         };
         println!(
             "{}",
-            Sample::new((0..i64::from(options.connections)).flat_map(each).collect())
+            BenchSample::new((0..i64::from(options.connections)).flat_map(each).collect())
                 .row("    each of them by itself")
         );
         println!("    writes: {}; {lost} of the acknowledged ones lost", told.counts());
@@ -133,11 +135,11 @@ async fn faults(cluster: &Cluster, options: &Options) -> Result<(), Failure> {
 
 /// One fault, from a whole cluster to a whole cluster.
 async fn once(
-    fault: Fault,
-    cluster: &Cluster,
-    writer: &Writer,
+    fault: ClusterFault,
+    cluster: &KindCluster,
+    writer: &LoadWriter,
     round: usize,
-) -> Result<Window, Failure> {
+) -> Result<Window, BenchFailure> {
     let old = primary(cluster, &MEMBERS).await?;
     followed(cluster, old, &MEMBERS).await?;
     // As a cluster is found: nobody has started less than a lease ago (whoever has recruits nobody
@@ -150,11 +152,11 @@ async fn once(
     writer.more(100).await?;
     let at = now();
     match fault {
-        Fault::Killed => {
+        ClusterFault::Killed => {
             in_pod(cluster, old, KILL_SERVER).await?;
             next_primary_term(cluster, before, &MEMBERS).await?;
         }
-        Fault::Switchover => {
+        ClusterFault::Switchover => {
             let target = others[round % others.len()];
             // The old primary's own sessions end with it.
             cluster
@@ -164,37 +166,39 @@ async fn once(
                 .await?;
             next_primary_term(cluster, before, &others).await?;
         }
-        Fault::CutOff => {
-            let cut = Cut::between(cluster, &[old], &others).await?;
+        ClusterFault::CutOff => {
+            let cut = NetworkCut::between(cluster, &[old], &others).await?;
             let primary_term = next_primary_term(cluster, before, &others).await;
             let more = writer.more(100).await;
             cut.heal().await?;
             primary_term?;
             more?;
         }
-        Fault::Paused => return paused(cluster, writer, round, (old, before, &others)).await,
+        ClusterFault::Paused => {
+            return paused(cluster, writer, round, (old, before, &others)).await;
+        }
     }
     writer.more(100).await?;
     Ok((at, now()))
 }
 
 async fn paused(
-    cluster: &Cluster,
-    writer: &Writer,
+    cluster: &KindCluster,
+    writer: &LoadWriter,
     round: usize,
     (old, before, others): (i32, i64, &[i32]),
-) -> Result<Window, Failure> {
+) -> Result<Window, BenchFailure> {
     let (host, uid) = place(cluster, old).await?;
     let env = [("UID_OF_POD", uid), ("SECONDS_LONG", PAUSED.as_secs().to_string())];
-    let errand = Errand::begin(cluster, &host, &format!("pause-{round}"), PAUSE, &env).await?;
+    let host_job = HostJob::begin(cluster, &host, &format!("pause-{round}"), PAUSE, &env).await?;
     let primary_term = next_primary_term(cluster, before, others).await;
-    let at = time_of(&errand.ended(PATIENCE).await?, "paused")?;
+    let at = time_of(&host_job.ended(PATIENCE).await?, "paused")?;
     primary_term?;
     writer.more(100).await?;
     Ok((at, now()))
 }
 
-async fn hosts(cluster: &Cluster) -> Result<Vec<String>, Failure> {
+async fn hosts(cluster: &KindCluster) -> Result<Vec<String>, BenchFailure> {
     let mut hosts = Vec::new();
     for node in MEMBERS {
         hosts.push(place(cluster, node).await?.0);

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 /// A bench's way to fail.
 #[derive(Debug, thiserror::Error)]
-pub enum Failure {
+pub enum BenchFailure {
     /// A file or a process.
     #[error("{what}: {source}")]
     Io {
@@ -29,7 +29,7 @@ pub enum Failure {
     Member(#[from] pgraft_raft::StartError),
     /// The Kubernetes cluster, or what runs on it.
     #[error(transparent)]
-    Cluster(#[from] pgraft_e2e::failure::Failure),
+    Cluster(#[from] pgraft_e2e::failure::E2eFailure),
     /// An HTTP call to etcd.
     #[error("etcd: {0}")]
     Etcd(String),
@@ -46,7 +46,7 @@ pub enum Failure {
     Wrong(String),
 }
 
-impl Failure {
+impl BenchFailure {
     /// For `map_err`: what was tried.
     pub fn io(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> Self {
         move |source| Self::Io { what: what.into(), source }

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use crate::failure::Failure;
+use crate::failure::BenchFailure;
 use crate::servers::free_port;
 
 /// Ends with its value.
@@ -15,14 +15,14 @@ pub struct Haproxy {
 
 impl Haproxy {
     /// None where there is no HAProxy.
-    pub fn to(host: &str, port: u16, dir: &Path) -> Result<Option<Self>, Failure> {
+    pub fn to(host: &str, port: u16, dir: &Path) -> Result<Option<Self>, BenchFailure> {
         let own = free_port()?;
         let file = dir.join("haproxy.cfg");
         let settings = format!(
             "defaults\n  mode tcp\n  timeout connect 5s\n  timeout client 1h\n  timeout server 1h\n\
              listen postgres\n  bind 127.0.0.1:{own}\n  server primary {host}:{port}\n"
         );
-        fs::write(&file, settings).map_err(Failure::io(file.display().to_string()))?;
+        fs::write(&file, settings).map_err(BenchFailure::io(file.display().to_string()))?;
         match Command::new("haproxy")
             .arg("-db")
             .arg("-f")
@@ -36,7 +36,7 @@ impl Haproxy {
                 println!("no haproxy on PATH to compare the gateway with");
                 Ok(None)
             }
-            Err(error) => Err(Failure::io("haproxy")(error)),
+            Err(error) => Err(BenchFailure::io("haproxy")(error)),
         }
     }
 

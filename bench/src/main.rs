@@ -27,7 +27,7 @@ use std::process::ExitCode;
 
 /// Measures and prints.
 #[derive(Parser)]
-struct Arguments {
+struct BenchCli {
     #[command(subcommand)]
     bench: Bench,
 }
@@ -35,29 +35,29 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Bench {
     /// fdatasync of a small write into a preallocated file.
-    Disk(disk::Options),
+    Disk(disk::DiskOptions),
     /// How long nobody acknowledges a write when the primary is killed, paused, cut off, stopped,
     /// or told to give way; and what was lost.
-    Failover(failover::Options),
+    Failover(failover::FailoverOptions),
     /// The same for a client of the Service `-rw` on a Kubernetes cluster.
-    FailoverRw(failover_rw::Options),
+    FailoverRw(failover_rw::FailoverRwOptions),
     /// Members that join and leave three Postgres servers; beside it etcd and the disk.
-    Membership(membership::Options),
+    Membership(membership::MembershipOptions),
     /// The operator with 100 and with 1,000 idle clusters: memory, processor, calls to the API
     /// server.
-    Operator(operator::Options),
+    Operator(operator::OperatorOptions),
     /// pgbench with pgraft and without it.
-    Overhead(overhead::Options),
+    Overhead(overhead::OverheadOptions),
     /// kubectl scale 3 → 4 on a Kubernetes cluster, and where the time goes.
-    Scale(scale::Options),
+    Scale(scale::ScaleOptions),
     /// Memory and processor time of the worker while nothing happens.
-    Worker(worker::Options),
+    Worker(worker::WorkerOptions),
 }
 
 #[tokio::main]
 async fn main() -> ExitCode {
     println!("{}", machine::line());
-    let done = match Arguments::parse().bench {
+    let done = match BenchCli::parse().bench {
         Bench::Disk(options) => disk::run(&options),
         Bench::Failover(options) => failover::run(&options).await,
         Bench::FailoverRw(options) => failover_rw::run(&options).await,

@@ -13,22 +13,22 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use pgraft_core::{Address, NodeId, NodeState};
-use pgraft_raft::{Hooks, Node, Protection, SNAPSHOT_EVERY, Settings};
+use pgraft_raft::{Hooks, Node, Protection, RaftSettings, SNAPSHOT_EVERY};
 use tempfile::TempDir;
 use tokio_postgres::{Client, Statement};
 
 use crate::disk;
-use crate::etcd::{self, Etcd, Gateway};
-use crate::failure::Failure;
-use crate::servers::{PATIENCE, Server, cluster, free_port, scratch, until};
-use crate::stats::Sample;
+use crate::etcd::{self, Etcd, EtcdGateway};
+use crate::failure::BenchFailure;
+use crate::servers::{BenchServer, PATIENCE, cluster, free_port, scratch, until};
+use crate::stats::BenchSample;
 use crate::watcher::Watcher;
 
 /// Writes of the disk's own measurement, each round.
 const DISK_WRITES: usize = 5;
 
 #[derive(clap::Args)]
-pub struct Options {
+pub struct MembershipOptions {
     /// Where the servers' directories are made, and removed again.
     #[arg(long, default_value = "/tmp")]
     dir: PathBuf,
@@ -37,7 +37,7 @@ pub struct Options {
     rounds: usize,
 }
 
-pub async fn run(options: &Options) -> Result<(), Failure> {
+pub async fn run(options: &MembershipOptions) -> Result<(), BenchFailure> {
     let dir = scratch(&options.dir)?;
     let mut pgraft = Pgraft::start(&dir).await?;
     let mut etcd = match etcd::version() {
@@ -46,18 +46,21 @@ pub async fn run(options: &Options) -> Result<(), Failure> {
     };
     let (mut disk, mut growing) = (Vec::new(), Vec::new());
     for _ in 0..options.rounds {
-        disk.extend(disk::fdatasync(dir.path(), DISK_WRITES, disk::File::Preallocated)?);
-        growing.extend(disk::fdatasync(dir.path(), DISK_WRITES, disk::File::Growing)?);
+        disk.extend(disk::fdatasync(dir.path(), DISK_WRITES, disk::BenchFile::Preallocated)?);
+        growing.extend(disk::fdatasync(dir.path(), DISK_WRITES, disk::BenchFile::Growing)?);
         pgraft.round().await?;
         pgraft.round_of_nobody().await?;
         if let Some((_, etcd)) = &mut etcd {
             etcd.round().await?;
         }
     }
-    println!("{}", Sample::new(disk).row("disk: fdatasync of 512 bytes into a preallocated file"));
     println!(
         "{}",
-        Sample::new(growing).row("disk: fdatasync of 512 bytes at the end of a growing file")
+        BenchSample::new(disk).row("disk: fdatasync of 512 bytes into a preallocated file")
+    );
+    println!(
+        "{}",
+        BenchSample::new(growing).row("disk: fdatasync of 512 bytes at the end of a growing file")
     );
     pgraft.print();
     match etcd {
@@ -71,18 +74,18 @@ pub async fn run(options: &Options) -> Result<(), Failure> {
 
 /// From the call to its return, and to the moment at which the last of three members showed it.
 #[derive(Default)]
-struct Change {
+struct MembershipChange {
     returned: Vec<Duration>,
     everywhere: Vec<Duration>,
 }
 
-impl Change {
+impl MembershipChange {
     fn note<Q>(
         &mut self,
         begun: Instant,
         returned: Instant,
         watchers: &[Watcher<Q>],
-    ) -> Result<(), Failure>
+    ) -> Result<(), BenchFailure>
     where
         Q: Send + 'static,
     {
@@ -96,8 +99,11 @@ impl Change {
     }
 
     fn print(self, what: &str) {
-        println!("{}", Sample::new(self.returned).row(&format!("{what}: the call returns")));
-        println!("{}", Sample::new(self.everywhere).row(&format!("{what}: shown by all three")));
+        println!("{}", BenchSample::new(self.returned).row(&format!("{what}: the call returns")));
+        println!(
+            "{}",
+            BenchSample::new(self.everywhere).row(&format!("{what}: shown by all three"))
+        );
     }
 }
 
@@ -106,27 +112,27 @@ type Wanted = (i32, bool);
 
 struct Pgraft {
     dir: PathBuf,
-    _servers: Vec<Server>,
+    _servers: Vec<BenchServer>,
     watchers: Vec<Watcher<Wanted>>,
     caller: Client,
     add: Statement,
     remove: Statement,
     next_id: i32,
     call: Vec<Duration>,
-    added: Change,
+    added: MembershipChange,
     shown_by_newcomer: Vec<Duration>,
     voter: Vec<Duration>,
-    removed: Change,
-    nobody_added: Change,
-    nobody_removed: Change,
+    removed: MembershipChange,
+    nobody_added: MembershipChange,
+    nobody_removed: MembershipChange,
 }
 
 impl Pgraft {
-    async fn start(dir: &TempDir) -> Result<Self, Failure> {
+    async fn start(dir: &TempDir) -> Result<Self, BenchFailure> {
         let servers = cluster(dir.path(), 3).await?;
         let watchers = servers.iter().map(watch).collect();
         let caller = servers[0].connect().await?;
-        let sql = Failure::sql(1);
+        let sql = BenchFailure::sql(1);
         let add =
             caller.prepare("select pgraft_add_node($1, '127.0.0.1', $2)").await.map_err(&sql)?;
         let remove = caller.prepare("select pgraft_remove_node($1)").await.map_err(&sql)?;
@@ -139,12 +145,12 @@ impl Pgraft {
             remove,
             next_id: 4,
             call: Vec::new(),
-            added: Change::default(),
+            added: MembershipChange::default(),
             shown_by_newcomer: Vec::new(),
             voter: Vec::new(),
-            removed: Change::default(),
-            nobody_added: Change::default(),
-            nobody_removed: Change::default(),
+            removed: MembershipChange::default(),
+            nobody_added: MembershipChange::default(),
+            nobody_removed: MembershipChange::default(),
         })
     }
 
@@ -156,16 +162,17 @@ impl Pgraft {
     }
 
     /// A newcomer that is there joins, gets its vote, and leaves.
-    async fn round(&mut self) -> Result<(), Failure> {
+    async fn round(&mut self) -> Result<(), BenchFailure> {
         let begun = Instant::now();
-        self.caller.query_one("select 1", &[]).await.map_err(Failure::sql(1))?;
+        self.caller.query_one("select 1", &[]).await.map_err(BenchFailure::sql(1))?;
         self.call.push(begun.elapsed());
 
         let id = self.take_id();
         let dir = self.dir.join(format!("newcomer-{id}"));
         let (node, port) = newcomer(id, &dir).await?;
         let mut status = node.status();
-        let itself = NodeId::new(i64::from(id)).map_err(|no| Failure::Wrong(no.to_string()))?;
+        let itself =
+            NodeId::new(i64::from(id)).map_err(|no| BenchFailure::Wrong(no.to_string()))?;
 
         let begun = self.begin(id, true);
         let newcomer_sees = tokio::spawn(async move {
@@ -179,10 +186,13 @@ impl Pgraft {
         self.added.note(begun, Instant::now(), &self.watchers)?;
         let (seen, votes) = tokio::time::timeout(PATIENCE, newcomer_sees)
             .await
-            .map_err(|_| Failure::Deadline { what: "the newcomer's vote".into(), limit: PATIENCE })?
+            .map_err(|_| BenchFailure::Deadline {
+                what: "the newcomer's vote".into(),
+                limit: PATIENCE,
+            })?
             .ok()
             .flatten()
-            .ok_or_else(|| Failure::Wrong("the newcomer has ended".into()))?;
+            .ok_or_else(|| BenchFailure::Wrong("the newcomer has ended".into()))?;
         self.shown_by_newcomer.push(seen - begun);
         self.voter.push(votes - begun);
         self.settled().await?;
@@ -191,11 +201,11 @@ impl Pgraft {
         self.call(&self.remove, &[&id]).await?;
         self.removed.note(begun, Instant::now(), &self.watchers)?;
         node.shutdown().await;
-        std::fs::remove_dir_all(&dir).map_err(Failure::io(dir.display().to_string()))
+        std::fs::remove_dir_all(&dir).map_err(BenchFailure::io(dir.display().to_string()))
     }
 
     /// A learner that nobody runs comes and goes.
-    async fn round_of_nobody(&mut self) -> Result<(), Failure> {
+    async fn round_of_nobody(&mut self) -> Result<(), BenchFailure> {
         let (id, port) = (self.take_id(), free_port()?);
         let begun = self.begin(id, true);
         self.call(&self.add, &[&id, &i32::from(port)]).await?;
@@ -214,32 +224,33 @@ impl Pgraft {
         &self,
         statement: &Statement,
         arguments: &[&(dyn tokio_postgres::types::ToSql + Sync)],
-    ) -> Result<(), Failure> {
-        let row = self.caller.query_one(statement, arguments).await.map_err(Failure::sql(1))?;
-        if row.get(0) { Ok(()) } else { Err(Failure::Wrong("a change returned false".into())) }
+    ) -> Result<(), BenchFailure> {
+        let row =
+            self.caller.query_one(statement, arguments).await.map_err(BenchFailure::sql(1))?;
+        if row.get(0) { Ok(()) } else { Err(BenchFailure::Wrong("a change returned false".into())) }
     }
 
     /// Until the leader counts the newcomer among its voters and nothing is under way.
-    async fn settled(&self) -> Result<(), Failure> {
+    async fn settled(&self) -> Result<(), BenchFailure> {
         until("four voters", || async {
             let row = self
                 .caller
                 .query_one("select voters from pgraft_status()", &[])
                 .await
-                .map_err(Failure::sql(1))?;
+                .map_err(BenchFailure::sql(1))?;
             Ok(row.get::<_, i32>(0) == 4)
         })
         .await
     }
 
     fn print(self) {
-        println!("{}", Sample::new(self.call).row("pgraft: select 1 on the same connection"));
+        println!("{}", BenchSample::new(self.call).row("pgraft: select 1 on the same connection"));
         self.added.print("pgraft, a member joins");
         println!(
             "{}",
-            Sample::new(self.shown_by_newcomer).row("pgraft, a member joins: shown by itself")
+            BenchSample::new(self.shown_by_newcomer).row("pgraft, a member joins: shown by itself")
         );
-        println!("{}", Sample::new(self.voter).row("pgraft, a member joins: it votes"));
+        println!("{}", BenchSample::new(self.voter).row("pgraft, a member joins: it votes"));
         self.removed.print("pgraft, a voter leaves");
         self.nobody_added.print("pgraft, a learner that nobody runs is added");
         self.nobody_removed.print("pgraft, it is removed");
@@ -247,11 +258,11 @@ impl Pgraft {
 }
 
 /// A member on its own, called by nobody yet.
-async fn newcomer(id: i32, dir: &Path) -> Result<(Node, u16), Failure> {
-    let wrong = |no: pgraft_core::Refusal| Failure::Wrong(no.to_string());
+async fn newcomer(id: i32, dir: &Path) -> Result<(Node, u16), BenchFailure> {
+    let wrong = |no: pgraft_core::Refusal| BenchFailure::Wrong(no.to_string());
     let port = free_port()?;
     let at = Address::new(&Ipv4Addr::LOCALHOST.to_string(), i64::from(port)).map_err(wrong)?;
-    let settings = Settings {
+    let settings = RaftSettings {
         node_id: NodeId::new(i64::from(id)).map_err(wrong)?,
         listen: at.clone(),
         advertise: at.clone(),
@@ -269,11 +280,11 @@ async fn newcomer(id: i32, dir: &Path) -> Result<(Node, u16), Failure> {
     Ok((Node::start(settings, hooks).await?, port))
 }
 
-fn watch(server: &Server) -> Watcher<Wanted> {
+fn watch(server: &BenchServer) -> Watcher<Wanted> {
     let id = server.id;
     let config = server.connection();
     Watcher::new(move |runtime| {
-        let sql = Failure::sql(id);
+        let sql = BenchFailure::sql(id);
         let client = runtime.block_on(crate::servers::connect(&config)).map_err(&sql)?;
         let there = runtime
             .block_on(
@@ -290,32 +301,32 @@ fn watch(server: &Server) -> Watcher<Wanted> {
 struct EtcdSide {
     _etcd: Etcd,
     watchers: Vec<Watcher<(String, bool)>>,
-    caller: Gateway,
+    caller: EtcdGateway,
     call: Vec<Duration>,
-    added: Change,
-    removed: Change,
+    added: MembershipChange,
+    removed: MembershipChange,
 }
 
 impl EtcdSide {
-    async fn start(dir: &Path) -> Result<Self, Failure> {
+    async fn start(dir: &Path) -> Result<Self, BenchFailure> {
         let etcd = Etcd::start(dir).await?;
         let watch = |port: u16| {
             Watcher::new(move |runtime| {
-                let mut gateway = runtime.block_on(Gateway::connect(port))?;
+                let mut gateway = runtime.block_on(EtcdGateway::connect(port))?;
                 Ok(move |runtime: &tokio::runtime::Runtime, (peer, wanted): &(String, bool)| {
                     Ok(runtime.block_on(gateway.shows(peer))? == *wanted)
                 })
             })
         };
         let watchers = etcd.ports.iter().map(|&port| watch(port)).collect();
-        let caller = Gateway::connect(etcd.leader().await?).await?;
+        let caller = EtcdGateway::connect(etcd.leader().await?).await?;
         Ok(Self {
             _etcd: etcd,
             watchers,
             caller,
             call: Vec::new(),
-            added: Change::default(),
-            removed: Change::default(),
+            added: MembershipChange::default(),
+            removed: MembershipChange::default(),
         })
     }
 
@@ -326,7 +337,7 @@ impl EtcdSide {
         Instant::now()
     }
 
-    async fn round(&mut self) -> Result<(), Failure> {
+    async fn round(&mut self) -> Result<(), BenchFailure> {
         let peer = format!("http://127.0.0.1:{}", free_port()?);
         let begun = Instant::now();
         self.caller.shows(&peer).await?;
@@ -342,7 +353,7 @@ impl EtcdSide {
     fn print(self, version: &str) {
         println!(
             "{}",
-            Sample::new(self.call)
+            BenchSample::new(self.call)
                 .row(&format!("etcd {version}: member list on the same connection"))
         );
         self.added.print(&format!("etcd {version}, a learner that nobody runs is added"));

@@ -18,14 +18,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::time::sleep;
 
-use crate::failure::Failure;
+use crate::failure::BenchFailure;
 use api::Api;
 use members::Members;
 use process::Operator;
 
 /// What can be chosen.
 #[derive(clap::Args)]
-pub struct Options {
+pub struct OperatorOptions {
     /// How many clusters, one run each.
     #[arg(long, value_delimiter = ',', default_value = "100,1000")]
     clusters: Vec<usize>,
@@ -45,11 +45,11 @@ const PATIENCE: Duration = Duration::from_mins(30);
 
 /// # Errors
 /// When the operator does not start, or the clusters do not become ready.
-pub async fn run(options: &Options) -> Result<(), Failure> {
+pub async fn run(options: &OperatorOptions) -> Result<(), BenchFailure> {
     let binary = match &options.operator {
         Some(path) => path.clone(),
         None => std::env::current_exe()
-            .map_err(Failure::io("finding this binary"))?
+            .map_err(BenchFailure::io("finding this binary"))?
             .with_file_name("pgraft-operator"),
     };
     let members = Members::listen(options.busy)?;
@@ -87,7 +87,7 @@ pub async fn run(options: &Options) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn ready(api: &Arc<Api>, operator: &Operator, clusters: usize) -> Result<(), Failure> {
+async fn ready(api: &Arc<Api>, operator: &Operator, clusters: usize) -> Result<(), BenchFailure> {
     let begun = Instant::now();
     loop {
         operator.is_alive()?;
@@ -96,7 +96,7 @@ async fn ready(api: &Arc<Api>, operator: &Operator, clusters: usize) -> Result<(
             return Ok(());
         }
         if begun.elapsed() > PATIENCE {
-            return Err(Failure::Deadline {
+            return Err(BenchFailure::Deadline {
                 what: format!("{ready} of {clusters} clusters are ready"),
                 limit: PATIENCE,
             });
@@ -106,7 +106,7 @@ async fn ready(api: &Arc<Api>, operator: &Operator, clusters: usize) -> Result<(
 }
 
 /// Until nothing was written for ten seconds.
-async fn quiet(api: &Arc<Api>, operator: &Operator) -> Result<(), Failure> {
+async fn quiet(api: &Arc<Api>, operator: &Operator) -> Result<(), BenchFailure> {
     let begun = Instant::now();
     loop {
         let before = api.writes();
@@ -116,7 +116,7 @@ async fn quiet(api: &Arc<Api>, operator: &Operator) -> Result<(), Failure> {
             return Ok(());
         }
         if begun.elapsed() > PATIENCE {
-            return Err(Failure::Deadline {
+            return Err(BenchFailure::Deadline {
                 what: "the operator is at rest".into(),
                 limit: PATIENCE,
             });
@@ -125,12 +125,12 @@ async fn quiet(api: &Arc<Api>, operator: &Operator) -> Result<(), Failure> {
 }
 
 async fn idle(
-    options: &Options,
+    options: &OperatorOptions,
     clusters: usize,
     api: &Arc<Api>,
     members: &Arc<Members>,
     operator: &Operator,
-) -> Result<(), Failure> {
+) -> Result<(), BenchFailure> {
     if !options.busy {
         quiet(api, operator).await?;
     }

@@ -9,13 +9,13 @@ use std::process::Stdio;
 use pgraft_testkit::Nodes;
 use pgraft_testkit::cluster::{cluster_of, primary};
 
-use crate::failure::Failure;
+use crate::failure::BenchFailure;
 use crate::haproxy::Haproxy;
 use crate::plain::Plain;
 use crate::servers::{bin_directory, connect, scratch};
 
 #[derive(clap::Args)]
-pub struct Options {
+pub struct OverheadOptions {
     /// Where the plain servers' directories are made, and removed again.
     #[arg(long, default_value = "/tmp")]
     dir: PathBuf,
@@ -40,7 +40,7 @@ pub struct Options {
 }
 
 /// Who is asked.
-struct Target {
+struct OverheadTarget {
     name: &'static str,
     host: String,
     port: u16,
@@ -51,7 +51,7 @@ const PLAIN: &str = "plain, ANY 1";
 const USER: &str = "app";
 const PASSWORD: &str = "owner-1";
 
-pub async fn run(options: &Options) -> Result<(), Failure> {
+pub async fn run(options: &OverheadOptions) -> Result<(), BenchFailure> {
     let bin = bin_directory()?;
     let mut nodes = Nodes::new(&bin, 3);
     for node in &mut nodes.nodes {
@@ -72,7 +72,7 @@ pub async fn run(options: &Options) -> Result<(), Failure> {
         as_app(plain.port()).await?;
         Some((plain, Haproxy::to(first.client_address(), first.postgres_port(), dir.path())?))
     };
-    let target = |name, host: &str, port| Target { name, host: host.to_owned(), port };
+    let target = |name, host: &str, port| OverheadTarget { name, host: host.to_owned(), port };
     let mut targets = vec![target(PGRAFT, first.client_address(), first.postgres_port())];
     if let Some((plain, haproxy)) = &others {
         targets.insert(0, target(PLAIN, "127.0.0.1", plain.port()));
@@ -120,44 +120,48 @@ pub async fn run(options: &Options) -> Result<(), Failure> {
 }
 
 /// The user and the database of the others.
-async fn as_app(port: u16) -> Result<(), Failure> {
+async fn as_app(port: u16) -> Result<(), BenchFailure> {
     let client = connect(&format!("host=127.0.0.1 port={port} user=postgres dbname=postgres"))
         .await
-        .map_err(Failure::sql(0))?;
+        .map_err(BenchFailure::sql(0))?;
     for statement in ["CREATE ROLE app LOGIN", "CREATE DATABASE app OWNER app"] {
-        client.batch_execute(statement).await.map_err(Failure::sql(0))?;
+        client.batch_execute(statement).await.map_err(BenchFailure::sql(0))?;
     }
     Ok(())
 }
 
 async fn rate(
-    options: &Options,
+    options: &OverheadOptions,
     bin: &Path,
-    target: &Target,
+    target: &OverheadTarget,
     arguments: &[&str],
-) -> Result<f64, Failure> {
+) -> Result<f64, BenchFailure> {
     let (clients, seconds) = (options.clients.to_string(), options.seconds.to_string());
     let all =
         [&["-n", "-M", "prepared", "-j", "2", "-c", &clients, "-T", &seconds], arguments].concat();
     let said = pgbench(bin, target, &all).await?;
     let tps =
         said.lines().find_map(|line| line.strip_prefix("tps = ")?.split(' ').next()?.parse().ok());
-    tps.ok_or_else(|| Failure::Program(format!("pgbench said no tps: {said}")))
+    tps.ok_or_else(|| BenchFailure::Program(format!("pgbench said no tps: {said}")))
 }
 
-async fn pgbench(bin: &Path, target: &Target, arguments: &[&str]) -> Result<String, Failure> {
+async fn pgbench(
+    bin: &Path,
+    target: &OverheadTarget,
+    arguments: &[&str],
+) -> Result<String, BenchFailure> {
     let mut command = tokio::process::Command::new(bin.join("pgbench"));
     command
         .args(["-h", &target.host, "-p", &target.port.to_string(), "-U", USER])
         .args(arguments)
         .arg(USER);
     command.env("PGPASSWORD", PASSWORD).stdin(Stdio::null());
-    let output = command.output().await.map_err(Failure::io("pgbench"))?;
+    let output = command.output().await.map_err(BenchFailure::io("pgbench"))?;
     let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
     if output.status.success() {
         Ok(text(&output.stdout))
     } else {
-        Err(Failure::Program(format!("pgbench: {}", text(&output.stderr))))
+        Err(BenchFailure::Program(format!("pgbench: {}", text(&output.stderr))))
     }
 }
 

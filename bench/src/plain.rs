@@ -3,9 +3,9 @@
 
 use std::path::{Path, PathBuf};
 
-use pgraft_testkit::Node;
+use pgraft_testkit::TestNode;
 
-use crate::failure::Failure;
+use crate::failure::BenchFailure;
 use crate::servers::{configure, connect, end, free_port, run_program, until};
 
 /// What is a server's own, or pgraft's.
@@ -42,11 +42,11 @@ struct PlainServer {
 impl Plain {
     /// With so many standbys, one of which must have a commit.
     pub async fn like(
-        node: &Node,
+        node: &TestNode,
         bin: &Path,
         parent: &Path,
         standbys: usize,
-    ) -> Result<Self, Failure> {
+    ) -> Result<Self, BenchFailure> {
         let settings = settings_of(node).await?;
         let primary = PlainServer { data: parent.join("plain-0"), port: free_port()? };
         primary.run(
@@ -81,7 +81,7 @@ impl Plain {
         let client =
             connect(&format!("host=127.0.0.1 port={} user=postgres dbname=postgres", plain.port()))
                 .await;
-        let client = client.map_err(Failure::sql(0))?;
+        let client = client.map_err(BenchFailure::sql(0))?;
         until("streaming standbys", || async {
             let row = client
                 .query_one(
@@ -89,7 +89,7 @@ impl Plain {
                     &[],
                 )
                 .await;
-            Ok(usize::try_from(row.map_err(Failure::sql(0))?.get::<_, i64>(0))
+            Ok(usize::try_from(row.map_err(BenchFailure::sql(0))?.get::<_, i64>(0))
                 .is_ok_and(|n| n == standbys))
         })
         .await?;
@@ -101,8 +101,8 @@ impl Plain {
     }
 }
 
-async fn settings_of(node: &Node) -> Result<String, Failure> {
-    let sql = Failure::sql(u16::try_from(node.id).unwrap_or(0));
+async fn settings_of(node: &TestNode) -> Result<String, BenchFailure> {
+    let sql = BenchFailure::sql(u16::try_from(node.id).unwrap_or(0));
     let client = node.connect("postgres", "superuser-1", "postgres").await.map_err(&sql)?;
     let set = "select name, current_setting(name) from pg_settings where source in ('configuration file', 'command line') order by name";
     let rows = client.query(set, &[]).await.map_err(&sql)?;
@@ -114,7 +114,7 @@ async fn settings_of(node: &Node) -> Result<String, Failure> {
 }
 
 impl PlainServer {
-    fn set(&self, settings: &str) -> Result<(), Failure> {
+    fn set(&self, settings: &str) -> Result<(), BenchFailure> {
         let own = format!(
             "port = {}\nunix_socket_directories = ''\nlisten_addresses = '127.0.0.1'\n",
             self.port
@@ -126,7 +126,7 @@ impl PlainServer {
         self.data.with_extension("log")
     }
 
-    fn start(&self, bin: &Path) -> Result<(), Failure> {
+    fn start(&self, bin: &Path) -> Result<(), BenchFailure> {
         self.run(
             bin,
             "pg_ctl",
@@ -134,7 +134,7 @@ impl PlainServer {
         )
     }
 
-    fn run(&self, bin: &Path, program: &str, arguments: &[&str]) -> Result<(), Failure> {
+    fn run(&self, bin: &Path, program: &str, arguments: &[&str]) -> Result<(), BenchFailure> {
         run_program(bin, program, &self.data, &self.log(), arguments)
     }
 }

@@ -16,12 +16,12 @@ use futures::TryStreamExt;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, Config};
-use pgraft_e2e::cluster::{Cluster, is_ready, pod_name};
-use pgraft_e2e::sql::Session;
+use pgraft_e2e::cluster::{KindCluster, is_ready, pod_name};
+use pgraft_e2e::sql::SqlSession;
 use serde_json::json;
 
-use crate::failure::Failure;
-use crate::stats::Sample;
+use crate::failure::BenchFailure;
+use crate::stats::BenchSample;
 
 /// Between two questions to the members.
 const PAUSE: Duration = Duration::from_millis(10);
@@ -29,7 +29,7 @@ const PAUSE: Duration = Duration::from_millis(10);
 const PATIENCE: Duration = Duration::from_mins(3);
 
 #[derive(clap::Args)]
-pub struct Options {
+pub struct ScaleOptions {
     /// Times 3 → 4 and back.
     #[arg(long, default_value_t = 5)]
     rounds: usize,
@@ -77,12 +77,13 @@ fn note(moments: &Moments, moment: Moment) {
         .or_insert_with(Instant::now);
 }
 
-pub async fn run(options: &Options) -> Result<(), Failure> {
+pub async fn run(options: &ScaleOptions) -> Result<(), BenchFailure> {
     let client =
-        Client::try_from(Config::infer().await.map_err(|e| Failure::Program(e.to_string()))?)
-            .map_err(pgraft_e2e::failure::Failure::from)?;
+        Client::try_from(Config::infer().await.map_err(|e| BenchFailure::Program(e.to_string()))?)
+            .map_err(pgraft_e2e::failure::E2eFailure::from)?;
     let cluster =
-        Cluster::in_new_namespace(&client, &format!("bench-scale-{}", std::process::id())).await?;
+        KindCluster::in_new_namespace(&client, &format!("bench-scale-{}", std::process::id()))
+            .await?;
     let done = rounds(&client, &cluster, options).await;
     cluster.remove().await?;
     let rounds = done?;
@@ -91,16 +92,16 @@ pub async fn run(options: &Options) -> Result<(), Failure> {
             .iter()
             .filter_map(|(begun, moments)| moments.get(&moment).map(|at| *at - *begun))
             .collect();
-        println!("{}", Sample::new(times).row(&format!("since kubectl scale: {name}")));
+        println!("{}", BenchSample::new(times).row(&format!("since kubectl scale: {name}")));
     }
     Ok(())
 }
 
 async fn rounds(
     client: &Client,
-    cluster: &Cluster,
-    options: &Options,
-) -> Result<Vec<(Instant, BTreeMap<Moment, Instant>)>, Failure> {
+    cluster: &KindCluster,
+    options: &ScaleOptions,
+) -> Result<Vec<(Instant, BTreeMap<Moment, Instant>)>, BenchFailure> {
     cluster.create(3, &json!({})).await?;
     let mut rounds = Vec::new();
     for round in 0..options.rounds {
@@ -120,9 +121,9 @@ async fn rounds(
 /// 3 → 4, watched.
 async fn grow(
     client: &Client,
-    cluster: &Cluster,
+    cluster: &KindCluster,
     node: i32,
-) -> Result<(Instant, BTreeMap<Moment, Instant>), Failure> {
+) -> Result<(Instant, BTreeMap<Moment, Instant>), BenchFailure> {
     let moments = Moments::default();
     let leader = cluster.superuser(cluster.leader(1).await?).await?;
     let primary = cluster.superuser(1).await?;
@@ -137,14 +138,14 @@ async fn grow(
         ask(&leader, &primary, node, &moments).await
     };
     tokio::select! {
-        done = tokio::time::timeout(PATIENCE, work) => done.map_err(|_| Failure::Deadline { what: "a streaming voter".into(), limit: PATIENCE })??,
-        ended = objects => return Err(ended.err().unwrap_or_else(|| Failure::Wrong("a watch ended".into()))),
+        done = tokio::time::timeout(PATIENCE, work) => done.map_err(|_| BenchFailure::Deadline { what: "a streaming voter".into(), limit: PATIENCE })??,
+        ended = objects => return Err(ended.err().unwrap_or_else(|| BenchFailure::Wrong("a watch ended".into()))),
     }
     let seen = moments.lock().unwrap_or_else(PoisonError::into_inner).clone();
     Ok((begun, seen))
 }
 
-async fn watch_pod(pods: Api<Pod>, node: i32, moments: &Moments) -> Result<(), Failure> {
+async fn watch_pod(pods: Api<Pod>, node: i32, moments: &Moments) -> Result<(), BenchFailure> {
     let only = watcher::Config::default().fields(&format!("metadata.name={}", pod_name(node)));
     let look = |pod: Pod| {
         note(moments, Moment::PodMade);
@@ -166,14 +167,14 @@ async fn watch_pod(pods: Api<Pod>, node: i32, moments: &Moments) -> Result<(), F
         .applied_objects()
         .try_for_each(look)
         .await
-        .map_err(|e| Failure::Program(e.to_string()))
+        .map_err(|e| BenchFailure::Program(e.to_string()))
 }
 
 async fn watch_claim(
     claims: Api<PersistentVolumeClaim>,
     node: i32,
     moments: &Moments,
-) -> Result<(), Failure> {
+) -> Result<(), BenchFailure> {
     let only = watcher::Config::default().fields(&format!("metadata.name={}", pod_name(node)));
     let look = |claim: PersistentVolumeClaim| {
         note(moments, Moment::Claimed);
@@ -186,16 +187,16 @@ async fn watch_claim(
         .applied_objects()
         .try_for_each(look)
         .await
-        .map_err(|e| Failure::Program(e.to_string()))
+        .map_err(|e| BenchFailure::Program(e.to_string()))
 }
 
 /// Asks leader and primary until the newcomer is a voter and streams.
 async fn ask(
-    leader: &Session,
-    primary: &Session,
+    leader: &SqlSession,
+    primary: &SqlSession,
     node: i32,
     moments: &Moments,
-) -> Result<(), Failure> {
+) -> Result<(), BenchFailure> {
     let name = format!("pgraft_{node}");
     let (mut votes, mut streams) = (false, false);
     while !(votes && streams) {
@@ -218,13 +219,13 @@ async fn ask(
 }
 
 /// The newcomer's own words.
-async fn print_log(cluster: &Cluster, node: i32, begun: Instant) -> Result<(), Failure> {
+async fn print_log(cluster: &KindCluster, node: i32, begun: Instant) -> Result<(), BenchFailure> {
     let parameters = kube::api::LogParams { timestamps: true, ..kube::api::LogParams::default() };
     let log = cluster
         .pod_api()
         .logs(&pod_name(node), &parameters)
         .await
-        .map_err(pgraft_e2e::failure::Failure::from)?;
+        .map_err(pgraft_e2e::failure::E2eFailure::from)?;
     let since = begun.elapsed();
     let now = std::time::SystemTime::now();
     let began = now.duration_since(std::time::UNIX_EPOCH).unwrap_or_default().saturating_sub(since);

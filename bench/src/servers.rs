@@ -18,21 +18,21 @@ use nix::unistd::{Pid, User, geteuid};
 use tempfile::TempDir;
 use tokio_postgres::{Client, NoTls};
 
-use crate::failure::Failure;
+use crate::failure::BenchFailure;
 
 /// For anything that takes milliseconds as a rule.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The programs of the Postgres into which the extension was installed.
-pub fn bin_directory() -> Result<PathBuf, Failure> {
+pub fn bin_directory() -> Result<PathBuf, BenchFailure> {
     pgraft_testkit::bin_directory().ok_or_else(|| {
-        Failure::Wrong("PGRAFT_TEST_BINDIR names no Postgres with the extension".into())
+        BenchFailure::Wrong("PGRAFT_TEST_BINDIR names no Postgres with the extension".into())
     })
 }
 
 /// A directory below `parent` that whoever runs Postgres owns.
-pub fn scratch(parent: &Path) -> Result<TempDir, Failure> {
-    let failed = |e| Failure::Io { what: parent.display().to_string(), source: e };
+pub fn scratch(parent: &Path) -> Result<TempDir, BenchFailure> {
+    let failed = |e| BenchFailure::Io { what: parent.display().to_string(), source: e };
     let dir =
         tempfile::Builder::new().prefix("pgraft-bench-").tempdir_in(parent).map_err(failed)?;
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).map_err(failed)?;
@@ -43,13 +43,13 @@ pub fn scratch(parent: &Path) -> Result<TempDir, Failure> {
 }
 
 /// A port that is free now.
-pub fn free_port() -> Result<u16, Failure> {
+pub fn free_port() -> Result<u16, BenchFailure> {
     // Below the ephemeral range, where no outgoing connection takes it meanwhile.
     static NEXT: std::sync::atomic::AtomicU16 = std::sync::atomic::AtomicU16::new(21_000);
     loop {
         let port = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         if port >= 32_000 {
-            return Err(Failure::Wrong("no port between 21000 and 32000 is free".into()));
+            return Err(BenchFailure::Wrong("no port between 21000 and 32000 is free".into()));
         }
         if TcpListener::bind(("127.0.0.1", port)).is_ok() {
             return Ok(port);
@@ -57,12 +57,13 @@ pub fn free_port() -> Result<u16, Failure> {
     }
 }
 
-fn runs_as() -> Result<Option<User>, Failure> {
+fn runs_as() -> Result<Option<User>, BenchFailure> {
     if !geteuid().is_root() {
         return Ok(None);
     }
     let user = User::from_name("postgres").ok().flatten();
-    user.map(Some).ok_or_else(|| Failure::Wrong("root's servers need a user named postgres".into()))
+    user.map(Some)
+        .ok_or_else(|| BenchFailure::Wrong("root's servers need a user named postgres".into()))
 }
 
 /// One of Postgres' programs on a data directory; what it and the server's log say where it fails.
@@ -72,7 +73,7 @@ pub fn run_program(
     data: &Path,
     log: &Path,
     arguments: &[&str],
-) -> Result<(), Failure> {
+) -> Result<(), BenchFailure> {
     let path = bin.join(name);
     let mut command = Command::new(&path);
     if let Some(user) = runs_as()? {
@@ -85,22 +86,22 @@ pub fn run_program(
         .arg("-D")
         .arg(data)
         .args(arguments);
-    let output = command.output().map_err(Failure::io(path.display().to_string()))?;
+    let output = command.output().map_err(BenchFailure::io(path.display().to_string()))?;
     if output.status.success() {
         return Ok(());
     }
     let log = fs::read_to_string(log).unwrap_or_default();
-    Err(Failure::Program(format!("{name}: {}{log}", String::from_utf8_lossy(&output.stderr))))
+    Err(BenchFailure::Program(format!("{name}: {}{log}", String::from_utf8_lossy(&output.stderr))))
 }
 
 /// More lines for `postgresql.conf`.
-pub fn configure(data: &Path, settings: &str) -> Result<(), Failure> {
+pub fn configure(data: &Path, settings: &str) -> Result<(), BenchFailure> {
     let path = data.join("postgresql.conf");
     let appended = fs::OpenOptions::new()
         .append(true)
         .open(&path)
         .and_then(|mut file| file.write_all(settings.as_bytes()));
-    appended.map_err(Failure::io(path.display().to_string()))
+    appended.map_err(BenchFailure::io(path.display().to_string()))
 }
 
 /// The postmaster's process, while there is one.
@@ -124,14 +125,14 @@ pub async fn connect(config: &str) -> Result<Client, tokio_postgres::Error> {
 }
 
 /// Whether a condition comes true in time; looked at every few milliseconds.
-pub async fn until<F: Future<Output = Result<bool, Failure>>>(
+pub async fn until<F: Future<Output = Result<bool, BenchFailure>>>(
     what: &str,
     mut look: impl FnMut() -> F,
-) -> Result<(), Failure> {
+) -> Result<(), BenchFailure> {
     let begun = Instant::now();
     while !look().await? {
         if begun.elapsed() > PATIENCE {
-            return Err(Failure::Deadline { what: what.to_owned(), limit: PATIENCE });
+            return Err(BenchFailure::Deadline { what: what.to_owned(), limit: PATIENCE });
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
@@ -139,7 +140,7 @@ pub async fn until<F: Future<Output = Result<bool, Failure>>>(
 }
 
 /// One server and its Raft member.
-pub struct Server {
+pub struct BenchServer {
     bindir: PathBuf,
     dir: PathBuf,
     /// Node id.
@@ -148,8 +149,8 @@ pub struct Server {
     raft_port: u16,
 }
 
-impl Server {
-    fn make(parent: &Path, id: u16) -> Result<Self, Failure> {
+impl BenchServer {
+    fn make(parent: &Path, id: u16) -> Result<Self, BenchFailure> {
         let server = Self {
             bindir: bin_directory()?,
             dir: parent.join(format!("node-{id}")),
@@ -176,7 +177,7 @@ impl Server {
         self.dir.join("pgdata")
     }
 
-    fn run(&self, program: &str, arguments: &[&str]) -> Result<(), Failure> {
+    fn run(&self, program: &str, arguments: &[&str]) -> Result<(), BenchFailure> {
         run_program(&self.bindir, program, &self.pgdata(), &self.dir.join("log"), arguments)
     }
 
@@ -186,8 +187,8 @@ impl Server {
     }
 
     /// A connection that stays open.
-    pub async fn connect(&self) -> Result<Client, Failure> {
-        connect(&self.connection()).await.map_err(Failure::sql(self.id))
+    pub async fn connect(&self) -> Result<Client, BenchFailure> {
+        connect(&self.connection()).await.map_err(BenchFailure::sql(self.id))
     }
 
     /// The postmaster's process, while there is one.
@@ -196,18 +197,18 @@ impl Server {
     }
 }
 
-impl Drop for Server {
+impl Drop for BenchServer {
     fn drop(&mut self) {
         end(&self.pgdata());
     }
 }
 
 /// Bootstrap node 1 and its voters up to `size`.
-pub async fn cluster(parent: &Path, size: u16) -> Result<Vec<Server>, Failure> {
-    let mut servers: Vec<Server> = Vec::new();
+pub async fn cluster(parent: &Path, size: u16) -> Result<Vec<BenchServer>, BenchFailure> {
+    let mut servers: Vec<BenchServer> = Vec::new();
     for id in 1..=size {
-        let server = Server::make(parent, id)?;
-        let sql = Failure::sql(id);
+        let server = BenchServer::make(parent, id)?;
+        let sql = BenchFailure::sql(id);
         server.connect().await?.batch_execute("create extension pgraft").await.map_err(&sql)?;
         if id == 1 {
             server.connect().await?.batch_execute("select pgraft_init()").await.map_err(&sql)?;

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 /// Sorted durations of one thing.
 #[derive(Debug, Clone)]
-pub struct Sample(Vec<Duration>);
+pub struct BenchSample(Vec<Duration>);
 
-impl Sample {
+impl BenchSample {
     /// Takes them in any order.
     pub fn new(mut times: Vec<Duration>) -> Self {
         times.sort_unstable();
@@ -41,10 +41,10 @@ mod tests {
     #[test]
     fn nearest_rank() {
         let ms = Duration::from_millis;
-        let hundred = Sample::new((1..=100).rev().map(ms).collect());
+        let hundred = BenchSample::new((1..=100).rev().map(ms).collect());
         assert_eq!([50, 99, 100].map(|p| hundred.percentile(p)), [ms(50), ms(99), ms(100)]);
-        let three = Sample::new(vec![ms(7), ms(3), ms(5)]);
+        let three = BenchSample::new(vec![ms(7), ms(3), ms(5)]);
         assert_eq!([1, 50, 99].map(|p| three.percentile(p)), [ms(3), ms(5), ms(7)]);
-        assert_eq!(Sample::new(Vec::new()).percentile(99), Duration::ZERO);
+        assert_eq!(BenchSample::new(Vec::new()).percentile(99), Duration::ZERO);
     }
 }

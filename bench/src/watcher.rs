@@ -5,7 +5,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crate::failure::Failure;
+use crate::failure::BenchFailure;
 use crate::servers::PATIENCE;
 
 /// Between two looks: three members are looked at on a machine that they need for themselves.
@@ -14,7 +14,7 @@ const PAUSE: Duration = Duration::from_micros(400);
 /// Looks at one member when it is told to.
 pub struct Watcher<Q> {
     begin: Sender<Q>,
-    seen: Receiver<Result<Instant, Failure>>,
+    seen: Receiver<Result<Instant, BenchFailure>>,
     _thread: JoinHandle<()>,
 }
 
@@ -23,8 +23,8 @@ impl<Q: Send + 'static> Watcher<Q> {
     /// whether something is so.
     pub fn new<C, F>(connect: C) -> Self
     where
-        C: FnOnce(&tokio::runtime::Runtime) -> Result<F, Failure> + Send + 'static,
-        F: FnMut(&tokio::runtime::Runtime, &Q) -> Result<bool, Failure>,
+        C: FnOnce(&tokio::runtime::Runtime) -> Result<F, BenchFailure> + Send + 'static,
+        F: FnMut(&tokio::runtime::Runtime, &Q) -> Result<bool, BenchFailure>,
     {
         let (begin, begun) = channel::<Q>();
         let (tell, seen) = channel();
@@ -32,7 +32,7 @@ impl<Q: Send + 'static> Watcher<Q> {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build()
-                .map_err(Failure::io("a runtime"));
+                .map_err(BenchFailure::io("a runtime"));
             let connected =
                 runtime.and_then(|runtime| connect(&runtime).map(|look| (runtime, look)));
             let (runtime, mut look) = match connected {
@@ -55,20 +55,20 @@ impl<Q: Send + 'static> Watcher<Q> {
     }
 
     /// When it was first seen.
-    pub fn seen(&self) -> Result<Instant, Failure> {
-        self.seen.recv().unwrap_or_else(|_| Err(Failure::Wrong("a watcher has ended".into())))
+    pub fn seen(&self) -> Result<Instant, BenchFailure> {
+        self.seen.recv().unwrap_or_else(|_| Err(BenchFailure::Wrong("a watcher has ended".into())))
     }
 }
 
 fn wait<Q>(
     runtime: &tokio::runtime::Runtime,
-    look: &mut impl FnMut(&tokio::runtime::Runtime, &Q) -> Result<bool, Failure>,
+    look: &mut impl FnMut(&tokio::runtime::Runtime, &Q) -> Result<bool, BenchFailure>,
     question: &Q,
-) -> Result<Instant, Failure> {
+) -> Result<Instant, BenchFailure> {
     let begun = Instant::now();
     while !look(runtime, question)? {
         if begun.elapsed() > PATIENCE {
-            return Err(Failure::Deadline {
+            return Err(BenchFailure::Deadline {
                 what: "a change seen on a member".into(),
                 limit: PATIENCE,
             });

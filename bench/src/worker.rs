@@ -10,12 +10,12 @@ use nix::unistd::Pid;
 use pgraft_testkit::cluster::{cluster_of, primary, whole};
 use pgraft_testkit::{Nodes, child_of};
 
-use crate::failure::Failure;
+use crate::failure::BenchFailure;
 use crate::machine::field;
-use crate::servers::{Server, bin_directory, cluster, scratch};
+use crate::servers::{BenchServer, bin_directory, cluster, scratch};
 
 #[derive(clap::Args)]
-pub struct Options {
+pub struct WorkerOptions {
     /// Where the servers' directories are made, and removed again.
     #[arg(long, default_value = "/tmp")]
     dir: PathBuf,
@@ -28,7 +28,7 @@ pub struct Options {
     failover: bool,
 }
 
-pub async fn run(options: &Options) -> Result<(), Failure> {
+pub async fn run(options: &WorkerOptions) -> Result<(), BenchFailure> {
     if options.failover {
         let nodes = cluster_of(Nodes::new(&bin_directory()?, 3)).await;
         whole(&nodes).await;
@@ -44,14 +44,14 @@ pub async fn run(options: &Options) -> Result<(), Failure> {
 }
 
 /// The worker and the instance manager of each node.
-async fn processes(nodes: &Nodes) -> Result<Vec<(String, Pid)>, Failure> {
+async fn processes(nodes: &Nodes) -> Result<Vec<(String, Pid)>, BenchFailure> {
     let primary = primary(nodes).await;
     let mut found = Vec::new();
     for (n, node) in nodes.nodes.iter().enumerate() {
-        let missing = || Failure::Wrong(format!("node {} has no worker", node.id));
+        let missing = || BenchFailure::Wrong(format!("node {} has no worker", node.id));
         let postmaster = node.postmaster().ok_or_else(missing)?;
         let worker = child_of(postmaster, "pgraft").ok_or_else(missing)?;
-        let manager = parent_of(postmaster).map_err(Failure::io("/proc"))?;
+        let manager = parent_of(postmaster).map_err(BenchFailure::io("/proc"))?;
         let role = if n == primary { "primary" } else { "standby" };
         found.push((format!("{role} {}", node.id), Pid::from_raw(worker)));
         found.push((format!("manager {}", node.id), manager));
@@ -65,7 +65,7 @@ fn parent_of(pid: i32) -> std::io::Result<Pid> {
     parent.map(Pid::from_raw).ok_or_else(|| std::io::Error::other("no parent"))
 }
 
-async fn watch(processes: &[(String, Pid)], seconds: u64) -> Result<(), Failure> {
+async fn watch(processes: &[(String, Pid)], seconds: u64) -> Result<(), BenchFailure> {
     let (begun, before) = (Instant::now(), used(processes)?);
     tokio::time::sleep(Duration::from_secs(seconds)).await;
     let (took, after) = (begun.elapsed(), used(processes)?);
@@ -91,22 +91,22 @@ fn rate(count: u64, over: Duration) -> f64 {
     count as f64 / over.as_secs_f64()
 }
 
-async fn name(server: &Server) -> Result<String, Failure> {
+async fn name(server: &BenchServer) -> Result<String, BenchFailure> {
     let row = server
         .connect()
         .await?
         .query_one("select state from pgraft_status()", &[])
         .await
-        .map_err(Failure::sql(server.id))?;
+        .map_err(BenchFailure::sql(server.id))?;
     Ok(format!("{} {}", row.get::<_, String>(0), server.id))
 }
 
 /// The worker's process. (`pg_stat_activity` does not show workers without a database.)
-fn worker(server: &Server) -> Result<Pid, Failure> {
-    let missing = || Failure::Wrong(format!("node {} has no worker", server.id));
+fn worker(server: &BenchServer) -> Result<Pid, BenchFailure> {
+    let missing = || BenchFailure::Wrong(format!("node {} has no worker", server.id));
     let postmaster = server.postmaster().ok_or_else(missing)?;
     let children = fs::read_to_string(format!("/proc/{postmaster}/task/{postmaster}/children"))
-        .map_err(Failure::io("/proc"))?;
+        .map_err(BenchFailure::io("/proc"))?;
     let is_worker = |pid: &&str| {
         fs::read_to_string(format!("/proc/{pid}/cmdline"))
             .is_ok_and(|title| title.starts_with("postgres: pgraft"))
@@ -122,10 +122,10 @@ struct Used {
     woken: u64,
 }
 
-fn used(workers: &[(String, Pid)]) -> Result<Vec<Used>, Failure> {
+fn used(workers: &[(String, Pid)]) -> Result<Vec<Used>, BenchFailure> {
     workers
         .iter()
-        .map(|(_, pid)| used_by(*pid).map_err(Failure::io(format!("/proc/{pid}"))))
+        .map(|(_, pid)| used_by(*pid).map_err(BenchFailure::io(format!("/proc/{pid}"))))
         .collect()
 }
 
@@ -145,9 +145,9 @@ fn used_by(pid: Pid) -> std::io::Result<Used> {
     Ok(used)
 }
 
-fn memory(pid: Pid) -> Result<String, Failure> {
+fn memory(pid: Pid) -> Result<String, BenchFailure> {
     let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))
-        .map_err(Failure::io(format!("/proc/{pid}/smaps_rollup")))?;
+        .map_err(BenchFailure::io(format!("/proc/{pid}/smaps_rollup")))?;
     let mib =
         |name| field(&rollup, name).and_then(|kib| kib.parse::<f64>().ok()).unwrap_or(0.0) / 1024.0;
     Ok(format!(

@@ -3,15 +3,15 @@
 use k8s_openapi::api::core::v1::{Namespace, Node, PersistentVolumeClaim, Pod, Secret};
 use kube::api::{DeleteParams, ListParams, PostParams};
 use kube::{Api, Client};
-use pgraft_operator::api::{MemberStatus, PgRaftCluster};
+use pgraft_operator::api::{ClusterMemberStatus, PgRaftCluster};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::command::run;
 use crate::ensure;
-use crate::failure::Failure;
-use crate::sql::{Login, Session};
+use crate::failure::E2eFailure;
+use crate::sql::{SqlLogin, SqlSession};
 use crate::wait::{Look, until, until_true};
 
 /// How long anything that involves new pods may take; a busy machine of two cores needs part of it.
@@ -33,18 +33,18 @@ pub struct NodeRow {
 
 /// The cluster of one scenario.
 #[derive(Clone)]
-pub struct Cluster {
+pub struct KindCluster {
     client: Client,
     /// Its namespace.
     pub namespace: String,
 }
 
-impl Cluster {
+impl KindCluster {
     /// Makes the namespace.
     ///
     /// # Errors
     /// [`Failure::Kube`].
-    pub async fn in_new_namespace(client: &Client, namespace: &str) -> Result<Self, Failure> {
+    pub async fn in_new_namespace(client: &Client, namespace: &str) -> Result<Self, E2eFailure> {
         let restricted = json!({"pod-security.kubernetes.io/enforce": "restricted"});
         let object =
             serde_json::from_value(json!({"metadata": {"name": namespace, "labels": restricted}}))
@@ -57,7 +57,7 @@ impl Cluster {
     ///
     /// # Errors
     /// [`Failure::Kube`].
-    pub async fn remove(&self) -> Result<(), Failure> {
+    pub async fn remove(&self) -> Result<(), E2eFailure> {
         Api::<Namespace>::all(self.client.clone())
             .delete(&self.namespace, &DeleteParams::background())
             .await?;
@@ -92,7 +92,7 @@ impl Cluster {
     ///
     /// # Errors
     /// What the API server says, or [`Failure::Deadline`].
-    pub async fn create(&self, replicas: i32, more: &Value) -> Result<(), Failure> {
+    pub async fn create(&self, replicas: i32, more: &Value) -> Result<(), E2eFailure> {
         let resource = serde_json::from_value(Self::manifest(replicas, more))
             .map_err(kube::Error::SerdeError)?;
         self.resources().create(&PostParams::default(), &resource).await?;
@@ -103,7 +103,7 @@ impl Cluster {
     ///
     /// # Errors
     /// [`Failure::Command`].
-    pub async fn scale(&self, replicas: i32) -> Result<(), Failure> {
+    pub async fn scale(&self, replicas: i32) -> Result<(), E2eFailure> {
         run(
             "kubectl",
             &[
@@ -122,7 +122,7 @@ impl Cluster {
     ///
     /// # Errors
     /// [`Failure::Deadline`].
-    pub async fn settled(&self, replicas: i32) -> Result<(), Failure> {
+    pub async fn settled(&self, replicas: i32) -> Result<(), E2eFailure> {
         let what = format!("{}: {replicas} voters, all ready", self.namespace);
         until(&what, PATIENCE, || async {
             let resource = self.resources().get(NAME).await?;
@@ -156,7 +156,7 @@ impl Cluster {
     ///
     /// # Errors
     /// [`Failure::Kube`].
-    pub async fn pods(&self) -> Result<BTreeMap<i32, Pod>, Failure> {
+    pub async fn pods(&self) -> Result<BTreeMap<i32, Pod>, E2eFailure> {
         let ours = ListParams::default().labels(&format!("pgraft.io/cluster={NAME}"));
         let pods = self.pod_api().list(&ours).await?.items;
         Ok(pods
@@ -169,7 +169,7 @@ impl Cluster {
     ///
     /// # Errors
     /// [`Failure::Kube`].
-    pub async fn volumes(&self) -> Result<BTreeSet<i32>, Failure> {
+    pub async fn volumes(&self) -> Result<BTreeSet<i32>, E2eFailure> {
         let claims = Api::<PersistentVolumeClaim>::namespaced(self.client.clone(), &self.namespace)
             .list(&ListParams::default())
             .await?;
@@ -184,7 +184,7 @@ impl Cluster {
     ///
     /// # Errors
     /// [`Failure::Kube`].
-    pub async fn members(&self) -> Result<Vec<MemberStatus>, Failure> {
+    pub async fn members(&self) -> Result<Vec<ClusterMemberStatus>, E2eFailure> {
         Ok(self.resources().get(NAME).await?.status.map(|s| s.members).unwrap_or_default())
     }
 
@@ -192,7 +192,7 @@ impl Cluster {
     ///
     /// # Errors
     /// [`Failure::Kube`].
-    pub async fn delete_pod(&self, node: i32) -> Result<(), Failure> {
+    pub async fn delete_pod(&self, node: i32) -> Result<(), E2eFailure> {
         self.pod_api()
             .delete(
                 &pod_name(node),
@@ -206,7 +206,7 @@ impl Cluster {
     ///
     /// # Errors
     /// [`Failure::Kube`].
-    pub async fn cordon(&self, host: &str, cordoned: bool) -> Result<(), Failure> {
+    pub async fn cordon(&self, host: &str, cordoned: bool) -> Result<(), E2eFailure> {
         let hosts = Api::<Node>::all(self.client.clone());
         if cordoned {
             hosts.cordon(host).await?
@@ -220,7 +220,7 @@ impl Cluster {
     ///
     /// # Errors
     /// When the pod, its Postgres or the Secret is not there.
-    pub async fn superuser(&self, node: i32) -> Result<Session, Failure> {
+    pub async fn superuser(&self, node: i32) -> Result<SqlSession, E2eFailure> {
         self.connect(node, "superuser", Some("postgres")).await
     }
 
@@ -228,7 +228,7 @@ impl Cluster {
     ///
     /// # Errors
     /// As [`Self::superuser`].
-    pub async fn app(&self, node: i32) -> Result<Session, Failure> {
+    pub async fn app(&self, node: i32) -> Result<SqlSession, E2eFailure> {
         self.connect(node, "app", None).await
     }
 
@@ -236,7 +236,7 @@ impl Cluster {
     ///
     /// # Errors
     /// As [`Self::superuser`].
-    pub async fn app_in(&self, node: i32, database: &str) -> Result<Session, Failure> {
+    pub async fn app_in(&self, node: i32, database: &str) -> Result<SqlSession, E2eFailure> {
         self.connect(node, "app", Some(database)).await
     }
 
@@ -245,7 +245,7 @@ impl Cluster {
         node: i32,
         secret: &str,
         database: Option<&str>,
-    ) -> Result<Session, Failure> {
+    ) -> Result<SqlSession, E2eFailure> {
         let name = format!("{NAME}-{secret}");
         let data = Api::<Secret>::namespaced(self.client.clone(), &self.namespace)
             .get(&name)
@@ -254,18 +254,18 @@ impl Cluster {
             .unwrap_or_default();
         let field = |key: &str| match data.get(key) {
             Some(bytes) => Ok(String::from_utf8_lossy(&bytes.0).into_owned()),
-            None => Err(Failure::Wrong(format!("Secret {name} has no {key}"))),
+            None => Err(E2eFailure::Wrong(format!("Secret {name} has no {key}"))),
         };
         let database = database.map_or_else(|| field("dbname"), |name| Ok(name.to_owned()))?;
-        let login = Login { user: field("username")?, password: field("password")?, database };
-        Session::open(&self.pod_api(), &pod_name(node), &login).await
+        let login = SqlLogin { user: field("username")?, password: field("password")?, database };
+        SqlSession::open(&self.pod_api(), &pod_name(node), &login).await
     }
 
     /// `pgraft_get_nodes()` of one pod.
     ///
     /// # Errors
     /// As [`Self::superuser`].
-    pub async fn rows(&self, node: i32) -> Result<Vec<NodeRow>, Failure> {
+    pub async fn rows(&self, node: i32) -> Result<Vec<NodeRow>, E2eFailure> {
         let rows = self
             .superuser(node)
             .await?
@@ -281,7 +281,7 @@ impl Cluster {
     ///
     /// # Errors
     /// [`Failure::Deadline`] with what each showed.
-    pub async fn same_rows(&self, ids: &[i32]) -> Result<Vec<NodeRow>, Failure> {
+    pub async fn same_rows(&self, ids: &[i32]) -> Result<Vec<NodeRow>, E2eFailure> {
         self.same_rows_on(ids, ids).await
     }
 
@@ -289,7 +289,11 @@ impl Cluster {
     ///
     /// # Errors
     /// As [`Self::same_rows`].
-    pub async fn same_rows_on(&self, asked: &[i32], ids: &[i32]) -> Result<Vec<NodeRow>, Failure> {
+    pub async fn same_rows_on(
+        &self,
+        asked: &[i32],
+        ids: &[i32],
+    ) -> Result<Vec<NodeRow>, E2eFailure> {
         let what = format!("{}: pgraft_get_nodes() shows {ids:?} on {asked:?}", self.namespace);
         until(&what, Duration::from_mins(1), || async {
             let mut seen = BTreeMap::new();
@@ -308,7 +312,7 @@ impl Cluster {
     ///
     /// # Errors
     /// [`Failure::Wrong`] when they differ.
-    pub async fn same_everywhere(&self, ids: &[i32]) -> Result<(), Failure> {
+    pub async fn same_everywhere(&self, ids: &[i32]) -> Result<(), E2eFailure> {
         let rows = self.same_rows(ids).await?;
         let members = self.members().await?;
         let in_status: Vec<NodeRow> = members
@@ -337,7 +341,7 @@ impl Cluster {
     ///
     /// # Errors
     /// [`Failure::Deadline`] when it knows of none.
-    pub async fn leader(&self, asked: i32) -> Result<i32, Failure> {
+    pub async fn leader(&self, asked: i32) -> Result<i32, E2eFailure> {
         until(
             &format!("{}: node {asked} knows a leader", self.namespace),
             Duration::from_mins(1),
@@ -357,23 +361,23 @@ impl Cluster {
     ///
     /// # Errors
     /// [`Failure::Wrong`] when there is no pod.
-    pub async fn image(&self) -> Result<String, Failure> {
+    pub async fn image(&self) -> Result<String, E2eFailure> {
         let pods = self.pods().await?;
         let image =
             pods.values().find_map(|pod| pod.spec.as_ref()?.containers.first()?.image.clone());
-        image.ok_or_else(|| Failure::Wrong("there is no pod".into()))
+        image.ok_or_else(|| E2eFailure::Wrong("there is no pod".into()))
     }
 
     /// The host that the API server runs on.
     ///
     /// # Errors
     /// [`Failure::Wrong`] when none says so.
-    pub async fn control_plane(&self) -> Result<String, Failure> {
+    pub async fn control_plane(&self) -> Result<String, E2eFailure> {
         let those = ListParams::default().labels("node-role.kubernetes.io/control-plane");
         let hosts = Api::<Node>::all(self.client.clone()).list(&those).await?.items;
         let name = hosts.into_iter().find_map(|host| host.metadata.name);
         name.ok_or_else(|| {
-            Failure::Wrong("no host has the label node-role.kubernetes.io/control-plane".into())
+            E2eFailure::Wrong("no host has the label node-role.kubernetes.io/control-plane".into())
         })
     }
 
@@ -381,7 +385,7 @@ impl Cluster {
     ///
     /// # Errors
     /// [`Failure::Deadline`].
-    pub async fn pod_ready(&self, node: i32) -> Result<(), Failure> {
+    pub async fn pod_ready(&self, node: i32) -> Result<(), E2eFailure> {
         until_true(
             &format!("{}: pod {} is ready", self.namespace, pod_name(node)),
             PATIENCE,

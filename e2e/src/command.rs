@@ -4,13 +4,13 @@ use std::process::Stdio;
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
-use crate::failure::Failure;
+use crate::failure::E2eFailure;
 
 /// Runs a command to its end and returns what it printed.
 ///
 /// # Errors
 /// [`Failure::Command`] when it fails, with its own words.
-pub async fn run(program: &str, arguments: &[&str]) -> Result<String, Failure> {
+pub async fn run(program: &str, arguments: &[&str]) -> Result<String, E2eFailure> {
     run_with_input(program, arguments, "").await
 }
 
@@ -22,7 +22,7 @@ pub async fn run_with_input(
     program: &str,
     arguments: &[&str],
     input: &str,
-) -> Result<String, Failure> {
+) -> Result<String, E2eFailure> {
     let command = format!("{program} {}", arguments.join(" "));
     let mut child = Command::new(program)
         .args(arguments)
@@ -31,7 +31,7 @@ pub async fn run_with_input(
         .stderr(Stdio::piped())
         .kill_on_drop(true)
         .spawn()
-        .map_err(|e| Failure::Command { command: command.clone(), output: e.to_string() })?;
+        .map_err(|e| E2eFailure::Command { command: command.clone(), output: e.to_string() })?;
     if let Some(mut stdin) = child.stdin.take() {
         stdin.write_all(input.as_bytes()).await?;
     }
@@ -40,7 +40,7 @@ pub async fn run_with_input(
     if output.status.success() {
         return Ok(printed);
     }
-    Err(Failure::Command {
+    Err(E2eFailure::Command {
         command,
         output: format!("{printed}{}", String::from_utf8_lossy(&output.stderr)).trim().to_owned(),
     })

@@ -14,8 +14,8 @@ use kube::Api;
 use kube::api::{DeleteParams, PostParams};
 use std::collections::BTreeSet;
 
-use crate::cluster::{Cluster, PATIENCE, is_ready};
-use crate::failure::Failure;
+use crate::cluster::{KindCluster, PATIENCE, is_ready};
+use crate::failure::E2eFailure;
 use crate::host_job::{pod_of_root, pods_of_root};
 use crate::wait::{Look, until, until_true};
 
@@ -39,18 +39,22 @@ sleep infinity & wait
 "#;
 
 /// A cut that is in force.
-pub struct Cut {
+pub struct NetworkCut {
     pods: Api<Pod>,
     names: Vec<String>,
 }
 
-impl Cut {
+impl NetworkCut {
     /// Lets nothing through between these nodes and those, in either direction. Returns when it is
     /// so.
     ///
     /// # Errors
     /// When a node has no address, or a host no iptables.
-    pub async fn between(cluster: &Cluster, some: &[i32], others: &[i32]) -> Result<Self, Failure> {
+    pub async fn between(
+        cluster: &KindCluster,
+        some: &[i32],
+        others: &[i32],
+    ) -> Result<Self, E2eFailure> {
         let (hosts, pairs) = plan(cluster, some, others).await?;
         let mut cut = Self { pods: pods_of_root(cluster), names: Vec::new() };
         for host in hosts {
@@ -74,7 +78,7 @@ impl Cut {
     ///
     /// # Errors
     /// [`Failure::Deadline`].
-    pub async fn heal(self) -> Result<(), Failure> {
+    pub async fn heal(self) -> Result<(), E2eFailure> {
         for name in &self.names {
             self.pods.delete(name, &DeleteParams::default()).await?;
         }
@@ -93,10 +97,10 @@ impl Cut {
 
 /// The hosts to work on, and the pairs of addresses.
 async fn plan(
-    cluster: &Cluster,
+    cluster: &KindCluster,
     some: &[i32],
     others: &[i32],
-) -> Result<(BTreeSet<String>, String), Failure> {
+) -> Result<(BTreeSet<String>, String), E2eFailure> {
     let pods = cluster.pods().await?;
     let find = |node: &i32| {
         let pod = pods.get(node)?;
@@ -104,7 +108,8 @@ async fn plan(
         Some((spec.node_name.clone()?, status.pod_ip.clone()?))
     };
     let found = |node| {
-        find(node).ok_or_else(|| Failure::Wrong(format!("node {node} has no pod with an address")))
+        find(node)
+            .ok_or_else(|| E2eFailure::Wrong(format!("node {node} has no pod with an address")))
     };
     let (mut hosts, mut pairs) = (BTreeSet::new(), Vec::new());
     for one in some {

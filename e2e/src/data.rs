@@ -1,7 +1,7 @@
 //! The application's data: written on the primary, looked for on every pod.
 
-use crate::cluster::{Cluster, PATIENCE};
-use crate::failure::Failure;
+use crate::cluster::{KindCluster, PATIENCE};
+use crate::failure::E2eFailure;
 use crate::wait::{Look, until};
 
 const TABLE: &str = "create table if not exists ledger (id bigint generated always as identity primary key, entry text not null)";
@@ -11,7 +11,7 @@ const DIGEST: &str = "select count(*) || ' rows, ' || coalesce(md5(string_agg(id
 ///
 /// # Errors
 /// [`Failure::Sql`].
-pub async fn write(cluster: &Cluster, primary: i32, rows: i32) -> Result<(), Failure> {
+pub async fn write(cluster: &KindCluster, primary: i32, rows: i32) -> Result<(), E2eFailure> {
     let session = cluster.app(primary).await?;
     session.run(TABLE).await?;
     session
@@ -27,7 +27,7 @@ pub async fn write(cluster: &Cluster, primary: i32, rows: i32) -> Result<(), Fai
 ///
 /// # Errors
 /// [`Failure::Deadline`] with what was there instead.
-pub async fn same_on(cluster: &Cluster, primary: i32, nodes: &[i32]) -> Result<(), Failure> {
+pub async fn same_on(cluster: &KindCluster, primary: i32, nodes: &[i32]) -> Result<(), E2eFailure> {
     for &node in nodes {
         until(
             &format!("{}: node {node} has what node {primary} has", cluster.namespace),

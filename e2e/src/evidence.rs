@@ -3,16 +3,20 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::cluster::Cluster;
+use crate::cluster::KindCluster;
 use crate::command::run;
-use crate::failure::Failure;
+use crate::failure::E2eFailure;
 
 /// Writes all of it into a folder named after the scenario, and returns that folder. What can't be
 /// had is written as the error that came instead.
 ///
 /// # Errors
 /// [`Failure::Io`] when the folder can't be written.
-pub async fn keep(folder: &Path, scenario: &str, cluster: &Cluster) -> Result<PathBuf, Failure> {
+pub async fn keep(
+    folder: &Path,
+    scenario: &str,
+    cluster: &KindCluster,
+) -> Result<PathBuf, E2eFailure> {
     let folder = folder.join(scenario);
     tokio::fs::create_dir_all(&folder).await?;
     let namespace = cluster.namespace.as_str();
@@ -73,7 +77,7 @@ pub async fn keep(folder: &Path, scenario: &str, cluster: &Cluster) -> Result<Pa
     Ok(folder)
 }
 
-async fn write(file: &Path, arguments: &[&str]) -> Result<(), Failure> {
+async fn write(file: &Path, arguments: &[&str]) -> Result<(), E2eFailure> {
     let text = run("kubectl", arguments).await.unwrap_or_else(|failure| failure.to_string());
     Ok(tokio::fs::write(file, text).await?)
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 /// A scenario's way to fail.
 #[derive(Debug, thiserror::Error)]
-pub enum Failure {
+pub enum E2eFailure {
     /// The API server said no, or did not answer.
     #[error("the API server: {0}")]
     Kube(#[from] kube::Error),
@@ -45,7 +45,7 @@ pub enum Failure {
     Io(#[from] std::io::Error),
 }
 
-impl Failure {
+impl E2eFailure {
     /// SQLSTATE, message and hint, when Postgres said them.
     pub fn refusal(&self) -> Option<(String, String, String)> {
         let Self::Sql { source, .. } = self else { return None };
@@ -70,7 +70,7 @@ fn detail(error: &tokio_postgres::Error) -> String {
 macro_rules! ensure {
     ($condition:expr, $($words:tt)+) => {
         if !$condition {
-            return Err($crate::failure::Failure::Wrong(format!($($words)+)));
+            return Err($crate::failure::E2eFailure::Wrong(format!($($words)+)));
         }
     };
 }

@@ -8,8 +8,8 @@ use kube::api::{LogParams, PostParams};
 use serde_json::json;
 use std::time::Duration;
 
-use crate::cluster::Cluster;
-use crate::failure::Failure;
+use crate::cluster::KindCluster;
+use crate::failure::E2eFailure;
 use crate::wait::{Look, until};
 
 /// Takes privileged pods; a scenario's own namespace does not.
@@ -31,12 +31,12 @@ impl HostJob {
     /// # Errors
     /// What the API server says.
     pub async fn begin(
-        cluster: &Cluster,
+        cluster: &KindCluster,
         host: &str,
         what: &str,
         script: &str,
         env: &[(&str, String)],
-    ) -> Result<Self, Failure> {
+    ) -> Result<Self, E2eFailure> {
         let name = format!("{}-{what}", cluster.namespace);
         let pod = pod_of_root(cluster, &name, host, script, env).await?;
         let pods = pods_of_root(cluster);
@@ -48,7 +48,7 @@ impl HostJob {
     ///
     /// # Errors
     /// [`Failure::Wrong`] with its words when it failed, [`Failure::Deadline`].
-    pub async fn ended(&self, limit: Duration) -> Result<String, Failure> {
+    pub async fn ended(&self, limit: Duration) -> Result<String, E2eFailure> {
         let phase = until(&format!("{} has ended", self.name), limit, || async {
             let phase =
                 self.pods.get(&self.name).await?.status.and_then(|s| s.phase).unwrap_or_default();
@@ -63,7 +63,7 @@ impl HostJob {
         if phase == "Succeeded" {
             Ok(said)
         } else {
-            Err(Failure::Wrong(format!("{}: {}", self.name, said.trim())))
+            Err(E2eFailure::Wrong(format!("{}: {}", self.name, said.trim())))
         }
     }
 
@@ -71,13 +71,13 @@ impl HostJob {
     ///
     /// # Errors
     /// What the API server says.
-    pub async fn said(&self) -> Result<String, Failure> {
+    pub async fn said(&self) -> Result<String, E2eFailure> {
         Ok(self.pods.logs(&self.name, &LogParams::default()).await?)
     }
 }
 
 /// Where such scripts run.
-pub fn pods_of_root(cluster: &Cluster) -> Api<Pod> {
+pub fn pods_of_root(cluster: &KindCluster) -> Api<Pod> {
     Api::namespaced(cluster.resources().into_client(), NAMESPACE)
 }
 
@@ -88,12 +88,12 @@ pub fn pods_of_root(cluster: &Cluster) -> Api<Pod> {
 /// # Errors
 /// What the API server says.
 pub async fn pod_of_root(
-    cluster: &Cluster,
+    cluster: &KindCluster,
     name: &str,
     host: &str,
     script: &str,
     env: &[(&str, String)],
-) -> Result<Pod, Failure> {
+) -> Result<Pod, E2eFailure> {
     let scope =
         Api::<Namespace>::all(cluster.resources().into_client()).get(&cluster.namespace).await?;
     let env: Vec<_> =
@@ -116,7 +116,7 @@ pub async fn pod_of_root(
 ///
 /// # Errors
 /// [`Failure::Wrong`] when it did not.
-pub fn time_of(said: &str, word: &str) -> Result<i64, Failure> {
+pub fn time_of(said: &str, word: &str) -> Result<i64, E2eFailure> {
     let time = said.lines().find_map(|line| line.strip_prefix(word)?.trim().parse().ok());
-    time.ok_or_else(|| Failure::Wrong(format!("nobody said when it was {word}: {said}")))
+    time.ok_or_else(|| E2eFailure::Wrong(format!("nobody said when it was {word}: {said}")))
 }

@@ -14,13 +14,13 @@ use kube::Client;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use pgraft_e2e::failure::Failure;
-use pgraft_e2e::scenario::{Place, Scenario, Setting, Verdict};
+use pgraft_e2e::failure::E2eFailure;
+use pgraft_e2e::scenario::{ClusterPlacement, ClusterSetting, Scenario, ScenarioVerdict};
 use pgraft_e2e::{command, report, scenario, scenarios};
 
 /// Scenarios on the Kubernetes cluster of KUBECONFIG.
 #[derive(Parser)]
-struct Arguments {
+struct E2eCli {
     /// Which ones; all when none is named.
     scenarios: Vec<String>,
     /// Prints their names and does nothing.
@@ -39,7 +39,7 @@ struct Arguments {
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let arguments = E2eCli::parse();
     if arguments.list {
         for scenario in scenarios::ALL {
             println!("{}", scenario.name);
@@ -62,9 +62,9 @@ async fn main() -> ExitCode {
     }
 }
 
-async fn run(arguments: Arguments) -> Result<Vec<Verdict>, Failure> {
+async fn run(arguments: E2eCli) -> Result<Vec<ScenarioVerdict>, E2eFailure> {
     let chosen = choose(&arguments.scenarios)?;
-    let setting = Setting {
+    let setting = ClusterSetting {
         client: Client::try_from(kube::Config::infer().await?)?,
         traces: arguments.traces,
         keep: arguments.keep,
@@ -86,17 +86,19 @@ async fn run(arguments: Arguments) -> Result<Vec<Verdict>, Failure> {
     )
     .await?;
 
-    let of =
-        |place: Place| chosen.iter().copied().filter(move |s| s.place == place).collect::<Vec<_>>();
+    let of = |place: ClusterPlacement| {
+        chosen.iter().copied().filter(move |s| s.place == place).collect::<Vec<_>>()
+    };
     let run = |s: Scenario| scenario::run(setting.clone(), s);
-    let throughout = join_all(of(Place::Throughout).into_iter().map(run));
+    let throughout = join_all(of(ClusterPlacement::Throughout).into_iter().map(run));
     let in_turn = async {
-        let mut verdicts: Vec<Verdict> = futures::stream::iter(of(Place::Beside))
-            .map(run)
-            .buffer_unordered(arguments.together.max(1))
-            .collect()
-            .await;
-        for scenario in of(Place::Alone) {
+        let mut verdicts: Vec<ScenarioVerdict> =
+            futures::stream::iter(of(ClusterPlacement::Beside))
+                .map(run)
+                .buffer_unordered(arguments.together.max(1))
+                .collect()
+                .await;
+        for scenario in of(ClusterPlacement::Alone) {
             verdicts.push(run(scenario).await);
         }
         verdicts
@@ -113,17 +115,18 @@ fn run_number() -> u64 {
         .map_or(0, |since| since.as_secs() % 1_000_000)
 }
 
-fn choose(names: &[String]) -> Result<Vec<Scenario>, Failure> {
+fn choose(names: &[String]) -> Result<Vec<Scenario>, E2eFailure> {
     if names.is_empty() {
         // Those that wait for minutes on end are run by name.
         return Ok(scenarios::ALL
             .iter()
             .copied()
-            .filter(|s| s.place != Place::Throughout)
+            .filter(|s| s.place != ClusterPlacement::Throughout)
             .collect());
     }
     let find = |name: &String| {
-        let unknown = || Failure::Wrong(format!("no scenario is called {name}; --list names them"));
+        let unknown =
+            || E2eFailure::Wrong(format!("no scenario is called {name}; --list names them"));
         scenarios::ALL.iter().find(|s| s.name == name).copied().ok_or_else(unknown)
     };
     names.iter().map(find).collect()

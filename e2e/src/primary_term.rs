@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use crate::cluster::{Cluster, PATIENCE, pod_name};
+use crate::cluster::{KindCluster, PATIENCE, pod_name};
 use crate::command::run as command;
 use crate::data;
 use crate::ensure;
-use crate::failure::Failure;
+use crate::failure::E2eFailure;
 use crate::wait::{Look, until};
 
 /// For a shell in the primary's pod: its server dies.
@@ -16,7 +16,7 @@ pub const KILL_SERVER: &str = "kill -9 $(head -1 /var/lib/pgraft/pgdata/postmast
 ///
 /// # Errors
 /// [`Failure::Command`].
-pub async fn in_pod(cluster: &Cluster, node: i32, script: &str) -> Result<(), Failure> {
+pub async fn in_pod(cluster: &KindCluster, node: i32, script: &str) -> Result<(), E2eFailure> {
     command(
         "kubectl",
         &["exec", &pod_name(node), "--namespace", &cluster.namespace, "--", "bash", "-c", script],
@@ -29,7 +29,7 @@ pub async fn in_pod(cluster: &Cluster, node: i32, script: &str) -> Result<(), Fa
 ///
 /// # Errors
 /// What the API server says.
-pub async fn place(cluster: &Cluster, node: i32) -> Result<(String, String), Failure> {
+pub async fn place(cluster: &KindCluster, node: i32) -> Result<(String, String), E2eFailure> {
     let pod = cluster.pod_api().get(&pod_name(node)).await?;
     Ok((
         pod.spec.and_then(|s| s.node_name).unwrap_or_default(),
@@ -41,7 +41,7 @@ pub async fn place(cluster: &Cluster, node: i32) -> Result<(String, String), Fai
 ///
 /// # Errors
 /// [`Failure::Deadline`] with what they said last.
-pub async fn primary(cluster: &Cluster, asked: &[i32]) -> Result<i32, Failure> {
+pub async fn primary(cluster: &KindCluster, asked: &[i32]) -> Result<i32, E2eFailure> {
     until(&format!("{asked:?} agree on one primary, which is one of them"), PATIENCE, || async {
         let mut words = Vec::new();
         for node in asked {
@@ -67,7 +67,11 @@ pub async fn primary(cluster: &Cluster, asked: &[i32]) -> Result<i32, Failure> {
 ///
 /// # Errors
 /// [`Failure::Deadline`].
-pub async fn followed(cluster: &Cluster, primary: i32, members: &[i32]) -> Result<(), Failure> {
+pub async fn followed(
+    cluster: &KindCluster,
+    primary: i32,
+    members: &[i32],
+) -> Result<(), E2eFailure> {
     for node in members {
         cluster.pod_ready(*node).await?;
     }
@@ -89,7 +93,11 @@ pub async fn followed(cluster: &Cluster, primary: i32, members: &[i32]) -> Resul
 ///
 /// # Errors
 /// [`Failure::Deadline`], [`Failure::Wrong`].
-pub async fn all_back(cluster: &Cluster, primary: i32, members: &[i32]) -> Result<(), Failure> {
+pub async fn all_back(
+    cluster: &KindCluster,
+    primary: i32,
+    members: &[i32],
+) -> Result<(), E2eFailure> {
     followed(cluster, primary, members).await?;
     data::same_on(cluster, primary, members).await?;
     for node in members {
@@ -107,7 +115,7 @@ pub async fn all_back(cluster: &Cluster, primary: i32, members: &[i32]) -> Resul
 ///
 /// # Errors
 /// [`Failure::Sql`].
-pub async fn epoch(cluster: &Cluster, node: i32) -> Result<i64, Failure> {
+pub async fn epoch(cluster: &KindCluster, node: i32) -> Result<i64, E2eFailure> {
     cluster.superuser(node).await?.value("select epoch from pgraft_status()", &[]).await
 }
 
@@ -116,10 +124,10 @@ pub async fn epoch(cluster: &Cluster, node: i32) -> Result<i64, Failure> {
 /// # Errors
 /// [`Failure::Deadline`].
 pub async fn next_primary_term(
-    cluster: &Cluster,
+    cluster: &KindCluster,
     before: i64,
     asked: &[i32],
-) -> Result<i32, Failure> {
+) -> Result<i32, E2eFailure> {
     let limit = Duration::from_mins(2);
     until(&format!("a primary in a later epoch than {before}"), limit, || async {
         let mut why = String::new();

@@ -2,12 +2,12 @@
 
 use std::fmt::Write as _;
 
-use crate::scenario::Verdict;
+use crate::scenario::ScenarioVerdict;
 
 /// The summary: each scenario with its time, what was measured, and the line that CI counts by.
-pub fn summary(verdicts: &[Verdict]) -> String {
+pub fn summary(verdicts: &[ScenarioVerdict]) -> String {
     let mut text = "scenarios:\n".to_owned();
-    for Verdict { name, took, result, traces } in verdicts {
+    for ScenarioVerdict { name, took, result, traces } in verdicts {
         let end = if result.is_ok() { "ok" } else { "FAILED" };
         let _ = writeln!(text, "  {name:<24} {end:<7} {:>6.1} s", took.as_secs_f64());
         if let Err(failure) = result {
@@ -35,22 +35,22 @@ pub fn summary(verdicts: &[Verdict]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::failure::Failure;
-    use crate::scenario::Figure;
+    use crate::failure::E2eFailure;
+    use crate::scenario::ReportedFigure;
     use std::time::Duration;
 
     #[test]
     fn the_last_line_is_what_ci_counts() {
-        let good = Verdict {
+        let good = ScenarioVerdict {
             name: "quickstart",
             took: Duration::from_millis(12_340),
-            result: Ok(vec![Figure { what: "a thing".into(), value: "3 ms".into() }]),
+            result: Ok(vec![ReportedFigure { what: "a thing".into(), value: "3 ms".into() }]),
             traces: None,
         };
-        let bad = Verdict {
+        let bad = ScenarioVerdict {
             name: "recovery",
             took: Duration::from_mins(1),
-            result: Err(Failure::Wrong("no".into())),
+            result: Err(E2eFailure::Wrong("no".into())),
             traces: Some("/traces".into()),
         };
         let expected = "scenarios:

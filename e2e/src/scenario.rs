@@ -6,16 +6,16 @@ use kube::Client;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use crate::cluster::Cluster;
+use crate::cluster::KindCluster;
 use crate::evidence;
-use crate::failure::Failure;
+use crate::failure::E2eFailure;
 
 /// No scenario may take longer.
 const LIMIT: Duration = Duration::from_mins(25);
 
 /// What a scenario measured, for people to read.
 #[derive(Debug, Clone)]
-pub struct Figure {
+pub struct ReportedFigure {
     /// What was measured, and how.
     pub what: String,
     /// What came out.
@@ -23,11 +23,12 @@ pub struct Figure {
 }
 
 /// The body of a scenario.
-pub type Body = fn(Cluster) -> BoxFuture<'static, Result<Vec<Figure>, Failure>>;
+pub type ScenarioBody =
+    fn(KindCluster) -> BoxFuture<'static, Result<Vec<ReportedFigure>, E2eFailure>>;
 
 /// What else may go on while a scenario runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Place {
+pub enum ClusterPlacement {
     /// Some others.
     Beside,
     /// Nothing: it measures, or it takes away what others stand on.
@@ -42,26 +43,26 @@ pub struct Scenario {
     /// What it is called on the command line; its namespace is named after it.
     pub name: &'static str,
     /// What else may go on.
-    pub place: Place,
+    pub place: ClusterPlacement,
     /// What it does.
-    pub body: Body,
+    pub body: ScenarioBody,
 }
 
 /// How a scenario ended.
-pub struct Verdict {
+pub struct ScenarioVerdict {
     /// Which one.
     pub name: &'static str,
     /// How long it took.
     pub took: Duration,
     /// What it measured, or why it failed.
-    pub result: Result<Vec<Figure>, Failure>,
+    pub result: Result<Vec<ReportedFigure>, E2eFailure>,
     /// Where its traces are, when it failed.
     pub traces: Option<PathBuf>,
 }
 
 /// What all scenarios share.
 #[derive(Clone)]
-pub struct Setting {
+pub struct ClusterSetting {
     /// The Kubernetes cluster.
     pub client: Client,
     /// Where traces go.
@@ -73,11 +74,11 @@ pub struct Setting {
 }
 
 /// Runs one scenario to its verdict.
-pub async fn run(setting: Setting, scenario: Scenario) -> Verdict {
+pub async fn run(setting: ClusterSetting, scenario: Scenario) -> ScenarioVerdict {
     let begun = Instant::now();
     println!("{}: begins", scenario.name);
     let namespace = format!("e2e-{}-{}", scenario.name, setting.run);
-    let (result, traces) = match Cluster::in_new_namespace(&setting.client, &namespace).await {
+    let (result, traces) = match KindCluster::in_new_namespace(&setting.client, &namespace).await {
         Ok(cluster) => in_namespace(&setting, scenario, &cluster).await,
         Err(failure) => (Err(failure), None),
     };
@@ -88,23 +89,23 @@ pub async fn run(setting: Setting, scenario: Scenario) -> Verdict {
             println!("{}: FAILED after {:.1} s: {failure}", scenario.name, took.as_secs_f64())
         }
     }
-    Verdict { name: scenario.name, took, result, traces }
+    ScenarioVerdict { name: scenario.name, took, result, traces }
 }
 
 async fn in_namespace(
-    setting: &Setting,
+    setting: &ClusterSetting,
     scenario: Scenario,
-    cluster: &Cluster,
-) -> (Result<Vec<Figure>, Failure>, Option<PathBuf>) {
+    cluster: &KindCluster,
+) -> (Result<Vec<ReportedFigure>, E2eFailure>, Option<PathBuf>) {
     // A task of its own, so that a panic is this scenario's failure and nobody else's.
     let body = tokio::spawn((scenario.body)(cluster.clone()));
     let stop = body.abort_handle();
     let result = match tokio::time::timeout(LIMIT, body).await {
         Ok(Ok(result)) => result,
-        Ok(Err(panic)) => Err(Failure::Wrong(panic.to_string())),
+        Ok(Err(panic)) => Err(E2eFailure::Wrong(panic.to_string())),
         Err(_) => {
             stop.abort();
-            Err(Failure::Deadline {
+            Err(E2eFailure::Deadline {
                 what: scenario.name.into(),
                 limit: LIMIT,
                 last: "still running".into(),

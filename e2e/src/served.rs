@@ -8,7 +8,7 @@ use std::sync::Arc;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_rustls::TlsConnector;
 
-use crate::failure::Failure;
+use crate::failure::E2eFailure;
 
 /// Postgres' port.
 pub const POSTGRES: u16 = 5432;
@@ -20,20 +20,20 @@ pub const RAFT: u16 = 7001;
 ///
 /// # Errors
 /// [`Failure::Kube`] when the pod can't be reached, [`Failure::Io`] when there is no TLS.
-pub async fn certificate(pods: &Api<Pod>, pod: &str, port: u16) -> Result<Vec<u8>, Failure> {
+pub async fn certificate(pods: &Api<Pod>, pod: &str, port: u16) -> Result<Vec<u8>, E2eFailure> {
     let mut forward = pods.portforward(pod, &[port]).await?;
     let mut stream = forward
         .take_stream(port)
-        .ok_or_else(|| Failure::Wrong(format!("{pod}: no stream to port {port}")))?;
+        .ok_or_else(|| E2eFailure::Wrong(format!("{pod}: no stream to port {port}")))?;
     if port == POSTGRES {
         // SSLRequest, of the frontend/backend protocol.
         stream.write_all(&[0, 0, 0, 8, 4, 210, 22, 47]).await?;
         if stream.read_u8().await? != b'S' {
-            return Err(Failure::Wrong(format!("{pod}: Postgres has no TLS")));
+            return Err(E2eFailure::Wrong(format!("{pod}: Postgres has no TLS")));
         }
     }
-    let name = ServerName::try_from("anybody").map_err(|e| Failure::Wrong(e.to_string()))?;
+    let name = ServerName::try_from("anybody").map_err(|e| E2eFailure::Wrong(e.to_string()))?;
     let tls = TlsConnector::from(Arc::new(only_looks())).connect(name, stream).await?;
     let shown = tls.get_ref().1.peer_certificates().and_then(|all| all.first()).map(|c| c.to_vec());
-    shown.ok_or_else(|| Failure::Wrong(format!("{pod}: no certificate on port {port}")))
+    shown.ok_or_else(|| E2eFailure::Wrong(format!("{pod}: no certificate on port {port}")))
 }

@@ -6,11 +6,11 @@ use kube::api::Portforwarder;
 use tokio_postgres::types::{FromSqlOwned, ToSql};
 use tokio_postgres::{NoTls, Row};
 
-use crate::failure::Failure;
+use crate::failure::E2eFailure;
 
 /// Whom to connect as, to which database.
 #[derive(Debug, Clone)]
-pub struct Login {
+pub struct SqlLogin {
     /// Role.
     pub user: String,
     /// Its password.
@@ -20,22 +20,22 @@ pub struct Login {
 }
 
 /// One connection; gone when it is dropped.
-pub struct Session {
+pub struct SqlSession {
     pod: String,
     client: tokio_postgres::Client,
     _forward: Portforwarder,
 }
 
-impl Session {
+impl SqlSession {
     /// # Errors
     /// [`Failure::Kube`] when the pod can't be reached, [`Failure::Sql`] when Postgres does not let
     /// us in.
-    pub async fn open(pods: &Api<Pod>, pod: &str, login: &Login) -> Result<Self, Failure> {
+    pub async fn open(pods: &Api<Pod>, pod: &str, login: &SqlLogin) -> Result<Self, E2eFailure> {
         let mut forward = pods.portforward(pod, &[5432]).await?;
         let stream = forward
             .take_stream(5432)
-            .ok_or_else(|| Failure::Wrong(format!("{pod}: no stream to port 5432")))?;
-        let sql = |source| Failure::Sql { pod: pod.to_owned(), source };
+            .ok_or_else(|| E2eFailure::Wrong(format!("{pod}: no stream to port 5432")))?;
+        let sql = |source| E2eFailure::Sql { pod: pod.to_owned(), source };
         let (client, connection) = tokio_postgres::Config::new()
             .user(&login.user)
             .password(&login.password)
@@ -58,11 +58,11 @@ impl Session {
         &self,
         statement: &str,
         parameters: &[&(dyn ToSql + Sync)],
-    ) -> Result<Vec<Row>, Failure> {
+    ) -> Result<Vec<Row>, E2eFailure> {
         self.client
             .query(statement, parameters)
             .await
-            .map_err(|source| Failure::Sql { pod: self.pod.clone(), source })
+            .map_err(|source| E2eFailure::Sql { pod: self.pod.clone(), source })
     }
 
     /// The first column of the only row.
@@ -73,8 +73,8 @@ impl Session {
         &self,
         statement: &str,
         parameters: &[&(dyn ToSql + Sync)],
-    ) -> Result<T, Failure> {
-        let sql = |source| Failure::Sql { pod: self.pod.clone(), source };
+    ) -> Result<T, E2eFailure> {
+        let sql = |source| E2eFailure::Sql { pod: self.pod.clone(), source };
         self.client
             .query_one(statement, parameters)
             .await
@@ -86,10 +86,10 @@ impl Session {
     ///
     /// # Errors
     /// [`Failure::Sql`].
-    pub async fn run(&self, statements: &str) -> Result<(), Failure> {
+    pub async fn run(&self, statements: &str) -> Result<(), E2eFailure> {
         self.client
             .batch_execute(statements)
             .await
-            .map_err(|source| Failure::Sql { pod: self.pod.clone(), source })
+            .map_err(|source| E2eFailure::Sql { pod: self.pod.clone(), source })
     }
 }

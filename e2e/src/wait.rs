@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::time::{Duration, Instant};
 
-use crate::failure::Failure;
+use crate::failure::E2eFailure;
 
 /// What a look at the world came to.
 pub enum Look<T> {
@@ -22,10 +22,10 @@ const LONGEST_LOOK: Duration = Duration::from_secs(30);
 ///
 /// # Errors
 /// [`Failure::Deadline`] with what was seen last.
-pub async fn until<T, F, Fut>(what: &str, limit: Duration, mut look: F) -> Result<T, Failure>
+pub async fn until<T, F, Fut>(what: &str, limit: Duration, mut look: F) -> Result<T, E2eFailure>
 where
     F: FnMut() -> Fut,
-    Fut: Future<Output = Result<Look<T>, Failure>>,
+    Fut: Future<Output = Result<Look<T>, E2eFailure>>,
 {
     let begun = Instant::now();
     let mut last = "nothing".to_owned();
@@ -39,7 +39,7 @@ where
             Err(_) => {}
         }
         if begun.elapsed() >= limit {
-            return Err(Failure::Deadline { what: what.to_owned(), limit, last });
+            return Err(E2eFailure::Deadline { what: what.to_owned(), limit, last });
         }
         tokio::time::sleep(Duration::from_millis(50)).await; // between two looks
     }
@@ -49,10 +49,10 @@ where
 ///
 /// # Errors
 /// As [`until`].
-pub async fn until_true<F, Fut>(what: &str, limit: Duration, mut look: F) -> Result<(), Failure>
+pub async fn until_true<F, Fut>(what: &str, limit: Duration, mut look: F) -> Result<(), E2eFailure>
 where
     F: FnMut() -> Fut,
-    Fut: Future<Output = Result<bool, Failure>>,
+    Fut: Future<Output = Result<bool, E2eFailure>>,
 {
     until(what, limit, || {
         let look = look();

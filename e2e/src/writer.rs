@@ -10,9 +10,9 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use crate::cluster::{Cluster, NAME, PATIENCE};
+use crate::cluster::{KindCluster, NAME, PATIENCE};
 use crate::ensure;
-use crate::failure::Failure;
+use crate::failure::E2eFailure;
 use crate::wait::{Look, until};
 
 const POD: &str = "writer";
@@ -33,14 +33,14 @@ pub enum Connections {
 }
 
 /// The client.
-pub struct Writer {
+pub struct LoadWriter {
     pods: Api<Pod>,
     story: &'static str,
-    heard: Arc<Mutex<Vec<Row>>>,
+    heard: Arc<Mutex<Vec<WrittenRow>>>,
     listens: tokio::task::JoinHandle<()>,
 }
 
-impl Drop for Writer {
+impl Drop for LoadWriter {
     fn drop(&mut self) {
         self.listens.abort();
     }
@@ -48,18 +48,18 @@ impl Drop for Writer {
 
 /// One row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Row {
+pub struct WrittenRow {
     /// Which.
     pub number: i64,
     /// What became of it.
-    pub fate: Fate,
+    pub fate: WriteFate,
     /// When that was told, in milliseconds since the Unix epoch.
     pub at: i64,
 }
 
 /// What a client was told of a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Fate {
+pub enum WriteFate {
     /// It is there.
     Acknowledged,
     /// It is not.
@@ -68,14 +68,14 @@ pub enum Fate {
     Unknown,
 }
 
-impl Row {
+impl WrittenRow {
     /// A line of the scripts.
     fn of(line: &str) -> Option<Self> {
         let mut words = line.split(' ');
         let fate = match words.next()? {
-            "ack" => Fate::Acknowledged,
-            "no" => Fate::Refused,
-            "unknown" => Fate::Unknown,
+            "ack" => WriteFate::Acknowledged,
+            "no" => WriteFate::Refused,
+            "unknown" => WriteFate::Unknown,
             _ => return None,
         };
         Some(Self { number: words.next()?.parse().ok()?, fate, at: words.next()?.parse().ok()? })
@@ -83,23 +83,23 @@ impl Row {
 }
 
 /// What it was told.
-pub struct Told {
+pub struct Acknowledged {
     story: &'static str,
     /// All rows, in the order of their fates.
-    pub rows: Vec<Row>,
+    pub rows: Vec<WrittenRow>,
 }
 
-impl Writer {
+impl LoadWriter {
     /// Begins to write rows of this story, on a host that is none of these.
     ///
     /// # Errors
     /// What the API server says.
     pub async fn begin(
-        cluster: &Cluster,
+        cluster: &KindCluster,
         story: &'static str,
         connections: Connections,
         away_from: &[String],
-    ) -> Result<Self, Failure> {
+    ) -> Result<Self, E2eFailure> {
         let apart = json!([{"matchExpressions": [{"key": "kubernetes.io/hostname", "operator": "NotIn", "values": away_from}]}]);
         let (script, number, key) = match connections {
             Connections::OneEach => (ONE_EACH, 1, "multi-host-uri"),
@@ -135,7 +135,7 @@ impl Writer {
     }
 
     /// What it was told, as far as that has come here: some moments ago.
-    pub fn lately(&self) -> Vec<Row> {
+    pub fn lately(&self) -> Vec<WrittenRow> {
         self.heard.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -143,7 +143,7 @@ impl Writer {
     ///
     /// # Errors
     /// What the API server says.
-    pub async fn stop(self) -> Result<Told, Failure> {
+    pub async fn stop(self) -> Result<Acknowledged, E2eFailure> {
         let log = self.pods.logs(POD, &LogParams::default()).await?;
         self.pods.delete(POD, &DeleteParams::default()).await?;
         until("the writer is gone", PATIENCE, || async {
@@ -154,16 +154,19 @@ impl Writer {
             })
         })
         .await?;
-        Ok(Told { story: self.story, rows: log.lines().filter_map(Row::of).collect() })
+        Ok(Acknowledged {
+            story: self.story,
+            rows: log.lines().filter_map(WrittenRow::of).collect(),
+        })
     }
 
     /// Waits for so many more acknowledged rows.
     ///
     /// # Errors
     /// [`Failure::Deadline`] with what it said last.
-    pub async fn more(&self, rows: usize) -> Result<(), Failure> {
+    pub async fn more(&self, rows: usize) -> Result<(), E2eFailure> {
         let acknowledged =
-            || self.lately().iter().filter(|row| row.fate == Fate::Acknowledged).count();
+            || self.lately().iter().filter(|row| row.fate == WriteFate::Acknowledged).count();
         let before = acknowledged();
         until("acknowledged rows through -rw", PATIENCE, || async {
             if acknowledged() >= before + rows {
@@ -177,13 +180,13 @@ impl Writer {
 }
 
 /// Follows what the pod says; from its beginning again where the API server was away.
-async fn listen(pods: Api<Pod>, heard: Arc<Mutex<Vec<Row>>>) {
+async fn listen(pods: Api<Pod>, heard: Arc<Mutex<Vec<WrittenRow>>>) {
     loop {
         let follow = LogParams { follow: true, ..LogParams::default() };
         if let Ok(stream) = pods.log_stream(POD, &follow).await {
             let (mut lines, mut known) = (Box::pin(stream).lines(), 0);
             while let Ok(Some(line)) = lines.try_next().await {
-                let Some(row) = Row::of(&line) else { continue };
+                let Some(row) = WrittenRow::of(&line) else { continue };
                 let mut heard = heard.lock().unwrap_or_else(PoisonError::into_inner);
                 if known == heard.len() {
                     heard.push(row);
@@ -195,7 +198,7 @@ async fn listen(pods: Api<Pod>, heard: Arc<Mutex<Vec<Row>>>) {
     }
 }
 
-impl Told {
+impl Acknowledged {
     /// The longest time between two acknowledgements, of which the second came after this moment
     /// and the first before the other.
     pub fn gap(&self, after: i64, before: i64) -> Duration {
@@ -206,7 +209,7 @@ impl Told {
     pub fn counts(&self) -> String {
         let count = |fate| self.rows.iter().filter(|row| row.fate == fate).count();
         let [acknowledged, refused, unknown] =
-            [Fate::Acknowledged, Fate::Refused, Fate::Unknown].map(count);
+            [WriteFate::Acknowledged, WriteFate::Refused, WriteFate::Unknown].map(count);
         format!("{acknowledged} acknowledged, {refused} refused, {unknown} unknown")
     }
 
@@ -214,11 +217,12 @@ impl Told {
     ///
     /// # Errors
     /// [`Failure::Wrong`] with those of which that is not so.
-    pub async fn are_on(&self, cluster: &Cluster, node: i32) -> Result<(), Failure> {
+    pub async fn are_on(&self, cluster: &KindCluster, node: i32) -> Result<(), E2eFailure> {
         let there = self.there(cluster, node).await?;
         let lost = self.lost(&there);
         ensure!(lost.is_empty(), "acknowledged and lost: {lost:?}");
-        let made: Vec<i64> = self.of(Fate::Refused).filter(|row| there.contains_key(row)).collect();
+        let made: Vec<i64> =
+            self.of(WriteFate::Refused).filter(|row| there.contains_key(row)).collect();
         ensure!(made.is_empty(), "refused, and there: {made:?}");
         let twice: Vec<_> = there.iter().filter(|(_, times)| **times > 1).collect();
         ensure!(twice.is_empty(), "more than once there: {twice:?}");
@@ -229,20 +233,24 @@ impl Told {
     ///
     /// # Errors
     /// When it does not answer.
-    pub async fn lost_on(&self, cluster: &Cluster, node: i32) -> Result<usize, Failure> {
+    pub async fn lost_on(&self, cluster: &KindCluster, node: i32) -> Result<usize, E2eFailure> {
         Ok(self.lost(&self.there(cluster, node).await?).len())
     }
 
     fn lost(&self, there: &BTreeMap<i64, usize>) -> Vec<i64> {
-        self.of(Fate::Acknowledged).filter(|row| !there.contains_key(row)).collect()
+        self.of(WriteFate::Acknowledged).filter(|row| !there.contains_key(row)).collect()
     }
 
-    fn of(&self, fate: Fate) -> impl Iterator<Item = i64> {
+    fn of(&self, fate: WriteFate) -> impl Iterator<Item = i64> {
         self.rows.iter().filter(move |row| row.fate == fate).map(|row| row.number)
     }
 
     /// How often each row of the story is on this node.
-    async fn there(&self, cluster: &Cluster, node: i32) -> Result<BTreeMap<i64, usize>, Failure> {
+    async fn there(
+        &self,
+        cluster: &KindCluster,
+        node: i32,
+    ) -> Result<BTreeMap<i64, usize>, E2eFailure> {
         let query = "select split_part(entry, ' ', 2)::bigint from ledger where split_part(entry, ' ', 1) = $1::text";
         let mut there = BTreeMap::new();
         for row in cluster.app(node).await?.rows(query, &[&self.story]).await? {
@@ -254,9 +262,9 @@ impl Told {
 
 /// The longest time between two acknowledgements of these rows, of which the second came after this
 /// moment and the first before the other.
-pub fn gap<'a>(rows: impl Iterator<Item = &'a Row>, after: i64, before: i64) -> Duration {
+pub fn gap<'a>(rows: impl Iterator<Item = &'a WrittenRow>, after: i64, before: i64) -> Duration {
     let times: Vec<i64> =
-        rows.filter(|row| row.fate == Fate::Acknowledged).map(|row| row.at).collect();
+        rows.filter(|row| row.fate == WriteFate::Acknowledged).map(|row| row.at).collect();
     let pairs = times.windows(2).filter(|two| two[1] > after && two[0] < before);
     Duration::from_millis(
         pairs

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use pgraft_core::{Address, NodeId};
-use pgraft_raft::{PROMISES_FILE, Protection, SNAPSHOT_EVERY, Settings, SettingsError};
+use pgraft_raft::{PROMISES_FILE, Protection, RaftSettings, RaftSettingsError, SNAPSHOT_EVERY};
 use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting};
 
 use durability::Durability;
@@ -237,27 +237,27 @@ fn define_protection() {
 }
 
 /// The settings as a member wants them, checked. `postgres_port` and `pgdata` are the server's own.
-pub fn settings(postgres_port: i32, pgdata: &Path) -> Result<Settings, SettingsError> {
-    let value = |setting| move |why| SettingsError::Value { setting, why };
+pub fn settings(postgres_port: i32, pgdata: &Path) -> Result<RaftSettings, RaftSettingsError> {
+    let value = |setting| move |why| RaftSettingsError::Value { setting, why };
     if NODE_ID.get() == 0 {
-        return Err(SettingsError::Missing("pgraft.node_id"));
+        return Err(RaftSettingsError::Missing("pgraft.node_id"));
     }
     let node_id = NodeId::new(i64::from(NODE_ID.get())).map_err(value("pgraft.node_id"))?;
     let data_dir = PathBuf::from(text(&DATA_DIR));
     if data_dir.as_os_str().is_empty() {
-        return Err(SettingsError::Missing("pgraft.data_dir"));
+        return Err(RaftSettingsError::Missing("pgraft.data_dir"));
     }
     let (listen, advertise) = (text(&LISTEN_ADDRESS), text(&ADVERTISE_ADDRESS));
     let any = pgraft_raft::is_any(&listen);
     if advertise.is_empty() && any {
-        return Err(SettingsError::Missing(
+        return Err(RaftSettingsError::Missing(
             "pgraft.advertise_address (pgraft.listen_address stands for many addresses)",
         ));
     }
     let port = i64::from(PORT.get());
     let listen_host = if listen == "*" { "::" } else { &listen };
     let advertise_host = if advertise.is_empty() { &listen } else { &advertise };
-    let settings = Settings {
+    let settings = RaftSettings {
         node_id,
         listen: Address::new(listen_host, port).map_err(value("pgraft.listen_address"))?,
         advertise: Address::new(advertise_host, port).map_err(value("pgraft.advertise_address"))?,

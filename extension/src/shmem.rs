@@ -30,10 +30,10 @@ const STALE_AFTER_MS: i64 = 3_000;
 const TRIES: usize = 10_000;
 
 // SAFETY: the name belongs to this extension.
-static PAGE: PgAtomic<Page> = unsafe { PgAtomic::new(c"pgraft_page") };
+static PAGE: PgAtomic<StatusPage> = unsafe { PgAtomic::new(c"pgraft_page") };
 
 /// The shared page. All zeros is its valid first state.
-pub struct Page {
+pub struct StatusPage {
     sequence: AtomicU32,
     length: AtomicU32,
     /// Milliseconds of the monotonic clock at which it was last written; 0 before the first time.
@@ -49,7 +49,7 @@ pub struct Page {
     words: [AtomicU64; WORDS],
 }
 
-impl Default for Page {
+impl Default for StatusPage {
     #[allow(
         clippy::large_stack_arrays,
         reason = "built once, by the postmaster, whose stack is the main thread's"
@@ -71,7 +71,7 @@ impl Default for Page {
 }
 
 // SAFETY: nothing but atomics, no pointers.
-unsafe impl PGRXSharedMemory for Page {}
+unsafe impl PGRXSharedMemory for StatusPage {}
 
 /// Asks the postmaster for the pages.
 pub fn request() {
@@ -173,7 +173,7 @@ pub fn wal() -> Option<WalProgress> {
     (lsn != 0).then_some(WalProgress { end: WalPosition { timeline, lsn }, replayed })
 }
 
-fn write(page: &Page, text: &str) {
+fn write(page: &StatusPage, text: &str) {
     let bytes = text.as_bytes();
     let Some(length) = u32::try_from(bytes.len()).ok().filter(|_| bytes.len() <= WORDS * 8) else {
         return;
@@ -192,7 +192,7 @@ fn write(page: &Page, text: &str) {
     page.sequence.store(before.wrapping_add(1), Ordering::Release);
 }
 
-fn read_text(page: &Page) -> Option<String> {
+fn read_text(page: &StatusPage) -> Option<String> {
     for _ in 0..TRIES {
         let before = page.sequence.load(Ordering::Acquire);
         if before == 0 {

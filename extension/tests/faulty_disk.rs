@@ -16,14 +16,14 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use server::{
-    PATIENCE, Server, asked, bindir, change, cluster_of, free_port, scratch, until_leading,
+    PATIENCE, TestServer, asked, bindir, change, cluster_of, free_port, scratch, until_leading,
 };
 
 const NODES: &str = "select * from pgraft_get_nodes()";
 
 /// Three servers whose disks can be told to fail; None, with a word why, where there is no C
 /// compiler.
-async fn cluster(bindir: &Path, dir: &Path) -> Option<Vec<Server>> {
+async fn cluster(bindir: &Path, dir: &Path) -> Option<Vec<TestServer>> {
     let library = dir.join("faulty_disk.so");
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/faulty_disk.c");
     let compiled = Command::new("cc")
@@ -36,7 +36,7 @@ async fn cluster(bindir: &Path, dir: &Path) -> Option<Vec<Server>> {
         return None;
     }
     let server = |id| {
-        let mut server = Server::new(bindir, dir, id);
+        let mut server = TestServer::new(bindir, dir, id);
         let text = |path: PathBuf| path.display().to_string();
         server.environment = vec![
             ("LD_PRELOAD".into(), text(library.clone())),
@@ -49,7 +49,7 @@ async fn cluster(bindir: &Path, dir: &Path) -> Option<Vec<Server>> {
     Some(cluster_of((1..=3).map(server).collect()).await)
 }
 
-fn fault(server: &Server) -> PathBuf {
+fn fault(server: &TestServer) -> PathBuf {
     server.dir.join("fault")
 }
 
@@ -71,7 +71,7 @@ async fn a_full_disk_is_said_and_survived() {
             assert!(["PGR01", "PGR04", "PGR06"].contains(&error.code().code()), "{error:?}");
         }
         until_leader(&servers, &others).await;
-        let others: Vec<&Server> = others.iter().map(|n| &servers[*n]).collect();
+        let others: Vec<&TestServer> = others.iter().map(|n| &servers[*n]).collect();
         // Never added, as a rule.
         let taken_back = asked(&others, "select pgraft_remove_node(19)").await.1;
         assert!(
@@ -147,7 +147,7 @@ async fn a_wiped_directory_is_refused_with_the_way_out() {
     change(&servers[..2], "select pgraft_remove_node(3)").await; // the way out
 }
 
-async fn until_leader(servers: &[Server], among: &[usize]) -> usize {
+async fn until_leader(servers: &[TestServer], among: &[usize]) -> usize {
     let ids: Vec<String> = among.iter().map(|n| servers[*n].id.to_string()).collect();
     let sql = format!("select coalesce(leader in ({}), false) from pgraft_status()", ids.join(","));
     servers[among[0]].until(&sql, "t").await;
@@ -156,7 +156,7 @@ async fn until_leader(servers: &[Server], among: &[usize]) -> usize {
 }
 
 /// Nothing is lost: all have the same committed entries.
-async fn same_log(servers: &[Server]) {
+async fn same_log(servers: &[TestServer]) {
     let leader = until_leader(servers, &[0, 1, 2]).await;
     let last = servers[leader].one("select max(index) from pgraft_log() where committed").await;
     let log = format!(
@@ -168,11 +168,11 @@ async fn same_log(servers: &[Server]) {
     }
 }
 
-async fn rows(server: &Server) -> String {
+async fn rows(server: &TestServer) -> String {
     server.rows(NODES).await.iter().map(|r| r.join(",")).collect::<Vec<_>>().join(" ")
 }
 
-async fn until(ready: impl Fn() -> bool, server: &Server, what: &str) {
+async fn until(ready: impl Fn() -> bool, server: &TestServer, what: &str) {
     let start = Instant::now();
     while !ready() {
         assert!(start.elapsed() < PATIENCE, "waited for {what}\n{}", server.log());

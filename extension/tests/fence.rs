@@ -16,8 +16,8 @@ mod server;
 
 use std::time::{Duration, Instant};
 
-use governed::{CLOSED, OPEN, Waiting, code, governed, open, run, standby, wait_for};
-use server::{PATIENCE, Server, bindir, scratch};
+use governed::{CLOSED, OPEN, WaitingStatement, code, governed, open, run, standby, wait_for};
+use server::{PATIENCE, TestServer, bindir, scratch};
 use tokio_postgres::error::SqlState;
 
 #[tokio::test]
@@ -211,7 +211,7 @@ async fn a_driver_that_looks_for_a_primary_moves_on() {
     let Some(bindir) = bindir() else { return };
     let dir = scratch();
     let server = governed(&bindir, dir.path()).await;
-    let other = Server::new(&bindir, dir.path(), 2);
+    let other = TestServer::new(&bindir, dir.path(), 2);
     other.start();
     let admin = server.connect_locally().await;
     let hosts = format!(
@@ -314,12 +314,12 @@ async fn what_is_pgrafts_to_set() {
 async fn a_cancelled_wait_is_a_false_answer_in_stock_postgres() {
     let Some(bindir) = bindir() else { return };
     let dir = scratch();
-    let server = Server::new(&bindir, dir.path(), 1);
+    let server = TestServer::new(&bindir, dir.path(), 1);
     server.start();
     server.rows("create table t(v int); create role app login; grant all on t to app").await;
     wait_for(&server, "nobody");
     server.until("show synchronous_standby_names", "nobody").await;
-    let waiting = Waiting::of(&server, "", "insert into t values (1)").await;
+    let waiting = WaitingStatement::of(&server, "", "insert into t values (1)").await;
     let (_, answer) = waiting.cancelled(&server).await.answer().await;
     assert!(
         answer.is_ok(),
@@ -351,7 +351,8 @@ async fn a_cancelled_wait_goes_on() {
     ] {
         wait_for(&server, "nobody");
         server.until("show synchronous_standby_names", "nobody").await;
-        let waiting = Waiting::of(&server, before, statement).await.cancelled(&server).await;
+        let waiting =
+            WaitingStatement::of(&server, before, statement).await.cancelled(&server).await;
         let state = format!("select wait_event from pg_stat_activity where pid = {}", waiting.pid);
         assert_eq!(server.one(&state).await, "SyncRep", "{statement}");
         wait_for(&server, "");
@@ -376,8 +377,10 @@ async fn a_session_that_ends_while_it_waits_gets_no_answer() {
     run(&server.connect_locally().await, OPEN).await.unwrap();
     wait_for(&server, "nobody");
     server.until("show synchronous_standby_names", "nobody").await;
-    let waiting =
-        Waiting::of(&server, "", "insert into t values (2)").await.cancelled(&server).await;
+    let waiting = WaitingStatement::of(&server, "", "insert into t values (2)")
+        .await
+        .cancelled(&server)
+        .await;
     server.rows(&format!("select pg_terminate_backend({})", waiting.pid)).await;
     let (_, answer) = waiting.answer().await;
     let error = answer.unwrap_err();
@@ -416,7 +419,7 @@ async fn a_cancelled_statement_is_cancelled() {
 async fn off_is_as_it_was() {
     let Some(bindir) = bindir() else { return };
     let dir = scratch();
-    let server = Server::new(&bindir, dir.path(), 1);
+    let server = TestServer::new(&bindir, dir.path(), 1);
     server.start();
     server.rows("create table t(v int); insert into t values (1)").await;
     assert_eq!(server.one("table t").await, "1");

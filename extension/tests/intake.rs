@@ -15,21 +15,21 @@ mod server;
 
 use std::time::Duration;
 
-use governed::{OPEN, Waiting, governed, open, open_on, run, standby, wait_for};
+use governed::{OPEN, WaitingStatement, governed, open, open_on, run, standby, wait_for};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use server::{Server, bindir, scratch};
+use server::{TestServer, bindir, scratch};
 
 const CLOSE: &str = "select intake('', 0, 0)";
 
-fn receiving(from: &Server) -> String {
+fn receiving(from: &TestServer) -> String {
     format!(
         "select status || sender_port || (conninfo ~ 'host=127.0.0.1') from pg_stat_wal_receiver where sender_port = {}",
         from.port
     )
 }
 
-fn received(from: &Server) -> String {
+fn received(from: &TestServer) -> String {
     format!("streaming{}true", from.port)
 }
 
@@ -84,7 +84,7 @@ async fn closed_it_confirms_nothing() {
     let receiver =
         Pid::from_raw(standby.one("select pid from pg_stat_wal_receiver").await.parse().unwrap());
     kill(receiver, Signal::SIGSTOP).unwrap();
-    let waiting = Waiting::of(&primary, "", "insert into t values (3)").await;
+    let waiting = WaitingStatement::of(&primary, "", "insert into t values (3)").await;
     let before = standby.one("select pg_last_wal_receive_lsn()").await;
     standby.rows(CLOSE).await;
     kill(receiver, Signal::SIGCONT).unwrap();
@@ -145,7 +145,7 @@ async fn whoever_has_diverged_from_its_primary_confirms_nothing() {
         .await;
     diverged.start();
     wait_for(&next, "node3");
-    let waiting = Waiting::of(&next, "", "insert into t values (0)").await;
+    let waiting = WaitingStatement::of(&next, "", "insert into t values (0)").await;
     diverged.rows(&open_on(&next, 2)).await;
     refused("this server has WAL that is not in its primary's history").await;
     tokio::time::sleep(Duration::from_millis(500)).await;
@@ -165,7 +165,7 @@ async fn logical_replication_passes() {
     let dir = scratch();
     let subscriber = governed(&bindir, dir.path()).await;
     run(&subscriber.connect_locally().await, OPEN).await.unwrap();
-    let publisher = Server::new(&bindir, dir.path(), 2);
+    let publisher = TestServer::new(&bindir, dir.path(), 2);
     publisher.set("wal_level = logical");
     publisher.start();
     publisher
@@ -186,9 +186,9 @@ async fn logical_replication_passes() {
 async fn a_standby_that_pgraft_does_not_govern_is_as_it_was() {
     let Some(bindir) = bindir() else { return };
     let dir = scratch();
-    let primary = Server::new(&bindir, dir.path(), 1);
+    let primary = TestServer::new(&bindir, dir.path(), 1);
     primary.start();
-    let standby = Server::standby_of(&bindir, dir.path(), 2, &primary);
+    let standby = TestServer::standby_of(&bindir, dir.path(), 2, &primary);
     standby.start();
     primary.rows("create table t(v int)").await;
     standby.until("select count(*) from t", "0").await;

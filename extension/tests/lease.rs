@@ -15,15 +15,15 @@ mod server;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use governed::{Waiting, code, run, without_target};
+use governed::{WaitingStatement, code, run, without_target};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use server::{PATIENCE, Server, bindir, scratch};
+use server::{PATIENCE, TestServer, bindir, scratch};
 use tokio_postgres::Client;
 
 const GATE: &str = "select gate from pgraft_status()";
 
-fn configure(server: &Server) {
+fn configure(server: &TestServer) {
     server.set(&format!("unix_socket_directories = '{}'", server.dir.display()));
     server
         .set(&format!("include_if_exists = '{}'", server.raft_dir().join("names.conf").display()));
@@ -32,8 +32,8 @@ fn configure(server: &Server) {
     );
 }
 
-async fn bootstrap(bindir: &Path, dir: &Path) -> Server {
-    let bootstrap = Server::new(bindir, dir, 1);
+async fn bootstrap(bindir: &Path, dir: &Path) -> TestServer {
+    let bootstrap = TestServer::new(bindir, dir, 1);
     configure(&bootstrap);
     bootstrap.start();
     let admin = bootstrap.connect_locally().await;
@@ -45,14 +45,14 @@ async fn bootstrap(bindir: &Path, dir: &Path) -> Server {
 }
 
 /// A bootstrap node and two voters that stream from it, with a table `t`.
-async fn three(bindir: &Path, dir: &Path) -> Vec<Server> {
+async fn three(bindir: &Path, dir: &Path) -> Vec<TestServer> {
     let bootstrap = bootstrap(bindir, dir).await;
     bootstrap
         .rows("create table t(v int); create role app login; alter table t owner to app")
         .await;
     let mut servers = vec![bootstrap];
     for id in 2..=3 {
-        let standby = Server::standby_of(bindir, dir, id, &servers[0]);
+        let standby = TestServer::standby_of(bindir, dir, id, &servers[0]);
         without_target(&standby);
         configure(&standby);
         standby.set(&format!("primary_conninfo = 'user=postgres application_name=pgraft_{id}'"));
@@ -69,7 +69,7 @@ async fn three(bindir: &Path, dir: &Path) -> Vec<Server> {
 }
 
 /// On whoever leads: the primary hands that on.
-async fn add(servers: &[Server], newcomer: &Server) {
+async fn add(servers: &[TestServer], newcomer: &TestServer) {
     let start = Instant::now();
     let sql = format!(
         "select pgraft_add_node({}, '{}', {})",
@@ -108,7 +108,7 @@ async fn until_done(client: &Client, sql: &str) {
     }
 }
 
-fn stop(server: &Server) -> Pid {
+fn stop(server: &TestServer) -> Pid {
     let worker = server.worker().unwrap();
     kill(worker, Signal::SIGSTOP).unwrap();
     worker
@@ -140,12 +140,12 @@ async fn a_stopped_worker_leaves_no_gate_open() {
     }
 }
 
-fn conninfo(server: &Server) -> String {
+fn conninfo(server: &TestServer) -> String {
     format!("host=127.0.0.1 port={} user=app dbname=postgres", server.port)
 }
 
 /// The one of them that takes writes, or is about to.
-async fn until_primary(servers: &[Server]) -> &Server {
+async fn until_primary(servers: &[TestServer]) -> &TestServer {
     let start = Instant::now();
     loop {
         for server in servers {
@@ -216,8 +216,10 @@ async fn a_cancelled_commit_waits_for_its_standbys() {
     for receiver in &receivers {
         kill(*receiver, Signal::SIGSTOP).unwrap();
     }
-    let waiting =
-        Waiting::of(&servers[0], "", "insert into t values (1)").await.cancelled(&servers[0]).await;
+    let waiting = WaitingStatement::of(&servers[0], "", "insert into t values (1)")
+        .await
+        .cancelled(&servers[0])
+        .await;
     assert_eq!(servers[0].one("select count(*) from t").await, "0");
     for receiver in &receivers {
         kill(*receiver, Signal::SIGCONT).unwrap();
@@ -263,7 +265,7 @@ async fn what_a_node_has_promised_is_not_forgotten() {
 }
 
 /// Its worker does not start and says so, and the gate stays closed.
-async fn refuses(server: &Server, words: &str) {
+async fn refuses(server: &TestServer, words: &str) {
     server.start();
     server.until_worker(words, |_| server.log().contains(words)).await;
     let told = run(&server.connect_locally().await, "insert into t values (1)").await.unwrap_err();

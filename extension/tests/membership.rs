@@ -12,7 +12,9 @@ mod server;
 
 use std::time::{Duration, Instant};
 
-use server::{PATIENCE, Server, asked, bindir, change, cluster, free_port, scratch, until_leading};
+use server::{
+    PATIENCE, TestServer, asked, bindir, change, cluster, free_port, scratch, until_leading,
+};
 
 const NODES: &str = "select * from pgraft_get_nodes()";
 
@@ -48,7 +50,7 @@ async fn a_member_moves_without_a_new_id() {
     let Some(bindir) = bindir() else { return };
     let dir = scratch();
     let mut servers = cluster(&bindir, dir.path(), 3).await;
-    let told = |server: &Server, node: usize| {
+    let told = |server: &TestServer, node: usize| {
         let text =
             std::fs::read_to_string(server.raft_dir().join("instance.json")).unwrap_or_default();
         let file: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
@@ -121,7 +123,7 @@ async fn the_leader_takes_itself_out() {
         );
         server.until(&out, "2,t,2").await;
     }
-    let rest: Vec<&Server> = servers.iter().filter(|s| s.id != id).collect();
+    let rest: Vec<&TestServer> = servers.iter().filter(|s| s.id != id).collect();
     change(&rest, &format!("select pgraft_remove_node({id})")).await; // the same call on the successor
     let error =
         asked(&rest, &format!("select pgraft_add_node({id}, '127.0.0.1', 1)")).await.1.unwrap_err();
@@ -129,7 +131,7 @@ async fn the_leader_takes_itself_out() {
 }
 
 /// Who leads, as one of them sees it, and is none of these.
-async fn leader_of(servers: &[Server], asked: usize, not: &[usize]) -> usize {
+async fn leader_of(servers: &[TestServer], asked: usize, not: &[usize]) -> usize {
     let ids: Vec<String> = not.iter().map(|n| servers[*n].id.to_string()).collect();
     let others = format!(
         "select leader is not null and leader::text <> all ('{{{}}}') from pgraft_status()",
@@ -140,7 +142,7 @@ async fn leader_of(servers: &[Server], asked: usize, not: &[usize]) -> usize {
     servers.iter().position(|s| s.id == leader).unwrap()
 }
 
-async fn rows(server: &Server, sql: &str) -> String {
+async fn rows(server: &TestServer, sql: &str) -> String {
     server.rows(sql).await.iter().map(|r| r.join(",")).collect::<Vec<_>>().join(" ")
 }
 

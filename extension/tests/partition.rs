@@ -14,20 +14,25 @@ mod server;
 use std::time::{Duration, Instant};
 
 use futures::future::join_all;
-use pgraft_testkit::network::Network;
-use server::{PATIENCE, Server, bindir, change, cluster_of, scratch, until_leading};
+use pgraft_testkit::network::TestNetwork;
+use server::{PATIENCE, TestServer, bindir, change, cluster_of, scratch, until_leading};
 
 const NODES: &str = "select * from pgraft_get_nodes()";
 
 #[tokio::test]
 async fn the_minority_changes_nothing() {
     let Some(bindir) = bindir() else { return };
-    let Some(network) = Network::new(6) else { return };
+    let Some(network) = TestNetwork::new(6) else { return };
     let dir = scratch();
     let server = |n: usize| {
         let id = u16::try_from(n + 1).unwrap();
-        let server =
-            Server::inside(&bindir, dir.path(), id, network.hosts[n].holder, &Network::address(n));
+        let server = TestServer::inside(
+            &bindir,
+            dir.path(),
+            id,
+            network.hosts[n].holder,
+            &TestNetwork::address(n),
+        );
         server.set("pgraft.allow_plaintext = on");
         server
     };
@@ -40,7 +45,7 @@ async fn the_minority_changes_nothing() {
     let (leader, before) = (leader_of(&servers, 0).await, rows(&servers[0]).await);
     let minority = [leader, (leader + 1) % 5];
     network.split(&minority);
-    let (cut_off, rest): (Vec<&Server>, Vec<&Server>) = diverged(&servers, &minority);
+    let (cut_off, rest): (Vec<&TestServer>, Vec<&TestServer>) = diverged(&servers, &minority);
     assert_eq!(tries(&cut_off, 70).await, 6);
     change(&rest, &sixth.join()).await;
     until_leading(&rest, "select voters from pgraft_status()", "6").await;
@@ -72,7 +77,7 @@ async fn the_minority_changes_nothing() {
     let (leader, deaf) = until_deaf(&network, &servers).await;
     assert_eq!(tries(&[&servers[deaf]], 90).await, 3);
     let (_, rest) = diverged(&servers, &[deaf]);
-    change(&rest, &format!("select pgraft_add_node(7, '{}', 7777)", Network::address(5))).await; // four of five decide
+    change(&rest, &format!("select pgraft_add_node(7, '{}', 7777)", TestNetwork::address(5))).await; // four of five decide
     let done = change(&rest, "select pgraft_remove_node(7)").await;
     network.heal_one_way(leader, deaf);
     let after = rows(rest[done]).await;
@@ -80,7 +85,10 @@ async fn the_minority_changes_nothing() {
 }
 
 /// These, and the others.
-fn diverged<'a>(servers: &'a [Server], these: &[usize]) -> (Vec<&'a Server>, Vec<&'a Server>) {
+fn diverged<'a>(
+    servers: &'a [TestServer],
+    these: &[usize],
+) -> (Vec<&'a TestServer>, Vec<&'a TestServer>) {
     (
         these.iter().map(|n| &servers[*n]).collect(),
         (0..servers.len()).filter(|n| !these.contains(n)).map(|n| &servers[n]).collect(),
@@ -89,7 +97,7 @@ fn diverged<'a>(servers: &'a [Server], these: &[usize]) -> (Vec<&'a Server>, Vec
 
 /// Has the leader not be heard by a follower, until that one knows of no leader: of another, where
 /// the lead has gone over meanwhile.
-async fn until_deaf(network: &Network, servers: &[Server]) -> (usize, usize) {
+async fn until_deaf(network: &TestNetwork, servers: &[TestServer]) -> (usize, usize) {
     let start = Instant::now();
     loop {
         let leader =
@@ -112,7 +120,7 @@ async fn until_deaf(network: &Network, servers: &[Server]) -> (usize, usize) {
 
 /// Every change on every one of these servers, at once; each is refused or not committed. Nobody
 /// ever asks for these ids again.
-async fn tries(servers: &[&Server], id: u16) -> usize {
+async fn tries(servers: &[&TestServer], id: u16) -> usize {
     let calls = servers.iter().enumerate().flat_map(|(n, server)| {
         let newcomer = usize::from(id) + n;
         let calls = [
@@ -134,7 +142,7 @@ async fn tries(servers: &[&Server], id: u16) -> usize {
 
 /// All have these rows, and the same committed log, in which nothing of what the minority wanted is
 /// to be found.
-async fn agree(servers: &[Server], wanted: &str) {
+async fn agree(servers: &[TestServer], wanted: &str) {
     for server in servers {
         server.until(NODES, wanted).await;
         server
@@ -157,12 +165,12 @@ async fn agree(servers: &[Server], wanted: &str) {
     }
 }
 
-async fn leader_of(servers: &[Server], asked: usize) -> usize {
+async fn leader_of(servers: &[TestServer], asked: usize) -> usize {
     servers[asked].until("select leader is not null from pgraft_status()", "t").await;
     let leader: u16 = servers[asked].one("select pgraft_get_leader()").await.parse().unwrap();
     servers.iter().position(|s| s.id == leader).expect("one of the five leads")
 }
 
-async fn rows(server: &Server) -> String {
+async fn rows(server: &TestServer) -> String {
     server.rows(NODES).await.iter().map(|r| r.join(",")).collect::<Vec<_>>().join(" ")
 }

@@ -13,7 +13,7 @@ mod server;
 
 use std::path::Path;
 
-use server::{Server, bindir, scratch};
+use server::{TestServer, bindir, scratch};
 
 const FUNCTIONS: &str = "
     select format('| `%s(%s)` | %s | %s | %s |', p.proname, regexp_replace(pg_get_function_identity_arguments(p.oid), '(, )?OUT .*', ''),
@@ -43,7 +43,7 @@ const SETTINGS: &str = "
 async fn the_reference_lists_what_a_server_has() {
     let Some(bindir) = bindir() else { return };
     let dir = scratch();
-    let server = Server::new(&bindir, dir.path(), 1);
+    let server = TestServer::new(&bindir, dir.path(), 1);
     server.start();
     server.rows("create extension pgraft").await;
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/reference.md");

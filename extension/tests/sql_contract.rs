@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use server::{
-    Server, asked, bindir, change, cluster, free_port, scratch, steady_cluster, text_rows,
+    TestServer, asked, bindir, change, cluster, free_port, scratch, steady_cluster, text_rows,
     until_leading,
 };
 use tokio_postgres::error::SqlState;
@@ -268,7 +268,7 @@ async fn who_may_do_what() {
 async fn before_a_cluster_and_without_a_worker() {
     let Some(bindir) = bindir() else { return };
     let dir = scratch();
-    let server = Server::new(&bindir, dir.path(), 1);
+    let server = TestServer::new(&bindir, dir.path(), 1);
     server.start();
     server.rows("create extension pgraft").await;
     assert_eq!(
@@ -454,7 +454,7 @@ async fn a_hot_standby_is_a_member_like_any_other() {
     let Some(bindir) = bindir() else { return };
     let dir = scratch();
     let servers = steady_cluster(&bindir, dir.path(), 1).await;
-    let standby = Server::standby_of(&bindir, dir.path(), 2, &servers[0]);
+    let standby = TestServer::standby_of(&bindir, dir.path(), 2, &servers[0]);
     standby.start();
     assert_eq!(standby.one("select pg_is_in_recovery()").await, "t");
     assert_eq!(servers[0].add(&standby).await, "t");

@@ -17,13 +17,19 @@ use std::os::unix::fs::chown;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use certificates::{Ca, Files, Issued};
+use certificates::{Ca, Files, IssuedFiles};
 use nix::unistd::{User, geteuid};
-use server::{PATIENCE, STEADY, Server, bindir, scratch};
+use server::{PATIENCE, STEADY, TestServer, bindir, scratch};
 
 /// A server with these files.
-fn server(bindir: &Path, dir: &Path, id: u16, issued: &Issued, ca: &str) -> (Server, Files) {
-    let server = Server::new(bindir, dir, id);
+fn server(
+    bindir: &Path,
+    dir: &Path,
+    id: u16,
+    issued: &IssuedFiles,
+    ca: &str,
+) -> (TestServer, Files) {
+    let server = TestServer::new(bindir, dir, id);
     let files = Files::write(&dir.join(format!("tls-{id}")), issued, ca);
     let lines =
         [("cert", &files.cert), ("key", &files.key), ("ca", &files.ca)].map(|(what, path)| {
@@ -38,7 +44,7 @@ fn server(bindir: &Path, dir: &Path, id: u16, issued: &Issued, ca: &str) -> (Ser
     (server, files)
 }
 
-async fn until_logged(server: &Server, words: &str) {
+async fn until_logged(server: &TestServer, words: &str) {
     let start = Instant::now();
     while !server.log().contains(words) {
         assert!(

@@ -16,12 +16,12 @@ use std::fs;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use server::{Server, bindir, scratch};
+use server::{TestServer, bindir, scratch};
 
 const REMOVED: &str = "removed two-phase state file";
 
 /// Prepares, and lets a checkpoint write the file; what `pg_control` was before.
-async fn prepare(server: &Server, gid: &str, id: i32) -> Vec<u8> {
+async fn prepare(server: &TestServer, gid: &str, id: i32) -> Vec<u8> {
     let client = server.connect().await;
     client.batch_execute("checkpoint").await.unwrap();
     // An id of its own goes by: the file of the very next one has the right name by luck.
@@ -51,7 +51,7 @@ fn children(of: Pid) -> Vec<Pid> {
 async fn a_crash_in_the_middle_of_a_checkpoint() {
     let Some(bindir) = bindir() else { return };
     let dir = scratch();
-    let server = Server::new(&bindir, dir.path(), 1);
+    let server = TestServer::new(&bindir, dir.path(), 1);
     server.set("max_prepared_transactions = 10\nrestart_after_crash = on");
     server.start();
     server

@@ -18,7 +18,7 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use server::{Server, bindir, scratch};
+use server::{TestServer, bindir, scratch};
 
 /// Every object of the extension with all that a script can get wrong about it.
 const OBJECTS: &str = "select pg_describe_object(d.classid, d.objid, 0),
@@ -132,7 +132,7 @@ fn installation(bindir: &Path, into: &Path) -> (PathBuf, PathBuf) {
 }
 
 /// What is there after a fresh `CREATE EXTENSION`, or after one of another version and an update.
-async fn objects(server: &Server, from: Option<&str>, to: &str) -> Vec<Vec<String>> {
+async fn objects(server: &TestServer, from: Option<&str>, to: &str) -> Vec<Vec<String>> {
     server.rows("drop extension if exists pgraft").await;
     server.rows(&format!("create extension pgraft version '{}'", from.unwrap_or(to))).await;
     if from.is_some() {
@@ -165,7 +165,7 @@ async fn an_update_leads_to_what_a_fresh_install_makes() {
     script("pgraft--careless.sql".into(), format!("{whole}{change}{comment}"));
     script(format!("pgraft--{present}--careless.sql"), change.to_owned());
 
-    let server = Server::new(&bindir, dir.path(), 1);
+    let server = TestServer::new(&bindir, dir.path(), 1);
     server.start();
     for version in scripts().0 {
         let fresh = objects(&server, None, &present).await;

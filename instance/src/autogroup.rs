@@ -11,7 +11,7 @@ use std::path::Path;
 
 /// What the kernel says.
 #[derive(Debug)]
-struct Facts<'a> {
+struct SchedulingFacts<'a> {
     /// `/proc/sys/kernel/sched_autogroup_enabled`, where there is one.
     enabled: Option<&'a str>,
     /// `/proc/self/cgroup`.
@@ -32,7 +32,7 @@ pub fn divides_postgres() -> bool {
         .lines()
         .filter_map(|line| line.strip_prefix("0::"))
         .any(|group| weighs(Path::new("/sys/fs/cgroup"), group));
-    divides(&Facts { enabled: enabled.as_deref(), groups: &groups, has_weight })
+    divides(&SchedulingFacts { enabled: enabled.as_deref(), groups: &groups, has_weight })
 }
 
 /// The host's own root has no weight; the root that a container sees has.
@@ -44,7 +44,7 @@ fn weighs(mount: &Path, group: &str) -> bool {
 
 /// Version 1 of cgroups has a line for each controller (`1:cpu,cpuacct:/a/group`), version 2 one
 /// for all (`0::/a/group`).
-fn divides(facts: &Facts) -> bool {
+fn divides(facts: &SchedulingFacts) -> bool {
     let is_cpu = |controllers: &str| controllers.split(',').any(|c| c == "cpu");
     let own_share = facts
         .groups
@@ -74,7 +74,7 @@ mod tests {
     #[test]
     fn who_has_a_share_is_not_divided() {
         fn says(enabled: Option<&str>, groups: &str, has_weight: bool) -> bool {
-            divides(&Facts { enabled, groups, has_weight })
+            divides(&SchedulingFacts { enabled, groups, has_weight })
         }
         let unified = "0::/system.slice/pgraft.service\n";
         assert!(says(Some("1\n"), unified, false), "a service without CPUWeight");

@@ -6,22 +6,22 @@ use std::path::PathBuf;
 /// Runs one Postgres server of a pgraft cluster.
 #[derive(Debug, Parser)]
 #[command(name = "pgraft-instance", version, about)]
-pub struct Cli {
+pub struct InstanceCli {
     /// What to do.
     #[command(subcommand)]
-    pub verb: Verb,
+    pub verb: InstanceCommand,
 }
 
 /// What to do.
 #[derive(Debug, Subcommand)]
-pub enum Verb {
+pub enum InstanceCommand {
     /// Prepare the data directory, run Postgres and keep it running until SIGTERM
-    Run(RunArgs),
+    Run(InstanceRunArgs),
 }
 
 /// `pgraft-instance run`.
 #[derive(Debug, Clone, Args)]
-pub struct RunArgs {
+pub struct InstanceRunArgs {
     /// The configuration file (YAML), the same on every node
     #[arg(long, value_name = "FILE")]
     pub config: PathBuf,

@@ -26,11 +26,11 @@ use crate::postgres::config;
 use crate::postgres::log::LastWords;
 use crate::reaper::{Ending, Reaper};
 use crate::settings::Settings;
-use crate::supervisor::{Event, Mode, SETTLED_RUN};
+use crate::supervisor::{SETTLED_RUN, StartMode, SupervisorEvent};
 use floors::Floors;
 use settle::{Candidate, settle};
 use trial::Trial;
-use trust::{Known, Proven, Start, Suspect};
+use trust::{KnownConfigurations, Proven, StartResult, Suspect};
 use user::UserConfig;
 
 /// Between two looks at whether a raised setting is still needed.
@@ -39,19 +39,19 @@ const LOOK_AT_FLOORS: Duration = Duration::from_secs(5);
 /// The configuration of one node. Clones share it.
 #[derive(Debug, Clone, Default)]
 pub struct Configuration {
-    shared: Arc<Shared>,
+    shared: Arc<SharedConfiguration>,
 }
 
 #[derive(Debug, Default)]
-struct Shared {
+struct SharedConfiguration {
     /// One trial at a time.
     turn: tokio::sync::Mutex<()>,
-    state: Mutex<State>,
+    state: Mutex<ConfigurationState>,
 }
 
 #[derive(Debug, Default)]
-struct State {
-    known: Option<Known>,
+struct ConfigurationState {
+    known: Option<KnownConfigurations>,
     judged: Option<Judged>,
     suspect: Option<Suspect>,
     /// Why the configuration file cannot be used.
@@ -129,7 +129,7 @@ impl Configuration {
         }
         let good = Some(settled.candidate.user.clone());
         if known.good != good {
-            self.remember(settings, Known { good, ..known });
+            self.remember(settings, KnownConfigurations { good, ..known });
         }
         let problems = [refused, settled.problems].concat();
         self.lock().judged =
@@ -183,7 +183,7 @@ impl Configuration {
 
     /// The same for a start: `postgresql.auto.conf` belongs to it, and what the control file
     /// demands.
-    pub fn for_start(&self, settings: &Settings, mode: Mode) -> (Settings, Floors) {
+    pub fn for_start(&self, settings: &Settings, mode: StartMode) -> (Settings, Floors) {
         let chosen = self.choice(settings).unwrap_or_else(|| Candidate {
             user: self.screened(settings),
             auto: read_auto(settings),
@@ -198,13 +198,14 @@ impl Configuration {
         }
         let wanted = wanted_of(&next, &chosen.auto);
         let needed = match mode {
-            Mode::Standby => floors::needed(&state.floors, &wanted),
-            Mode::Primary => Floors::new(),
+            StartMode::Standby => floors::needed(&state.floors, &wanted),
+            StartMode::Primary => Floors::new(),
         };
-        let demanded = if mode == Mode::Standby { state.floors.clone() } else { Floors::new() };
+        let demanded =
+            if mode == StartMode::Standby { state.floors.clone() } else { Floors::new() };
         state.runs_with = floors::effective(&demanded, &wanted);
         state.started = Some(chosen);
-        state.standby = mode == Mode::Standby;
+        state.standby = mode == StartMode::Standby;
         state.pending.clear();
         drop(state);
         for (name, floor) in &needed {
@@ -253,7 +254,7 @@ impl Configuration {
         settings: Arc<Settings>,
         reaper: Reaper,
         words: LastWords,
-        events: UnboundedSender<Event>,
+        events: UnboundedSender<SupervisorEvent>,
     ) {
         let lowered = async {
             loop {
@@ -269,7 +270,7 @@ impl Configuration {
                 };
                 if !judged {
                     // Postgres could not be asked: once more.
-                    let _ = events.send(Event::FilesChanged);
+                    let _ = events.send(SupervisorEvent::FilesChanged);
                 }
                 if due {
                     self.read_floors(&settings, &reaper).await;
@@ -280,7 +281,7 @@ impl Configuration {
         tokio::select! {
             () = words.settings_too_low() => {
                 tracing::warn!("the primary's settings are higher than this standby's, so that replay cannot go on: the server is started again with them");
-                let _ = events.send(Event::SettingsTooLow);
+                let _ = events.send(SupervisorEvent::SettingsTooLow);
             }
             () = lowered => {}
         }
@@ -292,7 +293,7 @@ impl Configuration {
         state.failure = None;
         let Some(started) = state.started.clone() else { return };
         let proven = proven(&known);
-        state.suspect = trust::after(&started, &proven, state.suspect.take(), &Start::Held);
+        state.suspect = trust::after(&started, &proven, state.suspect.take(), &StartResult::Held);
         drop(state);
         if known.proven.is_none() || proven != started {
             known.proven = Some(Proven { user: started.user, auto: started.auto });
@@ -307,8 +308,12 @@ impl Configuration {
         let known = self.known(settings);
         let mut state = self.lock();
         let Some(started) = state.started.clone() else { return };
-        state.suspect =
-            trust::after(&started, &proven(&known), state.suspect.take(), &Start::Failed(words));
+        state.suspect = trust::after(
+            &started,
+            &proven(&known),
+            state.suspect.take(),
+            &StartResult::Failed(words),
+        );
         drop(state);
         self.say();
     }
@@ -419,18 +424,18 @@ impl Configuration {
             .map(|judged| trust::chosen(&judged.accepted, &proven, state.suspect.as_ref()))
     }
 
-    fn known(&self, settings: &Settings) -> Known {
+    fn known(&self, settings: &Settings) -> KnownConfigurations {
         if let Some(known) = self.lock().known.clone() {
             return known;
         }
         let read = files::read_if_there(&settings.paths.configuration()).ok().flatten();
-        let known: Known =
+        let known: KnownConfigurations =
             read.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
         self.lock().known = Some(known.clone());
         known
     }
 
-    fn remember(&self, settings: &Settings, known: Known) {
+    fn remember(&self, settings: &Settings, known: KnownConfigurations) {
         let text = serde_json::to_vec(&known).unwrap_or_default();
         if let Err(error) = files::write_atomically(&settings.paths.configuration(), &text) {
             tracing::warn!(%error, "the last good configuration could not be kept");
@@ -438,12 +443,12 @@ impl Configuration {
         self.lock().known = Some(known);
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, ConfigurationState> {
         self.shared.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl State {
+impl ConfigurationState {
     fn problems(&self) -> Vec<Problem> {
         let unreadable = self.unreadable.as_ref();
         let unreadable = unreadable.map(|why| {
@@ -475,7 +480,7 @@ fn wanted_of(settings: &Settings, auto: &str) -> std::collections::BTreeMap<Stri
     wanted
 }
 
-fn proven(known: &Known) -> Candidate {
+fn proven(known: &KnownConfigurations) -> Candidate {
     let Proven { user, auto } = known.proven.clone().unwrap_or_default();
     Candidate { user, auto }
 }

@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::control;
 use crate::paths;
-use crate::view::View;
+use crate::view::MemberView;
 
 /// Less than a WAL segment is no room.
 const ENOUGH: u64 = 16 << 20;
@@ -27,7 +27,7 @@ const SETTLED: Duration = Duration::from_secs(30);
 
 /// What was seen of a running server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Facts {
+struct DiskSpaceFacts {
     /// The server is no standby.
     primary: bool,
     /// Looks in a row that found no room.
@@ -36,13 +36,13 @@ struct Facts {
     since: Duration,
 }
 
-const fn gives_up(facts: Facts) -> bool {
-    let Facts { primary, full, since } = facts;
+const fn gives_up(facts: DiskSpaceFacts) -> bool {
+    let DiskSpaceFacts { primary, full, since } = facts;
     primary && full >= LOOKS && since.as_secs() >= SETTLED.as_secs()
 }
 
 /// Looks until it is aborted, which is when the server is gone.
-pub async fn run(view: watch::Receiver<View>) {
+pub async fn run(view: watch::Receiver<MemberView>) {
     let settings = Arc::clone(&view.borrow().settings);
     if !settings.failover {
         return;
@@ -54,7 +54,7 @@ pub async fn run(view: watch::Receiver<View>) {
         full = if has_space(data) { 0 } else { full + 1 };
         // Postgres removes the file when a promotion is complete.
         let primary = !paths::standby_signal(data).exists();
-        if gives_up(Facts { primary, full, since: since.elapsed() }) {
+        if gives_up(DiskSpaceFacts { primary, full, since: since.elapsed() }) {
             since = Instant::now();
             tracing::error!("the disk of this primary is full: it gives its place to a standby");
             match control::hand_over(&settings).await {
@@ -81,11 +81,11 @@ mod tests {
 
     #[test]
     fn only_a_settled_primary_without_disk_space_gives_up() {
-        let full = Facts { primary: true, full: LOOKS, since: SETTLED };
+        let full = DiskSpaceFacts { primary: true, full: LOOKS, since: SETTLED };
         assert!(gives_up(full));
-        assert!(!gives_up(Facts { primary: false, ..full }));
-        assert!(!gives_up(Facts { full: LOOKS - 1, ..full }));
-        assert!(!gives_up(Facts { since: SETTLED / 2, ..full }));
+        assert!(!gives_up(DiskSpaceFacts { primary: false, ..full }));
+        assert!(!gives_up(DiskSpaceFacts { full: LOOKS - 1, ..full }));
+        assert!(!gives_up(DiskSpaceFacts { since: SETTLED / 2, ..full }));
         assert!(has_space(Path::new("/nowhere")));
     }
 }

@@ -14,25 +14,25 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
-use crate::cli::RunArgs;
+use crate::cli::InstanceRunArgs;
 use crate::control;
 use crate::disk_space;
 use crate::freshness;
 use crate::gateway::{Gateway, drain};
-use crate::heartbeat::{BEAT, Heartbeat};
+use crate::heartbeat::{BEAT, HeartbeatFile};
 use crate::jobs::Jobs;
 use crate::liveness;
 use crate::logging::Sink;
 use crate::postgres::log::LastWords;
-use crate::postgres::process::Server;
+use crate::postgres::process::Postmaster;
 use crate::prepare;
 use crate::provisioning;
 use crate::reaper::Reaper;
 use crate::settings::Settings;
 use crate::standin::StandInMember;
-use crate::supervisor::{self, Command, Event, Mode, State};
-use crate::tls::TlsFiles;
-use crate::view::View;
+use crate::supervisor::{self, StartMode, SupervisorCommand, SupervisorEvent, SupervisorState};
+use crate::tls::PostgresTlsFiles;
+use crate::view::MemberView;
 use crate::watchdog;
 
 /// How long a fast shutdown may take where a standby is stopped to be repaired: its member does not
@@ -41,36 +41,36 @@ const HALT: Duration = Duration::from_secs(10);
 
 /// Everything that commands need.
 pub struct Driver {
-    args: RunArgs,
+    args: InstanceRunArgs,
     os_user: String,
     reaper: Reaper,
     sink: Sink,
-    view: watch::Sender<View>,
-    heartbeat: Heartbeat,
-    events: mpsc::UnboundedSender<Event>,
-    queue: mpsc::UnboundedReceiver<Event>,
+    view: watch::Sender<MemberView>,
+    heartbeat: HeartbeatFile,
+    events: mpsc::UnboundedSender<SupervisorEvent>,
+    queue: mpsc::UnboundedReceiver<SupervisorEvent>,
     job: Option<JoinHandle<()>>,
-    server: Option<Server>,
+    server: Option<Postmaster>,
     /// What the server has read, or read wrong.
-    certificates: Option<TlsFiles>,
+    certificates: Option<PostgresTlsFiles>,
     unanswered: Arc<std::sync::atomic::AtomicU32>,
     standin: StandInMember,
     /// One reload at a time.
     reloading: Arc<tokio::sync::Mutex<()>>,
     gateway: Option<Arc<Gateway>>,
     /// When this process was told to stop.
-    told: Option<Instant>,
+    stop_requested: Option<Instant>,
 }
 
 impl Driver {
     /// Nothing happens yet.
     pub fn new(
-        args: RunArgs,
+        args: InstanceRunArgs,
         os_user: String,
         reaper: Reaper,
         sink: Sink,
-        view: watch::Sender<View>,
-        heartbeat: Heartbeat,
+        view: watch::Sender<MemberView>,
+        heartbeat: HeartbeatFile,
         gateway: Option<Arc<Gateway>>,
     ) -> Self {
         let (events, queue) = mpsc::unbounded_channel();
@@ -90,12 +90,12 @@ impl Driver {
             standin: StandInMember::default(),
             reloading: Arc::default(),
             gateway,
-            told: None,
+            stop_requested: None,
         }
     }
 
     /// Where others put what happened.
-    pub fn events(&self) -> mpsc::UnboundedSender<Event> {
+    pub fn events(&self) -> mpsc::UnboundedSender<SupervisorEvent> {
         self.events.clone()
     }
 
@@ -108,7 +108,7 @@ impl Driver {
         let (mut state, mut commands) = supervisor::begin();
         loop {
             for command in commands {
-                if command == Command::Exit {
+                if command == SupervisorCommand::Exit {
                     self.standin.end().await;
                     return Ok(());
                 }
@@ -116,8 +116,8 @@ impl Driver {
             }
             let event = tokio::select! {
                 Some(event) = self.queue.recv() => event,
-                _ = terminate.recv() => Event::Shutdown,
-                _ = interrupt.recv() => Event::Shutdown,
+                _ = terminate.recv() => SupervisorEvent::Shutdown,
+                _ = interrupt.recv() => SupervisorEvent::Shutdown,
                 _ = hangup.recv() => self.hung_up(),
                 _ = beat.tick() => {
                     self.heartbeat.beat();
@@ -132,16 +132,16 @@ impl Driver {
     }
 
     /// Tells the rest of the process, and the log.
-    fn follow(&mut self, old: State, event: Event, new: State) {
-        if event == Event::FilesChanged {
+    fn follow(&mut self, old: SupervisorState, event: SupervisorEvent, new: SupervisorState) {
+        if event == SupervisorEvent::FilesChanged {
             self.read_settings();
         }
-        if matches!(event, Event::Exited { .. } | Event::StartFailed) {
+        if matches!(event, SupervisorEvent::Exited { .. } | SupervisorEvent::StartFailed) {
             self.server = None;
         }
-        if event == Event::Shutdown {
+        if event == SupervisorEvent::Shutdown {
             tracing::info!("told to stop");
-            self.info.get_or_insert_with(Instant::now);
+            self.stop_requested.get_or_insert_with(Instant::now);
         }
         if old.phase != new.phase {
             tracing::debug!(
@@ -153,27 +153,30 @@ impl Driver {
         }
         self.view.send_if_modified(|view| {
             let concern = match event {
-                Event::Concern(concern) => concern,
-                Event::Exited { .. } | Event::StartFailed => None,
+                SupervisorEvent::Concern(concern) => concern,
+                SupervisorEvent::Exited { .. } | SupervisorEvent::StartFailed => None,
                 _ => view.concern,
             };
-            let killed_for =
-                if let Event::Unresponsive(fault) = event { Some(fault) } else { view.killed_for };
+            let killed_for = if let SupervisorEvent::Unresponsive(fault) = event {
+                Some(fault)
+            } else {
+                view.killed_for
+            };
             let changed =
                 (view.phase, view.concern, view.killed_for) != (new.phase, concern, killed_for);
             (view.phase, view.concern, view.killed_for) = (new.phase, concern, killed_for);
-            if matches!(event, Event::Unresponsive(_)) {
+            if matches!(event, SupervisorEvent::Unresponsive(_)) {
                 view.killed_at = Some(Instant::now());
             }
             changed
         });
     }
 
-    fn hung_up(&self) -> Event {
+    fn hung_up(&self) -> SupervisorEvent {
         if let Some(server) = &self.server {
             server.child.signal(Signal::SIGHUP);
         }
-        Event::FilesChanged
+        SupervisorEvent::FilesChanged
     }
 
     /// A file that can't be used changes nothing.
@@ -204,40 +207,43 @@ impl Driver {
         Arc::clone(&self.view.borrow().settings)
     }
 
-    fn perform(&mut self, command: Command) {
+    fn perform(&mut self, command: SupervisorCommand) {
         let settings = self.settings();
         match command {
-            Command::Clear => self.job(Jobs::clear),
-            Command::Inspect => self.job(Jobs::inspect),
-            Command::InitDb => self.job(Jobs::init_db),
-            Command::Clone => self.job(Jobs::clone_primary),
-            Command::Rewind => self.job(Jobs::rewind),
-            Command::Start(mode) => self.start(&settings, mode),
-            Command::Reload => self.reload(&settings),
-            Command::Explain(why) => tracing::error!("{why}"),
-            Command::Wait(time) => self.job(async move |_| {
+            SupervisorCommand::Clear => self.job(Jobs::clear),
+            SupervisorCommand::Inspect => self.job(Jobs::inspect),
+            SupervisorCommand::InitDb => self.job(Jobs::init_db),
+            SupervisorCommand::Clone => self.job(Jobs::clone_primary),
+            SupervisorCommand::Rewind => self.job(Jobs::rewind),
+            SupervisorCommand::Start(mode) => self.start(&settings, mode),
+            SupervisorCommand::Reload => self.reload(&settings),
+            SupervisorCommand::Explain(why) => tracing::error!("{why}"),
+            SupervisorCommand::Wait(time) => self.job(async move |_| {
                 tokio::time::sleep(time).await;
-                Event::Woke
+                SupervisorEvent::Woke
             }),
-            Command::Stop => self.hand_over_and_stop(&settings),
-            Command::Halt => self.stop(Some(settings.stop_timeout.min(HALT))),
-            Command::StopNow => self.stop(None),
-            Command::Kill => self.kill(),
-            Command::AbortJob => self.abort_job(),
-            Command::Drain => {
+            SupervisorCommand::Stop => self.hand_over_and_stop(&settings),
+            SupervisorCommand::Halt => self.stop(Some(settings.stop_timeout.min(HALT))),
+            SupervisorCommand::StopNow => self.stop(None),
+            SupervisorCommand::Kill => self.kill(),
+            SupervisorCommand::AbortJob => self.abort_job(),
+            SupervisorCommand::Drain => {
                 let (gateway, told) =
-                    (self.gateway.clone(), self.info.unwrap_or_else(Instant::now));
+                    (self.gateway.clone(), self.stop_requested.unwrap_or_else(Instant::now));
                 self.job(async move |_| {
                     drain::drained(gateway, told).await;
-                    Event::Drained
+                    SupervisorEvent::Drained
                 });
             }
-            Command::Exit => {}
+            SupervisorCommand::Exit => {}
         }
     }
 
     /// Runs one job; whatever ran before it is dropped, and with it what it started.
-    fn job<F: Future<Output = Event> + Send + 'static>(&mut self, work: impl FnOnce(Jobs) -> F) {
+    fn job<F: Future<Output = SupervisorEvent> + Send + 'static>(
+        &mut self,
+        work: impl FnOnce(Jobs) -> F,
+    ) {
         let (settings, unanswered) = (self.settings(), Arc::clone(&self.unanswered));
         let configuration = self.view.borrow().configuration.clone();
         let (reaper, sink, standin) =
@@ -260,11 +266,11 @@ impl Driver {
                 job.abort();
                 let _ = job.await;
             }
-            let _ = events.send(Event::JobEnded);
+            let _ = events.send(SupervisorEvent::JobEnded);
         });
     }
 
-    fn start(&mut self, settings: &Arc<Settings>, mode: Mode) {
+    fn start(&mut self, settings: &Arc<Settings>, mode: StartMode) {
         // Nobody waits on a Wait any more, and the last job has told.
         self.job = None;
         self.certificates = certificates(settings);
@@ -275,14 +281,14 @@ impl Driver {
             .and_then(|_| prepare::data_directory(&settings.paths, mode))
             .map_err(|e| e.to_string())
             .and_then(|()| {
-                Server::start(&effective, &floors, &self.reaper, &self.sink, words.clone())
+                Postmaster::start(&effective, &floors, &self.reaper, &self.sink, words.clone())
                     .map_err(|e| e.to_string())
             });
         let server = match started {
             Ok(server) => server,
             Err(error) => {
                 tracing::error!(error, "Postgres could not be started");
-                let _ = self.events.send(Event::StartFailed);
+                let _ = self.events.send(SupervisorEvent::StartFailed);
                 return;
             }
         };
@@ -301,7 +307,7 @@ impl Driver {
         ));
         if !configuration.is_judged(settings) {
             // It was changed while it was being judged.
-            let _ = self.events.send(Event::FilesChanged);
+            let _ = self.events.send(SupervisorEvent::FilesChanged);
         }
         let (mut child, events, ours, settings) =
             (server.child.clone(), self.events(), server.clone(), Arc::clone(settings));
@@ -316,7 +322,7 @@ impl Driver {
             liveness.abort();
             let ran_for = ours.ran_for();
             tracing::info!(%ending, seconds = ran_for.as_secs(), "Postgres has ended");
-            let _ = events.send(Event::Exited { ran_for });
+            let _ = events.send(SupervisorEvent::Exited { ran_for });
         });
         self.server = Some(server);
     }
@@ -336,7 +342,7 @@ impl Driver {
             (Arc::clone(&self.reloading), self.server.as_ref().map(|server| server.child.clone()));
         tokio::spawn(async move {
             let _turn = turn.lock().await;
-            let View { settings, configuration, .. } = view.borrow().clone();
+            let MemberView { settings, configuration, .. } = view.borrow().clone();
             configuration.judge(&settings, &reaper).await;
             match prepare::write_files(&configuration.in_force(&settings), &os_user) {
                 Ok(changed) if changed || renewed => {
@@ -386,8 +392,8 @@ impl Driver {
     }
 }
 
-fn certificates(settings: &Settings) -> Option<TlsFiles> {
-    TlsFiles::read(settings).unwrap_or_else(|error| {
+fn certificates(settings: &Settings) -> Option<PostgresTlsFiles> {
+    PostgresTlsFiles::read(settings).unwrap_or_else(|error| {
         tracing::error!(%error, "the certificate is not all there");
         None
     })

@@ -8,7 +8,7 @@ use crate::files::{FileError, read_if_there};
 use crate::paths::{Paths, bootstrap_mark, standby_signal};
 use crate::peers;
 use crate::settings::Settings;
-use crate::supervisor::{BootstrapNode, Data, Facts, Named};
+use crate::supervisor::{BootstrapNode, DataDirectory, Named, SupervisorFacts};
 use crate::upstream::{self, UpstreamError};
 
 /// Why the facts are not known.
@@ -23,7 +23,7 @@ pub enum FactsError {
 }
 
 /// Reads everything anew.
-pub async fn inspect(settings: &Settings) -> Result<Facts, FactsError> {
+pub async fn inspect(settings: &Settings) -> Result<SupervisorFacts, FactsError> {
     let data = data(&settings.paths, settings.node.get())?;
     let file = upstream::instance_file(&settings.paths, settings.node)?;
     let named = match file.as_ref().map(|f| f.primary) {
@@ -32,11 +32,12 @@ pub async fn inspect(settings: &Settings) -> Result<Facts, FactsError> {
         Some(Some(primary)) if primary == settings.node => Named::This,
         Some(Some(_)) => Named::Other,
     };
-    let would_bootstrap = settings.bootstrap && data == Data::Empty && named == Named::Nothing;
+    let would_bootstrap =
+        settings.bootstrap && data == DataDirectory::Empty && named == Named::Nothing;
     let too_late = would_bootstrap
         && upstream::cluster_among(settings.node, &peers::ask_all(&settings.config.peers).await);
     let (epoch, failover) = file.as_ref().map_or((0, false), |f| (f.epoch, f.failover));
-    Ok(Facts {
+    Ok(SupervisorFacts {
         data,
         named,
         epoch,
@@ -54,26 +55,26 @@ pub async fn inspect(settings: &Settings) -> Result<Facts, FactsError> {
     })
 }
 
-fn data(paths: &Paths, node: u32) -> Result<Data, FileError> {
+fn data(paths: &Paths, node: u32) -> Result<DataDirectory, FileError> {
     let path = &paths.data;
     let mut entries = match fs::read_dir(path) {
         Ok(entries) => entries,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Data::Empty),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(DataDirectory::Empty),
         Err(e) => return Err(FileError::at("read", path)(e)),
     };
     if entries.next().is_none() {
-        return Ok(Data::Empty);
+        return Ok(DataDirectory::Empty);
     }
     if paths.rewind_in_progress().exists() {
-        return Ok(Data::Broken);
+        return Ok(DataDirectory::Broken);
     }
     if !path.join("PG_VERSION").exists() || !path.join("global/pg_control").exists() {
-        return Ok(Data::Foreign);
+        return Ok(DataDirectory::Foreign);
     }
     let mark = read_if_there(&bootstrap_mark(path))?;
     let bootstrapping =
         mark.is_some_and(|m| String::from_utf8_lossy(&m).trim() == node.to_string());
-    Ok(Data::Whole { bootstrapping, standby_signal: standby_signal(path).exists() })
+    Ok(DataDirectory::Whole { bootstrapping, standby_signal: standby_signal(path).exists() })
 }
 
 #[cfg(test)]
@@ -86,29 +87,29 @@ mod tests {
         let path = dir.path().join("pgdata");
         let base = crate::settings::tests::example().paths;
         let paths = Paths { data: path.clone(), work: dir.path().join("work"), ..base };
-        assert_eq!(data(&paths, 1).unwrap(), Data::Empty);
+        assert_eq!(data(&paths, 1).unwrap(), DataDirectory::Empty);
         fs::create_dir(&path).unwrap();
-        assert_eq!(data(&paths, 1).unwrap(), Data::Empty);
+        assert_eq!(data(&paths, 1).unwrap(), DataDirectory::Empty);
         fs::write(path.join("PG_VERSION"), "17\n").unwrap();
-        assert_eq!(data(&paths, 1).unwrap(), Data::Foreign);
+        assert_eq!(data(&paths, 1).unwrap(), DataDirectory::Foreign);
         fs::create_dir(path.join("global")).unwrap();
         fs::write(path.join("global/pg_control"), "").unwrap();
         assert_eq!(
             data(&paths, 1).unwrap(),
-            Data::Whole { bootstrapping: false, standby_signal: false }
+            DataDirectory::Whole { bootstrapping: false, standby_signal: false }
         );
         fs::write(bootstrap_mark(&path), "1\n").unwrap();
         assert_eq!(
             data(&paths, 1).unwrap(),
-            Data::Whole { bootstrapping: true, standby_signal: false }
+            DataDirectory::Whole { bootstrapping: true, standby_signal: false }
         );
         fs::write(standby_signal(&path), "").unwrap();
         assert_eq!(
             data(&paths, 11).unwrap(),
-            Data::Whole { bootstrapping: false, standby_signal: true }
+            DataDirectory::Whole { bootstrapping: false, standby_signal: true }
         );
         fs::create_dir(&paths.work).unwrap();
         fs::write(paths.rewind_in_progress(), "").unwrap();
-        assert_eq!(data(&paths, 1).unwrap(), Data::Broken);
+        assert_eq!(data(&paths, 1).unwrap(), DataDirectory::Broken);
     }
 }

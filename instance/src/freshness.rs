@@ -30,7 +30,7 @@ pub struct Bounds {
 
 /// One look at a standby.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Facts {
+pub struct FreshnessFacts {
     /// Monotonic.
     pub now: Duration,
     /// The node is a member of a cluster, and that has a primary that serves. A newcomer streams
@@ -94,7 +94,7 @@ impl fmt::Display for Stale {
 
 /// What is remembered from look to look of one run of the server.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Freshness {
+pub struct StandbyFreshness {
     silent_since: Option<Duration>,
     paused_since: Option<Duration>,
     /// Positions that are not replayed yet, and since when the primary is known to have them; the
@@ -104,10 +104,10 @@ pub struct Freshness {
     first_end: Option<u64>,
 }
 
-impl Freshness {
+impl StandbyFreshness {
     /// Takes in one look. None where the standby may be read from.
-    pub fn look(&mut self, facts: &Facts, bounds: &Bounds) -> Option<Stale> {
-        let Facts { now, primary, streaming, paused, end, replayed, delay } = *facts;
+    pub fn look(&mut self, facts: &FreshnessFacts, bounds: &Bounds) -> Option<Stale> {
+        let FreshnessFacts { now, primary, streaming, paused, end, replayed, delay } = *facts;
         if !primary {
             *self = Self { first_end: self.first_end, ..Self::default() };
             return None;
@@ -164,9 +164,9 @@ impl Freshness {
 
 /// The last verdict on the running server, shared with the HTTP listener.
 #[derive(Debug, Clone, Default)]
-pub struct Verdict(Arc<Mutex<Option<Stale>>>);
+pub struct FreshnessVerdict(Arc<Mutex<Option<Stale>>>);
 
-impl Verdict {
+impl FreshnessVerdict {
     /// Why the running server is not to be read from; None where it is, and where it is no standby.
     pub fn get(&self) -> Option<Stale> {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner)
@@ -183,12 +183,12 @@ mod tests {
     use super::*;
 
     /// What is the case, second by second, and the verdict in the end.
-    type Case = (&'static str, Box<dyn Fn(u64) -> Facts>, Option<Stale>);
+    type Case = (&'static str, Box<dyn Fn(u64) -> FreshnessFacts>, Option<Stale>);
 
     const BOUNDS: Bounds = Bounds { lag: Duration::from_secs(30), bytes: None };
 
     /// A standby that streams and has replayed everything.
-    const WELL: Facts = Facts {
+    const WELL: FreshnessFacts = FreshnessFacts {
         now: Duration::ZERO,
         primary: true,
         streaming: true,
@@ -198,8 +198,8 @@ mod tests {
         delay: Duration::ZERO,
     };
 
-    fn at(seconds: u64, facts: Facts) -> Facts {
-        Facts { now: Duration::from_secs(seconds), ..facts }
+    fn at(seconds: u64, facts: FreshnessFacts) -> FreshnessFacts {
+        FreshnessFacts { now: Duration::from_secs(seconds), ..facts }
     }
 
     const fn written(second: u64) -> u64 {
@@ -207,8 +207,12 @@ mod tests {
     }
 
     /// The verdict after each look, a second apart, of a server that was well before.
-    fn verdicts(seconds: u64, bounds: &Bounds, facts: impl Fn(u64) -> Facts) -> Vec<Option<Stale>> {
-        let mut freshness = Freshness::default();
+    fn verdicts(
+        seconds: u64,
+        bounds: &Bounds,
+        facts: impl Fn(u64) -> FreshnessFacts,
+    ) -> Vec<Option<Stale>> {
+        let mut freshness = StandbyFreshness::default();
         assert_eq!(freshness.look(&WELL, bounds), None);
         (1..=seconds).map(|second| freshness.look(&at(second, facts(second)), bounds)).collect()
     }
@@ -218,13 +222,17 @@ mod tests {
         let cases: [Case; 11] = [
             (
                 "it streams and replays",
-                Box::new(|s| Facts { end: Some(written(s)), replayed: Some(written(s)), ..WELL }),
+                Box::new(|s| FreshnessFacts {
+                    end: Some(written(s)),
+                    replayed: Some(written(s)),
+                    ..WELL
+                }),
                 None,
             ),
             ("an idle primary", Box::new(|_| WELL), None),
             (
                 "always a little behind",
-                Box::new(|s| Facts {
+                Box::new(|s| FreshnessFacts {
                     end: Some(written(s + 20)),
                     replayed: Some(written(s)),
                     ..WELL
@@ -233,32 +241,37 @@ mod tests {
             ),
             (
                 "the stream is cut",
-                Box::new(|_| Facts { streaming: false, ..WELL }),
+                Box::new(|_| FreshnessFacts { streaming: false, ..WELL }),
                 Some(Stale::NotStreaming(BOUNDS.lag)),
             ),
             (
                 "there is no primary",
-                Box::new(|_| Facts { streaming: false, primary: false, ..WELL }),
+                Box::new(|_| FreshnessFacts { streaming: false, primary: false, ..WELL }),
                 None,
             ),
             (
                 "replay is paused without a primary",
-                Box::new(|_| Facts { streaming: false, primary: false, paused: true, ..WELL }),
+                Box::new(|_| FreshnessFacts {
+                    streaming: false,
+                    primary: false,
+                    paused: true,
+                    ..WELL
+                }),
                 None,
             ),
             (
                 "replay is paused",
-                Box::new(|_| Facts { paused: true, ..WELL }),
+                Box::new(|_| FreshnessFacts { paused: true, ..WELL }),
                 Some(Stale::Paused(BOUNDS.lag)),
             ),
             (
                 "replay stands still",
-                Box::new(|s| Facts { end: Some(written(s)), ..WELL }),
+                Box::new(|s| FreshnessFacts { end: Some(written(s)), ..WELL }),
                 Some(Stale::Behind(BOUNDS.lag)),
             ),
             (
                 "replay falls back",
-                Box::new(|s| Facts {
+                Box::new(|s| FreshnessFacts {
                     end: Some(written(s)),
                     replayed: Some(written(s / 4)),
                     ..WELL
@@ -267,7 +280,7 @@ mod tests {
             ),
             (
                 "a delay that is wanted",
-                Box::new(|s| Facts {
+                Box::new(|s| FreshnessFacts {
                     end: Some(written(s)),
                     delay: Duration::from_mins(10),
                     ..WELL
@@ -276,7 +289,7 @@ mod tests {
             ),
             (
                 "the stream comes and goes while replay stands still",
-                Box::new(|s| Facts {
+                Box::new(|s| FreshnessFacts {
                     streaming: !s.is_multiple_of(20),
                     end: Some(written(s)),
                     ..WELL
@@ -296,10 +309,10 @@ mod tests {
         // Two minutes without a primary; the next one's WAL ends before the last one's, and the
         // stream is back a second after it serves.
         let facts = |second: u64| match second {
-            0..10 => Facts { end: Some(200), ..WELL },
-            10..130 => Facts { streaming: false, primary: false, ..WELL },
-            130..131 => Facts { streaming: false, ..WELL },
-            _ => Facts { end: Some(150 + second), replayed: Some(150 + second), ..WELL },
+            0..10 => FreshnessFacts { end: Some(200), ..WELL },
+            10..130 => FreshnessFacts { streaming: false, primary: false, ..WELL },
+            130..131 => FreshnessFacts { streaming: false, ..WELL },
+            _ => FreshnessFacts { end: Some(150 + second), replayed: Some(150 + second), ..WELL },
         };
         assert!(verdicts(300, &BOUNDS, facts).iter().all(Option::is_none));
     }
@@ -308,9 +321,9 @@ mod tests {
     fn a_shorter_history_does_not_count_as_lag() {
         let facts = |second: u64| {
             if second < 10 {
-                Facts { end: Some(200), ..WELL }
+                FreshnessFacts { end: Some(200), ..WELL }
             } else {
-                Facts { end: Some(150), replayed: Some(150), ..WELL }
+                FreshnessFacts { end: Some(150), replayed: Some(150), ..WELL }
             }
         };
         assert!(verdicts(100, &BOUNDS, facts).iter().all(Option::is_none));
@@ -318,18 +331,25 @@ mod tests {
 
     #[test]
     fn a_server_that_starts_with_old_data_catches_up_first() {
-        let mut freshness = Freshness::default();
+        let mut freshness = StandbyFreshness::default();
         let mut look = |second, facts| freshness.look(&at(second, facts), &BOUNDS);
-        assert_eq!(look(0, Facts { streaming: false, primary: false, ..WELL }), None);
-        assert_eq!(look(1, Facts { streaming: false, ..WELL }), None, "it has a moment to connect");
-        assert_eq!(look(2, Facts { end: Some(900), ..WELL }), Some(Stale::CatchingUp));
+        assert_eq!(look(0, FreshnessFacts { streaming: false, primary: false, ..WELL }), None);
         assert_eq!(
-            look(3, Facts { end: Some(950), replayed: Some(899), ..WELL }),
+            look(1, FreshnessFacts { streaming: false, ..WELL }),
+            None,
+            "it has a moment to connect"
+        );
+        assert_eq!(look(2, FreshnessFacts { end: Some(900), ..WELL }), Some(Stale::CatchingUp));
+        assert_eq!(
+            look(3, FreshnessFacts { end: Some(950), replayed: Some(899), ..WELL }),
             Some(Stale::CatchingUp)
         );
-        assert_eq!(look(4, Facts { end: Some(990), replayed: Some(900), ..WELL }), None);
+        assert_eq!(look(4, FreshnessFacts { end: Some(990), replayed: Some(900), ..WELL }), None);
         assert_eq!(
-            look(5, Facts { end: Some(990), replayed: Some(900), streaming: false, ..WELL }),
+            look(
+                5,
+                FreshnessFacts { end: Some(990), replayed: Some(900), streaming: false, ..WELL }
+            ),
             None
         );
     }
@@ -337,16 +357,17 @@ mod tests {
     #[test]
     fn bytes_count_where_they_are_bounded() {
         let bounds = Bounds { bytes: Some(1000), ..BOUNDS };
-        let facts = |missing: u64| move |_| Facts { end: Some(100 + missing), ..WELL };
+        let facts = |missing: u64| move |_| FreshnessFacts { end: Some(100 + missing), ..WELL };
         assert_eq!(verdicts(1, &bounds, facts(1000)), [None]);
         assert_eq!(verdicts(1, &bounds, facts(1001)), [Some(Stale::TooMuch(1000))]);
     }
 
     #[test]
     fn few_samples_are_kept_however_long_it_lasts() {
-        let mut freshness = Freshness::default();
+        let mut freshness = StandbyFreshness::default();
         for second in 0..10_000 {
-            freshness.look(&at(second, Facts { end: Some(200 + second), ..WELL }), &BOUNDS);
+            freshness
+                .look(&at(second, FreshnessFacts { end: Some(200 + second), ..WELL }), &BOUNDS);
             assert!(freshness.behind.len() <= MOST_SAMPLES);
         }
         assert_eq!(freshness.behind.front(), Some(&(Duration::ZERO, 200)));

@@ -42,12 +42,12 @@ use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 
 use crate::settings::GatewaySettings;
-use crate::view::View;
-use connection::Client;
+use crate::view::MemberView;
+use connection::GatewayClient;
 use figures::Figures;
 use knowledge::Knowledge;
 use lobby::Lobby;
-use names::Names;
+use names::AddressCache;
 use readiness::Readiness;
 
 /// Clients that have not said yet what they want, at a time. They take a file and a little memory
@@ -62,8 +62,8 @@ const UNENCRYPTED: usize = 16;
 /// What the gateway's parts share.
 pub struct Gateway {
     settings: GatewaySettings,
-    view: watch::Receiver<View>,
-    names: Names,
+    view: watch::Receiver<MemberView>,
+    names: AddressCache,
     readiness: Readiness,
     lobby: Arc<Lobby>,
     /// Room for clients that have said what they want.
@@ -78,7 +78,7 @@ pub struct Gateway {
 
 impl Gateway {
     /// Nothing happens yet.
-    pub fn new(settings: GatewaySettings, view: watch::Receiver<View>) -> Arc<Self> {
+    pub fn new(settings: GatewaySettings, view: watch::Receiver<MemberView>) -> Arc<Self> {
         let knowledge = Knowledge::new(view.borrow().settings.lease);
         let semaphore = |permits| Arc::new(Semaphore::new(permits));
         Arc::new(Self {
@@ -88,7 +88,7 @@ impl Gateway {
             lobby: Lobby::new(SILENT),
             settings,
             view,
-            names: Names::default(),
+            names: AddressCache::default(),
             readiness: Readiness::default(),
             knowledge,
             figures: Figures::default(),
@@ -108,7 +108,7 @@ impl Gateway {
                     continue;
                 }
             };
-            tokio::spawn(Client::new(Arc::clone(&self), stream, from).run());
+            tokio::spawn(GatewayClient::new(Arc::clone(&self), stream, from).run());
         }
     }
 }

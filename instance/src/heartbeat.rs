@@ -11,15 +11,15 @@ const LONGEST: Duration = Duration::from_secs(15);
 
 /// Clones share the beat.
 #[derive(Clone)]
-pub struct Heartbeat(Arc<Mutex<Instant>>);
+pub struct HeartbeatFile(Arc<Mutex<Instant>>);
 
-impl Default for Heartbeat {
+impl Default for HeartbeatFile {
     fn default() -> Self {
         Self(Arc::new(Mutex::new(Instant::now())))
     }
 }
 
-impl Heartbeat {
+impl HeartbeatFile {
     /// The loop is here.
     pub fn beat(&self) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();

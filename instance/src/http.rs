@@ -15,8 +15,8 @@ use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 
 use crate::gateway::Gateway;
-use crate::heartbeat::Heartbeat;
-use crate::view::View;
+use crate::heartbeat::HeartbeatFile;
+use crate::view::MemberView;
 use crate::{metrics, observe};
 
 /// Connections at a time; each look at the server is one of Postgres's connections.
@@ -27,17 +27,17 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What the answers are made from.
 #[derive(Clone)]
-pub struct Http {
+pub struct InstanceHttp {
     /// What the driver shows.
-    pub view: watch::Receiver<View>,
+    pub view: watch::Receiver<MemberView>,
     /// Whether the driver's loop runs.
-    pub heartbeat: Heartbeat,
+    pub heartbeat: HeartbeatFile,
     /// The read-write gateway, where there is one.
     pub gateway: Option<Arc<Gateway>>,
 }
 
 /// Serves until the process ends.
-pub async fn serve(listener: TcpListener, http: Http) {
+pub async fn serve(listener: TcpListener, http: InstanceHttp) {
     let disk_space = Arc::new(Semaphore::new(MOST));
     loop {
         let Ok(permit) = Arc::clone(&disk_space).acquire_owned().await else { return };
@@ -62,7 +62,7 @@ pub async fn serve(listener: TcpListener, http: Http) {
 }
 
 async fn answer(
-    http: &Http,
+    http: &InstanceHttp,
     request: Request<Incoming>,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
     if request.method() != Method::GET && request.method() != Method::HEAD {
@@ -84,14 +84,14 @@ async fn answer(
     })
 }
 
-fn live(http: &Http) -> Response<Full<Bytes>> {
+fn live(http: &InstanceHttp) -> Response<Full<Bytes>> {
     let view = http.view.borrow();
     let alive = http.heartbeat.is_fresh();
     let code = if alive { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     respond(code, &json!({"live": alive, "phase": view.phase.word()}))
 }
 
-async fn ready(http: &Http) -> Response<Full<Bytes>> {
+async fn ready(http: &InstanceHttp) -> Response<Full<Bytes>> {
     let view = http.view.borrow().clone();
     let seen = observe::observe(&view).await;
     let code = if seen.status.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
@@ -101,13 +101,13 @@ async fn ready(http: &Http) -> Response<Full<Bytes>> {
     )
 }
 
-async fn status(http: &Http) -> Response<Full<Bytes>> {
+async fn status(http: &InstanceHttp) -> Response<Full<Bytes>> {
     let view = http.view.borrow().clone();
     let seen = observe::observe(&view).await;
     respond(StatusCode::OK, &json!(seen.status))
 }
 
-async fn figures(http: &Http) -> Response<Full<Bytes>> {
+async fn figures(http: &InstanceHttp) -> Response<Full<Bytes>> {
     let view = http.view.borrow().clone();
     let gateway = http.gateway.as_ref().map(|g| g.figures.read());
     match metrics::text(&observe::observe(&view).await.status, gateway) {
@@ -125,7 +125,7 @@ async fn figures(http: &Http) -> Response<Full<Bytes>> {
 }
 
 /// Whom this node's gateway takes for the primary, for other nodes' gateways.
-fn gateway(http: &Http) -> Response<Full<Bytes>> {
+fn gateway(http: &InstanceHttp) -> Response<Full<Bytes>> {
     match http.gateway.as_ref().and_then(|g| g.knowledge.primary_view()) {
         Some(primary_view) => respond(StatusCode::OK, &json!(primary_view)),
         None => respond(

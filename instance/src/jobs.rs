@@ -11,7 +11,7 @@ use crate::postgres::{clone, initdb, leftovers, rewind};
 use crate::reaper::Reaper;
 use crate::settings::Settings;
 use crate::standin::StandInMember;
-use crate::supervisor::{Data, Event};
+use crate::supervisor::{DataDirectory, SupervisorEvent};
 
 /// After this many answers of "nobody knows a primary" the log says so again.
 const SAY_AGAIN: u32 = 15;
@@ -35,85 +35,85 @@ pub struct Jobs {
 
 impl Jobs {
     /// No process of an earlier server lives.
-    pub async fn clear(self) -> Event {
+    pub async fn clear(self) -> SupervisorEvent {
         let Settings { paths, stop_timeout, config, .. } = &*self.settings;
         match leftovers::clear(paths, config.postgresql.port, *stop_timeout).await {
-            Ok(()) => Event::Cleared,
-            Err(error) => failed(&error, Event::ClearFailed),
+            Ok(()) => SupervisorEvent::Cleared,
+            Err(error) => failed(&error, SupervisorEvent::ClearFailed),
         }
     }
 
     /// Reads the disk. Where there is a server to be started its configuration is checked, and the
     /// Raft directory is its worker's again.
-    pub async fn inspect(self) -> Event {
+    pub async fn inspect(self) -> SupervisorEvent {
         match facts::inspect(&self.settings).await {
             Ok(facts) => {
-                if matches!(facts.data, Data::Whole { .. }) {
+                if matches!(facts.data, DataDirectory::Whole { .. }) {
                     self.configuration.judge(&self.settings, &self.reaper).await;
                     self.configuration.read_floors(&self.settings, &self.reaper).await;
                     self.standin.end().await;
                 }
-                Event::Inspected(facts)
+                SupervisorEvent::Inspected(facts)
             }
-            Err(error) => failed(&error, Event::InspectFailed),
+            Err(error) => failed(&error, SupervisorEvent::InspectFailed),
         }
     }
 
     /// Makes PGDATA.
-    pub async fn init_db(self) -> Event {
+    pub async fn init_db(self) -> SupervisorEvent {
         tracing::info!("making a new data directory");
         match initdb::make(&self.settings, &self.reaper, &self.sink).await {
-            Ok(()) => Event::Initialized,
-            Err(error) => failed(&error, Event::InitFailed),
+            Ok(()) => SupervisorEvent::Initialized,
+            Err(error) => failed(&error, SupervisorEvent::InitFailed),
         }
     }
 
     /// Copies the primary.
-    pub async fn clone_primary(self) -> Event {
+    pub async fn clone_primary(self) -> SupervisorEvent {
         match clone::make(&self.settings, &self.reaper, &self.sink, &self.standin).await {
             Ok(()) => {
                 tracing::info!("the clone is whole and in place");
-                Event::Cloned
+                SupervisorEvent::Cloned
             }
             Err(error) if error.is_early() => {
                 if self.unanswered.fetch_add(1, Ordering::Relaxed).is_multiple_of(SAY_AGAIN) {
                     tracing::warn!(%error, "waiting for a primary to clone");
                 }
-                Event::NoPrimary
+                SupervisorEvent::NoPrimary
             }
-            Err(error) => failed(&error, Event::CloneFailed),
+            Err(error) => failed(&error, SupervisorEvent::CloneFailed),
         }
     }
 
     /// Makes the history of PGDATA the primary's.
-    pub async fn rewind(self) -> Event {
+    pub async fn rewind(self) -> SupervisorEvent {
         match rewind::make(&self.settings, &self.reaper, &self.sink, &self.standin).await {
             Ok(()) => {
                 tracing::info!("the data directory has the primary's history");
-                Event::Rewound
+                SupervisorEvent::Rewound
             }
             Err(error) if error.may_pass() => {
                 tracing::warn!(%error, "the data directory is not rewound now");
-                Event::RewindPutOff
+                SupervisorEvent::RewindPutOff
             }
             Err(error) => {
                 tracing::warn!(%error, "the data directory can't be rewound: it is to be replaced by a clone");
-                Event::RewindFailed
+                SupervisorEvent::RewindFailed
             }
         }
     }
 }
 
-fn failed(error: &dyn std::error::Error, event: Event) -> Event {
+fn failed(error: &dyn std::error::Error, event: SupervisorEvent) -> SupervisorEvent {
     tracing::error!(%error, "{}", what_failed(event));
     event
 }
 
-const fn what_failed(event: Event) -> &'static str {
+const fn what_failed(event: SupervisorEvent) -> &'static str {
     match event {
-        Event::ClearFailed => "an earlier server is not gone",
-        Event::InspectFailed => "the state on disk can't be read",
-        Event::InitFailed => "initdb did not make a data directory",
+        SupervisorEvent::ClearFailed => "an earlier server is not gone",
+        SupervisorEvent::InspectFailed => "the state on disk can't be read",
+        SupervisorEvent::InitFailed => "initdb did not make a data directory",
         _ => "the primary could not be cloned",
     }
 }

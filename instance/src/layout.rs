@@ -13,7 +13,7 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
 use crate::paths::Paths;
-use crate::postgres::wal_space::Disk;
+use crate::postgres::wal_space::WalDisk;
 use crate::settings::Settings;
 
 /// The longest path of a Unix socket (`sun_path` without its end).
@@ -107,7 +107,7 @@ pub enum LayoutError {
 pub fn resolve(settings: Settings) -> Result<Settings, LayoutError> {
     let mounts = fs::read("/proc/self/mountinfo").unwrap_or_default();
     let paths = check(&settings.paths, settings.config.postgresql.port, &mount_points(&mounts))?;
-    let wal_disk = Disk::of(&paths.data).map(|disk| disk.size);
+    let wal_disk = WalDisk::of(&paths.data).map(|disk| disk.size);
     Ok(Settings { wal_disk, paths, ..settings })
 }
 
@@ -231,12 +231,12 @@ mod tests {
     use super::*;
     use std::os::unix::fs::symlink;
 
-    struct Host {
+    struct HostFacts {
         dir: tempfile::TempDir,
         mounts: Vec<PathBuf>,
     }
 
-    impl Host {
+    impl HostFacts {
         fn new() -> Self {
             let dir = tempfile::Builder::new().prefix("p").tempdir().unwrap();
             for name in ["disk/data", "disk2", "base", "socket"] {
@@ -260,7 +260,7 @@ mod tests {
 
     #[test]
     fn links_are_followed_to_the_disk_that_they_lead_to() {
-        let host = Host::new();
+        let host = HostFacts::new();
         symlink(host.at("disk/data"), host.at("base/pgdata")).unwrap();
         symlink(host.at("disk2"), host.at("base/raft")).unwrap();
         let paths = host.check("base/pgdata", "base/raft").unwrap();
@@ -276,7 +276,7 @@ mod tests {
 
     #[test]
     fn what_can_not_work_is_refused_in_one_sentence() {
-        let mut host = Host::new();
+        let mut host = HostFacts::new();
         for (link, target) in [
             ("base/nowhere", "gone"),
             ("base/inside", "disk/data/raft"),

@@ -66,19 +66,19 @@ pub mod watchdog;
 use std::sync::Arc;
 use tokio::net::TcpListener;
 
-use cli::RunArgs;
+use cli::InstanceRunArgs;
 use configuration::Configuration;
 use driver::Driver;
 use gateway::Gateway;
-use heartbeat::Heartbeat;
+use heartbeat::HeartbeatFile;
 use host::HostError;
-use http::Http;
+use http::InstanceHttp;
 use layout::LayoutError;
 use logging::Sink;
 use reaper::Reaper;
 use settings::{GatewaySettings, Settings, SettingsError};
-use supervisor::Phase;
-use view::View;
+use supervisor::SupervisorPhase;
+use view::MemberView;
 use watch::Fingerprint;
 
 /// Why the process can't do its work at all.
@@ -122,7 +122,7 @@ impl RunError {
 }
 
 /// `pgraft-instance run`, until SIGTERM or SIGINT.
-pub async fn run(args: RunArgs, sink: Sink) -> Result<(), RunError> {
+pub async fn run(args: InstanceRunArgs, sink: Sink) -> Result<(), RunError> {
     let settings = layout::resolve(Settings::load(&args)?)?;
     let os_user = host::check(&settings)?;
     let _lock = host::lock(&settings.paths)?;
@@ -137,20 +137,20 @@ pub async fn run(args: RunArgs, sink: Sink) -> Result<(), RunError> {
         );
     }
 
-    let (view, shown) = tokio::sync::watch::channel(View {
+    let (view, shown) = tokio::sync::watch::channel(MemberView {
         settings: Arc::new(settings.clone()),
-        phase: Phase::Clearing,
-        verdict: freshness::Verdict::default(),
+        phase: SupervisorPhase::Clearing,
+        verdict: freshness::FreshnessVerdict::default(),
         concern: None,
         killed_for: None,
         killed_at: None,
         configuration: Configuration::default(),
     });
-    let heartbeat = Heartbeat::default();
+    let heartbeat = HeartbeatFile::default();
     let gateway = gateway(&settings, &shown).await?;
     tokio::spawn(http::serve(
         listener,
-        Http { view: shown, heartbeat: heartbeat.clone(), gateway: gateway.clone() },
+        InstanceHttp { view: shown, heartbeat: heartbeat.clone(), gateway: gateway.clone() },
     ));
     let driver = Driver::new(args.clone(), os_user, reaper, sink, view, heartbeat, gateway);
     tokio::spawn(watch::watch(args.config, settings, seen, driver.events()));
@@ -172,7 +172,7 @@ async fn listen(name: &'static str, address: &str) -> Result<TcpListener, RunErr
 /// The read-write gateway, where there is one.
 async fn gateway(
     settings: &Settings,
-    view: &tokio::sync::watch::Receiver<View>,
+    view: &tokio::sync::watch::Receiver<MemberView>,
 ) -> Result<Option<Arc<Gateway>>, RunError> {
     let Some(wanted) = settings.gateway.clone() else { return Ok(None) };
     let listener = listen("gateway", &wanted.listen).await?;

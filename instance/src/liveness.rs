@@ -18,17 +18,17 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use pgraft_core::liveness::{Commits, Fault, Judge, Tick, Verdict};
+use pgraft_core::liveness::{Commits, LivenessJudge, LivenessVerdict, Tick, Unresponsive};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep};
 
-use self::facts::{Facts, Trend};
+use self::facts::{LivenessFacts, Trend};
 use self::probe::Prober;
 use self::processes::Watched;
 use crate::paths;
 use crate::settings::Settings;
-use crate::supervisor::{Event, Phase};
-use crate::view::View;
+use crate::supervisor::{SupervisorEvent, SupervisorPhase};
+use crate::view::MemberView;
 
 /// Ticks in a lease.
 const TICKS: u32 = 8;
@@ -46,17 +46,20 @@ const STATUS_LINE: usize = 7;
 /// Observes that server until it is aborted, which is when the server is gone.
 pub async fn run(
     postmaster: i32,
-    view: watch::Receiver<View>,
-    events: mpsc::UnboundedSender<Event>,
+    view: watch::Receiver<MemberView>,
+    events: mpsc::UnboundedSender<SupervisorEvent>,
 ) {
     let settings = Arc::clone(&view.borrow().settings);
     if !settings.failover {
         return;
     }
     let period = settings.lease / TICKS;
-    let mut observer =
-        Observer::new(postmaster, Arc::clone(&settings), bound(settings.unresponsive, period));
-    let mut told = Told::default();
+    let mut observer = LivenessObserver::new(
+        postmaster,
+        Arc::clone(&settings),
+        bound(settings.unresponsive, period),
+    );
+    let mut told = Reported::default();
     loop {
         let before = Instant::now();
         sleep(period).await;
@@ -66,7 +69,7 @@ pub async fn run(
         let verdict = unless_in_vain(verdict, view.borrow().killed_at.map(|at| at.elapsed()));
         told.say(verdict, &settings, &events);
         // In any other phase this process has asked for it.
-        let runs = matches!(view.borrow().phase, Phase::Running(_));
+        let runs = matches!(view.borrow().phase, SupervisorPhase::Running(_));
         if runs
             && !told.released
             && observer.is_stopping()
@@ -75,19 +78,19 @@ pub async fn run(
             tracing::warn!(
                 "Postgres is being shut down, and not by pgraft-instance: handing over, then restarting it"
             );
-            let _ = events.send(Event::StoppedByOthers);
+            let _ = events.send(SupervisorEvent::StoppedByOthers);
         }
     }
 }
 
 /// A slow disk may be everybody's, and then no other primary has a better one: a server is killed
 /// for it once a minute at most.
-fn unless_in_vain(verdict: Verdict, since_last_kill: Option<Duration>) -> Verdict {
+fn unless_in_vain(verdict: LivenessVerdict, since_last_kill: Option<Duration>) -> LivenessVerdict {
     match verdict {
-        Verdict::Release(fault @ (Fault::Unanswered | Fault::NotFlushed))
+        LivenessVerdict::Release(fault @ (Unresponsive::Unanswered | Unresponsive::NotFlushed))
             if since_last_kill.is_some_and(|since| since < BETWEEN_KILLS) =>
         {
-            Verdict::Suspect(fault)
+            LivenessVerdict::Suspect(fault)
         }
         verdict => verdict,
     }
@@ -100,22 +103,22 @@ fn bound(timeout: Duration, period: Duration) -> u32 {
 
 /// What was said already.
 #[derive(Default)]
-struct Told {
-    concern: Option<Fault>,
+struct Reported {
+    concern: Option<Unresponsive>,
     released: bool,
     stopping: bool,
 }
 
-impl Told {
+impl Reported {
     fn say(
         &mut self,
-        verdict: Verdict,
+        verdict: LivenessVerdict,
         settings: &Settings,
-        events: &mpsc::UnboundedSender<Event>,
+        events: &mpsc::UnboundedSender<SupervisorEvent>,
     ) {
         let concern = match verdict {
-            Verdict::Serve => None,
-            Verdict::Suspect(fault) | Verdict::Release(fault) => Some(fault),
+            LivenessVerdict::Serve => None,
+            LivenessVerdict::Suspect(fault) | LivenessVerdict::Release(fault) => Some(fault),
         };
         if concern != self.concern {
             self.concern = concern;
@@ -124,9 +127,9 @@ impl Told {
             } else {
                 tracing::info!("Postgres is responsive again");
             }
-            let _ = events.send(Event::Concern(concern));
+            let _ = events.send(SupervisorEvent::Concern(concern));
         }
-        if let Verdict::Release(fault) = verdict
+        if let LivenessVerdict::Release(fault) = verdict
             && !std::mem::replace(&mut self.released, true)
         {
             tracing::error!(
@@ -134,29 +137,29 @@ impl Told {
                 seconds = settings.unresponsive.as_secs_f64(),
                 "Postgres is unresponsive: {fault}; killing it, so that its lease is released"
             );
-            let _ = events.send(Event::Unresponsive(fault));
+            let _ = events.send(SupervisorEvent::Unresponsive(fault));
         }
     }
 }
 
 /// What is known of the server from tick to tick.
-struct Observer {
+struct LivenessObserver {
     settings: Arc<Settings>,
     watched: Watched,
-    judge: Judge,
+    judge: LivenessJudge,
     prober: Prober,
     trend: Trend,
     ticks: u32,
     stopping: u32,
 }
 
-impl Observer {
+impl LivenessObserver {
     fn new(postmaster: i32, settings: Arc<Settings>, bound: u32) -> Self {
         let prober = Prober::new(Arc::clone(&settings));
         Self {
             settings,
             watched: Watched::new(postmaster),
-            judge: Judge::new(bound),
+            judge: LivenessJudge::new(bound),
             prober,
             trend: Trend::default(),
             ticks: 0,
@@ -164,7 +167,7 @@ impl Observer {
         }
     }
 
-    fn tick(&mut self, on_time: bool) -> Verdict {
+    fn tick(&mut self, on_time: bool) -> LivenessVerdict {
         if self.ticks.is_multiple_of(QUESTION) {
             self.prober.ask();
             self.watched.look_for_processes();
@@ -207,7 +210,7 @@ impl Observer {
         })
     }
 
-    fn heed(&mut self, facts: Facts, primary: bool) {
+    fn heed(&mut self, facts: LivenessFacts, primary: bool) {
         if primary {
             self.trend.heed(facts);
         } else {
@@ -242,14 +245,23 @@ mod tests {
     #[test]
     fn what_may_be_the_disks_fault_kills_once_a_minute() {
         let (early, late) = (Some(Duration::from_secs(59)), Some(BETWEEN_KILLS));
-        for fault in [Fault::Unanswered, Fault::NotFlushed] {
-            assert_eq!(unless_in_vain(Verdict::Release(fault), early), Verdict::Suspect(fault));
-            assert_eq!(unless_in_vain(Verdict::Release(fault), late), Verdict::Release(fault));
-            assert_eq!(unless_in_vain(Verdict::Release(fault), None), Verdict::Release(fault));
+        for fault in [Unresponsive::Unanswered, Unresponsive::NotFlushed] {
+            assert_eq!(
+                unless_in_vain(LivenessVerdict::Release(fault), early),
+                LivenessVerdict::Suspect(fault)
+            );
+            assert_eq!(
+                unless_in_vain(LivenessVerdict::Release(fault), late),
+                LivenessVerdict::Release(fault)
+            );
+            assert_eq!(
+                unless_in_vain(LivenessVerdict::Release(fault), None),
+                LivenessVerdict::Release(fault)
+            );
         }
         assert_eq!(
-            unless_in_vain(Verdict::Release(Fault::SendersStopped), early),
-            Verdict::Release(Fault::SendersStopped)
+            unless_in_vain(LivenessVerdict::Release(Unresponsive::SendersStopped), early),
+            LivenessVerdict::Release(Unresponsive::SendersStopped)
         );
     }
 
@@ -272,15 +284,15 @@ mod tests {
     async fn each_thing_is_said_once() {
         let settings = crate::settings::tests::example_with_failover();
         let (events, mut heard) = mpsc::unbounded_channel();
-        let mut told = Told::default();
+        let mut told = Reported::default();
         let stages = [
-            Verdict::Serve,
-            Verdict::Suspect(Fault::Unanswered),
-            Verdict::Suspect(Fault::Unanswered),
-            Verdict::Serve,
-            Verdict::Suspect(Fault::NotFlushed),
-            Verdict::Release(Fault::NotFlushed),
-            Verdict::Release(Fault::NotFlushed),
+            LivenessVerdict::Serve,
+            LivenessVerdict::Suspect(Unresponsive::Unanswered),
+            LivenessVerdict::Suspect(Unresponsive::Unanswered),
+            LivenessVerdict::Serve,
+            LivenessVerdict::Suspect(Unresponsive::NotFlushed),
+            LivenessVerdict::Release(Unresponsive::NotFlushed),
+            LivenessVerdict::Release(Unresponsive::NotFlushed),
         ];
         for verdict in stages {
             told.say(verdict, &settings, &events);
@@ -291,10 +303,10 @@ mod tests {
             all.push(event);
         }
         let want = [
-            Event::Concern(Some(Fault::Unanswered)),
-            Event::Concern(None),
-            Event::Concern(Some(Fault::NotFlushed)),
-            Event::Unresponsive(Fault::NotFlushed),
+            SupervisorEvent::Concern(Some(Unresponsive::Unanswered)),
+            SupervisorEvent::Concern(None),
+            SupervisorEvent::Concern(Some(Unresponsive::NotFlushed)),
+            SupervisorEvent::Unresponsive(Unresponsive::NotFlushed),
         ];
         assert_eq!(all, want);
     }

@@ -27,10 +27,10 @@ const MOST_BYTES: usize = 64 << 20;
 /// Where records go. Clones share the queue.
 #[derive(Clone)]
 pub struct Sink {
-    shared: Arc<Shared>,
+    shared: Arc<SharedQueue>,
 }
 
-struct Shared {
+struct SharedQueue {
     queue: Mutex<Queue>,
     changed: Condvar,
 }
@@ -46,7 +46,7 @@ struct Queue {
 impl Sink {
     /// Starts the writer thread.
     pub fn start(mut out: impl Write + Send + 'static) -> Self {
-        let shared = Arc::new(Shared { queue: Mutex::default(), changed: Condvar::new() });
+        let shared = Arc::new(SharedQueue { queue: Mutex::default(), changed: Condvar::new() });
         let sink = Self { shared: Arc::clone(&shared) };
         std::thread::spawn(move || {
             loop {
@@ -89,7 +89,7 @@ impl Sink {
     }
 }
 
-impl Shared {
+impl SharedQueue {
     fn lock(&self) -> std::sync::MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -139,14 +139,14 @@ pub fn install(sink: Sink) {
     let filter =
         tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into());
     // A second call (tests) changes nothing.
-    let _ = tracing_subscriber::registry().with(filter).with(Records { sink }).try_init();
+    let _ = tracing_subscriber::registry().with(filter).with(LogQueue { sink }).try_init();
 }
 
-struct Records {
+struct LogQueue {
     sink: Sink,
 }
 
-impl<S: Subscriber> Layer<S> for Records {
+impl<S: Subscriber> Layer<S> for LogQueue {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
         let mut fields =
             Fields(head(Timestamp::now(), event.metadata().level().as_str(), "pgraft-instance"));
@@ -200,9 +200,9 @@ mod tests {
     }
 
     /// A stdout that nobody reads.
-    struct Stuck(mpsc::Receiver<()>);
+    struct StuckWriter(mpsc::Receiver<()>);
 
-    impl Write for Stuck {
+    impl Write for StuckWriter {
         fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
             self.0.recv().map_err(std::io::Error::other)?;
             Ok(bytes.len())
@@ -215,7 +215,7 @@ mod tests {
     #[test]
     fn nobody_waits_for_a_stuck_stdout_and_memory_stays_bounded() {
         let (release, stuck) = mpsc::channel();
-        let sink = Sink::start(Stuck(stuck));
+        let sink = Sink::start(StuckWriter(stuck));
         let mut record = Map::new();
         record.insert("msg".into(), "x".repeat(1 << 20).into());
         for _ in 0..80 {

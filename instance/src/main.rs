@@ -2,13 +2,13 @@
 //! library's.
 
 use clap::Parser;
-use pgraft_instance::cli::{Cli, Verb};
+use pgraft_instance::cli::{InstanceCli, InstanceCommand};
 use pgraft_instance::{logging, run};
 use std::process::ExitCode;
 use std::time::Duration;
 
 fn main() -> ExitCode {
-    let Cli { verb: Verb::Run(args) } = Cli::parse();
+    let InstanceCli { verb: InstanceCommand::Run(args) } = InstanceCli::parse();
     let sink = logging::Sink::start(std::io::stdout());
     logging::install(sink.clone());
     let runtime =

@@ -10,7 +10,7 @@ use prometheus_client::registry::Registry;
 use std::fmt;
 
 use crate::gateway::figures::Reading;
-use crate::status::{Postgres, Role, Status};
+use crate::status::{PostgresStatus, ServerRole, Status};
 
 /// As `prometheus-client` writes it.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -20,7 +20,7 @@ pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; cha
 /// # Errors
 /// None that a test would not have found.
 pub fn text(status: &Status, gateway: Option<Reading>) -> Result<String, fmt::Error> {
-    let mut page = Page(Registry::with_prefix("pgraft"));
+    let mut page = MetricsPage(Registry::with_prefix("pgraft"));
     page.flag("up", "1 where Postgres answers", Some(status.postgres.in_recovery.is_some()));
     page.flag("ready", "1 where /readyz says yes", Some(status.ready));
     page.postgres(status.role, &status.postgres);
@@ -36,9 +36,9 @@ pub fn text(status: &Status, gateway: Option<Reading>) -> Result<String, fmt::Er
     Ok(out)
 }
 
-struct Page(Registry);
+struct MetricsPage(Registry);
 
-impl Page {
+impl MetricsPage {
     fn number(&mut self, name: &str, help: &str, value: Option<u64>) {
         if let Some(value) = value {
             self.0.register(name, help, ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX)));
@@ -49,18 +49,18 @@ impl Page {
         self.number(name, help, value.map(u64::from));
     }
 
-    fn postgres(&mut self, role: Role, server: &Postgres) {
+    fn postgres(&mut self, role: ServerRole, server: &PostgresStatus) {
         let known = server.in_recovery;
         self.flag(
             "is_primary",
             "1 where Postgres takes writes",
-            known.map(|_| role == Role::Primary),
+            known.map(|_| role == ServerRole::Primary),
         );
         self.flag("in_recovery", "1 where Postgres follows", known);
         self.flag(
             "streaming",
             "1 on a standby that receives WAL",
-            server.streaming.filter(|_| role == Role::Standby),
+            server.streaming.filter(|_| role == ServerRole::Standby),
         );
         self.number(
             "timeline",

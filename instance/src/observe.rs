@@ -9,11 +9,11 @@ use tokio::time::timeout;
 use crate::control;
 use crate::paths;
 use crate::settings::Settings;
-use crate::sql::{self, SqlError};
-use crate::status::{Postgres, Role, Status, Upstream};
-use crate::supervisor::Phase;
+use crate::sql::{self, LocalSqlError};
+use crate::status::{PostgresStatus, ServerRole, Status, Upstream};
+use crate::supervisor::SupervisorPhase;
 use crate::upstream;
-use crate::view::View;
+use crate::view::MemberView;
 
 /// For everything that one answer needs.
 pub const DEADLINE: Duration = Duration::from_secs(2);
@@ -31,7 +31,7 @@ SELECT r, w.status = 'streaming',
   LEFT JOIN pg_catalog.pg_stat_wal_receiver AS w ON true";
 
 /// What is there, and why it is not ready if it isn't.
-pub struct Seen {
+pub struct ServerObservation {
     /// The body of `/status`.
     pub status: Status,
     /// Empty when ready.
@@ -39,13 +39,16 @@ pub struct Seen {
 }
 
 /// One look.
-pub async fn observe(view: &View) -> Seen {
+pub async fn observe(view: &MemberView) -> ServerObservation {
     let settings = &view.settings;
     let (server, raft) = tokio::join!(server(view), raft(settings));
     let mut missing = vec![];
     let mut postgres = server.unwrap_or_else(|why| {
         missing.push(why);
-        Postgres { running: matches!(view.phase, Phase::Running(_)), ..Postgres::default() }
+        PostgresStatus {
+            running: matches!(view.phase, SupervisorPhase::Running(_)),
+            ..PostgresStatus::default()
+        }
     });
     postgres.degraded = view.concern.map(|fault| fault.to_string());
     postgres.unresponsive = view.killed_for.map(|fault| fault.to_string());
@@ -65,13 +68,13 @@ pub async fn observe(view: &View) -> Seen {
         missing.push("the cluster is not bootstrapped yet".into());
     }
     let role = match postgres.in_recovery {
-        None => Role::Starting,
-        Some(true) => Role::Standby,
-        Some(false) => Role::Primary,
+        None => ServerRole::Starting,
+        Some(true) => ServerRole::Standby,
+        Some(false) => ServerRole::Primary,
     };
     let primary = primary(settings, role);
     let configuration = view.configuration.report();
-    Seen {
+    ServerObservation {
         status: Status {
             node_id: settings.node,
             role,
@@ -85,9 +88,9 @@ pub async fn observe(view: &View) -> Seen {
     }
 }
 
-async fn server(view: &View) -> Result<Postgres, String> {
-    let View { settings, phase, configuration, .. } = view;
-    if !matches!(phase, Phase::Running(_)) {
+async fn server(view: &MemberView) -> Result<PostgresStatus, String> {
+    let MemberView { settings, phase, configuration, .. } = view;
+    if !matches!(phase, SupervisorPhase::Running(_)) {
         return Err(format!("Postgres is not running: {}", phase.word()));
     }
     let look = async {
@@ -95,7 +98,7 @@ async fn server(view: &View) -> Result<Postgres, String> {
         let row = client.query_one(QUERY, &[]).await?;
         let timeline: Option<i32> = row.try_get(2)?;
         configuration.saw_pending(settings, row.try_get(5)?);
-        Ok::<_, SqlError>(Postgres {
+        Ok::<_, LocalSqlError>(PostgresStatus {
             running: true,
             in_recovery: Some(row.try_get(0)?),
             streaming: Some(row.try_get::<_, Option<bool>>(1)?.unwrap_or(false)),
@@ -125,17 +128,17 @@ async fn raft(settings: &Settings) -> Result<Option<NodeStatus>, String> {
 }
 
 /// A primary that neither writes nor, as a rule, reads are asked of.
-fn is_fenced(postgres: &Postgres, raft: &NodeStatus) -> bool {
+fn is_fenced(postgres: &PostgresStatus, raft: &NodeStatus) -> bool {
     postgres.in_recovery == Some(false)
         && raft.failover.as_ref().is_none_or(|f| f.gate_ms.is_none())
 }
 
 /// Whom the group calls the primary. Before there is one: this node itself where it takes writes,
 /// else whom it follows.
-fn primary(settings: &Settings, role: Role) -> Option<Upstream> {
+fn primary(settings: &Settings, role: ServerRole) -> Option<Upstream> {
     let file = upstream::instance_file(&settings.paths, settings.node).ok()?;
     let grouped = file.as_ref().and_then(|f| f.primary);
-    if grouped.map_or(role == Role::Primary, |primary| primary == settings.node) {
+    if grouped.map_or(role == ServerRole::Primary, |primary| primary == settings.node) {
         return Some(Upstream {
             node_id: settings.node,
             host: settings.postgres.host().to_owned(),

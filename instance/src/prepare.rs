@@ -10,7 +10,7 @@ use crate::paths::{self, Paths};
 use crate::postgres::{config, placeholders};
 use crate::secrets::Secrets;
 use crate::settings::Settings;
-use crate::supervisor::Mode;
+use crate::supervisor::StartMode;
 use crate::upstream::{self, UpstreamError};
 
 /// Why the files are not what they should be.
@@ -59,17 +59,17 @@ pub fn write_files(settings: &Settings, os_user: &str) -> Result<bool, PrepareEr
 }
 
 /// Makes PGDATA ready for a start in this mode.
-pub fn data_directory(paths: &Paths, mode: Mode) -> Result<(), PrepareError> {
+pub fn data_directory(paths: &Paths, mode: StartMode) -> Result<(), PrepareError> {
     let data = &paths.data;
     match mode {
-        Mode::Standby => {
+        StartMode::Standby => {
             files::write_atomically(&paths::standby_signal(data), b"")?;
             remove_placeholders(&data.join("pg_wal"))?;
         }
-        Mode::Primary if paths::standby_signal(data).exists() => {
+        StartMode::Primary if paths::standby_signal(data).exists() => {
             return Err(PrepareError::StandbySignal);
         }
-        Mode::Primary => {}
+        StartMode::Primary => {}
     }
     remove_future_two_phase_files(data)?;
     let auto = data.join("postgresql.auto.conf");
@@ -124,7 +124,7 @@ mod tests {
         ] {
             fs::write(wal.join(name), content).unwrap();
         }
-        data_directory(&paths, Mode::Standby).unwrap();
+        data_directory(&paths, StartMode::Standby).unwrap();
         assert!(paths::standby_signal(dir.path()).exists());
         let mut left: Vec<_> = fs::read_dir(&wal)
             .unwrap()

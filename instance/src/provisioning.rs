@@ -37,10 +37,10 @@ use crate::paths;
 use crate::postgres::source::SourceError;
 use crate::secrets::Secrets;
 use crate::settings::Settings;
-use crate::sql::{self, SqlError};
-use crate::supervisor::Event;
+use crate::sql::{self, LocalSqlError};
+use crate::supervisor::SupervisorEvent;
 use crate::upstream::{self, UpstreamError};
-use crate::view::View;
+use crate::view::MemberView;
 use lost_wal::Patience;
 
 /// Between two looks at a server where all is well: a slot that was in use may be free now, a
@@ -56,7 +56,7 @@ const ROUND: Duration = Duration::from_mins(1);
 pub enum ProvisioningError {
     /// The local server.
     #[error(transparent)]
-    Sql(#[from] SqlError),
+    Sql(#[from] LocalSqlError),
     /// The worker.
     #[error(transparent)]
     Control(#[from] ControlError),
@@ -106,20 +106,23 @@ enum Round {
 
 /// What is kept from round to round of one run of the server.
 #[derive(Default)]
-struct Memory {
+struct ProvisioningMemory {
     digests: managed::Digests,
     patience: Patience,
 }
 
 /// Runs until it is aborted, which is when the server is gone.
-pub async fn run(mut view: watch::Receiver<View>, events: mpsc::UnboundedSender<Event>) {
-    let mut memory = Memory::default();
+pub async fn run(
+    mut view: watch::Receiver<MemberView>,
+    events: mpsc::UnboundedSender<SupervisorEvent>,
+) {
+    let mut memory = ProvisioningMemory::default();
     let mut failures = 0_u32;
     loop {
         let settings = std::sync::Arc::clone(&view.borrow_and_update().settings);
         let round = timeout(ROUND, round(&settings, &mut memory, &events))
             .await
-            .unwrap_or(Err(SqlError::Deadline.into()));
+            .unwrap_or(Err(LocalSqlError::Deadline.into()));
         let next = match round {
             Ok(Round::Done) => {
                 failures = 0;
@@ -146,20 +149,20 @@ pub async fn run(mut view: watch::Receiver<View>, events: mpsc::UnboundedSender<
 
 async fn round(
     settings: &Settings,
-    memory: &mut Memory,
-    events: &mpsc::UnboundedSender<Event>,
+    memory: &mut ProvisioningMemory,
+    events: &mpsc::UnboundedSender<SupervisorEvent>,
 ) -> Result<Round, ProvisioningError> {
     let secrets = Secrets::read(&settings.paths.secrets)?;
     standby::rewind_if_asked(settings, &secrets, events).await?;
     let client =
         sql::local(settings, Session::Provisioning { waits: settings.failover }, CONNECT).await?;
     if client.query_one("SELECT pg_catalog.pg_is_in_recovery()", &[]).await?.try_get(0)? {
-        slots::tend(settings, &client, slots::Role::Standby).await?;
+        slots::tend(settings, &client, slots::SlotsRole::Standby).await?;
         standby::round(settings, &secrets, &client, &mut memory.patience, events).await?;
         return Ok(Round::Done);
     }
     let writes = !settings.extension || found(settings).await?;
-    slots::tend(settings, &client, slots::Role::Primary).await?;
+    slots::tend(settings, &client, slots::SlotsRole::Primary).await?;
     if writes {
         primary(settings, &client, &secrets, memory).await?;
     }
@@ -178,7 +181,7 @@ async fn primary(
     settings: &Settings,
     client: &Client,
     secrets: &Secrets,
-    memory: &mut Memory,
+    memory: &mut ProvisioningMemory,
 ) -> Result<(), ProvisioningError> {
     let managed = managed::tend(settings, client, secrets, &mut memory.digests).await;
     let extension = if settings.extension { grants::extension(client).await } else { Ok(()) };

@@ -8,7 +8,7 @@ use pgraft_core::{Address, NodeId, Refusal};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::cli::RunArgs;
+use crate::cli::InstanceRunArgs;
 use crate::freshness::Bounds;
 use crate::paths::Paths;
 
@@ -153,7 +153,7 @@ pub enum SettingsError {
 
 impl Settings {
     /// Reads the file.
-    pub fn load(args: &RunArgs) -> Result<Self, SettingsError> {
+    pub fn load(args: &InstanceRunArgs) -> Result<Self, SettingsError> {
         let path = args.config.clone();
         let text = std::fs::read_to_string(&path)
             .map_err(|source| SettingsError::Unreadable { path: path.clone(), source })?;
@@ -163,7 +163,7 @@ impl Settings {
     }
 
     /// No IO.
-    pub fn check(args: &RunArgs, config: InstanceConfig) -> Result<Self, SettingsError> {
+    pub fn check(args: &InstanceRunArgs, config: InstanceConfig) -> Result<Self, SettingsError> {
         directories(&config)?;
         if config.postgresql.port == 0 {
             return Err(SettingsError::NoPort("postgresql.port"));

@@ -15,7 +15,7 @@ pub const DATABASE: &str = "postgres";
 
 /// What went wrong.
 #[derive(Debug, thiserror::Error)]
-pub enum SqlError {
+pub enum LocalSqlError {
     /// The server said no, or the connection broke.
     #[error("{}", words(.0))]
     Postgres(#[from] tokio_postgres::Error),
@@ -24,7 +24,7 @@ pub enum SqlError {
     Deadline,
 }
 
-impl SqlError {
+impl LocalSqlError {
     /// Whether the server refused the statement, and will do so again: no connection that broke,
     /// nothing that a server which starts, stops, is fenced or has too many sessions says.
     pub fn is_refusal(&self) -> bool {
@@ -51,7 +51,7 @@ pub async fn connect<T>(
     session: Session<'_>,
     major: Option<u32>,
     tls: T,
-) -> Result<Client, SqlError>
+) -> Result<Client, LocalSqlError>
 where
     T: MakeTlsConnect<Socket> + Clone + 'static,
     T::Stream: Send,
@@ -81,7 +81,7 @@ pub async fn local(
     settings: &Settings,
     session: Session<'_>,
     deadline: Duration,
-) -> Result<Client, SqlError> {
+) -> Result<Client, LocalSqlError> {
     let mut config = Config::new();
     config
         .host_path(&settings.paths.socket)
@@ -94,7 +94,7 @@ pub async fn local(
         connect(&mut config, session, major(&settings.paths), NoTls),
     )
     .await;
-    connected.unwrap_or(Err(SqlError::Deadline))
+    connected.unwrap_or(Err(LocalSqlError::Deadline))
 }
 
 /// The major version of the server that the data directory belongs to.

@@ -28,9 +28,9 @@ const NO_VOTE: &str = "no vote of this node while it has no server";
 
 /// The member, while it is here.
 #[derive(Clone, Default)]
-pub struct StandInMember(Arc<Mutex<Option<Running>>>);
+pub struct StandInMember(Arc<Mutex<Option<RunningStandIn>>>);
 
-struct Running {
+struct RunningStandIn {
     stop: oneshot::Sender<()>,
     task: JoinHandle<()>,
 }
@@ -54,7 +54,7 @@ impl StandInMember {
             Ok(node) => {
                 tracing::info!("this node votes while its server is being rewound or cloned");
                 let (stop, stopped) = oneshot::channel();
-                *running = Some(Running { stop, task: tokio::spawn(run(node, stopped)) });
+                *running = Some(RunningStandIn { stop, task: tokio::spawn(run(node, stopped)) });
                 true
             }
             Err(why) => {
@@ -66,7 +66,7 @@ impl StandInMember {
 
     /// Leaves the Raft directory to the server's worker.
     pub async fn end(&self) {
-        let Some(Running { stop, task }) = self.0.lock().await.take() else { return };
+        let Some(RunningStandIn { stop, task }) = self.0.lock().await.take() else { return };
         // It may have ended by itself.
         let _ = stop.send(());
         let _ = task.await;
@@ -96,7 +96,7 @@ async fn run(mut node: Node, stopped: oneshot::Receiver<()>) {
 }
 
 /// As the server's command line has it: `postgres::config::command_line`.
-fn member(settings: &Settings) -> Result<pgraft_raft::Settings, String> {
+fn member(settings: &Settings) -> Result<pgraft_raft::RaftSettings, String> {
     let raft = &settings.config.raft;
     let time = |text: &str| duration(text).ok_or_else(|| format!("\"{text}\" is no time"));
     let at = |host: &str| Address::new(host, raft.port.into()).map_err(|e| e.to_string());
@@ -109,7 +109,7 @@ fn member(settings: &Settings) -> Result<pgraft_raft::Settings, String> {
     let protection =
         Protection::new(tls[0], tls[1], tls[2], raft.allow_plaintext).map_err(|e| e.to_string())?;
     let listen = if raft.listen_address == "*" { "::" } else { &raft.listen_address };
-    let member = pgraft_raft::Settings {
+    let member = pgraft_raft::RaftSettings {
         node_id: settings.node,
         listen: at(listen)?,
         advertise: at(settings.postgres.host())?,

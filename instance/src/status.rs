@@ -11,11 +11,11 @@ pub struct Status {
     /// This node.
     pub node_id: NodeId,
     /// What its Postgres server does.
-    pub role: Role,
+    pub role: ServerRole,
     /// What `/readyz` says.
     pub ready: bool,
     /// Its Postgres server.
-    pub postgres: Postgres,
+    pub postgres: PostgresStatus,
     /// Its Raft member; null when it doesn't answer.
     pub raft: Option<NodeStatus>,
     /// Who takes writes, as far as this node knows.
@@ -50,7 +50,7 @@ pub fn host_and_port(host: &str, port: u16) -> String {
 /// What a Postgres server does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Role {
+pub enum ServerRole {
     /// Takes writes.
     Primary,
     /// Follows.
@@ -61,7 +61,7 @@ pub enum Role {
 
 /// The Postgres server's part of [`Status`].
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Postgres {
+pub struct PostgresStatus {
     /// A postmaster is there.
     pub running: bool,
     /// None while it doesn't answer, like all that follow.

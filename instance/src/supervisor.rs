@@ -1,5 +1,6 @@
-//! What to do next: a pure `(State, Event) -> (State, Vec<Command>)`. No disk, clock or process is
-//! touched here; `driver.rs` carries the commands out and turns what happens into events.
+//! What to do next: a pure `(SupervisorState, SupervisorEvent) -> (SupervisorState,
+//! Vec<SupervisorCommand>)`. No disk, clock or process is touched here; `driver.rs` carries the
+//! commands out and turns what happens into events.
 //!
 //! ```text
 //!             ┌──────────────────── Woke, FilesChanged ────────────────────┐
@@ -26,7 +27,7 @@
 //! run and asked for it, so that its member has voted and listened until then; when that comes to
 //! nothing, the server starts on what it had.
 
-use pgraft_core::liveness::Fault;
+use pgraft_core::liveness::Unresponsive;
 use std::time::Duration;
 
 /// How long a server must have run for its end to count as a first failure again.
@@ -54,9 +55,9 @@ pub const ASK_AGAIN: Duration = Duration::from_secs(1);
 
 /// Where the supervisor stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct State {
+pub struct SupervisorState {
     /// The step under way.
-    pub phase: Phase,
+    pub phase: SupervisorPhase,
     /// Failures in a row, for the backoff.
     pub failures: u32,
     /// What the server was stopped for.
@@ -77,7 +78,7 @@ pub enum Repair {
 
 /// The step under way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Phase {
+pub enum SupervisorPhase {
     /// Makes sure that no process of an earlier server lives.
     Clearing,
     /// Reads the disk.
@@ -89,7 +90,7 @@ pub enum Phase {
     /// `pg_rewind` runs.
     Rewinding,
     /// Postgres runs.
-    Running(Mode),
+    Running(StartMode),
     /// Postgres is being stopped for a repair.
     Halting,
     /// A failure is slept off.
@@ -102,7 +103,7 @@ pub enum Phase {
     Ended,
 }
 
-impl Phase {
+impl SupervisorPhase {
     /// As logs and `/livez` show it.
     pub const fn word(self) -> &'static str {
         match self {
@@ -112,8 +113,8 @@ impl Phase {
             Self::Cloning => "cloning",
             Self::Rewinding => "rewinding",
             Self::Halting => "halting",
-            Self::Running(Mode::Primary) => "running as primary",
-            Self::Running(Mode::Standby) => "running as standby",
+            Self::Running(StartMode::Primary) => "running as primary",
+            Self::Running(StartMode::Standby) => "running as standby",
             Self::Waiting => "waiting",
             Self::Stopping => "stopping",
             Self::Draining => "draining",
@@ -124,7 +125,7 @@ impl Phase {
 
 /// How Postgres is started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mode {
+pub enum StartMode {
     /// Without `standby.signal`: takes writes.
     Primary,
     /// With `standby.signal`.
@@ -133,9 +134,9 @@ pub enum Mode {
 
 /// What stands on the disk, and what the cluster said.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Facts {
+pub struct SupervisorFacts {
     /// PGDATA.
-    pub data: Data,
+    pub data: DataDirectory,
     /// Whom `instance.json` names as the primary.
     pub named: Named,
     /// The epoch that `instance.json` is of; 0 where there is none.
@@ -162,7 +163,7 @@ pub enum BootstrapNode {
 
 /// What PGDATA is. It comes into place by one rename only, so that there is no half of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Data {
+pub enum DataDirectory {
     /// Missing, or an empty directory.
     Empty,
     /// A whole data directory.
@@ -193,13 +194,13 @@ pub enum Named {
 
 /// What happened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Event {
+pub enum SupervisorEvent {
     /// No process of an earlier server lives.
     Cleared,
     /// That could not be brought about.
     ClearFailed,
     /// The disk was read.
-    Inspected(Facts),
+    Inspected(SupervisorFacts),
     /// The disk could not be read.
     InspectFailed,
     /// A fresh PGDATA is in place.
@@ -223,9 +224,9 @@ pub enum Event {
     /// The worker of a primary does not answer, and has not for long.
     WorkerSilent,
     /// What may be wrong with the running server. For people: nothing follows from it.
-    Concern(Option<Fault>),
+    Concern(Option<Unresponsive>),
     /// The running server has not done what its clients need for too long.
-    Unresponsive(Fault),
+    Unresponsive(Unresponsive),
     /// The running server is being shut down, and not by this process.
     StoppedByOthers,
     /// The WAL that a standby replays needs higher settings than it runs with: started again it has
@@ -252,7 +253,7 @@ pub enum Event {
 
 /// What is to be done. Each command leads to one of the events that its phase waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Command {
+pub enum SupervisorCommand {
     /// Make sure that no process of an earlier server lives.
     Clear,
     /// Read the disk (and ask the peers, where `initdb` would be next).
@@ -265,12 +266,12 @@ pub enum Command {
     /// Make PGDATA's history the primary's by `pg_rewind`.
     Rewind,
     /// Start Postgres.
-    Start(Mode),
+    Start(StartMode),
     /// Read the configuration again, write the files, SIGHUP the postmaster.
     Reload,
     /// Say why nothing can be done now.
-    Explain(Why),
-    /// Send [`Event::Woke`] after this.
+    Explain(FailureReason),
+    /// Send [`SupervisorEvent::Woke`] after this.
     Wait(Duration),
     /// Stop Postgres for good: where the members choose the primary and this is it, a standby takes
     /// over first; then fast, and harder when that takes too long.
@@ -284,7 +285,7 @@ pub enum Command {
     Kill,
     /// End the job under way and its processes.
     AbortJob,
-    /// Send [`Event::Drained`] when the gateway may end.
+    /// Send [`SupervisorEvent::Drained`] when the gateway may end.
     Drain,
     /// End this process.
     Exit,
@@ -292,7 +293,7 @@ pub enum Command {
 
 /// Why nothing can be done now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Why {
+pub enum FailureReason {
     /// PGDATA is not empty, and not PGDATA.
     #[error(
         "the data directory is not empty and holds no Postgres server: empty it, or name another one"
@@ -311,171 +312,217 @@ pub enum Why {
 }
 
 /// The beginning, and the first command.
-pub fn begin() -> (State, Vec<Command>) {
+pub fn begin() -> (SupervisorState, Vec<SupervisorCommand>) {
     (
-        State { phase: Phase::Clearing, failures: 0, repair: None, rewound_in: None },
-        vec![Command::Clear],
+        SupervisorState {
+            phase: SupervisorPhase::Clearing,
+            failures: 0,
+            repair: None,
+            rewound_in: None,
+        },
+        vec![SupervisorCommand::Clear],
     )
 }
 
 /// One step. An event that the phase does not wait for changes nothing.
-pub fn step(state: State, event: Event) -> (State, Vec<Command>) {
+pub fn step(
+    state: SupervisorState,
+    event: SupervisorEvent,
+) -> (SupervisorState, Vec<SupervisorCommand>) {
     match (state.phase, event) {
-        (Phase::Ended, _) => stay(state),
-        (Phase::Stopping, event) => stopping(state, event),
-        (Phase::Draining, Event::Drained | Event::Shutdown) => {
-            go(state, Phase::Ended, vec![Command::Exit])
+        (SupervisorPhase::Ended, _) => stay(state),
+        (SupervisorPhase::Stopping, event) => stopping(state, event),
+        (SupervisorPhase::Draining, SupervisorEvent::Drained | SupervisorEvent::Shutdown) => {
+            go(state, SupervisorPhase::Ended, vec![SupervisorCommand::Exit])
         }
-        (Phase::Running(_) | Phase::Halting, Event::Shutdown) => {
-            go(state, Phase::Stopping, vec![Command::Stop])
+        (SupervisorPhase::Running(_) | SupervisorPhase::Halting, SupervisorEvent::Shutdown) => {
+            go(state, SupervisorPhase::Stopping, vec![SupervisorCommand::Stop])
         }
-        (_, Event::Shutdown) => go(state, Phase::Stopping, vec![Command::AbortJob]),
-        (Phase::Running(mode), event) => running(state, mode, event),
+        (_, SupervisorEvent::Shutdown) => {
+            go(state, SupervisorPhase::Stopping, vec![SupervisorCommand::AbortJob])
+        }
+        (SupervisorPhase::Running(mode), event) => running(state, mode, event),
 
-        (Phase::Clearing, Event::Cleared) | (Phase::Rewinding, Event::Rewound) => {
-            go(state, Phase::Inspecting, vec![Command::Inspect])
+        (SupervisorPhase::Clearing, SupervisorEvent::Cleared)
+        | (SupervisorPhase::Rewinding, SupervisorEvent::Rewound) => {
+            go(state, SupervisorPhase::Inspecting, vec![SupervisorCommand::Inspect])
         }
-        (Phase::Rewinding, Event::RewindFailed) => (
-            State { phase: Phase::Inspecting, repair: Some(Repair::Clone), ..state },
-            vec![Command::Inspect],
+        (SupervisorPhase::Rewinding, SupervisorEvent::RewindFailed) => (
+            SupervisorState {
+                phase: SupervisorPhase::Inspecting,
+                repair: Some(Repair::Clone),
+                ..state
+            },
+            vec![SupervisorCommand::Inspect],
         ),
-        (Phase::Initializing, Event::Initialized) | (Phase::Cloning, Event::Cloned) => {
-            (State { phase: Phase::Inspecting, failures: 0, ..state }, vec![Command::Inspect])
-        }
-        (Phase::Inspecting, Event::Inspected(facts)) => {
-            decided(State { repair: None, ..state }, next(facts, state), facts.epoch)
+        (SupervisorPhase::Initializing, SupervisorEvent::Initialized)
+        | (SupervisorPhase::Cloning, SupervisorEvent::Cloned) => (
+            SupervisorState { phase: SupervisorPhase::Inspecting, failures: 0, ..state },
+            vec![SupervisorCommand::Inspect],
+        ),
+        (SupervisorPhase::Inspecting, SupervisorEvent::Inspected(facts)) => {
+            decided(SupervisorState { repair: None, ..state }, next(facts, state), facts.epoch)
         }
 
-        (Phase::Rewinding, Event::RewindPutOff) => {
-            failed(State { rewound_in: None, ..state }, vec![])
+        (SupervisorPhase::Rewinding, SupervisorEvent::RewindPutOff) => {
+            failed(SupervisorState { rewound_in: None, ..state }, vec![])
         }
-        (Phase::Clearing, Event::ClearFailed)
-        | (Phase::Inspecting, Event::InspectFailed)
-        | (Phase::Initializing, Event::InitFailed)
-        | (Phase::Cloning, Event::CloneFailed) => failed(state, vec![]),
+        (SupervisorPhase::Clearing, SupervisorEvent::ClearFailed)
+        | (SupervisorPhase::Inspecting, SupervisorEvent::InspectFailed)
+        | (SupervisorPhase::Initializing, SupervisorEvent::InitFailed)
+        | (SupervisorPhase::Cloning, SupervisorEvent::CloneFailed) => failed(state, vec![]),
 
-        (Phase::Cloning, Event::NoPrimary) => {
-            go(state, Phase::Waiting, vec![Command::Wait(ASK_AGAIN)])
+        (SupervisorPhase::Cloning, SupervisorEvent::NoPrimary) => {
+            go(state, SupervisorPhase::Waiting, vec![SupervisorCommand::Wait(ASK_AGAIN)])
         }
-        (Phase::Halting, Event::Exited { .. } | Event::StartFailed)
-        | (Phase::Waiting, Event::Woke | Event::FilesChanged) => {
-            go(state, Phase::Clearing, vec![Command::Clear])
+        (
+            SupervisorPhase::Halting,
+            SupervisorEvent::Exited { .. } | SupervisorEvent::StartFailed,
+        )
+        | (SupervisorPhase::Waiting, SupervisorEvent::Woke | SupervisorEvent::FilesChanged) => {
+            go(state, SupervisorPhase::Clearing, vec![SupervisorCommand::Clear])
         }
         _ => stay(state),
     }
 }
 
-fn running(state: State, mode: Mode, event: Event) -> (State, Vec<Command>) {
+fn running(
+    state: SupervisorState,
+    mode: StartMode,
+    event: SupervisorEvent,
+) -> (SupervisorState, Vec<SupervisorCommand>) {
     match event {
-        Event::StartFailed => failed(state, vec![]),
-        Event::Exited { ran_for } => {
+        SupervisorEvent::StartFailed => failed(state, vec![]),
+        SupervisorEvent::Exited { ran_for } => {
             if ran_for >= HEALTHY_RUN {
                 return (
-                    State { phase: Phase::Clearing, failures: 0, ..state },
-                    vec![Command::Clear],
+                    SupervisorState { phase: SupervisorPhase::Clearing, failures: 0, ..state },
+                    vec![SupervisorCommand::Clear],
                 );
             }
             if ran_for >= SETTLED_RUN && state.failures < ENDS_AT_ONCE {
                 return (
-                    State { phase: Phase::Clearing, failures: state.failures + 1, ..state },
-                    vec![Command::Clear],
+                    SupervisorState {
+                        phase: SupervisorPhase::Clearing,
+                        failures: state.failures + 1,
+                        ..state
+                    },
+                    vec![SupervisorCommand::Clear],
                 );
             }
             let (state, commands) = failed(state, vec![]);
             // What is on this disk does not run: the primary's copy may. Where there is no primary
             // it is tried again.
-            let repair = (mode == Mode::Standby && state.failures.is_multiple_of(GIVES_UP))
+            let repair = (mode == StartMode::Standby && state.failures.is_multiple_of(GIVES_UP))
                 .then_some(Repair::Clone);
-            (State { repair, ..state }, commands)
+            (SupervisorState { repair, ..state }, commands)
         }
-        Event::FilesChanged => (state, vec![Command::Reload]),
-        Event::Needs(repair) if mode == Mode::Standby => {
-            (State { phase: Phase::Halting, repair: Some(repair), ..state }, vec![Command::Halt])
-        }
-        Event::SettingsTooLow if mode == Mode::Standby => {
-            (State { phase: Phase::Halting, repair: None, ..state }, vec![Command::Halt])
-        }
-        Event::WorkerSilent => (state, vec![Command::StopNow]),
-        Event::Unresponsive(_) => (state, vec![Command::Kill]),
+        SupervisorEvent::FilesChanged => (state, vec![SupervisorCommand::Reload]),
+        SupervisorEvent::Needs(repair) if mode == StartMode::Standby => (
+            SupervisorState { phase: SupervisorPhase::Halting, repair: Some(repair), ..state },
+            vec![SupervisorCommand::Halt],
+        ),
+        SupervisorEvent::SettingsTooLow if mode == StartMode::Standby => (
+            SupervisorState { phase: SupervisorPhase::Halting, repair: None, ..state },
+            vec![SupervisorCommand::Halt],
+        ),
+        SupervisorEvent::WorkerSilent => (state, vec![SupervisorCommand::StopNow]),
+        SupervisorEvent::Unresponsive(_) => (state, vec![SupervisorCommand::Kill]),
         // Who wants it down for good stops this process: a server alone is started again.
-        Event::StoppedByOthers => (state, vec![Command::Stop]),
+        SupervisorEvent::StoppedByOthers => (state, vec![SupervisorCommand::Stop]),
         _ => stay(state),
     }
 }
 
 /// What the facts lead to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Next {
+enum NextAction {
     InitDb,
     Clone,
     Rewind,
-    Start(Mode),
-    Refuse(Why),
+    Start(StartMode),
+    Refuse(FailureReason),
 }
 
 /// Writes are taken only where the bootstrap node's `initdb` was made and no cluster exists yet,
 /// or, without failover, where `instance.json` names this node and a promotion (or `initdb`) was
 /// finished on this very PGDATA. `initdb` runs only on nothing, for a bootstrap node, with no trace
 /// of a cluster.
-fn next(facts: Facts, state: State) -> Next {
+fn next(facts: SupervisorFacts, state: SupervisorState) -> NextAction {
     match (facts.data, facts.named) {
-        (Data::Foreign, _) => Next::Refuse(Why::ForeignData),
-        (Data::Empty, Named::This) => Next::Refuse(Why::DataLost),
-        (Data::Empty, Named::Nothing) => match facts.bootstrap {
-            BootstrapNode::No => Next::Clone,
-            BootstrapNode::Yes => Next::InitDb,
-            BootstrapNode::TooLate => Next::Refuse(Why::ClusterElsewhere),
+        (DataDirectory::Foreign, _) => NextAction::Refuse(FailureReason::ForeignData),
+        (DataDirectory::Empty, Named::This) => NextAction::Refuse(FailureReason::DataLost),
+        (DataDirectory::Empty, Named::Nothing) => match facts.bootstrap {
+            BootstrapNode::No => NextAction::Clone,
+            BootstrapNode::Yes => NextAction::InitDb,
+            BootstrapNode::TooLate => NextAction::Refuse(FailureReason::ClusterElsewhere),
         },
-        (Data::Empty | Data::Broken, _) => Next::Clone,
-        (Data::Whole { standby_signal: false, bootstrapping: true }, Named::Nothing) => {
-            Next::Start(Mode::Primary)
+        (DataDirectory::Empty | DataDirectory::Broken, _) => NextAction::Clone,
+        (DataDirectory::Whole { standby_signal: false, bootstrapping: true }, Named::Nothing) => {
+            NextAction::Start(StartMode::Primary)
         }
-        (Data::Whole { standby_signal: false, .. }, Named::This) if !facts.failover => {
-            Next::Start(Mode::Primary)
+        (DataDirectory::Whole { standby_signal: false, .. }, Named::This) if !facts.failover => {
+            NextAction::Start(StartMode::Primary)
         }
-        (Data::Whole { .. }, Named::This) => Next::Start(Mode::Standby),
-        (Data::Whole { .. }, _) => match state.repair {
+        (DataDirectory::Whole { .. }, Named::This) => NextAction::Start(StartMode::Standby),
+        (DataDirectory::Whole { .. }, _) => match state.repair {
             Some(Repair::Rewind) if facts.diverged && state.rewound_in != Some(facts.epoch) => {
-                Next::Rewind
+                NextAction::Rewind
             }
             // It was asked for by a member that has listened since: it follows by now.
-            Some(Repair::Rewind) if !facts.diverged => Next::Start(Mode::Standby),
-            Some(_) => Next::Clone,
-            None => Next::Start(Mode::Standby),
+            Some(Repair::Rewind) if !facts.diverged => NextAction::Start(StartMode::Standby),
+            Some(_) => NextAction::Clone,
+            None => NextAction::Start(StartMode::Standby),
         },
     }
 }
 
-fn decided(state: State, next: Next, epoch: u64) -> (State, Vec<Command>) {
+fn decided(
+    state: SupervisorState,
+    next: NextAction,
+    epoch: u64,
+) -> (SupervisorState, Vec<SupervisorCommand>) {
     match next {
-        Next::InitDb => go(state, Phase::Initializing, vec![Command::InitDb]),
-        Next::Clone => go(state, Phase::Cloning, vec![Command::Clone]),
-        Next::Rewind => (
-            State { phase: Phase::Rewinding, rewound_in: Some(epoch), ..state },
-            vec![Command::Rewind],
+        NextAction::InitDb => {
+            go(state, SupervisorPhase::Initializing, vec![SupervisorCommand::InitDb])
+        }
+        NextAction::Clone => go(state, SupervisorPhase::Cloning, vec![SupervisorCommand::Clone]),
+        NextAction::Rewind => (
+            SupervisorState { phase: SupervisorPhase::Rewinding, rewound_in: Some(epoch), ..state },
+            vec![SupervisorCommand::Rewind],
         ),
-        Next::Start(mode) => go(state, Phase::Running(mode), vec![Command::Start(mode)]),
-        Next::Refuse(why) => failed(state, vec![Command::Explain(why)]),
+        NextAction::Start(mode) => {
+            go(state, SupervisorPhase::Running(mode), vec![SupervisorCommand::Start(mode)])
+        }
+        NextAction::Refuse(why) => failed(state, vec![SupervisorCommand::Explain(why)]),
     }
 }
 
 /// The first `Exited` or `JobEnded` leads to a last look for processes, and that to the end, once
 /// clients go elsewhere. A second signal is an order to hurry.
-fn stopping(state: State, event: Event) -> (State, Vec<Command>) {
+fn stopping(
+    state: SupervisorState,
+    event: SupervisorEvent,
+) -> (SupervisorState, Vec<SupervisorCommand>) {
     match event {
-        Event::Exited { .. } | Event::StartFailed | Event::JobEnded => {
-            (state, vec![Command::Clear])
+        SupervisorEvent::Exited { .. }
+        | SupervisorEvent::StartFailed
+        | SupervisorEvent::JobEnded => (state, vec![SupervisorCommand::Clear]),
+        SupervisorEvent::Cleared | SupervisorEvent::ClearFailed => {
+            go(state, SupervisorPhase::Draining, vec![SupervisorCommand::Drain])
         }
-        Event::Cleared | Event::ClearFailed => go(state, Phase::Draining, vec![Command::Drain]),
-        Event::Shutdown => (state, vec![Command::StopNow]),
+        SupervisorEvent::Shutdown => (state, vec![SupervisorCommand::StopNow]),
         _ => stay(state),
     }
 }
 
-fn failed(state: State, mut commands: Vec<Command>) -> (State, Vec<Command>) {
+fn failed(
+    state: SupervisorState,
+    mut commands: Vec<SupervisorCommand>,
+) -> (SupervisorState, Vec<SupervisorCommand>) {
     let failures = state.failures.saturating_add(1);
-    commands.push(Command::Wait(wait_after(failures)));
-    (State { phase: Phase::Waiting, failures, repair: None, ..state }, commands)
+    commands.push(SupervisorCommand::Wait(wait_after(failures)));
+    (SupervisorState { phase: SupervisorPhase::Waiting, failures, repair: None, ..state }, commands)
 }
 
 /// 0.5 s, 1 s, 2 s … and never more than [`LONGEST_WAIT`].
@@ -484,11 +531,15 @@ fn wait_after(failures: u32) -> Duration {
     FIRST_WAIT.saturating_mul(1 << doublings).min(LONGEST_WAIT)
 }
 
-fn go(state: State, phase: Phase, commands: Vec<Command>) -> (State, Vec<Command>) {
-    (State { phase, ..state }, commands)
+fn go(
+    state: SupervisorState,
+    phase: SupervisorPhase,
+    commands: Vec<SupervisorCommand>,
+) -> (SupervisorState, Vec<SupervisorCommand>) {
+    (SupervisorState { phase, ..state }, commands)
 }
 
-const fn stay(state: State) -> (State, Vec<Command>) {
+const fn stay(state: SupervisorState) -> (SupervisorState, Vec<SupervisorCommand>) {
     (state, vec![])
 }
 

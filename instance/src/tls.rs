@@ -33,13 +33,13 @@ pub enum TlsError {
 
 /// What the files read at one moment.
 #[derive(Clone, PartialEq, Eq)]
-pub struct TlsFiles {
+pub struct PostgresTlsFiles {
     cert: Vec<u8>,
     key: Vec<u8>,
     ca: Vec<u8>,
 }
 
-impl TlsFiles {
+impl PostgresTlsFiles {
     /// Reads them; None without a `tls` section.
     pub fn read(settings: &Settings) -> Result<Option<Self>, TlsError> {
         let Some(tls) = &settings.config.tls else { return Ok(None) };

@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use crate::files::{self, FileError};
 use crate::paths::Paths;
-use crate::status::{Role, Status, Upstream};
+use crate::status::{ServerRole, Status, Upstream};
 
 /// Why what the disk says could not be read.
 #[derive(Debug, thiserror::Error)]
@@ -115,7 +115,7 @@ pub fn named_by_peers(this: NodeId, answers: &[Status]) -> Option<Upstream> {
         .filter_map(|status| Some((status, status.primary.as_ref().filter(|p| p.node_id != this)?)))
         .max_by_key(|(status, primary)| {
             let epoch = status.raft.as_ref().map_or(0, |r| r.epoch);
-            (status.role == Role::Primary && status.node_id == primary.node_id, epoch)
+            (status.role == ServerRole::Primary && status.node_id == primary.node_id, epoch)
         })
         .map(|(_, primary)| primary.clone())
 }

@@ -1,29 +1,29 @@
 //! What the driver shows to everybody else in this process: the settings in force and the phase.
 
-use pgraft_core::liveness::Fault;
+use pgraft_core::liveness::Unresponsive;
 use std::sync::Arc;
 use std::time::Instant;
 
 use crate::configuration::Configuration;
-use crate::freshness::Verdict;
+use crate::freshness::FreshnessVerdict;
 use crate::settings::Settings;
-use crate::supervisor::Phase;
+use crate::supervisor::SupervisorPhase;
 
 /// A snapshot; a new one is published whenever something of it, or a file that matters, changed.
 #[derive(Debug, Clone)]
-pub struct View {
+pub struct MemberView {
     /// In force.
     pub settings: Arc<Settings>,
     /// What the supervisor is at.
-    pub phase: Phase,
+    pub phase: SupervisorPhase,
     /// Whether the running standby may be read from.
-    pub verdict: Verdict,
+    pub verdict: FreshnessVerdict,
     /// What may be wrong with the running server.
-    pub concern: Option<Fault>,
+    pub concern: Option<Unresponsive>,
     /// What Postgres says of the configuration.
     pub configuration: Configuration,
     /// Why this process has killed a server last.
-    pub killed_for: Option<Fault>,
+    pub killed_for: Option<Unresponsive>,
     /// When that was.
     pub killed_at: Option<Instant>,
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 use crate::settings::Settings;
-use crate::supervisor::Event;
+use crate::supervisor::SupervisorEvent;
 
 /// What is told by `instance.json` may have to be done at once.
 const POLL: Duration = Duration::from_millis(200);
@@ -50,14 +50,14 @@ pub async fn watch(
     config: PathBuf,
     settings: Settings,
     mut seen: Fingerprint,
-    events: mpsc::UnboundedSender<Event>,
+    events: mpsc::UnboundedSender<SupervisorEvent>,
 ) {
     loop {
         tokio::time::sleep(POLL).await;
         let now = Fingerprint::take(&config, &settings);
         if now != seen {
             seen = now;
-            if events.send(Event::FilesChanged).is_err() {
+            if events.send(SupervisorEvent::FilesChanged).is_err() {
                 return;
             }
         }

@@ -8,15 +8,15 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::control;
 use crate::paths;
-use crate::supervisor::Event;
-use crate::view::View;
+use crate::supervisor::SupervisorEvent;
+use crate::view::MemberView;
 
 /// So many questions in a row without an answer, each a lease time apart.
 const UNANSWERED: u32 = 3;
 
 /// What was seen of a running server and its worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Facts {
+struct WatchdogFacts {
     /// The worker has answered since the server's start: before that it may still be starting, or
     /// be kept from it by what a person must mend.
     answered: bool,
@@ -27,22 +27,25 @@ struct Facts {
     primary: bool,
 }
 
-const fn bites(facts: Facts) -> bool {
-    let Facts { answered, unanswered, primary } = facts;
+const fn bites(facts: WatchdogFacts) -> bool {
+    let WatchdogFacts { answered, unanswered, primary } = facts;
     answered && primary && unanswered >= UNANSWERED
 }
 
 /// Asks until it is aborted, which is when the server is gone.
-pub async fn run(view: watch::Receiver<View>, events: mpsc::UnboundedSender<Event>) {
+pub async fn run(
+    view: watch::Receiver<MemberView>,
+    events: mpsc::UnboundedSender<SupervisorEvent>,
+) {
     let settings = Arc::clone(&view.borrow().settings);
     if !settings.failover {
         return;
     }
-    let mut facts = Facts { answered: false, unanswered: 0, primary: false };
+    let mut facts = WatchdogFacts { answered: false, unanswered: 0, primary: false };
     loop {
         let next = Instant::now() + settings.lease;
         match control::status(&settings.paths.control_socket(), settings.lease).await {
-            Ok(_) => facts = Facts { answered: true, unanswered: 0, primary: false },
+            Ok(_) => facts = WatchdogFacts { answered: true, unanswered: 0, primary: false },
             Err(_) => facts.unanswered += 1,
         }
         // Postgres removes the file when a promotion is complete.
@@ -52,7 +55,7 @@ pub async fn run(view: watch::Receiver<View>, events: mpsc::UnboundedSender<Even
                 seconds = (settings.lease * facts.unanswered).as_secs(),
                 "the worker of this primary does not answer: the server is ended"
             );
-            let _ = events.send(Event::WorkerSilent);
+            let _ = events.send(SupervisorEvent::WorkerSilent);
             facts.answered = false;
         }
         sleep_until(next).await;
@@ -71,7 +74,7 @@ mod tests {
         for (answered, primary) in all {
             for unanswered in 0..10 {
                 assert_eq!(
-                    bites(Facts { answered, unanswered, primary }),
+                    bites(WatchdogFacts { answered, unanswered, primary }),
                     answered && primary && unanswered > 2
                 );
             }

@@ -10,10 +10,10 @@
 )]
 
 use pgraft_testkit::cluster::{of_three, primary, whole};
-use pgraft_testkit::{Node, Nodes, bin_directory, until, without_extension};
+use pgraft_testkit::{Nodes, TestNode, bin_directory, until, without_extension};
 
 /// What a node reports, once it is this.
-async fn problems(node: &Node, what: &str, wanted: &[&str]) {
+async fn problems(node: &TestNode, what: &str, wanted: &[&str]) {
     until(what, async || {
         let report = node.status()?.configuration;
         let said: Vec<String> = report.problems.iter().map(ToString::to_string).collect();
@@ -24,7 +24,7 @@ async fn problems(node: &Node, what: &str, wanted: &[&str]) {
     .await;
 }
 
-fn set(node: &mut Node, name: &str, value: &str) {
+fn set(node: &mut TestNode, name: &str, value: &str) {
     node.parameters.insert(name.into(), value.into());
 }
 

@@ -18,7 +18,7 @@ use pgraft_testkit::cluster::{
 };
 use pgraft_testkit::disk::SmallDisk;
 use pgraft_testkit::ledger::Ledger;
-use pgraft_testkit::{Node, Nodes, bin_directory, child_of, until, without_extension};
+use pgraft_testkit::{Nodes, TestNode, bin_directory, child_of, until, without_extension};
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
@@ -501,7 +501,7 @@ async fn fill_wal(nodes: &Nodes, on: usize) {
 fn is_primary(nodes: &Nodes, n: usize) -> bool {
     nodes.nodes[n]
         .status()
-        .is_some_and(|s| s.role == pgraft_instance::status::Role::Primary && s.ready)
+        .is_some_and(|s| s.role == pgraft_instance::status::ServerRole::Primary && s.ready)
 }
 
 /// Whether a standby has a slot that outlives the primary.
@@ -540,7 +540,7 @@ async fn copied(nodes: &Nodes, to: usize, heard: &mut BTreeSet<i64>) {
 /// A failover slot (Postgres 17 and later) is on the next primary, and leaves nothing out.
 #[tokio::test]
 async fn a_subscriber_goes_on_at_the_next_primary() {
-    let on = |node: &mut Node| {
+    let on = |node: &mut TestNode| {
         drop(node.parameters.insert("sync_replication_slots".into(), "on".into()))
     };
     let Some(nodes) = of_three(on).await else { return };

@@ -15,7 +15,7 @@ use nix::unistd::Pid;
 use pgraft_testkit::certificates::Authority;
 use pgraft_testkit::cluster::{epoch, more_rows, of_three, primary};
 use pgraft_testkit::ledger::Ledger;
-use pgraft_testkit::{Node, Nodes, bin_directory, until};
+use pgraft_testkit::{Nodes, TestNode, bin_directory, until};
 use std::cell::{Cell, RefCell};
 use std::io::Write;
 use std::net::TcpStream;
@@ -76,7 +76,7 @@ async fn clients_of_every_gateway_go_on_after_a_kill() {
 async fn stops_last(nodes: &mut Nodes) {
     let old = primary(nodes).await;
     nodes.nodes[old].signal(Signal::SIGTERM);
-    let phase = |node: &Node| node.get("/livez").map(|(_, answer)| answer["phase"].clone());
+    let phase = |node: &TestNode| node.get("/livez").map(|(_, answer)| answer["phase"].clone());
     until("its server to end", async || (phase(&nodes.nodes[old])? == "draining").then_some(()))
         .await;
     until("a write through its gateway", async || {
@@ -283,7 +283,7 @@ async fn neither_silent_clients_nor_a_crashed_backend_cost_a_client_its_connecti
     // The crowd stays. Clients come all the time, and a backend is killed.
     let (over, refused, connected) =
         (Cell::new(false), RefCell::new(vec![]), Cell::new([0_u32; 2]));
-    let come = async |node: &Node, tls: bool| {
+    let come = async |node: &TestNode, tls: bool| {
         while !over.get() {
             let came = if tls {
                 node.connect_by_gateway_from_afar(ca.client(None)).await.map(drop)

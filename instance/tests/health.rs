@@ -12,12 +12,12 @@
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use pgraft_testkit::cluster::{of_three, primary};
-use pgraft_testkit::{Node, child_of, until};
+use pgraft_testkit::{TestNode, child_of, until};
 use serde_json::json;
 use std::time::{Duration, Instant};
 
 /// Waits until the node is not ready, and only for such a reason.
-async fn stale(node: &Node, reason: &str) {
+async fn stale(node: &TestNode, reason: &str) {
     until(&format!("node {} to say: {reason}", node.id), async || {
         let (code, body) = node.get("/readyz")?;
         let missing = body["missing"].as_array()?;

@@ -11,8 +11,8 @@
 
 use nix::unistd::{User, chown, geteuid};
 use pgraft_testkit::cluster::{cluster_of, leader, primary, whole};
-use pgraft_testkit::network::Network;
-use pgraft_testkit::{Node, Nodes, bin_directory, namespaces, until, without_extension};
+use pgraft_testkit::network::TestNetwork;
+use pgraft_testkit::{Nodes, TestNode, bin_directory, namespaces, until, without_extension};
 use serde_json::json;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -44,7 +44,7 @@ async fn bootstrap_node_and_another() -> Option<Nodes> {
 async fn tablespaces_and_wal_on_disks_of_their_own_survive_a_clone() {
     let Some(mut nodes) = bootstrap_node_and_another().await else { return };
     let [one, two] = &mut nodes.nodes[..] else { panic!() };
-    let at = |node: &Node, name: &str| node.directory.join(name);
+    let at = |node: &TestNode, name: &str| node.directory.join(name);
     // A host's own disk, at the same path on every host. Node 1 has it as it is.
     let place = at(one, "disk/fast=1");
     directory(place.parent().unwrap());
@@ -136,7 +136,7 @@ async fn a_linked_data_directory_stays_on_its_disk() {
 }
 
 /// What `pgraft-instance` says before it ends, with everything as it was.
-async fn refused(node: &mut Node) -> String {
+async fn refused(node: &mut TestNode) -> String {
     let before = node.log().len();
     node.start();
     assert_eq!(node.ended().await.code(), Some(2), "{}", node.log());
@@ -151,7 +151,7 @@ async fn what_can_not_work_is_refused_before_anything_is_written() {
     let Some(bin) = bin_directory() else { return };
     let mut nodes = Nodes::new(&bin, 1);
     let one = &mut nodes.nodes[0];
-    let at = |node: &Node, name: &str| node.directory.join(name);
+    let at = |node: &TestNode, name: &str| node.directory.join(name);
     symlink(at(one, "nowhere"), at(one, "pgdata")).unwrap();
     assert!(refused(one).await.contains("which does not exist"));
     fs::remove_file(at(one, "pgdata")).unwrap();
@@ -228,7 +228,7 @@ async fn three_nodes_whose_network_is_ipv6() {
     if without_extension() {
         return;
     }
-    let Some(mut network) = Network::new(3) else { return };
+    let Some(mut network) = TestNetwork::new(3) else { return };
     network.only_ipv6();
     let mut nodes = Nodes::inside(&bin, &network);
     for node in &mut nodes.nodes {

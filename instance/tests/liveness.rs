@@ -186,7 +186,7 @@ async fn a_primary_whose_disk_hangs_is_replaced() {
     let _others = PROCESSORS.read().await;
     let Some((dir, library)) = freezer() else { return };
     let file = |id: u32| dir.path().join(format!("freeze-{id}"));
-    let preloaded = |node: &mut pgraft_testkit::Node| {
+    let preloaded = |node: &mut pgraft_testkit::TestNode| {
         let text = |path: &Path| path.display().to_string();
         node.environment = vec![
             ("LD_PRELOAD".into(), text(&library)),

@@ -17,7 +17,7 @@ use pgraft_testkit::cluster::{
     cluster_of, epoch, leader, more_rows, nothing_is_lost, primary, primary_after, whole,
 };
 use pgraft_testkit::ledger::Ledger;
-use pgraft_testkit::network::Network;
+use pgraft_testkit::network::TestNetwork;
 use pgraft_testkit::{Nodes, bin_directory, until, without_extension};
 use std::time::{Duration, Instant};
 use tokio::sync::Mutex;
@@ -29,12 +29,12 @@ const LEASE: Duration = Duration::from_secs(2);
 /// heartbeats.
 static ALONE: Mutex<()> = Mutex::const_new(());
 
-async fn cluster(size: usize) -> Option<(Network, Nodes)> {
+async fn cluster(size: usize) -> Option<(TestNetwork, Nodes)> {
     if without_extension() {
         return None;
     }
     let bin = bin_directory()?;
-    let network = Network::new(size)?;
+    let network = TestNetwork::new(size)?;
     let nodes = cluster_of(Nodes::inside(&bin, &network)).await;
     Some((network, nodes))
 }

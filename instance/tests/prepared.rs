@@ -13,7 +13,7 @@
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use pgraft_testkit::cluster::{of_three, primary, whole};
-use pgraft_testkit::{Node, Nodes, bin_directory, until};
+use pgraft_testkit::{Nodes, TestNode, bin_directory, until};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 use std::time::Instant;
@@ -24,7 +24,7 @@ use tokio_postgres::error::SqlState;
 const REMOVED: &str =
     "removed a two-phase state file that is newer than the checkpoint recovery starts from";
 
-async fn superuser(node: &Node) -> Client {
+async fn superuser(node: &TestNode) -> Client {
     until("a session", async || node.connect("postgres", "superuser-1", "app").await.ok()).await
 }
 
@@ -74,7 +74,7 @@ async fn switch_to(nodes: &Nodes, to: usize) {
     .await;
 }
 
-fn files(node: &Node) -> usize {
+fn files(node: &TestNode) -> usize {
     std::fs::read_dir(node.directory.join("pgdata/pg_twophase")).unwrap().count()
 }
 
@@ -195,7 +195,7 @@ async fn are_committed(nodes: &Nodes, members: [usize; 3], all: &[(&str, i32)]) 
 async fn prepared_transactions_outlive_all_of_it() {
     let Some(bin) = bin_directory() else { return };
     let programs = first_rewind_is_refused(&bin);
-    let some = |node: &mut Node| {
+    let some = |node: &mut TestNode| {
         node.bin = programs.path().to_owned();
         node.parameters.insert("max_prepared_transactions".into(), "20".into());
         node.parameters.insert("sync_replication_slots".into(), "on".into());

@@ -14,7 +14,7 @@
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use pgraft_instance::status::Role;
+use pgraft_instance::status::ServerRole;
 use pgraft_testkit::{Nodes, bin_directory, until, without_extension};
 
 /// A bootstrap node that is ready.
@@ -40,10 +40,16 @@ async fn a_bootstrap_node_comes_up_and_a_second_node_follows() {
     let Some(mut nodes) = pair().await else { return };
     let [one, two] = &mut nodes.nodes[..] else { panic!() };
     let status = one.ready().await;
-    assert_eq!((status.role, status.primary.map(|p| p.node_id.get())), (Role::Primary, Some(1)));
+    assert_eq!(
+        (status.role, status.primary.map(|p| p.node_id.get())),
+        (ServerRole::Primary, Some(1))
+    );
     assert_eq!(status.raft.is_some(), !without_extension());
     let status = two.ready().await;
-    assert_eq!((status.role, status.primary.map(|p| p.node_id.get())), (Role::Standby, Some(1)));
+    assert_eq!(
+        (status.role, status.primary.map(|p| p.node_id.get())),
+        (ServerRole::Standby, Some(1))
+    );
     assert_eq!(status.postgres.timeline, Some(1));
     two.wait_for("SELECT n FROM t", "1").await;
     one.wait_for("SELECT active FROM pg_replication_slots WHERE slot_name = 'pgraft_2'", "t").await;
@@ -163,12 +169,12 @@ async fn both_come_back_from_their_own_disks_with_nobody_to_ask() {
     assert!(two.terminate().await.success());
     two.start();
     let status = two.ready().await;
-    assert_eq!((status.role, status.postgres.streaming), (Role::Standby, Some(false)));
+    assert_eq!((status.role, status.postgres.streaming), (ServerRole::Standby, Some(false)));
     assert_eq!(status.primary.map(|p| p.node_id.get()), Some(1), "it still knows whom to follow");
     assert_eq!(two.sql("SELECT n FROM t").await.unwrap().as_deref(), Some("1"));
     assert!(two.terminate().await.success());
     one.start();
-    assert_eq!(one.ready().await.role, Role::Primary);
+    assert_eq!(one.ready().await.role, ServerRole::Primary);
     two.start();
     two.streaming().await;
     one.sql("INSERT INTO t VALUES (2)").await.unwrap();
@@ -282,7 +288,7 @@ async fn a_member_that_leaves_leaves_no_slot_behind() {
     assert!(one.terminate().await.success());
     two.start();
     one.start();
-    assert_eq!(one.ready().await.role, Role::Primary);
+    assert_eq!(one.ready().await.role, ServerRole::Primary);
     assert_eq!(two.streaming().await.primary.map(|p| p.node_id.get()), Some(1));
     // Either of them may lead after the restart, and the leader takes itself out as well.
     let remove = async || {
@@ -323,7 +329,7 @@ async fn a_bootstrap_node_killed_at_any_moment_is_founded_in_the_end() {
         }
     }
     one.start();
-    assert_eq!(one.ready().await.role, Role::Primary);
+    assert_eq!(one.ready().await.role, ServerRole::Primary);
     one.wait_for("SELECT count(*) FROM pg_database WHERE datname = 'app'", "1").await;
     if !without_extension() {
         until("the mark's removal", async || {
@@ -346,7 +352,7 @@ async fn a_node_with_nobody_to_clone_waits_and_says_so() {
     assert_eq!((code, body["ready"].as_bool()), (503, Some(false)));
     assert_eq!(two.get("/livez").unwrap().0, 200);
     let status = two.status().unwrap();
-    assert_eq!((status.role, status.primary), (Role::Starting, None));
+    assert_eq!((status.role, status.primary), (ServerRole::Starting, None));
     assert!(two.terminate().await.success());
     assert!(!two.directory.join("pgdata").exists());
 }

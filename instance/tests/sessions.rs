@@ -12,13 +12,13 @@
 
 use pgraft_core::session::{self, Session};
 use pgraft_testkit::cluster::{of_three, primary, whole};
-use pgraft_testkit::{Node, Nodes, until};
+use pgraft_testkit::{Nodes, TestNode, until};
 use std::process::{Command, Stdio};
 use tokio_postgres::{Client, NoTls};
 
 /// A session of that kind, over TCP with a password.
 async fn open(
-    node: &Node,
+    node: &TestNode,
     (user, password): (&str, &str),
     database: &str,
     session: Session<'_>,
@@ -43,7 +43,7 @@ fn words(error: &tokio_postgres::Error) -> String {
 }
 
 /// The operator's session, and where the extension is.
-async fn operator(node: &Node) -> Result<(Client, String), String> {
+async fn operator(node: &TestNode) -> Result<(Client, String), String> {
     let client =
         open(node, ("pgraft_operator", "operator-1"), "postgres", Session::Operator).await?;
     let schema = "SELECT n.nspname::text FROM pg_catalog.pg_extension e JOIN pg_catalog.pg_namespace n ON n.oid = e.extnamespace WHERE e.extname = 'pgraft'";
@@ -52,7 +52,7 @@ async fn operator(node: &Node) -> Result<(Client, String), String> {
 }
 
 /// What the operator asks of a member.
-async fn operator_asks(node: &Node) -> Result<String, String> {
+async fn operator_asks(node: &TestNode) -> Result<String, String> {
     let (client, schema) = operator(node).await?;
     let question = format!(
         "SELECT s.state FROM \"{schema}\".pgraft_status() s LEFT JOIN \"{schema}\".pgraft_failover() f ON true \
@@ -62,7 +62,7 @@ async fn operator_asks(node: &Node) -> Result<String, String> {
 }
 
 /// What a standby asks of the primary before it clones it.
-async fn standby_asks(node: &Node) -> Result<(), String> {
+async fn standby_asks(node: &TestNode) -> Result<(), String> {
     let client =
         open(node, ("pgraft_replication", "replication-1"), "postgres", Session::Source).await?;
     let asked = "SELECT pg_catalog.pg_is_in_recovery(), (SELECT pg_catalog.count(*) FROM pg_catalog.pg_replication_slots), \
@@ -71,11 +71,11 @@ async fn standby_asks(node: &Node) -> Result<(), String> {
 }
 
 /// As superuser, in a database and by a role that no test changes anything of.
-async fn dba(node: &Node) -> Client {
+async fn dba(node: &TestNode) -> Client {
     open(node, ("dba", "dba-1"), "dba", Session::Provisioning { waits: true }).await.unwrap()
 }
 
-async fn make_dba(node: &Node) {
+async fn make_dba(node: &TestNode) {
     for statement in ["CREATE ROLE dba SUPERUSER LOGIN PASSWORD 'dba-1'", "CREATE DATABASE dba"] {
         node.sql(statement).await.unwrap();
     }
@@ -114,11 +114,11 @@ async fn switch_and_tend(nodes: &Nodes, to: usize) {
     .await;
 }
 
-async fn holds(node: &Node, question: &str) -> bool {
+async fn holds(node: &TestNode, question: &str) -> bool {
     dba(node).await.query_one(question, &[]).await.unwrap().get(0)
 }
 
-async fn put_back(node: &Node, question: &str) {
+async fn put_back(node: &TestNode, question: &str) {
     until(question, async || holds(node, question).await.then_some(())).await;
 }
 

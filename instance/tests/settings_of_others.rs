@@ -12,7 +12,7 @@
 
 use pgraft_core::session::{self, Session};
 use pgraft_testkit::cluster::{of_three, primary};
-use pgraft_testkit::{Node, Nodes, until};
+use pgraft_testkit::{Nodes, TestNode, until};
 use tokio_postgres::{Client, NoTls};
 
 /// Settings that not every session of ours can be immune to, with the reason.
@@ -22,7 +22,7 @@ const EXCEPT: [(&str, &str); 1] = [(
 )];
 
 async fn open(
-    node: &Node,
+    node: &TestNode,
     user: &str,
     password: &str,
     database: &str,
@@ -50,7 +50,7 @@ fn words(error: &tokio_postgres::Error) -> String {
 }
 
 /// As superuser, in a database and by a role that carry nothing.
-async fn dba(node: &Node) -> Client {
+async fn dba(node: &TestNode) -> Client {
     open(node, "dba", "dba-1", "dba", Some(Session::Provisioning { waits: true })).await.unwrap()
 }
 
@@ -116,7 +116,7 @@ async fn reset(admin: &Client) {
 }
 
 /// What the sessions are for. The probe's is asked by `/readyz`.
-async fn sessions_work(node: &Node, own: bool) -> Result<(), String> {
+async fn sessions_work(node: &TestNode, own: bool) -> Result<(), String> {
     let run = async |user: &str, password: &str, session: Session<'static>, statements: &str| {
         let client = open(node, user, password, "postgres", own.then_some(session))
             .await
@@ -153,7 +153,7 @@ async fn sessions_work(node: &Node, own: bool) -> Result<(), String> {
 }
 
 /// All of these at once, and why something does not work then.
-async fn stopped_by(node: &Node, admin: &Client, settings: &[(&str, &str)]) -> Option<String> {
+async fn stopped_by(node: &TestNode, admin: &Client, settings: &[(&str, &str)]) -> Option<String> {
     for (name, value) in settings {
         set(admin, name, value).await;
     }

@@ -12,8 +12,8 @@
     reason = "this is a test through and through"
 )]
 
-use pgraft_testkit::certificates::{Authority, Issued, served};
-use pgraft_testkit::{Node, Nodes, bin_directory, until, without_extension};
+use pgraft_testkit::certificates::{Authority, IssuedCertificate, served};
+use pgraft_testkit::{Nodes, TestNode, bin_directory, until, without_extension};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use tokio_postgres::NoTls;
@@ -63,7 +63,7 @@ async fn who_is_let_in() {
     let (ca, foreign) = (Authority::new("the CA"), Authority::new("the CA"));
     let Some(nodes) = bootstrap(&ca).await else { return };
     let one = &nodes.nodes[0];
-    let refused = async |user: &str, password: &str, shown: Option<&Issued>| {
+    let refused = async |user: &str, password: &str, shown: Option<&IssuedCertificate>| {
         // TLS 1.3 has the client done before the server has looked at its certificate: the refusal
         // may come with the first answer.
         let Err(why) = one.connect_from_afar(user, password, "postgres", ca.client(shown)).await
@@ -233,7 +233,7 @@ async fn certificates_and_the_ca_are_rotated_under_load() {
 
     // Half of a renewal is not taken, and harms nothing.
     let (good, other) = (served(one.postgres_port()).unwrap(), new.node(1));
-    one.set_certificate(&Issued { key: new.node(1).key, ..other.clone() }, &new.pem());
+    one.set_certificate(&IssuedCertificate { key: new.node(1).key, ..other.clone() }, &new.pem());
     until("a word on it", async || {
         one.log().contains("SSL configuration was not reloaded").then_some(())
     })
@@ -254,7 +254,7 @@ async fn certificates_and_the_ca_are_rotated_under_load() {
     );
 }
 
-async fn renew(node: &mut Node, issuer: &Authority, trusted: &str) {
+async fn renew(node: &mut TestNode, issuer: &Authority, trusted: &str) {
     let renewed = issuer.node(node.id);
     node.set_certificate(&renewed, trusted);
     let what = format!("node {} to serve its new certificate", node.id);

@@ -4,26 +4,26 @@
 use clap::{Args, Parser, Subcommand};
 use std::net::SocketAddr;
 
-use crate::controller::election::Place;
-use crate::controller::run::Settings;
+use crate::controller::election::LeaseLocation;
+use crate::controller::run::OperatorSettings;
 use crate::controller::telemetry::Format;
 use crate::core::validate::Defaults;
 
 /// Keeps PgRaftClusters as they are described.
 #[derive(Debug, Parser)]
 #[command(name = "pgraft-operator", version, about)]
-pub struct Cli {
+pub struct OperatorCli {
     /// What to do; `run` when nothing is said
     #[command(subcommand)]
-    pub verb: Option<Verb>,
+    pub verb: Option<OperatorCommand>,
     /// Settings of `run`
     #[command(flatten)]
-    pub run: RunArgs,
+    pub run: OperatorRunArgs,
 }
 
 /// What to do.
 #[derive(Debug, Clone, Copy, Subcommand)]
-pub enum Verb {
+pub enum OperatorCommand {
     /// Watch and act until SIGTERM
     Run,
     /// Print the CustomResourceDefinition
@@ -32,7 +32,7 @@ pub enum Verb {
 
 /// Settings of `run`.
 #[derive(Debug, Clone, Args)]
-pub struct RunArgs {
+pub struct OperatorRunArgs {
     /// The one namespace to watch; all of them when it is empty
     #[arg(long, env = "WATCH_NAMESPACE", default_value = "", global = true)]
     pub watch_namespace: String,
@@ -60,13 +60,13 @@ pub struct RunArgs {
     pub log_format: Format,
 }
 
-impl RunArgs {
+impl OperatorRunArgs {
     /// As the controller wants it.
-    pub fn settings(&self) -> Settings {
-        Settings {
+    pub fn settings(&self) -> OperatorSettings {
+        OperatorSettings {
             namespace: Some(self.watch_namespace.clone()).filter(|name| !name.is_empty()),
             listen: self.http_listen,
-            lease: (!self.lease_name.is_empty()).then(|| Place {
+            lease: (!self.lease_name.is_empty()).then(|| LeaseLocation {
                 namespace: self.lease_namespace.clone(),
                 name: self.lease_name.clone(),
                 // A container that is started again in its pod is another holder: the one before

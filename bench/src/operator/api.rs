@@ -14,25 +14,25 @@ use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 
 use super::members::Members;
-use super::store::{Key, Store, merge, selected};
-use crate::failure::Failure;
+use super::store::{ObjectStore, StoreKey, merge, selected};
+use crate::failure::BenchFailure;
 
-type Body = UnsyncBoxBody<Bytes, Infallible>;
+type ApiBody = UnsyncBoxBody<Bytes, Infallible>;
 
 /// The API server.
 pub struct Api {
     port: u16,
-    store: Mutex<Store>,
+    store: Mutex<ObjectStore>,
     news: watch::Sender<u64>,
-    calls: Mutex<Calls>,
+    calls: Mutex<CallCounts>,
     members: Arc<Members>,
 }
 
 /// Requests, by verb and kind.
 #[derive(Default, Clone)]
-pub struct Calls(BTreeMap<(&'static str, String), u64>);
+pub struct CallCounts(BTreeMap<(&'static str, String), u64>);
 
-impl Calls {
+impl CallCounts {
     /// All of them.
     pub fn total(&self) -> u64 {
         self.0.values().sum()
@@ -68,9 +68,10 @@ struct Asked {
 
 impl Api {
     /// Listens on a port of its own.
-    pub async fn serve(members: Arc<Members>) -> Result<Arc<Self>, Failure> {
-        let listener = TcpListener::bind("127.0.0.1:0").await.map_err(Failure::io("listening"))?;
-        let port = listener.local_addr().map_err(Failure::io("listening"))?.port();
+    pub async fn serve(members: Arc<Members>) -> Result<Arc<Self>, BenchFailure> {
+        let listener =
+            TcpListener::bind("127.0.0.1:0").await.map_err(BenchFailure::io("listening"))?;
+        let port = listener.local_addr().map_err(BenchFailure::io("listening"))?.port();
         let (news, _) = watch::channel(0);
         let api = Arc::new(Self {
             port,
@@ -128,11 +129,11 @@ impl Api {
     }
 
     /// What was asked since this was asked last.
-    pub fn take_calls(&self) -> Calls {
+    pub fn take_calls(&self) -> CallCounts {
         std::mem::take(&mut *self.calls.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn lock(&self) -> MutexGuard<'_, Store> {
+    fn lock(&self) -> MutexGuard<'_, ObjectStore> {
         self.store.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -164,7 +165,7 @@ impl Api {
         let mut matching = all
             .filter(|(key, object)| asked.fits(&key.0, object))
             .filter(|(key, _)| place(key).as_str() > after);
-        let page: Vec<(&Key, &Arc<Value>)> = matching.by_ref().take(limit).collect();
+        let page: Vec<(&StoreKey, &Arc<Value>)> = matching.by_ref().take(limit).collect();
         let next =
             if matching.next().is_some() { page.last().map(|(key, _)| place(key)) } else { None };
         let items: Vec<Value> = page.iter().map(|(_, object)| asked.shown(object)).collect();
@@ -327,7 +328,10 @@ impl Asked {
     }
 }
 
-async fn answer(api: Arc<Api>, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
+async fn answer(
+    api: Arc<Api>,
+    request: Request<Incoming>,
+) -> Result<Response<ApiBody>, Infallible> {
     let asked = Asked::read(&request);
     api.count(&asked);
     if asked.method == Method::GET && asked.query.contains_key("watch") {
@@ -359,7 +363,7 @@ async fn answer(api: Arc<Api>, request: Request<Incoming>) -> Result<Response<Bo
     Ok(response)
 }
 
-fn place(key: &Key) -> String {
+fn place(key: &StoreKey) -> String {
     format!("{}/{}", key.1, key.2)
 }
 

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 
-use crate::failure::Failure;
+use crate::failure::BenchFailure;
 
 const BOOL: i32 = 16;
 const INT8: i32 = 20;
@@ -20,7 +20,7 @@ const TEXT: i32 = 25;
 
 /// All of them.
 pub struct Members {
-    world: Mutex<World>,
+    world: Mutex<BenchWorld>,
     /// The lag of followers is another one at every look.
     busy: bool,
     asked: AtomicU64,
@@ -28,7 +28,7 @@ pub struct Members {
 }
 
 #[derive(Default)]
-struct World {
+struct BenchWorld {
     /// By the pod's address.
     pods: HashMap<IpAddr, (String, u32)>,
     /// By namespace and name: the nodes that are members, with their addresses. The first leads and
@@ -46,7 +46,7 @@ enum Cell {
 }
 
 /// What a statement gives.
-struct Answer {
+struct MemberAnswer {
     parameters: &'static [i32],
     columns: &'static [(&'static str, i32)],
     rows: Vec<Vec<Cell>>,
@@ -54,7 +54,7 @@ struct Answer {
 
 impl Members {
     /// Listens on Postgres' port of every loopback address.
-    pub fn listen(busy: bool) -> Result<Arc<Self>, Failure> {
+    pub fn listen(busy: bool) -> Result<Arc<Self>, BenchFailure> {
         let listening = || {
             let socket = TcpSocket::new_v4()?;
             socket.set_reuseaddr(true)?;
@@ -62,7 +62,7 @@ impl Members {
             socket.bind((Ipv4Addr::UNSPECIFIED, 5432).into())?;
             socket.listen(4096)
         };
-        let listener = listening().map_err(Failure::io(
+        let listener = listening().map_err(BenchFailure::io(
             "listening on port 5432 of every loopback address, which must be free",
         ))?;
         let members = Arc::new(Self {
@@ -110,7 +110,7 @@ impl Members {
 
     /// Forgets everybody.
     pub fn forget(&self) {
-        *self.lock() = World::default();
+        *self.lock() = BenchWorld::default();
     }
 
     /// Statements that were answered since this was asked last, two to a look.
@@ -123,7 +123,7 @@ impl Members {
         self.sessions.load(Ordering::Relaxed)
     }
 
-    fn lock(&self) -> MutexGuard<'_, World> {
+    fn lock(&self) -> MutexGuard<'_, BenchWorld> {
         self.world.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -191,10 +191,10 @@ impl Members {
     }
 
     /// What a statement gives; nothing is changed where there are no parameters yet.
-    fn answer(&self, ip: IpAddr, statement: &str, parameters: Option<&[Vec<u8>]>) -> Answer {
+    fn answer(&self, ip: IpAddr, statement: &str, parameters: Option<&[Vec<u8>]>) -> MemberAnswer {
         let mut world = self.lock();
         let Some((cluster, node)) = world.pods.get(&ip).cloned() else {
-            return Answer { parameters: &[], columns: &[], rows: Vec::new() };
+            return MemberAnswer { parameters: &[], columns: &[], rows: Vec::new() };
         };
         let group = world.groups.entry(cluster).or_default();
         if statement.contains("pgraft_add_node") {
@@ -202,7 +202,7 @@ impl Members {
                 let id = id.as_slice().try_into().map(u32::from_be_bytes).unwrap_or_default();
                 group.insert(id, String::from_utf8_lossy(address).into_owned());
             }
-            return Answer {
+            return MemberAnswer {
                 parameters: &[INT4, TEXT, INT4],
                 columns: &[("pgraft_add_node", BOOL)],
                 rows: vec![vec![Cell::Bool(true)]],
@@ -250,7 +250,11 @@ impl Members {
                 ("timeline", INT4),
                 ("flush_lsn", INT8),
             ];
-            return Answer { parameters: &[], columns, rows: group.iter().map(row).collect() };
+            return MemberAnswer {
+                parameters: &[],
+                columns,
+                rows: group.iter().map(row).collect(),
+            };
         }
         let state = match leader {
             _ if !group.contains_key(&node) => "uninitialized",
@@ -283,7 +287,7 @@ impl Members {
             ("next_node_id", INT4),
             ("phase", TEXT),
         ];
-        Answer { parameters: &[], columns, rows: vec![row] }
+        MemberAnswer { parameters: &[], columns, rows: vec![row] }
     }
 }
 
@@ -293,7 +297,7 @@ fn message(out: &mut Vec<u8>, kind: u8, body: &[u8]) {
     out.extend(body);
 }
 
-fn describe(out: &mut Vec<u8>, answer: &Answer) {
+fn describe(out: &mut Vec<u8>, answer: &MemberAnswer) {
     let count = |n: usize| i16::try_from(n).unwrap_or_default().to_be_bytes();
     let types: Vec<u8> = answer.parameters.iter().flat_map(|oid| oid.to_be_bytes()).collect();
     message(out, b't', &[&count(answer.parameters.len())[..], &types].concat());

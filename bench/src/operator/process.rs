@@ -6,7 +6,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
 
-use crate::failure::Failure;
+use crate::failure::BenchFailure;
 use crate::machine::field;
 
 /// A running operator.
@@ -17,7 +17,7 @@ pub struct Operator {
 }
 
 /// In MiB, as printed.
-pub struct Memory {
+pub struct ProcessMemory {
     /// Resident.
     pub rss: String,
     /// Its fair share.
@@ -26,8 +26,8 @@ pub struct Memory {
 
 impl Operator {
     /// Starts one against the API server on this port.
-    pub fn start(binary: &Path, api: u16) -> Result<Self, Failure> {
-        let folder = tempfile::tempdir().map_err(Failure::io("making a folder"))?;
+    pub fn start(binary: &Path, api: u16) -> Result<Self, BenchFailure> {
+        let folder = tempfile::tempdir().map_err(BenchFailure::io("making a folder"))?;
         let config = serde_json::json!({
             "apiVersion": "v1", "kind": "Config", "current-context": "bench",
             "clusters": [{"name": "bench", "cluster": {"server": format!("http://127.0.0.1:{api}")}}],
@@ -35,9 +35,10 @@ impl Operator {
             "contexts": [{"name": "bench", "context": {"cluster": "bench", "user": "bench", "namespace": "default"}}],
         });
         let path = folder.path().join("kubeconfig");
-        std::fs::write(&path, config.to_string()).map_err(Failure::io("writing a kubeconfig"))?;
+        std::fs::write(&path, config.to_string())
+            .map_err(BenchFailure::io("writing a kubeconfig"))?;
         let log = std::fs::File::create(folder.path().join("log"))
-            .map_err(Failure::io("making a log"))?;
+            .map_err(BenchFailure::io("making a log"))?;
         let child = Command::new(binary)
             .arg("run")
             .env("KUBECONFIG", &path)
@@ -50,20 +51,21 @@ impl Operator {
             .stderr(log)
             .kill_on_drop(true)
             .spawn()
-            .map_err(Failure::io(format!("starting {}", binary.display())))?;
+            .map_err(BenchFailure::io(format!("starting {}", binary.display())))?;
         let pid = child.id().unwrap_or_default();
         Ok(Self { child: std::sync::Mutex::new(child), pid, folder })
     }
 
     /// An error with the end of its log when it has ended.
-    pub fn is_alive(&self) -> Result<(), Failure> {
+    pub fn is_alive(&self) -> Result<(), BenchFailure> {
         let mut child = self.child.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         match child.try_wait() {
             Ok(None) => Ok(()),
-            Ok(Some(status)) => {
-                Err(Failure::Wrong(format!("the operator has ended ({status}): {}", self.log())))
-            }
-            Err(source) => Err(Failure::io("looking after the operator")(source)),
+            Ok(Some(status)) => Err(BenchFailure::Wrong(format!(
+                "the operator has ended ({status}): {}",
+                self.log()
+            ))),
+            Err(source) => Err(BenchFailure::io("looking after the operator")(source)),
         }
     }
 
@@ -73,27 +75,27 @@ impl Operator {
     }
 
     /// SIGTERM, and its end.
-    pub async fn stop(self) -> Result<(), Failure> {
+    pub async fn stop(self) -> Result<(), BenchFailure> {
         let pid = nix::unistd::Pid::from_raw(i32::try_from(self.pid).unwrap_or_default());
         nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM)
-            .map_err(|e| Failure::io("stopping the operator")(e.into()))?;
+            .map_err(|e| BenchFailure::io("stopping the operator")(e.into()))?;
         let mut child = self.child.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
-        child.wait().await.map_err(Failure::io("waiting for the operator")).map(drop)
+        child.wait().await.map_err(BenchFailure::io("waiting for the operator")).map(drop)
     }
 
     /// The most that was resident.
-    pub fn peak(&self) -> Result<String, Failure> {
+    pub fn peak(&self) -> Result<String, BenchFailure> {
         Ok(mib(&self.proc("status")?, "VmHWM:"))
     }
 
     /// Now.
-    pub fn memory(&self) -> Result<Memory, Failure> {
+    pub fn memory(&self) -> Result<ProcessMemory, BenchFailure> {
         let text = self.proc("smaps_rollup")?;
-        Ok(Memory { rss: mib(&text, "Rss:"), pss: mib(&text, "Pss:") })
+        Ok(ProcessMemory { rss: mib(&text, "Rss:"), pss: mib(&text, "Pss:") })
     }
 
     /// Processor time so far.
-    pub fn cpu(&self) -> Result<Duration, Failure> {
+    pub fn cpu(&self) -> Result<Duration, BenchFailure> {
         let stat = self.proc("stat")?;
         let after = stat.rsplit(')').next().unwrap_or_default();
         let ticks: u64 =
@@ -101,9 +103,9 @@ impl Operator {
         Ok(Duration::from_millis(ticks * 10)) // USER_HZ is 100 on every Linux that Rust builds for
     }
 
-    fn proc(&self, file: &str) -> Result<String, Failure> {
+    fn proc(&self, file: &str) -> Result<String, BenchFailure> {
         std::fs::read_to_string(format!("/proc/{}/{file}", self.pid))
-            .map_err(Failure::io(format!("reading {file} of the operator")))
+            .map_err(BenchFailure::io(format!("reading {file} of the operator")))
     }
 }
 

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// Kind (plural), namespace, name.
-pub type Key = (String, String, String);
+pub type StoreKey = (String, String, String);
 
 /// One line of the history.
 pub struct News {
@@ -22,19 +22,19 @@ pub struct News {
 
 /// The objects.
 #[derive(Default)]
-pub struct Store {
+pub struct ObjectStore {
     /// They.
-    pub objects: BTreeMap<Key, Arc<Value>>,
+    pub objects: BTreeMap<StoreKey, Arc<Value>>,
     /// The history.
     pub history: Vec<News>,
     /// The last version.
     pub version: u64,
 }
 
-impl Store {
+impl ObjectStore {
     /// Stores an object under the next version; a write that changes nothing makes none, as on a
     /// real server.
-    pub fn put(&mut self, key: &Key, mut object: Value) -> Arc<Value> {
+    pub fn put(&mut self, key: &StoreKey, mut object: Value) -> Arc<Value> {
         let before = self.objects.get(key).cloned();
         if let Some(before) = &before {
             object["metadata"]["resourceVersion"] = before["metadata"]["resourceVersion"].clone();
@@ -68,7 +68,7 @@ impl Store {
         &'a self,
         plural: &'a str,
         namespace: Option<&'a str>,
-    ) -> impl Iterator<Item = (&'a Key, &'a Arc<Value>)> {
+    ) -> impl Iterator<Item = (&'a StoreKey, &'a Arc<Value>)> {
         let from = (plural.to_owned(), namespace.unwrap_or_default().to_owned(), String::new());
         self.objects.range(from..).take_while(move |((p, ns, _), _)| {
             p == plural && namespace.is_none_or(|only| ns == only)
@@ -76,7 +76,7 @@ impl Store {
     }
 
     /// Takes an object away.
-    pub fn delete(&mut self, key: &Key) -> Option<Arc<Value>> {
+    pub fn delete(&mut self, key: &StoreKey) -> Option<Arc<Value>> {
         let object = self.objects.remove(key)?;
         self.version += 1;
         let mut last = (*object).clone();

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 
-use crate::failover::Reason;
+use crate::failover::TermEndReason;
 use crate::{Address, ClusterId, InstanceId, NodeId};
 
 /// A change of the replicated state. Every member applies the same commands in the same order
@@ -63,7 +63,7 @@ pub enum Command {
         /// The new epoch, one above the present one.
         epoch: u64,
         /// Why.
-        reason: Reason,
+        reason: TermEndReason,
         /// When the leader said so: milliseconds since the Unix epoch, for people to look at.
         at_ms: i64,
     },

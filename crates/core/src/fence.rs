@@ -38,7 +38,7 @@ pub enum Act {
 /// What decides.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[allow(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
-pub struct Facts {
+pub struct FenceFacts {
     /// Who runs it.
     pub who: Who,
     /// What it does.
@@ -61,7 +61,7 @@ pub struct Facts {
 
 /// The answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
+pub enum FenceVerdict {
     /// It may.
     Go,
     /// No lease, no writes.
@@ -73,19 +73,20 @@ pub enum Verdict {
 }
 
 /// Whether it may.
-pub fn decide(facts: &Facts) -> Verdict {
-    let Facts { who, act, in_recovery, bootstrapping, open, fence_reads, strict, waits } = *facts;
+pub fn decide(facts: &FenceFacts) -> FenceVerdict {
+    let FenceFacts { who, act, in_recovery, bootstrapping, open, fence_reads, strict, waits } =
+        *facts;
     // Before there is a cluster its bootstrap node makes the extension and calls pgraft_init().
     if in_recovery || who == Who::Maintenance || (bootstrapping && who == Who::Local) {
-        return Verdict::Go;
+        return FenceVerdict::Go;
     }
     match act {
-        Act::Read if !open && fence_reads && who == Who::Client => Verdict::NoReads,
+        Act::Read if !open && fence_reads && who == Who::Client => FenceVerdict::NoReads,
         // Told at once to people; a background process hears it when it commits.
-        Act::Write if !open && who != Who::Background => Verdict::NoWrites,
-        Act::Commit if !open => Verdict::NoWrites,
-        Act::Commit if strict && !waits => Verdict::TooWeak,
-        Act::Serve | Act::Read | Act::Write | Act::Commit => Verdict::Go,
+        Act::Write if !open && who != Who::Background => FenceVerdict::NoWrites,
+        Act::Commit if !open => FenceVerdict::NoWrites,
+        Act::Commit if strict && !waits => FenceVerdict::TooWeak,
+        Act::Serve | Act::Read | Act::Write | Act::Commit => FenceVerdict::Go,
     }
 }
 
@@ -112,11 +113,11 @@ mod tests {
     const BOTH: [bool; 2] = [false, true];
 
     /// Every combination of the facts.
-    fn all() -> impl Iterator<Item = Facts> {
+    fn all() -> impl Iterator<Item = FenceFacts> {
         let flags = (0_u32..64).map(|bits| move |n: u32| bits >> n & 1 == 1);
         flags.flat_map(|flag| {
             WHO.into_iter().flat_map(move |who| {
-                ACTS.into_iter().map(move |act| Facts {
+                ACTS.into_iter().map(move |act| FenceFacts {
                     who,
                     act,
                     in_recovery: flag(0),
@@ -132,7 +133,7 @@ mod tests {
 
     #[test]
     fn the_table() {
-        use Verdict::{Go, NoReads, NoWrites};
+        use FenceVerdict::{Go, NoReads, NoWrites};
         let table = [
             // act, closed: [client, local, maintenance, background]
             (Act::Serve, [Go, Go, Go, Go]),
@@ -142,7 +143,7 @@ mod tests {
         ];
         for (act, verdicts) in table {
             for (who, wanted) in WHO.into_iter().zip(verdicts) {
-                let facts = Facts {
+                let facts = FenceFacts {
                     who,
                     act,
                     in_recovery: false,
@@ -153,8 +154,8 @@ mod tests {
                     waits: true,
                 };
                 assert_eq!(decide(&facts), wanted, "{facts:?}");
-                assert_eq!(decide(&Facts { open: true, ..facts }), Go);
-                assert_eq!(decide(&Facts { in_recovery: true, ..facts }), Go);
+                assert_eq!(decide(&FenceFacts { open: true, ..facts }), Go);
+                assert_eq!(decide(&FenceFacts { in_recovery: true, ..facts }), Go);
             }
         }
     }
@@ -164,7 +165,7 @@ mod tests {
         for facts in all().filter(|f| f.act == Act::Commit && !f.open && !f.in_recovery) {
             let promises_nothing =
                 facts.who == Who::Maintenance || (facts.bootstrapping && facts.who == Who::Local);
-            assert_eq!(decide(&facts) == Verdict::Go, promises_nothing, "{facts:?}");
+            assert_eq!(decide(&facts) == FenceVerdict::Go, promises_nothing, "{facts:?}");
         }
     }
 
@@ -173,7 +174,7 @@ mod tests {
         for facts in all().filter(|f| f.act == Act::Read && f.who == Who::Client && !f.in_recovery)
         {
             assert_eq!(
-                decide(&facts) == Verdict::NoReads,
+                decide(&facts) == FenceVerdict::NoReads,
                 !facts.open && facts.fence_reads,
                 "{facts:?}"
             );
@@ -194,11 +195,11 @@ mod tests {
     fn strict_is_about_commits_alone() {
         for facts in all().filter(|f| f.open) {
             for in_recovery in BOTH {
-                let facts = Facts { in_recovery, ..facts };
+                let facts = FenceFacts { in_recovery, ..facts };
                 let weak = facts.strict && !facts.waits && facts.act == Act::Commit && !in_recovery;
                 let exempt = facts.who == Who::Maintenance
                     || (facts.bootstrapping && facts.who == Who::Local);
-                assert_eq!(decide(&facts) == Verdict::TooWeak, weak && !exempt, "{facts:?}");
+                assert_eq!(decide(&facts) == FenceVerdict::TooWeak, weak && !exempt, "{facts:?}");
             }
         }
     }

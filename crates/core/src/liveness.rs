@@ -21,7 +21,7 @@ use std::fmt;
 
 /// A process of the server that everything depends on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Process {
+pub enum ProcessState {
     /// It accepts connections.
     Postmaster,
     /// Without it no checkpoint is made, and changed `synchronous_standby_names` do not take
@@ -31,7 +31,7 @@ pub enum Process {
     WalWriter,
 }
 
-impl fmt::Display for Process {
+impl fmt::Display for ProcessState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Postmaster => "postmaster",
@@ -67,7 +67,7 @@ pub struct Tick {
     /// Whether a process that would have to answer waits for a CPU.
     pub starved: bool,
     /// The first process that everything depends on and that is stopped.
-    pub stopped: Option<Process>,
+    pub stopped: Option<ProcessState>,
     /// Whether WAL can be flushed; None where that is not known.
     pub flushes: Option<bool>,
     /// How commits fare; None where that is not known.
@@ -76,10 +76,10 @@ pub struct Tick {
 
 /// What a server fails to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
-pub enum Fault {
+pub enum Unresponsive {
     /// That process is stopped.
     #[error("its {0} is stopped")]
-    Stopped(Process),
+    Stopped(ProcessState),
     /// No connection is answered.
     #[error("it answers no connection")]
     Unanswered,
@@ -94,7 +94,7 @@ pub enum Fault {
     Unconfirmed,
 }
 
-impl Fault {
+impl Unresponsive {
     /// Whether a server with this fault is killed, so that another one takes over.
     pub const fn releases(self) -> bool {
         !matches!(self, Self::Unconfirmed)
@@ -103,19 +103,19 @@ impl Fault {
 
 /// What follows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Verdict {
+pub enum LivenessVerdict {
     /// Nothing is wrong, or not for long enough to be worth a word.
     Serve,
     /// Something is wrong, and may pass.
-    Suspect(Fault),
+    Suspect(Unresponsive),
     /// It has been wrong for as long as it may: the server is killed.
-    Release(Fault),
+    Release(Unresponsive),
 }
 
 /// Ticks in a row, for each fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 struct Counts {
-    stopped: Option<(Process, u32)>,
+    stopped: Option<(ProcessState, u32)>,
     unanswered: u32,
     not_flushed: u32,
     senders: u32,
@@ -124,7 +124,7 @@ struct Counts {
 
 /// Observes one run of a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Judge {
+pub struct LivenessJudge {
     /// So many ticks in a row are too many.
     bound: u32,
     /// The server has answered once: before that silence may mean that it is starting, which takes
@@ -133,7 +133,7 @@ pub struct Judge {
     counts: Counts,
 }
 
-impl Judge {
+impl LivenessJudge {
     /// Of a server that is being started. A bound below two ticks would condemn it by one failure.
     pub const fn new(bound: u32) -> Self {
         let counts =
@@ -149,12 +149,12 @@ impl Judge {
     }
 
     /// Takes one tick into account.
-    pub fn observe(&mut self, tick: Tick) -> Verdict {
+    pub fn observe(&mut self, tick: Tick) -> LivenessVerdict {
         let Tick { on_time, primary, answered, starved, stopped, flushes, commits } = tick;
         let step = u32::from(on_time);
         self.heard |= answered;
         let counts = &mut self.counts;
-        let matters = |process: &Process| primary || *process == Process::Postmaster;
+        let matters = |process: &ProcessState| primary || *process == ProcessState::Postmaster;
         counts.stopped = stopped.filter(matters).map(|process| {
             let before =
                 counts.stopped.filter(|(same, _)| *same == process).map_or(0, |(_, count)| count);
@@ -174,31 +174,31 @@ impl Judge {
         self.verdict()
     }
 
-    fn verdict(&self) -> Verdict {
+    fn verdict(&self) -> LivenessVerdict {
         let Counts { stopped, unanswered, not_flushed, senders, unconfirmed } = self.counts;
-        let (process, stopped) = stopped.unwrap_or((Process::Postmaster, 0));
+        let (process, stopped) = stopped.unwrap_or((ProcessState::Postmaster, 0));
         // That is why.
-        let silent = if stopped > 0 && process == Process::Postmaster {
-            Fault::Stopped(process)
+        let silent = if stopped > 0 && process == ProcessState::Postmaster {
+            Unresponsive::Stopped(process)
         } else {
-            Fault::Unanswered
+            Unresponsive::Unanswered
         };
         let all = [
-            (Fault::Stopped(process), stopped),
+            (Unresponsive::Stopped(process), stopped),
             (silent, if self.heard { unanswered } else { 0 }),
-            (Fault::NotFlushed, not_flushed),
-            (Fault::SendersStopped, senders),
-            (Fault::Unconfirmed, unconfirmed),
+            (Unresponsive::NotFlushed, not_flushed),
+            (Unresponsive::SendersStopped, senders),
+            (Unresponsive::Unconfirmed, unconfirmed),
         ];
         if let Some((fault, _)) =
             all.into_iter().find(|(fault, ticks)| fault.releases() && *ticks >= self.bound)
         {
-            return Verdict::Release(fault);
+            return LivenessVerdict::Release(fault);
         }
         let suspicious = self.bound.div_ceil(3).max(2);
         all.into_iter()
             .find(|(_, ticks)| *ticks >= suspicious)
-            .map_or(Verdict::Serve, |(fault, _)| Verdict::Suspect(fault))
+            .map_or(LivenessVerdict::Serve, |(fault, _)| LivenessVerdict::Suspect(fault))
     }
 }
 

@@ -18,7 +18,7 @@ use crate::{ClusterState, MAX_VOTERS, MemberStatus, NodeId, Refusal, Role};
 
 /// What the leader knows.
 #[derive(Debug, Clone)]
-pub struct Facts<'a> {
+pub struct MembershipFacts<'a> {
     /// The applied state.
     pub state: &'a ClusterState,
     /// Raft's membership in force.
@@ -38,7 +38,7 @@ pub struct Facts<'a> {
 
 /// What to do now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Step {
+pub enum MembershipStep {
     /// The membership is what the state says.
     Nothing,
     /// A joint configuration was left behind: make it uniform.
@@ -63,37 +63,37 @@ pub enum Step {
 }
 
 /// The next step. At most one voter changes in it (invariant 6).
-pub fn next_step(facts: &Facts<'_>) -> Step {
-    let Facts { state, raft, me, settled, caught_up, unheard, join_timeout } = facts;
+pub fn next_step(facts: &MembershipFacts<'_>) -> MembershipStep {
+    let MembershipFacts { state, raft, me, settled, caught_up, unheard, join_timeout } = facts;
     if raft.joint {
-        return Step::FinishJoint;
+        return MembershipStep::FinishJoint;
     }
     let is_elsewhere =
         |id: &NodeId, address| raft.contains(*id) && raft.addresses.get(id) != Some(address);
     if let Some((&moved, _)) =
         state.members.iter().find(|(id, m)| m.role != Role::Leaving && is_elsewhere(id, &m.address))
     {
-        return Step::Move(moved);
+        return MembershipStep::Move(moved);
     }
     if let Some((&leaving, _)) = state.members.iter().find(|(_, m)| m.role == Role::Leaving) {
         if !raft.contains(leaving) {
             // The state follows when an entry is applied; where none is under way (it left before
             // Raft heard of it), one must be written.
-            return if *settled { Step::Confirm } else { Step::Nothing };
+            return if *settled { MembershipStep::Confirm } else { MembershipStep::Nothing };
         }
         // Its vote goes when no commit waits for it any more, and not while a primary is looked
         // for.
         if state.primary_term.as_ref().is_some_and(|r| {
             r.phase == Phase::Recruiting || r.configs.iter().any(|c| c.standbys.contains(&leaving))
         }) {
-            return Step::WaitFor(leaving);
+            return MembershipStep::WaitFor(leaving);
         }
         if leaving != *me {
-            return Step::Drop(leaving);
+            return MembershipStep::Drop(leaving);
         }
         return match raft.voters.iter().find(|id| *id != me && caught_up.contains(id)) {
-            Some(&successor) => Step::Transfer(successor),
-            None => Step::WaitFor(leaving),
+            Some(&successor) => MembershipStep::Transfer(successor),
+            None => MembershipStep::WaitFor(leaving),
         };
     }
     let newcomers =
@@ -103,24 +103,26 @@ pub fn next_step(facts: &Facts<'_>) -> Step {
         join_timeout.is_some_and(|limit| unheard.get(id).is_some_and(|since| *since >= limit))
     };
     if let Some(lost) = newcomers().find(|id| !info(id) && too_long(id)) {
-        return Step::GiveUp(lost);
+        return MembershipStep::GiveUp(lost);
     }
     if let Some(newcomer) = newcomers().find(|id| !raft.contains(*id)) {
-        return Step::AddLearner(newcomer);
+        return MembershipStep::AddLearner(newcomer);
     }
     if raft.voters.len() >= MAX_VOTERS {
-        return newcomers().find(|id| !info(id)).map_or(Step::Nothing, Step::WaitFor);
+        return newcomers()
+            .find(|id| !info(id))
+            .map_or(MembershipStep::Nothing, MembershipStep::WaitFor);
     }
     if state.primary_term.as_ref().is_some_and(|r| r.phase == Phase::Recruiting) {
-        return newcomers().next().map_or(Step::Nothing, Step::WaitFor);
+        return newcomers().next().map_or(MembershipStep::Nothing, MembershipStep::WaitFor);
     }
     let mut waiting = newcomers().filter(|id| !raft.voters.contains(id)).peekable();
     // Who has not told which directory it lives in gets no vote: nobody could tell a wiped one from
     // it.
     match (waiting.clone().find(|id| caught_up.contains(id) && info(id)), waiting.peek()) {
-        (Some(ready), _) => Step::Promote(ready),
-        (None, Some(&late)) => Step::WaitFor(late),
-        (None, None) => Step::Nothing,
+        (Some(ready), _) => MembershipStep::Promote(ready),
+        (None, Some(&late)) => MembershipStep::WaitFor(late),
+        (None, None) => MembershipStep::Nothing,
     }
 }
 

@@ -43,10 +43,10 @@ pub enum Session<'a> {
 }
 
 /// A setting, and the first major version that has it.
-type Setting = (&'static str, &'static str, u32);
+type SessionSetting = (&'static str, &'static str, u32);
 
 /// Of every session. Each may be set by any role.
-const ALL: &[Setting] = &[
+const ALL: &[SessionSetting] = &[
     // pg_temp last: nothing temporary is found under the name of something built in.
     ("search_path", "pg_catalog, pg_temp", OLDEST),
     ("role", "none", OLDEST),
@@ -70,7 +70,7 @@ const ALL: &[Setting] = &[
 /// bytes of `primary_conninfo` and cuts off the rest (`MAXCONNINFO` in walreceiver.h), so that
 /// nothing stands here that libpqwalreceiver sets itself (`search_path`) or a walsender does not
 /// look at.
-const STANDBY: &[Setting] = &[
+const STANDBY: &[SessionSetting] = &[
     ("role", "none", OLDEST),
     ("client_encoding", "UTF8", OLDEST),
     ("local_preload_libraries", "", OLDEST),
@@ -81,7 +81,7 @@ const STANDBY: &[Setting] = &[
 ];
 
 /// Of superusers' sessions. Another role may not set them: the server would refuse the connection.
-const SUPERUSER: &[Setting] = &[
+const SUPERUSER: &[SessionSetting] = &[
     ("event_triggers", "off", 17),
     ("session_preload_libraries", "", OLDEST),
     ("session_replication_role", "origin", OLDEST),
@@ -89,7 +89,7 @@ const SUPERUSER: &[Setting] = &[
 
 /// Of sessions that write: what they create is where Postgres puts it by default, and neither a log
 /// nor a view shows their statements.
-const PROVISIONING: &[Setting] = &[
+const PROVISIONING: &[SessionSetting] = &[
     ("auto_explain.log_min_duration", "-1", OLDEST),
     ("debug_print_parse", "off", OLDEST),
     ("debug_print_plan", "off", OLDEST),
@@ -125,7 +125,7 @@ impl Session<'_> {
             ("lock_timeout", lock, OLDEST),
             ("idle_session_timeout", idle, OLDEST),
         ];
-        let mut settings: Vec<Setting> = if matches!(self, Self::Standby { .. }) {
+        let mut settings: Vec<SessionSetting> = if matches!(self, Self::Standby { .. }) {
             STANDBY.to_vec()
         } else {
             ALL.iter().copied().chain(timeouts).collect()

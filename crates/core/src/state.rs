@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use crate::failover::{LastFailover, PrimaryTerm, Reason};
+use crate::failover::{LastFailover, PrimaryTerm, TermEndReason};
 use crate::{Address, ClusterId, Command, InstanceId, MAX_MEMBERS, MAX_VOTERS, NodeId, Refusal};
 
 /// What all members agree on.
@@ -170,7 +170,7 @@ impl ClusterState {
             }
             Command::Force { .. } => {
                 if let Some(last) = &mut self.last_failover {
-                    last.reason = Reason::Forced;
+                    last.reason = TermEndReason::Forced;
                 }
             }
             Command::CommitSyncConfig { at_ms, .. } if !was.settled => {

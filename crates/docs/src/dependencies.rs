@@ -90,9 +90,12 @@ fn is_allowed(expression: &str, allowed: &[&str]) -> bool {
     any_of(&mut rest, allowed) && rest.next().is_none()
 }
 
-type Words<'a, I> = std::iter::Peekable<I>;
+type LicenseText<'a, I> = std::iter::Peekable<I>;
 
-fn any_of<'a, I: Iterator<Item = &'a str>>(words: &mut Words<'a, I>, allowed: &[&str]) -> bool {
+fn any_of<'a, I: Iterator<Item = &'a str>>(
+    words: &mut LicenseText<'a, I>,
+    allowed: &[&str],
+) -> bool {
     let mut met = all_of(words, allowed);
     while words.next_if_eq(&"OR").is_some() {
         met |= all_of(words, allowed);
@@ -100,7 +103,10 @@ fn any_of<'a, I: Iterator<Item = &'a str>>(words: &mut Words<'a, I>, allowed: &[
     met
 }
 
-fn all_of<'a, I: Iterator<Item = &'a str>>(words: &mut Words<'a, I>, allowed: &[&str]) -> bool {
+fn all_of<'a, I: Iterator<Item = &'a str>>(
+    words: &mut LicenseText<'a, I>,
+    allowed: &[&str],
+) -> bool {
     let mut met = one(words, allowed);
     while words.next_if_eq(&"AND").is_some() {
         met &= one(words, allowed);
@@ -108,7 +114,7 @@ fn all_of<'a, I: Iterator<Item = &'a str>>(words: &mut Words<'a, I>, allowed: &[
     met
 }
 
-fn one<'a, I: Iterator<Item = &'a str>>(words: &mut Words<'a, I>, allowed: &[&str]) -> bool {
+fn one<'a, I: Iterator<Item = &'a str>>(words: &mut LicenseText<'a, I>, allowed: &[&str]) -> bool {
     match words.next() {
         Some("(") => any_of(words, allowed) & words.next_if_eq(&")").is_some(),
         Some(licence) => allowed.contains(&licence),

@@ -78,14 +78,14 @@ pub fn files(directory: &Path, extension: &str) -> std::io::Result<BTreeSet<Path
 
 /// A link within the project.
 #[derive(Debug, PartialEq, Eq)]
-struct Link {
+struct DocLink {
     /// Empty for the page itself.
     file: String,
     /// The anchor of a heading.
     heading: Option<String>,
 }
 
-impl Link {
+impl DocLink {
     fn to(target: &str) -> Self {
         let (file, heading) =
             target.split_once('#').map_or((target, None), |(file, heading)| (file, Some(heading)));
@@ -103,19 +103,19 @@ impl Link {
     }
 }
 
-fn links(text: &str) -> Vec<Link> {
+fn links(text: &str) -> Vec<DocLink> {
     let targets =
         text.split("](").skip(1).filter_map(|rest| rest.split_once(')')).map(|(target, _)| target);
-    targets.filter(|t| !t.contains("://") && !t.contains(' ')).map(Link::to).collect()
+    targets.filter(|t| !t.contains("://") && !t.contains(' ')).map(DocLink::to).collect()
 }
 
 /// What a source file says about pages in `docs/`.
-fn references(text: &str) -> Vec<Link> {
+fn references(text: &str) -> Vec<DocLink> {
     let is_part = |c: char| c.is_ascii_alphanumeric() || "-_./#".contains(c);
     let after = text.split("docs/").skip(1);
     let words = after.map(|rest| rest.split(|c| !is_part(c)).next().unwrap_or_default());
     let pages = words.map(|word| word.trim_end_matches('.')).filter(|word| word.contains(".md"));
-    pages.map(|page| Link::to(&format!("docs/{page}"))).collect()
+    pages.map(|page| DocLink::to(&format!("docs/{page}"))).collect()
 }
 
 /// The anchors of a page's headings, as GitHub and mdBook make them.
@@ -133,8 +133,8 @@ fn anchor(heading: &str) -> String {
 mod tests {
     use super::*;
 
-    fn link(file: &str, heading: Option<&str>) -> Link {
-        Link { file: file.into(), heading: heading.map(str::to_owned) }
+    fn link(file: &str, heading: Option<&str>) -> DocLink {
+        DocLink { file: file.into(), heading: heading.map(str::to_owned) }
     }
 
     #[test]

@@ -8,10 +8,10 @@ use crate::section::{Section, table};
 /// A part of the book, named after what the reader wants to do.
 struct Part {
     title: &'static str,
-    pages: &'static [Page],
+    pages: &'static [DocPage],
 }
 
-struct Page {
+struct DocPage {
     /// Below `docs/`.
     file: &'static str,
     title: &'static str,
@@ -19,8 +19,8 @@ struct Page {
     purpose: &'static str,
 }
 
-const fn page(file: &'static str, title: &'static str, purpose: &'static str) -> Page {
-    Page { file, title, purpose }
+const fn page(file: &'static str, title: &'static str, purpose: &'static str) -> DocPage {
+    DocPage { file, title, purpose }
 }
 
 const BOOK: &[Part] = &[

@@ -1,14 +1,14 @@
 //! The reasons of the operator's Events and conditions.
 
-use pgraft_operator::core::news::Headline;
-use pgraft_operator::core::status::Reason;
+use pgraft_operator::core::events::EventReason;
+use pgraft_operator::core::status::ConditionReason;
 use strum::{EnumMessage, IntoEnumIterator};
 
 use crate::section::{Section, table};
 
 /// The Events.
 pub fn events() -> Section {
-    let rows = Headline::iter().map(|h| {
+    let rows = EventReason::iter().map(|h| {
         let kind = if h.is_warning() { "Warning" } else { "Normal" };
         vec![format!("`{h:?}`"), kind.to_owned(), meaning(&h)]
     });
@@ -21,7 +21,7 @@ pub fn events() -> Section {
 
 /// The reasons of conditions.
 pub fn reasons() -> Section {
-    let rows = Reason::iter().map(|r| vec![format!("`{r:?}`"), meaning(&r)]);
+    let rows = ConditionReason::iter().map(|r| vec![format!("`{r:?}`"), meaning(&r)]);
     Section {
         page: "reference-kubernetes.md",
         name: "reasons",

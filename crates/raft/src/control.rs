@@ -14,12 +14,15 @@ use tokio::task::JoinSet;
 use crate::transport::{read_json, write_json};
 
 /// Who answers.
-pub trait Answer:
+pub trait ControlHandler:
     Fn(Request) -> BoxFuture<'static, Response> + Clone + Send + Sync + 'static
 {
 }
 
-impl<A: Fn(Request) -> BoxFuture<'static, Response> + Clone + Send + Sync + 'static> Answer for A {}
+impl<A: Fn(Request) -> BoxFuture<'static, Response> + Clone + Send + Sync + 'static> ControlHandler
+    for A
+{
+}
 
 /// Binds the socket; a file that a dead member left behind is replaced. (`raft-log` holds a lock on
 /// the directory: there is no living one.)
@@ -35,7 +38,7 @@ pub fn listen(path: &Path) -> io::Result<UnixListener> {
 }
 
 /// Has every request answered, for as long as it is polled.
-pub async fn serve(listener: UnixListener, answer: impl Answer) {
+pub async fn serve(listener: UnixListener, answer: impl ControlHandler) {
     let me = nix::unistd::geteuid().as_raw();
     let mut connections = JoinSet::new();
     loop {
@@ -60,7 +63,7 @@ pub async fn serve(listener: UnixListener, answer: impl Answer) {
     }
 }
 
-async fn connection(mut stream: UnixStream, answer: impl Answer) -> io::Result<()> {
+async fn connection(mut stream: UnixStream, answer: impl ControlHandler) -> io::Result<()> {
     while let Some(request) = read_json::<_, Request>(&mut stream, MAX_FRAME).await? {
         let response = answer(request).await;
         write_json(&mut stream, &response, MAX_FRAME).await?;

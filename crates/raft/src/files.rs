@@ -106,7 +106,7 @@ mod tests {
     #[test]
     fn another_format_is_refused_whatever_it_looks_like() {
         #[derive(Debug, serde::Deserialize, PartialEq)]
-        struct File {
+        struct DurableFile {
             format: u32,
             word: String,
         }
@@ -117,13 +117,13 @@ mod tests {
             ("{\"format\":2,\"wor", io::ErrorKind::UnexpectedEof),
         ] {
             assert_eq!(
-                versioned::<File>(text.as_bytes(), "f.json", 2).unwrap_err().kind(),
+                versioned::<DurableFile>(text.as_bytes(), "f.json", 2).unwrap_err().kind(),
                 kind,
                 "{text}"
             );
         }
-        let file: File = versioned(b"{\"format\":2,\"word\":\"x\"}", "f.json", 2).unwrap();
-        assert_eq!(file, File { format: 2, word: "x".into() });
+        let file: DurableFile = versioned(b"{\"format\":2,\"word\":\"x\"}", "f.json", 2).unwrap();
+        assert_eq!(file, DurableFile { format: 2, word: "x".into() });
     }
 
     #[test]

@@ -36,5 +36,5 @@ pub use node::{
     Hooks, Node, PROMISES_FILE, PostgresControl, Publish, ServerDirective, ServerRepair,
     ServerState, StartError,
 };
-pub use settings::{Protection, SNAPSHOT_EVERY, Settings, SettingsError, TlsFiles};
-pub use transport::{BoxStream, Listener, MaterialError, Network, Stream, Which};
+pub use settings::{Protection, RaftSettings, RaftSettingsError, RaftTlsFiles, SNAPSHOT_EVERY};
+pub use transport::{BoxStream, Listener, MaterialError, Network, RaftStream, Which};

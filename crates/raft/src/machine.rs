@@ -6,7 +6,7 @@ use pgraft_core::{ClusterState, Command, Outcome, Refusal};
 use uuid::Uuid;
 
 #[cfg(feature = "sim")]
-pub use crate::sim::{Runtime, watch};
+pub use crate::sim::{SimRuntime as Runtime, watch};
 #[cfg(not(feature = "sim"))]
 pub use tokio::sync::watch;
 

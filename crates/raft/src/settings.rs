@@ -13,13 +13,13 @@ const MAX_SOCKET_PATH: usize = 107;
 /// The longest `pgraft.zone`, in bytes.
 const MAX_ZONE: usize = 63;
 
-/// [`Settings::snapshot_every`] of a server: some weeks of changes, and a start that reads them in
-/// milliseconds.
+/// [`RaftSettings::snapshot_every`] of a server: some weeks of changes, and a start that reads them
+/// in milliseconds.
 pub const SNAPSHOT_EVERY: u64 = 1000;
 
 /// Everything that a member needs to know before it starts.
 #[derive(Debug, Clone)]
-pub struct Settings {
+pub struct RaftSettings {
     /// `pgraft.node_id`.
     pub node_id: NodeId,
     /// `pgraft.listen_address` and `pgraft.port`.
@@ -57,12 +57,12 @@ pub enum Protection {
     /// The network is trusted: `pgraft.allow_plaintext`.
     TrustedNetwork,
     /// Mutual TLS.
-    Tls(TlsFiles),
+    Tls(RaftTlsFiles),
 }
 
 /// `pgraft.tls_cert_file`, `pgraft.tls_key_file` and `pgraft.tls_ca_file`, all in PEM.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TlsFiles {
+pub struct RaftTlsFiles {
     /// This node's certificate, and the intermediate ones up to the CA's if there are any.
     pub cert: PathBuf,
     /// Its private key.
@@ -80,7 +80,7 @@ impl Protection {
         key: &str,
         ca: &str,
         allow_plaintext: bool,
-    ) -> Result<Self, SettingsError> {
+    ) -> Result<Self, RaftSettingsError> {
         let settings = [
             ("pgraft.tls_cert_file", cert),
             ("pgraft.tls_key_file", key),
@@ -90,7 +90,7 @@ impl Protection {
         let given = settings.iter().find(|(_, value)| !value.is_empty());
         match (given, missing) {
             (Some((given, _)), Some((missing, _))) => {
-                return Err(SettingsError::HalfTls { given, missing });
+                return Err(RaftSettingsError::HalfTls { given, missing });
             }
             (None, _) => {
                 return Ok(if allow_plaintext { Self::TrustedNetwork } else { Self::Loopback });
@@ -100,15 +100,15 @@ impl Protection {
         if let Some((setting, value)) =
             settings.into_iter().find(|(_, value)| !Path::new(value).is_absolute())
         {
-            return Err(SettingsError::RelativeFile { setting, path: value.into() });
+            return Err(RaftSettingsError::RelativeFile { setting, path: value.into() });
         }
-        Ok(Self::Tls(TlsFiles { cert: cert.into(), key: key.into(), ca: ca.into() }))
+        Ok(Self::Tls(RaftTlsFiles { cert: cert.into(), key: key.into(), ca: ca.into() }))
     }
 }
 
 /// A setting that makes no sense.
 #[derive(Debug, thiserror::Error)]
-pub enum SettingsError {
+pub enum RaftSettingsError {
     /// A value that is refused on its own.
     #[error("{setting}: {why}")]
     Value {
@@ -175,33 +175,33 @@ pub enum SettingsError {
     },
 }
 
-impl Settings {
+impl RaftSettings {
     /// # Errors
     /// The first thing that is wrong with the settings as a whole. `pgdata` is the database's
     /// directory.
-    pub fn check(&self, pgdata: Option<&Path>) -> Result<(), SettingsError> {
+    pub fn check(&self, pgdata: Option<&Path>) -> Result<(), RaftSettingsError> {
         if !self.data_dir.is_absolute() {
-            return Err(SettingsError::NotAbsolute(self.data_dir.clone()));
+            return Err(RaftSettingsError::NotAbsolute(self.data_dir.clone()));
         }
         if pgdata.is_some_and(|pgdata| real(&self.data_dir).starts_with(real(pgdata))) {
-            return Err(SettingsError::InsideDataDirectory(self.data_dir.clone()));
+            return Err(RaftSettingsError::InsideDataDirectory(self.data_dir.clone()));
         }
         if self.socket().as_os_str().len() > MAX_SOCKET_PATH {
-            return Err(SettingsError::PathTooLong {
+            return Err(RaftSettingsError::PathTooLong {
                 path: self.data_dir.clone(),
                 max: MAX_SOCKET_PATH,
             });
         }
         if self.zone.len() > MAX_ZONE {
-            return Err(SettingsError::ZoneTooLong);
+            return Err(RaftSettingsError::ZoneTooLong);
         }
         let (heartbeat, election) =
             (self.heartbeat_interval.as_millis(), self.election_timeout.as_millis());
         if election < 3 * heartbeat {
-            return Err(SettingsError::Timing { heartbeat, election });
+            return Err(RaftSettingsError::Timing { heartbeat, election });
         }
         if self.protection == Protection::Loopback && !is_loopback(self.listen.host()) {
-            return Err(SettingsError::Unprotected(self.listen.host().to_owned()));
+            return Err(RaftSettingsError::Unprotected(self.listen.host().to_owned()));
         }
         Ok(())
     }
@@ -266,7 +266,7 @@ mod tests {
         ] {
             assert!(!is_loopback(elsewhere), "{elsewhere}");
         }
-        let settings = |listen: &str, protection| Settings {
+        let settings = |listen: &str, protection| RaftSettings {
             node_id: NodeId::new(1).unwrap(),
             listen: Address::new(listen, 7001).unwrap(),
             advertise: Address::new("db-1", 7001).unwrap(),
@@ -283,7 +283,7 @@ mod tests {
         let tls = Protection::new("/c", "/k", "/a", false).unwrap();
         assert!(matches!(
             settings("0.0.0.0", Protection::Loopback).check(None),
-            Err(SettingsError::Unprotected(_))
+            Err(RaftSettingsError::Unprotected(_))
         ));
         for fine in [Protection::TrustedNetwork, tls] {
             settings("0.0.0.0", fine).check(None).unwrap();
@@ -300,11 +300,11 @@ mod tests {
             let set = |bit: u8, path: &'static str| if bits & bit == 0 { "" } else { path };
             let error =
                 Protection::new(set(1, "/c"), set(2, "/k"), set(4, "/a"), true).unwrap_err();
-            assert!(matches!(error, SettingsError::HalfTls { .. }), "{error}");
+            assert!(matches!(error, RaftSettingsError::HalfTls { .. }), "{error}");
         }
         assert!(matches!(
             Protection::new("c", "/k", "/a", true),
-            Err(SettingsError::RelativeFile { .. })
+            Err(RaftSettingsError::RelativeFile { .. })
         ));
     }
 }

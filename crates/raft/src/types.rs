@@ -9,10 +9,10 @@ use pgraft_core::{Address, Command, NodeId, Outcome, Refusal};
 use serde::{Deserialize, Serialize};
 
 openraft::declare_raft_types!(
-    /// pgraft's Raft: the log carries [`Command`]s, applying one gives an [`Applied`].
+    /// pgraft's Raft: the log carries [`Command`]s, applying one gives an [`AppliedEntry`].
     pub TypeConfig:
         D = LogCommand,
-        R = Applied,
+        R = AppliedEntry,
         NodeId = u64,
         Node = Endpoint,
         // Raft as in the paper: one leader a term. (Openraft's default lets a later candidate of
@@ -32,7 +32,7 @@ pub type SnapshotMeta = openraft::alias::SnapshotMetaOf<TypeConfig>;
 
 /// What comes of applying an entry; Raft's own entries give "nothing".
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Applied {
+pub enum AppliedEntry {
     /// A blank or a membership entry.
     Raft,
     /// A command.
@@ -50,7 +50,7 @@ impl fmt::Display for LogCommand {
     }
 }
 
-impl fmt::Display for Applied {
+impl fmt::Display for AppliedEntry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Raft => f.write_str("applied"),

@@ -11,14 +11,14 @@
 
 mod harness;
 
-use harness::{Cluster, free_port, nodes, refusal};
+use harness::{TestCluster, free_port, nodes, refusal};
 use pgraft_core::control::{Request, Response};
 use pgraft_core::{NodeState, Role};
 use pgraft_raft::StartError;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_add_on_the_leader_and_every_member_has_the_row() {
-    let mut c = Cluster::steady(3).await;
+    let mut c = TestCluster::steady(3).await;
     let four = c.start(4).await;
     assert_eq!(c.status(four).await.state, NodeState::Uninitialized);
 
@@ -74,7 +74,7 @@ async fn one_add_on_the_leader_and_every_member_has_the_row() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_change_at_a_time_and_a_newcomer_that_never_comes_can_be_taken_out() {
-    let mut c = Cluster::steady(2).await;
+    let mut c = TestCluster::steady(2).await;
     let nobody = free_port();
     assert_eq!(c.add_as(0, 3, nobody).await, Response::Done { notice: None });
     let four = c.start(4).await;
@@ -92,7 +92,7 @@ async fn one_change_at_a_time_and_a_newcomer_that_never_comes_can_be_taken_out()
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_seeds_recovery_story() {
-    let mut c = Cluster::steady(3).await;
+    let mut c = TestCluster::steady(3).await;
     c.stop(2).await;
     for id in [4, 5] {
         let newcomer = c.start(id).await;
@@ -107,7 +107,7 @@ async fn the_seeds_recovery_story() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn members_survive_a_restart_and_the_death_of_their_leader() {
-    let mut c = Cluster::of(3).await;
+    let mut c = TestCluster::of(3).await;
     let rows = nodes(&c.status(0).await);
     c.stop(0).await;
     let four = c.start(4).await;
@@ -141,7 +141,7 @@ async fn members_survive_a_restart_and_the_death_of_their_leader() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn removing_members_down_to_the_bootstrap_node() {
-    let mut c = Cluster::steady(3).await;
+    let mut c = TestCluster::steady(3).await;
     assert_eq!(
         refusal(c.ask(0, Request::RemoveNode { node_id: 1 }).await).1,
         "node 1 is the primary and can't be removed"
@@ -168,7 +168,7 @@ async fn removing_members_down_to_the_bootstrap_node() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_leader_takes_itself_out() {
-    let mut c = Cluster::of(3).await;
+    let mut c = TestCluster::of(3).await;
     // The primary can't be removed: another node has to lead.
     c.lead_comes_to(1).await;
     c.wait_leading("everybody's answer", |s| s.members.iter().all(|m| m.reachable == Some(true)))
@@ -184,7 +184,7 @@ async fn a_leader_takes_itself_out() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_was_called_by_a_leader_bootstraps_nothing() {
-    let mut c = Cluster::steady(1).await;
+    let mut c = TestCluster::steady(1).await;
     let two = c.start(2).await;
     assert_eq!(c.add(0, two).await, Response::Done { notice: None });
     c.wait(two, "its cluster", |s| s.cluster_id.is_some()).await;
@@ -200,7 +200,7 @@ async fn who_was_called_by_a_leader_bootstraps_nothing() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whoever_is_added_can_be_taken_out_at_any_moment() {
-    let c = Cluster::steady(2).await;
+    let c = TestCluster::steady(2).await;
     for id in 3..23 {
         assert_eq!(c.add_as(0, id, free_port()).await, Response::Done { notice: None });
         assert!(matches!(
@@ -213,8 +213,8 @@ async fn whoever_is_added_can_be_taken_out_at_any_moment() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn strangers_and_copies_are_refused() {
-    let mut c = Cluster::steady(2).await;
-    let other = Cluster::of(1).await;
+    let mut c = TestCluster::steady(2).await;
+    let other = TestCluster::of(1).await;
     // A node of another cluster is added: it never gets in.
     let foreign = other.members[0].settings.advertise.port();
     let answer = c.add_as(0, 3, foreign).await;

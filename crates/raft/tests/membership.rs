@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use harness::{Cluster, free_port, join, nodes, refusal};
+use harness::{TestCluster, free_port, join, nodes, refusal};
 use pgraft_core::control::{Request, Response};
 use pgraft_core::{Address, NodeId, NodeState, Role};
 use pgraft_raft::{BoxStream, Listener, Network};
@@ -29,7 +29,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_newcomer_that_never_comes_is_taken_out_again_by_an_entry() {
-    let mut c = Cluster::of(2).await;
+    let mut c = TestCluster::of(2).await;
     c.gives_up_after(Duration::from_secs(2)).await;
     let never = free_port();
     let added = c.changed(join(3, never)).await;
@@ -52,7 +52,7 @@ async fn a_newcomer_that_never_comes_is_taken_out_again_by_an_entry() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_new_leader_goes_on_counting() {
-    let mut c = Cluster::of(3).await;
+    let mut c = TestCluster::of(3).await;
     c.gives_up_after(Duration::from_secs(4)).await;
     c.wait_leading("everybody's answer", |s| s.members.iter().all(|m| m.reachable == Some(true)))
         .await;
@@ -70,7 +70,7 @@ async fn a_new_leader_goes_on_counting() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn with_a_voter_away_a_newcomer_must_be_there_first() {
-    let mut c = Cluster::of(3).await;
+    let mut c = TestCluster::of(3).await;
     c.stop(2).await;
     c.wait_leading("its silence", |s| s.members[2].reachable == Some(false)).await;
     let (asked, answer) = c.change(join(4, free_port())).await;
@@ -94,7 +94,7 @@ fn set(node_id: i64, port: u16) -> Request {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn addresses_that_can_not_be_set() {
-    let c = Cluster::steady(2).await;
+    let c = TestCluster::steady(2).await;
     let [one, two] = [0, 1].map(|n| c.members[n].settings.advertise.port());
     for (request, sqlstate, message) in [
         (set(9, 7001), "42704", "node 9 is not a member of this cluster".to_owned()),
@@ -132,7 +132,7 @@ async fn addresses_that_can_not_be_set() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_member_moves_without_a_new_id() {
-    let mut c = Cluster::of(3).await;
+    let mut c = TestCluster::of(3).await;
     // It moves, and nobody finds it; then the leader is told.
     c.stop(1).await;
     let new = free_port();
@@ -173,7 +173,7 @@ async fn a_member_moves_without_a_new_id() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_leader_moves_too() {
-    let mut c = Cluster::of(3).await;
+    let mut c = TestCluster::of(3).await;
     // Told beforehand: those who talk to it already go on, whoever connects anew finds it when it
     // is there.
     c.lead_comes_to(1).await;
@@ -191,7 +191,7 @@ async fn the_leader_moves_too() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_address_can_be_corrected_while_its_node_joins() {
-    let mut c = Cluster::of(2).await;
+    let mut c = TestCluster::of(2).await;
     let three = c.start(3).await;
     c.changed(join(3, free_port())).await;
     c.changed(set(3, c.members[three].settings.advertise.port())).await;
@@ -202,7 +202,7 @@ async fn an_address_can_be_corrected_while_its_node_joins() {
 /// ever makes it uniform but the next leader.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_joint_configuration_left_behind_is_finished_by_the_next_leader() {
-    let mut c = Cluster::of(3).await;
+    let mut c = TestCluster::of(3).await;
     let trap = Arc::new(Trap::default());
     let wires: Vec<_> = (0..3).map(|_| Arc::new(CutAtJoint::new(&trap))).collect();
     for (n, wire) in wires.iter().enumerate() {
@@ -223,7 +223,7 @@ async fn a_joint_configuration_left_behind_is_finished_by_the_next_leader() {
     let successor = c.leader(rest[0], |l| l != i64::try_from(leader + 1).unwrap()).await;
     c.wait(successor, "four voters", |s| s.voters == 4).await;
     let log = c.log(successor).await;
-    let is_joint = |r: &&harness::Row| r.kind == "membership" && is_joint(r.data.as_bytes());
+    let is_joint = |r: &&harness::MemberRow| r.kind == "membership" && is_joint(r.data.as_bytes());
     let last_joint =
         log.iter().rfind(is_joint).expect("the joint configuration is in the successor's log");
     let uniform = log.iter().rfind(|r| r.kind == "membership").unwrap();
@@ -253,7 +253,7 @@ fn is_joint(bytes: &[u8]) -> bool {
 /// direction. (To the newcomer alone it would be lost with its leader.) Whichever member sends it
 /// first is cut.
 struct CutAtJoint {
-    state: Arc<State>,
+    state: Arc<RunState>,
 }
 
 /// What all members' networks share.
@@ -265,18 +265,18 @@ struct Trap {
     newcomer: AtomicU16,
 }
 
-struct State {
+struct RunState {
     trap: Arc<Trap>,
     cut: AtomicBool,
 }
 
 impl CutAtJoint {
     fn new(trap: &Arc<Trap>) -> Self {
-        Self { state: Arc::new(State { trap: Arc::clone(trap), cut: AtomicBool::new(false) }) }
+        Self { state: Arc::new(RunState { trap: Arc::clone(trap), cut: AtomicBool::new(false) }) }
     }
 }
 
-impl State {
+impl RunState {
     fn is_cut(&self) -> bool {
         self.cut.load(Ordering::SeqCst)
     }
@@ -301,7 +301,7 @@ impl Network for CutAtJoint {
         async move {
             let tcp = TcpStream::connect((to.host(), to.port())).await?;
             let to_voter = to.port() != self.state.trap.newcomer.load(Ordering::SeqCst);
-            Ok(Box::new(Wire { tcp, to_voter, state: Arc::clone(&self.state) }) as BoxStream)
+            Ok(Box::new(TestWire { tcp, to_voter, state: Arc::clone(&self.state) }) as BoxStream)
         }
         .boxed()
     }
@@ -311,14 +311,14 @@ impl Network for CutAtJoint {
     }
 }
 
-struct Door(TcpListener, Arc<State>);
+struct Door(TcpListener, Arc<RunState>);
 
 impl Listener for Door {
     fn accept(&mut self) -> BoxFuture<'_, io::Result<(BoxStream, String)>> {
         async move {
             let (tcp, from) = self.0.accept().await?;
             Ok((
-                Box::new(Wire { tcp, to_voter: true, state: Arc::clone(&self.1) }) as BoxStream,
+                Box::new(TestWire { tcp, to_voter: true, state: Arc::clone(&self.1) }) as BoxStream,
                 from.to_string(),
             ))
         }
@@ -326,13 +326,13 @@ impl Listener for Door {
     }
 }
 
-struct Wire {
+struct TestWire {
     tcp: TcpStream,
     to_voter: bool,
-    state: Arc<State>,
+    state: Arc<RunState>,
 }
 
-impl AsyncRead for Wire {
+impl AsyncRead for TestWire {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -344,7 +344,7 @@ impl AsyncRead for Wire {
     }
 }
 
-impl AsyncWrite for Wire {
+impl AsyncWrite for TestWire {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,

@@ -15,15 +15,15 @@ mod logged;
 
 use std::path::{Path, PathBuf};
 
-use harness::{Cluster, nodes};
+use harness::{TestCluster, nodes};
 use logged::{keep_logs, until_logged};
 use pgraft_core::control::Request;
 use pgraft_raft::StartError;
 
 /// Three voters whose log was compacted several times while the third was down, and the third's
 /// last index before.
-async fn compacted() -> (Cluster, u64) {
-    let mut c = Cluster::new();
+async fn compacted() -> (TestCluster, u64) {
+    let mut c = TestCluster::new();
     c.snapshot_every = 20;
     let mut c = c.grown(3).await;
     c.wait(2, "all that there is", |s| {
@@ -120,7 +120,7 @@ async fn a_snapshot_that_is_damaged_or_gone_stops_its_member() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_identity_that_is_damaged_lost_or_anothers_stops_its_member() {
-    let mut c = Cluster::of(2).await;
+    let mut c = TestCluster::of(2).await;
     c.stop(1).await;
     let path = dir(&c, 1).join("identity.json");
     let whole = std::fs::read_to_string(&path).unwrap();
@@ -163,7 +163,7 @@ async fn an_identity_that_is_damaged_lost_or_anothers_stops_its_member() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_log_without_its_files_stops_its_member() {
-    let mut c = Cluster::of(2).await;
+    let mut c = TestCluster::of(2).await;
     c.stop(1).await;
     let log = dir(&c, 1).join("log");
     let chunk = std::fs::read_dir(&log)
@@ -187,7 +187,7 @@ async fn a_log_without_its_files_stops_its_member() {
 }
 
 /// It does not start, says so in the words of the docs, and changes nothing.
-async fn damaged(c: &mut Cluster, n: usize, what: &str) -> String {
+async fn damaged(c: &mut TestCluster, n: usize, what: &str) -> String {
     let before = contents(&dir(c, n));
     let error = c.run(n).await.expect_err(what);
     let text = error.to_string();
@@ -200,7 +200,7 @@ async fn damaged(c: &mut Cluster, n: usize, what: &str) -> String {
 }
 
 /// It does not start, since another version wrote the file.
-async fn refused(c: &mut Cluster, n: usize) -> String {
+async fn refused(c: &mut TestCluster, n: usize) -> String {
     let error = c.run(n).await.unwrap_err();
     assert!(!error.is_temporary() && !matches!(error, StartError::Damaged { .. }), "{error}");
     let text = error.to_string();
@@ -208,7 +208,7 @@ async fn refused(c: &mut Cluster, n: usize) -> String {
     text
 }
 
-fn dir(c: &Cluster, n: usize) -> PathBuf {
+fn dir(c: &TestCluster, n: usize) -> PathBuf {
     c.members[n].settings.data_dir.clone()
 }
 
@@ -244,7 +244,7 @@ fn copy(from: &Path, to: &Path) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_directory_of_an_earlier_time_is_found_out() {
     keep_logs();
-    let mut c = Cluster::steady(3).await;
+    let mut c = TestCluster::steady(3).await;
     c.stop(2).await;
     let backup = c.dir.path().join("backup");
     copy(&dir(&c, 2), &backup);

@@ -17,11 +17,13 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use certificates::{Ca, DAY, Files, Issued};
+use certificates::{Ca, DAY, Files, IssuedFiles};
 use logged::{LOG, keep_logs, logged, until_logged};
 use pgraft_core::control::{Request, Response};
 use pgraft_core::{Address, NodeId, NodeStatus};
-use pgraft_raft::{Hooks, Node, Protection, SNAPSHOT_EVERY, Settings, StartError, TlsFiles};
+use pgraft_raft::{
+    Hooks, Node, Protection, RaftSettings, RaftTlsFiles, SNAPSHOT_EVERY, StartError,
+};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
@@ -46,19 +48,19 @@ fn free_port() -> u16 {
     }
 }
 
-struct Member {
-    settings: Settings,
+struct TlsMember {
+    settings: RaftSettings,
     files: Files,
     node: Option<Node>,
 }
 
-impl Member {
-    fn new(dir: &Path, id: i64, issued: &Issued, ca: &str) -> Self {
+impl TlsMember {
+    fn new(dir: &Path, id: i64, issued: &IssuedFiles, ca: &str) -> Self {
         keep_logs();
         let files = Files::write(&dir.join(format!("tls-{id}")), issued, ca);
         let at = Address::new("127.0.0.1", i64::from(free_port())).unwrap();
         let Files { cert, key, ca } = files.clone();
-        let settings = Settings {
+        let settings = RaftSettings {
             node_id: NodeId::new(id).unwrap(),
             listen: at.clone(),
             advertise: at,
@@ -71,7 +73,7 @@ impl Member {
             snapshot_every: SNAPSHOT_EVERY,
             postgres: Address::new("127.0.0.1", 5432).unwrap(),
             zone: String::new(),
-            protection: Protection::Tls(TlsFiles { cert, key, ca }),
+            protection: Protection::Tls(RaftTlsFiles { cert, key, ca }),
         };
         Self { settings, files, node: None }
     }
@@ -128,10 +130,10 @@ impl Member {
 }
 
 /// Bootstrap node 1 and its voters.
-async fn group(dir: &Path, ca: &Ca, size: i64) -> Vec<Member> {
+async fn group(dir: &Path, ca: &Ca, size: i64) -> Vec<TlsMember> {
     let mut members = Vec::new();
     for id in 1..=size {
-        let mut member = Member::new(dir, id, &ca.node(id), &ca.pem());
+        let mut member = TlsMember::new(dir, id, &ca.node(id), &ca.pem());
         member.start().await;
         members.push(member);
     }
@@ -150,7 +152,7 @@ fn roots(ca: &Ca) -> RootCertStore {
     roots
 }
 
-fn pair(issued: &Issued) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
+fn pair(issued: &IssuedFiles) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
     let chain =
         CertificateDer::pem_slice_iter(issued.cert.as_bytes()).collect::<Result<_, _>>().unwrap();
     (chain, PrivateKeyDer::from_pem_slice(issued.key.as_bytes()).unwrap())
@@ -159,9 +161,9 @@ fn pair(issued: &Issued) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static
 /// What a dialler hears from a member that it says hello to as `from`. It comes from `source`, so
 /// that the log can be told apart.
 async fn dial(
-    member: &Member,
+    member: &TlsMember,
     source: &str,
-    tls: Option<(&Ca, Option<&Issued>)>,
+    tls: Option<(&Ca, Option<&IssuedFiles>)>,
     from: u32,
 ) -> Result<String, String> {
     let socket = TcpSocket::new_v4().unwrap();
@@ -253,7 +255,7 @@ async fn a_listener_lets_nobody_in_but_the_node_of_the_certificate() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn tls_on_a_plain_port_is_told_so() {
     let (dir, ca) = (tempfile::tempdir().unwrap(), Ca::new("ours"));
-    let mut plain = Member::new(dir.path(), 2, &ca.node(2), &ca.pem());
+    let mut plain = TlsMember::new(dir.path(), 2, &ca.node(2), &ca.pem());
     plain.settings.protection = Protection::Loopback;
     plain.start().await;
     let said = dial(&plain, "127.0.2.1", Some((&ca, Some(&ca.node(1)))), 1).await.unwrap_err();
@@ -275,11 +277,11 @@ async fn tls_on_a_plain_port_is_told_so() {
         Response::Done { notice: None }
     );
 
-    let mut found = Member::new(dir.path(), 7, &ca.node(7), &ca.pem());
+    let mut found = TlsMember::new(dir.path(), 7, &ca.node(7), &ca.pem());
     found.settings.protection = Protection::Loopback;
     found.start().await;
     assert_eq!(found.node().ask(Request::Init).await, Response::Done { notice: None });
-    let mut secure = Member::new(dir.path(), 8, &ca.node(8), &ca.pem());
+    let mut secure = TlsMember::new(dir.path(), 8, &ca.node(8), &ca.pem());
     secure.start().await;
     found.add(8, secure.port()).await;
     until_logged(&[&format!(
@@ -290,7 +292,7 @@ async fn tls_on_a_plain_port_is_told_so() {
 }
 
 /// A listener that is none of ours: shows a certificate and nothing else.
-async fn impostor(ca: &Ca, issued: &Issued) -> u16 {
+async fn impostor(ca: &Ca, issued: &IssuedFiles) -> u16 {
     let verifier = rustls::server::WebPkiClientVerifier::builder_with_provider(
         Arc::new(roots(ca)),
         Arc::new(rustls::crypto::ring::default_provider()),
@@ -389,7 +391,7 @@ async fn certificates_and_ca_are_replaced_under_way() {
         );
     }
     // Nothing but the new CA is known from here on: new connections, and a newcomer.
-    let mut four = Member::new(dir.path(), 4, &new.node(4), &new.pem());
+    let mut four = TlsMember::new(dir.path(), 4, &new.node(4), &new.pem());
     four.start().await;
     members[0].add(4, four.port()).await;
     members[0].wait("the vote", |s| s.voters == 4).await;
@@ -431,7 +433,7 @@ async fn files_that_can_not_work_are_refused_at_the_start() {
     let mut id = 20;
     let mut refused = async |spoil: &dyn Fn(&Files, i64), words: &[&str]| {
         id += 1;
-        let mut member = Member::new(dir.path(), id, &ca.node(id), &ca.pem());
+        let mut member = TlsMember::new(dir.path(), id, &ca.node(id), &ca.pem());
         spoil(&member.files, id);
         let error = member.try_start().await.unwrap_err();
         assert!(words.iter().all(|w| error.to_string().contains(w)), "{error}");
@@ -484,10 +486,10 @@ async fn a_certificate_that_ends_is_spoken_of() {
     let ca = Ca::new("ours");
     let dir: TempDir = tempfile::tempdir().unwrap();
     // It starts even so: the files are replaced under way.
-    let mut expired = Member::new(dir.path(), 31, &ca.expired(31), &ca.pem());
+    let mut expired = TlsMember::new(dir.path(), 31, &ca.expired(31), &ca.pem());
     expired.start().await;
     until_logged(&["this node's certificate expired 24 hours ago, and no member accepts it: replace pgraft.tls_cert_file"]).await;
-    let mut soon = Member::new(
+    let mut soon = TlsMember::new(
         dir.path(),
         32,
         &ca.issue("node-32.pgraft", Duration::from_mins(65)),

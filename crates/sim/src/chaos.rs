@@ -11,9 +11,9 @@ use pgraft_core::failover::PrimaryTerm;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 
-use crate::clients::Client;
+use crate::clients::SimClient;
 use crate::clock::Time;
-use crate::net::{Link, millis};
+use crate::net::{SimLink, millis};
 use crate::numbers::{mix, node};
 use crate::story::ids;
 use crate::world::World;
@@ -39,7 +39,7 @@ pub struct Chaos {
     rng: SmallRng,
     next: Time,
     undo: Vec<(Time, Undo)>,
-    clients: [Client; 2],
+    clients: [SimClient; 2],
     /// Members that have lost their disk.
     pub lost: BTreeSet<u32>,
     /// The number of the next new machine.
@@ -57,7 +57,7 @@ impl Chaos {
             rng: SmallRng::seed_from_u64(mix(seed, 1 << 32)),
             next: Time::ZERO,
             undo: Vec::new(),
-            clients: [Client::new(seed, 'A'), Client::new(seed, 'B')],
+            clients: [SimClient::new(seed, 'A'), SimClient::new(seed, 'B')],
             lost: BTreeSet::new(),
             next_machine,
             removals: Vec::new(),
@@ -98,7 +98,7 @@ impl Chaos {
         for (_, undo) in std::mem::take(&mut self.undo) {
             self.undo_it(world, undo);
         }
-        self.clients.iter_mut().for_each(Client::forget);
+        self.clients.iter_mut().for_each(SimClient::forget);
         world.heal();
     }
 
@@ -284,7 +284,7 @@ impl Chaos {
         let slow = self.between(100, 900);
         let others: Vec<u32> = world.hosts.keys().copied().filter(|n| *n != victim).collect();
         for other in others {
-            let change = |link: &mut Link| link.latency = (slow / 4, slow);
+            let change = |link: &mut SimLink| link.latency = (slow / 4, slow);
             world.net.set(victim, other, world.now(), change);
             world.net.set(other, victim, world.now(), change);
         }
@@ -310,7 +310,7 @@ impl Chaos {
         let lingers = |(who, at): &(u32, Time)| {
             world.now().saturating_sub(*at) <= REMOVAL_LINGERS && !retired.contains(&node(*who))
         };
-        !self.removals.iter().any(lingers) && self.clients.iter().all(Client::is_idle)
+        !self.removals.iter().any(lingers) && self.clients.iter().all(SimClient::is_idle)
     }
 
     /// A member loses its disk for good, when the others can bear it. It may come back under its
@@ -353,7 +353,7 @@ impl Chaos {
     /// A member comes back on another port, and a client tells the group; but for that it would not
     /// be found.
     fn relocate(&mut self, world: &mut World, victim: u32, later: Time) {
-        let Some(idle) = self.clients.iter().position(Client::is_idle) else { return };
+        let Some(idle) = self.clients.iter().position(SimClient::is_idle) else { return };
         let members = &world.state().members;
         // A second member that nobody finds could be one too many.
         let found = world.moved().is_empty()
@@ -371,7 +371,7 @@ impl Chaos {
 
     /// A client that has nothing to do wants something.
     fn wish(&mut self, world: &mut World) {
-        let Some(idle) = self.clients.iter().position(Client::is_idle) else { return };
+        let Some(idle) = self.clients.iter().position(SimClient::is_idle) else { return };
         let members: Vec<u32> = world.state().members.keys().map(|id| id.get()).collect();
         let retired: Vec<u32> = world.state().retired.iter().map(|id| id.get()).collect();
         let lost: Vec<u32> = self.lost.iter().copied().filter(|n| members.contains(n)).collect();

@@ -9,8 +9,8 @@ use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 
 use crate::clock::Time;
-use crate::host::Answer;
-use crate::invariants::Seen;
+use crate::host::PendingAnswer;
+use crate::invariants::Observation;
 use crate::numbers::{mix, node};
 use crate::world::World;
 
@@ -22,26 +22,26 @@ const PAUSE: Duration = Duration::from_millis(150);
 const STAYS_WITH_IT: Duration = Duration::from_secs(25);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Wish {
+enum ClientWish {
     Add(u32),
     Remove(u32),
     Move(u32),
 }
 
 /// One client, with one wish at a time.
-pub struct Client {
+pub struct SimClient {
     name: char,
     rng: SmallRng,
-    wish: Option<Wish>,
+    wish: Option<ClientWish>,
     since: Time,
     /// The call that is out, and since when.
-    call: Option<(Answer, Time)>,
+    call: Option<(PendingAnswer, Time)>,
     next: Time,
     /// The last words of a refusal, so that the story has each once.
     heard: String,
 }
 
-impl Client {
+impl SimClient {
     /// A client with nothing to do.
     pub fn new(seed: u64, name: char) -> Self {
         Self {
@@ -64,7 +64,7 @@ impl Client {
     pub fn add(&mut self, world: &mut World, number: u32) {
         self.begin(
             world,
-            Wish::Add(number),
+            ClientWish::Add(number),
             format!("client {} wants node {number} in", self.name),
         );
     }
@@ -73,7 +73,7 @@ impl Client {
     pub fn remove(&mut self, world: &mut World, number: u32) {
         self.begin(
             world,
-            Wish::Remove(number),
+            ClientWish::Remove(number),
             format!("client {} wants node {number} out", self.name),
         );
     }
@@ -82,12 +82,12 @@ impl Client {
     pub fn relocate(&mut self, world: &mut World, number: u32) {
         self.begin(
             world,
-            Wish::Move(number),
+            ClientWish::Move(number),
             format!("client {} tells where node {number} is", self.name),
         );
     }
 
-    fn begin(&mut self, world: &mut World, wish: Wish, words: String) {
+    fn begin(&mut self, world: &mut World, wish: ClientWish, words: String) {
         world.tell(words);
         self.wish = Some(wish);
         self.since = world.now();
@@ -122,7 +122,7 @@ impl Client {
         }
     }
 
-    fn try_it(&mut self, world: &mut World, wish: Wish) {
+    fn try_it(&mut self, world: &mut World, wish: ClientWish) {
         self.next = world.now() + PAUSE;
         let up: Vec<u32> = world.hosts.iter().filter(|(_, h)| h.is_up()).map(|(n, _)| *n).collect();
         if up.is_empty() {
@@ -136,32 +136,32 @@ impl Client {
             .filter(|n| up.contains(n));
         let whom = if self.rng.random_range(0..5) == 0 { anybody } else { said.unwrap_or(anybody) };
         let request = match wish {
-            Wish::Add(number) => world.add_request(number),
-            Wish::Move(number) => world.move_request(number),
-            Wish::Remove(number) => Request::RemoveNode { node_id: i64::from(number) },
+            ClientWish::Add(number) => world.add_request(number),
+            ClientWish::Move(number) => world.move_request(number),
+            ClientWish::Remove(number) => Request::RemoveNode { node_id: i64::from(number) },
         };
         if let Some(answer) = world.ask(whom, request) {
             match wish {
-                Wish::Add(number) => world.see(&Seen::AddCalled(node(number))),
-                Wish::Remove(number) => world.see(&Seen::RemoveCalled(node(number))),
-                Wish::Move(_) => {}
+                ClientWish::Add(number) => world.see(&Observation::AddCalled(node(number))),
+                ClientWish::Remove(number) => world.see(&Observation::RemoveCalled(node(number))),
+                ClientWish::Move(_) => {}
             }
             self.call = Some((answer, world.now()));
         }
     }
 
-    fn hear(&mut self, world: &mut World, wish: Wish, heard: Option<Response>) {
+    fn hear(&mut self, world: &mut World, wish: ClientWish, heard: Option<Response>) {
         match (wish, heard) {
-            (Wish::Add(number), Some(Response::Done { .. })) => {
+            (ClientWish::Add(number), Some(Response::Done { .. })) => {
                 world.tell(format!("client {} hears that node {number} is in", self.name));
-                world.see(&Seen::AddAcknowledged(node(number)));
+                world.see(&Observation::AddAcknowledged(node(number)));
                 self.wish = None;
             }
-            (Wish::Remove(number), Some(Response::Done { .. })) => {
+            (ClientWish::Remove(number), Some(Response::Done { .. })) => {
                 world.tell(format!("client {} hears that node {number} is out", self.name));
                 self.wish = None;
             }
-            (Wish::Move(number), Some(Response::Done { .. })) => {
+            (ClientWish::Move(number), Some(Response::Done { .. })) => {
                 world.tell(format!(
                     "client {} hears that the group knows where node {number} is",
                     self.name
@@ -174,8 +174,8 @@ impl Client {
                     sqlstate.as_str(),
                     "PGR01" | "PGR03" | "PGR04" | "PGR05" | "PGR06" | "55006" | "55000"
                 );
-                if let Wish::Add(number) = wish {
-                    world.see(&Seen::AddRefused { node: node(number), certain });
+                if let ClientWish::Add(number) = wish {
+                    world.see(&Observation::AddRefused { node: node(number), certain });
                 }
                 if self.heard != message {
                     world.tell(format!("client {} hears: {message}", self.name));

@@ -14,14 +14,14 @@ thread_local! {
 }
 
 /// While it lives, this thread runs a machine whose own clock said `.0` at the time `.1`.
-pub struct Entered(Option<(Instant, Time)>);
+pub struct EnteredClock(Option<(Instant, Time)>);
 
 /// Enters a machine's clock.
-pub fn enter(born: (Instant, Time)) -> Entered {
-    Entered(BORN.replace(Some(born)))
+pub fn enter(born: (Instant, Time)) -> EnteredClock {
+    EnteredClock(BORN.replace(Some(born)))
 }
 
-impl Drop for Entered {
+impl Drop for EnteredClock {
     fn drop(&mut self) {
         BORN.set(self.0.take());
     }

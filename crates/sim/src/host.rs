@@ -9,7 +9,7 @@ use futures::future::BoxFuture;
 use pgraft_core::control::{Request, Response};
 use pgraft_core::{Address, NodeId, NodeStatus};
 use pgraft_raft::sim::{Crash, Machine};
-use pgraft_raft::{Hooks, Node, PostgresControl, Protection, Settings};
+use pgraft_raft::{Hooks, Node, PostgresControl, Protection, RaftSettings};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -33,7 +33,7 @@ type Asker = Arc<dyn Fn(Request) -> BoxFuture<'static, Response> + Send + Sync>;
 type Poker = Arc<dyn Fn() + Send + Sync>;
 
 /// The answer to a question, once it is there.
-pub type Answer = Arc<Mutex<Option<Response>>>;
+pub type PendingAnswer = Arc<Mutex<Option<Response>>>;
 
 /// How a member came to its end on its own.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,7 +59,7 @@ struct Board {
     leaves: Arc<Notify>,
 }
 
-struct Running {
+struct RunningMember {
     runtime: Runtime,
     born: (Instant, Time),
     /// Since when its clock stands still.
@@ -67,7 +67,7 @@ struct Running {
 }
 
 /// A machine, with a member on it or without.
-pub struct Host {
+pub struct SimHost {
     /// Its number, which its address has too.
     pub number: u32,
     /// `pgraft.node_id` of the member on it.
@@ -80,11 +80,11 @@ pub struct Host {
     pub lease: Duration,
     /// How far its wall clock is off.
     pub wall_clock_us: i64,
-    running: Option<Running>,
+    running: Option<RunningMember>,
     board: Arc<Mutex<Board>>,
 }
 
-impl Host {
+impl SimHost {
     /// A machine that is off.
     pub fn new(number: u32, node: u32, machine: Arc<Machine>, lease: Duration) -> Self {
         Self {
@@ -126,7 +126,7 @@ impl Host {
         net.power(self.number, true);
         let at =
             Address::new(&host(self.number), i64::from(self.port)).map_err(|e| e.to_string())?;
-        let settings = Settings {
+        let settings = RaftSettings {
             node_id: NodeId::new(i64::from(self.node)).map_err(|e| e.to_string())?,
             listen: at.clone(),
             advertise: at.clone(),
@@ -179,13 +179,13 @@ impl Host {
             };
             lock(&board).ended = Some(ended);
         });
-        self.running = Some(Running { runtime, born, frozen: None });
+        self.running = Some(RunningMember { runtime, born, frozen: None });
         Ok(())
     }
 
     /// Runs the member up to this time.
     pub fn run(&mut self, until: Time) {
-        let Some(Running { runtime, born, frozen: None }) = &self.running else { return };
+        let Some(RunningMember { runtime, born, frozen: None }) = &self.running else { return };
         let (_machine, _clock) = (self.machine.enter(), clock::enter(*born));
         let at = born.0 + until.saturating_sub(born.1);
         runtime.block_on(async { tokio::time::sleep_until(at).await });
@@ -209,7 +209,7 @@ impl Host {
     /// Sets the wall clock.
     pub fn set_wall_clock(&mut self, off_us: i64, now: Time) {
         self.wall_clock_us = off_us;
-        if let Some(Running { runtime, born, .. }) = &self.running {
+        if let Some(RunningMember { runtime, born, .. }) = &self.running {
             let (_machine, _clock) = (self.machine.enter(), clock::enter(*born));
             let wall = off_us.saturating_add(i64::try_from(now.as_micros()).unwrap_or(i64::MAX));
             runtime.block_on(async { self.machine.set_wall_clock(wall) });
@@ -218,7 +218,7 @@ impl Host {
 
     /// The process ends; what it has written stays.
     pub fn kill(&mut self, now: Time, net: &Net) {
-        if let Some(Running { runtime, born, .. }) = self.running.take() {
+        if let Some(RunningMember { runtime, born, .. }) = self.running.take() {
             let (_machine, _clock) = (self.machine.enter(), clock::enter(born));
             net.close(self.number, now, || drop(runtime));
         }
@@ -233,10 +233,10 @@ impl Host {
     }
 
     /// Asks the member; None when there is none to ask.
-    pub fn ask(&self, request: Request) -> Option<Answer> {
+    pub fn ask(&self, request: Request) -> Option<PendingAnswer> {
         let running = self.running.as_ref()?;
         let asked = lock(&self.board).asker.clone()?(request);
-        let answer = Answer::default();
+        let answer = PendingAnswer::default();
         let told = Arc::clone(&answer);
         let _detached = running.runtime.spawn(async move {
             let response = asked.await;

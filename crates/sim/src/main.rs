@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use pgraft_raft::sim::Rules;
 use pgraft_sim::clock;
-use pgraft_sim::run::{Outcome, Plan, run};
+use pgraft_sim::run::{RunOutcome, RunPlan, run};
 use pgraft_sim::script::play;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::FormatTime;
@@ -19,15 +19,15 @@ fn main() -> ExitCode {
     let number = |word: &str| word.parse::<u64>().ok();
     match words[..] {
         ["seed", seed] => match number(seed) {
-            Some(seed) => one(Plan { seed, ..Plan::default() }),
+            Some(seed) => one(RunPlan { seed, ..RunPlan::default() }),
             None => usage(),
         },
         ["failover", "seed", seed] => match number(seed) {
-            Some(seed) => one(Plan { seed, failover: true, ..Plan::default() }),
+            Some(seed) => one(RunPlan { seed, failover: true, ..RunPlan::default() }),
             None => usage(),
         },
         ["failover", "seed", seed, "without", rule] => match (number(seed), without(rule)) {
-            (Some(seed), Some(rules)) => one(Plan { seed, failover: true, rules }),
+            (Some(seed), Some(rules)) => one(RunPlan { seed, failover: true, rules }),
             _ => usage(),
         },
         ["script", script] => tell(&play(1, script)),
@@ -75,7 +75,7 @@ fn usage() -> ExitCode {
 }
 
 /// With the members' own log on standard error, where RUST_LOG asks for it.
-fn one(plan: Plan) -> ExitCode {
+fn one(plan: RunPlan) -> ExitCode {
     let wanted = tracing_subscriber::EnvFilter::try_from_default_env();
     if let Ok(wanted) = wanted {
         tracing_subscriber::fmt()
@@ -88,7 +88,7 @@ fn one(plan: Plan) -> ExitCode {
     tell(&run(plan))
 }
 
-fn tell(outcome: &Outcome) -> ExitCode {
+fn tell(outcome: &RunOutcome) -> ExitCode {
     print!("{}", outcome.story.text());
     println!("fingerprint {:016x}", outcome.fingerprint);
     if outcome.violation.is_some() { ExitCode::FAILURE } else { ExitCode::SUCCESS }
@@ -114,7 +114,7 @@ fn many(first: u64, count: u64, failover: bool) -> ExitCode {
                     if n >= count {
                         return;
                     }
-                    let outcome = run(Plan { seed: first + n, failover, ..Plan::default() });
+                    let outcome = run(RunPlan { seed: first + n, failover, ..RunPlan::default() });
                     if outcome.violation.is_some() {
                         failed.fetch_add(1, Ordering::Relaxed);
                         println!("{}", outcome.report());

@@ -36,7 +36,7 @@ const TRY_AGAIN: Duration = Duration::from_millis(500);
 
 /// What a link does.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Link {
+pub struct SimLink {
     /// Nothing gets through.
     pub cut: bool,
     /// How long a message takes at least and at most.
@@ -45,7 +45,7 @@ pub struct Link {
     pub loss: u32,
 }
 
-impl Default for Link {
+impl Default for SimLink {
     fn default() -> Self {
         Self { cut: false, latency: (FASTEST, SLOWEST), loss: 0 }
     }
@@ -53,11 +53,11 @@ impl Default for Link {
 
 /// The network.
 #[derive(Clone)]
-pub struct Net(Arc<Mutex<Inner>>);
+pub struct Net(Arc<Mutex<SimNetState>>);
 
-struct Inner {
+struct SimNetState {
     rng: SmallRng,
-    links: BTreeMap<(u32, u32), Link>,
+    links: BTreeMap<(u32, u32), SimLink>,
     listeners: BTreeMap<u32, (u16, mpsc::UnboundedSender<Arrival>)>,
     /// The machine whose process is ending.
     closing: Option<u32>,
@@ -91,7 +91,7 @@ struct PipeState {
 impl Net {
     /// A healthy network.
     pub fn new(seed: u64) -> Self {
-        Self(Arc::new(Mutex::new(Inner {
+        Self(Arc::new(Mutex::new(SimNetState {
             rng: SmallRng::seed_from_u64(seed),
             links: BTreeMap::new(),
             listeners: BTreeMap::new(),
@@ -108,7 +108,7 @@ impl Net {
     }
 
     /// Changes the link from one machine to another, in that direction.
-    pub fn set(&self, from: u32, to: u32, now: Time, change: impl FnOnce(&mut Link)) {
+    pub fn set(&self, from: u32, to: u32, now: Time, change: impl FnOnce(&mut SimLink)) {
         let mut inner = self.lock();
         let link = inner.links.entry((from, to)).or_default();
         let was_cut = link.cut;
@@ -122,7 +122,7 @@ impl Net {
     pub fn mend(&self, now: Time) {
         let all: Vec<_> = self.lock().links.keys().copied().collect();
         for (from, to) in all {
-            self.set(from, to, now, |link| *link = Link::default());
+            self.set(from, to, now, |link| *link = SimLink::default());
         }
     }
 
@@ -188,18 +188,18 @@ impl Net {
         self.lock().fingerprint
     }
 
-    fn lock(&self) -> MutexGuard<'_, Inner> {
+    fn lock(&self) -> MutexGuard<'_, SimNetState> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A connection of two pipes; gives each side its end.
-    fn connection(&self, dialler: u32, listener: u32) -> (End, End) {
+    fn connection(&self, dialler: u32, listener: u32) -> (SimStreamEnd, SimStreamEnd) {
         let pipe = |from, to| Arc::new(Pipe { from, to, state: Mutex::default() });
         let (there, back) = (pipe(dialler, listener), pipe(listener, dialler));
         let mut inner = self.lock();
         inner.pipes.retain(|p| p.strong_count() > 0);
         inner.pipes.extend([Arc::downgrade(&there), Arc::downgrade(&back)]);
-        let end = |read: &Arc<Pipe>, write: &Arc<Pipe>| End {
+        let end = |read: &Arc<Pipe>, write: &Arc<Pipe>| SimStreamEnd {
             net: self.clone(),
             read: Arc::clone(read),
             write: Arc::clone(write),
@@ -209,8 +209,8 @@ impl Net {
     }
 }
 
-impl Inner {
-    fn link(&self, from: u32, to: u32) -> Link {
+impl SimNetState {
+    fn link(&self, from: u32, to: u32) -> SimLink {
         self.links.get(&(from, to)).copied().unwrap_or_default()
     }
 
@@ -228,7 +228,7 @@ impl Inner {
     }
 
     fn latency(&mut self, from: u32, to: u32) -> Duration {
-        let Link { latency: (least, most), loss, .. } = self.link(from, to);
+        let SimLink { latency: (least, most), loss, .. } = self.link(from, to);
         let mut takes = millis(&mut self.rng, least, most);
         let mut again = Duration::from_millis(200);
         for _ in 0..MOST_LOSSES {
@@ -403,7 +403,7 @@ fn now() -> io::Result<Time> {
 }
 
 /// One side of a connection.
-struct End {
+struct SimStreamEnd {
     net: Net,
     read: Arc<Pipe>,
     write: Arc<Pipe>,
@@ -411,7 +411,7 @@ struct End {
     until: Option<(Time, Pin<Box<Sleep>>)>,
 }
 
-impl AsyncRead for End {
+impl AsyncRead for SimStreamEnd {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -455,7 +455,7 @@ impl AsyncRead for End {
     }
 }
 
-impl AsyncWrite for End {
+impl AsyncWrite for SimStreamEnd {
     fn poll_write(
         self: Pin<&mut Self>,
         _: &mut Context<'_>,
@@ -483,7 +483,7 @@ impl AsyncWrite for End {
     }
 }
 
-impl Drop for End {
+impl Drop for SimStreamEnd {
     fn drop(&mut self) {
         let mut inner = self.net.lock();
         // Without power nobody says goodbye.

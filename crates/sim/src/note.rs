@@ -15,7 +15,7 @@ pub enum Ask {
 
 /// What it hears.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Answer {
+pub enum ClientAnswer {
     /// The row is committed.
     Done,
     /// All rows, by a primary.
@@ -153,7 +153,7 @@ pub enum Note {
         /// The number of the request.
         request: u64,
         /// What it says.
-        answer: Answer,
+        answer: ClientAnswer,
     },
     /// A client hears what has become of it; None where it does not.
     Hears {
@@ -162,6 +162,6 @@ pub enum Note {
         /// What it had asked.
         ask: Ask,
         /// What it hears.
-        answer: Option<Answer>,
+        answer: Option<ClientAnswer>,
     },
 }

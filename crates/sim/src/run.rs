@@ -10,7 +10,7 @@ use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 
 use crate::chaos::Chaos;
-use crate::invariants::Seen;
+use crate::invariants::Observation;
 use crate::numbers::{mix, node};
 use crate::story::Story;
 use crate::world::{Violation, World};
@@ -22,7 +22,7 @@ const PATIENCE: Duration = Duration::from_mins(1);
 
 /// What a run is made of.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Plan {
+pub struct RunPlan {
     /// Decides everything.
     pub seed: u64,
     /// What is in force.
@@ -33,7 +33,7 @@ pub struct Plan {
 
 /// What has come of a run.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Outcome {
+pub struct RunOutcome {
     /// Its seed.
     pub seed: u64,
     /// Whether there were servers.
@@ -46,7 +46,7 @@ pub struct Outcome {
     pub fingerprint: u64,
 }
 
-impl Outcome {
+impl RunOutcome {
     /// The end of the story and how to see it again.
     pub fn report(&self) -> String {
         let what = if self.failover { "failover seed" } else { "seed" };
@@ -55,7 +55,7 @@ impl Outcome {
 }
 
 /// Runs a plan.
-pub fn run(plan: Plan) -> Outcome {
+pub fn run(plan: RunPlan) -> RunOutcome {
     let mut world = World::new(plan.seed, plan.rules);
     let size = SmallRng::seed_from_u64(mix(plan.seed, 2 << 32)).random_range(3..=5);
     world.tell(format!("seed {}: a cluster of {size}", plan.seed));
@@ -75,7 +75,7 @@ pub fn run(plan: Plan) -> Outcome {
             heal(&mut world, &mut chaos);
         }
     }
-    Outcome {
+    RunOutcome {
         seed: plan.seed,
         failover: plan.failover,
         violation: world.violation().cloned(),
@@ -124,10 +124,10 @@ fn all_follow(world: &mut World) -> bool {
 
 /// Adds a node that is there, on whoever leads, and waits for the acknowledgement.
 pub fn join(world: &mut World, number: u32) -> bool {
-    world.see(&Seen::AddCalled(node(number)));
+    world.see(&Observation::AddCalled(node(number)));
     let done = insist(world, &world.add_request(number));
     if done {
-        world.see(&Seen::AddAcknowledged(node(number)));
+        world.see(&Observation::AddAcknowledged(node(number)));
     } else {
         world.fail(
             "a fresh add succeeds",
@@ -179,7 +179,7 @@ fn heal(world: &mut World, chaos: &mut Chaos) {
     }
     for lost in chaos.lost.clone() {
         if world.state().members.contains_key(&node(lost)) {
-            world.see(&Seen::RemoveCalled(node(lost)));
+            world.see(&Observation::RemoveCalled(node(lost)));
             if !insist(world, &Request::RemoveNode { node_id: i64::from(lost) })
                 && world.violation().is_none()
             {

@@ -26,9 +26,9 @@ use pgraft_core::control::{Request, Response};
 use pgraft_core::{NodeState, Role};
 use pgraft_raft::sim::Rules;
 
-use crate::invariants::Seen;
+use crate::invariants::Observation;
 use crate::numbers::node;
-use crate::run::{Outcome, found};
+use crate::run::{RunOutcome, found};
 use crate::story::ids;
 use crate::world::World;
 
@@ -37,7 +37,7 @@ const PATIENCE: Duration = Duration::from_mins(1);
 const SLOW_FSYNC: Duration = Duration::from_secs(20);
 
 /// Plays a script. What is not as expected is a violation, and so is what the invariants see.
-pub fn play(seed: u64, script: &str) -> Outcome {
+pub fn play(seed: u64, script: &str) -> RunOutcome {
     let mut world = World::new(seed, Rules::default());
     let mut it = 1;
     for step in script.split('·').map(str::trim).filter(|step| !step.is_empty()) {
@@ -49,7 +49,7 @@ pub fn play(seed: u64, script: &str) -> Outcome {
             break;
         }
     }
-    Outcome {
+    RunOutcome {
         seed,
         failover: world.databases.is_some(),
         violation: world.violation().cloned(),
@@ -91,7 +91,7 @@ fn carry_out(world: &mut World, it: &mut u32, step: &str) -> Result<(), String> 
         ["add", newcomer, ..] => adding(world, number(newcomer)?, &words[2..]),
         ["remove", whom] => {
             let whom = who(world, it, whom)?;
-            world.see(&Seen::RemoveCalled(node(whom)));
+            world.see(&Observation::RemoveCalled(node(whom)));
             by_the_leader(world, &Request::RemoveNode { node_id: i64::from(whom) })
         }
         ["move", whom] => {
@@ -133,18 +133,21 @@ fn adding(world: &mut World, newcomer: u32, rest: &[&str]) -> Result<(), String>
     if !world.machine(newcomer).is_up() {
         world.start(newcomer);
     }
-    world.see(&Seen::AddCalled(node(newcomer)));
+    world.see(&Observation::AddCalled(node(newcomer)));
     let request = world.add_request(newcomer);
     match rest {
         [] => {
             by_the_leader(world, &request)?;
-            world.see(&Seen::AddAcknowledged(node(newcomer)));
+            world.see(&Observation::AddAcknowledged(node(newcomer)));
             Ok(())
         }
         ["on", whom, "refused", wanted] => match world.call(number(whom)?, &request, PATIENCE) {
             Some(Response::Refused { sqlstate, message, .. }) if sqlstate == *wanted => {
                 world.tell(format!("refused: {message}"));
-                world.see(&Seen::AddRefused { node: node(newcomer), certain: sqlstate != "PGR04" });
+                world.see(&Observation::AddRefused {
+                    node: node(newcomer),
+                    certain: sqlstate != "PGR04",
+                });
                 Ok(())
             }
             other => Err(format!("{other:?}")),

@@ -9,11 +9,11 @@ use std::time::Duration;
 
 use pgraft_core::control::{Request, Response};
 use pgraft_core::{ClusterState, Command, NodeState, NodeStatus, Role};
-use pgraft_raft::sim::{Event, Machine, Rules};
+use pgraft_raft::sim::{Machine, MachineEvent, Rules};
 
 use crate::clock::Time;
-use crate::host::{Answer, Ended, FIRST_PORT, Host};
-use crate::invariants::{self, Invariant, Seen};
+use crate::host::{Ended, FIRST_PORT, PendingAnswer, SimHost};
+use crate::invariants::{self, Invariant, Observation};
 use crate::net::{FASTEST, Net, host};
 use crate::numbers::{mix, node};
 use crate::postgres::Databases;
@@ -43,7 +43,7 @@ pub struct World {
     rules: Rules,
     now: Time,
     /// By the machines' numbers.
-    pub hosts: BTreeMap<u32, Host>,
+    pub hosts: BTreeMap<u32, SimHost>,
     /// Between them.
     pub net: Net,
     /// What has happened.
@@ -145,12 +145,12 @@ impl World {
     }
 
     /// A machine with this number; a new one is off, and its disk is empty.
-    pub fn machine(&mut self, number: u32) -> &mut Host {
+    pub fn machine(&mut self, number: u32) -> &mut SimHost {
         let (seed, rules) = (mix(self.seed, u64::from(number)), self.rules);
         let lease = LEASES[usize::try_from(self.seed % 3).unwrap_or(0)];
         self.hosts
             .entry(number)
-            .or_insert_with(|| Host::new(number, number, Machine::new(seed, rules), lease))
+            .or_insert_with(|| SimHost::new(number, number, Machine::new(seed, rules), lease))
     }
 
     /// Starts the member on a machine; where it lives in a server, the server's instance manager,
@@ -166,7 +166,7 @@ impl World {
         }
         let server = server.flatten();
         self.machine(number);
-        self.see(&Seen::Starts { machine: number });
+        self.see(&Observation::Starts { machine: number });
         let (now, net) = (self.now, self.net.clone());
         let host = self.machine(number);
         let node = host.node;
@@ -236,7 +236,7 @@ impl World {
     pub fn wipe(&mut self, number: u32) {
         self.machine(number).machine.wipe();
         self.wipe_server(number);
-        self.see(&Seen::NewDisk { machine: number });
+        self.see(&Observation::NewDisk { machine: number });
         self.tell(format!("node {number} has lost its disk"));
     }
 
@@ -244,7 +244,7 @@ impl World {
     pub fn copy(&mut self, from: u32, to: u32) {
         let original = Arc::clone(&self.machine(from).machine);
         self.machine(to).machine.copy_from(&original);
-        self.see(&Seen::NewDisk { machine: to });
+        self.see(&Observation::NewDisk { machine: to });
         self.tell(format!("machine {to} gets a copy of node {from}'s directory"));
     }
 
@@ -310,13 +310,13 @@ impl World {
     }
 
     /// Asks the member on a machine.
-    pub fn ask(&self, number: u32, request: Request) -> Option<Answer> {
+    pub fn ask(&self, number: u32, request: Request) -> Option<PendingAnswer> {
         self.hosts.get(&number)?.ask(request)
     }
 
     /// Asks, and waits for the answer.
     pub fn call(&mut self, number: u32, request: &Request, at_most: Duration) -> Option<Response> {
-        let mut answer: Option<Answer> = None;
+        let mut answer: Option<PendingAnswer> = None;
         self.run_until(at_most, |world| {
             if answer.is_none() {
                 answer = world.ask(number, request.clone());
@@ -351,7 +351,7 @@ impl World {
     }
 
     /// Shows the invariants what has happened.
-    pub fn see(&mut self, seen: &Seen<'_>) {
+    pub fn see(&mut self, seen: &Observation<'_>) {
         if self.violation.is_some() {
             return;
         }
@@ -381,17 +381,17 @@ impl World {
         let Some(host) = self.hosts.get(&number) else { return };
         let (node, machine, ended) = (host.node, Arc::clone(&host.machine), host.ended());
         for event in machine.events() {
-            self.see(&Seen::Did { machine: number, node, event: &event });
+            self.see(&Observation::Did { machine: number, node, event: &event });
             match &event {
-                Event::Voted { term, confirmed: true } if term.candidate == node => {
+                MachineEvent::Voted { term, confirmed: true } if term.candidate == node => {
                     self.tell(format!("node {node} leads term {}", term.number));
                     let (purged, log) = machine.log();
-                    self.see(&Seen::Leads { node, term: term.number, purged, log: &log });
+                    self.see(&Observation::Leads { node, term: term.number, purged, log: &log });
                 }
-                Event::Installed { index, .. } if *index > 0 => {
+                MachineEvent::Installed { index, .. } if *index > 0 => {
                     self.tell(format!("node {node} goes on from a snapshot up to entry {index}"));
                 }
-                Event::Applied { entry, outcome, state } if entry.index > self.latest.0 => {
+                MachineEvent::Applied { entry, outcome, state } if entry.index > self.latest.0 => {
                     self.tell_of_entry(
                         entry.index,
                         &entry.content,
@@ -416,7 +416,7 @@ impl World {
             Some(Ended::Stopped(why)) => {
                 self.kill_quietly(number);
                 self.tell(format!("node {node} stops: {why}"));
-                self.see(&Seen::Died { node, why: &why });
+                self.see(&Observation::Died { node, why: &why });
                 self.restarts.push((self.now + RESTART, number));
             }
         }

@@ -4,21 +4,21 @@
 #![allow(missing_docs, clippy::panic, reason = "a test, which may end anywhere")]
 
 use pgraft_raft::sim::Rules;
-use pgraft_sim::run::{Plan, run};
+use pgraft_sim::run::{RunPlan, run};
 
 /// Within so many seeds.
 const SEEDS: u64 = 60;
 
 /// The first violation, which must be of one of these invariants.
-fn must_break(plan: Plan, invariants: &[&str]) {
+fn must_break(plan: RunPlan, invariants: &[&str]) {
     must_break_or_follow(plan, invariants, &[]);
 }
 
 /// The same, where another invariant may see first what follows from the broken rule: that does not
 /// count, and other seeds are run.
-fn must_break_or_follow(plan: Plan, invariants: &[&str], follows: &[&str]) {
+fn must_break_or_follow(plan: RunPlan, invariants: &[&str], follows: &[&str]) {
     for seed in 1..=SEEDS {
-        let outcome = run(Plan { seed, ..plan });
+        let outcome = run(RunPlan { seed, ..plan });
         let Some(violation) = &outcome.violation else { continue };
         println!("seed {seed}: {}: {}", violation.invariant, violation.what);
         if invariants.contains(&violation.invariant) {
@@ -33,12 +33,12 @@ fn must_break_or_follow(plan: Plan, invariants: &[&str], follows: &[&str]) {
     panic!("{SEEDS} seeds with {plan:?}, and nothing was seen");
 }
 
-fn members(rules: Rules) -> Plan {
-    Plan { rules, ..Plan::default() }
+fn members(rules: Rules) -> RunPlan {
+    RunPlan { rules, ..RunPlan::default() }
 }
 
-fn servers(rules: Rules) -> Plan {
-    Plan { rules, failover: true, ..Plan::default() }
+fn servers(rules: Rules) -> RunPlan {
+    RunPlan { rules, failover: true, ..RunPlan::default() }
 }
 
 /// What is seen when a write that was acknowledged, or shown, is lost.

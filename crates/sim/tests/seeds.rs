@@ -5,10 +5,10 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
-use pgraft_sim::run::{Plan, run};
+use pgraft_sim::run::{RunPlan, run};
 
 /// Runs the plan with so many seeds.
-fn all_hold(plan: Plan, seeds: u64) {
+fn all_hold(plan: RunPlan, seeds: u64) {
     let next = AtomicU64::new(1);
     thread::scope(|scope| {
         for _ in 0..thread::available_parallelism().map_or(2, usize::from) {
@@ -18,7 +18,7 @@ fn all_hold(plan: Plan, seeds: u64) {
                     if seed > seeds {
                         return;
                     }
-                    let outcome = run(Plan { seed, ..plan });
+                    let outcome = run(RunPlan { seed, ..plan });
                     assert!(outcome.violation.is_none(), "\n{}", outcome.report());
                 }
             });
@@ -28,19 +28,19 @@ fn all_hold(plan: Plan, seeds: u64) {
 
 #[test]
 fn members_alone_break_nothing_and_everything_heals() {
-    all_hold(Plan::default(), 200);
+    all_hold(RunPlan::default(), 200);
 }
 
 #[test]
 fn members_with_servers_lose_nothing_and_everything_heals() {
-    all_hold(Plan { failover: true, ..Plan::default() }, 500);
+    all_hold(RunPlan { failover: true, ..RunPlan::default() }, 500);
 }
 
 #[test]
 fn one_seed_is_one_run() {
     for seed in 3..9 {
         for failover in [false, true] {
-            let plan = Plan { seed, failover, ..Plan::default() };
+            let plan = RunPlan { seed, failover, ..RunPlan::default() };
             let (first, second) = (run(plan), run(plan));
             assert_eq!(first.story.text(), second.story.text());
             assert_eq!(first.fingerprint, second.fingerprint, "other bytes, or at other times");

@@ -23,7 +23,7 @@ pub struct Authority {
 
 /// A certificate and its key.
 #[derive(Clone)]
-pub struct Issued {
+pub struct IssuedCertificate {
     pub cert: String,
     pub key: String,
 }
@@ -42,13 +42,13 @@ impl Authority {
     }
 
     /// Of a node that is reached on 127.0.0.1.
-    pub fn node(&self, id: u32) -> Issued {
+    pub fn node(&self, id: u32) -> IssuedCertificate {
         let name = format!("node-{id}.pgraft");
         self.issue(&name, &[&name, "127.0.0.1"], 2099)
     }
 
     /// Ends with the year.
-    pub fn issue(&self, common_name: &str, names: &[&str], last_year: i32) -> Issued {
+    pub fn issue(&self, common_name: &str, names: &[&str], last_year: i32) -> IssuedCertificate {
         let mut params =
             CertificateParams::new(names.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>())
                 .unwrap();
@@ -59,20 +59,20 @@ impl Authority {
         (params.not_before, params.not_after) =
             (date_time_ymd(2000, 1, 1), date_time_ymd(last_year, 12, 31));
         let key = key();
-        Issued {
+        IssuedCertificate {
             cert: params.signed_by(&key, &self.issuer).unwrap().pem(),
             key: key.serialize_pem(),
         }
     }
 
     /// A client that trusts this CA, and shows a certificate.
-    pub fn client(&self, shown: Option<&Issued>) -> MakeRustlsConnect {
+    pub fn client(&self, shown: Option<&IssuedCertificate>) -> MakeRustlsConnect {
         let mut roots = RootCertStore::empty();
         roots.add(self.issuer.der().clone()).unwrap();
         let config = builder().with_root_certificates(roots);
         MakeRustlsConnect::new(match shown {
             None => config.with_no_client_auth(),
-            Some(Issued { cert, key }) => {
+            Some(IssuedCertificate { cert, key }) => {
                 let certificate = CertificateDer::from_pem_slice(cert.as_bytes()).unwrap();
                 config
                     .with_client_auth_cert(
@@ -85,7 +85,7 @@ impl Authority {
     }
 }
 
-impl Issued {
+impl IssuedCertificate {
     pub fn der(&self) -> CertificateDer<'static> {
         CertificateDer::from_pem_slice(self.cert.as_bytes()).unwrap()
     }

@@ -1,8 +1,8 @@
 //! A cluster that chooses its primary itself, and what is asked of it over and over.
 
 use crate::ledger::Ledger;
-use crate::{Node, Nodes, bin_directory, until, without_extension};
-use pgraft_instance::status::Role;
+use crate::{Nodes, TestNode, bin_directory, until, without_extension};
+use pgraft_instance::status::ServerRole;
 use std::collections::BTreeSet;
 
 /// All of them members that stream and are waited for, and the table that the client writes to.
@@ -45,7 +45,7 @@ pub async fn cluster_of(mut nodes: Nodes) -> Nodes {
 
 /// Three nodes of that kind on loopback; None, with a word why, where there is nothing to make them
 /// of.
-pub async fn of_three(change: impl Fn(&mut Node)) -> Option<Nodes> {
+pub async fn of_three(change: impl Fn(&mut TestNode)) -> Option<Nodes> {
     if without_extension() {
         return None;
     }
@@ -91,8 +91,9 @@ pub async fn whole(nodes: &Nodes) {
 }
 
 fn takes_writes(nodes: &Nodes) -> Option<usize> {
-    let takes_writes =
-        |status: &pgraft_instance::status::Status| status.role == Role::Primary && status.ready;
+    let takes_writes = |status: &pgraft_instance::status::Status| {
+        status.role == ServerRole::Primary && status.ready
+    };
     nodes.nodes.iter().position(|node| node.status().is_some_and(|s| takes_writes(&s)))
 }
 
@@ -111,7 +112,7 @@ pub async fn primary_after(nodes: &Nodes, before: u64, not: &[usize]) -> usize {
 }
 
 fn is_primary(nodes: &Nodes, of: usize) -> Option<u64> {
-    let status = nodes.nodes[of].status().filter(|s| s.role == Role::Primary && s.ready)?;
+    let status = nodes.nodes[of].status().filter(|s| s.role == ServerRole::Primary && s.ready)?;
     Some(status.raft?.epoch)
 }
 
@@ -136,7 +137,7 @@ pub fn epoch(nodes: &Nodes, of: usize) -> u64 {
 /// Everything that was acknowledged is everywhere, nothing that was refused is, everybody has the
 /// same, and nobody took writes beside another one.
 pub async fn nothing_is_lost(nodes: &Nodes, ledger: Ledger) {
-    let told = ledger.info().await;
+    let told = ledger.told().await;
     let lost = lost(nodes, &told.acked).await;
     assert!(lost.is_empty(), "acknowledged and lost: {lost:?}");
     let all =

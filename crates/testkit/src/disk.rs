@@ -1,7 +1,7 @@
 //! A node on a disk of its own, which has an end: a tmpfs of some size in place of its directory.
 //! Its log stays outside.
 
-use crate::{Node, give};
+use crate::{TestNode, give};
 use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::fs::symlink;
@@ -16,7 +16,7 @@ pub struct SmallDisk {
 impl SmallDisk {
     /// Before the node is started. None, with a word why, where nothing can be mounted: that needs
     /// root, and `CAP_SYS_ADMIN` in a container.
-    pub fn under(node: &Node, megabytes: u32) -> Option<Self> {
+    pub fn under(node: &TestNode, megabytes: u32) -> Option<Self> {
         let directory = node.directory.clone();
         let size = format!("size={megabytes}m");
         let mounted = Command::new("mount")

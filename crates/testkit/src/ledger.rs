@@ -28,7 +28,7 @@ pub struct Ack {
 
 /// What the client knows.
 #[derive(Default)]
-pub struct Known {
+pub struct KnownRow {
     /// Rows whose commit was acknowledged: by ReadyForQuery, not by a command tag before it.
     pub acked: BTreeSet<i64>,
     pub acks: Vec<Ack>,
@@ -38,7 +38,7 @@ pub struct Known {
     pub gap: Duration,
 }
 
-impl Known {
+impl KnownRow {
     fn heard(&mut self, ack: Ack) {
         self.gap =
             self.gap.max(self.acks.last().map_or(Duration::ZERO, |last| ack.heard - last.heard));
@@ -67,7 +67,7 @@ impl Known {
 
 /// The client, and what it knows by now.
 pub struct Ledger {
-    pub known: Arc<Mutex<Known>>,
+    pub known: Arc<Mutex<KnownRow>>,
     tasks: JoinSet<()>,
 }
 
@@ -80,7 +80,7 @@ impl Ledger {
 
     /// The same for one of several clients, each with rows of its own.
     pub fn start_at(first: i64, servers: Vec<(String, u16)>) -> Self {
-        let known = Arc::<Mutex<Known>>::default();
+        let known = Arc::<Mutex<KnownRow>>::default();
         let mut tasks = JoinSet::new();
         let step = servers.len();
         for (by, (first, server)) in (first..).zip(servers).enumerate() {
@@ -100,11 +100,11 @@ impl Ledger {
 
     /// No row is on its way when this returns.
     pub async fn stop(self) -> BTreeSet<i64> {
-        self.info().await.acked
+        self.told().await.acked
     }
 
     /// The same, and all that it was told.
-    pub async fn told(mut self) -> Known {
+    pub async fn told(mut self) -> KnownRow {
         self.tasks.shutdown().await;
         std::mem::take(&mut *self.known.lock().unwrap())
     }
@@ -114,7 +114,7 @@ async fn write(
     by: usize,
     server: (String, u16),
     rows: impl Iterator<Item = i64>,
-    known: Arc<Mutex<Known>>,
+    known: Arc<Mutex<KnownRow>>,
 ) {
     let mut client = None;
     for row in rows {

@@ -21,9 +21,9 @@ pub mod network;
 mod ports;
 mod processes;
 
-use certificates::Issued;
+use certificates::IssuedCertificate;
 use clients::{connect, connect_from_afar};
-use network::Host;
+use network::NamespaceHost;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, User, geteuid};
 use pgraft_instance::status::{Status, host_and_port};
@@ -84,11 +84,11 @@ pub fn namespaces() -> bool {
 /// Some nodes that know of each other.
 pub struct Nodes {
     directory: Option<tempfile::TempDir>,
-    pub nodes: Vec<Node>,
+    pub nodes: Vec<TestNode>,
 }
 
 /// One node.
-pub struct Node {
+pub struct TestNode {
     pub id: u32,
     pub directory: PathBuf,
     /// Postgres' programs.
@@ -116,7 +116,7 @@ pub struct Node {
     /// It sees the first directory in the place of the second one.
     pub bound: Option<[PathBuf; 2]>,
     /// The network namespace that it runs in, if not in the test's own.
-    inside: Option<Host>,
+    inside: Option<NamespaceHost>,
 }
 
 impl Nodes {
@@ -127,15 +127,16 @@ impl Nodes {
         let peers: Vec<String> = ports.iter().map(|p| format!("127.0.0.1:{}", p[2])).collect();
         let nodes = (1..=count)
             .zip(ports)
-            .map(|(id, ports)| Node::new(id, directory.path(), bin, ports, peers.clone()))
+            .map(|(id, ports)| TestNode::new(id, directory.path(), bin, ports, peers.clone()))
             .collect();
         Self { directory: Some(directory), nodes }
     }
 
     /// One on each host of a network.
-    pub fn inside(bin: &Path, network: &network::Network) -> Self {
+    pub fn inside(bin: &Path, network: &network::TestNetwork) -> Self {
         let mut nodes = Self::new(bin, u32::try_from(network.hosts.len()).unwrap());
-        let of = |(node, host): (&Node, &Host)| host_and_port(&host.address, node.ports[2]);
+        let of =
+            |(node, host): (&TestNode, &NamespaceHost)| host_and_port(&host.address, node.ports[2]);
         let peers: Vec<String> = nodes.nodes.iter().zip(&network.hosts).map(of).collect();
         for (node, host) in nodes.nodes.iter_mut().zip(&network.hosts) {
             (node.peers, node.inside) = (peers.clone(), Some(host.clone()));
@@ -168,7 +169,7 @@ impl Drop for Nodes {
     }
 }
 
-impl Node {
+impl TestNode {
     fn new(id: u32, base: &Path, bin: &Path, ports: [u16; 4], peers: Vec<String>) -> Self {
         let directory = base.join(format!("node{id}"));
         fs::create_dir(&directory).unwrap();
@@ -217,7 +218,7 @@ impl Node {
     }
 
     /// The files of `tls`, all three at once, as the kubelet does it: a link is swapped.
-    pub fn set_certificate(&mut self, issued: &Issued, ca: &str) {
+    pub fn set_certificate(&mut self, issued: &IssuedCertificate, ca: &str) {
         self.tls += 1;
         let (files, link, temp) = (
             self.directory.join(format!("tls-{}", self.tls)),

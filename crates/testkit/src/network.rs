@@ -24,15 +24,15 @@ const NET: &str = "10.77.0";
 const CLIENTS: &str = "10.78";
 
 /// As many hosts as wanted, on one of two bridges, which know nothing of each other.
-pub struct Network {
+pub struct TestNetwork {
     hub: Namespace,
     namespaces: Vec<Namespace>,
-    pub hosts: Vec<Host>,
+    pub hosts: Vec<NamespaceHost>,
 }
 
 /// A namespace that plays a host.
 #[derive(Debug, Clone)]
-pub struct Host {
+pub struct NamespaceHost {
     /// The process that holds it.
     pub holder: u32,
     /// Among the members.
@@ -46,7 +46,7 @@ pub struct Namespace(Child);
 
 /// While it is there the network is slow (`delay.c`).
 pub struct Delay<'a> {
-    network: &'a Network,
+    network: &'a TestNetwork,
     carrier: Child,
 }
 
@@ -158,7 +158,7 @@ fn ip(holder: Option<u32>, arguments: &str) -> Result<(), String> {
     }
 }
 
-impl Network {
+impl TestNetwork {
     /// None, with a word why, where namespaces can't be made: that needs root and `CAP_NET_ADMIN`,
     /// `CAP_SYS_ADMIN` in a container.
     pub fn new(hosts: usize) -> Option<Self> {
@@ -199,7 +199,11 @@ impl Network {
                 host.ip(&setting)?;
             }
             let for_clients = link_to_the_test(number, n, &host)?;
-            network.hosts.push(Host { holder: host.id(), address: Self::address(n), for_clients });
+            network.hosts.push(NamespaceHost {
+                holder: host.id(),
+                address: Self::address(n),
+                for_clients,
+            });
             network.namespaces.push(host);
         }
         Ok(network)

@@ -4,26 +4,26 @@
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 
-use crate::cluster::{Cluster, NAME, PATIENCE};
+use crate::cluster::{KindCluster, NAME, PATIENCE};
 use crate::command::{run as command, run_with_input};
 use crate::ensure;
-use crate::failure::Failure;
-use crate::scenario::Figure;
+use crate::failure::E2eFailure;
+use crate::scenario::ReportedFigure;
 use crate::wait::{Look, until};
 
-pub async fn run(cluster: Cluster) -> Result<Vec<Figure>, Failure> {
+pub async fn run(cluster: KindCluster) -> Result<Vec<ReportedFigure>, E2eFailure> {
     let namespace = cluster.namespace.as_str();
     let create = ["--namespace", namespace, "create", "--dry-run=server", "--filename=-"];
     let (specs, names) = (never(), names());
     let accepted =
-        run_with_input("kubectl", &create, &Cluster::manifest(1, &json!({})).to_string()).await;
+        run_with_input("kubectl", &create, &KindCluster::manifest(1, &json!({})).to_string()).await;
     ensure!(accepted.is_ok(), "a spec that makes sense was refused: {accepted:?}");
     for (spec, words) in &specs {
-        let manifest = Cluster::manifest(1, spec).to_string();
+        let manifest = KindCluster::manifest(1, spec).to_string();
         refused(&run_with_input("kubectl", &create, &manifest).await, spec, words)?;
     }
     for (name, words) in &names {
-        let mut manifest = Cluster::manifest(1, &json!({}));
+        let mut manifest = KindCluster::manifest(1, &json!({}));
         manifest["metadata"]["name"] = json!(name);
         refused(
             &run_with_input("kubectl", &create, &manifest.to_string()).await,
@@ -56,7 +56,7 @@ pub async fn run(cluster: Cluster) -> Result<Vec<Figure>, Failure> {
     cluster.settled(1).await?;
     let figures = configured(&cluster).await?;
     let refusals = specs.len() + names.len() + changes.len() + 1;
-    let refused = Figure {
+    let refused = ReportedFigure {
         what: "specs that make no sense, each refused in the expected words".into(),
         value: refusals.to_string(),
     };
@@ -65,7 +65,7 @@ pub async fn run(cluster: Cluster) -> Result<Vec<Figure>, Failure> {
 
 /// What only Postgres knows to be wrong is named in a condition, and everything else of the change
 /// is applied; a setting that needs a restart causes one.
-async fn configured(cluster: &Cluster) -> Result<Vec<Figure>, Failure> {
+async fn configured(cluster: &KindCluster) -> Result<Vec<ReportedFigure>, E2eFailure> {
     let set = async |parameters: Value| {
         let patch = json!({ "spec": { "postgresql": { "parameters": parameters } } }).to_string();
         let arguments = [
@@ -91,15 +91,18 @@ async fn configured(cluster: &Cluster) -> Result<Vec<Figure>, Failure> {
     cluster.settled(1).await?;
     let seconds = |time: Duration| format!("{:.1} s", time.as_secs_f32());
     Ok(vec![
-        Figure { what: "a changed parameter reaches the server".into(), value: seconds(reached) },
-        Figure {
+        ReportedFigure {
+            what: "a changed parameter reaches the server".into(),
+            value: seconds(reached),
+        },
+        ReportedFigure {
             what: "a parameter that Postgres does not know is named in a condition".into(),
             value: seconds(named),
         },
     ])
 }
 
-async fn shows(cluster: &Cluster, setting: &str, value: &str) -> Result<(), Failure> {
+async fn shows(cluster: &KindCluster, setting: &str, value: &str) -> Result<(), E2eFailure> {
     until(&format!("{setting} is {value}"), PATIENCE, || async {
         // The server may be restarting.
         let shown = async {
@@ -115,7 +118,7 @@ async fn shows(cluster: &Cluster, setting: &str, value: &str) -> Result<(), Fail
     .await
 }
 
-async fn condition(cluster: &Cluster, status: &str, words: &str) -> Result<(), Failure> {
+async fn condition(cluster: &KindCluster, status: &str, words: &str) -> Result<(), E2eFailure> {
     until(&format!("ConfigurationValid is {status}"), PATIENCE, || async {
         let conditions =
             cluster.resources().get(NAME).await?.status.map(|s| s.conditions).unwrap_or_default();
@@ -500,16 +503,20 @@ fn no_more() -> Vec<(Value, &'static str)> {
     ]
 }
 
-fn refused(result: &Result<String, Failure>, what: &Value, words: &str) -> Result<(), Failure> {
+fn refused(
+    result: &Result<String, E2eFailure>,
+    what: &Value,
+    words: &str,
+) -> Result<(), E2eFailure> {
     match result {
-        Ok(_) => Err(Failure::Wrong(format!("{what} was not refused"))),
-        Err(Failure::Command { output, .. }) => {
+        Ok(_) => Err(E2eFailure::Wrong(format!("{what} was not refused"))),
+        Err(E2eFailure::Command { output, .. }) => {
             ensure!(
                 output.contains(words),
                 "{what} was refused in other words than {words:?}: {output}"
             );
             Ok(())
         }
-        Err(other) => Err(Failure::Wrong(format!("{what}: {other}"))),
+        Err(other) => Err(E2eFailure::Wrong(format!("{what}: {other}"))),
     }
 }

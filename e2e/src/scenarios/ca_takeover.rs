@@ -7,12 +7,12 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use super::tls::{OWN_CA, applications, lives, own_ca};
-use crate::cluster::{Cluster, NAME, pod_name};
+use crate::cluster::{KindCluster, NAME, pod_name};
 use crate::command::run as command;
 use crate::data;
 use crate::ensure;
-use crate::failure::Failure;
-use crate::scenario::Figure;
+use crate::failure::E2eFailure;
+use crate::scenario::ReportedFigure;
 use crate::served::{self, POSTGRES, RAFT};
 use crate::wait::{Look, until};
 
@@ -22,7 +22,7 @@ const NODES: [i32; 3] = [1, 2, 3];
 /// machine takes for anything.
 const STEP: Duration = Duration::from_mins(9);
 
-pub async fn run(cluster: Cluster) -> Result<Vec<Figure>, Failure> {
+pub async fn run(cluster: KindCluster) -> Result<Vec<ReportedFigure>, E2eFailure> {
     // Patient voters: a busy machine must not be what changes the leader.
     cluster
         .create(3, &json!({"raft": {"heartbeatInterval": "1s", "electionTimeout": "15s"}}))
@@ -66,7 +66,7 @@ pub async fn run(cluster: Cluster) -> Result<Vec<Figure>, Failure> {
     applications(&cluster).await?;
     data::write(&cluster, 1, 100).await?;
     data::same_on(&cluster, 1, &NODES).await?;
-    Ok(vec![Figure {
+    Ok(vec![ReportedFigure {
         what: "another CA, until every member shows a certificate of it; until the old one is forgotten".into(),
         value: format!("{:.1} min, {:.1} min", served.as_secs_f64() / 60.0, took.as_secs_f64() / 60.0),
     }])
@@ -74,10 +74,10 @@ pub async fn run(cluster: Cluster) -> Result<Vec<Figure>, Failure> {
 
 /// Waits until `ca.crt` reads so in every member's Secret and in the application's.
 async fn trusted(
-    cluster: &Cluster,
+    cluster: &KindCluster,
     what: &str,
     as_wanted: impl Fn(&str) -> bool,
-) -> Result<(), Failure> {
+) -> Result<(), E2eFailure> {
     let names: Vec<String> = NODES
         .iter()
         .map(|node| format!("{}-tls", pod_name(*node)))
@@ -105,7 +105,7 @@ async fn trusted(
 }
 
 /// On both ports of every member.
-async fn served_by_the_new_one(cluster: &Cluster) -> Result<(), Failure> {
+async fn served_by_the_new_one(cluster: &KindCluster) -> Result<(), E2eFailure> {
     for node in NODES {
         for port in [POSTGRES, RAFT] {
             until(

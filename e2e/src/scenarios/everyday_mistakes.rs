@@ -4,23 +4,23 @@
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 
-use crate::cluster::{Cluster, NAME, PATIENCE, pod_name};
+use crate::cluster::{KindCluster, NAME, PATIENCE, pod_name};
 use crate::command::{run as command, run_with_input};
 use crate::ensure;
-use crate::failure::Failure;
-use crate::scenario::Figure;
+use crate::failure::E2eFailure;
+use crate::scenario::ReportedFigure;
 use crate::wait::{Look, until, until_true};
 
 /// Of another application, under a name that the operator wants.
 const FOREIGN: &str = "demo-quorum";
 
-pub async fn run(cluster: Cluster) -> Result<Vec<Figure>, Failure> {
+pub async fn run(cluster: KindCluster) -> Result<Vec<ReportedFigure>, E2eFailure> {
     cluster.create(3, &json!({ "failover": { "enabled": true } })).await?;
     volumes_that_cannot_grow(&cluster).await?;
     an_image_that_does_not_start(&cluster).await?;
     an_object_of_somebody_else(&cluster).await?;
     let replaced = a_stopped_postmaster(&cluster).await?;
-    let figure = Figure {
+    let figure = ReportedFigure {
         what: "a stopped postmaster, until another pod is the primary".into(),
         value: format!("{:.1} s", replaced.as_secs_f32()),
     };
@@ -29,7 +29,7 @@ pub async fn run(cluster: Cluster) -> Result<Vec<Figure>, Failure> {
 
 /// The storage class of kind can't expand volumes. A lost pod is healed all the same, and the old
 /// size is accepted.
-async fn volumes_that_cannot_grow(cluster: &Cluster) -> Result<(), Failure> {
+async fn volumes_that_cannot_grow(cluster: &KindCluster) -> Result<(), E2eFailure> {
     patch(cluster, json!({ "storage": { "size": "2Gi" } })).await?;
     reconciled(cluster, "False", &pod_name(1)).await?;
     let before = uid(cluster, 3).await?;
@@ -45,7 +45,7 @@ async fn volumes_that_cannot_grow(cluster: &Cluster) -> Result<(), Failure> {
 }
 
 /// One pod at most is restarted with it, and that one comes back with the next image.
-async fn an_image_that_does_not_start(cluster: &Cluster) -> Result<(), Failure> {
+async fn an_image_that_does_not_start(cluster: &KindCluster) -> Result<(), E2eFailure> {
     let image = cluster.image().await?;
     patch(cluster, json!({ "image": "registry.invalid/none:1", "imagePullPolicy": "Never" }))
         .await?;
@@ -60,7 +60,7 @@ async fn an_image_that_does_not_start(cluster: &Cluster) -> Result<(), Failure> 
 }
 
 /// A PodDisruptionBudget that is in the way is named and left as it is.
-async fn an_object_of_somebody_else(cluster: &Cluster) -> Result<(), Failure> {
+async fn an_object_of_somebody_else(cluster: &KindCluster) -> Result<(), E2eFailure> {
     let namespace = cluster.namespace.as_str();
     command("kubectl", &["--namespace", namespace, "delete", "pdb", FOREIGN, "--wait=false"])
         .await?;
@@ -103,7 +103,7 @@ async fn an_object_of_somebody_else(cluster: &Cluster) -> Result<(), Failure> {
     cluster.settled(3).await
 }
 
-async fn a_stopped_postmaster(cluster: &Cluster) -> Result<Duration, Failure> {
+async fn a_stopped_postmaster(cluster: &KindCluster) -> Result<Duration, E2eFailure> {
     let before = primary(cluster).await?;
     let stop = "kill -STOP $(head -1 /var/lib/pgraft/pgdata/postmaster.pid)";
     command(
@@ -121,7 +121,7 @@ async fn a_stopped_postmaster(cluster: &Cluster) -> Result<Duration, Failure> {
     Ok(replaced)
 }
 
-async fn patch(cluster: &Cluster, spec: Value) -> Result<(), Failure> {
+async fn patch(cluster: &KindCluster, spec: Value) -> Result<(), E2eFailure> {
     let patch = json!({ "spec": spec }).to_string();
     let arguments = [
         "--namespace",
@@ -135,7 +135,7 @@ async fn patch(cluster: &Cluster, spec: Value) -> Result<(), Failure> {
     command("kubectl", &arguments).await.map(drop)
 }
 
-async fn reconciled(cluster: &Cluster, status: &str, words: &str) -> Result<(), Failure> {
+async fn reconciled(cluster: &KindCluster, status: &str, words: &str) -> Result<(), E2eFailure> {
     until(&format!("Reconciled is {status}"), PATIENCE, || async {
         let conditions =
             cluster.resources().get(NAME).await?.status.map(|s| s.conditions).unwrap_or_default();
@@ -151,11 +151,11 @@ async fn reconciled(cluster: &Cluster, status: &str, words: &str) -> Result<(), 
     .await
 }
 
-async fn primary(cluster: &Cluster) -> Result<String, Failure> {
+async fn primary(cluster: &KindCluster) -> Result<String, E2eFailure> {
     let status = cluster.resources().get(NAME).await?.status.unwrap_or_default();
     Ok(status.primary.unwrap_or_default())
 }
 
-async fn uid(cluster: &Cluster, node: i32) -> Result<Option<String>, Failure> {
+async fn uid(cluster: &KindCluster, node: i32) -> Result<Option<String>, E2eFailure> {
     Ok(cluster.pod_api().get(&pod_name(node)).await?.metadata.uid)
 }

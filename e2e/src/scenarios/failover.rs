@@ -7,18 +7,18 @@
 use serde_json::{Value, json};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crate::cluster::{Cluster, NAME, PATIENCE, pod_name};
+use crate::cluster::{KindCluster, NAME, PATIENCE, pod_name};
 use crate::command::run as command;
-use crate::cut::Cut;
+use crate::cut::NetworkCut;
 use crate::data;
 use crate::ensure;
-use crate::failure::Failure;
+use crate::failure::E2eFailure;
 use crate::primary_term::{
     KILL_SERVER, all_back, epoch, followed, in_pod, next_primary_term, primary,
 };
-use crate::scenario::Figure;
+use crate::scenario::ReportedFigure;
 use crate::wait::{Look, until, until_true};
-use crate::writer::{Connections, Told, Writer};
+use crate::writer::{Acknowledged, Connections, LoadWriter};
 
 const THREE: [i32; 3] = [1, 2, 3];
 const FIVE: [i32; 5] = [1, 2, 3, 4, 5];
@@ -28,10 +28,10 @@ const REPLACE_AFTER: &str = "15s";
 const IN_THE_CLEAR: &str =
     "select count(*) from pg_stat_replication join pg_stat_ssl using (pid) where not ssl";
 
-pub async fn run(cluster: Cluster) -> Result<Vec<Figure>, Failure> {
+pub async fn run(cluster: KindCluster) -> Result<Vec<ReportedFigure>, E2eFailure> {
     cluster.create(3, &json!({ "failover": { "enabled": true } })).await?;
     data::write(&cluster, 1, 1000).await?;
-    let writer = Writer::begin(
+    let writer = LoadWriter::begin(
         &cluster,
         "at-work",
         Connections::Kept(CONNECTIONS),
@@ -71,8 +71,8 @@ pub async fn run(cluster: Cluster) -> Result<Vec<Figure>, Failure> {
     Ok(figures(&told, &marks))
 }
 
-fn figures(told: &Told, marks: &[(&'static str, i64)]) -> Vec<Figure> {
-    let figure = |two: &[(&str, i64)]| Figure {
+fn figures(told: &Acknowledged, marks: &[(&'static str, i64)]) -> Vec<ReportedFigure> {
+    let figure = |two: &[(&str, i64)]| ReportedFigure {
         what: format!(
             "{}: the longest time without an acknowledged insert through -rw, {CONNECTIONS} connections that are kept",
             two[0].0
@@ -90,7 +90,7 @@ fn now() -> i64 {
         .unwrap_or_default()
 }
 
-async fn asked_for(cluster: &Cluster, writer: &Writer) -> Result<(), Failure> {
+async fn asked_for(cluster: &KindCluster, writer: &LoadWriter) -> Result<(), E2eFailure> {
     let former = primary(cluster, &THREE).await?;
     let target = THREE.into_iter().find(|id| *id != former).unwrap_or_default();
     patch(cluster, &json!({ "switchover": { "target": pod_name(target) } })).await?;
@@ -100,7 +100,7 @@ async fn asked_for(cluster: &Cluster, writer: &Writer) -> Result<(), Failure> {
     writer.more(20).await
 }
 
-async fn grown(cluster: &Cluster, writer: &Writer) -> Result<(), Failure> {
+async fn grown(cluster: &KindCluster, writer: &LoadWriter) -> Result<(), E2eFailure> {
     cluster.scale(5).await?;
     until_true("the first of the new pods is made", PATIENCE, || async {
         Ok(cluster.pods().await?.contains_key(&4))
@@ -116,10 +116,10 @@ async fn grown(cluster: &Cluster, writer: &Writer) -> Result<(), Failure> {
 
 /// Loses the primary of five, and waits until everybody follows the next one.
 async fn lost(
-    cluster: &Cluster,
-    writer: &Writer,
-    lose: impl AsyncFnOnce(i32) -> Result<(), Failure>,
-) -> Result<i32, Failure> {
+    cluster: &KindCluster,
+    writer: &LoadWriter,
+    lose: impl AsyncFnOnce(i32) -> Result<(), E2eFailure>,
+) -> Result<i32, E2eFailure> {
     let (former, before) = primary_and_epoch(cluster, &FIVE).await?;
     lose(former).await?;
     next_primary_term(cluster, before, &FIVE).await?;
@@ -132,7 +132,7 @@ async fn lost(
     Ok(next)
 }
 
-async fn without_operator(cluster: &Cluster, writer: &Writer) -> Result<(), Failure> {
+async fn without_operator(cluster: &KindCluster, writer: &LoadWriter) -> Result<(), E2eFailure> {
     operators(0).await?;
     let story = async {
         let next =
@@ -146,7 +146,7 @@ async fn without_operator(cluster: &Cluster, writer: &Writer) -> Result<(), Fail
             .await?;
         let last = primary(cluster, &FIVE).await?;
         followed(cluster, last, &FIVE).await?;
-        Ok::<_, Failure>(last)
+        Ok::<_, E2eFailure>(last)
     }
     .await;
     operators(1).await?;
@@ -165,12 +165,12 @@ async fn without_operator(cluster: &Cluster, writer: &Writer) -> Result<(), Fail
 }
 
 /// Nobody reaches one of the voters any more, and an operator is started again while it counts.
-async fn replaced(cluster: &Cluster, writer: &Writer) -> Result<Vec<i32>, Failure> {
+async fn replaced(cluster: &KindCluster, writer: &LoadWriter) -> Result<Vec<i32>, E2eFailure> {
     let (is_primary, leads) = (primary(cluster, &FIVE).await?, cluster.leader(1).await?);
     let gone = FIVE.into_iter().find(|id| *id != is_primary && *id != leads).unwrap_or_default();
     let others: Vec<i32> = FIVE.into_iter().filter(|id| *id != gone).collect();
     patch(cluster, &json!({ "failover": { "replaceAfter": REPLACE_AFTER } })).await?;
-    let cut = Cut::between(cluster, &[gone], &others).await?;
+    let cut = NetworkCut::between(cluster, &[gone], &others).await?;
     let story = async {
         let since = until("the status tells since when it is away", PATIENCE, || async {
             Ok(away_since(cluster, gone)
@@ -192,7 +192,7 @@ async fn replaced(cluster: &Cluster, writer: &Writer) -> Result<Vec<i32>, Failur
         })
         .await?
         .map_err(|times| {
-            Failure::Wrong(format!("node {gone} is away since another time: {times:?}"))
+            E2eFailure::Wrong(format!("node {gone} is away since another time: {times:?}"))
         })?;
         cluster.settled(5).await
     }
@@ -208,13 +208,16 @@ async fn replaced(cluster: &Cluster, writer: &Writer) -> Result<Vec<i32>, Failur
 }
 
 /// What the status tells of a member: None where it is none.
-async fn away_since(cluster: &Cluster, node: i32) -> Result<Option<Option<String>>, Failure> {
+async fn away_since(
+    cluster: &KindCluster,
+    node: i32,
+) -> Result<Option<Option<String>>, E2eFailure> {
     let members = cluster.members().await?;
     let member = members.into_iter().find(|m| m.id == i64::from(node));
     Ok(member.map(|m| m.unreachable_since.map(|since| since.0.to_string())))
 }
 
-async fn shrunk(cluster: &Cluster, writer: &Writer) -> Result<Vec<i32>, Failure> {
+async fn shrunk(cluster: &KindCluster, writer: &LoadWriter) -> Result<Vec<i32>, E2eFailure> {
     cluster.scale(3).await?;
     until_true("the first has left", PATIENCE, || async { Ok(ids(cluster).await?.len() < 5) })
         .await?;
@@ -235,16 +238,16 @@ async fn shrunk(cluster: &Cluster, writer: &Writer) -> Result<Vec<i32>, Failure>
     Ok(left)
 }
 
-async fn primary_and_epoch(cluster: &Cluster, asked: &[i32]) -> Result<(i32, i64), Failure> {
+async fn primary_and_epoch(cluster: &KindCluster, asked: &[i32]) -> Result<(i32, i64), E2eFailure> {
     let node = primary(cluster, asked).await?;
     Ok((node, epoch(cluster, node).await?))
 }
 
-async fn ids(cluster: &Cluster) -> Result<Vec<i32>, Failure> {
+async fn ids(cluster: &KindCluster) -> Result<Vec<i32>, E2eFailure> {
     Ok(cluster.members().await?.iter().filter_map(|m| i32::try_from(m.id).ok()).collect())
 }
 
-async fn operators(replicas: u8) -> Result<(), Failure> {
+async fn operators(replicas: u8) -> Result<(), E2eFailure> {
     const DEPLOYMENT: &str = "deployment/pgraft-operator";
     command(
         "kubectl",
@@ -257,7 +260,7 @@ async fn operators(replicas: u8) -> Result<(), Failure> {
         .map(drop)
 }
 
-async fn patch(cluster: &Cluster, spec: &Value) -> Result<(), Failure> {
+async fn patch(cluster: &KindCluster, spec: &Value) -> Result<(), E2eFailure> {
     kubectl(
         cluster,
         &["patch", "pgr", NAME, "--type", "merge", "--patch", &json!({ "spec": spec }).to_string()],
@@ -265,6 +268,6 @@ async fn patch(cluster: &Cluster, spec: &Value) -> Result<(), Failure> {
     .await
 }
 
-async fn kubectl(cluster: &Cluster, arguments: &[&str]) -> Result<(), Failure> {
+async fn kubectl(cluster: &KindCluster, arguments: &[&str]) -> Result<(), E2eFailure> {
     command("kubectl", &[&["--namespace", &cluster.namespace], arguments].concat()).await.map(drop)
 }

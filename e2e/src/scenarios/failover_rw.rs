@@ -5,15 +5,15 @@
 use serde_json::json;
 use std::time::Duration;
 
-use crate::cluster::{Cluster, NAME, PATIENCE};
-use crate::cut::Cut;
+use crate::cluster::{KindCluster, NAME, PATIENCE};
+use crate::cut::NetworkCut;
 use crate::data;
 use crate::ensure;
-use crate::failure::Failure;
+use crate::failure::E2eFailure;
 use crate::host_job::{HostJob, PAUSE, time_of};
 use crate::primary_term::{all_back, place, primary};
-use crate::scenario::Figure;
-use crate::writer::{Connections, Writer};
+use crate::scenario::ReportedFigure;
+use crate::writer::{Connections, LoadWriter};
 
 const MEMBERS: [i32; 3] = [1, 2, 3];
 const WITHOUT_API: &str = include_str!("../scripts/without_api.sh");
@@ -22,7 +22,7 @@ const PAUSED_SECONDS: i64 = 15;
 /// What the script without an API server may take; its own limits are shorter in sum.
 const OUTAGE: Duration = Duration::from_mins(15);
 
-pub async fn run(cluster: Cluster) -> Result<Vec<Figure>, Failure> {
+pub async fn run(cluster: KindCluster) -> Result<Vec<ReportedFigure>, E2eFailure> {
     cluster.create(3, &json!({ "failover": { "enabled": true } })).await?;
     let bootstrap = primary(&cluster, &MEMBERS).await?;
     data::write(&cluster, bootstrap, 10).await?;
@@ -38,8 +38,8 @@ pub async fn run(cluster: Cluster) -> Result<Vec<Figure>, Failure> {
     Ok(figures)
 }
 
-fn figure(what: &str, gap: Duration) -> Figure {
-    Figure {
+fn figure(what: &str, gap: Duration) -> ReportedFigure {
+    ReportedFigure {
         what: format!(
             "{what}: the longest time between two acknowledged inserts through -rw, one connection each"
         ),
@@ -47,11 +47,12 @@ fn figure(what: &str, gap: Duration) -> Figure {
     }
 }
 
-async fn paused(cluster: &Cluster) -> Result<Duration, Failure> {
+async fn paused(cluster: &KindCluster) -> Result<Duration, E2eFailure> {
     let former = primary(cluster, &MEMBERS).await?;
     let (host, uid) = place(cluster, former).await?;
     let writer =
-        Writer::begin(cluster, "paused", Connections::OneEach, std::slice::from_ref(&host)).await?;
+        LoadWriter::begin(cluster, "paused", Connections::OneEach, std::slice::from_ref(&host))
+            .await?;
     let env = [("UID_OF_POD", uid), ("SECONDS_LONG", PAUSED_SECONDS.to_string())];
     let host_job = HostJob::begin(cluster, &host, "pause", PAUSE, &env).await?;
     let paused = time_of(&host_job.ended(PATIENCE).await?, "paused")?;
@@ -69,17 +70,21 @@ async fn paused(cluster: &Cluster) -> Result<Duration, Failure> {
     Ok(gap)
 }
 
-async fn cut_off(cluster: &Cluster) -> Result<Duration, Failure> {
+async fn cut_off(cluster: &KindCluster) -> Result<Duration, E2eFailure> {
     let former = primary(cluster, &MEMBERS).await?;
     let others: Vec<i32> = MEMBERS.into_iter().filter(|id| *id != former).collect();
-    let writer =
-        Writer::begin(cluster, "cut-off", Connections::OneEach, &[place(cluster, former).await?.0])
-            .await?;
-    let cut = Cut::between(cluster, &[former], &others).await?;
+    let writer = LoadWriter::begin(
+        cluster,
+        "cut-off",
+        Connections::OneEach,
+        &[place(cluster, former).await?.0],
+    )
+    .await?;
+    let cut = NetworkCut::between(cluster, &[former], &others).await?;
     let story = async {
         let next = primary(cluster, &others).await?;
         writer.more(10).await?;
-        Ok::<_, Failure>(next)
+        Ok::<_, E2eFailure>(next)
     }
     .await;
     cut.heal().await?;
@@ -90,11 +95,11 @@ async fn cut_off(cluster: &Cluster) -> Result<Duration, Failure> {
     Ok(told.gap(0, i64::MAX))
 }
 
-async fn without_api(cluster: &Cluster) -> Result<Vec<Figure>, Failure> {
+async fn without_api(cluster: &KindCluster) -> Result<Vec<ReportedFigure>, E2eFailure> {
     let former = primary(cluster, &MEMBERS).await?;
     let follower = MEMBERS.into_iter().find(|id| *id != former).unwrap_or_default();
     let control_plane = cluster.control_plane().await?;
-    let writer = Writer::begin(
+    let writer = LoadWriter::begin(
         cluster,
         "without-api",
         Connections::OneEach,
@@ -132,7 +137,7 @@ async fn without_api(cluster: &Cluster) -> Result<Vec<Figure>, Failure> {
             "no API server, a follower's container is ended",
             told.gap(at("ended")?, at("killed")?),
         ),
-        Figure {
+        ReportedFigure {
             what: "no API server: a follower whose container was ended streams again after".into(),
             value: format!("{:.1} s", rejoined.as_secs_f64()),
         },
@@ -143,7 +148,7 @@ async fn without_api(cluster: &Cluster) -> Result<Vec<Figure>, Failure> {
     ])
 }
 
-async fn addresses(cluster: &Cluster) -> Result<String, Failure> {
+async fn addresses(cluster: &KindCluster) -> Result<String, E2eFailure> {
     let pods = cluster.pods().await?;
     let ip = |node: i32| pods.get(&node).and_then(|pod| pod.status.as_ref()?.pod_ip.clone());
     Ok(MEMBERS.into_iter().filter_map(ip).collect::<Vec<_>>().join(" "))

@@ -4,12 +4,12 @@
 use serde_json::json;
 use std::collections::BTreeMap;
 
-use crate::cluster::{Cluster, NodeRow, PATIENCE, pod_name};
+use crate::cluster::{KindCluster, NodeRow, PATIENCE, pod_name};
 use crate::command::run as command;
 use crate::ensure;
-use crate::failure::Failure;
-use crate::scenario::Figure;
-use crate::sql::Session;
+use crate::failure::E2eFailure;
+use crate::scenario::ReportedFigure;
+use crate::sql::SqlSession;
 use crate::wait::{Look, until};
 
 const MEMBERS: [i32; 3] = [1, 2, 3];
@@ -25,7 +25,7 @@ enum Loss {
 
 /// What the calls on a leader came to, until it was lost.
 #[derive(Debug)]
-struct Calls {
+struct AddCalls {
     /// How many were confirmed.
     confirmed: usize,
     /// Who was added by the last confirmed call, if that was an add.
@@ -36,7 +36,7 @@ struct Calls {
     error: String,
 }
 
-pub async fn run(cluster: Cluster) -> Result<Vec<Figure>, Failure> {
+pub async fn run(cluster: KindCluster) -> Result<Vec<ReportedFigure>, E2eFailure> {
     cluster.create(3, &json!({})).await?;
     // Servers outside of Kubernetes that never answer: the operator leaves them alone, and nobody
     // but the leader decides.
@@ -61,7 +61,7 @@ pub async fn run(cluster: Cluster) -> Result<Vec<Figure>, Failure> {
 
 /// Adds and removes without a pause while the leader goes, so that it goes in the middle of a call.
 /// Returns the last id that was used.
-async fn lose_the_leader(cluster: &Cluster, loss: Loss, used: i32) -> Result<i32, Failure> {
+async fn lose_the_leader(cluster: &KindCluster, loss: Loss, used: i32) -> Result<i32, E2eFailure> {
     let leader = cluster.leader(1).await?;
     let session = cluster.superuser(leader).await?;
     let lost = async {
@@ -113,8 +113,8 @@ async fn lose_the_leader(cluster: &Cluster, loss: Loss, used: i32) -> Result<i32
 }
 
 /// Add, remove, add the next one, ... until a call gets no answer.
-async fn call_until_lost(leader: &Session, used: i32) -> Result<Calls, Failure> {
-    let mut calls = Calls { confirmed: 0, member: None, unanswered: used, error: String::new() };
+async fn call_until_lost(leader: &SqlSession, used: i32) -> Result<AddCalls, E2eFailure> {
+    let mut calls = AddCalls { confirmed: 0, member: None, unanswered: used, error: String::new() };
     for id in used + 1..used + 100_000 {
         let address = format!("198.18.{}.{}", 112 + id / 250 % 16, id % 250 + 1); // in the range of the test network, and nobody's
         calls.unanswered = id;
@@ -130,12 +130,12 @@ async fn call_until_lost(leader: &Session, used: i32) -> Result<Calls, Failure> 
             calls.member = if calls.member.is_none() { Some(id) } else { None };
         }
     }
-    Err(Failure::Wrong("the leader was never lost".into()))
+    Err(E2eFailure::Wrong("the leader was never lost".into()))
 }
 
 /// Waits until all three have applied the same log, and returns their rows, which must be equal
 /// then.
-async fn agreed(cluster: &Cluster) -> Result<Vec<NodeRow>, Failure> {
+async fn agreed(cluster: &KindCluster) -> Result<Vec<NodeRow>, E2eFailure> {
     until(
         "all three members have applied the same log and show the same rows",
         PATIENCE,
@@ -165,7 +165,7 @@ async fn agreed(cluster: &Cluster) -> Result<Vec<NodeRow>, Failure> {
     .await
 }
 
-async fn remove(cluster: &Cluster, newcomer: i32) -> Result<(), Failure> {
+async fn remove(cluster: &KindCluster, newcomer: i32) -> Result<(), E2eFailure> {
     until(&format!("node {newcomer} is taken out again"), PATIENCE, || async {
         let leader = cluster.leader(1).await?;
         cluster
@@ -181,7 +181,7 @@ async fn remove(cluster: &Cluster, newcomer: i32) -> Result<(), Failure> {
 
 /// Every pod's log has exactly one committed join of each of these nodes but the bootstrap node,
 /// and all logs have the same.
-pub async fn one_join_each(cluster: &Cluster, members: &[i32]) -> Result<(), Failure> {
+pub async fn one_join_each(cluster: &KindCluster, members: &[i32]) -> Result<(), E2eFailure> {
     for &pod in members {
         let counts = "select (data->>'node')::int, count(*) from pgraft_log() where kind = 'join' and committed group by 1";
         let rows = cluster.superuser(pod).await?.rows(counts, &[]).await?;

@@ -3,14 +3,14 @@
 
 use serde_json::json;
 
-use crate::cluster::{Cluster, pod_name};
+use crate::cluster::{KindCluster, pod_name};
 use crate::command::run as command;
 use crate::data;
 use crate::ensure;
-use crate::failure::Failure;
-use crate::scenario::Figure;
+use crate::failure::E2eFailure;
+use crate::scenario::ReportedFigure;
 
-pub async fn run(cluster: Cluster) -> Result<Vec<Figure>, Failure> {
+pub async fn run(cluster: KindCluster) -> Result<Vec<ReportedFigure>, E2eFailure> {
     cluster.create(3, &json!({})).await?;
     data::write(&cluster, 1, 1000).await?;
 
@@ -38,14 +38,14 @@ pub async fn run(cluster: Cluster) -> Result<Vec<Figure>, Failure> {
 
 /// Kubernetes keeps a volume until its pod is gone, by a finalizer: both are deleted, and the
 /// member stands there without anything.
-async fn lose(cluster: &Cluster, node: i32) -> Result<(), Failure> {
+async fn lose(cluster: &KindCluster, node: i32) -> Result<(), E2eFailure> {
     let pod = pod_name(node);
     command("kubectl", &["delete", "pvc", &pod, "--wait=false", "--namespace", &cluster.namespace])
         .await?;
     cluster.delete_pod(node).await
 }
 
-async fn left_before(cluster: &Cluster, old: i32, new: i32) -> Result<(), Failure> {
+async fn left_before(cluster: &KindCluster, old: i32, new: i32) -> Result<(), E2eFailure> {
     let session = cluster.superuser(new).await?;
     let at = "select coalesce(min(index), -1) from pgraft_log() where committed and (data->>'node')::int = $1 and kind = $2";
     let left: i64 = session.value(at, &[&old, &"remove"]).await?;
@@ -58,7 +58,7 @@ async fn left_before(cluster: &Cluster, old: i32, new: i32) -> Result<(), Failur
 }
 
 /// What Prometheus would read of it, from the operator and from a pod.
-async fn measured(cluster: &Cluster) -> Result<(), Failure> {
+async fn measured(cluster: &KindCluster) -> Result<(), E2eFailure> {
     let namespace = &cluster.namespace;
     let read = async |path: String| command("kubectl", &["get", "--raw", &path]).await;
     let operator = read(

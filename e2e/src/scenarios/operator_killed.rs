@@ -7,12 +7,12 @@ use kube::api::{DeleteParams, ListParams};
 use serde_json::json;
 
 use super::leader_lost::one_join_each;
-use crate::cluster::{Cluster, PATIENCE, is_ready};
-use crate::failure::Failure;
-use crate::scenario::Figure;
+use crate::cluster::{KindCluster, PATIENCE, is_ready};
+use crate::failure::E2eFailure;
+use crate::scenario::ReportedFigure;
 use crate::wait::{Look, until};
 
-pub async fn run(cluster: Cluster) -> Result<Vec<Figure>, Failure> {
+pub async fn run(cluster: KindCluster) -> Result<Vec<ReportedFigure>, E2eFailure> {
     cluster.create(3, &json!({})).await?;
     let operators = Api::<Pod>::namespaced(cluster.resources().into_client(), "pgraft-system");
 
@@ -54,7 +54,7 @@ pub async fn run(cluster: Cluster) -> Result<Vec<Figure>, Failure> {
 
 /// Kills the operator's pod as a power cut does. Returns when another one runs, or is on its way
 /// and this one is gone.
-async fn kill(operators: &Api<Pod>) -> Result<(), Failure> {
+async fn kill(operators: &Api<Pod>) -> Result<(), E2eFailure> {
     for pod in
         operators.list(&ListParams::default()).await?.items.iter().filter(|pod| is_ready(pod))
     {

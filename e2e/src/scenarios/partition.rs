@@ -6,12 +6,12 @@ use futures::future::try_join_all;
 use serde_json::json;
 use std::time::{Duration, Instant};
 
-use crate::cluster::{Cluster, NodeRow, PATIENCE};
-use crate::cut::Cut;
+use crate::cluster::{KindCluster, NodeRow, PATIENCE};
+use crate::cut::NetworkCut;
 use crate::data;
 use crate::ensure;
-use crate::failure::Failure;
-use crate::scenario::Figure;
+use crate::failure::E2eFailure;
+use crate::scenario::ReportedFigure;
 use crate::wait::{Look, until, until_true};
 
 const MEMBERS: [i32; 5] = [1, 2, 3, 4, 5];
@@ -27,7 +27,7 @@ enum Leader {
     InMajority,
 }
 
-pub async fn run(cluster: Cluster) -> Result<Vec<Figure>, Failure> {
+pub async fn run(cluster: KindCluster) -> Result<Vec<ReportedFigure>, E2eFailure> {
     cluster.create(5, &json!({})).await?;
     data::write(&cluster, 1, 1000).await?;
     let first = split(&cluster, Leader::InMinority, &MEMBERS, &[1, 2, 3, 4, 5, 6]).await?;
@@ -39,7 +39,7 @@ pub async fn run(cluster: Cluster) -> Result<Vec<Figure>, Failure> {
         first.as_secs_f64(),
         second.as_secs_f64()
     );
-    Ok(vec![Figure {
+    Ok(vec![ReportedFigure {
         what:
             "the longest that a refusal took on the minority side of a partition (2 of 5 members)"
                 .into(),
@@ -50,11 +50,11 @@ pub async fn run(cluster: Cluster) -> Result<Vec<Figure>, Failure> {
 /// Cuts two of the first five off, tries to change something there, scales from `before` to `after`
 /// by the majority, and heals. Returns how long the slowest refusal took.
 async fn split(
-    cluster: &Cluster,
+    cluster: &KindCluster,
     leader_is: Leader,
     before: &[i32],
     after: &[i32],
-) -> Result<Duration, Failure> {
+) -> Result<Duration, E2eFailure> {
     let (rows, leader) = (cluster.same_rows(before).await?, cluster.leader(1).await?);
     let (among, elsewhere): (Vec<i32>, Vec<i32>) =
         MEMBERS.into_iter().rev().partition(|node| *node == leader);
@@ -66,7 +66,7 @@ async fn split(
         before.iter().copied().filter(|node| !minority.contains(node)).collect();
     println!("partition: {minority:?} | {majority:?}, the leader is {leader}");
 
-    let cut = Cut::between(cluster, &minority, &majority).await?;
+    let cut = NetworkCut::between(cluster, &minority, &majority).await?;
     let story = while_split(cluster, &minority, &majority, &rows, after.len()).await;
     cut.heal().await?;
     let longest = story?;
@@ -79,12 +79,12 @@ async fn split(
 }
 
 async fn while_split(
-    cluster: &Cluster,
+    cluster: &KindCluster,
     minority: &[i32],
     majority: &[i32],
     before: &[NodeRow],
     replicas: usize,
-) -> Result<Duration, Failure> {
+) -> Result<Duration, E2eFailure> {
     let victim = majority.iter().copied().find(|node| *node != 1).unwrap_or_default();
     let longest = try_join_all(minority.iter().map(|node| refuses(cluster, *node, victim)))
         .await?
@@ -127,7 +127,7 @@ async fn while_split(
 
 /// Every change on this node, at once: each is refused within its limit, in words that the docs
 /// have.
-async fn refuses(cluster: &Cluster, node: i32, victim: i32) -> Result<Duration, Failure> {
+async fn refuses(cluster: &KindCluster, node: i32, victim: i32) -> Result<Duration, E2eFailure> {
     let calls = [
         format!("select pgraft_add_node({}, '{FOREIGN}{node}', 7001)", 100 + node),
         format!("select pgraft_remove_node({victim})"),
@@ -136,18 +136,18 @@ async fn refuses(cluster: &Cluster, node: i32, victim: i32) -> Result<Duration, 
         let session = cluster.superuser(node).await?;
         let begun = Instant::now();
         let Ok(result) = tokio::time::timeout(PATIENCE, session.run(&statement)).await else {
-            return Err(Failure::Wrong(format!("node {node}: {statement} got no answer")));
+            return Err(E2eFailure::Wrong(format!("node {node}: {statement} got no answer")));
         };
         let took = begun.elapsed();
         let said = match &result {
             Ok(()) => {
-                return Err(Failure::Wrong(format!(
+                return Err(E2eFailure::Wrong(format!(
                     "node {node} is cut off, and confirmed {statement}"
                 )));
             }
             Err(failure) => failure
                 .refusal()
-                .ok_or_else(|| Failure::Wrong(format!("node {node}: {statement}: {failure}")))?,
+                .ok_or_else(|| E2eFailure::Wrong(format!("node {node}: {statement}: {failure}")))?,
         };
         println!(
             "partition: node {node}: {statement}: {} {} after {:.1} s",
@@ -166,7 +166,7 @@ async fn refuses(cluster: &Cluster, node: i32, victim: i32) -> Result<Duration, 
 }
 
 /// Nothing of what the minority wanted is in any log.
-async fn nothing_left_behind(cluster: &Cluster, members: &[i32]) -> Result<(), Failure> {
+async fn nothing_left_behind(cluster: &KindCluster, members: &[i32]) -> Result<(), E2eFailure> {
     for &node in members {
         until_true(&format!("the log of node {node} has nothing of the minority's"), PATIENCE, || async {
             let clean = "select not exists (select from pgraft_log() where strpos(data::text, $1::text) > 0)";

@@ -1,14 +1,14 @@
 //! What the README promises: three members, one `kubectl scale`, and the same four rows in every
 //! pod and in the status.
 
-use crate::cluster::{Cluster, NAME, pod_name};
+use crate::cluster::{KindCluster, NAME, pod_name};
 use crate::command::{run as command, run_with_input};
 use crate::data;
 use crate::ensure;
-use crate::failure::Failure;
-use crate::scenario::Figure;
+use crate::failure::E2eFailure;
+use crate::scenario::ReportedFigure;
 
-pub async fn run(cluster: Cluster) -> Result<Vec<Figure>, Failure> {
+pub async fn run(cluster: KindCluster) -> Result<Vec<ReportedFigure>, E2eFailure> {
     let namespace = cluster.namespace.as_str();
     let kubectl = |arguments: &'static [&str]| async move {
         command("kubectl", &[&["--namespace", namespace], arguments].concat()).await
@@ -61,7 +61,7 @@ pub async fn run(cluster: Cluster) -> Result<Vec<Figure>, Failure> {
     let primary =
         cluster.members().await?.iter().find(|m| m.primary).and_then(|m| i32::try_from(m.id).ok());
     let Some(primary) = primary else {
-        return Err(Failure::Wrong(format!("the status of {NAME} names no primary")));
+        return Err(E2eFailure::Wrong(format!("the status of {NAME} names no primary")));
     };
     data::write(&cluster, primary, 1000).await?;
     data::same_on(&cluster, primary, &[1, 2, 3, 4]).await?;

@@ -4,14 +4,14 @@
 
 use serde_json::json;
 
-use crate::cluster::{Cluster, NAME, PATIENCE, is_ready, pod_name};
+use crate::cluster::{KindCluster, NAME, PATIENCE, is_ready, pod_name};
 use crate::data;
 use crate::ensure;
-use crate::failure::Failure;
-use crate::scenario::Figure;
+use crate::failure::E2eFailure;
+use crate::scenario::ReportedFigure;
 use crate::wait::{Look, until};
 
-pub async fn run(cluster: Cluster) -> Result<Vec<Figure>, Failure> {
+pub async fn run(cluster: KindCluster) -> Result<Vec<ReportedFigure>, E2eFailure> {
     cluster.create(3, &json!({ "standby": { "maxLag": "10s" } })).await?;
     data::write(&cluster, 1, 100).await?;
     let pods = cluster.pods().await?;
@@ -37,7 +37,7 @@ pub async fn run(cluster: Cluster) -> Result<Vec<Figure>, Failure> {
     Ok(Vec::new())
 }
 
-async fn paused(cluster: &Cluster) -> Result<(), Failure> {
+async fn paused(cluster: &KindCluster) -> Result<(), E2eFailure> {
     cluster.superuser(3).await?.run("select pg_wal_replay_pause()").await?;
     data::write(cluster, 1, 1000).await?;
     until("node 3 is not ready, and Degraded says why", PATIENCE, || async {
@@ -59,7 +59,7 @@ async fn paused(cluster: &Cluster) -> Result<(), Failure> {
     data::same_on(cluster, 1, &[1, 3]).await
 }
 
-async fn while_down(cluster: &Cluster) -> Result<(), Failure> {
+async fn while_down(cluster: &KindCluster) -> Result<(), E2eFailure> {
     let before = cluster.pods().await?.get(&3).and_then(|pod| pod.metadata.uid.clone());
     cluster.delete_pod(3).await?;
     until("the pod of node 3 is made again and finds no host", PATIENCE, || async {

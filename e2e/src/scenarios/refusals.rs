@@ -3,16 +3,16 @@
 
 use serde_json::json;
 
-use crate::cluster::Cluster;
+use crate::cluster::KindCluster;
 use crate::ensure;
-use crate::failure::Failure;
-use crate::scenario::Figure;
+use crate::failure::E2eFailure;
+use crate::scenario::ReportedFigure;
 
 const ADD_ON_FOLLOWER: &str =
     "Cannot add node - this node is not the leader. Node addition must be performed on the leader.";
 const REMOVE_ON_FOLLOWER: &str = "Cannot remove node - this node is not the leader. Node removal must be performed on the leader.";
 
-pub async fn run(cluster: Cluster) -> Result<Vec<Figure>, Failure> {
+pub async fn run(cluster: KindCluster) -> Result<Vec<ReportedFigure>, E2eFailure> {
     cluster.create(3, &json!({})).await?;
     let rows = cluster.same_rows(&[1, 2, 3]).await?;
     let leader = cluster.leader(1).await?;
@@ -93,13 +93,13 @@ pub async fn run(cluster: Cluster) -> Result<Vec<Figure>, Failure> {
 }
 
 fn refused(
-    result: &Result<(), Failure>,
+    result: &Result<(), E2eFailure>,
     statement: &str,
-) -> Result<(String, String, String), Failure> {
+) -> Result<(String, String, String), E2eFailure> {
     match result {
-        Ok(()) => Err(Failure::Wrong(format!("{statement} was not refused"))),
+        Ok(()) => Err(E2eFailure::Wrong(format!("{statement} was not refused"))),
         Err(failure) => {
-            failure.refusal().ok_or_else(|| Failure::Wrong(format!("{statement}: {failure}")))
+            failure.refusal().ok_or_else(|| E2eFailure::Wrong(format!("{statement}: {failure}")))
         }
     }
 }

@@ -7,17 +7,17 @@ use kube::api::ListParams;
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::cluster::{Cluster, NAME, PATIENCE, is_ready};
+use crate::cluster::{KindCluster, NAME, PATIENCE, is_ready};
 use crate::command::run as command;
 use crate::data;
 use crate::ensure;
-use crate::failure::Failure;
-use crate::scenario::Figure;
+use crate::failure::E2eFailure;
+use crate::scenario::ReportedFigure;
 use crate::wait::{Look, until};
 
 const NODES: [i32; 3] = [1, 2, 3];
 
-pub async fn run(cluster: Cluster) -> Result<Vec<Figure>, Failure> {
+pub async fn run(cluster: KindCluster) -> Result<Vec<ReportedFigure>, E2eFailure> {
     cluster.create(3, &json!({})).await?;
     data::write(&cluster, 1, 1000).await?;
     let (pods, volumes, rows) =
@@ -53,12 +53,15 @@ pub async fn run(cluster: Cluster) -> Result<Vec<Figure>, Failure> {
     data::same_on(&cluster, 1, &NODES).await?;
     better_spec(&cluster).await?;
     let what = "a rolling restart of three members, from the change of the spec until the third new pod is ready".into();
-    Ok(vec![Figure { what, value: format!("{:.0} s", took.as_secs_f64()) }])
+    Ok(vec![ReportedFigure { what, value: format!("{:.0} s", took.as_secs_f64()) }])
 }
 
 /// Watches until every pod is another one and ready. Returns in which order they went; fails when
 /// two were down at once.
-async fn watch(cluster: &Cluster, before: &BTreeMap<i32, String>) -> Result<Vec<i32>, Failure> {
+async fn watch(
+    cluster: &KindCluster,
+    before: &BTreeMap<i32, String>,
+) -> Result<Vec<i32>, E2eFailure> {
     let mut order: Vec<i32> = Vec::new();
     let (order_seen, what) = (
         std::sync::Mutex::new(&mut order),
@@ -89,13 +92,13 @@ async fn watch(cluster: &Cluster, before: &BTreeMap<i32, String>) -> Result<Vec<
     })
     .await?;
     match both {
-        Some(down) => Err(Failure::Wrong(format!("{down:?} were down at once"))),
+        Some(down) => Err(E2eFailure::Wrong(format!("{down:?} were down at once"))),
         None => Ok(order),
     }
 }
 
 /// An image that is nowhere stops the restart at its first pod; the next spec mends that pod too.
-async fn better_spec(cluster: &Cluster) -> Result<(), Failure> {
+async fn better_spec(cluster: &KindCluster) -> Result<(), E2eFailure> {
     let before = identities(cluster).await?;
     patch(
         cluster,
@@ -133,15 +136,15 @@ async fn better_spec(cluster: &Cluster) -> Result<(), Failure> {
     data::same_on(cluster, 1, &NODES).await
 }
 
-async fn patch(cluster: &Cluster, patch: &serde_json::Value) -> Result<(), Failure> {
+async fn patch(cluster: &KindCluster, patch: &serde_json::Value) -> Result<(), E2eFailure> {
     kubectl(cluster, &["patch", "pgr/demo", "--type=merge", "--patch", &patch.to_string()]).await
 }
 
-async fn kubectl(cluster: &Cluster, arguments: &[&str]) -> Result<(), Failure> {
+async fn kubectl(cluster: &KindCluster, arguments: &[&str]) -> Result<(), E2eFailure> {
     command("kubectl", &[&["--namespace", &cluster.namespace], arguments].concat()).await.map(drop)
 }
 
-async fn identities(cluster: &Cluster) -> Result<BTreeMap<i32, String>, Failure> {
+async fn identities(cluster: &KindCluster) -> Result<BTreeMap<i32, String>, E2eFailure> {
     Ok(cluster
         .pods()
         .await?
@@ -150,7 +153,7 @@ async fn identities(cluster: &Cluster) -> Result<BTreeMap<i32, String>, Failure>
         .collect())
 }
 
-async fn volumes(cluster: &Cluster) -> Result<BTreeSet<Option<String>>, Failure> {
+async fn volumes(cluster: &KindCluster) -> Result<BTreeSet<Option<String>>, E2eFailure> {
     let claims = Api::<PersistentVolumeClaim>::namespaced(
         cluster.resources().into_client(),
         &cluster.namespace,

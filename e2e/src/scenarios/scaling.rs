@@ -6,10 +6,10 @@ use serde_json::json;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use crate::cluster::Cluster;
+use crate::cluster::KindCluster;
 use crate::data;
-use crate::failure::Failure;
-use crate::scenario::Figure;
+use crate::failure::E2eFailure;
+use crate::scenario::ReportedFigure;
 use crate::wait::{Look, until};
 
 /// `persistentVolumeClaimRetentionPolicy.whenScaled`.
@@ -19,7 +19,7 @@ pub enum Policy {
     Retain,
 }
 
-pub async fn run(cluster: Cluster, policy: Policy) -> Result<Vec<Figure>, Failure> {
+pub async fn run(cluster: KindCluster, policy: Policy) -> Result<Vec<ReportedFigure>, E2eFailure> {
     let word = if policy == Policy::Delete { "Delete" } else { "Retain" };
     cluster
         .create(1, &json!({"persistentVolumeClaimRetentionPolicy": {"whenScaled": word}}))
@@ -46,7 +46,7 @@ pub async fn run(cluster: Cluster, policy: Policy) -> Result<Vec<Figure>, Failur
     Ok(Vec::new())
 }
 
-async fn volumes_are(cluster: &Cluster, expected: &BTreeSet<i32>) -> Result<(), Failure> {
+async fn volumes_are(cluster: &KindCluster, expected: &BTreeSet<i32>) -> Result<(), E2eFailure> {
     until(
         &format!("{}: the volumes are {expected:?}", cluster.namespace),
         Duration::from_mins(1),

@@ -5,10 +5,10 @@ use futures::future::try_join_all;
 use serde_json::json;
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::cluster::{Cluster, PATIENCE};
+use crate::cluster::{KindCluster, PATIENCE};
 use crate::ensure;
-use crate::failure::Failure;
-use crate::scenario::Figure;
+use crate::failure::E2eFailure;
+use crate::scenario::ReportedFigure;
 use crate::wait::until_true;
 
 const ADDS: i32 = 20;
@@ -24,7 +24,7 @@ begin
   raise exception 'node % did not appear within 10 seconds', wanted;
 end $$";
 
-pub async fn run(cluster: Cluster) -> Result<Vec<Figure>, Failure> {
+pub async fn run(cluster: KindCluster) -> Result<Vec<ReportedFigure>, E2eFailure> {
     cluster.create(3, &json!({})).await?;
     let mut adds = adds(&cluster).await?;
     adds.sort_unstable();
@@ -33,7 +33,7 @@ pub async fn run(cluster: Cluster) -> Result<Vec<Figure>, Failure> {
     for replicas in 4..=5 {
         scales.push(format!("{:.1} s", scale(&cluster, replicas).await?.as_secs_f64()));
     }
-    let to_rows = Figure {
+    let to_rows = ReportedFigure {
         what: format!(
             "from the call of pgraft_add_node to the row in pgraft_get_nodes() on all three members ({ADDS} calls; from the leader's clock before \
              the call to each member's own when a loop in it first sees the row; one host, so one clock)"
@@ -44,7 +44,7 @@ pub async fn run(cluster: Cluster) -> Result<Vec<Figure>, Failure> {
             worst.as_secs_f64() * 1e3
         ),
     };
-    let to_voter = Figure {
+    let to_voter = ReportedFigure {
         what: "from `kubectl scale` to a streaming voter, 3 to 4 and 4 to 5 (pod, clone and membership; from the start of the command until the \
                leader shows the new node as a voter and the primary as streaming)"
             .into(),
@@ -54,7 +54,7 @@ pub async fn run(cluster: Cluster) -> Result<Vec<Figure>, Failure> {
 }
 
 /// Adds and removes servers that are none, and measures each add on every member.
-async fn adds(cluster: &Cluster) -> Result<Vec<Duration>, Failure> {
+async fn adds(cluster: &KindCluster) -> Result<Vec<Duration>, E2eFailure> {
     cluster.superuser(1).await?.run(WATCH).await?;
     let leader = cluster.leader(1).await?;
     let caller = cluster.superuser(leader).await?;
@@ -84,7 +84,7 @@ async fn adds(cluster: &Cluster) -> Result<Vec<Duration>, Failure> {
                 )
                 .await?;
             ensure!(rows.len() == 1 && rows[0].get::<_, bool>(1), "node {newcomer} was not added");
-            Ok::<SystemTime, Failure>(rows[0].get(0))
+            Ok::<SystemTime, E2eFailure>(rows[0].get(0))
         };
         let (seen, called) = futures::try_join!(watch, call)?;
         times.extend(
@@ -106,7 +106,7 @@ async fn adds(cluster: &Cluster) -> Result<Vec<Duration>, Failure> {
 }
 
 /// From the start of `kubectl scale` until the newcomer votes and streams.
-async fn scale(cluster: &Cluster, replicas: i32) -> Result<Duration, Failure> {
+async fn scale(cluster: &KindCluster, replicas: i32) -> Result<Duration, E2eFailure> {
     let leader = cluster.superuser(cluster.leader(1).await?).await?;
     let primary = cluster.superuser(1).await?;
     let begun = Instant::now();

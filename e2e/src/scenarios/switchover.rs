@@ -5,18 +5,18 @@
 use k8s_openapi::api::core::v1::Event;
 use kube::Api;
 use kube::api::ListParams;
-use pgraft_operator::api::{FailoverReason, LastFailover};
+use pgraft_operator::api::{FailoverReason, LastFailoverStatus};
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 
-use crate::cluster::{Cluster, NAME, PATIENCE, pod_name};
+use crate::cluster::{KindCluster, NAME, PATIENCE, pod_name};
 use crate::command::run as command;
 use crate::data;
 use crate::ensure;
-use crate::failure::Failure;
-use crate::scenario::Figure;
+use crate::failure::E2eFailure;
+use crate::scenario::ReportedFigure;
 use crate::wait::{Look, until};
-use crate::writer::{Connections, Told, Writer};
+use crate::writer::{Acknowledged, Connections, LoadWriter};
 
 /// Generous: what is usual is printed.
 const LONGEST_GAP: Duration = Duration::from_secs(30);
@@ -26,7 +26,7 @@ const ADVERSE: &str = "REVOKE CONNECT ON DATABASE postgres FROM PUBLIC; REVOKE A
     ALTER ROLE pgraft_operator SET statement_timeout = 1; ALTER ROLE pgraft_operator SET default_transaction_read_only = on; \
     ALTER ROLE postgres SET statement_timeout = 1";
 
-pub async fn run(cluster: Cluster) -> Result<Vec<Figure>, Failure> {
+pub async fn run(cluster: KindCluster) -> Result<Vec<ReportedFigure>, E2eFailure> {
     // With settings and grants that pgraft's own sessions must not depend on.
     let parameters = json!({"default_transaction_isolation": "serializable"});
     cluster
@@ -49,7 +49,7 @@ pub async fn run(cluster: Cluster) -> Result<Vec<Figure>, Failure> {
 }
 
 /// `kubectl patch`, as the documentation has it.
-async fn asked_for(cluster: &Cluster) -> Result<Vec<Figure>, Failure> {
+async fn asked_for(cluster: &KindCluster) -> Result<Vec<ReportedFigure>, E2eFailure> {
     let writer = begin(cluster, "asked-for").await?;
     let begun = Instant::now();
     ask(cluster, &json!({"target": "demo-3"})).await?;
@@ -67,11 +67,11 @@ async fn asked_for(cluster: &Cluster) -> Result<Vec<Figure>, Failure> {
     cluster.settled(3).await?;
     println!("{}: {last:?}", cluster.namespace);
     Ok(vec![
-        Figure {
+        ReportedFigure {
             what: "kubectl patch of spec.switchover, until the condition SwitchoverDone".into(),
             value: seconds(took),
         },
-        Figure {
+        ReportedFigure {
             what: "the same, as the members measure it (status.lastFailover)".into(),
             value: format!("{} ms", last.duration_ms),
         },
@@ -80,7 +80,7 @@ async fn asked_for(cluster: &Cluster) -> Result<Vec<Figure>, Failure> {
 }
 
 /// A request that nobody can carry out changes nothing, and nothing waits for it.
-async fn refused(cluster: &Cluster) -> Result<Figure, Failure> {
+async fn refused(cluster: &KindCluster) -> Result<ReportedFigure, E2eFailure> {
     ask(cluster, &json!({"target": "demo-9"})).await?;
     until("the refusal is shown", PATIENCE, || async {
         let conditions =
@@ -96,14 +96,14 @@ async fn refused(cluster: &Cluster) -> Result<Figure, Failure> {
     cluster.settled(3).await?;
     ensure!(primary(cluster).await? == "demo-3", "the primary is another one");
     ask(cluster, &Value::Null).await?;
-    Ok(Figure {
+    Ok(ReportedFigure {
         what: "switchovers that were refused, with everything as it was".into(),
         value: "1".into(),
     })
 }
 
 /// The highest id goes, and is the primary.
-async fn scaled_away(cluster: &Cluster) -> Result<Figure, Failure> {
+async fn scaled_away(cluster: &KindCluster) -> Result<ReportedFigure, E2eFailure> {
     let writer = begin(cluster, "scaled-away").await?;
     let epoch = changed(cluster, 1).await?.epoch;
     cluster.scale(2).await?;
@@ -120,7 +120,7 @@ async fn scaled_away(cluster: &Cluster) -> Result<Figure, Failure> {
 }
 
 /// Every pod is made again, the primary's after it has handed over.
-async fn restarted(cluster: &Cluster) -> Result<Figure, Failure> {
+async fn restarted(cluster: &KindCluster) -> Result<ReportedFigure, E2eFailure> {
     let former = primary(cluster).await?;
     let epoch = changed(cluster, 1).await?.epoch;
     let writer = begin(cluster, "restarted").await?;
@@ -145,7 +145,7 @@ async fn restarted(cluster: &Cluster) -> Result<Figure, Failure> {
 }
 
 /// One Event for each of these changes.
-async fn told_once(cluster: &Cluster, epochs: &[i64]) -> Result<(), Failure> {
+async fn told_once(cluster: &KindCluster, epochs: &[i64]) -> Result<(), E2eFailure> {
     let events = Api::<Event>::namespaced(cluster.resources().into_client(), &cluster.namespace);
     until("every change of the primary is an Event, once", PATIENCE, || async {
         let events = events.list(&ListParams::default()).await?.items;
@@ -168,7 +168,7 @@ async fn told_once(cluster: &Cluster, epochs: &[i64]) -> Result<(), Failure> {
 
 /// The change of the primary that the status tells of, as soon as it is a later one than this
 /// epoch's.
-async fn changed(cluster: &Cluster, epoch: i64) -> Result<LastFailover, Failure> {
+async fn changed(cluster: &KindCluster, epoch: i64) -> Result<LastFailoverStatus, E2eFailure> {
     until(
         &format!("{}: status.lastFailover is later than epoch {epoch}", cluster.namespace),
         PATIENCE,
@@ -183,36 +183,36 @@ async fn changed(cluster: &Cluster, epoch: i64) -> Result<LastFailover, Failure>
     .await
 }
 
-async fn primary(cluster: &Cluster) -> Result<String, Failure> {
+async fn primary(cluster: &KindCluster) -> Result<String, E2eFailure> {
     Ok(cluster.resources().get(NAME).await?.status.and_then(|s| s.primary).unwrap_or_default())
 }
 
-fn node(pod: &str) -> Result<i32, Failure> {
+fn node(pod: &str) -> Result<i32, E2eFailure> {
     let known = (1..10).find(|id| pod_name(*id) == pod);
-    known.ok_or_else(|| Failure::Wrong(format!("{pod} is the primary")))
+    known.ok_or_else(|| E2eFailure::Wrong(format!("{pod} is the primary")))
 }
 
-async fn ask(cluster: &Cluster, request: &Value) -> Result<(), Failure> {
+async fn ask(cluster: &KindCluster, request: &Value) -> Result<(), E2eFailure> {
     let patch = json!({ "spec": { "switchover": request } }).to_string();
     kubectl(cluster, &["patch", "pgr", NAME, "--type", "merge", "--patch", &patch]).await
 }
 
-async fn kubectl(cluster: &Cluster, arguments: &[&str]) -> Result<(), Failure> {
+async fn kubectl(cluster: &KindCluster, arguments: &[&str]) -> Result<(), E2eFailure> {
     command("kubectl", &[&["--namespace", &cluster.namespace], arguments].concat()).await.map(drop)
 }
 
 /// A client that writes, on any host.
-async fn begin(cluster: &Cluster, story: &'static str) -> Result<Writer, Failure> {
-    Writer::begin(cluster, story, Connections::OneEach, &["no-such-host".to_owned()]).await
+async fn begin(cluster: &KindCluster, story: &'static str) -> Result<LoadWriter, E2eFailure> {
+    LoadWriter::begin(cluster, story, Connections::OneEach, &["no-such-host".to_owned()]).await
 }
 
-fn gap(what: &str, told: &Told) -> Result<Figure, Failure> {
+fn gap(what: &str, told: &Acknowledged) -> Result<ReportedFigure, E2eFailure> {
     let longest = told.gap(0, i64::MAX);
     ensure!(longest < LONGEST_GAP, "{what}: nothing was acknowledged for {longest:?}");
     let what = format!(
         "{what}: the longest time between two acknowledged inserts through -rw, one connection each"
     );
-    Ok(Figure { what, value: seconds(longest) })
+    Ok(ReportedFigure { what, value: seconds(longest) })
 }
 
 fn seconds(time: Duration) -> String {

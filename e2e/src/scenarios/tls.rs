@@ -9,11 +9,11 @@ use rcgen::{
 use serde_json::json;
 use std::collections::BTreeMap;
 
-use crate::cluster::{Cluster, PATIENCE, pod_name};
+use crate::cluster::{KindCluster, PATIENCE, pod_name};
 use crate::command::run_with_input;
 use crate::ensure;
-use crate::failure::Failure;
-use crate::scenario::Figure;
+use crate::failure::E2eFailure;
+use crate::scenario::ReportedFigure;
 use crate::served::{self, POSTGRES, RAFT};
 use crate::wait::{Look, until};
 
@@ -26,7 +26,7 @@ pub(super) const OWN_CA: &str = "a CA of our own";
 const OURS: &str = "select count(*) filter (where not s.ssl) || ' in the clear, ' || string_agg(distinct a.usename || ' ' || s.client_dn, ', ' order by a.usename || ' ' || s.client_dn) \
      from pg_stat_ssl s join pg_stat_activity a using (pid) where a.usename in ('pgraft_replication', 'pgraft_operator')";
 
-pub async fn run(cluster: Cluster) -> Result<Vec<Figure>, Failure> {
+pub async fn run(cluster: KindCluster) -> Result<Vec<ReportedFigure>, E2eFailure> {
     own_ca(&cluster).await?;
     cluster.create(3, &json!({"tls": {"caSecret": "our-ca"}})).await?;
     applications(&cluster).await?;
@@ -41,8 +41,8 @@ pub async fn run(cluster: Cluster) -> Result<Vec<Figure>, Failure> {
 
 /// A Secret `our-ca` as cert-manager makes it for a Certificate with `isCA: true`. Returns the
 /// certificate.
-pub(super) async fn own_ca(cluster: &Cluster) -> Result<String, Failure> {
-    let wrong = |e: rcgen::Error| Failure::Wrong(e.to_string());
+pub(super) async fn own_ca(cluster: &KindCluster) -> Result<String, E2eFailure> {
+    let wrong = |e: rcgen::Error| E2eFailure::Wrong(e.to_string());
     let mut params = CertificateParams::default();
     params.distinguished_name.push(DnType::CommonName, OWN_CA);
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -60,7 +60,7 @@ pub(super) async fn own_ca(cluster: &Cluster) -> Result<String, Failure> {
 
 /// `sslmode=verify-full` with what stands in `-app`, through `-rw`, from another pod; and a client
 /// that wants no TLS.
-pub(super) async fn applications(cluster: &Cluster) -> Result<(), Failure> {
+pub(super) async fn applications(cluster: &KindCluster) -> Result<(), E2eFailure> {
     let data = cluster.secrets().get("demo-app").await?.data.unwrap_or_default();
     let field = |key: &str| {
         data.get(key)
@@ -120,7 +120,7 @@ pub(super) async fn applications(cluster: &Cluster) -> Result<(), Failure> {
 
 /// Deletes the members' certificates, which is how a renewal is asked for, and waits until others
 /// are served on both ports.
-async fn renewal(cluster: &Cluster) -> Result<Vec<Figure>, Failure> {
+async fn renewal(cluster: &KindCluster) -> Result<Vec<ReportedFigure>, E2eFailure> {
     let begun = std::time::Instant::now();
     let (pods, leader) = (lives(cluster).await?, cluster.leader(1).await?);
     let term: i64 = cluster.superuser(1).await?.value("select pgraft_get_term()", &[]).await?;
@@ -159,7 +159,7 @@ async fn renewal(cluster: &Cluster) -> Result<Vec<Figure>, Failure> {
         (cluster.leader(1).await?, after) == (leader, term),
         "the leader changed: term {term}, then {after}"
     );
-    Ok(vec![Figure {
+    Ok(vec![ReportedFigure {
         what: "certificates of three members renewed, until all are served on 5432 and 7001".into(),
         value: format!("{:.0} s", took.as_secs_f64()),
     }])
@@ -167,8 +167,8 @@ async fn renewal(cluster: &Cluster) -> Result<Vec<Figure>, Failure> {
 
 /// Each pod's identity, and how often its container was started.
 pub(super) async fn lives(
-    cluster: &Cluster,
-) -> Result<BTreeMap<i32, (Option<String>, i32)>, Failure> {
+    cluster: &KindCluster,
+) -> Result<BTreeMap<i32, (Option<String>, i32)>, E2eFailure> {
     let restarts = |pod: &Pod| {
         pod.status
             .iter()

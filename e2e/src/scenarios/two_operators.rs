@@ -9,23 +9,23 @@ use serde_json::json;
 use std::time::Instant;
 
 use super::leader_lost::one_join_each;
-use crate::cluster::{Cluster, PATIENCE};
+use crate::cluster::{KindCluster, PATIENCE};
 use crate::command::run as command;
-use crate::failure::Failure;
-use crate::scenario::Figure;
+use crate::failure::E2eFailure;
+use crate::scenario::ReportedFigure;
 use crate::wait::{Look, until};
 
 const SYSTEM: &str = "pgraft-system";
 const DEPLOYMENT: &str = "deployment/pgraft-operator";
 
-pub async fn run(cluster: Cluster) -> Result<Vec<Figure>, Failure> {
+pub async fn run(cluster: KindCluster) -> Result<Vec<ReportedFigure>, E2eFailure> {
     operators(2).await?;
     let result = story(&cluster).await;
     operators(1).await?;
     result
 }
 
-async fn story(cluster: &Cluster) -> Result<Vec<Figure>, Failure> {
+async fn story(cluster: &KindCluster) -> Result<Vec<ReportedFigure>, E2eFailure> {
     cluster.create(3, &json!({})).await?;
     cluster.scale(5).await?;
     until("the volume of node 4 is there", PATIENCE, || async {
@@ -43,20 +43,20 @@ async fn story(cluster: &Cluster) -> Result<Vec<Figure>, Failure> {
     cluster.settled(3).await?;
     cluster.same_everywhere(&[1, 2, 3]).await?;
     Ok(vec![
-        Figure {
+        ReportedFigure {
             what: "from the death of the operator that works to the next one's Lease".into(),
             value: killed,
         },
-        Figure { what: "the same when it is told to stop".into(), value: stopped },
+        ReportedFigure { what: "the same when it is told to stop".into(), value: stopped },
     ])
 }
 
 /// Deletes the operator that holds the Lease and waits for another holder.
-async fn hand_over(cluster: &Cluster, grace: Option<u32>) -> Result<String, Failure> {
+async fn hand_over(cluster: &KindCluster, grace: Option<u32>) -> Result<String, E2eFailure> {
     let client = cluster.resources().into_client();
     let leases = Api::<Lease>::namespaced(client.clone(), SYSTEM);
     let holder = async || {
-        Ok::<_, Failure>(
+        Ok::<_, E2eFailure>(
             leases
                 .get("pgraft-operator")
                 .await?
@@ -83,7 +83,7 @@ async fn hand_over(cluster: &Cluster, grace: Option<u32>) -> Result<String, Fail
     Ok(format!("{:.1} s", begun.elapsed().as_secs_f64()))
 }
 
-async fn operators(replicas: u8) -> Result<(), Failure> {
+async fn operators(replicas: u8) -> Result<(), E2eFailure> {
     command(
         "kubectl",
         &["scale", DEPLOYMENT, &format!("--replicas={replicas}"), "--namespace", SYSTEM],

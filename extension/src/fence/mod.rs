@@ -8,7 +8,7 @@
 
 pub mod gate;
 
-use pgraft_core::fence::{Act, Facts, Verdict, Who, decide};
+use pgraft_core::fence::{Act, FenceFacts, FenceVerdict, Who, decide};
 use pgraft_core::{NodeState, Primary, Refusal};
 
 use crate::pg::command;
@@ -23,7 +23,7 @@ pub fn check(act: Act) -> Option<Refusal> {
         return None;
     }
     let who = who();
-    let facts = Facts {
+    let facts = FenceFacts {
         who,
         act,
         in_recovery: pg::server::is_standby(),
@@ -36,10 +36,10 @@ pub fn check(act: Act) -> Option<Refusal> {
         waits: commit_waits(),
     };
     match decide(&facts) {
-        Verdict::Go => None,
-        Verdict::NoWrites => Some(Refusal::NoWrites(primary())),
-        Verdict::NoReads => Some(Refusal::NoReads(primary())),
-        Verdict::TooWeak => Some(Refusal::TooWeak(synchronous_commit().into())),
+        FenceVerdict::Go => None,
+        FenceVerdict::NoWrites => Some(Refusal::NoWrites(primary())),
+        FenceVerdict::NoReads => Some(Refusal::NoReads(primary())),
+        FenceVerdict::TooWeak => Some(Refusal::TooWeak(synchronous_commit().into())),
     }
 }
 

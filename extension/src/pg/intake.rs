@@ -223,7 +223,7 @@ const fn is_slot_worker() -> bool {
 
 /// What the wrapped connect does before Postgres' own.
 #[derive(Clone, Copy)]
-enum Admission {
+enum IntakeAdmission {
     /// Connect with these words.
     To(*const c_char),
     /// Don't, and say this.
@@ -233,17 +233,17 @@ enum Admission {
 /// Lets the walreceiver in, or not. Its number is told before the intake is looked at: whoever
 /// closes it sees the receiver, or the receiver sees it closed. A receiver that finds it closed
 /// waits a while: a server that has nobody to follow would start one after the other.
-fn admit(conninfo: &str) -> Admission {
+fn admit(conninfo: &str) -> IntakeAdmission {
     let mut waited = Duration::ZERO;
     loop {
         if let Some((host, port)) = let_in() {
-            return Admission::To(keep(&with_target(conninfo, &host, port)));
+            return IntakeAdmission::To(keep(&with_target(conninfo, &host, port)));
         }
         if waited.is_zero() {
             word(REFUSALS).fetch_add(1, Ordering::SeqCst);
         }
         if waited >= WAIT_FOR_OPENING {
-            return Admission::Refused(keep(
+            return IntakeAdmission::Refused(keep(
                 "pgraft takes no WAL here until the group has a primary",
             ));
         }
@@ -253,10 +253,10 @@ fn admit(conninfo: &str) -> Admission {
 }
 
 /// To where WAL comes from, if it comes.
-fn guide(conninfo: &str) -> Admission {
+fn guide(conninfo: &str) -> IntakeAdmission {
     match target() {
-        Some((_, host, port)) => Admission::To(keep(&with_target(conninfo, &host, port))),
-        None => Admission::Refused(keep("the group has no primary")),
+        Some((_, host, port)) => IntakeAdmission::To(keep(&with_target(conninfo, &host, port))),
+        None => IntakeAdmission::Refused(keep("the group has no primary")),
     }
 }
 
@@ -313,7 +313,7 @@ fn keep(text: &str) -> *mut c_char {
 
 /// # Safety
 /// Called by walreceiver or the slot worker, with its arguments.
-unsafe fn admission(conninfo: *const c_char) -> Admission {
+unsafe fn admission(conninfo: *const c_char) -> IntakeAdmission {
     // SAFETY: zero-terminated, and outlives the call.
     let conninfo = unsafe { CStr::from_ptr(conninfo) };
     let ask = if is_physical_receiver() { admit } else { guide };
@@ -379,8 +379,8 @@ unsafe fn connecting(
     let conninfo = if is_physical_receiver() || is_slot_worker() {
         // SAFETY: its own argument.
         match unsafe { admission(conninfo) } {
-            Admission::To(there) => there,
-            Admission::Refused(why) => {
+            IntakeAdmission::To(there) => there,
+            IntakeAdmission::Refused(why) => {
                 // SAFETY: the caller gives a place for the reason; no connection is returned with
                 // it.
                 unsafe { *err = why };

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicI32, Ordering};
 use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting, pg_sys};
 
 use crate::gucs;
-use crate::shmem::words::{NAMES, NAMES_WALSENDERS, Words};
+use crate::shmem::words::{AtomicWords, NAMES, NAMES_WALSENDERS};
 
 static SYNC_CHANGE: GucSetting<i32> = GucSetting::<i32>::new(0);
 /// What this process has loaded; inherited from the postmaster.
@@ -45,8 +45,8 @@ pub fn define() {
 
 /// The page as it is when the server's processes start: the checkpointer inherits what the
 /// postmaster has.
-pub fn first_page() -> Words<{ 2 + NAMES_WALSENDERS }> {
-    let page = Words::default();
+pub fn first_page() -> AtomicWords<{ 2 + NAMES_WALSENDERS }> {
+    let page = AtomicWords::default();
     page[CHECKPOINTER].store(packed(0, LOADED.load(Ordering::Relaxed)), Ordering::Relaxed);
     page
 }

@@ -11,15 +11,15 @@ use nix::unistd::Pid;
 use pgraft_core::failover::History;
 use pgrx::pg_sys;
 
-use crate::shmem::words::{RUN, Words};
+use crate::shmem::words::{AtomicWords, RUN};
 
 /// The line of `postmaster.pid` that says how far the server has come.
 const STATUS_LINE: usize = 7;
 
 /// The page as it is when the server's processes start, and start again after a crash of one: when
 /// that was.
-pub fn first_page() -> Words<1> {
-    let page = Words::default();
+pub fn first_page() -> AtomicWords<1> {
+    let page = AtomicWords::default();
     // SAFETY: asks the clock.
     page[0].store(unsafe { pg_sys::GetCurrentTimestamp() }.cast_unsigned(), Ordering::Relaxed);
     page

@@ -24,13 +24,13 @@ const FILTER: &str =
     "warn,pgraft=info,pgraft_raft=info,openraft=off,raft_log=warn,chunked_wal=warn";
 
 /// One line for Postgres' log.
-pub struct Line {
+pub struct LogMessage {
     pub level: Level,
     pub text: String,
 }
 
 /// Routes `tracing` of this process to the returned queue.
-pub fn install() -> Receiver<Line> {
+pub fn install() -> Receiver<LogMessage> {
     let (queue, lines) = sync_channel(QUEUE);
     let bridge = Bridge { queue, recent: Mutex::new(Vec::new()), lost: AtomicU64::new(0) };
     let subscriber = Registry::default().with(EnvFilter::new(FILTER)).with(bridge);
@@ -44,7 +44,7 @@ pub fn install() -> Receiver<Line> {
 }
 
 struct Bridge {
-    queue: SyncSender<Line>,
+    queue: SyncSender<LogMessage>,
     recent: Mutex<Vec<(String, Instant)>>,
     lost: AtomicU64,
 }
@@ -65,7 +65,7 @@ impl Bridge {
 
 impl<S: Subscriber> Layer<S> for Bridge {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
-        let mut text = Text(String::new());
+        let mut text = MessageText(String::new());
         event.record(&mut text);
         let normalized = event.normalized_metadata();
         let level = *normalized.as_ref().unwrap_or_else(|| event.metadata()).level();
@@ -77,15 +77,16 @@ impl<S: Subscriber> Layer<S> for Bridge {
             text.0 = format!("{} ({lost} lines before this one were lost)", text.0);
         }
         // Better a lost line than a member that waits for the log.
-        if let Err(TrySendError::Full(_)) = self.queue.try_send(Line { level, text: text.0 }) {
+        if let Err(TrySendError::Full(_)) = self.queue.try_send(LogMessage { level, text: text.0 })
+        {
             self.lost.fetch_add(lost + 1, Ordering::Relaxed);
         }
     }
 }
 
-struct Text(String);
+struct MessageText(String);
 
-impl Visit for Text {
+impl Visit for MessageText {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
         let written = if field.name() == "message" {
             write!(self.0, "{value:?}")

@@ -9,13 +9,13 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError};
 use std::time::Duration;
 
-use pgraft_raft::{Hooks, Node, PostgresControl, Settings, StartError};
+use pgraft_raft::{Hooks, Node, PostgresControl, RaftSettings, StartError};
 use pgrx::bgworkers::{BackgroundWorker, SignalWakeFlags};
 use pgrx::{log, warning};
 use tokio::runtime::{Builder, Runtime};
 use tracing::Level;
 
-use super::bridge::{self, Line};
+use super::bridge::{self, LogMessage};
 use super::server::ServerController;
 use crate::{gucs, pg, shmem};
 
@@ -32,7 +32,7 @@ const THREADS: usize = 1;
 /// seconds.
 const BLOCKING_THREADS: usize = 32;
 
-enum End {
+enum LoopEnd {
     /// The server stops or the worker was told to.
     Asked,
     /// The member can't go on.
@@ -77,18 +77,18 @@ pub fn run() -> ! {
         Err(error) => stop_for_good(&error.to_string()),
     };
     match keep(&runtime, node, controller, &lines) {
-        End::Asked => {
+        LoopEnd::Asked => {
             runtime.shutdown_timeout(SHUTDOWN_TIMEOUT);
             write(&lines);
             pg::exit(1)
         }
-        End::Failed(why) => fail(&why),
+        LoopEnd::Failed(why) => fail(&why),
     }
 }
 
 fn start(
     runtime: &Runtime,
-    settings: Settings,
+    settings: RaftSettings,
     controller: Option<&ServerController>,
 ) -> Result<Node, StartError> {
     let (id, at) = (settings.node_id, settings.advertise.clone());
@@ -108,8 +108,8 @@ fn keep(
     runtime: &Runtime,
     mut node: Node,
     mut controller: Option<ServerController>,
-    lines: &Receiver<Line>,
-) -> End {
+    lines: &Receiver<LogMessage>,
+) -> LoopEnd {
     let (tell_end, ended) = std::sync::mpsc::channel();
     let (reload_certificates, poke) = (node.reloader(), node.poker());
     let (stop, stopping) = tokio::sync::oneshot::channel();
@@ -148,22 +148,22 @@ fn keep(
             if woken == pg::WakeReason::Crashed {
                 pg::crash::exit_at_once();
             }
-            return End::Asked;
+            return LoopEnd::Asked;
         }
         if BackgroundWorker::sighup_received() {
             pg::reload();
             reload_certificates();
         }
         match ended.try_recv() {
-            Ok(why) => return End::Failed(why),
-            Err(TryRecvError::Disconnected) => return End::Failed("its watcher ended".into()),
+            Ok(why) => return LoopEnd::Failed(why),
+            Err(TryRecvError::Disconnected) => return LoopEnd::Failed("its watcher ended".into()),
             Err(TryRecvError::Empty) => {}
         }
     }
 }
 
-fn write(lines: &Receiver<Line>) {
-    while let Ok(Line { level, text }) = lines.try_recv() {
+fn write(lines: &Receiver<LogMessage>) {
+    while let Ok(LogMessage { level, text }) = lines.try_recv() {
         if level <= Level::WARN {
             warning!("pgraft: {text}");
         } else {

@@ -31,7 +31,7 @@ const STOP_AGAIN: Duration = Duration::from_secs(2);
 const NAMES_FILE: &str = "names.conf";
 
 /// The end that the member's threads hold.
-pub struct Server {
+pub struct SharedServer {
     seen: Mutex<Option<ServerState>>,
     directive: Mutex<(Option<ServerDirective>, bool)>,
     wake: UnixStream,
@@ -41,7 +41,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl PostgresControl for Server {
+impl PostgresControl for SharedServer {
     fn now(&self) -> BootTime {
         BootTime(u64::try_from(pg::monotonic_ms()).unwrap_or(0))
     }
@@ -74,7 +74,7 @@ impl PostgresControl for Server {
 
 /// The end that the main thread holds.
 pub struct ServerController {
-    server: std::sync::Arc<Server>,
+    server: std::sync::Arc<SharedServer>,
     woken: UnixStream,
     data: PathBuf,
     names_file: PathBuf,
@@ -96,7 +96,8 @@ impl ServerController {
         let (wake, woken) = UnixStream::pair()?;
         wake.set_nonblocking(true)?;
         woken.set_nonblocking(true)?;
-        let server = Server { seen: Mutex::default(), directive: Mutex::new((None, true)), wake };
+        let server =
+            SharedServer { seen: Mutex::default(), directive: Mutex::new((None, true)), wake };
         Ok(Self {
             server: std::sync::Arc::new(server),
             woken,
@@ -115,7 +116,7 @@ impl ServerController {
     }
 
     /// For the member's threads.
-    pub fn server(&self) -> std::sync::Arc<Server> {
+    pub fn server(&self) -> std::sync::Arc<SharedServer> {
         std::sync::Arc::clone(&self.server)
     }
 

@@ -7,13 +7,13 @@ use pgraft_core::fence::{Act, act_of_function};
 use tokio_postgres::Client;
 
 use crate::governed::{CLOSED, OPEN, code, governed, run};
-use crate::server::{Server, bindir, scratch, text_rows};
+use crate::server::{TestServer, bindir, scratch, text_rows};
 
 /// In the table `t`, in its statistics, and in the large object 4711; in no statement.
 const SECRET: &str = "canary-4711";
 
 /// A closed gate before data that is easily recognized: over the socket, and over TCP.
-async fn closed(server: &Server) -> (Client, Client) {
+async fn closed(server: &TestServer) -> (Client, Client) {
     let (admin, client) = (server.connect_locally().await, server.connect().await);
     run(&admin, OPEN).await.unwrap();
     for statement in [
@@ -182,7 +182,7 @@ async fn every_function_of_the_catalog() {
 
 /// Calls what is answered with arguments that lead to data: it shows none, and takes no transaction
 /// id.
-async fn in_earnest(server: &Server, admin: &Client, client: &Client, all: &[Call]) {
+async fn in_earnest(server: &TestServer, admin: &Client, client: &Client, all: &[Call]) {
     // They end sessions, or wait.
     const NOT: [&str; 5] =
         ["pg_terminate_backend", "pg_cancel_backend", "pg_sleep", "pg_promote", "set_config"];

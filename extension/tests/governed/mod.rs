@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tokio_postgres::{Client, Error};
 
-use crate::server::{Server, text_rows};
+use crate::server::{TestServer, text_rows};
 
 /// Longer than any test.
 pub const OPEN: &str = "select gate(3600000)";
@@ -33,8 +33,8 @@ fn switches(bindir: &Path, dir: &Path) -> PathBuf {
 }
 
 /// A server with a table `t`, `pgraft.failover` on, no worker, and a closed gate.
-pub async fn governed(bindir: &Path, dir: &Path) -> Server {
-    let server = Server::new(bindir, dir, 1);
+pub async fn governed(bindir: &Path, dir: &Path) -> TestServer {
+    let server = TestServer::new(bindir, dir, 1);
     let library = switches(bindir, dir);
     server.set(&format!(
         "unix_socket_directories = '{}'\nmax_prepared_transactions = 5\nwal_log_hints = on\npgraft.node_id = 0",
@@ -61,17 +61,17 @@ pub async fn governed(bindir: &Path, dir: &Path) -> Server {
 }
 
 /// Opens the intake, for the first timeline.
-pub fn open(to: &Server) -> String {
+pub fn open(to: &TestServer) -> String {
     open_on(to, 1)
 }
 
 /// Opens the intake.
-pub fn open_on(to: &Server, timeline: u32) -> String {
+pub fn open_on(to: &TestServer, timeline: u32) -> String {
     format!("select intake('127.0.0.1', {}, {timeline})", to.port)
 }
 
 /// Takes out what `pg_basebackup` has written about where the primary is.
-pub fn without_target(standby: &Server) {
+pub fn without_target(standby: &TestServer) {
     let auto = standby.pgdata().join("postgresql.auto.conf");
     let kept = fs::read_to_string(&auto)
         .unwrap()
@@ -83,8 +83,8 @@ pub fn without_target(standby: &Server) {
 }
 
 /// A standby that was not told where its primary is.
-pub fn standby(bindir: &Path, dir: &Path, id: u16, primary: &Server) -> Server {
-    let standby = Server::standby_of(bindir, dir, id, primary);
+pub fn standby(bindir: &Path, dir: &Path, id: u16, primary: &TestServer) -> TestServer {
+    let standby = TestServer::standby_of(bindir, dir, id, primary);
     without_target(&standby);
     standby.set(&format!(
         "primary_conninfo = 'user=postgres application_name=node{id}'\npgraft.node_id = 0"
@@ -110,13 +110,13 @@ pub fn code(result: Result<String, Error>) -> String {
 
 /// A statement that waits for a standby that never comes: the session, its process, and the answer
 /// when there is one.
-pub struct Waiting {
+pub struct WaitingStatement {
     pub pid: i32,
     answer: tokio::task::JoinHandle<(Client, Result<String, Error>)>,
 }
 
-impl Waiting {
-    pub async fn of(server: &Server, before: &str, statement: &str) -> Self {
+impl WaitingStatement {
+    pub async fn of(server: &TestServer, before: &str, statement: &str) -> Self {
         let client = server.connect_as("app").await;
         run(&client, before).await.unwrap();
         let pid = run(&client, "select pg_backend_pid()").await.unwrap().parse().unwrap();
@@ -132,7 +132,7 @@ impl Waiting {
     }
 
     /// Asks for its cancellation, and gives it time to show.
-    pub async fn cancelled(self, server: &Server) -> Self {
+    pub async fn cancelled(self, server: &TestServer) -> Self {
         for _ in 0..10 {
             server.rows(&format!("select pg_cancel_backend({})", self.pid)).await;
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -145,7 +145,7 @@ impl Waiting {
     }
 }
 
-pub fn wait_for(server: &Server, standbys: &str) {
+pub fn wait_for(server: &TestServer, standbys: &str) {
     server.set(&format!("synchronous_standby_names = '{standbys}'"));
     server.reload();
 }

@@ -97,7 +97,7 @@ fn run(command: &mut Command) {
 }
 
 /// One server and its Raft member.
-pub struct Server {
+pub struct TestServer {
     bindir: PathBuf,
     pub dir: PathBuf,
     pub id: u16,
@@ -112,7 +112,7 @@ pub struct Server {
     pub environment: Vec<(String, String)>,
 }
 
-impl Server {
+impl TestServer {
     /// `initdb`, configuration, not started.
     pub fn new(bindir: &Path, parent: &Path, id: u16) -> Self {
         Self::bare(bindir, parent, id).made()
@@ -386,7 +386,7 @@ impl Server {
     }
 }
 
-impl Drop for Server {
+impl Drop for TestServer {
     fn drop(&mut self) {
         if let Some(pid) = self.postmaster() {
             // Immediate: the directory goes away with the test.
@@ -411,7 +411,7 @@ pub async fn text_rows(
 
 /// The answer of whoever leads among these: asked again where the lead goes over meanwhile, or an
 /// answer is lost. Who has answered, and what.
-pub async fn asked<S: Borrow<Server>>(
+pub async fn asked<S: Borrow<TestServer>>(
     servers: &[S],
     sql: &str,
 ) -> (usize, Result<String, DbError>) {
@@ -440,14 +440,14 @@ fn is_no_leader(error: &DbError) -> bool {
 }
 
 /// The same for a change that must go through. Who has made it.
-pub async fn change<S: Borrow<Server>>(servers: &[S], sql: &str) -> usize {
+pub async fn change<S: Borrow<TestServer>>(servers: &[S], sql: &str) -> usize {
     let (n, answer) = asked(servers, sql).await;
     assert_eq!(answer.unwrap_or_else(|e| panic!("{sql}: {e:?}")), "t", "{sql}");
     n
 }
 
 /// Until whoever leads shows this. (Who answers is known to the leader alone.) Who that is.
-pub async fn until_leading<S: Borrow<Server>>(servers: &[S], sql: &str, wanted: &str) -> usize {
+pub async fn until_leading<S: Borrow<TestServer>>(servers: &[S], sql: &str, wanted: &str) -> usize {
     let start = Instant::now();
     let leads =
         format!("select pgraft_is_leader() and coalesce(({sql})::text = '{wanted}', false)");
@@ -463,16 +463,16 @@ pub async fn until_leading<S: Borrow<Server>>(servers: &[S], sql: &str, wanted: 
     }
 }
 
-/// Bootstrap node 1 and its voters up to `size`. Any of them may lead, if only because the machine is
-/// busy.
-pub async fn cluster(bindir: &Path, parent: &Path, size: u16) -> Vec<Server> {
-    cluster_of((1..=size).map(|id| Server::new(bindir, parent, id)).collect()).await
+/// Bootstrap node 1 and its voters up to `size`. Any of them may lead, if only because the machine
+/// is busy.
+pub async fn cluster(bindir: &Path, parent: &Path, size: u16) -> Vec<TestServer> {
+    cluster_of((1..=size).map(|id| TestServer::new(bindir, parent, id)).collect()).await
 }
 
 /// The same, and the bootstrap node leads for as long as it lives.
-pub async fn steady_cluster(bindir: &Path, parent: &Path, size: u16) -> Vec<Server> {
+pub async fn steady_cluster(bindir: &Path, parent: &Path, size: u16) -> Vec<TestServer> {
     let steady = |id| {
-        let server = Server::new(bindir, parent, id);
+        let server = TestServer::new(bindir, parent, id);
         server.set(STEADY);
         server
     };
@@ -480,7 +480,7 @@ pub async fn steady_cluster(bindir: &Path, parent: &Path, size: u16) -> Vec<Serv
 }
 
 /// The same of servers that were made to one's liking; the first is the bootstrap node.
-pub async fn cluster_of(servers: Vec<Server>) -> Vec<Server> {
+pub async fn cluster_of(servers: Vec<TestServer>) -> Vec<TestServer> {
     for server in &servers {
         server.start();
         server.rows("create extension pgraft").await;

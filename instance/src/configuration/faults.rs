@@ -1,6 +1,6 @@
 //! What Postgres' own words about a candidate mean: which setting or line is at fault. Pure.
 
-use crate::postgres::log::Record;
+use crate::postgres::log::LogRecord;
 
 /// Where a fault lies.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,7 +19,7 @@ pub enum Blame {
 
 /// One fault of a candidate.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Fault {
+pub struct ConfigurationFault {
     /// Where.
     pub blame: Blame,
     /// Postgres' words.
@@ -28,8 +28,8 @@ pub struct Fault {
 
 /// What a run over the candidate `postgresql.conf` and `postgresql.auto.conf` wrote. `failed` says
 /// that it ended with an error.
-pub fn of_configuration(records: &[Record], failed: bool) -> Vec<Fault> {
-    let mut faults: Vec<Fault> = vec![];
+pub fn of_configuration(records: &[LogRecord], failed: bool) -> Vec<ConfigurationFault> {
+    let mut faults: Vec<ConfigurationFault> = vec![];
     for record in records {
         let Some(blame) = blame(record, failed) else { continue };
         let hint = record
@@ -38,7 +38,8 @@ pub fn of_configuration(records: &[Record], failed: bool) -> Vec<Fault> {
             .find(|(name, _)| name == "hint")
             .map(|(_, text)| format!(" ({text})"))
             .unwrap_or_default();
-        let fault = Fault { blame, message: format!("{}{hint}", without_place(&record.msg)) };
+        let fault =
+            ConfigurationFault { blame, message: format!("{}{hint}", without_place(&record.msg)) };
         if !faults.iter().any(|f| f.blame == fault.blame) {
             faults.push(fault);
         }
@@ -51,12 +52,12 @@ pub fn of_configuration(records: &[Record], failed: bool) -> Vec<Fault> {
             || "Postgres refused the configuration without a word".to_owned(),
             |r| r.msg.clone(),
         );
-        faults.push(Fault { blame: Blame::Unknown, message });
+        faults.push(ConfigurationFault { blame: Blame::Unknown, message });
     }
     faults
 }
 
-fn blame(record: &Record, failed: bool) -> Option<Blame> {
+fn blame(record: &LogRecord, failed: bool) -> Option<Blame> {
     let msg = record.msg.as_str();
     if let Some(line) = line_in(msg, "postgresql.auto.conf") {
         return Some(Blame::Auto(line));
@@ -77,14 +78,14 @@ fn blame(record: &Record, failed: bool) -> Option<Blame> {
 }
 
 /// What a trial of `pg_hba.conf` wrote.
-pub fn of_hba(records: &[Record]) -> Vec<Fault> {
+pub fn of_hba(records: &[LogRecord]) -> Vec<ConfigurationFault> {
     let refused = records.iter().any(|r| {
         r.level == "FATAL" && r.msg.contains("could not load") && r.msg.contains("pg_hba.conf")
     });
     if !refused {
         return vec![];
     }
-    let mut faults: Vec<Fault> = vec![];
+    let mut faults: Vec<ConfigurationFault> = vec![];
     for record in records {
         // With TLS off, which is how the trial is made, Postgres remarks on each `hostssl`.
         if record.msg.contains("record cannot match") {
@@ -95,7 +96,10 @@ pub fn of_hba(records: &[Record]) -> Vec<Fault> {
             .iter()
             .find(|(name, text)| name == "context" && text.contains("pg_hba.conf"));
         if let Some(line) = context.and_then(|(_, text)| number_after(text, "line ")) {
-            faults.push(Fault { blame: Blame::Hba(Some(line)), message: record.msg.clone() });
+            faults.push(ConfigurationFault {
+                blame: Blame::Hba(Some(line)),
+                message: record.msg.clone(),
+            });
         }
     }
     if faults.is_empty() {
@@ -103,7 +107,7 @@ pub fn of_hba(records: &[Record]) -> Vec<Fault> {
             .iter()
             .find(|r| r.msg.contains("pg_hba.conf"))
             .map_or_else(|| "unreadable".to_owned(), |r| r.msg.clone());
-        faults.push(Fault { blame: Blame::Hba(None), message });
+        faults.push(ConfigurationFault { blame: Blame::Hba(None), message });
     }
     faults
 }
@@ -138,12 +142,12 @@ fn between<'a>(text: &'a str, start: &str) -> Option<&'a str> {
 mod tests {
     use super::*;
 
-    fn record(level: &str, msg: &str, more: &[(&str, &str)]) -> Record {
+    fn record(level: &str, msg: &str, more: &[(&str, &str)]) -> LogRecord {
         let more = more.iter().map(|(n, t)| ((*n).to_owned(), (*t).to_owned())).collect();
-        Record { level: level.into(), msg: msg.into(), more, ..Record::default() }
+        LogRecord { level: level.into(), msg: msg.into(), more, ..LogRecord::default() }
     }
 
-    fn of(records: &[Record]) -> Vec<(Blame, String)> {
+    fn of(records: &[LogRecord]) -> Vec<(Blame, String)> {
         of_configuration(records, true).into_iter().map(|f| (f.blame, f.message)).collect()
     }
 
@@ -241,7 +245,7 @@ mod tests {
             record("LOG", "invalid authentication method \"scram\"", &context),
             record("FATAL", "could not load /w/check/pg_hba.conf", &[]),
         ];
-        let fault = Fault {
+        let fault = ConfigurationFault {
             blame: Blame::Hba(Some(9)),
             message: "invalid authentication method \"scram\"".into(),
         };

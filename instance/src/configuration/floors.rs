@@ -180,7 +180,7 @@ track_commit_timestamp setting:       off
     }
 
     #[derive(Clone, Copy)]
-    struct Server {
+    struct ServerLimits {
         runs_with: u32,
         controldata: u32,
     }
@@ -196,7 +196,7 @@ track_commit_timestamp setting:       off
                 needed(&floors, &wanted(&[("max_connections", &want.to_string())])).get("max_connections").copied().unwrap_or(want)
             };
             let (mut want, mut primary) = (100, 0);
-            let mut servers = vec![Server { runs_with: 100, controldata: 100 }; count];
+            let mut servers = vec![ServerLimits { runs_with: 100, controldata: 100 }; count];
             for step in moves {
                 match step {
                     Move::Want(value) => want = value,
@@ -205,7 +205,7 @@ track_commit_timestamp setting:       off
                         if as_primary && n == primary {
                             // Where the bootstrap node stays the primary it is no standby, and may
                             // have less.
-                            *server = Server { runs_with: want, controldata: want };
+                            *server = ServerLimits { runs_with: want, controldata: want };
                         } else {
                             server.runs_with = start(want, server.controldata);
                             prop_assert!(server.runs_with >= server.controldata);

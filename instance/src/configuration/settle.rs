@@ -8,7 +8,7 @@
 use pgraft_core::configuration::Problem;
 use std::collections::BTreeSet;
 
-use super::faults::{Blame, Fault};
+use super::faults::{Blame, ConfigurationFault};
 use super::user::{REJECT_THE_REST, UserConfig, of_hba_line, of_parameter};
 
 /// Rounds before the last good configuration is taken as a whole.
@@ -27,9 +27,12 @@ pub struct Candidate {
 }
 
 /// Who says whether a candidate can be used: Postgres.
-pub trait Judge {
+pub trait ConfigurationCheck {
     /// Its faults; none where the server would start and reload with it.
-    fn judge(&mut self, candidate: &Candidate) -> impl Future<Output = Vec<Fault>> + Send;
+    fn judge(
+        &mut self,
+        candidate: &Candidate,
+    ) -> impl Future<Output = Vec<ConfigurationFault>> + Send;
 }
 
 /// What can be installed of a candidate.
@@ -45,7 +48,7 @@ pub struct Settled {
 
 /// The most of `wanted` that the judge accepts.
 pub async fn settle(
-    judge: &mut (impl Judge + Send),
+    judge: &mut (impl ConfigurationCheck + Send),
     wanted: &Candidate,
     good: Option<&UserConfig>,
 ) -> Settled {
@@ -83,7 +86,7 @@ pub async fn settle(
 fn without(
     tried: &Candidate,
     wanted: &Candidate,
-    fault: &Fault,
+    fault: &ConfigurationFault,
     good: Option<&UserConfig>,
 ) -> (Candidate, Option<Problem>) {
     let mut next = tried.clone();
@@ -219,7 +222,7 @@ fn without_auto_line(next: &mut Candidate, number: usize, message: &str) -> Prob
 /// Takes out one parameter after the other until Postgres is content, and blames that one. False
 /// where nothing of the user's is at fault.
 async fn blame_by_trial(
-    judge: &mut (impl Judge + Send),
+    judge: &mut (impl ConfigurationCheck + Send),
     settled: &mut Settled,
     wanted: &Candidate,
     good: Option<&UserConfig>,

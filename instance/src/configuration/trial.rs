@@ -14,11 +14,11 @@ use nix::sys::signal::Signal;
 use std::fs;
 use std::path::PathBuf;
 
-use super::faults::{self, Blame, Fault};
-use super::settle::{Candidate, Judge, names};
+use super::faults::{self, Blame, ConfigurationFault};
+use super::settle::{Candidate, ConfigurationCheck, names};
 use crate::files::{self, FileError};
 use crate::postgres::config;
-use crate::postgres::log::{Assembler, Record};
+use crate::postgres::log::{Assembler, LogRecord};
 use crate::postgres::process::{self, ProcessError};
 use crate::reaper::{Ending, Reaper};
 use crate::settings::Settings;
@@ -71,7 +71,7 @@ impl<'a> Trial<'a> {
         Self { settings, reaper, error: None }
     }
 
-    async fn run(&mut self, candidate: &Candidate) -> Result<Vec<Fault>, TrialError> {
+    async fn run(&mut self, candidate: &Candidate) -> Result<Vec<ConfigurationFault>, TrialError> {
         let settings = super::with(self.settings, &candidate.user);
         let scratch = scratch(&settings, candidate)?;
         let (mut found, shared_memory) = self.configuration(&settings, candidate, &scratch).await?;
@@ -82,7 +82,7 @@ impl<'a> Trial<'a> {
             let message = format!(
                 "Postgres would need {megabytes} MB of shared memory, and this host or container has {limit} MB"
             );
-            found.push(Fault { blame: Blame::Unknown, message });
+            found.push(ConfigurationFault { blame: Blame::Unknown, message });
         }
         for fault in self.start(&settings, candidate, &scratch).await? {
             if !found.iter().any(|f| f.blame == fault.blame) {
@@ -97,7 +97,7 @@ impl<'a> Trial<'a> {
         settings: &Settings,
         candidate: &Candidate,
         scratch: &std::path::Path,
-    ) -> Result<(Vec<Fault>, Option<u64>), TrialError> {
+    ) -> Result<(Vec<ConfigurationFault>, Option<u64>), TrialError> {
         let mut command = process::program(settings, "postgres", settings.paths.parent());
         command.arg("-D").arg(scratch).args(["-C", "shared_memory_size"]);
         let line = config::command_line(settings);
@@ -112,7 +112,7 @@ impl<'a> Trial<'a> {
         let (ending, output) = self.output(command).await?;
         let text = String::from_utf8_lossy(&output);
         let shared_memory = text.lines().rev().find_map(|line| line.trim().parse().ok());
-        let records: Vec<Record> =
+        let records: Vec<LogRecord> =
             records(&output).into_iter().filter(|r| r.msg.trim().parse::<u64>().is_err()).collect();
         Ok((faults::of_configuration(&records, ending != Ending::Code(0)), shared_memory))
     }
@@ -124,7 +124,7 @@ impl<'a> Trial<'a> {
         settings: &Settings,
         candidate: &Candidate,
         scratch: &std::path::Path,
-    ) -> Result<Vec<Fault>, TrialError> {
+    ) -> Result<Vec<ConfigurationFault>, TrialError> {
         // What the other run made of the directory is in the way of this one.
         files::remove_file(&scratch.join("postgresql.auto.conf"))?;
         let mut command = process::program(settings, "postgres", settings.paths.parent());
@@ -152,10 +152,10 @@ impl<'a> Trial<'a> {
         let (_, output) = self.output(command).await?;
         let own = config::own_hba(settings).lines().count();
         let count = settings.config.postgresql.pg_hba.len();
-        let of_user = |fault: Fault| match fault.blame {
+        let of_user = |fault: ConfigurationFault| match fault.blame {
             Blame::Hba(Some(line)) => {
                 let index = line.checked_sub(own).filter(|index| (1..=count).contains(index));
-                Fault {
+                ConfigurationFault {
                     blame: index.map_or(Blame::Unknown, |index| Blame::Hba(Some(index))),
                     ..fault
                 }
@@ -165,7 +165,7 @@ impl<'a> Trial<'a> {
         let records = records(&output);
         // That it fails is no fault: it always does. Of the rest only warnings count: what fails
         // was found by the other run.
-        let warnings: Vec<Record> =
+        let warnings: Vec<LogRecord> =
             records.iter().filter(|record| record.level == "WARNING").cloned().collect();
         let of_libraries = faults::of_configuration(&warnings, false);
         Ok(of_libraries
@@ -201,8 +201,8 @@ impl<'a> Trial<'a> {
     }
 }
 
-impl Judge for Trial<'_> {
-    async fn judge(&mut self, candidate: &Candidate) -> Vec<Fault> {
+impl ConfigurationCheck for Trial<'_> {
+    async fn judge(&mut self, candidate: &Candidate) -> Vec<ConfigurationFault> {
         match self.run(candidate).await {
             Ok(faults) => faults,
             Err(error) => {
@@ -270,7 +270,7 @@ fn set(command: &mut std::process::Command, name: &str, value: &str) {
     command.arg("-c").arg(format!("{name}={value}"));
 }
 
-fn records(output: &[u8]) -> Vec<Record> {
+fn records(output: &[u8]) -> Vec<LogRecord> {
     let mut assembler = Assembler::default();
     let mut records = assembler.feed(output);
     records.extend(assembler.close());

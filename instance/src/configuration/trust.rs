@@ -14,7 +14,7 @@ use super::user::UserConfig;
 /// What is known about configurations; kept on disk.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Known {
+pub struct KnownConfigurations {
     /// The last one that Postgres accepted.
     pub good: Option<UserConfig>,
     /// The last one that a server has run with.
@@ -44,7 +44,7 @@ pub struct Suspect {
 
 /// What a start came to.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Start {
+pub enum StartResult {
     /// The server ran for as long as one that starts at all.
     Held,
     /// It ended with an error before that.
@@ -77,19 +77,19 @@ pub fn after(
     used: &Candidate,
     proven: &Candidate,
     suspect: Option<Suspect>,
-    start: &Start,
+    start: &StartResult,
 ) -> Option<Suspect> {
     match start {
-        Start::Held => suspect.filter(|suspect| suspect.tried != *used),
-        Start::Failed(message) if used.user.parameters != proven.user.parameters => {
+        StartResult::Held => suspect.filter(|suspect| suspect.tried != *used),
+        StartResult::Failed(message) if used.user.parameters != proven.user.parameters => {
             Some(Suspect { tried: used.clone(), message: message.clone(), auto: false })
         }
-        Start::Failed(message) if used.auto != proven.auto => {
+        StartResult::Failed(message) if used.auto != proven.auto => {
             let tried = suspect.map_or_else(|| used.clone(), |suspect| suspect.tried);
             Some(Suspect { tried, message: message.clone(), auto: true })
         }
         // The one that has held before fails too: something else is wrong.
-        Start::Failed(_) => None,
+        StartResult::Failed(_) => None,
     }
 }
 
@@ -110,11 +110,11 @@ mod tests {
     #[test]
     fn a_start_that_fails_falls_back_and_one_that_fails_after_that_does_not() {
         let (old, new) = (candidate(1), candidate(2));
-        let failed = Start::Failed("could not map anonymous shared memory".into());
+        let failed = StartResult::Failed("could not map anonymous shared memory".into());
         assert_eq!(chosen(&new, &old, None), new);
         let suspect = after(&new, &old, None, &failed);
         assert_eq!(chosen(&new, &old, suspect.as_ref()), old);
-        let held = after(&old, &old, suspect.clone(), &Start::Held);
+        let held = after(&old, &old, suspect.clone(), &StartResult::Held);
         assert_eq!(chosen(&new, &old, held.as_ref()), old, "it stays in force");
         assert_eq!(
             chosen(&candidate(3), &old, held.as_ref()),
@@ -130,8 +130,12 @@ mod tests {
         let (mut old, mut new) = (candidate(1), candidate(2));
         (old.user.hba, new.user.hba) =
             (hba("host all bob 10.0.0.0/8 trust"), hba("host all bob 10.0.0.0/8 reject"));
-        let suspect =
-            after(&new, &old, None, &Start::Failed("could not map anonymous shared memory".into()));
+        let suspect = after(
+            &new,
+            &old,
+            None,
+            &StartResult::Failed("could not map anonymous shared memory".into()),
+        );
         let used = chosen(&new, &old, suspect.as_ref());
         assert_eq!(
             (used.user.parameters, used.user.hba),
@@ -139,7 +143,7 @@ mod tests {
         );
         new.user.parameters = old.user.parameters.clone();
         assert_eq!(
-            after(&new, &old, None, &Start::Failed("no space left on device".into())),
+            after(&new, &old, None, &StartResult::Failed("no space left on device".into())),
             None,
             "pg_hba alone keeps no server from starting"
         );
@@ -163,7 +167,7 @@ mod tests {
             let (mut suspect, mut starts) = (None, 1);
             let mut used = accepted.clone();
             while !works(&used) {
-                suspect = after(&used, &proven, suspect, &Start::Failed("no memory".into()));
+                suspect = after(&used, &proven, suspect, &StartResult::Failed("no memory".into()));
                 used = chosen(&accepted, &proven, suspect.as_ref());
                 starts += 1;
                 prop_assert!(starts <= 3);

@@ -8,17 +8,17 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::{Facts, Freshness, Verdict};
+use super::{FreshnessFacts, FreshnessVerdict, StandbyFreshness};
 use crate::control;
 use crate::paths;
 use crate::peers;
 use crate::postgres::source;
 use crate::secrets::Secrets;
 use crate::settings::Settings;
-use crate::sql::{self, SqlError};
-use crate::status::{Role, Status};
+use crate::sql::{self, LocalSqlError};
+use crate::status::{ServerRole, Status};
 use crate::upstream;
-use crate::view::View;
+use crate::view::MemberView;
 
 const LOOK: Duration = Duration::from_secs(1);
 const DEADLINE: Duration = Duration::from_secs(5);
@@ -38,7 +38,7 @@ SELECT w.status = 'streaming'
   LEFT JOIN pg_catalog.pg_stat_wal_receiver AS w ON true";
 
 /// What the local server says.
-struct Server {
+struct StandbyServer {
     streaming: bool,
     end: Option<u64>,
     replayed: Option<u64>,
@@ -47,10 +47,10 @@ struct Server {
 }
 
 /// Looks until it is aborted, which is when the server is gone.
-pub async fn run(view: watch::Receiver<View>) {
+pub async fn run(view: watch::Receiver<MemberView>) {
     let verdict = view.borrow().verdict.clone();
     verdict.set(None);
-    let (mut freshness, begin, mut asked) = (Freshness::default(), Instant::now(), None);
+    let (mut freshness, begin, mut asked) = (StandbyFreshness::default(), Instant::now(), None);
     loop {
         sleep(LOOK).await;
         let settings = std::sync::Arc::clone(&view.borrow().settings);
@@ -77,14 +77,21 @@ pub async fn run(view: watch::Receiver<View>) {
                 }
             },
         };
-        let Server { streaming, end, replayed, paused, delay } = server;
-        let facts =
-            Facts { now: begin.elapsed(), primary, streaming, paused, end, replayed, delay };
+        let StandbyServer { streaming, end, replayed, paused, delay } = server;
+        let facts = FreshnessFacts {
+            now: begin.elapsed(),
+            primary,
+            streaming,
+            paused,
+            end,
+            replayed,
+            delay,
+        };
         tell(&verdict, freshness.look(&facts, &settings.standby));
     }
 }
 
-fn tell(verdict: &Verdict, stale: Option<super::Stale>) {
+fn tell(verdict: &FreshnessVerdict, stale: Option<super::Stale>) {
     match (verdict.set(stale), stale) {
         (before, Some(stale)) if before != Some(stale) => {
             tracing::warn!("{stale}; it is not ready for reads")
@@ -95,12 +102,12 @@ fn tell(verdict: &Verdict, stale: Option<super::Stale>) {
 }
 
 /// Over a connection that is not kept: a server that is told to shut down would wait for it.
-async fn read(settings: &Settings) -> Result<Server, SqlError> {
+async fn read(settings: &Settings) -> Result<StandbyServer, LocalSqlError> {
     let client = sql::local(settings, Session::Probe, DEADLINE).await?;
     let row = client.query_one(READ, &[]).await?;
     let position =
         |column| row.try_get::<_, Option<i64>>(column).map(|lsn| lsn.map(i64::cast_unsigned));
-    Ok(Server {
+    Ok(StandbyServer {
         streaming: row.try_get::<_, Option<bool>>(0)?.unwrap_or(false),
         end: position(1)?,
         replayed: position(2)?,
@@ -137,9 +144,9 @@ fn serves(this: NodeId, primary: NodeId, answers: &[Status]) -> bool {
         let follows = s.primary.as_ref().is_some_and(|p| p.node_id == primary)
             && s.postgres.streaming == Some(true);
         if s.node_id == primary {
-            s.role == Role::Primary && s.ready
+            s.role == ServerRole::Primary && s.ready
         } else {
-            s.role == Role::Standby && follows
+            s.role == ServerRole::Standby && follows
         }
     })
 }

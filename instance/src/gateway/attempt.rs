@@ -14,8 +14,8 @@ use tokio::time::{Instant, timeout};
 
 use super::Gateway;
 use super::connection::Heard;
-use super::route::Target;
-use super::startup::{Reply, Request, SSL_REQUEST};
+use super::route::PrimaryServer;
+use super::startup::{SSL_REQUEST, StartupReply, StartupRequest};
 
 /// For a connection to one address of the primary.
 const CONNECT: Duration = Duration::from_secs(2);
@@ -45,15 +45,15 @@ pub enum Lost {
 
 /// What becomes of a client whose server has said that, or (no bytes) has ended the connection.
 /// None: the server has not finished.
-fn answered(request: Request, reply: &[u8]) -> Option<Result<(), Lost>> {
+fn answered(request: StartupRequest, reply: &[u8]) -> Option<Result<(), Lost>> {
     match request {
         _ if reply.is_empty() => {
-            Some(if request == Request::Cancel { Ok(()) } else { Err(Lost::Server) })
+            Some(if request == StartupRequest::Cancel { Ok(()) } else { Err(Lost::Server) })
         }
-        Request::Startup => match Reply::of(reply) {
-            Reply::Incomplete => None,
-            Reply::NotNow => Some(Err(Lost::NotNow)),
-            Reply::Answer => Some(Ok(())),
+        StartupRequest::Startup => match StartupReply::of(reply) {
+            StartupReply::Incomplete => None,
+            StartupReply::NotNow => Some(Err(Lost::NotNow)),
+            StartupReply::Answer => Some(Ok(())),
         },
         _ => Some(Ok(())),
     }
@@ -61,18 +61,22 @@ fn answered(request: Request, reply: &[u8]) -> Option<Result<(), Lost>> {
 
 impl Heard {
     /// Says to that server what the client has said, until it answers.
-    pub async fn attempt(&mut self, gateway: &Gateway, target: &Target) -> Result<Reached, Lost> {
+    pub async fn attempt(
+        &mut self,
+        gateway: &Gateway,
+        target: &PrimaryServer,
+    ) -> Result<Reached, Lost> {
         let (names, readiness) = (&gateway.names, &gateway.readiness);
-        let asks = matches!(self.request, Request::Ssl | Request::Gss);
+        let asks = matches!(self.request, StartupRequest::Ssl | StartupRequest::Gss);
         // A connection of the server's is taken for a client that has asked for encryption and may
         // never begin with it: for few at a time.
         let permit = match self.request {
-            Request::Ssl if readiness.has_tls(target) => return Ok(Reached::Tls),
-            Request::Ssl => tokio::select! {
+            StartupRequest::Ssl if readiness.has_tls(target) => return Ok(Reached::Tls),
+            StartupRequest::Ssl => tokio::select! {
                 permit = Arc::clone(&gateway.unencrypted).acquire_owned() => permit.ok(),
                 () = readiness.until_tls(target) => return Ok(Reached::Tls),
             },
-            Request::Gss => Arc::clone(&gateway.unencrypted).acquire_owned().await.ok(),
+            StartupRequest::Gss => Arc::clone(&gateway.unencrypted).acquire_owned().await.ok(),
             _ => None,
         };
         if !readiness.may_take(names, target).await {
@@ -80,7 +84,7 @@ impl Heard {
         }
         let mut server = self.connect(gateway, target).await.map_err(|_| Lost::Server)?;
         let connected = Instant::now();
-        if self.request == Request::ClientHello {
+        if self.request == StartupRequest::ClientHello {
             if !readiness.takes_since(names, target, connected).await {
                 return Err(Lost::NotNow);
             }
@@ -92,7 +96,7 @@ impl Heard {
             }
         })?;
         if asks && reply.first() != Some(&b'N') {
-            if self.request == Request::Ssl && reply == b"S" {
+            if self.request == StartupRequest::Ssl && reply == b"S" {
                 readiness.learn_tls(target, true);
             }
             if !readiness.takes_since(names, target, connected).await {
@@ -106,7 +110,7 @@ impl Heard {
     async fn ask_for_tls(
         &self,
         gateway: &Gateway,
-        target: &Target,
+        target: &PrimaryServer,
         server: &mut TcpStream,
     ) -> Result<(), Lost> {
         if !self.tls_granted {
@@ -146,7 +150,7 @@ impl Heard {
         }
     }
 
-    async fn connect(&self, gateway: &Gateway, target: &Target) -> io::Result<TcpStream> {
+    async fn connect(&self, gateway: &Gateway, target: &PrimaryServer) -> io::Result<TcpStream> {
         let mut failure = io::Error::from(io::ErrorKind::NotFound);
         for address in gateway.names.addresses(&target.host, target.port).await {
             match timeout(CONNECT, connect_from(self.from, address)).await {
@@ -199,18 +203,18 @@ mod tests {
     fn which_clients_a_server_has_taken() {
         let starting = b"E\0\0\0\x10C57P03\0Mno\0\0";
         for (request, reply, want) in [
-            (Request::Startup, &b"R\0\0\0\x08\0\0\0\0"[..], Some(Ok(()))),
-            (Request::Startup, starting, Some(Err(Lost::NotNow))),
-            (Request::Startup, &starting[..9], None),
-            (Request::Startup, b"", Some(Err(Lost::Server))),
-            (Request::Ssl, b"S", Some(Ok(()))),
-            (Request::Ssl, b"N", Some(Ok(()))),
-            (Request::Ssl, b"", Some(Err(Lost::Server))),
-            (Request::Gss, b"", Some(Err(Lost::Server))),
+            (StartupRequest::Startup, &b"R\0\0\0\x08\0\0\0\0"[..], Some(Ok(()))),
+            (StartupRequest::Startup, starting, Some(Err(Lost::NotNow))),
+            (StartupRequest::Startup, &starting[..9], None),
+            (StartupRequest::Startup, b"", Some(Err(Lost::Server))),
+            (StartupRequest::Ssl, b"S", Some(Ok(()))),
+            (StartupRequest::Ssl, b"N", Some(Ok(()))),
+            (StartupRequest::Ssl, b"", Some(Err(Lost::Server))),
+            (StartupRequest::Gss, b"", Some(Err(Lost::Server))),
             // What is inside cannot be read.
-            (Request::ClientHello, starting, Some(Ok(()))),
-            (Request::ClientHello, b"", Some(Err(Lost::Server))),
-            (Request::Cancel, b"", Some(Ok(()))),
+            (StartupRequest::ClientHello, starting, Some(Ok(()))),
+            (StartupRequest::ClientHello, b"", Some(Err(Lost::Server))),
+            (StartupRequest::Cancel, b"", Some(Ok(()))),
         ] {
             assert_eq!(answered(request, reply), want, "{request:?} {reply:?}");
         }

@@ -15,11 +15,11 @@ use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
 use super::Gateway;
 use super::attempt::{Lost, Reached, tune};
-use super::knowledge::Known;
+use super::knowledge::GatewayKnowledge;
 use super::rejection::{self, Rejection};
 use super::relay::relay;
-use super::route::{self, Route, Target, Why};
-use super::startup::{LONGEST_HELLO, Request, request};
+use super::route::{self, PrimaryServer, Route, WaitCause};
+use super::startup::{LONGEST_HELLO, StartupRequest, request};
 use crate::settings::Settings;
 
 /// Before a server that did not take a connection is tried again.
@@ -33,7 +33,7 @@ const ENCRYPT: Duration = Duration::from_secs(5);
 const MOST_REQUESTS: usize = 4;
 
 /// One client.
-pub struct Client {
+pub struct GatewayClient {
     gateway: Arc<Gateway>,
     settings: Arc<Settings>,
     heard: Heard,
@@ -50,7 +50,7 @@ pub struct Heard {
     /// Where it came from.
     pub from: SocketAddr,
     /// What it wants.
-    pub request: Request,
+    pub request: StartupRequest,
     /// Its words.
     pub bytes: Vec<u8>,
     /// Whether the gateway has granted it TLS.
@@ -60,11 +60,11 @@ pub struct Heard {
 /// How far a client has come.
 enum Opened {
     /// A server has answered.
-    At(Target, TcpStream, Vec<u8>, Option<OwnedSemaphorePermit>),
+    At(PrimaryServer, TcpStream, Vec<u8>, Option<OwnedSemaphorePermit>),
     /// The primary speaks TLS.
     Tls,
     /// Nobody took it.
-    InVain(Why),
+    InVain(WaitCause),
     /// It is gone.
     Gone,
 }
@@ -91,14 +91,14 @@ impl Heard {
         loop {
             self.request = request(&self.bytes).0;
             match self.request {
-                Request::Incomplete => {
+                StartupRequest::Incomplete => {
                     if !self.listen().await {
                         return false;
                     }
                 }
-                Request::Invalid => return false,
+                StartupRequest::Invalid => return false,
                 // Nothing in the clear after TLS was granted.
-                request => return !self.tls_granted || request == Request::ClientHello,
+                request => return !self.tls_granted || request == StartupRequest::ClientHello,
             }
         }
     }
@@ -117,12 +117,17 @@ impl Heard {
     }
 }
 
-impl Client {
+impl GatewayClient {
     /// One that has just come.
     pub fn new(gateway: Arc<Gateway>, stream: TcpStream, from: SocketAddr) -> Self {
         let settings = Arc::clone(&gateway.view.borrow().settings);
-        let heard =
-            Heard { stream, from, request: Request::Incomplete, bytes: vec![], tls_granted: false };
+        let heard = Heard {
+            stream,
+            from,
+            request: StartupRequest::Incomplete,
+            bytes: vec![],
+            tls_granted: false,
+        };
         Self { gateway, settings, heard, speak_until: Instant::now() + SPEAK, held_until: None }
     }
 
@@ -192,7 +197,7 @@ impl Client {
             if n == 0 {
                 self.gateway.figures.came();
             }
-            if !matches!(self.heard.request, Request::Ssl | Request::Gss) {
+            if !matches!(self.heard.request, StartupRequest::Ssl | StartupRequest::Gss) {
                 return Begun::Asked;
             }
             let go_on = match self.open().await {
@@ -225,13 +230,13 @@ impl Client {
                             Err(lost) => lost,
                         },
                         () = over(&mut known, &target, &settings) => continue,
-                        () = sleep_until(until) => return Opened::InVain(Why::Refused),
+                        () = sleep_until(until) => return Opened::InVain(WaitCause::Refused),
                     };
-                    if lost == Lost::NotNow { Why::NotNow } else { Why::Refused }
+                    if lost == Lost::NotNow { WaitCause::NotNow } else { WaitCause::Refused }
                 }
             };
             held.get_or_insert_with(|| gateway.figures.holds());
-            let again = matches!(why, Why::Refused | Why::NotNow);
+            let again = matches!(why, WaitCause::Refused | WaitCause::NotNow);
             tokio::select! {
                 _ = known.changed() => {}
                 () = sleep(AGAIN), if again => {}
@@ -243,7 +248,7 @@ impl Client {
 
     async fn pass(
         self,
-        target: &Target,
+        target: &PrimaryServer,
         server: TcpStream,
         reply: Vec<u8>,
         permit: Option<OwnedSemaphorePermit>,
@@ -274,12 +279,16 @@ impl Client {
     }
 }
 
-fn facts<'a>(known: &'a Known, settings: &Settings) -> route::Facts<'a> {
+fn facts<'a>(known: &'a GatewayKnowledge, settings: &Settings) -> route::RouteFacts<'a> {
     known.facts(settings.node, settings.failover, settings.lease)
 }
 
 /// Returns when a client of that primary must leave.
-async fn over(known: &mut watch::Receiver<Known>, target: &Target, settings: &Settings) {
+async fn over(
+    known: &mut watch::Receiver<GatewayKnowledge>,
+    target: &PrimaryServer,
+    settings: &Settings,
+) {
     if known.wait_for(|known| route::is_over(target, &facts(known, settings))).await.is_err() {
         std::future::pending::<()>().await;
     }

@@ -35,7 +35,7 @@ async fn listen(gateway: &Gateway, stream: &mut UnixStream) -> ControlError {
         let question = Request::WatchPrimary { heard: heard.take() };
         match tokio::time::timeout(PATIENCE, exchange(stream, &question)).await {
             Ok(Ok(Response::WatchPrimary(news))) => {
-                gateway.knowledge.info(news.clone());
+                gateway.knowledge.update(news.clone());
                 heard = Some(news);
             }
             Ok(Ok(_)) => return ControlError::Mismatch,

@@ -6,17 +6,17 @@ use pgraft_core::primary_view::{PrimaryUpdate, PrimaryView};
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
-use super::route::{self, Facts};
+use super::route::{self, RouteFacts};
 
 /// What is known, and by whom it is seen.
 pub struct Knowledge {
-    now: watch::Sender<Known>,
+    now: watch::Sender<GatewayKnowledge>,
     lease: Duration,
 }
 
 /// What is known.
 #[derive(Debug, Clone)]
-pub struct Known {
+pub struct GatewayKnowledge {
     /// The latest word.
     pub primary_view: Option<PrimaryView>,
     /// Whether the own member answers.
@@ -27,10 +27,10 @@ pub struct Known {
     closed_for_long: bool,
 }
 
-impl Known {
+impl GatewayKnowledge {
     /// For [`route`].
-    pub fn facts(&self, me: NodeId, failover: bool, lease: Duration) -> Facts<'_> {
-        Facts {
+    pub fn facts(&self, me: NodeId, failover: bool, lease: Duration) -> RouteFacts<'_> {
+        RouteFacts {
             me,
             primary_view: self.primary_view.as_ref(),
             failover,
@@ -43,7 +43,7 @@ impl Known {
 impl Knowledge {
     /// Nobody has said anything.
     pub fn new(lease: Duration) -> Self {
-        let nothing = Known {
+        let nothing = GatewayKnowledge {
             primary_view: None,
             answered: false,
             closed_since: Some(Instant::now()),
@@ -53,7 +53,7 @@ impl Knowledge {
     }
 
     /// To hear of changes.
-    pub fn subscribe(&self) -> watch::Receiver<Known> {
+    pub fn subscribe(&self) -> watch::Receiver<GatewayKnowledge> {
         self.now.subscribe()
     }
 
@@ -68,7 +68,7 @@ impl Knowledge {
     }
 
     /// The own member says something.
-    pub fn told(&self, news: PrimaryUpdate) {
+    pub fn update(&self, news: PrimaryUpdate) {
         let open = news.gate == Some(true);
         self.change(|known| {
             known.answered = true;
@@ -97,7 +97,7 @@ impl Knowledge {
     }
 
     /// Whoever waits is woken only by what may matter to him: not by every entry of the log.
-    fn change(&self, change: impl FnOnce(&mut Known)) {
+    fn change(&self, change: impl FnOnce(&mut GatewayKnowledge)) {
         self.now.send_if_modified(|known| {
             let before =
                 (known.primary_view.clone(), known.closed_since.is_some(), known.closed_for_long);

@@ -10,18 +10,18 @@ use tokio::sync::oneshot;
 /// All of them.
 pub struct Lobby {
     most: usize,
-    waiting: Mutex<Waiting>,
+    waiting: Mutex<WaitingClient>,
 }
 
 #[derive(Default)]
-struct Waiting {
+struct WaitingClient {
     next: u64,
     /// The lowest number came first. Dropping what is here tells its owner.
     places: BTreeMap<u64, oneshot::Sender<()>>,
 }
 
 /// One client's place, given back when it is dropped.
-pub struct Place {
+pub struct LobbyPlace {
     lobby: Arc<Lobby>,
     number: u64,
     lost: oneshot::Receiver<()>,
@@ -34,7 +34,7 @@ impl Lobby {
     }
 
     /// One more.
-    pub fn enter(self: &Arc<Self>) -> Place {
+    pub fn enter(self: &Arc<Self>) -> LobbyPlace {
         let (kept, lost) = oneshot::channel();
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         let number = waiting.next;
@@ -43,18 +43,18 @@ impl Lobby {
         while waiting.places.len() > self.most {
             waiting.places.pop_first();
         }
-        Place { lobby: Arc::clone(self), number, lost }
+        LobbyPlace { lobby: Arc::clone(self), number, lost }
     }
 }
 
-impl Place {
+impl LobbyPlace {
     /// Returns when somebody else needs it.
     pub async fn lost(&mut self) {
         let _ = (&mut self.lost).await; // an error is the news: nothing is ever sent
     }
 }
 
-impl Drop for Place {
+impl Drop for LobbyPlace {
     fn drop(&mut self) {
         self.lobby
             .waiting
@@ -70,7 +70,7 @@ mod tests {
     use super::*;
     use tokio::sync::oneshot::error::TryRecvError;
 
-    fn keeps(place: &mut Place) -> bool {
+    fn keeps(place: &mut LobbyPlace) -> bool {
         place.lost.try_recv() == Err(TryRecvError::Empty)
     }
 

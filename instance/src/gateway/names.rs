@@ -18,17 +18,17 @@ const WITH_NONE: Duration = Duration::from_secs(3);
 
 /// The last good answers.
 #[derive(Clone, Default)]
-pub struct Names(Arc<Mutex<HashMap<String, Answer>>>);
+pub struct AddressCache(Arc<Mutex<HashMap<String, CachedAddress>>>);
 
 #[derive(Clone, Default)]
-struct Answer {
+struct CachedAddress {
     ips: Vec<IpAddr>,
     at: Option<Instant>,
     /// A question is under way.
     asked: bool,
 }
 
-impl Names {
+impl AddressCache {
     /// As good as it is known now; empty where nothing is. IPv4 first.
     pub async fn addresses(&self, host: &str, port: u16) -> Vec<SocketAddr> {
         let with_port =
@@ -64,7 +64,7 @@ impl Names {
         Some(ips)
     }
 
-    fn all(&self) -> MutexGuard<'_, HashMap<String, Answer>> {
+    fn all(&self) -> MutexGuard<'_, HashMap<String, CachedAddress>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -75,7 +75,7 @@ mod tests {
 
     #[tokio::test]
     async fn addresses_names_and_the_last_good_answer() {
-        let names = Names::default();
+        let names = AddressCache::default();
         assert_eq!(names.addresses("127.0.0.9", 7).await, ["127.0.0.9:7".parse().unwrap()]);
         assert!(
             names

@@ -22,9 +22,9 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
-use super::names::Names;
-use super::route::Target;
-use super::startup::{Reply, startup_packet};
+use super::names::AddressCache;
+use super::route::PrimaryServer;
+use super::startup::{StartupReply, startup_packet};
 
 /// For one address of the server.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -36,21 +36,26 @@ const AGAIN: Duration = Duration::from_millis(50);
 pub struct Readiness {
     last: Mutex<Option<Probe>>,
     /// The last server that has granted TLS.
-    tls: watch::Sender<Option<Target>>,
+    tls: watch::Sender<Option<PrimaryServer>>,
     /// Held by the one who asks.
     asking: tokio::sync::Mutex<()>,
 }
 
 /// One answer.
 struct Probe {
-    of: Target,
+    of: PrimaryServer,
     began: Instant,
     taken: bool,
 }
 
 impl Readiness {
     /// Whether it took a connection that began at that time, or later.
-    pub async fn takes_since(&self, names: &Names, target: &Target, since: Instant) -> bool {
+    pub async fn takes_since(
+        &self,
+        names: &AddressCache,
+        target: &PrimaryServer,
+        since: Instant,
+    ) -> bool {
         let _asking = self.asking.lock().await;
         let last = self
             .last()
@@ -68,32 +73,32 @@ impl Readiness {
 
     /// Whether it is worth a try: a server that did not take the last connection is asked again by
     /// one for all.
-    pub async fn may_take(&self, names: &Names, target: &Target) -> bool {
+    pub async fn may_take(&self, names: &AddressCache, target: &PrimaryServer) -> bool {
         let refused = self.last().as_ref().is_some_and(|last| last.of == *target && !last.taken);
         let since = Instant::now().checked_sub(AGAIN).unwrap_or_else(Instant::now);
         !refused || self.takes_since(names, target, since).await
     }
 
     /// It did not take a client.
-    pub fn refused(&self, target: &Target) {
+    pub fn refused(&self, target: &PrimaryServer) {
         *self.last() = Some(Probe { of: target.clone(), began: Instant::now(), taken: false });
     }
 
     /// Whether this very server, in this epoch, has granted TLS. It does so until it is started
     /// anew, which is another epoch.
-    pub fn has_tls(&self, target: &Target) -> bool {
+    pub fn has_tls(&self, target: &PrimaryServer) -> bool {
         self.tls.borrow().as_ref() == Some(target)
     }
 
     /// Returns when that is so.
-    pub async fn until_tls(&self, target: &Target) {
+    pub async fn until_tls(&self, target: &PrimaryServer) {
         if self.tls.subscribe().wait_for(|tls| tls.as_ref() == Some(target)).await.is_err() {
             std::future::pending::<()>().await;
         }
     }
 
     /// It has granted TLS, or refused it.
-    pub fn learn_tls(&self, target: &Target, granted: bool) {
+    pub fn learn_tls(&self, target: &PrimaryServer, granted: bool) {
         self.tls.send_if_modified(|tls| {
             let changes = (tls.as_ref() == Some(target)) != granted;
             if changes {
@@ -108,10 +113,10 @@ impl Readiness {
     }
 }
 
-async fn probe(names: &Names, target: &Target) -> bool {
+async fn probe(names: &AddressCache, target: &PrimaryServer) -> bool {
     for address in names.addresses(&target.host, target.port).await {
         if let Ok(Ok(reply)) = timeout(PATIENCE, ask(address)).await {
-            return reply == Reply::Answer;
+            return reply == StartupReply::Answer;
         }
     }
     false
@@ -119,7 +124,7 @@ async fn probe(names: &Names, target: &Target) -> bool {
 
 /// `pg_hba.conf` asks this role, which does not exist, for a password: the server says so, and
 /// nothing is logged when the gateway goes then.
-async fn ask(address: SocketAddr) -> std::io::Result<Reply> {
+async fn ask(address: SocketAddr) -> std::io::Result<StartupReply> {
     let mut server = TcpStream::connect(address).await?;
     server.write_all(&startup_packet(PROBE_ROLE, PROBE_ROLE)).await?;
     let mut said = vec![];
@@ -127,8 +132,8 @@ async fn ask(address: SocketAddr) -> std::io::Result<Reply> {
         if server.read_buf(&mut said).await? == 0 {
             return Err(std::io::ErrorKind::UnexpectedEof.into());
         }
-        match Reply::of(&said) {
-            Reply::Incomplete => {}
+        match StartupReply::of(&said) {
+            StartupReply::Incomplete => {}
             reply => return Ok(reply),
         }
     }
@@ -142,7 +147,7 @@ mod tests {
     use tokio::net::TcpListener;
 
     /// A server that says the same to everybody, and counts them.
-    async fn server(answer: &'static [u8]) -> (Target, Arc<AtomicUsize>) {
+    async fn server(answer: &'static [u8]) -> (PrimaryServer, Arc<AtomicUsize>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (port, asked) = (listener.local_addr().unwrap().port(), Arc::new(AtomicUsize::new(0)));
         let count = Arc::clone(&asked);
@@ -155,7 +160,7 @@ mod tests {
             }
         });
         (
-            Target {
+            PrimaryServer {
                 epoch: 1,
                 node: pgraft_core::NodeId::new(1).unwrap(),
                 host: "127.0.0.1".into(),
@@ -171,7 +176,8 @@ mod tests {
     #[tokio::test]
     async fn one_probe_serves_all_who_wait() {
         let (target, asked) = server(TAKEN).await;
-        let (readiness, names, since) = (Readiness::default(), Names::default(), Instant::now());
+        let (readiness, names, since) =
+            (Readiness::default(), AddressCache::default(), Instant::now());
         let all = (0..50).map(|_| readiness.takes_since(&names, &target, since));
         assert!(futures::future::join_all(all).await.into_iter().all(|taken| taken));
         assert_eq!(asked.load(Ordering::SeqCst), 1);
@@ -193,12 +199,12 @@ mod tests {
     #[tokio::test]
     async fn a_server_that_is_starting_up_is_asked_by_one_for_all() {
         let (target, asked) = server(STARTING).await;
-        let (readiness, names) = (Readiness::default(), Names::default());
+        let (readiness, names) = (Readiness::default(), AddressCache::default());
         readiness.refused(&target);
         let all = (0..50).map(|_| readiness.may_take(&names, &target));
         assert!(!futures::future::join_all(all).await.into_iter().any(|taken| taken));
         assert!(asked.load(Ordering::SeqCst) <= 1);
-        let next = Target { epoch: 2, ..target };
+        let next = PrimaryServer { epoch: 2, ..target };
         assert!(
             readiness.may_take(&names, &next).await,
             "the next epoch's server has refused nobody yet"
@@ -214,7 +220,7 @@ mod tests {
             readiness.learn_tls(&target, true)
         });
         assert!(readiness.has_tls(&target));
-        assert!(!readiness.has_tls(&Target { epoch: 2, ..target.clone() }));
+        assert!(!readiness.has_tls(&PrimaryServer { epoch: 2, ..target.clone() }));
         readiness.learn_tls(&target, false);
         assert!(!readiness.has_tls(&target));
     }

@@ -11,10 +11,10 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
-use super::route::Why;
-use super::startup::{Request, request};
+use super::route::WaitCause;
+use super::startup::{StartupRequest, request};
 use crate::settings::Settings;
-use crate::tls::TlsFiles;
+use crate::tls::PostgresTlsFiles;
 
 /// How long the conversation may take.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -25,7 +25,7 @@ const MOST_REQUESTS: usize = 4;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rejection {
     /// Nobody took it for so long.
-    NoPrimary(Why, Duration),
+    NoPrimary(WaitCause, Duration),
     /// There are so many already.
     TooMany(usize),
 }
@@ -86,12 +86,12 @@ where
 {
     for _ in 0..MOST_REQUESTS {
         match begins(&mut client, &mut said).await? {
-            Request::Startup if !tls_granted => return part(&mut client, rejection).await,
-            Request::ClientHello => {
+            StartupRequest::Startup if !tls_granted => return part(&mut client, rejection).await,
+            StartupRequest::ClientHello => {
                 let Some(acceptor) = acceptor(settings) else { return Ok(()) };
                 return encrypted(rejection, &acceptor, Resumed { said, stream: client }).await;
             }
-            Request::Ssl => {
+            StartupRequest::Ssl => {
                 if let Some(acceptor) = acceptor(settings) {
                     client.write_all(b"S").await?;
                     return encrypted(rejection, &acceptor, client).await;
@@ -99,7 +99,7 @@ where
                 client.write_all(b"N").await?;
                 said.clear();
             }
-            Request::Gss => {
+            StartupRequest::Gss => {
                 client.write_all(b"N").await?;
                 said.clear();
             }
@@ -119,7 +119,7 @@ where
 {
     let mut inside = acceptor.accept(client).await?;
     match begins(&mut inside, &mut vec![]).await? {
-        Request::Startup => part(&mut inside, rejection).await,
+        StartupRequest::Startup => part(&mut inside, rejection).await,
         _ => Ok(()),
     }
 }
@@ -127,13 +127,13 @@ where
 async fn begins<S: AsyncRead + Unpin>(
     client: &mut S,
     said: &mut Vec<u8>,
-) -> std::io::Result<Request> {
+) -> std::io::Result<StartupRequest> {
     loop {
         match request(said).0 {
-            Request::Incomplete if client.read_buf(said).await? == 0 => {
-                return Ok(Request::Invalid);
+            StartupRequest::Incomplete if client.read_buf(said).await? == 0 => {
+                return Ok(StartupRequest::Invalid);
             }
-            Request::Incomplete => {}
+            StartupRequest::Incomplete => {}
             known => return Ok(known),
         }
     }
@@ -145,7 +145,7 @@ async fn part<S: AsyncWrite + Unpin>(client: &mut S, rejection: Rejection) -> st
 }
 
 fn acceptor(settings: &Settings) -> Option<TlsAcceptor> {
-    let files = TlsFiles::read(settings).ok().flatten()?;
+    let files = PostgresTlsFiles::read(settings).ok().flatten()?;
     let mut config = files.server().ok()?;
     // A client with `sslnegotiation=direct` goes on with nobody who does not name the protocol.
     config.alpn_protocols = vec![b"postgresql".to_vec()];
@@ -212,8 +212,8 @@ mod tests {
     fn the_messages_that_a_client_sees() {
         let time = Duration::from_secs(10);
         let shown = [
-            Rejection::NoPrimary(Why::Changing, time),
-            Rejection::NoPrimary(Why::NotNow, time),
+            Rejection::NoPrimary(WaitCause::Changing, time),
+            Rejection::NoPrimary(WaitCause::NotNow, time),
             Rejection::TooMany(1000),
         ]
         .map(|rejection| {
@@ -228,7 +228,7 @@ mod tests {
     #[tokio::test]
     async fn a_client_that_asks_for_tls_where_there_is_none_gets_the_message_in_the_clear() {
         let (mut client, server) = tokio::io::duplex(1000);
-        let rejection = Rejection::NoPrimary(Why::NobodyAnswers, PATIENCE);
+        let rejection = Rejection::NoPrimary(WaitCause::NobodyAnswers, PATIENCE);
         let said = tokio::spawn(async move {
             say(rejection, &example(), server, SSL_REQUEST.to_vec(), false).await
         });

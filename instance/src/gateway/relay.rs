@@ -25,7 +25,7 @@ const STACK: usize = 128 * 1024;
 /// Both are cut when this is dropped.
 pub async fn relay(client: TcpStream, server: TcpStream) -> io::Result<()> {
     let ends = Arc::new([client.into_std()?, server.into_std()?]);
-    let _cut = Cut(Arc::clone(&ends));
+    let _cut = RelayEnd(Arc::clone(&ends));
     let (done, ended) = oneshot::channel();
     thread::Builder::new()
         .name("relay".into())
@@ -35,9 +35,9 @@ pub async fn relay(client: TcpStream, server: TcpStream) -> io::Result<()> {
 }
 
 /// Ends the thread when nobody waits for it any more.
-struct Cut(Arc<[Socket; 2]>);
+struct RelayEnd(Arc<[Socket; 2]>);
 
-impl Drop for Cut {
+impl Drop for RelayEnd {
     fn drop(&mut self) {
         for end in self.0.iter() {
             let _ = end.shutdown(Shutdown::Both); // one that is closed already is as good

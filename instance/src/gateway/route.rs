@@ -6,7 +6,7 @@ use std::time::Duration;
 
 /// What is known.
 #[derive(Debug, Clone, Copy)]
-pub struct Facts<'a> {
+pub struct RouteFacts<'a> {
     /// This node.
     pub me: NodeId,
     /// Who is the primary, by the latest word of anybody.
@@ -21,7 +21,7 @@ pub struct Facts<'a> {
 
 /// A primary of one epoch: the next one is another, be it on the same server.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Target {
+pub struct PrimaryServer {
     /// Of which it is the primary.
     pub epoch: u64,
     /// Who.
@@ -36,14 +36,14 @@ pub struct Target {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Route {
     /// There.
-    To(Target),
+    To(PrimaryServer),
     /// Nowhere yet.
-    Wait(Why),
+    Wait(WaitCause),
 }
 
 /// Why nobody takes a client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Why {
+pub enum WaitCause {
     /// Neither this node's member nor any other has said who is the primary.
     #[error("no member of the cluster answers")]
     NobodyAnswers,
@@ -65,16 +65,18 @@ pub enum Why {
 }
 
 /// Where a client goes now.
-pub fn route(facts: &Facts) -> Route {
-    let Some(primary_view) = facts.primary_view else { return Route::Wait(Why::NobodyAnswers) };
+pub fn route(facts: &RouteFacts) -> Route {
+    let Some(primary_view) = facts.primary_view else {
+        return Route::Wait(WaitCause::NobodyAnswers);
+    };
     if !primary_view.settled {
-        return Route::Wait(Why::Changing);
+        return Route::Wait(WaitCause::Changing);
     }
     if facts.failover && primary_view.primary == facts.me && facts.closed_for.is_some() {
-        return Route::Wait(Why::Fenced);
+        return Route::Wait(WaitCause::Fenced);
     }
-    primary_view.postgres.as_ref().map_or(Route::Wait(Why::Nowhere), |at| {
-        Route::To(Target {
+    primary_view.postgres.as_ref().map_or(Route::Wait(WaitCause::Nowhere), |at| {
+        Route::To(PrimaryServer {
             epoch: primary_view.epoch,
             node: primary_view.primary,
             host: at.host().to_owned(),
@@ -86,7 +88,7 @@ pub fn route(facts: &Facts) -> Route {
 /// Whether a client of that primary must leave: it is the primary no more, or fenced for so long
 /// that it hardly comes back. (A gate is closed for a moment in a switchover, too, while the last
 /// commits get their answers.)
-pub fn is_over(target: &Target, facts: &Facts) -> bool {
+pub fn is_over(target: &PrimaryServer, facts: &RouteFacts) -> bool {
     let replaced = facts.primary_view.is_some_and(|primary_view| primary_view.epoch > target.epoch);
     let fenced = facts.failover
         && target.node == facts.me

@@ -18,7 +18,7 @@ const CANNOT_CONNECT_NOW: &[u8] = b"57P03";
 
 /// What a client asks for first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Request {
+pub enum StartupRequest {
     /// More bytes must come.
     Incomplete,
     /// `SSLRequest`
@@ -36,51 +36,51 @@ pub enum Request {
 }
 
 /// What a client asks for, and how many bytes that takes.
-pub fn request(bytes: &[u8]) -> (Request, usize) {
+pub fn request(bytes: &[u8]) -> (StartupRequest, usize) {
     match bytes.first() {
-        None => (Request::Incomplete, 0),
+        None => (StartupRequest::Incomplete, 0),
         Some(0x16) => client_hello(bytes),
         Some(_) => packet(bytes),
     }
 }
 
-fn packet(bytes: &[u8]) -> (Request, usize) {
-    let Some(length) = word(bytes, 0) else { return (Request::Incomplete, 0) };
+fn packet(bytes: &[u8]) -> (StartupRequest, usize) {
+    let Some(length) = word(bytes, 0) else { return (StartupRequest::Incomplete, 0) };
     let length = usize::try_from(length).unwrap_or(usize::MAX);
     if !(8..=LONGEST_PACKET).contains(&length) {
-        return (Request::Invalid, 0);
+        return (StartupRequest::Invalid, 0);
     }
     if bytes.len() < length {
-        return (Request::Incomplete, 0);
+        return (StartupRequest::Incomplete, 0);
     }
     // Two halves of 1234 and a number, which is no protocol's version.
     let kind = match word(bytes, 4).map(|code| (code >> 16, code & 0xffff)) {
-        Some((1234, 5678)) => Request::Cancel,
-        Some((1234, 5679)) => Request::Ssl,
-        Some((1234, 5680)) => Request::Gss,
-        Some(_) => Request::Startup,
-        None => Request::Invalid,
+        Some((1234, 5678)) => StartupRequest::Cancel,
+        Some((1234, 5679)) => StartupRequest::Ssl,
+        Some((1234, 5680)) => StartupRequest::Gss,
+        Some(_) => StartupRequest::Startup,
+        None => StartupRequest::Invalid,
     };
     (kind, length)
 }
 
 /// A whole record of type `handshake` that begins with a `ClientHello`.
-fn client_hello(bytes: &[u8]) -> (Request, usize) {
+fn client_hello(bytes: &[u8]) -> (StartupRequest, usize) {
     let major = bytes.get(1).is_none_or(|major| *major == 3);
     let kind = bytes.get(5).is_none_or(|kind| *kind == 1);
     let length = bytes.get(3..5).map(|two| 5 + (usize::from(two[0]) << 8 | usize::from(two[1])));
     if !major || !kind || length.is_some_and(|length| !(9..=LONGEST_HELLO).contains(&length)) {
-        return (Request::Invalid, 0);
+        return (StartupRequest::Invalid, 0);
     }
     match length {
-        Some(length) if bytes.len() >= length => (Request::ClientHello, length),
-        _ => (Request::Incomplete, 0),
+        Some(length) if bytes.len() >= length => (StartupRequest::ClientHello, length),
+        _ => (StartupRequest::Incomplete, 0),
     }
 }
 
 /// What a server's first bytes say to a startup packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Reply {
+pub enum StartupReply {
     /// More bytes must come.
     Incomplete,
     /// It does not take connections now. (SQLSTATE 57P03)
@@ -89,7 +89,7 @@ pub enum Reply {
     Answer,
 }
 
-impl Reply {
+impl StartupReply {
     /// Of the bytes that have come.
     pub fn of(mut bytes: &[u8]) -> Self {
         loop {
@@ -140,18 +140,18 @@ fn word(bytes: &[u8], at: usize) -> Option<u32> {
 pub fn fuzz(bytes: &[u8]) {
     let (kind, length) = request(bytes);
     assert!(length <= bytes.len() && length <= LONGEST_HELLO, "{length} bytes");
-    assert_eq!(length > 0, !matches!(kind, Request::Incomplete | Request::Invalid));
-    let reply = Reply::of(bytes);
+    assert_eq!(length > 0, !matches!(kind, StartupRequest::Incomplete | StartupRequest::Invalid));
+    let reply = StartupReply::of(bytes);
     // What is complete stays what it is, whatever follows; what is invalid is so from some byte on.
     let longer = [bytes, &[0x16, 0, b'E']].concat();
-    if kind != Request::Incomplete {
+    if kind != StartupRequest::Incomplete {
         assert_eq!(request(&longer), (kind, length));
     }
-    if reply != Reply::Incomplete {
-        assert_eq!(Reply::of(&longer), reply);
+    if reply != StartupReply::Incomplete {
+        assert_eq!(StartupReply::of(&longer), reply);
     }
     assert!(
-        kind != Request::Incomplete || bytes.len() < LONGEST_HELLO,
+        kind != StartupRequest::Incomplete || bytes.len() < LONGEST_HELLO,
         "it would be waited for without a bound"
     );
 }

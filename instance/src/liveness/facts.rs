@@ -3,7 +3,7 @@
 
 /// One answer of a primary.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Facts {
+pub struct LivenessFacts {
     /// Bytes of WAL that are inserted and not flushed.
     pub unflushed: i64,
     /// Up to where WAL is flushed.
@@ -19,17 +19,17 @@ pub struct Facts {
 /// The last two answers.
 #[derive(Debug, Default)]
 pub struct Trend {
-    last: Option<Facts>,
-    before: Option<Facts>,
+    last: Option<LivenessFacts>,
+    before: Option<LivenessFacts>,
 }
 
 impl Trend {
     /// Takes an answer into account.
-    pub fn heed(&mut self, facts: Facts) {
+    pub fn heed(&mut self, facts: LivenessFacts) {
         self.before = self.last.replace(facts);
     }
 
-    fn both(&self) -> Option<(&Facts, &Facts)> {
+    fn both(&self) -> Option<(&LivenessFacts, &LivenessFacts)> {
         self.before.as_ref().zip(self.last.as_ref())
     }
 
@@ -65,14 +65,14 @@ impl Trend {
 mod tests {
     use super::*;
 
-    fn trend(before: Facts, last: Facts) -> Trend {
+    fn trend(before: LivenessFacts, last: LivenessFacts) -> Trend {
         Trend { before: Some(before), last: Some(last) }
     }
 
     #[test]
     fn one_answer_says_nothing() {
         let mut trend = Trend::default();
-        trend.heed(Facts { unflushed: 1, waiting: 1, ..Facts::default() });
+        trend.heed(LivenessFacts { unflushed: 1, waiting: 1, ..LivenessFacts::default() });
         assert_eq!(
             (trend.wants_a_flush(), trend.flushes(true), trend.commits()),
             (false, None, None)
@@ -81,10 +81,10 @@ mod tests {
 
     #[test]
     fn wal_that_moves_is_flushed() {
-        let at = |unflushed: i64, flushed: &str| Facts {
+        let at = |unflushed: i64, flushed: &str| LivenessFacts {
             unflushed,
             flushed: flushed.into(),
-            ..Facts::default()
+            ..LivenessFacts::default()
         };
         assert!(trend(at(8, "0/1"), at(8, "0/1")).wants_a_flush());
         assert!(!trend(at(8, "0/1"), at(8, "0/2")).wants_a_flush(), "it is flushed");
@@ -100,10 +100,10 @@ mod tests {
 
     #[test]
     fn commits_advance_while_nobody_waits_or_a_standby_confirms() {
-        let at = |waiting: i64, confirmed: &str| Facts {
+        let at = |waiting: i64, confirmed: &str| LivenessFacts {
             waiting,
             confirmed: confirmed.into(),
-            ..Facts::default()
+            ..LivenessFacts::default()
         };
         assert_eq!(trend(at(0, "a"), at(3, "a")).commits(), Some(true));
         assert_eq!(trend(at(3, "a"), at(0, "a")).commits(), Some(true));

@@ -10,9 +10,9 @@ use pgraft_core::session::Session;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 
-use super::facts::Facts;
+use super::facts::LivenessFacts;
 use crate::settings::Settings;
-use crate::sql::{self, SqlError};
+use crate::sql::{self, LocalSqlError};
 
 /// Questions at a time; each that is not answered may be one of the server's connections.
 const MOST: usize = 3;
@@ -36,17 +36,17 @@ const FLUSH_BY_COMMIT: &str =
     "SET synchronous_commit = local; SELECT pg_catalog.pg_logical_emit_message(true, 'pgraft', '')";
 
 /// What has come back since the last look.
-pub struct Answers {
+pub struct ProbeAnswers {
     /// Any answer.
     pub answered: bool,
     /// The latest one that says something.
-    pub facts: Option<Facts>,
+    pub facts: Option<LivenessFacts>,
 }
 
 #[derive(Default)]
 struct Inbox {
     answered: AtomicU32,
-    facts: Mutex<Option<Facts>>,
+    facts: Mutex<Option<LivenessFacts>>,
 }
 
 /// Asks and collects. Dropping this ends the questions.
@@ -83,7 +83,7 @@ impl Prober {
         self.questions.spawn(async move {
             let answer = timeout(patience, look(&settings, patience))
                 .await
-                .unwrap_or(Err(SqlError::Deadline));
+                .unwrap_or(Err(LocalSqlError::Deadline));
             match answer {
                 Ok(facts) => {
                     *inbox.facts.lock().unwrap_or_else(PoisonError::into_inner) = Some(facts)
@@ -102,7 +102,7 @@ impl Prober {
             // What comes of it shows in the next answers.
             if let Err(error) = timeout(patience, flush(&settings, patience))
                 .await
-                .unwrap_or(Err(SqlError::Deadline))
+                .unwrap_or(Err(LocalSqlError::Deadline))
             {
                 tracing::debug!(%error, "the WAL was not flushed");
             }
@@ -116,12 +116,12 @@ impl Prober {
     }
 
     /// What has come back since the last call.
-    pub fn answers(&mut self) -> Answers {
+    pub fn answers(&mut self) -> ProbeAnswers {
         let answered = self.inbox.answered.swap(0, Ordering::SeqCst) > 0;
         if answered {
             self.since = None;
         }
-        Answers {
+        ProbeAnswers {
             answered,
             facts: self.inbox.facts.lock().unwrap_or_else(PoisonError::into_inner).take(),
         }
@@ -143,14 +143,14 @@ impl Prober {
 }
 
 /// Whether the server has said something, be it no.
-fn is_answer(error: &SqlError) -> bool {
-    matches!(error, SqlError::Postgres(error) if error.as_db_error().is_some())
+fn is_answer(error: &LocalSqlError) -> bool {
+    matches!(error, LocalSqlError::Postgres(error) if error.as_db_error().is_some())
 }
 
-async fn look(settings: &Settings, patience: Duration) -> Result<Facts, SqlError> {
+async fn look(settings: &Settings, patience: Duration) -> Result<LivenessFacts, LocalSqlError> {
     let client = sql::local(settings, Session::Probe, patience).await?;
     let row = client.query_one(QUESTION, &[]).await?;
-    Ok(Facts {
+    Ok(LivenessFacts {
         unflushed: row.try_get(0)?,
         flushed: row.try_get(1)?,
         waiting: row.try_get(2)?,
@@ -159,7 +159,7 @@ async fn look(settings: &Settings, patience: Duration) -> Result<Facts, SqlError
     })
 }
 
-async fn flush(settings: &Settings, patience: Duration) -> Result<(), SqlError> {
+async fn flush(settings: &Settings, patience: Duration) -> Result<(), LocalSqlError> {
     let client = sql::local(settings, Session::Probe, patience).await?;
     let version: String = client.query_one("SHOW server_version_num", &[]).await?.try_get(0)?;
     let statement = if version.parse::<i32>().is_ok_and(|v| v >= FLUSH_SINCE) {

@@ -1,6 +1,6 @@
 //! The server's processes as the kernel sees them: which are stopped, and which wait for a CPU.
 
-use pgraft_core::liveness::Process;
+use pgraft_core::liveness::ProcessState;
 use std::fs;
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ struct Stat {
 /// The processes that matter of one server.
 pub struct Watched {
     postmaster: i32,
-    auxiliary: Vec<(Process, i32)>,
+    auxiliary: Vec<(ProcessState, i32)>,
 }
 
 impl Watched {
@@ -35,7 +35,7 @@ impl Watched {
 
     /// Looks who they are: they may have been started again.
     pub fn look_for_processes(&mut self) {
-        let is_there = |(process, pid): &(Process, i32)| {
+        let is_there = |(process, pid): &(ProcessState, i32)| {
             stat(*pid).is_some_and(|s| s.parent == self.postmaster) && title(*pid) == Some(*process)
         };
         if self.auxiliary.len() == 2 && self.auxiliary.iter().all(is_there) {
@@ -48,8 +48,8 @@ impl Watched {
     }
 
     /// The first of them that is stopped.
-    pub fn stopped(&self) -> Option<Process> {
-        let all = std::iter::once((Process::Postmaster, self.postmaster))
+    pub fn stopped(&self) -> Option<ProcessState> {
+        let all = std::iter::once((ProcessState::Postmaster, self.postmaster))
             .chain(self.auxiliary.iter().copied());
         all.into_iter().find(|(_, pid)| is_stopped(*pid)).map(|(process, _)| process)
     }
@@ -113,16 +113,16 @@ fn children(of: i32) -> Vec<i32> {
     all.filter(|pid| stat(*pid).is_some_and(|s| s.parent == of)).collect()
 }
 
-fn title(pid: i32) -> Option<Process> {
+fn title(pid: i32) -> Option<ProcessState> {
     auxiliary(&String::from_utf8_lossy(&fs::read(format!("/proc/{pid}/cmdline")).ok()?))
 }
 
 /// `postgres: CLUSTER: checkpointer `. Behind a client's user there is always its database, so that
 /// no user can look like this.
-fn auxiliary(title: &str) -> Option<Process> {
+fn auxiliary(title: &str) -> Option<ProcessState> {
     match title.trim_end_matches(['\0', ' ']).rsplit(": ").next()? {
-        "checkpointer" => Some(Process::Checkpointer),
-        "walwriter" => Some(Process::WalWriter),
+        "checkpointer" => Some(ProcessState::Checkpointer),
+        "walwriter" => Some(ProcessState::WalWriter),
         _ => None,
     }
 }
@@ -143,8 +143,11 @@ mod tests {
 
     #[test]
     fn auxiliary_processes_are_found_by_their_titles() {
-        assert_eq!(auxiliary("postgres: pgraft_1: checkpointer \0\0"), Some(Process::Checkpointer));
-        assert_eq!(auxiliary("postgres: pgraft_1: walwriter "), Some(Process::WalWriter));
+        assert_eq!(
+            auxiliary("postgres: pgraft_1: checkpointer \0\0"),
+            Some(ProcessState::Checkpointer)
+        );
+        assert_eq!(auxiliary("postgres: pgraft_1: walwriter "), Some(ProcessState::WalWriter));
         assert_eq!(
             auxiliary("postgres: pgraft_1: checkpointer app 10.0.0.1(5) idle"),
             None,

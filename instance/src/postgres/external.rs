@@ -73,7 +73,7 @@ struct Tablespace {
 
 /// Where a tablespace is copied to first, and where it belongs.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Place {
+struct ExternalLocation {
     tablespace: Tablespace,
     staging: PathBuf,
     /// Its path in PGDATA, where its directory lies in there.
@@ -83,7 +83,7 @@ struct Place {
 /// All that lies outside.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct External {
-    tablespaces: Vec<Place>,
+    tablespaces: Vec<ExternalLocation>,
     /// Where `pg_wal` leads.
     wal: Option<PathBuf>,
 }
@@ -122,7 +122,7 @@ impl External {
                 Some(_) => paths.work.join("tablespaces").join(&tablespace.oid),
                 None => tablespace.at.join(STAGING),
             };
-            let place = Place { tablespace, staging, within };
+            let place = ExternalLocation { tablespace, staging, within };
             place.prepare(&own)?;
             tablespaces.push(place);
         }
@@ -164,7 +164,7 @@ impl External {
         {
             files::write_atomically(&paths.rewind_in_progress(), b"")?;
         }
-        for Place { tablespace, staging, within } in &self.tablespaces {
+        for ExternalLocation { tablespace, staging, within } in &self.tablespaces {
             let home =
                 within.as_ref().map_or_else(|| tablespace.at.clone(), |within| fresh.join(within));
             move_content(staging, &home)?;
@@ -181,7 +181,7 @@ impl External {
     }
 }
 
-impl Place {
+impl ExternalLocation {
     fn prepare(&self, own: &BTreeSet<PathBuf>) -> Result<(), ExternalError> {
         let Tablespace { name, at, .. } = &self.tablespace;
         let unusable =
@@ -260,9 +260,9 @@ fn is_wal(path: &Path) -> bool {
 mod tests {
     use super::*;
 
-    struct Disk(tempfile::TempDir, Paths);
+    struct TestDisk(tempfile::TempDir, Paths);
 
-    impl Disk {
+    impl TestDisk {
         fn new() -> Self {
             let dir = tempfile::tempdir().unwrap();
             let at = |name: &str| fs::canonicalize(dir.path()).unwrap().join(name);
@@ -317,7 +317,7 @@ mod tests {
 
     #[test]
     fn a_tablespace_and_the_wal_stay_where_they_were() {
-        let disk = Disk::new();
+        let disk = TestDisk::new();
         symlink(disk.at("ts"), disk.at("d/pg_tblspc/7")).unwrap();
         symlink(disk.at("wal"), disk.at("d/pg_wal")).unwrap();
         for (file, text) in [
@@ -357,7 +357,7 @@ mod tests {
 
     #[test]
     fn a_tablespace_within_the_data_directory_moves_with_it() {
-        let disk = Disk::new();
+        let disk = TestDisk::new();
         let plan = disk.plan("d/ts").unwrap();
         fs::create_dir_all(disk.at("d.pgraft/new/ts")).unwrap();
         disk.copy(&plan);
@@ -368,7 +368,7 @@ mod tests {
 
     #[test]
     fn what_is_another_servers_is_left_alone() {
-        let disk = Disk::new();
+        let disk = TestDisk::new();
         disk.write("ts/PG_17_1/f", "another server's");
         disk.write("file", "");
         let taken = "tablespace \"fast\" is at /ts, and there this host has files of another server: move them away, or drop the tablespace on the primary";
@@ -390,7 +390,7 @@ mod tests {
 
     #[test]
     fn nothing_outside_changes_nothing() {
-        let disk = Disk::new();
+        let disk = TestDisk::new();
         let plan = External::of(&disk.1, vec![]).unwrap();
         assert_eq!((plan.arguments(), &plan), (vec![], &External::default()));
         plan.swap(&disk.1).unwrap();

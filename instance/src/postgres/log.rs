@@ -16,7 +16,7 @@ use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
 
 use crate::logging::{Sink, head};
-use dedup::LogDedup;
+use dedup::PostgresLogDedup;
 pub use last_words::LastWords;
 
 /// A message longer than this is split, so that memory stays bounded.
@@ -27,7 +27,7 @@ const IDLE: Duration = Duration::from_millis(50);
 
 /// One message.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Record {
+pub struct LogRecord {
     /// Seconds since the epoch as Postgres wrote them (`%n`), where there is a prefix.
     pub at: Option<String>,
     /// Postgres's own word: LOG, ERROR, FATAL … LOG where there is no prefix.
@@ -52,14 +52,14 @@ pub struct Record {
 #[derive(Debug, Default)]
 pub struct Assembler {
     bytes: Vec<u8>,
-    open: Option<Record>,
+    open: Option<LogRecord>,
     size: usize,
 }
 
 /// What a line is.
-enum Line<'a> {
+enum PostgresLine<'a> {
     /// The first of a message.
-    Message(Record),
+    Message(LogRecord),
     /// DETAIL and the like of the same process.
     More(u64, &'a str, &'a str),
     /// A further line of what came before.
@@ -70,7 +70,7 @@ enum Line<'a> {
 
 impl Assembler {
     /// Takes bytes as they come; gives the records that are complete.
-    pub fn feed(&mut self, bytes: &[u8]) -> Vec<Record> {
+    pub fn feed(&mut self, bytes: &[u8]) -> Vec<LogRecord> {
         self.bytes.extend_from_slice(bytes);
         let mut done = vec![];
         let mut start = 0;
@@ -88,13 +88,13 @@ impl Assembler {
     }
 
     /// The message that nothing more came for. A line without its end stays, until the pipe closes.
-    pub fn idle(&mut self) -> Option<Record> {
+    pub fn idle(&mut self) -> Option<LogRecord> {
         self.size = 0;
         self.open.take()
     }
 
     /// Everything that is left.
-    pub fn close(&mut self) -> Vec<Record> {
+    pub fn close(&mut self) -> Vec<LogRecord> {
         let mut done = vec![];
         if !self.bytes.is_empty() {
             let line = String::from_utf8_lossy(&std::mem::take(&mut self.bytes)).into_owned();
@@ -104,26 +104,31 @@ impl Assembler {
         done
     }
 
-    fn line(&mut self, line: &str, done: &mut Vec<Record>) {
+    fn line(&mut self, line: &str, done: &mut Vec<LogRecord>) {
         if self.size + line.len() > LONGEST {
             done.extend(self.idle());
         }
         self.size += line.len();
         match (classify(line), &mut self.open) {
-            (Line::More(pid, name, text), Some(open)) if open.pid == Some(pid) => {
+            (PostgresLine::More(pid, name, text), Some(open)) if open.pid == Some(pid) => {
                 open.more.push((name.to_ascii_lowercase(), text.to_owned()));
             }
-            (Line::Continued(text), Some(open)) => {
+            (PostgresLine::Continued(text), Some(open)) => {
                 let last = open.more.last_mut().map_or(&mut open.msg, |(_, text)| text);
                 last.push('\n');
                 last.push_str(text);
             }
-            (Line::Message(record), open) => done.extend(open.replace(record)),
-            (Line::Continued(text) | Line::Bare(text) | Line::More(_, _, text), open) => {
-                done.extend(open.replace(Record {
+            (PostgresLine::Message(record), open) => done.extend(open.replace(record)),
+            (
+                PostgresLine::Continued(text)
+                | PostgresLine::Bare(text)
+                | PostgresLine::More(_, _, text),
+                open,
+            ) => {
+                done.extend(open.replace(LogRecord {
                     level: "LOG".into(),
                     msg: text.to_owned(),
-                    ..Record::default()
+                    ..LogRecord::default()
                 }));
             }
         }
@@ -133,14 +138,14 @@ impl Assembler {
     }
 }
 
-fn classify(line: &str) -> Line<'_> {
+fn classify(line: &str) -> PostgresLine<'_> {
     if let Some(text) = line.strip_prefix('\t') {
-        return Line::Continued(text);
+        return PostgresLine::Continued(text);
     }
-    prefixed(line).unwrap_or(Line::Bare(line))
+    prefixed(line).unwrap_or(PostgresLine::Bare(line))
 }
 
-fn prefixed(line: &str) -> Option<Line<'_>> {
+fn prefixed(line: &str) -> Option<PostgresLine<'_>> {
     let mut fields = line.strip_prefix("pgraft\t")?.splitn(5, '\t');
     let (at, pid, sqlstate, backend) =
         (fields.next()?, fields.next()?.parse().ok()?, fields.next()?, fields.next()?);
@@ -156,10 +161,10 @@ fn prefixed(line: &str) -> Option<Line<'_>> {
         severity,
         "DETAIL" | "HINT" | "QUERY" | "CONTEXT" | "LOCATION" | "BACKTRACE" | "STATEMENT"
     ) {
-        return Some(Line::More(pid, severity, text));
+        return Some(PostgresLine::More(pid, severity, text));
     }
     let some = |text: &str| (!text.is_empty() && text != "[unknown]").then(|| text.to_owned());
-    Some(Line::Message(Record {
+    Some(PostgresLine::Message(LogRecord {
         at: Some(at.to_owned()),
         level: severity.to_owned(),
         pid: Some(pid),
@@ -180,8 +185,8 @@ fn severity(text: &str) -> Option<(&str, &str)> {
 }
 
 /// A record as it is printed.
-fn printed(record: Record, logger: &str) -> Map<String, Value> {
-    let Record { at, level, pid, sqlstate, backend_type, user, database, msg, more } = record;
+fn printed(record: LogRecord, logger: &str) -> Map<String, Value> {
+    let LogRecord { at, level, pid, sqlstate, backend_type, user, database, msg, more } = record;
     let at = at
         .and_then(|at| at.replace('.', "").parse().ok())
         .and_then(|ms| Timestamp::from_millisecond(ms).ok());
@@ -211,14 +216,14 @@ pub async fn pump_and_watch(
     mut pipe: pipe::Receiver,
     logger: &'static str,
     sink: Sink,
-    watch: impl Fn(&Record),
+    watch: impl Fn(&LogRecord),
 ) {
-    let (mut assembler, mut dedup) = (Assembler::default(), LogDedup::default());
+    let (mut assembler, mut dedup) = (Assembler::default(), PostgresLogDedup::default());
     let mut buffer = Vec::with_capacity(1 << 16);
     loop {
         let records = match tokio::time::timeout(IDLE, pipe.read_buf(&mut buffer)).await {
             Err(_) => {
-                let last: Vec<Record> = assembler.idle().into_iter().collect();
+                let last: Vec<LogRecord> = assembler.idle().into_iter().collect();
                 if last.is_empty() {
                     match pipe.read_buf(&mut buffer).await {
                         Ok(n) if n > 0 => assembler.feed(&buffer),

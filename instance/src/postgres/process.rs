@@ -42,13 +42,13 @@ pub enum ProcessError {
 
 /// A running postmaster.
 #[derive(Clone)]
-pub struct Server {
+pub struct Postmaster {
     /// The postmaster.
     pub child: Child,
     started: Instant,
 }
 
-impl Server {
+impl Postmaster {
     /// Starts Postgres; its files must be written.
     pub fn start(
         settings: &Settings,

@@ -11,9 +11,9 @@ use tokio_postgres::{Client, NoTls};
 use crate::files::FileError;
 use crate::secrets::Secrets;
 use crate::settings::Settings;
-use crate::sql::{self, SqlError};
+use crate::sql::{self, LocalSqlError};
 use crate::status::{Upstream, host_and_port};
-use crate::tls::{TlsError, TlsFiles};
+use crate::tls::{PostgresTlsFiles, TlsError};
 
 /// For everything that is asked of the primary.
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -35,7 +35,7 @@ pub enum SourceError {
         /// Its port.
         port: u16,
         /// Why.
-        source: SqlError,
+        source: LocalSqlError,
     },
     /// Disk.
     #[error(transparent)]
@@ -50,7 +50,7 @@ pub async fn ask<T>(
     settings: &Settings,
     secrets: &Secrets,
     primary: &Upstream,
-    question: impl AsyncFnOnce(&Client) -> Result<T, SqlError>,
+    question: impl AsyncFnOnce(&Client) -> Result<T, LocalSqlError>,
 ) -> Result<T, SourceError> {
     let password = secrets.replication.as_deref().ok_or(SourceError::NoPassword)?;
     let Upstream { node_id, host, port } = primary;
@@ -60,7 +60,7 @@ pub async fn ask<T>(
     config
         .application_name(format!("pgraft-instance of node {}", settings.node))
         .connect_timeout(DEADLINE);
-    let tls = TlsFiles::read(settings)?.map(|files| files.connector()).transpose()?;
+    let tls = PostgresTlsFiles::read(settings)?.map(|files| files.connector()).transpose()?;
     let work = async {
         let client = match tls {
             Some(tls) => {
@@ -77,6 +77,6 @@ pub async fn ask<T>(
         Ok(Ok(Some(answer))) => Ok(answer),
         Ok(Ok(None)) => Err(SourceError::NotPrimary(*node_id)),
         Ok(Err(source)) => Err(failed(source)),
-        Err(_) => Err(failed(SqlError::Deadline)),
+        Err(_) => Err(failed(LocalSqlError::Deadline)),
     }
 }

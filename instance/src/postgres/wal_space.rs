@@ -8,14 +8,14 @@ const MB: u64 = 1 << 20;
 
 /// A disk that WAL is on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Disk {
+pub struct WalDisk {
     /// Its size in bytes.
     pub size: u64,
     /// What is free of it, in bytes.
     pub free: u64,
 }
 
-impl Disk {
+impl WalDisk {
     /// The one that holds the WAL of this data directory, or will hold it. None where that can't be
     /// told.
     pub fn of(data: &Path) -> Option<Self> {
@@ -62,13 +62,16 @@ mod tests {
         for (size, slots, everybody) in cases {
             assert_eq!((for_slots(size), for_everybody(size)), (slots, everybody), "{size:?}");
         }
-        assert!(Disk { size: 100, free: 9 }.is_short() && !Disk { size: 100, free: 10 }.is_short());
+        assert!(
+            WalDisk { size: 100, free: 9 }.is_short()
+                && !WalDisk { size: 100, free: 10 }.is_short()
+        );
     }
 
     #[test]
     fn a_disk_is_known_before_there_is_any_wal() {
         let dir = tempfile::tempdir().unwrap();
-        let disk = Disk::of(&dir.path().join("a/b/pgdata")).unwrap();
+        let disk = WalDisk::of(&dir.path().join("a/b/pgdata")).unwrap();
         assert!(disk.size > 0 && disk.free <= disk.size);
     }
 }

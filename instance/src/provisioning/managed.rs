@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use tokio_postgres::Client;
 
 use super::ProvisioningError;
-use super::record::{self, Kind, Record, Records};
-use super::roles::{self, Applied, Decision, Role, Seen};
+use super::record::{self, ProvisioningRecord, ProvisioningRecords, RecordKind};
+use super::roles::{self, AppliedRole, ExistingRole, ManagedRole, RoleDecision};
 use super::statements;
 use crate::secrets::Secrets;
 use crate::settings::Settings;
@@ -23,14 +23,14 @@ pub async fn tend(
     digests: &mut Digests,
 ) -> Result<(), ProvisioningError> {
     let boot = &settings.config.bootstrap;
-    let records = Records::read(client).await?;
+    let records = ProvisioningRecords::read(client).await?;
     let roles = roles::all(&boot.owner, secrets);
     let seen = read(client, &roles).await?;
     let mut result = Ok(());
     let mut known = Digests::new();
     for role in &roles {
-        let record = records.get(Kind::Role, &role.name);
-        let applied = record.map(|r| Applied {
+        let record = records.get(RecordKind::Role, &role.name);
+        let applied = record.map(|r| AppliedRole {
             verifier: r.verifier.clone(),
             is_current: is_current(role, r, digests, &mut known),
         });
@@ -38,7 +38,7 @@ pub async fn tend(
         result = result.and(apply(client, role, record, decision).await);
     }
     *digests = known;
-    if records.get(Kind::Database, &boot.database).is_none() {
+    if records.get(RecordKind::Database, &boot.database).is_none() {
         result = result.and(database(client, &boot.database, &boot.owner).await);
     }
     result
@@ -46,14 +46,14 @@ pub async fn tend(
 
 async fn read(
     client: &Client,
-    roles: &[Role],
-) -> Result<BTreeMap<String, Seen>, ProvisioningError> {
+    roles: &[ManagedRole],
+) -> Result<BTreeMap<String, ExistingRole>, ProvisioningError> {
     let names: Vec<&str> = roles.iter().map(|role| role.name.as_str()).collect();
     let mut seen = BTreeMap::new();
     for row in client.query(roles::READ, &[&names]).await? {
         seen.insert(
             row.try_get(0)?,
-            Seen { attributes: row.try_get(1)?, password: row.try_get(2)? },
+            ExistingRole { attributes: row.try_get(1)?, password: row.try_get(2)? },
         );
     }
     Ok(seen)
@@ -61,7 +61,12 @@ async fn read(
 
 /// Whether the password that was applied is the one that the role should have. A member that was
 /// not given the new one yet, and becomes the primary, does not bring back the old one.
-fn is_current(role: &Role, record: &Record, before: &Digests, known: &mut Digests) -> bool {
+fn is_current(
+    role: &ManagedRole,
+    record: &ProvisioningRecord,
+    before: &Digests,
+    known: &mut Digests,
+) -> bool {
     if role.changed < record.changed {
         return true;
     }
@@ -82,23 +87,23 @@ fn is_current(role: &Role, record: &Record, before: &Digests, known: &mut Digest
 
 async fn apply(
     client: &Client,
-    role: &Role,
-    record: Option<&Record>,
-    decision: Decision,
+    role: &ManagedRole,
+    record: Option<&ProvisioningRecord>,
+    decision: RoleDecision,
 ) -> Result<(), ProvisioningError> {
     let name = &role.name;
     let (create, attributes, why) = match decision {
-        Decision::Nothing => return Ok(()),
-        Decision::Missing => {
+        RoleDecision::Nothing => return Ok(()),
+        RoleDecision::Missing => {
             // Said once for each password.
             tracing::warn!(
                 role = name,
                 "its Secret has another password, and the role does not exist any more: it is not made again"
             );
-            client.batch_execute(&record::keep(Kind::Role, name, &from_secret(role))).await?;
+            client.batch_execute(&record::keep(RecordKind::Role, name, &from_secret(role))).await?;
             return Ok(());
         }
-        Decision::Change { create, attributes, why } => (create, attributes, why),
+        RoleDecision::Change { create, attributes, why } => (create, attributes, why),
     };
     // What is put back is what was there.
     let record = record.filter(|_| why.puts_back()).cloned().unwrap_or_else(|| from_secret(role));
@@ -111,7 +116,7 @@ async fn apply(
         statement += &statements::alter_role(name, role.attributes);
     }
     statement += &statements::set_password(name, record.verifier.as_deref());
-    statement += &record::keep(Kind::Role, name, &record);
+    statement += &record::keep(RecordKind::Role, name, &record);
     client.batch_execute(&statement).await?;
     if why.puts_back() {
         tracing::warn!(role = name, %why, "a role that pgraft connects as was put back");
@@ -121,9 +126,9 @@ async fn apply(
     Ok(())
 }
 
-fn from_secret(role: &Role) -> Record {
+fn from_secret(role: &ManagedRole) -> ProvisioningRecord {
     let password = role.password.as_deref();
-    Record {
+    ProvisioningRecord {
         digest: password.and_then(record::digest_of),
         verifier: password.map(|p| scram_sha_256(p.as_bytes())),
         changed: role.changed,
@@ -143,9 +148,9 @@ async fn database(client: &Client, name: &str, owner: &str) -> Result<(), Provis
     }
     client
         .batch_execute(&record::keep(
-            Kind::Database,
+            RecordKind::Database,
             name,
-            &Record { digest: None, verifier: None, changed: 0 },
+            &ProvisioningRecord { digest: None, verifier: None, changed: 0 },
         ))
         .await?;
     Ok(())
@@ -173,7 +178,7 @@ mod tests {
         assert!(current(Some("old"), 5) && current(None, 5), "older than what was applied");
         assert!(!current(Some("newer"), 20) && !current(Some("newer"), 10) && !current(None, 20));
         let none = from_secret(&role(None, 10));
-        assert!(none == Record { digest: None, verifier: None, changed: 10 });
+        assert!(none == ProvisioningRecord { digest: None, verifier: None, changed: 10 });
         assert!(is_current(&role(None, 20), &none, &Digests::new(), &mut Digests::new()));
         assert!(!is_current(&role(Some("first"), 20), &none, &Digests::new(), &mut Digests::new()));
     }

@@ -33,14 +33,14 @@ const READ: &str = "SELECT kind, name, digest, verifier, changed FROM pgraft.app
 
 /// What a record is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum RecordKind {
     /// A role and its password.
     Role,
     /// The application's database.
     Database,
 }
 
-impl Kind {
+impl RecordKind {
     const fn word(self) -> &'static str {
         match self {
             Self::Role => "role",
@@ -51,7 +51,7 @@ impl Kind {
 
 /// One record.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Record {
+pub struct ProvisioningRecord {
     /// Of the password.
     pub digest: Option<String>,
     /// What was put into `pg_authid`.
@@ -62,9 +62,9 @@ pub struct Record {
 
 /// All records.
 #[derive(Clone, Default)]
-pub struct Records(BTreeMap<(String, String), Record>);
+pub struct ProvisioningRecords(BTreeMap<(String, String), ProvisioningRecord>);
 
-impl Records {
+impl ProvisioningRecords {
     /// Reads them; makes the table where there is none.
     pub async fn read(client: &Client) -> Result<Self, ProvisioningError> {
         let before = state(client).await?;
@@ -81,7 +81,7 @@ impl Records {
         for row in client.query(READ, &[]).await? {
             records.insert(
                 (row.try_get(0)?, row.try_get(1)?),
-                Record {
+                ProvisioningRecord {
                     digest: row.try_get(2)?,
                     verifier: row.try_get(3)?,
                     changed: row.try_get(4)?,
@@ -92,7 +92,7 @@ impl Records {
     }
 
     /// One of them.
-    pub fn get(&self, kind: Kind, name: &str) -> Option<&Record> {
+    pub fn get(&self, kind: RecordKind, name: &str) -> Option<&ProvisioningRecord> {
         self.0.get(&(kind.word().to_owned(), name.to_owned()))
     }
 }
@@ -107,7 +107,7 @@ async fn state(client: &Client) -> Result<Option<(bool, bool)>, ProvisioningErro
 }
 
 /// The statement that keeps one.
-pub fn keep(kind: Kind, name: &str, record: &Record) -> String {
+pub fn keep(kind: RecordKind, name: &str, record: &ProvisioningRecord) -> String {
     statements::keep_record(
         kind.word(),
         name,

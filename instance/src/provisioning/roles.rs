@@ -63,7 +63,7 @@ pub enum Care {
 
 /// A role that pgraft sees to.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Role {
+pub struct ManagedRole {
     /// Its name.
     pub name: String,
     /// Who decides about it.
@@ -77,9 +77,9 @@ pub struct Role {
 }
 
 /// All of them.
-pub fn all(owner: &str, secrets: &Secrets) -> [Role; 4] {
+pub fn all(owner: &str, secrets: &Secrets) -> [ManagedRole; 4] {
     let Secrets { replication, operator, owner: owner_password, superuser, changed } = secrets;
-    let role = |name: &str, care, attributes, password: &Option<String>, changed| Role {
+    let role = |name: &str, care, attributes, password: &Option<String>, changed| ManagedRole {
         name: name.to_owned(),
         care,
         attributes,
@@ -96,7 +96,7 @@ pub fn all(owner: &str, secrets: &Secrets) -> [Role; 4] {
 
 /// A role as the server has it.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Seen {
+pub struct ExistingRole {
     /// As [`READ`] lists them.
     pub attributes: Vec<String>,
     /// The verifier.
@@ -105,7 +105,7 @@ pub struct Seen {
 
 /// What was applied last.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Applied {
+pub struct AppliedRole {
     /// The verifier that was set.
     pub verifier: Option<String>,
     /// Whether it was made of the password that this host has, or of one that was put on its host
@@ -115,7 +115,7 @@ pub struct Applied {
 
 /// Why a role is changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Why {
+pub enum RoleReason {
     /// Nothing was applied yet.
     New,
     /// Its Secret has another password.
@@ -128,7 +128,7 @@ pub enum Why {
     Attributes(Vec<&'static str>),
 }
 
-impl Why {
+impl RoleReason {
     /// Whether somebody else's change is taken back.
     pub const fn puts_back(&self) -> bool {
         match self {
@@ -138,7 +138,7 @@ impl Why {
     }
 }
 
-impl fmt::Display for Why {
+impl fmt::Display for RoleReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::New => f.write_str("nothing was applied to it yet"),
@@ -152,7 +152,7 @@ impl fmt::Display for Why {
 
 /// What is done about a role.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Decision {
+pub enum RoleDecision {
     /// Nothing.
     Nothing,
     /// It is made or changed, and its password set.
@@ -162,7 +162,7 @@ pub enum Decision {
         /// Its attributes are set as well.
         attributes: bool,
         /// Why.
-        why: Why,
+        why: RoleReason,
     },
     /// The Secret has another password, and there is no such role any more: somebody removed or
     /// renamed it.
@@ -170,13 +170,19 @@ pub enum Decision {
 }
 
 /// Decides.
-pub fn decide(role: &Role, seen: Option<&Seen>, applied: Option<&Applied>) -> Decision {
-    let change = |why| Decision::Change { create: seen.is_none(), attributes: true, why };
-    let Some(applied) = applied else { return change(Why::New) };
+pub fn decide(
+    role: &ManagedRole,
+    seen: Option<&ExistingRole>,
+    applied: Option<&AppliedRole>,
+) -> RoleDecision {
+    let change = |why| RoleDecision::Change { create: seen.is_none(), attributes: true, why };
+    let Some(applied) = applied else { return change(RoleReason::New) };
     match (role.care, seen) {
-        (Care::Ours, None) => change(Why::Dropped),
-        (Care::Ours, Some(_)) if !applied.is_current => change(Why::Secret),
-        (Care::Ours, Some(seen)) if seen.password != applied.verifier => change(Why::Password),
+        (Care::Ours, None) => change(RoleReason::Dropped),
+        (Care::Ours, Some(_)) if !applied.is_current => change(RoleReason::Secret),
+        (Care::Ours, Some(seen)) if seen.password != applied.verifier => {
+            change(RoleReason::Password)
+        }
         (Care::Ours, Some(seen)) => {
             let lost: Vec<_> = role
                 .attributes
@@ -184,12 +190,16 @@ pub fn decide(role: &Role, seen: Option<&Seen>, applied: Option<&Applied>) -> De
                 .copied()
                 .filter(|a| !seen.attributes.iter().any(|has| has == a))
                 .collect();
-            if lost.is_empty() { Decision::Nothing } else { change(Why::Attributes(lost)) }
+            if lost.is_empty() {
+                RoleDecision::Nothing
+            } else {
+                change(RoleReason::Attributes(lost))
+            }
         }
-        (Care::Users, _) if applied.is_current => Decision::Nothing,
-        (Care::Users, None) => Decision::Missing,
+        (Care::Users, _) if applied.is_current => RoleDecision::Nothing,
+        (Care::Users, None) => RoleDecision::Missing,
         (Care::Users, Some(_)) => {
-            Decision::Change { create: false, attributes: false, why: Why::Secret }
+            RoleDecision::Change { create: false, attributes: false, why: RoleReason::Secret }
         }
     }
 }
@@ -198,18 +208,19 @@ pub fn decide(role: &Role, seen: Option<&Seen>, applied: Option<&Applied>) -> De
 mod tests {
     use super::*;
 
-    fn roles() -> [Role; 4] {
+    fn roles() -> [ManagedRole; 4] {
         all("app", &Secrets::default())
     }
 
-    fn as_wanted(role: &Role) -> Seen {
-        Seen {
+    fn as_wanted(role: &ManagedRole) -> ExistingRole {
+        ExistingRole {
             attributes: role.attributes.iter().map(|a| (*a).to_owned()).collect(),
             password: Some("v1".into()),
         }
     }
 
-    const CURRENT: fn() -> Applied = || Applied { verifier: Some("v1".into()), is_current: true };
+    const CURRENT: fn() -> AppliedRole =
+        || AppliedRole { verifier: Some("v1".into()), is_current: true };
 
     /// Every way in which a role may differ, whoever decides about it.
     #[test]
@@ -218,29 +229,35 @@ mod tests {
             let seen = as_wanted(role);
             assert_eq!(
                 decide(role, Some(&seen), Some(&CURRENT())),
-                Decision::Nothing,
+                RoleDecision::Nothing,
                 "{}",
                 role.name
             );
             let mut changes = vec![
-                (None, Why::Dropped),
-                (Some(Seen { password: Some("v2".into()), ..seen.clone() }), Why::Password),
+                (None, RoleReason::Dropped),
+                (
+                    Some(ExistingRole { password: Some("v2".into()), ..seen.clone() }),
+                    RoleReason::Password,
+                ),
             ];
-            changes.push((Some(Seen { password: None, ..seen.clone() }), Why::Password));
+            changes.push((
+                Some(ExistingRole { password: None, ..seen.clone() }),
+                RoleReason::Password,
+            ));
             for (n, attribute) in role.attributes.iter().enumerate() {
                 let mut other = seen.clone();
                 other.attributes[n] = "another".into();
-                changes.push((Some(other), Why::Attributes(vec![attribute])));
+                changes.push((Some(other), RoleReason::Attributes(vec![attribute])));
             }
             for (changed, why) in changes {
                 let decision = decide(role, changed.as_ref(), Some(&CURRENT()));
                 let wanted = match role.care {
-                    Care::Ours => Decision::Change {
+                    Care::Ours => RoleDecision::Change {
                         create: changed.is_none(),
                         attributes: true,
                         why: why.clone(),
                     },
-                    Care::Users => Decision::Nothing,
+                    Care::Users => RoleDecision::Nothing,
                 };
                 assert_eq!(decision, wanted, "{}: {why}", role.name);
                 assert!(why.puts_back());
@@ -252,17 +269,17 @@ mod tests {
     fn a_secret_that_changes_is_applied_to_everybody_and_brings_nobody_back_that_the_application_removed()
      {
         for role in &roles() {
-            let old = Applied { is_current: false, ..CURRENT() };
-            let locked = Seen { attributes: vec!["NOLOGIN".into()], ..as_wanted(role) };
-            let (ours, why) = (role.care == Care::Ours, Why::Secret);
+            let old = AppliedRole { is_current: false, ..CURRENT() };
+            let locked = ExistingRole { attributes: vec!["NOLOGIN".into()], ..as_wanted(role) };
+            let (ours, why) = (role.care == Care::Ours, RoleReason::Secret);
             assert_eq!(
                 decide(role, Some(&locked), Some(&old)),
-                Decision::Change { create: false, attributes: ours, why },
+                RoleDecision::Change { create: false, attributes: ours, why },
                 "{}",
                 role.name
             );
             let gone = decide(role, None, Some(&old));
-            assert_eq!(gone == Decision::Missing, !ours, "{}", role.name);
+            assert_eq!(gone == RoleDecision::Missing, !ours, "{}", role.name);
         }
     }
 
@@ -273,18 +290,22 @@ mod tests {
                 let decision = decide(role, seen.as_ref(), None);
                 assert_eq!(
                     decision,
-                    Decision::Change { create: seen.is_none(), attributes: true, why: Why::New }
+                    RoleDecision::Change {
+                        create: seen.is_none(),
+                        attributes: true,
+                        why: RoleReason::New
+                    }
                 );
             }
         }
-        assert!(!Why::New.puts_back() && !Why::Secret.puts_back());
+        assert!(!RoleReason::New.puts_back() && !RoleReason::Secret.puts_back());
     }
 
     #[test]
     fn the_reasons() {
-        let lost = Why::Attributes(vec!["LOGIN", "CONNECTION LIMIT -1"]);
+        let lost = RoleReason::Attributes(vec!["LOGIN", "CONNECTION LIMIT -1"]);
         assert_eq!(lost.to_string(), "it is not LOGIN, CONNECTION LIMIT -1 any more");
-        assert_eq!(Why::Password.to_string(), "its password was changed by SQL");
-        assert_eq!(Why::Dropped.to_string(), "it does not exist any more");
+        assert_eq!(RoleReason::Password.to_string(), "its password was changed by SQL");
+        assert_eq!(RoleReason::Dropped.to_string(), "it does not exist any more");
     }
 }

@@ -14,7 +14,7 @@ const TRIES: u32 = 30;
 
 /// What follows a round that failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Next {
+pub struct NextRound {
     /// Until the next one.
     pub pause: Duration,
     /// Whether this one is logged.
@@ -23,13 +23,13 @@ pub struct Next {
 
 /// After so many failures in a row. What passes by itself is tried every second and logged now and
 /// then; what does not pass is logged each time, and tried less and less often.
-pub fn after(failures: u32, passes: bool) -> Next {
+pub fn after(failures: u32, passes: bool) -> NextRound {
     if passes {
         let pause = if failures < TRIES { SOON } else { AGAIN };
-        return Next { pause, logged: failures % TRIES == TRIES - 1 };
+        return NextRound { pause, logged: failures % TRIES == TRIES - 1 };
     }
     let pause = AGAIN.saturating_mul(1 << failures.saturating_sub(1).min(5)).min(SELDOM);
-    Next { pause, logged: true }
+    NextRound { pause, logged: true }
 }
 
 #[cfg(test)]
@@ -38,7 +38,7 @@ mod tests {
 
     #[test]
     fn a_server_that_is_starting_is_asked_often_and_in_silence() {
-        assert!((1..TRIES - 1).all(|n| after(n, true) == Next { pause: SOON, logged: false }));
+        assert!((1..TRIES - 1).all(|n| after(n, true) == NextRound { pause: SOON, logged: false }));
         assert!(after(TRIES - 1, true).logged);
         assert_eq!(after(TRIES, true).pause, AGAIN);
         assert_eq!(after(u32::MAX, true).pause, AGAIN);

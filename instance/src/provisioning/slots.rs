@@ -9,7 +9,7 @@ use tokio_postgres::Client;
 
 use super::ProvisioningError;
 use crate::postgres::config;
-use crate::postgres::wal_space::Disk;
+use crate::postgres::wal_space::WalDisk;
 use crate::settings::Settings;
 use crate::upstream;
 
@@ -26,7 +26,7 @@ const DROP_FORMER: &str = "SELECT slot_name::text, pg_catalog.pg_drop_replicatio
 
 /// What the server is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Role {
+pub enum SlotsRole {
     /// It sends WAL.
     Primary,
     /// It sends none, and whatever a slot holds on to is held for nobody.
@@ -49,7 +49,7 @@ struct Slot {
 const WORTH: i64 = 256 << 20;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Step {
+enum SlotStep {
     Drop(String),
     Create(String),
 }
@@ -59,12 +59,12 @@ enum Step {
 pub async fn tend(
     settings: &Settings,
     client: &Client,
-    role: Role,
+    role: SlotsRole,
 ) -> Result<(), ProvisioningError> {
     let Some(file) = upstream::instance_file(&settings.paths, settings.node)? else {
         return Ok(());
     };
-    if role == Role::Standby && !settings.failover {
+    if role == SlotsRole::Standby && !settings.failover {
         return Ok(());
     }
     let mut slots = vec![];
@@ -76,8 +76,10 @@ pub async fn tend(
             kept: row.try_get(3)?,
         });
     }
-    let short = Disk::of(&settings.paths.data).is_some_and(Disk::is_short);
-    for slot in slots.iter_mut().filter(|slot| short && role == Role::Primary && gives_way(slot)) {
+    let short = WalDisk::of(&settings.paths.data).is_some_and(WalDisk::is_short);
+    for slot in
+        slots.iter_mut().filter(|slot| short && role == SlotsRole::Primary && gives_way(slot))
+    {
         client.execute(DROP, &[&slot.name]).await?;
         client.batch_execute("CHECKPOINT").await?;
         tracing::warn!(
@@ -90,14 +92,14 @@ pub async fn tend(
     slots.retain(|slot| !slot.name.is_empty());
     for step in steps(&file, settings.failover, role, &slots) {
         match step {
-            Step::Drop(slot) => {
+            SlotStep::Drop(slot) => {
                 client.execute(DROP, &[&slot]).await?;
                 tracing::info!(slot, "dropped a replication slot that nobody uses here");
             }
-            Step::Create(slot) => drop(client.execute(CREATE, &[&slot]).await?),
+            SlotStep::Create(slot) => drop(client.execute(CREATE, &[&slot]).await?),
         }
     }
-    if role == Role::Standby && config::keeps_logical_slots(settings) {
+    if role == SlotsRole::Standby && config::keeps_logical_slots(settings) {
         for row in client.query(DROP_FORMER, &[]).await? {
             let slot: String = row.try_get(0)?;
             tracing::info!(
@@ -109,7 +111,7 @@ pub async fn tend(
     Ok(())
 }
 
-fn steps(file: &InstanceFile, failover: bool, role: Role, slots: &[Slot]) -> Vec<Step> {
+fn steps(file: &InstanceFile, failover: bool, role: SlotsRole, slots: &[Slot]) -> Vec<SlotStep> {
     let others: Vec<String> = file
         .members
         .iter()
@@ -122,14 +124,19 @@ fn steps(file: &InstanceFile, failover: bool, role: Role, slots: &[Slot]) -> Vec
         let retired = file.retired.contains(&node);
         !slot.active
             && (retired
-                || (failover && (node == file.node_id || (role == Role::Standby && slot.holds))))
+                || (failover
+                    && (node == file.node_id || (role == SlotsRole::Standby && slot.holds))))
     };
     let dropped: Vec<String> =
         slots.iter().filter(|slot| goes(slot)).map(|slot| slot.name.clone()).collect();
     let stays =
         |name: &String| slots.iter().any(|slot| slot.name == *name) && !dropped.contains(name);
     let created: Vec<String> = others.into_iter().filter(|name| failover && !stays(name)).collect();
-    dropped.into_iter().map(Step::Drop).chain(created.into_iter().map(Step::Create)).collect()
+    dropped
+        .into_iter()
+        .map(SlotStep::Drop)
+        .chain(created.into_iter().map(SlotStep::Create))
+        .collect()
 }
 
 /// Whether this slot keeps much WAL for a member that is not there.
@@ -161,17 +168,17 @@ mod tests {
         Slot { name: name.into(), active, holds, kept: 0 }
     }
 
-    fn words(failover: bool, role: Role, slots: &[Slot]) -> Vec<String> {
+    fn words(failover: bool, role: SlotsRole, slots: &[Slot]) -> Vec<String> {
         let word = |step| match step {
-            Step::Drop(name) => format!("drop {name}"),
-            Step::Create(name) => format!("create {name}"),
+            SlotStep::Drop(name) => format!("drop {name}"),
+            SlotStep::Create(name) => format!("create {name}"),
         };
         steps(&file(), failover, role, slots).into_iter().map(word).collect()
     }
 
     #[test]
     fn everybody_has_one_for_everybody_else() {
-        for role in [Role::Primary, Role::Standby] {
+        for role in [SlotsRole::Primary, SlotsRole::Standby] {
             assert_eq!(words(true, role, &[]), ["create pgraft_2", "create pgraft_3"]);
             assert_eq!(
                 words(true, role, &[slot("pgraft_2", false, false), slot("pgraft_3", true, true)]),
@@ -189,10 +196,10 @@ mod tests {
             slot("mine", false, true),
         ];
         assert_eq!(
-            words(true, Role::Standby, &slots),
+            words(true, SlotsRole::Standby, &slots),
             ["drop pgraft_2", "drop pgraft_9", "create pgraft_2"]
         );
-        assert_eq!(words(true, Role::Primary, &slots), [""; 0], "node 9 may be about to join");
+        assert_eq!(words(true, SlotsRole::Primary, &slots), [""; 0], "node 9 may be about to join");
     }
 
     #[test]
@@ -208,12 +215,12 @@ mod tests {
     fn what_a_removed_member_and_this_one_left_goes() {
         let slots = ["pgraft_1", "pgraft_7", "pgraft_2", "pgraft_3", "pgraft_07", "pgraft_x"]
             .map(|name| slot(name, false, false));
-        for role in [Role::Primary, Role::Standby] {
+        for role in [SlotsRole::Primary, SlotsRole::Standby] {
             assert_eq!(words(true, role, &slots), ["drop pgraft_1", "drop pgraft_7"]);
         }
-        assert_eq!(words(false, Role::Primary, &slots), ["drop pgraft_7"]);
+        assert_eq!(words(false, SlotsRole::Primary, &slots), ["drop pgraft_7"]);
         assert_eq!(
-            words(false, Role::Primary, &[slot("pgraft_7", true, true)]),
+            words(false, SlotsRole::Primary, &[slot("pgraft_7", true, true)]),
             [""; 0],
             "it still streams"
         );

@@ -13,7 +13,7 @@ use crate::postgres::{clone, rewind, source};
 use crate::secrets::Secrets;
 use crate::settings::Settings;
 use crate::status::Upstream;
-use crate::supervisor::{Event, Repair};
+use crate::supervisor::{Repair, SupervisorEvent};
 use crate::upstream;
 
 /// Whether it receives, where replay stands in bytes, and how large a segment is.
@@ -28,7 +28,7 @@ static STARTED: LazyLock<Instant> = LazyLock::new(Instant::now);
 pub async fn rewind_if_asked(
     settings: &Settings,
     secrets: &Secrets,
-    events: &mpsc::UnboundedSender<Event>,
+    events: &mpsc::UnboundedSender<SupervisorEvent>,
 ) -> Result<(), ProvisioningError> {
     let Some(primary) = rewind::asked_for(settings)? else { return Ok(()) };
     // Not by the word of an earlier run.
@@ -39,7 +39,7 @@ pub async fn rewind_if_asked(
     }
     rewind::source_is_there(settings, secrets, &primary).await?;
     tracing::warn!(primary = %primary.node_id, "this server's WAL has diverged from the primary's: it is stopped to be rewound");
-    let _ = events.send(Event::Needs(Repair::Rewind));
+    let _ = events.send(SupervisorEvent::Needs(Repair::Rewind));
     Ok(())
 }
 
@@ -49,7 +49,7 @@ pub async fn round(
     secrets: &Secrets,
     client: &Client,
     patience: &mut Patience,
-    events: &mpsc::UnboundedSender<Event>,
+    events: &mpsc::UnboundedSender<SupervisorEvent>,
 ) -> Result<(), ProvisioningError> {
     let row = client.query_one(READ, &[]).await?;
     let (streams, replayed, segment_size): (bool, Option<i64>, i64) =
@@ -76,7 +76,7 @@ pub async fn round(
         is_gone(replayed, segment_size, files.iter().map(String::as_str)).then_some(replayed);
     if patience.look(STARTED.elapsed(), lost) {
         tracing::warn!(primary = %primary.node_id, "the primary has no more the WAL that this server needs: it is stopped to be cloned");
-        let _ = events.send(Event::Needs(Repair::Clone));
+        let _ = events.send(SupervisorEvent::Needs(Repair::Clone));
     }
     Ok(())
 }

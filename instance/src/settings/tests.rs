@@ -19,8 +19,8 @@ pub(crate) fn example_with_tls() -> Settings {
 
 const TLS: &str = "tls: {certFile: /etc/pgraft/tls/tls.crt, keyFile: /etc/pgraft/tls/tls.key, caFile: /etc/pgraft/tls/ca.crt}";
 
-fn args() -> RunArgs {
-    RunArgs {
+fn args() -> InstanceRunArgs {
+    InstanceRunArgs {
         config: "/etc/pgraft/instance.yaml".into(),
         node_id: 2,
         advertise_address: "db-2.example".into(),
@@ -51,7 +51,7 @@ postgresql:
     .unwrap()
 }
 
-fn refused(change: impl FnOnce(&mut RunArgs, &mut InstanceConfig)) -> String {
+fn refused(change: impl FnOnce(&mut InstanceRunArgs, &mut InstanceConfig)) -> String {
     let (mut args, mut config) = (args(), config(""));
     change(&mut args, &mut config);
     Settings::check(&args, config).unwrap_err().to_string()
@@ -120,7 +120,8 @@ fn a_time_is_read_as_postgres_writes_it() {
     let patient = Settings::check(&args(), config("raft: {unresponsiveTimeout: 1min}")).unwrap();
     assert_eq!(patient.unresponsive, Duration::from_mins(1));
     let without =
-        Settings::check(&RunArgs { without_extension: true, ..args() }, settings.config).unwrap();
+        Settings::check(&InstanceRunArgs { without_extension: true, ..args() }, settings.config)
+            .unwrap();
     assert!(!without.failover, "nobody would promote it");
 }
 
@@ -161,9 +162,11 @@ fn an_ipv6_address_stands_in_brackets() {
     ] {
         assert_eq!(host_port(text), want, "{text}");
     }
-    let settings =
-        Settings::check(&RunArgs { advertise_address: "[fd00::2]".into(), ..args() }, config(""))
-            .unwrap();
+    let settings = Settings::check(
+        &InstanceRunArgs { advertise_address: "[fd00::2]".into(), ..args() },
+        config(""),
+    )
+    .unwrap();
     assert_eq!(
         (settings.postgres.host(), settings.postgres.to_string().as_str()),
         ("fd00::2", "[fd00::2]:5432")
@@ -199,10 +202,11 @@ fn a_syntax_error_is_one_line_too() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("c.yaml");
     std::fs::write(&file, "dataDirectory: /a\nfoo: 1\n").unwrap();
-    let error = Settings::load(&RunArgs { config: file, ..args() }).unwrap_err().to_string();
+    let error =
+        Settings::load(&InstanceRunArgs { config: file, ..args() }).unwrap_err().to_string();
     assert!(error.contains("foo"), "{error}");
     assert_eq!(error.lines().count(), 1);
-    let missing = Settings::load(&RunArgs { config: dir.path().join("none"), ..args() })
+    let missing = Settings::load(&InstanceRunArgs { config: dir.path().join("none"), ..args() })
         .unwrap_err()
         .to_string();
     assert!(missing.contains("No such file"), "{missing}");

@@ -1,7 +1,7 @@
 //! Who is followed, and who is believed.
 
 use super::*;
-use crate::status::Postgres;
+use crate::status::PostgresStatus;
 use pgraft_core::configuration::ConfigurationStatus;
 use pgraft_core::instance_file::InstanceMember;
 use pgraft_core::{Address, ClusterId};
@@ -34,12 +34,12 @@ fn file(primary: Option<i64>, told: bool) -> InstanceFile {
     }
 }
 
-fn status(node: i64, role: Role, primary: Option<i64>) -> Status {
+fn status(node: i64, role: ServerRole, primary: Option<i64>) -> Status {
     Status {
         node_id: id(node),
         role,
         ready: true,
-        postgres: Postgres::default(),
+        postgres: PostgresStatus::default(),
         raft: None,
         primary: primary.map(at),
         configuration: ConfigurationStatus::default(),
@@ -72,9 +72,9 @@ fn the_cluster_says_whom_to_follow() {
 #[test]
 fn a_primary_is_believed_before_hearsay() {
     let answers = [
-        status(3, Role::Standby, Some(4)),
-        status(1, Role::Primary, Some(1)),
-        status(4, Role::Starting, None),
+        status(3, ServerRole::Standby, Some(4)),
+        status(1, ServerRole::Primary, Some(1)),
+        status(4, ServerRole::Starting, None),
     ];
     assert_eq!(named_by_peers(id(2), &answers), Some(at(1)));
     assert_eq!(named_by_peers(id(2), &answers[..1]), Some(at(4)));
@@ -93,10 +93,10 @@ fn in_epoch(epoch: u64, status: Status) -> Status {
 #[test]
 fn nobody_is_copied_whose_primary_term_is_over() {
     let file = InstanceFile { failover: true, epoch: 3, ..file(Some(1), true) };
-    let deposed = in_epoch(2, status(4, Role::Primary, Some(4)));
-    let present = in_epoch(3, status(1, Role::Primary, Some(1)));
-    let next = in_epoch(4, status(3, Role::Standby, Some(5)));
-    let all = [deposed.clone(), present, next, status(6, Role::Primary, Some(6))];
+    let deposed = in_epoch(2, status(4, ServerRole::Primary, Some(4)));
+    let present = in_epoch(3, status(1, ServerRole::Primary, Some(1)));
+    let next = in_epoch(4, status(3, ServerRole::Standby, Some(5)));
+    let all = [deposed.clone(), present, next, status(6, ServerRole::Primary, Some(6))];
     assert_eq!(sources(id(2), Some(&file), None, &all), [at(5), at(1)]);
     assert_eq!(sources(id(2), Some(&file), None, &all[..1]), [at(1)]);
     assert_eq!(sources(id(1), Some(&file), None, &[]), [], "never itself");
@@ -111,9 +111,9 @@ fn nobody_is_copied_whose_primary_term_is_over() {
 fn a_bootstrap_node_sees_that_it_comes_too_late() {
     assert!(!cluster_among(
         id(1),
-        &[status(1, Role::Primary, Some(1)), status(2, Role::Starting, None)]
+        &[status(1, ServerRole::Primary, Some(1)), status(2, ServerRole::Starting, None)]
     ));
-    assert!(cluster_among(id(1), &[status(2, Role::Standby, Some(1))]));
+    assert!(cluster_among(id(1), &[status(2, ServerRole::Standby, Some(1))]));
 }
 
 #[test]

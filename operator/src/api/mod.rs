@@ -22,6 +22,7 @@ pub use parts::{
 };
 pub use standby::StandbySpec;
 pub use status::{
-    FailoverReason, LastFailover, MemberStatus, PgRaftClusterStatus, QuorumStatus, SwitchoverStatus,
+    ClusterMemberStatus, FailoverReason, LastFailoverStatus, PgRaftClusterStatus, QuorumStatus,
+    SwitchoverStatus,
 };
 pub use tls::{TlsMode, TlsSpec};

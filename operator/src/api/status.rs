@@ -47,7 +47,7 @@ pub struct PgRaftClusterStatus {
     /// The members, as the leader sees them, or as any member that answers does.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["id"]))]
-    pub members: Vec<MemberStatus>,
+    pub members: Vec<ClusterMemberStatus>,
 
     /// How many must agree, and how many can.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -55,7 +55,7 @@ pub struct PgRaftClusterStatus {
 
     /// The latest change of the primary, as the members tell it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub last_failover: Option<LastFailover>,
+    pub last_failover: Option<LastFailoverStatus>,
 
     /// The request in `spec.switchover` that was carried out; not set while it was not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -71,7 +71,7 @@ pub struct PgRaftClusterStatus {
 /// One member of the Raft group.
 #[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, PartialEq)]
 #[serde(rename_all = "camelCase")]
-pub struct MemberStatus {
+pub struct ClusterMemberStatus {
     /// Its node id; never used again after it has left.
     pub id: i64,
 
@@ -121,7 +121,7 @@ pub struct MemberStatus {
 /// A change of the primary.
 #[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, PartialEq)]
 #[serde(rename_all = "camelCase")]
-pub struct LastFailover {
+pub struct LastFailoverStatus {
     /// The pod that was the primary.
     pub from: String,
 

@@ -8,20 +8,20 @@
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::{Api, ResourceExt};
 
-use super::apply::Writer;
+use super::apply::ObjectWriter;
 use super::context::Context;
 use super::error::Error;
 use crate::api::{PgRaftCluster, PgRaftClusterSpec};
 use crate::core::render::SPEC_FILE;
 use crate::core::validate::{Invalid, validate};
-use crate::core::{Cluster, names};
+use crate::core::{ClusterSpec, names};
 
 /// What is acted on.
 pub struct Spec {
     /// The object, with that spec.
     pub cr: PgRaftCluster,
     /// It, parsed; None where no spec was ever accepted.
-    pub cluster: Option<Cluster>,
+    pub cluster: Option<ClusterSpec>,
     /// Why the spec that is there makes no sense.
     pub invalid: Option<Invalid>,
 }
@@ -60,7 +60,7 @@ pub async fn resolve(ctx: &Context, cr: &PgRaftCluster) -> Result<Spec, Error> {
 async fn read(ctx: &Context, cr: &PgRaftCluster) -> Result<Option<String>, Error> {
     let (namespace, name) = (cr.namespace().unwrap_or_default(), cr.name_any());
     let config_map = names::accepted_spec(&name);
-    match Writer::new(&ctx.client, &namespace, &name, &cr.uid().unwrap_or_default())
+    match ObjectWriter::new(&ctx.client, &namespace, &name, &cr.uid().unwrap_or_default())
         .owned::<ConfigMap>(&config_map)
         .await
     {

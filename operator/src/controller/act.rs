@@ -6,20 +6,20 @@ use pgraft_core::{Address, NodeId};
 use rand::distr::{Alphanumeric, SampleString};
 use serde_json::{Value, json};
 
-use super::apply::Writer;
+use super::apply::ObjectWriter;
 use super::certificates;
 use super::context::Context;
 use super::error::Error;
 use super::facts::version;
 use super::observe::{targets, unready_targets};
-use super::sql::SqlError;
-use crate::core::names::{self, Kind, ObjectKey, RAFT_PORT, SecretKind};
+use super::sql::MemberSqlError;
+use crate::core::names::{self, ObjectKey, ObjectKind, RAFT_PORT, SecretKind};
 use crate::core::observed::{PodSeen, VolumeSeen};
 use crate::core::plan;
 use crate::core::render::{self, Object, Passwords};
-use crate::core::step::{Change, OwnedObject, Step, WaitReason};
+use crate::core::step::{MembershipRequest, OwnedObject, Step, WaitReason};
 use crate::core::switchover_attempt::SwitchoverAttempt;
-use crate::core::{Cluster, Observed};
+use crate::core::{ClusterSpec, Observed};
 
 const PASSWORD_LENGTH: usize = 32;
 
@@ -35,8 +35,8 @@ pub struct Acted {
 
 /// Takes the step, one target after the other: one that fails does not keep the rest from being
 /// done.
-pub async fn act(ctx: &Context, want: &Cluster, seen: &Observed, step: &Step) -> Acted {
-    let writer = Writer::new(&ctx.client, &want.namespace, &want.name, &want.uid);
+pub async fn act(ctx: &Context, want: &ClusterSpec, seen: &Observed, step: &Step) -> Acted {
+    let writer = ObjectWriter::new(&ctx.client, &want.namespace, &want.name, &want.uid);
     let actor = Actor { ctx, want, seen, writer };
     let mut acted = Acted::default();
     for part in step.parts() {
@@ -55,9 +55,9 @@ pub async fn act(ctx: &Context, want: &Cluster, seen: &Observed, step: &Step) ->
 
 struct Actor<'a> {
     ctx: &'a Context,
-    want: &'a Cluster,
+    want: &'a ClusterSpec,
     seen: &'a Observed,
-    writer: Writer,
+    writer: ObjectWriter,
 }
 
 impl Actor<'_> {
@@ -106,8 +106,10 @@ impl Actor<'_> {
                 let patch = json!({ "spec": { "resources": { "requests": { "storage": want.storage.size } } } });
                 self.change_volume(*node, patch).await?;
             }
-            Step::AddNode(node) => return self.change(Change::Add(*node), step).await,
-            Step::RemoveNode(node) => return self.change(Change::Remove(*node), step).await,
+            Step::AddNode(node) => return self.change(MembershipRequest::Add(*node), step).await,
+            Step::RemoveNode(node) => {
+                return self.change(MembershipRequest::Remove(*node), step).await;
+            }
             Step::SwitchOver(node) => return self.switch_over(*node, step).await,
         }
         Ok(step)
@@ -167,9 +169,9 @@ impl Actor<'_> {
 
     async fn delete_object(&self, key: &ObjectKey) -> Result<(), Error> {
         match key.kind {
-            Kind::ConfigMap => self.delete::<ConfigMap>(&key.name).await,
-            Kind::Service => self.delete::<Service>(&key.name).await,
-            Kind::PodDisruptionBudget => self.delete::<PodDisruptionBudget>(&key.name).await,
+            ObjectKind::ConfigMap => self.delete::<ConfigMap>(&key.name).await,
+            ObjectKind::Service => self.delete::<Service>(&key.name).await,
+            ObjectKind::PodDisruptionBudget => self.delete::<PodDisruptionBudget>(&key.name).await,
         }
     }
 
@@ -241,7 +243,7 @@ impl Actor<'_> {
     /// One call on the one that is to be the primary: it goes on when the primary, or a leader that
     /// is the primary, gives up.
     async fn switch_over(&self, node: NodeId, step: Step) -> Result<Step, Error> {
-        let result = self.change(Change::SwitchOver(node), step.clone()).await;
+        let result = self.change(MembershipRequest::SwitchOver(node), step.clone()).await;
         let refused = match &result {
             Ok(Step::Wait(WaitReason::Refused { code, message, .. })) if code != "PGR06" => {
                 Some((code.clone(), message.clone()))
@@ -258,7 +260,10 @@ impl Actor<'_> {
         });
         match result {
             // The primary may be another one for all that; the next look shows it.
-            Err(Error::Sql { source: SqlError::Connection(_) | SqlError::Late(_), .. }) => Ok(step),
+            Err(Error::Sql {
+                source: MemberSqlError::Connection(_) | MemberSqlError::Late(_),
+                ..
+            }) => Ok(step),
             Ok(Step::Wait(WaitReason::Refused { code, .. })) if code == "PGR06" => Ok(step),
             other => other,
         }
@@ -266,10 +271,12 @@ impl Actor<'_> {
 
     /// One call on the leader. What it refuses is looked at anew in the next pass, and asked again
     /// if it still makes sense.
-    async fn change(&self, change: Change, step: Step) -> Result<Step, Error> {
+    async fn change(&self, change: MembershipRequest, step: Step) -> Result<Step, Error> {
         let whom = match change {
-            Change::SwitchOver(node) => Some(node),
-            Change::Add(_) | Change::Remove(_) => self.seen.group.as_ref().and_then(|g| g.leader),
+            MembershipRequest::SwitchOver(node) => Some(node),
+            MembershipRequest::Add(_) | MembershipRequest::Remove(_) => {
+                self.seen.group.as_ref().and_then(|g| g.leader)
+            }
         };
         let mut all = targets(&self.seen.pods).into_iter().chain(unready_targets(&self.seen.pods));
         let target = all.find(|t| Some(t.node) == whom);
@@ -277,15 +284,17 @@ impl Actor<'_> {
         let login = self.ctx.memories.of(&self.want.uid, |memory| memory.login.clone());
         let login =
             login.ok_or_else(|| Error::MovedOn(format!("the way into {}", self.want.name)))?;
-        let (Change::Add(node) | Change::Remove(node) | Change::SwitchOver(node)) = change;
+        let (MembershipRequest::Add(node)
+        | MembershipRequest::Remove(node)
+        | MembershipRequest::SwitchOver(node)) = change;
         let host = names::host(&self.want.name, &self.want.namespace, node);
         let address = Address::new(&host, i64::from(RAFT_PORT))
             .map_err(|_| Error::MovedOn(format!("the name of node {node}")))?;
         match self.ctx.raft.change(&target, &login, change, &address).await {
             Ok(()) => Ok(step),
             // Committed, and not complete in time: it goes on by itself.
-            Err(SqlError::Refused { code, .. }) if code == "PGR05" => Ok(step),
-            Err(SqlError::Refused { code, message }) if is_refusal(&code) => {
+            Err(MemberSqlError::Refused { code, .. }) if code == "PGR05" => Ok(step),
+            Err(MemberSqlError::Refused { code, message }) if is_refusal(&code) => {
                 Ok(Step::Wait(WaitReason::Refused { change, code, message }))
             }
             Err(source) => Err(Error::Sql { node: target.node, source }),

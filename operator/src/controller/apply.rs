@@ -36,14 +36,14 @@ impl<
 }
 
 /// Writes to one namespace, for one cluster.
-pub struct Writer {
+pub struct ObjectWriter {
     client: Client,
     namespace: String,
     cluster: String,
     uid: String,
 }
 
-impl Writer {
+impl ObjectWriter {
     /// Writes to this namespace, what belongs to the PgRaftCluster of this name and identity.
     pub fn new(client: &Client, namespace: &str, cluster: &str, uid: &str) -> Self {
         Self {

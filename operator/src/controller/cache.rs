@@ -14,12 +14,12 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::watch;
 
-use super::facts::{Common, Facts, PodFact, VolumeFact};
+use super::facts::{ClusterFacts, Common, PodFact, VolumeFact};
 use crate::api::PgRaftCluster;
-use crate::core::names::{Kind, LABEL_CLUSTER};
+use crate::core::names::{LABEL_CLUSTER, ObjectKind};
 
 /// A cluster, by namespace and name.
-type Key = (String, String);
+type CacheKey = (String, String);
 
 /// All that is watched, besides the PgRaftClusters themselves.
 #[derive(Default)]
@@ -46,19 +46,19 @@ impl Cache {
     }
 
     /// All that is known of one cluster.
-    pub fn facts(&self, namespace: &str, name: &str) -> Facts {
+    pub fn facts(&self, namespace: &str, name: &str) -> ClusterFacts {
         let key = (namespace.to_owned(), name.to_owned());
-        let of = |kind: Kind, index: &Index<Common>| {
+        let of = |kind: ObjectKind, index: &Index<Common>| {
             index.of(&key).into_iter().map(move |common| (kind, common)).collect::<Vec<_>>()
         };
-        Facts {
+        ClusterFacts {
             pods: self.pods.of(&key),
             volumes: self.volumes.of(&key),
             secrets: self.secrets.of(&key),
             objects: [
-                of(Kind::ConfigMap, &self.config_maps),
-                of(Kind::Service, &self.services),
-                of(Kind::PodDisruptionBudget, &self.budgets),
+                of(ObjectKind::ConfigMap, &self.config_maps),
+                of(ObjectKind::Service, &self.services),
+                of(ObjectKind::PodDisruptionBudget, &self.budgets),
             ]
             .concat(),
         }
@@ -67,7 +67,7 @@ impl Cache {
     /// What one watch brings; the clusters that it concerns come out.
     pub fn pods(
         self: &Arc<Self>,
-        news: impl ClusterEvent<Pod>,
+        news: impl CacheUpdate<Pod>,
     ) -> BoxStream<'static, ObjectRef<PgRaftCluster>> {
         self.follow(news, |cache| &cache.pods, PodFact::of)
     }
@@ -75,7 +75,7 @@ impl Cache {
     /// As [`Self::pods`].
     pub fn volumes(
         self: &Arc<Self>,
-        news: impl ClusterEvent<PersistentVolumeClaim>,
+        news: impl CacheUpdate<PersistentVolumeClaim>,
     ) -> BoxStream<'static, ObjectRef<PgRaftCluster>> {
         self.follow(news, |cache| &cache.volumes, VolumeFact::of)
     }
@@ -83,7 +83,7 @@ impl Cache {
     /// As [`Self::pods`]. Metadata only: what is in other people's Secrets never comes here.
     pub fn secrets(
         self: &Arc<Self>,
-        news: impl ClusterEvent<PartialObjectMeta<Secret>>,
+        news: impl CacheUpdate<PartialObjectMeta<Secret>>,
     ) -> BoxStream<'static, ObjectRef<PgRaftCluster>> {
         self.follow(news, |cache| &cache.secrets, |o| Some(Common::of_metadata(o)))
     }
@@ -91,7 +91,7 @@ impl Cache {
     /// As [`Self::pods`].
     pub fn config_maps(
         self: &Arc<Self>,
-        news: impl ClusterEvent<PartialObjectMeta<ConfigMap>>,
+        news: impl CacheUpdate<PartialObjectMeta<ConfigMap>>,
     ) -> BoxStream<'static, ObjectRef<PgRaftCluster>> {
         self.follow(news, |cache| &cache.config_maps, |o| Some(Common::of_metadata(o)))
     }
@@ -99,7 +99,7 @@ impl Cache {
     /// As [`Self::pods`].
     pub fn services(
         self: &Arc<Self>,
-        news: impl ClusterEvent<PartialObjectMeta<Service>>,
+        news: impl CacheUpdate<PartialObjectMeta<Service>>,
     ) -> BoxStream<'static, ObjectRef<PgRaftCluster>> {
         self.follow(news, |cache| &cache.services, |o| Some(Common::of_metadata(o)))
     }
@@ -107,14 +107,14 @@ impl Cache {
     /// As [`Self::pods`].
     pub fn budgets(
         self: &Arc<Self>,
-        news: impl ClusterEvent<PartialObjectMeta<PodDisruptionBudget>>,
+        news: impl CacheUpdate<PartialObjectMeta<PodDisruptionBudget>>,
     ) -> BoxStream<'static, ObjectRef<PgRaftCluster>> {
         self.follow(news, |cache| &cache.budgets, |o| Some(Common::of_metadata(o)))
     }
 
     fn follow<K, T>(
         self: &Arc<Self>,
-        news: impl ClusterEvent<K>,
+        news: impl CacheUpdate<K>,
         index: impl Fn(&Self) -> &Index<T> + Send + 'static,
         fact: impl Fn(&K) -> Option<T> + Send + 'static,
     ) -> BoxStream<'static, ObjectRef<PgRaftCluster>>
@@ -160,19 +160,16 @@ impl Cache {
 }
 
 /// A watch.
-pub trait ClusterEvent<K>:
-    Stream<Item = Result<Event<K>, watcher::Error>> + Send + 'static
-{
-}
-impl<K, S: Stream<Item = Result<Event<K>, watcher::Error>> + Send + 'static> ClusterEvent<K> for S {}
+pub trait CacheUpdate<K>: Stream<Item = Result<Event<K>, watcher::Error>> + Send + 'static {}
+impl<K, S: Stream<Item = Result<Event<K>, watcher::Error>> + Send + 'static> CacheUpdate<K> for S {}
 
 /// Facts about objects of one kind.
 struct Index<T>(Mutex<Shelves<T>>);
 
 struct Shelves<T> {
-    present: HashMap<Key, BTreeMap<String, T>>,
+    present: HashMap<CacheKey, BTreeMap<String, T>>,
     /// What a watch that begins anew has brought so far.
-    incoming: Option<HashMap<Key, BTreeMap<String, T>>>,
+    incoming: Option<HashMap<CacheKey, BTreeMap<String, T>>>,
     whole: bool,
 }
 
@@ -191,7 +188,7 @@ impl<T: Clone + PartialEq> Index<T> {
         self.lock().whole
     }
 
-    fn of(&self, key: &Key) -> Vec<T> {
+    fn of(&self, key: &CacheKey) -> Vec<T> {
         self.lock()
             .present
             .get(key)
@@ -204,7 +201,7 @@ impl<T: Clone + PartialEq> Index<T> {
         &self,
         event: Event<K>,
         fact: impl Fn(&K) -> Option<T>,
-    ) -> Vec<Key> {
+    ) -> Vec<CacheKey> {
         let mut shelves = self.lock();
         match event {
             Event::Init => {
@@ -254,7 +251,7 @@ impl<T: Clone + PartialEq> Index<T> {
 }
 
 impl<T> Shelves<T> {
-    fn remove(&mut self, key: &Key, name: &str) -> bool {
+    fn remove(&mut self, key: &CacheKey, name: &str) -> bool {
         let Some(objects) = self.present.get_mut(key) else { return false };
         let removed = objects.remove(name).is_some();
         if objects.is_empty() {
@@ -265,7 +262,7 @@ impl<T> Shelves<T> {
 }
 
 /// By label, since a volume that stays has no owner.
-fn key<K: Resource<DynamicType = ()>>(object: &K) -> Option<Key> {
+fn key<K: Resource<DynamicType = ()>>(object: &K) -> Option<CacheKey> {
     Some((object.namespace()?, object.labels().get(LABEL_CLUSTER)?.clone()))
 }
 
@@ -284,11 +281,11 @@ mod tests {
         .unwrap()
     }
 
-    fn of(name: &str) -> Key {
+    fn of(name: &str) -> CacheKey {
         ("default".into(), name.into())
     }
 
-    fn take(index: &Index<PodFact>, event: Event<Pod>) -> Vec<Key> {
+    fn take(index: &Index<PodFact>, event: Event<Pod>) -> Vec<CacheKey> {
         let mut keys = index.take(event, PodFact::of);
         keys.sort();
         keys

@@ -19,7 +19,7 @@ const FRESH: SignedDuration = SignedDuration::from_secs(2);
 
 /// What was answered, and when.
 #[derive(Debug, Default)]
-pub struct Answers {
+pub struct ConfigurationAnswers {
     at: Option<Timestamp>,
     by_node: BTreeMap<NodeId, ConfigurationStatus>,
 }
@@ -32,7 +32,7 @@ pub async fn ask_all(
     now: Timestamp,
 ) -> BTreeMap<NodeId, ConfigurationStatus> {
     let known = ctx.memories.of(uid, |memory| {
-        let Answers { at, by_node } = &memory.configurations;
+        let ConfigurationAnswers { at, by_node } = &memory.configurations;
         at.is_some_and(|at| now.duration_since(at) < FRESH).then(|| by_node.clone())
     });
     if let Some(known) = known {
@@ -47,7 +47,7 @@ pub async fn ask_all(
     let by_node: BTreeMap<NodeId, ConfigurationStatus> =
         join_all(asked).await.into_iter().flatten().collect();
     ctx.memories.of(uid, |memory| {
-        memory.configurations = Answers { at: Some(now), by_node: by_node.clone() }
+        memory.configurations = ConfigurationAnswers { at: Some(now), by_node: by_node.clone() }
     });
     by_node
 }

@@ -10,12 +10,12 @@ use std::time::{Duration, Instant};
 use tokio::time::{sleep, timeout};
 
 use super::error::is_conflict;
-use crate::core::lease::{self, Known, Record, Step, Timing};
+use crate::core::lease::{self, LeaseObservation, LeaseRecord, LeaseStep, Timing};
 use crate::core::names::FIELD_MANAGER;
 
 /// Where the Lease is, and who asks for it.
 #[derive(Debug, Clone)]
-pub struct Place {
+pub struct LeaseLocation {
     /// Its namespace: the operator's own.
     pub namespace: String,
     /// Its name.
@@ -27,10 +27,10 @@ pub struct Place {
 /// One replica's part in the choice.
 pub struct Election {
     api: Api<Lease>,
-    place: Place,
+    place: LeaseLocation,
     timing: Timing,
     began: Instant,
-    known: Known,
+    known: LeaseObservation,
     lease: Option<Lease>,
     /// Why the last request failed: the same words are not said twice.
     trouble: Option<String>,
@@ -38,13 +38,13 @@ pub struct Election {
 
 impl Election {
     /// Knows nothing yet.
-    pub fn new(client: Client, place: Place) -> Self {
+    pub fn new(client: Client, place: LeaseLocation) -> Self {
         Self {
             api: Api::namespaced(client, &place.namespace),
             place,
             timing: Timing::default(),
             began: Instant::now(),
-            known: Known::default(),
+            known: LeaseObservation::default(),
             lease: None,
             trouble: None,
         }
@@ -55,9 +55,13 @@ impl Election {
         loop {
             self.look().await;
             match lease::next(&self.place.me, self.timing, &self.known, self.now()) {
-                Step::Take if self.trouble.is_none() => self.write(&self.place.me.clone()).await,
-                Step::Wait(time) => sleep(time).await,
-                Step::Take | Step::Renew | Step::Stop => sleep(self.timing.retry).await,
+                LeaseStep::Take if self.trouble.is_none() => {
+                    self.write(&self.place.me.clone()).await
+                }
+                LeaseStep::Wait(time) => sleep(time).await,
+                LeaseStep::Take | LeaseStep::Renew | LeaseStep::Stop => {
+                    sleep(self.timing.retry).await
+                }
             }
             if self.known.leads(self.timing, self.now()) {
                 return;
@@ -70,9 +74,9 @@ impl Election {
     pub async fn lost(&mut self) {
         loop {
             match lease::next(&self.place.me, self.timing, &self.known, self.now()) {
-                Step::Stop => return,
-                Step::Wait(time) => sleep(time).await,
-                Step::Take | Step::Renew => {
+                LeaseStep::Stop => return,
+                LeaseStep::Wait(time) => sleep(time).await,
+                LeaseStep::Take | LeaseStep::Renew => {
                     self.write(&self.place.me.clone()).await;
                     if self.trouble.is_some() {
                         sleep(self.timing.retry / 4).await;
@@ -175,10 +179,10 @@ impl Election {
     }
 }
 
-fn record(lease: &Lease, timing: Timing) -> Record {
+fn record(lease: &Lease, timing: Timing) -> LeaseRecord {
     let spec = lease.spec.clone().unwrap_or_default();
     let seconds = spec.lease_duration_seconds.and_then(|n| u64::try_from(n).ok());
-    Record {
+    LeaseRecord {
         holder: spec.holder_identity.unwrap_or_default(),
         duration: seconds.map_or(timing.duration, Duration::from_secs),
         version: lease.resource_version().unwrap_or_default(),

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::certificates::make::MakeError;
-use super::sql::SqlError;
+use super::sql::MemberSqlError;
 use crate::core::failing::NOT_OURS;
 
 /// Something that should have worked did not.
@@ -23,7 +23,7 @@ pub enum Error {
         /// Who was asked.
         node: pgraft_core::NodeId,
         /// What came back.
-        source: SqlError,
+        source: MemberSqlError,
     },
     /// A certificate.
     #[error(transparent)]

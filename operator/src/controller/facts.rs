@@ -9,7 +9,7 @@ use kube::core::PartialObjectMeta;
 use pgraft_core::NodeId;
 use std::net::IpAddr;
 
-use crate::core::names::{self, FIELD_MANAGER, Kind, PodRole};
+use crate::core::names::{self, FIELD_MANAGER, ObjectKind, PodRole};
 use crate::core::observed::PodPhase;
 use crate::core::quantity;
 use crate::core::render::Template;
@@ -71,7 +71,7 @@ pub struct VolumeFact {
 
 /// All that is there of one cluster.
 #[derive(Debug, Clone, Default)]
-pub struct Facts {
+pub struct ClusterFacts {
     /// Its pods.
     pub pods: Vec<PodFact>,
     /// Its volumes.
@@ -80,10 +80,10 @@ pub struct Facts {
     pub secrets: Vec<Common>,
     /// Services, ConfigMap and PodDisruptionBudget: what is in them is known from when they were
     /// applied.
-    pub objects: Vec<(Kind, Common)>,
+    pub objects: Vec<(ObjectKind, Common)>,
 }
 
-impl Facts {
+impl ClusterFacts {
     /// Those about objects of which this holds.
     pub fn only(self, holds: impl Fn(&Common) -> bool) -> Self {
         Self {

@@ -24,7 +24,7 @@ const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset
 
 /// What the answers are made from.
 #[derive(Clone)]
-pub struct Http {
+pub struct OperatorHttp {
     /// Set once the operator does its work, or stands by.
     pub ready: Arc<AtomicBool>,
     /// What is counted.
@@ -45,7 +45,7 @@ pub async fn listen(at: SocketAddr) -> io::Result<TcpListener> {
 }
 
 /// Answers for as long as it is polled.
-pub async fn serve(listener: TcpListener, http: Http) {
+pub async fn serve(listener: TcpListener, http: OperatorHttp) {
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
@@ -58,7 +58,7 @@ pub async fn serve(listener: TcpListener, http: Http) {
     }
 }
 
-async fn answer(stream: TcpStream, http: Http) {
+async fn answer(stream: TcpStream, http: OperatorHttp) {
     let respond = service_fn(move |request: Request<Incoming>| {
         let (status, kind, body) = http.respond(request.uri().path());
         async move {
@@ -77,7 +77,7 @@ async fn answer(stream: TcpStream, http: Http) {
     }
 }
 
-impl Http {
+impl OperatorHttp {
     fn respond(&self, path: &str) -> (StatusCode, &'static str, String) {
         let plain = |status: StatusCode| {
             (status, "text/plain", status.canonical_reason().unwrap_or_default().to_owned())
@@ -101,7 +101,7 @@ mod tests {
 
     #[test]
     fn ready_only_when_it_is() {
-        let http = Http { ready: Arc::default(), metrics: Metrics::new() };
+        let http = OperatorHttp { ready: Arc::default(), metrics: Metrics::new() };
         let status = |path: &str| http.respond(path).0;
         assert_eq!(status("/healthz"), StatusCode::OK);
         assert_eq!(status("/readyz"), StatusCode::SERVICE_UNAVAILABLE);

@@ -8,9 +8,9 @@ use pgraft_core::NodeId;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, PoisonError};
 
-use super::certificates::identity::Login;
+use super::certificates::identity::LoginIdentity;
 use super::certificates::remembered::Remembered;
-use super::configuration::Answers;
+use super::configuration::ConfigurationAnswers;
 use crate::core::absence::Absences;
 use crate::core::failing::Failures;
 use crate::core::names::ObjectKey;
@@ -19,12 +19,12 @@ use crate::core::switchover_attempt::SwitchoverAttempt;
 
 /// Everything that is remembered, by the uid of the PgRaftCluster.
 #[derive(Default)]
-pub struct Memories(Mutex<HashMap<String, Memory>>);
+pub struct Memories(Mutex<HashMap<String, ClusterMemory>>);
 
 /// Of one cluster.
 #[derive(Debug, Default)]
-pub struct Memory {
-    applied: BTreeMap<ObjectKey, Applied>,
+pub struct ClusterMemory {
+    applied: BTreeMap<ObjectKey, AppliedObjects>,
     /// The resource version and the time of the status that was written last.
     pub written: Option<(String, Timestamp)>,
     /// Who led when last looked, and how often nobody else was asked since.
@@ -32,7 +32,7 @@ pub struct Memory {
     /// What the Secrets with certificates say.
     pub certificates: Remembered,
     /// How the operator shows who it is.
-    pub login: Option<Login>,
+    pub login: Option<LoginIdentity>,
     /// The password of the operator's role, and the version of the Secret that it was read from.
     pub password: Option<(String, String)>,
     /// The failure that was logged last.
@@ -46,23 +46,23 @@ pub struct Memory {
     /// Who is away, and since when.
     pub absences: Absences,
     /// The switchover that was asked for last.
-    pub asked: Option<SwitchoverAttempt>,
+    pub switchover_attempt: Option<SwitchoverAttempt>,
     /// What the members said about their configuration.
-    pub configurations: Answers,
+    pub configurations: ConfigurationAnswers,
     /// The last epoch of which an Event has told.
     pub told_epoch: i64,
 }
 
 /// What an object was made to look like, and the version that it had then.
 #[derive(Debug, Clone)]
-struct Applied {
+struct AppliedObjects {
     fingerprint: u64,
     version: String,
 }
 
 impl Memories {
     /// Looks into the memory of one cluster, or writes into it. Not across an await.
-    pub fn of<T>(&self, cluster_uid: &str, look: impl FnOnce(&mut Memory) -> T) -> T {
+    pub fn of<T>(&self, cluster_uid: &str, look: impl FnOnce(&mut ClusterMemory) -> T) -> T {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         look(all.entry(cluster_uid.to_owned()).or_default())
     }
@@ -82,7 +82,7 @@ impl Memories {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .get(cluster_uid)
-            .and_then(Memory::next_attempt)
+            .and_then(ClusterMemory::next_attempt)
     }
 
     /// Forgets a cluster that is gone.
@@ -91,10 +91,10 @@ impl Memories {
     }
 }
 
-impl Memory {
+impl ClusterMemory {
     /// Remembers an object that was applied.
     pub fn applied(&mut self, key: ObjectKey, fingerprint: u64, version: String) {
-        self.applied.insert(key, Applied { fingerprint, version });
+        self.applied.insert(key, AppliedObjects { fingerprint, version });
     }
 
     /// What failed lately. Another spec gets another chance at once.
@@ -138,7 +138,7 @@ mod tests {
 
     #[test]
     fn older_than_what_was_written_is_not_current() {
-        let mut memory = Memory::default();
+        let mut memory = ClusterMemory::default();
         assert!(memory.is_current(Some("1")));
         memory.written = Some(("100".into(), Timestamp::UNIX_EPOCH));
         assert!(memory.is_current(Some("100")) && memory.is_current(Some("101")));

@@ -21,7 +21,7 @@ pub use clusters::Clusters;
 pub use requests::counted;
 
 use super::error::Error;
-use crate::core::step::{Outcome, Step};
+use crate::core::step::{Step, StepOutcome};
 
 /// A family with one label of a closed set.
 type By<const N: usize> = Family<[(&'static str, &'static str); N], Counter>;
@@ -129,15 +129,15 @@ impl Metrics {
     }
 
     /// What came of a pass, and how long it took.
-    pub fn pass_ended(&self, took: Duration, result: &Result<Option<Outcome>, Error>) {
+    pub fn pass_ended(&self, took: Duration, result: &Result<Option<StepOutcome>, Error>) {
         self.durations.0.observe(took.as_secs_f64());
         let word = match result {
             Ok(None) => "gone",
-            Ok(Some(Outcome::Took(Step::Steady))) => "steady",
-            Ok(Some(Outcome::Took(Step::Wait(_)))) => "waiting",
-            Ok(Some(Outcome::Took(_))) => "step",
-            Ok(Some(Outcome::Invalid(_))) => "invalid",
-            Ok(Some(Outcome::Failed { .. })) | Err(_) => "error",
+            Ok(Some(StepOutcome::Took(Step::Steady))) => "steady",
+            Ok(Some(StepOutcome::Took(Step::Wait(_)))) => "waiting",
+            Ok(Some(StepOutcome::Took(_))) => "step",
+            Ok(Some(StepOutcome::Invalid(_))) => "invalid",
+            Ok(Some(StepOutcome::Failed { .. })) | Err(_) => "error",
         };
         self.passes.get_or_create(&[("result", word)]).inc();
         if let Err(error) = result {

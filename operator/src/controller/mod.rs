@@ -44,8 +44,8 @@ pub use error::Error;
 use crate::api::PgRaftCluster;
 use crate::core::failing::Cause;
 use crate::core::plan::Planned;
-use crate::core::step::{Change, Outcome, Step, WaitReason};
-use crate::core::{Cluster, Observed, plan};
+use crate::core::step::{MembershipRequest, Step, StepOutcome, WaitReason};
+use crate::core::{ClusterSpec, Observed, plan};
 use act::Acted;
 use freshness::Freshness;
 use publish::Pass;
@@ -77,7 +77,7 @@ pub async fn reconcile(cr: Arc<PgRaftCluster>, ctx: Arc<Context>) -> Result<Acti
 }
 
 /// None for a cluster that is gone.
-async fn pass(cr: &PgRaftCluster, ctx: &Context, id: u64) -> Result<Option<Outcome>, Error> {
+async fn pass(cr: &PgRaftCluster, ctx: &Context, id: u64) -> Result<Option<StepOutcome>, Error> {
     if cr.metadata.deletion_timestamp.is_none()
         && let Some(outcome) = undisturbed(cr, ctx, id).await?
     {
@@ -94,8 +94,8 @@ async fn pass(cr: &PgRaftCluster, ctx: &Context, id: u64) -> Result<Option<Outco
     let mut seen = observe::observe(ctx, &spec.cr, Timestamp::now(), Freshness::Live).await?;
     let (outcome, failure) = match (&spec.cluster, &spec.invalid) {
         (Some(cluster), _) => step(ctx, &cr, cluster, &mut seen).await,
-        (None, Some(invalid)) => (Outcome::Invalid(invalid.clone()), None),
-        (None, None) => (Outcome::Took(Step::Steady), None), // one of them is there
+        (None, Some(invalid)) => (StepOutcome::Invalid(invalid.clone()), None),
+        (None, None) => (StepOutcome::Took(Step::Steady), None), // one of them is there
     };
     let pass = Pass { ctx, id, cr: &cr, spec: &spec, seen: &seen, look: Freshness::Live };
     match failure {
@@ -117,7 +117,11 @@ async fn pass(cr: &PgRaftCluster, ctx: &Context, id: u64) -> Result<Option<Outco
 
 /// What came of a pass that found nothing to do and nothing new to say in what the watches have
 /// brought; None when a closer look is wanted.
-async fn undisturbed(cr: &PgRaftCluster, ctx: &Context, id: u64) -> Result<Option<Outcome>, Error> {
+async fn undisturbed(
+    cr: &PgRaftCluster,
+    ctx: &Context,
+    id: u64,
+) -> Result<Option<StepOutcome>, Error> {
     let (version, uid) = (cr.resource_version(), cr.uid().unwrap_or_default());
     let (current, leader) = ctx.memories.of(&uid, |m| (m.is_current(version.as_deref()), m.leader));
     let Some(status) = cr.status.as_ref().filter(|_| current && ctx.cache.is_whole()) else {
@@ -133,7 +137,7 @@ async fn undisturbed(cr: &PgRaftCluster, ctx: &Context, id: u64) -> Result<Optio
         let Planned { step, resting } = plan::plan(cluster, &seen);
         let quiet =
             step == Step::Steady || (look == Freshness::Cached && matches!(step, Step::Wait(_)));
-        let outcome = Outcome::Took(step);
+        let outcome = StepOutcome::Took(step);
         let pass = Pass { ctx, id, cr, spec: &spec, seen: &seen, look };
         if quiet && pass.phase(&outcome) == status.phase {
             ctx.memories.of(&uid, |memory| memory.failing(cr.metadata.generation).keep(&resting));
@@ -142,7 +146,7 @@ async fn undisturbed(cr: &PgRaftCluster, ctx: &Context, id: u64) -> Result<Optio
         }
         // What is to be done is decided from a close look; who is out of the leader's reach need
         // not be asked twice before that.
-        if !matches!(outcome, Outcome::Took(Step::Wait(_) | Step::Steady)) {
+        if !matches!(outcome, StepOutcome::Took(Step::Wait(_) | Step::Steady)) {
             break;
         }
     }
@@ -153,9 +157,9 @@ async fn undisturbed(cr: &PgRaftCluster, ctx: &Context, id: u64) -> Result<Optio
 async fn step(
     ctx: &Context,
     cr: &PgRaftCluster,
-    cluster: &Cluster,
+    cluster: &ClusterSpec,
     seen: &mut Observed,
-) -> (Outcome, Option<Error>) {
+) -> (StepOutcome, Option<Error>) {
     let Planned { step, resting } = plan::plan(cluster, seen);
     let Acted { taken, failed } = act::act(ctx, cluster, seen, &step).await;
     seen.failing = ctx.memories.of(&cluster.uid, |memory| {
@@ -169,7 +173,7 @@ async fn step(
             failing.record(part, &Cause::Error { reason, message, transient: error.has_moved_on() }, seen.now);
         }
         if let Some(Step::Wait(WaitReason::Refused { change, code, message })) = &taken
-            && !matches!(change, Change::SwitchOver(_)) // which has a memory of its own
+            && !matches!(change, MembershipRequest::SwitchOver(_)) // which has a memory of its own
             && taken.as_ref().is_some_and(|taken| matches!(taken, Step::Wait(why) if !why.is_ordinary()))
         {
             failing.record(&step, &Cause::Refused { change: *change, code: code.clone(), message: message.clone() }, seen.now);
@@ -177,9 +181,9 @@ async fn step(
         failing.clone()
     });
     match (failed.into_iter().next(), taken) {
-        (None, taken) => (Outcome::Took(taken.unwrap_or(step)), None),
+        (None, taken) => (StepOutcome::Took(taken.unwrap_or(step)), None),
         (Some((part, error)), _) => (
-            Outcome::Failed { step: part, reason: error.reason(), message: error.to_string() },
+            StepOutcome::Failed { step: part, reason: error.reason(), message: error.to_string() },
             Some(error),
         ),
     }
@@ -200,10 +204,10 @@ fn log_failure(ctx: &Context, cr: &PgRaftCluster, pass: u64, error: &Error) {
 }
 
 /// At the step's own pace, and no later than what failed is tried again.
-fn requeue(outcome: &Outcome, next_attempt: Option<Timestamp>) -> Action {
+fn requeue(outcome: &StepOutcome, next_attempt: Option<Timestamp>) -> Action {
     let pace = match outcome {
-        Outcome::Took(step) => step.pace(),
-        Outcome::Invalid(_) | Outcome::Failed { .. } => Duration::from_mins(1),
+        StepOutcome::Took(step) => step.pace(),
+        StepOutcome::Invalid(_) | StepOutcome::Failed { .. } => Duration::from_mins(1),
     };
     let until = next_attempt
         .map(|at| Duration::try_from(at.duration_since(Timestamp::now())).unwrap_or_default());

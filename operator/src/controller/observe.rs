@@ -12,18 +12,18 @@ use pgraft_core::{ClusterId, NodeId, NodeState};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 
-use super::certificates::{self, identity::Login};
+use super::certificates::{self, identity::LoginIdentity};
 use super::configuration;
 use super::context::Context;
 use super::error::Error;
-use super::facts::{Common, Facts, PodFact, VolumeFact};
+use super::facts::{ClusterFacts, Common, PodFact, VolumeFact};
 use super::freshness::Freshness;
 use super::readiness;
-use super::sql::Target;
+use super::sql::SqlTarget;
 use crate::api::PgRaftCluster;
 use crate::core::certificates::TlsSeen;
-use crate::core::group::{self, Answer};
-use crate::core::names::{self, Kind, ObjectKey, SecretKind};
+use crate::core::group::{self, PodAnswer};
+use crate::core::names::{self, ObjectKey, ObjectKind, SecretKind};
 use crate::core::observed::{
     ObjectSeen, Observed, Owned, PodPhase, PodSeen, SecretSeen, VolumeSeen,
 };
@@ -39,8 +39,8 @@ pub async fn observe(
     now: Timestamp,
     look: Freshness,
 ) -> Result<Observed, Error> {
-    let observer = Observer { ctx, cr, uid: cr.uid().unwrap_or_default() };
-    let Facts { pods, volumes, secrets, objects } = match look {
+    let observer = ClusterObserver { ctx, cr, uid: cr.uid().unwrap_or_default() };
+    let ClusterFacts { pods, volumes, secrets, objects } = match look {
         Freshness::LeaderOnly(_) | Freshness::Cached => {
             ctx.cache.facts(&cr.namespace().unwrap_or_default(), &cr.name_any())
         }
@@ -62,7 +62,7 @@ pub async fn observe(
         reasons(&pods),
         configuration::ask_all(ctx, &observer.uid, &pods, now)
     );
-    let leads = |answer: &Answer| answer.state == NodeState::Leader;
+    let leads = |answer: &PodAnswer| answer.state == NodeState::Leader;
     if !matches!(look, Freshness::LeaderOnly(_)) && !answers.iter().any(leads) {
         // A leader that is not ready for reads leads all the same.
         answers.extend(observer.answers(&unready_targets(&pods), login.as_ref()).await);
@@ -75,13 +75,13 @@ pub async fn observe(
             .filter(|node| !answers.iter().any(|a| a.node == *node))
             .collect();
     }
-    let (asked, away, failing) = ctx.memories.of(&observer.uid, |memory| {
+    let (switchover_attempt, away, failing) = ctx.memories.of(&observer.uid, |memory| {
         memory.absences.look(cr.status.as_ref().map_or(&[], |s| &s.members), group.as_ref(), now);
         // What was asked for has come about.
         memory.switchover_attempt = memory
-            .asked
+            .switchover_attempt
             .take()
-            .filter(|asked| group.as_ref().and_then(|g| g.primary) != Some(asked.target));
+            .filter(|a| group.as_ref().and_then(|g| g.primary) != Some(a.target));
         (
             memory.switchover_attempt.clone(),
             memory.absences.since().clone(),
@@ -102,7 +102,7 @@ pub async fn observe(
         group,
         known,
         switched_to,
-        asked,
+        switchover_attempt,
         away,
         unready,
         configurations,
@@ -112,22 +112,24 @@ pub async fn observe(
 }
 
 /// The pods that are asked: ready ones.
-pub fn targets(pods: &BTreeMap<NodeId, PodSeen>) -> Vec<Target> {
+pub fn targets(pods: &BTreeMap<NodeId, PodSeen>) -> Vec<SqlTarget> {
     some_targets(pods, |phase| *phase == PodPhase::Ready)
 }
 
 /// The pods that may answer all the same.
-pub fn unready_targets(pods: &BTreeMap<NodeId, PodSeen>) -> Vec<Target> {
+pub fn unready_targets(pods: &BTreeMap<NodeId, PodSeen>) -> Vec<SqlTarget> {
     some_targets(pods, |phase| matches!(phase, PodPhase::Starting(_)))
 }
 
 fn some_targets(
     pods: &BTreeMap<NodeId, PodSeen>,
     which: impl Fn(&PodPhase) -> bool,
-) -> Vec<Target> {
+) -> Vec<SqlTarget> {
     let those = pods.iter().filter(|(_, pod)| which(&pod.phase) && !pod.terminating);
     those
-        .filter_map(|(node, pod)| Some(Target { node: *node, uid: pod.uid.clone(), ip: pod.ip? }))
+        .filter_map(|(node, pod)| {
+            Some(SqlTarget { node: *node, uid: pod.uid.clone(), ip: pod.ip? })
+        })
         .collect()
 }
 
@@ -155,15 +157,15 @@ async fn read_password(
     Ok(bytes.and_then(|bytes| String::from_utf8(bytes.0).ok()))
 }
 
-struct Observer<'a> {
+struct ClusterObserver<'a> {
     ctx: &'a Context,
     cr: &'a PgRaftCluster,
     uid: String,
 }
 
-impl Observer<'_> {
+impl ClusterObserver<'_> {
     /// Asks the API server, for all kinds at once.
-    async fn read(&self) -> Result<Facts, Error> {
+    async fn read(&self) -> Result<ClusterFacts, Error> {
         let (pods, volumes, secrets, config_maps, services, budgets) = futures::try_join!(
             self.list::<Pod>(),
             self.list::<PersistentVolumeClaim>(),
@@ -172,17 +174,17 @@ impl Observer<'_> {
             self.metadata::<Service>(),
             self.metadata::<PodDisruptionBudget>(),
         )?;
-        let of = |kind: Kind, all: Vec<Common>| {
+        let of = |kind: ObjectKind, all: Vec<Common>| {
             all.into_iter().map(move |common| (kind, common)).collect::<Vec<_>>()
         };
-        Ok(Facts {
+        Ok(ClusterFacts {
             pods: pods.iter().filter_map(PodFact::of).collect(),
             volumes: volumes.iter().filter_map(VolumeFact::of).collect(),
             secrets,
             objects: [
-                of(Kind::ConfigMap, config_maps),
-                of(Kind::Service, services),
-                of(Kind::PodDisruptionBudget, budgets),
+                of(ObjectKind::ConfigMap, config_maps),
+                of(ObjectKind::Service, services),
+                of(ObjectKind::PodDisruptionBudget, budgets),
             ]
             .concat(),
         })
@@ -233,9 +235,9 @@ impl Observer<'_> {
         secrets: &[Common],
         tls: Option<&TlsSeen>,
         now: Timestamp,
-    ) -> Result<Option<Login>, Error> {
+    ) -> Result<Option<LoginIdentity>, Error> {
         let login = match tls {
-            None => self.password(secrets).await?.map(Login::Password),
+            None => self.password(secrets).await?.map(LoginIdentity::Password),
             Some(tls) => {
                 let before = self.ctx.memories.of(&self.uid, |m| m.login.clone());
                 certificates::login(self.ctx, self.cr, tls, before, now).await?
@@ -263,11 +265,11 @@ impl Observer<'_> {
         Ok(password)
     }
 
-    fn objects(&self, objects: Vec<(Kind, Common)>) -> BTreeMap<ObjectKey, ObjectSeen> {
+    fn objects(&self, objects: Vec<(ObjectKind, Common)>) -> BTreeMap<ObjectKey, ObjectSeen> {
         // An object that is to go, with its former owner or otherwise, is as good as not there.
         let there = objects.into_iter().filter(|(_, common)| !self.is_going(common));
         self.ctx.memories.of(&self.uid, |memory| {
-            let seen = |(kind, common): (Kind, Common)| {
+            let seen = |(kind, common): (ObjectKind, Common)| {
                 let key = ObjectKey { kind, name: common.name };
                 let seen = memory.recall(&key, &common.version);
                 (key, seen)
@@ -330,7 +332,11 @@ impl Observer<'_> {
 
     /// Asks all of them at once: none waits for another. Once the leader has answered, those that
     /// it does not reach are waited for no longer.
-    async fn answers(&self, targets: &[Target], login: Option<&Login>) -> Vec<Answer> {
+    async fn answers(
+        &self,
+        targets: &[SqlTarget],
+        login: Option<&LoginIdentity>,
+    ) -> Vec<PodAnswer> {
         let Some(login) = login else { return Vec::new() };
         let mut asked: FuturesUnordered<_> = targets
             .iter()
@@ -342,7 +348,7 @@ impl Observer<'_> {
             })
             .collect();
         let mut missing: BTreeSet<NodeId> = targets.iter().map(|target| target.node).collect();
-        let mut answers: Vec<Answer> = Vec::new();
+        let mut answers: Vec<PodAnswer> = Vec::new();
         while missing.iter().any(|node| !is_out_of_reach(&answers, *node))
             && let Some(answer) = asked.next().await
         {
@@ -359,7 +365,7 @@ impl Observer<'_> {
 }
 
 /// Whether one of these leads, and does not reach this node.
-fn is_out_of_reach(answers: &[Answer], node: NodeId) -> bool {
+fn is_out_of_reach(answers: &[PodAnswer], node: NodeId) -> bool {
     let leader = answers.iter().filter(|answer| answer.state == NodeState::Leader);
     leader.flat_map(|answer| &answer.members).any(|m| m.id == node && m.reachable == Some(false))
 }

@@ -6,7 +6,7 @@ use kube::runtime::events::{Event, EventType};
 use kube::{Resource, ResourceExt};
 
 use super::accepted::Spec;
-use super::apply::Writer;
+use super::apply::ObjectWriter;
 use super::context::Context;
 use super::error::Error;
 use super::freshness::Freshness;
@@ -14,8 +14,8 @@ use crate::api::{PgRaftCluster, PgRaftClusterStatus};
 use crate::core::Observed;
 use crate::core::events::{self, ClusterEvent, EventReason};
 use crate::core::render::template;
-use crate::core::status::{self, Subject};
-use crate::core::step::{Outcome, Step};
+use crate::core::status::{self, ConditionSubject};
+use crate::core::step::{Step, StepOutcome};
 
 /// How often a status is written when nothing but the lag of a member is new.
 const LAG_INTERVAL: SignedDuration = SignedDuration::from_secs(10);
@@ -41,7 +41,7 @@ impl Pass<'_> {
     ///
     /// # Errors
     /// The status could not be written. An Event that could not be is logged and forgotten.
-    pub async fn publish(&self, outcome: &Outcome) -> Result<(), Error> {
+    pub async fn publish(&self, outcome: &StepOutcome) -> Result<(), Error> {
         let Self { ctx, cr, seen, .. } = self;
         let (name, namespace, uid) =
             (cr.name_any(), cr.namespace().unwrap_or_default(), cr.uid().unwrap_or_default());
@@ -67,7 +67,7 @@ impl Pass<'_> {
         if nothing_new || self.is_only_lag(&uid, &before, &after) {
             return Ok(());
         }
-        let written = Writer::new(&ctx.client, &namespace, &name, &uid)
+        let written = ObjectWriter::new(&ctx.client, &namespace, &name, &uid)
             .apply_status::<PgRaftCluster>(&name, &after)
             .await?;
         if let Some(version) = written {
@@ -77,12 +77,12 @@ impl Pass<'_> {
     }
 
     /// What the column STATUS says.
-    pub fn phase(&self, outcome: &Outcome) -> String {
+    pub fn phase(&self, outcome: &StepOutcome) -> String {
         status::phase(self.subject(&self.cr.name_any(), ""), self.seen, outcome)
     }
 
-    fn subject<'s>(&'s self, name: &'s str, namespace: &'s str) -> Subject<'s> {
-        Subject {
+    fn subject<'s>(&'s self, name: &'s str, namespace: &'s str) -> ConditionSubject<'s> {
+        ConditionSubject {
             name,
             namespace,
             generation: self.cr.metadata.generation,
@@ -97,7 +97,7 @@ impl Pass<'_> {
     fn remember(
         &self,
         uid: &str,
-        outcome: &Outcome,
+        outcome: &StepOutcome,
         before: &PgRaftClusterStatus,
         after: &PgRaftClusterStatus,
     ) {
@@ -110,11 +110,11 @@ impl Pass<'_> {
             };
             memory.leader = leader.map(|leader| (leader, leader_only_passes));
             memory.leader_changes += u64::from(moved);
-            if let Outcome::Took(_) = outcome {
+            if let StepOutcome::Took(_) = outcome {
                 memory.trouble = None;
             }
         });
-        if let Outcome::Took(step) = outcome {
+        if let StepOutcome::Took(step) = outcome {
             self.ctx.metrics.step(step);
         }
     }
@@ -131,10 +131,10 @@ impl Pass<'_> {
             && status::differ_in_lag_only(before, after)
     }
 
-    fn log(&self, cluster: &str, namespace: &str, outcome: &Outcome, changed: bool) {
+    fn log(&self, cluster: &str, namespace: &str, outcome: &StepOutcome, changed: bool) {
         let pass = self.id;
         match outcome {
-            Outcome::Took(step @ Step::Wait(why)) if changed => {
+            StepOutcome::Took(step @ Step::Wait(why)) if changed => {
                 tracing::info!(
                     namespace,
                     cluster,
@@ -144,7 +144,7 @@ impl Pass<'_> {
                     "waiting"
                 );
             }
-            Outcome::Took(step @ Step::Steady) if changed => {
+            StepOutcome::Took(step @ Step::Steady) if changed => {
                 tracing::info!(
                     namespace,
                     cluster,
@@ -154,8 +154,8 @@ impl Pass<'_> {
                 );
             }
             // A failure is told where it is known whether it is a new one.
-            Outcome::Took(Step::Wait(_) | Step::Steady) | Outcome::Failed { .. } => {}
-            Outcome::Took(step) => tracing::info!(
+            StepOutcome::Took(Step::Wait(_) | Step::Steady) | StepOutcome::Failed { .. } => {}
+            StepOutcome::Took(step) => tracing::info!(
                 namespace,
                 cluster,
                 pass,
@@ -163,10 +163,10 @@ impl Pass<'_> {
                 "{}",
                 step.phase(cluster)
             ),
-            Outcome::Invalid(invalid) if changed => {
+            StepOutcome::Invalid(invalid) if changed => {
                 tracing::warn!(namespace, cluster, pass, %invalid, "the spec makes no sense")
             }
-            Outcome::Invalid(_) => {}
+            StepOutcome::Invalid(_) => {}
         }
     }
 

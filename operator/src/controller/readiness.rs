@@ -11,7 +11,7 @@ use crate::core::names::HTTP_PORT;
 const LONGEST_REASON: usize = 300;
 
 #[derive(Deserialize)]
-struct Answer {
+struct ReadyAnswer {
     missing: Vec<String>,
 }
 
@@ -21,11 +21,11 @@ pub async fn reason(ip: IpAddr) -> Option<String> {
 }
 
 async fn reason_of(ip: IpAddr, port: u16) -> Option<String> {
-    line(&member_http::get::<Answer>(SocketAddr::new(ip, port), "/readyz").await?)
+    line(&member_http::get::<ReadyAnswer>(SocketAddr::new(ip, port), "/readyz").await?)
 }
 
 /// One line for a condition.
-fn line(answer: &Answer) -> Option<String> {
+fn line(answer: &ReadyAnswer) -> Option<String> {
     let words = answer.missing.join("; ");
     let line: String =
         words.chars().map(|c| if c.is_control() { ' ' } else { c }).take(LONGEST_REASON).collect();
@@ -64,7 +64,7 @@ mod tests {
     #[test]
     fn what_is_read() {
         let of = |missing: &[&str]| {
-            line(&Answer { missing: missing.iter().map(|m| (*m).to_owned()).collect() })
+            line(&ReadyAnswer { missing: missing.iter().map(|m| (*m).to_owned()).collect() })
         };
         assert_eq!(of(&["a", "b\nc"]).as_deref(), Some("a; b c"));
         assert_eq!(of(&[]), None);

@@ -21,8 +21,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::election::{Election, Place};
-use super::http::{self, Http};
+use super::election::{Election, LeaseLocation};
+use super::http::{self, OperatorHttp};
 use super::metrics::{Clusters, Metrics, counted};
 use super::sessions::Sessions;
 use super::{Context, Error, reconcile};
@@ -37,13 +37,13 @@ const PAGE: u32 = 100;
 
 /// How the operator is started.
 #[derive(Debug, Clone)]
-pub struct Settings {
+pub struct OperatorSettings {
     /// The one namespace to watch; None is all of them.
     pub namespace: Option<String>,
     /// Where the HTTP endpoints listen.
     pub listen: SocketAddr,
     /// The Lease that the one who works holds; None when there is but one operator.
-    pub lease: Option<Place>,
+    pub lease: Option<LeaseLocation>,
     /// What clusters get that say nothing.
     pub defaults: Defaults,
 }
@@ -77,7 +77,7 @@ pub enum Fatal {
 ///
 /// # Errors
 /// [`Fatal`].
-pub async fn run(settings: Settings) -> Result<(), Fatal> {
+pub async fn run(settings: OperatorSettings) -> Result<(), Fatal> {
     let metrics = Metrics::new();
     raise_file_limit();
     let config = kube::Config::infer().await.map_err(Fatal::Config)?;
@@ -90,7 +90,7 @@ pub async fn run(settings: Settings) -> Result<(), Fatal> {
     let listener = http::listen(settings.listen)
         .await
         .map_err(|error| Fatal::Listen(settings.listen, error))?;
-    let http = Http { ready: Arc::default(), metrics: metrics.clone() };
+    let http = OperatorHttp { ready: Arc::default(), metrics: metrics.clone() };
     let context = Context::new(
         client,
         Arc::new(Sessions::counted(metrics.sessions())),
@@ -117,7 +117,7 @@ fn raise_file_limit() {
 }
 
 /// Waits for the Lease, and works for as long as it holds.
-async fn in_turn(settings: &Settings, context: Arc<Context>) -> Result<(), Fatal> {
+async fn in_turn(settings: &OperatorSettings, context: Arc<Context>) -> Result<(), Fatal> {
     let Some(place) = settings.lease.clone() else {
         context.metrics.leading(true);
         work(settings, context).await;
@@ -145,7 +145,7 @@ async fn in_turn(settings: &Settings, context: Arc<Context>) -> Result<(), Fatal
 }
 
 /// Watches and acts until SIGTERM; passes that are under way are finished.
-async fn work(settings: &Settings, context: Arc<Context>) {
+async fn work(settings: &OperatorSettings, context: Arc<Context>) {
     let namespace = settings.namespace.as_deref();
     tracing::info!(
         namespace = namespace.unwrap_or("(all)"),

@@ -21,12 +21,12 @@ use tokio_postgres::error::SqlState;
 use tokio_postgres::tls::MakeTlsConnect;
 use tokio_postgres::{Client, Config, NoTls, Socket};
 
-use super::certificates::identity::Login;
+use super::certificates::identity::LoginIdentity;
 use super::configuration;
-use super::sql::{self, RaftGroup, SqlError, Statements, Target};
-use crate::core::group::Answer;
+use super::sql::{self, MemberSqlError, RaftGroup, SqlTarget, Statements};
+use crate::core::group::PodAnswer;
 use crate::core::names::POSTGRES_PORT;
-use crate::core::step::Change;
+use crate::core::step::MembershipRequest;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const ASK_TIMEOUT: Duration = Duration::from_secs(2);
@@ -85,7 +85,11 @@ impl Sessions {
         Self { open: Mutex::default(), count }
     }
 
-    async fn session(&self, target: &Target, login: &Login) -> Result<Arc<Established>, SqlError> {
+    async fn session(
+        &self,
+        target: &SqlTarget,
+        login: &LoginIdentity,
+    ) -> Result<Arc<Established>, MemberSqlError> {
         if let Some(session) = self.kept(&target.uid) {
             return Ok(session);
         }
@@ -99,20 +103,20 @@ impl Sessions {
             .connect_timeout(CONNECT_TIMEOUT)
             .tcp_user_timeout(Duration::from_secs(5));
         // The deadline holds for the whole of the handshake, which connect_timeout does not.
-        let late = |_| SqlError::Late(CONNECT_TIMEOUT);
+        let late = |_| MemberSqlError::Late(CONNECT_TIMEOUT);
         let established = async {
             let client = match login {
-                Login::Password(password) => {
+                LoginIdentity::Password(password) => {
                     self.connect(config.password(password), NoTls, target).await?
                 }
-                Login::Certificate(identity) => {
+                LoginIdentity::Certificate(identity) => {
                     // The certificate has the member's own name; its address is the pod's.
                     let (name, tls) = identity.connector(target.node)?;
                     self.connect(config.host(name).ssl_mode(SslMode::Require), tls, target).await?
                 }
             };
             let statements = Statements::read(&client).await?;
-            Ok::<_, SqlError>(Established { client, statements })
+            Ok::<_, MemberSqlError>(Established { client, statements })
         };
         let session = Arc::new(timeout(CONNECT_TIMEOUT, established).await.map_err(late)??);
         self.with(|open| {
@@ -128,8 +132,8 @@ impl Sessions {
         &self,
         config: &mut Config,
         tls: T,
-        target: &Target,
-    ) -> Result<Client, SqlError>
+        target: &SqlTarget,
+    ) -> Result<Client, MemberSqlError>
     where
         T: MakeTlsConnect<Socket> + Clone,
         T::Stream: Send + 'static,
@@ -184,12 +188,12 @@ impl Sessions {
 
     async fn in_time<T>(
         &self,
-        target: &Target,
+        target: &SqlTarget,
         limit: Duration,
-        question: impl Future<Output = Result<T, SqlError>>,
-    ) -> Result<T, SqlError> {
-        let result = timeout(limit, question).await.unwrap_or(Err(SqlError::Late(limit)));
-        if result.as_ref().is_err_and(SqlError::ends_session) {
+        question: impl Future<Output = Result<T, MemberSqlError>>,
+    ) -> Result<T, MemberSqlError> {
+        let result = timeout(limit, question).await.unwrap_or(Err(MemberSqlError::Late(limit)));
+        if result.as_ref().is_err_and(MemberSqlError::ends_session) {
             self.drop_session(&target.uid);
         }
         result
@@ -213,9 +217,9 @@ where
 impl RaftGroup for Sessions {
     fn ask<'a>(
         &'a self,
-        target: &'a Target,
-        login: &'a Login,
-    ) -> BoxFuture<'a, Result<Answer, SqlError>> {
+        target: &'a SqlTarget,
+        login: &'a LoginIdentity,
+    ) -> BoxFuture<'a, Result<PodAnswer, MemberSqlError>> {
         let question = async {
             let session = self.session(target, login).await?;
             sql::ask(&session.client, &session.statements, target.node).await
@@ -229,11 +233,11 @@ impl RaftGroup for Sessions {
 
     fn change<'a>(
         &'a self,
-        target: &'a Target,
-        login: &'a Login,
-        change: Change,
+        target: &'a SqlTarget,
+        login: &'a LoginIdentity,
+        change: MembershipRequest,
         address: &'a Address,
-    ) -> BoxFuture<'a, Result<(), SqlError>> {
+    ) -> BoxFuture<'a, Result<(), MemberSqlError>> {
         let question = async move {
             let session = self.session(target, login).await?;
             sql::change(&session.client, &session.statements, change, address).await

@@ -4,7 +4,7 @@
 use futures::future::BoxFuture;
 use jiff::SignedDuration;
 use pgraft_core::configuration::ConfigurationStatus;
-use pgraft_core::failover::{LastFailover, Phase, Reason};
+use pgraft_core::failover::{LastFailover, Phase, TermEndReason};
 use pgraft_core::status::WalPosition;
 use pgraft_core::{Address, ClusterId, NodeId, NodeState, Role};
 use std::error::Error;
@@ -12,9 +12,9 @@ use std::net::IpAddr;
 use std::time::Duration;
 use tokio_postgres::{Client, Row};
 
-use super::certificates::identity::Login;
-use crate::core::group::{Answer, FailoverSeen, MemberSeen};
-use crate::core::step::Change;
+use super::certificates::identity::LoginIdentity;
+use crate::core::group::{FailoverSeen, MemberSeen, PodAnswer};
+use crate::core::step::MembershipRequest;
 
 /// The schema that has pgraft's functions.
 const SCHEMA: &str = "select n.nspname::text from pg_catalog.pg_extension e join pg_catalog.pg_namespace n on n.oid = e.extnamespace \
@@ -56,16 +56,16 @@ impl Statements {
     /// As the server of this session needs them.
     ///
     /// # Errors
-    /// [`SqlError`]; of time it knows nothing.
-    pub async fn read(client: &Client) -> Result<Self, SqlError> {
-        let row = client.query_opt(SCHEMA, &[]).await?.ok_or(SqlError::NoExtension)?;
+    /// [`MemberSqlError`]; of time it knows nothing.
+    pub async fn read(client: &Client) -> Result<Self, MemberSqlError> {
+        let row = client.query_opt(SCHEMA, &[]).await?.ok_or(MemberSqlError::NoExtension)?;
         Ok(Self::of(row.try_get(0)?))
     }
 }
 
 /// A pod to talk to.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Target {
+pub struct SqlTarget {
     /// Its node.
     pub node: NodeId,
     /// Its identity: a new pod under the same name is another server.
@@ -79,9 +79,9 @@ pub trait RaftGroup: Send + Sync {
     /// What this pod knows.
     fn ask<'a>(
         &'a self,
-        target: &'a Target,
-        login: &'a Login,
-    ) -> BoxFuture<'a, Result<Answer, SqlError>>;
+        target: &'a SqlTarget,
+        login: &'a LoginIdentity,
+    ) -> BoxFuture<'a, Result<PodAnswer, MemberSqlError>>;
     /// What the instance manager at this address says about its configuration; None where it does
     /// not answer.
     fn configuration(&self, _ip: IpAddr) -> BoxFuture<'_, Option<ConfigurationStatus>> {
@@ -91,16 +91,16 @@ pub trait RaftGroup: Send + Sync {
     /// never a second one.
     fn change<'a>(
         &'a self,
-        target: &'a Target,
-        login: &'a Login,
-        change: Change,
+        target: &'a SqlTarget,
+        login: &'a LoginIdentity,
+        change: MembershipRequest,
         address: &'a Address,
-    ) -> BoxFuture<'a, Result<(), SqlError>>;
+    ) -> BoxFuture<'a, Result<(), MemberSqlError>>;
 }
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
-pub enum SqlError {
+pub enum MemberSqlError {
     /// No connection, or it broke.
     #[error("{0}{cause}", cause = .0.source().map(|cause| format!(": {cause}")).unwrap_or_default())]
     Connection(#[source] tokio_postgres::Error),
@@ -128,7 +128,7 @@ pub enum SqlError {
     Unexpected(String),
 }
 
-impl SqlError {
+impl MemberSqlError {
     /// Whether another session may find what this one did not: the session broke, or a name has
     /// changed since it was looked up.
     pub fn ends_session(&self) -> bool {
@@ -142,7 +142,7 @@ impl SqlError {
     }
 }
 
-impl From<tokio_postgres::Error> for SqlError {
+impl From<tokio_postgres::Error> for MemberSqlError {
     fn from(error: tokio_postgres::Error) -> Self {
         let Some(db) = error.as_db_error() else { return Self::Connection(error) };
         let hint = db.hint().map(|hint| format!(" {hint}")).unwrap_or_default();
@@ -156,12 +156,12 @@ impl From<tokio_postgres::Error> for SqlError {
 /// What the pod behind this session knows.
 ///
 /// # Errors
-/// [`SqlError`]; of time it knows nothing.
+/// [`MemberSqlError`]; of time it knows nothing.
 pub async fn ask(
     client: &Client,
     statements: &Statements,
     node: NodeId,
-) -> Result<Answer, SqlError> {
+) -> Result<PodAnswer, MemberSqlError> {
     // Both questions are on the wire at once.
     let (status, members) = futures::try_join!(
         client.query_one(&statements.status, &[]),
@@ -177,29 +177,30 @@ pub async fn ask(
 pub async fn change(
     client: &Client,
     statements: &Statements,
-    change: Change,
+    change: MembershipRequest,
     address: &Address,
-) -> Result<(), SqlError> {
+) -> Result<(), MemberSqlError> {
     match change {
-        Change::Add(node) => {
+        MembershipRequest::Add(node) => {
             let port = i32::from(address.port());
             client.execute(&statements.add, &[&node.as_i32(), &address.host(), &port]).await?;
         }
-        Change::Remove(node) => {
+        MembershipRequest::Remove(node) => {
             client.execute(&statements.remove, &[&node.as_i32()]).await?;
         }
-        Change::SwitchOver(node) => {
+        MembershipRequest::SwitchOver(node) => {
             client.execute(&statements.switch_over, &[&node.as_i32()]).await?;
         }
     }
     Ok(())
 }
 
-fn answer(node: NodeId, status: &Row, members: &[Row]) -> Result<Answer, SqlError> {
+fn answer(node: NodeId, status: &Row, members: &[Row]) -> Result<PodAnswer, MemberSqlError> {
     let cluster_id: Option<String> = status.try_get("cluster_id")?;
     let state: String = status.try_get("state")?;
-    let id = |column: &str| -> Result<Option<NodeId>, SqlError> { optional_id(status, column) };
-    Ok(Answer {
+    let id =
+        |column: &str| -> Result<Option<NodeId>, MemberSqlError> { optional_id(status, column) };
+    Ok(PodAnswer {
         node,
         cluster_id: cluster_id.map(|text| read::<ClusterId>(&text)).transpose()?,
         state: read::<NodeState>(&state)?,
@@ -217,7 +218,7 @@ fn answer(node: NodeId, status: &Row, members: &[Row]) -> Result<Answer, SqlErro
 }
 
 /// None where the bootstrap node stays the primary.
-fn failover(row: &Row) -> Result<Option<FailoverSeen>, SqlError> {
+fn failover(row: &Row) -> Result<Option<FailoverSeen>, MemberSqlError> {
     let Some(phase) = row.try_get::<_, Option<String>>("phase")? else { return Ok(None) };
     let waits_for = row.try_get::<_, Option<Vec<i32>>>("waits_for")?.unwrap_or_default();
     Ok(Some(FailoverSeen {
@@ -231,7 +232,7 @@ fn failover(row: &Row) -> Result<Option<FailoverSeen>, SqlError> {
     }))
 }
 
-fn last_failover(row: &Row) -> Result<Option<LastFailover>, SqlError> {
+fn last_failover(row: &Row) -> Result<Option<LastFailover>, MemberSqlError> {
     let Some((from, began_ms)) =
         optional_id(row, "last_from")?.zip(row.try_get::<_, Option<i64>>("last_began")?)
     else {
@@ -244,26 +245,26 @@ fn last_failover(row: &Row) -> Result<Option<LastFailover>, SqlError> {
         epoch: unsigned(row, "epoch")?,
         from,
         to: optional_id(row, "last_to")?,
-        reason: read::<Reason>(&reason)?,
+        reason: read::<TermEndReason>(&reason)?,
         began_ms,
         ended_ms: took.map(|ms| began_ms.saturating_add(ms)),
     }))
 }
 
-fn wal(row: &Row) -> Result<Option<WalPosition>, SqlError> {
+fn wal(row: &Row) -> Result<Option<WalPosition>, MemberSqlError> {
     let timeline = row.try_get::<_, Option<i32>>("timeline")?.and_then(|n| u32::try_from(n).ok());
     let lsn = row.try_get::<_, Option<i64>>("flush_lsn")?.and_then(|n| u64::try_from(n).ok());
     Ok(timeline.zip(lsn).map(|(timeline, lsn)| WalPosition { timeline, lsn }))
 }
 
-fn member(row: &Row) -> Result<MemberSeen, SqlError> {
+fn member(row: &Row) -> Result<MemberSeen, MemberSqlError> {
     let host: String = row.try_get("address")?;
     let port: i32 = row.try_get("port")?;
     let role: String = row.try_get("role")?;
     Ok(MemberSeen {
         id: node_id(i64::from(row.try_get::<_, i32>("node_id")?))?,
         address: Address::new(&host, i64::from(port))
-            .map_err(|e| SqlError::Unexpected(e.to_string()))?,
+            .map_err(|e| MemberSqlError::Unexpected(e.to_string()))?,
         role: read::<Role>(&role)?,
         reachable: row.try_get("reachable")?,
         last_contact: row
@@ -274,22 +275,22 @@ fn member(row: &Row) -> Result<MemberSeen, SqlError> {
     })
 }
 
-fn optional_id(row: &Row, column: &str) -> Result<Option<NodeId>, SqlError> {
+fn optional_id(row: &Row, column: &str) -> Result<Option<NodeId>, MemberSqlError> {
     row.try_get::<_, Option<i32>>(column)?.map(|n| node_id(i64::from(n))).transpose()
 }
 
-fn unsigned(row: &Row, column: &str) -> Result<u64, SqlError> {
+fn unsigned(row: &Row, column: &str) -> Result<u64, MemberSqlError> {
     Ok(row.try_get::<_, Option<i64>>(column)?.and_then(|n| u64::try_from(n).ok()).unwrap_or(0))
 }
 
-fn node_id(id: i64) -> Result<NodeId, SqlError> {
-    NodeId::new(id).map_err(|e| SqlError::Unexpected(e.to_string()))
+fn node_id(id: i64) -> Result<NodeId, MemberSqlError> {
+    NodeId::new(id).map_err(|e| MemberSqlError::Unexpected(e.to_string()))
 }
 
 /// A word, read as the core's serde names it.
-fn read<T: serde::de::DeserializeOwned>(word: &str) -> Result<T, SqlError> {
+fn read<T: serde::de::DeserializeOwned>(word: &str) -> Result<T, MemberSqlError> {
     serde_json::from_value(serde_json::Value::String(word.to_owned()))
-        .map_err(|e| SqlError::Unexpected(e.to_string()))
+        .map_err(|e| MemberSqlError::Unexpected(e.to_string()))
 }
 
 #[cfg(test)]
@@ -314,15 +315,16 @@ mod tests {
 
     #[test]
     fn a_name_that_is_not_found_is_looked_up_again() {
-        let refused = |code: &str| SqlError::Refused { code: code.into(), message: String::new() };
+        let refused =
+            |code: &str| MemberSqlError::Refused { code: code.into(), message: String::new() };
         assert!(["3F000", "42883", "42501"].into_iter().all(|code| refused(code).ends_session()));
         assert!(["PGR01", "57P03", "42704"].into_iter().all(|code| !refused(code).ends_session()));
         assert!(
-            SqlError::Late(Duration::from_secs(2)).ends_session()
-                && !SqlError::NoExtension.ends_session()
+            MemberSqlError::Late(Duration::from_secs(2)).ends_session()
+                && !MemberSqlError::NoExtension.ends_session()
         );
         assert_eq!(
-            SqlError::NoExtension.to_string(),
+            MemberSqlError::NoExtension.to_string(),
             "the database postgres has no extension pgraft; the instance manager of the primary creates it again"
         );
     }

@@ -17,16 +17,16 @@ use std::sync::Arc;
 
 use super::*;
 use crate::core::fixtures::{cr, id};
-use crate::core::step::Change;
+use crate::core::step::MembershipRequest;
 use crate::core::validate::Defaults;
 
-struct World {
+struct ControllerWorld {
     api: FakeApi,
     group: Arc<FakeGroup>,
     context: Arc<Context>,
 }
 
-impl World {
+impl ControllerWorld {
     fn new(spec: &Value) -> Self {
         let (api, group) = (FakeApi::default(), Arc::new(FakeGroup::default()));
         api.put("pgraftclusters", serde_json::to_value(cr(spec)).unwrap());
@@ -129,19 +129,19 @@ fn spec(replicas: i32) -> Value {
 
 #[tokio::test]
 async fn a_cluster_is_made_grows_and_shrinks_by_exactly_these_calls() {
-    let world = World::new(&spec(2));
+    let world = ControllerWorld::new(&spec(2));
     insta::assert_snapshot!("1_the_founder", world.settle().await);
     world.make_ready(id(1));
     world.group.found(id(1));
     insta::assert_snapshot!("2_the_next_pod", world.settle().await);
     world.make_ready(id(2));
     insta::assert_snapshot!("3_one_call_on_the_leader", world.settle().await);
-    assert_eq!(world.group.take_changes(), [Change::Add(id(2))]);
+    assert_eq!(world.group.take_changes(), [MembershipRequest::Add(id(2))]);
     world.group.set(id(2), Role::Voter);
     insta::assert_snapshot!("4_a_voter", world.settle().await);
     world.scale(1);
     insta::assert_snapshot!("5_the_member_first", world.settle().await);
-    assert_eq!(world.group.take_changes(), [Change::Remove(id(2))]);
+    assert_eq!(world.group.take_changes(), [MembershipRequest::Remove(id(2))]);
     world.group.retire(id(2));
     insta::assert_snapshot!("6_then_pod_and_volume", world.settle().await);
     assert_eq!(world.phase(), "Ready");
@@ -149,7 +149,7 @@ async fn a_cluster_is_made_grows_and_shrinks_by_exactly_these_calls() {
 
 #[tokio::test]
 async fn an_operator_that_died_goes_on_where_it_was() {
-    let mut world = World::new(&spec(2));
+    let mut world = ControllerWorld::new(&spec(2));
     for life in 0..40 {
         world.restart();
         // The first pass applies what a fresh operator does not remember, the second takes one
@@ -164,17 +164,18 @@ async fn an_operator_that_died_goes_on_where_it_was() {
             world.make_ready(id(2));
         }
     }
-    assert_eq!(world.group.take_changes(), [Change::Add(id(2))]);
+    assert_eq!(world.group.take_changes(), [MembershipRequest::Add(id(2))]);
     assert_eq!(world.api.names("pods"), ["demo-1", "demo-2"]);
     assert_eq!(world.api.names("persistentvolumeclaims"), ["demo-1", "demo-2"]);
 }
 
 #[tokio::test]
 async fn passwords_are_made_once() {
-    let world = World::new(&spec(1));
+    let world = ControllerWorld::new(&spec(1));
     world.settle().await;
-    let password =
-        |world: &World| world.api.get("secrets", "demo-app").unwrap()["data"]["password"].clone();
+    let password = |world: &ControllerWorld| {
+        world.api.get("secrets", "demo-app").unwrap()["data"]["password"].clone()
+    };
     let first = password(&world);
     assert!(first.as_str().is_some_and(|p| p.len() > 40));
     world.api.change(
@@ -191,7 +192,7 @@ async fn passwords_are_made_once() {
 
 #[tokio::test]
 async fn what_somebody_changed_or_deleted_is_put_right() {
-    let world = World::new(&spec(1));
+    let world = ControllerWorld::new(&spec(1));
     world.settle().await;
     world.api.change(
         "services",
@@ -206,7 +207,7 @@ async fn what_somebody_changed_or_deleted_is_put_right() {
 
 #[tokio::test]
 async fn a_refusal_is_a_wait_and_is_shown() {
-    let world = World::new(&spec(2));
+    let world = ControllerWorld::new(&spec(2));
     world.settle().await;
     world.make_ready(id(1));
     world.group.found(id(1));
@@ -229,7 +230,7 @@ async fn a_refusal_is_a_wait_and_is_shown() {
 
 #[tokio::test]
 async fn a_spec_that_makes_no_sense_changes_nothing() {
-    let world = World::new(&json!({"replicas": 1, "storage": {"size": "lots"}}));
+    let world = ControllerWorld::new(&json!({"replicas": 1, "storage": {"size": "lots"}}));
     let calls = world.settle().await;
     assert_eq!(
         calls,
@@ -239,7 +240,7 @@ async fn a_spec_that_makes_no_sense_changes_nothing() {
 
 #[tokio::test]
 async fn a_cluster_that_is_to_go_is_left_to_its_owner_references() {
-    let world = World::new(&spec(1));
+    let world = ControllerWorld::new(&spec(1));
     world.api.change(
         "pgraftclusters",
         "demo",
@@ -251,7 +252,7 @@ async fn a_cluster_that_is_to_go_is_left_to_its_owner_references() {
 
 #[tokio::test]
 async fn an_api_server_that_says_no_is_shown_and_tried_again() {
-    let world = World::new(&spec(1));
+    let world = ControllerWorld::new(&spec(1));
     world.api.refuse("pods");
     let mut error = None;
     for _ in 0..20 {

@@ -6,8 +6,8 @@ use jiff::{SignedDuration, Timestamp};
 use pgraft_core::NodeId;
 use std::collections::BTreeMap;
 
-use super::group::{Group, MemberSeen};
-use crate::api::MemberStatus;
+use super::group::{GroupView, MemberSeen};
+use crate::api::ClusterMemberStatus;
 
 /// What two clocks, and the time that an answer takes, may differ by: less is no news.
 const TOLERANCE: SignedDuration = SignedDuration::from_secs(5);
@@ -22,7 +22,12 @@ pub struct Absences {
 impl Absences {
     /// Takes in one look, and before the first one what the status has. Only a leader that reaches
     /// a majority knows who is away.
-    pub fn look(&mut self, told: &[MemberStatus], group: Option<&Group>, now: Timestamp) {
+    pub fn look(
+        &mut self,
+        told: &[ClusterMemberStatus],
+        group: Option<&GroupView>,
+        now: Timestamp,
+    ) {
         if !std::mem::replace(&mut self.recalled, true) {
             self.since = told
                 .iter()
@@ -65,20 +70,20 @@ mod tests {
     use super::*;
     use crate::api::PgRaftClusterStatus;
     use crate::core::fixtures::*;
-    use crate::core::status::{self, Subject};
-    use crate::core::step::{Outcome, Step};
+    use crate::core::status::{self, ConditionSubject};
+    use crate::core::step::{Step, StepOutcome};
 
     fn at(seconds: i64) -> Timestamp {
         Timestamp::UNIX_EPOCH + SignedDuration::from_secs(seconds)
     }
 
     /// Three members, all there.
-    fn whole() -> Group {
+    fn whole() -> GroupView {
         healthy(&wanted(3), 3).group.unwrap()
     }
 
     /// Three members, of which node 2 was last heard so long ago, or nobody knows when.
-    fn silent(ago: Option<i64>) -> Group {
+    fn silent(ago: Option<i64>) -> GroupView {
         let mut group = whole();
         group.members[1].reachable = Some(false);
         group.members[1].last_contact = ago.map(SignedDuration::from_secs);
@@ -92,14 +97,14 @@ mod tests {
     #[test]
     fn it_counts_from_a_leaders_word_only() {
         let mut absences = Absences::default();
-        let mut look = |group: &Group, now: i64| {
+        let mut look = |group: &GroupView, now: i64| {
             absences.look(&[], Some(group), at(now));
             since(&absences)
         };
         assert_eq!(look(&whole(), 0), None);
         assert_eq!(look(&silent(None), 10), Some(10));
         assert_eq!(look(&silent(None), 600), Some(10));
-        let deaf = Group { authoritative: false, ..whole() };
+        let deaf = GroupView { authoritative: false, ..whole() };
         assert_eq!(look(&deaf, 610), Some(10), "who does not lead does not know");
         assert_eq!(look(&whole(), 620), None);
         assert_eq!(look(&silent(Some(3)), 630), Some(627), "the leader knows better");
@@ -114,7 +119,7 @@ mod tests {
         seen.now = at(10);
         first.look(&[], seen.group.as_ref(), seen.now);
         seen.away.clone_from(first.since());
-        let subject = Subject {
+        let subject = ConditionSubject {
             name: "demo",
             namespace: "default",
             generation: None,
@@ -127,10 +132,10 @@ mod tests {
         let published = status::derive(
             subject,
             &seen,
-            &Outcome::Took(Step::Steady),
+            &StepOutcome::Took(Step::Steady),
             &PgRaftClusterStatus::default(),
         );
-        let next = |group: Option<&Group>, now: i64| {
+        let next = |group: Option<&GroupView>, now: i64| {
             let mut next = Absences::default();
             next.look(&published.members, None, at(now));
             next.look(&published.members, group, at(now + 1));

@@ -12,7 +12,7 @@ use crate::api::{PullPolicy, ReadWrite, VolumeRetention};
 
 /// One cluster, as it is wanted.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Cluster {
+pub struct ClusterSpec {
     /// Its name: a DNS label of at most 50 characters.
     pub name: String,
     /// Where it lives.
@@ -44,7 +44,7 @@ pub struct Cluster {
     /// How the Service `-rw` leads to the primary.
     pub read_write: ReadWrite,
     /// None where TLS is disabled.
-    pub tls: Option<Tls>,
+    pub tls: Option<ClusterTls>,
     /// `pgraft.lease_timeout`, where the members choose the primary.
     pub lease_timeout: Option<String>,
     /// `raft.unresponsiveTimeout` of the instance managers.
@@ -71,7 +71,7 @@ pub struct Cluster {
 
 /// Who signs the members' certificates, and for how long.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Tls {
+pub struct ClusterTls {
     /// The user's own Secret; None is the operator's.
     pub ca_secret: Option<String>,
     /// Of a member's certificate.

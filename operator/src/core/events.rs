@@ -2,7 +2,7 @@
 
 use super::certificates::Work;
 use super::names::{self, SecretKind};
-use super::step::{Outcome, Step, WaitReason};
+use super::step::{Step, StepOutcome, WaitReason};
 use crate::api::PgRaftClusterStatus;
 use pgraft_core::NodeId;
 
@@ -131,7 +131,7 @@ pub struct ClusterEvent {
 /// What a pass has to tell. The same trouble is told once, not in every pass.
 pub fn events(
     cluster: &str,
-    outcome: &Outcome,
+    outcome: &StepOutcome,
     before: &PgRaftClusterStatus,
     after: &PgRaftClusterStatus,
 ) -> Vec<ClusterEvent> {
@@ -201,7 +201,7 @@ pub fn events(
 /// Newcomers that have gone without this operator's doing. Its pod and volume go with the next
 /// passes, and where the spec still wants one more another id takes its place.
 fn given_up(
-    outcome: &Outcome,
+    outcome: &StepOutcome,
     before: &PgRaftClusterStatus,
     after: &PgRaftClusterStatus,
 ) -> Vec<ClusterEvent> {
@@ -213,7 +213,7 @@ fn given_up(
     let removed = |id: i64| {
         let removing = format!("Removing node {id}");
         before.phase == removing
-            || matches!(outcome, Outcome::Took(step @ Step::RemoveNode(_)) if step.phase("") == removing)
+            || matches!(outcome, StepOutcome::Took(step @ Step::RemoveNode(_)) if step.phase("") == removing)
     };
     let gone = before.members.iter().filter(|m| {
         m.role == "learner" && after.members.iter().all(|now| now.id != m.id) && !removed(m.id)
@@ -226,16 +226,16 @@ fn given_up(
     gone.map(|m| ClusterEvent { reason: EventReason::NodeGivenUp, note: note(m.id) }).collect()
 }
 
-fn of_step(cluster: &str, outcome: &Outcome) -> Option<ClusterEvent> {
+fn of_step(cluster: &str, outcome: &StepOutcome) -> Option<ClusterEvent> {
     let step = match outcome {
-        Outcome::Invalid(_) => return None, // the condition tells
-        Outcome::Failed { message, .. } => {
+        StepOutcome::Invalid(_) => return None, // the condition tells
+        StepOutcome::Failed { message, .. } => {
             return Some(ClusterEvent {
                 reason: EventReason::OperationFailed,
                 note: message.clone(),
             });
         }
-        Outcome::Took(step) => step,
+        StepOutcome::Took(step) => step,
     };
     let pod = |node| names::pod(cluster, node);
     let (reason, note) = match step {
@@ -410,12 +410,12 @@ mod primary;
 mod tests {
     use super::*;
     use crate::core::fixtures::*;
-    use crate::core::status::{Subject, derive};
-    use crate::core::step::Change;
+    use crate::core::status::{ConditionSubject, derive};
+    use crate::core::step::MembershipRequest;
     use pgraft_core::Role;
     use pgraft_core::configuration::{ConfigurationStatus, Problem};
 
-    const SUBJECT: Subject<'_> = Subject {
+    const SUBJECT: ConditionSubject<'_> = ConditionSubject {
         name: "demo",
         namespace: "default",
         generation: Some(1),
@@ -427,7 +427,7 @@ mod tests {
     };
 
     fn reasons(
-        outcome: &Outcome,
+        outcome: &StepOutcome,
         before: &PgRaftClusterStatus,
         after: &PgRaftClusterStatus,
     ) -> Vec<EventReason> {
@@ -438,13 +438,17 @@ mod tests {
     fn trouble_is_told_once() {
         let seen = healthy(&wanted(3), 3);
         let why = WaitReason::Refused {
-            change: Change::Remove(id(3)),
+            change: MembershipRequest::Remove(id(3)),
             code: "55006".into(),
             message: "no".into(),
         };
-        let outcome = Outcome::Took(Step::Wait(why));
-        let before =
-            derive(SUBJECT, &seen, &Outcome::Took(Step::Steady), &PgRaftClusterStatus::default());
+        let outcome = StepOutcome::Took(Step::Wait(why));
+        let before = derive(
+            SUBJECT,
+            &seen,
+            &StepOutcome::Took(Step::Steady),
+            &PgRaftClusterStatus::default(),
+        );
         let first = derive(SUBJECT, &seen, &outcome, &before);
         let second = derive(SUBJECT, &seen, &outcome, &first);
         assert_eq!(reasons(&outcome, &before, &first), [EventReason::ChangeRefused]);
@@ -454,7 +458,7 @@ mod tests {
     #[test]
     fn a_configuration_that_is_rejected_is_told_once_and_again_when_it_is_valid() {
         let mut seen = healthy(&wanted(1), 1);
-        let steady = Outcome::Took(Step::Steady);
+        let steady = StepOutcome::Took(Step::Steady);
         let mut said = |value: Option<&str>, before: &PgRaftClusterStatus| {
             let problems = value.map(|value| Problem {
                 setting: "x".into(),
@@ -496,11 +500,11 @@ mod tests {
             &[member(1, Role::Voter), member(2, Role::Voter), member(3, Role::Learner)],
             4,
         ));
-        let waiting = Outcome::Took(Step::Wait(WaitReason::LearnerCatchingUp(id(3))));
+        let waiting = StepOutcome::Took(Step::Wait(WaitReason::LearnerCatchingUp(id(3))));
         let before = derive(SUBJECT, &seen, &waiting, &PgRaftClusterStatus::default());
-        let after = derive(SUBJECT, &healthy(&want, 3), &Outcome::Took(Step::Steady), &before);
+        let after = derive(SUBJECT, &healthy(&want, 3), &StepOutcome::Took(Step::Steady), &before);
         assert_eq!(
-            reasons(&Outcome::Took(Step::Steady), &before, &after),
+            reasons(&StepOutcome::Took(Step::Steady), &before, &after),
             [EventReason::NodeVotes, EventReason::ClusterReady]
         );
     }
@@ -513,12 +517,12 @@ mod tests {
             &[member(1, Role::Voter), member(2, Role::Voter), member(3, Role::Learner)],
             4,
         ));
-        let waiting = Outcome::Took(Step::Wait(WaitReason::LearnerCatchingUp(id(3))));
+        let waiting = StepOutcome::Took(Step::Wait(WaitReason::LearnerCatchingUp(id(3))));
         let before = derive(SUBJECT, &seen, &waiting, &PgRaftClusterStatus::default());
         seen.group = Some(group(&[member(1, Role::Voter), member(2, Role::Voter)], 4));
         let step = crate::core::plan::next_step(&want, &seen);
         assert_eq!(step, Step::DeletePod(id(3)), "its pod is no member's");
-        let outcome = Outcome::Took(step);
+        let outcome = StepOutcome::Took(step);
         let after = derive(SUBJECT, &seen, &outcome, &before);
         assert_eq!(
             reasons(&outcome, &before, &after),
@@ -529,8 +533,8 @@ mod tests {
         seen.volumes.remove(&id(3));
         assert_eq!(crate::core::plan::next_step(&want, &seen), Step::CreateVolume(id(4)));
         // Removed by the operator it is nobody's surprise.
-        let removing = derive(SUBJECT, &seen, &Outcome::Took(Step::RemoveNode(id(3))), &before);
-        let told = reasons(&Outcome::Took(Step::RemoveNode(id(3))), &before, &removing);
+        let removing = derive(SUBJECT, &seen, &StepOutcome::Took(Step::RemoveNode(id(3))), &before);
+        let told = reasons(&StepOutcome::Took(Step::RemoveNode(id(3))), &before, &removing);
         assert_eq!(told, [EventReason::NodeRemoved]);
     }
 }

@@ -4,11 +4,11 @@
 use jiff::{SignedDuration, Timestamp};
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::step::{Change, Step, WaitReason};
+use super::step::{MembershipRequest, Step, WaitReason};
 
 /// What a step works on. Two steps with one target are two attempts at one thing.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Target {
+pub struct ObjectTarget {
     /// [`Step::word`].
     pub verb: &'static str,
     /// The object or node.
@@ -30,7 +30,7 @@ pub enum Cause {
     /// The Raft leader refused the change.
     Refused {
         /// What was asked.
-        change: Change,
+        change: MembershipRequest,
         /// SQLSTATE.
         code: String,
         /// The leader's words.
@@ -40,7 +40,7 @@ pub enum Cause {
 
 /// A step that failed, once or several times in a row.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Failure {
+pub struct ObjectFailure {
     /// The step, with this one target.
     pub step: Step,
     /// The last cause.
@@ -62,7 +62,7 @@ const LONGEST_REFUSAL_PAUSE: SignedDuration = SignedDuration::from_secs(15);
 const FIRST_PAUSE: SignedDuration = SignedDuration::from_secs(2);
 const LONGEST_PAUSE: SignedDuration = SignedDuration::from_mins(1);
 
-impl Failure {
+impl ObjectFailure {
     /// When it is tried again.
     pub fn next_attempt(&self) -> Timestamp {
         let (first, longest) = match &self.cause {
@@ -100,7 +100,7 @@ impl Failure {
 
 /// All steps that failed lately, by what they work on.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Failures(BTreeMap<Target, Failure>);
+pub struct Failures(BTreeMap<ObjectTarget, ObjectFailure>);
 
 impl Failures {
     /// Records one more failure of a step with one target.
@@ -109,7 +109,7 @@ impl Failures {
             let times = self.0.get(&target).map_or(0, |before| before.times).saturating_add(1);
             self.0.insert(
                 target,
-                Failure { step: step.clone(), cause: cause.clone(), at: now, times },
+                ObjectFailure { step: step.clone(), cause: cause.clone(), at: now, times },
             );
         }
     }
@@ -122,33 +122,33 @@ impl Failures {
     }
 
     /// Forgets what nobody wants any more: all but these.
-    pub fn keep(&mut self, targets: &BTreeSet<Target>) {
+    pub fn keep(&mut self, targets: &BTreeSet<ObjectTarget>) {
         self.0.retain(|target, _| targets.contains(target));
     }
 
     /// The failure of this target, while it is too early to try again.
-    pub fn resting(&self, target: &Target, now: Timestamp) -> Option<&Failure> {
+    pub fn resting(&self, target: &ObjectTarget, now: Timestamp) -> Option<&ObjectFailure> {
         self.0.get(target).filter(|failure| failure.next_attempt() > now)
     }
 
     /// The last failure of this target.
-    pub fn get(&self, target: &Target) -> Option<&Failure> {
+    pub fn get(&self, target: &ObjectTarget) -> Option<&ObjectFailure> {
         self.0.get(target)
     }
 
     /// Those that people should hear of. A change that the leader refused is reported as a wait.
-    pub fn reported(&self) -> impl Iterator<Item = &Failure> {
+    pub fn reported(&self) -> impl Iterator<Item = &ObjectFailure> {
         self.errors().filter(|failure| failure.is_reported())
     }
 
     /// Those that are no refusals of the leader, reported or not.
-    pub fn errors(&self) -> impl Iterator<Item = &Failure> {
+    pub fn errors(&self) -> impl Iterator<Item = &ObjectFailure> {
         self.0.values().filter(|failure| matches!(failure.cause, Cause::Error { .. }))
     }
 
     /// When the next of them is tried again.
     pub fn next_attempt(&self) -> Option<Timestamp> {
-        self.0.values().map(Failure::next_attempt).min()
+        self.0.values().map(ObjectFailure::next_attempt).min()
     }
 
     /// Whether nothing has failed.
@@ -159,7 +159,7 @@ impl Failures {
 
 /// What is waited for while a step with these failures is not tried: the leader's refusal, where
 /// that is what failed.
-pub fn wait(failure: &Failure) -> Option<WaitReason> {
+pub fn wait(failure: &ObjectFailure) -> Option<WaitReason> {
     match &failure.cause {
         Cause::Refused { change, code, message } => Some(WaitReason::Refused {
             change: *change,
@@ -198,7 +198,7 @@ mod tests {
             "conflicts that do not end are a failure like any other"
         );
         let refused = Cause::Refused {
-            change: Change::Remove(id(1)),
+            change: MembershipRequest::Remove(id(1)),
             code: "55006".into(),
             message: "no".into(),
         };

@@ -5,13 +5,13 @@ use pgraft_core::failover::Phase;
 use pgraft_core::failover::switchover::MAX_LAG;
 use pgraft_core::{NodeId, Refusal, Role};
 
-use super::asked::SwitchoverAttempt;
-use super::group::Group;
+use super::group::GroupView;
 use super::observed::Observed;
+use super::switchover_attempt::SwitchoverAttempt;
 
 /// Why this member can't be the primary now, as far as can be seen. The members look once more when
 /// they are asked.
-pub fn unfit(group: &Group, node: NodeId) -> Option<String> {
+pub fn unfit(group: &GroupView, node: NodeId) -> Option<String> {
     let Some(member) = group.member(node) else {
         return Some(Refusal::UnknownNode(node).to_string());
     };
@@ -30,7 +30,7 @@ pub fn unfit(group: &Group, node: NodeId) -> Option<String> {
 
 /// What is to be done about the request in `spec.switchover`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Request {
+pub enum SwitchoverRequest {
     /// It was carried out.
     Done,
     /// The members are to be asked.
@@ -42,31 +42,35 @@ pub enum Request {
 }
 
 /// How it stands with the request that this member be the primary.
-pub fn request(target: NodeId, seen: &Observed) -> Request {
+pub fn request(target: NodeId, seen: &Observed) -> SwitchoverRequest {
     if seen.switched_to == Some(target) {
-        return Request::Done;
+        return SwitchoverRequest::Done;
     }
     let Some(group) = seen.group.as_ref().filter(|group| group.authoritative) else {
-        return Request::Pending;
+        return SwitchoverRequest::Pending;
     };
     let Some(failover) = &group.failover else {
-        return Request::Refused(Refusal::FailoverIsOff.to_string());
+        return SwitchoverRequest::Refused(Refusal::FailoverIsOff.to_string());
     };
     if failover.phase != Phase::Steady {
-        return Request::Pending;
+        return SwitchoverRequest::Pending;
     }
     if group.primary == Some(target) {
-        return Request::Done;
+        return SwitchoverRequest::Done;
     }
     if let Some(why) = unfit(group, target) {
-        return Request::Refused(why);
+        return SwitchoverRequest::Refused(why);
     }
-    match seen.asked.as_ref().filter(|asked| asked.target == target && asked.is_fresh(seen.now)) {
+    match seen
+        .switchover_attempt
+        .as_ref()
+        .filter(|asked| asked.target == target && asked.is_fresh(seen.now))
+    {
         Some(SwitchoverAttempt { refused: Some((_, words)), .. }) => {
-            Request::Refused(words.clone())
+            SwitchoverRequest::Refused(words.clone())
         }
-        Some(SwitchoverAttempt { refused: None, .. }) => Request::Pending,
-        None => Request::Due,
+        Some(SwitchoverAttempt { refused: None, .. }) => SwitchoverRequest::Pending,
+        None => SwitchoverRequest::Due,
     }
 }
 
@@ -89,22 +93,28 @@ mod tests {
         let member = |seen: &mut Observed, change: &dyn Fn(&mut MemberSeen)| {
             change(&mut seen.group.as_mut().unwrap().members[2])
         };
-        assert_eq!(with(&|_| ()), Request::Due);
-        assert_eq!(with(&|s| s.group.as_mut().unwrap().primary = Some(id(3))), Request::Done);
+        assert_eq!(with(&|_| ()), SwitchoverRequest::Due);
+        assert_eq!(
+            with(&|s| s.group.as_mut().unwrap().primary = Some(id(3))),
+            SwitchoverRequest::Done
+        );
         assert_eq!(
             with(&|s| s.switched_to = Some(id(3))),
-            Request::Done,
+            SwitchoverRequest::Done,
             "whoever is the primary by now"
         );
-        assert_eq!(with(&|s| s.switched_to = Some(id(2))), Request::Due);
-        assert_eq!(with(&|s| s.group.as_mut().unwrap().authoritative = false), Request::Pending);
+        assert_eq!(with(&|s| s.switched_to = Some(id(2))), SwitchoverRequest::Due);
+        assert_eq!(
+            with(&|s| s.group.as_mut().unwrap().authoritative = false),
+            SwitchoverRequest::Pending
+        );
         assert_eq!(
             with(
                 &|s| s.group.as_mut().unwrap().failover.as_mut().unwrap().phase = Phase::Recruiting
             ),
-            Request::Pending
+            SwitchoverRequest::Pending
         );
-        let refused = |words: &str| Request::Refused(words.to_owned());
+        let refused = |words: &str| SwitchoverRequest::Refused(words.to_owned());
         assert_eq!(
             with(&|s| s.group.as_mut().unwrap().failover = None),
             refused("pgraft.failover is off: the primary does not change")
@@ -122,14 +132,15 @@ mod tests {
         assert_eq!(request(id(9), &seen), refused(&Refusal::UnknownNode(id(9)).to_string()));
         let asked =
             |refused| Some(SwitchoverAttempt { target: id(3), at: seen.now, refusals: 1, refused });
-        assert_eq!(with(&|s| s.asked = asked(None)), Request::Pending);
+        assert_eq!(with(&|s| s.switchover_attempt = asked(None)), SwitchoverRequest::Pending);
         assert_eq!(
-            with(&|s| s.asked = asked(Some(("PGR08".into(), "not now".into())))),
+            with(&|s| s.switchover_attempt = asked(Some(("PGR08".into(), "not now".into())))),
             refused("not now")
         );
         assert_eq!(
-            with(&|s| (s.asked, s.now) = (asked(None), s.now + SignedDuration::from_mins(1))),
-            Request::Due
+            with(&|s| (s.switchover_attempt, s.now) =
+                (asked(None), s.now + SignedDuration::from_mins(1))),
+            SwitchoverRequest::Due
         );
     }
 }

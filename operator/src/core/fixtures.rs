@@ -1,16 +1,16 @@
 //! For tests: a cluster as it is wanted, and a world in which all is well.
 
 use jiff::Timestamp;
-use pgraft_core::failover::{LastFailover, Phase, Reason};
+use pgraft_core::failover::{LastFailover, Phase, TermEndReason};
 use pgraft_core::status::WalPosition;
 use pgraft_core::{Address, ClusterId, NodeId, Role};
 use serde_json::json;
 use std::collections::BTreeMap;
 use uuid::Uuid;
 
-use super::cluster::Cluster;
+use super::cluster::ClusterSpec;
 use super::failing::Failures;
-use super::group::{FailoverSeen, Group, MemberSeen};
+use super::group::{FailoverSeen, GroupView, MemberSeen};
 use super::names::{self, PodRole};
 use super::observed::{ObjectSeen, Observed, Owned, PodPhase, PodSeen, SecretSeen, VolumeSeen};
 use super::plan::wanted_secrets;
@@ -35,16 +35,16 @@ pub fn cr(spec: &serde_json::Value) -> PgRaftCluster {
     serde_json::from_value(object).unwrap()
 }
 
-pub fn parsed(spec: &serde_json::Value) -> Cluster {
+pub fn parsed(spec: &serde_json::Value) -> ClusterSpec {
     validate(&cr(spec), &Defaults { image: "pgraft/postgres:test".into() }).unwrap()
 }
 
-pub fn wanted(replicas: usize) -> Cluster {
+pub fn wanted(replicas: usize) -> ClusterSpec {
     parsed(&json!({"replicas": replicas, "storage": {"size": "1Gi"}}))
 }
 
 /// As [`wanted`], with members that choose their primary.
-pub fn with_failover(replicas: usize) -> Cluster {
+pub fn with_failover(replicas: usize) -> ClusterSpec {
     parsed(
         &json!({"replicas": replicas, "storage": {"size": "1Gi"}, "failover": {"enabled": true}}),
     )
@@ -56,7 +56,7 @@ pub fn first_primary_term() -> FailoverSeen {
 }
 
 /// The primary was another one until this epoch.
-pub fn changed(epoch: u64, from: u32, to: u32, reason: Reason) -> FailoverSeen {
+pub fn changed(epoch: u64, from: u32, to: u32, reason: TermEndReason) -> FailoverSeen {
     let began_ms = 1_767_322_000_000;
     let last = LastFailover {
         epoch,
@@ -82,10 +82,10 @@ pub fn member(n: u32, role: Role) -> MemberSeen {
     }
 }
 
-pub fn group(members: &[MemberSeen], next_node_id: u32) -> Group {
+pub fn group(members: &[MemberSeen], next_node_id: u32) -> GroupView {
     let available =
         members.iter().filter(|m| m.role == Role::Voter && m.reachable == Some(true)).count();
-    let mut group = Group {
+    let mut group = GroupView {
         cluster_id: cluster_id(),
         term: 1,
         leader: Some(id(1)),
@@ -145,7 +145,7 @@ pub fn empty() -> Observed {
         group: None,
         known: None,
         switched_to: None,
-        asked: None,
+        switchover_attempt: None,
         away: BTreeMap::new(),
         configurations: BTreeMap::new(),
         failing: Failures::default(),
@@ -153,7 +153,7 @@ pub fn empty() -> Observed {
 }
 
 /// Voters 1 to `members` with their pods and volumes, and all objects as `want` has them.
-pub fn healthy(want: &Cluster, members: u32) -> Observed {
+pub fn healthy(want: &ClusterSpec, members: u32) -> Observed {
     let all: Vec<MemberSeen> = (1..=members).map(|n| member(n, Role::Voter)).collect();
     let mut seen = empty();
     seen.pods = (1..=members).map(|n| (id(n), pod(n == 1))).collect();
@@ -168,7 +168,7 @@ pub fn healthy(want: &Cluster, members: u32) -> Observed {
 }
 
 /// Secrets, objects and pods as they should be.
-pub fn settle(want: &Cluster, seen: &mut Observed) {
+pub fn settle(want: &ClusterSpec, seen: &mut Observed) {
     seen.secrets = wanted_secrets(want).map(|kind| (kind, secret())).collect();
     seen.pods.values_mut().for_each(|pod| pod.template = Some(template(want)));
     let members = seen.group.as_ref().map_or(0, |g| g.members.len());

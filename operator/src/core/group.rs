@@ -22,7 +22,7 @@ pub struct FailoverSeen {
 
 /// What one pod said.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Answer {
+pub struct PodAnswer {
     /// Who spoke.
     pub node: NodeId,
     /// None before it is in a cluster.
@@ -66,7 +66,7 @@ pub struct MemberSeen {
 
 /// The group.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Group {
+pub struct GroupView {
     /// Its identity.
     pub cluster_id: ClusterId,
     /// Raft's term.
@@ -92,7 +92,7 @@ pub struct Group {
     pub silent: Vec<NodeId>,
 }
 
-impl Group {
+impl GroupView {
     /// How many members vote.
     pub fn voters(&self) -> usize {
         self.members.iter().filter(|m| m.role == Role::Voter).count()
@@ -123,7 +123,7 @@ impl Group {
 
 /// One group from all answers; None when nobody is in a cluster yet. `known` is the cluster that it
 /// must be, once it is known.
-pub fn merge(answers: &[Answer], known: Option<ClusterId>) -> Option<Group> {
+pub fn merge(answers: &[PodAnswer], known: Option<ClusterId>) -> Option<GroupView> {
     let in_cluster = || {
         answers
             .iter()
@@ -146,7 +146,7 @@ pub fn merge(answers: &[Answer], known: Option<ClusterId>) -> Option<Group> {
     let answered = |id: NodeId| ours().any(|a| a.node == id);
     let alive =
         |m: &&MemberSeen| m.role == Role::Voter && m.reachable.unwrap_or_else(|| answered(m.id));
-    let mut group = Group {
+    let mut group = GroupView {
         cluster_id,
         term,
         leader: leader.map(|a| a.node).or(source.leader),
@@ -172,7 +172,7 @@ mod tests {
         NodeId::new(n).unwrap()
     }
 
-    fn answer(node: i64, state: NodeState, term: u64, reachable: &[Option<bool>]) -> Answer {
+    fn answer(node: i64, state: NodeState, term: u64, reachable: &[Option<bool>]) -> PodAnswer {
         let members = (1..).zip(reachable).map(|(n, reachable)| MemberSeen {
             id: id(n),
             address: Address::new("host", 7001).unwrap(),
@@ -182,7 +182,7 @@ mod tests {
             wal: None,
             lag_bytes: None,
         });
-        Answer {
+        PodAnswer {
             node: id(node),
             cluster_id: Some(ClusterId(Uuid::from_u128(1))),
             state,

@@ -36,7 +36,7 @@ impl Default for Timing {
 
 /// The Lease as it is stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Record {
+pub struct LeaseRecord {
     /// Empty when it was given back.
     pub holder: String,
     /// How long it holds after a renewal, by the holder's word.
@@ -47,9 +47,9 @@ pub struct Record {
 
 /// What one replica knows. Times are those of its own clock.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Known {
+pub struct LeaseObservation {
     /// None when there is no Lease.
-    pub record: Option<Record>,
+    pub record: Option<LeaseRecord>,
     /// When this version of it was first seen.
     pub since: Duration,
     /// When the last write that made this replica the holder was begun.
@@ -58,7 +58,7 @@ pub struct Known {
 
 /// What to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Step {
+pub enum LeaseStep {
     /// Write this replica's name into the Lease, if it still is the one that is known.
     Take,
     /// The same again, as the holder.
@@ -69,9 +69,9 @@ pub enum Step {
     Stop,
 }
 
-impl Known {
+impl LeaseObservation {
     /// Takes in what was read or written just now.
-    pub fn see(&mut self, record: Option<Record>, now: Duration) {
+    pub fn see(&mut self, record: Option<LeaseRecord>, now: Duration) {
         if self.record != record {
             self.record = record;
             self.since = now;
@@ -85,24 +85,24 @@ impl Known {
 }
 
 /// The next step of the replica `me`.
-pub fn next(me: &str, timing: Timing, known: &Known, now: Duration) -> Step {
+pub fn next(me: &str, timing: Timing, known: &LeaseObservation, now: Duration) -> LeaseStep {
     let holder = known.record.as_ref().map(|record| record.holder.as_str());
     if let Some(renewed) = known.renewed {
         let age = now.saturating_sub(renewed);
         return if age >= timing.renew_within || holder != Some(me) {
-            Step::Stop
+            LeaseStep::Stop
         } else if age >= timing.retry {
-            Step::Renew
+            LeaseStep::Renew
         } else {
-            Step::Wait(timing.retry.saturating_sub(age))
+            LeaseStep::Wait(timing.retry.saturating_sub(age))
         };
     }
     match &known.record {
-        None => Step::Take,
-        Some(record) if record.holder.is_empty() || record.holder == me => Step::Take,
+        None => LeaseStep::Take,
+        Some(record) if record.holder.is_empty() || record.holder == me => LeaseStep::Take,
         Some(record) => match record.duration.saturating_sub(now.saturating_sub(known.since)) {
-            Duration::ZERO => Step::Take,
-            left => Step::Wait(left.min(timing.retry)),
+            Duration::ZERO => LeaseStep::Take,
+            left => LeaseStep::Wait(left.min(timing.retry)),
         },
     }
 }

@@ -28,7 +28,7 @@ pub mod step;
 pub mod switchover_attempt;
 pub mod validate;
 
-pub use cluster::Cluster;
-pub use group::Group;
+pub use cluster::ClusterSpec;
+pub use group::GroupView;
 pub use observed::Observed;
-pub use step::{Outcome, Step, WaitReason};
+pub use step::{Step, StepOutcome, WaitReason};

@@ -71,7 +71,7 @@ impl PodRole {
 
 /// The kinds of object that the operator applies and keeps as rendered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Kind {
+pub enum ObjectKind {
     /// The instance manager's configuration.
     ConfigMap,
     /// `-rw -ro -r -pods`.
@@ -84,7 +84,7 @@ pub enum Kind {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ObjectKey {
     /// Its kind.
-    pub kind: Kind,
+    pub kind: ObjectKind,
     /// Its name.
     pub name: String,
 }
@@ -192,7 +192,7 @@ pub fn instance_config(cluster: &str) -> String {
 
 /// The same, as a key.
 pub fn instance_config_key(cluster: &str) -> ObjectKey {
-    ObjectKey { kind: Kind::ConfigMap, name: instance_config(cluster) }
+    ObjectKey { kind: ObjectKind::ConfigMap, name: instance_config(cluster) }
 }
 
 /// The ConfigMap with the last spec that was accepted.
@@ -207,7 +207,7 @@ pub fn budget(cluster: &str) -> String {
 
 /// Objects that earlier operators made under other names.
 pub fn former_objects(cluster: &str) -> [ObjectKey; 1] {
-    [ObjectKey { kind: Kind::PodDisruptionBudget, name: cluster.to_owned() }]
+    [ObjectKey { kind: ObjectKind::PodDisruptionBudget, name: cluster.to_owned() }]
 }
 
 /// The host name under which a member is known in the group, the same for as long as it lives.

@@ -6,12 +6,12 @@ use pgraft_core::{ClusterId, NodeId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use super::asked::SwitchoverAttempt;
 use super::certificates::TlsSeen;
 use super::failing::Failures;
-use super::group::Group;
+use super::group::GroupView;
 use super::names::{ObjectKey, PodRole, SecretKind};
 use super::render::{Object, Template};
+use super::switchover_attempt::SwitchoverAttempt;
 
 /// All that a decision may look at, besides what is wanted.
 #[derive(Debug, Clone)]
@@ -31,13 +31,13 @@ pub struct Observed {
     /// The certificates; None where TLS is disabled.
     pub tls: Option<TlsSeen>,
     /// What the Raft group says; None when no member answered.
-    pub group: Option<Group>,
+    pub group: Option<GroupView>,
     /// The cluster id that the PgRaftCluster's status has: there was a cluster before.
     pub known: Option<ClusterId>,
     /// The request to be the primary that was carried out, by the PgRaftCluster's status.
     pub switched_to: Option<NodeId>,
     /// The switchover that was asked for last.
-    pub asked: Option<SwitchoverAttempt>,
+    pub switchover_attempt: Option<SwitchoverAttempt>,
     /// Since when members have not been reached.
     pub away: BTreeMap<NodeId, Timestamp>,
     /// What members say about their configuration.

@@ -19,18 +19,18 @@
 use pgraft_core::{MAX_VOTERS, NodeId, Role};
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::certificates::{self, Subject, TlsSeen, Work};
-use super::failing::{self, Failure, Target};
-use super::group::{Group, MemberSeen};
+use super::certificates::{self, SecretSubject, TlsSeen, Work};
+use super::failing::{self, ObjectFailure, ObjectTarget};
+use super::group::{GroupView, MemberSeen};
 use super::names::{self, PodRole, SecretKind};
 use super::observed::{Observed, Owned, PodPhase, PodSeen, VolumeSeen};
 use super::render::{Template, objects, template};
 use super::step::{OwnedObject, Step, WaitReason};
-use super::{Cluster, names::ObjectKey};
+use super::{ClusterSpec, names::ObjectKey};
 use crate::api::RetentionPolicy;
 
 /// The next step.
-pub fn next_step(want: &Cluster, seen: &Observed) -> Step {
+pub fn next_step(want: &ClusterSpec, seen: &Observed) -> Step {
     plan(want, seen).step
 }
 
@@ -40,12 +40,12 @@ pub struct Planned {
     /// The next step.
     pub step: Step,
     /// What was wanted and left out.
-    pub resting: BTreeSet<Target>,
+    pub resting: BTreeSet<ObjectTarget>,
 }
 
 /// The first step, stage by stage, that did not fail lately. A step that failed keeps nothing else
 /// waiting: what depends on it says so itself.
-pub fn plan(want: &Cluster, seen: &Observed) -> Planned {
+pub fn plan(want: &ClusterSpec, seen: &Observed) -> Planned {
     let plan = Plan { want, seen, template: template(want) };
     let mut search = Search { seen, resting: BTreeSet::new(), apart: None };
     let stages = [
@@ -65,7 +65,7 @@ pub fn plan(want: &Cluster, seen: &Observed) -> Planned {
 /// Leaves out what failed lately.
 struct Search<'a> {
     seen: &'a Observed,
-    resting: BTreeSet<Target>,
+    resting: BTreeSet<ObjectTarget>,
     /// The first wait that nothing else need wait for.
     apart: Option<WaitReason>,
 }
@@ -83,7 +83,7 @@ impl Search<'_> {
         }
     }
 
-    fn is_due(&mut self, target: &Target) -> bool {
+    fn is_due(&mut self, target: &ObjectTarget) -> bool {
         let Some(failure) = self.seen.failing.resting(target, self.seen.now) else { return true };
         if let Some(refusal) = failing::wait(failure) {
             self.apart.get_or_insert(refusal);
@@ -94,7 +94,7 @@ impl Search<'_> {
 }
 
 struct Plan<'a> {
-    want: &'a Cluster,
+    want: &'a ClusterSpec,
     seen: &'a Observed,
     template: Template,
 }
@@ -316,7 +316,7 @@ impl Plan<'_> {
 
     /// Brings the membership one step nearer to what is wanted. The group's word is authoritative
     /// here.
-    fn membership(&self, group: &Group) -> Vec<Step> {
+    fn membership(&self, group: &GroupView) -> Vec<Step> {
         let Self { want, seen, .. } = self;
         let mut ours: Vec<&MemberSeen> = group.members.iter().filter(|m| self.is_ours(m)).collect();
         // The highest id goes first, and the primary with the others where another member can be
@@ -377,7 +377,7 @@ impl Plan<'_> {
 
     /// A pod or volume under an id that was never a member's and that nobody needs any more: the
     /// wish was taken back in time.
-    fn surplus_newcomers(&self, group: &Group) -> Vec<Step> {
+    fn surplus_newcomers(&self, group: &GroupView) -> Vec<Step> {
         self.newcomers(group)
             .into_iter()
             .filter_map(|id| self.put_away(id, RetentionPolicy::Delete))
@@ -386,7 +386,7 @@ impl Plan<'_> {
 
     /// Ids above all that were ever members', with a pod or a volume: what the operator began
     /// before it died, or before this pass.
-    fn newcomers(&self, group: &Group) -> BTreeSet<NodeId> {
+    fn newcomers(&self, group: &GroupView) -> BTreeSet<NodeId> {
         let retired = |id: &NodeId| self.seen.volumes.get(id).is_some_and(|v| v.retired);
         self.seen
             .ids()
@@ -396,7 +396,7 @@ impl Plan<'_> {
     }
 
     /// Pods before members: the next one's volume, its pod, and when that is ready, one call.
-    fn grow(&self, group: &Group) -> Vec<Step> {
+    fn grow(&self, group: &GroupView) -> Vec<Step> {
         let seen = self.seen;
         let begun = self.newcomers(group).into_iter().find(|id| {
             let going = seen.pods.get(id).is_some_and(|p| p.terminating)
@@ -416,17 +416,16 @@ impl Plan<'_> {
 
     /// The volume of the lowest id above all that were ever used, by a member, a pod or a volume;
     /// where its name is taken, that of the next one.
-    fn next_volumes(&self, group: &Group) -> Vec<Step> {
+    fn next_volumes(&self, group: &GroupView) -> Vec<Step> {
         let used =
             self.seen.ids().into_iter().next_back().map_or(0, |id| id.get().saturating_add(1));
         let (mut next, mut steps) = (i64::from(group.next_node_id.max(used)), Vec::new());
         // None when two thousand million members were there before.
         while let Ok(id) = NodeId::new(next) {
             let step = Step::CreateVolume(id);
-            let taken = step
-                .targets()
-                .iter()
-                .any(|target| self.seen.failing.get(target).is_some_and(Failure::is_name_taken));
+            let taken = step.targets().iter().any(|target| {
+                self.seen.failing.get(target).is_some_and(ObjectFailure::is_name_taken)
+            });
             steps.push(step);
             if !taken {
                 break;
@@ -449,7 +448,7 @@ impl Plan<'_> {
     }
 
     /// Nothing is to be done; is all well?
-    fn at_rest(&self, group: &Group) -> Step {
+    fn at_rest(&self, group: &GroupView) -> Step {
         for member in group.members.iter().filter(|m| self.is_ours(m)) {
             if let Some(why) = self.unwell(member) {
                 return Step::Wait(why);
@@ -483,7 +482,7 @@ impl Plan<'_> {
 }
 
 /// The Secrets that a cluster has.
-pub fn wanted_secrets(want: &Cluster) -> impl Iterator<Item = SecretKind> + use<> {
+pub fn wanted_secrets(want: &ClusterSpec) -> impl Iterator<Item = SecretKind> + use<> {
     let (superuser, ca) =
         (want.superuser, want.tls.as_ref().is_some_and(|tls| tls.ca_secret.is_none()));
     SecretKind::ALL.into_iter().filter(move |kind| match kind {
@@ -495,10 +494,10 @@ pub fn wanted_secrets(want: &Cluster) -> impl Iterator<Item = SecretKind> + use<
 
 /// Who has a certificate, and the names in it: every node that has a pod, or a volume that may get
 /// one.
-pub fn certified(want: &Cluster, seen: &Observed) -> BTreeMap<NodeId, Subject> {
+pub fn certified(want: &ClusterSpec, seen: &Observed) -> BTreeMap<NodeId, SecretSubject> {
     let volumes = seen.volumes.iter().filter(|(_, volume)| !volume.retired).map(|(id, _)| *id);
     let ids: BTreeSet<NodeId> = seen.pods.keys().copied().chain(volumes).collect();
-    let subject = |id| Subject {
+    let subject = |id| SecretSubject {
         names: names::certificate_names(&want.name, &want.namespace, id),
         has_pod: seen.pods.contains_key(&id),
     };
@@ -507,7 +506,7 @@ pub fn certified(want: &Cluster, seen: &Observed) -> BTreeMap<NodeId, Subject> {
 
 /// Whether this member counts as a full one: a voter, or a follower where there are as many voters
 /// as there can be.
-pub fn counts(group: &Group, member: &MemberSeen) -> bool {
+pub fn counts(group: &GroupView, member: &MemberSeen) -> bool {
     match member.role {
         Role::Voter => true,
         Role::Learner => group.voters() >= MAX_VOTERS,
@@ -518,7 +517,7 @@ pub fn counts(group: &Group, member: &MemberSeen) -> bool {
 /// Whether a pod that Kubernetes takes for ready is out of the leader's reach, so that clients who
 /// are led to it would wait for nothing. One that is not ready gets no clients anyway, and need not
 /// wait for this operator when it is ready again. A primary that is fixed goes on by itself.
-fn takes_no_clients(group: &Group, node: NodeId, pod: &PodSeen) -> bool {
+fn takes_no_clients(group: &GroupView, node: NodeId, pod: &PodSeen) -> bool {
     let fixed = group.failover.is_none() && group.primary == Some(node);
     pod.phase == PodPhase::Ready
         && !fixed
@@ -526,7 +525,7 @@ fn takes_no_clients(group: &Group, node: NodeId, pod: &PodSeen) -> bool {
 }
 
 /// While somebody is on the way in, nobody but them may leave.
-fn may_leave(group: &Group, member: &MemberSeen) -> bool {
+fn may_leave(group: &GroupView, member: &MemberSeen) -> bool {
     group.changing().is_none_or(|m| m.id == member.id)
 }
 

@@ -7,19 +7,19 @@ use pgraft_core::failover::Phase;
 use pgraft_core::{NodeId, Role};
 
 use super::cluster::Storage;
-use super::failing::Failure;
-use super::group::{Group, MemberSeen};
+use super::failing::ObjectFailure;
+use super::group::{GroupView, MemberSeen};
 use super::names;
 use super::observed::{Observed, PodPhase};
 use super::plan::{counts, in_the_way};
 use super::render::Template;
-use super::step::{Change, Outcome, Step, WaitReason};
+use super::step::{MembershipRequest, Step, StepOutcome, WaitReason};
 use super::validate::Invalid;
-use crate::api::{MemberStatus, PgRaftClusterStatus, QuorumStatus};
+use crate::api::{ClusterMemberStatus, PgRaftClusterStatus, QuorumStatus};
 
 /// Why a condition is as it is. Closed: people alert on these words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, strum::EnumIter, strum::EnumMessage)]
-pub enum Reason {
+pub enum ConditionReason {
     /// All is as it is wanted.
     AsWanted,
     /// The cluster is being made.
@@ -84,23 +84,23 @@ pub enum Reason {
     OperationFailed,
 }
 
-impl Reason {
+impl ConditionReason {
     fn name(self) -> String {
         format!("{self:?}")
     }
 }
 
 /// What a condition says.
-struct Verdict {
+struct StatusVerdict {
     type_: &'static str,
     holds: Option<bool>,
-    reason: Reason,
+    reason: ConditionReason,
     message: String,
 }
 
 /// What stays the same for all passes over one object.
 #[derive(Debug, Clone, Copy)]
-pub struct Subject<'a> {
+pub struct ConditionSubject<'a> {
     /// The cluster's name.
     pub name: &'a str,
     /// Its namespace.
@@ -120,22 +120,23 @@ pub struct Subject<'a> {
 }
 
 /// The short words of the column STATUS.
-pub fn phase(subject: Subject<'_>, seen: &Observed, outcome: &Outcome) -> String {
-    View { subject, seen, outcome, before: &PgRaftClusterStatus::default(), ready: 0 }.phase()
+pub fn phase(subject: ConditionSubject<'_>, seen: &Observed, outcome: &StepOutcome) -> String {
+    StatusInput { subject, seen, outcome, before: &PgRaftClusterStatus::default(), ready: 0 }
+        .phase()
 }
 
 /// The status after a pass.
 pub fn derive(
-    subject: Subject<'_>,
+    subject: ConditionSubject<'_>,
     seen: &Observed,
-    outcome: &Outcome,
+    outcome: &StepOutcome,
     before: &PgRaftClusterStatus,
 ) -> PgRaftClusterStatus {
     let group = seen.group.as_ref();
     let ready = group
         .map_or(0, |g| g.members.iter().filter(|m| counts(g, m) && seen.is_ready(m.id)).count());
     let known = group.map(|g| g.cluster_id).or(seen.known);
-    let view = View { subject, seen, outcome, before, ready: count(ready) };
+    let view = StatusInput { subject, seen, outcome, before, ready: count(ready) };
     let members = group.map_or_else(|| unreached(before), |g| members(subject, g, seen, before));
     PgRaftClusterStatus {
         observed_generation: subject.generation,
@@ -161,18 +162,19 @@ pub fn derive(
 
 /// Whether nothing is new but how far the members' WAL is, which moves with every write.
 pub fn differ_in_wal_only(before: &PgRaftClusterStatus, after: &PgRaftClusterStatus) -> bool {
-    let without = |m: MemberStatus| MemberStatus { flush_lsn: None, ..m };
+    let without = |m: ClusterMemberStatus| ClusterMemberStatus { flush_lsn: None, ..m };
     apart_from(without, before) == apart_from(without, after)
 }
 
 /// Whether nothing is new but how far members are behind.
 pub fn differ_in_lag_only(before: &PgRaftClusterStatus, after: &PgRaftClusterStatus) -> bool {
-    let without = |m: MemberStatus| MemberStatus { flush_lsn: None, lag_bytes: None, ..m };
+    let without =
+        |m: ClusterMemberStatus| ClusterMemberStatus { flush_lsn: None, lag_bytes: None, ..m };
     apart_from(without, before) == apart_from(without, after)
 }
 
 fn apart_from(
-    without: impl Fn(MemberStatus) -> MemberStatus,
+    without: impl Fn(ClusterMemberStatus) -> ClusterMemberStatus,
     status: &PgRaftClusterStatus,
 ) -> PgRaftClusterStatus {
     PgRaftClusterStatus {
@@ -185,7 +187,7 @@ fn count(n: usize) -> i32 {
     i32::try_from(n).unwrap_or(i32::MAX)
 }
 
-fn quorum(group: &Group) -> QuorumStatus {
+fn quorum(group: &GroupView) -> QuorumStatus {
     let (available, required) = (count(group.available), count(group.required()));
     QuorumStatus {
         voters: count(group.voters()),
@@ -197,24 +199,24 @@ fn quorum(group: &Group) -> QuorumStatus {
 
 /// The last known members, when nobody answered: who they are does not change while nobody answers.
 /// Whether they live is unknown.
-fn unreached(before: &PgRaftClusterStatus) -> Vec<MemberStatus> {
+fn unreached(before: &PgRaftClusterStatus) -> Vec<ClusterMemberStatus> {
     before
         .members
         .iter()
         .cloned()
-        .map(|m| MemberStatus { leader: false, reachable: None, lag_bytes: None, ..m })
+        .map(|m| ClusterMemberStatus { leader: false, reachable: None, lag_bytes: None, ..m })
         .collect()
 }
 
 fn members(
-    subject: Subject<'_>,
-    group: &Group,
+    subject: ConditionSubject<'_>,
+    group: &GroupView,
     seen: &Observed,
     before: &PgRaftClusterStatus,
-) -> Vec<MemberStatus> {
+) -> Vec<ClusterMemberStatus> {
     // What was last heard of a member's WAL is what there is to go by when it is gone.
     let known = |m: &MemberSeen| before.members.iter().find(|known| known.id == i64::from(m.id));
-    let member = |m: &MemberSeen| MemberStatus {
+    let member = |m: &MemberSeen| ClusterMemberStatus {
         id: m.id.into(),
         name: shown_name(subject, group, m.id),
         address: m.address.host().to_owned(),
@@ -245,7 +247,7 @@ fn in_steps(lag: u64) -> i64 {
 }
 
 /// The pod's name; the host for a member that lives elsewhere.
-fn shown_name(subject: Subject<'_>, group: &Group, node: NodeId) -> String {
+fn shown_name(subject: ConditionSubject<'_>, group: &GroupView, node: NodeId) -> String {
     match group.member(node) {
         Some(m) if m.address.host() != names::host(subject.name, subject.namespace, node) => {
             m.address.host().to_owned()
@@ -254,64 +256,68 @@ fn shown_name(subject: Subject<'_>, group: &Group, node: NodeId) -> String {
     }
 }
 
-struct View<'a> {
-    subject: Subject<'a>,
+struct StatusInput<'a> {
+    subject: ConditionSubject<'a>,
     seen: &'a Observed,
-    outcome: &'a Outcome,
+    outcome: &'a StepOutcome,
     before: &'a PgRaftClusterStatus,
     ready: i32,
 }
 
-impl View<'_> {
+impl StatusInput<'_> {
     fn phase(&self) -> String {
         let name = self.subject.name;
         match self.outcome {
-            Outcome::Took(Step::Wait(_) | Step::Steady) if self.subject.invalid.is_some() => {
+            StepOutcome::Took(Step::Wait(_) | Step::Steady) if self.subject.invalid.is_some() => {
                 "Invalid spec".into()
             }
             // Nobody can answer where pods can't be made.
-            Outcome::Took(step @ (Step::Steady | Step::Wait(WaitReason::NobodyAnswers))) => {
+            StepOutcome::Took(step @ (Step::Steady | Step::Wait(WaitReason::NobodyAnswers))) => {
                 match (self.seen.failing.reported().next(), self.seen.failing.errors().next()) {
                     (Some(failure), _) => format!("{}: failed", failure.step.phase(name)),
                     (None, Some(again)) => again.step.phase(name),
                     (None, None) => step.phase(name),
                 }
             }
-            Outcome::Took(step) => step.phase(name),
-            Outcome::Invalid(_) => "Invalid spec".into(),
-            Outcome::Failed { step, .. } => format!("{}: failed", step.phase(name)),
+            StepOutcome::Took(step) => step.phase(name),
+            StepOutcome::Invalid(_) => "Invalid spec".into(),
+            StepOutcome::Failed { step, .. } => format!("{}: failed", step.phase(name)),
         }
     }
 
     /// What fails, in words, and is told apart from what is waited for.
-    fn failures(&self) -> Vec<(Reason, String)> {
-        let reason = |failure: &Failure| {
-            if failure.is_name_taken() { Reason::NotOurs } else { Reason::OperationFailed }
+    fn failures(&self) -> Vec<(ConditionReason, String)> {
+        let reason = |failure: &ObjectFailure| {
+            if failure.is_name_taken() {
+                ConditionReason::NotOurs
+            } else {
+                ConditionReason::OperationFailed
+            }
         };
         let invalid =
-            self.subject.invalid.map(|invalid| (Reason::InvalidSpec, invalid.to_string()));
+            self.subject.invalid.map(|invalid| (ConditionReason::InvalidSpec, invalid.to_string()));
         let failing =
             self.seen.failing.reported().map(|failure| (reason(failure), failure.message()));
-        let mut all: Vec<(Reason, String)> = invalid.into_iter().chain(failing).collect();
-        if let Outcome::Failed { message, .. } = self.outcome
+        let mut all: Vec<(ConditionReason, String)> = invalid.into_iter().chain(failing).collect();
+        if let StepOutcome::Failed { message, .. } = self.outcome
             && all.iter().all(|(_, known)| known != message)
         {
-            all.push((Reason::OperationFailed, message.clone()));
+            all.push((ConditionReason::OperationFailed, message.clone()));
         }
         all
     }
 
     fn message(&self) -> String {
         match self.outcome {
-            Outcome::Took(Step::Steady) => {
+            StepOutcome::Took(Step::Steady) => {
                 let failures: Vec<String> =
                     self.failures().into_iter().map(|(_, words)| words).collect();
                 if failures.is_empty() { self.all_ready() } else { failures.join("; ") }
             }
-            Outcome::Took(Step::Wait(why)) => why.message(self.subject.name),
-            Outcome::Took(step) => step.phase(self.subject.name),
-            Outcome::Invalid(invalid) => invalid.to_string(),
-            Outcome::Failed { message, .. } => message.clone(),
+            StepOutcome::Took(Step::Wait(why)) => why.message(self.subject.name),
+            StepOutcome::Took(step) => step.phase(self.subject.name),
+            StepOutcome::Invalid(invalid) => invalid.to_string(),
+            StepOutcome::Failed { message, .. } => message.clone(),
         }
     }
 
@@ -320,28 +326,28 @@ impl View<'_> {
     }
 
     /// What the pass was about.
-    fn reason(&self) -> Reason {
+    fn reason(&self) -> ConditionReason {
         let in_the_making = self.seen.group.is_none() && self.seen.known.is_none();
         match self.outcome {
-            Outcome::Invalid(_) => Reason::InvalidSpec,
-            Outcome::Failed { .. } => Reason::OperationFailed,
-            Outcome::Took(step) => match step {
-                Step::Steady if self.subject.invalid.is_some() => Reason::InvalidSpec,
+            StepOutcome::Invalid(_) => ConditionReason::InvalidSpec,
+            StepOutcome::Failed { .. } => ConditionReason::OperationFailed,
+            StepOutcome::Took(step) => match step {
+                Step::Steady if self.subject.invalid.is_some() => ConditionReason::InvalidSpec,
                 Step::Steady if self.seen.failing.errors().next().is_some() => {
-                    Reason::OperationFailed
+                    ConditionReason::OperationFailed
                 }
-                Step::Steady => Reason::AsWanted,
+                Step::Steady => ConditionReason::AsWanted,
                 Step::Wait(why) => waiting(why),
-                _ if in_the_making => Reason::Bootstrapping,
+                _ if in_the_making => ConditionReason::Bootstrapping,
                 Step::CreateVolume(_) | Step::CreatePod { .. } | Step::AddNode(_) => {
-                    Reason::Growing
+                    ConditionReason::Growing
                 }
                 Step::RemoveNode(_)
                 | Step::DeletePod(_)
                 | Step::DeleteVolume(_)
-                | Step::RetireVolume(_) => Reason::Shrinking,
-                Step::RestartPod(_) => Reason::Restarting,
-                Step::SwitchOver(_) => Reason::SwitchingOver,
+                | Step::RetireVolume(_) => ConditionReason::Shrinking,
+                Step::RestartPod(_) => ConditionReason::Restarting,
+                Step::SwitchOver(_) => ConditionReason::SwitchingOver,
                 Step::CreateSecrets(_)
                 | Step::DeleteSecret(_)
                 | Step::ApplyObjects(_)
@@ -352,12 +358,12 @@ impl View<'_> {
                 | Step::LabelPods(_)
                 | Step::RoutePods(_)
                 | Step::ClearPod(_)
-                | Step::GrowVolume(_) => Reason::Updating,
+                | Step::GrowVolume(_) => ConditionReason::Updating,
             },
         }
     }
 
-    fn verdicts(&self) -> Vec<Verdict> {
+    fn verdicts(&self) -> Vec<StatusVerdict> {
         let always = [
             self.ready(),
             self.available(),
@@ -375,83 +381,87 @@ impl View<'_> {
             .collect()
     }
 
-    fn ready(&self) -> Verdict {
+    fn ready(&self) -> StatusVerdict {
         let all = self.ready == self.subject.replicas && self.writes().0;
         // Objects that are brought up to date do not make a ready cluster less ready.
         let was = self.before.conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True");
-        let updating = was && (self.reason() == Reason::Updating || self.asks_for_a_primary());
+        let updating =
+            was && (self.reason() == ConditionReason::Updating || self.asks_for_a_primary());
         // Neither does a storage class that can't expand volumes. Degraded says so.
         let grows = |step: &Step| matches!(step, Step::GrowVolume(_));
-        let stuck = matches!(self.outcome, Outcome::Failed { step, .. } if grows(step));
+        let stuck = matches!(self.outcome, StepOutcome::Failed { step, .. } if grows(step));
         let only_that = self.subject.invalid.is_none()
             && self.seen.failing.errors().all(|failure| grows(&failure.step));
-        let at_rest = *self.outcome == Outcome::Took(Step::Steady) || updating || stuck;
+        let at_rest = *self.outcome == StepOutcome::Took(Step::Steady) || updating || stuck;
         let holds = all && at_rest && only_that;
         let reason = match self.reason() {
-            _ if holds => Reason::AsWanted,
-            Reason::AsWanted => self.writes().1, // at rest, and still not all ready
+            _ if holds => ConditionReason::AsWanted,
+            ConditionReason::AsWanted => self.writes().1, // at rest, and still not all ready
             other => other,
         };
         let message = if holds { self.all_ready() } else { self.message() };
-        Verdict { type_: "Ready", holds: Some(holds), reason, message }
+        StatusVerdict { type_: "Ready", holds: Some(holds), reason, message }
     }
 
     /// Whether another primary is asked for: the one that is there serves until it is not.
     fn asks_for_a_primary(&self) -> bool {
-        let Outcome::Took(step) = self.outcome else { return false };
+        let StepOutcome::Took(step) = self.outcome else { return false };
         matches!(
             step,
             Step::SwitchOver(_)
                 | Step::Wait(
                     WaitReason::SwitchingOver(_)
-                        | WaitReason::Refused { change: Change::SwitchOver(_), .. }
+                        | WaitReason::Refused { change: MembershipRequest::SwitchOver(_), .. }
                 )
         )
     }
 
     /// Whether somebody takes writes, and why. A primary that is fixed goes on without a majority;
     /// what then can't change is the membership.
-    fn writes(&self) -> (bool, Reason) {
-        let looked_for =
-            |group: &Group| group.failover.as_ref().is_some_and(|f| f.phase == Phase::Recruiting);
+    fn writes(&self) -> (bool, ConditionReason) {
+        let looked_for = |group: &GroupView| {
+            group.failover.as_ref().is_some_and(|f| f.phase == Phase::Recruiting)
+        };
         match self.seen.group.as_ref().map(|group| (group, group.primary)) {
-            None => (false, Reason::NobodyAnswers),
-            Some((group, _)) if looked_for(group) => (false, Reason::NoPrimary),
+            None => (false, ConditionReason::NobodyAnswers),
+            Some((group, _)) if looked_for(group) => (false, ConditionReason::NoPrimary),
             Some((group, _)) if group.failover.is_some() && group.available < group.required() => {
-                (false, Reason::NoQuorum)
+                (false, ConditionReason::NoQuorum)
             }
-            Some((_, None)) => (false, Reason::NoPrimary),
+            Some((_, None)) => (false, ConditionReason::NoPrimary),
             Some((group, Some(primary))) if is_silent(group, primary) => {
-                (false, Reason::PrimaryUnreachable)
+                (false, ConditionReason::PrimaryUnreachable)
             }
             Some((group, Some(primary))) if self.serves(group, primary) => {
-                (true, Reason::PrimaryServes)
+                (true, ConditionReason::PrimaryServes)
             }
-            Some(_) => (false, Reason::PrimaryNotReady),
+            Some(_) => (false, ConditionReason::PrimaryNotReady),
         }
     }
 
     /// A primary outside of this operator's pods is taken at the group's word.
-    fn serves(&self, group: &Group, primary: NodeId) -> bool {
+    fn serves(&self, group: &GroupView, primary: NodeId) -> bool {
         let elsewhere =
             shown_name(self.subject, group, primary) != names::pod(self.subject.name, primary);
         elsewhere || self.seen.is_ready(primary)
     }
 
-    fn available(&self) -> Verdict {
+    fn available(&self) -> StatusVerdict {
         let (holds, reason) = self.writes();
         let message = match (&self.seen.group, reason) {
-            (Some(group), Reason::PrimaryServes) => group.primary.map_or_else(String::new, |p| {
-                format!("{} takes writes", shown_name(self.subject, group, p))
-            }),
+            (Some(group), ConditionReason::PrimaryServes) => {
+                group.primary.map_or_else(String::new, |p| {
+                    format!("{} takes writes", shown_name(self.subject, group, p))
+                })
+            }
             _ => "nobody takes writes".into(),
         };
-        Verdict { type_: "Available", holds: Some(holds), reason, message }
+        StatusVerdict { type_: "Available", holds: Some(holds), reason, message }
     }
 
-    fn progressing(&self) -> Verdict {
-        let holds = self.goes_on() && *self.outcome != Outcome::Took(Step::Steady);
-        Verdict {
+    fn progressing(&self) -> StatusVerdict {
+        let holds = self.goes_on() && *self.outcome != StepOutcome::Took(Step::Steady);
+        StatusVerdict {
             type_: "Progressing",
             holds: Some(holds),
             reason: self.reason(),
@@ -459,26 +469,27 @@ impl View<'_> {
         }
     }
 
-    fn degraded(&self) -> Verdict {
+    fn degraded(&self) -> StatusVerdict {
         let mut trouble = self.failures();
         let not_ready = |node: NodeId| {
             let why =
                 self.seen.pods.get(&node).and_then(|pod| in_the_way(self.seen, node, &pod.phase));
             let why = why.map(|why| format!(": {why}")).unwrap_or_default();
             (
-                Reason::MemberNotReady,
+                ConditionReason::MemberNotReady,
                 format!("pod {} is not ready{why}", names::pod(self.subject.name, node)),
             )
         };
-        let unwell: Vec<(Reason, String)> = self.unwell().into_iter().map(not_ready).collect();
+        let unwell: Vec<(ConditionReason, String)> =
+            self.unwell().into_iter().map(not_ready).collect();
         match self.outcome {
-            Outcome::Took(Step::Wait(WaitReason::MemberNotReady(..))) if unwell.len() > 1 => {
+            StepOutcome::Took(Step::Wait(WaitReason::MemberNotReady(..))) if unwell.len() > 1 => {
                 trouble.extend(unwell)
             }
-            Outcome::Took(Step::Wait(why)) if !why.is_ordinary() => {
+            StepOutcome::Took(Step::Wait(why)) if !why.is_ordinary() => {
                 trouble.push((self.reason(), self.message()))
             }
-            Outcome::Invalid(_) if trouble.is_empty() => {
+            StepOutcome::Invalid(_) if trouble.is_empty() => {
                 trouble.push((self.reason(), self.message()))
             }
             _ if trouble.is_empty() => trouble.extend(unwell),
@@ -486,16 +497,16 @@ impl View<'_> {
         }
         let words: Vec<&str> = trouble.iter().map(|(_, words)| words.as_str()).collect();
         let message = if trouble.is_empty() { "nothing is wrong".into() } else { words.join("; ") };
-        let reason = trouble.first().map_or(Reason::AsWanted, |(reason, _)| *reason);
-        Verdict { type_: "Degraded", holds: Some(!trouble.is_empty()), reason, message }
+        let reason = trouble.first().map_or(ConditionReason::AsWanted, |(reason, _)| *reason);
+        StatusVerdict { type_: "Degraded", holds: Some(!trouble.is_empty()), reason, message }
     }
 
     /// Whether the pass itself found nothing wrong.
     fn goes_on(&self) -> bool {
         match self.outcome {
-            Outcome::Took(Step::Wait(why)) => why.is_ordinary(),
-            Outcome::Took(_) => true,
-            Outcome::Invalid(_) | Outcome::Failed { .. } => false,
+            StepOutcome::Took(Step::Wait(why)) => why.is_ordinary(),
+            StepOutcome::Took(_) => true,
+            StepOutcome::Invalid(_) | StepOutcome::Failed { .. } => false,
         }
     }
 
@@ -514,17 +525,17 @@ impl View<'_> {
             .collect()
     }
 
-    fn quorum_healthy(&self) -> Verdict {
+    fn quorum_healthy(&self) -> StatusVerdict {
         let Some(group) = &self.seen.group else {
-            return Verdict {
+            return StatusVerdict {
                 type_: "QuorumHealthy",
                 holds: None,
-                reason: Reason::NobodyAnswers,
+                reason: ConditionReason::NobodyAnswers,
                 message: "no member answered".into(),
             };
         };
         let holds = group.available >= group.required();
-        let reason = if holds { Reason::QuorumReached } else { Reason::NoQuorum };
+        let reason = if holds { ConditionReason::QuorumReached } else { ConditionReason::NoQuorum };
         let mut message = format!(
             "{} of {} voters answer, {} are needed",
             group.available,
@@ -544,34 +555,36 @@ impl View<'_> {
                 .collect();
             message = format!("{message}; not heard of: {}", mute.join(", "));
         }
-        Verdict { type_: "QuorumHealthy", holds: Some(holds), reason, message }
+        StatusVerdict { type_: "QuorumHealthy", holds: Some(holds), reason, message }
     }
 }
 
 /// Whether a member answers neither the operator nor the leader. One of them alone may have trouble
 /// of its own; and a host that froze is called ready by Kubernetes for most of a minute.
-fn is_silent(group: &Group, node: NodeId) -> bool {
+fn is_silent(group: &GroupView, node: NodeId) -> bool {
     group.silent.contains(&node) && group.member(node).is_none_or(|m| m.reachable != Some(true))
 }
 
-fn waiting(why: &WaitReason) -> Reason {
+fn waiting(why: &WaitReason) -> ConditionReason {
     match why {
-        WaitReason::BootstrapNodeStarting(..) => Reason::Bootstrapping,
-        WaitReason::NobodyAnswers => Reason::NobodyAnswers,
-        WaitReason::NoLeader => Reason::NoLeader,
-        WaitReason::NoQuorum => Reason::NoQuorum,
-        WaitReason::DataLost => Reason::DataLost,
-        WaitReason::NoCertificate(..) => Reason::CaUnusable,
-        WaitReason::NewcomerStarting(..) | WaitReason::LearnerCatchingUp(_) => Reason::Growing,
-        WaitReason::Leaving(_) | WaitReason::Terminating(_) => Reason::Shrinking,
-        WaitReason::Restarting(_) | WaitReason::Behind(_) => Reason::Restarting,
-        WaitReason::MemberNotReady(..) => Reason::MemberNotReady,
-        WaitReason::MemberUnreachable(_) => Reason::MemberUnreachable,
-        WaitReason::NoPrimary(_) => Reason::NoPrimary,
-        WaitReason::SwitchingOver(_) => Reason::SwitchingOver,
-        WaitReason::NoSuccessor(_) => Reason::NoSuccessor,
-        WaitReason::InOtherCluster(_) => Reason::ForeignCluster,
-        WaitReason::Refused { .. } => Reason::ChangeRefused,
+        WaitReason::BootstrapNodeStarting(..) => ConditionReason::Bootstrapping,
+        WaitReason::NobodyAnswers => ConditionReason::NobodyAnswers,
+        WaitReason::NoLeader => ConditionReason::NoLeader,
+        WaitReason::NoQuorum => ConditionReason::NoQuorum,
+        WaitReason::DataLost => ConditionReason::DataLost,
+        WaitReason::NoCertificate(..) => ConditionReason::CaUnusable,
+        WaitReason::NewcomerStarting(..) | WaitReason::LearnerCatchingUp(_) => {
+            ConditionReason::Growing
+        }
+        WaitReason::Leaving(_) | WaitReason::Terminating(_) => ConditionReason::Shrinking,
+        WaitReason::Restarting(_) | WaitReason::Behind(_) => ConditionReason::Restarting,
+        WaitReason::MemberNotReady(..) => ConditionReason::MemberNotReady,
+        WaitReason::MemberUnreachable(_) => ConditionReason::MemberUnreachable,
+        WaitReason::NoPrimary(_) => ConditionReason::NoPrimary,
+        WaitReason::SwitchingOver(_) => ConditionReason::SwitchingOver,
+        WaitReason::NoSuccessor(_) => ConditionReason::NoSuccessor,
+        WaitReason::InOtherCluster(_) => ConditionReason::ForeignCluster,
+        WaitReason::Refused { .. } => ConditionReason::ChangeRefused,
     }
 }
 
@@ -582,12 +595,12 @@ fn whole_seconds(time: Timestamp) -> Timestamp {
 
 /// `lastTransitionTime` moves with the status of the condition, and with nothing else.
 fn condition(
-    verdict: Verdict,
+    verdict: StatusVerdict,
     generation: Option<i64>,
     now: Timestamp,
     before: &PgRaftClusterStatus,
 ) -> Condition {
-    let Verdict { type_, holds, reason, message } = verdict;
+    let StatusVerdict { type_, holds, reason, message } = verdict;
     let status = holds.map_or("Unknown", |holds| if holds { "True" } else { "False" });
     let same = before.conditions.iter().find(|c| c.type_ == type_ && c.status == status);
     Condition {

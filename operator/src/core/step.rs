@@ -124,7 +124,7 @@ pub enum WaitReason {
     /// The leader said no.
     Refused {
         /// What was asked.
-        change: Change,
+        change: MembershipRequest,
         /// SQLSTATE, see `pgraft_core::refusal`.
         code: String,
         /// The leader's words.
@@ -134,7 +134,7 @@ pub enum WaitReason {
 
 /// What is asked of the members.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Change {
+pub enum MembershipRequest {
     /// `pgraft_add_node`.
     Add(NodeId),
     /// `pgraft_remove_node`.
@@ -143,7 +143,7 @@ pub enum Change {
     SwitchOver(NodeId),
 }
 
-impl fmt::Display for Change {
+impl fmt::Display for MembershipRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Add(node) => write!(f, "Adding node {node}"),
@@ -155,7 +155,7 @@ impl fmt::Display for Change {
 
 /// What a pass came to.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Outcome {
+pub enum StepOutcome {
     /// The step was taken, or there was none to take.
     Took(Step),
     /// The spec makes no sense.
@@ -181,7 +181,7 @@ impl WaitReason {
             | Self::NoPrimary(_)
             | Self::SwitchingOver(_) => true,
             // It is not asked again at once.
-            Self::Refused { change: Change::SwitchOver(_), .. } => false,
+            Self::Refused { change: MembershipRequest::SwitchOver(_), .. } => false,
             Self::Refused { .. } => self.is_ordinary(),
             _ => false,
         }
@@ -205,7 +205,7 @@ impl WaitReason {
             | Self::Behind(_)
             | Self::SwitchingOver(_)
             // The primary that is there goes on.
-            | Self::Refused { change: Change::SwitchOver(_), .. } => true,
+            | Self::Refused { change: MembershipRequest::SwitchOver(_), .. } => true,
             Self::NoPrimary(missing) => missing.is_empty(),
             Self::NobodyAnswers
             | Self::NoLeader

@@ -6,7 +6,7 @@ use jiff::SignedDuration;
 use kube::ResourceExt;
 use pgraft_core::NodeId;
 
-use super::cluster::{Cluster, Image, Scheduling, Storage, Tls};
+use super::cluster::{ClusterSpec, ClusterTls, Image, Scheduling, Storage};
 use super::names::{self, ANNOTATION_RESTARTED_AT, SecretKind};
 use super::quantity;
 use super::standby;
@@ -73,7 +73,7 @@ pub struct Defaults {
 
 /// # Errors
 /// [`Invalid`], in words for the user.
-pub fn validate(cr: &PgRaftCluster, defaults: &Defaults) -> Result<Cluster, Invalid> {
+pub fn validate(cr: &PgRaftCluster, defaults: &Defaults) -> Result<ClusterSpec, Invalid> {
     let spec = cr.spec.clone();
     // A request is carried out once, and not again because a later spec can't be accepted.
     let accepted = serde_json::to_string(&PgRaftClusterSpec { switchover: None, ..spec.clone() })
@@ -93,7 +93,7 @@ pub fn validate(cr: &PgRaftCluster, defaults: &Defaults) -> Result<Cluster, Inva
     let switchover =
         spec.switchover.map(|request| switchover(&name, request, &spec.failover)).transpose()?;
     let replace_after = spec.failover.replace_after.map(replace_after).transpose()?;
-    Ok(Cluster {
+    Ok(ClusterSpec {
         name,
         namespace: cr.namespace().ok_or(Invalid::Incomplete("namespace"))?,
         uid: cr.uid().ok_or(Invalid::Incomplete("uid"))?,
@@ -144,7 +144,7 @@ pub fn validate(cr: &PgRaftCluster, defaults: &Defaults) -> Result<Cluster, Inva
     })
 }
 
-fn tls(cluster: &str, spec: TlsSpec) -> Result<Option<Tls>, Invalid> {
+fn tls(cluster: &str, spec: TlsSpec) -> Result<Option<ClusterTls>, Invalid> {
     let TlsSpec { mode, ca_secret, certificate_duration } = spec;
     if mode == TlsMode::Disabled {
         return Ok(None);
@@ -158,7 +158,7 @@ fn tls(cluster: &str, spec: TlsSpec) -> Result<Option<Tls>, Invalid> {
         .ok_or(Invalid::CertificateDuration(certificate_duration))?;
     match ca_secret {
         Some(name) if name == SecretKind::Ca.name(cluster) => Err(Invalid::CaSecret(name)),
-        ca_secret => Ok(Some(Tls { ca_secret, lifetime })),
+        ca_secret => Ok(Some(ClusterTls { ca_secret, lifetime })),
     }
 }
 
@@ -204,7 +204,7 @@ mod tests {
     use super::*;
     use serde_json::{Value, json};
 
-    fn parse(spec: &Value) -> Result<Cluster, Invalid> {
+    fn parse(spec: &Value) -> Result<ClusterSpec, Invalid> {
         let cr = json!({
             "apiVersion": "pgraft.io/v1alpha1", "kind": "PgRaftCluster",
             "metadata": {"name": "demo", "namespace": "default", "uid": "u"}, "spec": spec,

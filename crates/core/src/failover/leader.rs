@@ -10,7 +10,7 @@ use crate::membership::majority;
 
 /// What the leader knows.
 #[derive(Debug, Clone, Copy)]
-pub struct Facts<'a> {
+pub struct LeaderFacts<'a> {
     /// The leader itself.
     pub me: NodeId,
     /// The applied state.
@@ -32,7 +32,7 @@ pub struct Facts<'a> {
 
 /// What to do now.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Step {
+pub enum LeaderStep {
     /// The primary has its lease, as far as anybody can tell.
     Nothing,
     /// Propose the end of the primary term.
@@ -52,20 +52,28 @@ pub enum Step {
 }
 
 /// The next step.
-pub fn next_step(facts: &Facts<'_>) -> Step {
-    let Facts { me, primary_term, voters, electorate, steady_membership, free, reports, preferred } =
-        *facts;
+pub fn next_step(facts: &LeaderFacts<'_>) -> LeaderStep {
+    let LeaderFacts {
+        me,
+        primary_term,
+        voters,
+        electorate,
+        steady_membership,
+        free,
+        reports,
+        preferred,
+    } = *facts;
     match primary_term.phase {
         Phase::Steady => {
             let gone = free.intersection(voters).count() >= majority(voters.len());
             if gone && steady_membership {
-                Step::Recruit(primary_term.epoch + 1)
+                LeaderStep::Recruit(primary_term.epoch + 1)
             } else {
-                Step::Nothing
+                LeaderStep::Nothing
             }
         }
         Phase::Recruiting => match enough(primary_term, reports) {
-            Err(missing) => Step::WaitFor(missing),
+            Err(missing) => LeaderStep::WaitFor(missing),
             Ok(_) => {
                 match choose(
                     primary_term,
@@ -73,8 +81,8 @@ pub fn next_step(facts: &Facts<'_>) -> Step {
                     &(voters & electorate),
                     Tie { preferred, leader: me },
                 ) {
-                    Some(primary) => Step::Appoint { epoch: primary_term.epoch, primary },
-                    None => Step::WaitForVoter,
+                    Some(primary) => LeaderStep::Appoint { epoch: primary_term.epoch, primary },
+                    None => LeaderStep::WaitForVoter,
                 }
             }
         },
@@ -97,7 +105,7 @@ mod tests {
         let voters: BTreeSet<NodeId> = [1, 2, 3].map(id).into();
         let (one, two) = (BTreeSet::from([id(2)]), BTreeSet::from([id(2), id(3)]));
         let none = BTreeMap::new();
-        let facts = Facts {
+        let facts = LeaderFacts {
             me: id(2),
             primary_term: &primary_term.clone(),
             voters: &voters,
@@ -107,22 +115,22 @@ mod tests {
             reports: &none,
             preferred: None,
         };
-        assert_eq!(next_step(&facts), Step::Nothing);
-        assert_eq!(next_step(&Facts { free: &two, ..facts }), Step::Recruit(2));
+        assert_eq!(next_step(&facts), LeaderStep::Nothing);
+        assert_eq!(next_step(&LeaderFacts { free: &two, ..facts }), LeaderStep::Recruit(2));
         assert_eq!(
-            next_step(&Facts { free: &two, steady_membership: false, ..facts }),
-            Step::Nothing
+            next_step(&LeaderFacts { free: &two, steady_membership: false, ..facts }),
+            LeaderStep::Nothing
         );
         primary_term.propose_sync_config(1, 0, [2, 3].map(id).into()).unwrap();
         primary_term.commit_sync_config(1, 1).unwrap();
         primary_term.recruit(2).unwrap();
-        let facts = Facts { primary_term: &primary_term, ..facts };
-        assert!(matches!(next_step(&facts), Step::WaitFor(_)));
+        let facts = LeaderFacts { primary_term: &primary_term, ..facts };
+        assert!(matches!(next_step(&facts), LeaderStep::WaitFor(_)));
         let at = |lsn| Report { epoch: 2, holds: Holds::UpTo(WalPosition { timeline: 1, lsn }) };
         let reports = BTreeMap::from([(id(2), at(5)), (id(3), at(6))]);
         assert_eq!(
-            next_step(&Facts { reports: &reports, ..facts }),
-            Step::Appoint { epoch: 2, primary: id(3) }
+            next_step(&LeaderFacts { reports: &reports, ..facts }),
+            LeaderStep::Appoint { epoch: 2, primary: id(3) }
         );
     }
 
@@ -138,7 +146,7 @@ mod tests {
         let at = |lsn| Report { epoch: 2, holds: Holds::UpTo(WalPosition { timeline: 1, lsn }) };
         let step = |reports: &BTreeMap<NodeId, Report>| {
             let (none, voters, electorate) = (&BTreeSet::new(), &voters, &electorate);
-            next_step(&Facts {
+            next_step(&LeaderFacts {
                 me: id(3),
                 primary_term: &primary_term,
                 voters,
@@ -151,8 +159,11 @@ mod tests {
         };
         assert_eq!(
             step(&BTreeMap::from([(id(2), at(5)), (id(3), at(5))])),
-            Step::Appoint { epoch: 2, primary: id(3) }
+            LeaderStep::Appoint { epoch: 2, primary: id(3) }
         );
-        assert_eq!(step(&BTreeMap::from([(id(2), at(6)), (id(3), at(5))])), Step::WaitForVoter);
+        assert_eq!(
+            step(&BTreeMap::from([(id(2), at(6)), (id(3), at(5))])),
+            LeaderStep::WaitForVoter
+        );
     }
 }

@@ -32,7 +32,7 @@ impl BootTime {
 
 /// One run of a primary's Postgres within its epoch: a later run has a higher number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct Start(pub u64);
+pub struct StartNumber(pub u64);
 
 /// What a primary says to every voter, again and again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,7 +40,7 @@ pub struct Heartbeat {
     /// Its epoch.
     pub epoch: u64,
     /// The run of its Postgres.
-    pub start: Start,
+    pub start: StartNumber,
     /// The log index of the membership that it counts voters by (the last in its log, applied or
     /// not).
     pub membership: u64,
@@ -84,9 +84,9 @@ pub struct Voter {
     /// Set at its start and when it got its vote: what it promised before is forgotten, or was
     /// never asked for.
     quiet_until: BootTime,
-    promise: Option<(Start, BootTime)>,
+    promise: Option<(StartNumber, BootTime)>,
     /// The highest run of this epoch's primary that is known to have ended.
-    released: Option<Start>,
+    released: Option<StartNumber>,
 }
 
 impl Voter {
@@ -110,7 +110,7 @@ impl Voter {
     /// time of a lease to be heard. Nothing but patience: a release ends it.
     pub fn learned_of(&mut self, epoch: u64, now: BootTime, lease_ms: u64) {
         if epoch == self.epoch && self.promise.is_none() && self.released.is_none() {
-            self.promise = Some((Start(0), now.after(lease_ms)));
+            self.promise = Some((StartNumber(0), now.after(lease_ms)));
         }
     }
 
@@ -157,7 +157,7 @@ impl Voter {
     /// That run of the epoch's primary has ended, and nothing of it lives: what was promised to it,
     /// or to an earlier one, is over. What was promised before this member's own start is not,
     /// since nobody knows to whom.
-    pub fn release(&mut self, epoch: u64, start: Start) {
+    pub fn release(&mut self, epoch: u64, start: StartNumber) {
         if epoch != self.epoch {
             return;
         }
@@ -223,7 +223,7 @@ mod tests {
     }
 
     fn heartbeat(start: u64) -> Heartbeat {
-        Heartbeat { epoch: 1, start: Start(start), membership: 7 }
+        Heartbeat { epoch: 1, start: StartNumber(start), membership: 7 }
     }
 
     fn context(primary_term: &PrimaryTerm, now: u64) -> HeartbeatContext<'_> {
@@ -234,7 +234,7 @@ mod tests {
     fn a_voter_that_has_just_started_is_not_free_and_a_release_does_not_make_it_so() {
         let mut voter = Voter::started(1, BootTime(100), LEASE);
         assert!(!voter.is_free(BootTime(2099)));
-        voter.release(1, Start(9));
+        voter.release(1, StartNumber(9));
         assert!(!voter.is_free(BootTime(2099)), "it may have promised to a later run");
         assert!(voter.is_free(BootTime(2100)));
     }
@@ -244,9 +244,9 @@ mod tests {
         let primary_term = PrimaryTerm::bootstrap(id(1));
         let mut voter = Voter::started(1, BootTime(0), LEASE);
         voter.hear(&heartbeat(1), context(&primary_term, 5000)).unwrap();
-        voter.release(2, Start(1));
+        voter.release(2, StartNumber(1));
         assert!(!voter.is_free(BootTime(5001)), "another epoch's");
-        voter.release(1, Start(1));
+        voter.release(1, StartNumber(1));
         assert!(voter.is_free(BootTime(5001)));
         assert_eq!(
             voter.hear(&heartbeat(1), context(&primary_term, 5002)),
@@ -254,7 +254,7 @@ mod tests {
             "a heartbeat that was late"
         );
         voter.hear(&heartbeat(2), context(&primary_term, 5003)).unwrap();
-        voter.release(1, Start(1));
+        voter.release(1, StartNumber(1));
         assert!(!voter.is_free(BootTime(5004)), "the next run's promise stands");
     }
 

@@ -32,6 +32,6 @@ pub mod switchover;
 pub mod sync;
 
 pub use history::History;
-pub use primary_term::{LastFailover, Phase, PrimaryTerm, Reason};
+pub use primary_term::{LastFailover, Phase, PrimaryTerm, TermEndReason};
 pub use report::{Holds, Report};
 pub use sync::SyncConfig;

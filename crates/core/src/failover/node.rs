@@ -30,7 +30,7 @@ pub enum Intake {
 
 /// What this member's Postgres is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Server {
+pub enum ServerMode {
     /// No process of it lives.
     Stopped {
         /// The timeline that its control file is on, when it was a primary there: its promotion was
@@ -72,7 +72,7 @@ pub enum Server {
 
 /// What a member knows.
 #[derive(Debug, Clone, Copy)]
-pub struct Facts<'a> {
+pub struct NodeFacts<'a> {
     /// This member.
     pub me: NodeId,
     /// The applied state.
@@ -82,12 +82,12 @@ pub struct Facts<'a> {
     /// Whether its promise is over.
     pub free: bool,
     /// Its Postgres.
-    pub server: Server,
+    pub server: ServerMode,
 }
 
 /// What to do now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Step {
+pub enum NodeStep {
     /// Nothing until something changes.
     Nothing,
     /// This server is no longer the primary: close the gate, end every process of it, and let it
@@ -116,8 +116,8 @@ pub enum Step {
 }
 
 /// The next step.
-pub fn next_step(facts: &Facts<'_>) -> Step {
-    let Facts { me, primary_term, epoch, free, server } = *facts;
+pub fn next_step(facts: &NodeFacts<'_>) -> NodeStep {
+    let NodeFacts { me, primary_term, epoch, free, server } = *facts;
     let is_primary = |e: u64, timeline: u32| {
         e == primary_term.epoch
             && e == epoch
@@ -125,17 +125,17 @@ pub fn next_step(facts: &Facts<'_>) -> Step {
             && primary_term.primary == me
             && timeline == primary_term.timeline
     };
-    if let Server::Primary { epoch: e, timeline } = server
+    if let ServerMode::Primary { epoch: e, timeline } = server
         && !is_primary(e, timeline)
         && (e < primary_term.epoch || e < epoch || e == primary_term.epoch)
     {
-        return Step::Stop;
+        return NodeStep::Stop;
     }
     if primary_term.epoch < epoch {
-        return Step::Nothing; // after a restart: what it has applied is older than what it has promised
+        return NodeStep::Nothing; // after a restart: what it has applied is older than what it has promised
     }
     if primary_term.epoch > epoch {
-        return if free { Step::Enter(primary_term.epoch) } else { Step::WaitForPromise };
+        return if free { NodeStep::Enter(primary_term.epoch) } else { NodeStep::WaitForPromise };
     }
     match (primary_term.phase, primary_term.primary == me) {
         (Phase::Recruiting, _) => recruited(primary_term, server),
@@ -144,64 +144,70 @@ pub fn next_step(facts: &Facts<'_>) -> Step {
     }
 }
 
-fn recruited(primary_term: &PrimaryTerm, server: Server) -> Step {
-    let report = |holds| Step::Report(Report { epoch: primary_term.epoch, holds });
+fn recruited(primary_term: &PrimaryTerm, server: ServerMode) -> NodeStep {
+    let report = |holds| NodeStep::Report(Report { epoch: primary_term.epoch, holds });
     match server {
-        Server::Stopped { .. } => Step::StartAsStandby,
-        Server::Standby { consistent: true, intake: Intake::Closed, end, .. } => {
+        ServerMode::Stopped { .. } => NodeStep::StartAsStandby,
+        ServerMode::Standby { consistent: true, intake: Intake::Closed, end, .. } => {
             report(Holds::UpTo(end))
         }
-        Server::Rewinding { diverged_in: Some(epoch) } => report(Holds::NothingSince(epoch)),
-        Server::Standby { consistent: true, intake: Intake::Open { .. }, .. } => Step::CloseIntake,
-        Server::Standby { .. }
-        | Server::Rewinding { diverged_in: None }
-        | Server::Primary { .. } => Step::Nothing,
+        ServerMode::Rewinding { diverged_in: Some(epoch) } => report(Holds::NothingSince(epoch)),
+        ServerMode::Standby { consistent: true, intake: Intake::Open { .. }, .. } => {
+            NodeStep::CloseIntake
+        }
+        ServerMode::Standby { .. }
+        | ServerMode::Rewinding { diverged_in: None }
+        | ServerMode::Primary { .. } => NodeStep::Nothing,
     }
 }
 
-fn appointed(primary_term: &PrimaryTerm, server: Server) -> Step {
+fn appointed(primary_term: &PrimaryTerm, server: ServerMode) -> NodeStep {
     match server {
         // A promotion that was not complete left the old timeline: as a primary it would go on
         // there, and nothing would look diverged.
-        Server::Stopped { was_primary_on } if was_primary_on == Some(primary_term.timeline) => {
-            Step::StartAsPrimary
+        ServerMode::Stopped { was_primary_on } if was_primary_on == Some(primary_term.timeline) => {
+            NodeStep::StartAsPrimary
         }
-        Server::Stopped { .. } => Step::StartAsStandby,
+        ServerMode::Stopped { .. } => NodeStep::StartAsStandby,
         // The number is spent: by a promotion that broke off, or by one that was complete before
         // this node fell back in the log and came up as a standby. The next primary term gives
         // another one; this primary term ends, since nobody hears its heartbeats.
-        Server::Standby { abandoned_promotion, end, .. }
+        ServerMode::Standby { abandoned_promotion, end, .. }
             if abandoned_promotion == Some(primary_term.timeline)
                 || end.timeline >= primary_term.timeline =>
         {
-            Step::Nothing
+            NodeStep::Nothing
         }
-        Server::Standby { consistent: true, intake: Intake::Closed, .. } => {
-            Step::Promote(primary_term.timeline)
+        ServerMode::Standby { consistent: true, intake: Intake::Closed, .. } => {
+            NodeStep::Promote(primary_term.timeline)
         }
-        Server::Standby { consistent: true, intake: Intake::Open { .. }, .. } => Step::CloseIntake,
-        Server::Primary { .. } => Step::RunAsPrimary,
-        Server::Standby { .. } | Server::Rewinding { .. } => Step::Nothing,
+        ServerMode::Standby { consistent: true, intake: Intake::Open { .. }, .. } => {
+            NodeStep::CloseIntake
+        }
+        ServerMode::Primary { .. } => NodeStep::RunAsPrimary,
+        ServerMode::Standby { .. } | ServerMode::Rewinding { .. } => NodeStep::Nothing,
     }
 }
 
-fn follower(primary_term: &PrimaryTerm, server: Server) -> Step {
+fn follower(primary_term: &PrimaryTerm, server: ServerMode) -> NodeStep {
     match server {
-        Server::Stopped { .. } => Step::StartAsStandby,
-        Server::Standby { intake: Intake::Open { from, timeline }, .. }
+        ServerMode::Stopped { .. } => NodeStep::StartAsStandby,
+        ServerMode::Standby { intake: Intake::Open { from, timeline }, .. }
             if from == primary_term.primary && timeline == primary_term.timeline =>
         {
-            Step::Nothing
+            NodeStep::Nothing
         }
         // A walreceiver begins by saying how far its server has replayed, whatever WAL that was,
         // and the primary takes it for a confirmation: what is here is compared before there is
         // one.
-        Server::Standby { intake: Intake::Open { .. } | Intake::Closing, .. } => Step::CloseIntake,
-        Server::Standby { diverged: Some(true), .. } => Step::Rewind(primary_term.primary),
-        Server::Standby { diverged: Some(false), .. } => Step::Follow(primary_term.primary),
-        Server::Standby { diverged: None, .. }
-        | Server::Primary { .. }
-        | Server::Rewinding { .. } => Step::Nothing,
+        ServerMode::Standby { intake: Intake::Open { .. } | Intake::Closing, .. } => {
+            NodeStep::CloseIntake
+        }
+        ServerMode::Standby { diverged: Some(true), .. } => NodeStep::Rewind(primary_term.primary),
+        ServerMode::Standby { diverged: Some(false), .. } => NodeStep::Follow(primary_term.primary),
+        ServerMode::Standby { diverged: None, .. }
+        | ServerMode::Primary { .. }
+        | ServerMode::Rewinding { .. } => NodeStep::Nothing,
     }
 }
 
@@ -223,8 +229,8 @@ mod tests {
         primary_term
     }
 
-    fn standby(intake: Intake) -> Server {
-        Server::Standby {
+    fn standby(intake: Intake) -> ServerMode {
+        ServerMode::Standby {
             consistent: true,
             abandoned_promotion: None,
             intake,
@@ -237,8 +243,14 @@ mod tests {
         Intake::Open { from: id(from), timeline }
     }
 
-    fn step(me: u8, primary_term: &PrimaryTerm, epoch: u64, free: bool, server: Server) -> Step {
-        next_step(&Facts { me: id(me), primary_term, epoch, free, server })
+    fn step(
+        me: u8,
+        primary_term: &PrimaryTerm,
+        epoch: u64,
+        free: bool,
+        server: ServerMode,
+    ) -> NodeStep {
+        next_step(&NodeFacts { me: id(me), primary_term, epoch, free, server })
     }
 
     #[test]
@@ -246,52 +258,55 @@ mod tests {
         let mut primary_term = PrimaryTerm::bootstrap(id(1));
         primary_term.recruit(2).unwrap();
         let open = standby(open(1, 1));
-        assert_eq!(step(3, &primary_term, 1, false, open), Step::WaitForPromise);
-        assert_eq!(step(3, &primary_term, 1, true, open), Step::Enter(2));
-        assert_eq!(step(3, &primary_term, 2, true, open), Step::CloseIntake);
-        assert_eq!(step(3, &primary_term, 2, true, standby(Intake::Closing)), Step::Nothing);
+        assert_eq!(step(3, &primary_term, 1, false, open), NodeStep::WaitForPromise);
+        assert_eq!(step(3, &primary_term, 1, true, open), NodeStep::Enter(2));
+        assert_eq!(step(3, &primary_term, 2, true, open), NodeStep::CloseIntake);
+        assert_eq!(step(3, &primary_term, 2, true, standby(Intake::Closing)), NodeStep::Nothing);
         let report = Report { epoch: 2, holds: Holds::UpTo(WalPosition { timeline: 1, lsn: 10 }) };
-        assert_eq!(step(3, &primary_term, 2, true, standby(Intake::Closed)), Step::Report(report));
         assert_eq!(
-            step(3, &primary_term, 2, true, Server::Rewinding { diverged_in: None }),
-            Step::Nothing,
+            step(3, &primary_term, 2, true, standby(Intake::Closed)),
+            NodeStep::Report(report)
+        );
+        assert_eq!(
+            step(3, &primary_term, 2, true, ServerMode::Rewinding { diverged_in: None }),
+            NodeStep::Nothing,
             "its files are nobody's"
         );
         let nothing = Report { epoch: 2, holds: Holds::NothingSince(1) };
         assert_eq!(
-            step(3, &primary_term, 2, true, Server::Rewinding { diverged_in: Some(1) }),
-            Step::Report(nothing)
+            step(3, &primary_term, 2, true, ServerMode::Rewinding { diverged_in: Some(1) }),
+            NodeStep::Report(nothing)
         );
         // The old primary: stop first, report as a standby.
-        let primary = Server::Primary { epoch: 1, timeline: 1 };
-        assert_eq!(step(1, &primary_term, 1, false, primary), Step::Stop);
+        let primary = ServerMode::Primary { epoch: 1, timeline: 1 };
+        assert_eq!(step(1, &primary_term, 1, false, primary), NodeStep::Stop);
         assert_eq!(
-            step(1, &primary_term, 2, true, Server::Stopped { was_primary_on: Some(1) }),
-            Step::StartAsStandby
+            step(1, &primary_term, 2, true, ServerMode::Stopped { was_primary_on: Some(1) }),
+            NodeStep::StartAsStandby
         );
     }
 
     #[test]
     fn the_appointed_one() {
         let primary_term = second_primary_term();
-        assert_eq!(step(2, &primary_term, 2, true, standby(Intake::Closed)), Step::Promote(2));
-        assert_eq!(step(2, &primary_term, 2, true, standby(open(1, 1))), Step::CloseIntake);
+        assert_eq!(step(2, &primary_term, 2, true, standby(Intake::Closed)), NodeStep::Promote(2));
+        assert_eq!(step(2, &primary_term, 2, true, standby(open(1, 1))), NodeStep::CloseIntake);
         assert_eq!(
-            step(2, &primary_term, 2, true, Server::Primary { epoch: 2, timeline: 2 }),
-            Step::RunAsPrimary
+            step(2, &primary_term, 2, true, ServerMode::Primary { epoch: 2, timeline: 2 }),
+            NodeStep::RunAsPrimary
         );
         assert_eq!(
-            step(2, &primary_term, 2, true, Server::Primary { epoch: 2, timeline: 3 }),
-            Step::Stop,
+            step(2, &primary_term, 2, true, ServerMode::Primary { epoch: 2, timeline: 3 }),
+            NodeStep::Stop,
             "not the timeline that it was given"
         );
         assert_eq!(
-            step(2, &primary_term, 2, true, Server::Stopped { was_primary_on: Some(2) }),
-            Step::StartAsPrimary
+            step(2, &primary_term, 2, true, ServerMode::Stopped { was_primary_on: Some(2) }),
+            NodeStep::StartAsPrimary
         );
         assert_eq!(
-            step(2, &primary_term, 2, true, Server::Stopped { was_primary_on: Some(1) }),
-            Step::StartAsStandby,
+            step(2, &primary_term, 2, true, ServerMode::Stopped { was_primary_on: Some(1) }),
+            NodeStep::StartAsStandby,
             "its promotion was not complete"
         );
     }
@@ -300,7 +315,7 @@ mod tests {
     fn who_is_not_whole_follows_and_no_more() {
         let not_whole = |intake| {
             let end = WalPosition { timeline: 1, lsn: 10 };
-            Server::Standby {
+            ServerMode::Standby {
                 consistent: false,
                 abandoned_promotion: None,
                 intake,
@@ -309,58 +324,64 @@ mod tests {
             }
         };
         let mut primary_term = second_primary_term();
-        assert_eq!(step(3, &primary_term, 2, true, not_whole(Intake::Closed)), Step::Follow(id(2)));
-        assert_eq!(step(2, &primary_term, 2, true, not_whole(Intake::Closed)), Step::Nothing);
+        assert_eq!(
+            step(3, &primary_term, 2, true, not_whole(Intake::Closed)),
+            NodeStep::Follow(id(2))
+        );
+        assert_eq!(step(2, &primary_term, 2, true, not_whole(Intake::Closed)), NodeStep::Nothing);
         primary_term.recruit(3).unwrap();
-        assert_eq!(step(3, &primary_term, 3, true, not_whole(Intake::Closed)), Step::Nothing);
+        assert_eq!(step(3, &primary_term, 3, true, not_whole(Intake::Closed)), NodeStep::Nothing);
     }
 
     #[test]
     fn a_promotion_that_broke_off_burns_its_number() {
         let primary_term = second_primary_term();
         let end = WalPosition { timeline: 1, lsn: 10 };
-        let abandoned_promotion = Server::Standby {
+        let abandoned_promotion = ServerMode::Standby {
             consistent: true,
             abandoned_promotion: Some(2),
             intake: Intake::Closed,
             end,
             diverged: Some(false),
         };
-        assert_eq!(step(2, &primary_term, 2, true, abandoned_promotion), Step::Nothing);
+        assert_eq!(step(2, &primary_term, 2, true, abandoned_promotion), NodeStep::Nothing);
     }
 
     #[test]
     fn the_others() {
         let primary_term = second_primary_term();
-        assert_eq!(step(3, &primary_term, 2, true, standby(Intake::Closed)), Step::Follow(id(2)));
-        assert_eq!(step(3, &primary_term, 2, true, standby(open(2, 2))), Step::Nothing);
-        let closed = |diverged| Server::Standby {
+        assert_eq!(
+            step(3, &primary_term, 2, true, standby(Intake::Closed)),
+            NodeStep::Follow(id(2))
+        );
+        assert_eq!(step(3, &primary_term, 2, true, standby(open(2, 2))), NodeStep::Nothing);
+        let closed = |diverged| ServerMode::Standby {
             consistent: true,
             abandoned_promotion: None,
             intake: Intake::Closed,
             end: WalPosition { timeline: 1, lsn: 10 },
             diverged,
         };
-        assert_eq!(step(1, &primary_term, 2, true, closed(Some(true))), Step::Rewind(id(2)));
+        assert_eq!(step(1, &primary_term, 2, true, closed(Some(true))), NodeStep::Rewind(id(2)));
         assert_eq!(
             step(1, &primary_term, 2, true, closed(None)),
-            Step::Nothing,
+            NodeStep::Nothing,
             "what it has is not compared yet"
         );
         for intake in [open(1, 1), open(2, 1), open(1, 2), Intake::Closing] {
             assert_eq!(
                 step(3, &primary_term, 2, true, standby(intake)),
-                Step::CloseIntake,
+                NodeStep::CloseIntake,
                 "{intake:?}: it was opened in another primary term"
             );
         }
         assert_eq!(
-            step(1, &primary_term, 2, true, Server::Primary { epoch: 1, timeline: 1 }),
-            Step::Stop
+            step(1, &primary_term, 2, true, ServerMode::Primary { epoch: 1, timeline: 1 }),
+            NodeStep::Stop
         );
         assert_eq!(
             step(1, &primary_term, 3, true, standby(Intake::Closed)),
-            Step::Nothing,
+            NodeStep::Nothing,
             "it has promised more than it has applied"
         );
     }

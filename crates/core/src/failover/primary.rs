@@ -11,7 +11,7 @@ use crate::NodeId;
 
 /// `synchronous_standby_names` of this run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Names {
+pub enum NamesState {
     /// Not of the protocol's making yet.
     Unset,
     /// The target of that change, and some process still goes by other ones.
@@ -22,14 +22,14 @@ pub enum Names {
 
 /// What a primary knows. All of it is of this run of its Postgres.
 #[derive(Debug, Clone, Copy)]
-pub struct Facts<'a> {
+pub struct PrimaryFacts<'a> {
     /// The applied state; this node is its primary, and runs on its timeline.
     pub primary_term: &'a PrimaryTerm,
     /// Whether the state was brought to the present by a Raft read since this run began: a
     /// restarted node has applied less than it has acknowledged under.
     pub read: bool,
     /// What `synchronous_standby_names` is.
-    pub names: Names,
+    pub names: NamesState,
     /// The change that the end of the WAL was noted for, after its names were loaded everywhere.
     pub noted: Option<u64>,
     /// Who has confirmed that position.
@@ -42,7 +42,7 @@ pub struct Facts<'a> {
 
 /// What to do now.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Step {
+pub enum PrimaryStep {
     /// Nothing until something changes.
     Nothing,
     /// Come to the present.
@@ -71,30 +71,35 @@ pub enum Step {
 /// The next step. The gate opens only where one config is in force and has confirmed all that this
 /// server can show; it is not closed here: the deadline of the lease does that, without anybody's
 /// help.
-pub fn next_step(facts: &Facts<'_>) -> Step {
-    let Facts { primary_term, read, names, noted, confirmed, lease, open } = *facts;
-    let Some(target) = primary_term.target() else { return Step::Nothing };
+pub fn next_step(facts: &PrimaryFacts<'_>) -> PrimaryStep {
+    let PrimaryFacts { primary_term, read, names, noted, confirmed, lease, open } = *facts;
+    let Some(target) = primary_term.target() else { return PrimaryStep::Nothing };
     if !read {
-        return Step::Read;
+        return PrimaryStep::Read;
     }
     match names {
-        Names::Loaded(change) if change == primary_term.change => {}
-        Names::Loading(change) if change == primary_term.change => return Step::WaitForNames,
-        _ => return Step::SetNames(primary_term.change),
+        NamesState::Loaded(change) if change == primary_term.change => {}
+        NamesState::Loading(change) if change == primary_term.change => {
+            return PrimaryStep::WaitForNames;
+        }
+        _ => return PrimaryStep::SetNames(primary_term.change),
     }
     if noted != Some(primary_term.change) {
-        return Step::Note(primary_term.change);
+        return PrimaryStep::Note(primary_term.change);
     }
     if !target.is_confirmed_by(|id| confirmed.contains(&id)) {
-        return Step::WaitFor(target.standbys.difference(confirmed).copied().collect());
+        return PrimaryStep::WaitFor(target.standbys.difference(confirmed).copied().collect());
     }
     if !primary_term.is_settled() {
-        return Step::CommitSyncConfig { epoch: primary_term.epoch, change: primary_term.change };
+        return PrimaryStep::CommitSyncConfig {
+            epoch: primary_term.epoch,
+            change: primary_term.change,
+        };
     }
     match (open, lease) {
-        (true, _) => Step::Nothing,
-        (false, true) => Step::OpenGate,
-        (false, false) => Step::WaitForLease,
+        (true, _) => PrimaryStep::Nothing,
+        (false, true) => PrimaryStep::OpenGate,
+        (false, false) => PrimaryStep::WaitForLease,
     }
 }
 
@@ -123,38 +128,38 @@ mod tests {
         let nobody = BTreeSet::new();
         let third = BTreeSet::from([id(3)]);
         let change = primary_term.change;
-        let mut facts = Facts {
+        let mut facts = PrimaryFacts {
             primary_term: &primary_term,
             read: false,
-            names: Names::Unset,
+            names: NamesState::Unset,
             noted: None,
             confirmed: &nobody,
             lease: true,
             open: false,
         };
-        assert_eq!(next_step(&facts), Step::Read);
+        assert_eq!(next_step(&facts), PrimaryStep::Read);
         facts.read = true;
-        assert_eq!(next_step(&facts), Step::SetNames(change));
-        facts.names = Names::Loading(change);
-        assert_eq!(next_step(&facts), Step::WaitForNames);
-        facts.names = Names::Loaded(change);
-        assert_eq!(next_step(&facts), Step::Note(change));
+        assert_eq!(next_step(&facts), PrimaryStep::SetNames(change));
+        facts.names = NamesState::Loading(change);
+        assert_eq!(next_step(&facts), PrimaryStep::WaitForNames);
+        facts.names = NamesState::Loaded(change);
+        assert_eq!(next_step(&facts), PrimaryStep::Note(change));
         facts.noted = Some(change);
-        assert_eq!(next_step(&facts), Step::WaitFor([1, 3].map(id).into()));
+        assert_eq!(next_step(&facts), PrimaryStep::WaitFor([1, 3].map(id).into()));
         facts.confirmed = &third;
-        assert_eq!(next_step(&facts), Step::CommitSyncConfig { epoch: 2, change });
+        assert_eq!(next_step(&facts), PrimaryStep::CommitSyncConfig { epoch: 2, change });
         let mut settled = primary_term.clone();
         settled.commit_sync_config(2, change).unwrap();
         facts.primary_term = &settled;
-        assert_eq!(next_step(&Facts { lease: false, ..facts }), Step::WaitForLease);
-        assert_eq!(next_step(&facts), Step::OpenGate);
-        assert_eq!(next_step(&Facts { open: true, ..facts }), Step::Nothing);
+        assert_eq!(next_step(&PrimaryFacts { lease: false, ..facts }), PrimaryStep::WaitForLease);
+        assert_eq!(next_step(&facts), PrimaryStep::OpenGate);
+        assert_eq!(next_step(&PrimaryFacts { open: true, ..facts }), PrimaryStep::Nothing);
         // A change of the standbys: the gate stays, the steps begin anew.
         let mut changed = settled.clone();
         changed.propose_sync_config(2, change, [3].map(id).into()).unwrap();
         assert_eq!(
-            next_step(&Facts { primary_term: &changed, open: true, ..facts }),
-            Step::SetNames(change + 1)
+            next_step(&PrimaryFacts { primary_term: &changed, open: true, ..facts }),
+            PrimaryStep::SetNames(change + 1)
         );
     }
 

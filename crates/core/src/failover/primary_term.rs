@@ -51,7 +51,7 @@ pub enum Phase {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, strum::Display)]
 #[serde(rename_all = "snake_case")]
 #[strum(serialize_all = "snake_case")]
-pub enum Reason {
+pub enum TermEndReason {
     /// A majority of voters heard nothing of the primary for a lease time.
     LeaseExpired,
     /// The primary's Postgres has ended.
@@ -72,7 +72,7 @@ pub struct LastFailover {
     /// Who is; None until its standbys have confirmed what it has.
     pub to: Option<NodeId>,
     /// Why.
-    pub reason: Reason,
+    pub reason: TermEndReason,
     /// When the leader began: milliseconds since the Unix epoch.
     pub began_ms: i64,
     /// When the new primary could take writes, but for its lease: milliseconds since the Unix
@@ -239,21 +239,21 @@ mod tests {
     }
 
     #[derive(Debug, Clone)]
-    enum Change {
+    enum TermChange {
         Recruit(u64),
         Appoint(u64, u8),
         ProposeSyncConfig(u64, u64, BTreeSet<u8>),
         CommitSyncConfig(u64, u64),
     }
 
-    fn change() -> impl Strategy<Value = Change> {
+    fn change() -> impl Strategy<Value = TermChange> {
         // Offsets from the present epoch and change: mostly right, sometimes late or early.
         let off = prop_oneof![8 => Just(1u64), 1 => Just(0u64), 1 => Just(2u64)];
         prop_oneof![
-            1 => off.clone().prop_map(Change::Recruit),
-            3 => (off.clone(), 1..7u8).prop_map(|(e, p)| Change::Appoint(e, p)),
-            2 => (off.clone(), off.clone(), prop::collection::btree_set(1..6u8, 0..5)).prop_map(|(e, c, s)| Change::ProposeSyncConfig(e, c, s)),
-            4 => (off.clone(), off).prop_map(|(e, c)| Change::CommitSyncConfig(e, c)),
+            1 => off.clone().prop_map(TermChange::Recruit),
+            3 => (off.clone(), 1..7u8).prop_map(|(e, p)| TermChange::Appoint(e, p)),
+            2 => (off.clone(), off.clone(), prop::collection::btree_set(1..6u8, 0..5)).prop_map(|(e, c, s)| TermChange::ProposeSyncConfig(e, c, s)),
+            4 => (off.clone(), off).prop_map(|(e, c)| TermChange::CommitSyncConfig(e, c)),
         ]
     }
 
@@ -266,10 +266,10 @@ mod tests {
                 let before = primary_term.clone();
                 let at = |offset: u64, now: u64| (now + offset).saturating_sub(1);
                 let result = match change.clone() {
-                    Change::Recruit(e) => primary_term.recruit(at(e, primary_term.epoch) + 1),
-                    Change::Appoint(e, p) => primary_term.appoint(at(e, primary_term.epoch), id(p), &voters()),
-                    Change::ProposeSyncConfig(e, c, s) => primary_term.propose_sync_config(at(e, primary_term.epoch), at(c, primary_term.change), s.into_iter().map(id).collect()),
-                    Change::CommitSyncConfig(e, c) => primary_term.commit_sync_config(at(e, primary_term.epoch), at(c, primary_term.change)),
+                    TermChange::Recruit(e) => primary_term.recruit(at(e, primary_term.epoch) + 1),
+                    TermChange::Appoint(e, p) => primary_term.appoint(at(e, primary_term.epoch), id(p), &voters()),
+                    TermChange::ProposeSyncConfig(e, c, s) => primary_term.propose_sync_config(at(e, primary_term.epoch), at(c, primary_term.change), s.into_iter().map(id).collect()),
+                    TermChange::CommitSyncConfig(e, c) => primary_term.commit_sync_config(at(e, primary_term.epoch), at(c, primary_term.change)),
                 };
                 if result.is_err() {
                     prop_assert_eq!(&primary_term, &before, "what is refused changes nothing");
@@ -280,7 +280,7 @@ mod tests {
                     prop_assert!(given.insert(primary_term.timeline), "timeline {} was given twice", primary_term.timeline);
                 }
                 // No config under which something may be acknowledged leaves, but by being settled.
-                if !matches!(change, Change::CommitSyncConfig(..)) && before.settled {
+                if !matches!(change, TermChange::CommitSyncConfig(..)) && before.settled {
                     prop_assert!(before.configs.iter().all(|c| primary_term.configs.contains(c)));
                 }
                 if primary_term.phase == Phase::Steady {

@@ -16,29 +16,44 @@ const WELL: Tick = Tick {
 };
 
 /// What each fault looks like.
-const ILL: [(Fault, Tick); 7] = [
+const ILL: [(Unresponsive, Tick); 7] = [
     (
-        Fault::Stopped(Process::Postmaster),
-        Tick { stopped: Some(Process::Postmaster), answered: false, ..WELL },
+        Unresponsive::Stopped(ProcessState::Postmaster),
+        Tick { stopped: Some(ProcessState::Postmaster), answered: false, ..WELL },
     ),
-    (Fault::Stopped(Process::Checkpointer), Tick { stopped: Some(Process::Checkpointer), ..WELL }),
-    (Fault::Stopped(Process::WalWriter), Tick { stopped: Some(Process::WalWriter), ..WELL }),
-    (Fault::Unanswered, Tick { answered: false, flushes: None, commits: None, ..WELL }),
-    (Fault::NotFlushed, Tick { flushes: Some(false), ..WELL }),
-    (Fault::SendersStopped, Tick { commits: Some(Commits::Wait { sender_stopped: true }), ..WELL }),
-    (Fault::Unconfirmed, Tick { commits: Some(Commits::Wait { sender_stopped: false }), ..WELL }),
+    (
+        Unresponsive::Stopped(ProcessState::Checkpointer),
+        Tick { stopped: Some(ProcessState::Checkpointer), ..WELL },
+    ),
+    (
+        Unresponsive::Stopped(ProcessState::WalWriter),
+        Tick { stopped: Some(ProcessState::WalWriter), ..WELL },
+    ),
+    (Unresponsive::Unanswered, Tick { answered: false, flushes: None, commits: None, ..WELL }),
+    (Unresponsive::NotFlushed, Tick { flushes: Some(false), ..WELL }),
+    (
+        Unresponsive::SendersStopped,
+        Tick { commits: Some(Commits::Wait { sender_stopped: true }), ..WELL },
+    ),
+    (
+        Unresponsive::Unconfirmed,
+        Tick { commits: Some(Commits::Wait { sender_stopped: false }), ..WELL },
+    ),
 ];
 
-fn heard() -> Judge {
-    let mut judge = Judge::new(BOUND);
-    assert_eq!(judge.observe(WELL), Verdict::Serve);
+fn heard() -> LivenessJudge {
+    let mut judge = LivenessJudge::new(BOUND);
+    assert_eq!(judge.observe(WELL), LivenessVerdict::Serve);
     judge
 }
 
-fn releases(judge: &mut Judge, ticks: impl IntoIterator<Item = Tick>) -> Option<Fault> {
+fn releases(
+    judge: &mut LivenessJudge,
+    ticks: impl IntoIterator<Item = Tick>,
+) -> Option<Unresponsive> {
     ticks.into_iter().find_map(|tick| match judge.observe(tick) {
-        Verdict::Release(fault) => Some(fault),
-        Verdict::Serve | Verdict::Suspect(_) => None,
+        LivenessVerdict::Release(fault) => Some(fault),
+        LivenessVerdict::Serve | LivenessVerdict::Suspect(_) => None,
     })
 }
 
@@ -47,10 +62,18 @@ fn each_fault_is_suspected_first_and_releases_at_the_bound() {
     for (fault, ill) in ILL {
         let mut judge = heard();
         for n in 1..BOUND {
-            let want = if n >= BOUND / 3 { Verdict::Suspect(fault) } else { Verdict::Serve };
+            let want = if n >= BOUND / 3 {
+                LivenessVerdict::Suspect(fault)
+            } else {
+                LivenessVerdict::Serve
+            };
             assert_eq!(judge.observe(ill), want, "{fault}, tick {n}");
         }
-        let want = if fault.releases() { Verdict::Release(fault) } else { Verdict::Suspect(fault) };
+        let want = if fault.releases() {
+            LivenessVerdict::Release(fault)
+        } else {
+            LivenessVerdict::Suspect(fault)
+        };
         assert_eq!(judge.observe(ill), want, "{fault}");
     }
 }
@@ -59,7 +82,10 @@ fn each_fault_is_suspected_first_and_releases_at_the_bound() {
 fn of_a_standby_only_answers_count() {
     for (fault, ill) in ILL {
         let standby = Tick { primary: false, ..ill };
-        let counts = matches!(fault, Fault::Unanswered | Fault::Stopped(Process::Postmaster));
+        let counts = matches!(
+            fault,
+            Unresponsive::Unanswered | Unresponsive::Stopped(ProcessState::Postmaster)
+        );
         let released = releases(&mut heard(), std::iter::repeat_n(standby, 100));
         assert_eq!(released, counts.then_some(fault), "{fault}");
     }
@@ -68,9 +94,9 @@ fn of_a_standby_only_answers_count() {
 #[test]
 fn silence_of_a_server_that_never_answered_may_be_its_start() {
     for (fault, ill) in ILL {
-        let mut judge = Judge::new(BOUND);
+        let mut judge = LivenessJudge::new(BOUND);
         let silent = Tick { answered: false, ..ill };
-        let unheard = matches!(fault, Fault::Unanswered | Fault::Unconfirmed);
+        let unheard = matches!(fault, Unresponsive::Unanswered | Unresponsive::Unconfirmed);
         assert_eq!(
             releases(&mut judge, std::iter::repeat_n(silent, 100)),
             (!unheard).then_some(fault),
@@ -97,10 +123,10 @@ fn an_observer_that_was_paused_does_not_fire() {
 fn a_bound_is_never_one_failure() {
     for bound in 0..3 {
         for (fault, ill) in ILL {
-            let mut judge = Judge::new(bound);
+            let mut judge = LivenessJudge::new(bound);
             judge.observe(WELL);
             assert!(
-                !matches!(judge.observe(ill), Verdict::Release(_)),
+                !matches!(judge.observe(ill), LivenessVerdict::Release(_)),
                 "{fault} with a bound of {bound}"
             );
         }
@@ -125,7 +151,7 @@ fn each_fault_has_its_words() {
 fn any_tick() -> impl Strategy<Value = Tick> {
     let stopped = prop_oneof![
         4 => Just(None),
-        1 => prop::sample::select(vec![Process::Postmaster, Process::Checkpointer, Process::WalWriter]).prop_map(Some),
+        1 => prop::sample::select(vec![ProcessState::Postmaster, ProcessState::Checkpointer, ProcessState::WalWriter]).prop_map(Some),
     ];
     let commits = prop::option::of(prop_oneof![
         Just(Commits::Advance),
@@ -145,16 +171,16 @@ fn any_tick() -> impl Strategy<Value = Tick> {
 }
 
 /// Whether the tick speaks against the server, for that fault.
-fn speaks_against(tick: Tick, fault: Fault) -> bool {
+fn speaks_against(tick: Tick, fault: Unresponsive) -> bool {
     match fault {
-        Fault::Stopped(process) => tick.stopped == Some(process),
-        Fault::Unanswered => !tick.answered,
-        Fault::NotFlushed => tick.flushes != Some(true),
-        Fault::SendersStopped => !matches!(
+        Unresponsive::Stopped(process) => tick.stopped == Some(process),
+        Unresponsive::Unanswered => !tick.answered,
+        Unresponsive::NotFlushed => tick.flushes != Some(true),
+        Unresponsive::SendersStopped => !matches!(
             tick.commits,
             Some(Commits::Advance | Commits::Wait { sender_stopped: false })
         ),
-        Fault::Unconfirmed => tick.commits != Some(Commits::Advance),
+        Unresponsive::Unconfirmed => tick.commits != Some(Commits::Advance),
     }
 }
 
@@ -163,17 +189,17 @@ proptest! {
     /// ticks in time as the bound says, of which none that are to be excused.
     #[test]
     fn a_release_has_its_evidence(ticks in prop::collection::vec(any_tick(), 1..200), bound in 2..20u32) {
-        let mut judge = Judge::new(bound);
+        let mut judge = LivenessJudge::new(bound);
         for (n, tick) in ticks.iter().enumerate() {
-            let Verdict::Release(fault) = judge.observe(*tick) else { continue };
+            let LivenessVerdict::Release(fault) = judge.observe(*tick) else { continue };
             let heard = ticks[..=n].iter().any(|t| t.answered);
-            prop_assert!(heard || fault != Fault::Unanswered, "it has never answered");
-            let counted = |fault: Fault| {
-                let excused = |t: &&Tick| !t.on_time || (t.starved && !matches!(fault, Fault::Stopped(_)));
+            prop_assert!(heard || fault != Unresponsive::Unanswered, "it has never answered");
+            let counted = |fault: Unresponsive| {
+                let excused = |t: &&Tick| !t.on_time || (t.starved && !matches!(fault, Unresponsive::Stopped(_)));
                 ticks[..=n].iter().rev().take_while(|t| speaks_against(**t, fault)).filter(|t| !excused(t)).count()
             };
             // A stopped postmaster is seen by its silence, too.
-            let silence = if fault == Fault::Stopped(Process::Postmaster) { counted(Fault::Unanswered) } else { 0 };
+            let silence = if fault == Unresponsive::Stopped(ProcessState::Postmaster) { counted(Unresponsive::Unanswered) } else { 0 };
             let counted = counted(fault).max(silence);
             prop_assert!(counted >= bound as usize, "{fault}: {counted} of {bound} ticks");
         }
@@ -184,11 +210,11 @@ proptest! {
     #[test]
     fn a_slow_server_is_left_alone(gaps in prop::collection::vec((0..BOUND as usize, any::<bool>()), 1..50)) {
         let slow = Tick { answered: false, flushes: None, commits: None, ..WELL };
-        let mut judge = Judge::new(BOUND);
+        let mut judge = LivenessJudge::new(BOUND);
         for (gap, starved) in gaps {
             let gap = if starved { gap * 10 } else { gap };
             prop_assert_eq!(releases(&mut judge, std::iter::repeat_n(Tick { starved, ..slow }, gap)), None);
-            prop_assert_eq!(judge.observe(WELL), Verdict::Serve);
+            prop_assert_eq!(judge.observe(WELL), LivenessVerdict::Serve);
         }
     }
 
@@ -196,9 +222,9 @@ proptest! {
     /// than the bound says.
     #[test]
     fn a_stopped_server_is_released(before in prop::collection::vec(any_tick(), 0..50)) {
-        let mut judge = Judge::new(BOUND);
+        let mut judge = LivenessJudge::new(BOUND);
         let released = releases(&mut judge, before);
-        let stopped = Tick { stopped: Some(Process::Postmaster), answered: false, flushes: None, commits: None, ..WELL };
+        let stopped = Tick { stopped: Some(ProcessState::Postmaster), answered: false, flushes: None, commits: None, ..WELL };
         let now = releases(&mut judge, std::iter::repeat_n(stopped, BOUND as usize));
         prop_assert!(released.is_some() || now.is_some());
     }

@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 /// The state and Raft as far as the driver sees them: each step is carried out at once, a voter
 /// change through a joint configuration that may be left behind by a crash.
-struct World {
+struct MembershipWorld {
     state: ClusterState,
     raft: RaftMembership,
     me: NodeId,
@@ -15,7 +15,7 @@ struct World {
     away: BTreeSet<NodeId>,
 }
 
-impl World {
+impl MembershipWorld {
     fn new() -> Self {
         let bootstrap = id(1);
         let mut state = ClusterState::default();
@@ -34,7 +34,7 @@ impl World {
         Self { state, raft, me: bootstrap, away: BTreeSet::new() }
     }
 
-    fn next(&self, join_timeout: Option<Duration>) -> Step {
+    fn next(&self, join_timeout: Option<Duration>) -> MembershipStep {
         let caught_up =
             self.state.members.keys().filter(|id| !self.away.contains(id)).copied().collect();
         let unheard = self
@@ -45,7 +45,7 @@ impl World {
             .map(|(id, _)| (*id, Duration::from_mins(1)))
             .collect();
         let (state, raft) = (&self.state, &self.raft);
-        next_step(&Facts {
+        next_step(&MembershipFacts {
             state,
             raft,
             me: self.me,
@@ -56,31 +56,33 @@ impl World {
         })
     }
 
-    fn carry_out(&mut self, step: Step, crash: bool) {
+    fn carry_out(&mut self, step: MembershipStep, crash: bool) {
         let Self { state, raft, me, .. } = self;
         match step {
-            Step::Nothing | Step::WaitFor(_) => return,
-            Step::FinishJoint => raft.joint = false,
-            Step::Confirm => {}
-            Step::Move(id) => drop(raft.addresses.insert(id, state.members[&id].address.clone())),
-            Step::AddLearner(id) => {
+            MembershipStep::Nothing | MembershipStep::WaitFor(_) => return,
+            MembershipStep::FinishJoint => raft.joint = false,
+            MembershipStep::Confirm => {}
+            MembershipStep::Move(id) => {
+                drop(raft.addresses.insert(id, state.members[&id].address.clone()))
+            }
+            MembershipStep::AddLearner(id) => {
                 raft.learners.insert(id);
                 raft.addresses.insert(id, state.members[&id].address.clone());
             }
-            Step::Promote(id) => {
+            MembershipStep::Promote(id) => {
                 raft.learners.remove(&id);
                 raft.voters.insert(id);
                 raft.joint = crash;
             }
-            Step::GiveUp(id) => {
+            MembershipStep::GiveUp(id) => {
                 state.apply(&Command::JoinExpired { node: id }).unwrap();
                 return;
             }
-            Step::Transfer(id) => {
+            MembershipStep::Transfer(id) => {
                 *me = id;
                 return;
             }
-            Step::Drop(id) => {
+            MembershipStep::Drop(id) => {
                 raft.learners.remove(&id);
                 raft.voters.remove(&id);
                 raft.addresses.remove(&id);
@@ -103,21 +105,23 @@ impl World {
         }
     }
 
-    fn wish(&mut self, node: NodeId, wish: Wish) {
+    fn wish(&mut self, node: NodeId, wish: MembershipWish) {
         let at = |n| Address::new(&format!("moved-{node}"), n).unwrap();
         let _ = match wish {
-            Wish::Join | Wish::JoinAway => {
+            MembershipWish::Join | MembershipWish::JoinAway => {
                 self.state.apply(&Command::Join { node, address: address(node.get()) })
             }
-            Wish::Remove => self.state.apply(&Command::Remove { node }),
-            Wish::Move(port) => self.state.apply(&Command::SetAddress { node, address: at(port) }),
+            MembershipWish::Remove => self.state.apply(&Command::Remove { node }),
+            MembershipWish::Move(port) => {
+                self.state.apply(&Command::SetAddress { node, address: at(port) })
+            }
         };
         let newcomer = self
             .state
             .members
             .get(&node)
             .is_some_and(|m| m.role == Role::Learner && m.info.is_none());
-        if newcomer && matches!(wish, Wish::JoinAway) {
+        if newcomer && matches!(wish, MembershipWish::JoinAway) {
             self.away.insert(node);
         } else if newcomer && !self.away.contains(&node) {
             tell(&mut self.state, node);
@@ -126,7 +130,7 @@ impl World {
 }
 
 #[derive(Debug, Clone, Copy)]
-enum Wish {
+enum MembershipWish {
     Join,
     /// Of a node that never comes.
     JoinAway,
@@ -134,8 +138,8 @@ enum Wish {
     Move(i64),
 }
 
-fn wish() -> impl Strategy<Value = Wish> {
-    prop_oneof![3 => Just(Wish::Join), 1 => Just(Wish::JoinAway), 2 => Just(Wish::Remove), 1 => (1..9i64).prop_map(Wish::Move)]
+fn wish() -> impl Strategy<Value = MembershipWish> {
+    prop_oneof![3 => Just(MembershipWish::Join), 1 => Just(MembershipWish::JoinAway), 2 => Just(MembershipWish::Remove), 1 => (1..9i64).prop_map(MembershipWish::Move)]
 }
 
 fn tell(state: &mut ClusterState, node: NodeId) {
@@ -163,14 +167,14 @@ proptest! {
     fn it_gets_there_one_voter_at_a_time(
         wishes in prop::collection::vec((1..10i64, wish(), any::<bool>(), 0..4usize), 1..40)
     ) {
-        let mut world = World::new();
+        let mut world = MembershipWorld::new();
         for (n, wish, crash, steps) in wishes {
             world.wish(id(n), wish);
             world.drive(steps, crash, None);
         }
         world.drive(40, false, Some(Duration::from_mins(1)));
-        prop_assert_eq!(world.next(Some(Duration::from_mins(1))), Step::Nothing);
-        let World { state, raft, away, .. } = world;
+        prop_assert_eq!(world.next(Some(Duration::from_mins(1))), MembershipStep::Nothing);
+        let MembershipWorld { state, raft, away, .. } = world;
         let in_raft: BTreeSet<NodeId> = raft.voters.union(&raft.learners).copied().collect();
         let members: BTreeSet<NodeId> = state.members.keys().copied().collect();
         prop_assert_eq!(in_raft, members);
@@ -219,29 +223,29 @@ fn member(n: i64, alive: bool) -> MemberStatus {
 #[test]
 fn a_newcomer_that_has_not_caught_up_or_not_told_gets_no_vote() {
     let two = id(2);
-    let mut world = World::new();
+    let mut world = MembershipWorld::new();
     world.state.apply(&Command::Join { node: two, address: address(2) }).unwrap();
     world.drive(1, false, None);
-    assert_eq!(world.next(None), Step::WaitFor(two), "it has not told");
+    assert_eq!(world.next(None), MembershipStep::WaitFor(two), "it has not told");
     tell(&mut world.state, two);
     world.away.insert(two);
     assert_eq!(
         world.next(Some(Duration::ZERO)),
-        Step::WaitFor(two),
+        MembershipStep::WaitFor(two),
         "it has told, so it was reached: nobody gives it up"
     );
     world.away.clear();
-    assert_eq!(world.next(None), Step::Promote(two));
+    assert_eq!(world.next(None), MembershipStep::Promote(two));
 }
 
 #[test]
 fn a_newcomer_that_was_never_heard_is_given_up_in_time() {
     let two = id(2);
-    let mut world = World::new();
+    let mut world = MembershipWorld::new();
     world.state.apply(&Command::Join { node: two, address: address(2) }).unwrap();
     world.drive(1, false, None);
-    assert_eq!(world.next(Some(Duration::from_secs(61))), Step::WaitFor(two));
-    assert_eq!(world.next(Some(Duration::from_mins(1))), Step::GiveUp(two));
+    assert_eq!(world.next(Some(Duration::from_secs(61))), MembershipStep::WaitFor(two));
+    assert_eq!(world.next(Some(Duration::from_mins(1))), MembershipStep::GiveUp(two));
     world.drive(5, false, Some(Duration::from_mins(1)));
     assert!(world.state.retired.contains(&two) && !world.raft.contains(two));
 }

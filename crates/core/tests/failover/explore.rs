@@ -7,7 +7,7 @@ use std::hash::{Hash, Hasher};
 use std::time::{Duration, Instant};
 
 use crate::mutation::Mutation;
-use crate::world::{Action, MAX, Violation, World};
+use crate::world::{Action, MAX, ModelViolation, ModelWorld};
 
 /// What a search came to.
 pub enum Found {
@@ -16,7 +16,7 @@ pub enum Found {
     /// The bound was reached.
     Bound { states: usize, depth: usize },
     /// That must not be.
-    Violation { what: Violation, trace: Vec<Action> },
+    Violation { what: ModelViolation, trace: Vec<Action> },
 }
 
 impl fmt::Display for Found {
@@ -42,14 +42,14 @@ pub fn story(actions: &[Action]) -> String {
     names.join(" ")
 }
 
-fn hash(world: &World) -> u64 {
+fn hash(world: &ModelWorld) -> u64 {
     let mut hasher = DefaultHasher::new();
     world.hash(&mut hasher);
     hasher.finish()
 }
 
 /// Breadth first: the shortest trace to a violation.
-pub fn search(start: &World, mutation: Option<Mutation>, most_states: usize) -> Found {
+pub fn search(start: &ModelWorld, mutation: Option<Mutation>, most_states: usize) -> Found {
     let root = hash(start);
     let mut parents: HashMap<u64, Option<(u64, Action)>> = HashMap::from([(root, None)]);
     let (mut layer, mut depth) = (vec![(root, start.clone())], 0);
@@ -92,7 +92,7 @@ pub struct Walks {
     pub steps: u64,
     /// Walks in which a second primary took writes.
     pub failovers: u64,
-    pub violation: Option<(Violation, Vec<Action>)>,
+    pub violation: Option<(ModelViolation, Vec<Action>)>,
 }
 
 /// xorshift64*: small, and the same everywhere.
@@ -154,7 +154,7 @@ impl Moods {
 /// Random walks of at most `steps` steps, until `budget` is used up or something is found; what is
 /// found is shortened.
 pub fn walk(
-    start: &World,
+    start: &ModelWorld,
     mutation: Option<Mutation>,
     seed: u64,
     steps: usize,
@@ -198,10 +198,10 @@ pub fn walk(
 
 /// Takes out whatever is not needed for the same violation.
 fn shorten(
-    start: &World,
+    start: &ModelWorld,
     mutation: Option<Mutation>,
     mut trace: Vec<Action>,
-    what: Violation,
+    what: ModelViolation,
 ) -> Vec<Action> {
     let run = |actions: &[Action]| {
         let (mut world, mut used) = (start.clone(), Vec::new());

@@ -24,14 +24,14 @@ use std::time::Duration;
 
 use explore::{Found, search, story, walk};
 use mutation::Mutation;
-use world::{Budget, Violation, World};
+use world::{Budget, ModelViolation, ModelWorld};
 
 const ALL: u8 = 0b111;
 /// For a search that finds nothing: it fails then.
 const PATIENCE: Duration = Duration::from_mins(5);
 
-fn three(left: Budget) -> World {
-    World::new(3, ALL, 0b110, left)
+fn three(left: Budget) -> ModelWorld {
+    ModelWorld::new(3, ALL, 0b110, left)
 }
 
 #[test]
@@ -46,17 +46,17 @@ fn one_failover_of_three_nodes() {
 struct Control {
     mutation: Mutation,
     /// Any of these is what it prevents.
-    violations: &'static [Violation],
-    world: World,
+    violations: &'static [ModelViolation],
+    world: ModelWorld,
     steps: usize,
 }
 
 fn controls() -> Vec<Control> {
-    use Violation::{
+    use ModelViolation::{
         AcknowledgedWriteMissing, ConfirmsWhatItHasNot, ShownAndTakenBack, TimelineUsedTwice,
         TwoOpenGates,
     };
-    let lost: &[Violation] = &[AcknowledgedWriteMissing, ShownAndTakenBack];
+    let lost: &[ModelViolation] = &[AcknowledgedWriteMissing, ShownAndTakenBack];
     let all = Budget { writes: 3, crashes: 2, epochs: 2, changes: 1, voters: 0 };
     let quiet = Budget { writes: 0, crashes: 0, epochs: 1, changes: 0, voters: 0 };
     let change_of_mind = Budget { writes: 1, crashes: 0, epochs: 1, changes: 2, voters: 0 };
@@ -74,7 +74,7 @@ fn controls() -> Vec<Control> {
         control(
             Mutation::ChangeOfMindWithoutBarrier,
             lost,
-            World::new(3, ALL, 0b10, change_of_mind),
+            ModelWorld::new(3, ALL, 0b10, change_of_mind),
             150,
         ),
         control(Mutation::LateReportsCount, lost, three(two_failovers), 200),
@@ -101,7 +101,11 @@ fn each_of_these_rules_taken_out_gives_a_trace() {
 }
 
 /// Where a story leads to, as far as each of its actions can happen, and those that can't.
-fn replay(mut world: World, words: &str, mutation: Option<Mutation>) -> (World, Vec<&str>) {
+fn replay(
+    mut world: ModelWorld,
+    words: &str,
+    mutation: Option<Mutation>,
+) -> (ModelWorld, Vec<&str>) {
     let mut impossible = Vec::new();
     for word in words.split_whitespace() {
         match world.successors(mutation).into_iter().find(|(action, _)| story(&[*action]) == word) {
@@ -144,7 +148,7 @@ fn walks_of_three_nodes_find_nothing() {
 /// Three of five vote, and who they are changes twice.
 #[test]
 fn walks_with_changes_of_the_voters_find_nothing() {
-    let start = World::new(
+    let start = ModelWorld::new(
         5,
         0b111,
         0b110,
@@ -173,7 +177,7 @@ fn by_hand() {
     let left = Budget { writes: b(3), crashes: b(4), epochs: b(5), changes: b(6), voters: b(7) };
     let begin = std::env::var("BEGIN").unwrap_or_default();
     let (start, impossible) =
-        replay(World::new(usize::try_from(n[0]).unwrap(), b(1), b(2), left), &begin, mutation);
+        replay(ModelWorld::new(usize::try_from(n[0]).unwrap(), b(1), b(2), left), &begin, mutation);
     println!("begins with {:?}; could not happen: {impossible:?}", start.violation);
     if how == "walk" {
         let walks = walk(

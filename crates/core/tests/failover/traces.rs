@@ -2,27 +2,27 @@
 //! it. Some were come across by walks and shortened, some were thought up.
 
 use crate::mutation::Mutation;
-use crate::world::{Budget, Violation, World};
+use crate::world::{Budget, ModelViolation, ModelWorld};
 
 /// One of them.
 pub struct Trace {
     pub mutation: Mutation,
     /// What it leads to.
-    pub violation: Violation,
-    pub world: World,
+    pub violation: ModelViolation,
+    pub world: ModelWorld,
     /// The names of the actions.
     pub story: &'static str,
 }
 
 /// Three voters; writes, crashes, epochs and changes of the standbys that there may be.
-fn three(standbys: u8, [writes, crashes, epochs, changes]: [u8; 4]) -> World {
-    World::new(3, 0b111, standbys, Budget { writes, crashes, epochs, changes, voters: 0 })
+fn three(standbys: u8, [writes, crashes, epochs, changes]: [u8; 4]) -> ModelWorld {
+    ModelWorld::new(3, 0b111, standbys, Budget { writes, crashes, epochs, changes, voters: 0 })
 }
 
 /// Five nodes: all of them vote where no vote changes, else the first three.
-fn five(standbys: u8, [writes, crashes, epochs, changes]: [u8; 4], voters: u8) -> World {
+fn five(standbys: u8, [writes, crashes, epochs, changes]: [u8; 4], voters: u8) -> ModelWorld {
     let votes = if voters == 0 { 0b1_1111 } else { 0b111 };
-    World::new(5, votes, standbys, Budget { writes, crashes, epochs, changes, voters })
+    ModelWorld::new(5, votes, standbys, Budget { writes, crashes, epochs, changes, voters })
 }
 
 #[allow(clippy::too_many_lines, reason = "data")]
@@ -30,7 +30,7 @@ pub fn traces() -> Vec<Trace> {
     vec![
         Trace {
             mutation: Mutation::ReportBeforeTheReceiverIsGone,
-            violation: Violation::AcknowledgedWriteMissing,
+            violation: ModelViolation::AcknowledgedWriteMissing,
             world: three(0b110, [1, 0, 1, 0]),
             story: "Write(0) PromiseEnds(0) LeaseEnds(0) PromiseEnds(2) Lead Commit(0) Apply(2) Apply(1) Step(2) Step(2) Step(2) \
                     PromiseEnds(1) Step(1) Step(1) Step(1) Lead Commit(0) Receive(2) Confirm(0,2)",
@@ -40,7 +40,7 @@ pub fn traces() -> Vec<Trace> {
         // appointed and has never seen it.
         Trace {
             mutation: Mutation::ReportBeforeTheStartupProcessKnows,
-            violation: Violation::AcknowledgedWriteMissing,
+            violation: ModelViolation::AcknowledgedWriteMissing,
             world: three(0b110, [1, 0, 1, 0]),
             story: "Write(0) LeaseEnds(0) PromiseEnds(1) PromiseEnds(2) Lead Commit(0) Apply(2) Step(2) Step(2) ReceiverEnds(2) \
                     Step(2) Apply(1) Step(1) Step(1) ReceiverEnds(1) Step(1) Lead Commit(0) ReceiverStarts(2) Receive(2) \
@@ -51,7 +51,7 @@ pub fn traces() -> Vec<Trace> {
         // reports nobody has more than node 2, which does not have it.
         Trace {
             mutation: Mutation::ReportWhilePrimary,
-            violation: Violation::AcknowledgedWriteMissing,
+            violation: ModelViolation::AcknowledgedWriteMissing,
             world: three(0b110, [1, 0, 1, 0]),
             story: "LeaseEnds(0) PromiseEnds(1) PromiseEnds(2) Lead Grant(0,0) Grant(0,1) Commit(0) Apply(0) Step(0) Write(0) \
                     Receive(1) Confirm(0,1) Apply(2) Step(2) Step(2) ReceiverEnds(2) LoadConninfo(2) Step(2) Lead Commit(0)",
@@ -61,7 +61,7 @@ pub fn traces() -> Vec<Trace> {
         // counted with the two that never had the write.
         Trace {
             mutation: Mutation::ReportWhileRewinding,
-            violation: Violation::AcknowledgedWriteMissing,
+            violation: ModelViolation::AcknowledgedWriteMissing,
             world: five(0b1_1110, [2, 0, 2, 0], 0),
             story: "Write(0) Receive(1) Receive(2) Confirm(0,1) Confirm(0,2) Write(0) Receive(1) LeaseEnds(0) PromiseEnds(2) \
                     PromiseEnds(3) PromiseEnds(4) Lead Commit(0) Apply(2) Step(2) Step(2) ReceiverEnds(2) LoadConninfo(2) Step(2) \
@@ -74,7 +74,7 @@ pub fn traces() -> Vec<Trace> {
         // which it is being rewound. Node 2 is lost.
         Trace {
             mutation: Mutation::AbstainsFromEverything,
-            violation: Violation::AcknowledgedWriteMissing,
+            violation: ModelViolation::AcknowledgedWriteMissing,
             world: five(0b1_1110, [2, 0, 2, 0], 0),
             story: "Write(0) Receive(1) Receive(2) Confirm(0,1) Confirm(0,2) Write(0) Receive(1) LeaseEnds(0) PromiseEnds(2) \
                     PromiseEnds(3) PromiseEnds(4) Lead Commit(0) Apply(2) Step(2) Step(2) ReceiverEnds(2) LoadConninfo(2) Step(2) \
@@ -85,7 +85,7 @@ pub fn traces() -> Vec<Trace> {
         },
         Trace {
             mutation: Mutation::FollowsAnyTimeline,
-            violation: Violation::ConfirmsWhatItHasNot,
+            violation: ModelViolation::ConfirmsWhatItHasNot,
             world: three(0b110, [3, 1, 3, 0]),
             story: "PromiseEnds(1) LeaseEnds(0) Crash(2) Restart(2,0) Step(2) PromiseEnds(2) Lead Commit(0) Apply(2) Apply(1) \
                     Step(2) Step(2) Step(1) Step(1) ReceiverEnds(1) LoadConninfo(1) Step(1) Lead PromiseEnds(0) Commit(0) Apply(1) \
@@ -98,7 +98,7 @@ pub fn traces() -> Vec<Trace> {
         // never had the write that node 1 had confirmed.
         Trace {
             mutation: Mutation::CloneFromAnybody,
-            violation: Violation::AcknowledgedWriteMissing,
+            violation: ModelViolation::AcknowledgedWriteMissing,
             world: five(0b1_1110, [2, 0, 2, 0], 0),
             story: "Write(0) Receive(1) Receive(2) Confirm(0,1) Confirm(0,2) Write(0) Receive(1) LeaseEnds(0) PromiseEnds(2) \
                     PromiseEnds(3) PromiseEnds(4) Lead Commit(0) Apply(2) Step(2) Step(2) ReceiverEnds(2) LoadConninfo(2) Step(2) \
@@ -111,7 +111,7 @@ pub fn traces() -> Vec<Trace> {
         // before, and confirms the write. Its report still counts, and node 1 is appointed.
         Trace {
             mutation: Mutation::EpochNotDurable,
-            violation: Violation::AcknowledgedWriteMissing,
+            violation: ModelViolation::AcknowledgedWriteMissing,
             world: three(0b110, [1, 1, 1, 0]),
             story: "Write(0) LeaseEnds(0) PromiseEnds(1) PromiseEnds(2) Lead Commit(0) Apply(2) Step(2) Step(2) ReceiverEnds(2) \
                     LoadConninfo(2) Step(2) Crash(2) Restart(2,0) Step(2) Step(2) LoadConninfo(2) ReceiverStarts(2) Receive(2) \
@@ -121,7 +121,7 @@ pub fn traces() -> Vec<Trace> {
         // its own.
         Trace {
             mutation: Mutation::AnybodysReportCounts,
-            violation: Violation::AcknowledgedWriteMissing,
+            violation: ModelViolation::AcknowledgedWriteMissing,
             world: three(0b10, [1, 0, 1, 0]),
             story: "Write(0) Receive(1) Confirm(0,1) LeaseEnds(0) PromiseEnds(1) PromiseEnds(2) Lead Commit(0) Apply(2) Step(2) \
                     Step(2) ReceiverEnds(2) LoadConninfo(2) Step(2) Lead Commit(0)",
@@ -131,7 +131,7 @@ pub fn traces() -> Vec<Trace> {
         // next timeline. Node 1 is lost; by the LSN alone node 0 is as advanced as node 2.
         Trace {
             mutation: Mutation::PositionBeforeTimeline,
-            violation: Violation::AcknowledgedWriteMissing,
+            violation: ModelViolation::AcknowledgedWriteMissing,
             world: three(0b110, [3, 0, 2, 0]),
             story: "Write(0) Write(0) LeaseEnds(0) PromiseEnds(1) PromiseEnds(2) Lead Commit(0) Apply(1) Step(1) Step(1) \
                     ReceiverEnds(1) LoadConninfo(1) Step(1) Apply(2) Step(2) Step(2) ReceiverEnds(2) LoadConninfo(2) Step(2) Lead \
@@ -147,7 +147,7 @@ pub fn traces() -> Vec<Trace> {
         // back: its timeline is the higher one.
         Trace {
             mutation: Mutation::StartUnpromoted,
-            violation: Violation::AcknowledgedWriteMissing,
+            violation: ModelViolation::AcknowledgedWriteMissing,
             world: three(0b110, [1, 1, 3, 0]),
             story: "LeaseEnds(0) PromiseEnds(0) PromiseEnds(1) Lead Commit(0) Apply(0) Step(0) Step(0) Step(0) Step(0) Apply(1) \
                     Step(1) Step(1) LoadConninfo(1) Step(1) Lead Commit(0) Apply(1) Step(1) Lead Commit(0) Apply(0) Apply(0) \
@@ -158,7 +158,7 @@ pub fn traces() -> Vec<Trace> {
         },
         Trace {
             mutation: Mutation::NoteBeforeAllHaveLoaded,
-            violation: Violation::AcknowledgedWriteMissing,
+            violation: ModelViolation::AcknowledgedWriteMissing,
             world: three(0b10, [1, 0, 1, 1]),
             story: "ChangeStandbys(4) Apply(0) PrimaryTerm(0) Apply(2) PrimaryTerm(0) PrimaryTerm(0) Write(0) Receive(1) PromiseEnds(2) LeaseEnds(0) \
                     Confirm(0,1) Commit(0) PromiseEnds(1) Apply(2) Lead Commit(0) Apply(2) Step(2) Step(2) Apply(0) \
@@ -166,7 +166,7 @@ pub fn traces() -> Vec<Trace> {
         },
         Trace {
             mutation: Mutation::LateConfirmationsCount,
-            violation: Violation::AcknowledgedWriteMissing,
+            violation: ModelViolation::AcknowledgedWriteMissing,
             world: three(0b10, [1, 0, 1, 2]),
             story: "Write(0) ChangeStandbys(0) Apply(2) ChangeStandbys(4) Apply(2) Apply(0) PrimaryTerm(0) NamesLoaded(0) LeaseEnds(0) \
                     PrimaryTerm(0) PrimaryTerm(0) Apply(0) Commit(0) Apply(0) PromiseEnds(0) Apply(2) PromiseEnds(1) Lead Commit(0) Apply(2) \
@@ -175,7 +175,7 @@ pub fn traces() -> Vec<Trace> {
         },
         Trace {
             mutation: Mutation::GateBeforeConfirmed,
-            violation: Violation::AcknowledgedWriteMissing,
+            violation: ModelViolation::AcknowledgedWriteMissing,
             world: three(0b110, [1, 0, 2, 0]),
             story: "PromiseEnds(2) LeaseEnds(0) PromiseEnds(0) Lead Commit(0) Apply(0) Apply(1) PromiseEnds(1) Step(1) Apply(2) \
                     Step(2) Step(2) LoadConninfo(2) Step(1) Step(0) Step(2) LoadConninfo(1) Step(1) Lead Step(0) Step(0) Commit(0) \
@@ -188,7 +188,7 @@ pub fn traces() -> Vec<Trace> {
         // enough.
         Trace {
             mutation: Mutation::NoRead,
-            violation: Violation::AcknowledgedWriteMissing,
+            violation: ModelViolation::AcknowledgedWriteMissing,
             world: three(0b10, [1, 1, 1, 1]),
             story: "ChangeStandbys(4) Apply(0) PrimaryTerm(0) NamesLoaded(0) PrimaryTerm(0) PrimaryTerm(0) Commit(0) Crash(0) Restart(0,1) Step(0) \
                     PrimaryTerm(0) PrimaryTerm(0) ReceiverStarts(1) Confirm(0,1) Grant(0,0) Grant(0,1) PrimaryTerm(0) Write(0) Receive(1) \
@@ -200,7 +200,7 @@ pub fn traces() -> Vec<Trace> {
         // and nodes 1 and 4 carry another one.
         Trace {
             mutation: Mutation::VotersChangeAtOnce,
-            violation: Violation::TwoOpenGates,
+            violation: ModelViolation::TwoOpenGates,
             world: five(0b10, [0, 0, 1, 0], 2),
             story: "ChangeVoter(4,22) ChangeVoter(2,18) PromiseEnds(1) PromiseEnds(4) Lead Commit(0) Apply(1) Apply(1) Apply(1) \
                     Step(1) Step(1) ReceiverEnds(1) LoadConninfo(1) Step(1) Lead Commit(0) Apply(1) Step(1) PrimaryTerm(1) PrimaryTerm(1) \
@@ -212,7 +212,7 @@ pub fn traces() -> Vec<Trace> {
         // and goes on acknowledging the heartbeats of node 0, which has not.
         Trace {
             mutation: Mutation::MembershipNotCompared,
-            violation: Violation::TwoOpenGates,
+            violation: ModelViolation::TwoOpenGates,
             world: five(0b10, [0, 0, 1, 0], 2),
             story: "ChangeVoter(4,22) LeaseEnds(0) Grant(0,0) Grant(0,2) ChangeVoter(2,18) PromiseEnds(1) PromiseEnds(4) Lead \
                     Commit(0) Apply(1) Apply(1) Apply(1) Step(1) Step(1) ReceiverEnds(1) LoadConninfo(1) Step(1) Lead Commit(0) \

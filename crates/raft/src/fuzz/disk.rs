@@ -22,7 +22,7 @@ const OWNED: usize = 2;
 
 /// What a log holds: its vote's term and the indexes of its entries.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Held {
+struct HeldEntries {
     term: Option<u64>,
     entries: Vec<u64>,
 }
@@ -73,8 +73,8 @@ impl Whole {
     }
 
     /// What the first `records` records say.
-    fn held(&self, records: usize) -> Held {
-        let mut held = Held { term: None, entries: Vec::new() };
+    fn held(&self, records: usize) -> HeldEntries {
+        let mut held = HeldEntries { term: None, entries: Vec::new() };
         for edge in &self.edges[..records] {
             match self.bytes[edge + 3] {
                 0 => held.term = Some(held.term.map_or(1, |term| term + 1)),
@@ -101,7 +101,7 @@ impl Whole {
     }
 
     /// Starts from this file: what it holds then, and the file.
-    fn open(&self, bytes: &[u8]) -> (io::Result<Held>, TempDir) {
+    fn open(&self, bytes: &[u8]) -> (io::Result<HeldEntries>, TempDir) {
         let dir = scratch().expect("a directory");
         std::fs::create_dir(dir.path().join("log")).expect("a directory");
         std::fs::write(chunk(dir.path()), bytes).expect("room for a file");
@@ -111,7 +111,7 @@ impl Whole {
                 let entries =
                     log.try_get_log_entries(0..).await?.iter().map(|e| e.log_id.index).collect();
                 log.tail(10)?;
-                Ok(Held { term, entries })
+                Ok(HeldEntries { term, entries })
             })
         });
         (held, dir)

@@ -25,10 +25,10 @@ use uuid::Uuid;
 use crate::identity::Identity;
 use crate::store::SnapshotFile;
 use crate::transport::{
-    Hello, MAX_FRAME, MAX_HELLO, PROTOCOL_VERSION, Reply, Rpc, Welcome, admit, read_json,
+    Hello, MAX_FRAME, MAX_HELLO, PROTOCOL_VERSION, Rpc, RpcReply, Welcome, admit, read_json,
     write_json,
 };
-use crate::types::{Applied, LogCommand, TypeConfig, Vote, core_membership};
+use crate::types::{AppliedEntry, LogCommand, TypeConfig, Vote, core_membership};
 
 /// One thing that bytes go through.
 pub struct Target {
@@ -74,7 +74,7 @@ fn frames(bytes: &[u8]) {
         }
     }
     let mut rest = bytes;
-    while let Some(reply) = next::<Reply>(&mut rest, MAX_FRAME) {
+    while let Some(reply) = next::<RpcReply>(&mut rest, MAX_FRAME) {
         again(&reply, MAX_FRAME);
     }
 }
@@ -289,12 +289,12 @@ fn frame_examples() -> Vec<Vec<u8>> {
         framed(&[Rpc::Snapshot { vote, meta, data }]),
         framed(&[Rpc::Propose(told)]),
         framed(&[
-            Reply::Append(AppendEntriesResponse::Success),
-            Reply::Append(AppendEntriesResponse::HigherVote(vote)),
-            Reply::Vote(VoteResponse::new(vote, Some(log_id(4)), true)),
-            Reply::Proposed(Applied::Command(Err(refused))),
-            Reply::Probe { wal: None, replayed: None },
-            Reply::Failed("no".into()),
+            RpcReply::Append(AppendEntriesResponse::Success),
+            RpcReply::Append(AppendEntriesResponse::HigherVote(vote)),
+            RpcReply::Vote(VoteResponse::new(vote, Some(log_id(4)), true)),
+            RpcReply::Proposed(AppliedEntry::Command(Err(refused))),
+            RpcReply::Probe { wal: None, replayed: None },
+            RpcReply::Failed("no".into()),
         ]),
     ]
 }

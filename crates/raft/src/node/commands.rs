@@ -17,10 +17,10 @@ use pgraft_core::{
 };
 use tokio::time::{Instant, sleep, timeout_at};
 
-use super::Shared;
+use super::NodeShared;
 use crate::machine;
 use crate::store::AppliedState;
-use crate::types::{Applied, Endpoint, LogCommand, node_id, raft_id};
+use crate::types::{AppliedEntry, Endpoint, LogCommand, node_id, raft_id};
 
 /// How long a command may take.
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -57,7 +57,7 @@ impl Failed {
     }
 }
 
-impl Shared {
+impl NodeShared {
     /// Answers one request of the control socket.
     pub(crate) async fn answer(&self, request: Request) -> Response {
         let done = |notice: Result<Option<String>, Refusal>| {
@@ -325,8 +325,8 @@ impl Shared {
                 Ok(Ok(written)) => {
                     self.published(written.log_id.index, deadline).await?;
                     return match written.data {
-                        Applied::Command(result) => Ok(result?),
-                        Applied::Raft => {
+                        AppliedEntry::Command(result) => Ok(result?),
+                        AppliedEntry::Raft => {
                             Err(Refusal::Stopped("a command was applied as something else".into())
                                 .into())
                         }

@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::{ChangeMembers, ServerState};
-use pgraft_core::membership::{Facts, Step, next_step};
+use pgraft_core::membership::{MembershipFacts, MembershipStep, next_step};
 use pgraft_core::{Command, NodeId, Role};
 use tokio::time::{Instant, timeout};
 
-use super::Shared;
+use super::NodeShared;
 use super::compose::caught_up;
 use crate::types::{Endpoint, LogCommand, core_membership, raft_id};
 
@@ -25,7 +25,7 @@ const SHORTEST_WAIT: Duration = Duration::from_millis(1);
 const LONGEST_WAIT: Duration = Duration::from_millis(500);
 
 /// Drives for as long as it is polled.
-pub async fn run(shared: Arc<Shared>) {
+pub async fn run(shared: Arc<NodeShared>) {
     let mut metrics = shared.raft.server_metrics();
     let mut applied = shared.applied.clone();
     let mut wait = SHORTEST_WAIT;
@@ -35,13 +35,13 @@ pub async fn run(shared: Arc<Shared>) {
         unheard.look(&shared);
         voters.look(&shared);
         let step = shared.next_step(&unheard);
-        wait = if matches!(step, Step::WaitFor(_)) {
+        wait = if matches!(step, MembershipStep::WaitFor(_)) {
             (wait * 2).min(LONGEST_WAIT)
         } else {
             SHORTEST_WAIT
         };
         match step {
-            Step::Nothing => {
+            MembershipStep::Nothing => {
                 let open = tokio::select! {
                     biased; // in no random order: a simulation repeats itself
                     r = metrics.changed() => r.is_ok(),
@@ -51,14 +51,16 @@ pub async fn run(shared: Arc<Shared>) {
                     return;
                 }
             }
-            Step::WaitFor(_) => {
+            MembershipStep::WaitFor(_) => {
                 tokio::select! {
                     biased; // in no random order: a simulation repeats itself
                     r = applied.changed() => if r.is_err() { return },
                     () = tokio::time::sleep(wait) => {}
                 }
             }
-            step @ (Step::Promote(_) | Step::Drop(_)) if !voters.are_quiet(&shared) => {
+            step @ (MembershipStep::Promote(_) | MembershipStep::Drop(_))
+                if !voters.are_quiet(&shared) =>
+            {
                 tracing::debug!(
                     "membership: {step:?} waits for the lease of those who voted before"
                 );
@@ -89,7 +91,7 @@ pub async fn run(shared: Arc<Shared>) {
 struct Unheard(BTreeMap<NodeId, Instant>);
 
 impl Unheard {
-    fn look(&mut self, shared: &Shared) {
+    fn look(&mut self, shared: &NodeShared) {
         let applied = shared.applied.borrow();
         let is_unheard = |id: &NodeId| {
             applied
@@ -115,7 +117,7 @@ struct Voters {
 }
 
 impl Voters {
-    fn look(&mut self, shared: &Shared) {
+    fn look(&mut self, shared: &NodeShared) {
         let in_log: BTreeSet<u64> =
             shared.raft.server_metrics().borrow_watched().membership_config.voter_ids().collect();
         let committed = shared
@@ -130,18 +132,18 @@ impl Voters {
         }
     }
 
-    fn are_quiet(&self, shared: &Shared) -> bool {
+    fn are_quiet(&self, shared: &NodeShared) -> bool {
         shared.settings.lease_timeout.is_none_or(|lease| self.since.elapsed() >= lease)
     }
 }
 
-impl Shared {
-    fn next_step(&self, unheard: &Unheard) -> Step {
+impl NodeShared {
+    fn next_step(&self, unheard: &Unheard) -> MembershipStep {
         let in_force = {
             let metrics = self.raft.server_metrics();
             let metrics = metrics.borrow_watched();
             if metrics.state != ServerState::Leader {
-                return Step::Nothing;
+                return MembershipStep::Nothing;
             }
             metrics.membership_config.clone()
         };
@@ -152,7 +154,7 @@ impl Shared {
         let caught_up = caught_up(&self.raft_facts(), me);
         let unheard = unheard.0.iter().map(|(id, since)| (*id, since.elapsed())).collect();
         let join_timeout = self.settings.join_timeout;
-        next_step(&Facts {
+        next_step(&MembershipFacts {
             state: &applied.cluster,
             raft: &raft,
             me,
@@ -163,19 +165,19 @@ impl Shared {
         })
     }
 
-    async fn carry_out(&self, step: Step) -> Result<(), String> {
+    async fn carry_out(&self, step: MembershipStep) -> Result<(), String> {
         let one = |id| BTreeSet::from([raft_id(id)]);
         let change = |members, retain| async move {
             self.raft.change_membership(members, retain).await.map(drop).map_err(|e| e.to_string())
         };
         match step {
-            Step::Nothing | Step::WaitFor(_) => Ok(()),
+            MembershipStep::Nothing | MembershipStep::WaitFor(_) => Ok(()),
             // The same membership once more: uniform where it was joint, and an entry that every
             // member applies.
-            Step::FinishJoint | Step::Confirm => {
+            MembershipStep::FinishJoint | MembershipStep::Confirm => {
                 change(ChangeMembers::AddVoterIds(BTreeSet::new()), true).await
             }
-            Step::AddLearner(id) => {
+            MembershipStep::AddLearner(id) => {
                 let endpoint = self
                     .applied
                     .borrow()
@@ -190,7 +192,7 @@ impl Shared {
                     .map(drop)
                     .map_err(|e| e.to_string())
             }
-            Step::Move(id) => {
+            MembershipStep::Move(id) => {
                 let endpoint = self
                     .applied
                     .borrow()
@@ -202,7 +204,7 @@ impl Shared {
                 change(ChangeMembers::SetNodes(BTreeMap::from([(raft_id(id), endpoint)])), true)
                     .await
             }
-            Step::GiveUp(id) => {
+            MembershipStep::GiveUp(id) => {
                 let at = self
                     .applied
                     .borrow()
@@ -221,8 +223,10 @@ impl Shared {
                     .map(drop)
                     .map_err(|e| e.to_string())
             }
-            Step::Promote(id) => change(ChangeMembers::AddVoterIds(promoted(self, id)), true).await,
-            Step::Transfer(id) => {
+            MembershipStep::Promote(id) => {
+                change(ChangeMembers::AddVoterIds(promoted(self, id)), true).await
+            }
+            MembershipStep::Transfer(id) => {
                 self.raft
                     .trigger()
                     .transfer_leader(raft_id(id))
@@ -232,7 +236,7 @@ impl Shared {
                 tokio::time::sleep(TICK).await;
                 Ok(())
             }
-            Step::Drop(id) => {
+            MembershipStep::Drop(id) => {
                 let voter = self
                     .raft
                     .metrics()
@@ -253,12 +257,12 @@ impl Shared {
 
 /// Who gets a vote with this step: one, unless a simulation has taken that rule out.
 #[cfg(not(feature = "sim"))]
-fn promoted(_: &Shared, id: NodeId) -> BTreeSet<u64> {
+fn promoted(_: &NodeShared, id: NodeId) -> BTreeSet<u64> {
     BTreeSet::from([raft_id(id)])
 }
 
 #[cfg(feature = "sim")]
-fn promoted(shared: &Shared, id: NodeId) -> BTreeSet<u64> {
+fn promoted(shared: &NodeShared, id: NodeId) -> BTreeSet<u64> {
     let all = crate::sim::here(|machine| machine.rules()).is_some_and(|rules| !rules.one_change);
     let in_force = shared.raft.metrics().borrow_watched().membership_config.clone();
     in_force.membership().learner_ids().filter(|_| all).chain([raft_id(id)]).collect()

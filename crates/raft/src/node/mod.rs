@@ -42,7 +42,7 @@ pub use self::failover::{
 use crate::control;
 use crate::identity::{Identity, IdentityError};
 use crate::machine::{self, watch};
-use crate::settings::Settings;
+use crate::settings::RaftSettings;
 use crate::store::{AppliedState, LogStore, StateMachine};
 use crate::transport::{
     self, FailoverEnd, Guard, Listener, Local, LogDedup, MaterialError, Network, PeerFactory, Tcp,
@@ -154,13 +154,13 @@ impl StartError {
 
 /// A running member. Dropping it ends its tasks; [`Node::shutdown`] is the orderly way.
 pub struct Node {
-    shared: Arc<Shared>,
+    shared: Arc<NodeShared>,
     tasks: JoinSet<&'static str>,
 }
 
 /// What the tasks share.
-pub struct Shared {
-    settings: Settings,
+pub struct NodeShared {
+    settings: RaftSettings,
     raft: Raft,
     log: LogStore,
     local: Arc<Local>,
@@ -204,13 +204,13 @@ impl LeaderContact {
 
 impl Node {
     /// Starts a member on the current Tokio runtime and this host's network.
-    pub async fn start(settings: Settings, hooks: Hooks) -> Result<Self, StartError> {
+    pub async fn start(settings: RaftSettings, hooks: Hooks) -> Result<Self, StartError> {
         Self::start_on(settings, hooks, Arc::new(Tcp::default())).await
     }
 
     /// Starts a member on another network.
     pub async fn start_on(
-        settings: Settings,
+        settings: RaftSettings,
         hooks: Hooks,
         network: Arc<dyn Network>,
     ) -> Result<Self, StartError> {
@@ -256,7 +256,7 @@ impl Node {
                 .await
                 .map_err(|e| StartError::Raft(e.to_string()))?;
         let contact = Arc::new(LeaderContact::new());
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(NodeShared {
             status: watch::channel(Arc::new(compose::unknown(settings.node_id))).0,
             probes: watch::channel(probe::Probes::default()).0,
             settings,
@@ -282,7 +282,7 @@ impl Node {
         publish: Publish,
     ) -> Result<(), StartError> {
         let shared = &self.shared;
-        let server = transport::Server {
+        let server = transport::RaftServer {
             raft: shared.raft.clone(),
             local: Arc::clone(&shared.local),
             wal: Arc::clone(&wal),
@@ -394,7 +394,7 @@ impl Node {
 
     /// [`Node::ask`] for whoever can't hold the node itself.
     #[cfg(feature = "sim")]
-    pub fn asker(&self) -> impl control::Answer + use<> {
+    pub fn asker(&self) -> impl control::ControlHandler + use<> {
         asker(&self.shared)
     }
 
@@ -421,7 +421,7 @@ impl Node {
 }
 
 /// Answers as [`Node::ask`] does, for whoever can't hold the node itself.
-fn asker(shared: &Arc<Shared>) -> impl control::Answer + use<> {
+fn asker(shared: &Arc<NodeShared>) -> impl control::ControlHandler + use<> {
     let shared = Arc::clone(shared);
     move |request| {
         let shared = Arc::clone(&shared);
@@ -433,7 +433,7 @@ async fn listen(network: &dyn Network, at: &Address) -> Result<Box<dyn Listener>
     network.listen(at).await.map_err(|source| StartError::Listen { at: at.to_string(), source })
 }
 
-fn config(settings: &Settings) -> Config {
+fn config(settings: &RaftSettings) -> Config {
     let ms = |d: Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
     let election = ms(settings.election_timeout);
     let snapshot_every = settings.snapshot_every;

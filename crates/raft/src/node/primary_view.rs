@@ -7,7 +7,7 @@ use pgraft_core::failover::Phase;
 use pgraft_core::primary_view::{PrimaryUpdate, PrimaryView};
 use tokio::time::{Instant, sleep_until};
 
-use super::Shared;
+use super::NodeShared;
 
 /// How long a question waits for news. The answer then is a sign of life.
 const ECHO: Duration = Duration::from_secs(1);
@@ -16,7 +16,7 @@ const OPEN: Duration = Duration::from_millis(250);
 /// How often at its closed gate: clients wait for it.
 const CLOSED: Duration = Duration::from_millis(5);
 
-impl Shared {
+impl NodeShared {
     /// Answers as soon as there is something to say that is not `heard` already.
     pub(super) async fn primary_update(&self, heard: Option<PrimaryUpdate>) -> PrimaryUpdate {
         let until = Instant::now() + ECHO;

@@ -12,9 +12,9 @@ use pgraft_core::status::WalProgress;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use super::Shared;
+use super::NodeShared;
 use super::compose::ProbeFacts;
-use crate::transport::{Peer, Reply, Rpc};
+use crate::transport::{Peer, Rpc, RpcReply};
 use crate::types::{Endpoint, raft_id};
 
 const INTERVAL: Duration = Duration::from_millis(500);
@@ -36,7 +36,7 @@ impl Probes {
 }
 
 /// Probes for as long as it is polled.
-pub async fn run(shared: Arc<Shared>) {
+pub async fn run(shared: Arc<NodeShared>) {
     let mut idle: BTreeMap<NodeId, Peer> = BTreeMap::new();
     let mut asked: JoinSet<(NodeId, Peer, Option<Option<WalProgress>>)> = JoinSet::new();
     let mut busy: Vec<NodeId> = Vec::new();
@@ -76,7 +76,7 @@ pub async fn run(shared: Arc<Shared>) {
                 idle.remove(&id).unwrap_or_else(|| shared.peers.peer(raft_id(id), endpoint));
             asked.spawn(async move {
                 let answer = match peer.call(&Rpc::Probe, TIMEOUT).await {
-                    Ok(Reply::Probe { wal, replayed }) => {
+                    Ok(RpcReply::Probe { wal, replayed }) => {
                         Some(wal.map(|end| WalProgress { end, replayed }))
                     }
                     _ => None,
@@ -87,7 +87,7 @@ pub async fn run(shared: Arc<Shared>) {
     }
 }
 
-impl Shared {
+impl NodeShared {
     /// Every member but this one.
     fn others(&self) -> BTreeMap<NodeId, Endpoint> {
         let applied = self.applied.borrow();

@@ -8,7 +8,7 @@ use openraft::async_runtime::watch::WatchReceiver;
 use pgraft_core::NodeStatus;
 use pgraft_core::instance_file::{FILE_NAME, FORMAT, InstanceFile, InstanceMember};
 
-use super::Shared;
+use super::NodeShared;
 use super::compose::{compose, raft_facts};
 use crate::files;
 use crate::transport::WalSource;
@@ -18,7 +18,7 @@ const TICK: Duration = Duration::from_millis(500);
 
 /// Publishes for as long as it is polled.
 pub async fn run(
-    shared: Arc<Shared>,
+    shared: Arc<NodeShared>,
     wal: WalSource,
     publish: Box<dyn Fn(&NodeStatus) + Send + Sync>,
 ) {
@@ -49,7 +49,7 @@ pub async fn run(
     }
 }
 
-impl Shared {
+impl NodeShared {
     /// What this member knows right now.
     pub(super) fn compose(&self, own_wal: Option<pgraft_core::status::WalProgress>) -> NodeStatus {
         let facts = self.raft_facts();
@@ -84,7 +84,7 @@ impl Shared {
 /// Keeps `instance.json` as the applied state says. A disk that refuses it is reported and tried
 /// again with the next change: the file is a convenience for the next start, and no promise hangs
 /// on it.
-pub async fn write_instance_file(shared: Arc<Shared>) {
+pub async fn write_instance_file(shared: Arc<NodeShared>) {
     let path = shared.settings.data_dir.join(FILE_NAME);
     let mut applied = shared.applied.clone();
     let mut written: Option<InstanceFile> = None;
@@ -111,7 +111,7 @@ pub async fn write_instance_file(shared: Arc<Shared>) {
     }
 }
 
-impl Shared {
+impl NodeShared {
     fn instance_file(&self) -> Option<InstanceFile> {
         let applied = self.applied.borrow();
         let state = &applied.cluster;

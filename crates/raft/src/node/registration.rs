@@ -9,16 +9,16 @@ use openraft::ReadPolicy;
 use pgraft_core::state::MemberInfo;
 use pgraft_core::{Command, Role};
 
-use super::Shared;
+use super::NodeShared;
 use crate::store::AppliedState;
-use crate::transport::{Reply, Rpc};
+use crate::transport::{Rpc, RpcReply};
 use crate::types::{LogCommand, node_id};
 
 const RETRY: Duration = Duration::from_millis(300);
 const TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Tells for as long as it is polled.
-pub async fn run(shared: Arc<Shared>) {
+pub async fn run(shared: Arc<NodeShared>) {
     let mut applied = shared.applied.clone();
     loop {
         if shared.has_something_to_tell() {
@@ -43,7 +43,7 @@ pub async fn run(shared: Arc<Shared>) {
     }
 }
 
-impl Shared {
+impl NodeShared {
     fn info(&self) -> MemberInfo {
         MemberInfo {
             instance: self.local.identity().instance,
@@ -79,7 +79,7 @@ impl Shared {
                 .map_err(|e| e.to_string());
         }
         match self.ask_leader(leader, &Rpc::Propose(command)).await? {
-            Reply::Proposed(_) => Ok(()),
+            RpcReply::Proposed(_) => Ok(()),
             other => Err(format!("an answer to another question: {other:?}")),
         }
     }
@@ -94,7 +94,7 @@ impl Shared {
                 return reader.await_ready(&self.raft).await.ok().map(|_| 0);
             }
             match self.ask_leader(leader, &Rpc::Read).await {
-                Ok(Reply::Read { index }) => Some(index),
+                Ok(RpcReply::Read { index }) => Some(index),
                 _ => None,
             }
         };
@@ -104,7 +104,7 @@ impl Shared {
         tokio::time::timeout(TIMEOUT, there).await.is_ok_and(|r| r.is_ok())
     }
 
-    async fn ask_leader(&self, leader: u64, rpc: &Rpc) -> Result<Reply, String> {
+    async fn ask_leader(&self, leader: u64, rpc: &Rpc) -> Result<RpcReply, String> {
         let endpoint = self
             .applied
             .borrow()

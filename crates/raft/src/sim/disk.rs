@@ -98,7 +98,7 @@ impl LogLine {
 
 /// The disk of one machine.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Disk {
+pub(super) struct SimDisk {
     pub files: BTreeMap<PathBuf, Vec<u8>>,
     /// What is read: all that was written.
     pub log: Log,
@@ -108,8 +108,8 @@ pub(super) struct Disk {
     synced: u64,
 }
 
-impl Disk {
-    /// Writes, and gives the number of the write: [`Disk::sync`] makes it durable.
+impl SimDisk {
+    /// Writes, and gives the number of the write: [`SimDisk::sync`] makes it durable.
     pub fn write(&mut self, write: Write) -> u64 {
         self.log.write(write.clone());
         self.waiting.push_back(write);

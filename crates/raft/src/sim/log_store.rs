@@ -16,8 +16,8 @@ use raft_log::Callback;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep};
 
-use super::disk::{Disk, LogLine, Write};
-use super::machine::{Event, Machine, Term, here};
+use super::disk::{LogLine, SimDisk, Write};
+use super::machine::{Machine, MachineEvent, Term, here};
 use crate::identity::Identity;
 use crate::store::{OnDisk, RealLogStore};
 use crate::types::{Entry, LogId, TypeConfig, Vote};
@@ -27,7 +27,7 @@ const WRITE_BACK: Duration = Duration::from_secs(5);
 
 /// The log store. Clones share one log.
 #[derive(Clone)]
-pub enum LogStore {
+pub enum SimLogStore {
     /// On the disk of this host.
     Real(RealLogStore),
     /// On the disk of a machine.
@@ -41,7 +41,7 @@ pub struct Simulated {
     syncs: mpsc::UnboundedSender<(u64, OnDisk)>,
 }
 
-impl LogStore {
+impl SimLogStore {
     /// As the real one.
     pub fn open(dir: &Path, identity: &Identity) -> io::Result<Self> {
         match here(Arc::clone) {
@@ -100,7 +100,7 @@ impl Simulated {
             }),
         }
         if machine.rules().fsync {
-            machine.with_disk(Disk::settle); // as `check::settle` does for the real one
+            machine.with_disk(SimDisk::settle); // as `check::settle` does for the real one
         }
         let (syncs, queue) = mpsc::unbounded_channel();
         tokio::spawn(writer(Arc::clone(&machine), queue));
@@ -138,7 +138,7 @@ async fn writer(machine: Arc<Machine>, mut queue: mpsc::UnboundedReceiver<(u64, 
     }
 }
 
-impl RaftLogReader<TypeConfig> for LogStore {
+impl RaftLogReader<TypeConfig> for SimLogStore {
     async fn try_get_log_entries<RB>(&mut self, range: RB) -> io::Result<Vec<Entry>>
     where
         RB: RangeBounds<u64> + Clone + Debug + OptionalSend,
@@ -170,7 +170,7 @@ impl RaftLogReader<TypeConfig> for LogStore {
     }
 }
 
-impl RaftLogStorage<TypeConfig> for LogStore {
+impl RaftLogStorage<TypeConfig> for SimLogStore {
     type LogReader = Self;
 
     async fn get_log_state(&mut self) -> io::Result<LogState<TypeConfig>> {
@@ -194,7 +194,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
                 let candidate = u32::try_from(vote.leader_id.voted_for).unwrap_or(u32::MAX);
                 let term = Term { number: vote.leader_id.term, candidate };
                 store.durably(Write::Vote(*vote)).await?;
-                store.machine.note(Event::Voted { term, confirmed: vote.committed });
+                store.machine.note(MachineEvent::Voted { term, confirmed: vote.committed });
                 Ok(())
             }
         }
@@ -232,7 +232,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
                 let lines: Vec<LogLine> = entries.iter().map(LogLine::of).collect();
                 let number = store.write(Write::Append(entries));
                 for line in lines {
-                    store.machine.note(Event::Appended(line));
+                    store.machine.note(MachineEvent::Appended(line));
                 }
                 store
                     .syncs
@@ -247,7 +247,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             Self::Real(store) => store.truncate_after(last).await,
             Self::Simulated(store) => {
                 let first_gone = last.map_or(0, |id| id.index + 1);
-                store.machine.note(Event::TruncatedFrom(first_gone));
+                store.machine.note(MachineEvent::TruncatedFrom(first_gone));
                 store.durably(Write::TruncateFrom(first_gone)).await
             }
         }

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::Rules;
-use super::disk::{Disk, LogLine};
+use super::disk::{LogLine, SimDisk};
 
 thread_local! {
     static HERE: RefCell<Option<Arc<Machine>>> = const { RefCell::new(None) };
@@ -26,7 +26,7 @@ pub fn here<T>(ask: impl FnOnce(&Arc<Machine>) -> T) -> Option<T> {
 }
 
 /// Tells the machine that this thread is what has happened.
-pub fn note(what: impl FnOnce() -> Event) {
+pub fn note(what: impl FnOnce() -> MachineEvent) {
     if let Some(machine) = HERE.with(|here| here.borrow().clone()) {
         machine.note(what());
     }
@@ -43,7 +43,7 @@ pub struct Term {
 
 /// What a member has done.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Event {
+pub enum MachineEvent {
     /// It wrote a vote: for a candidate, or (confirmed) for whom a majority has made leader. Its
     /// own, confirmed, means that it leads.
     Voted {
@@ -85,23 +85,23 @@ pub struct Crash {
 
 /// A simulated machine. It outlives its member's crashes.
 pub struct Machine {
-    inner: Mutex<Inner>,
+    inner: Mutex<SimMachineState>,
 }
 
-struct Inner {
+struct SimMachineState {
     rng: SmallRng,
-    disk: Disk,
+    disk: SimDisk,
     rules: Rules,
     fsync: (Duration, Duration),
     /// What the wall clock said when the machine's own clock said `since`.
     wall: (Instant, i64),
-    events: Vec<Event>,
+    events: Vec<MachineEvent>,
 }
 
 /// While it lives, this thread is the machine.
-pub struct Entered(Option<Arc<Machine>>);
+pub struct EnteredMachine(Option<Arc<Machine>>);
 
-impl Drop for Entered {
+impl Drop for EnteredMachine {
     fn drop(&mut self) {
         HERE.with(|here| *here.borrow_mut() = self.0.take());
     }
@@ -111,9 +111,9 @@ impl Machine {
     /// A machine with an empty disk.
     pub fn new(seed: u64, rules: Rules) -> Arc<Self> {
         Arc::new(Self {
-            inner: Mutex::new(Inner {
+            inner: Mutex::new(SimMachineState {
                 rng: SmallRng::seed_from_u64(seed),
-                disk: Disk::default(),
+                disk: SimDisk::default(),
                 rules,
                 fsync: (Duration::from_millis(1), Duration::from_millis(4)),
                 wall: (Instant::now(), 0),
@@ -123,12 +123,12 @@ impl Machine {
     }
 
     /// Makes this thread the machine.
-    pub fn enter(self: &Arc<Self>) -> Entered {
-        Entered(HERE.with(|here| here.borrow_mut().replace(Arc::clone(self))))
+    pub fn enter(self: &Arc<Self>) -> EnteredMachine {
+        EnteredMachine(HERE.with(|here| here.borrow_mut().replace(Arc::clone(self))))
     }
 
     /// What the member has done since the last call.
-    pub fn events(&self) -> Vec<Event> {
+    pub fn events(&self) -> Vec<MachineEvent> {
         std::mem::take(&mut self.lock().events)
     }
 
@@ -155,7 +155,7 @@ impl Machine {
 
     /// Takes everything off the disk.
     pub fn wipe(&self) {
-        self.lock().disk = Disk::default();
+        self.lock().disk = SimDisk::default();
     }
 
     /// Makes this disk a copy of another, as far as that one is synced.
@@ -209,15 +209,15 @@ impl Machine {
         inner.rng.random_range(from..=to)
     }
 
-    pub(super) fn with_disk<T>(&self, act: impl FnOnce(&mut Disk) -> T) -> T {
+    pub(super) fn with_disk<T>(&self, act: impl FnOnce(&mut SimDisk) -> T) -> T {
         act(&mut self.lock().disk)
     }
 
-    pub(super) fn note(&self, event: Event) {
+    pub(super) fn note(&self, event: MachineEvent) {
         self.lock().events.push(event);
     }
 
-    fn lock(&self) -> MutexGuard<'_, Inner> {
+    fn lock(&self) -> MutexGuard<'_, SimMachineState> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -23,8 +23,8 @@ mod runtime;
 pub mod watch;
 
 pub use disk::LogLine;
-pub use log_store::LogStore;
-pub use machine::{Crash, Entered, Event, Machine, Term};
+pub use log_store::SimLogStore;
+pub use machine::{Crash, EnteredMachine, Machine, MachineEvent, Term};
 pub(crate) use machine::{here, note};
 pub use rules::Rules;
-pub use runtime::Runtime;
+pub use runtime::SimRuntime;

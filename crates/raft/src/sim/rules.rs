@@ -66,7 +66,7 @@ impl Rules {
             Err(Refusal::JoinUnderWay(_) | Refusal::RemovalUnderWay(_))
                 if !self.one_change && !state.members.contains_key(node) =>
             {
-                let newcomer = Member { address: address.clone(), role: Role::Learner, told: None };
+                let newcomer = Member { address: address.clone(), role: Role::Learner, info: None };
                 state.members.insert(*node, newcomer);
                 Ok(Outcome::Changed)
             }

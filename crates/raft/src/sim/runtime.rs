@@ -14,9 +14,9 @@ type Tokio = openraft::impls::TokioRuntime;
 
 /// Tokio with a seed.
 #[derive(Debug)]
-pub struct Runtime(Tokio);
+pub struct SimRuntime(Tokio);
 
-impl AsyncRuntime for Runtime {
+impl AsyncRuntime for SimRuntime {
     type JoinError = <Tokio as AsyncRuntime>::JoinError;
     type JoinHandle<T: OptionalSend + 'static> = <Tokio as AsyncRuntime>::JoinHandle<T>;
     type Sleep = <Tokio as AsyncRuntime>::Sleep;

@@ -41,7 +41,7 @@ struct Fixture {
 
 /// What a log holds: its vote's term and the indexes of its entries.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Held {
+struct HeldRecords {
     term: Option<u64>,
     entries: Vec<u64>,
 }
@@ -91,16 +91,16 @@ impl Fixture {
         std::fs::write(self.dir.path().join("log").join(name), b"").unwrap();
     }
 
-    async fn open(&self) -> io::Result<Held> {
+    async fn open(&self) -> io::Result<HeldRecords> {
         let mut log = LogStore::open(self.dir.path(), &self.identity)?;
         let term = log.read_vote().await?.map(|vote| vote.leader_id.term);
         let entries = log.try_get_log_entries(0..).await?.iter().map(|e| e.log_id.index).collect();
-        Ok(Held { term, entries })
+        Ok(HeldRecords { term, entries })
     }
 
     /// What the first `records` records say.
-    fn held(&self, records: usize) -> Held {
-        let mut held = Held { term: None, entries: Vec::new() };
+    fn held(&self, records: usize) -> HeldRecords {
+        let mut held = HeldRecords { term: None, entries: Vec::new() };
         for n in 0..records {
             match self.bytes[self.edges[n] + 3] {
                 0 => held.term = Some(held.term.map_or(1, |term| term + 1)),
@@ -139,7 +139,7 @@ async fn a_log_cut_at_any_byte_keeps_what_lies_before() {
     let whole = fixture.edges.len() - 1;
     assert_eq!(
         fixture.held(whole),
-        Held { term: Some(ENTRIES), entries: (0..ENTRIES).collect() },
+        HeldRecords { term: Some(ENTRIES), entries: (0..ENTRIES).collect() },
         "the records are read rightly"
     );
     assert_eq!(fixture.open().await.unwrap(), fixture.held(whole));

@@ -38,12 +38,12 @@ const CACHE_BYTES: usize = 2 << 20;
 /// The log store. Clones share one log.
 #[derive(Clone)]
 pub struct LogStore {
-    held: Arc<Held>,
+    held: Arc<LogContents>,
 }
 
 /// What the last clone lets go of, in this order: the log with its files and its lock, then the
 /// word that it is gone.
-struct Held {
+struct LogContents {
     log: Mutex<raft_log::RaftLog<LogTypes>>,
     gone: watch::Sender<()>,
 }
@@ -94,7 +94,9 @@ impl LogStore {
         if has_entries && log.read(first, first + 1).next().is_none() {
             return damaged("its oldest entries are gone");
         }
-        Ok(Self { held: Arc::new(Held { log: Mutex::new(log), gone: watch::channel(()).0 }) })
+        Ok(Self {
+            held: Arc::new(LogContents { log: Mutex::new(log), gone: watch::channel(()).0 }),
+        })
     }
 
     /// Until the last clone is gone, and with it the lock on the directory: who stops a member may

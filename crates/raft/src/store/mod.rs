@@ -14,7 +14,7 @@ pub use log::LogStore;
 pub use state_machine::SnapshotFile;
 pub use state_machine::{AppliedState, StateMachine};
 #[cfg(feature = "sim")]
-pub use {crate::sim::LogStore, log::LogStore as RealLogStore, on_disk::OnDisk};
+pub use {crate::sim::SimLogStore as LogStore, log::LogStore as RealLogStore, on_disk::OnDisk};
 
 #[cfg(test)]
 mod tests {
@@ -44,10 +44,12 @@ mod tests {
     struct SimulatedBuilder;
 
     #[cfg(feature = "sim")]
-    impl StoreBuilder<TypeConfig, LogStore, StateMachine, crate::sim::Entered> for SimulatedBuilder {
+    impl StoreBuilder<TypeConfig, LogStore, StateMachine, crate::sim::EnteredMachine>
+        for SimulatedBuilder
+    {
         async fn build(
             &self,
-        ) -> Result<(crate::sim::Entered, LogStore, StateMachine), StorageError<TypeConfig>>
+        ) -> Result<(crate::sim::EnteredMachine, LogStore, StateMachine), StorageError<TypeConfig>>
         {
             let entered = crate::sim::Machine::new(1, crate::sim::Rules::default()).enter();
             let dir = std::path::Path::new("/raft");

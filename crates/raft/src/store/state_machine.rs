@@ -16,7 +16,7 @@ use crate::files;
 use crate::machine::{self, watch};
 #[cfg(feature = "sim")]
 use crate::sim;
-use crate::types::{Applied, LogId, Membership, SnapshotMeta, TypeConfig, core_membership};
+use crate::types::{AppliedEntry, LogId, Membership, SnapshotMeta, TypeConfig, core_membership};
 
 const FILE_NAME: &str = "snapshot.json";
 const FORMAT: u32 = 1;
@@ -99,7 +99,7 @@ impl StateMachine {
             };
         }
         #[cfg(feature = "sim")]
-        sim::note(|| sim::Event::Installed {
+        sim::note(|| sim::MachineEvent::Installed {
             index: state.last_applied.map_or(0, |id| id.index),
             state: Box::new(state.cluster.clone()),
         });
@@ -146,14 +146,14 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
             let line = sim::LogLine::of(&entry);
             let mut next = AppliedState::clone(&self.state.borrow());
             let applied = match entry.payload {
-                EntryPayload::Blank => Applied::Raft,
+                EntryPayload::Blank => AppliedEntry::Raft,
                 EntryPayload::Normal(command) => {
-                    Applied::Command(machine::apply(&mut next.cluster, &command.0))
+                    AppliedEntry::Command(machine::apply(&mut next.cluster, &command.0))
                 }
                 EntryPayload::Membership(membership) => {
                     next.membership = Membership::new(Some(entry.log_id), membership);
                     next.cluster.apply_membership(&core_membership(&next.membership));
-                    Applied::Raft
+                    AppliedEntry::Raft
                 }
             };
             next.last_applied = Some(entry.log_id);
@@ -162,7 +162,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
             }
             next.times.push_back((entry.log_id.index, machine::wall_clock_us()));
             #[cfg(feature = "sim")]
-            sim::note(|| sim::Event::Applied {
+            sim::note(|| sim::MachineEvent::Applied {
                 entry: line,
                 outcome: applied.to_string(),
                 state: Box::new(next.cluster.clone()),
@@ -183,7 +183,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         let cluster: ClusterState = serde_json::from_slice(&snapshot)?;
         self.keep(meta, &cluster)?;
         #[cfg(feature = "sim")]
-        sim::note(|| sim::Event::Installed {
+        sim::note(|| sim::MachineEvent::Installed {
             index: meta.last_log_id.map_or(0, |id| id.index),
             state: Box::new(cluster.clone()),
         });

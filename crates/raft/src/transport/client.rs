@@ -24,7 +24,7 @@ use super::confirmed::Sent;
 use super::handshake::{Hello, Local, Welcome};
 use super::tls::Trouble;
 use super::{
-    BoxStream, Confirmed, Guard, LogDedup, MAX_FRAME, Network, PROTOCOL_VERSION, Reply, Rpc,
+    BoxStream, Confirmed, Guard, LogDedup, MAX_FRAME, Network, PROTOCOL_VERSION, Rpc, RpcReply,
     read_json, write_json,
 };
 use crate::machine::watch;
@@ -204,7 +204,7 @@ pub struct Peer {
 
 impl Peer {
     /// Asks and waits for the answer, `ttl` at most.
-    pub async fn call(&mut self, rpc: &Rpc, ttl: Duration) -> Result<Reply, CallError> {
+    pub async fn call(&mut self, rpc: &Rpc, ttl: Duration) -> Result<RpcReply, CallError> {
         let peer = node_id(self.target).ok_or(CallError::NoSuchNode(self.target))?;
         let endpoint = self.whereabouts(peer);
         let io = |source| CallError::Io { peer, endpoint: endpoint.clone(), source };
@@ -235,7 +235,7 @@ impl Peer {
         };
         self.connection = Some(connection);
         match reply {
-            Reply::Failed(why) => Err(CallError::Failed(why)),
+            RpcReply::Failed(why) => Err(CallError::Failed(why)),
             reply => Ok(reply),
         }
     }
@@ -293,7 +293,7 @@ impl Peer {
         &mut self,
         rpc: &Rpc,
         option: &RPCOption,
-    ) -> Result<Reply, RPCError<TypeConfig>> {
+    ) -> Result<RpcReply, RPCError<TypeConfig>> {
         self.call(rpc, option.hard_ttl())
             .await
             .map_err(|e| RPCError::Unreachable(Unreachable::new(&e)))
@@ -301,7 +301,7 @@ impl Peer {
 }
 
 /// One request and its answer; the connection is given back only when it is through.
-async fn exchange(mut connection: Connection, rpc: &Rpc) -> io::Result<(Connection, Reply)> {
+async fn exchange(mut connection: Connection, rpc: &Rpc) -> io::Result<(Connection, RpcReply)> {
     write_json(&mut connection.stream, rpc, MAX_FRAME).await?;
     let reply = read_json(&mut connection.stream, MAX_FRAME)
         .await?
@@ -309,7 +309,7 @@ async fn exchange(mut connection: Connection, rpc: &Rpc) -> io::Result<(Connecti
     Ok((connection, reply))
 }
 
-fn unexpected(reply: &Reply) -> RPCError<TypeConfig> {
+fn unexpected(reply: &RpcReply) -> RPCError<TypeConfig> {
     RPCError::Unreachable(Unreachable::new(&AnyError::error(format!(
         "an answer to another question: {reply:?}"
     ))))
@@ -329,7 +329,7 @@ impl RaftNetworkV2<TypeConfig> for Peer {
     ) -> Result<AppendEntriesResponse<TypeConfig>, RPCError<TypeConfig>> {
         let sent = Sent::from(&rpc);
         match self.raft_call(&Rpc::Append(rpc), &option).await? {
-            Reply::Append(response) => match node_id(self.target)
+            RpcReply::Append(response) => match node_id(self.target)
                 .and_then(|peer| self.factory.confirmed.hear(peer, sent, &response))
             {
                 None => Ok(response),
@@ -345,7 +345,7 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         option: RPCOption,
     ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
         match self.raft_call(&Rpc::Vote(rpc), &option).await? {
-            Reply::Vote(response) => Ok(response),
+            RpcReply::Vote(response) => Ok(response),
             other => Err(unexpected(&other)),
         }
     }
@@ -356,7 +356,7 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         option: RPCOption,
     ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
         match self.raft_call(&Rpc::PreVote(rpc), &option).await? {
-            Reply::Vote(response) => Ok(response),
+            RpcReply::Vote(response) => Ok(response),
             other => Err(unexpected(&other)),
         }
     }
@@ -381,7 +381,7 @@ impl RaftNetworkV2<TypeConfig> for Peer {
             closed = cancel => return Err(StreamingError::Closed(closed)),
         };
         match reply {
-            Ok(Reply::Snapshot(response)) => Ok(response),
+            Ok(RpcReply::Snapshot(response)) => Ok(response),
             Ok(other) => Err(StreamingError::Unreachable(Unreachable::new(&AnyError::error(
                 format!("an answer to another question: {other:?}"),
             )))),
@@ -395,7 +395,7 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         option: RPCOption,
     ) -> Result<Result<(), TransferLeaderError<TypeConfig>>, RPCError<TypeConfig>> {
         match self.raft_call(&Rpc::Transfer(request), &option).await? {
-            Reply::Transfer(response) => Ok(response),
+            RpcReply::Transfer(response) => Ok(response),
             other => Err(unexpected(&other)),
         }
     }

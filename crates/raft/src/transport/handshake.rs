@@ -57,7 +57,7 @@ pub enum Rejected {
 
 /// What a listener does with a hello that it accepts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Admission {
+pub enum HandshakeAdmission {
     /// Go on.
     Welcome,
     /// Go on, and belong to this cluster from now on.
@@ -65,7 +65,11 @@ pub enum Admission {
 }
 
 /// Decides about a connection, by what this node has applied so far.
-pub fn admit(me: &Identity, state: &ClusterState, hello: &Hello) -> Result<Admission, Rejected> {
+pub fn admit(
+    me: &Identity,
+    state: &ClusterState,
+    hello: &Hello,
+) -> Result<HandshakeAdmission, Rejected> {
     if hello.version != PROTOCOL_VERSION {
         return Err(Rejected::Version(hello.version));
     }
@@ -89,7 +93,11 @@ pub fn admit(me: &Identity, state: &ClusterState, hello: &Hello) -> Result<Admis
     if known.is_some_and(|told| told.instance != hello.from_instance) {
         return Err(Rejected::Impostor(hello.from));
     }
-    Ok(if me.cluster.is_none() { Admission::Adopt(hello.cluster) } else { Admission::Welcome })
+    Ok(if me.cluster.is_none() {
+        HandshakeAdmission::Adopt(hello.cluster)
+    } else {
+        HandshakeAdmission::Welcome
+    })
 }
 
 /// This member's own identity, shared by all its connections.
@@ -123,8 +131,8 @@ impl Local {
     pub fn answer(&self, state: &ClusterState, hello: &Hello) -> io::Result<Result<(), Rejected>> {
         let mut identity = self.identity.lock().unwrap_or_else(PoisonError::into_inner);
         match admit(&identity, state, hello) {
-            Ok(Admission::Welcome) => Ok(Ok(())),
-            Ok(Admission::Adopt(cluster)) => {
+            Ok(HandshakeAdmission::Welcome) => Ok(Ok(())),
+            Ok(HandshakeAdmission::Adopt(cluster)) => {
                 identity.join(&self.dir, Belonging { id: cluster, bootstrapped_here: false })?;
                 tracing::info!("adopted by cluster {cluster}, whose node {} called", hello.from);
                 Ok(Ok(()))
@@ -160,7 +168,7 @@ mod tests {
         };
         let empty = ClusterState::default();
 
-        assert_eq!(admit(&me, &empty, &hello), Ok(Admission::Adopt(cluster(7))));
+        assert_eq!(admit(&me, &empty, &hello), Ok(HandshakeAdmission::Adopt(cluster(7))));
         let unknown = Hello { to_instance: Some(instance(9)), ..hello.clone() };
         assert_eq!(admit(&me, &empty, &unknown), Err(Rejected::OtherDirectory(two)));
 
@@ -168,10 +176,10 @@ mod tests {
         assert!(
             me.join(dir.path(), Belonging { id: cluster(8), bootstrapped_here: false }).is_err()
         );
-        assert_eq!(admit(&me, &empty, &hello), Ok(Admission::Welcome));
+        assert_eq!(admit(&me, &empty, &hello), Ok(HandshakeAdmission::Welcome));
         assert_eq!(
             admit(&me, &empty, &Hello { to_instance: Some(me.instance), ..hello.clone() }),
-            Ok(Admission::Welcome)
+            Ok(HandshakeAdmission::Welcome)
         );
         assert_eq!(
             admit(&me, &empty, &Hello { version: 2, ..hello.clone() }),
@@ -199,7 +207,7 @@ mod tests {
             zone: String::new(),
         };
         state.apply(&told).unwrap();
-        assert_eq!(admit(&me, &state, &hello), Ok(Admission::Welcome));
+        assert_eq!(admit(&me, &state, &hello), Ok(HandshakeAdmission::Welcome));
         assert_eq!(
             admit(&me, &state, &Hello { from_instance: instance(2), ..hello.clone() }),
             Err(Rejected::Impostor(one))

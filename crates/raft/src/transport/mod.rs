@@ -26,9 +26,9 @@ pub use confirmed::Confirmed;
 pub use frame::{read_json, write_json};
 pub use handshake::Local;
 pub use log_dedup::LogDedup;
-pub use net::{BoxStream, Listener, Network, Stream, Tcp};
+pub use net::{BoxStream, Listener, Network, RaftStream, Tcp};
 use resolve::Resolver;
-pub use server::{FailoverEnd, Server, WalSource, serve};
+pub use server::{FailoverEnd, RaftServer, WalSource, serve};
 pub use tls::{Guard, MaterialError, Which, follow};
 #[cfg(all(any(test, feature = "fuzz"), not(feature = "sim")))]
 pub use {
@@ -40,13 +40,13 @@ use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderError,
     TransferLeaderRequest, VoteRequest, VoteResponse,
 };
-use pgraft_core::failover::lease::{Heartbeat, Start};
+use pgraft_core::failover::lease::{Heartbeat, StartNumber};
 use pgraft_core::failover::{History, Report};
 use pgraft_core::status::WalPosition;
 use pgraft_core::{Command, NodeId, Refusal};
 use serde::{Deserialize, Serialize};
 
-use crate::types::{Applied, SnapshotMeta, TypeConfig, Vote};
+use crate::types::{AppliedEntry, SnapshotMeta, TypeConfig, Vote};
 
 /// The version of the wire format. A peer with another one is refused.
 pub const PROTOCOL_VERSION: u32 = 1;
@@ -82,7 +82,7 @@ pub enum Rpc {
     /// That run of the epoch's primary has ended, and nothing of it lives.
     Release {
         epoch: u64,
-        start: Start,
+        start: StartNumber,
     },
     /// To the leader: have that node be the primary.
     Switchover {
@@ -120,12 +120,12 @@ pub struct VoterReply {
 
 /// What it hears back.
 #[derive(Debug, Serialize, Deserialize)]
-pub enum Reply {
+pub enum RpcReply {
     Append(AppendEntriesResponse<TypeConfig>),
     Vote(VoteResponse<TypeConfig>),
     Snapshot(SnapshotResponse<TypeConfig>),
     Transfer(Result<(), TransferLeaderError<TypeConfig>>),
-    Proposed(Applied),
+    Proposed(AppliedEntry),
     Probe {
         wal: Option<WalPosition>,
         /// As a standby: the end of what it has replayed.

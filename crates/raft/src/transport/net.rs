@@ -18,12 +18,12 @@ use super::Resolver;
 const SYN_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// A connection's bytes.
-pub trait Stream: AsyncRead + AsyncWrite + Send + Sync + Unpin {}
+pub trait RaftStream: AsyncRead + AsyncWrite + Send + Sync + Unpin {}
 
-impl<S: AsyncRead + AsyncWrite + Send + Sync + Unpin> Stream for S {}
+impl<S: AsyncRead + AsyncWrite + Send + Sync + Unpin> RaftStream for S {}
 
 /// A connection, whatever carries it.
-pub type BoxStream = Box<dyn Stream>;
+pub type BoxStream = Box<dyn RaftStream>;
 
 /// Where connections come from and go to.
 pub trait Network: Send + Sync {

@@ -16,15 +16,15 @@ use crate::machine::watch;
 /// How long a caller waits for the answer before the last good one has to do.
 const PATIENCE: Duration = Duration::from_millis(1500);
 
-type Answer = Option<Result<Vec<IpAddr>, String>>;
+type Resolution = Option<Result<Vec<IpAddr>, String>>;
 
 /// Shared by all clients of a member.
 #[derive(Clone, Default)]
-pub struct Resolver(Arc<Mutex<Names>>);
+pub struct Resolver(Arc<Mutex<ResolverCache>>);
 
 #[derive(Default)]
-struct Names {
-    in_flight: HashMap<String, watch::Receiver<Answer>>,
+struct ResolverCache {
+    in_flight: HashMap<String, watch::Receiver<Resolution>>,
     good: HashMap<String, Vec<IpAddr>>,
 }
 
@@ -62,7 +62,7 @@ impl Resolver {
     }
 
     /// Joins the lookup that is under way, or begins one.
-    fn lookup(&self, host: &str) -> watch::Receiver<Answer> {
+    fn lookup(&self, host: &str) -> watch::Receiver<Resolution> {
         let mut names = self.names();
         if let Some(in_flight) = names.in_flight.get(host) {
             return in_flight.clone();
@@ -88,7 +88,7 @@ impl Resolver {
         answer
     }
 
-    fn names(&self) -> MutexGuard<'_, Names> {
+    fn names(&self) -> MutexGuard<'_, ResolverCache> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -9,7 +9,7 @@ use openraft::ReadPolicy;
 use openraft::raft::AppendEntriesResponse;
 use openraft::storage::Snapshot;
 use pgraft_core::failover::History;
-use pgraft_core::failover::lease::{Heartbeat, Start};
+use pgraft_core::failover::lease::{Heartbeat, StartNumber};
 use pgraft_core::status::{WalPosition, WalProgress};
 use pgraft_core::{ClusterState, Command, NodeId, Refusal};
 use tokio::task::JoinSet;
@@ -18,7 +18,8 @@ use tokio::time::{Instant, timeout};
 use super::handshake::{Hello, Local, Rejected, Welcome};
 use super::tls::Trouble;
 use super::{
-    BoxStream, Guard, Listener, LogDedup, MAX_FRAME, Reply, Rpc, VoterReply, read_json, write_json,
+    BoxStream, Guard, Listener, LogDedup, MAX_FRAME, Rpc, RpcReply, VoterReply, read_json,
+    write_json,
 };
 use crate::machine::watch;
 use crate::node::LeaderContact;
@@ -43,7 +44,7 @@ pub type WalSource = Arc<dyn Fn() -> Option<WalProgress> + Send + Sync>;
 
 /// What the listening side works with.
 #[derive(Clone)]
-pub struct Server {
+pub struct RaftServer {
     pub raft: Raft,
     pub local: Arc<Local>,
     pub wal: WalSource,
@@ -68,7 +69,7 @@ pub trait FailoverEnd: Send + Sync {
     /// The leader's question; None where failover is off.
     fn voter_reply(&self) -> Option<VoterReply>;
     /// The word of `from` that a run of its server has ended.
-    fn released(&self, from: NodeId, epoch: u64, start: Start);
+    fn released(&self, from: NodeId, epoch: u64, start: StartNumber);
     /// Somebody wants that node to be the primary; a member that does not lead passes it on.
     fn switchover(&self, target: NodeId) -> BoxFuture<'_, Result<Option<String>, Refusal>>;
     /// The leader wants this primary to step down for that node.
@@ -76,7 +77,7 @@ pub trait FailoverEnd: Send + Sync {
 }
 
 /// Answers the other members for as long as it is polled.
-pub async fn serve(mut listener: Box<dyn Listener>, server: Server) {
+pub async fn serve(mut listener: Box<dyn Listener>, server: RaftServer) {
     // Held here, so that they end with this task: a stopped member must not go on answering.
     let mut connections = JoinSet::new();
     loop {
@@ -101,7 +102,7 @@ pub async fn serve(mut listener: Box<dyn Listener>, server: Server) {
     }
 }
 
-async fn connection(stream: BoxStream, host: &str, server: &Server) -> io::Result<()> {
+async fn connection(stream: BoxStream, host: &str, server: &RaftServer) -> io::Result<()> {
     let since = Instant::now();
     let greeting = async {
         let (mut stream, shown) = server.guard.accept(stream).await?;
@@ -143,7 +144,7 @@ async fn converse(
     mut stream: BoxStream,
     from: NodeId,
     since: Instant,
-    server: &Server,
+    server: &RaftServer,
 ) -> io::Result<()> {
     timeout(HELLO_TIMEOUT, write_json(&mut stream, &Welcome::Accepted, MAX_HELLO)).await??;
     let is_young = || server.guard.max_age().is_none_or(|max| since.elapsed() < max + GRACE);
@@ -159,7 +160,7 @@ async fn converse(
     Ok(())
 }
 
-async fn answer(server: &Server, from: NodeId, rpc: Rpc) -> Reply {
+async fn answer(server: &RaftServer, from: NodeId, rpc: Rpc) -> RpcReply {
     let raft = &server.raft;
     match rpc {
         Rpc::Append(request) => {
@@ -167,49 +168,51 @@ async fn answer(server: &Server, from: NodeId, rpc: Rpc) -> Reply {
             if answer.as_ref().is_ok_and(|a| !matches!(a, AppendEntriesResponse::HigherVote(_))) {
                 server.contact.touch();
             }
-            or_failed(answer, Reply::Append)
+            or_failed(answer, RpcReply::Append)
         }
-        Rpc::Vote(request) => or_failed(raft.vote(request).await, Reply::Vote),
-        Rpc::PreVote(request) => or_failed(raft.pre_vote(request).await, Reply::Vote),
+        Rpc::Vote(request) => or_failed(raft.vote(request).await, RpcReply::Vote),
+        Rpc::PreVote(request) => or_failed(raft.pre_vote(request).await, RpcReply::Vote),
         Rpc::Snapshot { vote, meta, data } => or_failed(
             raft.install_full_snapshot(vote, Snapshot { meta, snapshot: data }).await,
-            Reply::Snapshot,
+            RpcReply::Snapshot,
         ),
         Rpc::Transfer(request) => {
-            or_failed(raft.handle_transfer_leader(request).await, Reply::Transfer)
+            or_failed(raft.handle_transfer_leader(request).await, RpcReply::Transfer)
         }
         Rpc::Propose(command) if !may_propose(&server.applied.borrow().cluster, from, &command) => {
-            Reply::Failed("a member may only tell about itself".into())
+            RpcReply::Failed("a member may only tell about itself".into())
         }
         Rpc::Propose(command) => {
             match timeout(PROPOSE_TIMEOUT, raft.client_write(LogCommand(command))).await {
-                Ok(written) => or_failed(written, |w| Reply::Proposed(w.data)),
-                Err(_) => Reply::Failed("not committed in time".into()),
+                Ok(written) => or_failed(written, |w| RpcReply::Proposed(w.data)),
+                Err(_) => RpcReply::Failed("not committed in time".into()),
             }
         }
         Rpc::Probe => {
             let wal = (server.wal)();
-            Reply::Probe { wal: wal.map(|w| w.end), replayed: wal.and_then(|w| w.replayed) }
+            RpcReply::Probe { wal: wal.map(|w| w.end), replayed: wal.and_then(|w| w.replayed) }
         }
         Rpc::Lease { heartbeat, history, lease_ms } => {
             let (carried, confirmed) = server.failover.hear(from, &heartbeat, history, lease_ms);
-            Reply::Lease { carried, confirmed }
+            RpcReply::Lease { carried, confirmed }
         }
         Rpc::Ask => server.failover.voter_reply().map_or_else(
-            || Reply::Failed("pgraft.failover is off on this node".into()),
-            Reply::VoterReply,
+            || RpcReply::Failed("pgraft.failover is off on this node".into()),
+            RpcReply::VoterReply,
         ),
         Rpc::Release { epoch, start } => {
             server.failover.released(from, epoch, start);
-            Reply::Heard
+            RpcReply::Heard
         }
-        Rpc::Switchover { target } => Reply::Switchover(server.failover.switchover(target).await),
+        Rpc::Switchover { target } => {
+            RpcReply::Switchover(server.failover.switchover(target).await)
+        }
         Rpc::StepDown { epoch, target } => {
-            Reply::SteppedDown(server.failover.give_up(epoch, target).await)
+            RpcReply::SteppedDown(server.failover.give_up(epoch, target).await)
         }
         Rpc::Read => match timeout(PROPOSE_TIMEOUT, present(server)).await {
-            Ok(index) => or_failed(index, |index| Reply::Read { index }),
-            Err(_) => Reply::Failed("no majority answers".into()),
+            Ok(index) => or_failed(index, |index| RpcReply::Read { index }),
+            Err(_) => RpcReply::Failed("no majority answers".into()),
         },
     }
 }
@@ -228,7 +231,7 @@ fn may_propose(state: &ClusterState, from: NodeId, command: &Command) -> bool {
 
 /// The log index up to which everything is applied here that was committed before this call. On the
 /// leader only.
-async fn present(server: &Server) -> Result<u64, String> {
+async fn present(server: &RaftServer) -> Result<u64, String> {
     let reader =
         server.raft.get_read_linearizer(ReadPolicy::ReadIndex).await.map_err(|e| e.to_string())?;
     reader.await_ready(&server.raft).await.map_err(|e| e.to_string())?;
@@ -237,7 +240,7 @@ async fn present(server: &Server) -> Result<u64, String> {
 
 fn or_failed<T, E: std::fmt::Display>(
     result: Result<T, E>,
-    reply: impl FnOnce(T) -> Reply,
-) -> Reply {
-    result.map_or_else(|e| Reply::Failed(e.to_string()), reply)
+    reply: impl FnOnce(T) -> RpcReply,
+) -> RpcReply {
+    result.map_or_else(|e| RpcReply::Failed(e.to_string()), reply)
 }

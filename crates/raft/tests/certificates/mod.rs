@@ -19,7 +19,7 @@ pub struct Ca(CertifiedIssuer<'static, KeyPair>);
 
 /// A certificate and its key, in PEM.
 #[derive(Clone)]
-pub struct Issued {
+pub struct IssuedFiles {
     pub cert: String,
     pub key: String,
 }
@@ -46,19 +46,19 @@ impl Ca {
     }
 
     /// A node's certificate, valid for a year.
-    pub fn node(&self, id: impl std::fmt::Display) -> Issued {
+    pub fn node(&self, id: impl std::fmt::Display) -> IssuedFiles {
         self.issue(&format!("node-{id}.pgraft"), 365 * DAY)
     }
 
     /// One that ended yesterday.
-    pub fn expired(&self, id: impl std::fmt::Display) -> Issued {
+    pub fn expired(&self, id: impl std::fmt::Display) -> IssuedFiles {
         let mut params = named(&format!("node-{id}.pgraft"));
         params.not_after = date_time_ymd(1970, 1, 1) + since_epoch(SystemTime::now() - DAY);
         self.sign(&params)
     }
 
     /// One that is valid for `life`, an hour of which is over.
-    pub fn issue(&self, name: &str, life: Duration) -> Issued {
+    pub fn issue(&self, name: &str, life: Duration) -> IssuedFiles {
         let mut params = named(name);
         let from = SystemTime::now() - Duration::from_hours(1);
         params.not_before = date_time_ymd(1970, 1, 1) + since_epoch(from);
@@ -67,15 +67,18 @@ impl Ca {
     }
 
     /// One that is for servers only.
-    pub fn server_only(&self, id: impl std::fmt::Display) -> Issued {
+    pub fn server_only(&self, id: impl std::fmt::Display) -> IssuedFiles {
         let mut params = named(&format!("node-{id}.pgraft"));
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         self.sign(&params)
     }
 
-    fn sign(&self, params: &CertificateParams) -> Issued {
+    fn sign(&self, params: &CertificateParams) -> IssuedFiles {
         let key = KeyPair::generate().unwrap();
-        Issued { cert: params.signed_by(&key, &self.0).unwrap().pem(), key: key.serialize_pem() }
+        IssuedFiles {
+            cert: params.signed_by(&key, &self.0).unwrap().pem(),
+            key: key.serialize_pem(),
+        }
     }
 }
 
@@ -93,7 +96,7 @@ fn named(name: &str) -> CertificateParams {
 
 impl Files {
     /// In a directory of their own; `ca` may be several.
-    pub fn write(dir: &Path, issued: &Issued, ca: &str) -> Self {
+    pub fn write(dir: &Path, issued: &IssuedFiles, ca: &str) -> Self {
         fs::create_dir_all(dir).unwrap();
         let files =
             Self { cert: dir.join("tls.crt"), key: dir.join("tls.key"), ca: dir.join("ca.crt") };
@@ -102,7 +105,7 @@ impl Files {
         files
     }
 
-    pub fn set_pair(&self, issued: &Issued) {
+    pub fn set_pair(&self, issued: &IssuedFiles) {
         replace(&self.key, &issued.key);
         replace(&self.cert, &issued.cert);
     }

@@ -10,25 +10,25 @@ use std::time::{Duration, Instant};
 use pgraft_core::control::{LogRow, Request, Response};
 use pgraft_core::status::WalPosition;
 use pgraft_core::{Address, NodeId, NodeStatus};
-use pgraft_raft::{Hooks, Network, Node, Protection, Settings, StartError, control_call};
+use pgraft_raft::{Hooks, Network, Node, Protection, RaftSettings, StartError, control_call};
 use tempfile::TempDir;
 
-pub type Row = LogRow;
+pub type MemberRow = LogRow;
 
 /// For everything that a test waits for: generous, since a condition ends the wait.
 pub const PATIENCE: Duration = Duration::from_secs(90);
 pub const DONE: Response = Response::Done { notice: None };
 
 /// One member that can be stopped and started again on its own directory.
-pub struct Member {
-    pub settings: Settings,
+pub struct TestMember {
+    pub settings: RaftSettings,
     node: Option<Node>,
     network: Option<Arc<dyn Network>>,
 }
 
-pub struct Cluster {
+pub struct TestCluster {
     pub dir: TempDir,
-    pub members: Vec<Member>,
+    pub members: Vec<TestMember>,
     /// These three are for members that are started from now on.
     pub join_timeout: Option<Duration>,
     pub snapshot_every: u64,
@@ -48,7 +48,7 @@ pub fn free_port() -> u16 {
     }
 }
 
-impl Cluster {
+impl TestCluster {
     pub fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         Self {
@@ -67,7 +67,7 @@ impl Cluster {
     pub async fn start_in(&mut self, id: i64, data_dir: PathBuf) -> Result<usize, StartError> {
         let port = free_port();
         let at = Address::new("127.0.0.1", i64::from(port)).unwrap();
-        let settings = Settings {
+        let settings = RaftSettings {
             node_id: NodeId::new(id).unwrap(),
             listen: at.clone(),
             advertise: at,
@@ -81,7 +81,7 @@ impl Cluster {
             zone: String::new(),
             protection: Protection::default(),
         };
-        self.members.push(Member { settings, node: None, network: None });
+        self.members.push(TestMember { settings, node: None, network: None });
         self.run(self.members.len() - 1).await?;
         Ok(self.members.len() - 1)
     }
@@ -92,7 +92,7 @@ impl Cluster {
             postgres: None,
             publish: Box::new(|_| {}),
         };
-        let Member { settings, network, .. } = &self.members[n];
+        let TestMember { settings, network, .. } = &self.members[n];
         let node = match network {
             Some(network) => Node::start_on(settings.clone(), hooks, Arc::clone(network)).await?,
             None => Node::start(settings.clone(), hooks).await?,
@@ -123,7 +123,7 @@ impl Cluster {
         }
     }
 
-    /// Of this member, where it is sure to lead: in [`Cluster::steady`].
+    /// Of this member, where it is sure to lead: in [`TestCluster::steady`].
     pub async fn add(&self, leader: usize, newcomer: usize) -> Response {
         self.ask(leader, self.joining(newcomer)).await
     }
@@ -199,8 +199,8 @@ impl Cluster {
         }
     }
 
-    /// Bootstrap node 1, then 2..=size, all voters. Any of them may lead, if only because the machine is
-    /// busy.
+    /// Bootstrap node 1, then 2..=size, all voters. Any of them may lead, if only because the
+    /// machine is busy.
     pub async fn of(size: i64) -> Self {
         Self::new().grown(size).await
     }

@@ -18,8 +18,8 @@ struct Keep;
 
 impl<S: tracing::Subscriber> Layer<S> for Keep {
     fn on_event(&self, event: &tracing::Event<'_>, _: Context<'_, S>) {
-        struct Text(String);
-        impl tracing::field::Visit for Text {
+        struct LoggedText(String);
+        impl tracing::field::Visit for LoggedText {
             fn record_debug(&mut self, field: &tracing::field::Field, value: &dyn std::fmt::Debug) {
                 if field.name() == "message" {
                     write!(self.0, "{value:?}").unwrap();
@@ -29,7 +29,7 @@ impl<S: tracing::Subscriber> Layer<S> for Keep {
         if event.metadata().target().starts_with("pgraft_raft")
             && *event.metadata().level() <= tracing::Level::INFO
         {
-            let mut text = Text(String::new());
+            let mut text = LoggedText(String::new());
             event.record(&mut text);
             LOG.lock().unwrap().push(text.0);
         }

@@ -5,9 +5,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use pgraft_core::{ClusterState, Command, NodeId, Role};
-use pgraft_raft::sim::Event;
+use pgraft_raft::sim::MachineEvent;
 
-use super::{Invariant, Seen};
+use super::{Invariant, Observation};
 
 /// See the module.
 #[derive(Default)]
@@ -36,9 +36,13 @@ impl Invariant for AcknowledgedAdd {
         "an acknowledged add is kept"
     }
 
-    fn see(&mut self, seen: &Seen<'_>) -> Result<(), String> {
+    fn see(&mut self, seen: &Observation<'_>) -> Result<(), String> {
         match seen {
-            Seen::Did { node, event: Event::Applied { entry, state, outcome }, .. } => {
+            Observation::Did {
+                node,
+                event: MachineEvent::Applied { entry, state, outcome },
+                ..
+            } => {
                 // A newcomer that never comes is given up again, by an entry that says so.
                 if let Ok(Command::JoinExpired { node }) = serde_json::from_str(&entry.content)
                     && outcome == "Changed"
@@ -56,7 +60,7 @@ impl Invariant for AcknowledgedAdd {
                     self.latest = ((entry.index, entry.term), ClusterState::clone(state));
                 }
             }
-            Seen::AddAcknowledged(node) => {
+            Observation::AddAcknowledged(node) => {
                 let (since, state) = &self.latest;
                 if !state.members.contains_key(node) && !state.retired.contains(node) {
                     return Err(format!(
@@ -67,7 +71,7 @@ impl Invariant for AcknowledgedAdd {
                     self.members.insert(*node, *since);
                 }
             }
-            Seen::Leads { node, term, purged, log } => {
+            Observation::Leads { node, term, purged, log } => {
                 let end = log.last().map_or(*purged, |line| line.index);
                 if let Some((lost, (since, _))) =
                     self.members.iter().find(|(_, (since, in_term))| *since > end && in_term < term)
@@ -77,7 +81,7 @@ impl Invariant for AcknowledgedAdd {
                     ));
                 }
             }
-            Seen::RemoveCalled(node) => {
+            Observation::RemoveCalled(node) => {
                 self.members.remove(node);
                 self.called_out.insert(*node);
             }

@@ -4,9 +4,9 @@
 
 use std::collections::BTreeMap;
 
-use pgraft_raft::sim::{Event, LogLine};
+use pgraft_raft::sim::{LogLine, MachineEvent};
 
-use super::{Invariant, Seen};
+use super::{Invariant, Observation};
 
 /// See the module.
 #[derive(Default)]
@@ -19,12 +19,12 @@ impl Invariant for CommittedStays {
         "committed entries stay"
     }
 
-    fn see(&mut self, seen: &Seen<'_>) -> Result<(), String> {
+    fn see(&mut self, seen: &Observation<'_>) -> Result<(), String> {
         match seen {
-            Seen::Did { event: Event::Applied { entry, .. }, .. } => {
+            Observation::Did { event: MachineEvent::Applied { entry, .. }, .. } => {
                 self.committed.entry(entry.index).or_insert_with(|| entry.clone());
             }
-            Seen::Leads { node, term, purged, log } => {
+            Observation::Leads { node, term, purged, log } => {
                 for (index, entry) in
                     self.committed.range(purged + 1..).filter(|(_, entry)| entry.term < *term)
                 {

@@ -1,7 +1,7 @@
 //! Invariant 9 (docs/internals/protocol.md#invariants): no gate opens before its standbys have
 //! confirmed the end of that primary's WAL. Checked on their disks.
 
-use super::{Invariant, Seen};
+use super::{Invariant, Observation};
 
 /// See the module.
 pub struct ConfirmedGate;
@@ -11,9 +11,9 @@ impl Invariant for ConfirmedGate {
         "a gate waits for its standbys"
     }
 
-    fn see(&mut self, seen: &Seen<'_>) -> Result<(), String> {
+    fn see(&mut self, seen: &Observation<'_>) -> Result<(), String> {
         match seen {
-            Seen::GateOpens { node, confirmed, required, .. } if confirmed < required => {
+            Observation::GateOpens { node, confirmed, required, .. } if confirmed < required => {
                 Err(format!(
                     "node {node} opens its gate, and {confirmed} of {required} standbys have its WAL"
                 ))

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Invariant, Seen};
+use super::{Invariant, Observation};
 use crate::note::Note;
 
 /// See the module.
@@ -16,8 +16,10 @@ impl Invariant for FreshTimelines {
         "timelines are used once"
     }
 
-    fn see(&mut self, seen: &Seen<'_>) -> Result<(), String> {
-        let Seen::PostgresControl(Note::Promotes { node, timeline }) = seen else { return Ok(()) };
+    fn see(&mut self, seen: &Observation<'_>) -> Result<(), String> {
+        let Observation::PostgresControl(Note::Promotes { node, timeline }) = seen else {
+            return Ok(());
+        };
         match self.taken.insert(*timeline, *node) {
             Some(before) => Err(format!(
                 "node {node} promotes to timeline {timeline}, to which node {before} has promoted"

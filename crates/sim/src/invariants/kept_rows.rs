@@ -3,8 +3,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Invariant, Seen};
-use crate::note::{Answer, Ask, Note};
+use super::{Invariant, Observation};
+use crate::note::{Ask, ClientAnswer, Note};
 
 /// See the module.
 #[derive(Default)]
@@ -33,27 +33,30 @@ impl Invariant for KeptRows {
         "acknowledged rows are kept"
     }
 
-    fn see(&mut self, seen: &Seen<'_>) -> Result<(), String> {
+    fn see(&mut self, seen: &Observation<'_>) -> Result<(), String> {
         match seen {
-            Seen::PostgresControl(Note::Hears {
+            Observation::PostgresControl(Note::Hears {
                 ask: Ask::Write(row),
                 answer: Some(answer),
                 ..
             }) => {
                 match answer {
-                    Answer::Done => drop(self.kept.insert(*row, "told is there")),
-                    Answer::Refused => drop(self.refused.insert(*row)),
-                    Answer::Rows(_) | Answer::Nothing => {}
+                    ClientAnswer::Done => drop(self.kept.insert(*row, "told is there")),
+                    ClientAnswer::Refused => drop(self.refused.insert(*row)),
+                    ClientAnswer::Rows(_) | ClientAnswer::Nothing => {}
                 }
                 Ok(())
             }
-            Seen::PostgresControl(Note::Hears { answer: Some(Answer::Rows(rows)), .. }) => {
+            Observation::PostgresControl(Note::Hears {
+                answer: Some(ClientAnswer::Rows(rows)),
+                ..
+            }) => {
                 for row in rows {
                     self.kept.entry(*row).or_insert("shown");
                 }
                 Ok(())
             }
-            Seen::GateOpens { node, rows, .. } => self.look(*node, rows),
+            Observation::GateOpens { node, rows, .. } => self.look(*node, rows),
             _ => Ok(()),
         }
     }

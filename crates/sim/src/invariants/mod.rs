@@ -20,14 +20,14 @@ mod spent_ids;
 use std::collections::BTreeSet;
 
 use pgraft_core::NodeId;
-use pgraft_raft::sim::{Event, LogLine};
+use pgraft_raft::sim::{LogLine, MachineEvent};
 
 use crate::clock::Time;
 use crate::note::Note;
 
 /// One thing that happened.
 #[derive(Debug)]
-pub enum Seen<'a> {
+pub enum Observation<'a> {
     /// A member has done something.
     Did {
         /// The machine that it runs on.
@@ -35,7 +35,7 @@ pub enum Seen<'a> {
         /// Its node id.
         node: u32,
         /// What it did.
-        event: &'a Event,
+        event: &'a MachineEvent,
     },
     /// A member has become leader, with this log: the last entry that was purged, and those behind
     /// it.
@@ -122,7 +122,7 @@ pub trait Invariant {
     ///
     /// # Errors
     /// What is wrong, in a sentence.
-    fn see(&mut self, seen: &Seen<'_>) -> Result<(), String>;
+    fn see(&mut self, seen: &Observation<'_>) -> Result<(), String>;
 }
 
 /// All of them.

@@ -2,7 +2,7 @@
 //! process (ARCHITECTURE, "a panic ends the worker"), and nothing that a network or a crash can do
 //! may cause one.
 
-use super::{Invariant, Seen};
+use super::{Invariant, Observation};
 
 /// See the module.
 pub struct NobodyDies;
@@ -12,9 +12,9 @@ impl Invariant for NobodyDies {
         "no member dies of itself"
     }
 
-    fn see(&mut self, seen: &Seen<'_>) -> Result<(), String> {
+    fn see(&mut self, seen: &Observation<'_>) -> Result<(), String> {
         match seen {
-            Seen::Died { node, why } => Err(format!("node {node} has stopped: {why}")),
+            Observation::Died { node, why } => Err(format!("node {node} has stopped: {why}")),
             _ => Ok(()),
         }
     }

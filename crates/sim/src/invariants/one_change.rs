@@ -5,9 +5,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use pgraft_core::{ClusterState, Command, MAX_VOTERS, Role};
-use pgraft_raft::sim::{Event, LogLine};
+use pgraft_raft::sim::{LogLine, MachineEvent};
 
-use super::{Invariant, Seen};
+use super::{Invariant, Observation};
 
 /// See the module.
 #[derive(Default)]
@@ -64,27 +64,29 @@ impl Invariant for OneChange {
         "one change at a time"
     }
 
-    fn see(&mut self, seen: &Seen<'_>) -> Result<(), String> {
+    fn see(&mut self, seen: &Observation<'_>) -> Result<(), String> {
         match seen {
-            Seen::Did { machine, node, event: Event::Appended(line) } => {
+            Observation::Did { machine, node, event: MachineEvent::Appended(line) } => {
                 self.appended(*machine, *node, line)
             }
-            Seen::Did { machine, event: Event::TruncatedFrom(first), .. } => {
+            Observation::Did { machine, event: MachineEvent::TruncatedFrom(first), .. } => {
                 if let Some(log) = self.logs.get_mut(machine) {
                     log.split_off(first);
                 }
                 Ok(())
             }
             // What was written before may be gone, and what is in a snapshot is not known here.
-            Seen::Did { machine, event: Event::Installed { .. }, .. }
-            | Seen::Starts { machine }
-            | Seen::NewDisk { machine } => {
+            Observation::Did { machine, event: MachineEvent::Installed { .. }, .. }
+            | Observation::Starts { machine }
+            | Observation::NewDisk { machine } => {
                 self.logs.remove(machine);
                 Ok(())
             }
-            Seen::Did { node, event: Event::Applied { entry, outcome, state }, .. }
-                if entry.index > self.latest.0 =>
-            {
+            Observation::Did {
+                node,
+                event: MachineEvent::Applied { entry, outcome, state },
+                ..
+            } if entry.index > self.latest.0 => {
                 let (_, before) =
                     std::mem::replace(&mut self.latest, (entry.index, ClusterState::clone(state)));
                 if outcome == "Changed" && not_alone(&before, entry) {

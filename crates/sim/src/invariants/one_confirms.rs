@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Invariant, Seen};
+use super::{Invariant, Observation};
 use crate::clock::Time;
 
 /// See the module.
@@ -20,13 +20,13 @@ impl Invariant for OneConfirms {
         "one confirms in an epoch"
     }
 
-    fn see(&mut self, seen: &Seen<'_>) -> Result<(), String> {
+    fn see(&mut self, seen: &Observation<'_>) -> Result<(), String> {
         match *seen {
-            Seen::Appointed { epoch, timeline } => {
+            Observation::Appointed { epoch, timeline } => {
                 self.epochs.entry(timeline).or_insert(epoch);
                 Ok(())
             }
-            Seen::Confirmed { node, timeline, since } => {
+            Observation::Confirmed { node, timeline, since } => {
                 let Some(&epoch) = self.epochs.get(&timeline) else {
                     return Err(format!(
                         "node {node} confirms a write on timeline {timeline}, which nobody was given"

@@ -2,7 +2,7 @@
 //! that server's. Postgres compares timelines and positions alone; this is enough because no
 //! timeline is used twice (docs/internals/protocol.md#appoint).
 
-use super::{Invariant, Seen};
+use super::{Invariant, Observation};
 use crate::note::Note;
 
 /// See the module.
@@ -13,11 +13,13 @@ impl Invariant for OneHistory {
         "who follows has the same history"
     }
 
-    fn see(&mut self, seen: &Seen<'_>) -> Result<(), String> {
+    fn see(&mut self, seen: &Observation<'_>) -> Result<(), String> {
         match seen {
-            Seen::PostgresControl(Note::Streams { node, standby, diverged: Some(at) }) => Err(
-                format!("node {standby} streams from node {node}, and has another record at {at}"),
-            ),
+            Observation::PostgresControl(Note::Streams { node, standby, diverged: Some(at) }) => {
+                Err(format!(
+                    "node {standby} streams from node {node}, and has another record at {at}"
+                ))
+            }
             _ => Ok(()),
         }
     }

@@ -3,9 +3,9 @@
 
 use std::collections::BTreeMap;
 
-use pgraft_raft::sim::Event;
+use pgraft_raft::sim::MachineEvent;
 
-use super::{Invariant, Seen};
+use super::{Invariant, Observation};
 
 /// See the module.
 #[derive(Default)]
@@ -19,8 +19,9 @@ impl Invariant for OneLeaderATerm {
         "one leader a term"
     }
 
-    fn see(&mut self, seen: &Seen<'_>) -> Result<(), String> {
-        let Seen::Did { node, event: Event::Voted { term, confirmed }, .. } = seen else {
+    fn see(&mut self, seen: &Observation<'_>) -> Result<(), String> {
+        let Observation::Did { node, event: MachineEvent::Voted { term, confirmed }, .. } = seen
+        else {
             return Ok(());
         };
         if *confirmed {

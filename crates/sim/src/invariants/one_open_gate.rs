@@ -1,7 +1,7 @@
 //! At most one gate is open at a time (docs/internals/protocol.md#the-lease). With
 //! [`super::confirmed_gate`] it follows that no read is out of date.
 
-use super::{Invariant, Seen};
+use super::{Invariant, Observation};
 use crate::note::Note;
 use crate::story::ids;
 
@@ -13,9 +13,9 @@ impl Invariant for OneOpenGate {
         "one open gate"
     }
 
-    fn see(&mut self, seen: &Seen<'_>) -> Result<(), String> {
+    fn see(&mut self, seen: &Observation<'_>) -> Result<(), String> {
         match seen {
-            Seen::PostgresControl(Note::Open(nodes)) if nodes.len() > 1 => {
+            Observation::PostgresControl(Note::Open(nodes)) if nodes.len() > 1 => {
                 Err(format!("the gates of nodes {} are open", ids(nodes)))
             }
             _ => Ok(()),

@@ -4,8 +4,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Invariant, Seen};
-use crate::note::{Answer, Ask, Note};
+use super::{Invariant, Observation};
+use crate::note::{Ask, ClientAnswer, Note};
 
 /// See the module.
 #[derive(Default)]
@@ -30,14 +30,16 @@ impl Invariant for ReadsInTime {
         "reads are in time"
     }
 
-    fn see(&mut self, seen: &Seen<'_>) -> Result<(), String> {
-        let Seen::PostgresControl(note) = seen else { return Ok(()) };
+    fn see(&mut self, seen: &Observation<'_>) -> Result<(), String> {
+        let Observation::PostgresControl(note) = seen else { return Ok(()) };
         match note {
             Note::Asks { request, ask: Ask::Read, .. } => {
                 drop(self.asked.insert(*request, self.known.len()))
             }
-            Note::Hears { ask: Ask::Write(row), answer: Some(Answer::Done), .. } => self.know(*row),
-            Note::Hears { request, answer: Some(Answer::Rows(rows)), .. } => {
+            Note::Hears { ask: Ask::Write(row), answer: Some(ClientAnswer::Done), .. } => {
+                self.know(*row)
+            }
+            Note::Hears { request, answer: Some(ClientAnswer::Rows(rows)), .. } => {
                 let known = self.asked.remove(request).unwrap_or(0);
                 if let Some(row) = self.known[..known].iter().find(|row| !rows.contains(row)) {
                     return Err(format!(

@@ -5,9 +5,9 @@
 use std::collections::BTreeMap;
 
 use pgraft_core::NodeId;
-use pgraft_raft::sim::Event;
+use pgraft_raft::sim::MachineEvent;
 
-use super::{Invariant, Seen};
+use super::{Invariant, Observation};
 
 /// See the module.
 #[derive(Default)]
@@ -22,15 +22,19 @@ impl Invariant for RefusedAdd {
         "a refused add leaves nothing"
     }
 
-    fn see(&mut self, seen: &Seen<'_>) -> Result<(), String> {
+    fn see(&mut self, seen: &Observation<'_>) -> Result<(), String> {
         match seen {
-            Seen::AddCalled(node) => *self.open.entry(*node).or_default() += 1,
-            Seen::AddRefused { node, certain: true } => {
+            Observation::AddCalled(node) => *self.open.entry(*node).or_default() += 1,
+            Observation::AddRefused { node, certain: true } => {
                 if let Some(open) = self.open.get_mut(node) {
                     *open = open.saturating_sub(1);
                 }
             }
-            Seen::Did { node, event: Event::Applied { entry, outcome, state }, .. } => {
+            Observation::Did {
+                node,
+                event: MachineEvent::Applied { entry, outcome, state },
+                ..
+            } => {
                 if self.bootstrap.is_none() {
                     self.bootstrap = state.primary();
                 }

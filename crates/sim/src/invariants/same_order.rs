@@ -6,9 +6,9 @@
 use std::collections::BTreeMap;
 
 use pgraft_core::ClusterState;
-use pgraft_raft::sim::{Event, LogLine};
+use pgraft_raft::sim::{LogLine, MachineEvent};
 
-use super::{Invariant, Seen};
+use super::{Invariant, Observation};
 
 /// See the module.
 #[derive(Default)]
@@ -24,9 +24,13 @@ impl Invariant for SameOrder {
         "the same in the same order"
     }
 
-    fn see(&mut self, seen: &Seen<'_>) -> Result<(), String> {
+    fn see(&mut self, seen: &Observation<'_>) -> Result<(), String> {
         match seen {
-            Seen::Did { machine, node, event: Event::Applied { entry, outcome, state } } => {
+            Observation::Did {
+                machine,
+                node,
+                event: MachineEvent::Applied { entry, outcome, state },
+            } => {
                 let last = self.last.insert(*machine, entry.index);
                 if last.is_some_and(|last| entry.index != last + 1) && last != Some(0) {
                     return Err(format!(
@@ -55,7 +59,7 @@ impl Invariant for SameOrder {
                     ));
                 }
             }
-            Seen::Did { machine, node, event: Event::Installed { index, state } } => {
+            Observation::Did { machine, node, event: MachineEvent::Installed { index, state } } => {
                 self.last.insert(*machine, *index);
                 if let Some((first, .., is)) = self.applied.get(index)
                     && *is != **state
@@ -65,7 +69,7 @@ impl Invariant for SameOrder {
                     ));
                 }
             }
-            Seen::Starts { machine } | Seen::NewDisk { machine } => {
+            Observation::Starts { machine } | Observation::NewDisk { machine } => {
                 self.last.remove(machine);
             }
             _ => {}

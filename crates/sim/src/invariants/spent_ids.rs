@@ -3,9 +3,9 @@
 
 use std::collections::BTreeMap;
 
-use pgraft_raft::sim::Event;
+use pgraft_raft::sim::MachineEvent;
 
-use super::{Invariant, Seen};
+use super::{Invariant, Observation};
 
 /// See the module.
 #[derive(Default)]
@@ -21,10 +21,14 @@ impl Invariant for SpentIds {
         "spent ids stay spent"
     }
 
-    fn see(&mut self, seen: &Seen<'_>) -> Result<(), String> {
+    fn see(&mut self, seen: &Observation<'_>) -> Result<(), String> {
         match seen {
-            Seen::NewDisk { machine } => *self.disks.entry(*machine).or_default() += 1,
-            Seen::Did { machine, node, event: Event::Voted { term, confirmed: false } } => {
+            Observation::NewDisk { machine } => *self.disks.entry(*machine).or_default() += 1,
+            Observation::Did {
+                machine,
+                node,
+                event: MachineEvent::Voted { term, confirmed: false },
+            } => {
                 let disk = (*machine, self.disks.get(machine).copied().unwrap_or_default());
                 let voted = *self.voted.entry(*node).or_insert(disk);
                 if voted != disk {

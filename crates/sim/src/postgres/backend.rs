@@ -2,17 +2,17 @@
 //! (`pgraft_core::fence::decide`), a commit waits as Postgres has it wait.
 
 use pgraft_core::failover::SyncConfig;
-use pgraft_core::fence::{Act, Facts, Verdict, Who, decide};
+use pgraft_core::fence::{Act, FenceFacts, FenceVerdict, Who, decide};
 use pgraft_raft::sim::Rules;
 use rand::RngExt;
 
-use super::run::Mode;
-use super::server::Server;
+use super::run::SimServerMode;
+use super::server::SimPostgres;
 use super::session::{Backend, Stage};
 use crate::clock::Time;
-use crate::note::{Answer, Ask, Note};
+use crate::note::{Ask, ClientAnswer, Note};
 
-impl Server {
+impl SimPostgres {
     /// Every session goes on as far as it can.
     pub fn serve(&mut self, now: Time, rules: Rules, ids: &mut u64, notes: &mut Vec<Note>) {
         let Some(run) = &mut self.run else { return };
@@ -39,13 +39,13 @@ impl Server {
             false
         };
         let Some(mode) = self.run.as_ref().map(|r| r.mode) else { return false };
-        if mode != Mode::Primary {
+        if mode != SimServerMode::Primary {
             return match backend.ask {
-                Ask::Write(_) => answer(Answer::Refused),
-                Ask::Read => answer(Answer::Nothing),
+                Ask::Write(_) => answer(ClientAnswer::Refused),
+                Ask::Read => answer(ClientAnswer::Nothing),
             };
         }
-        let may = |server: &Self, act| !rules.fence || server.verdict(act, now) == Verdict::Go;
+        let may = |server: &Self, act| !rules.fence || server.verdict(act, now) == FenceVerdict::Go;
         let (stage, wait) = match (backend.stage, backend.ask) {
             (Stage::Begins, Ask::Read) if may(self, Act::Read) => (Stage::Reads, self.delay(3, 80)),
             (Stage::Begins, Ask::Write(_)) if may(self, Act::Write) => {
@@ -53,7 +53,7 @@ impl Server {
             }
             // The last moment at which the gate is asked; what comes after it may take any time.
             (Stage::Commits, _) if may(self, Act::Commit) => (Stage::Inserts, self.hesitates()),
-            (Stage::Begins | Stage::Commits, _) => return answer(Answer::Refused),
+            (Stage::Begins | Stage::Commits, _) => return answer(ClientAnswer::Refused),
             (Stage::Inserts, Ask::Write(row)) => {
                 (Stage::Flushes(self.write(ids, Some(row))), self.delay(8, 60))
             }
@@ -63,14 +63,14 @@ impl Server {
                 let waits = self.run.as_ref().is_some_and(|r| r.checkpointer.config().is_some());
                 if !waits {
                     self.confirm(row, end, None, notes);
-                    notes.push(Note::Answers { request, answer: Answer::Done });
+                    notes.push(Note::Answers { request, answer: ClientAnswer::Done });
                     return false;
                 }
                 (Stage::Waits(end), wait_for_standbys())
             }
             (Stage::Reads, _) => {
                 let rows = self.run.as_ref().map(|r| r.visible.clone()).unwrap_or_default();
-                return answer(Answer::Rows(rows));
+                return answer(ClientAnswer::Rows(rows));
             }
             (stage, _) => (stage, wait_for_standbys()),
         };
@@ -84,8 +84,8 @@ impl Server {
         if self.rng.random_range(0..8) == 0 { self.between(50, 1500) } else { self.between(0, 5) }
     }
 
-    fn verdict(&self, act: Act, now: Time) -> Verdict {
-        let facts = Facts {
+    fn verdict(&self, act: Act, now: Time) -> FenceVerdict {
+        let facts = FenceFacts {
             who: Who::Client,
             act,
             in_recovery: false,
@@ -110,7 +110,7 @@ impl Server {
         for backend in released {
             if let (Ask::Write(row), Stage::Waits(end)) = (backend.ask, backend.stage) {
                 self.confirm(row, end, Some(config.clone()), notes);
-                notes.push(Note::Answers { request: backend.request, answer: Answer::Done });
+                notes.push(Note::Answers { request: backend.request, answer: ClientAnswer::Done });
             }
         }
     }

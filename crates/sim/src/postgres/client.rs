@@ -6,24 +6,24 @@ use std::time::Duration;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 
-use super::run::Mode;
+use super::run::SimServerMode;
 use super::server::Servers;
 use super::session::Backend;
 use crate::clock::Time;
 use crate::net::millis;
-use crate::note::{Answer, Ask, Note};
+use crate::note::{Ask, ClientAnswer, Note};
 
 /// Then a client asks somebody else.
 const PATIENCE: Duration = Duration::from_millis(700);
 
 /// One client, with one request at a time.
-pub struct Client {
+pub struct SqlClient {
     rng: SmallRng,
     pending: Option<(u64, Ask, Time)>,
     next: Time,
 }
 
-impl Client {
+impl SqlClient {
     /// With nothing to do yet.
     pub fn new(seed: u64) -> Self {
         Self { rng: SmallRng::seed_from_u64(seed), pending: None, next: Time::ZERO }
@@ -70,7 +70,7 @@ impl Client {
     fn choose(&mut self, servers: &Servers) -> Option<u32> {
         let all: Vec<u32> = servers.keys().copied().collect();
         let is_primary =
-            |n: &&u32| servers[*n].run.as_ref().is_some_and(|r| r.mode == Mode::Primary);
+            |n: &&u32| servers[*n].run.as_ref().is_some_and(|r| r.mode == SimServerMode::Primary);
         let primaries: Vec<u32> = all.iter().filter(is_primary).copied().collect();
         let from =
             if primaries.is_empty() || self.rng.random_range(0..8) == 0 { all } else { primaries };
@@ -78,7 +78,7 @@ impl Client {
     }
 
     /// The answer has come.
-    pub fn hear(&mut self, to: u64, answer: &Answer, notes: &mut Vec<Note>) {
+    pub fn hear(&mut self, to: u64, answer: &ClientAnswer, notes: &mut Vec<Note>) {
         if let Some((request, ask, _)) = self.pending.take_if(|(request, ..)| *request == to) {
             notes.push(Note::Hears { request, ask, answer: Some(answer.clone()) });
         }

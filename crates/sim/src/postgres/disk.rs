@@ -7,7 +7,7 @@ use pgraft_core::status::WalPosition;
 
 /// One record. A position is a number of records: an LSN that counts them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Record {
+pub struct WalRecord {
     /// No other record has it, wherever it stands: two servers that have another one at the same
     /// position have diverged.
     pub id: u64,
@@ -19,7 +19,7 @@ pub struct Record {
 
 /// What the data directory is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Data {
+pub enum SimData {
     /// There is none yet.
     #[default]
     Nothing,
@@ -31,11 +31,11 @@ pub enum Data {
 
 /// The data directory of one server.
 #[derive(Debug, Clone, Default)]
-pub struct Disk {
+pub struct PostgresDisk {
     /// What it is.
-    pub data: Data,
+    pub data: SimData,
     /// All that was written.
-    pub wal: Vec<Record>,
+    pub wal: Vec<WalRecord>,
     /// How many of the records are on disk, whatever happens.
     pub flushed: usize,
     /// `NNN.history` in `pg_wal`: where each earlier timeline was left; empty for a file that only
@@ -54,7 +54,7 @@ pub fn lsn(position: usize) -> u64 {
     position.try_into().unwrap_or(u64::MAX)
 }
 
-impl Disk {
+impl PostgresDisk {
     /// The timeline of the last record.
     pub fn timeline(&self) -> u32 {
         self.wal.last().map_or(1, |r| r.timeline)
@@ -62,7 +62,7 @@ impl Disk {
 
     /// Where each timeline before `timeline` was left, by the records.
     pub fn left(&self, timeline: u32) -> Vec<WalPosition> {
-        let at = |(n, pair): (usize, &[Record])| {
+        let at = |(n, pair): (usize, &[WalRecord])| {
             (pair[0].timeline != pair[1].timeline)
                 .then(|| WalPosition { timeline: pair[0].timeline, lsn: lsn(n + 1) })
         };
@@ -153,6 +153,6 @@ impl Disk {
         self.flushed = self.wal.len();
         self.histories.clone_from(&source.histories);
         self.clone_two_phase(source);
-        self.data = Data::Whole;
+        self.data = SimData::Whole;
     }
 }

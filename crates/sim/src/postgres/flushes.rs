@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::disk::Disk;
+use super::disk::PostgresDisk;
 use crate::clock::Time;
 
 /// Since when which record is on whose disk.
@@ -11,7 +11,7 @@ pub struct Flushes(BTreeMap<u64, BTreeMap<u32, Time>>);
 
 impl Flushes {
     /// That server's WAL is on disk up to there.
-    pub fn on_disk(&mut self, node: u32, disk: &Disk, upto: usize, now: Time) {
+    pub fn on_disk(&mut self, node: u32, disk: &PostgresDisk, upto: usize, now: Time) {
         // Who has a record has all before it.
         for record in disk.wal[..upto.min(disk.wal.len())].iter().rev() {
             let since = self.0.entry(record.id).or_default();

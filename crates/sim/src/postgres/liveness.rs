@@ -1,10 +1,10 @@
 //! What makes a server useless although its worker lives, and how its instance manager sees that:
 //! as `instance/src/liveness.rs` does, by the same decision (`pgraft_core::liveness`).
 
-use pgraft_core::liveness::{Commits, Judge, Process, Tick, Verdict};
+use pgraft_core::liveness::{Commits, LivenessJudge, LivenessVerdict, ProcessState, Tick};
 
-use super::run::Mode;
-use super::server::Server;
+use super::run::SimServerMode;
+use super::server::SimPostgres;
 use super::session::Stage;
 
 /// Looks in a row, 200 ms each.
@@ -13,7 +13,7 @@ const BOUND: u32 = 15;
 /// Which processes of a run are stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[allow(clippy::struct_excessive_bools, reason = "each is a process of its own")]
-pub struct Stuck {
+pub struct StuckProcesses {
     /// Nobody connects, no process is started, and no signal is passed on.
     pub postmaster: bool,
     /// Names are not read by it: changes of whom commits wait for do not settle.
@@ -26,8 +26,8 @@ pub struct Stuck {
 
 /// What an instance manager has seen of a run.
 #[derive(Debug, Clone, Copy)]
-pub struct Observed {
-    judge: Judge,
+pub struct LivenessObservation {
+    judge: LivenessJudge,
     /// The end of the WAL that commits were released up to, by now and at the last look.
     pub confirmed: usize,
     confirmed_before: usize,
@@ -35,10 +35,10 @@ pub struct Observed {
     flushed_before: usize,
 }
 
-impl Default for Observed {
+impl Default for LivenessObservation {
     fn default() -> Self {
         Self {
-            judge: Judge::new(BOUND),
+            judge: LivenessJudge::new(BOUND),
             confirmed: 0,
             confirmed_before: 0,
             waited: false,
@@ -47,13 +47,13 @@ impl Default for Observed {
     }
 }
 
-impl Server {
+impl SimPostgres {
     /// One look of the instance manager; why the server must be killed, if it must.
     pub fn unresponsive(&mut self) -> Option<String> {
         let (stands, written, flushed) = (self.disk_stands, self.disk.wal.len(), self.disk.flushed);
         let run = self.run.as_mut().filter(|r| r.orphans_until.is_none())?;
         let waits = run.backends.iter().any(|b| matches!(b.stage, Stage::Waits(_)));
-        let Observed { judge, confirmed, confirmed_before, waited, flushed_before } =
+        let LivenessObservation { judge, confirmed, confirmed_before, waited, flushed_before } =
             &mut run.observed;
         let commits = if waits && *waited && confirmed == confirmed_before {
             Commits::Wait { sender_stopped: run.stuck.senders }
@@ -61,13 +61,13 @@ impl Server {
             Commits::Advance
         };
         let stopped = [
-            (run.stuck.postmaster, Process::Postmaster),
-            (run.stuck.checkpointer, Process::Checkpointer),
-            (run.stuck.walwriter, Process::WalWriter),
+            (run.stuck.postmaster, ProcessState::Postmaster),
+            (run.stuck.checkpointer, ProcessState::Checkpointer),
+            (run.stuck.walwriter, ProcessState::WalWriter),
         ];
         let tick = Tick {
             on_time: true,
-            primary: run.mode == Mode::Primary,
+            primary: run.mode == SimServerMode::Primary,
             answered: !run.stuck.postmaster,
             starved: false,
             stopped: stopped.into_iter().find(|(is, _)| *is).map(|(_, process)| process),
@@ -76,8 +76,8 @@ impl Server {
         };
         (*confirmed_before, *waited, *flushed_before) = (*confirmed, waits, flushed);
         match judge.observe(tick) {
-            Verdict::Release(fault) => Some(fault.to_string()),
-            Verdict::Serve | Verdict::Suspect(_) => None,
+            LivenessVerdict::Release(fault) => Some(fault.to_string()),
+            LivenessVerdict::Serve | LivenessVerdict::Suspect(_) => None,
         }
     }
 }

@@ -7,9 +7,9 @@ use pgraft_core::NodeId;
 use pgraft_core::instance_file::InstanceFile;
 
 use super::Databases;
-use super::disk::{Data, Record};
-use super::run::{Mode, Run};
-use super::server::{Manager, Server};
+use super::disk::{SimData, WalRecord};
+use super::run::{ServerRun, SimServerMode};
+use super::server::{Manager, SimPostgres};
 use crate::clock::Time;
 use crate::net::Net;
 use crate::note::Note;
@@ -18,7 +18,7 @@ use crate::note::Note;
 const LOOK: Duration = Duration::from_millis(200);
 
 /// What a manager knows of its member.
-pub struct Member<'a> {
+pub struct ManagedMember<'a> {
     /// `instance.json` of that machine.
     pub file: &'a dyn Fn(u32) -> Option<InstanceFile>,
     /// Whom the running member calls the primary.
@@ -31,7 +31,7 @@ impl Databases {
         &mut self,
         now: Time,
         net: &Net,
-        member: &Member<'_>,
+        member: &ManagedMember<'_>,
         notes: &mut Vec<Note>,
     ) {
         let numbers: Vec<u32> = self.servers.keys().copied().collect();
@@ -67,19 +67,19 @@ impl Databases {
         number: u32,
         now: Time,
         net: &Net,
-        member: &Member<'_>,
+        member: &ManagedMember<'_>,
         notes: &mut Vec<Note>,
     ) {
         let file = (member.file)(number);
         let source = self.source(number, file.as_ref(), net);
         let Some(server) = self.servers.get_mut(&number) else { return };
         let bootstraps = server.bootstrap && file.is_none();
-        if server.disk.data == Data::Nothing && bootstraps {
+        if server.disk.data == SimData::Nothing && bootstraps {
             self.ids += 1;
-            server.disk.wal.push(Record { id: self.ids, timeline: 1, row: None });
-            server.disk.data = Data::Whole;
+            server.disk.wal.push(WalRecord { id: self.ids, timeline: 1, row: None });
+            server.disk.data = SimData::Whole;
         }
-        if server.disk.data != Data::Whole {
+        if server.disk.data != SimData::Whole {
             if file.is_some() {
                 notes.push(Note::StandsIn { machine: number });
             }
@@ -96,12 +96,12 @@ impl Databases {
         self.runs += 1;
         let until = now + server.delay(150, 1500);
         let lost = server.begin_recovery();
-        server.run = Some(Run {
+        server.run = Some(ServerRun {
             lost,
-            ..Run::new(
+            ..ServerRun::new(
                 self.runs,
                 server.disk.names.clone(),
-                Mode::Starting { until, primary: bootstraps },
+                SimServerMode::Starting { until, primary: bootstraps },
             )
         });
         server.manager = Manager::Running(now + LOOK);
@@ -113,7 +113,7 @@ impl Databases {
         number: u32,
         now: Time,
         net: &Net,
-        member: &Member<'_>,
+        member: &ManagedMember<'_>,
         notes: &mut Vec<Note>,
     ) {
         let Some(server) = self.servers.get_mut(&number) else { return };
@@ -130,7 +130,7 @@ impl Databases {
         }
         let Some(server) = self.servers.get(&number) else { return };
         let Some(run) = &server.run else { return };
-        if run.mode != Mode::Standby || server.worker.is_none() {
+        if run.mode != SimServerMode::Standby || server.worker.is_none() {
             return;
         }
         // Only what concerns it is read: the file is small, and there are many looks.
@@ -147,7 +147,7 @@ impl Databases {
         let Some(server) = self.servers.get_mut(&number) else { return };
         let until = now + server.between(100, 900);
         server.end_processes();
-        server.disk.data = Data::Broken(epoch);
+        server.disk.data = SimData::Broken(epoch);
         server.manager = Manager::Copying { from, rewind: true, until };
         notes.push(Note::WorkerEnds { machine: number });
         notes.push(Note::StandsIn { machine: number });
@@ -169,7 +169,7 @@ impl Databases {
         server.manager = Manager::Waiting(now + server.between(10, 300));
         let Some((source, timeline)) = source else { return };
         let how = if rewind {
-            server.disk.data = Data::Whole;
+            server.disk.data = SimData::Whole;
             server.disk.rewind(server.disk.timeline(), &source, timeline)
         } else {
             server.disk.clone_of(&source);
@@ -181,8 +181,9 @@ impl Databases {
 
     /// Whether that server answers this node, as a primary.
     fn answers(&self, from: u32, number: u32, net: &Net) -> bool {
-        let is_primary = |s: &Server| {
-            !s.frozen && s.run.as_ref().is_some_and(|r| r.mode == Mode::Primary && r.accepts())
+        let is_primary = |s: &SimPostgres| {
+            !s.frozen
+                && s.run.as_ref().is_some_and(|r| r.mode == SimServerMode::Primary && r.accepts())
         };
         self.servers.get(&from).is_some_and(is_primary)
             && net.reaches(number, from)

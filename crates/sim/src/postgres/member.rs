@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use pgraft_core::failover::lease::BootTime;
 use pgraft_raft::{PostgresControl, ServerDirective, ServerRepair, ServerState};
 
-use super::disk::Data;
+use super::disk::SimData;
 use crate::clock::{self, Time};
 
 /// What the worker's threads and its main thread have in common.
@@ -76,8 +76,8 @@ pub struct StandIn {
 
 impl StandIn {
     /// Over that data directory.
-    pub fn new(data: Data, booted: u64) -> Self {
-        let diverged_in = if let Data::Broken(epoch) = data { Some(epoch) } else { None };
+    pub fn new(data: SimData, booted: u64) -> Self {
+        let diverged_in = if let SimData::Broken(epoch) = data { Some(epoch) } else { None };
         Self { diverged_in, booted }
     }
 }

@@ -31,17 +31,17 @@ use pgraft_raft::sim::Rules;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 
-use self::client::Client;
-use self::disk::Data;
+use self::client::SqlClient;
+use self::disk::SimData;
 use self::flushes::Flushes;
-use self::manager::Member;
+use self::manager::ManagedMember;
 use self::member::StandIn;
-use self::run::Mode;
-use self::server::{Manager, Server, Servers, Worker};
-use self::stream::Stream;
+use self::run::SimServerMode;
+use self::server::{Manager, Servers, SimPostgres, Worker};
+use self::stream::WalStream;
 use crate::clock::Time;
 use crate::net::{Net, millis};
-use crate::note::{Answer, Note};
+use crate::note::{ClientAnswer, Note};
 use crate::numbers::mix;
 
 /// Clients that write and read.
@@ -57,9 +57,9 @@ pub struct Databases {
     pub busy: bool,
     /// How many writes were acknowledged.
     pub acknowledged: u64,
-    streams: Vec<Stream>,
-    clients: Vec<Client>,
-    answers: Vec<(Time, u64, Answer)>,
+    streams: Vec<WalStream>,
+    clients: Vec<SqlClient>,
+    answers: Vec<(Time, u64, ClientAnswer)>,
     open: Vec<u32>,
     requests: u64,
     ids: u64,
@@ -78,7 +78,7 @@ impl Databases {
             busy: false,
             acknowledged: 0,
             streams: Vec::new(),
-            clients: (0..CLIENTS).map(|n| Client::new(mix(seed, (3 << 32) + n))).collect(),
+            clients: (0..CLIENTS).map(|n| SqlClient::new(mix(seed, (3 << 32) + n))).collect(),
             answers: Vec::new(),
             open: Vec::new(),
             requests: 0,
@@ -91,11 +91,11 @@ impl Databases {
     }
 
     /// The server of a machine.
-    pub fn server(&mut self, number: u32) -> &mut Server {
+    pub fn server(&mut self, number: u32) -> &mut SimPostgres {
         let (seed, rules) = (mix(self.seed, (5 << 32) + u64::from(number)), self.rules);
         self.servers
             .entry(number)
-            .or_insert_with(|| Server::new(number, SmallRng::seed_from_u64(seed), rules))
+            .or_insert_with(|| SimPostgres::new(number, SmallRng::seed_from_u64(seed), rules))
     }
 
     /// A number that no run has had.
@@ -120,7 +120,9 @@ impl Databases {
     /// while no server can run. None where there is neither.
     pub fn postgres(&mut self, number: u32) -> Option<Arc<dyn PostgresControl>> {
         let server = self.servers.get_mut(&number)?;
-        if server.run.is_none() && server.manager != Manager::Off && server.disk.data != Data::Whole
+        if server.run.is_none()
+            && server.manager != Manager::Off
+            && server.disk.data != SimData::Whole
         {
             return Some(Arc::new(StandIn::new(server.disk.data, server.booted)));
         }
@@ -132,7 +134,12 @@ impl Databases {
 
     /// Everything goes on up to now. Gives what has happened, and the members whose servers are not
     /// what they were.
-    pub fn step(&mut self, now: Time, net: &Net, member: &Member<'_>) -> (Vec<Note>, Vec<u32>) {
+    pub fn step(
+        &mut self,
+        now: Time,
+        net: &Net,
+        member: &ManagedMember<'_>,
+    ) -> (Vec<Note>, Vec<u32>) {
         let mut notes = Vec::new();
         self.manage(now, net, member, &mut notes);
         self.clients_go_on(now, &mut notes);
@@ -142,7 +149,7 @@ impl Databases {
         self.answers_leave(now, &notes);
         self.acknowledged += notes
             .iter()
-            .filter(|n| matches!(n, Note::Hears { answer: Some(Answer::Done), .. }))
+            .filter(|n| matches!(n, Note::Hears { answer: Some(ClientAnswer::Done), .. }))
             .fold(0, |n, _| n + 1);
         (notes, news)
     }
@@ -160,7 +167,7 @@ impl Databases {
     }
 
     fn stream(&mut self, now: Time, net: &Net, notes: &mut Vec<Note>) {
-        let mut around = stream::Around {
+        let mut around = stream::StreamSurroundings {
             now,
             net,
             rules: self.rules,
@@ -177,11 +184,11 @@ impl Databases {
         let mut open = Vec::new();
         for (number, server) in &mut self.servers {
             if !server.frozen {
-                let mine: Vec<&Stream> =
+                let mine: Vec<&WalStream> =
                     self.streams.iter().filter(|s| s.sends_for(server)).collect();
                 let receiver_lives = self.streams.iter().any(|s| s.receives_for(server));
                 let senders_loaded = |change: u64| mine.iter().all(|s| s.has_loaded(change));
-                let mut around = server::Around {
+                let mut around = server::ServerSurroundings {
                     now,
                     ids: &mut self.ids,
                     receiver_lives,
@@ -193,7 +200,7 @@ impl Databases {
                     news.push(*number);
                 }
                 server.serve(now, self.rules, &mut self.ids, notes);
-                if server.run.as_ref().is_some_and(|r| r.mode == Mode::Primary) {
+                if server.run.as_ref().is_some_and(|r| r.mode == SimServerMode::Primary) {
                     self.flushes.on_disk(*number, &server.disk, server.disk.flushed, now);
                 }
             }

@@ -6,13 +6,13 @@ use std::sync::atomic::AtomicU64;
 
 use pgraft_core::failover::SyncConfig;
 
-use super::liveness::{Observed, Stuck};
+use super::liveness::{LivenessObservation, StuckProcesses};
 use super::session::Backend;
 use crate::clock::Time;
 
 /// What a server is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mode {
+pub enum SimServerMode {
     /// Recovers what was there; a primary again afterwards, or a standby.
     Starting {
         /// Until then.
@@ -37,14 +37,14 @@ pub enum Mode {
 
 /// Which `synchronous_standby_names` a process goes by, and when it reads the ones in the file.
 #[derive(Debug, Clone, Default)]
-pub struct Loaded {
+pub struct LoadedNames {
     /// The change, and the names.
     pub names: Option<(u64, SyncConfig)>,
     /// When the next ones are read.
     pub due: Option<Time>,
 }
 
-impl Loaded {
+impl LoadedNames {
     /// Of that change.
     pub fn is_of(&self, change: u64) -> bool {
         self.names.as_ref().is_some_and(|(loaded, _)| *loaded == change)
@@ -57,13 +57,13 @@ impl Loaded {
 }
 
 /// One run of the server: a postmaster, and its shared memory.
-pub struct Run {
+pub struct ServerRun {
     /// When its shared memory was made; no two are alike.
     pub id: i64,
     /// Counts the crashes of its processes that its postmaster survived.
     pub round: u32,
     /// What it is doing.
-    pub mode: Mode,
+    pub mode: SimServerMode,
     /// The postmaster is dead, and until then its processes are not.
     pub orphans_until: Option<Time>,
     /// Until when the gate is open; see [`super::member::Desk`].
@@ -83,9 +83,9 @@ pub struct Run {
     /// When the startup process asks for the next walreceiver.
     pub next_receiver: Time,
     /// What new processes inherit.
-    pub postmaster: Loaded,
+    pub postmaster: LoadedNames,
     /// It says whether commits wait at all.
-    pub checkpointer: Loaded,
+    pub checkpointer: LoadedNames,
     /// As a primary: its timeline.
     pub timeline: u32,
     /// Where its WAL ended when it became a primary, or came up as one.
@@ -97,15 +97,15 @@ pub struct Run {
     /// Clients' sessions.
     pub backends: Vec<Backend>,
     /// Which of its processes are stopped.
-    pub stuck: Stuck,
+    pub stuck: StuckProcesses,
     /// What its instance manager has seen of it.
-    pub observed: Observed,
+    pub observed: LivenessObservation,
 }
 
-impl Run {
+impl ServerRun {
     /// Shared memory as a postmaster makes it.
-    pub fn new(id: i64, names: Option<(u64, SyncConfig)>, mode: Mode) -> Self {
-        let loaded = Loaded { names, due: None };
+    pub fn new(id: i64, names: Option<(u64, SyncConfig)>, mode: SimServerMode) -> Self {
+        let loaded = LoadedNames { names, due: None };
         Self {
             id,
             round: 0,
@@ -126,19 +126,19 @@ impl Run {
             visible: BTreeSet::new(),
             lost: BTreeSet::new(),
             backends: Vec::new(),
-            stuck: Stuck::default(),
-            observed: Observed::default(),
+            stuck: StuckProcesses::default(),
+            observed: LivenessObservation::default(),
         }
     }
 
     /// Whether it is in recovery.
     pub fn is_standby(&self) -> bool {
-        self.mode != Mode::Primary
+        self.mode != SimServerMode::Primary
     }
 
     /// Whether it takes connections.
     pub fn accepts(&self) -> bool {
-        !matches!(self.mode, Mode::Starting { .. })
+        !matches!(self.mode, SimServerMode::Starting { .. })
             && self.orphans_until.is_none()
             && !self.stuck.postmaster
     }

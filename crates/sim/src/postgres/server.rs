@@ -15,14 +15,14 @@ use pgraft_raft::{ServerDirective, ServerState};
 use rand::RngExt;
 use rand::rngs::SmallRng;
 
-use super::disk::{Disk, Record, lsn};
+use super::disk::{PostgresDisk, WalRecord, lsn};
 use super::member::{Desk, boot_time};
 use crate::clock::Time;
 use crate::net::millis;
 use crate::note::Note;
 use crate::numbers::node;
 
-pub use super::run::{Loaded, Mode, Run};
+pub use super::run::{LoadedNames, ServerRun, SimServerMode};
 
 /// The worker's main thread.
 pub struct Worker {
@@ -37,7 +37,7 @@ pub struct Worker {
 
 impl Worker {
     /// Of that run.
-    pub fn new(run: &Run, booted: u64) -> Self {
+    pub fn new(run: &ServerRun, booted: u64) -> Self {
         Self {
             desk: Arc::new(Desk::new(Arc::clone(&run.gate), booted)),
             following: None,
@@ -71,13 +71,13 @@ pub enum Manager {
 
 /// A machine's Postgres.
 #[allow(clippy::struct_excessive_bools, reason = "each is a state of its own")]
-pub struct Server {
+pub struct SimPostgres {
     /// The machine.
     pub number: u32,
     /// PGDATA.
-    pub disk: Disk,
+    pub disk: PostgresDisk,
     /// The server, while it runs.
-    pub run: Option<Run>,
+    pub run: Option<ServerRun>,
     /// The worker in it, while that lives.
     pub worker: Option<Worker>,
     /// The instance manager.
@@ -101,7 +101,7 @@ pub struct Server {
 }
 
 /// What a step of a server may need of the others.
-pub struct Around<'a> {
+pub struct ServerSurroundings<'a> {
     /// What time it is.
     pub now: Time,
     /// The last record's number.
@@ -114,12 +114,12 @@ pub struct Around<'a> {
     pub notes: &'a mut Vec<Note>,
 }
 
-impl Server {
+impl SimPostgres {
     /// With an empty data directory, and off.
     pub fn new(number: u32, rng: SmallRng, rules: Rules) -> Self {
         Self {
             number,
-            disk: Disk::default(),
+            disk: PostgresDisk::default(),
             run: None,
             worker: None,
             manager: Manager::Off,
@@ -153,7 +153,7 @@ impl Server {
         let until = self
             .run
             .as_ref()
-            .filter(|r| r.mode == Mode::Primary)
+            .filter(|r| r.mode == SimServerMode::Primary)
             .map_or(0, |r| r.gate.load(Ordering::SeqCst));
         until > boot_time(now, self.booted)
     }
@@ -162,7 +162,7 @@ impl Server {
     pub fn end(&self) -> WalPosition {
         let run = self.run.as_ref();
         let timeline = match run {
-            Some(run) if run.mode == Mode::Primary => run.timeline,
+            Some(run) if run.mode == SimServerMode::Primary => run.timeline,
             Some(run) => run.received_timeline.max(self.disk.timeline()),
             None => self.disk.timeline(),
         };
@@ -173,12 +173,12 @@ impl Server {
     pub fn write(&mut self, ids: &mut u64, row: Option<u32>) -> usize {
         *ids += 1;
         let timeline = self.run.as_ref().map_or(1, |r| r.timeline);
-        self.disk.wal.push(Record { id: *ids, timeline, row });
+        self.disk.wal.push(WalRecord { id: *ids, timeline, row });
         self.disk.wal.len()
     }
 
     /// What is under way by itself: recovery, a promotion, configuration files that are read.
-    pub fn go_on(&mut self, around: &mut Around<'_>) {
+    pub fn go_on(&mut self, around: &mut ServerSurroundings<'_>) {
         let now = around.now;
         self.change_mode(around);
         self.checkpoint(now);
@@ -191,34 +191,34 @@ impl Server {
             (&mut run.checkpointer, passes_on && !run.stuck.checkpointer),
         ] {
             if reads && loaded.due.is_some_and(|due| due <= now) {
-                *loaded = Loaded { names: file.clone(), due: None };
+                *loaded = LoadedNames { names: file.clone(), due: None };
             }
         }
     }
 
-    fn change_mode(&mut self, around: &mut Around<'_>) {
+    fn change_mode(&mut self, around: &mut ServerSurroundings<'_>) {
         let now = around.now;
         let stands = self.disk_stands;
         let Some(run) = self.run.as_mut().filter(|r| !stands && !r.stuck.postmaster) else {
             return;
         };
         match run.mode {
-            Mode::Starting { until, primary } if until <= now => {
-                run.mode = if primary { Mode::Primary } else { Mode::Standby };
+            SimServerMode::Starting { until, primary } if until <= now => {
+                run.mode = if primary { SimServerMode::Primary } else { SimServerMode::Standby };
                 run.timeline = self.disk.timeline();
                 run.began = self.disk.wal.len();
                 run.visible =
                     self.disk.rows(run.began).filter(|row| !run.lost.contains(row)).collect();
             }
-            Mode::Promoting { to, begins: Some(begins), until } if begins <= now => {
-                run.mode = Mode::Promoting { to, begins: None, until };
+            SimServerMode::Promoting { to, begins: Some(begins), until } if begins <= now => {
+                run.mode = SimServerMode::Promoting { to, begins: None, until };
                 run.timeline = to;
                 let left = self.disk.left(to);
                 self.disk.histories.insert(to, left);
                 around.notes.push(Note::Promotes { node: self.number, timeline: to });
             }
-            Mode::Promoting { to, begins: None, until } if until <= now => {
-                run.mode = Mode::Primary;
+            SimServerMode::Promoting { to, begins: None, until } if until <= now => {
+                run.mode = SimServerMode::Primary;
                 let began = self.write(around.ids, None);
                 self.disk.flushed = began;
                 if let Some(run) = &mut self.run {
@@ -234,7 +234,7 @@ impl Server {
 
     /// The main thread of the worker: carries out the last order and looks. Whether the look is
     /// news.
-    pub fn tend(&mut self, around: &mut Around<'_>) -> bool {
+    pub fn tend(&mut self, around: &mut ServerSurroundings<'_>) -> bool {
         if self.worker_stands {
             return false;
         }
@@ -250,7 +250,7 @@ impl Server {
         self.worker.as_ref().is_some_and(|w| w.desk.saw(observed))
     }
 
-    fn carry_out(&mut self, direct: ServerDirective, around: &mut Around<'_>) {
+    fn carry_out(&mut self, direct: ServerDirective, around: &mut ServerSurroundings<'_>) {
         let (Some(worker), Some(run)) = (&mut self.worker, &mut self.run) else { return };
         match direct {
             ServerDirective::Close => {
@@ -281,12 +281,12 @@ impl Server {
         &mut self,
         timeline: u32,
         (change, config): (u64, SyncConfig),
-        around: &mut Around<'_>,
+        around: &mut ServerSurroundings<'_>,
     ) {
         let from = self.end().timeline;
         let (begins, takes) = (around.now + self.delay(15, 200), self.delay(60, 900));
         let (Some(worker), Some(run)) = (&mut self.worker, &mut self.run) else { return };
-        if run.mode != Mode::Standby || worker.promoted_to == Some(timeline) {
+        if run.mode != SimServerMode::Standby || worker.promoted_to == Some(timeline) {
             return;
         }
         worker.promoted_to = Some(timeline);
@@ -298,12 +298,17 @@ impl Server {
             }
         }
         let to = self.disk.free_timeline(from);
-        run.mode = Mode::Promoting { to, begins: Some(begins), until: begins + takes };
+        run.mode = SimServerMode::Promoting { to, begins: Some(begins), until: begins + takes };
     }
 
     /// The names in the file, and every process hears that there is one. Walsenders see it in
     /// [`super::stream`].
-    fn set_names(&mut self, change: u64, mut config: SyncConfig, around: &mut Around<'_>) {
+    fn set_names(
+        &mut self,
+        change: u64,
+        mut config: SyncConfig,
+        around: &mut ServerSurroundings<'_>,
+    ) {
         if !self.rules.sync_waits {
             config.required = 0;
         }
@@ -320,7 +325,7 @@ impl Server {
         around.notes.push(Note::NamesChange { node: self.number });
     }
 
-    fn observed(&self, around: &Around<'_>) -> Option<ServerState> {
+    fn observed(&self, around: &ServerSurroundings<'_>) -> Option<ServerState> {
         let (worker, run) = (self.worker.as_ref()?, self.run.as_ref()?);
         let standby = run.is_standby();
         let loaded = |change: u64, config: &SyncConfig| {
@@ -337,7 +342,7 @@ impl Server {
             .map(|(change, config)| (*change, loaded(*change, config)));
         Some(ServerState {
             run: run.id,
-            consistent: !matches!(run.mode, Mode::Starting { .. }),
+            consistent: !matches!(run.mode, SimServerMode::Starting { .. }),
             standby,
             end: self.end(),
             intake: self.intake(around),
@@ -348,7 +353,7 @@ impl Server {
         .filter(|observed| observed.end.lsn > 0)
     }
 
-    fn intake(&self, around: &Around<'_>) -> Intake {
+    fn intake(&self, around: &ServerSurroundings<'_>) -> Intake {
         let (Some(worker), Some(run)) = (&self.worker, &self.run) else { return Intake::Closing };
         if run.takes() {
             let open = worker
@@ -394,7 +399,7 @@ impl Server {
     pub fn end_processes(&mut self) {
         self.break_off_checkpoint();
         if let Some(run) = self.run.take()
-            && run.mode == Mode::Primary
+            && run.mode == SimServerMode::Primary
         {
             let kept = self.rng.random_range(self.disk.flushed..=self.disk.wal.len());
             self.disk.wal.truncate(kept);
@@ -416,7 +421,9 @@ impl Server {
     pub fn recover_in_place(&mut self, id: i64, now: Time) {
         let until = now + self.delay(100, 900);
         self.break_off_checkpoint();
-        let Some(primary) = self.run.as_ref().map(|run| run.mode == Mode::Primary) else { return };
+        let Some(primary) = self.run.as_ref().map(|run| run.mode == SimServerMode::Primary) else {
+            return;
+        };
         if primary {
             let kept = self.rng.random_range(self.disk.flushed..=self.disk.wal.len());
             self.disk.wal.truncate(kept);
@@ -426,10 +433,14 @@ impl Server {
         let Some(run) = &mut self.run else { return };
         let names = run.postmaster.names.clone();
         let round = run.round + 1;
-        *run = Run { round, lost, ..Run::new(id, names, Mode::Starting { until, primary }) };
+        *run = ServerRun {
+            round,
+            lost,
+            ..ServerRun::new(id, names, SimServerMode::Starting { until, primary })
+        };
         self.worker = None;
     }
 }
 
 /// By machine.
-pub type Servers = BTreeMap<u32, Server>;
+pub type Servers = BTreeMap<u32, SimPostgres>;

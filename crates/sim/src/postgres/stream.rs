@@ -12,10 +12,10 @@ use pgraft_raft::sim::Rules;
 use rand::RngExt;
 use rand::rngs::SmallRng;
 
-use super::disk::{Record, lsn};
+use super::disk::{WalRecord, lsn};
 use super::flushes::Flushes;
-use super::run::{Loaded, Mode};
-use super::server::{Server, Servers};
+use super::run::{LoadedNames, SimServerMode};
+use super::server::{Servers, SimPostgres};
 use crate::clock::Time;
 use crate::net::{Net, millis};
 use crate::note::Note;
@@ -30,14 +30,14 @@ const RETRY: Duration = Duration::from_millis(100);
 const MOST: usize = 50;
 
 /// One way of a connection: in order, and as late as the link has it.
-struct Wire<T> {
+struct SimWire<T> {
     from: u32,
     to: u32,
     queue: VecDeque<(Option<Time>, T)>,
     last: Time,
 }
 
-impl<T> Wire<T> {
+impl<T> SimWire<T> {
     const fn new(from: u32, to: u32) -> Self {
         Self { from, to, queue: VecDeque::new(), last: Time::ZERO }
     }
@@ -60,17 +60,17 @@ impl<T> Wire<T> {
 }
 
 enum Down {
-    Records(usize, Vec<Record>),
+    Records(usize, Vec<WalRecord>),
     Alive,
     End,
 }
 
 /// A process of a run: the machine, the run, the round of its processes.
-type Process = (u32, i64, u32);
+type StreamProcess = (u32, i64, u32);
 
 /// A walreceiver, and the walsender that it talks to once it has found one.
-pub struct Stream {
-    receiver: Process,
+pub struct WalStream {
+    receiver: StreamProcess,
     /// The number that the intake had when this receiver was let in.
     generation: u64,
     to: u32,
@@ -78,15 +78,15 @@ pub struct Stream {
     timeline: u32,
     connects: Option<Time>,
     since: Time,
-    sender: Option<Process>,
+    sender: Option<StreamProcess>,
     receiver_lives: bool,
     /// Told to end; it does then.
     ends: Option<Time>,
     sent: usize,
     acked: usize,
-    loaded: Loaded,
-    down: Wire<Down>,
-    up: Wire<usize>,
+    loaded: LoadedNames,
+    down: SimWire<Down>,
+    up: SimWire<usize>,
     /// Written, on disk then.
     flushes: Option<(Time, usize)>,
     said: usize,
@@ -97,7 +97,7 @@ pub struct Stream {
 }
 
 /// What a step needs.
-pub struct Around<'a> {
+pub struct StreamSurroundings<'a> {
     /// What time it is.
     pub now: Time,
     /// Between the machines.
@@ -112,18 +112,18 @@ pub struct Around<'a> {
     pub notes: &'a mut Vec<Note>,
 }
 
-fn process(server: &Server) -> Option<Process> {
+fn process(server: &SimPostgres) -> Option<StreamProcess> {
     server.run.as_ref().map(|run| (server.number, run.id, run.round))
 }
 
-impl Stream {
+impl WalStream {
     /// Whether its walreceiver lives and is that server's.
-    pub fn receives_for(&self, server: &Server) -> bool {
+    pub fn receives_for(&self, server: &SimPostgres) -> bool {
         self.receiver_lives && process(server) == Some(self.receiver)
     }
 
     /// Whether its walsender lives and is that server's.
-    pub fn sends_for(&self, server: &Server) -> bool {
+    pub fn sends_for(&self, server: &SimPostgres) -> bool {
         self.sender.is_some() && process(server) == self.sender
     }
 
@@ -144,7 +144,11 @@ impl Stream {
 }
 
 /// Each standby that has no walreceiver and wants one gets one.
-pub fn begin(servers: &mut Servers, streams: &mut Vec<Stream>, around: &mut Around<'_>) {
+pub fn begin(
+    servers: &mut Servers,
+    streams: &mut Vec<WalStream>,
+    around: &mut StreamSurroundings<'_>,
+) {
     let now = around.now;
     for server in servers.values_mut().filter(|s| !s.frozen) {
         if streams.iter().any(|s| s.receives_for(server)) {
@@ -155,7 +159,7 @@ pub fn begin(servers: &mut Servers, streams: &mut Vec<Stream>, around: &mut Arou
         let Some(run) = server
             .run
             .as_mut()
-            .filter(|r| r.mode == Mode::Standby && r.next_receiver <= now && r.accepts())
+            .filter(|r| r.mode == SimServerMode::Standby && r.next_receiver <= now && r.accepts())
         else {
             continue;
         };
@@ -164,7 +168,7 @@ pub fn begin(servers: &mut Servers, streams: &mut Vec<Stream>, around: &mut Arou
         run.next_receiver = now + RETRY;
         match run.target.filter(|_| run.takes()) {
             None => run.refusals += 1,
-            Some((to, timeline)) => streams.push(Stream {
+            Some((to, timeline)) => streams.push(WalStream {
                 receiver: (number, run.id, run.round),
                 generation: run.generation,
                 to,
@@ -176,9 +180,9 @@ pub fn begin(servers: &mut Servers, streams: &mut Vec<Stream>, around: &mut Arou
                 ends: None,
                 sent: 0,
                 acked: 0,
-                loaded: Loaded::default(),
-                down: Wire::new(to, number),
-                up: Wire::new(number, to),
+                loaded: LoadedNames::default(),
+                down: SimWire::new(to, number),
+                up: SimWire::new(number, to),
                 flushes: None,
                 said: 0,
                 next_word: now,
@@ -190,7 +194,11 @@ pub fn begin(servers: &mut Servers, streams: &mut Vec<Stream>, around: &mut Arou
 }
 
 /// All streams go on.
-pub fn flow(servers: &mut Servers, streams: &mut Vec<Stream>, around: &mut Around<'_>) {
+pub fn flow(
+    servers: &mut Servers,
+    streams: &mut Vec<WalStream>,
+    around: &mut StreamSurroundings<'_>,
+) {
     for n in 0..streams.len() {
         let mut stream = streams.remove(n);
         connect(&mut stream, servers, streams, around);
@@ -206,7 +214,12 @@ pub fn flow(servers: &mut Servers, streams: &mut Vec<Stream>, around: &mut Aroun
 }
 
 /// The receiver looks for the server that it was sent to.
-fn connect(stream: &mut Stream, servers: &mut Servers, others: &[Stream], around: &mut Around<'_>) {
+fn connect(
+    stream: &mut WalStream,
+    servers: &mut Servers,
+    others: &[WalStream],
+    around: &mut StreamSurroundings<'_>,
+) {
     let now = around.now;
     let number = stream.receiver.0;
     let Some(at) = stream.connects.filter(|at| *at <= now && stream.receiver_lives) else { return };
@@ -231,10 +244,10 @@ fn connect(stream: &mut Stream, servers: &mut Servers, others: &[Stream], around
 
 /// START_REPLICATION, by the position and the timeline of the standby alone.
 fn attach(
-    stream: &mut Stream,
+    stream: &mut WalStream,
     servers: &mut Servers,
-    others: &[Stream],
-    around: &mut Around<'_>,
+    others: &[WalStream],
+    around: &mut StreamSurroundings<'_>,
 ) -> Result<(), &'static str> {
     let number = stream.receiver.0;
     let (asks, position) = {
@@ -250,12 +263,13 @@ fn attach(
     if others.iter().any(|s| s.standby() == number && s.sends_for(sender)) {
         return Err("its slot is in use");
     }
-    let wanted =
-        run.mode == Mode::Primary && (run.timeline == stream.timeline || !around.rules.timelines);
+    let wanted = run.mode == SimServerMode::Primary
+        && (run.timeline == stream.timeline || !around.rules.timelines);
     if around.rules.compares && !wanted {
         return Err("is no primary on the timeline that is followed");
     }
-    let timeline = if run.mode == Mode::Primary { run.timeline } else { sender.disk.timeline() };
+    let timeline =
+        if run.mode == SimServerMode::Primary { run.timeline } else { sender.disk.timeline() };
     let history = sender.disk.history(timeline);
     if asks > timeline {
         return Err("its timeline is behind");
@@ -316,7 +330,7 @@ fn attach(
 }
 
 /// The walsender's part.
-fn send(stream: &mut Stream, servers: &mut Servers, around: &mut Around<'_>) {
+fn send(stream: &mut WalStream, servers: &mut Servers, around: &mut StreamSurroundings<'_>) {
     let now = around.now;
     let Some(process_of) = stream.sender else { return };
     let Some(server) = servers.get_mut(&process_of.0) else { return };
@@ -331,7 +345,7 @@ fn send(stream: &mut Stream, servers: &mut Servers, around: &mut Around<'_>) {
         return;
     }
     if stream.loaded.due.is_some_and(|due| due <= now) {
-        stream.loaded = Loaded { names: server.disk.names.clone(), due: None };
+        stream.loaded = LoadedNames { names: server.disk.names.clone(), due: None };
     }
     let upto = server.disk.flushed.min(stream.sent + MOST);
     if upto > stream.sent {
@@ -347,7 +361,7 @@ fn send(stream: &mut Stream, servers: &mut Servers, around: &mut Around<'_>) {
 }
 
 /// The walreceiver's part.
-fn receive(stream: &mut Stream, servers: &mut Servers, around: &mut Around<'_>) {
+fn receive(stream: &mut WalStream, servers: &mut Servers, around: &mut StreamSurroundings<'_>) {
     let now = around.now;
     if !stream.receiver_lives {
         return;
@@ -366,12 +380,12 @@ fn receive(stream: &mut Stream, servers: &mut Servers, around: &mut Around<'_>) 
     let flushing = server.delay(8, 120);
     let Some(run) = server.run.as_mut() else { return };
     let wanted = run.generation == stream.generation;
-    if run.mode != Mode::Standby {
+    if run.mode != SimServerMode::Standby {
         stream.ends = Some(now); // a promotion waits until it is gone
     } else if !wanted {
         stream.ends.get_or_insert(now + lingers);
     }
-    let rejected = (!wanted && around.rules.intake) || run.mode != Mode::Standby;
+    let rejected = (!wanted && around.rules.intake) || run.mode != SimServerMode::Standby;
     for message in stream.down.take(around.net, now) {
         stream.heard.1 = now;
         match message {
@@ -422,7 +436,7 @@ fn receive(stream: &mut Stream, servers: &mut Servers, around: &mut Around<'_>) 
 }
 
 /// What the walsender hears; whether it is news.
-fn hear(stream: &mut Stream, servers: &Servers, around: &mut Around<'_>) -> bool {
+fn hear(stream: &mut WalStream, servers: &Servers, around: &mut StreamSurroundings<'_>) -> bool {
     let Some(process_of) = stream.sender else { return false };
     if servers
         .get(&process_of.0)
@@ -449,21 +463,22 @@ fn hear(stream: &mut Stream, servers: &Servers, around: &mut Around<'_>) -> bool
 
 /// `SyncRepReleaseWaiters` of one walsender, by its own copy of the names.
 fn release(
-    stream: &Stream,
-    streams: &[Stream],
+    stream: &WalStream,
+    streams: &[WalStream],
     servers: &mut Servers,
     primary: u32,
-    around: &mut Around<'_>,
+    around: &mut StreamSurroundings<'_>,
 ) {
     let Some(config) = stream.loaded.config() else { return };
     let Some(server) = servers
         .get_mut(&primary)
-        .filter(|s| s.run.as_ref().is_some_and(|r| r.mode == Mode::Primary))
+        .filter(|s| s.run.as_ref().is_some_and(|r| r.mode == SimServerMode::Primary))
     else {
         return;
     };
-    let counts =
-        |s: &Stream| s.loaded.config().is_some_and(|own| own.standbys.contains(&node(s.standby())));
+    let counts = |s: &WalStream| {
+        s.loaded.config().is_some_and(|own| own.standbys.contains(&node(s.standby())))
+    };
     if !counts(stream) {
         return;
     }

@@ -10,15 +10,15 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::disk::Disk;
-use super::server::{Mode, Server};
+use super::disk::PostgresDisk;
+use super::server::{SimPostgres, SimServerMode};
 use crate::clock::Time;
 
 const fn is_prepared(row: u32) -> bool {
     row.is_multiple_of(4)
 }
 
-impl Disk {
+impl PostgresDisk {
     /// From where a recovery replays WAL.
     fn redo(&self) -> usize {
         self.checkpoints.last().copied().unwrap_or(0)
@@ -68,11 +68,13 @@ impl Disk {
     }
 }
 
-impl Server {
+impl SimPostgres {
     /// A checkpoint, when one is due.
     pub fn checkpoint(&mut self, now: Time) {
-        let Some(run) =
-            self.run.as_ref().filter(|r| matches!(r.mode, Mode::Primary | Mode::Standby))
+        let Some(run) = self
+            .run
+            .as_ref()
+            .filter(|r| matches!(r.mode, SimServerMode::Primary | SimServerMode::Standby))
         else {
             return;
         };

@@ -8,15 +8,15 @@ use pgraft_core::failover::{Phase, SyncConfig};
 use pgraft_core::instance_file::{FILE_NAME, InstanceFile};
 
 use super::{RESTART, World};
-use crate::invariants::Seen;
+use crate::invariants::Observation;
 use crate::net::FASTEST;
-use crate::note::{Answer, Ask, Note};
+use crate::note::{Ask, ClientAnswer, Note};
 use crate::postgres::Databases;
-use crate::postgres::disk::{Data, Disk};
-use crate::postgres::liveness::Stuck;
-use crate::postgres::manager::Member;
-use crate::postgres::run::Mode;
-use crate::postgres::server::{Manager, Server};
+use crate::postgres::disk::{PostgresDisk, SimData};
+use crate::postgres::liveness::StuckProcesses;
+use crate::postgres::manager::ManagedMember;
+use crate::postgres::run::SimServerMode;
+use crate::postgres::server::{Manager, SimPostgres};
 use crate::story::ids;
 
 impl World {
@@ -28,25 +28,25 @@ impl World {
     }
 
     /// The server of a machine.
-    pub fn server(&self, number: u32) -> Option<&Server> {
+    pub fn server(&self, number: u32) -> Option<&SimPostgres> {
         self.databases.as_ref()?.servers.get(&number)
     }
 
-    fn server_mut(&mut self, number: u32) -> Option<&mut Server> {
+    fn server_mut(&mut self, number: u32) -> Option<&mut SimPostgres> {
         self.databases.as_mut()?.servers.get_mut(&number)
     }
 
     /// Whether the machine is on: its server runs, or will.
     pub fn is_on(&self, number: u32) -> bool {
         match &self.databases {
-            None => self.hosts.get(&number).is_some_and(super::Host::is_up),
+            None => self.hosts.get(&number).is_some_and(super::SimHost::is_up),
             Some(_) => self.server(number).is_some_and(|s| s.manager != Manager::Off),
         }
     }
 
     /// Whether its server is being rewound, or was and can't start.
     pub fn is_under_repair(&self, number: u32) -> bool {
-        self.server(number).is_some_and(|s| matches!(s.disk.data, Data::Broken(_)))
+        self.server(number).is_some_and(|s| matches!(s.disk.data, SimData::Broken(_)))
     }
 
     pub(super) fn power_on(&mut self, number: u32) {
@@ -83,7 +83,7 @@ impl World {
 
     pub(super) fn wipe_server(&mut self, number: u32) {
         if let Some(server) = self.server_mut(number) {
-            server.disk = Disk::default();
+            server.disk = PostgresDisk::default();
             server.bootstrap = false;
         }
     }
@@ -118,7 +118,12 @@ impl World {
     }
 
     /// Some processes of the server are stopped, and it is up to its instance manager to notice.
-    pub fn stop_processes(&mut self, number: u32, what: &str, stop: impl FnOnce(&mut Stuck)) {
+    pub fn stop_processes(
+        &mut self,
+        number: u32,
+        what: &str,
+        stop: impl FnOnce(&mut StuckProcesses),
+    ) {
         if let Some(run) = self
             .server_mut(number)
             .and_then(|s| s.run.as_mut())
@@ -166,7 +171,7 @@ impl World {
 
     /// The worker ends, and its server lives.
     pub fn kill_worker(&mut self, number: u32) {
-        if self.hosts.get(&number).is_some_and(super::Host::is_up) {
+        if self.hosts.get(&number).is_some_and(super::SimHost::is_up) {
             self.kill_quietly(number);
             self.tell(format!("the worker of node {number} is killed"));
             self.restarts.push((self.now + RESTART, number));
@@ -194,12 +199,12 @@ impl World {
             serde_json::from_slice::<InstanceFile>(&bytes).ok()
         };
         let primary = |number: u32| Some(self.status(number)?.primary?.get());
-        let frozen = |number: u32| self.hosts.get(&number).is_some_and(super::Host::is_frozen);
+        let frozen = |number: u32| self.hosts.get(&number).is_some_and(super::SimHost::is_frozen);
         for (number, server) in &mut databases.servers {
             server.worker_stands = frozen(*number);
         }
         let (notes, news) =
-            databases.step(self.now, &self.net, &Member { file: &file, primary: &primary });
+            databases.step(self.now, &self.net, &ManagedMember { file: &file, primary: &primary });
         self.databases = Some(databases);
         for note in &notes {
             self.heed(note);
@@ -218,7 +223,7 @@ impl World {
         match note {
             Note::WorkerBegins { machine } => self.start_member(*machine),
             Note::StandsIn { machine }
-                if !self.hosts.get(machine).is_some_and(super::Host::is_up) =>
+                if !self.hosts.get(machine).is_some_and(super::SimHost::is_up) =>
             {
                 self.start_member(*machine)
             }
@@ -242,11 +247,11 @@ impl World {
                     |n: u32| config.as_ref().is_some_and(|c| c.standbys.contains(&super::node(n)));
                 let confirmed =
                     self.databases.as_ref().map_or(0, |d| d.flushes.of(*began, standbys).len());
-                self.see(&Seen::GateOpens { node: *node, confirmed, required, rows });
+                self.see(&Observation::GateOpens { node: *node, confirmed, required, rows });
             }
             _ => {}
         }
-        self.see(&Seen::PostgresControl(note));
+        self.see(&Observation::PostgresControl(note));
     }
 
     /// A write is confirmed since the last standby that it needs has it on disk.
@@ -262,14 +267,14 @@ impl World {
             let times = self.databases.as_ref()?.flushes.of(record, is_one);
             times.get(config.required.checked_sub(1)?).copied()
         });
-        self.see(&Seen::Confirmed { node, timeline, since: since.unwrap_or(self.now) });
+        self.see(&Observation::Confirmed { node, timeline, since: since.unwrap_or(self.now) });
     }
 
     pub(super) fn see_primary_term(&mut self) {
         let Some(primary_term) = &self.latest.1.primary_term else { return };
         if primary_term.phase == Phase::Steady {
             let (epoch, timeline) = (primary_term.epoch, primary_term.timeline);
-            self.see(&Seen::Appointed { epoch, timeline });
+            self.see(&Observation::Appointed { epoch, timeline });
         }
     }
 
@@ -291,7 +296,7 @@ impl World {
         }
         state.members.keys().map(|id| id.get()).filter(|n| *n != primary).find_map(|number| {
             let server = self.server(number)?;
-            let standby = server.run.as_ref().is_some_and(|r| r.mode == Mode::Standby);
+            let standby = server.run.as_ref().is_some_and(|r| r.mode == SimServerMode::Standby);
             let alike = server.disk.wal.len() == first.disk.wal.len()
                 && server.disk.parts_from(&first.disk).is_none();
             (!standby || !alike || server.end() != first.end()).then(|| {
@@ -323,7 +328,7 @@ fn words(note: &Note) -> Option<String> {
         Note::Rewinds { node, from } => format!("node {node} is rewound to node {from}"),
         Note::Copied { node, from, how } => format!("node {node} has what node {from} has: {how}"),
         Note::Hears { ask: Ask::Write(row), answer, .. } => match answer {
-            Some(Answer::Done) => format!("row {row} is acknowledged"),
+            Some(ClientAnswer::Done) => format!("row {row} is acknowledged"),
             Some(_) => return None,
             None => format!("nobody knows about row {row}"),
         },

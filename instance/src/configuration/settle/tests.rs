@@ -14,15 +14,16 @@ struct Fake {
     broken: bool,
 }
 
-impl Judge for Fake {
-    async fn judge(&mut self, candidate: &Candidate) -> Vec<Fault> {
+impl ConfigurationCheck for Fake {
+    async fn judge(&mut self, candidate: &Candidate) -> Vec<ConfigurationFault> {
         self.asked += 1;
-        let unknown = |message: &str| Fault { blame: Blame::Unknown, message: message.into() };
+        let unknown =
+            |message: &str| ConfigurationFault { blame: Blame::Unknown, message: message.into() };
         let parameters = &candidate.user.parameters;
-        let mut faults: Vec<Fault> = parameters
+        let mut faults: Vec<ConfigurationFault> = parameters
             .iter()
             .filter(|(_, value)| value.starts_with("bad"))
-            .map(|(name, value)| Fault {
+            .map(|(name, value)| ConfigurationFault {
                 blame: Blame::Parameter(name.clone()),
                 message: format!("invalid: {value}"),
             })
@@ -30,23 +31,21 @@ impl Judge for Fake {
         let libraries =
             parameters.get("shared_preload_libraries").map(|list| names(list)).unwrap_or_default();
         faults.extend(
-            libraries
-                .into_iter()
-                .find(|l| l.starts_with("no"))
-                .map(|l| Fault { message: format!("no {l}"), blame: Blame::Library(l) }),
+            libraries.into_iter().find(|l| l.starts_with("no")).map(|l| ConfigurationFault {
+                message: format!("no {l}"),
+                blame: Blame::Library(l),
+            }),
         );
         let line = candidate.user.hba.iter().position(|line| line.starts_with("bad"));
-        faults.extend(line.map(|index| Fault {
+        faults.extend(line.map(|index| ConfigurationFault {
             blame: Blame::Hba(Some(index + 1)),
             message: "invalid line".into(),
         }));
         let line = candidate.auto.lines().position(|line| line.contains("bad"));
-        faults.extend(
-            line.map(|index| Fault {
-                blame: Blame::Auto(index + 1),
-                message: "invalid line".into(),
-            }),
-        );
+        faults.extend(line.map(|index| ConfigurationFault {
+            blame: Blame::Auto(index + 1),
+            message: "invalid line".into(),
+        }));
         if faults.is_empty() {
             let odd = parameters.values().any(|value| value.starts_with("odd"));
             let halves = parameters.values().filter(|value| value.starts_with("half")).count();
@@ -144,7 +143,8 @@ fn a_line_of_alter_system_is_taken_out() {
 #[test]
 fn a_parameter_that_alter_system_sets_too_is_taken_out_there() {
     let mut next = Candidate { user: user(&[("a", "1")], &[]), auto: "A = 'bad'\n".into() };
-    let fault = Fault { blame: Blame::Parameter("a".into()), message: "invalid".into() };
+    let fault =
+        ConfigurationFault { blame: Blame::Parameter("a".into()), message: "invalid".into() };
     (next, _) = without(&next.clone(), &next, &fault, None);
     assert_eq!(next, Candidate { user: user(&[("a", "1")], &[]), auto: String::new() });
 }

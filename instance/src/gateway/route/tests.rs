@@ -27,12 +27,12 @@ fn primary_view(epoch: u64, primary: i64, settled: bool) -> PrimaryView {
     }
 }
 
-fn facts(primary_view: Option<&PrimaryView>, closed_for: Option<Duration>) -> Facts<'_> {
-    Facts { me: id(1), primary_view, failover: true, closed_for, lease: LEASE }
+fn facts(primary_view: Option<&PrimaryView>, closed_for: Option<Duration>) -> RouteFacts<'_> {
+    RouteFacts { me: id(1), primary_view, failover: true, closed_for, lease: LEASE }
 }
 
-fn target(epoch: u64, node: i64) -> Target {
-    Target { epoch, node: id(node), host: "10.0.0.7".into(), port: 5432 }
+fn target(epoch: u64, node: i64) -> PrimaryServer {
+    PrimaryServer { epoch, node: id(node), host: "10.0.0.7".into(), port: 5432 }
 }
 
 #[test]
@@ -41,24 +41,24 @@ fn where_a_client_goes() {
     let closed = Some(Duration::ZERO);
     let to = |node| Route::To(target(3, node));
     for (known, closed_for, want) in [
-        (None, closed, Route::Wait(Why::NobodyAnswers)),
-        (None, None, Route::Wait(Why::NobodyAnswers)),
-        (Some(&primary_view(3, 2, false)), closed, Route::Wait(Why::Changing)),
-        (Some(&primary_view(3, 1, false)), None, Route::Wait(Why::Changing)),
+        (None, closed, Route::Wait(WaitCause::NobodyAnswers)),
+        (None, None, Route::Wait(WaitCause::NobodyAnswers)),
+        (Some(&primary_view(3, 2, false)), closed, Route::Wait(WaitCause::Changing)),
+        (Some(&primary_view(3, 1, false)), None, Route::Wait(WaitCause::Changing)),
         (
             Some(&PrimaryView { postgres: None, ..theirs.clone() }),
             closed,
-            Route::Wait(Why::Nowhere),
+            Route::Wait(WaitCause::Nowhere),
         ),
         // Another one's gate is not this node's to know.
         (Some(&theirs), closed, to(2)),
         (Some(&theirs), None, to(2)),
         (Some(&ours), None, to(1)),
-        (Some(&ours), closed, Route::Wait(Why::Fenced)),
+        (Some(&ours), closed, Route::Wait(WaitCause::Fenced)),
     ] {
         assert_eq!(route(&facts(known, closed_for)), want, "{known:?} {closed_for:?}");
     }
-    let without = Facts { failover: false, ..facts(Some(&ours), closed) };
+    let without = RouteFacts { failover: false, ..facts(Some(&ours), closed) };
     assert_eq!(
         route(&without),
         to(1),
@@ -87,7 +87,7 @@ fn when_a_client_must_leave() {
         );
     }
     let (ours, always) = (primary_view(3, 1, true), Some(Duration::MAX));
-    assert!(!is_over(&target(3, 1), &Facts { failover: false, ..facts(Some(&ours), always) }));
+    assert!(!is_over(&target(3, 1), &RouteFacts { failover: false, ..facts(Some(&ours), always) }));
 }
 
 #[test]
@@ -125,12 +125,12 @@ proptest! {
     #[test]
     fn nobody_is_sent_where_he_may_not_stay(words in words(), closed_ms: Option<u16>, failover: bool) {
         let mut known = None;
-        let mut sent: Vec<Target> = vec![];
+        let mut sent: Vec<PrimaryServer> = vec![];
         for told in words {
             known = Some(merged(known, told, false));
             let closed_for = closed_ms.map(|ms| Duration::from_millis(ms.into()));
-            let facts = Facts { failover, ..facts(known.as_ref(), closed_for) };
-            let over: Vec<Target> = sent.iter().filter(|t| is_over(t, &facts)).cloned().collect();
+            let facts = RouteFacts { failover, ..facts(known.as_ref(), closed_for) };
+            let over: Vec<PrimaryServer> = sent.iter().filter(|t| is_over(t, &facts)).cloned().collect();
             prop_assert!(over.iter().all(|t| t.epoch < facts.primary_view.unwrap().epoch || t.node == facts.me));
             sent.retain(|t| !over.contains(t));
             if let Route::To(target) = route(&facts) {

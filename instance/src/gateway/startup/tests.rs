@@ -33,31 +33,31 @@ fn what_a_client_asks_for() {
     let startup = startup_packet("app", "app");
     let all = startup.len();
     for (bytes, want) in [
-        (&b""[..], (Request::Incomplete, 0)),
-        (&[0], (Request::Incomplete, 0)),
-        (&startup[..7], (Request::Incomplete, 0)),
-        (&startup[..all - 1], (Request::Incomplete, 0)),
-        (&startup, (Request::Startup, all)),
-        (&[&startup[..], b"p"].concat(), (Request::Startup, all)),
+        (&b""[..], (StartupRequest::Incomplete, 0)),
+        (&[0], (StartupRequest::Incomplete, 0)),
+        (&startup[..7], (StartupRequest::Incomplete, 0)),
+        (&startup[..all - 1], (StartupRequest::Incomplete, 0)),
+        (&startup, (StartupRequest::Startup, all)),
+        (&[&startup[..], b"p"].concat(), (StartupRequest::Startup, all)),
         // Versions that no server knows are the server's to refuse: 3.2, 2.0.
-        (&packet_of(196_610, b"\0"), (Request::Startup, 9)),
-        (&packet_of(131_072, b""), (Request::Startup, 8)),
-        (&SSL_REQUEST, (Request::Ssl, 8)),
-        (&packet_of(80_877_104, b""), (Request::Gss, 8)),
-        (&packet_of(80_877_102, b"12345678"), (Request::Cancel, 16)),
-        (&packet_of(196_608, &[0; 9_996]), (Request::Startup, 10_004)),
-        (&packet_of(196_608, &[0; 9_997]), (Request::Invalid, 0)),
-        (b"GET / HTTP/1.1\r\n", (Request::Invalid, 0)),
-        (b"SSH-2.0-x", (Request::Invalid, 0)),
-        (&[0, 0, 0, 4, 0, 0, 0, 0], (Request::Invalid, 0)),
-        (&[0, 0, 0, 0], (Request::Invalid, 0)),
-        (&[0x16], (Request::Incomplete, 0)),
-        (&hello(300)[..200], (Request::Incomplete, 0)),
-        (&hello(300), (Request::ClientHello, 305)),
-        (&hello(1 << 14), (Request::ClientHello, LONGEST_HELLO)),
-        (&hello((1 << 14) + 1), (Request::Invalid, 0)),
-        (&[0x16, 2, 0], (Request::Invalid, 0)),
-        (&[0x16, 3, 1, 0, 9, 2], (Request::Invalid, 0)),
+        (&packet_of(196_610, b"\0"), (StartupRequest::Startup, 9)),
+        (&packet_of(131_072, b""), (StartupRequest::Startup, 8)),
+        (&SSL_REQUEST, (StartupRequest::Ssl, 8)),
+        (&packet_of(80_877_104, b""), (StartupRequest::Gss, 8)),
+        (&packet_of(80_877_102, b"12345678"), (StartupRequest::Cancel, 16)),
+        (&packet_of(196_608, &[0; 9_996]), (StartupRequest::Startup, 10_004)),
+        (&packet_of(196_608, &[0; 9_997]), (StartupRequest::Invalid, 0)),
+        (b"GET / HTTP/1.1\r\n", (StartupRequest::Invalid, 0)),
+        (b"SSH-2.0-x", (StartupRequest::Invalid, 0)),
+        (&[0, 0, 0, 4, 0, 0, 0, 0], (StartupRequest::Invalid, 0)),
+        (&[0, 0, 0, 0], (StartupRequest::Invalid, 0)),
+        (&[0x16], (StartupRequest::Incomplete, 0)),
+        (&hello(300)[..200], (StartupRequest::Incomplete, 0)),
+        (&hello(300), (StartupRequest::ClientHello, 305)),
+        (&hello(1 << 14), (StartupRequest::ClientHello, LONGEST_HELLO)),
+        (&hello((1 << 14) + 1), (StartupRequest::Invalid, 0)),
+        (&[0x16, 2, 0], (StartupRequest::Invalid, 0)),
+        (&[0x16, 3, 1, 0, 9, 2], (StartupRequest::Invalid, 0)),
     ] {
         assert_eq!(request(bytes), want, "{bytes:?}");
     }
@@ -69,25 +69,25 @@ fn whether_a_server_has_taken_a_client() {
     let negotiated = message(b'v', &[0, 3, 0, 0, 0, 0, 0, 0]);
     let starting = error("57P03", "the database system is starting up");
     for (bytes, want) in [
-        (vec![], Reply::Incomplete),
-        (password.clone(), Reply::Answer),
-        (b"R".to_vec(), Reply::Answer),
-        (starting.clone(), Reply::NotNow),
-        (error("57P03", "the database system is in recovery mode"), Reply::NotNow),
-        (error("57P03", "the database system is shutting down"), Reply::NotNow),
-        (starting[..20].to_vec(), Reply::Incomplete),
-        (starting[..3].to_vec(), Reply::Incomplete),
-        ([&negotiated[..], &starting].concat(), Reply::NotNow),
-        ([&negotiated[..], &password].concat(), Reply::Answer),
-        (negotiated, Reply::Incomplete),
-        (error("53300", "sorry, too many clients already"), Reply::Answer),
-        (error("28000", "no pg_hba.conf entry: C57P03"), Reply::Answer),
-        (error("3D000", "database \"57P03\" does not exist"), Reply::Answer),
+        (vec![], StartupReply::Incomplete),
+        (password.clone(), StartupReply::Answer),
+        (b"R".to_vec(), StartupReply::Answer),
+        (starting.clone(), StartupReply::NotNow),
+        (error("57P03", "the database system is in recovery mode"), StartupReply::NotNow),
+        (error("57P03", "the database system is shutting down"), StartupReply::NotNow),
+        (starting[..20].to_vec(), StartupReply::Incomplete),
+        (starting[..3].to_vec(), StartupReply::Incomplete),
+        ([&negotiated[..], &starting].concat(), StartupReply::NotNow),
+        ([&negotiated[..], &password].concat(), StartupReply::Answer),
+        (negotiated, StartupReply::Incomplete),
+        (error("53300", "sorry, too many clients already"), StartupReply::Answer),
+        (error("28000", "no pg_hba.conf entry: C57P03"), StartupReply::Answer),
+        (error("3D000", "database \"57P03\" does not exist"), StartupReply::Answer),
         // As Postgres answers to protocol 2.0: no length.
-        (b"EFATAL:  unsupported frontend protocol 2.0\n\0".to_vec(), Reply::Answer),
-        (message(b'N', b"SNOTICE\0C57P03\0\0"), Reply::Answer),
+        (b"EFATAL:  unsupported frontend protocol 2.0\n\0".to_vec(), StartupReply::Answer),
+        (message(b'N', b"SNOTICE\0C57P03\0\0"), StartupReply::Answer),
     ] {
-        assert_eq!(Reply::of(&bytes), want, "{bytes:?}");
+        assert_eq!(StartupReply::of(&bytes), want, "{bytes:?}");
     }
 }
 
@@ -123,9 +123,9 @@ proptest! {
     fn so_are_those_that_are_nearly_right(bytes in nearly_right()) {
         fuzz(&bytes);
         // Byte by byte, the first decision is the one that all of them lead to.
-        let first = (0..=bytes.len()).map(|n| request(&bytes[..n])).find(|(kind, _)| *kind != Request::Incomplete);
-        prop_assert_eq!(first.map_or(Request::Incomplete, |(kind, _)| kind), request(&bytes).0);
-        let first = (0..=bytes.len()).map(|n| Reply::of(&bytes[..n])).find(|reply| *reply != Reply::Incomplete);
-        prop_assert_eq!(first.unwrap_or(Reply::Incomplete), Reply::of(&bytes));
+        let first = (0..=bytes.len()).map(|n| request(&bytes[..n])).find(|(kind, _)| *kind != StartupRequest::Incomplete);
+        prop_assert_eq!(first.map_or(StartupRequest::Incomplete, |(kind, _)| kind), request(&bytes).0);
+        let first = (0..=bytes.len()).map(|n| StartupReply::of(&bytes[..n])).find(|reply| *reply != StartupReply::Incomplete);
+        prop_assert_eq!(first.unwrap_or(StartupReply::Incomplete), StartupReply::of(&bytes));
     }
 }

@@ -6,7 +6,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::Record;
+use super::LogRecord;
 
 /// Whose words are looked at.
 const OF: [&str; 2] = ["walreceiver", "startup"];
@@ -17,7 +17,7 @@ const REMEMBERED: usize = 32;
 
 /// What was said lately, by one server.
 #[derive(Debug, Default)]
-pub struct LogDedup(Vec<Said>);
+pub struct PostgresLogDedup(Vec<Said>);
 
 #[derive(Debug)]
 struct Said {
@@ -26,9 +26,9 @@ struct Said {
     again: u64,
 }
 
-impl LogDedup {
+impl PostgresLogDedup {
     /// The record, unless the same was let through a short while ago.
-    pub fn let_through(&mut self, mut record: Record, now: Instant) -> Option<Record> {
+    pub fn let_through(&mut self, mut record: LogRecord, now: Instant) -> Option<LogRecord> {
         if record.msg.starts_with("skipping missing configuration file ")
             && record.msg.trim_end_matches('"').ends_with("/names.conf")
         {
@@ -73,20 +73,20 @@ fn without_numbers(text: &str) -> String {
 mod tests {
     use super::*;
 
-    fn record(kind: &str, msg: &str) -> Record {
-        Record {
+    fn record(kind: &str, msg: &str) -> LogRecord {
+        LogRecord {
             level: "FATAL".into(),
             backend_type: Some(kind.into()),
             msg: msg.into(),
-            ..Record::default()
+            ..LogRecord::default()
         }
     }
 
     #[test]
     fn the_same_is_written_twice_a_minute() {
-        let (mut quiet, start) = (LogDedup::default(), Instant::now());
+        let (mut quiet, start) = (PostgresLogDedup::default(), Instant::now());
         // Ten times a second for 65 seconds.
-        let written: Vec<Record> = (0..650)
+        let written: Vec<LogRecord> = (0..650)
             .filter_map(|n| {
                 quiet.let_through(
                     record("walreceiver", &format!("no connection: port {n}")),
@@ -108,7 +108,7 @@ mod tests {
 
     #[test]
     fn other_words_and_other_processes_are_heard() {
-        let (mut quiet, now) = (LogDedup::default(), Instant::now());
+        let (mut quiet, now) = (PostgresLogDedup::default(), Instant::now());
         for (kind, msg) in [
             ("walreceiver", "one"),
             ("walreceiver", "two"),
@@ -123,7 +123,7 @@ mod tests {
 
     #[test]
     fn a_standby_may_be_without_names() {
-        let mut quiet = LogDedup::default();
+        let mut quiet = PostgresLogDedup::default();
         let mut written = |file: &str| {
             let msg = format!("skipping missing configuration file \"{file}\"");
             quiet.let_through(record("postmaster", &msg), Instant::now()).is_some()
@@ -134,7 +134,7 @@ mod tests {
 
     #[test]
     fn memory_is_bounded() {
-        let (mut quiet, now) = (LogDedup::default(), Instant::now());
+        let (mut quiet, now) = (PostgresLogDedup::default(), Instant::now());
         let words = |n: usize| "x".repeat(n);
         assert!((0..1000).all(|n| quiet.let_through(record("startup", &words(n)), now).is_some()));
         assert_eq!(quiet.0.len(), REMEMBERED);

@@ -4,7 +4,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::Notify;
 
-use super::Record;
+use super::LogRecord;
 use crate::configuration::floors::TOO_LOW;
 
 /// Whose errors end the server.
@@ -19,7 +19,7 @@ pub struct LastWords {
 
 impl LastWords {
     /// Takes note of a record.
-    pub(super) fn hear(&self, record: &Record) {
+    pub(super) fn hear(&self, record: &LogRecord) {
         if record.msg.contains(TOO_LOW) && record.backend_type.as_deref() == Some("startup") {
             self.too_low.notify_one();
         }
@@ -52,12 +52,12 @@ impl LastWords {
 mod tests {
     use super::*;
 
-    fn record(kind: &str, level: &str, msg: &str) -> Record {
-        Record {
+    fn record(kind: &str, level: &str, msg: &str) -> LogRecord {
+        LogRecord {
             level: level.into(),
             backend_type: Some(kind.into()),
             msg: msg.into(),
-            ..Record::default()
+            ..LogRecord::default()
         }
     }
 

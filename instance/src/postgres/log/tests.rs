@@ -15,9 +15,9 @@ pgraft\t1700000000.300\t41\t00000\tpostmaster\tLOG:  multi
 \tline
 ";
 
-fn all(chunks: &[&[u8]]) -> Vec<Record> {
+fn all(chunks: &[&[u8]]) -> Vec<LogRecord> {
     let mut assembler = Assembler::default();
-    let mut records: Vec<Record> = chunks.iter().flat_map(|c| assembler.feed(c)).collect();
+    let mut records: Vec<LogRecord> = chunks.iter().flat_map(|c| assembler.feed(c)).collect();
     records.extend(assembler.close());
     records
 }

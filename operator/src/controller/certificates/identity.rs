@@ -15,15 +15,15 @@ use crate::core::render::Pair;
 
 /// What a session begins with.
 #[derive(Clone)]
-pub enum Login {
+pub enum LoginIdentity {
     /// Without TLS.
     Password(String),
     /// With it.
-    Certificate(Arc<Identity>),
+    Certificate(Arc<ClientIdentity>),
 }
 
 /// The operator's certificate, and whom it believes.
-pub struct Identity {
+pub struct ClientIdentity {
     pub(super) shown: Pair,
     /// Who signed it.
     pub(super) ca: Certificate,
@@ -31,7 +31,7 @@ pub struct Identity {
     pub(super) trusted: Vec<Certificate>,
 }
 
-impl fmt::Debug for Login {
+impl fmt::Debug for LoginIdentity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Password(_) => "Password",
@@ -40,7 +40,7 @@ impl fmt::Debug for Login {
     }
 }
 
-impl Identity {
+impl ClientIdentity {
     /// The name that a member's certificate must have, and everything that is needed to look for
     /// it.
     ///

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use kube::ResourceExt;
 use std::sync::Arc;
 
-use super::identity::{Identity, Login};
+use super::identity::{ClientIdentity, LoginIdentity};
 use super::make::{OPERATOR_LIFETIME, Signer};
 use super::read;
 use crate::api::PgRaftCluster;
@@ -21,20 +21,20 @@ pub async fn login(
     ctx: &Context,
     cr: &PgRaftCluster,
     tls: &TlsSeen,
-    before: Option<Login>,
+    before: Option<LoginIdentity>,
     now: Timestamp,
-) -> Result<Option<Login>, Error> {
+) -> Result<Option<LoginIdentity>, Error> {
     let trusted = tls.all_trusted();
     let before = match before {
-        Some(Login::Certificate(identity)) => Some(identity),
-        Some(Login::Password(_)) | None => None,
+        Some(LoginIdentity::Certificate(identity)) => Some(identity),
+        Some(LoginIdentity::Password(_)) | None => None,
     };
     if let Some(identity) = before.filter(|identity| serves(identity, tls, now)) {
         if identity.trusted == trusted {
-            return Ok(Some(Login::Certificate(identity)));
+            return Ok(Some(LoginIdentity::Certificate(identity)));
         }
-        let Identity { shown, ca, ends, trusted: _ } = &*identity;
-        return Ok(Some(Login::Certificate(Arc::new(Identity {
+        let ClientIdentity { shown, ca, ends, trusted: _ } = &*identity;
+        return Ok(Some(LoginIdentity::Certificate(Arc::new(ClientIdentity {
             shown: shown.clone(),
             ca: ca.clone(),
             ends: *ends,
@@ -49,12 +49,12 @@ pub async fn login(
     let signer = Signer::read(&name, secret.as_ref())?;
     let shown = signer.operator(now)?;
     let identity =
-        Identity { shown, ca: signer.certificate, ends: now + OPERATOR_LIFETIME, trusted };
-    Ok(Some(Login::Certificate(Arc::new(identity))))
+        ClientIdentity { shown, ca: signer.certificate, ends: now + OPERATOR_LIFETIME, trusted };
+    Ok(Some(LoginIdentity::Certificate(Arc::new(identity))))
 }
 
 /// A certificate of an earlier CA is shown until the members know the present one.
-fn serves(identity: &Identity, tls: &TlsSeen, now: Timestamp) -> bool {
+fn serves(identity: &ClientIdentity, tls: &TlsSeen, now: Timestamp) -> bool {
     if identity.ends <= now {
         return false;
     }

@@ -24,16 +24,16 @@ pub use make::{Signer, authority_of};
 
 use remembered::Remembered;
 
-use super::apply::Writer;
+use super::apply::ObjectWriter;
 use super::context::Context;
 use super::error::Error;
 use super::facts::Common;
 use super::freshness::Freshness;
 use crate::api::{PgRaftCluster, TlsMode};
 use crate::core::certificates::{self, CaTrouble, Certificate, NodeCertificate, TlsSeen, Work};
-use crate::core::cluster::Tls;
+use crate::core::cluster::ClusterTls;
 use crate::core::names::{self, SecretKind};
-use crate::core::{Cluster, Observed, plan, render};
+use crate::core::{ClusterSpec, Observed, plan, render};
 
 /// How often a user's own CA is looked at while nothing else asks for a close look: it carries no
 /// label that it could be watched by.
@@ -54,7 +54,7 @@ pub async fn look(
     if cr.spec.tls.mode == TlsMode::Disabled {
         return Ok(None);
     }
-    let observer = Observer { ctx, cr, cluster: cr.name_any(), now };
+    let observer = CertificateObserver { ctx, cr, cluster: cr.name_any(), now };
     let ca = observer.ca(secrets, how).await?;
     let mark = ca.as_ref().map_or(0, |ca| mark(&ca.der));
     let mut seen =
@@ -77,14 +77,14 @@ pub async fn look(
     Ok(Some(seen))
 }
 
-struct Observer<'a> {
+struct CertificateObserver<'a> {
     ctx: &'a Context,
     cr: &'a PgRaftCluster,
     cluster: String,
     now: Timestamp,
 }
 
-impl Observer<'_> {
+impl CertificateObserver<'_> {
     fn uid(&self) -> String {
         self.cr.uid().unwrap_or_default()
     }
@@ -178,12 +178,12 @@ impl Observer<'_> {
 /// What is left of it is decided anew, and done in the next pass.
 pub async fn work(
     ctx: &Context,
-    want: &Cluster,
+    want: &ClusterSpec,
     seen: &Observed,
     todo: &[Work],
 ) -> Result<(), Error> {
     let (Some(tls), Some(known)) = (&want.tls, &seen.tls) else { return Ok(()) };
-    let writer = Writer::new(&ctx.client, &want.namespace, &want.name, &want.uid);
+    let writer = ObjectWriter::new(&ctx.client, &want.namespace, &want.name, &want.uid);
     let named = plan::certified(want, seen);
     let trusted = certificates::decide(tls, known, &named, seen.now).trusted;
     let mut signer = None;
@@ -240,7 +240,7 @@ pub async fn work(
     Ok(())
 }
 
-async fn read_signer(ctx: &Context, want: &Cluster, tls: &Tls) -> Result<Signer, Error> {
+async fn read_signer(ctx: &Context, want: &ClusterSpec, tls: &ClusterTls) -> Result<Signer, Error> {
     let name = tls.ca_secret.clone().unwrap_or_else(|| SecretKind::Ca.name(&want.name));
     let secret = read(ctx, &want.namespace, &name).await?;
     Ok(Signer::read(&name, secret.as_ref())?)

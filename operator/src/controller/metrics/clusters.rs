@@ -28,12 +28,13 @@ impl fmt::Debug for Clusters {
 }
 
 /// One sample: the label besides namespace and cluster, and the value.
-type Sample = (Option<(&'static str, String)>, i64);
+type ClusterSample = (Option<(&'static str, String)>, i64);
 
 /// A gauge: name, help, and what it reads from a cluster.
-type Figure = (&'static str, &'static str, fn(&PgRaftCluster, &PgRaftClusterStatus) -> Vec<Sample>);
+type ClusterFigure =
+    (&'static str, &'static str, fn(&PgRaftCluster, &PgRaftClusterStatus) -> Vec<ClusterSample>);
 
-const FIGURES: &[Figure] = &[
+const FIGURES: &[ClusterFigure] = &[
     ("replicas_desired", "Members that are wanted", |cr, _| one(cr.spec.replicas)),
     ("replicas_ready", "Members that count and whose pod is ready", |_, s| one(s.ready_replicas)),
     ("members", "Members of the Raft group, by role", |_, s| {
@@ -87,7 +88,7 @@ const FIGURES: &[Figure] = &[
     ),
 ];
 
-fn one(value: i32) -> Vec<Sample> {
+fn one(value: i32) -> Vec<ClusterSample> {
     vec![(None, i64::from(value))]
 }
 

@@ -8,12 +8,12 @@ use crate::api::{PgRaftCluster, PgRaftClusterStatus};
 use crate::controller::Context;
 use crate::controller::sessions::Sessions;
 use crate::core::fixtures::{cr, healthy, wanted};
-use crate::core::status::{Subject, derive};
+use crate::core::status::{ConditionSubject, derive};
 use crate::core::validate::Defaults;
 
 fn cluster() -> PgRaftCluster {
     let mut cluster = cr(&json!({"replicas": 3, "storage": {"size": "1Gi"}}));
-    let subject = Subject {
+    let subject = ConditionSubject {
         name: "demo",
         namespace: "default",
         generation: Some(1),
@@ -26,7 +26,7 @@ fn cluster() -> PgRaftCluster {
     cluster.status = Some(derive(
         subject,
         &healthy(&wanted(3), 3),
-        &Outcome::Took(Step::Steady),
+        &StepOutcome::Took(Step::Steady),
         &PgRaftClusterStatus::default(),
     ));
     cluster

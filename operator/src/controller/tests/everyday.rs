@@ -3,7 +3,7 @@
 
 use super::*;
 
-impl World {
+impl ControllerWorld {
     /// Passes until what is left has failed and waits for another attempt; returns what was
     /// written.
     async fn settle_with_failures(&self) -> Vec<String> {
@@ -40,7 +40,7 @@ fn count(calls: &[String], what: &str) -> usize {
 
 #[tokio::test]
 async fn a_volume_that_can_not_grow_keeps_nothing_waiting_and_can_be_taken_back() {
-    let world = World::grown(3).await;
+    let world = ControllerWorld::grown(3).await;
     for node in 1..=3 {
         world.api.refuse(&format!("persistentvolumeclaims/demo-{node}"));
     }
@@ -92,7 +92,7 @@ async fn an_object_that_is_refused_keeps_neither_healing_nor_the_other_objects_w
         "poddisruptionbudgets/demo-quorum",
     ];
     for refused in all {
-        let world = World::grown(3).await;
+        let world = ControllerWorld::grown(3).await;
         world.api.refuse(refused);
         world.patch(&json!({"inheritedMetadata": {"labels": {"team": "data"}}}));
         world.lose_pod(3);
@@ -117,7 +117,7 @@ async fn an_object_that_is_refused_keeps_neither_healing_nor_the_other_objects_w
 
 #[tokio::test]
 async fn objects_of_other_people_are_left_alone_and_named() {
-    let world = World::new(&spec(1));
+    let world = ControllerWorld::new(&spec(1));
     let theirs = [
         ("poddisruptionbudgets", "demo"),
         ("poddisruptionbudgets", "demo-quorum"),
@@ -169,7 +169,7 @@ async fn objects_of_other_people_are_left_alone_and_named() {
 /// ours.
 #[tokio::test]
 async fn copies_with_our_labels_are_not_taken_for_ours() {
-    let world = World::grown(1).await;
+    let world = ControllerWorld::grown(1).await;
     let labels = json!({"pgraft.io/cluster": "demo", "pgraft.io/node-id": "1", "app.kubernetes.io/managed-by": "pgraft-operator"});
     world.api.put("pods", json!({"metadata": {"name": "copy", "namespace": "default", "labels": labels}, "status": {"phase": "Failed"}}));
     let cluster_only = json!({"metadata": {"name": "demo-superuser", "namespace": "default", "labels": {"pgraft.io/cluster": "demo"}}});
@@ -181,7 +181,7 @@ async fn copies_with_our_labels_are_not_taken_for_ours() {
 
 #[tokio::test]
 async fn a_budget_of_an_earlier_operator_goes_when_the_new_one_is_there() {
-    let world = World::grown(1).await;
+    let world = ControllerWorld::grown(1).await;
     let mut old = world.api.get("poddisruptionbudgets", "demo-quorum").unwrap();
     old["metadata"]["name"] = json!("demo");
     old["metadata"].as_object_mut().unwrap().remove("uid");
@@ -193,7 +193,7 @@ async fn a_budget_of_an_earlier_operator_goes_when_the_new_one_is_there() {
 
 #[tokio::test]
 async fn healing_goes_on_with_the_last_spec_that_made_sense() {
-    let mut world = World::grown(3).await;
+    let mut world = ControllerWorld::grown(3).await;
     world.patch(&json!({"replicas": 1, "storage": {"size": "nonsense"}}));
     world.lose_pod(2);
     let calls = world.settle_with_failures().await;
@@ -222,7 +222,7 @@ async fn healing_goes_on_with_the_last_spec_that_made_sense() {
 
 #[tokio::test]
 async fn a_size_below_what_volumes_have_is_said_and_new_volumes_are_as_large() {
-    let world = World::grown(1).await;
+    let world = ControllerWorld::grown(1).await;
     let size = json!({"storage": "3Gi"});
     world.api.change(
         "persistentvolumeclaims",
@@ -244,7 +244,7 @@ async fn a_size_below_what_volumes_have_is_said_and_new_volumes_are_as_large() {
 
 #[tokio::test]
 async fn a_member_that_the_leader_does_not_reach_gets_no_clients_until_it_is_reached() {
-    let world = World::grown(3).await;
+    let world = ControllerWorld::grown(3).await;
     world.group.lose(id(2));
     let calls = world.settle().await;
     assert!(

@@ -6,7 +6,7 @@ use http::{Method, Request, Response};
 use k8s_openapi::ByteString;
 use kube::Client;
 use kube::client::Body;
-use pgraft_core::failover::Reason;
+use pgraft_core::failover::TermEndReason;
 use pgraft_core::status::WalPosition;
 use pgraft_core::{Address, NodeId, NodeState, Role};
 use serde_json::{Value, json};
@@ -14,18 +14,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex};
 
-use crate::controller::certificates::identity::Login;
-use crate::controller::sql::{RaftGroup, SqlError, Target};
+use crate::controller::certificates::identity::LoginIdentity;
+use crate::controller::sql::{MemberSqlError, RaftGroup, SqlTarget};
 use crate::core::fixtures::{changed, cluster_id, member};
 use crate::core::group::FailoverSeen;
-use crate::core::group::{Answer, MemberSeen};
-use crate::core::step::Change;
+use crate::core::group::{MemberSeen, PodAnswer};
+use crate::core::step::MembershipRequest;
 
 #[derive(Clone, Default)]
-pub struct FakeApi(Arc<Mutex<Store>>);
+pub struct FakeApi(Arc<Mutex<FakeStore>>);
 
 #[derive(Default)]
-struct Store {
+struct FakeStore {
     /// By plural and name.
     objects: BTreeMap<(String, String), Value>,
     calls: Vec<String>,
@@ -37,7 +37,7 @@ struct Store {
 }
 
 /// `/…/namespaces/default/<plural>[/<name>[/<sub>]]`.
-struct Place {
+struct FakeLocation {
     plural: String,
     name: Option<String>,
     status: bool,
@@ -148,17 +148,17 @@ impl FakeApi {
     }
 }
 
-fn place(path: &str) -> Place {
+fn place(path: &str) -> FakeLocation {
     let rest = path.split_once("/namespaces/default/").unwrap().1;
     let mut parts = rest.split('/').map(str::to_owned);
-    Place {
+    FakeLocation {
         plural: parts.next().unwrap(),
         name: parts.next(),
         status: parts.next().is_some_and(|sub| sub == "status"),
     }
 }
 
-impl Store {
+impl FakeStore {
     fn stamp(&mut self, object: &mut Value) {
         self.clock += 1;
         object["metadata"]["resourceVersion"] = json!(self.clock.to_string());
@@ -170,12 +170,12 @@ impl Store {
     fn answer(
         &mut self,
         method: &Method,
-        place: &Place,
+        place: &FakeLocation,
         content_type: &str,
         body: Value,
         selector: Option<&str>,
     ) -> (u16, Value) {
-        let Place { plural, name, status } = place;
+        let FakeLocation { plural, name, status } = place;
         if plural == "events" {
             self.calls.push(format!(
                 "event {}: {}",
@@ -332,13 +332,13 @@ fn merge(target: &mut Value, patch: &Value) {
 }
 
 #[derive(Default)]
-pub struct FakeGroup(Mutex<Group>);
+pub struct FakeGroup(Mutex<FakeMembers>);
 
 #[derive(Default)]
-struct Group {
+struct FakeMembers {
     members: BTreeMap<NodeId, Role>,
     retired: BTreeSet<NodeId>,
-    changes: Vec<Change>,
+    changes: Vec<MembershipRequest>,
     refusal: Option<(String, String)>,
     leader: Option<NodeId>,
     unreachable: BTreeSet<NodeId>,
@@ -349,7 +349,7 @@ struct Group {
     written: u64,
 }
 
-impl Group {
+impl FakeMembers {
     /// The first member leads until another one is said to.
     fn leader(&self) -> Option<NodeId> {
         self.leader.or_else(|| self.members.keys().next().copied())
@@ -409,7 +409,7 @@ impl FakeGroup {
         std::mem::take(&mut self.0.lock().unwrap().asked)
     }
 
-    pub fn take_changes(&self) -> Vec<Change> {
+    pub fn take_changes(&self) -> Vec<MembershipRequest> {
         std::mem::take(&mut self.0.lock().unwrap().changes)
     }
 }
@@ -418,11 +418,11 @@ impl RaftGroup for FakeGroup {
     /// The first member is the primary.
     fn ask<'a>(
         &'a self,
-        target: &'a Target,
-        login: &'a Login,
-    ) -> BoxFuture<'a, Result<Answer, SqlError>> {
+        target: &'a SqlTarget,
+        login: &'a LoginIdentity,
+    ) -> BoxFuture<'a, Result<PodAnswer, MemberSqlError>> {
         assert!(
-            matches!(login, Login::Certificate(identity) if identity.connector(target.node).is_ok()),
+            matches!(login, LoginIdentity::Certificate(identity) if identity.connector(target.node).is_ok()),
             "{login:?}"
         );
         let mut group = self.0.lock().unwrap();
@@ -448,7 +448,7 @@ impl RaftGroup for FakeGroup {
         };
         let members: Vec<MemberSeen> = group.members.iter().map(seen).collect();
         let next = group.members.keys().chain(&group.retired).max().map_or(1, |id| id.get() + 1);
-        let answer = Answer {
+        let answer = PodAnswer {
             node: target.node,
             cluster_id: (state != NodeState::Uninitialized).then(cluster_id),
             state,
@@ -465,33 +465,43 @@ impl RaftGroup for FakeGroup {
 
     fn change<'a>(
         &'a self,
-        target: &'a Target,
-        _: &'a Login,
-        change: Change,
+        target: &'a SqlTarget,
+        _: &'a LoginIdentity,
+        change: MembershipRequest,
         address: &'a Address,
-    ) -> BoxFuture<'a, Result<(), SqlError>> {
+    ) -> BoxFuture<'a, Result<(), MemberSqlError>> {
         let mut group = self.0.lock().unwrap();
-        let whom = if let Change::SwitchOver(node) = change { Some(node) } else { group.leader() };
+        let whom = if let MembershipRequest::SwitchOver(node) = change {
+            Some(node)
+        } else {
+            group.leader()
+        };
         assert_eq!(
             whom,
             Some(target.node),
             "only the leader is asked, or who is to be the primary"
         );
         if let Some((code, message)) = group.refusal.clone() {
-            return Box::pin(async { Err(SqlError::Refused { code, message }) });
+            return Box::pin(async { Err(MemberSqlError::Refused { code, message }) });
         }
-        let (Change::Add(node) | Change::Remove(node) | Change::SwitchOver(node)) = change;
+        let (MembershipRequest::Add(node)
+        | MembershipRequest::Remove(node)
+        | MembershipRequest::SwitchOver(node)) = change;
         assert_eq!(address.to_string(), format!("demo-{node}.demo-pods.default.svc:7001"));
         group.changes.push(change);
         match (change, &mut group.failover) {
-            (Change::Add(_), _) => drop(group.members.insert(node, Role::Learner)),
-            (Change::Remove(_), _) => drop(group.members.insert(node, Role::Leaving)),
-            (Change::SwitchOver(_), Some((primary, failover))) => {
-                *failover =
-                    changed(failover.epoch + 1, primary.get(), node.get(), Reason::Switchover);
+            (MembershipRequest::Add(_), _) => drop(group.members.insert(node, Role::Learner)),
+            (MembershipRequest::Remove(_), _) => drop(group.members.insert(node, Role::Leaving)),
+            (MembershipRequest::SwitchOver(_), Some((primary, failover))) => {
+                *failover = changed(
+                    failover.epoch + 1,
+                    primary.get(),
+                    node.get(),
+                    TermEndReason::Switchover,
+                );
                 *primary = node;
             }
-            (Change::SwitchOver(_), None) => panic!("the primary is fixed"),
+            (MembershipRequest::SwitchOver(_), None) => panic!("the primary is fixed"),
         }
         Box::pin(async { Ok(()) })
     }

@@ -4,7 +4,7 @@ use super::*;
 
 #[tokio::test]
 async fn a_lost_pod_is_made_again_on_its_volume() {
-    let world = World::grown(3).await;
+    let world = ControllerWorld::grown(3).await;
     world.api.remove("pods", "demo-2");
     world.group.lose(id(2));
     insta::assert_snapshot!(world.settle().await);
@@ -15,17 +15,17 @@ async fn a_lost_pod_is_made_again_on_its_volume() {
 /// leaves first.
 #[tokio::test]
 async fn a_member_that_lost_its_disk_comes_back_under_a_new_id() {
-    let world = World::grown(3).await;
+    let world = ControllerWorld::grown(3).await;
     world.api.remove("pods", "demo-2");
     world.api.remove("persistentvolumeclaims", "demo-2");
     world.group.lose(id(2));
     insta::assert_snapshot!("lost_disk_1_the_old_id_leaves", world.settle().await);
-    assert_eq!(world.group.take_changes(), [Change::Remove(id(2))]);
+    assert_eq!(world.group.take_changes(), [MembershipRequest::Remove(id(2))]);
     world.group.retire(id(2));
     insta::assert_snapshot!("lost_disk_2_a_new_pod", world.settle().await);
     world.make_ready(id(4));
     world.settle().await;
-    assert_eq!(world.group.take_changes(), [Change::Add(id(4))]);
+    assert_eq!(world.group.take_changes(), [MembershipRequest::Add(id(4))]);
     world.group.set(id(4), Role::Voter);
     world.settle().await;
     assert_eq!(world.phase(), "Ready");
@@ -36,7 +36,7 @@ async fn a_member_that_lost_its_disk_comes_back_under_a_new_id() {
 /// deleted while its node is a member.
 #[tokio::test]
 async fn a_volume_that_is_to_go_takes_its_member_along() {
-    let world = World::grown(3).await;
+    let world = ControllerWorld::grown(3).await;
     world.api.change(
         "persistentvolumeclaims",
         "demo-2",
@@ -44,7 +44,7 @@ async fn a_volume_that_is_to_go_takes_its_member_along() {
     );
     let calls = world.settle().await;
     assert!(!calls.contains("delete pods"), "{calls}");
-    assert_eq!(world.group.take_changes(), [Change::Remove(id(2))]);
+    assert_eq!(world.group.take_changes(), [MembershipRequest::Remove(id(2))]);
     world.group.retire(id(2));
     let calls = world.settle().await;
     let position =
@@ -60,7 +60,7 @@ async fn a_volume_that_is_to_go_takes_its_member_along() {
 
 #[tokio::test]
 async fn the_leader_has_moved() {
-    let world = World::grown(3).await;
+    let world = ControllerWorld::grown(3).await;
     world.group.lead(id(3));
     assert_eq!(
         world.settle().await,
@@ -69,5 +69,9 @@ async fn the_leader_has_moved() {
     world.scale(2);
     world.settle().await;
     // The fake group refuses whoever is asked and does not lead.
-    assert_eq!(world.group.take_changes(), [Change::Remove(id(3))], "the leader may remove itself");
+    assert_eq!(
+        world.group.take_changes(),
+        [MembershipRequest::Remove(id(3))],
+        "the leader may remove itself"
+    );
 }

@@ -3,7 +3,7 @@
 use super::*;
 
 /// Passes on, through conflicts, until it settles; the errors on the way.
-async fn through(world: &World) -> (String, Vec<&'static str>) {
+async fn through(world: &ControllerWorld) -> (String, Vec<&'static str>) {
     let mut errors = Vec::new();
     let mut calls = Vec::new();
     for _ in 0..60 {
@@ -28,9 +28,9 @@ async fn through(world: &World) -> (String, Vec<&'static str>) {
 
 #[tokio::test]
 async fn a_conflict_on_apply_is_tried_again_and_told_nobody() {
-    let world = World::new(&spec(1));
+    let world = ControllerWorld::new(&spec(1));
     let undisturbed = world.settle().await;
-    let world = World::new(&spec(1));
+    let world = ControllerWorld::new(&spec(1));
     world.api.conflict("services", 2);
     let (calls, errors) = through(&world).await;
     assert_eq!(errors, ["Conflict"], "the other objects do not wait for it");
@@ -41,7 +41,7 @@ async fn a_conflict_on_apply_is_tried_again_and_told_nobody() {
 
 #[tokio::test]
 async fn a_conflict_on_the_status_is_tried_again() {
-    let world = World::grown(1).await;
+    let world = ControllerWorld::grown(1).await;
     world.api.conflict("status", 1);
     world.scale(2);
     let (_, errors) = through(&world).await;
@@ -53,7 +53,7 @@ async fn a_conflict_on_the_status_is_tried_again() {
 /// Scaled up and back while the operator is at it.
 #[tokio::test]
 async fn a_wish_that_changes_in_the_middle() {
-    let world = World::grown(1).await;
+    let world = ControllerWorld::grown(1).await;
     world.scale(3);
     for _ in 0..2 {
         world.pass().await.unwrap(); // the PodDisruptionBudget, the volume
@@ -67,7 +67,7 @@ async fn a_wish_that_changes_in_the_middle() {
 
 #[tokio::test]
 async fn a_conflict_that_does_not_end_is_shown() {
-    let world = World::new(&spec(1));
+    let world = ControllerWorld::new(&spec(1));
     world.api.conflict("services", 1000);
     let deadline = Instant::now() + Duration::from_secs(20);
     while world.condition("Reconciled").0 != "False" {
@@ -83,7 +83,7 @@ async fn a_conflict_that_does_not_end_is_shown() {
 
 #[tokio::test]
 async fn a_name_that_is_taken_is_shown() {
-    let world = World::new(&spec(1));
+    let world = ControllerWorld::new(&spec(1));
     world.api.put(
         "persistentvolumeclaims",
         json!({"metadata": {"name": "demo-1", "namespace": "default"}}),

@@ -3,10 +3,10 @@
 
 use super::*;
 use crate::core::fixtures::{changed, first_primary_term};
-use crate::core::step::Change::{Remove, SwitchOver};
-use pgraft_core::failover::Reason;
+use crate::core::step::MembershipRequest::{Remove, SwitchOver};
+use pgraft_core::failover::TermEndReason;
 
-impl World {
+impl ControllerWorld {
     /// Members that choose their primary; the first one is it.
     async fn with_failover(replicas: u32) -> Self {
         let world = Self::new(
@@ -43,7 +43,7 @@ impl World {
 
 #[tokio::test]
 async fn a_switchover_is_one_call_and_told_once() {
-    let world = World::with_failover(3).await;
+    let world = ControllerWorld::with_failover(3).await;
     world.ask_for(&json!({"target": "demo-3"}));
     insta::assert_snapshot!("switchover", world.settle().await);
     assert_eq!(world.group.take_changes(), [SwitchOver(id(3))]);
@@ -54,7 +54,7 @@ async fn a_switchover_is_one_call_and_told_once() {
     assert_eq!(world.status()["lastFailover"], last);
     // A later failover is no reason to ask again, nor is another operator.
     let mut world = world;
-    world.group.primary_term(id(2), changed(3, 3, 2, Reason::LeaseExpired));
+    world.group.primary_term(id(2), changed(3, 3, 2, TermEndReason::LeaseExpired));
     insta::assert_snapshot!("failover_after_it", world.settle().await);
     world.restart();
     assert!(!world.settle().await.contains("event FailedOver"));
@@ -70,7 +70,7 @@ async fn a_switchover_is_one_call_and_told_once() {
 
 #[tokio::test]
 async fn a_switchover_that_is_refused_is_shown_and_not_asked_for_again_and_again() {
-    let world = World::with_failover(3).await;
+    let world = ControllerWorld::with_failover(3).await;
     world.group.refuse("PGR08", "node 3 does not answer, or not in time");
     world.ask_for(&json!({"target": "demo-3"}));
     world.pass().await.unwrap();
@@ -95,8 +95,8 @@ async fn a_switchover_that_is_refused_is_shown_and_not_asked_for_again_and_again
 
 #[tokio::test]
 async fn a_primary_that_is_scaled_away_is_another_one_first() {
-    let world = World::with_failover(3).await;
-    world.group.primary_term(id(3), changed(2, 1, 3, Reason::Released));
+    let world = ControllerWorld::with_failover(3).await;
+    world.group.primary_term(id(3), changed(2, 1, 3, TermEndReason::Released));
     world.settle().await;
     world.group.take_changes();
     world.scale(2);
@@ -109,7 +109,7 @@ async fn a_primary_that_is_scaled_away_is_another_one_first() {
 
 #[tokio::test]
 async fn a_restart_moves_the_primary_before_its_pod_goes() {
-    let world = World::with_failover(3).await;
+    let world = ControllerWorld::with_failover(3).await;
     world.api.change("pgraftclusters", "demo", &json!({"spec": {"image": "pgraft/postgres:next"}}));
     let mut calls = Vec::new();
     for node in [3, 2, 1] {
@@ -132,15 +132,15 @@ async fn a_restart_moves_the_primary_before_its_pod_goes() {
 
 #[tokio::test]
 async fn a_failover_is_told_with_what_was_missed_before_it() {
-    let world = World::with_failover(3).await;
-    world.group.primary_term(id(2), changed(4, 3, 2, Reason::LeaseExpired));
+    let world = ControllerWorld::with_failover(3).await;
+    world.group.primary_term(id(2), changed(4, 3, 2, TermEndReason::LeaseExpired));
     let calls = world.settle().await;
     let told: Vec<&str> = calls.lines().filter(|l| l.starts_with("event FailedOver")).collect();
     let words = "event FailedOver: demo-2 is the primary in place of demo-3, after 812 ms, in epoch 4: most voters did not hear demo-3 any more; \
                  2 more since the operator last looked";
     assert_eq!(told, [words]);
     // Who lags behind tells of an earlier one.
-    world.group.primary_term(id(2), changed(3, 1, 3, Reason::LeaseExpired));
+    world.group.primary_term(id(2), changed(3, 1, 3, TermEndReason::LeaseExpired));
     assert_eq!(world.settle().await, "");
     assert_eq!(world.status()["lastFailover"]["epoch"], 4);
 }
@@ -148,7 +148,7 @@ async fn a_failover_is_told_with_what_was_missed_before_it() {
 /// How it looks while the members are at it.
 #[tokio::test]
 async fn a_successor_is_looked_for() {
-    let world = World::with_failover(3).await;
+    let world = ControllerWorld::with_failover(3).await;
     let recruiting = pgraft_core::failover::Phase::Recruiting;
     let failover = crate::core::group::FailoverSeen {
         phase: recruiting,
@@ -178,7 +178,7 @@ async fn a_successor_is_looked_for() {
 /// long as it was wanted.
 #[tokio::test]
 async fn who_is_away_for_too_long_is_replaced() {
-    let world = World::with_failover(3).await;
+    let world = ControllerWorld::with_failover(3).await;
     world.api.change(
         "pgraftclusters",
         "demo",
@@ -213,7 +213,7 @@ async fn who_is_away_for_too_long_is_replaced() {
 /// WAL moves with every write, and the status does not.
 #[tokio::test]
 async fn wal_that_moves_writes_no_status() {
-    let world = World::with_failover(3).await;
+    let world = ControllerWorld::with_failover(3).await;
     let before = world.status()["members"][1].clone();
     assert_eq!(
         (&before["timeline"], &before["flushLsn"], &before["lagBytes"]),
@@ -221,7 +221,7 @@ async fn wal_that_moves_writes_no_status() {
     );
     world.group.write(5000);
     assert_eq!(world.settle().await, "");
-    world.group.primary_term(id(2), changed(2, 1, 2, Reason::Released));
+    world.group.primary_term(id(2), changed(2, 1, 2, TermEndReason::Released));
     world.settle().await;
     assert_eq!(world.status()["members"][1]["flushLsn"], json!("0/30014D0"));
 }

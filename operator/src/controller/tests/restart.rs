@@ -4,7 +4,7 @@ use super::*;
 
 #[tokio::test]
 async fn a_new_image_restarts_one_pod_after_the_other() {
-    let world = World::grown(3).await;
+    let world = ControllerWorld::grown(3).await;
     world.group.lead(id(3));
     world.settle().await;
     let volumes = world.api.names("persistentvolumeclaims");
@@ -30,7 +30,7 @@ async fn a_new_image_restarts_one_pod_after_the_other() {
 
 #[tokio::test]
 async fn a_restart_that_was_asked_for() {
-    let world = World::grown(1).await;
+    let world = ControllerWorld::grown(1).await;
     let restart =
         json!({"metadata": {"annotations": {"pgraft.io/restarted-at": "2026-01-02T03:04:05Z"}}});
     world.api.change("pgraftclusters", "demo", &restart);
@@ -45,7 +45,7 @@ async fn a_restart_that_was_asked_for() {
 /// The operator dies after every pass, and the next one knows nothing.
 #[tokio::test]
 async fn operators_that_die_restart_no_pod_twice() {
-    let mut world = World::grown(3).await;
+    let mut world = ControllerWorld::grown(3).await;
     world.api.change("pgraftclusters", "demo", &json!({"spec": {"image": "pgraft/postgres:next"}}));
     let mut calls = Vec::new();
     for _ in 0..60 {

@@ -4,7 +4,7 @@
 use super::*;
 use crate::controller::certificates::authority_of;
 
-fn condition(world: &World) -> (String, String, String) {
+fn condition(world: &ControllerWorld) -> (String, String, String) {
     let status = &world.api.get("pgraftclusters", "demo").unwrap()["status"];
     let all = status["conditions"].as_array().unwrap().clone();
     let found = all.into_iter().find(|c| c["type"] == "CertificatesReady").unwrap();
@@ -12,12 +12,12 @@ fn condition(world: &World) -> (String, String, String) {
     (word("status"), word("reason"), word("message"))
 }
 
-fn field(world: &World, secret: &str, key: &str) -> String {
+fn field(world: &ControllerWorld, secret: &str, key: &str) -> String {
     world.api.get("secrets", secret).unwrap()["data"][key].as_str().unwrap_or_default().to_owned()
 }
 
 /// As cert-manager makes it: no label of ours, and a key of its own.
-fn put_ca(world: &World) {
+fn put_ca(world: &ControllerWorld) {
     let pair = authority_of("somebody", Timestamp::now()).unwrap();
     let data = |text: &str| {
         serde_json::to_value(k8s_openapi::ByteString(text.as_bytes().to_vec())).unwrap()
@@ -30,7 +30,7 @@ fn put_ca(world: &World) {
 }
 
 /// The pods have long had what is in their Secrets.
-fn long_ago(world: &World) {
+fn long_ago(world: &ControllerWorld) {
     for node in 1..=3 {
         let at = (Timestamp::now() - jiff::SignedDuration::from_hours(1)).to_string();
         world.api.change(
@@ -43,7 +43,7 @@ fn long_ago(world: &World) {
 
 #[tokio::test]
 async fn a_deleted_secret_is_a_renewal_and_touches_nothing_else() {
-    let world = World::grown(3).await;
+    let world = ControllerWorld::grown(3).await;
     let (old, kept) =
         (field(&world, "demo-2-tls", "tls.crt"), field(&world, "demo-1-tls", "tls.crt"));
     world.api.remove("secrets", "demo-2-tls");
@@ -59,7 +59,7 @@ async fn a_deleted_secret_is_a_renewal_and_touches_nothing_else() {
 
 #[tokio::test]
 async fn another_duration_renews_all() {
-    let world = World::grown(3).await;
+    let world = ControllerWorld::grown(3).await;
     world.api.change(
         "pgraftclusters",
         "demo",
@@ -77,7 +77,7 @@ async fn another_duration_renews_all() {
 
 #[tokio::test]
 async fn a_ca_of_the_users_own() {
-    let world = World::new(
+    let world = ControllerWorld::new(
         &json!({"replicas": 1, "storage": {"size": "1Gi"}, "tls": {"caSecret": "mine"}}),
     );
     let calls = world.settle().await;
@@ -100,7 +100,7 @@ async fn a_ca_of_the_users_own() {
 
 #[tokio::test]
 async fn a_ca_that_vanishes_harms_nothing_that_runs_and_another_one_takes_over_in_three_steps() {
-    let world = World::new(
+    let world = ControllerWorld::new(
         &json!({"replicas": 3, "storage": {"size": "1Gi"}, "tls": {"caSecret": "mine"}}),
     );
     put_ca(&world);
@@ -150,7 +150,7 @@ async fn a_ca_that_vanishes_harms_nothing_that_runs_and_another_one_takes_over_i
 
 #[tokio::test]
 async fn who_leaves_takes_the_certificate_along() {
-    let world = World::grown(2).await;
+    let world = ControllerWorld::grown(2).await;
     world.scale(1);
     world.settle().await;
     world.group.retire(id(2));

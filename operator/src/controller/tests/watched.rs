@@ -9,14 +9,14 @@ use super::*;
 fn news<K: serde::de::DeserializeOwned + Send + 'static>(
     api: &FakeApi,
     plural: &str,
-) -> impl cache::ClusterEvent<K> {
+) -> impl cache::CacheUpdate<K> {
     let objects = api.all::<K>(plural).into_iter().map(Event::InitApply);
     let all: Vec<Result<Event<K>, watcher::Error>> =
         [Event::Init].into_iter().chain(objects).chain([Event::InitDone]).map(Ok).collect();
     stream::iter(all)
 }
 
-impl World {
+impl ControllerWorld {
     /// The watches catch up.
     async fn catch_up(&self) {
         let (api, cache) = (&self.api, &self.context.cache);
@@ -31,12 +31,12 @@ impl World {
 
 #[tokio::test]
 async fn an_idle_cluster_costs_the_api_server_nothing() {
-    let world = World::grown(3).await;
+    let world = ControllerWorld::grown(3).await;
     world.catch_up().await;
     world.pass().await.unwrap();
     world.api.take_reads();
     world.group.take_asked();
-    for _ in 0..3 * (LEADER_ONLY_PASSES + 1) {
+    for _ in 0..3 * (MAX_LEADER_ONLY_PASSES + 1) {
         assert_eq!(world.pass().await.unwrap(), Action::requeue(crate::core::step::STEADY));
     }
     assert_eq!((world.api.take_reads(), world.api.take_calls()), (0, vec![]));
@@ -47,7 +47,7 @@ async fn an_idle_cluster_costs_the_api_server_nothing() {
 
 #[tokio::test]
 async fn waiting_costs_the_api_server_nothing() {
-    let world = World::grown(1).await;
+    let world = ControllerWorld::grown(1).await;
     world.scale(2);
     world.settle().await;
     world.catch_up().await;
@@ -59,13 +59,13 @@ async fn waiting_costs_the_api_server_nothing() {
     world.make_ready(id(2));
     world.catch_up().await;
     world.pass().await.unwrap();
-    assert_eq!(world.group.take_changes(), [Change::Add(id(2))]);
+    assert_eq!(world.group.take_changes(), [MembershipRequest::Add(id(2))]);
 }
 
 /// The watches say that a pod is missing, and it is not.
 #[tokio::test]
 async fn old_news_start_a_closer_look_and_no_step() {
-    let world = World::grown(3).await;
+    let world = ControllerWorld::grown(3).await;
     world.api.remove("pods", "demo-2");
     world.catch_up().await;
     let like = world.api.get("pods", "demo-1").unwrap()["metadata"].clone();
@@ -87,11 +87,11 @@ async fn old_news_start_a_closer_look_and_no_step() {
 /// right.
 #[tokio::test]
 async fn with_watches_that_never_catch_up_it_still_gets_there() {
-    let world = World::grown(3).await;
+    let world = ControllerWorld::grown(3).await;
     world.catch_up().await;
     world.scale(2);
     world.settle().await;
-    assert_eq!(world.group.take_changes(), [Change::Remove(id(3))]);
+    assert_eq!(world.group.take_changes(), [MembershipRequest::Remove(id(3))]);
     world.group.retire(id(3));
     world.settle().await;
     assert_eq!(world.api.names("persistentvolumeclaims"), ["demo-1", "demo-2"]);
@@ -99,7 +99,7 @@ async fn with_watches_that_never_catch_up_it_still_gets_there() {
     world.settle().await;
     world.make_ready(id(4));
     world.settle().await;
-    assert_eq!(world.group.take_changes(), [Change::Add(id(4))]);
+    assert_eq!(world.group.take_changes(), [MembershipRequest::Add(id(4))]);
     world.group.set(id(4), Role::Voter);
     world.settle().await;
     assert_eq!((world.phase().as_str(), world.api.names("pods").len()), ("Ready", 3));
@@ -108,7 +108,7 @@ async fn with_watches_that_never_catch_up_it_still_gets_there() {
 /// A PgRaftCluster as it was before this process wrote its status is not believed.
 #[tokio::test]
 async fn the_own_writes_are_read() {
-    let world = World::grown(1).await;
+    let world = ControllerWorld::grown(1).await;
     world.catch_up().await;
     let before: PgRaftCluster =
         serde_json::from_value(world.api.get("pgraftclusters", "demo").unwrap()).unwrap();

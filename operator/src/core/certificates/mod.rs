@@ -27,9 +27,9 @@ use pgraft_core::NodeId;
 use std::collections::{BTreeMap, BTreeSet};
 
 pub use read::{authority, key_of, node_certificate, trusted};
-pub use seen::{CaTrouble, Certificate, NodeCertificate, Subject, TlsSeen};
+pub use seen::{CaTrouble, Certificate, NodeCertificate, SecretSubject, TlsSeen};
 
-use super::cluster::Tls;
+use super::cluster::ClusterTls;
 use super::names::SecretKind;
 
 /// For a changed Secret to be in its pod: the kubelet looks at least every 60 to 90 seconds, and
@@ -59,7 +59,7 @@ pub enum Work {
 
 /// What is decided.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Decision {
+pub struct CertificateDecision {
     /// In this order.
     pub work: Vec<Work>,
     /// The CA first, then those that it replaces. Empty while there is no usable CA.
@@ -68,19 +68,21 @@ pub struct Decision {
 
 /// What is to be done now. `nodes` are those that have, or are about to get, a pod.
 pub fn decide(
-    want: &Tls,
+    want: &ClusterTls,
     seen: &TlsSeen,
-    nodes: &BTreeMap<NodeId, Subject>,
+    nodes: &BTreeMap<NodeId, SecretSubject>,
     now: Timestamp,
-) -> Decision {
+) -> CertificateDecision {
     let gone = seen.nodes.keys().filter(|id| !nodes.contains_key(id)).map(|id| Work::Remove(*id));
     // Without a CA nothing is issued, and what was issued goes on.
-    let Ok(ca) = &seen.ca else { return Decision { work: gone.collect(), trusted: Vec::new() } };
+    let Ok(ca) = &seen.ca else {
+        return CertificateDecision { work: gone.collect(), trusted: Vec::new() };
+    };
     if want.ca_secret.is_none() && ca.is_due(now) {
-        return Decision { work: vec![Work::RenewCa], trusted: Vec::new() };
+        return CertificateDecision { work: vec![Work::RenewCa], trusted: Vec::new() };
     }
     let known = |id: &NodeId| matches!(seen.nodes.get(id), Some(Some(_)));
-    let plan = Plan {
+    let plan = CertificatePlan {
         want,
         ca,
         seen,
@@ -103,7 +105,7 @@ pub fn decide(
         .map(|(kind, _)| Work::Share(*kind));
     work.extend(clients);
     work.extend(gone);
-    Decision { work, trusted }
+    CertificateDecision { work, trusted }
 }
 
 /// Whether every member has trusted this CA for long enough to meet certificates of it.
@@ -114,8 +116,8 @@ pub fn is_settled(ca: &Certificate, seen: &TlsSeen, now: Timestamp) -> bool {
     })
 }
 
-struct Plan<'a> {
-    want: &'a Tls,
+struct CertificatePlan<'a> {
+    want: &'a ClusterTls,
     ca: &'a Certificate,
     seen: &'a TlsSeen,
     now: Timestamp,
@@ -128,7 +130,7 @@ struct Plan<'a> {
     deaf: bool,
 }
 
-impl Plan<'_> {
+impl CertificatePlan<'_> {
     /// The CA, and before it has taken over everywhere those that were trusted so far.
     fn trusted(&self) -> Vec<Certificate> {
         let taken_over = |node: &NodeCertificate| {
@@ -148,7 +150,7 @@ impl Plan<'_> {
         trusted
     }
 
-    fn node(&self, id: NodeId, subject: &Subject, trusted: &[Certificate]) -> Option<Work> {
+    fn node(&self, id: NodeId, subject: &SecretSubject, trusted: &[Certificate]) -> Option<Work> {
         match self.seen.nodes.get(&id).and_then(Option::as_ref) {
             Some(node) if !self.wants_another(node, &subject.names) => {
                 (node.trusted != trusted).then_some(Work::Trust(id))
@@ -175,6 +177,6 @@ impl Plan<'_> {
 }
 
 /// When a certificate ends that is issued now: nothing outlives its CA.
-pub fn not_after(want: &Tls, ca: &Certificate, now: Timestamp) -> Timestamp {
+pub fn not_after(want: &ClusterTls, ca: &Certificate, now: Timestamp) -> Timestamp {
     (now + want.lifetime).min(ca.not_after)
 }

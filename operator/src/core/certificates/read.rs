@@ -17,7 +17,7 @@ use x509_parser::prelude::FromDer;
 use super::seen::{CaTrouble, Certificate, NodeCertificate};
 use crate::core::names::ANNOTATION_TRUSTED_SINCE;
 
-type Data = BTreeMap<String, ByteString>;
+type SecretData = BTreeMap<String, ByteString>;
 
 /// The CA in a Secret of this name, which may not be there.
 ///
@@ -56,7 +56,7 @@ pub fn key_of(pem: &[u8]) -> Result<Arc<dyn SigningKey>, String> {
 
 /// A member's Secret; None where it is not what it should be.
 pub fn node_certificate(secret: &Secret, ca: Option<&Certificate>) -> Option<NodeCertificate> {
-    let data: &Data = secret.data.as_ref()?;
+    let data: &SecretData = secret.data.as_ref()?;
     let leaf = certificates(&data.get("tls.crt")?.0).ok()?.into_iter().next()?;
     let key = key_of(&data.get("tls.key")?.0).ok()?;
     let (_, parsed) = X509Certificate::from_der(&leaf.der).ok()?;
@@ -80,7 +80,7 @@ pub fn node_certificate(secret: &Secret, ca: Option<&Certificate>) -> Option<Nod
 }
 
 /// `ca.crt`.
-pub fn trusted(data: &Data) -> Vec<Certificate> {
+pub fn trusted(data: &SecretData) -> Vec<Certificate> {
     data.get("ca.crt").and_then(|pem| certificates(&pem.0).ok()).unwrap_or_default()
 }
 

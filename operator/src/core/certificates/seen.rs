@@ -111,7 +111,7 @@ pub struct NodeCertificate {
 
 /// Who needs a certificate.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Subject {
+pub struct SecretSubject {
     /// All names that it is called by.
     pub names: BTreeSet<String>,
     /// Whether its pod is there, and may be talking to others with what it had before.

@@ -12,16 +12,16 @@ fn start() -> Timestamp {
     "2026-01-02T03:04:05Z".parse().unwrap()
 }
 
-fn want() -> Tls {
-    Tls { ca_secret: None, lifetime: DAY * 90 }
+fn want() -> ClusterTls {
+    ClusterTls { ca_secret: None, lifetime: DAY * 90 }
 }
 
 fn names(n: u32) -> BTreeSet<String> {
     BTreeSet::from([format!("node-{n}.pgraft")])
 }
 
-fn nodes(count: u32) -> BTreeMap<NodeId, Subject> {
-    (1..=count).map(|n| (id(n), Subject { names: names(n), has_pod: true })).collect()
+fn nodes(count: u32) -> BTreeMap<NodeId, SecretSubject> {
+    (1..=count).map(|n| (id(n), SecretSubject { names: names(n), has_pod: true })).collect()
 }
 
 fn ca(tag: &str, from: Timestamp) -> Certificate {
@@ -35,7 +35,7 @@ fn ca(tag: &str, from: Timestamp) -> Certificate {
 
 /// As the controller would issue it.
 fn issue(
-    want: &Tls,
+    want: &ClusterTls,
     ca: &Certificate,
     names: BTreeSet<String>,
     trusted: Vec<Certificate>,
@@ -86,7 +86,7 @@ fn renewed_when_a_third_is_left_and_not_before() {
 #[test]
 fn another_duration_other_names_and_a_secret_that_is_broken() {
     let mut seen = settled(3, start());
-    let shorter = Tls { lifetime: DAY, ..want() };
+    let shorter = ClusterTls { lifetime: DAY, ..want() };
     assert_eq!(decide(&shorter, &seen, &nodes(3), start()).work.len(), 3);
     seen.nodes.insert(id(1), None);
     seen.nodes.get_mut(&id(2)).unwrap().as_mut().unwrap().leaf.names.clear();
@@ -126,7 +126,7 @@ fn without_a_ca_nothing_is_issued_and_nothing_is_broken() {
 fn a_ca_is_renewed_long_before_its_end() {
     let seen = settled(2, start());
     assert_eq!(work(&seen, 2, start() + CA_LIFETIME - DAY * 1000), [Work::RenewCa]);
-    let own = Tls { ca_secret: Some("mine".into()), ..want() };
+    let own = ClusterTls { ca_secret: Some("mine".into()), ..want() };
     assert!(
         !decide(&own, &seen, &nodes(2), start() + CA_LIFETIME - DAY * 1000)
             .work
@@ -137,7 +137,7 @@ fn a_ca_is_renewed_long_before_its_end() {
 
 #[test]
 fn what_ends_with_its_ca_is_not_issued_again_and_again() {
-    let own = Tls { ca_secret: Some("mine".into()), ..want() };
+    let own = ClusterTls { ca_secret: Some("mine".into()), ..want() };
     let now = start() + CA_LIFETIME - DAY;
     let mut seen = settled(0, start());
     let ca = seen.ca.clone().unwrap();
@@ -187,27 +187,27 @@ fn another_ca_is_trusted_before_it_signs_and_the_old_one_until_nobody_needs_it()
 
 /// What a pod has read of its Secret.
 #[derive(Debug, Clone)]
-struct Loaded {
+struct LoadedCertificate {
     leaf: Certificate,
     trusted: Vec<Certificate>,
 }
 
 #[derive(Debug)]
-struct World {
+struct CertificatesWorld {
     now: Timestamp,
-    want: Tls,
+    want: ClusterTls,
     seen: TlsSeen,
     cas: u32,
     members: u32,
     /// Who has been believed by all others once.
     met: BTreeSet<NodeId>,
-    loaded: BTreeMap<NodeId, Loaded>,
+    loaded: BTreeMap<NodeId, LoadedCertificate>,
     /// Since when a Secret is newer than what its pod has read.
     stale: BTreeMap<NodeId, Timestamp>,
 }
 
 #[derive(Debug, Clone)]
-enum Event {
+enum CertificateTestEvent {
     Minute,
     Days(i64),
     AnotherCa,
@@ -217,19 +217,19 @@ enum Event {
     SecretDeleted(u32),
 }
 
-fn events() -> impl Strategy<Value = Event> {
+fn events() -> impl Strategy<Value = CertificateTestEvent> {
     prop_oneof![
-        8 => Just(Event::Minute),
-        2 => (1..10_i64).prop_map(Event::Days),
-        1 => Just(Event::AnotherCa),
-        1 => Just(Event::Grow),
-        1 => Just(Event::Shrink),
-        4 => (1..7_u32).prop_map(Event::Load),
-        1 => (1..7_u32).prop_map(Event::SecretDeleted),
+        8 => Just(CertificateTestEvent::Minute),
+        2 => (1..10_i64).prop_map(CertificateTestEvent::Days),
+        1 => Just(CertificateTestEvent::AnotherCa),
+        1 => Just(CertificateTestEvent::Grow),
+        1 => Just(CertificateTestEvent::Shrink),
+        4 => (1..7_u32).prop_map(CertificateTestEvent::Load),
+        1 => (1..7_u32).prop_map(CertificateTestEvent::SecretDeleted),
     ]
 }
 
-impl World {
+impl CertificatesWorld {
     fn new() -> Self {
         let seen = TlsSeen {
             ca: Ok(ca("ca 0", start())),
@@ -238,7 +238,7 @@ impl World {
             shared: BTreeMap::new(),
         };
         let nothing = BTreeMap::new();
-        let want = Tls { ca_secret: Some("mine".into()), lifetime: DAY * 90 };
+        let want = ClusterTls { ca_secret: Some("mine".into()), lifetime: DAY * 90 };
         Self {
             now: start(),
             want,
@@ -251,14 +251,14 @@ impl World {
         }
     }
 
-    fn happen(&mut self, event: &Event) {
+    fn happen(&mut self, event: &CertificateTestEvent) {
         match event {
-            Event::Minute => self.now += SignedDuration::from_mins(1),
-            Event::Days(days) => {
+            CertificateTestEvent::Minute => self.now += SignedDuration::from_mins(1),
+            CertificateTestEvent::Days(days) => {
                 self.now += DAY * i32::try_from(*days).unwrap();
                 self.load(|_, _| true);
             }
-            Event::AnotherCa => {
+            CertificateTestEvent::AnotherCa => {
                 self.cas += 1;
                 let new = ca(&format!("ca {}", self.cas), self.now);
                 for node in self.seen.nodes.values_mut().flatten() {
@@ -266,15 +266,17 @@ impl World {
                 }
                 self.seen.ca = Ok(new);
             }
-            Event::Grow => self.members = (self.members + 1).min(6),
-            Event::Shrink => self.members = (self.members - 1).max(1),
-            Event::Load(n) => self.load(|node, _| node == id(*n)),
+            CertificateTestEvent::Grow => self.members = (self.members + 1).min(6),
+            CertificateTestEvent::Shrink => self.members = (self.members - 1).max(1),
+            CertificateTestEvent::Load(n) => self.load(|node, _| node == id(*n)),
             // Two at once in the middle of a change are beyond help: nobody knows then whom the two
             // believe.
-            Event::SecretDeleted(n) if self.seen.nodes.len() >= self.loaded.len() => {
+            CertificateTestEvent::SecretDeleted(n)
+                if self.seen.nodes.len() >= self.loaded.len() =>
+            {
                 drop(self.seen.nodes.remove(&id(*n)))
             }
-            Event::SecretDeleted(_) => {}
+            CertificateTestEvent::SecretDeleted(_) => {}
         }
         // The kubelet is never later than this.
         let now = self.now;
@@ -291,7 +293,10 @@ impl World {
         for node in ready {
             // A Secret that is not there leaves its pod as it is.
             if let Some(Some(NodeCertificate { leaf, trusted, .. })) = self.seen.nodes.get(&node) {
-                self.loaded.insert(node, Loaded { leaf: leaf.clone(), trusted: trusted.clone() });
+                self.loaded.insert(
+                    node,
+                    LoadedCertificate { leaf: leaf.clone(), trusted: trusted.clone() },
+                );
                 self.stale.remove(&node);
             }
         }
@@ -305,7 +310,8 @@ impl World {
         for (id, subject) in &mut nodes {
             subject.has_pod = self.loaded.contains_key(id);
         }
-        let Decision { work, trusted } = decide(&self.want, &self.seen, &nodes, self.now);
+        let CertificateDecision { work, trusted } =
+            decide(&self.want, &self.seen, &nodes, self.now);
         for work in work {
             match work {
                 Work::Issue(node) => {
@@ -378,7 +384,7 @@ proptest! {
 
     #[test]
     fn at_no_time_a_member_meets_a_certificate_that_it_does_not_trust(events in prop::collection::vec(events(), 0..120)) {
-        let mut world = World::new();
+        let mut world = CertificatesWorld::new();
         world.operate();
         for event in &events {
             world.happen(event);
@@ -388,7 +394,7 @@ proptest! {
         }
         // Left alone it comes to rest with the last CA, and with nothing else.
         for _ in 0..20 {
-            world.happen(&Event::Minute);
+            world.happen(&CertificateTestEvent::Minute);
             world.operate();
             prop_assert_eq!(world.foreign(&world.met), None);
         }

@@ -2,7 +2,7 @@
 //! has just begun does not tell old news.
 
 use super::{ClusterEvent, EventReason, holds, message, reason};
-use crate::api::{FailoverReason, LastFailover, PgRaftClusterStatus};
+use crate::api::{FailoverReason, LastFailoverStatus, PgRaftClusterStatus};
 
 /// The change that the status did not have before. The members remember one: of several in a row
 /// while nobody looked, it is the last.
@@ -25,8 +25,8 @@ pub(super) fn changed(
     Some(ClusterEvent { reason, note: note(last, last.epoch - known - 1) })
 }
 
-fn note(last: &LastFailover, unseen: i64) -> String {
-    let LastFailover { from, to, reason, at: _, duration_ms, epoch } = last;
+fn note(last: &LastFailoverStatus, unseen: i64) -> String {
+    let LastFailoverStatus { from, to, reason, at: _, duration_ms, epoch } = last;
     let why = match reason {
         FailoverReason::LeaseExpired => format!("most voters did not hear {from} any more"),
         FailoverReason::Released => format!("the server of {from} had ended"),

@@ -11,7 +11,7 @@ const TICK: Duration = Duration::from_millis(50);
 
 /// What happens to one replica in one tick.
 #[derive(Debug, Clone, Copy)]
-enum Fate {
+enum LeaseFate {
     /// The next request takes so many ticks to the API server and so many back.
     Slow(u8, u8),
     /// The next request never arrives.
@@ -26,7 +26,7 @@ enum Fate {
     GivesBack,
 }
 
-struct Request {
+struct LeaseRequest {
     begun: Duration,
     /// None is a look.
     write: Option<(Option<String>, String)>,
@@ -34,7 +34,7 @@ struct Request {
     answers: u64,
     heard: bool,
     /// What the API server answered, and whether it wrote.
-    answer: Option<(Option<Record>, bool)>,
+    answer: Option<(Option<LeaseRecord>, bool)>,
 }
 
 struct Replica {
@@ -43,26 +43,26 @@ struct Replica {
     /// In thousandths of real time.
     speed: u64,
     offset: Duration,
-    known: Known,
+    known: LeaseObservation,
     looked: bool,
-    request: Option<Request>,
+    request: Option<LeaseRequest>,
     look_at: Duration,
     frozen_until: u64,
-    fate: Option<Fate>,
+    fate: Option<LeaseFate>,
 }
 
-struct World {
+struct LeaseWorld {
     timing: Timing,
     tick: u64,
     version: u64,
-    lease: Option<Record>,
+    lease: Option<LeaseRecord>,
     replicas: Vec<Replica>,
 }
 
 impl Replica {
     fn begin_anew(&mut self, now: Duration) {
         (self.known, self.looked, self.request, self.fate, self.look_at) =
-            (Known::default(), false, None, None, now);
+            (LeaseObservation::default(), false, None, None, now);
     }
 
     fn now(&self, tick: u64) -> Duration {
@@ -73,14 +73,14 @@ impl Replica {
     }
 }
 
-impl World {
+impl LeaseWorld {
     fn new(timing: Timing, speeds: &[u64]) -> Self {
         let replica = |(n, speed): (usize, &u64)| Replica {
             name: format!("replica-{n}"),
             lives: 0,
             speed: *speed,
             offset: Duration::from_secs(1000 * n as u64),
-            known: Known::default(),
+            known: LeaseObservation::default(),
             looked: false,
             request: None,
             look_at: Duration::ZERO,
@@ -109,7 +109,7 @@ impl World {
         let may = self.lease.as_ref().map(|l| &l.version) == expected;
         if may {
             self.version += 1;
-            self.lease = Some(Record {
+            self.lease = Some(LeaseRecord {
                 holder: holder.into(),
                 duration: self.timing.duration,
                 version: self.version.to_string(),
@@ -152,7 +152,7 @@ impl World {
         if request.answers > tick && !late {
             return;
         }
-        let Some(Request { begun, heard: true, answer: Some((lease, written)), .. }) =
+        let Some(LeaseRequest { begun, heard: true, answer: Some((lease, written)), .. }) =
             replica.request.take().filter(|_| !late)
         else {
             return;
@@ -169,16 +169,16 @@ impl World {
         let replica = &mut self.replicas[n];
         let now = replica.now(tick);
         match replica.fate {
-            Some(Fate::Dies) => {
+            Some(LeaseFate::Dies) => {
                 replica.lives += 1;
                 replica.name = format!("replica-{n}-{}", replica.lives);
                 replica.begin_anew(now);
             }
-            Some(Fate::Frozen(ticks)) => {
+            Some(LeaseFate::Frozen(ticks)) => {
                 (replica.frozen_until, replica.fate) = (tick + u64::from(ticks) * 4, None);
                 return;
             }
-            Some(Fate::GivesBack) => {
+            Some(LeaseFate::GivesBack) => {
                 let held = replica.known.renewed.take().is_some();
                 let version = replica.known.record.as_ref().map(|r| r.version.clone());
                 replica.begin_anew(now);
@@ -193,31 +193,31 @@ impl World {
             return;
         }
         let write = match next(&replica.name, timing, &replica.known, now) {
-            Step::Stop => {
+            LeaseStep::Stop => {
                 replica.begin_anew(now);
                 return;
             }
             // Nobody takes what they have not looked at in this life.
-            Step::Take if !replica.looked => None,
-            Step::Take | Step::Renew => Some((
+            LeaseStep::Take if !replica.looked => None,
+            LeaseStep::Take | LeaseStep::Renew => Some((
                 replica.known.record.as_ref().map(|r| r.version.clone()),
                 replica.name.clone(),
             )),
-            Step::Wait(_) if now < replica.look_at => return,
-            Step::Wait(_) => None,
+            LeaseStep::Wait(_) if now < replica.look_at => return,
+            LeaseStep::Wait(_) => None,
         };
         replica.look_at = now + timing.retry;
         let (there, back, arrives, heard) = match replica.fate.take() {
-            Some(Fate::Slow(there, back)) => (u64::from(there), u64::from(back), true, true),
-            Some(Fate::Lost) => (1, 1, false, false),
-            Some(Fate::AnswerLost) => (1, 1, true, false),
+            Some(LeaseFate::Slow(there, back)) => (u64::from(there), u64::from(back), true, true),
+            Some(LeaseFate::Lost) => (1, 1, false, false),
+            Some(LeaseFate::AnswerLost) => (1, 1, true, false),
             other => {
                 replica.fate = other;
                 (1, 1, true, true)
             }
         };
         let arrives = if arrives { tick + there.max(1) } else { u64::MAX };
-        replica.request = Some(Request {
+        replica.request = Some(LeaseRequest {
             begun: now,
             write,
             arrives,
@@ -228,22 +228,22 @@ impl World {
     }
 }
 
-fn fates() -> impl Strategy<Value = Vec<(u16, usize, Fate)>> {
+fn fates() -> impl Strategy<Value = Vec<(u16, usize, LeaseFate)>> {
     let fate = prop_oneof![
-        (0..60u8, 0..60u8).prop_map(|(there, back)| Fate::Slow(there, back)),
-        Just(Fate::Lost),
-        Just(Fate::AnswerLost),
-        Just(Fate::Dies),
-        any::<u8>().prop_map(Fate::Frozen),
-        Just(Fate::GivesBack),
+        (0..60u8, 0..60u8).prop_map(|(there, back)| LeaseFate::Slow(there, back)),
+        Just(LeaseFate::Lost),
+        Just(LeaseFate::AnswerLost),
+        Just(LeaseFate::Dies),
+        any::<u8>().prop_map(LeaseFate::Frozen),
+        Just(LeaseFate::GivesBack),
     ];
     prop::collection::vec((1..120u16, 0..3usize, fate), 0..60)
 }
 
 /// The name of more than one leader at a time, or of none in the end.
-fn run(timing: Timing, speeds: &[u64], fates: &[(u16, usize, Fate)]) -> Result<(), String> {
-    let mut world = World::new(timing, speeds);
-    let watch = |world: &World| match world.leaders().len() {
+fn run(timing: Timing, speeds: &[u64], fates: &[(u16, usize, LeaseFate)]) -> Result<(), String> {
+    let mut world = LeaseWorld::new(timing, speeds);
+    let watch = |world: &LeaseWorld| match world.leaders().len() {
         0 | 1 => Ok(()),
         _ => Err(format!("at tick {} there are {:?}", world.tick, world.leaders())),
     };
@@ -293,21 +293,21 @@ fn a_holder_that_counts_for_too_long_is_found_out() {
 fn the_steps_of_a_quiet_life() {
     let timing = Timing::default();
     let seconds = Duration::from_secs;
-    let mut known = Known::default();
-    assert_eq!(next("a", timing, &known, seconds(0)), Step::Take);
+    let mut known = LeaseObservation::default();
+    assert_eq!(next("a", timing, &known, seconds(0)), LeaseStep::Take);
     let of = |holder: &str| {
-        Some(Record { holder: holder.into(), duration: timing.duration, version: "1".into() })
+        Some(LeaseRecord { holder: holder.into(), duration: timing.duration, version: "1".into() })
     };
     known.see(of("b"), seconds(1));
-    assert_eq!(next("a", timing, &known, seconds(2)), Step::Wait(timing.retry));
-    assert_eq!(next("a", timing, &known, seconds(15)), Step::Wait(seconds(1)));
-    assert_eq!(next("a", timing, &known, seconds(16)), Step::Take, "its holder is silent");
+    assert_eq!(next("a", timing, &known, seconds(2)), LeaseStep::Wait(timing.retry));
+    assert_eq!(next("a", timing, &known, seconds(15)), LeaseStep::Wait(seconds(1)));
+    assert_eq!(next("a", timing, &known, seconds(16)), LeaseStep::Take, "its holder is silent");
     known.see(of("a"), seconds(16));
     known.renewed = Some(seconds(16));
-    assert_eq!(next("a", timing, &known, seconds(17)), Step::Wait(seconds(1)));
-    assert_eq!(next("a", timing, &known, seconds(18)), Step::Renew);
-    assert_eq!(next("a", timing, &known, seconds(26)), Step::Stop);
+    assert_eq!(next("a", timing, &known, seconds(17)), LeaseStep::Wait(seconds(1)));
+    assert_eq!(next("a", timing, &known, seconds(18)), LeaseStep::Renew);
+    assert_eq!(next("a", timing, &known, seconds(26)), LeaseStep::Stop);
     known.renewed = Some(seconds(25));
     known.see(of("b"), seconds(26));
-    assert_eq!(next("a", timing, &known, seconds(26)), Step::Stop, "somebody else has it");
+    assert_eq!(next("a", timing, &known, seconds(26)), LeaseStep::Stop, "somebody else has it");
 }

@@ -11,14 +11,14 @@ use pgraft_core::NodeId;
 use pgraft_core::failover::Phase;
 
 use super::Plan;
-use crate::core::failover::{Request, request, unfit};
-use crate::core::group::{Group, MemberSeen};
-use crate::core::step::{Change, Step, WaitReason};
+use crate::core::failover::{SwitchoverRequest, request, unfit};
+use crate::core::group::{GroupView, MemberSeen};
+use crate::core::step::{MembershipRequest, Step, WaitReason};
 use crate::core::switchover_attempt::SwitchoverAttempt;
 
 impl Plan<'_> {
     /// There is no primary at the moment: who joins or leaves is decided when there is one.
-    pub(super) fn without_primary(group: &Group) -> Option<Step> {
+    pub(super) fn without_primary(group: &GroupView) -> Option<Step> {
         let failover = group.failover.as_ref().filter(|f| f.phase == Phase::Recruiting)?;
         Some(Step::Wait(WaitReason::NoPrimary(failover.waits_for.clone())))
     }
@@ -26,14 +26,14 @@ impl Plan<'_> {
     /// What somebody asked for.
     pub(super) fn requested(&self) -> Option<Step> {
         let target = self.want.switchover?;
-        (request(target, self.seen) == Request::Due).then_some(Step::SwitchOver(target))
+        (request(target, self.seen) == SwitchoverRequest::Due).then_some(Step::SwitchOver(target))
     }
 
     /// Takes a member out. The primary is another one first, where the members choose it; where
     /// they don't it stays.
     pub(super) fn take_out(
         &self,
-        group: &Group,
+        group: &GroupView,
         member: &MemberSeen,
         stays: impl Fn(&MemberSeen) -> bool,
     ) -> Option<Step> {
@@ -46,17 +46,20 @@ impl Plan<'_> {
     /// Moves the primary to another member, one of those that stay where there is one.
     pub(super) fn hand_over(
         &self,
-        group: &Group,
+        group: &GroupView,
         from: NodeId,
         stays: impl Fn(&MemberSeen) -> bool,
     ) -> Step {
-        if let Some(asked) = self.seen.asked.as_ref().filter(|asked| asked.is_fresh(self.seen.now))
+        if let Some(asked) =
+            self.seen.switchover_attempt.as_ref().filter(|asked| asked.is_fresh(self.seen.now))
         {
             let SwitchoverAttempt { target, refused, .. } = asked.clone();
             return Step::Wait(match refused {
-                Some((code, message)) => {
-                    WaitReason::Refused { change: Change::SwitchOver(target), code, message }
-                }
+                Some((code, message)) => WaitReason::Refused {
+                    change: MembershipRequest::SwitchOver(target),
+                    code,
+                    message,
+                },
                 None => WaitReason::SwitchingOver(target),
             });
         }
@@ -83,7 +86,7 @@ impl Plan<'_> {
     /// else is on the way in or out.
     pub(super) fn overdue<'m>(
         &self,
-        group: &Group,
+        group: &GroupView,
         ours: &[&'m MemberSeen],
     ) -> Option<&'m MemberSeen> {
         let patience = self.want.replace_after?;
@@ -102,7 +105,7 @@ impl Plan<'_> {
 }
 
 /// Whether most of those who vote without this member are reached.
-pub(super) fn leaves_a_majority(group: &Group, member: &MemberSeen) -> bool {
+pub(super) fn leaves_a_majority(group: &GroupView, member: &MemberSeen) -> bool {
     let rest =
         || group.members.iter().filter(|m| m.id != member.id && m.role == pgraft_core::Role::Voter);
     rest().filter(|m| m.reachable == Some(true)).count() * 2 > rest().count()

@@ -18,11 +18,11 @@ use std::cmp::Reverse;
 
 use super::Plan;
 use super::primary::leaves_a_majority;
-use crate::core::group::{Group, MemberSeen};
+use crate::core::group::{GroupView, MemberSeen};
 use crate::core::observed::{PodPhase, PodSeen};
 use crate::core::render::{configuration_hash, objects};
 use crate::core::step::{Step, WaitReason};
-use crate::core::{Cluster, Observed, names};
+use crate::core::{ClusterSpec, Observed, names};
 
 /// How much WAL a standby may lack while another pod is restarted: one segment, so that it stays
 /// with the primary under any load.
@@ -52,7 +52,7 @@ impl Plan<'_> {
 
     /// The next pod, or what it waits for. None when all pods are as the spec has them. One that is
     /// not ready is the first.
-    pub(super) fn restart(&self, group: &Group) -> Option<Step> {
+    pub(super) fn restart(&self, group: &GroupView) -> Option<Step> {
         let stale =
             group.members.iter().filter(|m| self.is_stale(m.id) || self.waits_for_restart(m.id));
         let next = stale.min_by_key(|m| {
@@ -74,7 +74,7 @@ impl Plan<'_> {
     }
 
     /// Another primary first, where the members choose it and there is another one.
-    fn replace(&self, group: &Group, node: NodeId) -> Step {
+    fn replace(&self, group: &GroupView, node: NodeId) -> Step {
         let can_move = group.failover.is_some()
             && group.primary == Some(node)
             && group
@@ -103,7 +103,7 @@ impl Plan<'_> {
 
     /// A pod that is not ready and whose member votes. Where its vote is needed it waits for
     /// members that are on their way back, and for no others.
-    fn replace_unready(&self, group: &Group, member: &MemberSeen) -> Step {
+    fn replace_unready(&self, group: &GroupView, member: &MemberSeen) -> Step {
         let on_its_way = |m: &&MemberSeen| {
             let pod = self.seen.pods.get(&m.id);
             m.id != member.id
@@ -144,7 +144,7 @@ impl Plan<'_> {
     }
 
     /// Why no pod may be restarted now, as far as this member is concerned.
-    fn holds_back(&self, group: &Group, member: &MemberSeen) -> Option<WaitReason> {
+    fn holds_back(&self, group: &GroupView, member: &MemberSeen) -> Option<WaitReason> {
         if !self.is_ours(member) {
             return (member.reachable == Some(false))
                 .then_some(WaitReason::MemberUnreachable(member.id));
@@ -156,7 +156,7 @@ impl Plan<'_> {
 }
 
 /// Whether a pod that is made now starts with the configuration that the spec has.
-pub fn is_configured(want: &Cluster, seen: &Observed) -> bool {
+pub fn is_configured(want: &ClusterSpec, seen: &Observed) -> bool {
     let key = names::instance_config_key(&want.name);
     objects(want, 0).iter().filter(|object| object.key() == key).all(|object| seen.has(object))
 }

@@ -12,17 +12,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::*;
 use crate::api::RetentionPolicy;
 use crate::core::absence::Absences;
-use crate::core::failing::{Cause, Target};
-use crate::core::failover::{Request, request};
+use crate::core::failing::{Cause, ObjectTarget};
+use crate::core::failover::{SwitchoverRequest, request};
 use crate::core::fixtures::*;
 use crate::core::group::FailoverSeen;
 use crate::core::observed::{ObjectSeen, PodSeen};
 use crate::core::switchover_attempt::SwitchoverAttempt;
-use fate::{Fate, fates};
+use fate::{StepFate, fates};
 
 #[derive(Debug)]
-struct World {
-    want: Cluster,
+struct PlanWorld {
+    want: ClusterSpec,
     seen: Observed,
     /// Passes until a pod is ready.
     starting: BTreeMap<NodeId, u8>,
@@ -47,13 +47,13 @@ struct World {
     cut_off: BTreeMap<NodeId, u8>,
     absences: Absences,
     /// What fails whenever it is tried, and how.
-    broken: Option<(Target, Cause)>,
+    broken: Option<(ObjectTarget, Cause)>,
 }
 
 const BOOTSTRAP_NODE: u32 = 1;
 const NOWHERE: &str = "no/such:image";
 
-impl World {
+impl PlanWorld {
     fn new(failover: bool) -> Self {
         Self {
             want: if failover { with_failover(1) } else { wanted(1) },
@@ -149,7 +149,8 @@ impl World {
                 !old_news && self.leader.is_some_and(|id| self.alive(id)) && self.has_quorum();
             group
         });
-        self.seen.asked = self.seen.asked.take().filter(|asked| asked.target != self.primary);
+        self.seen.switchover_attempt =
+            self.seen.switchover_attempt.take().filter(|asked| asked.target != self.primary);
         self.absences.look(&[], self.seen.group.as_ref(), self.seen.now);
         self.seen.away = self.absences.since().clone();
     }
@@ -388,7 +389,7 @@ impl World {
         assert!(
             !self
                 .seen
-                .asked
+                .switchover_attempt
                 .as_ref()
                 .is_some_and(|asked| asked.target == node && asked.is_fresh(self.seen.now)),
             "asked in a hot loop"
@@ -403,8 +404,12 @@ impl World {
         if refused.is_none() {
             (self.primary, self.epoch) = (node, self.epoch + 1);
         }
-        self.seen.asked =
-            Some(SwitchoverAttempt::again(self.seen.asked.as_ref(), node, self.seen.now, refused));
+        self.seen.switchover_attempt = Some(SwitchoverAttempt::again(
+            self.seen.switchover_attempt.as_ref(),
+            node,
+            self.seen.now,
+            refused,
+        ));
     }
 
     fn remove(&mut self, node: NodeId) {
@@ -430,19 +435,19 @@ impl World {
         }
     }
 
-    fn befall(&mut self, fate: &Fate) {
+    fn befall(&mut self, fate: &StepFate) {
         match fate {
-            Fate::PodDeleted(n) => {
+            StepFate::PodDeleted(n) => {
                 if let Some(id) = self.nth(*n) {
                     self.seen.pods.get_mut(&id).unwrap().terminating = true;
                 }
             }
-            Fate::PodEvicted(n) => {
+            StepFate::PodEvicted(n) => {
                 if let Some(id) = self.nth(*n) {
                     self.seen.pods.get_mut(&id).unwrap().phase = PodPhase::Finished;
                 }
             }
-            Fate::VolumeDeleted(n) => {
+            StepFate::VolumeDeleted(n) => {
                 // Without the primary's there is nothing to go on with where there is no failover,
                 // and without the last one nowhere.
                 let others = |n: &NodeId| {
@@ -458,39 +463,43 @@ impl World {
                     volume.terminating = true;
                 }
             }
-            Fate::Election(n) => self.leader = self.voters().filter(|id| self.alive(*id)).nth(*n),
-            Fate::Scale(n) => self.want.replicas = *n,
-            Fate::Resources(n) => {
+            StepFate::Election(n) => {
+                self.leader = self.voters().filter(|id| self.alive(*id)).nth(*n)
+            }
+            StepFate::Scale(n) => self.want.replicas = *n,
+            StepFate::Resources(n) => {
                 self.want.image = wanted(1).image;
                 self.want.restarted_at = Some(n.to_string());
             }
-            Fate::BadImage => self.want.image.name = NOWHERE.into(),
-            Fate::Policy(retain) => {
+            StepFate::BadImage => self.want.image.name = NOWHERE.into(),
+            StepFate::Policy(retain) => {
                 self.want.retention.when_scaled =
                     if *retain { RetentionPolicy::Retain } else { RetentionPolicy::Delete };
             }
-            Fate::MadeAgain => {
+            StepFate::MadeAgain => {
                 for pod in self.seen.pods.values_mut() {
                     pod.terminating = true;
                 }
                 self.seen.objects.clear();
                 self.seen.known = None;
             }
-            Fate::Request(target) => {
+            StepFate::Request(target) => {
                 self.want.switchover = target.map(id).filter(|_| self.chooses())
             }
-            Fate::Failover(n) => self.fail_over(*n),
-            Fate::Refusal => self.stubborn = true,
-            Fate::Patience(passes) => {
+            StepFate::Failover(n) => self.fail_over(*n),
+            StepFate::Refusal => self.stubborn = true,
+            StepFate::Patience(passes) => {
                 self.want.replace_after = passes.map(SignedDuration::from_secs)
             }
-            Fate::CutOff(n, passes) => self.cut_off.extend(self.nth(*n).map(|id| (id, *passes))),
-            Fate::Quiet
-            | Fate::DiesBefore
-            | Fate::DiesWithin
-            | Fate::Silence
-            | Fate::OldNews
-            | Fate::Recruiting => {}
+            StepFate::CutOff(n, passes) => {
+                self.cut_off.extend(self.nth(*n).map(|id| (id, *passes)))
+            }
+            StepFate::Quiet
+            | StepFate::DiesBefore
+            | StepFate::DiesWithin
+            | StepFate::Silence
+            | StepFate::OldNews
+            | StepFate::Recruiting => {}
         }
     }
 
@@ -498,30 +507,32 @@ impl World {
     fn request_is_settled(&mut self) -> bool {
         self.look(false, false);
         let Some(target) = self.want.switchover else { return true };
-        request(target, &self.seen) == Request::Done || self.voters().all(|voter| voter != target)
+        request(target, &self.seen) == SwitchoverRequest::Done
+            || self.voters().all(|voter| voter != target)
     }
 
     /// As the status remembers it.
     fn remember_request(&mut self) {
         let target = self.want.switchover;
-        let done = target.is_some_and(|target| request(target, &self.seen) == Request::Done);
+        let done =
+            target.is_some_and(|target| request(target, &self.seen) == SwitchoverRequest::Done);
         self.seen.switched_to = target.filter(|_| done);
     }
 
     /// One pass of the operator, and what befalls it.
-    fn pass(&mut self, fate: &Fate) -> Step {
+    fn pass(&mut self, fate: &StepFate) -> Step {
         self.befall(fate);
-        self.look(matches!(fate, Fate::OldNews), matches!(fate, Fate::Recruiting));
-        if matches!(fate, Fate::Silence) {
+        self.look(matches!(fate, StepFate::OldNews), matches!(fate, StepFate::Recruiting));
+        if matches!(fate, StepFate::Silence) {
             self.seen.group = None;
         }
         let step = next_step(&self.want, &self.seen);
         let group = self.seen.group.clone();
         match fate {
-            Fate::DiesBefore => {}
-            Fate::DiesWithin => {
+            StepFate::DiesBefore => {}
+            StepFate::DiesWithin => {
                 self.act(&step, false);
-                (self.absences, self.seen.asked) = (Absences::default(), None);
+                (self.absences, self.seen.switchover_attempt) = (Absences::default(), None);
             }
             _ => {
                 self.remember_request();
@@ -547,7 +558,7 @@ proptest! {
     /// Whatever happens the invariants hold, and afterwards the cluster becomes what is wanted.
     #[test]
     fn it_gets_there(failover: bool, fates in prop::collection::vec(fates(), 0..100), replicas in 1..9usize) {
-        let mut world = World::new(failover);
+        let mut world = PlanWorld::new(failover);
         for fate in &fates {
             world.pass(fate);
         }
@@ -555,7 +566,7 @@ proptest! {
         world.want.image = wanted(1).image;
         let mut steps = Vec::new();
         for _ in 0..300 {
-            let step = world.pass(&Fate::Quiet);
+            let step = world.pass(&StepFate::Quiet);
             steps.push(step.clone());
             if step == Step::Steady && world.request_is_settled() {
                 break;

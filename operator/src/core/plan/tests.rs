@@ -12,16 +12,16 @@ use crate::core::fixtures::*;
 use crate::core::group::FailoverSeen;
 use crate::core::names::PodRole;
 use crate::core::observed::PodSeen;
-use crate::core::step::Change;
+use crate::core::step::MembershipRequest;
 use crate::core::switchover_attempt::SwitchoverAttempt;
 
-fn step(want: &Cluster, seen: &mut Observed) -> Step {
+fn step(want: &ClusterSpec, seen: &mut Observed) -> Step {
     settle(want, seen);
     routed(want, seen)
 }
 
 /// The step after the pods' routes, which come before everything else.
-fn routed(want: &Cluster, seen: &mut Observed) -> Step {
+fn routed(want: &ClusterSpec, seen: &mut Observed) -> Step {
     let step = next_step(want, seen);
     let Step::RoutePods(pods) = step else { return step };
     for (node, routed) in pods {

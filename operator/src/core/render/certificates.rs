@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
 use super::metadata::{lasting_metadata, metadata};
-use crate::core::Cluster;
+use crate::core::ClusterSpec;
 use crate::core::certificates::Certificate;
 use crate::core::names::{self, ANNOTATION_TRUSTED_SINCE, SecretKind};
 
@@ -23,7 +23,7 @@ pub struct Pair {
 
 /// `<name>-ca`. It stays with the volumes when the PgRaftCluster goes and they stay: clients go on
 /// trusting it.
-pub fn ca_secret(want: &Cluster, ca: &Pair) -> Secret {
+pub fn ca_secret(want: &ClusterSpec, ca: &Pair) -> Secret {
     let metadata =
         lasting_metadata(want, SecretKind::Ca.name(&want.name), names::labels(&want.name));
     Secret { metadata, ..pair(ca, &ca.certificate) }
@@ -31,7 +31,7 @@ pub fn ca_secret(want: &Cluster, ca: &Pair) -> Secret {
 
 /// `<name>-<id>-tls`.
 pub fn certificate_secret(
-    want: &Cluster,
+    want: &ClusterSpec,
     node: NodeId,
     issued: &Pair,
     trusted: &[Certificate],

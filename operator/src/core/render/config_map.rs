@@ -12,7 +12,7 @@ use super::places::{
     CONFIG_FILE, SECRETS_DIRECTORY, SOCKET_DIRECTORY, STATE_DIRECTORY, TLS_DIRECTORY,
 };
 use super::template::fnv1a;
-use crate::core::Cluster;
+use crate::core::ClusterSpec;
 use crate::core::names::{self, GATEWAY_PORT, HTTP_PORT, POSTGRES_PORT, RAFT_PORT};
 
 /// A Service leads clients to a pod for a second or two after it was told to stop, until every host
@@ -22,7 +22,7 @@ const DRAIN_TIME: &str = "3s";
 /// The key in `-spec`.
 pub const SPEC_FILE: &str = "spec.json";
 
-pub(super) fn config_map(want: &Cluster) -> ConfigMap {
+pub(super) fn config_map(want: &ClusterSpec) -> ConfigMap {
     // Plain maps and strings: there is no value that YAML could refuse.
     let yaml = serde_saphyr::to_string(&instance_config(want)).unwrap_or_default();
     ConfigMap {
@@ -33,13 +33,13 @@ pub(super) fn config_map(want: &Cluster) -> ConfigMap {
 }
 
 /// What pods are annotated with. The same configuration has the same hash in the next operator.
-pub fn configuration_hash(want: &Cluster) -> String {
+pub fn configuration_hash(want: &ClusterSpec) -> String {
     format!("{:016x}", fnv1a(&serde_json::to_vec(&instance_config(want)).unwrap_or_default()))
 }
 
 /// The last spec that was accepted, for an operator that starts while there is none that can be
 /// accepted.
-pub(super) fn accepted_spec(want: &Cluster) -> ConfigMap {
+pub(super) fn accepted_spec(want: &ClusterSpec) -> ConfigMap {
     ConfigMap {
         metadata: metadata(want, names::accepted_spec(&want.name), names::labels(&want.name)),
         data: Some(BTreeMap::from([(SPEC_FILE.to_owned(), want.accepted.clone())])),
@@ -47,7 +47,7 @@ pub(super) fn accepted_spec(want: &Cluster) -> ConfigMap {
     }
 }
 
-fn instance_config(want: &Cluster) -> InstanceConfig {
+fn instance_config(want: &ClusterSpec) -> InstanceConfig {
     InstanceConfig {
         data_directory: format!("{STATE_DIRECTORY}/pgdata"),
         raft_directory: format!("{STATE_DIRECTORY}/raft"),

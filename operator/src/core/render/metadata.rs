@@ -5,11 +5,15 @@ use kube::Resource;
 use std::collections::BTreeMap;
 
 use crate::api::{PgRaftCluster, RetentionPolicy};
-use crate::core::Cluster;
+use crate::core::ClusterSpec;
 
 /// Metadata of an object that goes with its PgRaftCluster. The operator's own labels win over
 /// inherited ones.
-pub fn metadata(want: &Cluster, name: String, own_labels: BTreeMap<String, String>) -> ObjectMeta {
+pub fn metadata(
+    want: &ClusterSpec,
+    name: String,
+    own_labels: BTreeMap<String, String>,
+) -> ObjectMeta {
     let mut labels = want.inherited_labels.clone();
     labels.extend(own_labels);
     let annotations = want.inherited_annotations.clone();
@@ -27,7 +31,7 @@ pub fn metadata(want: &Cluster, name: String, own_labels: BTreeMap<String, Strin
 /// owner, and marked so that Argo CD and Flux prune it under no circumstances, whatever they take
 /// it for.
 pub fn lasting_metadata(
-    want: &Cluster,
+    want: &ClusterSpec,
     name: String,
     own_labels: BTreeMap<String, String>,
 ) -> ObjectMeta {

@@ -28,8 +28,8 @@ pub use pvc::pvc;
 pub use secrets::{OPERATOR_PASSWORD, Passwords, secret};
 pub use template::{Template, template};
 
-use super::Cluster;
-use super::names::{Kind, ObjectKey};
+use super::ClusterSpec;
+use super::names::{ObjectKey, ObjectKind};
 
 /// An object that is kept as rendered.
 #[derive(Debug, Clone, PartialEq)]
@@ -46,9 +46,9 @@ impl Object {
     /// Which one it is.
     pub fn key(&self) -> ObjectKey {
         let (kind, metadata) = match self {
-            Self::ConfigMap(o) => (Kind::ConfigMap, &o.metadata),
-            Self::Service(o) => (Kind::Service, &o.metadata),
-            Self::PodDisruptionBudget(o) => (Kind::PodDisruptionBudget, &o.metadata),
+            Self::ConfigMap(o) => (ObjectKind::ConfigMap, &o.metadata),
+            Self::Service(o) => (ObjectKind::Service, &o.metadata),
+            Self::PodDisruptionBudget(o) => (ObjectKind::PodDisruptionBudget, &o.metadata),
         };
         ObjectKey { kind, name: metadata.name.clone().unwrap_or_default() }
     }
@@ -69,7 +69,7 @@ impl Object {
 
 /// All objects that are kept as rendered. `members` is how many the group has; 0 while nobody
 /// knows.
-pub fn objects(want: &Cluster, members: usize) -> Vec<Object> {
+pub fn objects(want: &ClusterSpec, members: usize) -> Vec<Object> {
     let services =
         services::services(want).into_iter().map(|service| Object::Service(Box::new(service)));
     let config =

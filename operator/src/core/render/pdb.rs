@@ -8,10 +8,10 @@ use pgraft_core::membership::majority;
 use std::collections::BTreeMap;
 
 use super::metadata::metadata;
-use crate::core::Cluster;
+use crate::core::ClusterSpec;
 use crate::core::names;
 
-pub(super) fn pdb(want: &Cluster, members: usize) -> PodDisruptionBudget {
+pub(super) fn pdb(want: &ClusterSpec, members: usize) -> PodDisruptionBudget {
     PodDisruptionBudget {
         metadata: metadata(want, names::budget(&want.name), names::labels(&want.name)),
         spec: Some(PodDisruptionBudgetSpec {

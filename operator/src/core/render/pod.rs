@@ -7,12 +7,12 @@ use super::config_map::configuration_hash;
 use super::metadata::metadata;
 use super::pod_spec::spec;
 use super::template::template;
-use crate::core::Cluster;
+use crate::core::ClusterSpec;
 use crate::core::names;
 
 /// The pod of a member. `bootstrap` makes the cluster, where the volume is empty. `configured`: the
 /// ConfigMap is as the spec has it.
-pub fn pod(want: &Cluster, node: NodeId, bootstrap: bool, configured: bool) -> Pod {
+pub fn pod(want: &ClusterSpec, node: NodeId, bootstrap: bool, configured: bool) -> Pod {
     let mut labels = names::node_labels(&want.name, node);
     labels.insert(names::LABEL_SERVING.to_owned(), "true".to_owned());
     let mut metadata = metadata(want, names::pod(&want.name, node), labels);

@@ -19,7 +19,7 @@ use super::places::{
 };
 use super::secrets::{OPERATOR_PASSWORD, REPLICATION_PASSWORD};
 use crate::api::PullPolicy;
-use crate::core::Cluster;
+use crate::core::ClusterSpec;
 use crate::core::names::{self, GATEWAY_PORT, HTTP_PORT, POSTGRES_PORT, RAFT_PORT, SecretKind};
 
 /// The name of the container.
@@ -29,7 +29,7 @@ const UID: i64 = 999;
 /// Long enough for the fast shutdown of a busy server, with its checkpoint.
 const GRACE_SECONDS: i64 = 60;
 
-pub(super) fn spec(want: &Cluster, node: NodeId, bootstrap: bool) -> PodSpec {
+pub(super) fn spec(want: &ClusterSpec, node: NodeId, bootstrap: bool) -> PodSpec {
     let scheduling = want.scheduling.clone();
     PodSpec {
         hostname: Some(names::pod(&want.name, node)),
@@ -58,7 +58,7 @@ pub(super) fn spec(want: &Cluster, node: NodeId, bootstrap: bool) -> PodSpec {
     }
 }
 
-fn container(want: &Cluster, node: NodeId, bootstrap: bool) -> Container {
+fn container(want: &ClusterSpec, node: NodeId, bootstrap: bool) -> Container {
     let mut args = vec![
         "run".to_owned(),
         "--config".to_owned(),
@@ -149,7 +149,7 @@ fn container_security() -> SecurityContext {
     }
 }
 
-fn mounts(want: &Cluster) -> Vec<VolumeMount> {
+fn mounts(want: &ClusterSpec) -> Vec<VolumeMount> {
     let mount = |name: &str, path: &str, read_only: bool| VolumeMount {
         name: name.into(),
         mount_path: path.into(),
@@ -170,7 +170,7 @@ fn mounts(want: &Cluster) -> Vec<VolumeMount> {
     mounts
 }
 
-fn volumes(want: &Cluster, node: NodeId) -> Vec<Volume> {
+fn volumes(want: &ClusterSpec, node: NodeId) -> Vec<Volume> {
     let named = |name: &str| Volume { name: name.into(), ..Volume::default() };
     let empty = |name: &str, medium: Option<&str>| Volume {
         empty_dir: Some(EmptyDirVolumeSource {
@@ -219,7 +219,7 @@ fn volumes(want: &Cluster, node: NodeId) -> Vec<Volume> {
 }
 
 /// The member's certificate, its key, and what it trusts.
-fn certificate(want: &Cluster, node: NodeId) -> VolumeProjection {
+fn certificate(want: &ClusterSpec, node: NodeId) -> VolumeProjection {
     let items = ["tls.crt", "tls.key", "ca.crt"].map(|key| KeyToPath {
         key: key.into(),
         path: key.into(),
@@ -236,7 +236,7 @@ fn certificate(want: &Cluster, node: NodeId) -> VolumeProjection {
 }
 
 /// One directory with one file a password.
-fn passwords(want: &Cluster) -> Vec<VolumeProjection> {
+fn passwords(want: &ClusterSpec) -> Vec<VolumeProjection> {
     let from = |kind: SecretKind, items: &[(&str, &str)], optional: bool| VolumeProjection {
         secret: Some(SecretProjection {
             name: kind.name(&want.name),
@@ -268,7 +268,7 @@ fn passwords(want: &Cluster) -> Vec<VolumeProjection> {
 
 /// The user's affinity; without a pod anti-affinity of theirs, members keep to different hosts
 /// where that is possible.
-fn apart(want: &Cluster, affinity: Affinity) -> Affinity {
+fn apart(want: &ClusterSpec, affinity: Affinity) -> Affinity {
     let term = PodAffinityTerm {
         topology_key: "kubernetes.io/hostname".into(),
         label_selector: Some(LabelSelector {

@@ -8,12 +8,12 @@ use pgraft_core::NodeId;
 use std::collections::BTreeMap;
 
 use super::metadata::lasting_metadata;
-use crate::core::Cluster;
+use crate::core::ClusterSpec;
 use crate::core::names;
 
 /// The volume of a member: as large as the spec has it, and no smaller than the largest one that is
 /// there.
-pub fn pvc(want: &Cluster, node: NodeId, largest: u128) -> PersistentVolumeClaim {
+pub fn pvc(want: &ClusterSpec, node: NodeId, largest: u128) -> PersistentVolumeClaim {
     let size =
         if largest > want.storage.bytes { largest.to_string() } else { want.storage.size.clone() };
     let metadata =

@@ -4,7 +4,7 @@ use k8s_openapi::api::core::v1::Secret;
 use std::collections::BTreeMap;
 
 use super::metadata::lasting_metadata;
-use crate::core::Cluster;
+use crate::core::ClusterSpec;
 use crate::core::names::{self, GATEWAY_PORT, POSTGRES_PORT, SecretKind};
 
 /// The key in `-internal` of the role that standbys stream as.
@@ -19,7 +19,7 @@ pub struct Passwords(pub [String; 2]);
 
 /// A Secret of the cluster. It stays with the volumes when the PgRaftCluster goes and they stay:
 /// the data in them knows these passwords.
-pub fn secret(want: &Cluster, kind: SecretKind, passwords: &Passwords) -> Secret {
+pub fn secret(want: &ClusterSpec, kind: SecretKind, passwords: &Passwords) -> Secret {
     let [first, second] = &passwords.0;
     let (type_, data) = match kind {
         SecretKind::Internal => (
@@ -47,7 +47,7 @@ pub fn secret(want: &Cluster, kind: SecretKind, passwords: &Passwords) -> Secret
 /// The keys that people know from other operators, and one URI for each Service. `secret` is the
 /// name of the Secret: where its `ca.crt` is mounted by convention.
 fn login(
-    want: &Cluster,
+    want: &ClusterSpec,
     secret: &str,
     user: &str,
     database: &str,

@@ -8,13 +8,13 @@ use std::collections::BTreeMap;
 
 use super::metadata::metadata;
 use crate::api::ReadWrite;
-use crate::core::Cluster;
+use crate::core::ClusterSpec;
 use crate::core::names::{self, GATEWAY_PORT, HTTP_PORT, POSTGRES_PORT, PodRole, RAFT_PORT};
 
 /// IPv6 and IPv4 where the Kubernetes cluster has both.
 const DUAL_STACK: &str = "PreferDualStack";
 
-pub(super) fn services(want: &Cluster) -> [Service; 4] {
+pub(super) fn services(want: &ClusterSpec) -> [Service; 4] {
     let name = &want.name;
     [
         read_write(want),
@@ -26,7 +26,7 @@ pub(super) fn services(want: &Cluster) -> [Service; 4] {
 
 /// Every pod's gateway knows the primary, so that nothing has to be changed here when that is
 /// another one.
-fn read_write(want: &Cluster) -> Service {
+fn read_write(want: &ClusterSpec) -> Service {
     let name = names::rw_service(&want.name);
     match want.read_write {
         ReadWrite::Gateway => service(want, name, None, "gateway"),
@@ -34,7 +34,7 @@ fn read_write(want: &Cluster) -> Service {
     }
 }
 
-fn service(want: &Cluster, name: String, role: Option<PodRole>, leads_to: &str) -> Service {
+fn service(want: &ClusterSpec, name: String, role: Option<PodRole>, leads_to: &str) -> Service {
     let mut selector = selector(want);
     selector.insert(names::LABEL_SERVING.to_owned(), "true".to_owned());
     if let Some(role) = role {
@@ -58,7 +58,7 @@ fn service(want: &Cluster, name: String, role: Option<PodRole>, leads_to: &str) 
 }
 
 /// Members must find each other before they are ready: that is how they become so.
-fn headless(want: &Cluster) -> Service {
+fn headless(want: &ClusterSpec) -> Service {
     Service {
         metadata: metadata(want, names::pods_service(&want.name), names::labels(&want.name)),
         spec: Some(ServiceSpec {
@@ -79,7 +79,7 @@ fn headless(want: &Cluster) -> Service {
     }
 }
 
-fn selector(want: &Cluster) -> BTreeMap<String, String> {
+fn selector(want: &ClusterSpec) -> BTreeMap<String, String> {
     BTreeMap::from([(names::LABEL_CLUSTER.to_owned(), want.name.clone())])
 }
 

@@ -4,7 +4,7 @@ use pgraft_core::NodeId;
 use std::fmt;
 
 use super::pod_spec::spec;
-use crate::core::Cluster;
+use crate::core::ClusterSpec;
 
 /// Of one cluster, the same for all its members: their numbers are not in it. Written on every pod,
 /// so it must come out the same in the next operator; where that one makes its pods otherwise it
@@ -27,7 +27,7 @@ impl fmt::Display for Template {
 
 /// Everything that reaches a member only when its pod is made again. Settings of Postgres are not
 /// in it: those that it can reload are reloaded.
-pub fn template(want: &Cluster) -> Template {
+pub fn template(want: &ClusterSpec) -> Template {
     let raft = (&want.heartbeat_interval, &want.election_timeout, &want.lease_timeout);
     let at_start = (spec(want, NodeId::default(), false), raft, &want.restarted_at);
     Template(fnv1a(&serde_json::to_vec(&at_start).unwrap_or_default()))

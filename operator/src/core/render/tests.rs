@@ -3,11 +3,11 @@
 use serde_json::json;
 
 use super::*;
-use crate::core::Cluster;
+use crate::core::ClusterSpec;
 use crate::core::fixtures::{id, parsed, wanted};
 use crate::core::names::SecretKind;
 
-fn rich() -> Cluster {
+fn rich() -> ClusterSpec {
     parsed(&json!({
         "replicas": 5,
         "image": "registry.example/pg:1",
@@ -93,7 +93,7 @@ fn the_instance_manager_reads_what_is_rendered() {
 
 #[test]
 fn the_fingerprint_moves_with_every_change() {
-    let print = |want: &Cluster, members| {
+    let print = |want: &ClusterSpec, members| {
         objects(want, members).iter().map(Object::fingerprint).collect::<Vec<_>>()
     };
     let base = wanted(3);

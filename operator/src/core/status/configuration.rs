@@ -5,35 +5,35 @@ use pgraft_core::NodeId;
 use pgraft_core::configuration::ConfigurationStatus;
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Reason, Verdict, View};
+use super::{ConditionReason, StatusInput, StatusVerdict};
 use crate::core::names;
 
 /// Problems that are told in full; of more only how many.
 const MOST: usize = 5;
 
-impl View<'_> {
+impl StatusInput<'_> {
     /// None where no member has said anything yet.
-    pub(super) fn configuration(&self) -> Option<Verdict> {
+    pub(super) fn configuration(&self) -> Option<StatusVerdict> {
         let type_ = "ConfigurationValid";
         let said = &self.seen.configurations;
         if said.is_empty() {
             let known = self.before.conditions.iter().any(|c| c.type_ == type_);
             let message = "no member answered".to_owned();
-            return known.then_some(Verdict {
+            return known.then_some(StatusVerdict {
                 type_,
                 holds: None,
-                reason: Reason::NobodyAnswers,
+                reason: ConditionReason::NobodyAnswers,
                 message,
             });
         }
         let (holds, reason, message) = if let Some(message) = self.problems(said) {
-            (false, Reason::ConfigurationRejected, message)
+            (false, ConditionReason::ConfigurationRejected, message)
         } else if let Some(message) = self.server_failures(said) {
-            (false, Reason::ServerFails, message)
+            (false, ConditionReason::ServerFails, message)
         } else {
-            (true, Reason::ConfigurationAccepted, in_force(said))
+            (true, ConditionReason::ConfigurationAccepted, in_force(said))
         };
-        Some(Verdict { type_, holds: Some(holds), reason, message })
+        Some(StatusVerdict { type_, holds: Some(holds), reason, message })
     }
 
     /// Each problem once, with the pods that have it where not all do.
@@ -90,11 +90,11 @@ mod tests {
     use super::*;
     use crate::api::PgRaftClusterStatus;
     use crate::core::fixtures::*;
-    use crate::core::status::{Subject, derive};
-    use crate::core::step::{Outcome, Step};
+    use crate::core::status::{ConditionSubject, derive};
+    use crate::core::step::{Step, StepOutcome};
     use pgraft_core::configuration::{Problem, ServerFailure};
 
-    const SUBJECT: Subject<'_> = Subject {
+    const SUBJECT: ConditionSubject<'_> = ConditionSubject {
         name: "demo",
         namespace: "default",
         generation: Some(1),
@@ -117,7 +117,7 @@ mod tests {
     fn said(of: [ConfigurationStatus; 2]) -> PgRaftClusterStatus {
         let mut seen = healthy(&wanted(3), 3);
         seen.configurations = (1..).map(id).zip(of).collect();
-        derive(SUBJECT, &seen, &Outcome::Took(Step::Steady), &PgRaftClusterStatus::default())
+        derive(SUBJECT, &seen, &StepOutcome::Took(Step::Steady), &PgRaftClusterStatus::default())
     }
 
     fn words(of: [ConfigurationStatus; 2]) -> String {
@@ -169,13 +169,17 @@ mod tests {
     #[test]
     fn nothing_is_said_before_a_member_has_answered_and_unknown_after() {
         let mut seen = healthy(&wanted(3), 3);
-        let first =
-            derive(SUBJECT, &seen, &Outcome::Took(Step::Steady), &PgRaftClusterStatus::default());
+        let first = derive(
+            SUBJECT,
+            &seen,
+            &StepOutcome::Took(Step::Steady),
+            &PgRaftClusterStatus::default(),
+        );
         assert!(first.conditions.iter().all(|c| c.type_ != "ConfigurationValid"));
         seen.configurations = [(id(1), ConfigurationStatus::default())].into();
-        let second = derive(SUBJECT, &seen, &Outcome::Took(Step::Steady), &first);
+        let second = derive(SUBJECT, &seen, &StepOutcome::Took(Step::Steady), &first);
         seen.configurations.clear();
-        let third = derive(SUBJECT, &seen, &Outcome::Took(Step::Steady), &second);
+        let third = derive(SUBJECT, &seen, &StepOutcome::Took(Step::Steady), &second);
         assert_eq!(
             third.conditions.iter().find(|c| c.type_ == "ConfigurationValid").unwrap().status,
             "Unknown"

@@ -3,22 +3,22 @@
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use pgraft_core::failover::{self, Reason as Cause};
+use pgraft_core::failover::{self, TermEndReason as Cause};
 
-use super::{Reason, Subject, Verdict, View, shown_name};
-use crate::api::{FailoverReason, LastFailover, PgRaftClusterStatus, SwitchoverStatus};
-use crate::core::failover::{Request, request};
-use crate::core::group::Group;
+use super::{ConditionReason, ConditionSubject, StatusInput, StatusVerdict, shown_name};
+use crate::api::{FailoverReason, LastFailoverStatus, PgRaftClusterStatus, SwitchoverStatus};
+use crate::core::failover::{SwitchoverRequest, request};
+use crate::core::group::GroupView;
 use crate::core::names;
-use crate::core::step::{Change, Outcome, Step, WaitReason};
+use crate::core::step::{MembershipRequest, Step, StepOutcome, WaitReason};
 
 /// The latest change that is complete. Who lags behind tells of an earlier one, and is not
 /// believed.
 pub(super) fn last_failover(
-    subject: Subject<'_>,
-    group: Option<&Group>,
+    subject: ConditionSubject<'_>,
+    group: Option<&GroupView>,
     before: &PgRaftClusterStatus,
-) -> Option<LastFailover> {
+) -> Option<LastFailoverStatus> {
     let told = group.and_then(|g| shown(subject, g, g.failover.as_ref()?.last.as_ref()?));
     let known = before.last_failover.clone();
     match (told, known) {
@@ -28,12 +28,12 @@ pub(super) fn last_failover(
 }
 
 fn shown(
-    subject: Subject<'_>,
-    group: &Group,
+    subject: ConditionSubject<'_>,
+    group: &GroupView,
     last: &failover::LastFailover,
-) -> Option<LastFailover> {
+) -> Option<LastFailoverStatus> {
     let failover::LastFailover { epoch, from, to, reason, began_ms, ended_ms } = last;
-    Some(LastFailover {
+    Some(LastFailoverStatus {
         from: shown_name(subject, group, *from),
         to: shown_name(subject, group, (*to)?),
         reason: match reason {
@@ -50,33 +50,41 @@ fn shown(
     })
 }
 
-impl View<'_> {
+impl StatusInput<'_> {
     /// The request that was carried out, for as long as it stands in the spec.
     pub(super) fn switchover_done(&self) -> Option<SwitchoverStatus> {
         let wanted = self.subject.switchover?;
         let done = || {
             names::node_of_pod(self.subject.name, wanted).map(|target| request(target, self.seen))
-                == Some(Request::Done)
+                == Some(SwitchoverRequest::Done)
         };
         let known = self.before.switchover.as_ref().is_some_and(|known| known.target == wanted);
         (known || done()).then(|| SwitchoverStatus { target: wanted.to_owned() })
     }
 
     /// What became of the request; None where there is none.
-    pub(super) fn switchover(&self) -> Option<Verdict> {
+    pub(super) fn switchover(&self) -> Option<StatusVerdict> {
         let wanted = self.subject.switchover?;
         let verdict = |holds, reason, message| {
-            Some(Verdict { type_: "SwitchoverDone", holds: Some(holds), reason, message })
+            Some(StatusVerdict { type_: "SwitchoverDone", holds: Some(holds), reason, message })
         };
         if self.switchover_done().is_some() {
-            return verdict(true, Reason::AsWanted, format!("{wanted} became the primary"));
+            return verdict(
+                true,
+                ConditionReason::AsWanted,
+                format!("{wanted} became the primary"),
+            );
         }
         let refused = |words: &str| {
-            verdict(false, Reason::ChangeRefused, format!("{wanted} is not the primary: {words}"))
+            verdict(
+                false,
+                ConditionReason::ChangeRefused,
+                format!("{wanted} is not the primary: {words}"),
+            )
         };
         let target = names::node_of_pod(self.subject.name, wanted)?;
-        if let Outcome::Took(Step::Wait(WaitReason::Refused {
-            change: Change::SwitchOver(node),
+        if let StepOutcome::Took(Step::Wait(WaitReason::Refused {
+            change: MembershipRequest::SwitchOver(node),
             message,
             ..
         })) = self.outcome
@@ -85,9 +93,13 @@ impl View<'_> {
             return refused(message);
         }
         match request(target, self.seen) {
-            Request::Refused(words) => refused(&words),
-            Request::Done | Request::Due | Request::Pending => {
-                verdict(false, Reason::SwitchingOver, format!("{wanted} is to be the primary"))
+            SwitchoverRequest::Refused(words) => refused(&words),
+            SwitchoverRequest::Done | SwitchoverRequest::Due | SwitchoverRequest::Pending => {
+                verdict(
+                    false,
+                    ConditionReason::SwitchingOver,
+                    format!("{wanted} is to be the primary"),
+                )
             }
         }
     }

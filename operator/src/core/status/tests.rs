@@ -8,8 +8,8 @@ use crate::core::fixtures::*;
 use crate::core::plan::next_step;
 use crate::core::render::template;
 
-fn subject() -> Subject<'static> {
-    Subject {
+fn subject() -> ConditionSubject<'static> {
+    ConditionSubject {
         name: "demo",
         namespace: "default",
         generation: Some(2),
@@ -21,7 +21,7 @@ fn subject() -> Subject<'static> {
     }
 }
 
-fn status(seen: &Observed, outcome: &Outcome) -> PgRaftClusterStatus {
+fn status(seen: &Observed, outcome: &StepOutcome) -> PgRaftClusterStatus {
     derive(subject(), seen, outcome, &PgRaftClusterStatus::default())
 }
 
@@ -34,7 +34,7 @@ fn conditions(status: &PgRaftClusterStatus) -> Vec<String> {
 fn all_is_well() {
     let want = wanted(3);
     let seen = healthy(&want, 3);
-    insta::assert_yaml_snapshot!(status(&seen, &Outcome::Took(next_step(&want, &seen))));
+    insta::assert_yaml_snapshot!(status(&seen, &StepOutcome::Took(next_step(&want, &seen))));
 }
 
 #[test]
@@ -42,7 +42,7 @@ fn in_the_making() {
     let want = wanted(3);
     let mut seen = empty();
     settle(&want, &mut seen);
-    let status = status(&seen, &Outcome::Took(next_step(&want, &seen)));
+    let status = status(&seen, &StepOutcome::Took(next_step(&want, &seen)));
     assert_eq!(status.phase, "Creating volume demo-1");
     let all = [
         "Ready=False/Bootstrapping",
@@ -61,7 +61,7 @@ fn growing() {
     let members = [member(1, Role::Voter), member(2, Role::Voter), member(3, Role::Learner)];
     seen.group = Some(group(&members, 4));
     settle(&want, &mut seen);
-    let status = status(&seen, &Outcome::Took(next_step(&want, &seen)));
+    let status = status(&seen, &StepOutcome::Took(next_step(&want, &seen)));
     assert_eq!(status.phase, "Waiting for node 3 to catch up");
     assert_eq!((status.replicas, status.ready_replicas), (3, 2));
     let all = [
@@ -87,7 +87,7 @@ fn a_member_is_down() {
         MemberSeen { reachable: Some(false), ..member(3, Role::Voter) },
     ];
     seen.group = Some(group(&members, 4));
-    let status = status(&seen, &Outcome::Took(next_step(&want, &seen)));
+    let status = status(&seen, &StepOutcome::Took(next_step(&want, &seen)));
     assert_eq!(status.phase, "Pod demo-3 is not ready");
     assert_eq!(status.quorum.as_ref().unwrap().summary, "2/2");
     let all = [
@@ -114,7 +114,7 @@ fn standbys_that_are_behind_are_named_with_the_reason() {
         seen.pods.get_mut(&id(node)).unwrap().phase = PodPhase::Starting(None);
         seen.unready.insert(id(node), reason.into());
     }
-    let status = status(&seen, &Outcome::Took(next_step(&want, &seen)));
+    let status = status(&seen, &StepOutcome::Took(next_step(&want, &seen)));
     assert_eq!(conditions(&status)[1], "Available=True/PrimaryServes");
     assert_eq!(conditions(&status)[3], "Degraded=True/MemberNotReady");
     let all = "pod demo-2 is not ready: replay of WAL has been paused; pod demo-3 is not ready: this standby has received no WAL";
@@ -127,7 +127,7 @@ fn no_quorum() {
     let mut seen = healthy(&want, 3);
     let down = |n| MemberSeen { reachable: Some(false), ..member(n, Role::Voter) };
     seen.group = Some(group(&[member(1, Role::Voter), down(2), down(3)], 4));
-    let status = status(&seen, &Outcome::Took(next_step(&want, &seen)));
+    let status = status(&seen, &StepOutcome::Took(next_step(&want, &seen)));
     assert_eq!(status.phase, "No quorum");
     let all = [
         "Ready=False/NoQuorum",
@@ -150,7 +150,7 @@ fn a_primary_that_answers_nobody_does_not_serve() {
     group.leader = Some(id(2));
     group.silent = vec![id(1)];
     let available =
-        |seen: &Observed| conditions(&status(seen, &Outcome::Took(Step::Steady)))[1].clone();
+        |seen: &Observed| conditions(&status(seen, &StepOutcome::Took(Step::Steady)))[1].clone();
     seen.group = Some(group.clone());
     assert_eq!(available(&seen), "Available=True/PrimaryServes", "the leader reaches it");
     group.members[0].reachable = Some(false);
@@ -164,7 +164,7 @@ fn a_primary_that_answers_nobody_does_not_serve() {
 #[test]
 fn differing_in_lag_only() {
     let seen = healthy(&wanted(3), 3);
-    let before = status(&seen, &Outcome::Took(Step::Steady));
+    let before = status(&seen, &StepOutcome::Took(Step::Steady));
     let mut after = before.clone();
     after.members[2].lag_bytes = Some(4096);
     assert!(differ_in_lag_only(&before, &after));
@@ -187,7 +187,7 @@ fn lag_is_shown_in_steps_and_wal_alone_is_no_news() {
         assert_eq!(in_steps(lag), shown, "{lag}");
     }
     let mut seen = healthy(&wanted(3), 3);
-    let before = status(&seen, &Outcome::Took(Step::Steady));
+    let before = status(&seen, &StepOutcome::Took(Step::Steady));
     let member = |seen: &mut Observed| seen.group.as_mut().unwrap().members[1].clone();
     let moved = MemberSeen {
         wal: Some(WalPosition { timeline: 1, lsn: 0x2_0000_0000 }),
@@ -195,7 +195,7 @@ fn lag_is_shown_in_steps_and_wal_alone_is_no_news() {
         ..member(&mut seen)
     };
     seen.group.as_mut().unwrap().members[1] = moved.clone();
-    let after = derive(subject(), &seen, &Outcome::Took(Step::Steady), &before);
+    let after = derive(subject(), &seen, &StepOutcome::Took(Step::Steady), &before);
     assert_eq!(after.members[1].flush_lsn.as_deref(), Some("2/0"));
     assert!(differ_in_wal_only(&before, &after));
     seen.group.as_mut().unwrap().members[1] =
@@ -203,14 +203,14 @@ fn lag_is_shown_in_steps_and_wal_alone_is_no_news() {
     assert!(
         !differ_in_wal_only(
             &before,
-            &derive(subject(), &seen, &Outcome::Took(Step::Steady), &before)
+            &derive(subject(), &seen, &StepOutcome::Took(Step::Steady), &before)
         ),
         "another timeline is news"
     );
     // Nothing is forgotten when it is not heard any more.
     seen.group.as_mut().unwrap().members[1] =
         MemberSeen { wal: None, lag_bytes: None, reachable: Some(false), ..moved };
-    let gone = derive(subject(), &seen, &Outcome::Took(Step::Steady), &after);
+    let gone = derive(subject(), &seen, &StepOutcome::Took(Step::Steady), &after);
     assert_eq!(
         (gone.members[1].flush_lsn.as_deref(), gone.members[1].lag_bytes),
         (Some("2/0"), None)
@@ -226,7 +226,7 @@ fn a_primary_without_a_majority_takes_no_writes_where_the_members_choose_it() {
     }
     let group = seen.group.as_mut().unwrap();
     (group.available, group.authoritative) = (1, false);
-    let status = status(&seen, &Outcome::Took(next_step(&want, &seen)));
+    let status = status(&seen, &StepOutcome::Took(next_step(&want, &seen)));
     assert_eq!(conditions(&status)[1], "Available=False/NoQuorum");
     assert_eq!(
         status.conditions[4].message,
@@ -239,14 +239,14 @@ fn a_refusal_is_shown_in_the_leaders_words() {
     let want = wanted(3);
     let seen = healthy(&want, 3);
     let refused = |code: &str| WaitReason::Refused {
-        change: Change::Remove(id(3)),
+        change: MembershipRequest::Remove(id(3)),
         code: code.into(),
         message: "the leader's words".into(),
     };
-    let serious = status(&seen, &Outcome::Took(Step::Wait(refused("55006"))));
+    let serious = status(&seen, &StepOutcome::Took(Step::Wait(refused("55006"))));
     assert_eq!(conditions(&serious)[3], "Degraded=True/ChangeRefused");
     assert_eq!(serious.conditions[3].message, "Removing node 3: the leader's words");
-    let ordinary = status(&seen, &Outcome::Took(Step::Wait(refused("PGR03"))));
+    let ordinary = status(&seen, &StepOutcome::Took(Step::Wait(refused("PGR03"))));
     assert_eq!(conditions(&ordinary)[3], "Degraded=False/AsWanted");
 }
 
@@ -254,9 +254,9 @@ fn a_refusal_is_shown_in_the_leaders_words() {
 fn nobody_answers_any_more() {
     let want = wanted(3);
     let mut seen = healthy(&want, 3);
-    let before = status(&seen, &Outcome::Took(Step::Steady));
+    let before = status(&seen, &StepOutcome::Took(Step::Steady));
     seen.group = None;
-    let after = derive(subject(), &seen, &Outcome::Took(next_step(&want, &seen)), &before);
+    let after = derive(subject(), &seen, &StepOutcome::Took(next_step(&want, &seen)), &before);
     assert_eq!(after.cluster_id, before.cluster_id, "once known, always known");
     assert_eq!(after.members.len(), 3, "who they are does not change while nobody answers");
     assert!(after.members.iter().all(|m| m.reachable.is_none() && !m.leader));
@@ -267,11 +267,11 @@ fn nobody_answers_any_more() {
 fn the_time_moves_with_the_status_and_with_nothing_else() {
     let want = wanted(3);
     let mut seen = healthy(&want, 3);
-    let before = status(&seen, &Outcome::Took(Step::Steady));
+    let before = status(&seen, &StepOutcome::Took(Step::Steady));
     seen.now += jiff::SignedDuration::from_secs(60);
-    let same = derive(subject(), &seen, &Outcome::Took(Step::Steady), &before);
+    let same = derive(subject(), &seen, &StepOutcome::Took(Step::Steady), &before);
     assert_eq!(same, before);
-    let busy = derive(subject(), &seen, &Outcome::Took(Step::CreateVolume(id(4))), &before);
+    let busy = derive(subject(), &seen, &StepOutcome::Took(Step::CreateVolume(id(4))), &before);
     for (old, new) in before.conditions.iter().zip(&busy.conditions) {
         assert_eq!(
             old.status == new.status,
@@ -290,7 +290,7 @@ fn half_way_through_a_rolling_restart() {
     for n in [1, 2] {
         seen.pods.get_mut(&id(n)).unwrap().template = None;
     }
-    let status = status(&seen, &Outcome::Took(next_step(&want, &seen)));
+    let status = status(&seen, &StepOutcome::Took(next_step(&want, &seen)));
     assert_eq!(status.phase, "Restarting pod demo-2");
     let all = [
         "Ready=False/Restarting",

@@ -3,17 +3,21 @@
 
 use pgraft_core::NodeId;
 
-use super::{Reason, Verdict, View};
+use super::{ConditionReason, StatusInput, StatusVerdict};
 use crate::core::certificates::CaTrouble;
 use crate::core::{names, quantity};
 
-impl View<'_> {
+impl StatusInput<'_> {
     /// How far a rolling restart is.
-    pub(super) fn pods_up_to_date(&self) -> Verdict {
-        let verdict =
-            |holds, reason, message| Verdict { type_: "PodsUpToDate", holds, reason, message };
+    pub(super) fn pods_up_to_date(&self) -> StatusVerdict {
+        let verdict = |holds, reason, message| StatusVerdict {
+            type_: "PodsUpToDate",
+            holds,
+            reason,
+            message,
+        };
         let Some(wanted) = self.subject.template else {
-            return verdict(None, Reason::InvalidSpec, "the spec makes no sense".into());
+            return verdict(None, ConditionReason::InvalidSpec, "the spec makes no sense".into());
         };
         let pods = &self.seen.pods;
         let stale = pods
@@ -22,7 +26,11 @@ impl View<'_> {
             .map(|(id, _)| names::pod(self.subject.name, *id));
         let stale: Vec<String> = stale.collect();
         if stale.is_empty() {
-            return verdict(Some(true), Reason::AsWanted, "every pod is as the spec has it".into());
+            return verdict(
+                Some(true),
+                ConditionReason::AsWanted,
+                "every pod is as the spec has it".into(),
+            );
         }
         let words = format!(
             "{} of {} pods are still to be restarted: {}",
@@ -30,22 +38,22 @@ impl View<'_> {
             pods.len(),
             stale.join(", ")
         );
-        verdict(Some(false), Reason::Restarting, words)
+        verdict(Some(false), ConditionReason::Restarting, words)
     }
 
     /// Whether all that the spec wants could be applied. What could not is named, and nothing else
     /// waits for it.
-    pub(super) fn reconciled(&self) -> Verdict {
-        let verdict = |holds, reason, message| Verdict {
+    pub(super) fn reconciled(&self) -> StatusVerdict {
+        let verdict = |holds, reason, message| StatusVerdict {
             type_: "Reconciled",
             holds: Some(holds),
             reason,
             message,
         };
         let mut failures = self.failures();
-        failures.extend(self.larger_volume().map(|words| (Reason::VolumesLarger, words)));
+        failures.extend(self.larger_volume().map(|words| (ConditionReason::VolumesLarger, words)));
         let Some((reason, _)) = failures.first() else {
-            return verdict(true, Reason::AsWanted, "no operation fails".into());
+            return verdict(true, ConditionReason::AsWanted, "no operation fails".into());
         };
         let words: Vec<&str> = failures.iter().map(|(_, words)| words.as_str()).collect();
         verdict(false, *reason, words.join("; "))
@@ -68,10 +76,10 @@ impl View<'_> {
     }
 
     /// None where TLS is disabled.
-    pub(super) fn certificates(&self) -> Option<Verdict> {
+    pub(super) fn certificates(&self) -> Option<StatusVerdict> {
         let tls = self.seen.tls.as_ref()?;
         let verdict = |holds, reason, message| {
-            Some(Verdict { type_: "CertificatesReady", holds: Some(holds), reason, message })
+            Some(StatusVerdict { type_: "CertificatesReady", holds: Some(holds), reason, message })
         };
         if let Err(trouble) = &tls.ca
             && *trouble != CaTrouble::NotMade
@@ -80,7 +88,7 @@ impl View<'_> {
                 .first_end()
                 .map(|at| format!("; the first certificate ends at {at}"))
                 .unwrap_or_default();
-            return verdict(false, Reason::CaUnusable, format!("{trouble}{rest}"));
+            return verdict(false, ConditionReason::CaUnusable, format!("{trouble}{rest}"));
         }
         let lacks = |id: &&NodeId| !matches!(tls.nodes.get(id), Some(Some(node)) if node.leaf.not_after > self.seen.now);
         match (self.seen.pods.keys().find(lacks), tls.first_end()) {
@@ -88,18 +96,20 @@ impl View<'_> {
                 let pod = names::pod(self.subject.name, *id);
                 verdict(
                     false,
-                    Reason::CertificateMissing,
+                    ConditionReason::CertificateMissing,
                     format!("pod {pod} has no valid certificate"),
                 )
             }
             (None, Some(at)) => verdict(
                 true,
-                Reason::CertificatesValid,
+                ConditionReason::CertificatesValid,
                 format!("the first certificate ends at {at} and is renewed before"),
             ),
-            (None, None) => {
-                verdict(false, Reason::CertificateMissing, "no certificate was issued yet".into())
-            }
+            (None, None) => verdict(
+                false,
+                ConditionReason::CertificateMissing,
+                "no certificate was issued yet".into(),
+            ),
         }
     }
 }

@@ -3,11 +3,11 @@
 
 use super::Step;
 use crate::core::certificates::Work;
-use crate::core::failing::Target;
+use crate::core::failing::ObjectTarget;
 
 impl Step {
     /// What it works on; empty for a wait.
-    pub fn targets(&self) -> Vec<Target> {
+    pub fn targets(&self) -> Vec<ObjectTarget> {
         self.parts().iter().filter_map(Self::target).collect()
     }
 
@@ -36,7 +36,7 @@ impl Step {
     }
 
     /// The same step for those targets only; None when there are none.
-    pub fn only(self, mut wanted: impl FnMut(&Target) -> bool) -> Option<Self> {
+    pub fn only(self, mut wanted: impl FnMut(&ObjectTarget) -> bool) -> Option<Self> {
         let mut parts = self.parts();
         parts.retain(|part| part.target().is_none_or(|target| wanted(&target)));
         parts.into_iter().reduce(Self::and)
@@ -59,7 +59,7 @@ impl Step {
     }
 
     /// Of a step with one target.
-    fn target(&self) -> Option<Target> {
+    fn target(&self) -> Option<ObjectTarget> {
         let object = match self {
             Self::CreateSecrets(kinds) => format!("{:?}", kinds.first()?),
             Self::DeleteSecret(kind) => format!("{kind:?}"),
@@ -89,7 +89,7 @@ impl Step {
             | Self::GrowVolume(node) => node.to_string(),
             Self::Wait(_) | Self::Steady => return None,
         };
-        Some(Target { verb: self.word(), object })
+        Some(ObjectTarget { verb: self.name(), object })
     }
 }
 
@@ -111,7 +111,7 @@ mod tests {
         );
         assert_eq!(many.only(|_| false), None);
         let one = Step::GrowVolume(id(3));
-        assert_eq!(one.targets(), [Target { verb: "GrowVolume", object: "3".into() }]);
+        assert_eq!(one.targets(), [ObjectTarget { verb: "GrowVolume", object: "3".into() }]);
         assert_eq!((one.clone().only(|_| true), one.clone().only(|_| false)), (Some(one), None));
         let wait = Step::Wait(WaitReason::NoLeader);
         assert_eq!((wait.targets(), wait.clone().only(|_| false)), (vec![], Some(wait)));

@@ -1,17 +1,17 @@
 //! What nodes and primaries decide: the facts, and `pgraft_core::failover`.
 
-use super::{MAX, Postgres, Run, World, id, index};
+use super::{MAX, ModelPostgres, ModelRun, ModelWorld, id, index};
 use crate::mutation::Mutation;
 use pgraft_core::NodeId;
-use pgraft_core::failover::node::{Intake, Server};
-use pgraft_core::failover::primary::Names;
+use pgraft_core::failover::node::{Intake, ServerMode};
+use pgraft_core::failover::primary::NamesState;
 use pgraft_core::failover::{Holds, Phase, Report, node, primary};
 use pgraft_core::status::WalPosition;
 use std::collections::BTreeSet;
 
-impl World {
+impl ModelWorld {
     /// What a node decides.
-    pub fn node_step(&self, n: usize, mutation: Option<Mutation>) -> node::Step {
+    pub fn node_step(&self, n: usize, mutation: Option<Mutation>) -> node::NodeStep {
         let node = &self.nodes[n];
         let primary_term = &self.applied(n).primary_term;
         let server = self.server(n, mutation);
@@ -22,13 +22,13 @@ impl World {
         {
             let end = node.end();
             if self.reports[n].is_none_or(|r| r.epoch != primary_term.epoch) {
-                return node::Step::Report(Report {
+                return node::NodeStep::Report(Report {
                     epoch: primary_term.epoch,
                     holds: Holds::UpTo(end),
                 });
             }
         }
-        let step = node::next_step(&node::Facts {
+        let step = node::next_step(&node::NodeFacts {
             me: id(n),
             primary_term,
             epoch: node.epoch,
@@ -36,27 +36,30 @@ impl World {
             server,
         });
         match step {
-            node::Step::Report(report) if self.reports[n] == Some(report) => node::Step::Nothing,
+            node::NodeStep::Report(report) if self.reports[n] == Some(report) => {
+                node::NodeStep::Nothing
+            }
             step => step,
         }
     }
 
-    pub(super) fn server(&self, n: usize, mutation: Option<Mutation>) -> Server {
+    pub(super) fn server(&self, n: usize, mutation: Option<Mutation>) -> ServerMode {
         let node = &self.nodes[n];
         match &node.postgres {
-            Postgres::Stopped if mutation == Some(Mutation::StartUnpromoted) => {
-                Server::Stopped { was_primary_on: Some(self.applied(n).primary_term.timeline) }
+            ModelPostgres::Stopped if mutation == Some(Mutation::StartUnpromoted) => {
+                ServerMode::Stopped { was_primary_on: Some(self.applied(n).primary_term.timeline) }
             }
-            Postgres::Stopped => {
-                Server::Stopped { was_primary_on: node.was_primary_on.map(u32::from) }
+            ModelPostgres::Stopped => {
+                ServerMode::Stopped { was_primary_on: node.was_primary_on.map(u32::from) }
             }
-            Postgres::Primary(run) => {
-                Server::Primary { epoch: run.epoch, timeline: self.timeline_of(run, n, mutation) }
-            }
-            Postgres::Rewinding(_) if mutation == Some(Mutation::ReportWhileRewinding) => {
+            ModelPostgres::Primary(run) => ServerMode::Primary {
+                epoch: run.epoch,
+                timeline: self.timeline_of(run, n, mutation),
+            },
+            ModelPostgres::Rewinding(_) if mutation == Some(Mutation::ReportWhileRewinding) => {
                 // Nobody can tell where files end that are half of this and half of that.
                 let end = WalPosition { timeline: 1, lsn: 0 };
-                Server::Standby {
+                ServerMode::Standby {
                     consistent: true,
                     abandoned_promotion: None,
                     intake: Intake::Closed,
@@ -64,11 +67,11 @@ impl World {
                     diverged: None,
                 }
             }
-            Postgres::Rewinding(_) if mutation == Some(Mutation::AbstainsFromEverything) => {
-                Server::Rewinding { diverged_in: Some(0) }
+            ModelPostgres::Rewinding(_) if mutation == Some(Mutation::AbstainsFromEverything) => {
+                ServerMode::Rewinding { diverged_in: Some(0) }
             }
-            Postgres::Rewinding(epoch) => Server::Rewinding { diverged_in: Some(*epoch) },
-            Postgres::Standby => {
+            ModelPostgres::Rewinding(epoch) => ServerMode::Rewinding { diverged_in: Some(*epoch) },
+            ModelPostgres::Standby => {
                 let intake = match (node.configured, node.receiver, node.loaded) {
                     (Some((from, timeline)), ..) => {
                         Intake::Open { from: id(from as usize), timeline: u32::from(timeline) }
@@ -88,7 +91,7 @@ impl World {
                     Some(Mutation::FollowsUncompared) => Some(false),
                     _ => self.has_diverged(n, index(self.applied(n).primary_term.primary)),
                 };
-                Server::Standby {
+                ServerMode::Standby {
                     consistent: true,
                     abandoned_promotion: node.abandoned_promotion.map(u32::from),
                     intake,
@@ -99,7 +102,7 @@ impl World {
         }
     }
 
-    pub(super) fn timeline_of(&self, run: &Run, n: usize, mutation: Option<Mutation>) -> u32 {
+    pub(super) fn timeline_of(&self, run: &ModelRun, n: usize, mutation: Option<Mutation>) -> u32 {
         // The worker would notice that Postgres took another number; taken out together with the
         // rule that gives it one.
         let unchecked =
@@ -128,9 +131,9 @@ impl World {
     }
 
     /// What a primary decides.
-    pub fn primary_step(&self, n: usize, mutation: Option<Mutation>) -> primary::Step {
+    pub fn primary_step(&self, n: usize, mutation: Option<Mutation>) -> primary::PrimaryStep {
         let primary_term = &self.applied(n).primary_term;
-        let Some(run) = self.nodes[n].run() else { return primary::Step::Nothing };
+        let Some(run) = self.nodes[n].run() else { return primary::PrimaryStep::Nothing };
         let noted = run.noted.map(|(change, _)| change);
         let mut confirmed: BTreeSet<NodeId> = match run.noted {
             Some((_, end)) => {
@@ -141,7 +144,7 @@ impl World {
         if mutation == Some(Mutation::NoBarrier) {
             confirmed = (0..MAX).map(id).collect();
         }
-        let mut facts = primary::Facts {
+        let mut facts = primary::PrimaryFacts {
             primary_term,
             read: run.read,
             names: run.names,
@@ -150,17 +153,17 @@ impl World {
             lease: self.has_lease(n),
             open: run.open,
         };
-        if let (Some(Mutation::NoteBeforeAllHaveLoaded), Names::Loading(change)) =
+        if let (Some(Mutation::NoteBeforeAllHaveLoaded), NamesState::Loading(change)) =
             (mutation, facts.names)
         {
-            facts.names = Names::Loaded(change);
+            facts.names = NamesState::Loaded(change);
         }
         if mutation == Some(Mutation::GateBeforeConfirmed)
             && !run.open
             && run.noted.is_some()
             && facts.lease
         {
-            return primary::Step::OpenGate;
+            return primary::PrimaryStep::OpenGate;
         }
         primary::next_step(&facts)
     }

@@ -1,6 +1,6 @@
 //! What happens in the group: a leader proposes, a majority commits.
 
-use super::{Bits, Committed, Proposal, World, bits, id, ids, index};
+use super::{Bits, Committed, ModelWorld, Proposal, bits, id, ids, index};
 use crate::mutation::Mutation;
 use pgraft_core::NodeId;
 use pgraft_core::failover::{Holds, Phase, Report, leader};
@@ -8,7 +8,7 @@ use pgraft_core::membership::majority;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
-impl World {
+impl ModelWorld {
     pub(super) fn lead(&mut self, mutation: Option<Mutation>) -> Option<()> {
         let state = Rc::clone(self.last());
         let free: BTreeSet<NodeId> = (0..self.nodes.len())
@@ -52,7 +52,7 @@ impl World {
                 config.standbys.retain(|id| !missing.contains(id));
             }
         }
-        let facts = leader::Facts {
+        let facts = leader::LeaderFacts {
             me: primary_term.primary,
             primary_term: &primary_term,
             voters: &state.voters,
@@ -63,8 +63,8 @@ impl World {
             preferred: None,
         };
         let proposal = match leader::next_step(&facts) {
-            leader::Step::Recruit(epoch) if self.left.epochs > 0 => Proposal::Recruit(epoch),
-            leader::Step::Appoint { epoch, primary } => Proposal::Appoint(epoch, primary),
+            leader::LeaderStep::Recruit(epoch) if self.left.epochs > 0 => Proposal::Recruit(epoch),
+            leader::LeaderStep::Appoint { epoch, primary } => Proposal::Appoint(epoch, primary),
             _ => return None,
         };
         self.proposals.insert(proposal).then_some(())

@@ -1,13 +1,16 @@
 //! What happens to a node: each action, carried out.
 
-use super::{Action, MAX, Postgres, Proposal, Record, Run, Violation, WAL, World, id, index};
+use super::{
+    Action, MAX, ModelPostgres, ModelRecord, ModelRun, ModelViolation, ModelWorld, Proposal, WAL,
+    id, index,
+};
 use crate::mutation::Mutation;
-use pgraft_core::failover::lease::{BootTime, Heartbeat, HeartbeatContext, Start, Voter};
-use pgraft_core::failover::primary::Names;
+use pgraft_core::failover::lease::{BootTime, Heartbeat, HeartbeatContext, StartNumber, Voter};
+use pgraft_core::failover::primary::NamesState;
 use pgraft_core::failover::{SyncConfig, node, primary};
 use std::rc::Rc;
 
-impl World {
+impl ModelWorld {
     /// The world after that, or None when it can't happen or changes nothing.
     pub fn after(&self, action: Action, mutation: Option<Mutation>) -> Option<Self> {
         let mut world = self.clone();
@@ -40,7 +43,7 @@ impl World {
             }
             Action::Step(i) => self.carry_out(i as usize, mutation),
             Action::PromotionBreaksOff(i) => {
-                let node::Step::Promote(timeline) = self.node_step(i as usize, mutation) else {
+                let node::NodeStep::Promote(timeline) = self.node_step(i as usize, mutation) else {
                     return None;
                 };
                 self.nodes[i as usize].abandoned_promotion = u8::try_from(timeline).ok();
@@ -76,8 +79,8 @@ impl World {
             Action::NamesLoaded(i) => {
                 let run = self.nodes[i as usize].run_mut()?;
                 run.lingering = None;
-                if let Names::Loading(change) = run.names {
-                    run.names = Names::Loaded(change);
+                if let NamesState::Loading(change) = run.names {
+                    run.names = NamesState::Loaded(change);
                 }
                 Some(())
             }
@@ -110,8 +113,8 @@ impl World {
         node.up = false;
         node.receiver = None;
         node.loaded = node.configured;
-        if matches!(node.postgres, Postgres::Primary(_) | Postgres::Standby) {
-            node.postgres = Postgres::Stopped;
+        if matches!(node.postgres, ModelPostgres::Primary(_) | ModelPostgres::Standby) {
+            node.postgres = ModelPostgres::Stopped;
         }
         if mutation == Some(Mutation::EpochNotDurable)
             && node.epoch > 1
@@ -148,31 +151,33 @@ impl World {
         let epoch = self.nodes[n].epoch;
         let node = &mut self.nodes[n];
         match step {
-            node::Step::Nothing | node::Step::WaitForPromise | node::Step::RunAsPrimary => {
+            node::NodeStep::Nothing
+            | node::NodeStep::WaitForPromise
+            | node::NodeStep::RunAsPrimary => {
                 return None;
             }
-            node::Step::Stop => {
-                node.postgres = Postgres::Stopped;
+            node::NodeStep::Stop => {
+                node.postgres = ModelPostgres::Stopped;
                 self.disconnect(n);
             }
-            node::Step::Enter(epoch) => node.epoch = epoch,
-            node::Step::StartAsStandby => {
-                node.postgres = Postgres::Standby;
+            node::NodeStep::Enter(epoch) => node.epoch = epoch,
+            node::NodeStep::StartAsStandby => {
+                node.postgres = ModelPostgres::Standby;
                 (node.configured, node.loaded, node.was_primary_on) = (None, None, None);
             }
-            node::Step::StartAsPrimary => {
+            node::NodeStep::StartAsPrimary => {
                 let timeline = node.wal.last()?.timeline;
                 self.begin_run(n, epoch, timeline, mutation);
             }
-            node::Step::CloseIntake => node.configured = None,
-            node::Step::Report(report) => self.reports[n] = Some(report),
-            node::Step::Promote(timeline) => self.promote(n, timeline, mutation)?,
-            node::Step::Follow(primary) => {
+            node::NodeStep::CloseIntake => node.configured = None,
+            node::NodeStep::Report(report) => self.reports[n] = Some(report),
+            node::NodeStep::Promote(timeline) => self.promote(n, timeline, mutation)?,
+            node::NodeStep::Follow(primary) => {
                 let from = u8::try_from(index(primary)).ok()?;
                 (node.configured, node.abandoned_promotion) = (Some((from, timeline)), None);
             }
-            node::Step::Rewind(_) => {
-                node.postgres = Postgres::Rewinding(epoch);
+            node::NodeStep::Rewind(_) => {
+                node.postgres = ModelPostgres::Rewinding(epoch);
                 (node.receiver, node.abandoned_promotion) = (None, None);
             }
         }
@@ -196,10 +201,10 @@ impl World {
             u8::try_from(timeline).ok()?
         };
         if self.used_timelines >> timeline & 1 == 1 {
-            self.violation = Some(Violation::TimelineUsedTwice);
+            self.violation = Some(ModelViolation::TimelineUsedTwice);
         }
         self.used_timelines |= 1 << timeline;
-        node.wal.push(Record { timeline, write: None });
+        node.wal.push(ModelRecord { timeline, write: None });
         node.was_primary_on = Some(timeline);
         self.begin_run(n, epoch, timeline, mutation);
         Some(())
@@ -213,13 +218,13 @@ impl World {
         mutation: Option<Mutation>,
     ) {
         let began = u8::try_from(self.nodes[n].wal.len()).unwrap();
-        let run = Run {
+        let run = ModelRun {
             epoch,
             timeline,
             grants: 0,
             older: 0,
             read: mutation == Some(Mutation::NoRead),
-            names: Names::Unset,
+            names: NamesState::Unset,
             waits: None,
             lingering: None,
             noted: None,
@@ -228,12 +233,12 @@ impl World {
             confirmed: [0; MAX],
             under_way: [0; MAX],
         };
-        self.nodes[n].postgres = Postgres::Primary(Box::new(run));
+        self.nodes[n].postgres = ModelPostgres::Primary(Box::new(run));
     }
 
     /// Carries out what the primary has decided.
     pub(super) fn primary_term(&mut self, n: usize, mutation: Option<Mutation>) -> Option<()> {
-        if self.node_step(n, mutation) != node::Step::RunAsPrimary {
+        if self.node_step(n, mutation) != node::NodeStep::RunAsPrimary {
             return None;
         }
         let step = self.primary_step(n, mutation);
@@ -242,23 +247,23 @@ impl World {
         let end = u8::try_from(self.nodes[n].wal.len()).ok()?;
         let run = self.nodes[n].run_mut()?;
         match step {
-            primary::Step::Read if present => run.read = true,
-            primary::Step::SetNames(change) => {
+            primary::PrimaryStep::Read if present => run.read = true,
+            primary::PrimaryStep::SetNames(change) => {
                 run.lingering = run.waits.take();
                 run.waits = state.primary_term.target().cloned().map(Rc::new);
                 // Nobody lingers where there was nothing.
                 run.names = if run.lingering.is_some() {
-                    Names::Loading(change)
+                    NamesState::Loading(change)
                 } else {
-                    Names::Loaded(change)
+                    NamesState::Loaded(change)
                 };
                 self.acknowledge(n, mutation);
             }
-            primary::Step::Note(change) => run.noted = Some((change, end)),
-            primary::Step::CommitSyncConfig { epoch, change } => {
+            primary::PrimaryStep::Note(change) => run.noted = Some((change, end)),
+            primary::PrimaryStep::CommitSyncConfig { epoch, change } => {
                 self.proposals.insert(Proposal::CommitSyncConfig(epoch, change)).then_some(())?;
             }
-            primary::Step::OpenGate => {
+            primary::PrimaryStep::OpenGate => {
                 run.open = true;
                 self.opened = self.opened.max(run.epoch);
             }
@@ -280,7 +285,7 @@ impl World {
         }
         let end = u8::try_from(self.nodes[n].wal.len()).ok()?;
         if !self.is_beginning(n, from) {
-            self.violation = Some(Violation::ConfirmsWhatItHasNot);
+            self.violation = Some(ModelViolation::ConfirmsWhatItHasNot);
         }
         self.nodes[n].receiver = u8::try_from(from).ok();
         let run = self.nodes[from].run_mut()?;
@@ -307,19 +312,19 @@ impl World {
         from: usize,
         mutation: Option<Mutation>,
     ) -> Option<()> {
-        let Postgres::Rewinding(diverged_in) = self.nodes[n].postgres else { return None };
+        let ModelPostgres::Rewinding(diverged_in) = self.nodes[n].postgres else { return None };
         // The primary that it was begun with, even when that one is no longer the primary, or a
         // later one.
         let runs = self.nodes[from].run().is_some_and(|run| run.epoch >= diverged_in);
         let anybody = mutation == Some(Mutation::CloneFromAnybody)
             && self.nodes[from].up
-            && self.nodes[from].postgres == Postgres::Standby;
+            && self.nodes[from].postgres == ModelPostgres::Standby;
         if from == n || !(runs || anybody) {
             return None;
         }
         self.nodes[n].wal = self.nodes[from].wal.clone();
         let node = &mut self.nodes[n];
-        node.postgres = Postgres::Standby;
+        node.postgres = ModelPostgres::Standby;
         (node.configured, node.loaded, node.receiver, node.was_primary_on) =
             (None, None, None, None);
         Some(())
@@ -333,12 +338,12 @@ impl World {
         mutation: Option<Mutation>,
     ) -> Option<()> {
         let run = self.nodes[n].run()?;
-        if self.node_step(n, mutation) != node::Step::RunAsPrimary || !self.nodes[voter].up {
+        if self.node_step(n, mutation) != node::NodeStep::RunAsPrimary || !self.nodes[voter].up {
             return None;
         }
         let (mine, theirs) = (self.nodes[n].membership, self.nodes[voter].membership);
         let heartbeat =
-            Heartbeat { epoch: run.epoch, start: Start(1), membership: u64::from(mine) };
+            Heartbeat { epoch: run.epoch, start: StartNumber(1), membership: u64::from(mine) };
         let membership =
             if mutation == Some(Mutation::MembershipNotCompared) { mine } else { theirs };
         let votes = [n, voter].into_iter().all(|log| self.voters_in_log(log).contains(&id(voter)));
@@ -362,7 +367,7 @@ impl World {
         }
         let write = u8::try_from(self.made_in.len()).ok()?;
         let run = self.nodes[n].run()?;
-        let record = Record { timeline: run.timeline, write: Some(write) };
+        let record = ModelRecord { timeline: run.timeline, write: Some(write) };
         self.made_in.push(run.epoch);
         self.nodes[n].wal.push(record);
         self.left.writes -= 1;
@@ -398,7 +403,7 @@ impl World {
             self.acknowledged |= 1 << write;
             let who = *self.confirmer.entry(epoch).or_insert(u8::try_from(n).unwrap());
             if who as usize != n {
-                self.violation = Some(Violation::TwoConfirmInOneEpoch);
+                self.violation = Some(ModelViolation::TwoConfirmInOneEpoch);
             }
         }
     }

@@ -1,9 +1,9 @@
 //! What must never be.
 
-use super::{Violation, World, index};
+use super::{ModelViolation, ModelWorld, index};
 use pgraft_core::failover::Phase;
 
-impl World {
+impl ModelWorld {
     /// Looks for what must never be.
     pub(super) fn look(&mut self) {
         let open: Vec<usize> = (0..self.nodes.len()).filter(|n| self.is_open(*n)).collect();
@@ -24,7 +24,7 @@ impl World {
             self.shown |= shown & !hidden;
         }
         if open.len() > 1 {
-            self.violation = Some(Violation::TwoOpenGates);
+            self.violation = Some(ModelViolation::TwoOpenGates);
         }
         // Who is appointed has all that clients of earlier primary terms were told, and all that
         // they will be told.
@@ -34,7 +34,7 @@ impl World {
                 self.acknowledged >> w & 1 == 1 && self.made_in[*w as usize] < primary_term.epoch
             });
             if info.into_iter().any(|write| !self.nodes[index(primary_term.primary)].has(write)) {
-                self.violation = Some(Violation::AcknowledgedWriteMissing);
+                self.violation = Some(ModelViolation::AcknowledgedWriteMissing);
             }
         }
         for node in &self.nodes {
@@ -44,9 +44,9 @@ impl World {
             }
             let lacks = |set: u16| (0..12u8).any(|write| set >> write & 1 == 1 && !node.has(write));
             if lacks(self.acknowledged) {
-                self.violation = Some(Violation::AcknowledgedWriteMissing);
+                self.violation = Some(ModelViolation::AcknowledgedWriteMissing);
             } else if lacks(self.shown) {
-                self.violation = Some(Violation::ShownAndTakenBack);
+                self.violation = Some(ModelViolation::ShownAndTakenBack);
             }
         }
     }

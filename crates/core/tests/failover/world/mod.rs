@@ -9,7 +9,7 @@
 //! any moment at which the lease that it carries does not stand.
 
 use pgraft_core::NodeId;
-use pgraft_core::failover::primary::Names;
+use pgraft_core::failover::primary::NamesState;
 use pgraft_core::failover::{PrimaryTerm, Report, SyncConfig};
 use pgraft_core::membership::majority;
 use pgraft_core::status::WalPosition;
@@ -49,7 +49,7 @@ fn bits<'a>(ids: impl IntoIterator<Item = &'a NodeId>) -> Bits {
 
 /// A record: its timeline, and the client's write that it is, if it is one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Record {
+pub struct ModelRecord {
     pub timeline: u8,
     pub write: Option<u8>,
 }
@@ -80,7 +80,7 @@ impl Hash for Committed {
 
 /// A primary's run.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Run {
+pub struct ModelRun {
     pub epoch: u64,
     pub timeline: u8,
     /// Whose acknowledgements carry the lease, and which of these are older than the last change of
@@ -88,7 +88,7 @@ pub struct Run {
     grants: Bits,
     older: Bits,
     read: bool,
-    names: Names,
+    names: NamesState,
     /// What commits wait for, and what some walsenders still go by.
     waits: Option<Rc<SyncConfig>>,
     lingering: Option<Rc<SyncConfig>>,
@@ -104,9 +104,9 @@ pub struct Run {
 
 /// What a node's Postgres is.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum Postgres {
+pub enum ModelPostgres {
     Stopped,
-    Primary(Box<Run>),
+    Primary(Box<ModelRun>),
     Standby,
     /// Since its WAL had diverged from that of this epoch's primary.
     Rewinding(u64),
@@ -114,7 +114,7 @@ pub enum Postgres {
 
 /// One node.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Node {
+pub struct ModelNode {
     pub up: bool,
     pub applied: u8,
     /// The last membership in its log, applied or not: none of those is taken back here.
@@ -122,8 +122,8 @@ pub struct Node {
     pub epoch: u64,
     /// Its promise is over.
     free: bool,
-    pub wal: Vec<Record>,
-    pub postgres: Postgres,
+    pub wal: Vec<ModelRecord>,
+    pub postgres: ModelPostgres,
     /// The timeline of its last complete promotion, while it has not followed anybody since.
     was_primary_on: Option<u8>,
     abandoned_promotion: Option<u8>,
@@ -133,17 +133,17 @@ pub struct Node {
     receiver: Option<u8>,
 }
 
-impl Node {
-    pub fn run(&self) -> Option<&Run> {
+impl ModelNode {
+    pub fn run(&self) -> Option<&ModelRun> {
         match &self.postgres {
-            Postgres::Primary(run) if self.up => Some(run),
+            ModelPostgres::Primary(run) if self.up => Some(run),
             _ => None,
         }
     }
 
-    fn run_mut(&mut self) -> Option<&mut Run> {
+    fn run_mut(&mut self) -> Option<&mut ModelRun> {
         match &mut self.postgres {
-            Postgres::Primary(run) => Some(run),
+            ModelPostgres::Primary(run) => Some(run),
             _ => None,
         }
     }
@@ -180,7 +180,7 @@ pub struct Budget {
 
 /// What went wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Violation {
+pub enum ModelViolation {
     AcknowledgedWriteMissing,
     TwoConfirmInOneEpoch,
     TimelineUsedTwice,
@@ -191,8 +191,8 @@ pub enum Violation {
 
 /// All of it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct World {
-    pub nodes: Vec<Node>,
+pub struct ModelWorld {
+    pub nodes: Vec<ModelNode>,
     pub history: Vec<Rc<Committed>>,
     /// Who votes by each membership.
     memberships: Vec<BTreeSet<NodeId>>,
@@ -207,7 +207,7 @@ pub struct World {
     used_timelines: u32,
     pub opened: u64,
     pub left: Budget,
-    pub violation: Option<Violation>,
+    pub violation: Option<ModelViolation>,
 }
 
 /// What can happen next.
@@ -238,23 +238,23 @@ pub enum Action {
     ChangeVoter(u8, Bits),
 }
 
-impl World {
+impl ModelWorld {
     /// `size` nodes of which `voters` vote; the first is the primary, its standbys are `standbys`.
     pub fn new(size: usize, voters: Bits, standbys: Bits, left: Budget) -> Self {
         let mut primary_term = PrimaryTerm::bootstrap(id(0));
         let _ = primary_term.propose_sync_config(1, 0, ids(standbys));
         let _ = primary_term.commit_sync_config(1, primary_term.change);
         let target = Rc::new(primary_term.configs[0].clone());
-        let first = Record { timeline: 1, write: None };
-        let mut nodes: Vec<Node> = (0..size)
-            .map(|n| Node {
+        let first = ModelRecord { timeline: 1, write: None };
+        let mut nodes: Vec<ModelNode> = (0..size)
+            .map(|n| ModelNode {
                 up: true,
                 applied: 0,
                 membership: 0,
                 epoch: 1,
                 free: false,
                 wal: vec![first],
-                postgres: Postgres::Standby,
+                postgres: ModelPostgres::Standby,
                 was_primary_on: None,
                 abandoned_promotion: None,
                 configured: (n > 0).then_some((0, 1)),
@@ -263,13 +263,13 @@ impl World {
             })
             .collect();
         let change = primary_term.change;
-        let run = Run {
+        let run = ModelRun {
             epoch: 1,
             timeline: 1,
             grants: voters,
             older: 0,
             read: true,
-            names: Names::Loaded(change),
+            names: NamesState::Loaded(change),
             waits: Some(target),
             lingering: None,
             noted: Some((change, 1)),
@@ -278,7 +278,7 @@ impl World {
             confirmed: [1; MAX],
             under_way: [1; MAX],
         };
-        nodes[0].postgres = Postgres::Primary(Box::new(run));
+        nodes[0].postgres = ModelPostgres::Primary(Box::new(run));
         nodes[0].was_primary_on = Some(1);
         Self {
             nodes,

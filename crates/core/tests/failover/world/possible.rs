@@ -1,11 +1,11 @@
 //! What can happen next in a world.
 
-use super::{Action, Postgres, World, id};
+use super::{Action, ModelPostgres, ModelWorld, id};
 use crate::mutation::Mutation;
 use pgraft_core::failover::{node, primary};
 use pgraft_core::membership::majority;
 
-impl World {
+impl ModelWorld {
     /// Everything that can happen now.
     pub(super) fn actions(&self, mutation: Option<Mutation>) -> Vec<Action> {
         let mut all = Vec::new();
@@ -30,9 +30,9 @@ impl World {
                 all.push(Action::Apply(i));
             }
             match self.node_step(n, mutation) {
-                node::Step::Nothing | node::Step::WaitForPromise => {}
-                node::Step::RunAsPrimary => self.primary_actions(n, mutation, &mut all),
-                node::Step::Promote(_) => {
+                node::NodeStep::Nothing | node::NodeStep::WaitForPromise => {}
+                node::NodeStep::RunAsPrimary => self.primary_actions(n, mutation, &mut all),
+                node::NodeStep::Promote(_) => {
                     all.push(Action::Step(i));
                     if self.left.crashes > 0 {
                         all.push(Action::PromotionBreaksOff(i));
@@ -61,7 +61,7 @@ impl World {
     pub(super) fn standby_actions(&self, n: usize, all: &mut Vec<Action>) {
         let (node, i) = (&self.nodes[n], u8::try_from(n).unwrap());
         match node.postgres {
-            Postgres::Standby => {
+            ModelPostgres::Standby => {
                 if node.loaded != node.configured {
                     all.push(Action::LoadConninfo(i));
                 }
@@ -71,11 +71,11 @@ impl World {
                     None => {}
                 }
             }
-            Postgres::Rewinding(_) => all.extend(
+            ModelPostgres::Rewinding(_) => all.extend(
                 (0..self.nodes.len())
                     .map(|from| Action::RewindEnds(i, u8::try_from(from).unwrap())),
             ),
-            Postgres::Stopped | Postgres::Primary(_) => {}
+            ModelPostgres::Stopped | ModelPostgres::Primary(_) => {}
         }
     }
 
@@ -110,10 +110,10 @@ impl World {
         all: &mut Vec<Action>,
     ) {
         match self.primary_step(n, mutation) {
-            primary::Step::Nothing
-            | primary::Step::WaitForNames
-            | primary::Step::WaitFor(_)
-            | primary::Step::WaitForLease => {}
+            primary::PrimaryStep::Nothing
+            | primary::PrimaryStep::WaitForNames
+            | primary::PrimaryStep::WaitFor(_)
+            | primary::PrimaryStep::WaitForLease => {}
             _ => all.push(Action::PrimaryTerm(u8::try_from(n).unwrap())),
         }
     }

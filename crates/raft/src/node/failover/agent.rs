@@ -6,14 +6,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pgraft_core::Command;
-use pgraft_core::failover::node::{self, Intake, Server, Step};
-use pgraft_core::failover::primary::{self, Names};
+use pgraft_core::failover::node::{self, Intake, NodeStep, ServerMode};
+use pgraft_core::failover::primary::{self, NamesState};
 use pgraft_core::failover::{Holds, Phase, PrimaryTerm};
 use pgraft_core::status::WalPosition;
 use tokio::time::Instant;
 
 use super::lease::extend;
-use super::{Failover, PrimaryRun, ServerDirective, ServerState, Shared, lock};
+use super::{Failover, NodeShared, PrimaryRun, ServerDirective, ServerState, lock};
 use crate::machine;
 
 /// While nothing is expected to happen.
@@ -36,7 +36,7 @@ struct PrimaryMemory {
 }
 
 /// Acts for as long as it is polled; ends when this member can't keep its promises.
-pub async fn run(shared: Arc<Shared>) {
+pub async fn run(shared: Arc<NodeShared>) {
     let Some(failover) = shared.failover.clone() else { return std::future::pending().await };
     let mut applied = shared.applied.clone();
     let mut memory = PrimaryMemory::default();
@@ -64,7 +64,7 @@ fn server(
     primary_term: &PrimaryTerm,
     me: pgraft_core::NodeId,
     heard: Option<&(u64, pgraft_core::failover::History)>,
-) -> Server {
+) -> ServerMode {
     if !observed.standby {
         // A timeline is given once: who stands on this one was promoted for this primary term.
         let timeline =
@@ -72,7 +72,7 @@ fn server(
         let own = primary_term.primary == me
             && primary_term.phase == Phase::Steady
             && timeline == primary_term.timeline;
-        return Server::Primary { epoch: if own { primary_term.epoch } else { 0 }, timeline };
+        return ServerMode::Primary { epoch: if own { primary_term.epoch } else { 0 }, timeline };
     }
     let diverged = heard
         .filter(|(epoch, _)| *epoch == primary_term.epoch)
@@ -85,7 +85,7 @@ fn server(
         _ if !machine::compares_histories() => (observed.intake, Some(false)),
         _ => (observed.intake, diverged),
     };
-    Server::Standby {
+    ServerMode::Standby {
         consistent: observed.consistent,
         abandoned_promotion,
         intake,
@@ -94,7 +94,7 @@ fn server(
     }
 }
 
-impl Shared {
+impl NodeShared {
     /// One step; whether the next one is expected soon.
     async fn act(&self, failover: &Failover, memory: &mut PrimaryMemory) -> std::io::Result<bool> {
         let observed = failover.postgres.observed();
@@ -127,16 +127,16 @@ impl Shared {
         let heard = lock(&failover.heard).clone();
         let server = match &observed {
             Some(observed) => server(observed, primary_term, me, heard.as_ref()),
-            None => Server::Rewinding { diverged_in: repair.and_then(|r| r.diverged_in) },
+            None => ServerMode::Rewinding { diverged_in: repair.and_then(|r| r.diverged_in) },
         };
         let (epoch, free) = {
             let voter = lock(&failover.voter);
             (voter.epoch(), voter.is_free(failover.postgres.now()))
         };
-        let step = node::next_step(&node::Facts { me, primary_term, epoch, free, server });
-        if step != Step::RunAsPrimary {
+        let step = node::next_step(&node::NodeFacts { me, primary_term, epoch, free, server });
+        if step != NodeStep::RunAsPrimary {
             // Who is on its way asks for patience already.
-            let promotes = matches!(step, Step::Promote(_)).then(|| {
+            let promotes = matches!(step, NodeStep::Promote(_)).then(|| {
                 PrimaryRun::promoted_soon(primary_term.epoch, lock(&failover.durable).start)
             });
             let mut primary_run = lock(&failover.primary_run);
@@ -153,31 +153,31 @@ impl Shared {
             ServerDirective::Follow(primary_term.primary, t.postgres.clone(), primary_term.timeline)
         });
         match step {
-            Step::RunAsPrimary => {
+            NodeStep::RunAsPrimary => {
                 if let Some(observed) = &observed {
                     return self.primary_term(failover, memory, observed, primary_term).await;
                 }
             }
-            Step::Nothing
-            | Step::WaitForPromise
-            | Step::StartAsPrimary
-            | Step::StartAsStandby
-            | Step::Rewind(_) => {}
+            NodeStep::Nothing
+            | NodeStep::WaitForPromise
+            | NodeStep::StartAsPrimary
+            | NodeStep::StartAsStandby
+            | NodeStep::Rewind(_) => {}
             // A new member has never been recruited: it enters the present epoch and follows.
-            Step::Enter(epoch) => {
+            NodeStep::Enter(epoch) => {
                 lock(&failover.durable).enter(epoch)?;
                 lock(&failover.voter).enter(epoch);
                 *lock(&failover.report) = None;
                 failover.poke();
             }
-            Step::Stop => direct(ServerDirective::Stop),
-            Step::CloseIntake => direct(ServerDirective::Close),
-            Step::Promote(timeline) => {
+            NodeStep::Stop => direct(ServerDirective::Stop),
+            NodeStep::CloseIntake => direct(ServerDirective::Close),
+            NodeStep::Promote(timeline) => {
                 if let Some(target) = primary_term.target() {
                     direct(ServerDirective::Promote(timeline, primary_term.change, target.clone()));
                 }
             }
-            Step::Report(report) => {
+            NodeStep::Report(report) => {
                 let mut said = lock(&failover.report);
                 if *said != Some(report) {
                     match report.holds {
@@ -196,9 +196,10 @@ impl Shared {
                     failover.ask.notify_one();
                 }
             }
-            Step::Follow(_) => follow.clone().into_iter().for_each(direct),
+            NodeStep::Follow(_) => follow.clone().into_iter().for_each(direct),
         }
-        let calm = matches!(step, Step::Nothing | Step::Rewind(_)) && primary_term.is_settled();
+        let calm =
+            matches!(step, NodeStep::Nothing | NodeStep::Rewind(_)) && primary_term.is_settled();
         if calm {
             // The same order as before, with less of a hurry.
             let follows = observed.as_ref().is_some_and(|l| {
@@ -265,11 +266,11 @@ impl Shared {
             noted => noted.map(|(_, end)| confirmed_by(failover, end)).unwrap_or_default(),
         };
         let names = match observed.names {
-            None => Names::Unset,
-            Some((change, true)) => Names::Loaded(change),
-            Some((change, false)) => Names::Loading(change),
+            None => NamesState::Unset,
+            Some((change, true)) => NamesState::Loaded(change),
+            Some((change, false)) => NamesState::Loading(change),
         };
-        let facts = primary::Facts {
+        let facts = primary::PrimaryFacts {
             primary_term,
             read: memory.read,
             names,
@@ -287,7 +288,7 @@ impl Shared {
             return Ok(true);
         }
         let step = primary::next_step(&facts);
-        if step == primary::Step::OpenGate {
+        if step == primary::PrimaryStep::OpenGate {
             memory.open = true;
             tracing::info!(
                 "failover: this node is the primary of epoch {} and takes writes",
@@ -313,27 +314,27 @@ impl Shared {
             text.waits_for = BTreeSet::new();
             failover.rewinds(&mut text, None);
             text.step = said(&step);
-            if let primary::Step::WaitFor(who) = &step {
+            if let primary::PrimaryStep::WaitFor(who) = &step {
                 text.waits_for.clone_from(who);
             }
         }
         let ready = memory.patience.is_none_or(|until| Instant::now() >= until);
         match step {
-            primary::Step::Read if ready => {
+            primary::PrimaryStep::Read if ready => {
                 memory.read = self.wait_for_read_index().await;
                 memory.patience = (!memory.read).then(|| Instant::now() + RETRY);
             }
-            primary::Step::SetNames(change) => {
+            primary::PrimaryStep::SetNames(change) => {
                 if let Some(target) = primary_term.target() {
                     failover.postgres.direct(ServerDirective::Names(change, target.clone()), true);
                 }
             }
-            primary::Step::Note(change) => memory.noted = Some((change, observed.end)),
-            primary::Step::CommitSyncConfig { epoch, change } if ready => {
+            primary::PrimaryStep::Note(change) => memory.noted = Some((change, observed.end)),
+            primary::PrimaryStep::CommitSyncConfig { epoch, change } if ready => {
                 let at_ms = machine::wall_clock_us() / 1000;
                 self.proposed(memory, Command::CommitSyncConfig { epoch, change, at_ms }).await;
             }
-            primary::Step::Nothing if ready => {
+            primary::PrimaryStep::Nothing if ready => {
                 // Who has a vote confirms commits; who leaves stops to do so first.
                 let voters = self.applied.borrow().cluster.electorate();
                 if let Some(standbys) = primary::wanted(primary_term, &voters) {
@@ -352,7 +353,7 @@ impl Shared {
                         .direct(ServerDirective::Names(primary_term.change, target.clone()), false);
                 }
             }
-            primary::Step::OpenGate => extend(self, failover),
+            primary::PrimaryStep::OpenGate => extend(self, failover),
             _ => {}
         }
         Ok(!(settled && memory.open))
@@ -369,41 +370,41 @@ impl Shared {
 }
 
 /// Keeps the words of a step for whoever asks, and has news logged.
-fn say(failover: &Failover, step: &Step, server: &Server) {
-    let mut text = lock(&failover.text);
+fn say(failover: &Failover, step: &NodeStep, server: &ServerMode) {
+    let mut shown = lock(&failover.text);
     let rewind = match step {
-        Step::Rewind(primary) => Some(*primary),
+        NodeStep::Rewind(primary) => Some(*primary),
         _ => None,
     };
-    failover.rewinds(&mut text, rewind);
+    failover.rewinds(&mut shown, rewind);
     let text = match step {
-        Step::Nothing
+        NodeStep::Nothing
             if matches!(
                 server,
-                Server::Rewinding { .. } | Server::Standby { consistent: false, .. }
+                ServerMode::Rewinding { .. } | ServerMode::Standby { consistent: false, .. }
             ) =>
         {
             "waits for its server".into()
         }
-        Step::Nothing => "nothing".into(),
-        Step::Stop => "stops its server, which is no longer the primary".into(),
-        Step::WaitForPromise => "waits until its promise to the last primary is over".into(),
-        Step::Enter(epoch) => format!("enters epoch {epoch}"),
-        Step::StartAsStandby | Step::StartAsPrimary => "starts its server".into(),
-        Step::CloseIntake => "takes no more WAL".into(),
-        Step::Report(_) => "is recruited and has reported".into(),
-        Step::Promote(timeline) => format!("promotes its server to timeline {timeline}"),
-        Step::Follow(primary) => format!("turns to node {primary}"),
-        Step::Rewind(primary) => {
+        NodeStep::Nothing => "nothing".into(),
+        NodeStep::Stop => "stops its server, which is no longer the primary".into(),
+        NodeStep::WaitForPromise => "waits until its promise to the last primary is over".into(),
+        NodeStep::Enter(epoch) => format!("enters epoch {epoch}"),
+        NodeStep::StartAsStandby | NodeStep::StartAsPrimary => "starts its server".into(),
+        NodeStep::CloseIntake => "takes no more WAL".into(),
+        NodeStep::Report(_) => "is recruited and has reported".into(),
+        NodeStep::Promote(timeline) => format!("promotes its server to timeline {timeline}"),
+        NodeStep::Follow(primary) => format!("turns to node {primary}"),
+        NodeStep::Rewind(primary) => {
             format!("has WAL that node {primary} has not: it is to be rewound")
         }
-        Step::RunAsPrimary => return, // said by `primary_term`
+        NodeStep::RunAsPrimary => return, // said by `primary_term`
     };
-    if text.step != text {
-        if !matches!(step, Step::Nothing | Step::Report(_)) {
+    if shown.step != text {
+        if !matches!(step, NodeStep::Nothing | NodeStep::Report(_)) {
             tracing::info!("failover: this node {text}");
         }
-        text.step = text;
+        shown.step = text;
     }
 }
 
@@ -418,18 +419,18 @@ fn confirmed_by(failover: &Failover, end: WalPosition) -> BTreeSet<pgraft_core::
         .collect()
 }
 
-fn said(step: &primary::Step) -> String {
+fn said(step: &primary::PrimaryStep) -> String {
     match step {
-        primary::Step::Nothing => "is the primary".into(),
-        primary::Step::Read => "comes to the present".into(),
-        primary::Step::SetNames(_) | primary::Step::WaitForNames => {
+        primary::PrimaryStep::Nothing => "is the primary".into(),
+        primary::PrimaryStep::Read => "comes to the present".into(),
+        primary::PrimaryStep::SetNames(_) | primary::PrimaryStep::WaitForNames => {
             "sets synchronous_standby_names".into()
         }
-        primary::Step::Note(_) | primary::Step::WaitFor(_) => {
+        primary::PrimaryStep::Note(_) | primary::PrimaryStep::WaitFor(_) => {
             "waits for its standbys to have its WAL".into()
         }
-        primary::Step::CommitSyncConfig { .. } => "settles whom its commits wait for".into(),
-        primary::Step::WaitForLease => "waits for its lease".into(),
-        primary::Step::OpenGate => "opens its gate".into(),
+        primary::PrimaryStep::CommitSyncConfig { .. } => "settles whom its commits wait for".into(),
+        primary::PrimaryStep::WaitForLease => "waits for its lease".into(),
+        primary::PrimaryStep::OpenGate => "opens its gate".into(),
     }
 }

@@ -4,7 +4,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use pgraft_core::failover::lease::Start;
+use pgraft_core::failover::lease::StartNumber;
 use serde::{Deserialize, Serialize};
 
 use crate::files;
@@ -15,10 +15,10 @@ pub const FILE_NAME: &str = "failover.json";
 const FORMAT: u32 = 1;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct File {
+struct PromiseFile {
     format: u32,
     epoch: u64,
-    start: Start,
+    start: StartNumber,
     run: i64,
     was_primary: bool,
 }
@@ -30,7 +30,7 @@ pub struct Durable {
     /// The epoch that this member is in: it acknowledges heartbeats of this one and of no other.
     pub epoch: u64,
     /// Counts the runs of its Postgres.
-    pub start: Start,
+    pub start: StartNumber,
     /// The run that has that number.
     run: i64,
     /// Whether that run was the primary of the epoch.
@@ -43,7 +43,7 @@ impl Durable {
     /// Reads the file; a new member has none, and gets one.
     pub fn open(dir: &Path, identity: &mut Identity) -> io::Result<Self> {
         let path = dir.join(FILE_NAME);
-        let file = files::read_versioned::<File>(&path, FORMAT)?;
+        let file = files::read_versioned::<PromiseFile>(&path, FORMAT)?;
         let fresh = file.is_none();
         if fresh && identity.promises {
             let gone = format!(
@@ -51,10 +51,10 @@ impl Durable {
             );
             return Err(io::Error::new(io::ErrorKind::InvalidData, gone));
         }
-        let File { epoch, start, run, was_primary, .. } = file.unwrap_or(File {
+        let PromiseFile { epoch, start, run, was_primary, .. } = file.unwrap_or(PromiseFile {
             format: FORMAT,
             epoch: 0,
-            start: Start(0),
+            start: StartNumber(0),
             run: 0,
             was_primary: false,
         });
@@ -68,12 +68,12 @@ impl Durable {
 
     /// The server runs. When it is another run than the last one known, the number of that and its
     /// epoch come back if it was the primary.
-    pub fn runs(&mut self, run: i64) -> io::Result<Option<(u64, Start)>> {
+    pub fn runs(&mut self, run: i64) -> io::Result<Option<(u64, StartNumber)>> {
         if self.run == run {
             return Ok(None);
         }
         let ended = self.was_primary.then_some((self.epoch, self.start));
-        (self.start, self.run, self.was_primary) = (Start(self.start.0 + 1), run, false);
+        (self.start, self.run, self.was_primary) = (StartNumber(self.start.0 + 1), run, false);
         self.write()?;
         Ok(ended)
     }
@@ -101,7 +101,10 @@ impl Durable {
 
     fn write(&self) -> io::Result<()> {
         let Self { epoch, start, run, was_primary, .. } = *self;
-        files::replace_json(&self.path, &File { format: FORMAT, epoch, start, run, was_primary })
+        files::replace_json(
+            &self.path,
+            &PromiseFile { format: FORMAT, epoch, start, run, was_primary },
+        )
     }
 }
 
@@ -127,7 +130,7 @@ mod tests {
             !again.was_never_primary(),
             "a worker that was started again, in the same run of its server"
         );
-        assert_eq!(again.runs(8).unwrap(), Some((1, Start(1))));
+        assert_eq!(again.runs(8).unwrap(), Some((1, StartNumber(1))));
         again.enter(2).unwrap();
         assert!(!open().unwrap().was_never_primary());
         std::fs::remove_file(dir.path().join(FILE_NAME)).unwrap();

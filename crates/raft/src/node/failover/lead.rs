@@ -7,16 +7,16 @@ use std::time::Duration;
 
 use openraft::ServerState;
 use openraft::async_runtime::watch::WatchReceiver;
-use pgraft_core::failover::leader::{Facts, Step, next_step};
-use pgraft_core::failover::{Phase, Reason};
+use pgraft_core::failover::leader::{LeaderFacts, LeaderStep, next_step};
+use pgraft_core::failover::{Phase, TermEndReason};
 use pgraft_core::{Command, NodeId};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 
-use super::{Failover, Shared, lock};
+use super::{Failover, NodeShared, lock};
 use crate::machine;
 use crate::node::compose::caught_up;
-use crate::transport::{FailoverEnd, Peer, Reply, Rpc, VoterReply};
+use crate::transport::{FailoverEnd, Peer, Rpc, RpcReply, VoterReply};
 use crate::types::{LogCommand, raft_id};
 
 /// While all is well. A majority that does not hear the primary is found so even where the leader
@@ -37,7 +37,7 @@ const HANDS_OVER: Duration = Duration::from_millis(300);
 type VoterReplies = BTreeMap<NodeId, (Instant, VoterReply)>;
 
 /// Leads for as long as it is polled.
-pub async fn run(shared: Arc<Shared>) {
+pub async fn run(shared: Arc<NodeShared>) {
     let Some(failover) = shared.failover.clone() else { return std::future::pending().await };
     let mut idle: BTreeMap<NodeId, Peer> = BTreeMap::new();
     let mut requests: JoinSet<(NodeId, Peer, Option<VoterReply>)> = JoinSet::new();
@@ -113,12 +113,12 @@ fn patience(failover: &Failover) -> Duration {
 
 pub(super) async fn ask(id: NodeId, mut peer: Peer) -> (NodeId, Peer, Option<VoterReply>) {
     match peer.call(&Rpc::Ask, TIMEOUT).await {
-        Ok(Reply::VoterReply(said)) => (id, peer, Some(said)),
+        Ok(RpcReply::VoterReply(said)) => (id, peer, Some(said)),
         _ => (id, peer, None),
     }
 }
 
-impl Shared {
+impl NodeShared {
     /// One step, on what was said lately.
     async fn decide(&self, failover: &Failover, voices: &mut VoterReplies) {
         let me = self.settings.node_id;
@@ -153,7 +153,7 @@ impl Shared {
         let preferred =
             asked_for.filter(|(epoch, _)| *epoch == primary_term.epoch).map(|(_, id)| id);
         let electorate = applied.cluster.electorate();
-        let facts = Facts {
+        let facts = LeaderFacts {
             me,
             primary_term,
             voters: &voters,
@@ -165,18 +165,18 @@ impl Shared {
         };
         let step = next_step(&facts);
         let command = match step {
-            Step::Nothing | Step::WaitForVoter => return,
-            Step::WaitFor(missing) => {
+            LeaderStep::Nothing | LeaderStep::WaitForVoter => return,
+            LeaderStep::WaitFor(missing) => {
                 lock(&failover.text).waits_for = missing.any_of;
                 return;
             }
-            Step::Recruit(epoch) => {
+            LeaderStep::Recruit(epoch) => {
                 let reason = if asked_for.is_some_and(|(e, _)| e == epoch) {
-                    Reason::Switchover
+                    TermEndReason::Switchover
                 } else if released {
-                    Reason::Released
+                    TermEndReason::Released
                 } else {
-                    Reason::LeaseExpired
+                    TermEndReason::LeaseExpired
                 };
                 tracing::warn!(
                     "the primary, node {}, is gone ({reason}): epoch {epoch} begins",
@@ -184,7 +184,7 @@ impl Shared {
                 );
                 Command::Recruit { epoch, reason, at_ms: machine::wall_clock_us() / 1000 }
             }
-            Step::Appoint { epoch, primary } => {
+            LeaderStep::Appoint { epoch, primary } => {
                 tracing::warn!(
                     "node {primary} has the most and is the primary of epoch {epoch}, on timeline {}",
                     primary_term.next_timeline

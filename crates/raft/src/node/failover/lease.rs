@@ -10,8 +10,8 @@ use pgraft_core::failover::lease::{BootTime, Heartbeat, lease_until};
 use pgraft_core::status::WalPosition;
 use tokio::task::JoinSet;
 
-use super::{Failover, HeartbeatReplies, PrimaryRun, Shared, lock};
-use crate::transport::{FailoverEnd, Peer, Reply, Rpc};
+use super::{Failover, HeartbeatReplies, NodeShared, PrimaryRun, lock};
+use crate::transport::{FailoverEnd, Peer, Rpc, RpcReply};
 use crate::types::raft_id;
 
 /// Heartbeats in a lease time: several may be lost before the lease is.
@@ -23,7 +23,7 @@ type HeartbeatReply =
     (NodeId, Peer, BootTime, u64, Option<(Result<(), String>, Option<WalPosition>)>);
 
 /// Sends for as long as it is polled.
-pub async fn run(shared: Arc<Shared>) {
+pub async fn run(shared: Arc<NodeShared>) {
     let Some(failover) = shared.failover.clone() else { return std::future::pending().await };
     let lease = Duration::from_millis(failover.lease_ms);
     let mut idle: BTreeMap<NodeId, Peer> = BTreeMap::new();
@@ -77,7 +77,7 @@ pub async fn run(shared: Arc<Shared>) {
             let ttl = lease / 2;
             requests.spawn(async move {
                 let answer = match peer.call(&rpc, ttl).await {
-                    Ok(Reply::Lease { carried, confirmed }) => Some((carried, confirmed)),
+                    Ok(RpcReply::Lease { carried, confirmed }) => Some((carried, confirmed)),
                     _ => None,
                 };
                 (id, peer, sent, heartbeat.epoch, answer)
@@ -129,7 +129,7 @@ fn took(
 }
 
 /// Moves the gate's deadline to where the lease ends now.
-pub(super) fn extend(shared: &Shared, failover: &Failover) {
+pub(super) fn extend(shared: &NodeShared, failover: &Failover) {
     let (voters, _) = shared.voters_in_log();
     // Held until the gate is moved: who closes it for good takes the primary term away first.
     let primary_run = lock(&failover.primary_run);
@@ -141,7 +141,7 @@ pub(super) fn extend(shared: &Shared, failover: &Failover) {
     }
 }
 
-impl Shared {
+impl NodeShared {
     /// The primary is a voter, too, as a rule.
     fn acknowledge_own(
         &self,

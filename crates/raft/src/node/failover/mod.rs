@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use openraft::async_runtime::watch::WatchReceiver;
 use pgraft_core::failover::lease::{
-    BootTime, Heartbeat, HeartbeatContext, Start, Voter, lease_until,
+    BootTime, Heartbeat, HeartbeatContext, StartNumber, Voter, lease_until,
 };
 use pgraft_core::failover::node::Intake;
 use pgraft_core::failover::{History, Phase, PrimaryTerm, Report, SyncConfig};
@@ -32,7 +32,7 @@ use pgraft_core::{Address, NodeId};
 use tokio::sync::Notify;
 
 use self::durable::Durable;
-use super::Shared;
+use super::NodeShared;
 use crate::identity::Identity;
 use crate::machine;
 use crate::transport::{FailoverEnd, VoterReply};
@@ -116,7 +116,7 @@ pub enum ServerDirective {
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct PrimaryRun {
     epoch: u64,
-    start: Start,
+    start: StartNumber,
     history: History,
     /// Whether the gate may be open while the lease stands.
     open: bool,
@@ -126,7 +126,7 @@ struct PrimaryRun {
 
 impl PrimaryRun {
     /// Of a server that is being promoted.
-    fn promoted_soon(epoch: u64, start: Start) -> Self {
+    fn promoted_soon(epoch: u64, start: StartNumber) -> Self {
         Self { epoch, start, history: History::default(), open: false, unsettled: true }
     }
 }
@@ -169,9 +169,9 @@ pub struct Failover {
     /// Who is to be the primary of that epoch, if it has as much WAL as anybody.
     preferred: Mutex<Option<(u64, NodeId)>>,
     /// The primary term that this primary gives up: its gate stays closed.
-    resigned: Mutex<Option<(u64, Start)>>,
+    resigned: Mutex<Option<(u64, StartNumber)>>,
     /// The run before the present one, where it was the primary.
-    released_run: Mutex<Option<(u64, Start)>>,
+    released_run: Mutex<Option<(u64, StartNumber)>>,
     /// A run of the primary has ended, by its own word.
     pub end_reported: Notify,
     /// The last run of this server is to be released.
@@ -313,7 +313,7 @@ impl Failover {
     }
 }
 
-impl Shared {
+impl NodeShared {
     /// The voters of the last membership in the log, and its index.
     fn voters_in_log(&self) -> (BTreeSet<NodeId>, u64) {
         let metrics = self.raft.server_metrics();
@@ -342,7 +342,7 @@ impl Shared {
     }
 }
 
-impl FailoverEnd for Shared {
+impl FailoverEnd for NodeShared {
     fn hear(
         &self,
         from: NodeId,
@@ -411,7 +411,7 @@ impl FailoverEnd for Shared {
     }
 
     /// Hears that a run of the primary has ended.
-    fn released(&self, from: NodeId, epoch: u64, start: Start) {
+    fn released(&self, from: NodeId, epoch: u64, start: StartNumber) {
         let Some(failover) = &self.failover else { return };
         if self.applied.borrow().cluster.primary() != Some(from) {
             return; // a member speaks for its own server

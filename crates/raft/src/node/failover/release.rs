@@ -8,12 +8,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pgraft_core::NodeId;
-use pgraft_core::failover::lease::Start;
+use pgraft_core::failover::lease::StartNumber;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use super::{PrimaryRun, Shared, lock};
-use crate::transport::{FailoverEnd, Reply, Rpc};
+use super::{NodeShared, PrimaryRun, lock};
+use crate::transport::{FailoverEnd, Rpc, RpcReply};
 use crate::types::raft_id;
 
 const TIMEOUT: Duration = Duration::from_secs(1);
@@ -23,7 +23,7 @@ const RETRY: Duration = Duration::from_millis(200);
 const LAST_WORDS: Duration = Duration::from_millis(150);
 
 /// Tells for as long as it is polled.
-pub async fn run(shared: Arc<Shared>) {
+pub async fn run(shared: Arc<NodeShared>) {
     let Some(failover) = shared.failover.clone() else { return std::future::pending().await };
     loop {
         failover.ended.notified().await;
@@ -44,7 +44,7 @@ pub async fn run(shared: Arc<Shared>) {
 
 impl super::Failover {
     /// The run before the present one, where it was the primary of an epoch that is not over.
-    fn ended_run(&self) -> Option<(u64, Start)> {
+    fn ended_run(&self) -> Option<(u64, StartNumber)> {
         *lock(&self.released_run)
     }
 
@@ -60,7 +60,7 @@ impl super::Failover {
     }
 }
 
-impl Shared {
+impl NodeShared {
     /// The postmaster is dead or ends all processes, and no process of its server may show or
     /// acknowledge anything any more: what still lives goes by a closed gate.
     pub(in crate::node) async fn release_what_ends(&self) {
@@ -76,7 +76,7 @@ impl Shared {
             .await;
     }
 
-    async fn send_release(&self, epoch: u64, start: Start, told: &mut BTreeSet<NodeId>) {
+    async fn send_release(&self, epoch: u64, start: StartNumber, told: &mut BTreeSet<NodeId>) {
         let (voters, _) = self.voters_in_log();
         let mut calls = JoinSet::new();
         for (id, endpoint) in
@@ -88,7 +88,7 @@ impl Shared {
                     id,
                     matches!(
                         peer.call(&Rpc::Release { epoch, start }, TIMEOUT).await,
-                        Ok(Reply::Heard)
+                        Ok(RpcReply::Heard)
                     ),
                 )
             });

@@ -12,9 +12,9 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::lead::ask;
-use super::{Failover, Shared, lock};
+use super::{Failover, NodeShared, lock};
 use crate::node::compose::caught_up;
-use crate::transport::{FailoverEnd, Peer, Reply, Rpc, VoterReply};
+use crate::transport::{FailoverEnd, Peer, Rpc, RpcReply, VoterReply};
 use crate::types::{Endpoint, node_id, raft_id};
 
 /// For the whole change.
@@ -52,7 +52,7 @@ impl Drop for SwitchoverGuard<'_> {
     }
 }
 
-impl Shared {
+impl NodeShared {
     /// Asked of any member: the leader does it.
     pub(in crate::node) async fn switch_over(
         &self,
@@ -87,7 +87,7 @@ impl Shared {
             .call(&Rpc::Switchover { target }, DEADLINE + ON_THE_WAY)
             .await
         {
-            Ok(Reply::Switchover(answer)) => answer,
+            Ok(RpcReply::Switchover(answer)) => answer,
             Ok(_) => Err(unknown()),
             Err(error) => Err(Refusal::Stopped(error.to_string())),
         }
@@ -155,7 +155,7 @@ impl Shared {
                 .call(&call, CATCH_UP * 3)
                 .await
             {
-                Ok(Reply::SteppedDown(answer)) => answer,
+                Ok(RpcReply::SteppedDown(answer)) => answer,
                 _ => Err(Refusal::Unreachable(primary_term.primary)),
             }
         };
@@ -249,7 +249,7 @@ impl Shared {
         sleep(IN_FLIGHT).await;
         let since = Instant::now();
         failover.fast_polling.notify_one();
-        failover.postgres.look_again();
+        failover.postgres.refresh();
         sleep(LOOK).await;
         let end = failover.postgres.observed().map(|l| l.end);
         loop {

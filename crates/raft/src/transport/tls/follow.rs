@@ -12,7 +12,7 @@ use tokio::time::{Instant, timeout};
 
 use super::material::{Health, Material, Validity};
 use super::trouble::span;
-use super::{Guard, Tls};
+use super::{Guard, RaftTls};
 
 /// How often the files are looked at.
 const LOOK: Duration = Duration::from_secs(3);
@@ -45,7 +45,7 @@ pub async fn follow(guard: Guard, told: Arc<Notify>) {
     }
 }
 
-async fn look(tls: &Arc<Tls>, tried: Tried) -> Tried {
+async fn look(tls: &Arc<RaftTls>, tried: Tried) -> Tried {
     let marks = tls.paths().map(|path| mark(path));
     if tried == Tried::Good(marks) || tried == Tried::BadAndSaid(marks) {
         return tried;

@@ -22,7 +22,7 @@ use rustls::{CertificateError, ClientConfig, Error, RootCertStore, ServerConfig}
 
 use super::name_of;
 use super::trouble::InWords;
-use crate::settings::TlsFiles;
+use crate::settings::RaftTlsFiles;
 
 /// A certificate file is smaller than this, in bytes.
 const MAX_FILE: u64 = 1 << 20;
@@ -147,8 +147,8 @@ pub enum MaterialError {
 impl Material {
     /// Reads the files and checks that `me` can work with them. A certificate that has expired is
     /// let through: it is replaced under way.
-    pub fn load(files: &TlsFiles, me: NodeId) -> Result<Self, MaterialError> {
-        let TlsFiles { cert, key, ca } = files;
+    pub fn load(files: &RaftTlsFiles, me: NodeId) -> Result<Self, MaterialError> {
+        let RaftTlsFiles { cert, key, ca } = files;
         let (cert_pem, ca_pem) =
             (read(Which::Cert, cert, |_| Ok(()))?, read(Which::Ca, ca, |_| Ok(()))?);
         let key_pem = read(Which::Key, key, |file| {
@@ -169,7 +169,7 @@ impl Material {
     }
 
     fn build(
-        files: &TlsFiles,
+        files: &RaftTlsFiles,
         me: NodeId,
         [cert, key, ca]: [&[u8]; 3],
         now: UnixTime,

@@ -36,7 +36,7 @@ pub use trouble::Trouble;
 use super::handshake::{Rejected, Welcome};
 use super::peek::Peeked;
 use super::{BoxStream, MAX_FRAME, write_json};
-use crate::settings::{Protection, TlsFiles};
+use crate::settings::{Protection, RaftTlsFiles};
 use material::Material;
 
 /// How long a TLS connection lives.
@@ -57,13 +57,13 @@ pub enum Guard {
     /// Nothing.
     Plain,
     /// Mutual TLS.
-    Tls(Arc<Tls>),
+    Tls(Arc<RaftTls>),
 }
 
 /// This node's certificate and the cluster's CA, as the files had them last.
-pub struct Tls {
+pub struct RaftTls {
     me: NodeId,
-    files: TlsFiles,
+    files: RaftTlsFiles,
     current: RwLock<Arc<Material>>,
 }
 
@@ -77,7 +77,7 @@ impl Guard {
             Protection::Loopback | Protection::TrustedNetwork => Ok(Self::Plain),
             Protection::Tls(files) => {
                 let current = RwLock::new(Arc::new(Material::load(files, me)?));
-                Ok(Self::Tls(Arc::new(Tls { me, files: files.clone(), current })))
+                Ok(Self::Tls(Arc::new(RaftTls { me, files: files.clone(), current })))
             }
         }
     }
@@ -149,7 +149,7 @@ impl Guard {
     }
 }
 
-impl Tls {
+impl RaftTls {
     fn current(&self) -> Arc<Material> {
         Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
     }
@@ -159,7 +159,7 @@ impl Tls {
     }
 
     fn paths(&self) -> [&PathBuf; 3] {
-        let TlsFiles { cert, key, ca } = &self.files;
+        let RaftTlsFiles { cert, key, ca } = &self.files;
         [cert, key, ca]
     }
 }

@@ -13,7 +13,7 @@ use super::*;
 use crate::identity::{Belonging, Identity};
 use crate::store::AppliedState;
 use crate::transport::handshake::Hello;
-use crate::transport::{Listener, Local, LogDedup, Network, PeerFactory, Reply, Rpc, read_json};
+use crate::transport::{Listener, Local, LogDedup, Network, PeerFactory, Rpc, RpcReply, read_json};
 use crate::types::Endpoint;
 
 #[path = "../../../tests/certificates/mod.rs"]
@@ -40,7 +40,7 @@ impl Network for Loop {
             guard.check(&shown, hello.from).unwrap();
             write_json(&mut stream, &Welcome::Accepted, MAX_FRAME).await.unwrap();
             while let Some(Rpc::Probe) = read_json(&mut stream, MAX_FRAME).await.unwrap() {
-                write_json(&mut stream, &Reply::Probe { wal: None, replayed: None }, MAX_FRAME)
+                write_json(&mut stream, &RpcReply::Probe { wal: None, replayed: None }, MAX_FRAME)
                     .await
                     .unwrap();
             }
@@ -64,7 +64,7 @@ async fn a_connection_is_made_anew_after_an_hour() {
             &ca.node(node),
             &ca.pem(),
         );
-        Guard::open(node, &Protection::Tls(TlsFiles { cert, key, ca })).unwrap()
+        Guard::open(node, &Protection::Tls(RaftTlsFiles { cert, key, ca })).unwrap()
     };
     let mut identity = Identity::open(dir.path(), one).unwrap();
     identity
@@ -84,7 +84,7 @@ async fn a_connection_is_made_anew_after_an_hour() {
         tokio::time::advance(after).await;
         assert!(matches!(
             peer.call(&Rpc::Probe, Duration::from_secs(1)).await,
-            Ok(Reply::Probe { .. })
+            Ok(RpcReply::Probe { .. })
         ));
         network.connections.load(Ordering::Relaxed)
     };

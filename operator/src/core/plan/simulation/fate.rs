@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 /// What goes wrong, or on, between two passes.
 #[derive(Debug, Clone)]
-pub(super) enum Fate {
+pub(super) enum StepFate {
     /// Nothing: time passes.
     Quiet,
     /// The operator dies before it does anything.
@@ -47,27 +47,27 @@ pub(super) enum Fate {
     CutOff(usize, u8),
 }
 
-pub(super) fn fates() -> impl Strategy<Value = Fate> {
+pub(super) fn fates() -> impl Strategy<Value = StepFate> {
     prop_oneof![
-        8 => Just(Fate::Quiet),
-        2 => Just(Fate::DiesBefore),
-        2 => Just(Fate::DiesWithin),
-        1 => (0..9usize).prop_map(Fate::PodDeleted),
-        1 => (0..9usize).prop_map(Fate::PodEvicted),
-        1 => (0..9usize).prop_map(Fate::VolumeDeleted),
-        1 => Just(Fate::Silence),
-        1 => Just(Fate::OldNews),
-        1 => (0..9usize).prop_map(Fate::Election),
-        2 => (1..9usize).prop_map(Fate::Scale),
-        1 => (0..3usize).prop_map(Fate::Resources),
-        1 => Just(Fate::BadImage),
-        1 => any::<bool>().prop_map(Fate::Policy),
-        1 => Just(Fate::MadeAgain),
-        2 => prop::option::of(1..9u32).prop_map(Fate::Request),
-        2 => (0..9usize).prop_map(Fate::Failover),
-        1 => Just(Fate::Recruiting),
-        1 => Just(Fate::Refusal),
-        1 => prop::option::of(1..20i64).prop_map(Fate::Patience),
-        1 => (0..9usize, 1..60u8).prop_map(|(n, passes)| Fate::CutOff(n, passes)),
+        8 => Just(StepFate::Quiet),
+        2 => Just(StepFate::DiesBefore),
+        2 => Just(StepFate::DiesWithin),
+        1 => (0..9usize).prop_map(StepFate::PodDeleted),
+        1 => (0..9usize).prop_map(StepFate::PodEvicted),
+        1 => (0..9usize).prop_map(StepFate::VolumeDeleted),
+        1 => Just(StepFate::Silence),
+        1 => Just(StepFate::OldNews),
+        1 => (0..9usize).prop_map(StepFate::Election),
+        2 => (1..9usize).prop_map(StepFate::Scale),
+        1 => (0..3usize).prop_map(StepFate::Resources),
+        1 => Just(StepFate::BadImage),
+        1 => any::<bool>().prop_map(StepFate::Policy),
+        1 => Just(StepFate::MadeAgain),
+        2 => prop::option::of(1..9u32).prop_map(StepFate::Request),
+        2 => (0..9usize).prop_map(StepFate::Failover),
+        1 => Just(StepFate::Recruiting),
+        1 => Just(StepFate::Refusal),
+        1 => prop::option::of(1..20i64).prop_map(StepFate::Patience),
+        1 => (0..9usize, 1..60u8).prop_map(|(n, passes)| StepFate::CutOff(n, passes)),
     ]
 }

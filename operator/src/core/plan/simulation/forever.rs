@@ -1,18 +1,18 @@
 //! One thing fails whenever it is tried. Whichever it is, all other work gets done.
 
 use super::*;
-use crate::core::step::Change;
+use crate::core::step::MembershipRequest;
 
 /// A cluster of four that is as it is wanted.
-fn grown() -> World {
-    let mut world = World::new(true);
+fn grown() -> PlanWorld {
+    let mut world = PlanWorld::new(true);
     world.want.replicas = 4;
     settled(&mut world);
     world
 }
 
 /// Passes until nothing is due, or all that is due is what fails.
-fn settled(world: &mut World) -> Vec<Target> {
+fn settled(world: &mut PlanWorld) -> Vec<ObjectTarget> {
     let (mut done, mut idle) = (Vec::new(), 0);
     while idle < 15 && done.len() < 1000 {
         idle += 1;
@@ -43,7 +43,7 @@ fn settled(world: &mut World) -> Vec<Target> {
 
 /// Work of every kind, at once: scaled to so many, and everything else that people, hosts and time
 /// bring about.
-fn with_work(replicas: usize) -> World {
+fn with_work(replicas: usize) -> PlanWorld {
     let mut world = grown();
     assert_eq!(left(&mut world), [], "at rest");
     world.want.replicas = replicas;
@@ -69,7 +69,7 @@ fn with_work(replicas: usize) -> World {
 }
 
 /// What is still to be done.
-fn left(world: &mut World) -> Vec<Target> {
+fn left(world: &mut PlanWorld) -> Vec<ObjectTarget> {
     world.look(false, false);
     world.seen.failing = failing::Failures::default();
     let plan = Plan { want: &world.want, seen: &world.seen, template: template(&world.want) };
@@ -84,22 +84,22 @@ fn left(world: &mut World) -> Vec<Target> {
     stages.iter().flat_map(|stage| stage(&plan)).flat_map(|step| step.targets()).collect()
 }
 
-fn causes(target: &Target) -> Vec<Cause> {
+fn causes(target: &ObjectTarget) -> Vec<Cause> {
     let error =
         |transient| Cause::Error { reason: "RefusedByApiServer", message: "no".into(), transient };
     let refused = |change| Cause::Refused { change, code: "55006".into(), message: "no".into() };
     let node = target.object.parse().ok().map(id);
     let refusal = match target.verb {
-        "AddNode" => node.map(|node| refused(Change::Add(node))),
-        "RemoveNode" => node.map(|node| refused(Change::Remove(node))),
+        "AddNode" => node.map(|node| refused(MembershipRequest::Add(node))),
+        "RemoveNode" => node.map(|node| refused(MembershipRequest::Remove(node))),
         _ => None,
     };
     [error(false), error(true)].into_iter().chain(refusal).collect()
 }
 
 /// Whether this can't be done, or must not be, for as long as that fails.
-fn depends(on: &Target, target: &Target) -> bool {
-    let node = |target: &Target| {
+fn depends(on: &ObjectTarget, target: &ObjectTarget) -> bool {
+    let node = |target: &ObjectTarget| {
         target.object.rsplit([' ', '(']).next().map(|n| n.trim_end_matches(')').to_owned())
     };
     let same_node = node(target) == node(on);
@@ -114,7 +114,7 @@ fn depends(on: &Target, target: &Target) -> bool {
 fn one_thing_that_fails_for_ever_blocks_nothing_else() {
     let (mut kinds, mut runs) = (BTreeSet::new(), 0);
     for replicas in [2, 3, 5] {
-        let all: BTreeSet<Target> = settled(&mut with_work(replicas)).into_iter().collect();
+        let all: BTreeSet<ObjectTarget> = settled(&mut with_work(replicas)).into_iter().collect();
         assert!(!left(&mut with_work(replicas)).is_empty());
         kinds.extend(all.iter().map(|target| target.verb));
         for target in &all {
@@ -124,7 +124,7 @@ fn one_thing_that_fails_for_ever_blocks_nothing_else() {
                 settled(&mut world);
                 let reported: Vec<Step> =
                     world.seen.failing.reported().map(|failure| failure.step.clone()).collect();
-                let rest: Vec<Target> =
+                let rest: Vec<ObjectTarget> =
                     left(&mut world).into_iter().filter(|left| !depends(target, left)).collect();
                 assert!(
                     rest.is_empty(),

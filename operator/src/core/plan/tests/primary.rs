@@ -3,7 +3,7 @@
 use super::*;
 
 /// With failover, the primary where it is said to be.
-pub(super) fn with_primary(want: &Cluster, members: u32, primary: u32) -> Observed {
+pub(super) fn with_primary(want: &ClusterSpec, members: u32, primary: u32) -> Observed {
     let mut seen = healthy(want, members);
     seen.group.as_mut().unwrap().primary = Some(id(primary));
     for (n, pod) in &mut seen.pods {
@@ -12,7 +12,7 @@ pub(super) fn with_primary(want: &Cluster, members: u32, primary: u32) -> Observ
     seen
 }
 
-fn asked(target: u32, seen: &Observed, refused: Option<&str>) -> SwitchoverAttempt {
+fn switchover_attempt(target: u32, seen: &Observed, refused: Option<&str>) -> SwitchoverAttempt {
     SwitchoverAttempt {
         target: id(target),
         at: seen.now,
@@ -27,11 +27,11 @@ fn a_request_is_one_call_and_is_not_repeated() {
     want.switchover = Some(id(3));
     let mut seen = with_primary(&want, 3, 1);
     assert_eq!(next_step(&want, &seen), Step::SwitchOver(id(3)));
-    seen.asked = Some(asked(3, &seen, None));
+    seen.switchover_attempt = Some(switchover_attempt(3, &seen, None));
     assert_eq!(
         next_step(&want, &seen),
         Step::Steady,
-        "it is asked once, and the next look shows what came of it"
+        "it is switchover_attempt once, and the next look shows what came of it"
     );
     // Done, and a later failover moves the primary on.
     let mut seen = with_primary(&want, 3, 2);
@@ -51,10 +51,10 @@ fn a_request_that_can_not_be_carried_out_keeps_nothing_else_waiting() {
     seen.group.as_mut().unwrap().members[2].lag_bytes = Some(17 << 20);
     assert_eq!(step(&want, &mut seen), Step::CreateVolume(id(4)));
     let mut seen = with_primary(&want, 3, 1);
-    seen.asked = Some(asked(3, &seen, Some("not now")));
+    seen.switchover_attempt = Some(switchover_attempt(3, &seen, Some("not now")));
     assert_eq!(step(&want, &mut seen), Step::CreateVolume(id(4)));
     seen.now += SignedDuration::from_secs(4);
-    assert_eq!(step(&want, &mut seen), Step::SwitchOver(id(3)), "asked again");
+    assert_eq!(step(&want, &mut seen), Step::SwitchOver(id(3)), "switchover_attempt again");
 }
 
 #[test]
@@ -93,14 +93,14 @@ fn the_primary_is_another_one_before_it_is_scaled_away() {
     assert_eq!(step(&want, &mut seen), Step::SwitchOver(id(1)));
     let mut moved = with_primary(&want, 5, 2);
     assert_eq!(step(&want, &mut moved), Step::RemoveNode(id(5)));
-    seen.asked = Some(asked(2, &seen, None));
+    seen.switchover_attempt = Some(switchover_attempt(2, &seen, None));
     assert_eq!(step(&want, &mut seen), Step::Wait(WaitReason::SwitchingOver(id(2))));
-    seen.asked = Some(asked(2, &seen, Some("no")));
+    seen.switchover_attempt = Some(switchover_attempt(2, &seen, Some("no")));
     assert!(matches!(
         step(&want, &mut seen),
-        Step::Wait(WaitReason::Refused { change: Change::SwitchOver(_), .. })
+        Step::Wait(WaitReason::Refused { change: MembershipRequest::SwitchOver(_), .. })
     ));
-    seen.asked = None;
+    seen.switchover_attempt = None;
     for member in &mut group.members[..4] {
         member.lag_bytes = None;
     }

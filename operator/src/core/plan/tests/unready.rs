@@ -71,7 +71,7 @@ fn a_pod_that_was_made_with_an_earlier_configuration_is_made_again_once_it_can_b
 
 #[test]
 fn who_is_out_of_the_leaders_reach_gets_no_clients() {
-    let out = |want: &Cluster, node: u32, change: &dyn Fn(&mut Observed)| {
+    let out = |want: &ClusterSpec, node: u32, change: &dyn Fn(&mut Observed)| {
         let mut seen = healthy(want, 3);
         seen.group.as_mut().unwrap().members[node as usize - 1].reachable = Some(false);
         change(&mut seen);
