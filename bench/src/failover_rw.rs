@@ -25,7 +25,7 @@ const MEMBERS: [i32; 3] = [1, 2, 3];
 /// see it.
 const PAUSED: Duration = Duration::from_secs(8);
 /// What comes to pass on the cluster, with everything in it.
-const PATIENCE: Duration = Duration::from_mins(2);
+const TIMEOUT: Duration = Duration::from_mins(2);
 
 #[derive(clap::Args)]
 pub struct FailoverRwOptions {
@@ -192,7 +192,7 @@ async fn paused(
     let env = [("UID_OF_POD", uid), ("SECONDS_LONG", PAUSED.as_secs().to_string())];
     let host_job = HostJob::begin(cluster, &host, &format!("pause-{round}"), PAUSE, &env).await?;
     let primary_term = next_primary_term(cluster, before, others).await;
-    let at = time_of(&host_job.ended(PATIENCE).await?, "paused")?;
+    let at = time_of(&host_job.ended(TIMEOUT).await?, "paused")?;
     primary_term?;
     writer.more(100).await?;
     Ok((at, now()))

@@ -20,7 +20,7 @@ use tokio_postgres::{Client, Statement};
 use crate::disk;
 use crate::etcd::{self, Etcd, EtcdGateway};
 use crate::failure::BenchFailure;
-use crate::servers::{BenchServer, PATIENCE, cluster, free_port, scratch, until};
+use crate::servers::{BenchServer, TIMEOUT, cluster, free_port, scratch, until};
 use crate::stats::BenchSample;
 use crate::watcher::Watcher;
 
@@ -184,11 +184,11 @@ impl Pgraft {
         });
         self.call(&self.add, &[&id, &i32::from(port)]).await?;
         self.added.note(begun, Instant::now(), &self.watchers)?;
-        let (seen, votes) = tokio::time::timeout(PATIENCE, newcomer_sees)
+        let (seen, votes) = tokio::time::timeout(TIMEOUT, newcomer_sees)
             .await
             .map_err(|_| BenchFailure::Deadline {
                 what: "the newcomer's vote".into(),
-                limit: PATIENCE,
+                limit: TIMEOUT,
             })?
             .ok()
             .flatten()

@@ -41,7 +41,7 @@ pub struct OperatorOptions {
 }
 
 /// Making a thousand clusters is thousands of passes.
-const PATIENCE: Duration = Duration::from_mins(30);
+const TIMEOUT: Duration = Duration::from_mins(30);
 
 /// # Errors
 /// When the operator does not start, or the clusters do not become ready.
@@ -95,10 +95,10 @@ async fn ready(api: &Arc<Api>, operator: &Operator, clusters: usize) -> Result<(
         if ready == clusters {
             return Ok(());
         }
-        if begun.elapsed() > PATIENCE {
+        if begun.elapsed() > TIMEOUT {
             return Err(BenchFailure::Deadline {
                 what: format!("{ready} of {clusters} clusters are ready"),
-                limit: PATIENCE,
+                limit: TIMEOUT,
             });
         }
         sleep(Duration::from_millis(100)).await; // between two looks
@@ -115,10 +115,10 @@ async fn quiet(api: &Arc<Api>, operator: &Operator) -> Result<(), BenchFailure> 
         if before > 0 && api.writes() == before {
             return Ok(());
         }
-        if begun.elapsed() > PATIENCE {
+        if begun.elapsed() > TIMEOUT {
             return Err(BenchFailure::Deadline {
                 what: "the operator is at rest".into(),
-                limit: PATIENCE,
+                limit: TIMEOUT,
             });
         }
     }

@@ -24,9 +24,9 @@ use crate::failure::BenchFailure;
 use crate::stats::BenchSample;
 
 /// Between two questions to the members.
-const PAUSE: Duration = Duration::from_millis(10);
+const INTERVAL: Duration = Duration::from_millis(10);
 /// For all of a round.
-const PATIENCE: Duration = Duration::from_mins(3);
+const TIMEOUT: Duration = Duration::from_mins(3);
 
 #[derive(clap::Args)]
 pub struct ScaleOptions {
@@ -138,7 +138,7 @@ async fn grow(
         ask(&leader, &primary, node, &moments).await
     };
     tokio::select! {
-        done = tokio::time::timeout(PATIENCE, work) => done.map_err(|_| BenchFailure::Deadline { what: "a streaming voter".into(), limit: PATIENCE })??,
+        done = tokio::time::timeout(TIMEOUT, work) => done.map_err(|_| BenchFailure::Deadline { what: "a streaming voter".into(), limit: TIMEOUT })??,
         ended = objects => return Err(ended.err().unwrap_or_else(|| BenchFailure::Wrong("a watch ended".into()))),
     }
     let seen = moments.lock().unwrap_or_else(PoisonError::into_inner).clone();
@@ -212,7 +212,7 @@ async fn ask(
         streams = primary
             .value("select exists (select from pg_stat_replication where state = 'streaming' and application_name = $1)", &[&name])
             .await?;
-        tokio::time::sleep(PAUSE).await;
+        tokio::time::sleep(INTERVAL).await;
     }
     note(moments, Moment::Streaming);
     Ok(())

@@ -21,7 +21,7 @@ use tokio_postgres::{Client, NoTls};
 use crate::failure::BenchFailure;
 
 /// For anything that takes milliseconds as a rule.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The programs of the Postgres into which the extension was installed.
 pub fn bin_directory() -> Result<PathBuf, BenchFailure> {
@@ -131,8 +131,8 @@ pub async fn until<F: Future<Output = Result<bool, BenchFailure>>>(
 ) -> Result<(), BenchFailure> {
     let begun = Instant::now();
     while !look().await? {
-        if begun.elapsed() > PATIENCE {
-            return Err(BenchFailure::Deadline { what: what.to_owned(), limit: PATIENCE });
+        if begun.elapsed() > TIMEOUT {
+            return Err(BenchFailure::Deadline { what: what.to_owned(), limit: TIMEOUT });
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
     }

@@ -6,10 +6,10 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::failure::BenchFailure;
-use crate::servers::PATIENCE;
+use crate::servers::TIMEOUT;
 
 /// Between two looks: three members are looked at on a machine that they need for themselves.
-const PAUSE: Duration = Duration::from_micros(400);
+const INTERVAL: Duration = Duration::from_micros(400);
 
 /// Looks at one member when it is told to.
 pub struct Watcher<Q> {
@@ -67,13 +67,13 @@ fn wait<Q>(
 ) -> Result<Instant, BenchFailure> {
     let begun = Instant::now();
     while !look(runtime, question)? {
-        if begun.elapsed() > PATIENCE {
+        if begun.elapsed() > TIMEOUT {
             return Err(BenchFailure::Deadline {
                 what: "a change seen on a member".into(),
-                limit: PATIENCE,
+                limit: TIMEOUT,
             });
         }
-        std::thread::sleep(PAUSE);
+        std::thread::sleep(INTERVAL);
     }
     Ok(Instant::now())
 }

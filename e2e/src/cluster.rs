@@ -15,7 +15,7 @@ use crate::sql::{SqlLogin, SqlSession};
 use crate::wait::{Look, until, until_true};
 
 /// How long anything that involves new pods may take; a busy machine of two cores needs part of it.
-pub const PATIENCE: Duration = Duration::from_mins(3);
+pub const TIMEOUT: Duration = Duration::from_mins(3);
 
 /// The name of every scenario's cluster: namespaces keep them apart.
 pub const NAME: &str = "demo";
@@ -124,7 +124,7 @@ impl KindCluster {
     /// [`Failure::Deadline`].
     pub async fn settled(&self, replicas: i32) -> Result<(), E2eFailure> {
         let what = format!("{}: {replicas} voters, all ready", self.namespace);
-        until(&what, PATIENCE, || async {
+        until(&what, TIMEOUT, || async {
             let resource = self.resources().get(NAME).await?;
             let generation = resource.metadata.generation;
             let Some(status) = resource.status else { return Ok(Look::NotYet("no status".into())) };
@@ -388,7 +388,7 @@ impl KindCluster {
     pub async fn pod_ready(&self, node: i32) -> Result<(), E2eFailure> {
         until_true(
             &format!("{}: pod {} is ready", self.namespace, pod_name(node)),
-            PATIENCE,
+            TIMEOUT,
             || async { Ok(is_ready(&self.pod_api().get(&pod_name(node)).await?)) },
         )
         .await

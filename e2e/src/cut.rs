@@ -14,7 +14,7 @@ use kube::Api;
 use kube::api::{DeleteParams, PostParams};
 use std::collections::BTreeSet;
 
-use crate::cluster::{KindCluster, PATIENCE, is_ready};
+use crate::cluster::{KindCluster, TIMEOUT, is_ready};
 use crate::failure::E2eFailure;
 use crate::host_job::{pod_of_root, pods_of_root};
 use crate::wait::{Look, until, until_true};
@@ -66,7 +66,7 @@ impl NetworkCut {
             cut.names.push(name);
         }
         for name in &cut.names {
-            until_true(&format!("{name} has cut"), PATIENCE, || async {
+            until_true(&format!("{name} has cut"), TIMEOUT, || async {
                 Ok(is_ready(&cut.pods.get(name).await?))
             })
             .await?;
@@ -83,7 +83,7 @@ impl NetworkCut {
             self.pods.delete(name, &DeleteParams::default()).await?;
         }
         for name in &self.names {
-            until(&format!("{name} is gone"), PATIENCE, || async {
+            until(&format!("{name} is gone"), TIMEOUT, || async {
                 let there = self.pods.get_opt(name).await?;
                 Ok(there.map_or(Look::Yes(()), |pod| {
                     Look::NotYet(format!("{:?}", pod.status.and_then(|s| s.phase)))

@@ -1,6 +1,6 @@
 //! The application's data: written on the primary, looked for on every pod.
 
-use crate::cluster::{KindCluster, PATIENCE};
+use crate::cluster::{KindCluster, TIMEOUT};
 use crate::failure::E2eFailure;
 use crate::wait::{Look, until};
 
@@ -31,7 +31,7 @@ pub async fn same_on(cluster: &KindCluster, primary: i32, nodes: &[i32]) -> Resu
     for &node in nodes {
         until(
             &format!("{}: node {node} has what node {primary} has", cluster.namespace),
-            PATIENCE,
+            TIMEOUT,
             || async move {
                 let written: String = cluster.app(primary).await?.value(DIGEST, &[]).await?;
                 let found: String = cluster.app(node).await?.value(DIGEST, &[]).await?;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::cluster::{KindCluster, PATIENCE, pod_name};
+use crate::cluster::{KindCluster, TIMEOUT, pod_name};
 use crate::command::run as command;
 use crate::data;
 use crate::ensure;
@@ -42,7 +42,7 @@ pub async fn place(cluster: &KindCluster, node: i32) -> Result<(String, String),
 /// # Errors
 /// [`Failure::Deadline`] with what they said last.
 pub async fn primary(cluster: &KindCluster, asked: &[i32]) -> Result<i32, E2eFailure> {
-    until(&format!("{asked:?} agree on one primary, which is one of them"), PATIENCE, || async {
+    until(&format!("{asked:?} agree on one primary, which is one of them"), TIMEOUT, || async {
         let mut words = Vec::new();
         for node in asked {
             let session = cluster.superuser(*node).await?;
@@ -75,7 +75,7 @@ pub async fn followed(
     for node in members {
         cluster.pod_ready(*node).await?;
     }
-    until("the primary has all its standbys", PATIENCE, || async {
+    until("the primary has all its standbys", TIMEOUT, || async {
         let session = cluster.superuser(primary).await?;
         let streaming: i64 = session
             .value("select count(*) from pg_stat_replication where state = 'streaming'", &[])

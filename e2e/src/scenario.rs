@@ -86,7 +86,7 @@ pub async fn run(setting: ClusterSetting, scenario: Scenario) -> ScenarioVerdict
     match &result {
         Ok(_) => println!("{}: ok after {:.1} s", scenario.name, took.as_secs_f64()),
         Err(failure) => {
-            println!("{}: FAILED after {:.1} s: {failure}", scenario.name, took.as_secs_f64())
+            println!("{}: FAILED after {:.1} s: {failure}", scenario.name, took.as_secs_f64());
         }
     }
     ScenarioVerdict { name: scenario.name, took, result, traces }

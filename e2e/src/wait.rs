@@ -15,7 +15,7 @@ pub enum Look<T> {
 
 /// No look takes longer: one that hangs (a stream through an API server that has gone) is one more
 /// "not yet".
-const LONGEST_LOOK: Duration = Duration::from_secs(30);
+const MAX_ATTEMPT: Duration = Duration::from_secs(30);
 
 /// Looks again and again until it is so. What goes wrong while looking is one more "not yet": pods
 /// come and go in these scenarios.
@@ -31,11 +31,11 @@ where
     let mut last = "nothing".to_owned();
     loop {
         let left = limit.saturating_sub(begun.elapsed());
-        match tokio::time::timeout(left.min(LONGEST_LOOK), look()).await {
+        match tokio::time::timeout(left.min(MAX_ATTEMPT), look()).await {
             Ok(Ok(Look::Yes(value))) => return Ok(value),
             Ok(Ok(Look::NotYet(words))) => last = words,
             Ok(Err(failure)) => last = failure.to_string(),
-            Err(_) if left > LONGEST_LOOK => "no answer".clone_into(&mut last),
+            Err(_) if left > MAX_ATTEMPT => "no answer".clone_into(&mut last),
             Err(_) => {}
         }
         if begun.elapsed() >= limit {

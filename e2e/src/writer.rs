@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use crate::cluster::{KindCluster, NAME, PATIENCE};
+use crate::cluster::{KindCluster, NAME, TIMEOUT};
 use crate::ensure;
 use crate::failure::E2eFailure;
 use crate::wait::{Look, until};
@@ -146,7 +146,7 @@ impl LoadWriter {
     pub async fn stop(self) -> Result<Acknowledged, E2eFailure> {
         let log = self.pods.logs(POD, &LogParams::default()).await?;
         self.pods.delete(POD, &DeleteParams::default()).await?;
-        until("the writer is gone", PATIENCE, || async {
+        until("the writer is gone", TIMEOUT, || async {
             Ok(if self.pods.get_opt(POD).await?.is_none() {
                 Look::Yes(())
             } else {
@@ -168,7 +168,7 @@ impl LoadWriter {
         let acknowledged =
             || self.lately().iter().filter(|row| row.fate == WriteFate::Acknowledged).count();
         let before = acknowledged();
-        until("acknowledged rows through -rw", PATIENCE, || async {
+        until("acknowledged rows through -rw", TIMEOUT, || async {
             if acknowledged() >= before + rows {
                 return Ok(Look::Yes(()));
             }

@@ -27,7 +27,7 @@ const WORDS: usize = 16 * 1024;
 const STALE_AFTER_MS: i64 = 3_000;
 /// A reader gives up after so many tries; a writer that was killed half way would make it try for
 /// ever.
-const TRIES: usize = 10_000;
+const MAX_ATTEMPTS: usize = 10_000;
 
 // SAFETY: the name belongs to this extension.
 static PAGE: PgAtomic<StatusPage> = unsafe { PgAtomic::new(c"pgraft_page") };
@@ -193,7 +193,7 @@ fn write(page: &StatusPage, text: &str) {
 }
 
 fn read_text(page: &StatusPage) -> Option<String> {
-    for _ in 0..TRIES {
+    for _ in 0..MAX_ATTEMPTS {
         let before = page.sequence.load(Ordering::Acquire);
         if before == 0 {
             return None;

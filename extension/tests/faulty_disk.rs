@@ -16,7 +16,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use server::{
-    PATIENCE, TestServer, asked, bindir, change, cluster_of, free_port, scratch, until_leading,
+    TIMEOUT, TestServer, asked, bindir, change, cluster_of, free_port, scratch, until_leading,
 };
 
 const NODES: &str = "select * from pgraft_get_nodes()";
@@ -175,7 +175,7 @@ async fn rows(server: &TestServer) -> String {
 async fn until(ready: impl Fn() -> bool, server: &TestServer, what: &str) {
     let start = Instant::now();
     while !ready() {
-        assert!(start.elapsed() < PATIENCE, "waited for {what}\n{}", server.log());
+        assert!(start.elapsed() < TIMEOUT, "waited for {what}\n{}", server.log());
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use governed::{WaitingStatement, code, run, without_target};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use server::{PATIENCE, TestServer, bindir, scratch};
+use server::{TIMEOUT, TestServer, bindir, scratch};
 use tokio_postgres::Client;
 
 const GATE: &str = "select gate from pgraft_status()";
@@ -78,7 +78,7 @@ async fn add(servers: &[TestServer], newcomer: &TestServer) {
     for server in servers.iter().cycle() {
         match run(&server.connect().await, &sql).await {
             Ok(_) => return,
-            Err(error) => assert!(start.elapsed() < PATIENCE, "{error:?}"),
+            Err(error) => assert!(start.elapsed() < TIMEOUT, "{error:?}"),
         }
     }
 }
@@ -95,7 +95,7 @@ async fn until_refused(client: &Client, sql: &str, wanted: &str) -> usize {
                 return done;
             }
         }
-        assert!(start.elapsed() < PATIENCE, "{sql} goes through for ever");
+        assert!(start.elapsed() < TIMEOUT, "{sql} goes through for ever");
     }
 }
 
@@ -103,7 +103,7 @@ async fn until_refused(client: &Client, sql: &str, wanted: &str) -> usize {
 async fn until_done(client: &Client, sql: &str) {
     let start = Instant::now();
     while let Err(error) = run(client, sql).await {
-        assert!(start.elapsed() < PATIENCE, "{sql}: {error}");
+        assert!(start.elapsed() < TIMEOUT, "{sql}: {error}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
@@ -135,7 +135,7 @@ async fn a_stopped_worker_leaves_no_gate_open() {
     kill(worker, Signal::SIGCONT).unwrap();
     let start = Instant::now();
     while !app.is_closed() {
-        assert!(start.elapsed() < PATIENCE);
+        assert!(start.elapsed() < TIMEOUT);
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
@@ -153,7 +153,7 @@ async fn until_primary(servers: &[TestServer]) -> &TestServer {
                 return server;
             }
         }
-        assert!(start.elapsed() < PATIENCE, "no primary\n{}", servers[0].log());
+        assert!(start.elapsed() < TIMEOUT, "no primary\n{}", servers[0].log());
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
@@ -175,7 +175,7 @@ async fn a_primary_without_its_majority_is_fenced_until_it_is_back() {
         if refused.hint().unwrap().starts_with("This server is the primary, and waits") {
             break;
         }
-        assert!(start.elapsed() < PATIENCE, "{refused:?}");
+        assert!(start.elapsed() < TIMEOUT, "{refused:?}");
     }
     let admin = servers[0].connect_locally().await;
     assert_eq!(run(&admin, "table t").await.unwrap(), "1");
@@ -198,7 +198,7 @@ async fn a_primary_without_its_majority_is_fenced_until_it_is_back() {
             assert_eq!(String::from_utf8_lossy(&done.stdout).trim(), "1 3");
             return;
         }
-        assert!(start.elapsed() < PATIENCE, "{done:?}");
+        assert!(start.elapsed() < TIMEOUT, "{done:?}");
     }
 }
 

@@ -13,7 +13,7 @@ mod server;
 use std::time::{Duration, Instant};
 
 use server::{
-    PATIENCE, TestServer, asked, bindir, change, cluster, free_port, scratch, until_leading,
+    TIMEOUT, TestServer, asked, bindir, change, cluster, free_port, scratch, until_leading,
 };
 
 const NODES: &str = "select * from pgraft_get_nodes()";
@@ -149,7 +149,7 @@ async fn rows(server: &TestServer, sql: &str) -> String {
 async fn until(ready: impl Fn() -> bool, what: &str) {
     let start = Instant::now();
     while !ready() {
-        assert!(start.elapsed() < PATIENCE, "waited for {what}");
+        assert!(start.elapsed() < TIMEOUT, "waited for {what}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }

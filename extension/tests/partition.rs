@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use futures::future::join_all;
 use pgraft_testkit::network::TestNetwork;
-use server::{PATIENCE, TestServer, bindir, change, cluster_of, scratch, until_leading};
+use server::{TIMEOUT, TestServer, bindir, change, cluster_of, scratch, until_leading};
 
 const NODES: &str = "select * from pgraft_get_nodes()";
 
@@ -107,14 +107,14 @@ async fn until_deaf(network: &TestNetwork, servers: &[TestServer]) -> (usize, us
         while servers[deaf].one("select coalesce(leader, 0) from pgraft_status()").await
             == servers[leader].id.to_string()
         {
-            assert!(start.elapsed() < PATIENCE, "node {} still hears its leader", servers[deaf].id);
+            assert!(start.elapsed() < TIMEOUT, "node {} still hears its leader", servers[deaf].id);
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         if servers[deaf].one("select leader is null from pgraft_status()").await == "t" {
             return (leader, deaf);
         }
         network.heal_one_way(leader, deaf);
-        assert!(start.elapsed() < PATIENCE, "the lead goes to and fro");
+        assert!(start.elapsed() < TIMEOUT, "the lead goes to and fro");
     }
 }
 

@@ -50,6 +50,7 @@ async fn the_seeds_session_word_for_word() {
 }
 
 #[tokio::test]
+#[expect(clippy::too_many_lines, reason = "a table")]
 async fn every_refusal_has_its_words() {
     let Some(bindir) = bindir() else { return };
     let dir = scratch();
@@ -402,7 +403,7 @@ async fn kills_lose_nothing() {
         .iter()
         .any(u8::is_ascii_digit)
     {
-        assert!(start.elapsed() < server::PATIENCE, "processes of the killed server stay");
+        assert!(start.elapsed() < server::TIMEOUT, "processes of the killed server stay");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     servers[0].start();

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use certificates::{Ca, Files, IssuedFiles};
 use nix::unistd::{User, geteuid};
-use server::{PATIENCE, STEADY, TestServer, bindir, scratch};
+use server::{STEADY, TIMEOUT, TestServer, bindir, scratch};
 
 /// A server with these files.
 fn server(
@@ -48,7 +48,7 @@ async fn until_logged(server: &TestServer, words: &str) {
     let start = Instant::now();
     while !server.log().contains(words) {
         assert!(
-            start.elapsed() < PATIENCE,
+            start.elapsed() < TIMEOUT,
             "node {}: no \"{words}\" in\n{}",
             server.id,
             server.log()

@@ -34,7 +34,7 @@ use trust::{KnownConfigurations, Proven, StartResult, Suspect};
 use user::UserConfig;
 
 /// Between two looks at whether a raised setting is still needed.
-const LOOK_AT_FLOORS: Duration = Duration::from_secs(5);
+const FLOORS_INTERVAL: Duration = Duration::from_secs(5);
 
 /// The configuration of one node. Clones share it.
 #[derive(Debug, Clone, Default)]
@@ -258,7 +258,7 @@ impl Configuration {
     ) {
         let lowered = async {
             loop {
-                tokio::time::sleep(LOOK_AT_FLOORS).await;
+                tokio::time::sleep(FLOORS_INTERVAL).await;
                 let (due, lower, judged) = {
                     let state = self.lock();
                     let judged = state.judged.as_ref().is_none_or(|judged| judged.complete);

@@ -103,13 +103,13 @@ mod tests {
     use super::*;
     use tokio::net::UnixListener;
 
-    const SOON: Duration = Duration::from_secs(20);
+    const TIMEOUT: Duration = Duration::from_secs(20);
 
     #[tokio::test]
     async fn every_answer_that_is_none_has_its_words() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("control.sock");
-        assert!(matches!(status(&path, SOON).await, Err(ControlError::Io(_))));
+        assert!(matches!(status(&path, TIMEOUT).await, Err(ControlError::Io(_))));
         let listener = UnixListener::bind(&path).unwrap();
         let refused: Vec<u8> =
             br#"{"response":"refused","sqlstate":"PGR01","message":"no","hint":""}"#.to_vec();
@@ -132,10 +132,10 @@ mod tests {
             }
             listener
         });
-        assert!(matches!(status(&path, SOON).await, Err(ControlError::Refused { .. })));
-        assert!(matches!(status(&path, SOON).await, Err(ControlError::Mismatch)));
-        assert!(matches!(status(&path, SOON).await, Err(ControlError::Json(_))));
-        assert!(matches!(status(&path, SOON).await, Err(ControlError::TooLong(_))));
+        assert!(matches!(status(&path, TIMEOUT).await, Err(ControlError::Refused { .. })));
+        assert!(matches!(status(&path, TIMEOUT).await, Err(ControlError::Mismatch)));
+        assert!(matches!(status(&path, TIMEOUT).await, Err(ControlError::Json(_))));
+        assert!(matches!(status(&path, TIMEOUT).await, Err(ControlError::TooLong(_))));
         let _listener = server.await.unwrap();
         assert!(
             matches!(status(&path, Duration::from_millis(1)).await, Err(ControlError::Deadline)),

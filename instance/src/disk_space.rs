@@ -18,8 +18,8 @@ use crate::view::MemberView;
 const ENOUGH: u64 = 16 << 20;
 
 /// Looks in a row that must agree, and the time between two: a checkpoint may make room.
-const LOOKS: u32 = 3;
-const LOOK: Duration = Duration::from_secs(2);
+const MAX_CHECKS: u32 = 3;
+const POLL_INTERVAL: Duration = Duration::from_secs(2);
 
 /// For how long a server must have run, and the time between two tries: where all disks are full
 /// they take turns, slowly.
@@ -38,7 +38,7 @@ struct DiskSpaceFacts {
 
 const fn gives_up(facts: DiskSpaceFacts) -> bool {
     let DiskSpaceFacts { primary, full, since } = facts;
-    primary && full >= LOOKS && since.as_secs() >= SETTLED.as_secs()
+    primary && full >= MAX_CHECKS && since.as_secs() >= SETTLED.as_secs()
 }
 
 /// Looks until it is aborted, which is when the server is gone.
@@ -49,7 +49,7 @@ pub async fn run(view: watch::Receiver<MemberView>) {
     }
     let (mut full, mut since) = (0, Instant::now());
     loop {
-        sleep(LOOK).await;
+        sleep(POLL_INTERVAL).await;
         let data = &settings.paths.data;
         full = if has_space(data) { 0 } else { full + 1 };
         // Postgres removes the file when a promotion is complete.
@@ -81,10 +81,10 @@ mod tests {
 
     #[test]
     fn only_a_settled_primary_without_disk_space_gives_up() {
-        let full = DiskSpaceFacts { primary: true, full: LOOKS, since: SETTLED };
+        let full = DiskSpaceFacts { primary: true, full: MAX_CHECKS, since: SETTLED };
         assert!(gives_up(full));
         assert!(!gives_up(DiskSpaceFacts { primary: false, ..full }));
-        assert!(!gives_up(DiskSpaceFacts { full: LOOKS - 1, ..full }));
+        assert!(!gives_up(DiskSpaceFacts { full: MAX_CHECKS - 1, ..full }));
         assert!(!gives_up(DiskSpaceFacts { since: SETTLED / 2, ..full }));
         assert!(has_space(Path::new("/nowhere")));
     }

@@ -352,7 +352,7 @@ impl Driver {
                 }
                 Ok(_) => {}
                 Err(error) => {
-                    tracing::error!(%error, "the server's configuration could not be written again")
+                    tracing::error!(%error, "the server's configuration could not be written again");
                 }
             }
         });
@@ -383,7 +383,7 @@ impl Driver {
                     Ok(None) => tracing::info!("a standby has taken over from this primary"),
                     Ok(Some(why)) => tracing::debug!(why, "nothing is handed over"),
                     Err(error) => {
-                        tracing::warn!(%error, "this server could not hand over to a standby: it stops all the same")
+                        tracing::warn!(%error, "this server could not hand over to a standby: it stops all the same");
                     }
                 }
             }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 pub const BEAT: Duration = Duration::from_secs(1);
 
 /// A loop that did not beat for so long hangs.
-const LONGEST: Duration = Duration::from_secs(15);
+const MAX_AGE: Duration = Duration::from_secs(15);
 
 /// Clones share the beat.
 #[derive(Clone)]
@@ -27,6 +27,6 @@ impl HeartbeatFile {
 
     /// Whether it was lately.
     pub fn is_fresh(&self) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).elapsed() < LONGEST
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).elapsed() < MAX_AGE
     }
 }

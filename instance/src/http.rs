@@ -20,10 +20,10 @@ use crate::view::MemberView;
 use crate::{metrics, observe};
 
 /// Connections at a time; each look at the server is one of Postgres's connections.
-const MOST: usize = 32;
+const MAX_CONNECTIONS: usize = 32;
 
 /// For a request's head, and for an idle connection.
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What the answers are made from.
 #[derive(Clone)]
@@ -38,7 +38,7 @@ pub struct InstanceHttp {
 
 /// Serves until the process ends.
 pub async fn serve(listener: TcpListener, http: InstanceHttp) {
-    let disk_space = Arc::new(Semaphore::new(MOST));
+    let disk_space = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
         let Ok(permit) = Arc::clone(&disk_space).acquire_owned().await else { return };
         let stream = match listener.accept().await {
@@ -54,7 +54,7 @@ pub async fn serve(listener: TcpListener, http: InstanceHttp) {
             let _permit = permit;
             let service = service_fn(|request| answer(&http, request));
             let mut builder = hyper::server::conn::http1::Builder::new();
-            builder.timer(TokioTimer::new()).header_read_timeout(PATIENCE).keep_alive(false);
+            builder.timer(TokioTimer::new()).header_read_timeout(TIMEOUT).keep_alive(false);
             // A client that goes away is its own business.
             let _ = builder.serve_connection(TokioIo::new(stream), service).await;
         });

@@ -33,7 +33,7 @@ use crate::view::MemberView;
 /// Ticks in a lease.
 const TICKS: u32 = 8;
 /// Ticks from one question to the next.
-const QUESTION: u32 = 4;
+const QUERY_TIMEOUT_FACTOR: u32 = 4;
 /// A tick that comes so much later than it should says that this process was held up.
 const LATE: u32 = 2;
 /// Ticks in a row that must see a shutdown: a server that its own worker ends is gone by then.
@@ -168,7 +168,7 @@ impl LivenessObserver {
     }
 
     fn tick(&mut self, on_time: bool) -> LivenessVerdict {
-        if self.ticks.is_multiple_of(QUESTION) {
+        if self.ticks.is_multiple_of(QUERY_TIMEOUT_FACTOR) {
             self.prober.ask();
             self.watched.look_for_processes();
         }

@@ -23,7 +23,7 @@ const DEADLINE: Duration = Duration::from_secs(3);
 const VIEW_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A `/status` of the largest cluster is a few kilobytes.
-const LARGEST: usize = 1 << 20;
+const MAX_BYTES: usize = 1 << 20;
 
 /// Why a peer gave no status.
 #[derive(Debug, thiserror::Error)]
@@ -85,7 +85,7 @@ async fn get<T: DeserializeOwned>(address: SocketAddr, path: &str) -> Result<T, 
     if response.status() != StatusCode::OK {
         return Err(PeerError::Http(response.status()));
     }
-    let body = Limited::new(response.into_body(), LARGEST)
+    let body = Limited::new(response.into_body(), MAX_BYTES)
         .collect()
         .await
         .map_err(|e| PeerError::Body(e.to_string()))?;

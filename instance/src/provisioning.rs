@@ -45,11 +45,11 @@ use lost_wal::Patience;
 
 /// Between two looks at a server where all is well: a slot that was in use may be free now, a
 /// walreceiver may have lost its slot, a role of pgraft's may have been changed.
-const LOOK: Duration = Duration::from_secs(5);
+const POLL_INTERVAL: Duration = Duration::from_secs(5);
 
 /// For connecting, and for one round.
 const CONNECT: Duration = Duration::from_secs(5);
-const ROUND: Duration = Duration::from_mins(1);
+const INTERVAL: Duration = Duration::from_mins(1);
 
 /// Why a round was not finished.
 #[derive(Debug, thiserror::Error)]
@@ -120,16 +120,16 @@ pub async fn run(
     let mut failures = 0_u32;
     loop {
         let settings = std::sync::Arc::clone(&view.borrow_and_update().settings);
-        let round = timeout(ROUND, round(&settings, &mut memory, &events))
+        let round = timeout(INTERVAL, round(&settings, &mut memory, &events))
             .await
             .unwrap_or(Err(LocalSqlError::Deadline.into()));
         let next = match round {
             Ok(Round::Done) => {
                 failures = 0;
-                LOOK
+                POLL_INTERVAL
             }
-            Ok(Round::Unfinished) => schedule::SOON,
-            Ok(Round::Fenced) => schedule::AGAIN,
+            Ok(Round::Unfinished) => schedule::SHORT_DELAY,
+            Ok(Round::Fenced) => schedule::RETRY_DELAY,
             Err(error) => {
                 failures += 1;
                 let next = schedule::after(failures, error.passes());
@@ -197,7 +197,7 @@ async fn found(settings: &Settings) -> Result<bool, ProvisioningError> {
     if status.state == NodeState::Uninitialized
         && files::read_if_there(&paths::bootstrap_mark(&settings.paths.data))?.is_some()
     {
-        control::ask(&socket, &Request::Init, ROUND).await?;
+        control::ask(&socket, &Request::Init, INTERVAL).await?;
         tracing::info!("the cluster is bootstrapped");
     }
     Ok(!settings.failover || status.failover.is_some_and(|f| f.gate_ms.is_some()))

@@ -47,7 +47,7 @@ const GIVES_UP: u32 = 8;
 pub const FIRST_WAIT: Duration = Duration::from_millis(500);
 
 /// No wait is longer.
-pub const LONGEST_WAIT: Duration = Duration::from_secs(15);
+pub const MAX_WAIT: Duration = Duration::from_secs(15);
 
 /// How long a node with nothing to copy waits before it asks again: no failure, the primary is on
 /// its way.
@@ -525,10 +525,10 @@ fn failed(
     (SupervisorState { phase: SupervisorPhase::Waiting, failures, repair: None, ..state }, commands)
 }
 
-/// 0.5 s, 1 s, 2 s … and never more than [`LONGEST_WAIT`].
+/// 0.5 s, 1 s, 2 s … and never more than [`MAX_WAIT`].
 fn wait_after(failures: u32) -> Duration {
     let doublings = failures.saturating_sub(1).min(16);
-    FIRST_WAIT.saturating_mul(1 << doublings).min(LONGEST_WAIT)
+    FIRST_WAIT.saturating_mul(1 << doublings).min(MAX_WAIT)
 }
 
 fn go(

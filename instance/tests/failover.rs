@@ -541,7 +541,7 @@ async fn copied(nodes: &Nodes, to: usize, heard: &mut BTreeSet<i64>) {
 #[tokio::test]
 async fn a_subscriber_goes_on_at_the_next_primary() {
     let on = |node: &mut TestNode| {
-        drop(node.parameters.insert("sync_replication_slots".into(), "on".into()))
+        drop(node.parameters.insert("sync_replication_slots".into(), "on".into()));
     };
     let Some(nodes) = of_three(on).await else { return };
     let (old, mut heard) = (primary(&nodes).await, BTreeSet::new());

@@ -106,7 +106,7 @@ async fn clients_of_a_primary_that_stands_still_are_cut_off_and_find_the_next() 
     let since = Instant::now();
     // Whoever comes before another one is the primary is said on to it.
     let coming = nodes.nodes[others[0]].connect_by_gateway();
-    let came = tokio::time::timeout(pgraft_testkit::SOON, coming)
+    let came = tokio::time::timeout(pgraft_testkit::TIMEOUT, coming)
         .await
         .expect("it is held for 10 s at most");
     println!(
@@ -299,7 +299,7 @@ async fn neither_silent_clients_nor_a_crashed_backend_cost_a_client_its_connecti
                     count
                 }),
                 Err(error) if error.contains("database system") || error.contains("no primary") => {
-                    refused.borrow_mut().push(error)
+                    refused.borrow_mut().push(error);
                 }
                 Err(_) => {} // it was open, and is broken
             }

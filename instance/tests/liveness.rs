@@ -86,13 +86,13 @@ async fn a_primary_that_cannot_serve_is_replaced() {
     let ledger = Ledger::start(nodes.servers());
 
     let old = hands_over(&nodes, &ledger, "a stopped postmaster", async |old| {
-        stop(postmaster(&nodes, old))
+        stop(postmaster(&nodes, old));
     })
     .await;
     says(&nodes, old, "Postgres is unresponsive: its postmaster is stopped");
 
     let old = hands_over(&nodes, &ledger, "a stopped checkpointer", async |old| {
-        stop(child(&nodes, old, "checkpointer").await)
+        stop(child(&nodes, old, "checkpointer").await);
     })
     .await;
     says(&nodes, old, "Postgres is unresponsive: its checkpointer is stopped");

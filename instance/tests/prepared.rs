@@ -112,7 +112,7 @@ async fn clone_around_a_checkpoint(nodes: &mut Nodes, of: usize, gid: &str, id: 
     // It has its checkpoint and is to send files: it stands still until there is another
     // checkpoint.
     let sends = "SELECT pid FROM pg_stat_progress_basebackup WHERE phase NOT IN ('initializing', 'waiting for checkpoint to finish')";
-    let deadline = Instant::now() + pgraft_testkit::SOON;
+    let deadline = Instant::now() + pgraft_testkit::TIMEOUT;
     let sender = loop {
         if let Some(row) = client.query(sends, &[]).await.unwrap().first() {
             break Pid::from_raw(row.get(0));

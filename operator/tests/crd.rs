@@ -463,7 +463,7 @@ fn check_bounds(schema: &Value, path: &str) {
                 );
             }
             Some("array") => {
-                assert!(schema.get("maxItems").is_some(), "{path} has a rule and no maxItems")
+                assert!(schema.get("maxItems").is_some(), "{path} has a rule and no maxItems");
             }
             _ if schema.get("additionalProperties").is_some() => {
                 assert!(

@@ -32,7 +32,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
-const PATIENCE: Duration = Duration::from_secs(90);
+const TIMEOUT: Duration = Duration::from_secs(90);
 
 /// Held by the tests that count reads: the log is everybody's.
 static READS: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
@@ -112,7 +112,7 @@ impl TlsMember {
 
     async fn wait(&self, what: &str, ready: impl Fn(&NodeStatus) -> bool) -> NodeStatus {
         let mut status = self.node().status();
-        let found = tokio::time::timeout(PATIENCE, status.wait_for(|s| ready(s)))
+        let found = tokio::time::timeout(TIMEOUT, status.wait_for(|s| ready(s)))
             .await
             .map(|s| NodeStatus::clone(&s.unwrap()));
         found.unwrap_or_else(|_| panic!("waited for {what}, and there is {:#?}", self.status()))
@@ -123,7 +123,7 @@ impl TlsMember {
         let start = Instant::now();
         while logged(&["TLS files were read again"]) < count {
             self.node().reloader()();
-            assert!(start.elapsed() < PATIENCE, "{:#?}", LOG.lock().unwrap());
+            assert!(start.elapsed() < TIMEOUT, "{:#?}", LOG.lock().unwrap());
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
@@ -204,7 +204,7 @@ async fn talk(
         stream.read_exact(&mut answer).await?;
         Ok::<_, std::io::Error>(String::from_utf8_lossy(&answer).into_owned())
     };
-    tokio::time::timeout(PATIENCE, exchange).await.unwrap().map_err(|e| e.to_string())
+    tokio::time::timeout(TIMEOUT, exchange).await.unwrap().map_err(|e| e.to_string())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -411,7 +411,7 @@ async fn certificates_and_ca_are_replaced_under_way() {
         for member in &members {
             member.node().reloader()();
         }
-        assert!(start.elapsed() < PATIENCE, "{:#?}", LOG.lock().unwrap());
+        assert!(start.elapsed() < TIMEOUT, "{:#?}", LOG.lock().unwrap());
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     until_logged(&[
@@ -440,7 +440,7 @@ async fn files_that_can_not_work_are_refused_at_the_start() {
         assert!(!error.is_temporary(), "{error}");
     };
     let mode = |path: &Path, mode| {
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap()
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
     };
     // Root's tests own the files as root, for whom the group may read.
     refused(

@@ -19,7 +19,7 @@ use crate::story::ids;
 use crate::world::World;
 
 /// The most members that clients ask for.
-const MOST: usize = 7;
+const MAX_NODES: usize = 7;
 /// The fewest that they leave.
 const FEWEST: usize = 3;
 /// A call for a removal may still come to something for so long.
@@ -375,8 +375,8 @@ impl Chaos {
         let members: Vec<u32> = world.state().members.keys().map(|id| id.get()).collect();
         let retired: Vec<u32> = world.state().retired.iter().map(|id| id.get()).collect();
         let lost: Vec<u32> = self.lost.iter().copied().filter(|n| members.contains(n)).collect();
-        let more =
-            members.len() < MOST && (members.len() <= FEWEST || self.rng.random_range(0..2) == 0);
+        let more = members.len() < MAX_NODES
+            && (members.len() <= FEWEST || self.rng.random_range(0..2) == 0);
         if let Some(gone) = self.pick(&lost) {
             self.removals.push((gone, world.now()));
             self.clients[idle].remove(world, gone);

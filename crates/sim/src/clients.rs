@@ -15,9 +15,9 @@ use crate::numbers::{mix, node};
 use crate::world::World;
 
 /// A call without an answer is given up after this; it may still come to something.
-const PATIENCE: Duration = Duration::from_secs(12);
+const TIMEOUT: Duration = Duration::from_secs(12);
 /// Between two tries.
-const PAUSE: Duration = Duration::from_millis(150);
+const INTERVAL: Duration = Duration::from_millis(150);
 /// A client tries for so long, and leaves it at that.
 const STAYS_WITH_IT: Duration = Duration::from_secs(25);
 
@@ -106,11 +106,11 @@ impl SimClient {
         let (Some(wish), now) = (self.wish, world.now()) else { return };
         if let Some((answer, since)) = &self.call {
             let heard = answer.lock().ok().and_then(|mut a| a.take());
-            if heard.is_none() && now.saturating_sub(*since) < PATIENCE {
+            if heard.is_none() && now.saturating_sub(*since) < TIMEOUT {
                 return;
             }
             self.call = None;
-            self.next = now + PAUSE;
+            self.next = now + INTERVAL;
             self.hear(world, wish, heard);
             return;
         }
@@ -123,7 +123,7 @@ impl SimClient {
     }
 
     fn try_it(&mut self, world: &mut World, wish: ClientWish) {
-        self.next = world.now() + PAUSE;
+        self.next = world.now() + INTERVAL;
         let up: Vec<u32> = world.hosts.iter().filter(|(_, h)| h.is_up()).map(|(n, _)| *n).collect();
         if up.is_empty() {
             return;

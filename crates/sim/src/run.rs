@@ -18,7 +18,7 @@ use crate::world::{Violation, World};
 /// How long things go wrong.
 const FAULTS: Duration = Duration::from_secs(30);
 /// How long the rest may take, each.
-const PATIENCE: Duration = Duration::from_mins(1);
+const TIMEOUT: Duration = Duration::from_mins(1);
 
 /// What a run is made of.
 #[derive(Debug, Clone, Copy, Default)]
@@ -89,8 +89,8 @@ pub fn found(world: &mut World, size: u32) -> bool {
     for number in 1..=size {
         world.start(number);
     }
-    world.run_until(PATIENCE, |world| world.hosts[&1].is_up());
-    if !matches!(world.call(1, &Request::Init, PATIENCE), Some(Response::Done { .. })) {
+    world.run_until(TIMEOUT, |world| world.hosts[&1].is_up());
+    if !matches!(world.call(1, &Request::Init, TIMEOUT), Some(Response::Done { .. })) {
         world.fail("a cluster can be bootstrapped", "init has failed".into());
         return false;
     }
@@ -100,7 +100,7 @@ pub fn found(world: &mut World, size: u32) -> bool {
         }
     }
     let voters = |world: &mut World| world.state().voters() == size as usize;
-    let all = world.run_until(PATIENCE, voters);
+    let all = world.run_until(TIMEOUT, voters);
     if !all {
         world.fail("a cluster can be bootstrapped", "not all nodes have become voters".into());
         return false;
@@ -111,7 +111,7 @@ pub fn found(world: &mut World, size: u32) -> bool {
 /// Where the members have servers: one takes writes, and all others have what it has. Then clients
 /// come.
 fn all_follow(world: &mut World) -> bool {
-    let all = world.run_until(PATIENCE, |world| world.why_not_one_database().is_none());
+    let all = world.run_until(TIMEOUT, |world| world.why_not_one_database().is_none());
     if let Some(why) = world.why_not_one_database().filter(|_| !all && world.violation().is_none())
     {
         world.fail("all follow one primary", why);
@@ -131,7 +131,7 @@ pub fn join(world: &mut World, number: u32) -> bool {
     } else {
         world.fail(
             "a fresh add succeeds",
-            format!("node {number} was not added within {} s", PATIENCE.as_secs()),
+            format!("node {number} was not added within {} s", TIMEOUT.as_secs()),
         );
     }
     done
@@ -139,13 +139,13 @@ pub fn join(world: &mut World, number: u32) -> bool {
 
 /// Asks whoever leads until it is done.
 fn insist(world: &mut World, request: &Request) -> bool {
-    let deadline = world.now() + PATIENCE;
+    let deadline = world.now() + TIMEOUT;
     while world.now() < deadline && world.violation().is_none() {
         if let Some(leader) = world.leaders().first().copied() {
             match world.call(leader, request, Duration::from_secs(15)) {
                 Some(Response::Done { .. }) => return true,
                 Some(Response::Refused { message, .. }) => {
-                    world.tell(format!("refused: {message}"))
+                    world.tell(format!("refused: {message}"));
                 }
                 _ => {}
             }
@@ -171,10 +171,10 @@ fn heal(world: &mut World, chaos: &mut Chaos) {
     for number in off {
         world.start(number);
     }
-    if !world.run_until(PATIENCE, |world| world.leaders().len() == 1) {
+    if !world.run_until(TIMEOUT, |world| world.leaders().len() == 1) {
         return world.fail(
             "one leader",
-            format!("{} lead after {} s without faults", world.leaders().len(), PATIENCE.as_secs()),
+            format!("{} lead after {} s without faults", world.leaders().len(), TIMEOUT.as_secs()),
         );
     }
     for lost in chaos.lost.clone() {
@@ -200,12 +200,12 @@ fn heal(world: &mut World, chaos: &mut Chaos) {
         }
     }
     let settled = |world: &mut World| agreed(world).is_some_and(|state| is_at_rest(&state));
-    if !world.run_until(PATIENCE, settled) {
+    if !world.run_until(TIMEOUT, settled) {
         return not_agreed(world);
     }
     let newcomer = chaos.next_machine;
     world.start(newcomer);
-    if join(world, newcomer) && !world.run_until(PATIENCE, settled) {
+    if join(world, newcomer) && !world.run_until(TIMEOUT, settled) {
         return not_agreed(world);
     }
     if world.violation().is_none() && serves(world) {
@@ -217,11 +217,11 @@ fn heal(world: &mut World, chaos: &mut Chaos) {
 fn serves(world: &mut World) -> bool {
     let acknowledged = |world: &World| world.databases.as_ref().map(|d| d.acknowledged);
     let before = acknowledged(world);
-    let more = world.run_until(PATIENCE, |world| before.is_none() || acknowledged(world) > before);
+    let more = world.run_until(TIMEOUT, |world| before.is_none() || acknowledged(world) > before);
     if !more && world.violation().is_none() {
         world.fail(
             "writes are acknowledged",
-            format!("none is after {} s without faults", PATIENCE.as_secs()),
+            format!("none is after {} s without faults", TIMEOUT.as_secs()),
         );
     }
     if let Some(databases) = &mut world.databases {
@@ -252,7 +252,7 @@ fn not_agreed(world: &mut World) {
     }
     world.fail(
         "everything heals",
-        format!("the members do not agree after {} s without faults", PATIENCE.as_secs()),
+        format!("the members do not agree after {} s without faults", TIMEOUT.as_secs()),
     );
 }
 

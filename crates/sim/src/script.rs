@@ -32,8 +32,8 @@ use crate::run::{RunOutcome, found};
 use crate::story::ids;
 use crate::world::World;
 
-const SOON: Duration = Duration::from_secs(30);
-const PATIENCE: Duration = Duration::from_mins(1);
+const SHORT_TIMEOUT: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_mins(1);
 const SLOW_FSYNC: Duration = Duration::from_secs(20);
 
 /// Plays a script. What is not as expected is a violation, and so is what the invariants see.
@@ -141,7 +141,7 @@ fn adding(world: &mut World, newcomer: u32, rest: &[&str]) -> Result<(), String>
             world.see(&Observation::AddAcknowledged(node(newcomer)));
             Ok(())
         }
-        ["on", whom, "refused", wanted] => match world.call(number(whom)?, &request, PATIENCE) {
+        ["on", whom, "refused", wanted] => match world.call(number(whom)?, &request, TIMEOUT) {
             Some(Response::Refused { sqlstate, message, .. }) if sqlstate == *wanted => {
                 world.tell(format!("refused: {message}"));
                 world.see(&Observation::AddRefused {
@@ -168,7 +168,7 @@ fn copy(world: &mut World, from: u32, to: u32, id: Option<u32>) -> Result<(), St
 
 /// Asks whoever leads until it is done.
 fn by_the_leader(world: &mut World, request: &Request) -> Result<(), String> {
-    let deadline = world.now() + PATIENCE;
+    let deadline = world.now() + TIMEOUT;
     let mut heard = "nobody leads".to_owned();
     while world.now() < deadline && world.violation().is_none() {
         for leader in world.leaders() {
@@ -187,20 +187,21 @@ fn expect(world: &mut World, it: &mut u32, words: &[&str]) -> Result<(), String>
     match words {
         ["leader", "in", set] => {
             let set = numbers(set)?;
-            let so = world.run_until(SOON, |world| world.leaders().iter().any(|l| set.contains(l)));
+            let so = world
+                .run_until(SHORT_TIMEOUT, |world| world.leaders().iter().any(|l| set.contains(l)));
             if so { Ok(()) } else { Err(format!("{} lead", ids(world.leaders()))) }
         }
         ["no", "leader", "in", set] => {
             let set = numbers(set)?;
-            let so =
-                world.run_until(SOON, |world| !world.leaders().iter().any(|l| set.contains(l)));
+            let so = world
+                .run_until(SHORT_TIMEOUT, |world| !world.leaders().iter().any(|l| set.contains(l)));
             if so { Ok(()) } else { Err(format!("{} lead", ids(world.leaders()))) }
         }
         ["members", wanted @ ..] => all_show(world, wanted, |_| true),
         ["voters", wanted @ ..] => all_show(world, wanted, |role| role == Role::Voter),
         [whom, "down"] => {
             let whom = who(world, it, whom)?;
-            if world.run_until(SOON, |world| !world.machine(whom).is_up()) {
+            if world.run_until(SHORT_TIMEOUT, |world| !world.machine(whom).is_up()) {
                 Ok(())
             } else {
                 Err("it runs".into())
@@ -230,7 +231,7 @@ fn all_show(
         status.leader?;
         Some(status.members.iter().filter(|m| counts(m.role)).map(|m| m.node_id.get()).collect())
     };
-    let so = world.run_until(PATIENCE, |world| {
+    let so = world.run_until(TIMEOUT, |world| {
         let up = |n: &&u32| world.hosts.get(n).is_some_and(|h| h.is_up() && !h.is_frozen());
         world.leaders().len() == 1
             && wanted.iter().filter(up).all(|n| shows(world, *n).as_ref() == Some(&wanted))
@@ -248,7 +249,7 @@ fn who(world: &mut World, it: &mut u32, word: &str) -> Result<u32, String> {
     *it = match word {
         "it" => *it,
         "leader" => {
-            world.run_until(SOON, |world| world.leaders().len() == 1);
+            world.run_until(SHORT_TIMEOUT, |world| world.leaders().len() == 1);
             *world.leaders().first().ok_or("nobody leads")?
         }
         "follower" => {

@@ -20,7 +20,7 @@ use crate::postgres::Databases;
 use crate::story::{Story, ids};
 
 /// How long the instance manager lets pass before it starts a server again.
-const RESTART: Duration = Duration::from_secs(1);
+const RESTART_DELAY: Duration = Duration::from_secs(1);
 
 /// `pgraft.lease_timeout`, by seed: the shorter the more happens.
 const LEASES: [Duration; 3] =
@@ -410,14 +410,14 @@ impl World {
                 self.kill_quietly(number);
                 self.tell(format!("node {node} does not start: {why}"));
                 if temporary {
-                    self.restarts.push((self.now + RESTART, number));
+                    self.restarts.push((self.now + RESTART_DELAY, number));
                 }
             }
             Some(Ended::Stopped(why)) => {
                 self.kill_quietly(number);
                 self.tell(format!("node {node} stops: {why}"));
                 self.see(&Observation::Died { node, why: &why });
-                self.restarts.push((self.now + RESTART, number));
+                self.restarts.push((self.now + RESTART_DELAY, number));
             }
         }
     }
@@ -445,7 +445,7 @@ impl World {
             }
             None if content == "blank" => {}
             None => {
-                self.tell(format!("entry {index} is committed: {} ({outcome})", short(content)))
+                self.tell(format!("entry {index} is committed: {} ({outcome})", short(content)));
             }
         }
     }

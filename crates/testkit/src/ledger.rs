@@ -9,7 +9,7 @@ use tokio::time::timeout;
 use tokio_postgres::{Client, NoTls};
 
 /// A statement without an answer for so long is given up; its row may be there or not.
-const PATIENCE: Duration = Duration::from_secs(5);
+const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// After a refusal.
 const REFUSED: Duration = Duration::from_millis(20);
@@ -127,7 +127,7 @@ async fn write(
             let done = open.query("INSERT INTO ledger VALUES ($1) RETURNING pg_walfile_name(pg_current_wal_insert_lsn())", &[&row]).await;
             Some((done, open))
         };
-        let (done, open) = timeout(PATIENCE, insert).await.ok().flatten().unzip();
+        let (done, open) = timeout(TIMEOUT, insert).await.ok().flatten().unzip();
         client = open.filter(|open| !open.is_closed());
         match done {
             Some(Ok(rows)) => {

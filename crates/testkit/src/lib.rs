@@ -45,7 +45,7 @@ use tokio_postgres::tls::MakeTlsConnect;
 pub use processes::child_of;
 
 /// For everything that a test waits for: generous, since a condition ends the wait.
-pub const SOON: Duration = Duration::from_mins(3);
+pub const TIMEOUT: Duration = Duration::from_mins(3);
 
 /// Where Postgres's programs are, or None with a word on why nothing is tested.
 pub fn bin_directory() -> Option<PathBuf> {
@@ -66,7 +66,7 @@ pub fn without_extension() -> bool {
 
 /// Waits for a condition.
 pub async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + SOON;
+    let deadline = Instant::now() + TIMEOUT;
     loop {
         if let Some(seen) = look().await {
             return seen;

@@ -4,7 +4,7 @@
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 
-use crate::cluster::{KindCluster, NAME, PATIENCE};
+use crate::cluster::{KindCluster, NAME, TIMEOUT};
 use crate::command::{run as command, run_with_input};
 use crate::ensure;
 use crate::failure::E2eFailure;
@@ -103,7 +103,7 @@ async fn configured(cluster: &KindCluster) -> Result<Vec<ReportedFigure>, E2eFai
 }
 
 async fn shows(cluster: &KindCluster, setting: &str, value: &str) -> Result<(), E2eFailure> {
-    until(&format!("{setting} is {value}"), PATIENCE, || async {
+    until(&format!("{setting} is {value}"), TIMEOUT, || async {
         // The server may be restarting.
         let shown = async {
             cluster.app(1).await?.value::<String>("select current_setting($1)", &[&setting]).await
@@ -119,7 +119,7 @@ async fn shows(cluster: &KindCluster, setting: &str, value: &str) -> Result<(), 
 }
 
 async fn condition(cluster: &KindCluster, status: &str, words: &str) -> Result<(), E2eFailure> {
-    until(&format!("ConfigurationValid is {status}"), PATIENCE, || async {
+    until(&format!("ConfigurationValid is {status}"), TIMEOUT, || async {
         let conditions =
             cluster.resources().get(NAME).await?.status.map(|s| s.conditions).unwrap_or_default();
         let said = conditions.into_iter().find(|c| c.type_ == "ConfigurationValid");

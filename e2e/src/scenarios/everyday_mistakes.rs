@@ -4,7 +4,7 @@
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 
-use crate::cluster::{KindCluster, NAME, PATIENCE, pod_name};
+use crate::cluster::{KindCluster, NAME, TIMEOUT, pod_name};
 use crate::command::{run as command, run_with_input};
 use crate::ensure;
 use crate::failure::E2eFailure;
@@ -34,7 +34,7 @@ async fn volumes_that_cannot_grow(cluster: &KindCluster) -> Result<(), E2eFailur
     reconciled(cluster, "False", &pod_name(1)).await?;
     let before = uid(cluster, 3).await?;
     cluster.delete_pod(3).await?;
-    until_true("node 3 has another pod", PATIENCE, || async {
+    until_true("node 3 has another pod", TIMEOUT, || async {
         Ok(uid(cluster, 3).await.is_ok_and(|uid| uid != before))
     })
     .await?;
@@ -49,7 +49,7 @@ async fn an_image_that_does_not_start(cluster: &KindCluster) -> Result<(), E2eFa
     let image = cluster.image().await?;
     patch(cluster, json!({ "image": "registry.invalid/none:1", "imagePullPolicy": "Never" }))
         .await?;
-    until("a pod does not start", PATIENCE, || async {
+    until("a pod does not start", TIMEOUT, || async {
         let ready =
             cluster.resources().get(NAME).await?.status.map_or(0, |status| status.ready_replicas);
         Ok(if ready == 2 { Look::Yes(()) } else { Look::NotYet(format!("{ready} ready")) })
@@ -71,7 +71,7 @@ async fn an_object_of_somebody_else(cluster: &KindCluster) -> Result<(), E2eFail
         "spec": { "minAvailable": 1, "selector": { "matchLabels": { "app": "theirs" } } },
     });
     // The operator may be faster: then its own one is replaced.
-    let mine = until("the other application's budget is there", PATIENCE, || async {
+    let mine = until("the other application's budget is there", TIMEOUT, || async {
         let _ = command(
             "kubectl",
             &["--namespace", namespace, "delete", "pdb", FOREIGN, "--ignore-not-found"],
@@ -112,7 +112,7 @@ async fn a_stopped_postmaster(cluster: &KindCluster) -> Result<Duration, E2eFail
     )
     .await?;
     let begun = Instant::now();
-    until_true("another pod is the primary", PATIENCE, || async {
+    until_true("another pod is the primary", TIMEOUT, || async {
         Ok(primary(cluster).await? != before)
     })
     .await?;
@@ -136,7 +136,7 @@ async fn patch(cluster: &KindCluster, spec: Value) -> Result<(), E2eFailure> {
 }
 
 async fn reconciled(cluster: &KindCluster, status: &str, words: &str) -> Result<(), E2eFailure> {
-    until(&format!("Reconciled is {status}"), PATIENCE, || async {
+    until(&format!("Reconciled is {status}"), TIMEOUT, || async {
         let conditions =
             cluster.resources().get(NAME).await?.status.map(|s| s.conditions).unwrap_or_default();
         let said = conditions.into_iter().find(|c| c.type_ == "Reconciled");

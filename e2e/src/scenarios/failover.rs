@@ -7,7 +7,7 @@
 use serde_json::{Value, json};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crate::cluster::{KindCluster, NAME, PATIENCE, pod_name};
+use crate::cluster::{KindCluster, NAME, TIMEOUT, pod_name};
 use crate::command::run as command;
 use crate::cut::NetworkCut;
 use crate::data;
@@ -102,7 +102,7 @@ async fn asked_for(cluster: &KindCluster, writer: &LoadWriter) -> Result<(), E2e
 
 async fn grown(cluster: &KindCluster, writer: &LoadWriter) -> Result<(), E2eFailure> {
     cluster.scale(5).await?;
-    until_true("the first of the new pods is made", PATIENCE, || async {
+    until_true("the first of the new pods is made", TIMEOUT, || async {
         Ok(cluster.pods().await?.contains_key(&4))
     })
     .await?;
@@ -153,7 +153,7 @@ async fn without_operator(cluster: &KindCluster, writer: &LoadWriter) -> Result<
     let last = pod_name(story?);
     // When it is back it shows what has happened.
     cluster.settled(5).await?;
-    until("the status names the new primary", PATIENCE, || async {
+    until("the status names the new primary", TIMEOUT, || async {
         let primary = cluster.resources().get(NAME).await?.status.and_then(|s| s.primary);
         Ok(if primary.as_ref() == Some(&last) {
             Look::Yes(())
@@ -172,7 +172,7 @@ async fn replaced(cluster: &KindCluster, writer: &LoadWriter) -> Result<Vec<i32>
     patch(cluster, &json!({ "failover": { "replaceAfter": REPLACE_AFTER } })).await?;
     let cut = NetworkCut::between(cluster, &[gone], &others).await?;
     let story = async {
-        let since = until("the status tells since when it is away", PATIENCE, || async {
+        let since = until("the status tells since when it is away", TIMEOUT, || async {
             Ok(away_since(cluster, gone)
                 .await?
                 .flatten()
@@ -181,7 +181,7 @@ async fn replaced(cluster: &KindCluster, writer: &LoadWriter) -> Result<Vec<i32>
         .await?;
         operators(0).await?;
         operators(1).await?;
-        until("the voter that is gone has left", PATIENCE, || async {
+        until("the voter that is gone has left", TIMEOUT, || async {
             let Some(told) = away_since(cluster, gone).await? else { return Ok(Look::Yes(Ok(()))) };
             let anew = told.as_ref().is_some_and(|told| *told != since);
             Ok(if anew {
@@ -219,7 +219,7 @@ async fn away_since(
 
 async fn shrunk(cluster: &KindCluster, writer: &LoadWriter) -> Result<Vec<i32>, E2eFailure> {
     cluster.scale(3).await?;
-    until_true("the first has left", PATIENCE, || async { Ok(ids(cluster).await?.len() < 5) })
+    until_true("the first has left", TIMEOUT, || async { Ok(ids(cluster).await?.len() < 5) })
         .await?;
     let is_primary = cluster
         .members()

@@ -5,7 +5,7 @@
 use serde_json::json;
 use std::time::Duration;
 
-use crate::cluster::{KindCluster, NAME, PATIENCE};
+use crate::cluster::{KindCluster, NAME, TIMEOUT};
 use crate::cut::NetworkCut;
 use crate::data;
 use crate::ensure;
@@ -55,7 +55,7 @@ async fn paused(cluster: &KindCluster) -> Result<Duration, E2eFailure> {
             .await?;
     let env = [("UID_OF_POD", uid), ("SECONDS_LONG", PAUSED_SECONDS.to_string())];
     let host_job = HostJob::begin(cluster, &host, "pause", PAUSE, &env).await?;
-    let paused = time_of(&host_job.ended(PATIENCE).await?, "paused")?;
+    let paused = time_of(&host_job.ended(TIMEOUT).await?, "paused")?;
     let resumed = paused + 1000 * PAUSED_SECONDS;
     writer.more(10).await?;
     let told = writer.stop().await?;

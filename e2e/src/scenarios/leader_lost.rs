@@ -4,7 +4,7 @@
 use serde_json::json;
 use std::collections::BTreeMap;
 
-use crate::cluster::{KindCluster, NodeRow, PATIENCE, pod_name};
+use crate::cluster::{KindCluster, NodeRow, TIMEOUT, pod_name};
 use crate::command::run as command;
 use crate::ensure;
 use crate::failure::E2eFailure;
@@ -46,7 +46,7 @@ pub async fn run(cluster: KindCluster) -> Result<Vec<ReportedFigure>, E2eFailure
     }
     // And the way through the operator: the leader goes while a pod of ours joins.
     cluster.scale(4).await?;
-    let fourth = until("a fourth member's pod", PATIENCE, || async {
+    let fourth = until("a fourth member's pod", TIMEOUT, || async {
         let newest = cluster.pods().await?.keys().next_back().copied();
         Ok(newest.filter(|id| *id > 3).map_or(Look::NotYet(format!("{newest:?}")), Look::Yes))
     })
@@ -136,37 +136,33 @@ async fn call_until_lost(leader: &SqlSession, used: i32) -> Result<AddCalls, E2e
 /// Waits until all three have applied the same log, and returns their rows, which must be equal
 /// then.
 async fn agreed(cluster: &KindCluster) -> Result<Vec<NodeRow>, E2eFailure> {
-    until(
-        "all three members have applied the same log and show the same rows",
-        PATIENCE,
-        || async {
-            let mut seen = BTreeMap::new();
-            for node in MEMBERS {
-                let session = cluster.superuser(node).await?;
-                let status = session
-                    .rows("select leader, commit_index, applied_index from pgraft_status()", &[])
-                    .await?;
-                let status: Option<(Option<i32>, i64, i64)> =
-                    status.first().map(|row| (row.get(0), row.get(1), row.get(2)));
-                seen.insert(node, (status, cluster.rows(node).await?));
-            }
-            let Some(first) = seen.values().next().cloned() else {
-                return Ok(Look::NotYet("nobody".into()));
-            };
-            let settled =
-                matches!(first.0, Some((Some(_), committed, applied)) if committed == applied);
-            Ok(if settled && seen.values().all(|s| *s == first) {
-                Look::Yes(first.1)
-            } else {
-                Look::NotYet(format!("{seen:?}"))
-            })
-        },
-    )
+    until("all three members have applied the same log and show the same rows", TIMEOUT, || async {
+        let mut seen = BTreeMap::new();
+        for node in MEMBERS {
+            let session = cluster.superuser(node).await?;
+            let status = session
+                .rows("select leader, commit_index, applied_index from pgraft_status()", &[])
+                .await?;
+            let status: Option<(Option<i32>, i64, i64)> =
+                status.first().map(|row| (row.get(0), row.get(1), row.get(2)));
+            seen.insert(node, (status, cluster.rows(node).await?));
+        }
+        let Some(first) = seen.values().next().cloned() else {
+            return Ok(Look::NotYet("nobody".into()));
+        };
+        let settled =
+            matches!(first.0, Some((Some(_), committed, applied)) if committed == applied);
+        Ok(if settled && seen.values().all(|s| *s == first) {
+            Look::Yes(first.1)
+        } else {
+            Look::NotYet(format!("{seen:?}"))
+        })
+    })
     .await
 }
 
 async fn remove(cluster: &KindCluster, newcomer: i32) -> Result<(), E2eFailure> {
-    until(&format!("node {newcomer} is taken out again"), PATIENCE, || async {
+    until(&format!("node {newcomer} is taken out again"), TIMEOUT, || async {
         let leader = cluster.leader(1).await?;
         cluster
             .superuser(leader)

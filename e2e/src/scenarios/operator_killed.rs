@@ -7,7 +7,7 @@ use kube::api::{DeleteParams, ListParams};
 use serde_json::json;
 
 use super::leader_lost::one_join_each;
-use crate::cluster::{KindCluster, PATIENCE, is_ready};
+use crate::cluster::{KindCluster, TIMEOUT, is_ready};
 use crate::failure::E2eFailure;
 use crate::scenario::ReportedFigure;
 use crate::wait::{Look, until};
@@ -23,7 +23,7 @@ pub async fn run(cluster: KindCluster) -> Result<Vec<ReportedFigure>, E2eFailure
         ("the volume of node 5", 5, 4),
         ("node 5 in the membership", 5, 5),
     ] {
-        until(&format!("{moment} is there"), PATIENCE, || async {
+        until(&format!("{moment} is there"), TIMEOUT, || async {
             let seen = (cluster.volumes().await?.len(), cluster.rows(2).await?.len());
             Ok(if seen.0 >= volumes && seen.1 >= members {
                 Look::Yes(())
@@ -40,7 +40,7 @@ pub async fn run(cluster: KindCluster) -> Result<Vec<ReportedFigure>, E2eFailure
 
     cluster.scale(3).await?;
     for left in [4, 3] {
-        until(&format!("{left} members are left"), PATIENCE, || async {
+        until(&format!("{left} members are left"), TIMEOUT, || async {
             let members = cluster.rows(2).await?.len();
             Ok(if members <= left { Look::Yes(()) } else { Look::NotYet(members.to_string()) })
         })

@@ -6,7 +6,7 @@ use futures::future::try_join_all;
 use serde_json::json;
 use std::time::{Duration, Instant};
 
-use crate::cluster::{KindCluster, NodeRow, PATIENCE};
+use crate::cluster::{KindCluster, NodeRow, TIMEOUT};
 use crate::cut::NetworkCut;
 use crate::data;
 use crate::ensure;
@@ -92,7 +92,7 @@ async fn while_split(
         .max()
         .unwrap_or_default();
 
-    let chosen = until("the majority has a leader of its own", PATIENCE, || async {
+    let chosen = until("the majority has a leader of its own", TIMEOUT, || async {
         let leader = cluster.leader(majority[0]).await?;
         Ok(if majority.contains(&leader) {
             Look::Yes(leader)
@@ -102,7 +102,7 @@ async fn while_split(
     })
     .await?;
     cluster.scale(i32::try_from(replicas).unwrap_or_default()).await?;
-    until(&format!("node {chosen} has {replicas} voters"), PATIENCE, || async {
+    until(&format!("node {chosen} has {replicas} voters"), TIMEOUT, || async {
         let count = "select count(*) from pgraft_members where role = 'voter'";
         let voters: i64 =
             cluster.superuser(cluster.leader(chosen).await?).await?.value(count, &[]).await?;
@@ -135,7 +135,7 @@ async fn refuses(cluster: &KindCluster, node: i32, victim: i32) -> Result<Durati
     let call = async |statement: String| {
         let session = cluster.superuser(node).await?;
         let begun = Instant::now();
-        let Ok(result) = tokio::time::timeout(PATIENCE, session.run(&statement)).await else {
+        let Ok(result) = tokio::time::timeout(TIMEOUT, session.run(&statement)).await else {
             return Err(E2eFailure::Wrong(format!("node {node}: {statement} got no answer")));
         };
         let took = begun.elapsed();
@@ -168,7 +168,7 @@ async fn refuses(cluster: &KindCluster, node: i32, victim: i32) -> Result<Durati
 /// Nothing of what the minority wanted is in any log.
 async fn nothing_left_behind(cluster: &KindCluster, members: &[i32]) -> Result<(), E2eFailure> {
     for &node in members {
-        until_true(&format!("the log of node {node} has nothing of the minority's"), PATIENCE, || async {
+        until_true(&format!("the log of node {node} has nothing of the minority's"), TIMEOUT, || async {
             let clean = "select not exists (select from pgraft_log() where strpos(data::text, $1::text) > 0)";
             cluster.superuser(node).await?.value::<bool>(clean, &[&FOREIGN]).await
         })

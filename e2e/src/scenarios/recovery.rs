@@ -4,7 +4,7 @@
 
 use serde_json::json;
 
-use crate::cluster::{KindCluster, NAME, PATIENCE, is_ready, pod_name};
+use crate::cluster::{KindCluster, NAME, TIMEOUT, is_ready, pod_name};
 use crate::data;
 use crate::ensure;
 use crate::failure::E2eFailure;
@@ -40,7 +40,7 @@ pub async fn run(cluster: KindCluster) -> Result<Vec<ReportedFigure>, E2eFailure
 async fn paused(cluster: &KindCluster) -> Result<(), E2eFailure> {
     cluster.superuser(3).await?.run("select pg_wal_replay_pause()").await?;
     data::write(cluster, 1, 1000).await?;
-    until("node 3 is not ready, and Degraded says why", PATIENCE, || async {
+    until("node 3 is not ready, and Degraded says why", TIMEOUT, || async {
         let ready = is_ready(&cluster.pod_api().get(&pod_name(3)).await?);
         let status = cluster.resources().get(NAME).await?.status.unwrap_or_default();
         let degraded = status
@@ -62,7 +62,7 @@ async fn paused(cluster: &KindCluster) -> Result<(), E2eFailure> {
 async fn while_down(cluster: &KindCluster) -> Result<(), E2eFailure> {
     let before = cluster.pods().await?.get(&3).and_then(|pod| pod.metadata.uid.clone());
     cluster.delete_pod(3).await?;
-    until("the pod of node 3 is made again and finds no host", PATIENCE, || async {
+    until("the pod of node 3 is made again and finds no host", TIMEOUT, || async {
         let pod = cluster.pod_api().get(&pod_name(3)).await?;
         let phase = pod.status.as_ref().and_then(|s| s.phase.clone()).unwrap_or_default();
         let new = pod.metadata.uid != before;
@@ -71,7 +71,7 @@ async fn while_down(cluster: &KindCluster) -> Result<(), E2eFailure> {
     .await?;
 
     cluster.scale(5).await?;
-    until("nodes 4 and 5 are voters while node 3 is down", PATIENCE, || async {
+    until("nodes 4 and 5 are voters while node 3 is down", TIMEOUT, || async {
         let members = cluster.members().await?;
         let voters: Vec<i64> = members.iter().filter(|m| m.role == "voter").map(|m| m.id).collect();
         let unreachable = members.iter().any(|m| m.id == 3 && m.reachable == Some(false));

@@ -7,7 +7,7 @@ use kube::api::ListParams;
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::cluster::{KindCluster, NAME, PATIENCE, is_ready};
+use crate::cluster::{KindCluster, NAME, TIMEOUT, is_ready};
 use crate::command::run as command;
 use crate::data;
 use crate::ensure;
@@ -67,7 +67,7 @@ async fn watch(
         std::sync::Mutex::new(&mut order),
         format!("{}: all pods are made again", cluster.namespace),
     );
-    let both = until(&what, 3 * PATIENCE, || async {
+    let both = until(&what, 3 * TIMEOUT, || async {
         let pods = cluster.pods().await?;
         let replaced = |node: &i32| {
             pods.get(node).is_some_and(|pod| pod.metadata.uid.as_ref() != before.get(node))
@@ -105,7 +105,7 @@ async fn better_spec(cluster: &KindCluster) -> Result<(), E2eFailure> {
         &json!({"spec": {"image": "pgraft/postgres:no-such-version", "imagePullPolicy": "Never"}}),
     )
     .await?;
-    until("a pod that can't start", PATIENCE, || async {
+    until("a pod that can't start", TIMEOUT, || async {
         let waiting = |pod: &Pod| {
             let containers = pod.status.iter().flat_map(|s| s.container_statuses.iter().flatten());
             containers

@@ -5,7 +5,7 @@ use futures::future::try_join_all;
 use serde_json::json;
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::cluster::{KindCluster, PATIENCE};
+use crate::cluster::{KindCluster, TIMEOUT};
 use crate::ensure;
 use crate::failure::E2eFailure;
 use crate::scenario::ReportedFigure;
@@ -63,7 +63,7 @@ async fn adds(cluster: &KindCluster) -> Result<Vec<Duration>, E2eFailure> {
         members.push(cluster.superuser(node).await?);
         let installed = "select count(*) > 0 from pg_proc where proname = 'e2e_first_seen'";
         let member = &members[members.len() - 1];
-        until_true(&format!("node {node} has the measuring function"), PATIENCE, || {
+        until_true(&format!("node {node} has the measuring function"), TIMEOUT, || {
             member.value(installed, &[])
         })
         .await?;
@@ -91,7 +91,7 @@ async fn adds(cluster: &KindCluster) -> Result<Vec<Duration>, E2eFailure> {
             seen.into_iter().max().map(|last| last.duration_since(called).unwrap_or_default()),
         );
         caller.run(&format!("select pgraft_remove_node({newcomer})")).await?;
-        until_true(&format!("node {newcomer} is out again"), PATIENCE, || async {
+        until_true(&format!("node {newcomer} is out again"), TIMEOUT, || async {
             caller
                 .value::<bool>(
                     "select not exists (select from pgraft_get_nodes() where node_id = $1)",
@@ -112,7 +112,7 @@ async fn scale(cluster: &KindCluster, replicas: i32) -> Result<Duration, E2eFail
     let begun = Instant::now();
     cluster.scale(replicas).await?;
     let wanted = i64::from(replicas);
-    until_true("the newcomer votes", PATIENCE, || async {
+    until_true("the newcomer votes", TIMEOUT, || async {
         leader
             .value::<bool>(
                 "select count(*) = $1::bigint from pgraft_members where role = 'voter'",
@@ -121,7 +121,7 @@ async fn scale(cluster: &KindCluster, replicas: i32) -> Result<Duration, E2eFail
             .await
     })
     .await?;
-    until_true("the newcomer streams", PATIENCE, || async {
+    until_true("the newcomer streams", TIMEOUT, || async {
         primary
             .value::<bool>(
                 "select count(*) = $1::bigint - 1 from pg_stat_replication where state = 'streaming' and application_name like 'pgraft%'",

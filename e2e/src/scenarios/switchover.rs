@@ -9,7 +9,7 @@ use pgraft_operator::api::{FailoverReason, LastFailoverStatus};
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 
-use crate::cluster::{KindCluster, NAME, PATIENCE, pod_name};
+use crate::cluster::{KindCluster, NAME, TIMEOUT, pod_name};
 use crate::command::run as command;
 use crate::data;
 use crate::ensure;
@@ -82,7 +82,7 @@ async fn asked_for(cluster: &KindCluster) -> Result<Vec<ReportedFigure>, E2eFail
 /// A request that nobody can carry out changes nothing, and nothing waits for it.
 async fn refused(cluster: &KindCluster) -> Result<ReportedFigure, E2eFailure> {
     ask(cluster, &json!({"target": "demo-9"})).await?;
-    until("the refusal is shown", PATIENCE, || async {
+    until("the refusal is shown", TIMEOUT, || async {
         let conditions =
             cluster.resources().get(NAME).await?.status.map(|s| s.conditions).unwrap_or_default();
         let said = conditions
@@ -125,7 +125,7 @@ async fn restarted(cluster: &KindCluster) -> Result<ReportedFigure, E2eFailure> 
     let epoch = changed(cluster, 1).await?.epoch;
     let writer = begin(cluster, "restarted").await?;
     kubectl(cluster, &["annotate", "pgr/demo", "pgraft.io/restarted-at=now"]).await?;
-    until("every pod is made again", 2 * PATIENCE, || async {
+    until("every pod is made again", 2 * TIMEOUT, || async {
         let status = cluster.resources().get(NAME).await?.status.unwrap_or_default();
         let current =
             status.conditions.iter().any(|c| c.type_ == "PodsUpToDate" && c.status == "True");
@@ -147,7 +147,7 @@ async fn restarted(cluster: &KindCluster) -> Result<ReportedFigure, E2eFailure> 
 /// One Event for each of these changes.
 async fn told_once(cluster: &KindCluster, epochs: &[i64]) -> Result<(), E2eFailure> {
     let events = Api::<Event>::namespaced(cluster.resources().into_client(), &cluster.namespace);
-    until("every change of the primary is an Event, once", PATIENCE, || async {
+    until("every change of the primary is an Event, once", TIMEOUT, || async {
         let events = events.list(&ListParams::default()).await?.items;
         let told = events
             .iter()
@@ -171,7 +171,7 @@ async fn told_once(cluster: &KindCluster, epochs: &[i64]) -> Result<(), E2eFailu
 async fn changed(cluster: &KindCluster, epoch: i64) -> Result<LastFailoverStatus, E2eFailure> {
     until(
         &format!("{}: status.lastFailover is later than epoch {epoch}", cluster.namespace),
-        PATIENCE,
+        TIMEOUT,
         || async {
             let last = cluster.resources().get(NAME).await?.status.and_then(|s| s.last_failover);
             Ok(match last {

@@ -9,7 +9,7 @@ use rcgen::{
 use serde_json::json;
 use std::collections::BTreeMap;
 
-use crate::cluster::{KindCluster, PATIENCE, pod_name};
+use crate::cluster::{KindCluster, TIMEOUT, pod_name};
 use crate::command::run_with_input;
 use crate::ensure;
 use crate::failure::E2eFailure;
@@ -31,7 +31,7 @@ pub async fn run(cluster: KindCluster) -> Result<Vec<ReportedFigure>, E2eFailure
     cluster.create(3, &json!({"tls": {"caSecret": "our-ca"}})).await?;
     applications(&cluster).await?;
     let expected = "0 in the clear, pgraft_operator /CN=pgraft_operator, pgraft_replication /CN=node-2.pgraft, pgraft_replication /CN=node-3.pgraft";
-    until("the operator and both standbys over TLS", PATIENCE, || async {
+    until("the operator and both standbys over TLS", TIMEOUT, || async {
         let seen: String = cluster.superuser(1).await?.value(OURS, &[]).await?;
         Ok(if seen == expected { Look::Yes(()) } else { Look::NotYet(seen) })
     })
@@ -143,7 +143,7 @@ async fn renewal(cluster: &KindCluster) -> Result<Vec<ReportedFigure>, E2eFailur
     for (&(node, port), before) in &old {
         until(
             &format!("{}: another certificate of node {node} on port {port}", cluster.namespace),
-            PATIENCE,
+            TIMEOUT,
             || async {
                 let now = served::certificate(&cluster.pod_api(), &pod_name(node), port).await?;
                 Ok(if now == *before { Look::NotYet("the same".into()) } else { Look::Yes(()) })

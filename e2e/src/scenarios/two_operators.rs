@@ -9,7 +9,7 @@ use serde_json::json;
 use std::time::Instant;
 
 use super::leader_lost::one_join_each;
-use crate::cluster::{KindCluster, PATIENCE};
+use crate::cluster::{KindCluster, TIMEOUT};
 use crate::command::run as command;
 use crate::failure::E2eFailure;
 use crate::scenario::ReportedFigure;
@@ -28,7 +28,7 @@ pub async fn run(cluster: KindCluster) -> Result<Vec<ReportedFigure>, E2eFailure
 async fn story(cluster: &KindCluster) -> Result<Vec<ReportedFigure>, E2eFailure> {
     cluster.create(3, &json!({})).await?;
     cluster.scale(5).await?;
-    until("the volume of node 4 is there", PATIENCE, || async {
+    until("the volume of node 4 is there", TIMEOUT, || async {
         let volumes = cluster.volumes().await?;
         Ok(if volumes.contains(&4) { Look::Yes(()) } else { Look::NotYet(format!("{volumes:?}")) })
     })
@@ -65,7 +65,7 @@ async fn hand_over(cluster: &KindCluster, grace: Option<u32>) -> Result<String, 
                 .unwrap_or_default(),
         )
     };
-    let before = until("somebody holds the Lease", PATIENCE, || async {
+    let before = until("somebody holds the Lease", TIMEOUT, || async {
         let holder = holder().await?;
         Ok(if holder.is_empty() { Look::NotYet("nobody".into()) } else { Look::Yes(holder) })
     })
@@ -75,7 +75,7 @@ async fn hand_over(cluster: &KindCluster, grace: Option<u32>) -> Result<String, 
         .delete(pod, &DeleteParams { grace_period_seconds: grace, ..DeleteParams::default() })
         .await?;
     let begun = Instant::now();
-    until("somebody else holds the Lease", PATIENCE, || async {
+    until("somebody else holds the Lease", TIMEOUT, || async {
         let now = holder().await?;
         Ok(if now.is_empty() || now == before { Look::NotYet(now) } else { Look::Yes(()) })
     })

@@ -55,7 +55,7 @@ const TIMELINE: usize = 6;
 /// How long a walreceiver waits for the intake to open, before it ends and the server starts
 /// another, and how often it looks.
 const WAIT_FOR_OPENING: Duration = Duration::from_secs(10);
-const LOOK_AGAIN: Duration = Duration::from_millis(50);
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Postgres' own table.
 static POSTGRES: OnceLock<pg_sys::WalReceiverFunctionsType> = OnceLock::new();
@@ -248,7 +248,7 @@ fn admit(conninfo: &str) -> IntakeAdmission {
             ));
         }
         pause();
-        waited += LOOK_AGAIN;
+        waited += POLL_INTERVAL;
     }
 }
 
@@ -277,7 +277,7 @@ fn let_in() -> Option<(String, u16)> {
 /// Waits, unless this walreceiver is to end.
 fn pause() {
     let events = pg_sys::WL_LATCH_SET | pg_sys::WL_TIMEOUT | pg_sys::WL_EXIT_ON_PM_DEATH;
-    let milliseconds = std::ffi::c_long::try_from(LOOK_AGAIN.as_millis()).unwrap_or(1);
+    let milliseconds = std::ffi::c_long::try_from(POLL_INTERVAL.as_millis()).unwrap_or(1);
     // SAFETY: on the main thread of walreceiver, with its own latch.
     unsafe {
         pg_sys::WaitLatch(

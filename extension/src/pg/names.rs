@@ -61,7 +61,7 @@ unsafe extern "C-unwind" fn assigned(value: i32, _: *mut std::ffi::c_void) {
     // SAFETY: a word of this process.
     match unsafe { pg_sys::MyBackendType } {
         pg_sys::BackendType::B_CHECKPOINTER => {
-            NAMES.get()[CHECKPOINTER].store(packed(0, value), Ordering::SeqCst)
+            NAMES.get()[CHECKPOINTER].store(packed(0, value), Ordering::SeqCst);
         }
         pg_sys::BackendType::B_WAL_SENDER => {
             // What this walsender counts for under the new names is in shared memory before the

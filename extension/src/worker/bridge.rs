@@ -18,7 +18,7 @@ const QUEUE: usize = 1024;
 /// The same line is written once in this time: a member that is away would fill the log otherwise.
 const REPEAT_AFTER: Duration = Duration::from_secs(30);
 /// Distinct lines that are remembered for that.
-const REMEMBERED: usize = 64;
+const MAX_REMEMBERED: usize = 64;
 /// openraft's own words are for its developers; its errors are ours too.
 const FILTER: &str =
     "warn,pgraft=info,pgraft_raft=info,openraft=off,raft_log=warn,chunked_wal=warn";
@@ -56,7 +56,7 @@ impl Bridge {
         if recent.iter().any(|(known, _)| known == text) {
             return true;
         }
-        if recent.len() < REMEMBERED {
+        if recent.len() < MAX_REMEMBERED {
             recent.push((text.to_owned(), Instant::now()));
         }
         false

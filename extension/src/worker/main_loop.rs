@@ -24,7 +24,7 @@ const TICK: Duration = Duration::from_millis(250);
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(3);
 /// For the lease to be released after a crash. Postgres starts no process before all have ended,
 /// and kills this one after five seconds.
-const LAST_WORDS: Duration = Duration::from_millis(300);
+const CRASH_TIMEOUT: Duration = Duration::from_millis(300);
 /// Nothing that it runs keeps it for long (a promise that goes to the disk, at most). With two,
 /// each wake-up of one woke the other as well.
 const THREADS: usize = 1;
@@ -143,7 +143,7 @@ fn keep(
         if woken != pg::WakeReason::GoOn {
             let _ = stop.send(woken);
             let longest =
-                if woken == pg::WakeReason::Crashed { LAST_WORDS } else { SHUTDOWN_TIMEOUT };
+                if woken == pg::WakeReason::Crashed { CRASH_TIMEOUT } else { SHUTDOWN_TIMEOUT };
             let _ = runtime.block_on(async { tokio::time::timeout(longest, watcher).await });
             if woken == pg::WakeReason::Crashed {
                 pg::crash::exit_at_once();

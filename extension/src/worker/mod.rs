@@ -11,7 +11,7 @@ use pgrx::bgworkers::{BackgroundWorkerBuilder, BgWorkerStartTime};
 use pgrx::pg_guard;
 
 /// From the end of the worker to its next start.
-const RESTART: Duration = Duration::from_secs(1);
+const RESTART_DELAY: Duration = Duration::from_secs(1);
 
 /// Has the postmaster start the worker, before recovery: it votes on standbys and during crash
 /// recovery too.
@@ -22,7 +22,7 @@ pub fn register() {
         .set_function("pgraft_worker_main")
         .enable_shmem_access(None)
         .set_start_time(BgWorkerStartTime::PostmasterStart)
-        .set_restart_time(Some(RESTART))
+        .set_restart_time(Some(RESTART_DELAY))
         .load();
 }
 

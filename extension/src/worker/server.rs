@@ -20,7 +20,7 @@ use crate::fence::gate;
 use crate::pg::{self, intake, names, server, slots};
 
 /// While something is expected to happen.
-const HURRY: Duration = Duration::from_millis(5);
+const FAST_POLL: Duration = Duration::from_millis(5);
 /// ... for longer than this.
 const PATIENT_AFTER: Duration = Duration::from_secs(10);
 const PATIENT: Duration = Duration::from_millis(50);
@@ -153,7 +153,7 @@ impl ServerController {
             return None;
         }
         let since = *self.hurries_since.get_or_insert_with(Instant::now);
-        Some(if since.elapsed() < PATIENT_AFTER { HURRY } else { PATIENT })
+        Some(if since.elapsed() < PATIENT_AFTER { FAST_POLL } else { PATIENT })
     }
 
     fn carry_out(&mut self, direct: ServerDirective) {
@@ -170,10 +170,10 @@ impl ServerController {
                 self.following = Some(node);
             }
             ServerDirective::Promote(timeline, change, config) => {
-                self.promote(timeline, change, &config)
+                self.promote(timeline, change, &config);
             }
             ServerDirective::Names(change, config) if !server::is_standby() => {
-                self.set_names(change, &config)
+                self.set_names(change, &config);
             }
             ServerDirective::Names(..) => {}
             ServerDirective::Stop => {

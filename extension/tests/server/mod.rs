@@ -23,7 +23,7 @@ use tokio_postgres::error::DbError;
 use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
 
 /// For everything that a test waits for: generous, since a condition ends the wait.
-pub const PATIENCE: Duration = Duration::from_secs(90);
+pub const TIMEOUT: Duration = Duration::from_secs(90);
 /// A leader that is alive leads on, however busy the machine is; one that is dead is missed after
 /// this time.
 pub const STEADY: &str = "pgraft.election_timeout = '5s'";
@@ -286,7 +286,7 @@ impl TestServer {
     pub async fn until_worker(&self, what: &str, wanted: impl Fn(Option<Pid>) -> bool) {
         let start = Instant::now();
         while !wanted(self.worker()) {
-            assert!(start.elapsed() < PATIENCE, "node {}: no {what}\n{}", self.id, self.log());
+            assert!(start.elapsed() < TIMEOUT, "node {}: no {what}\n{}", self.id, self.log());
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
@@ -306,7 +306,7 @@ impl TestServer {
                     tokio::spawn(connection);
                     return client;
                 }
-                Err(error) if start.elapsed() > PATIENCE => {
+                Err(error) if start.elapsed() > TIMEOUT => {
                     panic!("node {}: {error}\n{}", self.id, self.log())
                 }
                 Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
@@ -368,7 +368,7 @@ impl TestServer {
                 .map(|rows| rows.iter().map(|r| r.join(",")).collect::<Vec<_>>().join(" "));
             match shown {
                 Ok(ref text) if text == wanted => return,
-                _ if start.elapsed() > PATIENCE => {
+                _ if start.elapsed() > TIMEOUT => {
                     panic!("node {}: {sql} is {shown:?}, not {wanted}\n{}", self.id, self.log())
                 }
                 _ => tokio::time::sleep(Duration::from_millis(20)).await,
@@ -426,7 +426,7 @@ pub async fn asked<S: Borrow<TestServer>>(
                     _ => error.to_string(),
                 },
             };
-            assert!(start.elapsed() < PATIENCE, "{sql}: nobody leads: {why}\n{}", server.log());
+            assert!(start.elapsed() < TIMEOUT, "{sql}: nobody leads: {why}\n{}", server.log());
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
@@ -458,7 +458,7 @@ pub async fn until_leading<S: Borrow<TestServer>>(servers: &[S], sql: &str, want
                 return n;
             }
         }
-        assert!(start.elapsed() < PATIENCE, "{sql} is not {wanted}\n{}", servers[0].borrow().log());
+        assert!(start.elapsed() < TIMEOUT, "{sql} is not {wanted}\n{}", servers[0].borrow().log());
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }

@@ -20,13 +20,13 @@ use crate::status::{ServerRole, Status};
 use crate::upstream;
 use crate::view::MemberView;
 
-const LOOK: Duration = Duration::from_secs(1);
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
 const DEADLINE: Duration = Duration::from_secs(5);
 
 /// Between two questions to the other nodes, while no WAL comes.
 const ASK: Duration = Duration::from_secs(5);
 
-const READ: &str = "
+const QUERY: &str = "
 SELECT w.status = 'streaming'
          AND (t.ms = 0 OR pg_catalog.clock_timestamp() - w.last_msg_receipt_time < 2 * t.ms * interval '1 millisecond'),
        (greatest(pg_catalog.pg_last_wal_receive_lsn(), w.latest_end_lsn) - '0/0')::bigint,
@@ -52,7 +52,7 @@ pub async fn run(view: watch::Receiver<MemberView>) {
     verdict.set(None);
     let (mut freshness, begin, mut asked) = (StandbyFreshness::default(), Instant::now(), None);
     loop {
-        sleep(LOOK).await;
+        sleep(POLL_INTERVAL).await;
         let settings = std::sync::Arc::clone(&view.borrow().settings);
         // Postgres removes the file when a promotion is complete.
         if !paths::standby_signal(&settings.paths.data).exists() {
@@ -94,7 +94,7 @@ pub async fn run(view: watch::Receiver<MemberView>) {
 fn tell(verdict: &FreshnessVerdict, stale: Option<super::Stale>) {
     match (verdict.set(stale), stale) {
         (before, Some(stale)) if before != Some(stale) => {
-            tracing::warn!("{stale}; it is not ready for reads")
+            tracing::warn!("{stale}; it is not ready for reads");
         }
         (Some(_), None) => tracing::info!("this standby is up to date again and ready for reads"),
         _ => {}
@@ -104,7 +104,7 @@ fn tell(verdict: &FreshnessVerdict, stale: Option<super::Stale>) {
 /// Over a connection that is not kept: a server that is told to shut down would wait for it.
 async fn read(settings: &Settings) -> Result<StandbyServer, LocalSqlError> {
     let client = sql::local(settings, Session::Probe, DEADLINE).await?;
-    let row = client.query_one(READ, &[]).await?;
+    let row = client.query_one(QUERY, &[]).await?;
     let position =
         |column| row.try_get::<_, Option<i64>>(column).map(|lsn| lsn.map(i64::cast_unsigned));
     Ok(StandbyServer {

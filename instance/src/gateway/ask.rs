@@ -15,17 +15,17 @@ use crate::settings::host_port;
 use crate::{peers, upstream};
 
 /// Between two rounds of questions.
-const ROUND: Duration = Duration::from_millis(50);
+const INTERVAL: Duration = Duration::from_millis(50);
 /// The same where nobody is in a hurry: the own member is silent, and there are no clients.
 const IDLE_ROUNDS: u32 = 20;
 /// How often the members' addresses are looked up.
-const LOOK_UP_ROUNDS: u32 = 200;
+const ROUNDS_PER_LOOKUP: u32 = 200;
 
 /// For as long as the process lives.
 pub async fn ask(gateway: Arc<Gateway>) {
     let (mut answers, mut busy, mut round) = (JoinSet::new(), BTreeSet::<SocketAddr>::new(), 0_u32);
     let (mut addresses, mut looks) = (vec![], JoinSet::new());
-    let mut tick = interval(ROUND);
+    let mut tick = interval(INTERVAL);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
@@ -44,7 +44,7 @@ pub async fn ask(gateway: Arc<Gateway>) {
             }
             _ = tick.tick() => {}
         }
-        let due = round.is_multiple_of(LOOK_UP_ROUNDS)
+        let due = round.is_multiple_of(ROUNDS_PER_LOOKUP)
             || (addresses.is_empty() && round.is_multiple_of(IDLE_ROUNDS));
         if due && looks.is_empty() {
             looks.spawn(look_up(Arc::clone(&gateway)));

@@ -23,14 +23,14 @@ use super::startup::{LONGEST_HELLO, StartupRequest, request};
 use crate::settings::Settings;
 
 /// Before a server that did not take a connection is tried again.
-const AGAIN: Duration = Duration::from_millis(50);
+const RETRY_DELAY: Duration = Duration::from_millis(50);
 /// For everything that a client says before the gateway looks for a server: as Postgres'
 /// `authentication_timeout`.
 const SPEAK: Duration = Duration::from_mins(1);
 /// For the first word inside the encryption that a server has just granted.
 const ENCRYPT: Duration = Duration::from_secs(5);
 /// Requests for encryption before the startup packet: TLS, GSS, and one of them again.
-const MOST_REQUESTS: usize = 4;
+const MAX_REQUESTS: usize = 4;
 
 /// One client.
 pub struct GatewayClient {
@@ -157,7 +157,7 @@ impl GatewayClient {
         };
         match opened {
             Opened::At(target, server, reply, permit) => {
-                self.pass(&target, server, reply, permit).await
+                self.pass(&target, server, reply, permit).await;
             }
             Opened::InVain(why) => {
                 let time = self.gateway.settings.hold;
@@ -190,7 +190,7 @@ impl GatewayClient {
     /// Hears what the client wants. Requests for encryption are answered on the way: by the server,
     /// or as the server would.
     async fn begin(&mut self) -> Begun {
-        for n in 0..MOST_REQUESTS {
+        for n in 0..MAX_REQUESTS {
             if !timeout_at(self.speak_until, self.heard.hear()).await.unwrap_or(false) {
                 break;
             }
@@ -239,7 +239,7 @@ impl GatewayClient {
             let again = matches!(why, WaitCause::Refused | WaitCause::NotNow);
             tokio::select! {
                 _ = known.changed() => {}
-                () = sleep(AGAIN), if again => {}
+                () = sleep(RETRY_DELAY), if again => {}
                 here = self.heard.listen() => if !here { return Opened::Gone },
                 () = sleep_until(until) => return Opened::InVain(why),
             }

@@ -9,7 +9,7 @@ use super::Gateway;
 
 /// So many times the quiet that is waited for: whoever still comes then was told to come here,
 /// whatever becomes of it.
-const MOST: u32 = 5;
+const MAX_FACTOR: u32 = 5;
 
 /// Returns when the gateway may end, by what was set. `told` is when the node was told to stop.
 pub async fn drained(gateway: Option<Arc<Gateway>>, told: Instant) {
@@ -29,7 +29,7 @@ pub async fn drained(gateway: Option<Arc<Gateway>>, told: Instant) {
 /// the latest client came.
 fn left(quiet: Duration, told: Duration, came: Option<Duration>) -> Duration {
     let since = came.map_or(told, |came| came.min(told));
-    quiet.saturating_sub(since).min(quiet.saturating_mul(MOST).saturating_sub(told))
+    quiet.saturating_sub(since).min(quiet.saturating_mul(MAX_FACTOR).saturating_sub(told))
 }
 
 #[cfg(test)]

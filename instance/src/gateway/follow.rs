@@ -12,9 +12,9 @@ use super::Gateway;
 use crate::control::{ControlError, exchange};
 
 /// The member answers every second at the latest; one that does not for so long is as good as gone.
-const PATIENCE: Duration = Duration::from_secs(2);
+const TIMEOUT: Duration = Duration::from_secs(2);
 /// Before a member that is not there is looked for again.
-const AGAIN: Duration = Duration::from_millis(20);
+const RETRY_DELAY: Duration = Duration::from_millis(20);
 
 /// For as long as the process lives.
 pub async fn follow(gateway: Arc<Gateway>) {
@@ -25,7 +25,7 @@ pub async fn follow(gateway: Arc<Gateway>) {
             tracing::debug!(%error, "the gateway does not hear from its member");
         }
         gateway.knowledge.silent();
-        tokio::time::sleep(AGAIN).await;
+        tokio::time::sleep(RETRY_DELAY).await;
     }
 }
 
@@ -33,7 +33,7 @@ async fn listen(gateway: &Gateway, stream: &mut UnixStream) -> ControlError {
     let mut heard: Option<PrimaryUpdate> = None;
     loop {
         let question = Request::WatchPrimary { heard: heard.take() };
-        match tokio::time::timeout(PATIENCE, exchange(stream, &question)).await {
+        match tokio::time::timeout(TIMEOUT, exchange(stream, &question)).await {
             Ok(Ok(Response::WatchPrimary(news))) => {
                 gateway.knowledge.update(news.clone());
                 heard = Some(news);

@@ -92,7 +92,8 @@ impl Knowledge {
     /// Another node's gateway says something.
     pub fn heard(&self, primary_view: PrimaryView) {
         self.change(|known| {
-            known.primary_view = Some(route::merged(known.primary_view.take(), primary_view, false))
+            known.primary_view =
+                Some(route::merged(known.primary_view.take(), primary_view, false));
         });
     }
 

@@ -10,7 +10,7 @@ use tokio::net::lookup_host;
 use tokio::time::timeout;
 
 /// How long an answer serves without a question.
-const FRESH: Duration = Duration::from_secs(1);
+const MAX_AGE: Duration = Duration::from_secs(1);
 /// How long an answer is waited for where there is an earlier one.
 const WITH_ANOTHER: Duration = Duration::from_millis(200);
 /// ... and where there is none.
@@ -37,7 +37,7 @@ impl AddressCache {
             return with_port(vec![ip]);
         }
         let earlier = self.all().get(host).cloned().unwrap_or_default();
-        let fresh = earlier.at.is_some_and(|at| at.elapsed() < FRESH);
+        let fresh = earlier.at.is_some_and(|at| at.elapsed() < MAX_AGE);
         if fresh || (earlier.asked && !earlier.ips.is_empty()) {
             return with_port(earlier.ips);
         }

@@ -27,9 +27,9 @@ use super::route::PrimaryServer;
 use super::startup::{StartupReply, startup_packet};
 
 /// For one address of the server.
-const PATIENCE: Duration = Duration::from_secs(2);
+const TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a server that did not take connections is left alone.
-const AGAIN: Duration = Duration::from_millis(50);
+const RETRY_DELAY: Duration = Duration::from_millis(50);
 
 /// What is known of the primary's server.
 #[derive(Default)]
@@ -75,7 +75,7 @@ impl Readiness {
     /// one for all.
     pub async fn may_take(&self, names: &AddressCache, target: &PrimaryServer) -> bool {
         let refused = self.last().as_ref().is_some_and(|last| last.of == *target && !last.taken);
-        let since = Instant::now().checked_sub(AGAIN).unwrap_or_else(Instant::now);
+        let since = Instant::now().checked_sub(RETRY_DELAY).unwrap_or_else(Instant::now);
         !refused || self.takes_since(names, target, since).await
     }
 
@@ -115,7 +115,7 @@ impl Readiness {
 
 async fn probe(names: &AddressCache, target: &PrimaryServer) -> bool {
     for address in names.addresses(&target.host, target.port).await {
-        if let Ok(Ok(reply)) = timeout(PATIENCE, ask(address)).await {
+        if let Ok(Ok(reply)) = timeout(TIMEOUT, ask(address)).await {
             return reply == StartupReply::Answer;
         }
     }
@@ -217,7 +217,7 @@ mod tests {
         let readiness = Readiness::default();
         assert!(!readiness.has_tls(&target));
         let ((), ()) = tokio::join!(readiness.until_tls(&target), async {
-            readiness.learn_tls(&target, true)
+            readiness.learn_tls(&target, true);
         });
         assert!(readiness.has_tls(&target));
         assert!(!readiness.has_tls(&PrimaryServer { epoch: 2, ..target.clone() }));

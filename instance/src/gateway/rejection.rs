@@ -17,9 +17,9 @@ use crate::settings::Settings;
 use crate::tls::PostgresTlsFiles;
 
 /// How long the conversation may take.
-const PATIENCE: Duration = Duration::from_secs(5);
+const TIMEOUT: Duration = Duration::from_secs(5);
 /// Requests for encryption before the startup packet: TLS, GSS, and one of them again.
-const MOST_REQUESTS: usize = 4;
+const MAX_REQUESTS: usize = 4;
 
 /// Why a client is not let through.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,7 +71,7 @@ pub async fn say<S>(
     S: AsyncRead + AsyncWrite + Unpin + Send,
 {
     // Whoever is gone, or says nothing that could be answered, needs no answer.
-    let _ = timeout(PATIENCE, converse(rejection, settings, client, first, tls_granted)).await;
+    let _ = timeout(TIMEOUT, converse(rejection, settings, client, first, tls_granted)).await;
 }
 
 async fn converse<S>(
@@ -84,7 +84,7 @@ async fn converse<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin + Send,
 {
-    for _ in 0..MOST_REQUESTS {
+    for _ in 0..MAX_REQUESTS {
         match begins(&mut client, &mut said).await? {
             StartupRequest::Startup if !tls_granted => return part(&mut client, rejection).await,
             StartupRequest::ClientHello => {
@@ -228,9 +228,9 @@ mod tests {
     #[tokio::test]
     async fn a_client_that_asks_for_tls_where_there_is_none_gets_the_message_in_the_clear() {
         let (mut client, server) = tokio::io::duplex(1000);
-        let rejection = Rejection::NoPrimary(WaitCause::NobodyAnswers, PATIENCE);
+        let rejection = Rejection::NoPrimary(WaitCause::NobodyAnswers, TIMEOUT);
         let said = tokio::spawn(async move {
-            say(rejection, &example(), server, SSL_REQUEST.to_vec(), false).await
+            say(rejection, &example(), server, SSL_REQUEST.to_vec(), false).await;
         });
         assert_eq!(client.read_u8().await.unwrap(), b'N');
         client.write_all(&startup_packet("app", "app")).await.unwrap();

@@ -134,7 +134,7 @@ mod tests {
 
     use super::*;
 
-    const PATIENCE: Duration = Duration::from_mins(1);
+    const TIMEOUT: Duration = Duration::from_mins(1);
 
     /// Two ends of one connection.
     async fn pair() -> (TcpStream, TcpStream) {
@@ -166,7 +166,7 @@ mod tests {
             server.shutdown().await.map(|()| heard)
         };
         let (answer, question) =
-            timeout(PATIENCE, async { tokio::join!(asks, answers) }).await.unwrap();
+            timeout(TIMEOUT, async { tokio::join!(asks, answers) }).await.unwrap();
         for (heard, letter) in [(answer.unwrap(), b'a'), (question.unwrap(), b'q')] {
             assert!(
                 heard.len() == MUCH && heard.iter().all(|byte| *byte == letter),
@@ -174,7 +174,7 @@ mod tests {
                 heard.len()
             );
         }
-        timeout(PATIENCE, passed).await.unwrap().unwrap().unwrap();
+        timeout(TIMEOUT, passed).await.unwrap().unwrap().unwrap();
     }
 
     #[tokio::test]
@@ -188,7 +188,7 @@ mod tests {
             let mut heard = [0; 6];
             hears.read_exact(&mut heard).await.map(|_| heard)
         };
-        let heard = timeout(PATIENCE, async {
+        let heard = timeout(TIMEOUT, async {
             tokio::select! { () = blocked => panic!("it was taken"), heard = heard => heard }
         });
         assert_eq!(&heard.await.unwrap().unwrap(), b"notice");
@@ -200,9 +200,9 @@ mod tests {
             let (client, server, passed) = between().await;
             let (goes, mut stays) = if client_goes { (client, server) } else { (server, client) };
             drop(goes);
-            assert_eq!(timeout(PATIENCE, stays.read(&mut [0])).await.unwrap().unwrap(), 0);
+            assert_eq!(timeout(TIMEOUT, stays.read(&mut [0])).await.unwrap().unwrap(), 0);
             drop(stays);
-            timeout(PATIENCE, passed).await.unwrap().unwrap().unwrap();
+            timeout(TIMEOUT, passed).await.unwrap().unwrap().unwrap();
         }
     }
 
@@ -210,10 +210,10 @@ mod tests {
     async fn cut_both_hear_it() {
         let (mut client, mut server, passed) = between().await;
         client.write_all(b"q").await.unwrap();
-        assert_eq!(timeout(PATIENCE, server.read_u8()).await.unwrap().unwrap(), b'q');
+        assert_eq!(timeout(TIMEOUT, server.read_u8()).await.unwrap().unwrap(), b'q');
         passed.abort();
         for end in [&mut client, &mut server] {
-            assert_eq!(timeout(PATIENCE, end.read(&mut [0])).await.unwrap().unwrap(), 0);
+            assert_eq!(timeout(TIMEOUT, end.read(&mut [0])).await.unwrap().unwrap(), 0);
         }
     }
 }

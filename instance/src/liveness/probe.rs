@@ -15,12 +15,12 @@ use crate::settings::Settings;
 use crate::sql::{self, LocalSqlError};
 
 /// Questions at a time; each that is not answered may be one of the server's connections.
-const MOST: usize = 3;
+const MAX_PROBES: usize = 3;
 
 /// A question of a server that starves is waited for longer than the server may be unresponsive.
-const PATIENCE: u32 = 4;
+const TIMEOUT: u32 = 4;
 
-const QUESTION: &str = "
+const QUERY: &str = "
 SELECT CASE WHEN r THEN 0 ELSE pg_catalog.pg_wal_lsn_diff(pg_catalog.pg_current_wal_insert_lsn(), pg_catalog.pg_current_wal_flush_lsn())::bigint END,
        CASE WHEN r THEN '' ELSE pg_catalog.pg_current_wal_flush_lsn()::text END,
        (SELECT count(*) FROM pg_catalog.pg_stat_activity WHERE wait_event = 'SyncRep'),
@@ -74,7 +74,7 @@ impl Prober {
     /// One more question, unless too many are under way.
     pub fn ask(&mut self) {
         while self.questions.try_join_next().is_some() {}
-        if self.questions.len() >= MOST {
+        if self.questions.len() >= MAX_PROBES {
             return;
         }
         self.since.get_or_insert_with(Instant::now);
@@ -86,7 +86,7 @@ impl Prober {
                 .unwrap_or(Err(LocalSqlError::Deadline));
             match answer {
                 Ok(facts) => {
-                    *inbox.facts.lock().unwrap_or_else(PoisonError::into_inner) = Some(facts)
+                    *inbox.facts.lock().unwrap_or_else(PoisonError::into_inner) = Some(facts);
                 }
                 Err(error) if is_answer(&error) => {}
                 Err(_) => return,
@@ -138,7 +138,7 @@ impl Prober {
     }
 
     fn patience(&self) -> Duration {
-        self.settings.unresponsive * PATIENCE
+        self.settings.unresponsive * TIMEOUT
     }
 }
 
@@ -149,7 +149,7 @@ fn is_answer(error: &LocalSqlError) -> bool {
 
 async fn look(settings: &Settings, patience: Duration) -> Result<LivenessFacts, LocalSqlError> {
     let client = sql::local(settings, Session::Probe, patience).await?;
-    let row = client.query_one(QUESTION, &[]).await?;
+    let row = client.query_one(QUERY, &[]).await?;
     Ok(LivenessFacts {
         unflushed: row.try_get(0)?,
         flushed: row.try_get(1)?,

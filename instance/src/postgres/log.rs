@@ -20,7 +20,7 @@ use dedup::PostgresLogDedup;
 pub use last_words::LastWords;
 
 /// A message longer than this is split, so that memory stays bounded.
-const LONGEST: usize = 1 << 20;
+const MAX_LINE: usize = 1 << 20;
 
 /// How long the last message waits for lines that belong to it.
 const IDLE: Duration = Duration::from_millis(50);
@@ -80,7 +80,7 @@ impl Assembler {
             self.line(&line, &mut done);
         }
         self.bytes.drain(..start);
-        if self.bytes.len() > LONGEST {
+        if self.bytes.len() > MAX_LINE {
             let line = String::from_utf8_lossy(&std::mem::take(&mut self.bytes)).into_owned();
             self.line(&line, &mut done);
         }
@@ -105,7 +105,7 @@ impl Assembler {
     }
 
     fn line(&mut self, line: &str, done: &mut Vec<LogRecord>) {
-        if self.size + line.len() > LONGEST {
+        if self.size + line.len() > MAX_LINE {
             done.extend(self.idle());
         }
         self.size += line.len();

@@ -128,7 +128,7 @@ pub async fn run_and_watch(
     let (child, pipe) = spawn(reaper, command)?;
     let mut guard = EndOnDrop(child);
     let output = tokio::spawn(log::pump_and_watch(pipe, name, sink.clone(), move |record| {
-        watch(&record.msg)
+        watch(&record.msg);
     }));
     let ending = guard.0.wait().await;
     // Its words first, then what is said about them; a grandchild that holds the pipe must not hold

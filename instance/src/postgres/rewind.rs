@@ -34,7 +34,7 @@ use crate::upstream::{self, UpstreamError};
 
 /// How often pg_rewind is run while it changes nothing: its one connection may be refused, or the
 /// primary be busy.
-const TRIES: u32 = 5;
+const MAX_ATTEMPTS: u32 = 5;
 
 /// Between two tries.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -196,7 +196,7 @@ impl Program<'_> {
 /// What pg_rewind has begun to change must not be rewound again: its WAL may be the source's by
 /// then, and blocks be missed.
 const fn is_tried_again(tries: u32, begun: bool) -> bool {
-    !begun && tries < TRIES
+    !begun && tries < MAX_ATTEMPTS
 }
 
 fn source_conninfo(settings: &Settings, primary: &Upstream) -> String {
@@ -220,8 +220,8 @@ mod tests {
 
     #[test]
     fn a_rewind_is_tried_again_until_it_has_begun() {
-        assert!((1..TRIES).all(|tries| is_tried_again(tries, false)));
-        assert!(!is_tried_again(TRIES, false), "then a clone helps");
-        assert!((1..=TRIES).all(|tries| !is_tried_again(tries, true)));
+        assert!((1..MAX_ATTEMPTS).all(|tries| is_tried_again(tries, false)));
+        assert!(!is_tried_again(MAX_ATTEMPTS, false), "then a clone helps");
+        assert!((1..=MAX_ATTEMPTS).all(|tries| !is_tried_again(tries, true)));
     }
 }

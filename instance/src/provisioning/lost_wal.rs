@@ -7,8 +7,8 @@
 use std::time::Duration;
 
 /// For how long it must have been so, and how often it must have been seen.
-const LONGEST: Duration = Duration::from_secs(30);
-const LOOKS: u32 = 3;
+const MAX_WAIT: Duration = Duration::from_secs(30);
+const MAX_CHECKS: u32 = 3;
 
 /// Looks in a row that all said the same.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -25,8 +25,9 @@ impl Patience {
             Some((at, since, looks)) if at == lsn => (lsn, since, looks + 1),
             _ => (lsn, now, 1),
         });
-        self.seen
-            .is_some_and(|(_, since, looks)| looks >= LOOKS && now.saturating_sub(since) >= LONGEST)
+        self.seen.is_some_and(|(_, since, looks)| {
+            looks >= MAX_CHECKS && now.saturating_sub(since) >= MAX_WAIT
+        })
     }
 }
 

@@ -50,7 +50,7 @@ async fn read(
 ) -> Result<BTreeMap<String, ExistingRole>, ProvisioningError> {
     let names: Vec<&str> = roles.iter().map(|role| role.name.as_str()).collect();
     let mut seen = BTreeMap::new();
-    for row in client.query(roles::READ, &[&names]).await? {
+    for row in client.query(roles::QUERY, &[&names]).await? {
         seen.insert(
             row.try_get(0)?,
             ExistingRole { attributes: row.try_get(1)?, password: row.try_get(2)? },

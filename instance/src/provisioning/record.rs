@@ -29,7 +29,7 @@ const STATE: &str =
 const CREATE_SCHEMA: &str = "CREATE SCHEMA pgraft";
 const CREATE_TABLE: &str = "CREATE TABLE pgraft.applied (kind text, name text, digest text, verifier text, changed bigint NOT NULL, PRIMARY KEY (kind, name)); \
      COMMENT ON SCHEMA pgraft IS 'what pgraft-instance has applied; without it everything is applied once more'";
-const READ: &str = "SELECT kind, name, digest, verifier, changed FROM pgraft.applied";
+const QUERY: &str = "SELECT kind, name, digest, verifier, changed FROM pgraft.applied";
 
 /// What a record is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,7 +78,7 @@ impl ProvisioningRecords {
             return Err(ProvisioningError::ForeignSchema);
         }
         let mut records = BTreeMap::new();
-        for row in client.query(READ, &[]).await? {
+        for row in client.query(QUERY, &[]).await? {
             records.insert(
                 (row.try_get(0)?, row.try_get(1)?),
                 ProvisioningRecord {

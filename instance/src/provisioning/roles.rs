@@ -40,7 +40,7 @@ const SUPERUSER: &[&str] = &["LOGIN", "SUPERUSER", "VALID UNTIL 'infinity'"];
 const OWNER: &[&str] = &["LOGIN"];
 
 /// All of these about each role, in the same words.
-pub const READ: &str = "SELECT rolname::text, ARRAY[
+pub const QUERY: &str = "SELECT rolname::text, ARRAY[
          CASE WHEN rolcanlogin THEN 'LOGIN' ELSE 'NOLOGIN' END,
          CASE WHEN rolreplication THEN 'REPLICATION' ELSE 'NOREPLICATION' END,
          CASE WHEN rolsuper THEN 'SUPERUSER' ELSE 'NOSUPERUSER' END,
@@ -97,7 +97,7 @@ pub fn all(owner: &str, secrets: &Secrets) -> [ManagedRole; 4] {
 /// A role as the server has it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct ExistingRole {
-    /// As [`READ`] lists them.
+    /// As [`QUERY`] lists them.
     pub attributes: Vec<String>,
     /// The verifier.
     pub password: Option<String>,

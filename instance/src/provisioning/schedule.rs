@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 /// While a server is starting.
-pub const SOON: Duration = Duration::from_millis(100);
+pub const SHORT_DELAY: Duration = Duration::from_millis(100);
 /// Afterwards, where nothing but time is needed.
-pub const AGAIN: Duration = Duration::from_secs(1);
+pub const RETRY_DELAY: Duration = Duration::from_secs(1);
 /// At most, for what a person has to change.
 const SELDOM: Duration = Duration::from_secs(30);
 
 /// How often it is tried soon.
-const TRIES: u32 = 30;
+const MAX_ATTEMPTS: u32 = 30;
 
 /// What follows a round that failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,10 +25,10 @@ pub struct NextRound {
 /// then; what does not pass is logged each time, and tried less and less often.
 pub fn after(failures: u32, passes: bool) -> NextRound {
     if passes {
-        let pause = if failures < TRIES { SOON } else { AGAIN };
-        return NextRound { pause, logged: failures % TRIES == TRIES - 1 };
+        let pause = if failures < MAX_ATTEMPTS { SHORT_DELAY } else { RETRY_DELAY };
+        return NextRound { pause, logged: failures % MAX_ATTEMPTS == MAX_ATTEMPTS - 1 };
     }
-    let pause = AGAIN.saturating_mul(1 << failures.saturating_sub(1).min(5)).min(SELDOM);
+    let pause = RETRY_DELAY.saturating_mul(1 << failures.saturating_sub(1).min(5)).min(SELDOM);
     NextRound { pause, logged: true }
 }
 
@@ -38,10 +38,13 @@ mod tests {
 
     #[test]
     fn a_server_that_is_starting_is_asked_often_and_in_silence() {
-        assert!((1..TRIES - 1).all(|n| after(n, true) == NextRound { pause: SOON, logged: false }));
-        assert!(after(TRIES - 1, true).logged);
-        assert_eq!(after(TRIES, true).pause, AGAIN);
-        assert_eq!(after(u32::MAX, true).pause, AGAIN);
+        assert!(
+            (1..MAX_ATTEMPTS - 1)
+                .all(|n| after(n, true) == NextRound { pause: SHORT_DELAY, logged: false })
+        );
+        assert!(after(MAX_ATTEMPTS - 1, true).logged);
+        assert_eq!(after(MAX_ATTEMPTS, true).pause, RETRY_DELAY);
+        assert_eq!(after(u32::MAX, true).pause, RETRY_DELAY);
     }
 
     #[test]

@@ -13,7 +13,7 @@ use crate::postgres::wal_space::WalDisk;
 use crate::settings::Settings;
 use crate::upstream;
 
-const READ: &str = "SELECT slot_name::text, active, restart_lsn IS NOT NULL, \
+const QUERY: &str = "SELECT slot_name::text, active, restart_lsn IS NOT NULL, \
      coalesce(CASE WHEN NOT pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_current_wal_lsn() - restart_lsn END, 0)::bigint \
      FROM pg_catalog.pg_replication_slots WHERE slot_type = 'physical'";
 const CREATE: &str = "SELECT pg_catalog.pg_create_physical_replication_slot($1)";
@@ -68,7 +68,7 @@ pub async fn tend(
         return Ok(());
     }
     let mut slots = vec![];
-    for row in client.query(READ, &[]).await? {
+    for row in client.query(QUERY, &[]).await? {
         slots.push(Slot {
             name: row.try_get(0)?,
             active: row.try_get(1)?,

@@ -17,7 +17,7 @@ use crate::supervisor::{Repair, SupervisorEvent};
 use crate::upstream;
 
 /// Whether it receives, where replay stands in bytes, and how large a segment is.
-const READ: &str = "SELECT EXISTS (SELECT FROM pg_catalog.pg_stat_wal_receiver WHERE status = 'streaming'), \
+const QUERY: &str = "SELECT EXISTS (SELECT FROM pg_catalog.pg_stat_wal_receiver WHERE status = 'streaming'), \
      (pg_catalog.pg_last_wal_replay_lsn() - '0/0')::bigint, \
      pg_catalog.pg_size_bytes(pg_catalog.current_setting('wal_segment_size'))";
 
@@ -51,7 +51,7 @@ pub async fn round(
     patience: &mut Patience,
     events: &mpsc::UnboundedSender<SupervisorEvent>,
 ) -> Result<(), ProvisioningError> {
-    let row = client.query_one(READ, &[]).await?;
+    let row = client.query_one(QUERY, &[]).await?;
     let (streams, replayed, segment_size): (bool, Option<i64>, i64) =
         (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
     if streams {

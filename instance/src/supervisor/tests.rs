@@ -388,7 +388,7 @@ impl SupervisorWorld {
             | SupervisorCommand::Halt
             | SupervisorCommand::Kill
             | SupervisorCommand::Reload => {
-                assert!(self.server, "there is no server for {command:?}")
+                assert!(self.server, "there is no server for {command:?}");
             }
             SupervisorCommand::Exit => assert!(!self.server, "the server is left behind"),
             _ => {}

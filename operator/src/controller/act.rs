@@ -88,14 +88,14 @@ impl Actor<'_> {
                 }
             }
             Step::CreateVolume(node) => {
-                drop(writer.create(&render::pvc(want, *node, seen.largest_volume())).await?)
+                drop(writer.create(&render::pvc(want, *node, seen.largest_volume())).await?);
             }
             Step::CreatePod { node, bootstrap } => {
                 let configured = plan::is_configured(want, seen);
                 writer.create(&render::pod(want, *node, *bootstrap, configured)).await?;
             }
             Step::ClearPod(node) | Step::RestartPod(node) | Step::DeletePod(node) => {
-                self.delete_pod(*node).await?
+                self.delete_pod(*node).await?;
             }
             Step::DeleteVolume(node) => self.delete_volume(*node).await?,
             Step::RetireVolume(node) => {
@@ -149,7 +149,7 @@ impl Actor<'_> {
             };
             let version = version(&metadata).unwrap_or_default();
             self.ctx.memories.of(&self.want.uid, |memory| {
-                memory.applied(object.key(), object.fingerprint(), version)
+                memory.applied(object.key(), object.fingerprint(), version);
             });
         }
         Ok(())
@@ -191,7 +191,7 @@ impl Actor<'_> {
                 OwnedObject::Pod(node) => {
                     self.writer
                         .merge::<Pod>(&self.pod(*node), &self.seen_pod(*node)?.uid, patch)
-                        .await?
+                        .await?;
                 }
                 OwnedObject::Volume(node) => self.change_volume(*node, patch).await?,
                 OwnedObject::Secret(kind) => {
@@ -256,7 +256,7 @@ impl Actor<'_> {
                 node,
                 self.seen.now,
                 refused,
-            ))
+            ));
         });
         match result {
             // The primary may be another one for all that; the next look shows it.

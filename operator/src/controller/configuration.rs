@@ -15,7 +15,7 @@ use crate::core::names::HTTP_PORT;
 use crate::core::observed::PodSeen;
 
 /// How old an answer may be.
-const FRESH: SignedDuration = SignedDuration::from_secs(2);
+const MAX_AGE: SignedDuration = SignedDuration::from_secs(2);
 
 /// What was answered, and when.
 #[derive(Debug, Default)]
@@ -33,7 +33,7 @@ pub async fn ask_all(
 ) -> BTreeMap<NodeId, ConfigurationStatus> {
     let known = ctx.memories.of(uid, |memory| {
         let ConfigurationAnswers { at, by_node } = &memory.configurations;
-        at.is_some_and(|at| now.duration_since(at) < FRESH).then(|| by_node.clone())
+        at.is_some_and(|at| now.duration_since(at) < MAX_AGE).then(|| by_node.clone())
     });
     if let Some(known) = known {
         return known;

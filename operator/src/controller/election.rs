@@ -56,11 +56,11 @@ impl Election {
             self.look().await;
             match lease::next(&self.place.me, self.timing, &self.known, self.now()) {
                 LeaseStep::Take if self.trouble.is_none() => {
-                    self.write(&self.place.me.clone()).await
+                    self.write(&self.place.me.clone()).await;
                 }
                 LeaseStep::Wait(time) => sleep(time).await,
                 LeaseStep::Take | LeaseStep::Renew | LeaseStep::Stop => {
-                    sleep(self.timing.retry).await
+                    sleep(self.timing.retry).await;
                 }
             }
             if self.known.leads(self.timing, self.now()) {

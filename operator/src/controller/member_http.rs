@@ -14,7 +14,7 @@ use tokio::time::timeout;
 /// A pod that does not answer in this time is asked again in the next pass.
 const DEADLINE: Duration = Duration::from_secs(1);
 /// The longest answer that is read, in bytes.
-const LARGEST: usize = 1 << 18;
+const MAX_BYTES: usize = 1 << 18;
 
 /// The body of the answer, whatever its status code: a member that is not ready answers with 503.
 /// Returns `None` if there is no answer, or one that is not of this type.
@@ -39,7 +39,7 @@ async fn ask<T: DeserializeOwned>(
         Request::get(path).header("host", address.to_string()).body(Empty::<Bytes>::new())?;
     let answer = async {
         let response = sender.send_request(request).await?;
-        let body = Limited::new(response.into_body(), LARGEST).collect().await?.to_bytes();
+        let body = Limited::new(response.into_body(), MAX_BYTES).collect().await?.to_bytes();
         Ok(serde_json::from_slice(&body)?)
     };
     let result = answer.await;

@@ -164,7 +164,7 @@ impl Pass<'_> {
                 step.phase(cluster)
             ),
             StepOutcome::Invalid(invalid) if changed => {
-                tracing::warn!(namespace, cluster, pass, %invalid, "the spec makes no sense")
+                tracing::warn!(namespace, cluster, pass, %invalid, "the spec makes no sense");
             }
             StepOutcome::Invalid(_) => {}
         }

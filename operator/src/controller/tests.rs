@@ -98,7 +98,7 @@ impl ControllerWorld {
     /// As if all that failed could be tried again.
     fn forget_failures(&self) {
         self.context.memories.of("uid-of-demo", |memory| {
-            *memory.failing(Some(-1)) = crate::core::failing::Failures::default()
+            *memory.failing(Some(-1)) = crate::core::failing::Failures::default();
         });
     }
 

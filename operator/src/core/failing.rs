@@ -60,7 +60,7 @@ const CONFLICT_PAUSE: SignedDuration = SignedDuration::from_millis(250);
 const FIRST_REFUSAL_PAUSE: SignedDuration = SignedDuration::from_secs(1);
 const LONGEST_REFUSAL_PAUSE: SignedDuration = SignedDuration::from_secs(15);
 const FIRST_PAUSE: SignedDuration = SignedDuration::from_secs(2);
-const LONGEST_PAUSE: SignedDuration = SignedDuration::from_mins(1);
+const MAX_PAUSE: SignedDuration = SignedDuration::from_mins(1);
 
 impl ObjectFailure {
     /// When it is tried again.
@@ -69,7 +69,7 @@ impl ObjectFailure {
             Cause::Error { transient: true, .. } if !self.is_reported() => {
                 (CONFLICT_PAUSE, CONFLICT_PAUSE)
             }
-            Cause::Error { .. } => (FIRST_PAUSE, LONGEST_PAUSE),
+            Cause::Error { .. } => (FIRST_PAUSE, MAX_PAUSE),
             Cause::Refused { .. } => (FIRST_REFUSAL_PAUSE, LONGEST_REFUSAL_PAUSE),
         };
         let pause = first

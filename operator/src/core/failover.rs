@@ -91,7 +91,7 @@ mod tests {
             request(id(3), &seen)
         };
         let member = |seen: &mut Observed, change: &dyn Fn(&mut MemberSeen)| {
-            change(&mut seen.group.as_mut().unwrap().members[2])
+            change(&mut seen.group.as_mut().unwrap().members[2]);
         };
         assert_eq!(with(&|_| ()), SwitchoverRequest::Due);
         assert_eq!(

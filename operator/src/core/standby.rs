@@ -7,14 +7,15 @@ use super::validate::Invalid;
 use crate::api::StandbySpec;
 
 /// The longest bound, a year, in seconds.
-const LONGEST: u64 = 8760 * 3600;
+const MAX_SECONDS: u64 = 8760 * 3600;
 
 /// # Errors
 /// [`Invalid`], where the CRD's own rules did not see it.
 pub fn parse(spec: StandbySpec) -> Result<StandbyConfig, Invalid> {
     let StandbySpec { max_lag, max_lag_bytes } = spec;
-    let seconds =
-        seconds(&max_lag).filter(|n| (1..=LONGEST).contains(n)).ok_or(Invalid::MaxLag(max_lag))?;
+    let seconds = seconds(&max_lag)
+        .filter(|n| (1..=MAX_SECONDS).contains(n))
+        .ok_or(Invalid::MaxLag(max_lag))?;
     let size = |text: String| {
         let bytes = quantity::bytes(&text).and_then(|n| u64::try_from(n).ok()).filter(|n| *n > 0);
         bytes.map(|n| n.to_string()).ok_or(Invalid::MaxLagBytes(text))

@@ -484,13 +484,13 @@ impl StatusInput<'_> {
             self.unwell().into_iter().map(not_ready).collect();
         match self.outcome {
             StepOutcome::Took(Step::Wait(WaitReason::MemberNotReady(..))) if unwell.len() > 1 => {
-                trouble.extend(unwell)
+                trouble.extend(unwell);
             }
             StepOutcome::Took(Step::Wait(why)) if !why.is_ordinary() => {
-                trouble.push((self.reason(), self.message()))
+                trouble.push((self.reason(), self.message()));
             }
             StepOutcome::Invalid(_) if trouble.is_empty() => {
-                trouble.push((self.reason(), self.message()))
+                trouble.push((self.reason(), self.message()));
             }
             _ if trouble.is_empty() => trouble.extend(unwell),
             _ => {}

@@ -10,7 +10,7 @@ use super::validate::Invalid;
 
 /// How often the leader of a cluster at rest is asked. A member that it does not reach is to be out
 /// of the Services within two seconds of its word.
-pub const STEADY: Duration = Duration::from_millis(1500);
+pub const IDLE_INTERVAL: Duration = Duration::from_millis(1500);
 
 /// One step. Each is idempotent: the operator may die before, within or after any of them, and the
 /// next pass goes on.
@@ -228,7 +228,7 @@ impl Step {
     pub fn pace(&self) -> Duration {
         match self {
             // Costs one question to the leader, and the API server nothing.
-            Self::Steady => STEADY,
+            Self::Steady => IDLE_INTERVAL,
             Self::Wait(why) if why.is_within_the_group() => Duration::from_millis(250),
             Self::Wait(_) => Duration::from_secs(1),
             _ => Duration::from_millis(50),

@@ -20,7 +20,7 @@ pub struct SwitchoverAttempt {
 /// The first pause after a switchover that was asked for. A target that does not catch up costs the
 /// writers a second each time.
 const FIRST_PAUSE: SignedDuration = SignedDuration::from_secs(2);
-const LONGEST_PAUSE: SignedDuration = SignedDuration::from_mins(5);
+const MAX_PAUSE: SignedDuration = SignedDuration::from_mins(5);
 
 impl SwitchoverAttempt {
     /// What is remembered after the members were asked once more.
@@ -39,8 +39,8 @@ impl SwitchoverAttempt {
     pub fn is_fresh(&self, now: Timestamp) -> bool {
         let pause = FIRST_PAUSE
             .checked_mul(1_i32 << self.refusals.min(16))
-            .unwrap_or(LONGEST_PAUSE)
-            .min(LONGEST_PAUSE);
+            .unwrap_or(MAX_PAUSE)
+            .min(MAX_PAUSE);
         now.duration_since(self.at) < pause
     }
 }
@@ -73,6 +73,6 @@ mod tests {
             4,
             "another target begins anew"
         );
-        assert!(!attempt.is_fresh(start + LONGEST_PAUSE));
+        assert!(!attempt.is_fresh(start + MAX_PAUSE));
     }
 }

@@ -63,7 +63,7 @@ impl MembershipWorld {
             MembershipStep::FinishJoint => raft.joint = false,
             MembershipStep::Confirm => {}
             MembershipStep::Move(id) => {
-                drop(raft.addresses.insert(id, state.members[&id].address.clone()))
+                drop(raft.addresses.insert(id, state.members[&id].address.clone()));
             }
             MembershipStep::AddLearner(id) => {
                 raft.learners.insert(id);

@@ -28,7 +28,7 @@ use world::{Budget, ModelViolation, ModelWorld};
 
 const ALL: u8 = 0b111;
 /// For a search that finds nothing: it fails then.
-const PATIENCE: Duration = Duration::from_mins(5);
+const TIMEOUT: Duration = Duration::from_mins(5);
 
 fn three(left: Budget) -> ModelWorld {
     ModelWorld::new(3, ALL, 0b110, left)
@@ -86,7 +86,7 @@ fn controls() -> Vec<Control> {
 #[test]
 fn each_of_these_rules_taken_out_gives_a_trace() {
     for Control { mutation, violations, world, steps } in controls() {
-        let walks = walk(&world, Some(mutation), 1, steps, PATIENCE, u64::MAX);
+        let walks = walk(&world, Some(mutation), 1, steps, TIMEOUT, u64::MAX);
         let Some((what, trace)) = walks.violation else {
             panic!("{mutation:?}: nothing in {} walks", walks.count)
         };
@@ -139,7 +139,7 @@ fn each_rule_has_a_control() {
 #[test]
 fn walks_of_three_nodes_find_nothing() {
     let start = three(Budget { writes: 3, crashes: 3, epochs: 3, changes: 1, voters: 0 });
-    let walks = walk(&start, None, 1, 150, PATIENCE, 1000);
+    let walks = walk(&start, None, 1, 150, TIMEOUT, 1000);
     println!("{} walks, {} steps, {} with a failover", walks.count, walks.steps, walks.failovers);
     assert!(walks.violation.is_none(), "{:?}", walks.violation);
     assert!(walks.failovers > 0, "nothing happened");
@@ -154,7 +154,7 @@ fn walks_with_changes_of_the_voters_find_nothing() {
         0b110,
         Budget { writes: 2, crashes: 1, epochs: 2, changes: 1, voters: 2 },
     );
-    let walks = walk(&start, None, 1, 200, PATIENCE, 300);
+    let walks = walk(&start, None, 1, 200, TIMEOUT, 300);
     println!("{} walks, {} steps, {} with a failover", walks.count, walks.steps, walks.failovers);
     assert!(walks.violation.is_none(), "{:?}", walks.violation);
     assert!(walks.failovers > 0, "nothing happened");

@@ -28,7 +28,7 @@ const DEADLINE: Duration = Duration::from_secs(10);
 const DIAL: Duration = Duration::from_secs(1);
 /// Right after an election a write is refused until the first majority has answered: a moment later
 /// it goes through.
-const RETRY: Duration = Duration::from_millis(5);
+const RETRY_DELAY: Duration = Duration::from_millis(5);
 /// Entries that `pgraft_log()` can show, and the bytes that they may take, well below a frame of
 /// the control socket.
 const LOG_LIMIT: usize = 1000;
@@ -306,7 +306,7 @@ impl NodeShared {
                     return Ok(self.applied.borrow().clone());
                 }
                 Ok(Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(forward)))) => {
-                    self.or_elsewhere(forward.leader_id)?
+                    self.or_elsewhere(forward.leader_id)?;
                 }
                 Ok(Err(RaftError::APIError(LinearizableReadError::QuorumNotEnough(_)))) => {}
                 Ok(Err(RaftError::Fatal(fatal))) => {
@@ -333,7 +333,7 @@ impl NodeShared {
                     };
                 }
                 Ok(Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward)))) => {
-                    self.or_elsewhere(forward.leader_id)?
+                    self.or_elsewhere(forward.leader_id)?;
                 }
                 // Dropped for another leader's log: it may be there or not, and the same command
                 // again finds out.
@@ -369,10 +369,10 @@ impl NodeShared {
     }
 
     async fn retry(&self, deadline: Instant) -> Result<(), Failed> {
-        if Instant::now() + RETRY >= deadline {
+        if Instant::now() + RETRY_DELAY >= deadline {
             return Err(Refusal::NoQuorum { seconds: DEADLINE.as_secs() }.into());
         }
-        sleep(RETRY).await;
+        sleep(RETRY_DELAY).await;
         Ok(())
     }
 

@@ -22,7 +22,7 @@ const TICK: Duration = Duration::from_millis(100);
 /// Between two looks at a newcomer that has not caught up: it mostly has within milliseconds, or
 /// not for a long time.
 const SHORTEST_WAIT: Duration = Duration::from_millis(1);
-const LONGEST_WAIT: Duration = Duration::from_millis(500);
+const MAX_WAIT: Duration = Duration::from_millis(500);
 
 /// Drives for as long as it is polled.
 pub async fn run(shared: Arc<NodeShared>) {
@@ -36,7 +36,7 @@ pub async fn run(shared: Arc<NodeShared>) {
         voters.look(&shared);
         let step = shared.next_step(&unheard);
         wait = if matches!(step, MembershipStep::WaitFor(_)) {
-            (wait * 2).min(LONGEST_WAIT)
+            (wait * 2).min(MAX_WAIT)
         } else {
             SHORTEST_WAIT
         };

@@ -51,7 +51,7 @@ use crate::transport::{
 use crate::types::{Raft, raft_id};
 
 /// How often it is looked whether Raft still runs.
-const LOOK: Duration = Duration::from_secs(1);
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
 /// How long a stopped member's last tasks may take to let its directory go.
 const LET_GO: Duration = Duration::from_secs(10);
 
@@ -328,7 +328,7 @@ impl Node {
     pub async fn failed(&mut self) -> String {
         let metrics = self.shared.raft.metrics();
         // Its metrics change fifty times a second: looked at now and then instead of followed.
-        let mut look = tokio::time::interval(LOOK);
+        let mut look = tokio::time::interval(POLL_INTERVAL);
         loop {
             let fatal = || {
                 metrics

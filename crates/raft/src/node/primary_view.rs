@@ -12,7 +12,7 @@ use super::NodeShared;
 /// How long a question waits for news. The answer then is a sign of life.
 const ECHO: Duration = Duration::from_secs(1);
 /// How often a primary looks at its open gate, which closes without a word when the lease ends.
-const OPEN: Duration = Duration::from_millis(250);
+const OPEN_POLL: Duration = Duration::from_millis(250);
 /// How often at its closed gate: clients wait for it.
 const CLOSED: Duration = Duration::from_millis(5);
 
@@ -36,7 +36,7 @@ impl NodeShared {
             }
             let look = match news.gate {
                 None => ECHO,
-                Some(true) => OPEN,
+                Some(true) => OPEN_POLL,
                 Some(false) => CLOSED,
             };
             tokio::select! {

@@ -14,7 +14,7 @@ use crate::store::AppliedState;
 use crate::transport::{Rpc, RpcReply};
 use crate::types::{LogCommand, node_id};
 
-const RETRY: Duration = Duration::from_millis(300);
+const RETRY_DELAY: Duration = Duration::from_millis(300);
 const TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Tells for as long as it is polled.
@@ -33,7 +33,7 @@ pub async fn run(shared: Arc<NodeShared>) {
                     tokio::select! {
                         biased; // in no random order: a simulation repeats itself
                         changed = applied.changed() => if changed.is_err() { return },
-                        () = tokio::time::sleep(RETRY) => {}
+                        () = tokio::time::sleep(RETRY_DELAY) => {}
                     }
                 }
             }

@@ -40,7 +40,7 @@ impl Log {
             Write::Owner(owner) => self.owner = Some(owner),
             Write::Vote(vote) => self.vote = Some(vote),
             Write::Append(entries) => {
-                self.entries.extend(entries.into_iter().map(|e| (e.log_id.index, e)))
+                self.entries.extend(entries.into_iter().map(|e| (e.log_id.index, e)));
             }
             Write::TruncateFrom(first) => drop(self.entries.split_off(&first)),
             Write::Purge(upto) => {

@@ -36,9 +36,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Between two attempts of the leader to send its log, or a snapshot, to a member that can't be
 /// reached: a member that has come back is to know soon what was committed meanwhile.
-const AGAIN: Duration = Duration::from_millis(100);
+const RETRY_DELAY: Duration = Duration::from_millis(100);
 /// After so many of them it is gone for longer.
-const SOON: usize = 100;
+const MAX_QUEUED: usize = 100;
 const LATER: Duration = Duration::from_secs(1);
 
 /// Why a call had no answer.
@@ -319,7 +319,9 @@ impl RaftNetworkV2<TypeConfig> for Peer {
     type SnapshotData = Vec<u8>;
 
     fn backoff(&self) -> Option<Backoff> {
-        Some(Backoff::new(std::iter::repeat_n(AGAIN, SOON).chain(std::iter::repeat(LATER))))
+        Some(Backoff::new(
+            std::iter::repeat_n(RETRY_DELAY, MAX_QUEUED).chain(std::iter::repeat(LATER)),
+        ))
     }
 
     async fn append_entries(

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 /// The same words about the same peer are said again after this.
 const AGAIN_AFTER: Duration = Duration::from_hours(1);
 /// Peers that are remembered. Who comes from more addresses than that is not heard.
-const REMEMBERED: usize = 256;
+const MAX_REMEMBERED: usize = 256;
 
 /// The last words about each peer.
 #[derive(Default)]
@@ -35,9 +35,9 @@ impl LogDedup {
         if last.get(peer).is_some_and(|(said, at)| said == words && at.elapsed() < AGAIN_AFTER) {
             return false;
         }
-        if !last.contains_key(peer) && last.len() >= REMEMBERED {
+        if !last.contains_key(peer) && last.len() >= MAX_REMEMBERED {
             last.retain(|_, (_, at)| at.elapsed() < AGAIN_AFTER);
-            if last.len() >= REMEMBERED {
+            if last.len() >= MAX_REMEMBERED {
                 return false;
             }
         }
@@ -61,7 +61,7 @@ mod tests {
         for n in 0..1000 {
             all.is_news(&n.to_string(), "x");
         }
-        assert_eq!(all.0.lock().unwrap().len(), REMEMBERED);
+        assert_eq!(all.0.lock().unwrap().len(), MAX_REMEMBERED);
         tokio::time::advance(AGAIN_AFTER).await;
         assert!(all.is_news("a", "x") && all.is_news("new", "x"));
     }

@@ -14,7 +14,7 @@ use tokio::time::timeout;
 use crate::machine::watch;
 
 /// How long a caller waits for the answer before the last good one has to do.
-const PATIENCE: Duration = Duration::from_millis(1500);
+const TIMEOUT: Duration = Duration::from_millis(1500);
 
 type Resolution = Option<Result<Vec<IpAddr>, String>>;
 
@@ -54,7 +54,7 @@ impl Resolver {
 
     async fn ask(&self, host: &str) -> Result<Vec<IpAddr>, String> {
         let mut answer = self.lookup(host);
-        let heard = timeout(PATIENCE, answer.wait_for(Option::is_some)).await;
+        let heard = timeout(TIMEOUT, answer.wait_for(Option::is_some)).await;
         let heard = heard
             .map_err(|_| "no answer yet".to_owned())?
             .map_err(|_| "the lookup ended without an answer".to_owned())?;

@@ -16,7 +16,7 @@ use tempfile::TempDir;
 pub type MemberRow = LogRow;
 
 /// For everything that a test waits for: generous, since a condition ends the wait.
-pub const PATIENCE: Duration = Duration::from_secs(90);
+pub const TIMEOUT: Duration = Duration::from_secs(90);
 pub const DONE: Response = Response::Done { notice: None };
 
 /// One member that can be stopped and started again on its own directory.
@@ -153,7 +153,7 @@ impl TestCluster {
                 if !is_no_leader(&answer) {
                     return (n, answer);
                 }
-                assert!(start.elapsed() < PATIENCE, "nobody leads: {answer:?}");
+                assert!(start.elapsed() < TIMEOUT, "nobody leads: {answer:?}");
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
@@ -177,7 +177,7 @@ impl TestCluster {
                     return n;
                 }
             }
-            assert!(start.elapsed() < PATIENCE, "waited for {what}");
+            assert!(start.elapsed() < TIMEOUT, "waited for {what}");
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
@@ -194,7 +194,7 @@ impl TestCluster {
             if ready(&status) {
                 return status;
             }
-            assert!(start.elapsed() < PATIENCE, "waited for {what}, and there is {status:#?}");
+            assert!(start.elapsed() < TIMEOUT, "waited for {what}, and there is {status:#?}");
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
@@ -246,7 +246,7 @@ impl TestCluster {
         let gone = node.gone();
         drop(node);
         // The tasks end when they are next polled, and let directory and port go.
-        tokio::time::timeout(PATIENCE, gone).await.expect("it lets its directory go");
+        tokio::time::timeout(TIMEOUT, gone).await.expect("it lets its directory go");
         self.until(
             || {
                 std::net::TcpListener::bind(("127.0.0.1", self.members[n].settings.listen.port()))
@@ -260,7 +260,7 @@ impl TestCluster {
     pub async fn until(&self, ready: impl Fn() -> bool, what: &str) {
         let start = Instant::now();
         while !ready() {
-            assert!(start.elapsed() < PATIENCE, "waited for {what}");
+            assert!(start.elapsed() < TIMEOUT, "waited for {what}");
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
@@ -269,7 +269,7 @@ impl TestCluster {
     pub async fn until_compacted(&self, n: usize, index: u64) {
         let start = Instant::now();
         while self.log(n).await.first().is_none_or(|row| row.index <= index) {
-            assert!(start.elapsed() < PATIENCE, "waited for a compaction behind {index}");
+            assert!(start.elapsed() < TIMEOUT, "waited for a compaction behind {index}");
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
@@ -279,7 +279,7 @@ impl TestCluster {
         let start = Instant::now();
         while !self.log(n).await.iter().any(&wanted) {
             assert!(
-                start.elapsed() < PATIENCE,
+                start.elapsed() < TIMEOUT,
                 "waited for {what}, and there is {:#?}",
                 self.log(n).await
             );

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 
-const PATIENCE: Duration = Duration::from_secs(90);
+const TIMEOUT: Duration = Duration::from_secs(90);
 
 /// Everything.
 pub static LOG: Mutex<Vec<String>> = Mutex::new(Vec::new());
@@ -40,7 +40,7 @@ impl<S: tracing::Subscriber> Layer<S> for Keep {
 pub fn keep_logs() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
-        tracing::subscriber::set_global_default(tracing_subscriber::registry().with(Keep)).unwrap()
+        tracing::subscriber::set_global_default(tracing_subscriber::registry().with(Keep)).unwrap();
     });
 }
 
@@ -52,7 +52,7 @@ pub fn logged(parts: &[&str]) -> usize {
 pub async fn until_logged(parts: &[&str]) {
     let start = Instant::now();
     while logged(parts) == 0 {
-        assert!(start.elapsed() < PATIENCE, "no line with {parts:?} in {:#?}", LOG.lock().unwrap());
+        assert!(start.elapsed() < TIMEOUT, "no line with {parts:?} in {:#?}", LOG.lock().unwrap());
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }

@@ -17,7 +17,7 @@ impl Invariant for FreshTimelines {
     }
 
     fn see(&mut self, seen: &Observation<'_>) -> Result<(), String> {
-        let Observation::PostgresControl(Note::Promotes { node, timeline }) = seen else {
+        let Observation::Postgres(Note::Promotes { node, timeline }) = seen else {
             return Ok(());
         };
         match self.taken.insert(*timeline, *node) {

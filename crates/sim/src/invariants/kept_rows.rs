@@ -35,7 +35,7 @@ impl Invariant for KeptRows {
 
     fn see(&mut self, seen: &Observation<'_>) -> Result<(), String> {
         match seen {
-            Observation::PostgresControl(Note::Hears {
+            Observation::Postgres(Note::Hears {
                 ask: Ask::Write(row),
                 answer: Some(answer),
                 ..
@@ -47,7 +47,7 @@ impl Invariant for KeptRows {
                 }
                 Ok(())
             }
-            Observation::PostgresControl(Note::Hears {
+            Observation::Postgres(Note::Hears {
                 answer: Some(ClientAnswer::Rows(rows)),
                 ..
             }) => {

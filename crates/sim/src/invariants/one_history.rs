@@ -15,7 +15,7 @@ impl Invariant for OneHistory {
 
     fn see(&mut self, seen: &Observation<'_>) -> Result<(), String> {
         match seen {
-            Observation::PostgresControl(Note::Streams { node, standby, diverged: Some(at) }) => {
+            Observation::Postgres(Note::Streams { node, standby, diverged: Some(at) }) => {
                 Err(format!(
                     "node {standby} streams from node {node}, and has another record at {at}"
                 ))

@@ -15,7 +15,7 @@ impl Invariant for OneOpenGate {
 
     fn see(&mut self, seen: &Observation<'_>) -> Result<(), String> {
         match seen {
-            Observation::PostgresControl(Note::Open(nodes)) if nodes.len() > 1 => {
+            Observation::Postgres(Note::Open(nodes)) if nodes.len() > 1 => {
                 Err(format!("the gates of nodes {} are open", ids(nodes)))
             }
             _ => Ok(()),

@@ -31,13 +31,13 @@ impl Invariant for ReadsInTime {
     }
 
     fn see(&mut self, seen: &Observation<'_>) -> Result<(), String> {
-        let Observation::PostgresControl(note) = seen else { return Ok(()) };
+        let Observation::Postgres(note) = seen else { return Ok(()) };
         match note {
             Note::Asks { request, ask: Ask::Read, .. } => {
-                drop(self.asked.insert(*request, self.known.len()))
+                _ = self.asked.insert(*request, self.known.len());
             }
             Note::Hears { ask: Ask::Write(row), answer: Some(ClientAnswer::Done), .. } => {
-                self.know(*row)
+                self.know(*row);
             }
             Note::Hears { request, answer: Some(ClientAnswer::Rows(rows)), .. } => {
                 let known = self.asked.remove(request).unwrap_or(0);

@@ -14,7 +14,7 @@ use crate::net::millis;
 use crate::note::{Ask, ClientAnswer, Note};
 
 /// Then a client asks somebody else.
-const PATIENCE: Duration = Duration::from_millis(700);
+const TIMEOUT: Duration = Duration::from_millis(700);
 
 /// One client, with one request at a time.
 pub struct SqlClient {
@@ -38,7 +38,7 @@ impl SqlClient {
         notes: &mut Vec<Note>,
     ) {
         if let Some((request, ask, since)) = self.pending {
-            if now.saturating_sub(since) >= PATIENCE {
+            if now.saturating_sub(since) >= TIMEOUT {
                 self.pending = None;
                 notes.push(Note::Hears { request, ask, answer: None });
             }

@@ -15,7 +15,7 @@ use crate::net::Net;
 use crate::note::Note;
 
 /// Between two looks at what the worker asks for.
-const LOOK: Duration = Duration::from_millis(200);
+const POLL_INTERVAL: Duration = Duration::from_millis(200);
 
 /// What a manager knows of its member.
 pub struct ManagedMember<'a> {
@@ -49,13 +49,13 @@ impl Databases {
             }
             match server.manager {
                 Manager::Waiting(at) if at <= now && !server.disk_stands => {
-                    self.start(number, now, net, member, notes)
+                    self.start(number, now, net, member, notes);
                 }
                 Manager::Running(look) if server.run.is_none() || look <= now => {
-                    self.look_after(number, now, net, member, notes)
+                    self.look_after(number, now, net, member, notes);
                 }
                 Manager::Copying { from, rewind, until } if until <= now => {
-                    self.copied(number, from, rewind, now, net, notes)
+                    self.copied(number, from, rewind, now, net, notes);
                 }
                 _ => {}
             }
@@ -86,7 +86,7 @@ impl Databases {
             let until = now + server.between(100, 900);
             server.manager = match source {
                 Some(from) => Manager::Copying { from, rewind: false, until },
-                None => Manager::Waiting(now + LOOK * 3),
+                None => Manager::Waiting(now + POLL_INTERVAL * 3),
             };
             return;
         }
@@ -104,7 +104,7 @@ impl Databases {
                 SimServerMode::Starting { until, primary: bootstraps },
             )
         });
-        server.manager = Manager::Running(now + LOOK);
+        server.manager = Manager::Running(now + POLL_INTERVAL);
         notes.push(Note::WorkerBegins { machine: number });
     }
 
@@ -117,7 +117,7 @@ impl Databases {
         notes: &mut Vec<Note>,
     ) {
         let Some(server) = self.servers.get_mut(&number) else { return };
-        server.manager = Manager::Running(now + LOOK);
+        server.manager = Manager::Running(now + POLL_INTERVAL);
         if server.run.is_none() {
             server.manager = Manager::Waiting(now + server.between(20, 700));
             return;

@@ -266,7 +266,7 @@ impl SimPostgres {
                 }
             }
             ServerDirective::Promote(timeline, change, config) => {
-                self.promote(timeline, (change, config), around)
+                self.promote(timeline, (change, config), around);
             }
             ServerDirective::Names(..) if run.is_standby() => {}
             ServerDirective::Names(change, config) => self.set_names(change, config, around),

@@ -25,9 +25,9 @@ use crate::numbers::node;
 const TIMEOUT: Duration = Duration::from_secs(5);
 const KEEPALIVE: Duration = Duration::from_secs(1);
 /// `wal_retrieve_retry_interval`
-const RETRY: Duration = Duration::from_millis(100);
+const RETRY_DELAY: Duration = Duration::from_millis(100);
 /// Records in one message at most.
-const MOST: usize = 50;
+const MAX_IN_FLIGHT: usize = 50;
 
 /// One way of a connection: in order, and as late as the link has it.
 struct SimWire<T> {
@@ -165,7 +165,7 @@ pub fn begin(
         };
         run.has_received = true;
         run.received_timeline = asks;
-        run.next_receiver = now + RETRY;
+        run.next_receiver = now + RETRY_DELAY;
         match run.target.filter(|_| run.takes()) {
             None => run.refusals += 1,
             Some((to, timeline)) => streams.push(WalStream {
@@ -230,7 +230,7 @@ fn connect(
     if around.net.travel(number, stream.to, now).is_none()
         || around.net.travel(stream.to, number, now).is_none()
     {
-        stream.connects = Some(at + RETRY * 3);
+        stream.connects = Some(at + RETRY_DELAY * 3);
         stream.receiver_lives = now.saturating_sub(stream.since) < TIMEOUT;
         return;
     }
@@ -347,7 +347,7 @@ fn send(stream: &mut WalStream, servers: &mut Servers, around: &mut StreamSurrou
     if stream.loaded.due.is_some_and(|due| due <= now) {
         stream.loaded = LoadedNames { names: server.disk.names.clone(), due: None };
     }
-    let upto = server.disk.flushed.min(stream.sent + MOST);
+    let upto = server.disk.flushed.min(stream.sent + MAX_IN_FLIGHT);
     if upto > stream.sent {
         stream.down.send(Down::Records(stream.sent, server.disk.wal[stream.sent..upto].to_vec()));
         stream.sent = upto;
@@ -430,7 +430,7 @@ fn receive(stream: &mut WalStream, servers: &mut Servers, around: &mut StreamSur
     if ends {
         stream.receiver_lives = false;
         if let Some(run) = &mut server.run {
-            run.next_receiver = now + millis(around.rng, Duration::from_millis(5), RETRY);
+            run.next_receiver = now + millis(around.rng, Duration::from_millis(5), RETRY_DELAY);
         }
     }
 }

@@ -7,7 +7,7 @@ use pgraft_core::NodeId;
 use pgraft_core::failover::{Phase, SyncConfig};
 use pgraft_core::instance_file::{FILE_NAME, InstanceFile};
 
-use super::{RESTART, World};
+use super::{RESTART_DELAY, World};
 use crate::invariants::Observation;
 use crate::net::FASTEST;
 use crate::note::{Ask, ClientAnswer, Note};
@@ -174,7 +174,7 @@ impl World {
         if self.hosts.get(&number).is_some_and(super::SimHost::is_up) {
             self.kill_quietly(number);
             self.tell(format!("the worker of node {number} is killed"));
-            self.restarts.push((self.now + RESTART, number));
+            self.restarts.push((self.now + RESTART_DELAY, number));
         }
     }
 
@@ -225,7 +225,7 @@ impl World {
             Note::StandsIn { machine }
                 if !self.hosts.get(machine).is_some_and(super::SimHost::is_up) =>
             {
-                self.start_member(*machine)
+                self.start_member(*machine);
             }
             Note::WorkerEnds { machine } => self.kill_quietly(*machine),
             Note::Kills { node, .. } => self.kill_postmaster(
@@ -239,7 +239,7 @@ impl World {
                 self.kill_quietly(*node);
             }
             Note::Confirms { node, timeline, record, config, .. } => {
-                self.see_confirmed(*node, *timeline, *record, config.as_ref())
+                self.see_confirmed(*node, *timeline, *record, config.as_ref());
             }
             Note::GateOpens { node, began, config, rows, .. } => {
                 let required = config.as_ref().map_or(0, |c| c.required);
@@ -251,7 +251,7 @@ impl World {
             }
             _ => {}
         }
-        self.see(&Observation::PostgresControl(note));
+        self.see(&Observation::Postgres(note));
     }
 
     /// A write is confirmed since the last standby that it needs has it on disk.

@@ -9,11 +9,11 @@ use std::time::{Duration, Instant};
 use super::LogRecord;
 
 /// Whose words are looked at.
-const OF: [&str; 2] = ["walreceiver", "startup"];
+const PROCESSES: [&str; 2] = ["walreceiver", "startup"];
 /// The same is let through once in this time.
 const AGAIN_AFTER: Duration = Duration::from_secs(30);
 /// Different messages that are remembered.
-const REMEMBERED: usize = 32;
+const MAX_REMEMBERED: usize = 32;
 
 /// What was said lately, by one server.
 #[derive(Debug, Default)]
@@ -34,7 +34,7 @@ impl PostgresLogDedup {
         {
             return None;
         }
-        if !record.backend_type.as_deref().is_some_and(|kind| OF.contains(&kind)) {
+        if !record.backend_type.as_deref().is_some_and(|kind| PROCESSES.contains(&kind)) {
             return Some(record);
         }
         let what = format!("{} {}", record.level, without_numbers(&record.msg));
@@ -57,7 +57,7 @@ impl PostgresLogDedup {
     }
 
     fn remember(&mut self, what: String, at: Instant) {
-        if self.0.len() >= REMEMBERED {
+        if self.0.len() >= MAX_REMEMBERED {
             self.0.remove(0);
         }
         self.0.push(Said { what, at, again: 0 });
@@ -137,6 +137,6 @@ mod tests {
         let (mut quiet, now) = (PostgresLogDedup::default(), Instant::now());
         let words = |n: usize| "x".repeat(n);
         assert!((0..1000).all(|n| quiet.let_through(record("startup", &words(n)), now).is_some()));
-        assert_eq!(quiet.0.len(), REMEMBERED);
+        assert_eq!(quiet.0.len(), MAX_REMEMBERED);
     }
 }

@@ -8,7 +8,7 @@ use super::LogRecord;
 use crate::configuration::floors::TOO_LOW;
 
 /// Whose errors end the server.
-const OF: [&str; 2] = ["postmaster", "startup"];
+const PROCESSES: [&str; 2] = ["postmaster", "startup"];
 
 /// Of one run of a server. Clones share it.
 #[derive(Debug, Clone, Default)]
@@ -23,7 +23,7 @@ impl LastWords {
         if record.msg.contains(TOO_LOW) && record.backend_type.as_deref() == Some("startup") {
             self.too_low.notify_one();
         }
-        let ends = record.backend_type.as_deref().is_none_or(|kind| OF.contains(&kind));
+        let ends = record.backend_type.as_deref().is_none_or(|kind| PROCESSES.contains(&kind));
         let error = matches!(record.level.as_str(), "FATAL" | "PANIC");
         if ends && error {
             let detail = record

@@ -38,7 +38,7 @@ fn a_message_is_one_record() {
 #[test]
 fn an_endless_line_is_split_not_kept() {
     let mut assembler = Assembler::default();
-    let long = vec![b'x'; LONGEST / 2];
+    let long = vec![b'x'; MAX_LINE / 2];
     let mut got: usize = (0..5).flat_map(|_| assembler.feed(&long)).map(|r| r.msg.len()).sum();
     got += assembler.close().iter().map(|r| r.msg.len()).sum::<usize>();
     assert_eq!(got, long.len() * 5);

@@ -72,7 +72,7 @@ pub async fn look(
         }
     }
     ctx.memories.of(&observer.uid(), |memory| {
-        memory.certificates.nodes.retain(|node, _| seen.nodes.contains_key(node))
+        memory.certificates.nodes.retain(|node, _| seen.nodes.contains_key(node));
     });
     Ok(Some(seen))
 }
@@ -116,7 +116,8 @@ impl CertificateObserver<'_> {
         } else {
             let ca = certificates::authority(&name, self.read(&name).await?.as_ref());
             self.remembered(|r| {
-                r.ca = Some((version.clone().unwrap_or_else(|| name.clone()), self.now, ca.clone()))
+                r.ca =
+                    Some((version.clone().unwrap_or_else(|| name.clone()), self.now, ca.clone()));
             });
             ca
         };

@@ -37,7 +37,7 @@ async fn an_idle_cluster_costs_the_api_server_nothing() {
     world.api.take_reads();
     world.group.take_asked();
     for _ in 0..3 * (MAX_LEADER_ONLY_PASSES + 1) {
-        assert_eq!(world.pass().await.unwrap(), Action::requeue(crate::core::step::STEADY));
+        assert_eq!(world.pass().await.unwrap(), Action::requeue(crate::core::step::IDLE_INTERVAL));
     }
     assert_eq!((world.api.take_reads(), world.api.take_calls()), (0, vec![]));
     let asked = world.group.take_asked();

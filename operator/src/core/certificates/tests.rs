@@ -274,7 +274,7 @@ impl CertificatesWorld {
             CertificateTestEvent::SecretDeleted(n)
                 if self.seen.nodes.len() >= self.loaded.len() =>
             {
-                drop(self.seen.nodes.remove(&id(*n)))
+                drop(self.seen.nodes.remove(&id(*n)));
             }
             CertificateTestEvent::SecretDeleted(_) => {}
         }

@@ -324,7 +324,7 @@ impl PlanWorld {
             Step::RemoveNode(node) => self.remove(*node),
             Step::SwitchOver(node) => self.switch_over(*node),
             Step::GrowVolume(node) => {
-                self.seen.volumes.get_mut(node).unwrap().requested = self.want.storage.bytes
+                self.seen.volumes.get_mut(node).unwrap().requested = self.want.storage.bytes;
             }
             Step::Certificates(_) | Step::Wait(_) | Step::Steady => {}
         }
@@ -464,7 +464,7 @@ impl PlanWorld {
                 }
             }
             StepFate::Election(n) => {
-                self.leader = self.voters().filter(|id| self.alive(*id)).nth(*n)
+                self.leader = self.voters().filter(|id| self.alive(*id)).nth(*n);
             }
             StepFate::Scale(n) => self.want.replicas = *n,
             StepFate::Resources(n) => {
@@ -484,15 +484,15 @@ impl PlanWorld {
                 self.seen.known = None;
             }
             StepFate::Request(target) => {
-                self.want.switchover = target.map(id).filter(|_| self.chooses())
+                self.want.switchover = target.map(id).filter(|_| self.chooses());
             }
             StepFate::Failover(n) => self.fail_over(*n),
             StepFate::Refusal => self.stubborn = true,
             StepFate::Patience(passes) => {
-                self.want.replace_after = passes.map(SignedDuration::from_secs)
+                self.want.replace_after = passes.map(SignedDuration::from_secs);
             }
             StepFate::CutOff(n, passes) => {
-                self.cut_off.extend(self.nth(*n).map(|id| (id, *passes)))
+                self.cut_off.extend(self.nth(*n).map(|id| (id, *passes)));
             }
             StepFate::Quiet
             | StepFate::DiesBefore

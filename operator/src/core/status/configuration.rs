@@ -9,7 +9,7 @@ use super::{ConditionReason, StatusInput, StatusVerdict};
 use crate::core::names;
 
 /// Problems that are told in full; of more only how many.
-const MOST: usize = 5;
+const MAX_SHOWN: usize = 5;
 
 impl StatusInput<'_> {
     /// None where no member has said anything yet.
@@ -39,7 +39,7 @@ impl StatusInput<'_> {
     /// Each problem once, with the pods that have it where not all do.
     fn problems(&self, said: &BTreeMap<NodeId, ConfigurationStatus>) -> Option<String> {
         let problems: BTreeSet<_> = said.values().flat_map(|status| &status.problems).collect();
-        let told = problems.iter().take(MOST).map(|problem| {
+        let told = problems.iter().take(MAX_SHOWN).map(|problem| {
             let pods: Vec<String> = said
                 .iter()
                 .filter(|(_, s)| s.problems.contains(problem))
@@ -52,8 +52,8 @@ impl StatusInput<'_> {
             }
         });
         let mut told: Vec<String> = told.collect();
-        if problems.len() > MOST {
-            told.push(format!("and {} more", problems.len() - MOST));
+        if problems.len() > MAX_SHOWN {
+            told.push(format!("and {} more", problems.len() - MAX_SHOWN));
         }
         (!told.is_empty()).then(|| told.join("; "))
     }

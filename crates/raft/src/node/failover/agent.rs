@@ -17,11 +17,11 @@ use super::{Failover, NodeShared, PrimaryRun, ServerDirective, ServerState, lock
 use crate::machine;
 
 /// While nothing is expected to happen.
-const CALM: Duration = Duration::from_millis(250);
+const IDLE_POLL: Duration = Duration::from_millis(250);
 /// While something is.
-const HURRY: Duration = Duration::from_millis(5);
+const FAST_POLL: Duration = Duration::from_millis(5);
 /// After a proposal or a read that did not go through.
-const RETRY: Duration = Duration::from_millis(50);
+const RETRY_DELAY: Duration = Duration::from_millis(50);
 
 /// What this member remembers of its primary term. All of it is of one epoch and one run of the
 /// server.
@@ -53,7 +53,7 @@ pub async fn run(shared: Arc<NodeShared>) {
             biased; // in no random order: a simulation repeats itself
             changed = applied.changed() => if changed.is_err() { return },
             () = failover.changed.notified() => {}
-            () = tokio::time::sleep(if hurry { HURRY } else { CALM }) => {}
+            () = tokio::time::sleep(if hurry { FAST_POLL } else { IDLE_POLL }) => {}
         }
     }
 }
@@ -322,7 +322,7 @@ impl NodeShared {
         match step {
             primary::PrimaryStep::Read if ready => {
                 memory.read = self.wait_for_read_index().await;
-                memory.patience = (!memory.read).then(|| Instant::now() + RETRY);
+                memory.patience = (!memory.read).then(|| Instant::now() + RETRY_DELAY);
             }
             primary::PrimaryStep::SetNames(change) => {
                 if let Some(target) = primary_term.target() {
@@ -365,7 +365,7 @@ impl NodeShared {
         if let Err(why) = &result {
             tracing::info!("failover: not written yet: {why}");
         }
-        memory.patience = result.is_err().then(|| Instant::now() + RETRY);
+        memory.patience = result.is_err().then(|| Instant::now() + RETRY_DELAY);
     }
 }
 

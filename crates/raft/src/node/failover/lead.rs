@@ -21,12 +21,12 @@ use crate::types::{LogCommand, raft_id};
 
 /// While all is well. A majority that does not hear the primary is found so even where the leader
 /// does hear it.
-const CALM: Duration = Duration::from_millis(500);
+const IDLE_POLL: Duration = Duration::from_millis(500);
 /// While a primary is looked for.
-const HURRY: Duration = Duration::from_millis(15);
+const FAST_POLL: Duration = Duration::from_millis(15);
 const TIMEOUT: Duration = Duration::from_secs(1);
 /// What a voter said is "just now" for so long.
-const FRESH: Duration = Duration::from_millis(300);
+const MAX_REPLY_AGE: Duration = Duration::from_millis(300);
 const WRITE_TIMEOUT: Duration = Duration::from_secs(2);
 /// For so long a primary that leads as well keeps the lead, before it hands it to a standby: a
 /// primary that dies should not take the leader along.
@@ -58,12 +58,12 @@ pub async fn run(shared: Arc<NodeShared>) {
         let patience = patience(&failover);
         let hurry = recruiting || patience.is_zero();
         if hurry {
-            next_round = next_round.min(Instant::now() + HURRY);
+            next_round = next_round.min(Instant::now() + FAST_POLL);
         }
         if leads {
             leads_since.get_or_insert_with(Instant::now);
             if Instant::now() >= next_round {
-                next_round = Instant::now() + if hurry { HURRY } else { CALM };
+                next_round = Instant::now() + if hurry { FAST_POLL } else { IDLE_POLL };
                 let (voters, _) = shared.voters_in_log();
                 for (id, endpoint) in shared.endpoints(&voters) {
                     if busy.contains(&id) {
@@ -79,7 +79,7 @@ pub async fn run(shared: Arc<NodeShared>) {
             shared.decide(&failover, &mut voices).await;
             shared.hand_over(leads_since).await;
         } else {
-            (leads_since, next_round) = (None, Instant::now() + CALM);
+            (leads_since, next_round) = (None, Instant::now() + IDLE_POLL);
             lock(&failover.reports).clear();
             idle.clear();
             voices.clear();
@@ -130,7 +130,7 @@ impl NodeShared {
         let fresh = || {
             voices
                 .iter()
-                .filter(|(_, (at, _))| at.elapsed() <= FRESH)
+                .filter(|(_, (at, _))| at.elapsed() <= MAX_REPLY_AGE)
                 .map(|(id, (_, said))| (*id, said))
         };
         let free: BTreeSet<NodeId> = fresh()

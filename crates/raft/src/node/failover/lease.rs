@@ -17,7 +17,7 @@ use crate::types::raft_id;
 /// Heartbeats in a lease time: several may be lost before the lease is.
 const PER_LEASE: u32 = 8;
 /// While the standbys' word is waited for.
-const HURRY: Duration = Duration::from_millis(15);
+const FAST_POLL: Duration = Duration::from_millis(15);
 
 type HeartbeatReply =
     (NodeId, Peer, BootTime, u64, Option<(Result<(), String>, Option<WalPosition>)>);
@@ -84,7 +84,7 @@ pub async fn run(shared: Arc<NodeShared>) {
             });
         }
         extend(&shared, &failover);
-        let pause = if primary_run.unsettled { HURRY } else { lease / PER_LEASE };
+        let pause = if primary_run.unsettled { FAST_POLL } else { lease / PER_LEASE };
         let next = tokio::time::sleep(pause);
         tokio::pin!(next);
         loop {

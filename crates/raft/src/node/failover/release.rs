@@ -17,10 +17,10 @@ use crate::transport::{FailoverEnd, Rpc, RpcReply};
 use crate::types::raft_id;
 
 const TIMEOUT: Duration = Duration::from_secs(1);
-const RETRY: Duration = Duration::from_millis(200);
+const RETRY_DELAY: Duration = Duration::from_millis(200);
 /// For so long the instance manager leaves alone what is left of a server
 /// (`postgres/leftovers.rs`).
-const LAST_WORDS: Duration = Duration::from_millis(150);
+const RELEASE_TIMEOUT: Duration = Duration::from_millis(150);
 
 /// Tells for as long as it is polled.
 pub async fn run(shared: Arc<NodeShared>) {
@@ -37,7 +37,7 @@ pub async fn run(shared: Arc<NodeShared>) {
         {
             shared.released(shared.settings.node_id, epoch, start);
             shared.send_release(epoch, start, &mut told).await;
-            tokio::time::sleep(RETRY).await;
+            tokio::time::sleep(RETRY_DELAY).await;
         }
     }
 }
@@ -72,8 +72,11 @@ impl NodeShared {
         );
         self.released(self.settings.node_id, ended_run.epoch, ended_run.start);
         let mut told = BTreeSet::new();
-        let _ = timeout(LAST_WORDS, self.send_release(ended_run.epoch, ended_run.start, &mut told))
-            .await;
+        let _ = timeout(
+            RELEASE_TIMEOUT,
+            self.send_release(ended_run.epoch, ended_run.start, &mut told),
+        )
+        .await;
     }
 
     async fn send_release(&self, epoch: u64, start: StartNumber, told: &mut BTreeSet<NodeId>) {

@@ -25,7 +25,7 @@ const ON_THE_WAY: Duration = Duration::from_secs(1);
 const CATCH_UP: Duration = Duration::from_secs(1);
 /// For commits that have passed the gate.
 const IN_FLIGHT: Duration = Duration::from_millis(10);
-const LOOK: Duration = Duration::from_millis(5);
+const POLL_INTERVAL: Duration = Duration::from_millis(5);
 /// For voters that have just started: a lease, unless that is longer.
 const COME_TO: Duration = Duration::from_secs(3);
 /// Between two questions to the voters.
@@ -250,7 +250,7 @@ impl NodeShared {
         let since = Instant::now();
         failover.fast_polling.notify_one();
         failover.postgres.refresh();
-        sleep(LOOK).await;
+        sleep(POLL_INTERVAL).await;
         let end = failover.postgres.observed().map(|l| l.end);
         loop {
             let has = lock(&failover.answers).confirmed.get(&target).copied();
@@ -265,7 +265,7 @@ impl NodeShared {
                 failover.poke();
                 return Err(Refusal::Unreachable(target));
             }
-            sleep(LOOK).await;
+            sleep(POLL_INTERVAL).await;
         }
         tracing::info!("failover: this primary steps down for node {target}");
         *lock(&failover.primary_run) = None;

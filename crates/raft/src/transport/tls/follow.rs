@@ -15,7 +15,7 @@ use super::trouble::span;
 use super::{Guard, RaftTls};
 
 /// How often the files are looked at.
-const LOOK: Duration = Duration::from_secs(3);
+const POLL_INTERVAL: Duration = Duration::from_secs(3);
 /// How often a certificate that is about to expire is spoken of.
 const REMIND: Duration = Duration::from_hours(24);
 
@@ -41,7 +41,7 @@ pub async fn follow(guard: Guard, told: Arc<Notify>) {
         tried = look(&tls, tried).await;
         reminder.look(tls.current().validity);
         // Told or not, it looks.
-        let _ = timeout(LOOK, told.notified()).await;
+        let _ = timeout(POLL_INTERVAL, told.notified()).await;
     }
 }
 

@@ -29,7 +29,7 @@ const MAX_FILE: u64 = 1 << 20;
 /// Later than any certificate (RFC 5280, 4.1.2.5: the year 9999).
 const NEVER: u64 = 253_402_300_800;
 /// With less than this, or less than a tenth of its life left, a certificate is about to expire.
-const SOON: u64 = 7 * 86_400;
+const EXPIRES_SOON_SECS: u64 = 7 * 86_400;
 
 /// What one set of files makes.
 #[derive(Debug)]
@@ -218,7 +218,7 @@ impl Material {
 impl Validity {
     /// How it looks at a time.
     pub fn health(self, now: u64) -> Health {
-        let soon = SOON.min(self.until.saturating_sub(self.from) / 10);
+        let soon = EXPIRES_SOON_SECS.min(self.until.saturating_sub(self.from) / 10);
         match self.until.checked_sub(now) {
             None => Health::Expired,
             Some(left) if left < soon => Health::Soon,
