@@ -75,7 +75,7 @@ pub enum Observation<'a> {
     /// A client calls for this member to leave.
     RemoveCalled(NodeId),
     /// Something has happened to the databases.
-    PostgresControl(&'a Note),
+    Postgres(&'a Note),
     /// The group has a primary: the epoch, and the timeline that it was given.
     Appointed {
         /// The epoch.
