@@ -11,7 +11,7 @@ RUN apt-get update -qq \
  && apt-get clean && rm -rf /var/lib/apt/lists/* /var/lib/postgresql/17
 # Other majors to build and test with, from other Debian suites; beside the work of others, so that the image is made without them too.
 # (Debian never released 16.)
-COPY e2e/other-postgres /tmp/
+COPY hack/other-postgres /tmp/
 RUN for other in "15 bookworm" "18 forky"; do \
       /tmp/other-postgres $other "/opt/postgresql/${other%% *}" || { echo "no Postgres ${other%% *}"; rm -rf "/opt/postgresql/${other%% *}"; }; done
 # Some builds of the base image have these, some have rustup to fetch them with.

@@ -1,4 +1,4 @@
-# Every recipe runs in the dev image (e2e/in-dev just test), and on any host with Rust, just, and Postgres 17 with its headers.
+# Every recipe runs in the dev image (hack/in-dev just test), and on any host with Rust, just, and Postgres 17 with its headers.
 
 export PGRX_PG_CONFIG_PATH := env("PGRX_PG_CONFIG_PATH", "/usr/lib/postgresql/17/bin/pg_config")
 target := env("CARGO_TARGET_DIR", justfile_directory() / "target")
@@ -13,7 +13,7 @@ verify:
     # Apart, since the simulation switches a feature of pgraft-raft on: what ships is linted without it.
     cargo clippy --workspace --exclude pgraft-sim --all-targets --locked -- -D warnings
     cargo clippy -p pgraft-sim -p pgraft-raft --features pgraft-raft/sim --all-targets --locked -- -D warnings
-    shellcheck --severity=warning quickstart test .ci/run e2e/in-dev e2e/majors e2e/other-postgres e2e/kind/lib.sh $(grep -lI '^#!/bin/bash' e2e/kind/* e2e/kind/node/* 2>/dev/null)
+    shellcheck --severity=warning quickstart test hack/offline-kind/lib.sh $(grep -rlI "^#!/bin/bash" .ci hack)
     cd extension/sql && if grep -q '^[^#]' RELEASED; then grep '^[^#]' RELEASED | sha256sum --strict --quiet --check; fi
     cargo run --quiet --locked -p pgraft-operator -- crd | diff -u crds/pgraftclusters.yaml -
     diff -u crds/pgraftclusters.yaml charts/pgraft-operator/files/pgraftclusters.yaml
@@ -29,7 +29,7 @@ test: install
 
 # Lints the extension for each other Postgres major that is here, and tests it with the newest.
 majors:
-    e2e/majors
+    hack/majors
 
 # Builds the extension and installs it into the Postgres of pg_config.
 install profile="dev":
@@ -65,9 +65,9 @@ bench name *options:
 
 # The images that ship.
 images:
-    e2e/kind/base-images debian:trixie-slim rust:1.95-slim-trixie
-    e2e/kind/build --target postgres -t pgraft/postgres:dev .
-    e2e/kind/build --target operator -t pgraft/operator:dev .
+    hack/offline-kind/base-images debian:trixie-slim rust:1.95-slim-trixie
+    hack/offline-kind/build --target postgres -t pgraft/postgres:dev .
+    hack/offline-kind/build --target operator -t pgraft/operator:dev .
 
 # The book, in target/book.
 book:

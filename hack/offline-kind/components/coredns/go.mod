@@ -1,4 +1,4 @@
-module github.com/pgraft/pgraft/e2e/kind/components/coredns
+module github.com/pgraft/pgraft/hack/offline-kind/components/coredns
 
 go 1.24.0
 

@@ -1,4 +1,4 @@
-module github.com/pgraft/pgraft/e2e/kind/components/tools
+module github.com/pgraft/pgraft/hack/offline-kind/components/tools
 
 go 1.24.0
 

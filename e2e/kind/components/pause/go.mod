@@ -1,3 +1,0 @@
-module github.com/pgraft/pgraft/e2e/kind/components/pause
-
-go 1.24.0
