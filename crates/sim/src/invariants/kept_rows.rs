@@ -48,8 +48,7 @@ impl Invariant for KeptRows {
                 Ok(())
             }
             Observation::Postgres(Note::Hears {
-                answer: Some(ClientAnswer::Rows(rows)),
-                ..
+                answer: Some(ClientAnswer::Rows(rows)), ..
             }) => {
                 for row in rows {
                     self.kept.entry(*row).or_insert("shown");

@@ -15,11 +15,9 @@ impl Invariant for OneHistory {
 
     fn see(&mut self, seen: &Observation<'_>) -> Result<(), String> {
         match seen {
-            Observation::Postgres(Note::Streams { node, standby, diverged: Some(at) }) => {
-                Err(format!(
-                    "node {standby} streams from node {node}, and has another record at {at}"
-                ))
-            }
+            Observation::Postgres(Note::Streams { node, standby, diverged: Some(at) }) => Err(
+                format!("node {standby} streams from node {node}, and has another record at {at}"),
+            ),
             _ => Ok(()),
         }
     }

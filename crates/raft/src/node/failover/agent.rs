@@ -8,7 +8,7 @@ use std::time::Duration;
 use pgraft_core::Command;
 use pgraft_core::failover::node::{self, Intake, NodeStep, ServerMode};
 use pgraft_core::failover::primary::{self, NamesState};
-use pgraft_core::failover::{Holds, Phase, PrimaryTerm};
+use pgraft_core::failover::{Holds, Phase, PrimaryTerm, Report};
 use pgraft_core::status::WalPosition;
 use tokio::time::Instant;
 
@@ -147,61 +147,20 @@ impl NodeShared {
             failover.postgres.gate(None);
         }
         say(failover, &step, &server);
-        let direct = |direct| failover.postgres.direct(direct, true);
         let info = applied.cluster.members.get(&primary_term.primary).and_then(|m| m.info.as_ref());
         let follow = info.map(|t| {
             ServerDirective::Follow(primary_term.primary, t.postgres.clone(), primary_term.timeline)
         });
-        match step {
-            NodeStep::RunAsPrimary => {
-                if let Some(observed) = &observed {
-                    return self.primary_term(failover, memory, observed, primary_term).await;
-                }
+        match (step, &observed) {
+            (NodeStep::RunAsPrimary, Some(observed)) => {
+                return self.primary_term(failover, memory, observed, primary_term).await;
             }
-            NodeStep::Nothing
-            | NodeStep::WaitForPromise
-            | NodeStep::StartAsPrimary
-            | NodeStep::StartAsStandby
-            | NodeStep::Rewind(_) => {}
-            // A new member has never been recruited: it enters the present epoch and follows.
-            NodeStep::Enter(epoch) => {
-                lock(&failover.durable).enter(epoch)?;
-                lock(&failover.voter).enter(epoch);
-                *lock(&failover.report) = None;
-                failover.poke();
-            }
-            NodeStep::Stop => direct(ServerDirective::Stop),
-            NodeStep::CloseIntake => direct(ServerDirective::Close),
-            NodeStep::Promote(timeline) => {
-                if let Some(target) = primary_term.target() {
-                    direct(ServerDirective::Promote(timeline, primary_term.change, target.clone()));
-                }
-            }
-            NodeStep::Report(report) => {
-                let mut said = lock(&failover.report);
-                if *said != Some(report) {
-                    match report.holds {
-                        Holds::UpTo(end) => tracing::info!(
-                            "recruited for epoch {}: the WAL of this node ends at {end:?}",
-                            report.epoch
-                        ),
-                        Holds::NothingSince(since) => {
-                            tracing::info!(
-                                "recruited for epoch {}: this node is being rewound, and has confirmed nothing since epoch {since}",
-                                report.epoch
-                            );
-                        }
-                    }
-                    *said = Some(report);
-                    failover.ask.notify_one();
-                }
-            }
-            NodeStep::Follow(_) => follow.clone().into_iter().for_each(direct),
+            _ => carry_out(failover, step, primary_term, follow.clone())?,
         }
         let calm =
             matches!(step, NodeStep::Nothing | NodeStep::Rewind(_)) && primary_term.is_settled();
         if calm {
-            // The same order as before, with less of a hurry.
+            // The same directive as before, at a slower pace.
             let follows = observed.as_ref().is_some_and(|l| {
                 l.intake
                     == Intake::Open { from: primary_term.primary, timeline: primary_term.timeline }
@@ -318,6 +277,18 @@ impl NodeShared {
                 text.waits_for.clone_from(who);
             }
         }
+        self.carry_out_as_primary(failover, memory, observed.end, primary_term, step).await;
+        Ok(!(settled && memory.open))
+    }
+
+    async fn carry_out_as_primary(
+        &self,
+        failover: &Failover,
+        memory: &mut PrimaryMemory,
+        end: WalPosition,
+        primary_term: &PrimaryTerm,
+        step: primary::PrimaryStep,
+    ) {
         let ready = memory.patience.is_none_or(|until| Instant::now() >= until);
         match step {
             primary::PrimaryStep::Read if ready => {
@@ -329,7 +300,7 @@ impl NodeShared {
                     failover.postgres.direct(ServerDirective::Names(change, target.clone()), true);
                 }
             }
-            primary::PrimaryStep::Note(change) => memory.noted = Some((change, observed.end)),
+            primary::PrimaryStep::Note(change) => memory.noted = Some((change, end)),
             primary::PrimaryStep::CommitSyncConfig { epoch, change } if ready => {
                 let at_ms = machine::wall_clock_us() / 1000;
                 self.proposed(memory, Command::CommitSyncConfig { epoch, change, at_ms }).await;
@@ -356,7 +327,6 @@ impl NodeShared {
             primary::PrimaryStep::OpenGate => extend(self, failover),
             _ => {}
         }
-        Ok(!(settled && memory.open))
     }
 
     async fn proposed(&self, memory: &mut PrimaryMemory, command: Command) {
@@ -366,6 +336,61 @@ impl NodeShared {
             tracing::info!("failover: not written yet: {why}");
         }
         memory.patience = result.is_err().then(|| Instant::now() + RETRY_DELAY);
+    }
+}
+
+/// Carries out every step but the primary's.
+fn carry_out(
+    failover: &Failover,
+    step: NodeStep,
+    primary_term: &PrimaryTerm,
+    follow: Option<ServerDirective>,
+) -> std::io::Result<()> {
+    let direct = |directive| failover.postgres.direct(directive, true);
+    match step {
+        NodeStep::Nothing
+        | NodeStep::WaitForPromise
+        | NodeStep::StartAsPrimary
+        | NodeStep::StartAsStandby
+        | NodeStep::Rewind(_)
+        | NodeStep::RunAsPrimary => {}
+        // A new member has never been recruited: it enters the present epoch and follows.
+        NodeStep::Enter(epoch) => {
+            lock(&failover.durable).enter(epoch)?;
+            lock(&failover.voter).enter(epoch);
+            *lock(&failover.report) = None;
+            failover.poke();
+        }
+        NodeStep::Stop => direct(ServerDirective::Stop),
+        NodeStep::CloseIntake => direct(ServerDirective::Close),
+        NodeStep::Promote(timeline) => {
+            if let Some(target) = primary_term.target() {
+                direct(ServerDirective::Promote(timeline, primary_term.change, target.clone()));
+            }
+        }
+        NodeStep::Report(report) => {
+            let mut said = lock(&failover.report);
+            if *said != Some(report) {
+                log_report(report);
+                *said = Some(report);
+                failover.ask.notify_one();
+            }
+        }
+        NodeStep::Follow(_) => follow.into_iter().for_each(direct),
+    }
+    Ok(())
+}
+
+fn log_report(report: Report) {
+    match report.holds {
+        Holds::UpTo(end) => tracing::info!(
+            "recruited for epoch {}: the WAL of this node ends at {end:?}",
+            report.epoch
+        ),
+        Holds::NothingSince(since) => tracing::info!(
+            "recruited for epoch {}: this node is being rewound, and has confirmed nothing since epoch {since}",
+            report.epoch
+        ),
     }
 }
 
