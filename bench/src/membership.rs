@@ -259,11 +259,11 @@ impl Pgraft {
 
 /// A member on its own, called by nobody yet.
 async fn newcomer(id: i32, dir: &Path) -> Result<(Node, u16), BenchFailure> {
-    let wrong = |no: pgraft_core::Refusal| BenchFailure::Wrong(no.to_string());
     let port = free_port()?;
-    let at = Address::new(&Ipv4Addr::LOCALHOST.to_string(), i64::from(port)).map_err(wrong)?;
+    let at = Address::new(&Ipv4Addr::LOCALHOST.to_string(), i64::from(port))
+        .map_err(|e| BenchFailure::Wrong(e.to_string()))?;
     let settings = RaftSettings {
-        node_id: NodeId::new(i64::from(id)).map_err(wrong)?,
+        node_id: NodeId::new(i64::from(id)).map_err(|e| BenchFailure::Wrong(e.to_string()))?,
         listen: at.clone(),
         advertise: at.clone(),
         data_dir: dir.to_owned(),

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use pgraft_core::{Address, NodeId};
+use pgraft_core::{Address, NodeId, Refusal};
 use pgraft_raft::{PROMISES_FILE, Protection, RaftSettings, RaftSettingsError, SNAPSHOT_EVERY};
 use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting};
 
@@ -238,11 +238,11 @@ fn define_protection() {
 
 /// The settings as a member wants them, checked. `postgres_port` and `pgdata` are the server's own.
 pub fn settings(postgres_port: i32, pgdata: &Path) -> Result<RaftSettings, RaftSettingsError> {
-    let value = |setting| move |why| RaftSettingsError::Value { setting, why };
     if NODE_ID.get() == 0 {
         return Err(RaftSettingsError::Missing("pgraft.node_id"));
     }
-    let node_id = NodeId::new(i64::from(NODE_ID.get())).map_err(value("pgraft.node_id"))?;
+    let node_id =
+        NodeId::new(i64::from(NODE_ID.get())).map_err(|e| invalid("pgraft.node_id", e))?;
     let data_dir = PathBuf::from(text(&DATA_DIR));
     if data_dir.as_os_str().is_empty() {
         return Err(RaftSettingsError::Missing("pgraft.data_dir"));
@@ -259,15 +259,17 @@ pub fn settings(postgres_port: i32, pgdata: &Path) -> Result<RaftSettings, RaftS
     let advertise_host = if advertise.is_empty() { &listen } else { &advertise };
     let settings = RaftSettings {
         node_id,
-        listen: Address::new(listen_host, port).map_err(value("pgraft.listen_address"))?,
-        advertise: Address::new(advertise_host, port).map_err(value("pgraft.advertise_address"))?,
+        listen: Address::new(listen_host, port).map_err(|e| invalid("pgraft.listen_address", e))?,
+        advertise: Address::new(advertise_host, port)
+            .map_err(|e| invalid("pgraft.advertise_address", e))?,
         data_dir,
         heartbeat_interval: milliseconds(&HEARTBEAT_INTERVAL),
         election_timeout: milliseconds(&ELECTION_TIMEOUT),
         join_timeout: Some(milliseconds(&JOIN_TIMEOUT)).filter(|limit| !limit.is_zero()),
         lease_timeout: failover().then(|| milliseconds(&LEASE_TIMEOUT)),
         snapshot_every: SNAPSHOT_EVERY,
-        postgres: Address::new(advertise_host, i64::from(postgres_port)).map_err(value("port"))?,
+        postgres: Address::new(advertise_host, i64::from(postgres_port))
+            .map_err(|e| invalid("port", e))?,
         zone: text(&ZONE),
         protection: Protection::new(
             &text(&TLS_CERT_FILE),
@@ -278,6 +280,10 @@ pub fn settings(postgres_port: i32, pgdata: &Path) -> Result<RaftSettings, RaftS
     };
     settings.check(Some(pgdata))?;
     Ok(settings)
+}
+
+fn invalid(setting: &'static str, why: impl Into<Refusal>) -> RaftSettingsError {
+    RaftSettingsError::Value { setting, why: why.into() }
 }
 
 /// Where the control socket is, for backends; None where no directory was set.

@@ -31,9 +31,9 @@ async fn a_closed_gate() {
     assert_eq!(refused.code(), &SqlState::READ_ONLY_SQL_TRANSACTION);
     assert_eq!(
         refused.message(),
-        "pgraft takes no writes here: this server does not hold the lease of the primary"
+        "cannot write because this server does not hold the primary's lease"
     );
-    assert_eq!(refused.hint().unwrap(), "The members are choosing a primary; try again.");
+    assert_eq!(refused.hint().unwrap(), "A new primary is being chosen. Try again.");
     for write in [
         "update t set v = 3",
         "create table u()",
@@ -90,7 +90,7 @@ async fn a_closed_gate() {
     let conninfo = format!("host=127.0.0.1 port={} user=postgres dbname=postgres", server.port);
     assert!(
         String::from_utf8_lossy(&server.psql(&conninfo, &large).stderr)
-            .contains("pgraft answers no reads here")
+            .contains("cannot read because this server does not hold the primary's lease")
     );
     run(&admin, OPEN).await.unwrap();
     assert_eq!(run(&app, "insert into t values (2); table t").await.unwrap(), "1 2");
@@ -278,7 +278,7 @@ async fn what_is_pgrafts_to_set() {
             let error = error.as_db_error().unwrap().clone();
             assert_eq!(
                 (error.code().code(), error.message()),
-                ("55P02", format!("\"{ours}\" is pgraft's to set").as_str())
+                ("55P02", format!("parameter \"{ours}\" is managed by pgraft").as_str())
             );
         }
     }

@@ -65,7 +65,7 @@ async fn it_is_closed_until_it_is_opened_and_follows_its_target() {
     let refused = third.error("select pg_promote()").await;
     assert_eq!(
         (refused.code().code(), refused.message()),
-        ("55000", "a standby is promoted by the decision of the group, and not by hand")
+        ("55000", "cannot promote this server manually while pgraft.failover is on")
     );
 }
 

@@ -172,7 +172,7 @@ async fn a_primary_without_its_majority_is_fenced_until_it_is_back() {
         let refused = run(&app, "insert into t values (2)").await.unwrap_err();
         let refused = refused.as_db_error().unwrap();
         assert_eq!(refused.code().code(), "25006");
-        if refused.hint().unwrap().starts_with("This server is the primary, and waits") {
+        if refused.hint().unwrap().starts_with("This server is the primary and is waiting") {
             break;
         }
         assert!(start.elapsed() < TIMEOUT, "{refused:?}");

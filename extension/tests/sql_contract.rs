@@ -62,22 +62,25 @@ async fn every_refusal_has_its_words() {
         (
             "select pgraft_add_node(0, 'h', 1)".to_owned(),
             "22023",
-            "invalid node_id 0: it must be between 1 and 2147483647".to_owned(),
+            "invalid node id 0: it must be between 1 and 2147483647".to_owned(),
         ),
         (
             "select pgraft_add_node(-7, 'h', 1)".to_owned(),
             "22023",
-            "invalid node_id -7: it must be between 1 and 2147483647".to_owned(),
+            "invalid node id -7: it must be between 1 and 2147483647".to_owned(),
         ),
         (
             "select pgraft_add_node(9, '', 1)".to_owned(),
             "22023",
-            "invalid address \"\": it is empty".to_owned(),
+            "invalid address \"\": it must not be empty".to_owned(),
         ),
         (
             format!("select pgraft_add_node(9, '{long}', 1)"),
             "22023",
-            format!("invalid address \"{}\": it is longer than 253 characters", "a".repeat(64)),
+            format!(
+                "invalid address \"{}\": it must not be longer than 253 characters",
+                "a".repeat(64)
+            ),
         ),
         (
             "select pgraft_add_node(9, 'a b', 1)".to_owned(),
@@ -102,17 +105,17 @@ async fn every_refusal_has_its_words() {
         (
             "select pgraft_add_node(2, '127.0.0.1', 1)".to_owned(),
             "42710",
-            format!("node 2 is already a member, at 127.0.0.1:{p2}"),
+            format!("node 2 is already a member with address 127.0.0.1:{p2}"),
         ),
         (
             format!("select pgraft_add_node(9, '127.0.0.1', {p1})"),
             "42710",
-            format!("address 127.0.0.1:{p1} already belongs to node 1"),
+            format!("address 127.0.0.1:{p1} is already used by node 1"),
         ),
         (
             "select pgraft_remove_node(1)".to_owned(),
             "55006",
-            "node 1 is the primary and can't be removed".to_owned(),
+            "node 1 is the primary and cannot be removed".to_owned(),
         ),
         (
             "select pgraft_remove_node(8)".to_owned(),
@@ -122,7 +125,7 @@ async fn every_refusal_has_its_words() {
         (
             "select pgraft_set_address(0, 'h', 1)".to_owned(),
             "22023",
-            "invalid node_id 0: it must be between 1 and 2147483647".to_owned(),
+            "invalid node id 0: it must be between 1 and 2147483647".to_owned(),
         ),
         (
             "select pgraft_set_address(2, 'a b', 1)".to_owned(),
@@ -147,7 +150,7 @@ async fn every_refusal_has_its_words() {
         (
             format!("select pgraft_set_address(2, '127.0.0.1', {p1})"),
             "42710",
-            format!("address 127.0.0.1:{p1} already belongs to node 1"),
+            format!("address 127.0.0.1:{p1} is already used by node 1"),
         ),
         (
             "select pgraft_init()".to_owned(),
@@ -200,14 +203,14 @@ async fn every_refusal_has_its_words() {
     let error = leader.error("select pgraft_add_node(4, '127.0.0.1', 1)").await;
     assert_eq!(
         (error.code().code(), error.message()),
-        ("PGR03", "a membership change is under way: node 3 is joining")
+        ("PGR03", "a membership change is in progress: node 3 is joining")
     );
     assert_eq!(leader.one("select pgraft_remove_node(3)").await, "t");
     assert_eq!(leader.one("select pgraft_remove_node(3)").await, "t");
     let error = leader.error("select pgraft_add_node(3, '127.0.0.1', 1)").await;
     assert_eq!(
         (error.code().code(), error.message()),
-        ("PGR02", "node id 3 was removed from this cluster, and an id is never used again")
+        ("PGR02", "node id 3 belonged to a removed node and cannot be reused")
     );
     assert_eq!(leader.one("select next_node_id from pgraft_status()").await, "4");
     assert_eq!(
@@ -281,7 +284,7 @@ async fn before_a_cluster_and_without_a_worker() {
     let error = server.error("select pgraft_add_node(2, '127.0.0.1', 1)").await;
     assert_eq!(
         (error.code().code(), error.message()),
-        ("55000", "this node is in no pgraft cluster yet")
+        ("55000", "this node is not a member of a pgraft cluster")
     );
     assert_eq!(server.one("select pgraft_init()").await, "t");
     assert_eq!(server.rows(NODES).await.len(), 1);
@@ -388,7 +391,7 @@ async fn kills_lose_nothing() {
     let error = asked(living, &call).await.1.unwrap_err();
     assert_eq!(
         (error.code().code(), error.message()),
-        ("55006", "adding node 4 would make 2 reachable of 4 voters, and 3 are needed")
+        ("55006", "adding node 4 would leave only 2 of 4 voters reachable, but 3 are required")
     );
     let _answers = std::net::TcpListener::bind(("127.0.0.1", port)).unwrap();
     change(living, &call).await;

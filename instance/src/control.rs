@@ -1,7 +1,7 @@
 //! Asks the worker over its control socket (`pgraft_core::control`).
 
 use pgraft_core::control::{MAX_FRAME, Request, Response};
-use pgraft_core::{NodeStatus, control};
+use pgraft_core::{NodeStatus, SqlState, control};
 use std::path::Path;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -31,8 +31,8 @@ pub enum ControlError {
     /// The worker said no.
     #[error("the pgraft worker refused ({sqlstate}): {message}")]
     Refused {
-        /// Five characters.
-        sqlstate: String,
+        /// The code of the refusal.
+        sqlstate: SqlState,
         /// What is wrong.
         message: String,
     },

@@ -203,8 +203,9 @@ impl Settings {
             }
         }
         Ok(Self {
-            node: NodeId::new(args.node_id)?,
-            postgres: Address::new(&args.advertise_address, config.postgresql.port.into())?,
+            node: NodeId::new(args.node_id).map_err(Refusal::from)?,
+            postgres: Address::new(&args.advertise_address, config.postgresql.port.into())
+                .map_err(Refusal::from)?,
             bootstrap: args.bootstrap,
             extension: !args.without_extension,
             fsync: if args.unsafe_without_fsync { Fsync::Off } else { Fsync::On },

@@ -33,7 +33,7 @@ fn bad_configuration_is_one_line_and_exit_code_2() {
         "dataDirectory: {base}/d\nraftDirectory: {base}/r\nbinDirectory: {base}/nowhere\nsocketDirectory: {base}\nhttpListen: 127.0.0.1:1\nsecretsDirectory: {base}\npostgresql: {{port: 1, listenAddresses: ''}}\n"
     );
     std::fs::write(&file, good).unwrap();
-    assert!(refused(&run(&file, "0")).contains("invalid node_id 0"));
+    assert!(refused(&run(&file, "0")).contains("invalid node id 0"));
     let host = refused(&run(&file, "1"));
     assert!(
         host.contains("must not run as root") || host.contains("binDirectory: there is no"),

@@ -1,15 +1,12 @@
-//! Where a member can be reached: a host name or an IP address, and a port.
+//! Addresses of members: a host name or an IP address, and a port.
 
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-use crate::refusal::Refusal;
-
-/// The longest host name that DNS can carry (RFC 1035, section 2.3.4, without the trailing dot).
+/// The maximum length of a DNS name (RFC 1035, section 2.3.4, without the trailing dot).
 pub const MAX_HOST_LENGTH: usize = 253;
 
-/// A checked host and port. Whether the name resolves is the caller's question: this type does no
-/// IO.
+/// A checked host and port. The name need not resolve.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "RawAddress", into = "RawAddress")]
 pub struct Address {
@@ -23,41 +20,57 @@ struct RawAddress {
     port: u16,
 }
 
+/// A host or port that is not valid. Host names are cut after 64 characters.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[serde(rename_all = "snake_case")]
+pub enum InvalidAddress {
+    /// An empty host.
+    #[error("invalid address \"\": it must not be empty")]
+    EmptyHost,
+    /// A host of more than [`MAX_HOST_LENGTH`] bytes.
+    #[error("invalid address \"{0}\": it must not be longer than {MAX_HOST_LENGTH} characters")]
+    HostTooLong(String),
+    /// A host with characters of neither a name nor an IP address.
+    #[error("invalid address \"{0}\": it is neither a host name nor an IP address")]
+    Host(String),
+    /// A port outside 1..=65535.
+    #[error("invalid port {0}: it must be between 1 and 65535")]
+    Port(i64),
+}
+
 impl Address {
+    /// Checks a host and a port from outside. An IPv6 address may be in brackets.
+    ///
     /// # Errors
-    /// [`Refusal::BadAddress`] for a host that is empty, longer than 253 bytes or not made of what
-    /// a host name or an IP address is made of; [`Refusal::BadPort`] for a port outside 1..=65535.
-    pub fn new(host: &str, port: i64) -> Result<Self, Refusal> {
-        // As an IPv6 address is written before a port.
+    /// [`InvalidAddress`]
+    pub fn new(host: &str, port: i64) -> Result<Self, InvalidAddress> {
         let host = host
             .strip_prefix('[')
             .and_then(|h| h.strip_suffix(']'))
             .filter(|h| h.contains(':'))
             .unwrap_or(host);
-        let bad = |why: &str| {
-            Err(Refusal::BadAddress { host: host.chars().take(64).collect(), why: why.to_owned() })
-        };
+        let beginning = || host.chars().take(64).collect();
         if host.is_empty() {
-            return bad("it is empty");
+            return Err(InvalidAddress::EmptyHost);
         }
         if host.len() > MAX_HOST_LENGTH {
-            return bad("it is longer than 253 characters");
+            return Err(InvalidAddress::HostTooLong(beginning()));
         }
-        // Letters, digits, dots, hyphens and underscores for names and IPv4; colons and a zone's
-        // percent sign for IPv6.
+        // Names and IPv4 have letters, digits, dots, hyphens and underscores; IPv6 also has colons
+        // and the percent sign of a zone.
         if !host
             .chars()
             .all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | ':' | '%'))
         {
-            return bad("it is neither a host name nor an IP address");
+            return Err(InvalidAddress::Host(beginning()));
         }
         match u16::try_from(port) {
             Ok(port) if port > 0 => Ok(Self { host: host.to_owned(), port }),
-            _ => Err(Refusal::BadPort(port)),
+            _ => Err(InvalidAddress::Port(port)),
         }
     }
 
-    /// The host name or IP address, as it was given.
+    /// The host name or IP address, without brackets.
     pub fn host(&self) -> &str {
         &self.host
     }
@@ -69,8 +82,8 @@ impl Address {
 }
 
 impl TryFrom<RawAddress> for Address {
-    type Error = Refusal;
-    fn try_from(raw: RawAddress) -> Result<Self, Refusal> {
+    type Error = InvalidAddress;
+    fn try_from(raw: RawAddress) -> Result<Self, InvalidAddress> {
         Self::new(&raw.host, i64::from(raw.port))
     }
 }
@@ -96,17 +109,32 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_refused() {
-        assert!(matches!(Address::new("", 1), Err(Refusal::BadAddress { .. })));
-        assert!(matches!(Address::new(&"a".repeat(254), 1), Err(Refusal::BadAddress { .. })));
-        assert!(matches!(Address::new("a b", 1), Err(Refusal::BadAddress { .. })));
-        assert!(matches!(Address::new("a", 0), Err(Refusal::BadPort(0))));
-        assert!(matches!(Address::new("a", 65536), Err(Refusal::BadPort(65536))));
-        assert!(Address::new(&"a".repeat(253), 65535).is_ok());
+    fn rejects_invalid_hosts_and_ports() {
+        let error = |host: &str, port| Address::new(host, port).unwrap_err().to_string();
+        let long = "a".repeat(254);
+        assert_eq!(error("", 1), "invalid address \"\": it must not be empty");
+        assert_eq!(
+            error(&long, 1),
+            format!(
+                "invalid address \"{}\": it must not be longer than 253 characters",
+                &long[..64]
+            )
+        );
+        assert_eq!(
+            error("a b", 1),
+            "invalid address \"a b\": it is neither a host name nor an IP address"
+        );
+        for port in [0, 65536] {
+            assert_eq!(
+                error("a", port),
+                format!("invalid port {port}: it must be between 1 and 65535")
+            );
+        }
+        assert!(Address::new(&long[1..], 65535).is_ok());
     }
 
     #[test]
-    fn ipv6_is_shown_in_brackets() {
+    fn shows_ipv6_in_brackets() {
         assert_eq!(Address::new("::1", 7001).unwrap().to_string(), "[::1]:7001");
         for (given, host, shown) in [
             ("::1", "::1", "[::1]:7001"),
@@ -120,11 +148,8 @@ mod tests {
             let address = Address::new(given, 7001).unwrap();
             assert_eq!((address.host(), address.to_string().as_str()), (host, shown));
         }
-        for refused in ["[10.0.0.1]", "[::1", "::1]", "[]", "[[::1]]", "*"] {
-            assert!(
-                matches!(Address::new(refused, 7001), Err(Refusal::BadAddress { .. })),
-                "{refused}"
-            );
+        for host in ["[10.0.0.1]", "[::1", "::1]", "[]", "[[::1]]", "*"] {
+            assert!(matches!(Address::new(host, 7001), Err(InvalidAddress::Host(_))), "{host}");
         }
         assert_eq!(
             Address::new("demo-1.demo-pods", 7001).unwrap().to_string(),

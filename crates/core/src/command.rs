@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 
-use crate::failover::TermEndReason;
+use crate::primary_term::TermEndReason;
 use crate::{Address, ClusterId, InstanceId, NodeId};
 
 /// A change of the replicated state. Every member applies the same commands in the same order

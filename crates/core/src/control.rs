@@ -7,7 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::primary_view::PrimaryUpdate;
-use crate::{NodeStatus, Refusal};
+use crate::{NodeStatus, Refusal, SqlState};
 
 /// The file name of the socket within the Raft directory.
 pub const SOCKET_NAME: &str = "control.sock";
@@ -95,8 +95,8 @@ pub enum Response {
     },
     /// It was not done.
     Refused {
-        /// Five characters, stable.
-        sqlstate: String,
+        /// Stable.
+        sqlstate: SqlState,
         /// What is wrong.
         message: String,
         /// What to do.
@@ -106,7 +106,7 @@ pub enum Response {
 
 impl From<Refusal> for Response {
     fn from(no: Refusal) -> Self {
-        Self::Refused { sqlstate: no.sqlstate().into(), message: no.to_string(), hint: no.hint() }
+        Self::Refused { sqlstate: no.sqlstate(), message: no.to_string(), hint: no.hint() }
     }
 }
 

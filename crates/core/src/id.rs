@@ -1,27 +1,32 @@
-//! Identities: checked when they are made, so that nobody checks them again.
+//! Identities of members, clusters and Raft directories.
 
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use uuid::Uuid;
 
-use crate::refusal::Refusal;
-
-/// A member's number: 1 or more, given once and never again, whatever becomes of the member.
+/// The number of a member, 1 or more. It is assigned once and never reused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "i64", into = "i64")]
 pub struct NodeId(u32);
 
+/// A number that is not a node id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("invalid node id {0}: it must be between 1 and 2147483647")]
+pub struct InvalidNodeId(pub i64);
+
 impl NodeId {
+    /// Checks a number from outside.
+    ///
     /// # Errors
-    /// [`Refusal::BadNodeId`] outside 1..=2147483647, which is what a Postgres `integer` can carry.
-    pub fn new(id: i64) -> Result<Self, Refusal> {
+    /// [`InvalidNodeId`] outside 1..=2147483647, the positive values of a Postgres `integer`.
+    pub fn new(id: i64) -> Result<Self, InvalidNodeId> {
         match u32::try_from(id) {
             Ok(n) if n >= 1 && i32::try_from(n).is_ok() => Ok(Self(n)),
-            _ => Err(Refusal::BadNodeId(id)),
+            _ => Err(InvalidNodeId(id)),
         }
     }
 
-    /// The number, as every log and SQL row shows it.
+    /// The number as logs and SQL show it.
     pub const fn get(self) -> u32 {
         self.0
     }
@@ -32,8 +37,7 @@ impl NodeId {
     }
 }
 
-/// Openraft asks for a default; 1 is the bootstrap node's usual id and never stands for "none" here
-/// (that is `Option`).
+/// Openraft requires a default. It never stands for "none", which is an `Option`.
 impl Default for NodeId {
     fn default() -> Self {
         Self(1)
@@ -41,8 +45,8 @@ impl Default for NodeId {
 }
 
 impl TryFrom<i64> for NodeId {
-    type Error = Refusal;
-    fn try_from(id: i64) -> Result<Self, Refusal> {
+    type Error = InvalidNodeId;
+    fn try_from(id: i64) -> Result<Self, InvalidNodeId> {
         Self::new(id)
     }
 }
@@ -59,8 +63,8 @@ impl fmt::Display for NodeId {
     }
 }
 
-/// One cluster, from `pgraft_init()` on. Members of different clusters refuse each other's
-/// connections by it.
+/// The identity of a cluster, made by `pgraft_init()`. Members of different clusters refuse each
+/// other's connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct ClusterId(pub Uuid);
@@ -71,8 +75,8 @@ impl fmt::Display for ClusterId {
     }
 }
 
-/// One Raft directory, from its first start on: what tells a member from an empty or copied
-/// directory under the same node id.
+/// The identity of a Raft directory, made at its first start. It distinguishes a member from an
+/// empty or copied directory under the same node id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct InstanceId(pub Uuid);

@@ -7,6 +7,8 @@
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
+use crate::defaults;
+
 /// `pgraft-instance run --config FILE`, in YAML.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
@@ -100,10 +102,10 @@ pub struct RaftConfig {
 impl Default for RaftConfig {
     fn default() -> Self {
         Self {
-            port: 7001,
+            port: defaults::RAFT_PORT,
             listen_address: "*".into(),
-            heartbeat_interval: "200ms".into(),
-            election_timeout: "1s".into(),
+            heartbeat_interval: defaults::setting(defaults::HEARTBEAT_INTERVAL),
+            election_timeout: defaults::setting(defaults::ELECTION_TIMEOUT),
             lease_timeout: None,
             unresponsive_timeout: None,
             allow_plaintext: false,
@@ -127,7 +129,7 @@ pub struct StandbyConfig {
 
 impl Default for StandbyConfig {
     fn default() -> Self {
-        Self { max_lag: "30s".into(), max_lag_bytes: None }
+        Self { max_lag: defaults::setting(defaults::MAX_LAG), max_lag_bytes: None }
     }
 }
 
@@ -178,11 +180,11 @@ fn everywhere() -> String {
 }
 
 fn hold_time() -> String {
-    "10s".into()
+    defaults::setting(defaults::HOLD_TIME)
 }
 
 const fn max_connections() -> usize {
-    1000
+    defaults::MAX_CONNECTIONS
 }
 
 /// The files of a node's certificate, in PEM. They are read again when they change.
@@ -222,7 +224,7 @@ pub struct BootstrapConfig {
 
 impl Default for BootstrapConfig {
     fn default() -> Self {
-        Self { database: "app".into(), owner: "app".into() }
+        Self { database: defaults::DATABASE.into(), owner: defaults::DATABASE.into() }
     }
 }
 

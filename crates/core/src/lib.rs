@@ -14,6 +14,7 @@ pub mod address;
 pub mod command;
 pub mod configuration;
 pub mod control;
+pub mod defaults;
 pub mod failover;
 pub mod fence;
 pub mod id;
@@ -21,25 +22,24 @@ pub mod instance_config;
 pub mod instance_file;
 pub mod liveness;
 pub mod membership;
+pub mod primary_term;
 pub mod primary_view;
+pub mod quorum;
 pub mod recovery;
 pub mod refusal;
 pub mod session;
+pub mod sqlstate;
 pub mod state;
 pub mod status;
+pub mod sync_config;
 pub mod twophase;
+pub mod wal;
 
 pub use address::Address;
 pub use command::Command;
 pub use id::{ClusterId, InstanceId, NodeId};
+pub use quorum::{MAX_MEMBERS, MAX_VOTERS};
 pub use refusal::{Primary, Refusal};
+pub use sqlstate::SqlState;
 pub use state::{ClusterState, Member, Outcome, Role};
 pub use status::{MemberStatus, NodeState, NodeStatus};
-
-/// More voters than this cost more in every commit than they give in safety; whoever joins beyond
-/// stays a learner.
-pub const MAX_VOTERS: usize = 7;
-
-/// Members of one cluster, learners included: what the shared-memory page of the extension has room
-/// for.
-pub const MAX_MEMBERS: usize = 64;

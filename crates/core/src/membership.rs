@@ -12,9 +12,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use crate::failover::Phase;
+pub use crate::quorum::majority;
+
+use crate::primary_term::Phase;
+use crate::quorum::MAX_VOTERS;
 use crate::state::RaftMembership;
-use crate::{ClusterState, MAX_VOTERS, MemberStatus, NodeId, Refusal, Role};
+use crate::{ClusterState, MemberStatus, NodeId, Refusal, Role};
 
 /// What the leader knows.
 #[derive(Debug, Clone)]
@@ -124,11 +127,6 @@ pub fn next_step(facts: &MembershipFacts<'_>) -> MembershipStep {
         (None, Some(&late)) => MembershipStep::WaitFor(late),
         (None, None) => MembershipStep::Nothing,
     }
-}
-
-/// How many of `voters` decide.
-pub const fn majority(voters: usize) -> usize {
-    voters / 2 + 1
 }
 
 /// Whether a node may join, by what the leader sees. With it as a voter, those who answer must be

@@ -6,7 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::failover::{Phase, PrimaryTerm};
+use crate::primary_term::{Phase, PrimaryTerm};
 use crate::{Address, ClusterId, ClusterState, NodeId};
 
 /// Who sits in primary view.

@@ -1,235 +1,223 @@
-//! Every "no" that a caller can hear, with its SQLSTATE, its words and the next step to take.
+//! The errors that pgraft returns to callers: SQLSTATE, message and hint.
 //!
-//! One place for all of them: the extension turns a refusal into an `ERROR`, the operator reads the
-//! SQLSTATE, the docs list them.
+//! The extension raises a refusal as an `ERROR`, the operator acts on the SQLSTATE, and
+//! `docs/errors.md` lists all of them. Messages follow PostgreSQL's error message style guide.
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Address, ClusterId, NodeId};
+use crate::address::InvalidAddress;
+use crate::id::InvalidNodeId;
+use crate::{Address, ClusterId, NodeId, SqlState, defaults};
 
-/// Why a command was not carried out. Nothing has changed when one of these comes back, except
-/// where its own words say otherwise.
+/// Why a command was not carried out. Nothing has changed, unless the hint says otherwise.
 #[derive(
     Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error, strum::EnumDiscriminants,
 )]
 #[strum_discriminants(
     name(RefusalKind),
-    doc = "The refusals without what they carry.",
+    doc = "The kinds of refusals, without their values.",
     derive(strum::EnumIter)
 )]
 #[serde(rename_all = "snake_case")]
 pub enum Refusal {
     /// A node id outside 1..=2147483647.
-    #[error("invalid node_id {0}: it must be between 1 and 2147483647")]
-    BadNodeId(i64),
-    /// A host that is no host.
-    #[error("invalid address \"{host}\": {why}")]
-    BadAddress {
-        /// What was given (at most its first 64 characters).
-        host: String,
-        /// What is wrong with it.
-        why: String,
-    },
-    /// A port outside 1..=65535.
-    #[error("invalid port {0}: it must be between 1 and 65535")]
-    BadPort(i64),
+    #[error(transparent)]
+    InvalidNodeId(#[from] InvalidNodeId),
+    /// A host or port that cannot be used.
+    #[error(transparent)]
+    InvalidAddress(#[from] InvalidAddress),
     /// The host name does not resolve on the leader.
     #[error("could not resolve address \"{0}\"")]
     Unresolvable(String),
-    /// `pgraft_init()` where a cluster is.
+    /// `pgraft_init()` on a member of a cluster.
     #[error("this node is already a member of cluster {0}")]
     AlreadyInitialized(ClusterId),
-    /// Anything but `pgraft_init()` where no cluster is.
-    #[error("this node is in no pgraft cluster yet")]
+    /// A command other than `pgraft_init()` on a node without a cluster.
+    #[error("this node is not a member of a pgraft cluster")]
     NotInitialized,
-    /// `pgraft_add_node` on another node than the leader: the words that users know.
+    /// `pgraft_add_node` on a node that is not the leader.
     #[error(
         "Cannot add node - this node is not the leader. Node addition must be performed on the leader."
     )]
     AddOnFollower {
-        /// The leader, when this node knows one.
+        /// The leader, if this node knows it.
         leader: Option<(NodeId, Address)>,
     },
-    /// `pgraft_remove_node` on another node than the leader.
+    /// `pgraft_remove_node` on a node that is not the leader.
     #[error(
         "Cannot remove node - this node is not the leader. Node removal must be performed on the leader."
     )]
     RemoveOnFollower {
-        /// The leader, when this node knows one.
+        /// The leader, if this node knows it.
         leader: Option<(NodeId, Address)>,
     },
-    /// `pgraft_set_address` on another node than the leader.
+    /// `pgraft_set_address` on a node that is not the leader.
     #[error(
         "Cannot set address - this node is not the leader. Addresses must be changed on the leader."
     )]
     SetAddressOnFollower {
-        /// The leader, when this node knows one.
+        /// The leader, if this node knows it.
         leader: Option<(NodeId, Address)>,
     },
-    /// `pgraft_force_primary` on another node than the leader.
+    /// `pgraft_force_primary` on a node that is not the leader.
     #[error("Cannot force a primary - this node is not the leader. It must be done on the leader.")]
     ForceOnFollower {
-        /// The leader, when this node knows one.
+        /// The leader, if this node knows it.
         leader: Option<(NodeId, Address)>,
     },
-    /// The id belongs to a member that lives elsewhere.
-    #[error("node {node} is already a member, at {at}")]
+    /// The id belongs to a member with another address.
+    #[error("node {node} is already a member with address {at}")]
     OtherAddress {
-        /// The id that was asked for.
+        /// The requested id.
         node: NodeId,
-        /// Where its member is.
+        /// The address of the member.
         at: Address,
     },
     /// The address belongs to a member with another id.
-    #[error("address {address} already belongs to node {node}")]
+    #[error("address {address} is already used by node {node}")]
     AddressTaken {
-        /// The address that was asked for.
+        /// The requested address.
         address: Address,
-        /// Whose it is.
+        /// The member that has it.
         node: NodeId,
     },
     /// The id belonged to a member that was removed.
-    #[error("node id {0} was removed from this cluster, and an id is never used again")]
+    #[error("node id {0} belonged to a removed node and cannot be reused")]
     IdRetired(NodeId),
-    /// Another directory than the one that the member has told.
-    #[error("this is not the directory that the cluster knows as node {0}")]
+    /// The Raft directory is not the one that the member registered.
+    #[error("this Raft directory is not the one that the cluster knows as node {0}")]
     OtherDirectory(NodeId),
-    /// Nobody has this id.
+    /// No member has this id.
     #[error("node {0} is not a member of this cluster")]
     UnknownNode(NodeId),
-    /// A newcomer that is not a voter yet.
-    #[error("a membership change is under way: node {0} is joining")]
-    JoinUnderWay(NodeId),
-    /// A member that is not out yet.
-    #[error("a membership change is under way: node {0} is being removed")]
-    RemovalUnderWay(NodeId),
-    /// A newcomer that was to be given up, and that came after all.
-    #[error("node {0} has come and is not given up")]
-    HasCome(NodeId),
+    /// A new node is not a voter yet.
+    #[error("a membership change is in progress: node {0} is joining")]
+    JoinInProgress(NodeId),
+    /// A member has not left yet.
+    #[error("a membership change is in progress: node {0} is being removed")]
+    RemovalInProgress(NodeId),
+    /// The join timeout of a node that has joined after all.
+    #[error("node {0} joined in the meantime and is not removed")]
+    AlreadyJoined(NodeId),
     /// The primary can't be removed.
-    #[error("node {0} is the primary and can't be removed")]
+    #[error("node {0} is the primary and cannot be removed")]
     IsPrimary(NodeId),
-    /// Removing this node would leave a group that can't decide anything.
+    /// Without this node too few voters would be reachable.
     #[error(
-        "removing node {node} would leave {alive} reachable of {voters} voters, and {required} are needed"
+        "removing node {node} would leave only {alive} of {voters} voters reachable, but {required} are required"
     )]
     NoMajorityLeft {
-        /// Who was to leave.
+        /// The node to remove.
         node: NodeId,
-        /// Voters that answer, of those that would remain.
+        /// Remaining voters that are reachable.
         alive: usize,
-        /// Voters that would remain.
+        /// Remaining voters.
         voters: usize,
-        /// The majority of them.
+        /// The majority of the remaining voters.
         required: usize,
     },
-    /// With this node as a voter the group could not decide anything: too many do not answer, the
-    /// newcomer among them.
+    /// With this node as a voter too few voters would be reachable.
     #[error(
-        "adding node {node} would make {alive} reachable of {voters} voters, and {required} are needed"
+        "adding node {node} would leave only {alive} of {voters} voters reachable, but {required} are required"
     )]
     NoMajorityWith {
-        /// Who was to join.
+        /// The node to add.
         node: NodeId,
-        /// Voters that answer.
+        /// Voters that would be reachable.
         alive: usize,
-        /// Voters that there would be.
+        /// Voters with the new one.
         voters: usize,
         /// The majority of them.
         required: usize,
     },
-    /// More members than the status page has room for.
-    #[error("the cluster already has {0} members, which is the most it can have")]
+    /// The status page has no room for another member.
+    #[error("the cluster already has the maximum of {0} members")]
     TooManyMembers(usize),
-    /// No majority confirmed the entry in time. It may still be committed later, once a majority is
-    /// back.
+    /// No majority confirmed the entry in time. It may still be committed when a majority is
+    /// available again.
     #[error("no majority of the voters confirmed the change within {seconds} s")]
     NoQuorum {
-        /// How long was waited.
+        /// The time limit.
         seconds: u64,
     },
-    /// The change is committed and goes on by itself, but was not complete in time.
-    #[error(
-        "the change is committed but not complete after {seconds} s: it goes on in the background"
-    )]
-    StillUnderWay {
-        /// How long was waited.
+    /// The change is committed and continues, but was not complete in time.
+    #[error("the change is committed but not complete after {seconds} s")]
+    NotComplete {
+        /// The time limit.
         seconds: u64,
     },
-    /// The primary is fixed: the bootstrap node.
-    #[error("pgraft.failover is off: the primary does not change")]
+    /// Without failover the bootstrap node stays the primary.
+    #[error("cannot change the primary while pgraft.failover is off")]
     FailoverIsOff,
-    /// One change of the primary at a time.
-    #[error("the primary is changing, or has just changed")]
+    /// Another change of the primary has not finished.
+    #[error("another change of the primary is in progress")]
     PrimaryChanging,
-    /// A learner, or nobody yet.
-    #[error("node {0} has no vote, and only a voter can be the primary")]
+    /// The node is not a voter.
+    #[error("node {0} is not a voter and cannot be the primary")]
     HasNoVote(NodeId),
-    /// The leader has not heard it lately, or it did not catch up in time.
-    #[error("node {0} does not answer, or not in time")]
+    /// The leader has not heard from the node, or it did not catch up in time.
+    #[error("node {0} did not respond in time")]
     Unreachable(NodeId),
-    /// Commits would wait until it has caught up.
+    /// Commits would wait until the node has caught up.
     #[error("node {node} is {bytes} bytes of WAL behind the primary")]
     Lags {
-        /// Who was to become the primary.
+        /// The requested primary.
         node: NodeId,
-        /// What it lacks.
+        /// The missing WAL.
         bytes: u64,
     },
-    /// There is a primary, as far as anybody knows.
-    #[error("there is a primary: another one can be had by a switchover")]
-    NothingToForce,
-    /// Somebody must say that this is accepted.
+    /// The cluster has a primary.
+    #[error("the cluster already has a primary")]
+    PrimaryExists,
+    /// The data loss was not accepted.
     #[error(
-        "writes that were acknowledged may be lost when node {node} becomes the primary now: it is not known what {} had",
-        nodes(unheard)
+        "making node {node} the primary may lose acknowledged writes: no report from {}",
+        any_of(missing)
     )]
     LosesData {
-        /// Who was to become the primary.
+        /// The requested primary.
         node: NodeId,
-        /// Whose word would make it certain.
-        unheard: Vec<NodeId>,
+        /// The nodes of which one report would be enough.
+        missing: Vec<NodeId>,
     },
-    /// A command of the failover protocol that was made for a state that is no more.
-    #[error("the state has moved on")]
-    MovedOn,
+    /// A command of the failover protocol for a state that has passed.
+    #[error("the command is outdated: the state of the cluster has changed")]
+    OutdatedCommand,
     /// The Raft member is stopping or has stopped.
     #[error("the Raft member of this node is not running: {0}")]
     Stopped(String),
-    /// A write where the primary's lease is not.
-    #[error("pgraft takes no writes here: this server does not hold the lease of the primary")]
+    /// A write without the primary's lease.
+    #[error("cannot write because this server does not hold the primary's lease")]
     NoWrites(Primary),
-    /// A read where the primary's lease is not.
+    /// A read without the primary's lease.
     #[error(
-        "pgraft answers no reads here: this server does not hold the lease of the primary, and what it knows may be out of date"
+        "cannot read because this server does not hold the primary's lease and its data may be out of date"
     )]
     NoReads(Primary),
     /// A commit that a failover could lose, under `pgraft.durability = strict`.
-    #[error(
-        "pgraft.durability is strict, and a commit with synchronous_commit = {0} does not wait for a standby's disk"
-    )]
-    TooWeak(String),
-    /// A setting that the group decides.
-    #[error("\"{0}\" is pgraft's to set")]
-    OurSetting(String),
-    /// `pg_promote()` by hand.
-    #[error("a standby is promoted by the decision of the group, and not by hand")]
-    PromotedByHand,
+    #[error("cannot commit with synchronous_commit = {0} while pgraft.durability is strict")]
+    NotDurable(String),
+    /// A setting that the members decide.
+    #[error("parameter \"{0}\" is managed by pgraft")]
+    ManagedSetting(String),
+    /// `pg_promote()`
+    #[error("cannot promote this server manually while pgraft.failover is on")]
+    ManualPromotion,
 }
 
-/// Where writes go, as far as this node knows.
+/// The server that takes writes, as far as this node knows.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Primary {
-    /// To nobody at the moment.
-    Nobody,
-    /// To this very server, once it has the lease.
+    /// There is none at the moment.
+    Unknown,
+    /// This server, when it has the lease.
     This,
-    /// To that one.
+    /// Another server.
     Other {
         /// Its id.
         node: NodeId,
-        /// Its Postgres server, when it has told.
+        /// The address of its Postgres server, if it has registered.
         at: Option<Address>,
     },
 }
@@ -237,9 +225,9 @@ pub enum Primary {
 impl Primary {
     fn hint(&self) -> String {
         match self {
-            Self::Nobody => "The members are choosing a primary; try again.".into(),
+            Self::Unknown => "A new primary is being chosen. Try again.".into(),
             Self::This => {
-                "This server is the primary, and waits for a majority of the members; try again."
+                "This server is the primary and is waiting for a majority of the members. Try again."
                     .into()
             }
             Self::Other { node, at: Some(at) } => format!("The primary is node {node} ({at})."),
@@ -248,114 +236,117 @@ impl Primary {
     }
 }
 
-/// `node 1 and node 3`.
-fn nodes(ids: &[NodeId]) -> String {
-    ids.iter().map(|id| format!("node {id}")).collect::<Vec<_>>().join(" and ")
+/// `node 1 or node 3`.
+fn any_of(ids: &[NodeId]) -> String {
+    ids.iter().map(|id| format!("node {id}")).collect::<Vec<_>>().join(" or ")
 }
 
 impl Refusal {
-    /// Stable, so that drivers and the operator can act on it. Class 55 and 22 are Postgres' own;
-    /// `PGR..` are ours.
-    pub const fn sqlstate(&self) -> &'static str {
+    /// The SQLSTATE. It never changes, so that drivers and the operator can act on it.
+    pub const fn sqlstate(&self) -> SqlState {
         match self {
-            Self::BadNodeId(_)
-            | Self::BadAddress { .. }
-            | Self::BadPort(_)
-            | Self::Unresolvable(_) => "22023",
+            Self::InvalidNodeId(_) | Self::InvalidAddress(_) | Self::Unresolvable(_) => {
+                SqlState::INVALID_PARAMETER_VALUE
+            }
             Self::AlreadyInitialized(_)
             | Self::NotInitialized
             | Self::FailoverIsOff
-            | Self::TooWeak(_)
-            | Self::PromotedByHand => "55000",
+            | Self::NotDurable(_)
+            | Self::ManualPromotion => SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE,
             Self::AddOnFollower { .. }
             | Self::RemoveOnFollower { .. }
             | Self::SetAddressOnFollower { .. }
-            | Self::ForceOnFollower { .. } => "PGR01",
-            Self::OtherAddress { .. } | Self::AddressTaken { .. } => "42710",
-            Self::IdRetired(_) | Self::OtherDirectory(_) => "PGR02",
-            Self::UnknownNode(_) => "42704",
-            Self::JoinUnderWay(_) | Self::RemovalUnderWay(_) => "PGR03",
+            | Self::ForceOnFollower { .. } => SqlState::NOT_LEADER,
+            Self::OtherAddress { .. } | Self::AddressTaken { .. } => SqlState::DUPLICATE_OBJECT,
+            Self::IdRetired(_) | Self::OtherDirectory(_) => SqlState::NODE_ID_RETIRED,
+            Self::UnknownNode(_) => SqlState::UNDEFINED_OBJECT,
+            Self::JoinInProgress(_) | Self::RemovalInProgress(_) => {
+                SqlState::MEMBERSHIP_CHANGE_IN_PROGRESS
+            }
             Self::IsPrimary(_)
             | Self::NoMajorityLeft { .. }
             | Self::NoMajorityWith { .. }
-            | Self::HasCome(_) => "55006",
+            | Self::AlreadyJoined(_) => SqlState::OBJECT_IN_USE,
             Self::PrimaryChanging
             | Self::HasNoVote(_)
             | Self::Unreachable(_)
             | Self::Lags { .. }
-            | Self::NothingToForce
-            | Self::LosesData { .. } => "PGR08",
-            Self::TooManyMembers(_) => "54000",
-            Self::NoQuorum { .. } => "PGR04",
-            Self::MovedOn => "PGR07",
-            Self::StillUnderWay { .. } => "PGR05",
-            Self::Stopped(_) => "PGR06",
-            // What drivers and poolers know as "not here, try the next server".
-            Self::NoWrites(_) => "25006",
-            // Postgres' own for a server that can't answer at the moment: poolers drop the
-            // connection.
-            Self::NoReads(_) => "57P03",
-            Self::OurSetting(_) => "55P02",
+            | Self::PrimaryExists
+            | Self::LosesData { .. } => SqlState::PRIMARY_CHANGE_REFUSED,
+            Self::TooManyMembers(_) => SqlState::PROGRAM_LIMIT_EXCEEDED,
+            Self::NoQuorum { .. } => SqlState::NO_QUORUM,
+            Self::OutdatedCommand => SqlState::OUTDATED_COMMAND,
+            Self::NotComplete { .. } => SqlState::CHANGE_NOT_COMPLETE,
+            Self::Stopped(_) => SqlState::MEMBER_NOT_RUNNING,
+            Self::NoWrites(_) => SqlState::READ_ONLY_SQL_TRANSACTION,
+            Self::NoReads(_) => SqlState::CANNOT_CONNECT_NOW,
+            Self::ManagedSetting(_) => SqlState::CANT_CHANGE_RUNTIME_PARAM,
         }
     }
 
-    /// The next step, in words.
+    /// What the caller can do, in full sentences.
     pub fn hint(&self) -> String {
         match self {
-            Self::BadNodeId(_) => "A new node gets a number that no node of this cluster has had.".into(),
-            Self::BadAddress { .. } => "Give a host name or an IP address that every member can reach.".into(),
-            Self::BadPort(_) => "The port is the node's pgraft.port, 7001 unless it was changed.".into(),
-            Self::Unresolvable(_) => "Every member must be able to resolve the name; check it on this host, or give an IP address.".into(),
-            Self::AlreadyInitialized(_) => "Other nodes join with pgraft_add_node() on the leader.".into(),
+            Self::InvalidNodeId(_) => "Use a number that no node of this cluster has had.".into(),
+            Self::InvalidAddress(InvalidAddress::Port(_)) => {
+                format!("Use the node's pgraft.port ({} by default).", defaults::RAFT_PORT)
+            }
+            Self::InvalidAddress(_) => {
+                "Use a host name or an IP address that every member can reach.".into()
+            }
+            Self::Unresolvable(_) => "Every member must be able to resolve the name. Check it on this host, or use an IP address.".into(),
+            Self::AlreadyInitialized(_) => "To add another node, call pgraft_add_node() on the leader.".into(),
             Self::NotInitialized => {
-                "Call pgraft_init() on the first node of a new cluster, or have the leader of an existing one call pgraft_add_node() for this node.".into()
+                "To create a cluster, call pgraft_init(). To join an existing cluster, call pgraft_add_node() for this node on its leader.".into()
             }
             Self::AddOnFollower { leader }
             | Self::RemoveOnFollower { leader }
             | Self::SetAddressOnFollower { leader }
             | Self::ForceOnFollower { leader } => match leader {
                 Some((id, address)) => format!("The leader is node {id} ({address})."),
-                None => "There is no leader at the moment; try again when pgraft_get_leader() returns one.".into(),
+                None => "There is no leader at the moment. Try again when pgraft_get_leader() returns one.".into(),
             },
             Self::OtherAddress { node, .. } => {
-                format!("Use a new node id. If node {node} itself has moved, call pgraft_set_address({node}, ...) instead.")
+                format!("Use a new node id. If node {node} has moved, call pgraft_set_address({node}, ...) instead.")
             }
-            Self::AddressTaken { node, .. } => format!("Remove node {node} first, or give the node's own address."),
-            Self::IdRetired(_) => "Use a new node id: a returning id could vote twice.".into(),
+            Self::AddressTaken { node, .. } => format!("Use another address, or remove node {node} first."),
+            Self::IdRetired(_) => "Use a new node id. A node that returned under its old id could vote twice.".into(),
             Self::OtherDirectory(id) => {
-                format!("A node that has lost its directory comes back under a new id: pgraft_remove_node({id}), then pgraft_add_node with a new one.")
+                format!("A node that has lost its directory needs a new id: call pgraft_remove_node({id}), then pgraft_add_node() with an unused id.")
             }
-            Self::UnknownNode(_) => "SELECT * FROM pgraft_get_nodes() lists the members.".into(),
-            Self::JoinUnderWay(id) => {
-                format!("One node joins at a time. Try again when pgraft_members shows node {id} as a voter, or take it out with pgraft_remove_node({id}).")
+            Self::UnknownNode(_) => "Call pgraft_get_nodes() to list the members.".into(),
+            Self::JoinInProgress(id) => {
+                format!("Only one node can join at a time. Wait until pgraft_members shows node {id} as a voter, or remove it with pgraft_remove_node({id}).")
             }
-            Self::RemovalUnderWay(id) => format!("Try again when node {id} is gone from pgraft_members."),
-            Self::IsPrimary(_) => "The primary leaves the cluster last.".into(),
-            Self::NoMajorityLeft { .. } => "Bring unreachable voters back first, or remove those; pgraft_members shows who is reachable.".into(),
-            Self::HasCome(id) => format!("pgraft_members shows node {id}."),
+            Self::RemovalInProgress(id) => format!("Wait until node {id} has disappeared from pgraft_members."),
+            Self::AlreadyJoined(id) => format!("To remove it, call pgraft_remove_node({id})."),
+            Self::IsPrimary(_) => "Make another node the primary first.".into(),
+            Self::NoMajorityLeft { .. } => "Restore or remove the unreachable voters first. pgraft_members shows which members are reachable.".into(),
             Self::NoMajorityWith { .. } => {
-                "Start the new node first, so that it answers; or bring unreachable voters back, or remove those. pgraft_members shows who is reachable.".into()
+                "Start the new node first, or restore or remove the unreachable voters. pgraft_members shows which members are reachable.".into()
             }
             Self::TooManyMembers(_) => "Remove members that are no longer needed.".into(),
             Self::NoQuorum { .. } => {
-                "The change may still be made when a majority is back: look at pgraft_get_nodes() before you try again. The same call again is safe.".into()
+                "The change may still be made when a majority is available. Check pgraft_get_nodes() before you try again. Repeating the call is safe.".into()
             }
-            Self::StillUnderWay { .. } => "pgraft_members shows how far it is. The same call again is safe.".into(),
-            Self::FailoverIsOff => "Set pgraft.failover = on on every node, and restart them.".into(),
-            Self::PrimaryChanging => "Try again in a moment; pgraft_failover() shows what is waited for.".into(),
-            Self::HasNoVote(_) => "pgraft_members shows who votes.".into(),
-            Self::Unreachable(id) => format!("pgraft_members on the leader shows when node {id} was last heard. Nothing has changed."),
-            Self::Lags { .. } => "Try again when it has caught up: pgraft_members shows lag_bytes. Nothing has changed.".into(),
-            Self::NothingToForce => "SELECT pgraft_switchover(node_id).".into(),
+            Self::NotComplete { .. } => {
+                "It continues in the background; pgraft_members shows the progress. Repeating the call is safe.".into()
+            }
+            Self::FailoverIsOff => "Set pgraft.failover = on on every node and restart the servers.".into(),
+            Self::PrimaryChanging => "Try again later. pgraft_failover() shows what the change is waiting for.".into(),
+            Self::HasNoVote(_) => "pgraft_members shows which members are voters.".into(),
+            Self::Unreachable(id) => format!("Nothing has changed. pgraft_members on the leader shows when node {id} last responded."),
+            Self::Lags { .. } => "Nothing has changed. Try again when the node has caught up; pgraft_members shows lag_bytes.".into(),
+            Self::PrimaryExists => "To make another node the primary, call pgraft_switchover().".into(),
             Self::LosesData { node, .. } => {
-                format!("Bring one of them back, and the primary is found without loss. If none ever will: SELECT pgraft_force_primary({node}, accept_data_loss => true).")
+                format!("If one of these nodes returns, a primary is chosen without data loss. If none can return, call pgraft_force_primary({node}, accept_data_loss => true).")
             }
-            Self::MovedOn => "Nothing is to be done: what it was for is done or is no longer wanted.".into(),
-            Self::Stopped(_) => "The server log says why; the worker is started again within a second.".into(),
+            Self::OutdatedCommand => "No action is needed; the request is already satisfied or obsolete.".into(),
+            Self::Stopped(_) => "The server log shows the reason. The worker is restarted within a second.".into(),
             Self::NoWrites(primary) | Self::NoReads(primary) => primary.hint(),
-            Self::TooWeak(_) => "SET synchronous_commit = on, or above.".into(),
-            Self::OurSetting(_) => "The members set it from what they have agreed on; pgraft.failover = off leaves it to you.".into(),
-            Self::PromotedByHand => "Where the primary is gone the members promote another by themselves.".into(),
+            Self::NotDurable(_) => "Set synchronous_commit to on or remote_apply.".into(),
+            Self::ManagedSetting(_) => "It can be changed only while pgraft.failover is off.".into(),
+            Self::ManualPromotion => "The members promote a standby when the primary is lost. For a planned change, call pgraft_switchover().".into(),
         }
     }
 }

@@ -5,8 +5,9 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use crate::failover::{LastFailover, PrimaryTerm, TermEndReason};
-use crate::{Address, ClusterId, Command, InstanceId, MAX_MEMBERS, MAX_VOTERS, NodeId, Refusal};
+use crate::primary_term::{LastFailover, PrimaryTerm, TermEndReason};
+use crate::quorum::{MAX_MEMBERS, MAX_VOTERS};
+use crate::{Address, ClusterId, Command, InstanceId, NodeId, Refusal};
 
 /// What all members agree on.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -155,7 +156,7 @@ impl ClusterState {
             }
             _ => return Ok(Outcome::AlreadySo),
         }
-        .map_err(|_| Refusal::MovedOn)?;
+        .map_err(|_| Refusal::OutdatedCommand)?;
         match command {
             Command::Recruit { epoch, reason, at_ms } => {
                 let begun = LastFailover {
@@ -214,7 +215,7 @@ impl ClusterState {
     /// and does not yet.
     pub fn change_under_way(&self) -> Option<Refusal> {
         if let Some((id, _)) = self.members.iter().find(|(_, m)| m.role == Role::Leaving) {
-            return Some(Refusal::RemovalUnderWay(*id));
+            return Some(Refusal::RemovalInProgress(*id));
         }
         if self.voters() >= MAX_VOTERS {
             return None; // who joins now stays a learner
@@ -222,7 +223,7 @@ impl ClusterState {
         self.members
             .iter()
             .find(|(_, m)| m.role == Role::Learner)
-            .map(|(id, _)| Refusal::JoinUnderWay(*id))
+            .map(|(id, _)| Refusal::JoinInProgress(*id))
     }
 
     /// How many members vote or are on their way out of voting.
@@ -261,7 +262,7 @@ impl ClusterState {
             return Err(Refusal::IdRetired(node));
         }
         match self.members.get(&node) {
-            Some(m) if m.role == Role::Leaving => return Err(Refusal::RemovalUnderWay(node)),
+            Some(m) if m.role == Role::Leaving => return Err(Refusal::RemovalInProgress(node)),
             Some(m) if m.address == *address => return Ok(Outcome::AlreadySo),
             Some(m) => return Err(Refusal::OtherAddress { node, at: m.address.clone() }),
             None => {}
@@ -297,7 +298,7 @@ impl ClusterState {
         match (member.role, change) {
             (Role::Leaving, _) => Ok(Outcome::AlreadySo),
             // A newcomer that never arrives must not bar its own way out.
-            (_, Some(Refusal::JoinUnderWay(joining))) if joining == node => {
+            (_, Some(Refusal::JoinInProgress(joining))) if joining == node => {
                 member.role = Role::Leaving;
                 Ok(Outcome::Changed)
             }
@@ -323,7 +324,7 @@ impl ClusterState {
                 member.role = Role::Leaving;
                 Ok(Outcome::Changed)
             }
-            Role::Learner | Role::Voter => Err(Refusal::HasCome(node)),
+            Role::Learner | Role::Voter => Err(Refusal::AlreadyJoined(node)),
         }
     }
 
@@ -342,7 +343,7 @@ impl ClusterState {
             return Err(Refusal::UnknownNode(node));
         };
         match member.role {
-            Role::Leaving => Err(Refusal::RemovalUnderWay(node)),
+            Role::Leaving => Err(Refusal::RemovalInProgress(node)),
             Role::Learner | Role::Voter if member.address == *address => Ok(Outcome::AlreadySo),
             Role::Learner | Role::Voter => {
                 member.address = address.clone();

@@ -4,7 +4,9 @@
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-use crate::failover::{LastFailover, Phase};
+pub use crate::wal::{WalPosition, WalProgress};
+
+use crate::primary_term::{LastFailover, Phase};
 use crate::{Address, ClusterId, NodeId, Role};
 
 /// What a node is doing in Raft.
@@ -122,38 +124,4 @@ pub struct MemberStatus {
     pub wal: Option<WalPosition>,
     /// Leader only: bytes of WAL that the primary has and it has not replayed.
     pub lag_bytes: Option<u64>,
-}
-
-/// The end of a server's WAL: what it has flushed as a primary, or received and flushed as a
-/// standby.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct WalPosition {
-    /// Timeline of the last record. First, because it orders before the LSN.
-    pub timeline: u32,
-    /// Log sequence number in bytes.
-    pub lsn: u64,
-}
-
-/// How far a server is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct WalProgress {
-    /// The end of its WAL.
-    pub end: WalPosition,
-    /// As a standby: the end of what it has replayed.
-    pub replayed: Option<u64>,
-}
-
-impl WalProgress {
-    /// How many bytes of WAL that end there it has not, or has not replayed.
-    pub fn lacks(&self, end: u64) -> u64 {
-        end.saturating_sub(
-            self.replayed.map_or(self.end.lsn, |replayed| replayed.min(self.end.lsn)),
-        )
-    }
-}
-
-impl From<WalPosition> for WalProgress {
-    fn from(end: WalPosition) -> Self {
-        Self { end, replayed: None }
-    }
 }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use openraft::{EntryPayload, StoredMembership};
+use pgraft_core::address::InvalidAddress;
 use pgraft_core::state::RaftMembership;
 use pgraft_core::{Address, Command, NodeId, Outcome, Refusal};
 use serde::{Deserialize, Serialize};
@@ -76,7 +77,7 @@ impl From<&Address> for Endpoint {
 
 impl Endpoint {
     /// The same as an address; a membership entry from elsewhere may hold one that is none.
-    pub fn address(&self) -> Result<Address, Refusal> {
+    pub fn address(&self) -> Result<Address, InvalidAddress> {
         Address::new(&self.host, i64::from(self.port))
     }
 }

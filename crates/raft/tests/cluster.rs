@@ -81,7 +81,7 @@ async fn one_change_at_a_time_and_a_newcomer_that_never_comes_can_be_taken_out()
     let (sqlstate, message, _) = refusal(c.add(0, four).await);
     assert_eq!(
         (sqlstate.as_str(), message.as_str()),
-        ("PGR03", "a membership change is under way: node 3 is joining")
+        ("PGR03", "a membership change is in progress: node 3 is joining")
     );
     assert_eq!(c.status(0).await.members[2].role, Role::Learner);
     assert_eq!(c.ask(0, Request::RemoveNode { node_id: 3 }).await, Response::Done { notice: None });
@@ -128,7 +128,7 @@ async fn members_survive_a_restart_and_the_death_of_their_leader() {
         (sqlstate.as_str(), hint.as_str()),
         (
             "PGR01",
-            "There is no leader at the moment; try again when pgraft_get_leader() returns one."
+            "There is no leader at the moment. Try again when pgraft_get_leader() returns one."
         )
     );
     for n in [0, 2, 3] {
@@ -144,7 +144,7 @@ async fn removing_members_down_to_the_bootstrap_node() {
     let mut c = TestCluster::steady(3).await;
     assert_eq!(
         refusal(c.ask(0, Request::RemoveNode { node_id: 1 }).await).1,
-        "node 1 is the primary and can't be removed"
+        "node 1 is the primary and cannot be removed"
     );
     assert_eq!(refusal(c.ask(0, Request::RemoveNode { node_id: 7 }).await).0, "42704");
     assert_eq!(refusal(c.ask(1, Request::RemoveNode { node_id: 3 }).await).0, "PGR01");
@@ -153,7 +153,7 @@ async fn removing_members_down_to_the_bootstrap_node() {
     let (sqlstate, message, _) = refusal(c.ask(0, Request::RemoveNode { node_id: 2 }).await);
     assert_eq!(
         (sqlstate.as_str(), message.as_str()),
-        ("55006", "removing node 2 would leave 1 reachable of 2 voters, and 2 are needed")
+        ("55006", "removing node 2 would leave only 1 of 2 voters reachable, but 2 are required")
     );
     // The dead one may go.
     assert_eq!(c.ask(0, Request::RemoveNode { node_id: 3 }).await, Response::Done { notice: None });

@@ -77,7 +77,7 @@ async fn with_a_voter_away_a_newcomer_must_be_there_first() {
     let (sqlstate, message, hint) = refusal(answer);
     assert_eq!(
         (sqlstate.as_str(), message.as_str()),
-        ("55006", "adding node 4 would make 2 reachable of 4 voters, and 3 are needed")
+        ("55006", "adding node 4 would leave only 2 of 4 voters reachable, but 3 are required")
     );
     assert!(hint.starts_with("Start the new node first"), "{hint}");
     let left_in_the_log =
@@ -98,11 +98,11 @@ async fn addresses_that_can_not_be_set() {
     let [one, two] = [0, 1].map(|n| c.members[n].settings.advertise.port());
     for (request, sqlstate, message) in [
         (set(9, 7001), "42704", "node 9 is not a member of this cluster".to_owned()),
-        (set(2, one), "42710", format!("address 127.0.0.1:{one} already belongs to node 1")),
+        (set(2, one), "42710", format!("address 127.0.0.1:{one} is already used by node 1")),
         (
             set(0, 7001),
             "22023",
-            "invalid node_id 0: it must be between 1 and 2147483647".to_owned(),
+            "invalid node id 0: it must be between 1 and 2147483647".to_owned(),
         ),
         (set(2, 0), "22023", "invalid port 0: it must be between 1 and 65535".to_owned()),
     ] {

@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-use pgraft_core::NodeId;
 use pgraft_core::control::{Request, Response};
+use pgraft_core::{NodeId, SqlState};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 
@@ -169,11 +169,20 @@ impl SimClient {
                 self.wish = None;
             }
             (wish, Some(Response::Refused { sqlstate, message, .. })) => {
-                let certain = !matches!(sqlstate.as_str(), "PGR04" | "PGR05" | "PGR06");
-                let for_good = !matches!(
-                    sqlstate.as_str(),
-                    "PGR01" | "PGR03" | "PGR04" | "PGR05" | "PGR06" | "55006" | "55000"
+                let certain = !matches!(
+                    sqlstate,
+                    SqlState::NO_QUORUM
+                        | SqlState::CHANGE_NOT_COMPLETE
+                        | SqlState::MEMBER_NOT_RUNNING
                 );
+                let for_good = certain
+                    && !matches!(
+                        sqlstate,
+                        SqlState::NOT_LEADER
+                            | SqlState::MEMBERSHIP_CHANGE_IN_PROGRESS
+                            | SqlState::OBJECT_IN_USE
+                            | SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE
+                    );
                 if let ClientWish::Add(number) = wish {
                     world.see(&Observation::AddRefused { node: node(number), certain });
                 }

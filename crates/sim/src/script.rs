@@ -23,7 +23,7 @@
 use std::time::Duration;
 
 use pgraft_core::control::{Request, Response};
-use pgraft_core::{NodeState, Role};
+use pgraft_core::{NodeState, Role, SqlState};
 use pgraft_raft::sim::Rules;
 
 use crate::invariants::Observation;
@@ -142,11 +142,11 @@ fn adding(world: &mut World, newcomer: u32, rest: &[&str]) -> Result<(), String>
             Ok(())
         }
         ["on", whom, "refused", wanted] => match world.call(number(whom)?, &request, TIMEOUT) {
-            Some(Response::Refused { sqlstate, message, .. }) if sqlstate == *wanted => {
+            Some(Response::Refused { sqlstate, message, .. }) if sqlstate.as_str() == *wanted => {
                 world.tell(format!("refused: {message}"));
                 world.see(&Observation::AddRefused {
                     node: node(newcomer),
-                    certain: sqlstate != "PGR04",
+                    certain: sqlstate != SqlState::NO_QUORUM,
                 });
                 Ok(())
             }

@@ -43,9 +43,13 @@ pub async fn run(cluster: KindCluster) -> Result<Vec<ReportedFigure>, E2eFailure
         (
             "select pgraft_add_node(0, '198.18.127.1', 7001)",
             "22023",
-            "invalid node_id 0: it must be between 1 and 2147483647",
+            "invalid node id 0: it must be between 1 and 2147483647",
         ),
-        ("select pgraft_add_node(4, '', 7001)", "22023", "invalid address \"\": it is empty"),
+        (
+            "select pgraft_add_node(4, '', 7001)",
+            "22023",
+            "invalid address \"\": it must not be empty",
+        ),
         (
             "select pgraft_add_node(4, 'no.such.name.invalid', 7001)",
             "22023",
@@ -59,10 +63,10 @@ pub async fn run(cluster: KindCluster) -> Result<Vec<ReportedFigure>, E2eFailure
         (
             "select pgraft_add_node(2, '198.18.127.1', 7001)",
             "42710",
-            "node 2 is already a member, at ",
+            "node 2 is already a member with address ",
         ),
         ("select pgraft_remove_node(9)", "42704", "node 9 is not a member of this cluster"),
-        ("select pgraft_remove_node(1)", "55006", "node 1 is the primary and can't be removed"),
+        ("select pgraft_remove_node(1)", "55006", "node 1 is the primary and cannot be removed"),
         ("select pgraft_init()", "55000", "this node is already a member of cluster "),
     ];
     for (statement, code, words) in cases {

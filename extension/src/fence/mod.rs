@@ -39,7 +39,7 @@ pub fn check(act: Act) -> Option<Refusal> {
         FenceVerdict::Go => None,
         FenceVerdict::NoWrites => Some(Refusal::NoWrites(primary())),
         FenceVerdict::NoReads => Some(Refusal::NoReads(primary())),
-        FenceVerdict::TooWeak => Some(Refusal::TooWeak(synchronous_commit().into())),
+        FenceVerdict::TooWeak => Some(Refusal::NotDurable(synchronous_commit().into())),
     }
 }
 
@@ -50,9 +50,9 @@ fn bootstrapping() -> bool {
 
 /// Where writes go, as far as the worker knows.
 fn primary() -> Primary {
-    let Published::Status(status) = shmem::read() else { return Primary::Nobody };
+    let Published::Status(status) = shmem::read() else { return Primary::Unknown };
     match status.primary.filter(|_| shmem::is_fresh()) {
-        None => Primary::Nobody,
+        None => Primary::Unknown,
         Some(id) if id == status.node_id => Primary::This,
         Some(node) => {
             let at =

@@ -4,6 +4,7 @@
 
 use std::ffi::{CStr, c_char, c_int};
 
+use pgraft_core::SqlState;
 use pgrx::PgMemoryContexts;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::{PgLogLevel, PgSqlErrorCode};
@@ -29,7 +30,7 @@ pub struct Raised {
 
 impl Raised {
     /// Copies the texts into the current memory context.
-    pub fn new(sqlstate: &str, message: &str, hint: &str) -> Self {
+    pub fn new(sqlstate: SqlState, message: &str, hint: &str) -> Self {
         let context = PgMemoryContexts::CurrentMemoryContext;
         // SAFETY: the current context is always there; it lives at least until the error is
         // handled.
@@ -57,10 +58,10 @@ impl Raised {
 }
 
 /// Postgres' `MAKE_SQLSTATE`: six bits a character.
-fn encode(sqlstate: &str) -> c_int {
+fn encode(sqlstate: SqlState) -> c_int {
     sqlstate
+        .as_str()
         .bytes()
-        .take(5)
         .enumerate()
         .map(|(n, byte)| c_int::from(byte.wrapping_sub(b'0') & 0x3F) << (6 * n))
         .sum()

@@ -134,7 +134,7 @@ fn ask(request: &Request) -> Option<Raised> {
             None
         }
         Ok(Response::Refused { sqlstate, message, hint }) => {
-            Some(Raised::new(&sqlstate, &message, &hint))
+            Some(Raised::new(sqlstate, &message, &hint))
         }
         Ok(other) => Some(stopped(&format!("it answered {other:?}"))),
         Err(why) => Some(stopped(&why)),

@@ -233,7 +233,7 @@ unsafe fn utility(node: *mut pg_sys::Node, ends_prepared: *mut bool) -> Option<R
     session::statement_begins();
     // SAFETY: the caller's statement.
     match unsafe { statement::setting(node) } {
-        Some((name, true)) if is_ours(&name) => return Some(Refusal::OurSetting(name)),
+        Some((name, true)) if is_ours(&name) => return Some(Refusal::ManagedSetting(name)),
         Some((name, false))
             if matches!(
                 name.as_str(),
@@ -277,7 +277,7 @@ unsafe extern "C-unwind" fn object_access(
 /// way out.
 fn function(oid: pg_sys::Oid) -> Option<Refusal> {
     if oid.to_u32() == PG_PROMOTE && pg::server::is_standby() {
-        return Some(Refusal::PromotedByHand);
+        return Some(Refusal::ManualPromotion);
     }
     let (is_volatile, name) = statement::function(oid);
     fence::check(act_of_function(&name, is_volatile, oid.to_u32() < pg_sys::FirstNormalObjectId))

@@ -34,6 +34,7 @@ use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use pgraft_core::SqlState;
 use pgrx::pg_sys;
 use pgrx::pg_sys::panic::pgrx_extern_c_guard;
 
@@ -528,7 +529,9 @@ unsafe fn end_if_cut() {
 /// Jumps to Postgres' error handler: no frame between it and here may own anything.
 unsafe fn end(why: &'static str) -> ! {
     // SAFETY: the closure owns nothing that a jump would lose.
-    let raised = unsafe { pgrx_extern_c_guard(|| Raised::new("55000", why, "")) };
+    let raised = unsafe {
+        pgrx_extern_c_guard(|| Raised::new(SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE, why, ""))
+    };
     // SAFETY: `Raised` is plain data, and nothing else is alive here.
     unsafe { raised.raise() }
 }

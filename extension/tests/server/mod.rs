@@ -436,7 +436,7 @@ pub async fn asked<S: Borrow<TestServer>>(
 /// cluster, or has just lost its worker.
 fn is_no_leader(error: &DbError) -> bool {
     ["PGR01", "PGR04", "PGR06", "57P01", "57P02", "57P03"].contains(&error.code().code())
-        || error.message() == "this node is in no pgraft cluster yet"
+        || error.message() == "this node is not a member of a pgraft cluster"
 }
 
 /// The same for a change that must go through. Who has made it.

@@ -317,16 +317,17 @@ fn is_refusal(sqlstate: &str) -> bool {
 mod tests {
     use super::is_refusal;
     use pgraft_core::Refusal;
+    use pgraft_core::id::InvalidNodeId;
 
     #[test]
     fn every_refusal_is_one_and_a_shutdown_is_none() {
         for refusal in [
             Refusal::NotInitialized,
-            Refusal::BadPort(0),
+            Refusal::from(InvalidNodeId(0)),
             Refusal::NoQuorum { seconds: 1 },
             Refusal::TooManyMembers(64),
         ] {
-            assert!(is_refusal(refusal.sqlstate()), "{refusal}");
+            assert!(is_refusal(refusal.sqlstate().as_str()), "{refusal}");
         }
         assert!(!is_refusal("57014") && !is_refusal("57P01") && !is_refusal("08006"));
     }

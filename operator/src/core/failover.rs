@@ -117,15 +117,15 @@ mod tests {
         let refused = |words: &str| SwitchoverRequest::Refused(words.to_owned());
         assert_eq!(
             with(&|s| s.group.as_mut().unwrap().failover = None),
-            refused("pgraft.failover is off: the primary does not change")
+            refused("cannot change the primary while pgraft.failover is off")
         );
         assert_eq!(
             with(&|s| member(s, &|m| m.reachable = Some(false))),
-            refused("node 3 does not answer, or not in time")
+            refused("node 3 did not respond in time")
         );
         assert_eq!(
             with(&|s| member(s, &|m| m.role = Role::Learner)),
-            refused("node 3 has no vote, and only a voter can be the primary")
+            refused("node 3 is not a voter and cannot be the primary")
         );
         let lags = refused("node 3 is more than 16 MiB of WAL behind the primary");
         assert_eq!(with(&|s| member(s, &|m| m.lag_bytes = Some(MAX_LAG + 1))), lags);

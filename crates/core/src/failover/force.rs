@@ -3,8 +3,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::primary_term::{Phase, PrimaryTerm};
 use super::report::{Report, enough};
+use crate::primary_term::{Phase, PrimaryTerm};
 use crate::{NodeId, Outcome, Refusal};
 
 /// Whether to do it, by what the leader knows. Only where nothing else helps: while a successor is
@@ -26,7 +26,7 @@ pub fn may_force(
         return if primary_term.primary == target {
             Ok(Outcome::AlreadySo)
         } else {
-            Err(Refusal::NothingToForce)
+            Err(Refusal::PrimaryExists)
         };
     }
     let Err(missing) = enough(primary_term, reports) else { return Err(Refusal::PrimaryChanging) };
@@ -40,7 +40,7 @@ pub fn may_force(
     if accept_data_loss {
         Ok(Outcome::Changed)
     } else {
-        Err(Refusal::LosesData { node: target, unheard: missing.any_of.into_iter().collect() })
+        Err(Refusal::LosesData { node: target, missing: missing.any_of.into_iter().collect() })
     }
 }
 
@@ -48,7 +48,7 @@ pub fn may_force(
 mod tests {
     use super::super::report::Holds;
     use super::*;
-    use crate::status::WalPosition;
+    use crate::wal::WalPosition;
 
     fn id(n: u8) -> NodeId {
         NodeId::new(i64::from(n)).unwrap()
@@ -73,7 +73,7 @@ mod tests {
 
         assert_eq!(
             may(&primary_term, &none, 2, true),
-            Err(Refusal::NothingToForce),
+            Err(Refusal::PrimaryExists),
             "there is a primary"
         );
         assert_eq!(may(&primary_term, &none, 1, true), Ok(Outcome::AlreadySo));
@@ -92,7 +92,7 @@ mod tests {
         );
         assert_eq!(
             may(&primary_term, &one, 2, false),
-            Err(Refusal::LosesData { node: id(2), unheard: [1, 3].map(id).into() })
+            Err(Refusal::LosesData { node: id(2), missing: [1, 3].map(id).into() })
         );
         assert_eq!(may(&primary_term, &one, 2, true), Ok(Outcome::Changed));
     }

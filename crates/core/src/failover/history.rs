@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::status::WalPosition;
+use crate::wal::WalPosition;
 
 /// The timelines that a primary's WAL came through.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]

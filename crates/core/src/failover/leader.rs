@@ -3,10 +3,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::primary_term::{Phase, PrimaryTerm};
 use super::report::{Missing, Report, Tie, choose, enough};
 use crate::NodeId;
-use crate::membership::majority;
+use crate::primary_term::{Phase, PrimaryTerm};
+use crate::quorum::majority;
 
 /// What the leader knows.
 #[derive(Debug, Clone, Copy)]
@@ -93,7 +93,7 @@ pub fn next_step(facts: &LeaderFacts<'_>) -> LeaderStep {
 mod tests {
     use super::super::report::Holds;
     use super::*;
-    use crate::status::WalPosition;
+    use crate::wal::WalPosition;
 
     fn id(n: u8) -> NodeId {
         NodeId::new(i64::from(n)).unwrap()

@@ -9,9 +9,9 @@
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::primary_term::{Phase, PrimaryTerm};
 use crate::NodeId;
-use crate::membership::majority;
+use crate::primary_term::{Phase, PrimaryTerm};
+use crate::quorum::majority;
 
 /// What clocks may differ in their pace, both ways together: one part in twenty. Crystals are a
 /// thousand times better; virtual machines that catch up after a pause are not.

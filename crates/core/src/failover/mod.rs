@@ -26,12 +26,10 @@ pub mod leader;
 pub mod lease;
 pub mod node;
 pub mod primary;
-pub mod primary_term;
 pub mod report;
 pub mod switchover;
-pub mod sync;
 
+pub use crate::primary_term::{LastFailover, Phase, PrimaryTerm, TermEndReason};
+pub use crate::sync_config::SyncConfig;
 pub use history::History;
-pub use primary_term::{LastFailover, Phase, PrimaryTerm, TermEndReason};
 pub use report::{Holds, Report};
-pub use sync::SyncConfig;

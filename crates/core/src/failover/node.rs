@@ -6,10 +6,10 @@
 //!  somebody else    follow; rewind first where the histories have diverged
 //! ```
 
-use super::primary_term::{Phase, PrimaryTerm};
 use super::report::{Holds, Report};
 use crate::NodeId;
-use crate::status::WalPosition;
+use crate::primary_term::{Phase, PrimaryTerm};
+use crate::wal::WalPosition;
 
 /// Where a standby's WAL comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

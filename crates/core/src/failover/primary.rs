@@ -6,8 +6,8 @@
 
 use std::collections::BTreeSet;
 
-use super::primary_term::PrimaryTerm;
 use crate::NodeId;
+use crate::primary_term::PrimaryTerm;
 
 /// `synchronous_standby_names` of this run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

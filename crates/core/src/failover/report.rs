@@ -3,10 +3,10 @@
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::primary_term::PrimaryTerm;
-use super::sync::SyncConfig;
 use crate::NodeId;
-use crate::status::WalPosition;
+use crate::primary_term::PrimaryTerm;
+use crate::sync_config::SyncConfig;
+use crate::wal::WalPosition;
 
 /// A recruit's word. It takes no WAL in this epoch, until there is a primary.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]

@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::primary_term::{Phase, PrimaryTerm};
-use crate::membership::majority;
-use crate::status::WalPosition;
+use crate::primary_term::{Phase, PrimaryTerm};
+use crate::quorum::majority;
+use crate::wal::WalPosition;
 use crate::{MemberStatus, NodeId, Outcome, Refusal};
 
 /// More WAL than this takes a standby too long to read, in bytes: one segment. Commits would wait

@@ -157,7 +157,7 @@ fn the_seeds_session() {
     state.apply(&Command::Join { node: id(2), address: at(2) }).unwrap();
     assert_eq!(
         state.apply(&Command::Join { node: id(3), address: at(3) }),
-        Err(Refusal::JoinUnderWay(id(2)))
+        Err(Refusal::JoinInProgress(id(2)))
     );
     let m = settled(&state);
     state.apply_membership(&m);
@@ -170,7 +170,7 @@ fn the_seeds_session() {
     assert_eq!(state.apply(&Command::Remove { node: id(1) }), Err(Refusal::IsPrimary(id(1))));
     assert_eq!(
         state.apply(&Command::JoinExpired { node: id(2) }),
-        Err(Refusal::HasCome(id(2))),
+        Err(Refusal::AlreadyJoined(id(2))),
         "it votes"
     );
     state.apply(&Command::Remove { node: id(2) }).unwrap();

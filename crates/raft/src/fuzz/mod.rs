@@ -273,7 +273,7 @@ fn frame_examples() -> Vec<Vec<u8>> {
     let meta = crate::types::SnapshotMeta { last_log_id: Some(log_id(9)), ..Default::default() };
     let data = serde_json::to_vec(&group()).expect("it can be written");
     let told = commands(one()).remove(1);
-    let refused = Refusal::JoinUnderWay(two());
+    let refused = Refusal::JoinInProgress(two());
     vec![
         framed(&[Rpc::Append(AppendEntriesRequest {
             vote,

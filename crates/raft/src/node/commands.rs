@@ -145,13 +145,13 @@ impl NodeShared {
 
     async fn add_node(&self, node: i64, host: &str, port: i64) -> Result<Option<String>, Failed> {
         let deadline = Instant::now() + DEADLINE;
-        let node = NodeId::new(node)?;
-        let address = Address::new(host, port)?;
+        let node = NodeId::new(node).map_err(Refusal::from)?;
+        let address = Address::new(host, port).map_err(Refusal::from)?;
         let applied = self.read(deadline).await?;
         let command = Command::Join { node, address: address.clone() };
         // Asked of the present state first, so that a "no" leaves no entry in the log.
         if machine::apply(&mut applied.cluster.clone(), &command)? == Outcome::AlreadySo {
-            return Ok(Some(format!("node {node} is already a member, at {address}")));
+            return Ok(Some(format!("node {node} is already a member with address {address}")));
         }
         self.resolves(&address).await?;
         if may_join(&self.status.borrow().members, node, false).is_err() {
@@ -163,14 +163,14 @@ impl NodeShared {
         match self.write(command, deadline).await? {
             Outcome::Changed => Ok(None),
             Outcome::AlreadySo => {
-                Ok(Some(format!("node {node} is already a member, at {address}")))
+                Ok(Some(format!("node {node} is already a member with address {address}")))
             }
         }
     }
 
     async fn remove_node(&self, node: i64) -> Result<Option<String>, Failed> {
         let deadline = Instant::now() + DEADLINE;
-        let node = NodeId::new(node)?;
+        let node = NodeId::new(node).map_err(Refusal::from)?;
         let applied = self.read(deadline).await?;
         let command = Command::Remove { node };
         let outcome = machine::apply(&mut applied.cluster.clone(), &command)?;
@@ -192,8 +192,8 @@ impl NodeShared {
         port: i64,
     ) -> Result<Option<String>, Failed> {
         let deadline = Instant::now() + DEADLINE;
-        let node = NodeId::new(node)?;
-        let address = Address::new(host, port)?;
+        let node = NodeId::new(node).map_err(Refusal::from)?;
+        let address = Address::new(host, port).map_err(Refusal::from)?;
         let applied = self.read(deadline).await?;
         let command = Command::SetAddress { node, address: address.clone() };
         let outcome = match applied.cluster.clone().apply(&command)? {
@@ -214,7 +214,7 @@ impl NodeShared {
         accept_data_loss: bool,
     ) -> Result<Option<String>, Failed> {
         let deadline = Instant::now() + DEADLINE;
-        let node = NodeId::new(node)?;
+        let node = NodeId::new(node).map_err(Refusal::from)?;
         let failover = self.failover.as_ref().ok_or(Refusal::FailoverIsOff)?;
         let applied = self.read(deadline).await?;
         let primary_term = applied.cluster.primary_term.as_ref().ok_or(Refusal::NotInitialized)?;
@@ -282,7 +282,7 @@ impl NodeShared {
             {
                 Ok(Err(_)) => return Err(Refusal::Stopped("it is shutting down".into()).into()),
                 Err(_) if Instant::now() >= deadline => {
-                    return Err(Refusal::StillUnderWay { seconds: DEADLINE.as_secs() }.into());
+                    return Err(Refusal::NotComplete { seconds: DEADLINE.as_secs() }.into());
                 }
                 Ok(Ok(())) | Err(_) => {}
             }
@@ -383,7 +383,7 @@ impl NodeShared {
         match timeout_at(deadline, seen).await {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(_)) => Err(Refusal::Stopped("it is shutting down".into()).into()),
-            Err(_) => Err(Refusal::StillUnderWay { seconds: DEADLINE.as_secs() }.into()),
+            Err(_) => Err(Refusal::NotComplete { seconds: DEADLINE.as_secs() }.into()),
         }
     }
 

@@ -63,7 +63,7 @@ impl Rules {
             state.retired.remove(node);
         }
         match state.apply(command) {
-            Err(Refusal::JoinUnderWay(_) | Refusal::RemovalUnderWay(_))
+            Err(Refusal::JoinInProgress(_) | Refusal::RemovalInProgress(_))
                 if !self.one_change && !state.members.contains_key(node) =>
             {
                 let newcomer = Member { address: address.clone(), role: Role::Learner, info: None };

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use pgraft_core::control::{LogRow, Request, Response};
 use pgraft_core::status::WalPosition;
-use pgraft_core::{Address, NodeId, NodeStatus};
+use pgraft_core::{Address, NodeId, NodeStatus, Refusal, SqlState};
 use pgraft_raft::{Hooks, Network, Node, Protection, RaftSettings, StartError, control_call};
 use tempfile::TempDir;
 
@@ -328,8 +328,8 @@ impl TestCluster {
 /// newcomer.
 fn is_no_leader(answer: &Response) -> bool {
     let Response::Refused { sqlstate, message, .. } = answer else { return false };
-    ["PGR01", "PGR04"].contains(&sqlstate.as_str())
-        || message == "this node is in no pgraft cluster yet"
+    [SqlState::NOT_LEADER, SqlState::NO_QUORUM].contains(sqlstate)
+        || *message == Refusal::NotInitialized.to_string()
 }
 
 pub fn join(node_id: i64, port: u16) -> Request {
@@ -338,7 +338,7 @@ pub fn join(node_id: i64, port: u16) -> Request {
 
 pub fn refusal(response: Response) -> (String, String, String) {
     match response {
-        Response::Refused { sqlstate, message, hint } => (sqlstate, message, hint),
+        Response::Refused { sqlstate, message, hint } => (sqlstate.to_string(), message, hint),
         other => panic!("{other:?}"),
     }
 }

@@ -71,7 +71,7 @@ async fn a_switchover_is_one_call_and_told_once() {
 #[tokio::test]
 async fn a_switchover_that_is_refused_is_shown_and_not_asked_for_again_and_again() {
     let world = ControllerWorld::with_failover(3).await;
-    world.group.refuse("PGR08", "node 3 does not answer, or not in time");
+    world.group.refuse("PGR08", "node 3 did not respond in time");
     world.ask_for(&json!({"target": "demo-3"}));
     world.pass().await.unwrap();
     // However slow this machine is: it is not asked again soon.
@@ -80,7 +80,7 @@ async fn a_switchover_that_is_refused_is_shown_and_not_asked_for_again_and_again
         .memories
         .of("uid-of-demo", |memory| memory.switchover_attempt.as_mut().unwrap().refusals = 20);
     insta::assert_snapshot!("switchover_refused", world.settle().await);
-    let words = "demo-3 is not the primary: node 3 does not answer, or not in time";
+    let words = "demo-3 is not the primary: node 3 did not respond in time";
     assert_eq!(world.switchover_done(), ("False".into(), words.into()));
     assert_eq!(world.phase(), "Ready", "the cluster is as well as it was");
     assert_eq!(world.settle().await, "");

@@ -169,7 +169,7 @@ impl NodeShared {
         });
         let now = match timeout_at(deadline, done).await {
             Ok(Ok(now)) => now.cluster.primary(),
-            _ => return Err(Refusal::StillUnderWay { seconds: DEADLINE.as_secs() }),
+            _ => return Err(Refusal::NotComplete { seconds: DEADLINE.as_secs() }),
         };
         Ok(now
             .filter(|id| *id != target)

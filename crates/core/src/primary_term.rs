@@ -5,8 +5,8 @@
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 
-use super::sync::SyncConfig;
 use crate::NodeId;
+use crate::sync_config::SyncConfig;
 
 /// Configs of one primary term that may be in force at a time: a change, and a change of mind.
 const MAX_CONFIGS: usize = 3;

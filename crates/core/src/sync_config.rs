@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 
 use crate::NodeId;
-use crate::membership::majority;
+use crate::quorum::majority;
 
 /// `synchronous_standby_names` as the group knows it: every commit of `primary` waits for
 /// `required` of `standbys`.
