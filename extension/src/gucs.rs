@@ -1,11 +1,11 @@
-//! The settings. Those of the member are read once, when the server starts.
+//! The settings (GUCs). Those of the member are read once, when the worker starts.
 
 use std::ffi::CString;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use pgraft_core::{Address, NodeId, Refusal};
+use pgraft_core::{Address, NodeId, Refusal, defaults};
 use pgraft_raft::{PROMISES_FILE, Protection, RaftSettings, RaftSettingsError, SNAPSHOT_EVERY};
 use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting};
 
@@ -14,25 +14,26 @@ use durability::Durability;
 static NODE_ID: GucSetting<i32> = GucSetting::<i32>::new(0);
 static LISTEN_ADDRESS: GucSetting<Option<CString>> =
     GucSetting::<Option<CString>>::new(Some(c"localhost"));
-static PORT: GucSetting<i32> = GucSetting::<i32>::new(7001);
+static PORT: GucSetting<i32> = GucSetting::<i32>::new(defaults::RAFT_PORT as i32);
 static ADVERTISE_ADDRESS: GucSetting<Option<CString>> =
     GucSetting::<Option<CString>>::new(Some(c""));
 static DATA_DIR: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
-static HEARTBEAT_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(200);
-static ELECTION_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(1000);
-static JOIN_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(600_000);
+static HEARTBEAT_INTERVAL: GucSetting<i32> =
+    GucSetting::<i32>::new(ms(defaults::HEARTBEAT_INTERVAL));
+static ELECTION_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(ms(defaults::ELECTION_TIMEOUT));
+static JOIN_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(ms(defaults::JOIN_TIMEOUT));
 static ZONE: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
 static TLS_CERT_FILE: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
 static TLS_KEY_FILE: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
 static TLS_CA_FILE: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
 static ALLOW_PLAINTEXT: GucSetting<bool> = GucSetting::<bool>::new(false);
 static FAILOVER: GucSetting<bool> = GucSetting::<bool>::new(false);
-static LEASE_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(2000);
+static LEASE_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(ms(defaults::LEASE_TIMEOUT));
 static FENCE_READS: GucSetting<bool> = GucSetting::<bool>::new(true);
 static DURABILITY: GucSetting<Durability> = GucSetting::<Durability>::new(Durability::Quorum);
 
-/// `FAILOVER` for every thread: pgrx's settings are the main thread's.
-static GOVERNED: AtomicBool = AtomicBool::new(false);
+/// A copy of `FAILOVER` for all threads; pgrx's settings belong to the main thread.
+static FAILOVER_ON: AtomicBool = AtomicBool::new(false);
 
 #[allow(unsafe_code, reason = "pgrx's macro expands to it")]
 mod durability {
@@ -48,12 +49,12 @@ mod durability {
     }
 }
 
-/// Defines the settings; in the postmaster only.
+/// Defines the settings. Called by the postmaster only.
 pub fn define() {
     GucRegistry::define_int_guc(
         c"pgraft.node_id",
-        c"This node's id in its cluster.",
-        c"A number that no node of the cluster has or had. 0 keeps pgraft from starting.",
+        c"Sets the node id of this server in its cluster.",
+        c"Must be unique, also among removed nodes. pgraft does not start if it is 0.",
         &NODE_ID,
         0,
         i32::MAX,
@@ -62,15 +63,15 @@ pub fn define() {
     );
     GucRegistry::define_string_guc(
         c"pgraft.listen_address",
-        c"The host name or IP address that the Raft member listens on.",
-        c"\"*\" stands for all addresses of this host.",
+        c"Sets the host name or IP address that the Raft member listens on.",
+        c"\"*\" means all addresses of this host.",
         &LISTEN_ADDRESS,
         GucContext::Postmaster,
         GucFlags::default(),
     );
     GucRegistry::define_int_guc(
         c"pgraft.port",
-        c"The TCP port that the Raft member listens on.",
+        c"Sets the TCP port that the Raft member listens on.",
         c"",
         &PORT,
         1,
@@ -80,23 +81,23 @@ pub fn define() {
     );
     GucRegistry::define_string_guc(
         c"pgraft.advertise_address",
-        c"The host name or IP address under which the other members reach this node.",
-        c"pgraft.listen_address when empty.",
+        c"Sets the host name or IP address at which other members reach this node.",
+        c"If empty, pgraft.listen_address is used.",
         &ADVERTISE_ADDRESS,
         GucContext::Postmaster,
         GucFlags::default(),
     );
     GucRegistry::define_string_guc(
         c"pgraft.data_dir",
-        c"The directory of the Raft member.",
-        c"An absolute path outside the data directory, of this node alone.",
+        c"Sets the directory of the Raft member.",
+        c"Must be an absolute path outside the data directory that no other node uses.",
         &DATA_DIR,
         GucContext::Postmaster,
         GucFlags::default(),
     );
     GucRegistry::define_int_guc(
         c"pgraft.heartbeat_interval",
-        c"How often the Raft leader shows that it is there.",
+        c"Sets the interval between heartbeats of the Raft leader.",
         c"",
         &HEARTBEAT_INTERVAL,
         10,
@@ -106,8 +107,8 @@ pub fn define() {
     );
     GucRegistry::define_int_guc(
         c"pgraft.election_timeout",
-        c"After how long without the leader a new one is elected.",
-        c"At least three times pgraft.heartbeat_interval.",
+        c"Sets the time without a heartbeat of the Raft leader after which a new leader is elected.",
+        c"Must be at least three times pgraft.heartbeat_interval.",
         &ELECTION_TIMEOUT,
         100,
         600_000,
@@ -116,8 +117,8 @@ pub fn define() {
     );
     GucRegistry::define_int_guc(
         c"pgraft.join_timeout",
-        c"After how long a newcomer that was never reached is taken out again.",
-        c"The leader's setting counts. 0 waits for ever.",
+        c"Sets the time after which a new node that was never reached is removed again.",
+        c"The value on the leader applies. 0 disables the timeout.",
         &JOIN_TIMEOUT,
         0,
         i32::MAX,
@@ -126,8 +127,8 @@ pub fn define() {
     );
     GucRegistry::define_string_guc(
         c"pgraft.zone",
-        c"The failure domain that this node is in, for people to look at.",
-        c"",
+        c"Sets the name of the failure domain of this node.",
+        c"Shown in pgraft_members; it has no effect.",
         &ZONE,
         GucContext::Postmaster,
         GucFlags::default(),
@@ -139,16 +140,16 @@ pub fn define() {
 fn define_failover() {
     GucRegistry::define_bool_guc(
         c"pgraft.failover",
-        c"Has the members choose the primary.",
-        c"The server takes writes, and answers reads, while it holds the lease of the primary. Off fences nothing.",
+        c"Enables automatic failover.",
+        c"The members choose the primary, and a server accepts reads and writes only while it holds the primary's lease.",
         &FAILOVER,
         GucContext::Postmaster,
         GucFlags::default(),
     );
     GucRegistry::define_int_guc(
         c"pgraft.lease_timeout",
-        c"For how long a primary may go on without hearing from a majority of the voters.",
-        c"The same on every member. A primary that is lost is replaced no sooner, unless its end is seen.",
+        c"Sets how long a primary may continue without contact to a majority of the voters.",
+        c"Must be the same on all members. A lost primary is replaced after this time, or sooner if its server was seen to stop.",
         &LEASE_TIMEOUT,
         300,
         600_000,
@@ -157,40 +158,40 @@ fn define_failover() {
     );
     GucRegistry::define_bool_guc(
         c"pgraft.fence_reads",
-        c"Keeps a primary that has lost its lease from answering reads.",
-        c"What it would answer may be out of date. Superusers over the Unix socket are answered all the same.",
+        c"Refuses reads on a primary that has lost its lease.",
+        c"Its data may be out of date. Superusers connected through the Unix socket are exempt.",
         &FENCE_READS,
         GucContext::Suset,
         GucFlags::default(),
     );
     GucRegistry::define_enum_guc(
         c"pgraft.durability",
-        c"What a commit must wait for.",
-        c"quorum: what synchronous_commit says; strict: a commit that would not wait until a standby has it on disk is refused.",
+        c"Sets whether commits must wait for a standby.",
+        c"With quorum, synchronous_commit decides. With strict, a commit that would not wait for a standby to flush it is refused.",
         &DURABILITY,
         GucContext::Suset,
         GucFlags::default(),
     );
-    GOVERNED.store(FAILOVER.get(), Ordering::Relaxed);
+    FAILOVER_ON.store(FAILOVER.get(), Ordering::Relaxed);
 }
 
-/// Whether pgraft chooses the primary. From any thread.
+/// Whether `pgraft.failover` is on. From any thread.
 pub fn failover() -> bool {
-    GOVERNED.load(Ordering::Relaxed)
+    FAILOVER_ON.load(Ordering::Relaxed)
 }
 
-/// Whether it does no more: this node has made promises in failovers, and a cluster can't go
-/// without them again.
-pub fn failover_was_left() -> bool {
+/// Whether `pgraft.failover` was switched off on a node that has made promises in failovers. The
+/// cluster still relies on them.
+pub fn failover_was_switched_off() -> bool {
     !failover() && PathBuf::from(text(&DATA_DIR)).join(PROMISES_FILE).exists()
 }
 
-/// Whether reads are fenced in this session.
+/// `pgraft.fence_reads` of this session.
 pub fn fence_reads() -> bool {
     FENCE_READS.get()
 }
 
-/// Whether a commit that a failover could lose is refused in this session.
+/// Whether `pgraft.durability` is `strict` in this session.
 pub fn strict() -> bool {
     DURABILITY.get() == Durability::Strict
 }
@@ -199,20 +200,20 @@ fn define_protection() {
     let files = [
         (
             c"pgraft.tls_cert_file",
-            c"The certificate that this node shows to the other members, in PEM.",
-            c"Its DNS name is node-<pgraft.node_id>.pgraft.",
+            c"Sets the file with the certificate of this node, in PEM format.",
+            c"The certificate must have the DNS name node-<pgraft.node_id>.pgraft.",
             &TLS_CERT_FILE,
         ),
         (
             c"pgraft.tls_key_file",
-            c"The private key of pgraft.tls_cert_file, in PEM.",
-            c"Readable by the server's user only.",
+            c"Sets the file with the private key of this node, in PEM format.",
+            c"Must be readable by the user of the server only.",
             &TLS_KEY_FILE,
         ),
         (
             c"pgraft.tls_ca_file",
-            c"The CA that has signed the members' certificates, in PEM.",
-            c"Several while one replaces another.",
+            c"Sets the file with the certificate authority of the members, in PEM format.",
+            c"May hold several certificates while one authority replaces another.",
             &TLS_CA_FILE,
         ),
     ];
@@ -228,15 +229,15 @@ fn define_protection() {
     }
     GucRegistry::define_bool_guc(
         c"pgraft.allow_plaintext",
-        c"Lets the Raft member listen without TLS where other hosts reach it.",
-        c"Whoever reaches the port can speak for a member then.",
+        c"Allows the Raft member to listen without TLS on addresses that other hosts can reach.",
+        c"Any program that can reach the port can then act as a member.",
         &ALLOW_PLAINTEXT,
         GucContext::Postmaster,
         GucFlags::default(),
     );
 }
 
-/// The settings as a member wants them, checked. `postgres_port` and `pgdata` are the server's own.
+/// The checked settings of the member. `postgres_port` and `pgdata` are those of this server.
 pub fn settings(postgres_port: i32, pgdata: &Path) -> Result<RaftSettings, RaftSettingsError> {
     if NODE_ID.get() == 0 {
         return Err(RaftSettingsError::Missing("pgraft.node_id"));
@@ -251,7 +252,7 @@ pub fn settings(postgres_port: i32, pgdata: &Path) -> Result<RaftSettings, RaftS
     let any = pgraft_raft::is_any(&listen);
     if advertise.is_empty() && any {
         return Err(RaftSettingsError::Missing(
-            "pgraft.advertise_address (pgraft.listen_address stands for many addresses)",
+            "pgraft.advertise_address (required because pgraft.listen_address covers several addresses)",
         ));
     }
     let port = i64::from(PORT.get());
@@ -286,7 +287,7 @@ fn invalid(setting: &'static str, why: impl Into<Refusal>) -> RaftSettingsError 
     RaftSettingsError::Value { setting, why: why.into() }
 }
 
-/// Where the control socket is, for backends; None where no directory was set.
+/// The path of the control socket; None if `pgraft.data_dir` is not set.
 pub fn control_socket() -> Option<PathBuf> {
     let dir = text(&DATA_DIR);
     (!dir.is_empty()).then(|| Path::new(&dir).join(pgraft_core::control::SOCKET_NAME))
@@ -294,6 +295,12 @@ pub fn control_socket() -> Option<PathBuf> {
 
 fn text(setting: &GucSetting<Option<CString>>) -> String {
     setting.get().map(|s| s.to_string_lossy().into_owned()).unwrap_or_default()
+}
+
+/// A default as the value of a setting in milliseconds.
+#[allow(clippy::cast_possible_truncation, reason = "the defaults are small")]
+const fn ms(value: Duration) -> i32 {
+    value.as_millis() as i32
 }
 
 fn milliseconds(setting: &GucSetting<i32>) -> Duration {

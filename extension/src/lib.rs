@@ -8,7 +8,7 @@
 //!                                                               └────────────────────────────────────────────────────┘
 //! ```
 //!
-//! `unsafe` stands in `shmem.rs`, `shmem/` and `pg/` alone, and where pgrx's macros put it.
+//! `unsafe` is confined to `shmem.rs`, `shmem/` and `pg/`, and to what pgrx's macros expand to.
 
 mod fence;
 mod gucs;
@@ -21,7 +21,7 @@ use pgrx::prelude::*;
 
 pgrx::pg_module_magic!();
 
-/// Called by Postgres when it loads the library.
+/// The library's entry point.
 #[pg_guard]
 #[allow(unsafe_code, non_snake_case, reason = "Postgres looks for this symbol by name")]
 pub extern "C-unwind" fn _PG_init() {
@@ -34,11 +34,11 @@ pub extern "C-unwind" fn _PG_init() {
     }
     gucs::define();
     pg::names::define();
-    if pg::is_postmaster() && gucs::failover_was_left() {
+    if pg::is_postmaster() && gucs::failover_was_switched_off() {
         pg::ereport::error(
             PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-            "pgraft.failover is off, and the cluster of this node chooses its primary itself",
-            "Set pgraft.failover = on (pgraft-instance: failover: true). Without it this server would take writes that the others don't know of.",
+            "pgraft.failover cannot be switched off on a member of a cluster with failover",
+            "Set pgraft.failover = on (pgraft-instance: failover: true). Without it this server could accept writes that the other members do not know.",
         );
     }
     shmem::request();

@@ -240,7 +240,7 @@ async fn what_a_node_has_promised_is_not_forgotten() {
     assert!(!server.starts(), "it would take writes that others don't know of");
     assert!(
         server.log().contains(
-            "pgraft.failover is off, and the cluster of this node chooses its primary itself"
+            "pgraft.failover cannot be switched off on a member of a cluster with failover"
         ),
         "{}",
         server.log()

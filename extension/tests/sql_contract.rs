@@ -305,7 +305,7 @@ async fn before_a_cluster_and_without_a_worker() {
         ),
         (
             "pgraft.listen_address = '*'",
-            "pgraft.advertise_address (pgraft.listen_address stands for many addresses) is not set",
+            "pgraft.advertise_address (required because pgraft.listen_address covers several addresses) is not set",
         ),
         (
             "pgraft.listen_address = '0.0.0.0'\npgraft.advertise_address = '127.0.0.1'",
