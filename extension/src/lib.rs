@@ -8,10 +8,11 @@
 //!                                                               └────────────────────────────────────────────────────┘
 //! ```
 //!
-//! `unsafe` is confined to `shmem.rs`, `shmem/` and `pg/`, and to what pgrx's macros expand to.
+//! `unsafe` is confined to `hooks/`, `shmem.rs`, `shmem/` and `pg/`, and to what pgrx's macros expand to.
 
 mod fence;
 mod gucs;
+mod hooks;
 mod pg;
 mod shmem;
 mod sql;
@@ -42,10 +43,12 @@ pub extern "C-unwind" fn _PG_init() {
         );
     }
     shmem::request();
+    pg::server::request();
+    pg::names::request();
     pg::twophase::install();
     if gucs::failover() {
         pg::intake::install();
-        pg::hooks::install();
+        hooks::install();
     }
     worker::register();
 }

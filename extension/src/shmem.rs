@@ -1,48 +1,47 @@
-//! What the worker knows, in shared memory: written by one of its threads, read by every backend
-//! without a lock and without asking.
+//! The status of the worker in shared memory. One thread of the worker writes it; every backend
+//! reads it without a lock.
 //!
-//! A sequence lock over atomics: the writer makes the sequence odd, writes, makes it even; a reader
-//! that sees an odd or a changed sequence reads again. Only atomics are shared, so a reader at the
-//! wrong moment sees old words, never undefined ones.
+//! It is a sequence lock over atomics: the writer makes the sequence odd, writes, and makes it even.
+//! A reader that sees an odd or changed sequence reads again. Only atomics are shared, so a race
+//! yields old words, never undefined behaviour.
 
-#![allow(unsafe_code, reason = "shared memory is Postgres' to give")]
+#![allow(unsafe_code, reason = "shared memory belongs to Postgres")]
 
+pub mod gate;
 pub mod words;
 
-use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering, fence};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
-use pgraft_core::status::{WalPosition, WalProgress};
+use pgraft_core::wal::{WalPosition, WalProgress};
 use pgraft_core::{NodeId, NodeState, NodeStatus};
+use pgraft_raft::boot_time;
 use pgrx::atomics::PgAtomic;
-use pgrx::pg_sys;
-use pgrx::{PGRXSharedMemory, pg_guard, pg_shmem_init};
+use pgrx::{PGRXSharedMemory, pg_guard, pg_shmem_init, pg_sys};
 use serde_json::json;
 
-use crate::pg::{names, server};
-use words::{GATE, INTAKE, NAMES, RUN};
+use words::{GATE, INTAKE};
 
 /// Words of the page: 128 KiB, and 64 members with long names need about 40.
 const WORDS: usize = 16 * 1024;
-/// Older than this the worker is taken for dead: it publishes twice a second.
-const STALE_AFTER_MS: i64 = 3_000;
-/// A reader gives up after so many tries; a writer that was killed half way would make it try for
-/// ever.
+/// Milliseconds after which a status is stale. The worker publishes twice a second.
+const STALE_AFTER_MS: u64 = 3_000;
+/// How often a reader tries. A writer that was killed while writing leaves the sequence odd.
 const MAX_ATTEMPTS: usize = 10_000;
 
 // SAFETY: the name belongs to this extension.
 static PAGE: PgAtomic<StatusPage> = unsafe { PgAtomic::new(c"pgraft_page") };
 
-/// The shared page. All zeros is its valid first state.
+/// The shared page. All zeros is a valid initial state.
 pub struct StatusPage {
     sequence: AtomicU32,
     length: AtomicU32,
-    /// Milliseconds of the monotonic clock at which it was last written; 0 before the first time.
-    published_at: AtomicI64,
-    /// 0 for none.
+    /// Boot time in milliseconds of the last write; 0 before the first one.
+    published_at: AtomicU64,
+    /// Node id of the leader; 0 if there is none.
     leader: AtomicU32,
     leading: AtomicU32,
     term: AtomicU64,
-    /// Written by the worker's main thread for its other threads.
+    /// The end of the WAL: written by the worker's main thread for its other threads.
     wal_timeline: AtomicU32,
     wal_lsn: AtomicU64,
     wal_replayed: AtomicU64,
@@ -58,7 +57,7 @@ impl Default for StatusPage {
         Self {
             sequence: AtomicU32::new(0),
             length: AtomicU32::new(0),
-            published_at: AtomicI64::new(0),
+            published_at: AtomicU64::new(0),
             leader: AtomicU32::new(0),
             leading: AtomicU32::new(0),
             term: AtomicU64::new(0),
@@ -73,26 +72,25 @@ impl Default for StatusPage {
 // SAFETY: nothing but atomics, no pointers.
 unsafe impl PGRXSharedMemory for StatusPage {}
 
-/// Asks the postmaster for the pages.
+/// Requests the status page, the gate and the intake from the postmaster. `pg::server` and
+/// `pg::names` request their own pages.
 pub fn request() {
     pg_shmem_init!(PAGE);
-    pg_shmem_init!(RUN = server::first_page());
     pg_shmem_init!(GATE);
     pg_shmem_init!(INTAKE);
-    pg_shmem_init!(NAMES = names::first_page());
 }
 
-/// What a backend finds in the page.
+/// The content of the page.
 pub enum Published {
-    /// The worker's last word.
+    /// The status that the worker published last.
     Status(Box<NodeStatus>),
-    /// The worker has ended for good, and why.
+    /// The worker has stopped permanently, for this reason.
     Stopped(String),
-    /// The worker has said nothing yet.
+    /// The worker has not published anything yet.
     Nothing,
 }
 
-/// Writes the status. From one thread of the worker.
+/// Publishes the status. Called by one thread of the worker.
 pub fn publish(status: &NodeStatus) {
     let page = PAGE.get();
     page.leader.store(status.leader.map_or(0, NodeId::get), Ordering::Relaxed);
@@ -104,13 +102,13 @@ pub fn publish(status: &NodeStatus) {
     let text = json!({ "status": status }).to_string();
     if text.len() > WORDS * 8 {
         return publish_stopped(
-            "its status is larger than the shared page; shorten the members' addresses",
+            "the status does not fit into shared memory; use shorter addresses",
         );
     }
     write(page, &text);
 }
 
-/// Leaves word why there is no worker.
+/// Publishes why the worker has stopped.
 pub fn publish_stopped(why: &str) {
     let page = PAGE.get();
     page.leader.store(0, Ordering::Relaxed);
@@ -118,7 +116,7 @@ pub fn publish_stopped(why: &str) {
     write(page, &json!({ "stopped": why }).to_string());
 }
 
-/// The worker's last word.
+/// Reads what the worker published last.
 pub fn read() -> Published {
     let Some(text) = read_text(PAGE.get()) else { return Published::Nothing };
     let Ok(mut value) = serde_json::from_str::<serde_json::Value>(&text) else {
@@ -133,30 +131,30 @@ pub fn read() -> Published {
     }
 }
 
-/// The leader, as long as the worker lives: what a dead worker knew of it is nothing.
+/// The node id of the leader; None if there is none or the worker has stopped.
 pub fn leader() -> Option<u32> {
     let page = PAGE.get();
     let leader = page.leader.load(Ordering::Relaxed);
     (leader != 0 && is_fresh()).then_some(leader)
 }
 
-/// Whether this node leads, as long as the worker lives.
+/// Whether this node is the leader and the worker is running.
 pub fn is_leader() -> bool {
     PAGE.get().leading.load(Ordering::Relaxed) == 1 && is_fresh()
 }
 
-/// Raft's term as it was last published.
+/// The Raft term that was published last.
 pub fn term() -> u64 {
     PAGE.get().term.load(Ordering::Relaxed)
 }
 
-/// Whether the worker has published lately.
+/// Whether the worker has published recently.
 pub fn is_fresh() -> bool {
     let at = PAGE.get().published_at.load(Ordering::Relaxed);
-    at != 0 && crate::pg::monotonic_ms() - at <= STALE_AFTER_MS
+    at != 0 && boot_time().0.saturating_sub(at) <= STALE_AFTER_MS
 }
 
-/// Leaves how far this server is for the worker's other threads.
+/// Stores how far this server is, for the worker's other threads.
 pub fn set_wal(progress: WalProgress) {
     let page = PAGE.get();
     page.wal_timeline.store(progress.end.timeline, Ordering::Relaxed);
@@ -164,7 +162,7 @@ pub fn set_wal(progress: WalProgress) {
     page.wal_replayed.store(progress.replayed.unwrap_or(0), Ordering::Relaxed);
 }
 
-/// How far this server is, as the main thread last saw it.
+/// How far this server is, as last observed by the main thread.
 pub fn wal() -> Option<WalProgress> {
     let page = PAGE.get();
     let (timeline, lsn) =
@@ -178,7 +176,7 @@ fn write(page: &StatusPage, text: &str) {
     let Some(length) = u32::try_from(bytes.len()).ok().filter(|_| bytes.len() <= WORDS * 8) else {
         return;
     };
-    // A writer that was killed half way left it odd: go on from there.
+    // It is odd already if the last writer was killed while writing.
     let before = page.sequence.load(Ordering::Relaxed) | 1;
     page.sequence.store(before, Ordering::Relaxed);
     fence(Ordering::Release);
@@ -188,7 +186,7 @@ fn write(page: &StatusPage, text: &str) {
         padded[..chunk.len()].copy_from_slice(chunk);
         word.store(u64::from_le_bytes(padded), Ordering::Relaxed);
     }
-    page.published_at.store(crate::pg::monotonic_ms(), Ordering::Relaxed);
+    page.published_at.store(boot_time().0, Ordering::Relaxed);
     page.sequence.store(before.wrapping_add(1), Ordering::Release);
 }
 

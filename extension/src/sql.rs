@@ -1,5 +1,5 @@
-//! The functions that only look: from shared memory, but for the log. (Those that change something
-//! are in `pg/functions.rs`.)
+//! The SQL functions that only read. All but `pgraft_log()` read shared memory. The functions that
+//! change the cluster are in `pg/functions.rs`.
 
 #![allow(
     unsafe_code,
@@ -15,12 +15,11 @@ use pgrx::datum::{Interval, Uuid};
 use pgrx::iter::TableIterator;
 use pgrx::prelude::*;
 
-use crate::fence::gate;
 use crate::pg::command;
 use crate::pg::ereport::error;
-use crate::shmem::{self, Published};
+use crate::shmem::{self, Published, gate};
 
-/// Microseconds between the Unix epoch and Postgres' own, 2000-01-01.
+/// Microseconds between the Unix epoch and Postgres' epoch, 2000-01-01.
 const POSTGRES_EPOCH_US: i64 = 946_684_800_000_000;
 /// Entries that `pgraft_log()` shows.
 const LOG_ROWS: usize = 1000;
@@ -85,7 +84,7 @@ fn pgraft_status() -> TableIterator<
         s.primary.map(NodeId::as_i32),
         big(s.commit_index),
         big(s.applied_index),
-        // As this very backend would find it, whatever the worker has last said.
+        // As this backend sees it, not as the worker last published it.
         failover
             .filter(|_| primary_here)
             .map(|_| if gate::is_open() { "open" } else { "closed" }.to_owned()),
@@ -196,7 +195,7 @@ fn pgraft_log() -> TableIterator<
 > {
     let entries = match command::ask(&Request::Log { limit: LOG_ROWS }) {
         Ok(Response::Log { entries }) => entries,
-        Ok(other) => not_running(&format!("it answered {other:?}")),
+        Ok(_) => not_running("it sent an unexpected response"),
         Err(why) => not_running(&why),
     };
     TableIterator::new(entries.into_iter().map(|e| {
@@ -212,8 +211,8 @@ fn pgraft_log() -> TableIterator<
     }))
 }
 
-/// What the worker last published. What it has applied stays true when it is gone, so this answers
-/// then too.
+/// The status that the worker published last, also if the worker has stopped since: what it has
+/// applied stays valid.
 fn status() -> NodeStatus {
     match command::published() {
         Published::Status(status) => *status,
@@ -226,7 +225,7 @@ fn not_running(why: &str) -> ! {
     error(
         PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
         &format!("the pgraft worker is not running: {why}"),
-        "The server log says more. Correct the pgraft.* settings and restart the server, or wait a second for the worker to be started again.",
+        "See the server log for details. Correct the pgraft.* settings and restart the server, or wait for the worker to restart.",
     )
 }
 

@@ -112,7 +112,7 @@ async fn an_fsync_that_fails_ends_the_node_and_is_never_tried_again() {
     let said = servers[1].log();
     let line = said
         .lines()
-        .find(|l| l.contains("the worker ends and is started again"))
+        .find(|l| l.contains("the worker failed and will be restarted"))
         .unwrap_or_default();
     assert!(line.contains("Input/output error"), "{line}");
 

@@ -42,7 +42,7 @@ async fn it_is_closed_until_it_is_opened_and_follows_its_target() {
     let (second, third) =
         (standby(&bindir, dir.path(), 2, &primary), standby(&bindir, dir.path(), 3, &primary));
     third.until("select words('pgraft_intake', 1) > 1", "t").await; // one has given up
-    assert!(third.log().contains("pgraft takes no WAL here until the group has a primary"));
+    assert!(third.log().contains("pgraft does not accept WAL while the cluster has no primary"));
     assert_eq!(third.one("select count(*) from pg_stat_wal_receiver").await, "0");
     for standby in [&second, &third] {
         standby.rows(&open(&primary)).await;
@@ -147,7 +147,7 @@ async fn whoever_has_diverged_from_its_primary_confirms_nothing() {
     wait_for(&next, "node3");
     let waiting = WaitingStatement::of(&next, "", "insert into t values (0)").await;
     diverged.rows(&open_on(&next, 2)).await;
-    refused("this server has WAL that is not in its primary's history").await;
+    refused("this server has WAL that is not in the history of the primary").await;
     tokio::time::sleep(Duration::from_millis(500)).await;
     assert_eq!(diverged.one("select max(v) from t").await, "500", "it has replayed past the fork");
     assert_eq!(

@@ -128,8 +128,7 @@ async fn the_seeds_session_over_tls_and_certificates_that_are_no_good() {
         error.message().contains("is for node-2.pgraft, and node-6.pgraft is wanted"),
         "{error}"
     );
-    until_logged(&wrong, "the worker does not start: the certificate of pgraft.tls_cert_file")
-        .await;
+    until_logged(&wrong, "the worker cannot start: the certificate of pgraft.tls_cert_file").await;
     let right = ca.node(6);
     std::fs::write(&files.key, &right.key).unwrap();
     std::fs::write(&files.cert, &right.cert).unwrap();

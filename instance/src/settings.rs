@@ -4,19 +4,13 @@
 use pgraft_core::instance_config::{
     GatewayConfig, InstanceConfig, RaftConfig, StandbyConfig, TlsConfig,
 };
-use pgraft_core::{Address, NodeId, Refusal};
+use pgraft_core::{Address, NodeId, Refusal, defaults};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::cli::InstanceRunArgs;
 use crate::freshness::Bounds;
 use crate::paths::Paths;
-
-/// `pgraft.lease_timeout` where nothing is set.
-const LEASE: Duration = Duration::from_secs(2);
-
-/// `raft.unresponsiveTimeout` where nothing is set, in leases.
-const UNRESPONSIVE: u32 = 3;
 
 /// What a node runs with.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -169,11 +163,11 @@ impl Settings {
             return Err(SettingsError::NoPort("postgresql.port"));
         }
         let lease = match &config.raft.lease_timeout {
-            None => LEASE,
+            None => defaults::LEASE_TIMEOUT,
             Some(text) => time("raft.leaseTimeout", text)?,
         };
         let unresponsive = match &config.raft.unresponsive_timeout {
-            None => lease * UNRESPONSIVE,
+            None => lease * defaults::UNRESPONSIVE_LEASES,
             Some(text) => time("raft.unresponsiveTimeout", text)?,
         };
         if unresponsive < lease {

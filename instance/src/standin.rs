@@ -5,10 +5,8 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use nix::sys::time::TimeValLike;
-use nix::time::{ClockId, clock_gettime};
-use pgraft_core::Address;
 use pgraft_core::failover::lease::BootTime;
+use pgraft_core::{Address, defaults};
 use pgraft_raft::{
     Hooks, Node, PostgresControl, Protection, SNAPSHOT_EVERY, ServerDirective, ServerRepair,
     ServerState,
@@ -20,9 +18,6 @@ use crate::files;
 use crate::paths::Paths;
 use crate::settings::{Settings, duration};
 use crate::upstream;
-
-/// As `pgraft.join_timeout`, which no configuration of an instance sets.
-const JOIN_TIMEOUT: std::time::Duration = std::time::Duration::from_mins(10);
 
 const NO_VOTE: &str = "no vote of this node while it has no server";
 
@@ -116,7 +111,7 @@ fn member(settings: &Settings) -> Result<pgraft_raft::RaftSettings, String> {
         data_dir: settings.paths.raft.clone(),
         heartbeat_interval: time(&raft.heartbeat_interval)?,
         election_timeout: time(&raft.election_timeout)?,
-        join_timeout: Some(JOIN_TIMEOUT),
+        join_timeout: Some(defaults::JOIN_TIMEOUT),
         lease_timeout: Some(settings.lease),
         snapshot_every: SNAPSHOT_EVERY,
         postgres: settings.postgres.clone(),
@@ -146,8 +141,7 @@ struct Nobody {
 
 impl PostgresControl for Nobody {
     fn now(&self) -> BootTime {
-        let now = clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(0, |now| now.num_milliseconds());
-        BootTime(now.unsigned_abs())
+        pgraft_raft::boot_time()
     }
 
     fn observed(&self) -> Option<ServerState> {

@@ -69,7 +69,7 @@ pub enum FenceVerdict {
     /// No lease, no reads.
     NoReads,
     /// A commit that a failover could lose, under `pgraft.durability = strict`.
-    TooWeak,
+    NotDurable,
 }
 
 /// Whether it may.
@@ -85,7 +85,7 @@ pub fn decide(facts: &FenceFacts) -> FenceVerdict {
         // Told at once to people; a background process hears it when it commits.
         Act::Write if !open && who != Who::Background => FenceVerdict::NoWrites,
         Act::Commit if !open => FenceVerdict::NoWrites,
-        Act::Commit if strict && !waits => FenceVerdict::TooWeak,
+        Act::Commit if strict && !waits => FenceVerdict::NotDurable,
         Act::Serve | Act::Read | Act::Write | Act::Commit => FenceVerdict::Go,
     }
 }
@@ -199,7 +199,11 @@ mod tests {
                 let weak = facts.strict && !facts.waits && facts.act == Act::Commit && !in_recovery;
                 let exempt = facts.who == Who::Maintenance
                     || (facts.bootstrapping && facts.who == Who::Local);
-                assert_eq!(decide(&facts) == FenceVerdict::TooWeak, weak && !exempt, "{facts:?}");
+                assert_eq!(
+                    decide(&facts) == FenceVerdict::NotDurable,
+                    weak && !exempt,
+                    "{facts:?}"
+                );
             }
         }
     }

@@ -2,7 +2,8 @@
 //! `pgraft-docs write` updates them. A tool for developers; it does not ship.
 //!
 //! `check` also verifies every link between pages, every reference from a source comment to a page,
-//! every quoted log line, and that the dependencies are allowed by `deny.toml`.
+//! every quoted log line, that the dependencies are allowed by `deny.toml`, and the structure of the
+//! sources: module cycles, type names and file lengths.
 //!
 //! A generated section is enclosed in `<!-- generated: NAME -->` and `<!-- end -->`; the text
 //! around it is written by hand. The sections about functions and settings are checked by the
@@ -16,6 +17,7 @@ mod navigation;
 mod operator;
 mod quotes;
 mod section;
+mod structure;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -49,7 +51,9 @@ fn main() -> ExitCode {
     let links = links::check(Path::new("docs"), navigation::files());
     let references = links::check_sources(Path::new("."));
     let quotes = quotes::check(Path::new("."));
-    for trouble in links.into_iter().chain(references).chain(quotes).chain(dependencies::check()) {
+    let structure = structure::check(Path::new("."));
+    let texts = links.into_iter().chain(references).chain(quotes);
+    for trouble in texts.chain(dependencies::check()).chain(structure) {
         eprintln!("{trouble}");
         failed = true;
     }

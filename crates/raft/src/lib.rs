@@ -13,6 +13,7 @@
 //! It decides nothing about membership: `pgraft_core::state` and `pgraft_core::membership` do, this
 //! crate carries it out.
 
+mod clock;
 mod control;
 mod files;
 #[cfg(all(any(test, feature = "fuzz"), not(feature = "sim")))]
@@ -29,6 +30,7 @@ mod transport;
 pub mod twophase;
 mod types;
 
+pub use clock::boot_time;
 pub use control::call as control_call;
 pub use identity::{Identity, IdentityError};
 pub use listen::{is_any, listen};

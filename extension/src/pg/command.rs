@@ -1,6 +1,6 @@
-//! A backend's call to the worker over the control socket: interruptible, and with a deadline, so
-//! that a dead worker is an error and never a hang. A cancelled call leaves the worker to finish
-//! what it began; the same call again finds it done.
+//! Calls of a backend to the worker over the control socket. They can be cancelled and have a
+//! deadline, so that a dead worker is an error and never a hang. After a cancellation the worker
+//! still finishes the change.
 
 use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, RawFd};
@@ -14,13 +14,16 @@ use pgrx::{check_for_interrupts, pg_sys};
 use crate::gucs;
 use crate::shmem::{self, Published};
 
-/// Longer than the worker's own deadline, so that its answer comes first.
+/// Longer than the worker's own deadline, so that its response arrives first.
 const TIMEOUT: Duration = Duration::from_secs(15);
-/// How long a worker may take to start.
+/// How long to wait for a worker that is starting.
 const START_TIMEOUT: Duration = Duration::from_secs(5);
 const START_POLL: Duration = Duration::from_millis(10);
 
-/// Asks and waits for the answer; the error says why there was none.
+/// Sends a request and waits for the response.
+///
+/// # Errors
+/// The reason why there is no response.
 pub fn ask(request: &Request) -> Result<Response, String> {
     if let Published::Stopped(why) = shmem::read() {
         return Err(why);
@@ -30,15 +33,16 @@ pub fn ask(request: &Request) -> Result<Response, String> {
     exchange(&mut stream, request).map_err(|e| e.to_string())
 }
 
-/// The worker is there a moment after the server and a second after its own end: a caller that
-/// comes in between waits.
+/// Connects, and waits for a worker that is starting or restarting.
 fn connect(path: &Path) -> Result<UnixStream, String> {
     let deadline = Instant::now() + START_TIMEOUT;
     loop {
         match UnixStream::connect(path) {
             Ok(stream) => return Ok(stream),
             Err(_) if Instant::now() < deadline => pause(START_POLL),
-            Err(error) => return Err(format!("can't reach it at {}: {error}", path.display())),
+            Err(error) => {
+                return Err(format!("could not connect to socket \"{}\": {error}", path.display()));
+            }
         }
         if let Published::Stopped(why) = shmem::read() {
             return Err(why);
@@ -46,7 +50,7 @@ fn connect(path: &Path) -> Result<UnixStream, String> {
     }
 }
 
-/// What the worker has published, given it a moment to start.
+/// What the worker has published. Waits for a worker that is starting.
 pub fn published() -> Published {
     let deadline = Instant::now() + START_TIMEOUT;
     loop {
@@ -57,7 +61,7 @@ pub fn published() -> Published {
     }
 }
 
-/// Waits, unless the query is cancelled (an ERROR, which unwinds).
+/// Waits. If the query is cancelled, raises an ERROR, which unwinds.
 fn pause(time: Duration) {
     let events = pg_sys::WL_LATCH_SET | pg_sys::WL_TIMEOUT | pg_sys::WL_EXIT_ON_PM_DEATH;
     let milliseconds = std::ffi::c_long::try_from(time.as_millis()).unwrap_or(1);
@@ -85,14 +89,14 @@ fn exchange(stream: &mut UnixStream, request: &Request) -> io::Result<Response> 
     stream.set_nonblocking(true)?;
     let mut frame = length.to_be_bytes().to_vec();
     frame.extend(body);
-    // A request is far smaller than the socket's buffer: it goes out in one piece or the worker is
-    // in trouble.
+    // A request is far smaller than the socket's buffer, so a partial write means that the worker
+    // does not read.
     stream.write_all(&frame)?;
     let mut length = [0; 4];
     fill(stream, &mut length, deadline)?;
     let length = usize::try_from(u32::from_be_bytes(length)).unwrap_or(usize::MAX);
     if length > MAX_FRAME {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "its answer is too long"));
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "the response is too long"));
     }
     let mut body = vec![0; length];
     fill(stream, &mut body, deadline)?;
@@ -106,7 +110,7 @@ fn fill(stream: &mut UnixStream, buffer: &mut [u8], deadline: Instant) -> io::Re
             Ok(0) => {
                 return Err(io::Error::new(
                     io::ErrorKind::UnexpectedEof,
-                    "it ended before it answered",
+                    "the connection was closed unexpectedly",
                 ));
             }
             Ok(n) => have += n,
@@ -118,12 +122,12 @@ fn fill(stream: &mut UnixStream, buffer: &mut [u8], deadline: Instant) -> io::Re
     Ok(())
 }
 
-/// Waits until the socket can be read, the query is cancelled (an ERROR, which unwinds) or the time
-/// is up.
+/// Waits until the socket is readable or the deadline has passed. If the query is cancelled, raises
+/// an ERROR, which unwinds.
 fn wait(socket: RawFd, deadline: Instant) -> io::Result<()> {
     let left = deadline.saturating_duration_since(Instant::now());
     if left.is_zero() {
-        return Err(io::Error::new(io::ErrorKind::TimedOut, "it did not answer in time"));
+        return Err(io::Error::new(io::ErrorKind::TimedOut, "no response in time"));
     }
     let events = pg_sys::WL_LATCH_SET
         | pg_sys::WL_SOCKET_READABLE

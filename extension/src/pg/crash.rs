@@ -1,6 +1,6 @@
-//! SIGQUIT: the postmaster ends all processes at once, since one has crashed or since it was told
-//! to. Postgres' own handler ends the process in the same moment; ours wakes the main thread first,
-//! so that the lease is released and not waited for. A second one ends it like Postgres'.
+//! SIGQUIT: the postmaster ends all processes immediately, because one has crashed or because it was
+//! told to. Postgres' own handler ends the process at once; ours wakes the main thread first, so
+//! that it can release the lease. A second SIGQUIT ends the process at once.
 
 use std::ffi::c_int;
 use std::os::fd::RawFd;
@@ -10,38 +10,39 @@ use nix::errno::Errno;
 use nix::libc;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 
-static TOLD: AtomicBool = AtomicBool::new(false);
-static WAKES: AtomicI32 = AtomicI32::new(-1);
+static REQUESTED: AtomicBool = AtomicBool::new(false);
+static WAKE_FD: AtomicI32 = AtomicI32::new(-1);
 
-/// What Postgres' processes end with in such a case.
+/// The exit code of Postgres' processes in this case.
 const CRASHED: c_int = 2;
 
-/// From now on SIGQUIT makes [`is_told`] true and `fd` readable at its other end.
+/// Installs the handler: SIGQUIT makes [`was_requested`] true and the other end of `fd` readable.
 pub fn listen(fd: RawFd) -> nix::Result<()> {
-    WAKES.store(fd, Ordering::SeqCst);
-    let action = SigAction::new(SigHandler::Handler(told), SaFlags::SA_RESTART, SigSet::empty());
-    // SAFETY: the handler calls nothing but functions that are safe in one.
+    WAKE_FD.store(fd, Ordering::SeqCst);
+    let action =
+        SigAction::new(SigHandler::Handler(on_sigquit), SaFlags::SA_RESTART, SigSet::empty());
+    // SAFETY: the handler calls async-signal-safe functions only.
     unsafe { sigaction(Signal::SIGQUIT, &action) }.map(drop)
 }
 
-/// Whether SIGQUIT has come.
-pub fn is_told() -> bool {
-    TOLD.load(Ordering::SeqCst)
+/// Whether SIGQUIT was received.
+pub fn was_requested() -> bool {
+    REQUESTED.load(Ordering::SeqCst)
 }
 
-/// Ends this process without Postgres' exit callbacks: shared memory may be damaged.
+/// Ends this process without Postgres' exit callbacks, because shared memory may be damaged.
 pub fn exit_at_once() -> ! {
     // SAFETY: ends the process.
     unsafe { libc::_exit(CRASHED) }
 }
 
-extern "C" fn told(_: c_int) {
-    if TOLD.swap(true, Ordering::SeqCst) {
+extern "C" fn on_sigquit(_: c_int) {
+    if REQUESTED.swap(true, Ordering::SeqCst) {
         exit_at_once();
     }
     let errno = Errno::last_raw();
-    // SAFETY: one byte of static memory; the descriptor does not block, and a full pipe wakes as
-    // well.
-    unsafe { libc::write(WAKES.load(Ordering::SeqCst), b"!".as_ptr().cast(), 1) };
+    // SAFETY: one byte of static memory. The descriptor is non-blocking; a full pipe is readable
+    // anyway.
+    unsafe { libc::write(WAKE_FD.load(Ordering::SeqCst), b"!".as_ptr().cast(), 1) };
     Errno::set_raw(errno);
 }

@@ -1,6 +1,6 @@
-//! Raises an error with a SQLSTATE of our own. pgrx's errors know Postgres' codes only and turn
-//! every other one into XX000, also on the way through its guards; so this calls `ereport`'s
-//! functions themselves, from a frame that owns nothing (`functions.rs`).
+//! Errors with a SQLSTATE of pgraft. pgrx supports Postgres' codes only and turns every other one
+//! into XX000, also in its guards. This module therefore calls the functions behind `ereport`
+//! itself, from a frame that owns nothing (`functions.rs`).
 
 use std::ffi::{CStr, c_char, c_int};
 
@@ -17,10 +17,10 @@ unsafe extern "C-unwind" {
     fn errfinish(file: *const c_char, line: c_int, function: *const c_char);
 }
 
-const AS_IT_IS: &CStr = c"%s";
+const PLAIN: &CStr = c"%s";
 
-/// An error, ready to be raised: its texts live in Postgres' memory, so that nothing is lost when
-/// the stack is jumped over.
+/// An error, ready to be raised. Its texts are in Postgres' memory, which survives the jump to the
+/// error handler.
 #[derive(Clone, Copy)]
 pub struct Raised {
     code: c_int,
@@ -32,8 +32,7 @@ impl Raised {
     /// Copies the texts into the current memory context.
     pub fn new(sqlstate: SqlState, message: &str, hint: &str) -> Self {
         let context = PgMemoryContexts::CurrentMemoryContext;
-        // SAFETY: the current context is always there; it lives at least until the error is
-        // handled.
+        // SAFETY: there always is a current context; it lives at least until the error is handled.
         let copy = |text: &str| unsafe { context.pstrdup(text) }.cast_const();
         Self { code: encode(sqlstate), message: copy(message), hint: copy(hint) }
     }
@@ -48,8 +47,8 @@ impl Raised {
         unsafe {
             if errstart(PgLogLevel::ERROR as c_int, std::ptr::null()) {
                 errcode(self.code);
-                errmsg(AS_IT_IS.as_ptr(), self.message);
-                errhint(AS_IT_IS.as_ptr(), self.hint);
+                errmsg(PLAIN.as_ptr(), self.message);
+                errhint(PLAIN.as_ptr(), self.hint);
                 errfinish(c"pgraft".as_ptr(), 0, c"pgraft".as_ptr());
             }
         }
@@ -57,7 +56,7 @@ impl Raised {
     }
 }
 
-/// Postgres' `MAKE_SQLSTATE`: six bits a character.
+/// Postgres' `MAKE_SQLSTATE`: six bits per character.
 fn encode(sqlstate: SqlState) -> c_int {
     sqlstate
         .as_str()
@@ -67,7 +66,7 @@ fn encode(sqlstate: SqlState) -> c_int {
         .sum()
 }
 
-/// Raises one of Postgres' own errors, with a hint, by pgrx's way: it unwinds.
+/// Raises an error with a SQLSTATE of Postgres through pgrx. It unwinds.
 pub fn error(code: PgSqlErrorCode, message: &str, hint: &str) -> ! {
     ErrorReport::new(code, message.to_owned(), "pgraft")
         .set_hint(hint.to_owned())

@@ -1,5 +1,5 @@
-//! The functions that change the cluster, as plain C functions: pgrx's own way would lose our
-//! SQLSTATEs (`ereport.rs`).
+//! The SQL functions that change the cluster, as plain C functions. pgrx's own way would lose the
+//! SQLSTATEs of pgraft (`ereport.rs`).
 
 use pgraft_core::control::{Request, Response};
 use pgrx::fcinfo::pg_getarg;
@@ -8,10 +8,10 @@ use pgrx::{notice, pg_sys};
 use super::command;
 use super::ereport::Raised;
 
-/// Postgres looks for a function `pg_finfo_<name>` beside each function.
+/// Postgres requires a function `pg_finfo_<name>` for each function.
 macro_rules! finfo {
     ($name:ident) => {
-        #[doc = "Says that the function follows calling convention 1."]
+        #[doc = "States that the function uses version-1 calling conventions."]
         #[unsafe(no_mangle)]
         pub extern "C" fn $name() -> &'static pg_sys::Pg_finfo_record {
             const VERSION_1: pg_sys::Pg_finfo_record = pg_sys::Pg_finfo_record { api_version: 1 };
@@ -114,7 +114,7 @@ pub unsafe extern "C-unwind" fn pgraft_remove_node(
     })
 }
 
-/// Asks the worker and turns its answer into `true` or an error.
+/// Sends a request to the worker, and returns `true` or raises the error.
 fn run(request: impl FnOnce() -> Request) -> pg_sys::Datum {
     // SAFETY: this frame and its callers own nothing that a jump would lose.
     let refused = unsafe { pg_sys::panic::pgrx_extern_c_guard(move || ask(&request())) };
@@ -136,7 +136,7 @@ fn ask(request: &Request) -> Option<Raised> {
         Ok(Response::Refused { sqlstate, message, hint }) => {
             Some(Raised::new(sqlstate, &message, &hint))
         }
-        Ok(other) => Some(stopped(&format!("it answered {other:?}"))),
+        Ok(_) => Some(stopped("it sent an unexpected response")),
         Err(why) => Some(stopped(&why)),
     }
 }

@@ -1,36 +1,34 @@
-//! Which processes go by which `synchronous_standby_names`.
+//! Which processes have loaded which `synchronous_standby_names`.
 //!
-//! Each walsender releases waiting commits by its own copy of the names, and the checkpointer says
-//! whether there are any. The configuration file that sets the names sets `pgraft.sync_change`
-//! after them, to the number of the change; in every process that reads it, its assign hook leaves
-//! the number in shared memory. The worker asks whether everybody has it before it notes the
-//! position that the new standbys must confirm.
-//!
-//! The file has the names first and the number after them: what the hook tells has happened then.
+//! Each walsender releases waiting commits by its own copy of the names, and the checkpointer
+//! publishes whether there are any. The configuration file that sets the names then sets
+//! `pgraft.sync_change` to the number of the change. Its assign hook stores the number in shared
+//! memory, in every process that loads the file. The worker waits until all processes have the
+//! number before it notes the position that the new standbys must confirm.
 
 use std::sync::atomic::{AtomicI32, Ordering};
 
-use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting, pg_sys};
+use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting, pg_guard, pg_shmem_init, pg_sys};
 
 use crate::gucs;
 use crate::shmem::words::{AtomicWords, NAMES, NAMES_WALSENDERS};
 
 static SYNC_CHANGE: GucSetting<i32> = GucSetting::<i32>::new(0);
-/// What this process has loaded; inherited from the postmaster.
+/// The number that this process has loaded; inherited from the postmaster.
 static LOADED: AtomicI32 = AtomicI32::new(0);
 
 /// The words of the page: the checkpointer's number, then `pid << 32 | number` of the walsenders.
 const CHECKPOINTER: usize = 0;
 const WALSENDERS: usize = 2;
 
-/// Defines the setting; in the postmaster only.
+/// Defines the setting. Called by the postmaster only.
 pub fn define() {
-    // SAFETY: the hook keeps to what it may: it can't fail.
+    // SAFETY: the hook cannot fail.
     unsafe {
         GucRegistry::define_int_guc_with_hooks(
             c"pgraft.sync_change",
-            c"The number of the change that synchronous_standby_names comes from.",
-            c"pgraft's own: set by its worker, behind the names.",
+            c"Shows the change number of synchronous_standby_names.",
+            c"Set by the pgraft worker in the file with the names.",
             &SYNC_CHANGE,
             0,
             i32::MAX,
@@ -43,34 +41,38 @@ pub fn define() {
     }
 }
 
-/// The page as it is when the server's processes start: the checkpointer inherits what the
-/// postmaster has.
-pub fn first_page() -> AtomicWords<{ 2 + NAMES_WALSENDERS }> {
+/// Requests the page from the postmaster.
+pub fn request() {
+    pg_shmem_init!(NAMES = first_page());
+}
+
+/// The initial page: the checkpointer inherits the number of the postmaster.
+fn first_page() -> AtomicWords<{ 2 + NAMES_WALSENDERS }> {
     let page = AtomicWords::default();
     page[CHECKPOINTER].store(packed(0, LOADED.load(Ordering::Relaxed)), Ordering::Relaxed);
     page
 }
 
 /// # Safety
-/// Called by Postgres when this process gives the setting a value.
+/// Called by Postgres when this process assigns a value.
 unsafe extern "C-unwind" fn assigned(value: i32, _: *mut std::ffi::c_void) {
     LOADED.store(value, Ordering::SeqCst);
     if !gucs::failover() {
         return;
     }
-    // SAFETY: a word of this process.
+    // SAFETY: a variable of this process.
     match unsafe { pg_sys::MyBackendType } {
         pg_sys::BackendType::B_CHECKPOINTER => {
             NAMES.get()[CHECKPOINTER].store(packed(0, value), Ordering::SeqCst);
         }
         pg_sys::BackendType::B_WAL_SENDER => {
-            // What this walsender counts for under the new names is in shared memory before the
-            // number is. SAFETY: null before it has its place there; else its own.
+            // The priority of this walsender under the new names must be in shared memory before
+            // the number is. SAFETY: null before it has its slot there, else its own.
             if !unsafe { pg_sys::MyWalSnd }.is_null() {
-                // SAFETY: as walsender itself does when it has read the files.
+                // SAFETY: as a walsender itself does after it has loaded the files.
                 unsafe { SyncRepInitConfig() };
             }
-            tell(std::process::id(), value);
+            store(std::process::id(), value);
         }
         _ => {}
     }
@@ -88,8 +90,8 @@ fn walsenders() -> &'static [std::sync::atomic::AtomicU64] {
     &NAMES.get()[WALSENDERS..]
 }
 
-/// Leaves a walsender's number, once it has a place.
-fn tell(pid: u32, value: i32) {
+/// Stores a walsender's number, if it is registered.
+fn store(pid: u32, value: i32) {
     if let Some(word) =
         walsenders().iter().find(|w| w.load(Ordering::SeqCst) >> 32 == u64::from(pid))
     {
@@ -97,8 +99,8 @@ fn tell(pid: u32, value: i32) {
     }
 }
 
-/// Gives this walsender its place, with what it has inherited. From every new walsender, before it
-/// streams.
+/// Registers this walsender with the number that it has inherited. Called by every new walsender
+/// before it streams.
 pub fn register_walsender() {
     let mine = packed(std::process::id(), LOADED.load(Ordering::SeqCst));
     let free = |w: &&std::sync::atomic::AtomicU64| {
@@ -111,7 +113,7 @@ pub fn register_walsender() {
 }
 
 /// # Safety
-/// Called by Postgres at this walsender's end.
+/// Called by Postgres when this walsender ends.
 unsafe extern "C-unwind" fn leave(_: i32, _: pg_sys::Datum) {
     for word in walsenders()
         .iter()
@@ -121,8 +123,8 @@ unsafe extern "C-unwind" fn leave(_: i32, _: pg_sys::Datum) {
     }
 }
 
-/// Whether the checkpointer goes by that change's names, and every walsender that streams. From any
-/// thread.
+/// Whether the checkpointer and every streaming walsender have loaded the names of that change. From
+/// any thread.
 pub fn loaded_everywhere(value: i32) -> bool {
     NAMES.get()[CHECKPOINTER].load(Ordering::SeqCst) == packed(0, value)
         && streaming().all(|pid| has_loaded(pid, value))
@@ -132,16 +134,16 @@ fn has_loaded(pid: u32, value: i32) -> bool {
     walsenders().iter().any(|w| w.load(Ordering::SeqCst) == packed(pid, value))
 }
 
-/// The walsenders that release commits, or are about to.
+/// The walsenders that release commits or are about to.
 fn streaming() -> impl Iterator<Item = u32> {
     use pg_sys::WalSndState::{WALSNDSTATE_CATCHUP, WALSNDSTATE_STOPPING, WALSNDSTATE_STREAMING};
     // SAFETY: set by the postmaster before any process starts.
     let places = usize::try_from(unsafe { pg_sys::max_wal_senders }).unwrap_or(0);
     (0..places).filter_map(|n| {
-        // SAFETY: shared memory of so many places, there before the worker is.
+        // SAFETY: an array of that length in shared memory, which exists before the worker starts.
         let place =
             unsafe { (&raw const (*pg_sys::WalSndCtl).walsnds).cast::<pg_sys::WalSnd>().add(n) };
-        // SAFETY: as above; words that Postgres writes as words.
+        // SAFETY: as above; a word that Postgres writes atomically.
         let state = unsafe { (&raw const (*place).state).read_volatile() };
         // SAFETY: as above.
         let pid = unsafe { (&raw const (*place).pid).read_volatile() };
@@ -151,10 +153,10 @@ fn streaming() -> impl Iterator<Item = u32> {
     })
 }
 
-/// Whether backends wait for standbys: the checkpointer has seen that there are names. From any
+/// Whether backends wait for standbys: the checkpointer has published that there are names. From any
 /// thread.
 pub fn sync_defined() -> bool {
-    // SAFETY: shared memory that is there before the worker is; one byte.
+    // SAFETY: shared memory that exists before the worker starts; one byte.
     let status = unsafe { (&raw const (*pg_sys::WalSndCtl).sync_standbys_status).read_volatile() };
     u32::from(status) & pg_sys::SYNC_STANDBY_DEFINED != 0
 }

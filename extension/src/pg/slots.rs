@@ -1,9 +1,9 @@
-//! Whose slots logical replication waits for (`synchronized_standby_slots`, Postgres 17 and later):
-//! a subscriber must get nothing that a failover could take back, or it would never get what the
-//! next primary writes in its place.
+//! The slots that logical replication waits for (`synchronized_standby_slots`, Postgres 17 and
+//! later). A subscriber must not receive WAL that a failover could lose, or it would miss what the
+//! next primary writes instead.
 //!
-//! A failover keeps what any W standbys have, W being how many a commit waits for. Postgres knows
-//! no "any" here, so W of them are named; when one of these is gone another one takes its place.
+//! A failover keeps what any W standbys have, where W is the number that a commit waits for. The
+//! setting has no "any", so it names W of them; if one of these disconnects, another replaces it.
 
 use std::ffi::CString;
 
@@ -11,8 +11,8 @@ use pgraft_core::failover::SyncConfig;
 use pgraft_core::instance_config::replication_name;
 use pgrx::pg_sys;
 
-/// Of the standbys that commits wait for as many as a commit needs: those that were named before
-/// and stream, then others that do, then the rest.
+/// Chooses as many standbys as a commit needs: first those that stream and were named before, then
+/// others that stream, then the rest.
 pub fn to_wait_for(
     config: &SyncConfig,
     before: &[String],
@@ -25,7 +25,7 @@ pub fn to_wait_for(
     slots
 }
 
-/// The line of the configuration; nothing where Postgres knows no such setting.
+/// The line of the configuration; empty if Postgres does not have the setting.
 pub fn setting(slots: &[String]) -> String {
     if cfg!(any(feature = "pg15", feature = "pg16")) {
         String::new()
@@ -34,13 +34,12 @@ pub fn setting(slots: &[String]) -> String {
     }
 }
 
-/// Whether somebody streams by the slot of that name. On the main thread.
+/// Whether a process streams from the slot. On the main thread.
 pub fn is_in_use(slot: &str) -> bool {
     let Ok(name) = CString::new(slot) else { return false };
-    // SAFETY: on the main thread of a process with shared-memory access; a name that outlives the
-    // call.
+    // SAFETY: on the main thread of a process with shared memory; the name outlives the call.
     let slot = unsafe { pg_sys::SearchNamedReplicationSlot(name.as_ptr(), true) };
-    // SAFETY: null, or a place in shared memory, which is never freed; a word that Postgres writes
-    // as one.
+    // SAFETY: null, or in shared memory, which is never freed; a word that Postgres writes
+    // atomically.
     !slot.is_null() && unsafe { (&raw const (*slot).active_pid).read_volatile() } != 0
 }

@@ -1,8 +1,8 @@
-//! What a statement does, as far as the fence asks: reads, writes, or neither.
+//! Classifies statements for the fence: they read, write, or do neither.
 
 #![allow(
     clippy::cast_ptr_alignment,
-    reason = "a node's tag says what the whole is, which Postgres has allocated as that"
+    reason = "Postgres has allocated the node with the type of its tag"
 )]
 
 use std::ffi::{CStr, c_void};
@@ -11,12 +11,12 @@ use pgraft_core::fence::Act;
 use pgrx::list::List;
 use pgrx::pg_sys::{self, NodeTag, TransactionStmtKind};
 
-/// A planned statement: `SELECT`, `INSERT`, and so on.
+/// Classifies a planned statement: `SELECT`, `INSERT`, and so on.
 ///
 /// # Safety
-/// Given by Postgres, with the query that it is about to start.
+/// The query must be one that Postgres is about to run.
 pub unsafe fn of_query(query: *mut pg_sys::QueryDesc, flags: i32) -> Act {
-    // SAFETY: Postgres gives a whole query.
+    // SAFETY: a valid query of Postgres.
     let query = unsafe { &*query };
     // SAFETY: as above.
     let plan = unsafe { &*query.plannedstmt };
@@ -34,16 +34,15 @@ pub unsafe fn of_query(query: *mut pg_sys::QueryDesc, flags: i32) -> Act {
     }
 }
 
-/// Whether it reads more than the catalogs and pgraft's own view. The plan's `relationOids` would
-/// not do: it also names the relation of every constant of type `regclass`, which is a name and no
-/// data.
+/// Whether it reads more than the catalogs and pgraft's view. The plan's `relationOids` also has the
+/// relation of every constant of type `regclass`, whose data is not read.
 fn reads_tables(plan: &pg_sys::PlannedStmt) -> bool {
     pgrx::memcx::current_context(|context| {
-        // SAFETY: a list of pointers, or null, which lives as long as the plan.
+        // SAFETY: null, or a list of pointers that lives as long as the plan.
         let entries = unsafe { List::<*mut c_void>::downcast_ptr_in_memcx(plan.rtable, context) };
         entries.is_some_and(|list| {
             list.iter().any(|entry| {
-                // SAFETY: as the list's place says.
+                // SAFETY: the elements of a range table are range table entries.
                 let relation = unsafe { (*entry.cast::<pg_sys::RangeTblEntry>()).relid };
                 relation.to_u32() != 0 && !is_shown_always(relation)
             })
@@ -52,8 +51,7 @@ fn reads_tables(plan: &pg_sys::PlannedStmt) -> bool {
 }
 
 fn is_shown_always(relation: pg_sys::Oid) -> bool {
-    /// `pg_statistic`, `pg_largeobject` and `pg_statistic_ext_data`: data of the tables, though
-    /// they are catalogs.
+    /// `pg_statistic`, `pg_largeobject` and `pg_statistic_ext_data`: catalogs with data of tables.
     const DATA: [u32; 3] = [2619, 2613, 3429];
     if relation.to_u32() < pg_sys::FirstNormalObjectId {
         return !DATA.contains(&relation.to_u32());
@@ -62,7 +60,7 @@ fn is_shown_always(relation: pg_sys::Oid) -> bool {
     name(unsafe { pg_sys::get_rel_name(relation) }).is_some_and(|name| name == "pgraft_members")
 }
 
-/// A function that is about to be called: `(is it volatile, its name)`.
+/// Whether a function is volatile, and its name.
 pub fn function(oid: pg_sys::Oid) -> (bool, String) {
     // SAFETY: on the main thread, in a transaction.
     let volatile =
@@ -71,14 +69,14 @@ pub fn function(oid: pg_sys::Oid) -> (bool, String) {
     (volatile, name(unsafe { pg_sys::get_func_name(oid) }).unwrap_or_default())
 }
 
-/// Every other statement.
+/// Classifies any other statement.
 ///
 /// # Safety
-/// Given by Postgres, with the statement that it is about to run.
+/// The statement must be one that Postgres is about to run.
 pub unsafe fn of_utility(statement: *mut pg_sys::Node) -> Act {
     // SAFETY: every statement is a node.
     match unsafe { (*statement).type_ } {
-        // They run statements, or are about the session alone.
+        // These run other statements, or concern only the session.
         NodeTag::T_AlterSystemStmt
         | NodeTag::T_CallStmt
         | NodeTag::T_CheckPointStmt
@@ -110,17 +108,17 @@ pub unsafe fn of_utility(statement: *mut pg_sys::Node) -> Act {
             match unsafe { (*statement.cast::<pg_sys::TransactionStmt>()).kind } {
                 TransactionStmtKind::TRANS_STMT_COMMIT_PREPARED
                 | TransactionStmtKind::TRANS_STMT_ROLLBACK_PREPARED => Act::Commit,
-                _ => Act::Serve, // the end of a transaction that wrote has its own look
+                _ => Act::Serve, // the commit of a transaction that wrote is checked on its own
             }
         }
         _ => Act::Write,
     }
 }
 
-/// The setting of a `SET` or `ALTER SYSTEM`, and which of both.
+/// The parameter of a `SET` or `ALTER SYSTEM`, and whether it is `ALTER SYSTEM`.
 ///
 /// # Safety
-/// Given by Postgres, with the statement that it is about to run.
+/// The statement must be one that Postgres is about to run.
 pub unsafe fn setting(statement: *mut pg_sys::Node) -> Option<(String, bool)> {
     // SAFETY: every statement is a node.
     let tag = unsafe { (*statement).type_ };
@@ -136,8 +134,8 @@ pub unsafe fn setting(statement: *mut pg_sys::Node) -> Option<(String, bool)> {
     name(unsafe { (*set).name }).map(|name| (name, tag == NodeTag::T_AlterSystemStmt))
 }
 
-/// A name in Postgres' memory, or null.
+/// Copies a name from Postgres' memory, which may be null.
 fn name(text: *const std::ffi::c_char) -> Option<String> {
-    // SAFETY: zero-terminated, and it outlives the call.
+    // SAFETY: zero-terminated, and outlives the call.
     (!text.is_null()).then(|| unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned())
 }

@@ -1,8 +1,7 @@
-//! Before recovery begins: two-phase state files that it must not find are removed
-//! (`pgraft_core::twophase` says why).
+//! Removes two-phase state files that recovery must not find (`pgraft_core::twophase` explains why).
 //!
-//! The postmaster makes its shared memory before each recovery, at its start and after a crash of
-//! one of its processes; no instance manager sees the latter.
+//! The postmaster creates its shared memory before each recovery: when it starts, and after the
+//! crash of one of its processes, which the instance manager does not see.
 
 use std::path::Path;
 use std::sync::OnceLock;
@@ -14,22 +13,22 @@ use super::ereport;
 
 static NEXT: OnceLock<pg_sys::shmem_startup_hook_type> = OnceLock::new();
 
-/// Sets the hook; in the postmaster.
+/// Installs the hook in the postmaster.
 pub fn install() {
     // SAFETY: on the postmaster's only thread.
     unsafe {
         NEXT.get_or_init(|| pg_sys::shmem_startup_hook);
-        pg_sys::shmem_startup_hook = Some(shared_memory_is_made);
+        pg_sys::shmem_startup_hook = Some(on_shared_memory);
     }
 }
 
 #[pg_guard]
-extern "C-unwind" fn shared_memory_is_made() {
+extern "C-unwind" fn on_shared_memory() {
     if let Some(next) = NEXT.get().copied().flatten() {
         // SAFETY: as Postgres would have called it.
         unsafe { next() };
     }
-    // A server works in its data directory.
+    // The working directory of a server is its data directory.
     match twophase::remove_not_older(Path::new(".")) {
         Ok(removed) => {
             for file in removed {

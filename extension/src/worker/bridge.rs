@@ -1,5 +1,5 @@
-//! From the member's threads to Postgres' log: a bounded queue that the main thread empties, since
-//! no other thread may call Postgres.
+//! Passes log messages of the member's threads to Postgres' log, through a bounded queue that the
+//! main thread empties. No other thread may call Postgres.
 
 use std::fmt::{self, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,30 +13,30 @@ use tracing_log::NormalizeEvent;
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 use tracing_subscriber::{EnvFilter, Registry};
 
-/// Lines that wait for the main thread; more are dropped and counted.
+/// The maximum of queued messages. Further ones are dropped and counted.
 const QUEUE: usize = 1024;
-/// The same line is written once in this time: a member that is away would fill the log otherwise.
+/// A message is not repeated within this time. An unreachable member would fill the log otherwise.
 const REPEAT_AFTER: Duration = Duration::from_secs(30);
-/// Distinct lines that are remembered for that.
+/// How many messages are remembered for that.
 const MAX_REMEMBERED: usize = 64;
-/// openraft's own words are for its developers; its errors are ours too.
+/// Messages of openraft are for its developers; its errors are logged by this crate as well.
 const FILTER: &str =
     "warn,pgraft=info,pgraft_raft=info,openraft=off,raft_log=warn,chunked_wal=warn";
 
-/// One line for Postgres' log.
+/// A message for Postgres' log.
 pub struct LogMessage {
     pub level: Level,
     pub text: String,
 }
 
-/// Routes `tracing` of this process to the returned queue.
+/// Sends the `tracing` events of this process to the returned queue.
 pub fn install() -> Receiver<LogMessage> {
     let (queue, lines) = sync_channel(QUEUE);
     let bridge = Bridge { queue, recent: Mutex::new(Vec::new()), lost: AtomicU64::new(0) };
     let subscriber = Registry::default().with(EnvFilter::new(FILTER)).with(bridge);
-    // Set once a process: a second call can only come from a second call of this function.
+    // It can be set once per process, and this function is called once.
     let _ = tracing::subscriber::set_global_default(subscriber);
-    // raft-log speaks through `log`.
+    // raft-log uses `log`.
     let _ = tracing_log::LogTracer::builder()
         .with_max_level(tracing_log::log::LevelFilter::Warn)
         .init();
@@ -74,9 +74,9 @@ impl<S: Subscriber> Layer<S> for Bridge {
         }
         let lost = self.lost.swap(0, Ordering::Relaxed);
         if lost > 0 {
-            text.0 = format!("{} ({lost} lines before this one were lost)", text.0);
+            text.0 = format!("{} ({lost} earlier messages were dropped)", text.0);
         }
-        // Better a lost line than a member that waits for the log.
+        // The member must not wait for the log.
         if let Err(TrySendError::Full(_)) = self.queue.try_send(LogMessage { level, text: text.0 })
         {
             self.lost.fetch_add(lost + 1, Ordering::Relaxed);
@@ -93,6 +93,6 @@ impl Visit for MessageText {
         } else {
             write!(self.0, " {}={value:?}", field.name())
         };
-        debug_assert!(written.is_ok(), "a String takes everything");
+        debug_assert!(written.is_ok(), "writing to a String cannot fail");
     }
 }

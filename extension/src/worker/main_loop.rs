@@ -1,9 +1,10 @@
-//! The worker's main thread: starts the member, keeps Postgres' side of it, and ends the process
-//! when the member can't go on.
+//! The worker's main thread: starts the member, calls Postgres for it, and ends the process if the
+//! member fails.
 //!
-//! A member that ends is started again after a second (exit code 1). Where only a person can help
-//! (settings that make no sense, a directory that is not ours) the worker stays, says why to
-//! whoever asks, and does nothing else. A panic of the member ends this process, never the server.
+//! After a failure the postmaster restarts the worker within a second (exit code 1). If only an
+//! administrator can help (invalid settings, a directory of another node), the worker keeps running
+//! without a member and publishes the reason. A panic of the member ends this process, never the
+//! server.
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError};
@@ -19,23 +20,23 @@ use super::bridge::{self, LogMessage};
 use super::server::ServerController;
 use crate::{gucs, pg, shmem};
 
-/// How often the main thread looks at WAL position and log lines.
+/// How often the main thread updates the WAL position and writes log messages.
 const TICK: Duration = Duration::from_millis(250);
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(3);
-/// For the lease to be released after a crash. Postgres starts no process before all have ended,
-/// and kills this one after five seconds.
+/// How long to wait for the release of the lease after a crash. Postgres restarts its processes when
+/// all have ended, and kills this one after five seconds.
 const CRASH_TIMEOUT: Duration = Duration::from_millis(300);
-/// Nothing that it runs keeps it for long (a promise that goes to the disk, at most). With two,
-/// each wake-up of one woke the other as well.
+/// One is enough: no task blocks for longer than a flush of a promise. With two threads, each
+/// wake-up of one woke the other, too.
 const THREADS: usize = 1;
-/// For name lookups, one at a time a member, and small files; made when needed, gone after ten idle
-/// seconds.
+/// For name lookups (one at a time per member) and small files. Threads start on demand and end
+/// after ten idle seconds.
 const BLOCKING_THREADS: usize = 32;
 
 enum LoopEnd {
-    /// The server stops or the worker was told to.
-    Asked,
-    /// The member can't go on.
+    /// The server is stopping, or the worker was asked to stop.
+    Requested,
+    /// The member has failed.
     Failed(String),
 }
 
@@ -57,8 +58,8 @@ pub fn run() -> ! {
     });
     let runtime = match runtime {
         Ok(Ok(runtime)) => runtime,
-        Ok(Err(error)) => fail(&format!("can't start its threads: {error}")),
-        Err(error) => fail(&format!("can't block its signals: {error}")),
+        Ok(Err(error)) => fail(&format!("could not start threads: {error}")),
+        Err(error) => fail(&format!("could not block signals: {error}")),
     };
     let controller = settings
         .lease_timeout
@@ -66,18 +67,18 @@ pub fn run() -> ! {
         .transpose();
     let controller = match controller {
         Ok(controller) => controller,
-        Err(error) => fail(&format!("can't make a socket pair: {error}")),
+        Err(error) => fail(&format!("could not create a socket pair: {error}")),
     };
     let node = match start(&runtime, settings, controller.as_ref()) {
         Ok(node) => node,
         Err(error) if error.is_temporary() => {
-            warning!("pgraft: {error}; the worker tries again in a second");
+            warning!("pgraft: {error}; the worker will retry in one second");
             pg::exit(1)
         }
         Err(error) => stop_for_good(&error.to_string()),
     };
-    match keep(&runtime, node, controller, &lines) {
-        LoopEnd::Asked => {
+    match serve(&runtime, node, controller, &lines) {
+        LoopEnd::Requested => {
             runtime.shutdown_timeout(SHUTDOWN_TIMEOUT);
             write(&lines);
             pg::exit(1)
@@ -94,33 +95,35 @@ fn start(
     let (id, at) = (settings.node_id, settings.advertise.clone());
     let postgres = controller.map(|s| s.server() as Arc<dyn PostgresControl>);
     let hooks = Hooks { wal: Arc::new(shmem::wal), postgres, publish: Box::new(shmem::publish) };
-    // On a thread of the runtime: whatever threads the member makes then inherit the full signal
-    // mask, not this thread's.
+    // On a thread of the runtime, so that threads of the member inherit its signal mask, not this
+    // thread's.
     let node = runtime
         .block_on(runtime.spawn(Node::start(settings, hooks)))
         .map_err(|e| StartError::Raft(e.to_string()))??;
-    log!("pgraft: node {id} listens at {at}");
+    log!("pgraft: node {id} is listening on {at}");
     Ok(node)
 }
 
-/// Keeps Postgres' side until the member or the server ends.
-fn keep(
+/// Calls Postgres for the member until the member fails or the server stops.
+fn serve(
     runtime: &Runtime,
     mut node: Node,
     mut controller: Option<ServerController>,
     lines: &Receiver<LogMessage>,
 ) -> LoopEnd {
-    let (tell_end, ended) = std::sync::mpsc::channel();
+    let (report_failure, failure) = std::sync::mpsc::channel();
     let (reload_certificates, poke) = (node.reloader(), node.poker());
     let (stop, stopping) = tokio::sync::oneshot::channel();
     if let Some(controller) = &controller
         && let Err(error) = pg::crash::listen(controller.wake_fd())
     {
-        warning!("pgraft: can't handle SIGQUIT, a crash of this server costs its lease: {error}");
+        warning!(
+            "pgraft: could not install the SIGQUIT handler; the lease is not released if the server crashes: {error}"
+        );
     }
     let watcher = runtime.spawn(async move {
         tokio::select! {
-            why = node.failed() => { let _ = tell_end.send(why); }
+            why = node.failed() => { let _ = report_failure.send(why); }
             woken = stopping => node.leave(matches!(woken, Ok(pg::WakeReason::PostmasterDied | pg::WakeReason::Crashed))).await,
         }
     });
@@ -130,17 +133,17 @@ fn keep(
         }
         write(lines);
         let woken = match &mut controller {
-            None if BackgroundWorker::wait_latch(Some(TICK)) => pg::WakeReason::GoOn,
+            None if BackgroundWorker::wait_latch(Some(TICK)) => pg::WakeReason::Continue,
             None => pg::WakeReason::ShutdownRequested,
             Some(controller) => {
-                let (news, due) = controller.tend();
-                if news {
+                let (changed, due) = controller.run_once();
+                if changed {
                     poke();
                 }
                 pg::wait(due.unwrap_or(TICK), controller.fd())
             }
         };
-        if woken != pg::WakeReason::GoOn {
+        if woken != pg::WakeReason::Continue {
             let _ = stop.send(woken);
             let longest =
                 if woken == pg::WakeReason::Crashed { CRASH_TIMEOUT } else { SHUTDOWN_TIMEOUT };
@@ -148,15 +151,17 @@ fn keep(
             if woken == pg::WakeReason::Crashed {
                 pg::crash::exit_at_once();
             }
-            return LoopEnd::Asked;
+            return LoopEnd::Requested;
         }
         if BackgroundWorker::sighup_received() {
             pg::reload();
             reload_certificates();
         }
-        match ended.try_recv() {
+        match failure.try_recv() {
             Ok(why) => return LoopEnd::Failed(why),
-            Err(TryRecvError::Disconnected) => return LoopEnd::Failed("its watcher ended".into()),
+            Err(TryRecvError::Disconnected) => {
+                return LoopEnd::Failed("the watcher task has ended".into());
+            }
             Err(TryRecvError::Empty) => {}
         }
     }
@@ -172,11 +177,11 @@ fn write(lines: &Receiver<LogMessage>) {
     }
 }
 
-/// For what only a person can mend. Postgres goes on without pgraft; this process stays to say why,
-/// also after a crash of a backend has wiped shared memory and had it started anew. A reload has it
-/// try again: what is wrong may have been a file.
+/// For errors that only an administrator can correct. Postgres continues without pgraft; this
+/// process stays to publish the reason, also after a crash of a backend has reset shared memory. It
+/// retries after a reload, because the error may be in a file.
 fn stop_for_good(why: &str) -> ! {
-    log!("pgraft: the worker does not start: {why}");
+    log!("pgraft: the worker cannot start: {why}");
     shmem::publish_stopped(why);
     while BackgroundWorker::wait_latch(None) {
         if BackgroundWorker::sighup_received() {
@@ -186,8 +191,8 @@ fn stop_for_good(why: &str) -> ! {
     pg::exit(1)
 }
 
-/// For what may go better the next time.
+/// For errors that may be temporary.
 fn fail(why: &str) -> ! {
-    warning!("pgraft: the worker ends and is started again: {why}");
+    warning!("pgraft: the worker failed and will be restarted: {why}");
     pg::exit(1)
 }

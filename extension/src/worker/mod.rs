@@ -1,5 +1,5 @@
-//! The background worker: one process whose main thread calls Postgres and whose other threads are
-//! the Raft member.
+//! The background worker: a process whose main thread calls Postgres and whose other threads are the
+//! Raft member.
 
 mod bridge;
 mod main_loop;
@@ -10,11 +10,11 @@ use std::time::Duration;
 use pgrx::bgworkers::{BackgroundWorkerBuilder, BgWorkerStartTime};
 use pgrx::pg_guard;
 
-/// From the end of the worker to its next start.
+/// The time between the end of the worker and its restart.
 const RESTART_DELAY: Duration = Duration::from_secs(1);
 
-/// Has the postmaster start the worker, before recovery: it votes on standbys and during crash
-/// recovery too.
+/// Registers the worker. It starts before recovery, because it votes on standbys and during crash
+/// recovery, too.
 pub fn register() {
     BackgroundWorkerBuilder::new("pgraft")
         .set_type("pgraft")

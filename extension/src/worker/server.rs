@@ -1,5 +1,5 @@
-//! This server under the failover protocol: the member's threads leave orders and read the last
-//! look; the main thread carries out and looks.
+//! This server under the failover protocol. The member's threads store a directive and read the last
+//! observed state; the main thread carries out the directive and observes the server.
 
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
@@ -12,25 +12,23 @@ use pgraft_core::NodeId;
 use pgraft_core::failover::lease::BootTime;
 use pgraft_core::failover::node::Intake;
 use pgraft_core::failover::{History, SyncConfig};
-use pgraft_core::instance_config::replication_name;
+use pgraft_core::instance_config::{NAMES_FILE, replication_name};
 use pgraft_raft::{PostgresControl, ServerDirective, ServerState};
 use pgrx::warning;
 
-use crate::fence::gate;
 use crate::pg::{self, intake, names, server, slots};
+use crate::shmem::gate;
 
-/// While something is expected to happen.
+/// The poll interval while a change of the server is expected.
 const FAST_POLL: Duration = Duration::from_millis(5);
-/// ... for longer than this.
-const PATIENT_AFTER: Duration = Duration::from_secs(10);
-const PATIENT: Duration = Duration::from_millis(50);
-/// A server that was told to stop and lives is told again.
-const STOP_AGAIN: Duration = Duration::from_secs(2);
-/// What the names of the standbys are written to, in the Raft directory; the server's configuration
-/// includes it.
-const NAMES_FILE: &str = "names.conf";
+/// How long to poll that fast.
+const FAST_POLL_TIME: Duration = Duration::from_secs(10);
+/// The poll interval after that.
+const SLOW_POLL: Duration = Duration::from_millis(50);
+/// After this time a stop is requested again.
+const STOP_RETRY: Duration = Duration::from_secs(2);
 
-/// The end that the member's threads hold.
+/// The part that the member's threads use.
 pub struct SharedServer {
     seen: Mutex<Option<ServerState>>,
     directive: Mutex<(Option<ServerDirective>, bool)>,
@@ -43,7 +41,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl PostgresControl for SharedServer {
     fn now(&self) -> BootTime {
-        BootTime(u64::try_from(pg::monotonic_ms()).unwrap_or(0))
+        pgraft_raft::boot_time()
     }
 
     fn observed(&self) -> Option<ServerState> {
@@ -51,7 +49,7 @@ impl PostgresControl for SharedServer {
     }
 
     fn refresh(&self) {
-        // A full pipe wakes as well.
+        // A full pipe is readable anyway.
         let _ = std::io::Write::write(&mut &self.wake, b"!");
     }
 
@@ -72,7 +70,7 @@ impl PostgresControl for SharedServer {
     }
 }
 
-/// The end that the main thread holds.
+/// The part that the main thread uses.
 pub struct ServerController {
     server: std::sync::Arc<SharedServer>,
     woken: UnixStream,
@@ -83,15 +81,18 @@ pub struct ServerController {
     consistent: bool,
     promoted_to: Option<u32>,
     names: Option<(u64, String)>,
-    /// Whose slots logical replication waits for.
+    /// The slots that logical replication waits for.
     slots: Vec<String>,
     history: History,
     stopped_at: Option<Instant>,
-    hurries_since: Option<Instant>,
+    fast_since: Option<Instant>,
 }
 
 impl ServerController {
-    /// For the server of this data directory.
+    /// Controls the server of the data directory `data`. `raft` is the Raft directory.
+    ///
+    /// # Errors
+    /// The socket pair could not be created.
     pub fn new(data: PathBuf, raft: &std::path::Path) -> std::io::Result<Self> {
         let (wake, woken) = UnixStream::pair()?;
         wake.set_nonblocking(true)?;
@@ -111,28 +112,28 @@ impl ServerController {
             slots: Vec::new(),
             history: History::default(),
             stopped_at: None,
-            hurries_since: None,
+            fast_since: None,
         })
     }
 
-    /// For the member's threads.
+    /// The part for the member's threads.
     pub fn server(&self) -> std::sync::Arc<SharedServer> {
         std::sync::Arc::clone(&self.server)
     }
 
-    /// Readable when there is a new order.
+    /// Readable when there is a new directive.
     pub fn fd(&self) -> RawFd {
         self.woken.as_raw_fd()
     }
 
-    /// What makes [`Self::fd`] readable.
+    /// Writing here makes [`Self::fd`] readable.
     pub fn wake_fd(&self) -> RawFd {
         self.server.wake.as_raw_fd()
     }
 
-    /// Carries out the last order, looks, and says whether the look is news, and when the next one
-    /// is due; None when nothing is expected.
-    pub fn tend(&mut self) -> (bool, Option<Duration>) {
+    /// Carries out the last directive and observes the server. Returns whether its state has changed,
+    /// and the time until the next call if a change is expected.
+    pub fn run_once(&mut self) -> (bool, Option<Duration>) {
         let mut drained = [0; 64];
         while std::io::Read::read(&mut &self.woken, &mut drained).is_ok_and(|n| n > 0) {}
         let (direct, hurry) = lock(&self.server.directive).clone();
@@ -141,19 +142,19 @@ impl ServerController {
         }
         let observed = self.observed();
         let mut seen = lock(&self.server.seen);
-        let news = *seen != observed;
+        let changed = *seen != observed;
         *seen = observed;
         drop(seen);
-        (news, self.due(hurry))
+        (changed, self.next_poll(hurry))
     }
 
-    fn due(&mut self, hurry: bool) -> Option<Duration> {
+    fn next_poll(&mut self, hurry: bool) -> Option<Duration> {
         if !hurry {
-            self.hurries_since = None;
+            self.fast_since = None;
             return None;
         }
-        let since = *self.hurries_since.get_or_insert_with(Instant::now);
-        Some(if since.elapsed() < PATIENT_AFTER { FAST_POLL } else { PATIENT })
+        let since = *self.fast_since.get_or_insert_with(Instant::now);
+        Some(if since.elapsed() < FAST_POLL_TIME { FAST_POLL } else { SLOW_POLL })
     }
 
     fn carry_out(&mut self, direct: ServerDirective) {
@@ -178,10 +179,10 @@ impl ServerController {
             ServerDirective::Names(..) => {}
             ServerDirective::Stop => {
                 gate::close();
-                if self.stopped_at.is_none_or(|at| at.elapsed() >= STOP_AGAIN) {
+                if self.stopped_at.is_none_or(|at| at.elapsed() >= STOP_RETRY) {
                     self.stopped_at = Some(Instant::now());
                     warning!(
-                        "pgraft: this server is the primary no longer: it ends at once, and is to come back as a standby"
+                        "pgraft: this server is no longer the primary; stopping it immediately to restart it as a standby"
                     );
                     server::signal(Signal::SIGQUIT);
                 }
@@ -189,8 +190,8 @@ impl ServerController {
         }
     }
 
-    /// The names first: a walsender of logical replication that starts at the promotion is to know
-    /// already whom it waits for.
+    /// Writes the names first: a walsender of logical replication that starts at the promotion must
+    /// already know which standbys to wait for.
     fn promote(&mut self, timeline: u32, change: u64, config: &SyncConfig) {
         let from = lock(&self.server.seen).as_ref().map(|l| l.end.timeline);
         if let Some(from) = from
@@ -200,14 +201,13 @@ impl ServerController {
             self.set_names(change, config);
             match server::promote(&self.data, from, timeline) {
                 Ok(()) => self.promoted_to = Some(timeline),
-                Err(error) => warning!("pgraft: can't promote this server: {error}"),
+                Err(error) => warning!("pgraft: could not promote this server: {error}"),
             }
         }
     }
 
-    /// The names in a file that the server's configuration includes, and behind them the number of
-    /// the change: whoever has loaded that has loaded the names. Logical replication sends what as
-    /// many standbys have as a commit waits for: no more than a failover keeps.
+    /// Writes the names to a file that the server's configuration includes, followed by the number of
+    /// the change: a process that has loaded the number has loaded the names.
     fn set_names(&mut self, change: u64, config: &SyncConfig) {
         let value = sync_names(config);
         let wanted = Some((change, value.clone()));
@@ -216,7 +216,7 @@ impl ServerController {
             return;
         }
         let text = format!(
-            "# Written by pgraft's worker: whose confirmation commits wait for. Changes are lost.\nsynchronous_standby_names = '{value}'\n{}pgraft.sync_change = {}\n",
+            "# Written by the pgraft worker. Do not edit this file; changes are overwritten.\nsynchronous_standby_names = '{value}'\n{}pgraft.sync_change = {}\n",
             slots::setting(&slots),
             number(change)
         );
@@ -225,21 +225,23 @@ impl ServerController {
                 (self.names, self.slots) = (wanted, slots);
                 server::signal(Signal::SIGHUP);
             }
-            Err(error) => warning!("pgraft: can't write {}: {error}", self.names_file.display()),
+            Err(error) => {
+                warning!("pgraft: could not write file \"{}\": {error}", self.names_file.display());
+            }
         }
     }
 
     fn observed(&mut self) -> Option<ServerState> {
         let standby = server::is_standby();
-        // First the names, then the position: what is noted as the end of the WAL was written when
-        // everybody went by these names already.
+        // The names before the position: the WAL up to the position was then written after all
+        // processes had loaded the names.
         let names = self
             .names
             .as_ref()
             .filter(|_| !standby)
             .map(|(change, value)| (*change, have_all_loaded(*change, value)));
-        // First the intake, then the position: when it is seen closed nothing is confirmed any more
-        // that is not within this position.
+        // The intake before the position: once it is closed, nothing beyond the position is
+        // confirmed.
         let intake = self.intake();
         let end = pg::wal::position()?;
         self.consistent = self.consistent || server::is_consistent(&self.data);
@@ -262,25 +264,24 @@ impl ServerController {
         })
     }
 
-    /// Closed once no receiver lives and the startup process has read all WAL that there is: it has
-    /// received before, or has asked for a receiver and got none.
+    /// Closed if no receiver is running and the startup process has read all local WAL: it has
+    /// received WAL before, or has requested a receiver that was refused.
     fn intake(&self) -> Intake {
         if !intake::is_closed() {
             let open = self
                 .following
-                .zip(intake::timeline())
+                .zip(intake::open_timeline())
                 .map(|(from, timeline)| Intake::Open { from, timeline });
             return open.unwrap_or(Intake::Closing);
         }
         let at_the_end = server::has_received() || intake::refusals() > self.refusals_at_close;
-        if intake::receiver_lives() || !at_the_end { Intake::Closing } else { Intake::Closed }
+        if intake::has_receiver() || !at_the_end { Intake::Closing } else { Intake::Closed }
     }
 }
 
-/// Whether every process that matters goes by these names.
+/// Whether all relevant processes have loaded these names.
 fn have_all_loaded(change: u64, value: &str) -> bool {
-    // What this process has read, the others read as well: another file that outranks ours would
-    // show here.
+    // If another file overrides the names, this process has loaded other ones.
     server::sync_names() == value
         && names::loaded_everywhere(number(change))
         && names::sync_defined() != value.is_empty()
@@ -299,8 +300,8 @@ fn sync_names(config: &SyncConfig) -> String {
     format!("ANY {} ({})", config.required, names.join(","))
 }
 
-/// The old file or the new one, whatever happens. It need not survive a crash: it is written again
-/// before anybody relies on it.
+/// Replaces a file atomically. It need not survive a crash, because it is written again before it is
+/// needed.
 fn replace(path: &std::path::Path, text: &str) -> std::io::Result<()> {
     let temporary = path.with_extension("tmp");
     std::fs::write(&temporary, text)?;

@@ -1,9 +1,13 @@
-//! Where Postgres asks the fence: before a statement, before a function, before a commit. Installed
-//! where `pgraft.failover` is on.
+//! The hooks that call the fence: before a statement, before a function and before a commit.
+//! Installed if `pgraft.failover` is on.
 //!
-//! Every hook has one shape: what may fail runs inside a guard and returns an error as plain data;
-//! the error is raised, or Postgres called, from a frame that owns nothing, since either may jump
-//! over it.
+//! In every hook, the part that may fail runs inside a guard and returns the error as plain data.
+//! The error is raised, or Postgres is called, from a frame that owns nothing, because either may
+//! jump over it.
+
+#![allow(unsafe_code, reason = "called by Postgres, and calls it")]
+
+mod session;
 
 use std::ffi::{c_char, c_int, c_void};
 use std::sync::OnceLock;
@@ -13,12 +17,12 @@ use pgraft_core::fence::{Act, act_of_function, is_ours};
 use pgrx::pg_sys;
 use pgrx::pg_sys::panic::pgrx_extern_c_guard;
 
-use super::ereport::Raised;
-use super::{cancel, session, statement};
-use crate::fence::{self, gate};
-use crate::pg;
+use crate::fence;
+use crate::pg::ereport::Raised;
+use crate::pg::{self, cancel, statement};
+use crate::shmem::gate;
 
-/// Who was asked before us.
+/// The hooks that were installed before these.
 struct Before {
     executor_start: pg_sys::ExecutorStart_hook_type,
     executor_run: pg_sys::ExecutorRun_hook_type,
@@ -31,7 +35,7 @@ static BEFORE: OnceLock<Before> = OnceLock::new();
 /// `pg_promote(boolean, integer)`
 const PG_PROMOTE: u32 = 3436;
 
-// Not by pgrx's bindings, which set a jump point for each call: these are called for every
+// Not through pgrx's bindings, which set a jump point for each call: these are called for every
 // statement and commit.
 unsafe extern "C-unwind" {
     fn standard_ExecutorStart(query: *mut pg_sys::QueryDesc, flags: c_int);
@@ -62,7 +66,7 @@ unsafe extern "C-unwind" {
     fn RecoveryInProgress() -> bool;
 }
 
-/// Installs them; in the postmaster, so that every process inherits them.
+/// Installs the hooks in the postmaster, so that every process inherits them.
 pub fn install() {
     // SAFETY: on the postmaster's only thread.
     unsafe {
@@ -80,30 +84,29 @@ pub fn install() {
     }
 }
 
-/// Whether this process serves anybody: the postmaster's children do, and neither single-user mode
-/// nor `pg_upgrade`.
+/// Whether this process serves clients. Single-user mode and `pg_upgrade` do not.
 fn is_serving() -> bool {
-    // SAFETY: words of this process.
+    // SAFETY: variables of this process.
     unsafe { pg_sys::IsUnderPostmaster && !pg_sys::IsBinaryUpgrade }
 }
 
-/// Whether statements need not be looked at: the gate is open, or this server is a standby, which
-/// promises nothing.
-fn is_free() -> bool {
-    // SAFETY: reads shared memory, and a word of this process.
+/// Whether statements need no check: the gate is open, or this server is a standby.
+fn is_exempt() -> bool {
+    // SAFETY: reads shared memory and a variable of this process.
     gate::is_open() || unsafe { RecoveryInProgress() }
 }
 
-/// Runs what may fail, and raises what it returns.
+/// Runs a check that may fail, and raises the refusal that it returns.
 ///
 /// # Safety
 /// May jump to Postgres' error handler: no frame between it and here may own anything.
-unsafe fn guarded(ask: impl FnOnce() -> Option<Refusal>) {
-    let ask = move || {
-        ask().map(|refusal| Raised::new(refusal.sqlstate(), &refusal.to_string(), &refusal.hint()))
+unsafe fn guarded(check: impl FnOnce() -> Option<Refusal>) {
+    let check = move || {
+        check()
+            .map(|refusal| Raised::new(refusal.sqlstate(), &refusal.to_string(), &refusal.hint()))
     };
     // SAFETY: the closure's own frames are unwound before the guard returns.
-    if let Some(raised) = unsafe { pgrx_extern_c_guard(ask) } {
+    if let Some(raised) = unsafe { pgrx_extern_c_guard(check) } {
         // SAFETY: `Raised` is plain data, and nothing else is alive here.
         unsafe { raised.raise() }
     }
@@ -113,11 +116,11 @@ unsafe fn guarded(ask: impl FnOnce() -> Option<Refusal>) {
 /// Called by Postgres, with the query that it is about to start.
 unsafe extern "C-unwind" fn executor_start(query: *mut pg_sys::QueryDesc, flags: c_int) {
     if is_serving() && !(gate::is_open() && session::is_ordinary()) {
-        // SAFETY: this frame owns nothing; the query is Postgres'.
+        // SAFETY: this frame owns nothing; the query belongs to Postgres.
         unsafe {
             guarded(|| {
                 session::statement_begins();
-                if is_free() { None } else { fence::check(statement::of_query(query, flags)) }
+                if is_exempt() { None } else { fence::check(statement::of_query(query, flags)) }
             });
         }
     }
@@ -131,8 +134,7 @@ unsafe extern "C-unwind" fn executor_start(query: *mut pg_sys::QueryDesc, flags:
 }
 
 /// # Safety
-/// Called by Postgres, with a query that it goes on with: for the first rows, or for the next ones
-/// of an open portal.
+/// Called by Postgres, to fetch the first rows of a query or the next ones of an open portal.
 #[cfg(not(feature = "pg18"))]
 unsafe extern "C-unwind" fn executor_run(
     query: *mut pg_sys::QueryDesc,
@@ -142,7 +144,7 @@ unsafe extern "C-unwind" fn executor_run(
 ) {
     // SAFETY: this frame owns nothing; as Postgres would call it.
     unsafe {
-        goes_on(query);
+        check_open_query(query);
         match BEFORE.get().and_then(|before| before.executor_run) {
             Some(next) => next(query, direction, count, once),
             None => standard_ExecutorRun(query, direction, count, once),
@@ -160,7 +162,7 @@ unsafe extern "C-unwind" fn executor_run(
 ) {
     // SAFETY: as above.
     unsafe {
-        goes_on(query);
+        check_open_query(query);
         match BEFORE.get().and_then(|before| before.executor_run) {
             Some(next) => next(query, direction, count),
             None => standard_ExecutorRun(query, direction, count),
@@ -169,10 +171,10 @@ unsafe extern "C-unwind" fn executor_run(
 }
 
 /// # Safety
-/// Called with a query of Postgres'; may jump to its error handler.
-unsafe fn goes_on(query: *mut pg_sys::QueryDesc) {
-    if is_serving() && !is_free() {
-        // SAFETY: the caller's frame owns nothing; the query is Postgres'.
+/// Called with a query of Postgres. May jump to its error handler.
+unsafe fn check_open_query(query: *mut pg_sys::QueryDesc) {
+    if is_serving() && !is_exempt() {
+        // SAFETY: the caller's frame owns nothing; the query belongs to Postgres.
         unsafe { guarded(|| fence::check(statement::of_query(query, 0))) }
     }
 }
@@ -192,14 +194,14 @@ unsafe extern "C-unwind" fn process_utility(
     let is_clients =
         is_serving() && context == pg_sys::ProcessUtilityContext::PROCESS_UTILITY_TOPLEVEL;
     if is_serving() {
-        // SAFETY: this frame owns nothing; the statement is Postgres'.
+        // SAFETY: this frame owns nothing; the statement belongs to Postgres.
         unsafe {
             let node = (*statement).utilityStmt;
             let mut ends_prepared = false;
             let ends = &raw mut ends_prepared;
             guarded(|| utility(node, ends));
             if ends_prepared {
-                // To the end of the transaction around it, which has nothing else to do.
+                // Until the end of the transaction around it, which does nothing else.
                 cancel::hold();
             }
         }
@@ -228,7 +230,7 @@ unsafe extern "C-unwind" fn process_utility(
 }
 
 /// # Safety
-/// With a statement of Postgres', and a place for whether it ends a prepared transaction.
+/// Called with a statement of Postgres, and a variable for whether it ends a prepared transaction.
 unsafe fn utility(node: *mut pg_sys::Node, ends_prepared: *mut bool) -> Option<Refusal> {
     session::statement_begins();
     // SAFETY: the caller's statement.
@@ -246,13 +248,13 @@ unsafe fn utility(node: *mut pg_sys::Node, ends_prepared: *mut bool) -> Option<R
     }
     // SAFETY: as above.
     let act = unsafe { statement::of_utility(node) };
-    // SAFETY: the caller's place.
+    // SAFETY: the caller's variable.
     unsafe { *ends_prepared = act == Act::Commit };
-    if is_free() && act != Act::Commit { None } else { fence::check(act) }
+    if is_exempt() && act != Act::Commit { None } else { fence::check(act) }
 }
 
 /// # Safety
-/// Called by Postgres, before a function is called among other things.
+/// Called by Postgres, for example before it calls a function.
 unsafe extern "C-unwind" fn object_access(
     access: pg_sys::ObjectAccessType::Type,
     class: pg_sys::Oid,
@@ -262,7 +264,7 @@ unsafe extern "C-unwind" fn object_access(
 ) {
     if access == pg_sys::ObjectAccessType::OAT_FUNCTION_EXECUTE
         && is_serving()
-        && (!is_free() || object.to_u32() == PG_PROMOTE)
+        && (!is_exempt() || object.to_u32() == PG_PROMOTE)
     {
         // SAFETY: this frame owns nothing.
         unsafe { guarded(|| function(object)) }
@@ -273,8 +275,7 @@ unsafe extern "C-unwind" fn object_access(
     }
 }
 
-/// A function that is about to be called while the gate is closed, or the one that is a standby's
-/// way out.
+/// Checks a function that is about to be called: `pg_promote`, or any while the gate is closed.
 fn function(oid: pg_sys::Oid) -> Option<Refusal> {
     if oid.to_u32() == PG_PROMOTE && pg::server::is_standby() {
         return Some(Refusal::ManualPromotion);
@@ -284,7 +285,7 @@ fn function(oid: pg_sys::Oid) -> Option<Refusal> {
 }
 
 /// # Safety
-/// Called by Postgres at the stations of each transaction. Those of parallel workers commit
+/// Called by Postgres in each phase of a transaction. Transactions of parallel workers commit
 /// nothing.
 unsafe extern "C-unwind" fn transaction(event: pg_sys::XactEvent::Type, _: *mut c_void) {
     use pg_sys::XactEvent::{
@@ -316,9 +317,9 @@ unsafe extern "C-unwind" fn transaction(event: pg_sys::XactEvent::Type, _: *mut 
     }
 }
 
-/// Whether the transaction has something that a failover could lose: it has an id, and it has left
-/// WAL. (A temporary table's has none.)
+/// Whether a failover could lose the transaction: it has an id and has written WAL. One that only
+/// writes a temporary table has not.
 fn wrote() -> bool {
-    // SAFETY: words of this process.
+    // SAFETY: variables of this process.
     unsafe { GetTopTransactionIdIfAny().into_inner() != 0 && pg_sys::XactLastRecEnd != 0 }
 }

@@ -1,22 +1,20 @@
-//! The fence: what keeps a server that is not the primary, or no longer, from confirming writes and
-//! from showing what may be out of date.
+//! The fence: keeps a server without the primary's lease from confirming writes and from showing
+//! data that may be out of date.
 //!
 //! ```text
-//!  pg/hooks.rs: a statement, a commit ──▶ check ──▶ pgraft_core::fence::decide ──▶ nothing, or an error
-//!                                           └── gate, settings, pg/who.rs: who is it
+//!  hooks: a statement, a commit ──▶ check ──▶ pgraft_core::fence::decide ──▶ nothing, or an error
+//!                                     └── gate, settings, pg/who.rs: who runs it
 //! ```
-
-pub mod gate;
 
 use pgraft_core::fence::{Act, FenceFacts, FenceVerdict, Who, decide};
 use pgraft_core::{NodeState, Primary, Refusal};
 
 use crate::pg::command;
 use crate::pg::who::{commit_waits, synchronous_commit, who};
-use crate::shmem::{self, Published};
+use crate::shmem::{self, Published, gate};
 use crate::{gucs, pg};
 
-/// Why this process may not do that now. On the main thread.
+/// Returns why this process may not do that now, if so. On the main thread.
 pub fn check(act: Act) -> Option<Refusal> {
     let open = gate::is_open();
     if open && !(act == Act::Commit && gucs::strict()) {
@@ -39,16 +37,16 @@ pub fn check(act: Act) -> Option<Refusal> {
         FenceVerdict::Go => None,
         FenceVerdict::NoWrites => Some(Refusal::NoWrites(primary())),
         FenceVerdict::NoReads => Some(Refusal::NoReads(primary())),
-        FenceVerdict::TooWeak => Some(Refusal::NotDurable(synchronous_commit().into())),
+        FenceVerdict::NotDurable => Some(Refusal::NotDurable(synchronous_commit().into())),
     }
 }
 
-/// Whether this node is in no cluster yet. Waits for a worker that is just starting.
+/// Whether this node is not in a cluster yet. Waits for a worker that is starting.
 fn bootstrapping() -> bool {
     matches!(command::published(), Published::Status(status) if status.state == NodeState::Uninitialized)
 }
 
-/// Where writes go, as far as the worker knows.
+/// The server that takes writes, as far as the worker knows.
 fn primary() -> Primary {
     let Published::Status(status) = shmem::read() else { return Primary::Unknown };
     match status.primary.filter(|_| shmem::is_fresh()) {
