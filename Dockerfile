@@ -1,20 +1,19 @@
 # Everything that is built or shipped, by target:
-#   dev        what the tests run in: Rust, Postgres 17 with its headers (15 and 18 beside it), just
-#   postgres   ships: one member, Postgres 17 with the extension under the instance manager
-#   operator   ships: the operator, and nothing else
-# BuildKit builds it (the default of today's clients; DOCKER_BUILDKIT=1 for older ones).
+#   dev        for tests: Rust, Postgres 17 with its headers (and 15 and 18), just
+#   postgres   released: one member, Postgres 17 with the extension and the instance manager
+#   operator   released: the operator only
+# Needs BuildKit, the default of current clients (DOCKER_BUILDKIT=1 for older ones).
 
 FROM rust:1.95-slim-trixie AS dev
 RUN apt-get update -qq \
  && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
       postgresql-17 postgresql-server-dev-17 tzdata-legacy just shellcheck mdbook git pkg-config make iproute2 procps patchelf etcd-server \
  && apt-get clean && rm -rf /var/lib/apt/lists/* /var/lib/postgresql/17
-# Other majors to build and test with, from other Debian suites; beside the work of others, so that the image is made without them too.
-# (Debian never released 16.)
+# Other majors, from other Debian suites. The image is built without them if they are not available. (Debian never released 16.)
 COPY hack/other-postgres /tmp/
 RUN for other in "15 bookworm" "18 forky"; do \
       /tmp/other-postgres $other "/opt/postgresql/${other%% *}" || { echo "no Postgres ${other%% *}"; rm -rf "/opt/postgresql/${other%% *}"; }; done
-# Some builds of the base image have these, some have rustup to fetch them with.
+# Some builds of the base image include these components, others have rustup to add them.
 RUN cargo clippy --version >/dev/null 2>&1 && cargo fmt --version >/dev/null 2>&1 || rustup component add clippy rustfmt
 ENV PATH=/usr/lib/postgresql/17/bin:$PATH \
     PGRX_PG_CONFIG_PATH=/usr/lib/postgresql/17/bin/pg_config \
@@ -27,14 +26,13 @@ RUN --mount=type=cache,id=pgraft-registry,target=/usr/local/cargo/registry \
     --mount=type=cache,id=pgraft-release,target=/src/target \
     cargo build --release --locked -p pgraft -p pgraft-instance -p pgraft-operator \
  && mkdir /out && cp target/release/libpgraft.so target/release/pgraft-instance target/release/pgraft-operator /out/
-# The operator and the libraries that it is linked to, as the root of an image without anything else.
+# The operator and the libraries that it is linked to, as the root directory of its image.
 RUN mkdir /operator && for file in /out/pgraft-operator $(ldd /out/pgraft-operator | grep -o '/[^ ]*'); do \
       install -D "$file" "/operator/$([ "$file" = /out/pgraft-operator ] && echo usr/local/bin/pgraft-operator || echo "$file")"; done
 
 FROM debian:trixie-slim AS postgres
-# The ids are fixed: volumes belong to them. Nobody makes a cluster here but the instance manager.
-# Postgres' JIT compiler would bring LLVM, half of the image; without its library Postgres goes on without it by itself, so a package of
-# that name that holds nothing keeps apt content.
+# The ids are fixed, because volumes are owned by them. Only the instance manager creates a database cluster.
+# LLVM, for the JIT compiler, would be half of the image. Without its library Postgres runs without JIT, so an empty package satisfies apt.
 RUN groupadd --system --gid 999 postgres \
  && useradd --system --uid 999 --gid 999 --home-dir /var/lib/pgraft --create-home --shell /bin/bash postgres \
  && mkdir -p /etc/postgresql-common /tmp/llvm/DEBIAN \

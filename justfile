@@ -1,4 +1,4 @@
-# Every recipe runs in the dev image (hack/in-dev just test), and on any host with Rust, just, and Postgres 17 with its headers.
+# Recipes run in the dev image (hack/in-dev just test), and on any host with Rust, just, and Postgres 17 with its headers.
 
 export PGRX_PG_CONFIG_PATH := env("PGRX_PG_CONFIG_PATH", "/usr/lib/postgresql/17/bin/pg_config")
 target := env("CARGO_TARGET_DIR", justfile_directory() / "target")
@@ -7,10 +7,10 @@ target := env("CARGO_TARGET_DIR", justfile_directory() / "target")
 default:
     @just --list --unsorted
 
-# Formats, lints, generated files. Reads only.
+# Checks formats, lints and generated files. Changes nothing.
 verify:
     cargo fmt --all --check
-    # Apart, since the simulation switches a feature of pgraft-raft on: what ships is linted without it.
+    # Two runs, since the simulation enables a feature of pgraft-raft, and released code is linted without it.
     cargo clippy --workspace --exclude pgraft-sim --all-targets --locked -- -D warnings
     cargo clippy -p pgraft-sim -p pgraft-raft --features pgraft-raft/sim --all-targets --locked -- -D warnings
     shellcheck --severity=warning quickstart test hack/offline-kind/lib.sh $(grep -rlI "^#!/bin/bash" .ci hack)
@@ -21,13 +21,13 @@ verify:
     if command -v mdbook >/dev/null; then mdbook build docs --dest-dir {{target}}/book; fi
     if command -v helm >/dev/null; then helm lint --strict charts/pgraft-operator; fi
 
-# Unit tests, then tests with real Postgres servers. The extension is installed into the Postgres of pg_config, so it runs as root.
+# Runs unit tests and tests with real Postgres servers. Installs the extension into the Postgres of pg_config, so it runs as root.
 test: install
     PGRAFT_TEST_BINDIR="$($PGRX_PG_CONFIG_PATH --bindir)" cargo test --workspace --exclude pgraft-sim --locked --no-fail-fast
     cargo test --profile sim --locked -p pgraft-sim
     cargo test --profile sim --locked -p pgraft-raft --features sim --lib simulated
 
-# Lints the extension for each other Postgres major that is here, and tests it with the newest.
+# Lints the extension for the other Postgres majors that are installed, and tests it with the newest.
 majors:
     hack/majors
 
@@ -37,22 +37,22 @@ install profile="dev":
     install -m 755 {{target / replace(profile, "dev", "debug")}}/libpgraft.so "$($PGRX_PG_CONFIG_PATH --pkglibdir)/pgraft.so"
     install -m 644 extension/pgraft.control extension/sql/*.sql "$($PGRX_PG_CONFIG_PATH --sharedir)/extension/"
 
-# The model of the failover protocol, as deep as it is told: `just model walk None 3 7 6 3 2 3 1 0 150 60 1`; crates/core/tests/failover/main.rs says what the words are.
+# Explores the model of the failover protocol: `just model walk None 3 7 6 3 2 3 1 0 150 60 1`. crates/core/tests/failover/main.rs explains the arguments.
 model *what:
     MODEL="{{what}}" cargo test --release --locked -p pgraft-core --test failover -- --ignored --nocapture by_hand
 
-# Simulated clusters under faults: `just sim 1000` runs so many seeds, `just sim 1000 from 4711` those behind 4711, `just sim seed 4711` tells the story of one (each with `failover` before it: with servers, and a primary that they choose), `just sim script 'start 3 · crash 1'` that of a script.
+# Simulates clusters under faults: `just sim 1000` runs 1000 seeds, `just sim 1000 from 4711` begins after seed 4711, `just sim seed 4711` prints the story of one, `just sim script 'start 3 · crash 1'` runs a script. With `failover` first (`just sim failover 1000`), the clusters have servers and choose their primary.
 [positional-arguments]
 sim *what="1000":
     cargo run --profile sim --quiet --locked -p pgraft-sim -- "$@"
 
-# Fuzzes what strangers' bytes and damaged files go through: frames, handshake, log, records, control, snapshot, identity or startup, for so many seconds. Needs cargo-fuzz.
+# Fuzzes the code that reads untrusted bytes and damaged files: frames, handshake, log, records, control, snapshot, identity or startup. Needs cargo-fuzz.
 fuzz target seconds="60":
     PGRAFT_FUZZ_SEEDS="{{justfile_directory()}}/fuzz/seeds" cargo test --quiet --locked -p pgraft-raft --lib -- --ignored --exact fuzz::tests::write_seeds
     mkdir -p fuzz/corpus/{{target}} fuzz/seeds/{{target}}
     RUSTC_BOOTSTRAP=1 cargo fuzz run --dev --sanitizer none {{target}} fuzz/corpus/{{target}} fuzz/seeds/{{target}} -- -max_total_time={{seconds}} -max_len=16384
 
-# The scenarios on the cluster of KUBECONFIG: all of them, or those that are named.
+# Runs the scenarios on the cluster of KUBECONFIG: all of them, or the named ones.
 e2e *scenarios:
     cargo run --locked -p pgraft-e2e -- {{scenarios}}
 
@@ -63,24 +63,24 @@ bench name *options:
     {{ if name == "operator" { "cargo build --release --locked -p pgraft-operator" } else { "true" } }}
     PGRAFT_TEST_BINDIR="$($PGRX_PG_CONFIG_PATH --bindir)" cargo run --quiet --release --locked -p pgraft-bench -- {{name}} {{options}}
 
-# The images that ship.
+# Builds the released images.
 images:
     hack/offline-kind/base-images debian:trixie-slim rust:1.95-slim-trixie
     hack/offline-kind/build --target postgres -t pgraft/postgres:dev .
     hack/offline-kind/build --target operator -t pgraft/operator:dev .
 
-# The book, in target/book.
+# Builds the book in target/book.
 book:
     mdbook build docs --dest-dir {{target}}/book
 
-# Writes the generated files anew: the CRD, then the generated parts of docs/ (those that a server knows best need `install` before).
+# Updates the generated files: the CRD and the generated sections of docs/. The ones that come from a server need `install` first.
 generate:
     cargo run --quiet -p pgraft-operator -- crd > crds/pgraftclusters.yaml
     cp crds/pgraftclusters.yaml charts/pgraft-operator/files/
     cargo run --quiet -p pgraft-docs -- write
     PGRAFT_WRITE_DOCS=1 PGRAFT_TEST_BINDIR="$($PGRX_PG_CONFIG_PATH --bindir)" cargo test -p pgraft --test reference
 
-# Formats, and mends what clippy can mend.
+# Applies clippy's suggestions and formats.
 fix:
     cargo clippy --workspace --all-targets --fix --allow-dirty --allow-staged
     cargo fmt --all

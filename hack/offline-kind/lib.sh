@@ -1,5 +1,5 @@
-# Sourced by the scripts of this folder, by quickstart and by test: how they speak, wait and find Docker. Changes nothing by itself.
-# shellcheck shell=bash disable=SC2034 # what it sets is used by who sources it
+# Functions for the scripts of this folder, quickstart and test. Sourcing it changes nothing on the machine.
+# shellcheck shell=bash disable=SC2034 # variables are used by the scripts that source it
 set -euo pipefail
 
 KIND_DIR=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -15,15 +15,15 @@ say() { printf '[%s] %s\n' "$(elapsed)" "$*" >&2; }
 die() { printf '%s: %s\n' "${0##*/}" "$*" >&2; exit 1; }
 have() { command -v "$1" >/dev/null 2>&1; }
 
-# step NAME LIMIT "what is being done" COMMAND...: runs it with its output in .work/log/NAME.log, says every half minute where it is, and
-# shows the end of the log when it fails or takes longer than LIMIT (as `timeout` reads it).
+# step NAME LIMIT TITLE COMMAND...: runs a command with its output in .work/log/NAME.log. Prints the latest line of the log every half minute,
+# and the end of the log if the command fails or exceeds LIMIT (in the format of `timeout`).
 step() {
   local name=$1 limit=$2 title=$3 log=$WORK/log/$1.log began waited=0 code=0
   shift 3
   mkdir -p "$WORK/log"
   began=$(date +%s)
   say "$title"
-  # In a session of its own, so that what it started ends with it.
+  # In its own session, so that its child processes end with it.
   setsid timeout --kill-after=20 "$limit" "$@" >"$log" 2>&1 </dev/null &
   local pid=$!
   trap 'kill -TERM -- -'"$pid"' 2>/dev/null || true' EXIT
@@ -37,27 +37,27 @@ step() {
   STEP_SECONDS=$(($(date +%s) - began))
   ((code == 0)) && return 0
   tail -n 60 "$log" >&2
-  ((code == 124 || code == 137)) && say "$name: given up after $limit"
-  say "$name failed (exit $code); all of its output: ${log#"$ROOT"/}"
+  ((code == 124 || code == 137)) && say "$name: timed out after $limit"
+  say "$name failed with exit code $code; its output is in ${log#"$ROOT"/}"
   return "$code"
 }
 
-# install_packages NAME...: Debian's and Ubuntu's packages; else one line that says what is missing.
+# install_packages NAME...: installs Debian or Ubuntu packages. On other systems, prints which are missing and exits.
 install_packages() {
-  have apt-get || die "please install: $*"
-  [ "$(id -u)" = 0 ] || die "please run this as root, or: apt-get install $*"
+  have apt-get || die "these packages are required: $*"
+  [ "$(id -u)" = 0 ] || die "run this as root, or install the packages first: apt-get install $*"
   say "installing $*"
   apt-get update -qq >/dev/null || true
   DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >/dev/null
 }
 
-# What a minimal machine lacks and every download needs.
+# Downloads need the certificate authorities, which a minimal machine does not have.
 need_certificates() { [ -s /etc/ssl/certs/ca-certificates.crt ] || install_packages ca-certificates; }
 
 # need COMMAND PACKAGE
 need() { have "$1" || install_packages "$2"; }
 
-# The Docker client that builds with BuildKit. Some clients need a plugin for it, Debian 12's does not, and a machine may have both.
+# Finds a Docker client that builds with BuildKit. Some clients need a plugin, Debian 12's does not, and a machine may have both.
 find_builder() {
   [ -n "${DOCKER_BUILDER:-}" ] && return
   local client
@@ -70,25 +70,25 @@ find_builder() {
   return 1
 }
 
-# build_image ARGUMENTS of `docker build`: what it makes is labelled, so that it can be found and removed again.
+# build_image ARGUMENTS...: `docker build` with BuildKit. The image is labelled, so that it can be found and removed.
 build_image() {
   find_builder || install_packages docker-buildx
-  find_builder || die "this Docker client can't build with BuildKit: please install Docker's buildx plugin"
+  find_builder || die "this Docker client cannot build with BuildKit: install Docker's buildx plugin"
   DOCKER_BUILDKIT=1 "$DOCKER_BUILDER" build --network host --label io.pgraft.made=here "$@"
 }
 
-# Whether an image registry answers, and soon: asked once, remembered for the scripts that this one calls.
+# Whether an image registry answers within 15 s. The result is kept for the scripts that this one calls.
 registry_answers() {
   if [ -z "${PGRAFT_REGISTRY:-}" ]; then
     PGRAFT_REGISTRY=no
     timeout 15 docker manifest inspect debian:trixie-slim >/dev/null 2>&1 && PGRAFT_REGISTRY=yes
     export PGRAFT_REGISTRY
-    [ "$PGRAFT_REGISTRY" = yes ] || say "no image registry answers: images are built here, from Debian packages and Go modules"
+    [ "$PGRAFT_REGISTRY" = yes ] || say "no image registry is reachable: building images from Debian packages and Go modules"
   fi
   [ "$PGRAFT_REGISTRY" = yes ]
 }
 
-# find_go: puts a Go that can build components/ on PATH. Any Debian's own Go can fetch a newer one: toolchains are Go modules.
+# find_go: puts a Go toolchain that can build components/ on PATH. An older one can fetch it, since toolchains are Go modules.
 GO_TOOLCHAIN=go1.24.13
 find_go() {
   local dir
@@ -97,14 +97,14 @@ find_go() {
   need_certificates
   export GOTOOLCHAIN=local CGO_ENABLED=0
   case $(go env GOVERSION) in go1.[0-9] | go1.[0-9].* | go1.1[0-9]* | go1.2[0-3]*) ;; *) return 0 ;; esac
-  say "fetching $GO_TOOLCHAIN: $(go env GOVERSION) is too old"
+  say "$(go env GOVERSION) is too old: fetching $GO_TOOLCHAIN"
   dir=$(cd / && go mod download -json "golang.org/toolchain@v0.0.1-$GO_TOOLCHAIN.linux-$(go env GOARCH)" | sed -n 's/^[[:space:]]*"Dir": "\(.*\)",*$/\1/p')
-  [ -d "$dir" ] || die "please install Go 1.24 or newer"
-  chmod -R u+x "$dir/bin" "$dir/pkg/tool" # a module's files have no execute bits
+  [ -d "$dir" ] || die "Go 1.24 or newer is required"
+  chmod -R u+x "$dir/bin" "$dir/pkg/tool" # files in modules are not executable
   PATH=$dir/bin:$PATH
 }
 
-# go_build MODULE PACKAGE OUTPUT [LDFLAGS]: MODULE is a folder of components/, its go.sum pins what is built.
+# go_build MODULE PACKAGE OUTPUT [LDFLAGS]: MODULE is a folder of components/, whose go.sum pins the versions.
 go_build() {
   say "building ${3##*/} from Go modules"
   (cd "$KIND_DIR/components/$1" && go build -trimpath -buildvcs=false -ldflags "-s -w ${4:-}" -o "$3" "$2")
