@@ -12,7 +12,8 @@ use serde_json::{Value, json};
 use tokio::net::TcpStream;
 
 use crate::failure::BenchFailure;
-use crate::servers::{free_port, until};
+use crate::servers::until;
+use pgraft_testkit::free_port;
 
 /// The cluster; its processes end with it.
 pub struct Etcd {
@@ -43,7 +44,7 @@ impl Etcd {
     pub async fn start(dir: &Path) -> Result<Self, BenchFailure> {
         let mut ports = Vec::new();
         for _ in 0..3 {
-            ports.push((free_port()?, free_port()?));
+            ports.push((free_port(), free_port()));
         }
         let cluster: Vec<String> = ports
             .iter()

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use crate::failure::BenchFailure;
-use crate::servers::free_port;
+use pgraft_testkit::free_port;
 
 /// Ends with its value.
 pub struct Haproxy {
@@ -16,7 +16,7 @@ pub struct Haproxy {
 impl Haproxy {
     /// None where there is no HAProxy.
     pub fn to(host: &str, port: u16, dir: &Path) -> Result<Option<Self>, BenchFailure> {
-        let own = free_port()?;
+        let own = free_port();
         let file = dir.join("haproxy.cfg");
         let settings = format!(
             "defaults\n  mode tcp\n  timeout connect 5s\n  timeout client 1h\n  timeout server 1h\n\

@@ -20,9 +20,12 @@ use tokio_postgres::{Client, Statement};
 use crate::disk;
 use crate::etcd::{self, Etcd, EtcdGateway};
 use crate::failure::BenchFailure;
-use crate::servers::{BenchServer, TIMEOUT, cluster, free_port, scratch, until};
+use crate::servers::{TIMEOUT, cluster, until};
 use crate::stats::BenchSample;
 use crate::watcher::Watcher;
+use pgraft_testkit::free_port;
+use pgraft_testkit::postgres::scratch_in;
+use pgraft_testkit::server::TestServer;
 
 /// Writes of the disk's own measurement, each round.
 const DISK_WRITES: usize = 5;
@@ -38,7 +41,7 @@ pub struct MembershipOptions {
 }
 
 pub async fn run(options: &MembershipOptions) -> Result<(), BenchFailure> {
-    let dir = scratch(&options.dir)?;
+    let dir = scratch_in(&options.dir);
     let mut pgraft = Pgraft::start(&dir).await?;
     let mut etcd = match etcd::version() {
         Some(version) => Some((version, EtcdSide::start(dir.path()).await?)),
@@ -112,7 +115,7 @@ type Wanted = (i32, bool);
 
 struct Pgraft {
     dir: PathBuf,
-    _servers: Vec<BenchServer>,
+    _servers: Vec<TestServer>,
     watchers: Vec<Watcher<Wanted>>,
     caller: Client,
     add: Statement,
@@ -131,7 +134,7 @@ impl Pgraft {
     async fn start(dir: &TempDir) -> Result<Self, BenchFailure> {
         let servers = cluster(dir.path(), 3).await?;
         let watchers = servers.iter().map(watch).collect();
-        let caller = servers[0].connect().await?;
+        let caller = servers[0].connect().await;
         let sql = BenchFailure::sql(1);
         let add =
             caller.prepare("select pgraft_add_node($1, '127.0.0.1', $2)").await.map_err(&sql)?;
@@ -206,7 +209,7 @@ impl Pgraft {
 
     /// A learner that nobody runs comes and goes.
     async fn round_of_nobody(&mut self) -> Result<(), BenchFailure> {
-        let (id, port) = (self.take_id(), free_port()?);
+        let (id, port) = (self.take_id(), free_port());
         let begun = self.begin(id, true);
         self.call(&self.add, &[&id, &i32::from(port)]).await?;
         self.nobody_added.note(begun, Instant::now(), &self.watchers)?;
@@ -259,7 +262,7 @@ impl Pgraft {
 
 /// A member on its own, called by nobody yet.
 async fn newcomer(id: i32, dir: &Path) -> Result<(Node, u16), BenchFailure> {
-    let port = free_port()?;
+    let port = free_port();
     let at = Address::new(&Ipv4Addr::LOCALHOST.to_string(), i64::from(port))
         .map_err(|e| BenchFailure::Wrong(e.to_string()))?;
     let settings = RaftSettings {
@@ -280,9 +283,9 @@ async fn newcomer(id: i32, dir: &Path) -> Result<(Node, u16), BenchFailure> {
     Ok((Node::start(settings, hooks).await?, port))
 }
 
-fn watch(server: &BenchServer) -> Watcher<Wanted> {
+fn watch(server: &TestServer) -> Watcher<Wanted> {
     let id = server.id;
-    let config = server.connection();
+    let config = server.conninfo();
     Watcher::new(move |runtime| {
         let sql = BenchFailure::sql(id);
         let client = runtime.block_on(crate::servers::connect(&config)).map_err(&sql)?;
@@ -338,7 +341,7 @@ impl EtcdSide {
     }
 
     async fn round(&mut self) -> Result<(), BenchFailure> {
-        let peer = format!("http://127.0.0.1:{}", free_port()?);
+        let peer = format!("http://127.0.0.1:{}", free_port());
         let begun = Instant::now();
         self.caller.shows(&peer).await?;
         self.call.push(begun.elapsed());

@@ -12,7 +12,8 @@ use pgraft_testkit::cluster::{cluster_of, primary};
 use crate::failure::BenchFailure;
 use crate::haproxy::Haproxy;
 use crate::plain::Plain;
-use crate::servers::{bin_directory, connect, scratch};
+use crate::servers::{bin_directory, connect};
+use pgraft_testkit::postgres::scratch_in;
 
 #[derive(clap::Args)]
 pub struct OverheadOptions {
@@ -63,7 +64,7 @@ pub async fn run(options: &OverheadOptions) -> Result<(), BenchFailure> {
         }
     }
     let nodes = cluster_of(nodes).await;
-    let dir = scratch(&options.dir)?;
+    let dir = scratch_in(&options.dir);
     let first = &nodes.nodes[primary(&nodes).await];
     let others = if options.pgraft_only {
         None

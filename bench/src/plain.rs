@@ -1,12 +1,17 @@
 //! Postgres without pgraft, set like a server that has it: a primary, and standbys that its commits
 //! wait for.
 
+use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use nix::sys::signal::{Signal, kill};
 use pgraft_testkit::TestNode;
+use pgraft_testkit::postgres::{postmaster, program};
 
 use crate::failure::BenchFailure;
-use crate::servers::{configure, connect, end, free_port, run_program, until};
+use crate::servers::{connect, until};
+use pgraft_testkit::free_port;
 
 /// What is a server's own, or pgraft's.
 const NOT_TAKEN_OVER: [&str; 16] = [
@@ -48,7 +53,7 @@ impl Plain {
         standbys: usize,
     ) -> Result<Self, BenchFailure> {
         let settings = settings_of(node).await?;
-        let primary = PlainServer { data: parent.join("plain-0"), port: free_port()? };
+        let primary = PlainServer { data: parent.join("plain-0"), port: free_port() };
         primary.run(
             bin,
             "initdb",
@@ -68,7 +73,7 @@ impl Plain {
         let mut plain = Self { servers: vec![primary] };
         for n in 1..=standbys {
             let standby =
-                PlainServer { data: parent.join(format!("plain-{n}")), port: free_port()? };
+                PlainServer { data: parent.join(format!("plain-{n}")), port: free_port() };
             let from = format!(
                 "host=127.0.0.1 port={} user=postgres application_name=plain_{n}",
                 plain.port()
@@ -119,7 +124,10 @@ impl PlainServer {
             "port = {}\nunix_socket_directories = ''\nlisten_addresses = '127.0.0.1'\n",
             self.port
         );
-        configure(&self.data, &format!("{settings}{own}"))
+        let path = self.data.join("postgresql.conf");
+        let file = fs::OpenOptions::new().append(true).open(&path);
+        file.and_then(|mut file| file.write_all(format!("{settings}{own}").as_bytes()))
+            .map_err(BenchFailure::io(path.display().to_string()))
     }
 
     fn log(&self) -> PathBuf {
@@ -134,13 +142,26 @@ impl PlainServer {
         )
     }
 
-    fn run(&self, bin: &Path, program: &str, arguments: &[&str]) -> Result<(), BenchFailure> {
-        run_program(bin, program, &self.data, &self.log(), arguments)
+    fn run(&self, bin: &Path, name: &str, arguments: &[&str]) -> Result<(), BenchFailure> {
+        let output = program(bin, name, None)
+            .arg("-D")
+            .arg(&self.data)
+            .args(arguments)
+            .output()
+            .map_err(BenchFailure::io(name))?;
+        if output.status.success() {
+            return Ok(());
+        }
+        let log = fs::read_to_string(self.log()).unwrap_or_default();
+        let error = String::from_utf8_lossy(&output.stderr);
+        Err(BenchFailure::Program(format!("{name}: {error}{log}")))
     }
 }
 
 impl Drop for PlainServer {
     fn drop(&mut self) {
-        end(&self.data);
+        if let Some(pid) = postmaster(&self.data) {
+            let _ = kill(pid, Signal::SIGQUIT);
+        }
     }
 }

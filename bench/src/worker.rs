@@ -12,7 +12,9 @@ use pgraft_testkit::{Nodes, child_of};
 
 use crate::failure::BenchFailure;
 use crate::machine::field;
-use crate::servers::{BenchServer, bin_directory, cluster, scratch};
+use crate::servers::{bin_directory, cluster};
+use pgraft_testkit::postgres::scratch_in;
+use pgraft_testkit::server::TestServer;
 
 #[derive(clap::Args)]
 pub struct WorkerOptions {
@@ -34,11 +36,12 @@ pub async fn run(options: &WorkerOptions) -> Result<(), BenchFailure> {
         whole(&nodes).await;
         return watch(&processes(&nodes).await?, options.seconds).await;
     }
-    let dir = scratch(&options.dir)?;
+    let dir = scratch_in(&options.dir);
     let servers = cluster(dir.path(), 3).await?;
     let mut workers = Vec::new();
     for server in &servers {
-        workers.push((name(server).await?, worker(server)?));
+        let missing = || BenchFailure::Wrong(format!("node {} has no worker", server.id));
+        workers.push((name(server).await, server.worker().ok_or_else(missing)?));
     }
     watch(&workers, options.seconds).await
 }
@@ -91,28 +94,8 @@ fn rate(count: u64, over: Duration) -> f64 {
     count as f64 / over.as_secs_f64()
 }
 
-async fn name(server: &BenchServer) -> Result<String, BenchFailure> {
-    let row = server
-        .connect()
-        .await?
-        .query_one("select state from pgraft_status()", &[])
-        .await
-        .map_err(BenchFailure::sql(server.id))?;
-    Ok(format!("{} {}", row.get::<_, String>(0), server.id))
-}
-
-/// The worker's process. (`pg_stat_activity` does not show workers without a database.)
-fn worker(server: &BenchServer) -> Result<Pid, BenchFailure> {
-    let missing = || BenchFailure::Wrong(format!("node {} has no worker", server.id));
-    let postmaster = server.postmaster().ok_or_else(missing)?;
-    let children = fs::read_to_string(format!("/proc/{postmaster}/task/{postmaster}/children"))
-        .map_err(BenchFailure::io("/proc"))?;
-    let is_worker = |pid: &&str| {
-        fs::read_to_string(format!("/proc/{pid}/cmdline"))
-            .is_ok_and(|title| title.starts_with("postgres: pgraft"))
-    };
-    let pid = children.split_whitespace().find(is_worker).and_then(|pid| pid.parse().ok());
-    pid.map(Pid::from_raw).ok_or_else(missing)
+async fn name(server: &TestServer) -> String {
+    format!("{} {}", server.one("select state from pgraft_status()").await, server.id)
 }
 
 /// Of all threads that a process has now.

@@ -2,7 +2,7 @@
 
 use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
-use pgraft_testkit::certificates::only_looks;
+use pgraft_testkit::tls::accepts_every_certificate;
 use rustls::pki_types::ServerName;
 use std::sync::Arc;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -33,7 +33,8 @@ pub async fn certificate(pods: &Api<Pod>, pod: &str, port: u16) -> Result<Vec<u8
         }
     }
     let name = ServerName::try_from("anybody").map_err(|e| E2eFailure::Wrong(e.to_string()))?;
-    let tls = TlsConnector::from(Arc::new(only_looks())).connect(name, stream).await?;
+    let tls =
+        TlsConnector::from(Arc::new(accepts_every_certificate())).connect(name, stream).await?;
     let shown = tls.get_ref().1.peer_certificates().and_then(|all| all.first()).map(|c| c.to_vec());
     shown.ok_or_else(|| E2eFailure::Wrong(format!("{pod}: no certificate on port {port}")))
 }

@@ -9,32 +9,20 @@
     reason = "a test, which may end anywhere"
 )]
 
-mod server;
-
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::{Duration, Instant};
 
-use server::{
-    TIMEOUT, TestServer, asked, bindir, change, cluster_of, free_port, scratch, until_leading,
-};
+use pgraft_testkit::postgres::scratch;
+use pgraft_testkit::server::{TIMEOUT, TestServer, change, cluster_of, on_leader, until_on_leader};
+use pgraft_testkit::{bin_directory, free_port};
 
 const NODES: &str = "select * from pgraft_get_nodes()";
 
-/// Three servers whose disks can be told to fail; None, with a word why, where there is no C
-/// compiler.
-async fn cluster(bindir: &Path, dir: &Path) -> Option<Vec<TestServer>> {
+/// Three servers whose disks can be made to fail.
+async fn cluster(bindir: &Path, dir: &Path) -> Vec<TestServer> {
     let library = dir.join("faulty_disk.so");
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/faulty_disk.c");
-    let compiled = Command::new("cc")
-        .args(["-shared", "-fPIC", "-O1", "-o"])
-        .arg(&library)
-        .arg(source)
-        .status();
-    if !compiled.is_ok_and(|status| status.success()) {
-        eprintln!("skipped: cc can't build the library that makes a disk fail");
-        return None;
-    }
+    pgraft_testkit::compile(&source, &["-shared", "-fPIC"], &library);
     let server = |id| {
         let mut server = TestServer::new(bindir, dir, id);
         let text = |path: PathBuf| path.display().to_string();
@@ -46,7 +34,7 @@ async fn cluster(bindir: &Path, dir: &Path) -> Option<Vec<TestServer>> {
         ];
         server
     };
-    Some(cluster_of((1..=3).map(server).collect()).await)
+    cluster_of((1..=3).map(server).collect()).await
 }
 
 fn fault(server: &TestServer) -> PathBuf {
@@ -55,9 +43,9 @@ fn fault(server: &TestServer) -> PathBuf {
 
 #[tokio::test]
 async fn a_full_disk_is_said_and_survived() {
-    let Some(bindir) = bindir() else { return };
+    let Some(bindir) = bin_directory() else { return };
     let dir = scratch();
-    let Some(servers) = cluster(&bindir, dir.path()).await else { return };
+    let servers = cluster(&bindir, dir.path()).await;
     // A follower's, then the leader's.
     for (full, newcomer) in [(1, 10), (0, 20)] {
         let others: Vec<usize> = (0..3).filter(|n| *n != full).collect();
@@ -73,7 +61,7 @@ async fn a_full_disk_is_said_and_survived() {
         until_leader(&servers, &others).await;
         let others: Vec<&TestServer> = others.iter().map(|n| &servers[*n]).collect();
         // Never added, as a rule.
-        let taken_back = asked(&others, "select pgraft_remove_node(19)").await.1;
+        let taken_back = on_leader(&others, "select pgraft_remove_node(19)").await.1;
         assert!(
             taken_back.as_ref().is_ok_and(|done| done == "t")
                 || taken_back.is_err_and(|no| no.code().code() == "42704")
@@ -100,9 +88,9 @@ async fn a_full_disk_is_said_and_survived() {
 
 #[tokio::test]
 async fn an_fsync_that_fails_ends_the_node_and_is_never_tried_again() {
-    let Some(bindir) = bindir() else { return };
+    let Some(bindir) = bin_directory() else { return };
     let dir = scratch();
-    let Some(servers) = cluster(&bindir, dir.path()).await else { return };
+    let servers = cluster(&bindir, dir.path()).await;
     let worker = servers[1].worker().expect("a worker");
     std::fs::write(fault(&servers[1]), "eio").unwrap();
     let newcomer = std::net::TcpListener::bind(("127.0.0.1", free_port())).unwrap();
@@ -132,9 +120,9 @@ async fn an_fsync_that_fails_ends_the_node_and_is_never_tried_again() {
 /// says what to do.
 #[tokio::test]
 async fn a_wiped_directory_is_refused_with_the_way_out() {
-    let Some(bindir) = bindir() else { return };
+    let Some(bindir) = bin_directory() else { return };
     let dir = scratch();
-    let servers = server::cluster(&bindir, dir.path(), 3).await;
+    let servers = pgraft_testkit::server::cluster(&bindir, dir.path(), 3).await;
     servers[2].stop();
     std::fs::remove_dir_all(servers[2].raft_dir()).unwrap();
     servers[2].start();
@@ -142,8 +130,12 @@ async fn a_wiped_directory_is_refused_with_the_way_out() {
                  id (pgraft_remove_node(3) on the leader, then pgraft_add_node with an id that was never used)";
     until(|| servers[..2].iter().any(|s| s.log().contains(words)), &servers[0], words).await;
     assert_eq!(servers[2].one("select state from pgraft_status()").await, "uninitialized");
-    until_leading(&servers[..2], "select reachable from pgraft_members where node_id = 3", "false")
-        .await;
+    until_on_leader(
+        &servers[..2],
+        "select reachable from pgraft_members where node_id = 3",
+        "false",
+    )
+    .await;
     change(&servers[..2], "select pgraft_remove_node(3)").await; // the way out
 }
 

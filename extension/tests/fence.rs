@@ -12,17 +12,18 @@
 
 mod catalog;
 mod governed;
-mod server;
 
 use std::time::{Duration, Instant};
 
 use governed::{CLOSED, OPEN, WaitingStatement, code, governed, open, run, standby, wait_for};
-use server::{TIMEOUT, TestServer, bindir, scratch};
+use pgraft_testkit::bin_directory;
+use pgraft_testkit::postgres::scratch;
+use pgraft_testkit::server::{TIMEOUT, TestServer};
 use tokio_postgres::error::SqlState;
 
 #[tokio::test]
 async fn a_closed_gate() {
-    let Some(bindir) = bindir() else { return };
+    let Some(bindir) = bin_directory() else { return };
     let dir = scratch();
     let server = governed(&bindir, dir.path()).await;
     let (admin, app) = (server.connect_locally().await, server.connect_as("app").await);
@@ -100,7 +101,7 @@ async fn a_closed_gate() {
 /// What a portal has left to show is read when it is asked for.
 #[tokio::test]
 async fn an_open_portal_shows_nothing_more_behind_a_closed_gate() {
-    let Some(bindir) = bindir() else { return };
+    let Some(bindir) = bin_directory() else { return };
     let dir = scratch();
     let server = governed(&bindir, dir.path()).await;
     let (admin, mut app) = (server.connect_locally().await, server.connect_as("app").await);
@@ -133,7 +134,7 @@ async fn an_open_portal_shows_nothing_more_behind_a_closed_gate() {
 /// A primary whose gate waits for a standby must be able to make that standby.
 #[tokio::test]
 async fn a_standby_is_made_behind_a_closed_gate() {
-    let Some(bindir) = bindir() else { return };
+    let Some(bindir) = bin_directory() else { return };
     let dir = scratch();
     let server = governed(&bindir, dir.path()).await;
     let admin = server.connect_locally().await;
@@ -154,7 +155,7 @@ async fn a_standby_is_made_behind_a_closed_gate() {
 
 #[tokio::test]
 async fn a_transaction_that_the_gate_closes_on() {
-    let Some(bindir) = bindir() else { return };
+    let Some(bindir) = bin_directory() else { return };
     let dir = scratch();
     let server = governed(&bindir, dir.path()).await;
     let (admin, app) = (server.connect_locally().await, server.connect_as("app").await);
@@ -188,7 +189,7 @@ async fn a_transaction_that_the_gate_closes_on() {
 
 #[tokio::test]
 async fn the_deadline_closes_it_and_so_does_a_crash() {
-    let Some(bindir) = bindir() else { return };
+    let Some(bindir) = bin_directory() else { return };
     let dir = scratch();
     let server = governed(&bindir, dir.path()).await;
     let (admin, app) = (server.connect_locally().await, server.connect_as("app").await);
@@ -208,7 +209,7 @@ async fn the_deadline_closes_it_and_so_does_a_crash() {
 
 #[tokio::test]
 async fn a_driver_that_looks_for_a_primary_moves_on() {
-    let Some(bindir) = bindir() else { return };
+    let Some(bindir) = bin_directory() else { return };
     let dir = scratch();
     let server = governed(&bindir, dir.path()).await;
     let other = TestServer::new(&bindir, dir.path(), 2);
@@ -259,7 +260,7 @@ async fn a_driver_that_looks_for_a_primary_moves_on() {
 
 #[tokio::test]
 async fn what_is_pgrafts_to_set() {
-    let Some(bindir) = bindir() else { return };
+    let Some(bindir) = bin_directory() else { return };
     let dir = scratch();
     let server = governed(&bindir, dir.path()).await;
     let admin = server.connect_locally().await;
@@ -312,7 +313,7 @@ async fn what_is_pgrafts_to_set() {
 
 #[tokio::test]
 async fn a_cancelled_wait_is_a_false_answer_in_stock_postgres() {
-    let Some(bindir) = bindir() else { return };
+    let Some(bindir) = bin_directory() else { return };
     let dir = scratch();
     let server = TestServer::new(&bindir, dir.path(), 1);
     server.start();
@@ -329,7 +330,7 @@ async fn a_cancelled_wait_is_a_false_answer_in_stock_postgres() {
 
 #[tokio::test]
 async fn a_cancelled_wait_goes_on() {
-    let Some(bindir) = bindir() else { return };
+    let Some(bindir) = bin_directory() else { return };
     let dir = scratch();
     let server = governed(&bindir, dir.path()).await;
     run(&server.connect_locally().await, OPEN).await.unwrap();
@@ -371,7 +372,7 @@ async fn a_cancelled_wait_goes_on() {
 
 #[tokio::test]
 async fn a_session_that_ends_while_it_waits_gets_no_answer() {
-    let Some(bindir) = bindir() else { return };
+    let Some(bindir) = bin_directory() else { return };
     let dir = scratch();
     let server = governed(&bindir, dir.path()).await;
     run(&server.connect_locally().await, OPEN).await.unwrap();
@@ -392,7 +393,7 @@ async fn a_session_that_ends_while_it_waits_gets_no_answer() {
 
 #[tokio::test]
 async fn a_cancelled_statement_is_cancelled() {
-    let Some(bindir) = bindir() else { return };
+    let Some(bindir) = bin_directory() else { return };
     let dir = scratch();
     let server = governed(&bindir, dir.path()).await;
     run(&server.connect_locally().await, OPEN).await.unwrap();
@@ -417,7 +418,7 @@ async fn a_cancelled_statement_is_cancelled() {
 
 #[tokio::test]
 async fn off_is_as_it_was() {
-    let Some(bindir) = bindir() else { return };
+    let Some(bindir) = bin_directory() else { return };
     let dir = scratch();
     let server = TestServer::new(&bindir, dir.path(), 1);
     server.start();

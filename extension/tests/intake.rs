@@ -11,14 +11,15 @@
 )]
 
 mod governed;
-mod server;
 
 use std::time::Duration;
 
 use governed::{OPEN, WaitingStatement, governed, open, open_on, run, standby, wait_for};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use server::{TestServer, bindir, scratch};
+use pgraft_testkit::bin_directory;
+use pgraft_testkit::postgres::scratch;
+use pgraft_testkit::server::TestServer;
 
 const CLOSE: &str = "select intake('', 0, 0)";
 
@@ -35,7 +36,7 @@ fn received(from: &TestServer) -> String {
 
 #[tokio::test]
 async fn it_is_closed_until_it_is_opened_and_follows_its_target() {
-    let Some(bindir) = bindir() else { return };
+    let Some(bindir) = bin_directory() else { return };
     let dir = scratch();
     let primary = governed(&bindir, dir.path()).await;
     run(&primary.connect_locally().await, OPEN).await.unwrap();
@@ -71,7 +72,7 @@ async fn it_is_closed_until_it_is_opened_and_follows_its_target() {
 
 #[tokio::test]
 async fn closed_it_confirms_nothing() {
-    let Some(bindir) = bindir() else { return };
+    let Some(bindir) = bin_directory() else { return };
     let dir = scratch();
     let primary = governed(&bindir, dir.path()).await;
     run(&primary.connect_locally().await, OPEN).await.unwrap();
@@ -108,7 +109,7 @@ async fn closed_it_confirms_nothing() {
 /// behind it. None of that is confirmed.
 #[tokio::test]
 async fn whoever_has_diverged_from_its_primary_confirms_nothing() {
-    let Some(bindir) = bindir() else { return };
+    let Some(bindir) = bin_directory() else { return };
     let dir = scratch();
     let old = governed(&bindir, dir.path()).await;
     run(&old.connect_locally().await, OPEN).await.unwrap();
@@ -161,7 +162,7 @@ async fn whoever_has_diverged_from_its_primary_confirms_nothing() {
 
 #[tokio::test]
 async fn logical_replication_passes() {
-    let Some(bindir) = bindir() else { return };
+    let Some(bindir) = bin_directory() else { return };
     let dir = scratch();
     let subscriber = governed(&bindir, dir.path()).await;
     run(&subscriber.connect_locally().await, OPEN).await.unwrap();
@@ -184,7 +185,7 @@ async fn logical_replication_passes() {
 
 #[tokio::test]
 async fn a_standby_that_pgraft_does_not_govern_is_as_it_was() {
-    let Some(bindir) = bindir() else { return };
+    let Some(bindir) = bin_directory() else { return };
     let dir = scratch();
     let primary = TestServer::new(&bindir, dir.path(), 1);
     primary.start();
@@ -198,7 +199,7 @@ async fn a_standby_that_pgraft_does_not_govern_is_as_it_was() {
 
 #[tokio::test]
 async fn every_process_tells_which_names_it_has() {
-    let Some(bindir) = bindir() else { return };
+    let Some(bindir) = bin_directory() else { return };
     let dir = scratch();
     let primary = governed(&bindir, dir.path()).await;
     primary.set("pgraft.sync_change = 3");

@@ -10,7 +10,6 @@
 )]
 
 mod governed;
-mod server;
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -18,7 +17,9 @@ use std::time::{Duration, Instant};
 use governed::{WaitingStatement, code, run, without_target};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use server::{TIMEOUT, TestServer, bindir, scratch};
+use pgraft_testkit::bin_directory;
+use pgraft_testkit::postgres::scratch;
+use pgraft_testkit::server::{TIMEOUT, TestServer};
 use tokio_postgres::Client;
 
 const GATE: &str = "select gate from pgraft_status()";
@@ -116,7 +117,7 @@ fn stop(server: &TestServer) -> Pid {
 
 #[tokio::test]
 async fn a_stopped_worker_leaves_no_gate_open() {
-    let Some(bindir) = bindir() else { return };
+    let Some(bindir) = bin_directory() else { return };
     let dir = scratch();
     let servers = three(&bindir, dir.path()).await;
     let app = servers[0].connect_as("app").await;
@@ -160,7 +161,7 @@ async fn until_primary(servers: &[TestServer]) -> &TestServer {
 
 #[tokio::test]
 async fn a_primary_without_its_majority_is_fenced_until_it_is_back() {
-    let Some(bindir) = bindir() else { return };
+    let Some(bindir) = bin_directory() else { return };
     let dir = scratch();
     let servers = three(&bindir, dir.path()).await;
     let app = servers[0].connect_as("app").await;
@@ -204,7 +205,7 @@ async fn a_primary_without_its_majority_is_fenced_until_it_is_back() {
 
 #[tokio::test]
 async fn a_cancelled_commit_waits_for_its_standbys() {
-    let Some(bindir) = bindir() else { return };
+    let Some(bindir) = bin_directory() else { return };
     let dir = scratch();
     let servers = three(&bindir, dir.path()).await;
     let mut receivers = Vec::new();
@@ -229,7 +230,7 @@ async fn a_cancelled_commit_waits_for_its_standbys() {
 
 #[tokio::test]
 async fn what_a_node_has_promised_is_not_forgotten() {
-    let Some(bindir) = bindir() else { return };
+    let Some(bindir) = bin_directory() else { return };
     let dir = scratch();
     let server = bootstrap(&bindir, dir.path()).await;
     server.rows("create table t(v int)").await;

@@ -8,19 +8,17 @@
     reason = "a test, which may end anywhere"
 )]
 
-mod server;
-
 use std::time::{Duration, Instant};
 
-use server::{
-    TIMEOUT, TestServer, asked, bindir, change, cluster, free_port, scratch, until_leading,
-};
+use pgraft_testkit::postgres::scratch;
+use pgraft_testkit::server::{TIMEOUT, TestServer, change, cluster, on_leader, until_on_leader};
+use pgraft_testkit::{bin_directory, free_port};
 
 const NODES: &str = "select * from pgraft_get_nodes()";
 
 #[tokio::test]
 async fn a_newcomer_that_never_comes_is_taken_out_again() {
-    let Some(bindir) = bindir() else { return };
+    let Some(bindir) = bin_directory() else { return };
     let dir = scratch();
     let servers = cluster(&bindir, dir.path(), 2).await;
     // From the next start on, so that nobody here is given up while the machine is busy.
@@ -42,12 +40,12 @@ async fn a_newcomer_that_never_comes_is_taken_out_again() {
         "node 3 at 127.0.0.1:{port} has not come within pgraft.join_timeout (2 s): it is taken out again"
     );
     until(|| servers.iter().any(|s| s.log().contains(&words)), &words).await;
-    assert_eq!(asked(&servers, &call).await.1.unwrap_err().code().code(), "PGR02");
+    assert_eq!(on_leader(&servers, &call).await.1.unwrap_err().code().code(), "PGR02");
 }
 
 #[tokio::test]
 async fn a_member_moves_without_a_new_id() {
-    let Some(bindir) = bindir() else { return };
+    let Some(bindir) = bin_directory() else { return };
     let dir = scratch();
     let mut servers = cluster(&bindir, dir.path(), 3).await;
     let told = |server: &TestServer, node: usize| {
@@ -62,7 +60,7 @@ async fn a_member_moves_without_a_new_id() {
     (servers[1].port, servers[1].raft_port) = (free_port(), free_port());
     servers[1].set(&format!("port = {}\npgraft.port = {}", servers[1].port, servers[1].raft_port));
     servers[1].start();
-    until_leading(&servers, "select reachable from pgraft_members where node_id = 2", "false")
+    until_on_leader(&servers, "select reachable from pgraft_members where node_id = 2", "false")
         .await;
     let port = servers[1].raft_port;
     let call = format!("select pgraft_set_address(2, '127.0.0.1', {port})");
@@ -70,7 +68,7 @@ async fn a_member_moves_without_a_new_id() {
     let table = rows(&servers[told_it], NODES).await;
     change(&servers, &call).await; // the same call again
     // It catches up, tells where its Postgres is now, and every node knows all of it.
-    until_leading(
+    until_on_leader(
         &servers,
         "select reachable and match_index > 0 from pgraft_members where node_id = 2",
         "true",
@@ -101,20 +99,20 @@ async fn a_member_moves_without_a_new_id() {
     leader_of(&servers, (leader + 1) % 3, &[leader]).await;
     servers[leader].start();
     let next =
-        until_leading(&servers, "select bool_and(reachable) from pgraft_members", "true").await;
+        until_on_leader(&servers, "select bool_and(reachable) from pgraft_members", "true").await;
     servers[leader].until(NODES, &rows(&servers[next], NODES).await).await;
 }
 
 #[tokio::test]
 async fn the_leader_takes_itself_out() {
-    let Some(bindir) = bindir() else { return };
+    let Some(bindir) = bin_directory() else { return };
     let dir = scratch();
     let servers = cluster(&bindir, dir.path(), 3).await;
     // The primary can't be removed: another node has to lead.
     servers[0].stop();
     let leader = leader_of(&servers, 1, &[0]).await;
     servers[0].start();
-    until_leading(&servers, "select bool_and(reachable) from pgraft_members", "true").await;
+    until_on_leader(&servers, "select bool_and(reachable) from pgraft_members", "true").await;
     let id = servers[leader].id;
     change(&servers, &format!("select pgraft_remove_node({id})")).await;
     for server in servers.iter().filter(|s| s.id != id) {
@@ -125,8 +123,10 @@ async fn the_leader_takes_itself_out() {
     }
     let rest: Vec<&TestServer> = servers.iter().filter(|s| s.id != id).collect();
     change(&rest, &format!("select pgraft_remove_node({id})")).await; // the same call on the successor
-    let error =
-        asked(&rest, &format!("select pgraft_add_node({id}, '127.0.0.1', 1)")).await.1.unwrap_err();
+    let error = on_leader(&rest, &format!("select pgraft_add_node({id}, '127.0.0.1', 1)"))
+        .await
+        .1
+        .unwrap_err();
     assert_eq!(error.code().code(), "PGR02");
 }
 

@@ -9,19 +9,19 @@
     reason = "a test, which may end anywhere"
 )]
 
-mod server;
-
 use std::time::{Duration, Instant};
 
 use futures::future::join_all;
+use pgraft_testkit::bin_directory;
 use pgraft_testkit::network::TestNetwork;
-use server::{TIMEOUT, TestServer, bindir, change, cluster_of, scratch, until_leading};
+use pgraft_testkit::postgres::scratch;
+use pgraft_testkit::server::{TIMEOUT, TestServer, change, cluster_of, until_on_leader};
 
 const NODES: &str = "select * from pgraft_get_nodes()";
 
 #[tokio::test]
 async fn the_minority_changes_nothing() {
-    let Some(bindir) = bindir() else { return };
+    let Some(bindir) = bin_directory() else { return };
     let Some(network) = TestNetwork::new(6) else { return };
     let dir = scratch();
     let server = |n: usize| {
@@ -48,7 +48,7 @@ async fn the_minority_changes_nothing() {
     let (cut_off, rest): (Vec<&TestServer>, Vec<&TestServer>) = diverged(&servers, &minority);
     assert_eq!(tries(&cut_off, 70).await, 6);
     change(&rest, &sixth.join()).await;
-    until_leading(&rest, "select voters from pgraft_status()", "6").await;
+    until_on_leader(&rest, "select voters from pgraft_status()", "6").await;
     // (The other one still hears it, and can't know that nobody else does.)
     cut_off[0].until("select leader is null from pgraft_status()", "t").await;
     for server in cut_off {
@@ -61,11 +61,11 @@ async fn the_minority_changes_nothing() {
 
     // The leader is on the majority side, with half of its followers gone.
     let leader =
-        until_leading(&servers, "select bool_and(reachable) from pgraft_members", "true").await;
+        until_on_leader(&servers, "select bool_and(reachable) from pgraft_members", "true").await;
     let minority = [(leader + 1) % 5, (leader + 2) % 5];
     network.split(&minority);
     let (cut_off, rest) = diverged(&servers, &minority);
-    until_leading(&rest, "select count(*) from pgraft_members where not reachable", "2").await;
+    until_on_leader(&rest, "select count(*) from pgraft_members where not reachable", "2").await;
     assert_eq!(tries(&cut_off, 80).await, 6);
     let done = change(&rest, "select pgraft_remove_node(6)").await;
     network.heal();
@@ -101,7 +101,8 @@ async fn until_deaf(network: &TestNetwork, servers: &[TestServer]) -> (usize, us
     let start = Instant::now();
     loop {
         let leader =
-            until_leading(servers, "select bool_and(reachable) from pgraft_members", "true").await;
+            until_on_leader(servers, "select bool_and(reachable) from pgraft_members", "true")
+                .await;
         let deaf = (leader + 1) % 5;
         network.drop_one_way(leader, deaf);
         while servers[deaf].one("select coalesce(leader, 0) from pgraft_status()").await

@@ -9,11 +9,11 @@
     reason = "a test, which may end anywhere"
 )]
 
-mod server;
-
 use std::path::Path;
 
-use server::{TestServer, bindir, scratch};
+use pgraft_testkit::bin_directory;
+use pgraft_testkit::postgres::scratch;
+use pgraft_testkit::server::TestServer;
 
 const FUNCTIONS: &str = "
     select format('| `%s(%s)` | %s | %s | %s |', p.proname, regexp_replace(pg_get_function_identity_arguments(p.oid), '(, )?OUT .*', ''),
@@ -41,7 +41,7 @@ const SETTINGS: &str = "
 
 #[tokio::test]
 async fn the_reference_lists_what_a_server_has() {
-    let Some(bindir) = bindir() else { return };
+    let Some(bindir) = bin_directory() else { return };
     let dir = scratch();
     let server = TestServer::new(&bindir, dir.path(), 1);
     server.start();

@@ -8,22 +8,21 @@
     reason = "a test, which may end anywhere"
 )]
 
-mod server;
-
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
-use server::{
-    TestServer, asked, bindir, change, cluster, free_port, scratch, steady_cluster, text_rows,
-    until_leading,
+use pgraft_testkit::postgres::scratch;
+use pgraft_testkit::server::{
+    TIMEOUT, TestServer, change, cluster, on_leader, steady_cluster, text_rows, until_on_leader,
 };
+use pgraft_testkit::{bin_directory, free_port};
 use tokio_postgres::error::SqlState;
 
 const NODES: &str = "select * from pgraft_get_nodes()";
 
 #[tokio::test]
 async fn the_seeds_session_word_for_word() {
-    let Some(bindir) = bindir() else { return };
+    let Some(bindir) = bin_directory() else { return };
     let dir = scratch();
     let servers = steady_cluster(&bindir, dir.path(), 3).await;
     assert_eq!(servers[0].one("select pgraft_get_leader()").await, "1");
@@ -52,7 +51,7 @@ async fn the_seeds_session_word_for_word() {
 #[tokio::test]
 #[expect(clippy::too_many_lines, reason = "a table")]
 async fn every_refusal_has_its_words() {
-    let Some(bindir) = bindir() else { return };
+    let Some(bindir) = bin_directory() else { return };
     let dir = scratch();
     let servers = steady_cluster(&bindir, dir.path(), 2).await;
     let (leader, follower) = (&servers[0], &servers[1]);
@@ -223,7 +222,7 @@ async fn every_refusal_has_its_words() {
 
 #[tokio::test]
 async fn who_may_do_what() {
-    let Some(bindir) = bindir() else { return };
+    let Some(bindir) = bin_directory() else { return };
     let dir = scratch();
     let servers = steady_cluster(&bindir, dir.path(), 1).await;
     let server = &servers[0];
@@ -270,7 +269,7 @@ async fn who_may_do_what() {
 
 #[tokio::test]
 async fn before_a_cluster_and_without_a_worker() {
-    let Some(bindir) = bindir() else { return };
+    let Some(bindir) = bin_directory() else { return };
     let dir = scratch();
     let server = TestServer::new(&bindir, dir.path(), 1);
     server.start();
@@ -350,7 +349,7 @@ async fn before_a_cluster_and_without_a_worker() {
 
 #[tokio::test]
 async fn kills_lose_nothing() {
-    let Some(bindir) = bindir() else { return };
+    let Some(bindir) = bin_directory() else { return };
     let dir = scratch();
     let servers = cluster(&bindir, dir.path(), 3).await;
     let table = servers[0].rows(NODES).await;
@@ -383,12 +382,13 @@ async fn kills_lose_nothing() {
     let postmaster = servers[0].postmaster().unwrap();
     kill(postmaster, Signal::SIGKILL).unwrap();
     let living = &servers[1..];
-    until_leading(living, "select reachable from pgraft_members where node_id = 1", "false").await;
+    until_on_leader(living, "select reachable from pgraft_members where node_id = 1", "false")
+        .await;
     // With a voter dead the newcomer must be there, or the vote that it is to get could cost the
     // majority.
     let port = free_port();
     let call = format!("select pgraft_add_node(4, '127.0.0.1', {port})");
-    let error = asked(living, &call).await.1.unwrap_err();
+    let error = on_leader(living, &call).await.1.unwrap_err();
     assert_eq!(
         (error.code().code(), error.message()),
         ("55006", "adding node 4 would leave only 2 of 4 voters reachable, but 3 are required")
@@ -406,7 +406,7 @@ async fn kills_lose_nothing() {
         .iter()
         .any(u8::is_ascii_digit)
     {
-        assert!(start.elapsed() < server::TIMEOUT, "processes of the killed server stay");
+        assert!(start.elapsed() < TIMEOUT, "processes of the killed server stay");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     servers[0].start();
@@ -416,7 +416,7 @@ async fn kills_lose_nothing() {
 
 #[tokio::test]
 async fn without_a_majority_a_call_waits_and_can_be_cancelled() {
-    let Some(bindir) = bindir() else { return };
+    let Some(bindir) = bin_directory() else { return };
     let dir = scratch();
     let servers = steady_cluster(&bindir, dir.path(), 3).await;
     // A newcomer that answers, and does no more than that: the leader may not have heard both
@@ -441,7 +441,7 @@ async fn without_a_majority_a_call_waits_and_can_be_cancelled() {
     servers[1].start();
     servers[2].start();
     // A leader that has just got its followers back refuses until it has heard enough of them.
-    until_leading(
+    until_on_leader(
         &servers,
         "select count(*) from pgraft_members where role = 'voter' and reachable",
         "3",
@@ -455,7 +455,7 @@ async fn without_a_majority_a_call_waits_and_can_be_cancelled() {
 
 #[tokio::test]
 async fn a_hot_standby_is_a_member_like_any_other() {
-    let Some(bindir) = bindir() else { return };
+    let Some(bindir) = bin_directory() else { return };
     let dir = scratch();
     let servers = steady_cluster(&bindir, dir.path(), 1).await;
     let standby = TestServer::standby_of(&bindir, dir.path(), 2, &servers[0]);

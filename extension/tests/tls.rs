@@ -9,34 +9,27 @@
     reason = "a test, which may end anywhere"
 )]
 
-#[path = "../../crates/raft/tests/certificates/mod.rs"]
-mod certificates;
-mod server;
-
-use std::os::unix::fs::chown;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use certificates::{Ca, Files, IssuedFiles};
-use nix::unistd::{User, geteuid};
-use server::{STEADY, TIMEOUT, TestServer, bindir, scratch};
+use pgraft_testkit::bin_directory;
+use pgraft_testkit::certificates::{Authority, CertificateFiles, IssuedCertificate};
+use pgraft_testkit::postgres::{give, scratch};
+use pgraft_testkit::server::{STEADY, TIMEOUT, TestServer};
 
 /// A server with these files.
 fn server(
     bindir: &Path,
     dir: &Path,
     id: u16,
-    issued: &IssuedFiles,
+    issued: &IssuedCertificate,
     ca: &str,
-) -> (TestServer, Files) {
+) -> (TestServer, CertificateFiles) {
     let server = TestServer::new(bindir, dir, id);
-    let files = Files::write(&dir.join(format!("tls-{id}")), issued, ca);
+    let files = CertificateFiles::write(&dir.join(format!("tls-{id}")), issued, ca);
     let lines =
         [("cert", &files.cert), ("key", &files.key), ("ca", &files.ca)].map(|(what, path)| {
-            if geteuid().is_root() {
-                let user = User::from_name("postgres").unwrap().unwrap();
-                chown(path, Some(user.uid.as_raw()), Some(user.gid.as_raw())).unwrap();
-            }
+            give(path);
             format!("pgraft.tls_{what}_file = '{}'", path.display())
         });
     server.set(&lines.join("\n"));
@@ -59,8 +52,8 @@ async fn until_logged(server: &TestServer, words: &str) {
 
 #[tokio::test]
 async fn the_seeds_session_over_tls_and_certificates_that_are_no_good() {
-    let Some(bindir) = bindir() else { return };
-    let (dir, ca) = (scratch(), Ca::new("ours"));
+    let Some(bindir) = bin_directory() else { return };
+    let (dir, ca) = (scratch(), Authority::new("ours"));
     let mut servers = Vec::new();
     for id in 1..=3 {
         let (server, _) = server(&bindir, dir.path(), id, &ca.node(id), &ca.pem());
@@ -81,11 +74,11 @@ async fn the_seeds_session_over_tls_and_certificates_that_are_no_good() {
     );
 
     // Each is asked in by the leader, and never comes: both sides say why.
-    let theirs = Ca::new("theirs");
+    let theirs = Authority::new("theirs");
     let cases = [
         (
             4,
-            ca.expired(4),
+            ca.expired_node(4),
             ca.pem(),
             "its certificate expired 24 hours ago",
             "this node's certificate expired 24 hours ago, and no member accepts it",

@@ -10,13 +10,13 @@
     reason = "a test, which may end anywhere"
 )]
 
-mod server;
-
 use std::fs;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use server::{TestServer, bindir, scratch};
+use pgraft_testkit::bin_directory;
+use pgraft_testkit::postgres::scratch;
+use pgraft_testkit::server::TestServer;
 
 const REMOVED: &str = "removed two-phase state file";
 
@@ -49,7 +49,7 @@ fn children(of: Pid) -> Vec<Pid> {
 
 #[tokio::test]
 async fn a_crash_in_the_middle_of_a_checkpoint() {
-    let Some(bindir) = bindir() else { return };
+    let Some(bindir) = bin_directory() else { return };
     let dir = scratch();
     let server = TestServer::new(&bindir, dir.path(), 1);
     server.set("max_prepared_transactions = 10\nrestart_after_crash = on");

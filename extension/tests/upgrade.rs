@@ -10,15 +10,15 @@
     reason = "a test, which may end anywhere"
 )]
 
-mod server;
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use server::{TestServer, bindir, scratch};
+use pgraft_testkit::bin_directory;
+use pgraft_testkit::postgres::scratch;
+use pgraft_testkit::server::TestServer;
 
 /// Every object of the extension with all that a script can get wrong about it.
 const OBJECTS: &str = "select pg_describe_object(d.classid, d.objid, 0),
@@ -147,7 +147,7 @@ async fn objects(server: &TestServer, from: Option<&str>, to: &str) -> Vec<Vec<S
 
 #[tokio::test]
 async fn an_update_leads_to_what_a_fresh_install_makes() {
-    let Some(bindir) = bindir() else { return };
+    let Some(bindir) = bin_directory() else { return };
     let dir = scratch();
     let (bindir, extension) = installation(&bindir, &dir.path().join("installation"));
     let present = present();

@@ -18,7 +18,7 @@ use pgraft_testkit::cluster::{
 };
 use pgraft_testkit::disk::SmallDisk;
 use pgraft_testkit::ledger::Ledger;
-use pgraft_testkit::{Nodes, TestNode, bin_directory, child_of, until, without_extension};
+use pgraft_testkit::{Nodes, TestNode, bin_directory, child_of, until};
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
@@ -439,9 +439,6 @@ async fn a_long_backlog_of_replay() {
 /// First a standby's disk, then the primary's: data, WAL and Raft's files are all on it.
 #[tokio::test]
 async fn a_full_disk() {
-    if without_extension() {
-        return;
-    }
     let Some(bin) = bin_directory() else { return };
     let mut nodes = Nodes::new(&bin, 3);
     // Little WAL is kept in stock, so that the end of the disk is soon met.

@@ -15,6 +15,7 @@ use nix::unistd::Pid;
 use pgraft_testkit::certificates::Authority;
 use pgraft_testkit::cluster::{epoch, more_rows, of_three, primary};
 use pgraft_testkit::ledger::Ledger;
+use pgraft_testkit::tls::client;
 use pgraft_testkit::{Nodes, TestNode, bin_directory, until};
 use std::cell::{Cell, RefCell};
 use std::io::Write;
@@ -64,7 +65,7 @@ async fn clients_of_every_gateway_go_on_after_a_kill() {
         acked.extend(ledger.stop().await);
     }
     let left = primary(&nodes).await;
-    let all = until("a session", async || nodes.nodes[left].connect_by_gateway().await.ok()).await;
+    let all = until("a session", async || nodes.nodes[left].connect_to_gateway().await.ok()).await;
     let rows = all.query("SELECT row FROM ledger", &[]).await.unwrap();
     let rows: std::collections::BTreeSet<i64> = rows.iter().map(|r| r.get(0)).collect();
     let lost: Vec<_> = acked.iter().filter(|row| !rows.contains(row)).collect();
@@ -80,7 +81,7 @@ async fn stops_last(nodes: &mut Nodes) {
     until("its server to end", async || (phase(&nodes.nodes[old])? == "draining").then_some(()))
         .await;
     until("a write through its gateway", async || {
-        let client = nodes.nodes[old].connect_by_gateway().await.ok()?;
+        let client = nodes.nodes[old].connect_to_gateway().await.ok()?;
         client.batch_execute("INSERT INTO ledger VALUES (0)").await.ok()
     })
     .await;
@@ -95,7 +96,7 @@ async fn clients_of_a_primary_that_stands_still_are_cut_off_and_find_the_next() 
     let mut idle = vec![];
     for n in &others {
         let client =
-            until("a session", async || nodes.nodes[*n].connect_by_gateway().await.ok()).await;
+            until("a session", async || nodes.nodes[*n].connect_to_gateway().await.ok()).await;
         let server: bool =
             client.query_one("SELECT NOT pg_is_in_recovery()", &[]).await.unwrap().get(0);
         assert!(server, "the gateway of node {} leads to a standby", n + 1);
@@ -105,7 +106,7 @@ async fn clients_of_a_primary_that_stands_still_are_cut_off_and_find_the_next() 
     nodes.nodes[old].signal_all(Signal::SIGSTOP);
     let since = Instant::now();
     // Whoever comes before another one is the primary is said on to it.
-    let coming = nodes.nodes[others[0]].connect_by_gateway();
+    let coming = nodes.nodes[others[0]].connect_to_gateway();
     let came = tokio::time::timeout(pgraft_testkit::TIMEOUT, coming)
         .await
         .expect("it is held for 10 s at most");
@@ -123,7 +124,7 @@ async fn clients_of_a_primary_that_stands_still_are_cut_off_and_find_the_next() 
     println!("clients of the former primary were cut off after {:?}", since.elapsed());
     for n in &others {
         until("a write through its gateway", async || {
-            let client = nodes.nodes[*n].connect_by_gateway().await.ok()?;
+            let client = nodes.nodes[*n].connect_to_gateway().await.ok()?;
             client.batch_execute("INSERT INTO ledger VALUES (1)").await.ok()
         })
         .await;
@@ -131,7 +132,7 @@ async fn clients_of_a_primary_that_stands_still_are_cut_off_and_find_the_next() 
     println!("each gateway leads to the next one after {:?}", since.elapsed());
     nodes.nodes[old].signal_all(Signal::SIGCONT);
     until("the gateway of the former primary to follow", async || {
-        let client = nodes.nodes[old].connect_by_gateway().await.ok()?;
+        let client = nodes.nodes[old].connect_to_gateway().await.ok()?;
         client.batch_execute("INSERT INTO ledger VALUES (1)").await.ok()
     })
     .await;
@@ -147,12 +148,12 @@ async fn without_a_majority_a_client_is_told_so() {
     let Some(mut nodes) = of_three(|node| node.hold = "1s").await else { return };
     let left = primary(&nodes).await;
     let client =
-        until("a session", async || nodes.nodes[left].connect_by_gateway().await.ok()).await;
+        until("a session", async || nodes.nodes[left].connect_to_gateway().await.ok()).await;
     for n in (0..3).filter(|n| *n != left) {
         assert!(nodes.nodes[n].terminate().await.success());
     }
     let told =
-        until("an error", async || said(&nodes.nodes[left].connect_by_gateway().await.err()?))
+        until("an error", async || said(&nodes.nodes[left].connect_to_gateway().await.err()?))
             .await;
     assert_eq!(told.0, "57P03");
     let why = "the primary has no lease: it does not hear from a majority of the members";
@@ -162,7 +163,7 @@ async fn without_a_majority_a_client_is_told_so() {
     for n in (0..3).filter(|n| *n != left) {
         nodes.nodes[n].start();
     }
-    until("a primary again", async || nodes.nodes[left].connect_by_gateway().await.ok()).await;
+    until("a primary again", async || nodes.nodes[left].connect_to_gateway().await.ok()).await;
 }
 
 #[tokio::test]
@@ -172,16 +173,16 @@ async fn where_nobody_is_a_client_is_told_so_with_and_without_tls() {
     let mut nodes = Nodes::new(&bin, 2);
     // It waits for a bootstrap node that never comes.
     let two = &mut nodes.nodes[1];
-    two.set_certificate(&ca.node(2), &ca.pem());
+    two.set_certificate(&ca.server(2), &ca.pem());
     two.hold = "500ms";
     two.start();
     let plain =
-        until("an error in the clear", async || said(&two.connect_by_gateway().await.err()?)).await;
+        until("an error in the clear", async || said(&two.connect_to_gateway().await.err()?)).await;
     assert_eq!(
         plain.1,
         "no primary took this connection within 500ms: no member of the cluster answers"
     );
-    let Err(inside) = two.connect_by_gateway_from_afar(ca.client(None)).await else {
+    let Err(inside) = two.connect_to_gateway_from_another_host(client(&ca, None)).await else {
         panic!("somebody is there")
     };
     assert!(inside.contains(&plain.1), "{inside}");
@@ -191,19 +192,16 @@ async fn where_nobody_is_a_client_is_told_so_with_and_without_tls() {
 #[tokio::test]
 async fn the_server_knows_a_client_of_another_host() {
     let Some(bin) = bin_directory() else { return };
-    if pgraft_testkit::without_extension() {
-        return;
-    }
     let ca = Authority::new("the CA");
     let mut nodes = Nodes::new(&bin, 1);
     let one = &mut nodes.nodes[0];
     one.failover = true;
-    one.set_certificate(&ca.node(1), &ca.pem());
+    one.set_certificate(&ca.server(1), &ca.pem());
     one.start();
     one.ready().await;
-    one.connect_by_gateway_from_afar(ca.client(None)).await.unwrap();
-    one.connect_by_gateway().await.unwrap();
-    let plain = one.connect_by_gateway_from_afar(NoTls).await.err().unwrap();
+    one.connect_to_gateway_from_another_host(client(&ca, None)).await.unwrap();
+    one.connect_to_gateway().await.unwrap();
+    let plain = one.connect_to_gateway_from_another_host(NoTls).await.err().unwrap();
     assert!(
         plain.contains("no pg_hba.conf entry for host \"127.0.0.2\"")
             && plain.contains("no encryption"),
@@ -245,7 +243,7 @@ fn children(postmaster: i32) -> usize {
 #[tokio::test]
 async fn neither_silent_clients_nor_a_crashed_backend_cost_a_client_its_connection() {
     let ca = Authority::new("the CA");
-    let Some(nodes) = of_three(|node| node.set_certificate(&ca.node(node.id), &ca.pem())).await
+    let Some(nodes) = of_three(|node| node.set_certificate(&ca.server(node.id), &ca.pem())).await
     else {
         return;
     };
@@ -255,13 +253,13 @@ async fn neither_silent_clients_nor_a_crashed_backend_cost_a_client_its_connecti
         let since = Instant::now();
         for node in &nodes.nodes {
             for _ in 0..5 {
-                node.connect_by_gateway()
+                node.connect_to_gateway()
                     .await
                     .unwrap()
                     .batch_execute("INSERT INTO ledger VALUES (1)")
                     .await
                     .unwrap();
-                node.connect_by_gateway_from_afar(ca.client(None)).await.unwrap();
+                node.connect_to_gateway_from_another_host(client(&ca, None)).await.unwrap();
             }
             node.ready().await;
         }
@@ -286,9 +284,9 @@ async fn neither_silent_clients_nor_a_crashed_backend_cost_a_client_its_connecti
     let come = async |node: &TestNode, tls: bool| {
         while !over.get() {
             let came = if tls {
-                node.connect_by_gateway_from_afar(ca.client(None)).await.map(drop)
+                node.connect_to_gateway_from_another_host(client(&ca, None)).await.map(drop)
             } else {
-                node.connect_by_gateway()
+                node.connect_to_gateway()
                     .await
                     .map(drop)
                     .map_err(|e| said(&e).map_or_else(String::new, |(_, message)| message))
@@ -319,7 +317,7 @@ async fn neither_silent_clients_nor_a_crashed_backend_cost_a_client_its_connecti
             until("the end of the session", async || victim.is_closed().then_some(())).await;
             for node in &nodes.nodes {
                 until("a write", async || {
-                    let client = node.connect_by_gateway().await.ok()?;
+                    let client = node.connect_to_gateway().await.ok()?;
                     client.batch_execute("INSERT INTO ledger VALUES (2)").await.ok()
                 })
                 .await;

@@ -12,7 +12,7 @@
 use nix::unistd::{User, chown, geteuid};
 use pgraft_testkit::cluster::{cluster_of, leader, primary, whole};
 use pgraft_testkit::network::TestNetwork;
-use pgraft_testkit::{Nodes, TestNode, bin_directory, namespaces, until, without_extension};
+use pgraft_testkit::{Nodes, TestNode, bin_directory, may_mount, until};
 use serde_json::json;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -64,7 +64,7 @@ async fn tablespaces_and_wal_on_disks_of_their_own_survive_a_clone() {
     assert!(!two.directory.join("pgdata").exists());
     assert!(two.terminate().await.success());
     assert_eq!(one.sql("SELECT count(*) FROM far").await.unwrap().as_deref(), Some("1000"));
-    if !namespaces() {
+    if !may_mount() {
         return;
     }
 
@@ -166,7 +166,7 @@ async fn what_can_not_work_is_refused_before_anything_is_written() {
         assert!(refused(one).await.contains("since a clone is made beside the data directory"));
         give(&one.directory);
     }
-    if namespaces() {
+    if may_mount() {
         for name in ["volume", "volume/lost+found", "pgdata"] {
             directory(&at(one, name));
         }
@@ -225,9 +225,6 @@ async fn the_lock_files_of_a_dead_server_are_no_obstacle() {
 #[tokio::test]
 async fn three_nodes_whose_network_is_ipv6() {
     let Some(bin) = bin_directory() else { return };
-    if without_extension() {
-        return;
-    }
     let Some(mut network) = TestNetwork::new(3) else { return };
     network.only_ipv6();
     let mut nodes = Nodes::inside(&bin, &network);
@@ -243,7 +240,7 @@ async fn three_nodes_whose_network_is_ipv6() {
     whole(&nodes).await;
     let after = primary(&nodes).await;
     assert_ne!(after, before);
-    let by_gateway = nodes.nodes[before].connect_by_gateway().await.unwrap();
+    let by_gateway = nodes.nodes[before].connect_to_gateway().await.unwrap();
     by_gateway.batch_execute("INSERT INTO ledger VALUES (1)").await.unwrap();
     let members = "SELECT string_agg(address, ' ' ORDER BY node_id) FROM pgraft_get_nodes()";
     let want = "fd70:6772:6166::1 fd70:6772:6166::2 fd70:6772:6166::3";

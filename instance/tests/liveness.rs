@@ -17,7 +17,7 @@ use pgraft_testkit::cluster::{
     epoch, more_rows, nothing_is_lost, of_three, primary, primary_after, whole,
 };
 use pgraft_testkit::ledger::Ledger;
-use pgraft_testkit::{Nodes, child_of, until};
+use pgraft_testkit::{Nodes, child_of, compile, until};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::time::Duration;
@@ -161,30 +161,21 @@ async fn a_smart_shutdown_by_somebody_else_is_a_handover_and_a_restart() {
     nothing_is_lost(&nodes, ledger).await;
 }
 
-/// The file that freezes a node's disk while it names a directory; None, with a word why, where
-/// there is no C compiler.
-fn freezer() -> Option<(tempfile::TempDir, PathBuf)> {
+/// The library that freezes a node's disk while its file names a directory.
+fn freezer() -> (tempfile::TempDir, PathBuf) {
     let dir = tempfile::tempdir().unwrap();
     std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))
         .unwrap();
     let library = dir.path().join("freeze.so");
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/freeze.c");
-    let compiled = Command::new("cc")
-        .args(["-shared", "-fPIC", "-O1", "-o"])
-        .arg(&library)
-        .arg(source)
-        .status();
-    if !compiled.is_ok_and(|status| status.success()) {
-        eprintln!("skipped: cc can't build the library that makes a disk hang");
-        return None;
-    }
-    Some((dir, library))
+    compile(&source, &["-shared", "-fPIC"], &library);
+    (dir, library)
 }
 
 #[tokio::test]
 async fn a_primary_whose_disk_hangs_is_replaced() {
     let _others = PROCESSORS.read().await;
-    let Some((dir, library)) = freezer() else { return };
+    let (dir, library) = freezer();
     let file = |id: u32| dir.path().join(format!("freeze-{id}"));
     let preloaded = |node: &mut pgraft_testkit::TestNode| {
         let text = |path: &Path| path.display().to_string();

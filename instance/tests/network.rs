@@ -18,7 +18,7 @@ use pgraft_testkit::cluster::{
 };
 use pgraft_testkit::ledger::Ledger;
 use pgraft_testkit::network::TestNetwork;
-use pgraft_testkit::{Nodes, bin_directory, until, without_extension};
+use pgraft_testkit::{Nodes, bin_directory, until};
 use std::time::{Duration, Instant};
 use tokio::sync::Mutex;
 
@@ -30,9 +30,6 @@ const LEASE: Duration = Duration::from_secs(2);
 static ALONE: Mutex<()> = Mutex::const_new(());
 
 async fn cluster(size: usize) -> Option<(TestNetwork, Nodes)> {
-    if without_extension() {
-        return None;
-    }
     let bin = bin_directory()?;
     let network = TestNetwork::new(size)?;
     let nodes = cluster_of(Nodes::inside(&bin, &network)).await;

@@ -15,7 +15,7 @@
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use pgraft_instance::status::ServerRole;
-use pgraft_testkit::{Nodes, bin_directory, until, without_extension};
+use pgraft_testkit::{Nodes, bin_directory, until};
 
 /// A bootstrap node that is ready.
 async fn bootstrap(count: u32) -> Option<Nodes> {
@@ -44,7 +44,7 @@ async fn a_bootstrap_node_comes_up_and_a_second_node_follows() {
         (status.role, status.primary.map(|p| p.node_id.get())),
         (ServerRole::Primary, Some(1))
     );
-    assert_eq!(status.raft.is_some(), !without_extension());
+    assert!(status.raft.is_some());
     let status = two.ready().await;
     assert_eq!(
         (status.role, status.primary.map(|p| p.node_id.get())),
@@ -267,9 +267,6 @@ async fn a_bootstrap_node_bootstraps_no_second_cluster() {
 
 #[tokio::test]
 async fn a_member_that_leaves_leaves_no_slot_behind() {
-    if without_extension() {
-        return;
-    }
     let Some(mut nodes) = pair().await else { return };
     let [one, two] = &mut nodes.nodes[..] else { panic!() };
     assert!(!one.directory.join("pgdata/pgraft.bootstrap").exists());
@@ -324,20 +321,15 @@ async fn a_bootstrap_node_killed_at_any_moment_is_founded_in_the_end() {
         one.start();
         until("a step of bootstrap", async || step.exists().then_some(())).await;
         one.kill_manager();
-        if without_extension() && step.ends_with("postmaster.pid") {
-            break;
-        }
     }
     one.start();
     assert_eq!(one.ready().await.role, ServerRole::Primary);
     one.wait_for("SELECT count(*) FROM pg_database WHERE datname = 'app'", "1").await;
-    if !without_extension() {
-        until("the mark's removal", async || {
-            (!one.directory.join("pgdata/pgraft.bootstrap").exists()).then_some(())
-        })
-        .await;
-        one.wait_for("SELECT count(*) FROM pgraft_log() WHERE kind = 'init'", "1").await;
-    }
+    until("the mark's removal", async || {
+        (!one.directory.join("pgdata/pgraft.bootstrap").exists()).then_some(())
+    })
+    .await;
+    one.wait_for("SELECT count(*) FROM pgraft_log() WHERE kind = 'init'", "1").await;
 }
 
 #[tokio::test]

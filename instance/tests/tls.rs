@@ -12,8 +12,9 @@
     reason = "this is a test through and through"
 )]
 
-use pgraft_testkit::certificates::{Authority, IssuedCertificate, served};
-use pgraft_testkit::{Nodes, TestNode, bin_directory, until, without_extension};
+use pgraft_testkit::certificates::{Authority, IssuedCertificate, YEAR};
+use pgraft_testkit::tls::{client, served};
+use pgraft_testkit::{Nodes, TestNode, bin_directory, until};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use tokio_postgres::NoTls;
@@ -24,7 +25,7 @@ const WHO_STREAMS: &str = "SELECT s.ssl || ' ' || s.version || ' ' || coalesce(s
 async fn bootstrap(ca: &Authority) -> Option<Nodes> {
     let mut nodes = Nodes::new(&bin_directory()?, 2);
     let one = &mut nodes.nodes[0];
-    one.set_certificate(&ca.node(1), &ca.pem());
+    one.set_certificate(&ca.server(1), &ca.pem());
     one.start();
     one.ready().await;
     one.sql("CREATE TABLE t AS SELECT 1 AS n").await.unwrap();
@@ -35,7 +36,7 @@ async fn bootstrap(ca: &Authority) -> Option<Nodes> {
 async fn pair(ca: &Authority) -> Option<Nodes> {
     let mut nodes = bootstrap(ca).await?;
     let two = &mut nodes.nodes[1];
-    two.set_certificate(&ca.node(2), &ca.pem());
+    two.set_certificate(&ca.server(2), &ca.pem());
     two.start();
     two.streaming().await;
     Some(nodes)
@@ -48,9 +49,6 @@ async fn a_standby_clones_and_streams_over_tls() {
     let [one, two] = &nodes.nodes[..] else { panic!() };
     two.wait_for("SELECT n FROM t", "1").await;
     one.wait_for(WHO_STREAMS, "true TLSv1.3 /CN=node-2.pgraft").await;
-    if without_extension() {
-        return;
-    }
     // The Raft members have what they need to do the same.
     let shown = one.sql("SELECT current_setting('pgraft.tls_cert_file')").await.unwrap().unwrap();
     assert_eq!(shown, one.directory.join("tls/tls.crt").display().to_string());
@@ -66,29 +64,32 @@ async fn who_is_let_in() {
     let refused = async |user: &str, password: &str, shown: Option<&IssuedCertificate>| {
         // TLS 1.3 has the client done before the server has looked at its certificate: the refusal
         // may come with the first answer.
-        let Err(why) = one.connect_from_afar(user, password, "postgres", ca.client(shown)).await
+        let Err(why) =
+            one.connect_from_another_host(user, password, "postgres", client(&ca, shown)).await
         else {
             panic!("{user} is let in")
         };
         why
     };
     // An application: a password, and TLS where it comes from another host.
-    one.connect_from_afar("app", "owner-1", "app", ca.client(None)).await.unwrap();
+    one.connect_from_another_host("app", "owner-1", "app", client(&ca, None)).await.unwrap();
     one.connect("app", "owner-1", "app").await.unwrap();
-    let plain = one.connect_from_afar("app", "owner-1", "app", NoTls).await.unwrap_err();
+    let plain = one.connect_from_another_host("app", "owner-1", "app", NoTls).await.unwrap_err();
     assert!(
         plain.contains("no pg_hba.conf entry for host \"127.0.0.2\"")
             && plain.contains("no encryption"),
         "{plain}"
     );
-    let distrusted =
-        one.connect_from_afar("app", "owner-1", "app", foreign.client(None)).await.unwrap_err();
+    let distrusted = one
+        .connect_from_another_host("app", "owner-1", "app", client(&foreign, None))
+        .await
+        .unwrap_err();
     assert!(distrusted.contains("invalid peer certificate"), "{distrusted}");
 
     // The operator: its certificate, and no password.
-    let operator = ca.issue("pgraft_operator", &[], 2099);
+    let operator = ca.issue("pgraft_operator", &[], YEAR);
     let session = one
-        .connect_from_afar("pgraft_operator", "", "postgres", ca.client(Some(&operator)))
+        .connect_from_another_host("pgraft_operator", "", "postgres", client(&ca, Some(&operator)))
         .await
         .unwrap();
     assert_eq!(
@@ -96,10 +97,10 @@ async fn who_is_let_in() {
         "pgraft_operator"
     );
     for (issued, words) in [
-        (Some(ca.node(2)), "certificate authentication failed"),
+        (Some(ca.server(2)), "certificate authentication failed"),
         (None, "connection requires a valid client certificate"),
-        (Some(foreign.issue("pgraft_operator", &[], 2099)), "alert"),
-        (Some(ca.issue("pgraft_operator", &[], 2021)), "alert"),
+        (Some(foreign.issue("pgraft_operator", &[], YEAR)), "alert"),
+        (Some(ca.expired("pgraft_operator", &[])), "alert"),
     ] {
         let why = refused("pgraft_operator", "operator-1", issued.as_ref()).await;
         assert!(why.contains(words), "{why}");
@@ -108,15 +109,15 @@ async fn who_is_let_in() {
     one.connect("pgraft_operator", "operator-1", "app").await.unwrap_err();
 
     // A standby: password and certificate.
-    one.connect_from_afar(
+    one.connect_from_another_host(
         "pgraft_replication",
         "replication-1",
         "postgres",
-        ca.client(Some(&ca.node(2))),
+        client(&ca, Some(&ca.server(2))),
     )
     .await
     .unwrap();
-    refused("pgraft_replication", "wrong", Some(&ca.node(2))).await;
+    refused("pgraft_replication", "wrong", Some(&ca.server(2))).await;
     let why = refused("pgraft_replication", "replication-1", None).await;
     assert!(why.contains("connection requires a valid client certificate"), "{why}");
 }
@@ -127,11 +128,11 @@ async fn a_standby_with_the_wrong_certificate_gets_nothing() {
     let Some(mut nodes) = bootstrap(&ca).await else { return };
     let two = &mut nodes.nodes[1];
     // Expired, of another CA, and trusting another CA.
-    let expired = ca.issue("node-2.pgraft", &["node-2.pgraft", "127.0.0.1"], 2021);
+    let expired = ca.expired("node-2.pgraft", &["node-2.pgraft", "127.0.0.1"]);
     let cases = [
         (expired, ca.pem(), "expired"),
-        (foreign.node(2), ca.pem(), "UnknownCA"),
-        (ca.node(2), foreign.pem(), "invalid peer certificate"),
+        (foreign.server(2), ca.pem(), "UnknownCA"),
+        (ca.server(2), foreign.pem(), "invalid peer certificate"),
     ];
     for (issued, trusted, words) in cases {
         two.set_certificate(&issued, &trusted);
@@ -150,7 +151,7 @@ async fn a_standby_with_the_wrong_certificate_gets_nothing() {
     }
     // It gets the right one while it waits, and goes on by itself.
     two.start();
-    two.set_certificate(&ca.node(2), &ca.pem());
+    two.set_certificate(&ca.server(2), &ca.pem());
     two.streaming().await;
 }
 
@@ -159,26 +160,21 @@ async fn a_primary_with_the_wrong_name_is_not_believed() {
     let ca = Authority::new("the CA");
     let Some(mut nodes) = pair(&ca).await else { return };
     let [one, two] = &mut nodes.nodes[..] else { panic!() };
-    for (common_name, names, last_year) in [
-        ("node-1.pgraft", ["node-1.pgraft", "127.0.0.9"], 2099),
-        ("node-1.pgraft", ["node-1.pgraft", "127.0.0.1"], 2021),
+    let name = "node-1.pgraft";
+    for (wrong, words) in [
+        (ca.issue(name, &[name, "127.0.0.9"], YEAR), "does not match host name"),
+        (ca.expired(name, &[name, "127.0.0.1"]), "certificate verify failed"),
     ] {
-        let wrong = ca.issue(common_name, &names, last_year);
         one.set_certificate(&wrong, &ca.pem());
         until("the wrong certificate to be served", async || {
             served(one.postgres_port()).filter(|c| *c == wrong.der())
         })
         .await;
         one.sql("SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = 'pgraft_2'").await.unwrap();
-        let words = if last_year == 2021 {
-            "certificate verify failed"
-        } else {
-            "does not match host name"
-        };
         until(words, async || two.log().contains(words).then_some(())).await;
         one.wait_for("SELECT count(*) FROM pg_stat_replication", "0").await;
     }
-    one.set_certificate(&ca.node(1), &ca.pem());
+    one.set_certificate(&ca.server(1), &ca.pem());
     two.streaming().await;
 }
 
@@ -191,7 +187,7 @@ async fn certificates_and_the_ca_are_rotated_under_load() {
     let (stop, written) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
     let writer = {
         let client = one
-            .connect_from_afar("postgres", "superuser-1", "postgres", old.client(None))
+            .connect_from_another_host("postgres", "superuser-1", "postgres", client(&old, None))
             .await
             .unwrap();
         let (stop, written) = (Arc::clone(&stop), Arc::clone(&written));
@@ -223,17 +219,17 @@ async fn certificates_and_the_ca_are_rotated_under_load() {
     }
     // Whoever is of the old CA is out now.
     let (newly, formerly) =
-        (new.issue("pgraft_operator", &[], 2099), old.issue("pgraft_operator", &[], 2099));
-    one.connect_from_afar("pgraft_operator", "", "postgres", new.client(Some(&newly)))
+        (new.issue("pgraft_operator", &[], YEAR), old.issue("pgraft_operator", &[], YEAR));
+    one.connect_from_another_host("pgraft_operator", "", "postgres", client(&new, Some(&newly)))
         .await
         .unwrap();
-    one.connect_from_afar("pgraft_operator", "", "postgres", new.client(Some(&formerly)))
+    one.connect_from_another_host("pgraft_operator", "", "postgres", client(&new, Some(&formerly)))
         .await
         .unwrap_err();
 
     // Half of a renewal is not taken, and harms nothing.
-    let (good, other) = (served(one.postgres_port()).unwrap(), new.node(1));
-    one.set_certificate(&IssuedCertificate { key: new.node(1).key, ..other.clone() }, &new.pem());
+    let (good, other) = (served(one.postgres_port()).unwrap(), new.server(1));
+    one.set_certificate(&IssuedCertificate { key: new.server(1).key, ..other.clone() }, &new.pem());
     until("a word on it", async || {
         one.log().contains("SSL configuration was not reloaded").then_some(())
     })
@@ -255,7 +251,7 @@ async fn certificates_and_the_ca_are_rotated_under_load() {
 }
 
 async fn renew(node: &mut TestNode, issuer: &Authority, trusted: &str) {
-    let renewed = issuer.node(node.id);
+    let renewed = issuer.server(node.id);
     node.set_certificate(&renewed, trusted);
     let what = format!("node {} to serve its new certificate", node.id);
     until(&what, async || served(node.postgres_port()).filter(|c| *c == renewed.der())).await;

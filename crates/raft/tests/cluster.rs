@@ -11,10 +11,11 @@
 
 mod harness;
 
-use harness::{TestCluster, free_port, nodes, refusal};
+use harness::{TestCluster, nodes, refusal};
 use pgraft_core::control::{Request, Response};
 use pgraft_core::{NodeState, Role};
 use pgraft_raft::StartError;
+use pgraft_testkit::free_port;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_add_on_the_leader_and_every_member_has_the_row() {

@@ -20,10 +20,11 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use harness::{TestCluster, free_port, join, nodes, refusal};
+use harness::{TestCluster, join, nodes, refusal};
 use pgraft_core::control::{Request, Response};
 use pgraft_core::{Address, NodeId, NodeState, Role};
 use pgraft_raft::{BoxStream, Listener, Network};
+use pgraft_testkit::free_port;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 

@@ -9,7 +9,6 @@
     reason = "a test, which may end anywhere"
 )]
 
-mod certificates;
 mod logged;
 
 use std::os::unix::fs::PermissionsExt;
@@ -17,13 +16,14 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use certificates::{Ca, DAY, Files, IssuedFiles};
 use logged::{LOG, keep_logs, logged, until_logged};
 use pgraft_core::control::{Request, Response};
 use pgraft_core::{Address, NodeId, NodeStatus};
 use pgraft_raft::{
     Hooks, Node, Protection, RaftSettings, RaftTlsFiles, SNAPSHOT_EVERY, StartError,
 };
+use pgraft_testkit::certificates::{Authority, CertificateFiles, DAY, IssuedCertificate, replace};
+use pgraft_testkit::free_port;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
@@ -37,29 +37,18 @@ const TIMEOUT: Duration = Duration::from_secs(90);
 /// Held by the tests that count reads: the log is everybody's.
 static READS: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
-fn free_port() -> u16 {
-    static NEXT: std::sync::atomic::AtomicU16 = std::sync::atomic::AtomicU16::new(0);
-    let start = 14_000 + u16::try_from(std::process::id() % 150).unwrap() * 40;
-    loop {
-        let port = start + NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
-            return port;
-        }
-    }
-}
-
 struct TlsMember {
     settings: RaftSettings,
-    files: Files,
+    files: CertificateFiles,
     node: Option<Node>,
 }
 
 impl TlsMember {
-    fn new(dir: &Path, id: i64, issued: &IssuedFiles, ca: &str) -> Self {
+    fn new(dir: &Path, id: i64, issued: &IssuedCertificate, ca: &str) -> Self {
         keep_logs();
-        let files = Files::write(&dir.join(format!("tls-{id}")), issued, ca);
+        let files = CertificateFiles::write(&dir.join(format!("tls-{id}")), issued, ca);
         let at = Address::new("127.0.0.1", i64::from(free_port())).unwrap();
-        let Files { cert, key, ca } = files.clone();
+        let CertificateFiles { cert, key, ca } = files.clone();
         let settings = RaftSettings {
             node_id: NodeId::new(id).unwrap(),
             listen: at.clone(),
@@ -130,7 +119,7 @@ impl TlsMember {
 }
 
 /// Bootstrap node 1 and its voters.
-async fn group(dir: &Path, ca: &Ca, size: i64) -> Vec<TlsMember> {
+async fn group(dir: &Path, ca: &Authority, size: i64) -> Vec<TlsMember> {
     let mut members = Vec::new();
     for id in 1..=size {
         let mut member = TlsMember::new(dir, id, &ca.node(id), &ca.pem());
@@ -146,13 +135,13 @@ async fn group(dir: &Path, ca: &Ca, size: i64) -> Vec<TlsMember> {
     members
 }
 
-fn roots(ca: &Ca) -> RootCertStore {
+fn roots(ca: &Authority) -> RootCertStore {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_slice(ca.pem().as_bytes()).unwrap()).unwrap();
     roots
 }
 
-fn pair(issued: &IssuedFiles) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
+fn pair(issued: &IssuedCertificate) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
     let chain =
         CertificateDer::pem_slice_iter(issued.cert.as_bytes()).collect::<Result<_, _>>().unwrap();
     (chain, PrivateKeyDer::from_pem_slice(issued.key.as_bytes()).unwrap())
@@ -163,7 +152,7 @@ fn pair(issued: &IssuedFiles) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'s
 async fn dial(
     member: &TlsMember,
     source: &str,
-    tls: Option<(&Ca, Option<&IssuedFiles>)>,
+    tls: Option<(&Authority, Option<&IssuedCertificate>)>,
     from: u32,
 ) -> Result<String, String> {
     let socket = TcpSocket::new_v4().unwrap();
@@ -209,7 +198,7 @@ async fn talk(
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_listener_lets_nobody_in_but_the_node_of_the_certificate() {
-    let (dir, ca) = (tempfile::tempdir().unwrap(), Ca::new("ours"));
+    let (dir, ca) = (tempfile::tempdir().unwrap(), Authority::new("ours"));
     let members = group(dir.path(), &ca, 2).await;
     members[0]
         .wait("everybody's answer", |s| s.members.iter().all(|m| m.reachable == Some(true)))
@@ -226,11 +215,11 @@ async fn a_listener_lets_nobody_in_but_the_node_of_the_certificate() {
     assert!(said.contains("it calls itself node 3, and its certificate is for node-2.pgraft, and node-3.pgraft is wanted"), "{said}");
     until_logged(&["refused a connection from 127.0.1.2: it calls itself node 3, and its certificate is for node-2.pgraft"]).await;
 
-    let said = dial(one, "127.0.1.3", Some((&ca, Some(&ca.expired(3)))), 3).await.unwrap_err();
+    let said = dial(one, "127.0.1.3", Some((&ca, Some(&ca.expired_node(3)))), 3).await.unwrap_err();
     assert!(said.contains("CertificateExpired"), "{said}");
     until_logged(&["no TLS connection from 127.0.1.3: its certificate expired 24 hours ago"]).await;
 
-    let foreign = Ca::new("theirs");
+    let foreign = Authority::new("theirs");
     let said = dial(one, "127.0.1.4", Some((&ca, Some(&foreign.node(3)))), 3).await.unwrap_err();
     assert!(said.contains("UnknownCA"), "{said}");
     until_logged(&["no TLS connection from 127.0.1.4: its certificate is signed by no CA of pgraft.tls_ca_file"]).await;
@@ -254,7 +243,7 @@ async fn a_listener_lets_nobody_in_but_the_node_of_the_certificate() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn tls_on_a_plain_port_is_told_so() {
-    let (dir, ca) = (tempfile::tempdir().unwrap(), Ca::new("ours"));
+    let (dir, ca) = (tempfile::tempdir().unwrap(), Authority::new("ours"));
     let mut plain = TlsMember::new(dir.path(), 2, &ca.node(2), &ca.pem());
     plain.settings.protection = Protection::Loopback;
     plain.start().await;
@@ -292,7 +281,7 @@ async fn tls_on_a_plain_port_is_told_so() {
 }
 
 /// A listener that is none of ours: shows a certificate and nothing else.
-async fn impostor(ca: &Ca, issued: &IssuedFiles) -> u16 {
+async fn impostor(ca: &Authority, issued: &IssuedCertificate) -> u16 {
     let verifier = rustls::server::WebPkiClientVerifier::builder_with_provider(
         Arc::new(roots(ca)),
         Arc::new(rustls::crypto::ring::default_provider()),
@@ -323,14 +312,17 @@ async fn impostor(ca: &Ca, issued: &IssuedFiles) -> u16 {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_dialler_speaks_to_nobody_but_the_node_that_it_means() {
-    let (dir, ca) = (tempfile::tempdir().unwrap(), Ca::new("ours"));
+    let (dir, ca) = (tempfile::tempdir().unwrap(), Authority::new("ours"));
     let members = group(dir.path(), &ca, 1).await;
     let cases = [
         (ca.node(2), "its certificate is for node-2.pgraft, and node-3.pgraft is wanted"),
-        (ca.expired(3), "its certificate expired 24 hours ago"),
-        (Ca::new("theirs").node(3), "its certificate is signed by no CA of pgraft.tls_ca_file"),
+        (ca.expired_node(3), "its certificate expired 24 hours ago"),
         (
-            ca.issue("db-3.example", DAY),
+            Authority::new("theirs").node(3),
+            "its certificate is signed by no CA of pgraft.tls_ca_file",
+        ),
+        (
+            ca.issue("db-3.example", &["db-3.example"], DAY),
             "its certificate is for db-3.example, and node-3.pgraft is wanted",
         ),
     ];
@@ -348,7 +340,8 @@ async fn a_dialler_speaks_to_nobody_but_the_node_that_it_means() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_member_whose_certificate_is_refused_is_told_why() {
-    let (dir, ours, theirs) = (tempfile::tempdir().unwrap(), Ca::new("ours"), Ca::new("theirs"));
+    let (dir, ours, theirs) =
+        (tempfile::tempdir().unwrap(), Authority::new("ours"), Authority::new("theirs"));
     let mut members = group(dir.path(), &ours, 2).await;
     // Node 2 changes to another CA, which it alone knows of beside the old one: it reaches nobody,
     // and nobody is disturbed.
@@ -364,7 +357,8 @@ async fn a_member_whose_certificate_is_refused_is_told_why() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn certificates_and_ca_are_replaced_under_way() {
     let _alone = READS.lock().await;
-    let (dir, old, new) = (tempfile::tempdir().unwrap(), Ca::new("old"), Ca::new("new"));
+    let (dir, old, new) =
+        (tempfile::tempdir().unwrap(), Authority::new("old"), Authority::new("new"));
     let mut members = group(dir.path(), &old, 3).await;
     let leads = members[0]
         .wait("everybody's answer", |s| s.members.iter().all(|m| m.reachable == Some(true)))
@@ -405,7 +399,7 @@ async fn certificates_and_ca_are_replaced_under_way() {
     // A file that is no good changes nothing, and neither does one half of a pair.
     let before = logged(&["the old ones stay in force"]);
     members[0].files.set_ca("nothing");
-    certificates::replace(&members[2].files.cert, &new.node(3).cert);
+    replace(&members[2].files.cert, &new.node(3).cert);
     let start = Instant::now();
     while logged(&["the old ones stay in force"]) < before + 2 {
         for member in &members {
@@ -428,10 +422,10 @@ async fn certificates_and_ca_are_replaced_under_way() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn files_that_can_not_work_are_refused_at_the_start() {
-    let ca = Ca::new("ours");
+    let ca = Authority::new("ours");
     let dir = tempfile::tempdir().unwrap();
     let mut id = 20;
-    let mut refused = async |spoil: &dyn Fn(&Files, i64), words: &[&str]| {
+    let mut refused = async |spoil: &dyn Fn(&CertificateFiles, i64), words: &[&str]| {
         id += 1;
         let mut member = TlsMember::new(dir.path(), id, &ca.node(id), &ca.pem());
         spoil(&member.files, id);
@@ -464,12 +458,12 @@ async fn files_that_can_not_work_are_refused_at_the_start() {
         &["pgraft.tls_key_file", "holds no private key in PEM"],
     )
     .await;
-    let mismatch = |f: &Files, id| certificates::replace(&f.cert, &ca.node(id).cert);
+    let mismatch = |f: &CertificateFiles, id| replace(&f.cert, &ca.node(id).cert);
     refused(&mismatch, &["can't be used together"]).await;
     refused(&|f, _| f.set_pair(&ca.node(2)), &["is for node-2.pgraft, and node-", "is wanted"])
         .await;
     refused(
-        &|f, id| f.set_pair(&Ca::new("theirs").node(id)),
+        &|f, id| f.set_pair(&Authority::new("theirs").node(id)),
         &["is signed by no CA of pgraft.tls_ca_file"],
     )
     .await;
@@ -483,16 +477,16 @@ async fn files_that_can_not_work_are_refused_at_the_start() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_certificate_that_ends_is_spoken_of() {
     let _alone = READS.lock().await;
-    let ca = Ca::new("ours");
+    let ca = Authority::new("ours");
     let dir: TempDir = tempfile::tempdir().unwrap();
     // It starts even so: the files are replaced under way.
-    let mut expired = TlsMember::new(dir.path(), 31, &ca.expired(31), &ca.pem());
+    let mut expired = TlsMember::new(dir.path(), 31, &ca.expired_node(31), &ca.pem());
     expired.start().await;
     until_logged(&["this node's certificate expired 24 hours ago, and no member accepts it: replace pgraft.tls_cert_file"]).await;
     let mut soon = TlsMember::new(
         dir.path(),
         32,
-        &ca.issue("node-32.pgraft", Duration::from_mins(65)),
+        &ca.issue("node-32.pgraft", &["node-32.pgraft"], Duration::from_mins(65)),
         &ca.pem(),
     );
     soon.start().await;

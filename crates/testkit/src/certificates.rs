@@ -1,31 +1,39 @@
-//! Certificates for nodes, clients and impostors.
+//! Certificate authorities for tests, and the certificates that they issue: valid and invalid ones.
+
+use std::fmt::Display;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa,
     KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, date_time_ymd,
 };
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::{
-    ClientConfig, ClientConnection, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
-};
-use std::io::{Read, Write};
-use std::net::TcpStream;
-use std::sync::Arc;
-use std::time::Duration;
-use tokio_postgres_rustls::MakeRustlsConnect;
 
-/// A CA.
+pub const DAY: Duration = Duration::from_hours(24);
+pub const YEAR: Duration = Duration::from_hours(24 * 365);
+
+/// A certificate authority.
 pub struct Authority {
     issuer: CertifiedIssuer<'static, KeyPair>,
 }
 
-/// A certificate and its key.
+/// A certificate and its key, in PEM.
 #[derive(Clone)]
 pub struct IssuedCertificate {
     pub cert: String,
     pub key: String,
+}
+
+/// The files of a certificate, its key and the CAs.
+#[derive(Clone)]
+pub struct CertificateFiles {
+    pub cert: PathBuf,
+    pub key: PathBuf,
+    pub ca: PathBuf,
 }
 
 impl Authority {
@@ -34,54 +42,65 @@ impl Authority {
         params.distinguished_name.push(DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        Self { issuer: CertifiedIssuer::self_signed(params, key()).unwrap() }
+        Self { issuer: CertifiedIssuer::self_signed(params, new_key()).unwrap() }
     }
 
     pub fn pem(&self) -> String {
         self.issuer.pem()
     }
 
-    /// Of a node that is reached on 127.0.0.1.
-    pub fn node(&self, id: u32) -> IssuedCertificate {
-        let name = format!("node-{id}.pgraft");
-        self.issue(&name, &[&name, "127.0.0.1"], 2099)
+    pub fn der(&self) -> CertificateDer<'static> {
+        self.issuer.der().clone()
     }
 
-    /// Ends with the year.
-    pub fn issue(&self, common_name: &str, names: &[&str], last_year: i32) -> IssuedCertificate {
-        let mut params =
-            CertificateParams::new(names.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>())
-                .unwrap();
-        params.distinguished_name.push(DnType::CommonName, common_name);
-        params.extended_key_usages =
-            vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-        params.use_authority_key_identifier_extension = true;
-        (params.not_before, params.not_after) =
-            (date_time_ymd(2000, 1, 1), date_time_ymd(last_year, 12, 31));
-        let key = key();
+    /// The certificate of a Raft member, valid for a year.
+    pub fn node(&self, id: impl Display) -> IssuedCertificate {
+        let name = node_name(id);
+        self.issue(&name, &[&name], YEAR)
+    }
+
+    /// The certificate of a node whose Postgres server is reached on 127.0.0.1, valid for a year.
+    pub fn server(&self, id: impl Display) -> IssuedCertificate {
+        let name = node_name(id);
+        self.issue(&name, &[&name, "127.0.0.1"], YEAR)
+    }
+
+    /// The certificate of a Raft member that expired a day ago.
+    pub fn expired_node(&self, id: impl Display) -> IssuedCertificate {
+        let name = node_name(id);
+        self.expired(&name, &[&name])
+    }
+
+    /// The certificate of a Raft member that it may use as a TLS server only.
+    pub fn server_only(&self, id: impl Display) -> IssuedCertificate {
+        let name = node_name(id);
+        let mut params = parameters(&name, &[&name]);
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        self.sign(&params)
+    }
+
+    /// A certificate that became valid an hour ago, and is valid for `life`, that hour included.
+    pub fn issue(&self, common_name: &str, names: &[&str], life: Duration) -> IssuedCertificate {
+        let mut params = parameters(common_name, names);
+        let from = SystemTime::now() - Duration::from_hours(1);
+        params.not_before = date_time_ymd(1970, 1, 1) + since_epoch(from);
+        params.not_after = params.not_before + life;
+        self.sign(&params)
+    }
+
+    /// A certificate that expired a day ago.
+    pub fn expired(&self, common_name: &str, names: &[&str]) -> IssuedCertificate {
+        let mut params = parameters(common_name, names);
+        params.not_after = date_time_ymd(1970, 1, 1) + since_epoch(SystemTime::now() - DAY);
+        self.sign(&params)
+    }
+
+    fn sign(&self, params: &CertificateParams) -> IssuedCertificate {
+        let key = new_key();
         IssuedCertificate {
             cert: params.signed_by(&key, &self.issuer).unwrap().pem(),
             key: key.serialize_pem(),
         }
-    }
-
-    /// A client that trusts this CA, and shows a certificate.
-    pub fn client(&self, shown: Option<&IssuedCertificate>) -> MakeRustlsConnect {
-        let mut roots = RootCertStore::empty();
-        roots.add(self.issuer.der().clone()).unwrap();
-        let config = builder().with_root_certificates(roots);
-        MakeRustlsConnect::new(match shown {
-            None => config.with_no_client_auth(),
-            Some(IssuedCertificate { cert, key }) => {
-                let certificate = CertificateDer::from_pem_slice(cert.as_bytes()).unwrap();
-                config
-                    .with_client_auth_cert(
-                        vec![certificate],
-                        PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap(),
-                    )
-                    .unwrap()
-            }
-        })
     }
 }
 
@@ -91,76 +110,54 @@ impl IssuedCertificate {
     }
 }
 
-fn key() -> KeyPair {
+impl CertificateFiles {
+    /// Writes the files into a new directory. `ca` may hold several certificates.
+    pub fn write(dir: &Path, issued: &IssuedCertificate, ca: &str) -> Self {
+        fs::create_dir_all(dir).unwrap();
+        let files =
+            Self { cert: dir.join("tls.crt"), key: dir.join("tls.key"), ca: dir.join("ca.crt") };
+        files.set_pair(issued);
+        files.set_ca(ca);
+        files
+    }
+
+    pub fn set_pair(&self, issued: &IssuedCertificate) {
+        replace(&self.key, &issued.key);
+        replace(&self.cert, &issued.cert);
+    }
+
+    pub fn set_ca(&self, ca: &str) {
+        replace(&self.ca, ca);
+    }
+}
+
+/// Replaces a file by renaming another one over it.
+pub fn replace(path: &Path, text: &str) {
+    let temporary = path.with_extension("new");
+    fs::write(&temporary, text).unwrap();
+    fs::set_permissions(&temporary, fs::Permissions::from_mode(0o600)).unwrap();
+    fs::rename(&temporary, path).unwrap();
+}
+
+fn node_name(id: impl Display) -> String {
+    format!("node-{id}.pgraft")
+}
+
+fn parameters(common_name: &str, names: &[&str]) -> CertificateParams {
+    let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+    let mut params = CertificateParams::new(names).unwrap();
+    params.distinguished_name.push(DnType::CommonName, common_name);
+    params.not_before = date_time_ymd(2020, 1, 1);
+    params.extended_key_usages =
+        vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+    params.use_authority_key_identifier_extension = true;
+    params
+}
+
+fn new_key() -> KeyPair {
     KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap()
 }
 
-fn builder() -> rustls::ConfigBuilder<ClientConfig, rustls::WantsVerifier> {
-    ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .unwrap()
-}
-
-/// For a client that takes whatever certificate it is shown.
-pub fn only_looks() -> ClientConfig {
-    builder().dangerous().with_custom_certificate_verifier(Arc::new(Anybody)).with_no_client_auth()
-}
-
-/// The certificate that a Postgres server shows to whoever comes now.
-pub fn served(port: u16) -> Option<CertificateDer<'static>> {
-    let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
-    stream.set_read_timeout(Some(Duration::from_secs(10))).ok()?;
-    // SSLRequest, of the frontend/backend protocol.
-    stream.write_all(&[0, 0, 0, 8, 4, 210, 22, 47]).ok()?;
-    let mut answer = [0];
-    stream.read_exact(&mut answer).ok()?;
-    assert_eq!(answer, *b"S");
-    let mut connection =
-        ClientConnection::new(Arc::new(only_looks()), ServerName::try_from("anybody").unwrap())
-            .unwrap();
-    while connection.is_handshaking() {
-        connection.complete_io(&mut stream).ok()?;
-    }
-    connection.peer_certificates()?.first().map(|c| c.clone().into_owned())
-}
-
-/// Only looks.
-#[derive(Debug)]
-struct Anybody;
-
-impl ServerCertVerifier for Anybody {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        rustls::crypto::ring::default_provider()
-            .signature_verification_algorithms
-            .supported_schemes()
-    }
+fn since_epoch(time: SystemTime) -> Duration {
+    time.duration_since(UNIX_EPOCH).unwrap()
 }

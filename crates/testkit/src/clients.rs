@@ -1,6 +1,6 @@
-//! Clients of a node's server.
+//! Postgres clients.
 
-use tokio::net::{TcpSocket, TcpStream as TcpSocketStream};
+use tokio::net::{TcpSocket, TcpStream};
 use tokio_postgres::NoTls;
 use tokio_postgres::tls::MakeTlsConnect;
 
@@ -17,7 +17,7 @@ pub async fn connect(
     Ok(client)
 }
 
-pub async fn connect_from_afar<T>(
+pub async fn connect_from_another_host<T>(
     port: u16,
     user: &str,
     password: &str,
@@ -25,7 +25,7 @@ pub async fn connect_from_afar<T>(
     tls: T,
 ) -> Result<tokio_postgres::Client, String>
 where
-    T: MakeTlsConnect<TcpSocketStream>,
+    T: MakeTlsConnect<TcpStream>,
     T::Stream: Send + 'static,
 {
     let socket = TcpSocket::new_v4().unwrap();
@@ -35,13 +35,14 @@ where
     config.user(user).password(password).dbname(database);
     let mut tls = tls;
     let connect = tls.make_tls_connect("127.0.0.1").map_err(|e| e.into().to_string())?;
-    let (client, connection) = config.connect_raw(stream, connect).await.map_err(|e| words(&e))?;
+    let (client, connection) =
+        config.connect_raw(stream, connect).await.map_err(|e| with_sources(&e))?;
     tokio::spawn(connection);
     Ok(client)
 }
 
-/// An error with all that is behind it.
-fn words(error: &dyn std::error::Error) -> String {
+/// An error and its sources, separated by colons.
+fn with_sources(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

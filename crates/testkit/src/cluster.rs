@@ -1,7 +1,7 @@
 //! A cluster that chooses its primary itself, and what is asked of it over and over.
 
 use crate::ledger::Ledger;
-use crate::{Nodes, TestNode, bin_directory, until, without_extension};
+use crate::{Nodes, TestNode, bin_directory, until};
 use pgraft_instance::status::ServerRole;
 use std::collections::BTreeSet;
 
@@ -43,12 +43,8 @@ pub async fn cluster_of(mut nodes: Nodes) -> Nodes {
     nodes
 }
 
-/// Three nodes of that kind on loopback; None, with a word why, where there is nothing to make them
-/// of.
+/// Three such nodes on loopback, or `None` if the test is skipped.
 pub async fn of_three(change: impl Fn(&mut TestNode)) -> Option<Nodes> {
-    if without_extension() {
-        return None;
-    }
     let mut nodes = Nodes::new(&bin_directory()?, 3);
     nodes.nodes.iter_mut().for_each(change);
     Some(cluster_of(nodes).await)

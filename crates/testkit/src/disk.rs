@@ -1,21 +1,21 @@
-//! A node on a disk of its own, which has an end: a tmpfs of some size in place of its directory.
-//! Its log stays outside.
+//! A node on a small disk: a tmpfs mounted over its directory. Its log is outside of it.
 
-use crate::{TestNode, give};
+use crate::postgres::give;
+use crate::{TestNode, unprivileged};
 use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-/// The disk; gone with this.
+/// The disk. It is unmounted when this goes out of scope.
 pub struct SmallDisk {
     directory: PathBuf,
 }
 
 impl SmallDisk {
-    /// Before the node is started. None, with a word why, where nothing can be mounted: that needs
-    /// root, and `CAP_SYS_ADMIN` in a container.
+    /// Mounts a tmpfs over the directory of a node that has not been started. Returns `None` if the
+    /// process may not mount: that needs root, and `CAP_SYS_ADMIN` in a container.
     pub fn under(node: &TestNode, megabytes: u32) -> Option<Self> {
         let directory = node.directory.clone();
         let size = format!("size={megabytes}m");
@@ -25,23 +25,22 @@ impl SmallDisk {
             .stderr(Stdio::null())
             .status();
         if !mounted.is_ok_and(|status| status.success()) {
-            eprintln!("skipped: no disk can be mounted here");
-            return None;
+            return unprivileged("a tmpfs cannot be mounted");
         }
         give(&directory);
-        node.furnish();
+        node.make_directories();
         symlink(directory.with_extension("log"), directory.join("log")).unwrap();
         Some(Self { directory })
     }
 
-    /// Leaves no room.
+    /// Fills the disk.
     pub fn fill(&self) {
         let mut ballast = File::create(self.ballast()).unwrap();
         let block = vec![0; 64 * 1024];
         while ballast.write_all(&block).is_ok() {}
     }
 
-    /// Gives the room back.
+    /// Frees the space again.
     pub fn free(&self) {
         fs::remove_file(self.ballast()).unwrap();
     }
@@ -53,9 +52,9 @@ impl SmallDisk {
 
 impl Drop for SmallDisk {
     fn drop(&mut self) {
-        // Lazily: a server that ends may have files open still.
+        // Lazily: a server that is ending may still have files open.
         let _ = Command::new("umount").arg("--lazy").arg(&self.directory).status();
-        // The nodes' directory could not go before.
+        // The directory of the nodes could not be removed while this was mounted.
         if let Some(all) = self.directory.parent().filter(|_| !std::thread::panicking()) {
             let _ = fs::remove_dir_all(all);
         }

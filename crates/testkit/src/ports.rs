@@ -1,21 +1,27 @@
-//! Ports for nodes.
+//! Free ports.
 
 use std::net::TcpListener;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Four ports that nobody listens on, below the range from which outgoing connections take theirs.
-/// No two nodes of this process get the same: nobody listens on one yet when the next is looked
-/// for.
-pub fn free_ports() -> [u16; 4] {
-    static TAKEN: AtomicU64 = AtomicU64::new(0);
-    let free = || loop {
-        // 7 and 12,000 have no divisor in common: each port comes once in a round.
-        let candidate =
-            u64::from(std::process::id()) * 7919 + TAKEN.fetch_add(1, Ordering::Relaxed) * 7;
-        let port = 20_000 + u16::try_from(candidate % 12_000).unwrap();
+const FIRST: u16 = 10_000;
+/// Up to the ephemeral range, from which outgoing connections take their ports.
+const COUNT: u64 = 22_000;
+
+/// A port of 127.0.0.1 on which nothing listens. No port is returned twice to one process, and
+/// processes that run at the same time begin at different ports.
+///
+/// # Panics
+///
+/// If every port is taken.
+pub fn free_port() -> u16 {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    for _ in 0..COUNT {
+        // 7 and COUNT have no common divisor, so that each port comes up once.
+        let n = u64::from(std::process::id()) * 7919 + NEXT.fetch_add(1, Ordering::Relaxed) * 7;
+        let port = FIRST + u16::try_from(n % COUNT).unwrap();
         if TcpListener::bind(("127.0.0.1", port)).is_ok() {
             return port;
         }
-    };
-    std::array::from_fn(|_| free())
+    }
+    panic!("no port from {FIRST} is free")
 }

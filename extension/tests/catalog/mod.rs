@@ -7,7 +7,9 @@ use pgraft_core::fence::{Act, act_of_function};
 use tokio_postgres::Client;
 
 use crate::governed::{CLOSED, OPEN, code, governed, run};
-use crate::server::{TestServer, bindir, scratch, text_rows};
+use pgraft_testkit::bin_directory;
+use pgraft_testkit::postgres::scratch;
+use pgraft_testkit::server::{TestServer, text_rows};
 
 /// In the table `t`, in its statistics, and in the large object 4711; in no statement.
 const SECRET: &str = "canary-4711";
@@ -41,7 +43,7 @@ async fn closed(server: &TestServer) -> (Client, Client) {
 
 #[tokio::test]
 async fn every_relation_of_the_catalog() {
-    let Some(bindir) = bindir() else { return };
+    let Some(bindir) = bin_directory() else { return };
     let dir = scratch();
     let server = governed(&bindir, dir.path()).await;
     let (admin, client) = closed(&server).await;
@@ -143,7 +145,7 @@ async fn functions(admin: &Client) -> Vec<Call> {
 
 #[tokio::test]
 async fn every_function_of_the_catalog() {
-    let Some(bindir) = bindir() else { return };
+    let Some(bindir) = bin_directory() else { return };
     let dir = scratch();
     let server = governed(&bindir, dir.path()).await;
     let (admin, client) = closed(&server).await;

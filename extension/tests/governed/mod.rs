@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tokio_postgres::{Client, Error};
 
-use crate::server::{TestServer, text_rows};
+use pgraft_testkit::server::{TestServer, text_rows};
 
 /// Longer than any test.
 pub const OPEN: &str = "select gate(3600000)";
@@ -23,12 +23,7 @@ fn switches(bindir: &Path, dir: &Path) -> PathBuf {
         Command::new(bindir.join("pg_config")).arg("--includedir-server").output().unwrap();
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/pages.c");
     let include = String::from_utf8(headers.stdout).unwrap();
-    let compiled = Command::new("cc")
-        .args(["-shared", "-fPIC", "-O1", "-I", include.trim(), "-o"])
-        .arg(&library)
-        .arg(source)
-        .status();
-    assert!(compiled.unwrap().success());
+    pgraft_testkit::compile(&source, &["-shared", "-fPIC", "-I", include.trim()], &library);
     library
 }
 

@@ -11,6 +11,7 @@ use pgraft_core::control::{LogRow, Request, Response};
 use pgraft_core::status::WalPosition;
 use pgraft_core::{Address, NodeId, NodeStatus, Refusal, SqlState};
 use pgraft_raft::{Hooks, Network, Node, Protection, RaftSettings, StartError, control_call};
+use pgraft_testkit::free_port;
 use tempfile::TempDir;
 
 pub type MemberRow = LogRow;
@@ -33,19 +34,6 @@ pub struct TestCluster {
     pub join_timeout: Option<Duration>,
     pub snapshot_every: u64,
     pub election_timeout: Duration,
-}
-
-pub fn free_port() -> u16 {
-    // Below the ephemeral range, so that no outgoing connection of somebody else takes it
-    // meanwhile.
-    static NEXT: std::sync::atomic::AtomicU16 = std::sync::atomic::AtomicU16::new(0);
-    let start = 20_000 + u16::try_from(std::process::id() % 200).unwrap() * 40;
-    loop {
-        let port = start + NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
-            return port;
-        }
-    }
 }
 
 impl TestCluster {

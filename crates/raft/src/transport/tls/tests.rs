@@ -7,6 +7,7 @@ use crate::machine::watch;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use pgraft_core::{Address, ClusterId};
+use pgraft_testkit::certificates::{Authority, CertificateFiles};
 use uuid::Uuid;
 
 use super::*;
@@ -15,9 +16,6 @@ use crate::store::AppliedState;
 use crate::transport::handshake::Hello;
 use crate::transport::{Listener, Local, LogDedup, Network, PeerFactory, Rpc, RpcReply, read_json};
 use crate::types::Endpoint;
-
-#[path = "../../../tests/certificates/mod.rs"]
-mod certificates;
 
 /// A network with one listener behind every address, which answers probes.
 struct Loop {
@@ -56,14 +54,11 @@ impl Network for Loop {
 #[tokio::test(start_paused = true)]
 async fn a_connection_is_made_anew_after_an_hour() {
     let dir = tempfile::tempdir().unwrap();
-    let ca = certificates::Ca::new("ours");
+    let ca = Authority::new("ours");
     let [one, two] = [1, 2].map(|n| NodeId::new(n).unwrap());
     let guard = |node: NodeId| {
-        let certificates::Files { cert, key, ca } = certificates::Files::write(
-            &dir.path().join(node.to_string()),
-            &ca.node(node),
-            &ca.pem(),
-        );
+        let CertificateFiles { cert, key, ca } =
+            CertificateFiles::write(&dir.path().join(node.to_string()), &ca.node(node), &ca.pem());
         Guard::open(node, &Protection::Tls(RaftTlsFiles { cert, key, ca })).unwrap()
     };
     let mut identity = Identity::open(dir.path(), one).unwrap();
