@@ -1,6 +1,6 @@
 #![no_main]
 
-// It names nothing else of its crate, which would bring a whole instance manager along.
+// The module does not depend on the rest of the instance manager.
 #[allow(dead_code, reason = "the target uses a part of the module")]
 #[path = "../../instance/src/gateway/startup.rs"]
 mod startup;
