@@ -1,4 +1,4 @@
-//! One `PgRaftCluster` in a namespace of its own: what a scenario does to it and asks of it.
+//! The `PgRaftCluster` of a scenario, in its own namespace.
 
 use k8s_openapi::api::core::v1::{Namespace, Node, PersistentVolumeClaim, Pod, Secret};
 use kube::api::{DeleteParams, ListParams, PostParams};
@@ -12,12 +12,12 @@ use crate::command::run;
 use crate::ensure;
 use crate::failure::E2eFailure;
 use crate::sql::{SqlLogin, SqlSession};
-use crate::wait::{Look, until, until_true};
+use crate::wait::{Polled, until, until_true};
 
-/// How long anything that involves new pods may take; a busy machine of two cores needs part of it.
+/// The time limit of anything that involves new pods.
 pub const TIMEOUT: Duration = Duration::from_mins(3);
 
-/// The name of every scenario's cluster: namespaces keep them apart.
+/// The name of every scenario's cluster. Each has its own namespace.
 pub const NAME: &str = "demo";
 
 /// One row of `pgraft_get_nodes()`.
@@ -25,9 +25,9 @@ pub const NAME: &str = "demo";
 pub struct NodeRow {
     /// Node id.
     pub id: i32,
-    /// Where its Raft member listens.
+    /// The address of its Raft member.
     pub address: String,
-    /// The port of that.
+    /// The port of its Raft member.
     pub port: i32,
 }
 
@@ -40,10 +40,10 @@ pub struct KindCluster {
 }
 
 impl KindCluster {
-    /// Makes the namespace.
+    /// Creates the namespace.
     ///
     /// # Errors
-    /// [`Failure::Kube`].
+    /// [`E2eFailure::Kube`].
     pub async fn in_new_namespace(client: &Client, namespace: &str) -> Result<Self, E2eFailure> {
         let restricted = json!({"pod-security.kubernetes.io/enforce": "restricted"});
         let object =
@@ -53,10 +53,10 @@ impl KindCluster {
         Ok(Self { client: client.clone(), namespace: namespace.to_owned() })
     }
 
-    /// Removes the namespace and all that is in it. Does not wait for the end of it.
+    /// Deletes the namespace with everything in it. Does not wait until it is gone.
     ///
     /// # Errors
-    /// [`Failure::Kube`].
+    /// [`E2eFailure::Kube`].
     pub async fn remove(&self) -> Result<(), E2eFailure> {
         Api::<Namespace>::all(self.client.clone())
             .delete(&self.namespace, &DeleteParams::background())
@@ -79,7 +79,7 @@ impl KindCluster {
         Api::namespaced(self.client.clone(), &self.namespace)
     }
 
-    /// The smallest sensible spec, and what a scenario wants besides.
+    /// A minimal manifest with additional fields of the spec.
     pub fn manifest(replicas: i32, more: &Value) -> Value {
         let mut spec = json!({"replicas": replicas, "storage": {"size": "1Gi"}, "enableSuperuserAccess": true});
         if let (Some(spec), Some(more)) = (spec.as_object_mut(), more.as_object()) {
@@ -88,10 +88,10 @@ impl KindCluster {
         json!({"apiVersion": "pgraft.io/v1alpha1", "kind": "PgRaftCluster", "metadata": {"name": NAME}, "spec": spec})
     }
 
-    /// Makes the cluster and waits until it is as wanted.
+    /// Creates the cluster and waits until it is settled.
     ///
     /// # Errors
-    /// What the API server says, or [`Failure::Deadline`].
+    /// An error of the API server, or [`E2eFailure::Deadline`].
     pub async fn create(&self, replicas: i32, more: &Value) -> Result<(), E2eFailure> {
         let resource = serde_json::from_value(Self::manifest(replicas, more))
             .map_err(kube::Error::SerdeError)?;
@@ -102,7 +102,7 @@ impl KindCluster {
     /// `kubectl scale`.
     ///
     /// # Errors
-    /// [`Failure::Command`].
+    /// [`E2eFailure::Command`].
     pub async fn scale(&self, replicas: i32) -> Result<(), E2eFailure> {
         run(
             "kubectl",
@@ -118,16 +118,18 @@ impl KindCluster {
         .map(drop)
     }
 
-    /// Waits until the status says that all of it is done, and the pods are as many.
+    /// Waits until the status and the pods show this many voters, all of them ready.
     ///
     /// # Errors
-    /// [`Failure::Deadline`].
+    /// [`E2eFailure::Deadline`].
     pub async fn settled(&self, replicas: i32) -> Result<(), E2eFailure> {
-        let what = format!("{}: {replicas} voters, all ready", self.namespace);
+        let what = format!("{} has {replicas} voters that are ready", self.namespace);
         until(&what, TIMEOUT, || async {
             let resource = self.resources().get(NAME).await?;
             let generation = resource.metadata.generation;
-            let Some(status) = resource.status else { return Ok(Look::NotYet("no status".into())) };
+            let Some(status) = resource.status else {
+                return Ok(Polled::Pending("no status".into()));
+            };
             let voters = status.members.iter().filter(|m| m.role == "voter").count();
             let ready = status.conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True");
             let pods = self.pods().await?.len();
@@ -137,25 +139,25 @@ impl KindCluster {
                 && status.ready_replicas == replicas
                 && voters == wanted
                 && pods == wanted;
-            let words = format!(
+            let seen = format!(
                 "{}: {} members, {voters} voters, {} ready, {pods} pods",
                 status.phase,
                 status.members.len(),
                 status.ready_replicas
             );
             Ok(if done && status.members.len() == wanted {
-                Look::Yes(())
+                Polled::Ready(())
             } else {
-                Look::NotYet(words)
+                Polled::Pending(seen)
             })
         })
         .await
     }
 
-    /// The pods by node id, those on their way out too.
+    /// The pods by node id, including terminating ones.
     ///
     /// # Errors
-    /// [`Failure::Kube`].
+    /// [`E2eFailure::Kube`].
     pub async fn pods(&self) -> Result<BTreeMap<i32, Pod>, E2eFailure> {
         let ours = ListParams::default().labels(&format!("pgraft.io/cluster={NAME}"));
         let pods = self.pod_api().list(&ours).await?.items;
@@ -165,10 +167,10 @@ impl KindCluster {
             .collect())
     }
 
-    /// Node ids that have a volume.
+    /// The node ids that have a volume.
     ///
     /// # Errors
-    /// [`Failure::Kube`].
+    /// [`E2eFailure::Kube`].
     pub async fn volumes(&self) -> Result<BTreeSet<i32>, E2eFailure> {
         let claims = Api::<PersistentVolumeClaim>::namespaced(self.client.clone(), &self.namespace)
             .list(&ListParams::default())
@@ -180,18 +182,18 @@ impl KindCluster {
             .collect())
     }
 
-    /// The members, as the status has them.
+    /// The members in the status.
     ///
     /// # Errors
-    /// [`Failure::Kube`].
+    /// [`E2eFailure::Kube`].
     pub async fn members(&self) -> Result<Vec<ClusterMemberStatus>, E2eFailure> {
         Ok(self.resources().get(NAME).await?.status.map(|s| s.members).unwrap_or_default())
     }
 
-    /// Deletes a pod, as a drained or lost host does, with a second to go.
+    /// Deletes a pod with a grace period of one second.
     ///
     /// # Errors
-    /// [`Failure::Kube`].
+    /// [`E2eFailure::Kube`].
     pub async fn delete_pod(&self, node: i32) -> Result<(), E2eFailure> {
         self.pod_api()
             .delete(
@@ -202,10 +204,10 @@ impl KindCluster {
         Ok(())
     }
 
-    /// Whether this host takes new pods.
+    /// Makes a host unschedulable, or schedulable again.
     ///
     /// # Errors
-    /// [`Failure::Kube`].
+    /// [`E2eFailure::Kube`].
     pub async fn cordon(&self, host: &str, cordoned: bool) -> Result<(), E2eFailure> {
         let hosts = Api::<Node>::all(self.client.clone());
         if cordoned {
@@ -216,15 +218,15 @@ impl KindCluster {
         Ok(())
     }
 
-    /// A connection as the superuser, to database `postgres`.
+    /// A connection as superuser to the database `postgres`.
     ///
     /// # Errors
-    /// When the pod, its Postgres or the Secret is not there.
+    /// If the pod, its Postgres or the Secret is missing.
     pub async fn superuser(&self, node: i32) -> Result<SqlSession, E2eFailure> {
         self.connect(node, "superuser", Some("postgres")).await
     }
 
-    /// A connection as the application, to its database.
+    /// A connection as the application to its database.
     ///
     /// # Errors
     /// As [`Self::superuser`].
@@ -232,7 +234,7 @@ impl KindCluster {
         self.connect(node, "app", None).await
     }
 
-    /// A session as the application's role in another database.
+    /// A connection as the application to another database.
     ///
     /// # Errors
     /// As [`Self::superuser`].
@@ -261,7 +263,7 @@ impl KindCluster {
         SqlSession::open(&self.pod_api(), &pod_name(node), &login).await
     }
 
-    /// `pgraft_get_nodes()` of one pod.
+    /// The rows of `pgraft_get_nodes()` on one node.
     ///
     /// # Errors
     /// As [`Self::superuser`].
@@ -277,15 +279,15 @@ impl KindCluster {
             .collect())
     }
 
-    /// Waits until these nodes all show the same rows, of exactly these ids, and returns them.
+    /// Waits until these nodes show the same rows, with exactly these ids, and returns the rows.
     ///
     /// # Errors
-    /// [`Failure::Deadline`] with what each showed.
+    /// [`E2eFailure::Deadline`] with the rows of each node.
     pub async fn same_rows(&self, ids: &[i32]) -> Result<Vec<NodeRow>, E2eFailure> {
         self.same_rows_on(ids, ids).await
     }
 
-    /// As [`Self::same_rows`], where not every member has a pod that answers.
+    /// As [`Self::same_rows`], on some nodes only.
     ///
     /// # Errors
     /// As [`Self::same_rows`].
@@ -294,7 +296,7 @@ impl KindCluster {
         asked: &[i32],
         ids: &[i32],
     ) -> Result<Vec<NodeRow>, E2eFailure> {
-        let what = format!("{}: pgraft_get_nodes() shows {ids:?} on {asked:?}", self.namespace);
+        let what = format!("pgraft_get_nodes() shows {ids:?} on {asked:?} of {}", self.namespace);
         until(&what, Duration::from_mins(1), || async {
             let mut seen = BTreeMap::new();
             for &id in asked {
@@ -303,15 +305,15 @@ impl KindCluster {
             let first = seen.values().next().cloned().unwrap_or_default();
             let agreed = seen.values().all(|rows| *rows == first)
                 && first.iter().map(|row| row.id).eq(ids.iter().copied());
-            Ok(if agreed { Look::Yes(first) } else { Look::NotYet(format!("{seen:?}")) })
+            Ok(if agreed { Polled::Ready(first) } else { Polled::Pending(format!("{seen:?}")) })
         })
         .await
     }
 
-    /// The rows everywhere, the status, and the addresses that the pods have.
+    /// Checks that all nodes, the status and the pods' addresses agree.
     ///
     /// # Errors
-    /// [`Failure::Wrong`] when they differ.
+    /// [`E2eFailure::Wrong`] if they differ.
     pub async fn same_everywhere(&self, ids: &[i32]) -> Result<(), E2eFailure> {
         let rows = self.same_rows(ids).await?;
         let members = self.members().await?;
@@ -328,7 +330,7 @@ impl KindCluster {
             let address = format!("{}.{NAME}-pods.{}.svc", pod_name(row.id), self.namespace);
             ensure!(
                 row.address == address && row.port == 7001,
-                "node {} should be at {address}:7001, and is at {}:{}",
+                "node {} must have the address {address}:7001, not {}:{}",
                 row.id,
                 row.address,
                 row.port
@@ -337,30 +339,30 @@ impl KindCluster {
         Ok(())
     }
 
-    /// The Raft leader, by the word of this node.
+    /// The Raft leader that a node reports.
     ///
     /// # Errors
-    /// [`Failure::Deadline`] when it knows of none.
+    /// [`E2eFailure::Deadline`] if it reports none.
     pub async fn leader(&self, asked: i32) -> Result<i32, E2eFailure> {
         until(
-            &format!("{}: node {asked} knows a leader", self.namespace),
+            &format!("node {asked} of {} has a leader", self.namespace),
             Duration::from_mins(1),
             || async {
                 let leader: Option<i64> =
                     self.superuser(asked).await?.value("select pgraft_get_leader()", &[]).await?;
                 Ok(match leader.and_then(|id| i32::try_from(id).ok()) {
-                    Some(id) => Look::Yes(id),
-                    None => Look::NotYet("NULL".into()),
+                    Some(id) => Polled::Ready(id),
+                    None => Polled::Pending("NULL".into()),
                 })
             },
         )
         .await
     }
 
-    /// The image of the members, which every host has that runs one.
+    /// The image of the members.
     ///
     /// # Errors
-    /// [`Failure::Wrong`] when there is no pod.
+    /// [`E2eFailure::Wrong`] if there is no pod.
     pub async fn image(&self) -> Result<String, E2eFailure> {
         let pods = self.pods().await?;
         let image =
@@ -368,10 +370,10 @@ impl KindCluster {
         image.ok_or_else(|| E2eFailure::Wrong("there is no pod".into()))
     }
 
-    /// The host that the API server runs on.
+    /// The host of the API server.
     ///
     /// # Errors
-    /// [`Failure::Wrong`] when none says so.
+    /// [`E2eFailure::Wrong`] if no host has the label.
     pub async fn control_plane(&self) -> Result<String, E2eFailure> {
         let those = ListParams::default().labels("node-role.kubernetes.io/control-plane");
         let hosts = Api::<Node>::all(self.client.clone()).list(&those).await?.items;
@@ -384,10 +386,10 @@ impl KindCluster {
     /// Waits until the pod is ready.
     ///
     /// # Errors
-    /// [`Failure::Deadline`].
+    /// [`E2eFailure::Deadline`].
     pub async fn pod_ready(&self, node: i32) -> Result<(), E2eFailure> {
         until_true(
-            &format!("{}: pod {} is ready", self.namespace, pod_name(node)),
+            &format!("the pod {1} of {0} is ready", self.namespace, pod_name(node)),
             TIMEOUT,
             || async { Ok(is_ready(&self.pod_api().get(&pod_name(node)).await?)) },
         )
@@ -395,7 +397,7 @@ impl KindCluster {
     }
 }
 
-/// The pod of a node.
+/// The pod name of a node.
 pub fn pod_name(node: i32) -> String {
     format!("{NAME}-{node}")
 }

@@ -1,4 +1,4 @@
-//! The commands that users type, run as they type them.
+//! Runs commands as users type them.
 
 use std::process::Stdio;
 use tokio::io::AsyncWriteExt;
@@ -6,15 +6,15 @@ use tokio::process::Command;
 
 use crate::failure::E2eFailure;
 
-/// Runs a command to its end and returns what it printed.
+/// Runs a command and returns its standard output.
 ///
 /// # Errors
-/// [`Failure::Command`] when it fails, with its own words.
+/// [`E2eFailure::Command`] with its output if it fails.
 pub async fn run(program: &str, arguments: &[&str]) -> Result<String, E2eFailure> {
     run_with_input(program, arguments, "").await
 }
 
-/// As [`run`], with something on standard input.
+/// As [`run`], with standard input.
 ///
 /// # Errors
 /// As [`run`].

@@ -1,13 +1,12 @@
-//! A cut through the network between pods, in the FORWARD chain of every host that has one of them.
+//! Cuts the network between pods, in the FORWARD chain of their hosts.
 //!
 //! ```text
-//!  Cut::between ──▶ on each host a pod of root's: makes the rules, waits, takes them away again when it is told to stop
-//!  Cut::heal ─────▶ deletes those pods and waits for their end
+//!  NetworkCut::between ──▶ on each host a privileged pod: adds the rules, waits, removes them on SIGTERM
+//!  NetworkCut::heal ─────▶ deletes these pods and waits until they are gone
 //! ```
 //!
-//! However the scenario ends, the pods go with its namespace, and the rules with them. Nobody
-//! notices them but the pods that are named: the API server, the operator and the kubelets' probes
-//! reach everyone all the while.
+//! The pods are removed with the scenario's namespace, and the rules with them. Only connections
+//! between the named pods are cut: the API server, the operator and the kubelets still reach them.
 
 use k8s_openapi::api::core::v1::{ExecAction, Pod, Probe};
 use kube::Api;
@@ -16,15 +15,15 @@ use std::collections::BTreeSet;
 
 use crate::cluster::{KindCluster, TIMEOUT, is_ready};
 use crate::failure::E2eFailure;
-use crate::host_job::{pod_of_root, pods_of_root};
-use crate::wait::{Look, until, until_true};
+use crate::host_job::{privileged_pod, privileged_pods};
+use crate::wait::{Polled, until, until_true};
 
-/// What each of the pods does. `PAIRS` has lines of two addresses; the tools are the host's.
+/// The script of these pods. `PAIRS` has lines of two addresses. iptables is the host's.
 const SCRIPT: &str = r#"
 host() { nsenter --target 1 --mount --net -- iptables --wait "$@"; }
 undo() { host -D FORWARD -j pgraft-cut; host -F pgraft-cut; host -X pgraft-cut; }
 trap 'undo; exit 0' TERM
-undo 2>/dev/null # of one that was killed
+undo 2>/dev/null # rules of an earlier pod that was killed
 set -e
 host -N pgraft-cut
 while read -r one other; do
@@ -38,35 +37,35 @@ touch /tmp/cut
 sleep infinity & wait
 "#;
 
-/// A cut that is in force.
+/// A cut in force.
 pub struct NetworkCut {
     pods: Api<Pod>,
     names: Vec<String>,
 }
 
 impl NetworkCut {
-    /// Lets nothing through between these nodes and those, in either direction. Returns when it is
-    /// so.
+    /// Drops all packets between two groups of nodes, in both directions. Returns when the rules are
+    /// in force.
     ///
     /// # Errors
-    /// When a node has no address, or a host no iptables.
+    /// If a pod has no address, or a host has no iptables.
     pub async fn between(
         cluster: &KindCluster,
         some: &[i32],
         others: &[i32],
     ) -> Result<Self, E2eFailure> {
         let (hosts, pairs) = plan(cluster, some, others).await?;
-        let mut cut = Self { pods: pods_of_root(cluster), names: Vec::new() };
+        let mut cut = Self { pods: privileged_pods(cluster), names: Vec::new() };
         for host in hosts {
             let name = format!("{}-{host}", cluster.namespace);
             let mut pod =
-                pod_of_root(cluster, &name, &host, SCRIPT, &[("PAIRS", pairs.clone())]).await?;
-            tells_when_it_has_cut(&mut pod);
+                privileged_pod(cluster, &name, &host, SCRIPT, &[("PAIRS", pairs.clone())]).await?;
+            add_readiness_probe(&mut pod);
             cut.pods.create(&PostParams::default(), &pod).await?;
             cut.names.push(name);
         }
         for name in &cut.names {
-            until_true(&format!("{name} has cut"), TIMEOUT, || async {
+            until_true(&format!("{name} is ready"), TIMEOUT, || async {
                 Ok(is_ready(&cut.pods.get(name).await?))
             })
             .await?;
@@ -74,10 +73,10 @@ impl NetworkCut {
         Ok(cut)
     }
 
-    /// Lets everything through again. Returns when it is so.
+    /// Removes the rules. Returns when they are gone.
     ///
     /// # Errors
-    /// [`Failure::Deadline`].
+    /// [`E2eFailure::Deadline`].
     pub async fn heal(self) -> Result<(), E2eFailure> {
         for name in &self.names {
             self.pods.delete(name, &DeleteParams::default()).await?;
@@ -85,8 +84,8 @@ impl NetworkCut {
         for name in &self.names {
             until(&format!("{name} is gone"), TIMEOUT, || async {
                 let there = self.pods.get_opt(name).await?;
-                Ok(there.map_or(Look::Yes(()), |pod| {
-                    Look::NotYet(format!("{:?}", pod.status.and_then(|s| s.phase)))
+                Ok(there.map_or(Polled::Ready(()), |pod| {
+                    Polled::Pending(format!("{:?}", pod.status.and_then(|s| s.phase)))
                 }))
             })
             .await?;
@@ -95,7 +94,7 @@ impl NetworkCut {
     }
 }
 
-/// The hosts to work on, and the pairs of addresses.
+/// The hosts of these nodes, and the pairs of addresses.
 async fn plan(
     cluster: &KindCluster,
     some: &[i32],
@@ -122,8 +121,8 @@ async fn plan(
     Ok((hosts, pairs.join("\n")))
 }
 
-/// It is ready when the rules are in force.
-fn tells_when_it_has_cut(pod: &mut Pod) {
+/// The pod is ready when the rules are in force.
+fn add_readiness_probe(pod: &mut Pod) {
     let command = Some(vec!["test".to_owned(), "-e".to_owned(), "/tmp/cut".to_owned()]);
     let probe =
         Probe { exec: Some(ExecAction { command }), period_seconds: Some(1), ..Probe::default() };

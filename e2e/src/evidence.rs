@@ -1,5 +1,4 @@
-//! What is kept of a scenario that failed: the custom resources, pods, events and logs, as files
-//! that people read.
+//! The traces of a failed scenario: custom resources, pods, events and logs, as files.
 
 use std::path::{Path, PathBuf};
 
@@ -7,11 +6,11 @@ use crate::cluster::KindCluster;
 use crate::command::run;
 use crate::failure::E2eFailure;
 
-/// Writes all of it into a folder named after the scenario, and returns that folder. What can't be
-/// had is written as the error that came instead.
+/// Writes the traces into a folder named after the scenario, and returns the folder. A file whose
+/// content could not be read has the error instead.
 ///
 /// # Errors
-/// [`Failure::Io`] when the folder can't be written.
+/// [`E2eFailure::Io`] if the folder cannot be written.
 pub async fn keep(
     folder: &Path,
     scenario: &str,
@@ -20,7 +19,7 @@ pub async fn keep(
     let folder = folder.join(scenario);
     tokio::fs::create_dir_all(&folder).await?;
     let namespace = cluster.namespace.as_str();
-    let looks: [(&str, &[&str]); 6] = [
+    let files: [(&str, &[&str]); 6] = [
         (
             "resources.yaml",
             &["get", "pgr,configmaps,services,pdb,pvc", "--output=yaml", "--namespace", namespace],
@@ -31,7 +30,7 @@ pub async fn keep(
             "events.txt",
             &["get", "events", "--sort-by=.metadata.creationTimestamp", "--namespace", namespace],
         ),
-        ("nodes.txt", &["register", "nodes"]),
+        ("nodes.txt", &["describe", "nodes"]),
         (
             "operator.log",
             &[
@@ -42,7 +41,7 @@ pub async fn keep(
             ],
         ),
     ];
-    for (file, arguments) in looks {
+    for (file, arguments) in files {
         write(&folder.join(file), arguments).await?;
     }
     for node in cluster.pods().await.unwrap_or_default().into_keys() {

@@ -1,43 +1,43 @@
-//! Why a scenario did not pass, in words that say where to look.
+//! Why a scenario failed.
 
 use std::time::Duration;
 
-/// A scenario's way to fail.
+/// The failure of a scenario.
 #[derive(Debug, thiserror::Error)]
 pub enum E2eFailure {
-    /// The API server said no, or did not answer.
-    #[error("the API server: {0}")]
+    /// The API server returned an error, or did not answer.
+    #[error("API server: {0}")]
     Kube(#[from] kube::Error),
-    /// No cluster to run on.
+    /// There is no usable kubeconfig.
     #[error("no kubeconfig: {0}")]
     Kubeconfig(#[from] kube::config::InferConfigError),
-    /// A statement failed, or its connection did.
+    /// A statement or its connection failed.
     #[error("{pod}: {source}{}", detail(.source))]
     Sql {
-        /// Where it was run.
+        /// The pod.
         pod: String,
-        /// What Postgres or the driver said.
+        /// The error of Postgres or of the driver.
         source: tokio_postgres::Error,
     },
-    /// A command that users type failed.
+    /// A command failed.
     #[error("{command}: {output}")]
     Command {
         /// The command line.
         command: String,
-        /// What it printed.
+        /// Its output.
         output: String,
     },
-    /// A condition did not come true.
-    #[error("{what}: not within {} s; last seen: {last}", limit.as_secs())]
+    /// A condition was not met in time.
+    #[error("timed out after {} s waiting until {what}; last seen: {last}", limit.as_secs())]
     Deadline {
-        /// What was waited for.
+        /// The condition.
         what: String,
-        /// How long.
+        /// The time limit.
         limit: Duration,
-        /// How it looked at the end.
+        /// The last observation.
         last: String,
     },
-    /// Something is not as it must be.
+    /// An expectation was not met.
     #[error("{0}")]
     Wrong(String),
     /// The local disk or a pipe.
@@ -46,7 +46,7 @@ pub enum E2eFailure {
 }
 
 impl E2eFailure {
-    /// SQLSTATE, message and hint, when Postgres said them.
+    /// SQLSTATE, message and hint of an error from Postgres.
     pub fn refusal(&self) -> Option<(String, String, String)> {
         let Self::Sql { source, .. } = self else { return None };
         let error = source.as_db_error()?;
@@ -65,7 +65,7 @@ fn detail(error: &tokio_postgres::Error) -> String {
         .unwrap_or_default()
 }
 
-/// Fails with these words unless the condition holds.
+/// Returns a failure with this message unless the condition holds.
 #[macro_export]
 macro_rules! ensure {
     ($condition:expr, $($words:tt)+) => {

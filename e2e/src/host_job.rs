@@ -1,6 +1,6 @@
-//! A script that root runs on a host: what happens to hosts and networks has to be done there. It
-//! is alone with it (nobody can reach it where the host stands still, or the API server), so it
-//! undoes by itself what it did, however it ends.
+//! A script that runs as root on a host, for faults of hosts and networks. It cannot be reached while
+//! the host or the API server is stopped, so that it must undo its changes by itself, however it
+//! ends.
 
 use k8s_openapi::api::core::v1::{Namespace, Pod};
 use kube::Api;
@@ -10,26 +10,26 @@ use std::time::Duration;
 
 use crate::cluster::KindCluster;
 use crate::failure::E2eFailure;
-use crate::wait::{Look, until};
+use crate::wait::{Polled, until};
 
-/// Takes privileged pods; a scenario's own namespace does not.
+/// A namespace that accepts privileged pods, unlike the scenario's own.
 const NAMESPACE: &str = "kube-system";
 
-/// For [`HostJob::begin`]: all processes of a pod and the host's kubelet stand still. Says `paused`
-/// and when.
+/// For [`HostJob::begin`]: stops all processes of a pod and the host's kubelet for some time. Prints
+/// `paused` and the time.
 pub const PAUSE: &str = include_str!("scripts/pause.sh");
 
-/// A script under way.
+/// A running script.
 pub struct HostJob {
     pods: Api<Pod>,
     name: String,
 }
 
 impl HostJob {
-    /// Has it begun on that host, with the image of the cluster's members.
+    /// Starts a script on a host, with the image of the cluster's members.
     ///
     /// # Errors
-    /// What the API server says.
+    /// An error of the API server.
     pub async fn begin(
         cluster: &KindCluster,
         host: &str,
@@ -38,24 +38,24 @@ impl HostJob {
         env: &[(&str, String)],
     ) -> Result<Self, E2eFailure> {
         let name = format!("{}-{what}", cluster.namespace);
-        let pod = pod_of_root(cluster, &name, host, script, env).await?;
-        let pods = pods_of_root(cluster);
+        let pod = privileged_pod(cluster, &name, host, script, env).await?;
+        let pods = privileged_pods(cluster);
         pods.create(&PostParams::default(), &pod).await?;
         Ok(Self { pods, name })
     }
 
-    /// What it has said, when it has come to its end.
+    /// Waits for its end, and returns its output.
     ///
     /// # Errors
-    /// [`Failure::Wrong`] with its words when it failed, [`Failure::Deadline`].
+    /// [`E2eFailure::Wrong`] with its output if it failed, [`E2eFailure::Deadline`].
     pub async fn ended(&self, limit: Duration) -> Result<String, E2eFailure> {
         let phase = until(&format!("{} has ended", self.name), limit, || async {
             let phase =
                 self.pods.get(&self.name).await?.status.and_then(|s| s.phase).unwrap_or_default();
             Ok(if ["Succeeded", "Failed"].contains(&phase.as_str()) {
-                Look::Yes(phase)
+                Polled::Ready(phase)
             } else {
-                Look::NotYet(phase)
+                Polled::Pending(phase)
             })
         })
         .await?;
@@ -67,27 +67,26 @@ impl HostJob {
         }
     }
 
-    /// What it has said so far.
+    /// Its output so far.
     ///
     /// # Errors
-    /// What the API server says.
+    /// An error of the API server.
     pub async fn said(&self) -> Result<String, E2eFailure> {
         Ok(self.pods.logs(&self.name, &LogParams::default()).await?)
     }
 }
 
-/// Where such scripts run.
-pub fn pods_of_root(cluster: &KindCluster) -> Api<Pod> {
+/// The pods of such scripts.
+pub fn privileged_pods(cluster: &KindCluster) -> Api<Pod> {
     Api::namespaced(cluster.resources().into_client(), NAMESPACE)
 }
 
-/// A pod that runs a script as root on that host, with the image of the cluster's members. It
-/// belongs to the scenario's namespace and goes with it, and after a while by itself: a run that
-/// was killed leaves nothing behind either.
+/// A pod that runs a script as root on a host, with the image of the cluster's members. It is removed
+/// with the scenario's namespace, and stops after a while if the run was killed.
 ///
 /// # Errors
-/// What the API server says.
-pub async fn pod_of_root(
+/// An error of the API server.
+pub async fn privileged_pod(
     cluster: &KindCluster,
     name: &str,
     host: &str,
@@ -104,19 +103,19 @@ pub async fn pod_of_root(
         "spec": {
             "nodeName": host, "hostPID": true, "hostNetwork": true, "restartPolicy": "Never", "activeDeadlineSeconds": 900,
             "tolerations": [{"operator": "Exists"}],
-            "containers": [{"name": "errand", "image": cluster.image().await?, "command": ["bash", "-c", script], "env": env,
+            "containers": [{"name": "host-job", "image": cluster.image().await?, "command": ["bash", "-c", script], "env": env,
                 "securityContext": {"privileged": true, "runAsUser": 0}}],
         },
     });
     Ok(serde_json::from_value(pod).map_err(kube::Error::SerdeError)?)
 }
 
-/// When a script said this: milliseconds since the Unix epoch, by the clock that all hosts of a
-/// kind cluster share.
+/// The time that a script printed after a word, in milliseconds since the Unix epoch. All hosts of a
+/// kind cluster share one clock.
 ///
 /// # Errors
-/// [`Failure::Wrong`] when it did not.
+/// [`E2eFailure::Wrong`] if it did not print that word.
 pub fn time_of(said: &str, word: &str) -> Result<i64, E2eFailure> {
     let time = said.lines().find_map(|line| line.strip_prefix(word)?.trim().parse().ok());
-    time.ok_or_else(|| E2eFailure::Wrong(format!("nobody said when it was {word}: {said}")))
+    time.ok_or_else(|| E2eFailure::Wrong(format!("the output has no time for {word}: {said}")))
 }

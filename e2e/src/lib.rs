@@ -1,4 +1,4 @@
-//! What the scenarios are made of, for `main.rs` and for the bench that measures on a real cluster.
+//! The scenarios and their tools, for `main.rs` and for the benches on a real cluster.
 
 pub mod cluster;
 pub mod command;

@@ -1,10 +1,10 @@
-//! `pgraft-e2e`: scenarios on a real Kubernetes cluster, the one of KUBECONFIG, with kubectl and
-//! helm on PATH and the images in reach.
+//! `pgraft-e2e`: scenarios on the Kubernetes cluster of KUBECONFIG. Needs kubectl and helm on PATH,
+//! and the images on the cluster.
 //!
 //! ```text
-//!  main ──▶ helm install ──▶ scenarios, some side by side, some alone, some all the while ──▶ report
-//!              each: a namespace, a PgRaftCluster (cluster.rs), SQL through port-forwards (sql.rs), waiting for conditions (wait.rs);
-//!              when it fails: logs, events and resources in a folder (evidence.rs)
+//!  main ──▶ helm install ──▶ scenarios, some at the same time, some alone ──▶ report
+//!              each: a namespace, a PgRaftCluster (cluster.rs), SQL through port-forwards (sql.rs), waits for conditions (wait.rs);
+//!              after a failure: logs, events and resources in a folder (evidence.rs)
 //! ```
 
 use clap::Parser;
@@ -18,21 +18,21 @@ use pgraft_e2e::failure::E2eFailure;
 use pgraft_e2e::scenario::{ClusterPlacement, ClusterSetting, Scenario, ScenarioVerdict};
 use pgraft_e2e::{command, report, scenario, scenarios};
 
-/// Scenarios on the Kubernetes cluster of KUBECONFIG.
+/// Runs scenarios on the Kubernetes cluster of KUBECONFIG.
 #[derive(Parser)]
 struct E2eCli {
-    /// Which ones; all when none is named.
+    /// Scenarios to run. Default: all except ca-takeover, which takes a quarter of an hour.
     scenarios: Vec<String>,
-    /// Prints their names and does nothing.
+    /// Prints the names of the scenarios and exits.
     #[arg(long)]
     list: bool,
-    /// How many run side by side, of those that can.
+    /// How many scenarios run at the same time, among those that can.
     #[arg(long, default_value_t = 2)]
     together: usize,
-    /// Leaves the namespaces of failed scenarios standing.
+    /// Keeps the namespaces of failed scenarios.
     #[arg(long)]
     keep: bool,
-    /// Where the traces of failed scenarios go.
+    /// The folder for logs, events and resources of failed scenarios.
     #[arg(long, default_value = ".work/e2e")]
     traces: PathBuf,
 }
@@ -90,10 +90,10 @@ async fn run(arguments: E2eCli) -> Result<Vec<ScenarioVerdict>, E2eFailure> {
         chosen.iter().copied().filter(move |s| s.place == place).collect::<Vec<_>>()
     };
     let run = |s: Scenario| scenario::run(setting.clone(), s);
-    let throughout = join_all(of(ClusterPlacement::Throughout).into_iter().map(run));
-    let in_turn = async {
+    let on_request = join_all(of(ClusterPlacement::OnRequest).into_iter().map(run));
+    let others = async {
         let mut verdicts: Vec<ScenarioVerdict> =
-            futures::stream::iter(of(ClusterPlacement::Beside))
+            futures::stream::iter(of(ClusterPlacement::Shared))
                 .map(run)
                 .buffer_unordered(arguments.together.max(1))
                 .collect()
@@ -103,12 +103,12 @@ async fn run(arguments: E2eCli) -> Result<Vec<ScenarioVerdict>, E2eFailure> {
         }
         verdicts
     };
-    let (mut verdicts, others) = futures::join!(in_turn, throughout);
-    verdicts.extend(others);
+    let (mut verdicts, long) = futures::join!(others, on_request);
+    verdicts.extend(long);
     Ok(verdicts)
 }
 
-/// Tells this run's namespaces from those of earlier ones, which may still be on their way out.
+/// Distinguishes the namespaces of this run from earlier ones, which may still be terminating.
 fn run_number() -> u64 {
     std::time::SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)
@@ -117,16 +117,15 @@ fn run_number() -> u64 {
 
 fn choose(names: &[String]) -> Result<Vec<Scenario>, E2eFailure> {
     if names.is_empty() {
-        // Those that wait for minutes on end are run by name.
         return Ok(scenarios::ALL
             .iter()
             .copied()
-            .filter(|s| s.place != ClusterPlacement::Throughout)
+            .filter(|s| s.place != ClusterPlacement::OnRequest)
             .collect());
     }
     let find = |name: &String| {
         let unknown =
-            || E2eFailure::Wrong(format!("no scenario is called {name}; --list names them"));
+            || E2eFailure::Wrong(format!("there is no scenario {name}; --list prints their names"));
         scenarios::ALL.iter().find(|s| s.name == name).copied().ok_or_else(unknown)
     };
     names.iter().map(find).collect()

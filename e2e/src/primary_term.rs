@@ -1,4 +1,4 @@
-//! Who is the primary, by the members' own word, and whether all of them are behind it.
+//! Which node is the primary according to the members, and whether the others follow it.
 
 use std::time::Duration;
 
@@ -7,15 +7,15 @@ use crate::command::run as command;
 use crate::data;
 use crate::ensure;
 use crate::failure::E2eFailure;
-use crate::wait::{Look, until};
+use crate::wait::{Polled, until};
 
-/// For a shell in the primary's pod: its server dies.
+/// A shell command that kills the server of a pod.
 pub const KILL_SERVER: &str = "kill -9 $(head -1 /var/lib/pgraft/pgdata/postmaster.pid)";
 
 /// Runs a script in a member's pod.
 ///
 /// # Errors
-/// [`Failure::Command`].
+/// [`E2eFailure::Command`].
 pub async fn in_pod(cluster: &KindCluster, node: i32, script: &str) -> Result<(), E2eFailure> {
     command(
         "kubectl",
@@ -25,10 +25,10 @@ pub async fn in_pod(cluster: &KindCluster, node: i32, script: &str) -> Result<()
     .map(drop)
 }
 
-/// Where a node's pod is, and its identity.
+/// The host and the uid of a node's pod.
 ///
 /// # Errors
-/// What the API server says.
+/// An error of the API server.
 pub async fn place(cluster: &KindCluster, node: i32) -> Result<(String, String), E2eFailure> {
     let pod = cluster.pod_api().get(&pod_name(node)).await?;
     Ok((
@@ -37,28 +37,28 @@ pub async fn place(cluster: &KindCluster, node: i32) -> Result<(String, String),
     ))
 }
 
-/// Who takes writes, by the word of these nodes: the same by all, one of them, and settled.
+/// Waits until these nodes agree that one of them is the primary, and it takes writes.
 ///
 /// # Errors
-/// [`Failure::Deadline`] with what they said last.
+/// [`E2eFailure::Deadline`] with the last answers.
 pub async fn primary(cluster: &KindCluster, asked: &[i32]) -> Result<i32, E2eFailure> {
-    until(&format!("{asked:?} agree on one primary, which is one of them"), TIMEOUT, || async {
-        let mut words = Vec::new();
+    until(&format!("{asked:?} agree that one of them is the primary"), TIMEOUT, || async {
+        let mut answers = Vec::new();
         for node in asked {
             let session = cluster.superuser(*node).await?;
-            let word: Option<i32> = session
+            let answer: Option<i32> = session
                 .value("select max(node_id) from pgraft_members where is_primary", &[])
                 .await?;
-            words.push(word.unwrap_or_default());
+            answers.push(answer.unwrap_or_default());
         }
-        let writes = asked.contains(&words[0])
+        let writes = asked.contains(&answers[0])
             && !cluster
-                .superuser(words[0])
+                .superuser(answers[0])
                 .await?
                 .value::<bool>("select pg_is_in_recovery()", &[])
                 .await?;
-        let agreed = writes && words.iter().all(|word| *word == words[0]);
-        Ok(if agreed { Look::Yes(words[0]) } else { Look::NotYet(format!("{words:?}")) })
+        let agreed = writes && answers.iter().all(|answer| *answer == answers[0]);
+        Ok(if agreed { Polled::Ready(answers[0]) } else { Polled::Pending(format!("{answers:?}")) })
     })
     .await
 }
@@ -66,7 +66,7 @@ pub async fn primary(cluster: &KindCluster, asked: &[i32]) -> Result<i32, E2eFai
 /// Waits until the other members follow this primary.
 ///
 /// # Errors
-/// [`Failure::Deadline`].
+/// [`E2eFailure::Deadline`].
 pub async fn followed(
     cluster: &KindCluster,
     primary: i32,
@@ -75,24 +75,24 @@ pub async fn followed(
     for node in members {
         cluster.pod_ready(*node).await?;
     }
-    until("the primary has all its standbys", TIMEOUT, || async {
+    until("all standbys stream from the primary", TIMEOUT, || async {
         let session = cluster.superuser(primary).await?;
         let streaming: i64 = session
             .value("select count(*) from pg_stat_replication where state = 'streaming'", &[])
             .await?;
         Ok(if usize::try_from(streaming) == Ok(members.len() - 1) {
-            Look::Yes(())
+            Polled::Ready(())
         } else {
-            Look::NotYet(format!("{streaming}"))
+            Polled::Pending(format!("{streaming}"))
         })
     })
     .await
 }
 
-/// Waits until all members have the same rows, and just one of them is no standby.
+/// Waits until all members have the same rows, and all except the primary are standbys.
 ///
 /// # Errors
-/// [`Failure::Deadline`], [`Failure::Wrong`].
+/// [`E2eFailure::Deadline`], [`E2eFailure::Wrong`].
 pub async fn all_back(
     cluster: &KindCluster,
     primary: i32,
@@ -105,16 +105,16 @@ pub async fn all_back(
             cluster.superuser(*node).await?.value("select pg_is_in_recovery()", &[]).await?;
         ensure!(
             standby == (*node != primary),
-            "node {node}: in recovery is {standby}, and the primary is {primary}"
+            "node {node}: pg_is_in_recovery() is {standby}, and the primary is {primary}"
         );
     }
     Ok(())
 }
 
-/// In which epoch this node is.
+/// The epoch of a node.
 ///
 /// # Errors
-/// [`Failure::Sql`].
+/// [`E2eFailure::Sql`].
 pub async fn epoch(cluster: &KindCluster, node: i32) -> Result<i64, E2eFailure> {
     cluster.superuser(node).await?.value("select epoch from pgraft_status()", &[]).await
 }
@@ -122,26 +122,26 @@ pub async fn epoch(cluster: &KindCluster, node: i32) -> Result<i64, E2eFailure> 
 /// Waits until one of these nodes is the primary in a later epoch.
 ///
 /// # Errors
-/// [`Failure::Deadline`].
+/// [`E2eFailure::Deadline`].
 pub async fn next_primary_term(
     cluster: &KindCluster,
     before: i64,
     asked: &[i32],
 ) -> Result<i32, E2eFailure> {
     let limit = Duration::from_mins(2);
-    until(&format!("a primary in a later epoch than {before}"), limit, || async {
+    until(&format!("there is a primary in an epoch after {before}"), limit, || async {
         let mut why = String::new();
         for node in asked {
             let is_primary = "select epoch > $1::bigint and coalesce(gate, '') = 'open' and not pg_is_in_recovery() from pgraft_status()";
             let answer = async { cluster.superuser(*node).await?.value::<bool>(is_primary, &[&before]).await };
             match tokio::time::timeout(Duration::from_secs(5), answer).await {
-                Ok(Ok(true)) => return Ok(Look::Yes(*node)),
+                Ok(Ok(true)) => return Ok(Polled::Ready(*node)),
                 Ok(Ok(false)) => {}
                 Ok(Err(failure)) => why = failure.to_string(),
                 Err(_) => "no answer in 5 s".clone_into(&mut why),
             }
         }
-        Ok(Look::NotYet(why))
+        Ok(Polled::Pending(why))
     })
     .await
 }

@@ -1,26 +1,27 @@
-//! What is printed at the end.
+//! The summary that is printed at the end.
 
 use std::fmt::Write as _;
 
 use crate::scenario::ScenarioVerdict;
 
-/// The summary: each scenario with its time, what was measured, and the line that CI counts by.
+/// The summary: each scenario with its duration, the measurements, and the result line that `test`
+/// reads.
 pub fn summary(verdicts: &[ScenarioVerdict]) -> String {
     let mut text = "scenarios:\n".to_owned();
     for ScenarioVerdict { name, took, result, traces } in verdicts {
-        let end = if result.is_ok() { "ok" } else { "FAILED" };
-        let _ = writeln!(text, "  {name:<24} {end:<7} {:>6.1} s", took.as_secs_f64());
+        let outcome = if result.is_ok() { "ok" } else { "FAILED" };
+        let _ = writeln!(text, "  {name:<24} {outcome:<7} {:>6.1} s", took.as_secs_f64());
         if let Err(failure) = result {
             let _ = writeln!(text, "    {failure}");
         }
         if let Some(folder) = traces {
-            let _ = writeln!(text, "    its logs, events and resources: {}", folder.display());
+            let _ = writeln!(text, "    logs, events and resources: {}", folder.display());
         }
     }
     let figures: Vec<_> =
         verdicts.iter().filter_map(|v| v.result.as_ref().ok()).flatten().collect();
     if !figures.is_empty() {
-        text.push_str("measured:\n");
+        text.push_str("measurements:\n");
     }
     for figure in figures {
         let _ = writeln!(text, "  {}: {}", figure.what, figure.value);
@@ -40,7 +41,7 @@ mod tests {
     use std::time::Duration;
 
     #[test]
-    fn the_last_line_is_what_ci_counts() {
+    fn prints_scenarios_measurements_and_the_result() {
         let good = ScenarioVerdict {
             name: "quickstart",
             took: Duration::from_millis(12_340),
@@ -57,8 +58,8 @@ mod tests {
   quickstart               ok        12.3 s
   recovery                 FAILED    60.0 s
     no
-    its logs, events and resources: /traces
-measured:
+    logs, events and resources: /traces
+measurements:
   a thing: 3 ms
 test result: FAILED. 1 passed; 1 failed
 ";

@@ -1,5 +1,4 @@
-//! What a scenario is, and how one is run: in a namespace of its own, within a time limit, with its
-//! traces kept when it fails.
+//! Runs a scenario in its own namespace, within a time limit, and keeps its traces if it fails.
 
 use futures::future::BoxFuture;
 use kube::Client;
@@ -10,15 +9,15 @@ use crate::cluster::KindCluster;
 use crate::evidence;
 use crate::failure::E2eFailure;
 
-/// No scenario may take longer.
+/// The time limit of a scenario.
 const LIMIT: Duration = Duration::from_mins(25);
 
-/// What a scenario measured, for people to read.
+/// A measurement for the report.
 #[derive(Debug, Clone)]
 pub struct ReportedFigure {
     /// What was measured, and how.
     pub what: String,
-    /// What came out.
+    /// The result, with its unit.
     pub value: String,
 }
 
@@ -26,57 +25,57 @@ pub struct ReportedFigure {
 pub type ScenarioBody =
     fn(KindCluster) -> BoxFuture<'static, Result<Vec<ReportedFigure>, E2eFailure>>;
 
-/// What else may go on while a scenario runs.
+/// Which other scenarios may run at the same time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ClusterPlacement {
-    /// Some others.
-    Beside,
-    /// Nothing: it measures, or it takes away what others stand on.
+    /// Other shared scenarios.
+    Shared,
+    /// None: it measures, or it affects the whole Kubernetes cluster.
     Alone,
-    /// Anything, for as long as that takes: it waits nearly all the time.
-    Throughout,
+    /// Any. It waits most of the time, for so long that it runs only if it is named.
+    OnRequest,
 }
 
 /// One scenario.
 #[derive(Clone, Copy)]
 pub struct Scenario {
-    /// What it is called on the command line; its namespace is named after it.
+    /// Its name on the command line and in its namespace.
     pub name: &'static str,
-    /// What else may go on.
+    /// Which others may run at the same time.
     pub place: ClusterPlacement,
-    /// What it does.
+    /// Its body.
     pub body: ScenarioBody,
 }
 
 /// How a scenario ended.
 pub struct ScenarioVerdict {
-    /// Which one.
+    /// The scenario.
     pub name: &'static str,
-    /// How long it took.
+    /// Its duration.
     pub took: Duration,
-    /// What it measured, or why it failed.
+    /// Its measurements, or the failure.
     pub result: Result<Vec<ReportedFigure>, E2eFailure>,
-    /// Where its traces are, when it failed.
+    /// The folder of its traces, if it failed.
     pub traces: Option<PathBuf>,
 }
 
-/// What all scenarios share.
+/// What all scenarios of a run share.
 #[derive(Clone)]
 pub struct ClusterSetting {
     /// The Kubernetes cluster.
     pub client: Client,
-    /// Where traces go.
+    /// The folder for traces.
     pub traces: PathBuf,
-    /// Whether a namespace stays after its scenario failed.
+    /// Whether the namespaces of failed scenarios are kept.
     pub keep: bool,
-    /// Tells the namespaces of this run from those of earlier ones.
+    /// Distinguishes the namespaces of this run from earlier ones.
     pub run: u64,
 }
 
-/// Runs one scenario to its verdict.
+/// Runs one scenario.
 pub async fn run(setting: ClusterSetting, scenario: Scenario) -> ScenarioVerdict {
     let begun = Instant::now();
-    println!("{}: begins", scenario.name);
+    println!("{}: started", scenario.name);
     let namespace = format!("e2e-{}-{}", scenario.name, setting.run);
     let (result, traces) = match KindCluster::in_new_namespace(&setting.client, &namespace).await {
         Ok(cluster) => in_namespace(&setting, scenario, &cluster).await,
@@ -97,7 +96,7 @@ async fn in_namespace(
     scenario: Scenario,
     cluster: &KindCluster,
 ) -> (Result<Vec<ReportedFigure>, E2eFailure>, Option<PathBuf>) {
-    // A task of its own, so that a panic is this scenario's failure and nobody else's.
+    // In its own task, so that a panic fails this scenario only.
     let body = tokio::spawn((scenario.body)(cluster.clone()));
     let stop = body.abort_handle();
     let result = match tokio::time::timeout(LIMIT, body).await {
@@ -116,12 +115,12 @@ async fn in_namespace(
     if result.is_err() {
         match evidence::keep(&setting.traces, scenario.name, cluster).await {
             Ok(folder) => traces = Some(folder),
-            Err(failure) => println!("{}: its traces could not be kept: {failure}", scenario.name),
+            Err(failure) => println!("{}: could not write its traces: {failure}", scenario.name),
         }
     }
     let remove = result.is_ok() || !setting.keep;
     if remove && let Err(failure) = cluster.remove().await {
-        println!("{}: its namespace could not be removed: {failure}", scenario.name);
+        println!("{}: could not remove its namespace: {failure}", scenario.name);
     }
     (result, traces)
 }

@@ -1,4 +1,4 @@
-//! The certificate that a member shows on one of its ports, whoever asks.
+//! The certificate that a member presents on a port.
 
 use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
@@ -15,11 +15,10 @@ pub const POSTGRES: u16 = 5432;
 /// Raft's port.
 pub const RAFT: u16 = 7001;
 
-/// Begins TLS on this port of a pod, as its protocol has it, and hangs up when it has seen the
-/// certificate.
+/// Starts TLS on a port of a pod, and returns the certificate that it presents.
 ///
 /// # Errors
-/// [`Failure::Kube`] when the pod can't be reached, [`Failure::Io`] when there is no TLS.
+/// [`E2eFailure::Kube`] if the pod cannot be reached, [`E2eFailure::Io`] if the handshake fails.
 pub async fn certificate(pods: &Api<Pod>, pod: &str, port: u16) -> Result<Vec<u8>, E2eFailure> {
     let mut forward = pods.portforward(pod, &[port]).await?;
     let mut stream = forward
@@ -29,12 +28,13 @@ pub async fn certificate(pods: &Api<Pod>, pod: &str, port: u16) -> Result<Vec<u8
         // SSLRequest, of the frontend/backend protocol.
         stream.write_all(&[0, 0, 0, 8, 4, 210, 22, 47]).await?;
         if stream.read_u8().await? != b'S' {
-            return Err(E2eFailure::Wrong(format!("{pod}: Postgres has no TLS")));
+            return Err(E2eFailure::Wrong(format!("{pod}: Postgres does not accept TLS")));
         }
     }
-    let name = ServerName::try_from("anybody").map_err(|e| E2eFailure::Wrong(e.to_string()))?;
+    let name = ServerName::try_from("any").map_err(|e| E2eFailure::Wrong(e.to_string()))?;
     let tls =
         TlsConnector::from(Arc::new(accepts_every_certificate())).connect(name, stream).await?;
-    let shown = tls.get_ref().1.peer_certificates().and_then(|all| all.first()).map(|c| c.to_vec());
-    shown.ok_or_else(|| E2eFailure::Wrong(format!("{pod}: no certificate on port {port}")))
+    let presented =
+        tls.get_ref().1.peer_certificates().and_then(|all| all.first()).map(|c| c.to_vec());
+    presented.ok_or_else(|| E2eFailure::Wrong(format!("{pod}: no certificate on port {port}")))
 }

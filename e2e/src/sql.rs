@@ -1,4 +1,4 @@
-//! A connection to one pod's Postgres, through the API server, so that it works on any cluster.
+//! Connections to a pod's Postgres through the API server, which works on any cluster.
 
 use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
@@ -8,7 +8,7 @@ use tokio_postgres::{NoTls, Row};
 
 use crate::failure::E2eFailure;
 
-/// Whom to connect as, to which database.
+/// The role and the database of a connection.
 #[derive(Debug, Clone)]
 pub struct SqlLogin {
     /// Role.
@@ -19,7 +19,7 @@ pub struct SqlLogin {
     pub database: String,
 }
 
-/// One connection; gone when it is dropped.
+/// A connection. It ends when it is dropped.
 pub struct SqlSession {
     pod: String,
     client: tokio_postgres::Client,
@@ -28,8 +28,8 @@ pub struct SqlSession {
 
 impl SqlSession {
     /// # Errors
-    /// [`Failure::Kube`] when the pod can't be reached, [`Failure::Sql`] when Postgres does not let
-    /// us in.
+    /// [`E2eFailure::Kube`] if the pod cannot be reached, [`E2eFailure::Sql`] if Postgres rejects the
+    /// connection.
     pub async fn open(pods: &Api<Pod>, pod: &str, login: &SqlLogin) -> Result<Self, E2eFailure> {
         let mut forward = pods.portforward(pod, &[5432]).await?;
         let stream = forward
@@ -41,7 +41,7 @@ impl SqlSession {
             .password(&login.password)
             .dbname(&login.database)
             .application_name("pgraft-e2e")
-            // Whatever a scenario sets for the cluster: a standby knows no other level.
+            // A scenario may set other defaults, and a standby does not support serializable.
             .options("-c default_transaction_isolation=read\\ committed -c statement_timeout=0")
             .connect_raw(stream, NoTls)
             .await
@@ -50,10 +50,10 @@ impl SqlSession {
         Ok(Self { pod: pod.to_owned(), client, _forward: forward })
     }
 
-    /// All rows.
+    /// The rows of a query.
     ///
     /// # Errors
-    /// [`Failure::Sql`].
+    /// [`E2eFailure::Sql`].
     pub async fn rows(
         &self,
         statement: &str,
@@ -68,7 +68,7 @@ impl SqlSession {
     /// The first column of the only row.
     ///
     /// # Errors
-    /// [`Failure::Sql`], also for another type or no row.
+    /// [`E2eFailure::Sql`], also if there is no row or the type differs.
     pub async fn value<T: FromSqlOwned>(
         &self,
         statement: &str,
@@ -82,10 +82,10 @@ impl SqlSession {
             .map_err(sql)
     }
 
-    /// Statements without a result.
+    /// Runs statements and ignores their results.
     ///
     /// # Errors
-    /// [`Failure::Sql`].
+    /// [`E2eFailure::Sql`].
     pub async fn run(&self, statements: &str) -> Result<(), E2eFailure> {
         self.client
             .batch_execute(statements)

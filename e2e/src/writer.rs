@@ -1,5 +1,4 @@
-//! A client in a pod of its own that writes through the Service `-rw`, and knows of each row what
-//! it was told.
+//! A client in its own pod that writes through the Service `-rw`, and records the outcome of each row.
 
 use futures::{AsyncBufReadExt, TryStreamExt};
 use k8s_openapi::api::core::v1::Pod;
@@ -13,90 +12,90 @@ use std::time::Duration;
 use crate::cluster::{KindCluster, NAME, TIMEOUT};
 use crate::ensure;
 use crate::failure::E2eFailure;
-use crate::wait::{Look, until};
+use crate::wait::{Polled, until};
 
 const POD: &str = "writer";
-const ONE_EACH: &str = include_str!("scripts/write.sh");
-const KEPT: &str = include_str!("scripts/write_on.sh");
-const NEW: &str = include_str!("scripts/write_anew.sh");
+const ONE_EACH: &str = include_str!("scripts/write_one_each.sh");
+const KEPT: &str = include_str!("scripts/write_kept.sh");
+const NEW: &str = include_str!("scripts/write_new.sh");
 
-/// How it connects.
+/// How the client connects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Connections {
-    /// One for each row.
+    /// A new connection for each row.
     OneEach,
-    /// So many that are kept until they break, as a pool of them is.
+    /// This many connections, kept until they break, like a connection pool.
     Kept(u8),
-    /// So many writers, each with a new connection for each row, by the key `uri` and with no time
-    /// limit but the driver's own.
+    /// This many writers, each with a new connection for each row, with the URI of the key `uri` and
+    /// no time limit except the driver's.
     New(u8),
 }
 
 /// The client.
 pub struct LoadWriter {
     pods: Api<Pod>,
-    story: &'static str,
-    heard: Arc<Mutex<Vec<WrittenRow>>>,
-    listens: tokio::task::JoinHandle<()>,
+    label: &'static str,
+    received: Arc<Mutex<Vec<WrittenRow>>>,
+    reader: tokio::task::JoinHandle<()>,
 }
 
 impl Drop for LoadWriter {
     fn drop(&mut self) {
-        self.listens.abort();
+        self.reader.abort();
     }
 }
 
-/// One row.
+/// A row that the client tried to write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WrittenRow {
-    /// Which.
+    /// Its number.
     pub number: i64,
-    /// What became of it.
-    pub fate: WriteFate,
-    /// When that was told, in milliseconds since the Unix epoch.
+    /// The outcome of the insert.
+    pub outcome: WriteOutcome,
+    /// The time of the outcome, in milliseconds since the Unix epoch.
     pub at: i64,
 }
 
-/// What a client was told of a row.
+/// The outcome of an insert, as the client saw it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum WriteFate {
-    /// It is there.
+pub enum WriteOutcome {
+    /// The row exists.
     Acknowledged,
-    /// It is not.
+    /// The row does not exist.
     Refused,
-    /// Nothing.
+    /// The client got no answer. The row may exist.
     Unknown,
 }
 
 impl WrittenRow {
-    /// A line of the scripts.
+    /// Parses a line of the scripts' output.
     fn of(line: &str) -> Option<Self> {
         let mut words = line.split(' ');
-        let fate = match words.next()? {
-            "ack" => WriteFate::Acknowledged,
-            "no" => WriteFate::Refused,
-            "unknown" => WriteFate::Unknown,
+        let outcome = match words.next()? {
+            "ack" => WriteOutcome::Acknowledged,
+            "no" => WriteOutcome::Refused,
+            "unknown" => WriteOutcome::Unknown,
             _ => return None,
         };
-        Some(Self { number: words.next()?.parse().ok()?, fate, at: words.next()?.parse().ok()? })
+        Some(Self { number: words.next()?.parse().ok()?, outcome, at: words.next()?.parse().ok()? })
     }
 }
 
-/// What it was told.
-pub struct Acknowledged {
-    story: &'static str,
-    /// All rows, in the order of their fates.
+/// The rows of a client that has stopped.
+pub struct WrittenRows {
+    label: &'static str,
+    /// All rows, in the order of their outcomes.
     pub rows: Vec<WrittenRow>,
 }
 
 impl LoadWriter {
-    /// Begins to write rows of this story, on a host that is none of these.
+    /// Starts a client that writes rows with this label, on a host other than these.
     ///
     /// # Errors
-    /// What the API server says.
+    /// An error of the API server.
     pub async fn begin(
         cluster: &KindCluster,
-        story: &'static str,
+        label: &'static str,
         connections: Connections,
         away_from: &[String],
     ) -> Result<Self, E2eFailure> {
@@ -110,14 +109,14 @@ impl LoadWriter {
         let pod = json!({
             "metadata": {"name": POD},
             "spec": {
-                // None at all, and the pod would be gone before its process is.
+                // With 0, the pod would be gone before its process has ended.
                 "terminationGracePeriodSeconds": 1, "enableServiceLinks": false,
-                // The control plane's host is as good as any other.
+                // The control plane's host may be used too.
                 "tolerations": [{"key": "node-role.kubernetes.io/control-plane", "operator": "Exists"}],
                 "affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": apart}}},
                 "securityContext": {"runAsNonRoot": true, "runAsUser": 999, "seccompProfile": {"type": "RuntimeDefault"}},
                 "containers": [{"name": POD, "image": cluster.image().await?, "command": ["bash", "-c", script],
-                    "env": [uri, {"name": "STORY", "value": story}, {"name": "CONNECTIONS", "value": number.to_string()}],
+                    "env": [uri, {"name": "LABEL", "value": label}, {"name": "CONNECTIONS", "value": number.to_string()}],
                     "securityContext": {"allowPrivilegeEscalation": false, "capabilities": {"drop": ["ALL"]}}}],
             },
         });
@@ -127,125 +126,125 @@ impl LoadWriter {
             &serde_json::from_value(pod).map_err(kube::Error::SerdeError)?,
         )
         .await?;
-        let heard = Arc::default();
-        let listens = tokio::spawn(listen(pods.clone(), Arc::clone(&heard)));
-        let writer = Self { pods, story, heard, listens };
+        let received = Arc::default();
+        let reader = tokio::spawn(read_output(pods.clone(), Arc::clone(&received)));
+        let writer = Self { pods, label, received, reader };
         writer.more(10).await?;
         Ok(writer)
     }
 
-    /// What it was told, as far as that has come here: some moments ago.
+    /// The rows so far, without the latest moments.
     pub fn lately(&self) -> Vec<WrittenRow> {
-        self.heard.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.received.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Ends, and says what it was told.
+    /// Stops the client, and returns its rows.
     ///
     /// # Errors
-    /// What the API server says.
-    pub async fn stop(self) -> Result<Acknowledged, E2eFailure> {
+    /// An error of the API server.
+    pub async fn stop(self) -> Result<WrittenRows, E2eFailure> {
         let log = self.pods.logs(POD, &LogParams::default()).await?;
         self.pods.delete(POD, &DeleteParams::default()).await?;
         until("the writer is gone", TIMEOUT, || async {
             Ok(if self.pods.get_opt(POD).await?.is_none() {
-                Look::Yes(())
+                Polled::Ready(())
             } else {
-                Look::NotYet("it is there".into())
+                Polled::Pending("it still exists".into())
             })
         })
         .await?;
-        Ok(Acknowledged {
-            story: self.story,
+        Ok(WrittenRows {
+            label: self.label,
             rows: log.lines().filter_map(WrittenRow::of).collect(),
         })
     }
 
-    /// Waits for so many more acknowledged rows.
+    /// Waits for this many additional acknowledged rows.
     ///
     /// # Errors
-    /// [`Failure::Deadline`] with what it said last.
+    /// [`E2eFailure::Deadline`] with the last line of its output.
     pub async fn more(&self, rows: usize) -> Result<(), E2eFailure> {
         let acknowledged =
-            || self.lately().iter().filter(|row| row.fate == WriteFate::Acknowledged).count();
+            || self.lately().iter().filter(|row| row.outcome == WriteOutcome::Acknowledged).count();
         let before = acknowledged();
-        until("acknowledged rows through -rw", TIMEOUT, || async {
+        until("rows are acknowledged through -rw", TIMEOUT, || async {
             if acknowledged() >= before + rows {
-                return Ok(Look::Yes(()));
+                return Ok(Polled::Ready(()));
             }
             let last = LogParams { tail_lines: Some(1), ..LogParams::default() };
-            Ok(Look::NotYet(self.pods.logs(POD, &last).await?))
+            Ok(Polled::Pending(self.pods.logs(POD, &last).await?))
         })
         .await
     }
 }
 
-/// Follows what the pod says; from its beginning again where the API server was away.
-async fn listen(pods: Api<Pod>, heard: Arc<Mutex<Vec<WrittenRow>>>) {
+/// Reads the output of the pod. Starts over if the API server was away.
+async fn read_output(pods: Api<Pod>, received: Arc<Mutex<Vec<WrittenRow>>>) {
     loop {
         let follow = LogParams { follow: true, ..LogParams::default() };
         if let Ok(stream) = pods.log_stream(POD, &follow).await {
             let (mut lines, mut known) = (Box::pin(stream).lines(), 0);
             while let Ok(Some(line)) = lines.try_next().await {
                 let Some(row) = WrittenRow::of(&line) else { continue };
-                let mut heard = heard.lock().unwrap_or_else(PoisonError::into_inner);
-                if known == heard.len() {
-                    heard.push(row);
+                let mut received = received.lock().unwrap_or_else(PoisonError::into_inner);
+                if known == received.len() {
+                    received.push(row);
                 }
                 known += 1;
             }
         }
-        tokio::time::sleep(Duration::from_millis(200)).await; // before it is asked again
+        tokio::time::sleep(Duration::from_millis(200)).await;
     }
 }
 
-impl Acknowledged {
-    /// The longest time between two acknowledgements, of which the second came after this moment
-    /// and the first before the other.
+impl WrittenRows {
+    /// The longest time between two acknowledgements, the first of them before `before` and the second
+    /// after `after`.
     pub fn gap(&self, after: i64, before: i64) -> Duration {
         gap(self.rows.iter(), after, before)
     }
 
-    /// How often it was told what.
+    /// The number of rows by outcome.
     pub fn counts(&self) -> String {
-        let count = |fate| self.rows.iter().filter(|row| row.fate == fate).count();
+        let count = |outcome| self.rows.iter().filter(|row| row.outcome == outcome).count();
         let [acknowledged, refused, unknown] =
-            [WriteFate::Acknowledged, WriteFate::Refused, WriteFate::Unknown].map(count);
+            [WriteOutcome::Acknowledged, WriteOutcome::Refused, WriteOutcome::Unknown].map(count);
         format!("{acknowledged} acknowledged, {refused} refused, {unknown} unknown")
     }
 
-    /// Whether every acknowledged row is on this node, once, and no refused one.
+    /// Checks that a node has every acknowledged row once, and no refused row.
     ///
     /// # Errors
-    /// [`Failure::Wrong`] with those of which that is not so.
+    /// [`E2eFailure::Wrong`] with the rows for which that is not true.
     pub async fn are_on(&self, cluster: &KindCluster, node: i32) -> Result<(), E2eFailure> {
         let there = self.there(cluster, node).await?;
         let lost = self.lost(&there);
-        ensure!(lost.is_empty(), "acknowledged and lost: {lost:?}");
+        ensure!(lost.is_empty(), "acknowledged but lost: {lost:?}");
         let made: Vec<i64> =
-            self.of(WriteFate::Refused).filter(|row| there.contains_key(row)).collect();
-        ensure!(made.is_empty(), "refused, and there: {made:?}");
+            self.of(WriteOutcome::Refused).filter(|row| there.contains_key(row)).collect();
+        ensure!(made.is_empty(), "refused but present: {made:?}");
         let twice: Vec<_> = there.iter().filter(|(_, times)| **times > 1).collect();
-        ensure!(twice.is_empty(), "more than once there: {twice:?}");
+        ensure!(twice.is_empty(), "present more than once: {twice:?}");
         Ok(())
     }
 
-    /// How many acknowledged rows are not on this node.
+    /// The number of acknowledged rows that a node does not have.
     ///
     /// # Errors
-    /// When it does not answer.
+    /// If the node does not answer.
     pub async fn lost_on(&self, cluster: &KindCluster, node: i32) -> Result<usize, E2eFailure> {
         Ok(self.lost(&self.there(cluster, node).await?).len())
     }
 
     fn lost(&self, there: &BTreeMap<i64, usize>) -> Vec<i64> {
-        self.of(WriteFate::Acknowledged).filter(|row| !there.contains_key(row)).collect()
+        self.of(WriteOutcome::Acknowledged).filter(|row| !there.contains_key(row)).collect()
     }
 
-    fn of(&self, fate: WriteFate) -> impl Iterator<Item = i64> {
-        self.rows.iter().filter(move |row| row.fate == fate).map(|row| row.number)
+    fn of(&self, outcome: WriteOutcome) -> impl Iterator<Item = i64> {
+        self.rows.iter().filter(move |row| row.outcome == outcome).map(|row| row.number)
     }
 
-    /// How often each row of the story is on this node.
+    /// How often a node has each row with this label.
     async fn there(
         &self,
         cluster: &KindCluster,
@@ -253,18 +252,18 @@ impl Acknowledged {
     ) -> Result<BTreeMap<i64, usize>, E2eFailure> {
         let query = "select split_part(entry, ' ', 2)::bigint from ledger where split_part(entry, ' ', 1) = $1::text";
         let mut there = BTreeMap::new();
-        for row in cluster.app(node).await?.rows(query, &[&self.story]).await? {
+        for row in cluster.app(node).await?.rows(query, &[&self.label]).await? {
             *there.entry(row.get(0)).or_default() += 1;
         }
         Ok(there)
     }
 }
 
-/// The longest time between two acknowledgements of these rows, of which the second came after this
-/// moment and the first before the other.
+/// The longest time between two acknowledgements of these rows, the first of them before `before` and
+/// the second after `after`.
 pub fn gap<'a>(rows: impl Iterator<Item = &'a WrittenRow>, after: i64, before: i64) -> Duration {
     let times: Vec<i64> =
-        rows.filter(|row| row.fate == WriteFate::Acknowledged).map(|row| row.at).collect();
+        rows.filter(|row| row.outcome == WriteOutcome::Acknowledged).map(|row| row.at).collect();
     let pairs = times.windows(2).filter(|two| two[1] > after && two[0] < before);
     Duration::from_millis(
         pairs

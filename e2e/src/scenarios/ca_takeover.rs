@@ -1,12 +1,12 @@
-//! A cluster with the operator's CA is given one of its user's own. In three steps, each five
-//! minutes after the one before, every member comes to trust it, to have a certificate of it, and
-//! to forget the old one. No server is started again, and the leader goes on leading.
+//! A cluster with the operator's CA gets a CA of the user. In three steps, five minutes apart, every
+//! member trusts the new CA, gets a certificate from it, and no longer trusts the old one. No server
+//! is restarted, and the leader stays the same.
 
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use super::tls::{OWN_CA, applications, lives, own_ca};
+use super::tls::{OWN_CA, applications, own_ca, restarts};
 use crate::cluster::{KindCluster, NAME, pod_name};
 use crate::command::run as command;
 use crate::data;
@@ -14,21 +14,20 @@ use crate::ensure;
 use crate::failure::E2eFailure;
 use crate::scenario::ReportedFigure;
 use crate::served::{self, POSTGRES, RAFT};
-use crate::wait::{Look, until};
+use crate::wait::{Polled, until};
 
 const NODES: [i32; 3] = [1, 2, 3];
 
-/// One step of the takeover: five minutes, what a kubelet takes to bring files, and what a busy
-/// machine takes for anything.
+/// The time limit of a step: five minutes, and the time in which a kubelet updates the files.
 const STEP: Duration = Duration::from_mins(9);
 
 pub async fn run(cluster: KindCluster) -> Result<Vec<ReportedFigure>, E2eFailure> {
-    // Patient voters: a busy machine must not be what changes the leader.
+    // A long election timeout, so that the leader does not change because the machine is busy.
     cluster
         .create(3, &json!({"raft": {"heartbeatInterval": "1s", "electionTimeout": "15s"}}))
         .await?;
     data::write(&cluster, 1, 100).await?;
-    let (pods, leader) = (lives(&cluster).await?, cluster.leader(1).await?);
+    let (pods, leader) = (restarts(&cluster).await?, cluster.leader(1).await?);
     let term: i64 = cluster.superuser(1).await?.value("select pgraft_get_term()", &[]).await?;
 
     let begun = Instant::now();
@@ -51,7 +50,7 @@ pub async fn run(cluster: KindCluster) -> Result<Vec<ReportedFigure>, E2eFailure
         text.contains(ca.trim()) && text.matches("BEGIN CERTIFICATE").count() == 2
     })
     .await?;
-    served_by_the_new_one(&cluster).await?;
+    served_by_the_new_ca(&cluster).await?;
     let served = begun.elapsed();
     trusted(&cluster, "the new CA alone", |text| text.trim() == ca.trim()).await?;
     let took = begun.elapsed();
@@ -60,30 +59,30 @@ pub async fn run(cluster: KindCluster) -> Result<Vec<ReportedFigure>, E2eFailure
     let after: i64 = cluster.superuser(1).await?.value("select pgraft_get_term()", &[]).await?;
     ensure!(
         (cluster.leader(1).await?, after) == (leader, term),
-        "the leader changed: term {term}, then {after}"
+        "the leader changed: the term was {term} and is {after}"
     );
-    ensure!(lives(&cluster).await? == pods, "a pod was made or started again");
+    ensure!(restarts(&cluster).await? == pods, "a pod or a container was restarted");
     applications(&cluster).await?;
     data::write(&cluster, 1, 100).await?;
     data::same_on(&cluster, 1, &NODES).await?;
     Ok(vec![ReportedFigure {
-        what: "another CA, until every member shows a certificate of it; until the old one is forgotten".into(),
+        what: "another CA, until every member presents a certificate from it; until the old CA is no longer trusted".into(),
         value: format!("{:.1} min, {:.1} min", served.as_secs_f64() / 60.0, took.as_secs_f64() / 60.0),
     }])
 }
 
-/// Waits until `ca.crt` reads so in every member's Secret and in the application's.
+/// Waits until `ca.crt` is as expected in every member's Secret and in the application's.
 async fn trusted(
     cluster: &KindCluster,
     what: &str,
-    as_wanted: impl Fn(&str) -> bool,
+    as_expected: impl Fn(&str) -> bool,
 ) -> Result<(), E2eFailure> {
     let names: Vec<String> = NODES
         .iter()
         .map(|node| format!("{}-tls", pod_name(*node)))
         .chain([format!("{NAME}-app")])
         .collect();
-    until(&format!("{}: {what} in every Secret", cluster.namespace), STEP, || async {
+    until(&format!("every Secret in {} has {what}", cluster.namespace), STEP, || async {
         let mut others = BTreeMap::new();
         for name in &names {
             let data = cluster.secrets().get(name).await?.data.unwrap_or_default();
@@ -91,35 +90,40 @@ async fn trusted(
                 .get("ca.crt")
                 .map(|bytes| String::from_utf8_lossy(&bytes.0).into_owned())
                 .unwrap_or_default();
-            if !as_wanted(&text) {
+            if !as_expected(&text) {
                 others.insert(name, text.matches("BEGIN CERTIFICATE").count());
             }
         }
         Ok(if others.is_empty() {
-            Look::Yes(())
+            Polled::Ready(())
         } else {
-            Look::NotYet(format!("certificates in the others: {others:?}"))
+            Polled::Pending(format!("number of certificates in the others: {others:?}"))
         })
     })
     .await
 }
 
-/// On both ports of every member.
-async fn served_by_the_new_one(cluster: &KindCluster) -> Result<(), E2eFailure> {
+/// Waits until both ports of every member present a certificate from the new CA.
+async fn served_by_the_new_ca(cluster: &KindCluster) -> Result<(), E2eFailure> {
     for node in NODES {
         for port in [POSTGRES, RAFT] {
             until(
                 &format!(
-                    "{}: a certificate of the new CA on port {port} of node {node}",
+                    "port {port} of node {node} in {} presents a certificate from the new CA",
                     cluster.namespace
                 ),
                 STEP,
                 || async {
-                    let shown =
+                    let presented =
                         served::certificate(&cluster.pod_api(), &pod_name(node), port).await?;
-                    // The issuer's name stands in a certificate as it is.
-                    let of_ours = shown.windows(OWN_CA.len()).any(|part| part == OWN_CA.as_bytes());
-                    Ok(if of_ours { Look::Yes(()) } else { Look::NotYet("of the old one".into()) })
+                    // A certificate contains the issuer's name in plain text.
+                    let of_new_ca =
+                        presented.windows(OWN_CA.len()).any(|part| part == OWN_CA.as_bytes());
+                    Ok(if of_new_ca {
+                        Polled::Ready(())
+                    } else {
+                        Polled::Pending("one from the old CA".into())
+                    })
                 },
             )
             .await?;

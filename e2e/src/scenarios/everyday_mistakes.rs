@@ -1,5 +1,5 @@
-//! Mistakes that people make, one after the other on one cluster: each is named in a condition,
-//! keeps nothing else from going on, and can be taken back.
+//! Common mistakes, one after the other on one cluster: each is reported in a condition, does not
+//! block anything else, and can be undone.
 
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
@@ -9,16 +9,16 @@ use crate::command::{run as command, run_with_input};
 use crate::ensure;
 use crate::failure::E2eFailure;
 use crate::scenario::ReportedFigure;
-use crate::wait::{Look, until, until_true};
+use crate::wait::{Polled, until, until_true};
 
-/// Of another application, under a name that the operator wants.
+/// An object of another application, under a name that the operator uses.
 const FOREIGN: &str = "demo-quorum";
 
 pub async fn run(cluster: KindCluster) -> Result<Vec<ReportedFigure>, E2eFailure> {
     cluster.create(3, &json!({ "failover": { "enabled": true } })).await?;
     volumes_that_cannot_grow(&cluster).await?;
     an_image_that_does_not_start(&cluster).await?;
-    an_object_of_somebody_else(&cluster).await?;
+    a_foreign_object(&cluster).await?;
     let replaced = a_stopped_postmaster(&cluster).await?;
     let figure = ReportedFigure {
         what: "a stopped postmaster, until another pod is the primary".into(),
@@ -27,14 +27,14 @@ pub async fn run(cluster: KindCluster) -> Result<Vec<ReportedFigure>, E2eFailure
     Ok(vec![figure])
 }
 
-/// The storage class of kind can't expand volumes. A lost pod is healed all the same, and the old
-/// size is accepted.
+/// kind's storage class cannot expand volumes. The operator still replaces a lost pod, and accepts the
+/// old size again.
 async fn volumes_that_cannot_grow(cluster: &KindCluster) -> Result<(), E2eFailure> {
     patch(cluster, json!({ "storage": { "size": "2Gi" } })).await?;
     reconciled(cluster, "False", &pod_name(1)).await?;
     let before = uid(cluster, 3).await?;
     cluster.delete_pod(3).await?;
-    until_true("node 3 has another pod", TIMEOUT, || async {
+    until_true("node 3 has a new pod", TIMEOUT, || async {
         Ok(uid(cluster, 3).await.is_ok_and(|uid| uid != before))
     })
     .await?;
@@ -44,23 +44,23 @@ async fn volumes_that_cannot_grow(cluster: &KindCluster) -> Result<(), E2eFailur
     cluster.settled(3).await
 }
 
-/// One pod at most is restarted with it, and that one comes back with the next image.
+/// At most one pod gets the image, and it starts with the next image.
 async fn an_image_that_does_not_start(cluster: &KindCluster) -> Result<(), E2eFailure> {
     let image = cluster.image().await?;
     patch(cluster, json!({ "image": "registry.invalid/none:1", "imagePullPolicy": "Never" }))
         .await?;
-    until("a pod does not start", TIMEOUT, || async {
+    until("two of three pods are ready", TIMEOUT, || async {
         let ready =
             cluster.resources().get(NAME).await?.status.map_or(0, |status| status.ready_replicas);
-        Ok(if ready == 2 { Look::Yes(()) } else { Look::NotYet(format!("{ready} ready")) })
+        Ok(if ready == 2 { Polled::Ready(()) } else { Polled::Pending(format!("{ready} ready")) })
     })
     .await?;
     patch(cluster, json!({ "image": image, "imagePullPolicy": "IfNotPresent" })).await?;
     cluster.settled(3).await
 }
 
-/// A PodDisruptionBudget that is in the way is named and left as it is.
-async fn an_object_of_somebody_else(cluster: &KindCluster) -> Result<(), E2eFailure> {
+/// A foreign PodDisruptionBudget is reported and not changed.
+async fn a_foreign_object(cluster: &KindCluster) -> Result<(), E2eFailure> {
     let namespace = cluster.namespace.as_str();
     command("kubectl", &["--namespace", namespace, "delete", "pdb", FOREIGN, "--wait=false"])
         .await?;
@@ -70,8 +70,8 @@ async fn an_object_of_somebody_else(cluster: &KindCluster) -> Result<(), E2eFail
         "metadata": { "name": FOREIGN },
         "spec": { "minAvailable": 1, "selector": { "matchLabels": { "app": "theirs" } } },
     });
-    // The operator may be faster: then its own one is replaced.
-    let mine = until("the other application's budget is there", TIMEOUT, || async {
+    // The operator may be faster. Then its budget is deleted and replaced.
+    let created = until("the other application's budget exists", TIMEOUT, || async {
         let _ = command(
             "kubectl",
             &["--namespace", namespace, "delete", "pdb", FOREIGN, "--ignore-not-found"],
@@ -84,20 +84,20 @@ async fn an_object_of_somebody_else(cluster: &KindCluster) -> Result<(), E2eFail
         )
         .await;
         Ok(match made {
-            Ok(_) => Look::Yes(()),
-            Err(error) => Look::NotYet(error.to_string()),
+            Ok(_) => Polled::Ready(()),
+            Err(error) => Polled::Pending(error.to_string()),
         })
     });
-    mine.await?;
+    created.await?;
     reconciled(cluster, "False", FOREIGN).await?;
     let read = ["--namespace", namespace, "get", "pdb", FOREIGN, "--output=json"];
     let there: Value =
         serde_json::from_str(&command("kubectl", &read).await?).map_err(kube::Error::SerdeError)?;
     ensure!(
         there["spec"]["selector"]["matchLabels"] == json!({ "app": "theirs" }),
-        "it was changed: {there}"
+        "the operator changed it: {there}"
     );
-    ensure!(there["metadata"]["ownerReferences"].is_null(), "it was taken over: {there}");
+    ensure!(there["metadata"]["ownerReferences"].is_null(), "the operator took it over: {there}");
     command("kubectl", &["--namespace", namespace, "delete", "pdb", FOREIGN]).await?;
     reconciled(cluster, "True", "").await?;
     cluster.settled(3).await
@@ -135,17 +135,17 @@ async fn patch(cluster: &KindCluster, spec: Value) -> Result<(), E2eFailure> {
     command("kubectl", &arguments).await.map(drop)
 }
 
-async fn reconciled(cluster: &KindCluster, status: &str, words: &str) -> Result<(), E2eFailure> {
+async fn reconciled(cluster: &KindCluster, status: &str, message: &str) -> Result<(), E2eFailure> {
     until(&format!("Reconciled is {status}"), TIMEOUT, || async {
         let conditions =
             cluster.resources().get(NAME).await?.status.map(|s| s.conditions).unwrap_or_default();
-        let said = conditions.into_iter().find(|c| c.type_ == "Reconciled");
+        let found = conditions.into_iter().find(|c| c.type_ == "Reconciled");
         let text =
-            said.as_ref().map(|c| format!("{}: {}", c.status, c.message)).unwrap_or_default();
-        Ok(if said.is_some_and(|c| c.status == status && c.message.contains(words)) {
-            Look::Yes(())
+            found.as_ref().map(|c| format!("{}: {}", c.status, c.message)).unwrap_or_default();
+        Ok(if found.is_some_and(|c| c.status == status && c.message.contains(message)) {
+            Polled::Ready(())
         } else {
-            Look::NotYet(text)
+            Polled::Pending(text)
         })
     })
     .await

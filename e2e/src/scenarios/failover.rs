@@ -1,8 +1,7 @@
-//! A cluster at work: while a client writes over connections that it keeps, the primary is another
-//! one by request; its server is killed while three members become five, and its pod is deleted;
-//! the members do the same with no operator; a voter that is gone for good is replaced; and while
-//! five members become three the primary's server is killed again. What was acknowledged is there
-//! in the end, what was refused is not.
+//! A cluster under load: while a client writes over persistent connections, there is a switchover, the
+//! primary's server is killed during a scale from three to five, its pod is deleted, both happen
+//! without an operator, an unreachable voter is replaced, and the primary's server is killed during
+//! a scale from five to three. At the end, acknowledged rows exist and refused rows do not.
 
 use serde_json::{Value, json};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -17,15 +16,15 @@ use crate::primary_term::{
     KILL_SERVER, all_back, epoch, followed, in_pod, next_primary_term, primary,
 };
 use crate::scenario::ReportedFigure;
-use crate::wait::{Look, until, until_true};
-use crate::writer::{Acknowledged, Connections, LoadWriter};
+use crate::wait::{Polled, until, until_true};
+use crate::writer::{Connections, LoadWriter, WrittenRows};
 
 const THREE: [i32; 3] = [1, 2, 3];
 const FIVE: [i32; 5] = [1, 2, 3, 4, 5];
 const CONNECTIONS: u8 = 4;
 const REPLACE_AFTER: &str = "15s";
-/// Every stream to a standby, by whether it is encrypted.
-const IN_THE_CLEAR: &str =
+/// The number of streams to standbys that are not encrypted.
+const UNENCRYPTED_STREAMS: &str =
     "select count(*) from pg_stat_replication join pg_stat_ssl using (pid) where not ssl";
 
 pub async fn run(cluster: KindCluster) -> Result<Vec<ReportedFigure>, E2eFailure> {
@@ -33,51 +32,51 @@ pub async fn run(cluster: KindCluster) -> Result<Vec<ReportedFigure>, E2eFailure
     data::write(&cluster, 1, 1000).await?;
     let writer = LoadWriter::begin(
         &cluster,
-        "at-work",
+        "under-load",
         Connections::Kept(CONNECTIONS),
         &["no-such-host".to_owned()],
     )
     .await?;
     let mut marks = Vec::new();
-    let mut begins = |what: &'static str| marks.push((what, now()));
+    let mut mark = |what: &'static str| marks.push((what, now()));
 
-    begins("kubectl patch of spec.switchover");
-    asked_for(&cluster, &writer).await?;
-    begins("kill -9 of the primary's postmaster while 3 members become 5");
+    mark("kubectl patch of spec.switchover");
+    switched_over(&cluster, &writer).await?;
+    mark("kill -9 of the primary's postmaster while 3 members become 5");
     grown(&cluster, &writer).await?;
-    begins("the primary's pod deleted, of 5 members");
+    mark("the primary's pod deleted, of 5 members");
     let third = lost(&cluster, &writer, async |primary| cluster.delete_pod(primary).await).await?;
-    let clear: i64 = cluster.superuser(third).await?.value(IN_THE_CLEAR, &[]).await?;
-    ensure!(clear == 0, "{clear} standbys of node {third} stream in the clear");
-    begins("kill -9 of the primary's postmaster, no operator");
+    let unencrypted: i64 = cluster.superuser(third).await?.value(UNENCRYPTED_STREAMS, &[]).await?;
+    ensure!(unencrypted == 0, "{unencrypted} standbys of node {third} stream without encryption");
+    mark("kill -9 of the primary's postmaster, no operator");
     without_operator(&cluster, &writer).await?;
-    begins("a voter cut off for good, and replaced");
+    mark("a voter is cut off, and replaced");
     let members = replaced(&cluster, &writer).await?;
-    begins("kill -9 of the primary's postmaster while 5 members become 3");
+    mark("kill -9 of the primary's postmaster while 5 members become 3");
     let left = shrunk(&cluster, &writer).await?;
-    begins("");
+    mark("");
 
-    let told = writer.stop().await?;
+    let written = writer.stop().await?;
     let last = primary(&cluster, &left).await?;
-    told.are_on(&cluster, last).await?;
+    written.are_on(&cluster, last).await?;
     all_back(&cluster, last, &left).await?;
     cluster.same_everywhere(&left).await?;
     println!(
-        "{}: {} in epoch {}; 5 members were {members:?}",
+        "{}: {} in epoch {}; the five members were {members:?}",
         cluster.namespace,
-        told.counts(),
+        written.counts(),
         epoch(&cluster, last).await?
     );
-    Ok(figures(&told, &marks))
+    Ok(figures(&written, &marks))
 }
 
-fn figures(told: &Acknowledged, marks: &[(&'static str, i64)]) -> Vec<ReportedFigure> {
+fn figures(written: &WrittenRows, marks: &[(&'static str, i64)]) -> Vec<ReportedFigure> {
     let figure = |two: &[(&str, i64)]| ReportedFigure {
         what: format!(
-            "{}: the longest time without an acknowledged insert through -rw, {CONNECTIONS} connections that are kept",
+            "{}: the longest time without an acknowledged insert through -rw, over {CONNECTIONS} persistent connections",
             two[0].0
         ),
-        value: format!("{:.1} s", told.gap(two[0].1, two[1].1).as_secs_f64()),
+        value: format!("{:.1} s", written.gap(two[0].1, two[1].1).as_secs_f64()),
     };
     marks.windows(2).map(figure).collect()
 }
@@ -90,7 +89,7 @@ fn now() -> i64 {
         .unwrap_or_default()
 }
 
-async fn asked_for(cluster: &KindCluster, writer: &LoadWriter) -> Result<(), E2eFailure> {
+async fn switched_over(cluster: &KindCluster, writer: &LoadWriter) -> Result<(), E2eFailure> {
     let former = primary(cluster, &THREE).await?;
     let target = THREE.into_iter().find(|id| *id != former).unwrap_or_default();
     patch(cluster, &json!({ "switchover": { "target": pod_name(target) } })).await?;
@@ -102,7 +101,7 @@ async fn asked_for(cluster: &KindCluster, writer: &LoadWriter) -> Result<(), E2e
 
 async fn grown(cluster: &KindCluster, writer: &LoadWriter) -> Result<(), E2eFailure> {
     cluster.scale(5).await?;
-    until_true("the first of the new pods is made", TIMEOUT, || async {
+    until_true("the first new pod exists", TIMEOUT, || async {
         Ok(cluster.pods().await?.contains_key(&4))
     })
     .await?;
@@ -114,7 +113,7 @@ async fn grown(cluster: &KindCluster, writer: &LoadWriter) -> Result<(), E2eFail
     writer.more(20).await
 }
 
-/// Loses the primary of five, and waits until everybody follows the next one.
+/// Ends the primary of five, and waits until all members follow the next one.
 async fn lost(
     cluster: &KindCluster,
     writer: &LoadWriter,
@@ -134,7 +133,7 @@ async fn lost(
 
 async fn without_operator(cluster: &KindCluster, writer: &LoadWriter) -> Result<(), E2eFailure> {
     operators(0).await?;
-    let story = async {
+    let steps = async {
         let next =
             lost(cluster, writer, async |primary| in_pod(cluster, primary, KILL_SERVER).await)
                 .await?;
@@ -150,65 +149,68 @@ async fn without_operator(cluster: &KindCluster, writer: &LoadWriter) -> Result<
     }
     .await;
     operators(1).await?;
-    let last = pod_name(story?);
-    // When it is back it shows what has happened.
+    let last = pod_name(steps?);
+    // The status shows the change when the operator is back.
     cluster.settled(5).await?;
     until("the status names the new primary", TIMEOUT, || async {
         let primary = cluster.resources().get(NAME).await?.status.and_then(|s| s.primary);
         Ok(if primary.as_ref() == Some(&last) {
-            Look::Yes(())
+            Polled::Ready(())
         } else {
-            Look::NotYet(format!("{primary:?}"))
+            Polled::Pending(format!("{primary:?}"))
         })
     })
     .await
 }
 
-/// Nobody reaches one of the voters any more, and an operator is started again while it counts.
+/// A voter is unreachable, and the operator is restarted while it waits to replace the voter.
 async fn replaced(cluster: &KindCluster, writer: &LoadWriter) -> Result<Vec<i32>, E2eFailure> {
     let (is_primary, leads) = (primary(cluster, &FIVE).await?, cluster.leader(1).await?);
     let gone = FIVE.into_iter().find(|id| *id != is_primary && *id != leads).unwrap_or_default();
     let others: Vec<i32> = FIVE.into_iter().filter(|id| *id != gone).collect();
     patch(cluster, &json!({ "failover": { "replaceAfter": REPLACE_AFTER } })).await?;
     let cut = NetworkCut::between(cluster, &[gone], &others).await?;
-    let story = async {
-        let since = until("the status tells since when it is away", TIMEOUT, || async {
-            Ok(away_since(cluster, gone)
-                .await?
-                .flatten()
-                .map_or(Look::NotYet("no".into()), Look::Yes))
-        })
-        .await?;
+    let steps = async {
+        let since =
+            until("the status shows since when the voter is unreachable", TIMEOUT, || async {
+                Ok(unreachable_since_in_status(cluster, gone)
+                    .await?
+                    .flatten()
+                    .map_or(Polled::Pending("no".into()), Polled::Ready))
+            })
+            .await?;
         operators(0).await?;
         operators(1).await?;
-        until("the voter that is gone has left", TIMEOUT, || async {
-            let Some(told) = away_since(cluster, gone).await? else { return Ok(Look::Yes(Ok(()))) };
-            let anew = told.as_ref().is_some_and(|told| *told != since);
-            Ok(if anew {
-                Look::Yes(Err((since.clone(), told)))
+        until("the unreachable voter is no longer a member", TIMEOUT, || async {
+            let Some(now) = unreachable_since_in_status(cluster, gone).await? else {
+                return Ok(Polled::Ready(Ok(())));
+            };
+            let changed = now.as_ref().is_some_and(|now| *now != since);
+            Ok(if changed {
+                Polled::Ready(Err((since.clone(), now)))
             } else {
-                Look::NotYet(format!("{told:?}"))
+                Polled::Pending(format!("{now:?}"))
             })
         })
         .await?
         .map_err(|times| {
-            E2eFailure::Wrong(format!("node {gone} is away since another time: {times:?}"))
+            E2eFailure::Wrong(format!("node {gone} is unreachable since another time: {times:?}"))
         })?;
         cluster.settled(5).await
     }
     .await;
     cut.heal().await?;
-    story?;
+    steps?;
     patch(cluster, &json!({ "failover": { "replaceAfter": null } })).await?;
     let members = ids(cluster).await?;
-    ensure!(!members.contains(&gone), "node {gone} is a member");
+    ensure!(!members.contains(&gone), "node {gone} is still a member");
     followed(cluster, primary(cluster, &members).await?, &members).await?;
     writer.more(20).await?;
     Ok(members)
 }
 
-/// What the status tells of a member: None where it is none.
-async fn away_since(
+/// Since when a member is unreachable, according to the status. The outer `None` is for no member.
+async fn unreachable_since_in_status(
     cluster: &KindCluster,
     node: i32,
 ) -> Result<Option<Option<String>>, E2eFailure> {
@@ -219,8 +221,10 @@ async fn away_since(
 
 async fn shrunk(cluster: &KindCluster, writer: &LoadWriter) -> Result<Vec<i32>, E2eFailure> {
     cluster.scale(3).await?;
-    until_true("the first has left", TIMEOUT, || async { Ok(ids(cluster).await?.len() < 5) })
-        .await?;
+    until_true("one of five members has left", TIMEOUT, || async {
+        Ok(ids(cluster).await?.len() < 5)
+    })
+    .await?;
     let is_primary = cluster
         .members()
         .await?
@@ -229,7 +233,7 @@ async fn shrunk(cluster: &KindCluster, writer: &LoadWriter) -> Result<Vec<i32>, 
         .and_then(|m| i32::try_from(m.id).ok())
         .unwrap_or_default();
     if let Err(failure) = in_pod(cluster, is_primary, KILL_SERVER).await {
-        println!("{}: node {is_primary} went first: {failure}", cluster.namespace);
+        println!("{}: node {is_primary} was already gone: {failure}", cluster.namespace);
     }
     cluster.settled(3).await?;
     let left = ids(cluster).await?;

@@ -1,6 +1,6 @@
-//! A client of the Service `-rw` in failovers that nobody outside of the databases can help with:
-//! the primary's host stands still, the primary is cut off from the others, and (with the API
-//! server stopped) a follower is away and comes back, and the primary's server is killed.
+//! A client of the Service `-rw` in failovers without help from outside the databases: the primary's
+//! host is stopped, the primary is cut off from the other members, and with the API server stopped,
+//! a follower restarts and the primary's server is killed.
 
 use serde_json::json;
 use std::time::Duration;
@@ -17,9 +17,9 @@ use crate::writer::{Connections, LoadWriter};
 
 const MEMBERS: [i32; 3] = [1, 2, 3];
 const WITHOUT_API: &str = include_str!("../scripts/without_api.sh");
-/// For how long the primary's host stands still: less than Kubernetes needs to see it.
+/// How long the primary's host is stopped: less than Kubernetes takes to notice.
 const PAUSED_SECONDS: i64 = 15;
-/// What the script without an API server may take; its own limits are shorter in sum.
+/// The time limit of the script without an API server. Its own limits add up to less.
 const OUTAGE: Duration = Duration::from_mins(15);
 
 pub async fn run(cluster: KindCluster) -> Result<Vec<ReportedFigure>, E2eFailure> {
@@ -29,7 +29,7 @@ pub async fn run(cluster: KindCluster) -> Result<Vec<ReportedFigure>, E2eFailure
     let paused = paused(&cluster).await?;
     let cut = cut_off(&cluster).await?;
     let mut figures = vec![
-        figure("the primary's host stands still", paused),
+        figure("the primary's host is stopped", paused),
         figure("the primary is cut off from the other members", cut),
     ];
     figures.extend(without_api(&cluster).await?);
@@ -41,7 +41,7 @@ pub async fn run(cluster: KindCluster) -> Result<Vec<ReportedFigure>, E2eFailure
 fn figure(what: &str, gap: Duration) -> ReportedFigure {
     ReportedFigure {
         what: format!(
-            "{what}: the longest time between two acknowledged inserts through -rw, one connection each"
+            "{what}: the longest time between two acknowledged inserts through -rw, each with a new connection"
         ),
         value: format!("{:.1} s", gap.as_secs_f64()),
     }
@@ -58,15 +58,15 @@ async fn paused(cluster: &KindCluster) -> Result<Duration, E2eFailure> {
     let paused = time_of(&host_job.ended(TIMEOUT).await?, "paused")?;
     let resumed = paused + 1000 * PAUSED_SECONDS;
     writer.more(10).await?;
-    let told = writer.stop().await?;
-    let gap = told.gap(paused, resumed);
+    let written = writer.stop().await?;
+    let gap = written.gap(paused, resumed);
     ensure!(
         i64::try_from(gap.as_millis()).is_ok_and(|ms| ms < 1000 * PAUSED_SECONDS),
-        "writes went on only when the host did: {gap:?}"
+        "writes continued only when the host did: {gap:?}"
     );
     let next = primary(cluster, &MEMBERS).await?;
     all_back(cluster, next, &MEMBERS).await?;
-    told.are_on(cluster, next).await?;
+    written.are_on(cluster, next).await?;
     Ok(gap)
 }
 
@@ -81,18 +81,18 @@ async fn cut_off(cluster: &KindCluster) -> Result<Duration, E2eFailure> {
     )
     .await?;
     let cut = NetworkCut::between(cluster, &[former], &others).await?;
-    let story = async {
+    let steps = async {
         let next = primary(cluster, &others).await?;
         writer.more(10).await?;
         Ok::<_, E2eFailure>(next)
     }
     .await;
     cut.heal().await?;
-    let next = story?;
-    let told = writer.stop().await?;
+    let next = steps?;
+    let written = writer.stop().await?;
     all_back(cluster, next, &MEMBERS).await?;
-    told.are_on(cluster, next).await?;
-    Ok(told.gap(0, i64::MAX))
+    written.are_on(cluster, next).await?;
+    Ok(written.gap(0, i64::MAX))
 }
 
 async fn without_api(cluster: &KindCluster) -> Result<Vec<ReportedFigure>, E2eFailure> {
@@ -122,28 +122,28 @@ async fn without_api(cluster: &KindCluster) -> Result<Vec<ReportedFigure>, E2eFa
     ];
     let host_job =
         HostJob::begin(cluster, &control_plane, "without-api", WITHOUT_API, &env).await?;
-    let said = host_job.ended(OUTAGE).await?;
-    println!("failover-rw: without the API server: {}", said.trim().replace('\n', ", "));
-    let told = writer.stop().await?;
-    // Who was killed may have been back in time to be chosen again.
+    let output = host_job.ended(OUTAGE).await?;
+    println!("failover-rw: without the API server: {}", output.trim().replace('\n', ", "));
+    let written = writer.stop().await?;
+    // The killed server may have restarted in time to be chosen again.
     let next = primary(cluster, &MEMBERS).await?;
     all_back(cluster, next, &MEMBERS).await?;
-    told.are_on(cluster, next).await?;
-    let at = |word| time_of(&said, word);
+    written.are_on(cluster, next).await?;
+    let at = |word| time_of(&output, word);
     let rejoined =
         Duration::from_millis(u64::try_from(at("rejoined")? - at("ended")?).unwrap_or_default());
     Ok(vec![
         figure(
-            "no API server, a follower's container is ended",
-            told.gap(at("ended")?, at("killed")?),
+            "no API server, a follower's container ends",
+            written.gap(at("ended")?, at("killed")?),
         ),
         ReportedFigure {
-            what: "no API server: a follower whose container was ended streams again after".into(),
+            what: "no API server: a follower whose container ended streams again after".into(),
             value: format!("{:.1} s", rejoined.as_secs_f64()),
         },
         figure(
             "no API server, kill -9 of the primary's postmaster",
-            told.gap(at("killed")?, at("done")?),
+            written.gap(at("killed")?, at("done")?),
         ),
     ])
 }

@@ -1,5 +1,5 @@
-//! The leader is lost in the middle of an add: afterwards the node is a member or it is not, and
-//! that is the same everywhere.
+//! The leader is lost during an add: afterwards the node is a member or it is not, and all members
+//! agree.
 
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -10,45 +10,47 @@ use crate::ensure;
 use crate::failure::E2eFailure;
 use crate::scenario::ReportedFigure;
 use crate::sql::SqlSession;
-use crate::wait::{Look, until};
+use crate::wait::{Polled, until};
 
 const MEMBERS: [i32; 3] = [1, 2, 3];
 
-/// How the leader goes.
+/// How the leader is lost.
 #[derive(Debug, Clone, Copy)]
 enum Loss {
     /// Its pod is deleted.
     Deleted,
-    /// Every process in it but the first is killed at once.
+    /// Every process in its pod except the first is killed at once.
     Killed,
 }
 
-/// What the calls on a leader came to, until it was lost.
+/// The results of the calls on a leader until it was lost.
 #[derive(Debug)]
 struct AddCalls {
-    /// How many were confirmed.
+    /// The number of confirmed calls.
     confirmed: usize,
-    /// Who was added by the last confirmed call, if that was an add.
+    /// The node that the last confirmed call added, if that was an add.
     member: Option<i32>,
-    /// Whom the call was about that got no answer: it may have been done or not.
+    /// The node of the call that got no answer, and may have succeeded.
     unanswered: i32,
-    /// What came instead of an answer.
+    /// The error of that call.
     error: String,
 }
 
 pub async fn run(cluster: KindCluster) -> Result<Vec<ReportedFigure>, E2eFailure> {
     cluster.create(3, &json!({})).await?;
-    // Servers outside of Kubernetes that never answer: the operator leaves them alone, and nobody
-    // but the leader decides.
+    // Servers outside of Kubernetes that never answer. The operator does not manage them, so that
+    // only the leader decides.
     let mut newcomer = 100;
     for loss in [Loss::Deleted, Loss::Killed, Loss::Deleted, Loss::Killed] {
         newcomer = lose_the_leader(&cluster, loss, newcomer).await?;
     }
-    // And the way through the operator: the leader goes while a pod of ours joins.
+    // The same through the operator: the leader is lost while a new pod joins.
     cluster.scale(4).await?;
-    let fourth = until("a fourth member's pod", TIMEOUT, || async {
+    let fourth = until("the pod of a fourth member exists", TIMEOUT, || async {
         let newest = cluster.pods().await?.keys().next_back().copied();
-        Ok(newest.filter(|id| *id > 3).map_or(Look::NotYet(format!("{newest:?}")), Look::Yes))
+        Ok(newest
+            .filter(|id| *id > 3)
+            .map_or(Polled::Pending(format!("{newest:?}")), Polled::Ready))
     })
     .await?;
     cluster.pod_ready(fourth).await?;
@@ -59,7 +61,7 @@ pub async fn run(cluster: KindCluster) -> Result<Vec<ReportedFigure>, E2eFailure
     Ok(Vec::new())
 }
 
-/// Adds and removes without a pause while the leader goes, so that it goes in the middle of a call.
+/// Adds and removes nodes continuously while the leader is lost, so that it is lost during a call.
 /// Returns the last id that was used.
 async fn lose_the_leader(cluster: &KindCluster, loss: Loss, used: i32) -> Result<i32, E2eFailure> {
     let leader = cluster.leader(1).await?;
@@ -68,7 +70,7 @@ async fn lose_the_leader(cluster: &KindCluster, loss: Loss, used: i32) -> Result
         match loss {
             Loss::Deleted => cluster.delete_pod(leader).await,
             Loss::Killed => {
-                // Its own shell dies of it as well, so there is nothing good to be heard from it.
+                // This also kills its own shell, so that the command always fails.
                 let _ = command(
                     "kubectl",
                     &[
@@ -94,7 +96,7 @@ async fn lose_the_leader(cluster: &KindCluster, loss: Loss, used: i32) -> Result
     let there: Vec<i32> =
         rows.iter().map(|row| row.id).filter(|id| !MEMBERS.contains(id)).collect();
     println!(
-        "leader-lost: {loss:?} leader {leader} after {} confirmed calls, at node {}: {there:?}, {}",
+        "leader-lost: leader {leader} {loss:?} after {} confirmed calls, during a call for node {}; members besides the first three: {there:?}; {}",
         calls.confirmed, calls.unanswered, calls.error
     );
     let (before, after) = match calls.member {
@@ -103,7 +105,7 @@ async fn lose_the_leader(cluster: &KindCluster, loss: Loss, used: i32) -> Result
     };
     ensure!(
         there == before || there == after,
-        "the members besides {MEMBERS:?} are {there:?}, and should be {before:?} or {after:?}"
+        "the members besides {MEMBERS:?} are {there:?} instead of {before:?} or {after:?}"
     );
     for id in there {
         remove(cluster, id).await?;
@@ -112,11 +114,11 @@ async fn lose_the_leader(cluster: &KindCluster, loss: Loss, used: i32) -> Result
     Ok(calls.unanswered)
 }
 
-/// Add, remove, add the next one, ... until a call gets no answer.
+/// Adds and removes one node after the other until a call gets no answer.
 async fn call_until_lost(leader: &SqlSession, used: i32) -> Result<AddCalls, E2eFailure> {
     let mut calls = AddCalls { confirmed: 0, member: None, unanswered: used, error: String::new() };
     for id in used + 1..used + 100_000 {
-        let address = format!("198.18.{}.{}", 112 + id / 250 % 16, id % 250 + 1); // in the range of the test network, and nobody's
+        let address = format!("198.18.{}.{}", 112 + id / 250 % 16, id % 250 + 1); // unused, in the range of the test network
         calls.unanswered = id;
         for statement in [
             format!("select pgraft_add_node({id}, '{address}', 7001)"),
@@ -133,8 +135,7 @@ async fn call_until_lost(leader: &SqlSession, used: i32) -> Result<AddCalls, E2e
     Err(E2eFailure::Wrong("the leader was never lost".into()))
 }
 
-/// Waits until all three have applied the same log, and returns their rows, which must be equal
-/// then.
+/// Waits until all three have applied the same log and show the same rows. Returns the rows.
 async fn agreed(cluster: &KindCluster) -> Result<Vec<NodeRow>, E2eFailure> {
     until("all three members have applied the same log and show the same rows", TIMEOUT, || async {
         let mut seen = BTreeMap::new();
@@ -148,35 +149,35 @@ async fn agreed(cluster: &KindCluster) -> Result<Vec<NodeRow>, E2eFailure> {
             seen.insert(node, (status, cluster.rows(node).await?));
         }
         let Some(first) = seen.values().next().cloned() else {
-            return Ok(Look::NotYet("nobody".into()));
+            return Ok(Polled::Pending("no member".into()));
         };
         let settled =
             matches!(first.0, Some((Some(_), committed, applied)) if committed == applied);
         Ok(if settled && seen.values().all(|s| *s == first) {
-            Look::Yes(first.1)
+            Polled::Ready(first.1)
         } else {
-            Look::NotYet(format!("{seen:?}"))
+            Polled::Pending(format!("{seen:?}"))
         })
     })
     .await
 }
 
 async fn remove(cluster: &KindCluster, newcomer: i32) -> Result<(), E2eFailure> {
-    until(&format!("node {newcomer} is taken out again"), TIMEOUT, || async {
+    until(&format!("node {newcomer} is removed"), TIMEOUT, || async {
         let leader = cluster.leader(1).await?;
         cluster
             .superuser(leader)
             .await?
             .run(&format!("select pgraft_remove_node({newcomer})"))
             .await?;
-        Ok(Look::Yes(()))
+        Ok(Polled::Ready(()))
     })
     .await?;
     cluster.same_rows(&MEMBERS).await.map(drop)
 }
 
-/// Every pod's log has exactly one committed join of each of these nodes but the bootstrap node,
-/// and all logs have the same.
+/// Checks that every log has exactly one committed join of each of these nodes, except the bootstrap
+/// node.
 pub async fn one_join_each(cluster: &KindCluster, members: &[i32]) -> Result<(), E2eFailure> {
     for &pod in members {
         let counts = "select (data->>'node')::int, count(*) from pgraft_log() where kind = 'join' and committed group by 1";
@@ -185,7 +186,7 @@ pub async fn one_join_each(cluster: &KindCluster, members: &[i32]) -> Result<(),
         for id in members.iter().filter(|id| **id != 1) {
             ensure!(
                 joins.get(id) == Some(&1),
-                "the log of node {pod} should have one join of node {id}, and has {joins:?}"
+                "the log of node {pod} must have one join of node {id}, and has {joins:?}"
             );
         }
     }

@@ -1,5 +1,5 @@
-//! A member loses its disk: volume and pod are deleted. It comes back as another member, with a new
-//! id and all the data; the old id leaves first and is never used again.
+//! A member loses its disk: its volume and its pod are deleted. A new member with a new id replaces it
+//! and has all data. The old id leaves first and is never used again.
 
 use serde_json::json;
 
@@ -19,11 +19,11 @@ pub async fn run(cluster: KindCluster) -> Result<Vec<ReportedFigure>, E2eFailure
     cluster.same_everywhere(&[1, 3, 4]).await?;
     data::same_on(&cluster, 1, &[1, 3, 4]).await?;
     let volumes: Vec<i32> = cluster.volumes().await?.into_iter().collect();
-    ensure!(volumes == [1, 3, 4], "the volumes are those of {volumes:?}");
+    ensure!(volumes == [1, 3, 4], "the volumes belong to nodes {volumes:?}");
     left_before(&cluster, 2, 4).await?;
 
-    // The same with whoever leads now, so that the leader goes on a second time; the primary's disk
-    // is another matter before there is a failover.
+    // The same with the leader's disk, unless it is the primary: without failover, a lost primary is
+    // not replaced.
     let leader = cluster.leader(1).await?;
     let next = if leader == 1 { 3 } else { leader };
     lose(&cluster, next).await?;
@@ -36,8 +36,7 @@ pub async fn run(cluster: KindCluster) -> Result<Vec<ReportedFigure>, E2eFailure
     Ok(Vec::new())
 }
 
-/// Kubernetes keeps a volume until its pod is gone, by a finalizer: both are deleted, and the
-/// member stands there without anything.
+/// Deletes the volume and the pod of a member. A finalizer keeps the volume until the pod is gone.
 async fn lose(cluster: &KindCluster, node: i32) -> Result<(), E2eFailure> {
     let pod = pod_name(node);
     command("kubectl", &["delete", "pvc", &pod, "--wait=false", "--namespace", &cluster.namespace])
@@ -57,7 +56,7 @@ async fn left_before(cluster: &KindCluster, old: i32, new: i32) -> Result<(), E2
     Ok(())
 }
 
-/// What Prometheus would read of it, from the operator and from a pod.
+/// Checks the metrics of the operator and of a pod.
 async fn measured(cluster: &KindCluster) -> Result<(), E2eFailure> {
     let namespace = &cluster.namespace;
     let read = async |path: String| command("kubectl", &["get", "--raw", &path]).await;

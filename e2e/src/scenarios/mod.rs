@@ -1,4 +1,4 @@
-//! The scenarios, one file each, readable from top to bottom.
+//! The scenarios, one file each.
 
 mod bad_specs;
 mod ca_takeover;
@@ -21,62 +21,62 @@ mod two_operators;
 
 use crate::scenario::{ClusterPlacement, Scenario};
 
-/// All of them, in the order in which they are run.
+/// All scenarios, in the order in which they run.
 pub const ALL: &[Scenario] = &[
     Scenario {
         name: "ca-takeover",
-        place: ClusterPlacement::Throughout,
+        place: ClusterPlacement::OnRequest,
         body: |c| Box::pin(ca_takeover::run(c)),
     },
     Scenario {
         name: "quickstart",
-        place: ClusterPlacement::Beside,
+        place: ClusterPlacement::Shared,
         body: |c| Box::pin(quickstart::run(c)),
     },
     Scenario {
         name: "refusals",
-        place: ClusterPlacement::Beside,
+        place: ClusterPlacement::Shared,
         body: |c| Box::pin(refusals::run(c)),
     },
     Scenario {
         name: "scaling-delete",
-        place: ClusterPlacement::Beside,
+        place: ClusterPlacement::Shared,
         body: |c| Box::pin(scaling::run(c, scaling::Policy::Delete)),
     },
     Scenario {
         name: "scaling-retain",
-        place: ClusterPlacement::Beside,
+        place: ClusterPlacement::Shared,
         body: |c| Box::pin(scaling::run(c, scaling::Policy::Retain)),
     },
     Scenario {
         name: "bad-specs",
-        place: ClusterPlacement::Beside,
+        place: ClusterPlacement::Shared,
         body: |c| Box::pin(bad_specs::run(c)),
     },
     Scenario {
         name: "everyday-mistakes",
-        place: ClusterPlacement::Beside,
+        place: ClusterPlacement::Shared,
         body: |c| Box::pin(everyday_mistakes::run(c)),
     },
     Scenario {
         name: "leader-lost",
-        place: ClusterPlacement::Beside,
+        place: ClusterPlacement::Shared,
         body: |c| Box::pin(leader_lost::run(c)),
     },
     Scenario {
         name: "partition",
-        place: ClusterPlacement::Beside,
+        place: ClusterPlacement::Shared,
         body: |c| Box::pin(partition::run(c)),
     },
-    Scenario { name: "tls", place: ClusterPlacement::Beside, body: |c| Box::pin(tls::run(c)) },
+    Scenario { name: "tls", place: ClusterPlacement::Shared, body: |c| Box::pin(tls::run(c)) },
     Scenario {
         name: "lost-disk",
-        place: ClusterPlacement::Beside,
+        place: ClusterPlacement::Shared,
         body: |c| Box::pin(lost_disk::run(c)),
     },
     Scenario {
         name: "rolling-restart",
-        place: ClusterPlacement::Beside,
+        place: ClusterPlacement::Shared,
         body: |c| Box::pin(rolling_restart::run(c)),
     },
     Scenario {

@@ -1,5 +1,5 @@
-//! The operator is killed again and again while it scales: nothing is done twice, nothing is left
-//! half done.
+//! The operator is killed several times while it scales: every step is completed, and none is done
+//! twice.
 
 use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
@@ -10,7 +10,7 @@ use super::leader_lost::one_join_each;
 use crate::cluster::{KindCluster, TIMEOUT, is_ready};
 use crate::failure::E2eFailure;
 use crate::scenario::ReportedFigure;
-use crate::wait::{Look, until};
+use crate::wait::{Polled, until};
 
 pub async fn run(cluster: KindCluster) -> Result<Vec<ReportedFigure>, E2eFailure> {
     cluster.create(3, &json!({})).await?;
@@ -23,12 +23,12 @@ pub async fn run(cluster: KindCluster) -> Result<Vec<ReportedFigure>, E2eFailure
         ("the volume of node 5", 5, 4),
         ("node 5 in the membership", 5, 5),
     ] {
-        until(&format!("{moment} is there"), TIMEOUT, || async {
+        until(&format!("{moment} exists"), TIMEOUT, || async {
             let seen = (cluster.volumes().await?.len(), cluster.rows(2).await?.len());
             Ok(if seen.0 >= volumes && seen.1 >= members {
-                Look::Yes(())
+                Polled::Ready(())
             } else {
-                Look::NotYet(format!("{seen:?}"))
+                Polled::Pending(format!("{seen:?}"))
             })
         })
         .await?;
@@ -42,7 +42,11 @@ pub async fn run(cluster: KindCluster) -> Result<Vec<ReportedFigure>, E2eFailure
     for left in [4, 3] {
         until(&format!("{left} members are left"), TIMEOUT, || async {
             let members = cluster.rows(2).await?.len();
-            Ok(if members <= left { Look::Yes(()) } else { Look::NotYet(members.to_string()) })
+            Ok(if members <= left {
+                Polled::Ready(())
+            } else {
+                Polled::Pending(members.to_string())
+            })
         })
         .await?;
         kill(&operators).await?;
@@ -52,8 +56,7 @@ pub async fn run(cluster: KindCluster) -> Result<Vec<ReportedFigure>, E2eFailure
     Ok(Vec::new())
 }
 
-/// Kills the operator's pod as a power cut does. Returns when another one runs, or is on its way
-/// and this one is gone.
+/// Deletes the operator's ready pods without a grace period.
 async fn kill(operators: &Api<Pod>) -> Result<(), E2eFailure> {
     for pod in
         operators.list(&ListParams::default()).await?.items.iter().filter(|pod| is_ready(pod))

@@ -1,6 +1,5 @@
-//! The minority side of a partition can change nothing: five members, split 2 and 3, with the
-//! leader on either side. The majority goes on meanwhile, by `kubectl scale`, and afterwards all
-//! have what the majority decided.
+//! The minority of a partition can change nothing: five members, split 2 and 3, with the leader on
+//! either side. Meanwhile the majority is scaled, and afterwards all members have its changes.
 
 use futures::future::try_join_all;
 use serde_json::json;
@@ -12,15 +11,14 @@ use crate::data;
 use crate::ensure;
 use crate::failure::E2eFailure;
 use crate::scenario::ReportedFigure;
-use crate::wait::{Look, until, until_true};
+use crate::wait::{Polled, until, until_true};
 
 const MEMBERS: [i32; 5] = [1, 2, 3, 4, 5];
 
-/// Addresses that only the minority ever tried to add: in the range of the test network, and
-/// nobody's.
+/// Unused addresses in the range of the test network, which only the minority tries to add.
 const FOREIGN: &str = "198.18.112.";
 
-/// Where the leader is when the network breaks.
+/// On which side of the partition the leader is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Leader {
     InMinority,
@@ -35,13 +33,13 @@ pub async fn run(cluster: KindCluster) -> Result<Vec<ReportedFigure>, E2eFailure
     cluster.settled(5).await?;
     cluster.same_everywhere(&MEMBERS).await?;
     let value = format!(
-        "{:.1} s with the leader among them, {:.1} s without",
+        "{:.1} s with the leader in the minority, {:.1} s without",
         first.as_secs_f64(),
         second.as_secs_f64()
     );
     Ok(vec![ReportedFigure {
         what:
-            "the longest that a refusal took on the minority side of a partition (2 of 5 members)"
+            "the longest time until a change was refused in the minority of a partition (2 of 5 members)"
                 .into(),
         value,
     }])
@@ -67,9 +65,9 @@ async fn split(
     println!("partition: {minority:?} | {majority:?}, the leader is {leader}");
 
     let cut = NetworkCut::between(cluster, &minority, &majority).await?;
-    let story = while_split(cluster, &minority, &majority, &rows, after.len()).await;
+    let steps = while_split(cluster, &minority, &majority, &rows, after.len()).await;
     cut.heal().await?;
-    let longest = story?;
+    let longest = steps?;
 
     cluster.same_rows(after).await?;
     nothing_left_behind(cluster, after).await?;
@@ -92,12 +90,12 @@ async fn while_split(
         .max()
         .unwrap_or_default();
 
-    let chosen = until("the majority has a leader of its own", TIMEOUT, || async {
+    let chosen = until("the majority has a leader", TIMEOUT, || async {
         let leader = cluster.leader(majority[0]).await?;
         Ok(if majority.contains(&leader) {
-            Look::Yes(leader)
+            Polled::Ready(leader)
         } else {
-            Look::NotYet(leader.to_string())
+            Polled::Pending(leader.to_string())
         })
     })
     .await?;
@@ -107,9 +105,9 @@ async fn while_split(
         let voters: i64 =
             cluster.superuser(cluster.leader(chosen).await?).await?.value(count, &[]).await?;
         Ok(if usize::try_from(voters) == Ok(replicas) {
-            Look::Yes(())
+            Polled::Ready(())
         } else {
-            Look::NotYet(voters.to_string())
+            Polled::Pending(voters.to_string())
         })
     })
     .await?;
@@ -117,16 +115,12 @@ async fn while_split(
 
     for &node in minority {
         let seen = cluster.rows(node).await?;
-        ensure!(
-            seen == before,
-            "node {node} is cut off, and shows {seen:?} instead of what it knew, {before:?}"
-        );
+        ensure!(seen == before, "node {node} is cut off, and shows {seen:?} instead of {before:?}");
     }
     Ok(longest)
 }
 
-/// Every change on this node, at once: each is refused within its limit, in words that the docs
-/// have.
+/// Runs several changes on a node at once. Each must be refused in time, with a documented error.
 async fn refuses(cluster: &KindCluster, node: i32, victim: i32) -> Result<Duration, E2eFailure> {
     let calls = [
         format!("select pgraft_add_node({}, '{FOREIGN}{node}', 7001)", 100 + node),
@@ -139,10 +133,10 @@ async fn refuses(cluster: &KindCluster, node: i32, victim: i32) -> Result<Durati
             return Err(E2eFailure::Wrong(format!("node {node}: {statement} got no answer")));
         };
         let took = begun.elapsed();
-        let said = match &result {
+        let error = match &result {
             Ok(()) => {
                 return Err(E2eFailure::Wrong(format!(
-                    "node {node} is cut off, and confirmed {statement}"
+                    "node {node} is cut off, but confirmed {statement}"
                 )));
             }
             Err(failure) => failure
@@ -151,24 +145,23 @@ async fn refuses(cluster: &KindCluster, node: i32, victim: i32) -> Result<Durati
         };
         println!(
             "partition: node {node}: {statement}: {} {} after {:.1} s",
-            said.0,
-            said.1,
+            error.0,
+            error.1,
             took.as_secs_f64()
         );
-        // Not the leader; no majority confirmed it; or the leader knows already that no majority
-        // answers.
+        // Not the leader, no majority confirmed the change, or a change is in progress.
         let documented =
-            ["PGR01", "PGR04", "55006"].contains(&said.0.as_str()) && !said.2.is_empty();
-        ensure!(documented, "node {node}: {statement} said {said:?}");
+            ["PGR01", "PGR04", "55006"].contains(&error.0.as_str()) && !error.2.is_empty();
+        ensure!(documented, "node {node}: {statement} failed with {error:?}");
         Ok(took)
     };
     try_join_all(calls.map(call)).await.map(|times| times.into_iter().max().unwrap_or_default())
 }
 
-/// Nothing of what the minority wanted is in any log.
+/// Waits until no log has a change of the minority.
 async fn nothing_left_behind(cluster: &KindCluster, members: &[i32]) -> Result<(), E2eFailure> {
     for &node in members {
-        until_true(&format!("the log of node {node} has nothing of the minority's"), TIMEOUT, || async {
+        until_true(&format!("the log of node {node} has no change of the minority"), TIMEOUT, || async {
             let clean = "select not exists (select from pgraft_log() where strpos(data::text, $1::text) > 0)";
             cluster.superuser(node).await?.value::<bool>(clean, &[&FOREIGN]).await
         })

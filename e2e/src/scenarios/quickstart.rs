@@ -1,5 +1,5 @@
-//! What the README promises: three members, one `kubectl scale`, and the same four rows in every
-//! pod and in the status.
+//! The example of the README: three members, one `kubectl scale`, and the same four rows in every pod
+//! and in the status.
 
 use crate::cluster::{KindCluster, NAME, pod_name};
 use crate::command::{run as command, run_with_input};
@@ -26,11 +26,10 @@ pub async fn run(cluster: KindCluster) -> Result<Vec<ReportedFigure>, E2eFailure
     let header: Vec<&str> = lines.next().unwrap_or_default().split_whitespace().collect();
     ensure!(
         header == ["NAME", "REPLICAS", "READY", "STATUS", "LEADER", "PRIMARY", "QUORUM", "AGE"],
-        "kubectl get pgr prints the columns {header:?}"
+        "kubectl get pgr has the columns {header:?}"
     );
 
-    // The example asks for no superuser password, so these go the way of the README: psql within
-    // the pod.
+    // The example has no superuser password, so this runs psql in the pod, as the README does.
     let mut shown = Vec::new();
     for node in 1..=4 {
         let query = [
@@ -48,7 +47,7 @@ pub async fn run(cluster: KindCluster) -> Result<Vec<ReportedFigure>, E2eFailure
         shown.push(command("kubectl", &query).await?);
     }
     ensure!(shown.iter().all(|s| *s == shown[0]), "the pods show different rows: {shown:#?}");
-    ensure!(shown[0].contains("(4 rows)"), "four rows were expected: {}", shown[0]);
+    ensure!(shown[0].contains("(4 rows)"), "expected four rows: {}", shown[0]);
     for (row, line) in cluster.members().await?.iter().zip(shown[0].lines().skip(2)) {
         let columns: Vec<&str> = line.split('|').map(str::trim).collect();
         ensure!(
@@ -57,7 +56,7 @@ pub async fn run(cluster: KindCluster) -> Result<Vec<ReportedFigure>, E2eFailure
         );
     }
 
-    // And it is a database: what the application writes on the primary is in every pod.
+    // What the application writes on the primary is in every pod.
     let primary =
         cluster.members().await?.iter().find(|m| m.primary).and_then(|m| i32::try_from(m.id).ok());
     let Some(primary) = primary else {

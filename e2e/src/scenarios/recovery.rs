@@ -1,6 +1,5 @@
-//! Recovery: node 3 is down while nodes 4 and 5 are added. When it is back it knows of both, and
-//! has all that was written. Then its replay is paused: it is taken out of reads, and named with
-//! the reason, until it goes on.
+//! Node 3 is down while nodes 4 and 5 are added. When it is back, it has both members and all data.
+//! Then its replay is paused: it is not ready, and Degraded names it, until the replay continues.
 
 use serde_json::json;
 
@@ -9,7 +8,7 @@ use crate::data;
 use crate::ensure;
 use crate::failure::E2eFailure;
 use crate::scenario::ReportedFigure;
-use crate::wait::{Look, until};
+use crate::wait::{Polled, until};
 
 pub async fn run(cluster: KindCluster) -> Result<Vec<ReportedFigure>, E2eFailure> {
     cluster.create(3, &json!({ "standby": { "maxLag": "10s" } })).await?;
@@ -18,11 +17,11 @@ pub async fn run(cluster: KindCluster) -> Result<Vec<ReportedFigure>, E2eFailure
     let host =
         pods.get(&3).and_then(|pod| pod.spec.as_ref()?.node_name.clone()).unwrap_or_default();
 
-    // Down: its volume is on a host that takes no pods.
+    // It stays down, since its volume is on an unschedulable host.
     cluster.cordon(&host, true).await?;
-    let story = while_down(&cluster).await;
+    let steps = while_down(&cluster).await;
     cluster.cordon(&host, false).await?;
-    story?;
+    steps?;
 
     cluster.settled(5).await?;
     cluster.same_everywhere(&[1, 2, 3, 4, 5]).await?;
@@ -31,7 +30,7 @@ pub async fn run(cluster: KindCluster) -> Result<Vec<ReportedFigure>, E2eFailure
     let order: Vec<i32> = cluster.superuser(3).await?.value(joined, &[]).await?;
     ensure!(
         order.ends_with(&[4, 5]),
-        "node 3 has the joins {order:?}, and 4 and 5 should be the last"
+        "node 3 has the joins {order:?}, which must end with 4 and 5"
     );
     paused(&cluster).await?;
     Ok(Vec::new())
@@ -40,7 +39,7 @@ pub async fn run(cluster: KindCluster) -> Result<Vec<ReportedFigure>, E2eFailure
 async fn paused(cluster: &KindCluster) -> Result<(), E2eFailure> {
     cluster.superuser(3).await?.run("select pg_wal_replay_pause()").await?;
     data::write(cluster, 1, 1000).await?;
-    until("node 3 is not ready, and Degraded says why", TIMEOUT, || async {
+    until("node 3 is not ready, and Degraded has the reason", TIMEOUT, || async {
         let ready = is_ready(&cluster.pod_api().get(&pod_name(3)).await?);
         let status = cluster.resources().get(NAME).await?.status.unwrap_or_default();
         let degraded = status
@@ -49,9 +48,9 @@ async fn paused(cluster: &KindCluster) -> Result<(), E2eFailure> {
             .find(|c| c.type_ == "Degraded")
             .map(|c| c.message)
             .unwrap_or_default();
-        let told =
+        let reported =
             degraded.contains(&pod_name(3)) && degraded.contains("replay of WAL has been paused");
-        Ok(if !ready && told { Look::Yes(()) } else { Look::NotYet(degraded) })
+        Ok(if !ready && reported { Polled::Ready(()) } else { Polled::Pending(degraded) })
     })
     .await?;
     cluster.superuser(3).await?.run("select pg_wal_replay_resume()").await?;
@@ -62,11 +61,11 @@ async fn paused(cluster: &KindCluster) -> Result<(), E2eFailure> {
 async fn while_down(cluster: &KindCluster) -> Result<(), E2eFailure> {
     let before = cluster.pods().await?.get(&3).and_then(|pod| pod.metadata.uid.clone());
     cluster.delete_pod(3).await?;
-    until("the pod of node 3 is made again and finds no host", TIMEOUT, || async {
+    until("the new pod of node 3 is pending", TIMEOUT, || async {
         let pod = cluster.pod_api().get(&pod_name(3)).await?;
         let phase = pod.status.as_ref().and_then(|s| s.phase.clone()).unwrap_or_default();
         let new = pod.metadata.uid != before;
-        Ok(if new && phase == "Pending" { Look::Yes(()) } else { Look::NotYet(phase) })
+        Ok(if new && phase == "Pending" { Polled::Ready(()) } else { Polled::Pending(phase) })
     })
     .await?;
 
@@ -76,9 +75,9 @@ async fn while_down(cluster: &KindCluster) -> Result<(), E2eFailure> {
         let voters: Vec<i64> = members.iter().filter(|m| m.role == "voter").map(|m| m.id).collect();
         let unreachable = members.iter().any(|m| m.id == 3 && m.reachable == Some(false));
         Ok(if voters == [1, 2, 3, 4, 5] && unreachable {
-            Look::Yes(())
+            Polled::Ready(())
         } else {
-            Look::NotYet(format!("{members:?}"))
+            Polled::Pending(format!("{members:?}"))
         })
     })
     .await?;

@@ -1,5 +1,5 @@
-//! A membership change that must not be: refused in the words that users know, by code and with a
-//! hint, and nothing changes.
+//! Invalid membership changes are refused with the documented SQLSTATE, message and hint, and change
+//! nothing.
 
 use serde_json::json;
 
@@ -33,7 +33,7 @@ pub async fn run(cluster: KindCluster) -> Result<Vec<ReportedFigure>, E2eFailure
             let expected = ("PGR01".to_owned(), words.to_owned(), hint.clone());
             ensure!(
                 said == expected,
-                "on node {follower}, {statement} said {said:?} instead of {expected:?}"
+                "on node {follower}, {statement} failed with {said:?} instead of {expected:?}"
             );
         }
     }
@@ -73,20 +73,19 @@ pub async fn run(cluster: KindCluster) -> Result<Vec<ReportedFigure>, E2eFailure
         let (said_code, said, hint) = refused(&session.run(statement).await, statement)?;
         ensure!(
             said_code == code && said.starts_with(words),
-            "{statement} said {said_code} {said:?} instead of {code} {words:?}"
+            "{statement} failed with {said_code} {said:?} instead of {code} {words:?}"
         );
-        ensure!(!hint.is_empty(), "{statement} gave no hint");
+        ensure!(!hint.is_empty(), "the error of {statement} has no hint");
     }
 
-    // The functions are in the database postgres alone, and there the application may change
-    // nothing.
+    // The functions exist in the database postgres only, where the application may not call them.
     let statement = "select pgraft_remove_node(3)";
     for (database, expected) in [("app", "42883"), ("postgres", "42501")] {
         let app = cluster.app_in(leader, database).await?;
         let (code, ..) = refused(&app.run(statement).await, statement)?;
         ensure!(
             code == expected,
-            "the application was told {code} instead of {expected} in the database {database}"
+            "the application got {code} instead of {expected} in the database {database}"
         );
     }
 

@@ -1,5 +1,5 @@
-//! Other resources are asked for: every pod is made again, one at a time, the leader late and the
-//! primary last. Data, volumes and ids stay.
+//! After a change of the resources, the pods are replaced one at a time, the leader after the other
+//! standbys and the primary last. Data, volumes and ids stay.
 
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use kube::Api;
@@ -13,7 +13,7 @@ use crate::data;
 use crate::ensure;
 use crate::failure::E2eFailure;
 use crate::scenario::ReportedFigure;
-use crate::wait::{Look, until};
+use crate::wait::{Polled, until};
 
 const NODES: [i32; 3] = [1, 2, 3];
 
@@ -28,10 +28,13 @@ pub async fn run(cluster: KindCluster) -> Result<Vec<ReportedFigure>, E2eFailure
     patch(&cluster, &json!({"spec": {"resources": {"requests": {"memory": "48Mi"}}}})).await?;
     let order = watch(&cluster, &pods).await?;
     let took = begun.elapsed();
-    ensure!(order.last() == Some(&1), "the primary is restarted last, and the order was {order:?}");
+    ensure!(
+        order.last() == Some(&1),
+        "the primary must be restarted last, but the order was {order:?}"
+    );
     ensure!(
         leader == 1 || order[1] == leader,
-        "the leader, {leader}, is restarted after the others, and the order was {order:?}"
+        "the leader, {leader}, must be restarted after the other standby, but the order was {order:?}"
     );
     kubectl(&cluster, &["wait", "pgr/demo", "--for=condition=PodsUpToDate", "--timeout=60s"])
         .await?;
@@ -43,21 +46,21 @@ pub async fn run(cluster: KindCluster) -> Result<Vec<ReportedFigure>, E2eFailure
             .iter()
             .flat_map(|s| &s.containers)
             .find_map(|c| Some(c.resources.as_ref()?.requests.as_ref()?["memory"].0.clone()));
-        ensure!(memory.as_deref() == Some("48Mi"), "pod {node} asks for {memory:?}");
+        ensure!(memory.as_deref() == Some("48Mi"), "pod {node} requests {memory:?}");
     }
-    ensure!(self::volumes(&cluster).await? == volumes, "a volume is another one");
+    ensure!(self::volumes(&cluster).await? == volumes, "a volume was replaced");
     ensure!(cluster.same_rows(&NODES).await? == rows, "the members changed");
     cluster.same_everywhere(&NODES).await?;
     data::same_on(&cluster, 1, &NODES).await?;
     data::write(&cluster, 1, 100).await?;
     data::same_on(&cluster, 1, &NODES).await?;
-    better_spec(&cluster).await?;
+    missing_image(&cluster).await?;
     let what = "a rolling restart of three members, from the change of the spec until the third new pod is ready".into();
     Ok(vec![ReportedFigure { what, value: format!("{:.0} s", took.as_secs_f64()) }])
 }
 
-/// Watches until every pod is another one and ready. Returns in which order they went; fails when
-/// two were down at once.
+/// Waits until every pod was replaced and is ready. Returns the order in which they went down, or
+/// fails if two were down at once.
 async fn watch(
     cluster: &KindCluster,
     before: &BTreeMap<i32, String>,
@@ -65,7 +68,7 @@ async fn watch(
     let mut order: Vec<i32> = Vec::new();
     let (order_seen, what) = (
         std::sync::Mutex::new(&mut order),
-        format!("{}: all pods are made again", cluster.namespace),
+        format!("all pods of {} were replaced", cluster.namespace),
     );
     let both = until(&what, 3 * TIMEOUT, || async {
         let pods = cluster.pods().await?;
@@ -81,31 +84,31 @@ async fn watch(
             }
         }
         if down.len() > 1 {
-            return Ok(Look::Yes(Some(down)));
+            return Ok(Polled::Ready(Some(down)));
         }
         let done = down.is_empty() && NODES.iter().all(replaced);
         Ok(if done {
-            Look::Yes(None)
+            Polled::Ready(None)
         } else {
-            Look::NotYet(format!("down: {down:?}, so far: {order:?}"))
+            Polled::Pending(format!("down: {down:?}, so far: {order:?}"))
         })
     })
     .await?;
     match both {
-        Some(down) => Err(E2eFailure::Wrong(format!("{down:?} were down at once"))),
+        Some(down) => Err(E2eFailure::Wrong(format!("{down:?} were down at the same time"))),
         None => Ok(order),
     }
 }
 
-/// An image that is nowhere stops the restart at its first pod; the next spec mends that pod too.
-async fn better_spec(cluster: &KindCluster) -> Result<(), E2eFailure> {
+/// A missing image stops the restart at the first pod. The next spec repairs that pod too.
+async fn missing_image(cluster: &KindCluster) -> Result<(), E2eFailure> {
     let before = identities(cluster).await?;
     patch(
         cluster,
         &json!({"spec": {"image": "pgraft/postgres:no-such-version", "imagePullPolicy": "Never"}}),
     )
     .await?;
-    until("a pod that can't start", TIMEOUT, || async {
+    until("a pod cannot start", TIMEOUT, || async {
         let waiting = |pod: &Pod| {
             let containers = pod.status.iter().flat_map(|s| s.container_statuses.iter().flatten());
             containers
@@ -120,7 +123,7 @@ async fn better_spec(cluster: &KindCluster) -> Result<(), E2eFailure> {
             .collect();
         let found =
             stuck.iter().any(|(_, reasons)| reasons.iter().any(|r| r == "ErrImageNeverPull"));
-        Ok(if found { Look::Yes(()) } else { Look::NotYet(format!("{stuck:?}")) })
+        Ok(if found { Polled::Ready(()) } else { Polled::Pending(format!("{stuck:?}")) })
     })
     .await?;
     let untouched = identities(cluster)
@@ -128,7 +131,7 @@ async fn better_spec(cluster: &KindCluster) -> Result<(), E2eFailure> {
         .into_iter()
         .filter(|(node, uid)| before.get(node) == Some(uid))
         .count();
-    ensure!(untouched == 2, "{untouched} of the other 2 pods were left alone");
+    ensure!(untouched == 2, "{untouched} instead of 2 pods were not changed");
     patch(cluster, &json!({"spec": {"image": null, "imagePullPolicy": "IfNotPresent"}})).await?;
     kubectl(cluster, &["wait", "pgr/demo", "--for=condition=PodsUpToDate", "--timeout=180s"])
         .await?;

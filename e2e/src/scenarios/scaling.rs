@@ -1,6 +1,6 @@
-//! 1 → 3 → 5 → 3 → 1 → 3 (where volumes are retained, without the five): after each step the data
-//! is in every pod, the rows are the same everywhere, ids are never used again, and volumes went or
-//! stayed as the policy says.
+//! Scales 1 → 3 → 5 → 3 → 1 → 3, or without the five if volumes are retained. After each step, every
+//! pod has the data and the same members, no id is used twice, and the volumes are deleted or kept
+//! according to the policy.
 
 use serde_json::json;
 use std::collections::BTreeSet;
@@ -10,7 +10,7 @@ use crate::cluster::KindCluster;
 use crate::data;
 use crate::failure::E2eFailure;
 use crate::scenario::ReportedFigure;
-use crate::wait::{Look, until};
+use crate::wait::{Polled, until};
 
 /// `persistentVolumeClaimRetentionPolicy.whenScaled`.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -48,14 +48,14 @@ pub async fn run(cluster: KindCluster, policy: Policy) -> Result<Vec<ReportedFig
 
 async fn volumes_are(cluster: &KindCluster, expected: &BTreeSet<i32>) -> Result<(), E2eFailure> {
     until(
-        &format!("{}: the volumes are {expected:?}", cluster.namespace),
+        &format!("the volumes in {} are {expected:?}", cluster.namespace),
         Duration::from_mins(1),
         || async {
             let volumes = cluster.volumes().await?;
             Ok(if volumes == *expected {
-                Look::Yes(())
+                Polled::Ready(())
             } else {
-                Look::NotYet(format!("{volumes:?}"))
+                Polled::Pending(format!("{volumes:?}"))
             })
         },
     )

@@ -1,5 +1,4 @@
-//! The two figures that everybody asks for. Nothing is asserted about time: it is measured and
-//! printed.
+//! Measures how long `pgraft_add_node` and `kubectl scale` take. Asserts no times.
 
 use futures::future::try_join_all;
 use serde_json::json;
@@ -13,11 +12,11 @@ use crate::wait::until_true;
 
 const ADDS: i32 = 20;
 
-/// Returns the moment at which the row is first seen on that server, by its own clock, looking
-/// every half millisecond or so.
+/// Returns the time at which the row appears on a server, by its own clock. Checks about every half
+/// millisecond.
 const WATCH: &str = "create or replace function e2e_first_seen(wanted int) returns timestamptz language plpgsql as $$
 begin
-  for look in 1..20000 loop
+  for attempt in 1..20000 loop
     if exists (select from pgraft_get_nodes() where node_id = wanted) then return clock_timestamp(); end if;
     perform pg_sleep(0.0005);
   end loop;
@@ -35,8 +34,7 @@ pub async fn run(cluster: KindCluster) -> Result<Vec<ReportedFigure>, E2eFailure
     }
     let to_rows = ReportedFigure {
         what: format!(
-            "from the call of pgraft_add_node to the row in pgraft_get_nodes() on all three members ({ADDS} calls; from the leader's clock before \
-             the call to each member's own when a loop in it first sees the row; one host, so one clock)"
+            "from the call of pgraft_add_node until pgraft_get_nodes() has the row on all three members ({ADDS} calls; all members share one clock)"
         ),
         value: format!(
             "median {:.1} ms, worst {:.1} ms",
@@ -45,15 +43,14 @@ pub async fn run(cluster: KindCluster) -> Result<Vec<ReportedFigure>, E2eFailure
         ),
     };
     let to_voter = ReportedFigure {
-        what: "from `kubectl scale` to a streaming voter, 3 to 4 and 4 to 5 (pod, clone and membership; from the start of the command until the \
-               leader shows the new node as a voter and the primary as streaming)"
+        what: "from the start of `kubectl scale` until the new node is a voter and streams, 3 to 4 and 4 to 5"
             .into(),
         value: scales.join(", "),
     };
     Ok(vec![to_voter, to_rows])
 }
 
-/// Adds and removes servers that are none, and measures each add on every member.
+/// Adds and removes addresses without a server, and measures each add on every member.
 async fn adds(cluster: &KindCluster) -> Result<Vec<Duration>, E2eFailure> {
     cluster.superuser(1).await?.run(WATCH).await?;
     let leader = cluster.leader(1).await?;
@@ -75,7 +72,7 @@ async fn adds(cluster: &KindCluster) -> Result<Vec<Duration>, E2eFailure> {
             m.value::<SystemTime>("select e2e_first_seen($1)", &[&newcomer]).await
         }));
         let call = async {
-            // After the watchers, which are a round trip ahead.
+            // The other members must have started checking before.
             caller.value::<bool>("select pg_sleep(0.05) is not null", &[]).await?;
             let rows = caller
                 .rows(
@@ -91,7 +88,7 @@ async fn adds(cluster: &KindCluster) -> Result<Vec<Duration>, E2eFailure> {
             seen.into_iter().max().map(|last| last.duration_since(called).unwrap_or_default()),
         );
         caller.run(&format!("select pgraft_remove_node({newcomer})")).await?;
-        until_true(&format!("node {newcomer} is out again"), TIMEOUT, || async {
+        until_true(&format!("node {newcomer} is removed"), TIMEOUT, || async {
             caller
                 .value::<bool>(
                     "select not exists (select from pgraft_get_nodes() where node_id = $1)",
@@ -101,18 +98,18 @@ async fn adds(cluster: &KindCluster) -> Result<Vec<Duration>, E2eFailure> {
         })
         .await?;
     }
-    ensure!(!times.is_empty(), "nothing was measured");
+    ensure!(!times.is_empty(), "there are no measurements");
     Ok(times)
 }
 
-/// From the start of `kubectl scale` until the newcomer votes and streams.
+/// The time from the start of `kubectl scale` until the new node votes and streams.
 async fn scale(cluster: &KindCluster, replicas: i32) -> Result<Duration, E2eFailure> {
     let leader = cluster.superuser(cluster.leader(1).await?).await?;
     let primary = cluster.superuser(1).await?;
     let begun = Instant::now();
     cluster.scale(replicas).await?;
     let wanted = i64::from(replicas);
-    until_true("the newcomer votes", TIMEOUT, || async {
+    until_true("the new node is a voter", TIMEOUT, || async {
         leader
             .value::<bool>(
                 "select count(*) = $1::bigint from pgraft_members where role = 'voter'",
@@ -121,7 +118,7 @@ async fn scale(cluster: &KindCluster, replicas: i32) -> Result<Duration, E2eFail
             .await
     })
     .await?;
-    until_true("the newcomer streams", TIMEOUT, || async {
+    until_true("the new node streams", TIMEOUT, || async {
         primary
             .value::<bool>(
                 "select count(*) = $1::bigint - 1 from pg_stat_replication where state = 'streaming' and application_name like 'pgraft%'",

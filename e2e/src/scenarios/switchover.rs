@@ -1,6 +1,6 @@
-//! Somebody asks for another primary, scales the primary's member away, and asks for other pods,
-//! all under a client that writes: each time the primary is another one first, nothing that was
-//! acknowledged is gone, and status and Events tell what happened.
+//! Planned changes of the primary while a client writes: by `spec.switchover`, by a scale that removes
+//! the primary, and by a rolling restart. Each time another node becomes the primary first, no
+//! acknowledged row is lost, and status and Events report the change.
 
 use k8s_openapi::api::core::v1::Event;
 use kube::Api;
@@ -15,19 +15,19 @@ use crate::data;
 use crate::ensure;
 use crate::failure::E2eFailure;
 use crate::scenario::ReportedFigure;
-use crate::wait::{Look, until};
-use crate::writer::{Acknowledged, Connections, LoadWriter};
+use crate::wait::{Polled, until};
+use crate::writer::{Connections, LoadWriter, WrittenRows};
 
-/// Generous: what is usual is printed.
+/// Far more than a switchover takes.
 const LONGEST_GAP: Duration = Duration::from_secs(30);
 
-/// What administrators do to the database `postgres` and to roles.
+/// Changes to the database `postgres` and to roles that an administrator might make.
 const ADVERSE: &str = "REVOKE CONNECT ON DATABASE postgres FROM PUBLIC; REVOKE ALL ON SCHEMA public FROM PUBLIC; DROP SCHEMA public CASCADE; \
     ALTER ROLE pgraft_operator SET statement_timeout = 1; ALTER ROLE pgraft_operator SET default_transaction_read_only = on; \
     ALTER ROLE postgres SET statement_timeout = 1";
 
 pub async fn run(cluster: KindCluster) -> Result<Vec<ReportedFigure>, E2eFailure> {
-    // With settings and grants that pgraft's own sessions must not depend on.
+    // pgraft's own sessions must not depend on these settings and grants.
     let parameters = json!({"default_transaction_isolation": "serializable"});
     cluster
         .create(
@@ -37,33 +37,33 @@ pub async fn run(cluster: KindCluster) -> Result<Vec<ReportedFigure>, E2eFailure
         .await?;
     cluster.superuser(1).await?.run(ADVERSE).await?;
     data::write(&cluster, 1, 10).await?;
-    let mut figures = asked_for(&cluster).await?;
+    let mut figures = requested(&cluster).await?;
     figures.push(refused(&cluster).await?);
     let first = changed(&cluster, 1).await?.epoch;
     figures.push(scaled_away(&cluster).await?);
     let second = changed(&cluster, first).await?.epoch;
     figures.push(restarted(&cluster).await?);
     let third = changed(&cluster, second).await?.epoch;
-    told_once(&cluster, &[first, second, third]).await?;
+    reported_once(&cluster, &[first, second, third]).await?;
     Ok(figures)
 }
 
-/// `kubectl patch`, as the documentation has it.
-async fn asked_for(cluster: &KindCluster) -> Result<Vec<ReportedFigure>, E2eFailure> {
-    let writer = begin(cluster, "asked-for").await?;
+/// `kubectl patch`, as in the documentation.
+async fn requested(cluster: &KindCluster) -> Result<Vec<ReportedFigure>, E2eFailure> {
+    let writer = begin(cluster, "requested").await?;
     let begun = Instant::now();
-    ask(cluster, &json!({"target": "demo-3"})).await?;
+    request(cluster, &json!({"target": "demo-3"})).await?;
     kubectl(cluster, &["wait", "pgr/demo", "--for=condition=SwitchoverDone", "--timeout=120s"])
         .await?;
     let took = begun.elapsed();
     let last = changed(cluster, 1).await?;
     ensure!(
         last.reason == FailoverReason::Switchover && last.from == "demo-1" && last.to == "demo-3",
-        "the status tells of {last:?}"
+        "the status has {last:?}"
     );
     writer.more(10).await?;
-    let told = writer.stop().await?;
-    told.are_on(cluster, 3).await?;
+    let written = writer.stop().await?;
+    written.are_on(cluster, 3).await?;
     cluster.settled(3).await?;
     println!("{}: {last:?}", cluster.namespace);
     Ok(vec![
@@ -72,37 +72,41 @@ async fn asked_for(cluster: &KindCluster) -> Result<Vec<ReportedFigure>, E2eFail
             value: seconds(took),
         },
         ReportedFigure {
-            what: "the same, as the members measure it (status.lastFailover)".into(),
+            what: "this switchover, as measured by the members (status.lastFailover)".into(),
             value: format!("{} ms", last.duration_ms),
         },
-        gap("the same", &told)?,
+        gap("this switchover", &written)?,
     ])
 }
 
-/// A request that nobody can carry out changes nothing, and nothing waits for it.
+/// An impossible request is refused, and changes nothing.
 async fn refused(cluster: &KindCluster) -> Result<ReportedFigure, E2eFailure> {
-    ask(cluster, &json!({"target": "demo-9"})).await?;
-    until("the refusal is shown", TIMEOUT, || async {
+    request(cluster, &json!({"target": "demo-9"})).await?;
+    until("the condition SwitchoverDone is False", TIMEOUT, || async {
         let conditions =
             cluster.resources().get(NAME).await?.status.map(|s| s.conditions).unwrap_or_default();
-        let said = conditions
+        let message = conditions
             .into_iter()
             .find(|c| c.type_ == "SwitchoverDone" && c.status == "False")
             .map(|c| c.message)
             .unwrap_or_default();
-        Ok(if said.contains("node 9 is not a member") { Look::Yes(()) } else { Look::NotYet(said) })
+        Ok(if message.contains("node 9 is not a member") {
+            Polled::Ready(())
+        } else {
+            Polled::Pending(message)
+        })
     })
     .await?;
     cluster.settled(3).await?;
-    ensure!(primary(cluster).await? == "demo-3", "the primary is another one");
-    ask(cluster, &Value::Null).await?;
+    ensure!(primary(cluster).await? == "demo-3", "the primary has changed");
+    request(cluster, &Value::Null).await?;
     Ok(ReportedFigure {
-        what: "switchovers that were refused, with everything as it was".into(),
+        what: "refused switchovers that changed nothing".into(),
         value: "1".into(),
     })
 }
 
-/// The highest id goes, and is the primary.
+/// The scale removes the highest id, which is the primary.
 async fn scaled_away(cluster: &KindCluster) -> Result<ReportedFigure, E2eFailure> {
     let writer = begin(cluster, "scaled-away").await?;
     let epoch = changed(cluster, 1).await?.epoch;
@@ -113,70 +117,75 @@ async fn scaled_away(cluster: &KindCluster) -> Result<ReportedFigure, E2eFailure
     cluster.scale(3).await?;
     cluster.settled(3).await?;
     writer.more(10).await?;
-    let told = writer.stop().await?;
-    told.are_on(cluster, node(&primary(cluster).await?)?).await?;
+    let written = writer.stop().await?;
+    written.are_on(cluster, node(&primary(cluster).await?)?).await?;
     cluster.same_everywhere(&[1, 2, 4]).await?;
-    gap("kubectl scale 3 to 2 through the primary, and back to 3", &told)
+    gap("kubectl scale 3 to 2 through the primary, and back to 3", &written)
 }
 
-/// Every pod is made again, the primary's after it has handed over.
+/// Every pod is replaced, the primary's after a switchover.
 async fn restarted(cluster: &KindCluster) -> Result<ReportedFigure, E2eFailure> {
     let former = primary(cluster).await?;
     let epoch = changed(cluster, 1).await?.epoch;
     let writer = begin(cluster, "restarted").await?;
     kubectl(cluster, &["annotate", "pgr/demo", "pgraft.io/restarted-at=now"]).await?;
-    until("every pod is made again", 2 * TIMEOUT, || async {
+    until("every pod was replaced", 2 * TIMEOUT, || async {
         let status = cluster.resources().get(NAME).await?.status.unwrap_or_default();
         let current =
             status.conditions.iter().any(|c| c.type_ == "PodsUpToDate" && c.status == "True");
         Ok(if current && status.last_failover.is_some_and(|l| l.epoch > epoch) {
-            Look::Yes(())
+            Polled::Ready(())
         } else {
-            Look::NotYet(status.phase)
+            Polled::Pending(status.phase)
         })
     })
     .await?;
     cluster.settled(3).await?;
     println!("{}: {former} before, {:?}", cluster.namespace, changed(cluster, epoch).await?);
     writer.more(10).await?;
-    let told = writer.stop().await?;
-    told.are_on(cluster, node(&primary(cluster).await?)?).await?;
-    gap("a rolling restart of three members", &told)
+    let written = writer.stop().await?;
+    written.are_on(cluster, node(&primary(cluster).await?)?).await?;
+    gap("a rolling restart of three members", &written)
 }
 
-/// One Event for each of these changes.
-async fn told_once(cluster: &KindCluster, epochs: &[i64]) -> Result<(), E2eFailure> {
+/// Waits until there is exactly one Event for each of these epochs.
+async fn reported_once(cluster: &KindCluster, epochs: &[i64]) -> Result<(), E2eFailure> {
     let events = Api::<Event>::namespaced(cluster.resources().into_client(), &cluster.namespace);
-    until("every change of the primary is an Event, once", TIMEOUT, || async {
+    until("every change of the primary has one Event", TIMEOUT, || async {
         let events = events.list(&ListParams::default()).await?.items;
-        let told = events
+        let reported = events
             .iter()
             .filter(|e| matches!(e.reason.as_deref(), Some("SwitchedOver" | "FailedOver")));
-        let told: Vec<&str> = told.filter_map(|e| e.message.as_deref()).collect();
+        let messages: Vec<&str> = reported.filter_map(|e| e.message.as_deref()).collect();
         let times = |epoch: &i64| {
-            told.iter().filter(|words| words.contains(&format!("in epoch {epoch}:"))).count()
+            messages
+                .iter()
+                .filter(|message| message.contains(&format!("in epoch {epoch}:")))
+                .count()
         };
-        ensure!(epochs.iter().all(|epoch| times(epoch) <= 1), "the same is told twice: {told:?}");
+        ensure!(
+            epochs.iter().all(|epoch| times(epoch) <= 1),
+            "a change has two Events: {messages:?}"
+        );
         Ok(if epochs.iter().all(|epoch| times(epoch) == 1) {
-            Look::Yes(())
+            Polled::Ready(())
         } else {
-            Look::NotYet(format!("{told:?}"))
+            Polled::Pending(format!("{messages:?}"))
         })
     })
     .await
 }
 
-/// The change of the primary that the status tells of, as soon as it is a later one than this
-/// epoch's.
+/// Waits until the status reports a change of the primary after this epoch.
 async fn changed(cluster: &KindCluster, epoch: i64) -> Result<LastFailoverStatus, E2eFailure> {
     until(
-        &format!("{}: status.lastFailover is later than epoch {epoch}", cluster.namespace),
+        &format!("status.lastFailover in {} is after epoch {epoch}", cluster.namespace),
         TIMEOUT,
         || async {
             let last = cluster.resources().get(NAME).await?.status.and_then(|s| s.last_failover);
             Ok(match last {
-                Some(last) if last.epoch > epoch => Look::Yes(last),
-                other => Look::NotYet(format!("{other:?}")),
+                Some(last) if last.epoch > epoch => Polled::Ready(last),
+                other => Polled::Pending(format!("{other:?}")),
             })
         },
     )
@@ -192,8 +201,8 @@ fn node(pod: &str) -> Result<i32, E2eFailure> {
     known.ok_or_else(|| E2eFailure::Wrong(format!("{pod} is the primary")))
 }
 
-async fn ask(cluster: &KindCluster, request: &Value) -> Result<(), E2eFailure> {
-    let patch = json!({ "spec": { "switchover": request } }).to_string();
+async fn request(cluster: &KindCluster, switchover: &Value) -> Result<(), E2eFailure> {
+    let patch = json!({ "spec": { "switchover": switchover } }).to_string();
     kubectl(cluster, &["patch", "pgr", NAME, "--type", "merge", "--patch", &patch]).await
 }
 
@@ -201,16 +210,16 @@ async fn kubectl(cluster: &KindCluster, arguments: &[&str]) -> Result<(), E2eFai
     command("kubectl", &[&["--namespace", &cluster.namespace], arguments].concat()).await.map(drop)
 }
 
-/// A client that writes, on any host.
+/// Starts a client that writes, on any host.
 async fn begin(cluster: &KindCluster, story: &'static str) -> Result<LoadWriter, E2eFailure> {
     LoadWriter::begin(cluster, story, Connections::OneEach, &["no-such-host".to_owned()]).await
 }
 
-fn gap(what: &str, told: &Acknowledged) -> Result<ReportedFigure, E2eFailure> {
-    let longest = told.gap(0, i64::MAX);
-    ensure!(longest < LONGEST_GAP, "{what}: nothing was acknowledged for {longest:?}");
+fn gap(what: &str, written: &WrittenRows) -> Result<ReportedFigure, E2eFailure> {
+    let longest = written.gap(0, i64::MAX);
+    ensure!(longest < LONGEST_GAP, "{what}: no insert was acknowledged for {longest:?}");
     let what = format!(
-        "{what}: the longest time between two acknowledged inserts through -rw, one connection each"
+        "{what}: the longest time between two acknowledged inserts through -rw, each with a new connection"
     );
     Ok(ReportedFigure { what, value: seconds(longest) })
 }

@@ -1,5 +1,5 @@
-//! TLS as users meet it: their own CA, `verify-full` through the Service, nothing in the clear, and
-//! a renewal that nobody notices.
+//! TLS for users: their own CA, `verify-full` through the Service, no unencrypted connections, and a
+//! renewal without interruption.
 
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{DeleteParams, PostParams};
@@ -15,31 +15,31 @@ use crate::ensure;
 use crate::failure::E2eFailure;
 use crate::scenario::ReportedFigure;
 use crate::served::{self, POSTGRES, RAFT};
-use crate::wait::{Look, until};
+use crate::wait::{Polled, until};
 
 const NODES: [i32; 3] = [1, 2, 3];
 
-/// The name of the users' own CA.
+/// The name of the user's CA.
 pub(super) const OWN_CA: &str = "a CA of our own";
 
-/// Whoever comes over TCP on another role than the application's.
-const OURS: &str = "select count(*) filter (where not s.ssl) || ' in the clear, ' || string_agg(distinct a.usename || ' ' || s.client_dn, ', ' order by a.usename || ' ' || s.client_dn) \
+/// The connections of replication and of the operator, and how many of them are not encrypted.
+const INTERNAL_CONNECTIONS: &str = "select count(*) filter (where not s.ssl) || ' unencrypted, ' || string_agg(distinct a.usename || ' ' || s.client_dn, ', ' order by a.usename || ' ' || s.client_dn) \
      from pg_stat_ssl s join pg_stat_activity a using (pid) where a.usename in ('pgraft_replication', 'pgraft_operator')";
 
 pub async fn run(cluster: KindCluster) -> Result<Vec<ReportedFigure>, E2eFailure> {
     own_ca(&cluster).await?;
     cluster.create(3, &json!({"tls": {"caSecret": "our-ca"}})).await?;
     applications(&cluster).await?;
-    let expected = "0 in the clear, pgraft_operator /CN=pgraft_operator, pgraft_replication /CN=node-2.pgraft, pgraft_replication /CN=node-3.pgraft";
-    until("the operator and both standbys over TLS", TIMEOUT, || async {
-        let seen: String = cluster.superuser(1).await?.value(OURS, &[]).await?;
-        Ok(if seen == expected { Look::Yes(()) } else { Look::NotYet(seen) })
+    let expected = "0 unencrypted, pgraft_operator /CN=pgraft_operator, pgraft_replication /CN=node-2.pgraft, pgraft_replication /CN=node-3.pgraft";
+    until("the operator and both standbys use TLS", TIMEOUT, || async {
+        let seen: String = cluster.superuser(1).await?.value(INTERNAL_CONNECTIONS, &[]).await?;
+        Ok(if seen == expected { Polled::Ready(()) } else { Polled::Pending(seen) })
     })
     .await?;
     renewal(&cluster).await
 }
 
-/// A Secret `our-ca` as cert-manager makes it for a Certificate with `isCA: true`. Returns the
+/// Creates a Secret `our-ca` like cert-manager does for a Certificate with `isCA: true`. Returns the
 /// certificate.
 pub(super) async fn own_ca(cluster: &KindCluster) -> Result<String, E2eFailure> {
     let wrong = |e: rcgen::Error| E2eFailure::Wrong(e.to_string());
@@ -58,8 +58,7 @@ pub(super) async fn own_ca(cluster: &KindCluster) -> Result<String, E2eFailure> 
     Ok(ca)
 }
 
-/// `sslmode=verify-full` with what stands in `-app`, through `-rw`, from another pod; and a client
-/// that wants no TLS.
+/// Connects from another pod with every URI of the Secret `-app`, and without TLS.
 pub(super) async fn applications(cluster: &KindCluster) -> Result<(), E2eFailure> {
     let data = cluster.secrets().get("demo-app").await?.data.unwrap_or_default();
     let field = |key: &str| {
@@ -70,7 +69,7 @@ pub(super) async fn applications(cluster: &KindCluster) -> Result<(), E2eFailure
     let (uri, ca) = (field("uri"), field("ca.crt"));
     ensure!(
         uri.ends_with("?sslmode=require"),
-        "the URI says nothing of TLS: {}",
+        "the URI does not require TLS: {}",
         uri.rsplit('@').next().unwrap_or_default()
     );
     let in_pod = |script: String, input: String| async move {
@@ -106,23 +105,23 @@ pub(super) async fn applications(cluster: &KindCluster) -> Result<(), E2eFailure
         let uri = field(key).replace("/etc/demo-app/ca.crt", "/tmp/app-ca.crt");
         ensure!(
             uri.contains("/tmp/app-ca.crt") == key.starts_with("verify-full"),
-            "{key} and the CA"
+            "{key} must name the CA if it has verify-full"
         );
         let seen = in_pod(psql(uri), String::new()).await?;
-        ensure!(seen.trim() == "TLSv1.3", "by {key} the application talks {seen:?}");
+        ensure!(seen.trim() == "TLSv1.3", "with {key} the application uses {seen:?}");
     }
     let plain =
         in_pod(psql(uri.replace("sslmode=require", "sslmode=disable")), String::new()).await;
-    let said = plain.map_or_else(|failure| failure.to_string(), |text| format!("let in: {text}"));
+    let said = plain.map_or_else(|failure| failure.to_string(), |text| format!("accepted: {text}"));
     ensure!(said.contains("no encryption"), "a client without TLS: {said}");
     Ok(())
 }
 
-/// Deletes the members' certificates, which is how a renewal is asked for, and waits until others
-/// are served on both ports.
+/// Deletes the members' certificates, which requests a renewal, and waits until both ports present
+/// new ones.
 async fn renewal(cluster: &KindCluster) -> Result<Vec<ReportedFigure>, E2eFailure> {
     let begun = std::time::Instant::now();
-    let (pods, leader) = (lives(cluster).await?, cluster.leader(1).await?);
+    let (pods, leader) = (restarts(cluster).await?, cluster.leader(1).await?);
     let term: i64 = cluster.superuser(1).await?.value("select pgraft_get_term()", &[]).await?;
     let mut old = BTreeMap::new();
     for node in NODES {
@@ -136,40 +135,48 @@ async fn renewal(cluster: &KindCluster) -> Result<Vec<ReportedFigure>, E2eFailur
     for node in NODES {
         ensure!(
             old[&(node, POSTGRES)] == old[&(node, RAFT)],
-            "node {node} shows one certificate as a server and another as a Raft member"
+            "node {node} presents different certificates on its two ports"
         );
         cluster.secrets().delete(&format!("demo-{node}-tls"), &DeleteParams::default()).await?;
     }
     for (&(node, port), before) in &old {
         until(
-            &format!("{}: another certificate of node {node} on port {port}", cluster.namespace),
+            &format!(
+                "node {node} in {} presents a new certificate on port {port}",
+                cluster.namespace
+            ),
             TIMEOUT,
             || async {
                 let now = served::certificate(&cluster.pod_api(), &pod_name(node), port).await?;
-                Ok(if now == *before { Look::NotYet("the same".into()) } else { Look::Yes(()) })
+                Ok(if now == *before {
+                    Polled::Pending("the old one".into())
+                } else {
+                    Polled::Ready(())
+                })
             },
         )
         .await?;
     }
     let took = begun.elapsed();
     cluster.settled(3).await?;
-    ensure!(lives(cluster).await? == pods, "a pod was made or started again");
+    ensure!(restarts(cluster).await? == pods, "a pod or a container was restarted");
     let after: i64 = cluster.superuser(1).await?.value("select pgraft_get_term()", &[]).await?;
     ensure!(
         (cluster.leader(1).await?, after) == (leader, term),
-        "the leader changed: term {term}, then {after}"
+        "the leader changed: the term was {term} and is {after}"
     );
     Ok(vec![ReportedFigure {
-        what: "certificates of three members renewed, until all are served on 5432 and 7001".into(),
+        what: "renewal of three members' certificates, until all are presented on 5432 and 7001"
+            .into(),
         value: format!("{:.0} s", took.as_secs_f64()),
     }])
 }
 
-/// Each pod's identity, and how often its container was started.
-pub(super) async fn lives(
+/// The uid of each pod, and the restarts of its container.
+pub(super) async fn restarts(
     cluster: &KindCluster,
 ) -> Result<BTreeMap<i32, (Option<String>, i32)>, E2eFailure> {
-    let restarts = |pod: &Pod| {
+    let count = |pod: &Pod| {
         pod.status
             .iter()
             .flat_map(|s| s.container_statuses.iter().flatten())
@@ -180,6 +187,6 @@ pub(super) async fn lives(
         .pods()
         .await?
         .into_iter()
-        .map(|(node, pod)| (node, (pod.metadata.uid.clone(), restarts(&pod))))
+        .map(|(node, pod)| (node, (pod.metadata.uid.clone(), count(&pod))))
         .collect())
 }

@@ -1,5 +1,5 @@
-//! Two operators, of which one works. It is killed in the middle of a scale, and the other one
-//! finishes; told to stop, it hands over at once.
+//! Two operators, of which one is active. It is killed during a scale, and the other one completes the
+//! scale. An operator that is stopped hands over at once.
 
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Pod;
@@ -13,24 +13,28 @@ use crate::cluster::{KindCluster, TIMEOUT};
 use crate::command::run as command;
 use crate::failure::E2eFailure;
 use crate::scenario::ReportedFigure;
-use crate::wait::{Look, until};
+use crate::wait::{Polled, until};
 
 const SYSTEM: &str = "pgraft-system";
 const DEPLOYMENT: &str = "deployment/pgraft-operator";
 
 pub async fn run(cluster: KindCluster) -> Result<Vec<ReportedFigure>, E2eFailure> {
     operators(2).await?;
-    let result = story(&cluster).await;
+    let result = steps(&cluster).await;
     operators(1).await?;
     result
 }
 
-async fn story(cluster: &KindCluster) -> Result<Vec<ReportedFigure>, E2eFailure> {
+async fn steps(cluster: &KindCluster) -> Result<Vec<ReportedFigure>, E2eFailure> {
     cluster.create(3, &json!({})).await?;
     cluster.scale(5).await?;
-    until("the volume of node 4 is there", TIMEOUT, || async {
+    until("the volume of node 4 exists", TIMEOUT, || async {
         let volumes = cluster.volumes().await?;
-        Ok(if volumes.contains(&4) { Look::Yes(()) } else { Look::NotYet(format!("{volumes:?}")) })
+        Ok(if volumes.contains(&4) {
+            Polled::Ready(())
+        } else {
+            Polled::Pending(format!("{volumes:?}"))
+        })
     })
     .await?;
     let killed = hand_over(cluster, Some(0)).await?;
@@ -44,14 +48,17 @@ async fn story(cluster: &KindCluster) -> Result<Vec<ReportedFigure>, E2eFailure>
     cluster.same_everywhere(&[1, 2, 3]).await?;
     Ok(vec![
         ReportedFigure {
-            what: "from the death of the operator that works to the next one's Lease".into(),
+            what: "from the kill of the active operator until the other one holds the Lease".into(),
             value: killed,
         },
-        ReportedFigure { what: "the same when it is told to stop".into(), value: stopped },
+        ReportedFigure {
+            what: "from the stop of the active operator until the other one holds the Lease".into(),
+            value: stopped,
+        },
     ])
 }
 
-/// Deletes the operator that holds the Lease and waits for another holder.
+/// Deletes the operator that holds the Lease, and waits for another holder.
 async fn hand_over(cluster: &KindCluster, grace: Option<u32>) -> Result<String, E2eFailure> {
     let client = cluster.resources().into_client();
     let leases = Api::<Lease>::namespaced(client.clone(), SYSTEM);
@@ -65,9 +72,9 @@ async fn hand_over(cluster: &KindCluster, grace: Option<u32>) -> Result<String, 
                 .unwrap_or_default(),
         )
     };
-    let before = until("somebody holds the Lease", TIMEOUT, || async {
+    let before = until("an operator holds the Lease", TIMEOUT, || async {
         let holder = holder().await?;
-        Ok(if holder.is_empty() { Look::NotYet("nobody".into()) } else { Look::Yes(holder) })
+        Ok(if holder.is_empty() { Polled::Pending("none".into()) } else { Polled::Ready(holder) })
     })
     .await?;
     let pod = before.split('_').next().unwrap_or_default();
@@ -75,9 +82,9 @@ async fn hand_over(cluster: &KindCluster, grace: Option<u32>) -> Result<String, 
         .delete(pod, &DeleteParams { grace_period_seconds: grace, ..DeleteParams::default() })
         .await?;
     let begun = Instant::now();
-    until("somebody else holds the Lease", TIMEOUT, || async {
+    until("the other operator holds the Lease", TIMEOUT, || async {
         let now = holder().await?;
-        Ok(if now.is_empty() || now == before { Look::NotYet(now) } else { Look::Yes(()) })
+        Ok(if now.is_empty() || now == before { Polled::Pending(now) } else { Polled::Ready(()) })
     })
     .await?;
     Ok(format!("{:.1} s", begun.elapsed().as_secs_f64()))

@@ -1,5 +1,6 @@
-# Stops the API server of this host and tells what then happens in a cluster: FOLLOWER's container is ended, PRIMARY's server is killed. Nobody can be
-# asked meanwhile, so all of it is here. ADDRESSES has the members' addresses, the first one node 1's. However this ends, the API server comes back.
+# Stops the API server of this host, then ends the container of FOLLOWER and kills the server of PRIMARY, and prints the times. The scenario cannot
+# reach the pods meanwhile, so every step is here. ADDRESSES has the members' addresses, beginning with node 1. The API server is restored however
+# this ends.
 manifest=/etc/kubernetes/manifests/kube-apiserver.yaml
 away=/etc/kubernetes/kube-apiserver.away
 host() { nsenter --target 1 --mount -- "$@"; }
@@ -15,7 +16,7 @@ soon() { # SECONDS COMMAND...
   local end=$((SECONDS + $1))
   shift
   until "$@"; do
-    ((SECONDS < end)) || { echo "never: $*"; exit 1; }
+    ((SECONDS < end)) || { echo "timed out: $*"; exit 1; }
     sleep 0.2
   done
 }
@@ -40,12 +41,12 @@ soon 120 streams
 say rejoined
 want=$(($(rows) + 20))
 soon 60 more
-[ "$(epoch "$PRIMARY")" = "$epoch" ] || { echo "a follower was away, and the primary has changed"; exit 1; }
+[ "$(epoch "$PRIMARY")" = "$epoch" ] || { echo "the primary changed while only a follower was down"; exit 1; }
 
 say killed
 sql "$PRIMARY" "copy (select 1) to program 'kill -9 \$(head -1 /var/lib/pgraft/pgdata/postmaster.pid)'"
 soon 120 is_primary
 want=$(($(rows) + 20))
 soon 120 more
-silent || { echo "the API server was there all the while"; exit 1; }
+silent || { echo "the API server was running"; exit 1; }
 say done
