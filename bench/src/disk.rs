@@ -1,5 +1,4 @@
-//! What the disk itself takes to make a small write durable: the floor under every commit of a log
-//! on it.
+//! How long the disk takes to make a small write durable: the lower bound for every commit of a log.
 
 use std::fs;
 use std::os::unix::fs::FileExt;
@@ -9,17 +8,17 @@ use std::time::{Duration, Instant};
 use crate::failure::BenchFailure;
 use crate::stats::BenchSample;
 
-/// Of one write; a log entry with its frame is a few hundred bytes.
+/// The size of a write. A log entry with its frame has a few hundred bytes.
 const BLOCK: usize = 512;
-/// The file: writes go round in it.
+/// The size of the file, in which the writes wrap around.
 const SIZE: usize = 1 << 20;
 
 #[derive(clap::Args)]
 pub struct DiskOptions {
-    /// Where the file is made, and removed again.
+    /// The directory of the temporary file.
     #[arg(long, default_value = "/tmp")]
     dir: PathBuf,
-    /// Writes.
+    /// The number of writes.
     #[arg(long, default_value_t = 1000)]
     rounds: usize,
 }
@@ -39,16 +38,16 @@ pub fn run(options: &DiskOptions) -> Result<(), BenchFailure> {
     Ok(())
 }
 
-/// What is written to.
+/// The kind of file.
 #[derive(Clone, Copy)]
 pub enum BenchFile {
-    /// Blocks that are there already: the sync carries data only.
+    /// The blocks exist: the sync writes data only.
     Preallocated,
-    /// Each write makes it longer: the sync carries the file system's own journal as well.
+    /// Each write extends the file: the sync also writes the journal of the file system.
     Growing,
 }
 
-/// Times of `rounds` writes, each with its fdatasync, into a file in `dir`.
+/// The durations of `rounds` writes with fdatasync, into a file in `dir`.
 pub fn fdatasync(
     dir: &Path,
     rounds: usize,
@@ -65,8 +64,7 @@ pub fn fdatasync(
 fn write_and_sync(path: &Path, rounds: usize, kind: BenchFile) -> std::io::Result<Vec<Duration>> {
     let file = fs::File::create(path)?;
     if matches!(kind, BenchFile::Preallocated) {
-        // Written, not only allocated: otherwise the first write to each block changes metadata as
-        // well.
+        // Written, not only allocated, so that the first write to a block changes no metadata.
         file.write_all_at(&vec![0; SIZE], 0)?;
     }
     file.sync_all()?;

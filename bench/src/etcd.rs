@@ -1,5 +1,5 @@
-//! Three etcd members on loopback, with fsync on the same disk, and calls over kept-open
-//! connections to their JSON gateway.
+//! Three etcd members on loopback, with fsync on the same disk, and calls over open connections to
+//! their JSON gateway.
 
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -15,10 +15,10 @@ use crate::failure::BenchFailure;
 use crate::servers::until;
 use pgraft_testkit::free_port;
 
-/// The cluster; its processes end with it.
+/// The cluster. Its processes end when this is dropped.
 pub struct Etcd {
     members: Vec<Child>,
-    /// Client ports.
+    /// The client ports.
     pub ports: Vec<u16>,
 }
 
@@ -31,7 +31,7 @@ impl Drop for Etcd {
     }
 }
 
-/// The version of the `etcd` on PATH; None when there is none.
+/// The version of the `etcd` on PATH, if there is one.
 pub fn version() -> Option<String> {
     let output = Command::new("etcd").arg("--version").stderr(Stdio::null()).output().ok()?;
     String::from_utf8_lossy(&output.stdout)
@@ -65,8 +65,7 @@ impl Etcd {
                 "--log-level",
                 "error",
             ]);
-            // Else it takes no change in the first five seconds; and without the check it has less
-            // to do.
+            // With this check etcd refuses changes in the first five seconds, and does more work.
             command.arg("--strict-reconfig-check=false");
             command.args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer]);
             command
@@ -81,18 +80,18 @@ impl Etcd {
         Ok(etcd)
     }
 
-    /// The client port of the member that leads.
+    /// The client port of the leader.
     pub async fn leader(&self) -> Result<u16, BenchFailure> {
         for &port in &self.ports {
             if leader_of(port).await == Some(true) {
                 return Ok(port);
             }
         }
-        Err(BenchFailure::Etcd("no member leads".into()))
+        Err(BenchFailure::Etcd("there is no leader".into()))
     }
 }
 
-/// Whether that member leads; None when it knows of no leader or does not answer.
+/// Whether a member is the leader. `None` if it has no leader or does not answer.
 async fn leader_of(port: u16) -> Option<bool> {
     let status =
         EtcdGateway::connect(port).await.ok()?.call("maintenance/status", &json!({})).await.ok()?;

@@ -1,13 +1,14 @@
-//! How long nobody acknowledges a write: three real servers, each with its instance manager, fsync
-//! on, and a client that asks all of them all the while. What a fault did to the primary is healed
-//! before the next round.
+//! How long no write is acknowledged during a failover: real servers with instance managers, fsync on,
+//! and a client that writes to all of them. Each fault is undone before the next round.
 
 use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use pgraft_testkit::cluster::{cluster_of, epoch, lost, more_rows, primary, primary_after, whole};
+use pgraft_testkit::cluster::{
+    cluster_of, complete, epoch, lost, more_rows, primary, primary_after,
+};
 use pgraft_testkit::ledger::Ledger;
 use pgraft_testkit::network::TestNetwork;
 use pgraft_testkit::{Nodes, until};
@@ -18,44 +19,44 @@ use crate::stats::BenchSample;
 
 #[derive(clap::Args)]
 pub struct FailoverOptions {
-    /// Of each fault.
+    /// Rounds for each fault.
     #[arg(long, default_value_t = 20)]
     rounds: usize,
-    /// How many nodes.
+    /// The number of nodes.
     #[arg(long, default_value_t = 3)]
     nodes: usize,
-    /// Which faults; all of them where none is named.
+    /// Faults to measure. Default: all.
     #[arg(long, value_delimiter = ',')]
     faults: Vec<HostFault>,
-    /// Says of each round what it came to.
+    /// Prints the result of each round.
     #[arg(long)]
     rounds_too: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum HostFault {
-    /// kill -9 of the postmaster.
+    /// The postmaster is killed.
     Killed,
-    /// kill -9 of every process of the node, the instance manager among them.
+    /// Every process of the node is killed, including the instance manager.
     Lost,
-    /// SIGSTOP of every process of the node; it goes on when another one has taken over.
+    /// Every process of the node is stopped, until another node is the primary.
     Paused,
-    /// The other members don't reach it any more; its clients do.
+    /// The node is cut off from the other members, but not from its clients.
     CutOff,
-    /// SIGTERM to the instance manager, as when a pod is deleted.
+    /// The instance manager gets SIGTERM, as when a pod is deleted.
     Stopped,
     /// pgraft_switchover.
     Switchover,
 }
 
 impl HostFault {
-    const fn words(self) -> &'static str {
+    const fn label(self) -> &'static str {
         match self {
             Self::Killed => "postmaster killed",
             Self::Lost => "every process of the primary killed",
             Self::Paused => "primary paused",
             Self::CutOff => "primary cut off from the members",
-            Self::Stopped => "instance manager told to stop",
+            Self::Stopped => "instance manager stopped",
             Self::Switchover => "switchover",
         }
     }
@@ -73,28 +74,28 @@ pub async fn run(options: &FailoverOptions) -> Result<(), BenchFailure> {
     }
     let mut nodes = cluster_of(nodes).await;
     println!(
-        "{} nodes, fsync on, lease 2 s; between the last acknowledged write before and the first after:",
+        "{} nodes, fsync on, lease timeout 2 s; from the last acknowledged write before the fault to the first one after it:",
         options.nodes
     );
     let all = HostFault::value_variants();
     for fault in if options.faults.is_empty() { all } else { &options.faults } {
         if *fault == HostFault::CutOff && network.is_none() {
-            continue; // said by whoever could not make it
+            continue; // TestNetwork has printed why
         }
         let ledger = Ledger::start(nodes.servers());
         let mut gaps = Vec::new();
         for round in 0..options.rounds {
             let gap = once(*fault, &mut nodes, network.as_ref(), &ledger).await;
             if options.rounds_too {
-                println!("  {} {}: {gap:?}", fault.words(), round + 1);
+                println!("  {} {}: {gap:?}", fault.label(), round + 1);
             }
             gaps.push(gap);
         }
-        let acked = ledger.stop().await;
+        let acked = ledger.stop().await.acked;
         let lost = lost(&nodes, &acked).await;
-        println!("{}", BenchSample::new(gaps).row(fault.words()));
-        println!("    {} writes acknowledged, {} of them lost", acked.len(), lost.len());
-        // The next client counts from the beginning.
+        println!("{}", BenchSample::new(gaps).row(fault.label()));
+        println!("    {} acknowledged writes, {} of them lost", acked.len(), lost.len());
+        // The next client begins with row 1 again.
         until("an empty table", async || {
             let client =
                 nodes.nodes[primary(&nodes).await].connect("app", "owner-1", "app").await.ok()?;
@@ -105,16 +106,17 @@ pub async fn run(options: &FailoverOptions) -> Result<(), BenchFailure> {
     Ok(())
 }
 
-/// One fault, from a whole cluster to a whole cluster.
+/// Causes a fault in a complete cluster, and waits until it is complete again.
 async fn once(
     fault: HostFault,
     nodes: &mut Nodes,
     network: Option<&TestNetwork>,
     ledger: &Ledger,
 ) -> Duration {
-    whole(nodes).await;
-    // As a cluster is found: a primary that leads as well has handed the lead on, and nobody has
-    // started less than a lease ago (whoever has recruits nobody until it is over).
+    complete(nodes).await;
+    // The usual state of a cluster: a primary that was also the leader has transferred the leadership,
+    // and every node has run for longer than a lease timeout. A node that has just started does
+    // not recruit for that time.
     tokio::time::sleep(Duration::from_secs(3)).await;
     more_rows(ledger, 20).await;
     let old = primary(nodes).await;

@@ -1,7 +1,7 @@
-//! How long nobody acknowledges a write to a client of the Service `-rw`: three members on the
-//! Kubernetes cluster of KUBECONFIG with the operator installed, and a pod that writes, on a host
-//! of its own: over connections that it keeps, or with a new one for each insert. What a fault did
-//! to the primary is healed before the next round.
+//! How long no write through the Service `-rw` is acknowledged during a failover: three members on the
+//! Kubernetes cluster of KUBECONFIG with the operator installed, and a client in a pod on another
+//! host, with persistent connections or with a new one for each insert. Each fault is undone before
+//! the next round.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -21,46 +21,45 @@ use crate::failure::BenchFailure;
 use crate::stats::BenchSample;
 
 const MEMBERS: [i32; 3] = [1, 2, 3];
-/// For how long a node stands still: longer than its successor needs, less than Kubernetes does to
-/// see it.
+/// How long a node is paused: longer than a failover takes, shorter than Kubernetes takes to notice.
 const PAUSED: Duration = Duration::from_secs(8);
-/// What comes to pass on the cluster, with everything in it.
+/// The limit of a pause with its failover.
 const TIMEOUT: Duration = Duration::from_mins(2);
 
 #[derive(clap::Args)]
 pub struct FailoverRwOptions {
-    /// Of each fault.
+    /// Rounds for each fault.
     #[arg(long, default_value_t = 20)]
     rounds: usize,
-    /// Which faults; all of them where none is named.
+    /// Faults to measure. Default: all.
     #[arg(long, value_delimiter = ',')]
     faults: Vec<ClusterFault>,
-    /// Of the client.
+    /// The number of connections of the client.
     #[arg(long, default_value_t = 4)]
     connections: u8,
-    /// A new connection for each insert, by the Secret's `uri` and with no time limit but the
-    /// driver's own.
+    /// Use a new connection for each insert, with the Secret's `uri` and no time limit except the
+    /// driver's.
     #[arg(long)]
     new_connections: bool,
-    /// Says of each round what it came to.
+    /// Prints the result of each round.
     #[arg(long)]
     rounds_too: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum ClusterFault {
-    /// kill -9 of the postmaster.
+    /// The postmaster is killed.
     Killed,
-    /// SIGSTOP of every process of the primary's pod and of its host's kubelet, for 8 s.
+    /// Every process of the primary's pod and its host's kubelet are stopped for 8 s.
     Paused,
-    /// The other members don't reach it any more; its clients do.
+    /// The primary is cut off from the other members, but not from its clients.
     CutOff,
     /// pgraft_switchover.
     Switchover,
 }
 
 impl ClusterFault {
-    const fn words(self) -> (&'static str, &'static str) {
+    const fn labels(self) -> (&'static str, &'static str) {
         match self {
             Self::Killed => ("postmaster killed", "killed"),
             Self::Paused => ("primary's pod and kubelet paused", "paused"),
@@ -70,7 +69,7 @@ impl ClusterFault {
     }
 }
 
-/// From a fault until it was healed.
+/// The times of a fault and of its end.
 type Window = (i64, i64);
 
 pub async fn run(options: &FailoverRwOptions) -> Result<(), BenchFailure> {
@@ -93,32 +92,36 @@ async fn faults(cluster: &KindCluster, options: &FailoverRwOptions) -> Result<()
         (Connections::Kept(options.connections), "connections")
     };
     println!(
-        "3 members on Kubernetes, lease 2 s, {} {kind} through -rw; between the last acknowledged write before and the first after:",
+        "3 members on Kubernetes, lease timeout 2 s, {} {kind} through -rw; from the last acknowledged write before the fault to the first one after it:",
         options.connections
     );
     for fault in
         if options.faults.is_empty() { ClusterFault::value_variants() } else { &options.faults }
     {
-        let (words, story) = fault.words();
-        let writer = LoadWriter::begin(cluster, story, connections, &hosts(cluster).await?).await?;
+        let (label, row_label) = fault.labels();
+        let writer =
+            LoadWriter::begin(cluster, row_label, connections, &hosts(cluster).await?).await?;
         let mut windows = Vec::new();
         for round in 0..options.rounds {
             let window = once(*fault, cluster, &writer, round).await?;
             if options.rounds_too {
                 println!(
-                    "  {words} {}: {:?}",
+                    "  {label} {}: {:?}",
                     round + 1,
                     writer::gap(writer.lately().iter(), window.0, window.1)
                 );
             }
             windows.push(window);
         }
-        let told = writer.stop().await?;
-        let lost = told.lost_on(cluster, primary(cluster, &MEMBERS).await?).await?;
-        let all = windows.iter().map(|(after, before)| told.gap(*after, *before)).collect();
-        println!("{}", BenchSample::new(all).row(words));
+        let written = writer.stop().await?;
+        let lost = written.lost_on(cluster, primary(cluster, &MEMBERS).await?).await?;
+        let all = windows.iter().map(|(after, before)| written.gap(*after, *before)).collect();
+        println!("{}", BenchSample::new(all).row(label));
         let of = |which: i64| {
-            told.rows.iter().filter(move |row| row.number % i64::from(options.connections) == which)
+            written
+                .rows
+                .iter()
+                .filter(move |row| row.number % i64::from(options.connections) == which)
         };
         let each = |which: i64| {
             windows.iter().map(move |(after, before)| writer::gap(of(which), *after, *before))
@@ -126,14 +129,14 @@ async fn faults(cluster: &KindCluster, options: &FailoverRwOptions) -> Result<()
         println!(
             "{}",
             BenchSample::new((0..i64::from(options.connections)).flat_map(each).collect())
-                .row("    each of them by itself")
+                .row("    for each connection")
         );
-        println!("    writes: {}; {lost} of the acknowledged ones lost", told.counts());
+        println!("    writes: {}; {lost} acknowledged ones lost", written.counts());
     }
     Ok(())
 }
 
-/// One fault, from a whole cluster to a whole cluster.
+/// Causes a fault in a complete cluster, and waits until writes are acknowledged again.
 async fn once(
     fault: ClusterFault,
     cluster: &KindCluster,
@@ -142,8 +145,8 @@ async fn once(
 ) -> Result<Window, BenchFailure> {
     let old = primary(cluster, &MEMBERS).await?;
     followed(cluster, old, &MEMBERS).await?;
-    // As a cluster is found: nobody has started less than a lease ago (whoever has recruits nobody
-    // until it is over).
+    // The usual state of a cluster: every node has run for longer than a lease timeout. A node that
+    // has just started does not recruit for that time.
     tokio::time::sleep(Duration::from_secs(3)).await;
     let (before, others) = (
         epoch(cluster, old).await?,
@@ -158,7 +161,7 @@ async fn once(
         }
         ClusterFault::Switchover => {
             let target = others[round % others.len()];
-            // The old primary's own sessions end with it.
+            // Not on the old primary, whose sessions end.
             cluster
                 .superuser(target)
                 .await?

@@ -1,4 +1,4 @@
-//! HAProxy in TCP mode before a server, as a yardstick for the gateway.
+//! HAProxy in TCP mode before a server, for comparison with the gateway.
 
 use std::fs;
 use std::path::Path;
@@ -7,14 +7,14 @@ use std::process::{Child, Command, Stdio};
 use crate::failure::BenchFailure;
 use pgraft_testkit::free_port;
 
-/// Ends with its value.
+/// The process ends when this is dropped.
 pub struct Haproxy {
     process: Child,
     port: u16,
 }
 
 impl Haproxy {
-    /// None where there is no HAProxy.
+    /// Returns `None` if HAProxy is not installed.
     pub fn to(host: &str, port: u16, dir: &Path) -> Result<Option<Self>, BenchFailure> {
         let own = free_port();
         let file = dir.join("haproxy.cfg");
@@ -33,7 +33,7 @@ impl Haproxy {
         {
             Ok(process) => Ok(Some(Self { process, port: own })),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                println!("no haproxy on PATH to compare the gateway with");
+                println!("haproxy is not on PATH; the gateway is not compared with it");
                 Ok(None)
             }
             Err(error) => Err(BenchFailure::io("haproxy")(error)),

@@ -1,8 +1,8 @@
-//! The machine that the numbers come from, in one line: without it they say nothing.
+//! One line about the machine, which every result needs.
 
 use std::fs;
 
-/// Cores, memory, kernel.
+/// Cores, memory, kernel and load.
 pub fn line() -> String {
     let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
     let cores = std::thread::available_parallelism().map_or(0, std::num::NonZero::get);
@@ -18,7 +18,7 @@ pub fn line() -> String {
     )
 }
 
-/// The first word behind `name` in a file of lines as `Name:  value kB`.
+/// The first word after `name` in a file with lines like `Name:  value kB`.
 pub fn field<'a>(text: &'a str, name: &str) -> Option<&'a str> {
     text.lines().find_map(|line| line.strip_prefix(name)?.split_whitespace().next())
 }
@@ -26,7 +26,7 @@ pub fn field<'a>(text: &'a str, name: &str) -> Option<&'a str> {
 #[cfg(test)]
 mod tests {
     #[test]
-    fn a_field_of_a_proc_file() {
+    fn reads_a_field_of_a_proc_file() {
         assert_eq!(
             super::field("MemFree:  1 kB\nMemTotal:    25165824 kB\n", "MemTotal:"),
             Some("25165824")

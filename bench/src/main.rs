@@ -1,8 +1,8 @@
-//! `pgraft-bench`: measures and prints. It asserts nothing about time; one file a bench, and `just
-//! bench NAME` builds what that one needs.
+//! `pgraft-bench`: measures and prints. It asserts no times. Each bench is one file, and `just bench
+//! NAME` builds what it needs.
 //!
 //! ```text
-//!  main ──▶ disk | membership | worker | scale | …                each: sets up, measures, prints rows of percentiles (stats.rs) under the machine they come from (machine.rs)
+//!  main ──▶ disk | membership | worker | scale | …                each: sets up, measures, prints percentiles (stats.rs) below a line about the machine (machine.rs)
 //! ```
 
 mod disk;
@@ -25,7 +25,7 @@ mod worker;
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
 
-/// Measures and prints.
+/// Measures pgraft and prints the results.
 #[derive(Parser)]
 struct BenchCli {
     #[command(subcommand)]
@@ -34,23 +34,22 @@ struct BenchCli {
 
 #[derive(Subcommand)]
 enum Bench {
-    /// fdatasync of a small write into a preallocated file.
+    /// fdatasync of a small write.
     Disk(disk::DiskOptions),
-    /// How long nobody acknowledges a write when the primary is killed, paused, cut off, stopped,
-    /// or told to give way; and what was lost.
+    /// How long no write is acknowledged when the primary is killed, paused, cut off, stopped or
+    /// switched over, and what was lost.
     Failover(failover::FailoverOptions),
-    /// The same for a client of the Service `-rw` on a Kubernetes cluster.
+    /// As failover, for a client of the Service `-rw` on a Kubernetes cluster.
     FailoverRw(failover_rw::FailoverRwOptions),
-    /// Members that join and leave three Postgres servers; beside it etcd and the disk.
+    /// How long adding and removing members takes, compared with etcd and the disk.
     Membership(membership::MembershipOptions),
-    /// The operator with 100 and with 1,000 idle clusters: memory, processor, calls to the API
-    /// server.
+    /// Memory, processor time and API calls of the operator with 100 and 1,000 idle clusters.
     Operator(operator::OperatorOptions),
-    /// pgbench with pgraft and without it.
+    /// pgbench with and without pgraft.
     Overhead(overhead::OverheadOptions),
-    /// kubectl scale 3 → 4 on a Kubernetes cluster, and where the time goes.
+    /// The steps of kubectl scale 3 → 4 on a Kubernetes cluster.
     Scale(scale::ScaleOptions),
-    /// Memory and processor time of the worker while nothing happens.
+    /// Memory and processor time of an idle worker.
     Worker(worker::WorkerOptions),
 }
 

@@ -1,11 +1,9 @@
-//! How long a change of the membership takes until it is everywhere: pgraft, and in the same run,
-//! round by round, etcd and the disk.
+//! How long a membership change takes until every member shows it: pgraft, and in the same rounds etcd
+//! and the disk.
 //!
-//! Three Postgres servers with fsync on. The fourth is a Raft member on its own, in this process:
-//! the same code on the same disk and over the same sockets as in a server, with a new id and an
-//! empty directory each round, without a Postgres around it that would have to be made and started
-//! 200 times. Learners that nobody runs are added and removed besides: that is what etcd is
-//! measured with.
+//! Three Postgres servers with fsync on. The fourth member runs in this process without a Postgres,
+//! with the same code, disk and sockets, and with a new id and directory in each round. Learners that
+//! are not running are added and removed too, as a comparison with etcd.
 
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
@@ -27,15 +25,15 @@ use pgraft_testkit::free_port;
 use pgraft_testkit::postgres::scratch_in;
 use pgraft_testkit::server::TestServer;
 
-/// Writes of the disk's own measurement, each round.
+/// Writes of the disk measurement, in each round.
 const DISK_WRITES: usize = 5;
 
 #[derive(clap::Args)]
 pub struct MembershipOptions {
-    /// Where the servers' directories are made, and removed again.
+    /// The directory in which the servers' directories are created.
     #[arg(long, default_value = "/tmp")]
     dir: PathBuf,
-    /// Adds and removes of each kind.
+    /// The number of adds and removes of each kind.
     #[arg(long, default_value_t = 200)]
     rounds: usize,
 }
@@ -52,7 +50,7 @@ pub async fn run(options: &MembershipOptions) -> Result<(), BenchFailure> {
         disk.extend(disk::fdatasync(dir.path(), DISK_WRITES, disk::BenchFile::Preallocated)?);
         growing.extend(disk::fdatasync(dir.path(), DISK_WRITES, disk::BenchFile::Growing)?);
         pgraft.round().await?;
-        pgraft.round_of_nobody().await?;
+        pgraft.round_without_member().await?;
         if let Some((_, etcd)) = &mut etcd {
             etcd.round().await?;
         }
@@ -68,14 +66,14 @@ pub async fn run(options: &MembershipOptions) -> Result<(), BenchFailure> {
     pgraft.print();
     match etcd {
         Some((version, etcd)) => etcd.print(&version),
-        None => println!(
-            "etcd: not measured, there is none on PATH (Debian: apt-get install etcd-server)"
-        ),
+        None => {
+            println!("etcd: not measured, it is not on PATH (Debian: apt-get install etcd-server)");
+        }
     }
     Ok(())
 }
 
-/// From the call to its return, and to the moment at which the last of three members showed it.
+/// The time from a call to its return, and until the last of three members showed the change.
 #[derive(Default)]
 struct MembershipChange {
     returned: Vec<Duration>,
@@ -105,12 +103,12 @@ impl MembershipChange {
         println!("{}", BenchSample::new(self.returned).row(&format!("{what}: the call returns")));
         println!(
             "{}",
-            BenchSample::new(self.everywhere).row(&format!("{what}: shown by all three"))
+            BenchSample::new(self.everywhere).row(&format!("{what}: all three members show it"))
         );
     }
 }
 
-/// What a watcher looks for: a node, there or not there.
+/// The change that a watcher waits for: a node, and whether it is a member.
 type Wanted = (i32, bool);
 
 struct Pgraft {
@@ -126,8 +124,8 @@ struct Pgraft {
     shown_by_newcomer: Vec<Duration>,
     voter: Vec<Duration>,
     removed: MembershipChange,
-    nobody_added: MembershipChange,
-    nobody_removed: MembershipChange,
+    not_running_added: MembershipChange,
+    not_running_removed: MembershipChange,
 }
 
 impl Pgraft {
@@ -152,8 +150,8 @@ impl Pgraft {
             shown_by_newcomer: Vec::new(),
             voter: Vec::new(),
             removed: MembershipChange::default(),
-            nobody_added: MembershipChange::default(),
-            nobody_removed: MembershipChange::default(),
+            not_running_added: MembershipChange::default(),
+            not_running_removed: MembershipChange::default(),
         })
     }
 
@@ -164,7 +162,7 @@ impl Pgraft {
         Instant::now()
     }
 
-    /// A newcomer that is there joins, gets its vote, and leaves.
+    /// A running member joins, becomes a voter, and leaves.
     async fn round(&mut self) -> Result<(), BenchFailure> {
         let begun = Instant::now();
         self.caller.query_one("select 1", &[]).await.map_err(BenchFailure::sql(1))?;
@@ -190,12 +188,12 @@ impl Pgraft {
         let (seen, votes) = tokio::time::timeout(TIMEOUT, newcomer_sees)
             .await
             .map_err(|_| BenchFailure::Deadline {
-                what: "the newcomer's vote".into(),
+                what: "the new member to become a voter".into(),
                 limit: TIMEOUT,
             })?
             .ok()
             .flatten()
-            .ok_or_else(|| BenchFailure::Wrong("the newcomer has ended".into()))?;
+            .ok_or_else(|| BenchFailure::Wrong("the new member has stopped".into()))?;
         self.shown_by_newcomer.push(seen - begun);
         self.voter.push(votes - begun);
         self.settled().await?;
@@ -207,15 +205,15 @@ impl Pgraft {
         std::fs::remove_dir_all(&dir).map_err(BenchFailure::io(dir.display().to_string()))
     }
 
-    /// A learner that nobody runs comes and goes.
-    async fn round_of_nobody(&mut self) -> Result<(), BenchFailure> {
+    /// A learner that is not running is added and removed.
+    async fn round_without_member(&mut self) -> Result<(), BenchFailure> {
         let (id, port) = (self.take_id(), free_port());
         let begun = self.begin(id, true);
         self.call(&self.add, &[&id, &i32::from(port)]).await?;
-        self.nobody_added.note(begun, Instant::now(), &self.watchers)?;
+        self.not_running_added.note(begun, Instant::now(), &self.watchers)?;
         let begun = self.begin(id, false);
         self.call(&self.remove, &[&id]).await?;
-        self.nobody_removed.note(begun, Instant::now(), &self.watchers)
+        self.not_running_removed.note(begun, Instant::now(), &self.watchers)
     }
 
     fn take_id(&mut self) -> i32 {
@@ -233,7 +231,7 @@ impl Pgraft {
         if row.get(0) { Ok(()) } else { Err(BenchFailure::Wrong("a change returned false".into())) }
     }
 
-    /// Until the leader counts the newcomer among its voters and nothing is under way.
+    /// Waits until the leader has four voters.
     async fn settled(&self) -> Result<(), BenchFailure> {
         until("four voters", || async {
             let row = self
@@ -251,16 +249,17 @@ impl Pgraft {
         self.added.print("pgraft, a member joins");
         println!(
             "{}",
-            BenchSample::new(self.shown_by_newcomer).row("pgraft, a member joins: shown by itself")
+            BenchSample::new(self.shown_by_newcomer)
+                .row("pgraft, a member joins: the member shows it")
         );
-        println!("{}", BenchSample::new(self.voter).row("pgraft, a member joins: it votes"));
+        println!("{}", BenchSample::new(self.voter).row("pgraft, a member joins: it is a voter"));
         self.removed.print("pgraft, a voter leaves");
-        self.nobody_added.print("pgraft, a learner that nobody runs is added");
-        self.nobody_removed.print("pgraft, it is removed");
+        self.not_running_added.print("pgraft, a learner that is not running is added");
+        self.not_running_removed.print("pgraft, it is removed");
     }
 }
 
-/// A member on its own, called by nobody yet.
+/// A member without Postgres that is in no cluster yet.
 async fn newcomer(id: i32, dir: &Path) -> Result<(Node, u16), BenchFailure> {
     let port = free_port();
     let at = Address::new(&Ipv4Addr::LOCALHOST.to_string(), i64::from(port))
@@ -359,7 +358,7 @@ impl EtcdSide {
             BenchSample::new(self.call)
                 .row(&format!("etcd {version}: member list on the same connection"))
         );
-        self.added.print(&format!("etcd {version}, a learner that nobody runs is added"));
+        self.added.print(&format!("etcd {version}, a learner that is not running is added"));
         self.removed.print(&format!("etcd {version}, it is removed"));
     }
 }

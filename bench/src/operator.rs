@@ -1,12 +1,10 @@
-//! The operator with many idle clusters: its memory, its processor time, and what it asks of the
-//! API server.
+//! The operator with many idle clusters: its memory, its processor time and its API calls.
 //!
-//! Real: the operator's process, in a release build, with its watches, its SQL sessions over TCP,
-//! its Lease. Not real: the API server (HTTP/1.1 without TLS, in this process; it keeps objects,
-//! answers lists page by page and watches, and never says no), the kubelet (a pod is ready as soon
-//! as it is made), and Postgres (every pod's address answers the operator's statements and nothing
-//! else; a node that is added votes at once). The clusters are made by the operator itself, from
-//! PgRaftClusters alone.
+//! The operator's process is real: a release build with its watches, its SQL sessions over TCP and its
+//! Lease. These are simulated in this process: the API server (HTTP/1.1 without TLS, with paged lists
+//! and watches, which accepts everything), the kubelet (a pod is ready as soon as it is created) and
+//! Postgres (every pod's address answers the operator's statements only, and an added node is a voter
+//! at once). The operator creates the clusters from PgRaftClusters.
 
 mod api;
 mod members;
@@ -23,28 +21,27 @@ use api::Api;
 use members::Members;
 use process::Operator;
 
-/// What can be chosen.
 #[derive(clap::Args)]
 pub struct OperatorOptions {
-    /// How many clusters, one run each.
+    /// Numbers of clusters. Each is a separate run.
     #[arg(long, value_delimiter = ',', default_value = "100,1000")]
     clusters: Vec<usize>,
-    /// How long an idle operator is watched.
+    /// How long an idle operator is measured.
     #[arg(long, default_value_t = 60)]
     seconds: u64,
-    /// The lag of a follower is another one at every look, as under load.
+    /// The lag of followers changes with every query, as under load.
     #[arg(long)]
     busy: bool,
-    /// The operator's binary; beside this one when it is not named.
+    /// The operator's binary. Default: in the directory of this one.
     #[arg(long)]
     operator: Option<PathBuf>,
 }
 
-/// Making a thousand clusters is thousands of passes.
+/// Creating a thousand clusters takes thousands of passes.
 const TIMEOUT: Duration = Duration::from_mins(30);
 
 /// # Errors
-/// When the operator does not start, or the clusters do not become ready.
+/// If the operator does not start, or the clusters do not become ready.
 pub async fn run(options: &OperatorOptions) -> Result<(), BenchFailure> {
     let binary = match &options.operator {
         Some(path) => path.clone(),
@@ -54,7 +51,7 @@ pub async fn run(options: &OperatorOptions) -> Result<(), BenchFailure> {
     };
     let members = Members::listen(options.busy)?;
     for &clusters in &options.clusters {
-        println!("\n{clusters} clusters of 3{}", if options.busy { ", lag moving" } else { "" });
+        println!("\n{clusters} clusters of 3{}", if options.busy { ", changing lag" } else { "" });
         let api = Api::serve(members.clone()).await?;
         for n in 0..clusters {
             api.add_cluster(n);
@@ -63,7 +60,7 @@ pub async fn run(options: &OperatorOptions) -> Result<(), BenchFailure> {
         let operator = Operator::start(&binary, api.port())?;
         ready(&api, &operator, clusters).await?;
         println!(
-            "made after {:.1} s, {} API calls; at most {} RSS",
+            "created after {:.1} s with {} API calls; peak RSS {}",
             begun.elapsed().as_secs_f64(),
             api.take_calls().total(),
             operator.peak()?
@@ -73,16 +70,16 @@ pub async fn run(options: &OperatorOptions) -> Result<(), BenchFailure> {
 
         api.take_calls();
         let operator = Operator::start(&binary, api.port())?;
-        println!("a new operator over them:");
+        println!("a new operator for the same clusters:");
         quiet(&api, &operator).await?;
         println!(
-            "  at rest after {} API calls; at most {} RSS",
+            "  idle after {} API calls; peak RSS {}",
             api.take_calls().total(),
             operator.peak()?
         );
         idle(options, clusters, &api, &members, &operator).await?;
         operator.stop().await?;
-        members.forget();
+        members.clear();
     }
     Ok(())
 }
@@ -97,27 +94,27 @@ async fn ready(api: &Arc<Api>, operator: &Operator, clusters: usize) -> Result<(
         }
         if begun.elapsed() > TIMEOUT {
             return Err(BenchFailure::Deadline {
-                what: format!("{ready} of {clusters} clusters are ready"),
+                what: format!("all clusters to become ready; {ready} of {clusters} are"),
                 limit: TIMEOUT,
             });
         }
-        sleep(Duration::from_millis(100)).await; // between two looks
+        sleep(Duration::from_millis(100)).await;
     }
 }
 
-/// Until nothing was written for ten seconds.
+/// Waits until the operator has written nothing for ten seconds.
 async fn quiet(api: &Arc<Api>, operator: &Operator) -> Result<(), BenchFailure> {
     let begun = Instant::now();
     loop {
         let before = api.writes();
-        sleep(Duration::from_secs(10)).await; // what is waited for is that nothing happens
+        sleep(Duration::from_secs(10)).await; // the period without writes
         operator.is_alive()?;
         if before > 0 && api.writes() == before {
             return Ok(());
         }
         if begun.elapsed() > TIMEOUT {
             return Err(BenchFailure::Deadline {
-                what: "the operator is at rest".into(),
+                what: "the operator to become idle".into(),
                 limit: TIMEOUT,
             });
         }
@@ -135,7 +132,7 @@ async fn idle(
         quiet(api, operator).await?;
     }
     api.take_calls();
-    members.take_asked();
+    members.take_observations();
     let (cpu, begun) = (operator.cpu()?, Instant::now());
     sleep(Duration::from_secs(options.seconds)).await; // the measured time
     let seconds = begun.elapsed().as_secs_f64();
@@ -154,11 +151,11 @@ async fn idle(
         members.sessions()
     );
     println!(
-        "  API calls in {seconds:.0} s: {} about clusters ({each:.4}/s a cluster), {} for the Lease{}; {:.1} SQL looks/s",
+        "  API calls in {seconds:.0} s: {} about clusters ({each:.4}/s a cluster), {} for the Lease{}; {:.1} SQL observations/s",
         calls.about_clusters(),
         calls.total() - calls.about_clusters(),
         calls.list(),
-        per_second(members.take_asked()),
+        per_second(members.take_observations()),
     );
     Ok(())
 }

@@ -1,7 +1,7 @@
-//! What pgraft costs a transaction: pgbench against a cluster of pgraft with failover on, and
-//! against the same Postgres without it (a primary and as many standbys, the same settings, the
-//! same `synchronous_standby_names`), and through the gateway, in turns, so that the machine's
-//! moods meet all. What any process in the way costs is shown by HAProxy, where it is on PATH.
+//! The cost of pgraft for a transaction: pgbench against a cluster of pgraft with failover on, against
+//! Postgres without pgraft (with as many standbys, the same settings and the same
+//! `synchronous_standby_names`), through the gateway, and through HAProxy if it is on PATH. The
+//! targets take turns, so that changes of the machine's load affect all of them.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -17,30 +17,30 @@ use pgraft_testkit::postgres::scratch_in;
 
 #[derive(clap::Args)]
 pub struct OverheadOptions {
-    /// Where the plain servers' directories are made, and removed again.
+    /// The directory in which the directories of the plain servers are created.
     #[arg(long, default_value = "/tmp")]
     dir: PathBuf,
-    /// Turns of each; the median counts.
+    /// Turns for each target. The result is the median.
     #[arg(long, default_value_t = 5)]
     turns: usize,
-    /// Of one turn.
+    /// The duration of a turn.
     #[arg(long, default_value_t = 20)]
     seconds: u32,
-    /// Connections.
+    /// The number of connections.
     #[arg(long, default_value_t = 8)]
     clients: u32,
     /// pgbench's scale: 100,000 accounts each.
     #[arg(long, default_value_t = 10)]
     scale: u32,
-    /// Nothing that writes.
+    /// Only the select-only test.
     #[arg(long)]
     select_only: bool,
-    /// Nothing beside it: whether load alone causes a failover, in one piece.
+    /// Only pgraft, to see whether load causes a failover.
     #[arg(long)]
     pgraft_only: bool,
 }
 
-/// Who is asked.
+/// What pgbench runs against.
 struct OverheadTarget {
     name: &'static str,
     host: String,
@@ -97,7 +97,7 @@ pub async fn run(options: &OverheadOptions) -> Result<(), BenchFailure> {
         }
         let mut tps = vec![Vec::new(); targets.len()];
         for turn in 0..options.turns {
-            // Who goes first changes.
+            // The first target changes from turn to turn.
             for n in (0..targets.len()).map(|n| (n + turn) % targets.len()) {
                 tps[n].push(rate(options, &bin, &targets[n], arguments).await?);
             }
@@ -116,11 +116,11 @@ pub async fn run(options: &OverheadOptions) -> Result<(), BenchFailure> {
         }
     }
     let epoch = pgraft_testkit::cluster::epoch(&nodes, primary(&nodes).await);
-    println!("failovers meanwhile: {}", epoch.saturating_sub(1));
+    println!("failovers during the test: {}", epoch.saturating_sub(1));
     Ok(())
 }
 
-/// The user and the database of the others.
+/// Creates the user and the database that a pgraft cluster has.
 async fn as_app(port: u16) -> Result<(), BenchFailure> {
     let client = connect(&format!("host=127.0.0.1 port={port} user=postgres dbname=postgres"))
         .await
@@ -143,7 +143,7 @@ async fn rate(
     let said = pgbench(bin, target, &all).await?;
     let tps =
         said.lines().find_map(|line| line.strip_prefix("tps = ")?.split(' ').next()?.parse().ok());
-    tps.ok_or_else(|| BenchFailure::Program(format!("pgbench said no tps: {said}")))
+    tps.ok_or_else(|| BenchFailure::Program(format!("pgbench printed no tps: {said}")))
 }
 
 async fn pgbench(

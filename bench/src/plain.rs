@@ -1,5 +1,5 @@
-//! Postgres without pgraft, set like a server that has it: a primary, and standbys that its commits
-//! wait for.
+//! Postgres without pgraft, with the settings of a server that has it: a primary and synchronous
+//! standbys.
 
 use std::fs;
 use std::io::Write;
@@ -13,7 +13,7 @@ use crate::failure::BenchFailure;
 use crate::servers::{connect, until};
 use pgraft_testkit::free_port;
 
-/// What is a server's own, or pgraft's.
+/// Parts of the names of settings that are not copied: a server's own, and pgraft's.
 const NOT_TAKEN_OVER: [&str; 16] = [
     "pgraft.",
     "shared_preload_libraries",
@@ -33,9 +33,9 @@ const NOT_TAKEN_OVER: [&str; 16] = [
     "DateStyle",
 ];
 
-/// Ends with its value.
+/// The servers stop when this is dropped.
 pub struct Plain {
-    /// The primary first.
+    /// The first one is the primary.
     servers: Vec<PlainServer>,
 }
 
@@ -45,7 +45,7 @@ struct PlainServer {
 }
 
 impl Plain {
-    /// With so many standbys, one of which must have a commit.
+    /// A primary with this many standbys, one of which must confirm each commit.
     pub async fn like(
         node: &TestNode,
         bin: &Path,

@@ -1,12 +1,12 @@
-//! From `kubectl scale` to a streaming voter, on the Kubernetes cluster of KUBECONFIG with the
-//! operator installed, and where the time goes.
+//! The steps from `kubectl scale` to a streaming voter, on the Kubernetes cluster of KUBECONFIG with
+//! the operator installed.
 //!
 //! ```text
-//!  kubectl scale ▸ volume claimed ▸ pod made ▸ volume bound ▸ scheduled ▸ container runs ▸ ready ▸ member ▸ voter ▸ streaming
+//!  kubectl scale ▸ volume claimed ▸ pod created ▸ volume bound ▸ scheduled ▸ container runs ▸ ready ▸ member ▸ voter ▸ streaming
 //! ```
 //!
-//! Each moment is the one at which this process saw it: objects by a watch, SQL by asking every few
-//! milliseconds over kept-open connections.
+//! Each time is that at which this process observed the step: objects by a watch, SQL by a query every
+//! few milliseconds over open connections.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -23,22 +23,22 @@ use serde_json::json;
 use crate::failure::BenchFailure;
 use crate::stats::BenchSample;
 
-/// Between two questions to the members.
+/// Between two queries to the members.
 const INTERVAL: Duration = Duration::from_millis(10);
-/// For all of a round.
+/// The limit of a round.
 const TIMEOUT: Duration = Duration::from_mins(3);
 
 #[derive(clap::Args)]
 pub struct ScaleOptions {
-    /// Times 3 → 4 and back.
+    /// How often to scale from 3 to 4 and back.
     #[arg(long, default_value_t = 5)]
     rounds: usize,
-    /// Prints each newcomer's log, with seconds since the command.
+    /// Prints the log of each new node.
     #[arg(long)]
     logs: bool,
 }
 
-/// What happens on the way, in the order in which it mostly does.
+/// The steps, in their usual order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Moment {
     Claimed,
@@ -55,18 +55,18 @@ enum Moment {
 impl Moment {
     const ALL: [(Self, &'static str); 9] = [
         (Self::Claimed, "the volume is claimed"),
-        (Self::PodMade, "the pod is made"),
-        (Self::Bound, "the volume is bound (the provisioner's work)"),
-        (Self::Scheduled, "the pod has a host"),
-        (Self::Runs, "its container runs"),
-        (Self::Ready, "the pod is ready: cloned, Postgres answers"),
-        (Self::Member, "it is a member"),
-        (Self::Voter, "it votes"),
-        (Self::Streaming, "a streaming voter: done"),
+        (Self::PodMade, "the pod is created"),
+        (Self::Bound, "the volume is bound (by the provisioner)"),
+        (Self::Scheduled, "the pod is scheduled"),
+        (Self::Runs, "its container is running"),
+        (Self::Ready, "the pod is ready: cloned, and Postgres answers"),
+        (Self::Member, "the node is a member"),
+        (Self::Voter, "the node is a voter"),
+        (Self::Streaming, "the node is a streaming voter"),
     ];
 }
 
-/// When what was first seen.
+/// The time at which each step was first observed.
 type Moments = Arc<Mutex<BTreeMap<Moment, Instant>>>;
 
 fn note(moments: &Moments, moment: Moment) {
@@ -105,7 +105,7 @@ async fn rounds(
     cluster.create(3, &json!({})).await?;
     let mut rounds = Vec::new();
     for round in 0..options.rounds {
-        let node = 4 + i32::try_from(round).unwrap_or(0); // ids are never used again
+        let node = 4 + i32::try_from(round).unwrap_or(0); // ids are never reused
         rounds.push(grow(client, cluster, node).await?);
         cluster.settled(4).await?;
         if options.logs {
@@ -118,7 +118,7 @@ async fn rounds(
     Ok(rounds)
 }
 
-/// 3 → 4, watched.
+/// Scales from 3 to 4, and observes the steps.
 async fn grow(
     client: &Client,
     cluster: &KindCluster,
@@ -135,7 +135,7 @@ async fn grow(
     let work = async {
         begun = Instant::now();
         cluster.scale(4).await?;
-        ask(&leader, &primary, node, &moments).await
+        observe_members(&leader, &primary, node, &moments).await
     };
     tokio::select! {
         done = tokio::time::timeout(TIMEOUT, work) => done.map_err(|_| BenchFailure::Deadline { what: "a streaming voter".into(), limit: TIMEOUT })??,
@@ -147,7 +147,7 @@ async fn grow(
 
 async fn watch_pod(pods: Api<Pod>, node: i32, moments: &Moments) -> Result<(), BenchFailure> {
     let only = watcher::Config::default().fields(&format!("metadata.name={}", pod_name(node)));
-    let look = |pod: Pod| {
+    let observe = |pod: Pod| {
         note(moments, Moment::PodMade);
         if pod.spec.as_ref().is_some_and(|spec| spec.node_name.is_some()) {
             note(moments, Moment::Scheduled);
@@ -165,7 +165,7 @@ async fn watch_pod(pods: Api<Pod>, node: i32, moments: &Moments) -> Result<(), B
     };
     watcher(pods, only)
         .applied_objects()
-        .try_for_each(look)
+        .try_for_each(observe)
         .await
         .map_err(|e| BenchFailure::Program(e.to_string()))
 }
@@ -176,7 +176,7 @@ async fn watch_claim(
     moments: &Moments,
 ) -> Result<(), BenchFailure> {
     let only = watcher::Config::default().fields(&format!("metadata.name={}", pod_name(node)));
-    let look = |claim: PersistentVolumeClaim| {
+    let observe = |claim: PersistentVolumeClaim| {
         note(moments, Moment::Claimed);
         if claim.status.as_ref().is_some_and(|status| status.phase.as_deref() == Some("Bound")) {
             note(moments, Moment::Bound);
@@ -185,13 +185,13 @@ async fn watch_claim(
     };
     watcher(claims, only)
         .applied_objects()
-        .try_for_each(look)
+        .try_for_each(observe)
         .await
         .map_err(|e| BenchFailure::Program(e.to_string()))
 }
 
-/// Asks leader and primary until the newcomer is a voter and streams.
-async fn ask(
+/// Queries the leader and the primary until the new node is a voter and streams.
+async fn observe_members(
     leader: &SqlSession,
     primary: &SqlSession,
     node: i32,
@@ -218,7 +218,7 @@ async fn ask(
     Ok(())
 }
 
-/// The newcomer's own words.
+/// Prints the log of the new node.
 async fn print_log(cluster: &KindCluster, node: i32, begun: Instant) -> Result<(), BenchFailure> {
     let parameters = kube::api::LogParams { timestamps: true, ..kube::api::LogParams::default() };
     let log = cluster
@@ -228,11 +228,12 @@ async fn print_log(cluster: &KindCluster, node: i32, begun: Instant) -> Result<(
         .map_err(pgraft_e2e::failure::E2eFailure::from)?;
     let since = begun.elapsed();
     let now = std::time::SystemTime::now();
-    let began = now.duration_since(std::time::UNIX_EPOCH).unwrap_or_default().saturating_sub(since);
+    let scaled =
+        now.duration_since(std::time::UNIX_EPOCH).unwrap_or_default().saturating_sub(since);
     println!(
-        "{} began at {:.3} (seconds of the epoch, for its log):\n{log}",
+        "log of {}; kubectl scale was at {:.3} s since the epoch:\n{log}",
         pod_name(node),
-        began.as_secs_f64()
+        scaled.as_secs_f64()
     );
     Ok(())
 }

@@ -1,20 +1,20 @@
-//! Durations to a printed row: pure.
+//! Percentiles of durations, as a printed row.
 
 use std::time::Duration;
 
-/// Sorted durations of one thing.
+/// Sorted durations of one measurement.
 #[derive(Debug, Clone)]
 pub struct BenchSample(Vec<Duration>);
 
 impl BenchSample {
-    /// Takes them in any order.
+    /// From durations in any order.
     pub fn new(mut times: Vec<Duration>) -> Self {
         times.sort_unstable();
         Self(times)
     }
 
     /// The nearest-rank percentile: the smallest value that at least `percent` of all do not
-    /// exceed. Zero when there are none.
+    /// exceed. Zero if there are no values.
     pub fn percentile(&self, percent: usize) -> Duration {
         let rank = (self.0.len() * percent).div_ceil(100).max(1);
         self.0.get(rank - 1).copied().unwrap_or_default()
@@ -39,7 +39,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nearest_rank() {
+    fn percentiles_are_nearest_rank() {
         let ms = Duration::from_millis;
         let hundred = BenchSample::new((1..=100).rev().map(ms).collect());
         assert_eq!([50, 99, 100].map(|p| hundred.percentile(p)), [ms(50), ms(99), ms(100)]);

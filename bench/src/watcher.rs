@@ -1,5 +1,5 @@
-//! Who notes the moment at which something is first seen on one member: a thread of its own with a
-//! connection of its own, so that no scheduler stands between the answer and the clock.
+//! Measures when a change is first visible on a member: in a separate thread with its own connection,
+//! so that the async scheduler does not delay reading the clock.
 
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 use crate::failure::BenchFailure;
 use crate::servers::TIMEOUT;
 
-/// Between two looks: three members are looked at on a machine that they need for themselves.
+/// Between two checks: three members are checked on the machine that they run on.
 const INTERVAL: Duration = Duration::from_micros(400);
 
-/// Looks at one member when it is told to.
+/// A thread that checks one member.
 pub struct Watcher<Q> {
     begin: Sender<Q>,
     seen: Receiver<Result<Instant, BenchFailure>>,
@@ -19,28 +19,27 @@ pub struct Watcher<Q> {
 }
 
 impl<Q: Send + 'static> Watcher<Q> {
-    /// `connect` makes the connection, on the watcher's own runtime; what comes of it answers
-    /// whether something is so.
+    /// `connect` runs on the watcher's own runtime. It returns the function that checks the member.
     pub fn new<C, F>(connect: C) -> Self
     where
         C: FnOnce(&tokio::runtime::Runtime) -> Result<F, BenchFailure> + Send + 'static,
         F: FnMut(&tokio::runtime::Runtime, &Q) -> Result<bool, BenchFailure>,
     {
         let (begin, begun) = channel::<Q>();
-        let (tell, seen) = channel();
+        let (results, seen) = channel();
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build()
                 .map_err(BenchFailure::io("a runtime"));
             let connected =
-                runtime.and_then(|runtime| connect(&runtime).map(|look| (runtime, look)));
-            let (runtime, mut look) = match connected {
+                runtime.and_then(|runtime| connect(&runtime).map(|check| (runtime, check)));
+            let (runtime, mut check) = match connected {
                 Ok(both) => both,
-                Err(failure) => return drop(tell.send(Err(failure))),
+                Err(failure) => return drop(results.send(Err(failure))),
             };
             for question in begun {
-                if tell.send(wait(&runtime, &mut look, &question)).is_err() {
+                if results.send(wait(&runtime, &mut check, &question)).is_err() {
                     return;
                 }
             }
@@ -48,28 +47,30 @@ impl<Q: Send + 'static> Watcher<Q> {
         Self { begin, seen, _thread: thread }
     }
 
-    /// Begins to look.
+    /// Starts checking.
     pub fn begin(&self, question: Q) {
-        // A thread that has ended has said why; `seen` brings it.
+        // If the thread has ended, `seen` returns its error.
         let _ = self.begin.send(question);
     }
 
-    /// When it was first seen.
+    /// The time at which the check first succeeded.
     pub fn seen(&self) -> Result<Instant, BenchFailure> {
-        self.seen.recv().unwrap_or_else(|_| Err(BenchFailure::Wrong("a watcher has ended".into())))
+        self.seen
+            .recv()
+            .unwrap_or_else(|_| Err(BenchFailure::Wrong("a watcher has stopped".into())))
     }
 }
 
 fn wait<Q>(
     runtime: &tokio::runtime::Runtime,
-    look: &mut impl FnMut(&tokio::runtime::Runtime, &Q) -> Result<bool, BenchFailure>,
+    check: &mut impl FnMut(&tokio::runtime::Runtime, &Q) -> Result<bool, BenchFailure>,
     question: &Q,
 ) -> Result<Instant, BenchFailure> {
     let begun = Instant::now();
-    while !look(runtime, question)? {
+    while !check(runtime, question)? {
         if begun.elapsed() > TIMEOUT {
             return Err(BenchFailure::Deadline {
-                what: "a change seen on a member".into(),
+                what: "a change to be visible on a member".into(),
                 limit: TIMEOUT,
             });
         }

@@ -1,13 +1,12 @@
-//! What the background worker costs while nothing happens: memory and processor time, on the leader
-//! and on its followers; where the members choose the primary, the instance manager with its
-//! gateway too.
+//! Memory and processor time of an idle background worker, on the leader and on its followers; with
+//! failover, of the instance manager with its gateway too.
 
 use std::fs;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use nix::unistd::Pid;
-use pgraft_testkit::cluster::{cluster_of, primary, whole};
+use pgraft_testkit::cluster::{cluster_of, complete, primary};
 use pgraft_testkit::{Nodes, child_of};
 
 use crate::failure::BenchFailure;
@@ -18,14 +17,13 @@ use pgraft_testkit::server::TestServer;
 
 #[derive(clap::Args)]
 pub struct WorkerOptions {
-    /// Where the servers' directories are made, and removed again.
+    /// The directory in which the servers' directories are created.
     #[arg(long, default_value = "/tmp")]
     dir: PathBuf,
-    /// How long the idle servers are watched.
+    /// How long the idle servers are measured.
     #[arg(long, default_value_t = 120)]
     seconds: u64,
-    /// The members choose the primary, and each server has its instance manager. Its directory is
-    /// where temporary files are.
+    /// Measure servers with failover and instance managers. Their directories are temporary ones.
     #[arg(long)]
     failover: bool,
 }
@@ -33,7 +31,7 @@ pub struct WorkerOptions {
 pub async fn run(options: &WorkerOptions) -> Result<(), BenchFailure> {
     if options.failover {
         let nodes = cluster_of(Nodes::new(&bin_directory()?, 3)).await;
-        whole(&nodes).await;
+        complete(&nodes).await;
         return watch(&processes(&nodes).await?, options.seconds).await;
     }
     let dir = scratch_in(&options.dir);
@@ -89,7 +87,7 @@ fn share(busy: Duration, of: Duration) -> f64 {
     100.0 * busy.as_secs_f64() / of.as_secs_f64()
 }
 
-#[allow(clippy::cast_precision_loss, reason = "to be looked at")]
+#[allow(clippy::cast_precision_loss, reason = "printed without decimals")]
 fn rate(count: u64, over: Duration) -> f64 {
     count as f64 / over.as_secs_f64()
 }
@@ -98,7 +96,7 @@ async fn name(server: &TestServer) -> String {
     format!("{} {}", server.one("select state from pgraft_status()").await, server.id)
 }
 
-/// Of all threads that a process has now.
+/// The sums over all threads of a process.
 #[derive(Default)]
 struct Used {
     on_cpu: Duration,
@@ -134,7 +132,7 @@ fn memory(pid: Pid) -> Result<String, BenchFailure> {
     let mib =
         |name| field(&rollup, name).and_then(|kib| kib.parse::<f64>().ok()).unwrap_or(0.0) / 1024.0;
     Ok(format!(
-        "PSS {:.1} MiB (anonymous {:.1}, files {:.1}, shared memory {:.1}); RSS {:.1} MiB; its own {:.1} MiB",
+        "PSS {:.1} MiB (anonymous {:.1}, files {:.1}, shared memory {:.1}); RSS {:.1} MiB; private {:.1} MiB",
         mib("Pss:"),
         mib("Pss_Anon:"),
         mib("Pss_File:"),

@@ -1,7 +1,7 @@
-/* Makes a disk fail for one directory: preloaded into a test's Postgres server. The file PGRAFT_FAULT says how, while it is there:
- *   full   every write of the directory's files fails, for want of room
- *   eio    the next fsync of the log fails; the file is gone then
- * Each fsync of the log leaves a line "PID RESULT" in PGRAFT_FAULT.trace. */
+/* Makes a disk fail for one directory. Preloaded into a Postgres server. While the file PGRAFT_FAULT exists, its content is the fault:
+ *   full   every write to files of the directory fails with ENOSPC
+ *   eio    the next fsync of the log fails, and the file is removed
+ * Each fsync of the log appends a line "PID RESULT" to PGRAFT_FAULT.trace. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>

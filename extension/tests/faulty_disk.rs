@@ -1,12 +1,12 @@
-//! A full disk, and an fsync that fails once, under a real server: a small library
-//! (`faulty_disk.c`) makes the calls fail for the Raft directory alone.
+//! A full disk, and an fsync that fails once. A library (`faulty_disk.c`) makes the calls fail for the
+//! Raft directory only.
 
 #![allow(
     missing_docs,
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
-    reason = "a test, which may end anywhere"
+    reason = "used by tests only"
 )]
 
 use std::path::{Path, PathBuf};
@@ -42,17 +42,17 @@ fn fault(server: &TestServer) -> PathBuf {
 }
 
 #[tokio::test]
-async fn a_full_disk_is_said_and_survived() {
+async fn a_full_disk_is_logged_and_survived() {
     let Some(bindir) = bin_directory() else { return };
     let dir = scratch();
     let servers = cluster(&bindir, dir.path()).await;
-    // A follower's, then the leader's.
+    // First the disk of a follower, then that of the leader.
     for (full, newcomer) in [(1, 10), (0, 20)] {
         let others: Vec<usize> = (0..3).filter(|n| *n != full).collect();
         std::fs::write(fault(&servers[full]), "full").unwrap();
         if servers[full].one("select pgraft_is_leader()").await == "t" {
-            // The call meets the full disk. It gets no answer, and may have been done: the others
-            // can have the entry.
+            // The call on the full disk gets no confirmation, but may have succeeded, since the
+            // other members can have the entry.
             let error = servers[full]
                 .error(&format!("select pgraft_add_node(19, '127.0.0.1', {})", free_port()))
                 .await;
@@ -60,7 +60,7 @@ async fn a_full_disk_is_said_and_survived() {
         }
         until_leader(&servers, &others).await;
         let others: Vec<&TestServer> = others.iter().map(|n| &servers[*n]).collect();
-        // Never added, as a rule.
+        // Usually it was not added.
         let taken_back = on_leader(&others, "select pgraft_remove_node(19)").await.1;
         assert!(
             taken_back.as_ref().is_ok_and(|done| done == "t")
@@ -75,7 +75,7 @@ async fn a_full_disk_is_said_and_survived() {
             "the log to name the full disk",
         )
         .await;
-        assert_eq!(servers[full].one("select 1").await, "1", "Postgres goes on");
+        assert_eq!(servers[full].one("select 1").await, "1", "Postgres keeps running");
 
         std::fs::remove_file(fault(&servers[full])).unwrap();
         let rows = rows(others[0]).await;
@@ -87,7 +87,7 @@ async fn a_full_disk_is_said_and_survived() {
 }
 
 #[tokio::test]
-async fn an_fsync_that_fails_ends_the_node_and_is_never_tried_again() {
+async fn a_failed_fsync_ends_the_worker_and_is_not_retried() {
     let Some(bindir) = bin_directory() else { return };
     let dir = scratch();
     let servers = cluster(&bindir, dir.path()).await;
@@ -116,10 +116,9 @@ async fn an_fsync_that_fails_ends_the_node_and_is_never_tried_again() {
     same_log(&servers).await;
 }
 
-/// An empty directory under an id that the cluster knows: nobody lets it in, and the server's log
-/// says what to do.
+/// An empty directory with a known node id: no member accepts it, and the log has a hint.
 #[tokio::test]
-async fn a_wiped_directory_is_refused_with_the_way_out() {
+async fn an_emptied_directory_is_refused_with_a_hint() {
     let Some(bindir) = bin_directory() else { return };
     let dir = scratch();
     let servers = pgraft_testkit::server::cluster(&bindir, dir.path(), 3).await;
@@ -136,7 +135,7 @@ async fn a_wiped_directory_is_refused_with_the_way_out() {
         "false",
     )
     .await;
-    change(&servers[..2], "select pgraft_remove_node(3)").await; // the way out
+    change(&servers[..2], "select pgraft_remove_node(3)").await; // the hint
 }
 
 async fn until_leader(servers: &[TestServer], among: &[usize]) -> usize {
@@ -147,7 +146,7 @@ async fn until_leader(servers: &[TestServer], among: &[usize]) -> usize {
     servers.iter().position(|s| s.id == leader).unwrap()
 }
 
-/// Nothing is lost: all have the same committed entries.
+/// Asserts that all servers have the same committed entries.
 async fn same_log(servers: &[TestServer]) {
     let leader = until_leader(servers, &[0, 1, 2]).await;
     let last = servers[leader].one("select max(index) from pgraft_log() where committed").await;

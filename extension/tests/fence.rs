@@ -1,13 +1,12 @@
-//! The fence on real servers: what a closed gate refuses and what it lets through, and the
-//! cancelled sync wait. The gate is turned by hand (`pages.c`), on servers whose worker does not
-//! run.
+//! The fence on real servers: what a closed gate refuses and permits, and cancelled waits for standbys.
+//! The tests open and close the gate through `pages.c`, on servers whose worker does not run.
 
 #![allow(
     missing_docs,
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
-    reason = "a test, which may end anywhere"
+    reason = "used by tests only"
 )]
 
 mod catalog;
@@ -22,7 +21,7 @@ use pgraft_testkit::server::{TIMEOUT, TestServer};
 use tokio_postgres::error::SqlState;
 
 #[tokio::test]
-async fn a_closed_gate() {
+async fn a_closed_gate_refuses_reads_and_writes() {
     let Some(bindir) = bin_directory() else { return };
     let dir = scratch();
     let server = governed(&bindir, dir.path()).await;
@@ -63,7 +62,7 @@ async fn a_closed_gate() {
     ] {
         assert_eq!(code(run(&app, read).await), "57P03", "{read}");
     }
-    // What shows no data, and what looks after the server.
+    // Queries that show no data, and maintenance of the server.
     for served in [
         "select 1",
         "select pg_is_in_recovery()",
@@ -86,7 +85,7 @@ async fn a_closed_gate() {
     assert_eq!(code(run(&unfenced, "table t").await), "57P03", "a superuser from elsewhere");
     assert_eq!(run(&unfenced, "set pgraft.fence_reads = off; table t").await.unwrap(), "1");
     assert_eq!(code(run(&app, "set pgraft.fence_reads = off").await), "42501");
-    // libpq reads large objects by its fast path, which is no statement.
+    // libpq reads large objects by fast-path function calls, which are not statements.
     let large = format!("\\lo_export 4711 '{}'", dir.path().join("large").display());
     let conninfo = format!("host=127.0.0.1 port={} user=postgres dbname=postgres", server.port);
     assert!(
@@ -98,9 +97,9 @@ async fn a_closed_gate() {
     assert!(server.psql(&conninfo, &large).status.success());
 }
 
-/// What a portal has left to show is read when it is asked for.
+/// The remaining rows of a portal are read when they are fetched.
 #[tokio::test]
-async fn an_open_portal_shows_nothing_more_behind_a_closed_gate() {
+async fn an_open_portal_returns_no_rows_after_the_gate_closes() {
     let Some(bindir) = bin_directory() else { return };
     let dir = scratch();
     let server = governed(&bindir, dir.path()).await;
@@ -121,7 +120,7 @@ async fn an_open_portal_shows_nothing_more_behind_a_closed_gate() {
     assert_eq!(refused.code().unwrap().code(), "57P03");
     drop(transaction);
     run(&app, "rollback").await.unwrap();
-    // A cursor, and what a function takes of it.
+    // A cursor, and a function that fetches from it.
     for more in ["fetch c", "select two_more('c')", "move c"] {
         run(&admin, OPEN).await.unwrap();
         run(&app, "begin; declare c cursor for table t; fetch c").await.unwrap();
@@ -131,9 +130,9 @@ async fn an_open_portal_shows_nothing_more_behind_a_closed_gate() {
     }
 }
 
-/// A primary whose gate waits for a standby must be able to make that standby.
+/// A primary whose gate waits for a standby must permit the base backup for that standby.
 #[tokio::test]
-async fn a_standby_is_made_behind_a_closed_gate() {
+async fn a_standby_can_be_cloned_while_the_gate_is_closed() {
     let Some(bindir) = bin_directory() else { return };
     let dir = scratch();
     let server = governed(&bindir, dir.path()).await;
@@ -154,7 +153,7 @@ async fn a_standby_is_made_behind_a_closed_gate() {
 }
 
 #[tokio::test]
-async fn a_transaction_that_the_gate_closes_on() {
+async fn a_transaction_cannot_commit_after_the_gate_closes() {
     let Some(bindir) = bin_directory() else { return };
     let dir = scratch();
     let server = governed(&bindir, dir.path()).await;
@@ -176,7 +175,7 @@ async fn a_transaction_that_the_gate_closes_on() {
         }
         run(&admin, OPEN).await.unwrap();
     }
-    // What is of this session alone may end at any time.
+    // A transaction that affects this session only may end at any time.
     run(&app, "create temporary table own(v int)").await.unwrap();
     run(&app, "begin; insert into own values (1)").await.unwrap();
     run(&admin, CLOSED).await.unwrap();
@@ -188,7 +187,7 @@ async fn a_transaction_that_the_gate_closes_on() {
 }
 
 #[tokio::test]
-async fn the_deadline_closes_it_and_so_does_a_crash() {
+async fn the_deadline_and_a_crash_close_the_gate() {
     let Some(bindir) = bin_directory() else { return };
     let dir = scratch();
     let server = governed(&bindir, dir.path()).await;
@@ -203,12 +202,12 @@ async fn the_deadline_closes_it_and_so_does_a_crash() {
     let victim: i32 = run(&app, "select pg_backend_pid()").await.unwrap().parse().unwrap();
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(victim), nix::sys::signal::Signal::SIGKILL)
         .unwrap();
-    server.until("select 1", "1").await; // its processes are new
+    server.until("select 1", "1").await; // the server has restarted its processes
     assert_eq!(code(run(&server.connect_as("app").await, "table t").await), "57P03");
 }
 
 #[tokio::test]
-async fn a_driver_that_looks_for_a_primary_moves_on() {
+async fn a_driver_with_several_hosts_skips_a_fenced_primary() {
     let Some(bindir) = bin_directory() else { return };
     let dir = scratch();
     let server = governed(&bindir, dir.path()).await;
@@ -227,7 +226,7 @@ async fn a_driver_that_looks_for_a_primary_moves_on() {
     };
     assert_eq!(port(), other.port.to_string());
     let shows = "select current_setting('default_transaction_read_only') || current_setting('transaction_read_only')";
-    // Whatever comes first when the gate has opened, it finds the mark gone.
+    // The first statement after the gate opens no longer finds the mark.
     for (first, then) in [
         ("insert into t values (2)", "offoff"),
         ("begin; insert into t values (2); commit", "offoff"),
@@ -250,7 +249,7 @@ async fn a_driver_that_looks_for_a_primary_moves_on() {
     let app = server.connect_as("app").await;
     assert_eq!(code(run(&app, "begin read only; insert into t values (3)").await), "25006");
     assert_eq!(port(), server.port.to_string());
-    // What a role has for itself stays.
+    // A role's own settings stay.
     run(&admin, "alter role app set default_transaction_read_only = on").await.unwrap();
     run(&admin, CLOSED).await.unwrap();
     let app = server.connect_as("app").await;
@@ -259,7 +258,7 @@ async fn a_driver_that_looks_for_a_primary_moves_on() {
 }
 
 #[tokio::test]
-async fn what_is_pgrafts_to_set() {
+async fn settings_managed_by_pgraft_cannot_be_changed() {
     let Some(bindir) = bin_directory() else { return };
     let dir = scratch();
     let server = governed(&bindir, dir.path()).await;
@@ -312,24 +311,21 @@ async fn what_is_pgrafts_to_set() {
 }
 
 #[tokio::test]
-async fn a_cancelled_wait_is_a_false_answer_in_stock_postgres() {
+async fn stock_postgres_confirms_a_commit_whose_wait_is_cancelled() {
     let Some(bindir) = bin_directory() else { return };
     let dir = scratch();
     let server = TestServer::new(&bindir, dir.path(), 1);
     server.start();
     server.rows("create table t(v int); create role app login; grant all on t to app").await;
-    wait_for(&server, "nobody");
-    server.until("show synchronous_standby_names", "nobody").await;
+    wait_for(&server, "absent");
+    server.until("show synchronous_standby_names", "absent").await;
     let waiting = WaitingStatement::of(&server, "", "insert into t values (1)").await;
     let (_, answer) = waiting.cancelled(&server).await.answer().await;
-    assert!(
-        answer.is_ok(),
-        "this is the hole: nobody has confirmed it, and the client is told that it is committed"
-    );
+    assert!(answer.is_ok(), "stock Postgres confirms this commit, although no standby has");
 }
 
 #[tokio::test]
-async fn a_cancelled_wait_goes_on() {
+async fn a_cancelled_commit_keeps_waiting() {
     let Some(bindir) = bin_directory() else { return };
     let dir = scratch();
     let server = governed(&bindir, dir.path()).await;
@@ -340,18 +336,18 @@ async fn a_cancelled_wait_goes_on() {
         ("", "begin; savepoint a; insert into t values (2); release a; commit", ""),
         ("begin; insert into t values (3)", "prepare transaction 'p'", ""),
         ("", "commit prepared 'p'", ""),
-        // The timeout comes while it waits: the answer is the commit's, and the next statement's is
-        // its own.
+        // The timeout fires during the wait. The commit still succeeds, and the next statement has
+        // its own result.
         ("set statement_timeout = '1s'", "insert into t values (4)", ""),
         ("set lock_timeout = '1s'", "insert into t values (4)", ""),
         ("", "create table u()", ""),
-        // What goes on behind its commit is cancelled then.
+        // A procedure that continues after its commit is cancelled then.
         ("", "call p()", "57014"),
         ("", "create index concurrently on t(v)", "57014"),
         ("", "insert into t values (8)", ""),
     ] {
-        wait_for(&server, "nobody");
-        server.until("show synchronous_standby_names", "nobody").await;
+        wait_for(&server, "absent");
+        server.until("show synchronous_standby_names", "absent").await;
         let waiting =
             WaitingStatement::of(&server, before, statement).await.cancelled(&server).await;
         let state = format!("select wait_event from pg_stat_activity where pid = {}", waiting.pid);
@@ -371,13 +367,13 @@ async fn a_cancelled_wait_goes_on() {
 }
 
 #[tokio::test]
-async fn a_session_that_ends_while_it_waits_gets_no_answer() {
+async fn a_terminated_session_that_waits_gets_no_confirmation() {
     let Some(bindir) = bin_directory() else { return };
     let dir = scratch();
     let server = governed(&bindir, dir.path()).await;
     run(&server.connect_locally().await, OPEN).await.unwrap();
-    wait_for(&server, "nobody");
-    server.until("show synchronous_standby_names", "nobody").await;
+    wait_for(&server, "absent");
+    server.until("show synchronous_standby_names", "absent").await;
     let waiting = WaitingStatement::of(&server, "", "insert into t values (2)")
         .await
         .cancelled(&server)
@@ -392,7 +388,7 @@ async fn a_session_that_ends_while_it_waits_gets_no_answer() {
 }
 
 #[tokio::test]
-async fn a_cancelled_statement_is_cancelled() {
+async fn statements_that_do_not_wait_can_be_cancelled() {
     let Some(bindir) = bin_directory() else { return };
     let dir = scratch();
     let server = governed(&bindir, dir.path()).await;
@@ -417,7 +413,7 @@ async fn a_cancelled_statement_is_cancelled() {
 }
 
 #[tokio::test]
-async fn off_is_as_it_was() {
+async fn nothing_changes_while_failover_is_off() {
     let Some(bindir) = bin_directory() else { return };
     let dir = scratch();
     let server = TestServer::new(&bindir, dir.path(), 1);

@@ -1,18 +1,16 @@
-//! The WAL intake of a standby on real servers: from whom it takes WAL, and that a closed one takes
-//! and confirms nothing. The intake is turned by hand (`pages.c`), on servers whose worker does not
-//! run.
+//! The WAL intake of a standby on real servers: from which server it takes WAL, and that a closed
+//! intake takes and confirms nothing. The tests open and close it through `pages.c`, on servers whose
+//! worker does not run.
 
 #![allow(
     missing_docs,
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
-    reason = "a test, which may end anywhere"
+    reason = "used by tests only"
 )]
 
 mod governed;
-
-use std::time::Duration;
 
 use governed::{OPEN, WaitingStatement, governed, open, open_on, run, standby, wait_for};
 use nix::sys::signal::{Signal, kill};
@@ -34,15 +32,20 @@ fn received(from: &TestServer) -> String {
     format!("streaming{}true", from.port)
 }
 
+/// Waits until no walsender runs. Then the server has processed every reply of its standbys.
+async fn processed_all_replies(primary: &TestServer) {
+    primary.until("select count(*) from pg_stat_replication", "0").await;
+}
+
 #[tokio::test]
-async fn it_is_closed_until_it_is_opened_and_follows_its_target() {
+async fn takes_wal_only_from_its_target_when_it_is_open() {
     let Some(bindir) = bin_directory() else { return };
     let dir = scratch();
     let primary = governed(&bindir, dir.path()).await;
     run(&primary.connect_locally().await, OPEN).await.unwrap();
     let (second, third) =
         (standby(&bindir, dir.path(), 2, &primary), standby(&bindir, dir.path(), 3, &primary));
-    third.until("select words('pgraft_intake', 1) > 1", "t").await; // one has given up
+    third.until("select words('pgraft_intake', 1) > 1", "t").await; // a walreceiver was refused
     assert!(third.log().contains("pgraft does not accept WAL while the cluster has no primary"));
     assert_eq!(third.one("select count(*) from pg_stat_wal_receiver").await, "0");
     for standby in [&second, &third] {
@@ -51,7 +54,7 @@ async fn it_is_closed_until_it_is_opened_and_follows_its_target() {
     }
     primary.rows("insert into t values (2)").await;
     third.until("select string_agg(v::text, ' ') from t", "1 2").await;
-    // Not from a standby, which may be promoted while it sends, nor from a primary on another
+    // Not from a standby, which may be promoted while it sends, and not from a primary on another
     // timeline.
     let refused =
         async |words: &str| third.until_worker(words, |_| third.log().contains(words)).await;
@@ -71,7 +74,7 @@ async fn it_is_closed_until_it_is_opened_and_follows_its_target() {
 }
 
 #[tokio::test]
-async fn closed_it_confirms_nothing() {
+async fn a_closed_intake_confirms_nothing() {
     let Some(bindir) = bin_directory() else { return };
     let dir = scratch();
     let primary = governed(&bindir, dir.path()).await;
@@ -81,7 +84,8 @@ async fn closed_it_confirms_nothing() {
     wait_for(&primary, "node2");
     primary.until("select sync_state from pg_stat_replication", "sync").await;
     primary.rows("insert into t values (2)").await;
-    // The commit comes while nothing listens; then the intake closes, and the receiver goes on.
+    // The WAL of the commit arrives while the receiver is stopped. Then the intake closes, and the
+    // receiver continues.
     let receiver =
         Pid::from_raw(standby.one("select pid from pg_stat_wal_receiver").await.parse().unwrap());
     kill(receiver, Signal::SIGSTOP).unwrap();
@@ -90,9 +94,9 @@ async fn closed_it_confirms_nothing() {
     standby.rows(CLOSE).await;
     kill(receiver, Signal::SIGCONT).unwrap();
     standby.until("select count(*) from pg_stat_wal_receiver", "0").await;
-    standby.until("select words('pgraft_intake', 1) > 0", "t").await; // and no other gets in
+    standby.until("select words('pgraft_intake', 1) > 0", "t").await; // and a new one was refused
     assert_eq!(standby.one("select pg_last_wal_receive_lsn()").await, before);
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    processed_all_replies(&primary).await;
     assert_eq!(
         primary
             .one(&format!("select wait_event from pg_stat_activity where pid = {}", waiting.pid))
@@ -104,11 +108,11 @@ async fn closed_it_confirms_nothing() {
     standby.until("select string_agg(v::text, ' ') from t", "1 2 3").await;
 }
 
-/// A standby has WAL that the next primary has not, has fetched that one's history file, and is
-/// started again: Postgres replays past the fork by itself, and asks for the new primary's WAL from
-/// behind it. None of that is confirmed.
+/// A standby has WAL that the next primary does not have, has fetched that primary's history file, and
+/// is restarted. Postgres replays past the fork, and requests the new primary's WAL from there. None
+/// of that WAL is confirmed.
 #[tokio::test]
-async fn whoever_has_diverged_from_its_primary_confirms_nothing() {
+async fn a_diverged_standby_confirms_nothing() {
     let Some(bindir) = bin_directory() else { return };
     let dir = scratch();
     let old = governed(&bindir, dir.path()).await;
@@ -119,8 +123,8 @@ async fn whoever_has_diverged_from_its_primary_confirms_nothing() {
         standby.rows(&open(&old)).await;
         standby.until(&receiving(&old), &received(&old)).await;
     }
-    // What it has written of its data files would say how far it was, and it would not come up
-    // again.
+    // If it had written its data files, the control file would have a later minimum recovery point,
+    // and it would not start.
     diverged.set("bgwriter_lru_maxpages = 0\ncheckpoint_timeout = '1h'");
     diverged.reload();
     diverged.until("show bgwriter_lru_maxpages", "0").await;
@@ -148,8 +152,10 @@ async fn whoever_has_diverged_from_its_primary_confirms_nothing() {
     wait_for(&next, "node3");
     let waiting = WaitingStatement::of(&next, "", "insert into t values (0)").await;
     diverged.rows(&open_on(&next, 2)).await;
-    refused("this server has WAL that is not in the history of the primary").await;
-    tokio::time::sleep(Duration::from_millis(500)).await;
+    let line = "this server has WAL that is not in the history of the primary";
+    diverged.until_worker("third refusal", |_| diverged.log().matches(line).count() >= 3).await;
+    diverged.rows(CLOSE).await;
+    processed_all_replies(&next).await;
     assert_eq!(diverged.one("select max(v) from t").await, "500", "it has replayed past the fork");
     assert_eq!(
         next.one(&format!("select wait_event from pg_stat_activity where pid = {}", waiting.pid))
@@ -161,7 +167,7 @@ async fn whoever_has_diverged_from_its_primary_confirms_nothing() {
 }
 
 #[tokio::test]
-async fn logical_replication_passes() {
+async fn logical_replication_is_not_affected() {
     let Some(bindir) = bin_directory() else { return };
     let dir = scratch();
     let subscriber = governed(&bindir, dir.path()).await;
@@ -184,7 +190,7 @@ async fn logical_replication_passes() {
 }
 
 #[tokio::test]
-async fn a_standby_that_pgraft_does_not_govern_is_as_it_was() {
+async fn a_standby_without_failover_is_not_affected() {
     let Some(bindir) = bin_directory() else { return };
     let dir = scratch();
     let primary = TestServer::new(&bindir, dir.path(), 1);
@@ -198,7 +204,7 @@ async fn a_standby_that_pgraft_does_not_govern_is_as_it_was() {
 }
 
 #[tokio::test]
-async fn every_process_tells_which_names_it_has() {
+async fn every_process_reports_which_names_it_has_loaded() {
     let Some(bindir) = bin_directory() else { return };
     let dir = scratch();
     let primary = governed(&bindir, dir.path()).await;
@@ -219,17 +225,17 @@ async fn every_process_tells_which_names_it_has() {
     primary.set("synchronous_standby_names = 'node2'\npgraft.sync_change = 4");
     primary.reload();
     primary.until(checkpointer, "4").await;
-    assert_eq!(primary.one(walsender).await, "true3", "it goes by the old names");
+    assert_eq!(primary.one(walsender).await, "true3", "it still uses the old names");
     kill(pid, Signal::SIGCONT).unwrap();
     primary.until(walsender, "true4").await;
     assert_eq!(
         primary.one("select sync_priority from pg_stat_replication").await,
         "1",
-        "which it counted before it told"
+        "it had loaded the names before it reported them"
     );
     standby.stop();
     primary.until("select words('pgraft_names', 2)", "0").await;
-    // A restart begins with what the file says.
+    // After a restart, the value of the file applies.
     primary.stop();
     primary.start();
     let admin = primary.connect_locally().await;

@@ -1,12 +1,12 @@
-//! The fence under the real protocol: three servers, no instance manager. What clients see when the
-//! primary's worker is stopped, when its majority is away, and while its standbys are.
+//! The fence with the real protocol: three servers without instance managers. What clients see while
+//! the primary's worker is stopped, without a majority, and without standbys.
 
 #![allow(
     missing_docs,
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
-    reason = "a test, which may end anywhere"
+    reason = "used by tests only"
 )]
 
 mod governed;
@@ -69,7 +69,7 @@ async fn three(bindir: &Path, dir: &Path) -> Vec<TestServer> {
     servers
 }
 
-/// On whoever leads: the primary hands that on.
+/// Adds a server on the current leader. The primary transfers the leadership.
 async fn add(servers: &[TestServer], newcomer: &TestServer) {
     let start = Instant::now();
     let sql = format!(
@@ -84,8 +84,7 @@ async fn add(servers: &[TestServer], newcomer: &TestServer) {
     }
 }
 
-/// Until a statement of that session gives that SQLSTATE; meanwhile it goes through, and is
-/// counted.
+/// Repeats a statement until it fails with a SQLSTATE. Returns how often it succeeded.
 async fn until_refused(client: &Client, sql: &str, wanted: &str) -> usize {
     let (start, mut done) = (Instant::now(), 0);
     loop {
@@ -100,7 +99,7 @@ async fn until_refused(client: &Client, sql: &str, wanted: &str) -> usize {
     }
 }
 
-/// Until it is not refused any more.
+/// Repeats a statement until it succeeds.
 async fn until_done(client: &Client, sql: &str) {
     let start = Instant::now();
     while let Err(error) = run(client, sql).await {
@@ -116,7 +115,7 @@ fn stop(server: &TestServer) -> Pid {
 }
 
 #[tokio::test]
-async fn a_stopped_worker_leaves_no_gate_open() {
+async fn the_gate_closes_when_the_worker_is_stopped() {
     let Some(bindir) = bin_directory() else { return };
     let dir = scratch();
     let servers = three(&bindir, dir.path()).await;
@@ -125,14 +124,14 @@ async fn a_stopped_worker_leaves_no_gate_open() {
     let worker = stop(&servers[0]);
     let acknowledged = 1 + until_refused(&app, "insert into t values (1)", "25006").await;
     assert_eq!(code(run(&app, "table t").await), "57P03");
-    // The others have chosen one of them, which has all of it.
+    // The other members have chosen a primary with all acknowledged rows.
     let successor = until_primary(&servers[1..]).await;
     let client = successor.connect_as("app").await;
     until_done(&client, "insert into t values (2)").await;
     let rows: usize = successor.one("select count(*) from t where v < 2").await.parse().unwrap();
     assert!(rows >= acknowledged, "{rows} of {acknowledged}");
     assert_eq!(code(run(&app, "insert into t values (1)").await), "25006");
-    // Told, it ends: it is to come back as a standby.
+    // When it learns of the new primary term, its server ends, to come back as a standby.
     kill(worker, Signal::SIGCONT).unwrap();
     let start = Instant::now();
     while !app.is_closed() {
@@ -145,7 +144,7 @@ fn conninfo(server: &TestServer) -> String {
     format!("host=127.0.0.1 port={} user=app dbname=postgres", server.port)
 }
 
-/// The one of them that takes writes, or is about to.
+/// Waits for a server that is not a standby.
 async fn until_primary(servers: &[TestServer]) -> &TestServer {
     let start = Instant::now();
     loop {
@@ -189,7 +188,7 @@ async fn a_primary_without_its_majority_is_fenced_until_it_is_back() {
     for worker in workers {
         kill(worker, Signal::SIGCONT).unwrap();
     }
-    // Whoever is the primary now: what was confirmed is there, and what was refused is not.
+    // The primary, whichever it is, has the confirmed row and not the refused one.
     let start = Instant::now();
     loop {
         let primary = until_primary(&servers).await;
@@ -229,13 +228,13 @@ async fn a_cancelled_commit_waits_for_its_standbys() {
 }
 
 #[tokio::test]
-async fn what_a_node_has_promised_is_not_forgotten() {
+async fn a_node_without_its_promises_does_not_start() {
     let Some(bindir) = bin_directory() else { return };
     let dir = scratch();
     let server = bootstrap(&bindir, dir.path()).await;
     server.rows("create table t(v int)").await;
     let promised = server.raft_dir().join("failover.json");
-    let whole = std::fs::read(&promised).unwrap();
+    let content = std::fs::read(&promised).unwrap();
     server.stop();
     server.set("pgraft.failover = off");
     assert!(!server.starts(), "it would take writes that others don't know of");
@@ -251,25 +250,30 @@ async fn what_a_node_has_promised_is_not_forgotten() {
     std::fs::remove_file(&promised).unwrap();
     refuses(&server, "failover.json is gone, and with it what this node has promised in failovers. Nothing was changed").await;
     assert!(!promised.exists());
-    std::fs::write(&promised, &whole[..whole.len() / 2]).unwrap();
+    std::fs::write(&promised, &content[..content.len() / 2]).unwrap();
     refuses(&server, "EOF while parsing").await;
     std::fs::write(
         &promised,
-        String::from_utf8(whole.clone()).unwrap().replace("\"format\": 1", "\"format\": 2"),
+        String::from_utf8(content.clone()).unwrap().replace("\"format\": 1", "\"format\": 2"),
     )
     .unwrap();
     refuses(&server, "failover.json has format 2, and this version reads format 1").await;
 
-    std::fs::write(&promised, &whole).unwrap();
+    std::fs::write(&promised, &content).unwrap();
     server.start();
     server.until(GATE, "open").await;
 }
 
-/// Its worker does not start and says so, and the gate stays closed.
+/// Asserts that the worker does not start, logs the reason, and leaves the gate closed.
 async fn refuses(server: &TestServer, words: &str) {
     server.start();
     server.until_worker(words, |_| server.log().contains(words)).await;
-    let told = run(&server.connect_locally().await, "insert into t values (1)").await.unwrap_err();
-    assert_eq!(told.code().map(tokio_postgres::error::SqlState::code), Some("25006"), "{told}");
+    let refused =
+        run(&server.connect_locally().await, "insert into t values (1)").await.unwrap_err();
+    assert_eq!(
+        refused.code().map(tokio_postgres::error::SqlState::code),
+        Some("25006"),
+        "{refused}"
+    );
     server.stop();
 }

@@ -1,11 +1,11 @@
-//! Members that never come, that move, and that take themselves out, on real servers.
+//! Nodes that never join, members that move, and a leader that removes itself.
 
 #![allow(
     missing_docs,
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
-    reason = "a test, which may end anywhere"
+    reason = "used by tests only"
 )]
 
 use std::time::{Duration, Instant};
@@ -17,11 +17,11 @@ use pgraft_testkit::{bin_directory, free_port};
 const NODES: &str = "select * from pgraft_get_nodes()";
 
 #[tokio::test]
-async fn a_newcomer_that_never_comes_is_taken_out_again() {
+async fn a_node_that_never_joins_is_removed_again() {
     let Some(bindir) = bin_directory() else { return };
     let dir = scratch();
     let servers = cluster(&bindir, dir.path(), 2).await;
-    // From the next start on, so that nobody here is given up while the machine is busy.
+    // Effective at the next start, so that no other node is removed while the machine is busy.
     for server in &servers {
         server.stop();
         server.set("pgraft.join_timeout = '2s'");
@@ -33,7 +33,7 @@ async fn a_newcomer_that_never_comes_is_taken_out_again() {
     change(&servers, &call).await;
     for server in &servers {
         server.until("select voters, next_node_id, (select count(*) from pgraft_get_nodes()) from pgraft_status()", "2,4,2").await;
-        // A second one says nothing new: it is another leader's.
+        // A second removal would be by another leader.
         server.until("select distinct data ->> 'node', committed from pgraft_log() where kind = 'join_expired'", "3,t").await;
     }
     let words = format!(
@@ -48,14 +48,14 @@ async fn a_member_moves_without_a_new_id() {
     let Some(bindir) = bin_directory() else { return };
     let dir = scratch();
     let mut servers = cluster(&bindir, dir.path(), 3).await;
-    let told = |server: &TestServer, node: usize| {
+    let postgres_port_in_file = |server: &TestServer, node: usize| {
         let text =
             std::fs::read_to_string(server.raft_dir().join("instance.json")).unwrap_or_default();
         let file: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
         file["members"][node - 1]["postgres"]["port"].as_u64()
     };
 
-    // Node 2 moves with its Postgres server; the cluster hears of it afterwards.
+    // Node 2 moves with its Postgres server, and the cluster is updated afterwards.
     servers[1].stop();
     (servers[1].port, servers[1].raft_port) = (free_port(), free_port());
     servers[1].set(&format!("port = {}\npgraft.port = {}", servers[1].port, servers[1].raft_port));
@@ -67,7 +67,7 @@ async fn a_member_moves_without_a_new_id() {
     let told_it = change(&servers, &call).await;
     let table = rows(&servers[told_it], NODES).await;
     change(&servers, &call).await; // the same call again
-    // It catches up, tells where its Postgres is now, and every node knows all of it.
+    // It catches up and registers its new Postgres address, which every node then shows.
     until_on_leader(
         &servers,
         "select reachable and match_index > 0 from pgraft_members where node_id = 2",
@@ -77,15 +77,19 @@ async fn a_member_moves_without_a_new_id() {
     for server in &servers {
         server.until(NODES, &table).await;
         server.until("select count(*) from pgraft_log() where kind = 'set_address'", "1").await;
-        until(|| told(server, 2) == Some(u64::from(servers[1].port)), "instance.json to follow")
-            .await;
+        until(
+            || postgres_port_in_file(server, 2) == Some(u64::from(servers[1].port)),
+            "instance.json to follow",
+        )
+        .await;
     }
     let followed = format!(
         "select count(*) > 0 from pgraft_log() where kind = 'membership' and data -> 'nodes' -> '2' ->> 'port' = '{port}'"
     );
     servers[2].until(&followed, "t").await;
 
-    // The leader itself: told beforehand it leads on, and is found where it is started next.
+    // The leader itself: its address is changed first, and it stays a member after its restart
+    // there.
     let leader = leader_of(&servers, 0, &[]).await;
     let id = servers[leader].id;
     servers[leader].raft_port = free_port();
@@ -104,11 +108,11 @@ async fn a_member_moves_without_a_new_id() {
 }
 
 #[tokio::test]
-async fn the_leader_takes_itself_out() {
+async fn the_leader_removes_itself() {
     let Some(bindir) = bin_directory() else { return };
     let dir = scratch();
     let servers = cluster(&bindir, dir.path(), 3).await;
-    // The primary can't be removed: another node has to lead.
+    // The primary cannot be removed, so another node must be the leader.
     servers[0].stop();
     let leader = leader_of(&servers, 1, &[0]).await;
     servers[0].start();
@@ -130,7 +134,7 @@ async fn the_leader_takes_itself_out() {
     assert_eq!(error.code().code(), "PGR02");
 }
 
-/// Who leads, as one of them sees it, and is none of these.
+/// The leader that a server reports, if it is none of these.
 async fn leader_of(servers: &[TestServer], asked: usize, not: &[usize]) -> usize {
     let ids: Vec<String> = not.iter().map(|n| servers[*n].id.to_string()).collect();
     let others = format!(

@@ -1,5 +1,4 @@
-/* Turns pgraft's switches in shared memory by hand, for tests of what they do: the gate and the WAL intake, which the worker turns otherwise.
-   The words are those of extension/src/shmem/words.rs. */
+/* Changes pgraft's shared memory in place of the worker, for tests of the gate and the WAL intake. extension/src/shmem/words.rs has the layout. */
 
 #include "postgres.h"
 
@@ -27,7 +26,7 @@ page(const char *name)
 	return words;
 }
 
-/* gate(milliseconds): opens it for so long; 0 closes it. */
+/* gate(milliseconds): opens the gate for this time; 0 closes it. */
 Datum
 gate(PG_FUNCTION_ARGS)
 {
@@ -39,7 +38,7 @@ gate(PG_FUNCTION_ARGS)
 	PG_RETURN_VOID();
 }
 
-/* intake(host, port, timeline): to there; '' closes it. */
+/* intake(host, port, timeline): opens the intake for this primary; '' closes it. */
 Datum
 intake(PG_FUNCTION_ARGS)
 {
@@ -59,7 +58,7 @@ intake(PG_FUNCTION_ARGS)
 	PG_RETURN_VOID();
 }
 
-/* words(page, n): one word of it. */
+/* words(page, n): a word of a page. */
 Datum
 words(PG_FUNCTION_ARGS)
 {

@@ -1,12 +1,11 @@
-//! The minority side of a partition can change nothing: five real servers, each in a network
-//! namespace of its own.
+//! The minority of a partition cannot change the membership: five servers in network namespaces.
 
 #![allow(
     missing_docs,
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
-    reason = "a test, which may end anywhere"
+    reason = "used by tests only"
 )]
 
 use std::time::{Duration, Instant};
@@ -20,7 +19,7 @@ use pgraft_testkit::server::{TIMEOUT, TestServer, change, cluster_of, until_on_l
 const NODES: &str = "select * from pgraft_get_nodes()";
 
 #[tokio::test]
-async fn the_minority_changes_nothing() {
+async fn the_minority_cannot_change_the_membership() {
     let Some(bindir) = bin_directory() else { return };
     let Some(network) = TestNetwork::new(6) else { return };
     let dir = scratch();
@@ -41,7 +40,7 @@ async fn the_minority_changes_nothing() {
     sixth.start();
     sixth.rows("create extension pgraft").await;
 
-    // The leader is on the minority side.
+    // The leader is in the minority.
     let (leader, before) = (leader_of(&servers, 0).await, rows(&servers[0]).await);
     let minority = [leader, (leader + 1) % 5];
     network.split(&minority);
@@ -49,7 +48,7 @@ async fn the_minority_changes_nothing() {
     assert_eq!(tries(&cut_off, 70).await, 6);
     change(&rest, &sixth.join()).await;
     until_on_leader(&rest, "select voters from pgraft_status()", "6").await;
-    // (The other one still hears it, and can't know that nobody else does.)
+    // The other member of the minority still has the old leader.
     cut_off[0].until("select leader is null from pgraft_status()", "t").await;
     for server in cut_off {
         assert_eq!(rows(server).await, before, "the minority shows what it knew");
@@ -59,7 +58,7 @@ async fn the_minority_changes_nothing() {
     agree(&servers, &after).await;
     sixth.until(NODES, &after).await;
 
-    // The leader is on the majority side, with half of its followers gone.
+    // The leader is in the majority, and has lost half of its followers.
     let leader =
         until_on_leader(&servers, "select bool_and(reachable) from pgraft_members", "true").await;
     let minority = [(leader + 1) % 5, (leader + 2) % 5];
@@ -72,19 +71,19 @@ async fn the_minority_changes_nothing() {
     let after = rows(rest[done]).await;
     agree(&servers, &after).await;
 
-    // One way only: the leader hears a follower, and is not heard. (That the follower does not
-    // bring it down is shown in crates/sim, where no machine is too busy to lead.)
+    // One direction only: the leader receives a follower's messages, but not vice versa. crates/sim
+    // tests that the follower does not depose the leader.
     let (leader, deaf) = until_deaf(&network, &servers).await;
     assert_eq!(tries(&[&servers[deaf]], 90).await, 3);
     let (_, rest) = diverged(&servers, &[deaf]);
-    change(&rest, &format!("select pgraft_add_node(7, '{}', 7777)", TestNetwork::address(5))).await; // four of five decide
+    change(&rest, &format!("select pgraft_add_node(7, '{}', 7777)", TestNetwork::address(5))).await; // four of five are a majority
     let done = change(&rest, "select pgraft_remove_node(7)").await;
     network.heal_one_way(leader, deaf);
     let after = rows(rest[done]).await;
     agree(&servers, &after).await;
 }
 
-/// These, and the others.
+/// Splits the servers into these and the others.
 fn diverged<'a>(
     servers: &'a [TestServer],
     these: &[usize],
@@ -95,8 +94,8 @@ fn diverged<'a>(
     )
 }
 
-/// Has the leader not be heard by a follower, until that one knows of no leader: of another, where
-/// the lead has gone over meanwhile.
+/// Loses the leader's messages to a follower, until that follower has no leader. Tries again if the
+/// leader has changed.
 async fn until_deaf(network: &TestNetwork, servers: &[TestServer]) -> (usize, usize) {
     let start = Instant::now();
     loop {
@@ -108,7 +107,7 @@ async fn until_deaf(network: &TestNetwork, servers: &[TestServer]) -> (usize, us
         while servers[deaf].one("select coalesce(leader, 0) from pgraft_status()").await
             == servers[leader].id.to_string()
         {
-            assert!(start.elapsed() < TIMEOUT, "node {} still hears its leader", servers[deaf].id);
+            assert!(start.elapsed() < TIMEOUT, "node {} still has its leader", servers[deaf].id);
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         if servers[deaf].one("select leader is null from pgraft_status()").await == "t" {
@@ -119,8 +118,7 @@ async fn until_deaf(network: &TestNetwork, servers: &[TestServer]) -> (usize, us
     }
 }
 
-/// Every change on every one of these servers, at once; each is refused or not committed. Nobody
-/// ever asks for these ids again.
+/// Tries every change on all of these servers at once. Each must fail. The ids are not used again.
 async fn tries(servers: &[&TestServer], id: u16) -> usize {
     let calls = servers.iter().enumerate().flat_map(|(n, server)| {
         let newcomer = usize::from(id) + n;
@@ -141,8 +139,8 @@ async fn tries(servers: &[&TestServer], id: u16) -> usize {
     join_all(calls).await.len()
 }
 
-/// All have these rows, and the same committed log, in which nothing of what the minority wanted is
-/// to be found.
+/// Waits until all servers have these rows and the same committed log, without any change of the
+/// minority.
 async fn agree(servers: &[TestServer], wanted: &str) {
     for server in servers {
         server.until(NODES, wanted).await;

@@ -1,12 +1,12 @@
-//! The functions, columns and settings that `docs/reference.md` lists are those that a server has.
-//! `PGRAFT_WRITE_DOCS=1` writes them anew.
+//! `docs/reference.md` lists the functions, columns and settings of a server.
+//! `PGRAFT_WRITE_DOCS=1` updates it.
 
 #![allow(
     missing_docs,
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
-    reason = "a test, which may end anywhere"
+    reason = "used by tests only"
 )]
 
 use std::path::Path;
@@ -40,7 +40,7 @@ const SETTINGS: &str = "
     from pg_settings where name like 'pgraft.%' order by name";
 
 #[tokio::test]
-async fn the_reference_lists_what_a_server_has() {
+async fn the_reference_matches_a_server() {
     let Some(bindir) = bin_directory() else { return };
     let dir = scratch();
     let server = TestServer::new(&bindir, dir.path(), 1);

@@ -1,11 +1,11 @@
-//! The SQL contract on real servers: what a person types, and every answer that a person gets.
+//! The SQL functions on real servers, with every result and error.
 
 #![allow(
     missing_docs,
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
-    reason = "a test, which may end anywhere"
+    reason = "used by tests only"
 )]
 
 use std::time::Duration;
@@ -21,12 +21,12 @@ use tokio_postgres::error::SqlState;
 const NODES: &str = "select * from pgraft_get_nodes()";
 
 #[tokio::test]
-async fn the_seeds_session_word_for_word() {
+async fn the_documented_session_works_word_for_word() {
     let Some(bindir) = bin_directory() else { return };
     let dir = scratch();
     let servers = steady_cluster(&bindir, dir.path(), 3).await;
     assert_eq!(servers[0].one("select pgraft_get_leader()").await, "1");
-    // The newcomer need not be there for the entry to be committed.
+    // The new node does not need to run for the entry to be committed.
     assert_eq!(servers[0].rows("SELECT pgraft_add_node(4, '127.0.0.1', 7004);").await, [["t"]]);
     let row = |id: u16, port: u16| vec![id.to_string(), "127.0.0.1".to_owned(), port.to_string()];
     let mut table: Vec<_> = servers.iter().map(|s| row(s.id, s.raft_port)).collect();
@@ -50,7 +50,7 @@ async fn the_seeds_session_word_for_word() {
 
 #[tokio::test]
 #[expect(clippy::too_many_lines, reason = "a table")]
-async fn every_refusal_has_its_words() {
+async fn every_refusal_has_its_message() {
     let Some(bindir) = bin_directory() else { return };
     let dir = scratch();
     let servers = steady_cluster(&bindir, dir.path(), 2).await;
@@ -192,8 +192,8 @@ async fn every_refusal_has_its_words() {
         "it is there already"
     );
 
-    // The same call again is no error; a change under way bars the next one; a spent id stays
-    // spent.
+    // Repeating a call is no error, a change in progress blocks the next one, and a used id stays
+    // used.
     assert_eq!(leader.add(follower).await, "t");
     assert_eq!(
         leader.rows(&format!("select pgraft_add_node(3, '127.0.0.1', {})", free_port())).await,
@@ -221,7 +221,7 @@ async fn every_refusal_has_its_words() {
 }
 
 #[tokio::test]
-async fn who_may_do_what() {
+async fn functions_check_privileges() {
     let Some(bindir) = bin_directory() else { return };
     let dir = scratch();
     let servers = steady_cluster(&bindir, dir.path(), 1).await;
@@ -268,7 +268,7 @@ async fn who_may_do_what() {
 }
 
 #[tokio::test]
-async fn before_a_cluster_and_without_a_worker() {
+async fn functions_work_before_a_cluster_and_without_a_worker() {
     let Some(bindir) = bin_directory() else { return };
     let dir = scratch();
     let server = TestServer::new(&bindir, dir.path(), 1);
@@ -288,7 +288,7 @@ async fn before_a_cluster_and_without_a_worker() {
     assert_eq!(server.one("select pgraft_init()").await, "t");
     assert_eq!(server.rows(NODES).await.len(), 1);
 
-    // Settings that make no sense: one clear line, and Postgres goes on.
+    // Invalid settings: one clear line, and Postgres keeps running.
     let inside = format!("pgraft.data_dir = '{}/raft'", server.pgdata().display());
     let wrong = [
         ("pgraft.node_id = 0", "pgraft.node_id is not set"),
@@ -355,7 +355,7 @@ async fn kills_lose_nothing() {
     let table = servers[0].rows(NODES).await;
     let shown: Vec<String> = table.iter().map(|r| r.join(",")).collect();
 
-    // Signals are the main thread's: every other thread blocks all that can be blocked.
+    // Only the main thread handles signals. Every other thread blocks all that can be blocked.
     let worker = servers[1].worker().unwrap();
     for thread in std::fs::read_dir(format!("/proc/{worker}/task")).unwrap() {
         let thread = thread.unwrap();
@@ -367,25 +367,24 @@ async fn kills_lose_nothing() {
         }
     }
 
-    // The worker is told to end: it comes back by itself.
+    // The worker gets SIGTERM, and restarts.
     let worker = servers[1].worker().unwrap();
     kill(worker, Signal::SIGTERM).unwrap();
     servers[1].until_worker("new worker", |w| w.is_some_and(|new| new != worker)).await;
     servers[1].until("select leader is not null, voters from pgraft_status()", "t,3").await;
 
-    // The worker is killed: Postgres restarts its processes, the Raft log is whole.
+    // The worker is killed. Postgres restarts its processes, and the Raft log is undamaged.
     kill(servers[1].worker().unwrap(), Signal::SIGKILL).unwrap();
     servers[1].until(NODES, &shown.join(" ")).await;
 
-    // The bootstrap node's postmaster is killed: the others elect where it has led, the next call
-    // works, and it comes back to the same rows.
+    // The bootstrap node's postmaster is killed. The others elect a leader if necessary, the next
+    // call works, and the node comes back to the same rows.
     let postmaster = servers[0].postmaster().unwrap();
     kill(postmaster, Signal::SIGKILL).unwrap();
     let living = &servers[1..];
     until_on_leader(living, "select reachable from pgraft_members where node_id = 1", "false")
         .await;
-    // With a voter dead the newcomer must be there, or the vote that it is to get could cost the
-    // majority.
+    // While a voter is down, a new node must be running, since its vote could cost the majority.
     let port = free_port();
     let call = format!("select pgraft_add_node(4, '127.0.0.1', {port})");
     let error = on_leader(living, &call).await.1.unwrap_err();
@@ -395,8 +394,8 @@ async fn kills_lose_nothing() {
     );
     let _answers = std::net::TcpListener::bind(("127.0.0.1", port)).unwrap();
     change(living, &call).await;
-    // Processes of the killed server end by themselves when they notice; until then the data
-    // directory is theirs.
+    // The killed server's remaining processes end when they notice. Until then they use the data
+    // directory.
     let start = std::time::Instant::now();
     while std::process::Command::new("pgrep")
         .args(["-f", &servers[0].pgdata().display().to_string()])
@@ -415,12 +414,12 @@ async fn kills_lose_nothing() {
 }
 
 #[tokio::test]
-async fn without_a_majority_a_call_waits_and_can_be_cancelled() {
+async fn a_call_without_a_majority_waits_and_can_be_cancelled() {
     let Some(bindir) = bin_directory() else { return };
     let dir = scratch();
     let servers = steady_cluster(&bindir, dir.path(), 3).await;
-    // A newcomer that answers, and does no more than that: the leader may not have heard both
-    // others when it is added.
+    // A new node that only accepts connections. The leader may not have contact with both other
+    // voters when it is added.
     let newcomer = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let call = format!(
         "select pgraft_add_node(4, '127.0.0.1', {})",
@@ -430,7 +429,7 @@ async fn without_a_majority_a_call_waits_and_can_be_cancelled() {
     servers[2].stop();
     let error = servers[0].error(&format!("set statement_timeout = '300ms'; {call}")).await;
     assert_eq!(error.code(), &SqlState::QUERY_CANCELED, "{error}");
-    // Nobody confirms this leader any more.
+    // The leader has lost its majority.
     servers[0].until("select leader is null from pgraft_status()", "t").await;
     let error = servers[0].error(&call).await;
     assert_eq!(
@@ -440,7 +439,7 @@ async fn without_a_majority_a_call_waits_and_can_be_cancelled() {
     assert_eq!(servers[0].rows(NODES).await.len(), 3, "nothing half done");
     servers[1].start();
     servers[2].start();
-    // A leader that has just got its followers back refuses until it has heard enough of them.
+    // A leader refuses changes until it has contact with enough of its followers again.
     until_on_leader(
         &servers,
         "select count(*) from pgraft_members where role = 'voter' and reachable",
@@ -454,7 +453,7 @@ async fn without_a_majority_a_call_waits_and_can_be_cancelled() {
 }
 
 #[tokio::test]
-async fn a_hot_standby_is_a_member_like_any_other() {
+async fn a_hot_standby_can_be_a_member() {
     let Some(bindir) = bin_directory() else { return };
     let dir = scratch();
     let servers = steady_cluster(&bindir, dir.path(), 1).await;

@@ -1,12 +1,12 @@
-//! Servers with certificates: the seed's session over TLS, and a server whose certificate is no
-//! good, which can't come in and says why.
+//! Servers with certificates: the documented session over TLS, and servers with invalid certificates,
+//! which cannot join and log the reason.
 
 #![allow(
     missing_docs,
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
-    reason = "a test, which may end anywhere"
+    reason = "used by tests only"
 )]
 
 use std::path::Path;
@@ -51,7 +51,7 @@ async fn until_logged(server: &TestServer, words: &str) {
 }
 
 #[tokio::test]
-async fn the_seeds_session_over_tls_and_certificates_that_are_no_good() {
+async fn the_documented_session_works_over_tls_and_invalid_certificates_are_rejected() {
     let Some(bindir) = bin_directory() else { return };
     let (dir, ca) = (scratch(), Authority::new("ours"));
     let mut servers = Vec::new();
@@ -73,7 +73,7 @@ async fn the_seeds_session_over_tls_and_certificates_that_are_no_good() {
         "Cannot add node - this node is not the leader. Node addition must be performed on the leader."
     );
 
-    // Each is asked in by the leader, and never comes: both sides say why.
+    // Each is added, but cannot join. Both sides log the reason.
     let theirs = Authority::new("theirs");
     let cases = [
         (
@@ -111,8 +111,7 @@ async fn the_seeds_session_over_tls_and_certificates_that_are_no_good() {
         assert_eq!(servers[0].one(&format!("select pgraft_remove_node({id})")).await, "t");
     }
 
-    // Another node's certificate is of no use to anybody, and a reload after it was mended is
-    // enough.
+    // The certificate of another node is rejected. After it was replaced, a reload is enough.
     let (wrong, files) = server(&bindir, dir.path(), 6, &ca.node(2), &ca.pem());
     wrong.start();
     wrong.rows("create extension pgraft").await;

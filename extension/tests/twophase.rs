@@ -1,13 +1,12 @@
 //! A crash between a checkpoint's two-phase state files and its control file loses no prepared
-//! transaction, neither where the whole server goes nor where its postmaster survives and recovers
-//! in place.
+//! transaction, whether the whole server ends or its postmaster survives and recovers.
 
 #![allow(
     missing_docs,
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
-    reason = "a test, which may end anywhere"
+    reason = "used by tests only"
 )]
 
 use std::fs;
@@ -20,11 +19,12 @@ use pgraft_testkit::server::TestServer;
 
 const REMOVED: &str = "removed two-phase state file";
 
-/// Prepares, and lets a checkpoint write the file; what `pg_control` was before.
+/// Prepares a transaction and has a checkpoint write its file. Returns the earlier `pg_control`.
 async fn prepare(server: &TestServer, gid: &str, id: i32) -> Vec<u8> {
     let client = server.connect().await;
     client.batch_execute("checkpoint").await.unwrap();
-    // An id of its own goes by: the file of the very next one has the right name by luck.
+    // Uses up a transaction id. With the very next id, the file would have the right name by
+    // chance.
     client.batch_execute(&format!("insert into held values ({id}, 0)")).await.unwrap();
     client
         .batch_execute(&format!(
@@ -48,7 +48,7 @@ fn children(of: Pid) -> Vec<Pid> {
 }
 
 #[tokio::test]
-async fn a_crash_in_the_middle_of_a_checkpoint() {
+async fn a_crash_during_a_checkpoint_loses_no_prepared_transaction() {
     let Some(bindir) = bin_directory() else { return };
     let dir = scratch();
     let server = TestServer::new(&bindir, dir.path(), 1);
@@ -62,7 +62,7 @@ async fn a_crash_in_the_middle_of_a_checkpoint() {
         .unwrap();
     let control = server.pgdata().join("global/pg_control");
 
-    // In place: the postmaster finds all its processes dead.
+    // The postmaster survives, and all its processes are killed.
     let before = prepare(&server, "x1", 1).await;
     let postmaster = server.postmaster().unwrap();
     kill(postmaster, Signal::SIGSTOP).unwrap();
@@ -75,10 +75,10 @@ async fn a_crash_in_the_middle_of_a_checkpoint() {
     assert_eq!(server.postmaster(), Some(postmaster));
     assert_eq!(server.log().matches(REMOVED).count(), 1);
 
-    // All of it.
+    // The whole server is killed.
     let before = prepare(&server, "x2", 2).await;
     for pid in children(postmaster).into_iter().chain([postmaster]) {
-        let _ = kill(pid, Signal::SIGKILL); // the last ones may have gone with the postmaster
+        let _ = kill(pid, Signal::SIGKILL); // it may have ended with the postmaster
     }
     fs::write(&control, before).unwrap();
     let _ = fs::remove_file(server.pgdata().join("postmaster.pid"));

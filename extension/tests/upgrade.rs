@@ -1,13 +1,13 @@
-//! From every released version to the present one: `ALTER EXTENSION pgraft UPDATE` leads to what
-//! `CREATE EXTENSION pgraft` makes, through one chain of scripts. As long as nothing is released a
-//! made-up next version shows that the check works, and that it can fail.
+//! `ALTER EXTENSION pgraft UPDATE` from every released version has the same result as `CREATE EXTENSION
+//! pgraft`, through one chain of scripts. Before the first release, an invented next version shows
+//! that the check works and can fail.
 
 #![allow(
     missing_docs,
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
-    reason = "a test, which may end anywhere"
+    reason = "used by tests only"
 )]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,7 +20,7 @@ use pgraft_testkit::bin_directory;
 use pgraft_testkit::postgres::scratch;
 use pgraft_testkit::server::TestServer;
 
-/// Every object of the extension with all that a script can get wrong about it.
+/// Every object of the extension, with every property that a script defines.
 const OBJECTS: &str = "select pg_describe_object(d.classid, d.objid, 0),
     coalesce(pg_get_functiondef(p.oid), pg_get_viewdef(c.oid)),
     (select string_agg(a::text, ' ' order by a::text) from unnest(coalesce(p.proacl, c.relacl)) a),
@@ -36,7 +36,7 @@ fn sql_dir() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("sql")
 }
 
-/// The versions that `CREATE EXTENSION` can make, and the steps from one to another, by the names
+/// The versions that `CREATE EXTENSION` supports, and the updates between them, from the file names
 /// of the scripts.
 fn scripts() -> (BTreeSet<String>, BTreeMap<String, Vec<String>>) {
     let (mut versions, mut steps) = (BTreeSet::new(), BTreeMap::<String, Vec<String>>::new());
@@ -60,7 +60,7 @@ fn present() -> String {
 }
 
 #[test]
-fn one_chain_of_scripts_leads_to_the_present_version() {
+fn upgrade_scripts_form_one_chain_to_the_current_version() {
     let (versions, steps) = scripts();
     let present = present();
     assert!(versions.contains(&present), "pgraft--{present}.sql is what pgraft.control names");
@@ -81,7 +81,7 @@ fn one_chain_of_scripts_leads_to_the_present_version() {
         }
     }
     assert_eq!(steps.get(&present), None, "nothing comes after the present version");
-    // `just verify` checks the sums; here: whatever is not the newest is frozen.
+    // `just verify` checks the checksums. Here, every version except the newest must be frozen.
     let frozen = fs::read_to_string(sql_dir().join("RELEASED")).unwrap();
     for version in versions.iter().filter(|v| **v != present) {
         assert!(
@@ -91,15 +91,15 @@ fn one_chain_of_scripts_leads_to_the_present_version() {
     }
 }
 
-/// A Postgres installation of its own, of which only the programs and the extension directory are
-/// copies: tests put scripts into it.
+/// A separate Postgres installation, to which tests add scripts. Only its programs and its
+/// extension directory are copies.
 fn installation(bindir: &Path, into: &Path) -> (PathBuf, PathBuf) {
     let ask = |what: &str| {
         let output = Command::new(bindir.join("pg_config")).arg(what).output().unwrap();
         PathBuf::from(String::from_utf8(output.stdout).unwrap().trim())
     };
     let (bin, share, lib) = (ask("--bindir"), ask("--sharedir"), ask("--pkglibdir"));
-    // Postgres finds its files by their place relative to its programs.
+    // Postgres finds its files relative to its programs.
     let common =
         bin.ancestors().find(|dir| share.starts_with(dir) && lib.starts_with(dir)).unwrap();
     let place = |dir: &Path| into.join(dir.strip_prefix(common).unwrap());
@@ -131,7 +131,8 @@ fn installation(bindir: &Path, into: &Path) -> (PathBuf, PathBuf) {
     (place(&bin), extension)
 }
 
-/// What is there after a fresh `CREATE EXTENSION`, or after one of another version and an update.
+/// The objects after `CREATE EXTENSION`, of this version or of an earlier one followed by an
+/// update.
 async fn objects(server: &TestServer, from: Option<&str>, to: &str) -> Vec<Vec<String>> {
     server.rows("drop extension if exists pgraft").await;
     server.rows(&format!("create extension pgraft version '{}'", from.unwrap_or(to))).await;
@@ -146,24 +147,24 @@ async fn objects(server: &TestServer, from: Option<&str>, to: &str) -> Vec<Vec<S
 }
 
 #[tokio::test]
-async fn an_update_leads_to_what_a_fresh_install_makes() {
+async fn an_update_equals_a_fresh_install() {
     let Some(bindir) = bin_directory() else { return };
     let dir = scratch();
     let (bindir, extension) = installation(&bindir, &dir.path().join("installation"));
     let present = present();
-    // A version that is made up: a new function, one that is gone, another comment, another
+    // An invented version with an added function, a dropped one, and changes of a comment and a
     // privilege.
     let change = "CREATE FUNCTION pgraft_next() RETURNS integer LANGUAGE sql AS 'select 1';
         DROP FUNCTION pgraft_get_term();
         REVOKE EXECUTE ON FUNCTION pgraft_next() FROM PUBLIC;\n";
-    let comment = "COMMENT ON FUNCTION pgraft_get_leader() IS 'somebody';\n";
-    let whole = fs::read_to_string(extension.join(format!("pgraft--{present}.sql"))).unwrap();
+    let comment = "COMMENT ON FUNCTION pgraft_get_leader() IS 'changed';\n";
+    let complete = fs::read_to_string(extension.join(format!("pgraft--{present}.sql"))).unwrap();
     let script = |name: String, text: String| fs::write(extension.join(name), text).unwrap();
-    script("pgraft--next.sql".into(), format!("{whole}{change}{comment}"));
+    script("pgraft--next.sql".into(), format!("{complete}{change}{comment}"));
     script(format!("pgraft--{present}--next.sql"), format!("{change}{comment}"));
-    // And one whose upgrade script forgets something.
-    script("pgraft--careless.sql".into(), format!("{whole}{change}{comment}"));
-    script(format!("pgraft--{present}--careless.sql"), change.to_owned());
+    // An upgrade script that omits a change.
+    script("pgraft--incomplete.sql".into(), format!("{complete}{change}{comment}"));
+    script(format!("pgraft--{present}--incomplete.sql"), change.to_owned());
 
     let server = TestServer::new(&bindir, dir.path(), 1);
     server.start();
@@ -171,7 +172,7 @@ async fn an_update_leads_to_what_a_fresh_install_makes() {
         let fresh = objects(&server, None, &present).await;
         assert!(fresh.len() >= 10, "the extension has its objects: {fresh:?}");
         assert_eq!(objects(&server, Some(&version), &present).await, fresh, "from {version}");
-        // The server is a member all the while: the library serves each version's functions.
+        // The server stays a member, since the library has the functions of every version.
         assert_eq!(server.one("select state from pgraft_status()").await, "uninitialized");
     }
     assert_eq!(
@@ -179,7 +180,7 @@ async fn an_update_leads_to_what_a_fresh_install_makes() {
         objects(&server, None, "next").await
     );
     assert_ne!(
-        objects(&server, Some(&present), "careless").await,
-        objects(&server, None, "careless").await
+        objects(&server, Some(&present), "incomplete").await,
+        objects(&server, None, "incomplete").await
     );
 }

@@ -1,7 +1,6 @@
-//! What a shell sees when the command line, the configuration or the host is wrong: one clear line
-//! and exit code 2.
+//! Invalid command lines, configurations and hosts: one clear line and exit code 2.
 
-#![allow(clippy::unwrap_used, reason = "this is a test through and through")]
+#![allow(clippy::unwrap_used, reason = "used by tests only")]
 
 use std::path::Path;
 use std::process::{Command, Output};
@@ -22,7 +21,7 @@ fn refused(output: &Output) -> String {
 }
 
 #[test]
-fn bad_configuration_is_one_line_and_exit_code_2() {
+fn an_invalid_configuration_is_one_line_and_exit_code_2() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("instance.yaml");
     assert!(refused(&run(&file, "1")).contains("No such file or directory"));

@@ -1,18 +1,18 @@
-//! A configuration that Postgres cannot start with is never installed: what of it is good is
-//! applied, the rest is named, and the server goes on.
+//! Invalid configurations: valid settings are applied, invalid ones are reported, and the server keeps
+//! running.
 
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
     missing_docs,
-    reason = "this is a test through and through"
+    reason = "used by tests only"
 )]
 
-use pgraft_testkit::cluster::{of_three, primary, whole};
+use pgraft_testkit::cluster::{complete, primary, three_nodes};
 use pgraft_testkit::{Nodes, TestNode, bin_directory, until};
 
-/// What a node reports, once it is this.
+/// Waits until a node reports these problems.
 async fn problems(node: &TestNode, what: &str, wanted: &[&str]) {
     until(what, async || {
         let report = node.status()?.configuration;
@@ -29,11 +29,11 @@ fn set(node: &mut TestNode, name: &str, value: &str) {
 }
 
 #[tokio::test]
-async fn a_bad_configuration_is_named_and_keeps_nothing_else_from_being_applied() {
+async fn an_invalid_setting_is_reported_and_the_others_are_applied() {
     let Some(bin) = bin_directory() else { return };
     let mut nodes = Nodes::new(&bin, 1);
     let node = &mut nodes.nodes[0];
-    // From the first start on.
+    // At the first start.
     set(node, "nosuch_param", "1");
     set(node, "a b", "1");
     set(node, "include", "/etc/passwd");
@@ -48,7 +48,7 @@ async fn a_bad_configuration_is_named_and_keeps_nothing_else_from_being_applied(
     .await;
     node.wait_for("SHOW work_mem", "7MB").await;
 
-    // While it runs: values, ranges, lines of pg_hba, a parameter of a library.
+    // At runtime: values, ranges, lines of pg_hba.conf, a parameter of a library.
     node.parameters
         .retain(|name, _| ["shared_buffers", "max_connections"].contains(&name.as_str()));
     set(node, "work_mem", "12 parsecs");
@@ -70,18 +70,18 @@ async fn a_bad_configuration_is_named_and_keeps_nothing_else_from_being_applied(
     node.wait_for("SELECT count(*) FROM pg_file_settings WHERE error IS NOT NULL", "0").await;
     node.wait_for("SELECT count(*) FROM pg_hba_file_rules WHERE error IS NOT NULL", "0").await;
 
-    // It starts with all of that, and says so still.
+    // It starts with these problems, and still reports them.
     node.terminate().await;
     node.start();
     node.ready().await;
     problems(node, "the same problems", &named).await;
     node.wait_for("SHOW work_mem", "7MB").await;
-    assert_eq!(node.log().matches("configuration: work_mem").count(), 2, "once a run");
+    assert_eq!(node.log().matches("configuration: work_mem").count(), 2, "once for each run");
 
-    // A line that somebody wrote by hand would keep Postgres from reading anything.
+    // A line that was added by hand would prevent Postgres from reloading.
     let auto = node.directory.join("pgdata/postgresql.auto.conf");
     std::fs::write(&auto, "nosuch = 1\n").unwrap();
-    until("the line to go", async || {
+    until("the line to be removed", async || {
         (std::fs::read_to_string(&auto).ok()? != "nosuch = 1\n").then_some(())
     })
     .await;
@@ -96,7 +96,7 @@ async fn a_bad_configuration_is_named_and_keeps_nothing_else_from_being_applied(
 }
 
 #[tokio::test]
-async fn a_server_that_cannot_start_falls_back_to_what_it_ran_with() {
+async fn a_server_that_cannot_start_falls_back_to_its_last_configuration() {
     let Some(bin) = bin_directory() else { return };
     let mut nodes = Nodes::new(&bin, 1);
     let node = &mut nodes.nodes[0];
@@ -105,15 +105,15 @@ async fn a_server_that_cannot_start_falls_back_to_what_it_ran_with() {
     node.ready().await;
     node.wait_for("SHOW shared_preload_libraries", "pgraft,\"auto_explain\"").await;
     problems(node, "no problem", &[]).await;
-    // It counts as one that works only after it has run for a moment.
+    // A configuration counts as proven only after it has run for a moment.
     let proven = node.directory.join("pgdata.pgraft/configuration.json");
-    until("the proof", async || {
+    until("a proven configuration", async || {
         std::fs::read_to_string(&proven).ok()?.contains("\"proven\":{").then_some(())
     })
     .await;
 
-    // A library that is missing; one whose parameter is invalid; memory that is not there; a group
-    // that is not there, which no trial shows.
+    // A missing library, a library with an invalid parameter, too much memory, and a missing group,
+    // which the trial start does not detect.
     set(node, "shared_preload_libraries", "auto_explain, nosuchlib");
     set(node, "session_preload_libraries", "nosuchlib2");
     set(node, "auto_explain.log_format", "papyrus");
@@ -137,7 +137,7 @@ async fn a_server_that_cannot_start_falls_back_to_what_it_ran_with() {
             .then_some(())
     })
     .await;
-    // By hand, and not by ALTER SYSTEM.
+    // Written by hand, not by ALTER SYSTEM.
     node.terminate().await;
     let auto = node.directory.join("pgdata/postgresql.auto.conf");
     let text = std::fs::read_to_string(&auto).unwrap();
@@ -166,37 +166,37 @@ async fn a_server_that_cannot_start_falls_back_to_what_it_ran_with() {
     problems(node, "no problem any more", &[]).await;
 }
 
-/// Raised and lowered, with restarts in any order and a failover in the middle: no member ever
-/// refuses to start or stands still.
+/// The value is raised and lowered, with restarts in any order and a failover in between. No member
+/// ever refuses to start or stops replaying.
 #[tokio::test]
-async fn max_connections_goes_up_and_down_with_a_failover_in_the_middle() {
-    let Some(mut nodes) = of_three(|_| ()).await else { return };
+async fn max_connections_can_be_changed_during_a_failover() {
+    let Some(mut nodes) = three_nodes(|_| ()).await else { return };
     let first = primary(&nodes).await;
-    // The primary has more first, which its standbys replay.
+    // The primary gets the higher value first, and its standbys replay that.
     set_everywhere(&mut nodes, "60");
     let standby = (first + 1) % 3;
     restart(&mut nodes, standby).await;
-    whole(&nodes).await;
+    complete(&nodes).await;
     until("the other primary", async || {
-        // The primary's server is restarted for it, and with it the session that asks; and it may
-        // be too early for the others.
+        // The primary's server restarts, which ends this session, and the other members may not be
+        // ready yet.
         let _ = nodes.nodes[first].sql(&format!("SELECT pgraft_switchover({})", standby + 1)).await;
         (primary(&nodes).await == standby).then_some(())
     })
     .await;
     nodes.nodes[standby].sql("CREATE TABLE t AS SELECT 1 AS i").await.unwrap();
     for n in (0..3).filter(|n| *n != standby) {
-        // A standby with less stops its replay, and is started again.
+        // A standby with a lower value pauses its replay, and is restarted.
         nodes.nodes[n].wait_for("SHOW max_connections", "60").await;
         nodes.nodes[n].wait_for("SELECT count(*) FROM t", "1").await;
     }
-    whole(&nodes).await;
+    complete(&nodes).await;
 
-    // Lower values wait until the primary has them, which where the members choose it is never:
-    // nobody is asked to restart for nothing.
+    // Lower values wait until the primary has them. With failover that is never the case, so no
+    // restart is pending.
     set_everywhere(&mut nodes, "40");
     for node in &nodes.nodes {
-        until("the value that is held", async || {
+        until("the held value", async || {
             let report = node.status()?.configuration;
             (report.held.len() == 1
                 && report.held[0].setting == "max_connections"
@@ -207,12 +207,12 @@ async fn max_connections_goes_up_and_down_with_a_failover_in_the_middle() {
     }
     for n in 0..3 {
         restart(&mut nodes, n).await;
-        whole(&nodes).await;
+        complete(&nodes).await;
     }
     let now = primary(&nodes).await;
     nodes.nodes[now].kill_all();
     nodes.nodes[now].start();
-    whole(&nodes).await;
+    complete(&nodes).await;
     let now = primary(&nodes).await;
     nodes.nodes[now].sql("INSERT INTO t VALUES (2)").await.unwrap();
     for node in &nodes.nodes {

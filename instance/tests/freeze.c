@@ -1,5 +1,5 @@
-/* Preloaded into a server: a disk that hangs. While the file FREEZE_FILE is there, nothing is written to the files below the directory that it
- * names, and whoever tries waits. */
+/* Makes a disk hang for one directory. Preloaded into a server. While the file FREEZE_FILE exists, writes to files below the directory that it
+ * names wait. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <fcntl.h>

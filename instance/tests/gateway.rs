@@ -1,5 +1,5 @@
-//! The read-write gateway: clients of any member's find the primary, whoever that is, and are cut
-//! off from one that is it no more.
+//! The read-write gateway: clients of any member reach the primary, and are disconnected from a former
+//! one.
 
 #![allow(
     clippy::unwrap_used,
@@ -7,13 +7,13 @@
     clippy::panic,
     missing_docs,
     dead_code,
-    reason = "this is a test through and through"
+    reason = "used by tests only"
 )]
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use pgraft_testkit::certificates::Authority;
-use pgraft_testkit::cluster::{epoch, more_rows, of_three, primary};
+use pgraft_testkit::cluster::{epoch, more_rows, primary, three_nodes};
 use pgraft_testkit::ledger::Ledger;
 use pgraft_testkit::tls::client;
 use pgraft_testkit::{Nodes, TestNode, bin_directory, until};
@@ -21,12 +21,12 @@ use std::cell::{Cell, RefCell};
 use std::io::Write;
 use std::net::TcpStream;
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio_postgres::NoTls;
 
 #[tokio::test]
-async fn clients_of_every_gateway_go_on_after_a_kill() {
-    let Some(mut nodes) = of_three(|node| node.drain = Some("1min")).await else { return };
+async fn clients_of_every_gateway_continue_after_a_kill() {
+    let Some(mut nodes) = three_nodes(|node| node.drain = Some("1min")).await else { return };
     let ledgers: Vec<Ledger> = nodes
         .nodes
         .iter()
@@ -42,38 +42,31 @@ async fn clients_of_every_gateway_go_on_after_a_kill() {
         let before = epoch(&nodes, old);
         for ledger in &ledgers {
             more_rows(ledger, 10).await;
-            ledger.new_gap();
         }
         kill(Pid::from_raw(nodes.nodes[old].postmaster().unwrap()), Signal::SIGKILL).unwrap();
         until("another primary term", async || {
             (epoch(&nodes, primary(&nodes).await) > before).then_some(())
         })
         .await;
-        for (n, ledger) in ledgers.iter().enumerate() {
+        for ledger in &ledgers {
             more_rows(ledger, 10).await;
-            let which = if n == old { "the killed one's own" } else { "another" };
-            println!(
-                "through the gateway of node {} ({which}): no acknowledgement for {:?}",
-                n + 1,
-                ledger.new_gap()
-            );
         }
     }
     stops_last(&mut nodes).await;
     let mut acked = vec![];
     for ledger in ledgers {
-        acked.extend(ledger.stop().await);
+        acked.extend(ledger.stop().await.acked);
     }
     let left = primary(&nodes).await;
     let all = until("a session", async || nodes.nodes[left].connect_to_gateway().await.ok()).await;
     let rows = all.query("SELECT row FROM ledger", &[]).await.unwrap();
     let rows: std::collections::BTreeSet<i64> = rows.iter().map(|r| r.get(0)).collect();
     let lost: Vec<_> = acked.iter().filter(|row| !rows.contains(row)).collect();
-    assert!(lost.is_empty(), "acknowledged and lost: {lost:?}");
+    assert!(lost.is_empty(), "acknowledged but lost: {lost:?}");
 }
 
-/// The primary's gateway outlives its server, for clients that are still led there, and a second
-/// signal ends it.
+/// The gateway of the former primary outlives its server, for clients that still connect to it. A
+/// second signal ends it.
 async fn stops_last(nodes: &mut Nodes) {
     let old = primary(nodes).await;
     nodes.nodes[old].signal(Signal::SIGTERM);
@@ -89,8 +82,8 @@ async fn stops_last(nodes: &mut Nodes) {
 }
 
 #[tokio::test]
-async fn clients_of_a_primary_that_stands_still_are_cut_off_and_find_the_next() {
-    let Some(nodes) = of_three(|_| ()).await else { return };
+async fn clients_of_a_paused_primary_are_disconnected_and_find_the_next() {
+    let Some(nodes) = three_nodes(|_| ()).await else { return };
     let old = primary(&nodes).await;
     let others: Vec<usize> = (0..3).filter(|n| *n != old).collect();
     let mut idle = vec![];
@@ -99,29 +92,21 @@ async fn clients_of_a_primary_that_stands_still_are_cut_off_and_find_the_next() 
             until("a session", async || nodes.nodes[*n].connect_to_gateway().await.ok()).await;
         let server: bool =
             client.query_one("SELECT NOT pg_is_in_recovery()", &[]).await.unwrap().get(0);
-        assert!(server, "the gateway of node {} leads to a standby", n + 1);
+        assert!(server, "the gateway of node {} forwarded to a standby", n + 1);
         idle.push(client);
     }
-    // It takes connections, and says nothing any more.
+    // It accepts connections, but does not answer.
     nodes.nodes[old].signal_all(Signal::SIGSTOP);
-    let since = Instant::now();
-    // Whoever comes before another one is the primary is said on to it.
-    let coming = nodes.nodes[others[0]].connect_to_gateway();
-    let came = tokio::time::timeout(pgraft_testkit::TIMEOUT, coming)
-        .await
-        .expect("it is held for 10 s at most");
-    println!(
-        "a client that came at once: {:?} after {:?}",
-        came.as_ref().map(drop).map_err(ToString::to_string),
-        since.elapsed()
-    );
+    // A client that connects before there is a new primary is held, for the hold time at most.
+    let held = nodes.nodes[others[0]].connect_to_gateway();
+    let held = tokio::time::timeout(pgraft_testkit::TIMEOUT, held).await;
+    assert!(held.is_ok(), "a client was held beyond the hold time");
     for client in &idle {
-        until("a client of the former primary to be cut off", async || {
+        until("a client of the former primary to be disconnected", async || {
             client.is_closed().then_some(())
         })
         .await;
     }
-    println!("clients of the former primary were cut off after {:?}", since.elapsed());
     for n in &others {
         until("a write through its gateway", async || {
             let client = nodes.nodes[*n].connect_to_gateway().await.ok()?;
@@ -129,7 +114,6 @@ async fn clients_of_a_primary_that_stands_still_are_cut_off_and_find_the_next() 
         })
         .await;
     }
-    println!("each gateway leads to the next one after {:?}", since.elapsed());
     nodes.nodes[old].signal_all(Signal::SIGCONT);
     until("the gateway of the former primary to follow", async || {
         let client = nodes.nodes[old].connect_to_gateway().await.ok()?;
@@ -138,28 +122,30 @@ async fn clients_of_a_primary_that_stands_still_are_cut_off_and_find_the_next() 
     .await;
 }
 
-/// The error that a client gets: SQLSTATE, and the message.
+/// The SQLSTATE and the message of a client's error.
 fn said(error: &tokio_postgres::Error) -> Option<(String, String)> {
     error.as_db_error().map(|e| (e.code().code().to_owned(), e.message().to_owned()))
 }
 
 #[tokio::test]
-async fn without_a_majority_a_client_is_told_so() {
-    let Some(mut nodes) = of_three(|node| node.hold = "1s").await else { return };
+async fn a_client_gets_an_error_without_a_majority() {
+    let Some(mut nodes) = three_nodes(|node| node.hold = "1s").await else { return };
     let left = primary(&nodes).await;
     let client =
         until("a session", async || nodes.nodes[left].connect_to_gateway().await.ok()).await;
     for n in (0..3).filter(|n| *n != left) {
         assert!(nodes.nodes[n].terminate().await.success());
     }
-    let told =
+    let error =
         until("an error", async || said(&nodes.nodes[left].connect_to_gateway().await.err()?))
             .await;
-    assert_eq!(told.0, "57P03");
+    assert_eq!(error.0, "57P03");
     let why = "the primary has no lease: it does not hear from a majority of the members";
-    assert_eq!(told.1, format!("no primary took this connection within 1s: {why}"));
-    until("the fenced primary's client to be cut off", async || client.is_closed().then_some(()))
-        .await;
+    assert_eq!(error.1, format!("no primary took this connection within 1s: {why}"));
+    until("the client of the fenced primary to be disconnected", async || {
+        client.is_closed().then_some(())
+    })
+    .await;
     for n in (0..3).filter(|n| *n != left) {
         nodes.nodes[n].start();
     }
@@ -167,30 +153,30 @@ async fn without_a_majority_a_client_is_told_so() {
 }
 
 #[tokio::test]
-async fn where_nobody_is_a_client_is_told_so_with_and_without_tls() {
+async fn a_client_gets_an_error_without_a_primary_with_and_without_tls() {
     let Some(bin) = bin_directory() else { return };
     let ca = Authority::new("the CA");
     let mut nodes = Nodes::new(&bin, 2);
-    // It waits for a bootstrap node that never comes.
+    // It waits for a bootstrap node that never starts.
     let two = &mut nodes.nodes[1];
     two.set_certificate(&ca.server(2), &ca.pem());
     two.hold = "500ms";
     two.start();
     let plain =
-        until("an error in the clear", async || said(&two.connect_to_gateway().await.err()?)).await;
+        until("an unencrypted error", async || said(&two.connect_to_gateway().await.err()?)).await;
     assert_eq!(
         plain.1,
         "no primary took this connection within 500ms: no member of the cluster answers"
     );
     let Err(inside) = two.connect_to_gateway_from_another_host(client(&ca, None)).await else {
-        panic!("somebody is there")
+        panic!("the client was accepted")
     };
     assert!(inside.contains(&plain.1), "{inside}");
 }
 
-/// A gateway is no way around the rule that whoever comes from another host needs TLS.
+/// Clients of another host need TLS, through the gateway too.
 #[tokio::test]
-async fn the_server_knows_a_client_of_another_host() {
+async fn a_client_of_another_host_needs_tls_through_the_gateway_too() {
     let Some(bin) = bin_directory() else { return };
     let ca = Authority::new("the CA");
     let mut nodes = Nodes::new(&bin, 1);
@@ -209,9 +195,9 @@ async fn the_server_knows_a_client_of_another_host() {
     );
 }
 
-/// Connections that say something, or nothing, and then wait: silent ones, some that ask for TLS
-/// and stop, halves of a startup packet and of a `ClientHello`, and other protocols.
-fn crowd(port: u16) -> Vec<TcpStream> {
+/// Incomplete connections: silent ones, some that stop after requesting TLS, half a startup packet,
+/// half a `ClientHello`, and other protocols.
+fn incomplete_connections(port: u16) -> Vec<TcpStream> {
     const SSL_REQUEST: &[u8] = &[0, 0, 0, 8, 4, 210, 22, 47];
     let kinds: [(usize, &[u8]); 5] = [
         (1000, b""),
@@ -229,7 +215,7 @@ fn crowd(port: u16) -> Vec<TcpStream> {
     .collect()
 }
 
-/// How many processes a postmaster has, those included whose client has not logged in.
+/// The number of child processes of a postmaster, including those whose client has not logged in.
 fn children(postmaster: i32) -> usize {
     std::fs::read_to_string(format!("/proc/{postmaster}/task/{postmaster}/children"))
         .unwrap()
@@ -238,19 +224,18 @@ fn children(postmaster: i32) -> usize {
         .count()
 }
 
-/// One set of nodes with TLS, for clients that are silent, and for those that come while the server
-/// recovers from a crash of one of its processes.
+/// Nodes with TLS, with silent clients, and with clients that connect during a crash recovery.
 #[tokio::test]
-async fn neither_silent_clients_nor_a_crashed_backend_cost_a_client_its_connection() {
+async fn silent_clients_and_crashed_backends_do_not_disconnect_other_clients() {
     let ca = Authority::new("the CA");
-    let Some(nodes) = of_three(|node| node.set_certificate(&ca.server(node.id), &ca.pem())).await
+    let Some(nodes) =
+        three_nodes(|node| node.set_certificate(&ca.server(node.id), &ca.pem())).await
     else {
         return;
     };
     let first = primary(&nodes).await;
     let (before, calm) = (epoch(&nodes, first), children(nodes.nodes[first].postmaster().unwrap()));
-    let come_in = async |what: &str| {
-        let since = Instant::now();
+    let connect_from_all = async || {
         for node in &nodes.nodes {
             for _ in 0..5 {
                 node.connect_to_gateway()
@@ -263,27 +248,27 @@ async fn neither_silent_clients_nor_a_crashed_backend_cost_a_client_its_connecti
             }
             node.ready().await;
         }
-        println!("30 clients, {what}: {:?}", since.elapsed());
     };
-    come_in("alone").await;
-    let crowds: Vec<_> = nodes.nodes.iter().map(|node| crowd(node.gateway_port())).collect();
-    come_in("beside 4050 that say nothing").await;
-    // The others have gone; each of those that say nothing would be here for a minute.
-    let crowded = async || (children(nodes.nodes[first].postmaster()?) < calm + 20).then_some(());
-    until("few processes", crowded).await;
+    connect_from_all().await;
+    let silent: Vec<_> =
+        nodes.nodes.iter().map(|node| incomplete_connections(node.gateway_port())).collect();
+    connect_from_all().await;
+    // The other connections are closed. Silent ones stay for a minute.
+    let closed = async || (children(nodes.nodes[first].postmaster()?) < calm + 20).then_some(());
+    until("the other connections to be closed", closed).await;
     assert_eq!(
         (primary(&nodes).await, epoch(&nodes, first)),
         (first, before),
-        "they cost a failover"
+        "the silent connections caused a failover"
     );
     sslnegotiation_direct(&nodes);
 
-    // The crowd stays. Clients come all the time, and a backend is killed.
+    // The silent connections stay. Clients keep connecting, and a backend is killed.
     let (over, refused, connected) =
         (Cell::new(false), RefCell::new(vec![]), Cell::new([0_u32; 2]));
-    let come = async |node: &TestNode, tls: bool| {
+    let keep_connecting = async |node: &TestNode, tls: bool| {
         while !over.get() {
-            let came = if tls {
+            let result = if tls {
                 node.connect_to_gateway_from_another_host(client(&ca, None)).await.map(drop)
             } else {
                 node.connect_to_gateway()
@@ -291,7 +276,7 @@ async fn neither_silent_clients_nor_a_crashed_backend_cost_a_client_its_connecti
                     .map(drop)
                     .map_err(|e| said(&e).map_or_else(String::new, |(_, message)| message))
             };
-            match came {
+            match result {
                 Ok(()) => connected.update(|mut count| {
                     count[usize::from(tls)] += 1;
                     count
@@ -299,20 +284,20 @@ async fn neither_silent_clients_nor_a_crashed_backend_cost_a_client_its_connecti
                 Err(error) if error.contains("database system") || error.contains("no primary") => {
                     refused.borrow_mut().push(error);
                 }
-                Err(_) => {} // it was open, and is broken
+                Err(_) => {} // the connection is broken
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
     let kills = async {
-        for round in 0..3 {
+        for _ in 0..3 {
             let old = primary(&nodes).await;
             let victim = until("a session", async || {
                 nodes.nodes[old].connect("postgres", "superuser-1", "app").await.ok()
             })
             .await;
             let pid: i32 = victim.query_one("SELECT pg_backend_pid()", &[]).await.unwrap().get(0);
-            let (since, count) = (Instant::now(), connected.get());
+            let count = connected.get();
             kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
             until("the end of the session", async || victim.is_closed().then_some(())).await;
             for node in &nodes.nodes {
@@ -322,7 +307,6 @@ async fn neither_silent_clients_nor_a_crashed_backend_cost_a_client_its_connecti
                 })
                 .await;
             }
-            println!("round {round}: writes through all gateways after {:?}", since.elapsed());
             until("clients of both kinds", async || {
                 (0..2).all(|n| connected.get()[n] > count[n] + 5).then_some(())
             })
@@ -330,14 +314,16 @@ async fn neither_silent_clients_nor_a_crashed_backend_cost_a_client_its_connecti
         }
         over.set(true);
     };
-    let come = nodes.nodes.iter().flat_map(|node| [come(node, true), come(node, false)]);
-    tokio::join!(futures::future::join_all(come), kills);
-    println!("{:?} clients without and with TLS came in", connected.get());
+    let clients = nodes
+        .nodes
+        .iter()
+        .flat_map(|node| [keep_connecting(node, true), keep_connecting(node, false)]);
+    tokio::join!(futures::future::join_all(clients), kills);
     assert!(refused.borrow().is_empty(), "{:?}", refused.borrow());
-    drop(crowds);
+    drop(silent);
 }
 
-/// TLS from the first byte (libpq 17).
+/// Direct TLS (libpq 17).
 fn sslnegotiation_direct(nodes: &Nodes) {
     for node in &nodes.nodes {
         let target = format!(

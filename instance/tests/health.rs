@@ -1,22 +1,21 @@
-//! What `/readyz` says of a standby: one that receives or replays nothing is not read from, and one
-//! without a primary is.
+//! `/readyz` of a standby: not ready if it does not receive or replay WAL, but ready without a primary.
 
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
     missing_docs,
-    reason = "this is a test through and through"
+    reason = "used by tests only"
 )]
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use pgraft_testkit::cluster::{of_three, primary};
+use pgraft_testkit::cluster::{primary, three_nodes};
 use pgraft_testkit::{TestNode, child_of, until};
 use serde_json::json;
 use std::time::{Duration, Instant};
 
-/// Waits until the node is not ready, and only for such a reason.
+/// Waits until the node is not ready, with this reason only.
 async fn stale(node: &TestNode, reason: &str) {
     until(&format!("node {} to say: {reason}", node.id), async || {
         let (code, body) = node.get("/readyz")?;
@@ -27,17 +26,17 @@ async fn stale(node: &TestNode, reason: &str) {
 }
 
 #[tokio::test]
-async fn a_standby_that_does_not_follow_is_not_read_from() {
+async fn a_standby_that_does_not_follow_is_not_ready() {
     let bound = json!({"maxLag": "2s"});
     let Some(nodes) =
-        of_three(|node| drop(node.config.insert("standby".into(), bound.clone()))).await
+        three_nodes(|node| drop(node.config.insert("standby".into(), bound.clone()))).await
     else {
         return;
     };
     let first = primary(&nodes).await;
     let (paused, cut) = (&nodes.nodes[(first + 1) % 3], &nodes.nodes[(first + 2) % 3]);
 
-    // Paused, with nothing to replay or with much.
+    // Its replay is paused, with and without WAL to replay.
     paused.sql("SELECT pg_wal_replay_pause()").await.unwrap();
     stale(paused, "replay of WAL has been paused").await;
     nodes.nodes[first]
@@ -59,7 +58,7 @@ async fn a_standby_that_does_not_follow_is_not_read_from() {
     paused.sql("SELECT pg_wal_replay_resume()").await.unwrap();
     paused.ready().await;
 
-    // A receiver that stands still, and says of itself that it is streaming.
+    // A stopped walreceiver, which still reports streaming.
     let receiver =
         until("a walreceiver", async || child_of(cut.postmaster()?, "walreceiver")).await;
     kill(Pid::from_raw(receiver), Signal::SIGSTOP).unwrap();
@@ -71,12 +70,12 @@ async fn a_standby_that_does_not_follow_is_not_read_from() {
     assert!(cut.log().contains("is up to date again"));
 }
 
-/// A member that is alone sees no primary: it goes on answering reads from what it has.
+/// A member without a primary keeps answering reads.
 #[tokio::test]
-async fn without_a_primary_reads_stay_available() {
+async fn a_standby_stays_ready_without_a_primary() {
     let bound = json!({"maxLag": "1s"});
     let Some(mut nodes) =
-        of_three(|node| drop(node.config.insert("standby".into(), bound.clone()))).await
+        three_nodes(|node| drop(node.config.insert("standby".into(), bound.clone()))).await
     else {
         return;
     };
@@ -86,7 +85,7 @@ async fn without_a_primary_reads_stay_available() {
         nodes.nodes[n].kill_all();
     }
     let node = &nodes.nodes[left];
-    until("the stream's end", async || {
+    until("the end of streaming", async || {
         node.status().filter(|s| s.postgres.streaming == Some(false))
     })
     .await;

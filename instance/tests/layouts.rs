@@ -1,16 +1,16 @@
-//! Disks as people lay them out: links, mount points, tablespaces, WAL on a disk of its own, what a
-//! dead server left behind; and a host without IPv4.
+//! Disk layouts: links, mount points, tablespaces, WAL on another disk, files of a dead server; and a
+//! host without IPv4.
 
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
     missing_docs,
-    reason = "this is a test through and through"
+    reason = "used by tests only"
 )]
 
 use nix::unistd::{User, chown, geteuid};
-use pgraft_testkit::cluster::{cluster_of, leader, primary, whole};
+use pgraft_testkit::cluster::{cluster_of, complete, leader, primary};
 use pgraft_testkit::network::TestNetwork;
 use pgraft_testkit::{Nodes, TestNode, bin_directory, may_mount, until};
 use serde_json::json;
@@ -32,7 +32,7 @@ fn directory(path: &Path) {
     give(path);
 }
 
-/// A bootstrap node, and a standby that is not started yet.
+/// A bootstrap node, and a standby that was not started.
 async fn bootstrap_node_and_another() -> Option<Nodes> {
     let mut nodes = Nodes::new(&bin_directory()?, 2);
     nodes.nodes[0].start();
@@ -41,11 +41,11 @@ async fn bootstrap_node_and_another() -> Option<Nodes> {
 }
 
 #[tokio::test]
-async fn tablespaces_and_wal_on_disks_of_their_own_survive_a_clone() {
+async fn tablespaces_and_wal_on_other_disks_survive_a_clone() {
     let Some(mut nodes) = bootstrap_node_and_another().await else { return };
     let [one, two] = &mut nodes.nodes[..] else { panic!() };
     let at = |node: &TestNode, name: &str| node.directory.join(name);
-    // A host's own disk, at the same path on every host. Node 1 has it as it is.
+    // A disk at the same path on every host. Node 1 uses it directly.
     let place = at(one, "disk/fast=1");
     directory(place.parent().unwrap());
     directory(&place);
@@ -55,7 +55,7 @@ async fn tablespaces_and_wal_on_disks_of_their_own_survive_a_clone() {
         .await
         .unwrap();
 
-    // Both on one host: node 2 must not touch what is node 1's.
+    // Both nodes on one host: node 2 must not use the files of node 1.
     two.start();
     until("a refusal", async || {
         two.log().contains("there this host has files of another server").then_some(())
@@ -89,12 +89,12 @@ async fn tablespaces_and_wal_on_disks_of_their_own_survive_a_clone() {
         copied()
     );
 
-    // Its WAL goes to another disk, by hand; then it is cloned once more.
+    // Its WAL is moved to another disk by hand, and it is cloned again.
     assert!(two.terminate().await.success());
     let (wal, link) = (at(two, "wal"), at(two, "pgdata/pg_wal"));
     fs::rename(&link, &wal).unwrap();
     symlink(&wal, &link).unwrap();
-    fs::write(at(two, "pgdata.pgraft/mending"), "").unwrap();
+    fs::write(at(two, "pgdata.pgraft/rewind-in-progress"), "").unwrap();
     one.sql("INSERT INTO far SELECT generate_series(1001, 2000)").await.unwrap();
     two.start();
     two.streaming().await;
@@ -103,7 +103,9 @@ async fn tablespaces_and_wal_on_disks_of_their_own_survive_a_clone() {
     assert!(
         fs::read_dir(&wal).unwrap().any(|e| e.unwrap().file_name().to_string_lossy().len() == 24)
     );
-    assert!(!at(two, "pgdata.pgraft/mending").exists() && !wal.join("pgraft-clone").exists());
+    assert!(
+        !at(two, "pgdata.pgraft/rewind-in-progress").exists() && !wal.join("pgraft-clone").exists()
+    );
 }
 
 #[tokio::test]
@@ -126,16 +128,16 @@ async fn a_linked_data_directory_stays_on_its_disk() {
         assert!(two.directory.join("disk/data.pgraft/lock").exists());
         assert!(two.terminate().await.success());
         if round == 0 {
-            // As a copy made by hand may leave it; and cloned once more.
+            // The state after a copy by hand, and another clone.
             fs::set_permissions(&data, fs::Permissions::from_mode(0o755)).unwrap();
-            fs::write(two.directory.join("disk/data.pgraft/mending"), "").unwrap();
+            fs::write(two.directory.join("disk/data.pgraft/rewind-in-progress"), "").unwrap();
             two.start();
             two.streaming().await;
         }
     }
 }
 
-/// What `pgraft-instance` says before it ends, with everything as it was.
+/// Starts a node that must refuse to run and change nothing. Returns its message.
 async fn refused(node: &mut TestNode) -> String {
     let before = node.log().len();
     node.start();
@@ -147,7 +149,7 @@ async fn refused(node: &mut TestNode) -> String {
 }
 
 #[tokio::test]
-async fn what_can_not_work_is_refused_before_anything_is_written() {
+async fn an_impossible_layout_is_refused_before_anything_is_written() {
     let Some(bin) = bin_directory() else { return };
     let mut nodes = Nodes::new(&bin, 1);
     let one = &mut nodes.nodes[0];
@@ -160,7 +162,7 @@ async fn what_can_not_work_is_refused_before_anything_is_written() {
     assert!(refused(one).await.contains("socketDirectory:"));
     fs::rename(at(one, "socket.away"), at(one, "socket")).unwrap();
 
-    // Nobody's but root's: a clone could not be made beside the data.
+    // Owned by root, so that a clone cannot be created beside the data.
     if geteuid().is_root() {
         chown(&one.directory, Some(0.into()), None).unwrap();
         assert!(refused(one).await.contains("since a clone is made beside the data directory"));
@@ -180,16 +182,16 @@ async fn what_can_not_work_is_refused_before_anything_is_written() {
     one.ready().await;
 }
 
-/// As when a container was killed and its volumes stayed: the numbers in the lock files are those
-/// of other processes by now.
+/// As after the kill of a container whose volumes stay: the process ids in the lock files belong to
+/// other processes.
 #[tokio::test]
-async fn the_lock_files_of_a_dead_server_are_no_obstacle() {
+async fn lock_files_of_a_dead_server_are_ignored() {
     let Some(bin) = bin_directory() else { return };
     let mut nodes = Nodes::new(&bin, 1);
     let one = &mut nodes.nodes[0];
     one.start();
     one.ready().await;
-    // Of the user that Postgres runs as: it takes nobody else's for a server.
+    // Run as Postgres' user, since Postgres ignores processes of other users.
     let mut sleep = Command::new("sleep");
     sleep.arg("600");
     if geteuid().is_root() {
@@ -221,9 +223,9 @@ async fn the_lock_files_of_a_dead_server_are_no_obstacle() {
     user.wait().unwrap();
 }
 
-/// The members have IPv6 addresses only, and clients IPv4 ones: everything listens on both.
+/// Members use IPv6 only, and clients IPv4. Every listener accepts both.
 #[tokio::test]
-async fn three_nodes_whose_network_is_ipv6() {
+async fn members_with_ipv6_only_form_a_cluster() {
     let Some(bin) = bin_directory() else { return };
     let Some(mut network) = TestNetwork::new(3) else { return };
     network.only_ipv6();
@@ -237,7 +239,7 @@ async fn three_nodes_whose_network_is_ipv6() {
     let next = (before + 1) % 3;
     let switch = format!("SELECT pgraft_switchover({})::text", next + 1);
     until("a switchover", async || nodes.nodes[before].sql(&switch).await.ok()).await;
-    whole(&nodes).await;
+    complete(&nodes).await;
     let after = primary(&nodes).await;
     assert_ne!(after, before);
     let by_gateway = nodes.nodes[before].connect_to_gateway().await.unwrap();
@@ -254,5 +256,5 @@ async fn three_nodes_whose_network_is_ipv6() {
         .as_db_error()
         .map(|e| format!("{} {}", e.message(), e.hint().unwrap_or_default()))
         .unwrap_or_default();
-    assert!(words.contains("[fd70:6772:6166::"), "an address and its port are told apart: {words}");
+    assert!(words.contains("[fd70:6772:6166::"), "the address is in brackets: {words}");
 }

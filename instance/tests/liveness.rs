@@ -1,6 +1,5 @@
-//! Three nodes whose primary stops serving in one way or another: a standby takes over, and nothing
-//! that was acknowledged is lost. And what looks like it and is not: a server that is busy, full,
-//! or whose observer was paused keeps its place.
+//! Primaries that stop serving are replaced, and no acknowledged row is lost. A server that is busy,
+//! out of connections, or whose instance manager was paused is not replaced.
 
 #![allow(
     clippy::unwrap_used,
@@ -8,13 +7,13 @@
     clippy::panic,
     missing_docs,
     dead_code,
-    reason = "this is a test through and through"
+    reason = "used by tests only"
 )]
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use pgraft_testkit::cluster::{
-    epoch, more_rows, nothing_is_lost, of_three, primary, primary_after, whole,
+    complete, epoch, more_rows, nothing_is_lost, primary, primary_after, three_nodes,
 };
 use pgraft_testkit::ledger::Ledger;
 use pgraft_testkit::{Nodes, child_of, compile, until};
@@ -35,75 +34,67 @@ async fn child(nodes: &Nodes, of: usize, name: &str) -> i32 {
     until(name, async || child_of(nodes.nodes[of].postmaster()?, name)).await
 }
 
-/// What is done to the primary has another one take over; the old one comes back by itself.
-async fn hands_over(
+/// Harms the primary, and waits until another node has replaced it and the cluster is complete.
+/// Returns the old primary.
+async fn replaces_the_primary(
     nodes: &Nodes,
     ledger: &Ledger,
-    what: &str,
     harm: impl AsyncFnOnce(usize),
 ) -> usize {
-    hands_over_and_back(nodes, ledger, what, harm, async |_| ()).await
+    replaces_the_primary_until(nodes, ledger, harm, async |_| ()).await
 }
 
-/// The same, where the harm must be taken back before the old one can come back.
-async fn hands_over_and_back(
+/// As [`replaces_the_primary`], for harm that must be undone before the node can come back.
+async fn replaces_the_primary_until(
     nodes: &Nodes,
     ledger: &Ledger,
-    what: &str,
     harm: impl AsyncFnOnce(usize),
-    mend: impl AsyncFnOnce(usize),
+    undo: impl AsyncFnOnce(usize),
 ) -> usize {
-    whole(nodes).await;
+    complete(nodes).await;
     let old = primary(nodes).await;
     let before = epoch(nodes, old);
     more_rows(ledger, 10).await;
-    ledger.new_gap();
     harm(old).await;
-    let new = primary_after(nodes, before, &[old]).await;
+    primary_after(nodes, before, &[old]).await;
     more_rows(ledger, 10).await;
-    println!(
-        "{what}: node {} took over from node {}, no acknowledgement for {:?}",
-        new + 1,
-        old + 1,
-        ledger.new_gap()
-    );
-    mend(old).await;
-    whole(nodes).await;
+    undo(old).await;
+    complete(nodes).await;
     old
 }
 
-fn says(nodes: &Nodes, of: usize, words: &str) {
-    assert!(nodes.nodes[of].log().contains(words), "node {} does not say: {words}", of + 1);
+fn assert_logged(nodes: &Nodes, node: usize, line: &str) {
+    assert!(nodes.nodes[node].log().contains(line), "node {} did not log: {line}", node + 1);
 }
 
-/// One test keeps all processors busy: the others are not beside it.
+/// One test keeps all processors busy, and must not run at the same time as the others.
 static PROCESSORS: RwLock<()> = RwLock::const_new(());
 
 #[tokio::test]
 async fn a_primary_that_cannot_serve_is_replaced() {
     let _others = PROCESSORS.read().await;
-    let Some(nodes) = of_three(|_| ()).await else { return };
+    let Some(nodes) = three_nodes(|_| ()).await else { return };
     let ledger = Ledger::start(nodes.servers());
 
-    let old = hands_over(&nodes, &ledger, "a stopped postmaster", async |old| {
+    let old = replaces_the_primary(&nodes, &ledger, async |old| {
         stop(postmaster(&nodes, old));
     })
     .await;
-    says(&nodes, old, "Postgres is unresponsive: its postmaster is stopped");
+    assert_logged(&nodes, old, "Postgres is unresponsive: its postmaster is stopped");
 
-    let old = hands_over(&nodes, &ledger, "a stopped checkpointer", async |old| {
+    let old = replaces_the_primary(&nodes, &ledger, async |old| {
         stop(child(&nodes, old, "checkpointer").await);
     })
     .await;
-    says(&nodes, old, "Postgres is unresponsive: its checkpointer is stopped");
+    assert_logged(&nodes, old, "Postgres is unresponsive: its checkpointer is stopped");
 
-    let old = hands_over(&nodes, &ledger, "stopped walsenders", async |old| {
+    let old = replaces_the_primary(&nodes, &ledger, async |old| {
         let senders = "SELECT string_agg(pid::text, ' ') FROM pg_stat_replication";
         let pids = nodes.nodes[old].sql(senders).await.unwrap().unwrap();
         pids.split(' ').for_each(|pid| stop(pid.parse().unwrap()));
     })
     .await;
-    says(
+    assert_logged(
         &nodes,
         old,
         "Postgres is unresponsive: commits wait for standbys and a walsender is stopped",
@@ -112,17 +103,17 @@ async fn a_primary_that_cannot_serve_is_replaced() {
 }
 
 #[tokio::test]
-async fn a_killed_backend_costs_what_a_killed_postmaster_costs() {
+async fn a_killed_backend_or_postmaster_replaces_the_primary() {
     let _others = PROCESSORS.read().await;
-    let Some(nodes) = of_three(|_| ()).await else { return };
+    let Some(nodes) = three_nodes(|_| ()).await else { return };
     let ledger = Ledger::start(nodes.servers());
     for _ in 0..3 {
-        let old = hands_over(&nodes, &ledger, "a killed postmaster", async |old| {
+        let old = replaces_the_primary(&nodes, &ledger, async |old| {
             kill(Pid::from_raw(postmaster(&nodes, old)), Signal::SIGKILL).unwrap();
         })
         .await;
-        says(&nodes, old, "the server of this primary ends: its lease");
-        hands_over(&nodes, &ledger, "a killed backend", async |old| {
+        assert_logged(&nodes, old, "the server of this primary ends: its lease");
+        replaces_the_primary(&nodes, &ledger, async |old| {
             let client = nodes.nodes[old].connect("app", "owner-1", "app").await.unwrap();
             let pid: i32 = client.query_one("SELECT pg_backend_pid()", &[]).await.unwrap().get(0);
             kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
@@ -133,19 +124,19 @@ async fn a_killed_backend_costs_what_a_killed_postmaster_costs() {
 }
 
 #[tokio::test]
-async fn a_smart_shutdown_by_somebody_else_is_a_handover_and_a_restart() {
+async fn a_smart_shutdown_by_another_program_hands_over_and_restarts() {
     let _others = PROCESSORS.read().await;
-    let Some(nodes) = of_three(|_| ()).await else { return };
+    let Some(nodes) = three_nodes(|_| ()).await else { return };
     let ledger = Ledger::start(nodes.servers());
     let old = primary(&nodes).await;
     let stays = nodes.nodes[old].connect("app", "owner-1", "app").await.unwrap();
-    let old = hands_over(&nodes, &ledger, "a smart shutdown", async |old| {
+    let old = replaces_the_primary(&nodes, &ledger, async |old| {
         kill(Pid::from_raw(postmaster(&nodes, old)), Signal::SIGTERM).unwrap();
     })
     .await;
-    says(&nodes, old, "Postgres is being shut down, and not by pgraft-instance");
-    says(&nodes, old, "failover: this primary steps down for node");
-    assert!(stays.query("SELECT 1", &[]).await.is_err(), "its server is another one");
+    assert_logged(&nodes, old, "Postgres is being shut down, and not by pgraft-instance");
+    assert_logged(&nodes, old, "failover: this primary steps down for node");
+    assert!(stays.query("SELECT 1", &[]).await.is_err(), "its server was restarted");
 
     // A standby is restarted, whether or not it leads the Raft group.
     let standby = (primary(&nodes).await + 1) % 3;
@@ -156,8 +147,8 @@ async fn a_smart_shutdown_by_somebody_else_is_a_handover_and_a_restart() {
         nodes.nodes[standby].postmaster().filter(|pid| *pid != before.1)
     })
     .await;
-    whole(&nodes).await;
-    assert_eq!(epoch(&nodes, primary(&nodes).await), before.0, "the primary is the same");
+    complete(&nodes).await;
+    assert_eq!(epoch(&nodes, primary(&nodes).await), before.0, "the primary has changed");
     nothing_is_lost(&nodes, ledger).await;
 }
 
@@ -184,42 +175,34 @@ async fn a_primary_whose_disk_hangs_is_replaced() {
             ("FREEZE_FILE".into(), text(&file(node.id))),
         ];
     };
-    let Some(nodes) = of_three(preloaded).await else { return };
+    let Some(nodes) = three_nodes(preloaded).await else { return };
     let ledger = Ledger::start(nodes.servers());
     let freeze = |n: usize, what: &str| {
         let node = &nodes.nodes[n];
         std::fs::write(file(node.id), node.directory.join(what).display().to_string()).unwrap();
     };
     let old = primary(&nodes).await;
-    let before = epoch(&nodes, old);
     more_rows(&ledger, 10).await;
 
-    // Raft's files on the primary: the others go on, and so does the primary.
+    // The Raft files of the primary: the other members continue, and so does the primary.
     freeze(old, "raft/");
-    tokio::time::sleep(Duration::from_secs(8)).await;
+    tokio::time::sleep(Duration::from_secs(8)).await; // the duration of the fault
     more_rows(&ledger, 50).await;
     std::fs::remove_file(file(nodes.nodes[old].id)).unwrap();
-    println!(
-        "a primary whose Raft directory hangs: no acknowledgement for {:?}, epoch {} after {before}",
-        ledger.new_gap(),
-        epoch(&nodes, old)
-    );
-
-    let old = hands_over_and_back(
+    let old = replaces_the_primary_until(
         &nodes,
         &ledger,
-        "a disk that hangs",
         async |old| freeze(old, "pgdata/"),
         async |old| {
             std::fs::remove_file(file(nodes.nodes[old].id)).unwrap();
         },
     )
     .await;
-    says(&nodes, old, "Postgres is unresponsive: it cannot flush WAL");
+    assert_logged(&nodes, old, "Postgres is unresponsive: it cannot flush WAL");
     nothing_is_lost(&nodes, ledger).await;
 }
 
-/// Ended with this.
+/// Busy processes. They end when this is dropped.
 struct Busy(Vec<Child>);
 
 impl Busy {
@@ -245,37 +228,37 @@ impl Drop for Busy {
 }
 
 #[tokio::test]
-async fn a_busy_or_full_server_keeps_its_place() {
+async fn a_busy_or_full_server_is_not_replaced() {
     let _alone = PROCESSORS.write().await;
-    let Some(nodes) = of_three(|_| ()).await else { return };
+    let Some(nodes) = three_nodes(|_| ()).await else { return };
     let ledger = Ledger::start(nodes.servers());
     let old = primary(&nodes).await;
     more_rows(&ledger, 10).await;
     // Longer than a server may be unresponsive.
     let long = Duration::from_secs(10);
 
-    // The lease may be lost on a machine that is so busy; the server must not be killed for it.
+    // The lease may expire on such a busy machine, but the server must not be killed.
     let busy = Busy::on_all_processors(8);
-    tokio::time::sleep(long).await;
+    tokio::time::sleep(long).await; // the duration of the fault
     drop(busy);
 
-    // Every connection that there is, the reserved ones too.
+    // All connections, including the reserved ones.
     let mut all = vec![];
     while let Ok(client) = nodes.nodes[old].connect("postgres", "superuser-1", "postgres").await {
         all.push(client);
     }
     assert!(all.len() > 10);
-    tokio::time::sleep(long).await;
+    tokio::time::sleep(long).await; // the duration of the fault
     drop(all);
 
-    // The observer is paused for long, and when it goes on the server is paused for a moment.
+    // The instance manager is paused for a long time, and then the server for a moment.
     let postmaster = postmaster(&nodes, old);
     nodes.nodes[old].signal(Signal::SIGSTOP);
-    tokio::time::sleep(long).await;
+    tokio::time::sleep(long).await; // the duration of the fault
     stop(postmaster);
     nodes.nodes[old].signal(Signal::SIGCONT);
-    tokio::time::sleep(Duration::from_secs(1)).await;
-    // Its worker may have ended it meanwhile: on a machine that is so busy the lease may be lost.
+    tokio::time::sleep(Duration::from_secs(1)).await; // the duration of the fault
+    // Its worker may have ended it, since the lease may expire on a busy machine.
     let _ = kill(Pid::from_raw(postmaster), Signal::SIGCONT);
     more_rows(&ledger, 10).await;
     for node in &nodes.nodes {

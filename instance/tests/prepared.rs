@@ -1,18 +1,17 @@
-//! Prepared transactions outlive whatever happens to their members: a failover, a rewind, a clone,
-//! a crash in the middle of a restartpoint. They are there afterwards with their locks, can be
-//! committed, and nothing is there twice.
+//! Prepared transactions survive a failover, a rewind, a clone and a crash during a restartpoint. They
+//! keep their locks, can be committed, and no row exists twice.
 
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
     missing_docs,
-    reason = "this is a test through and through"
+    reason = "used by tests only"
 )]
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use pgraft_testkit::cluster::{of_three, primary, whole};
+use pgraft_testkit::cluster::{complete, primary, three_nodes};
 use pgraft_testkit::{Nodes, TestNode, bin_directory, until};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
@@ -20,7 +19,7 @@ use std::time::Instant;
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
-/// The instance manager's word on a file that Postgres 17 would have stumbled over.
+/// The log line about a file with which Postgres 17 would fail to start.
 const REMOVED: &str =
     "removed a two-phase state file that is newer than the checkpoint recovery starts from";
 
@@ -28,8 +27,8 @@ async fn superuser(node: &TestNode) -> Client {
     until("a session", async || node.connect("postgres", "superuser-1", "app").await.ok()).await
 }
 
-/// A transaction id of its own goes by first: the file of the very next id has the right name by
-/// luck.
+/// Uses up a transaction id first. With the very next id, the file would have the right name by
+/// chance.
 async fn prepare(client: &Client, gid: &str, id: i32) {
     client.batch_execute(&format!("INSERT INTO held VALUES ({id}, 0)")).await.unwrap();
     client.batch_execute("CREATE TABLE one_more (); DROP TABLE one_more").await.unwrap();
@@ -51,7 +50,7 @@ async fn prepared(client: &Client) -> Vec<String> {
         .collect()
 }
 
-/// Each of them is there and holds its row.
+/// Asserts that every prepared transaction exists and holds its lock.
 async fn all_hold(client: &Client, gids: &[(&str, i32)]) {
     assert_eq!(prepared(client).await, gids.iter().map(|(gid, _)| *gid).collect::<Vec<_>>());
     for (gid, id) in gids {
@@ -65,7 +64,7 @@ async fn all_hold(client: &Client, gids: &[(&str, i32)]) {
 }
 
 async fn switch_to(nodes: &Nodes, to: usize) {
-    whole(nodes).await;
+    complete(nodes).await;
     let switch = format!("SELECT pgraft_switchover({})::text", to + 1);
     until("a switchover", async || {
         let _ = nodes.nodes[primary(nodes).await].sql(&switch).await;
@@ -78,7 +77,7 @@ fn files(node: &TestNode) -> usize {
     std::fs::read_dir(node.directory.join("pgdata/pg_twophase")).unwrap().count()
 }
 
-/// WAL of its own, so that it has to be rewound to whoever is the primary next.
+/// Writes WAL that the next primary will not have, so that this server must be rewound.
 async fn fail_over_from(nodes: &mut Nodes, old: usize) -> usize {
     let others: Vec<usize> = (0..3).filter(|n| *n != old).collect();
     for n in &others {
@@ -87,21 +86,21 @@ async fn fail_over_from(nodes: &mut Nodes, old: usize) -> usize {
     let alone = superuser(&nodes.nodes[old]).await;
     let wrote =
         alone.batch_execute("SET synchronous_commit = local; CREATE TABLE nobody_else_has AS SELECT generate_series(1, 1000)").await;
-    // A subscriber that has heard more than any standby has.
-    let heard = alone
+    // A subscriber that has received more than any standby.
+    let received = alone
         .batch_execute("SELECT count(*) FROM pg_logical_slot_get_changes('ahead', NULL, NULL)")
         .await;
     nodes.nodes[old].kill_all();
     wrote.unwrap();
-    heard.unwrap();
+    received.unwrap();
     for n in others {
         nodes.nodes[n].start();
     }
     primary(nodes).await
 }
 
-/// A clone during which a transaction is prepared and a checkpoint writes its file; whether the
-/// copy has that file.
+/// A clone during which a transaction is prepared and a checkpoint writes its file. Returns whether
+/// the clone has the file.
 async fn clone_around_a_checkpoint(nodes: &mut Nodes, of: usize, gid: &str, id: i32) -> bool {
     let from = primary(nodes).await;
     let client = superuser(&nodes.nodes[from]).await;
@@ -109,8 +108,7 @@ async fn clone_around_a_checkpoint(nodes: &mut Nodes, of: usize, gid: &str, id: 
     assert!(nodes.nodes[of].terminate().await.success());
     std::fs::remove_dir_all(nodes.nodes[of].directory.join("pgdata")).unwrap();
     nodes.nodes[of].start();
-    // It has its checkpoint and is to send files: it stands still until there is another
-    // checkpoint.
+    // The base backup is stopped after its checkpoint, until there is another checkpoint.
     let sends = "SELECT pid FROM pg_stat_progress_basebackup WHERE phase NOT IN ('initializing', 'waiting for checkpoint to finish')";
     let deadline = Instant::now() + pgraft_testkit::TIMEOUT;
     let sender = loop {
@@ -127,8 +125,8 @@ async fn clone_around_a_checkpoint(nodes: &mut Nodes, of: usize, gid: &str, id: 
     nodes.nodes[of].log().matches(REMOVED).count() > seen
 }
 
-/// Postgres' programs, but the first pg_rewind of each data directory, after which it is as if the
-/// primary had refused its connection.
+/// Links to the Postgres programs, except that the first pg_rewind of each data directory fails as
+/// if the primary had refused its connection.
 fn first_rewind_is_refused(bin: &Path) -> tempfile::TempDir {
     let programs = tempfile::tempdir().unwrap();
     std::fs::set_permissions(programs.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
@@ -148,8 +146,8 @@ fn first_rewind_is_refused(bin: &Path) -> tempfile::TempDir {
     programs
 }
 
-/// One on each of the members in turn; the rest is rolled back. Then all members have the same, and
-/// nothing twice.
+/// Commits one prepared transaction on each member, and rolls back the others. Then asserts that
+/// all members have the same rows, each once.
 async fn are_committed(nodes: &Nodes, members: [usize; 3], all: &[(&str, i32)]) {
     let mut left = all;
     for node in members {
@@ -169,7 +167,7 @@ async fn are_committed(nodes: &Nodes, members: [usize; 3], all: &[(&str, i32)]) 
     for (gid, _) in left {
         client.batch_execute(&format!("ROLLBACK PREPARED '{gid}'")).await.unwrap();
     }
-    whole(nodes).await;
+    complete(nodes).await;
     let want = "SELECT string_agg(id || ':' || v, ' ' ORDER BY id) FROM held";
     let done = all
         .iter()
@@ -192,7 +190,7 @@ async fn are_committed(nodes: &Nodes, members: [usize; 3], all: &[(&str, i32)]) 
 }
 
 #[tokio::test]
-async fn prepared_transactions_outlive_all_of_it() {
+async fn prepared_transactions_survive_failover_rewind_clone_and_crash() {
     let Some(bin) = bin_directory() else { return };
     let programs = first_rewind_is_refused(&bin);
     let some = |node: &mut TestNode| {
@@ -200,7 +198,7 @@ async fn prepared_transactions_outlive_all_of_it() {
         node.parameters.insert("max_prepared_transactions".into(), "20".into());
         node.parameters.insert("sync_replication_slots".into(), "on".into());
     };
-    let Some(mut nodes) = of_three(some).await else { return };
+    let Some(mut nodes) = three_nodes(some).await else { return };
     let old = primary(&nodes).await;
     let client = superuser(&nodes.nodes[old]).await;
     client
@@ -209,13 +207,13 @@ async fn prepared_transactions_outlive_all_of_it() {
         )
         .await
         .unwrap();
-    // Made first: it would wait for the end of transactions that are prepared.
+    // Created first, since it would wait for the end of prepared transactions.
     client
         .batch_execute("SELECT pg_create_logical_replication_slot('ahead', 'test_decoding')")
         .await
         .unwrap();
     prepare(&client, "x1", 1).await;
-    // A row whose last writers are a multixact.
+    // A row that is locked by a multixact.
     client
         .batch_execute(
             "CREATE TABLE shared (id int PRIMARY KEY, v int); INSERT INTO shared VALUES (1, 0)",
@@ -238,7 +236,7 @@ async fn prepared_transactions_outlive_all_of_it() {
         .await
         .unwrap();
 
-    // A plain failover, and a rewind of the old primary when the new one has written the file.
+    // A failover, and a rewind of the old primary after the new one has written the file.
     let new = fail_over_from(&mut nodes, old).await;
     let client = superuser(&nodes.nodes[new]).await;
     all_hold(&client, &[("x1", 1)]).await;
@@ -258,7 +256,7 @@ async fn prepared_transactions_outlive_all_of_it() {
         .await
         .unwrap()
         .get(0);
-    assert_eq!(slots, 0, "the subscriber would miss what it has not heard");
+    assert_eq!(slots, 0, "the subscriber would miss changes");
     let brief: i64 = client.query_one("SELECT count(*) FROM brief", &[]).await.unwrap().get(0);
     client.batch_execute("INSERT INTO brief VALUES (1)").await.unwrap();
     assert_eq!(brief, 0, "an unlogged table is empty after a failover");
@@ -266,7 +264,7 @@ async fn prepared_transactions_outlive_all_of_it() {
         client.query_one("UPDATE shared SET v = v + 1 RETURNING v", &[]).await.unwrap().get(0);
     assert_eq!(shared, 3);
 
-    // A standby that crashes when a restartpoint has written the file and not yet the control file.
+    // A standby that crashes after a restartpoint has written the file, but not the control file.
     let third = (0..3).find(|n| *n != old && *n != new).unwrap();
     let standby = superuser(&nodes.nodes[third]).await;
     standby.batch_execute("CHECKPOINT").await.unwrap();
@@ -285,13 +283,13 @@ async fn prepared_transactions_outlive_all_of_it() {
     nodes.nodes[third].streaming().await;
     assert!(nodes.nodes[third].log().contains(REMOVED));
 
-    // A clone that copies a file which its own checkpoint does not know.
+    // A clone that copies a file that is newer than its checkpoint.
     let mut all: Vec<(String, i32)> = vec![("x1".into(), 1), ("x2".into(), 2)];
     for (n, id) in (3..9).enumerate() {
         let gid = format!("x{id}");
         let met = clone_around_a_checkpoint(&mut nodes, third, &gid, id).await;
         all.push((gid, id));
-        println!("clone {}: {}", n + 1, if met { "with the file" } else { "without the file" });
+        eprintln!("clone {}: {}", n + 1, if met { "with the file" } else { "without the file" });
         if met {
             break;
         }

@@ -1,7 +1,4 @@
-//! Whole nodes with a real Postgres: what a kill, a restart, a changed secret leave behind.
-//!
-//! Runs where `PGRAFT_TEST_BINDIR` names the programs of a Postgres that has the extension; `just
-//! test` sets it in the dev image.
+//! Nodes after kills, restarts, and changes of secrets and settings.
 
 #![allow(
     clippy::unwrap_used,
@@ -9,7 +6,7 @@
     clippy::panic,
     missing_docs,
     dead_code,
-    reason = "this is a test through and through"
+    reason = "used by tests only"
 )]
 
 use nix::sys::signal::{Signal, kill};
@@ -36,7 +33,7 @@ async fn pair() -> Option<Nodes> {
 }
 
 #[tokio::test]
-async fn a_bootstrap_node_comes_up_and_a_second_node_follows() {
+async fn a_bootstrap_node_starts_and_a_second_node_follows() {
     let Some(mut nodes) = pair().await else { return };
     let [one, two] = &mut nodes.nodes[..] else { panic!() };
     let status = one.ready().await;
@@ -55,7 +52,7 @@ async fn a_bootstrap_node_comes_up_and_a_second_node_follows() {
     one.wait_for("SELECT active FROM pg_replication_slots WHERE slot_name = 'pgraft_2'", "t").await;
     one.wait_for("SHOW data_checksums", "on").await;
 
-    // The roles are what they should be.
+    // The roles have the expected attributes.
     one.connect("app", "owner-1", "app")
         .await
         .unwrap()
@@ -73,7 +70,7 @@ async fn a_bootstrap_node_comes_up_and_a_second_node_follows() {
     );
     one.connect("pgraft_replication", "wrong", "postgres").await.unwrap_err();
 
-    // Everything in the log is one JSON object a line.
+    // Every line of the log is a JSON object.
     for line in one.log().lines() {
         let record: serde_json::Value =
             serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"));
@@ -105,10 +102,10 @@ async fn a_killed_postmaster_comes_back() {
 }
 
 #[tokio::test]
-async fn a_manager_killed_in_the_middle_of_a_clone_begins_anew() {
+async fn a_manager_killed_during_a_clone_starts_it_again() {
     let Some(mut nodes) = bootstrap(2).await else { return };
     let [one, two] = &mut nodes.nodes[..] else { panic!() };
-    // Enough that the copy takes a moment.
+    // Enough data that the copy takes a moment.
     one.sql("CREATE TABLE t AS SELECT n, repeat('x', 500) FROM generate_series(1, 200000) AS n")
         .await
         .unwrap();
@@ -124,7 +121,7 @@ async fn a_manager_killed_in_the_middle_of_a_clone_begins_anew() {
         if !data.exists() {
             caught += 1;
         } else if caught == 0 {
-            // Too fast to be caught, which tries nothing: once more from the beginning.
+            // The clone was too fast to be interrupted. Try again from the beginning.
             if let Some(server) = two.postmaster() {
                 let _ = kill(Pid::from_raw(server), Signal::SIGQUIT);
                 until("its server's end", async || (!is_alive(server)).then_some(())).await;
@@ -155,13 +152,13 @@ async fn a_killed_manager_leaves_no_second_server() {
         node.start();
         until("a new postmaster", async || node.postmaster().filter(|pid| *pid != old)).await;
         node.ready().await;
-        assert!(!is_alive(old), "the old server is gone");
+        assert!(!is_alive(old), "the old server has ended");
     }
     nodes.nodes[1].streaming().await;
 }
 
 #[tokio::test]
-async fn both_come_back_from_their_own_disks_with_nobody_to_ask() {
+async fn nodes_restart_from_their_own_disks_without_a_peer() {
     let Some(mut nodes) = pair().await else { return };
     let [one, two] = &mut nodes.nodes[..] else { panic!() };
     two.wait_for("SELECT n FROM t", "1").await;
@@ -170,7 +167,7 @@ async fn both_come_back_from_their_own_disks_with_nobody_to_ask() {
     two.start();
     let status = two.ready().await;
     assert_eq!((status.role, status.postgres.streaming), (ServerRole::Standby, Some(false)));
-    assert_eq!(status.primary.map(|p| p.node_id.get()), Some(1), "it still knows whom to follow");
+    assert_eq!(status.primary.map(|p| p.node_id.get()), Some(1), "it still knows its primary");
     assert_eq!(two.sql("SELECT n FROM t").await.unwrap().as_deref(), Some("1"));
     assert!(two.terminate().await.success());
     one.start();
@@ -182,20 +179,20 @@ async fn both_come_back_from_their_own_disks_with_nobody_to_ask() {
 }
 
 #[tokio::test]
-async fn changed_secrets_and_settings_take_effect_by_themselves() {
+async fn changed_secrets_and_settings_take_effect_without_a_restart() {
     let Some(mut nodes) = pair().await else { return };
     let [one, two] = &mut nodes.nodes[..] else { panic!() };
     for node in [&*one, &*two] {
         node.set_password("replication", "replication-2");
         node.set_password("owner", "owner: \\ 'two'");
     }
-    until("the new password to open", async || {
+    until("the new password to work", async || {
         one.connect("app", "owner: \\ 'two'", "app").await.ok()
     })
     .await;
     one.connect("app", "owner-1", "app").await.unwrap_err();
-    assert!(!one.log().contains("owner: "), "a password stands in the log");
-    // The standby's next connection uses the new one.
+    assert!(!one.log().contains("owner: "), "the log has a password");
+    // The standby's next connection uses the new password.
     let receiver = two.sql("SELECT pid FROM pg_stat_wal_receiver").await.unwrap();
     one.sql("SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = 'pgraft_2'").await.unwrap();
     let changed = async || {
@@ -213,9 +210,9 @@ async fn changed_secrets_and_settings_take_effect_by_themselves() {
     one.wait_for("SHOW work_mem", "7MB").await;
     one.signal(Signal::SIGHUP);
     one.ready().await;
-    // What nobody can use changes nothing.
+    // An unusable password changes nothing.
     std::fs::write(one.directory.join("instance.yaml"), "nonsense: [").unwrap();
-    until("a word on it", async || {
+    until("a log line", async || {
         one.log().contains("the changed configuration is not used").then_some(())
     })
     .await;
@@ -234,12 +231,12 @@ async fn changed_secrets_and_settings_take_effect_by_themselves() {
 }
 
 #[tokio::test]
-async fn a_slot_that_was_dropped_is_made_again() {
+async fn a_dropped_slot_is_created_again() {
     let Some(nodes) = pair().await else { return };
     let [one, two] = &nodes.nodes[..] else { panic!() };
-    // The slot is free only for a moment.
+    // The slot is inactive only for a moment.
     let drop = "SELECT pg_terminate_backend(active_pid, 5000), pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = 'pgraft_2'";
-    until("the slot to go", async || one.sql(drop).await.ok()).await;
+    until("the slot to be dropped", async || one.sql(drop).await.ok()).await;
     two.streaming().await;
     one.wait_for("SELECT active FROM pg_replication_slots WHERE slot_name = 'pgraft_2'", "t").await;
 }
@@ -266,12 +263,12 @@ async fn a_bootstrap_node_bootstraps_no_second_cluster() {
 }
 
 #[tokio::test]
-async fn a_member_that_leaves_leaves_no_slot_behind() {
+async fn the_slot_of_a_removed_member_is_dropped() {
     let Some(mut nodes) = pair().await else { return };
     let [one, two] = &mut nodes.nodes[..] else { panic!() };
     assert!(!one.directory.join("pgdata/pgraft.bootstrap").exists());
     one.wait_for("SELECT pgraft_get_leader()", "1").await;
-    // The operator's role does what the operator does.
+    // With the operator's role, as the operator does it.
     let operator = one.connect("pgraft_operator", "operator-1", "postgres").await.unwrap();
     let add = format!("SELECT pgraft_add_node(2, '127.0.0.1', {})", two.raft_port());
     assert!(operator.query_one(&add, &[]).await.unwrap().get::<_, bool>(0));
@@ -280,14 +277,14 @@ async fn a_member_that_leaves_leaves_no_slot_behind() {
         two.directory.join("raft/instance.json").exists().then_some(())
     })
     .await;
-    // With it, both start from their own disks as what they were.
+    // With this file, both nodes restart in their roles from their own disks.
     assert!(two.terminate().await.success());
     assert!(one.terminate().await.success());
     two.start();
     one.start();
     assert_eq!(one.ready().await.role, ServerRole::Primary);
     assert_eq!(two.streaming().await.primary.map(|p| p.node_id.get()), Some(1));
-    // Either of them may lead after the restart, and the leader takes itself out as well.
+    // Either may be the leader after the restart, and a leader can remove itself.
     let remove = async || {
         let removed = one.sql("SELECT pgraft_remove_node(2)").await;
         if removed.is_ok() {
@@ -303,13 +300,13 @@ async fn a_member_that_leaves_leaves_no_slot_behind() {
 }
 
 #[tokio::test]
-async fn a_bootstrap_node_killed_at_any_moment_is_founded_in_the_end() {
+async fn a_bootstrap_node_killed_at_any_step_completes_its_bootstrap() {
     let Some(bin) = bin_directory() else { return };
     let mut nodes = Nodes::new(&bin, 1);
     let one = &mut nodes.nodes[0];
     let at = |name: &str| one.directory.join(name);
-    // Each is a step on the way: initdb at work, its end, the server's start, the worker's, the
-    // bootstrap.
+    // The steps: initdb runs, initdb is done, the server starts, the worker starts, the cluster is
+    // created.
     let steps = [
         at("pgdata.pgraft/new/PG_VERSION"),
         at("pgdata"),
@@ -325,7 +322,7 @@ async fn a_bootstrap_node_killed_at_any_moment_is_founded_in_the_end() {
     one.start();
     assert_eq!(one.ready().await.role, ServerRole::Primary);
     one.wait_for("SELECT count(*) FROM pg_database WHERE datname = 'app'", "1").await;
-    until("the mark's removal", async || {
+    until("the mark to be removed", async || {
         (!one.directory.join("pgdata/pgraft.bootstrap").exists()).then_some(())
     })
     .await;
@@ -333,13 +330,12 @@ async fn a_bootstrap_node_killed_at_any_moment_is_founded_in_the_end() {
 }
 
 #[tokio::test]
-async fn a_node_with_nobody_to_clone_waits_and_says_so() {
+async fn a_node_without_a_primary_to_clone_waits_and_logs_it() {
     let Some(bin) = bin_directory() else { return };
     let mut nodes = Nodes::new(&bin, 2);
     let two = &mut nodes.nodes[1];
     two.start();
-    until("a word on it", async || two.log().contains("no primary is known yet").then_some(()))
-        .await;
+    until("a log line", async || two.log().contains("no primary is known yet").then_some(())).await;
     let (code, body) = two.get("/readyz").unwrap();
     assert_eq!((code, body["ready"].as_bool()), (503, Some(false)));
     assert_eq!(two.get("/livez").unwrap().0, 200);
@@ -350,11 +346,11 @@ async fn a_node_with_nobody_to_clone_waits_and_says_so() {
 }
 
 #[tokio::test]
-async fn a_standby_that_is_no_member_yet_finds_a_primary_that_moved() {
+async fn a_standby_that_is_not_a_member_yet_finds_a_primary_that_moved() {
     let Some(mut nodes) = pair().await else { return };
     let [one, two] = &mut nodes.nodes[..] else { panic!() };
     assert!(two.terminate().await.success());
-    // As if the primary had lived elsewhere when this node was cloned: nobody listens on port 1.
+    // As if the primary had another address when this node was cloned. Nothing listens on port 1.
     let moved = two.directory.join("pgdata.pgraft/upstream.json");
     std::fs::write(&moved, r#"{"node_id":1,"host":"127.0.0.1","port":1}"#).unwrap();
     two.start();
@@ -364,7 +360,7 @@ async fn a_standby_that_is_no_member_yet_finds_a_primary_that_moved() {
 }
 
 #[tokio::test]
-async fn a_second_signal_hurries() {
+async fn a_second_signal_shortens_the_shutdown() {
     let Some(mut nodes) = bootstrap(1).await else { return };
     let one = &mut nodes.nodes[0];
     one.signal(Signal::SIGTERM);
@@ -373,7 +369,7 @@ async fn a_second_signal_hurries() {
     assert!(one.postmaster().is_none());
 }
 
-/// A zombie that nobody has collected yet is not.
+/// A zombie is not alive.
 fn is_alive(pid: i32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('Z'))

@@ -1,5 +1,5 @@
-//! pgraft's own sessions on real servers: what others own, grant, revoke, set and rename neither
-//! runs with their rights nor keeps them from working.
+//! pgraft's internal sessions: objects, grants, settings and names of other users do not run with
+//! their rights, and do not disturb them.
 
 #![allow(
     clippy::unwrap_used,
@@ -7,16 +7,16 @@
     clippy::panic,
     missing_docs,
     dead_code,
-    reason = "this is a test through and through"
+    reason = "used by tests only"
 )]
 
 use pgraft_core::session::{self, Session};
-use pgraft_testkit::cluster::{of_three, primary, whole};
+use pgraft_testkit::cluster::{complete, primary, three_nodes};
 use pgraft_testkit::{Nodes, TestNode, until};
 use std::process::{Command, Stdio};
 use tokio_postgres::{Client, NoTls};
 
-/// A session of that kind, over TCP with a password.
+/// A session as this role, over TCP with a password.
 async fn open(
     node: &TestNode,
     (user, password): (&str, &str),
@@ -42,7 +42,7 @@ fn words(error: &tokio_postgres::Error) -> String {
         .map_or_else(|| error.to_string(), |db| format!("{} ({})", db.message(), db.code().code()))
 }
 
-/// The operator's session, and where the extension is.
+/// A session of the operator, and the schema of the extension.
 async fn operator(node: &TestNode) -> Result<(Client, String), String> {
     let client =
         open(node, ("pgraft_operator", "operator-1"), "postgres", Session::Operator).await?;
@@ -51,7 +51,7 @@ async fn operator(node: &TestNode) -> Result<(Client, String), String> {
     Ok((client, schema))
 }
 
-/// What the operator asks of a member.
+/// The operator's query to a member.
 async fn operator_asks(node: &TestNode) -> Result<String, String> {
     let (client, schema) = operator(node).await?;
     let question = format!(
@@ -61,7 +61,7 @@ async fn operator_asks(node: &TestNode) -> Result<String, String> {
     Ok(client.query_one(&question, &[]).await.map_err(|e| words(&e))?.get(0))
 }
 
-/// What a standby asks of the primary before it clones it.
+/// A standby's query to the primary before a clone.
 async fn standby_asks(node: &TestNode) -> Result<(), String> {
     let client =
         open(node, ("pgraft_replication", "replication-1"), "postgres", Session::Source).await?;
@@ -70,7 +70,7 @@ async fn standby_asks(node: &TestNode) -> Result<(), String> {
     client.query_one(asked, &[]).await.map(drop).map_err(|e| words(&e))
 }
 
-/// As superuser, in a database and by a role that no test changes anything of.
+/// As superuser, in a database and with a role that no test changes.
 async fn dba(node: &TestNode) -> Client {
     open(node, ("dba", "dba-1"), "dba", Session::Provisioning { waits: true }).await.unwrap()
 }
@@ -99,7 +99,7 @@ async fn switch_to(nodes: &Nodes, to: usize) {
     assert_eq!(primary(nodes).await, to);
 }
 
-/// A switchover, after which the new primary's duties have been done once.
+/// A switchover. Returns after the new primary has completed its provisioning once.
 async fn switch_and_tend(nodes: &Nodes, to: usize) {
     switch_to(nodes, to).await;
     dba(&nodes.nodes[to])
@@ -131,8 +131,8 @@ async fn everybody_is_served(nodes: &Nodes) {
     }
 }
 
-/// Operators that make their owner a superuser when a superuser calls them, found before the
-/// built-in ones.
+/// Operators that are found before the built-in ones, and make their owner a superuser if a
+/// superuser calls them.
 const TRAP: &str = "CREATE SCHEMA evil; GRANT USAGE ON SCHEMA evil TO PUBLIC;
     CREATE FUNCTION evil.spring() RETURNS void LANGUAGE plpgsql AS $$ BEGIN
       IF pg_catalog.current_setting('is_superuser') OPERATOR(pg_catalog.=) 'on' THEN EXECUTE 'ALTER ROLE app SUPERUSER'; END IF; END $$;
@@ -153,11 +153,11 @@ const SUPERUSERS: &str = "SELECT string_agg(rolname, ',' ORDER BY rolname) = 'db
 
 /// Reported as CloudNativePG 10774 and 10594.
 #[tokio::test]
-async fn the_owner_of_a_database_gets_no_rights_by_what_it_leaves_there() {
-    let Some(nodes) = of_three(|_| ()).await else { return };
+async fn objects_of_a_database_owner_do_not_run_with_superuser_rights() {
+    let Some(nodes) = three_nodes(|_| ()).await else { return };
     let first = &nodes.nodes[primary(&nodes).await];
     make_dba(first).await;
-    // In its own database, and in the database postgres where an administrator has let it.
+    // In its own database, and in the database postgres, where an administrator has permitted it.
     let grants = "GRANT CREATE ON DATABASE postgres TO app; ALTER DATABASE postgres SET search_path = evil, pg_catalog; \
          GRANT CREATE ON SCHEMA public TO PUBLIC";
     dba(first).await.batch_execute(grants).await.unwrap();
@@ -166,7 +166,7 @@ async fn the_owner_of_a_database_gets_no_rights_by_what_it_leaves_there() {
     }
     let own = "ALTER DATABASE app SET search_path = evil, pg_catalog, public; ALTER ROLE app SET search_path = evil, pg_catalog";
     first.connect("app", "owner-1", "app").await.unwrap().batch_execute(own).await.unwrap();
-    // The trap is one: whoever steps in it makes a superuser. Undone.
+    // The operators work: a superuser that calls one makes their owner a superuser. This is undone.
     for database in ["app", "postgres"] {
         let careless = first.connect("postgres", "superuser-1", database).await.unwrap();
         let stepped =
@@ -181,12 +181,12 @@ async fn the_owner_of_a_database_gets_no_rights_by_what_it_leaves_there() {
 
     for to in [1, 0] {
         switch_to(&nodes, to).await;
-        // Everything that is done where a Secret has changed as well.
+        // This includes the provisioning after a changed Secret.
         for node in &nodes.nodes {
             node.set_password("owner", &format!("owner-{}", to + 2));
         }
         let password = format!("owner-{}", to + 2);
-        until("the new password to open", async || {
+        until("the new password to work", async || {
             nodes.nodes[to].connect("app", &password, "app").await.ok()
         })
         .await;
@@ -198,8 +198,8 @@ async fn the_owner_of_a_database_gets_no_rights_by_what_it_leaves_there() {
 
 /// Reported as bitnami/charts 31103.
 #[tokio::test]
-async fn nothing_of_pgraft_is_in_the_applications_database_or_its_dump() {
-    let Some(mut nodes) = of_three(|_| ()).await else { return };
+async fn the_application_database_and_its_dump_have_no_pgraft_objects() {
+    let Some(mut nodes) = three_nodes(|_| ()).await else { return };
     let first = primary(&nodes).await;
     make_dba(&nodes.nodes[first]).await;
     let node = &nodes.nodes[first];
@@ -230,8 +230,7 @@ async fn nothing_of_pgraft_is_in_the_applications_database_or_its_dump() {
     assert!(!std::fs::read_to_string(&file).unwrap().contains("pgraft"), "the dump names pgraft");
     program("psql", &["-d", "copy", "-v", "ON_ERROR_STOP=1", "-q", "-f", &path]);
     assert_eq!(program("psql", &["-d", "copy", "-Atc", "SELECT n FROM mine"]).trim(), "1");
-    // Where pgraft's functions are they are found without a schema's name, whatever the search path
-    // is.
+    // The functions are found without a schema name, whatever the search path is.
     for path in ["''", "public", "pg_catalog"] {
         let here = node
             .sql(&format!("SET search_path = {path}; SELECT count(*) FROM pgraft_get_nodes()"))
@@ -239,7 +238,7 @@ async fn nothing_of_pgraft_is_in_the_applications_database_or_its_dump() {
             .unwrap();
         assert_eq!(here.as_deref(), Some("3"), "{path}");
     }
-    // Whoever wants them elsewhere makes the extension there, and that one is left alone.
+    // A user may create the extension in another database, where it is not changed.
     let elsewhere = node.connect("postgres", "superuser-1", "copy").await.unwrap();
     elsewhere.batch_execute("CREATE EXTENSION pgraft; SELECT * FROM pgraft_members").await.unwrap();
 
@@ -263,18 +262,18 @@ async fn revoked_and_dropped(nodes: &mut Nodes) {
     )
     .await;
     everybody_is_served(nodes).await;
-    // A lost volume.
+    // A standby with a lost volume.
     let third = (first + 2) % 3;
     let node = &mut nodes.nodes[third];
     assert!(node.terminate().await.success());
     std::fs::remove_dir_all(node.directory.join("pgdata")).unwrap();
     node.start();
     node.streaming().await;
-    whole(nodes).await;
+    complete(nodes).await;
     switch_and_tend(nodes, (first + 1) % 3).await;
     everybody_is_served(nodes).await;
     let node = &nodes.nodes[(first + 1) % 3];
-    // Dropped, or moved by somebody who likes schemas: it is there again, or found.
+    // A dropped extension is created again, and a moved one is found.
     let inside = node.connect("postgres", "superuser-1", "postgres").await.unwrap();
     inside.batch_execute("DROP EXTENSION pgraft").await.unwrap();
     everybody_is_served(nodes).await;
@@ -289,17 +288,17 @@ async fn revoked_and_dropped(nodes: &mut Nodes) {
 
 /// Reported as CloudNativePG 6762 and 9677.
 #[tokio::test]
-async fn what_sql_changes_is_put_back_at_once_or_never() {
-    let Some(nodes) = of_three(|_| ()).await else { return };
+async fn changes_by_sql_are_reverted_at_once_or_never() {
+    let Some(nodes) = three_nodes(|_| ()).await else { return };
     let first = primary(&nodes).await;
     make_dba(&nodes.nodes[first]).await;
     let admin = dba(&nodes.nodes[first]).await;
-    // The application's: left alone.
+    // Changes of the application's role are not reverted.
     admin
         .batch_execute("ALTER ROLE app PASSWORD 'rotated'; ALTER DATABASE app RENAME TO app2")
         .await
         .unwrap();
-    // What pgraft connects as: put back.
+    // Changes of pgraft's own roles are reverted.
     let ours = "ALTER ROLE pgraft_operator NOLOGIN PASSWORD 'x' CONNECTION LIMIT 0 VALID UNTIL '2000-01-01'; REVOKE pg_monitor FROM pgraft_operator; \
          ALTER ROLE pgraft_replication NOREPLICATION SUPERUSER; ALTER ROLE postgres PASSWORD 'mine'; \
          REVOKE CONNECT ON DATABASE postgres FROM pgraft_operator, pgraft_replication; \
@@ -314,7 +313,7 @@ async fn what_sql_changes_is_put_back_at_once_or_never() {
     .await
     .unwrap();
     inside.batch_execute(ours).await.unwrap();
-    until("all of it to be put back", async || {
+    until("all changes to be reverted", async || {
         operator_asks(&nodes.nodes[first]).await.ok()?;
         standby_asks(&nodes.nodes[first]).await.ok()?;
         nodes.nodes[first].connect("postgres", "superuser-1", "postgres").await.ok()
@@ -330,12 +329,12 @@ async fn what_sql_changes_is_put_back_at_once_or_never() {
         ("pgraft_operator", "its password was changed by SQL"),
         ("postgres", "its password was changed by SQL"),
     ] {
-        let told = log.lines().any(|line| {
+        let logged = log.lines().any(|line| {
             line.contains("a role that pgraft connects as was put back")
                 && line.contains(role)
                 && line.contains(why)
         });
-        assert!(told, "nothing says that {role} was put back: {log}");
+        assert!(logged, "no line says that {role} was restored: {log}");
     }
 
     for to in [(first + 1) % 3, first] {
@@ -348,14 +347,14 @@ async fn what_sql_changes_is_put_back_at_once_or_never() {
             "the database was made again"
         );
     }
-    // A member whose Secret was not refreshed yet does not bring the old password back.
+    // A member with the old Secret does not restore the old password.
     nodes.nodes[first].set_password("owner", "owner-2");
     let opens = async |to: usize| nodes.nodes[to].connect("app", "owner-2", "app2").await.ok();
-    until("the new password to open", async || opens(first).await).await;
+    until("the new password to work", async || opens(first).await).await;
     switch_and_tend(&nodes, (first + 1) % 3).await;
     assert!(opens((first + 1) % 3).await.is_some(), "the old password is back");
     switch_and_tend(&nodes, first).await;
-    // Locked out, it stays so; and the Secret's next password is applied without letting it in.
+    // A locked role stays locked, and the Secret's next password is applied without unlocking it.
     dba(&nodes.nodes[first]).await.batch_execute("ALTER ROLE app NOLOGIN").await.unwrap();
     let verifier = "SELECT rolpassword FROM pg_authid WHERE rolname = 'app'";
     let before: String =
@@ -369,7 +368,7 @@ async fn what_sql_changes_is_put_back_at_once_or_never() {
     let node = &nodes.nodes[(first + 1) % 3];
     dba(node).await.batch_execute("ALTER ROLE app LOGIN").await.unwrap();
     node.connect("app", "it's \"new\"\n$$ \\ ; DROP ROLE app; --", "app2").await.unwrap();
-    // Renamed, it is not made again.
+    // A renamed role is not created again.
     dba(node).await.batch_execute("ALTER ROLE app RENAME TO renamed").await.unwrap();
     switch_and_tend(&nodes, first).await;
     assert!(

@@ -1,5 +1,4 @@
-//! Every setting that a role or a database can carry, with a value that does harm: pgraft's own
-//! sessions work all the same.
+//! Every setting of a role or a database, with a harmful value: pgraft's internal sessions still work.
 
 #![allow(
     clippy::unwrap_used,
@@ -7,15 +6,15 @@
     clippy::panic,
     missing_docs,
     dead_code,
-    reason = "this is a test through and through"
+    reason = "used by tests only"
 )]
 
 use pgraft_core::session::{self, Session};
-use pgraft_testkit::cluster::{of_three, primary};
+use pgraft_testkit::cluster::{primary, three_nodes};
 use pgraft_testkit::{Nodes, TestNode, until};
 use tokio_postgres::{Client, NoTls};
 
-/// Settings that not every session of ours can be immune to, with the reason.
+/// Settings that affect some internal sessions, with the reason.
 const EXCEPT: [(&str, &str); 1] = [(
     "session_preload_libraries",
     "superusers' alone to set: a library that does not exist keeps every other role out, the application's first of all",
@@ -49,7 +48,7 @@ fn words(error: &tokio_postgres::Error) -> String {
         .map_or_else(|| error.to_string(), |db| format!("{} ({})", db.message(), db.code().code()))
 }
 
-/// As superuser, in a database and by a role that carry nothing.
+/// As superuser, in a database and with a role without settings.
 async fn dba(node: &TestNode) -> Client {
     open(node, "dba", "dba-1", "dba", Some(Session::Provisioning { waits: true })).await.unwrap()
 }
@@ -59,12 +58,12 @@ struct Guc {
     values: Vec<String>,
 }
 
-/// Adverse values: the other one of two, the first and last of a list, the ends of a range, the
+/// Harmful values: the other boolean, the first and last of a list, the ends of a range, the
 /// shortest time.
 async fn gucs(client: &Client) -> Vec<Guc> {
     let read = "SELECT name, vartype, coalesce(unit, ''), boot_val, coalesce(min_val, ''), coalesce(max_val, ''), coalesce(enumvals, '{}')
           FROM pg_settings WHERE context IN ('user', 'superuser') ORDER BY name";
-    // pg_settings does not show these two.
+    // pg_settings does not have these two.
     let mut gucs: Vec<Guc> = ["role", "session_authorization"]
         .map(|name| Guc { name: name.into(), values: vec!["app".into()] })
         .into();
@@ -98,7 +97,7 @@ async fn gucs(client: &Client) -> Vec<Guc> {
 const CARRIERS: [&str; 4] =
     ["ROLE postgres", "ROLE pgraft_operator", "ROLE pgraft_replication", "DATABASE postgres"];
 
-/// Each carrier takes it, or says why not.
+/// Sets a value for a role or database, or returns the error.
 async fn set(admin: &Client, name: &str, value: &str) -> bool {
     let value = if name == "search_path" && value.is_empty() {
         "''".to_owned()
@@ -115,7 +114,7 @@ async fn reset(admin: &Client) {
     admin.batch_execute(&statements.join(";")).await.unwrap();
 }
 
-/// What the sessions are for. The probe's is asked by `/readyz`.
+/// The purposes of the sessions. `/readyz` uses the probe's session.
 async fn sessions_work(node: &TestNode, own: bool) -> Result<(), String> {
     let run = async |user: &str, password: &str, session: Session<'static>, statements: &str| {
         let client = open(node, user, password, "postgres", own.then_some(session))
@@ -143,7 +142,7 @@ async fn sessions_work(node: &TestNode, own: bool) -> Result<(), String> {
         "pgraft_replication",
         "replication-1",
         Session::Source,
-        // A session that is ended in between leaves no slot behind.
+        // A session that ends in between leaves no slot.
         "SELECT pg_catalog.pg_create_physical_replication_slot('of_test_' || pg_catalog.pg_backend_pid(), false, true); \
          SELECT pg_catalog.pg_drop_replication_slot('of_test_' || pg_catalog.pg_backend_pid()); \
          SELECT pg_catalog.array_agg(name) FROM pg_catalog.pg_ls_dir('pg_wal') AS name; \
@@ -152,7 +151,7 @@ async fn sessions_work(node: &TestNode, own: bool) -> Result<(), String> {
     tokio::try_join!(provisioning, operator, source).map(drop)
 }
 
-/// All of these at once, and why something does not work then.
+/// Sets all of these values, and returns what does not work then.
 async fn stopped_by(node: &TestNode, admin: &Client, settings: &[(&str, &str)]) -> Option<String> {
     for (name, value) in settings {
         set(admin, name, value).await;
@@ -168,8 +167,8 @@ async fn stopped_by(node: &TestNode, admin: &Client, settings: &[(&str, &str)]) 
 }
 
 #[tokio::test]
-async fn no_setting_that_a_role_or_a_database_carries_stops_a_session_of_ours() {
-    let Some(mut nodes) = of_three(|_| ()).await else { return };
+async fn settings_of_roles_and_databases_do_not_affect_internal_sessions() {
+    let Some(mut nodes) = three_nodes(|_| ()).await else { return };
     let first = primary(&nodes).await;
     for statement in ["CREATE ROLE dba SUPERUSER LOGIN PASSWORD 'dba-1'", "CREATE DATABASE dba"] {
         nodes.nodes[first].sql(statement).await.unwrap();
@@ -193,7 +192,7 @@ async fn no_setting_that_a_role_or_a_database_carries_stops_a_session_of_ours() 
         gucs.len(),
         carried.len()
     );
-    // A few at a time, of different settings; one by one where something is wrong.
+    // Several different settings at a time, and one by one after a failure.
     let node = &nodes.nodes[first];
     let (few, mut stopped) = (carried.len().div_ceil(12), vec![]);
     for offset in 0..few {
@@ -209,7 +208,7 @@ async fn no_setting_that_a_role_or_a_database_carries_stops_a_session_of_ours() 
         }
     }
     assert!(stopped.is_empty(), "{}", stopped.join("\n"));
-    // The control: these do harm to a session that sets nothing.
+    // The control: these values affect a session without protection.
     for (name, value) in [
         ("default_transaction_read_only", "on"),
         ("role", "app"),
@@ -235,7 +234,7 @@ async fn all_of_them_at_once(nodes: &mut Nodes, gucs: &[Guc]) {
             set(&admin, &guc.name, value).await;
         }
     }
-    // Every standby connects anew.
+    // Every standby connects again.
     admin
         .batch_execute("SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_replication")
         .await
@@ -244,7 +243,7 @@ async fn all_of_them_at_once(nodes: &mut Nodes, gucs: &[Guc]) {
     let now = primary(nodes).await;
     reset(&dba(&nodes.nodes[now]).await).await;
 
-    // The same of the cluster's own parameters, for what people set there.
+    // The same for parameters of the cluster that users may set.
     for node in &mut nodes.nodes {
         for (name, value) in [
             ("default_transaction_read_only", "on"),
@@ -253,7 +252,7 @@ async fn all_of_them_at_once(nodes: &mut Nodes, gucs: &[Guc]) {
             ("lock_timeout", "1"),
             ("idle_session_timeout", "100"),
             ("idle_in_transaction_session_timeout", "1"),
-            // In the files it bounds a login as well, which is a transaction of the server's own.
+            // In configuration files it also limits a login, which is an internal transaction.
             ("transaction_timeout", "3s"),
             ("search_path", "nowhere"),
             ("exit_on_error", "on"),
@@ -285,7 +284,7 @@ async fn all_of_them_at_once(nodes: &mut Nodes, gucs: &[Guc]) {
     works_as_a_whole(nodes).await;
 }
 
-/// Readiness, the operator, duties, a clone and a switchover.
+/// Readiness, the operator, provisioning, a clone and a switchover.
 async fn works_as_a_whole(nodes: &mut Nodes) {
     let first = primary(nodes).await;
     let second = (first + 1) % 3;
@@ -316,7 +315,7 @@ async fn works_as_a_whole(nodes: &mut Nodes) {
     assert_eq!(primary(nodes).await, second);
     let admin = dba(&nodes.nodes[second]).await;
     admin.batch_execute("ALTER ROLE pgraft_operator CONNECTION LIMIT 7").await.unwrap();
-    until("the duties to put it back", async || {
+    until("provisioning to restore it", async || {
         let back = "SELECT rolconnlimit = -1 FROM pg_roles WHERE rolname = 'pgraft_operator'";
         admin.query_one(back, &[]).await.unwrap().get::<_, bool>(0).then_some(())
     })

@@ -1,7 +1,4 @@
-//! Nodes with certificates: who is let in, who is not, and what changes when the files do.
-//!
-//! Runs where `PGRAFT_TEST_BINDIR` names the programs of a Postgres that has the extension; `just
-//! test` sets it in the dev image.
+//! Nodes with certificates: which clients are accepted, and how changed files take effect.
 
 #![allow(
     clippy::unwrap_used,
@@ -9,7 +6,7 @@
     clippy::panic,
     missing_docs,
     dead_code,
-    reason = "this is a test through and through"
+    reason = "used by tests only"
 )]
 
 use pgraft_testkit::certificates::{Authority, IssuedCertificate, YEAR};
@@ -19,9 +16,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use tokio_postgres::NoTls;
 
-const WHO_STREAMS: &str = "SELECT s.ssl || ' ' || s.version || ' ' || coalesce(s.client_dn, 'nobody') FROM pg_stat_replication r JOIN pg_stat_ssl s USING (pid)";
+const REPLICATION_TLS: &str = "SELECT s.ssl || ' ' || s.version || ' ' || coalesce(s.client_dn, 'none') FROM pg_stat_replication r JOIN pg_stat_ssl s USING (pid)";
 
-/// A bootstrap node with a certificate, and a second node that has none yet.
+/// A bootstrap node with a certificate, and a second node without one.
 async fn bootstrap(ca: &Authority) -> Option<Nodes> {
     let mut nodes = Nodes::new(&bin_directory()?, 2);
     let one = &mut nodes.nodes[0];
@@ -32,7 +29,7 @@ async fn bootstrap(ca: &Authority) -> Option<Nodes> {
     Some(nodes)
 }
 
-/// And a standby that streams.
+/// A bootstrap node and a standby that streams from it.
 async fn pair(ca: &Authority) -> Option<Nodes> {
     let mut nodes = bootstrap(ca).await?;
     let two = &mut nodes.nodes[1];
@@ -48,8 +45,8 @@ async fn a_standby_clones_and_streams_over_tls() {
     let Some(nodes) = pair(&ca).await else { return };
     let [one, two] = &nodes.nodes[..] else { panic!() };
     two.wait_for("SELECT n FROM t", "1").await;
-    one.wait_for(WHO_STREAMS, "true TLSv1.3 /CN=node-2.pgraft").await;
-    // The Raft members have what they need to do the same.
+    one.wait_for(REPLICATION_TLS, "true TLSv1.3 /CN=node-2.pgraft").await;
+    // The Raft members use the same files.
     let shown = one.sql("SELECT current_setting('pgraft.tls_cert_file')").await.unwrap().unwrap();
     assert_eq!(shown, one.directory.join("tls/tls.crt").display().to_string());
     one.sql(&format!("SELECT pgraft_add_node(2, '127.0.0.1', {})", two.raft_port())).await.unwrap();
@@ -57,21 +54,21 @@ async fn a_standby_clones_and_streams_over_tls() {
 }
 
 #[tokio::test]
-async fn who_is_let_in() {
+async fn accepts_valid_credentials_only() {
     let (ca, foreign) = (Authority::new("the CA"), Authority::new("the CA"));
     let Some(nodes) = bootstrap(&ca).await else { return };
     let one = &nodes.nodes[0];
     let refused = async |user: &str, password: &str, shown: Option<&IssuedCertificate>| {
-        // TLS 1.3 has the client done before the server has looked at its certificate: the refusal
-        // may come with the first answer.
+        // With TLS 1.3, the client completes the handshake before the server checks its
+        // certificate, so that the error may come with the first query.
         let Err(why) =
             one.connect_from_another_host(user, password, "postgres", client(&ca, shown)).await
         else {
-            panic!("{user} is let in")
+            panic!("{user} was accepted")
         };
         why
     };
-    // An application: a password, and TLS where it comes from another host.
+    // An application needs a password, and TLS from another host.
     one.connect_from_another_host("app", "owner-1", "app", client(&ca, None)).await.unwrap();
     one.connect("app", "owner-1", "app").await.unwrap();
     let plain = one.connect_from_another_host("app", "owner-1", "app", NoTls).await.unwrap_err();
@@ -86,7 +83,7 @@ async fn who_is_let_in() {
         .unwrap_err();
     assert!(distrusted.contains("invalid peer certificate"), "{distrusted}");
 
-    // The operator: its certificate, and no password.
+    // The operator needs its certificate and no password.
     let operator = ca.issue("pgraft_operator", &[], YEAR);
     let session = one
         .connect_from_another_host("pgraft_operator", "", "postgres", client(&ca, Some(&operator)))
@@ -108,7 +105,7 @@ async fn who_is_let_in() {
     one.connect("pgraft_operator", "operator-1", "postgres").await.unwrap_err();
     one.connect("pgraft_operator", "operator-1", "app").await.unwrap_err();
 
-    // A standby: password and certificate.
+    // A standby needs a password and a certificate.
     one.connect_from_another_host(
         "pgraft_replication",
         "replication-1",
@@ -123,11 +120,11 @@ async fn who_is_let_in() {
 }
 
 #[tokio::test]
-async fn a_standby_with_the_wrong_certificate_gets_nothing() {
+async fn a_standby_with_an_invalid_certificate_is_rejected() {
     let (ca, foreign) = (Authority::new("the CA"), Authority::new("the CA"));
     let Some(mut nodes) = bootstrap(&ca).await else { return };
     let two = &mut nodes.nodes[1];
-    // Expired, of another CA, and trusting another CA.
+    // An expired certificate, one of another CA, and a client that trusts another CA.
     let expired = ca.expired("node-2.pgraft", &["node-2.pgraft", "127.0.0.1"]);
     let cases = [
         (expired, ca.pem(), "expired"),
@@ -149,14 +146,14 @@ async fn a_standby_with_the_wrong_certificate_gets_nothing() {
         assert!(!two.directory.join("pgdata").exists());
         assert!(two.terminate().await.success());
     }
-    // It gets the right one while it waits, and goes on by itself.
+    // It gets a valid certificate while it waits, and continues.
     two.start();
     two.set_certificate(&ca.server(2), &ca.pem());
     two.streaming().await;
 }
 
 #[tokio::test]
-async fn a_primary_with_the_wrong_name_is_not_believed() {
+async fn a_primary_with_an_invalid_certificate_is_rejected() {
     let ca = Authority::new("the CA");
     let Some(mut nodes) = pair(&ca).await else { return };
     let [one, two] = &mut nodes.nodes[..] else { panic!() };
@@ -199,7 +196,8 @@ async fn certificates_and_the_ca_are_rotated_under_load() {
         })
     };
     let both = old.pem() + &new.pem();
-    // A renewal; then a new CA: first trusted beside the old one, then signing, then alone.
+    // A renewal, and then a new CA: first trusted in addition, then used for certificates, then
+    // trusted alone.
     for (issuer, trusted) in
         [(&old, old.pem()), (&old, both.clone()), (&new, both), (&new, new.pem())]
     {
@@ -214,10 +212,12 @@ async fn certificates_and_the_ca_are_rotated_under_load() {
             two.sql(another).await.ok().flatten().filter(|pid| Some(pid) != receiver.as_ref())
         })
         .await;
-        until("writes to go on", async || (written.load(Ordering::Relaxed) > before).then_some(()))
-            .await;
+        until("writes to continue", async || {
+            (written.load(Ordering::Relaxed) > before).then_some(())
+        })
+        .await;
     }
-    // Whoever is of the old CA is out now.
+    // Clients with a certificate of the old CA are rejected now.
     let (newly, formerly) =
         (new.issue("pgraft_operator", &[], YEAR), old.issue("pgraft_operator", &[], YEAR));
     one.connect_from_another_host("pgraft_operator", "", "postgres", client(&new, Some(&newly)))
@@ -227,17 +227,19 @@ async fn certificates_and_the_ca_are_rotated_under_load() {
         .await
         .unwrap_err();
 
-    // Half of a renewal is not taken, and harms nothing.
+    // A certificate without its key is ignored.
     let (good, other) = (served(one.postgres_port()).unwrap(), new.server(1));
     one.set_certificate(&IssuedCertificate { key: new.server(1).key, ..other.clone() }, &new.pem());
-    until("a word on it", async || {
+    until("a log line", async || {
         one.log().contains("SSL configuration was not reloaded").then_some(())
     })
     .await;
     assert_eq!(served(one.postgres_port()).unwrap(), good);
     one.set_certificate(&other, &new.pem());
-    until("the whole of it", async || served(one.postgres_port()).filter(|c| *c == other.der()))
-        .await;
+    until("the new certificate", async || {
+        served(one.postgres_port()).filter(|c| *c == other.der())
+    })
+    .await;
 
     stop.store(true, Ordering::Relaxed);
     writer.await.unwrap();

@@ -1,4 +1,4 @@
-//! A stand-in for the Kubernetes API server: what the operator asks of one, and no more.
+//! A simulated Kubernetes API server with the requests that the operator makes.
 
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
@@ -28,22 +28,22 @@ pub struct Api {
     members: Arc<Members>,
 }
 
-/// Requests, by verb and kind.
+/// The number of requests, by verb and kind.
 #[derive(Default, Clone)]
 pub struct CallCounts(BTreeMap<(&'static str, String), u64>);
 
 impl CallCounts {
-    /// All of them.
+    /// All requests.
     pub fn total(&self) -> u64 {
         self.0.values().sum()
     }
 
-    /// Without the Lease, which is the operator's own.
+    /// All requests except those for the Lease.
     pub fn about_clusters(&self) -> u64 {
         self.0.iter().filter(|((_, plural), _)| plural != "leases").map(|(_, count)| count).sum()
     }
 
-    /// Each, for a person.
+    /// The number of each request, as text.
     pub fn list(&self) -> String {
         self.0
             .iter()
@@ -54,7 +54,7 @@ impl CallCounts {
     }
 }
 
-/// One request, read.
+/// A parsed request.
 struct Asked {
     method: Method,
     namespace: Option<String>,
@@ -67,7 +67,7 @@ struct Asked {
 }
 
 impl Api {
-    /// Listens on a port of its own.
+    /// Listens on a free port.
     pub async fn serve(members: Arc<Members>) -> Result<Arc<Self>, BenchFailure> {
         let listener =
             TcpListener::bind("127.0.0.1:0").await.map_err(BenchFailure::io("listening"))?;
@@ -95,12 +95,12 @@ impl Api {
         Ok(api)
     }
 
-    /// Where it listens.
+    /// Its port.
     pub fn port(&self) -> u16 {
         self.port
     }
 
-    /// One more PgRaftCluster, in one of ten namespaces.
+    /// Adds a PgRaftCluster, in one of ten namespaces.
     pub fn add_cluster(&self, n: usize) {
         let name = format!("cluster-{n}");
         let spec = json!({
@@ -114,7 +114,7 @@ impl Api {
         self.lock().put(&("pgraftclusters".into(), format!("bench-{}", n % 10), name), object);
     }
 
-    /// Clusters whose status says that all is well.
+    /// The number of clusters that are ready.
     pub fn ready_clusters(&self) -> usize {
         let store = self.lock();
         store
@@ -123,12 +123,12 @@ impl Api {
             .count()
     }
 
-    /// How often anything but a Lease was written.
+    /// The number of writes except those of the Lease.
     pub fn writes(&self) -> usize {
         self.lock().history.iter().filter(|news| news.plural != "leases").count()
     }
 
-    /// What was asked since this was asked last.
+    /// The requests since the last call.
     pub fn take_calls(&self) -> CallCounts {
         std::mem::take(&mut *self.calls.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -197,7 +197,7 @@ impl Api {
                 );
                 let patch = if asked.status { json!({"status": body["status"]}) } else { body };
                 if asked.status {
-                    object["status"] = Value::Null; // all of it is one manager's
+                    object["status"] = Value::Null; // it has one field manager
                 }
                 merge(&mut object, &patch);
                 (200, (*store.put(&key, object)).clone())
@@ -246,7 +246,7 @@ impl Api {
         (201, created)
     }
 
-    /// What has happened since `seen`, one JSON object a line, as it happens.
+    /// Streams the events after `seen`, one JSON object per line.
     async fn watch(
         self: Arc<Self>,
         asked: Asked,
@@ -374,7 +374,7 @@ fn failure(code: u16, reason: &str) -> (u16, Value) {
     )
 }
 
-/// About as much of it as a real server adds.
+/// About as many managed fields as a real server adds.
 fn managed_fields() -> Value {
     let fields: serde_json::Map<String, Value> =
         (0..60).map(|n| (format!("f:some-field-of-this-object-{n}"), json!({}))).collect();

@@ -1,6 +1,6 @@
-//! Stand-ins for the Postgres servers of all pods: one listener on the loopback device, and the
-//! address that was called says which pod is meant. They speak as much of Postgres' protocol
-//! (version 3, extended queries, binary results) as the operator needs, and know three statements.
+//! Simulated Postgres servers for all pods: one listener on the loopback device, which identifies the
+//! pod by the address of the connection. It implements the parts of the protocol (version 3, extended
+//! queries, binary results) and the three statements that the operator uses.
 
 use pgraft_core::NodeId;
 use serde_json::Value;
@@ -18,10 +18,10 @@ const INT8: i32 = 20;
 const INT4: i32 = 23;
 const TEXT: i32 = 25;
 
-/// All of them.
+/// The simulated servers.
 pub struct Members {
     world: Mutex<BenchWorld>,
-    /// The lag of followers is another one at every look.
+    /// Whether the lag of followers changes with every query.
     busy: bool,
     asked: AtomicU64,
     sessions: AtomicUsize,
@@ -29,14 +29,14 @@ pub struct Members {
 
 #[derive(Default)]
 struct BenchWorld {
-    /// By the pod's address.
+    /// The pods, by address.
     pods: HashMap<IpAddr, (String, u32)>,
-    /// By namespace and name: the nodes that are members, with their addresses. The first leads and
-    /// is the primary.
+    /// The members of each cluster with their addresses, by namespace and name. The first one is the
+    /// leader and the primary.
     groups: HashMap<String, BTreeMap<u32, String>>,
 }
 
-/// One value of a row.
+/// A value of a row.
 enum Cell {
     Text(String),
     Int8(i64),
@@ -45,7 +45,7 @@ enum Cell {
     Null,
 }
 
-/// What a statement gives.
+/// The result of a statement.
 struct MemberAnswer {
     parameters: &'static [i32],
     columns: &'static [(&'static str, i32)],
@@ -53,7 +53,7 @@ struct MemberAnswer {
 }
 
 impl Members {
-    /// Listens on Postgres' port of every loopback address.
+    /// Listens on port 5432 of every loopback address.
     pub fn listen(busy: bool) -> Result<Arc<Self>, BenchFailure> {
         let listening = || {
             let socket = TcpSocket::new_v4()?;
@@ -85,7 +85,7 @@ impl Members {
         Ok(members)
     }
 
-    /// A pod is made: it gets an address, and makes its cluster if it is the bootstrap node.
+    /// Adds a pod: assigns an address, and creates the cluster if it is the bootstrap node.
     pub fn start(&self, namespace: &str, pod: &Value) -> IpAddr {
         let label = |name: &str| pod["metadata"]["labels"][name].as_str().unwrap_or_default();
         let node: u32 = label("pgraft.io/node-id").parse().unwrap_or_default();
@@ -108,17 +108,17 @@ impl Members {
         ip
     }
 
-    /// Forgets everybody.
-    pub fn forget(&self) {
+    /// Removes all pods.
+    pub fn clear(&self) {
         *self.lock() = BenchWorld::default();
     }
 
-    /// Statements that were answered since this was asked last, two to a look.
-    pub fn take_asked(&self) -> u64 {
+    /// The observations since the last call. Each consists of two statements.
+    pub fn take_observations(&self) -> u64 {
         self.asked.swap(0, Ordering::Relaxed) / 2
     }
 
-    /// Open sessions.
+    /// The number of open sessions.
     pub fn sessions(&self) -> usize {
         self.sessions.load(Ordering::Relaxed)
     }
@@ -190,7 +190,7 @@ impl Members {
         }
     }
 
-    /// What a statement gives; nothing is changed where there are no parameters yet.
+    /// The result of a statement. A statement without parameters yet changes nothing.
     fn answer(&self, ip: IpAddr, statement: &str, parameters: Option<&[Vec<u8>]>) -> MemberAnswer {
         let mut world = self.lock();
         let Some((cluster, node)) = world.pods.get(&ip).cloned() else {
@@ -210,7 +210,7 @@ impl Members {
         }
         let leader = group.keys().next().copied();
         if statement.contains("pgraft_members") {
-            // Another step of what is shown at every look, and WAL that moves on.
+            // Different values for every query, and advancing WAL.
             let looks = if self.busy { self.asked.load(Ordering::Relaxed) } else { 0 };
             let (lag, wal) = (
                 1_i64 << (20 + looks % 16),
@@ -227,17 +227,17 @@ impl Members {
                     Cell::Int4(7001),
                     Cell::Text("voter".into()),
                 ];
-                // Each was heard a moment ago, another one each time.
+                // The time since the last contact, which changes with every query.
                 let contact =
                     i64::try_from(self.asked.load(Ordering::Relaxed) % 500).unwrap_or_default();
-                let told = [
+                let numbers = [
                     Cell::Bool(true),
                     Cell::Int8(contact),
                     Cell::Int8(lag),
                     Cell::Int4(1),
                     Cell::Int8(wal),
                 ];
-                words.into_iter().chain(told.map(seen)).collect()
+                words.into_iter().chain(numbers.map(seen)).collect()
             };
             let columns = &[
                 ("node_id", INT4),
@@ -332,13 +332,13 @@ fn data(out: &mut Vec<u8>, row: &[Cell]) {
     message(out, b'D', &body);
 }
 
-/// Up to the zero, and what is behind it.
+/// Splits at the first zero byte.
 fn word(bytes: &[u8]) -> (String, &[u8]) {
     let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
     (String::from_utf8_lossy(&bytes[..end]).into_owned(), bytes.get(end + 1..).unwrap_or_default())
 }
 
-/// The values of a Bind, behind the names.
+/// The values of a Bind message, after the names.
 fn parameters(bytes: &[u8]) -> Option<Vec<Vec<u8>>> {
     let short =
         |at: usize| Some(usize::from(u16::from_be_bytes(bytes.get(at..at + 2)?.try_into().ok()?)));

@@ -1,4 +1,4 @@
-//! The operator's process, and what the kernel says of it.
+//! The operator's process, and its memory and processor time.
 
 use std::path::Path;
 use std::process::Stdio;
@@ -16,16 +16,16 @@ pub struct Operator {
     folder: TempDir,
 }
 
-/// In MiB, as printed.
+/// Memory in MiB, as text.
 pub struct ProcessMemory {
-    /// Resident.
+    /// The resident set size.
     pub rss: String,
-    /// Its fair share.
+    /// The proportional set size.
     pub pss: String,
 }
 
 impl Operator {
-    /// Starts one against the API server on this port.
+    /// Starts an operator for the API server on a port.
     pub fn start(binary: &Path, api: u16) -> Result<Self, BenchFailure> {
         let folder = tempfile::tempdir().map_err(BenchFailure::io("making a folder"))?;
         let config = serde_json::json!({
@@ -56,16 +56,16 @@ impl Operator {
         Ok(Self { child: std::sync::Mutex::new(child), pid, folder })
     }
 
-    /// An error with the end of its log when it has ended.
+    /// Returns an error with the end of its log if it has stopped.
     pub fn is_alive(&self) -> Result<(), BenchFailure> {
         let mut child = self.child.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         match child.try_wait() {
             Ok(None) => Ok(()),
             Ok(Some(status)) => Err(BenchFailure::Wrong(format!(
-                "the operator has ended ({status}): {}",
+                "the operator has stopped ({status}): {}",
                 self.log()
             ))),
-            Err(source) => Err(BenchFailure::io("looking after the operator")(source)),
+            Err(source) => Err(BenchFailure::io("checking the operator")(source)),
         }
     }
 
@@ -74,7 +74,7 @@ impl Operator {
         log.lines().rev().take(5).collect::<Vec<_>>().join("\n")
     }
 
-    /// SIGTERM, and its end.
+    /// Sends SIGTERM and waits for its end.
     pub async fn stop(self) -> Result<(), BenchFailure> {
         let pid = nix::unistd::Pid::from_raw(i32::try_from(self.pid).unwrap_or_default());
         nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM)
@@ -83,24 +83,24 @@ impl Operator {
         child.wait().await.map_err(BenchFailure::io("waiting for the operator")).map(drop)
     }
 
-    /// The most that was resident.
+    /// The peak resident set size.
     pub fn peak(&self) -> Result<String, BenchFailure> {
         Ok(mib(&self.proc("status")?, "VmHWM:"))
     }
 
-    /// Now.
+    /// The current memory.
     pub fn memory(&self) -> Result<ProcessMemory, BenchFailure> {
         let text = self.proc("smaps_rollup")?;
         Ok(ProcessMemory { rss: mib(&text, "Rss:"), pss: mib(&text, "Pss:") })
     }
 
-    /// Processor time so far.
+    /// The processor time so far.
     pub fn cpu(&self) -> Result<Duration, BenchFailure> {
         let stat = self.proc("stat")?;
         let after = stat.rsplit(')').next().unwrap_or_default();
         let ticks: u64 =
             after.split_whitespace().skip(11).take(2).filter_map(|n| n.parse::<u64>().ok()).sum();
-        Ok(Duration::from_millis(ticks * 10)) // USER_HZ is 100 on every Linux that Rust builds for
+        Ok(Duration::from_millis(ticks * 10)) // USER_HZ is 100 on every Linux target of Rust
     }
 
     fn proc(&self, file: &str) -> Result<String, BenchFailure> {

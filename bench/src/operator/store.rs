@@ -1,39 +1,38 @@
-//! What the API server keeps: objects by kind, namespace and name, and the history that watches
-//! read.
+//! The objects of the API server by kind, namespace and name, and the history for watches.
 
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// Kind (plural), namespace, name.
+/// Kind (plural), namespace and name.
 pub type StoreKey = (String, String, String);
 
-/// One line of the history.
+/// An event of the history.
 pub struct News {
-    /// When.
+    /// The resource version.
     pub version: u64,
     /// ADDED, MODIFIED, DELETED.
     pub type_: &'static str,
-    /// Of which kind.
+    /// The kind (plural).
     pub plural: String,
     /// The object.
     pub object: Arc<Value>,
 }
 
-/// The objects.
+/// The stored objects.
 #[derive(Default)]
 pub struct ObjectStore {
-    /// They.
+    /// The objects.
     pub objects: BTreeMap<StoreKey, Arc<Value>>,
-    /// The history.
+    /// The events.
     pub history: Vec<News>,
-    /// The last version.
+    /// The latest resource version.
     pub version: u64,
 }
 
 impl ObjectStore {
-    /// Stores an object under the next version; a write that changes nothing makes none, as on a
-    /// real server.
+    /// Stores an object under the next version. A write that changes nothing creates no version, as on
+    /// a real server.
     pub fn put(&mut self, key: &StoreKey, mut object: Value) -> Arc<Value> {
         let before = self.objects.get(key).cloned();
         if let Some(before) = &before {
@@ -62,8 +61,8 @@ impl ObjectStore {
         object
     }
 
-    /// The objects of a kind, of one namespace or of all: a list of one cluster's is not to cost
-    /// more with every other cluster.
+    /// The objects of a kind, in one namespace or in all. A list for one cluster must not take longer
+    /// with every other cluster.
     pub fn of_kind<'a>(
         &'a self,
         plural: &'a str,
@@ -75,7 +74,7 @@ impl ObjectStore {
         })
     }
 
-    /// Takes an object away.
+    /// Removes an object.
     pub fn delete(&mut self, key: &StoreKey) -> Option<Arc<Value>> {
         let object = self.objects.remove(key)?;
         self.version += 1;
@@ -91,7 +90,7 @@ impl ObjectStore {
     }
 }
 
-/// `a=b` or `a`; everything where there is no selector.
+/// Whether labels match a selector `a=b` or `a`, or there is no selector.
 pub fn selected(object: &Value, selector: Option<&str>) -> bool {
     let labels = &object["metadata"]["labels"];
     match selector.map(|s| s.split_once('=').map_or((s, None), |(key, value)| (key, Some(value)))) {
@@ -101,7 +100,7 @@ pub fn selected(object: &Value, selector: Option<&str>) -> bool {
     }
 }
 
-/// RFC 7396; for this purpose an apply is the same.
+/// JSON merge patch (RFC 7396), which is also used for apply.
 pub fn merge(target: &mut Value, patch: &Value) {
     let Some(fields) = patch.as_object() else {
         *target = patch.clone();

@@ -12,13 +12,9 @@ const MAX_LINES: usize = 500;
 
 /// Files above [`MAX_LINES`].
 const LONG_FILES: &[&str] = &[
-    "crates/raft/tests/tls.rs",
-    "crates/testkit/src/lib.rs",
-    "e2e/src/scenarios/bad_specs.rs",
     "instance/src/configuration.rs",
     "instance/src/supervisor.rs",
     "instance/src/supervisor/tests.rs",
-    "instance/tests/failover.rs",
     "operator/src/controller/tests/fake.rs",
     "operator/src/core/events.rs",
     "operator/src/core/plan.rs",

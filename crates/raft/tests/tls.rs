@@ -1,12 +1,11 @@
-//! Members over TLS: with what they should have, and with everything that is wrong with a
-//! certificate.
+//! Members over TLS, with valid and invalid certificates.
 
 #![allow(
     missing_docs,
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
-    reason = "a test, which may end anywhere"
+    reason = "used by tests only"
 )]
 
 mod logged;

@@ -1,11 +1,13 @@
-//! A cluster that chooses its primary itself, and what is asked of it over and over.
+//! A cluster with failover, and the conditions that tests wait for.
 
 use crate::ledger::Ledger;
 use crate::{Nodes, TestNode, bin_directory, until};
 use pgraft_instance::status::ServerRole;
 use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
 
-/// All of them members that stream and are waited for, and the table that the client writes to.
+/// Starts the nodes, adds them to one cluster, and creates the table of [`Ledger`]. Returns when the
+/// cluster is complete.
 pub async fn cluster_of(mut nodes: Nodes) -> Nodes {
     for node in &mut nodes.nodes {
         node.failover = true;
@@ -20,7 +22,7 @@ pub async fn cluster_of(mut nodes: Nodes) -> Nodes {
             nodes.nodes[id - 1].address(),
             nodes.nodes[id - 1].raft_port()
         );
-        // The leader may be any of them by now.
+        // Any of them may be the leader.
         until("a new member", async || {
             for node in &nodes.nodes[..id] {
                 if node.sql(&add).await.is_ok() {
@@ -31,7 +33,7 @@ pub async fn cluster_of(mut nodes: Nodes) -> Nodes {
         })
         .await;
     }
-    whole(&nodes).await;
+    complete(&nodes).await;
     let primary = primary(&nodes).await;
     nodes.nodes[primary]
         .connect("app", "owner-1", "app")
@@ -44,16 +46,17 @@ pub async fn cluster_of(mut nodes: Nodes) -> Nodes {
 }
 
 /// Three such nodes on loopback, or `None` if the test is skipped.
-pub async fn of_three(change: impl Fn(&mut TestNode)) -> Option<Nodes> {
+pub async fn three_nodes(change: impl Fn(&mut TestNode)) -> Option<Nodes> {
     let mut nodes = Nodes::new(&bin_directory()?, 3);
     nodes.nodes.iter_mut().for_each(change);
     Some(cluster_of(nodes).await)
 }
 
-/// Everybody votes, every standby streams, and commits wait for all of them but the primary.
-pub async fn whole(nodes: &Nodes) {
+/// Waits until every member is a voter, every standby streams on the primary's timeline, and commits
+/// are confirmed by standbys out of all of these.
+pub async fn complete(nodes: &Nodes) {
     let size = nodes.nodes.len();
-    until("a whole cluster", async || {
+    until("a complete cluster", async || {
         let primary = takes_writes(nodes)?;
         let names = nodes.nodes[primary].sql("SHOW synchronous_standby_names").await.ok()??;
         let want: BTreeSet<String> =
@@ -69,8 +72,7 @@ pub async fn whole(nodes: &Nodes) {
             .ok()??;
         let streaming = "SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming'";
         let streaming = nodes.nodes[primary].sql(streaming).await.ok()??;
-        // A receiver calls itself streaming before the primary has told it that their histories
-        // have diverged.
+        // A walreceiver reports streaming before it learns that the histories have diverged.
         let timelines: BTreeSet<_> = nodes
             .nodes
             .iter()
@@ -93,12 +95,12 @@ fn takes_writes(nodes: &Nodes) -> Option<usize> {
     nodes.nodes.iter().position(|node| node.status().is_some_and(|s| takes_writes(&s)))
 }
 
-/// Who takes writes.
+/// Waits for a primary that takes writes, and returns its index.
 pub async fn primary(nodes: &Nodes) -> usize {
     until("a primary", async || takes_writes(nodes)).await
 }
 
-/// Who takes writes in a later epoch, and is none of those.
+/// Waits for a primary in a later epoch that is none of these nodes.
 pub async fn primary_after(nodes: &Nodes, before: u64, not: &[usize]) -> usize {
     until("another primary", async || {
         (0..nodes.nodes.len())
@@ -112,7 +114,7 @@ fn is_primary(nodes: &Nodes, of: usize) -> Option<u64> {
     Some(status.raft?.epoch)
 }
 
-/// Who leads the Raft group, by its own word.
+/// The node that reports itself as the Raft leader.
 pub fn leader(nodes: &Nodes) -> Option<usize> {
     nodes.nodes.iter().position(|node| {
         node.status()
@@ -121,40 +123,44 @@ pub fn leader(nodes: &Nodes) -> Option<usize> {
     })
 }
 
+/// Waits for this many additional acknowledged rows.
 pub async fn more_rows(ledger: &Ledger, count: usize) {
     let before = ledger.acked();
     until("acknowledged rows", async || (ledger.acked() >= before + count).then_some(())).await;
 }
 
+/// Waits until a row is acknowledged whose insert began at least `time` from now.
+pub async fn more_rows_for(ledger: &Ledger, time: Duration) {
+    let end = Instant::now() + time;
+    until("acknowledged rows", async || ledger.last_sent().filter(|sent| *sent >= end)).await;
+}
+
+/// The epoch that a node reports.
 pub fn epoch(nodes: &Nodes, of: usize) -> u64 {
     nodes.nodes[of].status().and_then(|s| s.raft).map_or(0, |r| r.epoch)
 }
 
-/// Everything that was acknowledged is everywhere, nothing that was refused is, everybody has the
-/// same, and nobody took writes beside another one.
+/// Stops the client and asserts that all nodes have the same rows, with every acknowledged row and no
+/// refused row, and that there were never two primaries at once.
 pub async fn nothing_is_lost(nodes: &Nodes, ledger: Ledger) {
-    let told = ledger.told().await;
-    let lost = lost(nodes, &told.acked).await;
-    assert!(lost.is_empty(), "acknowledged and lost: {lost:?}");
+    let record = ledger.stop().await;
+    let lost = lost(nodes, &record.acked).await;
+    assert!(lost.is_empty(), "acknowledged but lost: {lost:?}");
     let all =
         nodes.nodes[primary(nodes).await].connect("postgres", "superuser-1", "app").await.unwrap();
-    let refused: Vec<i64> = told.refused.iter().copied().collect();
+    let refused: Vec<i64> = record.refused.iter().copied().collect();
     let there = all.query("SELECT row FROM ledger WHERE row = ANY($1)", &[&refused]).await.unwrap();
     assert!(
         there.is_empty(),
-        "refused and there: {:?}",
+        "refused but present: {:?}",
         there.iter().map(|r| r.get::<_, i64>(0)).collect::<Vec<_>>()
     );
-    assert!(told.usurper().is_none(), "two primaries at once: {:?}", told.usurper());
-    println!(
-        "{} rows acknowledged, none lost; {} refused, none of them there",
-        told.acked.len(),
-        refused.len()
-    );
+    let overlap = record.overlapping_primaries();
+    assert!(overlap.is_none(), "two primaries at once: {overlap:?}");
 }
 
-/// What was acknowledged and is not there, once every node has what the primary has, on its
-/// timeline.
+/// Waits until all nodes have the rows of the primary, on its timeline. Returns the acknowledged rows
+/// that are missing.
 pub async fn lost(nodes: &Nodes, acked: &BTreeSet<i64>) -> Vec<i64> {
     let primary = primary(nodes).await;
     let sum = "SELECT count(*) || ' ' || coalesce(sum(row), 0) FROM ledger";
@@ -166,7 +172,7 @@ pub async fn lost(nodes: &Nodes, acked: &BTreeSet<i64>) -> Vec<i64> {
         .iter()
         .map(|r| r.get(0))
         .collect();
-    assert!(rows.windows(2).all(|two| two[0] < two[1]), "a row is there twice");
+    assert!(rows.windows(2).all(|two| two[0] < two[1]), "a row exists twice");
     let want: String = all.query_one(sum, &[]).await.unwrap().get(0);
     let timeline = nodes.nodes[primary].status().unwrap().postgres.timeline;
     for node in &nodes.nodes {
@@ -175,7 +181,7 @@ pub async fn lost(nodes: &Nodes, acked: &BTreeSet<i64>) -> Vec<i64> {
             let got: String = client.query_one(sum, &[]).await.ok()?.get(0);
             (got == want && node.status()?.postgres.timeline == timeline).then_some(())
         };
-        until(&format!("node {} to have what the primary has", node.id), same).await;
+        until(&format!("node {} to have the rows of the primary", node.id), same).await;
     }
     acked.iter().filter(|row| rows.binary_search(row).is_err()).copied().collect()
 }

@@ -1,7 +1,7 @@
-/* Carries every Ethernet frame between the given links of its network namespace, each after so many milliseconds: a slow network where the
- * kernel has no netem. Whatever one link brings goes to all others, as by a hub.
+/* Forwards Ethernet frames between links of its network namespace after a delay, for kernels without netem. Like a hub, it forwards each frame to
+ * all other links.
  *   delay MILLISECONDS LINK...
- * Says "ready" when it listens. Stopped by a signal it keeps what comes, and goes on with that: a network that stalls. */
+ * Prints "ready" when it listens. While it is stopped by SIGSTOP, frames are queued, and delivered after SIGCONT. */
 #include <errno.h>
 #include <poll.h>
 #include <stdio.h>
@@ -42,7 +42,7 @@ static int open_link(const char *name) {
     struct sockaddr_ll at = {.sll_family = AF_PACKET, .sll_protocol = htons(ETH_P_ALL), .sll_ifindex = if_nametoindex(name)};
     int on = 1, room = BUFFER, fd = socket(AF_PACKET, SOCK_RAW | SOCK_NONBLOCK, 0);
     if (fd < 0) fail("socket");
-    /* Frames come with checksums still to be made, and larger than the wire takes: the header before each says so, and goes along. */
+    /* Frames have offloaded checksums and may be larger than the MTU. The header before each frame has the details, and is forwarded too. */
     if (setsockopt(fd, SOL_PACKET, PACKET_VNET_HDR, &on, sizeof on)) fail("PACKET_VNET_HDR");
     if (setsockopt(fd, SOL_SOCKET, SO_RCVBUFFORCE, &room, sizeof room)) setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &room, sizeof room);
     if (bind(fd, (struct sockaddr *)&at, sizeof at)) fail(name);
@@ -81,7 +81,7 @@ int main(int argc, char **argv) {
         while (first && first->due <= now_ms()) {
             struct frame *frame = first;
             for (int n = 0; n < count; n++)
-                if (n != frame->from) (void)!write(links[n].fd, frame->bytes, frame->length); /* a frame that is lost is sent again */
+                if (n != frame->from) (void)!write(links[n].fd, frame->bytes, frame->length); /* lost frames are retransmitted by TCP */
             first = frame->next;
             if (!first) last = &first;
             free(frame);

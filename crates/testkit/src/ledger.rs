@@ -1,5 +1,5 @@
-//! A client that writes to whichever node takes it, and knows of each row what it was told:
-//! acknowledged, refused, or nothing.
+//! A client that writes to every node, and records for each row whether it was acknowledged, refused,
+//! or neither.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
@@ -8,47 +8,48 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_postgres::{Client, NoTls};
 
-/// A statement without an answer for so long is given up; its row may be there or not.
+/// The limit of a statement. Its row may exist or not afterwards.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// After a refusal.
+/// The pause after a refusal.
 const REFUSED: Duration = Duration::from_millis(20);
 
 /// An acknowledgement.
 #[derive(Debug, Clone, Copy)]
 pub struct Ack {
     pub row: i64,
-    /// Which of the servers gave it.
+    /// The index of the server.
     pub by: usize,
-    /// Whose timeline it wrote on: each is one primary term's.
+    /// The timeline of the insert. Each belongs to one primary term.
     pub timeline: u32,
     pub sent: Instant,
-    pub heard: Instant,
+    pub received: Instant,
 }
 
-/// What the client knows.
+/// The results of all rows so far.
 #[derive(Default)]
-pub struct KnownRow {
-    /// Rows whose commit was acknowledged: by ReadyForQuery, not by a command tag before it.
+pub struct LedgerRecord {
+    /// Rows whose commit was acknowledged, by ReadyForQuery and not only by a command tag.
     pub acked: BTreeSet<i64>,
     pub acks: Vec<Ack>,
-    /// Rows that were refused by an error: they are not there. Of all others nothing is known.
+    /// Rows that were refused by an error, and so must not exist. All other rows may exist or not.
     pub refused: BTreeSet<i64>,
     /// The longest time between two acknowledgements.
     pub gap: Duration,
 }
 
-impl KnownRow {
-    fn heard(&mut self, ack: Ack) {
-        self.gap =
-            self.gap.max(self.acks.last().map_or(Duration::ZERO, |last| ack.heard - last.heard));
+impl LedgerRecord {
+    fn acknowledge(&mut self, ack: Ack) {
+        self.gap = self
+            .gap
+            .max(self.acks.last().map_or(Duration::ZERO, |last| ack.received - last.received));
         self.acked.insert(ack.row);
         self.acks.push(ack);
     }
 
-    /// Two primaries at once, by what they have acknowledged: two servers on one timeline, or a row
-    /// that was sent to one when the next one had acknowledged others already.
-    pub fn usurper(&self) -> Option<(Ack, Ack)> {
+    /// Two acknowledgements that prove two primaries at once: of two servers on one timeline, or of a row
+    /// that was sent to a server after the next primary had acknowledged another one.
+    pub fn overlapping_primaries(&self) -> Option<(Ack, Ack)> {
         let mut terms: BTreeMap<u32, (usize, Ack)> = BTreeMap::new();
         for ack in &self.acks {
             let (by, first) = *terms.entry(ack.timeline).or_insert((ack.by, *ack));
@@ -56,7 +57,7 @@ impl KnownRow {
                 return Some((first, *ack));
             }
             let next =
-                terms.range(ack.timeline + 1..).find(|(_, (_, first))| first.heard < ack.sent);
+                terms.range(ack.timeline + 1..).find(|(_, (_, first))| first.received < ack.sent);
             if let Some((_, (_, first))) = next {
                 return Some((*first, *ack));
             }
@@ -65,48 +66,49 @@ impl KnownRow {
     }
 }
 
-/// The client, and what it knows by now.
+/// The client.
 pub struct Ledger {
-    pub known: Arc<Mutex<KnownRow>>,
+    record: Arc<Mutex<LedgerRecord>>,
     tasks: JoinSet<()>,
 }
 
 impl Ledger {
-    /// Writes to the table `ledger` until it is dropped: to every server at once, so that one that
-    /// does not answer holds nobody up. Whoever is not the primary refuses.
+    /// Writes to the table `ledger` until it is stopped or dropped: to every server at once, so that a
+    /// server that does not answer delays no other. Servers that are not the primary refuse.
     pub fn start(servers: Vec<(String, u16)>) -> Self {
         Self::start_at(1, servers)
     }
 
-    /// The same for one of several clients, each with rows of its own.
+    /// As [`Self::start`], beginning with another row, for one of several clients.
     pub fn start_at(first: i64, servers: Vec<(String, u16)>) -> Self {
-        let known = Arc::<Mutex<KnownRow>>::default();
+        let record = Arc::<Mutex<LedgerRecord>>::default();
         let mut tasks = JoinSet::new();
         let step = servers.len();
         for (by, (first, server)) in (first..).zip(servers).enumerate() {
-            tasks.spawn(write(by, server, (first..).step_by(step), Arc::clone(&known)));
+            tasks.spawn(write(by, server, (first..).step_by(step), Arc::clone(&record)));
         }
-        Self { known, tasks }
+        Self { record, tasks }
     }
 
+    /// The number of acknowledged rows.
     pub fn acked(&self) -> usize {
-        self.known.lock().unwrap().acked.len()
+        self.record.lock().unwrap().acked.len()
     }
 
-    /// Forgets the longest time so far.
+    /// The longest time between two acknowledgements since the last call.
     pub fn new_gap(&self) -> Duration {
-        std::mem::take(&mut self.known.lock().unwrap().gap)
+        std::mem::take(&mut self.record.lock().unwrap().gap)
     }
 
-    /// No row is on its way when this returns.
-    pub async fn stop(self) -> BTreeSet<i64> {
-        self.told().await.acked
+    /// When the insert of the latest acknowledged row began.
+    pub fn last_sent(&self) -> Option<Instant> {
+        self.record.lock().unwrap().acks.last().map(|ack| ack.sent)
     }
 
-    /// The same, and all that it was told.
-    pub async fn told(mut self) -> KnownRow {
+    /// Stops the client. No insert is in progress when this returns.
+    pub async fn stop(mut self) -> LedgerRecord {
         self.tasks.shutdown().await;
-        std::mem::take(&mut *self.known.lock().unwrap())
+        std::mem::take(&mut *self.record.lock().unwrap())
     }
 }
 
@@ -114,7 +116,7 @@ async fn write(
     by: usize,
     server: (String, u16),
     rows: impl Iterator<Item = i64>,
-    known: Arc<Mutex<KnownRow>>,
+    record: Arc<Mutex<LedgerRecord>>,
 ) {
     let mut client = None;
     for row in rows {
@@ -132,14 +134,20 @@ async fn write(
         match done {
             Some(Ok(rows)) => {
                 let timeline = u32::from_str_radix(&rows[0].get::<_, String>(0)[..8], 16).unwrap();
-                known.lock().unwrap().heard(Ack { row, by, timeline, sent, heard: Instant::now() });
+                record.lock().unwrap().acknowledge(Ack {
+                    row,
+                    by,
+                    timeline,
+                    sent,
+                    received: Instant::now(),
+                });
             }
             refused => {
-                // A session that ends can have ended behind its commit.
+                // With FATAL, the session may have ended after the commit.
                 if refused.is_some_and(|r| {
                     r.is_err_and(|e| e.as_db_error().is_some_and(|e| e.severity() == "ERROR"))
                 }) {
-                    known.lock().unwrap().refused.insert(row);
+                    record.lock().unwrap().refused.insert(row);
                 }
                 tokio::time::sleep(REFUSED).await;
             }

@@ -1,9 +1,9 @@
-//! Network namespaces on one bridge, for servers that are to be cut off from each other. Each is
-//! held by a process that sleeps, and goes with it.
+//! Hosts in network namespaces, whose network can be split, delayed or partly broken. Each namespace
+//! exists as long as a sleeping process in it.
 //!
 //! ```text
 //!   the test ──(for_clients)── host 0 ──┐
-//!   the test ──(for_clients)── host 1 ──┼── side 0 | side 1: the members' network, in a namespace of its own
+//!   the test ──(for_clients)── host 1 ──┼── side 0 | side 1: two bridges for the members, in another namespace
 //!   the test ──(for_clients)── host 2 ──┘
 //! ```
 
@@ -18,41 +18,41 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
-/// The addresses: nobody's outside of these namespaces.
+/// The network of the members, which exists in these namespaces only.
 const NET: &str = "10.77.0";
 
-/// The addresses of the links between a test and its hosts.
+/// The networks of the links between the test and its hosts.
 const CLIENTS: &str = "10.78";
 
-/// As many hosts as wanted, on one of two bridges, which know nothing of each other.
+/// Hosts that are each connected to one of two separate bridges.
 pub struct TestNetwork {
     hub: Namespace,
     namespaces: Vec<Namespace>,
     pub hosts: Vec<NamespaceHost>,
 }
 
-/// A namespace that plays a host.
+/// A namespace that acts as a host.
 #[derive(Debug, Clone)]
 pub struct NamespaceHost {
-    /// The process that holds it.
+    /// The process that holds the namespace.
     pub holder: u32,
-    /// Among the members.
+    /// Its address for the other members.
     pub address: String,
-    /// On a link of its own to the test, which no split touches.
+    /// Its address for clients, on a separate link to the test that no split affects.
     pub for_clients: String,
 }
 
 /// One network namespace.
 pub struct Namespace(Child);
 
-/// While it is there the network is slow (`delay.c`).
+/// Delays the network (`delay.c`) until it is dropped.
 pub struct Delay<'a> {
     network: &'a TestNetwork,
     carrier: Child,
 }
 
 impl Delay<'_> {
-    /// Holds everything back, or lets it go on.
+    /// Holds all packets back, or delivers them again.
     pub fn stall(&self, yes: bool) {
         kill(
             Pid::from_raw(self.carrier.id().cast_signed()),
@@ -70,7 +70,7 @@ impl Drop for Delay<'_> {
     }
 }
 
-/// Built by the C compiler that Postgres' headers need anyway.
+/// The program that forwards and delays packets, compiled once.
 fn delaying_program() -> PathBuf {
     static BUILT: OnceLock<TempDir> = OnceLock::new();
     let directory = BUILT.get_or_init(|| {
@@ -118,7 +118,7 @@ impl Drop for Namespace {
     }
 }
 
-/// Goes with the host's namespace. Of networks that are there at once each has links of its own.
+/// Connects a host to the test. Each network of a test process uses different links.
 fn link_to_the_test(network: u32, n: usize, host: &Namespace) -> Result<String, String> {
     let test = std::process::id();
     let (name, net) = (
@@ -134,7 +134,7 @@ fn link_to_the_test(network: u32, n: usize, host: &Namespace) -> Result<String, 
     Ok(theirs)
 }
 
-/// `ip`, in the namespace that a process holds or in the test's own.
+/// Runs `ip`, in the namespace that a process holds or in the test's own.
 fn ip(holder: Option<u32>, arguments: &str) -> Result<(), String> {
     let mut command = match holder {
         None => Command::new("ip"),
@@ -197,7 +197,7 @@ impl TestNetwork {
         Ok(network)
     }
 
-    /// The hosts reach each other by IPv6 alone from now on; clients reach them by IPv4.
+    /// Replaces the members' IPv4 addresses by IPv6 addresses. Clients keep using IPv4.
     pub fn only_ipv6(&mut self) {
         for (n, (namespace, host)) in self.namespaces.iter().zip(&mut self.hosts).enumerate() {
             let address = format!("fd70:6772:6166::{}", n + 1);
@@ -211,7 +211,7 @@ impl TestNetwork {
         }
     }
 
-    /// Clients don't reach this host any more, or do again; the members are not concerned.
+    /// Disconnects a host from its clients, or connects it again. Members are not affected.
     pub fn clients_reach(&self, host: usize, yes: bool) {
         self.namespaces[host]
             .ip(if yes { "link set clients up" } else { "link set clients down" })
@@ -222,7 +222,7 @@ impl TestNetwork {
         format!("{NET}.{}", host + 1)
     }
 
-    /// These on one side, all others on the other one. Nobody is told: what is sent is lost.
+    /// Separates these hosts from all others. Packets between the sides are lost.
     pub fn split(&self, away: &[usize]) {
         for n in 0..self.namespaces.len() {
             self.hub
@@ -231,12 +231,13 @@ impl TestNetwork {
         }
     }
 
+    /// Ends a split.
     pub fn heal(&self) {
         self.split(&[]);
     }
 
-    /// From now on everything between the hosts takes so long, each way. What is on its way when
-    /// the delay is dropped is lost.
+    /// Delays all packets between the hosts, in each direction. Packets in transit are lost when the
+    /// delay is dropped.
     pub fn delay(&self, by: Duration) -> Delay<'_> {
         for n in 0..self.namespaces.len() {
             self.hub.ip(&format!("link set port{n} nomaster")).unwrap();
@@ -249,16 +250,16 @@ impl TestNetwork {
         command.args((0..self.namespaces.len()).map(|n| format!("port{n}")));
         let mut carrier = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
         let mut ready = [0; 5];
-        carrier.stdout.as_mut().unwrap().read_exact(&mut ready).expect("it listens on all links");
+        carrier.stdout.as_mut().unwrap().read_exact(&mut ready).expect("the delay program starts");
         Delay { network: self, carrier }
     }
 
-    /// What one host sends to the other is lost; what comes back is not.
+    /// Loses the packets from one host to another, but not those in the other direction.
     pub fn drop_one_way(&self, from: usize, to: usize) {
-        let nobody = "02:00:00:00:00:99";
+        let unused = "02:00:00:00:00:99";
         self.namespaces[from]
             .ip(&format!(
-                "neigh replace {} lladdr {nobody} dev eth0 nud permanent",
+                "neigh replace {} lladdr {unused} dev eth0 nud permanent",
                 Self::address(to)
             ))
             .unwrap();

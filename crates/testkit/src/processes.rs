@@ -1,8 +1,8 @@
-//! The processes of a node.
+//! The processes of a server.
 
 use std::fs;
 
-/// Every process of this host, and its parent.
+/// Every process of this machine, with its parent.
 fn parents() -> Vec<(i32, i32)> {
     let parent = |pid: i32| {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
@@ -13,7 +13,7 @@ fn parents() -> Vec<(i32, i32)> {
     all.filter_map(|pid| Some((pid, parent(pid)?))).collect()
 }
 
-/// This process and those that came from it, parents first.
+/// A process and its descendants, parents first.
 pub fn descendants(of: i32) -> Vec<i32> {
     let parents = parents();
     let mut found = vec![of];
@@ -25,9 +25,9 @@ pub fn descendants(of: i32) -> Vec<i32> {
     found
 }
 
-/// The process that calls itself `postgres: pgraft_1: NAME …`, of this postmaster.
+/// The child of a postmaster with the title `postgres: NAME …` or `postgres: pgraft_1: NAME …`.
 pub fn child_of(postmaster: i32, name: &str) -> Option<i32> {
-    let is_it = |pid: i32| {
+    let has_name = |pid: i32| {
         let title = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
         title
             .rsplit(": ")
@@ -35,6 +35,6 @@ pub fn child_of(postmaster: i32, name: &str) -> Option<i32> {
     };
     parents()
         .into_iter()
-        .find(|(pid, parent)| *parent == postmaster && is_it(*pid))
+        .find(|(pid, parent)| *parent == postmaster && has_name(*pid))
         .map(|(pid, _)| pid)
 }

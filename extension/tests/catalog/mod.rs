@@ -1,5 +1,5 @@
-//! A closed gate against everything that a server has in `pg_proc` and `pg_catalog`: what is
-//! answered shows no data, and what is refused is what `pgraft_core::fence` says.
+//! A closed gate and everything in `pg_proc` and `pg_catalog`: permitted queries show no data, and the
+//! refused ones are those that `pgraft_core::fence` lists.
 
 use std::collections::BTreeMap;
 
@@ -11,10 +11,11 @@ use pgraft_testkit::bin_directory;
 use pgraft_testkit::postgres::scratch;
 use pgraft_testkit::server::{TestServer, text_rows};
 
-/// In the table `t`, in its statistics, and in the large object 4711; in no statement.
+/// A marker in the table `t`, in its statistics and in the large object 4711, but in no statement.
 const SECRET: &str = "canary-4711";
 
-/// A closed gate before data that is easily recognized: over the socket, and over TCP.
+/// A server with a closed gate and recognizable data, with connections over the socket and over
+/// TCP.
 async fn closed(server: &TestServer) -> (Client, Client) {
     let (admin, client) = (server.connect_locally().await, server.connect().await);
     run(&admin, OPEN).await.unwrap();
@@ -42,13 +43,12 @@ async fn closed(server: &TestServer) -> (Client, Client) {
 }
 
 #[tokio::test]
-async fn every_relation_of_the_catalog() {
+async fn no_catalog_relation_shows_data_while_the_gate_is_closed() {
     let Some(bindir) = bin_directory() else { return };
     let dir = scratch();
     let server = governed(&bindir, dir.path()).await;
     let (admin, client) = closed(&server).await;
-    // By its definition, a view either shows what was sampled or stored of users' data, or it does
-    // not.
+    // The definition of a view tells whether it shows samples or contents of users' data.
     let all = text_rows(
         &admin,
         "select relnamespace::regnamespace || '.' || quote_ident(relname),
@@ -63,7 +63,7 @@ async fn every_relation_of_the_catalog() {
     for relation in &all {
         let (name, is_data) = (&relation[0], relation[1] == "t");
         let shown = run(&client, &format!("table {name}")).await;
-        // A host without NUMA has nothing to show in Postgres 18's view of it.
+        // Postgres 18's view of NUMA fails on a host without NUMA.
         let no_numa = |error: &tokio_postgres::Error| {
             error.as_db_error().is_some_and(|e| e.message().contains("NUMA is not supported"))
         };
@@ -81,7 +81,7 @@ async fn every_relation_of_the_catalog() {
         assert!(local.is_ok(), "{name}, over the socket: {local:?}");
     }
     println!("{} relations, refused: {}", all.len(), data.join(", "));
-    // What psql asks for.
+    // The queries of psql.
     let conninfo = format!("host=127.0.0.1 port={} user=postgres dbname=postgres", server.port);
     for command in [
         "d", "d t", "d+ t", "d+ tv", "d s", "da", "dA+", "db+", "dc", "dC+", "dconfig+", "dd",
@@ -95,18 +95,17 @@ async fn every_relation_of_the_catalog() {
     }
 }
 
-/// A call that begins and computes nothing, the outcome that is wanted, and how to call it in
-/// earnest.
+/// A function, a call that computes nothing, the expected outcome, and a real call.
 struct Call {
     name: String,
     prepared: String,
     wanted: Act,
-    /// Whether it is more than a computation.
+    /// Whether it does more than compute.
     looks: bool,
     types: Vec<String>,
 }
 
-/// Every function of Postgres' own that can be called by a statement.
+/// Every built-in function that a statement can call.
 async fn functions(admin: &Client) -> Vec<Call> {
     let rows = text_rows(
         admin,
@@ -129,8 +128,8 @@ async fn functions(admin: &Client) -> Vec<Call> {
             let variadic = |n| if n == last && row[2] == "t" { "variadic " } else { "" };
             let given: Vec<String> =
                 (0..types.len()).map(|n| format!("{}a.x{n}", variadic(n))).collect();
-            // OFFSET keeps the planner from seeing that these are NULL; LIMIT 0 keeps the executor
-            // from calling anything.
+            // OFFSET hides from the planner that these are NULL. LIMIT 0 prevents the executor from
+            // calling anything.
             let prepared = format!(
                 "select pg_catalog.\"{}\"({}) from (select {} offset 0) a limit 0",
                 row[0],
@@ -144,7 +143,7 @@ async fn functions(admin: &Client) -> Vec<Call> {
 }
 
 #[tokio::test]
-async fn every_function_of_the_catalog() {
+async fn no_catalog_function_shows_data_while_the_gate_is_closed() {
     let Some(bindir) = bin_directory() else { return };
     let dir = scratch();
     let server = governed(&bindir, dir.path()).await;
@@ -162,7 +161,7 @@ async fn every_function_of_the_catalog() {
                 Act::Serve | Act::Read => "answered",
                 Act::Write | Act::Commit => "25006",
             };
-            // Some are called by the parser, or not by name.
+            // Some are called by the parser, or cannot be called by name.
             let cannot = ["42601", "42725", "42883", "0A000"].contains(&came.as_str());
             assert!(
                 came == wanted || cannot,
@@ -182,10 +181,10 @@ async fn every_function_of_the_catalog() {
     in_earnest(&server, &admin, &client, &all).await;
 }
 
-/// Calls what is answered with arguments that lead to data: it shows none, and takes no transaction
-/// id.
+/// Calls the permitted functions with arguments that lead to data. They must show none, and assign
+/// no transaction id.
 async fn in_earnest(server: &TestServer, admin: &Client, client: &Client, all: &[Call]) {
-    // They end sessions, or wait.
+    // These end sessions or wait.
     const NOT: [&str; 5] =
         ["pg_terminate_backend", "pg_cancel_backend", "pg_sleep", "pg_promote", "set_config"];
     let values = |n: usize, type_: &str| match (type_, n) {

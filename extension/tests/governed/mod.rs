@@ -1,7 +1,7 @@
-//! Servers with `pgraft.failover` on whose switches in shared memory are turned by hand
-//! (`pages.c`): their worker does not run.
+//! Servers with `pgraft.failover = on` and no running worker. The tests change their shared memory
+//! through `pages.c`.
 
-#![allow(dead_code, reason = "not every test file uses all of it")]
+#![allow(dead_code, reason = "not every test uses everything")]
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,11 +12,11 @@ use tokio_postgres::{Client, Error};
 
 use pgraft_testkit::server::{TestServer, text_rows};
 
-/// Longer than any test.
+/// Opens the gate for longer than any test.
 pub const OPEN: &str = "select gate(3600000)";
 pub const CLOSED: &str = "select gate(0)";
 
-/// The switches in shared memory, as SQL functions.
+/// Compiles the SQL functions that change shared memory.
 fn switches(bindir: &Path, dir: &Path) -> PathBuf {
     let library = dir.join("pages.so");
     let headers =
@@ -55,7 +55,7 @@ pub async fn governed(bindir: &Path, dir: &Path) -> TestServer {
     server
 }
 
-/// Opens the intake, for the first timeline.
+/// Opens the intake, for timeline 1.
 pub fn open(to: &TestServer) -> String {
     open_on(to, 1)
 }
@@ -65,7 +65,7 @@ pub fn open_on(to: &TestServer, timeline: u32) -> String {
     format!("select intake('127.0.0.1', {}, {timeline})", to.port)
 }
 
-/// Takes out what `pg_basebackup` has written about where the primary is.
+/// Removes the primary_conninfo that `pg_basebackup` has written.
 pub fn without_target(standby: &TestServer) {
     let auto = standby.pgdata().join("postgresql.auto.conf");
     let kept = fs::read_to_string(&auto)
@@ -77,7 +77,7 @@ pub fn without_target(standby: &TestServer) {
     fs::write(&auto, kept).unwrap();
 }
 
-/// A standby that was not told where its primary is.
+/// A standby whose primary_conninfo does not name its primary.
 pub fn standby(bindir: &Path, dir: &Path, id: u16, primary: &TestServer) -> TestServer {
     let standby = TestServer::standby_of(bindir, dir, id, primary);
     without_target(&standby);
@@ -98,13 +98,12 @@ pub async fn run(client: &Client, sql: &str) -> Result<String, Error> {
 
 pub fn code(result: Result<String, Error>) -> String {
     match result {
-        Ok(rows) => format!("went through: {rows}"),
+        Ok(rows) => format!("succeeded: {rows}"),
         Err(error) => error.code().map_or_else(|| error.to_string(), |code| code.code().to_owned()),
     }
 }
 
-/// A statement that waits for a standby that never comes: the session, its process, and the answer
-/// when there is one.
+/// A statement that waits for a standby that does not confirm.
 pub struct WaitingStatement {
     pub pid: i32,
     answer: tokio::task::JoinHandle<(Client, Result<String, Error>)>,
@@ -126,7 +125,7 @@ impl WaitingStatement {
         Self { pid, answer }
     }
 
-    /// Asks for its cancellation, and gives it time to show.
+    /// Requests its cancellation several times.
     pub async fn cancelled(self, server: &TestServer) -> Self {
         for _ in 0..10 {
             server.rows(&format!("select pg_cancel_backend({})", self.pid)).await;
