@@ -27,8 +27,11 @@
 //! run and asked for it, so that its member has voted and listened until then; when that comes to
 //! nothing, the server starts on what it had.
 
-use pgraft_core::liveness::Unresponsive;
 use std::time::Duration;
+
+pub use pgraft_core::failover::start::StartMode;
+use pgraft_core::failover::start::{RecordedPrimary, StartFacts, start_mode};
+use pgraft_core::liveness::Unresponsive;
 
 /// How long a server must have run for its end to count as a first failure again.
 pub const HEALTHY_RUN: Duration = Duration::from_mins(1);
@@ -121,15 +124,6 @@ impl SupervisorPhase {
             Self::Ended => "ended",
         }
     }
-}
-
-/// How Postgres is started.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum StartMode {
-    /// Without `standby.signal`: takes writes.
-    Primary,
-    /// With `standby.signal`.
-    Standby,
 }
 
 /// What stands on the disk, and what the cluster said.
@@ -458,22 +452,31 @@ fn next(facts: SupervisorFacts, state: SupervisorState) -> NextAction {
             BootstrapNode::TooLate => NextAction::Refuse(FailureReason::ClusterElsewhere),
         },
         (DataDirectory::Empty | DataDirectory::Broken, _) => NextAction::Clone,
-        (DataDirectory::Whole { standby_signal: false, bootstrapping: true }, Named::Nothing) => {
-            NextAction::Start(StartMode::Primary)
-        }
-        (DataDirectory::Whole { standby_signal: false, .. }, Named::This) if !facts.failover => {
-            NextAction::Start(StartMode::Primary)
-        }
-        (DataDirectory::Whole { .. }, Named::This) => NextAction::Start(StartMode::Standby),
-        (DataDirectory::Whole { .. }, _) => match state.repair {
-            Some(Repair::Rewind) if facts.diverged && state.rewound_in != Some(facts.epoch) => {
-                NextAction::Rewind
+        (DataDirectory::Whole { standby_signal, bootstrapping }, named) => {
+            let primary = match named {
+                Named::Nothing => RecordedPrimary::NoCluster,
+                Named::This => RecordedPrimary::ThisNode,
+                Named::Nobody | Named::Other => RecordedPrimary::AnotherNode,
+            };
+            let failover = facts.failover;
+            match start_mode(StartFacts { failover, bootstrapping, standby_signal, primary }) {
+                StartMode::Standby if named != Named::This => repaired(facts, state),
+                mode => NextAction::Start(mode),
             }
-            // It was asked for by a member that has listened since: it follows by now.
-            Some(Repair::Rewind) if !facts.diverged => NextAction::Start(StartMode::Standby),
-            Some(_) => NextAction::Clone,
-            None => NextAction::Start(StartMode::Standby),
-        },
+        }
+    }
+}
+
+/// What a standby needs before it starts.
+fn repaired(facts: SupervisorFacts, state: SupervisorState) -> NextAction {
+    match state.repair {
+        Some(Repair::Rewind) if facts.diverged && state.rewound_in != Some(facts.epoch) => {
+            NextAction::Rewind
+        }
+        // It was asked for by a member that has listened since: it follows by now.
+        Some(Repair::Rewind) if !facts.diverged => NextAction::Start(StartMode::Standby),
+        Some(_) => NextAction::Clone,
+        None => NextAction::Start(StartMode::Standby),
     }
 }
 

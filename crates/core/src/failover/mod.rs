@@ -4,6 +4,7 @@
 //! ```text
 //!  voters  ──▶ lease     promise: no recruit while a lease that it carries may stand
 //!  leader  ──▶ leader    Ask ▸ Recruit ▸ (reports: report::enough, report::choose) ▸ Appoint
+//!  server  ──▶ start     as a standby, but for the bootstrap node's first runs
 //!  members ──▶ node      durable epoch ▸ intake closed ▸ report ▸ follow | rewind | promote
 //!  primary ──▶ primary   names ▸ barrier ▸ Settle ▸ gate
 //!  all     ──▶ primary term     what the log makes of Recruit, Appoint, Retarget, Settle
@@ -27,6 +28,7 @@ pub mod lease;
 pub mod node;
 pub mod primary;
 pub mod report;
+pub mod start;
 pub mod switchover;
 
 pub use crate::primary_term::{LastFailover, Phase, PrimaryTerm, TermEndReason};

@@ -31,12 +31,6 @@ pub enum Intake {
 /// What this member's Postgres is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ServerMode {
-    /// No process of it lives.
-    Stopped {
-        /// The timeline that its control file is on, when it was a primary there: its promotion was
-        /// complete.
-        was_primary_on: Option<u32>,
-    },
     /// A primary, gate open or not.
     Primary {
         /// The epoch that it was promoted or started in.
@@ -97,10 +91,6 @@ pub enum NodeStep {
     WaitForPromise,
     /// Put that epoch on disk.
     Enter(u64),
-    /// Start as a standby that follows nobody yet.
-    StartAsStandby,
-    /// Start as the primary that it was when it stopped.
-    StartAsPrimary,
     /// Take no more WAL from anybody.
     CloseIntake,
     /// Tell the leader.
@@ -147,7 +137,6 @@ pub fn next_step(facts: &NodeFacts<'_>) -> NodeStep {
 fn recruited(primary_term: &PrimaryTerm, server: ServerMode) -> NodeStep {
     let report = |holds| NodeStep::Report(Report { epoch: primary_term.epoch, holds });
     match server {
-        ServerMode::Stopped { .. } => NodeStep::StartAsStandby,
         ServerMode::Standby { consistent: true, intake: Intake::Closed, end, .. } => {
             report(Holds::UpTo(end))
         }
@@ -163,12 +152,6 @@ fn recruited(primary_term: &PrimaryTerm, server: ServerMode) -> NodeStep {
 
 fn appointed(primary_term: &PrimaryTerm, server: ServerMode) -> NodeStep {
     match server {
-        // A promotion that was not complete left the old timeline: as a primary it would go on
-        // there, and nothing would look diverged.
-        ServerMode::Stopped { was_primary_on } if was_primary_on == Some(primary_term.timeline) => {
-            NodeStep::StartAsPrimary
-        }
-        ServerMode::Stopped { .. } => NodeStep::StartAsStandby,
         // The number is spent: by a promotion that broke off, or by one that was complete before
         // this node fell back in the log and came up as a standby. The next primary term gives
         // another one; this primary term ends, since nobody hears its heartbeats.
@@ -191,7 +174,6 @@ fn appointed(primary_term: &PrimaryTerm, server: ServerMode) -> NodeStep {
 
 fn follower(primary_term: &PrimaryTerm, server: ServerMode) -> NodeStep {
     match server {
-        ServerMode::Stopped { .. } => NodeStep::StartAsStandby,
         ServerMode::Standby { intake: Intake::Open { from, timeline }, .. }
             if from == primary_term.primary && timeline == primary_term.timeline =>
         {
@@ -277,13 +259,9 @@ mod tests {
             step(3, &primary_term, 2, true, ServerMode::Rewinding { diverged_in: Some(1) }),
             NodeStep::Report(nothing)
         );
-        // The old primary: stop first, report as a standby.
+        // The old primary stops; it comes back, and reports, as a standby.
         let primary = ServerMode::Primary { epoch: 1, timeline: 1 };
         assert_eq!(step(1, &primary_term, 1, false, primary), NodeStep::Stop);
-        assert_eq!(
-            step(1, &primary_term, 2, true, ServerMode::Stopped { was_primary_on: Some(1) }),
-            NodeStep::StartAsStandby
-        );
     }
 
     #[test]
@@ -299,15 +277,6 @@ mod tests {
             step(2, &primary_term, 2, true, ServerMode::Primary { epoch: 2, timeline: 3 }),
             NodeStep::Stop,
             "not the timeline that it was given"
-        );
-        assert_eq!(
-            step(2, &primary_term, 2, true, ServerMode::Stopped { was_primary_on: Some(2) }),
-            NodeStep::StartAsPrimary
-        );
-        assert_eq!(
-            step(2, &primary_term, 2, true, ServerMode::Stopped { was_primary_on: Some(1) }),
-            NodeStep::StartAsStandby,
-            "its promotion was not complete"
         );
     }
 

@@ -116,7 +116,7 @@ struct Moods(Vec<usize>);
 const MOOD: usize = 30;
 
 impl Moods {
-    const KINDS: usize = 21;
+    const KINDS: usize = 23;
 
     fn draw(random: &mut Random) -> Self {
         Self((0..Self::KINDS * MAX).map(|_| [0, 1, 8, 8, 40][random.below(5)]).collect())
@@ -128,6 +128,8 @@ impl Moods {
             Action::LeaseEnds(n) => (1, n, 8),
             Action::Crash(n) => (2, n, 8),
             Action::Restart(n, _) => (3, n, 2),
+            Action::WorkerRestarts(n, _) => (21, n, 16),
+            Action::Start(n) => (22, n, 1),
             Action::Apply(n) => (4, n, 1),
             Action::Step(n) => (5, n, 1),
             Action::PromotionBreaksOff(n) => (6, n, 8),

@@ -31,8 +31,9 @@ pub enum Mutation {
     PositionBeforeTimeline,
     /// Postgres takes the next number.
     TimelineByPostgres,
-    /// The appointed one starts as primary without having been promoted.
-    StartUnpromoted,
+    /// A restarted server starts as a primary where `instance.json` names its node, whether it was
+    /// promoted or not.
+    StartsAsRecorded,
     /// `Appoint` forgets the configs before it.
     AppointReplacesConfigs,
     /// Postgres waits for one confirmation less than the config says.
@@ -74,7 +75,7 @@ impl Mutation {
         Self::AnybodysReportCounts,
         Self::PositionBeforeTimeline,
         Self::TimelineByPostgres,
-        Self::StartUnpromoted,
+        Self::StartsAsRecorded,
         Self::AppointReplacesConfigs,
         Self::OneConfirmationLess,
         Self::NoBarrier,

@@ -87,12 +87,15 @@ pub fn traces() -> Vec<Trace> {
             mutation: Mutation::FollowsAnyTimeline,
             violation: ModelViolation::ConfirmsWhatItHasNot,
             world: three(0b110, [3, 1, 3, 0]),
-            story: "PromiseEnds(1) LeaseEnds(0) Crash(2) Restart(2,0) Step(2) PromiseEnds(2) Lead Commit(0) Apply(2) Apply(1) \
-                    Step(2) Step(2) Step(1) Step(1) ReceiverEnds(1) LoadConninfo(1) Step(1) Lead PromiseEnds(0) Commit(0) Apply(1) \
-                    Lead Apply(2) Step(1) Step(2) LoadConninfo(2) Apply(0) Apply(0) Step(0) Commit(0) Apply(0) ReceiverStarts(2) \
-                    Step(0) Step(0) Apply(1) Step(0) Lead Receive(2) Commit(0) Apply(0) Apply(1) Step(0) Step(1) Step(1) Step(1) \
-                    Step(1) RewindEnds(1,0) Lead Commit(0) Apply(1) Apply(0) Step(0) Step(1) Step(1) Step(0) Step(0) Step(0) Lead \
-                    Commit(0) Apply(1) Step(1) ReceiverStarts(2)",
+            story: "PromiseEnds(1) LeaseEnds(0) Crash(2) Restart(2,0) Start(2) PromiseEnds(2) \
+                    Lead Commit(0) Apply(2) Apply(1) Step(2) Step(2) Step(1) Step(1) \
+                    ReceiverEnds(1) LoadConninfo(1) Step(1) Lead PromiseEnds(0) Commit(0) \
+                    Apply(1) Lead Apply(2) Step(1) Step(2) LoadConninfo(2) Apply(0) Apply(0) \
+                    Step(0) Commit(0) Apply(0) ReceiverStarts(2) Start(0) Step(0) Apply(1) \
+                    Step(0) Lead Receive(2) Commit(0) Apply(0) Apply(1) Step(0) Step(1) \
+                    Start(1) Step(1) Step(1) RewindEnds(1,0) Lead Commit(0) Apply(1) Apply(0) \
+                    Step(0) Step(1) Step(1) Start(0) Step(0) Step(0) Lead Commit(0) Apply(1) \
+                    Step(1) ReceiverStarts(2)",
         },
         // The same again, but node 1 is whole when it reports: it was cloned from node 3, which
         // never had the write that node 1 had confirmed.
@@ -113,9 +116,11 @@ pub fn traces() -> Vec<Trace> {
             mutation: Mutation::EpochNotDurable,
             violation: ModelViolation::AcknowledgedWriteMissing,
             world: three(0b110, [1, 1, 1, 0]),
-            story: "Write(0) LeaseEnds(0) PromiseEnds(1) PromiseEnds(2) Lead Commit(0) Apply(2) Step(2) Step(2) ReceiverEnds(2) \
-                    LoadConninfo(2) Step(2) Crash(2) Restart(2,0) Step(2) Step(2) LoadConninfo(2) ReceiverStarts(2) Receive(2) \
-                    Apply(1) Step(1) Step(1) ReceiverEnds(1) LoadConninfo(1) Step(1) Lead Commit(0) Confirm(0,2)",
+            story: "Write(0) LeaseEnds(0) PromiseEnds(1) PromiseEnds(2) Lead Commit(0) \
+                    Apply(2) Step(2) Step(2) ReceiverEnds(2) LoadConninfo(2) Step(2) Crash(2) \
+                    Restart(2,0) Start(2) Step(2) LoadConninfo(2) ReceiverStarts(2) Receive(2) \
+                    Apply(1) Step(1) Step(1) ReceiverEnds(1) LoadConninfo(1) Step(1) Lead \
+                    Commit(0) Confirm(0,2)",
         },
         // Commits wait for node 1, which has confirmed the write. The report of node 2 is taken for
         // its own.
@@ -133,28 +138,35 @@ pub fn traces() -> Vec<Trace> {
             mutation: Mutation::PositionBeforeTimeline,
             violation: ModelViolation::AcknowledgedWriteMissing,
             world: three(0b110, [3, 0, 2, 0]),
-            story: "Write(0) Write(0) LeaseEnds(0) PromiseEnds(1) PromiseEnds(2) Lead Commit(0) Apply(1) Step(1) Step(1) \
-                    ReceiverEnds(1) LoadConninfo(1) Step(1) Apply(2) Step(2) Step(2) ReceiverEnds(2) LoadConninfo(2) Step(2) Lead \
-                    Commit(0) Apply(1) Step(1) Apply(2) Step(2) LoadConninfo(2) ReceiverStarts(2) Receive(2) PrimaryTerm(1) PrimaryTerm(1) \
-                    PrimaryTerm(1) Confirm(1,2) PrimaryTerm(1) Commit(0) Apply(1) Grant(1,1) Grant(1,2) PrimaryTerm(1) Write(1) Receive(2) \
-                    Confirm(1,2) LeaseEnds(1) PromiseEnds(2) PromiseEnds(0) Lead Commit(0) Apply(0) Apply(0) Apply(0) Apply(0) \
-                    Step(0) Step(0) Step(0) Step(0) Apply(2) Apply(2) Step(2) Step(2) ReceiverEnds(2) LoadConninfo(2) Step(2) Lead \
-                    Commit(0)",
+            story: "Write(0) Write(0) LeaseEnds(0) PromiseEnds(1) PromiseEnds(2) Lead \
+                    Commit(0) Apply(1) Step(1) Step(1) ReceiverEnds(1) LoadConninfo(1) Step(1) \
+                    Apply(2) Step(2) Step(2) ReceiverEnds(2) LoadConninfo(2) Step(2) Lead \
+                    Commit(0) Apply(1) Step(1) Apply(2) Step(2) LoadConninfo(2) \
+                    ReceiverStarts(2) Receive(2) PrimaryTerm(1) PrimaryTerm(1) PrimaryTerm(1) \
+                    Confirm(1,2) PrimaryTerm(1) Commit(0) Apply(1) Grant(1,1) Grant(1,2) \
+                    PrimaryTerm(1) Write(1) Receive(2) Confirm(1,2) LeaseEnds(1) \
+                    PromiseEnds(2) PromiseEnds(0) Lead Commit(0) Apply(0) Apply(0) Apply(0) \
+                    Apply(0) Step(0) Start(0) Step(0) Step(0) Apply(2) Apply(2) Step(2) \
+                    Step(2) ReceiverEnds(2) LoadConninfo(2) Step(2) Lead Commit(0)",
         },
         // Node 1 is promoted to timeline 2 and has no standby. Node 0 is appointed after it,
         // crashes before it is promoted, and starts as the primary that it was, on timeline 1: node
         // 2, which has heard of nothing, still follows that one and confirms a write. Node 1 comes
         // back: its timeline is the higher one.
         Trace {
-            mutation: Mutation::StartUnpromoted,
+            mutation: Mutation::StartsAsRecorded,
             violation: ModelViolation::AcknowledgedWriteMissing,
             world: three(0b110, [1, 1, 3, 0]),
-            story: "LeaseEnds(0) PromiseEnds(0) PromiseEnds(1) Lead Commit(0) Apply(0) Step(0) Step(0) Step(0) Step(0) Apply(1) \
-                    Step(1) Step(1) LoadConninfo(1) Step(1) Lead Commit(0) Apply(1) Step(1) Lead Commit(0) Apply(0) Apply(0) \
-                    Step(0) Step(0) Lead Commit(0) Crash(0) Restart(0,0) Apply(0) Step(0) ReceiverStarts(2) PrimaryTerm(0) PrimaryTerm(0) \
-                    PrimaryTerm(0) Confirm(0,2) PrimaryTerm(0) Commit(0) Apply(0) Apply(1) Step(1) Step(1) Apply(1) Grant(0,0) Grant(0,1) \
-                    PrimaryTerm(0) Write(0) Receive(2) Confirm(0,2) LeaseEnds(0) PromiseEnds(0) PromiseEnds(1) Lead Commit(0) Apply(1) \
-                    Apply(1) Step(1) Step(1) Step(1) Apply(0) Step(0) Step(0) Step(0) Step(0) Lead Commit(0)",
+            story: "LeaseEnds(0) PromiseEnds(0) PromiseEnds(1) Lead Commit(0) Apply(0) Step(0) \
+                    Start(0) Step(0) Step(0) Apply(1) Step(1) Step(1) LoadConninfo(1) Step(1) \
+                    Lead Commit(0) Apply(1) Step(1) Lead Commit(0) Apply(0) Apply(0) Step(0) \
+                    Step(0) Lead Commit(0) Crash(0) Restart(0,0) Apply(0) Start(0) \
+                    ReceiverStarts(2) PrimaryTerm(0) PrimaryTerm(0) PrimaryTerm(0) \
+                    Confirm(0,2) PrimaryTerm(0) Commit(0) Apply(0) Apply(1) Step(1) Start(1) \
+                    Step(1) Apply(1) Grant(0,0) Grant(0,1) PrimaryTerm(0) Write(0) Receive(2) \
+                    Confirm(0,2) LeaseEnds(0) PromiseEnds(0) PromiseEnds(1) Lead Commit(0) \
+                    Apply(1) Apply(1) Step(1) Step(1) Apply(0) Step(0) Start(0) Step(0) \
+                    Step(0) Lead Commit(0)",
         },
         Trace {
             mutation: Mutation::NoteBeforeAllHaveLoaded,
@@ -168,32 +180,36 @@ pub fn traces() -> Vec<Trace> {
             mutation: Mutation::LateConfirmationsCount,
             violation: ModelViolation::AcknowledgedWriteMissing,
             world: three(0b10, [1, 0, 1, 2]),
-            story: "Write(0) ChangeStandbys(0) Apply(2) ChangeStandbys(4) Apply(2) Apply(0) PrimaryTerm(0) NamesLoaded(0) LeaseEnds(0) \
-                    PrimaryTerm(0) PrimaryTerm(0) Apply(0) Commit(0) Apply(0) PromiseEnds(0) Apply(2) PromiseEnds(1) Lead Commit(0) Apply(2) \
-                    PromiseEnds(2) Apply(0) Step(2) Step(2) ReceiverEnds(2) LoadConninfo(2) Step(2) Lead Step(0) Step(0) Step(0) \
-                    Step(0) Lead Commit(1)",
+            story: "Write(0) ChangeStandbys(0) Apply(2) ChangeStandbys(4) Apply(2) Apply(0) \
+                    PrimaryTerm(0) NamesLoaded(0) LeaseEnds(0) PrimaryTerm(0) PrimaryTerm(0) \
+                    Apply(0) Commit(0) Apply(0) PromiseEnds(0) Apply(2) PromiseEnds(1) Lead \
+                    Commit(0) Apply(2) PromiseEnds(2) Apply(0) Step(2) Step(2) ReceiverEnds(2) \
+                    LoadConninfo(2) Step(2) Lead Step(0) Start(0) Step(0) Step(0) Lead \
+                    Commit(1)",
         },
         Trace {
             mutation: Mutation::GateBeforeConfirmed,
             violation: ModelViolation::AcknowledgedWriteMissing,
             world: three(0b110, [1, 0, 2, 0]),
-            story: "PromiseEnds(2) LeaseEnds(0) PromiseEnds(0) Lead Commit(0) Apply(0) Apply(1) PromiseEnds(1) Step(1) Apply(2) \
-                    Step(2) Step(2) LoadConninfo(2) Step(1) Step(0) Step(2) LoadConninfo(1) Step(1) Lead Step(0) Step(0) Commit(0) \
-                    Apply(1) Apply(0) Step(1) PrimaryTerm(1) Lead Commit(0) Apply(0) PrimaryTerm(1) PrimaryTerm(1) Step(0) Step(0) Lead Commit(0) \
-                    Apply(2) Grant(1,1) Step(2) LoadConninfo(2) ReceiverStarts(2) Grant(1,2) Receive(2) PrimaryTerm(1) Write(1) \
-                    Receive(2) Confirm(1,2)",
+            story: "PromiseEnds(2) LeaseEnds(0) PromiseEnds(0) Lead Commit(0) Apply(0) \
+                    Apply(1) PromiseEnds(1) Step(1) Apply(2) Step(2) Step(2) LoadConninfo(2) \
+                    Step(1) Step(0) Step(2) LoadConninfo(1) Step(1) Lead Start(0) Step(0) \
+                    Commit(0) Apply(1) Apply(0) Step(1) PrimaryTerm(1) Lead Commit(0) Apply(0) \
+                    PrimaryTerm(1) PrimaryTerm(1) Step(0) Step(0) Lead Commit(0) Apply(2) \
+                    Grant(1,1) Step(2) LoadConninfo(2) ReceiverStarts(2) Grant(1,2) Receive(2) \
+                    PrimaryTerm(1) Write(1) Receive(2) Confirm(1,2)",
         },
-        // The primary has gone over from node 1 to node 2, crashes, and falls back behind that: it
-        // opens its gate with node 1, which confirms a write. For the group the report of node 2 is
+        // The primary has gone over from node 1 to node 2. Its worker restarts and falls back behind
+        // that: it opens its gate with node 1, which confirms a write. For the group the report of node 2 is
         // enough.
         Trace {
             mutation: Mutation::NoRead,
             violation: ModelViolation::AcknowledgedWriteMissing,
             world: three(0b10, [1, 1, 1, 1]),
-            story: "ChangeStandbys(4) Apply(0) PrimaryTerm(0) NamesLoaded(0) PrimaryTerm(0) PrimaryTerm(0) Commit(0) Crash(0) Restart(0,1) Step(0) \
-                    PrimaryTerm(0) PrimaryTerm(0) ReceiverStarts(1) Confirm(0,1) Grant(0,0) Grant(0,1) PrimaryTerm(0) Write(0) Receive(1) \
+            story: "ChangeStandbys(4) Apply(0) PrimaryTerm(0) NamesLoaded(0) PrimaryTerm(0) PrimaryTerm(0) Commit(0) WorkerRestarts(0,1) \
+                    PrimaryTerm(0) NamesLoaded(0) PrimaryTerm(0) Grant(0,0) Grant(0,1) PrimaryTerm(0) Write(0) Receive(1) \
                     Confirm(0,1) LeaseEnds(0) PromiseEnds(1) PromiseEnds(2) Lead Commit(0) Apply(2) Apply(2) Apply(2) Step(2) \
-                    Step(2) LoadConninfo(2) Step(2) Lead Commit(0)",
+                    Step(2) ReceiverEnds(2) LoadConninfo(2) Step(2) Lead Commit(0)",
         },
         // Nodes 0, 1 and 2 vote; node 4 comes, and node 2 goes at once. Node 0 has heard of
         // neither, and what node 2 promised it before still stands: the two of them carry a lease,

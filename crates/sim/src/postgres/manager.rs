@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use pgraft_core::NodeId;
+use pgraft_core::failover::start::{RecordedPrimary, StartFacts, StartMode, start_mode};
 use pgraft_core::instance_file::InstanceFile;
 
 use super::Databases;
@@ -90,6 +91,17 @@ impl Databases {
             };
             return;
         }
+        let primary = if file.is_some() {
+            RecordedPrimary::AnotherNode // or this one: with failover that makes no difference
+        } else {
+            RecordedPrimary::NoCluster
+        };
+        let mode = start_mode(StartFacts {
+            failover: true,
+            bootstrapping: bootstraps,
+            standby_signal: false,
+            primary,
+        });
         server.disk.prepare();
         server.disk.flushed = server.disk.wal.len();
         self.flushes.on_disk(number, &server.disk, server.disk.flushed, now);
@@ -101,7 +113,7 @@ impl Databases {
             ..ServerRun::new(
                 self.runs,
                 server.disk.names.clone(),
-                SimServerMode::Starting { until, primary: bootstraps },
+                SimServerMode::Starting { until, primary: mode == StartMode::Primary },
             )
         });
         server.manager = Manager::Running(now + POLL_INTERVAL);

@@ -5,6 +5,7 @@ use crate::mutation::Mutation;
 use pgraft_core::NodeId;
 use pgraft_core::failover::node::{Intake, ServerMode};
 use pgraft_core::failover::primary::NamesState;
+use pgraft_core::failover::start::{RecordedPrimary, StartFacts, StartMode, start_mode};
 use pgraft_core::failover::{Holds, Phase, Report, node, primary};
 use pgraft_core::status::WalPosition;
 use std::collections::BTreeSet;
@@ -14,7 +15,7 @@ impl ModelWorld {
     pub fn node_step(&self, n: usize, mutation: Option<Mutation>) -> node::NodeStep {
         let node = &self.nodes[n];
         let primary_term = &self.applied(n).primary_term;
-        let server = self.server(n, mutation);
+        let Some(server) = self.server(n, mutation) else { return node::NodeStep::Nothing };
         let free = node.free || mutation == Some(Mutation::PromiseForgotten);
         if mutation == Some(Mutation::ReportWhilePrimary)
             && primary_term.phase == Phase::Recruiting
@@ -43,15 +44,28 @@ impl ModelWorld {
         }
     }
 
-    pub(super) fn server(&self, n: usize, mutation: Option<Mutation>) -> ServerMode {
+    /// How the instance manager starts the server of a node.
+    pub(super) fn start_mode(&self, n: usize, mutation: Option<Mutation>) -> StartMode {
+        let primary = if self.applied(n).primary_term.primary == id(n) {
+            RecordedPrimary::ThisNode
+        } else {
+            RecordedPrimary::AnotherNode
+        };
+        let as_recorded = mutation == Some(Mutation::StartsAsRecorded)
+            && self.applied(n).primary_term.phase == Phase::Steady;
+        start_mode(StartFacts {
+            failover: !as_recorded,
+            bootstrapping: false,
+            standby_signal: self.nodes[n].standby_signal && !as_recorded,
+            primary,
+        })
+    }
+
+    /// The server as its member sees it; None while it is stopped.
+    pub(super) fn server(&self, n: usize, mutation: Option<Mutation>) -> Option<ServerMode> {
         let node = &self.nodes[n];
-        match &node.postgres {
-            ModelPostgres::Stopped if mutation == Some(Mutation::StartUnpromoted) => {
-                ServerMode::Stopped { was_primary_on: Some(self.applied(n).primary_term.timeline) }
-            }
-            ModelPostgres::Stopped => {
-                ServerMode::Stopped { was_primary_on: node.was_primary_on.map(u32::from) }
-            }
+        Some(match &node.postgres {
+            ModelPostgres::Stopped => return None,
             ModelPostgres::Primary(run) => ServerMode::Primary {
                 epoch: run.epoch,
                 timeline: self.timeline_of(run, n, mutation),
@@ -99,14 +113,14 @@ impl ModelWorld {
                     diverged,
                 }
             }
-        }
+        })
     }
 
     pub(super) fn timeline_of(&self, run: &ModelRun, n: usize, mutation: Option<Mutation>) -> u32 {
         // The worker would notice that Postgres took another number; taken out together with the
         // rule that gives it one.
         let unchecked =
-            matches!(mutation, Some(Mutation::TimelineByPostgres | Mutation::StartUnpromoted));
+            matches!(mutation, Some(Mutation::TimelineByPostgres | Mutation::StartsAsRecorded));
         if unchecked && run.epoch == self.applied(n).primary_term.epoch {
             self.applied(n).primary_term.timeline
         } else {

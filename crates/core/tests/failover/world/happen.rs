@@ -7,6 +7,7 @@ use super::{
 use crate::mutation::Mutation;
 use pgraft_core::failover::lease::{BootTime, Heartbeat, HeartbeatContext, StartNumber, Voter};
 use pgraft_core::failover::primary::NamesState;
+use pgraft_core::failover::start::StartMode;
 use pgraft_core::failover::{SyncConfig, node, primary};
 use std::rc::Rc;
 
@@ -34,6 +35,11 @@ impl ModelWorld {
                 Some(())
             }
             Action::Restart(i, back) => self.restart(i as usize, back),
+            Action::WorkerRestarts(i, back) => {
+                self.left.crashes -= 1;
+                self.worker_restarts(i as usize, back, mutation)
+            }
+            Action::Start(i) => self.start(i as usize, mutation),
             Action::Apply(i) => {
                 self.nodes[i as usize].applied += 1;
                 let membership = self.applied(i as usize).membership;
@@ -144,6 +150,37 @@ impl ModelWorld {
         Some(())
     }
 
+    /// The server goes on, and with it what it waits for and who receives from it. Its gate closes:
+    /// a gate that is open until its deadline is a worker that restarts later.
+    fn worker_restarts(&mut self, n: usize, back: u8, mutation: Option<Mutation>) -> Option<()> {
+        if let Some(run) = self.nodes[n].run_mut() {
+            (run.grants, run.older, run.noted, run.open) = (0, 0, None, false);
+            run.read = mutation == Some(Mutation::NoRead);
+        }
+        self.restart(n, back)
+    }
+
+    fn start(&mut self, n: usize, mutation: Option<Mutation>) -> Option<()> {
+        let mode = self.start_mode(n, mutation);
+        let node = &mut self.nodes[n];
+        if node.postgres != ModelPostgres::Stopped {
+            return None;
+        }
+        match mode {
+            StartMode::Standby => {
+                node.postgres = ModelPostgres::Standby;
+                node.standby_signal = true;
+                (node.configured, node.loaded) = (None, None);
+            }
+            StartMode::Primary => {
+                let (epoch, timeline) = (node.epoch, node.wal.last()?.timeline);
+                node.standby_signal = false;
+                self.begin_run(n, epoch, timeline, mutation);
+            }
+        }
+        Some(())
+    }
+
     /// Carries out what the node has decided.
     pub(super) fn carry_out(&mut self, n: usize, mutation: Option<Mutation>) -> Option<()> {
         let step = self.node_step(n, mutation);
@@ -161,14 +198,6 @@ impl ModelWorld {
                 self.disconnect(n);
             }
             node::NodeStep::Enter(epoch) => node.epoch = epoch,
-            node::NodeStep::StartAsStandby => {
-                node.postgres = ModelPostgres::Standby;
-                (node.configured, node.loaded, node.was_primary_on) = (None, None, None);
-            }
-            node::NodeStep::StartAsPrimary => {
-                let timeline = node.wal.last()?.timeline;
-                self.begin_run(n, epoch, timeline, mutation);
-            }
             node::NodeStep::CloseIntake => node.configured = None,
             node::NodeStep::Report(report) => self.reports[n] = Some(report),
             node::NodeStep::Promote(timeline) => self.promote(n, timeline, mutation)?,
@@ -205,7 +234,7 @@ impl ModelWorld {
         }
         self.used_timelines |= 1 << timeline;
         node.wal.push(ModelRecord { timeline, write: None });
-        node.was_primary_on = Some(timeline);
+        node.standby_signal = false;
         self.begin_run(n, epoch, timeline, mutation);
         Some(())
     }
@@ -325,8 +354,8 @@ impl ModelWorld {
         self.nodes[n].wal = self.nodes[from].wal.clone();
         let node = &mut self.nodes[n];
         node.postgres = ModelPostgres::Standby;
-        (node.configured, node.loaded, node.receiver, node.was_primary_on) =
-            (None, None, None, None);
+        node.standby_signal = true;
+        (node.configured, node.loaded, node.receiver) = (None, None, None);
         Some(())
     }
 

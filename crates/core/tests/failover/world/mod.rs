@@ -124,8 +124,9 @@ pub struct ModelNode {
     free: bool,
     pub wal: Vec<ModelRecord>,
     pub postgres: ModelPostgres,
-    /// The timeline of its last complete promotion, while it has not followed anybody since.
-    was_primary_on: Option<u8>,
+    /// Whether `standby.signal` exists: the promotion of its server was not complete since it was a
+    /// standby.
+    standby_signal: bool,
     abandoned_promotion: Option<u8>,
     /// Whom to follow and on which timeline: as configured, and as the startup process has read it.
     configured: Option<(u8, u8)>,
@@ -217,6 +218,10 @@ pub enum Action {
     LeaseEnds(u8),
     Crash(u8),
     Restart(u8, u8),
+    /// The worker ends and is started again while its server runs on.
+    WorkerRestarts(u8, u8),
+    /// The instance manager starts the server.
+    Start(u8),
     Apply(u8),
     /// The next step of `node::next_step`.
     Step(u8),
@@ -255,7 +260,7 @@ impl ModelWorld {
                 free: false,
                 wal: vec![first],
                 postgres: ModelPostgres::Standby,
-                was_primary_on: None,
+                standby_signal: n > 0,
                 abandoned_promotion: None,
                 configured: (n > 0).then_some((0, 1)),
                 loaded: (n > 0).then_some((0, 1)),
@@ -279,7 +284,6 @@ impl ModelWorld {
             under_way: [1; MAX],
         };
         nodes[0].postgres = ModelPostgres::Primary(Box::new(run));
-        nodes[0].was_primary_on = Some(1);
         Self {
             nodes,
             history: vec![Committed::new(primary_term, ids(voters), 0)],

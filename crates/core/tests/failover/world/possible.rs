@@ -23,8 +23,12 @@ impl ModelWorld {
                 }
                 continue;
             }
+            if node.postgres == ModelPostgres::Stopped {
+                all.push(Action::Start(i));
+            }
             if self.left.crashes > 0 {
                 all.push(Action::Crash(i));
+                all.extend((0..=node.applied.min(2)).map(|back| Action::WorkerRestarts(i, back)));
             }
             if (node.applied as usize) + 1 < self.history.len() {
                 all.push(Action::Apply(i));

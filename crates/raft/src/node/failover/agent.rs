@@ -350,8 +350,6 @@ fn carry_out(
     match step {
         NodeStep::Nothing
         | NodeStep::WaitForPromise
-        | NodeStep::StartAsPrimary
-        | NodeStep::StartAsStandby
         | NodeStep::Rewind(_)
         | NodeStep::RunAsPrimary => {}
         // A new member has never been recruited: it enters the present epoch and follows.
@@ -415,7 +413,6 @@ fn say(failover: &Failover, step: &NodeStep, server: &ServerMode) {
         NodeStep::Stop => "stops its server, which is no longer the primary".into(),
         NodeStep::WaitForPromise => "waits until its promise to the last primary is over".into(),
         NodeStep::Enter(epoch) => format!("enters epoch {epoch}"),
-        NodeStep::StartAsStandby | NodeStep::StartAsPrimary => "starts its server".into(),
         NodeStep::CloseIntake => "takes no more WAL".into(),
         NodeStep::Report(_) => "is recruited and has reported".into(),
         NodeStep::Promote(timeline) => format!("promotes its server to timeline {timeline}"),
