@@ -1,4 +1,4 @@
-//! What the Raft log carries, apart from Raft's own entries.
+//! The commands in the Raft log.
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -11,8 +11,7 @@ use crate::{Address, ClusterId, InstanceId, NodeId};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "kind")]
 pub enum Command {
-    /// The first command of a cluster: its identity, its bootstrap node, who is also its first
-    /// primary.
+    /// The first command of a cluster. The bootstrap node is its first primary.
     Init {
         /// The new cluster.
         cluster: ClusterId,
@@ -21,89 +20,88 @@ pub enum Command {
         /// Where its Raft member listens.
         address: Address,
     },
-    /// A node joins: a learner from here on, a voter when it has caught up.
+    /// A node joins as a learner. It becomes a voter when it has caught up.
     Join {
-        /// The newcomer; an id that no member has or had.
+        /// The new node, with an id that no member has or had.
         node: NodeId,
         /// Where its Raft member listens.
         address: Address,
     },
     /// A node leaves. Its id is never used again.
     Remove {
-        /// Who leaves.
+        /// The node that leaves.
         node: NodeId,
     },
-    /// A newcomer was not reached in time and is given up: it leaves again, and its id is spent
-    /// like any other.
+    /// A new node was not reached within the join timeout and leaves again. Its id is not reused
+    /// either.
     JoinExpired {
-        /// Who never came.
+        /// The node that was not reached.
         node: NodeId,
     },
-    /// A member has moved: the same node and directory, listening elsewhere.
+    /// A member has moved to another address with its Raft directory.
     SetAddress {
-        /// Who has moved.
+        /// The member that has moved.
         node: NodeId,
-        /// Where its Raft member listens from now on.
+        /// The new address of its Raft member.
         address: Address,
     },
-    /// What a member tells the group about itself, once it is in and whenever it changes.
+    /// A member registers itself, when it has joined and whenever its registration changes.
     Register {
-        /// Who speaks.
+        /// The member.
         node: NodeId,
         /// Its Raft directory.
         instance: InstanceId,
         /// Its Postgres server.
         postgres: Address,
-        /// Its failure domain; empty when nobody said.
+        /// Its failure domain; empty if not set.
         zone: String,
     },
-    /// The primary term of the primary ends: a majority of voters owes it no lease any more. A
-    /// successor is looked for.
+    /// The primary term ends, because the promises of a majority of voters have ended. The group
+    /// starts to determine a successor.
     Recruit {
-        /// The new epoch, one above the present one.
+        /// The new epoch: the current one plus 1.
         epoch: u64,
         /// Why.
         reason: TermEndReason,
-        /// When the leader said so: milliseconds since the Unix epoch, for people to look at.
+        /// The leader's clock: milliseconds since the Unix epoch, for display only.
         at_ms: i64,
     },
-    /// A new primary, on a timeline that was never given before.
+    /// A new primary, on a timeline that was never assigned before.
     Appoint {
-        /// The epoch that recruits.
+        /// The epoch in which voters were recruited.
         epoch: u64,
         /// The most advanced recruit.
         primary: NodeId,
     },
-    /// A new primary by a person's word, although it may lack what was acknowledged: nobody who
-    /// could know answers.
+    /// A new primary chosen by an administrator, although it may lack acknowledged writes.
     Force {
-        /// The epoch that recruits.
+        /// The epoch in which voters were recruited.
         epoch: u64,
-        /// Who was chosen.
+        /// The chosen primary.
         primary: NodeId,
     },
-    /// The primary is to wait for these standbys.
+    /// The primary must wait for these standbys.
     ProposeSyncConfig {
         /// Its epoch.
         epoch: u64,
-        /// The change of the sync configs that this one follows.
+        /// The number of the previous change of the sync configs.
         change: u64,
-        /// Who is to confirm commits.
+        /// The standbys that confirm commits.
         standbys: BTreeSet<NodeId>,
     },
-    /// The latest sync config has confirmed all that is to be confirmed: it alone is in force.
+    /// The latest sync config has confirmed everything required and is the only one in force.
     CommitSyncConfig {
         /// The primary's epoch.
         epoch: u64,
-        /// The change that was confirmed.
+        /// The number of the confirmed change.
         change: u64,
-        /// When the primary said so: milliseconds since the Unix epoch, for people to look at.
+        /// The primary's clock: milliseconds since the Unix epoch, for display only.
         at_ms: i64,
     },
 }
 
 impl Command {
-    /// The word that `pgraft_log()` shows in its column `kind`.
+    /// The value in the column `kind` of `pgraft_log()`.
     pub const fn kind(&self) -> &'static str {
         match self {
             Self::Init { .. } => "init",

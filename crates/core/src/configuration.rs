@@ -1,8 +1,8 @@
-//! What a member says about its Postgres configuration: the problems that Postgres found, what
-//! waits for a restart, and why its server fails.
+//! The state of a member's Postgres configuration: problems that Postgres found, settings that
+//! require a restart, and the reason why the server fails.
 //!
 //! Written by the instance manager (`/status`, `/configuration`), read by the operator (condition
-//! `ConfigurationValid`) and by people.
+//! `ConfigurationValid`) and by administrators.
 
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -10,19 +10,19 @@ use std::fmt;
 /// The object `configuration` of `/status`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ConfigurationStatus {
-    /// Whether everything that is configured is in force, or waits for nothing but a restart.
+    /// Whether the whole configuration is in force, or only requires a restart.
     pub valid: bool,
-    /// What is not in force, and why.
+    /// Settings that are not in force, and why.
     #[serde(default)]
     pub problems: Vec<Problem>,
-    /// Settings that are in force with another value than the configured one, for as long as the
-    /// WAL needs it. Nothing is wrong with them.
+    /// Settings that keep another value than the configured one for as long as the WAL requires it.
+    /// This is not an error.
     #[serde(default)]
     pub held: Vec<Problem>,
     /// Settings whose new value takes effect at the next restart.
     #[serde(default)]
     pub pending_restart: Vec<String>,
-    /// Why the server does not stay up, while it does not.
+    /// Why the server fails repeatedly, if it does.
     #[serde(default)]
     pub failure: Option<ServerFailure>,
 }
@@ -33,18 +33,18 @@ impl Default for ConfigurationStatus {
     }
 }
 
-/// One setting or line that is not in force.
+/// A setting or a line that is not in force.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Problem {
     /// The parameter's name; or `pg_hba`, or `postgresql.auto.conf`.
     pub setting: String,
-    /// The number of the line: of the list `pg_hba`, counted from 1, or of the file.
+    /// The number of the line in the list `pg_hba` or in the file, from 1.
     #[serde(default)]
     pub line: Option<u32>,
-    /// What was configured.
+    /// The configured value.
     #[serde(default)]
     pub value: Option<String>,
-    /// What is wrong with it, and what is used instead.
+    /// What is wrong, and what is used instead.
     pub message: String,
 }
 
@@ -61,12 +61,12 @@ impl fmt::Display for Problem {
     }
 }
 
-/// A server that ends again and again.
+/// A server that fails repeatedly.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServerFailure {
-    /// How often in a row.
+    /// The number of consecutive failures.
     pub count: u32,
-    /// The last error that Postgres wrote before it ended.
+    /// The last error that Postgres logged.
     pub message: String,
 }
 
@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_of_another_version_is_read() {
+    fn reads_the_response_of_another_version() {
         let read: ConfigurationStatus =
             serde_json::from_str(r#"{"valid": false, "more": 1}"#).unwrap();
         assert!(!read.valid && read.problems.is_empty());

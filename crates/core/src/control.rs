@@ -1,8 +1,8 @@
-//! The words spoken over the control socket (`pgraft.data_dir/control.sock`): by backends, the
-//! instance manager, tests and the plugin.
+//! The protocol of the control socket (`pgraft.data_dir/control.sock`), used by backends, the
+//! instance manager and tests.
 //!
-//! A frame is a big-endian `u32` length and that many bytes of JSON; one request, one response, and
-//! the connection may be used again.
+//! A frame is a big-endian `u32` length and that many bytes of JSON. Each request gets one response;
+//! a connection can be reused.
 
 use serde::{Deserialize, Serialize};
 
@@ -12,76 +12,76 @@ use crate::{NodeStatus, Refusal, SqlState};
 /// The file name of the socket within the Raft directory.
 pub const SOCKET_NAME: &str = "control.sock";
 
-/// No request or response is longer, in bytes.
+/// The maximum length of a request or response in bytes.
 pub const MAX_FRAME: usize = 1 << 20;
 
-/// What can be asked of a running member.
+/// A request to a running member.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "request")]
 pub enum Request {
-    /// Make a cluster of this one node.
+    /// Create a cluster with this node as its only member.
     Init,
-    /// Add a node; on the leader only. Raw values: the member checks them, so that every way in
-    /// gives the same answer.
+    /// Add a node; on the leader only. The member checks the values, so that every caller gets the
+    /// same errors.
     AddNode {
-        /// The newcomer's id.
+        /// The id of the new node.
         node_id: i64,
         /// Its Raft host.
         address: String,
         /// Its Raft port.
         port: i64,
     },
-    /// Take a node out; on the leader only.
+    /// Remove a node; on the leader only.
     RemoveNode {
-        /// Who leaves.
+        /// The node to remove.
         node_id: i64,
     },
-    /// Tell where a member listens now; on the leader only.
+    /// Change the address of a member; on the leader only.
     SetAddress {
-        /// Who has moved.
+        /// The member that has moved.
         node_id: i64,
         /// Its Raft host.
         address: String,
         /// Its Raft port.
         port: i64,
     },
-    /// Have another node be the primary; any member passes it on to the leader.
+    /// Make another node the primary. Any member forwards the request to the leader.
     Switchover {
-        /// Who is to be the primary.
+        /// The new primary.
         target: i64,
     },
-    /// Make a node the primary whose WAL may lack what was acknowledged; on the leader only.
+    /// Make a node the primary although it may lack acknowledged writes; on the leader only.
     ForcePrimary {
-        /// Who is to be the primary.
+        /// The new primary.
         node_id: i64,
-        /// Somebody knows what that means.
+        /// Whether the loss of acknowledged writes is accepted.
         accept_data_loss: bool,
     },
-    /// Have whichever standby has the most be the primary, where this node is: its server is about
-    /// to be stopped.
+    /// If this node is the primary, make the most advanced standby the primary, because this server
+    /// is about to stop.
     HandOver,
-    /// What this node knows.
+    /// The status of this node.
     Status,
-    /// Who is the primary: answered when that is not what was heard last, and within some seconds
-    /// in any case.
+    /// The primary view: answered when it differs from the last one, and after some seconds in any
+    /// case.
     WatchPrimary {
-        /// The last answer.
+        /// The last response.
         heard: Option<PrimaryUpdate>,
     },
     /// The latest log entries, oldest first.
     Log {
-        /// At most this many.
+        /// The maximum of entries.
         limit: usize,
     },
 }
 
-/// What comes back.
+/// The response to a [`Request`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "response")]
 pub enum Response {
-    /// It is done: committed by a majority and applied here.
+    /// The change is committed by a majority and applied on this node.
     Done {
-        /// Something that the caller should know, although all went well.
+        /// A notice for the caller.
         notice: Option<String>,
     },
     /// To [`Request::Status`].
@@ -93,13 +93,13 @@ pub enum Response {
         /// Oldest first.
         entries: Vec<LogRow>,
     },
-    /// It was not done.
+    /// The request was refused.
     Refused {
-        /// Stable.
+        /// The code of the error, which never changes.
         sqlstate: SqlState,
-        /// What is wrong.
+        /// The error message.
         message: String,
-        /// What to do.
+        /// What the caller can do.
         hint: String,
     },
 }
@@ -117,14 +117,13 @@ pub struct LogRow {
     pub index: u64,
     /// The term of the leader that wrote it.
     pub term: u64,
-    /// `init`, `join`, `remove`, `join_expired`, `set_address`, `register`, or Raft's own
-    /// `membership` and `blank`.
+    /// The kind of a [`Command`](crate::Command), or Raft's own `membership` and `blank`.
     pub kind: String,
     /// The entry as JSON text.
     pub data: String,
-    /// Whether this node knows it to be committed.
+    /// Whether it is committed, as far as this node knows.
     pub committed: bool,
-    /// Microseconds since the Unix epoch at which it was applied here, since the worker's last
-    /// start; None before.
+    /// Microseconds since the Unix epoch at which this node applied it; None if that was before the
+    /// worker's last start.
     pub applied_at: Option<i64>,
 }

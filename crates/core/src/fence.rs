@@ -1,9 +1,9 @@
-//! What a statement may do on a server whose failover pgraft decides. Called by the extension's
-//! hooks, in every backend, before it happens.
+//! Whether a statement may run on a server with `pgraft.failover`. The extension's hooks ask before
+//! every statement and commit, in every backend.
 //!
-//! The gate is open while this server holds the primary's lease. Closed, nothing is confirmed to a
-//! client and nothing that could be out of date is shown to one. What carries no promise
-//! (maintenance, a superuser who looks after the server) goes on.
+//! The gate is open while this server holds the primary's lease. While it is closed, no write is
+//! confirmed to a client and no data is shown that may be out of date. Maintenance and local
+//! superusers are exempt where nothing is promised to a client.
 
 mod functions;
 
@@ -14,75 +14,74 @@ pub use functions::act_of_function;
 pub enum Who {
     /// A client.
     Client,
-    /// A superuser over the Unix socket: somebody who looks after this very server.
+    /// A superuser connected through the Unix socket, for maintenance of this server.
     Local,
-    /// Vacuum and its like, which promise nobody anything.
+    /// Autovacuum.
     Maintenance,
-    /// Another background process, as a subscription's.
+    /// Another background process, such as a logical replication worker.
     Background,
 }
 
-/// What is about to happen.
+/// What a statement does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Act {
-    /// A statement that shows nothing of the databases' contents.
+    /// It does not access the contents of databases.
     Serve,
-    /// A statement that reads.
+    /// It reads.
     Read,
-    /// A statement that writes.
+    /// It writes.
     Write,
-    /// The commit, or the preparation, of a transaction that wrote; the end of a prepared one.
+    /// It commits or prepares a transaction that has written, or ends a prepared one.
     Commit,
 }
 
-/// What decides.
+/// The facts of the decision.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[allow(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub struct FenceFacts {
-    /// Who runs it.
+    /// Who runs the statement.
     pub who: Who,
-    /// What it does.
+    /// What the statement does.
     pub act: Act,
-    /// Whether this server is a standby: it promises nothing, and Postgres itself keeps it from
-    /// writing.
+    /// Whether this server is a standby, which Postgres itself keeps from writing.
     pub in_recovery: bool,
-    /// Whether this server is in no cluster yet.
+    /// Whether this server is not in a cluster yet.
     pub bootstrapping: bool,
-    /// Whether the lease stands.
+    /// Whether the gate is open.
     pub open: bool,
     /// `pgraft.fence_reads`
     pub fence_reads: bool,
     /// `pgraft.durability = strict`
     pub strict: bool,
-    /// Whether the commit waits until a standby has it on disk (`synchronous_commit` is at least
+    /// Whether the commit waits until a standby has flushed it (`synchronous_commit` is at least
     /// `on`).
     pub waits: bool,
 }
 
-/// The answer.
+/// The decision.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FenceVerdict {
-    /// It may.
+    /// The statement may run.
     Go,
-    /// No lease, no writes.
+    /// Writes are refused without the lease.
     NoWrites,
-    /// No lease, no reads.
+    /// Reads are refused without the lease.
     NoReads,
     /// A commit that a failover could lose, under `pgraft.durability = strict`.
     NotDurable,
 }
 
-/// Whether it may.
+/// Decides whether the statement may run.
 pub fn decide(facts: &FenceFacts) -> FenceVerdict {
     let FenceFacts { who, act, in_recovery, bootstrapping, open, fence_reads, strict, waits } =
         *facts;
-    // Before there is a cluster its bootstrap node makes the extension and calls pgraft_init().
+    // Before the cluster exists, CREATE EXTENSION and pgraft_init() must work.
     if in_recovery || who == Who::Maintenance || (bootstrapping && who == Who::Local) {
         return FenceVerdict::Go;
     }
     match act {
         Act::Read if !open && fence_reads && who == Who::Client => FenceVerdict::NoReads,
-        // Told at once to people; a background process hears it when it commits.
+        // Background processes are refused at the commit only.
         Act::Write if !open && who != Who::Background => FenceVerdict::NoWrites,
         Act::Commit if !open => FenceVerdict::NoWrites,
         Act::Commit if strict && !waits => FenceVerdict::NotDurable,
@@ -90,7 +89,7 @@ pub fn decide(facts: &FenceFacts) -> FenceVerdict {
     }
 }
 
-/// Settings that the members decide: the words of `ALTER SYSTEM` would outlast their decision.
+/// Whether the members decide a setting, so that `ALTER SYSTEM` must not change it.
 pub fn is_ours(setting: &str) -> bool {
     const OURS: [&str; 4] = [
         "synchronous_standby_names",
@@ -161,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_commits_behind_a_closed_gate() {
+    fn no_commit_passes_a_closed_gate() {
         for facts in all().filter(|f| f.act == Act::Commit && !f.open && !f.in_recovery) {
             let promises_nothing =
                 facts.who == Who::Maintenance || (facts.bootstrapping && facts.who == Who::Local);
@@ -170,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn no_client_reads_behind_a_closed_gate_unless_the_setting_says_so() {
+    fn no_client_reads_through_a_closed_gate_unless_fence_reads_is_off() {
         for facts in all().filter(|f| f.act == Act::Read && f.who == Who::Client && !f.in_recovery)
         {
             assert_eq!(
@@ -182,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn whose_settings() {
+    fn settings_of_the_members_and_of_the_user() {
         assert!(
             is_ours("Primary_ConnInfo")
                 && is_ours("pgraft.failover")
@@ -192,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn strict_is_about_commits_alone() {
+    fn strict_affects_commits_only() {
         for facts in all().filter(|f| f.open) {
             for in_recovery in BOTH {
                 let facts = FenceFacts { in_recovery, ..facts };

@@ -1,14 +1,15 @@
-//! What pgraft decides, as pure functions of facts: no clock, no IO, no randomness, and the
-//! manifest names nothing that has them.
+//! The decisions of pgraft as pure functions of facts, and the types that its parts exchange. There
+//! is no clock, IO or randomness here, nor in the dependencies.
 //!
 //! ```text
 //!  command ──▶ ClusterState::apply ──▶ Outcome | Refusal        every member, in log order (state.rs)
 //!  facts   ──▶ membership::next_step ──▶ Step                   the Raft leader (membership.rs)
-//!  NodeStatus, Request/Response, InstanceFile, InstanceConfig   what the parts say to each other
+//!  NodeStatus, Request/Response, InstanceFile, InstanceConfig   what the parts exchange
 //! ```
 //!
-//! Called by `pgraft-raft` (apply, next step), by the extension and the instance manager
-//! (contracts), and by the operator (the instance manager's configuration).
+//! The modules have layers, from ids, addresses and WAL positions over the replicated state to the
+//! decisions of membership and failover. Used by `pgraft-raft` (apply, next step), by the extension
+//! and the instance manager (contracts), and by the operator (the instance manager's configuration).
 
 pub mod address;
 pub mod command;

@@ -1,10 +1,9 @@
-//! What the Raft leader does next so that Raft's membership follows the replicated state. One step
-//! at a time, each of which a new leader can take up where the old one stopped, since the step
-//! follows from the state and from nothing that a leader remembers.
+//! The next step of the Raft leader to make Raft's membership follow the replicated state. A step
+//! depends on the state only, so a new leader continues where the old one stopped.
 //!
 //! ```text
 //!  join    Learner in the state ──▶ AddLearner ──▶ (caught up) ──▶ Promote ──▶ Voter
-//!                                                └─▶ (never heard in join_timeout) ──▶ GiveUp ──▶ Leaving
+//!                                                └─▶ (not reached in join_timeout) ──▶ GiveUp ──▶ Leaving
 //!  move    another address in the state ──▶ Move
 //!  remove  Leaving in the state ──▶ [Transfer, when it is the leader itself] ──▶ Drop ──▶ retired
 //! ```
@@ -19,7 +18,7 @@ use crate::quorum::MAX_VOTERS;
 use crate::state::RaftMembership;
 use crate::{ClusterState, MemberStatus, NodeId, Refusal, Role};
 
-/// What the leader knows.
+/// The facts known to the leader.
 #[derive(Debug, Clone)]
 pub struct MembershipFacts<'a> {
     /// The applied state.
@@ -28,44 +27,42 @@ pub struct MembershipFacts<'a> {
     pub raft: &'a RaftMembership,
     /// The leader itself.
     pub me: NodeId,
-    /// Whether `raft` is applied here as well: no membership entry is on its way.
+    /// Whether `raft` is applied here, so that no membership entry is in flight.
     pub settled: bool,
-    /// Members that answered lately and have all of the log up to the leader's commit index.
+    /// Members that have responded recently and have the log up to the leader's commit index.
     pub caught_up: &'a BTreeSet<NodeId>,
-    /// For how long this member has known of each newcomer that has told nothing about itself yet:
-    /// it was never reached, or not to its end.
+    /// New nodes that have not registered, and for how long this member has known them.
     pub unheard: &'a BTreeMap<NodeId, Duration>,
-    /// After so long such a newcomer is given up; None: never.
+    /// After this time such a node is removed again; None for never.
     pub join_timeout: Option<Duration>,
 }
 
-/// What to do now.
+/// The next step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MembershipStep {
-    /// The membership is what the state says.
+    /// The membership follows the state.
     Nothing,
-    /// A joint configuration was left behind: make it uniform.
+    /// Make a joint configuration uniform.
     FinishJoint,
-    /// A member has moved: have Raft look for it where the state says.
+    /// A member has moved: change its address in Raft.
     Move(NodeId),
-    /// Begin to send the log to a newcomer.
+    /// Start to send the log to a new node.
     AddLearner(NodeId),
-    /// The newcomer has not caught up: look again when replication moves.
+    /// The new node has not caught up. Check again when replication has advanced.
     WaitFor(NodeId),
-    /// Give the newcomer its vote.
+    /// Make the new node a voter.
     Promote(NodeId),
-    /// The newcomer was not reached in time: it leaves again.
+    /// The new node was not reached in time and leaves again.
     GiveUp(NodeId),
-    /// This leader is the one that leaves: hand the lead to that voter first.
+    /// This leader leaves: transfer the leadership to that voter first.
     Transfer(NodeId),
-    /// Take a leaving member out.
+    /// Remove a leaving member from Raft.
     Drop(NodeId),
-    /// A member leaves that Raft never had: write the membership once more, for the state to follow
-    /// it.
+    /// A leaving member was never in Raft: write the membership again, so that the state follows.
     Confirm,
 }
 
-/// The next step. At most one voter changes in it (invariant 6).
+/// Returns the next step, which changes at most one voter.
 pub fn next_step(facts: &MembershipFacts<'_>) -> MembershipStep {
     let MembershipFacts { state, raft, me, settled, caught_up, unheard, join_timeout } = facts;
     if raft.joint {
@@ -80,12 +77,11 @@ pub fn next_step(facts: &MembershipFacts<'_>) -> MembershipStep {
     }
     if let Some((&leaving, _)) = state.members.iter().find(|(_, m)| m.role == Role::Leaving) {
         if !raft.contains(leaving) {
-            // The state follows when an entry is applied; where none is under way (it left before
-            // Raft heard of it), one must be written.
+            // The state follows when an entry is applied. If none is in flight, because the member
+            // left before it was in Raft, one must be written.
             return if *settled { MembershipStep::Confirm } else { MembershipStep::Nothing };
         }
-        // Its vote goes when no commit waits for it any more, and not while a primary is looked
-        // for.
+        // It keeps its vote while commits wait for it, and while a successor is being determined.
         if state.primary_term.as_ref().is_some_and(|r| {
             r.phase == Phase::Recruiting || r.configs.iter().any(|c| c.standbys.contains(&leaving))
         }) {
@@ -120,8 +116,8 @@ pub fn next_step(facts: &MembershipFacts<'_>) -> MembershipStep {
         return newcomers().next().map_or(MembershipStep::Nothing, MembershipStep::WaitFor);
     }
     let mut waiting = newcomers().filter(|id| !raft.voters.contains(id)).peekable();
-    // Who has not told which directory it lives in gets no vote: nobody could tell a wiped one from
-    // it.
+    // A node that has not registered its directory does not become a voter: an empty directory
+    // could not be detected.
     match (waiting.clone().find(|id| caught_up.contains(id) && info(id)), waiting.peek()) {
         (Some(ready), _) => MembershipStep::Promote(ready),
         (None, Some(&late)) => MembershipStep::WaitFor(late),
@@ -129,10 +125,10 @@ pub fn next_step(facts: &MembershipFacts<'_>) -> MembershipStep {
     }
 }
 
-/// Whether a node may join, by what the leader sees. With it as a voter, those who answer must be
-/// able to decide: a newcomer that never comes would otherwise cost the group its last majority.
-/// (etcd's rule, `mayAddMember`; and as there a single voter may call a second one. A newcomer that
-/// `answers` counts, since it gets its vote only when it is there.)
+/// Whether a node may join: with it as a voter, the reachable voters must be a majority. Otherwise a
+/// node that never starts could cost the group its majority. This is the rule of etcd
+/// (`mayAddMember`); as there, a single voter may always add a second one. A new node that `answers`
+/// counts as reachable, because it becomes a voter only after it has caught up.
 ///
 /// # Errors
 /// [`Refusal::NoMajorityWith`]
@@ -146,8 +142,8 @@ pub fn may_join(members: &[MemberStatus], node: NodeId, answers: bool) -> Result
     Err(Refusal::NoMajorityWith { node, alive, voters: voters + 1, required })
 }
 
-/// Whether a node may leave, by what the leader sees. The voters that remain must be able to decide
-/// without it. A voter that is dead may always go, and a learner decides nothing.
+/// Whether a node may leave: the reachable ones of the remaining voters must be a majority. An
+/// unreachable voter and a learner may always leave.
 ///
 /// # Errors
 /// [`Refusal::NoMajorityLeft`]
@@ -164,7 +160,7 @@ pub fn may_leave(members: &[MemberStatus], node: NodeId) -> Result<(), Refusal> 
     }
 }
 
-/// How many vote, and how many of them answer.
+/// The number of voters, and how many of them are reachable.
 fn voters_alive<'a>(members: impl Iterator<Item = &'a MemberStatus>) -> (usize, usize) {
     members
         .filter(|m| m.role == Role::Voter)

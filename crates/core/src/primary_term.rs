@@ -1,6 +1,6 @@
-//! The replicated half of the protocol: who is the primary, and what each command makes of it.
-//! Every member applies the same commands in the same order, and every command names the state that
-//! it was made for: one that comes late has no effect.
+//! The replicated part of the failover protocol: the primary term, and how commands change it. All
+//! members apply the same commands in the same order. Every command names the state for which it was
+//! made; an outdated command has no effect.
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -8,42 +8,43 @@ use std::collections::BTreeSet;
 use crate::NodeId;
 use crate::sync_config::SyncConfig;
 
-/// Configs of one primary term that may be in force at a time: a change, and a change of mind.
+/// The maximum of sync configs in force: a change may be replaced by another one before it is
+/// committed.
 const MAX_CONFIGS: usize = 3;
 
-/// Who is the primary, and what a failover has to know about it.
+/// The period of one primary: its epoch, timeline and sync configs.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct PrimaryTerm {
-    /// Counts the primary terms; a failover begins with a higher one.
+    /// The number of the primary term. A failover takes the next one.
     pub epoch: u64,
-    /// What is going on.
+    /// Whether there is a primary.
     pub phase: Phase,
-    /// Who is, or (while recruiting) was, the primary.
+    /// The primary, while recruiting the last one.
     pub primary: NodeId,
-    /// The timeline that it was given.
+    /// The timeline assigned to it.
     pub timeline: u32,
-    /// The next one to give. None is given twice: two promotions to one number look alike to
-    /// `pg_rewind`.
+    /// The next timeline to assign. None is assigned twice, because `pg_rewind` cannot distinguish two
+    /// promotions to the same timeline.
     pub next_timeline: u32,
-    /// The sync configs in force: a commit waited for one of them. The last one is what
-    /// `synchronous_standby_names` is to be.
+    /// The sync configs in force; a commit was confirmed under one of them. The last one is the
+    /// target, which `synchronous_standby_names` must follow.
     pub configs: Vec<SyncConfig>,
-    /// Counts the changes of `configs`: what was confirmed for an earlier one is not taken for a
-    /// later one.
+    /// Counts the changes of `configs`, so that a confirmation of an earlier one is not mistaken for
+    /// that of a later one.
     pub change: u64,
-    /// Whether the configs were ever settled in this primary term. Before that its primary has
+    /// Whether the configs have been settled in this primary term. Before that its primary has
     /// acknowledged nothing.
     pub settled: bool,
 }
 
-/// What the group is doing about its primary.
+/// Whether the group has a primary.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, strum::Display)]
 #[serde(rename_all = "snake_case")]
 #[strum(serialize_all = "snake_case")]
 pub enum Phase {
-    /// There is one.
+    /// There is a primary.
     Steady,
-    /// There is none: its successor is looked for.
+    /// A successor is being determined.
     Recruiting,
 }
 
@@ -52,40 +53,40 @@ pub enum Phase {
 #[serde(rename_all = "snake_case")]
 #[strum(serialize_all = "snake_case")]
 pub enum TermEndReason {
-    /// A majority of voters heard nothing of the primary for a lease time.
+    /// A majority of voters received no heartbeat of the primary for a lease timeout.
     LeaseExpired,
     /// The primary's Postgres has ended.
     Released,
-    /// Somebody asked for another primary.
+    /// A switchover was requested.
     Switchover,
-    /// Somebody named a primary, although acknowledged writes may be lost by that.
+    /// A primary was forced, although acknowledged writes may be lost.
     Forced,
 }
 
-/// The latest change of the primary, for people to look at.
+/// The latest change of the primary, for display.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LastFailover {
-    /// The epoch that it began.
+    /// The epoch that began with it.
     pub epoch: u64,
-    /// Who was the primary.
+    /// The previous primary.
     pub from: NodeId,
-    /// Who is; None until its standbys have confirmed what it has.
+    /// The new primary; None until its standbys have confirmed its WAL.
     pub to: Option<NodeId>,
-    /// Why.
+    /// The reason.
     pub reason: TermEndReason,
-    /// When the leader began: milliseconds since the Unix epoch.
+    /// Its beginning by the leader's clock: milliseconds since the Unix epoch.
     pub began_ms: i64,
-    /// When the new primary could take writes, but for its lease: milliseconds since the Unix
-    /// epoch, by its own clock.
+    /// Its end by the new primary's clock, when it could take writes apart from its lease: milliseconds
+    /// since the Unix epoch.
     pub ended_ms: Option<i64>,
 }
 
-/// Why a command of the protocol had no effect: the state has moved on.
+/// A command was made for an earlier state and has no effect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MovedOn;
 
 impl PrimaryTerm {
-    /// The bootstrap node's: alone, on the timeline that `initdb` made.
+    /// The first primary term: the bootstrap node alone, on the timeline of `initdb`.
     pub fn bootstrap(node: NodeId) -> Self {
         let config = SyncConfig::new(1, node, BTreeSet::new());
         Self {
@@ -100,17 +101,17 @@ impl PrimaryTerm {
         }
     }
 
-    /// The config that `synchronous_standby_names` is to be.
+    /// The target sync config.
     pub fn target(&self) -> Option<&SyncConfig> {
         self.configs.last()
     }
 
-    /// Whether one config is in force, and confirmed.
+    /// Whether exactly one sync config is in force, and confirmed.
     pub fn is_settled(&self) -> bool {
         self.phase == Phase::Steady && self.settled && self.configs.len() == 1
     }
 
-    /// The primary term ends; its epoch is over for everybody who applies this.
+    /// Ends the primary term.
     ///
     /// # Errors
     /// [`MovedOn`] unless `epoch` is the next one and there is a primary to replace.
@@ -118,8 +119,8 @@ impl PrimaryTerm {
         if self.phase != Phase::Steady || epoch != self.epoch + 1 {
             return Err(MovedOn);
         }
-        // A primary term that was never settled has acknowledged nothing: its configs bind nobody.
-        // The list stays short, whatever fails in a row.
+        // A primary term that was never settled has acknowledged nothing, so its configs can go.
+        // This keeps the list short after several failures in a row.
         if !self.settled {
             let ended = self.epoch;
             self.configs.retain(|c| c.epoch != ended);
@@ -130,13 +131,13 @@ impl PrimaryTerm {
         Ok(())
     }
 
-    /// A new primary, with a timeline of its own. Its config joins those in force and replaces
-    /// none: what was acknowledged under them is only safe when the new one has confirmed it
+    /// Appoints a new primary, with a timeline of its own. Its config is added to those in force: what
+    /// was acknowledged under them is safe only when the new one has confirmed it
     /// ([`Self::commit_sync_config`]).
     ///
     /// # Errors
-    /// [`MovedOn`] unless this epoch is recruiting and the appointee still votes. The first
-    /// appointment of an epoch counts.
+    /// [`MovedOn`] unless this epoch is recruiting and the appointee is a voter. The first appointment
+    /// of an epoch counts.
     pub fn appoint(
         &mut self,
         epoch: u64,
@@ -157,8 +158,8 @@ impl PrimaryTerm {
         Ok(())
     }
 
-    /// A new primary by a person's word. What was acknowledged under the configs so far binds
-    /// nobody any more: that is what was given up.
+    /// Appoints a primary that an administrator has chosen, and drops the earlier configs. Writes that
+    /// were acknowledged under them may be lost.
     ///
     /// # Errors
     /// [`MovedOn`] as [`Self::appoint`].
@@ -173,12 +174,12 @@ impl PrimaryTerm {
         Ok(())
     }
 
-    /// The primary is to wait for other standbys. Going back is a change like any other: nothing
-    /// leaves but by [`Self::commit_sync_config`].
+    /// Proposes other standbys for the primary to wait for. Returning to an earlier config is a change
+    /// like any other: a config leaves only by [`Self::commit_sync_config`].
     ///
     /// # Errors
-    /// [`MovedOn`] unless `epoch` and `change` are the present ones, there is a primary, and fewer
-    /// than three configs are in force.
+    /// [`MovedOn`] unless `epoch` and `change` are the current ones, there is a primary, and fewer than
+    /// three configs are in force.
     pub fn propose_sync_config(
         &mut self,
         epoch: u64,
@@ -197,7 +198,7 @@ impl PrimaryTerm {
         match known {
             Some(n) if n + 1 == self.configs.len() => return Ok(()), // it is the target
             Some(n) => {
-                // Commits may wait for it already: it keeps the epoch that it was made in.
+                // Commits may wait for it already, so it keeps its epoch.
                 let config = self.configs.remove(n);
                 self.configs.push(config);
             }
@@ -208,11 +209,11 @@ impl PrimaryTerm {
         Ok(())
     }
 
-    /// The target has confirmed everything up to a position that was noted when it was the only one
-    /// that commits wait for: the others leave.
+    /// Commits the target: it has confirmed everything up to a position that was noted when commits
+    /// waited for it alone. The other configs leave.
     ///
     /// # Errors
-    /// [`MovedOn`] unless `epoch` and `change` are the present ones.
+    /// [`MovedOn`] unless `epoch` and `change` are the current ones.
     pub fn commit_sync_config(&mut self, epoch: u64, change: u64) -> Result<(), MovedOn> {
         if self.phase != Phase::Steady || epoch != self.epoch || change != self.change {
             return Err(MovedOn);
@@ -247,7 +248,7 @@ mod tests {
     }
 
     fn change() -> impl Strategy<Value = TermChange> {
-        // Offsets from the present epoch and change: mostly right, sometimes late or early.
+        // Offsets from the current epoch and change: mostly right, sometimes late or early.
         let off = prop_oneof![8 => Just(1u64), 1 => Just(0u64), 1 => Just(2u64)];
         prop_oneof![
             1 => off.clone().prop_map(TermChange::Recruit),
@@ -259,7 +260,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_comes_in_whatever_order(changes in prop::collection::vec(change(), 1..60)) {
+        fn holds_for_any_order_of_commands(changes in prop::collection::vec(change(), 1..60)) {
             let mut primary_term = PrimaryTerm::bootstrap(id(1));
             let mut given = BTreeSet::from([1]);
             for change in changes {
@@ -272,14 +273,14 @@ mod tests {
                     TermChange::CommitSyncConfig(e, c) => primary_term.commit_sync_config(at(e, primary_term.epoch), at(c, primary_term.change)),
                 };
                 if result.is_err() {
-                    prop_assert_eq!(&primary_term, &before, "what is refused changes nothing");
+                    prop_assert_eq!(&primary_term, &before, "a refused command changes nothing");
                 }
                 prop_assert!(primary_term.epoch >= before.epoch && primary_term.change >= before.change);
                 prop_assert!((1..=MAX_CONFIGS + 1).contains(&primary_term.configs.len()), "{:?}", primary_term);
                 if primary_term.timeline != before.timeline {
-                    prop_assert!(given.insert(primary_term.timeline), "timeline {} was given twice", primary_term.timeline);
+                    prop_assert!(given.insert(primary_term.timeline), "timeline {} was assigned twice", primary_term.timeline);
                 }
-                // No config under which something may be acknowledged leaves, but by being settled.
+                // A config under which writes may be acknowledged leaves only by a commit.
                 if !matches!(change, TermChange::CommitSyncConfig(..)) && before.settled {
                     prop_assert!(before.configs.iter().all(|c| primary_term.configs.contains(c)));
                 }
@@ -291,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_forced_gives_up_what_was_acknowledged_and_is_a_primary_term_like_any_other() {
+    fn a_forced_primary_drops_the_earlier_configs() {
         let mut primary_term = PrimaryTerm::bootstrap(id(1));
         assert_eq!(primary_term.force(1, id(2), &voters()), Err(MovedOn), "there is a primary");
         primary_term.recruit(2).unwrap();
@@ -310,14 +311,17 @@ mod tests {
     }
 
     #[test]
-    fn failovers_in_a_row_do_not_pile_up_configs() {
+    fn repeated_failovers_do_not_accumulate_configs() {
         let mut primary_term = PrimaryTerm::bootstrap(id(1));
         primary_term.propose_sync_config(1, 0, voters().into_iter().skip(1).collect()).unwrap();
         primary_term.commit_sync_config(1, 1).unwrap();
         let acknowledged_under = primary_term.configs.clone();
         for epoch in 2..20 {
             primary_term.recruit(epoch).unwrap();
-            assert_eq!(primary_term.configs, acknowledged_under, "nothing was acknowledged since");
+            assert_eq!(
+                primary_term.configs, acknowledged_under,
+                "nothing was acknowledged since then"
+            );
             primary_term
                 .appoint(epoch, id(u8::try_from(epoch % 5).unwrap() + 1), &voters())
                 .unwrap();

@@ -1,34 +1,34 @@
-//! Who is the primary, as one member has applied it: what the read-write gateways go by, and tell
-//! each other.
+//! The primary view of a member: which server is the primary, as the member has applied it. The
+//! gateways route by it and exchange it.
 //!
-//! Every member applies the same entries in the same order, so that of two words about one cluster
-//! the one that has applied more is right.
+//! All members apply the same entries in the same order, so of two views of a cluster the one with
+//! the higher epoch and applied index is right.
 
 use serde::{Deserialize, Serialize};
 
 use crate::primary_term::{Phase, PrimaryTerm};
 use crate::{Address, ClusterId, ClusterState, NodeId};
 
-/// Who sits in primary view.
+/// Which server is the primary.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PrimaryView {
-    /// Of which cluster. A word about another one says nothing about this one.
+    /// The cluster. Views of different clusters are not comparable.
     pub cluster_id: ClusterId,
-    /// The last log index that was applied where this was said.
+    /// The last log index that the member had applied.
     pub applied_index: u64,
-    /// Counts the primaries.
+    /// The epoch of the primary.
     pub epoch: u64,
-    /// Who is the primary, or (while a successor is looked for) was.
+    /// The primary, or the last one while a successor is being determined.
     pub primary: NodeId,
-    /// Its Postgres server, once it has told the group.
+    /// Its Postgres server, if it has registered.
     pub postgres: Option<Address>,
-    /// Whether it takes writes: false while a successor is looked for, and until its standbys have
-    /// what it has. A member that has heard of the primary's end says no before the log does.
+    /// Whether it takes writes: false while a successor is being determined, and until its standbys
+    /// have confirmed its WAL. A member that knows that the primary has ended reports false earlier.
     pub settled: bool,
 }
 
 impl PrimaryView {
-    /// None before there is a cluster.
+    /// The view of a state; None before there is a cluster.
     pub fn of(state: &ClusterState, applied_index: u64) -> Option<Self> {
         let PrimaryTerm { epoch, phase, primary, settled, .. } = state.primary_term.as_ref()?;
         let info = state.members.get(primary).and_then(|m| m.info.as_ref());
@@ -42,12 +42,12 @@ impl PrimaryView {
         })
     }
 
-    /// Whether this is the later word of the two.
+    /// Whether this view is later than the other one.
     pub fn is_later_than(&self, other: &Self) -> bool {
         (self.epoch, self.applied_index) > (other.epoch, other.applied_index)
     }
 
-    /// Whether both say the same, however much of the log they have.
+    /// Whether the views are equal, apart from the applied index.
     pub fn says_the_same_as(&self, other: &Self) -> bool {
         let Self { cluster_id, applied_index: _, epoch, primary, postgres, settled } = self;
         (cluster_id, epoch, primary, postgres, settled)
@@ -55,23 +55,23 @@ impl PrimaryView {
     }
 }
 
-/// What one member says to its own instance manager.
+/// What a member reports to its own instance manager.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PrimaryUpdate {
     /// None before it is in a cluster.
     pub primary_view: Option<PrimaryView>,
-    /// Whether its own gate is open, where it is the primary and the members decide who is.
+    /// Whether its gate is open; None if it is not the primary or `pgraft.failover` is off.
     pub gate: Option<bool>,
 }
 
 impl PrimaryUpdate {
-    /// Whether somebody who knows `old` has heard all of it.
+    /// Whether this update has nothing new for a receiver of `old`.
     pub fn says_the_same_as(&self, old: &Self) -> bool {
-        let seats = match (&self.primary_view, &old.primary_view) {
+        let same_view = match (&self.primary_view, &old.primary_view) {
             (None, None) => true,
             (Some(new), Some(old)) => new.says_the_same_as(old),
             _ => false,
         };
-        seats && self.gate == old.gate
+        same_view && self.gate == old.gate
     }
 }

@@ -1,44 +1,47 @@
-//! Where a server's recovery starts, and the next transaction id there: from `pg_control`, or from
-//! `backup_label` and the WAL. Pure.
+//! The position at which a server's recovery starts, and the next transaction id there: from
+//! `pg_control`, or from `backup_label` and the WAL.
 //!
 //! `pg_rewind` and `pg_basebackup` leave a `backup_label`: recovery then starts from its
 //! checkpoint, while `pg_control` is a later copy of the source's. The layout is that of Postgres
 //! 15 to 18 (`pg_control.h`, `xlogrecord.h`, `xlog_internal.h`), in the machine's own byte order.
 
-/// What `backup_label` says.
+use crate::wal::Lsn;
+
+/// The content of `backup_label`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Label {
-    /// From where WAL is replayed.
+    /// The LSN from which WAL is replayed.
     pub redo: u64,
-    /// The checkpoint record.
+    /// The LSN of the checkpoint record.
     pub checkpoint: u64,
 }
 
-/// How WAL is cut into files and pages.
+/// The sizes of WAL files and pages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Layout {
-    /// Bytes of a file.
+    /// The size of a file in bytes.
     pub segment: u64,
-    /// Bytes of a page.
+    /// The size of a page in bytes.
     pub page: u64,
 }
 
-/// So many bytes of a file, from the checkpoint record on, have all of it.
+/// This many bytes of a WAL file contain a whole checkpoint record at their beginning.
 pub const ENOUGH: u64 = 512;
 
-/// `nextXid` of the last checkpoint, from the content of `global/pg_control`; None for one of
-/// another version than 15 to 18.
+/// `nextXid` of the last checkpoint, from the content of `global/pg_control`; None unless its version
+/// is 15 to 18.
 pub fn control_next_xid(control: &[u8]) -> Option<u64> {
     let known = matches!(number32(control, 8)?, 1300..=1800);
     number64(control, 64).filter(|_| known)
 }
 
-/// Reads `backup_label`.
+/// Parses `backup_label`.
 pub fn label(text: &str) -> Option<Label> {
     let value = |key: &str| {
         text.lines()
             .find_map(|line| line.strip_prefix(key))
-            .and_then(|rest| lsn(rest.split_whitespace().next()?))
+            .and_then(|rest| rest.split_whitespace().next()?.parse().ok())
+            .map(|Lsn(lsn)| lsn)
     };
     Some(Label {
         redo: value("START WAL LOCATION: ")?,
@@ -46,16 +49,7 @@ pub fn label(text: &str) -> Option<Label> {
     })
 }
 
-/// `2/8000060`
-fn lsn(text: &str) -> Option<u64> {
-    let (high, low) = text.split_once('/')?;
-    Some(
-        u64::from(u32::from_str_radix(high, 16).ok()?) << 32
-            | u64::from(u32::from_str_radix(low, 16).ok()?),
-    )
-}
-
-/// The layout that a WAL file's first page states.
+/// The layout in the header of a WAL file's first page.
 pub fn layout(first_page: &[u8]) -> Option<Layout> {
     let layout = Layout {
         segment: number32(first_page, 32)?.into(),
@@ -68,7 +62,7 @@ pub fn layout(first_page: &[u8]) -> Option<Layout> {
         .then_some(layout)
 }
 
-/// The timeline of a WAL file and its number, counted from the first.
+/// The timeline of a WAL file, and its number from 0.
 pub fn segment(name: &str, layout: Layout) -> Option<(u32, u64)> {
     if name.len() != 24 || !name.bytes().all(|b| b.is_ascii_hexdigit()) {
         return None;
@@ -78,12 +72,12 @@ pub fn segment(name: &str, layout: Layout) -> Option<(u32, u64)> {
     Some((timeline, u64::from(high) * ((1 << 32) / layout.segment) + u64::from(low)))
 }
 
-/// `nextXid` of the checkpoint record of a label; `raw` is WAL from [`Label::checkpoint`] on, as it
-/// is in the files. None where there is another record, or a checkpoint with another redo position.
+/// `nextXid` of the checkpoint record of a label. `raw` is the WAL from [`Label::checkpoint`] on, as
+/// in the files. None for another record, or a checkpoint with another redo position.
 pub fn checkpoint_next_xid(raw: &[u8], label: Label, layout: Layout) -> Option<u64> {
     let record = without_page_headers(raw, label.checkpoint, layout);
-    // The header: length, transaction, the previous record, what it is, whose it is, checksum. Then
-    // the kind of data and its length.
+    // The header: length, transaction id, previous record, info, resource manager, checksum. Then
+    // the block id of the data and its length.
     let (what, of) = (record.get(16)? & 0xF0, *record.get(17)?);
     let data = record.get(26..)?;
     let is_checkpoint = of == 0
@@ -148,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn a_label_is_read() {
+    fn reads_a_label() {
         let text = "START WAL LOCATION: 2/8000028 (file 000000010000000200000080)\nCHECKPOINT LOCATION: 2/8000080\nBACKUP METHOD: pg_rewind\n";
         assert_eq!(label(text), Some(Label { redo: 0x2_0800_0028, checkpoint: 0x2_0800_0080 }));
         for broken in [
@@ -173,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn a_control_file_of_another_version_says_nothing() {
+    fn ignores_a_control_file_of_another_version() {
         let mut control = vec![0; 512];
         control[64..72].copy_from_slice(&7_u64.to_ne_bytes());
         assert_eq!(control_next_xid(&control), None);
@@ -193,16 +187,16 @@ mod tests {
     }
 
     proptest! {
-        /// Wherever it lies, over the end of a page or of a file too.
+        /// Also across the end of a page or a file.
         #[test]
-        fn a_checkpoint_is_read_wherever_it_lies(
+        fn reads_a_checkpoint_at_any_position(
             near in prop::sample::select(vec![0_u64, 8192, 16 << 20, (16 << 20) + 8192]),
             before in 0_u64..20,
             online in any::<bool>(),
             redo in any::<u64>(),
             xid in 3_u64..,
         ) {
-            // At the beginning of a page is its header.
+            // A page begins with its header.
             let checkpoint = (1_u64 << 32) + near - before * 8 + if before == 0 { 40 } else { 0 };
             let label = Label { redo, checkpoint };
             let raw = on_pages(&record(if online { 0x10 } else { 0 }, redo, xid), checkpoint);

@@ -1,9 +1,9 @@
-//! What each session that pgraft opens sets in its startup packet. Pure.
+//! The settings in the startup packet of each session that pgraft opens.
 //!
 //! Settings of a role, a database or the configuration file apply to every session that does not
-//! set them itself. A session of ours sets all that would change its answers or end it. The startup
-//! packet outranks `ALTER ROLE ... SET`, `ALTER DATABASE ... SET` and the files, and is read before
-//! the first statement.
+//! override them. A session of pgraft overrides all settings that would change its results or end
+//! it. The startup packet takes precedence over `ALTER ROLE ... SET`, `ALTER DATABASE ... SET` and
+//! the files, and applies before the first statement.
 //!
 //! ```text
 //!  Session, major version ──▶ settings ──▶ options: "-c name=value ..." ──▶ tokio-postgres, or a conninfo's `options`
@@ -45,9 +45,9 @@ pub enum Session<'a> {
 /// A setting, and the first major version that has it.
 type SessionSetting = (&'static str, &'static str, u32);
 
-/// Of every session. Each may be set by any role.
+/// Settings of every session. Any role may set them.
 const ALL: &[SessionSetting] = &[
-    // pg_temp last: nothing temporary is found under the name of something built in.
+    // pg_temp last, so that temporary objects cannot hide built-in ones.
     ("search_path", "pg_catalog, pg_temp", OLDEST),
     ("role", "none", OLDEST),
     ("client_encoding", "UTF8", OLDEST),
@@ -66,10 +66,9 @@ const ALL: &[SessionSetting] = &[
     ("transform_null_equals", "off", OLDEST),
 ];
 
-/// Of standbys: what could end a walsender, or what a slot sync worker asks. A server keeps 1023
-/// bytes of `primary_conninfo` and cuts off the rest (`MAXCONNINFO` in walreceiver.h), so that
-/// nothing stands here that libpqwalreceiver sets itself (`search_path`) or a walsender does not
-/// look at.
+/// Settings of standbys: those that could end a walsender, or that affect the slot sync worker. A
+/// server truncates `primary_conninfo` to 1023 bytes (`MAXCONNINFO` in walreceiver.h), so settings
+/// are left out that libpqwalreceiver sets itself (`search_path`) or a walsender ignores.
 const STANDBY: &[SessionSetting] = &[
     ("role", "none", OLDEST),
     ("client_encoding", "UTF8", OLDEST),
@@ -80,15 +79,16 @@ const STANDBY: &[SessionSetting] = &[
     ("transaction_timeout", "0", 17),
 ];
 
-/// Of superusers' sessions. Another role may not set them: the server would refuse the connection.
+/// Settings of superusers' sessions. The server would refuse a connection of another role that sets
+/// them.
 const SUPERUSER: &[SessionSetting] = &[
     ("event_triggers", "off", 17),
     ("session_preload_libraries", "", OLDEST),
     ("session_replication_role", "origin", OLDEST),
 ];
 
-/// Of sessions that write: what they create is where Postgres puts it by default, and neither a log
-/// nor a view shows their statements.
+/// Settings of sessions that write: defaults for new objects, and no statements in logs and views,
+/// because these carry password verifiers.
 const PROVISIONING: &[SessionSetting] = &[
     ("auto_explain.log_min_duration", "-1", OLDEST),
     ("debug_print_parse", "off", OLDEST),
@@ -110,7 +110,7 @@ const PROVISIONING: &[SessionSetting] = &[
 ];
 
 impl Session<'_> {
-    /// What it sets on a server of this major version.
+    /// The settings on a server of that major version.
     pub fn settings(self, major: u32) -> Vec<(&'static str, String)> {
         // Statement, lock and idle timeouts: 0 is none.
         let (statement, lock, idle) = match self {
@@ -135,8 +135,7 @@ impl Session<'_> {
             Self::Provisioning { waits } => {
                 settings.extend(SUPERUSER);
                 settings.extend(PROVISIONING);
-                // Where the bootstrap node stays the primary this must work while no standby is
-                // there.
+                // Without failover this must work without a standby.
                 settings.extend(if waits {
                     [("synchronous_commit", "on", OLDEST)].as_slice()
                 } else {
@@ -162,15 +161,14 @@ impl Session<'_> {
         known.chain(sender).collect()
     }
 
-    /// The same, as the startup packet carries it.
+    /// The settings as `options` of the startup packet.
     pub fn options(self, major: u32) -> String {
         let option = |(name, value): (&str, String)| format!("-c {name}={}", escaped(&value));
         self.settings(major).into_iter().map(option).collect::<Vec<_>>().join(" ")
     }
 }
 
-/// Blanks separate the options, and a backslash takes the meaning from a blank and from a
-/// backslash.
+/// Escapes blanks, which separate the options, and backslashes.
 fn escaped(value: &str) -> String {
     value
         .chars()
@@ -203,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_standby_sets_is_short() {
+    fn the_settings_of_a_standby_are_short() {
         let options = Session::Standby { sender_timeout: "5s" }.options(NEWEST);
         assert!(options.len() < 200, "{}: {options}", options.len());
         for name in [
@@ -291,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn blanks_and_backslashes_stay_in_their_value() {
+    fn escapes_blanks_and_backslashes() {
         assert_eq!(escaped("a b\\c\n"), "a\\ b\\\\c\\\n");
         let options = Session::Program { sender_timeout: "5 s" }.options(OLDEST);
         assert!(

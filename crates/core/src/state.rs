@@ -1,5 +1,5 @@
-//! The replicated state, and what each command makes of it. Every member applies the same commands
-//! in the same order, so `apply` looks at nothing but the state and the command.
+//! The replicated state, and how commands change it. All members apply the same commands in the same
+//! order, so `apply` depends on the state and the command only.
 
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -9,19 +9,19 @@ use crate::primary_term::{LastFailover, PrimaryTerm, TermEndReason};
 use crate::quorum::{MAX_MEMBERS, MAX_VOTERS};
 use crate::{Address, ClusterId, Command, InstanceId, NodeId, Refusal};
 
-/// What all members agree on.
+/// The state that all members agree on.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClusterState {
     /// None before [`Command::Init`].
     pub cluster: Option<ClusterId>,
-    /// Who is the primary, and what a failover has to know about it. None before [`Command::Init`].
+    /// The primary and its sync configs. None before [`Command::Init`].
     pub primary_term: Option<PrimaryTerm>,
     /// The latest change of the primary.
     pub last_failover: Option<LastFailover>,
-    /// Who is in.
+    /// The members.
     pub members: BTreeMap<NodeId, Member>,
-    /// Who was in. Their ids are spent: a wiped node that came back under its old id could vote
-    /// twice in one term.
+    /// The ids of removed members. They are not reused: a node that returned without its Raft
+    /// directory could vote twice in a term.
     pub retired: BTreeSet<NodeId>,
 }
 
@@ -30,32 +30,32 @@ pub struct ClusterState {
 pub struct Member {
     /// Where its Raft member listens.
     pub address: Address,
-    /// What it is in the group.
+    /// Its role in the group.
     pub role: Role,
-    /// What it has told about itself; None until it has.
+    /// Its registration; None before it has registered.
     pub info: Option<MemberInfo>,
 }
 
-/// What a member tells the group about itself.
+/// The registration of a member.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MemberInfo {
     /// Its Raft directory.
     pub instance: InstanceId,
     /// Its Postgres server.
     pub postgres: Address,
-    /// Its failure domain, or empty.
+    /// Its failure domain; empty if not set.
     pub zone: String,
 }
 
-/// A member's part in the group.
+/// A member's role in the group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Role {
-    /// Receives the log and has no vote yet.
+    /// Receives the log and does not vote.
     Learner,
     /// Votes.
     Voter,
-    /// Is being taken out.
+    /// Is being removed.
     Leaving,
 }
 
@@ -69,26 +69,26 @@ impl fmt::Display for Role {
     }
 }
 
-/// What a command did, when it was not refused.
+/// The result of a command that was not refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
-    /// The state is changed.
+    /// The state has changed.
     Changed,
-    /// The state was already so: the same call a second time.
+    /// The state already was as requested.
     AlreadySo,
 }
 
 /// Raft's own membership, as far as this crate needs it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RaftMembership {
-    /// Who votes; in a joint configuration whoever votes in either half.
+    /// The voters, in a joint configuration those of both halves.
     pub voters: BTreeSet<NodeId>,
-    /// Who receives the log without a vote.
+    /// The learners.
     pub learners: BTreeSet<NodeId>,
-    /// Between two configurations: both must agree to everything.
+    /// Whether it is a joint configuration: majorities of both halves must agree.
     pub joint: bool,
-    /// Where Raft looks for each of them.
+    /// The addresses that Raft uses.
     pub addresses: BTreeMap<NodeId, Address>,
 }
 
@@ -103,7 +103,7 @@ impl ClusterState {
     /// Applies one command.
     ///
     /// # Errors
-    /// A [`Refusal`]; the state is then what it was.
+    /// A [`Refusal`]; the state is then unchanged.
     pub fn apply(&mut self, command: &Command) -> Result<Outcome, Refusal> {
         match command {
             Command::Init { cluster, node, address } => self.init(*cluster, *node, address),
@@ -123,17 +123,17 @@ impl ClusterState {
         }
     }
 
-    /// Counts the primaries; 0 before the first.
+    /// The epoch of the primary; 0 before the first one.
     pub fn epoch(&self) -> u64 {
         self.primary_term.as_ref().map_or(0, |r| r.epoch)
     }
 
-    /// Who takes writes, or (while a successor is looked for) took them last.
+    /// The primary, or the last one while a successor is being determined.
     pub fn primary(&self) -> Option<NodeId> {
         self.primary_term.as_ref().map(|r| r.primary)
     }
 
-    /// Who may be appointed, and whose confirmations the primary is to wait for.
+    /// The members that may be appointed, and whose confirmations the primary waits for.
     pub fn electorate(&self) -> BTreeSet<NodeId> {
         self.members.iter().filter(|(_, m)| m.role == Role::Voter).map(|(id, _)| *id).collect()
     }
@@ -188,11 +188,11 @@ impl ClusterState {
         })
     }
 
-    /// Follows Raft's own membership: a learner that votes now is a voter, and a leaving member
-    /// that is out is retired.
+    /// Follows Raft's membership: a learner that votes becomes a voter, and a leaving member that has
+    /// left is retired.
     pub fn apply_membership(&mut self, raft: &RaftMembership) {
         if raft.joint {
-            return; // neither half is in force alone
+            return; // neither half is in force on its own
         }
         let gone: Vec<NodeId> = self
             .members
@@ -211,14 +211,14 @@ impl ClusterState {
         }
     }
 
-    /// The change that is not finished, if there is one: a removal, or a newcomer that is to vote
-    /// and does not yet.
+    /// The membership change in progress, if there is one: a removal, or a new node that will become a
+    /// voter.
     pub fn change_under_way(&self) -> Option<Refusal> {
         if let Some((id, _)) = self.members.iter().find(|(_, m)| m.role == Role::Leaving) {
             return Some(Refusal::RemovalInProgress(*id));
         }
         if self.voters() >= MAX_VOTERS {
-            return None; // who joins now stays a learner
+            return None; // nodes that join now stay learners
         }
         self.members
             .iter()
@@ -226,12 +226,12 @@ impl ClusterState {
             .map(|(id, _)| Refusal::JoinInProgress(*id))
     }
 
-    /// How many members vote or are on their way out of voting.
+    /// The number of voters.
     pub fn voters(&self) -> usize {
         self.members.values().filter(|m| m.role == Role::Voter).count()
     }
 
-    /// The lowest id above all that were ever used.
+    /// The lowest id above all ids that were ever used.
     pub fn next_node_id(&self) -> u32 {
         let members = self.members.keys().next_back();
         let retired = self.retired.iter().next_back();
@@ -297,7 +297,7 @@ impl ClusterState {
         };
         match (member.role, change) {
             (Role::Leaving, _) => Ok(Outcome::AlreadySo),
-            // A newcomer that never arrives must not bar its own way out.
+            // A new node that is never reached must not block its own removal.
             (_, Some(Refusal::JoinInProgress(joining))) if joining == node => {
                 member.role = Role::Leaving;
                 Ok(Outcome::Changed)
@@ -310,7 +310,7 @@ impl ClusterState {
         }
     }
 
-    /// Asked by a leader whose patience is over; by then the newcomer may have come after all.
+    /// Proposed by the leader after the join timeout. The node may have joined in the meantime.
     fn join_expired(&mut self, node: NodeId) -> Result<Outcome, Refusal> {
         if self.retired.contains(&node) {
             return Ok(Outcome::AlreadySo);
@@ -328,8 +328,8 @@ impl ClusterState {
         }
     }
 
-    /// Also while another node joins or leaves: no vote changes, and it may be the newcomer whose
-    /// address was wrong.
+    /// Allowed while another node joins or leaves: it changes no vote, and it may correct the address
+    /// of the new node.
     fn set_address(&mut self, node: NodeId, address: &Address) -> Result<Outcome, Refusal> {
         if self.cluster.is_none() {
             return Err(Refusal::NotInitialized);
@@ -358,7 +358,7 @@ impl ClusterState {
         };
         match &member.info {
             Some(known) if *known == info => return Ok(Outcome::AlreadySo),
-            // A member has one directory for life: another one has forgotten whom it voted for.
+            // A member keeps its directory: another one does not have its votes.
             Some(known) if known.instance != info.instance => {
                 return Err(Refusal::OtherDirectory(node));
             }

@@ -1,5 +1,5 @@
-//! What one node knows about itself and its cluster: published by the worker, read from shared
-//! memory, over the control socket and by the instance manager's `/status`.
+//! The status of a node and its cluster. Published by the worker; available in shared memory, over
+//! the control socket and at the instance manager's `/status`.
 
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -9,21 +9,21 @@ pub use crate::wal::{WalPosition, WalProgress};
 use crate::primary_term::{LastFailover, Phase};
 use crate::{Address, ClusterId, NodeId, Role};
 
-/// What a node is doing in Raft.
+/// The state of a node in Raft.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum NodeState {
-    /// In no cluster yet: waits for `pgraft_init()` or for a leader that adds it.
+    /// Not in a cluster yet; waits for `pgraft_init()` or a leader that adds it.
     Uninitialized,
-    /// Receives the log, does not vote.
+    /// Receives the log and does not vote.
     Learner,
-    /// Votes, follows a leader.
+    /// Votes and follows a leader.
     Follower,
-    /// Asks for votes.
+    /// Requests votes.
     Candidate,
-    /// Leads.
+    /// Is the leader.
     Leader,
-    /// Was removed from the cluster; its id is spent.
+    /// Was removed from the cluster. Its id is not reused.
     Removed,
 }
 
@@ -47,81 +47,81 @@ pub struct NodeStatus {
     pub node_id: NodeId,
     /// None before the node is in a cluster.
     pub cluster_id: Option<ClusterId>,
-    /// What it is doing.
+    /// Its state in Raft.
     pub state: NodeState,
     /// Raft's current term.
     pub term: u64,
-    /// None when this node knows of no leader.
+    /// The Raft leader, if this node knows it.
     pub leader: Option<NodeId>,
-    /// Counts the primaries: 1 is the bootstrap node's.
+    /// The epoch of the primary; that of the bootstrap node is 1.
     pub epoch: u64,
-    /// Who takes writes. None before the cluster exists.
+    /// The primary. None before the cluster exists.
     pub primary: Option<NodeId>,
-    /// The last log index known to be committed; 0 when there is none.
+    /// The last log index known to be committed; 0 if there is none.
     pub commit_index: u64,
-    /// The last log index applied here; 0 when there is none.
+    /// The last log index that this node has applied; 0 if there is none.
     pub applied_index: u64,
-    /// Voters of the applied membership.
+    /// The number of voters in the applied membership.
     pub voters: usize,
-    /// How many of them decide.
+    /// The majority of the voters.
     pub quorum: usize,
-    /// The lowest id above all that were ever used: what to call the next node.
+    /// The lowest id above all ids that were ever used: the id for the next node.
     pub next_node_id: u32,
     /// Every member, ordered by id.
     pub members: Vec<MemberStatus>,
-    /// What the failover protocol is at on this node; None where it is off.
+    /// The state of the failover protocol on this node; None if `pgraft.failover` is off.
     #[serde(default)]
     pub failover: Option<FailoverStatus>,
 }
 
-/// What the failover protocol is at on one node.
+/// The state of the failover protocol on one node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FailoverStatus {
-    /// Whether there is a primary, or its successor is looked for.
+    /// Whether there is a primary, or a successor is being determined.
     pub phase: Phase,
-    /// The timeline that the primary was given.
+    /// The timeline assigned to the primary.
     pub timeline: u32,
-    /// What this node is doing about it, in a few words.
+    /// The current step of this node, as text.
     pub step: String,
-    /// Primary only: for how many more milliseconds its lease stands; None where its gate is
+    /// The remaining lease of the primary in milliseconds; None on other nodes and while the gate is
     /// closed.
     pub gate_ms: Option<u64>,
-    /// Whose word or confirmation is waited for.
+    /// The nodes whose report or confirmation this node is waiting for.
     pub waits_for: Vec<NodeId>,
-    /// Whom commits wait for, or are about to.
+    /// The standbys of the target sync config.
     pub sync_standbys: Vec<NodeId>,
-    /// ... and for how many of them.
+    /// How many of them must confirm a commit.
     pub sync_required: usize,
     /// The latest change of the primary.
     pub last: Option<LastFailover>,
 }
 
-/// One member, as this node sees it. The fields that are `Option` are known to the leader only, or
-/// not yet told by the member.
+/// One member as known to this node. Fields are `None` if only the leader knows them, or if the
+/// member has not registered.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MemberStatus {
     /// Its id.
     pub node_id: NodeId,
     /// Its Raft address.
     pub address: Address,
-    /// Learner or voter.
+    /// Its role in the group.
     pub role: Role,
     /// Whether it is the Raft leader.
     pub is_leader: bool,
     /// Whether it is the primary.
     pub is_primary: bool,
-    /// Its Postgres server, once it has told the group.
+    /// Its Postgres server, if it has registered.
     pub postgres: Option<Address>,
-    /// Its failure domain; empty when nobody said.
+    /// Its failure domain; empty if not set.
     pub zone: String,
-    /// Leader only: whether it answered lately.
+    /// Leader only: whether it has responded recently.
     pub reachable: Option<bool>,
-    /// Leader only: milliseconds since it last answered.
+    /// Leader only: milliseconds since its last response.
     pub last_contact_ms: Option<u64>,
     /// Leader only: the last log index that it has on disk.
     pub match_index: Option<u64>,
     /// Leader only: the end of its WAL.
     pub wal: Option<WalPosition>,
-    /// Leader only: bytes of WAL that the primary has and it has not replayed.
+    /// Leader only: bytes of the primary's WAL that it has not replayed.
     pub lag_bytes: Option<u64>,
 }

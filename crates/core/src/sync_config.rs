@@ -1,5 +1,5 @@
-//! Which standbys confirm a commit, and which sets of recruits no confirmed commit can have
-//! escaped.
+//! Sync configs: which standbys confirm a commit, and which sets of recruits have every confirmed
+//! commit.
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -7,32 +7,30 @@ use std::collections::BTreeSet;
 use crate::NodeId;
 use crate::quorum::majority;
 
-/// `synchronous_standby_names` as the group knows it: every commit of `primary` waits for
-/// `required` of `standbys`.
+/// The source of `synchronous_standby_names`: every commit of `primary` waits for `required` of
+/// `standbys`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct SyncConfig {
-    /// The epoch that it was made in.
+    /// The epoch in which it was proposed.
     pub epoch: u64,
-    /// Whose commits wait.
+    /// The server whose commits wait.
     pub primary: NodeId,
-    /// Who can confirm them.
+    /// The standbys that can confirm them.
     pub standbys: BTreeSet<NodeId>,
-    /// How many must.
+    /// How many must confirm.
     pub required: usize,
 }
 
 impl SyncConfig {
-    /// The primary with `standbys`: a majority of all of them, the primary included, has every
-    /// commit.
+    /// The config in which a majority of the primary and `standbys` has every commit.
     pub fn new(epoch: u64, primary: NodeId, standbys: BTreeSet<NodeId>) -> Self {
         let required = majority(standbys.len() + 1) - 1;
         Self { epoch, primary, standbys, required }
     }
 
-    /// Whether every set of nodes that could have confirmed a commit has a member in `recruits`:
-    /// the primary itself, or so many of the standbys that fewer than `required` are left, without
-    /// those of `abstained` that have confirmed nothing. Recruits outside of the config say nothing
-    /// about it.
+    /// Whether every set of nodes that could have confirmed a commit has a member in `recruits`. That
+    /// is so if the primary is recruited, or fewer than `required` standbys are neither recruited nor
+    /// in `abstained`, which have confirmed nothing. Recruits outside the config do not count.
     pub fn is_met_by(&self, recruits: &BTreeSet<NodeId>, abstained: &BTreeSet<NodeId>) -> bool {
         let left = self
             .standbys
@@ -47,7 +45,7 @@ impl SyncConfig {
         self.standbys.iter().filter(|id| confirmed(**id)).count() >= self.required
     }
 
-    /// Whether it is the other one, whenever each was made.
+    /// Whether it equals the other one, apart from the epoch.
     pub fn is_like(&self, other: &Self) -> bool {
         self.primary == other.primary
             && self.standbys == other.standbys
@@ -68,8 +66,7 @@ mod tests {
         (1..=8).filter(|n| bits >> n & 1 == 1).map(id).collect()
     }
 
-    /// All sets that could have confirmed a commit: the primary and `required` standbys (more of
-    /// them only help).
+    /// All minimal sets that could have confirmed a commit: the primary and `required` standbys.
     fn could_have_confirmed(config: &SyncConfig) -> Vec<BTreeSet<NodeId>> {
         let subsets = (0..1 << 9)
             .map(set)
@@ -82,9 +79,9 @@ mod tests {
             .collect()
     }
 
-    /// Sizes 1 to 7, every set of recruits: the arithmetic says what counting all sets says.
+    /// For sizes 1 to 7 and every set of recruits, the arithmetic agrees with an enumeration.
     #[test]
-    fn met_means_that_no_confirming_set_escapes() {
+    fn a_config_is_met_if_every_confirming_set_has_a_recruit() {
         for size in 1..=7 {
             let config = SyncConfig::new(1, id(1), (2..=size).map(id).collect());
             let acks = could_have_confirmed(&config);
@@ -95,9 +92,9 @@ mod tests {
         }
     }
 
-    /// The same where some have confirmed nothing: no set that confirmed has one of them.
+    /// The same with standbys that have confirmed nothing.
     #[test]
-    fn who_abstained_is_in_no_confirming_set() {
+    fn abstained_standbys_are_in_no_confirming_set() {
         for size in 1..=5 {
             let config = SyncConfig::new(1, id(1), (2..=size).map(id).collect());
             let acks = could_have_confirmed(&config);
@@ -117,7 +114,7 @@ mod tests {
         }
     }
 
-    /// Any majority of the nodes of a config meets it, and any majority confirms.
+    /// Any majority of the nodes of a config meets it, and can confirm a commit.
     #[test]
     fn a_majority_is_always_enough() {
         for size in 1..=7 {
@@ -134,10 +131,10 @@ mod tests {
     }
 
     proptest! {
-        /// With two configs in force a commit was confirmed under one or the other: recruits that
-        /// meet both have a member of it, and recruits that miss one can have missed a commit.
+        /// With two configs in force, a commit was confirmed under one of them. Recruits that meet
+        /// both have every commit; recruits that miss one may miss a commit.
         #[test]
-        fn two_configs(old in 0..256usize, new in 0..256usize, recruits in 0..512usize) {
+        fn recruits_must_meet_both_configs(old in 0..256usize, new in 0..256usize, recruits in 0..512usize) {
             let config = |bits: usize| {
                 let mut standbys = set(bits << 1);
                 standbys.remove(&id(1));

@@ -1,4 +1,4 @@
-//! Which two-phase state files recovery must not find. Pure.
+//! Which two-phase state files recovery must not find.
 //!
 //! Recovery loads every file of `pg_twophase` before it reads WAL, and discards those whose
 //! transaction is not older than `nextXid` of the checkpoint that it starts from: the PREPARE
@@ -27,10 +27,10 @@ fn is_not_older(name: &str, next_xid: u64) -> bool {
         return false;
     }
     match name.len() {
-        // Since 17 the name has the epoch.
+        // Since Postgres 17 the name includes the epoch.
         16 => u64::from_str_radix(name, 16).is_ok_and(|xid| xid >= next_xid),
-        // `TransactionIdFollowsOrEquals`: half of the ids are ahead. The epoch of `next_xid` is cut
-        // off.
+        // `TransactionIdFollowsOrEquals`: half of the ids are ahead. The epoch of `next_xid` is
+        // ignored.
         8 => u32::from_str_radix(name, 16)
             .is_ok_and(|xid| xid.wrapping_sub(low(next_xid)).cast_signed() >= 0),
         _ => false,
@@ -88,7 +88,7 @@ mod tests {
         /// it, within the two billion that can be prepared at once, others after it. By either kind
         /// of name only the latter go.
         #[test]
-        fn what_was_prepared_before_the_checkpoint_stays(
+        fn keeps_what_was_prepared_before_the_checkpoint(
             next in 3_u64..(5 << 32),
             distances in prop::collection::vec(-0x7FFF_0000_i64..0x7FFF_0000, 0..20),
         ) {

@@ -1,18 +1,17 @@
-//! What a function does, as far as the fence asks. `extension/tests/catalog` holds this against all
-//! of `pg_proc` and the catalog's views on a real server.
+//! Classifies functions for the fence. `extension/tests/catalog` compares this with `pg_proc` and the
+//! system views of a real server.
 //!
-//! A function that runs statements of its own is looked at when it runs them. What remains are
-//! functions in C:
+//! Statements that a function runs are checked on their own. What remains are functions in C:
 //!
-//! - Those of Postgres that are not volatile compute, or show catalogs and statistics. Volatile
-//!   ones count as reads unless they are listed: a function that a new version of Postgres brings
-//!   is refused until somebody has looked at it.
-//! - Those of others: volatile ones count as reads.
+//! - Functions of Postgres that are not volatile compute something, or show catalogs and statistics.
+//!   Volatile ones count as reads unless they are listed, so a function of a new version of Postgres
+//!   is refused until it has been classified.
+//! - Volatile functions of extensions and users count as reads.
 
 use super::Act;
 
-/// They take a transaction id, write WAL that no commit is checked for, or change what a later
-/// primary would hand out again.
+/// Functions that take a transaction id, write WAL without a commit, or change values that a later
+/// primary would assign again.
 const WRITE: [&str; 27] = [
     "brin_desummarize_range",
     "brin_summarize_new_values",
@@ -43,9 +42,8 @@ const WRITE: [&str; 27] = [
     "txid_current",
 ];
 
-/// Volatile functions that show or change nothing of the databases' contents: the server's own
-/// state, its settings and its physical slots, how large things are, and the files that a standby
-/// is rewound by.
+/// Volatile functions that neither show nor change the contents of databases: they concern the
+/// server's state, settings, physical slots and sizes, and the files that `pg_rewind` reads.
 const SERVE: [&str; 54] = [
     "amvalidate",
     "clock_timestamp",
@@ -104,10 +102,10 @@ const SERVE: [&str; 54] = [
 ];
 const SERVE_BEGINNINGS: [&str; 7] =
     ["pg_control_", "pg_current_", "pg_is_", "pg_last_", "pg_ls_", "pg_read_", "pg_stat_"];
-/// They begin like that, and tell what has been committed.
+/// Functions with such a prefix that show what was committed.
 const READ_FUNCTIONS: [&str; 1] = ["pg_last_committed_xact"];
 
-/// What a call of that function does.
+/// Classifies a call of a function.
 pub fn act_of_function(name: &str, is_volatile: bool, is_postgres_own: bool) -> Act {
     if name.starts_with("pgraft_") {
         return Act::Serve;
@@ -126,7 +124,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_functions_do() {
+    fn classifies_functions() {
         for served in [
             "pg_is_in_recovery",
             "pg_read_binary_file",
@@ -160,7 +158,7 @@ mod tests {
         ] {
             assert_eq!(act_of_function(write, is_volatile, true), Act::Write, "{write}");
         }
-        // Other people's functions are called as they like.
+        // Functions of users may have any name.
         assert_eq!(
             (act_of_function("nextval", true, false), act_of_function("nextval", false, false)),
             (Act::Read, Act::Serve)
