@@ -1,4 +1,5 @@
-//! How long the disk takes to make a small write durable: the lower bound for every commit of a log.
+//! How long the disk takes to make a small write durable: the lower bound for every commit of a
+//! log.
 
 use std::fs;
 use std::os::unix::fs::FileExt;

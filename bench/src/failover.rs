@@ -1,5 +1,5 @@
-//! How long no write is acknowledged during a failover: real servers with instance managers, fsync on,
-//! and a client that writes to all of them. Each fault is undone before the next round.
+//! How long no write is acknowledged during a failover: real servers with instance managers, fsync
+//! on, and a client that writes to all of them. Each fault is undone before the next round.
 
 use std::time::{Duration, Instant};
 
@@ -114,9 +114,9 @@ async fn once(
     ledger: &Ledger,
 ) -> Duration {
     complete(nodes).await;
-    // The usual state of a cluster: a primary that was also the leader has transferred the leadership,
-    // and every node has run for longer than a lease timeout. A node that has just started does
-    // not recruit for that time.
+    // The usual state of a cluster: a primary that was also the leader has transferred the
+    // leadership, and every node has run for longer than a lease timeout. A node that has just
+    // started does not recruit for that time.
     tokio::time::sleep(Duration::from_secs(3)).await;
     more_rows(ledger, 20).await;
     let old = primary(nodes).await;

@@ -1,7 +1,7 @@
-//! How long no write through the Service `-rw` is acknowledged during a failover: three members on the
-//! Kubernetes cluster of KUBECONFIG with the operator installed, and a client in a pod on another
-//! host, with persistent connections or with a new one for each insert. Each fault is undone before
-//! the next round.
+//! How long no write through the Service `-rw` is acknowledged during a failover: three members on
+//! the Kubernetes cluster of KUBECONFIG with the operator installed, and a client in a pod on
+//! another host, with persistent connections or with a new one for each insert. Each fault is
+//! undone before the next round.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -21,7 +21,8 @@ use crate::failure::BenchFailure;
 use crate::stats::BenchSample;
 
 const MEMBERS: [i32; 3] = [1, 2, 3];
-/// How long a node is paused: longer than a failover takes, shorter than Kubernetes takes to notice.
+/// How long a node is paused: longer than a failover takes, shorter than Kubernetes takes to
+/// notice.
 const PAUSED: Duration = Duration::from_secs(8);
 /// The limit of a pause with its failover.
 const TIMEOUT: Duration = Duration::from_mins(2);

@@ -1,5 +1,5 @@
-//! `pgraft-bench`: measures and prints. It asserts no times. Each bench is one file, and `just bench
-//! NAME` builds what it needs.
+//! `pgraft-bench`: measures and prints. It asserts no times. Each bench is one file, and `just
+//! bench NAME` builds what it needs.
 //!
 //! ```text
 //!  main ──▶ disk | membership | worker | scale | …                each: sets up, measures, prints percentiles (stats.rs) below a line about the machine (machine.rs)

@@ -1,9 +1,9 @@
-//! How long a membership change takes until every member shows it: pgraft, and in the same rounds etcd
-//! and the disk.
+//! How long a membership change takes until every member shows it: pgraft, and in the same rounds
+//! etcd and the disk.
 //!
 //! Three Postgres servers with fsync on. The fourth member runs in this process without a Postgres,
-//! with the same code, disk and sockets, and with a new id and directory in each round. Learners that
-//! are not running are added and removed too, as a comparison with etcd.
+//! with the same code, disk and sockets, and with a new id and directory in each round. Learners
+//! that are not running are added and removed too, as a comparison with etcd.
 
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};

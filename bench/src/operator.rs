@@ -1,10 +1,10 @@
 //! The operator with many idle clusters: its memory, its processor time and its API calls.
 //!
-//! The operator's process is real: a release build with its watches, its SQL sessions over TCP and its
-//! Lease. These are simulated in this process: the API server (HTTP/1.1 without TLS, with paged lists
-//! and watches, which accepts everything), the kubelet (a pod is ready as soon as it is created) and
-//! Postgres (every pod's address answers the operator's statements only, and an added node is a voter
-//! at once). The operator creates the clusters from PgRaftClusters.
+//! The operator's process is real: a release build with its watches, its SQL sessions over TCP and
+//! its Lease. These are simulated in this process: the API server (HTTP/1.1 without TLS, with paged
+//! lists and watches, which accepts everything), the kubelet (a pod is ready as soon as it is
+//! created) and Postgres (every pod's address answers the operator's statements only, and an added
+//! node is a voter at once). The operator creates the clusters from PgRaftClusters.
 
 mod api;
 mod members;

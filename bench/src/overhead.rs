@@ -1,5 +1,5 @@
-//! The cost of pgraft for a transaction: pgbench against a cluster of pgraft with failover on, against
-//! Postgres without pgraft (with as many standbys, the same settings and the same
+//! The cost of pgraft for a transaction: pgbench against a cluster of pgraft with failover on,
+//! against Postgres without pgraft (with as many standbys, the same settings and the same
 //! `synchronous_standby_names`), through the gateway, and through HAProxy if it is on PATH. The
 //! targets take turns, so that changes of the machine's load affect all of them.
 

@@ -1,12 +1,12 @@
-//! The steps from `kubectl scale` to a streaming voter, on the Kubernetes cluster of KUBECONFIG with
-//! the operator installed.
+//! The steps from `kubectl scale` to a streaming voter, on the Kubernetes cluster of KUBECONFIG
+//! with the operator installed.
 //!
 //! ```text
 //!  kubectl scale ▸ volume claimed ▸ pod created ▸ volume bound ▸ scheduled ▸ container runs ▸ ready ▸ member ▸ voter ▸ streaming
 //! ```
 //!
-//! Each time is that at which this process observed the step: objects by a watch, SQL by a query every
-//! few milliseconds over open connections.
+//! Each time is that at which this process observed the step: objects by a watch, SQL by a query
+//! every few milliseconds over open connections.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -1,5 +1,5 @@
-//! Measures when a change is first visible on a member: in a separate thread with its own connection,
-//! so that the async scheduler does not delay reading the clock.
+//! Measures when a change is first visible on a member: in a separate thread with its own
+//! connection, so that the async scheduler does not delay reading the clock.
 
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;

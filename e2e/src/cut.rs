@@ -44,8 +44,8 @@ pub struct NetworkCut {
 }
 
 impl NetworkCut {
-    /// Drops all packets between two groups of nodes, in both directions. Returns when the rules are
-    /// in force.
+    /// Drops all packets between two groups of nodes, in both directions. Returns when the rules
+    /// are in force.
     ///
     /// # Errors
     /// If a pod has no address, or a host has no iptables.

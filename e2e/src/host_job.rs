@@ -1,6 +1,6 @@
-//! A script that runs as root on a host, for faults of hosts and networks. It cannot be reached while
-//! the host or the API server is stopped, so that it must undo its changes by itself, however it
-//! ends.
+//! A script that runs as root on a host, for faults of hosts and networks. It cannot be reached
+//! while the host or the API server is stopped, so that it must undo its changes by itself, however
+//! it ends.
 
 use k8s_openapi::api::core::v1::{Namespace, Pod};
 use kube::Api;
@@ -15,7 +15,8 @@ use crate::wait::{Polled, until};
 /// A namespace that accepts privileged pods, unlike the scenario's own.
 const NAMESPACE: &str = "kube-system";
 
-/// For [`HostJob::begin`]: stops all processes of a pod and the host's kubelet for some time. Prints
+/// For [`HostJob::begin`]: stops all processes of a pod and the host's kubelet for some time.
+/// Prints
 /// `paused` and the time.
 pub const PAUSE: &str = include_str!("scripts/pause.sh");
 
@@ -81,8 +82,8 @@ pub fn privileged_pods(cluster: &KindCluster) -> Api<Pod> {
     Api::namespaced(cluster.resources().into_client(), NAMESPACE)
 }
 
-/// A pod that runs a script as root on a host, with the image of the cluster's members. It is removed
-/// with the scenario's namespace, and stops after a while if the run was killed.
+/// A pod that runs a script as root on a host, with the image of the cluster's members. It is
+/// removed with the scenario's namespace, and stops after a while if the run was killed.
 ///
 /// # Errors
 /// An error of the API server.
@@ -110,8 +111,8 @@ pub async fn privileged_pod(
     Ok(serde_json::from_value(pod).map_err(kube::Error::SerdeError)?)
 }
 
-/// The time that a script printed after a word, in milliseconds since the Unix epoch. All hosts of a
-/// kind cluster share one clock.
+/// The time that a script printed after a word, in milliseconds since the Unix epoch. All hosts of
+/// a kind cluster share one clock.
 ///
 /// # Errors
 /// [`E2eFailure::Wrong`] if it did not print that word.

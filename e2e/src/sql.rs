@@ -28,8 +28,8 @@ pub struct SqlSession {
 
 impl SqlSession {
     /// # Errors
-    /// [`E2eFailure::Kube`] if the pod cannot be reached, [`E2eFailure::Sql`] if Postgres rejects the
-    /// connection.
+    /// [`E2eFailure::Kube`] if the pod cannot be reached, [`E2eFailure::Sql`] if Postgres rejects
+    /// the connection.
     pub async fn open(pods: &Api<Pod>, pod: &str, login: &SqlLogin) -> Result<Self, E2eFailure> {
         let mut forward = pods.portforward(pod, &[5432]).await?;
         let stream = forward

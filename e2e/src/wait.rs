@@ -13,8 +13,8 @@ pub enum Polled<T> {
     Pending(String),
 }
 
-/// The limit of one check. A check may hang in a stream through an API server that is gone, and counts
-/// as pending then.
+/// The limit of one check. A check may hang in a stream through an API server that is gone, and
+/// counts as pending then.
 const MAX_ATTEMPT: Duration = Duration::from_secs(30);
 
 /// Checks a condition until it is met. An error counts as pending, because pods come and go in the

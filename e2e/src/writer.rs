@@ -1,4 +1,5 @@
-//! A client in its own pod that writes through the Service `-rw`, and records the outcome of each row.
+//! A client in its own pod that writes through the Service `-rw`, and records the outcome of each
+//! row.
 
 use futures::{AsyncBufReadExt, TryStreamExt};
 use k8s_openapi::api::core::v1::Pod;
@@ -26,8 +27,8 @@ pub enum Connections {
     OneEach,
     /// This many connections, kept until they break, like a connection pool.
     Kept(u8),
-    /// This many writers, each with a new connection for each row, with the URI of the key `uri` and
-    /// no time limit except the driver's.
+    /// This many writers, each with a new connection for each row, with the URI of the key `uri`
+    /// and no time limit except the driver's.
     New(u8),
 }
 
@@ -198,8 +199,8 @@ async fn read_output(pods: Api<Pod>, received: Arc<Mutex<Vec<WrittenRow>>>) {
 }
 
 impl WrittenRows {
-    /// The longest time between two acknowledgements, the first of them before `before` and the second
-    /// after `after`.
+    /// The longest time between two acknowledgements, the first of them before `before` and the
+    /// second after `after`.
     pub fn gap(&self, after: i64, before: i64) -> Duration {
         gap(self.rows.iter(), after, before)
     }
@@ -259,8 +260,8 @@ impl WrittenRows {
     }
 }
 
-/// The longest time between two acknowledgements of these rows, the first of them before `before` and
-/// the second after `after`.
+/// The longest time between two acknowledgements of these rows, the first of them before `before`
+/// and the second after `after`.
 pub fn gap<'a>(rows: impl Iterator<Item = &'a WrittenRow>, after: i64, before: i64) -> Duration {
     let times: Vec<i64> =
         rows.filter(|row| row.outcome == WriteOutcome::Acknowledged).map(|row| row.at).collect();

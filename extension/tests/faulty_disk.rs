@@ -1,5 +1,5 @@
-//! A full disk, and an fsync that fails once. A library (`faulty_disk.c`) makes the calls fail for the
-//! Raft directory only.
+//! A full disk, and an fsync that fails once. A library (`faulty_disk.c`) makes the calls fail for
+//! the Raft directory only.
 
 #![allow(
     missing_docs,

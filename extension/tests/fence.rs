@@ -1,5 +1,6 @@
-//! The fence on real servers: what a closed gate refuses and permits, and cancelled waits for standbys.
-//! The tests open and close the gate through `pages.c`, on servers whose worker does not run.
+//! The fence on real servers: what a closed gate refuses and permits, and cancelled waits for
+//! standbys. The tests open and close the gate through `pages.c`, on servers whose worker does not
+//! run.
 
 #![allow(
     missing_docs,

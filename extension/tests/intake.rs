@@ -1,6 +1,6 @@
 //! The WAL intake of a standby on real servers: from which server it takes WAL, and that a closed
-//! intake takes and confirms nothing. The tests open and close it through `pages.c`, on servers whose
-//! worker does not run.
+//! intake takes and confirms nothing. The tests open and close it through `pages.c`, on servers
+//! whose worker does not run.
 
 #![allow(
     missing_docs,
@@ -108,9 +108,9 @@ async fn a_closed_intake_confirms_nothing() {
     standby.until("select string_agg(v::text, ' ') from t", "1 2 3").await;
 }
 
-/// A standby has WAL that the next primary does not have, has fetched that primary's history file, and
-/// is restarted. Postgres replays past the fork, and requests the new primary's WAL from there. None
-/// of that WAL is confirmed.
+/// A standby has WAL that the next primary does not have, has fetched that primary's history file,
+/// and is restarted. Postgres replays past the fork, and requests the new primary's WAL from there.
+/// None of that WAL is confirmed.
 #[tokio::test]
 async fn a_diverged_standby_confirms_nothing() {
     let Some(bindir) = bin_directory() else { return };

@@ -1,5 +1,5 @@
-//! The fence with the real protocol: three servers without instance managers. What clients see while
-//! the primary's worker is stopped, without a majority, and without standbys.
+//! The fence with the real protocol: three servers without instance managers. What clients see
+//! while the primary's worker is stopped, without a majority, and without standbys.
 
 #![allow(
     missing_docs,

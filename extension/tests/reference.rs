@@ -18,8 +18,8 @@ use pgraft_testkit::server::TestServer;
 const FUNCTIONS: &str = "
     select format('| `%s(%s)` | %s | %s | %s |', p.proname, regexp_replace(pg_get_function_identity_arguments(p.oid), '(, )?OUT .*', ''),
         replace(pg_get_function_result(p.oid), 'SETOF record', 'rows, see below'),
-        case when has_function_privilege('public', p.oid, 'execute') then 'everybody'
-             when has_function_privilege('pg_monitor', p.oid, 'execute') then '`pg_monitor`' else 'superusers, and whom you grant it' end,
+        case when has_function_privilege('public', p.oid, 'execute') then 'everyone'
+             when has_function_privilege('pg_monitor', p.oid, 'execute') then '`pg_monitor`' else 'superusers, and roles with the privilege' end,
         obj_description(p.oid, 'pg_proc'))
     from pg_proc p join pg_depend d on d.objid = p.oid and d.deptype = 'e' join pg_extension e on e.oid = d.refobjid and e.extname = 'pgraft'
     order by p.proname";
@@ -72,7 +72,7 @@ async fn the_reference_matches_a_server() {
     } else {
         assert!(
             page == wanted,
-            "docs/reference.md is not what the server says; PGRAFT_WRITE_DOCS=1 writes it. It should be:\n{wanted}"
+            "docs/reference.md does not match the server; PGRAFT_WRITE_DOCS=1 updates it. Expected:\n{wanted}"
         );
     }
 }

@@ -1,5 +1,5 @@
-//! Servers with certificates: the documented session over TLS, and servers with invalid certificates,
-//! which cannot join and log the reason.
+//! Servers with certificates: the documented session over TLS, and servers with invalid
+//! certificates, which cannot join and log the reason.
 
 #![allow(
     missing_docs,

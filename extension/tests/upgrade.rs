@@ -1,6 +1,6 @@
-//! `ALTER EXTENSION pgraft UPDATE` from every released version has the same result as `CREATE EXTENSION
-//! pgraft`, through one chain of scripts. Before the first release, an invented next version shows
-//! that the check works and can fail.
+//! `ALTER EXTENSION pgraft UPDATE` from every released version has the same result as `CREATE
+//! EXTENSION pgraft`, through one chain of scripts. Before the first release, an invented next
+//! version shows that the check works and can fail.
 
 #![allow(
     missing_docs,

@@ -1,5 +1,5 @@
-//! Invalid configurations: valid settings are applied, invalid ones are reported, and the server keeps
-//! running.
+//! Invalid configurations: valid settings are applied, invalid ones are reported, and the server
+//! keeps running.
 
 #![allow(
     clippy::unwrap_used,

@@ -1,5 +1,5 @@
-//! The read-write gateway: clients of any member reach the primary, and are disconnected from a former
-//! one.
+//! The read-write gateway: clients of any member reach the primary, and are disconnected from a
+//! former one.
 
 #![allow(
     clippy::unwrap_used,

@@ -1,4 +1,5 @@
-//! `/readyz` of a standby: not ready if it does not receive or replay WAL, but ready without a primary.
+//! `/readyz` of a standby: not ready if it does not receive or replay WAL, but ready without a
+//! primary.
 
 #![allow(
     clippy::unwrap_used,

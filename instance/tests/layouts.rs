@@ -1,5 +1,5 @@
-//! Disk layouts: links, mount points, tablespaces, WAL on another disk, files of a dead server; and a
-//! host without IPv4.
+//! Disk layouts: links, mount points, tablespaces, WAL on another disk, files of a dead server; and
+//! a host without IPv4.
 
 #![allow(
     clippy::unwrap_used,

@@ -1,5 +1,5 @@
-//! Primaries that stop serving are replaced, and no acknowledged row is lost. A server that is busy,
-//! out of connections, or whose instance manager was paused is not replaced.
+//! Primaries that stop serving are replaced, and no acknowledged row is lost. A server that is
+//! busy, out of connections, or whose instance manager was paused is not replaced.
 
 #![allow(
     clippy::unwrap_used,

@@ -1,5 +1,5 @@
-//! Prepared transactions survive a failover, a rewind, a clone and a crash during a restartpoint. They
-//! keep their locks, can be committed, and no row exists twice.
+//! Prepared transactions survive a failover, a rewind, a clone and a crash during a restartpoint.
+//! They keep their locks, can be committed, and no row exists twice.
 
 #![allow(
     clippy::unwrap_used,

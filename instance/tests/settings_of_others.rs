@@ -1,4 +1,5 @@
-//! Every setting of a role or a database, with a harmful value: pgraft's internal sessions still work.
+//! Every setting of a role or a database, with a harmful value: pgraft's internal sessions still
+//! work.
 
 #![allow(
     clippy::unwrap_used,

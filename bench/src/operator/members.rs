@@ -1,6 +1,6 @@
-//! Simulated Postgres servers for all pods: one listener on the loopback device, which identifies the
-//! pod by the address of the connection. It implements the parts of the protocol (version 3, extended
-//! queries, binary results) and the three statements that the operator uses.
+//! Simulated Postgres servers for all pods: one listener on the loopback device, which identifies
+//! the pod by the address of the connection. It implements the parts of the protocol (version 3,
+//! extended queries, binary results) and the three statements that the operator uses.
 
 use pgraft_core::NodeId;
 use serde_json::Value;
@@ -31,8 +31,8 @@ pub struct Members {
 struct BenchWorld {
     /// The pods, by address.
     pods: HashMap<IpAddr, (String, u32)>,
-    /// The members of each cluster with their addresses, by namespace and name. The first one is the
-    /// leader and the primary.
+    /// The members of each cluster with their addresses, by namespace and name. The first one is
+    /// the leader and the primary.
     groups: HashMap<String, BTreeMap<u32, String>>,
 }
 

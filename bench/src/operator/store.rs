@@ -31,8 +31,8 @@ pub struct ObjectStore {
 }
 
 impl ObjectStore {
-    /// Stores an object under the next version. A write that changes nothing creates no version, as on
-    /// a real server.
+    /// Stores an object under the next version. A write that changes nothing creates no version, as
+    /// on a real server.
     pub fn put(&mut self, key: &StoreKey, mut object: Value) -> Arc<Value> {
         let before = self.objects.get(key).cloned();
         if let Some(before) = &before {
@@ -61,8 +61,8 @@ impl ObjectStore {
         object
     }
 
-    /// The objects of a kind, in one namespace or in all. A list for one cluster must not take longer
-    /// with every other cluster.
+    /// The objects of a kind, in one namespace or in all. A list for one cluster must not take
+    /// longer with every other cluster.
     pub fn of_kind<'a>(
         &'a self,
         plural: &'a str,

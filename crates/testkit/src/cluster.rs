@@ -6,8 +6,8 @@ use pgraft_instance::status::ServerRole;
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-/// Starts the nodes, adds them to one cluster, and creates the table of [`Ledger`]. Returns when the
-/// cluster is complete.
+/// Starts the nodes, adds them to one cluster, and creates the table of [`Ledger`]. Returns when
+/// the cluster is complete.
 pub async fn cluster_of(mut nodes: Nodes) -> Nodes {
     for node in &mut nodes.nodes {
         node.failover = true;
@@ -52,8 +52,8 @@ pub async fn three_nodes(change: impl Fn(&mut TestNode)) -> Option<Nodes> {
     Some(cluster_of(nodes).await)
 }
 
-/// Waits until every member is a voter, every standby streams on the primary's timeline, and commits
-/// are confirmed by standbys out of all of these.
+/// Waits until every member is a voter, every standby streams on the primary's timeline, and
+/// commits are confirmed by standbys out of all of these.
 pub async fn complete(nodes: &Nodes) {
     let size = nodes.nodes.len();
     until("a complete cluster", async || {
@@ -140,8 +140,8 @@ pub fn epoch(nodes: &Nodes, of: usize) -> u64 {
     nodes.nodes[of].status().and_then(|s| s.raft).map_or(0, |r| r.epoch)
 }
 
-/// Stops the client and asserts that all nodes have the same rows, with every acknowledged row and no
-/// refused row, and that there were never two primaries at once.
+/// Stops the client and asserts that all nodes have the same rows, with every acknowledged row and
+/// no refused row, and that there were never two primaries at once.
 pub async fn nothing_is_lost(nodes: &Nodes, ledger: Ledger) {
     let record = ledger.stop().await;
     let lost = lost(nodes, &record.acked).await;
@@ -159,8 +159,8 @@ pub async fn nothing_is_lost(nodes: &Nodes, ledger: Ledger) {
     assert!(overlap.is_none(), "two primaries at once: {overlap:?}");
 }
 
-/// Waits until all nodes have the rows of the primary, on its timeline. Returns the acknowledged rows
-/// that are missing.
+/// Waits until all nodes have the rows of the primary, on its timeline. Returns the acknowledged
+/// rows that are missing.
 pub async fn lost(nodes: &Nodes, acked: &BTreeSet<i64>) -> Vec<i64> {
     let primary = primary(nodes).await;
     let sum = "SELECT count(*) || ' ' || coalesce(sum(row), 0) FROM ledger";

@@ -1,5 +1,5 @@
-//! A client that writes to every node, and records for each row whether it was acknowledged, refused,
-//! or neither.
+//! A client that writes to every node, and records for each row whether it was acknowledged,
+//! refused, or neither.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
@@ -47,8 +47,8 @@ impl LedgerRecord {
         self.acks.push(ack);
     }
 
-    /// Two acknowledgements that prove two primaries at once: of two servers on one timeline, or of a row
-    /// that was sent to a server after the next primary had acknowledged another one.
+    /// Two acknowledgements that prove two primaries at once: of two servers on one timeline, or of
+    /// a row that was sent to a server after the next primary had acknowledged another one.
     pub fn overlapping_primaries(&self) -> Option<(Ack, Ack)> {
         let mut terms: BTreeMap<u32, (usize, Ack)> = BTreeMap::new();
         for ack in &self.acks {
@@ -73,8 +73,8 @@ pub struct Ledger {
 }
 
 impl Ledger {
-    /// Writes to the table `ledger` until it is stopped or dropped: to every server at once, so that a
-    /// server that does not answer delays no other. Servers that are not the primary refuse.
+    /// Writes to the table `ledger` until it is stopped or dropped: to every server at once, so
+    /// that a server that does not answer delays no other. Servers that are not the primary refuse.
     pub fn start(servers: Vec<(String, u16)>) -> Self {
         Self::start_at(1, servers)
     }

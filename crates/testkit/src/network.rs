@@ -1,5 +1,5 @@
-//! Hosts in network namespaces, whose network can be split, delayed or partly broken. Each namespace
-//! exists as long as a sleeping process in it.
+//! Hosts in network namespaces, whose network can be split, delayed or partly broken. Each
+//! namespace exists as long as a sleeping process in it.
 //!
 //! ```text
 //!   the test ──(for_clients)── host 0 ──┐
@@ -154,8 +154,8 @@ fn ip(holder: Option<u32>, arguments: &str) -> Result<(), String> {
 }
 
 impl TestNetwork {
-    /// Returns `None` if the process may not create namespaces: that needs root, and `CAP_NET_ADMIN`
-    /// and `CAP_SYS_ADMIN` in a container.
+    /// Returns `None` if the process may not create namespaces: that needs root, and
+    /// `CAP_NET_ADMIN` and `CAP_SYS_ADMIN` in a container.
     pub fn new(hosts: usize) -> Option<Self> {
         match Self::try_new(hosts) {
             Ok(network) => Some(network),
@@ -236,8 +236,8 @@ impl TestNetwork {
         self.split(&[]);
     }
 
-    /// Delays all packets between the hosts, in each direction. Packets in transit are lost when the
-    /// delay is dropped.
+    /// Delays all packets between the hosts, in each direction. Packets in transit are lost when
+    /// the delay is dropped.
     pub fn delay(&self, by: Duration) -> Delay<'_> {
         for n in 0..self.namespaces.len() {
             self.hub.ip(&format!("link set port{n} nomaster")).unwrap();

@@ -65,8 +65,8 @@ pub async fn run(cluster: KindCluster) -> Result<Vec<ReportedFigure>, E2eFailure
     Ok([vec![refused], figures].concat())
 }
 
-/// A parameter that Postgres rejects is named in a condition, and the rest of the change is applied. A
-/// parameter that needs a restart causes one.
+/// A parameter that Postgres rejects is named in a condition, and the rest of the change is
+/// applied. A parameter that needs a restart causes one.
 async fn configured(cluster: &KindCluster) -> Result<Vec<ReportedFigure>, E2eFailure> {
     let set = async |parameters: Value| {
         let patch = json!({ "spec": { "postgresql": { "parameters": parameters } } }).to_string();

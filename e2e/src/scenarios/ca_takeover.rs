@@ -1,6 +1,6 @@
-//! A cluster with the operator's CA gets a CA of the user. In three steps, five minutes apart, every
-//! member trusts the new CA, gets a certificate from it, and no longer trusts the old one. No server
-//! is restarted, and the leader stays the same.
+//! A cluster with the operator's CA gets a CA of the user. In three steps, five minutes apart,
+//! every member trusts the new CA, gets a certificate from it, and no longer trusts the old one. No
+//! server is restarted, and the leader stays the same.
 
 use serde_json::json;
 use std::collections::BTreeMap;

@@ -27,8 +27,8 @@ pub async fn run(cluster: KindCluster) -> Result<Vec<ReportedFigure>, E2eFailure
     Ok(vec![figure])
 }
 
-/// kind's storage class cannot expand volumes. The operator still replaces a lost pod, and accepts the
-/// old size again.
+/// kind's storage class cannot expand volumes. The operator still replaces a lost pod, and accepts
+/// the old size again.
 async fn volumes_that_cannot_grow(cluster: &KindCluster) -> Result<(), E2eFailure> {
     patch(cluster, json!({ "storage": { "size": "2Gi" } })).await?;
     reconciled(cluster, "False", &pod_name(1)).await?;

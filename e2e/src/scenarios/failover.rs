@@ -1,7 +1,7 @@
-//! A cluster under load: while a client writes over persistent connections, there is a switchover, the
-//! primary's server is killed during a scale from three to five, its pod is deleted, both happen
-//! without an operator, an unreachable voter is replaced, and the primary's server is killed during
-//! a scale from five to three. At the end, acknowledged rows exist and refused rows do not.
+//! A cluster under load: while a client writes over persistent connections, there is a switchover,
+//! the primary's server is killed during a scale from three to five, its pod is deleted, both
+//! happen without an operator, an unreachable voter is replaced, and the primary's server is killed
+//! during a scale from five to three. At the end, acknowledged rows exist and refused rows do not.
 
 use serde_json::{Value, json};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};

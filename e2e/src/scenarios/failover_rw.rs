@@ -1,6 +1,6 @@
-//! A client of the Service `-rw` in failovers without help from outside the databases: the primary's
-//! host is stopped, the primary is cut off from the other members, and with the API server stopped,
-//! a follower restarts and the primary's server is killed.
+//! A client of the Service `-rw` in failovers without help from outside the databases: the
+//! primary's host is stopped, the primary is cut off from the other members, and with the API
+//! server stopped, a follower restarts and the primary's server is killed.
 
 use serde_json::json;
 use std::time::Duration;

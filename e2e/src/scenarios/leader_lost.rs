@@ -176,8 +176,8 @@ async fn remove(cluster: &KindCluster, newcomer: i32) -> Result<(), E2eFailure> 
     cluster.same_rows(&MEMBERS).await.map(drop)
 }
 
-/// Checks that every log has exactly one committed join of each of these nodes, except the bootstrap
-/// node.
+/// Checks that every log has exactly one committed join of each of these nodes, except the
+/// bootstrap node.
 pub async fn one_join_each(cluster: &KindCluster, members: &[i32]) -> Result<(), E2eFailure> {
     for &pod in members {
         let counts = "select (data->>'node')::int, count(*) from pgraft_log() where kind = 'join' and committed group by 1";

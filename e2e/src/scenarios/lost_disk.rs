@@ -1,5 +1,5 @@
-//! A member loses its disk: its volume and its pod are deleted. A new member with a new id replaces it
-//! and has all data. The old id leaves first and is never used again.
+//! A member loses its disk: its volume and its pod are deleted. A new member with a new id replaces
+//! it and has all data. The old id leaves first and is never used again.
 
 use serde_json::json;
 
@@ -22,8 +22,8 @@ pub async fn run(cluster: KindCluster) -> Result<Vec<ReportedFigure>, E2eFailure
     ensure!(volumes == [1, 3, 4], "the volumes belong to nodes {volumes:?}");
     left_before(&cluster, 2, 4).await?;
 
-    // The same with the leader's disk, unless it is the primary: without failover, a lost primary is
-    // not replaced.
+    // The same with the leader's disk, unless it is the primary: without failover, a lost primary
+    // is not replaced.
     let leader = cluster.leader(1).await?;
     let next = if leader == 1 { 3 } else { leader };
     lose(&cluster, next).await?;

@@ -1,5 +1,5 @@
-//! The example of the README: three members, one `kubectl scale`, and the same four rows in every pod
-//! and in the status.
+//! The example of the README: three members, one `kubectl scale`, and the same four rows in every
+//! pod and in the status.
 
 use crate::cluster::{KindCluster, NAME, pod_name};
 use crate::command::{run as command, run_with_input};

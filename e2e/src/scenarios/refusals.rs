@@ -1,5 +1,5 @@
-//! Invalid membership changes are refused with the documented SQLSTATE, message and hint, and change
-//! nothing.
+//! Invalid membership changes are refused with the documented SQLSTATE, message and hint, and
+//! change nothing.
 
 use serde_json::json;
 

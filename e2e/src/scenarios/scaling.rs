@@ -1,6 +1,6 @@
-//! Scales 1 → 3 → 5 → 3 → 1 → 3, or without the five if volumes are retained. After each step, every
-//! pod has the data and the same members, no id is used twice, and the volumes are deleted or kept
-//! according to the policy.
+//! Scales 1 → 3 → 5 → 3 → 1 → 3, or without the five if volumes are retained. After each step,
+//! every pod has the data and the same members, no id is used twice, and the volumes are deleted or
+//! kept according to the policy.
 
 use serde_json::json;
 use std::collections::BTreeSet;

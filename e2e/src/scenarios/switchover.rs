@@ -1,6 +1,6 @@
-//! Planned changes of the primary while a client writes: by `spec.switchover`, by a scale that removes
-//! the primary, and by a rolling restart. Each time another node becomes the primary first, no
-//! acknowledged row is lost, and status and Events report the change.
+//! Planned changes of the primary while a client writes: by `spec.switchover`, by a scale that
+//! removes the primary, and by a rolling restart. Each time another node becomes the primary first,
+//! no acknowledged row is lost, and status and Events report the change.
 
 use k8s_openapi::api::core::v1::Event;
 use kube::Api;

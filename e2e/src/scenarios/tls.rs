@@ -1,5 +1,5 @@
-//! TLS for users: their own CA, `verify-full` through the Service, no unencrypted connections, and a
-//! renewal without interruption.
+//! TLS for users: their own CA, `verify-full` through the Service, no unencrypted connections, and
+//! a renewal without interruption.
 
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{DeleteParams, PostParams};
@@ -39,8 +39,8 @@ pub async fn run(cluster: KindCluster) -> Result<Vec<ReportedFigure>, E2eFailure
     renewal(&cluster).await
 }
 
-/// Creates a Secret `our-ca` like cert-manager does for a Certificate with `isCA: true`. Returns the
-/// certificate.
+/// Creates a Secret `our-ca` like cert-manager does for a Certificate with `isCA: true`. Returns
+/// the certificate.
 pub(super) async fn own_ca(cluster: &KindCluster) -> Result<String, E2eFailure> {
     let wrong = |e: rcgen::Error| E2eFailure::Wrong(e.to_string());
     let mut params = CertificateParams::default();

@@ -1,5 +1,5 @@
-//! Two operators, of which one is active. It is killed during a scale, and the other one completes the
-//! scale. An operator that is stopped hands over at once.
+//! Two operators, of which one is active. It is killed during a scale, and the other one completes
+//! the scale. An operator that is stopped hands over at once.
 
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Pod;

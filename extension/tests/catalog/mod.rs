@@ -1,5 +1,5 @@
-//! A closed gate and everything in `pg_proc` and `pg_catalog`: permitted queries show no data, and the
-//! refused ones are those that `pgraft_core::fence` lists.
+//! A closed gate and everything in `pg_proc` and `pg_catalog`: permitted queries show no data, and
+//! the refused ones are those that `pgraft_core::fence` lists.
 
 use std::collections::BTreeMap;
 

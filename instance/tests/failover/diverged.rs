@@ -60,8 +60,8 @@ async fn wal_that_no_other_server_has_is_removed() {
     nothing_is_lost(&nodes, ledger).await;
 }
 
-/// A walreceiver first reports how far its server has replayed. If that is diverged WAL, stock Postgres
-/// takes it for a confirmation of the primary's WAL at the same position.
+/// A walreceiver first reports how far its server has replayed. If that is diverged WAL, stock
+/// Postgres takes it for a confirmation of the primary's WAL at the same position.
 #[tokio::test]
 async fn diverged_wal_confirms_no_commit() {
     let Some(mut nodes) = three_nodes(|_| ()).await else { return };
@@ -130,8 +130,8 @@ async fn an_interrupted_rewind_ends_in_a_clone() {
     nothing_is_lost(&nodes, ledger).await;
 }
 
-/// The rewind of node 3 to node 2, the primary, was interrupted, and then node 2 is lost: only node 1
-/// has data.
+/// The rewind of node 3 to node 2, the primary, was interrupted, and then node 2 is lost: only node
+/// 1 has data.
 #[tokio::test]
 async fn a_member_that_is_being_rewound_votes() {
     let Some(mut nodes) = three_nodes(|_| ()).await else { return };

@@ -1,5 +1,5 @@
-//! Three nodes with instance managers that choose their primary: killed servers come back, and every
-//! acknowledged row is on all nodes, on one timeline.
+//! Three nodes with instance managers that choose their primary: killed servers come back, and
+//! every acknowledged row is on all nodes, on one timeline.
 
 #![allow(
     clippy::unwrap_used,

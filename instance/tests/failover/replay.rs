@@ -12,8 +12,8 @@ use std::time::Duration;
 /// Several lease timeouts.
 const REPLAY_HELD: Duration = Duration::from_secs(10);
 
-/// One standby has all WAL but cannot replay it, the other one has little WAL. The first becomes the
-/// primary, as soon as it has replayed.
+/// One standby has all WAL but cannot replay it, the other one has little WAL. The first becomes
+/// the primary, as soon as it has replayed.
 #[tokio::test]
 async fn the_most_advanced_standby_becomes_the_primary_after_its_replay() {
     let unlimited = ("max_standby_streaming_delay".to_owned(), "-1".to_owned());

@@ -74,8 +74,8 @@ async fn receive(nodes: &Nodes, received: &mut BTreeSet<i64>) {
     }
 }
 
-/// Waits until a node has a copy of the primary's slot. Reads from the slot meanwhile, because it must
-/// advance to a position that the standby can take over.
+/// Waits until a node has a copy of the primary's slot. Reads from the slot meanwhile, because it
+/// must advance to a position that the standby can take over.
 async fn copied(nodes: &Nodes, to: usize, received: &mut BTreeSet<i64>) {
     until(&format!("a copy of the slot on node {}", to + 1), async || {
         receive(nodes, received).await;
@@ -92,8 +92,8 @@ async fn a_subscriber_continues_on_the_next_primary() {
     };
     let Some(nodes) = three_nodes(on).await else { return };
     let (old, mut received) = (primary(&nodes).await, BTreeSet::new());
-    // A timeout of the role must not end the sessions of the standbys' slot workers, which are mostly
-    // idle.
+    // A timeout of the role must not end the sessions of the standbys' slot workers, which are
+    // mostly idle.
     nodes.nodes[old]
         .sql("ALTER ROLE pgraft_replication SET idle_session_timeout = 100")
         .await

@@ -25,7 +25,8 @@ use std::time::Duration;
 /// The default of `pgraft.lease_timeout`.
 const LEASE: Duration = Duration::from_secs(2);
 
-/// Waits until the cluster is complete and rows are acknowledged. Returns the primary and its epoch.
+/// Waits until the cluster is complete and rows are acknowledged. Returns the primary and its
+/// epoch.
 async fn settled(nodes: &Nodes, ledger: &Ledger) -> (usize, u64) {
     complete(nodes).await;
     more_rows(ledger, 10).await;

@@ -21,8 +21,9 @@ static SLOTS: std::sync::Mutex<[Weak<OnceCell<Option<SharedCluster>>>; 2]> =
 
 static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
 
-/// Runs a test on a cluster of `size` nodes, with a client that writes. At the end, the cluster must
-/// be complete again and nothing may be lost. After a failure the next test gets a new cluster.
+/// Runs a test on a cluster of `size` nodes, with a client that writes. At the end, the cluster
+/// must be complete again and nothing may be lost. After a failure the next test gets a new
+/// cluster.
 pub async fn run(size: usize, test: impl AsyncFnOnce(&TestNetwork, &Nodes, &Ledger)) {
     let waiting = slot(size);
     let _turn = ONE_AT_A_TIME.lock().await;

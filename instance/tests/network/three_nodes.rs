@@ -65,7 +65,8 @@ async fn a_primary_that_is_paused_beyond_its_lease_is_replaced() {
     .await;
 }
 
-/// Whether the primary is replaced depends on when the pause begins. Nothing may be lost either way.
+/// Whether the primary is replaced depends on when the pause begins. Nothing may be lost either
+/// way.
 #[tokio::test]
 async fn pauses_up_to_the_lease_timeout_lose_nothing() {
     shared::run(3, async |_, nodes, ledger| {

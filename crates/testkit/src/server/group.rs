@@ -45,8 +45,8 @@ pub async fn change<S: Borrow<TestServer>>(servers: &[S], sql: &str) -> usize {
     n
 }
 
-/// Waits until the leader shows `wanted`, and returns its index. Only the leader knows which members
-/// are reachable.
+/// Waits until the leader shows `wanted`, and returns its index. Only the leader knows which
+/// members are reachable.
 pub async fn until_on_leader<S: Borrow<TestServer>>(
     servers: &[S],
     sql: &str,
