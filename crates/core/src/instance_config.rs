@@ -1,8 +1,8 @@
 //! The instance manager's configuration file: written by hand on a plain host, rendered by the
 //! operator on Kubernetes.
 //!
-//! What differs from node to node stands on the command line (`--node-id`, `--advertise-address`,
-//! `--bootstrap`), so that one file serves all.
+//! Values that differ between nodes are on the command line (`--node-id`, `--advertise-address`,
+//! `--bootstrap`), so that all nodes can share one file.
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -13,46 +13,43 @@ use crate::defaults;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct InstanceConfig {
-    /// PGDATA. Its parent must be writable: a clone is made beside it.
+    /// PGDATA. Its parent directory must be writable, because a clone is made there.
     pub data_directory: String,
-    /// `pgraft.data_dir`. Outside of [`Self::data_directory`]: a base backup must never copy a
-    /// node's identity.
+    /// `pgraft.data_dir`. Must be outside [`Self::data_directory`], because a base backup must not
+    /// copy a node's identity.
     pub raft_directory: String,
-    /// Where `initdb`, `postgres` and `pg_basebackup` are.
+    /// The directory of `initdb`, `postgres` and `pg_basebackup`.
     pub bin_directory: String,
-    /// Where Postgres puts its Unix socket.
+    /// The directory of Postgres' Unix socket.
     pub socket_directory: String,
     /// The Postgres server.
     pub postgresql: PostgresqlConfig,
     /// The Raft member.
     #[serde(default)]
     pub raft: RaftConfig,
-    /// Whether the members choose the primary (`pgraft.failover`), the same on every node. Without
-    /// it the bootstrap node stays the primary.
+    /// `pgraft.failover`, the same on all nodes. Without it the bootstrap node stays the primary.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub failover: bool,
-    /// A TCP port that leads to the primary. Without it there is none.
+    /// The read-write gateway; none by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gateway: Option<GatewayConfig>,
-    /// When a standby is too far behind to be read from.
+    /// When a standby is not ready for reads.
     #[serde(default, skip_serializing_if = "StandbyConfig::is_default")]
     pub standby: StandbyConfig,
-    /// TLS for Postgres and the Raft member. Without it neither has any.
+    /// TLS for Postgres and the Raft member; none by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<TlsConfig>,
-    /// `host:port` of the HTTP listener (`/livez /readyz /status`); the host `*` is every address,
-    /// of IPv6 and of IPv4.
+    /// `host:port` of the HTTP server (`/livez /readyz /status`). The host `*` means all addresses.
     pub http_listen: String,
-    /// `host:port` of other nodes' HTTP listeners, asked for the primary by a node that has no data
-    /// yet. A name may stand for many addresses.
+    /// `host:port` of other nodes' HTTP servers. A node without data asks them for the primary. A name
+    /// may resolve to several addresses.
     #[serde(default)]
     pub peers: Vec<String>,
-    /// The first database, made by the bootstrap node.
+    /// The first database, created by the bootstrap node.
     #[serde(default)]
     pub bootstrap: BootstrapConfig,
-    /// A directory with one file a password: `replication-password`, and where wanted
-    /// `owner-password`, `operator-password` and `superuser-password`. Files that change are read
-    /// again.
+    /// A directory with one file per password: `replication-password`, and optionally
+    /// `owner-password`, `operator-password` and `superuser-password`. Changed files are read again.
     pub secrets_directory: String,
 }
 
@@ -62,13 +59,13 @@ pub struct InstanceConfig {
 pub struct PostgresqlConfig {
     /// TCP port.
     pub port: u16,
-    /// As Postgres' own setting.
+    /// `listen_addresses` of Postgres.
     pub listen_addresses: String,
-    /// Settings of the user's. None of [`RESERVED_PARAMETERS`].
+    /// Settings of the user. [`RESERVED_PARAMETERS`] are not allowed.
     #[serde(default)]
     pub parameters: BTreeMap<String, String>,
-    /// Lines of `pg_hba.conf`, put after pgraft's own and before the closing line, which lets in
-    /// whoever has a password: `host all all all scram-sha-256`, with TLS `hostssl`.
+    /// Lines of `pg_hba.conf`, after those of pgraft and before the last line, which accepts all roles
+    /// with a password: `host all all all scram-sha-256`, with TLS `hostssl`.
     #[serde(default)]
     pub pg_hba: Vec<String>,
 }
@@ -79,23 +76,23 @@ pub struct PostgresqlConfig {
 pub struct RaftConfig {
     /// `pgraft.port`.
     pub port: u16,
-    /// `pgraft.listen_address`; `*` is every one, of IPv6 and of IPv4.
+    /// `pgraft.listen_address`; `*` means all addresses.
     pub listen_address: String,
     /// `pgraft.heartbeat_interval`, with Postgres' units.
     pub heartbeat_interval: String,
     /// `pgraft.election_timeout`, with Postgres' units.
     pub election_timeout: String,
-    /// `pgraft.lease_timeout`, with Postgres' units: how long nobody hears of the primary before
-    /// another one takes its place.
+    /// `pgraft.lease_timeout`, with Postgres' units: how long a primary may be unreachable before it
+    /// is replaced.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lease_timeout: Option<String>,
-    /// With `failover`: how long the server may answer no connection, flush no WAL or have a
-    /// stopped process before the instance manager kills it, so that another one takes over. Three
-    /// times `leaseTimeout` unless set, and not shorter than that. With Postgres' units.
+    /// With `failover`: how long the server may accept no connections, flush no WAL or have a stopped
+    /// process before the instance manager kills it, so that another server takes over. With
+    /// Postgres' units; three times `leaseTimeout` by default, which is also the minimum.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unresponsive_timeout: Option<String>,
-    /// `pgraft.allow_plaintext`: without TLS on more than the loopback, for a network that nobody
-    /// else is on.
+    /// `pgraft.allow_plaintext`: allows other addresses than loopback without TLS, for a network
+    /// without other hosts.
     pub allow_plaintext: bool,
 }
 
@@ -113,16 +110,16 @@ impl Default for RaftConfig {
     }
 }
 
-/// When a standby is not ready for reads: `/readyz` says so, and the read-only Service leaves it
-/// out. Nothing is counted while the cluster has no primary.
+/// When a standby is not ready for reads: `/readyz` fails, and the read-only Service excludes it.
+/// Nothing counts while the cluster has no primary.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase", default)]
 pub struct StandbyConfig {
     /// How long a standby may receive no WAL, not replay, or be behind the primary, with Postgres'
     /// units.
     pub max_lag: String,
-    /// How many bytes of WAL a standby may have to replay, with Postgres' units. Without it any
-    /// number.
+    /// How many bytes of WAL a standby may have left to replay, with Postgres' units; unlimited by
+    /// default.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_lag_bytes: Option<String>,
 }
@@ -145,25 +142,24 @@ impl StandbyConfig {
 pub struct GatewayConfig {
     /// TCP port.
     pub port: u16,
-    /// The address that it listens on; `*` is every one, of IPv6 and of IPv4.
+    /// The address that it listens on; `*` means all addresses.
     #[serde(default = "everywhere")]
     pub listen_address: String,
-    /// How long a client waits for a primary that takes it before it gets an error, with Postgres'
-    /// units.
+    /// How long a client waits for a primary before it gets an error, with Postgres' units.
     #[serde(default = "hold_time")]
     pub hold_time: String,
-    /// Clients at a time.
+    /// The maximum of clients at a time.
     #[serde(default = "max_connections")]
     pub max_connections: usize,
-    /// For where clients are led to a member for a while after it was told to stop, as a Service's
-    /// are: its gateway then goes on, beside the server's end and after it, until no client has
-    /// come for so long; five times as long at most. Without it the gateway ends with the server.
+    /// After a stop was requested, the gateway keeps forwarding until no new client has connected for
+    /// this time, but not longer than five times this time. This is for clients that a Service still
+    /// sends to a stopping member. Without it the gateway stops with the server.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drain_time: Option<String>,
 }
 
 impl GatewayConfig {
-    /// On that port, with all defaults.
+    /// A gateway on that port, with all defaults.
     pub fn on(port: u16) -> Self {
         Self {
             port,
@@ -187,20 +183,20 @@ const fn max_connections() -> usize {
     defaults::MAX_CONNECTIONS
 }
 
-/// The files of a node's certificate, in PEM. They are read again when they change.
+/// The files of a node's certificate, in PEM format. Changed files are read again.
 ///
-/// The certificate's subject alternative names hold `node-<id>.pgraft` and the address that other
-/// nodes reach this one at; it is for servers and for clients, since a standby shows it to the
-/// primary.
+/// The subject alternative names of the certificate must include `node-<id>.pgraft` and the address
+/// of this node. The certificate must be valid for servers and clients, because a standby presents
+/// it to the primary.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct TlsConfig {
-    /// The certificate, and those between it and the CA.
+    /// The certificate and the intermediate ones.
     pub cert_file: String,
-    /// Its private key, which nobody but the user that Postgres runs as may read; or root's, and
-    /// that user's group may.
+    /// Its private key. Only the user of Postgres may read it; or it belongs to root, and the group of
+    /// that user may read it.
     pub key_file: String,
-    /// The cluster's CA; during its rotation the old one and the new one.
+    /// The cluster's CA; during a rotation the old one and the new one.
     pub ca_file: String,
 }
 
@@ -228,12 +224,11 @@ impl Default for BootstrapConfig {
     }
 }
 
-/// In the Raft directory: `synchronous_standby_names` and the number of the change that it comes
-/// from. Written by the worker, read by Postgres.
+/// The file in the Raft directory with `synchronous_standby_names` and the number of its change.
+/// Written by the worker, included by Postgres' configuration.
 pub const NAMES_FILE: &str = "names.conf";
 
-/// Settings that pgraft itself makes; a user's value would break the cluster. Everything that
-/// begins with `pgraft.` as well.
+/// Settings that pgraft manages. All settings that begin with `pgraft.` are reserved as well.
 pub const RESERVED_PARAMETERS: &[&str] = &[
     "archive_cleanup_command",
     "cluster_name",
@@ -273,11 +268,11 @@ pub const RESERVED_PARAMETERS: &[&str] = &[
     "wal_log_hints",
 ];
 
-/// Directives of `postgresql.conf` that read other files. They look like parameters and are none.
+/// Directives of `postgresql.conf` that include other files. They look like parameters.
 pub const INCLUDE_DIRECTIVES: &[&str] = &["include", "include_dir", "include_if_exists"];
 
-/// Whether this can be the name of a parameter: parts of letters, digits, `_` and `$`, joined by
-/// dots.
+/// Whether this is a valid name of a parameter: identifiers of letters, digits, `_` and `$`, joined
+/// by dots.
 pub fn is_parameter_name(name: &str) -> bool {
     let part = |part: &str| {
         let mut chars = part.chars();
@@ -287,7 +282,7 @@ pub fn is_parameter_name(name: &str) -> bool {
     name.len() <= 126 && name.split('.').all(part)
 }
 
-/// The first reserved one of these names, if there is one.
+/// The first of these names that is reserved, if there is one.
 pub fn reserved_parameter<'a>(names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     names.into_iter().find(|n| {
         n.to_ascii_lowercase().starts_with("pgraft.")
@@ -295,18 +290,18 @@ pub fn reserved_parameter<'a>(names: impl IntoIterator<Item = &'a str>) -> Optio
     })
 }
 
-/// The role that the operator connects as: reads `pgraft_*`, may add and remove nodes, owns
-/// nothing. With TLS, by a client certificate of this name.
+/// The role of the operator: it may call the `pgraft_*` functions and owns nothing. With TLS it uses
+/// a client certificate of this name.
 pub const OPERATOR_ROLE: &str = "pgraft_operator";
 
-/// The role that standbys stream as.
+/// The role of standbys.
 pub const REPLICATION_ROLE: &str = "pgraft_replication";
 
-/// The name by which a gateway asks a server whether it takes connections. There is no such role
-/// and no such database: the server asks for a password, and the gateway goes.
+/// The role and database that a gateway names to find out whether a server accepts connections.
+/// Neither exists: the gateway disconnects when the server requests a password.
 pub const PROBE_ROLE: &str = "pgraft_probe";
 
-/// The name of a node that its certificate must carry, and as which the operator greets it.
+/// The DNS name in a node's certificate, which the operator expects.
 pub fn certificate_name(node: crate::NodeId) -> String {
     format!("node-{node}.pgraft")
 }
@@ -321,7 +316,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_example_of_the_docs_is_read() {
+    fn reads_the_example_of_the_docs() {
         let text = "
 dataDirectory: /var/lib/pgraft/pgdata
 raftDirectory: /var/lib/pgraft/raft
@@ -348,7 +343,7 @@ postgresql: {port: 5432, listenAddresses: '*', parameters: {work_mem: 8MB}}
     }
 
     #[test]
-    fn reserved_names_are_found_in_any_case() {
+    fn finds_reserved_names_in_any_case() {
         assert_eq!(reserved_parameter(["work_mem", "PORT"]), Some("PORT"));
         assert_eq!(reserved_parameter(["pgraft.node_id"]), Some("pgraft.node_id"));
         assert_eq!(reserved_parameter(["work_mem"]), None);

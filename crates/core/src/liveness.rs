@@ -1,25 +1,24 @@
-//! Whether a Postgres server does what its clients need: it accepts connections, answers
-//! statements, flushes WAL and confirms commits. A pure decision over what was observed, tick by
-//! tick; the instance manager observes and carries the verdict out, and the simulation does the
-//! same.
+//! Whether a Postgres server serves its clients: it accepts connections, answers statements, flushes
+//! WAL and confirms commits. The decision is a pure function of the observations, tick by tick. The
+//! instance manager and the simulation observe and carry out the verdict.
 //!
-//! A server that has failed for longer than a bound is killed, which releases its lease: a standby
-//! takes over. Time counts only where it is evidence against the server:
+//! A server that has failed for longer than a bound is killed, which releases its lease, so that a
+//! standby takes over. Time counts only if it is evidence against the server:
 //!
-//! | what is seen | counts? |
+//! | observation | counts? |
 //! |---|---|
 //! | the observer itself was late: it was paused, or got no CPU | no |
 //! | no answer, while the server waits for a CPU | no |
-//! | an error for an answer (too many connections, starting up, shutting down) | it is an answer |
+//! | an error (too many connections, starting up, shutting down) | it is an answer |
 //! | no answer, and the server does not wait for a CPU | yes |
 //! | the postmaster, or a process that all clients depend on, is stopped | yes |
 //! | WAL waits to be flushed, a flush was asked for, and the flush position does not move | yes |
 //! | commits wait, no standby confirms, and a walsender is stopped | yes |
-//! | commits wait, no standby confirms, and nothing is wrong with the walsenders | it is reported: another primary may have no better standbys |
+//! | commits wait, no standby confirms, and no walsender is stopped | it is only reported: the standbys may be the cause |
 
 use std::fmt;
 
-/// A process of the server that everything depends on.
+/// A process of the server that is essential.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ProcessState {
     /// It accepts connections.
@@ -41,43 +40,43 @@ impl fmt::Display for ProcessState {
     }
 }
 
-/// How commits fare on a primary.
+/// Whether commits are confirmed on a primary.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Commits {
-    /// Nobody waits for standbys, or standbys confirm.
+    /// No commit waits for standbys, or standbys confirm.
     Advance,
-    /// Somebody waits, and no standby has confirmed anything since the last look.
+    /// Commits wait, and no standby has confirmed anything since the last tick.
     Wait {
         /// Whether a walsender of this server is stopped.
         sender_stopped: bool,
     },
 }
 
-/// What was observed since the last tick.
+/// The observations since the last tick.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[allow(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub struct Tick {
-    /// Whether the observer was not late: one that was paused or starved says nothing about the
+    /// Whether the observer was on time. One that was paused or starved proves nothing about the
     /// server.
     pub on_time: bool,
-    /// Whether the server is a primary. Of a standby only the answers count.
+    /// Whether the server is a primary. On a standby only the answers count.
     pub primary: bool,
-    /// Whether a question was answered since the last tick, be it by an error.
+    /// Whether the server answered since the last tick, even with an error.
     pub answered: bool,
-    /// Whether a process that would have to answer waits for a CPU.
+    /// Whether a process that should answer waits for a CPU.
     pub starved: bool,
-    /// The first process that everything depends on and that is stopped.
+    /// The first essential process that is stopped.
     pub stopped: Option<ProcessState>,
-    /// Whether WAL can be flushed; None where that is not known.
+    /// Whether WAL can be flushed; None if unknown.
     pub flushes: Option<bool>,
-    /// How commits fare; None where that is not known.
+    /// Whether commits are confirmed; None if unknown.
     pub commits: Option<Commits>,
 }
 
-/// What a server fails to do.
+/// How a server fails to serve.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum Unresponsive {
-    /// That process is stopped.
+    /// An essential process is stopped.
     #[error("its {0} is stopped")]
     Stopped(ProcessState),
     /// No connection is answered.
@@ -86,33 +85,33 @@ pub enum Unresponsive {
     /// WAL is not flushed.
     #[error("it cannot flush WAL")]
     NotFlushed,
-    /// Commits wait since walsenders are stopped.
+    /// Commits wait because walsenders are stopped.
     #[error("commits wait for standbys and a walsender is stopped")]
     SendersStopped,
-    /// Commits wait, and it is not known that this server is the cause.
+    /// Commits wait, and the cause may not be this server.
     #[error("commits wait and no standby confirms them")]
     Unconfirmed,
 }
 
 impl Unresponsive {
-    /// Whether a server with this fault is killed, so that another one takes over.
+    /// Whether a server with this fault is killed, so that another server takes over.
     pub const fn releases(self) -> bool {
         !matches!(self, Self::Unconfirmed)
     }
 }
 
-/// What follows.
+/// The decision.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum LivenessVerdict {
-    /// Nothing is wrong, or not for long enough to be worth a word.
+    /// Nothing is wrong, or not for long enough to report it.
     Serve,
-    /// Something is wrong, and may pass.
+    /// Something is wrong and may pass.
     Suspect(Unresponsive),
-    /// It has been wrong for as long as it may: the server is killed.
+    /// It has been wrong for too long: the server is killed.
     Release(Unresponsive),
 }
 
-/// Ticks in a row, for each fault.
+/// Consecutive ticks with each fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 struct Counts {
     stopped: Option<(ProcessState, u32)>,
@@ -125,25 +124,26 @@ struct Counts {
 /// Observes one run of a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LivenessJudge {
-    /// So many ticks in a row are too many.
+    /// The number of consecutive ticks that is too many.
     bound: u32,
-    /// The server has answered once: before that silence may mean that it is starting, which takes
-    /// as long as it takes.
-    heard: bool,
+    /// Whether the server has answered once. Before that it may still be starting, for an unlimited
+    /// time.
+    has_answered: bool,
     counts: Counts,
 }
 
 impl LivenessJudge {
-    /// Of a server that is being started. A bound below two ticks would condemn it by one failure.
+    /// Judges a server that is being started. The bound is at least two ticks, so that one failure is
+    /// not enough.
     pub const fn new(bound: u32) -> Self {
         let counts =
             Counts { stopped: None, unanswered: 0, not_flushed: 0, senders: 0, unconfirmed: 0 };
-        let mut judge = Self { bound, heard: false, counts };
+        let mut judge = Self { bound, has_answered: false, counts };
         judge.set_bound(bound);
         judge
     }
 
-    /// From now on so many ticks are too many, and two at least.
+    /// Changes the bound; it is at least two ticks.
     pub const fn set_bound(&mut self, bound: u32) {
         self.bound = if bound < 2 { 2 } else { bound };
     }
@@ -152,7 +152,7 @@ impl LivenessJudge {
     pub fn observe(&mut self, tick: Tick) -> LivenessVerdict {
         let Tick { on_time, primary, answered, starved, stopped, flushes, commits } = tick;
         let step = u32::from(on_time);
-        self.heard |= answered;
+        self.has_answered |= answered;
         let counts = &mut self.counts;
         let matters = |process: &ProcessState| primary || *process == ProcessState::Postmaster;
         counts.stopped = stopped.filter(matters).map(|process| {
@@ -161,7 +161,7 @@ impl LivenessJudge {
             (process, before.saturating_add(step))
         });
         count(&mut counts.unanswered, Some(!answered), if starved { 0 } else { step });
-        // Who waits for a CPU flushes and confirms later.
+        // A process that waits for a CPU flushes and confirms later.
         let step = if starved { 0 } else { step };
         let as_primary = |known: Option<bool>| if primary { known } else { Some(false) };
         count(&mut counts.not_flushed, as_primary(flushes.map(|flushes| !flushes)), step);
@@ -177,7 +177,7 @@ impl LivenessJudge {
     fn verdict(&self) -> LivenessVerdict {
         let Counts { stopped, unanswered, not_flushed, senders, unconfirmed } = self.counts;
         let (process, stopped) = stopped.unwrap_or((ProcessState::Postmaster, 0));
-        // That is why.
+        // A stopped postmaster is the reason for the silence.
         let silent = if stopped > 0 && process == ProcessState::Postmaster {
             Unresponsive::Stopped(process)
         } else {
@@ -185,7 +185,7 @@ impl LivenessJudge {
         };
         let all = [
             (Unresponsive::Stopped(process), stopped),
-            (silent, if self.heard { unanswered } else { 0 }),
+            (silent, if self.has_answered { unanswered } else { 0 }),
             (Unresponsive::NotFlushed, not_flushed),
             (Unresponsive::SendersStopped, senders),
             (Unresponsive::Unconfirmed, unconfirmed),
@@ -202,7 +202,7 @@ impl LivenessJudge {
     }
 }
 
-/// What is not known leaves the count as it is.
+/// Updates a count. An unknown observation does not change it.
 const fn count(count: &mut u32, fails: Option<bool>, step: u32) {
     match fails {
         Some(true) => *count = count.saturating_add(step),
