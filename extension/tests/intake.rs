@@ -61,7 +61,7 @@ async fn takes_wal_only_from_its_target_when_it_is_open() {
     third.rows(&open(&second)).await;
     refused("server is in hot standby mode").await;
     third.rows(&open_on(&primary, 7)).await;
-    refused("it is not on the timeline that the group gave its primary").await;
+    refused("it is not on the timeline of the primary").await;
     primary.rows("insert into t values (3)").await;
     assert_eq!(third.one("select count(*) from t").await, "2");
     third.rows(&open(&primary)).await;
