@@ -62,6 +62,7 @@ async fn takes_wal_only_from_its_target_when_it_is_open() {
     refused("server is in hot standby mode").await;
     third.rows(&open_on(&primary, 7)).await;
     refused("it is not on the timeline of the primary").await;
+    assert!(!third.log().contains("HINT:  \n"), "an empty hint is left out");
     primary.rows("insert into t values (3)").await;
     assert_eq!(third.one("select count(*) from t").await, "2");
     third.rows(&open(&primary)).await;

@@ -336,7 +336,7 @@ async fn functions_work_before_a_cluster_and_without_a_worker() {
         let line = server
             .log()
             .lines()
-            .rfind(|l| l.contains("the worker does not start"))
+            .rfind(|l| l.contains("the worker cannot start"))
             .unwrap_or_default()
             .to_owned();
         assert!(line.contains(words), "{setting}: {line}");

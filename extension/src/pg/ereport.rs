@@ -29,12 +29,13 @@ pub struct Raised {
 }
 
 impl Raised {
-    /// Copies the texts into the current memory context.
+    /// Copies the texts into the current memory context. An empty hint is left out.
     pub fn new(sqlstate: SqlState, message: &str, hint: &str) -> Self {
         let context = PgMemoryContexts::CurrentMemoryContext;
         // SAFETY: there always is a current context; it lives at least until the error is handled.
         let copy = |text: &str| unsafe { context.pstrdup(text) }.cast_const();
-        Self { code: encode(sqlstate), message: copy(message), hint: copy(hint) }
+        let hint = if hint.is_empty() { std::ptr::null() } else { copy(hint) };
+        Self { code: encode(sqlstate), message: copy(message), hint }
     }
 
     /// Raises it.
@@ -48,7 +49,9 @@ impl Raised {
             if errstart(PgLogLevel::ERROR as c_int, std::ptr::null()) {
                 errcode(self.code);
                 errmsg(PLAIN.as_ptr(), self.message);
-                errhint(PLAIN.as_ptr(), self.hint);
+                if !self.hint.is_null() {
+                    errhint(PLAIN.as_ptr(), self.hint);
+                }
                 errfinish(c"pgraft".as_ptr(), 0, c"pgraft".as_ptr());
             }
         }
