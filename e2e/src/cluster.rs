@@ -3,7 +3,7 @@
 use k8s_openapi::api::core::v1::{Namespace, Node, PersistentVolumeClaim, Pod, Secret};
 use kube::api::{DeleteParams, ListParams, PostParams};
 use kube::{Api, Client};
-use pgraft_operator::api::{ClusterMemberStatus, PgRaftCluster};
+use pgraft_api::cluster::{ClusterMemberStatus, PgRaftCluster, Role};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -130,7 +130,7 @@ impl KindCluster {
             let Some(status) = resource.status else {
                 return Ok(Polled::Pending("no status".into()));
             };
-            let voters = status.members.iter().filter(|m| m.role == "voter").count();
+            let voters = status.members.iter().filter(|m| m.role == Role::Voter).count();
             let ready = status.conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True");
             let pods = self.pods().await?.len();
             let wanted = usize::try_from(replicas).unwrap_or_default();

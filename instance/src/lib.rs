@@ -55,7 +55,7 @@ pub mod secrets;
 pub mod settings;
 pub mod sql;
 pub mod standin;
-pub mod status;
+pub use pgraft_api::instance as status;
 pub mod supervisor;
 pub mod tls;
 pub mod upstream;

@@ -11,7 +11,7 @@
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use pgraft_instance::status::ServerRole;
+use pgraft_api::instance::ServerRole;
 use pgraft_testkit::{Nodes, bin_directory, until};
 
 /// A bootstrap node that is ready.

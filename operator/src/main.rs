@@ -12,7 +12,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let cli = OperatorCli::parse();
     match cli.verb.unwrap_or(OperatorCommand::Run) {
         OperatorCommand::Crd => {
-            Ok(std::io::stdout().write_all(pgraft_operator::api::crd_yaml()?.as_bytes())?)
+            Ok(std::io::stdout().write_all(pgraft_api::cluster::crd_yaml()?.as_bytes())?)
         }
         OperatorCommand::Run => {
             telemetry::start(&cli.run.log_level, cli.run.log_format);

@@ -32,7 +32,7 @@ pub fn rules() -> Result<Section, String> {
 }
 
 fn schema() -> Result<Value, String> {
-    let crd = pgraft_operator::api::crd().map_err(|e| e.to_string())?;
+    let crd = pgraft_api::cluster::crd().map_err(|e| e.to_string())?;
     let crd = serde_json::to_value(crd).map_err(|e| e.to_string())?;
     let schema = crd.pointer("/spec/versions/0/schema/openAPIV3Schema").cloned();
     schema.ok_or_else(|| "the CRD has no schema".into())

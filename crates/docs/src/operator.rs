@@ -1,7 +1,7 @@
 //! The reasons of the operator's Events and conditions.
 
-use pgraft_operator::core::events::EventReason;
-use pgraft_operator::core::status::ConditionReason;
+use pgraft_api::conditions::ConditionReason;
+use pgraft_api::events::EventReason;
 use strum::{EnumMessage, IntoEnumIterator};
 
 use crate::section::{Section, table};

@@ -2,7 +2,7 @@
 
 use crate::ledger::Ledger;
 use crate::{Nodes, TestNode, bin_directory, until};
-use pgraft_instance::status::ServerRole;
+use pgraft_api::instance::ServerRole;
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
@@ -89,7 +89,7 @@ pub async fn complete(nodes: &Nodes) {
 }
 
 fn takes_writes(nodes: &Nodes) -> Option<usize> {
-    let takes_writes = |status: &pgraft_instance::status::Status| {
+    let takes_writes = |status: &pgraft_api::instance::Status| {
         status.role == ServerRole::Primary && status.ready
     };
     nodes.nodes.iter().position(|node| node.status().is_some_and(|s| takes_writes(&s)))

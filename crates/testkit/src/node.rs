@@ -11,7 +11,7 @@ use crate::processes::descendants;
 use crate::wait::until;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use pgraft_instance::status::host_and_port;
+use pgraft_api::instance::host_and_port;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fs;

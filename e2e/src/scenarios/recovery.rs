@@ -1,6 +1,7 @@
 //! Node 3 is down while nodes 4 and 5 are added. When it is back, it has both members and all data.
 //! Then its replay is paused: it is not ready, and Degraded names it, until the replay continues.
 
+use pgraft_api::cluster::Role;
 use serde_json::json;
 
 use crate::cluster::{KindCluster, NAME, TIMEOUT, is_ready, pod_name};
@@ -72,7 +73,8 @@ async fn while_down(cluster: &KindCluster) -> Result<(), E2eFailure> {
     cluster.scale(5).await?;
     until("nodes 4 and 5 are voters while node 3 is down", TIMEOUT, || async {
         let members = cluster.members().await?;
-        let voters: Vec<i64> = members.iter().filter(|m| m.role == "voter").map(|m| m.id).collect();
+        let voters: Vec<i64> =
+            members.iter().filter(|m| m.role == Role::Voter).map(|m| m.id).collect();
         let unreachable = members.iter().any(|m| m.id == 3 && m.reachable == Some(false));
         Ok(if voters == [1, 2, 3, 4, 5] && unreachable {
             Polled::Ready(())

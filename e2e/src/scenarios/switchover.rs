@@ -5,7 +5,7 @@
 use k8s_openapi::api::core::v1::Event;
 use kube::Api;
 use kube::api::ListParams;
-use pgraft_operator::api::{FailoverReason, LastFailoverStatus};
+use pgraft_api::cluster::{FailoverReason, LastFailoverStatus};
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 

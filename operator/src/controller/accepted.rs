@@ -11,10 +11,11 @@ use kube::{Api, ResourceExt};
 use super::apply::ObjectWriter;
 use super::context::Context;
 use super::error::Error;
-use crate::api::{PgRaftCluster, PgRaftClusterSpec};
+use crate::core::ClusterSpec;
 use crate::core::render::SPEC_FILE;
 use crate::core::validate::{Invalid, validate};
-use crate::core::{ClusterSpec, names};
+use pgraft_api::cluster::{PgRaftCluster, PgRaftClusterSpec};
+use pgraft_api::names;
 
 /// What is acted on.
 pub struct Spec {

@@ -13,13 +13,13 @@ use super::error::Error;
 use super::facts::version;
 use super::observe::{targets, unready_targets};
 use super::sql::MemberSqlError;
-use crate::core::names::{self, ObjectKey, ObjectKind, RAFT_PORT, SecretKind};
 use crate::core::observed::{PodSeen, VolumeSeen};
 use crate::core::plan;
 use crate::core::render::{self, Object, Passwords};
 use crate::core::step::{MembershipRequest, OwnedObject, Step, WaitReason};
 use crate::core::switchover_attempt::SwitchoverAttempt;
 use crate::core::{ClusterSpec, Observed};
+use pgraft_api::names::{self, ObjectKey, ObjectKind, RAFT_PORT, SecretKind};
 
 const PASSWORD_LENGTH: usize = 32;
 

@@ -14,7 +14,7 @@ use std::fmt::Debug;
 
 use super::error::{Error, is_conflict, is_gone};
 use super::facts::Common;
-use crate::core::names::{FIELD_MANAGER, LABEL_CLUSTER};
+use pgraft_api::names::{FIELD_MANAGER, LABEL_CLUSTER};
 
 /// What can be written.
 pub trait Writable:

@@ -15,8 +15,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::watch;
 
 use super::facts::{ClusterFacts, Common, PodFact, VolumeFact};
-use crate::api::PgRaftCluster;
-use crate::core::names::{LABEL_CLUSTER, ObjectKind};
+use pgraft_api::cluster::PgRaftCluster;
+use pgraft_api::names::{LABEL_CLUSTER, ObjectKind};
 
 /// A cluster, by namespace and name.
 type CacheKey = (String, String);

@@ -11,8 +11,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::context::Context;
 use super::member_http;
-use crate::core::names::HTTP_PORT;
 use crate::core::observed::PodSeen;
+use pgraft_api::names::HTTP_PORT;
 
 /// How old an answer may be.
 const MAX_AGE: SignedDuration = SignedDuration::from_secs(2);

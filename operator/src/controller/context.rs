@@ -8,8 +8,8 @@ use super::cache::Cache;
 use super::memory::Memories;
 use super::metrics::Metrics;
 use super::sql::RaftGroup;
-use crate::core::names::FIELD_MANAGER;
 use crate::core::validate::Defaults;
+use pgraft_api::names::FIELD_MANAGER;
 
 /// What every pass shares.
 pub struct Context {

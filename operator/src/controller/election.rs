@@ -11,7 +11,7 @@ use tokio::time::{sleep, timeout};
 
 use super::error::is_conflict;
 use crate::core::lease::{self, LeaseObservation, LeaseRecord, LeaseStep, Timing};
-use crate::core::names::FIELD_MANAGER;
+use pgraft_api::names::FIELD_MANAGER;
 
 /// Where the Lease is, and who asks for it.
 #[derive(Debug, Clone)]

@@ -9,10 +9,10 @@ use kube::core::PartialObjectMeta;
 use pgraft_core::NodeId;
 use std::net::IpAddr;
 
-use crate::core::names::{self, FIELD_MANAGER, ObjectKind, PodRole};
 use crate::core::observed::PodPhase;
 use crate::core::quantity;
 use crate::core::render::Template;
+use pgraft_api::names::{self, FIELD_MANAGER, ObjectKind, PodRole};
 
 /// What every object has.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -13,9 +13,9 @@ use super::certificates::remembered::Remembered;
 use super::configuration::ConfigurationAnswers;
 use crate::core::absence::Absences;
 use crate::core::failing::Failures;
-use crate::core::names::ObjectKey;
 use crate::core::observed::ObjectSeen;
 use crate::core::switchover_attempt::SwitchoverAttempt;
+use pgraft_api::names::ObjectKey;
 
 /// Everything that is remembered, by the uid of the PgRaftCluster.
 #[derive(Default)]

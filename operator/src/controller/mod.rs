@@ -41,13 +41,13 @@ use std::time::{Duration, Instant};
 pub use context::Context;
 pub use error::Error;
 
-use crate::api::PgRaftCluster;
 use crate::core::failing::Cause;
 use crate::core::plan::Planned;
 use crate::core::step::{MembershipRequest, Step, StepOutcome, WaitReason};
 use crate::core::{ClusterSpec, Observed, plan};
 use act::Acted;
 use freshness::Freshness;
+use pgraft_api::cluster::PgRaftCluster;
 use publish::Pass;
 
 /// How many glances at the leader alone follow each other before everybody is asked again: a

@@ -20,14 +20,14 @@ use super::facts::{ClusterFacts, Common, PodFact, VolumeFact};
 use super::freshness::Freshness;
 use super::readiness;
 use super::sql::SqlTarget;
-use crate::api::PgRaftCluster;
 use crate::core::certificates::TlsSeen;
 use crate::core::group::{self, PodAnswer};
-use crate::core::names::{self, ObjectKey, ObjectKind, SecretKind};
 use crate::core::observed::{
     ObjectSeen, Observed, Owned, PodPhase, PodSeen, SecretSeen, VolumeSeen,
 };
 use crate::core::render::OPERATOR_PASSWORD;
+use pgraft_api::cluster::PgRaftCluster;
+use pgraft_api::names::{self, ObjectKey, ObjectKind, SecretKind};
 
 /// Everything that a decision about this cluster may look at. `now` is when the pass began.
 ///

@@ -10,12 +10,13 @@ use super::apply::ObjectWriter;
 use super::context::Context;
 use super::error::Error;
 use super::freshness::Freshness;
-use crate::api::{PgRaftCluster, PgRaftClusterStatus};
 use crate::core::Observed;
-use crate::core::events::{self, ClusterEvent, EventReason};
+use crate::core::events::{self, ClusterEvent};
 use crate::core::render::template;
 use crate::core::status::{self, ConditionSubject};
 use crate::core::step::{Step, StepOutcome};
+use pgraft_api::cluster::{PgRaftCluster, PgRaftClusterStatus};
+use pgraft_api::events::EventReason;
 
 /// How often a status is written when nothing but the lag of a member is new.
 const LAG_INTERVAL: SignedDuration = SignedDuration::from_secs(10);

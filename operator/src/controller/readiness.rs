@@ -5,7 +5,7 @@ use serde::Deserialize;
 use std::net::{IpAddr, SocketAddr};
 
 use super::member_http;
-use crate::core::names::HTTP_PORT;
+use pgraft_api::names::HTTP_PORT;
 
 /// The longest reason that is passed on, in characters.
 const LONGEST_REASON: usize = 300;

@@ -26,9 +26,9 @@ use super::http::{self, OperatorHttp};
 use super::metrics::{Clusters, Metrics, counted};
 use super::sessions::Sessions;
 use super::{Context, Error, reconcile};
-use crate::api::PgRaftCluster;
-use crate::core::names::LABEL_CLUSTER;
 use crate::core::validate::Defaults;
+use pgraft_api::cluster::PgRaftCluster;
+use pgraft_api::names::LABEL_CLUSTER;
 
 /// Passes at the same time. A pass waits for the network, hardly ever for the processor.
 const CONCURRENCY: u16 = 32;

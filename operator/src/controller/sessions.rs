@@ -25,8 +25,8 @@ use super::certificates::identity::LoginIdentity;
 use super::configuration;
 use super::sql::{self, MemberSqlError, RaftGroup, SqlTarget, Statements};
 use crate::core::group::PodAnswer;
-use crate::core::names::POSTGRES_PORT;
 use crate::core::step::MembershipRequest;
+use pgraft_api::names::POSTGRES_PORT;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const ASK_TIMEOUT: Duration = Duration::from_secs(2);

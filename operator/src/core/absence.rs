@@ -7,7 +7,7 @@ use pgraft_core::NodeId;
 use std::collections::BTreeMap;
 
 use super::group::{GroupView, MemberSeen};
-use crate::api::ClusterMemberStatus;
+use pgraft_api::cluster::ClusterMemberStatus;
 
 /// What two clocks, and the time that an answer takes, may differ by: less is no news.
 const TOLERANCE: SignedDuration = SignedDuration::from_secs(5);
@@ -68,10 +68,10 @@ impl Absences {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::PgRaftClusterStatus;
     use crate::core::fixtures::*;
     use crate::core::status::{self, ConditionSubject};
     use crate::core::step::{Step, StepOutcome};
+    use pgraft_api::cluster::PgRaftClusterStatus;
 
     fn at(seconds: i64) -> Timestamp {
         Timestamp::UNIX_EPOCH + SignedDuration::from_secs(seconds)

@@ -8,7 +8,7 @@ use pgraft_core::NodeId;
 use pgraft_core::instance_config::StandbyConfig;
 use std::collections::BTreeMap;
 
-use crate::api::{PullPolicy, ReadWrite, VolumeRetention};
+use pgraft_api::cluster::{PullPolicy, ReadWrite, VolumeRetention};
 
 /// One cluster, as it is wanted.
 #[derive(Debug, Clone, PartialEq)]

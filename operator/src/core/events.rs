@@ -1,123 +1,13 @@
 //! What is worth an Event: steps that were taken, and changes that were seen.
 
 use super::certificates::Work;
-use super::names::{self, SecretKind};
 use super::step::{Step, StepOutcome, WaitReason};
-use crate::api::PgRaftClusterStatus;
-use pgraft_core::NodeId;
-
-/// The reasons of Events. Closed: people filter by these words.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, strum::EnumIter, strum::EnumMessage)]
-pub enum EventReason {
-    /// Secrets were made.
-    SecretsCreated,
-    /// A Secret was deleted, since the access that it gives is not wanted any more.
-    SecretDeleted,
-    /// Certificates were issued, renewed or taken away, or it was written who is to be trusted.
-    CertificatesIssued,
-    /// A new CA is in the place of the operator's own.
-    CaRenewed,
-    /// The CA is missing, broken or at its end.
-    CaUnusable,
-    /// Services, ConfigMap or PodDisruptionBudget were brought up to date.
-    ObjectsApplied,
-    /// Services point to other pods.
-    ServicesSwitched,
-    /// A pod whose member the leader does not reach was taken out of the Services, or put back.
-    RoutesChanged,
-    /// A volume was made.
-    CreatingVolume,
-    /// A pod was made.
-    CreatingPod,
-    /// A pod that had ended was taken away, to be made again.
-    ClearingPod,
-    /// A member's pod was taken away, to be made again as the spec has it now.
-    RestartingPod,
-    /// The leader was asked to add a node, and did.
-    NodeAdded,
-    /// A member votes.
-    NodeVotes,
-    /// A newcomer was given up by the group: it did not come in time.
-    NodeGivenUp,
-    /// The leader was asked to remove a node, and did.
-    NodeRemoved,
-    /// The pod of a node that is no member was deleted.
-    DeletingPod,
-    /// Its volume was deleted.
-    DeletingVolume,
-    /// Its volume stays.
-    RetainingVolume,
-    /// A larger volume was asked for.
-    GrowingVolume,
-    /// All members are ready.
-    ClusterReady,
-    /// Another member leads.
-    LeaderChanged,
-    /// The primary was lost, and the members have chosen another one.
-    FailedOver,
-    /// The primary has handed over: somebody or the operator asked for it, or its server was told
-    /// to stop.
-    SwitchedOver,
-    /// Too few voters answer.
-    QuorumLost,
-    /// Enough voters answer again.
-    QuorumRegained,
-    /// The leader said no.
-    ChangeRefused,
-    /// Volumes and pods are gone.
-    DataLost,
-    /// A pod is in another cluster.
-    ForeignCluster,
-    /// Postgres does not take something that is configured, or ends again and again.
-    ConfigurationInvalid,
-    /// Postgres takes everything that is configured again.
-    ConfigurationValid,
-    /// The spec makes no sense.
-    InvalidSpec,
-    /// Something that should have worked did not.
-    OperationFailed,
-}
-
-impl EventReason {
-    /// Whether somebody should look.
-    pub fn is_warning(self) -> bool {
-        match self {
-            Self::QuorumLost
-            | Self::NodeGivenUp
-            | Self::FailedOver
-            | Self::CaUnusable
-            | Self::ChangeRefused
-            | Self::DataLost
-            | Self::ForeignCluster
-            | Self::ConfigurationInvalid
-            | Self::InvalidSpec
-            | Self::OperationFailed => true,
-            Self::SecretsCreated
-            | Self::SecretDeleted
-            | Self::CertificatesIssued
-            | Self::CaRenewed
-            | Self::ObjectsApplied
-            | Self::ServicesSwitched
-            | Self::RoutesChanged
-            | Self::CreatingVolume
-            | Self::CreatingPod
-            | Self::ClearingPod
-            | Self::RestartingPod
-            | Self::NodeAdded
-            | Self::NodeVotes
-            | Self::NodeRemoved
-            | Self::DeletingPod
-            | Self::DeletingVolume
-            | Self::RetainingVolume
-            | Self::GrowingVolume
-            | Self::ClusterReady
-            | Self::LeaderChanged
-            | Self::SwitchedOver
-            | Self::ConfigurationValid
-            | Self::QuorumRegained => false,
-        }
-    }
-}
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use pgraft_api::cluster::PgRaftClusterStatus;
+use pgraft_api::conditions::{ConditionReason, ConditionType};
+use pgraft_api::events::EventReason;
+use pgraft_api::names::{self, SecretKind};
+use pgraft_core::{NodeId, Role};
 
 /// One Event.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -139,8 +29,8 @@ pub fn events(
         .into_iter()
         .filter(|n| !n.reason.is_warning() || is_new(n, before, after))
         .collect();
-    for member in after.members.iter().filter(|m| m.role == "voter") {
-        if before.members.iter().any(|m| m.id == member.id && m.role == "learner") {
+    for member in after.members.iter().filter(|m| m.role == Role::Voter) {
+        if before.members.iter().any(|m| m.id == member.id && m.role == Role::Learner) {
             all.push(ClusterEvent {
                 reason: EventReason::NodeVotes,
                 note: format!("Node {} has caught up and votes", member.id),
@@ -158,42 +48,47 @@ pub fn events(
             note: format!("{new} leads now; before it was {old}"),
         });
     }
-    if reason(after, "Reconciled") == "InvalidSpec"
-        && message(before, "Reconciled") != message(after, "Reconciled")
+    if has_reason(after, ConditionType::Reconciled, ConditionReason::InvalidSpec)
+        && message(before, ConditionType::Reconciled) != message(after, ConditionType::Reconciled)
     {
         all.push(ClusterEvent {
             reason: EventReason::InvalidSpec,
-            note: message(after, "Reconciled"),
+            note: message(after, ConditionType::Reconciled),
         });
     }
-    let turned = |type_: &str, from: &str, to: &str| {
+    let turned = |type_: ConditionType, from: &str, to: &str| {
         holds(before, type_) == Some(from) && holds(after, type_) == Some(to)
     };
-    if turned("QuorumHealthy", "True", "False") {
+    if turned(ConditionType::QuorumHealthy, "True", "False") {
         all.push(ClusterEvent {
             reason: EventReason::QuorumLost,
-            note: message(after, "QuorumHealthy"),
+            note: message(after, ConditionType::QuorumHealthy),
         });
     }
     let ca_trouble = |status| {
-        holds(status, "CertificatesReady") == Some("False")
-            && reason(status, "CertificatesReady") == "CaUnusable"
+        holds(status, ConditionType::CertificatesReady) == Some("False")
+            && has_reason(status, ConditionType::CertificatesReady, ConditionReason::CaUnusable)
     };
     if ca_trouble(after) && !ca_trouble(before) {
         all.push(ClusterEvent {
             reason: EventReason::CaUnusable,
-            note: message(after, "CertificatesReady"),
+            note: message(after, ConditionType::CertificatesReady),
         });
     }
     all.extend(configuration(before, after));
-    if turned("QuorumHealthy", "False", "True") {
+    if turned(ConditionType::QuorumHealthy, "False", "True") {
         all.push(ClusterEvent {
             reason: EventReason::QuorumRegained,
-            note: message(after, "QuorumHealthy"),
+            note: message(after, ConditionType::QuorumHealthy),
         });
     }
-    if holds(after, "Ready") == Some("True") && holds(before, "Ready") != Some("True") {
-        all.push(ClusterEvent { reason: EventReason::ClusterReady, note: message(after, "Ready") });
+    if holds(after, ConditionType::Ready) == Some("True")
+        && holds(before, ConditionType::Ready) != Some("True")
+    {
+        all.push(ClusterEvent {
+            reason: EventReason::ClusterReady,
+            note: message(after, ConditionType::Ready),
+        });
     }
     all
 }
@@ -210,13 +105,14 @@ fn given_up(
     if after.members.iter().all(|m| m.reachable.is_none()) {
         return Vec::new();
     }
+    // The pass that follows this operator's own removal finds the member gone.
+    let removing = has_reason(before, ConditionType::Progressing, ConditionReason::Shrinking);
     let removed = |id: i64| {
-        let removing = format!("Removing node {id}");
-        before.phase == removing
-            || matches!(outcome, StepOutcome::Took(step @ Step::RemoveNode(_)) if step.phase("") == removing)
+        removing
+            || matches!(outcome, StepOutcome::Took(Step::RemoveNode(node)) if i64::from(*node) == id)
     };
     let gone = before.members.iter().filter(|m| {
-        m.role == "learner" && after.members.iter().all(|now| now.id != m.id) && !removed(m.id)
+        m.role == Role::Learner && after.members.iter().all(|now| now.id != m.id) && !removed(m.id)
     });
     let note = |id| {
         format!(
@@ -352,13 +248,12 @@ fn capitalized(text: &str) -> String {
     rest.next().map(|first| first.to_uppercase().chain(rest).collect()).unwrap_or_default()
 }
 
-fn reason(status: &PgRaftClusterStatus, type_: &str) -> String {
-    status
-        .conditions
-        .iter()
-        .find(|c| c.type_ == type_)
-        .map(|c| c.reason.clone())
-        .unwrap_or_default()
+fn condition(status: &PgRaftClusterStatus, type_: ConditionType) -> Option<&Condition> {
+    status.conditions.iter().find(|c| c.type_ == type_.as_str())
+}
+
+fn has_reason(status: &PgRaftClusterStatus, type_: ConditionType, reason: ConditionReason) -> bool {
+    condition(status, type_).is_some_and(|c| c.reason == reason.name())
 }
 
 /// Told anew for each other problem.
@@ -366,7 +261,7 @@ fn configuration(
     before: &PgRaftClusterStatus,
     after: &PgRaftClusterStatus,
 ) -> Option<ClusterEvent> {
-    let type_ = "ConfigurationValid";
+    let type_ = ConditionType::ConfigurationValid;
     let (was, is) = (holds(before, type_), holds(after, type_));
     let reason = match is {
         Some("False") if was != is || message(before, type_) != message(after, type_) => {
@@ -386,22 +281,19 @@ fn is_new(
     after: &PgRaftClusterStatus,
 ) -> bool {
     match events.reason {
-        EventReason::OperationFailed => !message(before, "Reconciled").contains(&events.note),
-        _ => message(before, "Degraded") != message(after, "Degraded"),
+        EventReason::OperationFailed => {
+            !message(before, ConditionType::Reconciled).contains(&events.note)
+        }
+        _ => message(before, ConditionType::Degraded) != message(after, ConditionType::Degraded),
     }
 }
 
-fn holds<'a>(status: &'a PgRaftClusterStatus, type_: &str) -> Option<&'a str> {
-    status.conditions.iter().find(|c| c.type_ == type_).map(|c| c.status.as_str())
+fn holds(status: &PgRaftClusterStatus, type_: ConditionType) -> Option<&str> {
+    condition(status, type_).map(|c| c.status.as_str())
 }
 
-fn message(status: &PgRaftClusterStatus, type_: &str) -> String {
-    status
-        .conditions
-        .iter()
-        .find(|c| c.type_ == type_)
-        .map(|c| c.message.clone())
-        .unwrap_or_default()
+fn message(status: &PgRaftClusterStatus, type_: ConditionType) -> String {
+    condition(status, type_).map(|c| c.message.clone()).unwrap_or_default()
 }
 
 mod primary;

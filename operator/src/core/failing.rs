@@ -52,7 +52,7 @@ pub struct ObjectFailure {
 }
 
 /// The reason of an error: the object belongs to somebody else.
-pub const NOT_OURS: &str = "NotOurs";
+pub const NOT_OURS: &str = "ForeignObject";
 
 /// Conflicts in a row that are the ordinary course of things, and are not reported.
 const CONFLICTS: u32 = 5;

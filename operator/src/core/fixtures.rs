@@ -11,12 +11,12 @@ use uuid::Uuid;
 use super::cluster::ClusterSpec;
 use super::failing::Failures;
 use super::group::{FailoverSeen, GroupView, MemberSeen};
-use super::names::{self, PodRole};
 use super::observed::{ObjectSeen, Observed, Owned, PodPhase, PodSeen, SecretSeen, VolumeSeen};
 use super::plan::wanted_secrets;
 use super::render::{objects, template};
 use super::validate::{Defaults, validate};
-use crate::api::PgRaftCluster;
+use pgraft_api::cluster::PgRaftCluster;
+use pgraft_api::names::{self, PodRole};
 
 pub fn id(n: u32) -> NodeId {
     NodeId::new(i64::from(n)).unwrap()

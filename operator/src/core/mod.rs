@@ -17,7 +17,6 @@ pub mod failover;
 pub(crate) mod fixtures;
 pub mod group;
 pub mod lease;
-pub mod names;
 pub mod observed;
 pub mod plan;
 pub mod quantity;

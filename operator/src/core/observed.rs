@@ -9,9 +9,9 @@ use std::net::IpAddr;
 use super::certificates::TlsSeen;
 use super::failing::Failures;
 use super::group::GroupView;
-use super::names::{ObjectKey, PodRole, SecretKind};
 use super::render::{Object, Template};
 use super::switchover_attempt::SwitchoverAttempt;
+use pgraft_api::names::{ObjectKey, PodRole, SecretKind};
 
 /// All that a decision may look at, besides what is wanted.
 #[derive(Debug, Clone)]

@@ -19,15 +19,16 @@
 use pgraft_core::{MAX_VOTERS, NodeId, Role};
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::ClusterSpec;
 use super::certificates::{self, SecretSubject, TlsSeen, Work};
 use super::failing::{self, ObjectFailure, ObjectTarget};
 use super::group::{GroupView, MemberSeen};
-use super::names::{self, PodRole, SecretKind};
 use super::observed::{Observed, Owned, PodPhase, PodSeen, VolumeSeen};
 use super::render::{Template, objects, template};
 use super::step::{OwnedObject, Step, WaitReason};
-use super::{ClusterSpec, names::ObjectKey};
-use crate::api::RetentionPolicy;
+use pgraft_api::cluster::RetentionPolicy;
+use pgraft_api::names::ObjectKey;
+use pgraft_api::names::{self, PodRole, SecretKind};
 
 /// The next step.
 pub fn next_step(want: &ClusterSpec, seen: &Observed) -> Step {

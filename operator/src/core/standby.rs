@@ -4,7 +4,7 @@ use pgraft_core::instance_config::StandbyConfig;
 
 use super::quantity;
 use super::validate::Invalid;
-use crate::api::StandbySpec;
+use pgraft_api::cluster::StandbySpec;
 
 /// The longest bound, a year, in seconds.
 const MAX_SECONDS: u64 = 8760 * 3600;

@@ -3,96 +3,24 @@
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use pgraft_api::conditions::{ConditionReason, ConditionType};
 use pgraft_core::failover::Phase;
 use pgraft_core::{NodeId, Role};
 
 use super::cluster::Storage;
 use super::failing::ObjectFailure;
 use super::group::{GroupView, MemberSeen};
-use super::names;
 use super::observed::{Observed, PodPhase};
 use super::plan::{counts, in_the_way};
 use super::render::Template;
 use super::step::{MembershipRequest, Step, StepOutcome, WaitReason};
 use super::validate::Invalid;
-use crate::api::{ClusterMemberStatus, PgRaftClusterStatus, QuorumStatus};
-
-/// Why a condition is as it is. Closed: people alert on these words.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, strum::EnumIter, strum::EnumMessage)]
-pub enum ConditionReason {
-    /// All is as it is wanted.
-    AsWanted,
-    /// The cluster is being made.
-    Bootstrapping,
-    /// A member joins.
-    Growing,
-    /// A member leaves.
-    Shrinking,
-    /// Objects are brought up to date.
-    Updating,
-    /// Pods are restarted.
-    Restarting,
-    /// A member's pod is not ready.
-    MemberNotReady,
-    /// A ready pod's Raft member is not reached.
-    MemberUnreachable,
-    /// Nothing is in the way of writes.
-    PrimaryServes,
-    /// No primary is known.
-    NoPrimary,
-    /// The primary's pod is not ready.
-    PrimaryNotReady,
-    /// The primary's pod is called ready, and answers neither the leader nor the operator.
-    PrimaryUnreachable,
-    /// No leader is known.
-    NoLeader,
-    /// Enough voters answer.
-    QuorumReached,
-    /// Too few voters answer.
-    NoQuorum,
-    /// No member answered.
-    NobodyAnswers,
-    /// Another primary was asked for.
-    SwitchingOver,
-    /// The primary is to go, and nobody is fit to be the next one.
-    NoSuccessor,
-    /// The leader refused a change.
-    ChangeRefused,
-    /// Volumes and pods are gone.
-    DataLost,
-    /// A pod is in another cluster.
-    ForeignCluster,
-    /// All members have certificates, and a CA can sign the next ones.
-    CertificatesValid,
-    /// The CA is missing, broken or at its end: nothing is issued.
-    CaUnusable,
-    /// A member has no certificate yet, or one whose time is over.
-    CertificateMissing,
-    /// Postgres takes everything that is configured.
-    ConfigurationAccepted,
-    /// Postgres does not take a setting or a line of `pg_hba`; the last good one is in force.
-    ConfigurationRejected,
-    /// A member's Postgres ends again and again, and not because of its configuration.
-    ServerFails,
-    /// The spec makes no sense.
-    InvalidSpec,
-    /// An object that is wanted exists, and belongs to somebody else.
-    NotOurs,
-    /// The spec wants smaller volumes than there are.
-    VolumesLarger,
-    /// Something that should have worked did not.
-    OperationFailed,
-}
-
-impl ConditionReason {
-    fn name(self) -> String {
-        format!("{self:?}")
-    }
-}
+use pgraft_api::cluster::{ClusterMemberStatus, PgRaftClusterStatus, QuorumStatus};
+use pgraft_api::names;
 
 /// What a condition says.
 struct StatusVerdict {
-    type_: &'static str,
+    type_: ConditionType,
     holds: Option<bool>,
     reason: ConditionReason,
     message: String,
@@ -221,7 +149,7 @@ fn members(
         name: shown_name(subject, group, m.id),
         address: m.address.host().to_owned(),
         port: i32::from(m.address.port()),
-        role: m.role.to_string(),
+        role: m.role,
         leader: group.leader == Some(m.id),
         primary: group.primary == Some(m.id),
         reachable: m.reachable,
@@ -289,7 +217,7 @@ impl StatusInput<'_> {
     fn failures(&self) -> Vec<(ConditionReason, String)> {
         let reason = |failure: &ObjectFailure| {
             if failure.is_name_taken() {
-                ConditionReason::NotOurs
+                ConditionReason::ForeignObject
             } else {
                 ConditionReason::OperationFailed
             }
@@ -336,7 +264,7 @@ impl StatusInput<'_> {
                 Step::Steady if self.seen.failing.errors().next().is_some() => {
                     ConditionReason::OperationFailed
                 }
-                Step::Steady => ConditionReason::AsWanted,
+                Step::Steady => ConditionReason::AsExpected,
                 Step::Wait(why) => waiting(why),
                 _ if in_the_making => ConditionReason::Bootstrapping,
                 Step::CreateVolume(_) | Step::CreatePod { .. } | Step::AddNode(_) => {
@@ -384,7 +312,11 @@ impl StatusInput<'_> {
     fn ready(&self) -> StatusVerdict {
         let all = self.ready == self.subject.replicas && self.writes().0;
         // Objects that are brought up to date do not make a ready cluster less ready.
-        let was = self.before.conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True");
+        let was = self
+            .before
+            .conditions
+            .iter()
+            .any(|c| c.type_ == ConditionType::Ready.as_str() && c.status == "True");
         let updating =
             was && (self.reason() == ConditionReason::Updating || self.asks_for_a_primary());
         // Neither does a storage class that can't expand volumes. Degraded says so.
@@ -395,12 +327,12 @@ impl StatusInput<'_> {
         let at_rest = *self.outcome == StepOutcome::Took(Step::Steady) || updating || stuck;
         let holds = all && at_rest && only_that;
         let reason = match self.reason() {
-            _ if holds => ConditionReason::AsWanted,
-            ConditionReason::AsWanted => self.writes().1, // at rest, and still not all ready
+            _ if holds => ConditionReason::AsExpected,
+            ConditionReason::AsExpected => self.writes().1, // at rest, and still not all ready
             other => other,
         };
         let message = if holds { self.all_ready() } else { self.message() };
-        StatusVerdict { type_: "Ready", holds: Some(holds), reason, message }
+        StatusVerdict { type_: ConditionType::Ready, holds: Some(holds), reason, message }
     }
 
     /// Whether another primary is asked for: the one that is there serves until it is not.
@@ -423,7 +355,7 @@ impl StatusInput<'_> {
             group.failover.as_ref().is_some_and(|f| f.phase == Phase::Recruiting)
         };
         match self.seen.group.as_ref().map(|group| (group, group.primary)) {
-            None => (false, ConditionReason::NobodyAnswers),
+            None => (false, ConditionReason::NoMemberAnswers),
             Some((group, _)) if looked_for(group) => (false, ConditionReason::NoPrimary),
             Some((group, _)) if group.failover.is_some() && group.available < group.required() => {
                 (false, ConditionReason::NoQuorum)
@@ -456,13 +388,13 @@ impl StatusInput<'_> {
             }
             _ => "nobody takes writes".into(),
         };
-        StatusVerdict { type_: "Available", holds: Some(holds), reason, message }
+        StatusVerdict { type_: ConditionType::Available, holds: Some(holds), reason, message }
     }
 
     fn progressing(&self) -> StatusVerdict {
         let holds = self.goes_on() && *self.outcome != StepOutcome::Took(Step::Steady);
         StatusVerdict {
-            type_: "Progressing",
+            type_: ConditionType::Progressing,
             holds: Some(holds),
             reason: self.reason(),
             message: self.message(),
@@ -497,8 +429,13 @@ impl StatusInput<'_> {
         }
         let words: Vec<&str> = trouble.iter().map(|(_, words)| words.as_str()).collect();
         let message = if trouble.is_empty() { "nothing is wrong".into() } else { words.join("; ") };
-        let reason = trouble.first().map_or(ConditionReason::AsWanted, |(reason, _)| *reason);
-        StatusVerdict { type_: "Degraded", holds: Some(!trouble.is_empty()), reason, message }
+        let reason = trouble.first().map_or(ConditionReason::AsExpected, |(reason, _)| *reason);
+        StatusVerdict {
+            type_: ConditionType::Degraded,
+            holds: Some(!trouble.is_empty()),
+            reason,
+            message,
+        }
     }
 
     /// Whether the pass itself found nothing wrong.
@@ -528,9 +465,9 @@ impl StatusInput<'_> {
     fn quorum_healthy(&self) -> StatusVerdict {
         let Some(group) = &self.seen.group else {
             return StatusVerdict {
-                type_: "QuorumHealthy",
+                type_: ConditionType::QuorumHealthy,
                 holds: None,
-                reason: ConditionReason::NobodyAnswers,
+                reason: ConditionReason::NoMemberAnswers,
                 message: "no member answered".into(),
             };
         };
@@ -555,7 +492,7 @@ impl StatusInput<'_> {
                 .collect();
             message = format!("{message}; not heard of: {}", mute.join(", "));
         }
-        StatusVerdict { type_: "QuorumHealthy", holds: Some(holds), reason, message }
+        StatusVerdict { type_: ConditionType::QuorumHealthy, holds: Some(holds), reason, message }
     }
 }
 
@@ -568,7 +505,7 @@ fn is_silent(group: &GroupView, node: NodeId) -> bool {
 fn waiting(why: &WaitReason) -> ConditionReason {
     match why {
         WaitReason::BootstrapNodeStarting(..) => ConditionReason::Bootstrapping,
-        WaitReason::NobodyAnswers => ConditionReason::NobodyAnswers,
+        WaitReason::NobodyAnswers => ConditionReason::NoMemberAnswers,
         WaitReason::NoLeader => ConditionReason::NoLeader,
         WaitReason::NoQuorum => ConditionReason::NoQuorum,
         WaitReason::DataLost => ConditionReason::DataLost,
@@ -602,9 +539,9 @@ fn condition(
 ) -> Condition {
     let StatusVerdict { type_, holds, reason, message } = verdict;
     let status = holds.map_or("Unknown", |holds| if holds { "True" } else { "False" });
-    let same = before.conditions.iter().find(|c| c.type_ == type_ && c.status == status);
+    let same = before.conditions.iter().find(|c| c.type_ == type_.as_str() && c.status == status);
     Condition {
-        type_: type_.to_owned(),
+        type_: type_.as_str().to_owned(),
         status: status.to_owned(),
         reason: reason.name(),
         message,

@@ -5,8 +5,8 @@ use std::fmt;
 use std::time::Duration;
 
 use super::certificates::Work;
-use super::names::{ObjectKey, PodRole, SecretKind};
 use super::validate::Invalid;
+use pgraft_api::names::{ObjectKey, PodRole, SecretKind};
 
 /// How often the leader of a cluster at rest is asked. A member that it does not reach is to be out
 /// of the Services within two seconds of its word.
@@ -265,7 +265,7 @@ impl Step {
 
     /// The short words of the column STATUS.
     pub fn phase(&self, cluster: &str) -> String {
-        let pod = |node: &NodeId| super::names::pod(cluster, *node);
+        let pod = |node: &NodeId| pgraft_api::names::pod(cluster, *node);
         match self {
             Self::CreateSecrets(_) => "Creating Secrets".into(),
             Self::DeleteSecret(kind) => format!("Deleting Secret {}", kind.name(cluster)),
@@ -295,7 +295,7 @@ impl Step {
 
 impl WaitReason {
     fn phase(&self, cluster: &str) -> String {
-        let pod = |node: &NodeId| super::names::pod(cluster, *node);
+        let pod = |node: &NodeId| pgraft_api::names::pod(cluster, *node);
         match self {
             Self::BootstrapNodeStarting(node, _) | Self::NewcomerStarting(node, _) => {
                 format!("Waiting for pod {}", pod(node))
@@ -333,7 +333,7 @@ impl WaitReason {
                 "this cluster had members, and their pods and volumes are gone: restore the volumes, or delete the PgRaftCluster to begin anew".into()
             }
             Self::NoPrimary(missing) if !missing.is_empty() => {
-                let pods: Vec<String> = missing.iter().map(|node| super::names::pod(cluster, *node)).collect();
+                let pods: Vec<String> = missing.iter().map(|node| pgraft_api::names::pod(cluster, *node)).collect();
                 format!("{phase}: the word of one of {} is missing; nobody takes writes until it is back", pods.join(", "))
             }
             Self::NoSuccessor(_) => {

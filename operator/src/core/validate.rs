@@ -7,12 +7,12 @@ use kube::ResourceExt;
 use pgraft_core::NodeId;
 
 use super::cluster::{ClusterSpec, ClusterTls, Image, Scheduling, Storage};
-use super::names::{self, ANNOTATION_RESTARTED_AT, SecretKind};
 use super::quantity;
 use super::standby;
-use crate::api::{
+use pgraft_api::cluster::{
     FailoverSpec, PgRaftCluster, PgRaftClusterSpec, SwitchoverSpec, TlsMode, TlsSpec,
 };
+use pgraft_api::names::{self, ANNOTATION_RESTARTED_AT, SecretKind};
 
 /// Why a spec can't be acted on.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

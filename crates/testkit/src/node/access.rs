@@ -3,7 +3,7 @@
 use super::TestNode;
 use crate::clients::{connect, connect_from_another_host};
 use crate::wait::until;
-use pgraft_instance::status::Status;
+use pgraft_api::instance::Status;
 use serde_json::Value;
 use std::io::{Read, Write};
 use std::net::TcpStream;

@@ -7,10 +7,10 @@ use std::sync::Arc;
 use super::identity::{ClientIdentity, LoginIdentity};
 use super::make::{OPERATOR_LIFETIME, Signer};
 use super::read;
-use crate::api::PgRaftCluster;
 use crate::controller::{Context, Error};
 use crate::core::certificates::{TlsSeen, is_settled};
-use crate::core::names::SecretKind;
+use pgraft_api::cluster::PgRaftCluster;
+use pgraft_api::names::SecretKind;
 
 /// The login of this pass, from the last one's where that still serves. None while there is no CA
 /// to sign a first one, or no password.

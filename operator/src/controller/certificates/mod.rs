@@ -29,11 +29,11 @@ use super::context::Context;
 use super::error::Error;
 use super::facts::Common;
 use super::freshness::Freshness;
-use crate::api::{PgRaftCluster, TlsMode};
 use crate::core::certificates::{self, CaTrouble, Certificate, NodeCertificate, TlsSeen, Work};
 use crate::core::cluster::ClusterTls;
-use crate::core::names::{self, SecretKind};
 use crate::core::{ClusterSpec, Observed, plan, render};
+use pgraft_api::cluster::{PgRaftCluster, TlsMode};
+use pgraft_api::names::{self, SecretKind};
 
 /// How often a user's own CA is looked at while nothing else asks for a close look: it carries no
 /// label that it could be watched by.

@@ -5,7 +5,7 @@ use pgraft_core::NodeId;
 use std::collections::BTreeMap;
 
 use crate::core::certificates::{CaTrouble, Certificate, NodeCertificate};
-use crate::core::names::SecretKind;
+use pgraft_api::names::SecretKind;
 
 /// What is remembered of one cluster's Secrets, each with the version that it had.
 #[derive(Debug, Default)]

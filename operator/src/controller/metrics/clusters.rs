@@ -2,6 +2,7 @@
 
 use kube::ResourceExt;
 use kube::runtime::reflector::Store;
+use pgraft_core::Role;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::MetricType;
@@ -10,8 +11,8 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use std::fmt;
 use std::sync::Arc;
 
-use crate::api::{PgRaftCluster, PgRaftClusterStatus};
 use crate::controller::Context;
+use pgraft_api::cluster::{PgRaftCluster, PgRaftClusterStatus};
 
 /// All clusters that are watched.
 pub struct Clusters {
@@ -38,12 +39,12 @@ const FIGURES: &[ClusterFigure] = &[
     ("replicas_desired", "Members that are wanted", |cr, _| one(cr.spec.replicas)),
     ("replicas_ready", "Members that count and whose pod is ready", |_, s| one(s.ready_replicas)),
     ("members", "Members of the Raft group, by role", |_, s| {
-        let of = |role: &str| {
+        let of = |role: Role| {
             i64::try_from(s.members.iter().filter(|m| m.role == role).count()).unwrap_or(i64::MAX)
         };
-        ["voter", "learner", "leaving"]
+        [Role::Voter, Role::Learner, Role::Leaving]
             .into_iter()
-            .map(|role| (Some(("role", role.to_owned())), of(role)))
+            .map(|role| (Some(("role", role.to_string())), of(role)))
             .collect()
     }),
     ("quorum_voters_required", "Voters that must agree to a change", |_, s| {

@@ -4,12 +4,12 @@ use kube::runtime::{reflector, watcher};
 use serde_json::json;
 
 use super::*;
-use crate::api::{PgRaftCluster, PgRaftClusterStatus};
 use crate::controller::Context;
 use crate::controller::sessions::Sessions;
 use crate::core::fixtures::{cr, healthy, wanted};
 use crate::core::status::{ConditionSubject, derive};
 use crate::core::validate::Defaults;
+use pgraft_api::cluster::{PgRaftCluster, PgRaftClusterStatus};
 
 fn cluster() -> PgRaftCluster {
     let mut cluster = cr(&json!({"replicas": 3, "storage": {"size": "1Gi"}}));

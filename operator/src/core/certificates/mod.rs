@@ -30,7 +30,7 @@ pub use read::{authority, key_of, node_certificate, trusted};
 pub use seen::{CaTrouble, Certificate, NodeCertificate, SecretSubject, TlsSeen};
 
 use super::cluster::ClusterTls;
-use super::names::SecretKind;
+use pgraft_api::names::SecretKind;
 
 /// For a changed Secret to be in its pod: the kubelet looks at least every 60 to 90 seconds, and
 /// the instance manager every second.

@@ -15,7 +15,7 @@ use x509_parser::pem::Pem;
 use x509_parser::prelude::FromDer;
 
 use super::seen::{CaTrouble, Certificate, NodeCertificate};
-use crate::core::names::ANNOTATION_TRUSTED_SINCE;
+use pgraft_api::names::ANNOTATION_TRUSTED_SINCE;
 
 type SecretData = BTreeMap<String, ByteString>;
 

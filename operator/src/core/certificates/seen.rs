@@ -5,7 +5,7 @@ use pgraft_core::NodeId;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use crate::core::names::SecretKind;
+use pgraft_api::names::SecretKind;
 
 /// The CA, the members' certificates, and what clients are told to trust.
 #[derive(Debug, Clone, PartialEq, Eq)]

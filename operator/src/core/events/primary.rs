@@ -1,8 +1,10 @@
 //! Changes of the primary, told once each: by what the status said before, so that an operator that
 //! has just begun does not tell old news.
 
-use super::{ClusterEvent, EventReason, holds, message, reason};
-use crate::api::{FailoverReason, LastFailoverStatus, PgRaftClusterStatus};
+use super::{ClusterEvent, has_reason, holds, message};
+use pgraft_api::cluster::{FailoverReason, LastFailoverStatus, PgRaftClusterStatus};
+use pgraft_api::conditions::{ConditionReason, ConditionType};
+use pgraft_api::events::EventReason;
 
 /// The change that the status did not have before. The members remember one: of several in a row
 /// while nobody looked, it is the last.
@@ -47,9 +49,10 @@ pub(super) fn refused(
     before: &PgRaftClusterStatus,
     after: &PgRaftClusterStatus,
 ) -> Option<ClusterEvent> {
-    const TYPE: &str = "SwitchoverDone";
+    const TYPE: ConditionType = ConditionType::SwitchoverDone;
     let is_new = message(before, TYPE) != message(after, TYPE);
-    let refused = holds(after, TYPE) == Some("False") && reason(after, TYPE) == "ChangeRefused";
+    let refused = holds(after, TYPE) == Some("False")
+        && has_reason(after, TYPE, ConditionReason::ChangeRefused);
     (refused && is_new)
         .then(|| ClusterEvent { reason: EventReason::ChangeRefused, note: message(after, TYPE) })
 }

@@ -22,7 +22,8 @@ use crate::core::group::{GroupView, MemberSeen};
 use crate::core::observed::{PodPhase, PodSeen};
 use crate::core::render::{configuration_hash, objects};
 use crate::core::step::{Step, WaitReason};
-use crate::core::{ClusterSpec, Observed, names};
+use crate::core::{ClusterSpec, Observed};
+use pgraft_api::names;
 
 /// How much WAL a standby may lack while another pod is restarted: one segment, so that it stays
 /// with the primary under any load.

@@ -10,7 +10,6 @@ use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
-use crate::api::RetentionPolicy;
 use crate::core::absence::Absences;
 use crate::core::failing::{Cause, ObjectTarget};
 use crate::core::failover::{SwitchoverRequest, request};
@@ -19,6 +18,7 @@ use crate::core::group::FailoverSeen;
 use crate::core::observed::{ObjectSeen, PodSeen};
 use crate::core::switchover_attempt::SwitchoverAttempt;
 use fate::{StepFate, fates};
+use pgraft_api::cluster::RetentionPolicy;
 
 #[derive(Debug)]
 struct PlanWorld {

@@ -10,10 +10,10 @@ use crate::core::certificates::{CaTrouble, Certificate};
 use crate::core::failing::Cause;
 use crate::core::fixtures::*;
 use crate::core::group::FailoverSeen;
-use crate::core::names::PodRole;
 use crate::core::observed::PodSeen;
 use crate::core::step::MembershipRequest;
 use crate::core::switchover_attempt::SwitchoverAttempt;
+use pgraft_api::names::PodRole;
 
 fn step(want: &ClusterSpec, seen: &mut Observed) -> Step {
     settle(want, seen);

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use super::metadata::{lasting_metadata, metadata};
 use crate::core::ClusterSpec;
 use crate::core::certificates::Certificate;
-use crate::core::names::{self, ANNOTATION_TRUSTED_SINCE, SecretKind};
+use pgraft_api::names::{self, ANNOTATION_TRUSTED_SINCE, SecretKind};
 
 /// A certificate and its key, in PEM.
 #[derive(Clone)]

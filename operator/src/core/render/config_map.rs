@@ -13,7 +13,7 @@ use super::places::{
 };
 use super::template::fnv1a;
 use crate::core::ClusterSpec;
-use crate::core::names::{self, GATEWAY_PORT, HTTP_PORT, POSTGRES_PORT, RAFT_PORT};
+use pgraft_api::names::{self, GATEWAY_PORT, HTTP_PORT, POSTGRES_PORT, RAFT_PORT};
 
 /// A Service leads clients to a pod for a second or two after it was told to stop, until every host
 /// has heard of it.

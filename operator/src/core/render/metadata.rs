@@ -4,8 +4,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference}
 use kube::Resource;
 use std::collections::BTreeMap;
 
-use crate::api::{PgRaftCluster, RetentionPolicy};
 use crate::core::ClusterSpec;
+use pgraft_api::cluster::{PgRaftCluster, RetentionPolicy};
 
 /// Metadata of an object that goes with its PgRaftCluster. The operator's own labels win over
 /// inherited ones.

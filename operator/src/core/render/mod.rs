@@ -29,7 +29,7 @@ pub use secrets::{OPERATOR_PASSWORD, Passwords, secret};
 pub use template::{Template, template};
 
 use super::ClusterSpec;
-use super::names::{ObjectKey, ObjectKind};
+use pgraft_api::names::{ObjectKey, ObjectKind};
 
 /// An object that is kept as rendered.
 #[derive(Debug, Clone, PartialEq)]

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use super::metadata::metadata;
 use crate::core::ClusterSpec;
-use crate::core::names;
+use pgraft_api::names;
 
 pub(super) fn pdb(want: &ClusterSpec, members: usize) -> PodDisruptionBudget {
     PodDisruptionBudget {

@@ -8,7 +8,7 @@ use super::metadata::metadata;
 use super::pod_spec::spec;
 use super::template::template;
 use crate::core::ClusterSpec;
-use crate::core::names;
+use pgraft_api::names;
 
 /// The pod of a member. `bootstrap` makes the cluster, where the volume is empty. `configured`: the
 /// ConfigMap is as the spec has it.

@@ -18,9 +18,9 @@ use super::places::{
     TLS_DIRECTORY,
 };
 use super::secrets::{OPERATOR_PASSWORD, REPLICATION_PASSWORD};
-use crate::api::PullPolicy;
 use crate::core::ClusterSpec;
-use crate::core::names::{self, GATEWAY_PORT, HTTP_PORT, POSTGRES_PORT, RAFT_PORT, SecretKind};
+use pgraft_api::cluster::PullPolicy;
+use pgraft_api::names::{self, GATEWAY_PORT, HTTP_PORT, POSTGRES_PORT, RAFT_PORT, SecretKind};
 
 /// The name of the container.
 const CONTAINER: &str = "postgres";

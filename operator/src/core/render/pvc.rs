@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use super::metadata::lasting_metadata;
 use crate::core::ClusterSpec;
-use crate::core::names;
+use pgraft_api::names;
 
 /// The volume of a member: as large as the spec has it, and no smaller than the largest one that is
 /// there.

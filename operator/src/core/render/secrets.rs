@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use super::metadata::lasting_metadata;
 use crate::core::ClusterSpec;
-use crate::core::names::{self, GATEWAY_PORT, POSTGRES_PORT, SecretKind};
+use pgraft_api::names::{self, GATEWAY_PORT, POSTGRES_PORT, SecretKind};
 
 /// The key in `-internal` of the role that standbys stream as.
 pub(super) const REPLICATION_PASSWORD: &str = "replication-password";

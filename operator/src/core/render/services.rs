@@ -7,9 +7,9 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use std::collections::BTreeMap;
 
 use super::metadata::metadata;
-use crate::api::ReadWrite;
 use crate::core::ClusterSpec;
-use crate::core::names::{self, GATEWAY_PORT, HTTP_PORT, POSTGRES_PORT, PodRole, RAFT_PORT};
+use pgraft_api::cluster::ReadWrite;
+use pgraft_api::names::{self, GATEWAY_PORT, HTTP_PORT, POSTGRES_PORT, PodRole, RAFT_PORT};
 
 /// IPv6 and IPv4 where the Kubernetes cluster has both.
 const DUAL_STACK: &str = "PreferDualStack";

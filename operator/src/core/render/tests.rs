@@ -5,7 +5,7 @@ use serde_json::json;
 use super::*;
 use crate::core::ClusterSpec;
 use crate::core::fixtures::{id, parsed, wanted};
-use crate::core::names::SecretKind;
+use pgraft_api::names::SecretKind;
 
 fn rich() -> ClusterSpec {
     parsed(&json!({

@@ -5,8 +5,9 @@ use pgraft_core::NodeId;
 use pgraft_core::configuration::ConfigurationStatus;
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{ConditionReason, StatusInput, StatusVerdict};
-use crate::core::names;
+use super::{StatusInput, StatusVerdict};
+use pgraft_api::conditions::{ConditionReason, ConditionType};
+use pgraft_api::names;
 
 /// Problems that are told in full; of more only how many.
 const MAX_SHOWN: usize = 5;
@@ -14,15 +15,15 @@ const MAX_SHOWN: usize = 5;
 impl StatusInput<'_> {
     /// None where no member has said anything yet.
     pub(super) fn configuration(&self) -> Option<StatusVerdict> {
-        let type_ = "ConfigurationValid";
+        let type_ = ConditionType::ConfigurationValid;
         let said = &self.seen.configurations;
         if said.is_empty() {
-            let known = self.before.conditions.iter().any(|c| c.type_ == type_);
+            let known = self.before.conditions.iter().any(|c| c.type_ == type_.as_str());
             let message = "no member answered".to_owned();
             return known.then_some(StatusVerdict {
                 type_,
                 holds: None,
-                reason: ConditionReason::NobodyAnswers,
+                reason: ConditionReason::NoMemberAnswers,
                 message,
             });
         }
@@ -88,10 +89,10 @@ fn in_force(said: &BTreeMap<NodeId, ConfigurationStatus>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::PgRaftClusterStatus;
     use crate::core::fixtures::*;
     use crate::core::status::{ConditionSubject, derive};
     use crate::core::step::{Step, StepOutcome};
+    use pgraft_api::cluster::PgRaftClusterStatus;
     use pgraft_core::configuration::{Problem, ServerFailure};
 
     const SUBJECT: ConditionSubject<'_> = ConditionSubject {

@@ -5,12 +5,15 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use pgraft_core::failover::{self, TermEndReason as Cause};
 
-use super::{ConditionReason, ConditionSubject, StatusInput, StatusVerdict, shown_name};
-use crate::api::{FailoverReason, LastFailoverStatus, PgRaftClusterStatus, SwitchoverStatus};
+use super::{ConditionSubject, StatusInput, StatusVerdict, shown_name};
 use crate::core::failover::{SwitchoverRequest, request};
 use crate::core::group::GroupView;
-use crate::core::names;
 use crate::core::step::{MembershipRequest, Step, StepOutcome, WaitReason};
+use pgraft_api::cluster::{
+    FailoverReason, LastFailoverStatus, PgRaftClusterStatus, SwitchoverStatus,
+};
+use pgraft_api::conditions::{ConditionReason, ConditionType};
+use pgraft_api::names;
 
 /// The latest change that is complete. Who lags behind tells of an earlier one, and is not
 /// believed.
@@ -66,12 +69,17 @@ impl StatusInput<'_> {
     pub(super) fn switchover(&self) -> Option<StatusVerdict> {
         let wanted = self.subject.switchover?;
         let verdict = |holds, reason, message| {
-            Some(StatusVerdict { type_: "SwitchoverDone", holds: Some(holds), reason, message })
+            Some(StatusVerdict {
+                type_: ConditionType::SwitchoverDone,
+                holds: Some(holds),
+                reason,
+                message,
+            })
         };
         if self.switchover_done().is_some() {
             return verdict(
                 true,
-                ConditionReason::AsWanted,
+                ConditionReason::AsExpected,
                 format!("{wanted} became the primary"),
             );
         }

@@ -3,15 +3,17 @@
 
 use pgraft_core::NodeId;
 
-use super::{ConditionReason, StatusInput, StatusVerdict};
+use super::{StatusInput, StatusVerdict};
 use crate::core::certificates::CaTrouble;
-use crate::core::{names, quantity};
+use crate::core::quantity;
+use pgraft_api::conditions::{ConditionReason, ConditionType};
+use pgraft_api::names;
 
 impl StatusInput<'_> {
     /// How far a rolling restart is.
     pub(super) fn pods_up_to_date(&self) -> StatusVerdict {
         let verdict = |holds, reason, message| StatusVerdict {
-            type_: "PodsUpToDate",
+            type_: ConditionType::PodsUpToDate,
             holds,
             reason,
             message,
@@ -28,7 +30,7 @@ impl StatusInput<'_> {
         if stale.is_empty() {
             return verdict(
                 Some(true),
-                ConditionReason::AsWanted,
+                ConditionReason::AsExpected,
                 "every pod is as the spec has it".into(),
             );
         }
@@ -45,7 +47,7 @@ impl StatusInput<'_> {
     /// waits for it.
     pub(super) fn reconciled(&self) -> StatusVerdict {
         let verdict = |holds, reason, message| StatusVerdict {
-            type_: "Reconciled",
+            type_: ConditionType::Reconciled,
             holds: Some(holds),
             reason,
             message,
@@ -53,7 +55,7 @@ impl StatusInput<'_> {
         let mut failures = self.failures();
         failures.extend(self.larger_volume().map(|words| (ConditionReason::VolumesLarger, words)));
         let Some((reason, _)) = failures.first() else {
-            return verdict(true, ConditionReason::AsWanted, "no operation fails".into());
+            return verdict(true, ConditionReason::AsExpected, "no operation fails".into());
         };
         let words: Vec<&str> = failures.iter().map(|(_, words)| words.as_str()).collect();
         verdict(false, *reason, words.join("; "))
@@ -79,7 +81,12 @@ impl StatusInput<'_> {
     pub(super) fn certificates(&self) -> Option<StatusVerdict> {
         let tls = self.seen.tls.as_ref()?;
         let verdict = |holds, reason, message| {
-            Some(StatusVerdict { type_: "CertificatesReady", holds: Some(holds), reason, message })
+            Some(StatusVerdict {
+                type_: ConditionType::CertificatesReady,
+                holds: Some(holds),
+                reason,
+                message,
+            })
         };
         if let Err(trouble) = &tls.ca
             && *trouble != CaTrouble::NotMade

@@ -97,8 +97,8 @@ impl Step {
 mod tests {
     use super::*;
     use crate::core::fixtures::id;
-    use crate::core::names::SecretKind;
     use crate::core::step::WaitReason;
+    use pgraft_api::names::SecretKind;
 
     #[test]
     fn apart_and_together_again() {

@@ -1,6 +1,7 @@
 //! What the operator has seen.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use pgraft_core::Role;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -84,8 +85,9 @@ pub struct ClusterMemberStatus {
     /// The port of that.
     pub port: i32,
 
-    /// learner, voter or leaving.
-    pub role: String,
+    /// The role in the Raft group.
+    #[schemars(with = "String", extend("enum" = ["learner", "voter", "leaving"]))]
+    pub role: Role,
 
     /// Whether it is the Raft leader.
     pub leader: bool,

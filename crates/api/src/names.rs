@@ -20,7 +20,7 @@ pub const LABEL_SERVING: &str = "pgraft.io/serving";
 /// `true` on a volume whose member has left: it gets no pod again.
 pub const LABEL_RETIRED: &str = "pgraft.io/retired";
 
-/// On a pod: what it was made from, as [`super::render::Template`] writes it.
+/// On a pod: what it was made from, as the operator writes it.
 pub const ANNOTATION_TEMPLATE: &str = "pgraft.io/pod-template";
 /// On a pod: the configuration that its ConfigMap has, as a hash. A change of it makes the kubelet
 /// refresh the pod's files at once.

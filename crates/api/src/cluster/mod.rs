@@ -4,15 +4,14 @@
 //! can be said in OpenAPI or CEL is said here, so that the API server refuses it with words that a
 //! person understands.
 
-mod cluster;
 mod crd;
 mod metadata;
 mod parts;
+mod spec;
 mod standby;
 mod status;
 mod tls;
 
-pub use cluster::{PgRaftCluster, PgRaftClusterSpec};
 pub use crd::{crd, crd_yaml};
 pub use metadata::{AnnotationValue, InheritedMetadata, LabelValue};
 pub use parts::{
@@ -20,6 +19,8 @@ pub use parts::{
     RaftSpec, ReadWrite, RetentionPolicy, ServicesSpec, StorageSpec, SwitchoverSpec,
     VolumeRetention,
 };
+pub use pgraft_core::Role;
+pub use spec::{PgRaftCluster, PgRaftClusterSpec};
 pub use standby::StandbySpec;
 pub use status::{
     ClusterMemberStatus, FailoverReason, LastFailoverStatus, PgRaftClusterStatus, QuorumStatus,

@@ -4,15 +4,15 @@
 #![allow(clippy::unwrap_used, reason = "a test may")]
 
 use kube_cel::Validator;
+use pgraft_api::cluster::{crd, crd_yaml};
 use pgraft_core::instance_config::{INCLUDE_DIRECTIVES, RESERVED_PARAMETERS};
-use pgraft_operator::api::{crd, crd_yaml};
 use serde_json::{Value, json};
 use std::path::Path;
 
 #[test]
 fn committed_files_are_what_is_generated() {
     let generated = crd_yaml().unwrap();
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     for file in ["crds/pgraftclusters.yaml", "charts/pgraft-operator/files/pgraftclusters.yaml"] {
         let committed = std::fs::read_to_string(root.join(file)).unwrap();
         assert!(
