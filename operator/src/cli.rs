@@ -4,10 +4,10 @@
 use clap::{Args, Parser, Subcommand};
 use std::net::SocketAddr;
 
-use crate::controller::election::LeaseLocation;
-use crate::controller::run::OperatorSettings;
-use crate::controller::telemetry::Format;
-use crate::core::validate::Defaults;
+use crate::cluster::validate::Defaults;
+use crate::election::LeaseLocation;
+use crate::run::OperatorSettings;
+use crate::telemetry::Format;
 
 /// Keeps PgRaftClusters as they are described.
 #[derive(Debug, Parser)]

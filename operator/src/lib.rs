@@ -1,10 +1,20 @@
-//! The operator: keeps every `PgRaftCluster` as it is described.
+//! The operator: turns a `PgRaftCluster` into pods, volumes, Services and Secrets.
 //!
 //! ```text
-//!  core/        what is decided: validate, plan, render, status. Pure
-//!  controller/  observe ▸ validate ▸ plan ▸ act ▸ publish, and what is needed for that: Kubernetes, SQL, Events
+//!  run, cli     the process
+//!  cluster/     one pass over one PgRaftCluster: observe ▸ validate ▸ plan ▸ act ▸ status
+//!  election/    which replica of the operator is active
+//!  metrics/, http, telemetry
+//!  kubernetes/  reads and writes single objects
 //! ```
+//!
+//! Each part uses only parts below it.
 
 pub mod cli;
-pub mod controller;
-pub mod core;
+pub mod cluster;
+pub mod election;
+pub mod http;
+pub mod kubernetes;
+pub mod metrics;
+pub mod run;
+pub mod telemetry;

@@ -3,7 +3,7 @@
 
 use clap::Parser;
 use pgraft_operator::cli::{OperatorCli, OperatorCommand};
-use pgraft_operator::controller::{run, telemetry};
+use pgraft_operator::{run, telemetry};
 use std::error::Error;
 use std::io::Write;
 

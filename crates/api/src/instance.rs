@@ -1,4 +1,4 @@
-//! The body of `/status`: what this node is, as other nodes, the operator and people read it.
+//! The body of the instance manager's `/status`, for other nodes, the operator and people.
 
 use pgraft_core::configuration::ConfigurationStatus;
 use pgraft_core::{NodeId, NodeStatus};
@@ -8,19 +8,19 @@ use std::fmt;
 /// The body of `/status`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
-    /// This node.
+    /// The node.
     pub node_id: NodeId,
-    /// What its Postgres server does.
+    /// The role of its Postgres server.
     pub role: ServerRole,
-    /// What `/readyz` says.
+    /// Whether `/readyz` succeeds.
     pub ready: bool,
     /// Its Postgres server.
     pub postgres: PostgresStatus,
-    /// Its Raft member; null when it doesn't answer.
+    /// Its Raft member; null if it does not answer.
     pub raft: Option<NodeStatus>,
-    /// Who takes writes, as far as this node knows.
+    /// The primary, as far as this node knows.
     pub primary: Option<Upstream>,
-    /// Whether what is configured is in force.
+    /// Whether the configuration is in force.
     #[serde(default)]
     pub configuration: ConfigurationStatus,
 }
@@ -42,33 +42,33 @@ impl fmt::Display for Upstream {
     }
 }
 
-/// As it is written for people and in URLs: an IPv6 address in brackets.
+/// `host:port`, with an IPv6 address in brackets.
 pub fn host_and_port(host: &str, port: u16) -> String {
     if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
 }
 
-/// What a Postgres server does.
+/// The role of a Postgres server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ServerRole {
-    /// Takes writes.
+    /// The primary.
     Primary,
-    /// Follows.
+    /// A standby.
     Standby,
-    /// Doesn't answer yet, or not now.
+    /// The server does not answer.
     Starting,
 }
 
 /// The Postgres server's part of [`Status`].
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PostgresStatus {
-    /// A postmaster is there.
+    /// Whether a postmaster runs.
     pub running: bool,
-    /// None while it doesn't answer, like all that follow.
+    /// Whether it is in recovery. None while the server does not answer, like the next fields.
     pub in_recovery: Option<bool>,
-    /// A standby's walreceiver is streaming.
+    /// Standby: whether the walreceiver streams.
     pub streaming: Option<bool>,
-    /// Of the WAL that is written or received.
+    /// The timeline of the WAL that is written or received.
     pub timeline: Option<u32>,
     /// Standby: the end of the WAL that was received and flushed.
     pub receive_lsn: Option<String>,
@@ -77,13 +77,12 @@ pub struct PostgresStatus {
     pub replay_lsn: Option<String>,
     /// Primary: the end of the WAL that was flushed.
     pub flush_lsn: Option<String>,
-    /// A changed setting takes effect at the next restart only.
+    /// Whether a changed setting requires a restart.
     pub pending_restart: Option<bool>,
-    /// What keeps it from doing what its clients need, while that lasts.
+    /// Why the server cannot serve its clients, while that lasts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub degraded: Option<String>,
-    /// Why `pgraft-instance` has killed a server as unresponsive, the last time since its own
-    /// start.
+    /// Why the instance manager last killed the server as unresponsive, since its own start.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unresponsive: Option<String>,
 }

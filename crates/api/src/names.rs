@@ -1,23 +1,22 @@
-//! What things are called, and the labels that find them again. Said once; everybody else asks
-//! here.
+//! Names, labels, annotations and ports of the objects of a cluster.
 
 use pgraft_core::NodeId;
 use pgraft_core::instance_config::certificate_name;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-/// Which cluster an object belongs to. The operator watches nothing that does not carry it.
+/// The cluster of an object. The operator watches only objects with this label.
 pub const LABEL_CLUSTER: &str = "pgraft.io/cluster";
-/// Who made an object.
+/// The program that created an object.
 pub const LABEL_MANAGED_BY: &str = "app.kubernetes.io/managed-by";
-/// A member's number, on its pod and its volume.
+/// The node id of a member, on its pod and its volume.
 pub const LABEL_NODE: &str = "pgraft.io/node-id";
 /// [`PodRole`], on pods.
 pub const LABEL_ROLE: &str = "pgraft.io/role";
-/// `true` on a pod that the Services may lead clients to; `false` while the leader does not reach
-/// its member.
+/// `true` on a pod that the Services may select; `false` while the leader does not reach its
+/// member.
 pub const LABEL_SERVING: &str = "pgraft.io/serving";
-/// `true` on a volume whose member has left: it gets no pod again.
+/// `true` on a volume whose member has left. It is never used again.
 pub const LABEL_RETIRED: &str = "pgraft.io/retired";
 
 /// On a pod: what it was made from, as the operator writes it.
@@ -25,15 +24,14 @@ pub const ANNOTATION_TEMPLATE: &str = "pgraft.io/pod-template";
 /// On a pod: the configuration that its ConfigMap has, as a hash. A change of it makes the kubelet
 /// refresh the pod's files at once.
 pub const ANNOTATION_CONFIGURATION: &str = "pgraft.io/configuration";
-/// `true` on a pod that was made while the ConfigMap `-instance` could not be applied.
+/// `true` on a pod that was created while the ConfigMap `-instance` could not be applied.
 pub const ANNOTATION_OUTDATED: &str = "pgraft.io/outdated-configuration";
-/// On a PgRaftCluster: another value than before, and all its pods are restarted, one after the
-/// other.
+/// On a PgRaftCluster: a new value restarts all its pods, one at a time.
 pub const ANNOTATION_RESTARTED_AT: &str = "pgraft.io/restarted-at";
-/// On a member's certificate Secret: since when its `ca.crt` reads as it does.
+/// On a member's certificate Secret: when its `ca.crt` last changed.
 pub const ANNOTATION_TRUSTED_SINCE: &str = "pgraft.io/trusted-since";
 
-/// The one field manager.
+/// The operator's field manager.
 pub const FIELD_MANAGER: &str = "pgraft-operator";
 
 /// Postgres' port in every pod and Service.
@@ -45,12 +43,12 @@ pub const HTTP_PORT: u16 = 8008;
 /// The read-write gateway's port in every pod.
 pub const GATEWAY_PORT: u16 = 6432;
 
-/// What a pod is to those who look for one.
+/// The role of a pod, for Services.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum PodRole {
-    /// Takes writes.
+    /// The primary.
     Primary,
-    /// Follows.
+    /// A standby.
     Replica,
 }
 
@@ -69,18 +67,18 @@ impl PodRole {
     }
 }
 
-/// The kinds of object that the operator applies and keeps as rendered.
+/// The kinds of objects that the operator applies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ObjectKind {
-    /// The instance manager's configuration.
+    /// The configuration of the instance managers, and the last valid spec.
     ConfigMap,
     /// `-rw -ro -r -pods`.
     Service,
-    /// Keeps the quorum through drains.
+    /// Protects the quorum during drains.
     PodDisruptionBudget,
 }
 
-/// One object among those of a cluster.
+/// An object of a cluster.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ObjectKey {
     /// Its kind.
@@ -95,17 +93,17 @@ impl fmt::Display for ObjectKey {
     }
 }
 
-/// The Secrets of a cluster: made once, with random passwords or a key. The CA alone is written
-/// anew, when it grows old.
+/// The Secrets of a cluster, created once with random passwords or a key. Only the CA is replaced,
+/// before it expires.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum SecretKind {
-    /// Passwords that only pgraft uses.
+    /// Passwords for pgraft's own use.
     Internal,
-    /// What an application needs to connect.
+    /// The login of an application.
     App,
-    /// The password of the role `postgres`, when it was asked for.
+    /// The login of the role `postgres`, if the spec enables it.
     Superuser,
-    /// The CA that signs the members' certificates, where the user has none.
+    /// The operator's own CA, unless the spec names another one.
     Ca,
 }
 
@@ -124,12 +122,12 @@ impl SecretKind {
     }
 }
 
-/// The pod of a member, and its volume.
+/// The name of a member's pod and of its volume.
 pub fn pod(cluster: &str, node: NodeId) -> String {
     format!("{cluster}-{node}")
 }
 
-/// The member whose pod is called so.
+/// The member whose pod has this name.
 pub fn node_of_pod(cluster: &str, pod: &str) -> Option<NodeId> {
     let id = pod.strip_prefix(cluster)?.strip_prefix('-')?;
     NodeId::new(id.parse().ok()?).ok().filter(|node| self::pod(cluster, *node) == pod)
@@ -146,7 +144,7 @@ pub fn certificate_of(cluster: &str, secret: &str) -> Option<NodeId> {
     NodeId::new(id.parse().ok()?).ok()
 }
 
-/// All names that a member is called by, from within the namespace and from others.
+/// All names of a member in its certificate, from inside and outside of the namespace.
 pub fn certificate_names(cluster: &str, namespace: &str, node: NodeId) -> BTreeSet<String> {
     let pod = format!("{}.{}", pod(cluster, node), pods_service(cluster));
     let hosts =
@@ -170,17 +168,17 @@ pub fn pods_service(cluster: &str) -> String {
     format!("{cluster}-pods")
 }
 
-/// The Service that leads to the primary.
+/// The Service for the primary.
 pub fn rw_service(cluster: &str) -> String {
     format!("{cluster}-rw")
 }
 
-/// The Service that leads to the followers.
+/// The Service for the standbys.
 pub fn ro_service(cluster: &str) -> String {
     format!("{cluster}-ro")
 }
 
-/// The Service that leads to any member.
+/// The Service for any member.
 pub fn r_service(cluster: &str) -> String {
     format!("{cluster}-r")
 }
@@ -190,12 +188,12 @@ pub fn instance_config(cluster: &str) -> String {
     format!("{cluster}-instance")
 }
 
-/// The same, as a key.
+/// The ConfigMap with `instance.yaml`, as a key.
 pub fn instance_config_key(cluster: &str) -> ObjectKey {
     ObjectKey { kind: ObjectKind::ConfigMap, name: instance_config(cluster) }
 }
 
-/// The ConfigMap with the last spec that was accepted.
+/// The ConfigMap with the last valid spec.
 pub fn accepted_spec(cluster: &str) -> String {
     format!("{cluster}-spec")
 }
@@ -205,12 +203,12 @@ pub fn budget(cluster: &str) -> String {
     format!("{cluster}-quorum")
 }
 
-/// Objects that earlier operators made under other names.
+/// Objects that earlier versions created under other names.
 pub fn former_objects(cluster: &str) -> [ObjectKey; 1] {
     [ObjectKey { kind: ObjectKind::PodDisruptionBudget, name: cluster.to_owned() }]
 }
 
-/// The host name under which a member is known in the group, the same for as long as it lives.
+/// The host name of a member in the group. It never changes.
 pub fn host(cluster: &str, namespace: &str, node: NodeId) -> String {
     format!("{}.{}.{namespace}.svc", pod(cluster, node), pods_service(cluster))
 }
@@ -220,7 +218,7 @@ pub fn selector(cluster: &str) -> String {
     format!("{LABEL_CLUSTER}={cluster}")
 }
 
-/// The labels of everything that belongs to a cluster.
+/// The labels of every object of a cluster.
 pub fn labels(cluster: &str) -> BTreeMap<String, String> {
     [
         ("app.kubernetes.io/name", "postgresql"),
@@ -234,7 +232,7 @@ pub fn labels(cluster: &str) -> BTreeMap<String, String> {
     .collect()
 }
 
-/// The labels of what belongs to one member.
+/// The labels of an object of one member.
 pub fn node_labels(cluster: &str, node: NodeId) -> BTreeMap<String, String> {
     let mut labels = labels(cluster);
     labels.insert(LABEL_NODE.to_owned(), node.to_string());

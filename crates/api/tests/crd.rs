@@ -1,5 +1,5 @@
-//! The CRD: what is committed is what is generated, and its CEL rules refuse what makes no sense,
-//! in words that a person understands.
+//! The CRD: the committed files match the generated ones, and the CEL rules refuse invalid objects
+//! with a clear message.
 
 #![allow(clippy::unwrap_used, reason = "a test may")]
 
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use std::path::Path;
 
 #[test]
-fn committed_files_are_what_is_generated() {
+fn committed_files_match_the_generated_ones() {
     let generated = crd_yaml().unwrap();
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     for file in ["crds/pgraftclusters.yaml", "charts/pgraft-operator/files/pgraftclusters.yaml"] {
@@ -30,7 +30,7 @@ fn named(name: &str, spec: &Value) -> Value {
     json!({"apiVersion": "pgraft.io/v1alpha1", "kind": "PgRaftCluster", "metadata": {"name": name}, "spec": spec})
 }
 
-/// What the API server would say, one message a broken rule.
+/// The messages of the API server, one for each broken rule.
 fn refusals(new: &Value, old: Option<&Value>) -> Vec<String> {
     let crd = crd().unwrap();
     let schema = serde_json::to_value(
@@ -60,7 +60,7 @@ fn the_example_is_accepted() {
 }
 
 #[test]
-fn what_is_refused_when_it_is_made() {
+fn refuses_an_invalid_spec() {
     let cases = [
         (json!({"replicas": 0, "storage": {"size": "1Gi"}}), "replicas must be at least 1"),
         (json!({"replicas": 65, "storage": {"size": "1Gi"}}), "replicas must be at most 64"),
@@ -72,7 +72,7 @@ fn what_is_refused_when_it_is_made() {
         ),
         (
             json!({"storage": {"size": "1Gi"}, "raft": {"heartbeatInterval": "soon"}}),
-            "raft.heartbeatInterval must be a time such as 100ms or 2s",
+            "raft.heartbeatInterval must be a duration such as 100ms or 2s",
         ),
         (
             json!({"storage": {"size": "1Gi"}, "postgresql": {"parameters": {"pgraft.port": "1"}}}),
@@ -80,11 +80,11 @@ fn what_is_refused_when_it_is_made() {
         ),
         (
             json!({"storage": {"size": "1Gi"}, "bootstrap": {"initdb": {"database": "postgres"}}}),
-            "must be a database of your own",
+            "must not be postgres, template0 or template1",
         ),
         (
             json!({"storage": {"size": "1Gi"}, "bootstrap": {"initdb": {"owner": "pg_monitor"}}}),
-            "must be a role of your own",
+            "must not be postgres, or start with pg_ or pgraft_",
         ),
     ];
     for (spec, words) in cases {
@@ -94,12 +94,12 @@ fn what_is_refused_when_it_is_made() {
 }
 
 #[test]
-fn tls_that_makes_no_sense() {
+fn refuses_invalid_tls() {
     let with = |tls: Value| json!({"storage": {"size": "1Gi"}, "tls": tls});
     let cases = [
         (
             json!({"mode": "Disabled", "caSecret": "mine"}),
-            "tls.caSecret makes no sense where tls.mode is Disabled",
+            "tls.caSecret must not be set if tls.mode is Disabled",
         ),
         (json!({"caSecret": "demo-ca"}), "tls.caSecret must not be <name>-ca"),
         (
@@ -129,7 +129,7 @@ fn tls_that_makes_no_sense() {
 }
 
 #[test]
-fn failover_that_makes_no_sense() {
+fn refuses_an_invalid_failover_or_switchover() {
     let with = |failover: Value, switchover: Value| {
         let mut spec = json!({"storage": {"size": "1Gi"}, "failover": failover});
         if !switchover.is_null() {
@@ -147,7 +147,7 @@ fn failover_that_makes_no_sense() {
         (
             json!({"replaceAfter": "1d"}),
             Value::Null,
-            "failover.replaceAfter must be a time such as 90s, 10m or 24h",
+            "failover.replaceAfter must be a duration such as 90s, 10m or 24h",
         ),
         (
             json!({"replaceAfter": "5s"}),
@@ -159,7 +159,7 @@ fn failover_that_makes_no_sense() {
             Value::Null,
             "failover.replaceAfter must be longer than failover.leaseTimeout",
         ),
-        (json!({}), json!({"target": "demo-3"}), "switchover needs failover.enabled"),
+        (json!({}), json!({"target": "demo-3"}), "switchover requires failover.enabled"),
         (
             on(),
             json!({"target": "demo-two"}),
@@ -191,9 +191,9 @@ fn failover_that_makes_no_sense() {
 }
 
 #[test]
-fn a_cluster_with_tls_keeps_it_and_one_without_stays_without() {
+fn refuses_a_change_of_the_tls_mode() {
     let with = |tls: Value| object(&json!({"storage": {"size": "1Gi"}, "tls": tls}));
-    let words = "tls.mode is chosen when the cluster is made: members with TLS and members without do not talk to each other";
+    let words = "tls.mode cannot be changed: members with TLS cannot connect to members without";
     for (old, new) in [("Managed", "Disabled"), ("Disabled", "Managed")] {
         assert_eq!(
             refusals(&with(json!({"mode": new})), Some(&with(json!({"mode": old})))),
@@ -218,7 +218,7 @@ fn each_reserved_parameter_is_named() {
         );
         assert_eq!(
             said,
-            [format!("postgresql.parameters must not set {name}: pgraft sets it itself")]
+            [format!("postgresql.parameters must not set {name}: it is managed by pgraft")]
         );
     }
 }
@@ -234,7 +234,7 @@ fn what_is_no_parameter_is_refused_in_any_spelling() {
         assert_eq!(
             with(name),
             [format!(
-                "postgresql.parameters must not set {name}: it is not a parameter, and no other file is read"
+                "postgresql.parameters must not set {name}: it is not a parameter, and other files are not read"
             )]
         );
     }
@@ -246,7 +246,7 @@ fn what_is_no_parameter_is_refused_in_any_spelling() {
     for name in upper.chain(bad) {
         let said = with(&name);
         assert!(
-            said.len() == 1 && said[0].contains("must have names of parameters, in lower case"),
+            said.len() == 1 && said[0].contains("must have lower-case parameter names as keys"),
             "{name}: {said:?}"
         );
     }
@@ -275,9 +275,9 @@ fn what_can_not_be_changed() {
     let cases = [
         (
             json!({"storage": {"size": "1Gi", "storageClass": "fast"}}),
-            "storage.storageClass can't be changed",
+            "storage.storageClass cannot be changed",
         ),
-        (json!({"storage": {"size": "1Gi"}}), "storage.storageClass can't be changed"),
+        (json!({"storage": {"size": "1Gi"}}), "storage.storageClass cannot be changed"),
         (
             json!({"storage": {"size": "1Gi", "storageClass": "slow"}, "bootstrap": {"initdb": {"database": "other"}}}),
             "bootstrap is read once",
@@ -339,13 +339,14 @@ fn what_no_object_could_carry() {
     ] {
         assert_eq!(
             refused(&labels(key)),
-            [format!("inheritedMetadata.labels must not set {key}: the operator sets it itself")]
+            [format!("inheritedMetadata.labels must not set {key}: it is managed by the operator")]
         );
     }
     assert_eq!(refused(&labels("app.kubernetes.io/part-of")), [""; 0]);
     for spec in [labels("pgraft.io/role"), annotations("pgraft.io/pod-template")] {
         assert!(
-            refused(&spec)[0].contains("must not set pgraft.io/*: the operator sets these itself"),
+            refused(&spec)[0]
+                .contains("must not set pgraft.io/*: these are managed by the operator"),
             "{spec}"
         );
     }
@@ -433,7 +434,7 @@ fn resources_that_no_container_could_have() {
         |resources: Value| refused(&json!({"storage": {"size": "1Gi"}, "resources": resources}));
     assert_eq!(
         refused(json!({"requests": {"memory": "2Gi"}, "limits": {"memory": "1Gi"}})),
-        ["resources.requests must not be more than resources.limits"]
+        ["resources.requests must not exceed resources.limits"]
     );
     assert_eq!(
         refused(json!({"requests": {"mem": "2Gi"}})),

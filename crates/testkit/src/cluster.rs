@@ -89,9 +89,8 @@ pub async fn complete(nodes: &Nodes) {
 }
 
 fn takes_writes(nodes: &Nodes) -> Option<usize> {
-    let takes_writes = |status: &pgraft_api::instance::Status| {
-        status.role == ServerRole::Primary && status.ready
-    };
+    let takes_writes =
+        |status: &pgraft_api::instance::Status| status.role == ServerRole::Primary && status.ready;
     nodes.nodes.iter().position(|node| node.status().is_some_and(|s| takes_writes(&s)))
 }
 

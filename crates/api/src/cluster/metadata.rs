@@ -1,4 +1,4 @@
-//! Labels and annotations, as far as the API server would refuse them.
+//! Labels and annotations, with the rules of the API server.
 
 use kube::core::{Message, Rule};
 use schemars::JsonSchema;
@@ -21,28 +21,28 @@ pub struct LabelValue(
     pub String,
 );
 
-/// The value of an annotation: 64 of them fit into what an object may have.
+/// The value of an annotation. 64 of the maximum length fit into an object.
 #[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 #[serde(transparent)]
 pub struct AnnotationValue(#[schemars(length(max = 3584))] pub String);
 
-/// Labels and annotations for everything that the operator makes.
+/// Labels and annotations for all objects of a cluster.
 #[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, PartialEq, Eq, Default)]
 #[serde(rename_all = "camelCase")]
 pub struct InheritedMetadata {
-    /// Labels; not those that the operator sets itself.
+    /// Labels, except those that the operator sets.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 64, "x-kubernetes-validations" = label_rules()))]
     pub labels: BTreeMap<String, LabelValue>,
 
-    /// Annotations; not those that the operator sets itself.
+    /// Annotations, except those that the operator sets.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 64, "x-kubernetes-validations" = annotation_rules()))]
     pub annotations: BTreeMap<String, AnnotationValue>,
 }
 
 impl InheritedMetadata {
-    /// Whether there is nothing to inherit.
+    /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.labels.is_empty() && self.annotations.is_empty()
     }
@@ -50,10 +50,10 @@ impl InheritedMetadata {
 
 /// The keys of a map are names of labels or annotations.
 pub fn key_rules(field: &str) -> Vec<Rule> {
-    let message = |words: &str| Message::Message(format!("{field} {words}"));
+    let message = |text: &str| Message::Message(format!("{field} {text}"));
     vec![
         Rule::new(format!("self.all(key, key.matches('{KEY}'))")).message(message(
-            "must have keys of letters, digits, '-', '_' and '.', at most 63 of them, with a DNS subdomain and '/' before where it is wanted",
+            "must have keys of at most 63 letters, digits, '-', '_' and '.', with an optional prefix of a DNS subdomain and '/'",
         )),
         Rule::new("self.all(key, key.size() <= 317 && key.indexOf('/') <= 253)").message(message("must have keys with a prefix of at most 253 characters")),
     ]
@@ -65,7 +65,7 @@ fn label_rules() -> Vec<Rule> {
     let reserved = own.map(|name| {
         let key = format!("app.kubernetes.io/{name}");
         Rule::new(format!("!('{key}' in self)")).message(Message::Message(format!(
-            "{field} must not set {key}: the operator sets it itself"
+            "{field} must not set {key}: it is managed by the operator"
         )))
     });
     [key_rules(field), vec![no_key_of_ours(field)], reserved.to_vec()].concat()
@@ -78,6 +78,6 @@ fn annotation_rules() -> Vec<Rule> {
 
 fn no_key_of_ours(field: &str) -> Rule {
     Rule::new("self.all(key, !key.startsWith('pgraft.io/'))").message(Message::Message(format!(
-        "{field} must not set pgraft.io/*: the operator sets these itself"
+        "{field} must not set pgraft.io/*: these are managed by the operator"
     )))
 }

@@ -1,8 +1,7 @@
 //! The API that users write: `PgRaftCluster`, its status, and the CRD that is generated from both.
 //!
-//! Types only: what a value means is decided in `core`, after `core::validate` has parsed it. What
-//! can be said in OpenAPI or CEL is said here, so that the API server refuses it with words that a
-//! person understands.
+//! Types only; the operator validates and interprets them. Rules that OpenAPI or CEL can express are
+//! here, so that the API server refuses an invalid object with a clear message.
 
 mod crd;
 mod metadata;

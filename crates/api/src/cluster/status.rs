@@ -1,23 +1,23 @@
-//! What the operator has seen.
+//! `status` of a PgRaftCluster.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use pgraft_core::Role;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// What was seen in the last pass; never what was meant.
+/// The observed state of the cluster.
 #[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, PartialEq, Default)]
 #[serde(rename_all = "camelCase")]
 pub struct PgRaftClusterStatus {
-    /// The generation of the spec that this status answers.
+    /// The generation of the spec that this status refers to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
 
-    /// Pods, ready or not.
+    /// The number of pods, ready or not.
     #[serde(default)]
     pub replicas: i32,
 
-    /// Voters (and, beyond the seventh member, followers without a vote) whose pod is ready.
+    /// The number of voters whose pods are ready; beyond the seventh member, learners count too.
     #[serde(default)]
     pub ready_replicas: i32,
 
@@ -25,45 +25,45 @@ pub struct PgRaftClusterStatus {
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub selector: String,
 
-    /// What is going on, in a few words, for people. Programs read the conditions.
+    /// The current activity, as text for people. Programs should use the conditions.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub phase: String,
 
-    /// The cluster's identity, from the first `pgraft_init()` on.
+    /// The identity of the cluster, set by `pgraft_init()`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cluster_id: Option<String>,
 
-    /// The pod of the Raft leader; for a member outside of this operator's pods, its address.
+    /// The pod of the Raft leader, or its address if it is not a pod of this operator.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub leader: Option<String>,
 
-    /// The pod that takes writes.
+    /// The pod of the primary.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub primary: Option<String>,
 
-    /// Raft's term.
+    /// The Raft term.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub term: Option<i64>,
 
-    /// The members, as the leader sees them, or as any member that answers does.
+    /// The members, as reported by the leader, or by another member if no leader answers.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["id"]))]
     pub members: Vec<ClusterMemberStatus>,
 
-    /// How many must agree, and how many can.
+    /// How many voters are required for a majority, and how many answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quorum: Option<QuorumStatus>,
 
-    /// The latest change of the primary, as the members tell it.
+    /// The latest change of the primary, as reported by the members.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_failover: Option<LastFailoverStatus>,
 
-    /// The request in `spec.switchover` that was carried out; not set while it was not.
+    /// The request in `spec.switchover` if it was carried out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub switchover: Option<SwitchoverStatus>,
 
-    /// Ready, Available, Progressing, Degraded, QuorumHealthy, PodsUpToDate, CertificatesReady,
-    /// ConfigurationValid, SwitchoverDone.
+    /// Ready, Available, Progressing, Degraded, QuorumHealthy, PodsUpToDate, Reconciled,
+    /// CertificatesReady, ConfigurationValid, SwitchoverDone.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
@@ -73,16 +73,16 @@ pub struct PgRaftClusterStatus {
 #[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct ClusterMemberStatus {
-    /// Its node id; never used again after it has left.
+    /// The node id. It is not reused after the member has left.
     pub id: i64,
 
-    /// Its pod, or its host when it is none of this operator's.
+    /// The pod, or the host of a member that is not a pod of this operator.
     pub name: String,
 
-    /// Where its Raft member listens.
+    /// The host of its Raft member.
     pub address: String,
 
-    /// The port of that.
+    /// The port of its Raft member.
     pub port: i32,
 
     /// The role in the Raft group.
@@ -92,30 +92,29 @@ pub struct ClusterMemberStatus {
     /// Whether it is the Raft leader.
     pub leader: bool,
 
-    /// Whether it takes writes.
+    /// Whether it is the primary.
     pub primary: bool,
 
-    /// Whether the leader heard of it lately. Not set when no leader was there to ask.
+    /// Whether the leader reaches it. Not set if no leader answered.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reachable: Option<bool>,
 
-    /// Since when the leader has not reached it; not set while it does.
-    /// `spec.failover.replaceAfter` counts from here, whichever operator looks.
+    /// Since when the leader has not reached it. Not set while the leader reaches it.
+    /// `spec.failover.replaceAfter` counts from this time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unreachable_since: Option<Time>,
 
-    /// The timeline that its WAL is on.
+    /// The timeline of its WAL.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeline: Option<i64>,
 
-    /// How far its WAL is on disk, as Postgres writes it (`0/3000148`). It moves with every write,
-    /// so it is brought up to date only when something else in the status has changed.
+    /// The end of its flushed WAL, such as `0/3000148`. Because it changes with every write, it is
+    /// updated only together with another field.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub flush_lsn: Option<String>,
 
-    /// Bytes of WAL that the primary has and it has not replayed, in steps: 0 is less than 1 MiB,
-    /// and from there on each step is twice the last one. Written every 10 seconds at most, when
-    /// nothing else has changed.
+    /// How many bytes of WAL it lags behind the primary, rounded down to 0 below 1 MiB and to a power
+    /// of two above. Updated at most every 10 seconds unless another field changes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lag_bytes: Option<i64>,
 }
@@ -124,60 +123,60 @@ pub struct ClusterMemberStatus {
 #[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct LastFailoverStatus {
-    /// The pod that was the primary.
+    /// The pod of the previous primary.
     pub from: String,
 
-    /// The pod that is, or was until the next change.
+    /// The pod of the new primary.
     pub to: String,
 
-    /// Why.
+    /// Why the primary changed.
     pub reason: FailoverReason,
 
-    /// When the members began with it.
+    /// When the change began.
     pub at: Time,
 
-    /// Milliseconds from there until the new primary had its standbys behind it.
+    /// The time until the new primary could confirm writes, in milliseconds.
     pub duration_ms: i64,
 
-    /// Counts the primaries: the bootstrap node's epoch is 1.
+    /// The number of the new primary term. The first one is 1.
     pub epoch: i64,
 }
 
-/// Why the primary is another one.
+/// Why the primary changed.
 #[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FailoverReason {
-    /// A majority of the voters heard nothing of the primary for `failover.leaseTimeout`.
+    /// A majority of the voters received no heartbeat of the primary for `failover.leaseTimeout`.
     LeaseExpired,
-    /// The primary's Postgres had ended.
+    /// The primary's Postgres server terminated.
     Released,
-    /// The primary handed over: somebody asked for it, or its server was told to stop.
+    /// The primary handed over, on request or because its server was stopped.
     Switchover,
-    /// Somebody named it, and accepted that acknowledged writes may be lost.
+    /// `pgraft_force_primary` made the new primary, which can lose acknowledged writes.
     Forced,
 }
 
-/// A request that was carried out.
+/// A switchover request that was carried out.
 #[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct SwitchoverStatus {
-    /// The pod that was asked for, and became the primary.
+    /// The requested pod, which became the primary.
     pub target: String,
 }
 
-/// How many voters must agree, and how many can.
+/// How many voters are required for a majority, and how many answer.
 #[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct QuorumStatus {
-    /// Members that vote.
+    /// The number of voters.
     pub voters: i32,
 
-    /// How many of them must agree to anything.
+    /// How many voters are required for a majority.
     pub required: i32,
 
-    /// How many of them answer.
+    /// How many voters answer.
     pub available: i32,
 
-    /// `available/required`, for the column QUORUM: `3/2` is three that answer where two are
-    /// needed.
+    /// `available/required`, for the column QUORUM: `3/2` means that three voters answer and two are
+    /// required.
     pub summary: String,
 }
