@@ -26,7 +26,8 @@ pub mod statements;
 use pgraft_core::NodeState;
 use pgraft_core::control::Request;
 use pgraft_core::session::Session;
-use std::time::Duration;
+use std::sync::LazyLock;
+use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 use tokio_postgres::Client;
@@ -50,6 +51,8 @@ const POLL_INTERVAL: Duration = Duration::from_secs(5);
 /// For connecting, and for one round.
 const CONNECT: Duration = Duration::from_secs(5);
 const INTERVAL: Duration = Duration::from_mins(1);
+
+static STARTED: LazyLock<Instant> = LazyLock::new(Instant::now);
 
 /// Why a round was not finished.
 #[derive(Debug, thiserror::Error)]
@@ -109,6 +112,7 @@ enum Round {
 struct ProvisioningMemory {
     digests: managed::Digests,
     patience: Patience,
+    slots: slots::SlotActivity,
 }
 
 /// Runs until it is aborted, which is when the server is gone.
@@ -153,16 +157,18 @@ async fn round(
     events: &mpsc::UnboundedSender<SupervisorEvent>,
 ) -> Result<Round, ProvisioningError> {
     let secrets = Secrets::read(&settings.paths.secrets)?;
+    let now = STARTED.elapsed();
     standby::rewind_if_asked(settings, &secrets, events).await?;
     let client =
         sql::local(settings, Session::Provisioning { waits: settings.failover }, CONNECT).await?;
     if client.query_one("SELECT pg_catalog.pg_is_in_recovery()", &[]).await?.try_get(0)? {
-        slots::tend(settings, &client, slots::SlotsRole::Standby).await?;
+        slots::maintain(settings, &client, slots::SlotsRole::Standby, &mut memory.slots, now)
+            .await?;
         standby::round(settings, &secrets, &client, &mut memory.patience, events).await?;
         return Ok(Round::Done);
     }
     let writes = !settings.extension || found(settings).await?;
-    slots::tend(settings, &client, slots::SlotsRole::Primary).await?;
+    slots::maintain(settings, &client, slots::SlotsRole::Primary, &mut memory.slots, now).await?;
     if writes {
         primary(settings, &client, &secrets, memory).await?;
     }

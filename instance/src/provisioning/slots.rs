@@ -1,11 +1,16 @@
-//! The replication slots of the other members. Where the members choose the primary every server
-//! has one for everybody else, so that whoever is promoted has them at once; elsewhere a standby
-//! makes its own, and here only those of removed members are seen to.
+//! The replication slots of the other members. With failover every server has one for each other
+//! member, so that a new primary has them at once. Without failover each standby creates its own
+//! slot, and only the slots of removed members are dropped here.
+
+mod activity;
 
 use pgraft_core::NodeId;
 use pgraft_core::instance_config::replication_name;
 use pgraft_core::instance_file::InstanceFile;
+use std::time::Duration;
 use tokio_postgres::Client;
+
+pub use activity::SlotActivity;
 
 use super::ProvisioningError;
 use crate::postgres::config;
@@ -13,23 +18,23 @@ use crate::postgres::wal_space::WalDisk;
 use crate::settings::Settings;
 use crate::upstream;
 
-const QUERY: &str = "SELECT slot_name::text, active, restart_lsn IS NOT NULL, \
+const QUERY: &str = "SELECT slot_name::text, active, (restart_lsn - '0/0')::bigint, \
      coalesce(CASE WHEN NOT pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_current_wal_lsn() - restart_lsn END, 0)::bigint \
      FROM pg_catalog.pg_replication_slots WHERE slot_type = 'physical'";
 const CREATE: &str = "SELECT pg_catalog.pg_create_physical_replication_slot($1)";
 const DROP: &str = "SELECT pg_catalog.pg_drop_replication_slot($1)";
 
-/// Those of a primary that is a standby now: in the way of the present primary's, which are to be
-/// copied here. (Postgres 17)
+/// Drops the failover slots of a former primary: they keep the current primary's slots from being
+/// synchronized. (PostgreSQL 17)
 const DROP_FORMER: &str = "SELECT slot_name::text, pg_catalog.pg_drop_replication_slot(slot_name) FROM pg_catalog.pg_replication_slots \
      WHERE slot_type = 'logical' AND failover AND NOT synced AND NOT active";
 
-/// What the server is.
+/// The role of the local server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SlotsRole {
     /// It sends WAL.
     Primary,
-    /// It sends none, and whatever a slot holds on to is held for nobody.
+    /// It sends no WAL, so a slot that keeps WAL serves no member.
     Standby,
 }
 
@@ -37,16 +42,20 @@ pub enum SlotsRole {
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Slot {
     name: String,
-    /// Somebody streams by it.
+    /// A walsender uses it.
     active: bool,
-    /// It keeps WAL: it was used, or reserved.
-    holds: bool,
-    /// On a primary: how many bytes of WAL there are from where it begins.
+    /// Where the WAL that it keeps begins; None if it was never used or reserved.
+    restart_lsn: Option<i64>,
+    /// On a primary: the bytes of WAL since `restart_lsn`.
     kept: i64,
 }
 
-/// Less than this is not worth a clone of a member that comes back.
-const WORTH: i64 = 256 << 20;
+/// The minimum size of the WAL, in bytes, that a slot on a nearly full disk is dropped for. Less
+/// does not justify that the member has to be cloned.
+const MIN_FREED: i64 = 256 << 20;
+
+/// How long a member's slot survives on a nearly full disk after its last activity.
+const MAX_ABSENCE: Duration = Duration::from_mins(5);
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum SlotStep {
@@ -54,12 +63,14 @@ enum SlotStep {
     Create(String),
 }
 
-/// Makes the slots what they should be. Nothing is written to the WAL by it, so that it works on a
-/// standby and on a fenced primary.
-pub async fn tend(
+/// Creates and drops slots. This writes no WAL, so it works on a standby and on a fenced primary.
+/// `now` is a monotonic time.
+pub async fn maintain(
     settings: &Settings,
     client: &Client,
     role: SlotsRole,
+    activity: &mut SlotActivity,
+    now: Duration,
 ) -> Result<(), ProvisioningError> {
     let Some(file) = upstream::instance_file(&settings.paths, settings.node)? else {
         return Ok(());
@@ -72,20 +83,23 @@ pub async fn tend(
         slots.push(Slot {
             name: row.try_get(0)?,
             active: row.try_get(1)?,
-            holds: row.try_get(2)?,
+            restart_lsn: row.try_get(2)?,
             kept: row.try_get(3)?,
         });
     }
-    let short = WalDisk::of(&settings.paths.data).is_some_and(WalDisk::is_short);
-    for slot in
-        slots.iter_mut().filter(|slot| short && role == SlotsRole::Primary && gives_way(slot))
+    activity.observe(now, slots.iter().map(|s| (s.name.as_str(), s.active, s.restart_lsn)));
+    let short = role == SlotsRole::Primary
+        && WalDisk::of(&settings.paths.data).is_some_and(WalDisk::is_short);
+    for slot in slots
+        .iter_mut()
+        .filter(|slot| short && is_expendable(&file, slot, activity.absence(&slot.name, now)))
     {
         client.execute(DROP, &[&slot.name]).await?;
         client.batch_execute("CHECKPOINT").await?;
         tracing::warn!(
             slot = slot.name,
             bytes = slot.kept,
-            "the disk is nearly full: no more WAL is kept for a member that is away"
+            "the disk is nearly full; dropped the replication slot of an absent member, which must be cloned when it returns"
         );
         slot.name.clear();
     }
@@ -94,7 +108,7 @@ pub async fn tend(
         match step {
             SlotStep::Drop(slot) => {
                 client.execute(DROP, &[&slot]).await?;
-                tracing::info!(slot, "dropped a replication slot that nobody uses here");
+                tracing::info!(slot, "dropped an unused replication slot");
             }
             SlotStep::Create(slot) => drop(client.execute(CREATE, &[&slot]).await?),
         }
@@ -104,7 +118,7 @@ pub async fn tend(
             let slot: String = row.try_get(0)?;
             tracing::info!(
                 slot,
-                "dropped a logical replication slot of this server's own primary term"
+                "dropped a logical replication slot from this server's time as the primary"
             );
         }
     }
@@ -125,7 +139,8 @@ fn steps(file: &InstanceFile, failover: bool, role: SlotsRole, slots: &[Slot]) -
         !slot.active
             && (retired
                 || (failover
-                    && (node == file.node_id || (role == SlotsRole::Standby && slot.holds))))
+                    && (node == file.node_id
+                        || (role == SlotsRole::Standby && slot.restart_lsn.is_some()))))
     };
     let dropped: Vec<String> =
         slots.iter().filter(|slot| goes(slot)).map(|slot| slot.name.clone()).collect();
@@ -139,12 +154,15 @@ fn steps(file: &InstanceFile, failover: bool, role: SlotsRole, slots: &[Slot]) -
         .collect()
 }
 
-/// Whether this slot keeps much WAL for a member that is not there.
-fn gives_way(slot: &Slot) -> bool {
-    owner(&slot.name).is_some() && !slot.active && slot.kept > WORTH
+/// Whether a nearly full disk justifies dropping this slot: it keeps much WAL, and its owner is
+/// not a member or has been absent for long.
+fn is_expendable(file: &InstanceFile, slot: &Slot, absence: Duration) -> bool {
+    let Some(node) = owner(&slot.name) else { return false };
+    let is_member = file.members.iter().any(|member| member.node_id == node);
+    !slot.active && slot.kept > MIN_FREED && (!is_member || absence >= MAX_ABSENCE)
 }
 
-/// Whose slot it is; None for those of others than pgraft.
+/// The node that a slot belongs to; None for slots that pgraft did not create.
 fn owner(name: &str) -> Option<NodeId> {
     let id = NodeId::new(name.strip_prefix("pgraft_")?.parse().ok()?).ok()?;
     (replication_name(id) == name).then_some(id)
@@ -165,30 +183,34 @@ mod tests {
     }
 
     fn slot(name: &str, active: bool, holds: bool) -> Slot {
-        Slot { name: name.into(), active, holds, kept: 0 }
+        Slot { name: name.into(), active, restart_lsn: holds.then_some(1), kept: 0 }
     }
 
-    fn words(failover: bool, role: SlotsRole, slots: &[Slot]) -> Vec<String> {
-        let word = |step| match step {
+    fn planned(failover: bool, role: SlotsRole, slots: &[Slot]) -> Vec<String> {
+        let text = |step| match step {
             SlotStep::Drop(name) => format!("drop {name}"),
             SlotStep::Create(name) => format!("create {name}"),
         };
-        steps(&file(), failover, role, slots).into_iter().map(word).collect()
+        steps(&file(), failover, role, slots).into_iter().map(text).collect()
     }
 
     #[test]
-    fn everybody_has_one_for_everybody_else() {
+    fn every_server_has_a_slot_for_each_other_member() {
         for role in [SlotsRole::Primary, SlotsRole::Standby] {
-            assert_eq!(words(true, role, &[]), ["create pgraft_2", "create pgraft_3"]);
+            assert_eq!(planned(true, role, &[]), ["create pgraft_2", "create pgraft_3"]);
             assert_eq!(
-                words(true, role, &[slot("pgraft_2", false, false), slot("pgraft_3", true, true)]),
+                planned(
+                    true,
+                    role,
+                    &[slot("pgraft_2", false, false), slot("pgraft_3", true, true)]
+                ),
                 [""; 0]
             );
         }
     }
 
     #[test]
-    fn a_standby_holds_no_wal_for_anybody() {
+    fn a_standby_keeps_no_wal_for_other_members() {
         let slots = [
             slot("pgraft_2", false, true),
             slot("pgraft_3", true, true),
@@ -196,31 +218,40 @@ mod tests {
             slot("mine", false, true),
         ];
         assert_eq!(
-            words(true, SlotsRole::Standby, &slots),
+            planned(true, SlotsRole::Standby, &slots),
             ["drop pgraft_2", "drop pgraft_9", "create pgraft_2"]
         );
-        assert_eq!(words(true, SlotsRole::Primary, &slots), [""; 0], "node 9 may be about to join");
+        assert_eq!(
+            planned(true, SlotsRole::Primary, &slots),
+            [""; 0],
+            "node 9 may be about to join"
+        );
     }
 
     #[test]
-    fn on_a_full_disk_those_of_members_that_are_away_go() {
-        let much = |slot: Slot| Slot { kept: WORTH + 1, ..slot };
-        assert!(gives_way(&much(slot("pgraft_2", false, true))));
-        assert!(!gives_way(&much(slot("pgraft_2", true, true))), "it streams");
-        assert!(!gives_way(&much(slot("mine", false, true))), "somebody else's");
-        assert!(!gives_way(&slot("pgraft_2", false, true)), "little is won");
+    fn a_nearly_full_disk_costs_only_slots_of_absent_members() {
+        let expendable =
+            |slot: &Slot, seconds| is_expendable(&file(), slot, Duration::from_secs(seconds));
+        let much = |slot: Slot| Slot { kept: MIN_FREED + 1, ..slot };
+        let away = much(slot("pgraft_2", false, true));
+        assert!(expendable(&away, 300));
+        assert!(!expendable(&away, 299), "node 2 is a member and was active recently");
+        assert!(expendable(&much(slot("pgraft_9", false, true)), 0), "node 9 is not a member");
+        assert!(!expendable(&much(slot("pgraft_2", true, true)), 300), "it is in use");
+        assert!(!expendable(&much(slot("mine", false, true)), 300), "not a slot of pgraft");
+        assert!(!expendable(&slot("pgraft_2", false, true), 300), "it keeps little WAL");
     }
 
     #[test]
-    fn what_a_removed_member_and_this_one_left_goes() {
+    fn slots_of_removed_members_and_of_this_one_are_dropped() {
         let slots = ["pgraft_1", "pgraft_7", "pgraft_2", "pgraft_3", "pgraft_07", "pgraft_x"]
             .map(|name| slot(name, false, false));
         for role in [SlotsRole::Primary, SlotsRole::Standby] {
-            assert_eq!(words(true, role, &slots), ["drop pgraft_1", "drop pgraft_7"]);
+            assert_eq!(planned(true, role, &slots), ["drop pgraft_1", "drop pgraft_7"]);
         }
-        assert_eq!(words(false, SlotsRole::Primary, &slots), ["drop pgraft_7"]);
+        assert_eq!(planned(false, SlotsRole::Primary, &slots), ["drop pgraft_7"]);
         assert_eq!(
-            words(false, SlotsRole::Primary, &[slot("pgraft_7", true, true)]),
+            planned(false, SlotsRole::Primary, &[slot("pgraft_7", true, true)]),
             [""; 0],
             "it still streams"
         );

@@ -1,12 +1,10 @@
 //! What a standby can't go on without, and its slot on the primary.
 
-use std::sync::LazyLock;
-use std::time::Instant;
 use tokio::sync::mpsc;
 use tokio_postgres::Client;
 
 use super::lost_wal::{Patience, is_gone};
-use super::{CONNECT, ProvisioningError};
+use super::{CONNECT, ProvisioningError, STARTED};
 use crate::control;
 use crate::peers;
 use crate::postgres::{clone, rewind, source};
@@ -20,8 +18,6 @@ use crate::upstream;
 const QUERY: &str = "SELECT EXISTS (SELECT FROM pg_catalog.pg_stat_wal_receiver WHERE status = 'streaming'), \
      (pg_catalog.pg_last_wal_replay_lsn() - '0/0')::bigint, \
      pg_catalog.pg_size_bytes(pg_catalog.current_setting('wal_segment_size'))";
-
-static STARTED: LazyLock<Instant> = LazyLock::new(Instant::now);
 
 /// Asks for a rewind where the worker says that this server's WAL has diverged from the primary's,
 /// once that primary is there: a member that is stopped for a repair does not vote.
