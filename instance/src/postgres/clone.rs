@@ -104,7 +104,7 @@ pub async fn make(
 }
 
 /// The fresh directory becomes PGDATA. What was PGDATA is kept until then.
-fn replace(paths: &Paths, external: &External) -> Result<(), FileError> {
+fn replace(paths: &Paths, external: &External) -> Result<(), CloneError> {
     external.swap(paths)?;
     let old = paths.old();
     files::remove_directory(&old)?;
@@ -113,7 +113,8 @@ fn replace(paths: &Paths, external: &External) -> Result<(), FileError> {
     }
     put_in_place(&paths.fresh(), &paths.data)?;
     files::remove_file(&paths.rewind_in_progress())?;
-    files::remove_directory(&old)
+    files::remove_directory(&old)?;
+    Ok(())
 }
 
 /// The first of those named that answers as a primary and has this node's slot: `instance.json`'s,

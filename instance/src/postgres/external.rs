@@ -15,6 +15,8 @@ use std::io;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
+use pgraft_core::NodeId;
+
 use crate::files::{self, FileError};
 use crate::paths::Paths;
 use crate::postgres::source::{self, SourceError};
@@ -22,8 +24,11 @@ use crate::secrets::Secrets;
 use crate::settings::Settings;
 use crate::status::Upstream;
 
-/// Within a tablespace's directory, or that of the WAL: what is copied, until it is complete.
-const STAGING: &str = "pgraft-clone";
+/// The name of the directory, within that of a tablespace or of the WAL, that holds a copy until it
+/// is complete. Several nodes of one host may copy at once.
+fn staging(node: NodeId) -> String {
+    format!("pgraft-clone-{node}")
+}
 
 /// Tablespaces of the primary. Those in PGDATA itself have a relative path, or none.
 const TABLESPACES: &str = "SELECT oid::text, spcname::text, pg_catalog.pg_tablespace_location(oid) FROM pg_catalog.pg_tablespace ORDER BY oid";
@@ -76,16 +81,18 @@ struct Tablespace {
 struct ExternalLocation {
     tablespace: Tablespace,
     staging: PathBuf,
-    /// Its path in PGDATA, where its directory lies in there.
+    /// Its path within PGDATA, if its directory is in there.
     within: Option<PathBuf>,
+    /// The directory belongs to the PGDATA that is replaced.
+    own: bool,
 }
 
 /// All that lies outside.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct External {
     tablespaces: Vec<ExternalLocation>,
-    /// Where `pg_wal` leads.
-    wal: Option<PathBuf>,
+    /// Where `pg_wal` leads, and the staging directory in there.
+    wal: Option<(PathBuf, PathBuf)>,
 }
 
 impl External {
@@ -107,10 +114,10 @@ impl External {
             Ok(all)
         })
         .await?;
-        Self::of(&settings.paths, all)
+        Self::of(&settings.paths, settings.node, all)
     }
 
-    fn of(paths: &Paths, all: Vec<Tablespace>) -> Result<Self, ExternalError> {
+    fn of(paths: &Paths, node: NodeId, all: Vec<Tablespace>) -> Result<Self, ExternalError> {
         let own: BTreeSet<PathBuf> = [&paths.data, &paths.old()]
             .into_iter()
             .flat_map(|data| links(&data.join("pg_tblspc")))
@@ -120,17 +127,18 @@ impl External {
             let within = tablespace.at.strip_prefix(&paths.data).ok().map(Path::to_owned);
             let staging = match &within {
                 Some(_) => paths.work.join("tablespaces").join(&tablespace.oid),
-                None => tablespace.at.join(STAGING),
+                None => tablespace.at.join(staging(node)),
             };
-            let place = ExternalLocation { tablespace, staging, within };
+            let mut place = ExternalLocation { tablespace, staging, within, own: false };
             place.prepare(&own)?;
             tablespaces.push(place);
         }
         let link = paths.data.join("pg_wal");
         let wal =
             fs::read_link(&link).is_ok().then(|| fs::canonicalize(&link)).and_then(Result::ok);
-        if let Some(wal) = &wal {
-            files::remove_directory(&wal.join(STAGING))?;
+        let wal = wal.map(|wal| (wal.clone(), wal.join(staging(node))));
+        if let Some((_, staging)) = &wal {
+            files::remove_directory(staging)?;
         }
         Ok(Self { tablespaces, wal })
     }
@@ -146,7 +154,7 @@ impl External {
             )
         });
         mapped
-            .chain(self.wal.iter().map(|wal| format!("--waldir={}", wal.join(STAGING).display())))
+            .chain(self.wal.iter().map(|(_, staging)| format!("--waldir={}", staging.display())))
             .collect()
     }
 
@@ -156,25 +164,28 @@ impl External {
     ///
     /// # Errors
     /// Those of the disk. The next clone begins anew.
-    pub fn swap(&self, paths: &Paths) -> Result<(), FileError> {
+    pub fn swap(&self, paths: &Paths) -> Result<(), ExternalError> {
         let fresh = paths.fresh();
+        for place in &self.tablespaces {
+            place.check_owner()?;
+        }
         if !(self.tablespaces.is_empty() && self.wal.is_none())
             && paths.data.exists()
             && !paths.rewind_in_progress().exists()
         {
             files::write_atomically(&paths.rewind_in_progress(), b"")?;
         }
-        for ExternalLocation { tablespace, staging, within } in &self.tablespaces {
+        for ExternalLocation { tablespace, staging, within, own: _ } in &self.tablespaces {
             let home =
                 within.as_ref().map_or_else(|| tablespace.at.clone(), |within| fresh.join(within));
             move_content(staging, &home)?;
             point(&fresh.join("pg_tblspc").join(&tablespace.oid), &tablespace.at)?;
         }
-        if let Some(wal) = &self.wal {
+        if let Some((wal, staging)) = &self.wal {
             for entry in entries(wal)?.into_iter().filter(|path| is_wal(path)) {
                 remove(&entry)?;
             }
-            move_content(&wal.join(STAGING), wal)?;
+            move_content(staging, wal)?;
             point(&fresh.join("pg_wal"), wal)?;
         }
         Ok(())
@@ -182,23 +193,38 @@ impl External {
 }
 
 impl ExternalLocation {
-    fn prepare(&self, own: &BTreeSet<PathBuf>) -> Result<(), ExternalError> {
-        let Tablespace { name, at, .. } = &self.tablespace;
-        let unusable =
-            |source| ExternalError::Unusable { name: name.clone(), at: at.clone(), source };
+    /// Creates the directories. `own` are those of the PGDATA that is replaced.
+    fn prepare(&mut self, own: &BTreeSet<PathBuf>) -> Result<(), ExternalError> {
         if self.within.is_none() {
-            fs::create_dir_all(at).map_err(unusable)?;
-            let there = fs::read_dir(at).map_err(unusable)?;
-            let full = there
-                .filter_map(Result::ok)
-                .any(|entry| entry.file_name().to_string_lossy().starts_with("PG_"));
-            let real = fs::canonicalize(at).map_err(unusable)?;
-            if full && !own.contains(&real) {
-                return Err(ExternalError::Taken { name: name.clone(), at: at.clone() });
-            }
+            let at = &self.tablespace.at;
+            fs::create_dir_all(at).map_err(|e| self.unusable(e))?;
+            self.own = own.contains(&fs::canonicalize(at).map_err(|e| self.unusable(e))?);
+            self.check_owner()?;
         }
         files::remove_directory(&self.staging)?;
-        fs::create_dir_all(&self.staging).map_err(unusable)
+        fs::create_dir_all(&self.staging).map_err(|e| self.unusable(e))
+    }
+
+    /// Refuses a directory with another server's files. Checked again before the swap: another node
+    /// of this host may have finished its clone in the meantime.
+    fn check_owner(&self) -> Result<(), ExternalError> {
+        if self.within.is_some() || self.own {
+            return Ok(());
+        }
+        let Tablespace { name, at, .. } = &self.tablespace;
+        let taken = fs::read_dir(at)
+            .map_err(|e| self.unusable(e))?
+            .filter_map(Result::ok)
+            .any(|entry| entry.file_name().to_string_lossy().starts_with("PG_"));
+        if taken {
+            return Err(ExternalError::Taken { name: name.clone(), at: at.clone() });
+        }
+        Ok(())
+    }
+
+    fn unusable(&self, source: io::Error) -> ExternalError {
+        let Tablespace { name, at, .. } = &self.tablespace;
+        ExternalError::Unusable { name: name.clone(), at: at.clone(), source }
     }
 }
 
@@ -287,7 +313,7 @@ mod tests {
                 Tablespace { oid: "9".into(), name: "in_place".into(), at: "pg_tblspc/9".into() },
                 Tablespace { oid: "7".into(), name: "fast".into(), at: self.at(at) },
             ];
-            External::of(&self.1, all)
+            External::of(&self.1, NodeId::new(2).unwrap(), all)
                 .map_err(|e| e.to_string().replace(&self.at("").display().to_string(), "/"))
         }
 
@@ -308,9 +334,9 @@ mod tests {
             fs::write(staging.join("PG_17_1/f"), "new").unwrap();
             symlink(staging, self.at("d.pgraft/new/pg_tblspc/7")).unwrap();
             if plan.wal.is_some() {
-                self.write("wal/pgraft-clone/000000010000000000000002", "new");
-                fs::create_dir(self.at("wal/pgraft-clone/archive_status")).unwrap();
-                symlink(self.at("wal/pgraft-clone"), self.at("d.pgraft/new/pg_wal")).unwrap();
+                self.write("wal/pgraft-clone-2/000000010000000000000002", "new");
+                fs::create_dir(self.at("wal/pgraft-clone-2/archive_status")).unwrap();
+                symlink(self.at("wal/pgraft-clone-2"), self.at("d.pgraft/new/pg_wal")).unwrap();
             }
         }
     }
@@ -326,13 +352,16 @@ mod tests {
             ("wal/000000010000000000000001", "old"),
             ("wal/archive_status/x", "old"),
             ("wal/lost+found/x", "kept"),
-            ("ts/pgraft-clone/left", "from a try that broke off"),
+            ("ts/pgraft-clone-2/left", "from a try that broke off"),
         ] {
             disk.write(file, text);
         }
         let plan = disk.plan("ts").unwrap();
         let shown = plan.arguments().join("\n").replace(&disk.at("").display().to_string(), "/");
-        assert_eq!(shown, "--tablespace-mapping=/ts=/ts/pgraft-clone\n--waldir=/wal/pgraft-clone");
+        assert_eq!(
+            shown,
+            "--tablespace-mapping=/ts=/ts/pgraft-clone-2\n--waldir=/wal/pgraft-clone-2"
+        );
         assert_eq!(disk.read("ts/PG_17_1/f"), "old", "nothing is lost before the copy is complete");
         disk.copy(&plan);
         plan.swap(&disk.1).unwrap();
@@ -346,8 +375,8 @@ mod tests {
         assert_eq!(fs::read_link(disk.at("d.pgraft/new/pg_wal")).unwrap(), disk.at("wal"));
         for gone in [
             "ts/PG_17_1/gone",
-            "ts/pgraft-clone",
-            "wal/pgraft-clone",
+            "ts/pgraft-clone-2",
+            "wal/pgraft-clone-2",
             "wal/000000010000000000000001",
             "wal/archive_status/x",
         ] {
@@ -389,9 +418,27 @@ mod tests {
     }
 
     #[test]
+    fn two_nodes_of_one_host_that_clone_at_once_do_not_collide() {
+        let disk = TestDisk::new();
+        let all = || vec![Tablespace { oid: "7".into(), name: "fast".into(), at: disk.at("ts") }];
+        let plan = |node, data: &str| {
+            let paths = Paths { data: disk.at(data), ..disk.1.clone() };
+            External::of(&paths, NodeId::new(node).unwrap(), all()).unwrap()
+        };
+        let (first, second) = (plan(2, "d"), plan(3, "e"));
+        disk.write("ts/pgraft-clone-3/PG_17_1/f", "the copy of node 3");
+        disk.copy(&first);
+        first.swap(&disk.1).unwrap();
+        assert_eq!(disk.read("ts/pgraft-clone-3/PG_17_1/f"), "the copy of node 3");
+        let refused = second.swap(&disk.1).unwrap_err();
+        assert!(matches!(refused, ExternalError::Taken { .. }), "{refused}");
+        assert_eq!(disk.read("ts/PG_17_1/f"), "new", "the files of node 2 are kept");
+    }
+
+    #[test]
     fn nothing_outside_changes_nothing() {
         let disk = TestDisk::new();
-        let plan = External::of(&disk.1, vec![]).unwrap();
+        let plan = External::of(&disk.1, NodeId::new(2).unwrap(), vec![]).unwrap();
         assert_eq!((plan.arguments(), &plan), (vec![], &External::default()));
         plan.swap(&disk.1).unwrap();
         assert!(!disk.1.rewind_in_progress().exists());
