@@ -1,6 +1,7 @@
 //! Sees to the roles and the application's database: reads, decides (`roles.rs`), writes what
 //! differs.
 
+use jiff::Timestamp;
 use postgres_protocol::password::scram_sha_256;
 use std::collections::BTreeMap;
 use tokio_postgres::Client;
@@ -15,6 +16,9 @@ use crate::settings::Settings;
 /// Whether a digest is a password's, by both: to find out takes milliseconds.
 pub type Digests = BTreeMap<(String, String), bool>;
 
+/// How far the clocks of two hosts may differ, in microseconds.
+const MAX_CLOCK_SKEW: i64 = 60_000_000;
+
 /// One look at all of them. One that fails keeps nobody else from getting what it needs.
 pub async fn tend(
     settings: &Settings,
@@ -28,14 +32,15 @@ pub async fn tend(
     let seen = read(client, &roles).await?;
     let mut result = Ok(());
     let mut known = Digests::new();
+    let now = Timestamp::now().as_microsecond();
     for role in &roles {
         let record = records.get(RecordKind::Role, &role.name);
         let applied = record.map(|r| AppliedRole {
             verifier: r.verifier.clone(),
-            is_current: is_current(role, r, digests, &mut known),
+            is_current: is_current(role, r, now, digests, &mut known),
         });
         let decision = roles::decide(role, seen.get(&role.name), applied.as_ref());
-        result = result.and(apply(client, role, record, decision).await);
+        result = result.and(apply(client, role, record, decision, now).await);
     }
     *digests = known;
     if records.get(RecordKind::Database, &boot.database).is_none() {
@@ -59,15 +64,19 @@ async fn read(
     Ok(seen)
 }
 
-/// Whether the password that was applied is the one that the role should have. A member that was
-/// not given the new one yet, and becomes the primary, does not bring back the old one.
+/// Whether the applied password is the one that the role should have. A new primary whose Secret is
+/// older than the applied password has not received the new one yet, and does not restore the old
+/// one. `now` is in microseconds since 1970, as are the times of the changes.
 fn is_current(
     role: &ManagedRole,
     record: &ProvisioningRecord,
+    now: i64,
     before: &Digests,
     known: &mut Digests,
 ) -> bool {
-    if role.changed < record.changed {
+    // A record from the future was made while a clock was wrong, and says nothing about the order.
+    let comparable = record.changed <= now.saturating_add(MAX_CLOCK_SKEW);
+    if comparable && role.changed.min(now) < record.changed.min(now) {
         return true;
     }
     match (&record.digest, &role.password) {
@@ -90,6 +99,7 @@ async fn apply(
     role: &ManagedRole,
     record: Option<&ProvisioningRecord>,
     decision: RoleDecision,
+    now: i64,
 ) -> Result<(), ProvisioningError> {
     let name = &role.name;
     let (create, attributes, why) = match decision {
@@ -100,13 +110,16 @@ async fn apply(
                 role = name,
                 "its Secret has another password, and the role does not exist any more: it is not made again"
             );
-            client.batch_execute(&record::keep(RecordKind::Role, name, &from_secret(role))).await?;
+            client
+                .batch_execute(&record::keep(RecordKind::Role, name, &from_secret(role, now)))
+                .await?;
             return Ok(());
         }
         RoleDecision::Change { create, attributes, why } => (create, attributes, why),
     };
     // What is put back is what was there.
-    let record = record.filter(|_| why.puts_back()).cloned().unwrap_or_else(|| from_secret(role));
+    let record =
+        record.filter(|_| why.puts_back()).cloned().unwrap_or_else(|| from_secret(role, now));
     // One simple query is one transaction.
     let mut statement = String::new();
     if create {
@@ -126,12 +139,14 @@ async fn apply(
     Ok(())
 }
 
-fn from_secret(role: &ManagedRole) -> ProvisioningRecord {
+/// The record of a Secret that is applied now. A file from the future, which a corrected clock
+/// leaves behind, must not keep later files from being applied.
+fn from_secret(role: &ManagedRole, now: i64) -> ProvisioningRecord {
     let password = role.password.as_deref();
     ProvisioningRecord {
         digest: password.and_then(record::digest_of),
         verifier: password.map(|p| scram_sha_256(p.as_bytes())),
-        changed: role.changed,
+        changed: role.changed.min(now),
     }
 }
 
@@ -161,40 +176,71 @@ mod tests {
     use super::*;
     use crate::secrets::Changed;
 
+    const NOW: i64 = 1_000_000_000;
+
+    fn role(password: Option<&str>, owner: i64) -> ManagedRole {
+        let changed = Changed { owner, ..Changed::default() };
+        let secrets = Secrets { owner: password.map(str::to_owned), changed, ..Secrets::default() };
+        let [.., role] = roles::all("app", &secrets);
+        role
+    }
+
+    #[test]
+    fn a_clock_that_jumped_does_not_block_later_passwords() {
+        let current = |role: &ManagedRole, record: &ProvisioningRecord, now| {
+            is_current(role, record, now, &Digests::new(), &mut Digests::new())
+        };
+        let year = 31_536_000_000_000;
+        // The file was written while the clock was a year ahead, and applied after it was corrected.
+        let corrected = from_secret(&role(Some("old"), NOW + year), NOW);
+        assert_eq!(corrected.changed, NOW);
+        assert!(!current(&role(Some("new"), NOW + 20), &corrected, NOW + 30));
+        // Applied before the clock was corrected, too.
+        let ahead = from_secret(&role(Some("old"), NOW + year), NOW + year);
+        assert_eq!(ahead.changed, NOW + year);
+        assert!(!current(&role(Some("new"), NOW + 20), &ahead, NOW + 30));
+        // A file from the future counts as one of the present.
+        let record = from_secret(&role(Some("new"), NOW), NOW);
+        assert!(!current(&role(Some("newer"), NOW + year), &record, NOW + 30));
+        assert!(current(&role(Some("old"), NOW - 5), &record, NOW + 30));
+        // The clock of the other host is a little ahead.
+        let skewed = from_secret(&role(Some("new"), NOW + 1000), NOW + 1000);
+        assert!(current(&role(Some("old"), NOW - 5), &skewed, NOW));
+    }
+
     #[test]
     fn a_member_that_has_the_old_file_does_not_bring_it_back() {
-        let role = |password: Option<&str>, owner| {
-            let changed = Changed { owner, ..Changed::default() };
-            let secrets =
-                Secrets { owner: password.map(str::to_owned), changed, ..Secrets::default() };
-            let [.., role] = roles::all("app", &secrets);
-            role
-        };
-        let record = from_secret(&role(Some("new"), 10));
+        let record = from_secret(&role(Some("new"), 10), NOW);
         let current = |password, changed| {
-            is_current(&role(password, changed), &record, &Digests::new(), &mut Digests::new())
+            is_current(&role(password, changed), &record, NOW, &Digests::new(), &mut Digests::new())
         };
         assert!(current(Some("new"), 10) && current(Some("new"), 20) && current(Some("new"), 5));
         assert!(current(Some("old"), 5) && current(None, 5), "older than what was applied");
         assert!(!current(Some("newer"), 20) && !current(Some("newer"), 10) && !current(None, 20));
-        let none = from_secret(&role(None, 10));
+        let none = from_secret(&role(None, 10), NOW);
         assert!(none == ProvisioningRecord { digest: None, verifier: None, changed: 10 });
-        assert!(is_current(&role(None, 20), &none, &Digests::new(), &mut Digests::new()));
-        assert!(!is_current(&role(Some("first"), 20), &none, &Digests::new(), &mut Digests::new()));
+        assert!(is_current(&role(None, 20), &none, NOW, &Digests::new(), &mut Digests::new()));
+        assert!(!is_current(
+            &role(Some("first"), 20),
+            &none,
+            NOW,
+            &Digests::new(),
+            &mut Digests::new()
+        ));
     }
 
     #[test]
     fn a_digest_is_computed_once() {
         let secrets = Secrets { owner: Some("a".into()), ..Secrets::default() };
         let [.., role] = roles::all("app", &secrets);
-        let record = from_secret(&role);
+        let record = from_secret(&role, NOW);
         let mut known = Digests::new();
-        assert!(is_current(&role, &record, &Digests::new(), &mut known));
+        assert!(is_current(&role, &record, NOW, &Digests::new(), &mut known));
         let both = (record.digest.clone().unwrap(), "a".to_owned());
         assert_eq!(known.get(&both), Some(&true));
         let told_otherwise = Digests::from([(both, false)]);
         assert!(
-            !is_current(&role, &record, &told_otherwise, &mut known),
+            !is_current(&role, &record, NOW, &told_otherwise, &mut known),
             "what is known is not computed again"
         );
     }
