@@ -1,23 +1,27 @@
-//! The configuration that Postgres runs with: nothing is installed that Postgres cannot start with.
+//! The configuration that Postgres runs with. Nothing is installed that Postgres cannot start with.
 //!
 //! ```text
-//!  instance.yaml ▸ screen (pure) ▸ trial: Postgres judges ▸ settle (pure): what of it can be installed ▸ trust (pure): has a server run with it?
-//!                                                                                                          ▼
-//!                                     pgraft's own part + the user's, last good part ▸ prepare::write_files
+//!  instance.yaml ▸ screen (pure) ▸ trial: Postgres checks it ▸ settle (pure): what can be installed ▸ trust (pure): has a server run with it?
+//!                                                                                                       ▼
+//!                                  pgraft's own settings + the valid part of the user's ▸ prepare::write_files
 //! ```
 //!
-//! `user` holds the user's part, `faults` reads Postgres' words, `floors` knows what a standby
-//! needs at least. Called by the driver and its jobs; read by `observe` and `http`.
+//! `user` holds the user's part, `faults` parses Postgres' messages, `floors` has the minimum values
+//! of a standby, `reload` records what a reload proved. Called by the driver and its jobs; read by
+//! `observe` and `http`.
 
 pub mod faults;
 pub mod floors;
+mod reload;
 pub mod settle;
+mod state;
 pub mod trial;
 pub mod trust;
 pub mod user;
 
+use parking_lot::{Mutex, MutexGuard};
 use pgraft_core::configuration::{ConfigurationStatus, Problem, ServerFailure};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc::UnboundedSender;
 
@@ -29,11 +33,12 @@ use crate::settings::Settings;
 use crate::supervisor::{SETTLED_RUN, StartMode, SupervisorEvent};
 use floors::Floors;
 use settle::{Candidate, settle};
+use state::{ConfigurationState, Judged};
 use trial::Trial;
-use trust::{KnownConfigurations, Proven, StartResult, Suspect};
+use trust::{KnownConfigurations, Proven, StartResult};
 use user::UserConfig;
 
-/// Between two looks at whether a raised setting is still needed.
+/// How often it is checked whether a raised setting is still needed.
 const FLOORS_INTERVAL: Duration = Duration::from_secs(5);
 
 /// The configuration of one node. Clones share it.
@@ -49,41 +54,6 @@ struct SharedConfiguration {
     state: Mutex<ConfigurationState>,
 }
 
-#[derive(Debug, Default)]
-struct ConfigurationState {
-    known: Option<KnownConfigurations>,
-    judged: Option<Judged>,
-    suspect: Option<Suspect>,
-    /// Why the configuration file cannot be used.
-    unreadable: Option<String>,
-    floors: Floors,
-    /// The wanted values for which these are to be read again, since they are lower than what the
-    /// server runs with.
-    lower: Option<Floors>,
-    /// The wanted values for which they were.
-    lower_read: Option<Floors>,
-    /// What the server that runs was started with.
-    started: Option<Candidate>,
-    /// Whether it was started as a standby.
-    standby: bool,
-    pending: Vec<String>,
-    /// What it runs with of the settings that have floors.
-    runs_with: Floors,
-    /// Where the primary's value of one of these keeps a lower one from being used.
-    held: Vec<Problem>,
-    failure: Option<ServerFailure>,
-    said: Vec<Problem>,
-}
-
-#[derive(Debug)]
-struct Judged {
-    wanted: Candidate,
-    accepted: Candidate,
-    problems: Vec<Problem>,
-    /// Postgres could be asked.
-    complete: bool,
-}
-
 /// The settings with this as the user's part.
 pub fn with(settings: &Settings, user: &UserConfig) -> Settings {
     let mut next = settings.clone();
@@ -93,8 +63,8 @@ pub fn with(settings: &Settings, user: &UserConfig) -> Settings {
 }
 
 impl Configuration {
-    /// Has Postgres judge what is configured now, unless it has judged the same before. The data
-    /// directory must be whole.
+    /// Has Postgres check the present configuration, unless it has checked the same one before. The
+    /// data directory must be complete.
     pub async fn judge(&self, settings: &Settings, reaper: &Reaper) {
         let _turn = self.shared.turn.lock().await;
         let known = self.known(settings);
@@ -118,14 +88,14 @@ impl Configuration {
         for message in &settled.foreign {
             tracing::warn!(
                 message,
-                "Postgres objects to the configuration for a reason that no configured setting causes"
+                "PostgreSQL rejects the configuration, and no configured setting is the cause"
             );
         }
         if settled.candidate.auto != wanted.auto
             && let Err(error) =
                 files::write_atomically(&auto_file(settings), settled.candidate.auto.as_bytes())
         {
-            tracing::error!(%error, "postgresql.auto.conf could not be corrected");
+            tracing::error!(%error, "could not correct postgresql.auto.conf");
         }
         let good = Some(settled.candidate.user.clone());
         if known.good != good {
@@ -134,11 +104,11 @@ impl Configuration {
         let problems = [refused, settled.problems].concat();
         self.lock().judged =
             Some(Judged { wanted, accepted: settled.candidate, problems, complete: true });
-        self.say();
+        self.log_problems();
     }
 
-    /// Postgres could not be asked: the last good configuration is used, where there is one, and it
-    /// is asked again.
+    /// Postgres could not check the configuration: the last valid one is used if there is one, and
+    /// the check is repeated.
     fn not_judged(
         &self,
         wanted: Candidate,
@@ -147,9 +117,9 @@ impl Configuration {
         error: &trial::TrialError,
     ) {
         let used = if good.is_some() {
-            "the last good configuration is used"
+            "the last valid configuration is used"
         } else {
-            "it is used as it is"
+            "it is used unchecked"
         };
         let problem = user::of_parameter(
             "postgresql",
@@ -162,18 +132,18 @@ impl Configuration {
         };
         let problems = refused.into_iter().chain([problem]).collect();
         self.lock().judged = Some(Judged { wanted, accepted, problems, complete: false });
-        self.say();
+        self.log_problems();
     }
 
-    /// What a standby needs at least, by the control file as it is now.
+    /// Reads the minimum values of a standby from the control file.
     pub async fn read_floors(&self, settings: &Settings, reaper: &Reaper) {
         match floors::read(settings, reaper).await {
             Ok(floors) => self.lock().floors = floors,
-            Err(error) => tracing::warn!(%error, "the control file could not be read"),
+            Err(error) => tracing::warn!(%error, "could not read the control file"),
         }
     }
 
-    /// The settings with what Postgres accepts of the user's part.
+    /// The settings with the part of the user's configuration that Postgres accepts.
     pub fn in_force(&self, settings: &Settings) -> Settings {
         match self.choice(settings) {
             Some(chosen) => with(settings, &chosen.user),
@@ -181,20 +151,16 @@ impl Configuration {
         }
     }
 
-    /// The same for a start: `postgresql.auto.conf` belongs to it, and what the control file
-    /// demands.
+    /// The same for a start, with `postgresql.auto.conf` and the minimum values of the control file.
     pub fn for_start(&self, settings: &Settings, mode: StartMode) -> (Settings, Floors) {
-        let chosen = self.choice(settings).unwrap_or_else(|| Candidate {
-            user: self.screened(settings),
-            auto: read_auto(settings),
-        });
+        let chosen = self.choice_or_screened(settings);
         let next = with(settings, &chosen.user);
         let mut state = self.lock();
         if state.judged.as_ref().is_some_and(|judged| judged.accepted.auto != chosen.auto)
             && let Err(error) =
                 files::write_atomically(&auto_file(settings), chosen.auto.as_bytes())
         {
-            tracing::error!(%error, "postgresql.auto.conf could not be put back");
+            tracing::error!(%error, "could not restore postgresql.auto.conf");
         }
         let wanted = wanted_of(&next, &chosen.auto);
         let needed = match mode {
@@ -205,6 +171,7 @@ impl Configuration {
             if mode == StartMode::Standby { state.floors.clone() } else { Floors::new() };
         state.runs_with = floors::effective(&demanded, &wanted);
         state.started = Some(chosen);
+        state.settled = false;
         state.standby = mode == StartMode::Standby;
         state.pending.clear();
         drop(state);
@@ -212,7 +179,7 @@ impl Configuration {
             tracing::warn!(
                 name,
                 floor,
-                "the configured value is lower than the primary's when it wrote the WAL here: the primary's is used"
+                "the configured value is lower than the one the primary wrote this WAL with; the primary's value is used"
             );
         }
         (next, needed)
@@ -222,14 +189,21 @@ impl Configuration {
         user::screen(&settings.config.postgresql, self.known(settings).good.as_ref()).0
     }
 
-    /// Whether what is configured was judged already.
+    fn choice_or_screened(&self, settings: &Settings) -> Candidate {
+        self.choice(settings).unwrap_or_else(|| Candidate {
+            user: self.screened(settings),
+            auto: read_auto(settings),
+        })
+    }
+
+    /// Whether the present configuration has been checked.
     pub fn is_judged(&self, settings: &Settings) -> bool {
         let screened = self.screened(settings);
         self.lock().judged.as_ref().is_some_and(|judged| judged.wanted.user == screened)
     }
 
-    /// Follows one run of the server: one that holds proves its configuration, one that ends at
-    /// once makes it suspect.
+    /// Follows one run of the server. A run of at least [`SETTLED_RUN`] proves its configuration, a
+    /// shorter one makes it suspect.
     pub async fn follow(
         &self,
         settings: &Settings,
@@ -247,8 +221,8 @@ impl Configuration {
         ended
     }
 
-    /// Watches one run of the server: whether the WAL that it replays needs higher settings, and
-    /// whether it still needs those that it has.
+    /// Watches during one run of the server whether the WAL that it replays needs higher settings,
+    /// and whether it still needs those that were raised.
     pub async fn watch(
         self,
         settings: Arc<Settings>,
@@ -269,7 +243,7 @@ impl Configuration {
                     )
                 };
                 if !judged {
-                    // Postgres could not be asked: once more.
+                    // Postgres could not check the configuration: repeat.
                     let _ = events.send(SupervisorEvent::FilesChanged);
                 }
                 if due {
@@ -280,7 +254,7 @@ impl Configuration {
         };
         tokio::select! {
             () = words.settings_too_low() => {
-                tracing::warn!("the primary's settings are higher than this standby's, so that replay cannot go on: the server is started again with them");
+                tracing::warn!("the primary's settings are higher than this standby's, so replay is paused; restarting the server with them");
                 let _ = events.send(SupervisorEvent::SettingsTooLow);
             }
             () = lowered => {}
@@ -291,6 +265,7 @@ impl Configuration {
         let mut known = self.known(settings);
         let mut state = self.lock();
         state.failure = None;
+        state.settled = true;
         let Some(started) = state.started.clone() else { return };
         let proven = proven(&known);
         state.suspect = trust::after(&started, &proven, state.suspect.take(), &StartResult::Held);
@@ -299,7 +274,11 @@ impl Configuration {
             known.proven = Some(Proven { user: started.user, auto: started.auto });
             self.remember(settings, known);
         }
-        self.say();
+        self.log_problems();
+    }
+
+    fn is_settled(&self) -> bool {
+        self.lock().settled
     }
 
     fn ended(&self, settings: &Settings, ending: Ending, words: Option<String>) {
@@ -315,18 +294,24 @@ impl Configuration {
             &StartResult::Failed(words),
         );
         drop(state);
-        self.say();
+        self.log_problems();
     }
 
     fn note_failure(&self, ending: Ending, words: Option<String>) {
-        let (true, Some(message)) = (is_failure(ending), words) else { return };
+        if let (true, Some(message)) = (is_failure(ending), words) {
+            self.could_not_start(message);
+        }
+    }
+
+    /// Counts a failure of the server for the status.
+    pub fn could_not_start(&self, message: String) {
         let mut state = self.lock();
         let count = state.failure.as_ref().map_or(0, |f| f.count).saturating_add(1);
         state.failure = Some(ServerFailure { count, message });
     }
 
-    /// Takes what the running server says waits for a restart. What is on its command line it
-    /// cannot know.
+    /// Records the settings that wait for a restart, as the running server reports them. The server
+    /// does not know those on its command line.
     pub fn saw_pending(&self, settings: &Settings, mut pending: Vec<String>) {
         let (in_force, auto) = (self.in_force(settings), read_auto(settings));
         let now = config::command_line(&in_force);
@@ -342,13 +327,14 @@ impl Configuration {
             .chain(then.iter().filter(|set| !now.contains(set)));
         pending
             .extend(changed.filter_map(|set| set.split_once('=')).map(|(name, _)| name.to_owned()));
-        // Of these the server knows only what the file says, and not what it would start with.
+        // For settings with floors the server knows the file's value, not the one it would start
+        // with.
         let wanted = wanted_of(&in_force, &auto);
         let demanded = if state.standby { state.floors.clone() } else { Floors::new() };
         let next = floors::effective(&demanded, &wanted);
         pending.retain(|name| !next.contains_key(name.as_str()));
-        // Lower ones wait until it is known what the WAL needs by now: else a restart would be for
-        // nothing.
+        // Lower values are reported only when the floors are known to allow them; otherwise the
+        // restart would not change them.
         let configured = floors::effective(&Floors::new(), &wanted);
         let is_lower = configured
             .iter()
@@ -366,7 +352,7 @@ impl Configuration {
             user::of_parameter(
                 name,
                 value,
-                format!("{floor} is used, since the WAL of this server was written with it"),
+                format!("{floor} is used because the WAL of this server was written with it"),
             )
         });
         state.held = held.collect();
@@ -375,44 +361,19 @@ impl Configuration {
         state.pending = pending;
     }
 
-    /// Whether the configuration file as a whole can be used; why not, where it cannot.
+    /// Records why the configuration file cannot be used; None if it can.
     pub fn file_is_unreadable(&self, why: Option<String>) {
         self.lock().unreadable = why;
-        self.say();
+        self.log_problems();
     }
 
-    /// What is known now.
+    /// The present status.
     pub fn report(&self) -> ConfigurationStatus {
-        let state = self.lock();
-        let problems = state.problems();
-        ConfigurationStatus {
-            valid: problems.is_empty(),
-            problems,
-            held: state.held.clone(),
-            pending_restart: state.pending.clone(),
-            failure: state.failure.clone().filter(|failure| failure.count > 1),
-        }
+        self.lock().report()
     }
 
-    /// Says what is new, once.
-    fn say(&self) {
-        let mut state = self.lock();
-        let problems = state.problems();
-        if problems == state.said {
-            return;
-        }
-        for problem in problems.iter().filter(|problem| !state.said.contains(problem)) {
-            tracing::error!(
-                setting = problem.setting,
-                line = problem.line,
-                value = problem.value,
-                "configuration: {problem}"
-            );
-        }
-        if problems.is_empty() {
-            tracing::info!("configuration: everything that is configured is in force");
-        }
-        state.said = problems;
+    fn log_problems(&self) {
+        self.lock().log_problems();
     }
 
     fn choice(&self, settings: &Settings) -> Option<Candidate> {
@@ -438,42 +399,17 @@ impl Configuration {
     fn remember(&self, settings: &Settings, known: KnownConfigurations) {
         let text = serde_json::to_vec(&known).unwrap_or_default();
         if let Err(error) = files::write_atomically(&settings.paths.configuration(), &text) {
-            tracing::warn!(%error, "the last good configuration could not be kept");
+            tracing::warn!(%error, "could not save the last valid configuration");
         }
         self.lock().known = Some(known);
     }
 
     fn lock(&self) -> MutexGuard<'_, ConfigurationState> {
-        self.shared.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.shared.state.lock()
     }
 }
 
-impl ConfigurationState {
-    fn problems(&self) -> Vec<Problem> {
-        let unreadable = self.unreadable.as_ref();
-        let unreadable = unreadable.map(|why| {
-            user::of_parameter(
-                "configuration file",
-                None,
-                format!("{why}; the last good one is used"),
-            )
-        });
-        let mut problems: Vec<Problem> = unreadable.into_iter().collect();
-        let Some(judged) = &self.judged else { return problems };
-        problems.extend(judged.problems.iter().cloned());
-        if let Some(suspect) = self.suspect.as_ref().filter(|suspect| suspect.is(&judged.accepted))
-        {
-            let message = format!(
-                "Postgres did not start with this configuration: {}; the last one that it ran with is used",
-                suspect.message
-            );
-            problems.push(user::of_parameter("postgresql", None, message));
-        }
-        problems
-    }
-}
-
-/// What the files set.
+/// The settings in the files.
 fn wanted_of(settings: &Settings, auto: &str) -> std::collections::BTreeMap<String, String> {
     let mut wanted = floors::settings_of(&config::postgresql_conf(settings, None).text);
     wanted.extend(floors::settings_of(auto));
@@ -485,7 +421,7 @@ fn proven(known: &KnownConfigurations) -> Candidate {
     Candidate { user, auto }
 }
 
-/// Not by a signal from outside, and not because it was told to.
+/// Whether the server ended by itself, and not because of a signal or a shutdown request.
 const fn is_failure(ending: Ending) -> bool {
     use nix::sys::signal::Signal;
     match ending {

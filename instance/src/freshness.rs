@@ -9,9 +9,10 @@
 
 mod look;
 
+use parking_lot::Mutex;
 use std::collections::VecDeque;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 pub use look::run;
@@ -169,12 +170,12 @@ pub struct FreshnessVerdict(Arc<Mutex<Option<Stale>>>);
 impl FreshnessVerdict {
     /// Why the running server is not to be read from; None where it is, and where it is no standby.
     pub fn get(&self) -> Option<Stale> {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        *self.0.lock()
     }
 
     /// Returns what it was before.
     fn set(&self, stale: Option<Stale>) -> Option<Stale> {
-        std::mem::replace(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner), stale)
+        std::mem::replace(&mut *self.0.lock(), stale)
     }
 }
 

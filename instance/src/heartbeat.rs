@@ -1,6 +1,7 @@
 //! Whether the driver's loop still goes round: it beats, `/livez` looks.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use parking_lot::Mutex;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// How often the loop beats.
@@ -22,11 +23,11 @@ impl Default for HeartbeatFile {
 impl HeartbeatFile {
     /// The loop is here.
     pub fn beat(&self) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        *self.0.lock() = Instant::now();
     }
 
     /// Whether it was lately.
     pub fn is_fresh(&self) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).elapsed() < MAX_AGE
+        self.0.lock().elapsed() < MAX_AGE
     }
 }

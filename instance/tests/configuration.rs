@@ -166,6 +166,33 @@ async fn a_server_that_cannot_start_falls_back_to_its_last_configuration() {
     problems(node, "no problem any more", &[]).await;
 }
 
+/// What a server ran with last is what it falls back to, not what it was started with.
+#[tokio::test]
+async fn a_reload_that_took_effect_is_part_of_the_fallback() {
+    let Some(bin) = bin_directory() else { return };
+    let mut nodes = Nodes::new(&bin, 1);
+    let node = &mut nodes.nodes[0];
+    node.start();
+    node.ready().await;
+    set(node, "work_mem", "7MB");
+    node.write_config();
+    node.wait_for("SHOW work_mem", "7MB").await;
+    let proven = node.directory.join("pgdata.pgraft/configuration.json");
+    until("the reloaded setting to be proven", async || {
+        let known: serde_json::Value =
+            serde_json::from_slice(&std::fs::read(&proven).ok()?).ok()?;
+        (known["proven"]["user"]["parameters"]["work_mem"] == "7MB").then_some(())
+    })
+    .await;
+    set(node, "unix_socket_group", "no such group");
+    node.write_config();
+    node.terminate().await;
+    node.start();
+    node.ready().await;
+    problems(node, "the fallback", &["Postgres did not start with this configuration:"]).await;
+    node.wait_for("SHOW work_mem", "7MB").await;
+}
+
 /// The value is raised and lowered, with restarts in any order and a failover in between. No member
 /// ever refuses to start or stops replaying.
 #[tokio::test]

@@ -8,6 +8,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::floors::settings_of;
 use super::settle::Candidate;
 use super::user::UserConfig;
 
@@ -70,6 +71,23 @@ pub fn chosen(accepted: &Candidate, proven: &Candidate, suspect: Option<&Suspect
             auto: if *auto { proven.auto.clone() } else { accepted.auto.clone() },
         },
     }
+}
+
+/// What a running server proves by a reload of `loaded`. Settings that wait for a restart keep the
+/// value that it was started with.
+pub fn proven_after_reload(
+    started: &Candidate,
+    loaded: &Candidate,
+    waiting: &[String],
+) -> Candidate {
+    let waits = |name: &String| waiting.contains(name);
+    let UserConfig { mut parameters, hba } = loaded.user.clone();
+    parameters.retain(|name, _| !waits(name));
+    let kept = started.user.parameters.iter().filter(|(name, _)| waits(name));
+    parameters.extend(kept.map(|(name, value)| (name.clone(), value.clone())));
+    let sets = |auto: &str| settings_of(auto).keys().any(waits);
+    let auto = if sets(&loaded.auto) || sets(&started.auto) { &started.auto } else { &loaded.auto };
+    Candidate { user: UserConfig { parameters, hba }, auto: auto.clone() }
 }
 
 /// What is suspected after a start with `used`.
@@ -147,6 +165,31 @@ mod tests {
             None,
             "pg_hba alone keeps no server from starting"
         );
+    }
+
+    #[test]
+    fn a_reload_proves_all_but_what_waits_for_a_restart() {
+        let with = |work_mem: &str, shared_buffers: &str, auto: &str| {
+            let parameters = [("work_mem", work_mem), ("shared_buffers", shared_buffers)]
+                .map(|(name, value)| (name.to_owned(), value.to_owned()));
+            let user = UserConfig { parameters: parameters.into(), hba: vec![] };
+            Candidate { user, auto: auto.to_owned() }
+        };
+        let (started, loaded) = (with("1MB", "16MB", ""), with("2MB", "1TB", "jit = 'off'"));
+        assert_eq!(proven_after_reload(&started, &loaded, &[]), loaded);
+        assert_eq!(
+            proven_after_reload(&started, &loaded, &["shared_buffers".into()]),
+            with("2MB", "16MB", "jit = 'off'")
+        );
+        assert_eq!(
+            proven_after_reload(&started, &loaded, &["jit".into()]),
+            with("2MB", "1TB", ""),
+            "ALTER SYSTEM has set what waits"
+        );
+        let without = Candidate { user: UserConfig::default(), ..loaded.clone() };
+        let waiting = ["shared_buffers".to_owned()];
+        let proven = proven_after_reload(&without, &loaded, &waiting);
+        assert_eq!(proven.user.parameters.keys().collect::<Vec<_>>(), ["work_mem"]);
     }
 
     proptest! {

@@ -1,7 +1,8 @@
 //! What a server said that decides about its next start: the last error of a process whose end ends
 //! the server, and that its settings are too low.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use parking_lot::Mutex;
+use std::sync::Arc;
 use tokio::sync::Notify;
 
 use super::LogRecord;
@@ -32,14 +33,13 @@ impl LastWords {
                 .find(|(name, _)| name == "detail")
                 .map(|(_, text)| format!(" ({text})"))
                 .unwrap_or_default();
-            *self.error.lock().unwrap_or_else(PoisonError::into_inner) =
-                Some(format!("{}{detail}", record.msg));
+            *self.error.lock() = Some(format!("{}{detail}", record.msg));
         }
     }
 
     /// The last error.
     pub fn get(&self) -> Option<String> {
-        self.error.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.error.lock().clone()
     }
 
     /// Returns when the server says that its settings are too low for the WAL that it replays.
