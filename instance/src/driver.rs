@@ -30,7 +30,9 @@ use crate::provisioning;
 use crate::reaper::Reaper;
 use crate::settings::Settings;
 use crate::standin::StandInMember;
-use crate::supervisor::{self, StartMode, SupervisorCommand, SupervisorEvent, SupervisorState};
+use crate::supervisor::{
+    self, StartFailure, StartMode, SupervisorCommand, SupervisorEvent, SupervisorState,
+};
 use crate::tls::PostgresTlsFiles;
 use crate::view::MemberView;
 use crate::watchdog;
@@ -136,7 +138,7 @@ impl Driver {
         if event == SupervisorEvent::FilesChanged {
             self.read_settings();
         }
-        if matches!(event, SupervisorEvent::Exited { .. } | SupervisorEvent::StartFailed) {
+        if matches!(event, SupervisorEvent::Exited { .. } | SupervisorEvent::StartFailed(_)) {
             self.server = None;
         }
         if event == SupervisorEvent::Shutdown {
@@ -145,8 +147,8 @@ impl Driver {
         }
         if old.phase != new.phase {
             tracing::debug!(
-                from = old.phase.word(),
-                to = new.phase.word(),
+                from = old.phase.as_str(),
+                to = new.phase.as_str(),
                 failures = new.failures,
                 "supervisor"
             );
@@ -154,7 +156,7 @@ impl Driver {
         self.view.send_if_modified(|view| {
             let concern = match event {
                 SupervisorEvent::Concern(concern) => concern,
-                SupervisorEvent::Exited { .. } | SupervisorEvent::StartFailed => None,
+                SupervisorEvent::Exited { .. } | SupervisorEvent::StartFailed(_) => None,
                 _ => view.concern,
             };
             let killed_for = if let SupervisorEvent::Unresponsive(fault) = event {
@@ -162,9 +164,9 @@ impl Driver {
             } else {
                 view.killed_for
             };
-            let changed =
-                (view.phase, view.concern, view.killed_for) != (new.phase, concern, killed_for);
-            (view.phase, view.concern, view.killed_for) = (new.phase, concern, killed_for);
+            let next = (new.phase, new.reason, concern, killed_for);
+            let changed = (view.phase, view.reason, view.concern, view.killed_for) != next;
+            (view.phase, view.reason, view.concern, view.killed_for) = next;
             if matches!(event, SupervisorEvent::Unresponsive(_)) {
                 view.killed_at = Some(Instant::now());
             }
@@ -214,6 +216,7 @@ impl Driver {
             SupervisorCommand::Inspect => self.job(Jobs::inspect),
             SupervisorCommand::InitDb => self.job(Jobs::init_db),
             SupervisorCommand::Clone => self.job(Jobs::clone_primary),
+            SupervisorCommand::Replace => self.job(Jobs::replace),
             SupervisorCommand::Rewind => self.job(Jobs::rewind),
             SupervisorCommand::Start(mode) => self.start(&settings, mode),
             SupervisorCommand::Reload => self.reload(&settings),
@@ -279,16 +282,17 @@ impl Driver {
         let words = LastWords::default();
         let started = prepare::write_files(&effective, &self.os_user)
             .and_then(|_| prepare::data_directory(&settings.paths, mode))
-            .map_err(|e| e.to_string())
+            .map_err(|e| (e.to_string(), e.start_failure()))
             .and_then(|()| {
                 Postmaster::start(&effective, &floors, &self.reaper, &self.sink, words.clone())
-                    .map_err(|e| e.to_string())
+                    .map_err(|e| (e.to_string(), StartFailure::Other))
             });
         let server = match started {
             Ok(server) => server,
-            Err(error) => {
-                tracing::error!(error, "Postgres could not be started");
-                let _ = self.events.send(SupervisorEvent::StartFailed);
+            Err((error, failure)) => {
+                tracing::error!(error, "could not start PostgreSQL");
+                configuration.could_not_start(error);
+                let _ = self.events.send(SupervisorEvent::StartFailed(failure));
                 return;
             }
         };
@@ -344,15 +348,19 @@ impl Driver {
             let _turn = turn.lock().await;
             let MemberView { settings, configuration, .. } = view.borrow().clone();
             configuration.judge(&settings, &reaper).await;
-            match prepare::write_files(&configuration.in_force(&settings), &os_user) {
+            let (in_force, reload) = configuration.begin_reload(&settings);
+            match prepare::write_files(&in_force, &os_user) {
                 Ok(changed) if changed || renewed => {
                     if let Some(child) = child {
                         child.signal(Signal::SIGHUP);
+                        tokio::spawn(async move {
+                            configuration.confirm_reload(&settings, reload).await;
+                        });
                     }
                 }
                 Ok(_) => {}
                 Err(error) => {
-                    tracing::error!(%error, "the server's configuration could not be written again");
+                    tracing::error!(%error, "could not write the server's configuration");
                 }
             }
         });

@@ -1,12 +1,14 @@
 //! Reads what the supervisor decides by: the disk, and the peers where `initdb` would be next.
 //! Changes nothing.
 
+use jiff::Timestamp;
 use std::fs;
 use std::io;
 
 use crate::files::{FileError, read_if_there};
 use crate::paths::{Paths, bootstrap_mark, standby_signal};
 use crate::peers;
+use crate::postgres::replacement;
 use crate::settings::Settings;
 use crate::supervisor::{BootstrapNode, DataDirectory, Named, SupervisorFacts};
 use crate::upstream::{self, UpstreamError};
@@ -45,6 +47,7 @@ pub async fn inspect(settings: &Settings) -> Result<SupervisorFacts, FactsError>
         // A cluster that fails over is not left by one node whose configuration lacks it: it would
         // take writes that nobody fences.
         failover: failover || settings.failover,
+        replaced_ago: replacement::age(&settings.paths, Timestamp::now())?,
         bootstrap: if too_late {
             BootstrapNode::TooLate
         } else if settings.bootstrap {

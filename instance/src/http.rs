@@ -88,7 +88,7 @@ fn live(http: &InstanceHttp) -> Response<Full<Bytes>> {
     let view = http.view.borrow();
     let alive = http.heartbeat.is_fresh();
     let code = if alive { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    respond(code, &json!({"live": alive, "phase": view.phase.word()}))
+    respond(code, &json!({"live": alive, "phase": view.phase.as_str()}))
 }
 
 async fn ready(http: &InstanceHttp) -> Response<Full<Bytes>> {
@@ -97,7 +97,7 @@ async fn ready(http: &InstanceHttp) -> Response<Full<Bytes>> {
     let code = if seen.status.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     respond(
         code,
-        &json!({"ready": seen.status.ready, "phase": view.phase.word(), "missing": seen.missing}),
+        &json!({"ready": seen.status.ready, "phase": view.phase.as_str(), "missing": seen.missing}),
     )
 }
 

@@ -1,13 +1,14 @@
 //! What takes time: each job carries out one of the supervisor's commands, and its outcome is an
 //! event. Decides nothing.
 
+use jiff::Timestamp;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::configuration::Configuration;
 use crate::facts;
 use crate::logging::Sink;
-use crate::postgres::{clone, initdb, leftovers, rewind};
+use crate::postgres::{clone, initdb, leftovers, replacement, rewind};
 use crate::reaper::Reaper;
 use crate::settings::Settings;
 use crate::standin::StandInMember;
@@ -83,6 +84,21 @@ impl Jobs {
             }
             Err(error) => failed(&error, SupervisorEvent::CloneFailed),
         }
+    }
+
+    /// Copies the primary in place of data that a server keeps failing to start on.
+    pub async fn replace(self) -> SupervisorEvent {
+        let settings = Arc::clone(&self.settings);
+        tracing::warn!(
+            "PostgreSQL keeps failing to start on this data directory; cloning the primary"
+        );
+        let event = self.clone_primary().await;
+        if event == SupervisorEvent::Cloned
+            && let Err(error) = replacement::record(&settings.paths, Timestamp::now())
+        {
+            tracing::warn!(%error, "could not record the replacement; the next one is not delayed");
+        }
+        event
     }
 
     /// Makes the history of PGDATA the primary's.

@@ -140,6 +140,7 @@ pub async fn run(args: InstanceRunArgs, sink: Sink) -> Result<(), RunError> {
     let (view, shown) = tokio::sync::watch::channel(MemberView {
         settings: Arc::new(settings.clone()),
         phase: SupervisorPhase::Clearing,
+        reason: None,
         verdict: freshness::FreshnessVerdict::default(),
         concern: None,
         killed_for: None,

@@ -43,6 +43,7 @@ pub async fn observe(view: &MemberView) -> ServerObservation {
     let settings = &view.settings;
     let (server, raft) = tokio::join!(server(view), raft(settings));
     let mut missing = vec![];
+    let answers = server.is_ok();
     let mut postgres = server.unwrap_or_else(|why| {
         missing.push(why);
         PostgresStatus {
@@ -51,6 +52,10 @@ pub async fn observe(view: &MemberView) -> ServerObservation {
         }
     });
     postgres.degraded = view.concern.map(|fault| fault.to_string());
+    if let Some(reason) = view.reason.filter(|_| !answers) {
+        missing.push(reason.to_string());
+        postgres.degraded = Some(reason.to_string());
+    }
     postgres.unresponsive = view.killed_for.map(|fault| fault.to_string());
     let raft = raft.unwrap_or_else(|why| {
         missing.push(why);
@@ -91,7 +96,7 @@ pub async fn observe(view: &MemberView) -> ServerObservation {
 async fn server(view: &MemberView) -> Result<PostgresStatus, String> {
     let MemberView { settings, phase, configuration, .. } = view;
     if !matches!(phase, SupervisorPhase::Running(_)) {
-        return Err(format!("Postgres is not running: {}", phase.word()));
+        return Err(format!("Postgres is not running: {}", phase.as_str()));
     }
     let look = async {
         let client = sql::local(settings, Session::Probe, DEADLINE).await?;

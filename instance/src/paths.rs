@@ -6,7 +6,8 @@
 //!   lock                      held while a manager runs
 //!   new/                      an initdb or a clone that is not whole yet
 //!   old/                      a PGDATA that has just been replaced, for a moment
-//!   mending                   PGDATA is being rewound, or was and did not get to the end: it must not be started. The epoch of it
+//!   rewind-in-progress        a rewind or a replacement of PGDATA has not finished: it must not be started. Contains the epoch
+//!   replaced                  when PGDATA was last replaced because its server kept failing to start
 //!   postgresql.conf           what Postgres reads (`config_file`); PGDATA's own is not read, since a base backup copies it
 //!   pg_hba.conf  pg_ident.conf  pgpass
 //!   upstream.json             the primary that was cloned or followed last
@@ -110,6 +111,11 @@ impl Paths {
     /// The last good configuration.
     pub fn configuration(&self) -> PathBuf {
         self.work.join("configuration.json")
+    }
+
+    /// When PGDATA was last replaced because its server kept failing to start.
+    pub fn replaced(&self) -> PathBuf {
+        self.work.join("replaced")
     }
 
     /// A data directory for trials.

@@ -8,6 +8,7 @@ pub mod leftovers;
 pub mod log;
 pub mod placeholders;
 pub mod process;
+pub mod replacement;
 pub mod rewind;
 pub mod source;
 pub mod wal_space;

@@ -10,7 +10,7 @@ use crate::paths::{self, Paths};
 use crate::postgres::{config, placeholders};
 use crate::secrets::Secrets;
 use crate::settings::Settings;
-use crate::supervisor::StartMode;
+use crate::supervisor::{StartFailure, StartMode};
 use crate::upstream::{self, UpstreamError};
 
 /// Why the files are not what they should be.
@@ -25,9 +25,35 @@ pub enum PrepareError {
     /// The supervisor said primary, and the disk says otherwise by now.
     #[error("standby.signal is there, so this server is not started as the primary")]
     StandbySignal,
-    /// Prepared transactions.
+    /// Two-phase state files.
     #[error(transparent)]
-    TwoPhase(#[from] TwoPhaseError),
+    TwoPhase(TwoPhaseError),
+    /// WAL that recovery needs is missing.
+    #[error(
+        "the data directory is damaged: {0}; restore the missing WAL, or empty the data directory to clone the primary"
+    )]
+    Damaged(TwoPhaseError),
+}
+
+impl From<TwoPhaseError> for PrepareError {
+    fn from(error: TwoPhaseError) -> Self {
+        match error {
+            TwoPhaseError::NoCheckpoint { .. } => Self::Damaged(error),
+            TwoPhaseError::File { .. } => Self::TwoPhase(error),
+        }
+    }
+}
+
+impl PrepareError {
+    /// Whether another copy of the data may start where this one does not.
+    pub const fn start_failure(&self) -> StartFailure {
+        match self {
+            Self::Damaged(_) => StartFailure::DamagedData,
+            Self::File(_) | Self::Upstream(_) | Self::StandbySignal | Self::TwoPhase(_) => {
+                StartFailure::Other
+            }
+        }
+    }
 }
 
 /// Writes all files. Returns whether the server must read one of them again.
@@ -132,5 +158,27 @@ mod tests {
             .collect();
         left.sort();
         assert_eq!(left, ["00000002.history", "00000003.history", "000000030000000000000001"]);
+    }
+
+    #[test]
+    fn missing_wal_is_damage_and_an_unreadable_file_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let directory = dir.path().join("pg_twophase");
+        fs::create_dir(&directory).unwrap();
+        fs::write(directory.join("00000000000002E4"), "").unwrap();
+        let failure = || {
+            let error = PrepareError::from(remove_future_two_phase_files(dir.path()).unwrap_err());
+            (error.start_failure(), error.to_string())
+        };
+        assert_eq!(failure().0, StartFailure::Other, "there is no pg_control");
+        let label = "START WAL LOCATION: 0/1000028 (file x)\nCHECKPOINT LOCATION: 0/1000060\n";
+        fs::write(dir.path().join("backup_label"), label).unwrap();
+        let (failure, message) = failure();
+        assert_eq!(failure, StartFailure::DamagedData);
+        assert_eq!(
+            message.replace(&directory.display().to_string(), "pg_twophase"),
+            "the data directory is damaged: could not find the next transaction ID of the checkpoint that recovery starts from, and pg_twophase has two-phase state files; restore the missing WAL, or empty the data directory to clone the primary"
+        );
+        assert!(directory.join("00000000000002E4").exists(), "nothing is removed");
     }
 }

@@ -7,7 +7,7 @@ use std::time::Instant;
 use crate::configuration::Configuration;
 use crate::freshness::FreshnessVerdict;
 use crate::settings::Settings;
-use crate::supervisor::SupervisorPhase;
+use crate::supervisor::{FailureReason, SupervisorPhase};
 
 /// A snapshot; a new one is published whenever something of it, or a file that matters, changed.
 #[derive(Debug, Clone)]
@@ -16,6 +16,8 @@ pub struct MemberView {
     pub settings: Arc<Settings>,
     /// What the supervisor is at.
     pub phase: SupervisorPhase,
+    /// Why the supervisor can do nothing to help this node.
+    pub reason: Option<FailureReason>,
     /// Whether the running standby may be read from.
     pub verdict: FreshnessVerdict,
     /// What may be wrong with the running server.

@@ -1,9 +1,13 @@
-//! Every phase with every event, and what holds in every run.
+//! Every phase with every event; what holds in every run is in `runs.rs`, failing starts are in
+//! `failing_starts.rs`.
 
-use proptest::prelude::*;
+mod failing_starts;
+mod runs;
+
 use std::fmt::Write as _;
 
 use super::*;
+use pgraft_core::liveness::Unresponsive;
 
 const PHASES: [SupervisorPhase; 12] = [
     SupervisorPhase::Clearing,
@@ -27,9 +31,10 @@ const FACTS: SupervisorFacts = SupervisorFacts {
     diverged: false,
     failover: false,
     bootstrap: BootstrapNode::No,
+    replaced_ago: None,
 };
 
-const EVENTS: [SupervisorEvent; 28] = [
+const EVENTS: [SupervisorEvent; 30] = [
     SupervisorEvent::Cleared,
     SupervisorEvent::ClearFailed,
     SupervisorEvent::Inspected(FACTS),
@@ -41,6 +46,7 @@ const EVENTS: [SupervisorEvent; 28] = [
     SupervisorEvent::NoPrimary,
     SupervisorEvent::Needs(Repair::Rewind),
     SupervisorEvent::Needs(Repair::Clone),
+    SupervisorEvent::Needs(Repair::Replace),
     SupervisorEvent::Rewound,
     SupervisorEvent::RewindFailed,
     SupervisorEvent::RewindPutOff,
@@ -49,7 +55,8 @@ const EVENTS: [SupervisorEvent; 28] = [
     SupervisorEvent::Unresponsive(Unresponsive::Unanswered),
     SupervisorEvent::StoppedByOthers,
     SupervisorEvent::SettingsTooLow,
-    SupervisorEvent::StartFailed,
+    SupervisorEvent::StartFailed(StartFailure::Other),
+    SupervisorEvent::StartFailed(StartFailure::DamagedData),
     SupervisorEvent::Exited { ran_for: Duration::from_secs(1) },
     SupervisorEvent::Exited { ran_for: SETTLED_RUN },
     SupervisorEvent::Exited { ran_for: HEALTHY_RUN },
@@ -81,7 +88,7 @@ const fn is_in_the_table(event: SupervisorEvent) -> bool {
         | SupervisorEvent::Unresponsive(_)
         | SupervisorEvent::StoppedByOthers
         | SupervisorEvent::SettingsTooLow
-        | SupervisorEvent::StartFailed
+        | SupervisorEvent::StartFailed(_)
         | SupervisorEvent::Exited { .. }
         | SupervisorEvent::Woke
         | SupervisorEvent::FilesChanged
@@ -95,7 +102,7 @@ const fn is_in_the_table(event: SupervisorEvent) -> bool {
 fn every_phase_and_event() {
     let mut table = String::new();
     for phase in PHASES {
-        let before = SupervisorState { phase, failures: 2, repair: None, rewound_in: Some(3) };
+        let before = SupervisorState { phase, failures: 2, rewound_in: Some(3), ..at_rest() };
         for event in EVENTS {
             assert!(is_in_the_table(event));
             let (after, commands) = step(before, event);
@@ -107,7 +114,7 @@ fn every_phase_and_event() {
             if (after, commands.len()) == (before, 0) {
                 let _ = writeln!(table, "{phase:?} + {event} = ");
             } else {
-                let SupervisorState { phase: now, failures, repair, rewound_in } = after;
+                let SupervisorState { phase: now, failures, repair, rewound_in, reason: _ } = after;
                 let repair =
                     repair.map_or_else(String::new, |repair| format!(", repair {repair:?}"));
                 let forgotten = if rewound_in.is_none() { ", no rewind was tried" } else { "" };
@@ -149,11 +156,15 @@ fn at_rest() -> SupervisorState {
     begin().0
 }
 
+fn running(mode: StartMode) -> SupervisorState {
+    SupervisorState { phase: SupervisorPhase::Running(mode), ..at_rest() }
+}
+
 #[test]
 fn all_facts_and_what_they_lead_to() {
     let mut table = String::new();
     for facts in all_facts() {
-        let SupervisorFacts { data, named, failover, bootstrap, epoch: _, diverged: _ } = facts;
+        let SupervisorFacts { data, named, failover, bootstrap, .. } = facts;
         let _ = writeln!(
             table,
             "{data:?}, primary {named:?}, failover {failover}, bootstrap node {bootstrap:?}: {:?}",
@@ -206,7 +217,7 @@ fn a_rewind_from_beginning_to_end() {
             (state, all)
         })
     };
-    let up = SupervisorState { phase: SupervisorPhase::Running(StartMode::Standby), ..at_rest() };
+    let up = running(StartMode::Standby);
     let stopped = [
         SupervisorEvent::Needs(Repair::Rewind),
         SupervisorEvent::Exited { ran_for: Duration::ZERO },
@@ -295,231 +306,4 @@ fn waits_grow_and_end_growing() {
     let seconds: Vec<f32> =
         [1, 2, 3, 5, 6, 7, 1000, u32::MAX].map(|n| wait_after(n).as_secs_f32()).into();
     assert_eq!(seconds, [0.5, 1.0, 2.0, 8.0, 15.0, 15.0, 15.0, 15.0]);
-}
-
-fn any_facts() -> impl Strategy<Value = SupervisorFacts> {
-    (prop::sample::select(all_facts().collect::<Vec<_>>()), any::<bool>(), 0..3u64)
-        .prop_map(|(facts, diverged, epoch)| SupervisorFacts { epoch, diverged, ..facts })
-}
-
-fn any_event() -> impl Strategy<Value = SupervisorEvent> {
-    prop_oneof![
-        3 => prop::sample::select(EVENTS.to_vec()).prop_filter("stops", |e| *e != SupervisorEvent::Shutdown),
-        2 => any_facts().prop_map(SupervisorEvent::Inspected),
-        2 => Just(SupervisorEvent::Cleared),
-        1 => (0_u64..200).prop_map(|s| SupervisorEvent::Exited { ran_for: Duration::from_secs(s) }),
-    ]
-}
-
-/// What the world is, as the commands make it.
-#[derive(Default)]
-struct SupervisorWorld {
-    server: bool,
-    cleared: bool,
-    facts: Option<SupervisorFacts>,
-}
-
-impl SupervisorWorld {
-    fn hears(&mut self, event: SupervisorEvent) {
-        match event {
-            SupervisorEvent::Exited { .. } | SupervisorEvent::StartFailed => self.server = false,
-            SupervisorEvent::Cleared if !self.server => self.cleared = true,
-            SupervisorEvent::Inspected(facts) => self.facts = Some(facts),
-            SupervisorEvent::Initialized
-            | SupervisorEvent::Cloned
-            | SupervisorEvent::Rewound
-            | SupervisorEvent::RewindFailed
-            | SupervisorEvent::RewindPutOff => self.facts = None,
-            _ => {}
-        }
-    }
-
-    fn obeys(&mut self, command: SupervisorCommand) {
-        match command {
-            SupervisorCommand::Start(mode) => {
-                assert!(!self.server, "a second server");
-                assert!(self.cleared, "started without a look for an earlier one");
-                let facts = self.facts.expect("started without a look at the disk");
-                assert!(
-                    matches!(facts.data, DataDirectory::Whole { .. }),
-                    "started on {:?}",
-                    facts.data
-                );
-                if mode == StartMode::Primary {
-                    let DataDirectory::Whole { bootstrapping, standby_signal } = facts.data else {
-                        panic!()
-                    };
-                    let named = facts.named == Named::This && !facts.failover;
-                    assert!(
-                        !standby_signal
-                            && (named || (bootstrapping && facts.named == Named::Nothing))
-                    );
-                }
-                (self.server, self.cleared) = (true, false);
-            }
-            SupervisorCommand::InitDb => {
-                let facts = self.facts.expect("initdb without a look at the disk");
-                assert!(
-                    facts.data == DataDirectory::Empty
-                        && facts.bootstrap == BootstrapNode::Yes
-                        && facts.named == Named::Nothing
-                );
-                assert!(!self.server);
-            }
-            SupervisorCommand::Clone => {
-                let facts = self.facts.expect("cloned without a look at the disk");
-                let gives_way =
-                    matches!(facts.data, DataDirectory::Whole { .. }) && facts.named != Named::This;
-                assert!(
-                    gives_way || matches!(facts.data, DataDirectory::Empty | DataDirectory::Broken)
-                );
-                assert!(!self.server);
-            }
-            SupervisorCommand::Rewind => {
-                let facts = self.facts.expect("rewound without a look at the disk");
-                assert!(
-                    matches!(facts.data, DataDirectory::Whole { .. })
-                        && facts.diverged
-                        && facts.named != Named::This
-                );
-                assert!(self.cleared && !self.server);
-            }
-            SupervisorCommand::Stop
-            | SupervisorCommand::Halt
-            | SupervisorCommand::Kill
-            | SupervisorCommand::Reload => {
-                assert!(self.server, "there is no server for {command:?}");
-            }
-            SupervisorCommand::Exit => assert!(!self.server, "the server is left behind"),
-            _ => {}
-        }
-    }
-}
-
-/// Whether the event can happen at all: a server that isn't there does not exit, and what was not
-/// begun does not end.
-fn can_happen(world: &SupervisorWorld, phase: SupervisorPhase, event: SupervisorEvent) -> bool {
-    match event {
-        SupervisorEvent::Exited { .. } | SupervisorEvent::StartFailed => world.server,
-        SupervisorEvent::Cleared | SupervisorEvent::ClearFailed => {
-            phase == SupervisorPhase::Clearing
-                || (phase == SupervisorPhase::Stopping && !world.server)
-        }
-        SupervisorEvent::Inspected(_) => phase == SupervisorPhase::Inspecting,
-        _ => true,
-    }
-}
-
-proptest! {
-    #[test]
-    fn no_run_does_what_must_not_be(events in prop::collection::vec(any_event(), 0..60), stop_at in 0_usize..80) {
-        let mut world = SupervisorWorld::default();
-        let (mut state, _) = begin();
-        for (i, event) in events.into_iter().enumerate() {
-            let event = if i == stop_at { SupervisorEvent::Shutdown } else { event };
-            if !can_happen(&world, state.phase, event) {
-                continue;
-            }
-            world.hears(event);
-            let (next, commands) = step(state, event);
-            for command in commands {
-                world.obeys(command);
-            }
-            state = next;
-        }
-    }
-
-    /// However the events fall, nothing is started after a shutdown began.
-    #[test]
-    fn nothing_starts_after_shutdown(events in prop::collection::vec(any_event(), 0..40), before in 0_usize..40) {
-        let (mut state, _) = begin();
-        for (i, event) in events.into_iter().enumerate() {
-            let event = if i == before { SupervisorEvent::Shutdown } else { event };
-            let (next, commands) = step(state, event);
-            if i >= before {
-                prop_assert!(!commands.iter().any(|c| matches!(c, SupervisorCommand::Start(_) | SupervisorCommand::InitDb | SupervisorCommand::Clone | SupervisorCommand::Rewind)));
-            }
-            state = next;
-        }
-    }
-}
-
-/// Ends after a second, each time; what it comes to, and how often it was started before.
-fn ends_again_and_again(mode: StartMode, facts: SupervisorFacts) -> (SupervisorCommand, u32) {
-    let mut state = SupervisorState {
-        phase: SupervisorPhase::Running(mode),
-        failures: 0,
-        repair: None,
-        rewound_in: None,
-    };
-    let mut starts = 1;
-    loop {
-        let (waiting, commands) =
-            step(state, SupervisorEvent::Exited { ran_for: Duration::from_secs(1) });
-        assert!(matches!(commands[..], [SupervisorCommand::Wait(_)]), "it backs off: {commands:?}");
-        let (clearing, _) = step(waiting, SupervisorEvent::Woke);
-        let (inspecting, _) = step(clearing, SupervisorEvent::Cleared);
-        let (next, commands) = step(inspecting, SupervisorEvent::Inspected(facts));
-        if !matches!(commands[..], [SupervisorCommand::Start(_)]) || starts > 100 {
-            return (commands[0], starts);
-        }
-        (state, starts) = (next, starts + 1);
-    }
-}
-
-#[test]
-fn a_standby_that_never_stays_up_is_cloned_and_a_primary_never_is() {
-    let whole = DataDirectory::Whole { bootstrapping: false, standby_signal: true };
-    let standby = SupervisorFacts { data: whole, named: Named::Other, failover: true, ..FACTS };
-    assert_eq!(
-        ends_again_and_again(StartMode::Standby, standby),
-        (SupervisorCommand::Clone, GIVES_UP)
-    );
-    for named in [Named::This, Named::Nothing, Named::Nobody] {
-        let facts = SupervisorFacts { named, ..standby };
-        let (command, starts) = ends_again_and_again(StartMode::Standby, facts);
-        assert!(
-            named != Named::This
-                || (command == SupervisorCommand::Start(StartMode::Standby) && starts > 100),
-            "{named:?}: {command:?}"
-        );
-    }
-}
-
-#[test]
-fn a_server_that_settles_and_ends_again_and_again_backs_off_too() {
-    let mut state = SupervisorState {
-        phase: SupervisorPhase::Running(StartMode::Standby),
-        failures: 0,
-        repair: None,
-        rewound_in: None,
-    };
-    for n in 0..ENDS_AT_ONCE {
-        let (next, commands) = step(state, SupervisorEvent::Exited { ran_for: SETTLED_RUN });
-        assert_eq!(commands, [SupervisorCommand::Clear], "{n}: at once");
-        state = SupervisorState { phase: SupervisorPhase::Running(StartMode::Standby), ..next };
-    }
-    let (_, commands) = step(state, SupervisorEvent::Exited { ran_for: SETTLED_RUN });
-    assert!(matches!(commands[..], [SupervisorCommand::Wait(_)]));
-    let (next, commands) = step(state, SupervisorEvent::Exited { ran_for: HEALTHY_RUN });
-    assert_eq!((next.failures, &commands[..]), (0, &[SupervisorCommand::Clear][..]));
-}
-
-#[test]
-fn a_standby_whose_settings_are_too_low_is_started_again_and_a_primary_goes_on() {
-    let running = |mode| SupervisorState {
-        phase: SupervisorPhase::Running(mode),
-        failures: 0,
-        repair: None,
-        rewound_in: None,
-    };
-    let (halting, commands) = step(running(StartMode::Standby), SupervisorEvent::SettingsTooLow);
-    assert_eq!(
-        (halting.phase, halting.repair, &commands[..]),
-        (SupervisorPhase::Halting, None, &[SupervisorCommand::Halt][..])
-    );
-    assert_eq!(
-        step(running(StartMode::Primary), SupervisorEvent::SettingsTooLow),
-        (running(StartMode::Primary), vec![])
-    );
 }
