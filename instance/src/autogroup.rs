@@ -1,27 +1,25 @@
-//! Whether this host's kernel may keep the worker from the processor for so long that a lease ends.
+//! Whether this host's kernel may starve the worker for longer than a lease.
 //!
-//! Linux with `sched_autogroup` shares a processor among sessions of processes instead of
-//! processes, and Postgres makes a session of each of its own. On a busy host the small ones among
-//! them (the worker) then wait for seconds now and then. Processes in a group with a share of its
-//! own (a cgroup with the `cpu` controller, as every pod has), or below one, are not divided like
-//! that.
+//! With `sched_autogroup` Linux divides processor time among sessions instead of processes, and each
+//! Postgres process is its own session. On a busy host a small one such as the worker may then wait
+//! for seconds. Processes in or below a cgroup with the `cpu` controller, as in every pod, are not
+//! affected.
 
 use std::fs;
 use std::path::Path;
 
-/// What the kernel says.
+/// The kernel's settings.
 #[derive(Debug)]
 struct SchedulingFacts<'a> {
-    /// `/proc/sys/kernel/sched_autogroup_enabled`, where there is one.
+    /// `/proc/sys/kernel/sched_autogroup_enabled`, if it exists.
     enabled: Option<&'a str>,
     /// `/proc/self/cgroup`.
     groups: &'a str,
-    /// Whether this process's group, or one above it, has a `cpu.weight`, which only a group with a
-    /// share of its own has (version 2).
+    /// Whether this process's cgroup, or one above it, has a `cpu.weight` (version 2).
     has_weight: bool,
 }
 
-/// Whether it is so here.
+/// Whether this host is affected.
 pub fn divides_postgres() -> bool {
     let read = |path: &str| fs::read_to_string(path).ok();
     let (enabled, groups) = (
@@ -35,15 +33,15 @@ pub fn divides_postgres() -> bool {
     divides(&SchedulingFacts { enabled: enabled.as_deref(), groups: &groups, has_weight })
 }
 
-/// The host's own root has no weight; the root that a container sees has.
+/// Whether a group or one above it has a weight. The host's root has none, a container's root does.
 fn weighs(mount: &Path, group: &str) -> bool {
     Path::new(group.trim_start_matches('/'))
         .ancestors()
         .any(|above| mount.join(above).join("cpu.weight").exists())
 }
 
-/// Version 1 of cgroups has a line for each controller (`1:cpu,cpuacct:/a/group`), version 2 one
-/// for all (`0::/a/group`).
+/// Decides. Version 1 of cgroups has a line for each controller (`1:cpu,cpuacct:/a/group`), version
+/// 2 has one line (`0::/a/group`).
 fn divides(facts: &SchedulingFacts) -> bool {
     let is_cpu = |controllers: &str| controllers.split(',').any(|c| c == "cpu");
     let own_share = facts
@@ -59,7 +57,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_share_is_found_above() {
+    fn finds_the_weight_of_a_group_above() {
         let mount = tempfile::tempdir().unwrap();
         let slice = mount.path().join("system.slice");
         fs::create_dir_all(slice.join("pgraft.service")).unwrap();
@@ -72,18 +70,18 @@ mod tests {
     }
 
     #[test]
-    fn who_has_a_share_is_not_divided() {
-        fn says(enabled: Option<&str>, groups: &str, has_weight: bool) -> bool {
+    fn a_cgroup_with_a_share_is_not_affected() {
+        fn affected(enabled: Option<&str>, groups: &str, has_weight: bool) -> bool {
             divides(&SchedulingFacts { enabled, groups, has_weight })
         }
         let unified = "0::/system.slice/pgraft.service\n";
-        assert!(says(Some("1\n"), unified, false), "a service without CPUWeight");
-        assert!(!says(Some("1\n"), unified, true));
-        assert!(!says(Some("0\n"), unified, false), "switched off");
-        assert!(!says(None, unified, false), "a kernel that has none");
+        assert!(affected(Some("1\n"), unified, false), "a service without CPUWeight");
+        assert!(!affected(Some("1\n"), unified, true));
+        assert!(!affected(Some("0\n"), unified, false), "switched off");
+        assert!(!affected(None, unified, false), "a kernel that has none");
         let separate =
             |path| format!("9:name=systemd:/a\n4:cpu,cpuacct:{path}\n3:cpuset:/a\n0::/\n");
-        assert!(says(Some("1\n"), &separate("/"), false));
-        assert!(!says(Some("1\n"), &separate("/docker/1"), false));
+        assert!(affected(Some("1\n"), &separate("/"), false));
+        assert!(!affected(Some("1\n"), &separate("/docker/1"), false));
     }
 }

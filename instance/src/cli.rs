@@ -1,46 +1,46 @@
-//! The command line: what differs from node to node.
+//! The command line: the settings that differ from node to node.
 
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
 
-/// Runs one Postgres server of a pgraft cluster.
+/// Runs one Postgres server of a pgraft cluster
 #[derive(Debug, Parser)]
 #[command(name = "pgraft-instance", version, about)]
 pub struct InstanceCli {
-    /// What to do.
+    /// The command.
     #[command(subcommand)]
     pub verb: InstanceCommand,
 }
 
-/// What to do.
+/// The commands.
 #[derive(Debug, Subcommand)]
 pub enum InstanceCommand {
-    /// Prepare the data directory, run Postgres and keep it running until SIGTERM
+    /// Prepare the data directory and run Postgres until SIGTERM
     Run(InstanceRunArgs),
 }
 
-/// `pgraft-instance run`.
+/// The options of `pgraft-instance run`.
 #[derive(Debug, Clone, Args)]
 pub struct InstanceRunArgs {
-    /// The configuration file (YAML), the same on every node
+    /// Configuration file (YAML), the same on every node
     #[arg(long, value_name = "FILE")]
     pub config: PathBuf,
-    /// This node's id: 1 or more, never used twice in a cluster
+    /// Id of this node, 1 or greater; must never be reused within a cluster
     #[arg(long, value_name = "N")]
     pub node_id: i64,
-    /// The host name or address under which the other nodes reach this one
+    /// Host name or address at which the other nodes reach this node
     #[arg(long, value_name = "HOST")]
     pub advertise_address: String,
-    /// This node makes the cluster: initdb and pgraft_init() where its disk is empty
+    /// Create the cluster if the data directory is empty: run initdb and pgraft_init()
     #[arg(long)]
     pub bootstrap: bool,
-    /// How long a fast shutdown of Postgres may take, in seconds, before it is stopped at once
+    /// Time in seconds that a fast shutdown may take before Postgres is shut down immediately
     #[arg(long, value_name = "SECONDS", default_value_t = 25)]
     pub stop_timeout: u64,
-    /// For this crate's tests on a Postgres that has no pgraft: run without the extension
+    /// For tests: run without the extension
     #[arg(long, hide = true)]
     pub without_extension: bool,
-    /// For tests: a crash of the machine loses data, and Postgres starts and stops faster
+    /// For tests: turn fsync off; a crash of the machine loses data
     #[arg(long, hide = true)]
     pub unsafe_without_fsync: bool,
 }

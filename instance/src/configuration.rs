@@ -88,7 +88,7 @@ impl Configuration {
         for message in &settled.foreign {
             tracing::warn!(
                 message,
-                "PostgreSQL rejects the configuration, and no configured setting is the cause"
+                "Postgres rejects the configuration, and no configured setting is the cause"
             );
         }
         if settled.candidate.auto != wanted.auto

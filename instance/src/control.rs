@@ -1,4 +1,4 @@
-//! Asks the worker over its control socket (`pgraft_core::control`).
+//! Sends requests to the worker over its control socket (`pgraft_core::control`).
 
 use pgraft_core::control::{MAX_FRAME, Request, Response};
 use pgraft_core::{NodeStatus, SqlState, control};
@@ -9,39 +9,39 @@ use tokio::net::UnixStream;
 
 use crate::settings::Settings;
 
-/// How long a primary waits for a standby to take over, and as long again, a lease at most, for
-/// those that have just started.
-const HAND_OVER: Duration = Duration::from_secs(3);
+/// How long a primary waits for a standby to take over. Up to a lease timeout is added for standbys
+/// that have just started.
+const HAND_OVER_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Why there is no answer.
+/// Why a request has no valid answer.
 #[derive(Debug, thiserror::Error)]
 pub enum ControlError {
-    /// The worker isn't there.
-    #[error("the pgraft worker does not answer on its control socket: {0}")]
+    /// No connection.
+    #[error("could not communicate with the pgraft worker: {0}")]
     Io(#[from] std::io::Error),
-    /// It is there and says nothing.
-    #[error("the pgraft worker does not answer on its control socket in time")]
+    /// No answer in time.
+    #[error("the pgraft worker did not answer in time")]
     Deadline,
-    /// Another version's words.
-    #[error("the pgraft worker's answer can't be read: {0}")]
+    /// An invalid answer, perhaps of another version.
+    #[error("invalid answer from the pgraft worker: {0}")]
     Json(#[from] serde_json::Error),
-    /// A frame that is too long.
-    #[error("the pgraft worker's answer has {0} bytes, more than {max} are not read", max = control::MAX_FRAME)]
+    /// The frame is too long.
+    #[error("invalid answer from the pgraft worker: {0} bytes exceed the limit of {max}", max = control::MAX_FRAME)]
     TooLong(usize),
-    /// The worker said no.
+    /// The worker refused the request.
     #[error("the pgraft worker refused ({sqlstate}): {message}")]
     Refused {
         /// The code of the refusal.
         sqlstate: SqlState,
-        /// What is wrong.
+        /// The reason.
         message: String,
     },
-    /// An answer to another question.
-    #[error("the pgraft worker answered another question")]
+    /// The answer does not match the request.
+    #[error("invalid answer from the pgraft worker: it does not match the request")]
     Mismatch,
 }
 
-/// One request and its answer.
+/// Sends one request and returns its answer.
 pub async fn ask(
     socket: &Path,
     request: &Request,
@@ -57,7 +57,7 @@ pub async fn ask(
     }
 }
 
-/// What the node knows.
+/// The node's status.
 pub async fn status(socket: &Path, deadline: Duration) -> Result<NodeStatus, ControlError> {
     match ask(socket, &Request::Status, deadline).await? {
         Response::Status(status) => Ok(*status),
@@ -65,7 +65,7 @@ pub async fn status(socket: &Path, deadline: Duration) -> Result<NodeStatus, Con
     }
 }
 
-/// The same over a connection that may be used again; without a deadline.
+/// Sends a request over an open connection, without a deadline.
 pub async fn exchange(
     stream: &mut UnixStream,
     request: &Request,
@@ -83,13 +83,13 @@ pub async fn exchange(
     Ok(serde_json::from_slice(&body)?)
 }
 
-/// Has this primary give its place to a standby. None when one has taken over, else why there was
-/// nothing to do.
+/// Hands over from this primary to a standby. Returns None if one has taken over, otherwise why there
+/// was nothing to do.
 pub async fn hand_over(settings: &Settings) -> Result<Option<String>, ControlError> {
     match ask(
         &settings.paths.control_socket(),
         &Request::HandOver,
-        HAND_OVER + settings.lease.min(HAND_OVER),
+        HAND_OVER_TIMEOUT + settings.lease.min(HAND_OVER_TIMEOUT),
     )
     .await?
     {
@@ -106,7 +106,7 @@ mod tests {
     const TIMEOUT: Duration = Duration::from_secs(20);
 
     #[tokio::test]
-    async fn every_answer_that_is_none_has_its_words() {
+    async fn each_kind_of_invalid_answer_has_its_error() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("control.sock");
         assert!(matches!(status(&path, TIMEOUT).await, Err(ControlError::Io(_))));

@@ -1,7 +1,6 @@
-//! Has a primary whose disk is full give its place to a standby. Postgres goes on without room for
-//! a new WAL segment, or comes back after its PANIC, and holds its lease: nobody can write there,
-//! or so much as connect ("could not write init file"), and nobody else takes over. The decision is
-//! pure.
+//! Hands over from a primary whose disk is full. Postgres keeps running without space for a new WAL
+//! segment, or restarts after its PANIC, and keeps its lease. Clients can neither write nor connect
+//! ("could not write init file"), and no standby would take over. The decision is pure.
 
 use nix::sys::statvfs::statvfs;
 use std::path::Path;
@@ -14,34 +13,35 @@ use crate::control;
 use crate::paths;
 use crate::view::MemberView;
 
-/// Less than a WAL segment is no room.
-const ENOUGH: u64 = 16 << 20;
+/// The size of a WAL segment.
+const MIN_FREE: u64 = 16 << 20;
 
-/// Looks in a row that must agree, and the time between two: a checkpoint may make room.
+/// How many consecutive checks must find a full disk, and how often they run. A checkpoint may free
+/// space in between.
 const MAX_CHECKS: u32 = 3;
 const POLL_INTERVAL: Duration = Duration::from_secs(2);
 
-/// For how long a server must have run, and the time between two tries: where all disks are full
-/// they take turns, slowly.
+/// How long a server must have run, and the time between two attempts. If all disks are full the
+/// members take turns slowly.
 const SETTLED: Duration = Duration::from_secs(30);
 
-/// What was seen of a running server.
+/// Observations of a running server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct DiskSpaceFacts {
-    /// The server is no standby.
+    /// The server is not a standby.
     primary: bool,
-    /// Looks in a row that found no room.
+    /// Consecutive checks that found a full disk.
     full: u32,
-    /// Since the server's start, or the last try.
+    /// The time since the server's start or the last attempt.
     since: Duration,
 }
 
-const fn gives_up(facts: DiskSpaceFacts) -> bool {
+const fn must_hand_over(facts: DiskSpaceFacts) -> bool {
     let DiskSpaceFacts { primary, full, since } = facts;
     primary && full >= MAX_CHECKS && since.as_secs() >= SETTLED.as_secs()
 }
 
-/// Looks until it is aborted, which is when the server is gone.
+/// Checks until it is aborted when the server has ended.
 pub async fn run(view: watch::Receiver<MemberView>) {
     let settings = Arc::clone(&view.borrow().settings);
     if !settings.failover {
@@ -54,24 +54,24 @@ pub async fn run(view: watch::Receiver<MemberView>) {
         full = if has_space(data) { 0 } else { full + 1 };
         // Postgres removes the file when a promotion is complete.
         let primary = !paths::standby_signal(data).exists();
-        if gives_up(DiskSpaceFacts { primary, full, since: since.elapsed() }) {
+        if must_hand_over(DiskSpaceFacts { primary, full, since: since.elapsed() }) {
             since = Instant::now();
-            tracing::error!("the disk of this primary is full: it gives its place to a standby");
+            tracing::error!("the disk of this primary is full; handing over to a standby");
             match control::hand_over(&settings).await {
                 Ok(None) => tracing::info!("a standby has taken over from this primary"),
-                Ok(Some(why)) => tracing::warn!(why, "nobody takes over from this primary"),
-                Err(error) => tracing::warn!(%error, "nobody takes over from this primary"),
+                Ok(Some(why)) => tracing::warn!(why, "no standby takes over from this primary"),
+                Err(error) => tracing::warn!(%error, "could not hand over to a standby"),
             }
         }
     }
 }
 
-/// Where it can't be told there is.
+/// True if the free space is unknown.
 fn has_space(data: &Path) -> bool {
     // WAL may be on a disk of its own.
     ["", "pg_wal"].iter().all(|part| {
         statvfs(&data.join(part))
-            .map_or(true, |disk| disk.blocks_available() * disk.fragment_size() >= ENOUGH)
+            .map_or(true, |disk| disk.blocks_available() * disk.fragment_size() >= MIN_FREE)
     })
 }
 
@@ -80,12 +80,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_settled_primary_without_disk_space_gives_up() {
+    fn only_a_settled_primary_without_disk_space_must_hand_over() {
         let full = DiskSpaceFacts { primary: true, full: MAX_CHECKS, since: SETTLED };
-        assert!(gives_up(full));
-        assert!(!gives_up(DiskSpaceFacts { primary: false, ..full }));
-        assert!(!gives_up(DiskSpaceFacts { full: MAX_CHECKS - 1, ..full }));
-        assert!(!gives_up(DiskSpaceFacts { since: SETTLED / 2, ..full }));
+        assert!(must_hand_over(full));
+        assert!(!must_hand_over(DiskSpaceFacts { primary: false, ..full }));
+        assert!(!must_hand_over(DiskSpaceFacts { full: MAX_CHECKS - 1, ..full }));
+        assert!(!must_hand_over(DiskSpaceFacts { since: SETTLED / 2, ..full }));
         assert!(has_space(Path::new("/nowhere")));
     }
 }

@@ -1,11 +1,11 @@
-//! Carries the supervisor's commands out, and turns what happens into its events. Decides nothing.
+//! Carries out the supervisor's commands and turns results into events. Decides nothing.
 //!
 //! ```text
 //!   signals, files, exits, jobs ──▶ events ──▶ supervisor::step ──▶ commands ──▶ perform
 //! ```
 //!
-//! The loop itself never waits for anything but the next event: what takes time is a job, and there
-//! is one at most.
+//! The loop waits only for the next event. Commands that take time are jobs, and at most one job
+//! runs.
 
 use nix::sys::signal::Signal;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use crate::control;
 use crate::disk_space;
 use crate::freshness;
 use crate::gateway::{Gateway, drain};
-use crate::heartbeat::{BEAT, HeartbeatFile};
+use crate::heartbeat::{BEAT_INTERVAL, HeartbeatFile};
 use crate::jobs::Jobs;
 use crate::liveness;
 use crate::logging::Sink;
@@ -31,17 +31,18 @@ use crate::reaper::Reaper;
 use crate::settings::Settings;
 use crate::standin::StandInMember;
 use crate::supervisor::{
-    self, StartFailure, StartMode, SupervisorCommand, SupervisorEvent, SupervisorState,
+    self, StartFailure, StartMode, SupervisorCommand, SupervisorEvent, SupervisorPhase,
+    SupervisorState,
 };
 use crate::tls::PostgresTlsFiles;
 use crate::view::MemberView;
 use crate::watchdog;
 
-/// How long a fast shutdown may take where a standby is stopped to be repaired: its member does not
-/// vote meanwhile.
-const HALT: Duration = Duration::from_secs(10);
+/// How long a fast shutdown of a standby that needs a repair may take. Its member does not vote
+/// meanwhile.
+const HALT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Everything that commands need.
+/// Carries out commands.
 pub struct Driver {
     args: InstanceRunArgs,
     os_user: String,
@@ -53,19 +54,19 @@ pub struct Driver {
     queue: mpsc::UnboundedReceiver<SupervisorEvent>,
     job: Option<JoinHandle<()>>,
     server: Option<Postmaster>,
-    /// What the server has read, or read wrong.
+    /// The certificate files that the server has loaded, or failed to load.
     certificates: Option<PostgresTlsFiles>,
     unanswered: Arc<std::sync::atomic::AtomicU32>,
     standin: StandInMember,
     /// One reload at a time.
     reloading: Arc<tokio::sync::Mutex<()>>,
     gateway: Option<Arc<Gateway>>,
-    /// When this process was told to stop.
+    /// When the shutdown of this process was requested.
     stop_requested: Option<Instant>,
 }
 
 impl Driver {
-    /// Nothing happens yet.
+    /// A driver that has not started yet.
     pub fn new(
         args: InstanceRunArgs,
         os_user: String,
@@ -96,17 +97,17 @@ impl Driver {
         }
     }
 
-    /// Where others put what happened.
+    /// The queue for events.
     pub fn events(&self) -> mpsc::UnboundedSender<SupervisorEvent> {
         self.events.clone()
     }
 
-    /// Runs until everything is stopped.
+    /// Runs until everything has stopped.
     pub async fn run(mut self) -> std::io::Result<()> {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut hangup = signal(SignalKind::hangup())?;
-        let mut beat = tokio::time::interval(BEAT);
+        let mut beat = tokio::time::interval(BEAT_INTERVAL);
         let (mut state, mut commands) = supervisor::begin();
         loop {
             for command in commands {
@@ -133,7 +134,7 @@ impl Driver {
         }
     }
 
-    /// Tells the rest of the process, and the log.
+    /// Updates what the rest of the process sees, and logs.
     fn follow(&mut self, old: SupervisorState, event: SupervisorEvent, new: SupervisorState) {
         if event == SupervisorEvent::FilesChanged {
             self.read_settings();
@@ -142,7 +143,7 @@ impl Driver {
             self.server = None;
         }
         if event == SupervisorEvent::Shutdown {
-            tracing::info!("told to stop");
+            tracing::info!("received a shutdown request");
             self.stop_requested.get_or_insert_with(Instant::now);
         }
         if old.phase != new.phase {
@@ -181,7 +182,7 @@ impl Driver {
         SupervisorEvent::FilesChanged
     }
 
-    /// A file that can't be used changes nothing.
+    /// Reads the configuration file again. An invalid file changes nothing.
     fn read_settings(&self) {
         let old = self.settings();
         match Settings::load(&self.args) {
@@ -191,15 +192,15 @@ impl Driver {
                 if !fixed.is_empty() {
                     tracing::warn!(
                         keys = fixed.join(", "),
-                        "changed settings take effect when pgraft-instance is started again"
+                        "changed settings take effect after a restart of pgraft-instance"
                     );
                 }
                 self.view.send_modify(|view| view.settings = Arc::new(next));
             }
             Err(error) => {
-                tracing::error!(%error, "the changed configuration is not used");
+                tracing::error!(%error, "could not use the changed configuration file");
                 self.view.borrow().configuration.file_is_unreadable(Some(error.to_string()));
-                // A secret or instance.json may have changed all the same.
+                // A secret or instance.json may have changed, too.
                 self.view.send_modify(|_| ());
             }
         }
@@ -226,15 +227,15 @@ impl Driver {
                 SupervisorEvent::Woke
             }),
             SupervisorCommand::Stop => self.hand_over_and_stop(&settings),
-            SupervisorCommand::Halt => self.stop(Some(settings.stop_timeout.min(HALT))),
+            SupervisorCommand::Halt => self.stop(Some(settings.stop_timeout.min(HALT_TIMEOUT))),
             SupervisorCommand::StopNow => self.stop(None),
             SupervisorCommand::Kill => self.kill(),
             SupervisorCommand::AbortJob => self.abort_job(),
             SupervisorCommand::Drain => {
-                let (gateway, told) =
+                let (gateway, requested) =
                     (self.gateway.clone(), self.stop_requested.unwrap_or_else(Instant::now));
                 self.job(async move |_| {
-                    drain::drained(gateway, told).await;
+                    drain::drained(gateway, requested).await;
                     SupervisorEvent::Drained
                 });
             }
@@ -242,7 +243,7 @@ impl Driver {
         }
     }
 
-    /// Runs one job; whatever ran before it is dropped, and with it what it started.
+    /// Runs one job. The previous job and the processes that it started are aborted.
     fn job<F: Future<Output = SupervisorEvent> + Send + 'static>(
         &mut self,
         work: impl FnOnce(Jobs) -> F,
@@ -274,7 +275,6 @@ impl Driver {
     }
 
     fn start(&mut self, settings: &Arc<Settings>, mode: StartMode) {
-        // Nobody waits on a Wait any more, and the last job has told.
         self.job = None;
         self.certificates = certificates(settings);
         let configuration = self.view.borrow().configuration.clone();
@@ -290,13 +290,17 @@ impl Driver {
         let server = match started {
             Ok(server) => server,
             Err((error, failure)) => {
-                tracing::error!(error, "could not start PostgreSQL");
+                tracing::error!(error, "could not start Postgres");
                 configuration.could_not_start(error);
                 let _ = self.events.send(SupervisorEvent::StartFailed(failure));
                 return;
             }
         };
-        tracing::info!(?mode, pid = server.child.pid, "started Postgres");
+        tracing::info!(
+            phase = SupervisorPhase::Running(mode).as_str(),
+            pid = server.child.pid,
+            "started Postgres"
+        );
         let provisioning = tokio::spawn(provisioning::run(self.view.subscribe(), self.events()));
         let watchdog = tokio::spawn(watchdog::run(self.view.subscribe(), self.events()));
         let disk_space = tokio::spawn(disk_space::run(self.view.subscribe()));
@@ -310,7 +314,7 @@ impl Driver {
             self.events(),
         ));
         if !configuration.is_judged(settings) {
-            // It was changed while it was being judged.
+            // It changed while it was being checked.
             let _ = self.events.send(SupervisorEvent::FilesChanged);
         }
         let (mut child, events, ours, settings) =
@@ -333,8 +337,7 @@ impl Driver {
 
     fn reload(&mut self, settings: &Settings) {
         let certificates = certificates(settings);
-        // Where they can't be read Postgres goes on with what it has, and so it does where they
-        // don't fit each other.
+        // Postgres keeps its present certificate if the files cannot be read or do not match.
         let renewed = certificates.is_some() && certificates != self.certificates;
         if renewed {
             tracing::info!("the certificate files have changed");
@@ -366,22 +369,21 @@ impl Driver {
         });
     }
 
-    /// Without a time for a fast shutdown, at once.
+    /// Stops the server; immediately if no time for a fast shutdown is given.
     fn stop(&self, fast: Option<Duration>) {
         if let Some(server) = self.server.clone() {
             tokio::spawn(server.stop(fast));
         }
     }
 
-    /// What is left of its children is `leftovers`' work.
+    /// Kills the postmaster. `leftovers` handles its remaining children.
     fn kill(&self) {
         if let Some(server) = &self.server {
             server.child.signal(Signal::SIGKILL);
         }
     }
 
-    /// A primary that is stopped for good gives its place to a standby first, so that nobody misses
-    /// it.
+    /// Stops the server for good. A primary hands over to a standby first.
     fn hand_over_and_stop(&self, settings: &Arc<Settings>) {
         let Some(server) = self.server.clone() else { return };
         let settings = Arc::clone(settings);
@@ -389,9 +391,9 @@ impl Driver {
             if settings.failover {
                 match control::hand_over(&settings).await {
                     Ok(None) => tracing::info!("a standby has taken over from this primary"),
-                    Ok(Some(why)) => tracing::debug!(why, "nothing is handed over"),
+                    Ok(Some(why)) => tracing::debug!(why, "no handover is needed"),
                     Err(error) => {
-                        tracing::warn!(%error, "this server could not hand over to a standby: it stops all the same");
+                        tracing::warn!(%error, "could not hand over to a standby; stopping Postgres without a handover");
                     }
                 }
             }
@@ -402,7 +404,7 @@ impl Driver {
 
 fn certificates(settings: &Settings) -> Option<PostgresTlsFiles> {
     PostgresTlsFiles::read(settings).unwrap_or_else(|error| {
-        tracing::error!(%error, "the certificate is not all there");
+        tracing::error!(%error, "could not read the certificate files");
         None
     })
 }

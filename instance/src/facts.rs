@@ -1,5 +1,5 @@
-//! Reads what the supervisor decides by: the disk, and the peers where `initdb` would be next.
-//! Changes nothing.
+//! Reads the facts that the supervisor decides by: the disk, and the peers' answers if `initdb`
+//! would be next.
 
 use jiff::Timestamp;
 use std::fs;
@@ -13,7 +13,7 @@ use crate::settings::Settings;
 use crate::supervisor::{BootstrapNode, DataDirectory, Named, SupervisorFacts};
 use crate::upstream::{self, UpstreamError};
 
-/// Why the facts are not known.
+/// Why the facts are unknown.
 #[derive(Debug, thiserror::Error)]
 pub enum FactsError {
     /// Disk.
@@ -24,7 +24,7 @@ pub enum FactsError {
     Upstream(#[from] UpstreamError),
 }
 
-/// Reads everything anew.
+/// Reads all facts.
 pub async fn inspect(settings: &Settings) -> Result<SupervisorFacts, FactsError> {
     let data = data(&settings.paths, settings.node.get())?;
     let file = upstream::instance_file(&settings.paths, settings.node)?;
@@ -44,8 +44,8 @@ pub async fn inspect(settings: &Settings) -> Result<SupervisorFacts, FactsError>
         named,
         epoch,
         diverged: file.is_some_and(|f| f.rewind.is_some() && f.rewind == f.primary),
-        // A cluster that fails over is not left by one node whose configuration lacks it: it would
-        // take writes that nobody fences.
+        // A node whose configuration lacks failover does not leave a cluster that has it: its writes
+        // would not be fenced.
         failover: failover || settings.failover,
         replaced_ago: replacement::age(&settings.paths, Timestamp::now())?,
         bootstrap: if too_late {
@@ -85,7 +85,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_directory_is() {
+    fn recognizes_each_kind_of_data_directory() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("pgdata");
         let base = crate::settings::tests::example().paths;

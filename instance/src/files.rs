@@ -1,12 +1,12 @@
-//! Files that are there whole or not at all, also after a crash of the machine: temp, fsync,
-//! rename, fsync of the directory.
+//! File operations that survive a crash of the machine: a file is written completely or not at all
+//! (temporary file, fsync, rename, fsync of the directory).
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-/// What went wrong with which file.
+/// A failed operation on a file.
 #[derive(Debug, thiserror::Error)]
 #[error("could not {what} {}: {source}", path.display())]
 pub struct FileError {
@@ -16,14 +16,15 @@ pub struct FileError {
 }
 
 impl FileError {
-    /// Adds the file and the deed to an IO error.
+    /// Adds the operation and the file to an IO error.
     pub fn at(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
         move |source| Self { what, path, source }
     }
 }
 
-/// Writes a file of mode 0600, unless it already reads so. Returns whether it was written.
+/// Writes a file with mode 0600, unless it already has this content. Returns whether it was
+/// written.
 pub fn write_atomically(path: &Path, content: &[u8]) -> Result<bool, FileError> {
     if fs::read(path).is_ok_and(|old| old == content) {
         return Ok(false);
@@ -45,18 +46,18 @@ pub fn write_atomically(path: &Path, content: &[u8]) -> Result<bool, FileError> 
     Ok(true)
 }
 
-/// Renames and makes that durable.
+/// Renames durably.
 pub fn rename(from: &Path, to: &Path) -> Result<(), FileError> {
     fs::rename(from, to).map_err(FileError::at("rename", from))?;
     sync_directory(to.parent().unwrap_or_else(|| Path::new("/")))
 }
 
-/// Makes the names in a directory durable.
+/// Makes the entries of a directory durable.
 pub fn sync_directory(path: &Path) -> Result<(), FileError> {
     File::open(path).and_then(|d| d.sync_all()).map_err(FileError::at("sync", path))
 }
 
-/// Reads a file; None where there is none.
+/// Reads a file; None if it does not exist.
 pub fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>, FileError> {
     match fs::read(path) {
         Ok(content) => Ok(Some(content)),
@@ -65,7 +66,7 @@ pub fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>, FileError> {
     }
 }
 
-/// Removes a file durably; one that isn't there is fine.
+/// Removes a file durably, if it exists.
 pub fn remove_file(path: &Path) -> Result<(), FileError> {
     match fs::remove_file(path) {
         Ok(()) => sync_directory(path.parent().unwrap_or_else(|| Path::new("/"))),
@@ -74,7 +75,7 @@ pub fn remove_file(path: &Path) -> Result<(), FileError> {
     }
 }
 
-/// Removes a directory and all that is in it; one that isn't there is fine.
+/// Removes a directory and its content, if it exists.
 pub fn remove_directory(path: &Path) -> Result<(), FileError> {
     match fs::remove_dir_all(path) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => Err(FileError::at("remove", path)(e)),
@@ -82,8 +83,8 @@ pub fn remove_directory(path: &Path) -> Result<(), FileError> {
     }
 }
 
-/// Makes a directory (and those above it) that only its owner can enter. One that is there keeps
-/// its content and gets that mode.
+/// Creates a directory, and those above it, with mode 0700. An existing directory gets that mode and
+/// keeps its content.
 pub fn private_directory(path: &Path) -> Result<(), FileError> {
     DirBuilder::new()
         .recursive(true)
@@ -111,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_there_is_fine() {
+    fn a_missing_file_is_no_error() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("x");
         remove_file(&path).unwrap();

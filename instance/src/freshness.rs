@@ -1,10 +1,10 @@
-//! Whether a standby is fresh enough to be read from: `/readyz` says no when it has not received or
-//! not replayed WAL for longer than `standby.maxLag`, and thereby takes it out of the read-only
-//! Service. The decision is pure; `look` collects the facts.
+//! Whether a standby is fresh enough for reads. `/readyz` fails if it has not received or replayed
+//! WAL for longer than `standby.maxLag`, which takes the pod out of the read-only Service. The
+//! decision is pure; `look` collects the facts.
 //!
-//! Lag is the age of the oldest WAL position that the primary is known to have and this server has
-//! not replayed, by this server's own monotonic clock. Neither an idle primary nor a clock that is
-//! wrong makes a standby look behind. While there is no primary nothing is counted: reads of the
+//! The lag is the age of the oldest WAL position that the primary is known to have and this server
+//! has not replayed, by this server's monotonic clock. Neither an idle primary nor a wrong clock
+//! makes a standby appear late. While there is no primary the lag is not counted, so reads of the
 //! last state stay available.
 
 mod look;
@@ -17,50 +17,50 @@ use std::time::Duration;
 
 pub use look::run;
 
-/// Samples that are kept. When there are more, every second one is dropped; the oldest stays.
+/// The maximum number of samples. Beyond it every second sample is dropped; the oldest is kept.
 const MOST_SAMPLES: usize = 128;
 
-/// `standby` in the configuration.
+/// The section `standby` of the configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Bounds {
-    /// The longest time without a stream, in a paused replay, or behind the primary.
+    /// The maximum time without a stream, with replay paused, or behind the primary.
     pub lag: Duration,
-    /// The most WAL that is not replayed, in bytes.
+    /// The maximum WAL to replay, in bytes.
     pub bytes: Option<u64>,
 }
 
-/// One look at a standby.
+/// Observations of a standby.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FreshnessFacts {
-    /// Monotonic.
+    /// Monotonic time.
     pub now: Duration,
-    /// The node is a member of a cluster, and that has a primary that serves. A newcomer streams
-    /// only when it has become a member.
+    /// The node is a member of a cluster whose primary serves. A new node streams only after it
+    /// became a member.
     pub primary: bool,
-    /// The walreceiver is connected, and hears from the primary.
+    /// The walreceiver is connected and receives messages.
     pub streaming: bool,
-    /// Replay is paused, by a person or by Postgres itself.
+    /// Replay is paused, by a user or by Postgres.
     pub paused: bool,
-    /// The end of the primary's WAL, as far as this server knows.
+    /// The end of the primary's WAL, as known here.
     pub end: Option<u64>,
-    /// The end of what this server has replayed.
+    /// The end of the replayed WAL.
     pub replayed: Option<u64>,
-    /// `recovery_min_apply_delay`: this much lag is wanted.
+    /// `recovery_min_apply_delay`, the intended lag.
     pub delay: Duration,
 }
 
-/// Why a standby is not to be read from.
+/// Why a standby is not ready for reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stale {
-    /// It started with old data and has not replayed yet what the primary had then.
+    /// It has not replayed what the primary had when this server started.
     CatchingUp,
-    /// No WAL comes.
+    /// It receives no WAL.
     NotStreaming(Duration),
-    /// WAL comes and is not replayed.
+    /// It receives WAL and does not replay it.
     Paused(Duration),
     /// Replay is slower than the primary, or waits for queries.
     Behind(Duration),
-    /// More bytes than are allowed.
+    /// It has more WAL to replay than allowed, in bytes.
     TooMuch(u64),
 }
 
@@ -77,7 +77,7 @@ impl fmt::Display for Stale {
             ),
             Self::Paused(limit) => write!(
                 f,
-                "replay of WAL has been paused on this standby for more than {} s: \
+                "replay of WAL has been paused on this standby for more than {} s; \
                  call pg_wal_replay_resume(), or restart the server if its log names a setting that is lower than on the primary",
                 limit.as_secs()
             ),
@@ -93,20 +93,20 @@ impl fmt::Display for Stale {
     }
 }
 
-/// What is remembered from look to look of one run of the server.
+/// The state of one run of the server.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct StandbyFreshness {
     silent_since: Option<Duration>,
     paused_since: Option<Duration>,
-    /// Positions that are not replayed yet, and since when the primary is known to have them; the
+    /// Positions that are not replayed yet, and since when the primary is known to have them, the
     /// oldest first.
     behind: VecDeque<(Duration, u64)>,
-    /// Where the primary was when this server first heard from it; 0 once that is replayed.
+    /// The end of the primary's WAL when it was first received; 0 once that is replayed.
     first_end: Option<u64>,
 }
 
 impl StandbyFreshness {
-    /// Takes in one look. None where the standby may be read from.
+    /// Records one observation. None if the standby is ready for reads.
     pub fn look(&mut self, facts: &FreshnessFacts, bounds: &Bounds) -> Option<Stale> {
         let FreshnessFacts { now, primary, streaming, paused, end, replayed, delay } = *facts;
         if !primary {
@@ -138,7 +138,7 @@ impl StandbyFreshness {
 
     fn sample(&mut self, now: Duration, end: Option<u64>, replayed: u64) {
         if let Some(end) = end {
-            // After a failover the primary's WAL may end before the last one's did.
+            // After a failover the new primary's WAL may end earlier.
             for (_, position) in &mut self.behind {
                 *position = end.min(*position);
             }
@@ -168,12 +168,12 @@ impl StandbyFreshness {
 pub struct FreshnessVerdict(Arc<Mutex<Option<Stale>>>);
 
 impl FreshnessVerdict {
-    /// Why the running server is not to be read from; None where it is, and where it is no standby.
+    /// Why the running server is not ready for reads; None if it is, or is not a standby.
     pub fn get(&self) -> Option<Stale> {
         *self.0.lock()
     }
 
-    /// Returns what it was before.
+    /// Returns the previous verdict.
     fn set(&self, stale: Option<Stale>) -> Option<Stale> {
         std::mem::replace(&mut *self.0.lock(), stale)
     }
@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn what_lasts_longer_than_the_bound_is_not_read_from() {
+    fn lag_beyond_the_bound_makes_a_standby_stale() {
         let cases: [Case; 11] = [
             (
                 "it streams and replays",
@@ -306,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failover_takes_nobody_out() {
+    fn a_failover_makes_no_standby_stale() {
         // Two minutes without a primary; the next one's WAL ends before the last one's, and the
         // stream is back a second after it serves.
         let facts = |second: u64| match second {
@@ -356,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_count_where_they_are_bounded() {
+    fn lag_in_bytes_counts_if_it_is_bounded() {
         let bounds = Bounds { bytes: Some(1000), ..BOUNDS };
         let facts = |missing: u64| move |_| FreshnessFacts { end: Some(100 + missing), ..WELL };
         assert_eq!(verdicts(1, &bounds, facts(1000)), [None]);
@@ -364,7 +364,7 @@ mod tests {
     }
 
     #[test]
-    fn few_samples_are_kept_however_long_it_lasts() {
+    fn the_number_of_samples_is_bounded() {
         let mut freshness = StandbyFreshness::default();
         for second in 0..10_000 {
             freshness
@@ -375,7 +375,7 @@ mod tests {
     }
 
     #[test]
-    fn the_reasons_are_sentences_for_people() {
+    fn the_reasons_are_messages_for_people() {
         let lag = Duration::from_secs(30);
         let all = [
             Stale::CatchingUp,

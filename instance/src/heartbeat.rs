@@ -1,13 +1,13 @@
-//! Whether the driver's loop still goes round: it beats, `/livez` looks.
+//! Whether the driver's loop is running: the loop beats, `/livez` checks.
 
 use parking_lot::Mutex;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// How often the loop beats.
-pub const BEAT: Duration = Duration::from_secs(1);
+pub const BEAT_INTERVAL: Duration = Duration::from_secs(1);
 
-/// A loop that did not beat for so long hangs.
+/// Without a beat for this long the loop is considered hung.
 const MAX_AGE: Duration = Duration::from_secs(15);
 
 /// Clones share the beat.
@@ -21,12 +21,12 @@ impl Default for HeartbeatFile {
 }
 
 impl HeartbeatFile {
-    /// The loop is here.
+    /// Records a beat.
     pub fn beat(&self) {
         *self.0.lock() = Instant::now();
     }
 
-    /// Whether it was lately.
+    /// Whether the last beat is recent.
     pub fn is_fresh(&self) -> bool {
         self.0.lock().elapsed() < MAX_AGE
     }

@@ -1,5 +1,5 @@
-//! What must be right about the host before anything is begun, and the lock that keeps a second
-//! manager away from the same PGDATA.
+//! Checks the host before anything is started, and holds the lock that excludes a second instance
+//! manager on the same PGDATA.
 
 use nix::unistd::{Uid, User, geteuid};
 use std::fs::{self, File, OpenOptions, Permissions, TryLockError};
@@ -11,37 +11,39 @@ use crate::files::{self, FileError};
 use crate::paths::Paths;
 use crate::settings::Settings;
 
-/// What is wrong with the host.
+/// A problem with the host.
 #[derive(Debug, thiserror::Error)]
 pub enum HostError {
-    /// Postgres refuses to run as root, and so does its manager.
-    #[error("pgraft-instance must not run as root: run it as the user that Postgres is to run as")]
+    /// Postgres refuses to run as root.
+    #[error(
+        "pgraft-instance must not run as root; run it as the user that owns the Postgres server"
+    )]
     Root,
-    /// `initdb` and peer authentication need a name.
-    #[error("the user id {0} has no name in the user database, and Postgres needs one")]
+    /// `initdb` and peer authentication need a user name.
+    #[error("user id {0} has no name in the user database, but Postgres requires one")]
     NoName(Uid),
-    /// Somebody else's data.
-    #[error("{} belongs to user id {owner}, and this is user id {this}: Postgres only runs on its own user's data", path.display())]
+    /// The data of another user.
+    #[error("{} is owned by user id {owner}, but pgraft-instance runs as user id {this}; Postgres requires that they are the same", path.display())]
     Owner {
         /// The directory.
         path: PathBuf,
-        /// Whose it is.
+        /// Its owner.
         owner: u32,
-        /// Who we are.
+        /// The user of this process.
         this: u32,
     },
-    /// `binDirectory` holds no Postgres.
-    #[error("binDirectory: there is no {}", .0.display())]
+    /// `binDirectory` does not contain Postgres.
+    #[error("binDirectory: {} does not exist", .0.display())]
     NoProgram(PathBuf),
-    /// A second manager.
-    #[error("another pgraft-instance runs on {}", .0.display())]
+    /// Another instance manager.
+    #[error("another pgraft-instance is already running on {}", .0.display())]
     Locked(PathBuf),
     /// Disk.
     #[error(transparent)]
     File(#[from] FileError),
 }
 
-/// The name of the user that this process, and so Postgres, runs as.
+/// Checks the host. Returns the name of the user that this process and Postgres run as.
 pub fn check(settings: &Settings) -> Result<String, HostError> {
     let uid = geteuid();
     if uid.is_root() {
@@ -67,12 +69,12 @@ fn owned(path: &Path, uid: Uid) -> Result<(), HostError> {
         }
         Ok(_) => Ok(()),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(e) => Err(FileError::at("look at", path)(e).into()),
+        Err(e) => Err(FileError::at("stat", path)(e).into()),
     }
 }
 
-/// Postgres does not start on a data directory that others may read or write, or that it may not
-/// write itself: Kubernetes' `fsGroup` and copies made by hand leave such.
+/// Restricts the mode of the data directory. Postgres does not start if others can access it or if
+/// it cannot write to it itself, as after Kubernetes' `fsGroup` or a manual copy.
 fn restrict(data: &Path) -> Result<(), FileError> {
     let Ok(meta) = fs::metadata(data) else { return Ok(()) };
     let mode = meta.permissions().mode() & 0o7777;
@@ -81,11 +83,11 @@ fn restrict(data: &Path) -> Result<(), FileError> {
     }
     fs::set_permissions(data, Permissions::from_mode(0o700))
         .map_err(FileError::at("set the mode of", data))?;
-    tracing::warn!(path = %data.display(), mode = format!("{mode:04o}"), "changed the mode of the data directory to 0700: Postgres needs it");
+    tracing::warn!(path = %data.display(), mode = format!("{mode:04o}"), "changed the mode of the data directory to 0700, as Postgres requires");
     Ok(())
 }
 
-/// Makes the directories, and locks them for as long as the returned file is open.
+/// Creates the directories, and locks them for as long as the returned file is open.
 pub fn lock(paths: &Paths) -> Result<File, HostError> {
     files::private_directory(&paths.work)?;
     files::private_directory(&paths.raft)?;
@@ -110,7 +112,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn two_managers_do_not_share_a_directory() {
+    fn a_second_manager_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let base = crate::settings::tests::example().paths;
         let paths = Paths {
@@ -126,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn a_data_directory_gets_a_mode_that_postgres_takes() {
+    fn the_mode_of_a_data_directory_is_restricted() {
         let dir = tempfile::tempdir().unwrap();
         let mode = || fs::metadata(dir.path()).unwrap().permissions().mode() & 0o7777;
         let set = |mode| fs::set_permissions(dir.path(), Permissions::from_mode(mode)).unwrap();
@@ -151,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn somebody_elses_data_is_refused() {
+    fn data_of_another_user_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let other = Uid::from_raw(geteuid().as_raw() + 1);
         assert!(matches!(owned(dir.path(), other), Err(HostError::Owner { .. })));

@@ -1,5 +1,4 @@
-//! What takes time: each job carries out one of the supervisor's commands, and its outcome is an
-//! event. Decides nothing.
+//! Long-running commands of the supervisor. The result of each is an event. Decides nothing.
 
 use jiff::Timestamp;
 use std::sync::Arc;
@@ -14,28 +13,28 @@ use crate::settings::Settings;
 use crate::standin::StandInMember;
 use crate::supervisor::{DataDirectory, SupervisorEvent};
 
-/// After this many answers of "nobody knows a primary" the log says so again.
-const SAY_AGAIN: u32 = 15;
+/// How often a missing primary is logged: once in this many attempts.
+const LOG_EVERY: u32 = 15;
 
-/// What jobs need.
+/// The context of a job.
 #[derive(Clone)]
 pub struct Jobs {
-    /// In force.
+    /// The settings in force.
     pub settings: Arc<Settings>,
-    /// Starts programs.
+    /// Starts processes.
     pub reaper: Reaper,
-    /// Takes their words.
+    /// Takes their output.
     pub sink: Sink,
-    /// How often nobody knew a primary.
+    /// How often no primary was known.
     pub unanswered: Arc<AtomicU32>,
-    /// What Postgres says of the configuration.
+    /// The checked configuration.
     pub configuration: Configuration,
-    /// The member, while there is no server.
+    /// The Raft member while there is no server.
     pub standin: StandInMember,
 }
 
 impl Jobs {
-    /// No process of an earlier server lives.
+    /// Stops the processes of an earlier server.
     pub async fn clear(self) -> SupervisorEvent {
         let Settings { paths, stop_timeout, config, .. } = &*self.settings;
         match leftovers::clear(paths, config.postgresql.port, *stop_timeout).await {
@@ -44,8 +43,8 @@ impl Jobs {
         }
     }
 
-    /// Reads the disk. Where there is a server to be started its configuration is checked, and the
-    /// Raft directory is its worker's again.
+    /// Reads the disk. If there is a server to start, checks its configuration and leaves the Raft
+    /// directory to its worker.
     pub async fn inspect(self) -> SupervisorEvent {
         match facts::inspect(&self.settings).await {
             Ok(facts) => {
@@ -60,24 +59,24 @@ impl Jobs {
         }
     }
 
-    /// Makes PGDATA.
+    /// Creates PGDATA.
     pub async fn init_db(self) -> SupervisorEvent {
-        tracing::info!("making a new data directory");
+        tracing::info!("creating a new data directory");
         match initdb::make(&self.settings, &self.reaper, &self.sink).await {
             Ok(()) => SupervisorEvent::Initialized,
             Err(error) => failed(&error, SupervisorEvent::InitFailed),
         }
     }
 
-    /// Copies the primary.
+    /// Clones the primary.
     pub async fn clone_primary(self) -> SupervisorEvent {
         match clone::make(&self.settings, &self.reaper, &self.sink, &self.standin).await {
             Ok(()) => {
-                tracing::info!("the clone is whole and in place");
+                tracing::info!("the clone is complete");
                 SupervisorEvent::Cloned
             }
             Err(error) if error.is_early() => {
-                if self.unanswered.fetch_add(1, Ordering::Relaxed).is_multiple_of(SAY_AGAIN) {
+                if self.unanswered.fetch_add(1, Ordering::Relaxed).is_multiple_of(LOG_EVERY) {
                     tracing::warn!(%error, "waiting for a primary to clone");
                 }
                 SupervisorEvent::NoPrimary
@@ -86,11 +85,11 @@ impl Jobs {
         }
     }
 
-    /// Copies the primary in place of data that a server keeps failing to start on.
+    /// Clones the primary because the server keeps failing to start on its present data.
     pub async fn replace(self) -> SupervisorEvent {
         let settings = Arc::clone(&self.settings);
         tracing::warn!(
-            "PostgreSQL keeps failing to start on this data directory; cloning the primary"
+            "Postgres keeps failing to start on this data directory; cloning the primary"
         );
         let event = self.clone_primary().await;
         if event == SupervisorEvent::Cloned
@@ -101,19 +100,19 @@ impl Jobs {
         event
     }
 
-    /// Makes the history of PGDATA the primary's.
+    /// Rewinds PGDATA to the primary's history.
     pub async fn rewind(self) -> SupervisorEvent {
         match rewind::make(&self.settings, &self.reaper, &self.sink, &self.standin).await {
             Ok(()) => {
-                tracing::info!("the data directory has the primary's history");
+                tracing::info!("rewound the data directory to the primary's history");
                 SupervisorEvent::Rewound
             }
-            Err(error) if error.may_pass() => {
-                tracing::warn!(%error, "the data directory is not rewound now");
+            Err(error) if error.is_transient() => {
+                tracing::warn!(%error, "could not rewind the data directory; trying again");
                 SupervisorEvent::RewindPutOff
             }
             Err(error) => {
-                tracing::warn!(%error, "the data directory can't be rewound: it is to be replaced by a clone");
+                tracing::warn!(%error, "could not rewind the data directory; cloning the primary");
                 SupervisorEvent::RewindFailed
             }
         }
@@ -127,9 +126,9 @@ fn failed(error: &dyn std::error::Error, event: SupervisorEvent) -> SupervisorEv
 
 const fn what_failed(event: SupervisorEvent) -> &'static str {
     match event {
-        SupervisorEvent::ClearFailed => "an earlier server is not gone",
-        SupervisorEvent::InspectFailed => "the state on disk can't be read",
-        SupervisorEvent::InitFailed => "initdb did not make a data directory",
-        _ => "the primary could not be cloned",
+        SupervisorEvent::ClearFailed => "could not stop the processes of an earlier server",
+        SupervisorEvent::InspectFailed => "could not read the state on disk",
+        SupervisorEvent::InitFailed => "could not create a data directory",
+        _ => "could not clone the primary",
     }
 }

@@ -1,8 +1,8 @@
-//! Where the directories really are, and whether Postgres and a clone can live there. Checked
-//! before anything is written.
+//! Resolves the directories, and checks before anything is written whether Postgres and a clone can
+//! use them.
 //!
-//! A clone becomes the data directory by a rename, so that directory must not be a mount point, and
-//! a link to it is followed first: the clone belongs on the disk that the link leads to.
+//! A clone becomes the data directory by a rename, so the data directory must not be a mount point.
+//! A symbolic link is followed first: the clone must be on the disk that it points to.
 
 use nix::errno::Errno;
 use nix::unistd::{AccessFlags, access};
@@ -16,23 +16,23 @@ use crate::paths::Paths;
 use crate::postgres::wal_space::WalDisk;
 use crate::settings::Settings;
 
-/// The longest path of a Unix socket (`sun_path` without its end).
-const LONGEST_SOCKET: usize = 107;
+/// The maximum length of a Unix socket's path (`sun_path` without the terminating zero).
+const MAX_SOCKET_PATH: usize = 107;
 
 /// What is wrong with a directory.
 #[derive(Debug, thiserror::Error)]
 pub enum LayoutError {
-    /// A link that leads nowhere.
+    /// A symbolic link to a missing target.
     #[error("{name}: {} is a symbolic link to {}, which does not exist", path.display(), target.display())]
     Dangling {
         /// The key.
         name: &'static str,
         /// The link.
         path: PathBuf,
-        /// Where it leads.
+        /// Its target.
         target: PathBuf,
     },
-    /// A file, a socket, a device.
+    /// Not a directory.
     #[error("{name}: {} is not a directory", path.display())]
     NotDirectory {
         /// The key.
@@ -40,9 +40,9 @@ pub enum LayoutError {
         /// The path.
         path: PathBuf,
     },
-    /// A rename can't replace it.
+    /// A rename cannot replace a mount point.
     #[error(
-        "{name}: {} is a mount point, and a clone can't take its place: set {name} to a directory within it, such as {}",
+        "{name}: {} is a mount point, which a clone cannot replace; use a directory within it, such as {}",
         path.display(), path.join("pgdata").display()
     )]
     MountPoint {
@@ -51,18 +51,18 @@ pub enum LayoutError {
         /// The mount point.
         path: PathBuf,
     },
-    /// The directory beside the data directory is another file system.
-    #[error("{} is a mount point: pgraft needs this directory on the file system of the data directory", .0.display())]
+    /// The directory beside the data directory is a mount point.
+    #[error("{} is a mount point, but must be on the file system of the data directory", .0.display())]
     WorkMounted(PathBuf),
-    /// Behind links, one of the two lies in the other.
+    /// One directory is within the other, when links are followed.
     #[error(
-        "raftDirectory ({}) and dataDirectory ({}) must not lie within each other: a base backup would copy the node's identity",
+        "raftDirectory ({}) and dataDirectory ({}) must not be within each other, because a base backup would copy the node's identity",
         raft.display(), data.display()
     )]
     Nested {
-        /// Where the Raft directory is.
+        /// The Raft directory.
         raft: PathBuf,
-        /// Where the data directory is.
+        /// The data directory.
         data: PathBuf,
     },
     /// No permission.
@@ -72,25 +72,25 @@ pub enum LayoutError {
         name: &'static str,
         /// The directory.
         path: PathBuf,
-        /// What for.
+        /// What the permission is needed for.
         why: &'static str,
-        /// What the system says.
+        /// The error.
         errno: Errno,
     },
-    /// It is not made by pgraft.
+    /// pgraft does not create this directory.
     #[error("socketDirectory: {} does not exist", .0.display())]
     NoSocketDirectory(PathBuf),
-    /// The kernel takes no socket with such a name.
-    #[error("{name}: the path of the socket {} is {} bytes long, and {LONGEST_SOCKET} are allowed", path.display(), path.as_os_str().len())]
+    /// The path of a socket is too long.
+    #[error("{name}: the path of the socket {} has {} bytes, but at most {MAX_SOCKET_PATH} are allowed", path.display(), path.as_os_str().len())]
     SocketPath {
         /// The key.
         name: &'static str,
         /// The socket.
         path: PathBuf,
     },
-    /// The system does not say.
-    #[error("{name}: could not look at {}: {source}", path.display())]
-    Look {
+    /// The system gave no information.
+    #[error("{name}: could not stat {}: {source}", path.display())]
+    Stat {
         /// The key.
         name: &'static str,
         /// The path.
@@ -100,10 +100,10 @@ pub enum LayoutError {
     },
 }
 
-/// The settings with the directories that links lead to, once all of them are found to be fit.
+/// Checks the directories and returns the settings with symbolic links resolved.
 ///
 /// # Errors
-/// The first that is not.
+/// The first problem found.
 pub fn resolve(settings: Settings) -> Result<Settings, LayoutError> {
     let mounts = fs::read("/proc/self/mountinfo").unwrap_or_default();
     let paths = check(&settings.paths, settings.config.postgresql.port, &mount_points(&mounts))?;
@@ -119,10 +119,10 @@ fn check(paths: &Paths, port: u16, mounts: &[PathBuf]) -> Result<Paths, LayoutEr
     if data.starts_with(&raft) || raft.starts_with(&data) {
         return Err(LayoutError::Nested { raft, data });
     }
-    // One that is in use already goes on: it only can't be cloned.
+    // A directory that is already in use is accepted.
     let in_use = paths.data.join("PG_VERSION").exists();
     if in_use && mounts.contains(&data) {
-        tracing::warn!(path = %paths.data.display(), "dataDirectory is a mount point: this server can't be cloned again");
+        tracing::warn!(path = %paths.data.display(), "dataDirectory is a mount point, so this server cannot be replaced by a clone");
     } else if mounts.contains(&data) {
         return Err(LayoutError::MountPoint { name: "dataDirectory", path: paths.data });
     }
@@ -134,7 +134,7 @@ fn check(paths: &Paths, port: u16, mounts: &[PathBuf]) -> Result<Paths, LayoutEr
         ("raftDirectory", paths.control_socket()),
     ];
     if let Some((name, path)) =
-        sockets.into_iter().find(|(_, path)| path.as_os_str().len() > LONGEST_SOCKET)
+        sockets.into_iter().find(|(_, path)| path.as_os_str().len() > MAX_SOCKET_PATH)
     {
         return Err(LayoutError::SocketPath { name, path });
     }
@@ -147,35 +147,39 @@ fn check(paths: &Paths, port: u16, mounts: &[PathBuf]) -> Result<Paths, LayoutEr
             return Err(LayoutError::NoSocketDirectory(paths.socket));
         }
         Err(source) => {
-            return Err(LayoutError::Look { name: "socketDirectory", path: paths.socket, source });
+            return Err(LayoutError::Stat { name: "socketDirectory", path: paths.socket, source });
         }
     }
-    writable("dataDirectory", paths.parent(), ", since a clone is made beside the data directory")?;
+    writable(
+        "dataDirectory",
+        paths.parent(),
+        ", because a clone is created beside the data directory",
+    )?;
     if !paths.raft.exists() {
         writable(
             "raftDirectory",
             paths.raft.parent().unwrap_or(&paths.raft),
-            ", since the Raft directory is made there",
+            ", because the Raft directory is created there",
         )?;
     }
     Ok(paths)
 }
 
-/// Where a link leads; the path itself where it is none, or nothing is there.
+/// The target of a symbolic link; the path itself if it is not a link or does not exist.
 fn follow(name: &'static str, path: &Path) -> Result<PathBuf, LayoutError> {
-    let look = |source| LayoutError::Look { name, path: path.to_owned(), source };
+    let stat = |source| LayoutError::Stat { name, path: path.to_owned(), source };
     let link = match fs::symlink_metadata(path) {
         Ok(meta) => meta.is_symlink(),
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(path.to_owned()),
-        Err(e) => return Err(look(e)),
+        Err(e) => return Err(stat(e)),
     };
     let there = match fs::canonicalize(path) {
         Ok(there) => there,
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
-            let target = fs::read_link(path).map_err(look)?;
+            let target = fs::read_link(path).map_err(stat)?;
             return Err(LayoutError::Dangling { name, path: path.to_owned(), target });
         }
-        Err(e) => return Err(look(e)),
+        Err(e) => return Err(stat(e)),
     };
     if !there.is_dir() {
         return Err(LayoutError::NotDirectory { name, path: path.to_owned() });
@@ -183,7 +187,7 @@ fn follow(name: &'static str, path: &Path) -> Result<PathBuf, LayoutError> {
     Ok(if link { there } else { path.to_owned() })
 }
 
-/// The path without links, as far as it is there.
+/// The path with the links of its existing part resolved.
 fn real(path: &Path) -> PathBuf {
     let there = path.ancestors().find_map(|p| Some((p, fs::canonicalize(p).ok()?)));
     there.map_or_else(
@@ -192,7 +196,7 @@ fn real(path: &Path) -> PathBuf {
     )
 }
 
-/// Whether files can be made in a directory, or in the one above that it would have to be made in.
+/// Checks that files can be created in a directory, or in the nearest existing one above it.
 fn writable(name: &'static str, path: &Path, why: &'static str) -> Result<(), LayoutError> {
     let Some(there) = path.ancestors().find(|p| p.exists()) else { return Ok(()) };
     access(there, AccessFlags::W_OK | AccessFlags::X_OK).map_err(|errno| LayoutError::NotWritable {
@@ -203,7 +207,7 @@ fn writable(name: &'static str, path: &Path, why: &'static str) -> Result<(), La
     })
 }
 
-/// The fifth field of each line of `mountinfo`, in which blanks and the like are written in octal.
+/// The fifth field of each line of `mountinfo`, in which special characters are octal.
 fn mount_points(mountinfo: &[u8]) -> Vec<PathBuf> {
     let lines = mountinfo.split(|b| *b == b'\n');
     lines
@@ -259,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn links_are_followed_to_the_disk_that_they_lead_to() {
+    fn symbolic_links_are_resolved() {
         let host = HostFacts::new();
         symlink(host.at("disk/data"), host.at("base/pgdata")).unwrap();
         symlink(host.at("disk2"), host.at("base/raft")).unwrap();
@@ -275,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn what_can_not_work_is_refused_in_one_sentence() {
+    fn refuses_an_unusable_layout_in_one_sentence() {
         let mut host = HostFacts::new();
         for (link, target) in [
             ("base/nowhere", "gone"),
@@ -311,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mount_point_may_have_blanks_in_its_name() {
+    fn mount_points_are_unescaped() {
         let text = b"36 35 98:0 /mnt1 /mnt/my\\040disk rw,noatime master:1 - ext3 /dev/root rw\n37 35 0:5 / / rw - ext4 /dev/sda rw\n";
         assert_eq!(mount_points(text), [Path::new("/mnt/my disk"), Path::new("/")]);
         assert!(

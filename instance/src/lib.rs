@@ -1,30 +1,29 @@
-//! Runs one Postgres server of a pgraft cluster: PID 1 of a pod, and as good a service of a plain
-//! host.
+//! Runs one Postgres server of a pgraft cluster, as PID 1 of a pod or as a service of a host.
 //!
 //! ```text
 //!  main ▸ run ▸ settings, layout, host  checked once
 //!               supervisor               pure: (state, event) -> (state, commands)
-//!               driver                   commands out, events in
-//!               ├─ jobs                  what takes time: one at most
-//!               ├─ facts                 what is on the disk
+//!               driver                   carries out commands, collects events
+//!               ├─ jobs                  long-running commands, one at a time
+//!               ├─ facts                 the state of the disk
 //!               ├─ postgres/             initdb, clone, rewind, config (pure), process, leftovers, log (pure)
-//!               ├─ stand                 the Raft member, while no server can run
+//!               ├─ standin               the Raft member while no server can run
 //!               ├─ prepare               the files that Postgres reads
-//!               ├─ configuration         what of the user's settings goes into them: Postgres judges it first
-//!               ├─ duties                roles, databases, extension, slots: inside the running server
-//!               ├─ watchdog              a primary whose worker is silent
-//!               ├─ freshness             whether a standby may be read from
-//!               ├─ liveness              a server that does not do what its clients need
-//!               ├─ watch                 files that change
-//!               ├─ tls                   the certificate, for this process's own way to the primary
+//!               ├─ configuration         the user's settings, checked by Postgres
+//!               ├─ provisioning          roles, databases, extension and slots of the running server
+//!               ├─ watchdog              a primary whose worker does not answer
+//!               ├─ freshness             whether a standby is ready for reads
+//!               ├─ liveness              a server that runs and does not serve
+//!               ├─ watch                 changed files
+//!               ├─ tls                   the certificate for connections to the primary
 //!               ├─ observe ▸ http        /livez /readyz /status /metrics /gateway
-//!               ├─ gateway               a port that leads to the primary
+//!               ├─ gateway               the port that forwards to the primary
 //!               ├─ autogroup             a host whose kernel may starve the worker
-//!               └─ reaper                every child's exit
+//!               └─ reaper                exits of child processes
 //! ```
 //!
-//! It never decides who the primary is: that is `instance.json`'s word, which the Raft member
-//! writes.
+//! It never decides which node is the primary. The Raft member does, and writes it to
+//! `instance.json`.
 
 mod autogroup;
 pub mod cli;
@@ -81,7 +80,7 @@ use supervisor::SupervisorPhase;
 use view::MemberView;
 use watch::Fingerprint;
 
-/// Why the process can't do its work at all.
+/// Why the process ends.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
     /// The command line or the configuration file.
@@ -103,14 +102,13 @@ pub enum RunError {
         /// Why.
         source: std::io::Error,
     },
-    /// Signals, or the reaper.
-    #[error("could not set up signals: {0}")]
+    /// Signal handlers or the reaper.
+    #[error("could not set up signal handlers: {0}")]
     Signals(#[from] std::io::Error),
 }
 
 impl RunError {
-    /// 2 where somebody must change the configuration or the host first; 1 where another try may
-    /// do.
+    /// 2 if the configuration or the host must be changed first, 1 if a restart may help.
     pub const fn exit_code(&self) -> u8 {
         match self {
             Self::Host(HostError::Locked(_) | HostError::File(_))
@@ -129,11 +127,11 @@ pub async fn run(args: InstanceRunArgs, sink: Sink) -> Result<(), RunError> {
     let seen = Fingerprint::take(&args.config, &settings);
     let reaper = Reaper::start()?;
     let listener = listen("httpListen", &settings.config.http_listen).await?;
-    tracing::info!(node = %settings.node, version = env!("CARGO_PKG_VERSION"), data = %settings.paths.data.display(), "pgraft-instance starts");
+    tracing::info!(node = %settings.node, version = env!("CARGO_PKG_VERSION"), data = %settings.paths.data.display(), "starting pgraft-instance");
     if settings.failover && autogroup::divides_postgres() {
         tracing::warn!(
-            "this host's kernel divides its processors among Postgres' processes by session (kernel.sched_autogroup_enabled): when they are all busy the \
-             worker may wait for longer than the lease lasts; give the service a CPUWeight, or turn that off (docs/hosts.md)"
+            "kernel.sched_autogroup_enabled is on: on a busy host the pgraft worker may get no processor for longer than the lease timeout. \
+             Set CPUWeight for the service, or turn the setting off (docs/hosts.md)"
         );
     }
 
@@ -156,12 +154,12 @@ pub async fn run(args: InstanceRunArgs, sink: Sink) -> Result<(), RunError> {
     let driver = Driver::new(args.clone(), os_user, reaper, sink, view, heartbeat, gateway);
     tokio::spawn(watch::watch(args.config, settings, seen, driver.events()));
     driver.run().await?;
-    tracing::info!("pgraft-instance ends");
+    tracing::info!("pgraft-instance has stopped");
     Ok(())
 }
 
 async fn listen(name: &'static str, address: &str) -> Result<TcpListener, RunError> {
-    // It was checked before that it has both.
+    // `Settings::check` has verified the format.
     let (host, port) = settings::host_port(address).unwrap_or((address, 0));
     pgraft_raft::listen(host, port).await.map_err(|source| RunError::Listen {
         name,
@@ -170,7 +168,7 @@ async fn listen(name: &'static str, address: &str) -> Result<TcpListener, RunErr
     })
 }
 
-/// The read-write gateway, where there is one.
+/// The read-write gateway, if one is configured.
 async fn gateway(
     settings: &Settings,
     view: &tokio::sync::watch::Receiver<MemberView>,

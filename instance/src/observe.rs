@@ -1,5 +1,5 @@
-//! Looks at the local server and its Raft member: what `/readyz` and `/status` say. Reads only, and
-//! never for longer than [`DEADLINE`].
+//! Observes the local server and its Raft member for `/readyz` and `/status`. Reads only, and takes
+//! at most [`DEADLINE`].
 
 use pgraft_core::NodeStatus;
 use pgraft_core::session::Session;
@@ -15,7 +15,7 @@ use crate::supervisor::SupervisorPhase;
 use crate::upstream;
 use crate::view::MemberView;
 
-/// For everything that one answer needs.
+/// The time limit of one observation.
 pub const DEADLINE: Duration = Duration::from_secs(2);
 
 const QUERY: &str = "
@@ -30,15 +30,15 @@ SELECT r, w.status = 'streaming',
  CROSS JOIN pg_catalog.pg_control_checkpoint() AS c
   LEFT JOIN pg_catalog.pg_stat_wal_receiver AS w ON true";
 
-/// What is there, and why it is not ready if it isn't.
+/// The status, and why the node is not ready.
 pub struct ServerObservation {
     /// The body of `/status`.
     pub status: Status,
-    /// Empty when ready.
+    /// Why it is not ready; empty if it is.
     pub missing: Vec<String>,
 }
 
-/// One look.
+/// Observes the node.
 pub async fn observe(view: &MemberView) -> ServerObservation {
     let settings = &view.settings;
     let (server, raft) = tokio::join!(server(view), raft(settings));
@@ -62,14 +62,13 @@ pub async fn observe(view: &MemberView) -> ServerObservation {
         None
     });
     if settings.failover && raft.as_ref().is_some_and(|r| is_fenced(&postgres, r)) {
-        missing.push("this server is fenced: it has no lease to be the primary by".into());
+        missing.push("this server is fenced: it does not have the lease of the primary".into());
     }
     if let Some(stale) = view.verdict.get().filter(|_| postgres.in_recovery == Some(true)) {
         missing.push(stale.to_string());
     }
     if settings.extension && paths::bootstrap_mark(&settings.paths.data).exists() {
-        // Whoever waits for the bootstrap node can rely on its roles, its databases and its
-        // cluster.
+        // Once the bootstrap node is ready, its roles, its database and its cluster exist.
         missing.push("the cluster is not bootstrapped yet".into());
     }
     let role = match postgres.in_recovery {
@@ -98,7 +97,7 @@ async fn server(view: &MemberView) -> Result<PostgresStatus, String> {
     if !matches!(phase, SupervisorPhase::Running(_)) {
         return Err(format!("Postgres is not running: {}", phase.as_str()));
     }
-    let look = async {
+    let read = async {
         let client = sql::local(settings, Session::Probe, DEADLINE).await?;
         let row = client.query_one(QUERY, &[]).await?;
         let timeline: Option<i32> = row.try_get(2)?;
@@ -116,9 +115,9 @@ async fn server(view: &MemberView) -> Result<PostgresStatus, String> {
             unresponsive: None,
         })
     };
-    match timeout(DEADLINE, look).await {
+    match timeout(DEADLINE, read).await {
         Ok(seen) => seen.map_err(|e| format!("Postgres does not answer: {e}")),
-        Err(_) => Err("Postgres does not answer in time".into()),
+        Err(_) => Err("Postgres did not answer in time".into()),
     }
 }
 
@@ -132,14 +131,14 @@ async fn raft(settings: &Settings) -> Result<Option<NodeStatus>, String> {
         .map_err(|e| e.to_string())
 }
 
-/// A primary that neither writes nor, as a rule, reads are asked of.
+/// Whether the primary's gate is closed: it confirms no writes and, by default, answers no reads.
 fn is_fenced(postgres: &PostgresStatus, raft: &NodeStatus) -> bool {
     postgres.in_recovery == Some(false)
         && raft.failover.as_ref().is_none_or(|f| f.gate_ms.is_none())
 }
 
-/// Whom the group calls the primary. Before there is one: this node itself where it takes writes,
-/// else whom it follows.
+/// The group's primary. Before there is one: this node if it accepts writes, otherwise the server
+/// that it follows.
 fn primary(settings: &Settings, role: ServerRole) -> Option<Upstream> {
     let file = upstream::instance_file(&settings.paths, settings.node).ok()?;
     let grouped = file.as_ref().and_then(|f| f.primary);

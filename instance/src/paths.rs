@@ -1,18 +1,18 @@
-//! Every file that the instance manager reads or writes, derived from the configuration once.
+//! The files that the instance manager reads and writes, derived from the configuration.
 //!
 //! ```text
-//! <dataDirectory>             PGDATA: whole, or not there
-//! <dataDirectory>.pgraft/     the manager's own, mode 0700, on the same file system
-//!   lock                      held while a manager runs
-//!   new/                      an initdb or a clone that is not whole yet
-//!   old/                      a PGDATA that has just been replaced, for a moment
+//! <dataDirectory>             PGDATA: complete or missing
+//! <dataDirectory>.pgraft/     the manager's work directory, mode 0700, on the same file system
+//!   lock                      locked while a manager runs
+//!   new/                      an initdb or a clone in progress
+//!   old/                      the previous PGDATA while it is replaced
 //!   rewind-in-progress        a rewind or a replacement of PGDATA has not finished: it must not be started. Contains the epoch
 //!   replaced                  when PGDATA was last replaced because its server kept failing to start
-//!   postgresql.conf           what Postgres reads (`config_file`); PGDATA's own is not read, since a base backup copies it
+//!   postgresql.conf           the `config_file`; the one in PGDATA is not used, because a base backup copies it
 //!   pg_hba.conf  pg_ident.conf  pgpass
-//!   upstream.json             the primary that was cloned or followed last
-//!   configuration.json        the user's part of the last configuration that Postgres accepted, and of the last that it ran with
-//!   check/                    where Postgres judges a configuration before it is installed
+//!   upstream.json             the primary that was last cloned or followed
+//!   configuration.json        the user's part of the last valid configuration, and of the last one that a server ran with
+//!   check/                    where Postgres checks a configuration before it is installed
 //! <raftDirectory>/            the worker's: instance.json, names.conf, control.sock
 //! ```
 
@@ -25,20 +25,20 @@ use std::path::{Path, PathBuf};
 pub struct Paths {
     /// PGDATA.
     pub data: PathBuf,
-    /// The manager's own directory beside it.
+    /// The manager's work directory beside it.
     pub work: PathBuf,
     /// `pgraft.data_dir`.
     pub raft: PathBuf,
     /// Postgres's programs.
     pub bin: PathBuf,
-    /// Where Postgres's Unix socket is.
+    /// The directory of Postgres's Unix socket.
     pub socket: PathBuf,
-    /// One file a password.
+    /// The directory of the passwords.
     pub secrets: PathBuf,
 }
 
 impl Paths {
-    /// No IO.
+    /// Derives the paths. No IO.
     pub fn new(config: &InstanceConfig) -> Self {
         let data = PathBuf::from(&config.data_directory);
         Self {
@@ -51,7 +51,7 @@ impl Paths {
         }
     }
 
-    /// The manager's own directory for a PGDATA.
+    /// The manager's work directory for a PGDATA.
     pub fn beside(data: &Path) -> PathBuf {
         let mut name = data.file_name().unwrap_or_default().to_os_string();
         name.push(".pgraft");
@@ -63,22 +63,22 @@ impl Paths {
         self.data.parent().unwrap_or_else(|| Path::new("/"))
     }
 
-    /// Held while a manager runs.
+    /// Locked while a manager runs.
     pub fn lock(&self) -> PathBuf {
         self.work.join("lock")
     }
 
-    /// A PGDATA that is not whole yet.
+    /// A new PGDATA that is not complete yet.
     pub fn fresh(&self) -> PathBuf {
         self.work.join("new")
     }
 
-    /// A PGDATA that gives way to another one.
+    /// The previous PGDATA while it is replaced.
     pub fn old(&self) -> PathBuf {
         self.work.join("old")
     }
 
-    /// There from the first byte of PGDATA that a rewind changes until it is whole again.
+    /// Exists while a rewind or a replacement of PGDATA is in progress or was interrupted.
     pub fn rewind_in_progress(&self) -> PathBuf {
         self.work.join("rewind-in-progress")
     }
@@ -103,12 +103,12 @@ impl Paths {
         self.work.join("pgpass")
     }
 
-    /// The primary that was cloned or followed last.
+    /// The primary that was last cloned or followed.
     pub fn upstream(&self) -> PathBuf {
         self.work.join("upstream.json")
     }
 
-    /// The last good configuration.
+    /// The last valid configuration, and the last proven one.
     pub fn configuration(&self) -> PathBuf {
         self.work.join("configuration.json")
     }
@@ -118,22 +118,22 @@ impl Paths {
         self.work.join("replaced")
     }
 
-    /// A data directory for trials.
+    /// A scratch data directory in which configurations are checked.
     pub fn check(&self) -> PathBuf {
         self.work.join("check")
     }
 
-    /// Written by the worker.
+    /// `instance.json`, written by the worker.
     pub fn instance_file(&self) -> PathBuf {
         self.raft.join(instance_file::FILE_NAME)
     }
 
-    /// What the worker sets of the server's configuration.
+    /// The part of the configuration that the worker writes.
     pub fn names(&self) -> PathBuf {
         self.raft.join(NAMES_FILE)
     }
 
-    /// Where the worker answers.
+    /// The worker's control socket.
     pub fn control_socket(&self) -> PathBuf {
         self.raft.join(control::SOCKET_NAME)
     }
@@ -149,8 +149,8 @@ pub fn standby_signal(data: &Path) -> PathBuf {
     data.join("standby.signal")
 }
 
-/// Within a PGDATA that `initdb` made for a bootstrap node whose cluster does not know so yet: the
-/// bootstrap node's node id. A clone takes it out.
+/// The bootstrap mark within a PGDATA that `initdb` created for a cluster that does not exist yet. It
+/// contains the node id. A clone removes it.
 pub fn bootstrap_mark(data: &Path) -> PathBuf {
     data.join("pgraft.bootstrap")
 }

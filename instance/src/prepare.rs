@@ -1,4 +1,4 @@
-//! Writes what Postgres reads before it starts, and again when something of it changed.
+//! Writes the files that Postgres reads, before it starts and after changes.
 
 use std::fs;
 use std::path::Path;
@@ -13,17 +13,17 @@ use crate::settings::Settings;
 use crate::supervisor::{StartFailure, StartMode};
 use crate::upstream::{self, UpstreamError};
 
-/// Why the files are not what they should be.
+/// Why the files could not be prepared.
 #[derive(Debug, thiserror::Error)]
 pub enum PrepareError {
     /// Disk.
     #[error(transparent)]
     File(#[from] FileError),
-    /// Whom to follow.
+    /// The primary to follow.
     #[error(transparent)]
     Upstream(#[from] UpstreamError),
-    /// The supervisor said primary, and the disk says otherwise by now.
-    #[error("standby.signal is there, so this server is not started as the primary")]
+    /// The data directory is a standby's by now.
+    #[error("the server is not started as the primary because standby.signal exists")]
     StandbySignal,
     /// Two-phase state files.
     #[error(transparent)]
@@ -56,7 +56,7 @@ impl PrepareError {
     }
 }
 
-/// Writes all files. Returns whether the server must read one of them again.
+/// Writes all files. Returns whether the server must reload them.
 pub fn write_files(settings: &Settings, os_user: &str) -> Result<bool, PrepareError> {
     let paths = &settings.paths;
     let secrets = Secrets::read(&paths.secrets)?;
@@ -78,13 +78,13 @@ pub fn write_files(settings: &Settings, os_user: &str) -> Result<bool, PrepareEr
         for note in &conf.notes {
             tracing::warn!("{note}");
         }
-        let follows = primary.map_or_else(|| "nobody".to_owned(), |p| p.to_string());
+        let follows = primary.map(|p| p.to_string());
         tracing::info!(follows, "wrote the server's configuration");
     }
     Ok(changed)
 }
 
-/// Makes PGDATA ready for a start in this mode.
+/// Prepares PGDATA for a start in this mode.
 pub fn data_directory(paths: &Paths, mode: StartMode) -> Result<(), PrepareError> {
     let data = &paths.data;
     match mode {
@@ -103,13 +103,13 @@ pub fn data_directory(paths: &Paths, mode: StartMode) -> Result<(), PrepareError
         && let Some(kept) = config::scrubbed_auto_conf(&String::from_utf8_lossy(&text))
     {
         files::write_atomically(&auto, kept.as_bytes())?;
-        tracing::warn!("took settings out of postgresql.auto.conf that are pgraft's own");
+        tracing::warn!("removed settings from postgresql.auto.conf that pgraft manages");
     }
     Ok(())
 }
 
-/// Two-phase state files for which recovery would skip the PREPARE record, and so lose the prepared
-/// transaction.
+/// Removes two-phase state files for which recovery would skip the PREPARE record and lose the
+/// prepared transaction.
 pub fn remove_future_two_phase_files(data: &Path) -> Result<(), TwoPhaseError> {
     for file in twophase::remove_not_older(data)? {
         tracing::info!(
@@ -120,14 +120,14 @@ pub fn remove_future_two_phase_files(data: &Path) -> Result<(), TwoPhaseError> {
     Ok(())
 }
 
-/// History files that would keep a standby from getting up, or lead it past a fork.
+/// Removes history files that would prevent a standby from starting, or lead it past a fork.
 fn remove_placeholders(wal: &Path) -> Result<(), FileError> {
     let entries = fs::read_dir(wal).map_err(FileError::at("read", wal))?.filter_map(Result::ok);
     let all: Vec<String> =
         entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
     for name in placeholders::stale(&all.iter().map(String::as_str).collect::<Vec<_>>()) {
         files::remove_file(&wal.join(name))?;
-        tracing::info!(name, "removed the history of a timeline that this server has no WAL of");
+        tracing::info!(name, "removed the history file of a timeline without WAL");
     }
     Ok(())
 }
@@ -137,7 +137,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_standby_is_not_led_astray_by_a_timeline_that_it_has_not() {
+    fn history_files_of_timelines_without_wal_are_removed() {
         let dir = tempfile::tempdir().unwrap();
         let paths = Paths { data: dir.path().into(), ..crate::settings::tests::example().paths };
         let wal = dir.path().join("pg_wal");

@@ -1,17 +1,15 @@
-//! What the instance manager sees to inside the server, for as long as it runs. Every step can be
-//! repeated, and is after each start.
+//! Provisioning: what the instance manager maintains inside the running server. All steps are
+//! idempotent and repeated after each start.
 //!
 //! ```text
 //!  primary:  slots ▸ roles, passwords ▸ database ▸ extension ▸ grants ▸ pgraft_init() of the bootstrap node
-//!  standby:  what it can't go on without (a rewind, a clone) ▸ its slot on the primary, where it does not stream ▸ slots
+//!  standby:  request a rewind or a clone if needed ▸ its slot on the primary, while it does not stream ▸ slots
 //! ```
 //!
-//! Where the members choose the primary the bootstrap node's cluster comes first: nothing is
-//! written before it has a lease.
+//! With failover the bootstrap node's cluster is created first: nothing is written without a lease.
 //!
-//! Each look reads what is there and writes only what differs. All of it is in the database
-//! `postgres`: a session in a database that somebody else owns would run with a superuser's rights
-//! what that owner has left there.
+//! Each round reads the present state and writes only the differences. All sessions use the database
+//! `postgres`. In another database a superuser's session could run code of that database's owner.
 
 mod grants;
 mod lost_wal;
@@ -42,7 +40,7 @@ use crate::sql::{self, LocalSqlError};
 use crate::supervisor::SupervisorEvent;
 use crate::upstream::{self, UpstreamError};
 use crate::view::MemberView;
-use lost_wal::Patience;
+use lost_wal::LostWal;
 
 /// Between two looks at a server where all is well: a slot that was in use may be free now, a
 /// walreceiver may have lost its slot, a role of pgraft's may have been changed.
@@ -54,7 +52,7 @@ const INTERVAL: Duration = Duration::from_mins(1);
 
 static STARTED: LazyLock<Instant> = LazyLock::new(Instant::now);
 
-/// Why a round was not finished.
+/// Why a round failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ProvisioningError {
     /// The local server.
@@ -72,17 +70,17 @@ pub enum ProvisioningError {
     /// The primary.
     #[error(transparent)]
     Source(#[from] SourceError),
-    /// Somebody else's code would run with a superuser's rights.
+    /// Its owner's code could run with a superuser's rights.
     #[error(
-        "the schema pgraft in the database postgres, or its table applied, does not belong to a superuser: drop or rename it"
+        "schema \"pgraft\" in database \"postgres\", or its table \"applied\", is not owned by a superuser; drop or rename it"
     )]
     ForeignSchema,
 }
 
 impl ProvisioningError {
-    /// Whether this is what a server that is just starting, a worker that is, or a primary that is
-    /// gone gives for a while.
-    fn passes(&self) -> bool {
+    /// Whether the error is temporary, as while the server or the worker starts or the primary is
+    /// unreachable.
+    fn is_transient(&self) -> bool {
         match self {
             Self::Sql(error) => !error.is_refusal(),
             Self::Source(_) | Self::Control(ControlError::Io(_) | ControlError::Deadline) => true,
@@ -97,25 +95,25 @@ impl From<tokio_postgres::Error> for ProvisioningError {
     }
 }
 
-/// What a round came to.
+/// The result of a round.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Round {
     Done,
-    /// The bootstrap node's cluster does not know its primary yet.
+    /// The bootstrap node's cluster has no primary yet.
     Unfinished,
-    /// A primary that may not write now.
+    /// The primary is fenced.
     Fenced,
 }
 
-/// What is kept from round to round of one run of the server.
+/// The state of one run of the server.
 #[derive(Default)]
 struct ProvisioningMemory {
     digests: managed::Digests,
-    patience: Patience,
+    lost_wal: LostWal,
     slots: slots::SlotActivity,
 }
 
-/// Runs until it is aborted, which is when the server is gone.
+/// Runs until it is aborted when the server has ended.
 pub async fn run(
     mut view: watch::Receiver<MemberView>,
     events: mpsc::UnboundedSender<SupervisorEvent>,
@@ -136,15 +134,15 @@ pub async fn run(
             Ok(Round::Fenced) => schedule::RETRY_DELAY,
             Err(error) => {
                 failures += 1;
-                let next = schedule::after(failures, error.passes());
+                let next = schedule::after(failures, error.is_transient());
                 if next.logged {
                     let again = format!("{} s", next.pause.as_secs_f32());
-                    tracing::warn!(%error, failures, again, "could not see to what the server needs; trying again");
+                    tracing::warn!(%error, failures, again, "could not provision the server; trying again");
                 }
                 next.pause
             }
         };
-        // A file that changed is a reason to look at once.
+        // A changed file starts the next round immediately.
         if let Ok(Err(_)) = timeout(next, view.changed()).await {
             return;
         }
@@ -158,16 +156,16 @@ async fn round(
 ) -> Result<Round, ProvisioningError> {
     let secrets = Secrets::read(&settings.paths.secrets)?;
     let now = STARTED.elapsed();
-    standby::rewind_if_asked(settings, &secrets, events).await?;
+    standby::rewind_if_requested(settings, &secrets, events).await?;
     let client =
         sql::local(settings, Session::Provisioning { waits: settings.failover }, CONNECT).await?;
     if client.query_one("SELECT pg_catalog.pg_is_in_recovery()", &[]).await?.try_get(0)? {
         slots::maintain(settings, &client, slots::SlotsRole::Standby, &mut memory.slots, now)
             .await?;
-        standby::round(settings, &secrets, &client, &mut memory.patience, events).await?;
+        standby::round(settings, &secrets, &client, &mut memory.lost_wal, events).await?;
         return Ok(Round::Done);
     }
-    let writes = !settings.extension || found(settings).await?;
+    let writes = !settings.extension || bootstrap(settings).await?;
     slots::maintain(settings, &client, slots::SlotsRole::Primary, &mut memory.slots, now).await?;
     if writes {
         primary(settings, &client, &secrets, memory).await?;
@@ -181,36 +179,35 @@ async fn round(
     })
 }
 
-/// Every step is tried, whatever became of the one before: what one of them trips over is no reason
-/// to leave the others undone.
+/// Runs all steps of a primary, even if an earlier one fails.
 async fn primary(
     settings: &Settings,
     client: &Client,
     secrets: &Secrets,
     memory: &mut ProvisioningMemory,
 ) -> Result<(), ProvisioningError> {
-    let managed = managed::tend(settings, client, secrets, &mut memory.digests).await;
+    let managed = managed::maintain(settings, client, secrets, &mut memory.digests).await;
     let extension = if settings.extension { grants::extension(client).await } else { Ok(()) };
     let granted = grants::all(client, settings.extension).await;
     managed.and(extension).and(granted)
 }
 
-/// `pgraft_init()`, where `initdb` was made for a cluster that does not exist yet. Whether this
-/// server takes writes now.
-async fn found(settings: &Settings) -> Result<bool, ProvisioningError> {
+/// Calls `pgraft_init()` if `initdb` was run for a cluster that does not exist yet. Returns whether
+/// this server accepts writes.
+async fn bootstrap(settings: &Settings) -> Result<bool, ProvisioningError> {
     let socket = settings.paths.control_socket();
     let status = control::status(&socket, CONNECT).await?;
     if status.state == NodeState::Uninitialized
         && files::read_if_there(&paths::bootstrap_mark(&settings.paths.data))?.is_some()
     {
         control::ask(&socket, &Request::Init, INTERVAL).await?;
-        tracing::info!("the cluster is bootstrapped");
+        tracing::info!("created the cluster");
     }
     Ok(!settings.failover || status.failover.is_some_and(|f| f.gate_ms.is_some()))
 }
 
-/// From here on it is `instance.json` that says who the primary is, and no longer the mark of this
-/// server's `initdb`.
+/// Removes the bootstrap mark once `instance.json` names the primary. Returns whether the bootstrap is
+/// complete.
 fn bootstrapped(settings: &Settings, writes: bool) -> Result<bool, ProvisioningError> {
     let mark = paths::bootstrap_mark(&settings.paths.data);
     let Some(file) = upstream::instance_file(&settings.paths, settings.node)? else {

@@ -1,8 +1,8 @@
-//! Starts children, signals them, and collects every exit: of its own children and, as PID 1 or a
-//! subreaper, of every orphan.
+//! Starts and signals child processes, and collects every exit: of its own children and, as PID 1 or
+//! a subreaper, of orphans.
 //!
-//! One lock is held across "start and write down" and across "collect and tell", so that no exit is
-//! missed and no signal is sent to a process id that was already given to somebody else.
+//! A lock is held while a child is started and recorded, and while an exit is collected and
+//! reported. So no exit is missed, and no signal is sent to a reused process id.
 
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill, killpg};
@@ -37,13 +37,13 @@ impl fmt::Display for Ending {
     }
 }
 
-/// Starts and collects. Clones share the same children.
+/// Starts children and collects exits. Clones share the children.
 #[derive(Clone, Default)]
 pub struct Reaper {
     children: Arc<Mutex<HashMap<i32, watch::Sender<Option<Ending>>>>>,
 }
 
-/// A child, alone in its process group. Dropping this does not end it.
+/// A child process in its own process group. Dropping this does not end it.
 #[derive(Clone)]
 pub struct Child {
     /// Its process id, and that of its group.
@@ -53,42 +53,42 @@ pub struct Child {
 }
 
 impl Reaper {
-    /// Collects for as long as the runtime lives. Orphans of this process's children become its own
+    /// Collects exits for as long as the runtime lives. Orphans of this process's children become its
     /// children.
     pub fn start() -> io::Result<Self> {
         let reaper = Self::default();
         nix::sys::prctl::set_child_subreaper(true)?;
-        let mut deaths = signal(SignalKind::child())?;
+        let mut exits = signal(SignalKind::child())?;
         let collector = reaper.clone();
         tokio::spawn(async move {
-            while deaths.recv().await.is_some() {
+            while exits.recv().await.is_some() {
                 collector.collect();
             }
         });
         Ok(reaper)
     }
 
-    /// Starts a program in a process group of its own, stdin and stdout closed, stderr to the pipe.
+    /// Starts a program in its own process group, with stdin and stdout closed and stderr on the pipe.
     pub fn spawn(&self, mut command: Command) -> io::Result<(Child, pipe::Receiver)> {
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).process_group(0);
         let mut children = self.lock();
         let mut child = command.spawn()?;
         let pid = child.id().cast_signed();
-        let (tell, ending) = watch::channel(None);
-        children.insert(pid, tell);
+        let (sender, ending) = watch::channel(None);
+        children.insert(pid, sender);
         drop(children);
         let stderr = child.stderr.take().ok_or_else(|| io::Error::other("no stderr"))?;
         Ok((Child { pid, ending, reaper: self.clone() }, receiver(stderr)?))
     }
 
-    /// The same, with stdout on the same pipe as stderr.
+    /// Starts a program like [`Self::spawn`], with stdout and stderr on the pipe.
     pub fn spawn_with_output(&self, mut command: Command) -> io::Result<(Child, pipe::Receiver)> {
         let (read, write) = io::pipe()?;
         command.stdin(Stdio::null()).stdout(write.try_clone()?).stderr(write).process_group(0);
         let mut children = self.lock();
         let pid = command.spawn()?.id().cast_signed();
-        let (tell, ending) = watch::channel(None);
-        children.insert(pid, tell);
+        let (sender, ending) = watch::channel(None);
+        children.insert(pid, sender);
         drop(children);
         Ok((
             Child { pid, ending, reaper: self.clone() },
@@ -109,8 +109,8 @@ impl Reaper {
                     return;
                 }
             };
-            if let Some(tell) = children.remove(&pid.as_raw()) {
-                tell.send_replace(Some(ending));
+            if let Some(sender) = children.remove(&pid.as_raw()) {
+                sender.send_replace(Some(ending));
             }
         }
     }
@@ -129,7 +129,7 @@ impl Child {
     pub fn signal(&self, signal: Signal) {
         let children = self.reaper.lock();
         if children.contains_key(&self.pid) {
-            // It may be a zombie that is about to be collected; that is fine.
+            // It may be a zombie that is not collected yet.
             let _ = kill(Pid::from_raw(self.pid), signal);
         }
     }
@@ -150,7 +150,7 @@ impl Child {
     /// Waits for its end.
     pub async fn wait(&mut self) -> Ending {
         let ended = self.ending.wait_for(Option::is_some).await.ok().and_then(|e| *e);
-        // The sender goes only after it has told.
+        // The sender is dropped only after it has reported the exit.
         ended.unwrap_or(Ending::Signal(Signal::SIGKILL))
     }
 }
@@ -174,7 +174,7 @@ mod tests {
     /// One test, since all children of the test process are collected by whichever reaper comes
     /// first.
     #[tokio::test]
-    async fn exits_are_collected_and_orphans_too() {
+    async fn exits_of_children_and_orphans_are_collected() {
         let reaper = Reaper::start().unwrap();
         let (mut child, mut pipe) = reaper.spawn(shell("echo out >&2; exit 3")).unwrap();
         assert_eq!(soon(child.wait()).await, Ending::Code(3));

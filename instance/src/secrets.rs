@@ -1,5 +1,4 @@
-//! The passwords, one file each in `secretsDirectory`. A file that is missing or empty means: no
-//! password.
+//! The passwords, each in a file in `secretsDirectory`. A missing or empty file means no password.
 
 use std::fmt;
 use std::fs;
@@ -9,7 +8,7 @@ use std::path::Path;
 
 use crate::files::{self, FileError};
 
-/// The passwords as they stand in the directory now. `Debug` doesn't show them.
+/// The present passwords. `Debug` does not show them.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Secrets {
     /// Of `pgraft_replication`.
@@ -20,13 +19,13 @@ pub struct Secrets {
     pub owner: Option<String>,
     /// Of `postgres`.
     pub superuser: Option<String>,
-    /// When each was put there.
+    /// When each was written.
     pub changed: Changed,
 }
 
-/// When the files were changed on this host, in microseconds since 1970; of one that is missing,
-/// when a file was made or removed beside it. A member whose files are older than what was applied
-/// has not been given the new ones yet.
+/// When the files were changed on this host, in microseconds since 1970. For a missing file, when the
+/// directory was changed. A member whose files are older than the applied passwords has not received
+/// the new ones yet.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[allow(missing_docs, reason = "as those of `Secrets`")]
 pub struct Changed {
@@ -42,7 +41,7 @@ impl Secrets {
         let read = |name: &str| -> Result<Option<String>, FileError> {
             let Some(bytes) = files::read_if_there(&directory.join(name))? else { return Ok(None) };
             let text = String::from_utf8_lossy(&bytes);
-            // Whoever made the file with an editor didn't mean the line break at its end.
+            // An editor adds a line break that is not part of the password.
             let text = text.strip_suffix('\n').unwrap_or(&text);
             let text = text.strip_suffix('\r').unwrap_or(text);
             Ok((!text.is_empty()).then(|| text.to_owned()))
@@ -51,12 +50,12 @@ impl Secrets {
         if replication.as_ref().is_some_and(|p| p.contains(['\n', '\r', '\0'])) {
             let source = io::Error::new(
                 io::ErrorKind::InvalidData,
-                "a password in a passfile can't contain a line break or a zero byte",
+                "a password in a passfile cannot contain a line break or a zero byte",
             );
             return Err(FileError::at("use", &directory.join("replication-password"))(source));
         }
         let changed = |name: &str| {
-            // By the inode: whatever copies a file can set the time of its content.
+            // The inode's time, because a copy may set the modification time.
             let file = fs::metadata(directory.join(name)).or_else(|_| fs::metadata(directory));
             file.map_or(0, |file| {
                 file.ctime().saturating_mul(1_000_000).saturating_add(file.ctime_nsec() / 1000)
@@ -115,14 +114,15 @@ mod tests {
         );
         assert!(!format!("{secrets:?}").contains("s3"));
     }
-    /// A second line would be another entry of the passfile, for a server of the writer's choice.
+
+    /// A second line would be another entry of the passfile, for any server.
     #[test]
-    fn what_a_passfile_cannot_hold_is_refused() {
+    fn refuses_what_a_passfile_cannot_contain() {
         let dir = tempfile::tempdir().unwrap();
         for bad in ["a\nb", "a\n*:*:*:*:b\n", "a\rb\n", "a\0b"] {
             fs::write(dir.path().join("replication-password"), bad).unwrap();
             let error = Secrets::read(dir.path()).unwrap_err().to_string();
-            assert!(error.ends_with("replication-password: a password in a passfile can't contain a line break or a zero byte"), "{error}");
+            assert!(error.ends_with("replication-password: a password in a passfile cannot contain a line break or a zero byte"), "{error}");
             assert!(!error.contains(bad));
         }
         // Other passwords are never written to a file.

@@ -1,5 +1,4 @@
-//! The command line and the configuration file, checked: nobody after this asks whether a value
-//! makes sense.
+//! The command line and the configuration file, checked once. All other modules use valid values.
 
 use pgraft_core::instance_config::{
     GatewayConfig, InstanceConfig, RaftConfig, StandbyConfig, TlsConfig,
@@ -12,43 +11,43 @@ use crate::cli::InstanceRunArgs;
 use crate::freshness::Bounds;
 use crate::paths::Paths;
 
-/// What a node runs with.
+/// The settings of a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
     /// This node.
     pub node: NodeId,
-    /// Where other nodes reach its Postgres server.
+    /// The address at which other nodes reach its Postgres server.
     pub postgres: Address,
     /// `--bootstrap`.
     pub bootstrap: bool,
-    /// Whether the extension is loaded and asked. False in tests only.
+    /// Whether the extension is loaded. False in tests only.
     pub extension: bool,
-    /// Whether what is committed is on the disk.
+    /// Postgres' `fsync`.
     pub fsync: Fsync,
     /// The members choose the primary.
     pub failover: bool,
-    /// The lease time of the primary.
+    /// The lease timeout of the primary.
     pub lease: Duration,
-    /// How long a server may fail to do what its clients need before it is killed.
+    /// How long a server may be unresponsive before it is killed.
     pub unresponsive: Duration,
-    /// The read-write gateway, where there is one.
+    /// The read-write gateway, if one is configured.
     pub gateway: Option<GatewaySettings>,
-    /// When a standby is too far behind to be read from.
+    /// How far a standby may lag behind and still be ready.
     pub standby: Bounds,
-    /// The size of the disk that WAL is on, in bytes, where it is known.
+    /// The size of the disk with the WAL, in bytes, if known.
     pub wal_disk: Option<u64>,
-    /// For a fast shutdown.
+    /// How long a fast shutdown may take.
     pub stop_timeout: Duration,
-    /// The file itself.
+    /// The configuration file.
     pub config: InstanceConfig,
-    /// What follows from it.
+    /// The files of the node.
     pub paths: Paths,
 }
 
 /// Postgres' setting of that name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fsync {
-    /// What is committed survives a crash of the machine.
+    /// Commits survive a crash of the machine.
     On,
     /// In tests only.
     Off,
@@ -59,18 +58,18 @@ pub enum Fsync {
 pub struct GatewaySettings {
     /// `host:port`
     pub listen: String,
-    /// How long a client waits for a primary that takes it.
+    /// How long a client is held while there is no primary.
     pub hold: Duration,
-    /// Clients at a time.
+    /// The maximum number of concurrent clients.
     pub most: usize,
-    /// How long no client has come when the gateway of a node that stops ends.
+    /// How long no client must have arrived before the gateway of a stopping node ends.
     pub drain: Option<Duration>,
 }
 
 /// What is wrong with the command line or the configuration file.
 #[derive(Debug, thiserror::Error)]
 pub enum SettingsError {
-    /// The file can't be read.
+    /// The file cannot be read.
     #[error("could not read {}: {source}", path.display())]
     Unreadable {
         /// `--config`.
@@ -78,18 +77,18 @@ pub enum SettingsError {
         /// Why.
         source: std::io::Error,
     },
-    /// The file is not what it should be.
+    /// The file is not valid.
     #[error("{}: {why}", path.display())]
     Syntax {
         /// `--config`.
         path: PathBuf,
-        /// In one line.
+        /// The error, on one line.
         why: String,
     },
     /// Node id or address.
     #[error(transparent)]
     Identity(#[from] Refusal),
-    /// A directory or file that must be given as an absolute path.
+    /// A relative path.
     #[error("{name}: \"{value}\" is not an absolute path")]
     NotAbsolute {
         /// The key.
@@ -97,9 +96,9 @@ pub enum SettingsError {
         /// Its value.
         value: String,
     },
-    /// One of the two directories lies in the other.
+    /// One directory is within the other.
     #[error(
-        "raftDirectory and dataDirectory must not lie within each other: a base backup would copy the node's identity"
+        "raftDirectory and dataDirectory must not be within each other, because a base backup would copy the node's identity"
     )]
     Nested,
     /// Not `host:port`.
@@ -110,33 +109,33 @@ pub enum SettingsError {
         /// Its value.
         value: String,
     },
-    /// A port 0.
-    #[error("{0}: 0 is no port")]
+    /// Port 0.
+    #[error("{0} must be between 1 and 65535")]
     NoPort(&'static str),
-    /// A server that is given up before its lease would be over.
+    /// The server would be killed before its lease ends.
     #[error("raft.unresponsiveTimeout must not be shorter than raft.leaseTimeout")]
-    Impatient,
-    /// A gateway for nobody.
-    #[error("gateway.maxConnections: there must be room for one at least")]
-    NoDiskSpace,
-    /// Not a time as Postgres writes it.
-    #[error("{name}: \"{value}\" is no time, such as 2s or 1500ms")]
+    UnresponsiveTimeout,
+    /// No connections.
+    #[error("gateway.maxConnections must be at least 1")]
+    NoConnections,
+    /// Not a duration.
+    #[error("{name}: \"{value}\" is not a valid duration; use a value such as 2s or 1500ms")]
     Time {
         /// The key.
         name: &'static str,
         /// Its value.
         value: String,
     },
-    /// Not a size as Postgres writes it.
-    #[error("{name}: \"{value}\" must be a size such as 64MB or 1GB")]
+    /// Not a size.
+    #[error("{name}: \"{value}\" is not a valid size; use a value such as 64MB or 1GB")]
     Size {
         /// The key.
         name: &'static str,
         /// Its value.
         value: String,
     },
-    /// A database or role name that can't be one.
-    #[error("bootstrap.{name}: \"{value}\" can't be the name")]
+    /// A name that Postgres does not accept or that is reserved.
+    #[error("bootstrap.{name}: \"{value}\" is not a valid name, or is reserved")]
     Name {
         /// `database` or `owner`.
         name: &'static str,
@@ -156,7 +155,7 @@ impl Settings {
         Self::check(args, config)
     }
 
-    /// No IO.
+    /// Checks a configuration. No IO.
     pub fn check(args: &InstanceRunArgs, config: InstanceConfig) -> Result<Self, SettingsError> {
         directories(&config)?;
         if config.postgresql.port == 0 {
@@ -171,19 +170,19 @@ impl Settings {
             Some(text) => time("raft.unresponsiveTimeout", text)?,
         };
         if unresponsive < lease {
-            return Err(SettingsError::Impatient);
+            return Err(SettingsError::UnresponsiveTimeout);
         }
         for value in std::iter::once(&config.http_listen).chain(&config.peers) {
             let name = if value == &config.http_listen { "httpListen" } else { "peers" };
             host_port(value)
                 .ok_or_else(|| SettingsError::NotHostPort { name, value: value.clone() })?;
         }
-        // What is wrong with parameters and lines of pg_hba keeps no server from running:
-        // `configuration` leaves it out and reports it.
+        // Invalid parameters and pg_hba lines do not prevent a start: `configuration` leaves them
+        // out and reports them.
         for (name, value) in
             [("database", &config.bootstrap.database), ("owner", &config.bootstrap.owner)]
         {
-            // NAMEDATALEN - 1; and what Postgres or pgraft keep for themselves.
+            // Longer than NAMEDATALEN - 1, or reserved by Postgres or pgraft.
             let reserved = value.starts_with("pg_")
                 || (name == "owner" && (value.starts_with("pgraft_") || value == "postgres"));
             if value.is_empty()
@@ -217,8 +216,8 @@ impl Settings {
 }
 
 impl Settings {
-    /// What of a changed file takes effect while this process runs. The rest stays as it is, and is
-    /// named: it needs a restart.
+    /// Applies the part of a changed file that takes effect while this process runs. Returns the
+    /// names of changed settings that need a restart, too.
     #[must_use]
     pub fn reloaded(&self, new: Self) -> (Self, Vec<&'static str>) {
         let InstanceConfig {
@@ -305,7 +304,7 @@ fn gateway(config: &GatewayConfig) -> Result<GatewaySettings, SettingsError> {
         return Err(SettingsError::NoPort("gateway.port"));
     }
     if *max_connections == 0 {
-        return Err(SettingsError::NoDiskSpace);
+        return Err(SettingsError::NoConnections);
     }
     let bare = listen_address.contains(':') && !listen_address.starts_with('[');
     let listen = if bare {
@@ -336,7 +335,7 @@ fn standby(config: &StandbyConfig) -> Result<Bounds, SettingsError> {
     })
 }
 
-/// A size as Postgres writes it; bytes where there is no unit.
+/// Parses a size with one of Postgres' units; without a unit it is in bytes.
 fn bytes(text: &str) -> Option<u64> {
     let text = text.trim();
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
@@ -352,8 +351,7 @@ fn bytes(text: &str) -> Option<u64> {
     number.parse::<u64>().ok().filter(|n| *n > 0)?.checked_mul(1 << shift)
 }
 
-/// Splits `host:port`; an IPv6 address stands in brackets, so that its last part is not taken for
-/// the port.
+/// Splits `host:port`. An IPv6 address must be in brackets.
 pub fn host_port(text: &str) -> Option<(&str, u16)> {
     let (host, port) = text.rsplit_once(':')?;
     let port = port.parse().ok().filter(|p| *p > 0)?;
@@ -368,7 +366,7 @@ fn time(name: &'static str, value: &str) -> Result<Duration, SettingsError> {
     duration(value).ok_or_else(|| SettingsError::Time { name, value: value.to_owned() })
 }
 
-/// A time as Postgres writes it; milliseconds where there is no unit.
+/// Parses a duration with one of Postgres' units; without a unit it is in milliseconds.
 pub fn duration(text: &str) -> Option<Duration> {
     let text = text.trim();
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());

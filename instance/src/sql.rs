@@ -1,4 +1,4 @@
-//! A connection to a Postgres server, and the words of an error without what only a debugger wants.
+//! Connections to Postgres servers, and their errors in one line.
 
 use pgraft_core::session::{self, Session};
 use std::error::Error;
@@ -13,11 +13,11 @@ use crate::settings::Settings;
 /// The database that pgraft connects to, and the only one.
 pub const DATABASE: &str = "postgres";
 
-/// What went wrong.
+/// A failed connection or query.
 #[derive(Debug, thiserror::Error)]
 pub enum LocalSqlError {
-    /// The server said no, or the connection broke.
-    #[error("{}", words(.0))]
+    /// An error of the server, or a broken connection.
+    #[error("{}", message(.0))]
     Postgres(#[from] tokio_postgres::Error),
     /// No answer in time.
     #[error("no answer in time")]
@@ -25,8 +25,8 @@ pub enum LocalSqlError {
 }
 
 impl LocalSqlError {
-    /// Whether the server refused the statement, and will do so again: no connection that broke,
-    /// nothing that a server which starts, stops, is fenced or has too many sessions says.
+    /// Whether the server rejected the statement and will do so again. False for a broken connection,
+    /// and for errors of a server that is starting, stopping, fenced or out of sessions.
     pub fn is_refusal(&self) -> bool {
         let Self::Postgres(error) = self else { return false };
         let Some(db) = error.as_db_error() else { return false };
@@ -35,8 +35,8 @@ impl LocalSqlError {
     }
 }
 
-/// tokio-postgres says "db error" and hides the rest in its source.
-fn words(error: &tokio_postgres::Error) -> String {
+/// The message of an error. tokio-postgres prints "db error" and has the rest in the source.
+fn message(error: &tokio_postgres::Error) -> String {
     match (error.as_db_error(), error.source()) {
         (Some(db), _) => format!("{}: {} ({})", db.severity(), db.message(), db.code().code()),
         (None, Some(source)) => format!("{error}: {source}"),
@@ -44,8 +44,8 @@ fn words(error: &tokio_postgres::Error) -> String {
     }
 }
 
-/// Connects; the connection lives as long as the client. Where the server's version is not known,
-/// the newest one is tried first.
+/// Connects. The connection lives as long as the client. If the server's version is unknown, the
+/// options of the newest one are tried first.
 pub async fn connect<T>(
     config: &mut Config,
     session: Session<'_>,
@@ -61,22 +61,21 @@ where
         .connect(tls.clone())
         .await;
     let (client, connection) = match first {
-        // An older server that does not know one of the settings.
+        // An older server does not have one of the settings.
         Err(error) if major.is_none() && error.code() == Some(&SqlState::UNDEFINED_OBJECT) => {
             config.options(session.options(session::OLDEST)).connect(tls).await?
         }
         connected => connected?,
     };
     tokio::spawn(async move {
-        // A broken connection is the error of the call that was under way.
+        // The pending call returns the error of a broken connection.
         let _ = connection.await;
     });
     Ok(client)
 }
 
-/// The local server's database `postgres`, as superuser over the Unix socket. No session of a
-/// superuser's is in any other database: what is in those belongs to others, and is never run with
-/// a superuser's rights.
+/// Connects to the local server's database `postgres` as superuser over the Unix socket. Superuser
+/// sessions use no other database, so code of other owners never runs with a superuser's rights.
 pub async fn local(
     settings: &Settings,
     session: Session<'_>,
@@ -107,7 +106,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_version_is_the_data_directorys() {
+    fn reads_the_version_of_the_data_directory() {
         let dir = tempfile::tempdir().unwrap();
         let paths = Paths { data: dir.path().into(), ..crate::settings::tests::example().paths };
         assert_eq!(major(&paths), None);

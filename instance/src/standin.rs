@@ -1,6 +1,6 @@
-//! The Raft member while no server can run, since its data directory is being rewound or cloned:
-//! here, and not in Postgres. It votes and keeps the log; a primary that is lost meanwhile is
-//! replaced all the same, and this node is rewound to or cloned from the next one.
+//! The stand-in member: the node's Raft member while its data directory is rewound or cloned and no
+//! server can run. It votes and stores the log, so a primary that is lost meanwhile is replaced.
+//! This node is then rewound to, or cloned from, the new primary.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -19,9 +19,9 @@ use crate::paths::Paths;
 use crate::settings::{Settings, duration};
 use crate::upstream;
 
-const NO_VOTE: &str = "no vote of this node while it has no server";
+const NO_VOTE: &str = "this node does not vote while its server is rewound or cloned";
 
-/// The member, while it is here.
+/// The stand-in member. Clones share it.
 #[derive(Clone, Default)]
 pub struct StandInMember(Arc<Mutex<Option<RunningStandIn>>>);
 
@@ -31,9 +31,8 @@ struct RunningStandIn {
 }
 
 impl StandInMember {
-    /// Has the member go on here, where the members choose the primary and this node is one of
-    /// them. Whether it does; a member that can't start is reported, and the server's own will say
-    /// more.
+    /// Starts the member if failover is on and this node is in the cluster. Returns whether it runs.
+    /// A failure is only logged.
     pub async fn begin(&self, settings: &Settings) -> bool {
         let mut running = self.0.lock().await;
         if running.as_ref().is_some_and(|r| !r.task.is_finished()) {
@@ -47,7 +46,7 @@ impl StandInMember {
         }
         match start(settings).await {
             Ok(node) => {
-                tracing::info!("this node votes while its server is being rewound or cloned");
+                tracing::info!("this node keeps voting while its server is rewound or cloned");
                 let (stop, stopped) = oneshot::channel();
                 *running = Some(RunningStandIn { stop, task: tokio::spawn(run(node, stopped)) });
                 true
@@ -59,10 +58,10 @@ impl StandInMember {
         }
     }
 
-    /// Leaves the Raft directory to the server's worker.
+    /// Stops the member and leaves the Raft directory to the server's worker.
     pub async fn end(&self) {
         let Some(RunningStandIn { stop, task }) = self.0.lock().await.take() else { return };
-        // It may have ended by itself.
+        // The task may have ended by itself.
         let _ = stop.send(());
         let _ = task.await;
     }
@@ -71,7 +70,7 @@ impl StandInMember {
 async fn start(settings: &Settings) -> Result<Node, String> {
     let hooks = Hooks {
         wal: Arc::new(|| None),
-        postgres: Some(Arc::new(Nobody {
+        postgres: Some(Arc::new(NoServer {
             rewind_in_progress: settings.paths.rewind_in_progress(),
         })),
         publish: Box::new(|_| ()),
@@ -90,10 +89,10 @@ async fn run(mut node: Node, stopped: oneshot::Receiver<()>) {
     node.leave(false).await;
 }
 
-/// As the server's command line has it: `postgres::config::command_line`.
+/// The member's settings, as on the server's command line (`postgres::config::command_line`).
 fn member(settings: &Settings) -> Result<pgraft_raft::RaftSettings, String> {
     let raft = &settings.config.raft;
-    let time = |text: &str| duration(text).ok_or_else(|| format!("\"{text}\" is no time"));
+    let time = |text: &str| duration(text).ok_or_else(|| format!("\"{text}\" is not a duration"));
     let at = |host: &str| Address::new(host, raft.port.into()).map_err(|e| e.to_string());
     let tls = settings
         .config
@@ -122,24 +121,24 @@ fn member(settings: &Settings) -> Result<pgraft_raft::RaftSettings, String> {
     Ok(member)
 }
 
-/// The epoch in which the WAL of this data directory was found to have diverged from the primary's,
-/// when it is being rewound for that; written before the first byte of it is changed.
+/// The epoch in which the WAL of a data directory had diverged from the primary's, while it is being
+/// rewound. It is written before the rewind changes anything.
 pub fn diverged_in(rewind_in_progress: &Path) -> Option<u64> {
     let text = files::read_if_there(rewind_in_progress).ok().flatten()?;
     std::str::from_utf8(&text).ok()?.trim().parse().ok()
 }
 
-/// [`diverged_in`], from now on.
-pub fn parts_in(paths: &Paths, epoch: u64) -> Result<bool, files::FileError> {
+/// Records [`diverged_in`].
+pub fn set_diverged_in(paths: &Paths, epoch: u64) -> Result<bool, files::FileError> {
     files::write_atomically(&paths.rewind_in_progress(), epoch.to_string().as_bytes())
 }
 
-/// The Postgres that is not there.
-struct Nobody {
+/// The server's interface while there is no server.
+struct NoServer {
     rewind_in_progress: PathBuf,
 }
 
-impl PostgresControl for Nobody {
+impl PostgresControl for NoServer {
     fn now(&self) -> BootTime {
         pgraft_raft::boot_time()
     }

@@ -1,6 +1,5 @@
-//! The node's certificate, its key and the cluster's CA: read for this process's own connections to
-//! the primary, and looked at for changes that Postgres has to be told of. Postgres and its Raft
-//! member read the same files themselves.
+//! The node's certificate, its key and the cluster's CA, for this process's connections and for
+//! detecting changes that Postgres must load. Postgres and the Raft member read the files themselves.
 
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -12,13 +11,13 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 use crate::files::FileError;
 use crate::settings::Settings;
 
-/// Why there is no TLS with these files.
+/// Why the files cannot be used for TLS.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     /// Disk.
     #[error(transparent)]
     File(#[from] FileError),
-    /// Not what it should be.
+    /// Not a valid PEM file.
     #[error("{file}: {source}")]
     Pem {
         /// The key in the configuration.
@@ -26,12 +25,12 @@ pub enum TlsError {
         /// Why.
         source: pem::Error,
     },
-    /// Certificate and key do not belong together, or rustls can't use them.
-    #[error("the certificate, its key or the CA can't be used: {0}")]
+    /// Certificate and key do not match, or rustls does not support them.
+    #[error("could not use the certificate, its key or the CA: {0}")]
     Unusable(#[from] rustls::Error),
 }
 
-/// What the files read at one moment.
+/// The content of the files.
 #[derive(Clone, PartialEq, Eq)]
 pub struct PostgresTlsFiles {
     cert: Vec<u8>,
@@ -40,7 +39,7 @@ pub struct PostgresTlsFiles {
 }
 
 impl PostgresTlsFiles {
-    /// Reads them; None without a `tls` section.
+    /// Reads the files; None without a `tls` section.
     pub fn read(settings: &Settings) -> Result<Option<Self>, TlsError> {
         let Some(tls) = &settings.config.tls else { return Ok(None) };
         let read = |file: &str| {
@@ -54,8 +53,8 @@ impl PostgresTlsFiles {
         }))
     }
 
-    /// For a client that shows the certificate, and believes a server whose certificate is of the
-    /// CA and has the name that it is called by.
+    /// A client that presents the certificate. It accepts servers whose certificate was issued by the
+    /// CA and matches the host name.
     pub fn connector(&self) -> Result<MakeRustlsConnect, TlsError> {
         let mut roots = RootCertStore::empty();
         for certificate in certificates(&self.ca, "tls.caFile")? {
@@ -69,7 +68,7 @@ impl PostgresTlsFiles {
         Ok(MakeRustlsConnect::new(config))
     }
 
-    /// For a server that shows the certificate and asks nobody for one.
+    /// A server that presents the certificate and does not request client certificates.
     pub fn server(&self) -> Result<ServerConfig, TlsError> {
         let builder =
             ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()));

@@ -1,5 +1,5 @@
-//! Whom a standby follows: what `instance.json` names, else what was followed last. Also what the
-//! peers' `/status` say of the primary.
+//! Determines the primary that a standby follows: the one in `instance.json`, otherwise the one that
+//! was followed last. Also evaluates what the peers' `/status` report about the primary.
 
 use pgraft_core::NodeId;
 use pgraft_core::instance_file::{FORMAT, InstanceFile};
@@ -9,45 +9,44 @@ use crate::files::{self, FileError};
 use crate::paths::Paths;
 use crate::status::{ServerRole, Status, Upstream};
 
-/// Why what the disk says could not be read.
+/// Why a file could not be read.
 #[derive(Debug, thiserror::Error)]
 pub enum UpstreamError {
     /// IO.
     #[error(transparent)]
     File(#[from] FileError),
-    /// Not JSON, or not what it should be. Nothing is guessed: a primary must not be taken for a
-    /// standby or the other way round.
-    #[error("{file} can't be read: {source}")]
+    /// Invalid content. It is never guessed, so a primary is never taken for a standby or vice versa.
+    #[error("could not parse {file}: {source}")]
     Syntax {
         /// Its name.
         file: &'static str,
-        /// Where and why.
+        /// The error.
         source: serde_json::Error,
     },
     /// Written by another version.
     #[error(
-        "instance.json has format {0}, this version reads {FORMAT}: run the version that wrote it"
+        "instance.json has format {0}, but this version reads format {FORMAT}; run the version that wrote it"
     )]
     Format(u32),
     /// A copied or misplaced directory.
     #[error(
-        "instance.json belongs to node {found}, this is node {this}: the Raft directory is another node's"
+        "instance.json belongs to node {found}, but this is node {this}; use this node's own Raft directory"
     )]
     OtherNode {
-        /// Whose it is.
+        /// The node in the file.
         found: NodeId,
         /// `--node-id`.
         this: NodeId,
     },
 }
 
-/// What every format begins with.
+/// The part that all formats have in common.
 #[derive(Deserialize)]
 struct Head {
     format: u32,
 }
 
-/// Reads `instance.json`; None before this node is in a cluster.
+/// Reads `instance.json`; None if this node is not in a cluster yet.
 pub fn instance_file(paths: &Paths, this: NodeId) -> Result<Option<InstanceFile>, UpstreamError> {
     let Some(bytes) = files::read_if_there(&paths.instance_file())? else { return Ok(None) };
     let syntax = |source| UpstreamError::Syntax { file: "instance.json", source };
@@ -63,8 +62,8 @@ pub fn instance_file(paths: &Paths, this: NodeId) -> Result<Option<InstanceFile>
     }
 }
 
-/// What the worker said of a PGDATA that is another one by now is no longer so. Only while no
-/// worker runs: the file is its own.
+/// Removes the request for a rewind, which concerned the previous PGDATA. Must only be called while
+/// no worker runs, because the worker owns the file.
 pub fn forget_rewind(paths: &Paths, this: NodeId) -> Result<(), UpstreamError> {
     if let Some(file) = instance_file(paths, this)?.filter(|f| f.rewind.is_some()) {
         let file = InstanceFile { rewind: None, ..file };
@@ -76,7 +75,7 @@ pub fn forget_rewind(paths: &Paths, this: NodeId) -> Result<(), UpstreamError> {
     Ok(())
 }
 
-/// What was followed last.
+/// The primary that was followed last.
 pub fn last(paths: &Paths) -> Result<Option<Upstream>, UpstreamError> {
     let Some(bytes) = files::read_if_there(&paths.upstream())? else { return Ok(None) };
     serde_json::from_slice(&bytes)
@@ -84,12 +83,12 @@ pub fn last(paths: &Paths) -> Result<Option<Upstream>, UpstreamError> {
         .map_err(|source| UpstreamError::Syntax { file: "upstream.json", source })
 }
 
-/// Keeps it for a start with nobody to ask.
+/// Saves the primary for a start without any reachable node. Returns whether the file changed.
 pub fn remember(paths: &Paths, upstream: &Upstream) -> Result<bool, FileError> {
     files::write_atomically(&paths.upstream(), &serde_json::to_vec(upstream).unwrap_or_default())
 }
 
-/// Whom to follow. Never this node itself.
+/// The primary to follow. Never this node itself.
 pub fn follow(
     this: NodeId,
     file: Option<&InstanceFile>,
@@ -101,14 +100,14 @@ pub fn follow(
         Some((primary, Some(at))) => {
             Some(Upstream { node_id: primary, host: at.host().to_owned(), port: at.port() })
         }
-        // The cluster's word on who it is counts, an old address of somebody else does not.
+        // The address of another, former primary is not used.
         Some((primary, None)) => last.filter(|u| u.node_id == primary),
         None => last.filter(|u| u.node_id != this),
     }
 }
 
-/// Whom the peers call the primary: one that says so itself before one that others name, and the
-/// latest epoch of those.
+/// The primary that the peers report. A node that reports itself takes precedence, then the latest
+/// epoch.
 pub fn named_by_peers(this: NodeId, answers: &[Status]) -> Option<Upstream> {
     answers
         .iter()
@@ -120,9 +119,8 @@ pub fn named_by_peers(this: NodeId, answers: &[Status]) -> Option<Upstream> {
         .map(|(_, primary)| primary.clone())
 }
 
-/// Whom to copy from, the best first: never this node, and in a cluster nobody of an epoch that is
-/// older than the one that this node knows, since a server that was the primary once has not what
-/// was confirmed after it.
+/// The servers to clone from, the best first. Never this node, and never the primary of an epoch
+/// older than the one this node knows: a former primary lacks what was confirmed later.
 pub fn sources(
     this: NodeId,
     file: Option<&InstanceFile>,
@@ -150,7 +148,7 @@ pub fn sources(
     all
 }
 
-/// Whether any other node is already in a cluster: then a bootstrap node founds nothing.
+/// Whether any other node is already in a cluster. A bootstrap node then creates none.
 pub fn cluster_among(this: NodeId, answers: &[Status]) -> bool {
     answers
         .iter()

@@ -1,4 +1,4 @@
-//! What the driver shows to everybody else in this process: the settings in force and the phase.
+//! What the driver publishes within this process: the settings in force and the supervisor's state.
 
 use pgraft_core::liveness::Unresponsive;
 use std::sync::Arc;
@@ -9,23 +9,23 @@ use crate::freshness::FreshnessVerdict;
 use crate::settings::Settings;
 use crate::supervisor::{FailureReason, SupervisorPhase};
 
-/// A snapshot; a new one is published whenever something of it, or a file that matters, changed.
+/// A snapshot. A new one is published whenever it or a watched file changes.
 #[derive(Debug, Clone)]
 pub struct MemberView {
-    /// In force.
+    /// The settings in force.
     pub settings: Arc<Settings>,
-    /// What the supervisor is at.
+    /// The supervisor's phase.
     pub phase: SupervisorPhase,
     /// Why the supervisor can do nothing to help this node.
     pub reason: Option<FailureReason>,
-    /// Whether the running standby may be read from.
+    /// Whether the running standby is fresh enough for reads.
     pub verdict: FreshnessVerdict,
     /// What may be wrong with the running server.
     pub concern: Option<Unresponsive>,
-    /// What Postgres says of the configuration.
+    /// The checked configuration.
     pub configuration: Configuration,
-    /// Why this process has killed a server last.
+    /// Why this process last killed the server.
     pub killed_for: Option<Unresponsive>,
-    /// When that was.
+    /// When it killed the server.
     pub killed_at: Option<Instant>,
 }

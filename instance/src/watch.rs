@@ -1,6 +1,6 @@
-//! Notices by itself that the configuration, a secret, a certificate, `instance.json` or
-//! `upstream.json` changed, by what they read: a ConfigMap's files are symlinks that are swapped,
-//! and their times say little.
+//! Detects changes of the configuration, secrets, certificates, `instance.json` and `upstream.json`
+//! by comparing their content: a ConfigMap's files are symlinks that are swapped, so their
+//! modification times are not reliable.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -11,15 +11,15 @@ use tokio::sync::mpsc;
 use crate::settings::Settings;
 use crate::supervisor::SupervisorEvent;
 
-/// What is told by `instance.json` may have to be done at once.
-const POLL: Duration = Duration::from_millis(200);
+/// Short, because a change of `instance.json` may need an immediate reaction.
+const POLL_INTERVAL: Duration = Duration::from_millis(200);
 
-/// What the files read now.
+/// The content of the files.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fingerprint(BTreeMap<PathBuf, Vec<u8>>);
 
 impl Fingerprint {
-    /// A file that can't be read is as good as none.
+    /// Reads the files. An unreadable file counts as missing.
     pub fn take(config: &Path, settings: &Settings) -> Self {
         let secrets = fs::read_dir(&settings.paths.secrets)
             .into_iter()
@@ -31,8 +31,7 @@ impl Fingerprint {
             .tls
             .iter()
             .flat_map(|tls| tls.files().map(|(_, file)| PathBuf::from(file)));
-        // A wrong line in this one, written by hand, would keep Postgres from reading any of its
-        // files.
+        // An invalid line in it would prevent Postgres from loading any of its files.
         let auto = settings.paths.data.join("postgresql.auto.conf");
         let all = secrets.chain(tls).chain([
             config.to_owned(),
@@ -44,8 +43,8 @@ impl Fingerprint {
     }
 }
 
-/// Polls until nobody listens any more. `seen` is from before the files were first read, so that no
-/// change falls between.
+/// Polls until the receiver is closed. `seen` was taken before the files were first read, so no
+/// change is missed.
 pub async fn watch(
     config: PathBuf,
     settings: Settings,
@@ -53,7 +52,7 @@ pub async fn watch(
     events: mpsc::UnboundedSender<SupervisorEvent>,
 ) {
     loop {
-        tokio::time::sleep(POLL).await;
+        tokio::time::sleep(POLL_INTERVAL).await;
         let now = Fingerprint::take(&config, &settings);
         if now != seen {
             seen = now;

@@ -1,6 +1,6 @@
-//! Ends a primary whose worker does not answer: nothing is confirmed there any more, since the gate
-//! closes by itself when the lease is over, and a new start brings the server back as a standby
-//! that somebody listens for. The decision is pure.
+//! Stops a primary whose worker does not answer. It confirms nothing any more, since its gate closes
+//! when the lease expires, and a restart brings it back as a standby with a worker. The decision is
+//! pure.
 
 use std::sync::Arc;
 use tokio::sync::{mpsc, watch};
@@ -11,28 +11,28 @@ use crate::paths;
 use crate::supervisor::SupervisorEvent;
 use crate::view::MemberView;
 
-/// So many questions in a row without an answer, each a lease time apart.
-const UNANSWERED: u32 = 3;
+/// How many consecutive requests must be unanswered. They are one lease timeout apart.
+const MAX_UNANSWERED: u32 = 3;
 
-/// What was seen of a running server and its worker.
+/// Observations of a running server and its worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct WatchdogFacts {
-    /// The worker has answered since the server's start: before that it may still be starting, or
-    /// be kept from it by what a person must mend.
+    /// The worker has answered since the server started. Before that it may be starting, or waiting
+    /// for a person's action.
     answered: bool,
-    /// Questions without an answer since then. Counted, not timed: where all of this was stopped
-    /// for a while, only one more is unanswered.
+    /// Unanswered requests since then. A count is used and not a time: if this process was stopped
+    /// as well, only one more request is unanswered.
     unanswered: u32,
-    /// The server is no standby.
+    /// The server is not a standby.
     primary: bool,
 }
 
-const fn bites(facts: WatchdogFacts) -> bool {
+const fn must_stop(facts: WatchdogFacts) -> bool {
     let WatchdogFacts { answered, unanswered, primary } = facts;
-    answered && primary && unanswered >= UNANSWERED
+    answered && primary && unanswered >= MAX_UNANSWERED
 }
 
-/// Asks until it is aborted, which is when the server is gone.
+/// Checks until it is aborted when the server has ended.
 pub async fn run(
     view: watch::Receiver<MemberView>,
     events: mpsc::UnboundedSender<SupervisorEvent>,
@@ -50,10 +50,10 @@ pub async fn run(
         }
         // Postgres removes the file when a promotion is complete.
         facts.primary = !paths::standby_signal(&settings.paths.data).exists();
-        if bites(facts) {
+        if must_stop(facts) {
             tracing::error!(
                 seconds = (settings.lease * facts.unanswered).as_secs(),
-                "the worker of this primary does not answer: the server is ended"
+                "the pgraft worker of this primary does not answer; stopping Postgres"
             );
             let _ = events.send(SupervisorEvent::WorkerSilent);
             facts.answered = false;
@@ -67,14 +67,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_primary_that_answered_once_is_bitten() {
+    fn only_a_primary_whose_worker_answered_once_is_stopped() {
         let all = [false, true]
             .into_iter()
             .flat_map(|answered| [false, true].map(|primary| (answered, primary)));
         for (answered, primary) in all {
             for unanswered in 0..10 {
                 assert_eq!(
-                    bites(WatchdogFacts { answered, unanswered, primary }),
+                    must_stop(WatchdogFacts { answered, unanswered, primary }),
                     answered && primary && unanswered > 2
                 );
             }

@@ -34,8 +34,5 @@ fn an_invalid_configuration_is_one_line_and_exit_code_2() {
     std::fs::write(&file, good).unwrap();
     assert!(refused(&run(&file, "0")).contains("invalid node id 0"));
     let host = refused(&run(&file, "1"));
-    assert!(
-        host.contains("must not run as root") || host.contains("binDirectory: there is no"),
-        "{host}"
-    );
+    assert!(host.contains("must not run as root") || host.contains("binDirectory: "), "{host}");
 }

@@ -43,7 +43,7 @@ async fn an_invalid_setting_is_reported_and_the_others_are_applied() {
     problems(
         node,
         "the first problems",
-        &["nosuch_param \"1\": unrecognized", "a b \"1\": this is not", "include \"/etc/passwd\""],
+        &["nosuch_param \"1\": unrecognized", "a b \"1\": not a valid", "include \"/etc/passwd\""],
     )
     .await;
     node.wait_for("SHOW work_mem", "7MB").await;

@@ -58,7 +58,7 @@ async fn tablespaces_and_wal_on_other_disks_survive_a_clone() {
     // Both nodes on one host: node 2 must not use the files of node 1.
     two.start();
     until("a refusal", async || {
-        two.log().contains("there this host has files of another server").then_some(())
+        two.log().contains("contains files of another server").then_some(())
     })
     .await;
     assert!(!two.directory.join("pgdata").exists());
@@ -165,7 +165,9 @@ async fn an_impossible_layout_is_refused_before_anything_is_written() {
     // Owned by root, so that a clone cannot be created beside the data.
     if geteuid().is_root() {
         chown(&one.directory, Some(0.into()), None).unwrap();
-        assert!(refused(one).await.contains("since a clone is made beside the data directory"));
+        assert!(
+            refused(one).await.contains("because a clone is created beside the data directory")
+        );
         give(&one.directory);
     }
     if may_mount() {

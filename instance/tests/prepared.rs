@@ -243,9 +243,9 @@ async fn prepared_transactions_survive_failover_rewind_clone_and_crash() {
     client.batch_execute("CHECKPOINT").await.unwrap();
     assert_eq!(files(&nodes.nodes[new]), 1);
     nodes.nodes[old].start();
-    let rewound = "the data directory has the primary's history";
+    let rewound = "rewound the data directory to the primary's history";
     until("a rewind", async || nodes.nodes[old].log().contains(rewound).then_some(())).await;
-    assert!(nodes.nodes[old].log().contains("pg_rewind has changed nothing yet; trying again"));
+    assert!(nodes.nodes[old].log().contains("before it changed anything; trying again"));
     nodes.nodes[old].streaming().await;
     switch_to(&nodes, old).await;
     let client = superuser(&nodes.nodes[old]).await;

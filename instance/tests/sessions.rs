@@ -330,7 +330,7 @@ async fn changes_by_sql_are_reverted_at_once_or_never() {
         ("postgres", "its password was changed by SQL"),
     ] {
         let logged = log.lines().any(|line| {
-            line.contains("a role that pgraft connects as was put back")
+            line.contains("reverted a change of a role that pgraft connects as")
                 && line.contains(role)
                 && line.contains(why)
         });

@@ -138,7 +138,7 @@ async fn a_standby_with_an_invalid_certificate_is_rejected() {
         let said = async || {
             let log = two.log();
             let log = &log[before..];
-            (log.contains("the primary at 127.0.0.1")
+            (log.contains("could not query the primary at 127.0.0.1")
                 && log.to_lowercase().contains(&words.to_lowercase()))
             .then_some(())
         };

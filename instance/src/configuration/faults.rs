@@ -1,33 +1,33 @@
-//! What Postgres' own words about a candidate mean: which setting or line is at fault. Pure.
+//! Parses Postgres' messages about a candidate: which setting or line is at fault. Pure.
 
 use crate::postgres::log::LogRecord;
 
-/// Where a fault lies.
+/// The cause of a fault.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Blame {
-    /// A parameter, wherever it is set.
+    /// A parameter.
     Parameter(String),
-    /// A library that is to be loaded.
+    /// A library in a list of libraries.
     Library(String),
-    /// A line of the candidate's `pg_hba.conf`, counted from 1; None where Postgres named none.
+    /// A line of the candidate's `pg_hba.conf`, counted from 1; None if Postgres did not name it.
     Hba(Option<usize>),
     /// A line of `postgresql.auto.conf`, counted from 1.
     Auto(usize),
-    /// Postgres does not say.
+    /// Unknown.
     Unknown,
 }
 
 /// One fault of a candidate.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigurationFault {
-    /// Where.
+    /// The cause.
     pub blame: Blame,
-    /// Postgres' words.
+    /// Postgres' message.
     pub message: String,
 }
 
-/// What a run over the candidate `postgresql.conf` and `postgresql.auto.conf` wrote. `failed` says
-/// that it ended with an error.
+/// The faults in the log of a run with the candidate's `postgresql.conf` and `postgresql.auto.conf`.
+/// `failed` means that it ended with an error.
 pub fn of_configuration(records: &[LogRecord], failed: bool) -> Vec<ConfigurationFault> {
     let mut faults: Vec<ConfigurationFault> = vec![];
     for record in records {
@@ -45,11 +45,10 @@ pub fn of_configuration(records: &[LogRecord], failed: bool) -> Vec<Configuratio
         }
     }
     if failed && faults.is_empty() {
-        // In no particular form: `superuser_reserved_connections (3) plus …` comes without a
-        // prefix.
+        // In any form: `superuser_reserved_connections (3) plus …` has no prefix.
         let last = records.iter().rev().find(|r| is_error(&r.level)).or_else(|| records.last());
         let message = last.map_or_else(
-            || "Postgres refused the configuration without a word".to_owned(),
+            || "Postgres rejected the configuration without a message".to_owned(),
             |r| r.msg.clone(),
         );
         faults.push(ConfigurationFault { blame: Blame::Unknown, message });
@@ -71,13 +70,13 @@ fn blame(record: &LogRecord, failed: bool) -> Option<Blame> {
     if let Some(name) = between(msg, "could not access file \"") {
         return Some(Blame::Library(name.trim_start_matches("$libdir/plugins/").to_owned()));
     }
-    // A value, a range, a context: each names the parameter. A warning is given for a library's
-    // parameter at the start, and is an error at every reload.
+    // An invalid value, range or context names the parameter. For a library's parameter it is a
+    // warning at the start and an error at a reload.
     let named = between(msg, "parameter \"")?;
     (failed || record.level == "WARNING").then(|| Blame::Parameter(named.to_ascii_lowercase()))
 }
 
-/// What a trial of `pg_hba.conf` wrote.
+/// The faults in the log of a check of `pg_hba.conf`.
 pub fn of_hba(records: &[LogRecord]) -> Vec<ConfigurationFault> {
     let refused = records.iter().any(|r| {
         r.level == "FATAL" && r.msg.contains("could not load") && r.msg.contains("pg_hba.conf")
@@ -87,7 +86,7 @@ pub fn of_hba(records: &[LogRecord]) -> Vec<ConfigurationFault> {
     }
     let mut faults: Vec<ConfigurationFault> = vec![];
     for record in records {
-        // With TLS off, which is how the trial is made, Postgres remarks on each `hostssl`.
+        // The check runs without TLS, so Postgres warns about each `hostssl`.
         if record.msg.contains("record cannot match") {
             continue;
         }
@@ -106,18 +105,18 @@ pub fn of_hba(records: &[LogRecord]) -> Vec<ConfigurationFault> {
         let message = records
             .iter()
             .find(|r| r.msg.contains("pg_hba.conf"))
-            .map_or_else(|| "unreadable".to_owned(), |r| r.msg.clone());
+            .map_or_else(|| "could not load pg_hba.conf".to_owned(), |r| r.msg.clone());
         faults.push(ConfigurationFault { blame: Blame::Hba(None), message });
     }
     faults
 }
 
-/// The last words of a server that ended: of the processes whose end ends all.
+/// Whether this severity is an error.
 pub fn is_error(level: &str) -> bool {
     matches!(level, "FATAL" | "PANIC" | "ERROR")
 }
 
-/// ` in file "…" line 3` says nothing to users, who have not written that file.
+/// Removes ` in file "…" line 3`: the user has not written that file.
 fn without_place(msg: &str) -> &str {
     msg.find(" in file \"").map_or(msg, |at| &msg[..at])
 }
@@ -152,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn each_of_postgres_phrases_is_understood() {
+    fn parses_each_message_of_postgres() {
         let end =
             record("FATAL", "configuration file \"/w/check/postgresql.conf\" contains errors", &[]);
         let cases = [
@@ -208,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn what_names_nothing_is_the_last_error() {
+    fn an_unnamed_fault_has_the_last_error_as_message() {
         let bare = record(
             "LOG",
             "postgres: superuser_reserved_connections (3) plus reserved_connections (0) must be less than max_connections (3)",
@@ -219,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn a_warning_about_a_library_s_parameter_is_a_fault_of_a_run_that_succeeds() {
+    fn a_warning_about_a_librarys_parameter_is_a_fault() {
         let warning = record(
             "WARNING",
             "invalid configuration parameter name \"auto_explain.nosuch\", removing it",
@@ -238,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn the_line_of_pg_hba_is_in_the_context() {
+    fn reads_the_line_of_pg_hba_from_the_context() {
         let context = [("context", "line 9 of configuration file \"/w/check/pg_hba.conf\"")];
         let lines = [
             record("LOG", "hostssl record cannot match because SSL is disabled", &context),

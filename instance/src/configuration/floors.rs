@@ -1,11 +1,10 @@
-//! Settings that a standby must not have lower than the primary whose WAL it replays. Pure but for
-//! [`read`].
+//! Settings that must not be lower on a standby than on the primary whose WAL it replays. Pure except
+//! for [`read`].
 //!
-//! `pg_control` holds the values that the WAL up to here was written with. A server that replays
-//! WAL with less ends at its start, or pauses replay for good. So a server starts with the larger
-//! of the wanted value and that one: on its command line, so that neither the file nor `ALTER
-//! SYSTEM` outranks it, and only where it is needed, so that a value that is wanted lower takes
-//! effect when the primary has it.
+//! `pg_control` has the values that the WAL up to there was written with. With lower values a server
+//! does not start, or pauses replay for good. So a standby starts with the larger of the configured
+//! value and that one. It is set on the command line, which takes precedence over files and `ALTER
+//! SYSTEM`, and only if needed, so a lower value takes effect once the primary has it.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +12,7 @@ use crate::postgres::process::{self, ProcessError};
 use crate::reaper::Reaper;
 use crate::settings::Settings;
 
-/// The setting, and what `pg_controldata` calls it.
+/// The settings, and their names in `pg_controldata`.
 const NAMES: [(&str, &str); 5] = [
     ("max_connections", "max_connections setting"),
     ("max_locks_per_transaction", "max_locks_per_xact setting"),
@@ -22,14 +21,14 @@ const NAMES: [(&str, &str); 5] = [
     ("max_worker_processes", "max_worker_processes setting"),
 ];
 
-/// What each of these settings must be at least.
+/// The minimum values of these settings.
 pub type Floors = BTreeMap<&'static str, u32>;
 
-/// Postgres' own words of a standby whose settings are too low by now
-/// (`RecoveryRequiresIntParameter` in `xlogrecovery.c`).
+/// The message of a standby whose settings are too low (`RecoveryRequiresIntParameter` in
+/// `xlogrecovery.c`).
 pub const TOO_LOW: &str = "hot standby is not possible because of insufficient parameter settings";
 
-/// What the control file of a data directory demands.
+/// Reads the minimum values from the control file.
 pub async fn read(settings: &Settings, reaper: &Reaper) -> Result<Floors, ProcessError> {
     let mut command = process::program(settings, "pg_controldata", settings.paths.parent());
     command.arg("-D").arg(&settings.paths.data);
@@ -50,8 +49,8 @@ fn parse(output: &str) -> Floors {
     NAMES.iter().filter_map(|(name, label)| Some((*name, value(label)?))).collect()
 }
 
-/// What goes on the command line: the floor of each setting that the files would set lower.
-/// `wanted` is what they set.
+/// The values for the command line: the floor of each setting that is lower in the files. `wanted`
+/// has the settings of the files.
 pub fn needed(floors: &Floors, wanted: &BTreeMap<String, String>) -> Floors {
     floors
         .iter()
@@ -60,7 +59,8 @@ pub fn needed(floors: &Floors, wanted: &BTreeMap<String, String>) -> Floors {
         .collect()
 }
 
-/// What a server that starts now runs with: the larger of the wanted value and the floor.
+/// The values that a server started now would run with: the larger of the configured value and the
+/// floor.
 pub fn effective(floors: &Floors, wanted: &BTreeMap<String, String>) -> Floors {
     NAMES
         .iter()
@@ -68,8 +68,7 @@ pub fn effective(floors: &Floors, wanted: &BTreeMap<String, String>) -> Floors {
         .collect()
 }
 
-/// What is wanted; Postgres' default for a setting that the files do not set. What is not read is
-/// taken for 0, so that the floor is used: too much is never wrong.
+/// The configured value, or Postgres' default. An unreadable value counts as 0, so the floor is used.
 fn value(name: &str, wanted: &BTreeMap<String, String>) -> u32 {
     let default = match name {
         "max_connections" => 100,
@@ -81,8 +80,7 @@ fn value(name: &str, wanted: &BTreeMap<String, String>) -> u32 {
     wanted.get(name).map_or(Some(default), |text| number(text)).unwrap_or(0)
 }
 
-/// As Postgres reads a number without a unit: decimal, hexadecimal or octal, perhaps with a
-/// fraction.
+/// Parses an integer without a unit as Postgres does: decimal, hexadecimal or octal.
 fn number(text: &str) -> Option<u32> {
     let text = text.trim();
     if let Some(hex) = text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
@@ -94,7 +92,7 @@ fn number(text: &str) -> Option<u32> {
     text.parse().ok()
 }
 
-/// The settings of a file in `postgresql.conf`'s format, the last of each, by name in lower case.
+/// The settings in a file like `postgresql.conf`, by name in lower case. The last one of a name wins.
 pub fn settings_of(text: &str) -> BTreeMap<String, String> {
     let setting = |line: &str| {
         let line = line.trim();
@@ -126,7 +124,7 @@ track_commit_timestamp setting:       off
     }
 
     #[test]
-    fn only_what_is_wanted_lower_is_on_the_command_line() {
+    fn only_lower_values_are_raised_on_the_command_line() {
         let floors = parse(OUTPUT);
         assert_eq!(floors.len(), 5);
         assert_eq!(

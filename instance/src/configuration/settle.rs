@@ -1,9 +1,7 @@
-//! Finds what of a candidate can be installed, by asking a judge again and again. Pure but for the
-//! judge.
+//! Finds the part of a candidate that can be installed, by repeated checks. Pure except for the check.
 //!
-//! What is at fault gives way to the last good value of the same setting, or is left out where
-//! there is none. Everything else of the candidate stays, so that one bad setting keeps no other
-//! from being applied.
+//! An invalid setting is replaced by its last valid value, or left out if there is none. All other
+//! settings stay, so one invalid setting does not affect the others.
 
 use pgraft_core::configuration::Problem;
 use std::collections::BTreeSet;
@@ -11,13 +9,13 @@ use std::collections::BTreeSet;
 use super::faults::{Blame, ConfigurationFault};
 use super::user::{REJECT_THE_REST, UserConfig, of_hba_line, of_parameter};
 
-/// Rounds before the last good configuration is taken as a whole.
-const MOST_ROUNDS: usize = 12;
+/// The number of rounds before the last valid configuration is used.
+const MAX_ROUNDS: usize = 12;
 
-/// Parameters that are tried one by one where Postgres does not say which is at fault.
-const MOST_SUSPECTS: usize = 32;
+/// The number of parameters that are tried one by one if Postgres does not name the invalid one.
+const MAX_SUSPECTS: usize = 32;
 
-/// What is judged.
+/// A configuration to check.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Candidate {
     /// The user's part.
@@ -26,34 +24,34 @@ pub struct Candidate {
     pub auto: String,
 }
 
-/// Who says whether a candidate can be used: Postgres.
+/// Checks whether a candidate can be used. Implemented with Postgres.
 pub trait ConfigurationCheck {
-    /// Its faults; none where the server would start and reload with it.
+    /// Returns the faults; none if the server would start and reload with it.
     fn judge(
         &mut self,
         candidate: &Candidate,
     ) -> impl Future<Output = Vec<ConfigurationFault>> + Send;
 }
 
-/// What can be installed of a candidate.
+/// The part of a candidate that can be installed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settled {
-    /// Without faults, or with those only that pgraft's own part has.
+    /// Without faults, or only with those in pgraft's own part.
     pub candidate: Candidate,
-    /// What was left out.
+    /// The settings that were left out or replaced.
     pub problems: Vec<Problem>,
-    /// Faults that no setting of the user's causes.
+    /// Faults that are not caused by the user's settings.
     pub foreign: Vec<String>,
 }
 
-/// The most of `wanted` that the judge accepts.
+/// Finds the largest part of `wanted` that passes the check.
 pub async fn settle(
     judge: &mut (impl ConfigurationCheck + Send),
     wanted: &Candidate,
     good: Option<&UserConfig>,
 ) -> Settled {
     let mut settled = Settled { candidate: wanted.clone(), problems: vec![], foreign: vec![] };
-    for _ in 0..MOST_ROUNDS {
+    for _ in 0..MAX_ROUNDS {
         let faults = judge.judge(&settled.candidate).await;
         if faults.is_empty() {
             return settled;
@@ -71,18 +69,18 @@ pub async fn settle(
             }
         }
     }
-    // Too many to be named one by one.
+    // Too many faults to report each.
     settled.candidate.user = good.cloned().unwrap_or_default();
     settled.problems.push(of_parameter(
         "postgresql",
         None,
-        "too many settings are invalid; the last good configuration is used",
+        "too many settings are invalid; the last valid configuration is used",
     ));
     settled
 }
 
-/// The candidate without what is at fault, and the problem to report. The same candidate where that
-/// is not known, or is not the user's.
+/// The candidate without the fault, and the problem to report. Unchanged if the cause is unknown or
+/// not in the user's part.
 fn without(
     tried: &Candidate,
     wanted: &Candidate,
@@ -118,16 +116,16 @@ fn without_parameter(
     if let Some(last) = last {
         parameters.insert(name.to_owned(), last.clone());
     }
-    // Said once, about what was asked for.
+    // Reported once, for the configured value.
     let value = wanted.user.parameters.get(name).filter(|value| **value == had)?;
     let used = last.map_or_else(
         || "the default is used".to_owned(),
-        |last| format!("the last good value \"{last}\" is used"),
+        |last| format!("the last valid value \"{last}\" is used"),
     );
     Some(of_parameter(name, Some(value), format!("{message}; {used}")))
 }
 
-/// A library that cannot be loaded, out of each list that names it.
+/// Removes a library that cannot be loaded from the list that names it.
 fn without_library(
     next: &mut Candidate,
     wanted: &Candidate,
@@ -160,7 +158,7 @@ fn without_library(
     ))
 }
 
-/// The items of a list of libraries.
+/// Splits a list of libraries.
 pub fn names(list: &str) -> Vec<String> {
     list.split(',')
         .map(|item| item.trim().trim_matches('"').to_owned())
@@ -168,8 +166,8 @@ pub fn names(list: &str) -> Vec<String> {
         .collect()
 }
 
-/// The last good list as a whole, since its lines belong together; where there is none, the lines
-/// before the first bad one.
+/// Uses all lines of the last valid list, because their order matters. Without one, uses the lines
+/// before the first invalid one.
 fn without_hba(
     next: &mut Candidate,
     line: Option<usize>,
@@ -181,7 +179,7 @@ fn without_hba(
     let value = hba.get(index)?.clone();
     let used = if let Some(good) = good.filter(|g| g.hba != *hba) {
         hba.clone_from(&good.hba);
-        "the last good lines are used"
+        "the last valid lines are used"
     } else {
         hba.truncate(index);
         hba.push(REJECT_THE_REST.into());
@@ -190,7 +188,7 @@ fn without_hba(
     Some(of_hba_line(index, &value, format!("{message}; {used}")))
 }
 
-/// Where `ALTER SYSTEM` sets a parameter: the line counts, since it outranks the user's file.
+/// The line in which `ALTER SYSTEM` sets a parameter. It takes precedence over the user's setting.
 fn auto_line_of(auto: &str, name: &str) -> Option<usize> {
     let sets = |line: &str| {
         line.trim_start()
@@ -215,12 +213,12 @@ fn without_auto_line(next: &mut Candidate, number: usize, message: &str) -> Prob
         setting: "postgresql.auto.conf".into(),
         line: u32::try_from(number).ok(),
         value: Some(taken),
-        message: format!("{message}; the line, which ALTER SYSTEM wrote, is taken out"),
+        message: format!("{message}; the line of ALTER SYSTEM was removed"),
     }
 }
 
-/// Takes out one parameter after the other until Postgres is content, and blames that one. False
-/// where nothing of the user's is at fault.
+/// Finds the invalid parameter by leaving out one after the other. False if none of the user's is
+/// invalid.
 async fn blame_by_trial(
     judge: &mut (impl ConfigurationCheck + Send),
     settled: &mut Settled,
@@ -240,7 +238,7 @@ async fn blame_by_trial(
     };
     let (new, old): (Vec<_>, Vec<_>) = tried.user.parameters.iter().partition(is_new);
     let suspects: BTreeSet<&String> = tried.user.parameters.keys().collect();
-    for (name, _) in new.into_iter().chain(old).take(MOST_SUSPECTS.min(suspects.len())) {
+    for (name, _) in new.into_iter().chain(old).take(MAX_SUSPECTS.min(suspects.len())) {
         let mut next = tried.clone();
         let problem = without_parameter(&mut next, wanted, name, &message, good);
         if !judge.judge(&next).await.iter().any(|f| f.message == message) {
@@ -249,16 +247,16 @@ async fn blame_by_trial(
             return true;
         }
     }
-    // Only several together: as a whole, or what ALTER SYSTEM has set.
+    // Only a combination is invalid: use the last valid one, or drop what ALTER SYSTEM has set.
     let parameters = good.map(|g| g.parameters.clone()).filter(|p| *p != tried.user.parameters);
     let (setting, used) = match parameters {
         Some(last) => {
             settled.candidate.user.parameters = last;
-            ("postgresql.parameters", "the last good parameters are used")
+            ("postgresql.parameters", "the last valid parameters are used")
         }
         None if !tried.auto.is_empty() => {
             settled.candidate.auto = String::new();
-            ("postgresql.auto.conf", "what ALTER SYSTEM has set is taken out")
+            ("postgresql.auto.conf", "the settings of ALTER SYSTEM were removed")
         }
         None => {
             settled.candidate.user.parameters.clear();

@@ -56,7 +56,7 @@ impl ConfigurationState {
         if let Some(suspect) = self.suspect.as_ref().filter(|suspect| suspect.is(&judged.accepted))
         {
             let message = format!(
-                "PostgreSQL did not start with this configuration: {}; the last configuration that it ran with is used",
+                "Postgres did not start with this configuration: {}; the last configuration that it ran with is used",
                 suspect.message
             );
             problems.push(user::of_parameter("postgresql", None, message));

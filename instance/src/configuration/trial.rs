@@ -1,14 +1,13 @@
-//! Has Postgres itself judge a candidate, in a scratch data directory, so that it works whether the
-//! server runs or not.
+//! Has Postgres check a candidate in a scratch data directory, whether or not the server is running.
 //!
 //! ```text
-//!  <work>/check/   PG_VERSION, global/pg_control of the real one; the candidate postgresql.conf, postgresql.auto.conf, pg_hba.conf
-//!    postgres -C shared_memory_size     reads all settings, checks how they go together, loads the libraries, computes the memory
-//!    postgres                           with the libraries and their parameters, which the other does not complain about; reads pg_hba.conf, and
-//!                                       ends right after that, since there is no WAL
+//!  <work>/check/   PG_VERSION and global/pg_control of the server; postgresql.conf, postgresql.auto.conf and pg_hba.conf of the candidate
+//!    postgres -C shared_memory_size     reads and checks all settings, loads the libraries, computes the memory
+//!    postgres                           with the libraries and their parameters, which the first run does not check; reads pg_hba.conf and
+//!                                       ends then, because there is no WAL
 //! ```
 //!
-//! pgraft's own library is not loaded there, and no port and no socket of the server's is touched.
+//! pgraft's library is not loaded, and the server's port and socket are not used.
 
 use nix::sys::signal::Signal;
 use std::fs;
@@ -23,7 +22,7 @@ use crate::postgres::process::{self, ProcessError};
 use crate::reaper::{Ending, Reaper};
 use crate::settings::Settings;
 
-/// Postgres' part of the server's command line that is not the trial's.
+/// Settings of the server's command line that the check does not use.
 const NOT_FOR_TRIALS: [&str; 8] = [
     "config_file",
     "hba_file",
@@ -35,7 +34,7 @@ const NOT_FOR_TRIALS: [&str; 8] = [
     "log_line_prefix",
 ];
 
-/// A server that needs next to nothing.
+/// A server with minimal resources.
 const SMALL: &str = "shared_buffers = 1MB
 max_connections = 10
 max_wal_senders = 2
@@ -43,7 +42,7 @@ fsync = off
 autovacuum = off
 ";
 
-/// Where a trial can't be made.
+/// Why Postgres could not check a candidate.
 #[derive(Debug, thiserror::Error)]
 pub enum TrialError {
     /// Disk.
@@ -52,21 +51,21 @@ pub enum TrialError {
     /// Postgres.
     #[error(transparent)]
     Process(#[from] ProcessError),
-    /// By somebody else.
-    #[error("Postgres was killed")]
+    /// A signal of another process.
+    #[error("Postgres was killed during the check")]
     Killed,
 }
 
-/// Postgres, as the judge of candidates.
+/// Checks candidates with Postgres.
 pub struct Trial<'a> {
     settings: &'a Settings,
     reaper: &'a Reaper,
-    /// Why Postgres could not be asked.
+    /// Why Postgres could not check the last candidate.
     pub error: Option<TrialError>,
 }
 
 impl<'a> Trial<'a> {
-    /// Nothing was asked yet.
+    /// A check that has not run yet.
     pub const fn new(settings: &'a Settings, reaper: &'a Reaper) -> Self {
         Self { settings, reaper, error: None }
     }
@@ -80,7 +79,7 @@ impl<'a> Trial<'a> {
             && megabytes > limit
         {
             let message = format!(
-                "Postgres would need {megabytes} MB of shared memory, and this host or container has {limit} MB"
+                "Postgres would need {megabytes} MB of shared memory, but this host or container has {limit} MB"
             );
             found.push(ConfigurationFault { blame: Blame::Unknown, message });
         }
@@ -117,15 +116,14 @@ impl<'a> Trial<'a> {
         Ok((faults::of_configuration(&records, ending != Ending::Code(0)), shared_memory))
     }
 
-    /// Postgres reads `pg_hba.conf` late: a whole small server is started for it, which finds no
-    /// WAL and ends.
+    /// Postgres reads `pg_hba.conf` late, so a small server is started. It finds no WAL and ends.
     async fn start(
         &self,
         settings: &Settings,
         candidate: &Candidate,
         scratch: &std::path::Path,
     ) -> Result<Vec<ConfigurationFault>, TrialError> {
-        // What the other run made of the directory is in the way of this one.
+        // The first run's file must not affect this one.
         files::remove_file(&scratch.join("postgresql.auto.conf"))?;
         let mut command = process::program(settings, "postgres", settings.paths.parent());
         command.arg("-D").arg(scratch);
@@ -136,7 +134,7 @@ impl<'a> Trial<'a> {
             ("hba_file", at("pg_hba.conf")),
             ("ident_file", at("pg_ident.conf")),
         ];
-        // In the abstract namespace: no file, and no other server's name.
+        // In the abstract namespace: no file, and no conflict with another server.
         let socket = [
             ("listen_addresses", String::new()),
             ("unix_socket_directories", format!("@pgraft-check-{pid}")),
@@ -163,8 +161,7 @@ impl<'a> Trial<'a> {
             _ => fault,
         };
         let records = records(&output);
-        // That it fails is no fault: it always does. Of the rest only warnings count: what fails
-        // was found by the other run.
+        // This run always fails. Only warnings count, because the first run has found the errors.
         let warnings: Vec<LogRecord> =
             records.iter().filter(|record| record.level == "WARNING").cloned().collect();
         let of_libraries = faults::of_configuration(&warnings, false);
@@ -192,7 +189,7 @@ impl<'a> Trial<'a> {
         }
         let (ending, output) = process::output(self.reaper, command).await?;
         match ending {
-            // The kernel for want of memory, or a person: nothing follows about the candidate.
+            // Killed by the kernel for lack of memory, or by a person: says nothing about the candidate.
             Ending::Signal(Signal::SIGKILL | Signal::SIGTERM | Signal::SIGINT) => {
                 Err(TrialError::Killed)
             }
@@ -213,7 +210,7 @@ impl ConfigurationCheck for Trial<'_> {
     }
 }
 
-/// As much of a data directory as Postgres wants to see before it reads its configuration.
+/// Creates the part of a data directory that Postgres needs to read its configuration.
 fn scratch(settings: &Settings, candidate: &Candidate) -> Result<PathBuf, TrialError> {
     let (scratch, data) = (settings.paths.check(), &settings.paths.data);
     files::remove_directory(&scratch)?;
@@ -242,15 +239,15 @@ fn scratch(settings: &Settings, candidate: &Candidate) -> Result<PathBuf, TrialE
     write("postgresql.auto.conf", &candidate.auto)?;
     write("pg_hba.conf", &config::hba(settings))?;
     write("pg_ident.conf", "")?;
-    // With what belongs to libraries: each of their parameters has a dot in its name.
+    // With the parameters of libraries, which have a dot in their names.
     let of_libraries = candidate.user.parameters.iter().filter(|(name, _)| name.contains('.'));
     let lines = of_libraries.map(|(name, value)| format!("{name} = {}\n", config::quoted(value)));
     write("small.conf", &std::iter::once(SMALL.to_owned()).chain(lines).collect::<String>())?;
     Ok(scratch)
 }
 
-/// All that are to be loaded, be it by the server or by its sessions: a session that cannot load
-/// its libraries is refused.
+/// All libraries that the server or its sessions load. A session that cannot load a library is
+/// refused.
 fn libraries(candidate: &Candidate) -> String {
     let lists = [
         ("shared_preload_libraries", ""),
@@ -277,7 +274,7 @@ fn records(output: &[u8]) -> Vec<LogRecord> {
     records
 }
 
-/// The megabytes that this host, or the container that this runs in, can have.
+/// The memory of this host or container, in megabytes.
 fn memory_limit() -> Option<u64> {
     let host = fs::read_to_string("/proc/meminfo").ok().and_then(|text| total(&text));
     let group = fs::read_to_string("/sys/fs/cgroup/memory.max")

@@ -1,10 +1,9 @@
-//! Which of two configurations a server is started with: the one that Postgres accepted last, or
-//! the one that a server has run with. Pure.
+//! Decides whether a server is started with the last valid configuration or with the last proven one,
+//! which a server has run with. Pure.
 //!
-//! Not everything that keeps a server from starting shows before: memory that is not there, a
-//! socket's group. A server that ends at its start with a configuration that none has run with
-//! before is started with the last one that did. Where that one fails as well, the configuration is
-//! not at fault.
+//! The check does not find every reason why a server cannot start, such as missing memory or a
+//! socket's group. If a server fails to start with an unproven configuration, it is started with the
+//! last proven one. If that fails as well, the configuration is not the cause.
 
 use serde::{Deserialize, Serialize};
 
@@ -12,17 +11,17 @@ use super::floors::settings_of;
 use super::settle::Candidate;
 use super::user::UserConfig;
 
-/// What is known about configurations; kept on disk.
+/// The last valid and the last proven configuration; saved on disk.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct KnownConfigurations {
-    /// The last one that Postgres accepted.
+    /// The last one that passed the check.
     pub good: Option<UserConfig>,
     /// The last one that a server has run with.
     pub proven: Option<Proven>,
 }
 
-/// What a server has run with.
+/// A configuration that a server has run with.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Proven {
@@ -32,41 +31,41 @@ pub struct Proven {
     pub auto: String,
 }
 
-/// One that a server did not start with.
+/// A configuration that a server did not start with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Suspect {
-    /// What was tried.
+    /// The configuration.
     pub tried: Candidate,
-    /// The server's last words.
+    /// The server's last error.
     pub message: String,
-    /// Whether what `ALTER SYSTEM` has set is suspected, too.
+    /// Whether the settings of `ALTER SYSTEM` are suspected, too.
     pub auto: bool,
 }
 
-/// What a start came to.
+/// The result of a start.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StartResult {
-    /// The server ran for as long as one that starts at all.
+    /// The server ran for at least [`SETTLED_RUN`](crate::supervisor::SETTLED_RUN).
     Held,
-    /// It ended with an error before that.
+    /// It ended earlier, with this error.
     Failed(String),
 }
 
 impl Suspect {
-    /// Whether it is this one that is suspected. What `ALTER SYSTEM` has set may be another thing
-    /// by now.
+    /// Whether this configuration is the suspected one. The settings of `ALTER SYSTEM` may differ.
     pub fn is(&self, accepted: &Candidate) -> bool {
         self.tried.user.parameters == accepted.user.parameters
     }
 }
 
-/// Which one to start with: the user's part gives way first, then what `ALTER SYSTEM` has set.
+/// The configuration to start with. The user's part falls back first, then the settings of `ALTER
+/// SYSTEM`.
 pub fn chosen(accepted: &Candidate, proven: &Candidate, suspect: Option<&Suspect>) -> Candidate {
     match suspect.filter(|suspect| suspect.is(accepted)) {
         None => accepted.clone(),
         Some(Suspect { auto, .. }) => Candidate {
-            // Postgres has read these lines, and no server ends because of them: who was shut out
-            // since stays out.
+            // pg_hba lines passed the check and do not prevent a start. Falling back could admit
+            // clients that have been excluded since.
             user: UserConfig { hba: accepted.user.hba.clone(), ..proven.user.clone() },
             auto: if *auto { proven.auto.clone() } else { accepted.auto.clone() },
         },
@@ -106,7 +105,7 @@ pub fn after(
             let tried = suspect.map_or_else(|| used.clone(), |suspect| suspect.tried);
             Some(Suspect { tried, message: message.clone(), auto: true })
         }
-        // The one that has held before fails too: something else is wrong.
+        // The proven one fails, too: the configuration is not the cause.
         StartResult::Failed(_) => None,
     }
 }
@@ -126,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn a_start_that_fails_falls_back_and_one_that_fails_after_that_does_not() {
+    fn a_failed_start_falls_back_once() {
         let (old, new) = (candidate(1), candidate(2));
         let failed = StartResult::Failed("could not map anonymous shared memory".into());
         assert_eq!(chosen(&new, &old, None), new);
@@ -143,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn an_old_pg_hba_never_comes_back() {
+    fn pg_hba_never_falls_back() {
         let hba = |line: &str| vec![line.to_owned()];
         let (mut old, mut new) = (candidate(1), candidate(2));
         (old.user.hba, new.user.hba) =
@@ -193,9 +192,8 @@ mod tests {
     }
 
     proptest! {
-        /// Where the configuration works, or the one that a server has run with, the server runs
-        /// after three starts at most; and where only what the user has configured is at fault,
-        /// nothing that `ALTER SYSTEM` has set is lost.
+        /// If the configured or the proven configuration works, the server runs after at most three
+        /// starts. If only the user's part is at fault, the settings of `ALTER SYSTEM` are kept.
         #[test]
         fn the_server_runs_after_three_starts(
             users in prop::collection::vec(any::<bool>(), 2), autos in prop::collection::vec(any::<bool>(), 2),

@@ -1,5 +1,4 @@
-//! The user's part of the configuration, and what of it can be refused without asking Postgres.
-//! Pure.
+//! The user's part of the configuration, and the checks that do not need Postgres. Pure.
 
 use pgraft_core::configuration::Problem;
 use pgraft_core::instance_config::{
@@ -8,11 +7,10 @@ use pgraft_core::instance_config::{
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// The end of a `pg_hba.conf` that is cut short: whom the remaining lines would have kept out stays
-/// out.
+/// The end of a truncated `pg_hba.conf`, because the missing lines may have rejected clients.
 pub const REJECT_THE_REST: &str = "host all all all reject";
 
-/// What users choose of the server's configuration.
+/// The user's part of the server's configuration.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UserConfig {
     /// By name, in lower case.
@@ -42,7 +40,7 @@ pub fn of_hba_line(index: usize, line: &str, message: impl Into<String>) -> Prob
     }
 }
 
-/// A line as anybody may read it: `/status` and conditions show it.
+/// The line without secrets, for `/status` and conditions.
 fn without_secrets(line: &str) -> String {
     let lower = line.to_ascii_lowercase();
     let secret = ["ldapbindpasswd", "radiussecrets", "ldapurl"]
@@ -55,9 +53,9 @@ fn without_secrets(line: &str) -> String {
     )
 }
 
-/// Takes out what must never reach Postgres: what pgraft sets itself, and what would change the
-/// meaning of the file around it. A line of `pg_hba` that is refused has the last good list used,
-/// or, where there is none, ends the list: what follows it may rely on it.
+/// Removes settings that must not reach Postgres: those that pgraft manages, and those that would
+/// change the meaning of the rest of the file. After a refused line of `pg_hba` the last valid list is
+/// used. Without one the list ends there, because later lines may depend on it.
 pub fn screen(config: &PostgresqlConfig, good: Option<&UserConfig>) -> (UserConfig, Vec<Problem>) {
     let (mut user, mut problems) = (UserConfig::default(), vec![]);
     for (name, value) in &config.parameters {
@@ -78,7 +76,7 @@ pub fn screen(config: &PostgresqlConfig, good: Option<&UserConfig>) -> (UserConf
         };
         let used = if let Some(good) = good {
             user.hba.clone_from(&good.hba);
-            "the last good lines are used"
+            "the last valid lines are used"
         } else {
             user.hba.push(REJECT_THE_REST.into());
             "connections that no earlier line matches are rejected"
@@ -94,9 +92,9 @@ fn refuse_parameter(name: &str, value: &str) -> Option<String> {
     if INCLUDE_DIRECTIVES.contains(&lower.as_str()) {
         Some("include directives are not allowed".into())
     } else if !is_parameter_name(name) {
-        Some("this is not a parameter name".into())
+        Some("not a valid parameter name".into())
     } else if reserved_parameter([name]).is_some() {
-        Some("pgraft sets this parameter itself; the configured value is ignored".into())
+        Some("managed by pgraft; the configured value is ignored".into())
     } else if value.contains('\0') {
         Some("the value contains a zero byte".into())
     } else {
@@ -134,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_is_refused_by_name_and_the_rest_is_kept() {
+    fn invalid_parameters_are_refused_by_name() {
         let parameters = [
             ("work_mem", "8MB"),
             ("a b", "1"),
@@ -159,7 +157,7 @@ mod tests {
         let fsync = problems.iter().find(|p| p.setting == "fsync").unwrap();
         assert_eq!(
             fsync.to_string(),
-            "fsync \"off\": pgraft sets this parameter itself; the configured value is ignored"
+            "fsync \"off\": managed by pgraft; the configured value is ignored"
         );
     }
 
@@ -172,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_is_shown_without_its_secrets() {
+    fn a_line_is_reported_without_its_secrets() {
         let line = "host all all all ldap ldapserver=x ldapbinddn=\"cn=a\" LDAPBindPasswd=\"s3cret\" ldapbasedn=y";
         let shown = of_hba_line(0, line, "").value.unwrap();
         assert_eq!(shown, "host all all all ldap ldapserver=x ldapbinddn=\"cn=a\" ...");
@@ -186,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refused_line_of_pg_hba_lets_nobody_in_by_what_follows_it() {
+    fn a_refused_line_of_pg_hba_ends_the_list() {
         for bad in [
             "host all all all trust\nlocal all all trust",
             "host all all 10.0.0.0/8 \\",

@@ -1,5 +1,5 @@
-//! Collects what [`Freshness`] decides by: the local server, the local Raft member, and, where no
-//! WAL comes, whether anybody sees a primary.
+//! Collects the facts for [`StandbyFreshness`]: from the local server, the local Raft member, and,
+//! if no WAL arrives, from the other nodes.
 
 use pgraft_core::failover::Phase;
 use pgraft_core::session::Session;
@@ -23,8 +23,8 @@ use crate::view::MemberView;
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
 const DEADLINE: Duration = Duration::from_secs(5);
 
-/// Between two questions to the other nodes, while no WAL comes.
-const ASK: Duration = Duration::from_secs(5);
+/// How often the other nodes are asked while no WAL arrives.
+const PEER_POLL_INTERVAL: Duration = Duration::from_secs(5);
 
 const QUERY: &str = "
 SELECT w.status = 'streaming'
@@ -37,7 +37,7 @@ SELECT w.status = 'streaming'
  CROSS JOIN (SELECT setting::bigint FROM pg_catalog.pg_settings WHERE name = 'wal_receiver_timeout') AS t (ms)
   LEFT JOIN pg_catalog.pg_stat_wal_receiver AS w ON true";
 
-/// What the local server says.
+/// The local server's state.
 struct StandbyServer {
     streaming: bool,
     end: Option<u64>,
@@ -46,7 +46,7 @@ struct StandbyServer {
     delay: Duration,
 }
 
-/// Looks until it is aborted, which is when the server is gone.
+/// Checks until it is aborted when the server has ended.
 pub async fn run(view: watch::Receiver<MemberView>) {
     let verdict = view.borrow().verdict.clone();
     verdict.set(None);
@@ -56,7 +56,7 @@ pub async fn run(view: watch::Receiver<MemberView>) {
         let settings = std::sync::Arc::clone(&view.borrow().settings);
         // Postgres removes the file when a promotion is complete.
         if !paths::standby_signal(&settings.paths.data).exists() {
-            tell(&verdict, None);
+            publish(&verdict, None);
             continue;
         }
         // A server that does not answer is not ready for that reason.
@@ -69,7 +69,7 @@ pub async fn run(view: watch::Receiver<MemberView>) {
                 true
             }
             Some(status) => match asked {
-                Some((at, seen)) if begin.elapsed().saturating_sub(at) < ASK => seen,
+                Some((at, seen)) if begin.elapsed().saturating_sub(at) < PEER_POLL_INTERVAL => seen,
                 _ => {
                     let seen = has_primary(&settings, status).await;
                     asked = Some((begin.elapsed(), seen));
@@ -87,21 +87,22 @@ pub async fn run(view: watch::Receiver<MemberView>) {
             replayed,
             delay,
         };
-        tell(&verdict, freshness.look(&facts, &settings.standby));
+        publish(&verdict, freshness.look(&facts, &settings.standby));
     }
 }
 
-fn tell(verdict: &FreshnessVerdict, stale: Option<super::Stale>) {
+fn publish(verdict: &FreshnessVerdict, stale: Option<super::Stale>) {
     match (verdict.set(stale), stale) {
         (before, Some(stale)) if before != Some(stale) => {
-            tracing::warn!("{stale}; it is not ready for reads");
+            tracing::warn!("not ready for reads: {stale}");
         }
         (Some(_), None) => tracing::info!("this standby is up to date again and ready for reads"),
         _ => {}
     }
 }
 
-/// Over a connection that is not kept: a server that is told to shut down would wait for it.
+/// Reads the server's state. The connection is closed each time, because a smart shutdown would wait
+/// for it.
 async fn read(settings: &Settings) -> Result<StandbyServer, LocalSqlError> {
     let client = sql::local(settings, Session::Probe, DEADLINE).await?;
     let row = client.query_one(QUERY, &[]).await?;
@@ -116,7 +117,7 @@ async fn read(settings: &Settings) -> Result<StandbyServer, LocalSqlError> {
     })
 }
 
-/// The local member's status, once this node is a member of a cluster.
+/// The local member's status if this node is a member of a cluster.
 async fn member(settings: &Settings) -> Option<NodeStatus> {
     if !settings.extension {
         return None;
@@ -125,7 +126,7 @@ async fn member(settings: &Settings) -> Option<NodeStatus> {
     status.members.iter().any(|m| m.node_id == settings.node).then_some(status)
 }
 
-/// Whether the group has a primary, and any node can see that it serves.
+/// Whether the group has a primary that serves, as seen by any node.
 async fn has_primary(settings: &Settings, raft: &NodeStatus) -> bool {
     let Some(primary) = raft.primary.filter(|primary| *primary != settings.node) else {
         return false;
@@ -138,7 +139,7 @@ async fn has_primary(settings: &Settings, raft: &NodeStatus) -> bool {
     serves(settings.node, primary, &answers) || (ask_itself && lets_in(settings, primary).await)
 }
 
-/// The primary says so itself, or another standby receives WAL from it.
+/// Whether the primary reports itself ready, or another standby receives WAL from it.
 fn serves(this: NodeId, primary: NodeId, answers: &[Status]) -> bool {
     answers.iter().filter(|s| s.node_id != this).any(|s| {
         let follows = s.primary.as_ref().is_some_and(|p| p.node_id == primary)
@@ -151,8 +152,8 @@ fn serves(this: NodeId, primary: NodeId, answers: &[Status]) -> bool {
     })
 }
 
-/// Whether that node takes this one's connection, as a primary. Where the members choose the
-/// primary a fenced one would do so, too.
+/// Whether that node accepts this node's connection as a primary. With failover a fenced primary
+/// would do so, too.
 async fn lets_in(settings: &Settings, primary: NodeId) -> bool {
     let upstream = upstream::instance_file(&settings.paths, settings.node).and_then(|file| {
         Ok(upstream::follow(settings.node, file.as_ref(), upstream::last(&settings.paths)?))
@@ -180,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn who_sees_the_primary() {
+    fn another_standby_that_streams_proves_that_the_primary_serves() {
         let id = |n| NodeId::new(n).unwrap();
         let cases = [
             (vec![], false),

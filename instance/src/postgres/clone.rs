@@ -1,8 +1,8 @@
-//! Makes a standby's PGDATA: a base backup of the primary in a fresh directory, which takes the
-//! place of what is there when it is whole.
+//! Creates a standby's PGDATA: a base backup of the primary in a new directory, which replaces the
+//! existing one when it is complete.
 //!
-//! Never of another standby, and where the members choose the primary of none whose epoch is older
-//! than the one that this node knows: what this node has confirmed since would be missing.
+//! A standby is never copied. With failover neither is a primary of an older epoch than this node
+//! knows, because what this node has confirmed since would be missing.
 
 use pgraft_core::instance_config::replication_name;
 use pgraft_raft::twophase::TwoPhaseError;
@@ -24,18 +24,18 @@ use crate::standin::StandInMember;
 use crate::status::Upstream;
 use crate::upstream::{self, UpstreamError};
 
-/// Why there is no PGDATA yet.
+/// Why the primary could not be cloned.
 #[derive(Debug, thiserror::Error)]
 pub enum CloneError {
-    /// Nobody says who the primary is.
+    /// No primary is known.
     #[error(
-        "no primary is known yet: neither instance.json nor any of the {asked} peers that answered names one"
+        "no primary is known: neither instance.json nor any of the {asked} peers that answered names one"
     )]
     NoPrimary {
-        /// How many answered.
+        /// The number of peers that answered.
         asked: usize,
     },
-    /// The primary does not let this node in, or not now.
+    /// The primary did not accept the connection.
     #[error(transparent)]
     Source(#[from] SourceError),
     /// Disk.
@@ -44,25 +44,25 @@ pub enum CloneError {
     /// Tablespaces.
     #[error(transparent)]
     External(#[from] ExternalError),
-    /// What the disk says.
+    /// `instance.json` or `upstream.json`.
     #[error(transparent)]
     Upstream(#[from] UpstreamError),
     /// `pg_basebackup`.
     #[error(transparent)]
     Process(#[from] ProcessError),
-    /// Prepared transactions.
+    /// Two-phase state files.
     #[error(transparent)]
     TwoPhase(#[from] TwoPhaseError),
 }
 
 impl CloneError {
-    /// Whether the primary is just not there yet.
+    /// Whether there is no primary yet.
     pub const fn is_early(&self) -> bool {
         matches!(self, Self::NoPrimary { .. } | Self::Source(SourceError::NotPrimary(_)))
     }
 }
 
-/// Finds the primary and copies it. No server runs meanwhile.
+/// Finds the primary and copies it. No server must be running.
 pub async fn make(
     settings: &Settings,
     reaper: &Reaper,
@@ -91,7 +91,7 @@ pub async fn make(
     ]);
     command.args(external.arguments());
     process::run(reaper, sink, "pg_basebackup", command).await?;
-    // What belongs to the primary's own disk and not to a copy of it.
+    // The mark belongs to the bootstrap node only.
     files::remove_file(&paths::bootstrap_mark(&fresh))?;
     prepare::remove_future_two_phase_files(&fresh)?;
     files::write_atomically(&paths::standby_signal(&fresh), b"")?;
@@ -103,7 +103,7 @@ pub async fn make(
     Ok(())
 }
 
-/// The fresh directory becomes PGDATA. What was PGDATA is kept until then.
+/// Makes the new directory PGDATA. The previous one is kept until then.
 fn replace(paths: &Paths, external: &External) -> Result<(), CloneError> {
     external.swap(paths)?;
     let old = paths.old();
@@ -117,8 +117,8 @@ fn replace(paths: &Paths, external: &External) -> Result<(), CloneError> {
     Ok(())
 }
 
-/// The first of those named that answers as a primary and has this node's slot: `instance.json`'s,
-/// the peers', the one followed last.
+/// The first candidate that answers as a primary and has a slot for this node. Candidates come from
+/// `instance.json`, the peers, and the primary followed last.
 async fn reachable_primary(settings: &Settings, secrets: &Secrets) -> Result<Upstream, CloneError> {
     let file = upstream::instance_file(&settings.paths, settings.node)?;
     let last = upstream::last(&settings.paths)?;
@@ -133,8 +133,8 @@ async fn reachable_primary(settings: &Settings, secrets: &Secrets) -> Result<Ups
     Err(error)
 }
 
-/// Sees that the server is a primary and has this node's slot: made when it is missing, or has lost
-/// its WAL; kept when it is there.
+/// Checks that the server is a primary, and creates this node's slot there if it is missing or has
+/// lost its WAL.
 pub async fn ensure_slot(
     settings: &Settings,
     secrets: &Secrets,
@@ -159,7 +159,7 @@ mod tests {
     use std::fs;
 
     #[test]
-    fn a_copy_takes_the_place_of_what_was_there() {
+    fn a_copy_replaces_the_previous_directory() {
         let dir = tempfile::tempdir().unwrap();
         let paths = Paths {
             data: dir.path().join("d"),
@@ -178,7 +178,7 @@ mod tests {
                     && !paths.rewind_in_progress().exists()
             );
         }
-        // As if it had been killed between the two renames: nothing is lost but the work.
+        // As after a kill between the two renames.
         fs::rename(&paths.data, paths.old()).unwrap();
         fs::create_dir_all(paths.fresh()).unwrap();
         replace(&paths, &External::default()).unwrap();

@@ -1,9 +1,9 @@
-//! Renders what Postgres reads, from settings to text. Pure.
+//! Renders the files and the command line of Postgres. Pure.
 //!
-//! Three layers: pgraft's defaults, the user's parameters over them (both in `postgresql.conf`),
-//! and on the command line what nobody may override, be it by `ALTER SYSTEM` or by what a base
-//! backup copied. What must change while the server runs (`primary_conninfo`) can't stand on the
-//! command line; `scrubbed_auto_conf` keeps it out of `postgresql.auto.conf` instead.
+//! There are three layers: pgraft's defaults, the user's parameters (both in `postgresql.conf`), and
+//! the command line with settings that neither `ALTER SYSTEM` nor a copied file may override.
+//! Settings that change while the server runs (`primary_conninfo`) cannot be on the command line, so
+//! `scrubbed_auto_conf` removes them from `postgresql.auto.conf`.
 
 use pgraft_core::instance_config::{
     OPERATOR_ROLE, PROBE_ROLE, REPLICATION_ROLE, replication_name, reserved_parameter,
@@ -18,34 +18,34 @@ use crate::settings::{Fsync, Settings};
 use crate::sql::DATABASE;
 use crate::status::Upstream;
 
-/// The least number of walsenders and slots: every member of the largest group, and room for
-/// backups and clones.
-const LEAST_SENDERS: u32 = 16;
+/// The minimum number of walsenders and slots: for each member of the largest group, backups and
+/// clones.
+const MIN_SENDERS: u32 = 16;
 
-/// No less than these: with fewer worker processes pgraft's own would not start.
-const LEAST: [(&str, u32); 3] = [
-    ("max_wal_senders", LEAST_SENDERS),
-    ("max_replication_slots", LEAST_SENDERS),
+/// Minimum values. With fewer worker processes pgraft's worker would not start.
+const MINIMUMS: [(&str, u32); 3] = [
+    ("max_wal_senders", MIN_SENDERS),
+    ("max_replication_slots", MIN_SENDERS),
     ("max_worker_processes", 8),
 ];
 
-/// Between the fields of a log line; Postgres writes none of its own at a line's first place but
-/// before a continued message.
+/// Separates the fields of a log line by tabs. Postgres itself begins a line with a tab only if it
+/// continues a message.
 pub const LOG_LINE_PREFIX: &str = "pgraft\t%n\t%p\t%e\t%b\t%q%u\t%d\t";
 
-/// `wal_sender_timeout`, unless the user sets it.
+/// The default of `wal_sender_timeout`.
 const SENDER_TIMEOUT: &str = "5s";
 
-/// Where the members choose the primary, over the rest. A server is promoted when it has replayed
-/// what it has: a query in the way of that holds it up for as long as these allow. The second one
-/// counts as soon as the old primary is gone.
+/// Additional defaults with failover. A promotion waits until the server has replayed its WAL, and
+/// conflicting queries delay that for up to these times. The second one counts once the old primary is
+/// gone.
 const FAILOVER_DEFAULTS: [(&str, &str); 3] = [
     ("max_standby_archive_delay", "5s"),
     ("max_standby_streaming_delay", "5s"),
     ("wal_retrieve_retry_interval", "100ms"),
 ];
 
-/// What a user may override.
+/// Defaults that users may override.
 fn defaults(settings: &Settings) -> BTreeMap<&'static str, String> {
     let mut own = vec![
         ("datestyle", "iso, mdy"),
@@ -67,35 +67,35 @@ fn defaults(settings: &Settings) -> BTreeMap<&'static str, String> {
         own.push(("hot_standby_feedback", "on"));
     }
     if settings.config.tls.is_some() {
-        // Every libpq since 2018 and every JDBC driver on a current Java speaks it; whoever has an
-        // older client sets TLSv1.2.
+        // Supported by every libpq since 2018 and by JDBC on a current Java. Older clients need
+        // TLSv1.2.
         own.push(("ssl_min_protocol_version", "TLSv1.3"));
     }
     let disk_space = [
         ("max_slot_wal_keep_size", wal_space::for_slots(settings.wal_disk)),
-        ("wal_keep_size", wal_space::for_everybody(settings.wal_disk)),
+        ("wal_keep_size", wal_space::for_all(settings.wal_disk)),
     ];
     let disk_space = disk_space.map(|(name, megabytes)| (name, format!("{megabytes}MB")));
     own.into_iter().map(|(name, value)| (name, value.to_owned())).chain(disk_space).collect()
 }
 
-/// Whether logical replication slots outlive a failover (Postgres 17 and later): who sets
-/// `sync_replication_slots` gets the rest of what that needs.
+/// Whether logical replication slots survive a failover (Postgres 17 and later). The user enables it
+/// with `sync_replication_slots`; pgraft sets what else it requires.
 pub fn keeps_logical_slots(settings: &Settings) -> bool {
-    let asked = settings
+    let configured = settings
         .config
         .postgresql
         .parameters
         .iter()
         .find(|(name, _)| name.eq_ignore_ascii_case("sync_replication_slots"));
     settings.failover
-        && asked.is_some_and(|(_, value)| {
+        && configured.is_some_and(|(_, value)| {
             ["on", "true", "yes", "1"].contains(&value.trim().to_ascii_lowercase().as_str())
         })
 }
 
-/// A whole number with or without a unit, as Postgres takes it: the primary would refuse a
-/// connection with another value.
+/// Whether Postgres accepts this as a duration: an integer with or without a unit. The primary would
+/// refuse a connection with another value.
 fn is_time(value: &str) -> bool {
     let unit = value.trim_start_matches(|c: char| c.is_ascii_digit());
     unit.len() < value.len()
@@ -103,12 +103,12 @@ fn is_time(value: &str) -> bool {
         && ["", "us", "ms", "s", "min", "h", "d"].contains(&unit.trim())
 }
 
-/// A text, and what was left out or changed in it that the user should hear of.
+/// A rendered file, and messages about settings that were left out or changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rendered {
     /// The file.
     pub text: String,
-    /// One line each.
+    /// One message each.
     pub notes: Vec<String>,
 }
 
@@ -120,7 +120,7 @@ pub fn postgresql_conf(settings: &Settings, upstream: Option<&Upstream>) -> Rend
     for (name, value) in &settings.config.postgresql.parameters {
         if reserved_parameter([name.as_str()]).is_some() {
             notes.push(format!(
-                "parameter {name} is pgraft's own: the configured value \"{value}\" is ignored"
+                "parameter \"{name}\" is managed by pgraft; the configured value \"{value}\" is ignored"
             ));
             continue;
         }
@@ -129,20 +129,20 @@ pub fn postgresql_conf(settings: &Settings, upstream: Option<&Upstream>) -> Rend
             // On the command line.
             continue;
         }
-        let least = LEAST.iter().find(|(of, least)| {
-            *of == name && value.trim().parse::<u32>().is_ok_and(|n| n < *least)
+        let minimum = MINIMUMS.iter().find(|(of, minimum)| {
+            *of == name && value.trim().parse::<u32>().is_ok_and(|n| n < *minimum)
         });
-        if let Some((_, least)) = least {
+        if let Some((_, minimum)) = minimum {
             notes.push(format!(
-                "parameter {name}: {value} is too few for a cluster, {least} is used"
+                "parameter \"{name}\" is {minimum} instead of {value}, the minimum for a cluster"
             ));
-            merged.insert(name, least.to_string());
+            merged.insert(name, minimum.to_string());
             continue;
         }
         merged.insert(name, value.clone());
     }
     let conninfo = if settings.failover {
-        // Where to is the library's to say, at every connection: by what the group says then.
+        // The extension supplies the host at every connection, by the group's state.
         standby_conninfo(settings, None)
     } else {
         upstream.map(|u| standby_conninfo(settings, Some(u))).unwrap_or_default()
@@ -150,13 +150,13 @@ pub fn postgresql_conf(settings: &Settings, upstream: Option<&Upstream>) -> Rend
     merged.insert("primary_conninfo".into(), conninfo);
     merged.insert("primary_slot_name".into(), replication_name(settings.node));
     let mut text = String::from(
-        "# Written by pgraft-instance. Changes are lost: set postgresql.parameters in its configuration.\n",
+        "# Written by pgraft-instance. Do not edit: set postgresql.parameters in its configuration.\n",
     );
     for (name, value) in &merged {
         let _ = writeln!(text, "{name} = {}", quoted(value));
     }
     if settings.failover {
-        // Last, so that nothing outranks it.
+        // Last, so that it takes precedence.
         let _ = writeln!(
             text,
             "include_if_exists {}",
@@ -180,10 +180,9 @@ pub fn command_line(settings: &Settings) -> Vec<String> {
         ("hot_standby", "on".into()),
         ("wal_level", if keeps_logical_slots(settings) { "logical" } else { "replica" }.into()),
         ("wal_log_hints", "on".into()),
-        // Where the members choose the primary, one that has crashed is not: another one takes over
-        // while this server is started as a standby.
+        // With failover a crashed primary is restarted as a standby, and another one takes over.
         ("restart_after_crash", if settings.failover { "off" } else { "on" }.into()),
-        // What is acknowledged is on the disk, and a torn page is mended.
+        // Durability must not be turned off.
         ("fsync", if settings.fsync == Fsync::On { "on" } else { "off" }.into()),
         ("full_page_writes", "on".into()),
         ("data_sync_retry", "off".into()),
@@ -239,7 +238,7 @@ pub fn command_line(settings: &Settings) -> Vec<String> {
     line
 }
 
-/// `pgraft`, and what the user wants to be loaded.
+/// `pgraft` and the user's libraries.
 pub fn preload_libraries(settings: &Settings) -> String {
     let own = settings.extension.then(|| "pgraft".to_owned());
     let user = settings
@@ -253,11 +252,11 @@ pub fn preload_libraries(settings: &Settings) -> String {
     own.into_iter().chain(user).collect::<Vec<_>>().join(",")
 }
 
-/// How a standby reaches the primary. The name is the one that commits wait for.
+/// `primary_conninfo`. The application name is the one that commits wait for.
 fn standby_conninfo(settings: &Settings, upstream: Option<&Upstream>) -> String {
-    // The standby's slot worker reads the primary's slots there; walreceiver has no use for it.
+    // The slot synchronization worker needs a database; walreceiver ignores it.
     let sender_timeout = &sender_timeout(settings);
-    // Only Postgres 17 and later copy slots.
+    // Only Postgres 17 and later synchronize slots.
     let slots = keeps_logical_slots(settings);
     let options =
         Session::Standby { sender_timeout }.options(if slots { 17 } else { session::OLDEST });
@@ -266,31 +265,31 @@ fn standby_conninfo(settings: &Settings, upstream: Option<&Upstream>) -> String 
     conninfo(settings, upstream, &replication_name(settings.node), &more)
 }
 
-/// How a program reaches the primary for this node. Its name is no member's: a clone that reports
-/// positions must not confirm commits.
+/// The connection string of a program of this node. Its application name is not a member's, because a
+/// clone that reports positions must not confirm commits.
 pub fn program_conninfo(
     settings: &Settings,
     upstream: &Upstream,
     program: &str,
     more: &[(&'static str, &str)],
 ) -> String {
-    // What only newer versions have does not concern a walsender, and pg_rewind sets it itself.
+    // Settings of newer versions do not affect a walsender, and pg_rewind sets them itself.
     let options =
         Session::Program { sender_timeout: &sender_timeout(settings) }.options(session::OLDEST);
     let more: Vec<_> = more.iter().copied().chain([("options", options.as_str())]).collect();
     conninfo(settings, Some(upstream), &format!("{program} for node {}", settings.node), &more)
 }
 
-/// `wal_sender_timeout` as the files have it: a role may carry another one.
+/// `wal_sender_timeout` of the files; the role's setting may differ.
 fn sender_timeout(settings: &Settings) -> String {
-    let asked = settings
+    let configured = settings
         .config
         .postgresql
         .parameters
         .iter()
         .find(|(name, _)| name.eq_ignore_ascii_case("wal_sender_timeout"));
-    let asked = asked.map(|(_, value)| value.trim()).filter(|value| is_time(value));
-    asked.unwrap_or(SENDER_TIMEOUT).to_owned()
+    let configured = configured.map(|(_, value)| value.trim()).filter(|value| is_time(value));
+    configured.unwrap_or(SENDER_TIMEOUT).to_owned()
 }
 
 fn conninfo(
@@ -310,8 +309,7 @@ fn conninfo(
     ]);
     parts.extend(more.iter().map(|(k, v)| (*k, (*v).to_owned())));
     if let Some(tls) = &settings.config.tls {
-        // The primary must be who it says: its certificate has the name or address that it is
-        // called by.
+        // The primary's certificate must match the host name or address.
         parts.extend([
             ("sslmode", "verify-full".to_owned()),
             ("sslcert", tls.cert_file.clone()),
@@ -319,7 +317,7 @@ fn conninfo(
             ("sslrootcert", tls.ca_file.clone()),
         ]);
     }
-    // A primary whose host is gone is noticed within seconds, not by the kernel's defaults.
+    // Detect a lost host within seconds instead of the kernel's defaults.
     let fixed = [
         ("connect_timeout", "5"),
         ("keepalives_idle", "5"),
@@ -336,7 +334,7 @@ fn conninfo(
     parts.join(" ")
 }
 
-/// The passfile: the replication role's password, for every host.
+/// The passfile, with the replication role's password for every host.
 pub fn passfile(replication: Option<&str>) -> String {
     replication
         .map(|p| {
@@ -345,17 +343,17 @@ pub fn passfile(replication: Option<&str>) -> String {
         .unwrap_or_default()
 }
 
-/// `pg_hba.conf`: pgraft's own ways in first, so that no line of the user's can shut them, or open
-/// another one for pgraft's roles.
+/// `pg_hba.conf`. pgraft's lines come first, so the user's lines neither block pgraft's roles nor
+/// allow them other connections.
 pub fn hba(settings: &Settings) -> String {
-    // A backslash at its end would join a line with the next one, which may be pgraft's.
+    // A trailing backslash would join the line with the next one, which may be pgraft's.
     let line = |line: &str| {
         line.trim_end_matches(|c: char| c == '\\' || c.is_whitespace()).trim_start().to_owned()
             + "\n"
     };
     let user: String = settings.config.postgresql.pg_hba.iter().map(|text| line(text)).collect();
     let everybody = if settings.config.tls.is_some() {
-        // What does not leave the host, such as the end of a port-forward, needs no TLS.
+        // Local connections, such as those of a port-forward, need no TLS.
         "host all all 127.0.0.1/32 scram-sha-256\nhost all all ::1/128 scram-sha-256\nhostssl all all all scram-sha-256\n"
     } else {
         "host all all all scram-sha-256\n"
@@ -367,8 +365,7 @@ pub fn hba(settings: &Settings) -> String {
 pub fn own_hba(settings: &Settings) -> String {
     let tls = settings.config.tls.is_some();
     let own = if tls {
-        // A standby shows the password and a certificate of the cluster's CA; the operator's
-        // certificate is all that it needs.
+        // A standby needs the password and a certificate; the operator needs a certificate only.
         format!(
             "hostssl replication {REPLICATION_ROLE} all scram-sha-256 clientcert=verify-ca
 hostssl postgres {REPLICATION_ROLE} all scram-sha-256 clientcert=verify-ca
@@ -384,23 +381,22 @@ host postgres {OPERATOR_ROLE} all scram-sha-256
 "
         )
     };
-    let head = "# Written by pgraft-instance. Changes are lost: set postgresql.pgHba in its configuration.\nlocal all all peer map=pgraft\n";
-    // Nobody can be this role: it does not exist. Without the line each probe of a gateway would
-    // leave an error in the log.
+    let head = "# Written by pgraft-instance. Do not edit: set postgresql.pgHba in its configuration.\nlocal all all peer map=pgraft\n";
+    // The role does not exist. Without this line each probe of a gateway would log an error.
     let probe = format!("host {PROBE_ROLE} {PROBE_ROLE} all scram-sha-256\n");
     [head, &own, &probe].concat()
 }
 
-/// `pg_ident.conf`: over the Unix socket the user that Postgres runs as is the superuser, the owner
-/// and the operator; nobody else is anybody.
+/// `pg_ident.conf`. Over the Unix socket only the operating system user of Postgres can connect, as
+/// superuser, owner or operator.
 pub fn ident(settings: &Settings, os_user: &str) -> String {
     let roles = ["postgres", OPERATOR_ROLE, &settings.config.bootstrap.owner];
     let lines = roles.map(|role| format!("pgraft {} {}\n", hba_word(os_user), hba_word(role)));
     format!("# Written by pgraft-instance.\n{}", lines.concat())
 }
 
-/// `postgresql.auto.conf` without what is pgraft's own; None when nothing of that is in it. A base
-/// backup copies the file, and `ALTER SYSTEM` would win over what is rendered here.
+/// `postgresql.auto.conf` without settings that pgraft manages; None if it has none. A base backup
+/// copies the file, and `ALTER SYSTEM` would take precedence over the rendered file.
 pub fn scrubbed_auto_conf(text: &str) -> Option<String> {
     let keeps = |line: &&str| {
         let name = line
@@ -415,7 +411,7 @@ pub fn scrubbed_auto_conf(text: &str) -> Option<String> {
     (kept != text).then_some(kept)
 }
 
-/// A value as `postgresql.conf` wants it.
+/// Quotes a value for `postgresql.conf`.
 pub fn quoted(value: &str) -> String {
     let mut out = String::with_capacity(value.len() + 2);
     out.push('\'');
@@ -432,12 +428,12 @@ pub fn quoted(value: &str) -> String {
     out
 }
 
-/// One item of a list setting: quoted, so that a comma or a blank in it is nobody's separator.
+/// Quotes an item of a list, so a comma or a space in it does not separate items.
 fn quoted_list_item(value: &str) -> String {
     format!("\"{}\"", value.replace('"', "\"\""))
 }
 
-/// A word in `pg_hba.conf` or `pg_ident.conf`: quoted, so that it means nothing but itself.
+/// Quotes a word for `pg_hba.conf` or `pg_ident.conf`, so it is not a keyword.
 fn hba_word(value: &str) -> String {
     format!("\"{}\"", value.replace('"', "\"\""))
 }

@@ -1,12 +1,12 @@
-//! What of a data directory lies outside of it: tablespaces, and `pg_wal` behind a symbolic link. A
-//! clone copies it to where it was.
+//! The parts of a data directory that are outside of it: tablespaces, and `pg_wal` behind a symbolic
+//! link. A clone copies them to the same places.
 //!
 //! ```text
-//!  plan (asks the primary, looks at the disk) ▸ pg_basebackup into directories of its own, on the same disks ▸ swap ▸ the new PGDATA
+//!  plan (queries the primary, reads the disk) ▸ pg_basebackup into staging directories on the same disks ▸ swap ▸ the new PGDATA
 //! ```
 //!
-//! What a tablespace's directory holds is replaced only when it belongs to the PGDATA that is
-//! replaced: on a host with several servers it may be another one's.
+//! The content of a tablespace's directory is replaced only if it belongs to the PGDATA that is
+//! replaced. On a host with several servers it may belong to another one.
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
@@ -30,15 +30,15 @@ fn staging(node: NodeId) -> String {
     format!("pgraft-clone-{node}")
 }
 
-/// Tablespaces of the primary. Those in PGDATA itself have a relative path, or none.
+/// The primary's tablespaces. Those within PGDATA have a relative path or none.
 const TABLESPACES: &str = "SELECT oid::text, spcname::text, pg_catalog.pg_tablespace_location(oid) FROM pg_catalog.pg_tablespace ORDER BY oid";
 
-/// Why the primary can't be copied to this host.
+/// Why the primary cannot be copied to this host.
 #[derive(Debug, thiserror::Error)]
 pub enum ExternalError {
-    /// The directory holds files that are not this server's.
+    /// The directory contains another server's files.
     #[error(
-        "tablespace \"{name}\" is at {}, and there this host has files of another server: move them away, or drop the tablespace on the primary",
+        "the directory {} of tablespace \"{name}\" contains files of another server; move them, or drop the tablespace on the primary",
         at.display()
     )]
     Taken {
@@ -47,9 +47,9 @@ pub enum ExternalError {
         /// Its directory.
         at: PathBuf,
     },
-    /// The directory can't be made.
+    /// The directory cannot be created or read.
     #[error(
-        "tablespace \"{name}\" is at {}, and this host can't have it there ({source}): make that directory, owned by the user that Postgres runs as",
+        "could not use the directory {} of tablespace \"{name}\": {source}; create it, owned by the user that runs Postgres",
         at.display()
     )]
     Unusable {
@@ -76,7 +76,7 @@ struct Tablespace {
     at: PathBuf,
 }
 
-/// Where a tablespace is copied to first, and where it belongs.
+/// A tablespace and its staging directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct ExternalLocation {
     tablespace: Tablespace,
@@ -87,7 +87,7 @@ struct ExternalLocation {
     own: bool,
 }
 
-/// All that lies outside.
+/// Everything outside the data directory.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct External {
     tablespaces: Vec<ExternalLocation>,
@@ -96,10 +96,10 @@ pub struct External {
 }
 
 impl External {
-    /// Asks the primary, and makes the directories that are copied to.
+    /// Queries the primary and creates the staging directories.
     ///
     /// # Errors
-    /// [`ExternalError`]; nothing that was there is changed then.
+    /// [`ExternalError`]. Nothing has been changed then.
     pub async fn plan(
         settings: &Settings,
         secrets: &Secrets,
@@ -143,7 +143,7 @@ impl External {
         Ok(Self { tablespaces, wal })
     }
 
-    /// For `pg_basebackup`.
+    /// The options for `pg_basebackup`.
     pub fn arguments(&self) -> Vec<String> {
         let escaped = |path: &Path| path.display().to_string().replace('=', "\\=");
         let mapped = self.tablespaces.iter().map(|place| {
@@ -158,12 +158,12 @@ impl External {
             .collect()
     }
 
-    /// Puts everything where it belongs, and has the new PGDATA point there. What was there is
-    /// lost, so `rewind_in_progress` says from the first change on that the present PGDATA must not
-    /// be started; whoever puts the new one in place takes that back.
+    /// Moves everything to its place, and makes the new PGDATA point there. The previous content is
+    /// lost, so `rewind_in_progress` marks the present PGDATA as unusable. The caller removes the mark
+    /// when the new PGDATA is in place.
     ///
     /// # Errors
-    /// Those of the disk. The next clone begins anew.
+    /// IO errors, and [`ExternalError::Taken`]. The next clone starts again.
     pub fn swap(&self, paths: &Paths) -> Result<(), ExternalError> {
         let fresh = paths.fresh();
         for place in &self.tablespaces {
@@ -228,7 +228,7 @@ impl ExternalLocation {
     }
 }
 
-/// Where the symbolic links in a directory lead.
+/// The targets of the symbolic links in a directory.
 fn links(directory: &Path) -> Vec<PathBuf> {
     let Ok(entries) = fs::read_dir(directory) else { return vec![] };
     entries
@@ -241,8 +241,8 @@ fn entries(directory: &Path) -> Result<Vec<PathBuf>, FileError> {
     Ok(entries.filter_map(|entry| Some(entry.ok()?.path())).collect())
 }
 
-/// Everything in a directory takes the place of what has the same name in the other one, on the
-/// same file system; then the first is gone.
+/// Moves the content of a directory to another one on the same file system, replacing entries of the
+/// same name. Removes the first directory.
 fn move_content(from: &Path, to: &Path) -> Result<(), FileError> {
     fs::create_dir_all(to).map_err(FileError::at("create", to))?;
     for entry in entries(from)? {
@@ -254,7 +254,7 @@ fn move_content(from: &Path, to: &Path) -> Result<(), FileError> {
     files::sync_directory(to)
 }
 
-/// Removes a file or a directory; one that isn't there is fine.
+/// Removes a file or a directory, if it exists.
 fn remove(path: &Path) -> Result<(), FileError> {
     match fs::symlink_metadata(path) {
         Ok(meta) if meta.is_dir() => files::remove_directory(path),
@@ -263,14 +263,14 @@ fn remove(path: &Path) -> Result<(), FileError> {
     }
 }
 
-/// Makes the link lead there.
+/// Replaces a symbolic link.
 fn point(link: &Path, to: &Path) -> Result<(), FileError> {
     remove(link)?;
     symlink(to, link).map_err(FileError::at("create", link))?;
     files::sync_directory(link.parent().unwrap_or(link))
 }
 
-/// Whether Postgres has made this in `pg_wal`: on a disk of its own there may be more.
+/// Whether this is a file of Postgres in `pg_wal`. A separate disk may contain others.
 fn is_wal(path: &Path) -> bool {
     let Some(name) = path.file_name().and_then(OsStr::to_str) else { return false };
     let hex = |length: usize| {
@@ -326,7 +326,7 @@ mod tests {
             fs::read_to_string(self.at(name)).unwrap()
         }
 
-        /// As `pg_basebackup` leaves it.
+        /// The result of `pg_basebackup`.
         fn copy(&self, plan: &External) {
             fs::create_dir_all(self.at("d.pgraft/new/pg_tblspc")).unwrap();
             let staging = &plan.tablespaces[0].staging;
@@ -352,7 +352,7 @@ mod tests {
             ("wal/000000010000000000000001", "old"),
             ("wal/archive_status/x", "old"),
             ("wal/lost+found/x", "kept"),
-            ("ts/pgraft-clone-2/left", "from a try that broke off"),
+            ("ts/pgraft-clone-2/left", "from an interrupted attempt"),
         ] {
             disk.write(file, text);
         }
@@ -396,20 +396,21 @@ mod tests {
     }
 
     #[test]
-    fn what_is_another_servers_is_left_alone() {
+    fn files_of_another_server_are_left_alone() {
         let disk = TestDisk::new();
         disk.write("ts/PG_17_1/f", "another server's");
         disk.write("file", "");
-        let taken = "tablespace \"fast\" is at /ts, and there this host has files of another server: move them away, or drop the tablespace on the primary";
+        let taken = "the directory /ts of tablespace \"fast\" contains files of another server; move them, or drop the tablespace on the primary";
         assert_eq!(disk.plan("ts").unwrap_err(), taken);
         let unusable = disk.plan("file/ts").unwrap_err();
         assert!(
-            unusable.contains("this host can't have it there (Not a directory")
-                && unusable.contains("make that directory"),
+            unusable.contains(
+                "could not use the directory /file/ts of tablespace \"fast\": Not a directory"
+            ) && unusable.contains("; create it"),
             "{unusable}"
         );
         assert_eq!(disk.read("ts/PG_17_1/f"), "another server's");
-        // As if the node had been killed when the old PGDATA was out of the way already.
+        // As after a kill when the old PGDATA had already been moved.
         fs::create_dir_all(disk.at("d.pgraft/old/pg_tblspc")).unwrap();
         symlink(disk.at("ts"), disk.at("d.pgraft/old/pg_tblspc/7")).unwrap();
         disk.plan("ts").unwrap();
@@ -436,7 +437,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_outside_changes_nothing() {
+    fn a_data_directory_without_external_parts_needs_nothing() {
         let disk = TestDisk::new();
         let plan = External::of(&disk.1, NodeId::new(2).unwrap(), vec![]).unwrap();
         assert_eq!((plan.arguments(), &plan), (vec![], &External::default()));
@@ -445,7 +446,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wal() {
+    fn recognizes_files_of_postgres_in_pg_wal() {
         for name in [
             "000000010000000000000001",
             "000000010000000000000001.partial",

@@ -1,8 +1,7 @@
-//! Makes the bootstrap node's PGDATA: in a fresh directory, renamed into place when it is whole.
+//! Creates the bootstrap node's PGDATA in a new directory, which is renamed when it is complete.
 //!
-//! Roles, databases and the extension are not made here but at every start of a primary
-//! (`provisioning.rs`), since each step of that can be repeated; only the data directory itself has
-//! to come in one piece.
+//! Roles, databases and the extension are created by `provisioning.rs` at every start of a primary,
+//! because those steps can be repeated.
 
 use std::path::Path;
 
@@ -13,7 +12,7 @@ use crate::postgres::process::{self, ProcessError};
 use crate::reaper::Reaper;
 use crate::settings::Settings;
 
-/// Why there is no PGDATA yet.
+/// Why PGDATA could not be created.
 #[derive(Debug, thiserror::Error)]
 pub enum InitError {
     /// Disk.
@@ -24,8 +23,7 @@ pub enum InitError {
     Process(#[from] ProcessError),
 }
 
-/// Runs `initdb`. The mark says that the cluster does not know of this PGDATA yet, and travels with
-/// it by the same rename.
+/// Runs `initdb`. The new PGDATA contains the bootstrap mark: its cluster does not exist yet.
 pub async fn make(settings: &Settings, reaper: &Reaper, sink: &Sink) -> Result<(), InitError> {
     let fresh = empty_fresh(settings)?;
     let mut command = process::program(settings, "initdb", &fresh);
@@ -47,7 +45,7 @@ pub async fn make(settings: &Settings, reaper: &Reaper, sink: &Sink) -> Result<(
     Ok(())
 }
 
-/// An empty directory for a data directory to be; whatever an earlier try left there is gone.
+/// Creates an empty directory for a new PGDATA. The rest of an earlier attempt is removed.
 pub fn empty_fresh(settings: &Settings) -> Result<std::path::PathBuf, FileError> {
     let fresh = settings.paths.fresh();
     files::remove_directory(&fresh)?;
@@ -55,7 +53,7 @@ pub fn empty_fresh(settings: &Settings) -> Result<std::path::PathBuf, FileError>
     Ok(fresh)
 }
 
-/// The rename that makes it PGDATA. Everything in it was synced by the program that wrote it.
+/// Renames the new directory to PGDATA. The program that wrote it has synced its content.
 pub fn put_in_place(fresh: &Path, data: &Path) -> Result<(), FileError> {
     files::sync_directory(fresh)?;
     files::rename(fresh, data)
@@ -67,7 +65,7 @@ mod tests {
     use std::fs;
 
     #[test]
-    fn an_empty_directory_gives_way_and_another_does_not() {
+    fn replaces_an_empty_directory_only() {
         let dir = tempfile::tempdir().unwrap();
         let (fresh, data) = (dir.path().join("new"), dir.path().join("pgdata"));
         fs::create_dir(&fresh).unwrap();

@@ -1,15 +1,12 @@
-//! Makes sure that no process of an earlier server (or `initdb`, or clone) lives before the next
-//! one starts.
+//! Stops the processes of an earlier server, `initdb` or clone before the next one starts.
 //!
-//! After a `kill -9` of the postmaster its backends go on for a while, and after one of the
-//! instance manager the whole server does. Every Postgres process works in PGDATA
-//! (`ChangeToDataDir`), and so do the programs that this crate starts to fill a fresh directory;
-//! that is how they are found, whoever their parent is by now. A shell that somebody left in PGDATA
-//! is no such program and is left alone.
+//! After a `kill -9` of the postmaster its backends keep running for a while; after a `kill -9` of
+//! the instance manager the whole server does. The working directory of every Postgres process is
+//! PGDATA (`ChangeToDataDir`), or the new directory for the programs that this crate runs, so they
+//! are found by that. Other programs in these directories, such as a shell, are left alone.
 //!
-//! Then the lock files of that server go: Postgres believes the process id in them, which may by
-//! now be that of another process or thread of the same user, as in a container that was started
-//! again and kept its volumes.
+//! Then the lock files of that server are removed. Postgres trusts the process id in them, which may
+//! belong to another process or thread by now, as in a restarted container that kept its volumes.
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -20,26 +17,31 @@ use std::time::{Duration, Instant};
 use crate::files::{self, FileError};
 use crate::paths::Paths;
 
-const POLL: Duration = Duration::from_millis(5);
+const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
-/// How long processes have after SIGQUIT before SIGKILL, and after that before they are undying.
-const IMMEDIATE: Duration = Duration::from_secs(5);
+/// How long processes may take to end after SIGQUIT, and after SIGKILL.
+const SIGNAL_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// For what has just lost its postmaster to notice, and for its worker to release the lease.
-const BY_THEMSELVES: Duration = Duration::from_millis(150);
+/// How long processes have to notice that their postmaster is gone, and the worker to release the
+/// lease.
+const ORPHAN_TIMEOUT: Duration = Duration::from_millis(150);
 
-/// What could not be brought about.
+/// Why processes are left.
 #[derive(Debug, thiserror::Error)]
 pub enum LeftoversError {
-    /// They don't even go by SIGKILL: the disk hangs, or they are another user's.
-    #[error("processes {0:?} of an earlier server are still there after SIGKILL")]
-    Undying(Vec<i32>),
+    /// SIGKILL did not end them: the disk hangs, or they belong to another user.
+    #[error("processes of an earlier server are still running after SIGKILL: {}", pids(.0))]
+    Unkillable(Vec<i32>),
     /// IO.
     #[error(transparent)]
     File(#[from] FileError),
 }
 
-/// Who works in one of the directories.
+fn pids(pids: &[i32]) -> String {
+    pids.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+/// The processes that work in one of the directories.
 fn processes(directories: &[PathBuf]) -> Vec<i32> {
     let Ok(entries) = fs::read_dir("/proc") else { return vec![] };
     entries
@@ -50,8 +52,8 @@ fn processes(directories: &[PathBuf]) -> Vec<i32> {
 }
 
 fn works_in(pid: i32, directories: &[PathBuf]) -> bool {
-    // A zombie has no working directory; another user's can't be read. A removed directory's name
-    // ends in " (deleted)".
+    // A zombie has no working directory, and that of another user's process is not readable. The
+    // name of a removed directory ends in " (deleted)".
     let Ok(cwd) = fs::read_link(format!("/proc/{pid}/cwd")) else { return false };
     let cwd = cwd.to_string_lossy();
     let cwd = Path::new(cwd.strip_suffix(" (deleted)").unwrap_or(&cwd));
@@ -72,28 +74,28 @@ fn postmaster(paths: &Paths, alive: &[i32]) -> Option<i32> {
     alive.contains(&pid).then_some(pid)
 }
 
-/// A postmaster that lives is stopped fast, and then at once. What lives without one has a moment
-/// (the worker among it releases the lease of the server that is gone), and is killed then. Then
-/// its lock files are removed, in PGDATA and in the socket directory.
+/// Stops a running postmaster with a fast, then an immediate shutdown. Processes without a postmaster
+/// have a moment to end by themselves, in which the worker releases the lease, and are killed then.
+/// Removes the lock files in PGDATA and in the socket directory.
 pub async fn clear(paths: &Paths, port: u16, stop_timeout: Duration) -> Result<(), LeftoversError> {
     let canonical = |p: PathBuf| fs::canonicalize(&p).unwrap_or(p);
     let directories = [canonical(paths.data.clone()), canonical(paths.fresh())];
     let found = processes(&directories);
-    let mut signals = vec![(Signal::SIGKILL, IMMEDIATE)];
+    let mut signals = vec![(Signal::SIGKILL, SIGNAL_TIMEOUT)];
     if let Some(pid) = postmaster(paths, &found) {
-        tracing::warn!(pid, "a Postgres server of an earlier run is there: it is stopped");
+        tracing::warn!(pid, "stopping the Postgres server of an earlier run");
         let _ = kill(Pid::from_raw(pid), Signal::SIGINT);
         gone(&directories, stop_timeout).await;
-        signals.insert(0, (Signal::SIGQUIT, IMMEDIATE));
+        signals.insert(0, (Signal::SIGQUIT, SIGNAL_TIMEOUT));
     } else if !found.is_empty() {
-        gone(&directories, BY_THEMSELVES).await;
+        gone(&directories, ORPHAN_TIMEOUT).await;
     }
     for (signal, wait) in signals {
         let left = processes(&directories);
         if left.is_empty() {
             break;
         }
-        tracing::warn!(pids = ?left, %signal, "processes of an earlier server are there: they are stopped");
+        tracing::warn!(pids = pids(&left), %signal, "stopping processes of an earlier server");
         for pid in &left {
             let _ = kill(Pid::from_raw(*pid), signal);
         }
@@ -101,14 +103,14 @@ pub async fn clear(paths: &Paths, port: u16, stop_timeout: Duration) -> Result<(
     }
     let left = processes(&directories);
     if !left.is_empty() {
-        return Err(LeftoversError::Undying(left));
+        return Err(LeftoversError::Unkillable(left));
     }
     files::remove_file(&paths.data.join("postmaster.pid"))?;
     socket_lock(paths, port)
 }
 
-/// Removes `.s.PGSQL.PORT.lock` unless a server on another data directory holds it; that one is
-/// left alone, and Postgres names it when it starts.
+/// Removes `.s.PGSQL.PORT.lock` unless a server on another data directory holds it. Postgres reports
+/// that server when it starts.
 fn socket_lock(paths: &Paths, port: u16) -> Result<(), LeftoversError> {
     let lock = paths.socket.join(format!(".s.PGSQL.{port}.lock"));
     let Some(text) = files::read_if_there(&lock)? else { return Ok(()) };
@@ -118,15 +120,15 @@ fn socket_lock(paths: &Paths, port: u16) -> Result<(), LeftoversError> {
     let canonical = |path: &Path| fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     let data = canonical(Path::new(lines.next().unwrap_or_default().trim()));
     if data == canonical(&paths.data) || !is_server_of(pid, &data) {
-        tracing::info!(file = %lock.display(), pid, "removed the lock file of a server that is gone");
+        tracing::info!(file = %lock.display(), pid, "removed the lock file of an earlier server");
         files::remove_file(&lock)?;
     }
     Ok(())
 }
 
-/// Whether this is a Postgres server on that data directory: a process, not one of a process's
-/// threads, whose ids `kill` takes for processes as well. Where another user's processes work can't
-/// be read.
+/// Whether this is a Postgres server on that data directory. A thread's id does not count, although
+/// `kill` accepts it. The working directory of another user's process is not readable and counts as
+/// that directory.
 fn is_server_of(pid: i32, data: &Path) -> bool {
     let Ok(status) = fs::read_to_string(format!("/proc/{pid}/status")) else { return false };
     let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
@@ -137,7 +139,7 @@ fn is_server_of(pid: i32, data: &Path) -> bool {
 async fn gone(directories: &[PathBuf], longest: Duration) {
     let deadline = Instant::now() + longest;
     while !processes(directories).is_empty() && Instant::now() < deadline {
-        tokio::time::sleep(POLL).await;
+        tokio::time::sleep(POLL_INTERVAL).await;
     }
 }
 
@@ -146,7 +148,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_process_is_found_by_where_it_works_and_only_when_it_is_postgres() {
+    fn finds_processes_of_postgres_by_their_working_directory() {
         let here = fs::read_link("/proc/self/cwd").unwrap();
         let me = i32::try_from(std::process::id()).unwrap();
         assert!(works_in(me, std::slice::from_ref(&here)));
@@ -156,7 +158,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_stale_pid_file_goes() {
+    async fn a_stale_pid_file_is_removed() {
         let dir = tempfile::tempdir().unwrap();
         let paths = Paths {
             data: dir.path().join("d"),
@@ -171,7 +173,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_socket_lock_of_a_dead_server_goes() {
+    async fn the_socket_lock_of_a_dead_server_is_removed() {
         let dir = tempfile::tempdir().unwrap();
         let paths = Paths {
             data: dir.path().join("d"),
@@ -197,7 +199,7 @@ mod tests {
             .max()
             .unwrap();
         while fs::read_to_string(format!("/proc/{live}/comm")).unwrap() != "postgres\n" {
-            tokio::time::sleep(POLL).await;
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
         let (data, other) =
             (paths.data.display().to_string(), dir.path().join("other").display().to_string());

@@ -1,10 +1,10 @@
-//! Postgres's stderr, line by line, to records: one JSON object for one message with its DETAIL,
-//! HINT, STATEMENT and so on.
+//! Parses Postgres' stderr into records: one JSON object for each message with its DETAIL, HINT,
+//! STATEMENT and so on.
 //!
-//! Pure but for [`pump`]. The prefix (`config::LOG_LINE_PREFIX`) starts each line; a line break
-//! within a message is followed by a tab, so a message can't pretend to be another one (elog.c,
-//! `append_with_tabs`). What comes without a prefix (a library's own words, output of
-//! `archive_command`) is a record of its own. What is said over and over is left out by `dedup`.
+//! Pure except for [`pump`]. Each message begins with the prefix (`config::LOG_LINE_PREFIX`). A line
+//! break within a message is followed by a tab, so a message cannot imitate another one (elog.c,
+//! `append_with_tabs`). A line without a prefix (from a library, `archive_command`) is a separate
+//! record. `dedup` drops repeated messages.
 
 mod dedup;
 mod last_words;
@@ -19,36 +19,36 @@ use crate::logging::{Sink, head};
 use dedup::PostgresLogDedup;
 pub use last_words::LastWords;
 
-/// A message longer than this is split, so that memory stays bounded.
+/// The maximum length of a message. A longer one is split.
 const MAX_LINE: usize = 1 << 20;
 
-/// How long the last message waits for lines that belong to it.
-const IDLE: Duration = Duration::from_millis(50);
+/// How long the last message waits for further lines.
+const IDLE_TIMEOUT: Duration = Duration::from_millis(50);
 
 /// One message.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LogRecord {
-    /// Seconds since the epoch as Postgres wrote them (`%n`), where there is a prefix.
+    /// Seconds since the epoch, as Postgres wrote them (`%n`); None without a prefix.
     pub at: Option<String>,
-    /// Postgres's own word: LOG, ERROR, FATAL … LOG where there is no prefix.
+    /// Postgres' severity: LOG, ERROR, FATAL …; LOG without a prefix.
     pub level: String,
-    /// Who wrote it.
+    /// The process that wrote it.
     pub pid: Option<u64>,
-    /// Five characters; `00000` is left out.
+    /// The SQLSTATE, unless it is `00000`.
     pub sqlstate: Option<String>,
-    /// Postgres's name for the kind of process.
+    /// The type of the process.
     pub backend_type: Option<String>,
     /// The session's role.
     pub user: Option<String>,
     /// The session's database.
     pub database: Option<String>,
-    /// The message; its lines without the tabs.
+    /// The message, with its lines without the tabs.
     pub msg: String,
-    /// `detail`, `hint`, `statement`, `context` …, in the order they came.
+    /// `detail`, `hint`, `statement`, `context` …, in the order of the log.
     pub more: Vec<(String, String)>,
 }
 
-/// Puts lines together to records.
+/// Assembles lines into records.
 #[derive(Debug, Default)]
 pub struct Assembler {
     bytes: Vec<u8>,
@@ -56,20 +56,20 @@ pub struct Assembler {
     size: usize,
 }
 
-/// What a line is.
+/// The kind of a line.
 enum PostgresLine<'a> {
-    /// The first of a message.
+    /// The first line of a message.
     Message(LogRecord),
-    /// DETAIL and the like of the same process.
+    /// DETAIL, HINT and the like of the same process.
     More(u64, &'a str, &'a str),
-    /// A further line of what came before.
+    /// A further line of the same text.
     Continued(&'a str),
-    /// Without a prefix.
+    /// A line without a prefix.
     Bare(&'a str),
 }
 
 impl Assembler {
-    /// Takes bytes as they come; gives the records that are complete.
+    /// Takes the next bytes and returns the complete records.
     pub fn feed(&mut self, bytes: &[u8]) -> Vec<LogRecord> {
         self.bytes.extend_from_slice(bytes);
         let mut done = vec![];
@@ -87,13 +87,13 @@ impl Assembler {
         done
     }
 
-    /// The message that nothing more came for. A line without its end stays, until the pipe closes.
+    /// Returns the last message. An incomplete line is kept until the pipe closes.
     pub fn idle(&mut self) -> Option<LogRecord> {
         self.size = 0;
         self.open.take()
     }
 
-    /// Everything that is left.
+    /// Returns the remaining records.
     pub fn close(&mut self) -> Vec<LogRecord> {
         let mut done = vec![];
         if !self.bytes.is_empty() {
@@ -177,14 +177,14 @@ fn prefixed(line: &str) -> Option<PostgresLine<'_>> {
     }))
 }
 
-/// `LOG:  text` in its two parts.
+/// Splits `LOG:  text`.
 fn severity(text: &str) -> Option<(&str, &str)> {
     let (word, text) = text.split_once(":  ")?;
     (!word.is_empty() && word.chars().all(|c| c.is_ascii_uppercase() || c.is_ascii_digit()))
         .then_some((word, text))
 }
 
-/// A record as it is printed.
+/// The JSON of a record.
 fn printed(record: LogRecord, logger: &str) -> Map<String, Value> {
     let LogRecord { at, level, pid, sqlstate, backend_type, user, database, msg, more } = record;
     let at = at
@@ -206,12 +206,12 @@ fn printed(record: LogRecord, logger: &str) -> Map<String, Value> {
     out
 }
 
-/// Reads the pipe until its last writer is gone. Nothing here waits for anybody but the pipe.
+/// Reads the pipe until it is closed.
 pub async fn pump(pipe: pipe::Receiver, logger: &'static str, sink: Sink, words: LastWords) {
-    pump_and_watch(pipe, logger, sink, |record| words.hear(record)).await;
+    pump_and_watch(pipe, logger, sink, |record| words.record(record)).await;
 }
 
-/// The same; `watch` sees every record first.
+/// Reads the pipe like [`pump`], and passes each record to `watch`.
 pub async fn pump_and_watch(
     mut pipe: pipe::Receiver,
     logger: &'static str,
@@ -221,7 +221,7 @@ pub async fn pump_and_watch(
     let (mut assembler, mut dedup) = (Assembler::default(), PostgresLogDedup::default());
     let mut buffer = Vec::with_capacity(1 << 16);
     loop {
-        let records = match tokio::time::timeout(IDLE, pipe.read_buf(&mut buffer)).await {
+        let records = match tokio::time::timeout(IDLE_TIMEOUT, pipe.read_buf(&mut buffer)).await {
             Err(_) => {
                 let last: Vec<LogRecord> = assembler.idle().into_iter().collect();
                 if last.is_empty() {

@@ -1,20 +1,18 @@
-//! Timeline history files that would lead a standby astray when it is started. Pure.
+//! Timeline history files that would mislead a standby at its start. Pure.
 //!
-//! Postgres takes the highest one for the timeline that it is to reach. Those above every timeline
-//! that there is WAL of are only known by hearsay:
+//! Postgres recovers to the timeline of the highest history file. Files of timelines above all
+//! existing WAL are misleading:
 //!
-//! - Empty ones, which the worker puts in the way before it promotes, since Postgres takes the
-//!   first number that has no history file. Tried on Postgres 17.12: a restart reads over empty
-//!   files *below* a proper one, on the promoted server and on those that fetched them; with one
-//!   *above* the newest proper one it finds no way to it, and does not get up ("unexpected timeline
-//!   ID 5 in WAL segment ...", without end).
-//! - Proper ones, which a walreceiver fetched before it got any WAL of that timeline. A server
-//!   whose WAL goes on behind the fork must not know of it. Tried on 17.12: it does not get up
-//!   after a clean stop ("requested timeline 2 does not contain minimum recovery point ..."), and
-//!   after a crash it replays its own WAL past the fork, and asks for the primary's behind it.
-//!   Whoever can follow fetches the file again.
+//! - Empty files, which the worker creates before a promotion because Postgres takes the first
+//!   number without a history file. On Postgres 17.12 a restart ignores empty files *below* a valid
+//!   one. With an empty file *above* the newest valid one it does not start ("unexpected timeline ID
+//!   5 in WAL segment ...", endlessly).
+//! - Valid files, which a walreceiver fetched before any WAL of that timeline. If the server's own WAL
+//!   goes beyond the fork, 17.12 does not start after a clean stop ("requested timeline 2 does not
+//!   contain minimum recovery point ..."); after a crash it replays its own WAL past the fork and
+//!   requests the primary's WAL from there. A standby that can follow fetches the file again.
 
-/// Of the files in `pg_wal`, the histories of timelines above every one that there is WAL of.
+/// The history files in `pg_wal` of timelines above all existing WAL.
 pub fn stale<'a>(files: &[&'a str]) -> Vec<&'a str> {
     let Some(known) = files.iter().filter_map(|name| segment(name)).max() else { return vec![] };
     files
@@ -45,7 +43,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_those_above_all_wal_go() {
+    fn only_history_files_above_all_wal_are_stale() {
         let nothing: [&str; 0] = [];
         assert_eq!(stale(&["000000010000000000000002"]), nothing);
         assert_eq!(

@@ -1,4 +1,4 @@
-//! Starts and stops processes of Postgres: the server, and the programs that make a data directory.
+//! Starts and stops Postgres' processes: the server, and the programs that create a data directory.
 
 use nix::sys::signal::Signal;
 use std::path::Path;
@@ -14,24 +14,24 @@ use crate::reaper::{Child, Ending, Reaper};
 use crate::settings::Settings;
 
 /// How long an immediate shutdown may take.
-const IMMEDIATE: Duration = Duration::from_secs(5);
+const IMMEDIATE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long a program may take that only says something.
-const LONGEST_OUTPUT: Duration = Duration::from_secs(20);
+/// How long a program may take that only prints information.
+const OUTPUT_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// What went wrong with a program.
+/// A failed program.
 #[derive(Debug, thiserror::Error)]
 pub enum ProcessError {
-    /// It isn't there, or can't be started.
+    /// It does not exist or cannot be started.
     #[error("could not start {program}: {source}")]
     Start {
-        /// Its path.
+        /// The path.
         program: String,
         /// Why.
         source: std::io::Error,
     },
-    /// It ended otherwise than with 0; its own words stand in the log.
-    #[error("{program} failed ({ending}): the records before this one say why")]
+    /// It did not exit with 0. Its messages are in the log.
+    #[error("{program} failed: {ending}; see its messages in the log")]
     Failed {
         /// Its name.
         program: &'static str,
@@ -49,7 +49,7 @@ pub struct Postmaster {
 }
 
 impl Postmaster {
-    /// Starts Postgres; its files must be written.
+    /// Starts Postgres. The files must have been written.
     pub fn start(
         settings: &Settings,
         floors: &Floors,
@@ -67,18 +67,18 @@ impl Postmaster {
         Ok(Self { child, started: Instant::now() })
     }
 
-    /// Since its start.
+    /// How long it has been running.
     pub fn ran_for(&self) -> Duration {
         self.started.elapsed()
     }
 
-    /// Fast (unless there is no time for it), then immediate, then killed. What is left of its
-    /// children after that is `leftovers`' work.
+    /// Stops it: fast if a time for that is given, then immediately, then by SIGKILL. `leftovers`
+    /// handles remaining children.
     pub async fn stop(mut self, fast: Option<Duration>) -> Ending {
         for (signal, longest) in fast
             .map(|fast| (Signal::SIGINT, fast))
             .into_iter()
-            .chain([(Signal::SIGQUIT, IMMEDIATE)])
+            .chain([(Signal::SIGQUIT, IMMEDIATE_TIMEOUT)])
         {
             self.child.signal(signal);
             if let Ok(ending) = tokio::time::timeout(longest, self.child.wait()).await {
@@ -91,12 +91,11 @@ impl Postmaster {
     }
 }
 
-/// A program of Postgres, with nothing of this process's environment that would change what it
-/// does.
+/// A program of Postgres, without environment variables that would change its behaviour.
 pub fn program(settings: &Settings, name: &str, directory: &Path) -> Command {
     let mut command = Command::new(settings.paths.program(name));
     for (variable, _) in std::env::vars_os() {
-        // PGDATA, PGHOST, PGPASSWORD, PGOPTIONS … and what changes the language of messages.
+        // PGDATA, PGHOST, PGPASSWORD, PGOPTIONS …, and the language of messages.
         let text = variable.to_string_lossy();
         if text.starts_with("PG") || text.starts_with("LC_") || text.starts_with("LANG") {
             command.env_remove(&variable);
@@ -106,8 +105,7 @@ pub fn program(settings: &Settings, name: &str, directory: &Path) -> Command {
     command
 }
 
-/// Runs one of the programs that make a data directory to its end. Dropping this ends it, and what
-/// it started.
+/// Runs a program until it ends. Dropping the future kills its process group.
 pub async fn run(
     reaper: &Reaper,
     sink: &Sink,
@@ -117,7 +115,7 @@ pub async fn run(
     run_and_watch(reaper, sink, name, command, |_| ()).await
 }
 
-/// The same; `watch` sees every message of the program.
+/// Runs a program like [`run`], and passes each of its messages to `watch`.
 pub async fn run_and_watch(
     reaper: &Reaper,
     sink: &Sink,
@@ -131,8 +129,7 @@ pub async fn run_and_watch(
         watch(&record.msg);
     }));
     let ending = guard.0.wait().await;
-    // Its words first, then what is said about them; a grandchild that holds the pipe must not hold
-    // this.
+    // Log its messages before the result. A grandchild that holds the pipe must not block this.
     let _ = tokio::time::timeout(Duration::from_secs(1), output).await;
     if ending == Ending::Code(0) {
         Ok(())
@@ -141,7 +138,7 @@ pub async fn run_and_watch(
     }
 }
 
-/// Runs a program that says something, and gives that. What it is read as is the caller's.
+/// Runs a program and returns its exit status and output.
 pub async fn output(reaper: &Reaper, command: Command) -> Result<(Ending, Vec<u8>), ProcessError> {
     let program = command.get_program().to_string_lossy().into_owned();
     let failed = |source| ProcessError::Start { program: program.clone(), source };
@@ -150,11 +147,11 @@ pub async fn output(reaper: &Reaper, command: Command) -> Result<(Ending, Vec<u8
     let mut output = vec![];
     let whole = async {
         let ending = guard.0.wait().await;
-        // A grandchild that holds the pipe must not hold this.
+        // A grandchild that holds the pipe must not block this.
         let _ = tokio::time::timeout(Duration::from_secs(1), pipe.read_to_end(&mut output)).await;
         ending
     };
-    match tokio::time::timeout(LONGEST_OUTPUT, whole).await {
+    match tokio::time::timeout(OUTPUT_TIMEOUT, whole).await {
         Ok(ending) => Ok((ending, output)),
         Err(_) => Err(failed(std::io::ErrorKind::TimedOut.into())),
     }

@@ -1,13 +1,12 @@
-//! Makes the history of a PGDATA that of the primary, by `pg_rewind`.
+//! Gives PGDATA the primary's history with `pg_rewind`.
 //!
 //! ```text
-//!  the primary is asked ▸ what can be known without a change is known ▸ mark ▸ pg_rewind ▸ standby.signal ▸ no mark
-//!                         (a dry run, where the server was shut down cleanly)
+//!  connect to the primary ▸ dry run, after a clean shutdown ▸ mark ▸ pg_rewind ▸ standby.signal ▸ remove the mark
 //! ```
 //!
-//! From the mark on PGDATA is nobody's: whatever breaks this off, it is replaced by a clone and
-//! never started as it is. Until pg_rewind says from where it rewinds it has changed nothing; where
-//! it fails before that, it is run again some times.
+//! Once PGDATA is marked, an interrupted rewind is followed by a clone, and PGDATA is never started
+//! as it is. pg_rewind changes nothing before it reports where it rewinds from. If it fails before
+//! that, it is run again a few times.
 
 use pgraft_raft::twophase::TwoPhaseError;
 use std::fs::File;
@@ -32,23 +31,23 @@ use crate::standin::{self, StandInMember};
 use crate::status::Upstream;
 use crate::upstream::{self, UpstreamError};
 
-/// How often pg_rewind is run while it changes nothing: its one connection may be refused, or the
-/// primary be busy.
+/// How often pg_rewind is run while it changes nothing: its connection may have been refused, or the
+/// primary may be busy.
 const MAX_ATTEMPTS: u32 = 5;
 
-/// Between two tries.
-const PAUSE: Duration = Duration::from_secs(1);
+/// The wait between two attempts.
+const RETRY_DELAY: Duration = Duration::from_secs(1);
 
-/// What pg_rewind says before it changes the first byte (`pg_rewind.c`: `main`).
-const BEGINS: &str = "rewinding from last common checkpoint";
+/// What pg_rewind logs before it changes the first byte (`pg_rewind.c`: `main`).
+const BEGIN_MESSAGE: &str = "rewinding from last common checkpoint";
 
-/// Why PGDATA does not have the primary's history.
+/// Why PGDATA could not be rewound.
 #[derive(Debug, thiserror::Error)]
 pub enum RewindError {
-    /// The group has moved on.
-    #[error("instance.json names no primary that this server's WAL has diverged from")]
-    NotAsked,
-    /// The primary does not let this node in, or not now.
+    /// No rewind is requested any more.
+    #[error("instance.json no longer requests a rewind")]
+    NotRequested,
+    /// The primary did not accept the connection.
     #[error(transparent)]
     Source(#[from] SourceError),
     /// Disk.
@@ -60,23 +59,23 @@ pub enum RewindError {
     /// `pg_rewind`.
     #[error(transparent)]
     Process(#[from] ProcessError),
-    /// Prepared transactions.
+    /// Two-phase state files.
     #[error(transparent)]
     TwoPhase(#[from] TwoPhaseError),
 }
 
 impl RewindError {
-    /// Whether nothing was changed and nothing is known to be in the way.
-    pub const fn may_pass(&self) -> bool {
+    /// Whether nothing was changed and a later attempt may succeed.
+    pub const fn is_transient(&self) -> bool {
         match self {
-            Self::NotAsked | Self::Source(_) | Self::Upstream(_) => true,
+            Self::NotRequested | Self::Source(_) | Self::Upstream(_) => true,
             Self::File(_) | Self::Process(_) | Self::TwoPhase(_) => false,
         }
     }
 }
 
-/// The primary that `instance.json` says this server's WAL has diverged from.
-pub fn asked_for(settings: &Settings) -> Result<Option<Upstream>, UpstreamError> {
+/// The primary to rewind to, if `instance.json` requests a rewind.
+pub fn requested(settings: &Settings) -> Result<Option<Upstream>, UpstreamError> {
     let file = upstream::instance_file(&settings.paths, settings.node)?;
     let asked = file.as_ref().is_some_and(|f| f.rewind.is_some() && f.rewind == f.primary);
     if !asked {
@@ -85,7 +84,7 @@ pub fn asked_for(settings: &Settings) -> Result<Option<Upstream>, UpstreamError>
     Ok(upstream::follow(settings.node, file.as_ref(), upstream::last(&settings.paths)?))
 }
 
-/// Whether the primary is there and lets this node in.
+/// Checks that the primary accepts a connection of this node.
 pub async fn source_is_there(
     settings: &Settings,
     secrets: &Secrets,
@@ -94,7 +93,7 @@ pub async fn source_is_there(
     source::ask(settings, secrets, primary, async |client| {
         let version: String = client.query_one("SHOW server_version_num", &[]).await?.try_get(0)?;
         if version.as_str() < "160000" {
-            // Until 16 pg_rewind takes the timeline of the last checkpoint for the primary's.
+            // Before 16 pg_rewind takes the primary's timeline from its last checkpoint.
             client.batch_execute("CHECKPOINT").await?;
         }
         Ok(())
@@ -102,7 +101,7 @@ pub async fn source_is_there(
     .await
 }
 
-/// Rewinds. No server runs meanwhile.
+/// Rewinds PGDATA. No server must be running.
 pub async fn make(
     settings: &Settings,
     reaper: &Reaper,
@@ -110,8 +109,9 @@ pub async fn make(
     standin: &StandInMember,
 ) -> Result<(), RewindError> {
     let (paths, data) = (&settings.paths, &settings.paths.data);
-    let primary = asked_for(settings)?.ok_or(RewindError::NotAsked)?;
-    let epoch = upstream::instance_file(paths, settings.node)?.ok_or(RewindError::NotAsked)?.epoch;
+    let primary = requested(settings)?.ok_or(RewindError::NotRequested)?;
+    let epoch =
+        upstream::instance_file(paths, settings.node)?.ok_or(RewindError::NotRequested)?.epoch;
     let secrets = Secrets::read(&paths.secrets)?;
     source_is_there(settings, &secrets, &primary).await?;
     let stands = standin.begin(settings).await;
@@ -124,15 +124,15 @@ pub async fn make(
     if is_clean(data)? {
         program.run(&["--dry-run"]).await?;
     } else {
-        // pg_rewind runs crash recovery first, in single-user mode, which refuses to be a
-        // standby's.
+        // pg_rewind runs crash recovery first, in single-user mode, which does not work with
+        // standby.signal.
         prepare::remove_future_two_phase_files(data)?;
         files::remove_file(&paths::standby_signal(data))?;
     }
-    standin::parts_in(paths, epoch)?;
+    standin::set_diverged_in(paths, epoch)?;
     program.run(&[]).await?;
     files::remove_file(&paths::bootstrap_mark(data))?;
-    // Where that is impossible a clone helps, and a start does not.
+    // If this fails, only a clone helps.
     prepare::remove_future_two_phase_files(data)?;
     files::write_atomically(&paths::standby_signal(data), b"")?;
     upstream::remember(paths, &primary)?;
@@ -143,7 +143,7 @@ pub async fn make(
     Ok(())
 }
 
-/// pg_rewind, and what it needs.
+/// pg_rewind and its context.
 struct Program<'a> {
     settings: &'a Settings,
     reaper: &'a Reaper,
@@ -152,14 +152,14 @@ struct Program<'a> {
 }
 
 impl Program<'_> {
-    /// Runs it, again and again while it changes nothing.
+    /// Runs it, repeatedly as long as it changes nothing.
     async fn run(&self, more: &[&str]) -> Result<(), ProcessError> {
         let mut tries = 1;
         loop {
             match self.run_once(more).await {
-                Err((_, begun)) if is_tried_again(tries, begun) => {
-                    tracing::warn!("pg_rewind has changed nothing yet; trying again");
-                    tokio::time::sleep(PAUSE).await;
+                Err((_, begun)) if is_retried(tries, begun) => {
+                    tracing::warn!("pg_rewind failed before it changed anything; trying again");
+                    tokio::time::sleep(RETRY_DELAY).await;
                     tries += 1;
                 }
                 done => return done.map_err(|(error, _)| error),
@@ -167,35 +167,34 @@ impl Program<'_> {
         }
     }
 
-    /// Beside an error, whether it had begun.
+    /// Runs it once. The error comes with whether it had begun to change PGDATA.
     async fn run_once(&self, more: &[&str]) -> Result<(), (ProcessError, bool)> {
         let Self { settings, reaper, sink, primary } = self;
         let data = &settings.paths.data;
         let mut command = process::program(settings, "pg_rewind", data);
         command.arg("-D").arg(data);
         command.arg(format!("--source-server={}", source_conninfo(settings, primary)));
-        // Where pg_rewind has to end the recovery of a server that was killed, it keeps as much WAL
-        // as the server would.
+        // If pg_rewind has to finish crash recovery, it keeps as much WAL as the server would.
         command.arg(format!("--config-file={}", settings.paths.conf().display()));
         command.args(more);
         let begun = Arc::new(AtomicBool::new(false));
         let seen = Arc::clone(&begun);
         let watch = move |message: &str| {
-            if message.contains(BEGINS) {
+            if message.contains(BEGIN_MESSAGE) {
                 seen.store(true, Ordering::Relaxed);
             }
         };
         let outcome = process::run_and_watch(reaper, sink, "pg_rewind", command, watch).await;
-        // As long as somebody watches, not all that it has said is read.
+        // While the output is still being read, the message may not have been seen.
         let begun = !more.contains(&"--dry-run")
             && (Arc::strong_count(&begun) > 1 || begun.load(Ordering::Relaxed));
         outcome.map_err(|error| (error, begun))
     }
 }
 
-/// What pg_rewind has begun to change must not be rewound again: its WAL may be the source's by
-/// then, and blocks be missed.
-const fn is_tried_again(tries: u32, begun: bool) -> bool {
+/// Whether to run pg_rewind again. Once it has begun to change PGDATA it must not be repeated: its WAL
+/// may be the source's by then, and changed blocks would be missed.
+const fn is_retried(tries: u32, begun: bool) -> bool {
     !begun && tries < MAX_ATTEMPTS
 }
 
@@ -203,7 +202,7 @@ fn source_conninfo(settings: &Settings, primary: &Upstream) -> String {
     config::program_conninfo(settings, primary, "rewind", &[("dbname", sql::DATABASE)])
 }
 
-/// Whether the server was shut down cleanly: `state` of its control file (`pg_control.h`: at byte
+/// Whether the server was shut down cleanly, by `state` of its control file (`pg_control.h`: at byte
 /// 16, 1 shut down, 2 shut down in recovery).
 fn is_clean(data: &Path) -> Result<bool, FileError> {
     let path = data.join("global/pg_control");
@@ -219,9 +218,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_rewind_is_tried_again_until_it_has_begun() {
-        assert!((1..MAX_ATTEMPTS).all(|tries| is_tried_again(tries, false)));
-        assert!(!is_tried_again(MAX_ATTEMPTS, false), "then a clone helps");
-        assert!((1..=MAX_ATTEMPTS).all(|tries| !is_tried_again(tries, true)));
+    fn a_rewind_is_repeated_until_it_has_begun() {
+        assert!((1..MAX_ATTEMPTS).all(|tries| is_retried(tries, false)));
+        assert!(!is_retried(MAX_ATTEMPTS, false), "then a clone helps");
+        assert!((1..=MAX_ATTEMPTS).all(|tries| !is_retried(tries, true)));
     }
 }

@@ -1,5 +1,4 @@
-//! A way in to the primary for whoever copies from it: a connection as the replication role, to a
-//! server that is a primary now.
+//! Connects to the primary as the replication role. A server that is not a primary is refused.
 
 use pgraft_core::NodeId;
 use pgraft_core::instance_config::REPLICATION_ROLE;
@@ -15,20 +14,20 @@ use crate::sql::{self, LocalSqlError};
 use crate::status::{Upstream, host_and_port};
 use crate::tls::{PostgresTlsFiles, TlsError};
 
-/// For everything that is asked of the primary.
+/// The time limit for one connection and its queries.
 const DEADLINE: Duration = Duration::from_secs(10);
 
-/// Why there is no way in.
+/// Why the primary could not be queried.
 #[derive(Debug, thiserror::Error)]
 pub enum SourceError {
-    /// Whoever was named is a standby itself.
-    #[error("node {0} is not a primary now")]
+    /// The server is a standby.
+    #[error("node {0} is not a primary")]
     NotPrimary(NodeId),
-    /// The secret isn't there.
-    #[error("there is no replication-password in the secrets directory")]
+    /// The password is missing.
+    #[error("the secrets directory does not contain replication-password")]
     NoPassword,
-    /// The primary does not let this node in, or not now.
-    #[error("the primary at {at}: {source}", at = host_and_port(host, *port))]
+    /// The connection or a query failed.
+    #[error("could not query the primary at {at}: {source}", at = host_and_port(host, *port))]
     Primary {
         /// Its host.
         host: String,
@@ -45,12 +44,12 @@ pub enum SourceError {
     Tls(#[from] TlsError),
 }
 
-/// Asks the primary something, all within [`DEADLINE`].
+/// Runs queries on the primary, within [`DEADLINE`].
 pub async fn ask<T>(
     settings: &Settings,
     secrets: &Secrets,
     primary: &Upstream,
-    question: impl AsyncFnOnce(&Client) -> Result<T, LocalSqlError>,
+    query: impl AsyncFnOnce(&Client) -> Result<T, LocalSqlError>,
 ) -> Result<T, SourceError> {
     let password = secrets.replication.as_deref().ok_or(SourceError::NoPassword)?;
     let Upstream { node_id, host, port } = primary;
@@ -71,7 +70,7 @@ pub async fn ask<T>(
         if client.query_one("SELECT pg_catalog.pg_is_in_recovery()", &[]).await?.try_get(0)? {
             return Ok(None);
         }
-        question(&client).await.map(Some)
+        query(&client).await.map(Some)
     };
     match tokio::time::timeout(DEADLINE, work).await {
         Ok(Ok(Some(answer))) => Ok(answer),

@@ -1,23 +1,22 @@
-//! How much WAL a server keeps for members that are away, by the size of the disk that WAL is on: a
-//! member that is lost must not fill it. Who comes back later than that is cloned.
+//! How much WAL a server keeps for absent members, by the size of the WAL's disk, so that a lost
+//! member does not fill it. A member that returns later is cloned.
 
 use nix::sys::statvfs::statvfs;
 use std::path::Path;
 
 const MB: u64 = 1 << 20;
 
-/// A disk that WAL is on.
+/// The disk with the WAL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WalDisk {
     /// Its size in bytes.
     pub size: u64,
-    /// What is free of it, in bytes.
+    /// The free space in bytes.
     pub free: u64,
 }
 
 impl WalDisk {
-    /// The one that holds the WAL of this data directory, or will hold it. None where that can't be
-    /// told.
+    /// The disk for the WAL of a data directory that may not exist yet. None if it is unknown.
     pub fn of(data: &Path) -> Option<Self> {
         let wal = data.join("pg_wal");
         let there =
@@ -29,7 +28,7 @@ impl WalDisk {
         })
     }
 
-    /// Whether so little is free that WAL is no longer kept for members that are away.
+    /// Whether less than a tenth is free: slots of absent members may be dropped.
     pub const fn is_short(self) -> bool {
         self.free < self.size / 10
     }
@@ -41,7 +40,7 @@ pub fn for_slots(size: Option<u64>) -> u64 {
 }
 
 /// `wal_keep_size`, in megabytes: 512, and less on a disk below 8 GiB.
-pub fn for_everybody(size: Option<u64>) -> u64 {
+pub fn for_all(size: Option<u64>) -> u64 {
     size.map_or(512, |size| (size / 16 / MB).clamp(32, 512))
 }
 
@@ -50,7 +49,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_kept_fits_the_disk() {
+    fn the_kept_wal_fits_the_disk() {
         const GB: u64 = 1 << 30;
         let cases = [
             (None, 4096, 512),
@@ -60,7 +59,7 @@ mod tests {
             (Some(100 * GB), 25_600, 512),
         ];
         for (size, slots, everybody) in cases {
-            assert_eq!((for_slots(size), for_everybody(size)), (slots, everybody), "{size:?}");
+            assert_eq!((for_slots(size), for_all(size)), (slots, everybody), "{size:?}");
         }
         assert!(
             WalDisk { size: 100, free: 9 }.is_short()
@@ -69,7 +68,7 @@ mod tests {
     }
 
     #[test]
-    fn a_disk_is_known_before_there_is_any_wal() {
+    fn the_disk_is_found_before_the_data_directory_exists() {
         let dir = tempfile::tempdir().unwrap();
         let disk = WalDisk::of(&dir.path().join("a/b/pgdata")).unwrap();
         assert!(disk.size > 0 && disk.free <= disk.size);

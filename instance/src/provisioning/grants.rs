@@ -1,5 +1,5 @@
-//! The extension in the database `postgres`, and what pgraft's own roles may do there. Each grant
-//! names the role: what PUBLIC may do is for others to decide.
+//! Maintains the extension in the database `postgres` and the privileges of pgraft's roles there.
+//! Privileges are granted to each role, so they do not depend on those of PUBLIC.
 
 use pgraft_core::instance_config::{OPERATOR_ROLE, REPLICATION_ROLE};
 use tokio_postgres::Client;
@@ -7,11 +7,11 @@ use tokio_postgres::Client;
 use super::ProvisioningError;
 use super::statements;
 
-/// What the operator reads of Postgres, and how standbys checkpoint the primary before a rewind.
+/// Memberships: the operator reads statistics, standbys checkpoint the primary before a rewind.
 const MEMBERSHIPS: [(&str, &str); 2] =
     [("pg_monitor", OPERATOR_ROLE), ("pg_checkpoint", REPLICATION_ROLE)];
 
-/// What `pg_rewind` and the search for lost WAL read of the primary's files.
+/// Functions that `pg_rewind` and the check for missing WAL call on the primary.
 const BUILT_IN: [&str; 5] = [
     "pg_ls_dir(text)",
     "pg_ls_dir(text, boolean, boolean)",
@@ -20,7 +20,7 @@ const BUILT_IN: [&str; 5] = [
     "pg_stat_file(text, boolean)",
 ];
 
-/// What the operator calls.
+/// Functions that the operator calls.
 const OPERATORS: [&str; 8] = [
     "pgraft_init",
     "pgraft_add_node",
@@ -32,27 +32,27 @@ const OPERATORS: [&str; 8] = [
     "pgraft_get_members",
 ];
 
-/// Memberships that are missing. (`unnest` takes two arrays under its bare name only; `search_path`
+/// Missing memberships. (`unnest` takes two arrays under its bare name only; `search_path`
 /// is `pg_catalog`.)
 const MISSING_MEMBERSHIPS: &str = "SELECT w.granted, w.member FROM unnest($1::text[], $2::text[]) AS w (granted, member)
    WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_auth_members AS m
                        JOIN pg_catalog.pg_roles AS g ON g.oid = m.roleid JOIN pg_catalog.pg_roles AS r ON r.oid = m.member
                       WHERE g.rolname = w.granted AND r.rolname = w.member)";
 
-/// Roles that may not connect to this database by a grant of their own.
+/// Roles without their own CONNECT privilege on this database.
 const MISSING_CONNECT: &str = "SELECT r.rolname::text FROM pg_catalog.pg_roles AS r
    WHERE r.rolname = ANY ($1::text[]::name[])
      AND NOT EXISTS (SELECT FROM pg_catalog.pg_database AS d, pg_catalog.aclexplode(d.datacl) AS a
                       WHERE d.datname = pg_catalog.current_database() AND a.grantee = r.oid AND a.privilege_type = 'CONNECT')";
 
-/// The extension's schema, and whether the operator may use it by a grant of its own.
+/// The extension's schema, and whether the operator has its own USAGE privilege on it.
 const SCHEMA: &str = "SELECT n.nspname::text,
          EXISTS (SELECT FROM pg_catalog.aclexplode(n.nspacl) AS a JOIN pg_catalog.pg_roles AS r ON r.oid = a.grantee
                   WHERE r.rolname = $1::text::name AND a.privilege_type = 'USAGE')
     FROM pg_catalog.pg_extension AS e JOIN pg_catalog.pg_namespace AS n ON n.oid = e.extnamespace WHERE e.extname = 'pgraft'";
 
-/// Functions that a role may not call by a grant of its own, as `GRANT` wants them: of the
-/// extension by their names, of Postgres by all of it.
+/// Functions without the role's own EXECUTE privilege, as `GRANT` takes them: functions of the
+/// extension by name, those of Postgres by signature.
 const MISSING_FUNCTIONS: &str = "SELECT p.oid::regprocedure::text FROM pg_catalog.pg_proc AS p
    WHERE (p.oid = ANY ($2::text[]::regprocedure[])
           OR (p.proname = ANY ($3::text[]::name[])
@@ -62,15 +62,14 @@ const MISSING_FUNCTIONS: &str = "SELECT p.oid::regprocedure::text FROM pg_catalo
      AND NOT EXISTS (SELECT FROM pg_catalog.aclexplode(p.proacl) AS a JOIN pg_catalog.pg_roles AS r ON r.oid = a.grantee
                       WHERE r.rolname = $1::text::name AND a.privilege_type = 'EXECUTE')";
 
-/// Whether the database takes fewer sessions than the server.
+/// Whether the database has a connection limit.
 const LIMITED: &str = "SELECT FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database() AND datconnlimit <> -1";
 
 /// A row when the server's files are of a newer version than the database's objects.
 const EXTENSION_IS_OLD: &str = "SELECT FROM pg_catalog.pg_available_extensions \
      WHERE name = 'pgraft' AND installed_version IS NOT NULL AND installed_version <> default_version";
 
-/// Makes the extension where it is missing, and updates it where it is old. In this database alone:
-/// in another one it is its owner's.
+/// Creates or updates the extension in this database. In other databases that is up to their owners.
 pub async fn extension(client: &Client) -> Result<(), ProvisioningError> {
     if client.query_opt(SCHEMA, &[&OPERATOR_ROLE]).await?.is_none() {
         client.batch_execute(statements::CREATE_EXTENSION).await?;
@@ -82,12 +81,12 @@ pub async fn extension(client: &Client) -> Result<(), ProvisioningError> {
     Ok(())
 }
 
-/// Grants what is missing.
+/// Grants missing privileges.
 pub async fn all(client: &Client, extension: bool) -> Result<(), ProvisioningError> {
     let missing = missing(client, extension).await?;
     for statement in &missing {
         client.batch_execute(statement).await?;
-        tracing::info!(statement, "granted what was missing");
+        tracing::info!(statement, "granted a missing privilege");
     }
     Ok(())
 }

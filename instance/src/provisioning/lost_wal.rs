@@ -1,45 +1,43 @@
-//! When a standby has to be cloned again: the primary has no more the WAL that it needs next, and
-//! that stays so. Pure.
+//! Decides when a standby must be cloned: the primary no longer has the WAL that it needs next, for
+//! long enough. Pure.
 //!
-//! Nothing is read into error messages, which speak the language of the server that they come from:
-//! what the primary has is listed.
+//! The decision uses the list of the primary's WAL files, because error messages may be translated.
 
 use std::time::Duration;
 
-/// For how long it must have been so, and how often it must have been seen.
-const MAX_WAIT: Duration = Duration::from_secs(30);
-const MAX_CHECKS: u32 = 3;
+/// How long the WAL must be missing, and how often that must be observed.
+const MIN_DURATION: Duration = Duration::from_secs(30);
+const MIN_CHECKS: u32 = 3;
 
-/// Looks in a row that all said the same.
+/// Consecutive observations of missing WAL.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Patience {
-    /// Where replay stands, since when, and how often it was seen there.
+pub struct LostWal {
+    /// The replay position, since when it has not moved, and how often that was observed.
     seen: Option<(u64, Duration, u32)>,
 }
 
-impl Patience {
-    /// One look: `lost` is where replay stands when the WAL from there on is gone. Returns whether
-    /// it has been so for long enough.
-    pub fn look(&mut self, now: Duration, lost: Option<u64>) -> bool {
+impl LostWal {
+    /// Records one observation: `lost` is the replay position if the WAL from there on is missing.
+    /// Returns whether it has been missing for long enough.
+    pub fn observe(&mut self, now: Duration, lost: Option<u64>) -> bool {
         self.seen = lost.map(|lsn| match self.seen {
-            Some((at, since, looks)) if at == lsn => (lsn, since, looks + 1),
+            Some((at, since, checks)) if at == lsn => (lsn, since, checks + 1),
             _ => (lsn, now, 1),
         });
-        self.seen.is_some_and(|(_, since, looks)| {
-            looks >= MAX_CHECKS && now.saturating_sub(since) >= MAX_WAIT
+        self.seen.is_some_and(|(_, since, checks)| {
+            checks >= MIN_CHECKS && now.saturating_sub(since) >= MIN_DURATION
         })
     }
 }
 
-/// Whether the segment with this position is gone, where these are the files in `pg_wal`: there are
-/// segments, on whatever timeline, and all are younger. A gap in the middle is something else, and
-/// for a person to look at.
+/// Whether the segment with this position is missing from these files of `pg_wal`: there are segments
+/// of any timeline, and all are later. A gap in the middle is not handled here.
 pub fn is_gone<'a>(lsn: u64, segment_size: u64, files: impl IntoIterator<Item = &'a str>) -> bool {
     let oldest = files.into_iter().filter_map(|name| segment(name, segment_size)).min();
     oldest.is_some_and(|oldest| oldest > lsn / segment_size.max(1))
 }
 
-/// The number of a segment by its file's name: `TTTTTTTTXXXXXXXXYYYYYYYY`.
+/// The number of a segment from its file name `TTTTTTTTXXXXXXXXYYYYYYYY`.
 fn segment(name: &str, size: u64) -> Option<u64> {
     if name.len() != 24 || !name.bytes().all(|b| b.is_ascii_hexdigit()) {
         return None;
@@ -55,7 +53,7 @@ mod tests {
     const MB: u64 = 1 << 20;
 
     #[test]
-    fn a_segment_is_gone_when_all_that_are_there_are_younger() {
+    fn a_segment_is_missing_if_all_others_are_later() {
         let files = [
             "000000030000000000000010",
             "000000030000000000000011",
@@ -75,14 +73,14 @@ mod tests {
     }
 
     #[test]
-    fn only_what_stays_so_counts() {
+    fn only_lasting_loss_counts() {
         let s = Duration::from_secs;
-        let mut patience = Patience::default();
-        assert!(![0, 10, 20].into_iter().any(|at| patience.look(s(at), Some(5))));
-        assert!(patience.look(s(30), Some(5)));
-        assert!(!patience.look(s(40), Some(6)), "replay goes on");
-        assert!(!patience.look(s(80), Some(6)), "seen twice");
-        assert!(!patience.look(s(90), None), "the segment is there");
-        assert!(![100, 110, 120].into_iter().any(|at| patience.look(s(at), Some(6))));
+        let mut lost_wal = LostWal::default();
+        assert!(![0, 10, 20].into_iter().any(|at| lost_wal.observe(s(at), Some(5))));
+        assert!(lost_wal.observe(s(30), Some(5)));
+        assert!(!lost_wal.observe(s(40), Some(6)), "replay goes on");
+        assert!(!lost_wal.observe(s(80), Some(6)), "seen twice");
+        assert!(!lost_wal.observe(s(90), None), "the segment is there");
+        assert!(![100, 110, 120].into_iter().any(|at| lost_wal.observe(s(at), Some(6))));
     }
 }

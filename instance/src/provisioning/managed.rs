@@ -1,5 +1,5 @@
-//! Sees to the roles and the application's database: reads, decides (`roles.rs`), writes what
-//! differs.
+//! Maintains the roles and the application's database: reads, decides (`roles.rs`), writes the
+//! differences.
 
 use jiff::Timestamp;
 use postgres_protocol::password::scram_sha_256;
@@ -13,14 +13,14 @@ use super::statements;
 use crate::secrets::Secrets;
 use crate::settings::Settings;
 
-/// Whether a digest is a password's, by both: to find out takes milliseconds.
+/// Whether a digest matches a password. Cached, because a comparison takes milliseconds.
 pub type Digests = BTreeMap<(String, String), bool>;
 
 /// How far the clocks of two hosts may differ, in microseconds.
 const MAX_CLOCK_SKEW: i64 = 60_000_000;
 
-/// One look at all of them. One that fails keeps nobody else from getting what it needs.
-pub async fn tend(
+/// Maintains all roles and the database. A failure does not affect the others.
+pub async fn maintain(
     settings: &Settings,
     client: &Client,
     secrets: &Secrets,
@@ -105,10 +105,10 @@ async fn apply(
     let (create, attributes, why) = match decision {
         RoleDecision::Nothing => return Ok(()),
         RoleDecision::Missing => {
-            // Said once for each password.
+            // Logged once for each password.
             tracing::warn!(
                 role = name,
-                "its Secret has another password, and the role does not exist any more: it is not made again"
+                "the role does not exist any more and is not created again, although its Secret has a new password"
             );
             client
                 .batch_execute(&record::keep(RecordKind::Role, name, &from_secret(role, now)))
@@ -117,9 +117,9 @@ async fn apply(
         }
         RoleDecision::Change { create, attributes, why } => (create, attributes, why),
     };
-    // What is put back is what was there.
+    // A change by SQL is reverted to what was applied.
     let record =
-        record.filter(|_| why.puts_back()).cloned().unwrap_or_else(|| from_secret(role, now));
+        record.filter(|_| why.is_revert()).cloned().unwrap_or_else(|| from_secret(role, now));
     // One simple query is one transaction.
     let mut statement = String::new();
     if create {
@@ -131,10 +131,10 @@ async fn apply(
     statement += &statements::set_password(name, record.verifier.as_deref());
     statement += &record::keep(RecordKind::Role, name, &record);
     client.batch_execute(&statement).await?;
-    if why.puts_back() {
-        tracing::warn!(role = name, %why, "a role that pgraft connects as was put back");
+    if why.is_revert() {
+        tracing::warn!(role = name, %why, "reverted a change of a role that pgraft connects as");
     } else {
-        tracing::info!(role = name, %why, "applied the role's password");
+        tracing::info!(role = name, %why, "set the password of a role");
     }
     Ok(())
 }
@@ -150,8 +150,7 @@ fn from_secret(role: &ManagedRole, now: i64) -> ProvisioningRecord {
     }
 }
 
-/// Made once. Whether it is renamed, dropped or given to somebody else is for its owner to decide
-/// from then on.
+/// Creates the database once. A later rename, drop or change of its owner is left alone.
 async fn database(client: &Client, name: &str, owner: &str) -> Result<(), ProvisioningError> {
     if client
         .query_opt("SELECT FROM pg_catalog.pg_database WHERE datname = $1::text::name", &[&name])
@@ -209,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn a_member_that_has_the_old_file_does_not_bring_it_back() {
+    fn a_member_with_an_older_secret_does_not_restore_it() {
         let record = from_secret(&role(Some("new"), 10), NOW);
         let current = |password, changed| {
             is_current(&role(password, changed), &record, NOW, &Digests::new(), &mut Digests::new())
@@ -238,10 +237,7 @@ mod tests {
         assert!(is_current(&role, &record, NOW, &Digests::new(), &mut known));
         let both = (record.digest.clone().unwrap(), "a".to_owned());
         assert_eq!(known.get(&both), Some(&true));
-        let told_otherwise = Digests::from([(both, false)]);
-        assert!(
-            !is_current(&role, &record, NOW, &told_otherwise, &mut known),
-            "what is known is not computed again"
-        );
+        let cached = Digests::from([(both, false)]);
+        assert!(!is_current(&role, &record, NOW, &cached, &mut known), "the cached result is used");
     }
 }

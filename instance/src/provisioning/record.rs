@@ -1,6 +1,6 @@
-//! What was applied of the Secrets and the configuration: a table in the database `postgres`, so
-//! that every later primary knows it. It holds no password, but a salted digest of each, and is a
-//! superuser's alone.
+//! Records what was applied from the Secrets and the configuration, in a table in the database
+//! `postgres`, so later primaries have it. It contains salted digests instead of passwords, and only
+//! superusers can read it.
 
 use ring::{digest, pbkdf2, rand};
 use std::collections::BTreeMap;
@@ -10,28 +10,28 @@ use tokio_postgres::Client;
 use super::ProvisioningError;
 use super::statements;
 
-/// As many rounds as a SCRAM verifier has: whoever reads one reads the other as well.
+/// As many rounds as a SCRAM verifier has: a user who can read one can read the other.
 const ROUNDS: NonZeroU32 = match NonZeroU32::new(4096) {
     Some(rounds) => rounds,
     None => NonZeroU32::MIN,
 };
 const SALT: usize = 16;
 
-/// Whether schema and table are there, and belong to superusers: a table of somebody else's could
-/// run its owner's code.
+/// Whether the schema and the table exist and are owned by superusers. Another owner's table could run
+/// that owner's code.
 const STATE: &str =
     "SELECT c.oid IS NOT NULL, n.nspowner = ANY (s.supers) AND (c.oid IS NULL OR (c.relowner = ANY (s.supers) AND c.relkind = 'r'))
     FROM pg_catalog.pg_namespace AS n
    CROSS JOIN (SELECT pg_catalog.array_agg(oid) FROM pg_catalog.pg_authid WHERE rolsuper) AS s (supers)
     LEFT JOIN pg_catalog.pg_class AS c ON c.relnamespace = n.oid AND c.relname = 'applied'
    WHERE n.nspname = 'pgraft'";
-/// Without IF NOT EXISTS: a schema that somebody else has made in the meantime is refused.
+/// Without IF NOT EXISTS, so a schema that was created in the meantime is refused.
 const CREATE_SCHEMA: &str = "CREATE SCHEMA pgraft";
 const CREATE_TABLE: &str = "CREATE TABLE pgraft.applied (kind text, name text, digest text, verifier text, changed bigint NOT NULL, PRIMARY KEY (kind, name)); \
-     COMMENT ON SCHEMA pgraft IS 'what pgraft-instance has applied; without it everything is applied once more'";
+     COMMENT ON SCHEMA pgraft IS 'what pgraft-instance has applied; everything is applied again if it is dropped'";
 const QUERY: &str = "SELECT kind, name, digest, verifier, changed FROM pgraft.applied";
 
-/// What a record is about.
+/// The subject of a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RecordKind {
     /// A role and its password.
@@ -41,7 +41,7 @@ pub enum RecordKind {
 }
 
 impl RecordKind {
-    const fn word(self) -> &'static str {
+    const fn as_str(self) -> &'static str {
         match self {
             Self::Role => "role",
             Self::Database => "database",
@@ -52,11 +52,11 @@ impl RecordKind {
 /// One record.
 #[derive(Clone, PartialEq, Eq)]
 pub struct ProvisioningRecord {
-    /// Of the password.
+    /// The digest of the password.
     pub digest: Option<String>,
-    /// What was put into `pg_authid`.
+    /// The verifier in `pg_authid`.
     pub verifier: Option<String>,
-    /// When the password was put on the host that it came from, in microseconds since 1970.
+    /// When the password was written on the host that applied it, in microseconds since 1970.
     pub changed: i64,
 }
 
@@ -65,7 +65,7 @@ pub struct ProvisioningRecord {
 pub struct ProvisioningRecords(BTreeMap<(String, String), ProvisioningRecord>);
 
 impl ProvisioningRecords {
-    /// Reads them; makes the table where there is none.
+    /// Reads all records. Creates the table if it does not exist.
     pub async fn read(client: &Client) -> Result<Self, ProvisioningError> {
         let before = state(client).await?;
         match before {
@@ -91,14 +91,13 @@ impl ProvisioningRecords {
         Ok(Self(records))
     }
 
-    /// One of them.
+    /// Returns a record.
     pub fn get(&self, kind: RecordKind, name: &str) -> Option<&ProvisioningRecord> {
-        self.0.get(&(kind.word().to_owned(), name.to_owned()))
+        self.0.get(&(kind.as_str().to_owned(), name.to_owned()))
     }
 }
 
-/// Whether the table is there, and whether all of it belongs to superusers; None where there is no
-/// such schema.
+/// Whether the table exists, and whether it is owned by superusers; None without the schema.
 async fn state(client: &Client) -> Result<Option<(bool, bool)>, ProvisioningError> {
     Ok(match client.query_opt(STATE, &[]).await? {
         Some(row) => Some((row.try_get(0)?, row.try_get(1)?)),
@@ -106,10 +105,10 @@ async fn state(client: &Client) -> Result<Option<(bool, bool)>, ProvisioningErro
     })
 }
 
-/// The statement that keeps one.
+/// The statement that saves a record.
 pub fn keep(kind: RecordKind, name: &str, record: &ProvisioningRecord) -> String {
     statements::keep_record(
-        kind.word(),
+        kind.as_str(),
         name,
         record.digest.as_deref(),
         record.verifier.as_deref(),
@@ -117,8 +116,8 @@ pub fn keep(kind: RecordKind, name: &str, record: &ProvisioningRecord) -> String
     )
 }
 
-/// A digest of a password, with a salt of its own. None where the system gives no random bytes:
-/// then it is applied once more.
+/// A digest of a password with its own salt. None without random bytes; the password is applied again
+/// then.
 pub fn digest_of(password: &str) -> Option<String> {
     let salt: [u8; SALT] = rand::generate(&rand::SystemRandom::new()).ok()?.expose();
     let mut out = [0; digest::SHA256_OUTPUT_LEN];
@@ -126,7 +125,7 @@ pub fn digest_of(password: &str) -> Option<String> {
     Some(format!("pbkdf2-sha256${ROUNDS}${}${}", hex(&salt), hex(&out)))
 }
 
-/// Whether that is a digest of the password.
+/// Whether this is a digest of the password.
 pub fn is_digest_of(digest: &str, password: &str) -> bool {
     let parts: Vec<&str> = digest.split('$').collect();
     let ["pbkdf2-sha256", rounds, salt, out] = parts[..] else { return false };
@@ -154,7 +153,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_digest_knows_its_password_and_no_other() {
+    fn a_digest_matches_its_password_only() {
         for password in ["", "it's \\ $$ \n", "pässwörd"] {
             let (one, two) = (digest_of(password).unwrap(), digest_of(password).unwrap());
             assert_ne!(one, two, "each has a salt of its own");

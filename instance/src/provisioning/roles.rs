@@ -1,16 +1,16 @@
-//! The roles: what is changed about them, and what is left alone. Pure.
+//! Decides which changes of the roles are applied. Pure.
 //!
-//! | role | who decides | changed by SQL |
+//! | role | owner | a change by SQL |
 //! |---|---|---|
-//! | `pgraft_replication`, `pgraft_operator`, `postgres` | pgraft: it connects as them | put back at the next look, always |
-//! | the application's owner | the application: pgraft makes it and sets its password | left alone, always; a Secret that changes sets the password again |
+//! | `pgraft_replication`, `pgraft_operator`, `postgres` | pgraft, which connects as them | is reverted in the next round |
+//! | the application's owner | the application; pgraft creates the role and sets its password | is kept; a changed Secret sets the password again |
 
 use pgraft_core::instance_config::{OPERATOR_ROLE, REPLICATION_ROLE};
 use std::fmt;
 
 use crate::secrets::Secrets;
 
-/// Of `pgraft_replication`, in the words of `ALTER ROLE`.
+/// The attributes of `pgraft_replication`, as `ALTER ROLE` takes them.
 const REPLICATION: &[&str] = &[
     "LOGIN",
     "REPLICATION",
@@ -22,7 +22,7 @@ const REPLICATION: &[&str] = &[
     "CONNECTION LIMIT -1",
     "VALID UNTIL 'infinity'",
 ];
-/// Of `pgraft_operator`.
+/// The attributes of `pgraft_operator`.
 const OPERATOR: &[&str] = &[
     "LOGIN",
     "NOREPLICATION",
@@ -34,12 +34,12 @@ const OPERATOR: &[&str] = &[
     "CONNECTION LIMIT -1",
     "VALID UNTIL 'infinity'",
 ];
-/// Of `postgres`. The rest is not pgraft's concern.
+/// The managed attributes of `postgres`.
 const SUPERUSER: &[&str] = &["LOGIN", "SUPERUSER", "VALID UNTIL 'infinity'"];
-/// Of the owner, when it is made.
+/// The initial attributes of the owner.
 const OWNER: &[&str] = &["LOGIN"];
 
-/// All of these about each role, in the same words.
+/// The attributes of each role, in the same form.
 pub const QUERY: &str = "SELECT rolname::text, ARRAY[
          CASE WHEN rolcanlogin THEN 'LOGIN' ELSE 'NOLOGIN' END,
          CASE WHEN rolreplication THEN 'REPLICATION' ELSE 'NOREPLICATION' END,
@@ -52,64 +52,63 @@ pub const QUERY: &str = "SELECT rolname::text, ARRAY[
          'VALID UNTIL ''' || coalesce(rolvaliduntil, 'infinity')::text || ''''], rolpassword
     FROM pg_catalog.pg_authid WHERE rolname = ANY ($1::text[]::name[])";
 
-/// Who decides about a role.
+/// Who controls a role.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Care {
+pub enum RoleControl {
     /// pgraft.
-    Ours,
+    Pgraft,
     /// The application.
-    Users,
+    Application,
 }
 
-/// A role that pgraft sees to.
+/// A role that pgraft maintains.
 #[derive(Clone, PartialEq, Eq)]
 pub struct ManagedRole {
     /// Its name.
     pub name: String,
-    /// Who decides about it.
-    pub care: Care,
-    /// What it should be.
+    /// Who controls it.
+    pub control: RoleControl,
+    /// Its attributes.
     pub attributes: &'static [&'static str],
-    /// Its password. None is that nobody logs in by one.
+    /// Its password; None disables password authentication.
     pub password: Option<String>,
-    /// When that was put on this host.
+    /// When the password was written on this host, in microseconds since 1970.
     pub changed: i64,
 }
 
-/// All of them.
+/// The managed roles.
 pub fn all(owner: &str, secrets: &Secrets) -> [ManagedRole; 4] {
     let Secrets { replication, operator, owner: owner_password, superuser, changed } = secrets;
-    let role = |name: &str, care, attributes, password: &Option<String>, changed| ManagedRole {
+    let role = |name: &str, control, attributes, password: &Option<String>, changed| ManagedRole {
         name: name.to_owned(),
-        care,
+        control,
         attributes,
         password: password.clone(),
         changed,
     };
     [
-        role(REPLICATION_ROLE, Care::Ours, REPLICATION, replication, changed.replication),
-        role(OPERATOR_ROLE, Care::Ours, OPERATOR, operator, changed.operator),
-        role("postgres", Care::Ours, SUPERUSER, superuser, changed.superuser),
-        role(owner, Care::Users, OWNER, owner_password, changed.owner),
+        role(REPLICATION_ROLE, RoleControl::Pgraft, REPLICATION, replication, changed.replication),
+        role(OPERATOR_ROLE, RoleControl::Pgraft, OPERATOR, operator, changed.operator),
+        role("postgres", RoleControl::Pgraft, SUPERUSER, superuser, changed.superuser),
+        role(owner, RoleControl::Application, OWNER, owner_password, changed.owner),
     ]
 }
 
-/// A role as the server has it.
+/// A role in the server.
 #[derive(Clone, PartialEq, Eq)]
 pub struct ExistingRole {
-    /// As [`QUERY`] lists them.
+    /// The attributes, as [`QUERY`] lists them.
     pub attributes: Vec<String>,
     /// The verifier.
     pub password: Option<String>,
 }
 
-/// What was applied last.
+/// What was last applied to a role.
 #[derive(Clone, PartialEq, Eq)]
 pub struct AppliedRole {
     /// The verifier that was set.
     pub verifier: Option<String>,
-    /// Whether it was made of the password that this host has, or of one that was put on its host
-    /// later.
+    /// Whether it is from this host's password or a newer one.
     pub is_current: bool,
 }
 
@@ -120,17 +119,17 @@ pub enum RoleReason {
     New,
     /// Its Secret has another password.
     Secret,
-    /// It is gone.
+    /// It was dropped.
     Dropped,
     /// Its password was changed by SQL.
     Password,
-    /// These were.
+    /// These attributes were changed by SQL.
     Attributes(Vec<&'static str>),
 }
 
 impl RoleReason {
-    /// Whether somebody else's change is taken back.
-    pub const fn puts_back(&self) -> bool {
+    /// Whether a change by SQL is reverted.
+    pub const fn is_revert(&self) -> bool {
         match self {
             Self::New | Self::Secret => false,
             Self::Dropped | Self::Password | Self::Attributes(_) => true,
@@ -141,31 +140,30 @@ impl RoleReason {
 impl fmt::Display for RoleReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::New => f.write_str("nothing was applied to it yet"),
-            Self::Secret => f.write_str("its Secret has another password"),
-            Self::Dropped => f.write_str("it does not exist any more"),
+            Self::New => f.write_str("its password was never set"),
+            Self::Secret => f.write_str("its Secret has a new password"),
+            Self::Dropped => f.write_str("it was dropped"),
             Self::Password => f.write_str("its password was changed by SQL"),
-            Self::Attributes(wanted) => write!(f, "it is not {} any more", wanted.join(", ")),
+            Self::Attributes(wanted) => write!(f, "it no longer has {}", wanted.join(", ")),
         }
     }
 }
 
-/// What is done about a role.
+/// What to do with a role.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RoleDecision {
     /// Nothing.
     Nothing,
-    /// It is made or changed, and its password set.
+    /// Create or change it, and set its password.
     Change {
-        /// `CREATE ROLE` comes first.
+        /// Create it first.
         create: bool,
-        /// Its attributes are set as well.
+        /// Set its attributes, too.
         attributes: bool,
         /// Why.
         why: RoleReason,
     },
-    /// The Secret has another password, and there is no such role any more: somebody removed or
-    /// renamed it.
+    /// The Secret has a new password, but the role was dropped or renamed.
     Missing,
 }
 
@@ -177,13 +175,13 @@ pub fn decide(
 ) -> RoleDecision {
     let change = |why| RoleDecision::Change { create: seen.is_none(), attributes: true, why };
     let Some(applied) = applied else { return change(RoleReason::New) };
-    match (role.care, seen) {
-        (Care::Ours, None) => change(RoleReason::Dropped),
-        (Care::Ours, Some(_)) if !applied.is_current => change(RoleReason::Secret),
-        (Care::Ours, Some(seen)) if seen.password != applied.verifier => {
+    match (role.control, seen) {
+        (RoleControl::Pgraft, None) => change(RoleReason::Dropped),
+        (RoleControl::Pgraft, Some(_)) if !applied.is_current => change(RoleReason::Secret),
+        (RoleControl::Pgraft, Some(seen)) if seen.password != applied.verifier => {
             change(RoleReason::Password)
         }
-        (Care::Ours, Some(seen)) => {
+        (RoleControl::Pgraft, Some(seen)) => {
             let lost: Vec<_> = role
                 .attributes
                 .iter()
@@ -196,9 +194,9 @@ pub fn decide(
                 change(RoleReason::Attributes(lost))
             }
         }
-        (Care::Users, _) if applied.is_current => RoleDecision::Nothing,
-        (Care::Users, None) => RoleDecision::Missing,
-        (Care::Users, Some(_)) => {
+        (RoleControl::Application, _) if applied.is_current => RoleDecision::Nothing,
+        (RoleControl::Application, None) => RoleDecision::Missing,
+        (RoleControl::Application, Some(_)) => {
             RoleDecision::Change { create: false, attributes: false, why: RoleReason::Secret }
         }
     }
@@ -224,7 +222,7 @@ mod tests {
 
     /// Every way in which a role may differ, whoever decides about it.
     #[test]
-    fn what_pgraft_connects_as_is_put_back_and_the_rest_is_left_alone() {
+    fn only_changes_of_pgrafts_own_roles_are_reverted() {
         for role in &roles() {
             let seen = as_wanted(role);
             assert_eq!(
@@ -251,16 +249,16 @@ mod tests {
             }
             for (changed, why) in changes {
                 let decision = decide(role, changed.as_ref(), Some(&CURRENT()));
-                let wanted = match role.care {
-                    Care::Ours => RoleDecision::Change {
+                let wanted = match role.control {
+                    RoleControl::Pgraft => RoleDecision::Change {
                         create: changed.is_none(),
                         attributes: true,
                         why: why.clone(),
                     },
-                    Care::Users => RoleDecision::Nothing,
+                    RoleControl::Application => RoleDecision::Nothing,
                 };
                 assert_eq!(decision, wanted, "{}: {why}", role.name);
-                assert!(why.puts_back());
+                assert!(why.is_revert());
             }
         }
     }
@@ -271,7 +269,7 @@ mod tests {
         for role in &roles() {
             let old = AppliedRole { is_current: false, ..CURRENT() };
             let locked = ExistingRole { attributes: vec!["NOLOGIN".into()], ..as_wanted(role) };
-            let (ours, why) = (role.care == Care::Ours, RoleReason::Secret);
+            let (ours, why) = (role.control == RoleControl::Pgraft, RoleReason::Secret);
             assert_eq!(
                 decide(role, Some(&locked), Some(&old)),
                 RoleDecision::Change { create: false, attributes: ours, why },
@@ -284,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_new_is_made() {
+    fn a_new_role_is_created() {
         for role in &roles() {
             for seen in [None, Some(as_wanted(role))] {
                 let decision = decide(role, seen.as_ref(), None);
@@ -298,14 +296,14 @@ mod tests {
                 );
             }
         }
-        assert!(!RoleReason::New.puts_back() && !RoleReason::Secret.puts_back());
+        assert!(!RoleReason::New.is_revert() && !RoleReason::Secret.is_revert());
     }
 
     #[test]
     fn the_reasons() {
         let lost = RoleReason::Attributes(vec!["LOGIN", "CONNECTION LIMIT -1"]);
-        assert_eq!(lost.to_string(), "it is not LOGIN, CONNECTION LIMIT -1 any more");
+        assert_eq!(lost.to_string(), "it no longer has LOGIN, CONNECTION LIMIT -1");
         assert_eq!(RoleReason::Password.to_string(), "its password was changed by SQL");
-        assert_eq!(RoleReason::Dropped.to_string(), "it does not exist any more");
+        assert_eq!(RoleReason::Dropped.to_string(), "it was dropped");
     }
 }

@@ -25,7 +25,7 @@ const CREATE: &str = "SELECT pg_catalog.pg_create_physical_replication_slot($1)"
 const DROP: &str = "SELECT pg_catalog.pg_drop_replication_slot($1)";
 
 /// Drops the failover slots of a former primary: they keep the current primary's slots from being
-/// synchronized. (PostgreSQL 17)
+/// synchronized. (Postgres 17)
 const DROP_FORMER: &str = "SELECT slot_name::text, pg_catalog.pg_drop_replication_slot(slot_name) FROM pg_catalog.pg_replication_slots \
      WHERE slot_type = 'logical' AND failover AND NOT synced AND NOT active";
 

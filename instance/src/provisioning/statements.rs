@@ -1,42 +1,41 @@
-//! The statements of the duties that change something. Pure. Every name and value is quoted here,
-//! and nowhere else.
+//! The SQL statements of provisioning. Pure. All names and values are quoted here.
 
 use postgres_protocol::escape::{escape_identifier, escape_literal};
 
-/// Into `pg_catalog`, as PL/pgSQL is: found without a schema's name whatever `search_path` is, and
-/// there when the schema `public` is not. A view may be made there only by leave. One simple query
-/// is one transaction.
+/// Creates the extension in `pg_catalog`, like PL/pgSQL, so it is found with any `search_path` and
+/// does not depend on the schema `public`. Views there need `allow_system_table_mods`. One simple
+/// query is one transaction.
 pub const CREATE_EXTENSION: &str = "SET LOCAL allow_system_table_mods = on; CREATE EXTENSION IF NOT EXISTS pgraft SCHEMA pg_catalog";
 
-/// To the version of the files, where it is.
+/// Updates the extension to the version of the installed files.
 pub const UPDATE_EXTENSION: &str =
     "SET LOCAL allow_system_table_mods = on; ALTER EXTENSION pgraft UPDATE";
 
-/// The database `postgres` takes as many sessions as the server.
+/// Removes the connection limit of the database `postgres`.
 pub const UNLIMITED: &str = "ALTER DATABASE postgres CONNECTION LIMIT -1";
 
-/// A role that is not there.
+/// Creates a role.
 pub fn create_role(name: &str) -> String {
     format!("CREATE ROLE {};", escape_identifier(name))
 }
 
-/// A role's attributes, in the words of `ALTER ROLE`.
+/// Sets a role's attributes.
 pub fn alter_role(name: &str, attributes: &[&str]) -> String {
     format!("ALTER ROLE {} {};", escape_identifier(name), attributes.join(" "))
 }
 
-/// A role's password: a verifier, so that the server never sees the password, and neither does a
-/// log. None is that nobody logs in by one.
+/// Sets a role's password to a verifier, so neither the server nor a log sees the password. None
+/// disables password authentication.
 pub fn set_password(name: &str, verifier: Option<&str>) -> String {
     format!("ALTER ROLE {} PASSWORD {};", escape_identifier(name), literal(verifier))
 }
 
-/// The application's database.
+/// Creates the application's database.
 pub fn create_database(name: &str, owner: &str) -> String {
     format!("CREATE DATABASE {} OWNER {}", escape_identifier(name), escape_identifier(owner))
 }
 
-/// What was applied.
+/// Records what was applied.
 pub fn keep_record(
     kind: &str,
     name: &str,
@@ -54,22 +53,22 @@ pub fn keep_record(
     )
 }
 
-/// Membership.
+/// Grants membership in a role.
 pub fn grant_membership(granted: &str, member: &str) -> String {
     format!("GRANT {} TO {}", escape_identifier(granted), escape_identifier(member))
 }
 
-/// The way into the database `postgres`.
+/// Grants connections to the database `postgres`.
 pub fn grant_connect(role: &str) -> String {
     format!("GRANT CONNECT ON DATABASE postgres TO {}", escape_identifier(role))
 }
 
-/// The way into a schema.
+/// Grants usage of a schema.
 pub fn grant_usage(schema: &str, role: &str) -> String {
     format!("GRANT USAGE ON SCHEMA {} TO {}", escape_identifier(schema), escape_identifier(role))
 }
 
-/// A function, as `regprocedure` writes it.
+/// Grants execution of a function, given as `regprocedure`.
 pub fn grant_execute(function: &str, role: &str) -> String {
     format!("GRANT EXECUTE ON FUNCTION {function} TO {}", escape_identifier(role))
 }
@@ -82,7 +81,7 @@ fn literal(value: Option<&str>) -> String {
 mod tests {
     use super::*;
 
-    /// Names and values as an attacker would write them.
+    /// Names and values of an attacker.
     const HOSTILE: [&str; 8] = [
         "a\"b",
         "it's",
@@ -117,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_gets_out_of_its_quotes() {
+    fn names_and_values_stay_quoted() {
         for text in HOSTILE {
             for (statement, wanted) in [
                 (create_role(text), "CREATE ROLE N;"),

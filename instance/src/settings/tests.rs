@@ -58,7 +58,7 @@ fn refused(change: impl FnOnce(&mut InstanceRunArgs, &mut InstanceConfig)) -> St
 }
 
 #[test]
-fn the_own_directory_lies_beside_the_data() {
+fn the_work_directory_is_beside_the_data_directory() {
     let settings = example();
     assert_eq!(settings.paths.work, Path::new("/var/lib/pgraft/pgdata.pgraft"));
     assert_eq!(settings.paths.parent(), Path::new("/var/lib/pgraft"));
@@ -95,7 +95,7 @@ fn bad_input_is_refused_in_one_line_each() {
 }
 
 #[test]
-fn a_time_is_read_as_postgres_writes_it() {
+fn parses_durations_with_the_units_of_postgres() {
     let ms = |text: &str| duration(text).map(|d| d.as_millis());
     let read = [
         "2s",
@@ -126,7 +126,7 @@ fn a_time_is_read_as_postgres_writes_it() {
 }
 
 #[test]
-fn the_gateway_is_there_where_it_is_configured() {
+fn the_gateway_is_optional() {
     assert_eq!(example().gateway, None);
     let of = |text: &str| Settings::check(&args(), config(text)).unwrap().gateway.unwrap();
     let want = |listen: &str, seconds, most| GatewaySettings {
@@ -142,7 +142,7 @@ fn the_gateway_is_there_where_it_is_configured() {
 }
 
 #[test]
-fn an_ipv6_address_stands_in_brackets() {
+fn an_ipv6_address_must_be_in_brackets() {
     for (text, want) in [
         ("db-1:8008", Some(("db-1", 8008))),
         ("10.0.0.1:8008", Some(("10.0.0.1", 8008))),
@@ -198,7 +198,7 @@ fn the_bounds_of_a_standby() {
 }
 
 #[test]
-fn a_syntax_error_is_one_line_too() {
+fn a_syntax_error_is_one_line() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("c.yaml");
     std::fs::write(&file, "dataDirectory: /a\nfoo: 1\n").unwrap();
@@ -213,7 +213,7 @@ fn a_syntax_error_is_one_line_too() {
 }
 
 #[test]
-fn what_a_running_server_can_t_change_waits_for_a_restart() {
+fn settings_that_need_a_restart_are_reported() {
     let settings = example();
     let mut new = config("bootstrap: {database: shop}\nraft: {unresponsiveTimeout: 1min}");
     new.postgresql.port = 5433;

@@ -119,7 +119,7 @@ pub enum SupervisorCommand {
 pub enum FailureReason {
     /// PGDATA is not empty and is not a data directory.
     #[error(
-        "the data directory is not empty and does not contain a PostgreSQL server; empty it or configure another one"
+        "the data directory is not empty and does not contain a Postgres server; empty it or configure another one"
     )]
     ForeignData,
     /// PGDATA of the primary is gone, its Raft directory is not.
@@ -134,7 +134,7 @@ pub enum FailureReason {
     ClusterElsewhere,
     /// A clone did not help, and the next one is not due yet.
     #[error(
-        "PostgreSQL still fails to start after its data directory was cloned {} min ago; it is not cloned again within {} h. To clone it now, stop pgraft-instance and empty the data directory",
+        "Postgres still fails to start after its data directory was cloned {} min ago; it is not cloned again within {} h. To clone it now, stop pgraft-instance and empty the data directory",
         ago.as_secs() / 60,
         REPLACE_INTERVAL.as_secs() / 3600
     )]

@@ -302,7 +302,7 @@ fn a_rewind_from_beginning_to_end() {
 }
 
 #[test]
-fn waits_grow_and_end_growing() {
+fn waits_double_up_to_the_maximum() {
     let seconds: Vec<f32> =
         [1, 2, 3, 5, 6, 7, 1000, u32::MAX].map(|n| wait_after(n).as_secs_f32()).into();
     assert_eq!(seconds, [0.5, 1.0, 2.0, 8.0, 15.0, 15.0, 15.0, 15.0]);

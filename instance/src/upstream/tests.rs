@@ -47,7 +47,7 @@ fn status(node: i64, role: ServerRole, primary: Option<i64>) -> Status {
 }
 
 #[test]
-fn the_cluster_says_whom_to_follow() {
+fn follows_the_primary_of_the_cluster() {
     assert_eq!(follow(id(2), Some(&file(Some(1), true)), Some(at(3))), Some(at(1)));
     assert_eq!(
         follow(id(2), Some(&file(Some(2), true)), Some(at(1))),
@@ -70,7 +70,7 @@ fn the_cluster_says_whom_to_follow() {
 }
 
 #[test]
-fn a_primary_is_believed_before_hearsay() {
+fn a_primary_that_reports_itself_takes_precedence() {
     let answers = [
         status(3, ServerRole::Standby, Some(4)),
         status(1, ServerRole::Primary, Some(1)),
@@ -91,7 +91,7 @@ fn in_epoch(epoch: u64, status: Status) -> Status {
 }
 
 #[test]
-fn nobody_is_copied_whose_primary_term_is_over() {
+fn former_primaries_are_not_cloned() {
     let file = InstanceFile { failover: true, epoch: 3, ..file(Some(1), true) };
     let deposed = in_epoch(2, status(4, ServerRole::Primary, Some(4)));
     let present = in_epoch(3, status(1, ServerRole::Primary, Some(1)));
@@ -108,7 +108,7 @@ fn nobody_is_copied_whose_primary_term_is_over() {
 }
 
 #[test]
-fn a_bootstrap_node_sees_that_it_comes_too_late() {
+fn a_bootstrap_node_detects_an_existing_cluster() {
     assert!(!cluster_among(
         id(1),
         &[status(1, ServerRole::Primary, Some(1)), status(2, ServerRole::Starting, None)]
@@ -117,7 +117,7 @@ fn a_bootstrap_node_sees_that_it_comes_too_late() {
 }
 
 #[test]
-fn a_damaged_or_foreign_file_is_an_error_and_a_missing_one_is_none() {
+fn rejects_a_damaged_or_foreign_instance_file() {
     let dir = tempfile::tempdir().unwrap();
     let paths = Paths {
         raft: dir.path().into(),
@@ -135,7 +135,7 @@ fn a_damaged_or_foreign_file_is_an_error_and_a_missing_one_is_none() {
     forget_rewind(&paths, id(2)).unwrap();
     assert_eq!(read(), Ok(Some(file(Some(1), true))));
     write(b"{\"form");
-    assert!(read().unwrap_err().starts_with("instance.json can't be read"));
+    assert!(read().unwrap_err().starts_with("could not parse instance.json"));
     write(b"{\"format\": 2, \"new\": true}");
     assert!(read().unwrap_err().contains("format 2"));
     write(&serde_json::to_vec(&InstanceFile { node_id: id(3), ..file(Some(1), true) }).unwrap());

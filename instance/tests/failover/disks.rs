@@ -47,7 +47,7 @@ async fn a_full_disk_of_a_standby_or_the_primary_loses_nothing() {
     .await;
     primary_after(&nodes, before, &[old]).await;
     more_rows(&ledger, 50).await;
-    let gives_up = "the disk of this primary is full: it gives its place to a standby";
+    let gives_up = "the disk of this primary is full; handing over to a standby";
     assert!([FULL, gives_up].iter().any(|line| nodes.nodes[old].log().contains(line)));
     disks[old].free();
     complete(&nodes).await;

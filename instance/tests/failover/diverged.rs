@@ -9,7 +9,7 @@ use pgraft_testkit::{child_of, until};
 
 /// One of these log lines ends a recovery of a diverged server.
 const RECOVERED: [&str; 2] =
-    ["the data directory has the primary's history", "the clone is whole and in place"];
+    ["rewound the data directory to the primary's history", "the clone is complete"];
 
 /// The primary writes WAL that no standby has and that no client was told is safe.
 #[tokio::test]
@@ -50,11 +50,7 @@ async fn wal_that_no_other_server_has_is_removed() {
         RECOVERED.into_iter().find(|line| log.contains(line))
     })
     .await;
-    assert!(
-        nodes.nodes[old]
-            .log()
-            .contains("removed the history of a timeline that this server has no WAL of")
-    );
+    assert!(nodes.nodes[old].log().contains("removed the history file of a timeline without WAL"));
     nodes.nodes[old].streaming().await;
     nodes.nodes[old].wait_for("SELECT to_regclass('only_here') IS NULL", "t").await;
     nothing_is_lost(&nodes, ledger).await;
@@ -154,7 +150,7 @@ async fn a_member_that_is_being_rewound_votes() {
     until("node 3 to vote", async || {
         nodes.nodes[2]
             .log()
-            .contains("this node votes while its server is being rewound or cloned")
+            .contains("this node keeps voting while its server is rewound or cloned")
             .then_some(())
     })
     .await;

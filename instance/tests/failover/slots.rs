@@ -51,7 +51,7 @@ async fn a_standby_whose_wal_was_removed_is_cloned() {
         )
         .await;
     nodes.nodes[2].start();
-    let gone = "the primary has no more the WAL that this server needs";
+    let gone = "the primary no longer has the WAL that this standby needs";
     until("a clone of node 3", async || nodes.nodes[2].log().contains(gone).then_some(())).await;
     nodes.nodes[2].streaming().await;
     nothing_is_lost(&nodes, ledger).await;

@@ -82,7 +82,7 @@ fn words(settled: &Settled) -> Vec<String> {
 }
 
 #[test]
-fn one_bad_parameter_keeps_no_other_from_being_applied() {
+fn one_invalid_parameter_does_not_affect_the_others() {
     let good = user(&[("a", "1"), ("b", "1")], &[]);
     let wanted = user(&[("a", "bad"), ("b", "2"), ("c", "bad"), ("d", "2")], &[]);
     let settled = settled(&wanted, "", Some(&good), Fake::default());
@@ -90,14 +90,14 @@ fn one_bad_parameter_keeps_no_other_from_being_applied() {
     assert_eq!(
         words(&settled),
         [
-            "a \"bad\": invalid: bad; the last good value \"1\" is used",
+            "a \"bad\": invalid: bad; the last valid value \"1\" is used",
             "c \"bad\": invalid: bad; the default is used"
         ]
     );
 }
 
 #[test]
-fn a_value_that_was_good_once_and_is_not_any_more_is_left_out() {
+fn a_formerly_valid_value_is_left_out() {
     let wanted = user(&[("a", "bad")], &[]);
     let settled = settled(&wanted, "", Some(&wanted), Fake::default());
     assert_eq!(settled.candidate.user, user(&[], &[]));
@@ -118,30 +118,30 @@ fn only_the_missing_library_is_left_out() {
 }
 
 #[test]
-fn lines_of_pg_hba_stand_and_fall_together() {
+fn an_invalid_line_of_pg_hba_restores_the_last_valid_list() {
     let (good, wanted) =
         (user(&[], &["host a"]), user(&[("p", "2")], &["host a", "bad b", "host c"]));
     let with_good = settled(&wanted, "", Some(&good), Fake::default());
     assert_eq!(with_good.candidate.user, user(&[("p", "2")], &["host a"]));
     assert_eq!(
         words(&with_good),
-        ["pg_hba line 2 \"bad b\": invalid line; the last good lines are used"]
+        ["pg_hba line 2 \"bad b\": invalid line; the last valid lines are used"]
     );
     let without = settled(&wanted, "", None, Fake::default());
     assert_eq!(without.candidate.user.hba, ["host a", REJECT_THE_REST]);
 }
 
 #[test]
-fn a_line_of_alter_system_is_taken_out() {
+fn an_invalid_line_of_alter_system_is_removed() {
     let settled =
         settled(&user(&[("a", "1")], &[]), "x = 1\nbad = 1\ny = 1\n", None, Fake::default());
     assert_eq!(settled.candidate.auto, "x = 1\ny = 1\n");
-    let said = "postgresql.auto.conf line 2 \"bad = 1\": invalid line; the line, which ALTER SYSTEM wrote, is taken out";
+    let said = "postgresql.auto.conf line 2 \"bad = 1\": invalid line; the line of ALTER SYSTEM was removed";
     assert_eq!(words(&settled), [said]);
 }
 
 #[test]
-fn a_parameter_that_alter_system_sets_too_is_taken_out_there() {
+fn a_parameter_of_alter_system_is_removed_there() {
     let mut next = Candidate { user: user(&[("a", "1")], &[]), auto: "A = 'bad'\n".into() };
     let fault =
         ConfigurationFault { blame: Blame::Parameter("a".into()), message: "invalid".into() };
@@ -150,12 +150,12 @@ fn a_parameter_that_alter_system_sets_too_is_taken_out_there() {
 }
 
 #[test]
-fn where_postgres_names_nothing_the_culprit_is_found_by_trial() {
+fn an_unnamed_invalid_parameter_is_found_by_trial() {
     let good = user(&[("a", "1"), ("b", "1")], &[]);
     let wanted = user(&[("a", "2"), ("b", "odd"), ("c", "2")], &[]);
     let found = settled(&wanted, "", Some(&good), Fake::default());
     assert_eq!(found.candidate.user, user(&[("a", "2"), ("b", "1"), ("c", "2")], &[]));
-    assert_eq!(words(&found), ["b \"odd\": something is odd; the last good value \"1\" is used"]);
+    assert_eq!(words(&found), ["b \"odd\": something is odd; the last valid value \"1\" is used"]);
     let halves = user(&[("a", "half"), ("b", "half")], &[]);
     assert_eq!(
         settled(&halves, "", Some(&good), Fake::default()).candidate.user.parameters.len(),
@@ -165,7 +165,7 @@ fn where_postgres_names_nothing_the_culprit_is_found_by_trial() {
 }
 
 #[test]
-fn what_is_not_the_user_s_fault_changes_nothing() {
+fn a_fault_outside_the_users_part_changes_nothing() {
     let wanted = user(&[("a", "1")], &["host a"]);
     let settled = settled(&wanted, "x = 1\n", None, Fake { broken: true, ..Fake::default() });
     assert_eq!((&settled.candidate.user, &settled.problems[..]), (&wanted, &[][..]));
@@ -194,7 +194,7 @@ proptest! {
         before in any_parameters(), hba_before in any_hba(), first in any::<bool>(),
     ) {
         let wanted = UserConfig { parameters, hba };
-        // A last good configuration was accepted when it was installed.
+        // A last valid configuration was accepted when it was installed.
         let good = (!first).then(|| settled(&UserConfig { parameters: before, hba: hba_before }, "", None, Fake::default()).candidate.user);
         let result = settled(&wanted, "", good.as_ref(), Fake::default());
         let again = block_on(Fake::default().judge(&result.candidate));

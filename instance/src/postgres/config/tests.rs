@@ -24,7 +24,7 @@ fn all_files_of_a_standby_with_tls() {
 }
 
 #[test]
-fn where_the_members_choose_the_primary() {
+fn failover_changes_the_files_and_the_command_line() {
     let settings = example_with_failover();
     let conf = postgresql_conf(&settings, Some(&upstream()));
     assert_eq!(conf, postgresql_conf(&settings, None), "who is the primary changes nothing");
@@ -46,7 +46,7 @@ fn where_the_members_choose_the_primary() {
 }
 
 #[test]
-fn whoever_wants_logical_slots_to_outlive_a_failover_gets_what_that_needs() {
+fn sync_replication_slots_sets_what_it_requires() {
     let mut settings = example_with_failover();
     settings.config.postgresql.parameters.insert("sync_replication_slots".into(), "on".into());
     let (text, line) = (postgresql_conf(&settings, None).text, command_line(&settings));
@@ -83,7 +83,7 @@ fn a_program_confirms_no_commits() {
 
 /// A walreceiver gets no more than 1023 bytes of it.
 #[test]
-fn a_standby_s_conninfo_is_short_enough() {
+fn the_conninfo_of_a_standby_is_short_enough() {
     let mut settings = example_with_tls();
     settings.failover = true;
     settings.config.postgresql.parameters.insert("sync_replication_slots".into(), "on".into());
@@ -106,13 +106,13 @@ fn all_files(settings: &Settings) -> String {
 }
 
 #[test]
-fn without_a_primary_there_is_nobody_to_follow() {
+fn without_a_primary_conninfo_is_empty() {
     assert!(postgresql_conf(&example(), None).text.contains("primary_conninfo = ''\n"));
     assert_eq!(passfile(None), "");
 }
 
 #[test]
-fn an_older_client_can_be_let_in() {
+fn users_can_allow_older_tls_versions() {
     let mut settings = example_with_tls();
     settings
         .config
@@ -125,7 +125,7 @@ fn an_older_client_can_be_let_in() {
 }
 
 #[test]
-fn what_alter_system_may_not_set_is_taken_out() {
+fn managed_settings_are_removed_from_auto_conf() {
     let text = "# Do not edit\nwork_mem = '8MB'\nprimary_conninfo = 'host=x'\nPort=7\nshared_preload_libraries\t= ''\n";
     assert_eq!(scrubbed_auto_conf(text).unwrap(), "# Do not edit\nwork_mem = '8MB'\n");
     assert_eq!(scrubbed_auto_conf("work_mem = '8MB'\n"), None);
@@ -150,7 +150,7 @@ fn words(line: &str) -> Vec<String> {
 }
 
 #[test]
-fn no_name_gets_out_of_its_line() {
+fn names_stay_quoted_in_pg_ident() {
     for owner in [
         "it's",
         "a\"b",
@@ -176,7 +176,7 @@ fn no_name_gets_out_of_its_line() {
 
 /// A backslash at the end of a line has Postgres read the next one as its continuation.
 #[test]
-fn a_line_of_the_users_ends_where_it_ends() {
+fn a_trailing_backslash_does_not_join_hba_lines() {
     for line in [
         "host all all 10.0.0.0/8 trust \\",
         "# a remark\\",
@@ -196,7 +196,7 @@ fn a_line_of_the_users_ends_where_it_ends() {
 
 /// A role can carry another one, which would end every walsender.
 #[test]
-fn a_walsender_times_out_as_the_files_say() {
+fn conninfo_carries_the_configured_sender_timeout() {
     let mut settings = example();
     let mut told = |value: Option<&str>| {
         settings.config.postgresql.parameters.remove("WAL_Sender_Timeout");

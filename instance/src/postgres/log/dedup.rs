@@ -1,33 +1,32 @@
-//! Keeps a standby that can't reach its upstream from filling the log: Postgres starts a
-//! walreceiver ten times a second then, and each says the same. What walreceivers and the startup
-//! process say again and again is let through twice a minute, with how often it was said meanwhile.
-//! That a standby has no `names.conf` is as it should be, and Postgres says so whenever it reads
-//! its configuration: that is left out. Pure.
+//! Drops repeated log messages. While a standby cannot reach its primary, Postgres starts a
+//! walreceiver ten times a second, and each logs the same. Repeated messages of walreceivers and the
+//! startup process are written twice a minute, with the number of repetitions. The message that
+//! `names.conf` is missing is dropped, because that is normal on a standby. Pure.
 
 use std::time::{Duration, Instant};
 
 use super::LogRecord;
 
-/// Whose words are looked at.
+/// The processes whose messages are deduplicated.
 const PROCESSES: [&str; 2] = ["walreceiver", "startup"];
-/// The same is let through once in this time.
-const AGAIN_AFTER: Duration = Duration::from_secs(30);
-/// Different messages that are remembered.
+/// How often a repeated message is written.
+const REPEAT_INTERVAL: Duration = Duration::from_secs(30);
+/// The maximum number of messages that are remembered.
 const MAX_REMEMBERED: usize = 32;
 
-/// What was said lately, by one server.
+/// The recent messages of one server.
 #[derive(Debug, Default)]
-pub struct PostgresLogDedup(Vec<Said>);
+pub struct PostgresLogDedup(Vec<LoggedMessage>);
 
 #[derive(Debug)]
-struct Said {
-    what: String,
+struct LoggedMessage {
+    text: String,
     at: Instant,
-    again: u64,
+    repeated: u64,
 }
 
 impl PostgresLogDedup {
-    /// The record, unless the same was let through a short while ago.
+    /// Returns the record, unless the same message was written recently.
     pub fn let_through(&mut self, mut record: LogRecord, now: Instant) -> Option<LogRecord> {
         if record.msg.starts_with("skipping missing configuration file ")
             && record.msg.trim_end_matches('"').ends_with("/names.conf")
@@ -37,34 +36,34 @@ impl PostgresLogDedup {
         if !record.backend_type.as_deref().is_some_and(|kind| PROCESSES.contains(&kind)) {
             return Some(record);
         }
-        let what = format!("{} {}", record.level, without_numbers(&record.msg));
-        let Some(said) = self.0.iter_mut().find(|said| said.what == what) else {
-            self.remember(what, now);
+        let text = format!("{} {}", record.level, without_numbers(&record.msg));
+        let Some(logged) = self.0.iter_mut().find(|logged| logged.text == text) else {
+            self.remember(text, now);
             return Some(record);
         };
-        if now.duration_since(said.at) < AGAIN_AFTER {
-            said.again += 1;
+        if now.duration_since(logged.at) < REPEAT_INTERVAL {
+            logged.repeated += 1;
             return None;
         }
-        if said.again > 0 {
+        if logged.repeated > 0 {
             record.more.push((
                 "repeated".into(),
-                format!("{} times since it was written last", said.again),
+                format!("{} times since it was last written", logged.repeated),
             ));
         }
-        (said.at, said.again) = (now, 0);
+        (logged.at, logged.repeated) = (now, 0);
         Some(record)
     }
 
-    fn remember(&mut self, what: String, at: Instant) {
+    fn remember(&mut self, text: String, at: Instant) {
         if self.0.len() >= MAX_REMEMBERED {
             self.0.remove(0);
         }
-        self.0.push(Said { what, at, again: 0 });
+        self.0.push(LoggedMessage { text, at, repeated: 0 });
     }
 }
 
-/// Positions, ports and process ids make no other message.
+/// The text without positions, ports and process ids.
 fn without_numbers(text: &str) -> String {
     text.chars().filter(|c| !c.is_ascii_digit() && !('A'..='F').contains(c)).collect()
 }
@@ -83,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_is_written_twice_a_minute() {
+    fn a_repeated_message_is_written_twice_a_minute() {
         let (mut quiet, start) = (PostgresLogDedup::default(), Instant::now());
         // Ten times a second for 65 seconds.
         let written: Vec<LogRecord> = (0..650)
@@ -100,14 +99,14 @@ mod tests {
             repeated,
             [
                 None,
-                Some("299 times since it was written last"),
-                Some("299 times since it was written last")
+                Some("299 times since it was last written"),
+                Some("299 times since it was last written")
             ]
         );
     }
 
     #[test]
-    fn other_words_and_other_processes_are_heard() {
+    fn other_messages_and_processes_are_not_affected() {
         let (mut quiet, now) = (PostgresLogDedup::default(), Instant::now());
         for (kind, msg) in [
             ("walreceiver", "one"),
@@ -122,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn a_standby_may_be_without_names() {
+    fn a_missing_names_conf_is_not_logged() {
         let mut quiet = PostgresLogDedup::default();
         let mut written = |file: &str| {
             let msg = format!("skipping missing configuration file \"{file}\"");

@@ -1,5 +1,5 @@
-//! What a server said that decides about its next start: the last error of a process whose end ends
-//! the server, and that its settings are too low.
+//! Messages of a server that matter for its next start: the last error of the postmaster or the
+//! startup process, and that its settings are too low.
 
 use parking_lot::Mutex;
 use std::sync::Arc;
@@ -8,10 +8,10 @@ use tokio::sync::Notify;
 use super::LogRecord;
 use crate::configuration::floors::TOO_LOW;
 
-/// Whose errors end the server.
+/// The processes whose errors end the server.
 const PROCESSES: [&str; 2] = ["postmaster", "startup"];
 
-/// Of one run of a server. Clones share it.
+/// The last messages of one run of a server. Clones share them.
 #[derive(Debug, Clone, Default)]
 pub struct LastWords {
     error: Arc<Mutex<Option<String>>>,
@@ -19,8 +19,8 @@ pub struct LastWords {
 }
 
 impl LastWords {
-    /// Takes note of a record.
-    pub(super) fn hear(&self, record: &LogRecord) {
+    /// Evaluates a record.
+    pub(super) fn record(&self, record: &LogRecord) {
         if record.msg.contains(TOO_LOW) && record.backend_type.as_deref() == Some("startup") {
             self.too_low.notify_one();
         }
@@ -42,7 +42,7 @@ impl LastWords {
         self.error.lock().clone()
     }
 
-    /// Returns when the server says that its settings are too low for the WAL that it replays.
+    /// Returns when the server has reported that its settings are too low for the WAL that it replays.
     pub async fn settings_too_low(&self) {
         self.too_low.notified().await;
     }
@@ -62,14 +62,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_error_that_ends_a_server_is_kept_and_a_client_s_is_not() {
+    async fn only_errors_that_end_the_server_are_recorded() {
         let words = LastWords::default();
-        words.hear(&record("client backend", "FATAL", "password authentication failed"));
-        words.hear(&record("startup", "LOG", "starting"));
+        words.record(&record("client backend", "FATAL", "password authentication failed"));
+        words.record(&record("startup", "LOG", "starting"));
         assert_eq!(words.get(), None);
-        words.hear(&record("postmaster", "FATAL", "could not map anonymous shared memory"));
+        words.record(&record("postmaster", "FATAL", "could not map anonymous shared memory"));
         assert_eq!(words.get().as_deref(), Some("could not map anonymous shared memory"));
-        words.hear(&record("startup", "WARNING", TOO_LOW));
+        words.record(&record("startup", "WARNING", TOO_LOW));
         words.settings_too_low().await;
     }
 }

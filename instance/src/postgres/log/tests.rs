@@ -36,7 +36,7 @@ fn a_message_is_one_record() {
 }
 
 #[test]
-fn an_endless_line_is_split_not_kept() {
+fn a_very_long_line_is_split() {
     let mut assembler = Assembler::default();
     let long = vec![b'x'; MAX_LINE / 2];
     let mut got: usize = (0..5).flat_map(|_| assembler.feed(&long)).map(|r| r.msg.len()).sum();

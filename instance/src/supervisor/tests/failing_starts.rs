@@ -73,7 +73,8 @@ fn clones_in_a_day(restart_after: u32) -> u32 {
     let (mut state, mut now, mut last, mut clones) =
         (running(StartMode::Standby), Duration::ZERO, None::<Duration>, 0);
     while now < Duration::from_hours(24) {
-        let facts = SupervisorFacts { replaced_ago: last.map(|last| now - last), ..STANDBY };
+        let replaced_ago = last.map(|last| now.saturating_sub(last));
+        let facts = SupervisorFacts { replaced_ago, ..STANDBY };
         let (next, commands, wait) = after_failure(state, EXITED, facts);
         now += wait + Duration::from_secs(1);
         state = next;
@@ -85,7 +86,7 @@ fn clones_in_a_day(restart_after: u32) -> u32 {
                 state = running(StartMode::Standby);
             }
         }
-        let limited = last.is_some_and(|last| now - last < REPLACE_INTERVAL);
+        let limited = last.is_some_and(|last| now.saturating_sub(last) < REPLACE_INTERVAL);
         if let Some(FailureReason::ReplacedRecently { .. }) = state.reason {
             assert!(limited || state.failures > 0);
         }

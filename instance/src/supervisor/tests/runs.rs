@@ -120,7 +120,7 @@ fn can_happen(world: &SupervisorWorld, phase: SupervisorPhase, event: Supervisor
 
 proptest! {
     #[test]
-    fn no_run_does_what_must_not_be(events in prop::collection::vec(any_event(), 0..60), stop_at in 0_usize..80) {
+    fn no_run_breaks_a_rule(events in prop::collection::vec(any_event(), 0..60), stop_at in 0_usize..80) {
         let mut world = SupervisorWorld::default();
         let (mut state, _) = begin();
         for (i, event) in events.into_iter().enumerate() {
