@@ -18,6 +18,8 @@ use pgraft_core::{
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::NodeShared;
+use super::failover::Switchover;
+use super::primary_view::primary_update;
 use crate::machine;
 use crate::store::AppliedState;
 use crate::types::{AppliedEntry, Endpoint, LogCommand, node_id, raft_id};
@@ -57,9 +59,19 @@ impl Failed {
     }
 }
 
-impl NodeShared {
+/// Carries out the requests of one member.
+pub struct Commands<'a> {
+    node: &'a NodeShared,
+}
+
+impl<'a> Commands<'a> {
+    /// Of that member.
+    pub const fn of(node: &'a NodeShared) -> Self {
+        Self { node }
+    }
+
     /// Answers one request of the control socket.
-    pub(crate) async fn answer(&self, request: Request) -> Response {
+    pub async fn answer(&self, request: Request) -> Response {
         let done = |notice: Result<Option<String>, Refusal>| {
             notice.map_or_else(Response::from, |notice| Response::Done { notice })
         };
@@ -87,10 +99,12 @@ impl NodeShared {
                 let forced = self.force_primary(node_id, accept_data_loss).await;
                 done(forced.map_err(|f| f.or(|leader| Refusal::ForceOnFollower { leader })))
             }
-            Request::HandOver => done(self.hand_over_to_most_advanced().await),
-            Request::Status => Response::Status(Box::new(NodeStatus::clone(&self.status.borrow()))),
+            Request::HandOver => done(self.hand_over().await),
+            Request::Status => {
+                Response::Status(Box::new(NodeStatus::clone(&self.node.status.borrow())))
+            }
             Request::WatchPrimary { heard } => {
-                Response::WatchPrimary(self.primary_update(heard).await)
+                Response::WatchPrimary(primary_update(self.node, heard).await)
             }
             Request::Log { limit } => match self.log_rows(limit.min(LOG_LIMIT)) {
                 Ok(entries) => Response::Log { entries },
@@ -99,15 +113,24 @@ impl NodeShared {
         }
     }
 
+    async fn switch_over(&self, target: i64) -> Result<Option<String>, Refusal> {
+        Switchover::of(self.node)?.run(target).await
+    }
+
+    async fn hand_over(&self) -> Result<Option<String>, Refusal> {
+        Switchover::of(self.node)?.to_most_advanced().await
+    }
+
     /// Makes a cluster of this one node. A crash half way is finished by the next call: the
     /// cluster's id is on disk before anything else.
     async fn init(&self) -> Result<(), Failed> {
         let deadline = Instant::now() + DEADLINE;
-        if let Some(cluster) = self.applied.borrow().cluster.cluster {
+        if let Some(cluster) = self.node.applied.borrow().cluster.cluster {
             return Err(Refusal::AlreadyInitialized(cluster).into());
         }
-        let _one_at_a_time = self.bootstrapping.lock().await;
+        let _one_at_a_time = self.node.bootstrapping.lock().await;
         let belonging = self
+            .node
             .local
             .found(ClusterId(machine::new_uuid()))
             .map_err(|e| Refusal::Stopped(e.to_string()))?;
@@ -115,25 +138,27 @@ impl NodeShared {
             return Err(Refusal::AlreadyInitialized(belonging.id).into());
         }
         let cluster = belonging.id;
-        if !self.raft.is_initialized().await.map_err(|e| Refusal::Stopped(e.to_string()))? {
-            let me = raft_id(self.settings.node_id);
-            let first =
-                std::collections::BTreeMap::from([(me, Endpoint::from(&self.settings.advertise))]);
-            self.raft.initialize(first).await.map_err(|e| Refusal::Stopped(e.to_string()))?;
+        if !self.node.raft.is_initialized().await.map_err(|e| Refusal::Stopped(e.to_string()))? {
+            let me = raft_id(self.node.settings.node_id);
+            let first = std::collections::BTreeMap::from([(
+                me,
+                Endpoint::from(&self.node.settings.advertise),
+            )]);
+            self.node.raft.initialize(first).await.map_err(|e| Refusal::Stopped(e.to_string()))?;
         }
         self.leads(deadline).await?;
         let command = Command::Init {
             cluster,
-            node: self.settings.node_id,
-            address: self.settings.advertise.clone(),
+            node: self.node.settings.node_id,
+            address: self.node.settings.advertise.clone(),
         };
         self.write(command, deadline).await.map(drop)
     }
 
     /// Waits until the only voter has elected itself.
     async fn leads(&self, deadline: Instant) -> Result<(), Failed> {
-        let mut metrics = self.raft.metrics();
-        while !self.raft.is_leader() {
+        let mut metrics = self.node.raft.metrics();
+        while !self.node.raft.is_leader() {
             match timeout_at(deadline, metrics.changed()).await {
                 Ok(Ok(())) => {}
                 Ok(Err(_)) => return Err(Refusal::Stopped("it is shutting down".into()).into()),
@@ -154,10 +179,11 @@ impl NodeShared {
             return Ok(Some(format!("node {node} is already a member with address {address}")));
         }
         self.resolves(&address).await?;
-        if may_join(&self.status.borrow().members, node, false).is_err() {
-            let answers = timeout_at(Instant::now() + DIAL, self.peers.network.connect(&address))
-                .await
-                .is_ok_and(|c| c.is_ok());
+        if may_join(&self.node.status.borrow().members, node, false).is_err() {
+            let answers =
+                timeout_at(Instant::now() + DIAL, self.node.peers.network.connect(&address))
+                    .await
+                    .is_ok_and(|c| c.is_ok());
             self.majority_allows(|members| may_join(members, node, answers)).await?;
         }
         match self.write(command, deadline).await? {
@@ -215,10 +241,10 @@ impl NodeShared {
     ) -> Result<Option<String>, Failed> {
         let deadline = Instant::now() + DEADLINE;
         let node = NodeId::new(node).map_err(Refusal::from)?;
-        let failover = self.failover.as_ref().ok_or(Refusal::FailoverIsOff)?;
+        let failover = self.node.failover.as_ref().ok_or(Refusal::FailoverIsOff)?;
         let applied = self.read(deadline).await?;
         let primary_term = applied.cluster.primary_term.as_ref().ok_or(Refusal::NotInitialized)?;
-        let reports = failover.reports();
+        let reports = failover.leader.reports();
         if may_force(primary_term, &applied.cluster.electorate(), &reports, node, accept_data_loss)?
             == Outcome::AlreadySo
         {
@@ -237,7 +263,7 @@ impl NodeShared {
 
     async fn resolves(&self, address: &Address) -> Result<(), Refusal> {
         let unresolvable = |_| Refusal::Unresolvable(address.host().to_owned());
-        self.peers.network.knows(address.host()).await.map_err(unresolvable)
+        self.node.peers.network.knows(address.host()).await.map_err(unresolvable)
     }
 
     /// Asks a rule about who answers. A leader that is new has not heard everybody yet, and waits a
@@ -246,8 +272,8 @@ impl NodeShared {
         &self,
         rule: impl Fn(&[MemberStatus]) -> Result<(), Refusal>,
     ) -> Result<(), Refusal> {
-        let patience = Instant::now() + 2 * self.settings.election_timeout;
-        let mut status = self.status.subscribe();
+        let patience = Instant::now() + 2 * self.node.settings.election_timeout;
+        let mut status = self.node.status.subscribe();
         loop {
             let (answer, all_known) = {
                 let now = status.borrow_and_update();
@@ -264,12 +290,12 @@ impl NodeShared {
 
     /// Waits until the member is out.
     async fn gone(&self, node: NodeId, deadline: Instant) -> Result<Option<String>, Failed> {
-        let mut status = self.status.subscribe();
+        let mut status = self.node.status.subscribe();
         loop {
             if !status.borrow_and_update().members.iter().any(|m| m.node_id == node) {
                 return Ok(None);
             }
-            if node == self.settings.node_id && !self.raft.is_leader() {
+            if node == self.node.settings.node_id && !self.node.raft.is_leader() {
                 return Ok(Some(format!(
                     "node {node} has handed over the lead; the new leader takes it out"
                 )));
@@ -292,18 +318,20 @@ impl NodeShared {
     /// The applied state, once it holds everything that was committed before this call. On the
     /// leader only.
     async fn read(&self, deadline: Instant) -> Result<Arc<AppliedState>, Failed> {
-        if self.applied.borrow().cluster.cluster.is_none() {
+        if self.node.applied.borrow().cluster.cluster.is_none() {
             return Err(Refusal::NotInitialized.into());
         }
         loop {
-            match timeout_at(deadline, self.raft.get_read_linearizer(ReadPolicy::LeaseRead)).await {
+            match timeout_at(deadline, self.node.raft.get_read_linearizer(ReadPolicy::LeaseRead))
+                .await
+            {
                 Err(_) => return Err(Refusal::NoQuorum { seconds: DEADLINE.as_secs() }.into()),
                 Ok(Ok(linearizer)) => {
-                    let ready = timeout_at(deadline, linearizer.await_ready(&self.raft)).await;
+                    let ready = timeout_at(deadline, linearizer.await_ready(&self.node.raft)).await;
                     ready
                         .map_err(|_| Refusal::NoQuorum { seconds: DEADLINE.as_secs() })?
                         .map_err(|e| Refusal::Stopped(e.to_string()))?;
-                    return Ok(self.applied.borrow().clone());
+                    return Ok(self.node.applied.borrow().clone());
                 }
                 Ok(Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(forward)))) => {
                     self.or_elsewhere(forward.leader_id)?;
@@ -320,7 +348,9 @@ impl NodeShared {
     /// Appends the command and waits until it is committed, applied and published here.
     async fn write(&self, command: Command, deadline: Instant) -> Result<Outcome, Failed> {
         loop {
-            match timeout_at(deadline, self.raft.client_write(LogCommand(command.clone()))).await {
+            match timeout_at(deadline, self.node.raft.client_write(LogCommand(command.clone())))
+                .await
+            {
                 Err(_) => return Err(Refusal::NoQuorum { seconds: DEADLINE.as_secs() }.into()),
                 Ok(Ok(written)) => {
                     self.published(written.log_id.index, deadline).await?;
@@ -349,17 +379,23 @@ impl NodeShared {
     /// Another node leads: say so. None or this one: a moment's patience.
     fn or_elsewhere(&self, leader: Option<u64>) -> Result<(), Failed> {
         match leader.and_then(node_id) {
-            Some(leader) if leader != self.settings.node_id => {
+            Some(leader) if leader != self.node.settings.node_id => {
                 // Raft remembers the last leader for ever; the status says whether it is still
                 // heard.
-                let heard = self.compose(None).leader == Some(leader);
-                let address =
-                    self.applied.borrow().cluster.members.get(&leader).map(|m| m.address.clone());
+                let heard = self.node.compose(None).leader == Some(leader);
+                let address = self
+                    .node
+                    .applied
+                    .borrow()
+                    .cluster
+                    .members
+                    .get(&leader)
+                    .map(|m| m.address.clone());
                 Err(Failed::NotLeader(NotLeader(address.filter(|_| heard).map(|a| (leader, a)))))
             }
             // A follower that knows of no leader has nothing to wait for.
-            None if !self.raft.is_leader()
-                && self.raft.metrics().borrow_watched().state
+            None if !self.node.raft.is_leader()
+                && self.node.raft.metrics().borrow_watched().state
                     != openraft::ServerState::Candidate =>
             {
                 Err(Failed::NotLeader(NotLeader(None)))
@@ -378,7 +414,7 @@ impl NodeShared {
 
     /// Waits until backends of this server see what was applied.
     async fn published(&self, index: u64, deadline: Instant) -> Result<(), Failed> {
-        let mut status = self.status.subscribe();
+        let mut status = self.node.status.subscribe();
         let seen = status.wait_for(|s| s.applied_index >= index);
         match timeout_at(deadline, seen).await {
             Ok(Ok(_)) => Ok(()),
@@ -388,9 +424,9 @@ impl NodeShared {
     }
 
     fn log_rows(&self, limit: usize) -> io::Result<Vec<LogRow>> {
-        let applied = self.applied.borrow().clone();
+        let applied = self.node.applied.borrow().clone();
         let committed =
-            self.raft.metrics().borrow_watched().local_committed.map_or(0, |id| id.index);
+            self.node.raft.metrics().borrow_watched().local_committed.map_or(0, |id| id.index);
         let row = |entry: crate::types::Entry| {
             let (kind, data) = match &entry.payload {
                 openraft::EntryPayload::Blank => ("blank", "{}".to_owned()),
@@ -418,6 +454,7 @@ impl NodeShared {
         };
         // The latest that fit into an answer.
         let mut rows = self
+            .node
             .log
             .tail(limit)?
             .into_iter()

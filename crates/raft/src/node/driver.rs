@@ -24,17 +24,27 @@ const TICK: Duration = Duration::from_millis(100);
 const SHORTEST_WAIT: Duration = Duration::from_millis(1);
 const MAX_WAIT: Duration = Duration::from_millis(500);
 
+/// The driver of one member.
+struct Driver {
+    node: Arc<NodeShared>,
+    unheard: Unheard,
+    voters: Voters,
+}
+
 /// Drives for as long as it is polled.
 pub async fn run(shared: Arc<NodeShared>) {
     let mut metrics = shared.raft.server_metrics();
     let mut applied = shared.applied.clone();
     let mut wait = SHORTEST_WAIT;
-    let mut unheard = Unheard::default();
-    let mut voters = Voters { committed: None, since: Instant::now() };
+    let mut driver = Driver {
+        node: shared,
+        unheard: Unheard::default(),
+        voters: Voters { committed: None, since: Instant::now() },
+    };
     loop {
-        unheard.look(&shared);
-        voters.look(&shared);
-        let step = shared.next_step(&unheard);
+        driver.unheard.observe(&driver.node);
+        driver.voters.observe(&driver.node);
+        let step = driver.next_step();
         wait = if matches!(step, MembershipStep::WaitFor(_)) {
             (wait * 2).min(MAX_WAIT)
         } else {
@@ -59,7 +69,7 @@ pub async fn run(shared: Arc<NodeShared>) {
                 }
             }
             step @ (MembershipStep::Promote(_) | MembershipStep::Drop(_))
-                if !voters.are_quiet(&shared) =>
+                if !driver.voters.are_quiet(&driver.node) =>
             {
                 tracing::debug!(
                     "membership: {step:?} waits for the lease of those who voted before"
@@ -68,7 +78,7 @@ pub async fn run(shared: Arc<NodeShared>) {
             }
             step => {
                 tracing::info!("membership: {step:?}");
-                match timeout(STEP_TIMEOUT, shared.carry_out(step)).await {
+                match timeout(STEP_TIMEOUT, driver.carry_out(step)).await {
                     Ok(Ok(())) => {}
                     Ok(Err(why)) => {
                         tracing::warn!("membership: {step:?} did not go through: {why}");
@@ -91,7 +101,7 @@ pub async fn run(shared: Arc<NodeShared>) {
 struct Unheard(BTreeMap<NodeId, Instant>);
 
 impl Unheard {
-    fn look(&mut self, shared: &NodeShared) {
+    fn observe(&mut self, shared: &NodeShared) {
         let applied = shared.applied.borrow();
         let is_unheard = |id: &NodeId| {
             applied
@@ -117,7 +127,7 @@ struct Voters {
 }
 
 impl Voters {
-    fn look(&mut self, shared: &NodeShared) {
+    fn observe(&mut self, shared: &NodeShared) {
         let in_log: BTreeSet<u64> =
             shared.raft.server_metrics().borrow_watched().membership_config.voter_ids().collect();
         let committed = shared
@@ -137,23 +147,23 @@ impl Voters {
     }
 }
 
-impl NodeShared {
-    fn next_step(&self, unheard: &Unheard) -> MembershipStep {
+impl Driver {
+    fn next_step(&self) -> MembershipStep {
         let in_force = {
-            let metrics = self.raft.server_metrics();
+            let metrics = self.node.raft.server_metrics();
             let metrics = metrics.borrow_watched();
             if metrics.state != ServerState::Leader {
                 return MembershipStep::Nothing;
             }
             metrics.membership_config.clone()
         };
-        let applied = self.applied.borrow().clone();
+        let applied = self.node.applied.borrow().clone();
         let raft = core_membership(&in_force);
         let settled = in_force.log_id() == applied.membership.log_id();
-        let me = self.settings.node_id;
-        let caught_up = caught_up(&self.raft_facts(), me);
-        let unheard = unheard.0.iter().map(|(id, since)| (*id, since.elapsed())).collect();
-        let join_timeout = self.settings.join_timeout;
+        let me = self.node.settings.node_id;
+        let caught_up = caught_up(&self.node.raft_facts(), me);
+        let unheard = self.unheard.0.iter().map(|(id, since)| (*id, since.elapsed())).collect();
+        let join_timeout = self.node.settings.join_timeout;
         next_step(&MembershipFacts {
             state: &applied.cluster,
             raft: &raft,
@@ -168,7 +178,12 @@ impl NodeShared {
     async fn carry_out(&self, step: MembershipStep) -> Result<(), String> {
         let one = |id| BTreeSet::from([raft_id(id)]);
         let change = |members, retain| async move {
-            self.raft.change_membership(members, retain).await.map(drop).map_err(|e| e.to_string())
+            self.node
+                .raft
+                .change_membership(members, retain)
+                .await
+                .map(drop)
+                .map_err(|e| e.to_string())
         };
         match step {
             MembershipStep::Nothing | MembershipStep::WaitFor(_) => Ok(()),
@@ -179,6 +194,7 @@ impl NodeShared {
             }
             MembershipStep::AddLearner(id) => {
                 let endpoint = self
+                    .node
                     .applied
                     .borrow()
                     .cluster
@@ -186,7 +202,8 @@ impl NodeShared {
                     .get(&id)
                     .map(|m| Endpoint::from(&m.address));
                 let Some(endpoint) = endpoint else { return Ok(()) };
-                self.raft
+                self.node
+                    .raft
                     .add_learner(raft_id(id), endpoint, false)
                     .await
                     .map(drop)
@@ -194,6 +211,7 @@ impl NodeShared {
             }
             MembershipStep::Move(id) => {
                 let endpoint = self
+                    .node
                     .applied
                     .borrow()
                     .cluster
@@ -206,6 +224,7 @@ impl NodeShared {
             }
             MembershipStep::GiveUp(id) => {
                 let at = self
+                    .node
                     .applied
                     .borrow()
                     .cluster
@@ -213,21 +232,23 @@ impl NodeShared {
                     .get(&id)
                     .map(|m| m.address.to_string())
                     .unwrap_or_default();
-                let seconds = self.settings.join_timeout.unwrap_or_default().as_secs();
+                let seconds = self.node.settings.join_timeout.unwrap_or_default().as_secs();
                 tracing::warn!(
                     "node {id} at {at} has not come within pgraft.join_timeout ({seconds} s): it is taken out again"
                 );
-                self.raft
+                self.node
+                    .raft
                     .client_write(LogCommand(Command::JoinExpired { node: id }))
                     .await
                     .map(drop)
                     .map_err(|e| e.to_string())
             }
             MembershipStep::Promote(id) => {
-                change(ChangeMembers::AddVoterIds(promoted(self, id)), true).await
+                change(ChangeMembers::AddVoterIds(promoted(&self.node, id)), true).await
             }
             MembershipStep::Transfer(id) => {
-                self.raft
+                self.node
+                    .raft
                     .trigger()
                     .transfer_leader(raft_id(id))
                     .await
@@ -238,6 +259,7 @@ impl NodeShared {
             }
             MembershipStep::Drop(id) => {
                 let voter = self
+                    .node
                     .raft
                     .metrics()
                     .borrow_watched()

@@ -20,11 +20,11 @@ mod primary_view;
 mod probe;
 mod publish;
 mod registration;
+mod shared;
 
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use openraft::async_runtime::watch::WatchReceiver;
@@ -33,20 +33,21 @@ use pgraft_core::control::{Request, Response};
 use pgraft_core::{Address, NodeStatus};
 use tokio::sync::{Mutex, Notify};
 use tokio::task::JoinSet;
-use tokio::time::Instant;
 
-use self::failover::Failover;
+use self::commands::Commands;
+use self::failover::{Agent, Durable, Failover};
 pub use self::failover::{
     PROMISES_FILE, PostgresControl, ServerDirective, ServerRepair, ServerState,
 };
+pub use self::shared::NodeShared;
 use crate::control;
 use crate::identity::{Identity, IdentityError};
 use crate::machine::{self, watch};
 use crate::settings::RaftSettings;
-use crate::store::{AppliedState, LogStore, StateMachine};
+use crate::store::{LogStore, StateMachine};
 use crate::transport::{
-    self, FailoverEnd, Guard, Listener, Local, LogDedup, MaterialError, Network, PeerFactory, Tcp,
-    WalSource,
+    self, FailoverEnd, Guard, LeaderContact, Listener, Local, LogDedup, MaterialError, Network,
+    PeerFactory, Tcp, WalSource,
 };
 use crate::types::{Raft, raft_id};
 
@@ -158,50 +159,6 @@ pub struct Node {
     tasks: JoinSet<&'static str>,
 }
 
-/// What the tasks share.
-pub struct NodeShared {
-    settings: RaftSettings,
-    raft: Raft,
-    log: LogStore,
-    local: Arc<Local>,
-    peers: PeerFactory,
-    applied: watch::Receiver<Arc<AppliedState>>,
-    probes: watch::Sender<probe::Probes>,
-    status: watch::Sender<Arc<NodeStatus>>,
-    contact: Arc<LeaderContact>,
-    failover: Option<Arc<Failover>>,
-    /// Held by `pgraft_init()`.
-    bootstrapping: Mutex<()>,
-    /// Rung when the TLS files shall be read again.
-    reload: Arc<Notify>,
-}
-
-/// When the leader was last heard of, by a follower.
-pub struct LeaderContact {
-    since: Instant,
-    last_ms: AtomicU64,
-}
-
-impl LeaderContact {
-    fn new() -> Self {
-        Self { since: Instant::now(), last_ms: AtomicU64::new(0) }
-    }
-
-    /// The leader has just been heard.
-    pub fn touch(&self) {
-        let now = u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.last_ms.store(now.max(1), Ordering::Relaxed);
-    }
-
-    /// How long ago that was; None when it never was.
-    fn age(&self) -> Option<Duration> {
-        match self.last_ms.load(Ordering::Relaxed) {
-            0 => None,
-            ms => Some(self.since.elapsed().saturating_sub(Duration::from_millis(ms))),
-        }
-    }
-}
-
 impl Node {
     /// Starts a member on the current Tokio runtime and this host's network.
     pub async fn start(settings: RaftSettings, hooks: Hooks) -> Result<Self, StartError> {
@@ -230,11 +187,13 @@ impl Node {
         }
         let guard = Guard::open(settings.node_id, &settings.protection)?;
         let Hooks { wal, postgres, publish } = hooks;
-        let failover = match (postgres, settings.lease_timeout) {
+        let (failover, durable) = match (postgres, settings.lease_timeout) {
             (Some(postgres), Some(lease)) => {
-                Some(Arc::new(Failover::open(&dir, &mut identity, postgres, lease).map_err(store)?))
+                let opened = Failover::open(&dir, &mut identity, postgres, lease);
+                let (failover, durable) = opened.map_err(store)?;
+                (Some(Arc::new(failover)), Some(durable))
             }
-            _ => None,
+            _ => (None, None),
         };
         let listener = listen(&*network, &settings.listen).await?;
 
@@ -271,7 +230,7 @@ impl Node {
             reload: Arc::new(Notify::new()),
         });
         let mut node = Self { shared, tasks: JoinSet::new() };
-        node.spawn(listener, wal, publish)?;
+        node.spawn(listener, wal, publish, durable)?;
         Ok(node)
     }
 
@@ -280,6 +239,7 @@ impl Node {
         listener: Box<dyn Listener>,
         wal: WalSource,
         publish: Publish,
+        durable: Option<Durable>,
     ) -> Result<(), StartError> {
         let shared = &self.shared;
         let server = transport::RaftServer {
@@ -312,8 +272,9 @@ impl Node {
         self.tasks.spawn(task("probe", Box::pin(probe::run(Arc::clone(shared)))));
         self.tasks.spawn(task("publish", Box::pin(publish::run(Arc::clone(shared), wal, publish))));
         self.tasks.spawn(task("files", Box::pin(publish::write_instance_file(Arc::clone(shared)))));
-        if shared.failover.is_some() {
-            self.tasks.spawn(task("agent", Box::pin(failover::agent(Arc::clone(shared)))));
+        if let Some((failover, durable)) = shared.failover.clone().zip(durable) {
+            let agent = Agent::new(Arc::clone(shared), failover, durable);
+            self.tasks.spawn(task("agent", Box::pin(agent.run())));
             self.tasks.spawn(task("lease", Box::pin(failover::lease(Arc::clone(shared)))));
             self.tasks.spawn(task("lead", Box::pin(failover::lead(Arc::clone(shared)))));
             self.tasks.spawn(task("release", Box::pin(failover::release(Arc::clone(shared)))));
@@ -360,10 +321,10 @@ impl Node {
     pub async fn leave(self, server_is_dead: bool) {
         let release = async {
             if server_is_dead {
-                self.shared.release_what_ends().await;
+                failover::release_what_ends(&self.shared).await;
             }
         };
-        tokio::join!(release, self.shared.leave_the_lead());
+        tokio::join!(release, failover::leave_the_lead(&self.shared));
         self.shutdown().await;
     }
 
@@ -389,7 +350,7 @@ impl Node {
 
     /// Answers a request as the control socket does.
     pub async fn ask(&self, request: Request) -> Response {
-        self.shared.answer(request).await
+        Commands::of(&self.shared).answer(request).await
     }
 
     /// [`Node::ask`] for whoever can't hold the node itself.
@@ -425,7 +386,7 @@ fn asker(shared: &Arc<NodeShared>) -> impl control::ControlHandler + use<> {
     let shared = Arc::clone(shared);
     move |request| {
         let shared = Arc::clone(&shared);
-        Box::pin(async move { shared.answer(request).await })
+        Box::pin(async move { Commands::of(&shared).answer(request).await })
     }
 }
 

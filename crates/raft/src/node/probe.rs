@@ -60,7 +60,7 @@ pub async fn run(shared: Arc<NodeShared>) {
             idle.clear();
             continue;
         }
-        let members = shared.others();
+        let members = others(&shared);
         idle.retain(|id, _| members.contains_key(id));
         shared.probes.send_if_modified(|p| {
             let before = p.0.len();
@@ -87,16 +87,14 @@ pub async fn run(shared: Arc<NodeShared>) {
     }
 }
 
-impl NodeShared {
-    /// Every member but this one.
-    fn others(&self) -> BTreeMap<NodeId, Endpoint> {
-        let applied = self.applied.borrow();
-        applied
-            .cluster
-            .members
-            .iter()
-            .filter(|(id, _)| **id != self.settings.node_id)
-            .map(|(id, m)| (*id, Endpoint::from(&m.address)))
-            .collect()
-    }
+/// Every member but this one.
+fn others(node: &NodeShared) -> BTreeMap<NodeId, Endpoint> {
+    let applied = node.applied.borrow();
+    applied
+        .cluster
+        .members
+        .iter()
+        .filter(|(id, _)| **id != node.settings.node_id)
+        .map(|(id, m)| (*id, Endpoint::from(&m.address)))
+        .collect()
 }

@@ -9,7 +9,6 @@ use pgraft_core::NodeStatus;
 use pgraft_core::instance_file::{FILE_NAME, FORMAT, InstanceFile, InstanceMember};
 
 use super::NodeShared;
-use super::compose::{compose, raft_facts};
 use crate::files;
 use crate::transport::WalSource;
 
@@ -49,57 +48,28 @@ pub async fn run(
     }
 }
 
-impl NodeShared {
-    /// What this member knows right now.
-    pub(super) fn compose(&self, own_wal: Option<pgraft_core::status::WalProgress>) -> NodeStatus {
-        let facts = self.raft_facts();
-        let applied = self.applied.borrow().clone();
-        let probes = self.probes.borrow().facts();
-        let mut status = compose(
-            self.settings.node_id,
-            self.local.identity().cluster_id(),
-            &facts,
-            &applied,
-            &probes,
-            own_wal,
-        );
-        let state = &applied.cluster;
-        status.failover = self.failover.as_ref().map(|f| {
-            f.status(state.primary_term.as_ref(), state.last_failover.clone(), &state.electorate())
-        });
-        status
-    }
-
-    /// Raft's side of it.
-    pub(super) fn raft_facts(&self) -> super::compose::RaftFacts {
-        let ms = |d: Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
-        raft_facts(
-            &self.raft.metrics().borrow_watched(),
-            self.contact.age().map(ms),
-            ms(self.settings.election_timeout),
-        )
-    }
-}
-
-/// Keeps `instance.json` as the applied state says. A disk that refuses it is reported and tried
-/// again with the next change: the file is a convenience for the next start, and no promise hangs
-/// on it.
+/// Keeps `instance.json` up to date. If it cannot be written, that is logged and tried again at the
+/// next change: the file is a convenience for the next start, and no promise depends on it.
 pub async fn write_instance_file(shared: Arc<NodeShared>) {
     let path = shared.settings.data_dir.join(FILE_NAME);
     let mut applied = shared.applied.clone();
     let mut written: Option<InstanceFile> = None;
+    let mut rewind = shared.failover.as_ref().map(|failover| failover.progress.rewind());
     loop {
-        let wanted = shared.instance_file();
+        if let Some(rewind) = &mut rewind {
+            rewind.borrow_and_update();
+        }
+        let wanted = instance_file(&shared);
         if wanted.is_some() && wanted != written {
             let (path, file) = (path.clone(), wanted.clone());
             match files::replace_json_elsewhere(path, file).await {
                 Ok(()) => written = wanted,
-                Err(error) => tracing::warn!("can't write {FILE_NAME}: {error}"),
+                Err(error) => tracing::warn!("could not write {FILE_NAME}: {error}"),
             }
         }
         let rewind_changed = async {
-            match &shared.failover {
-                Some(failover) => failover.rewind_changed().await,
+            match &mut rewind {
+                Some(rewind) => drop(rewind.changed().await),
                 None => std::future::pending().await,
             }
         };
@@ -111,27 +81,25 @@ pub async fn write_instance_file(shared: Arc<NodeShared>) {
     }
 }
 
-impl NodeShared {
-    fn instance_file(&self) -> Option<InstanceFile> {
-        let applied = self.applied.borrow();
-        let state = &applied.cluster;
-        Some(InstanceFile {
-            format: FORMAT,
-            cluster_id: state.cluster?,
-            node_id: self.settings.node_id,
-            epoch: state.epoch(),
-            primary: state.primary(),
-            members: state
-                .members
-                .iter()
-                .map(|(&node_id, m)| InstanceMember {
-                    node_id,
-                    postgres: m.info.as_ref().map(|t| t.postgres.clone()),
-                })
-                .collect(),
-            retired: state.retired.iter().copied().collect(),
-            failover: self.failover.is_some(),
-            rewind: self.failover.as_ref().and_then(|f| f.rewind()),
-        })
-    }
+fn instance_file(node: &NodeShared) -> Option<InstanceFile> {
+    let applied = node.applied.borrow();
+    let state = &applied.cluster;
+    Some(InstanceFile {
+        format: FORMAT,
+        cluster_id: state.cluster?,
+        node_id: node.settings.node_id,
+        epoch: state.epoch(),
+        primary: state.primary(),
+        members: state
+            .members
+            .iter()
+            .map(|(&node_id, m)| InstanceMember {
+                node_id,
+                postgres: m.info.as_ref().map(|t| t.postgres.clone()),
+            })
+            .collect(),
+        retired: state.retired.iter().copied().collect(),
+        failover: node.failover.is_some(),
+        rewind: node.failover.as_ref().and_then(|f| *f.progress.rewind().borrow()),
+    })
 }

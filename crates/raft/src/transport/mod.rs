@@ -12,6 +12,7 @@
 
 mod client;
 mod confirmed;
+mod contact;
 mod frame;
 mod handshake;
 mod log_dedup;
@@ -23,6 +24,7 @@ mod tls;
 
 pub use client::{Peer, PeerFactory};
 pub use confirmed::Confirmed;
+pub use contact::LeaderContact;
 pub use frame::{read_json, write_json};
 pub use handshake::Local;
 pub use log_dedup::LogDedup;

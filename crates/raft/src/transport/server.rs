@@ -18,11 +18,10 @@ use tokio::time::{Instant, timeout};
 use super::handshake::{Hello, Local, Rejected, Welcome};
 use super::tls::Trouble;
 use super::{
-    BoxStream, Guard, Listener, LogDedup, MAX_FRAME, Rpc, RpcReply, VoterReply, read_json,
-    write_json,
+    BoxStream, Guard, LeaderContact, Listener, LogDedup, MAX_FRAME, Rpc, RpcReply, VoterReply,
+    read_json, write_json,
 };
 use crate::machine::watch;
-use crate::node::LeaderContact;
 use crate::store::AppliedState;
 use crate::types::{LogCommand, Raft};
 

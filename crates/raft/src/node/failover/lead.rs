@@ -8,45 +8,62 @@ use std::time::Duration;
 use openraft::ServerState;
 use openraft::async_runtime::watch::WatchReceiver;
 use pgraft_core::failover::leader::{LeaderFacts, LeaderStep, next_step};
-use pgraft_core::failover::{Phase, TermEndReason};
+use pgraft_core::failover::{Phase, PrimaryTerm, Report, TermEndReason};
 use pgraft_core::{Command, NodeId};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 
-use super::{Failover, NodeShared, lock};
+use super::Failover;
 use crate::machine;
+use crate::node::NodeShared;
 use crate::node::compose::caught_up;
 use crate::transport::{FailoverEnd, Peer, Rpc, RpcReply, VoterReply};
 use crate::types::{LogCommand, raft_id};
 
-/// While all is well. A majority that does not hear the primary is found so even where the leader
-/// does hear it.
+/// While the primary has its lease. A majority that does not hear the primary is noticed even if the
+/// leader does hear it.
 const IDLE_POLL: Duration = Duration::from_millis(500);
-/// While a primary is looked for.
+/// While there is no primary.
 const FAST_POLL: Duration = Duration::from_millis(15);
 const TIMEOUT: Duration = Duration::from_secs(1);
-/// What a voter said is "just now" for so long.
+/// A voter's answer counts for this long.
 const MAX_REPLY_AGE: Duration = Duration::from_millis(300);
 const WRITE_TIMEOUT: Duration = Duration::from_secs(2);
-/// For so long a primary that leads as well keeps the lead, before it hands it to a standby: a
-/// primary that dies should not take the leader along.
+/// A primary that leads as well keeps the lead for this long before it hands it to a standby, so
+/// that the loss of the primary is not the loss of the leader.
 const KEEPS_LEAD: Duration = Duration::from_millis(500);
-/// For an successor to lead, where this member ends.
-const HANDS_OVER: Duration = Duration::from_millis(300);
+/// For the transfer of the lead to complete.
+const TRANSFER_PAUSE: Duration = Duration::from_millis(200);
+/// For a successor to lead, if this member ends.
+const TRANSFER_TIMEOUT: Duration = Duration::from_millis(300);
 
-type VoterReplies = BTreeMap<NodeId, (Instant, VoterReply)>;
+/// The lead task of one member.
+struct Lead {
+    node: Arc<NodeShared>,
+    failover: Arc<Failover>,
+    idle: BTreeMap<NodeId, Peer>,
+    requests: JoinSet<(NodeId, Peer, Option<VoterReply>)>,
+    busy: BTreeSet<NodeId>,
+    replies: BTreeMap<NodeId, (Instant, VoterReply)>,
+    leads_since: Option<Instant>,
+    next_round: Instant,
+}
 
 /// Leads for as long as it is polled.
-pub async fn run(shared: Arc<NodeShared>) {
-    let Some(failover) = shared.failover.clone() else { return std::future::pending().await };
-    let mut idle: BTreeMap<NodeId, Peer> = BTreeMap::new();
-    let mut requests: JoinSet<(NodeId, Peer, Option<VoterReply>)> = JoinSet::new();
-    let mut busy: Vec<NodeId> = Vec::new();
-    let mut voices = VoterReplies::new();
-    let mut applied = shared.applied.clone();
-    let mut metrics = shared.raft.server_metrics();
-    let mut leads_since: Option<Instant> = None;
-    let mut next_round = Instant::now();
+pub async fn run(node: Arc<NodeShared>) {
+    let Some(failover) = node.failover.clone() else { return std::future::pending().await };
+    let mut applied = node.applied.clone();
+    let mut metrics = node.raft.server_metrics();
+    let mut lead = Lead {
+        node,
+        failover,
+        idle: BTreeMap::new(),
+        requests: JoinSet::new(),
+        busy: BTreeSet::new(),
+        replies: BTreeMap::new(),
+        leads_since: None,
+        next_round: Instant::now(),
+    };
     loop {
         let leads = metrics.borrow_watched().state == ServerState::Leader;
         let recruiting = applied
@@ -54,194 +71,234 @@ pub async fn run(shared: Arc<NodeShared>) {
             .cluster
             .primary_term
             .as_ref()
-            .is_some_and(|r| r.phase == Phase::Recruiting);
-        let patience = patience(&failover);
-        let hurry = recruiting || patience.is_zero();
-        if hurry {
-            next_round = next_round.min(Instant::now() + FAST_POLL);
+            .is_some_and(|term| term.phase == Phase::Recruiting);
+        let promise = lead.promise_left();
+        let fast = recruiting || promise.is_zero();
+        if fast {
+            lead.next_round = lead.next_round.min(Instant::now() + FAST_POLL);
         }
         if leads {
-            leads_since.get_or_insert_with(Instant::now);
-            if Instant::now() >= next_round {
-                next_round = Instant::now() + if hurry { FAST_POLL } else { IDLE_POLL };
-                let (voters, _) = shared.voters_in_log();
-                for (id, endpoint) in shared.endpoints(&voters) {
-                    if busy.contains(&id) {
-                        continue;
-                    }
-                    busy.push(id);
-                    let peer = idle
-                        .remove(&id)
-                        .unwrap_or_else(|| shared.peers.peer(raft_id(id), endpoint));
-                    requests.spawn(ask(id, peer));
-                }
-            }
-            shared.decide(&failover, &mut voices).await;
-            shared.hand_over(leads_since).await;
+            lead.step(fast).await;
         } else {
-            (leads_since, next_round) = (None, Instant::now() + IDLE_POLL);
-            lock(&failover.reports).clear();
-            idle.clear();
-            voices.clear();
+            lead.rest();
         }
+        // No later than this member's own promise ends: the others' promises end then, too.
+        let wakes = if leads && !fast {
+            lead.next_round.min(Instant::now() + promise)
+        } else {
+            lead.next_round
+        };
+        let Lead { failover, requests, .. } = &mut lead;
         tokio::select! {
             biased; // in no random order: a simulation repeats itself
-            Some(Ok((id, peer, answer))) = requests.join_next() => {
-                busy.retain(|b| *b != id);
-                idle.insert(id, peer);
-                voices.extend(answer.map(|said| (id, (Instant::now(), said))));
-            }
-            () = failover.ask.notified() => next_round = Instant::now(),
+            Some(Ok((id, peer, reply))) = requests.join_next() => lead.take(id, peer, reply),
+            () = failover.leader.asked() => lead.next_round = Instant::now(),
             changed = applied.changed() => if changed.is_err() { return },
             changed = metrics.changed() => {
                 if changed.is_err() {
                     return;
                 }
-                next_round = Instant::now(); // who leads may be another one
+                lead.next_round = Instant::now(); // another member may lead
             }
-            // No later than this member's own promise ends: those of the others end then, too.
-            () = tokio::time::sleep_until(if leads && !hurry { next_round.min(Instant::now() + patience) } else { next_round }) => {}
+            () = tokio::time::sleep_until(wakes) => {}
         }
     }
 }
 
-/// For how long this member still waits for the primary.
-fn patience(failover: &Failover) -> Duration {
-    let free_at = lock(&failover.voter).free_at();
-    Duration::from_millis(free_at.0.saturating_sub(failover.postgres.now().0))
-}
-
-pub(super) async fn ask(id: NodeId, mut peer: Peer) -> (NodeId, Peer, Option<VoterReply>) {
-    match peer.call(&Rpc::Ask, TIMEOUT).await {
-        Ok(RpcReply::VoterReply(said)) => (id, peer, Some(said)),
-        _ => (id, peer, None),
-    }
-}
-
-impl NodeShared {
-    /// One step, on what was said lately.
-    async fn decide(&self, failover: &Failover, voices: &mut VoterReplies) {
-        let me = self.settings.node_id;
-        if let Some(own) = self.voter_reply() {
-            voices.insert(me, (Instant::now(), own));
+impl Lead {
+    async fn step(&mut self, fast: bool) {
+        self.leads_since.get_or_insert_with(Instant::now);
+        if Instant::now() >= self.next_round {
+            self.next_round = Instant::now() + if fast { FAST_POLL } else { IDLE_POLL };
+            self.ask_all();
         }
-        let applied = self.applied.borrow().clone();
+        self.decide().await;
+        self.hand_over().await;
+    }
+
+    fn rest(&mut self) {
+        (self.leads_since, self.next_round) = (None, Instant::now() + IDLE_POLL);
+        self.failover.leader.clear();
+        self.idle.clear();
+        self.replies.clear();
+    }
+
+    /// For how long this member's promise to the primary still stands.
+    fn promise_left(&self) -> Duration {
+        let free_at = self.failover.voter.free_at();
+        Duration::from_millis(free_at.0.saturating_sub(self.failover.postgres.now().0))
+    }
+
+    fn ask_all(&mut self) {
+        let (voters, _) = self.node.voters_in_log();
+        for (id, endpoint) in self.node.endpoints(&voters) {
+            if self.busy.insert(id) {
+                let peer = self
+                    .idle
+                    .remove(&id)
+                    .unwrap_or_else(|| self.node.peers.peer(raft_id(id), endpoint));
+                self.requests.spawn(ask(id, peer));
+            }
+        }
+    }
+
+    fn take(&mut self, id: NodeId, peer: Peer, reply: Option<VoterReply>) {
+        self.busy.remove(&id);
+        self.idle.insert(id, peer);
+        self.replies.extend(reply.map(|reply| (id, (Instant::now(), reply))));
+    }
+
+    /// One step, by the latest answers.
+    async fn decide(&mut self) {
+        let me = self.node.settings.node_id;
+        if let Some(own) = self.node.voter_reply() {
+            self.replies.insert(me, (Instant::now(), own));
+        }
+        let applied = self.node.applied.borrow().clone();
         let Some(primary_term) = &applied.cluster.primary_term else { return };
-        let fresh = || {
-            voices
-                .iter()
-                .filter(|(_, (at, _))| at.elapsed() <= MAX_REPLY_AGE)
-                .map(|(id, (_, said))| (*id, said))
-        };
-        let free: BTreeSet<NodeId> = fresh()
-            .filter(|(_, s)| {
-                s.free
-                    && s.epoch == primary_term.epoch
-                    && s.knows == Some((primary_term.epoch, primary_term.timeline))
-            })
-            .map(|(id, _)| id)
-            .collect();
-        let released = fresh().any(|(_, s)| s.released && s.epoch == primary_term.epoch);
-        let reports: BTreeMap<_, _> =
-            voices.iter().filter_map(|(id, (_, said))| Some((*id, said.report?))).collect();
-        lock(&failover.reports).clone_from(&reports);
-        let (voters, index) = self.voters_in_log();
-        let steady_membership = applied.membership.log_id().as_ref().map_or(0, |id| id.index)
-            == index
-            && applied.membership.membership().get_joint_config().len() == 1;
-        let asked_for = *lock(&failover.preferred);
-        let preferred =
-            asked_for.filter(|(epoch, _)| *epoch == primary_term.epoch).map(|(_, id)| id);
-        let electorate = applied.cluster.electorate();
-        let facts = LeaderFacts {
+        let free = self.free_voters(primary_term);
+        let reports: BTreeMap<NodeId, Report> =
+            self.replies.iter().filter_map(|(id, (_, reply))| Some((*id, reply.report?))).collect();
+        self.failover.leader.set_reports(reports.clone());
+        let (voters, index) = self.node.voters_in_log();
+        let membership = &applied.membership;
+        let steady_membership = membership.log_id().as_ref().map_or(0, |id| id.index) == index
+            && membership.membership().get_joint_config().len() == 1;
+        let switchover = self.failover.leader.preferred();
+        let step = next_step(&LeaderFacts {
             me,
             primary_term,
             voters: &voters,
-            electorate: &electorate,
+            electorate: &applied.cluster.electorate(),
             steady_membership,
             free: &free,
             reports: &reports,
-            preferred,
+            preferred: switchover
+                .filter(|(epoch, _)| *epoch == primary_term.epoch)
+                .map(|(_, id)| id),
+        });
+        let waits_for = match &step {
+            LeaderStep::WaitFor(missing) => missing.any_of.clone(),
+            _ => BTreeSet::new(),
         };
-        let step = next_step(&facts);
-        let command = match step {
-            LeaderStep::Nothing | LeaderStep::WaitForVoter => return,
-            LeaderStep::WaitFor(missing) => {
-                lock(&failover.text).waits_for = missing.any_of;
-                return;
-            }
+        self.failover.leader.set_waits_for(waits_for);
+        match step {
+            LeaderStep::Nothing | LeaderStep::WaitForVoter | LeaderStep::WaitFor(_) => {}
             LeaderStep::Recruit(epoch) => {
-                let reason = if asked_for.is_some_and(|(e, _)| e == epoch) {
-                    TermEndReason::Switchover
-                } else if released {
-                    TermEndReason::Released
-                } else {
-                    TermEndReason::LeaseExpired
-                };
-                tracing::warn!(
-                    "the primary, node {}, is gone ({reason}): epoch {epoch} begins",
-                    primary_term.primary
-                );
-                Command::Recruit { epoch, reason, at_ms: machine::wall_clock_us() / 1000 }
+                let requested = switchover.is_some_and(|(of, _)| of == epoch);
+                self.recruit(primary_term, epoch, requested).await;
             }
             LeaderStep::Appoint { epoch, primary } => {
                 tracing::warn!(
-                    "node {primary} has the most and is the primary of epoch {epoch}, on timeline {}",
+                    "failover: appointing node {primary} primary of epoch {epoch} on timeline {}: it has the most WAL",
                     primary_term.next_timeline
                 );
-                Command::Appoint { epoch, primary }
+                self.write(Command::Appoint { epoch, primary }).await;
             }
+        }
+    }
+
+    /// The latest answers that still count.
+    fn fresh_replies(&self) -> impl Iterator<Item = (NodeId, &VoterReply)> {
+        let fresh = self.replies.iter().filter(|(_, (at, _))| at.elapsed() <= MAX_REPLY_AGE);
+        fresh.map(|(id, (_, reply))| (*id, reply))
+    }
+
+    fn free_voters(&self, primary_term: &PrimaryTerm) -> BTreeSet<NodeId> {
+        let known = Some((primary_term.epoch, primary_term.timeline));
+        self.fresh_replies()
+            .filter(|(_, r)| r.free && r.epoch == primary_term.epoch && r.knows == known)
+            .map(|(id, _)| id)
+            .collect()
+    }
+
+    async fn recruit(&self, primary_term: &PrimaryTerm, epoch: u64, requested: bool) {
+        let released =
+            self.fresh_replies().any(|(_, r)| r.released && r.epoch == primary_term.epoch);
+        let reason = if requested {
+            TermEndReason::Switchover
+        } else if released {
+            TermEndReason::Released
+        } else {
+            TermEndReason::LeaseExpired
         };
-        lock(&failover.text).waits_for.clear();
-        match timeout(WRITE_TIMEOUT, self.raft.client_write(LogCommand(command))).await {
+        tracing::warn!(
+            "failover: recruiting for epoch {epoch}: the term of the primary, node {}, has ended ({reason})",
+            primary_term.primary
+        );
+        let at_ms = machine::wall_clock_us() / 1000;
+        self.write(Command::Recruit { epoch, reason, at_ms }).await;
+    }
+
+    async fn write(&self, command: Command) {
+        let kind = command.kind();
+        let written = self.node.raft.client_write(LogCommand(command));
+        match timeout(WRITE_TIMEOUT, written).await {
             Ok(Ok(_)) => {}
-            Ok(Err(error)) => tracing::warn!("failover: the step was not written: {error}"),
+            Ok(Err(error)) => tracing::warn!("failover: could not write {kind}: {error}"),
             Err(_) => tracing::warn!(
-                "failover: the step is not committed in {} s",
+                "failover: {kind} was not committed within {}s",
                 WRITE_TIMEOUT.as_secs()
             ),
         }
     }
 
     /// A primary that leads as well hands the lead to a standby.
-    async fn hand_over(&self, leads_since: Option<Instant>) {
-        let me = self.settings.node_id;
-        let primary_term = self.applied.borrow().cluster.primary_term.clone();
-        if !primary_term.is_some_and(|r| r.primary == me && r.is_settled())
-            || leads_since.is_none_or(|since| since.elapsed() < KEEPS_LEAD)
-        {
-            return;
-        }
-        let quiet = self.applied.borrow().cluster.change_under_way().is_none();
-        if quiet && let Some(successor) = self.successor() {
-            tracing::info!("this primary hands the lead of the Raft group to node {successor}");
-            let _ = self.raft.trigger().transfer_leader(raft_id(successor)).await;
-            tokio::time::sleep(Duration::from_millis(200)).await;
-        }
-    }
-
-    /// A voter that has all of the leader's log.
-    fn successor(&self) -> Option<NodeId> {
-        let me = self.settings.node_id;
-        let (voters, _) = self.voters_in_log();
-        caught_up(&self.raft_facts(), me).into_iter().find(|id| *id != me && voters.contains(id))
-    }
-
-    /// A leader that ends leaves nobody without one.
-    pub(in crate::node) async fn leave_the_lead(&self) {
-        let mut metrics = self.raft.server_metrics();
-        if metrics.borrow_watched().state != ServerState::Leader {
-            return;
-        }
-        let Some(successor) = self.successor() else { return };
-        tracing::info!("the lead of the Raft group goes to node {successor}: this member ends");
-        let handed = async {
-            self.raft.trigger().transfer_leader(raft_id(successor)).await.ok()?;
-            while metrics.borrow_watched().state == ServerState::Leader {
-                metrics.changed().await.ok()?;
-            }
-            Some(())
+    async fn hand_over(&self) {
+        let node = &self.node;
+        let (settled, quiet) = {
+            let applied = node.applied.borrow();
+            let term = applied.cluster.primary_term.as_ref();
+            let me = node.settings.node_id;
+            (
+                term.is_some_and(|term| term.primary == me && term.is_settled()),
+                applied.cluster.change_under_way().is_none(),
+            )
         };
-        let _ = timeout(HANDS_OVER, handed).await;
+        let long_enough = self.leads_since.is_some_and(|since| since.elapsed() >= KEEPS_LEAD);
+        if settled
+            && long_enough
+            && quiet
+            && let Some(successor) = successor(node)
+        {
+            tracing::info!("this primary transfers the Raft lead to node {successor}");
+            if let Err(error) = node.raft.trigger().transfer_leader(raft_id(successor)).await {
+                tracing::warn!("could not transfer the Raft lead to node {successor}: {error}");
+            }
+            tokio::time::sleep(TRANSFER_PAUSE).await;
+        }
     }
+}
+
+/// Asks one voter.
+pub(super) async fn ask(id: NodeId, mut peer: Peer) -> (NodeId, Peer, Option<VoterReply>) {
+    match peer.call(&Rpc::Ask, TIMEOUT).await {
+        Ok(RpcReply::VoterReply(reply)) => (id, peer, Some(reply)),
+        _ => (id, peer, None),
+    }
+}
+
+/// A voter that has all of the leader's log.
+fn successor(node: &NodeShared) -> Option<NodeId> {
+    let me = node.settings.node_id;
+    let (voters, _) = node.voters_in_log();
+    caught_up(&node.raft_facts(), me).into_iter().find(|id| *id != me && voters.contains(id))
+}
+
+/// Transfers the lead before this member ends, so that the group need not elect a leader first.
+pub async fn leave_the_lead(node: &NodeShared) {
+    let mut metrics = node.raft.server_metrics();
+    if metrics.borrow_watched().state != ServerState::Leader {
+        return;
+    }
+    let Some(successor) = successor(node) else { return };
+    tracing::info!("this member is shutting down; transferring the Raft lead to node {successor}");
+    let transferred = async {
+        node.raft.trigger().transfer_leader(raft_id(successor)).await.ok()?;
+        while metrics.borrow_watched().state == ServerState::Leader {
+            metrics.changed().await.ok()?;
+        }
+        Some(())
+    };
+    let _ = timeout(TRANSFER_TIMEOUT, transferred).await;
 }
