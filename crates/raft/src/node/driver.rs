@@ -72,25 +72,42 @@ pub async fn run(shared: Arc<NodeShared>) {
                 if !driver.voters.are_quiet(&driver.node) =>
             {
                 tracing::debug!(
-                    "membership: {step:?} waits for the lease of those who voted before"
+                    "membership: waiting for the previous voters' lease before {}",
+                    text(step)
                 );
                 tokio::time::sleep(TICK).await;
             }
             step => {
-                tracing::info!("membership: {step:?}");
+                tracing::info!("membership: {}", text(step));
                 match timeout(STEP_TIMEOUT, driver.carry_out(step)).await {
                     Ok(Ok(())) => {}
                     Ok(Err(why)) => {
-                        tracing::warn!("membership: {step:?} did not go through: {why}");
+                        tracing::warn!("membership: {} failed: {why}", text(step));
                         tokio::time::sleep(TICK).await;
                     }
                     Err(_) => tracing::warn!(
-                        "membership: {step:?} took longer than {} s",
+                        "membership: {} took longer than {}s",
+                        text(step),
                         STEP_TIMEOUT.as_secs()
                     ),
                 }
             }
         }
+    }
+}
+
+fn text(step: MembershipStep) -> String {
+    match step {
+        MembershipStep::Nothing => "nothing".into(),
+        MembershipStep::FinishJoint => "leaving the joint configuration".into(),
+        MembershipStep::Move(id) => format!("changing the address of node {id}"),
+        MembershipStep::AddLearner(id) => format!("adding learner {id}"),
+        MembershipStep::WaitFor(id) => format!("waiting for node {id} to catch up"),
+        MembershipStep::Promote(id) => format!("making node {id} a voter"),
+        MembershipStep::GiveUp(id) => format!("removing node {id}, which did not join in time"),
+        MembershipStep::Transfer(id) => format!("transferring the lead to node {id}"),
+        MembershipStep::Drop(id) => format!("removing node {id}"),
+        MembershipStep::Confirm => "confirming the membership".into(),
     }
 }
 

@@ -311,7 +311,7 @@ async fn exchange(mut connection: Connection, rpc: &Rpc) -> io::Result<(Connecti
 
 fn unexpected(reply: &RpcReply) -> RPCError<TypeConfig> {
     RPCError::Unreachable(Unreachable::new(&AnyError::error(format!(
-        "an answer to another question: {reply:?}"
+        "unexpected answer: {reply:?}"
     ))))
 }
 
