@@ -37,7 +37,7 @@ pub async fn run(
         });
         let open = tokio::select! {
             biased; // in no random order: a simulation repeats itself
-            r = metrics.changed() => r.is_ok(),
+            r = WatchReceiver::changed(&mut metrics) => r.is_ok(),
             r = applied.changed() => r.is_ok(),
             r = probes.changed() => r.is_ok(),
             _ = tick.tick() => true,
