@@ -109,7 +109,7 @@ async fn status(http: &InstanceHttp) -> Response<Full<Bytes>> {
 
 async fn figures(http: &InstanceHttp) -> Response<Full<Bytes>> {
     let view = http.view.borrow().clone();
-    let gateway = http.gateway.as_ref().map(|g| g.figures.read());
+    let gateway = http.gateway.as_ref().map(|g| g.counters.read());
     match metrics::text(&observe::observe(&view).await.status, gateway) {
         Ok(text) => {
             let mut response = Response::new(Full::new(Bytes::from(text)));

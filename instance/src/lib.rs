@@ -75,7 +75,7 @@ use http::InstanceHttp;
 use layout::LayoutError;
 use logging::Sink;
 use reaper::Reaper;
-use settings::{GatewaySettings, Settings, SettingsError};
+use settings::{Settings, SettingsError};
 use supervisor::SupervisorPhase;
 use view::MemberView;
 use watch::Fingerprint;
@@ -175,14 +175,7 @@ async fn gateway(
 ) -> Result<Option<Arc<Gateway>>, RunError> {
     let Some(wanted) = settings.gateway.clone() else { return Ok(None) };
     let listener = listen("gateway", &wanted.listen).await?;
-    let most = gateway::make_disk_space(wanted.most)?;
-    if most < wanted.most {
-        tracing::warn!(
-            most,
-            "the system allows too few open files for gateway.maxConnections: there is room for so many"
-        );
-    }
-    let gateway = Gateway::new(GatewaySettings { most, ..wanted }, view.clone());
+    let gateway = Gateway::new(wanted, view.clone());
     tokio::spawn(Arc::clone(&gateway).serve(listener));
     Ok(Some(gateway))
 }

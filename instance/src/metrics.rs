@@ -1,5 +1,5 @@
-//! `/metrics`: what `/status` says, in the text format of Prometheus and OpenMetrics. Pure. What is
-//! not known is left out: a gap in a graph is honest, a zero is not.
+//! `/metrics`: the values of `/status` in the OpenMetrics text format. Pure. Unknown values are left
+//! out, because a zero would be misleading.
 
 use pgraft_core::{NodeState, NodeStatus, Role as MemberRole};
 use prometheus_client::encoding::text;
@@ -9,22 +9,22 @@ use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::registry::Registry;
 use std::fmt;
 
-use crate::gateway::figures::Reading;
+use crate::gateway::counters::GatewayReading;
 use crate::status::{PostgresStatus, ServerRole, Status};
 
-/// As `prometheus-client` writes it.
+/// The content type of the text that `prometheus-client` writes.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// The text.
+/// The page.
 ///
 /// # Errors
-/// None that a test would not have found.
-pub fn text(status: &Status, gateway: Option<Reading>) -> Result<String, fmt::Error> {
+/// If `prometheus-client` cannot format a metric; the tests format each of them.
+pub fn text(status: &Status, gateway: Option<GatewayReading>) -> Result<String, fmt::Error> {
     let mut page = MetricsPage(Registry::with_prefix("pgraft"));
-    page.flag("up", "1 where Postgres answers", Some(status.postgres.in_recovery.is_some()));
-    page.flag("ready", "1 where /readyz says yes", Some(status.ready));
+    page.flag("up", "Whether Postgres answers", Some(status.postgres.in_recovery.is_some()));
+    page.flag("ready", "Whether /readyz succeeds", Some(status.ready));
     page.postgres(status.role, &status.postgres);
-    page.flag("raft_up", "1 where the Raft member answers", Some(status.raft.is_some()));
+    page.flag("raft_up", "Whether the Raft member answers", Some(status.raft.is_some()));
     if let Some(raft) = &status.raft {
         page.raft(raft);
     }
@@ -53,51 +53,55 @@ impl MetricsPage {
         let known = server.in_recovery;
         self.flag(
             "is_primary",
-            "1 where Postgres takes writes",
+            "Whether Postgres is a primary",
             known.map(|_| role == ServerRole::Primary),
         );
-        self.flag("in_recovery", "1 where Postgres follows", known);
+        self.flag("in_recovery", "Whether Postgres is a standby", known);
         self.flag(
             "streaming",
-            "1 on a standby that receives WAL",
+            "Whether a standby receives WAL",
             server.streaming.filter(|_| role == ServerRole::Standby),
         );
         self.number(
             "timeline",
-            "The timeline of the WAL that is written or received",
+            "Timeline of the WAL that is written or received",
             server.timeline.map(u64::from),
         );
         let end = server.flush_lsn.as_deref().or(server.receive_lsn.as_deref()).and_then(bytes);
-        self.number("wal_position_bytes", "The end of the WAL that is flushed here: a primary's own, or what a standby has received", end);
+        self.number(
+            "wal_position_bytes",
+            "End of the WAL that the server has flushed, in bytes",
+            end,
+        );
         let replayed = server.replay_lsn.as_deref().and_then(bytes);
         self.number(
             "replay_position_bytes",
-            "The end of the WAL that a standby has replayed",
+            "End of the WAL that a standby has replayed, in bytes",
             replayed,
         );
         self.flag(
             "pending_restart",
-            "1 where a changed setting waits for a restart",
+            "Whether a changed setting needs a restart",
             server.pending_restart,
         );
     }
 
-    fn gateway(&mut self, reading: Reading) {
-        let Reading { open, held, total, cut, refused } = reading;
+    fn gateway(&mut self, reading: GatewayReading) {
+        let GatewayReading { open, held, total, cut, refused } = reading;
         self.number(
             "gateway_connections",
-            "Clients of the read-write gateway that are passed on to the primary",
+            "Clients of the read-write gateway that are forwarded to the primary",
             Some(open),
         );
         self.number(
             "gateway_held",
-            "Clients of the read-write gateway that wait for a primary",
+            "Clients of the read-write gateway that are held until there is a primary",
             Some(held),
         );
         let counters = [
-            ("gateway_clients", "Clients that came to the read-write gateway", total),
-            ("gateway_cut", "Clients that were cut off because the primary was another one", cut),
-            ("gateway_refused", "Clients that were sent away with an error", refused),
+            ("gateway_clients", "Clients that connected to the read-write gateway", total),
+            ("gateway_cut", "Clients that were disconnected because the primary changed", cut),
+            ("gateway_refused", "Clients that were rejected with an error", refused),
         ];
         for (name, help, value) in counters {
             self.0.register(name, help, ConstCounter::new(value));
@@ -105,27 +109,39 @@ impl MetricsPage {
     }
 
     fn raft(&mut self, raft: &NodeStatus) {
-        self.flag("is_leader", "1 on the Raft leader", Some(raft.state == NodeState::Leader));
-        self.flag("has_leader", "1 where a leader is known", Some(raft.leader.is_some()));
-        self.number("term", "Raft's term", Some(raft.term));
-        self.number("epoch", "Counts the primaries", Some(raft.epoch));
+        self.flag(
+            "is_leader",
+            "Whether this member is the Raft leader",
+            Some(raft.state == NodeState::Leader),
+        );
+        self.flag(
+            "has_leader",
+            "Whether this member knows a Raft leader",
+            Some(raft.leader.is_some()),
+        );
+        self.number("term", "Term of the Raft leader", Some(raft.term));
+        self.number("epoch", "Epoch of the primary", Some(raft.epoch));
         self.number(
             "commit_index",
-            "The last log index known to be committed",
+            "Index of the last log entry known to be committed",
             Some(raft.commit_index),
         );
-        self.number("applied_index", "The last log index applied here", Some(raft.applied_index));
-        self.number("quorum", "Voters that must agree", u64::try_from(raft.quorum).ok());
+        self.number(
+            "applied_index",
+            "Index of the last applied log entry",
+            Some(raft.applied_index),
+        );
+        self.number("quorum", "Number of voters that must agree", u64::try_from(raft.quorum).ok());
         let roles = Family::<[(&str, &str); 1], Gauge>::default();
-        for (word, role) in [
+        for (name, role) in [
             ("voter", MemberRole::Voter),
             ("learner", MemberRole::Learner),
             ("leaving", MemberRole::Leaving),
         ] {
             let count = raft.members.iter().filter(|m| m.role == role).count();
-            roles.get_or_create(&[("role", word)]).set(i64::try_from(count).unwrap_or(i64::MAX));
+            roles.get_or_create(&[("role", name)]).set(i64::try_from(count).unwrap_or(i64::MAX));
         }
-        self.0.register("members", "Members of the group as this one sees it, by role", roles);
+        self.0.register("members", "Members by role, as this member sees them", roles);
         let (reachable, lag) = (
             Family::<[(&str, String); 1], Gauge>::default(),
             Family::<[(&str, String); 1], Gauge>::default(),
@@ -141,12 +157,12 @@ impl MetricsPage {
         }
         self.0.register(
             "member_reachable",
-            "Leader only: 1 where the member answered lately",
+            "Whether the member answered recently (leader only)",
             reachable,
         );
         self.0.register(
             "member_lag_bytes",
-            "Leader only: bytes of WAL that the primary has and the member has not replayed",
+            "Bytes of WAL that the primary has and the member has not replayed (leader only)",
             lag,
         );
     }
@@ -164,7 +180,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn a_primary_that_leads() {
+    fn a_primary_that_is_the_raft_leader() {
         let member = |id: u32, leads: bool| {
             json!({"node_id": id, "address": {"host": "h", "port": 7001}, "role": "voter", "is_leader": leads, "is_primary": leads, "postgres": null,
                 "zone": "", "reachable": id < 3, "last_contact_ms": null, "match_index": null, "wal": null, "lag_bytes": if leads { 0 } else { 4096 }})
@@ -176,8 +192,9 @@ mod tests {
                 "applied_index": 8, "voters": 3, "quorum": 2, "next_node_id": 4, "members": [member(1, true), member(3, false)]},
         }))
         .unwrap();
-        let text = text(&status, Some(Reading { open: 5, held: 1, total: 9, cut: 2, refused: 3 }))
-            .unwrap();
+        let text =
+            text(&status, Some(GatewayReading { open: 5, held: 1, total: 9, cut: 2, refused: 3 }))
+                .unwrap();
         let samples: Vec<&str> = text.lines().filter(|line| !line.starts_with('#')).collect();
         for line in [
             "pgraft_up 1",
@@ -195,18 +212,18 @@ mod tests {
         ] {
             assert!(samples.contains(&line), "{line}: {text}");
         }
-        assert!(!text.contains("pgraft_streaming"), "a primary does not receive");
+        assert!(!text.contains("pgraft_streaming"), "a primary receives no WAL");
         for name in text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next())
         {
             assert!(
                 include_str!("../../docs/monitoring.md").contains(name),
-                "docs/monitoring.md does not know {name}"
+                "docs/monitoring.md does not describe {name}"
             );
         }
     }
 
     #[test]
-    fn what_is_not_known_is_left_out() {
+    fn unknown_values_are_left_out() {
         let status = json!({"node_id": 1, "role": "starting", "ready": false, "primary": null, "raft": null,
             "postgres": {"running": false, "in_recovery": null, "streaming": null, "timeline": null, "receive_lsn": null, "flush_lsn": null, "pending_restart": null}});
         let text = text(&serde_json::from_value(status).unwrap(), None).unwrap();

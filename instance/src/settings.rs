@@ -60,8 +60,8 @@ pub struct GatewaySettings {
     pub listen: String,
     /// How long a client is held while there is no primary.
     pub hold: Duration,
-    /// The maximum number of concurrent clients.
-    pub most: usize,
+    /// How many clients may be held or forwarded at a time.
+    pub max_connections: usize,
     /// How long no client must have arrived before the gateway of a stopping node ends.
     pub drain: Option<Duration>,
 }
@@ -257,7 +257,7 @@ impl Settings {
                     },
             ),
             ("failover", *failover != new.config.failover),
-            ("gateway", *gateway != new.config.gateway),
+            ("gateway", unlimited(gateway.as_ref()) != unlimited(new.config.gateway.as_ref())),
             ("tls", *tls != new.config.tls),
         ];
         let mut next = self.clone();
@@ -269,8 +269,19 @@ impl Settings {
         next.config.raft.unresponsive_timeout = new.config.raft.unresponsive_timeout;
         next.unresponsive = new.unresponsive;
         next.config.bootstrap = new.config.bootstrap;
+        if let (Some(next), Some(new)) = (&mut next.config.gateway, new.config.gateway) {
+            next.max_connections = new.max_connections;
+        }
+        if let (Some(next), Some(new)) = (&mut next.gateway, new.gateway) {
+            next.max_connections = new.max_connections;
+        }
         (next, fixed.into_iter().filter_map(|(name, changed)| changed.then_some(name)).collect())
     }
+}
+
+/// The gateway's configuration without `maxConnections`, which may change at any time.
+fn unlimited(gateway: Option<&GatewayConfig>) -> Option<GatewayConfig> {
+    gateway.map(|gateway| GatewayConfig { max_connections: 0, ..gateway.clone() })
 }
 
 fn directories(config: &InstanceConfig) -> Result<(), SettingsError> {
@@ -318,7 +329,7 @@ fn gateway(config: &GatewayConfig) -> Result<GatewaySettings, SettingsError> {
     Ok(GatewaySettings {
         listen,
         hold: time("gateway.holdTime", hold_time)?,
-        most: *max_connections,
+        max_connections: *max_connections,
         drain,
     })
 }

@@ -29,3 +29,21 @@ pub struct MemberView {
     /// When it killed the server.
     pub killed_at: Option<Instant>,
 }
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// The view of a node whose server does not run.
+    pub(crate) fn example() -> MemberView {
+        MemberView {
+            settings: Arc::new(crate::settings::tests::example()),
+            phase: SupervisorPhase::Clearing,
+            verdict: FreshnessVerdict::default(),
+            concern: None,
+            killed_for: None,
+            killed_at: None,
+            configuration: Configuration::default(),
+        }
+    }
+}

@@ -1,6 +1,6 @@
-//! Asks the other members' instance managers who is the primary (`/gateway`), while the own member
-//! is silent or somebody waits: the own Postgres may be the one that was just killed. Also keeps
-//! the addresses of all members at hand, for when nobody resolves their names.
+//! Asks the other members' instance managers for their primary view (`/gateway`) while this node's
+//! member is silent or a client is held: this node's Postgres may be the one that was just killed.
+//! Also resolves the addresses of all members in advance, in case DNS fails together with a member.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -14,17 +14,17 @@ use super::Gateway;
 use crate::settings::host_port;
 use crate::{peers, upstream};
 
-/// Between two rounds of questions.
+/// Between two rounds.
 const INTERVAL: Duration = Duration::from_millis(50);
-/// The same where nobody is in a hurry: the own member is silent, and there are no clients.
+/// While the member is silent and there are no clients, one in this many rounds asks.
 const IDLE_ROUNDS: u32 = 20;
-/// How often the members' addresses are looked up.
+/// One in this many rounds resolves the members' addresses.
 const ROUNDS_PER_LOOKUP: u32 = 200;
 
-/// For as long as the process lives.
+/// Runs until the process ends.
 pub async fn ask(gateway: Arc<Gateway>) {
     let (mut answers, mut busy, mut round) = (JoinSet::new(), BTreeSet::<SocketAddr>::new(), 0_u32);
-    let (mut addresses, mut looks) = (vec![], JoinSet::new());
+    let (mut addresses, mut lookups) = (vec![], JoinSet::new());
     let mut tick = interval(INTERVAL);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -33,12 +33,12 @@ pub async fn ask(gateway: Arc<Gateway>) {
                 if let Ok((address, primary_view)) = answer {
                     busy.remove(&address);
                     if let Some(primary_view) = primary_view {
-                        gateway.knowledge.heard(primary_view);
+                        gateway.knowledge.merge(primary_view);
                     }
                 }
                 continue;
             }
-            Some(found) = looks.join_next() => {
+            Some(found) = lookups.join_next() => {
                 addresses = found.unwrap_or_default();
                 continue;
             }
@@ -46,12 +46,13 @@ pub async fn ask(gateway: Arc<Gateway>) {
         }
         let due = round.is_multiple_of(ROUNDS_PER_LOOKUP)
             || (addresses.is_empty() && round.is_multiple_of(IDLE_ROUNDS));
-        if due && looks.is_empty() {
-            looks.spawn(look_up(Arc::clone(&gateway)));
+        if due && lookups.is_empty() {
+            lookups.spawn(look_up(Arc::clone(&gateway)));
         }
-        let figures = gateway.figures.read();
-        let hurry = figures.held > 0 || (!gateway.knowledge.answered() && figures.open > 0);
-        if hurry || (!gateway.knowledge.answered() && round.is_multiple_of(IDLE_ROUNDS)) {
+        let clients = gateway.counters.read();
+        let silent = !gateway.knowledge.member_answers();
+        let urgent = clients.held > 0 || (silent && clients.open > 0);
+        if urgent || (silent && round.is_multiple_of(IDLE_ROUNDS)) {
             for address in &addresses {
                 if busy.insert(*address) {
                     let address = *address;
@@ -63,8 +64,8 @@ pub async fn ask(gateway: Arc<Gateway>) {
     }
 }
 
-/// Every member's instance manager: those of the configuration, and at the hosts that
-/// `instance.json` has.
+/// The addresses of all other instance managers: the configured peers, and the members' hosts in
+/// `instance.json`.
 async fn look_up(gateway: Arc<Gateway>) -> Vec<SocketAddr> {
     let settings = Arc::clone(&gateway.view.borrow().settings);
     let configured = settings

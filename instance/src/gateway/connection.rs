@@ -1,8 +1,16 @@
-//! One client: heard, opened at the primary, passed on, and cut when the primary is another one.
+//! One client: reads its request, connects it to the primary, forwards it, and cuts it off when
+//! another server becomes the primary.
 //!
-//! No server hears of a client before the client has said what it wants. Until a server has
-//! answered, what the client has said is kept, and said to the next primary when this one is lost.
-//! (A host that is gone, or whose processes stand still, takes connections and never speaks.)
+//! ```text
+//!   silent ── a complete request ──▶ held ── a server has answered ──▶ forwarded
+//!     ▲  (silent_clients)              │ (slots)
+//!     └── encryption granted or denied ┘
+//! ```
+//!
+//! The gateway does not connect to a server before the client has sent its request. Until a server
+//! answers, the gateway keeps what the client has sent, and sends it to the next primary if this
+//! one fails. (A host that is lost, or whose processes are stopped, may accept connections and
+//! never answer.)
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -14,204 +22,183 @@ use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
 use super::Gateway;
-use super::attempt::{Lost, Reached, tune};
+use super::attempt::{AttemptFailure, Reached, tune};
 use super::knowledge::GatewayKnowledge;
 use super::rejection::{self, Rejection};
 use super::relay::relay;
 use super::route::{self, PrimaryServer, Route, WaitCause};
-use super::startup::{LONGEST_HELLO, StartupRequest, request};
+use super::startup::{MAX_HELLO, StartupRequest, request};
 use crate::settings::Settings;
 
-/// Before a server that did not take a connection is tried again.
+/// Before the next attempt at a server that did not accept a connection.
 const RETRY_DELAY: Duration = Duration::from_millis(50);
-/// For everything that a client says before the gateway looks for a server: as Postgres'
+/// For all that a client sends before the gateway connects it, like Postgres'
 /// `authentication_timeout`.
-const SPEAK: Duration = Duration::from_mins(1);
-/// For the first word inside the encryption that a server has just granted.
-const ENCRYPT: Duration = Duration::from_secs(5);
-/// Requests for encryption before the startup packet: TLS, GSS, and one of them again.
+const REQUEST_TIMEOUT: Duration = Duration::from_mins(1);
+/// For a client's first byte inside the encryption that a server has just granted.
+const ENCRYPT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Requests for encryption before the startup packet: TLS, GSS, and one of them once more.
 const MAX_REQUESTS: usize = 4;
 
 /// One client.
 pub struct GatewayClient {
     gateway: Arc<Gateway>,
     settings: Arc<Settings>,
-    heard: Heard,
-    /// When it must have spoken.
-    speak_until: Instant,
-    /// When it is told that there is no primary.
+    pending: PendingClient,
+    /// When its request must be complete.
+    request_deadline: Instant,
+    /// When it is rejected for want of a primary.
     held_until: Option<Instant>,
 }
 
-/// What a client has said, and no server has answered.
-pub struct Heard {
+/// A client that no server has answered, and what it has sent.
+pub struct PendingClient {
     /// Its connection.
     pub stream: TcpStream,
-    /// Where it came from.
+    /// Its address.
     pub from: SocketAddr,
-    /// What it wants.
+    /// What it asks for.
     pub request: StartupRequest,
-    /// Its words.
+    /// The bytes that it has sent since the last answer.
     pub bytes: Vec<u8>,
     /// Whether the gateway has granted it TLS.
     pub tls_granted: bool,
 }
 
-/// How far a client has come.
+/// The outcome of looking for a server for a client.
 enum Opened {
-    /// A server has answered.
+    /// A server has answered. The permit is held until encryption starts.
     At(PrimaryServer, TcpStream, Vec<u8>, Option<OwnedSemaphorePermit>),
-    /// The primary speaks TLS.
+    /// The primary supports TLS, and the client has asked for it.
     Tls,
-    /// Nobody took it.
-    InVain(WaitCause),
-    /// It is gone.
+    /// No server accepted the client in time.
+    TimedOut(WaitCause),
+    /// The client has disconnected.
     Gone,
 }
 
-/// What comes first.
-enum Begun {
-    /// It has said what it wants of a server.
-    Asked,
-    /// That was decided already.
-    Opened(Opened),
-}
-
-impl Heard {
-    /// Takes what the client says while there is no server for it; false when it goes.
-    pub async fn listen(&mut self) -> bool {
-        if self.bytes.len() >= LONGEST_HELLO {
+impl PendingClient {
+    /// Reads what the client sends while there is no server for it. False if it disconnects.
+    pub async fn read(&mut self) -> bool {
+        if self.bytes.len() >= MAX_HELLO {
             return std::future::pending().await;
         }
         self.stream.read_buf(&mut self.bytes).await.is_ok_and(|n| n > 0)
     }
 
-    /// Until it has said what it wants; false when it goes, or wants nothing that there is.
-    async fn hear(&mut self) -> bool {
+    /// Reads a complete request. False if the client disconnects or sends something else.
+    async fn read_request(&mut self) -> bool {
         loop {
             self.request = request(&self.bytes).0;
             match self.request {
                 StartupRequest::Incomplete => {
-                    if !self.listen().await {
+                    if !self.read().await {
                         return false;
                     }
                 }
                 StartupRequest::Invalid => return false,
-                // Nothing in the clear after TLS was granted.
+                // After TLS was granted nothing may come in the clear.
                 request => return !self.tls_granted || request == StartupRequest::ClientHello,
             }
         }
     }
 
-    /// Tells it which encryption it gets, and forgets that it has asked. False when it is gone, or
-    /// has said more than it was asked for: what comes in the clear after a request for TLS may be
-    /// somebody else's.
-    async fn grant(&mut self, answer: &[u8]) -> bool {
-        let asked = request(&self.bytes).1;
+    /// Answers a request for encryption with `S` or `N`, and removes the request. False if the
+    /// client has disconnected, or has already sent more: what comes in the clear after a request
+    /// for TLS may have been injected by a third party.
+    async fn answer_encryption(&mut self, answer: &[u8]) -> bool {
+        let length = request(&self.bytes).1;
         self.tls_granted = answer == b"S";
-        if self.tls_granted && self.bytes.len() > asked {
+        if self.tls_granted && self.bytes.len() > length {
             return false;
         }
-        self.bytes.drain(..asked);
+        self.bytes.drain(..length);
         self.stream.write_all(answer).await.is_ok()
     }
 }
 
 impl GatewayClient {
-    /// One that has just come.
+    /// A client that has just connected.
     pub fn new(gateway: Arc<Gateway>, stream: TcpStream, from: SocketAddr) -> Self {
         let settings = Arc::clone(&gateway.view.borrow().settings);
-        let heard = Heard {
+        let pending = PendingClient {
             stream,
             from,
             request: StartupRequest::Incomplete,
             bytes: vec![],
             tls_granted: false,
         };
-        Self { gateway, settings, heard, speak_until: Instant::now() + SPEAK, held_until: None }
+        let request_deadline = Instant::now() + REQUEST_TIMEOUT;
+        Self { gateway, settings, pending, request_deadline, held_until: None }
     }
 
-    /// Until it goes, or must.
+    /// Runs until the client leaves or must leave.
     pub async fn run(mut self) {
-        tune(&self.heard.stream);
-        let mut place = self.gateway.lobby.enter();
-        let begun = tokio::select! {
-            begun = self.begin() => begun,
-            () = place.lost() => {
-                tracing::debug!(client = %self.heard.from, "dropped: it has not said what it wants, and others have come");
+        tune(&self.pending.stream);
+        for n in 0..MAX_REQUESTS {
+            if !self.next_request().await {
                 return;
             }
-        };
-        drop(place);
-        let opened = match begun {
-            Begun::Opened(Opened::Gone) => return,
-            Begun::Opened(opened) => Some(opened),
-            Begun::Asked => None,
-        };
-        let Ok(_disk_space) = Arc::clone(&self.gateway.disk_space).try_acquire_owned() else {
-            return self.turn_away().await;
-        };
-        let opened = match opened {
-            Some(opened) => opened,
-            None => self.open().await,
-        };
-        match opened {
-            Opened::At(target, server, reply, permit) => {
-                self.pass(&target, server, reply, permit).await;
-            }
-            Opened::InVain(why) => {
-                let time = self.gateway.settings.hold;
-                self.sent_away(Rejection::NoPrimary(why, time)).await;
-            }
-            Opened::Gone | Opened::Tls => {}
-        }
-    }
-
-    /// There are too many.
-    async fn turn_away(self) {
-        let most = self.gateway.settings.most;
-        if let Ok(_permit) = Arc::clone(&self.gateway.turned_away).try_acquire_owned() {
-            self.sent_away(Rejection::TooMany(most)).await;
-        }
-    }
-
-    async fn sent_away(self, rejection: Rejection) {
-        self.gateway.figures.refuses();
-        rejection::say(
-            rejection,
-            &self.settings,
-            self.heard.stream,
-            self.heard.bytes,
-            self.heard.tls_granted,
-        )
-        .await;
-    }
-
-    /// Hears what the client wants. Requests for encryption are answered on the way: by the server,
-    /// or as the server would.
-    async fn begin(&mut self) -> Begun {
-        for n in 0..MAX_REQUESTS {
-            if !timeout_at(self.speak_until, self.heard.hear()).await.unwrap_or(false) {
-                break;
-            }
             if n == 0 {
-                self.gateway.figures.came();
+                self.gateway.counters.count_client();
             }
-            if !matches!(self.heard.request, StartupRequest::Ssl | StartupRequest::Gss) {
-                return Begun::Asked;
-            }
-            let go_on = match self.open().await {
-                Opened::Tls => self.heard.grant(b"S").await,
-                Opened::At(_, _, reply, _) if reply == b"N" => self.heard.grant(b"N").await,
-                opened => return Begun::Opened(opened),
+            // From its first request on, the client waits for the gateway and not the other way
+            // round: it counts as a client, however long it is held.
+            let Some(slot) = self.gateway.take_slot() else { return self.turn_away().await };
+            let answered = match self.open().await {
+                Opened::Tls => self.pending.answer_encryption(b"S").await,
+                Opened::At(_, _, reply, _) if self.asks_for_encryption() && reply == b"N" => {
+                    self.pending.answer_encryption(b"N").await
+                }
+                Opened::At(target, server, reply, permit) => {
+                    return self.forward(&target, server, reply, permit).await;
+                }
+                Opened::TimedOut(cause) => {
+                    let time = self.gateway.settings.hold;
+                    return self.reject(Rejection::NoPrimary(cause, time)).await;
+                }
+                Opened::Gone => false,
             };
-            if !go_on {
-                break;
+            drop(slot);
+            if !answered {
+                return;
             }
         }
-        Begun::Opened(Opened::Gone)
     }
 
+    /// Reads the next request, as one of the silent connections. False if there is none.
+    async fn next_request(&mut self) -> bool {
+        let mut silent = self.gateway.silent.enter();
+        let request = timeout_at(self.request_deadline, self.pending.read_request());
+        let complete = tokio::select! {
+            complete = request => Some(complete.unwrap_or(false)),
+            () = silent.evicted() => None,
+        };
+        if complete.is_none() {
+            tracing::debug!(client = %self.pending.from, "closed a silent connection: there are too many");
+        }
+        complete.unwrap_or(false)
+    }
+
+    const fn asks_for_encryption(&self) -> bool {
+        matches!(self.pending.request, StartupRequest::Ssl | StartupRequest::Gss)
+    }
+
+    /// Rejects the client because there are too many.
+    async fn turn_away(self) {
+        let limit = self.gateway.max_clients();
+        if let Ok(_permit) = Arc::clone(&self.gateway.turned_away).try_acquire_owned() {
+            self.reject(Rejection::TooManyClients(limit)).await;
+        }
+    }
+
+    async fn reject(self, rejection: Rejection) {
+        self.gateway.counters.count_refused();
+        let PendingClient { stream, bytes, tls_granted, .. } = self.pending;
+        rejection::send(rejection, &self.settings, stream, bytes, tls_granted).await;
+    }
+
+    /// Finds a server that answers the client's request, and holds the client meanwhile.
     async fn open(&mut self) -> Opened {
         let (gateway, settings) = (Arc::clone(&self.gateway), Arc::clone(&self.settings));
         let mut known = gateway.knowledge.subscribe();
@@ -219,48 +206,53 @@ impl GatewayClient {
         let mut held = None;
         loop {
             let route = route::route(&facts(&known.borrow_and_update(), &settings));
-            let why = match route {
-                Route::Wait(why) => why,
+            let cause = match route {
+                Route::Wait(cause) => cause,
                 Route::To(target) => {
-                    let lost = tokio::select! {
-                        tried = self.heard.attempt(&gateway, &target) => match tried {
+                    let failure = tokio::select! {
+                        attempt = self.pending.attempt(&gateway, &target) => match attempt {
                             Ok(Reached::Server(server, reply, permit)) => return Opened::At(target, server, reply, permit),
                             Ok(Reached::Tls) => return Opened::Tls,
-                            Err(Lost::Client) => return Opened::Gone,
-                            Err(lost) => lost,
+                            Err(AttemptFailure::Client) => return Opened::Gone,
+                            Err(failure) => failure,
                         },
                         () = over(&mut known, &target, &settings) => continue,
-                        () = sleep_until(until) => return Opened::InVain(WaitCause::Refused),
+                        () = sleep_until(until) => return Opened::TimedOut(WaitCause::Refused),
                     };
-                    if lost == Lost::NotNow { WaitCause::NotNow } else { WaitCause::Refused }
+                    if failure == AttemptFailure::NotNow {
+                        WaitCause::NotNow
+                    } else {
+                        WaitCause::Refused
+                    }
                 }
             };
-            held.get_or_insert_with(|| gateway.figures.holds());
-            let again = matches!(why, WaitCause::Refused | WaitCause::NotNow);
+            held.get_or_insert_with(|| gateway.counters.count_held());
+            let again = matches!(cause, WaitCause::Refused | WaitCause::NotNow);
             tokio::select! {
                 _ = known.changed() => {}
                 () = sleep(RETRY_DELAY), if again => {}
-                here = self.heard.listen() => if !here { return Opened::Gone },
-                () = sleep_until(until) => return Opened::InVain(why),
+                here = self.pending.read() => if !here { return Opened::Gone },
+                () = sleep_until(until) => return Opened::TimedOut(cause),
             }
         }
     }
 
-    async fn pass(
+    async fn forward(
         self,
         target: &PrimaryServer,
         server: TcpStream,
         reply: Vec<u8>,
         permit: Option<OwnedSemaphorePermit>,
     ) {
-        let Self { gateway, settings, heard: Heard { mut stream, from, bytes, .. }, .. } = self;
+        let Self { gateway, settings, pending, .. } = self;
+        let PendingClient { mut stream, from, bytes, .. } = pending;
         let mut known = gateway.knowledge.subscribe();
-        let _open = gateway.figures.passes();
-        let passing = async {
+        let _open = gateway.counters.count_open();
+        let forwarding = async {
             stream.write_all(&reply).await?;
             drop((reply, bytes));
             if let Some(permit) = permit {
-                timeout(ENCRYPT, stream.readable())
+                timeout(ENCRYPT_TIMEOUT, stream.readable())
                     .await
                     .map_err(|_| std::io::ErrorKind::TimedOut)??;
                 drop(permit);
@@ -268,12 +260,12 @@ impl GatewayClient {
             relay(stream, server).await
         };
         tokio::select! {
-            passed = passing => if let Err(error) = passed {
-                tracing::debug!(client = %from, %error, "its connection is lost");
+            ended = forwarding => if let Err(error) = ended {
+                tracing::debug!(client = %from, %error, "lost the connection of a client");
             },
             () = over(&mut known, target, &settings) => {
-                gateway.figures.cuts();
-                tracing::debug!(client = %from, primary = %target.node, "cut off: the primary is another one");
+                gateway.counters.count_cut();
+                tracing::debug!(client = %from, primary = %target.node, "disconnected a client: its server is no longer the primary");
             }
         }
     }
@@ -293,3 +285,6 @@ async fn over(
         std::future::pending::<()>().await;
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,5 +1,5 @@
-//! Follows the own member over its control socket: a question that is answered when there is
-//! something new.
+//! Follows the primary view of this node's member over its control socket. The member answers a
+//! request when its view has changed.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,32 +11,32 @@ use tokio::net::UnixStream;
 use super::Gateway;
 use crate::control::{ControlError, exchange};
 
-/// The member answers every second at the latest; one that does not for so long is as good as gone.
+/// For one answer. The member answers within a second in any case.
 const TIMEOUT: Duration = Duration::from_secs(2);
-/// Before a member that is not there is looked for again.
+/// Before the next connection attempt.
 const RETRY_DELAY: Duration = Duration::from_millis(20);
 
-/// For as long as the process lives.
+/// Runs until the process ends.
 pub async fn follow(gateway: Arc<Gateway>) {
     let socket = gateway.view.borrow().settings.paths.control_socket();
     loop {
         if let Ok(mut stream) = UnixStream::connect(&socket).await {
             let error = listen(&gateway, &mut stream).await;
-            tracing::debug!(%error, "the gateway does not hear from its member");
+            tracing::debug!(%error, "lost the connection to this node's member");
         }
-        gateway.knowledge.silent();
+        gateway.knowledge.member_is_silent();
         tokio::time::sleep(RETRY_DELAY).await;
     }
 }
 
 async fn listen(gateway: &Gateway, stream: &mut UnixStream) -> ControlError {
-    let mut heard: Option<PrimaryUpdate> = None;
+    let mut last: Option<PrimaryUpdate> = None;
     loop {
-        let question = Request::WatchPrimary { heard: heard.take() };
-        match tokio::time::timeout(TIMEOUT, exchange(stream, &question)).await {
-            Ok(Ok(Response::WatchPrimary(news))) => {
-                gateway.knowledge.update(news.clone());
-                heard = Some(news);
+        let request = Request::WatchPrimary { heard: last.take() };
+        match tokio::time::timeout(TIMEOUT, exchange(stream, &request)).await {
+            Ok(Ok(Response::WatchPrimary(update))) => {
+                gateway.knowledge.update(update.clone());
+                last = Some(update);
             }
             Ok(Ok(_)) => return ControlError::Mismatch,
             Ok(Err(error)) => return error,

@@ -1,5 +1,5 @@
-//! Who is the primary, as far as anybody has told, and whether the own member answers: shared by
-//! all connections, which hear of every change.
+//! The latest primary view that any member has reported, and whether this node's member answers.
+//! All connections share it and are woken when it changes.
 
 use pgraft_core::NodeId;
 use pgraft_core::primary_view::{PrimaryUpdate, PrimaryView};
@@ -8,27 +8,27 @@ use tokio::sync::watch;
 
 use super::route::{self, RouteFacts};
 
-/// What is known, and by whom it is seen.
+/// The knowledge of one gateway.
 pub struct Knowledge {
     now: watch::Sender<GatewayKnowledge>,
     lease: Duration,
 }
 
-/// What is known.
+/// A snapshot of it.
 #[derive(Debug, Clone)]
 pub struct GatewayKnowledge {
-    /// The latest word.
+    /// The latest primary view.
     pub primary_view: Option<PrimaryView>,
-    /// Whether the own member answers.
-    pub answered: bool,
-    /// Since when the own gate is closed, or the member silent.
+    /// Whether this node's member answers.
+    pub member_answers: bool,
+    /// Since when this node's gate has been closed, or its member silent.
     closed_since: Option<Instant>,
-    /// Whether that is so for a lease time.
+    /// Whether that has lasted for a lease timeout.
     closed_for_long: bool,
 }
 
 impl GatewayKnowledge {
-    /// For [`route`].
+    /// The facts for [`route`].
     pub fn facts(&self, me: NodeId, failover: bool, lease: Duration) -> RouteFacts<'_> {
         RouteFacts {
             me,
@@ -41,38 +41,38 @@ impl GatewayKnowledge {
 }
 
 impl Knowledge {
-    /// Nobody has said anything.
+    /// Knows no primary yet.
     pub fn new(lease: Duration) -> Self {
         let nothing = GatewayKnowledge {
             primary_view: None,
-            answered: false,
+            member_answers: false,
             closed_since: Some(Instant::now()),
             closed_for_long: false,
         };
         Self { now: watch::channel(nothing).0, lease }
     }
 
-    /// To hear of changes.
+    /// A receiver that is notified of changes.
     pub fn subscribe(&self) -> watch::Receiver<GatewayKnowledge> {
         self.now.subscribe()
     }
 
-    /// The latest word.
+    /// The latest primary view.
     pub fn primary_view(&self) -> Option<PrimaryView> {
         self.now.borrow().primary_view.clone()
     }
 
-    /// Whether the own member answers.
-    pub fn answered(&self) -> bool {
-        self.now.borrow().answered
+    /// Whether this node's member answers.
+    pub fn member_answers(&self) -> bool {
+        self.now.borrow().member_answers
     }
 
-    /// The own member says something.
-    pub fn update(&self, news: PrimaryUpdate) {
-        let open = news.gate == Some(true);
+    /// Takes an answer of this node's member into account.
+    pub fn update(&self, update: PrimaryUpdate) {
+        let open = update.gate == Some(true);
         self.change(|known| {
-            known.answered = true;
-            if let Some(primary_view) = news.primary_view {
+            known.member_answers = true;
+            if let Some(primary_view) = update.primary_view {
                 known.primary_view =
                     Some(route::merged(known.primary_view.take(), primary_view, true));
             }
@@ -81,23 +81,23 @@ impl Knowledge {
         });
     }
 
-    /// It does not answer.
-    pub fn silent(&self) {
+    /// This node's member does not answer.
+    pub fn member_is_silent(&self) {
         self.change(|known| {
-            known.answered = false;
+            known.member_answers = false;
             known.closed_since.get_or_insert_with(Instant::now);
         });
     }
 
-    /// Another node's gateway says something.
-    pub fn heard(&self, primary_view: PrimaryView) {
+    /// Takes the primary view of another node's gateway into account.
+    pub fn merge(&self, primary_view: PrimaryView) {
         self.change(|known| {
             known.primary_view =
                 Some(route::merged(known.primary_view.take(), primary_view, false));
         });
     }
 
-    /// Whoever waits is woken only by what may matter to him: not by every entry of the log.
+    /// Notifies the receivers only of changes that can affect a route, not of every log entry.
     fn change(&self, change: impl FnOnce(&mut GatewayKnowledge)) {
         self.now.send_if_modified(|known| {
             let before =

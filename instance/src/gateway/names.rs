@@ -1,22 +1,23 @@
-//! Host names to addresses. The system's resolver may take ten seconds when the host that it asks
-//! is the one that has died: the last good answer serves then.
+//! Resolves host names. If a DNS server was on a host that is lost, the system's resolver may take
+//! ten seconds; the last good answer is used then.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::net::lookup_host;
 use tokio::time::timeout;
 
-/// How long an answer serves without a question.
+/// How long an answer is used without another lookup.
 const MAX_AGE: Duration = Duration::from_secs(1);
-/// How long an answer is waited for where there is an earlier one.
-const WITH_ANOTHER: Duration = Duration::from_millis(200);
-/// ... and where there is none.
-const WITH_NONE: Duration = Duration::from_secs(3);
+/// For a lookup if there is an earlier answer.
+const REFRESH_TIMEOUT: Duration = Duration::from_millis(200);
+/// For a lookup if there is none.
+const FIRST_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// The last good answers.
+/// The last good answers, by host name.
 #[derive(Clone, Default)]
 pub struct AddressCache(Arc<Mutex<HashMap<String, CachedAddress>>>);
 
@@ -24,12 +25,12 @@ pub struct AddressCache(Arc<Mutex<HashMap<String, CachedAddress>>>);
 struct CachedAddress {
     ips: Vec<IpAddr>,
     at: Option<Instant>,
-    /// A question is under way.
-    asked: bool,
+    /// A lookup is in progress.
+    pending: bool,
 }
 
 impl AddressCache {
-    /// As good as it is known now; empty where nothing is. IPv4 first.
+    /// The addresses of a host, IPv4 first. Empty if they are unknown.
     pub async fn addresses(&self, host: &str, port: u16) -> Vec<SocketAddr> {
         let with_port =
             |ips: Vec<IpAddr>| ips.into_iter().map(|ip| SocketAddr::new(ip, port)).collect();
@@ -38,17 +39,17 @@ impl AddressCache {
         }
         let earlier = self.all().get(host).cloned().unwrap_or_default();
         let fresh = earlier.at.is_some_and(|at| at.elapsed() < MAX_AGE);
-        if fresh || (earlier.asked && !earlier.ips.is_empty()) {
+        if fresh || (earlier.pending && !earlier.ips.is_empty()) {
             return with_port(earlier.ips);
         }
-        let patience = if earlier.ips.is_empty() { WITH_NONE } else { WITH_ANOTHER };
-        // Goes on by itself where nobody waits any more: the next one has its answer.
-        let found = timeout(patience, tokio::spawn(self.clone().look_up(host.to_owned()))).await;
+        let limit = if earlier.ips.is_empty() { FIRST_TIMEOUT } else { REFRESH_TIMEOUT };
+        // A lookup that takes longer continues in the background, for the next caller.
+        let found = timeout(limit, tokio::spawn(self.clone().look_up(host.to_owned()))).await;
         with_port(found.ok().and_then(Result::ok).flatten().unwrap_or(earlier.ips))
     }
 
     async fn look_up(self, host: String) -> Option<Vec<IpAddr>> {
-        self.all().entry(host.clone()).or_default().asked = true;
+        self.all().entry(host.clone()).or_default().pending = true;
         let found = lookup_host((host.as_str(), 0)).await;
         let mut ips: Vec<IpAddr> =
             found.map(|all| all.map(|a| a.ip()).collect()).unwrap_or_default();
@@ -56,7 +57,7 @@ impl AddressCache {
         ips.dedup();
         let mut all = self.all();
         let answer = all.entry(host).or_default();
-        answer.asked = false;
+        answer.pending = false;
         if ips.is_empty() {
             return None;
         }
@@ -65,7 +66,7 @@ impl AddressCache {
     }
 
     fn all(&self) -> MutexGuard<'_, HashMap<String, CachedAddress>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 
@@ -74,7 +75,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn addresses_names_and_the_last_good_answer() {
+    async fn a_failed_lookup_gives_the_last_good_answer() {
         let names = AddressCache::default();
         assert_eq!(names.addresses("127.0.0.9", 7).await, ["127.0.0.9:7".parse().unwrap()]);
         assert!(

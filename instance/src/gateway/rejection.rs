@@ -1,6 +1,7 @@
-//! What is said to a client that is not let through: Postgres' own error message, so that every
-//! driver shows it. A client that asks for TLS first gets it, with this node's certificate: one
-//! that insists on it would otherwise see "server does not support SSL" and never the reason.
+//! Sends the error to a client that the gateway cannot forward. It is an `ErrorResponse` of the
+//! Postgres protocol, so that every driver shows it. A client that asks for TLS gets TLS with this
+//! node's certificate: otherwise a client that requires TLS would show "server does not support
+//! SSL" instead of the reason.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -16,40 +17,49 @@ use super::startup::{StartupRequest, request};
 use crate::settings::Settings;
 use crate::tls::PostgresTlsFiles;
 
-/// How long the conversation may take.
+/// For everything, from the client's request to the error.
 const TIMEOUT: Duration = Duration::from_secs(5);
-/// Requests for encryption before the startup packet: TLS, GSS, and one of them again.
+/// Requests for encryption before the startup packet: TLS, GSS, and one of them once more.
 const MAX_REQUESTS: usize = 4;
 
-/// Why a client is not let through.
+/// Why a client is rejected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rejection {
-    /// Nobody took it for so long.
+    /// No primary accepted it within this time.
     NoPrimary(WaitCause, Duration),
-    /// There are so many already.
-    TooMany(usize),
+    /// The gateway already serves this many clients.
+    TooManyClients(usize),
 }
 
 impl Rejection {
-    /// `ErrorResponse`, as Postgres writes it.
+    /// The `ErrorResponse` in the format of the protocol.
     pub fn message(self) -> Vec<u8> {
-        let (code, text, hint) = match self {
-            Self::NoPrimary(why, time) => (
+        let (code, text, detail, hint) = match self {
+            Self::NoPrimary(cause, time) => (
                 "57P03",
-                format!("no primary took this connection within {time:?}: {why}"),
-                "Try again. pgraft_failover() and pgraft_members on any member say who is missing."
-                    .to_owned(),
+                format!("no primary accepted the connection within {}: {cause}", text(time)),
+                None,
+                "Try again. On any member, pgraft_failover() and pgraft_members show which members \
+                 are missing.",
             ),
-            Self::TooMany(most) => (
+            Self::TooManyClients(limit) => (
                 "53300",
-                format!("the read-write gateway already has {most} clients, its maximum"),
-                "Use a connection pooler, or connect through another member.".to_owned(),
+                "too many clients for the read-write gateway".to_owned(),
+                Some(format!("The gateway of this member serves at most {limit} clients.")),
+                "Use a connection pooler, connect through another member, or increase \
+                 gateway.maxConnections.",
             ),
         };
         let mut fields = vec![];
-        for (kind, value) in
-            [(b'S', "FATAL"), (b'V', "FATAL"), (b'C', code), (b'M', &text), (b'H', &hint)]
-        {
+        for (kind, value) in [
+            (b'S', Some("FATAL")),
+            (b'V', Some("FATAL")),
+            (b'C', Some(code)),
+            (b'M', Some(&text)),
+            (b'D', detail.as_deref()),
+            (b'H', Some(hint)),
+        ] {
+            let Some(value) = value else { continue };
             fields.push(kind);
             fields.extend_from_slice(value.as_bytes());
             fields.push(0);
@@ -60,8 +70,15 @@ impl Rejection {
     }
 }
 
-/// Says it. `first` is what the client has said already; with `tls_granted` it expects TLS now.
-pub async fn say<S>(
+/// A duration as Postgres prints it: `10s`, `500ms`.
+fn text(time: Duration) -> String {
+    let ms = time.as_millis();
+    if ms.is_multiple_of(1000) { format!("{}s", ms / 1000) } else { format!("{ms}ms") }
+}
+
+/// Sends the rejection. `first` is what the client has already sent. With `tls_granted` the client
+/// expects TLS now.
+pub async fn send<S>(
     rejection: Rejection,
     settings: &Settings,
     client: S,
@@ -70,7 +87,7 @@ pub async fn say<S>(
 ) where
     S: AsyncRead + AsyncWrite + Unpin + Send,
 {
-    // Whoever is gone, or says nothing that could be answered, needs no answer.
+    // An error means that the client has disconnected or sent an invalid request.
     let _ = timeout(TIMEOUT, converse(rejection, settings, client, first, tls_granted)).await;
 }
 
@@ -78,18 +95,18 @@ async fn converse<S>(
     rejection: Rejection,
     settings: &Settings,
     mut client: S,
-    mut said: Vec<u8>,
+    mut received: Vec<u8>,
     tls_granted: bool,
 ) -> std::io::Result<()>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send,
 {
     for _ in 0..MAX_REQUESTS {
-        match begins(&mut client, &mut said).await? {
-            StartupRequest::Startup if !tls_granted => return part(&mut client, rejection).await,
+        match read_request(&mut client, &mut received).await? {
+            StartupRequest::Startup if !tls_granted => return finish(&mut client, rejection).await,
             StartupRequest::ClientHello => {
                 let Some(acceptor) = acceptor(settings) else { return Ok(()) };
-                return encrypted(rejection, &acceptor, Resumed { said, stream: client }).await;
+                return encrypted(rejection, &acceptor, Resumed { received, stream: client }).await;
             }
             StartupRequest::Ssl => {
                 if let Some(acceptor) = acceptor(settings) {
@@ -97,11 +114,11 @@ where
                     return encrypted(rejection, &acceptor, client).await;
                 }
                 client.write_all(b"N").await?;
-                said.clear();
+                received.clear();
             }
             StartupRequest::Gss => {
                 client.write_all(b"N").await?;
-                said.clear();
+                received.clear();
             }
             _ => return Ok(()),
         }
@@ -118,19 +135,19 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send,
 {
     let mut inside = acceptor.accept(client).await?;
-    match begins(&mut inside, &mut vec![]).await? {
-        StartupRequest::Startup => part(&mut inside, rejection).await,
+    match read_request(&mut inside, &mut vec![]).await? {
+        StartupRequest::Startup => finish(&mut inside, rejection).await,
         _ => Ok(()),
     }
 }
 
-async fn begins<S: AsyncRead + Unpin>(
+async fn read_request<S: AsyncRead + Unpin>(
     client: &mut S,
-    said: &mut Vec<u8>,
+    received: &mut Vec<u8>,
 ) -> std::io::Result<StartupRequest> {
     loop {
-        match request(said).0 {
-            StartupRequest::Incomplete if client.read_buf(said).await? == 0 => {
+        match request(received).0 {
+            StartupRequest::Incomplete if client.read_buf(received).await? == 0 => {
                 return Ok(StartupRequest::Invalid);
             }
             StartupRequest::Incomplete => {}
@@ -139,7 +156,10 @@ async fn begins<S: AsyncRead + Unpin>(
     }
 }
 
-async fn part<S: AsyncWrite + Unpin>(client: &mut S, rejection: Rejection) -> std::io::Result<()> {
+async fn finish<S: AsyncWrite + Unpin>(
+    client: &mut S,
+    rejection: Rejection,
+) -> std::io::Result<()> {
     client.write_all(&rejection.message()).await?;
     client.shutdown().await
 }
@@ -147,14 +167,14 @@ async fn part<S: AsyncWrite + Unpin>(client: &mut S, rejection: Rejection) -> st
 fn acceptor(settings: &Settings) -> Option<TlsAcceptor> {
     let files = PostgresTlsFiles::read(settings).ok().flatten()?;
     let mut config = files.server().ok()?;
-    // A client with `sslnegotiation=direct` goes on with nobody who does not name the protocol.
+    // A client with `sslnegotiation=direct` requires this protocol name.
     config.alpn_protocols = vec![b"postgresql".to_vec()];
     Some(TlsAcceptor::from(Arc::new(config)))
 }
 
-/// A connection of which some bytes were read already.
+/// A connection from which some bytes have already been read.
 struct Resumed<S> {
-    said: Vec<u8>,
+    received: Vec<u8>,
     stream: S,
 }
 
@@ -164,12 +184,12 @@ impl<S: AsyncRead + Unpin> AsyncRead for Resumed<S> {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<std::io::Result<()>> {
-        if self.said.is_empty() {
+        if self.received.is_empty() {
             return Pin::new(&mut self.stream).poll_read(context, buffer);
         }
-        let length = self.said.len().min(buffer.remaining());
-        buffer.put_slice(&self.said[..length]);
-        self.said.drain(..length);
+        let length = self.received.len().min(buffer.remaining());
+        buffer.put_slice(&self.received[..length]);
+        self.received.drain(..length);
         Poll::Ready(Ok(()))
     }
 }
@@ -209,12 +229,12 @@ mod tests {
     }
 
     #[test]
-    fn the_messages_that_a_client_sees() {
+    fn messages_that_a_client_sees() {
         let time = Duration::from_secs(10);
         let shown = [
             Rejection::NoPrimary(WaitCause::Changing, time),
-            Rejection::NoPrimary(WaitCause::NotNow, time),
-            Rejection::TooMany(1000),
+            Rejection::NoPrimary(WaitCause::NotNow, Duration::from_millis(1500)),
+            Rejection::TooManyClients(1000),
         ]
         .map(|rejection| {
             let message = rejection.message();
@@ -226,17 +246,17 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_client_that_asks_for_tls_where_there_is_none_gets_the_message_in_the_clear() {
+    async fn without_certificates_a_client_that_asks_for_tls_gets_the_error_in_the_clear() {
         let (mut client, server) = tokio::io::duplex(1000);
-        let rejection = Rejection::NoPrimary(WaitCause::NobodyAnswers, TIMEOUT);
-        let said = tokio::spawn(async move {
-            say(rejection, &example(), server, SSL_REQUEST.to_vec(), false).await;
+        let rejection = Rejection::NoPrimary(WaitCause::NoAnswer, TIMEOUT);
+        let sent = tokio::spawn(async move {
+            send(rejection, &example(), server, SSL_REQUEST.to_vec(), false).await;
         });
         assert_eq!(client.read_u8().await.unwrap(), b'N');
         client.write_all(&startup_packet("app", "app")).await.unwrap();
         let mut answer = vec![];
         client.read_to_end(&mut answer).await.unwrap();
         assert_eq!(answer, rejection.message());
-        said.await.unwrap();
+        sent.await.unwrap();
     }
 }

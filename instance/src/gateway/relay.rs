@@ -1,9 +1,9 @@
-//! Passes bytes between a client and its server, both ways, until both have said all or one is
-//! lost. Called by `connection`.
+//! Forwards bytes between a client and its server, in both directions, until both have closed their
+//! side or one connection is lost. Called by `connection`.
 //!
-//! In a thread for each client, as Postgres has a process for each: a message costs a poll, a read
-//! and a write, and wakes nobody else. The runtime's threads, which share one epoll among all
-//! clients, let much less through where the cores are busy (`just bench overhead` has the figures).
+//! Each client has a thread, as it has a process in Postgres. A message costs a poll, a read and a
+//! write, and wakes no other thread. The runtime's threads share one epoll among all clients; with
+//! busy cores their throughput is much lower (`just bench overhead` measures it).
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream as Socket};
@@ -17,12 +17,12 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 
-/// What is on its way in one direction, in bytes at most.
+/// The buffer of one direction, in bytes.
 const BUFFER: usize = 16 * 1024;
-/// Of a thread, in bytes: the buffers are not on it.
+/// The stack of a thread, in bytes. The buffers are not on it.
 const STACK: usize = 128 * 1024;
 
-/// Both are cut when this is dropped.
+/// Forwards until both sides are done. Dropping the future closes both connections.
 pub async fn relay(client: TcpStream, server: TcpStream) -> io::Result<()> {
     let ends = Arc::new([client.into_std()?, server.into_std()?]);
     let _cut = RelayEnd(Arc::clone(&ends));
@@ -34,48 +34,48 @@ pub async fn relay(client: TcpStream, server: TcpStream) -> io::Result<()> {
     ended.await.unwrap_or(Ok(()))
 }
 
-/// Ends the thread when nobody waits for it any more.
+/// Closes both connections, which ends the thread.
 struct RelayEnd(Arc<[Socket; 2]>);
 
 impl Drop for RelayEnd {
     fn drop(&mut self) {
         for end in self.0.iter() {
-            let _ = end.shutdown(Shutdown::Both); // one that is closed already is as good
+            let _ = end.shutdown(Shutdown::Both); // it may be closed already
         }
     }
 }
 
 fn pass(ends: &[Socket; 2]) -> io::Result<()> {
-    // The first from the client, the second from the server.
-    let mut ways = [Way::new(), Way::new()];
-    while !ways.iter().all(Way::is_over) {
-        let wanted = [0, 1].map(|n| ways[n].reads() | ways[1 - n].writes());
+    // From the client, and from the server.
+    let mut directions = [Direction::new(), Direction::new()];
+    while !directions.iter().all(Direction::is_over) {
+        let wanted = [0, 1].map(|n| directions[n].reads() | directions[1 - n].writes());
         let mut polled = [0, 1].map(|n| PollFd::new(ends[n].as_fd(), wanted[n]));
-        // An end of which nothing is wanted is left out: that it has hung up would be told again
+        // A connection that is polled for nothing is left out: poll() would report its hangup again
         // and again.
-        let asked = usize::from(wanted[0].is_empty())..2 - usize::from(wanted[1].is_empty());
-        match poll(&mut polled[asked], PollTimeout::NONE) {
+        let polled_ends = usize::from(wanted[0].is_empty())..2 - usize::from(wanted[1].is_empty());
+        match poll(&mut polled[polled_ends], PollTimeout::NONE) {
             Err(Errno::EINTR) => continue,
             answer => answer?,
         };
-        let news = polled.map(|end| end.any().unwrap_or(true));
-        for (n, way) in ways.iter_mut().enumerate() {
-            way.go_on(news[n], &ends[n], &ends[1 - n])?;
+        let is_ready = polled.map(|end| end.any().unwrap_or(true));
+        for (n, direction) in directions.iter_mut().enumerate() {
+            direction.forward(is_ready[n], &ends[n], &ends[1 - n])?;
         }
     }
     Ok(())
 }
 
 /// One direction.
-struct Way {
+struct Direction {
     buffer: Box<[u8]>,
-    /// What of it is still to be written.
+    /// The part of the buffer that is not written yet.
     held: Range<usize>,
-    /// The sender has said all.
+    /// The sender has closed its side.
     ended: bool,
 }
 
-impl Way {
+impl Direction {
     fn new() -> Self {
         Self { buffer: vec![0; BUFFER].into(), held: 0..0, ended: false }
     }
@@ -84,23 +84,23 @@ impl Way {
         self.ended && self.held.is_empty()
     }
 
-    /// What its sender is polled for.
+    /// The events to poll the sender for.
     fn reads(&self) -> PollFlags {
         if self.held.is_empty() && !self.ended { PollFlags::POLLIN } else { PollFlags::empty() }
     }
 
-    /// What its receiver is polled for.
+    /// The events to poll the receiver for.
     fn writes(&self) -> PollFlags {
         if self.held.is_empty() { PollFlags::empty() } else { PollFlags::POLLOUT }
     }
 
-    fn go_on(&mut self, has_news: bool, mut from: &Socket, mut to: &Socket) -> io::Result<()> {
-        if has_news && !self.reads().is_empty() {
+    fn forward(&mut self, is_ready: bool, mut from: &Socket, mut to: &Socket) -> io::Result<()> {
+        if is_ready && !self.reads().is_empty() {
             let Some(read) = ready(from.read(&mut self.buffer))? else { return Ok(()) };
             self.held = 0..read;
             self.ended = read == 0;
             if self.ended {
-                let _ = to.shutdown(Shutdown::Write); // one that is gone is noticed by the other direction
+                let _ = to.shutdown(Shutdown::Write); // a lost receiver is noticed by the other direction
             }
         }
         if !self.held.is_empty() {
@@ -110,7 +110,7 @@ impl Way {
     }
 }
 
-/// None where it would have to wait.
+/// `None` if the call would block.
 fn ready(done: io::Result<usize>) -> io::Result<Option<usize>> {
     match done {
         Ok(bytes) => Ok(Some(bytes)),
@@ -143,63 +143,64 @@ mod tests {
         (connected, listener.accept().await.unwrap().0)
     }
 
-    /// A client, its server, and what is between them.
+    /// A client, its server, and the relay between them.
     async fn between() -> (TcpStream, TcpStream, JoinHandle<io::Result<()>>) {
         let ((client, near), (far, server)) = (pair().await, pair().await);
         (client, server, tokio::spawn(relay(near, far)))
     }
 
     #[tokio::test]
-    async fn the_last_word_arrives_after_the_other_has_said_its_own() {
+    async fn each_side_may_send_after_the_other_has_closed_its_own() {
         const MUCH: usize = 8 << 20;
         let (mut client, mut server, passed) = between().await;
-        let asks = async {
+        let ask = async {
             client.write_all(&vec![b'q'; MUCH]).await.unwrap();
             client.shutdown().await.unwrap();
-            let mut heard = vec![];
-            client.read_to_end(&mut heard).await.map(|_| heard)
+            let mut received = vec![];
+            client.read_to_end(&mut received).await.map(|_| received)
         };
-        let answers = async {
-            let mut heard = vec![];
-            server.read_to_end(&mut heard).await.unwrap();
+        let answer = async {
+            let mut received = vec![];
+            server.read_to_end(&mut received).await.unwrap();
             server.write_all(&vec![b'a'; MUCH]).await.unwrap();
-            server.shutdown().await.map(|()| heard)
+            server.shutdown().await.map(|()| received)
         };
         let (answer, question) =
-            timeout(TIMEOUT, async { tokio::join!(asks, answers) }).await.unwrap();
-        for (heard, letter) in [(answer.unwrap(), b'a'), (question.unwrap(), b'q')] {
+            timeout(TIMEOUT, async { tokio::join!(ask, answer) }).await.unwrap();
+        for (received, letter) in [(answer.unwrap(), b'a'), (question.unwrap(), b'q')] {
             assert!(
-                heard.len() == MUCH && heard.iter().all(|byte| *byte == letter),
+                received.len() == MUCH && received.iter().all(|byte| *byte == letter),
                 "{} bytes",
-                heard.len()
+                received.len()
             );
         }
         timeout(TIMEOUT, passed).await.unwrap().unwrap().unwrap();
     }
 
     #[tokio::test]
-    async fn one_that_does_not_read_does_not_keep_the_other_from_being_heard() {
+    async fn a_side_that_does_not_read_does_not_block_the_other_direction() {
         let (mut client, mut server, _passed) = between().await;
-        // The server takes nothing, so this never ends; what it says arrives all the same.
-        let (mut hears, mut says) = client.split();
-        let blocked = async { while says.write_all(&[0; 1 << 12]).await.is_ok() {} };
-        let heard = async {
+        // The server reads nothing, so this never ends. What it sends arrives nevertheless.
+        let (mut reader, mut writer) = client.split();
+        let blocked = async { while writer.write_all(&[0; 1 << 12]).await.is_ok() {} };
+        let received = async {
             server.write_all(b"notice").await.unwrap();
-            let mut heard = [0; 6];
-            hears.read_exact(&mut heard).await.map(|_| heard)
+            let mut received = [0; 6];
+            reader.read_exact(&mut received).await.map(|_| received)
         };
-        let heard = timeout(TIMEOUT, async {
-            tokio::select! { () = blocked => panic!("it was taken"), heard = heard => heard }
+        let received = timeout(TIMEOUT, async {
+            tokio::select! { () = blocked => panic!("it was read"), received = received => received }
         });
-        assert_eq!(&heard.await.unwrap().unwrap(), b"notice");
+        assert_eq!(&received.await.unwrap().unwrap(), b"notice");
     }
 
     #[tokio::test]
-    async fn whoever_goes_takes_the_other_along() {
-        for client_goes in [true, false] {
+    async fn a_lost_connection_closes_the_other_one() {
+        for client_leaves in [true, false] {
             let (client, server, passed) = between().await;
-            let (goes, mut stays) = if client_goes { (client, server) } else { (server, client) };
-            drop(goes);
+            let (leaves, mut stays) =
+                if client_leaves { (client, server) } else { (server, client) };
+            drop(leaves);
             assert_eq!(timeout(TIMEOUT, stays.read(&mut [0])).await.unwrap().unwrap(), 0);
             drop(stays);
             timeout(TIMEOUT, passed).await.unwrap().unwrap().unwrap();
@@ -207,7 +208,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn cut_both_hear_it() {
+    async fn dropping_the_relay_closes_both_connections() {
         let (mut client, mut server, passed) = between().await;
         client.write_all(b"q").await.unwrap();
         assert_eq!(timeout(TIMEOUT, server.read_u8()).await.unwrap().unwrap(), b'q');

@@ -1,32 +1,33 @@
-//! Where a client goes now, and when it must leave. Pure: the time is a field of the facts.
+//! Where a client goes now, and when it must leave. Pure: times are among the facts.
 
 use pgraft_core::NodeId;
 use pgraft_core::primary_view::PrimaryView;
 use std::time::Duration;
 
-/// What is known.
+/// What the decision depends on.
 #[derive(Debug, Clone, Copy)]
 pub struct RouteFacts<'a> {
     /// This node.
     pub me: NodeId,
-    /// Who is the primary, by the latest word of anybody.
+    /// The latest primary view that any member has reported.
     pub primary_view: Option<&'a PrimaryView>,
-    /// Whether the members choose the primary. Where they do not nobody is fenced.
+    /// `pgraft.failover`. Without it no primary is fenced.
     pub failover: bool,
-    /// For how long this node's own gate is closed, or its member silent; None while it is open.
+    /// How long this node's gate has been closed, or its member silent; `None` while the gate is
+    /// open.
     pub closed_for: Option<Duration>,
-    /// The lease time.
+    /// The lease timeout.
     pub lease: Duration,
 }
 
-/// A primary of one epoch: the next one is another, be it on the same server.
+/// The primary of one epoch. In the next epoch it is a different primary, even on the same server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PrimaryServer {
-    /// Of which it is the primary.
+    /// Its epoch.
     pub epoch: u64,
-    /// Who.
+    /// Its node.
     pub node: NodeId,
-    /// Its Postgres server.
+    /// The host of its Postgres server.
     pub host: String,
     /// Its port.
     pub port: u16,
@@ -35,39 +36,39 @@ pub struct PrimaryServer {
 /// Where a client goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Route {
-    /// There.
+    /// To this primary.
     To(PrimaryServer),
-    /// Nowhere yet.
+    /// Nowhere yet: the client is held.
     Wait(WaitCause),
 }
 
-/// Why nobody takes a client.
+/// Why a client is held. The text completes the message of a rejection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum WaitCause {
-    /// Neither this node's member nor any other has said who is the primary.
+    /// No member has reported a primary view yet.
     #[error("no member of the cluster answers")]
-    NobodyAnswers,
-    /// A successor is looked for, or not ready yet.
+    NoAnswer,
+    /// There is no primary yet, or it is not ready.
     #[error("the primary is changing")]
     Changing,
-    /// The primary has not told where its server is.
-    #[error("the primary has not told yet where its server is")]
-    Nowhere,
+    /// The primary has not registered the address of its server.
+    #[error("the primary has not registered its address yet")]
+    NoAddress,
     /// This node is the primary and has no lease, or its member is silent.
-    #[error("the primary has no lease: it does not hear from a majority of the members")]
+    #[error("the primary has no lease from a majority of the members")]
     Fenced,
-    /// The primary's server does not take the connection.
-    #[error("the primary does not take connections")]
+    /// The primary's server does not accept the connection.
+    #[error("the primary does not accept connections")]
     Refused,
-    /// The primary's server says so itself.
-    #[error("the primary's server is starting up, in recovery, or shutting down")]
+    /// The primary's server answers with SQLSTATE 57P03.
+    #[error("the primary is starting up, in recovery, or shutting down")]
     NotNow,
 }
 
 /// Where a client goes now.
 pub fn route(facts: &RouteFacts) -> Route {
     let Some(primary_view) = facts.primary_view else {
-        return Route::Wait(WaitCause::NobodyAnswers);
+        return Route::Wait(WaitCause::NoAnswer);
     };
     if !primary_view.settled {
         return Route::Wait(WaitCause::Changing);
@@ -75,7 +76,7 @@ pub fn route(facts: &RouteFacts) -> Route {
     if facts.failover && primary_view.primary == facts.me && facts.closed_for.is_some() {
         return Route::Wait(WaitCause::Fenced);
     }
-    primary_view.postgres.as_ref().map_or(Route::Wait(WaitCause::Nowhere), |at| {
+    primary_view.postgres.as_ref().map_or(Route::Wait(WaitCause::NoAddress), |at| {
         Route::To(PrimaryServer {
             epoch: primary_view.epoch,
             node: primary_view.primary,
@@ -85,9 +86,9 @@ pub fn route(facts: &RouteFacts) -> Route {
     })
 }
 
-/// Whether a client of that primary must leave: it is the primary no more, or fenced for so long
-/// that it hardly comes back. (A gate is closed for a moment in a switchover, too, while the last
-/// commits get their answers.)
+/// Whether a client of that primary must leave: it is no longer the primary, or has been fenced for
+/// a lease timeout. (In a switchover the gate closes for a moment, too, while the last commits are
+/// confirmed.)
 pub fn is_over(target: &PrimaryServer, facts: &RouteFacts) -> bool {
     let replaced = facts.primary_view.is_some_and(|primary_view| primary_view.epoch > target.epoch);
     let fenced = facts.failover
@@ -96,22 +97,26 @@ pub fn is_over(target: &PrimaryServer, facts: &RouteFacts) -> bool {
     replaced || fenced
 }
 
-/// The later of what is known and what is told. A word about another cluster counts only from this
-/// node's own member.
-pub fn merged(known: Option<PrimaryView>, told: PrimaryView, by_own_member: bool) -> PrimaryView {
+/// The later of two primary views. A view of another cluster counts only if this node's own member
+/// reports it.
+pub fn merged(
+    known: Option<PrimaryView>,
+    reported: PrimaryView,
+    by_own_member: bool,
+) -> PrimaryView {
     match known {
-        None => told,
-        Some(known) if known.cluster_id != told.cluster_id => {
+        None => reported,
+        Some(known) if known.cluster_id != reported.cluster_id => {
             if by_own_member {
-                told
+                reported
             } else {
                 known
             }
         }
         Some(known) => {
-            // The own member may have heard more than its log says: that the primary has ended.
-            let anew = by_own_member && !known.is_later_than(&told);
-            if anew || told.is_later_than(&known) { told } else { known }
+            // The member may know more than its log contains: that the primary has ended.
+            let updated = by_own_member && !known.is_later_than(&reported);
+            if updated || reported.is_later_than(&known) { reported } else { known }
         }
     }
 }

@@ -1,41 +1,43 @@
-//! The first bytes of a connection: what a client asks for, and whether the server has taken it.
-//! Pure.
+//! Parses the first bytes of a connection: what a client asks for, and whether the server has
+//! accepted it. Pure.
 //!
-//! Everybody on the network can send these bytes, so a length counts only within the bounds that
-//! Postgres itself sets.
+//! Anyone on the network can send these bytes. A length counts only within the bounds that Postgres
+//! itself sets.
 
-/// Postgres reads no longer startup packet: `MAX_STARTUP_PACKET_LENGTH`, and the length word before
-/// it.
-pub const LONGEST_PACKET: usize = 10_000 + 4;
-/// The header of a TLS record, and the longest plaintext record (RFC 8446, 5.1).
-pub const LONGEST_HELLO: usize = 5 + (1 << 14);
+/// The longest startup packet that Postgres reads, in bytes: `MAX_STARTUP_PACKET_LENGTH`, and the
+/// length before it.
+pub const MAX_PACKET: usize = 10_000 + 4;
+/// The longest `ClientHello` in bytes: the header of a TLS record, and the longest plaintext record
+/// (RFC 8446, 5.1).
+pub const MAX_HELLO: usize = 5 + (1 << 14);
 /// `SSLRequest`, as a client sends it.
 pub const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f];
-/// An `ErrorResponse` that is longer is none of Postgres 7.4 or later.
-const LONGEST_ERROR: usize = 30_000;
+/// The longest `ErrorResponse` in bytes. A longer one is not of the protocol of Postgres 7.4 or
+/// later.
+const MAX_ERROR: usize = 30_000;
 /// `cannot_connect_now`: the server is starting up, in recovery, or shutting down.
 const CANNOT_CONNECT_NOW: &[u8] = b"57P03";
 
-/// What a client asks for first.
+/// A client's request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StartupRequest {
-    /// More bytes must come.
+    /// More bytes are needed.
     Incomplete,
     /// `SSLRequest`
     Ssl,
     /// `GSSENCRequest`
     Gss,
-    /// `CancelRequest`, to which no answer comes.
+    /// `CancelRequest`, which the server does not answer.
     Cancel,
-    /// A startup packet, of whatever protocol version: the server answers.
+    /// A startup packet of any protocol version.
     Startup,
-    /// TLS: at once (`sslnegotiation=direct`), or after an `SSLRequest` that was granted.
+    /// The start of TLS: at once (`sslnegotiation=direct`), or after an `SSLRequest` was granted.
     ClientHello,
-    /// Nothing that Postgres would answer.
+    /// Something that Postgres would not answer.
     Invalid,
 }
 
-/// What a client asks for, and how many bytes that takes.
+/// A client's request, and its length in bytes.
 pub fn request(bytes: &[u8]) -> (StartupRequest, usize) {
     match bytes.first() {
         None => (StartupRequest::Incomplete, 0),
@@ -45,16 +47,16 @@ pub fn request(bytes: &[u8]) -> (StartupRequest, usize) {
 }
 
 fn packet(bytes: &[u8]) -> (StartupRequest, usize) {
-    let Some(length) = word(bytes, 0) else { return (StartupRequest::Incomplete, 0) };
+    let Some(length) = read_u32(bytes, 0) else { return (StartupRequest::Incomplete, 0) };
     let length = usize::try_from(length).unwrap_or(usize::MAX);
-    if !(8..=LONGEST_PACKET).contains(&length) {
+    if !(8..=MAX_PACKET).contains(&length) {
         return (StartupRequest::Invalid, 0);
     }
     if bytes.len() < length {
         return (StartupRequest::Incomplete, 0);
     }
-    // Two halves of 1234 and a number, which is no protocol's version.
-    let kind = match word(bytes, 4).map(|code| (code >> 16, code & 0xffff)) {
+    // Request codes: the upper half is 1234, which is no protocol version.
+    let kind = match read_u32(bytes, 4).map(|code| (code >> 16, code & 0xffff)) {
         Some((1234, 5678)) => StartupRequest::Cancel,
         Some((1234, 5679)) => StartupRequest::Ssl,
         Some((1234, 5680)) => StartupRequest::Gss,
@@ -64,12 +66,12 @@ fn packet(bytes: &[u8]) -> (StartupRequest, usize) {
     (kind, length)
 }
 
-/// A whole record of type `handshake` that begins with a `ClientHello`.
+/// A complete TLS record of type `handshake` that begins with a `ClientHello`.
 fn client_hello(bytes: &[u8]) -> (StartupRequest, usize) {
     let major = bytes.get(1).is_none_or(|major| *major == 3);
     let kind = bytes.get(5).is_none_or(|kind| *kind == 1);
     let length = bytes.get(3..5).map(|two| 5 + (usize::from(two[0]) << 8 | usize::from(two[1])));
-    if !major || !kind || length.is_some_and(|length| !(9..=LONGEST_HELLO).contains(&length)) {
+    if !major || !kind || length.is_some_and(|length| !(9..=MAX_HELLO).contains(&length)) {
         return (StartupRequest::Invalid, 0);
     }
     match length {
@@ -78,29 +80,29 @@ fn client_hello(bytes: &[u8]) -> (StartupRequest, usize) {
     }
 }
 
-/// What a server's first bytes say to a startup packet.
+/// A server's reply to a startup packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StartupReply {
-    /// More bytes must come.
+    /// More bytes are needed.
     Incomplete,
-    /// It does not take connections now. (SQLSTATE 57P03)
+    /// The server does not accept connections now (SQLSTATE 57P03).
     NotNow,
-    /// It has taken the client, or refused it for a reason that is the client's.
+    /// The server has accepted the client, or rejected it because of the client's request.
     Answer,
 }
 
 impl StartupReply {
-    /// Of the bytes that have come.
+    /// Parses the bytes received so far.
     pub fn of(mut bytes: &[u8]) -> Self {
         loop {
             let Some(kind) = bytes.first() else { return Self::Incomplete };
-            // NegotiateProtocolVersion comes before the server looks at its own state.
+            // NegotiateProtocolVersion comes before the server checks its own state.
             if !matches!(kind, b'E' | b'v') {
                 return Self::Answer;
             }
-            let Some(length) = word(bytes, 1) else { return Self::Incomplete };
+            let Some(length) = read_u32(bytes, 1) else { return Self::Incomplete };
             let length = usize::try_from(length).unwrap_or(usize::MAX);
-            if !(4..=LONGEST_ERROR).contains(&length) {
+            if !(4..=MAX_ERROR).contains(&length) {
                 return Self::Answer;
             }
             let Some(fields) = bytes.get(5..=length) else { return Self::Incomplete };
@@ -118,7 +120,7 @@ impl StartupReply {
     }
 }
 
-/// A startup packet for that role and database.
+/// Builds a startup packet for that role and database.
 pub fn startup_packet(role: &str, database: &str) -> Vec<u8> {
     let mut rest = 196_608_u32.to_be_bytes().to_vec();
     for text in ["user", role, "database", database, ""] {
@@ -129,20 +131,20 @@ pub fn startup_packet(role: &str, database: &str) -> Vec<u8> {
     [&length.to_be_bytes()[..], &rest].concat()
 }
 
-fn word(bytes: &[u8], at: usize) -> Option<u32> {
+fn read_u32(bytes: &[u8], at: usize) -> Option<u32> {
     bytes.get(at..at + 4)?.try_into().ok().map(u32::from_be_bytes)
 }
 
-/// For the fuzz target: these bytes, as a client's and as a server's.
+/// For the fuzz target: checks the parsers with these bytes, as a client's and as a server's.
 ///
 /// # Panics
-/// Where something does not hold.
+/// If a property does not hold.
 pub fn fuzz(bytes: &[u8]) {
     let (kind, length) = request(bytes);
-    assert!(length <= bytes.len() && length <= LONGEST_HELLO, "{length} bytes");
+    assert!(length <= bytes.len() && length <= MAX_HELLO, "{length} bytes");
     assert_eq!(length > 0, !matches!(kind, StartupRequest::Incomplete | StartupRequest::Invalid));
     let reply = StartupReply::of(bytes);
-    // What is complete stays what it is, whatever follows; what is invalid is so from some byte on.
+    // More bytes do not change a complete request or reply.
     let longer = [bytes, &[0x16, 0, b'E']].concat();
     if kind != StartupRequest::Incomplete {
         assert_eq!(request(&longer), (kind, length));
@@ -151,8 +153,8 @@ pub fn fuzz(bytes: &[u8]) {
         assert_eq!(StartupReply::of(&longer), reply);
     }
     assert!(
-        kind != StartupRequest::Incomplete || bytes.len() < LONGEST_HELLO,
-        "it would be waited for without a bound"
+        kind != StartupRequest::Incomplete || bytes.len() < MAX_HELLO,
+        "the client could be waited for without a bound"
     );
 }
 

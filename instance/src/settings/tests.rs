@@ -129,10 +129,10 @@ fn parses_durations_with_the_units_of_postgres() {
 fn the_gateway_is_optional() {
     assert_eq!(example().gateway, None);
     let of = |text: &str| Settings::check(&args(), config(text)).unwrap().gateway.unwrap();
-    let want = |listen: &str, seconds, most| GatewaySettings {
+    let want = |listen: &str, seconds, max_connections| GatewaySettings {
         listen: listen.into(),
         hold: Duration::from_secs(seconds),
-        most,
+        max_connections,
         drain: None,
     };
     assert_eq!(of("gateway: {port: 6432}"), want("*:6432", 10, 1000));
@@ -226,4 +226,18 @@ fn settings_that_need_a_restart_are_reported() {
     assert!(next.config.postgresql.parameters.is_empty());
     assert_eq!(next.config.bootstrap.database, "shop");
     assert_eq!(next.unresponsive, Duration::from_mins(1));
+}
+
+#[test]
+fn max_connections_of_the_gateway_changes_without_a_restart() {
+    let of = |text: &str| Settings::check(&args(), config(text)).unwrap();
+    let (next, fixed) =
+        of("gateway: {port: 6432}").reloaded(of("gateway: {port: 6432, maxConnections: 5}"));
+    assert!(fixed.is_empty());
+    assert_eq!(next.gateway.unwrap().max_connections, 5);
+    assert_eq!(next.config.gateway.unwrap().max_connections, 5);
+    let (next, fixed) =
+        of("gateway: {port: 6432}").reloaded(of("gateway: {port: 6433, maxConnections: 5}"));
+    assert_eq!(fixed, ["gateway"]);
+    assert_eq!(next.gateway.unwrap().listen, "*:6432");
 }

@@ -43,6 +43,8 @@ pub struct ClusterSpec {
     pub retention: VolumeRetention,
     /// How the Service `-rw` leads to the primary.
     pub read_write: ReadWrite,
+    /// How many clients one member's gateway serves at a time; at least 1.
+    pub gateway_max_connections: usize,
     /// None where TLS is disabled.
     pub tls: Option<ClusterTls>,
     /// `pgraft.lease_timeout`, where the members choose the primary.

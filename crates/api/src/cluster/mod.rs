@@ -4,6 +4,7 @@
 //! here, so that the API server refuses an invalid object with a clear message.
 
 mod crd;
+mod gateway;
 mod metadata;
 mod parts;
 mod spec;
@@ -12,6 +13,7 @@ mod status;
 mod tls;
 
 pub use crd::{crd, crd_yaml};
+pub use gateway::GatewaySpec;
 pub use metadata::{AnnotationValue, InheritedMetadata, LabelValue};
 pub use parts::{
     BootstrapSpec, FailoverSpec, InitdbSpec, LocalObjectReference, PostgresqlSpec, PullPolicy,

@@ -7,6 +7,7 @@ use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
+use super::gateway::GatewaySpec;
 use super::metadata::{InheritedMetadata, LabelValue, key_rules};
 use super::parts::{
     BootstrapSpec, FailoverSpec, LocalObjectReference, PostgresqlSpec, PullPolicy, RaftSpec,
@@ -142,6 +143,10 @@ pub struct PgRaftClusterSpec {
     /// Where the Services route connections.
     #[serde(default)]
     pub services: ServicesSpec,
+
+    /// The gateway of each member, to which `<name>-rw` leads.
+    #[serde(default)]
+    pub gateway: GatewaySpec,
 
     /// TLS.
     #[serde(default)]

@@ -1,4 +1,4 @@
-//! A table of what is known and where it leads, and what holds for every order of words.
+//! A table of routes, and properties of merged views in any order.
 
 use super::*;
 use pgraft_core::{Address, ClusterId};
@@ -36,21 +36,21 @@ fn target(epoch: u64, node: i64) -> PrimaryServer {
 }
 
 #[test]
-fn where_a_client_goes() {
+fn a_client_goes_to_the_settled_primary() {
     let (ours, theirs) = (primary_view(3, 1, true), primary_view(3, 2, true));
     let closed = Some(Duration::ZERO);
     let to = |node| Route::To(target(3, node));
     for (known, closed_for, want) in [
-        (None, closed, Route::Wait(WaitCause::NobodyAnswers)),
-        (None, None, Route::Wait(WaitCause::NobodyAnswers)),
+        (None, closed, Route::Wait(WaitCause::NoAnswer)),
+        (None, None, Route::Wait(WaitCause::NoAnswer)),
         (Some(&primary_view(3, 2, false)), closed, Route::Wait(WaitCause::Changing)),
         (Some(&primary_view(3, 1, false)), None, Route::Wait(WaitCause::Changing)),
         (
             Some(&PrimaryView { postgres: None, ..theirs.clone() }),
             closed,
-            Route::Wait(WaitCause::Nowhere),
+            Route::Wait(WaitCause::NoAddress),
         ),
-        // Another one's gate is not this node's to know.
+        // This node does not know the gate of another one.
         (Some(&theirs), closed, to(2)),
         (Some(&theirs), None, to(2)),
         (Some(&ours), None, to(1)),
@@ -59,15 +59,11 @@ fn where_a_client_goes() {
         assert_eq!(route(&facts(known, closed_for)), want, "{known:?} {closed_for:?}");
     }
     let without = RouteFacts { failover: false, ..facts(Some(&ours), closed) };
-    assert_eq!(
-        route(&without),
-        to(1),
-        "nobody is fenced where the bootstrap node stays the primary"
-    );
+    assert_eq!(route(&without), to(1), "without failover no primary is fenced");
 }
 
 #[test]
-fn when_a_client_must_leave() {
+fn a_client_leaves_a_replaced_or_fenced_primary() {
     let moment = Some(Duration::from_millis(1));
     for (known, closed_for, node, want) in [
         (None, moment, 2, false),
@@ -91,7 +87,7 @@ fn when_a_client_must_leave() {
 }
 
 #[test]
-fn another_cluster_is_the_own_members_to_tell() {
+fn only_the_own_member_reports_another_cluster() {
     let other = PrimaryView { cluster_id: cluster(2), ..primary_view(9, 2, true) };
     assert_eq!(
         merged(Some(primary_view(3, 1, true)), other.clone(), false),
@@ -101,33 +97,33 @@ fn another_cluster_is_the_own_members_to_tell() {
     assert_eq!(merged(None, other.clone(), false), other);
 }
 
-/// Words of one cluster: its log gives every index one epoch, and never a lower one than before.
-fn words() -> impl Strategy<Value = Vec<PrimaryView>> {
-    let word = (0_u64..20).prop_map(|index| PrimaryView {
+/// Views of one cluster: each log index belongs to one epoch, and epochs never decrease.
+fn views() -> impl Strategy<Value = Vec<PrimaryView>> {
+    let view = (0_u64..20).prop_map(|index| PrimaryView {
         applied_index: index,
         ..primary_view(1 + index / 5, 1 + i64::try_from(index / 5 % 3).unwrap(), index % 5 > 2)
     });
-    proptest::collection::vec(word, 1..12)
+    proptest::collection::vec(view, 1..12)
 }
 
 proptest! {
     #[test]
-    fn the_latest_word_counts_in_whatever_order_they_come(mut words in words(), by_own_member: bool) {
-        let heard = |words: &[PrimaryView]| words.iter().cloned().fold(None, |known, told| Some(merged(known, told, by_own_member)));
-        let first = heard(&words);
-        prop_assert_eq!(first.as_ref().map(|s| s.applied_index), words.iter().map(|s| s.applied_index).max());
-        words.reverse();
-        prop_assert_eq!(&heard(&words), &first);
+    fn the_latest_view_counts_in_any_order(mut views in views(), by_own_member: bool) {
+        let merge_all = |views: &[PrimaryView]| views.iter().cloned().fold(None, |known, view| Some(merged(known, view, by_own_member)));
+        let first = merge_all(&views);
+        prop_assert_eq!(first.as_ref().map(|s| s.applied_index), views.iter().map(|s| s.applied_index).max());
+        views.reverse();
+        prop_assert_eq!(&merge_all(&views), &first);
         let again = first.clone().map(|primary_view| merged(first.clone(), primary_view, by_own_member));
         prop_assert_eq!(again, first);
     }
 
     #[test]
-    fn nobody_is_sent_where_he_may_not_stay(words in words(), closed_ms: Option<u16>, failover: bool) {
+    fn no_client_is_sent_to_a_primary_that_it_must_leave(views in views(), closed_ms: Option<u16>, failover: bool) {
         let mut known = None;
         let mut sent: Vec<PrimaryServer> = vec![];
-        for told in words {
-            known = Some(merged(known, told, false));
+        for view in views {
+            known = Some(merged(known, view, false));
             let closed_for = closed_ms.map(|ms| Duration::from_millis(ms.into()));
             let facts = RouteFacts { failover, ..facts(known.as_ref(), closed_for) };
             let over: Vec<PrimaryServer> = sent.iter().filter(|t| is_over(t, &facts)).cloned().collect();
@@ -138,7 +134,7 @@ proptest! {
                 prop_assert_eq!(target.epoch, facts.primary_view.unwrap().epoch);
                 sent.push(target);
             }
-            // Whoever stays is with the latest primary that is known.
+            // The clients that stay are at the latest primary.
             prop_assert!(sent.iter().all(|t| t.epoch == facts.primary_view.unwrap().epoch));
         }
     }

@@ -1,4 +1,4 @@
-//! Tables of what clients and servers say first, and what holds for any bytes.
+//! Tables of requests and replies, and properties that hold for any bytes.
 
 use super::*;
 use proptest::prelude::*;
@@ -29,7 +29,7 @@ fn hello(length: u16) -> Vec<u8> {
 }
 
 #[test]
-fn what_a_client_asks_for() {
+fn requests_are_parsed() {
     let startup = startup_packet("app", "app");
     let all = startup.len();
     for (bytes, want) in [
@@ -39,7 +39,7 @@ fn what_a_client_asks_for() {
         (&startup[..all - 1], (StartupRequest::Incomplete, 0)),
         (&startup, (StartupRequest::Startup, all)),
         (&[&startup[..], b"p"].concat(), (StartupRequest::Startup, all)),
-        // Versions that no server knows are the server's to refuse: 3.2, 2.0.
+        // The server itself refuses unknown protocol versions: 3.2, 2.0.
         (&packet_of(196_610, b"\0"), (StartupRequest::Startup, 9)),
         (&packet_of(131_072, b""), (StartupRequest::Startup, 8)),
         (&SSL_REQUEST, (StartupRequest::Ssl, 8)),
@@ -54,7 +54,7 @@ fn what_a_client_asks_for() {
         (&[0x16], (StartupRequest::Incomplete, 0)),
         (&hello(300)[..200], (StartupRequest::Incomplete, 0)),
         (&hello(300), (StartupRequest::ClientHello, 305)),
-        (&hello(1 << 14), (StartupRequest::ClientHello, LONGEST_HELLO)),
+        (&hello(1 << 14), (StartupRequest::ClientHello, MAX_HELLO)),
         (&hello((1 << 14) + 1), (StartupRequest::Invalid, 0)),
         (&[0x16, 2, 0], (StartupRequest::Invalid, 0)),
         (&[0x16, 3, 1, 0, 9, 2], (StartupRequest::Invalid, 0)),
@@ -64,7 +64,7 @@ fn what_a_client_asks_for() {
 }
 
 #[test]
-fn whether_a_server_has_taken_a_client() {
+fn replies_are_parsed() {
     let password = message(b'R', &[0, 0, 0, 10, b'x', 0, 0]);
     let negotiated = message(b'v', &[0, 3, 0, 0, 0, 0, 0, 0]);
     let starting = error("57P03", "the database system is starting up");
@@ -83,7 +83,7 @@ fn whether_a_server_has_taken_a_client() {
         (error("53300", "sorry, too many clients already"), StartupReply::Answer),
         (error("28000", "no pg_hba.conf entry: C57P03"), StartupReply::Answer),
         (error("3D000", "database \"57P03\" does not exist"), StartupReply::Answer),
-        // As Postgres answers to protocol 2.0: no length.
+        // The reply to protocol 2.0 has no length.
         (b"EFATAL:  unsupported frontend protocol 2.0\n\0".to_vec(), StartupReply::Answer),
         (message(b'N', b"SNOTICE\0C57P03\0\0"), StartupReply::Answer),
     ] {
@@ -91,8 +91,8 @@ fn whether_a_server_has_taken_a_client() {
     }
 }
 
-/// What a client might send, right but for a few bytes.
-fn nearly_right() -> impl Strategy<Value = Vec<u8>> {
+/// Valid messages with a few changed bytes.
+fn nearly_valid() -> impl Strategy<Value = Vec<u8>> {
     let examples = vec![
         startup_packet("app", "app"),
         SSL_REQUEST.to_vec(),
@@ -115,14 +115,14 @@ fn nearly_right() -> impl Strategy<Value = Vec<u8>> {
 
 proptest! {
     #[test]
-    fn any_bytes_are_bounded_and_read_the_same_however_they_arrive(bytes in prop::collection::vec(any::<u8>(), 0..64)) {
+    fn any_bytes_are_bounded_and_parsed_incrementally(bytes in prop::collection::vec(any::<u8>(), 0..64)) {
         fuzz(&bytes);
     }
 
     #[test]
-    fn so_are_those_that_are_nearly_right(bytes in nearly_right()) {
+    fn nearly_valid_bytes_are_bounded_and_parsed_incrementally(bytes in nearly_valid()) {
         fuzz(&bytes);
-        // Byte by byte, the first decision is the one that all of them lead to.
+        // The first decision, byte by byte, is the decision on all bytes.
         let first = (0..=bytes.len()).map(|n| request(&bytes[..n])).find(|(kind, _)| *kind != StartupRequest::Incomplete);
         prop_assert_eq!(first.map_or(StartupRequest::Incomplete, |(kind, _)| kind), request(&bytes).0);
         let first = (0..=bytes.len()).map(|n| StartupReply::of(&bytes[..n])).find(|reply| *reply != StartupReply::Incomplete);

@@ -73,6 +73,7 @@ fn instance_config(want: &ClusterSpec) -> InstanceConfig {
         gateway: Some(GatewayConfig {
             listen_address: "::".into(),
             drain_time: Some(DRAIN_TIME.into()),
+            max_connections: want.gateway_max_connections,
             ..GatewayConfig::on(GATEWAY_PORT)
         }),
         tls: want.tls.as_ref().map(|_| TlsConfig {

@@ -24,6 +24,7 @@ fn rich() -> ClusterSpec {
         "enableSuperuserAccess": true,
         "persistentVolumeClaimRetentionPolicy": {"whenScaled": "Retain", "whenDeleted": "Delete"},
         "raft": {"heartbeatInterval": "50ms", "electionTimeout": "500ms"},
+        "gateway": {"maxConnections": 5000},
         "inheritedMetadata": {"labels": {"team": "data", "pgraft.io/cluster": "not-this"}, "annotations": {"note": "hello"}}
     }))
 }

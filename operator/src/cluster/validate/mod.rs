@@ -63,10 +63,16 @@ pub enum Invalid {
         /// The cluster's name.
         cluster: String,
     },
+    /// Not a number of clients.
+    #[error("gateway.maxConnections must be between 1 and 100000, and is {0}")]
+    GatewayMaxConnections(u32),
     /// Not a size.
     #[error("storage.size \"{0}\" must be a size such as 10Gi")]
     Size(String),
 }
+
+/// The highest `gateway.maxConnections`, as in the CRD.
+const MAX_GATEWAY_CONNECTIONS: usize = 100_000;
 
 /// The operator's defaults.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -96,6 +102,10 @@ pub fn validate(cr: &PgRaftCluster, defaults: &Defaults) -> Result<ClusterSpec, 
     let bytes = quantity::bytes(&spec.storage.size)
         .filter(|n| *n > 0)
         .ok_or_else(|| Invalid::Size(spec.storage.size.clone()))?;
+    let gateway_max_connections = usize::try_from(spec.gateway.max_connections)
+        .ok()
+        .filter(|n| (1..=MAX_GATEWAY_CONNECTIONS).contains(n))
+        .ok_or(Invalid::GatewayMaxConnections(spec.gateway.max_connections))?;
     let tls = tls(&name, spec.tls)?;
     let switchover =
         spec.switchover.map(|request| switchover(&name, request, &spec.failover)).transpose()?;
@@ -126,6 +136,7 @@ pub fn validate(cr: &PgRaftCluster, defaults: &Defaults) -> Result<ClusterSpec, 
         superuser: spec.enable_superuser_access,
         retention: spec.persistent_volume_claim_retention_policy,
         read_write: spec.services.read_write,
+        gateway_max_connections,
         tls,
         lease_timeout: spec.failover.enabled.then_some(spec.failover.lease_timeout),
         unresponsive_after: spec.failover.unresponsive_after,
@@ -246,6 +257,13 @@ mod tests {
             Err(Invalid::Replicas { given: 65 })
         );
         assert_eq!(parse(&json!({"storage": {"size": "lots"}})), Err(Invalid::Size("lots".into())));
+        let gateway = |max: u32| {
+            parse(&json!({"storage": {"size": "1Gi"}, "gateway": {"maxConnections": max}}))
+                .map(|c| c.gateway_max_connections)
+        };
+        assert_eq!(gateway(100_000), Ok(100_000));
+        assert_eq!(gateway(0), Err(Invalid::GatewayMaxConnections(0)));
+        assert_eq!(gateway(100_001), Err(Invalid::GatewayMaxConnections(100_001)));
         let tls = |tls: Value| parse(&json!({"storage": {"size": "1Gi"}, "tls": tls}));
         assert_eq!(
             tls(json!({"certificateDuration": "90d"})),
