@@ -1,5 +1,5 @@
 //! Primaries that stop serving are replaced, and no acknowledged row is lost. A server that is
-//! busy, out of connections, or whose instance manager was paused is not replaced.
+//! busy, out of connections or locked, or whose instance manager was paused, is not replaced.
 
 #![allow(
     clippy::unwrap_used,
@@ -228,7 +228,7 @@ impl Drop for Busy {
 }
 
 #[tokio::test]
-async fn a_busy_or_full_server_is_not_replaced() {
+async fn a_busy_full_or_locked_server_is_not_replaced() {
     let _alone = PROCESSORS.write().await;
     let Some(nodes) = three_nodes(|_| ()).await else { return };
     let ledger = Ledger::start(nodes.servers());
@@ -251,6 +251,13 @@ async fn a_busy_or_full_server_is_not_replaced() {
     tokio::time::sleep(long).await; // the duration of the fault
     drop(all);
 
+    // A lock on a shared catalog, for which every new session waits.
+    let locker = nodes.nodes[old].connect("postgres", "superuser-1", "postgres").await.unwrap();
+    let lock = "BEGIN; LOCK TABLE pg_catalog.pg_authid IN ACCESS EXCLUSIVE MODE";
+    locker.batch_execute(lock).await.unwrap();
+    tokio::time::sleep(long).await; // the duration of the fault
+    locker.batch_execute("ROLLBACK").await.unwrap();
+
     // The instance manager is paused for a long time, and then the server for a moment.
     let postmaster = postmaster(&nodes, old);
     nodes.nodes[old].signal(Signal::SIGSTOP);
@@ -265,4 +272,31 @@ async fn a_busy_or_full_server_is_not_replaced() {
         assert!(!node.log().contains("Postgres is unresponsive"), "node {} was killed", node.id);
     }
     nothing_is_lost(&nodes, ledger).await;
+}
+
+#[tokio::test]
+async fn a_primary_is_killed_only_when_another_member_could_take_over() {
+    let _others = PROCESSORS.read().await;
+    let Some(mut nodes) = three_nodes(|_| ()).await else { return };
+    complete(&nodes).await;
+    let old = primary(&nodes).await;
+    let before = epoch(&nodes, old);
+    let others: Vec<usize> = (0..3).filter(|n| *n != old).collect();
+    for n in &others {
+        assert!(nodes.nodes[*n].terminate().await.success());
+    }
+    let postmaster = postmaster(&nodes, old);
+    stop(postmaster);
+    let reason = "Postgres is unresponsive: its postmaster is stopped; not killing it, because no \
+                  other member could become the primary";
+    until("the decision not to kill it", async || {
+        nodes.nodes[old].log().contains(reason).then_some(())
+    })
+    .await;
+    assert_eq!(nodes.nodes[old].postmaster(), Some(postmaster));
+    for n in &others {
+        nodes.nodes[*n].start();
+    }
+    primary_after(&nodes, before, &[old]).await;
+    assert_logged(&nodes, old, "Postgres is unresponsive: its postmaster is stopped; killing it");
 }

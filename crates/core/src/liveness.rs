@@ -14,9 +14,17 @@
 //! | the postmaster, or a process that all clients depend on, is stopped | yes |
 //! | WAL waits to be flushed, a flush was asked for, and the flush position does not move | yes |
 //! | commits wait, no standby confirms, and a walsender is stopped | yes |
+//! | no answer, and the session of the question waits for a lock | it is an answer |
 //! | commits wait, no standby confirms, and no walsender is stopped | it is only reported: the standbys may be the cause |
+//!
+//! A primary is killed only if another voter could take over ([`has_successor`]): otherwise its
+//! remaining sessions would be lost for nothing. On a standby a query may wait for a replay conflict
+//! for `max_standby_streaming_delay`, so silence has a longer bound there.
 
 use std::fmt;
+
+use crate::status::{NodeState, NodeStatus};
+use crate::{NodeId, Role};
 
 /// A process of the server that is essential.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -71,6 +79,8 @@ pub struct Tick {
     pub flushes: Option<bool>,
     /// Whether commits are confirmed; None if unknown.
     pub commits: Option<Commits>,
+    /// Primary only: whether another voter could take over.
+    pub successor: bool,
 }
 
 /// How a server fails to serve.
@@ -109,6 +119,8 @@ pub enum LivenessVerdict {
     Suspect(Unresponsive),
     /// It has been wrong for too long: the server is killed.
     Release(Unresponsive),
+    /// The same, but the server is not killed, because no other voter could take over.
+    Retain(Unresponsive),
 }
 
 /// Consecutive ticks with each fault.
@@ -126,6 +138,8 @@ struct Counts {
 pub struct LivenessJudge {
     /// The number of consecutive ticks that is too many.
     bound: u32,
+    /// The bound for the silence of a standby; `None`: any silence is tolerated.
+    standby_bound: Option<u32>,
     /// Whether the server has answered once. Before that it may still be starting, for an unlimited
     /// time.
     has_answered: bool,
@@ -138,19 +152,25 @@ impl LivenessJudge {
     pub const fn new(bound: u32) -> Self {
         let counts =
             Counts { stopped: None, unanswered: 0, not_flushed: 0, senders: 0, unconfirmed: 0 };
-        let mut judge = Self { bound, has_answered: false, counts };
-        judge.set_bound(bound);
+        let mut judge = Self { bound, standby_bound: Some(bound), has_answered: false, counts };
+        judge.set_bounds(bound, Some(bound));
         judge
     }
 
-    /// Changes the bound; it is at least two ticks.
-    pub const fn set_bound(&mut self, bound: u32) {
+    /// Sets the bound in ticks, at least two, and the one for the silence of a standby, which is at
+    /// least as long. `None`: any silence of a standby is tolerated.
+    pub const fn set_bounds(&mut self, bound: u32, standby: Option<u32>) {
         self.bound = if bound < 2 { 2 } else { bound };
+        self.standby_bound = match standby {
+            Some(standby) if standby < self.bound => Some(self.bound),
+            standby => standby,
+        };
     }
 
     /// Takes one tick into account.
     pub fn observe(&mut self, tick: Tick) -> LivenessVerdict {
-        let Tick { on_time, primary, answered, starved, stopped, flushes, commits } = tick;
+        let Tick { on_time, primary, answered, starved, stopped, flushes, commits, successor } =
+            tick;
         let step = u32::from(on_time);
         self.has_answered |= answered;
         let counts = &mut self.counts;
@@ -171,10 +191,15 @@ impl LivenessJudge {
             step,
         );
         count(&mut counts.unconfirmed, as_primary(commits.map(|c| c != Commits::Advance)), step);
-        self.verdict()
+        match self.verdict(primary) {
+            LivenessVerdict::Release(fault) if primary && !successor => {
+                LivenessVerdict::Retain(fault)
+            }
+            verdict => verdict,
+        }
     }
 
-    fn verdict(&self) -> LivenessVerdict {
+    fn verdict(&self, primary: bool) -> LivenessVerdict {
         let Counts { stopped, unanswered, not_flushed, senders, unconfirmed } = self.counts;
         let (process, stopped) = stopped.unwrap_or((ProcessState::Postmaster, 0));
         // A stopped postmaster is the reason for the silence.
@@ -190,8 +215,13 @@ impl LivenessJudge {
             (Unresponsive::SendersStopped, senders),
             (Unresponsive::Unconfirmed, unconfirmed),
         ];
+        let silence_bound = if primary { Some(self.bound) } else { self.standby_bound };
+        let too_long = |fault: Unresponsive, ticks: u32| match fault {
+            Unresponsive::Unanswered => silence_bound.is_some_and(|bound| ticks >= bound),
+            _ => ticks >= self.bound,
+        };
         if let Some((fault, _)) =
-            all.into_iter().find(|(fault, ticks)| fault.releases() && *ticks >= self.bound)
+            all.into_iter().find(|(fault, ticks)| fault.releases() && too_long(*fault, *ticks))
         {
             return LivenessVerdict::Release(fault);
         }
@@ -200,6 +230,28 @@ impl LivenessJudge {
             .find(|(_, ticks)| *ticks >= suspicious)
             .map_or(LivenessVerdict::Serve, |(fault, _)| LivenessVerdict::Suspect(fault))
     }
+}
+
+/// Whether another voter could become the primary if this node's server were killed: a majority of
+/// the voters is reachable, and another voter's standby streams. `status` is of this node's own
+/// member. `streams` says whether a node's standby streams, or that this is unknown (`None`).
+pub fn has_successor(status: &NodeStatus, streams: impl Fn(NodeId) -> Option<bool>) -> bool {
+    let is_reachable = |id: NodeId, reachable: Option<bool>| {
+        id == status.node_id || reachable.unwrap_or(status.state != NodeState::Leader)
+    };
+    let voters = || status.members.iter().filter(|m| m.role == Role::Voter);
+    let reachable = voters().filter(|m| is_reachable(m.node_id, m.reachable)).count();
+    // An open gate is a lease of a majority. Otherwise, as the Raft leader, this node counts the
+    // voters itself; as a follower it relies on its leader.
+    let has_lease = status.failover.as_ref().is_some_and(|f| f.gate_ms.is_some());
+    let majority = has_lease || (status.leader.is_some() && reachable >= status.quorum);
+    majority
+        && voters().any(|m| {
+            m.node_id != status.node_id
+                && is_reachable(m.node_id, m.reachable)
+                && m.postgres.is_some()
+                && streams(m.node_id).unwrap_or(true)
+        })
 }
 
 /// Updates a count. An unknown observation does not change it.

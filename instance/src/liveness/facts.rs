@@ -1,22 +1,25 @@
-//! What a primary says of its WAL and of commits that wait, and what follows from two answers in a
-//! row. Pure.
+//! The state of a server's WAL and of waiting commits, and what two answers in a row show. Pure.
 
-/// One answer of a primary.
+/// One answer of a server.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LivenessFacts {
-    /// Bytes of WAL that are inserted and not flushed.
+    /// Bytes of WAL that are inserted and not flushed; 0 on a standby.
     pub unflushed: i64,
-    /// Up to where WAL is flushed.
+    /// The flush LSN; empty on a standby.
     pub flushed: String,
-    /// Sessions that wait for standbys.
+    /// How many sessions wait for standbys.
     pub waiting: i64,
-    /// Up to where each standby has confirmed, in one text.
+    /// The flush LSN of each standby, in one text.
     pub confirmed: String,
-    /// The walsenders.
+    /// The process ids of the walsenders.
     pub senders: Vec<i32>,
+    /// The `application_name` of each standby that streams.
+    pub streaming: Vec<String>,
+    /// `max_standby_streaming_delay` in milliseconds; negative: no limit.
+    pub replay_delay_ms: i64,
 }
 
-/// The last two answers.
+/// The last two answers of a primary.
 #[derive(Debug, Default)]
 pub struct Trend {
     last: Option<LivenessFacts>,
@@ -25,7 +28,7 @@ pub struct Trend {
 
 impl Trend {
     /// Takes an answer into account.
-    pub fn heed(&mut self, facts: LivenessFacts) {
+    pub fn add(&mut self, facts: LivenessFacts) {
         self.before = self.last.replace(facts);
     }
 
@@ -55,6 +58,13 @@ impl Trend {
         Some(before.waiting == 0 || last.waiting == 0 || before.confirmed != last.confirmed)
     }
 
+    /// Whether a standby of that `application_name` streamed in one of the two answers. Returns `None`
+    /// before the second answer.
+    pub fn streams(&self, name: &str) -> Option<bool> {
+        let (before, last) = self.both()?;
+        Some([before, last].into_iter().any(|facts| facts.streaming.iter().any(|n| n == name)))
+    }
+
     /// The walsenders, as of the last answer.
     pub fn senders(&self) -> &[i32] {
         self.last.as_ref().map_or(&[], |facts| &facts.senders)
@@ -70,12 +80,12 @@ mod tests {
     }
 
     #[test]
-    fn one_answer_says_nothing() {
+    fn one_answer_shows_nothing() {
         let mut trend = Trend::default();
-        trend.heed(LivenessFacts { unflushed: 1, waiting: 1, ..LivenessFacts::default() });
+        trend.add(LivenessFacts { unflushed: 1, waiting: 1, ..LivenessFacts::default() });
         assert_eq!(
-            (trend.wants_a_flush(), trend.flushes(true), trend.commits()),
-            (false, None, None)
+            (trend.wants_a_flush(), trend.flushes(true), trend.commits(), trend.streams("a")),
+            (false, None, None, None)
         );
     }
 
@@ -93,13 +103,13 @@ mod tests {
         assert_eq!(
             trend(at(8, "0/1"), at(8, "0/1")).flushes(false),
             Some(true),
-            "nobody has asked for it"
+            "no flush was requested"
         );
         assert_eq!(trend(at(8, "0/1"), at(8, "0/2")).flushes(true), Some(true), "slowly");
     }
 
     #[test]
-    fn commits_advance_while_nobody_waits_or_a_standby_confirms() {
+    fn commits_advance_if_none_waits_or_a_standby_confirms() {
         let at = |waiting: i64, confirmed: &str| LivenessFacts {
             waiting,
             confirmed: confirmed.into(),
@@ -109,5 +119,16 @@ mod tests {
         assert_eq!(trend(at(3, "a"), at(0, "a")).commits(), Some(true));
         assert_eq!(trend(at(3, "a"), at(3, "b")).commits(), Some(true));
         assert_eq!(trend(at(3, "a"), at(3, "a")).commits(), Some(false));
+    }
+
+    #[test]
+    fn a_standby_streams_if_one_of_two_answers_shows_it() {
+        let at = |streaming: &[&str]| LivenessFacts {
+            streaming: streaming.iter().map(|&name| name.to_owned()).collect(),
+            ..LivenessFacts::default()
+        };
+        assert_eq!(trend(at(&["a"]), at(&[])).streams("a"), Some(true));
+        assert_eq!(trend(at(&[]), at(&["b", "a"])).streams("a"), Some(true));
+        assert_eq!(trend(at(&["b"]), at(&["b"])).streams("a"), Some(false));
     }
 }

@@ -1,40 +1,41 @@
-//! The server's processes as the kernel sees them: which are stopped, and which wait for a CPU.
+//! The server's processes, as `/proc` shows them: which are stopped, and which wait for a CPU or for
+//! a lock.
 
 use pgraft_core::liveness::ProcessState;
 use std::fs;
 use std::time::Duration;
 
-/// Clock ticks in a second, of `/proc`'s times: the same on every Linux that Postgres runs on.
+/// Clock ticks per second in `/proc`, on every Linux that Postgres runs on.
 const HERTZ: u64 = 100;
 
-/// What `/proc/PID/stat` says.
+/// The fields of `/proc/PID/stat` that matter here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Stat {
     state: char,
     parent: i32,
-    /// In clock ticks since the host's start.
+    /// In clock ticks since the host was booted.
     started: u64,
 }
 
-/// The processes that matter of one server.
-pub struct Watched {
+/// The essential processes of one server.
+pub struct ServerProcesses {
     postmaster: i32,
     auxiliary: Vec<(ProcessState, i32)>,
 }
 
-impl Watched {
-    /// Of that postmaster's server.
+impl ServerProcesses {
+    /// The processes of that postmaster's server.
     pub const fn new(postmaster: i32) -> Self {
         Self { postmaster, auxiliary: Vec::new() }
     }
 
-    /// Its process id.
+    /// The postmaster's process id.
     pub const fn postmaster(&self) -> i32 {
         self.postmaster
     }
 
-    /// Looks who they are: they may have been started again.
-    pub fn look_for_processes(&mut self) {
+    /// Finds the processes again if one of them has been replaced.
+    pub fn refresh(&mut self) {
         let is_there = |(process, pid): &(ProcessState, i32)| {
             stat(*pid).is_some_and(|s| s.parent == self.postmaster) && title(*pid) == Some(*process)
         };
@@ -47,27 +48,34 @@ impl Watched {
             .collect();
     }
 
-    /// The first of them that is stopped.
+    /// The first process that is stopped.
     pub fn stopped(&self) -> Option<ProcessState> {
         let all = std::iter::once((ProcessState::Postmaster, self.postmaster))
             .chain(self.auxiliary.iter().copied());
         all.into_iter().find(|(_, pid)| is_stopped(*pid)).map(|(process, _)| process)
     }
 
-    /// Whether the postmaster, or a process that it has started within that time, waits for a CPU
-    /// (or has one).
+    /// Whether the postmaster, or a process that it has started within that time, waits for a CPU or
+    /// has one.
     pub fn waits_for_cpu(&self, within: Duration) -> bool {
-        if is_runnable(self.postmaster) {
-            return true;
-        }
-        let Some(now) = uptime() else { return false };
-        let since = now.saturating_sub(
-            u64::try_from(within.as_millis()).unwrap_or(u64::MAX) * HERTZ / 1000 + 1,
-        );
+        is_runnable(self.postmaster) || self.started(within).any(|(_, stat)| stat.state == 'R')
+    }
+
+    /// Whether a local session that was started within that time waits for a lock. A probe waits for
+    /// one if another session holds an exclusive lock on a catalog, such as `pg_authid`, and so does
+    /// a standby's probe while the startup process holds that lock.
+    pub fn waits_for_lock(&self, within: Duration) -> bool {
+        self.started(within).any(|(pid, _)| command_line(pid).is_some_and(|t| is_lock_wait(&t)))
+    }
+
+    /// The postmaster's children that were started within that time.
+    fn started(&self, within: Duration) -> impl Iterator<Item = (i32, Stat)> {
+        let ticks = u64::try_from(within.as_millis()).unwrap_or(u64::MAX).saturating_mul(HERTZ);
+        let since = uptime().map_or(u64::MAX, |now| now.saturating_sub(ticks / 1000 + 1));
         children(self.postmaster)
             .into_iter()
-            .filter_map(stat)
-            .any(|s| s.state == 'R' && s.started >= since)
+            .filter_map(|pid| Some((pid, stat(pid)?)))
+            .filter(move |(_, stat)| stat.started >= since)
     }
 }
 
@@ -114,11 +122,21 @@ fn children(of: i32) -> Vec<i32> {
 }
 
 fn title(pid: i32) -> Option<ProcessState> {
-    auxiliary(&String::from_utf8_lossy(&fs::read(format!("/proc/{pid}/cmdline")).ok()?))
+    auxiliary(&command_line(pid)?)
 }
 
-/// `postgres: CLUSTER: checkpointer `. Behind a client's user there is always its database, so that
-/// no user can look like this.
+fn command_line(pid: i32) -> Option<String> {
+    let bytes = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+    Some(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// `postgres: CLUSTER: USER DATABASE [local] startup waiting`
+fn is_lock_wait(title: &str) -> bool {
+    title.contains(" [local] ") && title.trim_end_matches(['\0', ' ']).ends_with(" waiting")
+}
+
+/// `postgres: CLUSTER: checkpointer `. A client's title has a database after the user, so that no
+/// user name can imitate this.
 fn auxiliary(title: &str) -> Option<ProcessState> {
     match title.trim_end_matches(['\0', ' ']).rsplit(": ").next()? {
         "checkpointer" => Some(ProcessState::Checkpointer),
@@ -134,7 +152,7 @@ mod tests {
     use nix::unistd::Pid;
 
     #[test]
-    fn a_name_with_parentheses_is_no_trouble() {
+    fn a_process_name_may_contain_parentheses() {
         let text = "123 (a) b (c) T 7 1 1 0 -1 4194304 99 0 0 0 5 6 0 0 20 0 1 0 8675309 1 2 3";
         assert_eq!(parse(text), Some(Stat { state: 'T', parent: 7, started: 8_675_309 }));
         assert_eq!(parse("123 (a"), None);
@@ -162,7 +180,20 @@ mod tests {
     }
 
     #[test]
-    fn a_stopped_process_is_told_from_one_that_sleeps_and_one_that_works() {
+    fn a_lock_wait_is_found_by_the_title_of_a_local_session() {
+        for (title, want) in [
+            ("postgres: pgraft_1: postgres postgres [local] startup waiting\0", true),
+            ("postgres: pgraft_1: postgres postgres [local] SELECT waiting", true),
+            ("postgres: pgraft_1: postgres postgres [local] startup\0", false),
+            ("postgres: pgraft_1: app app 10.0.0.1(5) SELECT waiting", false),
+            ("postgres: pgraft_1: startup recovering 000000010000000000000003 waiting", false),
+        ] {
+            assert_eq!(is_lock_wait(title), want, "{title}");
+        }
+    }
+
+    #[test]
+    fn stopped_sleeping_and_running_processes_are_distinguished() {
         let me = i32::try_from(std::process::id()).unwrap();
         let mut children =
             [("sleep 1000", 'S'), ("while :; do :; done", 'R')].map(|(script, state)| {
@@ -196,8 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn a_young_child_that_works_waits_for_a_cpu() {
-        // This thread's own children are those of the process.
+    fn the_start_time_of_a_process_is_on_the_clock_of_uptime() {
         let me = i32::try_from(std::process::id()).unwrap();
         let mut busy = std::process::Command::new("/bin/sh")
             .args(["-c", "while :; do :; done"])
@@ -206,7 +236,7 @@ mod tests {
         let pid = i32::try_from(busy.id()).unwrap();
         let young = stat(pid).unwrap().started;
         let now = uptime().unwrap();
-        assert!(now >= young && now - young < 60 * HERTZ, "{young} and {now} are of one clock");
+        assert!(now >= young && now - young < 60 * HERTZ, "{young} and {now}");
         assert_eq!(stat(pid).unwrap().parent, me);
         busy.kill().unwrap();
         busy.wait().unwrap();

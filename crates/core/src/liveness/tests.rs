@@ -13,6 +13,7 @@ const WELL: Tick = Tick {
     stopped: None,
     flushes: Some(true),
     commits: Some(Commits::Advance),
+    successor: true,
 };
 
 /// What each fault looks like.
@@ -53,7 +54,7 @@ fn releases(
 ) -> Option<Unresponsive> {
     ticks.into_iter().find_map(|tick| match judge.observe(tick) {
         LivenessVerdict::Release(fault) => Some(fault),
-        LivenessVerdict::Serve | LivenessVerdict::Suspect(_) => None,
+        LivenessVerdict::Serve | LivenessVerdict::Suspect(_) | LivenessVerdict::Retain(_) => None,
     })
 }
 
@@ -120,6 +121,78 @@ fn an_observer_that_was_paused_does_not_fire() {
 }
 
 #[test]
+fn a_primary_without_a_successor_is_retained_until_there_is_one() {
+    for (fault, ill) in ILL {
+        let alone = Tick { successor: false, ..ill };
+        let mut judge = heard();
+        assert_eq!(releases(&mut judge, std::iter::repeat_n(alone, 100)), None, "{fault}");
+        if fault.releases() {
+            assert_eq!(judge.observe(alone), LivenessVerdict::Retain(fault));
+            assert_eq!(judge.observe(ill), LivenessVerdict::Release(fault));
+            let standby = Tick { primary: false, ..alone };
+            assert_eq!(
+                releases(&mut heard(), std::iter::repeat_n(standby, 100)),
+                releases(&mut heard(), std::iter::repeat_n(Tick { primary: false, ..ill }, 100)),
+                "{fault}: a standby needs no successor"
+            );
+        }
+    }
+}
+
+#[test]
+fn the_silence_of_a_standby_has_a_longer_bound() {
+    let silent = Tick { answered: false, flushes: None, commits: None, ..WELL };
+    let standby = Tick { primary: false, ..silent };
+    let ticks = |standby_bound, tick| {
+        let mut judge = heard();
+        judge.set_bounds(BOUND, standby_bound);
+        (1..1000).find(|_| matches!(judge.observe(tick), LivenessVerdict::Release(_)))
+    };
+    assert_eq!(ticks(Some(3 * BOUND), silent), Some(BOUND));
+    assert_eq!(ticks(Some(3 * BOUND), standby), Some(3 * BOUND));
+    assert_eq!(ticks(Some(1), standby), Some(BOUND), "never a shorter one");
+    assert_eq!(ticks(None, standby), None);
+    let stopped = Tick { stopped: Some(ProcessState::Postmaster), ..standby };
+    assert_eq!(ticks(None, stopped), Some(BOUND), "a stopped postmaster is evidence");
+}
+
+/// A member of three voters, of which 1 is the primary.
+fn status(state: &str, reachable: [Option<bool>; 2], gate_ms: Option<u64>) -> NodeStatus {
+    let member = |id: u32, reachable: Option<bool>| {
+        serde_json::json!({"node_id": id, "address": {"host": "h", "port": 7001}, "role": "voter", "is_leader": false, "is_primary": id == 1,
+            "postgres": {"host": "h", "port": 5432}, "zone": "", "reachable": reachable, "last_contact_ms": null, "match_index": null, "wal": null,
+            "lag_bytes": null})
+    };
+    serde_json::from_value(serde_json::json!({
+        "node_id": 1, "cluster_id": null, "state": state, "term": 7, "leader": if state == "candidate" { None } else { Some(2) }, "epoch": 1,
+        "primary": 1, "commit_index": 9, "applied_index": 8, "voters": 3, "quorum": 2, "next_node_id": 4,
+        "members": [member(1, None), member(2, reachable[0]), member(3, reachable[1])],
+        "failover": {"phase": "steady", "timeline": 1, "step": "", "gate_ms": gate_ms, "waits_for": [], "sync_standbys": [], "sync_required": 0,
+            "last": null},
+    }))
+    .unwrap()
+}
+
+#[test]
+fn a_successor_is_another_voter_that_streams_while_a_majority_is_reachable() {
+    let all = |_: NodeId| Some(true);
+    let none = [None, None];
+    assert!(has_successor(&status("follower", none, Some(900)), all), "the lease is a majority");
+    assert!(has_successor(&status("follower", none, None), all), "there is a Raft leader");
+    assert!(!has_successor(&status("candidate", none, None), all), "there is no Raft leader");
+    assert!(has_successor(&status("leader", [Some(true), Some(false)], None), all));
+    assert!(!has_successor(&status("leader", [Some(false), Some(false)], None), all));
+    assert!(has_successor(&status("follower", none, None), |_| None), "nothing is known yet");
+    assert!(!has_successor(&status("follower", none, Some(900)), |_| Some(false)));
+    assert!(has_successor(&status("follower", none, None), |id| Some(id.get() == 3)));
+    let unreachable = status("leader", [Some(true), Some(false)], None);
+    assert!(!has_successor(&unreachable, |id| Some(id.get() == 3)), "it streams no longer");
+    let mut single = status("leader", none, Some(900));
+    single.members.truncate(1);
+    assert!(!has_successor(&single, all));
+}
+
+#[test]
 fn a_bound_is_never_one_failure() {
     for bound in 0..3 {
         for (fault, ill) in ILL {
@@ -157,8 +230,8 @@ fn any_tick() -> impl Strategy<Value = Tick> {
         Just(Commits::Advance),
         any::<bool>().prop_map(|sender_stopped| Commits::Wait { sender_stopped })
     ]);
-    (any::<(bool, bool, bool, bool)>(), stopped, prop::option::of(any::<bool>()), commits).prop_map(
-        |((on_time, primary, answered, starved), stopped, flushes, commits)| Tick {
+    (any::<[bool; 5]>(), stopped, prop::option::of(any::<bool>()), commits).prop_map(
+        |([on_time, primary, answered, starved, successor], stopped, flushes, commits)| Tick {
             on_time,
             primary,
             answered,
@@ -166,6 +239,7 @@ fn any_tick() -> impl Strategy<Value = Tick> {
             stopped,
             flushes,
             commits,
+            successor,
         },
     )
 }
@@ -192,6 +266,7 @@ proptest! {
         let mut judge = LivenessJudge::new(bound);
         for (n, tick) in ticks.iter().enumerate() {
             let LivenessVerdict::Release(fault) = judge.observe(*tick) else { continue };
+            prop_assert!(!tick.primary || tick.successor, "{}: no other voter could take over", fault);
             let heard = ticks[..=n].iter().any(|t| t.answered);
             prop_assert!(heard || fault != Unresponsive::Unanswered, "it has never answered");
             let counted = |fault: Unresponsive| {

@@ -73,11 +73,15 @@ impl SimPostgres {
             stopped: stopped.into_iter().find(|(is, _)| *is).map(|(_, process)| process),
             flushes: Some(!stands || written == flushed || flushed != *flushed_before),
             commits: Some(commits),
+            // The model kills without asking the group: that is never less safe.
+            successor: true,
         };
         (*confirmed_before, *waited, *flushed_before) = (*confirmed, waits, flushed);
         match judge.observe(tick) {
             LivenessVerdict::Release(fault) => Some(fault.to_string()),
-            LivenessVerdict::Serve | LivenessVerdict::Suspect(_) => None,
+            LivenessVerdict::Serve | LivenessVerdict::Suspect(_) | LivenessVerdict::Retain(_) => {
+                None
+            }
         }
     }
 }
