@@ -22,6 +22,7 @@ pub mod id;
 pub mod instance_config;
 pub mod instance_file;
 pub mod liveness;
+pub mod log_dedup;
 pub mod membership;
 pub mod primary_term;
 pub mod primary_view;

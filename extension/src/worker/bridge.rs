@@ -7,6 +7,7 @@ use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use pgraft_core::log_dedup::{LineDedup, WhenFull};
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
 use tracing_log::NormalizeEvent;
@@ -32,7 +33,11 @@ pub struct LogMessage {
 /// Sends the `tracing` events of this process to the returned queue.
 pub fn install() -> Receiver<LogMessage> {
     let (queue, lines) = sync_channel(QUEUE);
-    let bridge = Bridge { queue, recent: Mutex::new(Vec::new()), lost: AtomicU64::new(0) };
+    let bridge = Bridge {
+        queue,
+        dedup: Mutex::new(LineDedup::new(REPEAT_AFTER, MAX_REMEMBERED, WhenFull::ForgetOldest)),
+        lost: AtomicU64::new(0),
+    };
     let subscriber = Registry::default().with(EnvFilter::new(FILTER)).with(bridge);
     // It can be set once per process, and this function is called once.
     let _ = tracing::subscriber::set_global_default(subscriber);
@@ -45,21 +50,14 @@ pub fn install() -> Receiver<LogMessage> {
 
 struct Bridge {
     queue: SyncSender<LogMessage>,
-    recent: Mutex<Vec<(String, Instant)>>,
+    dedup: Mutex<LineDedup>,
     lost: AtomicU64,
 }
 
 impl Bridge {
     fn is_repeated(&self, text: &str) -> bool {
-        let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
-        recent.retain(|(_, at)| at.elapsed() < REPEAT_AFTER);
-        if recent.iter().any(|(known, _)| known == text) {
-            return true;
-        }
-        if recent.len() < MAX_REMEMBERED {
-            recent.push((text.to_owned(), Instant::now()));
-        }
-        false
+        let mut dedup = self.dedup.lock().unwrap_or_else(PoisonError::into_inner);
+        dedup.observe(text, "", Instant::now()).is_none()
     }
 }
 
