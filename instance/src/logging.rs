@@ -1,4 +1,5 @@
-//! One JSON object a line on stdout: this program's own records, and Postgres's.
+//! The log of the instance manager on standard output: its own events and Postgres' log lines, as
+//! JSON records (`pgraft-log`).
 //!
 //! ```text
 //!  tracing ──┐
@@ -6,30 +7,32 @@
 //!  Postgres ─┘
 //! ```
 //!
-//! A reader of stdout that hangs must not hang Postgres, so nobody who logs ever waits. Only when
-//! it has hung for 64 MiB of records are further ones dropped; how many is said as soon as it reads
-//! again.
+//! A stuck reader of stdout must not block Postgres or the supervisor, so logging never waits.
+//! Records are dropped when 64 MiB of them wait; their number is logged as soon as the reader
+//! continues. (`tracing-appender` drops lines too, but bounds their number and not their size.)
 
-use jiff::{SignedDuration, Timestamp};
-use serde_json::{Map, Value};
+use jiff::Timestamp;
+use parking_lot::{Condvar, Mutex};
+use pgraft_log::{JsonLayer, JsonRecord};
 use std::collections::VecDeque;
-use std::fmt::Debug;
 use std::io::Write;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tracing::field::{Field, Visit};
-use tracing::{Event, Subscriber};
-use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
+use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
-const MOST_BYTES: usize = 64 << 20;
+/// The value of `logger` in the records of this program.
+const LOGGER: &str = "pgraft-instance";
+/// How many bytes of records may wait for the writer thread.
+const MAX_BYTES: usize = 64 << 20;
 
-/// Where records go. Clones share the queue.
+/// The way to stdout. Clones share the queue.
 #[derive(Clone)]
 pub struct Sink {
     shared: Arc<SharedQueue>,
 }
 
+#[derive(Default)]
 struct SharedQueue {
     queue: Mutex<Queue>,
     changed: Condvar,
@@ -46,24 +49,23 @@ struct Queue {
 impl Sink {
     /// Starts the writer thread.
     pub fn start(mut out: impl Write + Send + 'static) -> Self {
-        let shared = Arc::new(SharedQueue { queue: Mutex::default(), changed: Condvar::new() });
+        let shared = Arc::<SharedQueue>::default();
         let sink = Self { shared: Arc::clone(&shared) };
         std::thread::spawn(move || {
             loop {
                 let line = shared.next();
-                // Nobody is left to tell when stdout is gone.
+                // There is no place to report that stdout is closed.
                 let _ = out.write_all(line.as_bytes()).and_then(|()| out.flush());
             }
         });
         sink
     }
 
-    /// Takes one record; never waits.
-    pub fn record(&self, record: &Map<String, Value>) {
-        let mut line = serde_json::to_string(record).unwrap_or_default();
-        line.push('\n');
-        let mut queue = self.shared.lock();
-        if queue.bytes + line.len() > MOST_BYTES {
+    /// Queues a record. Never waits.
+    pub fn record(&self, record: &JsonRecord) {
+        let line = record.line();
+        let mut queue = self.shared.queue.lock();
+        if queue.bytes + line.len() > MAX_BYTES {
             queue.dropped += 1;
         } else {
             queue.bytes += line.len();
@@ -73,113 +75,49 @@ impl Sink {
         self.shared.changed.notify_all();
     }
 
-    /// Waits until everything is written, or for this long.
-    pub fn flush(&self, longest: Duration) {
-        let deadline = Instant::now() + longest;
-        let mut queue = self.shared.lock();
+    /// Waits until everything is written, for at most `limit`.
+    pub fn flush(&self, limit: Duration) {
+        let deadline = Instant::now() + limit;
+        let mut queue = self.shared.queue.lock();
         while (queue.writing || !queue.lines.is_empty()) && Instant::now() < deadline {
-            let left = deadline.saturating_duration_since(Instant::now());
-            queue = self
-                .shared
-                .changed
-                .wait_timeout(queue, left)
-                .unwrap_or_else(PoisonError::into_inner)
-                .0;
+            self.shared.changed.wait_until(&mut queue, deadline);
         }
     }
 }
 
 impl SharedQueue {
-    fn lock(&self) -> std::sync::MutexGuard<'_, Queue> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
+    /// The next line, once there is one.
     fn next(&self) -> String {
-        let mut queue = self.lock();
+        let mut queue = self.queue.lock();
         queue.writing = false;
         self.changed.notify_all();
         loop {
-            if queue.dropped > 0 && queue.bytes < MOST_BYTES / 2 {
-                let mut record = head(Timestamp::now(), "ERROR", "pgraft-instance");
-                record.insert(
-                    "msg".into(),
-                    "log records were dropped because nobody read this output".into(),
-                );
-                record.insert("dropped".into(), queue.dropped.into());
+            if queue.dropped > 0 && queue.bytes < MAX_BYTES / 2 {
+                let mut record = JsonRecord::new(Timestamp::now(), "ERROR", LOGGER);
+                record
+                    .put("msg", "dropped log records because the reader of this output was stuck");
+                record.put("dropped", queue.dropped);
                 queue.dropped = 0;
                 queue.writing = true;
-                return format!("{}\n", Value::Object(record));
+                return record.line();
             }
             if let Some(line) = queue.lines.pop_front() {
                 queue.bytes -= line.len();
                 queue.writing = true;
                 return line;
             }
-            queue = self.changed.wait(queue).unwrap_or_else(PoisonError::into_inner);
+            self.changed.wait(&mut queue);
         }
     }
 }
 
-/// The first fields of every record.
-pub fn head(at: Timestamp, level: &str, logger: &str) -> Map<String, Value> {
-    // Milliseconds, as everybody prints them.
-    let at = at
-        .checked_sub(SignedDuration::from_nanos(i64::from(at.subsec_nanosecond() % 1_000_000)))
-        .unwrap_or(at);
-    let mut record = Map::new();
-    record.insert("ts".into(), format!("{at:.3}").into());
-    record.insert("level".into(), level.into());
-    record.insert("logger".into(), logger.into());
-    record
-}
-
-/// Makes this program's own records go to the sink. `RUST_LOG` chooses which, INFO and above by
-/// default.
+/// Sends this program's events to the sink. `RUST_LOG` filters them; the default is INFO and above.
 pub fn install(sink: Sink) {
     let filter =
         tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into());
-    // A second call (tests) changes nothing.
-    let _ = tracing_subscriber::registry().with(filter).with(LogQueue { sink }).try_init();
-}
-
-struct LogQueue {
-    sink: Sink,
-}
-
-impl<S: Subscriber> Layer<S> for LogQueue {
-    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
-        let mut fields =
-            Fields(head(Timestamp::now(), event.metadata().level().as_str(), "pgraft-instance"));
-        event.record(&mut fields);
-        self.sink.record(&fields.0);
-    }
-}
-
-struct Fields(Map<String, Value>);
-
-impl Fields {
-    fn put(&mut self, field: &Field, value: Value) {
-        let name = if field.name() == "message" { "msg" } else { field.name() };
-        self.0.insert(name.to_owned(), value);
-    }
-}
-
-impl Visit for Fields {
-    fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
-        self.put(field, format!("{value:?}").into());
-    }
-    fn record_str(&mut self, field: &Field, value: &str) {
-        self.put(field, value.into());
-    }
-    fn record_i64(&mut self, field: &Field, value: i64) {
-        self.put(field, value.into());
-    }
-    fn record_u64(&mut self, field: &Field, value: u64) {
-        self.put(field, value.into());
-    }
-    fn record_bool(&mut self, field: &Field, value: bool) {
-        self.put(field, value.into());
-    }
+    let layer = JsonLayer::new(LOGGER, move |record| sink.record(&record));
+    // Fails if it was called before, as in tests.
+    let _ = tracing_subscriber::registry().with(filter).with(layer).try_init();
 }
 
 #[cfg(test)]
@@ -213,18 +151,18 @@ mod tests {
     }
 
     #[test]
-    fn nobody_waits_for_a_stuck_stdout_and_memory_stays_bounded() {
+    fn a_stuck_stdout_blocks_no_caller_and_memory_stays_bounded() {
         let (release, stuck) = mpsc::channel();
         let sink = Sink::start(StuckWriter(stuck));
-        let mut record = Map::new();
-        record.insert("msg".into(), "x".repeat(1 << 20).into());
+        let mut record = JsonRecord::default();
+        record.put("msg", "x".repeat(1 << 20));
         for _ in 0..80 {
             sink.record(&record);
         }
         sink.flush(Duration::from_millis(1));
-        let queue = sink.shared.lock();
+        let queue = sink.shared.queue.lock();
         assert!(
-            queue.bytes <= MOST_BYTES && queue.dropped > 0,
+            queue.bytes <= MAX_BYTES && queue.dropped > 0,
             "{} bytes, {} dropped",
             queue.bytes,
             queue.dropped
@@ -232,22 +170,18 @@ mod tests {
         drop(queue);
         drop(release);
         sink.flush(Duration::from_secs(20));
-        assert_eq!(sink.shared.lock().dropped, 0, "what was dropped is said");
+        assert_eq!(sink.shared.queue.lock().dropped, 0, "the dropped records are reported");
     }
 
     #[test]
-    fn a_record_is_one_line_whatever_is_in_it() {
+    fn a_record_is_one_line() {
         let (tx, rx) = mpsc::channel();
         let sink = Sink::start(Out(tx));
-        let mut record =
-            head(Timestamp::from_millisecond(1_700_000_000_120).unwrap(), "LOG", "postgres");
-        record.insert("msg".into(), "two\nlines".into());
+        let mut record = JsonRecord::default();
+        record.put("msg", "two\nlines");
         sink.record(&record);
         sink.flush(Duration::from_secs(5));
         let written = String::from_utf8(rx.try_iter().flatten().collect()).unwrap();
-        assert_eq!(written.lines().count(), 1);
-        let read: Value = serde_json::from_str(&written).unwrap();
-        assert_eq!(read["ts"], "2023-11-14T22:13:20.120Z");
-        assert_eq!(read["msg"], "two\nlines");
+        assert_eq!(written, "{\"msg\":\"two\\nlines\"}\n");
     }
 }

@@ -1,54 +1,54 @@
-//! Parses Postgres' stderr into records: one JSON object for each message with its DETAIL, HINT,
+//! Turns the lines of Postgres' stderr into records: one record for a message with its DETAIL, HINT,
 //! STATEMENT and so on.
 //!
-//! Pure except for [`pump`]. Each message begins with the prefix (`config::LOG_LINE_PREFIX`). A line
-//! break within a message is followed by a tab, so a message cannot imitate another one (elog.c,
-//! `append_with_tabs`). A line without a prefix (from a library, `archive_command`) is a separate
-//! record. `dedup` drops repeated messages.
+//! Pure except for [`pump`]. Each message starts with a prefix (`config::LOG_LINE_PREFIX`). A line
+//! break within a message is followed by a tab, so that a message cannot imitate another one
+//! (elog.c, `append_with_tabs`). A line without a prefix, such as the output of a library or of
+//! `archive_command`, is a record of its own. `dedup` leaves out repeated lines.
 
 mod dedup;
 mod last_words;
 
 use jiff::Timestamp;
-use serde_json::{Map, Value};
+use pgraft_log::JsonRecord;
 use std::time::{Duration, Instant};
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
 
-use crate::logging::{Sink, head};
+use crate::logging::Sink;
 use dedup::PostgresLogDedup;
 pub use last_words::LastWords;
 
-/// The maximum length of a message. A longer one is split.
+/// A longer message is split, so that memory stays bounded. In bytes.
 const MAX_LINE: usize = 1 << 20;
 
 /// How long the last message waits for further lines.
-const IDLE_TIMEOUT: Duration = Duration::from_millis(50);
+const IDLE: Duration = Duration::from_millis(50);
 
 /// One message.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LogRecord {
-    /// Seconds since the epoch, as Postgres wrote them (`%n`); None without a prefix.
+    /// Seconds since the Unix epoch, as Postgres wrote them (`%n`); `None` without a prefix.
     pub at: Option<String>,
-    /// Postgres' severity: LOG, ERROR, FATAL …; LOG without a prefix.
+    /// Postgres' severity: LOG, ERROR, FATAL and so on; LOG without a prefix.
     pub level: String,
     /// The process that wrote it.
     pub pid: Option<u64>,
-    /// The SQLSTATE, unless it is `00000`.
+    /// Five characters; `None` for `00000`.
     pub sqlstate: Option<String>,
-    /// The type of the process.
+    /// Postgres' name for the kind of process.
     pub backend_type: Option<String>,
     /// The session's role.
     pub user: Option<String>,
     /// The session's database.
     pub database: Option<String>,
-    /// The message, with its lines without the tabs.
+    /// The message, without the tabs.
     pub msg: String,
-    /// `detail`, `hint`, `statement`, `context` …, in the order of the log.
+    /// `detail`, `hint`, `statement`, `context` and so on, in their order.
     pub more: Vec<(String, String)>,
 }
 
-/// Assembles lines into records.
+/// Assembles records from lines.
 #[derive(Debug, Default)]
 pub struct Assembler {
     bytes: Vec<u8>,
@@ -56,20 +56,20 @@ pub struct Assembler {
     size: usize,
 }
 
-/// The kind of a line.
+/// One line.
 enum PostgresLine<'a> {
     /// The first line of a message.
     Message(LogRecord),
-    /// DETAIL, HINT and the like of the same process.
+    /// DETAIL, HINT and so on of the same process.
     More(u64, &'a str, &'a str),
-    /// A further line of the same text.
+    /// Continues the line before it.
     Continued(&'a str),
     /// A line without a prefix.
     Bare(&'a str),
 }
 
 impl Assembler {
-    /// Takes the next bytes and returns the complete records.
+    /// Adds bytes, and returns the records that are complete.
     pub fn feed(&mut self, bytes: &[u8]) -> Vec<LogRecord> {
         self.bytes.extend_from_slice(bytes);
         let mut done = vec![];
@@ -87,13 +87,14 @@ impl Assembler {
         done
     }
 
-    /// Returns the last message. An incomplete line is kept until the pipe closes.
+    /// The last message, if no further lines are expected. An incomplete line stays until the pipe
+    /// is closed.
     pub fn idle(&mut self) -> Option<LogRecord> {
         self.size = 0;
         self.open.take()
     }
 
-    /// Returns the remaining records.
+    /// The remaining records.
     pub fn close(&mut self) -> Vec<LogRecord> {
         let mut done = vec![];
         if !self.bytes.is_empty() {
@@ -179,39 +180,45 @@ fn prefixed(line: &str) -> Option<PostgresLine<'_>> {
 
 /// Splits `LOG:  text`.
 fn severity(text: &str) -> Option<(&str, &str)> {
-    let (word, text) = text.split_once(":  ")?;
-    (!word.is_empty() && word.chars().all(|c| c.is_ascii_uppercase() || c.is_ascii_digit()))
-        .then_some((word, text))
+    let (severity, text) = text.split_once(":  ")?;
+    (!severity.is_empty() && severity.chars().all(|c| c.is_ascii_uppercase() || c.is_ascii_digit()))
+        .then_some((severity, text))
 }
 
-/// The JSON of a record.
-fn printed(record: LogRecord, logger: &str) -> Map<String, Value> {
+/// The record in the format of this program's log.
+fn json(record: LogRecord, logger: &str) -> JsonRecord {
     let LogRecord { at, level, pid, sqlstate, backend_type, user, database, msg, more } = record;
     let at = at
         .and_then(|at| at.replace('.', "").parse().ok())
         .and_then(|ms| Timestamp::from_millisecond(ms).ok());
-    let mut out = head(at.unwrap_or_else(Timestamp::now), &level, logger);
-    out.insert("msg".into(), msg.into());
-    out.extend(pid.map(|pid| ("pid".to_owned(), pid.into())));
+    let mut out = JsonRecord::new(at.unwrap_or_else(Timestamp::now), &level, logger);
+    out.put("msg", msg);
+    if let Some(pid) = pid {
+        out.put("pid", pid);
+    }
     let named = [
         ("sqlstate", sqlstate),
         ("backend_type", backend_type),
         ("user", user),
         ("database", database),
     ];
-    out.extend(
-        named.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?.into()))),
-    );
-    out.extend(more.into_iter().map(|(name, text)| (name, text.into())));
+    for (name, value) in named {
+        if let Some(value) = value {
+            out.put(name, value);
+        }
+    }
+    for (name, text) in more {
+        out.put(&name, text);
+    }
     out
 }
 
-/// Reads the pipe until it is closed.
+/// Reads the pipe until its last writer has closed it. Waits only for the pipe.
 pub async fn pump(pipe: pipe::Receiver, logger: &'static str, sink: Sink, words: LastWords) {
-    pump_and_watch(pipe, logger, sink, |record| words.record(record)).await;
+    pump_and_watch(pipe, logger, sink, |record| words.observe(record)).await;
 }
 
-/// Reads the pipe like [`pump`], and passes each record to `watch`.
+/// Like [`pump`], and passes every record to `watch` first.
 pub async fn pump_and_watch(
     mut pipe: pipe::Receiver,
     logger: &'static str,
@@ -221,7 +228,7 @@ pub async fn pump_and_watch(
     let (mut assembler, mut dedup) = (Assembler::default(), PostgresLogDedup::default());
     let mut buffer = Vec::with_capacity(1 << 16);
     loop {
-        let records = match tokio::time::timeout(IDLE_TIMEOUT, pipe.read_buf(&mut buffer)).await {
+        let records = match tokio::time::timeout(IDLE, pipe.read_buf(&mut buffer)).await {
             Err(_) => {
                 let last: Vec<LogRecord> = assembler.idle().into_iter().collect();
                 if last.is_empty() {
@@ -243,12 +250,12 @@ pub async fn pump_and_watch(
         for record in
             records.into_iter().filter_map(|record| dedup.let_through(record, Instant::now()))
         {
-            sink.record(&printed(record, logger));
+            sink.record(&json(record, logger));
         }
     }
     for record in assembler.close() {
         watch(&record);
-        sink.record(&printed(record, logger));
+        sink.record(&json(record, logger));
     }
 }
 

@@ -1,8 +1,9 @@
-//! Messages of a server that matter for its next start: the last error of the postmaster or the
-//! startup process, and that its settings are too low.
+//! What the instance manager needs from a server's log for the next start: the last error of a
+//! process whose exit ends the server, and whether the server's settings are too low.
+
+use std::sync::Arc;
 
 use parking_lot::Mutex;
-use std::sync::Arc;
 use tokio::sync::Notify;
 
 use super::LogRecord;
@@ -11,7 +12,7 @@ use crate::configuration::floors::TOO_LOW;
 /// The processes whose errors end the server.
 const PROCESSES: [&str; 2] = ["postmaster", "startup"];
 
-/// The last messages of one run of a server. Clones share them.
+/// The log of one run of a server. Clones share it.
 #[derive(Debug, Clone, Default)]
 pub struct LastWords {
     error: Arc<Mutex<Option<String>>>,
@@ -19,8 +20,8 @@ pub struct LastWords {
 }
 
 impl LastWords {
-    /// Evaluates a record.
-    pub(super) fn record(&self, record: &LogRecord) {
+    /// Takes a record into account.
+    pub(super) fn observe(&self, record: &LogRecord) {
         if record.msg.contains(TOO_LOW) && record.backend_type.as_deref() == Some("startup") {
             self.too_low.notify_one();
         }
@@ -37,12 +38,12 @@ impl LastWords {
         }
     }
 
-    /// The last error.
+    /// The last error that ends the server.
     pub fn get(&self) -> Option<String> {
         self.error.lock().clone()
     }
 
-    /// Returns when the server has reported that its settings are too low for the WAL that it replays.
+    /// Returns when the server has logged that its settings are too low for the WAL that it replays.
     pub async fn settings_too_low(&self) {
         self.too_low.notified().await;
     }
@@ -62,14 +63,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn only_errors_that_end_the_server_are_recorded() {
-        let words = LastWords::default();
-        words.record(&record("client backend", "FATAL", "password authentication failed"));
-        words.record(&record("startup", "LOG", "starting"));
-        assert_eq!(words.get(), None);
-        words.record(&record("postmaster", "FATAL", "could not map anonymous shared memory"));
-        assert_eq!(words.get().as_deref(), Some("could not map anonymous shared memory"));
-        words.record(&record("startup", "WARNING", TOO_LOW));
-        words.settings_too_low().await;
+    async fn only_an_error_that_ends_the_server_is_kept() {
+        let log = LastWords::default();
+        log.observe(&record("client backend", "FATAL", "password authentication failed"));
+        log.observe(&record("startup", "LOG", "starting"));
+        assert_eq!(log.get(), None);
+        log.observe(&record("postmaster", "FATAL", "could not map anonymous shared memory"));
+        assert_eq!(log.get().as_deref(), Some("could not map anonymous shared memory"));
+        log.observe(&record("startup", "WARNING", TOO_LOW));
+        log.settings_too_low().await;
     }
 }

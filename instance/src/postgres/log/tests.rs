@@ -1,4 +1,4 @@
-//! What Postgres writes, cut anywhere, gives the same records.
+//! Assembling records from Postgres' output, wherever it is cut.
 
 use proptest::prelude::*;
 
@@ -10,7 +10,7 @@ pgraft\t1700000000.200\t52\t23505\tclient backend\tapp\tshop\tDETAIL:  Key (id)=
 pgraft\t1700000000.200\t52\t23505\tclient backend\tapp\tshop\tSTATEMENT:  insert into t
 \tvalues (1)
 \tpgraft\t1700000000.200\t1\t00000\tpostmaster\tLOG:  forged
-a library's own words
+output of a library
 pgraft\t1700000000.300\t41\t00000\tpostmaster\tLOG:  multi
 \tline
 ";
@@ -24,13 +24,17 @@ fn all(chunks: &[&[u8]]) -> Vec<LogRecord> {
 
 #[test]
 fn a_message_is_one_record() {
-    let lines: Vec<String> = all(&[SAMPLE.as_bytes()])
-        .into_iter()
-        .map(|r| Value::Object(printed(r, "postgres")).to_string())
-        .collect();
+    let lines: Vec<String> =
+        all(&[SAMPLE.as_bytes()]).into_iter().map(|r| json(r, "postgres").to_string()).collect();
     let lines: Vec<&str> = lines
         .iter()
-        .map(|l| if l.contains("library") { "(a bare line, with the time of now)" } else { l })
+        .map(|l| {
+            if l.contains("library") {
+                "(a line without a prefix, with the current time)"
+            } else {
+                l
+            }
+        })
         .collect();
     insta::assert_snapshot!(lines.join("\n"));
 }
@@ -46,7 +50,7 @@ fn a_very_long_line_is_split() {
 
 proptest! {
     #[test]
-    fn where_it_is_cut_changes_nothing(at in 0..SAMPLE.len()) {
+    fn the_records_do_not_depend_on_where_the_output_is_cut(at in 0..SAMPLE.len()) {
         let (a, b) = SAMPLE.as_bytes().split_at(at);
         prop_assert_eq!(all(&[a, b]), all(&[SAMPLE.as_bytes()]));
     }
