@@ -14,7 +14,7 @@ use pgraft_e2e::host_job::{HostJob, PAUSE, time_of};
 use pgraft_e2e::primary_term::{
     KILL_SERVER, epoch, followed, in_pod, next_primary_term, place, primary,
 };
-use pgraft_e2e::writer::{self, Connections, LoadWriter};
+use pgraft_e2e::writer::{self, Connections, LoadWriter, WriteOutcome};
 use serde_json::json;
 
 use crate::failure::BenchFailure;
@@ -36,7 +36,7 @@ pub struct FailoverRwOptions {
     #[arg(long, value_delimiter = ',')]
     faults: Vec<ClusterFault>,
     /// The number of connections of the client.
-    #[arg(long, default_value_t = 4)]
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u8).range(1..))]
     connections: u8,
     /// Use a new connection for each insert, with the Secret's `uri` and no time limit except the
     /// driver's.
@@ -114,6 +114,7 @@ async fn faults(cluster: &KindCluster, options: &FailoverRwOptions) -> Result<()
             }
             windows.push(window);
         }
+        writer.more(100).await?; // each writer that is not stuck has a row after the last round
         let written = writer.stop().await?;
         let lost = written.lost_on(cluster, primary(cluster, &MEMBERS).await?).await?;
         let all = windows.iter().map(|(after, before)| written.gap(*after, *before)).collect();
@@ -132,7 +133,16 @@ async fn faults(cluster: &KindCluster, options: &FailoverRwOptions) -> Result<()
             BenchSample::new((0..i64::from(options.connections)).flat_map(each).collect())
                 .row("    for each connection")
         );
-        println!("    writes: {}; {lost} acknowledged ones lost", written.counts());
+        // A writer that still waits has no gap yet, so the rows above do not show it.
+        let healed = windows.last().map_or(0, |window| window.1);
+        let is_stuck = |which: &i64| {
+            !of(*which).any(|row| row.outcome == WriteOutcome::Acknowledged && row.at > healed)
+        };
+        let stuck = (0..i64::from(options.connections)).filter(is_stuck).count();
+        println!(
+            "    writes: {}; {lost} acknowledged ones lost; {stuck} writers stuck",
+            written.counts()
+        );
     }
     Ok(())
 }

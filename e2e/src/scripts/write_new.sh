@@ -1,13 +1,20 @@
 # As write_one_each.sh, with CONNECTIONS writers and no time limit, like a client with default settings.
+# writer ROW: ROW is the number of its first row.
 writer() {
-  local row=$1 why outcome
+  local row=$1 output outcome now
   while :; do
-    if why=$(psql "$URI" -qAtc "insert into ledger (entry) values ('$LABEL $row')" 2>&1); then
+    if output=$(psql "$URI" -qAtc "insert into ledger (entry) values ('$LABEL $row')" 2>&1); then
       outcome=ack
     else
-      case $why in 'psql: error: connection to server'* | ERROR:*) outcome=no ;; *) outcome=unknown ;; esac
+      # The row cannot exist if no session was opened, or if the server reported an error.
+      # After "psql: error: connection to server was lost" the outcome is unknown.
+      case $output in
+        'psql: error: connection to server at '* | 'psql: error: could not translate host name '* | ERROR:*) outcome=no ;;
+        *) outcome=unknown ;;
+      esac
     fi
-    echo "$outcome $row $(date +%s%3N) ${why//$'\n'/ }"
+    now=${EPOCHREALTIME/[.,]/}
+    echo "$outcome $row ${now::-3} ${output//$'\n'/ }"
     row=$((row + CONNECTIONS))
     sleep 0.05
   done
