@@ -1,5 +1,5 @@
-//! Asks other nodes' `/status` and `/gateway`. A node that doesn't answer in time is as good as
-//! none.
+//! The HTTP client of the instance manager: `/status` and `/gateway` of other nodes. A node that does
+//! not answer in time counts as absent.
 
 use futures::future::join_all;
 use http_body_util::{BodyExt, Empty, Limited};
@@ -17,15 +17,16 @@ use tokio::time::timeout;
 use crate::settings::host_port;
 use crate::status::Status;
 
+/// For an answer to `/status`, and for DNS.
 const DEADLINE: Duration = Duration::from_secs(3);
 
-/// It is in memory there.
+/// For an answer to `/gateway`, which the other node has in memory.
 const VIEW_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// A `/status` of the largest cluster is a few kilobytes.
+/// The longest answer in bytes. The `/status` of the largest cluster has some kilobytes.
 const MAX_BYTES: usize = 1 << 20;
 
-/// Why a peer gave no status.
+/// Why a request to a peer failed.
 #[derive(Debug, thiserror::Error)]
 enum PeerError {
     #[error("no answer in time")]
@@ -38,13 +39,13 @@ enum PeerError {
     Request(#[from] hyper::http::Error),
     #[error("HTTP {0}")]
     Http(StatusCode),
-    #[error("the body can't be read: {0}")]
+    #[error("could not read the body: {0}")]
     Body(String),
-    #[error("the body is no status: {0}")]
+    #[error("could not parse the body: {0}")]
     Json(#[from] serde_json::Error),
 }
 
-/// All answers, from every address that each of the names stands for.
+/// The status of every node that answers, at every address of each name.
 pub async fn ask_all(peers: &[String]) -> Vec<Status> {
     let resolved = join_all(peers.iter().map(|p| resolve(p))).await;
     let addresses: BTreeSet<SocketAddr> = resolved.into_iter().flatten().collect();
@@ -56,7 +57,7 @@ async fn resolve(peer: &str) -> Vec<SocketAddr> {
     match timeout(DEADLINE, lookup_host((host, port))).await {
         Ok(Ok(addresses)) => addresses.collect(),
         Ok(Err(error)) => {
-            tracing::debug!(peer, %error, "a peer's name does not resolve");
+            tracing::debug!(peer, %error, "could not resolve the name of a peer");
             vec![]
         }
         Err(_) => vec![],
@@ -66,10 +67,14 @@ async fn resolve(peer: &str) -> Vec<SocketAddr> {
 async fn ask(address: SocketAddr) -> Option<Status> {
     let answer =
         timeout(DEADLINE, get(address, "/status")).await.unwrap_or(Err(PeerError::Deadline));
-    answer.inspect_err(|error| tracing::debug!(%address, %error, "a peer gave no status")).ok()
+    answer
+        .inspect_err(
+            |error| tracing::debug!(%address, %error, "could not get the status of a peer"),
+        )
+        .ok()
 }
 
-/// Whom the gateway there calls the primary.
+/// The primary view of the gateway there, if it has one.
 pub async fn primary_view(address: SocketAddr) -> Option<PrimaryView> {
     timeout(VIEW_TIMEOUT, get(address, "/gateway")).await.ok()?.ok()
 }
