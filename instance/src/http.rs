@@ -80,7 +80,7 @@ fn routes(http: InstanceHttp) -> Router {
 }
 
 async fn live(State(http): State<InstanceHttp>) -> Response {
-    let phase = http.view.borrow().phase.word();
+    let phase = http.view.borrow().phase.as_str();
     let live = http.heartbeat.is_fresh();
     let code = if live { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     respond(code, &json!({"live": live, "phase": phase}))
@@ -92,7 +92,7 @@ async fn ready(State(http): State<InstanceHttp>) -> Response {
     let code = if seen.status.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     respond(
         code,
-        &json!({"ready": seen.status.ready, "phase": view.phase.word(), "missing": seen.missing}),
+        &json!({"ready": seen.status.ready, "phase": view.phase.as_str(), "missing": seen.missing}),
     )
 }
 

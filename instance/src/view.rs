@@ -39,6 +39,7 @@ pub(crate) mod tests {
         MemberView {
             settings: Arc::new(crate::settings::tests::example()),
             phase: SupervisorPhase::Clearing,
+            reason: None,
             verdict: FreshnessVerdict::default(),
             concern: None,
             killed_for: None,

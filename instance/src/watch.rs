@@ -1,6 +1,6 @@
-//! Notices changes of the configuration, a secret, a certificate, `instance.json` or
-//! `upstream.json`. Compares contents: the files of a ConfigMap are symlinks that are swapped, and
-//! their modification times are not reliable.
+//! Detects changes of the configuration, secrets, certificates, `instance.json` and `upstream.json`
+//! by comparing their content: a ConfigMap's files are symlinks that are swapped, so their
+//! modification times are not reliable.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -11,15 +11,15 @@ use tokio::sync::mpsc;
 use crate::settings::Settings;
 use crate::supervisor::SupervisorEvent;
 
-/// Between two comparisons. A change of `instance.json` must take effect quickly.
-const POLL: Duration = Duration::from_millis(200);
+/// Short, because a change of `instance.json` may need an immediate reaction.
+const POLL_INTERVAL: Duration = Duration::from_millis(200);
 
-/// The contents of the files at one moment.
+/// The content of the files.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fingerprint(BTreeMap<PathBuf, Vec<u8>>);
 
 impl Fingerprint {
-    /// Reads the files. A file that cannot be read counts as missing.
+    /// Reads the files. An unreadable file counts as missing.
     pub fn take(config: &Path, settings: &Settings) -> Self {
         let secrets = fs::read_dir(&settings.paths.secrets)
             .into_iter()
@@ -31,8 +31,7 @@ impl Fingerprint {
             .tls
             .iter()
             .flat_map(|tls| tls.files().map(|(_, file)| PathBuf::from(file)));
-        // An invalid line in this file, written by hand, would keep Postgres from loading any of its
-        // configuration files.
+        // An invalid line in it would prevent Postgres from loading any of its files.
         let auto = settings.paths.data.join("postgresql.auto.conf");
         let all = secrets.chain(tls).chain([
             config.to_owned(),
@@ -44,8 +43,8 @@ impl Fingerprint {
     }
 }
 
-/// Polls until the receiver is closed. `seen` must be from before the files were first read, so that
-/// no change is missed.
+/// Polls until the receiver is closed. `seen` was taken before the files were first read, so no
+/// change is missed.
 pub async fn watch(
     config: PathBuf,
     settings: Settings,
@@ -53,7 +52,7 @@ pub async fn watch(
     events: mpsc::UnboundedSender<SupervisorEvent>,
 ) {
     loop {
-        tokio::time::sleep(POLL).await;
+        tokio::time::sleep(POLL_INTERVAL).await;
         let now = Fingerprint::take(&config, &settings);
         if now != seen {
             seen = now;
