@@ -379,7 +379,7 @@ fn identity_examples() -> Vec<Vec<u8>> {
         format!("{{\"format\":1,\"node_id\":2,\"instance\":\"{}\",\"cluster\":{cluster}}}", id(2))
             .into_bytes()
     };
-    vec![of("null"), of(&format!("{{\"id\":\"{}\",\"founded_here\":false}}", id(7)))]
+    vec![of("null"), of(&format!("{{\"id\":\"{}\",\"bootstrapped_here\":false}}", id(7)))]
 }
 
 /// Whether this is a "no" in the words of damage, which leaves everything as it was.
