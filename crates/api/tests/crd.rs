@@ -50,7 +50,7 @@ fn refused(spec: &Value) -> Vec<String> {
 #[test]
 fn the_example_is_accepted() {
     let text = std::fs::read_to_string(
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/cluster.yaml"),
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/cluster.yaml"),
     )
     .unwrap();
     assert_eq!(text.lines().count(), 10, "what everybody needs, and failover");
@@ -280,7 +280,7 @@ fn what_can_not_be_changed() {
         (json!({"storage": {"size": "1Gi"}}), "storage.storageClass cannot be changed"),
         (
             json!({"storage": {"size": "1Gi", "storageClass": "slow"}, "bootstrap": {"initdb": {"database": "other"}}}),
-            "bootstrap is read once",
+            "bootstrap cannot be changed",
         ),
     ];
     for (spec, words) in cases {

@@ -49,7 +49,7 @@ fn members() -> Vec<(Value, &'static str)> {
         ),
         (
             json!({"inheritedMetadata": {"labels": {"a b": "team"}}}),
-            "inheritedMetadata.labels must have keys of letters, digits",
+            "inheritedMetadata.labels must have keys of at most 63 letters, digits",
         ),
         (
             json!({"inheritedMetadata": {"labels": {"pgraft.io/role": "primary"}}}),
@@ -61,7 +61,7 @@ fn members() -> Vec<(Value, &'static str)> {
         ),
         (
             json!({"inheritedMetadata": {"annotations": {"a b": "x"}}}),
-            "inheritedMetadata.annotations must have keys of letters, digits",
+            "inheritedMetadata.annotations must have keys of at most 63 letters, digits",
         ),
         (
             json!({"inheritedMetadata": {"annotations": ["a"]}}),
@@ -115,11 +115,11 @@ fn postgresql() -> Vec<(Value, &'static str)> {
         ),
         (
             json!({"postgresql": {"parameters": {"WAL_LEVEL": "logical"}}}),
-            "must have names of parameters, in lower case",
+            "must have lower-case parameter names as keys",
         ),
         (
             json!({"postgresql": {"parameters": {"a b": "1"}}}),
-            "must have names of parameters, in lower case",
+            "must have lower-case parameter names as keys",
         ),
         (
             json!({"postgresql": {"parameters": {"max_connections": 100}}}),
@@ -179,13 +179,13 @@ fn scheduling() -> Vec<(Value, &'static str)> {
         ),
         (
             json!({"resources": {"limits": {"memory": "1Gi"}, "requests": {"memory": "2Gi"}}}),
-            "resources.requests must not be more than resources.limits",
+            "resources.requests must not exceed resources.limits",
         ),
         (json!({"tolerations": [{"operator": "Never"}]}), "Unsupported value: \"Never\""),
         (json!({"nodeSelector": {"disk": "a b"}}), "spec.nodeSelector.disk in body should match"),
         (
             json!({"nodeSelector": {"disk type": "ssd"}}),
-            "nodeSelector must have keys of letters, digits",
+            "nodeSelector must have keys of at most 63 letters, digits",
         ),
         (
             json!({"nodeSelector": {"disk": true}}),
@@ -202,7 +202,7 @@ fn bootstrap() -> Vec<(Value, &'static str)> {
     vec![
         (
             json!({"bootstrap": {"initdb": {"database": "postgres"}}}),
-            "bootstrap.initdb.database must be a database of your own",
+            "bootstrap.initdb.database must not be postgres, template0 or template1",
         ),
         (
             json!({"bootstrap": {"initdb": {"database": "1st"}}}),
@@ -210,23 +210,23 @@ fn bootstrap() -> Vec<(Value, &'static str)> {
         ),
         (
             json!({"bootstrap": {"initdb": {"owner": "pg_me"}}}),
-            "bootstrap.initdb.owner must be a role of your own",
+            "bootstrap.initdb.owner must not be postgres, or start with pg_ or pgraft_",
         ),
         (
             json!({"bootstrap": {"initdb": {"owner": "postgres"}}}),
-            "bootstrap.initdb.owner must be a role of your own",
+            "bootstrap.initdb.owner must not be postgres, or start with pg_ or pgraft_",
         ),
         (
             json!({"bootstrap": {"initdb": {"owner": "public"}}}),
-            "must not be a word that Postgres reserves for roles",
+            "must not be a keyword for roles",
         ),
         (
             json!({"bootstrap": {"initdb": {"owner": "CURRENT_USER"}}}),
-            "must not be a word that Postgres reserves for roles",
+            "must not be a keyword for roles",
         ),
         (
             json!({"bootstrap": {"initdb": {"database": "replication"}}}),
-            "must not be a word of pg_hba.conf",
+            "must not be a keyword of pg_hba.conf",
         ),
         (
             json!({"bootstrap": {"initdb": {"owner": "me; drop"}}}),
@@ -244,7 +244,7 @@ fn raft() -> Vec<(Value, &'static str)> {
         ),
         (
             json!({"raft": {"heartbeatInterval": "soon"}}),
-            "raft.heartbeatInterval must be a time such as 100ms or 2s",
+            "raft.heartbeatInterval must be a duration such as 100ms or 2s",
         ),
         (
             json!({"raft": {"heartbeatInterval": "1ms"}}),
@@ -252,7 +252,7 @@ fn raft() -> Vec<(Value, &'static str)> {
         ),
         (
             json!({"raft": {"electionTimeout": "1 s"}}),
-            "raft.electionTimeout must be a time such as 100ms or 2s",
+            "raft.electionTimeout must be a duration such as 100ms or 2s",
         ),
         (
             json!({"raft": {"electionTimeout": "700s"}}),
@@ -271,7 +271,7 @@ fn failover() -> Vec<(Value, &'static str)> {
         ),
         (
             json!({"failover": {"leaseTimeout": "soon"}}),
-            "failover.leaseTimeout must be a time such as 500ms or 2s",
+            "failover.leaseTimeout must be a duration such as 500ms or 2s",
         ),
         (
             json!({"failover": {"leaseTimeout": "100ms"}}),
@@ -283,7 +283,7 @@ fn failover() -> Vec<(Value, &'static str)> {
         ),
         (
             json!({"failover": {"replaceAfter": "1d"}}),
-            "failover.replaceAfter must be a time such as 90s, 10m or 24h",
+            "failover.replaceAfter must be a duration such as 90s, 10m or 24h",
         ),
         (
             json!({"failover": {"replaceAfter": "5s"}}),
@@ -293,7 +293,7 @@ fn failover() -> Vec<(Value, &'static str)> {
             json!({"failover": {"replaceAfter": "30s", "leaseTimeout": "60s"}}),
             "failover.replaceAfter must be longer than failover.leaseTimeout",
         ),
-        (switchover(json!({}), json!("demo-2")), "switchover needs failover.enabled"),
+        (switchover(json!({}), json!("demo-2")), "switchover requires failover.enabled"),
         (
             switchover(on(), json!("demo-02")),
             "switchover.target must be the name of a member's pod, such as demo-3",
@@ -316,7 +316,7 @@ fn tls() -> Vec<(Value, &'static str)> {
         ),
         (
             json!({"tls": {"mode": "Disabled", "caSecret": "mine"}}),
-            "tls.caSecret makes no sense where tls.mode is Disabled",
+            "tls.caSecret must not be set if tls.mode is Disabled",
         ),
         (
             json!({"tls": {"caSecret": ""}}),
@@ -348,11 +348,11 @@ pub fn names() -> Vec<(String, &'static str)> {
         ("a".repeat(51), "metadata.name must be at most 50 characters long"),
         (
             "my.database".into(),
-            "metadata.name must be made of lower-case letters, digits and hyphens and begin with a letter",
+            "metadata.name must consist of lower-case letters, digits and hyphens and start with a letter",
         ),
         (
             "1st".into(),
-            "metadata.name must be made of lower-case letters, digits and hyphens and begin with a letter",
+            "metadata.name must consist of lower-case letters, digits and hyphens and start with a letter",
         ),
     ]
 }
@@ -361,14 +361,14 @@ pub fn names() -> Vec<(String, &'static str)> {
 pub fn changes() -> Vec<(Value, &'static str)> {
     vec![
         (json!({"replicas": 0}), "replicas must be at least 1"),
-        (json!({"storage": {"storageClass": "other"}}), "storage.storageClass can't be changed"),
-        (json!({"bootstrap": {"initdb": {"database": "other"}}}), "bootstrap is read once"),
+        (json!({"storage": {"storageClass": "other"}}), "storage.storageClass cannot be changed"),
+        (json!({"bootstrap": {"initdb": {"database": "other"}}}), "bootstrap cannot be changed"),
         (json!({"storage": null}), "spec.storage: Required value"),
         (
             json!({"failover": {"enabled": true}}),
-            "failover.enabled can't be changed after the cluster was made",
+            "failover.enabled cannot be changed after the cluster was created",
         ),
-        (json!({"switchover": {"target": "demo-1"}}), "switchover needs failover.enabled"),
-        (json!({"tls": {"mode": "Disabled"}}), "tls.mode is chosen when the cluster is made"),
+        (json!({"switchover": {"target": "demo-1"}}), "switchover requires failover.enabled"),
+        (json!({"tls": {"mode": "Disabled"}}), "tls.mode cannot be changed"),
     ]
 }
