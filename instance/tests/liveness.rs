@@ -112,7 +112,7 @@ async fn a_killed_backend_or_postmaster_replaces_the_primary() {
             kill(Pid::from_raw(postmaster(&nodes, old)), Signal::SIGKILL).unwrap();
         })
         .await;
-        assert_logged(&nodes, old, "the server of this primary ends: its lease");
+        assert_logged(&nodes, old, "this primary's server is ending; releasing its lease");
         replaces_the_primary(&nodes, &ledger, async |old| {
             let client = nodes.nodes[old].connect("app", "owner-1", "app").await.unwrap();
             let pid: i32 = client.query_one("SELECT pg_backend_pid()", &[]).await.unwrap().get(0);
