@@ -12,9 +12,6 @@ const MAX_LINES: usize = 500;
 
 /// Files above [`MAX_LINES`].
 const LONG_FILES: &[&str] = &[
-    "instance/src/configuration.rs",
-    "instance/src/supervisor.rs",
-    "instance/src/supervisor/tests.rs",
     "operator/src/cluster/plan/mod.rs",
     "operator/src/cluster/plan/simulation.rs",
     "operator/src/cluster/status/mod.rs",

@@ -25,7 +25,7 @@ const SHORTEST_WAIT: Duration = Duration::from_millis(1);
 const MAX_WAIT: Duration = Duration::from_millis(500);
 
 /// The driver of one member.
-struct Driver {
+struct MembershipDriver {
     node: Arc<NodeShared>,
     unheard: Unheard,
     voters: Voters,
@@ -36,7 +36,7 @@ pub async fn run(shared: Arc<NodeShared>) {
     let mut metrics = shared.raft.server_metrics();
     let mut applied = shared.applied.clone();
     let mut wait = SHORTEST_WAIT;
-    let mut driver = Driver {
+    let mut driver = MembershipDriver {
         node: shared,
         unheard: Unheard::default(),
         voters: Voters { committed: None, since: Instant::now() },
@@ -164,7 +164,7 @@ impl Voters {
     }
 }
 
-impl Driver {
+impl MembershipDriver {
     fn next_step(&self) -> MembershipStep {
         let in_force = {
             let metrics = self.node.raft.server_metrics();

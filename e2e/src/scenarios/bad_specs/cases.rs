@@ -216,10 +216,7 @@ fn bootstrap() -> Vec<(Value, &'static str)> {
             json!({"bootstrap": {"initdb": {"owner": "postgres"}}}),
             "bootstrap.initdb.owner must not be postgres, or start with pg_ or pgraft_",
         ),
-        (
-            json!({"bootstrap": {"initdb": {"owner": "public"}}}),
-            "must not be a keyword for roles",
-        ),
+        (json!({"bootstrap": {"initdb": {"owner": "public"}}}), "must not be a keyword for roles"),
         (
             json!({"bootstrap": {"initdb": {"owner": "CURRENT_USER"}}}),
             "must not be a keyword for roles",
